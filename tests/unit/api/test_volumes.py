@@ -9,7 +9,7 @@ from kubenetlab.controllers.volumes import file_text
 from kubenetlab.datapath.containers import files_read, setups_of
 from kubenetlab.programs.localhost_certificate import CERTIFICATE, KEY
 from tests.clusters import applied, pod_named, running, store
-from tests.unit.controllers.test_stopping import asked, runs_of
+from tests.unit.controllers.lifecycle import active_probes, runs_of
 
 DATA = """\
 apiVersion: v1
@@ -174,9 +174,9 @@ def test_an_https_probe_is_asked_in_tls() -> None:
     text = manifest("", "", "--http-port=80").replace(
         "args:", "readinessProbe: {httpGet: {port: 80, scheme: SCHEME}}, args:"
     )
-    assert [spec.is_tls for spec in asked(running(store(text.replace("SCHEME", "HTTPS"))))] == [
-        True
-    ]
-    assert [spec.is_tls for spec in asked(running(store(text.replace("SCHEME", "HTTP"))))] == [
-        False
-    ]
+    assert [
+        spec.is_tls for spec in active_probes(running(store(text.replace("SCHEME", "HTTPS"))))
+    ] == [True]
+    assert [
+        spec.is_tls for spec in active_probes(running(store(text.replace("SCHEME", "HTTP"))))
+    ] == [False]

@@ -33,9 +33,9 @@ def refusal(cluster: Cluster, text: str) -> str:
 
 
 def the(cluster: Cluster, name: str = "web", namespace: str = "default") -> Service:
-    found = cluster.get(Service, namespace, name)
-    assert found is not None
-    return found
+    result = cluster.get(Service, namespace, name)
+    assert result is not None
+    return result
 
 
 def test_applying_the_same_documents_again_changes_nothing() -> None:
@@ -171,9 +171,9 @@ def test_an_invalid_update_is_rejected_with_the_reason(
     before: str, after: str, message: str
 ) -> None:
     """Immutable fields and unavailable addresses are reported with file and line."""
-    said = refusal(store(before), after)
-    assert message in said
-    assert said.startswith("test.yaml:")
+    report = refusal(store(before), after)
+    assert message in report
+    assert report.startswith("test.yaml:")
 
 
 def test_a_pods_image_may_change() -> None:
@@ -186,9 +186,9 @@ def test_apply_keeps_replicas_that_the_document_does_not_set() -> None:
     """A scaled Deployment keeps its replicas unless the manifest sets them."""
     without = deployment(replicas=0).replace("  replicas: 0\n", "")
     cluster = applied(store(without), without.replace("agnhost", "nginx"))
-    found = cluster.get(Deployment, "default", "web")
-    assert found is not None
-    assert found.spec.replicas == 1
+    deployment_ = cluster.get(Deployment, "default", "web")
+    assert deployment_ is not None
+    assert deployment_.spec.replicas == 1
     scaled = applied(store(deployment(replicas=5)), deployment(replicas=2))
     assert (
         len(scaled.select("default", {"app": "web"})) == 5 - 3
@@ -252,8 +252,8 @@ def test_headless_and_external_name_services_have_no_address() -> None:
 def test_an_equal_object_without_resource_version_is_no_change() -> None:
     """A controller that computes an object again does not know its resource version."""
     cluster = store(deployment())
-    found = cluster.all(Pod)[0]
-    again = structs.replace(found, metadata=structs.replace(found.metadata, resource_version=""))
+    pod_ = cluster.all(Pod)[0]
+    again = structs.replace(pod_, metadata=structs.replace(pod_.metadata, resource_version=""))
     assert cluster.with_changes([again]) is cluster
     assert (
         cluster.with_changes(

@@ -34,7 +34,7 @@ spec:
 """
 
 
-def begun(text: str) -> Cluster:
+def with_dns(text: str) -> Cluster:
     """Return the store once DNS runs, because one-shot programs wait for it."""
     cluster = store(text)
     return running(
@@ -42,19 +42,21 @@ def begun(text: str) -> Cluster:
     )
 
 
-def seen(cluster: Cluster, *, now: float = NOW, **reports: ContainerReport) -> Cluster:
+def reported(cluster: Cluster, *, now: float = NOW, **reports: ContainerReport) -> Cluster:
     """Return the store with a sandbox and these container reports of the pod `a`."""
-    found = pod_named(cluster, "a")
-    known = cluster.get(PodRuntimeStatus, "default", "a") or PodRuntimeStatus(
-        found.metadata, found.uid, sandbox_pid=20
+    pod_ = pod_named(cluster, "a")
+    runtime = cluster.get(PodRuntimeStatus, "default", "a") or PodRuntimeStatus(
+        pod_.metadata, pod_.uid, sandbox_pid=20
     )
     return settled(
-        cluster.with_changes([structs.replace(known, containers={**known.containers, **reports})]),
+        cluster.with_changes(
+            [structs.replace(runtime, containers={**runtime.containers, **reports})]
+        ),
         now,
     )
 
 
-def answered(
+def probed(
     cluster: Cluster,
     container: str,
     kind: str,
@@ -75,7 +77,7 @@ def answered(
     )
 
 
-def words(cluster: Cluster) -> dict[str, str]:
+def states(cluster: Cluster) -> dict[str, str]:
     """Return the state of each container as one word."""
 
     def word(status: ContainerStatus) -> str:
@@ -102,7 +104,7 @@ def planned_programs(cluster: Cluster) -> dict[str, str]:
     }
 
 
-def asked(cluster: Cluster) -> set[tuple[str, str]]:
+def active_probes(cluster: Cluster) -> set[tuple[str, str]]:
     """Return (container, kind) of the pod's active probes."""
     decisions = decide(cluster, has_br_netfilter=True)
     return {
@@ -118,48 +120,48 @@ DONE, RUNNING = ContainerReport(0, "exited", 0, at=NOW), ContainerReport(0, "run
 
 def test_init_containers_run_one_after_the_other() -> None:
     """Each waits for the previous one's success, or a sidecar's start; app containers are last."""
-    cluster = seen(begun(ORDERED % ""))
-    assert words(cluster) == {
+    cluster = reported(with_dns(ORDERED % ""))
+    assert states(cluster) == {
         "first": "ContainerCreating",
         "proxy": "PodInitializing",
         "last": "PodInitializing",
         "main": "PodInitializing",
     }
     assert planned_programs(cluster) == {"first": "done"}
-    cluster = seen(cluster, first=DONE)
-    assert words(cluster)["proxy"] == "ContainerCreating"
-    cluster = seen(cluster, proxy=RUNNING)
-    assert (words(cluster)["proxy"], words(cluster)["last"]) == ("running", "PodInitializing")
-    assert asked(cluster) == {("proxy", "startup")}
-    cluster = answered(cluster, "proxy", "startup")
-    assert words(cluster)["last"] == "ContainerCreating"
+    cluster = reported(cluster, first=DONE)
+    assert states(cluster)["proxy"] == "ContainerCreating"
+    cluster = reported(cluster, proxy=RUNNING)
+    assert (states(cluster)["proxy"], states(cluster)["last"]) == ("running", "PodInitializing")
+    assert active_probes(cluster) == {("proxy", "startup")}
+    cluster = probed(cluster, "proxy", "startup")
+    assert states(cluster)["last"] == "ContainerCreating"
     assert planned_programs(cluster) == {"proxy": "default", "last": "connect"}
-    assert asked(cluster) == {("proxy", "readiness")}
-    cluster = seen(cluster, last=DONE)
-    assert words(cluster) == {
+    assert active_probes(cluster) == {("proxy", "readiness")}
+    cluster = reported(cluster, last=DONE)
+    assert states(cluster) == {
         "first": "ended 0",
         "proxy": "running",
         "last": "ended 0",
         "main": "ContainerCreating",
     }
-    cluster = answered(
-        answered(seen(cluster, main=RUNNING), "main", "readiness"), "proxy", "readiness"
+    cluster = probed(
+        probed(reported(cluster, main=RUNNING), "main", "readiness"), "proxy", "readiness"
     )
-    found = pod_named(cluster, "a")
-    assert (found.status.phase, found.is_ready) == ("Running", True)
+    pod_ = pod_named(cluster, "a")
+    assert (pod_.status.phase, pod_.is_ready) == ("Running", True)
     assert planned_programs(cluster) == {"proxy": "default", "main": "netexec"}
 
 
 def test_a_sidecar_counts_for_readiness_and_restarts_beside_the_app_containers() -> None:
     """It restarts whatever the pod's restartPolicy is, and the app containers go on meanwhile."""
-    cluster = seen(begun(ORDERED % "restartPolicy: Never"), first=DONE, proxy=RUNNING)
-    cluster = seen(answered(cluster, "proxy", "startup"), last=DONE)
-    cluster = answered(seen(cluster, main=RUNNING), "main", "readiness")
+    cluster = reported(with_dns(ORDERED % "restartPolicy: Never"), first=DONE, proxy=RUNNING)
+    cluster = reported(probed(cluster, "proxy", "startup"), last=DONE)
+    cluster = probed(reported(cluster, main=RUNNING), "main", "readiness")
     assert not pod_named(cluster, "a").is_ready
-    cluster = seen(cluster, proxy=ContainerReport(0, "exited", 0, at=NOW))
-    assert words(cluster)["proxy"] == "ContainerCreating"
-    assert words(cluster)["main"] == "running"
-    cluster = seen(cluster, main=ContainerReport(0, "exited", 0, at=NOW))
+    cluster = reported(cluster, proxy=ContainerReport(0, "exited", 0, at=NOW))
+    assert states(cluster)["proxy"] == "ContainerCreating"
+    assert states(cluster)["main"] == "running"
+    cluster = reported(cluster, main=ContainerReport(0, "exited", 0, at=NOW))
     assert pod_named(cluster, "a").status.phase == "Succeeded"  # the sidecar ends with the pod
 
 
@@ -173,12 +175,12 @@ def test_a_sidecar_counts_for_readiness_and_restarts_beside_the_app_containers()
 )
 def test_a_failed_init_container_stops_the_start(policy: str, phase: str, state: str) -> None:
     """The pod fails or the container is restarted; no later container starts."""
-    cluster = seen(
-        begun(ORDERED % f"restartPolicy: {policy}"),
+    cluster = reported(
+        with_dns(ORDERED % f"restartPolicy: {policy}"),
         first=ContainerReport(0, "exited", 1, "no", NOW),
     )
-    found = pod_named(cluster, "a")
-    assert (found.status.phase, words(cluster)["first"], words(cluster)["main"]) == (
+    pod_ = pod_named(cluster, "a")
+    assert (pod_.status.phase, states(cluster)["first"], states(cluster)["main"]) == (
         phase,
         state,
         "PodInitializing",
@@ -187,12 +189,12 @@ def test_a_failed_init_container_stops_the_start(policy: str, phase: str, state:
 
 def test_a_new_sandbox_runs_the_init_containers_again() -> None:
     """All containers of the old sandbox are lost with it."""
-    cluster = seen(begun(ORDERED % ""), first=DONE, proxy=RUNNING)
-    cluster = seen(answered(cluster, "proxy", "startup"), last=DONE)
-    cluster = seen(cluster, main=RUNNING)
-    found = pod_named(cluster, "a")
-    cluster = settled(cluster.with_changes([PodRuntimeStatus(found.metadata, found.uid)]))
-    assert words(cluster) == {
+    cluster = reported(with_dns(ORDERED % ""), first=DONE, proxy=RUNNING)
+    cluster = reported(probed(cluster, "proxy", "startup"), last=DONE)
+    cluster = reported(cluster, main=RUNNING)
+    pod_ = pod_named(cluster, "a")
+    cluster = settled(cluster.with_changes([PodRuntimeStatus(pod_.metadata, pod_.uid)]))
+    assert states(cluster) == {
         "first": "ContainerCreating",
         "proxy": "PodInitializing",
         "last": "PodInitializing",
@@ -215,21 +217,23 @@ STARTUP = pod(
 
 def test_no_other_probe_runs_until_the_startup_probe_succeeds() -> None:
     """Until then the container is neither started nor ready; afterwards the startup probe stops."""
-    cluster = seen(begun(STARTUP), main=RUNNING)
-    assert asked(cluster) == {("main", "startup")}
+    cluster = reported(with_dns(STARTUP), main=RUNNING)
+    assert active_probes(cluster) == {("main", "startup")}
     (status,) = pod_named(cluster, "a").status.container_statuses
     assert (status.started, status.ready) == (False, False)
-    cluster = answered(cluster, "main", "startup")
-    assert asked(cluster) == {("main", "readiness"), ("main", "liveness")}
-    (status,) = pod_named(answered(cluster, "main", "readiness"), "a").status.container_statuses
+    cluster = probed(cluster, "main", "startup")
+    assert active_probes(cluster) == {("main", "readiness"), ("main", "liveness")}
+    (status,) = pod_named(probed(cluster, "main", "readiness"), "a").status.container_statuses
     assert (status.started, status.ready) == (True, True)
 
 
 def test_a_failed_startup_probe_kills_the_container() -> None:
     """The status has the probe's message, and the next run is probed again."""
-    cluster = answered(seen(begun(STARTUP), main=RUNNING), "main", "startup", ok=False, failures=1)
-    assert words(cluster)["main"] == "running"
-    cluster = answered(cluster, "main", "startup", ok=False, failures=2)
+    cluster = probed(
+        reported(with_dns(STARTUP), main=RUNNING), "main", "startup", ok=False, failures=1
+    )
+    assert states(cluster)["main"] == "running"
+    cluster = probed(cluster, "main", "startup", ok=False, failures=2)
     (status,) = pod_named(cluster, "a").status.container_statuses
     assert status.last_state.terminated is not None
     assert (status.restart_count, status.last_state.terminated.message) == (
@@ -240,11 +244,11 @@ def test_a_failed_startup_probe_kills_the_container() -> None:
 
 def test_an_init_container_has_no_probes() -> None:
     """Only a sidecar may have probes."""
-    said = problems_of(
+    problems = problems_of(
         ORDERED.replace("image: busybox", "image: busybox, readinessProbe: {tcpSocket: {port: 1}}")
         % ""
     )
-    assert [problem.message for problem in said] == [
+    assert [problem.message for problem in problems] == [
         "may not be set for init containers without restartPolicy: Always"
     ]
 

@@ -124,13 +124,13 @@ def test_generated_names_have_kubernetes_form_and_are_reproducible() -> None:
     """Deployment → ReplicaSet `web-<hash>` → pods `web-<hash>-<five letters>`."""
     first, second = store(deployment()), store(deployment())
     assert [pod.name for pod in web_pods(first)] == [pod.name for pod in web_pods(second)]
-    (replica_set,) = [found for found in first.all(ReplicaSet) if found.namespace == "default"]
+    (replica_set,) = [obj for obj in first.all(ReplicaSet) if obj.namespace == "default"]
     prefix, hashed = replica_set.name.split("-")
     assert prefix == "web"
     assert replica_set.labels["pod-template-hash"] == hashed
-    for found in web_pods(first):
-        assert found.name.startswith(f"{replica_set.name}-")
-        suffix = found.name.removeprefix(f"{replica_set.name}-")
+    for obj in web_pods(first):
+        assert obj.name.startswith(f"{replica_set.name}-")
+        suffix = obj.name.removeprefix(f"{replica_set.name}-")
         assert len(suffix) == 5
         assert set(suffix + hashed) <= set(ALPHABET)
 
@@ -180,28 +180,28 @@ def test_old_pods_are_removed_as_new_pods_become_ready() -> None:
     assert len(web_pods(changed)) == 4
     after = running(running(running(changed)))
     assert [pod.spec.containers[0].image for pod in web_pods(after)] == ["nginx"] * 3
-    found = after.get(Deployment, "default", "web")
-    assert found is not None
-    assert found.status.ready_replicas == 3
+    web = after.get(Deployment, "default", "web")
+    assert web is not None
+    assert web.status.ready_replicas == 3
 
 
 def test_deleting_a_deployment_deletes_its_replica_sets_and_pods() -> None:
     """Their addresses become free."""
     cluster = running(store(deployment() + service()))
-    found = cluster.get(Deployment, "default", "web")
-    assert found is not None
-    gone = settled(cluster.with_changes(terminated(found, NOW)))
-    gone = settled(
-        gone.with_changes(
-            structs.replace(seen, is_detached=True) for seen in gone.all(PodRuntimeStatus)
+    web = cluster.get(Deployment, "default", "web")
+    assert web is not None
+    after = settled(cluster.with_changes(terminated(web, NOW)))
+    after = settled(
+        after.with_changes(
+            structs.replace(runtime, is_detached=True) for runtime in after.all(PodRuntimeStatus)
         )
     )
-    assert not gone.select("default", {"app": "web"})
-    assert not [found for found in gone.all(Attachment) if found.namespace == "default"]
-    assert [len(piece.endpoints) for piece in slices(gone)] == [0]
+    assert not after.select("default", {"app": "web"})
+    assert not [web for web in after.all(Attachment) if web.namespace == "default"]
+    assert [len(slice_.endpoints) for slice_ in slices(after)] == [0]
 
 
-# --- places and addresses ---
+# --- scheduling and addresses ---
 
 
 def test_pods_are_spread_evenly() -> None:
@@ -250,22 +250,20 @@ def test_the_scheduler_filters_nodes(spec: str, node: str, message: str) -> None
     assert pod_named(cluster, "a").spec.node_name == node
     events = [event.message for event in cluster.all(Event) if event.reason == "FailedScheduling"]
     assert bool(events) == (not node)
-    assert all(message in said for said in events)
+    assert all(message in event_message for event_message in events)
 
 
 def test_addresses_are_assigned_cyclically() -> None:
     """A released address is reused only after the whole range was used."""
     cluster = running(store(ONE_NODE + pod("first")))
-    assert pod_named(cluster, "first").addresses == (
-        "10.244.0.2",
-    )  # the two of CoreDNS come behind it
-    gone = settled(cluster.with_changes(terminated(pod_named(cluster, "first"), NOW)))
-    gone = settled(
-        gone.with_changes(
-            structs.replace(seen, is_detached=True) for seen in gone.all(PodRuntimeStatus)
+    assert pod_named(cluster, "first").addresses == ("10.244.0.2",)
+    after = settled(cluster.with_changes(terminated(pod_named(cluster, "first"), NOW)))
+    after = settled(
+        after.with_changes(
+            structs.replace(runtime, is_detached=True) for runtime in after.all(PodRuntimeStatus)
         )
     )
-    assert pod_named(running(applied(gone, pod("second"))), "second").addresses == ("10.244.0.5",)
+    assert pod_named(running(applied(after, pod("second"))), "second").addresses == ("10.244.0.5",)
 
 
 def test_a_pod_without_a_free_address_stays_pending_with_an_event() -> None:
@@ -277,9 +275,9 @@ def test_a_pod_without_a_free_address_stays_pending_with_an_event() -> None:
     assert event.message.endswith("no IP addresses available in range set: 10.244.0.1-10.244.0.254")
     assert event.count == 1
     victim = next(pod for pod in web_pods(cluster) if pod.addresses)
-    found = settled(cluster.with_changes(terminated(victim, NOW)))
-    found = settled(found.with_changes([structs.replace(observed(victim), is_detached=True)]))
-    assert victim.addresses[0] in {attachment.addresses[0] for attachment in found.all(Attachment)}
+    after = settled(cluster.with_changes(terminated(victim, NOW)))
+    after = settled(after.with_changes([structs.replace(observed(victim), is_detached=True)]))
+    assert victim.addresses[0] in {attachment.addresses[0] for attachment in after.all(Attachment)}
 
 
 # --- the store ---
@@ -302,8 +300,11 @@ def test_documents_show_the_api_servers_defaults() -> None:
         == render(cluster, pod_named(cluster, "a"))["status"]["phase"]
         == "Pending"
     )
-    found = render(cluster, next(obj for obj in cluster.all(Service) if obj.name == "web"))
-    assert (found["spec"]["type"], found["spec"]["ports"][0]["protocol"]) == ("ClusterIP", "TCP")
+    document = render(cluster, next(obj for obj in cluster.all(Service) if obj.name == "web"))
+    assert (document["spec"]["type"], document["spec"]["ports"][0]["protocol"]) == (
+        "ClusterIP",
+        "TCP",
+    )
 
 
 def test_a_pod_bound_to_a_missing_node_stays_pending() -> None:
@@ -318,10 +319,10 @@ def test_a_recreated_object_has_another_uid() -> None:
     """Children of the old object are therefore not taken for children of the new one."""
     cluster = running(store(deployment("web", 2) + service()))
     (old,) = cluster.all(ReplicaSet)[-1:]
-    (piece,) = slices(cluster)
-    without = settled(cluster.with_changes([*terminated(old, NOW), *terminated(piece, NOW)]))
+    (slice_,) = slices(cluster)
+    without = settled(cluster.with_changes([*terminated(old, NOW), *terminated(slice_, NOW)]))
     assert without.get(ReplicaSet, "default", old.name).uid != old.uid  # type: ignore[union-attr]
-    assert slices(without)[0].uid != piece.uid
+    assert slices(without)[0].uid != slice_.uid
 
 
 def test_a_replica_set_adopts_matching_pods_without_owner() -> None:
@@ -329,11 +330,9 @@ def test_a_replica_set_adopts_matching_pods_without_owner() -> None:
     orphans = "".join(pod(name, meta=", labels: {app: web}") for name in ("a", "b"))
     replica_set = deployment("web", 3).replace("kind: Deployment", "kind: ReplicaSet")
     cluster = applied(store(orphans), replica_set)
-    assert {"a", "b"} < {found.name for found in web_pods(cluster)}
+    assert {"a", "b"} < {pod_.name for pod_ in web_pods(cluster)}
     assert len(web_pods(cluster)) == 3
-    assert all(
-        found.metadata.owner_references[0].kind == "ReplicaSet" for found in web_pods(cluster)
-    )
+    assert all(pod_.metadata.owner_references[0].kind == "ReplicaSet" for pod_ in web_pods(cluster))
     fewer = applied(cluster, replica_set.replace("replicas: 3", "replicas: 1"))
     assert len(web_pods(fewer)) == 1
 
@@ -355,7 +354,7 @@ def test_the_number_of_events_is_limited() -> None:
         )
     after = settled(cluster, NOW + MIN_EVENTS / 10)
     assert len(after.all(Event)) == KEPT_FRACTION * MIN_EVENTS
-    messages = {found.message for found in after.all(Event)}
+    messages = {event_.message for event_ in after.all(Event)}
     assert f"number {MIN_EVENTS}" in messages
     assert "number 0" not in messages
     assert settled(after, NOW + MIN_EVENTS / 10 + 1).all(Event) == after.all(Event)
@@ -364,7 +363,7 @@ def test_the_number_of_events_is_limited() -> None:
 def test_many_pods_are_created_and_deleted_in_bursts() -> None:
     """A running agent answers clients in between; the resulting pods are the same."""
     start = applied(store(deployment("web", 2)), deployment("web", 10))
-    wanted = {found.name for found in web_pods(start)}
+    expected = {pod_.name for pod_ in web_pods(start)}
     cluster = store(deployment("web", 2))
     controllers = Controllers(burst=3)
     cluster, _ = controllers.run(cluster, NOW)
@@ -376,17 +375,17 @@ def test_many_pods_are_created_and_deleted_in_bursts() -> None:
         )
         for count in counts:
             cluster, wake_at = controllers.run(cluster, NOW)
-            pods = [found for found in web_pods(cluster) if not found.is_terminating]
+            pods = [pod_ for pod_ in web_pods(cluster) if not pod_.is_terminating]
             assert len(pods) == count
             assert count == target or wake_at == NOW
         if target == 10:
-            assert {found.name for found in pods} == wanted
+            assert {pod_.name for pod_ in pods} == expected
 
 
 def test_generated_names_have_kubernetes_length() -> None:
     """The base has at most 58 characters, the suffix five."""
-    (found, *_) = store(deployment("w" * 60, 1)).select("default", {"app": "w" * 60})
-    assert len(found.name) == 63
+    (pod_, *_) = store(deployment("w" * 60, 1)).select("default", {"app": "w" * 60})
+    assert len(pod_.name) == 63
 
 
 def test_documents_are_deleted_with_their_objects() -> None:
@@ -398,7 +397,7 @@ def test_documents_are_deleted_with_their_objects() -> None:
     )
     cluster = store(text + pod("p", meta=", namespace: a"))
     kept = {key for key in cluster.given if key[0] != "Cluster"}
-    namespace = next(found for found in cluster.all(Namespace) if found.name == "a")
+    namespace = next(obj for obj in cluster.all(Namespace) if obj.name == "a")
     without = settled(settled(cluster.with_changes(terminated(namespace, NOW))))
     assert kept - set(without.given) == {
         ("Namespace", "", "a"),
@@ -417,10 +416,10 @@ def test_shown_documents_reflect_the_stored_object() -> None:
     )
     text = deployment("web", 3).replace("        image", more)
     cluster = store(text)
-    found = cluster.get(Deployment, "default", "web")
-    assert found is not None
+    web = cluster.get(Deployment, "default", "web")
+    assert web is not None
     scaled = cluster.with_changes(
-        [structs.replace(found, spec=structs.replace(found.spec, replicas=1))]
+        [structs.replace(web, spec=structs.replace(web.spec, replicas=1))]
     )
     shown = render(scaled, scaled.all(Deployment)[-1])
     (container,) = shown["spec"]["template"]["spec"]["containers"]
@@ -434,11 +433,11 @@ def test_a_terminating_namespace_accepts_no_new_objects() -> None:
     """Existing objects may still change while one of its pods exists."""
     inside = pod("a", meta=", namespace: going")
     cluster = running(store(inside))
-    namespace = next(found for found in cluster.all(Namespace) if found.name == "going")
-    going = settled(cluster.with_changes(terminated(namespace, NOW)))
-    assert pod_named(going, "a", "going").is_terminating
+    namespace = next(obj for obj in cluster.all(Namespace) if obj.name == "going")
+    terminating = settled(cluster.with_changes(terminated(namespace, NOW)))
+    assert pod_named(terminating, "a", "going").is_terminating
     with pytest.raises(
         ManifestError,
         match="unable to create new content in namespace going because it is being terminated",
     ):
-        applied(going, inside.replace("name: a,", "name: b,"))
+        applied(terminating, inside.replace("name: a,", "name: b,"))

@@ -26,17 +26,17 @@ from tests.clusters import (
 
 def conditions(cluster: Cluster) -> dict[str, tuple[bool, bool, bool]]:
     """Return pod → (ready, serving, terminating)."""
-    found = {}
-    for piece in slices(cluster):
-        for endpoint in piece.endpoints:
+    result = {}
+    for slice_ in slices(cluster):
+        for endpoint in slice_.endpoints:
             assert endpoint.target_ref is not None
             state = endpoint.conditions
-            found[endpoint.target_ref.name] = (
+            result[endpoint.target_ref.name] = (
                 state.is_ready,
                 state.is_serving,
                 state.is_terminating,
             )
-    return found
+    return result
 
 
 def test_endpoints_follow_readiness() -> None:
@@ -61,14 +61,14 @@ def test_publish_not_ready_addresses_makes_endpoints_ready() -> None:
 def test_a_slice_has_at_most_a_hundred_endpoints() -> None:
     """Names and labels of the slices are those of Kubernetes."""
     cluster = running(store(deployment(replicas=205) + service()))
-    assert [len(piece.endpoints) for piece in slices(cluster)] == [100, 100, 5]
-    for piece in slices(cluster):
-        assert piece.labels["kubernetes.io/service-name"] == "web"
+    assert [len(slice_.endpoints) for slice_ in slices(cluster)] == [100, 100, 5]
+    for slice_ in slices(cluster):
+        assert slice_.labels["kubernetes.io/service-name"] == "web"
         assert (
-            piece.labels["endpointslice.kubernetes.io/managed-by"]
+            slice_.labels["endpointslice.kubernetes.io/managed-by"]
             == "endpointslice-controller.k8s.io"
         )
-        assert piece.ports[0].port == 8080
+        assert slice_.ports[0].port == 8080
 
 
 def test_a_named_port_is_resolved_pod_by_pod() -> None:
@@ -83,7 +83,7 @@ def test_a_named_port_is_resolved_pod_by_pod() -> None:
     )
     cluster = running(store(text + service()))
     assert sorted(
-        (port.port, len(piece.endpoints)) for piece in slices(cluster) for port in piece.ports
+        (port.port, len(slice_.endpoints)) for slice_ in slices(cluster) for port in slice_.ports
     ) == [(80, 1), (8080, 1)]
 
 
@@ -102,10 +102,10 @@ addressType: IPv4
 ports: [{port: 80}]
 endpoints: [{addresses: [198.51.100.10]}]
 """
-    assert [piece.name for piece in slices(store(text))] == ["by-hand"]
+    assert [slice_.name for slice_ in slices(store(text))] == ["by-hand"]
 
 
-# --- old-style Endpoints ---
+# --- Endpoints objects ---
 
 OUTSIDE = (
     "apiVersion: v1\nkind: Service\nmetadata: {name: outside}\n"
@@ -126,9 +126,9 @@ subsets:
 def test_endpoints_have_the_addresses_of_the_slices() -> None:
     """They have ready and unready addresses with resolved ports, and go with their Service."""
     cluster = running(store(deployment(replicas=2) + service()))
-    found = cluster.get(Endpoints, "default", "web")
-    assert found is not None
-    (subset,) = found.subsets
+    endpoints = cluster.get(Endpoints, "default", "web")
+    assert endpoints is not None
+    (subset,) = endpoints.subsets
     assert [address.ip for address in subset.addresses] == [
         pod.addresses[0] for pod in web_pods(cluster)
     ]
@@ -136,24 +136,24 @@ def test_endpoints_have_the_addresses_of_the_slices() -> None:
     sick = settled(cluster.with_changes([observed(web_pods(cluster)[0], ready=False)]))
     (subset,) = sick.get(Endpoints, "default", "web").subsets  # type: ignore[union-attr]
     assert (len(subset.addresses), len(subset.not_ready_addresses)) == (1, 1)
-    gone = settled(
+    after = settled(
         cluster.with_changes(
             terminated(next(s for s in cluster.all(Service) if s.name == "web"), NOW)
         )
     )
-    assert gone.get(Endpoints, "default", "web") is None
+    assert after.get(Endpoints, "default", "web") is None
 
 
 def test_endpoints_of_users_are_mirrored_to_slices() -> None:
     """The Service has no selector; the slices follow changes and go with either object."""
     cluster = store(OUTSIDE + ADDRESSES)
-    (piece,) = slices(cluster, "outside")
+    (slice_,) = slices(cluster, "outside")
     assert (
-        piece.labels["endpointslice.kubernetes.io/managed-by"]
+        slice_.labels["endpointslice.kubernetes.io/managed-by"]
         == "endpointslicemirroring-controller.k8s.io"
     )
     assert [
-        (endpoint.addresses[0], endpoint.conditions.is_ready) for endpoint in piece.endpoints
+        (endpoint.addresses[0], endpoint.conditions.is_ready) for endpoint in slice_.endpoints
     ] == [
         ("198.51.100.20", True),
         ("198.51.100.21", True),
@@ -175,13 +175,13 @@ def test_endpoints_of_users_are_mirrored_to_slices() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (("198.51.100.20", "127.0.0.1"), "may not be in the loopback range"),
         (("198.51.100.20", "www"), "wanted an IP address"),
         (("name: https, port: 8443", "name: A_b, port: 8443"), "wanted a DNS label"),
     ],
 )
-def test_invalid_endpoints_are_rejected(change: tuple[str, str], said: str) -> None:
+def test_invalid_endpoints_are_rejected(change: tuple[str, str], message: str) -> None:
     """The messages are the API server's."""
-    assert any(said in problem.message for problem in problems_of(ADDRESSES.replace(*change)))
+    assert any(message in problem.message for problem in problems_of(ADDRESSES.replace(*change)))

@@ -45,13 +45,13 @@ def variables(text: str, until: str | None = None) -> dict[str, str]:
     """Return the variables of the pod `a`, without those of Services."""
     cluster = running(store(text))
     pod = pod_named(cluster, "a")
-    found = environment(cluster, pod, pod.spec.containers[0], until=until)
-    return {name: value for name, value in found.items() if not name.startswith("KUBERNETES_")}
+    values = environment(cluster, pod, pod.spec.containers[0], until=until)
+    return {name: value for name, value in values.items() if not name.startswith("KUBERNETES_")}
 
 
 def test_values_come_from_config_maps_secrets_and_the_pod() -> None:
     """A variable may refer to an earlier one, and env overrides envFrom."""
-    found = variables(
+    values = variables(
         MAPS
         + manifest(
             """envFrom: [{prefix: S_, configMapRef: {name: shop}}, {secretRef: {name: keys}}],
@@ -68,7 +68,7 @@ def test_values_come_from_config_maps_secrets_and_the_pod() -> None:
       {name: GONE, valueFrom: {configMapKeyRef: {name: nil, key: x, optional: true}}}]"""
         )
     )
-    assert found == {
+    assert values == {
         "S_MODE": "test",
         "S_port": "8088",
         "old": "old",
@@ -85,7 +85,7 @@ def test_values_come_from_config_maps_secrets_and_the_pod() -> None:
 
 
 def test_a_secret_is_stored_in_base64() -> None:
-    """stringData is merged into data, as in the API server."""
+    """As in the API server, stringData is merged into data."""
     cluster = store(MAPS)
     secret = cluster.get(Secret, "default", "keys")
     assert secret is not None
@@ -94,12 +94,12 @@ def test_a_secret_is_stored_in_base64() -> None:
 
 def test_services_become_docker_links_and_host_and_port_variables() -> None:
     """Those of the namespace, unless created later or disabled; the API server's always."""
-    other = service("elsewhere").replace("name: elsewhere", "name: elsewhere, namespace: other")
-    cluster = running(store(service("my-web") + other + manifest("args: [netexec]")))
+    elsewhere = service("elsewhere").replace("name: elsewhere", "name: elsewhere, namespace: other")
+    cluster = running(store(service("my-web") + elsewhere + manifest("args: [netexec]")))
     pod = pod_named(cluster, "a")
-    found = environment(cluster, pod, pod.spec.containers[0])
-    address = found["MY_WEB_SERVICE_HOST"]
-    assert {name: value for name, value in found.items() if name.startswith("MY_WEB")} == {
+    values = environment(cluster, pod, pod.spec.containers[0])
+    address = values["MY_WEB_SERVICE_HOST"]
+    assert {name: value for name, value in values.items() if name.startswith("MY_WEB")} == {
         "MY_WEB_SERVICE_HOST": address,
         "MY_WEB_SERVICE_PORT": "80",
         "MY_WEB_PORT": f"tcp://{address}:80",
@@ -108,8 +108,8 @@ def test_services_become_docker_links_and_host_and_port_variables() -> None:
         "MY_WEB_PORT_80_TCP_PORT": "80",
         "MY_WEB_PORT_80_TCP_ADDR": address,
     }
-    assert found["KUBERNETES_SERVICE_PORT_HTTPS"] == "443"
-    assert not any(name.startswith("ELSEWHERE") for name in found)
+    assert values["KUBERNETES_SERVICE_PORT_HTTPS"] == "443"
+    assert not any(name.startswith("ELSEWHERE") for name in values)
     later = applied(cluster, service("late"), now=NOW + 60)
     assert "LATE_SERVICE_HOST" not in environment(
         later, pod, pod.spec.containers[0], until="2023-11-14T22:13:20Z"
@@ -123,8 +123,8 @@ def test_services_become_docker_links_and_host_and_port_variables() -> None:
 
 def test_an_ipv6_services_link_has_brackets() -> None:
     """URLs have brackets, the address variable has none."""
-    found = variables(IPV6 + service("web") + manifest("args: [netexec]"))
-    assert found["WEB_PORT"] == f"tcp://[{found['WEB_SERVICE_HOST']}]:80"
+    values = variables(IPV6 + service("web") + manifest("args: [netexec]"))
+    assert values["WEB_PORT"] == f"tcp://[{values['WEB_SERVICE_HOST']}]:80"
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_a_missing_reference_keeps_the_container_from_starting(container: str, f
     assert (waits.reason, waits.message) == ("CreateContainerConfigError", fault)
     with pytest.raises(MissingError):
         environment(cluster, pod, pod.spec.containers[0])
-    there = (
+    existing = (
         MAPS.replace("name: shop", "name: nil")
         .replace("MODE:", "x: y, MODE:")
         .replace("stringData: {", "stringData: {x: y, ")
@@ -158,7 +158,7 @@ def test_a_missing_reference_keeps_the_container_from_starting(container: str, f
     cluster = settled(
         applied(
             cluster,
-            there + "apiVersion: v1\nkind: Secret\nmetadata: {name: nil}\nstringData: {x: y}\n",
+            existing + "apiVersion: v1\nkind: Secret\nmetadata: {name: nil}\nstringData: {x: y}\n",
         )
     )
     waits = pod_named(cluster, "a").status.container_statuses[0].state.waiting

@@ -39,8 +39,8 @@ networking:
 
 
 def addresses(cluster: Cluster, name: str, namespace: str = "default") -> tuple[str, ...]:
-    found = cluster.get(Attachment, namespace, name)
-    return found.addresses if found is not None else ()
+    attachment = cluster.get(Attachment, namespace, name)
+    return attachment.addresses if attachment is not None else ()
 
 
 def event_messages(cluster: Cluster, name: str) -> list[str]:
@@ -173,10 +173,9 @@ def test_addresses_of_a_pool_are_reserved() -> None:
     )
     assert numbers == [2, 3, 4, 5, 6, 7, 8, 9, 24, 25, 26, 27, 30]
     waiting = [
-        found
-        for found in cluster.all(Pod)
-        if found.labels.get("app") == "web"
-        and cluster.get(Attachment, "default", found.name) is None
+        pod_
+        for pod_ in cluster.all(Pod)
+        if pod_.labels.get("app") == "web" and cluster.get(Attachment, "default", pod_.name) is None
     ]
     assert len(waiting) == 20 + 2 - 13
     assert event_messages(cluster, waiting[0].name)[0].endswith(
@@ -198,8 +197,8 @@ def test_an_exhausted_pool_serves_again_after_a_release() -> None:
             [change for name in "b" for change in terminated(pod_named(cluster, name, "shop"), NOW)]
         )
     )
-    seen = cluster.all(Pod)
-    assert any(found.is_terminating for found in seen)
+    pods = cluster.all(Pod)
+    assert any(pod_.is_terminating for pod_ in pods)
     cluster = settled(cluster.with_changes(detached(cluster, pod_named(cluster, "b", "shop"))))
     assert addresses(cluster, "e", "shop") == freed
 
@@ -239,10 +238,10 @@ def test_a_pod_can_name_its_pool() -> None:
 )
 def test_invalid_pools_are_rejected(pools: str, message: str) -> None:
     """Empty, outside the range, on unknown nodes, overlapping, or with equal names."""
-    said = problems_of(
+    problems = problems_of(
         f"apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n"
         f"networking: {{ipam: {{pools: {pools}}}}}\n"
     )
-    assert any(message in problem.message for problem in said), [
-        problem.message for problem in said
+    assert any(message in problem.message for problem in problems), [
+        problem.message for problem in problems
     ]

@@ -67,10 +67,10 @@ class AddressModel:
         self.waiting: dict[str, list[str]] = {name: [] for name in RANGES}
         self.last = dict.fromkeys(RANGES, "")
 
-    def mine(self) -> list[Pod]:
+    def own_pods(self) -> list[Pod]:
         return [pod for pod in self.cluster.all(Pod) if pod.namespace == "default"]
 
-    def come(self) -> None:
+    def create_pods(self) -> None:
         node = self.random.choice(sorted(RANGES))
         new = []
         for _ in range(self.random.randint(1, 3)):
@@ -87,9 +87,9 @@ class AddressModel:
                 self.waiting[node].append(name)
         self.cluster = self.cluster.with_changes(new)
 
-    def go(self) -> None:
-        found = self.mine()
-        for pod in self.random.sample(found, min(len(found), self.random.randint(1, 3))):
+    def delete_pods(self) -> None:
+        pods = self.own_pods()
+        for pod in self.random.sample(pods, min(len(pods), self.random.randint(1, 3))):
             self.cluster = self.cluster.with_changes(
                 [structs.replace(observed(pod), is_detached=True), *terminated(pod, NOW)]
             )
@@ -98,16 +98,19 @@ class AddressModel:
                 if pod.name in names:
                     names.remove(pod.name)
 
-    def start(self) -> None:
+    def report_running(self) -> None:
         reports = [
             observed(pod)
-            for pod in self.mine()
+            for pod in self.own_pods()
             if pod.name in self.addresses and not pod.is_terminating
         ]
         self.cluster = self.cluster.with_changes(reports)
 
     def settle(self) -> None:
-        """Run the controllers; a waiting pod gets the addresses released in the previous pass."""
+        """Run the controllers and assign addresses in the model.
+
+        A released address goes to a pod that still waits after the first pass.
+        """
         before = self.cluster
         self.cluster = settled(self.cluster)
         assert controllers.run(self.cluster, NOW)[0] is self.cluster
@@ -132,17 +135,19 @@ class AddressModel:
 @given(random=st.randoms(use_true_random=True))
 def test_addresses_follow_the_model(random: Random) -> None:
     """They are unique, assigned cyclically and kept for life; a waiting pod gets the next one."""
-    story = AddressModel(random)
+    model = AddressModel(random)
     for _ in range(STEPS):
-        random.choice([story.come, story.come, story.go, story.start])()
-        story.settle()
+        random.choice(
+            [model.create_pods, model.create_pods, model.delete_pods, model.report_running]
+        )()
+        model.settle()
         attachments = {
             attachment.name: attachment
-            for attachment in story.cluster.all(Attachment)
+            for attachment in model.cluster.all(Attachment)
             if attachment.namespace == "default"
         }
         assert {name: attachment.addresses for name, attachment in attachments.items()} == {
-            name: (address,) for name, address in story.addresses.items()
+            name: (address,) for name, address in model.addresses.items()
         }
         everyone = [
             address for attachment in attachments.values() for address in attachment.addresses
@@ -150,21 +155,23 @@ def test_addresses_follow_the_model(random: Random) -> None:
         assert len(everyone) == len(set(everyone))
         links = [
             (attachment.node, attachment.host_ifname)
-            for attachment in story.cluster.all(Attachment)
+            for attachment in model.cluster.all(Attachment)
         ]
         assert len(links) == len(set(links))
         for attachment in attachments.values():
             network = ip_network(RANGES[attachment.node])
             assert ip_address(attachment.addresses[0]) in list(network.hosts())[1:]
-        told = {
+        reported = {
             event.involved_object.name
-            for event in story.cluster.all(Event)
+            for event in model.cluster.all(Event)
             if event.reason == "FailedCreatePodSandBox"
         }
-        assert {name for names in story.waiting.values() for name in names} <= told
+        assert {name for names in model.waiting.values() for name in names} <= reported
         assert all(
-            not seen.containers or seen.name in story.addresses or seen.namespace != "default"
-            for seen in story.cluster.all(PodRuntimeStatus)
+            not runtime.containers
+            or runtime.name in model.addresses
+            or runtime.namespace != "default"
+            for runtime in model.cluster.all(PodRuntimeStatus)
         )
 
 
@@ -174,12 +181,12 @@ def test_every_address_of_a_range_is_tried_once(prefix: int, last: int) -> None:
     network = ip_network(f"10.1.2.0/{prefix}")
     usable = {str(address) for address in list(network.hosts())[1:]}
     latest = str(network[last]) if 2 <= last < network.num_addresses - 1 else ""
-    found = [
+    addresses = [
         str(address)
         for address in pod_addresses_after(network, latest, 2, network.num_addresses - 1)
     ]
-    assert sorted(found) == sorted(usable)
-    assert latest == "" or found[-1] == latest
+    assert sorted(addresses) == sorted(usable)
+    assert latest == "" or addresses[-1] == latest
 
 
 @pytest.mark.parametrize("prefix", range(24, 30))

@@ -48,9 +48,9 @@ spec:
 
 
 def work(cluster: Cluster) -> Job:
-    found = cluster.get(Job, "default", "work")
-    assert found is not None
-    return found
+    job_ = cluster.get(Job, "default", "work")
+    assert job_ is not None
+    return job_
 
 
 def active(cluster: Cluster) -> list[Pod]:
@@ -63,10 +63,10 @@ def active(cluster: Cluster) -> list[Pod]:
 
 def ended(cluster: Cluster, code: int, now: float, attempt: int = 0) -> Cluster:
     """Return the store once the first active pod's container has ended."""
-    seen = observed(active(cluster)[0])
+    runtime = observed(active(cluster)[0])
     done = PodRuntimeStatus(
-        seen.metadata,
-        seen.pod_uid,
+        runtime.metadata,
+        runtime.pod_uid,
         20,
         containers={"main": ContainerReport(attempt, "exited", code, at=now)},
     )
@@ -137,7 +137,7 @@ def test_a_program_with_a_duration_serves_until_its_end() -> None:
     ports = "image: worker, ports: [{containerPort: 9000}]"
     assert setup(ports, 'kubenetlab.dev/exit-code: "4"') == Setup("done", {"exit_code": 4})
     for_a_while = setup(ports, "kubenetlab.dev/duration: 5s")
-    assert (for_a_while.program, [str(one) for one in for_a_while.listeners]) == (
+    assert (for_a_while.program, [str(listener) for listener in for_a_while.listeners]) == (
         "default",
         ["9000/tcp"],
     )
@@ -187,12 +187,12 @@ def test_a_success_resets_the_back_off() -> None:
     cluster = ended(cluster, 1, now + 1)
     assert not active(settled(cluster, now + 10))
     assert active(settled(cluster, now + 11))
-    late, now = store(job(more="backoffLimit: 20")), NOW
+    failing, now = store(job(more="backoffLimit: 20")), NOW
     for _ in range(9):
-        late = ended(late, 1, now)
+        failing = ended(failing, 1, now)
         now += 600
-        late = settled(late, now)
-        assert active(late)
+        failing = settled(failing, now)
+        assert active(failing)
 
 
 def test_a_suspended_job_has_no_deadline() -> None:
@@ -202,8 +202,8 @@ def test_a_suspended_job_has_no_deadline() -> None:
 
 
 def verdict(cluster: Cluster) -> tuple[str, str]:
-    (found,) = job_verdicts(cluster)
-    return found.state, found.reason
+    (verdict,) = job_verdicts(cluster)
+    return verdict.state, verdict.reason
 
 
 def test_the_report_of_a_job() -> None:
@@ -217,17 +217,17 @@ def test_the_report_of_a_job() -> None:
         "0 of 1 completed; container main failed last: exit status 7",
     )
     assert not [
-        found for found in verdicts(failing) if found.pod.startswith("default/")
-    ]  # the Job tries again
+        verdict for verdict in verdicts(failing) if verdict.pod.startswith("default/")
+    ]  # the Job creates another pod
     failing = ended(settled(failing, NOW + 10), 7, NOW + 10)
     assert verdict(failing) == (
         "failed",
         "BackoffLimitExceeded: Job has reached the specified backoff limit",
     )
     assert {
-        (found.state, found.reason)
-        for found in verdicts(failing)
-        if found.pod.startswith("default/")
+        (verdict.state, verdict.reason)
+        for verdict in verdicts(failing)
+        if verdict.pod.startswith("default/")
     } == {("stuck", "Error: container main: exit status 7")}
     assert verdict(store(job(more="suspend: true")))[0] == "suspended"
     assert verdict(store(job(more="parallelism: 0")))[0] == "suspended"
@@ -250,9 +250,9 @@ def test_a_job_with_a_restarting_container_is_in_progress() -> None:
     """With restartPolicy OnFailure the container restarts after a back-off."""
     cluster = ended(store(job(policy="OnFailure")), 1, NOW)
     cluster = ended(settled(cluster, NOW), 1, NOW, attempt=1)
-    assert [found.state for found in verdicts(cluster) if found.pod.startswith("default/")] == [
-        "waiting"
-    ]
+    assert [
+        verdict.state for verdict in verdicts(cluster) if verdict.pod.startswith("default/")
+    ] == ["waiting"]
     assert verdict(cluster)[0] == "waiting"
 
 

@@ -25,9 +25,9 @@ BOTH = "{name: a, port: 53, protocol: UDP%s}, {name: b, port: 53, protocol: TCP}
 
 
 def numbers(cluster: Cluster, name: str = "web") -> list[int]:
-    found = cluster.get(Service, "default", name)
-    assert found is not None
-    return [port.node_port for port in found.spec.ports]
+    service_ = cluster.get(Service, "default", name)
+    assert service_ is not None
+    return [port.node_port for port in service_.spec.ports]
 
 
 def refusal(cluster: Cluster, text: str) -> str:
@@ -61,16 +61,16 @@ def test_udp_and_tcp_of_a_port_share_a_node_port() -> None:
 def test_a_node_port_belongs_to_one_service() -> None:
     """The protocol does not matter; another port of the same Service cannot have it either."""
     cluster = store(DNS % "{port: 53, protocol: UDP, nodePort: 30053}")
-    said = refusal(
+    report = refusal(
         cluster,
         service("web", 80, 8080, type="NodePort").replace(
             "targetPort: 8080", "targetPort: 8080, nodePort: 30053"
         ),
     )
     assert (
-        "spec.ports[0].nodePort: Invalid value: 30053: provided port is already allocated" in said
+        "spec.ports[0].nodePort: Invalid value: 30053: provided port is already allocated" in report
     )
-    assert "it belongs to Service default/dns" in said
+    assert "it belongs to Service default/dns" in report
     within = (
         "{name: a, port: 53, nodePort: 30053}, {name: b, port: 54, protocol: UDP, nodePort: 30053}"
     )
@@ -85,17 +85,17 @@ def test_a_load_balancer_service_may_have_no_node_ports() -> None:
     cluster = store(service(type="LoadBalancer", allocateLoadBalancerNodePorts=False))
     assert numbers(cluster) == [0]
     local = store(service(type="LoadBalancer", externalTrafficPolicy="Local"))
-    found = local.get(Service, "default", "web")
-    assert found is not None
-    assert found.spec.health_check_node_port in NODE_PORTS
-    assert found.spec.health_check_node_port not in numbers(local)
-    said = refusal(
+    web = local.get(Service, "default", "web")
+    assert web is not None
+    assert web.spec.health_check_node_port in NODE_PORTS
+    assert web.spec.health_check_node_port not in numbers(local)
+    report = refusal(
         local,
         service(type="LoadBalancer", externalTrafficPolicy="Local", healthCheckNodePort=30001),
     )
     assert (
-        f"spec.healthCheckNodePort: field is immutable; it is {found.spec.health_check_node_port}"
-        in said
+        f"spec.healthCheckNodePort: field is immutable; it is {web.spec.health_check_node_port}"
+        in report
     )
 
 
@@ -135,12 +135,12 @@ def test_the_last_free_number_is_found(free: set[int]) -> None:
     """Its position does not matter; a full range is reported."""
     (wanting,) = (entry.object for entry in loaded(service(type="NodePort")).entries)
     assert isinstance(wanting, Service)
-    made, findings = allocate(
+    allocated, findings = allocate(
         wanting, dict.fromkeys(set(NODE_PORTS) - free, "Service default/other")
     )
     if free:
         assert not findings
-        assert set(node_ports_of(made.spec)) <= free
+        assert set(node_ports_of(allocated.spec)) <= free
     else:
         assert [finding.message for finding in findings] == [
             "failed to allocate a nodePort: range is full"
@@ -148,14 +148,14 @@ def test_the_last_free_number_is_found(free: set[int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ranges", "wanted"),
+    ("ranges", "admitted"),
     [
         (["198.51.100.0/24"], "198.51.100.0/24"),
         ([" 198.51.100.0/24", "172.18.0.0/16"], "198.51.100.0/24, 172.18.0.0/16, 203.0.113.1"),
     ],
     ids=["others", "nodes too"],
 )
-def test_source_ranges_admit_only_the_named_clients(ranges: list[str], wanted: str) -> None:
+def test_source_ranges_admit_only_the_named_clients(ranges: list[str], admitted: str) -> None:
     """If a range contains nodes, the load balancer's address is admitted: nodes may send to it."""
     cluster = running(
         store(deployment() + service(type="LoadBalancer", loadBalancerSourceRanges=ranges))
@@ -176,7 +176,7 @@ def test_source_ranges_admit_only_the_named_clients(ranges: list[str], wanted: s
         and obj.name != "firewall-check"
     ]
     assert [[rule.text for rule in fence.rules] for fence in fences] == [
-        [f"ip saddr != {{ {wanted} }} drop"]
+        [f"ip saddr != {{ {admitted} }} drop"]
     ]
     fenced = [
         obj.item for obj in rules if isinstance(obj, Element) and obj.collection == "firewall-ips"

@@ -32,9 +32,9 @@ NODE = "apiVersion: v1\nkind: Node\nmetadata: {name: %s%s}\nspec: {%s}\n---\n"
 
 
 def node(cluster: Cluster, name: str = "worker") -> Node:
-    found = cluster.node(name)
-    assert found is not None
-    return found
+    node = cluster.node(name)
+    assert node is not None
+    return node
 
 
 def test_a_node_document_adds_settings_to_its_node() -> None:
@@ -93,10 +93,10 @@ def test_every_node_has_an_address_and_a_range_of_each_family(family: str) -> No
     """They are in the order of the cluster's families and unique."""
     nodes = store(FAMILIES[family]).all(Node)
     versions = {"ipv4": [4], "ipv6": [6], "dual": [4, 6]}[family]
-    for found in nodes:
-        assert [6 if ":" in address else 4 for address in found.addresses] == versions
-        assert [6 if ":" in cidr else 4 for cidr in found.spec.pod_cidrs] == versions
-    assert len({address for found in nodes for address in found.addresses}) == len(nodes) * len(
+    for node in nodes:
+        assert [6 if ":" in address else 4 for address in node.addresses] == versions
+        assert [6 if ":" in cidr else 4 for cidr in node.spec.pod_cidrs] == versions
+    assert len({address for node in nodes for address in node.addresses}) == len(nodes) * len(
         versions
     )
 
@@ -190,14 +190,9 @@ RANGES = st.builds(
 @given(st.lists(RANGES, max_size=12))
 def test_overlapping_ranges_are_found_as_by_comparing_all_pairs(ranges: list[Any]) -> None:
     """Each pair is found once, and free ranges overlap none."""
-    pairs = {
-        (one, other)
-        for other in range(len(ranges))
-        for one in range(other)
-        if _overlap(ranges[one], ranges[other])
-    }
-    found = [(min(pair), max(pair)) for pair in overlapping(ranges)]
-    assert sorted(found) == sorted(pairs)
+    pairs = {(i, j) for j in range(len(ranges)) for i in range(j) if _overlap(ranges[i], ranges[j])}
+    result = [(min(pair), max(pair)) for pair in overlapping(ranges)]
+    assert sorted(result) == sorted(pairs)
     whole = ip_network("10.0.0.0/24")
     taken = [part for part in ranges if part.version == 4]
     assert list(free_ranges(whole, 28, taken)) == [
@@ -205,8 +200,8 @@ def test_overlapping_ranges_are_found_as_by_comparing_all_pairs(ranges: list[Any
     ]
 
 
-def _overlap(one: Any, other: Any) -> bool:
-    return one.version == other.version and bool(one.overlaps(other))
+def _overlap(a: Any, b: Any) -> bool:
+    return a.version == b.version and bool(a.overlaps(b))
 
 
 def test_settings_of_a_node_are_deleted_with_it() -> None:
@@ -244,21 +239,21 @@ def test_a_no_execute_taint_evicts_pods_that_do_not_tolerate_it() -> None:
     cluster = applied(cluster, TAINTED, now=NOW + 10)
     assert pod_named(cluster, "goes").is_terminating
     assert {
-        found.name
-        for found in cluster.pods_on("worker")
-        if found.namespace == "default" and not found.is_terminating
+        pod_.name
+        for pod_ in cluster.pods_on("worker")
+        if pod_.namespace == "default" and not pod_.is_terminating
     } == {
         "later",
         "stays",
     }
     assert len(before) > 3
     replaced = [
-        found
-        for found in cluster.all(Pod)
-        if found.labels.get("app") == "web" and not found.is_terminating
+        pod_
+        for pod_ in cluster.all(Pod)
+        if pod_.labels.get("app") == "web" and not pod_.is_terminating
     ]
     assert len(replaced) == 4
-    assert all(found.spec.node_name != "worker" for found in replaced)
+    assert all(pod_.spec.node_name != "worker" for pod_ in replaced)
     assert any(
         event.reason == "TaintManagerEviction"
         and event.message == "Marking for deletion Pod default/goes"
@@ -300,7 +295,7 @@ def test_the_first_matching_toleration_counts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "is_taken"),
+    ("first", "second", "is_taken"),
     [
         ("", "127.0.0.1", True),
         ("127.0.0.1", "0.0.0.0", True),
@@ -311,14 +306,14 @@ def test_the_first_matching_toleration_counts() -> None:
         ("", "::1", True),
     ],
 )
-def test_a_published_port_belongs_to_one_node(one: str, other: str, is_taken: bool) -> None:
+def test_a_published_port_belongs_to_one_node(first: str, second: str, is_taken: bool) -> None:
     """As with sockets, a wildcard address takes the port on every address."""
     mappings = ", ".join(
         f'{{containerPort: 30080, hostPort: 80, listenAddress: "{address}"}}'
-        for address in (one, other)
+        for address in (first, second)
     )
     node = f"nodes: [{{role: control-plane, extraPortMappings: [{mappings}]}}]\n"
-    found = problems_of(
+    problems = problems_of(
         f"apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n"
         f"networking: {{ipFamily: dual}}\n{node}"
     )
@@ -326,7 +321,7 @@ def test_a_published_port_belongs_to_one_node(one: str, other: str, is_taken: bo
         "nodes[0].extraPortMappings[1].hostPort",
         "TCP port 80 is taken by nodes[0].extraPortMappings[0] already",
     )
-    assert [(problem.path, problem.message) for problem in found] == [taken] * is_taken
+    assert [(problem.path, problem.message) for problem in problems] == [taken] * is_taken
 
 
 def test_an_unknown_listen_address_is_reported() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,9 +11,19 @@ from hypothesis import strategies as st
 from kubenetlab.api.apps import Deployment, ReplicaSet
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
+from kubenetlab.cli.objects.rollout import outstanding
 from kubenetlab.controllers.rollout import RolloutShare, limits, new_share, old_shares
 from kubenetlab.controllers.termination import terminated
-from tests.clusters import NOW, applied, deployment, observed, problems_of, running, settled, store
+from tests.clusters import (
+    NOW,
+    applied,
+    deployment,
+    observed,
+    problems_of,
+    running,
+    settled,
+    store,
+)
 
 
 @pytest.mark.parametrize(
@@ -28,7 +40,7 @@ from tests.clusters import NOW, applied, deployment, observed, problems_of, runn
 def test_percentages_become_numbers(
     replicas: int, surge: int | str, unavailable: int | str, expected: tuple[int, int]
 ) -> None:
-    """maxSurge is rounded up and maxUnavailable down; one of them is at least 1."""
+    """Percentages are rounded up for maxSurge and down for maxUnavailable; one is at least 1."""
     assert limits(replicas, surge, unavailable) == expected
 
 
@@ -50,14 +62,14 @@ def test_a_rollout_keeps_its_limits_and_ends(
     most = max(replicas + surge, sum(old))
     least = min(replicas - unavailable, sum(old))
     for _ in range(200):
-        wanted = new_share(replicas, surge, new, shares)
+        new_replicas = new_share(replicas, surge, new, shares)
         kept = old_shares(replicas, unavailable, new, shares)
-        assert wanted + sum(kept) <= most
+        assert new_replicas + sum(kept) <= most
         shares = [
             RolloutShare(count, min(share.available, count))
             for share, count in zip(shares, kept, strict=True)
         ]
-        new = RolloutShare(wanted, min(new.available, wanted))
+        new = RolloutShare(new_replicas, min(new.available, new_replicas))
         assert new.available + sum(share.available for share in shares) >= min(least, replicas)
         if (new.replicas, sum(kept)) == (replicas, 0):
             return
@@ -105,13 +117,13 @@ def test_recreate_waits_until_the_old_pods_are_gone() -> None:
     assert not web(changed)
     old = changed.select("default", {"app": "web"})
     assert [pod.is_terminating for pod in old] == [True] * 4
-    gone = settled(
+    after = settled(
         changed.with_changes(
             observed(pod).__class__(observed(pod).metadata, pod.uid, is_detached=True)
             for pod in old
         )
     )
-    assert [pod.spec.containers[0].image for pod in web(gone)] == ["nginx"] * 4
+    assert [pod.spec.containers[0].image for pod in web(after)] == ["nginx"] * 4
 
 
 def test_a_paused_deployment_keeps_its_pods_template() -> None:
@@ -140,18 +152,26 @@ def test_a_rollback_reuses_the_old_replica_set() -> None:
                     observed(pod) for pod in web(cluster) if not pod.is_ready and pod.spec.node_name
                 )
             )
-    sets = {found.name: found for found in cluster.all(ReplicaSet) if found.name.startswith("web")}
+    sets = {
+        replica_set.name: replica_set
+        for replica_set in cluster.all(ReplicaSet)
+        if replica_set.name.startswith("web")
+    }
     assert sets[first].metadata.annotations["deployment.kubernetes.io/revision"] == "4"
-    assert sum(found.spec.replicas for found in sets.values()) == sets[first].spec.replicas == 2
-    found = cluster.get(Deployment, "default", "web")
-    assert found is not None
-    assert not settled(cluster.with_changes(terminated(found, NOW))).get(
+    assert (
+        sum(replica_set.spec.replicas for replica_set in sets.values())
+        == sets[first].spec.replicas
+        == 2
+    )
+    owner = cluster.get(Deployment, "default", "web")
+    assert owner is not None
+    assert not settled(cluster.with_changes(terminated(owner, NOW))).get(
         Deployment, "default", "web"
     )
 
 
 @pytest.mark.parametrize(
-    ("strategy", "said"),
+    ("strategy", "message"),
     [
         (
             "{type: Recreate, rollingUpdate: {maxSurge: 1}}",
@@ -165,10 +185,90 @@ def test_a_rollback_reuses_the_old_replica_set() -> None:
         ("{type: Blue}", "wanted one of Recreate, RollingUpdate"),
     ],
 )
-def test_invalid_strategies_are_rejected(strategy: str, said: str) -> None:
+def test_invalid_strategies_are_rejected(strategy: str, message: str) -> None:
     """The messages are those of Kubernetes where it has some."""
     assert any(
-        said in problem.message
+        message in problem.message
         for problem in problems_of(with_strategy(strategy))
         if not problem.is_warning
     ), [problem.message for problem in problems_of(with_strategy(strategy))]
+
+
+@pytest.mark.parametrize(
+    ("document", "missing"),
+    [
+        (
+            {
+                "kind": "Deployment",
+                "metadata": {"generation": 2},
+                "spec": {"replicas": 3},
+                "status": {"observedGeneration": 1},
+            },
+            "its new template has not been seen yet",
+        ),
+        (
+            {
+                "kind": "Deployment",
+                "metadata": {},
+                "spec": {"replicas": 3},
+                "status": {"updatedReplicas": 1, "replicas": 4},
+            },
+            "1 out of 3 new pods have been updated",
+        ),
+        (
+            {
+                "kind": "Deployment",
+                "metadata": {},
+                "spec": {"replicas": 3},
+                "status": {"updatedReplicas": 3, "replicas": 4},
+            },
+            "1 old pods are still there",
+        ),
+        (
+            {
+                "kind": "Deployment",
+                "metadata": {},
+                "spec": {},
+                "status": {"updatedReplicas": 1, "replicas": 1},
+            },
+            "0 of 1 pods are available",
+        ),
+        (
+            {
+                "kind": "StatefulSet",
+                "metadata": {},
+                "spec": {"replicas": 2, "updateStrategy": {"rollingUpdate": {"partition": 1}}},
+                "status": {"updatedReplicas": 1, "replicas": 2, "availableReplicas": 2},
+            },
+            None,
+        ),
+        (
+            {
+                "kind": "DaemonSet",
+                "metadata": {},
+                "spec": {},
+                "status": {"desiredNumberScheduled": 2, "updatedNumberScheduled": 1},
+            },
+            "1 out of 2 new pods have been updated",
+        ),
+        (
+            {
+                "kind": "DaemonSet",
+                "metadata": {},
+                "spec": {},
+                "status": {
+                    "desiredNumberScheduled": 1,
+                    "updatedNumberScheduled": 1,
+                    "currentNumberScheduled": 1,
+                    "numberAvailable": 1,
+                },
+            },
+            None,
+        ),
+    ],
+)
+def test_the_conditions_of_a_finished_rollout(
+    document: dict[str, Any], missing: str | None
+) -> None:
+    """As in kubectl: template observed, new pods created, old ones gone, all available."""
+    assert outstanding(document) == missing

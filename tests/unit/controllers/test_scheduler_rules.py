@@ -37,9 +37,9 @@ EXAMPLES = 300
 """Few of the rules meet in a cluster made by chance, but one is quickly made."""
 SPACES = {"default": {}, "far": {"team": "x"}, "near": {"team": "y"}}
 
-# --- what there may be ---
+# --- random nodes and pods ---
 
-WISHES = ("nodes", "taints", "ports", "affinity", "anti-affinity", "spread")
+FEATURES = ("nodes", "taints", "ports", "affinity", "anti-affinity", "spread")
 EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 KEYS = ("zone", "rack")
 
@@ -47,13 +47,17 @@ KEYS = ("zone", "rack")
 class RandomCluster:
     """Random nodes and pods; the pods use scheduling features of the given kinds."""
 
-    def __init__(self, random: Random, wishes: Sequence[str]) -> None:
+    def __init__(self, random: Random, features: Sequence[str]) -> None:
         self.pick: Any = random.choice
-        self.wishes = wishes
+        self.features = features
 
-    def some(self, wish: str, make: Callable[[], Any]) -> tuple[Any, ...]:
+    def several(self, feature: str, make: Callable[[], Any]) -> tuple[Any, ...]:
         """Return none, one or two; mostly one."""
-        return tuple(make() for _ in range(self.pick([0, 1, 1, 2]))) if wish in self.wishes else ()
+        return (
+            tuple(make() for _ in range(self.pick([0, 1, 1, 2])))
+            if feature in self.features
+            else ()
+        )
 
     def nodes(self) -> list[Node]:
         return [self.node(f"n{number}") for number in range(self.pick(range(6)))]
@@ -65,8 +69,8 @@ class RandomCluster:
             "cpus": self.pick(["4", "16", ""]),
         }
         spec = NodeSpec(
-            taints=self.some("taints", self.taint),
-            unschedulable="taints" in self.wishes and self.pick([False, False, True]),
+            taints=self.several("taints", self.taint),
+            unschedulable="taints" in self.features and self.pick([False, False, True]),
         )
         return Node(
             ObjectMeta(name=name, labels={key: value for key, value in labels.items() if value}),
@@ -89,14 +93,14 @@ class RandomCluster:
             labels=self.labels(),
             deletion_timestamp=self.pick([None, None, "2023-11-14T22:13:20Z"]),
         )
-        has_nodes = "nodes" in self.wishes
+        has_nodes = "nodes" in self.features
         required = (
-            NodeSelector((self.term(), *self.some("nodes", self.term)))
+            NodeSelector((self.term(), *self.several("nodes", self.term)))
             if has_nodes and self.pick([True, False])
             else None
         )
         spec = PodSpec(
-            containers=(Container("main", "agnhost", ports=self.some("ports", self.port)),),
+            containers=(Container("main", "agnhost", ports=self.several("ports", self.port)),),
             node_name=self.pick(
                 ["n0", "n1", "n2", ""]
                 if meta.deletion_timestamp
@@ -105,18 +109,18 @@ class RandomCluster:
             node_selector=self.pick([{}, {}, {"zone": "a"}]) if has_nodes else {},
             affinity=Affinity(
                 NodeAffinity(required),
-                PodAffinity(self.some("affinity", self.pod_term)),
-                PodAffinity(self.some("anti-affinity", self.pod_term)),
+                PodAffinity(self.several("affinity", self.pod_term)),
+                PodAffinity(self.several("anti-affinity", self.pod_term)),
             ),
-            topology_spread_constraints=self.some("spread", self.spread),
-            tolerations=self.some("taints", self.toleration),
-            host_network="ports" in self.wishes and self.pick([True, False]),
+            topology_spread_constraints=self.several("spread", self.spread),
+            tolerations=self.several("taints", self.toleration),
+            host_network="ports" in self.features and self.pick([True, False]),
         )
         return Pod(meta, spec)
 
     def labels(self) -> dict[str, str]:
-        found: dict[str, str] = self.pick([{"app": "web"}, {"app": "web"}, {"app": "db"}, {}])
-        return found
+        labels: dict[str, str] = self.pick([{"app": "web"}, {"app": "web"}, {"app": "db"}, {}])
+        return labels
 
     def toleration(self) -> Toleration:
         effect = self.pick(["", *EFFECTS])
@@ -135,7 +139,9 @@ class RandomCluster:
 
     def term(self) -> NodeSelectorTerm:
         names = NodeSelectorRequirement("metadata.name", "In", ("n0", "n1"))
-        return NodeSelectorTerm(self.some("nodes", self.expression), self.pick([(), (), (names,)]))
+        return NodeSelectorTerm(
+            self.several("nodes", self.expression), self.pick([(), (), (names,)])
+        )
 
     def expression(self) -> NodeSelectorRequirement:
         operator = self.pick(["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"])
@@ -161,14 +167,14 @@ class RandomCluster:
         presence = LabelSelectorRequirement("app", self.pick(["Exists", "DoesNotExist"]))
         web = LabelSelector({"app": "web"})
         choices = (None, LabelSelector(), web, web, web, LabelSelector({"app": "db"}))
-        found: LabelSelector | None = self.pick(
+        selector: LabelSelector | None = self.pick(
             [
                 *choices,
                 LabelSelector(match_expressions=(expression,)),
                 LabelSelector({"app": "web"}, (presence,)),
             ]
         )
-        return found
+        return selector
 
     def spread(self) -> TopologySpreadConstraint:
         hardness = self.pick(["DoNotSchedule", "DoNotSchedule", "ScheduleAnyway"])
@@ -181,7 +187,7 @@ class RandomCluster:
         )
 
 
-# --- the rules, once more ---
+# --- the reference implementation ---
 
 
 class ReferenceCluster:
@@ -225,7 +231,7 @@ class ReferenceCluster:
         )
 
     def has_ports(self, pod: Pod, node: Node) -> bool:
-        taken = [port for other, place in self.places if place is node for port in ports_of(other)]
+        taken = [port for peer, place in self.places if place is node for port in ports_of(peer)]
         for ip, protocol, number in ports_of(pod):
             for other_ip, other_protocol, other_number in taken:
                 is_everywhere = "0.0.0.0" in (ip, other_ip)
@@ -242,22 +248,22 @@ class ReferenceCluster:
             if constraint.when_unsatisfiable == "DoNotSchedule"
         ]
         eligible = [
-            other
-            for other in self.nodes
-            if all(one.topology_key in other.labels for one in hard)
-            and self.is_selected(pod, other)
+            peer
+            for peer in self.nodes
+            if all(constraint_.topology_key in peer.labels for constraint_ in hard)
+            and self.is_selected(pod, peer)
         ]
         for constraint in hard:
             key = constraint.topology_key
             if key not in node.labels:
                 return False
-            counts = Counter({other.labels[key]: 0 for other in eligible})
-            for other, place in self.places:
-                is_counted = other.namespace == pod.namespace and not other.is_terminating
+            counts = Counter({peer.labels[key]: 0 for peer in eligible})
+            for peer, place in self.places:
+                is_counted = peer.namespace == pod.namespace and not peer.is_terminating
                 if (
                     place in eligible
                     and is_counted
-                    and selects(constraint.label_selector, other.labels)
+                    and selects(constraint.label_selector, peer.labels)
                 ):
                     counts[place.labels[key]] += 1
             least = (
@@ -273,26 +279,28 @@ class ReferenceCluster:
         return True
 
     def is_near(self, pod: Pod, node: Node) -> bool:
-        wanted = pod.spec.affinity.pod_affinity.required_during_scheduling_ignored_during_execution
-        if any(term.topology_key not in node.labels for term in wanted):
+        terms = pod.spec.affinity.pod_affinity.required_during_scheduling_ignored_during_execution
+        if any(term.topology_key not in node.labels for term in terms):
             return False
-        # One pod must be what all terms ask for; then it counts in the domain of each.
-        met = [
-            (other, place)
-            for other, place in self.places
-            if wanted and all(is_about(term, pod, other) for term in wanted)
+        # One pod must match all terms; then it counts in the domain of each.
+        matches = [
+            (peer, place)
+            for peer, place in self.places
+            if terms and all(is_about(term, pod, peer) for term in terms)
         ]
         if all(
-            any(is_same_domain(term.topology_key, node, place) for _, place in met)
-            for term in wanted
+            any(is_same_domain(term.topology_key, node, place) for _, place in matches)
+            for term in terms
         ):
             return True
-        is_anywhere = any(term.topology_key in place.labels for _, place in met for term in wanted)
-        return not is_anywhere and all(is_about(term, pod, pod) for term in wanted)
+        is_anywhere = any(
+            term.topology_key in place.labels for _, place in matches for term in terms
+        )
+        return not is_anywhere and all(is_about(term, pod, pod) for term in terms)
 
     def is_apart(self, pod: Pod, node: Node) -> bool:
-        for other, place in self.places:
-            for owner, subject in ((pod, other), (other, pod)):
+        for peer, place in self.places:
+            for owner, subject in ((pod, peer), (peer, pod)):
                 affinity = owner.spec.affinity.pod_anti_affinity
                 for term in affinity.required_during_scheduling_ignored_during_execution:
                     if is_same_domain(term.topology_key, node, place) and is_about(
@@ -311,9 +319,9 @@ def covers(toleration: Toleration, taint: Taint) -> bool:
 
 
 def is_term_met(term: NodeSelectorTerm, node: Node) -> bool:
-    found = [is_met(part, node.labels) for part in term.match_expressions]
-    found += [is_met(part, {"metadata.name": node.name}) for part in term.match_fields]
-    return found != [] and all(found)
+    results = [is_met(part, node.labels) for part in term.match_expressions]
+    results += [is_met(part, {"metadata.name": node.name}) for part in term.match_fields]
+    return results != [] and all(results)
 
 
 def is_met(
@@ -348,8 +356,8 @@ def is_about(term: PodAffinityTerm, owner: Pod, subject: Pod) -> bool:
     return subject.namespace in spaces and selects(term.label_selector, subject.labels)
 
 
-def is_same_domain(key: str, one: Node, other: Node) -> bool:
-    return key in one.labels and one.labels[key] == other.labels.get(key)
+def is_same_domain(key: str, a: Node, b: Node) -> bool:
+    return key in a.labels and a.labels[key] == b.labels.get(key)
 
 
 def ports_of(pod: Pod) -> Iterable[tuple[str, str, int]]:
@@ -359,7 +367,7 @@ def ports_of(pod: Pod) -> Iterable[tuple[str, str, int]]:
             yield port.host_ip or "0.0.0.0", port.protocol, number
 
 
-# --- what must hold ---
+# --- tests ---
 
 
 def scheduled(cluster: Cluster) -> Cluster:
@@ -370,18 +378,18 @@ def scheduled(cluster: Cluster) -> Cluster:
 
 
 @pytest.mark.parametrize(
-    "wishes", [*((wish,) for wish in WISHES), ("nodes", "spread"), WISHES], ids="-".join
+    "features", [*((feature,) for feature in FEATURES), ("nodes", "spread"), FEATURES], ids="-".join
 )
 @settings(max_examples=EXAMPLES)
 @given(random=st.randoms(use_true_random=True))
 def test_pods_are_bound_only_where_the_reference_allows(
-    wishes: tuple[str, ...], random: Random
+    features: tuple[str, ...], random: Random
 ) -> None:
     """Every pod that fits a node is bound; the others wait as in the reference, with an event."""
     namespaces = [
         Namespace(ObjectMeta(name=name, labels=labels)) for name, labels in SPACES.items()
     ]
-    chance = RandomCluster(random, wishes)
+    chance = RandomCluster(random, features)
     cluster = Cluster().with_changes([*namespaces, *chance.nodes(), *chance.pods()])
     after = scheduled(cluster)
     world = ReferenceCluster(cluster.all(Node))

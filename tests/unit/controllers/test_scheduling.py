@@ -49,7 +49,7 @@ def pods_affinity(kind: str, term: str) -> str:
     return f", affinity: {{{kind}: {{{REQUIRED}: [{term}]}}}}"
 
 
-def where(cluster: Cluster, *names: str) -> list[str]:
+def nodes_of(cluster: Cluster, *names: str) -> list[str]:
     return [pod_named(cluster, name).spec.node_name for name in names]
 
 
@@ -82,8 +82,8 @@ def test_node_affinity_selects_nodes(terms: tuple[str, ...], nodes: set[str]) ->
     cluster = store(
         ZONES + "".join(pod(f"p{number}", node_affinity(*terms)) for number in range(6))
     )
-    found = set(where(cluster, *(f"p{number}" for number in range(6))))
-    assert found == (nodes or {""})
+    used = set(nodes_of(cluster, *(f"p{number}" for number in range(6))))
+    assert used == (nodes or {""})
     if not nodes:
         assert reason(cluster, "p0") == (
             "0/4 nodes are available: 1 node(s) had untolerated taint "
@@ -93,19 +93,19 @@ def test_node_affinity_selects_nodes(terms: tuple[str, ...], nodes: set[str]) ->
 
 
 def test_a_host_port_has_one_owner_on_a_node() -> None:
-    """hostPorts and hostNetwork pods conflict unless address or protocol differ."""
+    """Pods with hostPort or hostNetwork conflict unless address or protocol differ."""
     host = ", ports: [{containerPort: 80, hostPort: 8080}]"
     cluster = store(ZONES + "".join(pod(f"p{number}", ports=host) for number in range(4)))
-    assert sorted(where(cluster, "p0", "p1", "p2")) == ["a1", "a2", "b1"]
+    assert sorted(nodes_of(cluster, "p0", "p1", "p2")) == ["a1", "a2", "b1"]
     assert "3 node(s) didn't have free ports for the requested pod ports" in reason(cluster, "p3")
     more = applied(
         cluster, pod("udp", ports=", ports: [{containerPort: 80, hostPort: 8080, protocol: UDP}]")
     )
-    assert where(more, "udp") != [""]
+    assert nodes_of(more, "udp") != [""]
     blocked = applied(
         cluster, pod("host", ", hostNetwork: true", ports=", ports: [{containerPort: 8080}]")
     )
-    assert where(blocked, "host") == [""]
+    assert nodes_of(blocked, "host") == [""]
 
 
 def test_anti_affinity_keeps_pods_apart() -> None:
@@ -114,13 +114,13 @@ def test_anti_affinity_keeps_pods_apart() -> None:
         "podAntiAffinity", "{topologyKey: zone, labelSelector: {matchLabels: {app: web}}}"
     )
     cluster = store(ZONES + pod("one", apart) + pod("two", apart) + pod("three", apart))
-    zones = {name: name[0] for name in where(cluster, "one", "two")}
+    zones = {name: name[0] for name in nodes_of(cluster, "one", "two")}
     assert sorted(zones.values()) == ["a", "b"]
     assert "3 node(s) didn't match pod anti-affinity rules" in reason(cluster, "three")
     assert "3 node(s) didn't satisfy existing pods anti-affinity rules" in reason(
         applied(cluster, pod("plain")), "plain"
     )
-    assert where(applied(cluster, pod("other", labels="{app: db}")), "other") != [""]
+    assert nodes_of(applied(cluster, pod("other", labels="{app: db}")), "other") != [""]
 
 
 def test_affinity_keeps_pods_together() -> None:
@@ -129,7 +129,7 @@ def test_affinity_keeps_pods_together() -> None:
         "podAffinity", "{topologyKey: zone, labelSelector: {matchLabels: {app: web}}}"
     )
     cluster = store(ZONES + "".join(pod(f"p{number}", near) for number in range(4)))
-    assert len({name[0] for name in where(cluster, "p0", "p1", "p2", "p3")}) == 1
+    assert len({name[0] for name in nodes_of(cluster, "p0", "p1", "p2", "p3")}) == 1
     lonely = pods_affinity(
         "podAffinity", "{topologyKey: zone, labelSelector: {matchLabels: {app: nobody}}}"
     )
@@ -141,8 +141,8 @@ def test_affinity_keeps_pods_together() -> None:
 def test_affinity_terms_select_namespaces() -> None:
     """The pod's own, the named ones, or those whose labels match."""
     spaces = "apiVersion: v1\nkind: Namespace\nmetadata: {name: far, labels: {team: x}}\n---\n"
-    there = spaces + pod("target", namespace="far", spec=", nodeName: b1")
-    for words, found in (
+    existing = spaces + pod("target", namespace="far", spec=", nodeName: b1")
+    for namespaces, expected in (
         ("", ""),
         (", namespaces: [far]", "b1"),
         (", namespaceSelector: {matchLabels: {team: x}}", "b1"),
@@ -150,11 +150,11 @@ def test_affinity_terms_select_namespaces() -> None:
     ):
         near = pods_affinity(
             "podAffinity",
-            f"{{topologyKey: zone, labelSelector: {{matchLabels: {{app: web}}}}{words}}}",
+            f"{{topologyKey: zone, labelSelector: {{matchLabels: {{app: web}}}}{namespaces}}}",
         )
-        assert where(store(ZONES + there + pod("near", near, labels="{app: other}")), "near") == [
-            found
-        ]
+        assert nodes_of(
+            store(ZONES + existing + pod("near", near, labels="{app: other}")), "near"
+        ) == [expected]
 
 
 def spread(skew: int, when: str = "DoNotSchedule", key: str = "zone") -> str:
@@ -170,7 +170,7 @@ def test_a_spread_never_exceeds_max_skew(skew: int, count: int) -> None:
     """However many pods there are, the zones differ by at most maxSkew."""
     cluster = store(ZONES + "".join(pod(f"p{number}", spread(skew)) for number in range(count)))
     zones = Counter({"a": 0, "b": 0})
-    zones.update(name[0] for name in where(cluster, *(f"p{number}" for number in range(count))))
+    zones.update(name[0] for name in nodes_of(cluster, *(f"p{number}" for number in range(count))))
     assert "" not in zones
     assert max(zones.values()) - min(zones.values()) <= skew
 
@@ -184,21 +184,21 @@ def test_an_impossible_spread_constraint() -> None:
         + pod("a", spread(1) + only_a)
         + pod("c", spread(1) + only_a)
     )
-    assert "" not in where(cluster, "a", "c")  # zone b is none of theirs, so it does not count
+    assert "" not in nodes_of(cluster, "a", "c")  # zone b is not eligible, so it does not count
     missing = store(ZONES + pod("x", spread(1, key="nosuch")))
     assert "(missing required label)" in reason(missing, "x")
-    assert where(store(ZONES + pod("x", spread(1, "ScheduleAnyway", "nosuch"))), "x") != [""]
+    assert nodes_of(store(ZONES + pod("x", spread(1, "ScheduleAnyway", "nosuch"))), "x") != [""]
     wishes = store(
         ZONES
         + pod("one", ", nodeName: a1")
         + pod("two", ", nodeName: a2")
         + pod("three", spread(1, "ScheduleAnyway"))
     )
-    assert where(wishes, "three") == ["b1"]
+    assert nodes_of(wishes, "three") == ["b1"]
 
 
 @pytest.mark.parametrize(
-    ("spec", "said"),
+    ("spec", "message"),
     [
         (node_affinity("{key: a, operator: In}"), "required with operator In"),
         (
@@ -216,9 +216,9 @@ def test_an_impossible_spread_constraint() -> None:
         ),
     ],
 )
-def test_invalid_scheduling_fields_are_rejected(spec: str, said: str) -> None:
+def test_invalid_scheduling_fields_are_rejected(spec: str, message: str) -> None:
     """The message has field and reason."""
-    assert any(said in problem.message for problem in problems_of(pod("p", spec)))
+    assert any(message in problem.message for problem in problems_of(pod("p", spec)))
 
 
 def test_pods_of_one_owner_are_spread_evenly() -> None:
@@ -230,5 +230,5 @@ def test_pods_of_one_owner_are_spread_evenly() -> None:
         "nginx}]}}}\n"
     )
     cluster = store(ZONES + text)
-    found: list[Pod] = list(cluster.select("default", {"a": "b"}))
-    assert Counter(one.spec.node_name for one in found) == {"a1": 2, "a2": 2, "b1": 2}
+    pods: list[Pod] = list(cluster.select("default", {"a": "b"}))
+    assert Counter(pod_.spec.node_name for pod_ in pods) == {"a1": 2, "a2": 2, "b1": 2}

@@ -136,7 +136,7 @@ class RandomCluster:
         )
 
 
-# --- the rules, once more ---
+# --- the reference implementation ---
 
 
 def expected(cluster: Cluster, service: Service, family: str) -> Iterator[tuple[Any, ...]]:
@@ -178,7 +178,7 @@ def expected(cluster: Cluster, service: Service, family: str) -> Iterator[tuple[
 
 def resolved(service: Service, pod: Pod) -> tuple[tuple[str, int, str, str | None], ...]:
     """Return the Service's ports as numbers of this pod, without those that it does not have."""
-    found = []
+    ports = []
     declared = {
         (port.name, port.protocol): port.container_port
         for container in pod.spec.containers
@@ -191,17 +191,17 @@ def resolved(service: Service, pod: Pod) -> tuple[tuple[str, int, str, str | Non
             else declared.get((str(port.target_port), port.protocol))
         )
         if number is not None:
-            found.append((port.name, number, port.protocol, port.app_protocol))
-    return tuple(found)
+            ports.append((port.name, number, port.protocol, port.app_protocol))
+    return tuple(ports)
 
 
-def actual(pieces: list[EndpointSlice]) -> Iterator[tuple[Any, ...]]:
+def actual(slices_: list[EndpointSlice]) -> Iterator[tuple[Any, ...]]:
     """Return the same tuples from the slices."""
-    for piece in pieces:
+    for slice_ in slices_:
         ports = tuple(
-            (port.name, port.port, port.protocol, port.app_protocol) for port in piece.ports
+            (port.name, port.port, port.protocol, port.app_protocol) for port in slice_.ports
         )
-        for endpoint in piece.endpoints:
+        for endpoint in slice_.endpoints:
             assert endpoint.target_ref is not None
             pod = (endpoint.target_ref.namespace, endpoint.target_ref.name)
             (address,) = endpoint.addresses
@@ -226,27 +226,27 @@ def reconciled(cluster: Cluster) -> Cluster:
 def check(cluster: Cluster) -> None:
     for service in cluster.all(Service):
         by_family: dict[str, list[EndpointSlice]] = defaultdict(list)
-        for piece in cluster.slices_of(service):
-            if piece.labels["endpointslice.kubernetes.io/managed-by"] == BY_HAND:
+        for slice_ in cluster.slices_of(service):
+            if slice_.labels["endpointslice.kubernetes.io/managed-by"] == BY_HAND:
                 continue
-            by_family[piece.address_type].append(piece)
+            by_family[slice_.address_type].append(slice_)
             assert (
-                piece.labels["endpointslice.kubernetes.io/managed-by"]
+                slice_.labels["endpointslice.kubernetes.io/managed-by"]
                 == "endpointslice-controller.k8s.io"
             )
-            assert ("service.kubernetes.io/headless" in piece.labels) == (
+            assert ("service.kubernetes.io/headless" in slice_.labels) == (
                 service.spec.cluster_ip == "None"
             )
-            assert piece.labels["of"] == service.name
-            assert piece.name.startswith(f"{service.name}-")
-            assert len(piece.endpoints) <= 100
+            assert slice_.labels["of"] == service.name
+            assert slice_.name.startswith(f"{service.name}-")
+            assert len(slice_.endpoints) <= 100
         for family in FAMILIES:
             assert Counter(actual(by_family[family])) == Counter(expected(cluster, service, family))
             sizes: dict[Any, list[int]] = defaultdict(list)
-            for piece in by_family[family]:
-                sizes[piece.ports].append(len(piece.endpoints))
-            # Full ones, and what is left: no more slices than it takes.
-            assert all(len(found) == max(1, -(-sum(found) // 100)) for found in sizes.values())
+            for slice_ in by_family[family]:
+                sizes[slice_.ports].append(len(slice_.endpoints))
+            # The number of slices is minimal.
+            assert all(len(counts) == max(1, -(-sum(counts) // 100)) for counts in sizes.values())
             is_served = (
                 service.spec.selector
                 and service.spec.type != "ExternalName"
@@ -271,6 +271,6 @@ def test_slices_match_the_reference(random: Random) -> None:
         check(cluster)
         assert reconciled(cluster) is cluster
         assert cluster.get(EndpointSlice, "default", "mine") is by_hand
-        uids = Counter(piece.uid for piece in cluster.all(EndpointSlice))
+        uids = Counter(slice_.uid for slice_ in cluster.all(EndpointSlice))
         assert max(uids.values()) == 1
         cluster = chance.changed(cluster)

@@ -22,18 +22,18 @@ def test_a_pod_is_ready_only_after_reports() -> None:
     """Sandbox, container and probe must each be reported."""
     cluster = store(pod("a"))
     assert pod_named(cluster, "a").status.phase == "Pending"
-    found = pod_named(cluster, "a")
-    seen = observed(found)
+    pod_ = pod_named(cluster, "a")
+    runtime = observed(pod_)
     steps = [
-        structs.replace(seen, containers={}, probes={}),
-        structs.replace(seen, probes={}),
-        seen,
+        structs.replace(runtime, containers={}, probes={}),
+        structs.replace(runtime, probes={}),
+        runtime,
     ]
     phases = []
     for step in steps:
         cluster = settled(cluster.with_changes([step]))
-        found = pod_named(cluster, "a")
-        phases.append((found.status.phase, found.is_ready, found.addresses))
+        pod_ = pod_named(cluster, "a")
+        phases.append((pod_.status.phase, pod_.is_ready, pod_.addresses))
     assert phases == [
         ("Pending", False, ("10.244.1.2",)),
         ("Running", False, ("10.244.1.2",)),
@@ -95,9 +95,9 @@ def test_the_restart_policy_decides_how_a_pod_ends(policy: str, code: int, phase
         ContainerReport(0, "exited", code, at=NOW),
         now=NOW,
     )
-    found = pod_named(cluster, "a")
-    assert found.status.phase == phase
-    assert found.is_finished == (cluster.get(Attachment, "default", "a") is None)
+    pod_ = pod_named(cluster, "a")
+    assert pod_.status.phase == phase
+    assert pod_.is_finished == (cluster.get(Attachment, "default", "a") is None)
 
 
 def test_a_failed_liveness_probe_restarts_the_container() -> None:
@@ -105,13 +105,13 @@ def test_a_failed_liveness_probe_restarts_the_container() -> None:
     cluster = running(
         store(pod("a", container=", livenessProbe: {tcpSocket: {port: 1}, failureThreshold: 2}"))
     )
-    seen = cluster.get(PodRuntimeStatus, "default", "a")
-    assert seen is not None
+    runtime = cluster.get(PodRuntimeStatus, "default", "a")
+    assert runtime is not None
     for failures, restarts in ((1, 0), (2, 1)):
         probe = ProbeReport(0, "liveness", False, "connection refused", NOW + failures, failures)
         cluster = settled(
             cluster.with_changes(
-                [structs.replace(seen, probes={**seen.probes, "main/liveness": probe})]
+                [structs.replace(runtime, probes={**runtime.probes, "main/liveness": probe})]
             ),
             NOW + failures,
         )
@@ -125,21 +125,21 @@ def test_an_event_is_recorded_once() -> None:
     cluster = running(
         store(pod("a", container=", livenessProbe: {tcpSocket: {port: 1}, failureThreshold: 1}"))
     )
-    seen = cluster.get(PodRuntimeStatus, "default", "a")
-    assert seen is not None
+    runtime = cluster.get(PodRuntimeStatus, "default", "a")
+    assert runtime is not None
     failed = ProbeReport(0, "liveness", False, "connection refused", NOW + 1, 1)
     cluster = settled(
         cluster.with_changes(
-            [structs.replace(seen, probes={**seen.probes, "main/liveness": failed})]
+            [structs.replace(runtime, probes={**runtime.probes, "main/liveness": failed})]
         ),
         NOW + 1,
     )
-    told = {
+    counts = {
         event.name: event.count
         for event in cluster.all(Event)
         if event.reason in ("Unhealthy", "Killing")
     }
-    assert sorted(told.values()) == [1, 1]
+    assert sorted(counts.values()) == [1, 1]
     for attempt, later in ((1, 2), (1, 3)):
         started = ContainerReport(attempt, "running", at=NOW + later)
         cluster = report(cluster, "a", started, now=NOW + later)
@@ -147,11 +147,11 @@ def test_an_event_is_recorded_once() -> None:
         event.name: event.count
         for event in cluster.all(Event)
         if event.reason in ("Unhealthy", "Killing")
-    } == told
+    } == counts
 
 
 @pytest.mark.parametrize(
-    ("ended", "told"),
+    ("ended", "messages"),
     [
         (
             ContainerReport(0, "exited", 3, "bye", NOW + 1),
@@ -172,7 +172,7 @@ def test_an_event_is_recorded_once() -> None:
 )
 @pytest.mark.parametrize("is_seen_running", [True, False])
 def test_the_end_of_a_container_is_an_event(
-    ended: ContainerReport, told: list[str], is_seen_running: bool
+    ended: ContainerReport, messages: list[str], is_seen_running: bool
 ) -> None:
     """Also when no report saw it running; a container that never ran has no Started event."""
     cluster = store(pod("a", ", restartPolicy: Never"))
@@ -180,12 +180,12 @@ def test_the_end_of_a_container_is_an_event(
         cluster = running(cluster)
     for later in (0, 1):
         cluster = report(cluster, "a", ended, now=NOW + 1 + later)
-    found = [
+    recorded = [
         (event.message, event.count)
         for event in cluster.all(Event)
         if event.involved_object.name == "a" and "kubelet" in event.source.component
     ]
-    assert found == [(message, 1) for message in told]
+    assert recorded == [(message, 1) for message in messages]
 
 
 SIDECAR = (
@@ -199,14 +199,14 @@ def test_sidecars_end_with_their_pod(code: int, reason: str) -> None:
     """The condition Ready has Kubernetes' reason."""
     cluster = running(running(store(pod("a", SIDECAR))))
     assert pod_named(cluster, "a").is_ready
-    seen = cluster.get(PodRuntimeStatus, "default", "a")
-    assert seen is not None
-    ended = {**seen.containers, "main": ContainerReport(0, "exited", code, at=NOW + 1)}
-    found = pod_named(
-        settled(cluster.with_changes([structs.replace(seen, containers=ended)]), NOW + 1), "a"
+    runtime = cluster.get(PodRuntimeStatus, "default", "a")
+    assert runtime is not None
+    ended = {**runtime.containers, "main": ContainerReport(0, "exited", code, at=NOW + 1)}
+    pod_ = pod_named(
+        settled(cluster.with_changes([structs.replace(runtime, containers=ended)]), NOW + 1), "a"
     )
-    (side,) = found.status.init_container_statuses
-    ready = found.status.condition("Ready")
+    (side,) = pod_.status.init_container_statuses
+    ready = pod_.status.condition("Ready")
     assert side.state.terminated is not None
     assert ready is not None
     assert (ready.status, ready.reason, side.ready) == ("False", reason, False)
@@ -217,7 +217,7 @@ def test_an_outdated_report_changes_nothing() -> None:
     cluster = running(store(pod("a")))
     netns = pod_netns("default", "a", pod_named(cluster, "a").uid)
 
-    def told(cluster: Cluster, state: str, attempt: int = 0) -> Cluster:
+    def reported(cluster: Cluster, state: str, attempt: int = 0) -> Cluster:
         return cluster.with_changes(
             program_reports(
                 cluster,
@@ -233,9 +233,9 @@ def test_an_outdated_report_changes_nothing() -> None:
             )
         )
 
-    ended = told(cluster, "exited")
-    assert told(ended, "running") is ended
-    again = told(ended, "running", 1).get(PodRuntimeStatus, "default", "a")
+    ended = reported(cluster, "exited")
+    assert reported(ended, "running") is ended
+    again = reported(ended, "running", 1).get(PodRuntimeStatus, "default", "a")
     assert again is not None
     assert (again.containers["main"].attempt, again.containers["main"].state) == (1, "running")
 
@@ -249,14 +249,14 @@ def test_the_order_of_reports_does_not_matter(order: Sequence[tuple[int, str]]) 
     cluster = store(pod("a"))
     netns = pod_netns("default", "a", pod_named(cluster, "a").uid)
     for attempt, state in order:
-        told = {
+        report_ = {
             "netns": netns,
             "container": "main",
             "attempt": attempt,
             "state": state,
             "exit_code": attempt,
         }
-        cluster = cluster.with_changes(program_reports(cluster, [told]))
-    seen = cluster.get(PodRuntimeStatus, "default", "a")
-    assert seen is not None
-    assert seen.containers["main"] == ContainerReport(1, "exited", 1)
+        cluster = cluster.with_changes(program_reports(cluster, [report_]))
+    runtime = cluster.get(PodRuntimeStatus, "default", "a")
+    assert runtime is not None
+    assert runtime.containers["main"] == ContainerReport(1, "exited", 1)

@@ -10,7 +10,7 @@ import pytest
 from kubenetlab.lab.runtime import coredns
 from kubenetlab.lab.transport import dns_stream
 from tests.patience import patiently
-from tests.unit.programs.test_dns import asked, many
+from tests.unit.programs.test_dns import encoded_question, zone_with_addresses
 
 
 def test_a_client_that_reads_no_answers_is_let_go(
@@ -19,8 +19,8 @@ def test_a_client_that_reads_no_answers_is_let_go(
     """Else each of them would keep a connection, and an answer that cannot be sent, for ever."""
     monkeypatch.setattr(coredns, "TCP_TIMEOUT_S", 0.2)
     server = coredns.CoreDNS("/nowhere")
-    server._zone = many(30)
-    questions = dns_stream.framed(asked("many.cluster.local")) * 50_000
+    server._zone = zone_with_addresses(30)
+    questions = dns_stream.framed(encoded_question("many.cluster.local")) * 50_000
 
     async def story() -> None:
         loop = asyncio.get_running_loop()

@@ -1,0 +1,154 @@
+"""The job controller: completions, indexes, back-off, deadlines and TTL."""
+
+from __future__ import annotations
+
+import pytest
+
+from kubenetlab.api.batch import Job
+from kubenetlab.api.lab import ContainerReport, PodRuntimeStatus
+from kubenetlab.api.pods import Pod
+from kubenetlab.api.store import Cluster
+from kubenetlab.errors import ManifestError
+from tests.clusters import NOW, applied, observed, pod_named, problems_of, settled, store
+
+
+def job(more: str = "", policy: str = "Never") -> str:
+    return f"""\
+apiVersion: batch/v1
+kind: Job
+metadata: {{name: work}}
+spec:
+  {more}
+  template:
+    spec:
+      restartPolicy: {policy}
+      containers: [{{name: main, image: agnhost, args: [connect, "db:5432"]}}]
+---
+"""
+
+
+def work(cluster: Cluster) -> Job:
+    job_ = cluster.get(Job, "default", "work")
+    assert job_ is not None
+    return job_
+
+
+def workers(cluster: Cluster) -> list[Pod]:
+    return [
+        pod
+        for pod in cluster.owned_by(Pod, work(cluster))
+        if not pod.is_finished and not pod.is_terminating
+    ]
+
+
+def ended(cluster: Cluster, pod: Pod, code: int = 0, now: float = NOW) -> Cluster:
+    """Return the store once a pod's container has ended."""
+    runtime = observed(pod)
+    done = PodRuntimeStatus(
+        runtime.metadata,
+        runtime.pod_uid,
+        20,
+        containers={"main": ContainerReport(0, "exited", code, at=now)},
+    )
+    return settled(cluster.with_changes([done]), now)
+
+
+def test_a_job_completes_when_its_pod_succeeds() -> None:
+    """The pod stays, without an address; the Job has the result."""
+    cluster = store(job())
+    (pod,) = workers(cluster)
+    assert pod.labels["batch.kubernetes.io/job-name"] == pod.labels["job-name"] == "work"
+    assert work(cluster).status.active == 1
+    cluster = ended(cluster, pod)
+    assert (work(cluster).outcome, work(cluster).status.succeeded, work(cluster).status.active) == (
+        "Complete",
+        1,
+        0,
+    )
+    assert pod_named(cluster, pod.name).status.phase == "Succeeded"
+    assert not workers(cluster)
+    assert settled(cluster, NOW + 1000) is cluster
+
+
+def test_completions_and_parallelism() -> None:
+    """Two pods at a time until five have succeeded; none while suspended."""
+    cluster = store(job("completions: 5\n  parallelism: 2"))
+    seen = []
+    while not work(cluster).outcome:
+        seen.append(len(workers(cluster)))
+        cluster = ended(cluster, workers(cluster)[0])
+    assert seen == [2, 2, 2, 2, 1]
+    assert not workers(store(job("suspend: true")))
+    queue = store(job("parallelism: 3"))
+    first, *rest = workers(queue)
+    queue = ended(queue, first)
+    assert [pod.name for pod in workers(queue)] == [pod.name for pod in rest]
+    for pod in rest:
+        queue = ended(queue, pod)
+    assert work(queue).outcome == "Complete"
+
+
+def test_an_indexed_job_completes_each_index_once() -> None:
+    """Pods are named and labelled by index; a failed index is repeated."""
+    cluster = store(job("completionMode: Indexed\n  completions: 3\n  parallelism: 3"))
+    assert sorted(
+        (pod.labels["batch.kubernetes.io/job-completion-index"], pod.spec.hostname)
+        for pod in workers(cluster)
+    ) == [
+        ("0", "work-0"),
+        ("1", "work-1"),
+        ("2", "work-2"),
+    ]
+    first = next(pod for pod in workers(cluster) if pod.spec.hostname == "work-1")
+    cluster = settled(ended(cluster, first, 1), NOW + 11)
+    assert sorted(pod.spec.hostname for pod in workers(cluster)) == ["work-0", "work-1", "work-2"]
+    for pod in workers(cluster):
+        cluster = ended(cluster, pod, now=NOW + 11)
+    assert (work(cluster).outcome, work(cluster).status.completed_indexes) == ("Complete", "0,1,2")
+
+
+def test_failed_pods_are_replaced_with_back_off_until_the_limit() -> None:
+    """After 10 s, then 20 s; beyond backoffLimit the Job fails."""
+    cluster = store(job("backoffLimit: 2"))
+    now = NOW
+    for wait in (10, 20):
+        cluster = ended(cluster, workers(cluster)[0], 1, now)
+        assert not workers(cluster)
+        assert not workers(settled(cluster, now + wait - 1))
+        now += wait
+        cluster = settled(cluster, now)
+        assert len(workers(cluster)) == 1
+    cluster = ended(cluster, workers(cluster)[0], 1, now)
+    assert work(cluster).outcome == "Failed"
+    assert work(cluster).status.conditions[0].reason == "BackoffLimitExceeded"
+
+
+def test_a_job_has_a_deadline_and_a_ttl() -> None:
+    """Beyond the deadline it fails and its pods are deleted; after the TTL it is deleted."""
+    cluster = store(job("activeDeadlineSeconds: 60"))
+    assert work(settled(cluster, NOW + 59)).outcome == ""
+    expired = settled(cluster, NOW + 60)
+    assert (work(expired).status.conditions[0].reason, workers(expired)) == ("DeadlineExceeded", [])
+    short = store(job("ttlSecondsAfterFinished: 30"))
+    done = ended(short, workers(short)[0])
+    assert settled(done, NOW + 29).get(Job, "default", "work") is not None
+    assert settled(done, NOW + 30).get(Job, "default", "work") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (job(policy="Always"), "wanted OnFailure or Never in a Job"),
+        (job("completionMode: Indexed"), "required when completion mode is Indexed"),
+        (job("selector: {matchLabels: {a: b}}"), "is made by the Job itself"),
+    ],
+)
+def test_invalid_jobs_are_rejected(text: str, message: str) -> None:
+    """The messages are the API server's."""
+    assert any(message in problem.message for problem in problems_of(text))
+
+
+def test_a_jobs_template_cannot_change() -> None:
+    """The field is immutable."""
+    with pytest.raises(ManifestError, match="template: field is immutable"):
+        applied(store(job()), job().replace("db:5432", "db:5433"))
