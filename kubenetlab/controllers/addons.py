@@ -92,7 +92,7 @@ def _api_service(config: ClusterConfig) -> Service:
     )
 
 
-def is_dns_coming(cluster: Cluster) -> bool:
+def is_dns_starting(cluster: Cluster) -> bool:
     """Return True while the DNS pods start for the first time.
 
     That is: no DNS pod is ready yet, and at least one has a node and has not failed.

@@ -86,12 +86,12 @@ def admit(cluster: Cluster, incoming: Sequence[AdmissionRequest], now: float) ->
     now: time in seconds since 1970.
     Applying the same documents again returns the same store, object by object.
     """
-    staged = _Staged(cluster, now)
+    staged = _StagedStore(cluster, now)
     outcomes: list[ApplyOutcome] = []
     findings: list[tuple[int, Finding]] = []
     for index, request in enumerate(incoming):
         if request.object is None:
-            outcomes.append(_keep(cluster, request))
+            outcomes.append(_kept_outcome(cluster, request))
             continue
         if request.object.is_namespaced:
             findings += [(index, finding) for finding in staged.ensure_namespace(request.object)]
@@ -152,7 +152,7 @@ def _range_findings(
         yield index, Finding(path, problem.message, hints=problem.hints)
 
 
-class _Staged:
+class _StagedStore:
     """The store with the changes of the current request."""
 
     def __init__(self, cluster: Cluster, now: float) -> None:
@@ -205,7 +205,7 @@ class _Staged:
         known = self.current(namespace)
         if known is None:
             self.made_namespaces.append(obj.namespace)
-            self._store(self._identified(namespace))
+            self._store(self._with_identity(namespace))
         elif known.is_terminating and self.current(obj) is None:
             message = (
                 f"unable to create new content in namespace {obj.namespace}"
@@ -243,9 +243,9 @@ class _Staged:
     ) -> tuple[Resource, list[Finding]]:
         """Stage the object, and return it as it will be stored, with its problems."""
         if old is None:
-            candidate, findings = self._identified(obj), []
+            candidate, findings = self._with_identity(obj), []
         else:
-            candidate, findings = _updated(old, obj, document), list(_forbidden_changes(old, obj))
+            candidate, findings = _merge(old, obj, document), list(_forbidden_changes(old, obj))
             if (type(obj), obj.key) in self._changes:
                 hint = f"{obj.title} is given twice: keep one of them"
                 findings = [structs.replace(finding, hints=(hint,)) for finding in findings]
@@ -279,7 +279,7 @@ class _Staged:
     def _store(self, obj: Resource) -> None:
         self._changes[type(obj), obj.key] = obj
 
-    def _identified(self, obj: Resource) -> Resource:
+    def _with_identity(self, obj: Resource) -> Resource:
         """Return a new object with its uid and creation time."""
         serial = str(self._cluster.revision + len(self._changes))
         meta = structs.replace(
@@ -295,7 +295,7 @@ class _Staged:
         return structs.replace(obj, metadata=meta)
 
 
-def _keep(cluster: Cluster, request: AdmissionRequest) -> ApplyOutcome:
+def _kept_outcome(cluster: Cluster, request: AdmissionRequest) -> ApplyOutcome:
     """Return the outcome for a document of a kind that the lab only stores."""
     kind, namespace, name = request.given_key
     stored = cluster.given.get(request.given_key)
@@ -312,7 +312,7 @@ def make_uid(*parts: str) -> str:
     return "-".join((digest[:8], digest[8:12], digest[12:16], digest[16:20], digest[20:32]))
 
 
-def _updated(old: Resource, new: Resource, document: Mapping[str, Any]) -> Resource:
+def _merge(old: Resource, new: Resource, document: Mapping[str, Any]) -> Resource:
     """Return the stored object with the new document's content; fields set by the cluster stay."""
     if isinstance(new, ClusterConfig) and isinstance(old, ClusterConfig):
         return structs.replace(new, metadata=old.metadata)

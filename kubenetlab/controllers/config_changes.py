@@ -48,10 +48,10 @@ def describe_changes(old: Any, new: Any, path: str = "") -> Iterator[str]:
         if isinstance(before, Record) and isinstance(after, Record):
             yield from describe_changes(before, after, f"{path}{kubernetes_name(name)}.")
         else:
-            yield f"{path}{kubernetes_name(name)} {_shown(before)} → {_shown(after)}"
+            yield f"{path}{kubernetes_name(name)} {_format_value(before)} → {_format_value(after)}"
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     """Return a field's value as short text.
 
     A mode is shown as on the command line, a list as its number of entries.
@@ -81,4 +81,4 @@ def _options(options: Mapping[str, Any], path: str = "") -> Iterator[str]:
         if isinstance(value, Mapping):
             yield from _options(value, f"{path}{key}.")
         else:
-            yield f"{path}{key}={_shown(value)}"
+            yield f"{path}{key}={_format_value(value)}"

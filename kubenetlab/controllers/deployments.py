@@ -72,7 +72,7 @@ def _replica_sets(
         cluster.owned_by(Pod, replica_set) for replica_set in old
     ):
         for replica_set in old:
-            yield from _scaled(cluster, deployment, replica_set, 0, now)
+            yield from _scale(cluster, deployment, replica_set, 0, now)
         return
     rolling = deployment.spec.strategy.rolling_update or RollingUpdate()
     surge, unavailable = rollout.limits(replicas, rolling.max_surge, rolling.max_unavailable)
@@ -87,11 +87,11 @@ def _replica_sets(
     if _revision(newest) < latest:  # rollback to an older template
         newest = _with_revision(newest, latest + 1)
         yield newest
-    yield from _scaled(cluster, deployment, newest, share, now)
+    yield from _scale(cluster, deployment, newest, share, now)
     for replica_set, kept in zip(
         old, rollout.old_shares(replicas, unavailable, _share(newest), shares), strict=True
     ):
-        yield from _scaled(cluster, deployment, replica_set, kept, now)
+        yield from _scale(cluster, deployment, replica_set, kept, now)
     empty = [
         replica_set
         for replica_set in old
@@ -122,7 +122,7 @@ def _with_revision(replica_set: ReplicaSet, revision: int) -> ReplicaSet:
     )
 
 
-def _scaled(
+def _scale(
     cluster: Cluster, deployment: Deployment, replica_set: ReplicaSet, replicas: int, now: float
 ) -> Iterator[Change]:
     """Yield the ReplicaSet with `replicas` pods and the event; nothing when it has as many."""

@@ -44,7 +44,9 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
     for key in _affected(cluster):
         service, endpoints = cluster.get(Service, *key), cluster.get(Endpoints, *key)
         mirrors = [
-            slice_ for slice_ in cluster.slices_by_service.get(key, ()) if _is_by(slice_, MIRROR)
+            slice_
+            for slice_ in cluster.slices_by_service.get(key, ())
+            if _is_managed_by(slice_, MIRROR)
         ]
         if (
             endpoints is not None
@@ -62,7 +64,7 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
                 [
                     slice_
                     for slice_ in cluster.slices_of(service)
-                    if _is_by(slice_, SLICE_CONTROLLER)
+                    if _is_managed_by(slice_, SLICE_CONTROLLER)
                 ],
             )
             if endpoints is None:
@@ -85,7 +87,7 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
             and endpoints.labels.get(SKIP_MIRROR_LABEL) != "true"
         )
         if is_mirrored or mirrors:
-            yield from _mirrored(cluster, service, endpoints if is_mirrored else None, serials, now)
+            yield from _mirror(cluster, service, endpoints if is_mirrored else None, serials, now)
     yield from serials.changes()
 
 
@@ -117,7 +119,7 @@ def _affected(cluster: Cluster) -> Iterable[tuple[str, str]]:
     )
 
 
-def _is_by(slice_: EndpointSlice, controller: str) -> bool:
+def _is_managed_by(slice_: EndpointSlice, controller: str) -> bool:
     return slice_.labels.get(MANAGED_BY_LABEL) == controller
 
 
@@ -145,14 +147,18 @@ def _from_slices(service: Service, slices: Sequence[EndpointSlice]) -> tuple[End
     )
 
 
-def _mirrored(
+def _mirror(
     cluster: Cluster, service: Service, endpoints: Endpoints | None, serials: Serials, now: float
 ) -> Iterator[Change]:
     """Yield the slices that mirror the Endpoints, and the deletion of outdated ones.
 
     There is one slice per subset and IP family; without Endpoints there is none.
     """
-    known = {slice_.name: slice_ for slice_ in cluster.slices_of(service) if _is_by(slice_, MIRROR)}
+    known = {
+        slice_.name: slice_
+        for slice_ in cluster.slices_of(service)
+        if _is_managed_by(slice_, MIRROR)
+    }
     desired = (
         {slice_.name: slice_ for slice_ in _slices(endpoints)} if endpoints is not None else {}
     )

@@ -24,7 +24,7 @@ from kubenetlab.controllers.events import event, is_recorded
 
 WATCHES: Final[tuple[Kind, ...]] = (ClusterConfig, NetworkFacts, Node, Pod, Attachment)
 
-FIRST_POD_NUMBER = 2
+FIRST_POD_INDEX = 2
 """Index into a node's range of the first address for pods."""
 
 
@@ -151,7 +151,7 @@ def _free(
         first, end = (
             (pool.first, pool.last + 1)
             if pool is not None
-            else (FIRST_POD_NUMBER, subnet.num_addresses - 1)
+            else (FIRST_POD_INDEX, subnet.num_addresses - 1)
         )
         end = min(end, subnet.num_addresses - 1)
         candidates = (
@@ -195,7 +195,7 @@ def _requested(pod: Pod, node: Node, taken: dict[str, str]) -> tuple[str, ...] |
         if address not in subnet or address in (subnet[0], subnet[1], subnet[-1]):
             return AllocationFailure(
                 f"requested address {address} is not one of"
-                f" {subnet[FIRST_POD_NUMBER]}-{subnet[-2]}, the pods' on node {node.name}"
+                f" {subnet[FIRST_POD_INDEX]}-{subnet[-2]}, the pods' on node {node.name}"
             )
         if str(address) in taken:
             return AllocationFailure(

@@ -71,7 +71,7 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
         if job.outcome:
             yield from _delete_after_ttl(job, now)
             continue
-        ended = _ended(job, pods, now)
+        ended = _end_condition(job, pods, now)
         if ended is not None:
             for pod in pods.active:
                 yield from delete_pod(cluster, job, pod, SOURCE, now)
@@ -84,14 +84,14 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
                 now,
             )
         else:
-            yield from _next(cluster, job, pods, serials, now)
+            yield from _adjust_pods(cluster, job, pods, serials, now)
         status = _status(job, pods, ended, now)
         if status != job.status:
             yield structs.replace(job, status=status)
     yield from serials.changes()
 
 
-def _ended(job: Job, pods: _Pods, now: float) -> Condition | None:
+def _end_condition(job: Job, pods: _Pods, now: float) -> Condition | None:
     """Return the condition that ends the Job now; None while it goes on."""
     stamp = timestamp(now)
     if pods.exceed(job.spec.backoff_limit):
@@ -135,7 +135,7 @@ def _ended(job: Job, pods: _Pods, now: float) -> Condition | None:
     )
 
 
-def _next(
+def _adjust_pods(
     cluster: Cluster, job: Job, pods: _Pods, serials: Serials, now: float
 ) -> Iterator[Change | Wake]:
     """Yield the creation of missing pods and the deletion of surplus pods."""

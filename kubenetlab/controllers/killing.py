@@ -113,7 +113,7 @@ def awaited(cluster: Cluster, pod: Pod) -> Mapping[str, Kill]:
 
 
 def is_kill(message: str) -> bool:
-    """Return True for the message of a container killed for a failed probe or postStart hook."""
+    """Return True for the message of a container that a probe or a postStart hook has killed."""
     return message.startswith(POST_START_FAILED) or failed_probe(message) != ""
 
 

@@ -132,12 +132,14 @@ def _affected(cluster: Cluster) -> Iterable[Pod]:
     }
     keys |= {termination.key for termination in cluster.all(Termination) if termination.killed}
     keys |= cluster.derived(
-        "pods that wait", lambda: {pod.key for pod in cluster.all(Pod) if _waits(pod)}, (Pod,)
+        "pods that wait",
+        lambda: {pod.key for pod in cluster.all(Pod) if _awaits_timer(pod)},
+        (Pod,),
     )
     return [pod for pod in cluster.all(Pod) if pod.key in keys]
 
 
-def _waits(pod: Pod) -> bool:
+def _awaits_timer(pod: Pod) -> bool:
     """Return True for a pod that is terminating or has a container in back-off."""
     return pod.is_terminating or any(
         next_start(status) is not None for status in pod.container_statuses

@@ -113,7 +113,7 @@ def keep_allocations(old: Service, new: Service) -> Service:
         for port in before.ports
         if port.node_port not in requested
     }
-    ports = tuple(_with_number(port, known) for port in spec.ports)
+    ports = tuple(_with_node_port(port, known) for port in spec.ports)
     health = spec.health_check_node_port or (
         before.health_check_node_port if needs_health_check(spec) else 0
     )
@@ -148,7 +148,7 @@ def forbidden_changes(old: Service, new: Service) -> Iterator[Finding]:
         )
 
 
-def _with_number(port: ServicePort, known: Mapping[tuple[int, str], int]) -> ServicePort:
+def _with_node_port(port: ServicePort, known: Mapping[tuple[int, str], int]) -> ServicePort:
     return (
         port
         if port.node_port

@@ -126,7 +126,7 @@ def _node(
         spec=NodeSpec(
             pod_cidr=pod_cidrs[0],
             pod_cidrs=pod_cidrs,
-            taints=tuple(_dated(taint, old, now) for taint in taints),
+            taints=tuple(_with_time_added(taint, old, now) for taint in taints),
             unschedulable=settings.unschedulable,
         ),
         status=NodeStatus(
@@ -139,7 +139,7 @@ def _node(
     )
 
 
-def _dated(taint: Taint, old: Node | None, now: float) -> Taint:
+def _with_time_added(taint: Taint, old: Node | None, now: float) -> Taint:
     """Return the taint with the time since which pods have to leave."""
     if taint.effect != "NoExecute" or taint.time_added is not None:
         return taint

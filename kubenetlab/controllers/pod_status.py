@@ -166,7 +166,7 @@ def _conditions(
         _condition(SCHEDULED, True),
         *given,
     )
-    return tuple(_dated(condition, pod, now) for condition in conditions)
+    return tuple(_with_transition_time(condition, pod, now) for condition in conditions)
 
 
 def _gate_messages(pod: Pod, given: Sequence[Condition]) -> list[str]:
@@ -193,7 +193,7 @@ def _condition(type_: str, holds: bool, reason: str = "", message: str = "") -> 
     return Condition(type_, "True") if holds else Condition(type_, "False", reason, message)
 
 
-def _dated(condition: Condition, pod: Pod, now: float) -> Condition:
+def _with_transition_time(condition: Condition, pod: Pod, now: float) -> Condition:
     """Return the condition with the time of its last change."""
     before = pod.status.condition(condition.type)
     since = (

@@ -40,7 +40,7 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
     unbound = [pod for pod in cluster.all(Pod) if not pod.spec.node_name and not pod.is_terminating]
     for pod in unbound:
         if pod.spec.scheduling_gates:
-            yield from _gated(pod, now)
+            yield from _mark_gated(pod, now)
     unbound = [pod for pod in unbound if not pod.spec.scheduling_gates]
     if not unbound:
         return
@@ -52,7 +52,7 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
         reasons = rejections(pod, assignments)
         feasible = [node for node in assignments.nodes if node.name not in reasons]
         if not feasible:
-            yield from _unschedulable(cluster, pod, list(reasons.values()), now)
+            yield from _mark_unschedulable(cluster, pod, list(reasons.values()), now)
             continue
         preferences, owner = spread_constraints(pod, "ScheduleAnyway"), _owner_uid(pod)
         skews = (
@@ -110,7 +110,7 @@ def _owner_uid(pod: Pod) -> str:
     return owners[0].uid if owners else pod.uid
 
 
-def _gated(pod: Pod, now: float) -> Iterator[Change]:
+def _mark_gated(pod: Pod, now: float) -> Iterator[Change]:
     """Yield the pod with the condition SchedulingGated, unless it has it already.
 
     Source: k8s.io/kubernetes pkg/registry/core/pod/strategy.go (applySchedulingGatedCondition).
@@ -127,7 +127,7 @@ def _gated(pod: Pod, now: float) -> Iterator[Change]:
         yield structs.replace(pod, status=structs.replace(pod.status, conditions=(condition,)))
 
 
-def _unschedulable(
+def _mark_unschedulable(
     cluster: Cluster, pod: Pod, reasons: Sequence[str], now: float
 ) -> Iterator[Change]:
     """Yield the pod with the condition Unschedulable and its event, if its message is new."""

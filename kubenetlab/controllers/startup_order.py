@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
-from kubenetlab.controllers.addons import is_dns_coming
+from kubenetlab.controllers.addons import is_dns_starting
 from kubenetlab.controllers.kubelet import observed_of
 
 
@@ -17,7 +17,7 @@ def is_anybody_starting(cluster: Cluster) -> bool:
     is_starting: bool = cluster.derived(
         "is anybody starting",
         lambda: (
-            is_dns_coming(cluster)
+            is_dns_starting(cluster)
             or any(_awaits_first_probe(cluster, pod) for pod in cluster.all(Pod))
         ),
     )

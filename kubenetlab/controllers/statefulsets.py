@@ -36,7 +36,7 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
     for stateful_set in cluster.all(StatefulSet):
         pods = {pod.name: pod for pod in cluster.owned_by(Pod, stateful_set)}
         revision = f"{stateful_set.name}-{template_hash(stateful_set.spec.template)}"
-        yield from _next(cluster, stateful_set, pods, revision, serials, now)
+        yield from _adjust_pods(cluster, stateful_set, pods, revision, serials, now)
         status = _status(
             stateful_set, [pod for pod in pods.values() if not pod.is_terminating], revision
         )
@@ -45,7 +45,7 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
     yield from serials.changes()
 
 
-def _next(
+def _adjust_pods(
     cluster: Cluster,
     stateful_set: StatefulSet,
     pods: dict[str, Pod],

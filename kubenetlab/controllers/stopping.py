@@ -31,7 +31,7 @@ def has_stopped(pod: Pod, runtime: PodRuntimeStatus, now: float) -> bool:
     process, no delayed shutdown and no preStop hook is running any more, or the deadline has
     passed.
     """
-    pending = _pending(pod, runtime, now)
+    pending = _pending_hooks(pod, runtime, now)
     runs = runtime.containers.items()
     is_awaited = any(
         run.state == "running" and (run.is_process or run.ends_later or name in pending)
@@ -48,7 +48,7 @@ def advance_termination(
     The step is a record of the containers that receive SIGTERM because their preStop hooks have
     ended.
     """
-    hooked, pending = _hooked(pod), _pending(pod, runtime, now)
+    hooked, pending = _containers_with_hook(pod), _pending_hooks(pod, runtime, now)
     if hooked:
         for container in hooked:
             yield from failed_pre_stop_events(cluster, pod, container, runtime, now)
@@ -84,21 +84,23 @@ def runs_pre_stop(pod: Pod, container: Container) -> bool:
     return container.lifecycle.pre_stop is not None and grace_s(pod) > 0
 
 
-def _hooked(pod: Pod) -> list[Container]:
+def _containers_with_hook(pod: Pod) -> list[Container]:
     """Return the containers whose preStop hooks run."""
     return [
         container for container in pod.spec.long_running_containers if runs_pre_stop(pod, container)
     ]
 
 
-def _pending(pod: Pod, runtime: PodRuntimeStatus, now: float) -> list[str]:
+def _pending_hooks(pod: Pod, runtime: PodRuntimeStatus, now: float) -> list[str]:
     """Return the names of the containers whose preStop hooks have not ended."""
     return [
-        container.name for container in _hooked(pod) if not _is_over(pod, container, runtime, now)
+        container.name
+        for container in _containers_with_hook(pod)
+        if not _is_hook_over(pod, container, runtime, now)
     ]
 
 
-def _is_over(pod: Pod, container: Container, runtime: PodRuntimeStatus, now: float) -> bool:
+def _is_hook_over(pod: Pod, container: Container, runtime: PodRuntimeStatus, now: float) -> bool:
     """Return True when a container's preStop hook has ended or nothing is left to wait for."""
     run = runtime.containers.get(container.name)
     is_running = run is not None and run.state == "running"
@@ -123,7 +125,7 @@ def _grace_ends(pod: Pod) -> float:
 def _deadline(pod: Pod, runtime: PodRuntimeStatus) -> float:
     """Return the time at which a terminating pod is killed, in seconds since 1970."""
     end = _grace_ends(pod)
-    for container in _hooked(pod):
+    for container in _containers_with_hook(pod):
         run = runtime.containers.get(container.name)
         if run is not None and run.state == "running":
             hook = runtime.hook(container.name, "preStop", run.attempt)

@@ -102,7 +102,7 @@ def udp_limit(edns: Edns | None) -> int:
 def is_foreign(zone: Zone, data: bytes) -> bool:
     """Return True for a question about a name that is neither in the cluster's zone nor known here.
 
-    Such questions are forwarded.
+    The server may forward such a question.
     """
     try:
         query = dnslib.DNSRecord.parse(data)

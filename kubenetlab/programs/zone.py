@@ -157,7 +157,8 @@ class Zone:
     def _pod(self, name: str, type_: str) -> list[str] | None:
         """Return the address in a pod's name, `10-244-1-5.default.pod.cluster.local`.
 
-        Any address in an existing namespace is answered (`pods insecure`).
+        Any address in an existing namespace is answered (`pods insecure`). Return None for other
+        names.
         """
         first, _, rest = name.partition(".")
         namespace, _, tail = rest.partition(".")
