@@ -120,6 +120,27 @@ class Termination(Internal, frozen=True):
     """Container → the run that is killed when its preStop hook is over, and then started again as restartPolicy says."""
 
 
+class JobTracking(Internal, frozen=True):
+    """Pods that a Job has counted, so that each counts once, even after its deletion.
+
+    Has the name of the Job. Kubernetes uses a finalizer on each pod for this.
+    """
+
+    kind = "JobTracking"
+    plural = "jobtrackings"
+
+    metadata: ObjectMeta
+    job_uid: str
+    succeeded: dict[str, str] = {}
+    """Pod UID → completion index; in a Job that is not indexed the pod's name."""
+    failed: dict[str, float] = {}
+    """Pod UID → time of the failure, in seconds of Unix time. A deleted pod has failed, too."""
+    last_success: float = 0.0
+    """Time of the latest success, in seconds of Unix time; 0 before the first."""
+    released: tuple[str, ...] = ()
+    """UIDs of pods that the Job has deleted itself; they do not count."""
+
+
 class NodeReport(Internal, frozen=True):
     """What was seen of one node; named after it."""
 

@@ -11,9 +11,16 @@ from typing import Final
 
 from msgspec import structs
 
+from kubenetlab.api.batch import Job
 from kubenetlab.api.core import Event
 from kubenetlab.api.kinds import NAMESPACED, SERVED, find_kind
-from kubenetlab.api.lab import AllocationState, Attachment, PodRuntimeStatus, Termination
+from kubenetlab.api.lab import (
+    AllocationState,
+    Attachment,
+    JobTracking,
+    PodRuntimeStatus,
+    Termination,
+)
 from kubenetlab.api.meta import OwnerReference, Resource, seconds, timestamp
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, Kind, deletion
@@ -46,6 +53,9 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
     for termination in cluster.all(Termination):
         if termination.pod_uid not in pods:
             yield deletion(termination)
+    if trackings := cluster.all(JobTracking):
+        jobs = {job.uid for job in cluster.all(Job)}
+        yield from (deletion(tracking) for tracking in trackings if tracking.job_uid not in jobs)
     yield from _old_events(cluster, now)
 
 

@@ -1,6 +1,7 @@
 """job controller: runs pods until enough of them have succeeded or too many have failed.
 
-It reads Jobs and pods. It creates pods, waiting 10, 20, 40 … 600 seconds after failures since the
+It reads Jobs and pods. It counts every pod once, when the pod has finished or is deleted, and
+creates pods, waiting 10, 20, 40 … 600 seconds after failures since the
 last success. Finished pods stay until their Job is deleted.
 Source: k8s.io/kubernetes
 pkg/controller/job/{job_controller.go,indexed_job_utils.go,backoff_utils.go}.
@@ -18,7 +19,8 @@ from kubenetlab.api.batch import (
     Job,
     JobStatus,
 )
-from kubenetlab.api.meta import Condition, seconds, timestamp
+from kubenetlab.api.lab import JobTracking
+from kubenetlab.api.meta import Condition, ObjectMeta, seconds, timestamp
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, Kind, deletion
 from kubenetlab.controllers.children import create_pod, delete_pod, new_pod
@@ -36,14 +38,10 @@ MAX_BACK_OFF_S = 600
 
 
 class _Pods(Struct, frozen=True):
-    """A Job's pods by state.
-
-    Terminating pods that have not finished are in none of the groups.
-    """
+    """A Job's pods by state. Pods that were counted still count after their deletion."""
 
     active: tuple[Pod, ...]
-    succeeded: tuple[Pod, ...]
-    failed: tuple[Pod, ...]
+    counted: JobTracking
 
     @property
     def restarts(self) -> int:
@@ -56,25 +54,32 @@ class _Pods(Struct, frozen=True):
 
         That is: more failed pods than `limit`, or at least `limit` restarts (1 when `limit` is 0).
         """
-        return len(self.failed) > limit or self.restarts >= max(limit, 1)
+        return len(self.counted.failed) > limit or self.restarts >= max(limit, 1)
 
 
 def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
     serials = Serials(cluster)
     for job in cluster.all(Job):
         owned = cluster.owned_by(Pod, job)
+        known = cluster.get(JobTracking, job.namespace, job.name)
+        before = known if known is not None and known.job_uid == job.uid else _new_tracking(job)
         pods = _Pods(
             tuple(pod for pod in owned if not pod.is_finished and not pod.is_terminating),
-            tuple(pod for pod in owned if pod.status.phase == "Succeeded"),
-            tuple(pod for pod in owned if pod.status.phase == "Failed"),
+            _counted(job, owned, before),
         )
         if job.outcome:
             yield from _delete_after_ttl(job, now)
             continue
         ended = _end_condition(job, pods, now)
+        surplus = _surplus(job, pods, ended)
+        for pod in surplus:
+            yield from delete_pod(cluster, job, pod, SOURCE, now)
+        tracking = structs.replace(
+            pods.counted, released=(*pods.counted.released, *(pod.uid for pod in surplus))
+        )
+        if tracking != known:
+            yield tracking
         if ended is not None:
-            for pod in pods.active:
-                yield from delete_pod(cluster, job, pod, SOURCE, now)
             yield event(
                 cluster,
                 job,
@@ -118,9 +123,9 @@ def _end_condition(job: Job, pods: _Pods, now: float) -> Condition | None:
         )
     goal = job.spec.goal
     is_complete = (
-        bool(pods.succeeded) and not pods.active
+        bool(pods.counted.succeeded) and not pods.active
         if goal is None
-        else len(_completions(job, pods.succeeded)) >= goal
+        else len(_completions(job, pods.counted)) >= goal
     )
     return (
         Condition(
@@ -138,15 +143,12 @@ def _end_condition(job: Job, pods: _Pods, now: float) -> Condition | None:
 def _adjust_pods(
     cluster: Cluster, job: Job, pods: _Pods, serials: Serials, now: float
 ) -> Iterator[Change | Wake]:
-    """Yield the creation of missing pods and the deletion of surplus pods."""
+    """Yield the creation of missing pods, or when to create them."""
     if job.spec.active_deadline_seconds is not None and not job.spec.suspend:
         yield Wake(
             seconds(job.status.start_time or timestamp(now)) + job.spec.active_deadline_seconds
         )
-    desired = 0 if job.spec.suspend else _desired_pods(job, pods)
-    for pod in pods.active[desired:]:
-        yield from delete_pod(cluster, job, pod, SOURCE, now)
-    missing = desired - len(pods.active)
+    missing = _desired_pods(job, pods) - len(pods.active)
     if missing <= 0:
         return
     not_before = _back_off_until(pods)
@@ -165,25 +167,60 @@ def _adjust_pods(
         yield from create_pod(cluster, job, _pod(job, name, index, serials, now), SOURCE, now)
 
 
+def _new_tracking(job: Job) -> JobTracking:
+    return JobTracking(ObjectMeta(name=job.name, namespace=job.namespace), job.uid)
+
+
+def _counted(job: Job, owned: Sequence[Pod], before: JobTracking) -> JobTracking:
+    """Return the counted pods, with those that have finished or were deleted since `before`.
+
+    Source: pkg/controller/job/job_controller.go (trackJobStatusAndRemoveFinalizers, isPodFailed).
+    """
+    succeeded, failed, last_success = (
+        dict(before.succeeded),
+        dict(before.failed),
+        before.last_success,
+    )
+    for pod in owned:
+        if pod.uid in succeeded or pod.uid in failed or pod.uid in before.released:
+            continue
+        if pod.status.phase == "Succeeded":
+            is_indexed = job.spec.completion_mode == "Indexed"
+            succeeded[pod.uid] = pod.labels.get(COMPLETION_INDEX, "") if is_indexed else pod.name
+            last_success = max(last_success, _finished_at(pod))
+        elif pod.status.phase == "Failed" or pod.is_terminating:
+            deleted = pod.metadata.deletion_timestamp
+            failed[pod.uid] = _finished_at(pod) or (seconds(deleted) if deleted else 0.0)
+    return structs.replace(before, succeeded=succeeded, failed=failed, last_success=last_success)
+
+
+def _surplus(job: Job, pods: _Pods, ended: Condition | None) -> tuple[Pod, ...]:
+    """Return the active pods that the Job does not need any more."""
+    return pods.active if ended is not None else pods.active[_desired_pods(job, pods) :]
+
+
 def _desired_pods(job: Job, pods: _Pods) -> int:
     """Return the number of pods that should run now."""
+    if job.spec.suspend:
+        return 0
     if job.spec.goal is None:
-        return len(pods.active) if pods.succeeded else job.spec.at_a_time
-    return min(job.spec.at_a_time, job.spec.goal - len(_completions(job, pods.succeeded)))
+        return len(pods.active) if pods.counted.succeeded else job.spec.at_a_time
+    return min(job.spec.at_a_time, job.spec.goal - len(_completions(job, pods.counted)))
 
 
-def _completions(job: Job, succeeded: Sequence[Pod]) -> list[str]:
+def _completions(job: Job, counted: JobTracking) -> list[str]:
     """Return the completions so far, sorted for an indexed Job.
 
     Each succeeded pod counts by its name, or in an indexed Job each completion index once.
     """
     if job.spec.completion_mode == "NonIndexed":
-        return [pod.name for pod in succeeded]
-    return sorted({pod.labels.get(COMPLETION_INDEX, "") for pod in succeeded}, key=int)
+        return list(counted.succeeded.values())
+    return sorted(set(counted.succeeded.values()), key=int)
 
 
 def _free_indexes(job: Job, pods: _Pods) -> list[int]:
-    used = {pod.labels.get(COMPLETION_INDEX) for pod in (*pods.active, *pods.succeeded)}
+    used = {pod.labels.get(COMPLETION_INDEX) for pod in pods.active}
+    used |= set(pods.counted.succeeded.values())
     return [index for index in range(job.spec.completions or 0) if str(index) not in used]
 
 
@@ -192,8 +229,8 @@ def _back_off_until(pods: _Pods) -> float:
 
     Failures before the latest success do not count.
     """
-    last_success = max(map(_finished_at, pods.succeeded), default=0.0)
-    failures = [finished for pod in pods.failed if (finished := _finished_at(pod)) > last_success]
+    counted = pods.counted
+    failures = [at for at in counted.failed.values() if at > counted.last_success]
     return (
         max(failures) + min(FIRST_BACK_OFF_S * 2 ** min(len(failures) - 1, 10), MAX_BACK_OFF_S)
         if failures
@@ -255,12 +292,12 @@ def _event_text(ended: Condition) -> tuple[str, str]:
 
 
 def _status(job: Job, pods: _Pods, ended: Condition | None, now: float) -> JobStatus:
-    completions = _completions(job, pods.succeeded)
+    completions = _completions(job, pods.counted)
     return JobStatus(
         active=0 if ended else len(pods.active),
         ready=0 if ended else sum(pod.is_ready for pod in pods.active),
         succeeded=len(completions),
-        failed=len(pods.failed),
+        failed=len(pods.counted.failed),
         start_time=None if job.spec.suspend else job.status.start_time or timestamp(now),
         completion_time=timestamp(now) if ended and ended.type == "Complete" else None,
         completed_indexes=",".join(completions) if job.spec.completion_mode == "Indexed" else "",

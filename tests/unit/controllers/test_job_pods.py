@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import structs
 
 from kubenetlab.api.batch import Job
-from kubenetlab.api.lab import ContainerReport, PodRuntimeStatus
+from kubenetlab.api.lab import ContainerReport, JobTracking, PodRuntimeStatus
 from kubenetlab.api.pods import Pod
-from kubenetlab.api.store import Cluster
+from kubenetlab.api.store import Change, Cluster, deletion
+from kubenetlab.controllers.termination import terminated
 from kubenetlab.errors import ManifestError
 from tests.clusters import NOW, applied, observed, pod_named, problems_of, settled, store
 
@@ -152,3 +154,51 @@ def test_a_jobs_template_cannot_change() -> None:
     """The field is immutable."""
     with pytest.raises(ManifestError, match="template: field is immutable"):
         applied(store(job()), job().replace("db:5432", "db:5433"))
+
+
+def deleted(cluster: Cluster, pod: Pod, now: float = NOW) -> Cluster:
+    """Return the store after a user has deleted a pod and it is gone."""
+    runtime = cluster.get(PodRuntimeStatus, pod.namespace, pod.name)
+    changes: list[Change] = [*terminated(pod, now)]
+    if runtime is not None:
+        changes.append(structs.replace(runtime, is_detached=True))
+    cluster = settled(cluster.with_changes(changes), now)
+    assert cluster.get(Pod, pod.namespace, pod.name) is None
+    return cluster
+
+
+def test_a_deleted_pod_counts_as_it_ended() -> None:
+    """A finished pod keeps its success after its deletion; the work is not repeated."""
+    cluster = store(job("completions: 2"))
+    cluster = ended(cluster, workers(cluster)[0])
+    (finished,) = [pod for pod in cluster.all(Pod) if pod.is_finished]
+    cluster = deleted(cluster, finished)
+    assert work(cluster).status.succeeded == 1
+    cluster = ended(cluster, workers(cluster)[0])
+    assert (work(cluster).outcome, work(cluster).status.succeeded) == ("Complete", 2)
+
+
+def test_an_active_pod_that_is_deleted_has_failed() -> None:
+    """As in Kubernetes; pods that the Job deletes itself do not count."""
+    cluster = store(job("backoffLimit: 0"))
+    cluster = deleted(cluster, workers(cluster)[0])
+    assert work(cluster).status.conditions[0].reason == "BackoffLimitExceeded"
+    patient = store(job("completions: 4\n  parallelism: 3\n  backoffLimit: 0"))
+    fewer = work(patient)
+    fewer = structs.replace(fewer, spec=structs.replace(fewer.spec, parallelism=1))
+    patient = settled(patient.with_changes([fewer]))
+    assert len(workers(patient)) == 1
+    assert (work(patient).outcome, work(patient).status.failed) == ("", 0)
+    paused = structs.replace(fewer, spec=structs.replace(fewer.spec, suspend=True))
+    patient = settled(patient.with_changes([paused]))
+    assert (len(workers(patient)), work(patient).status.failed) == (0, 0)
+
+
+def test_another_job_of_the_same_name_begins_at_nothing() -> None:
+    """What was counted belongs to the Job that was deleted."""
+    cluster = store(job("completions: 2"))
+    cluster = ended(cluster, workers(cluster)[0])
+    cluster = settled(cluster.with_changes([deletion(work(cluster))]))
+    assert not cluster.all(JobTracking)
+    cluster = settled(applied(cluster, job("completions: 1")))
+    assert work(cluster).status.succeeded == 0
