@@ -36,7 +36,9 @@ from kubenetlab.lab.agent.error_report import condensed
 from kubenetlab.lab.agent.exit_watcher import ExitWatcher
 from kubenetlab.lab.agent.netns_links import NetnsLinks
 from kubenetlab.lab.agent.node_agent_client import NodeAgentClient
+from kubenetlab.lab.agent.node_agent_connections import NodeAgentConnections
 from kubenetlab.lab.agent.observed_state import ObservedState
+from kubenetlab.lab.agent.probe_client import ProbeClient
 from kubenetlab.lab.agent.retries import Retries
 from kubenetlab.lab.agent.runtime_client import RuntimeClient
 from kubenetlab.lab.agent.takeover import take_over
@@ -47,6 +49,7 @@ from kubenetlab.lab.context import LabContext
 from kubenetlab.lab.log import log
 from kubenetlab.lab.paths import LAB
 from kubenetlab.lab.store import recovery, store_file
+from kubenetlab.lab.transport.frames import Message
 from kubenetlab.lab.transport.rpc import exit_on_failure
 
 MAX_ROUNDS = 1000
@@ -86,6 +89,7 @@ class Agent:
             self.kernel, lambda: self.is_idle, self._repair_soon, self._pause_exited
         )
         self.rules: NodeAgentClient
+        self.probes: ProbeClient
         self.runs: RuntimeClient
         self.builder: Builder
         self.check_room = partial(check_growth, boot)
@@ -110,15 +114,14 @@ class Agent:
 
         Raises StoreError, having touched nothing, where a former agent has left no store that can be read.
         """
-        self.rules = NodeAgentClient(
+        node_agents = NodeAgentConnections(
             self.directory,
             self._boot.node_agents,
-            lambda answers: self.learn(
-                status_reports.probe_reports(self.cluster, self.clock.of_lab(answers))
-            ),
-            self._rules_touched,
-            lambda: self.wake(check=True),
+            self._receive_node_agent_event,
+            self._node_agent_replaced,
         )
+        self.rules = NodeAgentClient(node_agents, self.directory, self._rules_touched)
+        self.probes = ProbeClient(node_agents, self._record_probe_results)
         self.runs = RuntimeClient(
             self.directory,
             self._boot.workers,
@@ -129,7 +132,9 @@ class Agent:
             self.sandboxes.id,
         )
         links = NetnsLinks(self.lab, self._boot.run_netns, self._boot.outer_proc)
-        self.builder = Builder(self.kernel, self.sight, self.rules, self.runs, links, self.exits)
+        self.builder = Builder(
+            self.kernel, self.sight, self.rules, self.probes, self.runs, links, self.exits
+        )
         is_first = self._boot.progress is not None
         if not is_first:
             self.cluster = self._keeper.adopt(recovery.recovered(self.directory / rundir.STORE))
@@ -257,8 +262,8 @@ class Agent:
             await self._apply(changes)
             self._is_applying = False
             self._turns.begin()
-        is_asked = await self.rules.set_probes(self.wanted.probes(), self.builder.nodes)
-        await self.rules.first_answers(FIRST_ANSWERS_S if changes else 0)
+        is_asked = await self.probes.replace(self.wanted.probes(), self.builder.nodes)
+        await self.probes.wait_for_first_results(FIRST_ANSWERS_S if changes else 0)
         self._retry(self._refusals, self.failures if is_asked else [*self.failures, PROBES])
         if not self.builder.unruled:  # no node sends anybody to a pod that is going any more
             for pod in cluster.all(Pod):
@@ -362,6 +367,22 @@ class Agent:
         self._kept_rules.clear()
 
     # --- lives of others ---
+
+    def _receive_node_agent_event(self, event: Message) -> None:
+        match event["event"]:
+            case "probes":
+                self.probes.record_results(event["probes"])
+            case "touched":
+                self.rules.note_touched(event["netns"])
+
+    def _record_probe_results(self, results: Sequence[Message]) -> None:
+        reports = self.clock.of_lab(results)
+        self.learn(status_reports.probe_reports(self.cluster, reports))
+
+    def _node_agent_replaced(self) -> None:
+        """Send a new node agent its probes, and check the rules that its predecessor watched."""
+        self.probes.reset()
+        self.wake(check=True)
 
     def _pause_exited(self, netns: str, pause: Pause) -> None:
         """A pause process has exited; its exit is recorded once, and never as that of a successor."""

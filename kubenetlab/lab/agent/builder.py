@@ -29,6 +29,7 @@ from kubenetlab.lab.agent.kube_proxy_notifier import KubeProxyNotifier
 from kubenetlab.lab.agent.netns_links import NetnsLinks
 from kubenetlab.lab.agent.node_agent_client import NodeAgentClient
 from kubenetlab.lab.agent.observed_state import ObservedState
+from kubenetlab.lab.agent.probe_client import ProbeClient
 from kubenetlab.lab.agent.runtime_client import RuntimeClient
 from kubenetlab.programs import COMMAND, is_one_shot
 
@@ -51,6 +52,7 @@ class Builder:
         kernel: LinuxKernel,
         sight: ObservedState,
         rules: NodeAgentClient,
+        probes: ProbeClient,
         runs: RuntimeClient,
         links: NetnsLinks,
         exits: ExitWatcher,
@@ -60,6 +62,7 @@ class Builder:
         self.kernel = kernel
         self.sight = sight
         self.rules = rules
+        self.probes = probes
         self.runs = runs
         self._exits = exits
         self.proxies = KubeProxyNotifier(runs)
@@ -211,7 +214,7 @@ class _Building:
             for netns in pods
             if netns in probes and all(_serves(run.program) for _, run in self._programs[netns])
         ]
-        await self._builder.rules.add_probes(
+        await self._builder.probes.update(
             {netns: probes[netns] for netns in running}, self._builder.nodes
         )
 

@@ -9,13 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-from zlib import crc32
+from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct
 
-from kubenetlab.datapath.probes import ProbeSpec
 from kubenetlab.errors import refusal
 from kubenetlab.hoststate.rules.listing import Difference
 from kubenetlab.hoststate.rules.rulesets import (
@@ -29,7 +27,7 @@ from kubenetlab.hoststate.rules.rulesets import (
 )
 from kubenetlab.kernel.files import replace_file
 from kubenetlab.kernel.processes.identity import ProcessId
-from kubenetlab.lab import rundir
+from kubenetlab.lab.agent.node_agent_connections import NodeAgentConnections
 from kubenetlab.lab.agent.rule_differences import ComparedNamespace, rule_differences
 from kubenetlab.lab.log import log
 from kubenetlab.lab.transport.batcher import Batcher
@@ -68,37 +66,18 @@ class NodeAgentClient:
 
     def __init__(
         self,
+        node_agents: NodeAgentConnections,
         directory: Path,
-        node_agents: int,
-        on_probes: Callable[[Sequence[Message]], None],
         on_touched: Callable[[str], None],
-        on_return: Callable[[], None],
     ) -> None:
-        """`on_touched` is told the namespace in which somebody else has changed rules, `on_return` when a node agent is a new one."""
-        self._hands = [
-            RpcClient(
-                f"node agent {number}",
-                str(directory / rundir.node_agent_socket(number)),
-                self._heard,
-                self._forget_probes,
-            )
-            for number in range(node_agents)
-        ]
-        self._on_probes = on_probes
+        """`on_touched` is told the namespace in which somebody else has changed rules."""
+        self._node_agents = node_agents
         self._on_touched = on_touched
         self._marks_path = directory / "rules.json"
-        self._on_return = on_return
         self._marks: dict[str, RulesetCheckpoint] = {}
         """Node's namespace → what our last transaction left there."""
         self._dubious: set[str] = set()
         """Where the tables have to be made anew, whatever they hold."""
-        self._probes: dict[str, tuple[tuple[ProbeSpec, ProcessId], ...]] = {}
-        """Sandbox → its probes, each with the pause process of the node that asks."""
-        self._returns = 0
-        """How often a node agent has been replaced."""
-        self._unanswered: set[tuple[str, str, str]] = set()
-        """Keys of probes that should answer at once and have not yet, one way or the other."""
-        self._answered = asyncio.Event()
         self._loads = Batcher(self._load)
         self._telling: set[asyncio.Task[None]] = set()
         self.on_sync: Callable[[str, Message], None] = lambda netns, answer: None
@@ -184,6 +163,11 @@ class NodeAgentClient:
             )
             task.add_done_callback(self._telling.discard)
 
+    def note_touched(self, netns: str) -> None:
+        """A node agent has noticed a transaction that is not ours."""
+        if netns in self._marks:
+            self._on_touched(netns)
+
     def forget(self, netns: str) -> None:
         """A node is gone."""
         self._marks.pop(netns, None)
@@ -195,89 +179,6 @@ class NodeAgentClient:
             replace_file(self._marks_path, msgspec.json.encode(self._marks))
         except OSError as error:
             log(f"the marks of the rules are not written: {refusal(error)}")
-
-    async def set_probes(
-        self, wanted: Mapping[str, tuple[ProbeSpec, ...]], nodes: Mapping[str, ProcessId]
-    ) -> bool:
-        """Have the node agents ask these questions, by sandbox, and no others; return False when one of them did not take them."""
-        return await self.add_probes({**dict.fromkeys(self._probes, ()), **wanted}, nodes)
-
-    async def add_probes(
-        self, wanted: Mapping[str, tuple[ProbeSpec, ...]], nodes: Mapping[str, ProcessId]
-    ) -> bool:
-        """Have them ask these, in place of what they ask in the same sandboxes; return False when one of them did not take them.
-
-        Several callers may do so at once for different sandboxes.
-        """
-        asked = {
-            netns: tuple(
-                (spec, nodes[spec.node_netns]) for spec in specs if spec.node_netns in nodes
-            )
-            for netns, specs in wanted.items()
-        }
-        changed = {
-            netns: probes
-            for netns, probes in asked.items()
-            if self._probes.get(netns, ()) != probes
-        }
-        if not changed:
-            return True
-        fresh = {
-            spec.key
-            for netns, probes in changed.items()
-            for spec, node in probes
-            if not spec.delay_s
-            and spec.kind in ("startup", "readiness")
-            and (spec, node) not in self._probes.get(netns, ())
-        }
-        self._unanswered = {key for key in self._unanswered if changed.get(key[0], True)} | fresh
-        self._answered.clear()
-        returns = self._returns
-        answers = await asyncio.gather(*(self._ask(hand, changed, nodes) for hand in self._hands))
-        if errors := [str(answer["error"]) for answer in answers if "error" in answer]:
-            log(f"probes are not asked: {'; '.join(errors)}")
-        is_asked = (
-            not errors and returns == self._returns
-        )  # a node agent that has come back in between knows of none
-        if is_asked:
-            self._probes = {
-                netns: probes for netns, probes in {**self._probes, **changed}.items() if probes
-            }
-        return is_asked
-
-    async def _ask(
-        self,
-        hand: RpcClient,
-        changed: Mapping[str, tuple[tuple[ProbeSpec, ProcessId], ...]],
-        nodes: Mapping[str, ProcessId],
-    ) -> Message:
-        """What has changed of the probes that one node agent has, or is to have."""
-        mine: dict[str, list[Any]] = {}
-        for netns, wanted in changed.items():
-            for is_wanted, probes in ((False, self._probes.get(netns, ())), (True, wanted)):
-                for spec, _ in probes:
-                    if self._hand(spec.node_netns) is hand:
-                        mine.setdefault(netns, []).extend(
-                            [msgspec.to_builtins(spec)] if is_wanted else []
-                        )
-        if not mine:
-            return {}
-        asking = {netns: node for netns, node in nodes.items() if self._hand(netns) is hand}
-        return await hand.call(
-            do="probes",
-            netns=list(mine),
-            probes=[spec for specs in mine.values() for spec in specs],
-            nodes=asking,
-        )
-
-    async def first_answers(self, within_s: float) -> None:
-        """Returns when all who were asked for the first time have answered, one way or the other, or after a time."""
-        if self._unanswered:
-            try:
-                async with asyncio.timeout(within_s):
-                    await self._answered.wait()
-            except TimeoutError:
-                self._unanswered.clear()
 
     async def differences(
         self, desired: Mapping[str, Sequence[RuleObject]], nodes: Mapping[str, ProcessId]
@@ -333,25 +234,7 @@ class NodeAgentClient:
         }
 
     def _hand(self, netns: str) -> RpcClient:
-        """A node's; the same one for every agent, for it keeps what it knows of the node."""
-        return self._hands[crc32(netns.encode()) % len(self._hands)]
-
-    def _heard(self, event: Message) -> None:
-        if event["event"] == "probes":
-            answers = event["probes"]
-            self._unanswered.difference_update(
-                (answer["netns"], answer["container"], answer["kind"]) for answer in answers
-            )
-            if not self._unanswered:
-                self._answered.set()
-            self._on_probes(answers)
-        elif event["netns"] in self._marks:
-            self._on_touched(event["netns"])
-
-    def _forget_probes(self) -> None:
-        self._probes = {}
-        self._returns += 1
-        self._on_return()
+        return self._node_agents.client(netns)
 
 
 async def _tell(
