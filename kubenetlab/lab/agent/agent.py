@@ -34,6 +34,7 @@ from kubenetlab.lab.agent.builder import Builder, Refused, of_hand
 from kubenetlab.lab.agent.desired_state import DesiredState
 from kubenetlab.lab.agent.error_report import condensed
 from kubenetlab.lab.agent.exit_watcher import ExitWatcher
+from kubenetlab.lab.agent.kube_proxy_notifier import KubeProxyNotifier
 from kubenetlab.lab.agent.netns_links import NetnsLinks
 from kubenetlab.lab.agent.node_agent_client import NodeAgentClient
 from kubenetlab.lab.agent.node_agent_connections import NodeAgentConnections
@@ -88,17 +89,41 @@ class Agent:
         self.sight = ObservedState(
             self.kernel, lambda: self.is_idle, self._repair_soon, self._pause_exited
         )
-        self.rules: NodeAgentClient
-        self.probes: ProbeClient
-        self.runs: RuntimeClient
-        self.builder: Builder
+        self.exits = ExitWatcher(self._pause_exited)
+        self.runs = RuntimeClient(
+            self.directory,
+            boot.workers,
+            self._record_program_reports,
+            self._lost_programs,
+            self.sandboxes.id,
+        )
+        self.proxies = KubeProxyNotifier(self.runs)
+        node_agents = NodeAgentConnections(
+            self.directory,
+            boot.node_agents,
+            self._receive_node_agent_event,
+            self._node_agent_replaced,
+        )
+        self.rules = NodeAgentClient(
+            node_agents, self.directory, self._rules_touched, self.proxies.synced
+        )
+        self.probes = ProbeClient(node_agents, self._record_probe_results)
+        self.builder = Builder(
+            self.kernel,
+            self.sight,
+            self.rules,
+            self.probes,
+            self.runs,
+            NetnsLinks(boot.lab, boot.run_netns, boot.outer_proc),
+            self.exits,
+            self.proxies,
+        )
         self.check_room = partial(check_growth, boot)
         self._boot = boot
         self.controllers = Controllers(BURST)
         self._keeper = store_file.StoreFile(
             self.directory / rundir.STORE, boot.state
         )  # `up` has written it down
-        self.exits = ExitWatcher(self._pause_exited)
         self._turns = Turns()
         self._dirty = asyncio.Event()
         self.watchers = Watchers()
@@ -114,27 +139,6 @@ class Agent:
 
         Raises StoreError, having touched nothing, where a former agent has left no store that can be read.
         """
-        node_agents = NodeAgentConnections(
-            self.directory,
-            self._boot.node_agents,
-            self._receive_node_agent_event,
-            self._node_agent_replaced,
-        )
-        self.rules = NodeAgentClient(node_agents, self.directory, self._rules_touched)
-        self.probes = ProbeClient(node_agents, self._record_probe_results)
-        self.runs = RuntimeClient(
-            self.directory,
-            self._boot.workers,
-            lambda reports: self.learn(
-                status_reports.program_reports(self.cluster, self.clock.of_lab(reports))
-            ),
-            self._lost_programs,
-            self.sandboxes.id,
-        )
-        links = NetnsLinks(self.lab, self._boot.run_netns, self._boot.outer_proc)
-        self.builder = Builder(
-            self.kernel, self.sight, self.rules, self.probes, self.runs, links, self.exits
-        )
         is_first = self._boot.progress is not None
         if not is_first:
             self.cluster = self._keeper.adopt(recovery.recovered(self.directory / rundir.STORE))
@@ -379,6 +383,10 @@ class Agent:
         reports = self.clock.of_lab(results)
         self.learn(status_reports.probe_reports(self.cluster, reports))
 
+    def _record_program_reports(self, reports: Sequence[Message]) -> None:
+        reports = self.clock.of_lab(reports)
+        self.learn(status_reports.program_reports(self.cluster, reports))
+
     def _node_agent_replaced(self) -> None:
         """Send a new node agent its probes, and check the rules that its predecessor watched."""
         self.probes.reset()
@@ -412,7 +420,7 @@ class Agent:
 
     def _lost_programs(self, namespaces: list[str]) -> None:
         """An app worker died: its sockets are opened anew by its successor."""
-        self.builder.proxies.forget(namespaces)
+        self.proxies.forget(namespaces)
         for netns in namespaces:
             self.sight.note(
                 netns, instead_of=of_hand(self.known.get(netns, {}).values(), "programs")

@@ -56,6 +56,7 @@ class Builder:
         runs: RuntimeClient,
         links: NetnsLinks,
         exits: ExitWatcher,
+        proxies: KubeProxyNotifier,
     ) -> None:
         self.unruled: set[str] = set()
         self.links = links
@@ -65,8 +66,7 @@ class Builder:
         self.probes = probes
         self.runs = runs
         self._exits = exits
-        self.proxies = KubeProxyNotifier(runs)
-        rules.on_sync = self.proxies.synced
+        self._proxies = proxies
         self._thread = ThreadPoolExecutor(1, "kernel", raise_thread_priority)
 
     @property
@@ -87,7 +87,7 @@ class Builder:
         self, changes: Changes, desired: HostState, contexts: Contexts, probes: Probes, tell: Tell
     ) -> Refused:
         """Makes the changes that lead to `desired`."""
-        self.proxies.plan(contexts.cluster)
+        self._proxies.plan(contexts.cluster)
         building = _Building(self, changes, desired, contexts, probes, tell)
         loop = asyncio.get_running_loop()
         tell(phase="namespaces", total=len(changes.namespaces))
@@ -119,7 +119,7 @@ class Builder:
             report = await loop.run_in_executor(self._thread, self.kernel.apply, late)
             for failure in report.failures:
                 building.refused.setdefault(failure.netns, []).append(str(failure))
-        await self.proxies.deliver()
+        await self._proxies.deliver()
         self.rules.save_marks()
         return building.refused
 

@@ -69,10 +69,16 @@ class NodeAgentClient:
         node_agents: NodeAgentConnections,
         directory: Path,
         on_touched: Callable[[str], None],
+        on_sync: Callable[[str, Message], None],
     ) -> None:
-        """`on_touched` is told the namespace in which somebody else has changed rules."""
+        """Begin without checkpoints.
+
+        on_touched: called with a namespace in which another process has changed rules.
+        on_sync:    called with a namespace and the node agent's answer when a transaction has ended.
+        """
         self._node_agents = node_agents
         self._on_touched = on_touched
+        self._on_sync = on_sync
         self._marks_path = directory / "rules.json"
         self._marks: dict[str, RulesetCheckpoint] = {}
         """Node's namespace → what our last transaction left there."""
@@ -80,8 +86,6 @@ class NodeAgentClient:
         """Where the tables have to be made anew, whatever they hold."""
         self._loads = Batcher(self._load)
         self._telling: set[asyncio.Task[None]] = set()
-        self.on_sync: Callable[[str, Message], None] = lambda netns, answer: None
-        """Is told the namespace of each transaction, and how it went."""
 
     def load_marks(self) -> None:
         """What the former agent wrote down."""
@@ -142,7 +146,7 @@ class NodeAgentClient:
             answer = await load.answer
         except ConnectionError:
             answer = {"error": f"the {self._hand(netns).name} died"}
-        self.on_sync(netns, answer)
+        self._on_sync(netns, answer)
         if "error" in answer:
             self._dubious.add(netns)
             return RefusedRules(answer.get("dialect", ""), str(answer["error"]))

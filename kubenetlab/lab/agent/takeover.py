@@ -35,7 +35,7 @@ async def _look_around(agent: Agent) -> None:
     agent.sight.look_at(desired, list(agent.known))
     agent.rules.load_marks()
     await agent.runs.adopt()
-    agent.builder.proxies.adopt(agent.cluster)
+    agent.proxies.adopt(agent.cluster)
     for netns in list(agent.known):
         rules = of_hand(desired[netns].values(), "rules")
         is_current = False
