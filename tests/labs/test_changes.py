@@ -197,7 +197,7 @@ def test_drift_is_shown_repaired_and_written_down(attentive: Lab, command: str, 
     )  # on a machine that is busy it is repaired before anybody looks
     wait_for(lambda: lab.run("diff", status=None).status == 0, "the repair")
     wait_for(lambda: lab.run("ping", "-o", "json", status=None).json["ok"], "every packet")
-    assert "node/worker: somebody" in log.read_text()[before:]
+    assert "node/worker: another process" in log.read_text()[before:]
 
 
 def test_drift_is_kept_where_that_is_asked_for(lab: Lab) -> None:

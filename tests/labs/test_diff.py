@@ -197,7 +197,7 @@ def test_the_log_names_what_is_repaired(by_nftables: Lab) -> None:
             "the repair",
         )
         return (
-            f"node/worker: somebody changed the rules: - nft rule ip kube-proxy services: {rule}\n"
+            f"node/worker: another process changed the rules: - nft rule ip kube-proxy services: {rule}\n"
             in log.read_text()
         )
 

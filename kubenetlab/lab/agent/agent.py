@@ -1,7 +1,9 @@
-"""The agent: the lab's brain and builder. Whatever happens, it asks the controllers, plans, compares and applies, until nothing is left.
+"""The agent: the process that keeps the kernel as the lab's objects describe it.
 
-It may die at any moment: the objects are in the store file, everything else is in the kernel and in the other processes, and the
-next agent finds it there. The first one tells `up` how it gets on.
+Any change of the store, of the kernel or of another process of the lab wakes the agent. It then
+runs reconcile passes until one changes nothing. The agent may be killed at any moment: objects are
+in the store file, everything else is in the kernel and in other processes, where the next agent
+finds it. The first agent of a lab reports its progress to `up`.
 """
 
 from __future__ import annotations
@@ -9,11 +11,10 @@ from __future__ import annotations
 import asyncio
 import os
 import traceback
-from collections.abc import Callable, Coroutine, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from kubenetlab.api.lab import Decisions
 from kubenetlab.api.pods import Pod
@@ -21,16 +22,14 @@ from kubenetlab.api.store import Change, Cluster
 from kubenetlab.controllers import BURST, Controllers
 from kubenetlab.datapath.contexts import Contexts
 from kubenetlab.errors import ApplyError, reason, refusal
-from kubenetlab.hoststate.diff import Changes, diff
-from kubenetlab.hoststate.rules.rulesets import RuleObject
-from kubenetlab.hoststate.sandbox import Sandbox
-from kubenetlab.hoststate.state import Contents, HostState, peer_ends
+from kubenetlab.hoststate.diff import Changes
+from kubenetlab.hoststate.state import Contents, HostState
 from kubenetlab.kernel.linux import LinuxKernel
 from kubenetlab.kernel.namespaces.netns_pool import NetnsPool
-from kubenetlab.kernel.namespaces.sandboxes import Pause, Sandboxes
+from kubenetlab.kernel.namespaces.sandboxes import Sandboxes
 from kubenetlab.lab import machine, rundir
 from kubenetlab.lab.agent import status_reports
-from kubenetlab.lab.agent.builder import Builder, Refused, of_hand
+from kubenetlab.lab.agent.builder import Builder, Refused
 from kubenetlab.lab.agent.desired_state import DesiredState
 from kubenetlab.lab.agent.error_report import condensed
 from kubenetlab.lab.agent.exit_watcher import ExitWatcher
@@ -40,7 +39,10 @@ from kubenetlab.lab.agent.node_agent_client import NodeAgentClient
 from kubenetlab.lab.agent.node_agent_connections import NodeAgentConnections
 from kubenetlab.lab.agent.observed_state import ObservedState
 from kubenetlab.lab.agent.probe_client import ProbeClient
+from kubenetlab.lab.agent.process_events import ProcessEvents
+from kubenetlab.lab.agent.reconcile import reconcile
 from kubenetlab.lab.agent.retries import Retries
+from kubenetlab.lab.agent.rule_edits import REPAIR_AFTER_S, RuleEdits
 from kubenetlab.lab.agent.runtime_client import RuntimeClient
 from kubenetlab.lab.agent.takeover import take_over
 from kubenetlab.lab.agent.turns import Turns
@@ -50,265 +52,317 @@ from kubenetlab.lab.context import LabContext
 from kubenetlab.lab.log import log
 from kubenetlab.lab.paths import LAB
 from kubenetlab.lab.store import recovery, store_file
-from kubenetlab.lab.transport.frames import Message
 from kubenetlab.lab.transport.rpc import exit_on_failure
 
-MAX_ROUNDS = 1000
-"""So many rounds without a rest are nobody's intention."""
-REPAIR_AFTER_S = 1.0
-MAX_LOGGED = 20
-"""Maximum number of differences that are logged for one edit of a namespace's rules."""
-FIRST_ANSWERS_S = 0.1
-"""How long those who have just been started are waited for: the next round takes them together."""
-GREETING_S = 0.005
-"""For so long a new agent only answers those who have been waiting for it."""
-PROBES = "probes"
-"""Name, among what fails, of the probes that a node agent has not taken."""
+MAX_PASSES: Final = 1000
+"""Maximum number of reconcile passes before the agent pauses: more are a controller's mistake."""
+GREETING_S: Final = 0.005
+"""Time in which a new agent only answers queued requests, in seconds."""
+PROBES: Final = "probes"
+"""Key for probes that a node agent did not accept, among the failures to retry."""
 
 Serve = Callable[["Agent", str], Coroutine[Any, Any, None]]
 
 
 class Agent:
-    """One agent's life. `cluster` is the store, `desired` what follows from it, `sight` what there is."""
+    """The state of a lab as one agent process has it.
 
-    def __init__(self, boot: LabContext) -> None:
-        self.lab = boot.lab
-        self.directory = Path(boot.directory)
-        self.clock = boot.clock
-        self.cluster: Cluster = boot.state or Cluster()
-        self.wanted = DesiredState()
+    `cluster` has the objects of the store, `desired` the kernel objects that follow from them, and
+    `known` the kernel objects that exist.
+    """
+
+    def __init__(self, context: LabContext) -> None:
+        """Create the clients of all other processes; a running event loop is required."""
+        self._context = context
+        self.lab = context.lab
+        self.directory = Path(context.directory)
+        self.clock = context.clock
+        self.cluster: Cluster = context.state or Cluster()
+        self.controllers = Controllers(BURST)
+        self.desired_state = DesiredState()
         self.failures: dict[str, str] = {}
-        """Namespace → what Linux refused there; empty again when it is done."""
-        self._kept_rules: set[str] = set()
-        self._logging: set[asyncio.Task[None]] = set()
-        """Nodes whose rules somebody else has changed, and that are to be kept so."""
-        self.sandboxes = Sandboxes(boot.lab, boot.path(rundir.PAUSE))
+        """Namespace → what the kernel refused there, until it succeeds."""
+        self.is_idle = False
+        """True while the agent waits for an event or a timer."""
+        self.watchers = Watchers()
+        """Notified when the store or `is_idle` changes."""
+        self.turns = Turns()
+        self.check_room = partial(check_growth, context)
+        self._store = store_file.StoreFile(self.directory / rundir.STORE, context.state)
+        self._dirty = asyncio.Event()
+        """Set when there is something to reconcile."""
+        self._needs_check = False
+        """True if the next pass compares rules and shared namespaces with the kernel first."""
+        self._is_applying = False
+        self.refusals, self._failed_passes = Retries(), Retries()
+        self._wake_at: float | None = None
+        """Time of the next pass without an event, in seconds of the lab's clock."""
+
+        self.sandboxes = Sandboxes(context.lab, context.path(rundir.PAUSE))
         self.kernel = LinuxKernel(self.sandboxes)
         self.kernel_is_free = asyncio.Lock()
-        """Held while the kernel is changed, by whoever looks at it in between."""
+        """Held while the kernel is changed, and while it is read outside a reconcile pass."""
+        events = ProcessEvents(self)
         self.sight = ObservedState(
-            self.kernel, lambda: self.is_idle, self._repair_soon, self._pause_exited
+            self.kernel, lambda: self.is_idle, self._repair_soon, events.pause_exited
         )
-        self.exits = ExitWatcher(self._pause_exited)
+        self.exit_watcher = ExitWatcher(events.pause_exited)
         self.runs = RuntimeClient(
             self.directory,
-            boot.workers,
-            self._record_program_reports,
-            self._lost_programs,
+            context.workers,
+            events.programs_reported,
+            events.programs_lost,
             self.sandboxes.id,
         )
-        self.proxies = KubeProxyNotifier(self.runs)
+        self.kube_proxies = KubeProxyNotifier(self.runs)
         node_agents = NodeAgentConnections(
             self.directory,
-            boot.node_agents,
-            self._receive_node_agent_event,
-            self._node_agent_replaced,
+            context.node_agents,
+            events.node_agent_reported,
+            events.node_agent_replaced,
         )
         self.rules = NodeAgentClient(
-            node_agents, self.directory, self._rules_touched, self.proxies.synced
+            node_agents,
+            self.directory,
+            events.rules_edited,
+            self.kube_proxies.synced,
         )
-        self.probes = ProbeClient(node_agents, self._record_probe_results)
+        self.rule_edits = RuleEdits(
+            self.rules, self.sight, self.sandboxes, self.kernel_is_free, self._repair_soon
+        )
+        self.probes = ProbeClient(node_agents, events.probes_reported)
         self.builder = Builder(
             self.kernel,
             self.sight,
             self.rules,
             self.probes,
             self.runs,
-            NetnsLinks(boot.lab, boot.run_netns, boot.outer_proc),
-            self.exits,
-            self.proxies,
+            NetnsLinks(context.lab, context.run_netns, context.outer_proc),
+            self.exit_watcher,
+            self.kube_proxies,
         )
-        self.check_room = partial(check_growth, boot)
-        self._boot = boot
-        self.controllers = Controllers(BURST)
-        self._keeper = store_file.StoreFile(
-            self.directory / rundir.STORE, boot.state
-        )  # `up` has written it down
-        self._turns = Turns()
-        self._dirty = asyncio.Event()
-        self.watchers = Watchers()
-        """Told whenever the store, or being idle, has changed."""
-        self._needs_check = self._is_applying = False
-        self._refusals, self._failed_rounds = Retries(), Retries()
-        self._wake_at: float | None = None
-        self.is_idle = False
-        """True while there is nothing left to do but to wait."""
 
     async def run(self, serve: Serve) -> None:
-        """Build or take over the lab, then keep it so; `serve` answers the API on the socket of a name.
+        """Build or take over the lab, then reconcile it for ever.
 
-        Raises StoreError, having touched nothing, where a former agent has left no store that can be read.
+        serve: answers the API on the socket of a name.
+        Raises StoreError, before anything is changed, if a former agent left no readable store.
         """
-        is_first = self._boot.progress is not None
+        is_first = self._context.progress is not None
         if not is_first:
-            self.cluster = self._keeper.adopt(recovery.recovered(self.directory / rundir.STORE))
+            self.cluster = self._store.adopt(recovery.recovered(self.directory / rundir.STORE))
         self._serve(serve, rundir.INNER_API_SOCKET)
         if is_first:
-            await self.reconcile()
-            self.sight.open()
-            self._hand_over()
+            await self._converge()
+            self.sight.start_monitoring()
+            self._end_progress()
             self._serve(serve, rundir.API_SOCKET)
         else:
             self.sandboxes.adopt()
             self._serve(serve, rundir.API_SOCKET)
             await asyncio.sleep(GREETING_S)
             await take_over(self)
-            await self._attempt()
+            await self._converge_or_retry()
         while True:
             await self._wait()
-            await self._attempt()
+            await self._converge_or_retry()
 
     def _serve(self, serve: Serve, name: str) -> None:
         asyncio.get_running_loop().create_task(serve(self, name)).add_done_callback(exit_on_failure)
 
-    # --- what others call ---
+    # --- requests of the API and of other modules ---
 
     def learn(self, changes: Iterable[Change]) -> None:
-        """News: they change the store, and are reconciled at once."""
+        """Change objects in the store, and reconcile if that makes a difference."""
         after = self.cluster.with_changes(changes)
         if after is not self.cluster:
             self.cluster = after
             self.wake()
 
     def replace(self, cluster: Cluster, content: Controllers | None = None) -> None:
-        """A new store, from an admitted request, and the controllers that are content with it, where they were asked."""
+        """Replace the store, and reconcile.
+
+        content: controllers that have already run on `cluster`.
+        """
         self.cluster, self.controllers = cluster, content or self.controllers
         self.wake()
 
     def wake(self, *, check: bool = False) -> None:
-        """Has the agent reconcile, and with `check` ask first whether the rules are as they were left, and read the nodes."""
+        """Reconcile soon.
+
+        check: first look for rules and shared namespaces that another process has changed.
+        """
         self.is_idle = False
         self._needs_check |= check
         self._dirty.set()
 
     @property
     def desired(self) -> HostState:
-        """What should exist."""
-        return self.wanted.state
+        """The kernel objects that should exist."""
+        return self.desired_state.state
 
     @property
     def known(self) -> dict[str, Contents]:
-        """What exists in each namespace, as far as it has been made, seen or told."""
-        return self.sight.known
+        """The objects that exist in each namespace, as far as they were made, read or reported."""
+        return self.sight.contents
 
     @property
     def decisions(self) -> Decisions:
+        """The lab's choices of machine-dependent settings."""
         return machine.decisions(self.cluster)
 
     @property
     def contexts(self) -> Contexts:
+        """The context of every namespace that programs run in."""
         return Contexts(self.cluster, self.decisions)
 
-    # --- rounds ---
+    # --- the loop ---
 
-    async def _attempt(self) -> None:
-        """Reconciles. What fails is told, and tried again."""
+    async def _converge_or_retry(self) -> None:
+        """Reconcile; log an error and schedule a retry."""
         self.is_idle = False
         try:
-            await self.reconcile()
+            await self._converge()
         except Exception as error:
-            log(f"this round failed:\n{traceback.format_exc()}")
+            log(f"a reconcile pass failed:\n{traceback.format_exc()}")
             if self._is_applying:
-                os._exit(1)  # nobody knows how far it came: the next one finds out
+                os._exit(1)  # how much was applied is unknown: the next agent reads the kernel
             self.failures[LAB] = reason(error)
-            self._retry(self._failed_rounds, [LAB])
+            self._retry(self._failed_passes, [LAB])
             self.watchers.notify()
 
-    async def reconcile(self) -> None:
-        """Rounds until one changes nothing."""
+    async def _converge(self) -> None:
+        """Run reconcile passes until one changes nothing."""
         self.failures.pop(LAB, None)
-        for _ in range(MAX_ROUNDS):
+        for _ in range(MAX_PASSES):
             self._dirty.clear()
-            self.sight.is_keeping = self.cluster.config.drift == "keep"
-            is_checking, self._needs_check = self._needs_check, False
-            if is_checking:
-                await self._check_rules()
-            self.sight.refresh(self.desired)
-            if is_checking:
-                self.sight.doubt_shared()  # for a look when what was asked for is in force
+            await self._refresh()
             before = self.cluster
-            await self._turns.give()
-            await self._round()
-            if self.cluster is before and not self._dirty.is_set() and not self.sight.has_doubts:
-                self._failed_rounds.reset()
+            await self.turns.give()
+            await reconcile(self)
+            if self.cluster is before and not self._dirty.is_set() and not self.sight.is_stale:
+                self._failed_passes.reset()
                 break
         else:
-            log(
-                f"{MAX_ROUNDS} rounds, and still something changes; a pause, for others to be heard"
-            )
-            self._retry(self._failed_rounds, [LAB])
+            log(f"{MAX_PASSES} reconcile passes did not reach a stable state; pausing")
+            self._retry(self._failed_passes, [LAB])
         self.is_idle = True
         self.watchers.notify()
 
-    async def _round(self) -> None:
+    async def _refresh(self) -> None:
+        """Bring the observed state up to date, as the first step of a pass."""
+        self.sight.keeps_drift = self.cluster.config.drift == "keep"
+        is_checking, self._needs_check = self._needs_check, False
+        if is_checking:
+            await self.rule_edits.check(self.builder.nodes)
+        self.sight.refresh(self.desired)
+        if is_checking:
+            self.sight.mark_shared_stale()  # read by the next pass, after this one has applied
+
+    async def _wait(self) -> None:
+        """Return when there is something to do: an event, a timer, or drift."""
+        while True:
+            scan_s = self.sight.until_next_batch_s
+            wake_s = self._wake_at - self.clock.now() if self._wake_at is not None else scan_s
+            try:
+                async with asyncio.timeout(max(0.0, min(scan_s, wake_s))):
+                    await self._dirty.wait()
+                return
+            except TimeoutError:
+                if self._wake_at is not None and self._wake_at <= self.clock.now():
+                    return
+            try:
+                if self.sight.refresh(self.desired):
+                    return
+            except OSError as error:
+                log(f"the namespaces cannot be read: {refusal(error)}")
+                return
+
+    def _end_progress(self) -> None:
+        """Tell `up` that the lab is built; from now on `up` is an ordinary client."""
+        self._context.tell_progress(
+            built=len(self.known),
+            reasons=list(self.decisions.reasons) if self.decisions.is_final else [],
+        )
+        self._context.end_progress()
+
+    # --- steps of a reconcile pass ---
+
+    def run_controllers(self) -> Cluster:
+        """Run the controllers on the store and return the new one; note when to run them again."""
         cluster, self._wake_at = self.cluster, None
-        if cluster is not self._boot.state:  # with which they were content a moment ago
+        if cluster is not self._context.state:  # `up` has just run the controllers on that one
             cluster, self._wake_at = self.controllers.run(cluster, self.clock.now())
-        self.cluster = cluster = cluster.with_changes([machine.decisions(cluster)])
+        self.cluster = cluster.with_changes([machine.decisions(cluster)])
+        return self.cluster
+
+    def save(self) -> None:
+        """Write the store to disk if it has changed.
+
+        Called before the kernel is changed, and before a request that changed the store is
+        answered. Raises UnstorableError.
+        """
+        if self._store.save(self.cluster):
+            self.watchers.notify()
+        self.runs.acknowledge()
+
+    def save_readable(self) -> None:
+        """Write the store to disk; keep the former state of objects that a new agent cannot read.
+
+        Raises UnstorableError if there are such objects: a controller's mistake.
+        """
         try:
             self.save()
-        except store_file.UnstorableError as error:  # a controller's mistake: what the next agent can read is kept, and the pass fails
+        except store_file.UnstorableError as error:
             self.cluster = error.readable
             self.save()
             raise
-        await self._turns.give()
-        self.wanted.follow(cluster)
-        await self._turns.give()
-        changes = diff(HostState(self.known), self.desired)
-        # A refusal is over when nothing is left to do there: what could not be removed may have gone by itself.
+
+    def drop_resolved_failures(self, changes: Changes) -> None:
+        """Drop failures of namespaces without changes: an object may have gone by itself."""
         self.failures = {
             netns: text
             for netns, text in self.failures.items()
             if netns in changes.touched or netns == LAB
         }
-        if changes:
-            self._is_applying = True
-            await self._apply(changes)
-            self._is_applying = False
-            self._turns.begin()
-        is_asked = await self.probes.replace(self.wanted.probes(), self.builder.nodes)
-        await self.probes.wait_for_first_results(FIRST_ANSWERS_S if changes else 0)
-        self._retry(self._refusals, self.failures if is_asked else [*self.failures, PROBES])
-        if not self.builder.unruled:  # no node sends anybody to a pod that is going any more
-            for pod in cluster.all(Pod):
-                if pod.is_terminating:
-                    self.learn(status_reports.detached(self.cluster, pod))
 
-    def _retry(self, retries: Retries, failing: Iterable[str]) -> None:
-        """Have what fails tried again, after a delay that grows with each attempt."""
-        if (at := retries.schedule(failing, self.clock.now())) is not None:
-            self._wake_at = min(self._wake_at or at, at)
+    async def apply(self, changes: Changes) -> None:
+        """Apply changes, and record what exists then and what the kernel refused.
 
-    def save(self) -> None:
-        """Writes the store where it is not written yet: before the kernel is touched, and before a request that changed it is answered."""
-        if self._keeper.save(self.cluster):
-            self.watchers.notify()
-        self.runs.acknowledge()
-
-    async def _apply(self, changes: Changes) -> None:
+        Raises ApplyError for refusals while `up` is waiting.
+        """
+        self._is_applying = True
         async with self.kernel_is_free:
-            if self._boot.blanks is not None:
-                self.sandboxes.blanks, self._boot.blanks = NetnsPool(self._boot.blanks), None
+            if self._context.blanks is not None:
+                self.sandboxes.blanks, self._context.blanks = NetnsPool(self._context.blanks), None
             refused = await self.builder.apply(
-                changes, self.desired, self.contexts, self.wanted.probes, self._boot.tell_progress
+                changes,
+                self.desired,
+                self.contexts,
+                self.desired_state.probes,
+                self._context.tell_progress,
             )
-        self.exits.reap()
+        self.exit_watcher.reap()
         self.sandboxes.close_blanks()
+        self._record_sandboxes(changes)
+        if departed := changes.departed():
+            self.desired_state.forget(departed)
+        self._record_applied(changes, refused)
+        self._is_applying = False
+        self.turns.begin()
+
+    def _record_sandboxes(self, changes: Changes) -> None:
+        """Store the pause processes of new sandboxes."""
         pauses = self.sandboxes.pauses.copy()
-        made = [
-            entry.netns for entry in changes.namespaces if entry.is_new and entry.netns in pauses
-        ]
         self.learn(
             change
-            for netns in made
+            for netns in (entry.netns for entry in changes.namespaces if entry.is_new)
+            if netns in pauses
             for change in status_reports.sandbox_made(self.cluster, netns, pauses[netns].pid)
         )
-        if departed := changes.departed():
-            self.wanted.forget(departed)
-        self._settle(changes, refused)
 
-    def _settle(self, changes: Changes, refused: Refused) -> None:
-        """What is known after an apply. Where everything went well it is the plan itself; elsewhere Linux is asked."""
+    def _record_applied(self, changes: Changes, refused: Refused) -> None:
+        """Record what exists: the plan where everything succeeded, elsewhere what is read."""
         for entry in changes.namespaces:
             self.failures.pop(entry.netns, None)
             if entry.netns in refused or entry.netns not in self.sandboxes.pauses:
@@ -320,141 +374,27 @@ class Agent:
             for text in texts:
                 log(text)
         if refused:
-            if self._boot.progress is not None:
+            if self._context.progress is not None:
                 raise ApplyError(condensed(text for texts in refused.values() for text in texts))
-            self.sight.look_at(self.desired, refused)
+            self.sight.read(self.desired, refused)
+
+    def schedule_retries(self, *, are_probes_accepted: bool) -> None:
+        """Schedule the next attempt of everything that failed in this pass."""
+        failing = self.failures if are_probes_accepted else [*self.failures, PROBES]
+        self._retry(self.refusals, failing)
+
+    def _retry(self, retries: Retries, failing: Iterable[str]) -> None:
+        """Wake the agent when the first of the failures is to be tried again."""
+        if (at := retries.schedule(failing, self.clock.now())) is not None:
+            self._wake_at = min(self._wake_at or at, at)
+
+    def record_detached_pods(self) -> None:
+        """Record that terminating pods have left all rules, unless a node's rules are outdated."""
+        if not self.builder.unruled:
+            for pod in self.cluster.all(Pod):
+                if pod.is_terminating:
+                    self.learn(status_reports.detached(self.cluster, pod))
 
     def _repair_soon(self) -> None:
-        """Somebody else has changed something; he may want to see it before it is as it was."""
+        """Reconcile after REPAIR_AFTER_S."""
         asyncio.get_running_loop().call_later(REPAIR_AFTER_S, self.wake)
-
-    def _rules_touched(self, netns: str) -> None:
-        """Somebody else changed rules there: our tables are made anew, unless they are to be kept as they are."""
-        if self.sight.is_keeping:
-            self.sight.note_kept(netns)
-            self._kept_rules.add(netns)
-            return
-        loaded = of_hand(self.known.get(netns, {}).values(), "rules")
-        self._renew_rules(netns)
-        if loaded:
-            self._logging.add(
-                task := asyncio.get_running_loop().create_task(self._log_edits(netns, loaded))
-            )
-            task.add_done_callback(self._logging.discard)
-        self._repair_soon()
-
-    async def _log_edits(self, netns: str, loaded: Sequence[RuleObject]) -> None:
-        """Log what others have changed, unless that takes so long that the repair would have to wait for it."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(REPAIR_AFTER_S), self.kernel_is_free:
-                node = self.sandboxes.id(netns)
-                edits = await self.rules.edits(netns, node, loaded) if node is not None else []
-                for edit in edits[:MAX_LOGGED]:
-                    log(f"{netns}: somebody changed the rules: {edit.line}")
-                if len(edits) > MAX_LOGGED:
-                    log(
-                        f"{netns}: somebody changed the rules: {len(edits) - MAX_LOGGED} more differences"
-                    )
-
-    def _renew_rules(self, netns: str) -> None:
-        log(f"{netns}: somebody changed the rules; they are made anew")
-        self.rules.mark_stale(netns)
-        self.sight.note(netns, instead_of=of_hand(self.known.get(netns, {}).values(), "rules"))
-
-    async def _check_rules(self) -> None:
-        """Asks whether the rules are as they were left."""
-        for netns in {
-            *await self.rules.touched(self.builder.nodes),
-            *self._kept_rules,
-        } & self.known.keys():
-            self._renew_rules(netns)
-        self._kept_rules.clear()
-
-    # --- lives of others ---
-
-    def _receive_node_agent_event(self, event: Message) -> None:
-        match event["event"]:
-            case "probes":
-                self.probes.record_results(event["probes"])
-            case "touched":
-                self.rules.note_touched(event["netns"])
-
-    def _record_probe_results(self, results: Sequence[Message]) -> None:
-        reports = self.clock.of_lab(results)
-        self.learn(status_reports.probe_reports(self.cluster, reports))
-
-    def _record_program_reports(self, reports: Sequence[Message]) -> None:
-        reports = self.clock.of_lab(reports)
-        self.learn(status_reports.program_reports(self.cluster, reports))
-
-    def _node_agent_replaced(self) -> None:
-        """Send a new node agent its probes, and check the rules that its predecessor watched."""
-        self.probes.reset()
-        self.wake(check=True)
-
-    def _pause_exited(self, netns: str, pause: Pause) -> None:
-        """A pause process has exited; its exit is recorded once, and never as that of a successor."""
-        if self.sandboxes.discard(netns, pause):
-            self.sandbox_lost(netns)
-        if not self.kernel_is_free.locked():
-            self.exits.reap()
-
-    def sandbox_lost(self, netns: str) -> None:
-        """A sandbox has gone with its pause process: its namespaces, and the other ends of its links."""
-        log(f"{netns}: its pause process died")
-        self.builder.forget(netns)
-        is_shared = not netns.startswith("pod/")  # nothing is plugged into a pod
-        for other, contents in self.desired.namespaces.items() if is_shared else ():
-            if any(
-                obj.peer_end is not None and obj.peer_end[0] == netns for obj in contents.values()
-            ):
-                self.sight.doubt([other])
-            if any(isinstance(obj, Sandbox) and obj.shares == netns for obj in contents.values()):
-                self.sandboxes.kill(
-                    other
-                )  # a hostNetwork pod would keep the dead node's network, and its links, alive
-        self._refusals.reset()
-        self.sight.doubt(peer_ends(self.desired, [netns]))
-        self.learn(status_reports.sandbox_made(self.cluster, netns, 0))
-        self.wake()
-
-    def _lost_programs(self, namespaces: list[str]) -> None:
-        """An app worker died: its sockets are opened anew by its successor."""
-        self.proxies.forget(namespaces)
-        for netns in namespaces:
-            self.sight.note(
-                netns, instead_of=of_hand(self.known.get(netns, {}).values(), "programs")
-            )
-        self.wake()
-
-    # --- the rest ---
-
-    async def _wait(self) -> None:
-        """Until there is something to do: news, a timer, or something that is not as it was known."""
-        while True:
-            wake_s = (
-                self._wake_at - self.clock.now()
-                if self._wake_at is not None
-                else self.sight.next_slice_s
-            )
-            try:
-                async with asyncio.timeout(max(0.0, min(self.sight.next_slice_s, wake_s))):
-                    await self._dirty.wait()
-                return
-            except TimeoutError:
-                if self._wake_at is not None and self._wake_at <= self.clock.now():
-                    return
-            try:
-                if self.sight.refresh(self.desired):
-                    return
-            except OSError as error:
-                log(f"nothing was looked at: {refusal(error)}")
-                return
-
-    def _hand_over(self) -> None:
-        """Everything is built: from now on `up` is a client like any other."""
-        self._boot.tell_progress(
-            built=len(self.known),
-            reasons=list(self.decisions.reasons) if self.decisions.is_final else [],
-        )
-        self._boot.end_progress()

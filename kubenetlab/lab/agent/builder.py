@@ -112,7 +112,7 @@ class Builder:
         # Watched now, and not one by one: a pause process that is started gets a copy of each descriptor that is open, and closes it.
         for netns, pause in made.items():
             self._exits.watch(netns, pause)
-        self.sight.made(pause.pid for pause in made.values())
+        self.sight.monitor(pause.pid for pause in made.values())
         tell(phase="rules and programs")
         await building.finish()
         if late:
@@ -225,13 +225,13 @@ class _Building:
         self._unruled.discard(netns)
         old, new = (
             of_hand(contents.values(), "rules")
-            for contents in (builder.sight.known.get(netns, {}), self._desired[netns])
+            for contents in (builder.sight.contents.get(netns, {}), self._desired[netns])
         )
         said = await builder.rules.apply(netns, pause.id, old, new)
         self._probes()  # asked for next, and worked out while other nodes' rules are loaded
         if said is None:
             builder.unruled.discard(netns)
-            builder.sight.note(netns, new, instead_of=old)
+            builder.sight.record_applied(netns, new, removed=old)
         else:
             builder.unruled.add(netns)
             self.refused.setdefault(netns, []).append(rules_refused(netns, *said, self._desired))
@@ -255,7 +255,7 @@ class _Building:
         for verb, run in operations:
             if verb == "remove":
                 await builder.runs.stop(run, context.node)
-                builder.sight.note(netns, instead_of=[run])
+                builder.sight.record_applied(netns, removed=[run])
                 continue
             environment = partial(self._contexts.environment, netns, run.container)
             try:
@@ -263,7 +263,7 @@ class _Building:
             except OSError as error:  # its log cannot be put aside, or written
                 said = refusal(error)
             if said is None:
-                builder.sight.note(netns, [run], instead_of=[run])
+                builder.sight.record_applied(netns, [run], removed=[run])
             else:
                 self.refused.setdefault(netns, []).append(program_refused(run, said, self._desired))
 

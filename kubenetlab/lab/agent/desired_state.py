@@ -1,4 +1,4 @@
-"""Wanted: what should be in the kernel and in the other processes, as it follows from the store."""
+"""Desired state: the kernel objects, rules and programs that follow from the store."""
 
 from __future__ import annotations
 
@@ -13,33 +13,38 @@ from kubenetlab.lab import machine
 
 
 class DesiredState:
-    """Planned anew only where the store is another one, and then what has changed."""
+    """The plan for the latest store, in `state`. Unchanged parts are not planned again."""
 
     def __init__(self) -> None:
         self.state = HostState()
-        self._memo = PlanCache()
+        self._cache = PlanCache()
         self._cluster: Cluster | None = None
-        self._basis: tuple[object, ...] | None = None
-        """Of the store that was planned."""
+        self._inputs: tuple[object, ...] | None = None
+        """Inputs of the plan in `state`, compared by identity."""
         self._probes: Mapping[str, tuple[ProbeSpec, ...]] | None = {}
+        """The probes for `state`; None until they are planned."""
 
-    def follow(self, cluster: Cluster) -> None:
-        """From now on this is the store."""
-        found, self._cluster = basis(cluster), cluster
-        if self._basis is None or any(
-            now is not then for now, then in zip(found, self._basis, strict=True)
+    def update(self, cluster: Cluster) -> HostState:
+        """Plan a store if an input of the plan has changed; return the desired state."""
+        inputs, self._cluster = basis(cluster), cluster
+        if self._inputs is None or any(
+            new is not old for new, old in zip(inputs, self._inputs, strict=True)
         ):
-            self.state = plan(cluster, machine.decisions(cluster), self._memo)
-            self._probes, self._basis = None, found
+            self.state = plan(cluster, machine.decisions(cluster), self._cache)
+            self._probes, self._inputs = None, inputs
+        return self.state
 
     def probes(self) -> Mapping[str, tuple[ProbeSpec, ...]]:
-        """What is asked in each sandbox; planned when somebody wants to know, for namespaces can be made before."""
+        """Return the probes of each sandbox.
+
+        They are planned at the first call, so that namespaces can be created before that.
+        """
         if self._probes is None:
             assert self._cluster is not None
-            self._probes = plan_probes(self._cluster, machine.decisions(self._cluster), self._memo)
+            self._probes = plan_probes(self._cluster, machine.decisions(self._cluster), self._cache)
         return self._probes
 
-    def forget(self, departed: set[str]) -> None:
-        """What was computed for namespaces that are gone is not needed any more."""
-        gone = departed | {netns.removeprefix("node/") for netns in departed}
-        self._memo.forget(lambda key: isinstance(key, tuple) and key[1] in gone)
+    def forget(self, removed: set[str]) -> None:
+        """Drop cached plans of namespaces that no longer exist."""
+        names = removed | {netns.removeprefix("node/") for netns in removed}
+        self._cache.forget(lambda key: isinstance(key, tuple) and key[1] in names)

@@ -167,7 +167,7 @@ class NodeAgentClient:
             )
             task.add_done_callback(self._telling.discard)
 
-    def note_touched(self, netns: str) -> None:
+    def record_edit(self, netns: str) -> None:
         """A node agent has noticed a transaction that is not ours."""
         if netns in self._marks:
             self._on_touched(netns)

@@ -1,7 +1,9 @@
-"""Sight: what exists in each namespace, as far as it has been made, seen or told.
+"""Cache of the kernel state of every network namespace of the lab.
 
-A namespace is read when a new agent takes over, when Linux refused something in it, and when what the kernel tells contradicts what
-is known of it. Besides, all are read in turn, a few at a time, for what the kernel does not tell (settings, a port's hairpin mode).
+The cache changes when the agent reads a namespace or has changed it. A namespace is read again when
+a new agent takes over, when the kernel refused a change in it, and when a netlink event contradicts
+the cache. In addition, all namespaces are read in rotation, a few at a time, to catch what the
+kernel does not announce (sysctls, the hairpin mode of a bridge port).
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from math import ceil
+from typing import Final
 
 from kubenetlab.hoststate.netlink_events import NetlinkEvent, contradict
 from kubenetlab.hoststate.object import Object
@@ -20,202 +23,226 @@ from kubenetlab.kernel.namespaces.sandboxes import Pause
 from kubenetlab.kernel.netlink.monitor import Monitor
 from kubenetlab.lab.log import log
 
-PASS_S = 30.0
-"""How long it takes until everything has been read once, in a lab of at most SLICE namespaces."""
-SLICE = 20
-"""So many namespaces are read at a time."""
-SHORTEST_S = 5.0
-"""The time between two slices: a lab of 1,000 namespaces is read once in four minutes, for a thousandth of a processor."""
-NO_PASSES = "KUBENETLAB_NO_PASSES"
-"""In the environment of `up`: only what the kernel tells counts. For tests of exactly that."""
+FULL_SCAN_S: Final = 30.0
+"""Period of a full scan in a lab of at most BATCH_SIZE namespaces, in seconds."""
+BATCH_SIZE: Final = 20
+"""Number of namespaces read per batch of a full scan."""
+MIN_BATCH_INTERVAL_S: Final = 5.0
+"""Minimum time between two batches: a lab of 1,000 namespaces is scanned every four minutes, which
+costs 0.1 % of one processor."""
+NO_SCANS: Final = "KUBENETLAB_NO_PASSES"
+"""Environment variable of `up` that disables full scans. Used by tests of the event path."""
 
 
 class ObservedState:
-    """The agent's eyes. `known` changes where something is looked at, and where the agent has made something."""
+    """Observed objects per namespace, in `contents`."""
 
     def __init__(
         self,
         kernel: LinuxKernel,
-        is_at_rest: Callable[[], bool],
-        on_doubt: Callable[[], None],
+        is_idle: Callable[[], bool],
+        on_drift: Callable[[], None],
         on_exit: Callable[[str, Pause], None] = lambda netns, pause: None,
     ) -> None:
-        """`is_at_rest` is false while something is being made, and not all of it is known yet; `on_doubt` is called when at rest only.
+        """Create an empty cache.
 
-        on_exit: called with a sandbox that cannot be read any more because its pause process is exiting.
+        is_idle:  returns False while the agent applies changes, when events are expected.
+        on_drift: called while idle when an event contradicts the cache.
+        on_exit:  called with a sandbox that cannot be read because its pause process is exiting.
         """
-        self.known: dict[str, Contents] = {}
+        self.contents: dict[str, Contents] = {}
+        self.keeps_drift = False
+        """True if changes of other processes stay until `mark_shared_stale` (drift: keep)."""
         self._kernel = kernel
-        self._is_at_rest = is_at_rest
-        self._on_doubt = on_doubt
+        self._is_idle = is_idle
+        self._on_drift = on_drift
         self._on_exit = on_exit
         self._monitor: Monitor | None = None
-        self._told: dict[int, list[NetlinkEvent]] = {}
-        self._doubtful: set[str] = set()
-        self._is_deaf = False
-        """True when the kernel had more to tell than it could keep for us."""
-        self._turn: list[str] = []
-        """Who is still to be read in this pass."""
-        self.is_keeping = False
-        """True when what somebody else changes is to stay, until `doubt_shared`."""
-        self._kept: set[str] = set()
-        self._next_slice_at = time.monotonic() + PASS_S
+        self._pending: dict[int, list[NetlinkEvent]] = {}
+        """Unprocessed events by pid of the pause process."""
+        self._stale: set[str] = set()
+        """Namespaces to read again."""
+        self._lost_events = False
+        """True after the kernel has dropped events (ENOBUFS): every namespace may be stale."""
+        self._scan_queue: list[str] = []
+        """Namespaces that the current full scan has not read yet."""
+        self._kept_drift: set[str] = set()
+        """Namespaces with changes of other processes that are kept."""
+        self._next_batch_at = time.monotonic() + FULL_SCAN_S
 
-    def open(self) -> None:
-        """Hears from now on what the kernel tells of the namespaces that are there; where that is not allowed, only looking is left."""
+    @property
+    def state(self) -> HostState:
+        """The observed objects of all namespaces."""
+        return HostState(self.contents)
+
+    def start_monitoring(self) -> None:
+        """Subscribe to netlink events of all existing namespaces.
+
+        Without CAP_NET_BROADCAST only full scans find changes of other processes.
+        """
         try:
             self._monitor = Monitor()
         except PermissionError:
             log(
-                f"without CAP_NET_BROADCAST nobody tells what others change: it is found by looking, in {PASS_S:g} s or more"
+                "CAP_NET_BROADCAST is missing: changes of other processes are found by scans, "
+                f"after {FULL_SCAN_S:g} s or more"
             )
             return
         self._monitor.follow(self._kernel.sandboxes.pids.values())
-        asyncio.get_running_loop().add_reader(self._monitor.fileno(), self._hear)
+        asyncio.get_running_loop().add_reader(self._monitor.fileno(), self._on_readable)
 
-    def made(self, pids: Iterable[int]) -> None:
-        """There are new namespaces."""
+    def monitor(self, pids: Iterable[int]) -> None:
+        """Subscribe to netlink events of new namespaces, by the pids of their pause processes."""
         if self._monitor is not None:
             self._monitor.follow(pids)
 
     def forget(self, netns: str) -> None:
-        self.known.pop(netns, None)
-        self._doubtful.discard(netns)
+        """Drop a namespace that no longer exists."""
+        self.contents.pop(netns, None)
+        self._stale.discard(netns)
 
-    def note_kept(self, netns: str) -> None:
-        """Somebody else has changed something there, and it stays for now."""
-        if netns not in self._kept:
-            self._kept.add(netns)
+    def record_kept_drift(self, netns: str) -> None:
+        """Record that a change of another process stays for now (drift: keep)."""
+        if netns not in self._kept_drift:
+            self._kept_drift.add(netns)
             log(
-                f"{netns}: somebody changed something, and it stays so until the next up or apply (drift: keep); kubenetlab diff shows it"
+                f"{netns}: another process changed something; the change is kept until the next up "
+                "or apply (drift: keep); kubenetlab diff shows it"
             )
 
-    def doubt_shared(self) -> None:
-        """What is not one pod's alone may have changed unheard; and no longer is anything kept as somebody else has left it."""
-        self.doubt(netns for netns in self.known if not netns.startswith("pod/"))
-        self._doubtful.update(self.known if self._is_deaf else self._kept)
-        self._is_deaf = False
-        self._kept = set()
+    def mark_shared_stale(self) -> None:
+        """Read all namespaces that are not a pod's own again, and stop keeping drift.
 
-    def note(
-        self, netns: str, made: Iterable[Object] = (), *, instead_of: Iterable[Object]
+        Shared namespaces may have changed without an event.
+        """
+        self.doubt(netns for netns in self.contents if not netns.startswith("pod/"))
+        self._stale.update(self.contents if self._lost_events else self._kept_drift)
+        self._lost_events = False
+        self._kept_drift = set()
+
+    def record_applied(
+        self, netns: str, added: Iterable[Object] = (), *, removed: Iterable[Object]
     ) -> None:
-        """What another hand has made is known at once: should anything else there be refused, it is not made a second time.
+        """Record objects that another process of the lab has applied.
 
-        Of a namespace that went meanwhile nothing is known.
+        They are not applied twice when something else in the namespace is refused. A namespace
+        that no longer exists is ignored.
         """
         if netns not in self._kernel.sandboxes.pauses:
             return
-        gone = {obj.key for obj in instead_of}
-        others = (obj for key, obj in self.known.get(netns, {}).items() if key not in gone)
-        self.known[netns] = contents_of((*others, *made))
+        removed_keys = {obj.key for obj in removed}
+        kept = (obj for key, obj in self.contents.get(netns, {}).items() if key not in removed_keys)
+        self.contents[netns] = contents_of((*kept, *added))
 
     def doubt(self, namespaces: Iterable[str]) -> None:
-        """What is known of these may not be so any more."""
-        self._doubtful.update(namespaces)
+        """Mark namespaces as stale: the next `refresh` reads them again."""
+        self._stale.update(namespaces)
 
     @property
-    def has_doubts(self) -> bool:
-        """True when something has been told, or is feared, that asks for a look."""
-        self._read()
-        self._judge()
-        return bool(self._doubtful & self.known.keys()) or (self._is_deaf and not self.is_keeping)
+    def is_stale(self) -> bool:
+        """True when a namespace has to be read again."""
+        self._read_events()
+        self._process_events()
+        return bool(self._stale & self.contents.keys()) or (
+            self._lost_events and not self.keeps_drift
+        )
 
     @property
-    def next_slice_s(self) -> float:
-        """Seconds until some are to be read again."""
-        return self._next_slice_at - time.monotonic()
+    def until_next_batch_s(self) -> float:
+        """Time until the next batch of the full scan is due, in seconds."""
+        return self._next_batch_at - time.monotonic()
 
     def refresh(self, desired: HostState) -> bool:
-        """Looks where that is needed: at what contradicts, at what is doubtful, and at those whose turn it is.
-
-        True when something was not as it had been known.
-        """
-        self._read()
-        self._judge()
-        if self._is_deaf and not self.is_keeping:
-            log("the kernel told more than could be heard: everything is read")
-            self._is_deaf = False
-            self._doubtful.update(self.known)
-        if self.next_slice_s <= 0:
-            self._doubtful.update(self._slice(desired))
-        before = {netns: self.known[netns] for netns in self._doubtful & self.known.keys()}
-        self._doubtful = set()
-        self.look_at(desired, before)
-        found = [
+        """Read stale namespaces and a due batch of the full scan; return True on any drift."""
+        self._read_events()
+        self._process_events()
+        if self._lost_events and not self.keeps_drift:
+            log("netlink events were lost: reading all namespaces")
+            self._lost_events = False
+            self._stale.update(self.contents)
+        if self.until_next_batch_s <= 0:
+            self._stale.update(self._next_batch(desired))
+        before = {netns: self.contents[netns] for netns in self._stale & self.contents.keys()}
+        self._stale = set()
+        self.read(desired, before)
+        drift = [
             f"{netns}: {line}"
             for netns, contents in before.items()
-            for line in _differences(contents, self.known.get(netns, {}))
+            for line in _describe_drift(contents, self.contents.get(netns, {}))
         ]
-        for line in found:
+        for line in drift:
             log(line)
-        return bool(found)
+        return bool(drift)
 
-    def look_at(self, desired: HostState, namespaces: Iterable[str]) -> None:
-        """Reads namespaces again. Rules and programs are told by others: they stay as they were known."""
-        wanted = {netns: desired[netns] for netns in namespaces if netns in desired.namespaces}
+    def read(self, desired: HostState, namespaces: Iterable[str]) -> None:
+        """Read namespaces from the kernel.
+
+        Rules and programs keep their cached state: the node agents and the app workers report
+        those. A namespace that cannot be read is dropped.
+        """
+        selected = {netns: desired[netns] for netns in namespaces if netns in desired.namespaces}
         pauses = self._kernel.sandboxes.pauses.copy()
-        seen = self._kernel.observe(wanted, peer_ends(desired, wanted))
-        for netns in wanted:
-            if netns in seen:
-                told = (obj for obj in self.known.get(netns, {}).values() if obj.hand != "netlink")
-                self.known[netns] = contents_of((*seen[netns].values(), *told))
+        observed = self._kernel.observe(selected, peer_ends(desired, selected))
+        for netns in selected:
+            if netns in observed:
+                cached = self.contents.get(netns, {}).values()
+                reported = (obj for obj in cached if obj.hand != "netlink")
+                self.contents[netns] = contents_of((*observed[netns].values(), *reported))
             else:
-                self.known.pop(netns, None)
-        # The namespaces of a process go before its pidfd reports its exit, which waits until all processes in them are reaped.
-        for netns in wanted:
-            if netns not in seen and netns in pauses:
+                self.contents.pop(netns, None)
+        # The kernel frees a process's namespaces before its pidfd reports the exit: that waits
+        # until all processes in its PID namespace are reaped.
+        for netns in selected:
+            if netns not in observed and netns in pauses:
                 self._on_exit(netns, pauses[netns])
 
-    def _slice(self, desired: HostState) -> list[str]:
-        """Whose turn it is; those whose links lead to the same namespace come together."""
-        self._next_slice_at = time.monotonic() + max(
-            SHORTEST_S, PASS_S / max(1, ceil(len(self.known) / SLICE))
-        )
-        if NO_PASSES in os.environ or self.is_keeping:
+    def _next_batch(self, desired: HostState) -> list[str]:
+        """Return the next namespaces to scan; those linked to the same peer are read together."""
+        batches = max(1, ceil(len(self.contents) / BATCH_SIZE))
+        self._next_batch_at = time.monotonic() + max(MIN_BATCH_INTERVAL_S, FULL_SCAN_S / batches)
+        if NO_SCANS in os.environ or self.keeps_drift:
             return []
-        self._turn = [netns for netns in self._turn if netns in self.known]
-        self._turn = self._turn or sorted(
-            self.known, key=lambda netns: sorted(peer_ends(desired, [netns]))[:1]
-        )
-        now, self._turn = self._turn[:SLICE], self._turn[SLICE:]
-        return now
+        self._scan_queue = [netns for netns in self._scan_queue if netns in self.contents]
+        if not self._scan_queue:
+            self._scan_queue = sorted(
+                self.contents, key=lambda netns: sorted(peer_ends(desired, [netns]))[:1]
+            )
+        batch, self._scan_queue = self._scan_queue[:BATCH_SIZE], self._scan_queue[BATCH_SIZE:]
+        return batch
 
-    def _hear(self) -> None:
-        self._read()
-        if self._is_at_rest() and self.has_doubts:
-            self._on_doubt()
+    def _on_readable(self) -> None:
+        self._read_events()
+        if self._is_idle() and self.is_stale:
+            self._on_drift()
 
-    def _read(self) -> None:
-        """Takes in what has been told."""
+    def _read_events(self) -> None:
+        """Queue the events that the kernel has sent."""
         if self._monitor is None:
             return
-        told, is_lost = self._monitor.read()
-        for pid, notices in told.items():
-            self._told.setdefault(pid, []).extend(notices)
-        self._is_deaf |= is_lost
+        events_by_pid, is_lost = self._monitor.read()
+        for pid, events in events_by_pid.items():
+            self._pending.setdefault(pid, []).extend(events)
+        self._lost_events |= is_lost
 
-    def _judge(self) -> None:
-        """Finds what contradicts what is known."""
-        told, self._told = self._told, {}
-        by_pid = (
-            {pid: netns for netns, pid in self._kernel.sandboxes.pids.copy().items()}
-            if told
-            else {}
-        )
-        for pid, notices in told.items():
-            netns = by_pid.get(pid, "")
-            if netns in self.known and contradict(
-                netns, notices, self.known[netns], self._kernel.indexes(netns)
+    def _process_events(self) -> None:
+        """Mark namespaces whose events contradict the cache as stale, or keep their drift."""
+        pending, self._pending = self._pending, {}
+        if not pending:
+            return
+        netns_of = {pid: netns for netns, pid in self._kernel.sandboxes.pids.items()}
+        for pid, events in pending.items():
+            netns = netns_of.get(pid, "")
+            if netns in self.contents and contradict(
+                netns, events, self.contents[netns], self._kernel.indexes(netns)
             ):
-                if self.is_keeping:
-                    self.note_kept(netns)
+                if self.keeps_drift:
+                    self.record_kept_drift(netns)
                 else:
-                    self._doubtful.add(netns)
+                    self._stale.add(netns)
 
 
-def _differences(before: Contents, after: Contents) -> list[str]:
-    """What somebody else has done, object by object."""
+def _describe_drift(before: Contents, after: Contents) -> list[str]:
+    """Describe the changes of other processes: one line per removed or modified object."""
     changed = [(obj, after.get(key)) for key, obj in before.items() if after.get(key) != obj]
     parts = [
         (part, {other.key: other for other in now.parts}.get(part.key) if now is not None else None)
@@ -223,7 +250,9 @@ def _differences(before: Contents, after: Contents) -> list[str]:
         for part in obj.parts
     ]
     return [
-        f"somebody took away: {part}" if now is None else f"somebody changed: {part} is now {now}"
+        f"another process removed: {part}"
+        if now is None
+        else f"another process changed: {part} is now {now}"
         for part, now in parts
         if now != part
     ]

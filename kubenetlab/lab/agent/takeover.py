@@ -9,6 +9,7 @@ from kubenetlab.hoststate.sandbox import Sandbox
 from kubenetlab.hoststate.state import contents_of
 from kubenetlab.lab.agent import status_reports
 from kubenetlab.lab.agent.builder import of_hand
+from kubenetlab.lab.agent.process_events import forget_sandbox
 from kubenetlab.lab.log import log
 
 if TYPE_CHECKING:
@@ -24,18 +25,18 @@ async def take_over(agent: Agent) -> None:
 
 
 async def _look_around(agent: Agent) -> None:
-    agent.wanted.follow(agent.cluster)
+    agent.desired_state.update(agent.cluster)
     desired, pauses = agent.desired, agent.sandboxes.pauses
     for netns, pause in pauses.items():
-        agent.exits.watch(netns, pause)
+        agent.exit_watcher.watch(netns, pause)
         agent.known[netns] = (
             contents_of([Sandbox(netns, "?")]) if netns not in desired.namespaces else {}
         )
-    agent.sight.open()
-    agent.sight.look_at(desired, list(agent.known))
+    agent.sight.start_monitoring()
+    agent.sight.read(desired, list(agent.known))
     agent.rules.load_marks()
     await agent.runs.adopt()
-    agent.proxies.adopt(agent.cluster)
+    agent.kube_proxies.adopt(agent.cluster)
     for netns in list(agent.known):
         rules = of_hand(desired[netns].values(), "rules")
         is_current = False
@@ -59,6 +60,6 @@ def _catch_up(agent: Agent) -> None:
     for netns, recorded in list(status_reports.recorded_sandboxes(agent.cluster)):
         process = agent.sandboxes.id(netns)
         if recorded and process is None:
-            agent.sandbox_lost(netns)
+            forget_sandbox(agent, netns)
         elif process is not None and process.pid != recorded:
             agent.learn(status_reports.sandbox_made(agent.cluster, netns, process.pid))

@@ -1,0 +1,84 @@
+"""Reactions of the agent to events of other processes: exits, restarts, reports and edits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from kubenetlab.hoststate.sandbox import Sandbox
+from kubenetlab.hoststate.state import peer_ends
+from kubenetlab.kernel.namespaces.sandboxes import Pause
+from kubenetlab.lab.agent import status_reports
+from kubenetlab.lab.agent.builder import of_hand
+from kubenetlab.lab.log import log
+from kubenetlab.lab.transport.frames import Message
+
+if TYPE_CHECKING:
+    from kubenetlab.lab.agent.agent import Agent
+
+
+class ProcessEvents:
+    """The callbacks that the agent's clients and watchers are created with."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+
+    def node_agent_reported(self, event: Message) -> None:
+        """Pass an event of a node agent to the client that it concerns."""
+        match event["event"]:
+            case "probes":
+                self._agent.probes.record_results(event["probes"])
+            case "touched":
+                self._agent.rules.record_edit(event["netns"])
+
+    def node_agent_replaced(self) -> None:
+        """Send a new node agent its probes, and check the rules that its predecessor watched."""
+        self._agent.probes.reset()
+        self._agent.wake(check=True)
+
+    def rules_edited(self, netns: str) -> None:
+        """Repair or keep rules that another process has changed."""
+        self._agent.rule_edits.record(netns)
+
+    def probes_reported(self, results: Sequence[Message]) -> None:
+        """Store the results of probes."""
+        reports = self._agent.clock.of_lab(results)
+        self._agent.learn(status_reports.probe_reports(self._agent.cluster, reports))
+
+    def programs_reported(self, reports: Sequence[Message]) -> None:
+        """Store the states of containers."""
+        reports = self._agent.clock.of_lab(reports)
+        self._agent.learn(status_reports.program_reports(self._agent.cluster, reports))
+
+    def programs_lost(self, namespaces: Sequence[str]) -> None:
+        """Start the built-in programs of a dead app worker again, in its successor."""
+        agent = self._agent
+        agent.kube_proxies.forget(namespaces)
+        for netns in namespaces:
+            programs = of_hand(agent.known.get(netns, {}).values(), "programs")
+            agent.sight.record_applied(netns, removed=programs)
+        agent.wake()
+
+    def pause_exited(self, netns: str, pause: Pause) -> None:
+        """Record the exit of a pause process, once and never as that of its successor."""
+        if self._agent.sandboxes.discard(netns, pause):
+            forget_sandbox(self._agent, netns)
+        if not self._agent.kernel_is_free.locked():
+            self._agent.exit_watcher.reap()
+
+
+def forget_sandbox(agent: Agent, netns: str) -> None:
+    """Forget a sandbox whose pause process has exited: its namespaces and its links are gone."""
+    log(f"{netns}: its pause process died")
+    agent.builder.forget(netns)
+    is_shared = not netns.startswith("pod/")  # no link is plugged into a pod
+    for other, contents in agent.desired.namespaces.items() if is_shared else ():
+        if any(obj.peer_end is not None and obj.peer_end[0] == netns for obj in contents.values()):
+            agent.sight.doubt([other])
+        if any(isinstance(obj, Sandbox) and obj.shares == netns for obj in contents.values()):
+            # A hostNetwork pod would keep the network and the links of the dead node alive.
+            agent.sandboxes.kill(other)
+    agent.refusals.reset()
+    agent.sight.doubt(peer_ends(agent.desired, [netns]))
+    agent.learn(status_reports.sandbox_made(agent.cluster, netns, 0))
+    agent.wake()
