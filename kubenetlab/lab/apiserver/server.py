@@ -36,7 +36,7 @@ from kubenetlab.api.store import Cluster, deletion
 from kubenetlab.controllers.termination import terminated
 from kubenetlab.errors import RequirementError, StoreError, refusal
 from kubenetlab.lab import rundir
-from kubenetlab.lab.agent.runtime_client import ENDED_LOGS
+from kubenetlab.lab.agent.log_files import ENDED_LOGS
 from kubenetlab.lab.agent.turns import at_once
 from kubenetlab.lab.apiserver.lab_api import LabApi
 from kubenetlab.lab.apiserver.statuses import ApiFaultError, body_of, number_of, with_warnings

@@ -123,7 +123,7 @@ async def hand(directory: Path) -> AsyncIterator[tuple[RuntimeClient, Others]]:
     try:
         yield runs, others
     finally:
-        hands = (*runs._workers, runs._init)
+        hands = (*runs._workers, runs._processes._init)
         for task in (*tasks, *(one._task for one in hands)):
             task.cancel()
         for listener in listeners:
@@ -337,10 +337,10 @@ def test_a_report_is_dropped_when_its_sandbox_goes_in_the_same_turn(tmp_path: Pa
         async with hand(tmp_path) as (runs, others):
             await start(runs, NEW, program="command")
             await reported(others, "running")
-            runs._heard_init(exited(others.spawned[0], status=9))
+            runs._processes._receive_event(exited(others.spawned[0], status=9))
             others.sandboxes[NEW] = ProcessId(SANDBOX.pid, 2)
             runs.forget(NEW)
-            await until(lambda: not runs._reports._untold)
+            await until(lambda: not runs._reports._batcher._untold)
             assert [report["state"] for report in others.reports] == ["running"]
             runs.acknowledge()
             await until(lambda: others.acknowledged == [others.spawned[0]["run"]])
