@@ -1,1 +1,1 @@
-"""The agent: it reconciles the lab's store with what exists, and builds what is missing."""
+"""The agent: reconciles the lab's store with the kernel and with the other processes."""

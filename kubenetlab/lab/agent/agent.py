@@ -390,7 +390,7 @@ class Agent:
 
     def record_detached_pods(self) -> None:
         """Record that terminating pods have left all rules, unless a node's rules are outdated."""
-        if not self.builder.unruled:
+        if not self.builder.nodes_with_refused_rules:
             for pod in self.cluster.all(Pod):
                 if pod.is_terminating:
                     self.learn(status_reports.detached(self.cluster, pod))

@@ -1,7 +1,7 @@
-"""The builder: makes the changes of a plan, by all hands. Links and namespaces here, rules and programs by the other processes.
+"""Applying a plan: the agent changes the kernel, other processes load rules and run programs.
 
-Namespaces are made in a thread of their own, most of whose time is the kernel's. Meanwhile the rules of nodes that are complete are
-loaded, and what serves in their pods is started and probed.
+A thread changes the namespaces, and spends most of its time in the kernel. Meanwhile the rules of
+nodes that are complete are loaded, and servers in their pods are started and probed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from kubenetlab.datapath.contexts import Contexts
 from kubenetlab.datapath.probes import ProbeSpec
@@ -33,19 +33,19 @@ from kubenetlab.lab.agent.probe_client import ProbeClient
 from kubenetlab.lab.agent.runtime_client import RuntimeClient
 from kubenetlab.programs import COMMAND, is_one_shot
 
-TELL_S = 0.04
-"""How often it is told how far it is: nobody sees more."""
+PROGRESS_INTERVAL_S: Final = 0.04
+"""Minimum time between two progress messages, in seconds."""
 
 Refused = dict[str, list[str]]
-"""Namespace → what was refused there."""
+"""Namespace → error messages."""
 Probes = Callable[[], Mapping[str, tuple[ProbeSpec, ...]]]
-"""Says of each sandbox what is asked in it."""
+"""Return the probes of each sandbox."""
 Tell = Callable[..., None]
-"""Is told how it goes on."""
+"""Send a progress message to `up`, given as keyword arguments."""
 
 
 class Builder:
-    """The hands of the agent. Beside what they made, it knows which nodes' rules are not what they should be: `unruled`."""
+    """Applies changes with the help of the kernel, the node agents, the app workers and init."""
 
     def __init__(
         self,
@@ -55,28 +55,29 @@ class Builder:
         probes: ProbeClient,
         runs: RuntimeClient,
         links: NetnsLinks,
-        exits: ExitWatcher,
-        proxies: KubeProxyNotifier,
+        exit_watcher: ExitWatcher,
+        kube_proxies: KubeProxyNotifier,
     ) -> None:
-        self.unruled: set[str] = set()
+        self.nodes_with_refused_rules: set[str] = set()
+        """Namespaces of nodes whose rules are not the desired ones."""
         self.links = links
         self.kernel = kernel
         self.sight = sight
         self.rules = rules
         self.probes = probes
         self.runs = runs
-        self._exits = exits
-        self._proxies = proxies
+        self._exit_watcher = exit_watcher
+        self._kube_proxies = kube_proxies
         self._thread = ThreadPoolExecutor(1, "kernel", raise_thread_priority)
 
     @property
     def pauses(self) -> dict[str, Pause]:
-        """The pause process of each namespace that is there."""
+        """The pause process of each existing namespace."""
         return self.kernel.sandboxes.pauses
 
     @property
     def nodes(self) -> dict[str, ProcessId]:
-        """Those of the nodes."""
+        """The identity of the pause process of each existing node, by the node's namespace."""
         return {
             netns: pause.id
             for netns, pause in self.pauses.copy().items()
@@ -86,54 +87,61 @@ class Builder:
     async def apply(
         self, changes: Changes, desired: HostState, contexts: Contexts, probes: Probes, tell: Tell
     ) -> Refused:
-        """Makes the changes that lead to `desired`."""
-        self._proxies.plan(contexts.cluster)
-        building = _Building(self, changes, desired, contexts, probes, tell)
+        """Apply the changes that lead to `desired`; return what was refused."""
+        self._kube_proxies.plan(contexts.cluster)
+        application = _Application(self, changes, desired, contexts, probes, tell)
         loop = asyncio.get_running_loop()
         tell(phase="namespaces", total=len(changes.namespaces))
 
-        def is_made(netns: str) -> None:
-            loop.call_soon_threadsafe(building.is_made, netns)
+        def on_made(netns: str) -> None:
+            loop.call_soon_threadsafe(application.namespace_made, netns)
 
         early, late = changes.around_rules()
-        if any(map(_is_kernels, early.namespaces)):
-            report = await loop.run_in_executor(self._thread, self.kernel.apply, early, is_made)
+        if any(map(_changes_kernel, early.namespaces)):
+            report = await loop.run_in_executor(self._thread, self.kernel.apply, early, on_made)
             for failure in report.failures:
-                building.refused.setdefault(failure.netns, []).append(str(failure))
+                application.refused.setdefault(failure.netns, []).append(str(failure))
         for entry in changes.namespaces:
             if entry.is_removed:
                 self.forget(entry.netns)
+        self._watch_new(changes)
+        tell(phase="rules and programs")
+        await application.finish()
+        if late:
+            report = await loop.run_in_executor(self._thread, self.kernel.apply, late)
+            for failure in report.failures:
+                application.refused.setdefault(failure.netns, []).append(str(failure))
+        await self._kube_proxies.deliver()
+        self.rules.save_checkpoints()
+        return application.refused
+
+    def forget(self, netns: str) -> None:
+        """Drop everything that is known of a namespace that is gone."""
+        self.nodes_with_refused_rules.discard(netns)
+        self.links.remove(netns)
+        self.runs.forget(netns)
+        self.rules.forget(netns)
+        self.sight.forget(netns)
+
+    def _watch_new(self, changes: Changes) -> None:
+        """Watch the pause processes and the netlink events of new namespaces.
+
+        This is done for all at once when the thread has started the last pause process: each one
+        inherits, and has to close, every descriptor that is open by then.
+        """
         pauses = self.pauses.copy()
         made = {
             entry.netns: pauses[entry.netns]
             for entry in changes.namespaces
             if entry.is_new and entry.netns in pauses
         }
-        # Watched now, and not one by one: a pause process that is started gets a copy of each descriptor that is open, and closes it.
         for netns, pause in made.items():
-            self._exits.watch(netns, pause)
+            self._exit_watcher.watch(netns, pause)
         self.sight.monitor(pause.pid for pause in made.values())
-        tell(phase="rules and programs")
-        await building.finish()
-        if late:
-            report = await loop.run_in_executor(self._thread, self.kernel.apply, late)
-            for failure in report.failures:
-                building.refused.setdefault(failure.netns, []).append(str(failure))
-        await self._proxies.deliver()
-        self.rules.save_marks()
-        return building.refused
-
-    def forget(self, netns: str) -> None:
-        """A namespace is gone, and everything in it."""
-        self.unruled.discard(netns)
-        self.links.remove(netns)
-        self.runs.forget(netns)
-        self.rules.forget(netns)
-        self.sight.forget(netns)
 
 
-class _Building:
-    """One apply: what has been begun of it, and what was refused."""
+class _Application:
+    """One call of `Builder.apply`: the tasks that it has started, and what was refused."""
 
     def __init__(
         self,
@@ -159,95 +167,106 @@ class _Building:
         self._contexts = contexts
         self._probes = probes
         self._tell = tell
-        self._plugged: dict[str, list[str]] = {}
-        """Node's namespace → the new pods whose links are plugged in there."""
+        self._new_pods: dict[str, list[str]] = {}
+        """Node's namespace → new pods whose links are plugged in there."""
         for entry in self._entries.values():
-            for far in far_namespaces(entry) if entry.is_new else ():
-                self._plugged.setdefault(far, []).append(entry.netns)
-        self._unruled = {
+            for peer in far_namespaces(entry) if entry.is_new else ():
+                self._new_pods.setdefault(peer, []).append(entry.netns)
+        self._without_rules = {
             netns
             for netns, entry in self._entries.items()
             if any(operation.object.hand == "rules" for operation in entry.operations)
         }
-        self._populated: set[str] = set()
+        """Namespaces whose rules are still to be loaded."""
+        self._with_servers: set[str] = set()
+        """Pods whose servers have been started, or are being started."""
         self._tasks: list[asyncio.Task[None]] = []
-        self._made = 0
-        self._told_at = 0.0
+        self._made_count = 0
+        self._progress_at = 0.0
+        """Time of the latest progress message, by the monotonic clock."""
 
-    def is_made(self, netns: str) -> None:
-        """A namespace is there, and what is plugged into it."""
-        self._made += 1
-        if (now := time.monotonic()) - self._told_at >= TELL_S:
-            self._told_at = now
-            self._tell(done=netns, count=self._made)
+    def namespace_made(self, netns: str) -> None:
+        """Begin what a complete namespace allows: load its rules, start servers in its pods.
+
+        A namespace is complete when all links that are plugged into it exist, too.
+        """
+        self._made_count += 1
+        if (now := time.monotonic()) - self._progress_at >= PROGRESS_INTERVAL_S:
+            self._progress_at = now
+            self._tell(done=netns, count=self._made_count)
         if netns not in self._builder.pauses:
             return
         if self._entries[netns].is_new:
             self._builder.links.add(netns, self._builder.pauses[netns].pid)
-            if netns in self._unruled:
+            if netns in self._without_rules:
                 self._begin(self._load_rules(netns))
-        if pods := self._plugged.get(netns):
-            self._begin(self._populate([pod for pod in pods if pod in self._builder.pauses]))
+        if pods := self._new_pods.get(netns):
+            self._begin(self._start_servers([pod for pod in pods if pod in self._builder.pauses]))
 
     async def finish(self) -> None:
-        """Whatever has not been begun: rules of what was there before, processes; and at the very end what asks something once and ends."""
+        """Finish the tasks, then do the rest: rules of existing namespaces, and programs.
+
+        One-shot programs come last: they use the network once and end.
+        """
         for task in self._tasks:
             await task
-        served = [netns for netns in self._entries if netns not in self._populated]
+        others = [netns for netns in self._entries if netns not in self._with_servers]
         await asyncio.gather(
-            *(self._load_rules(netns) for netns in sorted(self._unruled)),
-            *self._runs_of(served, lambda program: not is_one_shot(program)),
-            *self._runs_of(self._populated, _acts),
+            *(self._load_rules(netns) for netns in sorted(self._without_rules)),
+            *self._program_changes(others, lambda program: not is_one_shot(program)),
+            *self._program_changes(self._with_servers, _is_command),
         )
-        await asyncio.gather(*self._runs_of(self._entries, is_one_shot))
+        await asyncio.gather(*self._program_changes(self._entries, is_one_shot))
 
-    def _begin(self, work: Any) -> None:
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(asyncio.get_running_loop().create_task(work))
 
-    async def _populate(self, pods: list[str]) -> None:
-        """What serves in a node's new pods is started, and then probed."""
-        self._populated.update(pods)
-        await asyncio.gather(*self._runs_of(pods, _serves))
+    async def _start_servers(self, pods: list[str]) -> None:
+        """Start the servers in new pods of one node, then their probes."""
+        self._with_servers.update(pods)
+        await asyncio.gather(*self._program_changes(pods, _is_server))
         probes = self._probes()
-        running = [
+        started = [
             netns
             for netns in pods
-            if netns in probes and all(_serves(run.program) for _, run in self._programs[netns])
+            if netns in probes and all(_is_server(run.program) for _, run in self._programs[netns])
         ]
         await self._builder.probes.update(
-            {netns: probes[netns] for netns in running}, self._builder.nodes
+            {netns: probes[netns] for netns in started}, self._builder.nodes
         )
 
     async def _load_rules(self, netns: str) -> None:
         builder = self._builder
         if (pause := builder.pauses.get(netns)) is None:
             return
-        self._unruled.discard(netns)
+        self._without_rules.discard(netns)
         old, new = (
             of_hand(contents.values(), "rules")
             for contents in (builder.sight.contents.get(netns, {}), self._desired[netns])
         )
-        said = await builder.rules.apply(netns, pause.id, old, new)
-        self._probes()  # asked for next, and worked out while other nodes' rules are loaded
-        if said is None:
-            builder.unruled.discard(netns)
+        error = await builder.rules.apply(netns, pause.id, old, new)
+        self._probes()  # plans the probes, which are needed next, while other nodes load rules
+        if error is None:
+            builder.nodes_with_refused_rules.discard(netns)
             builder.sight.record_applied(netns, new, removed=old)
         else:
-            builder.unruled.add(netns)
-            self.refused.setdefault(netns, []).append(rules_refused(netns, *said, self._desired))
+            builder.nodes_with_refused_rules.add(netns)
+            self.refused.setdefault(netns, []).append(rules_refused(netns, *error, self._desired))
 
-    def _runs_of(
-        self, namespaces: Iterable[str], which: Callable[[str], bool]
+    def _program_changes(
+        self, namespaces: Iterable[str], selects: Callable[[str], bool]
     ) -> Iterator[Coroutine[Any, Any, None]]:
-        """What is to be done about those of their programs that are meant, by the programs' names."""
+        """Yield a coroutine for each namespace with changes of programs that `selects` accepts."""
         for netns in namespaces:
-            if meant := [(verb, run) for verb, run in self._programs[netns] if which(run.program)]:
-                yield self._run_programs(netns, meant)
+            if operations := [
+                (verb, run) for verb, run in self._programs[netns] if selects(run.program)
+            ]:
+                yield self._change_programs(netns, operations)
 
-    async def _run_programs(
+    async def _change_programs(
         self, netns: str, operations: Iterable[tuple[Verb, ProgramRun]]
     ) -> None:
-        """One after the other."""
+        """Start and stop programs of one namespace, one after the other."""
         builder = self._builder
         pause, context = builder.pauses.get(netns), self._contexts.get(netns)
         if pause is None or context is None:
@@ -259,22 +278,23 @@ class _Building:
                 continue
             environment = partial(self._contexts.environment, netns, run.container)
             try:
-                said = await builder.runs.start(run, pause.id, context, environment)
-            except OSError as error:  # its log cannot be put aside, or written
-                said = refusal(error)
-            if said is None:
+                error = await builder.runs.start(run, pause.id, context, environment)
+            except OSError as log_error:  # the container's log cannot be put aside or written
+                error = refusal(log_error)
+            if error is None:
                 builder.sight.record_applied(netns, [run], removed=[run])
             else:
-                self.refused.setdefault(netns, []).append(program_refused(run, said, self._desired))
+                message = program_refused(run, error, self._desired)
+                self.refused.setdefault(netns, []).append(message)
 
 
 def of_hand(objects: Iterable[Any], hand: str) -> list[Any]:
-    """Those of the objects that one hand makes."""
+    """Return the objects that one hand makes: `netlink`, `rules` or `programs`."""
     return [obj for obj in objects if obj.hand == hand]
 
 
-def _is_kernels(entry: NetnsChanges) -> bool:
-    """True where more changes than rules and programs."""
+def _changes_kernel(entry: NetnsChanges) -> bool:
+    """Return True if the changes of a namespace are more than rules and programs."""
     return (
         entry.is_new
         or entry.is_removed
@@ -282,11 +302,11 @@ def _is_kernels(entry: NetnsChanges) -> bool:
     )
 
 
-def _serves(program: str) -> bool:
-    """True for what can be started in a pod that is not yet connected to all others: it waits to be asked."""
+def _is_server(program: str) -> bool:
+    """Return True for a built-in server: it can start before its pod reaches all others."""
     return program != COMMAND and not is_one_shot(program)
 
 
-def _acts(program: str) -> bool:
-    """True for somebody's own command: it begins when it finds everything as it should be."""
+def _is_command(program: str) -> bool:
+    """Return True for a real command: it may use the network as soon as it starts."""
     return program == COMMAND

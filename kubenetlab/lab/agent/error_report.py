@@ -1,4 +1,4 @@
-"""What the other hands were refused, as users read it: like the kernel's own refusals, with who wanted it and what to do."""
+"""Messages about rules and programs that were refused, in the form of the kernel's own errors."""
 
 from __future__ import annotations
 
@@ -11,61 +11,67 @@ from kubenetlab.hoststate.state import HostState
 from kubenetlab.kernel.advice import WAITS, advice, report, rules_advice
 
 _ERRNO = re.compile(r"\[Errno (\d+)\] ?")
-"""As Python prints an OSError."""
+"""The error number in Python's text of an OSError."""
 _WANTED_BY = "      wanted by: "
 _NAME = re.compile(r"'[^']*'")
+"""A quoted name: errors that differ in names only have the same reason."""
 
 
 def condensed(refusals: Iterable[str], shown: int = 2) -> str:
-    """Many refusals as one report: of those with the same reason the first ones, and how many more there are.
+    """Combine error messages into one report.
 
-    A permission that lacks is met by hundreds of objects. What only waits for something else that was refused is left out.
+    A missing permission affects hundreds of objects: of messages with the same reason the first
+    ones are shown, then their number. Errors that only follow from others are left out.
+
+    shown: number of messages shown for each reason.
     """
     groups: dict[str, list[str]] = {}
-    every = list(dict.fromkeys(refusals))
-    for refusal in [
-        refusal for refusal in every if "\n" in refusal and WAITS not in refusal
-    ] or every:
+    unique = list(dict.fromkeys(refusals))
+    causes = [refusal for refusal in unique if "\n" in refusal and WAITS not in refusal]
+    for refusal in causes or unique:
         reason = "\n".join(line.partition(_WANTED_BY)[0] for line in refusal.splitlines()[1:])
         groups.setdefault(_NAME.sub("…", reason), []).append(refusal)
     return "\n".join(
         line
-        for alike in groups.values()
+        for group in groups.values()
         for line in (
-            *alike[:shown],
+            *group[:shown],
             *(
-                [f"and {len(alike) - shown} more with the same reason"]
-                if len(alike) > shown
+                [f"and {len(group) - shown} more with the same reason"]
+                if len(group) > shown
                 else []
             ),
         )
     )
 
 
-def rules_refused(netns: str, name: str, said: str, desired: HostState) -> str:
-    """One node's rules. What was said in a dialect tells the object, and the plan who wants that."""
+def rules_refused(netns: str, name: str, error: str, desired: HostState) -> str:
+    """Return the message for rules that one node refused.
+
+    name:  rule backend, whose error text identifies the object; "" for the node agent itself.
+    """
     objects = by_backend(obj for obj in desired[netns].values() if isinstance(obj, RuleObject)).get(
         name, ()
     )
-    obj, whole = (dialect(name).failed_object(said, objects) if name else None) or (None, None)
+    obj, planned = (dialect(name).failed_object(error, objects) if name else None) or (None, None)
     subject = f"{netns}: cannot load rules{f': {obj}' if obj else ''}"
     return report(
         subject,
         name or "node agent",
-        said,
-        desired.origin(whole) if whole else None,
-        rules_advice(said),
+        error,
+        desired.origin(planned) if planned else None,
+        rules_advice(error),
     )
 
 
-def program_refused(run: Object, said: str, desired: HostState) -> str:
-    """A container's program."""
-    number = _ERRNO.search(said)
+def program_refused(run: Object, error: str, desired: HostState) -> str:
+    """Return the message for a container's program that cannot start."""
+    number = _ERRNO.search(error)
     what_to_do = advice(int(number[1]), "Sandbox") if number else ""
     return report(
         f"{run.netns}: cannot start {run}",
         "reason",
-        _ERRNO.sub("", said),
+        _ERRNO.sub("", error),
         desired.origin(run),
         what_to_do,
     )

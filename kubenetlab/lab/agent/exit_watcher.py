@@ -9,14 +9,18 @@ from collections.abc import Callable
 from kubenetlab.kernel.namespaces.sandboxes import Pause
 
 OnExit = Callable[[str, Pause], None]
-"""Called with the name of a sandbox and the pause process that has exited; another one may hold the sandbox by then."""
+"""Called with the name of a sandbox and the pause process that has exited.
+
+Another pause process may hold the sandbox by then.
+"""
 
 
 class ExitWatcher:
-    """Call `on_exit` once for each watched pause process that exits, and reap those that were reported when `reap` is called.
+    """Calls `on_exit` once for each watched pause process that exits.
 
-    Until then the pid of a child stays its own: the thread that changes the kernel may use it. All pidfds share one epoll instance,
-    because the event loop would otherwise run one callback per process and per loop iteration.
+    An exited process is reaped by `reap`. Until then its pid is not used again, which the thread
+    that changes the kernel relies on. All pidfds share one epoll instance, because the event loop
+    would otherwise run one callback per process and per loop iteration.
     """
 
     def __init__(self, on_exit: OnExit) -> None:
@@ -28,7 +32,7 @@ class ExitWatcher:
         """Reported and not yet reaped."""
 
     def watch(self, netns: str, pause: Pause) -> None:
-        """Watch the pause process of a sandbox. One that has exited already is reported by the event loop like any other."""
+        """Watch the pause process of a sandbox; the event loop reports an earlier exit, too."""
         if self._epoll is None:
             self._epoll = select.epoll()
             asyncio.get_running_loop().add_reader(self._epoll.fileno(), self.poll)
@@ -46,5 +50,8 @@ class ExitWatcher:
                 self._on_exit(netns, pause)
 
     def reap(self) -> None:
-        """Reap the processes that were reported. Call it when no other thread uses the pid of one of them."""
+        """Reap the processes that were reported.
+
+        Call it only while no other thread uses the pid of one of them.
+        """
         self._exited = [pause for pause in self._exited if not pause.reap()]

@@ -1,6 +1,7 @@
-"""The agent's word to the kube-proxies: what became of each node's rules, for their logs and their metrics.
+"""Notifications to kube-proxy pods: the result of each sync of their node's rules.
 
-A process that has just been started is told of the rules that are in force on its node; the syncs that it missed are told first.
+The program in the pod logs them and serves them as metrics. A program that has just started gets
+the syncs that it missed, or the state of the rules in force if there are none.
 """
 
 from __future__ import annotations
@@ -16,66 +17,70 @@ from kubenetlab.datapath.proxy_views import ProxyView, changes, proxy_view, summ
 from kubenetlab.lab.agent.runtime_client import RuntimeClient
 from kubenetlab.lab.transport.frames import Message
 
-REMEMBERED = 32
-"""So many syncs of a node are kept for a kube-proxy that is not there yet."""
+MAX_PENDING = 32
+"""Maximum number of syncs of a node that are kept for a kube-proxy that does not run yet."""
 
 
 class KubeProxyNotifier:
-    """What has been told to whom."""
+    """Pending notifications of each node's kube-proxy."""
 
     def __init__(self, runs: RuntimeClient) -> None:
         self._runs = runs
         self._cluster = Cluster()
-        self._news: dict[str, deque[Message]] = {}
-        """Node → what its kube-proxy has not been told yet."""
-        self._known: dict[str, ProxyView] = {}
-        """Node → what its rules in force were made of."""
-        self._told: dict[str, tuple[str, int]] = {}
-        """Node → (sandbox, attempt) of the run that knows what is in force."""
+        self._pending: dict[str, deque[Message]] = {}
+        """Node → syncs that its kube-proxy has not been told of."""
+        self._views: dict[str, ProxyView] = {}
+        """Node → Services and endpoints from which its rules in force were made."""
+        self._notified: dict[str, tuple[str, int]] = {}
+        """Node → (sandbox, attempt) of the run that knows the rules in force."""
 
     def adopt(self, cluster: Cluster) -> None:
-        """A new agent: what runs has been told by the former one."""
+        """Assume that a former agent has notified all programs that run."""
         self._cluster = cluster
         running = self._running()
-        self._known = {node: proxy_view(cluster, node) for node, *_ in running}
-        self._told = {node: (netns, attempt) for node, netns, _, attempt in running}
+        self._views = {node: proxy_view(cluster, node) for node, *_ in running}
+        self._notified = {node: (netns, attempt) for node, netns, _, attempt in running}
 
     def plan(self, cluster: Cluster) -> None:
-        """From now on rules are made of this."""
+        """Set the store from which the next rules are made."""
         self._cluster = cluster
 
     def forget(self, namespaces: Iterable[str]) -> None:
-        """The processes in these sandboxes are gone, with what they knew."""
-        gone = set(namespaces)
-        self._told = {node: run for node, run in self._told.items() if run[0] not in gone}
+        """Drop the runs in these sandboxes: they have ended."""
+        ended = set(namespaces)
+        self._notified = {node: run for node, run in self._notified.items() if run[0] not in ended}
 
     def synced(self, netns: str, answer: Message) -> None:
-        """A transaction of rules in a node's namespace has ended, well or not."""
+        """Queue the result of a transaction of rules in a node's namespace.
+
+        answer: the node agent's, with `error` if the rules were refused.
+        """
         node = netns.removeprefix("node/")
-        news = self._news.setdefault(node, deque(maxlen=REMEMBERED))
+        pending = self._pending.setdefault(node, deque(maxlen=MAX_PENDING))
         if "error" in answer:
-            news.append({"error": str(answer["error"])})
+            pending.append({"error": str(answer["error"])})
             return
         view = proxy_view(self._cluster, node)
-        news.append(self._in_force(node, answer.get("ms"), changes(self._known.get(node), view)))
-        self._known[node] = view
+        pending.append(self._sync(node, answer.get("ms"), changes(self._views.get(node), view)))
+        self._views[node] = view
 
     async def deliver(self) -> None:
-        """Tells those that run what they have not heard."""
+        """Send pending notifications to the programs that run."""
         for node, netns, container, attempt in self._running():
-            news = list(self._news.pop(node, ()))
-            if self._told.get(node) != (netns, attempt) and not news:
-                news = [self._in_force(node, None, {"service_changes": 0, "endpoint_changes": 0})]
-            if news and await self._runs.tell(netns, container, node, news):
-                self._told[node] = netns, attempt
+            pending = list(self._pending.pop(node, ()))
+            if self._notified.get(node) != (netns, attempt) and not pending:
+                pending = [self._sync(node, None, {"service_changes": 0, "endpoint_changes": 0})]
+            if pending and await self._runs.tell(netns, container, node, pending):
+                self._notified[node] = netns, attempt
 
-    def _in_force(self, node: str, took_ms: float | None, changed: Message) -> Message:
-        return {"at": time.time(), "ms": took_ms, **changed, **summary(self._cluster, node)}
+    def _sync(self, node: str, duration_ms: float | None, counts: Message) -> Message:
+        """Return the notification of a successful sync."""
+        return {"at": time.time(), "ms": duration_ms, **counts, **summary(self._cluster, node)}
 
     def _running(self) -> list[tuple[str, str, str, int]]:
-        """(node, sandbox, container, attempt) of each kube-proxy that runs."""
+        """Return (node, sandbox, container, attempt) of each kube-proxy that runs."""
         pods = [pod for pod in self._cluster.select(NAMESPACE, LABELS) if is_kube_proxy(pod)]
-        found = [
+        containers = [
             (
                 pod.spec.node_name,
                 names.pod_netns(pod.namespace, pod.name, pod.uid),
@@ -86,6 +91,6 @@ class KubeProxyNotifier:
         running = self._runs.running
         return [
             (node, netns, container, running[netns, container])
-            for node, netns, container in found
+            for node, netns, container in containers
             if (netns, container) in running
         ]

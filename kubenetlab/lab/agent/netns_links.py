@@ -1,7 +1,7 @@
-"""The lab's names in /run/netns: symlinks to its namespaces, so that `ip netns exec` finds them. Nothing is pinned by them.
+"""Symlinks in /run/netns to the lab's network namespaces, so that `ip netns exec` finds them.
 
-They lead through the lab's own /proc, which is reached by init's number outside; the kernel tells that through the outer /proc, of which
-init kept a descriptor.
+A symlink does not keep a namespace alive. Its target is in the lab's own /proc, which is reached
+through init's root directory in the outer /proc: /proc/INIT/root/proc/PID/ns/net.
 """
 
 from __future__ import annotations
@@ -14,19 +14,30 @@ from kubenetlab.names import run_netns_name
 
 
 class NetnsLinks:
-    """`run_netns` is -1 when there is no /run/netns that may be written to: then nothing is done."""
+    """The symlinks of one lab. They are a convenience: a lab works without them."""
 
     def __init__(self, lab: str, run_netns: int, outer_proc: int) -> None:
+        """Manage the symlinks of a lab.
+
+        run_netns:  descriptor of /run/netns, or -1 if it cannot be written: nothing is done then.
+        outer_proc: descriptor of the /proc of the PID namespace in which `up` was called.
+        """
         self._lab = lab
         self._run_netns = run_netns
         self._outer_proc = outer_proc
         self._init = 0
-        """Its pid outside, once somebody has asked."""
+        """Cached pid of init in the outer PID namespace; 0 if it is not known yet."""
         self._owners: dict[str, str] = {}
-        """Name → the namespace it leads to: a pod's successor may bear its name before the pod is gone."""
+        """Name → namespace it leads to.
+
+        A pod's successor may have the same name before the pod is gone.
+        """
 
     def adopt(self, pids: Mapping[str, int]) -> None:
-        """Bring into line what a former agent left half-done: these namespaces have links that lead to them, and there are no others."""
+        """Correct the links that a former agent left: one for each of these namespaces, no others.
+
+        pids: pid of each namespace's pause process.
+        """
         if self._run_netns < 0:
             return
         self._owners = {run_netns_name(self._lab, netns): netns for netns in pids}
@@ -38,14 +49,14 @@ class NetnsLinks:
                 self.add(netns, pids[netns])
 
     def _leads_to(self, name: str, pid: int) -> bool:
-        """False where a link is missing, or leads to the process of a former sandbox."""
+        """Return False if a link is missing, or leads to the process of a former sandbox."""
         try:
             return os.readlink(name, dir_fd=self._run_netns) == self.path(pid)
         except OSError:
             return False
 
     def add(self, netns: str, pid: int) -> None:
-        """A namespace, and the pid of its pause process."""
+        """Create the link of a namespace, given by the pid of its pause process."""
         if self._run_netns < 0:
             return
         name = run_netns_name(self._lab, netns)
@@ -53,7 +64,7 @@ class NetnsLinks:
         try:
             target = self.path(pid)
         except OSError:
-            return  # no room for a descriptor: a convenience, the lab does without it
+            return  # too many open files
         try:
             os.symlink(target, name, dir_fd=self._run_netns)
         except FileExistsError:
@@ -61,9 +72,10 @@ class NetnsLinks:
             with suppress(OSError):
                 os.symlink(target, name, dir_fd=self._run_netns)
         except OSError:
-            pass  # a convenience: the lab does without it
+            pass
 
     def remove(self, netns: str) -> None:
+        """Remove the link of a namespace, unless it leads to another one of the same name."""
         name = run_netns_name(self._lab, netns)
         if self._run_netns >= 0 and self._owners.get(name, netns) == netns:
             self._owners.pop(name, None)
@@ -76,17 +88,23 @@ class NetnsLinks:
             pass
 
     def path(self, pid: int) -> str:
-        """Where the network namespace of one of our processes is to be found outside. Raises OSError."""
+        """Return the outer path of the network namespace of one of the lab's processes.
+
+        Raises OSError.
+        """
         return f"/proc/{self.init_pid}/root/proc/{pid}/ns/net"
 
     @property
     def init_pid(self) -> int:
-        """Init's number outside."""
+        """The pid of init in the outer PID namespace."""
         self._init = self._init or self.outer_pid(1)
         return self._init
 
     def outer_pid(self, pid: int) -> int:
-        """One of our processes' number in the namespace that `up` was called in; 0 when it is gone."""
+        """Return the pid of a process in the PID namespace of `up`; 0 if it has exited.
+
+        The kernel shows it in the fdinfo of a pidfd, read through the outer /proc.
+        """
         try:
             pidfd = os.pidfd_open(pid)
         except OSError:
@@ -96,9 +114,10 @@ class NetnsLinks:
                 f"self/fdinfo/{pidfd}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._outer_proc
             )
             try:
-                told = os.read(info, 4096)
+                fields = os.read(info, 4096)
             finally:
                 os.close(info)
         finally:
             os.close(pidfd)
-        return max(0, int(told.partition(b"\nPid:")[2].partition(b"\n")[0] or 0))  # -1: it is gone
+        outer = int(fields.partition(b"\nPid:")[2].partition(b"\n")[0] or 0)
+        return max(0, outer)  # the kernel shows -1 for a process that has exited

@@ -1,7 +1,8 @@
-"""The agent's hand for rules: what each node's tables hold, and when somebody else touched them.
+"""Client of the node agents for rules: load them, and detect changes by other processes.
 
-Every transaction raises the generation number of a namespace's ruleset by one. When it is not what our last one left, somebody else
-has been there, and our tables are made anew. What differs is found when `diff` asks for it: repairs do not wait for that.
+Every transaction increments the generation number of a namespace's ruleset. If the number is not
+the one after our last transaction, another process has changed rules, and ours are loaded again.
+The exact difference is computed only for `diff` and for the log: a repair does not wait for it.
 """
 
 from __future__ import annotations
@@ -36,24 +37,25 @@ from kubenetlab.lab.transport.rpc import RpcClient
 
 
 class RulesetCheckpoint(Struct, frozen=True):
-    """What a transaction of ours left in a node's namespace."""
+    """State of a node's rulesets after our last transaction."""
 
     generation: int
     digest: str
-    """Of the objects it was made of."""
+    """Digest of the rule objects that were loaded."""
     names: dict[str, tuple[Name, ...]]
-    """Dialect → what of the namespace is its own."""
+    """Rule backend → tables and other containers of rules that it owns in the namespace."""
 
 
 class RefusedRules(NamedTuple):
-    """What was said of a node's rules, in which dialect; in none where nobody came to loading them."""
+    """Error of a transaction."""
 
     dialect: str
-    said: str
+    """Rule backend that was refused; "" if the transaction was not begun."""
+    error: str
 
 
 class _Load(NamedTuple):
-    """Words for a node, which its pause process identifies, and where the answer goes."""
+    """Transactions to run on one node."""
 
     netns: str
     node: ProcessId
@@ -62,7 +64,7 @@ class _Load(NamedTuple):
 
 
 class NodeAgentClient:
-    """The node agents, as the agent uses them. A node is always the same one's."""
+    """The rules in the namespaces of nodes."""
 
     def __init__(
         self,
@@ -73,163 +75,171 @@ class NodeAgentClient:
     ) -> None:
         """Begin without checkpoints.
 
+        directory:  run directory of the lab.
         on_touched: called with a namespace in which another process has changed rules.
-        on_sync:    called with a namespace and the node agent's answer when a transaction has ended.
+        on_sync:    called with a namespace and the node agent's answer after each transaction.
         """
         self._node_agents = node_agents
         self._on_touched = on_touched
         self._on_sync = on_sync
-        self._marks_path = directory / "rules.json"
-        self._marks: dict[str, RulesetCheckpoint] = {}
-        """Node's namespace → what our last transaction left there."""
-        self._dubious: set[str] = set()
-        """Where the tables have to be made anew, whatever they hold."""
-        self._loads = Batcher(self._load)
-        self._telling: set[asyncio.Task[None]] = set()
+        self._checkpoints_path = directory / "rules.json"
+        self._checkpoints: dict[str, RulesetCheckpoint] = {}
+        """By the namespace of a node."""
+        self._stale: set[str] = set()
+        """Namespaces whose rules are loaded completely by the next transaction."""
+        self._loads = Batcher(self._send_loads)
+        self._requests: set[asyncio.Task[None]] = set()
+        """Running tasks, referenced so that they are not garbage-collected."""
 
-    def load_marks(self) -> None:
-        """What the former agent wrote down."""
+    def load_checkpoints(self) -> None:
+        """Read the checkpoints of a former agent; without a readable file there are none."""
         try:
-            self._marks = msgspec.json.decode(
-                self._marks_path.read_bytes(), type=dict[str, RulesetCheckpoint]
+            self._checkpoints = msgspec.json.decode(
+                self._checkpoints_path.read_bytes(), type=dict[str, RulesetCheckpoint]
             )
         except (OSError, msgspec.DecodeError):
-            self._marks = {}
+            self._checkpoints = {}
+
+    def save_checkpoints(self) -> None:
+        """Write the checkpoints for the next agent.
+
+        An agent without current checkpoints loads all rules again, so a failure is only logged.
+        """
+        try:
+            replace_file(self._checkpoints_path, msgspec.json.encode(self._checkpoints))
+        except OSError as error:
+            log(f"cannot write the checkpoints of the rules: {refusal(error)}")
 
     async def is_as_left(self, netns: str, node: ProcessId, objects: Sequence[RuleObject]) -> bool:
-        """True when the namespace holds what our last transaction left, and that was made of these objects."""
-        answer = await self._hand(netns).call(do="generation", netns=netns, node=node)
-        mark = self._marks.get(netns)
+        """Return True if the rules are those of our last transaction, made of these objects.
+
+        Otherwise the next transaction loads them completely.
+        """
+        answer = await self._client(netns).call(do="generation", netns=netns, node=node)
+        checkpoint = self._checkpoints.get(netns)
         if (
-            mark is not None
-            and (mark.generation, mark.digest) == (answer.get("generation"), digest(objects))
-            and not _is_deaf(mark, answer)
+            checkpoint is not None
+            and (checkpoint.generation, checkpoint.digest)
+            == (answer.get("generation"), digest(objects))
+            and not _is_unwatched(checkpoint, answer)
         ):
             return True
-        self._dubious.add(netns)
+        self._stale.add(netns)
         return False
 
     async def touched(self, nodes: Mapping[str, ProcessId]) -> list[str]:
-        """In which namespaces somebody else has changed rules since our last transaction."""
-        asked = [(netns, nodes[netns]) for netns in self._marks if netns in nodes]
+        """Return the namespaces in which another process has changed rules.
+
+        nodes: pause process of each node, by its namespace.
+        """
+        queried = [(netns, nodes[netns]) for netns in self._checkpoints if netns in nodes]
         answers = await asyncio.gather(
             *(
-                self._hand(netns).call(do="generation", netns=netns, node=node)
-                for netns, node in asked
+                self._client(netns).call(do="generation", netns=netns, node=node)
+                for netns, node in queried
             )
         )
         return [
             netns
-            for (netns, _), answer in zip(asked, answers, strict=True)
+            for (netns, _), answer in zip(queried, answers, strict=True)
             if "generation" in answer
             and (
-                answer["generation"] != self._marks[netns].generation
-                or _is_deaf(self._marks[netns], answer)
+                answer["generation"] != self._checkpoints[netns].generation
+                or _is_unwatched(self._checkpoints[netns], answer)
             )
         ]
 
     def mark_stale(self, netns: str) -> None:
-        """Somebody else has changed rules there: the tables are made anew, whatever they hold."""
-        self._dubious.add(netns)
+        """Have the next transaction load all rules of a namespace, whatever it holds."""
+        self._stale.add(netns)
+
+    def record_edit(self, netns: str) -> None:
+        """Pass on a node agent's event that another process has changed rules."""
+        if netns in self._checkpoints:
+            self._on_touched(netns)
+
+    def forget(self, netns: str) -> None:
+        """Drop what is known of a node that is gone."""
+        self._checkpoints.pop(netns, None)
+        self._stale.discard(netns)
 
     async def apply(
         self, netns: str, node: ProcessId, old: Sequence[RuleObject], new: Sequence[RuleObject]
     ) -> RefusedRules | None:
-        """From `old` to `new`, dialect by dialect; None when it is in force."""
-        former = self._marks[netns].names if netns in self._marks else {}
-        wanted = steps(old, new, former, anew=netns in self._dubious)
-        if not wanted:
+        """Change the rules of a namespace from `old` to `new`; return None when they are in force.
+
+        Each rule backend has a transaction of its own.
+        """
+        checkpoint = self._checkpoints.get(netns)
+        former = checkpoint.names if checkpoint is not None else {}
+        transactions = steps(old, new, former, anew=netns in self._stale)
+        if not transactions:
             return None
-        load = _Load(netns, node, wanted, asyncio.get_running_loop().create_future())
+        load = _Load(netns, node, transactions, asyncio.get_running_loop().create_future())
         self._loads.add(load)
         try:
             answer = await load.answer
         except ConnectionError:
-            answer = {"error": f"the {self._hand(netns).name} died"}
+            answer = {"error": f"the {self._client(netns).name} died"}
         self._on_sync(netns, answer)
         if "error" in answer:
-            self._dubious.add(netns)
+            self._stale.add(netns)
             return RefusedRules(answer.get("dialect", ""), str(answer["error"]))
-        self._dubious.discard(netns)
-        self._marks[netns] = RulesetCheckpoint(answer["generation"], digest(new), names(new))
+        self._stale.discard(netns)
+        self._checkpoints[netns] = RulesetCheckpoint(answer["generation"], digest(new), names(new))
         return None
-
-    def _load(self, loads: Sequence[_Load]) -> None:
-        """What a node agent has to load on several nodes alike is said once."""
-        alike: dict[tuple[RpcClient, tuple[Transaction, ...]], list[_Load]] = {}
-        for load in loads:
-            alike.setdefault((self._hand(load.netns), load.steps), []).append(load)
-        for (hand, words), several in alike.items():
-            request = {"do": "rules", "steps": [msgspec.to_builtins(step) for step in words]}
-            each = {load.answer: {"netns": load.netns, "node": load.node} for load in several}
-            self._telling.add(
-                task := asyncio.get_running_loop().create_task(_tell(hand, request, each))
-            )
-            task.add_done_callback(self._telling.discard)
-
-    def record_edit(self, netns: str) -> None:
-        """A node agent has noticed a transaction that is not ours."""
-        if netns in self._marks:
-            self._on_touched(netns)
-
-    def forget(self, netns: str) -> None:
-        """A node is gone."""
-        self._marks.pop(netns, None)
-        self._dubious.discard(netns)
-
-    def save_marks(self) -> None:
-        """For the next agent. Where it finds none, or old ones, it makes the tables anew: that they cannot be written stops nothing."""
-        try:
-            replace_file(self._marks_path, msgspec.json.encode(self._marks))
-        except OSError as error:
-            log(f"the marks of the rules are not written: {refusal(error)}")
 
     async def differences(
         self, desired: Mapping[str, Sequence[RuleObject]], nodes: Mapping[str, ProcessId]
     ) -> dict[str, list[Difference]]:
-        """Compare the rules of namespaces with the desired ones, and with what an earlier mode has left there.
+        """Compare the rules of namespaces with the desired ones, and with those of a former mode.
 
-        Where the desired rules are those that were loaded last, a difference was made by others. It is repaired like any such
-        change, or kept where that is asked for: edits of maps and sets are without a new generation, so it may not be known yet.
+        If the desired rules are the ones that were loaded last, another process has made the
+        difference. It is reported to `on_touched`, because changes of maps and sets leave the
+        generation number as it is and are not noticed otherwise.
         """
-        marks = self._marks
+        checkpoints = self._checkpoints
         subjects = [
             ComparedNamespace(
-                netns, nodes[netns], rules, marks[netns].names if netns in marks else {}
+                netns, nodes[netns], rules, checkpoints[netns].names if netns in checkpoints else {}
             )
             for netns, rules in desired.items()
             if netns in nodes
         ]
-        found = await rule_differences(
-            subjects, lambda node, /, **request: self._hand(node).call(**request)
+        result = await rule_differences(
+            subjects, lambda node, /, **request: self._client(node).call(**request)
         )
-        for netns, differences in found.items():
+        for netns, differences in result.items():
             is_edited = any(difference.action != "unknown" for difference in differences)
             if (
                 is_edited
-                and netns in marks
-                and netns not in self._dubious
-                and marks[netns].digest == digest(desired[netns])
+                and netns in checkpoints
+                and netns not in self._stale
+                and checkpoints[netns].digest == digest(desired[netns])
             ):
                 self._on_touched(netns)
-        return found
+        return result
 
     async def edits(
         self, netns: str, node: ProcessId, loaded: Sequence[RuleObject]
     ) -> list[Difference]:
-        """Return what others have changed in the rules that were loaded last; nothing where they are repaired already."""
-        return (
-            (await self.differences({netns: loaded}, {netns: node}))[netns]
-            if netns in self._dubious
-            else []
-        )
+        """Return the changes by other processes to the rules that were loaded last.
+
+        Return no changes if they have been repaired already.
+        """
+        if netns not in self._stale:
+            return []
+        return (await self.differences({netns: loaded}, {netns: node}))[netns]
 
     async def listings(
         self, netns: str, node: ProcessId, dialects: Iterable[str]
     ) -> dict[str, str]:
-        """Return the rules of a namespace by backend, as the backend's own program prints them; an error in place of a listing."""
+        """Return the rules of a namespace by backend, as the backend's own program prints them.
+
+        An error takes the place of a listing.
+        """
         answers = {
-            name: await self._hand(netns).call(do="text", netns=netns, node=node, dialect=name)
+            name: await self._client(netns).call(do="text", netns=netns, node=node, dialect=name)
             for name in dialects
         }
         return {
@@ -237,25 +247,41 @@ class NodeAgentClient:
             for name, answer in answers.items()
         }
 
-    def _hand(self, netns: str) -> RpcClient:
+    def _client(self, netns: str) -> RpcClient:
         return self._node_agents.client(netns)
 
+    def _send_loads(self, loads: Sequence[_Load]) -> None:
+        """Send transactions that are equal on several nodes of a node agent in one request."""
+        groups: dict[tuple[RpcClient, tuple[Transaction, ...]], list[_Load]] = {}
+        for load in loads:
+            groups.setdefault((self._client(load.netns), load.steps), []).append(load)
+        for (client, transactions), equal in groups.items():
+            request = {"do": "rules", "steps": [msgspec.to_builtins(step) for step in transactions]}
+            each = {load.answer: {"netns": load.netns, "node": load.node} for load in equal}
+            self._requests.add(
+                task := asyncio.get_running_loop().create_task(_call_each(client, request, each))
+            )
+            task.add_done_callback(self._requests.discard)
 
-async def _tell(
-    hand: RpcClient, request: Message, each: Mapping[asyncio.Future[Message], Message]
+
+async def _call_each(
+    client: RpcClient, request: Message, each: Mapping[asyncio.Future[Message], Message]
 ) -> None:
-    """Has each answered, one way or the other: whatever goes wrong is raised where somebody waits, and nobody waits for ever."""
+    """Send a request; pass an exception to every future that would wait for ever without it."""
     try:
-        await hand.call_each(request, each)
+        await client.call_each(request, each)
     except Exception as error:
         for answer in each:
             if not answer.done():
                 answer.set_exception(error)
 
 
-def _is_deaf(mark: RulesetCheckpoint, answer: Message) -> bool:
-    """True when nobody listens where a dialect has to be listened for: the node agent is a new one."""
+def _is_unwatched(checkpoint: RulesetCheckpoint, answer: Message) -> bool:
+    """Return True if the node agent does not watch a rule backend that has to be watched.
+
+    A new node agent watches none until it has loaded rules.
+    """
     return any(
         getattr(dialect(name), "IS_WATCHED", False) and name not in answer["open"]
-        for name in mark.names
+        for name in checkpoint.names
     )

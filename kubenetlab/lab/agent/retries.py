@@ -1,4 +1,4 @@
-"""When to try again what has failed: soon at first, then less and less often, and soon again after a success."""
+"""Exponential back-off of everything that failed; a success resets it."""
 
 from __future__ import annotations
 
@@ -6,24 +6,30 @@ from collections.abc import Iterable
 from typing import Final
 
 FIRST_S: Final = 0.1
-"""The kernel takes the links of a dead namespace away within tenths of a second; names that are needed are free then."""
+"""Delay before the first retry, in seconds.
+
+The kernel removes the links of a dead namespace within tenths of a second; their names are free
+then.
+"""
 GROWTH: Final = 1.5
+"""Factor by which each delay is longer than the one before."""
 CEILING_S: Final = 5.0
+"""Longest delay, in seconds."""
 
 
 class Retries:
-    """The next attempt of everything that fails, each by a name of its own."""
+    """Time of the next attempt of everything that fails, by name."""
 
     def __init__(self) -> None:
         self._next: dict[str, tuple[float, float]] = {}
         """Name → (delay before the next attempt in seconds, time of that attempt)."""
 
     def schedule(self, failing: Iterable[str], now: float) -> float | None:
-        """Return when something is to be tried again; None when nothing fails.
+        """Return the time of the next retry; None if nothing fails.
 
-        failing: all that has failed in the latest attempt; the back-off of everything else begins anew.
-        now:     seconds, of whatever clock the result is to be of.
-        An attempt before its time, because something else happened, does not lengthen the delay.
+        failing: names of everything that failed in the latest attempt; others are reset.
+        now:     time of any clock, in seconds; the result is of the same clock.
+        An attempt before its time, because of another event, does not lengthen the delay.
         """
         scheduled: dict[str, tuple[float, float]] = {}
         for name in failing:
@@ -36,5 +42,5 @@ class Retries:
         return min((at for _, at in scheduled.values()), default=None)
 
     def reset(self) -> None:
-        """Begin the back-off of everything anew: circumstances have changed."""
+        """Reset the back-off of everything, because circumstances have changed."""
         self._next = {}

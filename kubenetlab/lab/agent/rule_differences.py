@@ -1,4 +1,4 @@
-"""Differences between the rules of namespaces and the desired ones, asked of the node agents."""
+"""Differences between the rules in namespaces and the desired ones, computed by node agents."""
 
 from __future__ import annotations
 
@@ -24,43 +24,43 @@ from kubenetlab.kernel.rules.comparison import Compared
 from kubenetlab.lab.transport.frames import Message
 
 Owned = tuple[tuple[str, tuple[Name, ...]], ...]
-"""Dialects, with what of a namespace each owns."""
+"""Rule backends, each with the tables and other containers of rules that it owns."""
 
 
 class ComparedNamespace(NamedTuple):
-    """The rules of one namespace to be compared."""
+    """A namespace whose rules are compared."""
 
     netns: str
     node: ProcessId
     desired: Sequence[RuleObject]
     former: Mapping[str, tuple[Name, ...]]
-    """Dialect → what it owned there when rules were loaded last."""
+    """Rule backend → containers of rules that it owned when rules were loaded last."""
 
 
 class ComparisonRequest(Protocol):
     """A request to the node agent of a namespace."""
 
     async def __call__(self, node: str, /, **request: object) -> Message:
-        """Return the answer, with `error` where there is none."""
+        """Return the answer, or a message with `error`."""
 
 
 async def rule_differences(
     subjects: Iterable[ComparedNamespace], ask: ComparisonRequest
 ) -> dict[str, list[Difference]]:
-    """Return what differs, by namespace.
+    """Return the differences by namespace.
 
     Namespaces with the same desired rules share the reference namespace in which those are loaded.
     As many comparisons run at a time as there are processors.
     """
-    found: dict[str, list[Difference]] = {}
+    result: dict[str, list[Difference]] = {}
     groups: dict[tuple[tuple[Transaction, ...], Owned], dict[str, ProcessId]] = {}
     for subject in subjects:
         objects, owned = by_backend(subject.desired), _owned(subject)
         exact = [name for name in owned if isinstance(dialect(name), ExactBackend)]
-        found[subject.netns] = [
-            one
+        result[subject.netns] = [
+            difference
             for name in exact
-            for one in await _exact(subject, name, objects.get(name, ()), owned[name], ask)
+            for difference in await _exact(subject, name, objects.get(name, ()), owned[name], ask)
         ]
         rewritten = {name: names for name, names in owned.items() if name not in exact}
         if rewritten:
@@ -73,12 +73,12 @@ async def rule_differences(
         *(_compared(*group, nodes, ask, limit) for group, nodes in groups.items())
     ):
         for netns, differences in compared.items():
-            found[netns] += differences
-    return found
+            result[netns] += differences
+    return result
 
 
 def _owned(subject: ComparedNamespace) -> dict[str, tuple[Name, ...]]:
-    """Dialect → what it owns now, then what only an earlier mode owned."""
+    """Return what each backend owns: desired containers of rules, then those of a former mode."""
     objects = by_backend(subject.desired)
     owned = {
         name: tuple(
@@ -98,7 +98,7 @@ async def _exact(
     owned: Sequence[Name],
     ask: ComparisonRequest,
 ) -> list[Difference]:
-    """Compare the objects of a dialect with its listing."""
+    """Compare the objects of a backend with its listing, without a reference namespace."""
     answer = await ask(
         subject.netns, do="list", netns=subject.netns, node=subject.node, dialect=name, names=owned
     )
@@ -114,7 +114,7 @@ async def _compared(
     ask: ComparisonRequest,
     limit: asyncio.Semaphore,
 ) -> dict[str, list[Difference]]:
-    """Compare namespaces that have the same desired rules, by their listings."""
+    """Compare namespaces that have the same desired rules with a reference namespace."""
     async with limit:
         request = {
             "steps": [msgspec.to_builtins(step) for step in loads],
@@ -124,16 +124,16 @@ async def _compared(
         answer = await ask(next(iter(nodes)), do="compare", **request)
     if "error" in answer:
         return {netns: [_unknown(name, answer["error"]) for name, _ in owned] for netns in nodes}
-    outcomes = msgspec.convert(answer["compared"], dict[str, Compared])
+    compared = msgspec.convert(answer["compared"], dict[str, Compared])
     return {
         netns: [
-            *outcome.differences,
-            *(_unknown(name, error) for name, error in outcome.errors.items()),
+            *comparison.differences,
+            *(_unknown(name, error) for name, error in comparison.errors.items()),
         ]
-        for netns, outcome in outcomes.items()
+        for netns, comparison in compared.items()
     }
 
 
 def _unknown(name: str, error: object) -> Difference:
-    """Say that rules could not be compared."""
+    """Return the difference that stands for rules that could not be compared."""
     return Difference(f"? {name} rules cannot be compared: {error}", "unknown", f"{name} rules")

@@ -1,4 +1,4 @@
-"""What was seen, as changes of the store: reports of sandboxes, programs, processes and probes."""
+"""Changes of the store that follow from reports on sandboxes, programs and probes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from kubenetlab.names import node_netns, pod_netns
 
 
 def pod_of(cluster: Cluster, netns: str) -> Pod | None:
-    """The pod whose sandbox this is; None for other namespaces and for pods that are gone."""
+    """Return the pod of a sandbox; None for other namespaces and for pods that are gone."""
     kind, _, rest = netns.partition("/")
     if kind != "pod":
         return None
@@ -34,18 +34,20 @@ def pod_of(cluster: Cluster, netns: str) -> Pod | None:
 
 
 def sandbox_made(cluster: Cluster, netns: str, pid: int) -> Iterator[Change]:
-    """A pause process runs (or, with pid 0, does not run any more)."""
+    """Yield the changes for a sandbox whose pause process has started.
+
+    pid: 0 if the pause process has exited.
+    """
     kind, _, name = netns.partition("/")
     if kind == "node" and cluster.get(Node, "", name) is not None:
         yield NodeReport(ObjectMeta(name=name), pid)
     pod = pod_of(cluster, netns)
     if pod is None:
         return
-    seen = _observed(cluster, pod)
     if pid:
-        yield structs.replace(seen, sandbox_pid=pid, sandbox_error="")
+        yield structs.replace(_status(cluster, pod), sandbox_pid=pid, sandbox_error="")
         return
-    # A pod that lost its sandbox gets a new one, with a new address, and all its containers start anew in it.
+    # A pod that lost its sandbox gets a new one with a new address; all containers start again.
     yield PodRuntimeStatus(ObjectMeta(name=pod.name, namespace=pod.namespace), pod.uid)
     attachment = attachment_of(cluster, pod)
     if isinstance(attachment, Attachment):
@@ -53,52 +55,55 @@ def sandbox_made(cluster: Cluster, netns: str, pid: int) -> Iterator[Change]:
 
 
 def recorded_sandboxes(cluster: Cluster) -> Iterator[tuple[str, int]]:
-    """The namespace of each node and pod, with the pid of its pause process as far as it has been told; 0: there is none."""
+    """Yield the namespace of each node and pod, with the stored pid of its pause process or 0."""
     for node in cluster.all(Node):
         report = cluster.get(NodeReport, "", node.name)
         yield node_netns(node.name), report.sandbox_pid if report else 0
     for pod in cluster.all(Pod):
-        seen = observed_of(cluster, pod)
-        yield pod_netns(pod.namespace, pod.name, pod.uid), seen.sandbox_pid if seen else 0
+        status = observed_of(cluster, pod)
+        yield pod_netns(pod.namespace, pod.name, pod.uid), status.sandbox_pid if status else 0
 
 
 def sandbox_failed(cluster: Cluster, netns: str, message: str) -> Iterator[Change]:
-    """Linux refused something in a pod's namespace."""
+    """Yield the change for a pod in whose namespace the kernel refused something."""
     pod = pod_of(cluster, netns)
     if pod is not None:
-        yield structs.replace(_observed(cluster, pod), sandbox_error=message)
+        yield structs.replace(_status(cluster, pod), sandbox_error=message)
 
 
 def program_reports(cluster: Cluster, reports: Iterable[dict[str, Any]]) -> Iterator[Change]:
-    """How runs of containers go, as app workers say."""
-    return _told(cluster, reports, _program_report)
+    """Yield the changes for reports of containers that have started or ended."""
+    return _changed(cluster, reports, _program_report)
 
 
 def probe_reports(cluster: Cluster, reports: Iterable[dict[str, Any]]) -> Iterator[Change]:
-    """How the latest probes ended, as a node agent says."""
-    return _told(cluster, reports, _probe_report)
+    """Yield the changes for the results of probes."""
+    return _changed(cluster, reports, _probe_report)
 
 
-def _told(
+def _changed(
     cluster: Cluster,
     reports: Iterable[dict[str, Any]],
-    told: Callable[[PodRuntimeStatus, dict[str, Any]], PodRuntimeStatus],
+    update: Callable[[PodRuntimeStatus, dict[str, Any]], PodRuntimeStatus],
 ) -> Iterator[Change]:
-    """What is known of each pod after some reports, if that is something new."""
+    """Yield the status of each pod that the reports change.
+
+    update: returns the status after one report, or the same object if it changes nothing.
+    """
     changed: dict[str, PodRuntimeStatus] = {}
     for report in reports:
         netns = report["netns"]
         pod = pod_of(cluster, netns)
         if pod is not None:
-            before = changed.get(netns) or _observed(cluster, pod)
-            after = told(before, report)
+            before = changed.get(netns) or _status(cluster, pod)
+            after = update(before, report)
             if after is not before:
                 changed[netns] = after
     yield from changed.values()
 
 
-def _program_report(seen: PodRuntimeStatus, report: dict[str, Any]) -> PodRuntimeStatus:
-    told = ContainerReport(
+def _program_report(status: PodRuntimeStatus, report: dict[str, Any]) -> PodRuntimeStatus:
+    new = ContainerReport(
         report["attempt"],
         report["state"],
         report.get("exit_code", 0),
@@ -108,17 +113,17 @@ def _program_report(seen: PodRuntimeStatus, report: dict[str, Any]) -> PodRuntim
         report.get("ends_later", False),
         report.get("reason", ""),
     )
-    known = seen.containers.get(report["container"])
+    known = status.containers.get(report["container"])
     if known is not None and (known.attempt, known.state != "running") >= (
-        told.attempt,
-        told.state != "running",
+        new.attempt,
+        new.state != "running",
     ):
-        return seen  # nothing new, or overtaken by the report of its end or of a later run
-    return structs.replace(seen, containers={**seen.containers, report["container"]: told})
+        return status  # known already, or older than the report of its end or of a later run
+    return structs.replace(status, containers={**status.containers, report["container"]: new})
 
 
-def _probe_report(seen: PodRuntimeStatus, report: dict[str, Any]) -> PodRuntimeStatus:
-    told = ProbeReport(
+def _probe_report(status: PodRuntimeStatus, report: dict[str, Any]) -> PodRuntimeStatus:
+    new = ProbeReport(
         report["attempt"],
         report["kind"],
         report["ok"],
@@ -128,20 +133,21 @@ def _probe_report(seen: PodRuntimeStatus, report: dict[str, Any]) -> PodRuntimeS
         report["is_settled"],
     )
     key = f"{report['container']}/{report['kind']}"
-    known = seen.probes.get(key)
-    if known is not None and structs.replace(known, at=0.0) == structs.replace(told, at=0.0):
-        return seen
-    return structs.replace(seen, probes={**seen.probes, key: told})
+    known = status.probes.get(key)
+    if known is not None and structs.replace(known, at=0.0) == structs.replace(new, at=0.0):
+        return status
+    return structs.replace(status, probes={**status.probes, key: new})
 
 
 def detached(cluster: Cluster, pod: Pod) -> Iterator[Change]:
-    """A terminating pod's endpoints have left all rules."""
-    seen = observed_of(cluster, pod)
-    if seen is not None and not seen.is_detached:
-        yield structs.replace(seen, is_detached=True)
+    """Yield the change for a terminating pod whose endpoints have left all rules."""
+    status = observed_of(cluster, pod)
+    if status is not None and not status.is_detached:
+        yield structs.replace(status, is_detached=True)
 
 
-def _observed(cluster: Cluster, pod: Pod) -> PodRuntimeStatus:
+def _status(cluster: Cluster, pod: Pod) -> PodRuntimeStatus:
+    """Return the stored status of a pod, or an empty one."""
     return observed_of(cluster, pod) or PodRuntimeStatus(
         ObjectMeta(name=pod.name, namespace=pod.namespace), pod.uid
     )

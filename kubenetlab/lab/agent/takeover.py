@@ -1,4 +1,4 @@
-"""Taking over a lab from an agent that is gone: find out what it left, and record what happened while there was no agent."""
+"""Taking over a lab from a dead agent: read what it left, record what happened meanwhile."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 async def take_over(agent: Agent) -> None:
     """Find the sandboxes, rules and programs of a former agent."""
     async with agent.kernel_is_free:
-        await _look_around(agent)
-    _catch_up(agent)
+        await _observe(agent)
+    _record_changes(agent)
     log(f"a new agent took over {len(agent.known)} namespaces")
 
 
-async def _look_around(agent: Agent) -> None:
+async def _observe(agent: Agent) -> None:
+    """Read all namespaces, and find out which rules and programs are the desired ones."""
     agent.desired_state.update(agent.cluster)
     desired, pauses = agent.desired, agent.sandboxes.pauses
     for netns, pause in pauses.items():
@@ -34,7 +35,7 @@ async def _look_around(agent: Agent) -> None:
         )
     agent.sight.start_monitoring()
     agent.sight.read(desired, list(agent.known))
-    agent.rules.load_marks()
+    agent.rules.load_checkpoints()
     await agent.runs.adopt()
     agent.kube_proxies.adopt(agent.cluster)
     for netns in list(agent.known):
@@ -54,8 +55,8 @@ async def _look_around(agent: Agent) -> None:
             )
 
 
-def _catch_up(agent: Agent) -> None:
-    """Record what the former agent had no time to write down, and what happened while there was none."""
+def _record_changes(agent: Agent) -> None:
+    """Record sandboxes that the former agent did not store, and those that have died since."""
     agent.builder.links.adopt(agent.sandboxes.pids)
     for netns, recorded in list(status_reports.recorded_sandboxes(agent.cluster)):
         process = agent.sandboxes.id(netns)

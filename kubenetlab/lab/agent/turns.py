@@ -1,4 +1,4 @@
-"""Turns between the agent's own work and its clients, who share one event loop."""
+"""Pauses in the agent's work, in which the event loop serves clients."""
 
 from __future__ import annotations
 
@@ -12,33 +12,34 @@ from kubenetlab.errors import BugError
 T = TypeVar("T")
 
 LONGEST_S: Final = 0.05
-"""How long the agent may work before clients are answered."""
+"""Maximum time that the agent works without a pause, in seconds."""
 ANSWERING_S: Final = 0.005
-"""How long they are answered then: a request takes several turns of the loop."""
+"""Length of a pause, in seconds: a request takes several iterations of the event loop."""
 
 
 class Turns:
-    """When clients were answered last."""
+    """Time since the last pause."""
 
     def __init__(self) -> None:
         self._last = time.monotonic()
 
     def begin(self) -> None:
-        """Note that clients have just had their turn."""
+        """Record that clients have just been served."""
         self._last = time.monotonic()
 
     async def give(self) -> None:
-        """Let clients be answered, if they have been waiting for long."""
+        """Serve clients if the agent has worked for LONGEST_S without a pause."""
         if time.monotonic() - self._last > LONGEST_S:
             await asyncio.sleep(ANSWERING_S)
         self.begin()
 
 
 def at_once(work: Coroutine[Any, Any, T]) -> T:
-    """Return the result of a coroutine that never waits.
+    """Run a coroutine that never waits, and return its result.
 
-    A change that waited would let another one in between, and taking the first back would take both back.
-    Raises BugError when it waits; it is closed then.
+    A request that changes the lab must not wait: another request could change the lab meanwhile,
+    and undoing the first change would undo both.
+    Raises BugError if the coroutine waits; it is closed then.
     """
     try:
         work.send(None)

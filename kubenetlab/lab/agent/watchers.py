@@ -1,4 +1,4 @@
-"""Watchers: events that are set whenever something has changed, one for each client that waits for that."""
+"""Events for clients that wait for a change of the lab, one for each client."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from contextlib import contextmanager
 
 
 class Watchers:
-    """Those who wait for changes of the store, or for the agent to be idle."""
+    """Events of the clients that wait for a change of the store, or for the agent to be idle."""
 
     def __init__(self) -> None:
         self._events: set[asyncio.Event] = set()
 
     @contextmanager
     def one(self) -> Iterator[asyncio.Event]:
-        """Yield an event that is set at every change, as long as the block lasts."""
+        """Yield an event that is set at every change until the block ends."""
         event = asyncio.Event()
         self._events.add(event)
         try:
