@@ -1,1 +1,1 @@
-"""Processes of a lab: init starts and supervises them in namespaces of the lab's own."""
+"""Processes of a lab: init starts and supervises them in namespaces of the lab itself."""

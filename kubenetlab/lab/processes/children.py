@@ -1,4 +1,4 @@
-"""The processes of a lab that are always there, as init keeps them: when to start one again that has died."""
+"""Permanent processes of a lab, which init restarts with a back-off when they die."""
 
 from __future__ import annotations
 
@@ -7,26 +7,27 @@ from typing import Final
 from kubenetlab.lab.context import Role
 
 BACK_OFF_S: Final = (0.0, 0.1, 0.5, 2.0, 5.0)
-"""Delay before a process that died is started again, by the number of its deaths."""
-QUIET_S: Final = 60.0
-"""Time without a death after which the back-off begins anew, in seconds."""
+"""Delays before the first, second, ... restart of a process, in seconds; the last one is kept."""
+RESET_AFTER_S: Final = 60.0
+"""Time since the previous failure after which the back-off is reset, in seconds."""
 
 
 class Child:
-    """One of these processes: how to fork it, and how it has fared. Times are seconds of the monotonic clock."""
+    """A permanent process: its role and its restarts. Times are of the monotonic clock."""
 
     def __init__(self, name: str, role: Role) -> None:
         self.name, self.role = name, role
         self.pid = 0
-        """0 while it does not run."""
+        """The pid, or 0 while the process does not run."""
         self.due = 0.0
-        """When it is to be started."""
-        self._deaths = 0
-        self._last_death = 0.0
+        """Time of the next start."""
+        self._failures = 0
+        self._last_failure = 0.0
 
     def schedule(self, now: float) -> float:
-        """Record that it has died; return the delay before its next start, in seconds."""
-        self._deaths = self._deaths + 1 if now - self._last_death < QUIET_S else 1
-        delay_s = BACK_OFF_S[min(self._deaths, len(BACK_OFF_S)) - 1]
-        self._last_death, self.pid, self.due = now, 0, now + delay_s
+        """Record a failure; return the delay before the next start, in seconds."""
+        is_repeated = now - self._last_failure < RESET_AFTER_S
+        self._failures = self._failures + 1 if is_repeated else 1
+        delay_s = BACK_OFF_S[min(self._failures, len(BACK_OFF_S)) - 1]
+        self._last_failure, self.pid, self.due = now, 0, now + delay_s
         return delay_s

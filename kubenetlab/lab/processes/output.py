@@ -1,7 +1,8 @@
-"""What processes in pods print: init reads it from pipes and writes it to their logs, which never become larger than they may.
+"""Output of processes in pods: init reads it from pipes and writes it to logs of bounded size.
 
-A process that wrote to its log itself could fill the machine's memory, where /run lies, in seconds. A pipe holds 64 KB: a process
-that prints faster than init writes waits, as with any container runtime.
+A process that wrote to its log itself could fill the machine's memory, which holds /run, in
+seconds. A pipe holds 64 KiB: a process that prints faster than init writes is blocked, as with any
+container runtime.
 """
 
 from __future__ import annotations
@@ -18,27 +19,33 @@ from kubenetlab.lab.log import say
 from kubenetlab.lab.runtime.container_logs import MARK_EVERY_S, MAX_BYTES, mark
 
 CHUNK_BYTES: Final = 64 * 1024
-"""Read at a time: the capacity of a pipe."""
+"""Bytes read at a time: the capacity of a pipe."""
 
 
 class _Output(Struct):
+    """A pipe from a process, and the log file that its output is written to."""
+
     path: str
     log: int
-    """Descriptor of the file; -1 where it could not be opened."""
+    """Descriptor of the file; -1 if it could not be opened."""
     pid: int = 0
+    """The process; 0 until it has been started."""
     marked_at: float = -1.0
-    """When the time was last noted, by the monotonic clock."""
+    """Time at which a time was last recorded, by the monotonic clock."""
     has_times: bool = True
-    """True while the times of what is written are noted beside the log."""
+    """True if a file beside the log records when each part was written."""
     is_lost: bool = False
-    """True while the file cannot be written to: that is said once."""
+    """True while the file cannot be written; logged once."""
 
 
 class Outputs:
-    """The pipes of init from processes in pods."""
+    """The pipes from processes in pods to init, by the descriptor of their reading end."""
 
     def __init__(self, poll: select.poll) -> None:
-        """`poll` is told which descriptors to wait for."""
+        """Create a set without pipes.
+
+        poll: registers the reading ends; the caller calls `pump` for those that are readable.
+        """
         self._poll = poll
         self._outputs: dict[int, _Output] = {}
 
@@ -46,29 +53,36 @@ class Outputs:
         return fd in self._outputs
 
     def open(self, path: str, *, has_times: bool = True) -> tuple[int, int]:
-        """Return (reading end, writing end) of a pipe into the log at a path; the caller closes the writing end. Raises OSError.
+        """Open a pipe whose contents are written to a log; return (reading end, writing end).
 
-        has_times: note beside the log when each part was written (container_logs.mark).
+        The caller closes the writing end. Output is lost if the log cannot be opened. Raises
+        OSError if there can be no pipe.
+
+        path:      of the log file.
+        has_times: True to record beside the log when each part was written (container_logs.mark).
         """
         reading, writing = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(reading, False)
         log, error = -1, None
         try:
             log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        except OSError as refused:
-            error = refused
+        except OSError as open_error:
+            error = open_error
         self._outputs[reading] = _Output(path, log, has_times=has_times, is_lost=error is not None)
         if error is not None:
-            _say_lost(path, error)
+            _log_loss(path, error)
         self._poll.register(reading, select.POLLIN)
         return reading, writing
 
     def belongs_to(self, fd: int, pid: int) -> None:
-        """Note which process prints into a pipe."""
+        """Record which process writes to a pipe."""
         self._outputs[fd].pid = pid
 
     def pump(self, fd: int) -> bool:
-        """Move what a pipe holds to its log; False when nothing is left in it for now. Closes it at its end."""
+        """Move one chunk from a pipe to its log; close the pipe at its end.
+
+        Return False if the pipe is empty or closed.
+        """
         try:
             data = os.read(fd, CHUNK_BYTES)
         except BlockingIOError:
@@ -80,14 +94,15 @@ class Outputs:
         return True
 
     def drain(self, pid: int) -> None:
-        """Move all that a process has printed, which has ended: whoever is told of its end finds it in the log."""
+        """Move all output of a process that has exited to its log, before its exit is reported."""
         for fd in [fd for fd, output in self._outputs.items() if output.pid == pid]:
-            for _ in range(MAX_BYTES // CHUNK_BYTES):  # others may hold the pipe, and go on
+            # Bounded, because children of the process may go on writing to the pipe.
+            for _ in range(MAX_BYTES // CHUNK_BYTES):
                 if not self.pump(fd):
                     break
 
     def close(self, fd: int) -> None:
-        """Let go of a pipe."""
+        """Close a pipe and its log."""
         output = self._outputs.pop(fd)
         self._poll.unregister(fd)
         os.close(fd)
@@ -95,7 +110,7 @@ class Outputs:
             os.close(output.log)
 
     def close_inherited(self) -> None:
-        """Let go of all pipes in a fork of init, whose logs they are not."""
+        """Close all pipes and logs in a fork of init."""
         for fd, output in self._outputs.items():
             os.close(fd)
             if output.log >= 0:
@@ -103,6 +118,7 @@ class Outputs:
         self._outputs.clear()
 
     def _write(self, output: _Output, data: bytes) -> None:
+        """Append to a log, which is truncated before it would exceed MAX_BYTES."""
         if output.log < 0:
             return
         try:
@@ -117,25 +133,25 @@ class Outputs:
                 output.marked_at = time.monotonic()
             os.write(output.log, data)
             output.is_lost = False
-        except OSError as error:  # the disk is full
+        except OSError as error:  # most likely the disk is full
             if not output.is_lost:
-                _say_lost(output.path, error)
+                _log_loss(output.path, error)
             output.is_lost = True
 
 
-def _say_lost(path: str, error: OSError) -> None:
-    say(f"{os.path.basename(path)}: what the container prints is lost: {refusal(error)}")
+def _log_loss(path: str, error: OSError) -> None:
+    say(f"{os.path.basename(path)}: the output of the container is lost: {refusal(error)}")
 
 
 def print_into(path: str) -> None:
-    """Have this process print into a file, and read nothing. Raises OSError."""
+    """Redirect the output of this process to a file, and its input to /dev/null. Raises OSError."""
     log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     become_output(log)
     os.close(log)
 
 
 def become_output(output: int) -> None:
-    """Have this process print into a descriptor, and read nothing."""
+    """Redirect the output of this process to a descriptor, and its input to /dev/null."""
     null = os.open("/dev/null", os.O_RDWR)
     for target, source in ((0, null), (1, output), (2, output)):
         os.dup2(source, target)

@@ -1,8 +1,8 @@
-"""Processes that init runs in pods, as init keeps track of them: which ones run, and which exits the agent has not stored yet.
+"""Processes that init has forked into pods, and exits that the agent has not stored yet.
 
-The client that asks for a process names it: `run` is unique in the lab's life. A client therefore recognizes an exit also when
-it is reported before the answer that says that the process was started. The exit of a container's own process is kept until the
-agent acknowledges it, so that it survives an agent that is killed in between.
+The client that requests a process gives it a name, `run`, that is unique in the lab's life. It can
+therefore match an exit that is reported before the answer to the request. The exit of a container's
+own process is kept until the agent acknowledges it, so that it is not lost with a killed agent.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from kubenetlab.lab.transport.frames import Message
 
 
 class PodProcess(Struct):
-    """One process that init has forked into a pod and not reaped yet: its pid cannot be another process's."""
+    """A process that init has forked into a pod and has not reaped, so that its pid is its own."""
 
     run: str
     pid: int
@@ -27,13 +27,13 @@ class PodProcess(Struct):
     sandbox: ProcessId
     """The pause process of the pod."""
     arguments: Mapping[str, Any]
-    """As the client sent them."""
+    """Arguments of the role, as the client sent them."""
     client: int = -1
-    """Connection of the client that asked for a probe."""
+    """Descriptor of the connection that requested a probe's command; -1 for other processes."""
 
     @property
     def container(self) -> tuple[str, str]:
-        """The container whose own process this is, as (sandbox, container)."""
+        """The container that the process belongs to, as (sandbox, container)."""
         return self.arguments["netns"], self.arguments["container"]
 
     @property
@@ -42,7 +42,7 @@ class PodProcess(Struct):
         return bool(self.arguments.get("beside"))
 
     def facts(self) -> Message:
-        """Return what other processes of the lab need to know of it."""
+        """Return the description of the process in answers and events."""
         netns, container = self.container
         return {
             "run": self.run,
@@ -61,7 +61,7 @@ class PodProcesses:
     def __init__(self) -> None:
         self._by_pid: dict[int, PodProcess] = {}
         self._exits: dict[str, Message] = {}
-        """By run, in the order in which they happened."""
+        """Events by run, in the order in which they happened."""
 
     def add(self, process: PodProcess) -> None:
         """Track a process that has just been started."""
@@ -71,14 +71,14 @@ class PodProcesses:
         return pid in self._by_pid
 
     def of_container(self, netns: str, container: str) -> PodProcess:
-        """Return a container's own process. Raises ProcessLookupError when there is none."""
+        """Return a container's own process. Raises ProcessLookupError if there is none."""
         for process in self._by_pid.values():
             if process.container == (netns, container) and not process.is_probe:
                 return process
         raise ProcessLookupError(f"container {container} is not running")
 
     def exited(self, pid: int, status: int, at: float) -> Message | None:
-        """Return the event that reports an exit; None when the process is none of these.
+        """Drop a process and return the event of its exit; None if it was not forked into a pod.
 
         status: as waitpid() returns it. at: seconds since the epoch.
         """
@@ -91,12 +91,12 @@ class PodProcesses:
         return event
 
     def acknowledge(self, runs: Iterable[str]) -> None:
-        """Drop exits that the agent has stored, or does not need."""
+        """Drop exits that the agent has stored or does not need."""
         for run in runs:
             self._exits.pop(run, None)
 
     def listing(self) -> Message:
-        """Return all processes, and the exits that are not acknowledged."""
+        """Return all processes and all exits that are not acknowledged."""
         return {
             "processes": [
                 {**process.facts(), "pid": process.pid} for process in self._by_pid.values()
@@ -105,19 +105,22 @@ class PodProcesses:
         }
 
     def abandon(self, client: int) -> list[PodProcess]:
-        """Kill the probes of a client that has gone, and return them: no other client knows of them, or of what they print."""
-        found = [
+        """Kill the probe commands of a closed connection, and return them.
+
+        No other client knows of them or reads their output.
+        """
+        abandoned = [
             process
             for process in self._by_pid.values()
             if process.is_probe and process.client == client
         ]
-        for process in found:
-            process.client = -1  # the descriptor of the connection becomes another one's
+        for process in abandoned:
+            process.client = -1  # the next connection may get the same descriptor
             os.kill(process.pid, signal.SIGKILL)
-        return found
+        return abandoned
 
     def signal(self, run: str, number: int) -> bool:
-        """Send a signal to a process; False when it has been reaped already."""
+        """Send a signal to a process; return False if it has been reaped already."""
         process = next((process for process in self._by_pid.values() if process.run == run), None)
         if process is None:
             return False

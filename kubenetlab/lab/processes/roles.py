@@ -1,4 +1,4 @@
-"""Which processes a lab has, and everything they need, imported once before any of them is forked."""
+"""Roles of a lab's processes. Init imports this module, so that all of them share its imports."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import gc
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from kubenetlab.errors import StoreError
 from kubenetlab.kernel.syscalls import have_room_for_descriptors
@@ -18,57 +18,72 @@ from kubenetlab.lab.context import LabContext, Role
 from kubenetlab.lab.nodeagent import node_agent
 from kubenetlab.lab.runtime import command, coredns, worker
 
-TURN_S = 0.0005
-"""How long the agent's two threads keep each other waiting: the one that builds needs Python for a moment between two system calls."""
+SWITCH_INTERVAL_S: Final = 0.0005
+"""Interval after which a thread of the agent has to release the interpreter lock, in seconds.
+
+The thread that changes the kernel needs the lock for a moment between two system calls.
+"""
+GC_THRESHOLDS: Final = (50_000, 20, 20)
+"""Thresholds of Python's garbage collector in the agent.
+
+The store and the plan are large and have no cycles: default thresholds cost time and find nothing.
+"""
+DESCRIPTORS: Final = 16_384
+"""Number of descriptors for which the agent has room from the start.
+
+Growing the table later, with two threads, takes about 5 ms each time.
+"""
 
 
-GARBAGE = 50_000, 20, 20
-"""The store and the plan are values that share most of what they hold: to look for cycles in them as often as Python does finds none."""
-
-DESCRIPTORS = 16_384
-"""So many can be open before the agent waits for its table of them to grow."""
-
-
-def permanent(boot: LabContext) -> Sequence[tuple[str, Role]]:
-    """(name, what to run) of the processes that are always there."""
+def permanent(context: LabContext) -> Sequence[tuple[str, Role]]:
+    """Return the permanent processes of a lab, as (name, role)."""
     return [
         ("agent", _agent),
         *(
-            (f"node-agent-{number}", lambda boot, number=number: node_agent.main(boot, number))
-            for number in range(boot.node_agents)
+            (
+                f"node-agent-{number}",
+                lambda context, number=number: node_agent.main(context, number),
+            )
+            for number in range(context.node_agents)
         ),
         *(
-            (f"worker-{number}", lambda boot, number=number: worker.main(boot, number))
-            for number in range(boot.workers)
+            (f"worker-{number}", lambda context, number=number: worker.main(context, number))
+            for number in range(context.workers)
         ),
     ]
 
 
-def _agent(boot: LabContext) -> None:
-    """The agent, and the API before it. Never returns while the lab lives."""
+def _agent(context: LabContext) -> None:
+    """Run the agent and the API server until the process is killed.
 
+    If the store of a former agent cannot be read, answer every request with the reason instead.
+    """
     have_room_for_descriptors(DESCRIPTORS)
-    sys.setswitchinterval(TURN_S)
-    gc.set_threshold(*GARBAGE)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    gc.set_threshold(*GC_THRESHOLDS)
 
-    async def live() -> None:
+    async def run() -> None:
         try:
-            await Agent(boot).run(lambda agent, name: ApiServer(agent, boot.listeners[name]).run())
+            await Agent(context).run(
+                lambda agent, name: ApiServer(agent, context.listeners[name]).run()
+            )
         except StoreError as error:
-            if boot.progress is not None:  # `up` waits for its word
+            if context.progress is not None:  # `up` is waiting for the error
                 raise
-            await refuse_clients(boot.listeners[rundir.API_SOCKET], boot.lab, error)
+            await refuse_clients(context.listeners[rundir.API_SOCKET], context.lab, error)
 
-    asyncio.run(live())
+    asyncio.run(run())
 
 
 def in_pod(role: str, arguments: dict[str, Any]) -> Role:
-    """What to run for a program that is a process of its own. Raises KeyError for one that is not."""
+    """Return the role of a program that is a process of its own. Raises KeyError for any other."""
     mains = {"coredns": coredns.main, "command": command.main}
     return partial(_with_arguments, mains[role], arguments)
 
 
 def _with_arguments(
-    main: Callable[[LabContext, dict[str, Any]], None], arguments: dict[str, Any], boot: LabContext
+    main: Callable[[LabContext, dict[str, Any]], None],
+    arguments: dict[str, Any],
+    context: LabContext,
 ) -> None:
-    main(boot, arguments)
+    main(context, arguments)

@@ -66,7 +66,7 @@ def test_a_log_that_cannot_be_written_stops_nobody(
         assert outputs.pump(reading)
     os.close(writing)
     assert not outputs.pump(reading)
-    assert capfd.readouterr().err.count("what the container prints is lost") == 1
+    assert capfd.readouterr().err.count("the output of the container is lost") == 1
 
 
 @pytest.mark.parametrize(("has_times", "files"), [(True, {"log", "log.times"}), (False, {"log"})])
