@@ -1,4 +1,4 @@
-"""How refusals read that come from other hands than the kernel's own netlink."""
+"""Messages about rules and programs that were refused."""
 
 from __future__ import annotations
 
@@ -19,23 +19,25 @@ DESIRED = HostState(
 )
 
 
-def test_a_program_that_cannot_start_names_its_pod() -> None:
-    """What a process of the lab met, with what to do, and without Python's numbers."""
+def test_a_message_about_a_program_names_its_pod() -> None:
+    """The message has the error without Python's number, the object's origin and advice."""
     assert program_refused(
         RUN, "BlockingIOError: [Errno 11] Resource temporarily unavailable", DESIRED
     ).splitlines() == [
-        "pod/default/web/1234: cannot start program netexec for container main, listening on 80/tcp",
-        "  reason: BlockingIOError: Resource temporarily unavailable      wanted by: containers, for Pod default/web",
-        "  → a limit of processes is reached: kubenetlab doctor shows ulimit -Hu, kernel.pid_max and pids.max; "
-        "fewer pods, or a higher limit",
+        "pod/default/web/1234: cannot start program netexec for container main, "
+        "listening on 80/tcp",
+        "  reason: BlockingIOError: Resource temporarily unavailable      "
+        "wanted by: containers, for Pod default/web",
+        "  → a limit of processes is reached: kubenetlab doctor shows ulimit -Hu, kernel.pid_max "
+        "and pids.max; fewer pods, or a higher limit",
     ]
     assert program_refused(RUN, "the app worker 0 died", DESIRED).splitlines()[1:] == [
         "  reason: the app worker 0 died      wanted by: containers, for Pod default/web"
     ]
 
 
-def test_rules_of_nobody_in_particular() -> None:
-    """Where nft names no statement, none is guessed."""
+def test_a_message_about_rules_without_an_object_names_only_the_node() -> None:
+    """An nft error that names no statement is not attributed to an object."""
     text = "cache initialization failed: Operation not permitted"
     assert rules_refused("node/worker", "nftables", text, DESIRED).splitlines() == [
         "node/worker: cannot load rules",
@@ -44,27 +46,28 @@ def test_rules_of_nobody_in_particular() -> None:
     ]
 
 
-def test_many_refusals_for_one_reason_are_one() -> None:
-    """The first ones are shown, whoever wanted them; a reason of its own stands by itself, and what follows from others is left out."""
-    alike = [
-        f"node/n{number}: cannot add link lo up\n  kernel: there is no namespace 'x{number}'      wanted by: fabric, for Node n{number}"
+def test_messages_with_the_same_reason_are_condensed() -> None:
+    """The first two of each reason are shown; errors that follow from others are left out."""
+    same = [
+        f"node/n{number}: cannot add link lo up\n"
+        f"  kernel: there is no namespace 'x{number}'      wanted by: fabric, for Node n{number}"
         for number in range(40)
     ]
     other = "node/n7: cannot add bridge cbr0\n  kernel: File exists (EEXIST)"
-    follows = [
+    consequences = [
         "node/n8: cannot add port b: it needs a of pod, which was refused",
         f"node/n9: cannot add port b\n  kernel: gone\n  → {WAITS}",
     ]
-    assert condensed([*alike[:8], other, *follows, *alike[8:]]).splitlines() == [
-        *alike[0].splitlines(),
-        *alike[1].splitlines(),
+    assert condensed([*same[:8], other, *consequences, *same[8:]]).splitlines() == [
+        *same[0].splitlines(),
+        *same[1].splitlines(),
         "and 38 more with the same reason",
         *other.splitlines(),
     ]
 
 
 @pytest.mark.parametrize(
-    ("number", "text", "words"),
+    ("number", "text", "message"),
     [
         (errno.EEXIST, "", "File exists (EEXIST)"),
         (
@@ -75,20 +78,20 @@ def test_many_refusals_for_one_reason_are_one() -> None:
         (0, "no number", "no number"),
     ],
 )
-def test_the_errno_is_named(number: int, text: str, words: str) -> None:
-    """Behind the kernel's explanation, or what the C library calls it."""
-    assert said(number, text) == words
+def test_the_errno_is_named(number: int, text: str, message: str) -> None:
+    """The name follows the kernel's explanation or, without one, the C library's text."""
+    assert said(number, text) == message
 
 
 def test_advice_depends_on_the_object() -> None:
-    """No space is about namespaces for a sandbox, and nothing we know of for a route."""
+    """ENOSPC of a sandbox is about a limit of namespaces; that of a route has no known cause."""
     assert "namespaces" in advice(errno.ENOSPC, "Sandbox")
     assert advice(errno.ENOSPC, "Route") == ""
     assert "such links" in advice(errno.EOPNOTSUPP, "Veth")
 
 
-def test_what_nft_says_without_a_place_stays_as_it_is() -> None:
-    """A complaint of the library itself."""
+def test_an_nft_error_without_a_position_is_unchanged() -> None:
+    """Errors of the library itself refer to no statement of the script."""
     assert readable(
         "netlink: Error: cache initialization failed: Operation not permitted\n", "add table ip t\n"
     ) == ("netlink: Error: cache initialization failed: Operation not permitted")

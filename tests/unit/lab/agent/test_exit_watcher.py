@@ -1,4 +1,4 @@
-"""Exits of pause processes are reported once each, also of those that exited before they were watched."""
+"""The exit of each pause process is reported once, even if it precedes the watch."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from tests.patience import patiently
 
 
 def sleeper() -> Pause:
-    """A child of this process in place of a pause process."""
+    """Start a child of this process in place of a pause process."""
     pid = os.posix_spawn("/bin/sleep", ["sleep", "60"], {})
     return Pause(ProcessId.of(pid))
 
 
 async def until(condition: Callable[[], bool]) -> None:
+    """Return when the condition holds. Raises TimeoutError."""
     async with asyncio.timeout(patiently(10)):
         while not condition():
             await asyncio.sleep(0)
@@ -29,9 +30,9 @@ async def until(condition: Callable[[], bool]) -> None:
 
 @pytest.mark.parametrize("exits", ["before", "after"])
 def test_an_exit_is_reported_once(exits: str) -> None:
-    """Whether it was watched in time or not; the process keeps its pid until it is reaped."""
+    """This holds for an exit before and after `watch`; the pid stays in use until `reap`."""
 
-    async def story() -> None:
+    async def scenario() -> None:
         reported: list[tuple[str, Pause]] = []
         watcher = ExitWatcher(lambda netns, pause: reported.append((netns, pause)))
         pause = sleeper()
@@ -47,13 +48,13 @@ def test_an_exit_is_reported_once(exits: str) -> None:
         with pytest.raises(ProcessLookupError):
             ProcessId.of(pause.pid)
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
-def test_each_of_two_processes_of_one_name_is_reported_as_itself() -> None:
-    """A successor may be watched before the exit of its predecessor has been noticed."""
+def test_two_processes_of_the_same_sandbox_are_reported_separately() -> None:
+    """A successor may be watched before the exit of its predecessor is noticed."""
 
-    async def story() -> None:
+    async def scenario() -> None:
         reported: list[tuple[str, Pause]] = []
         watcher = ExitWatcher(lambda netns, pause: reported.append((netns, pause)))
         former, successor = sleeper(), sleeper()
@@ -67,13 +68,13 @@ def test_each_of_two_processes_of_one_name_is_reported_as_itself() -> None:
         assert reported[1] == ("pod/a", successor)
         watcher.reap()
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
-def test_many_exits_at_once_leave_no_descriptor() -> None:
-    """All are reported, also those that the report of another one makes exit."""
+def test_many_exits_leave_no_descriptor() -> None:
+    """Every exit is reported, including one that the report of another exit causes."""
 
-    async def story() -> None:
+    async def scenario() -> None:
         reported: list[str] = []
         pauses = [sleeper() for _ in range(20)]
 
@@ -93,11 +94,11 @@ def test_many_exits_at_once_leave_no_descriptor() -> None:
         assert sorted(reported) == sorted(f"pod/{number}" for number in range(len(pauses)))
         assert len(os.listdir("/proc/self/fd")) == before + 1  # the watcher's own
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
-def test_a_pause_process_whose_pid_may_be_in_use_again_is_not_signalled() -> None:
-    """Once it is reaped, its number means nothing."""
+def test_a_reaped_pause_process_is_not_signalled() -> None:
+    """Its pid may be another process's."""
     pause = sleeper()
     pause.open()
     os.kill(pause.pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""What has failed is tried again, with growing delays."""
+"""Back-off of what has failed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kubenetlab.lab.agent.retries import CEILING_S, FIRST_S, GROWTH, Retries
 
 
 def test_delays_grow_up_to_a_ceiling() -> None:
-    """Each failure of the same thing lengthens the next delay."""
+    """Each failure under the same name lengthens the next delay."""
     retries, now, delays = Retries(), 100.0, []
     for _ in range(20):
         at = retries.schedule(["node/a"], now)
@@ -25,8 +25,8 @@ def test_delays_grow_up_to_a_ceiling() -> None:
     assert abs(delays[-1] - CEILING_S) < 1e-9
 
 
-def test_a_success_begins_the_back_off_anew() -> None:
-    """Of that thing alone: another one that goes on failing keeps its delay."""
+def test_a_success_resets_the_back_off() -> None:
+    """Other names that still fail keep their delay."""
     retries, now = Retries(), 0.0
     for _ in range(10):
         now = retries.schedule(["node/a", "node/b"], now) or 0.0
@@ -40,17 +40,17 @@ def test_a_success_begins_the_back_off_anew() -> None:
 
 
 def test_an_attempt_before_its_time_does_not_lengthen_the_delay() -> None:
-    """Events may cause many attempts a second; they must not put off the next regular one."""
+    """Events may cause many attempts a second; they must not postpone the next regular one."""
     retries = Retries()
     first = retries.schedule(["node/a"], 0.0)
     assert [retries.schedule(["node/a"], FIRST_S * part / 10) for part in range(10)] == [first] * 10
 
 
 @given(st.lists(st.tuples(st.sets(st.sampled_from("abc")), st.floats(0, 10)), max_size=30))
-def test_whatever_fails_is_tried_again_within_the_ceiling(
+def test_everything_that_fails_is_retried_within_the_ceiling(
     history: list[tuple[set[str], float]],
 ) -> None:
-    """In every history of failures and successes."""
+    """This holds for every history of failures and successes."""
     retries, now = Retries(), 0.0
     for failing, passed_s in history:
         now += passed_s

@@ -1,4 +1,4 @@
-"""The agent's hand for programs: who comes after whom."""
+"""Programs start in order, and each exit is reported once."""
 
 from __future__ import annotations
 
@@ -25,12 +25,14 @@ OLD, NEW, ELSEWHERE = "pod/default/old/1", "pod/default/new/2", "pod/default/els
 SANDBOX = ProcessId(1, 1)
 
 
-class Others:
-    """The app worker and init, as the hand meets them: what they were told, in order; each takes its turn when `may_go_on`."""
+class FakeServers:
+    """An app worker and init: they record requests and answer them."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[str, str]] = []
-        self.may_go_on = asyncio.Event()
+        self.requests: list[tuple[str, str]] = []
+        """Requests that start or end programs, as (request, sandbox)."""
+        self.may_forget = asyncio.Event()
+        """Set to let the app worker answer `forget`."""
         self.init: Channel | None = None
         self.reports: list[Message] = []
         self.sandboxes = dict.fromkeys((OLD, NEW, ELSEWHERE), SANDBOX)
@@ -38,24 +40,29 @@ class Others:
         self.acknowledged: list[str] = []
         self.listing: Message = {"processes": [], "exits": []}
         self.short_lived: Sequence[str] = ()
-        """Order in which the answer about a start and the exit of what was started are sent; without it nothing exits."""
+        """Order in which the answer to a start and the exit of that program are sent.
 
-    async def worker(self, channel: Channel) -> None:
+        Programs do not exit if it is empty.
+        """
+
+    async def serve_worker(self, channel: Channel) -> None:
+        """Answer as the app worker."""
         channel.send({"event": "hello", "runs": []})
         async for request in channel.receive():
             if request["do"] == "forget":
-                await self.may_go_on.wait()
-            self.told.append((request["do"], request.get("netns", "")))
+                await self.may_forget.wait()
+            self.requests.append((request["do"], request.get("netns", "")))
             answer = {"answers": request["id"], **_reported(request, "running")}
             exited = {"event": "run", **_reported(request, "exited"), "exit_code": 1}
             self._send(channel, answer, exited if request["do"] == "run" else None)
 
-    async def in_init(self, channel: Channel) -> None:
+    async def serve_init(self, channel: Channel) -> None:
+        """Answer as init."""
         self.init = channel
         async for request in channel.receive():
             match request["do"]:
                 case "spawn":
-                    self.told.append(("spawn", request["arguments"]["netns"]))
+                    self.requests.append(("spawn", request["arguments"]["netns"]))
                     self.spawned.append(request)
                     self._send(channel, {"answers": request["id"], "pid": 4711}, exited(request))
                 case "list":
@@ -67,15 +74,15 @@ class Others:
                     channel.send({"answers": request["id"], "ok": True})
                     channel.send(
                         exited(
-                            next(one for one in self.spawned if one["run"] == request["run"]),
+                            next(spawn for spawn in self.spawned if spawn["run"] == request["run"]),
                             status=15,
                         )
                     )
 
     def _send(self, channel: Channel, answer: Message, exited: Message | None) -> None:
-        """In one write, which the other side reads at once."""
-        for what in self.short_lived if exited is not None else ("answer",):
-            channel.send({"answer": answer, "exit": exited or {}}[what])
+        """Send both in one write, which the client reads at once."""
+        for message in self.short_lived if exited is not None else ("answer",):
+            channel.send({"answer": answer, "exit": exited or {}}[message])
         if not self.short_lived and exited is not None:
             channel.send(answer)
 
@@ -91,15 +98,15 @@ def _reported(request: Message, state: str) -> Message:
 
 
 def exited(spawned: Message, status: int = 256) -> Message:
-    """The event of init that a process has exited."""
-    asked = spawned["arguments"]
-    who = {name: asked[name] for name in ("netns", "container", "attempt")}
+    """Return init's event that a process has exited."""
+    arguments = spawned["arguments"]
+    labels = {name: arguments[name] for name in ("netns", "container", "attempt")}
     return {
         "event": "exited",
         "run": spawned["run"],
         "sandbox": SANDBOX,
         "role": "command",
-        **who,
+        **labels,
         "is_probe": False,
         "status": status,
         "at": 1.0,
@@ -107,30 +114,32 @@ def exited(spawned: Message, status: int = 256) -> Message:
 
 
 @asynccontextmanager
-async def hand(directory: Path) -> AsyncIterator[tuple[RuntimeClient, Others]]:
-    """A hand with one worker, and those at the other ends of its connections."""
-    others = Others()
+async def connected(directory: Path) -> AsyncIterator[tuple[RuntimeClient, FakeServers]]:
+    """Yield a client with one app worker, and the servers that it is connected to."""
+    servers = FakeServers()
     listeners = [
         _listener(directory / name) for name in (rundir.worker_socket(0), rundir.INIT_SOCKET)
     ]
     tasks = [
         asyncio.create_task(_serve(listener, behave))
-        for listener, behave in zip(listeners, (others.worker, others.in_init), strict=True)
+        for listener, behave in zip(
+            listeners, (servers.serve_worker, servers.serve_init), strict=True
+        )
     ]
     runs = RuntimeClient(
-        directory, 1, others.reports.extend, lambda lost: None, others.sandboxes.get
+        directory, 1, servers.reports.extend, lambda lost: None, servers.sandboxes.get
     )
     try:
-        yield runs, others
+        yield runs, servers
     finally:
-        hands = (*runs._workers, runs._processes._init)
-        for task in (*tasks, *(one._task for one in hands)):
+        clients = (*runs._workers, runs._processes._init)
+        for task in (*tasks, *(client._task for client in clients)):
             task.cancel()
         for listener in listeners:
             listener.close()
-        for one in hands:
-            if one._caller is not None:
-                one._caller.close()
+        for client in clients:
+            if client._caller is not None:
+                client._caller.close()
 
 
 def _listener(path: Path) -> socket.socket:
@@ -150,59 +159,61 @@ async def _serve(listener: socket.socket, behave: Callable[[Channel], Awaitable[
 async def start(
     runs: RuntimeClient, netns: str, node: str = "worker", program: str = "netexec"
 ) -> None:
+    """Start a program that listens on port 9100."""
     run = ProgramRun(netns, "main", 0, program, {"argv": ["true"]}, (ListenPort("TCP", 9100),))
     context = Context(netns, "default", "pod", ("172.18.0.3",), node, PodFiles("host", "", ""))
     assert await runs.start(run, SANDBOX, context, dict) is None
 
 
 def test_a_port_is_free_before_the_next_program_wants_it(tmp_path: Path) -> None:
-    """A sandbox that is gone has closed its sockets before another program starts on its node: they may share the node's network."""
+    """A program starts when former sandboxes of its node have closed their sockets.
 
-    async def story() -> None:
-        async with hand(tmp_path) as (runs, others):
+    Both may share the node's network.
+    """
+
+    async def scenario() -> None:
+        async with connected(tmp_path) as (runs, servers):
             await start(runs, OLD)
             runs.forget(OLD)
             following = asyncio.create_task(start(runs, NEW))
-            await start(
-                runs, ELSEWHERE, node="worker2", program="command"
-            )  # which is another network
-            assert others.told == [("run", OLD), ("spawn", ELSEWHERE)]
-            others.may_go_on.set()
+            await start(runs, ELSEWHERE, node="worker2", program="command")  # another network
+            assert servers.requests == [("run", OLD), ("spawn", ELSEWHERE)]
+            servers.may_forget.set()
             await following
-            assert others.told[2:] == [("forget", OLD), ("run", NEW)]
+            assert servers.requests[2:] == [("forget", OLD), ("run", NEW)]
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
 def test_a_process_is_gone_before_the_next_program_starts(tmp_path: Path) -> None:
-    """The same of a real command: its death is waited for."""
+    """A real command in a former sandbox has exited before another program starts."""
 
-    async def story() -> None:
-        async with hand(tmp_path) as (runs, others):
+    async def scenario() -> None:
+        async with connected(tmp_path) as (runs, servers):
             await start(runs, OLD, program="command")
             runs.forget(OLD)
             following = asyncio.create_task(start(runs, NEW))
             await start(runs, ELSEWHERE, node="worker2")
             assert not following.done()
-            assert others.init is not None
-            others.init.send(exited(others.spawned[0], status=9))
+            assert servers.init is not None
+            servers.init.send(exited(servers.spawned[0], status=9))
             await following
-            assert others.told == [("spawn", OLD), ("run", ELSEWHERE), ("run", NEW)]
+            assert servers.requests == [("spawn", OLD), ("run", ELSEWHERE), ("run", NEW)]
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("netns", [OLD, "node/worker"])
-def test_what_ran_nothing_holds_up_nobody(tmp_path: Path, netns: str) -> None:
-    """A namespace without programs is forgotten at once."""
+def test_a_namespace_without_programs_delays_no_start(tmp_path: Path, netns: str) -> None:
+    """There is nothing to wait for when it is forgotten."""
 
-    async def story() -> None:
-        async with hand(tmp_path) as (runs, others):
+    async def scenario() -> None:
+        async with connected(tmp_path) as (runs, servers):
             runs.forget(netns)
             await start(runs, NEW)
-            assert others.told == [("run", NEW)]
+            assert servers.requests == [("run", NEW)]
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
 ORDERS = list(itertools.permutations(("answer", "exit")))
@@ -210,150 +221,153 @@ ORDERS = list(itertools.permutations(("answer", "exit")))
 
 @pytest.mark.parametrize("program", ["command", "netexec"])
 @pytest.mark.parametrize("order", ORDERS, ids="-".join)
-def test_an_exit_is_reported_whatever_the_order_of_answer_and_event(
+def test_an_exit_is_reported_in_any_order_of_answer_and_event(
     tmp_path: Path, order: Sequence[str], program: str
 ) -> None:
-    """Both arrive in one piece, before the caller can have seen the answer; the run counts as ended, not as running."""
+    """Both arrive at once, before the caller sees the answer; the container is not running."""
 
-    async def story() -> None:
-        async with hand(tmp_path) as (runs, others):
-            others.short_lived = order
+    async def scenario() -> None:
+        async with connected(tmp_path) as (runs, servers):
+            servers.short_lived = order
             await start(runs, NEW, program=program)
-            await reported(others, "exited")
-            assert [report["state"] for report in others.reports][-1] == "exited"
+            await reported(servers, "exited")
+            assert [report["state"] for report in servers.reports][-1] == "exited"
             assert runs.running == {}
             assert runs.process(NEW, "main") is None
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("late", ["answer", "exit"])
-def test_an_exit_is_reported_also_when_one_of_the_two_comes_much_later(
-    tmp_path: Path, late: str
-) -> None:
-    """The caller has seen the first before the second arrives."""
+def test_an_exit_is_reported_if_answer_and_event_are_far_apart(tmp_path: Path, late: str) -> None:
+    """The caller sees the first before the second arrives."""
 
-    async def story() -> None:
-        async with hand(tmp_path) as (runs, others):
-            others.short_lived = ("answer",) if late == "exit" else ("exit",)
+    async def scenario() -> None:
+        async with connected(tmp_path) as (runs, servers):
+            servers.short_lived = ("answer",) if late == "exit" else ("exit",)
             starting = asyncio.create_task(start(runs, NEW, program="command"))
-            await until(lambda: bool(others.spawned))
-            (spawned,) = others.spawned
-            assert others.init is not None
+            await until(lambda: bool(servers.spawned))
+            (spawned,) = servers.spawned
+            assert servers.init is not None
             if late == "exit":
                 await starting
-                others.init.send(exited(spawned))
+                servers.init.send(exited(spawned))
             else:
-                await reported(others, "exited")
-                others.init.send({"answers": spawned["id"], "pid": 4711})
+                await reported(servers, "exited")
+                servers.init.send({"answers": spawned["id"], "pid": 4711})
                 await starting
-            await reported(others, "exited")
-            assert others.reports[-1]["state"] == "exited"
-            assert others.reports[-1]["exit_code"] == 1
+            await reported(servers, "exited")
+            assert servers.reports[-1]["state"] == "exited"
+            assert servers.reports[-1]["exit_code"] == 1
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
 def test_an_exit_is_acknowledged_when_its_report_is_stored(tmp_path: Path) -> None:
-    """Not before: the agent may be killed in between."""
+    """An agent may be killed before that; the next one then gets the exit from init."""
 
-    async def story() -> None:
-        async with hand(tmp_path) as (runs, others):
-            others.short_lived = ("answer", "exit")
+    async def scenario() -> None:
+        async with connected(tmp_path) as (runs, servers):
+            servers.short_lived = ("answer", "exit")
             await start(runs, NEW, program="command")
-            await reported(others, "exited")
-            assert others.acknowledged == []
+            await reported(servers, "exited")
+            assert servers.acknowledged == []
             runs.acknowledge()
-            await until(lambda: others.acknowledged == [others.spawned[0]["run"]])
+            await until(lambda: servers.acknowledged == [servers.spawned[0]["run"]])
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
 def test_an_agent_learns_of_exits_that_its_predecessor_did_not_store(tmp_path: Path) -> None:
-    """An older run of a container that runs again is not one of them."""
+    """The exit of an older run is not reported if the container is running again."""
 
-    async def story() -> None:
-        async with hand(tmp_path) as (runs, others):
-            ended, former = (_spawn_request(NEW, f"former-{number}") for number in (1, 2))
-            going_on = _spawn_request(OLD, "former-3")
-            others.listing = {
-                "processes": [{**exited(going_on), "pid": 7}],
-                "exits": [exited(ended), {**exited(former), "netns": OLD}],
+    async def scenario() -> None:
+        async with connected(tmp_path) as (runs, servers):
+            ended, replaced = (_spawn_request(NEW, f"former-{number}") for number in (1, 2))
+            continuing = _spawn_request(OLD, "former-3")
+            servers.listing = {
+                "processes": [{**exited(continuing), "pid": 7}],
+                "exits": [exited(ended), {**exited(replaced), "netns": OLD}],
             }
             await runs.adopt()
-            await reported(others, "exited")
-            assert [(report["netns"], report["state"]) for report in others.reports] == [
+            await reported(servers, "exited")
+            assert [(report["netns"], report["state"]) for report in servers.reports] == [
                 (OLD, "running"),
                 (NEW, "exited"),
             ]
-            await until(lambda: others.acknowledged == ["former-2"])
+            await until(lambda: servers.acknowledged == ["former-2"])
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
 def test_a_process_that_another_one_replaces_is_not_reported_to_have_exited(tmp_path: Path) -> None:
-    """It is told to end, and its exit is awaited, also when the next one has the same attempt."""
+    """It gets SIGTERM, and its exit is awaited, even if the next run has the same attempt."""
 
-    async def story() -> None:
-        async with hand(tmp_path) as (runs, others):
+    async def scenario() -> None:
+        async with connected(tmp_path) as (runs, servers):
             await start(runs, NEW, program="command")
             await start(runs, NEW, program="command")
             await until(
                 lambda: (
-                    len(others.reports) == 2 and others.acknowledged == [others.spawned[0]["run"]]
+                    len(servers.reports) == 2
+                    and servers.acknowledged == [servers.spawned[0]["run"]]
                 )
             )
-            assert [report["state"] for report in others.reports] == ["running", "running"]
+            assert [report["state"] for report in servers.reports] == ["running", "running"]
             assert runs.running == {(NEW, "main"): 0}
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("program", ["command", "netexec"])
-def test_a_report_of_a_sandbox_that_is_gone_is_not_its_successors(
-    tmp_path: Path, program: str
-) -> None:
-    """The exit of a container in it is acknowledged, and nothing is said of the container that follows it."""
+def test_a_report_of_a_former_sandbox_is_dropped(tmp_path: Path, program: str) -> None:
+    """The exit is acknowledged, and is not reported of the container in the new sandbox."""
 
-    async def story() -> None:
-        async with hand(tmp_path) as (runs, others):
-            others.short_lived = ("answer", "exit")
-            others.sandboxes[NEW] = ProcessId(SANDBOX.pid, 2)  # another process of the same number
+    async def scenario() -> None:
+        async with connected(tmp_path) as (runs, servers):
+            servers.short_lived = ("answer", "exit")
+            servers.sandboxes[NEW] = ProcessId(SANDBOX.pid, 2)  # another process with the same pid
             await start(runs, NEW, program=program)
             if program == "command":
-                await until(lambda: others.acknowledged == [others.spawned[0]["run"]])
-            others.sandboxes[NEW] = SANDBOX
+                await until(lambda: servers.acknowledged == [servers.spawned[0]["run"]])
+            servers.sandboxes[NEW] = SANDBOX
             await start(runs, NEW, program=program)
-            await reported(others, "exited")
-            assert len([report for report in others.reports if report["state"] == "exited"]) == 1
+            await reported(servers, "exited")
+            assert len([report for report in servers.reports if report["state"] == "exited"]) == 1
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
-def test_a_report_is_dropped_when_its_sandbox_goes_in_the_same_turn(tmp_path: Path) -> None:
-    """The exit of a container and that of its sandbox arrive together; the report would be its successor's."""
+def test_a_report_is_dropped_if_its_sandbox_is_forgotten_in_the_same_iteration(
+    tmp_path: Path,
+) -> None:
+    """The exits of a container and of its sandbox arrive together.
 
-    async def story() -> None:
-        async with hand(tmp_path) as (runs, others):
+    The report would be attributed to the successor of the sandbox.
+    """
+
+    async def scenario() -> None:
+        async with connected(tmp_path) as (runs, servers):
             await start(runs, NEW, program="command")
-            await reported(others, "running")
-            runs._processes._receive_event(exited(others.spawned[0], status=9))
-            others.sandboxes[NEW] = ProcessId(SANDBOX.pid, 2)
+            await reported(servers, "running")
+            runs._processes._receive_event(exited(servers.spawned[0], status=9))
+            servers.sandboxes[NEW] = ProcessId(SANDBOX.pid, 2)
             runs.forget(NEW)
             await until(lambda: not runs._reports._batcher._untold)
-            assert [report["state"] for report in others.reports] == ["running"]
+            assert [report["state"] for report in servers.reports] == ["running"]
             runs.acknowledge()
-            await until(lambda: others.acknowledged == [others.spawned[0]["run"]])
+            await until(lambda: servers.acknowledged == [servers.spawned[0]["run"]])
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
 def _spawn_request(netns: str, run: str) -> Message:
     return {"run": run, "arguments": {"netns": netns, "container": "main", "attempt": 0}}
 
 
-async def reported(others: Others, state: str) -> None:
-    await until(lambda: any(report["state"] == state for report in others.reports))
+async def reported(servers: FakeServers, state: str) -> None:
+    """Return when a report of this state has been passed on."""
+    await until(lambda: any(report["state"] == state for report in servers.reports))
 
 
 async def until(condition: Callable[[], bool]) -> None:

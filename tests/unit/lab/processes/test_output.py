@@ -1,4 +1,4 @@
-"""What processes in pods print goes through pipes into logs that are bounded at every moment."""
+"""Output of processes in pods passes through pipes into logs of bounded size."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def small_logs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_log_is_bounded_while_it_is_written(tmp_path: Path) -> None:
-    """Looked at after each piece that is written; the end is there when the process has ended."""
+    """The size is checked after each chunk; the end of the output is in the log."""
     poll = select.poll()
     outputs, log = Outputs(poll), tmp_path / "log"
     reading, writing = outputs.open(str(log))
@@ -40,8 +40,8 @@ def test_a_log_is_bounded_while_it_is_written(tmp_path: Path) -> None:
     assert not poll.poll(0)
 
 
-def test_what_an_ended_process_printed_is_written_before_its_end_is_told(tmp_path: Path) -> None:
-    """Also while something that it started holds the pipe."""
+def test_drain_writes_all_output_of_a_process_that_has_exited(tmp_path: Path) -> None:
+    """This holds even if a child of the process keeps the pipe open."""
     outputs, log = Outputs(select.poll()), tmp_path / "log"
     reading, writing = outputs.open(str(log))
     process = subprocess.Popen(["sh", "-c", "echo words"], stdout=writing)
@@ -55,10 +55,10 @@ def test_what_an_ended_process_printed_is_written_before_its_end_is_told(tmp_pat
     assert reading not in outputs
 
 
-def test_a_log_that_cannot_be_written_stops_nobody(
+def test_a_process_is_not_blocked_by_a_log_that_cannot_be_written(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Said once; the process is read from all the same."""
+    """The loss is logged once; the pipe is still read."""
     outputs = Outputs(select.poll())
     reading, writing = outputs.open(str(tmp_path / "nowhere" / "log"))
     for _ in range(3):
@@ -70,8 +70,10 @@ def test_a_log_that_cannot_be_written_stops_nobody(
 
 
 @pytest.mark.parametrize(("has_times", "files"), [(True, {"log", "log.times"}), (False, {"log"})])
-def test_the_times_of_a_log_lie_beside_it(tmp_path: Path, has_times: bool, files: set[str]) -> None:
-    """Where they are noted: nobody reads the times of a probe's output, or removes them with it."""
+def test_times_are_recorded_in_a_file_beside_the_log(
+    tmp_path: Path, has_times: bool, files: set[str]
+) -> None:
+    """Logs of probes are without times: no client reads them, or deletes them with the log."""
     outputs = Outputs(select.poll())
     reading, writing = outputs.open(str(tmp_path / "log"), has_times=has_times)
     os.write(writing, b"words\n")
@@ -81,7 +83,8 @@ def test_the_times_of_a_log_lie_beside_it(tmp_path: Path, has_times: bool, files
     assert {path.name for path in tmp_path.iterdir()} == files
 
 
-def test_a_fork_lets_go_of_all(tmp_path: Path) -> None:
+def test_a_fork_closes_all_pipes_and_logs(tmp_path: Path) -> None:
+    """A process in a pod holds no descriptor of another one's log."""
     before = set(os.listdir("/proc/self/fd"))
     outputs = Outputs(select.poll())
     _, writing = outputs.open(str(tmp_path / "log"))

@@ -1,4 +1,4 @@
-"""Processes in pods, as init keeps track of them."""
+"""Processes that init has forked into pods, and their exits."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ POD, SANDBOX = "pod/default/a/1", ProcessId(10, 1)
 
 
 def process(run: str, pid: int, *, beside: int = 0) -> PodProcess:
+    """Return the process of a container, or one that joins it if `beside` is not 0."""
     return PodProcess(
         run,
         pid,
@@ -25,7 +26,7 @@ def process(run: str, pid: int, *, beside: int = 0) -> PodProcess:
 
 
 def test_an_exit_is_kept_until_it_is_acknowledged() -> None:
-    """The next agent finds it, with the time at which it happened."""
+    """The next agent gets the exit with the time at which it happened."""
     processes = PodProcesses()
     processes.add(process("a", 11))
     event = processes.exited(11, 256, 5.0)
@@ -37,7 +38,7 @@ def test_an_exit_is_kept_until_it_is_acknowledged() -> None:
 
 
 def test_exits_of_probes_and_of_other_children_are_not_kept() -> None:
-    """The client that runs a probe's command hears of its exit at once, or runs another one."""
+    """A client that misses the exit of a probe's command runs the command again."""
     processes = PodProcesses()
     processes.add(process("a", 11, beside=10))
     event = processes.exited(11, 0, 5.0)
@@ -47,8 +48,8 @@ def test_exits_of_probes_and_of_other_children_are_not_kept() -> None:
     assert processes.listing()["exits"] == []
 
 
-def test_a_pid_that_is_used_again_is_another_process() -> None:
-    """A signal for the run that had the pid before reaches nobody."""
+def test_a_run_that_has_exited_is_not_signalled() -> None:
+    """Its pid may be in use by another process."""
     processes = PodProcesses()
     processes.add(process("a", 11))
     processes.exited(11, 0, 5.0)
@@ -61,7 +62,7 @@ def test_a_pid_that_is_used_again_is_another_process() -> None:
 
 
 def test_a_container_has_one_process_of_its_own() -> None:
-    """The command of a probe beside it is not it."""
+    """The command of a probe is not the container's own process."""
     processes = PodProcesses()
     processes.add(process("a", 11, beside=10))
     with pytest.raises(ProcessLookupError):
