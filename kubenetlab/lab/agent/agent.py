@@ -125,7 +125,7 @@ class Agent:
             node_agents,
             self.directory,
             events.rules_edited,
-            self.kube_proxies.synced,
+            self.kube_proxies.queue_sync,
         )
         self.rule_edits = RuleEdits(
             self.rules, self.sight, self.sandboxes, self.kernel_is_free, self._repair_soon
@@ -238,7 +238,7 @@ class Agent:
             self._dirty.clear()
             await self._refresh()
             before = self.cluster
-            await self.turns.give()
+            await self.turns.yield_to_clients()
             await reconcile(self)
             if self.cluster is before and not self._dirty.is_set() and not self.sight.is_stale:
                 self._failed_passes.reset()
@@ -349,7 +349,7 @@ class Agent:
             self.desired_state.forget(departed)
         self._record_applied(changes, refused)
         self._is_applying = False
-        self.turns.begin()
+        self.turns.reset()
 
     def _record_sandboxes(self, changes: Changes) -> None:
         """Store the pause processes of new sandboxes."""

@@ -40,7 +40,7 @@ Refused = dict[str, list[str]]
 """Namespace → error messages."""
 Probes = Callable[[], Mapping[str, tuple[ProbeSpec, ...]]]
 """Return the probes of each sandbox."""
-Tell = Callable[..., None]
+ReportProgress = Callable[..., None]
 """Send a progress message to `up`, given as keyword arguments."""
 
 
@@ -85,13 +85,18 @@ class Builder:
         }
 
     async def apply(
-        self, changes: Changes, desired: HostState, contexts: Contexts, probes: Probes, tell: Tell
+        self,
+        changes: Changes,
+        desired: HostState,
+        contexts: Contexts,
+        probes: Probes,
+        report_progress: ReportProgress,
     ) -> Refused:
         """Apply the changes that lead to `desired`; return what was refused."""
-        self._kube_proxies.plan(contexts.cluster)
-        application = _Application(self, changes, desired, contexts, probes, tell)
+        self._kube_proxies.set_cluster(contexts.cluster)
+        application = _Application(self, changes, desired, contexts, probes, report_progress)
         loop = asyncio.get_running_loop()
-        tell(phase="namespaces", total=len(changes.namespaces))
+        report_progress(phase="namespaces", total=len(changes.namespaces))
 
         def on_made(netns: str) -> None:
             loop.call_soon_threadsafe(application.namespace_made, netns)
@@ -105,7 +110,7 @@ class Builder:
             if entry.is_removed:
                 self.forget(entry.netns)
         self._watch_new(changes)
-        tell(phase="rules and programs")
+        report_progress(phase="rules and programs")
         await application.finish()
         if late:
             report = await loop.run_in_executor(self._thread, self.kernel.apply, late)
@@ -150,7 +155,7 @@ class _Application:
         desired: HostState,
         contexts: Contexts,
         probes: Probes,
-        tell: Tell,
+        report_progress: ReportProgress,
     ) -> None:
         self.refused: Refused = {}
         self._builder = builder
@@ -166,7 +171,7 @@ class _Application:
         self._desired = desired
         self._contexts = contexts
         self._probes = probes
-        self._tell = tell
+        self._report_progress = report_progress
         self._new_pods: dict[str, list[str]] = {}
         """Node's namespace → new pods whose links are plugged in there."""
         for entry in self._entries.values():
@@ -193,7 +198,7 @@ class _Application:
         self._made_count += 1
         if (now := time.monotonic()) - self._progress_at >= PROGRESS_INTERVAL_S:
             self._progress_at = now
-            self._tell(done=netns, count=self._made_count)
+            self._report_progress(done=netns, count=self._made_count)
         if netns not in self._builder.pauses:
             return
         if self._entries[netns].is_new:

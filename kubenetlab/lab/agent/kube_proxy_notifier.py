@@ -41,7 +41,7 @@ class KubeProxyNotifier:
         self._views = {node: proxy_view(cluster, node) for node, *_ in running}
         self._notified = {node: (netns, attempt) for node, netns, _, attempt in running}
 
-    def plan(self, cluster: Cluster) -> None:
+    def set_cluster(self, cluster: Cluster) -> None:
         """Set the store from which the next rules are made."""
         self._cluster = cluster
 
@@ -50,7 +50,7 @@ class KubeProxyNotifier:
         ended = set(namespaces)
         self._notified = {node: run for node, run in self._notified.items() if run[0] not in ended}
 
-    def synced(self, netns: str, answer: Message) -> None:
+    def queue_sync(self, netns: str, answer: Message) -> None:
         """Queue the result of a transaction of rules in a node's namespace.
 
         answer: the node agent's, with `error` if the rules were refused.
@@ -70,7 +70,7 @@ class KubeProxyNotifier:
             pending = list(self._pending.pop(node, ()))
             if self._notified.get(node) != (netns, attempt) and not pending:
                 pending = [self._sync(node, None, {"service_changes": 0, "endpoint_changes": 0})]
-            if pending and await self._runs.tell(netns, container, node, pending):
+            if pending and await self._runs.notify(netns, container, node, pending):
                 self._notified[node] = netns, attempt
 
     def _sync(self, node: str, duration_ms: float | None, counts: Message) -> Message:

@@ -70,17 +70,17 @@ class NodeAgentClient:
         self,
         node_agents: NodeAgentConnections,
         directory: Path,
-        on_touched: Callable[[str], None],
+        on_edit: Callable[[str], None],
         on_sync: Callable[[str, Message], None],
     ) -> None:
         """Begin without checkpoints.
 
-        directory:  run directory of the lab.
-        on_touched: called with a namespace in which another process has changed rules.
-        on_sync:    called with a namespace and the node agent's answer after each transaction.
+        directory: run directory of the lab.
+        on_edit:   called with a namespace in which another process has changed rules.
+        on_sync:   called with a namespace and the node agent's answer after each transaction.
         """
         self._node_agents = node_agents
-        self._on_touched = on_touched
+        self._on_edit = on_edit
         self._on_sync = on_sync
         self._checkpoints_path = directory / "rules.json"
         self._checkpoints: dict[str, RulesetCheckpoint] = {}
@@ -110,7 +110,9 @@ class NodeAgentClient:
         except OSError as error:
             log(f"cannot write the checkpoints of the rules: {refusal(error)}")
 
-    async def is_as_left(self, netns: str, node: ProcessId, objects: Sequence[RuleObject]) -> bool:
+    async def is_unchanged(
+        self, netns: str, node: ProcessId, objects: Sequence[RuleObject]
+    ) -> bool:
         """Return True if the rules are those of our last transaction, made of these objects.
 
         Otherwise the next transaction loads them completely.
@@ -127,7 +129,7 @@ class NodeAgentClient:
         self._stale.add(netns)
         return False
 
-    async def touched(self, nodes: Mapping[str, ProcessId]) -> list[str]:
+    async def edited_namespaces(self, nodes: Mapping[str, ProcessId]) -> list[str]:
         """Return the namespaces in which another process has changed rules.
 
         nodes: pause process of each node, by its namespace.
@@ -156,7 +158,7 @@ class NodeAgentClient:
     def record_edit(self, netns: str) -> None:
         """Pass on a node agent's event that another process has changed rules."""
         if netns in self._checkpoints:
-            self._on_touched(netns)
+            self._on_edit(netns)
 
     def forget(self, netns: str) -> None:
         """Drop what is known of a node that is gone."""
@@ -195,7 +197,7 @@ class NodeAgentClient:
         """Compare the rules of namespaces with the desired ones, and with those of a former mode.
 
         If the desired rules are the ones that were loaded last, another process has made the
-        difference. It is reported to `on_touched`, because changes of maps and sets leave the
+        difference. It is reported to `on_edit`, because changes of maps and sets leave the
         generation number as it is and are not noticed otherwise.
         """
         checkpoints = self._checkpoints
@@ -217,7 +219,7 @@ class NodeAgentClient:
                 and netns not in self._stale
                 and checkpoints[netns].digest == digest(desired[netns])
             ):
-                self._on_touched(netns)
+                self._on_edit(netns)
         return result
 
     async def edits(

@@ -76,7 +76,7 @@ class ProbeClient:
             *(self._send(client, changed, nodes) for client in self._node_agents)
         )
         if errors := [str(answer["error"]) for answer in answers if "error" in answer]:
-            log(f"probes are not asked: {'; '.join(errors)}")
+            log(f"node agents did not accept probes: {'; '.join(errors)}")
         # A node agent that was replaced while the request was under way has no probes.
         is_accepted = not errors and resets == self._resets
         if is_accepted:

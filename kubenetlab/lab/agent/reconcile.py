@@ -17,17 +17,17 @@ async def reconcile(agent: Agent) -> None:
     """Run one reconcile pass: controllers, plan, observe, diff, apply.
 
     The agent's loop repeats passes until one changes nothing, and retries a pass that raises.
-    Clients are served at each `turns.give()`; their changes are left to the next pass.
+    Clients are served at each `turns.yield_to_clients()`; their changes are left to the next pass.
 
     Raises UnstorableError if a controller made an object that a new agent could not read, and
     ApplyError if the kernel refuses an object of the first pass, for which `up` is waiting.
     """
     cluster = agent.run_controllers()  # what Kubernetes' control loops add                  pure
     agent.save_readable()  # a change is on disk before it is in the kernel
-    await agent.turns.give()
+    await agent.turns.yield_to_clients()
 
     desired = agent.desired_state.update(cluster)  # objects that every component wants      pure
-    await agent.turns.give()
+    await agent.turns.yield_to_clients()
 
     observed = agent.sight.state  # objects that exist, cached: the loop refreshes it       Linux
     changes = diff(observed, desired)  # the difference between the two                      pure

@@ -45,7 +45,7 @@ class ComparisonRequest(Protocol):
 
 
 async def rule_differences(
-    subjects: Iterable[ComparedNamespace], ask: ComparisonRequest
+    subjects: Iterable[ComparedNamespace], call: ComparisonRequest
 ) -> dict[str, list[Difference]]:
     """Return the differences by namespace.
 
@@ -55,12 +55,14 @@ async def rule_differences(
     result: dict[str, list[Difference]] = {}
     groups: dict[tuple[tuple[Transaction, ...], Owned], dict[str, ProcessId]] = {}
     for subject in subjects:
-        objects, owned = by_backend(subject.desired), _owned(subject)
+        objects, owned = by_backend(subject.desired), _owned_names(subject)
         exact = [name for name in owned if isinstance(dialect(name), ExactBackend)]
         result[subject.netns] = [
             difference
             for name in exact
-            for difference in await _exact(subject, name, objects.get(name, ()), owned[name], ask)
+            for difference in await _compare_exactly(
+                subject, name, objects.get(name, ()), owned[name], call
+            )
         ]
         rewritten = {name: names for name, names in owned.items() if name not in exact}
         if rewritten:
@@ -70,14 +72,14 @@ async def rule_differences(
             groups.setdefault((loads, tuple(rewritten.items())), {})[subject.netns] = subject.node
     limit = asyncio.Semaphore(len(os.sched_getaffinity(0)))
     for compared in await asyncio.gather(
-        *(_compared(*group, nodes, ask, limit) for group, nodes in groups.items())
+        *(_compare_with_reference(*group, nodes, call, limit) for group, nodes in groups.items())
     ):
         for netns, differences in compared.items():
             result[netns] += differences
     return result
 
 
-def _owned(subject: ComparedNamespace) -> dict[str, tuple[Name, ...]]:
+def _owned_names(subject: ComparedNamespace) -> dict[str, tuple[Name, ...]]:
     """Return what each backend owns: desired containers of rules, then those of a former mode."""
     objects = by_backend(subject.desired)
     owned = {
@@ -91,15 +93,15 @@ def _owned(subject: ComparedNamespace) -> dict[str, tuple[Name, ...]]:
     return {name: names for name, names in owned.items() if names}
 
 
-async def _exact(
+async def _compare_exactly(
     subject: ComparedNamespace,
     name: str,
     objects: Sequence[RuleObject],
     owned: Sequence[Name],
-    ask: ComparisonRequest,
+    call: ComparisonRequest,
 ) -> list[Difference]:
     """Compare the objects of a backend with its listing, without a reference namespace."""
-    answer = await ask(
+    answer = await call(
         subject.netns, do="list", netns=subject.netns, node=subject.node, dialect=name, names=owned
     )
     if "error" in answer:
@@ -107,11 +109,11 @@ async def _exact(
     return list(cast(ExactBackend, dialect(name)).differences(objects, answer["listed"]))
 
 
-async def _compared(
+async def _compare_with_reference(
     loads: Sequence[Transaction],
     owned: Owned,
     nodes: Mapping[str, ProcessId],
-    ask: ComparisonRequest,
+    call: ComparisonRequest,
     limit: asyncio.Semaphore,
 ) -> dict[str, list[Difference]]:
     """Compare namespaces that have the same desired rules with a reference namespace."""
@@ -121,7 +123,7 @@ async def _compared(
             "names": dict(owned),
             "nodes": nodes,
         }
-        answer = await ask(next(iter(nodes)), do="compare", **request)
+        answer = await call(next(iter(nodes)), do="compare", **request)
     if "error" in answer:
         return {netns: [_unknown(name, answer["error"]) for name, _ in owned] for netns in nodes}
     compared = msgspec.convert(answer["compared"], dict[str, Compared])

@@ -63,7 +63,7 @@ class RuleEdits:
 
     async def check(self, nodes: Mapping[str, ProcessId]) -> None:
         """Mark all rules that were edited since they were loaded, including kept edits."""
-        edited = {*await self._rules.touched(nodes), *self._kept}
+        edited = {*await self._rules.edited_namespaces(nodes), *self._kept}
         for netns in edited & self._sight.contents.keys():
             self._mark_stale(netns)
         self._kept.clear()

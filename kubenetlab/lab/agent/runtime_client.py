@@ -112,10 +112,10 @@ class RuntimeClient:
         self._reports.add(answer)
         return None
 
-    async def tell(self, netns: str, container: str, node: str, news: list[Message]) -> bool:
+    async def notify(self, netns: str, container: str, node: str, events: list[Message]) -> bool:
         """Send events to a built-in program; return False if it does not run."""
         answer = await self._worker(netns, node).call(
-            do="tell", netns=netns, container=container, news=news
+            do="tell", netns=netns, container=container, news=events
         )
         return bool(answer.get("ok"))
 

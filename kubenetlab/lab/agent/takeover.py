@@ -42,7 +42,7 @@ async def _observe(agent: Agent) -> None:
         rules = of_hand(desired[netns].values(), "rules")
         is_current = False
         if rules and netns in pauses:
-            is_current = await agent.rules.is_as_left(netns, pauses[netns].id, rules)
+            is_current = await agent.rules.is_unchanged(netns, pauses[netns].id, rules)
         runs = [
             obj
             for obj in desired[netns].values()

@@ -12,26 +12,26 @@ from kubenetlab.errors import BugError
 T = TypeVar("T")
 
 LONGEST_S: Final = 0.05
-"""Maximum time that the agent works without a pause, in seconds."""
+"""Duration of a step of the agent that is followed by a pause, in seconds."""
 ANSWERING_S: Final = 0.005
 """Length of a pause, in seconds: a request takes several iterations of the event loop."""
 
 
 class Turns:
-    """Time since the last pause."""
+    """Measures the steps of the agent, and pauses after a long one."""
 
     def __init__(self) -> None:
         self._last = time.monotonic()
 
-    def begin(self) -> None:
-        """Record that clients have just been served."""
+    def reset(self) -> None:
+        """Begin a step; clients have just been served."""
         self._last = time.monotonic()
 
-    async def give(self) -> None:
-        """Serve clients if the agent has worked for LONGEST_S without a pause."""
+    async def yield_to_clients(self) -> None:
+        """End a step and begin the next; pause in between if the step took longer than LONGEST_S."""
         if time.monotonic() - self._last > LONGEST_S:
             await asyncio.sleep(ANSWERING_S)
-        self.begin()
+        self.reset()
 
 
 def at_once(work: Coroutine[Any, Any, T]) -> T:

@@ -25,7 +25,7 @@ from kubenetlab.lab import rundir
 from kubenetlab.lab.context import LabContext
 from kubenetlab.lab.log import say
 from kubenetlab.lab.processes.children import Child
-from kubenetlab.lab.processes.isolation import leave, settle
+from kubenetlab.lab.processes.isolation import enter_namespaces, set_up_namespaces
 from kubenetlab.lab.processes.output import Outputs, print_into
 from kubenetlab.lab.processes.pod_process_server import PodProcessServer
 from kubenetlab.lab.processes.progress import send, send_error
@@ -51,7 +51,7 @@ def start(context: LabContext, peer_end: socket.socket, claim: int) -> None:
     try:
         peer_end.close()
         os.close(claim)
-        leave(context)
+        enter_namespaces(context)
         if syscalls.fork() == 0:
             _run(context)
     except BaseException as error:
@@ -63,7 +63,7 @@ def start(context: LabContext, peer_end: socket.socket, claim: int) -> None:
 def _run(context: LabContext) -> NoReturn:
     """Run PID 1 of a lab."""
     try:
-        settle()
+        set_up_namespaces()
         syscalls.set_process_name("knl-init", f"kubenetlab {context.lab} init")
         outer_pid = int(os.readlink("self", dir_fd=context.outer_proc))
         send(context, {"init": (outer_pid, start_time("self", context.outer_proc))})
@@ -109,7 +109,7 @@ class Init:
         import kubenetlab.lab.runtime.container_limits as container_limits
 
         self._context = context
-        self._children = [Child(name, role) for name, role in roles.permanent(context)]
+        self._children = [Child(name, role) for name, role in roles.permanent_roles(context)]
         self._is_kept = False
         """True once the lab outlives `up`."""
         self._poll = select.poll()
@@ -121,7 +121,7 @@ class Init:
             self._spawner,
             self._outputs,
             container_limits.ContainerLimits(context),
-            roles.in_pod,
+            roles.role_in_pod,
         )
 
     def run(self) -> NoReturn:

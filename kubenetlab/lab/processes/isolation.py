@@ -15,7 +15,7 @@ from kubenetlab.lab import rundir
 from kubenetlab.lab.context import LabContext
 
 
-def leave(context: LabContext) -> None:
+def enter_namespaces(context: LabContext) -> None:
     """Move this process to a session and to namespaces of the lab's own.
 
     Everything inherited from the caller is closed, except for the descriptors in `context`. The
@@ -38,7 +38,7 @@ def leave(context: LabContext) -> None:
         ) from None
 
 
-def settle() -> None:
+def set_up_namespaces() -> None:
     """Set the lab's host name and mount its own /proc.
 
     The sysctls in that /proc can be written even if the outer one is read-only. Raises

@@ -74,7 +74,7 @@ class Outputs:
         self._poll.register(reading, select.POLLIN)
         return reading, writing
 
-    def belongs_to(self, fd: int, pid: int) -> None:
+    def set_process(self, fd: int, pid: int) -> None:
         """Record which process writes to a pipe."""
         self._outputs[fd].pid = pid
 

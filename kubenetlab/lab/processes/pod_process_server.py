@@ -100,7 +100,7 @@ class PodProcessServer:
 
         status: as waitpid() returns it.
         """
-        event = self._processes.exited(pid, status, time.time())
+        event = self._processes.record_exit(pid, status, time.time())
         if event is not None:
             event |= self._limits.end(event["run"])
             self._outputs.drain(pid)

@@ -41,7 +41,7 @@ class PodProcess(Struct):
         """True for the command of a probe, which runs beside the container's own process."""
         return bool(self.arguments.get("beside"))
 
-    def facts(self) -> Message:
+    def description(self) -> Message:
         """Return the description of the process in answers and events."""
         netns, container = self.container
         return {
@@ -77,7 +77,7 @@ class PodProcesses:
                 return process
         raise ProcessLookupError(f"container {container} is not running")
 
-    def exited(self, pid: int, status: int, at: float) -> Message | None:
+    def record_exit(self, pid: int, status: int, at: float) -> Message | None:
         """Drop a process and return the event of its exit; None if it was not forked into a pod.
 
         status: as waitpid() returns it. at: seconds since the epoch.
@@ -85,7 +85,7 @@ class PodProcesses:
         process = self._by_pid.pop(pid, None)
         if process is None:
             return None
-        event = {"event": "exited", **process.facts(), "status": status, "at": at}
+        event = {"event": "exited", **process.description(), "status": status, "at": at}
         if not process.is_probe:
             self._exits[process.run] = event
         return event
@@ -99,7 +99,7 @@ class PodProcesses:
         """Return all processes and all exits that are not acknowledged."""
         return {
             "processes": [
-                {**process.facts(), "pid": process.pid} for process in self._by_pid.values()
+                {**process.description(), "pid": process.pid} for process in self._by_pid.values()
             ],
             "exits": list(self._exits.values()),
         }

@@ -35,7 +35,7 @@ Growing the table later, with two threads, takes about 5 ms each time.
 """
 
 
-def permanent(context: LabContext) -> Sequence[tuple[str, Role]]:
+def permanent_roles(context: LabContext) -> Sequence[tuple[str, Role]]:
     """Return the permanent processes of a lab, as (name, role)."""
     return [
         ("agent", _agent),
@@ -75,7 +75,7 @@ def _agent(context: LabContext) -> None:
     asyncio.run(run())
 
 
-def in_pod(role: str, arguments: dict[str, Any]) -> Role:
+def role_in_pod(role: str, arguments: dict[str, Any]) -> Role:
     """Return the role of a program that is a process of its own. Raises KeyError for any other."""
     mains = {"coredns": coredns.main, "command": command.main}
     return partial(_with_arguments, mains[role], arguments)

@@ -83,7 +83,7 @@ class Spawner:
             raise
         finally:
             os.close(writing)
-        self._outputs.belongs_to(reading, pid)
+        self._outputs.set_process(reading, pid)
         return pid
 
     def _spawn_by_helper(self, name: str, role: Role, sandbox: ProcessId) -> int:

@@ -24,7 +24,9 @@ def sleeper() -> Pause:
 async def until(condition: Callable[[], bool]) -> None:
     """Return when the condition holds. Raises TimeoutError."""
     async with asyncio.timeout(patiently(10)):
-        while not condition():
+        while True:
+            if condition():
+                return
             await asyncio.sleep(0)
 
 

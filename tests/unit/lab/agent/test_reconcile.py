@@ -29,7 +29,7 @@ class RecordingAgent:
         self.result_timeouts_s: list[float] = []
         self.save_error: Exception | None = None
         self.accepts_probes = True
-        self.turns = SimpleNamespace(give=self._give_turn)
+        self.turns = SimpleNamespace(yield_to_clients=self._give_turn)
         self.desired_state = SimpleNamespace(update=lambda _: self._planned(desired), probes=dict)
         self.sight = SimpleNamespace(state=observed)
         self.builder = SimpleNamespace(nodes={})

@@ -373,5 +373,7 @@ async def reported(servers: FakeServers, state: str) -> None:
 async def until(condition: Callable[[], bool]) -> None:
     """Return when the condition holds; it changes in other tasks of this event loop."""
     async with asyncio.timeout(patiently(10)):
-        while not condition():
+        while True:
+            if condition():
+                return
             await asyncio.sleep(0)

@@ -29,7 +29,7 @@ def test_a_log_is_bounded_while_it_is_written(tmp_path: Path) -> None:
         ["sh", "-c", "yes | head -c 5000000; echo the end"], stdout=writing
     ) as process:
         os.close(writing)
-        outputs.belongs_to(reading, process.pid)
+        outputs.set_process(reading, process.pid)
         largest = 0
         while reading in outputs:
             for fd, _ in poll.poll(5000):
@@ -45,7 +45,7 @@ def test_drain_writes_all_output_of_a_process_that_has_exited(tmp_path: Path) ->
     outputs, log = Outputs(select.poll()), tmp_path / "log"
     reading, writing = outputs.open(str(log))
     process = subprocess.Popen(["sh", "-c", "echo words"], stdout=writing)
-    outputs.belongs_to(reading, process.pid)
+    outputs.set_process(reading, process.pid)
     process.wait()
     outputs.drain(process.pid)
     assert log.read_text() == "words\n"

@@ -29,7 +29,7 @@ def test_an_exit_is_kept_until_it_is_acknowledged() -> None:
     """The next agent gets the exit with the time at which it happened."""
     processes = PodProcesses()
     processes.add(process("a", 11))
-    event = processes.exited(11, 256, 5.0)
+    event = processes.record_exit(11, 256, 5.0)
     assert event is not None
     assert (event["run"], event["attempt"], event["status"], event["at"]) == ("a", 2, 256, 5.0)
     assert processes.listing() == {"processes": [], "exits": [event]}
@@ -41,10 +41,10 @@ def test_exits_of_probes_and_of_other_children_are_not_kept() -> None:
     """A client that misses the exit of a probe's command runs the command again."""
     processes = PodProcesses()
     processes.add(process("a", 11, beside=10))
-    event = processes.exited(11, 0, 5.0)
+    event = processes.record_exit(11, 0, 5.0)
     assert event is not None
     assert event["is_probe"]
-    assert processes.exited(12, 0, 5.0) is None
+    assert processes.record_exit(12, 0, 5.0) is None
     assert processes.listing()["exits"] == []
 
 
@@ -52,7 +52,7 @@ def test_a_run_that_has_exited_is_not_signalled() -> None:
     """Its pid may be in use by another process."""
     processes = PodProcesses()
     processes.add(process("a", 11))
-    processes.exited(11, 0, 5.0)
+    processes.record_exit(11, 0, 5.0)
     with subprocess.Popen(["sleep", "60"]) as child:
         processes.add(process("b", child.pid))
         assert not processes.signal("a", signal.SIGKILL)
