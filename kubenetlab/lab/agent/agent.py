@@ -62,6 +62,7 @@ PROBES: Final = "probes"
 """Key for probes that a node agent did not accept, among the failures to retry."""
 
 Serve = Callable[["Agent", str], Coroutine[Any, Any, None]]
+"""Answer the API on the listening socket of a name, for ever."""
 
 
 class Agent:
@@ -72,7 +73,7 @@ class Agent:
     """
 
     def __init__(self, context: LabContext) -> None:
-        """Create the clients of all other processes; a running event loop is required."""
+        """Create the clients of all other processes. Call it in a running event loop."""
         self._context = context
         self.lab = context.lab
         self.directory = Path(context.directory)
@@ -88,6 +89,7 @@ class Agent:
         """Notified when the store or `is_idle` changes."""
         self.turns = Turns()
         self.check_room = partial(check_growth, context)
+        # `up` has written `context.state` to disk already.
         self._store = store_file.StoreFile(self.directory / rundir.STORE, context.state)
         self._dirty = asyncio.Event()
         """Set when there is something to reconcile."""
@@ -122,10 +124,7 @@ class Agent:
             events.node_agent_replaced,
         )
         self.rules = NodeAgentClient(
-            node_agents,
-            self.directory,
-            events.rules_edited,
-            self.kube_proxies.queue_sync,
+            node_agents, self.directory, events.rules_edited, self.kube_proxies.queue_sync
         )
         self.rule_edits = RuleEdits(
             self.rules, self.sight, self.sandboxes, self.kernel_is_free, self._repair_soon
@@ -145,7 +144,6 @@ class Agent:
     async def run(self, serve: Serve) -> None:
         """Build or take over the lab, then reconcile it for ever.
 
-        serve: answers the API on the socket of a name.
         Raises StoreError, before anything is changed, if a former agent left no readable store.
         """
         is_first = self._context.progress is not None
@@ -208,7 +206,7 @@ class Agent:
 
     @property
     def decisions(self) -> Decisions:
-        """The lab's choices of machine-dependent settings."""
+        """How the lab is built on this machine, such as its pod layout, and the reasons."""
         return machine.decisions(self.cluster)
 
     @property
@@ -362,7 +360,7 @@ class Agent:
         )
 
     def _record_applied(self, changes: Changes, refused: Refused) -> None:
-        """Record what exists: the plan where everything succeeded, elsewhere what is read."""
+        """Record what exists: the plan where everything succeeded; read other namespaces."""
         for entry in changes.namespaces:
             self.failures.pop(entry.netns, None)
             if entry.netns in refused or entry.netns not in self.sandboxes.pauses:

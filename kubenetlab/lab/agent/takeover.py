@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 async def take_over(agent: Agent) -> None:
-    """Find the sandboxes, rules and programs of a former agent."""
+    """Find the sandboxes, rules and programs of a former agent, and record changes since then."""
     async with agent.kernel_is_free:
         await _observe(agent)
     _record_changes(agent)
@@ -30,6 +30,7 @@ async def _observe(agent: Agent) -> None:
     desired, pauses = agent.desired, agent.sandboxes.pauses
     for netns, pause in pauses.items():
         agent.exit_watcher.watch(netns, pause)
+        # A namespace that is not desired is only removed: its other objects need not be known.
         agent.known[netns] = (
             contents_of([Sandbox(netns, "?")]) if netns not in desired.namespaces else {}
         )

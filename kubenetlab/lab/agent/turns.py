@@ -28,7 +28,7 @@ class Turns:
         self._last = time.monotonic()
 
     async def yield_to_clients(self) -> None:
-        """End a step and begin the next; pause in between if the step took longer than LONGEST_S."""
+        """End a step and begin the next; pause in between if the step took over LONGEST_S."""
         if time.monotonic() - self._last > LONGEST_S:
             await asyncio.sleep(ANSWERING_S)
         self.reset()
