@@ -65,13 +65,18 @@ class KubeProxyNotifier:
         self._views[node] = view
 
     async def deliver(self) -> None:
-        """Send pending notifications to the programs that run."""
+        """Send pending notifications to the programs that run; keep those that do not arrive."""
         for node, netns, container, attempt in self._running():
-            pending = list(self._pending.pop(node, ()))
+            pending = events = list(self._pending.pop(node, ()))
             if self._notified.get(node) != (netns, attempt) and not pending:
-                pending = [self._sync(node, None, {"service_changes": 0, "endpoint_changes": 0})]
-            if pending and await self._runs.notify(netns, container, node, pending):
+                events = [self._sync(node, None, {"service_changes": 0, "endpoint_changes": 0})]
+            if not events:
+                continue
+            if await self._runs.notify(netns, container, node, events):
                 self._notified[node] = netns, attempt
+            elif pending:
+                newer = self._pending.get(node, ())
+                self._pending[node] = deque((*pending, *newer), maxlen=MAX_PENDING)
 
     def _sync(self, node: str, duration_ms: float | None, counts: Message) -> Message:
         """Return the notification of a successful sync."""
