@@ -38,7 +38,7 @@ class PodProcess(Struct):
 
     @property
     def is_probe(self) -> bool:
-        """True for the command of a probe or hook, which runs beside the container's own process."""
+        """True for the command of a probe or hook, beside the container's own process."""
         return bool(self.arguments.get("beside"))
 
     def description(self) -> Message:
