@@ -12,26 +12,26 @@ from kubenetlab.errors import BugError
 T = TypeVar("T")
 
 LONGEST_S: Final = 0.05
-"""Duration of a step of the agent that is followed by a pause, in seconds."""
+"""Duration of work after which the agent pauses, in seconds."""
 ANSWERING_S: Final = 0.005
 """Length of a pause, in seconds: a request takes several iterations of the event loop."""
 
 
 class Turns:
-    """Measures the steps of the agent, and pauses after a long one."""
+    """Measures the work of the agent since clients were served, and pauses when it took long."""
 
     def __init__(self) -> None:
         self._last = time.monotonic()
 
     def reset(self) -> None:
-        """Begin a step; clients have just been served."""
+        """Begin to measure; clients have just been served."""
         self._last = time.monotonic()
 
     async def yield_to_clients(self) -> None:
-        """End a step and begin the next; pause in between if the step took over LONGEST_S."""
+        """Pause if the steps since the last pause took over LONGEST_S together."""
         if time.monotonic() - self._last > LONGEST_S:
             await asyncio.sleep(ANSWERING_S)
-        self.reset()
+            self.reset()
 
 
 def at_once(work: Coroutine[Any, Any, T]) -> T:
