@@ -6,40 +6,44 @@ Source: include/uapi/linux/if_link.h, net/core/rtnetlink.c, drivers/net/veth.c (
 from __future__ import annotations
 
 import shlex
-import struct
 from collections.abc import Iterator
 
-from msgspec import Struct
-
 from kubenetlab.hoststate import wire
+from kubenetlab.hoststate.link_messages import (
+    IFF_UP,
+    IFLA_ADDRESS,
+    IFLA_BR_MCAST_SNOOPING,
+    IFLA_BRPORT_BCAST_FLOOD,
+    IFLA_BRPORT_FLUSH,
+    IFLA_BRPORT_LEARNING,
+    IFLA_BRPORT_MCAST_FLOOD,
+    IFLA_BRPORT_UNICAST_FLOOD,
+    IFLA_IFALIAS,
+    IFLA_IFNAME,
+    IFLA_INFO_DATA,
+    IFLA_INFO_KIND,
+    IFLA_LINKINFO,
+    IFLA_MASTER,
+    IFLA_MTU,
+    IFLA_NET_NS_FD,
+    IFLA_NUM_RX_QUEUES,
+    IFLA_NUM_TX_QUEUES,
+    VETH_INFO_PEER,
+    delete_link,
+    hairpin_mode,
+    ifinfo,
+    port_settings,
+)
 from kubenetlab.hoststate.object import Key, Object, Word
 from kubenetlab.hoststate.wire import (
     Links,
-    as_mac,
-    as_number,
-    as_string,
     attribute,
-    attributes,
     mac_bytes,
     message,
     nested,
     number,
     string,
 )
-
-IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK = 1, 3, 4, 5
-IFLA_MASTER, IFLA_LINKINFO, IFLA_IFALIAS, IFLA_NET_NS_FD = 10, 18, 20, 28
-IFLA_NUM_TX_QUEUES, IFLA_NUM_RX_QUEUES = 31, 32
-IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
-IFLA_BRPORT_MODE, IFLA_BRPORT_LEARNING, IFLA_BRPORT_UNICAST_FLOOD = 4, 8, 9
-IFLA_BRPORT_FLUSH, IFLA_BRPORT_MCAST_FLOOD, IFLA_BRPORT_BCAST_FLOOD = 24, 27, 30
-IFLA_BR_MCAST_SNOOPING = 23
-VETH_INFO_PEER = 1
-IFF_UP = 1
-AF_BRIDGE = 7
-
-_IFINFOMSG = struct.Struct("=BxHiII")
-"""family, device type, index, flags, change mask"""
 
 LOOPBACK = "lo"
 
@@ -60,7 +64,7 @@ class LinkUp(Object, frozen=True):
         return f"link {self.name} {'up' if self.is_up else 'down'}"
 
     def create(self, links: Links) -> bytes:
-        return message(wire.RTM_NEWLINK, 0, _ifinfo(links.index(self.netns, self.name), IFF_UP))
+        return message(wire.RTM_NEWLINK, 0, ifinfo(links.index(self.netns, self.name), IFF_UP))
 
     change = create
 
@@ -88,7 +92,7 @@ class Bridge(Object, frozen=True):
 
     def create(self, links: Links) -> bytes:
         index = links.new_index(self.netns, self.name)
-        body = _ifinfo(index, IFF_UP) + string(IFLA_IFNAME, self.name) + self._settings()
+        body = ifinfo(index, IFF_UP) + string(IFLA_IFNAME, self.name) + self._settings()
         info = nested(
             IFLA_LINKINFO,
             string(IFLA_INFO_KIND, "bridge"),
@@ -97,21 +101,21 @@ class Bridge(Object, frozen=True):
         made = message(wire.RTM_NEWLINK, wire.NLM_F_CREATE | wire.NLM_F_EXCL, body + info)
         # An alias cannot be set in the message that makes a link.
         return made + (
-            message(wire.RTM_NEWLINK, 0, _ifinfo(index) + string(IFLA_IFALIAS, self.alias))
+            message(wire.RTM_NEWLINK, 0, ifinfo(index) + string(IFLA_IFALIAS, self.alias))
             if self.alias
             else b""
         )
 
     def change(self, links: Links) -> bytes:
         body = (
-            _ifinfo(links.index(self.netns, self.name), IFF_UP)
+            ifinfo(links.index(self.netns, self.name), IFF_UP)
             + self._settings()
             + string(IFLA_IFALIAS, self.alias)
         )
         return message(wire.RTM_NEWLINK, 0, body)
 
     def delete(self, links: Links) -> bytes:
-        return _delete(links, self.netns, self.name)
+        return delete_link(links, self.netns, self.name)
 
     def commands(self, word: Word) -> Iterator[str]:
         here = word(self.netns)
@@ -141,26 +145,26 @@ class Dummy(Object, frozen=True):
     def create(self, links: Links) -> bytes:
         index = links.new_index(self.netns, self.name)
         body = (
-            _ifinfo(index)
+            ifinfo(index)
             + string(IFLA_IFNAME, self.name)
             + attribute(IFLA_ADDRESS, mac_bytes(self.mac))
         )
         body += nested(IFLA_LINKINFO, string(IFLA_INFO_KIND, "dummy"))
         made = message(wire.RTM_NEWLINK, wire.NLM_F_CREATE | wire.NLM_F_EXCL, body)
         return made + (
-            message(wire.RTM_NEWLINK, 0, _ifinfo(index) + string(IFLA_IFALIAS, self.alias))
+            message(wire.RTM_NEWLINK, 0, ifinfo(index) + string(IFLA_IFALIAS, self.alias))
             if self.alias
             else b""
         )
 
     def change(self, links: Links) -> bytes:
-        body = _ifinfo(links.index(self.netns, self.name)) + attribute(
+        body = ifinfo(links.index(self.netns, self.name)) + attribute(
             IFLA_ADDRESS, mac_bytes(self.mac)
         )
         return message(wire.RTM_NEWLINK, 0, body + string(IFLA_IFALIAS, self.alias))
 
     def delete(self, links: Links) -> bytes:
-        return _delete(links, self.netns, self.name)
+        return delete_link(links, self.netns, self.name)
 
     def commands(self, word: Word) -> Iterator[str]:
         here = word(self.netns)
@@ -205,14 +209,14 @@ class Veth(Object, frozen=True):
             links.new_index(self.netns, self.name),
         )
         here = (
-            _ifinfo(index)
+            ifinfo(index)
             + string(IFLA_IFNAME, self.name)
             + attribute(IFLA_ADDRESS, mac_bytes(self.mac))
             + number(IFLA_MTU, self.mtu)
             + queues
         )
         there = (
-            _ifinfo(peer_index, IFF_UP)
+            ifinfo(peer_index, IFF_UP)
             + string(IFLA_IFNAME, self.peer)
             + number(IFLA_NET_NS_FD, links.namespace_fd(self.peer_netns))
             + number(IFLA_MTU, self.mtu)
@@ -226,13 +230,13 @@ class Veth(Object, frozen=True):
         up = message(
             wire.RTM_NEWLINK,
             0,
-            _ifinfo(index, IFF_UP) + (string(IFLA_IFALIAS, self.alias) if self.alias else b""),
+            ifinfo(index, IFF_UP) + (string(IFLA_IFALIAS, self.alias) if self.alias else b""),
         )
         return message(wire.RTM_NEWLINK, wire.NLM_F_CREATE | wire.NLM_F_EXCL, there + info) + up
 
     def change(self, links: Links) -> bytes:
         body = (
-            _ifinfo(links.index(self.netns, self.name), IFF_UP)
+            ifinfo(links.index(self.netns, self.name), IFF_UP)
             + attribute(IFLA_ADDRESS, mac_bytes(self.mac))
             + number(IFLA_MTU, self.mtu)
             + string(IFLA_IFALIAS, self.alias)
@@ -240,7 +244,7 @@ class Veth(Object, frozen=True):
         return message(wire.RTM_NEWLINK, 0, body)
 
     def delete(self, links: Links) -> bytes:
-        return _delete(links, self.netns, self.name)
+        return delete_link(links, self.netns, self.name)
 
     def commands(self, word: Word) -> Iterator[str]:
         """The other end is made with it; its `Port` says what becomes of it."""
@@ -281,7 +285,7 @@ class Port(Object, frozen=True):
         index = links.index(self.netns, self.name)
         on_bridge = message(wire.RTM_NEWLINK, 0, self._settings(links, index))
         return on_bridge + (
-            message(wire.RTM_NEWLINK, 0, _ifinfo(index) + _hairpin(True))
+            message(wire.RTM_NEWLINK, 0, ifinfo(index) + hairpin_mode(True))
             if self.is_hairpin
             else b""
         )
@@ -290,7 +294,7 @@ class Port(Object, frozen=True):
         index = links.index(self.netns, self.name)
         body = self._settings(links, index) + number(IFLA_MTU, self.mtu)
         return message(wire.RTM_NEWLINK, 0, body) + message(
-            wire.RTM_NEWLINK, 0, _ifinfo(index) + _hairpin(self.is_hairpin)
+            wire.RTM_NEWLINK, 0, ifinfo(index) + hairpin_mode(self.is_hairpin)
         )
 
     def delete(self, links: Links) -> bytes:
@@ -312,7 +316,7 @@ class Port(Object, frozen=True):
         return message(
             wire.RTM_NEWLINK,
             0,
-            _ifinfo(links.index(self.netns, self.name)) + _port_settings(settings),
+            ifinfo(links.index(self.netns, self.name)) + port_settings(settings),
         )
 
     def commands(self, word: Word) -> Iterator[str]:
@@ -323,60 +327,11 @@ class Port(Object, frozen=True):
 
     def _settings(self, links: Links, index: int) -> bytes:
         return (
-            _ifinfo(index, IFF_UP)
+            ifinfo(index, IFF_UP)
             + number(IFLA_MASTER, links.index(self.netns, self.master))
             + attribute(IFLA_ADDRESS, mac_bytes(self.mac))
             + string(IFLA_IFALIAS, self.alias)
         )
-
-
-class SeenLink(Struct, frozen=True):
-    """One link as a dump shows it, before the ends of veth pairs are put together."""
-
-    index: int
-    name: str
-    kind: str
-    mac: str
-    mtu: int
-    is_up: bool
-    peer_index: int
-    master_index: int
-    alias: str
-    is_hairpin: bool
-
-
-def decode_link(body: memoryview) -> SeenLink:
-    """One RTM_NEWLINK message: ifinfomsg (16 bytes) | attributes."""
-    _, _, index, flags, _ = _IFINFOMSG.unpack_from(body)
-    found = attributes(body[_IFINFOMSG.size :])
-    info = attributes(found[IFLA_LINKINFO]) if IFLA_LINKINFO in found else {}
-    port = attributes(info[IFLA_INFO_SLAVE_DATA]) if IFLA_INFO_SLAVE_DATA in info else {}
-    return SeenLink(
-        index=index,
-        name=as_string(found[IFLA_IFNAME]),
-        kind=as_string(info[IFLA_INFO_KIND]) if IFLA_INFO_KIND in info else "",
-        mac=as_mac(found[IFLA_ADDRESS]) if IFLA_ADDRESS in found else "",
-        mtu=as_number(found[IFLA_MTU]),
-        is_up=bool(flags & IFF_UP),
-        peer_index=as_number(found[IFLA_LINK]) if IFLA_LINK in found else 0,
-        master_index=as_number(found[IFLA_MASTER]) if IFLA_MASTER in found else 0,
-        alias=as_string(found[IFLA_IFALIAS]) if IFLA_IFALIAS in found else "",
-        is_hairpin=IFLA_BRPORT_MODE in port and bool(as_number(port[IFLA_BRPORT_MODE])),
-    )
-
-
-def is_bridges_own(body: memoryview) -> bool:
-    """True for what a bridge says of its port, beside what the kernel says of the link: it has a few attributes only."""
-    return body[0] == AF_BRIDGE
-
-
-def dump_links() -> bytes:
-    """The request for all links of a namespace."""
-    return message(wire.RTM_GETLINK, wire.NLM_F_DUMP, _ifinfo(0))
-
-
-def _ifinfo(index: int, flags: int = 0) -> bytes:
-    return _IFINFOMSG.pack(0, 0, index, flags, flags)
 
 
 def _down(is_up: bool) -> str:
@@ -389,20 +344,3 @@ def _alias(alias: str) -> str:
 
 def _alias_words(alias: str) -> str:
     return f" alias {shlex.quote(alias)}" if alias else ""
-
-
-def _hairpin(is_on: bool) -> bytes:
-    return _port_settings(attribute(IFLA_BRPORT_MODE, bytes([is_on])))
-
-
-def _port_settings(settings: bytes) -> bytes:
-    """Encode attributes of a bridge port for a message about its link."""
-    return nested(
-        IFLA_LINKINFO,
-        string(IFLA_INFO_SLAVE_KIND, "bridge"),
-        nested(IFLA_INFO_SLAVE_DATA, settings),
-    )
-
-
-def _delete(links: Links, netns: str, name: str) -> bytes:
-    return message(wire.RTM_DELLINK, 0, _ifinfo(links.index(netns, name)))

@@ -15,15 +15,8 @@ from msgspec import Struct
 
 from kubenetlab.hoststate import wire
 from kubenetlab.hoststate.address import decode_address
-from kubenetlab.hoststate.link import (
-    LOOPBACK,
-    Dummy,
-    LinkUp,
-    Port,
-    SeenLink,
-    decode_link,
-    is_bridges_own,
-)
+from kubenetlab.hoststate.link import LOOPBACK, Dummy, LinkUp, Port
+from kubenetlab.hoststate.link_messages import SeenLink, decode_link, is_bridges_own
 from kubenetlab.hoststate.neighbor import Neighbor, decode_neighbor, key_of_departed
 from kubenetlab.hoststate.nexthop import decode_nexthop
 from kubenetlab.hoststate.object import Key, Object

@@ -18,17 +18,8 @@ from msgspec import structs
 
 from kubenetlab.hoststate.address import decode_address, dump_addresses
 from kubenetlab.hoststate.diff import Changes, NetnsChanges, Operation
-from kubenetlab.hoststate.link import (
-    LOOPBACK,
-    Bridge,
-    Dummy,
-    LinkUp,
-    Port,
-    SeenLink,
-    Veth,
-    decode_link,
-    dump_links,
-)
+from kubenetlab.hoststate.link import LOOPBACK, Bridge, Dummy, LinkUp, Port, Veth
+from kubenetlab.hoststate.link_messages import SeenLink, decode_link, dump_links
 from kubenetlab.hoststate.neighbor import Neighbor, decode_neighbor, dump_neighbors
 from kubenetlab.hoststate.nexthop import decode_nexthop, dump_nexthops
 from kubenetlab.hoststate.object import Key, Object

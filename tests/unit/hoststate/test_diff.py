@@ -16,7 +16,8 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg
 from kubenetlab.hoststate import wire
 from kubenetlab.hoststate.address import Address, decode_address
 from kubenetlab.hoststate.diff import diff
-from kubenetlab.hoststate.link import Bridge, LinkUp, Port, Veth, decode_link
+from kubenetlab.hoststate.link import Bridge, LinkUp, Port, Veth
+from kubenetlab.hoststate.link_messages import decode_link
 from kubenetlab.hoststate.neighbor import Neighbor, decode_neighbor
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.peers import Peers, peers_of

@@ -9,7 +9,8 @@ from msgspec import structs
 
 from kubenetlab.hoststate import wire
 from kubenetlab.hoststate.address import Address
-from kubenetlab.hoststate.link import (
+from kubenetlab.hoststate.link import Dummy, LinkUp, Port, Veth
+from kubenetlab.hoststate.link_messages import (
     IFF_UP,
     IFLA_ADDRESS,
     IFLA_IFNAME,
@@ -17,10 +18,6 @@ from kubenetlab.hoststate.link import (
     IFLA_LINKINFO,
     IFLA_MASTER,
     IFLA_MTU,
-    Dummy,
-    LinkUp,
-    Port,
-    Veth,
 )
 from kubenetlab.hoststate.neighbor import Neighbor
 from kubenetlab.hoststate.netlink_events import RTM_NEWNETCONF, NetlinkEvent, contradict
