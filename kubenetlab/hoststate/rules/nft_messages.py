@@ -29,7 +29,7 @@ from kubenetlab.hoststate.rules.nft_expressions import (
     u32,
     verdict,
 )
-from kubenetlab.hoststate.rules.nftables import MAX_COMMENT
+from kubenetlab.hoststate.rules.nft_objects import MAX_COMMENT
 from kubenetlab.hoststate.wire import NLM_F_APPEND, NLM_F_CREATE, attribute, message, nested, string
 
 MAX_LINES: Final = 16_384
