@@ -1,1 +1,4 @@
-"""The machine as data: what should exist in the kernel and what does exist have the same types, so they can be compared."""
+"""Kernel objects as values, one module for each kind.
+
+Desired and observed state have the same types, so that they can be compared.
+"""

@@ -1,4 +1,4 @@
-"""diff: what has to be done to turn the observed state into the desired one."""
+"""Operations that turn the observed state into the desired state."""
 
 from __future__ import annotations
 
@@ -19,34 +19,38 @@ _SIGNS = {"add": "+", "change": "~", "remove": "-"}
 
 
 class Operation(Struct, frozen=True):
-    """One thing to do. `object` is what shall be (or, to be removed, what is); `before` is what a change starts from."""
+    """One change of one object."""
 
     verb: Verb
     object: Object
+    """Desired object, or the observed object to be removed."""
     before: Object | None = None
+    """Observed object that a change starts from."""
     origin: Origin | None = None
 
     def details(self) -> Iterator[Operation]:
-        """What is to be done to each part of an object that stands for several."""
+        """Yield the operation, or one for each part if the object groups several."""
         obj, before = self.object, self.before
         if obj.parts == (obj,):
             yield self
             return
-        old = {
+        old_parts = {
             part.key: part
             for part in (
                 obj.parts if self.verb == "remove" else before.parts if before is not None else ()
             )
         }
-        new = {part.key: part for part in obj.parts} if self.verb != "remove" else {}
+        new_parts = {part.key: part for part in obj.parts} if self.verb != "remove" else {}
         yield from (
-            Operation("remove", part) for key, part in reversed(old.items()) if key not in new
+            Operation("remove", part)
+            for key, part in reversed(old_parts.items())
+            if key not in new_parts
         )
-        for key, part in new.items():
-            if key not in old:
+        for key, part in new_parts.items():
+            if key not in old_parts:
                 yield Operation("add", part, origin=self.origin)
-            elif old[key] != part:
-                yield Operation("change", part, old[key], self.origin)
+            elif old_parts[key] != part:
+                yield Operation("change", part, old_parts[key], self.origin)
 
     def difference(self) -> Difference:
         """Return the operation as a difference between desired and observed state."""
@@ -63,19 +67,22 @@ class Operation(Struct, frozen=True):
 
 
 class NetnsChanges(Struct, frozen=True):
-    """What is to be done in one namespace: removals first, in reverse order of creation, then additions and changes in order."""
+    """Operations in one namespace.
+
+    Removals come first, in reverse order of creation; then additions and changes in order.
+    """
 
     netns: str
     operations: tuple[Operation, ...]
 
     def details(self) -> Iterator[Operation]:
-        """The operations, part by part, as one tells them."""
+        """Yield the operations part by part, as they are shown to users."""
         for operation in self.operations:
             yield from operation.details()
 
     @property
     def is_new(self) -> bool:
-        """True when the namespace itself is to be made."""
+        """True if the namespace itself is created."""
         return any(
             operation.verb == "add" and isinstance(operation.object, Sandbox)
             for operation in self.operations
@@ -83,7 +90,7 @@ class NetnsChanges(Struct, frozen=True):
 
     @property
     def is_removed(self) -> bool:
-        """True when the namespace itself goes, with everything in it."""
+        """True if the namespace itself is removed, with everything in it."""
         return any(
             operation.verb == "remove" and isinstance(operation.object, Sandbox)
             for operation in self.operations
@@ -91,7 +98,7 @@ class NetnsChanges(Struct, frozen=True):
 
 
 class Changes(Struct, frozen=True):
-    """Everything to be done, namespace by namespace, in the order in which they are wanted; namespaces that go come last."""
+    """Operations of all namespaces, in the order of the desired state; removed namespaces last."""
 
     namespaces: tuple[NetnsChanges, ...]
 
@@ -99,19 +106,23 @@ class Changes(Struct, frozen=True):
         return bool(self.namespaces)
 
     def around_rules(self) -> tuple[Changes, Changes]:
-        """What can be done at once, and what is left until the rules are others: a dummy that goes, with the addresses on it.
+        """Split into the changes to apply before the rules, and those to apply after them.
 
-        While the former rules are in force the node is to take in what is for these addresses.
+        A dummy link and its addresses are removed after the rules have changed: until then the old
+        rules need these addresses to be local to the node.
         """
-        parts = [(entry, _leant_on(entry)) for entry in self.namespaces]
+        entries = [(entry, _deferred_removals(entry)) for entry in self.namespaces]
         late = Changes(
-            tuple(NetnsChanges(entry.netns, leant_on) for entry, leant_on in parts if leant_on)
+            tuple(NetnsChanges(entry.netns, deferred) for entry, deferred in entries if deferred)
         )
         if not late:
             return self, late
         early = (
-            NetnsChanges(entry.netns, tuple(one for one in entry.operations if one not in leant_on))
-            for entry, leant_on in parts
+            NetnsChanges(
+                entry.netns,
+                tuple(operation for operation in entry.operations if operation not in deferred),
+            )
+            for entry, deferred in entries
         )
         return Changes(tuple(early)), late
 
@@ -120,11 +131,11 @@ class Changes(Struct, frozen=True):
 
     @property
     def touched(self) -> set[str]:
-        """The namespaces in which something is to be done."""
+        """Namespaces that have operations."""
         return {entry.netns for entry in self.namespaces}
 
     def departed(self) -> set[str]:
-        """The namespaces that go: what was computed for them may be forgotten."""
+        """Return the namespaces that are removed, for which callers can drop what they cached."""
         return {
             operation.object.netns
             for operation in self.operations()
@@ -135,7 +146,7 @@ class Changes(Struct, frozen=True):
         return (operation for changes in self.namespaces for operation in changes.operations)
 
     def __str__(self) -> str:
-        """The plan as a user reads it."""
+        """Return the plan that `kubenetlab plan` prints."""
         return "\n".join(
             line
             for changes in self.namespaces
@@ -143,89 +154,104 @@ class Changes(Struct, frozen=True):
         )
 
 
-def _leant_on(entry: NetnsChanges) -> tuple[Operation, ...]:
-    gone = [operation for operation in entry.operations if operation.verb == "remove"]
-    dummies = {operation.object.key for operation in gone if isinstance(operation.object, Dummy)}
+def _deferred_removals(entry: NetnsChanges) -> tuple[Operation, ...]:
+    removals = [operation for operation in entry.operations if operation.verb == "remove"]
+    dummies = {
+        operation.object.key for operation in removals if isinstance(operation.object, Dummy)
+    }
     if not dummies or entry.is_removed:
         return ()
     return tuple(
         operation
-        for operation in gone
+        for operation in removals
         if {operation.object.key, operation.object.depends_on} & dummies
     )
 
 
 def is_replaced(before: Object, obj: Object) -> bool:
-    """True when no message turns the one into the other: it has to go, with what stands on it, and be made anew."""
+    """Return True if no message changes `before` into `obj`, so that it must be created again.
+
+    Objects that depend on it are removed with it, and created again, too.
+    """
     if isinstance(obj, Veth) and isinstance(before, Veth):
         return (obj.peer_netns, obj.peer) != (before.peer_netns, before.peer)
     return type(before) is not type(obj)
 
 
 def diff(observed: HostState, desired: HostState) -> Changes:
-    """What is to be done. A namespace whose contents are the same mapping on both sides is not looked at."""
-    observed = _without_lost(observed, desired)
-    wanted = (
+    """Return the operations that turn `observed` into `desired`.
+
+    A namespace whose contents are the same mapping on both sides is skipped.
+    """
+    observed = _without_deleted(observed, desired)
+    desired_changes = (
         _changes(netns, observed[netns], contents, desired)
         for netns, contents in desired.namespaces.items()
         if observed[netns] is not contents
     )
-    gone = (
+    removals = (
         _changes(netns, contents, {}, desired)
         for netns, contents in observed.namespaces.items()
         if netns not in desired.namespaces
     )
-    return Changes(tuple(changes for changes in (*wanted, *gone) if changes.operations))
+    return Changes(
+        tuple(changes for changes in (*desired_changes, *removals) if changes.operations)
+    )
 
 
-def _without_lost(observed: HostState, desired: HostState) -> HostState:
-    """The observed state without what goes with a link that has to be made, or made anew: its far end, and all that stands on either.
+def _without_deleted(observed: HostState, desired: HostState) -> HostState:
+    """Return the observed state without peer ends of pairs to create, and without dependents.
 
-    The kernel takes a dead namespace's links away some time after it, so both may have been seen in their last moments.
+    When a pair has to be created, or created again, its peer end does not remain, nor does any
+    object that depends on either end. Both may have been observed nevertheless, because the kernel
+    deletes the links of a removed namespace after some delay.
     """
-    lost: dict[str, set[Key]] = {}
+    deleted: dict[str, set[Key]] = {}
     replaced: dict[str, set[Key]] = {}
     for netns, contents in desired.namespaces.items():
         if observed[netns] is contents:
             continue
         for key, obj in contents.items():
             before = observed[netns].get(key)
-            is_found = before is not None and not is_replaced(before, obj)
-            if not is_found and (peer_end := obj.peer_end) is not None:
-                (lost if before is None else replaced).setdefault(netns, set()).add(key)
-                lost.setdefault(peer_end[0], set()).add(peer_end[1])
+            is_kept = before is not None and not is_replaced(before, obj)
+            if not is_kept and (peer_end := obj.peer_end) is not None:
+                (deleted if before is None else replaced).setdefault(netns, set()).add(key)
+                deleted.setdefault(peer_end[0], set()).add(peer_end[1])
     return observed.with_namespaces(
         {
-            netns: _without(observed[netns], lost.get(netns, set()), replaced.get(netns, set()))
-            for netns in {**lost, **replaced}
+            netns: _without(observed[netns], deleted.get(netns, set()), replaced.get(netns, set()))
+            for netns in {**deleted, **replaced}
             if netns in observed.namespaces
         }
     )
 
 
-def _without(contents: Contents, lost: set[Key], replaced: set[Key]) -> Contents:
-    """What is left when some objects go, and whatever stands on those or on some others: an address on its link, a group on its next hop."""
-    gone = lost
-    while below := {
+def _without(contents: Contents, deleted: set[Key], replaced: set[Key]) -> Contents:
+    """Return `contents` without `deleted` and without the dependents of `deleted` or `replaced`.
+
+    A dependent is, for example, an address on a link, or a group with a next hop.
+    """
+    removed = deleted
+    while dependents := {
         key
         for key, obj in contents.items()
-        if obj.depends_on in gone | replaced and key not in gone
+        if obj.depends_on in removed | replaced and key not in removed
     }:
-        gone = gone | below
-    return {key: obj for key, obj in contents.items() if key not in gone}
+        removed = removed | dependents
+    return {key: obj for key, obj in contents.items() if key not in removed}
 
 
-def _changes(netns: str, observed: Contents, wanted: Contents, desired: HostState) -> NetnsChanges:
-    return NetnsChanges(netns, tuple(_operations(observed, wanted, desired)))
+def _changes(netns: str, observed: Contents, desired: Contents, state: HostState) -> NetnsChanges:
+    return NetnsChanges(netns, tuple(_operations(observed, desired, state)))
 
 
-def _operations(observed: Contents, wanted: Contents, desired: HostState) -> Iterable[Operation]:
+def _operations(observed: Contents, desired: Contents, state: HostState) -> Iterable[Operation]:
     for key in reversed(list(observed)):
-        if key not in wanted:
+        if key not in desired:
             yield Operation("remove", observed[key])
-    for key, obj in wanted.items():
+    for key, obj in desired.items():
         before = observed.get(key)
         if before is None:
-            yield Operation("add", obj, origin=desired.origin(obj))
+            yield Operation("add", obj, origin=state.origin(obj))
         elif before is not obj and before != obj:
-            yield Operation("change", obj, before, desired.origin(obj))
+            yield Operation("change", obj, before, state.origin(obj))

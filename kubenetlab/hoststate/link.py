@@ -1,6 +1,7 @@
-"""Links: loopback, bridges, veth pairs, a bridge's ports, and dummies.
+"""Links: loopback, bridges, veth pairs, bridge ports and dummies.
 
-Source: include/uapi/linux/if_link.h, net/core/rtnetlink.c, drivers/net/veth.c (6.12); iproute2 ip/iplink.c.
+Source: include/uapi/linux/if_link.h, net/core/rtnetlink.c, drivers/net/veth.c (6.12);
+iproute2 ip/iplink.c.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from kubenetlab.hoststate.link_messages import (
     ifinfo,
     port_settings,
 )
-from kubenetlab.hoststate.object import Key, Object, Word
+from kubenetlab.hoststate.object import Key, Object, ShellName
 from kubenetlab.hoststate.wire import (
     Links,
     attribute,
@@ -49,7 +50,7 @@ LOOPBACK = "lo"
 
 
 class LinkUp(Object, frozen=True):
-    """A link that exists anyway, in the state up: loopback, and what somebody outside the lab has put there."""
+    """An existing link that is set up: loopback, or a link created outside the lab."""
 
     rank = 20
 
@@ -68,12 +69,12 @@ class LinkUp(Object, frozen=True):
 
     change = create
 
-    def commands(self, word: Word) -> Iterator[str]:
-        yield f"ip -n {word(self.netns)} link set {self.name} up"
+    def commands(self, shell_name: ShellName) -> Iterator[str]:
+        yield f"ip -n {shell_name(self.netns)} link set {self.name} up"
 
 
 class Bridge(Object, frozen=True):
-    """A switch inside a namespace."""
+    """A Linux bridge."""
 
     rank = 30
 
@@ -88,19 +89,20 @@ class Bridge(Object, frozen=True):
         return ("Link", self.name)
 
     def __str__(self) -> str:
-        return f"bridge {self.name} mac {self.mac} mtu {self.mtu}{_alias(self.alias)}{_down(self.is_up)}"
+        suffix = f"{_alias(self.alias)}{_down(self.is_up)}"
+        return f"bridge {self.name} mac {self.mac} mtu {self.mtu}{suffix}"
 
     def create(self, links: Links) -> bytes:
         index = links.new_index(self.netns, self.name)
         body = ifinfo(index, IFF_UP) + string(IFLA_IFNAME, self.name) + self._settings()
-        info = nested(
+        link_info = nested(
             IFLA_LINKINFO,
             string(IFLA_INFO_KIND, "bridge"),
             nested(IFLA_INFO_DATA, attribute(IFLA_BR_MCAST_SNOOPING, b"\0")),
         )
-        made = message(wire.RTM_NEWLINK, wire.NLM_F_CREATE | wire.NLM_F_EXCL, body + info)
-        # An alias cannot be set in the message that makes a link.
-        return made + (
+        created = message(wire.RTM_NEWLINK, wire.NLM_F_CREATE | wire.NLM_F_EXCL, body + link_info)
+        # The kernel ignores an alias in the message that creates a link.
+        return created + (
             message(wire.RTM_NEWLINK, 0, ifinfo(index) + string(IFLA_IFALIAS, self.alias))
             if self.alias
             else b""
@@ -117,17 +119,18 @@ class Bridge(Object, frozen=True):
     def delete(self, links: Links) -> bytes:
         return delete_link(links, self.netns, self.name)
 
-    def commands(self, word: Word) -> Iterator[str]:
-        here = word(self.netns)
-        yield f"ip -n {here} link add {self.name} address {self.mac} mtu {self.mtu} type bridge mcast_snooping 0"
-        yield f"ip -n {here} link set {self.name}{_alias_words(self.alias)} up"
+    def commands(self, shell_name: ShellName) -> Iterator[str]:
+        netns = shell_name(self.netns)
+        settings = f"address {self.mac} mtu {self.mtu} type bridge mcast_snooping 0"
+        yield f"ip -n {netns} link add {self.name} {settings}"
+        yield f"ip -n {netns} link set {self.name}{_alias_option(self.alias)} up"
 
     def _settings(self) -> bytes:
         return attribute(IFLA_ADDRESS, mac_bytes(self.mac)) + number(IFLA_MTU, self.mtu)
 
 
 class Dummy(Object, frozen=True):
-    """A link that leads nowhere and is down: it holds addresses, which are the machine's own all the same."""
+    """A dummy link that is down. Its addresses are local addresses of the machine all the same."""
 
     rank = 30
 
@@ -150,8 +153,8 @@ class Dummy(Object, frozen=True):
             + attribute(IFLA_ADDRESS, mac_bytes(self.mac))
         )
         body += nested(IFLA_LINKINFO, string(IFLA_INFO_KIND, "dummy"))
-        made = message(wire.RTM_NEWLINK, wire.NLM_F_CREATE | wire.NLM_F_EXCL, body)
-        return made + (
+        created = message(wire.RTM_NEWLINK, wire.NLM_F_CREATE | wire.NLM_F_EXCL, body)
+        return created + (
             message(wire.RTM_NEWLINK, 0, ifinfo(index) + string(IFLA_IFALIAS, self.alias))
             if self.alias
             else b""
@@ -166,17 +169,18 @@ class Dummy(Object, frozen=True):
     def delete(self, links: Links) -> bytes:
         return delete_link(links, self.netns, self.name)
 
-    def commands(self, word: Word) -> Iterator[str]:
-        here = word(self.netns)
-        yield f"ip -n {here} link add {self.name} address {self.mac} type dummy"
+    def commands(self, shell_name: ShellName) -> Iterator[str]:
+        netns = shell_name(self.netns)
+        yield f"ip -n {netns} link add {self.name} address {self.mac} type dummy"
         if self.alias:
-            yield f"ip -n {here} link set {self.name}{_alias_words(self.alias)}"
+            yield f"ip -n {netns} link set {self.name}{_alias_option(self.alias)}"
 
 
 class Veth(Object, frozen=True):
-    """One end of a veth pair, from which both ends are made: this one here, the other in `peer_netns`.
+    """One end of a veth pair; creating it creates the peer in `peer_netns`, too.
 
-    What becomes of the other end says its own `Port`. Both get indexes that are unique in the lab, so that the ends of a pair can be told.
+    The peer end is configured by its own `Port` object. Both ends get interface indexes that are
+    unique in the lab, so that a dump of one end identifies the other.
     """
 
     rank = 40
@@ -198,41 +202,49 @@ class Veth(Object, frozen=True):
         return self.peer_netns, ("Link", self.peer)
 
     def __str__(self) -> str:
-        return f"veth {self.name} mac {self.mac} mtu {self.mtu} ↔ {self.peer} in {self.peer_netns}{_alias(self.alias)}{_down(self.is_up)}"
+        suffix = f"{_alias(self.alias)}{_down(self.is_up)}"
+        peer = f"{self.peer} in {self.peer_netns}"
+        return f"veth {self.name} mac {self.mac} mtu {self.mtu} ↔ {peer}{suffix}"
 
     def create(self, links: Links) -> bytes:
-        """Makes the pair with the other end as the main device: that one can be up at once, this one cannot (the kernel would open it
-        before its other end exists: ENOTCONN)."""
+        """Return the requests that create the pair and set this end up.
+
+        The peer is the main device of the first message, because only that one can be created up:
+        the kernel would open this end before the peer exists (ENOTCONN).
+        """
         queues = number(IFLA_NUM_TX_QUEUES, 1) + number(IFLA_NUM_RX_QUEUES, 1)
         peer_index, index = (
             links.new_index(self.peer_netns, self.peer),
             links.new_index(self.netns, self.name),
         )
-        here = (
+        own_end = (
             ifinfo(index)
             + string(IFLA_IFNAME, self.name)
             + attribute(IFLA_ADDRESS, mac_bytes(self.mac))
             + number(IFLA_MTU, self.mtu)
             + queues
         )
-        there = (
+        peer_end = (
             ifinfo(peer_index, IFF_UP)
             + string(IFLA_IFNAME, self.peer)
             + number(IFLA_NET_NS_FD, links.namespace_fd(self.peer_netns))
             + number(IFLA_MTU, self.mtu)
             + queues
         )
-        info = nested(
+        link_info = nested(
             IFLA_LINKINFO,
             string(IFLA_INFO_KIND, "veth"),
-            nested(IFLA_INFO_DATA, attribute(VETH_INFO_PEER, here)),
+            nested(IFLA_INFO_DATA, attribute(VETH_INFO_PEER, own_end)),
         )
-        up = message(
+        set_up = message(
             wire.RTM_NEWLINK,
             0,
             ifinfo(index, IFF_UP) + (string(IFLA_IFALIAS, self.alias) if self.alias else b""),
         )
-        return message(wire.RTM_NEWLINK, wire.NLM_F_CREATE | wire.NLM_F_EXCL, there + info) + up
+        return (
+            message(wire.RTM_NEWLINK, wire.NLM_F_CREATE | wire.NLM_F_EXCL, peer_end + link_info)
+            + set_up
+        )
 
     def change(self, links: Links) -> bytes:
         body = (
@@ -246,26 +258,30 @@ class Veth(Object, frozen=True):
     def delete(self, links: Links) -> bytes:
         return delete_link(links, self.netns, self.name)
 
-    def commands(self, word: Word) -> Iterator[str]:
-        """The other end is made with it; its `Port` says what becomes of it."""
-        here, there, both = (
-            word(self.netns),
-            word(self.peer_netns),
+    def commands(self, shell_name: ShellName) -> Iterator[str]:
+        """Yield the commands that create the pair; the peer's `Port` yields those for the peer."""
+        netns, peer_netns, settings = (
+            shell_name(self.netns),
+            shell_name(self.peer_netns),
             f"mtu {self.mtu} numtxqueues 1 numrxqueues 1",
         )
-        peer = f"type veth peer name {self.peer} netns {there} {both}"
-        yield f"ip -n {here} link add {self.name} address {self.mac} {both} \\\n    {peer}"
-        yield f"ip -n {here} link set {self.name}{_alias_words(self.alias)} up"
+        peer_end = f"type veth peer name {self.peer} netns {peer_netns} {settings}"
+        yield f"ip -n {netns} link add {self.name} address {self.mac} {settings} \\\n    {peer_end}"
+        yield f"ip -n {netns} link set {self.name}{_alias_option(self.alias)} up"
 
 
 class Port(Object, frozen=True):
-    """The far end of a `Veth`: a port of a bridge. Hairpin lets a frame out where it came in: a pod that reaches itself by its Service."""
+    """The peer end of a `Veth`, as a port of a bridge.
+
+    Hairpin mode allows the bridge to send a frame back to the port it came from, for a pod that
+    reaches itself by its Service.
+    """
 
     rank = 50
 
     name: str
     master: str
-    """The bridge; empty for an observed link that is a port of none."""
+    """Name of the bridge; empty for an observed link without one."""
     mac: str
     mtu: int = 1500
     alias: str = ""
@@ -278,13 +294,19 @@ class Port(Object, frozen=True):
 
     def __str__(self) -> str:
         hairpin = " hairpin" if self.is_hairpin else ""
-        return f"port {self.name} of {self.master or 'no bridge'} mac {self.mac} mtu {self.mtu}{hairpin}{_alias(self.alias)}{_down(self.is_up)}"
+        suffix = f"{hairpin}{_alias(self.alias)}{_down(self.is_up)}"
+        bridge = self.master or "no bridge"
+        return f"port {self.name} of {bridge} mac {self.mac} mtu {self.mtu}{suffix}"
 
     def create(self, links: Links) -> bytes:
-        """The link itself came with its veth, with its MTU and without hairpin. That can be set only on what is a port already."""
+        """Return the requests that make the link a bridge port.
+
+        The link exists: its veth created it, with its MTU. Hairpin mode needs a message of its own,
+        because only a link that is a port already has it.
+        """
         index = links.index(self.netns, self.name)
-        on_bridge = message(wire.RTM_NEWLINK, 0, self._settings(links, index))
-        return on_bridge + (
+        set_master = message(wire.RTM_NEWLINK, 0, self._settings(links, index))
+        return set_master + (
             message(wire.RTM_NEWLINK, 0, ifinfo(index) + hairpin_mode(True))
             if self.is_hairpin
             else b""
@@ -298,19 +320,20 @@ class Port(Object, frozen=True):
         )
 
     def delete(self, links: Links) -> bytes:
-        """Send nothing more to the port; the link itself goes with its veth.
+        """Return the request that isolates the port; the link itself is deleted with its veth.
 
-        The kernel takes a dead pod's namespace apart some time after its end. Until then it would still get, and refuse,
-        packets for another pod that has been given the same address. (The port's state cannot be set to disabled: the
-        kernel enables it again with the next event of the link, net/bridge/br_if.c br_port_carrier_check().)
+        The kernel destroys the namespace of a deleted pod after some delay. Until then it would
+        still receive, and reject, packets for another pod that got the same address. The port's
+        state cannot be set to disabled instead: the kernel enables it again at the next event of
+        the link (net/bridge/br_if.c br_port_carrier_check()).
         """
-        off = (
+        disabled = (
             IFLA_BRPORT_LEARNING,
             IFLA_BRPORT_UNICAST_FLOOD,
             IFLA_BRPORT_MCAST_FLOOD,
             IFLA_BRPORT_BCAST_FLOOD,
         )
-        settings = b"".join(attribute(name, bytes([False])) for name in off) + attribute(
+        settings = b"".join(attribute(type_, bytes([False])) for type_ in disabled) + attribute(
             IFLA_BRPORT_FLUSH, b""
         )
         return message(
@@ -319,11 +342,12 @@ class Port(Object, frozen=True):
             ifinfo(links.index(self.netns, self.name)) + port_settings(settings),
         )
 
-    def commands(self, word: Word) -> Iterator[str]:
-        here = word(self.netns)
-        yield f"ip -n {here} link set {self.name} master {self.master} address {self.mac}{_alias_words(self.alias)} up"
+    def commands(self, shell_name: ShellName) -> Iterator[str]:
+        netns = shell_name(self.netns)
+        settings = f"master {self.master} address {self.mac}{_alias_option(self.alias)}"
+        yield f"ip -n {netns} link set {self.name} {settings} up"
         if self.is_hairpin:
-            yield f"bridge -n {here} link set dev {self.name} hairpin on"
+            yield f"bridge -n {netns} link set dev {self.name} hairpin on"
 
     def _settings(self, links: Links, index: int) -> bytes:
         return (
@@ -342,5 +366,5 @@ def _alias(alias: str) -> str:
     return f" alias “{alias}”" if alias else ""
 
 
-def _alias_words(alias: str) -> str:
+def _alias_option(alias: str) -> str:
     return f" alias {shlex.quote(alias)}" if alias else ""

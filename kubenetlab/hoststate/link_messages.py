@@ -38,7 +38,7 @@ _IFINFOMSG = struct.Struct("=BxHiII")
 
 
 class SeenLink(Struct, frozen=True):
-    """One link as a dump shows it, before the ends of veth pairs are put together."""
+    """One link of a dump, before veth ends are matched to pairs by their interface indexes."""
 
     index: int
     name: str
@@ -53,37 +53,37 @@ class SeenLink(Struct, frozen=True):
 
 
 def decode_link(body: memoryview) -> SeenLink:
-    """One RTM_NEWLINK message: ifinfomsg (16 bytes) | attributes."""
+    """Decode one RTM_NEWLINK message: ifinfomsg (16 bytes) | attributes."""
     _, _, index, flags, _ = _IFINFOMSG.unpack_from(body)
-    found = attributes(body[_IFINFOMSG.size :])
-    info = attributes(found[IFLA_LINKINFO]) if IFLA_LINKINFO in found else {}
+    attrs = attributes(body[_IFINFOMSG.size :])
+    info = attributes(attrs[IFLA_LINKINFO]) if IFLA_LINKINFO in attrs else {}
     port = attributes(info[IFLA_INFO_SLAVE_DATA]) if IFLA_INFO_SLAVE_DATA in info else {}
     return SeenLink(
         index=index,
-        name=as_string(found[IFLA_IFNAME]),
+        name=as_string(attrs[IFLA_IFNAME]),
         kind=as_string(info[IFLA_INFO_KIND]) if IFLA_INFO_KIND in info else "",
-        mac=as_mac(found[IFLA_ADDRESS]) if IFLA_ADDRESS in found else "",
-        mtu=as_number(found[IFLA_MTU]),
+        mac=as_mac(attrs[IFLA_ADDRESS]) if IFLA_ADDRESS in attrs else "",
+        mtu=as_number(attrs[IFLA_MTU]),
         is_up=bool(flags & IFF_UP),
-        peer_index=as_number(found[IFLA_LINK]) if IFLA_LINK in found else 0,
-        master_index=as_number(found[IFLA_MASTER]) if IFLA_MASTER in found else 0,
-        alias=as_string(found[IFLA_IFALIAS]) if IFLA_IFALIAS in found else "",
+        peer_index=as_number(attrs[IFLA_LINK]) if IFLA_LINK in attrs else 0,
+        master_index=as_number(attrs[IFLA_MASTER]) if IFLA_MASTER in attrs else 0,
+        alias=as_string(attrs[IFLA_IFALIAS]) if IFLA_IFALIAS in attrs else "",
         is_hairpin=IFLA_BRPORT_MODE in port and bool(as_number(port[IFLA_BRPORT_MODE])),
     )
 
 
-def is_bridges_own(body: memoryview) -> bool:
-    """True for what a bridge says of its port, beside what the kernel says of the link: it has a few attributes only."""
+def is_bridge_port_message(body: memoryview) -> bool:
+    """Return True for the bridge's own message about a port, which has only a few attributes."""
     return body[0] == AF_BRIDGE
 
 
 def dump_links() -> bytes:
-    """The request for all links of a namespace."""
+    """Return the request for all links of a namespace."""
     return message(wire.RTM_GETLINK, wire.NLM_F_DUMP, ifinfo(0))
 
 
 def ifinfo(index: int, flags: int = 0) -> bytes:
-    """Encode an ifinfomsg that sets `flags` and leaves all other flags of the link alone."""
+    """Encode an ifinfomsg that sets `flags` and leaves all other flags unchanged."""
     return _IFINFOMSG.pack(0, 0, index, flags, flags)
 
 

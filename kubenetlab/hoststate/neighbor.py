@@ -1,4 +1,4 @@
-"""Neighbours: which MAC an address on a link has, written down instead of asked for.
+"""Permanent neighbors: static ARP and NDP entries.
 
 Source: include/uapi/linux/neighbour.h, net/core/neighbour.c (6.12); iproute2 ip/ipneigh.c.
 """
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from kubenetlab.hoststate import wire
 from kubenetlab.hoststate.ip import OUR_PROTOCOL, address_text, packed
-from kubenetlab.hoststate.object import Key, Object, Word
+from kubenetlab.hoststate.object import Key, Object, ShellName
 from kubenetlab.hoststate.wire import (
     Links,
     as_mac,
@@ -26,12 +26,15 @@ NUD_PERMANENT = 0x80
 
 _NDMSG = struct.Struct("=BxxxiHBB")
 """family, interface index, state, flags, type"""
-INDEX_OFFSET = 4
-"""Where in it the index is."""
+IFINDEX_OFFSET = 4
+"""Offset of the interface index in ndmsg, in bytes."""
 
 
 class Neighbor(Object, frozen=True):
-    """A permanent neighbour: needs no ARP and no neighbour discovery, and does not count against the kernel's 1,024 dynamic ones."""
+    """A permanent neighbor, which needs neither ARP nor neighbor discovery.
+
+    Permanent entries do not count against the kernel's limit of 1,024 dynamic neighbors.
+    """
 
     rank = 70
 
@@ -51,11 +54,11 @@ class Neighbor(Object, frozen=True):
         return f"neighbor {self.address} mac {self.mac} dev {self.link} permanent"
 
     def create(self, links: Links) -> bytes:
-        what = attribute(NDA_LLADDR, mac_bytes(self.mac)) + attribute(
+        attrs = attribute(NDA_LLADDR, mac_bytes(self.mac)) + attribute(
             NDA_PROTOCOL, bytes([OUR_PROTOCOL])
         )
         return message(
-            wire.RTM_NEWNEIGH, wire.NLM_F_CREATE | wire.NLM_F_REPLACE, self._header(links) + what
+            wire.RTM_NEWNEIGH, wire.NLM_F_CREATE | wire.NLM_F_REPLACE, self._header(links) + attrs
         )
 
     change = create
@@ -63,8 +66,10 @@ class Neighbor(Object, frozen=True):
     def delete(self, links: Links) -> bytes:
         return message(wire.RTM_DELNEIGH, 0, self._header(links))
 
-    def commands(self, word: Word) -> Iterator[str]:
-        yield f"ip -n {word(self.netns)} neighbor add {self.address} lladdr {self.mac} dev {self.link} nud permanent protocol static"
+    def commands(self, shell_name: ShellName) -> Iterator[str]:
+        entry = f"{self.address} lladdr {self.mac} dev {self.link}"
+        netns = shell_name(self.netns)
+        yield f"ip -n {netns} neighbor add {entry} nud permanent protocol static"
 
     def _header(self, links: Links) -> bytes:
         family, address = packed(self.address)
@@ -76,31 +81,40 @@ class Neighbor(Object, frozen=True):
 def decode_neighbor(
     netns: str, body: memoryview, names: Mapping[int, str]
 ) -> tuple[Neighbor, bool] | None:
-    """One RTM_NEWNEIGH message, and whether we made it; None for what ARP learned and for the kernel's own entries.
+    """Decode one RTM_NEWNEIGH message; return None for entries that are not permanent.
 
-    message: ndmsg (12 bytes) | attributes; names: index → link.
+    These are entries learned by ARP or neighbor discovery, and the kernel's own. None is returned
+    for an unknown link, too. Return the neighbor and True if the lab created it.
+    body: ndmsg (12 bytes) | attributes.
+    names: link names by interface index.
     """
     _, index, state, _, _ = _NDMSG.unpack_from(body)
     if state != NUD_PERMANENT or index not in names:
         return None
-    found = attributes(body[_NDMSG.size :])
-    if NDA_LLADDR not in found or NDA_DST not in found:
+    attrs = attributes(body[_NDMSG.size :])
+    if NDA_LLADDR not in attrs or NDA_DST not in attrs:
         return None
-    seen = Neighbor(netns, names[index], address_text(found[NDA_DST]), as_mac(found[NDA_LLADDR]))
-    return seen, NDA_PROTOCOL in found and as_number(found[NDA_PROTOCOL]) == OUR_PROTOCOL
+    neighbor = Neighbor(
+        netns, names[index], address_text(attrs[NDA_DST]), as_mac(attrs[NDA_LLADDR])
+    )
+    return neighbor, NDA_PROTOCOL in attrs and as_number(attrs[NDA_PROTOCOL]) == OUR_PROTOCOL
 
 
-def key_of_departed(body: memoryview, names: Mapping[int, str]) -> Key | None:
-    """Whom one RTM_DELNEIGH message is about: neither its state nor its MAC are what they were."""
+def deleted_neighbor_key(body: memoryview, names: Mapping[int, str]) -> Key | None:
+    """Return the key of the neighbor that an RTM_DELNEIGH message is about.
+
+    The message does not contain the state and MAC of the deleted entry. Return None for an unknown
+    link.
+    """
     _, index, _, _, _ = _NDMSG.unpack_from(body)
-    found = attributes(body[_NDMSG.size :])
+    attrs = attributes(body[_NDMSG.size :])
     return (
-        ("Neighbor", names[index], address_text(found[NDA_DST]))
-        if NDA_DST in found and index in names
+        ("Neighbor", names[index], address_text(attrs[NDA_DST]))
+        if NDA_DST in attrs and index in names
         else None
     )
 
 
 def dump_neighbors() -> bytes:
-    """The request for all neighbours of a namespace, of both families."""
+    """Return the request for all neighbors of a namespace, of both families."""
     return message(wire.RTM_GETNEIGH, wire.NLM_F_DUMP, _NDMSG.pack(0, 0, 0, 0, 0))

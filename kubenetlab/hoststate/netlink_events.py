@@ -1,7 +1,8 @@
-"""Notices: what the kernel says of a change, held against what is known of a namespace.
+"""Netlink events: changes that the kernel reports, compared with the known objects of a namespace.
 
-What we change ourselves is told, too; it agrees with what is known by the time it is held against it. What somebody adds beside it
-is theirs. Only what takes away, or takes the place of, something that is known says that it has to be looked at again.
+The kernel reports the lab's own changes, too; they match the known objects by the time they are
+compared. Objects that others add are ignored. Only an event that removes or replaces a known object
+means that the namespace has to be read again.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from msgspec import Struct
 from kubenetlab.hoststate import wire
 from kubenetlab.hoststate.address import decode_address
 from kubenetlab.hoststate.link import LOOPBACK, Dummy, LinkUp, Port
-from kubenetlab.hoststate.link_messages import SeenLink, decode_link, is_bridges_own
-from kubenetlab.hoststate.neighbor import Neighbor, decode_neighbor, key_of_departed
+from kubenetlab.hoststate.link_messages import SeenLink, decode_link, is_bridge_port_message
+from kubenetlab.hoststate.neighbor import Neighbor, decode_neighbor, deleted_neighbor_key
 from kubenetlab.hoststate.nexthop import decode_nexthop
 from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.peers import Peers, peers_key
@@ -44,98 +45,110 @@ _NETCONF_HEADER = 4
 
 
 class NetlinkEvent(Struct, frozen=True):
-    """One message of the kernel's about one namespace."""
+    """One netlink message about one namespace."""
 
     type: int
-    """RTM_NEWLINK, RTM_DELROUTE …"""
+    """Message type: RTM_NEWLINK, RTM_DELROUTE …"""
     body: bytes
+    """Message without its nlmsghdr."""
 
 
 def contradict(
-    netns: str, notices: Sequence[NetlinkEvent], known: Contents, indexes: Mapping[str, int]
+    netns: str, events: Sequence[NetlinkEvent], known: Contents, indexes: Mapping[str, int]
 ) -> bool:
-    """True when the last word on something says other than what is known of it; `indexes` are those of the links as we know them.
+    """Return True if the latest event about an object differs from the known object.
 
-    Of settings the kernel tells a few only (forwarding, rp_filter …), and those are read again whatever they are.
+    The kernel reports only some sysctls (forwarding, rp_filter …); any such event for all links
+    counts as a difference.
+
+    known: objects of the namespace as last read or applied.
+    indexes: interface indexes of the known links by name.
     """
-    if any(notice.type == RTM_NEWNETCONF and _is_of_all_links(notice.body) for notice in notices):
+    if any(event.type == RTM_NEWNETCONF and _is_for_all_links(event.body) for event in events):
         return True
     names = {index: name for name, index in indexes.items()} | {1: LOOPBACK}
-    last: dict[Key, Object | SeenLink | None] = {}
-    for notice in notices:
-        last.update(_told(netns, notice, names))
+    latest: dict[Key, Object | SeenLink | None] = {}
+    for event in events:
+        latest.update(_decode_event(netns, event, names))
 
     @cache
-    def macs(place: Key) -> Mapping[str, str]:
-        """Address → MAC, of the peers of that key."""
-        peers = known.get(place)
+    def macs(key: Key) -> Mapping[str, str]:
+        """Return the MAC of each address in the `Peers` object with this key."""
+        peers = known.get(key)
         return dict(peers.entries) if isinstance(peers, Peers) else {}
 
-    return any(_contradicts(key, what, known, indexes, macs) for key, what in last.items())
+    return any(_contradicts(key, state, known, indexes, macs) for key, state in latest.items())
 
 
-def _told(
-    netns: str, notice: NetlinkEvent, names: Mapping[int, str]
+def _decode_event(
+    netns: str, event: NetlinkEvent, names: Mapping[int, str]
 ) -> Iterator[tuple[Key, Object | SeenLink | None]]:
-    """(what it is about, how it is now); None when it is gone. Nothing for what is not ours to know."""
-    body = memoryview(notice.body)
-    if notice.type in (wire.RTM_NEWLINK, wire.RTM_DELLINK):
-        if not is_bridges_own(body):
+    """Yield the key and the new state of the object that an event is about, None if it is deleted.
+
+    Yield nothing for objects that the lab does not manage.
+    """
+    body = memoryview(event.body)
+    if event.type in (wire.RTM_NEWLINK, wire.RTM_DELLINK):
+        if not is_bridge_port_message(body):
             link = decode_link(body)
             name = names.get(link.index)
-            if name is not None:  # else it has not been ours, whatever it is called
-                is_there = notice.type == wire.RTM_NEWLINK and link.name == name
-                yield ("Link", name), link if is_there else None
+            if name is not None:  # a link with another index does not belong to the lab
+                exists = event.type == wire.RTM_NEWLINK and link.name == name
+                yield ("Link", name), link if exists else None
         return
-    if notice.type == wire.RTM_DELNEIGH:
-        if (key := key_of_departed(body, names)) is not None:
+    if event.type == wire.RTM_DELNEIGH:
+        if (key := deleted_neighbor_key(body, names)) is not None:
             yield key, None
         return
-    is_gone = notice.type in _DELETIONS
-    decode = _DECODERS.get(_DELETIONS.get(notice.type, notice.type))
+    is_deleted = event.type in _DELETIONS
+    decode = _DECODERS.get(_DELETIONS.get(event.type, event.type))
     try:
         decoded = decode(netns, body, names) if decode is not None else None
     except KeyError:
-        return  # on a link that is somebody else's
+        return  # the object is on a link that does not belong to the lab
     if decoded is not None:
-        yield decoded[0].key, None if is_gone else decoded[0]
+        yield decoded[0].key, None if is_deleted else decoded[0]
 
 
-def _is_of_all_links(body: bytes) -> bool:
-    """True for `all` and `default`, which have numbers below zero; every new link is told of, too."""
-    found = attributes(memoryview(body)[_NETCONF_HEADER:])
+def _is_for_all_links(body: bytes) -> bool:
+    """Return True for events about `all` and `default`, which have negative indexes.
+
+    Events about single links are ignored, because every new link causes one.
+    """
+    attrs = attributes(memoryview(body)[_NETCONF_HEADER:])
     return (
-        _NETCONFA_IFINDEX in found
-        and int.from_bytes(found[_NETCONFA_IFINDEX], sys.byteorder, signed=True) < 0
+        _NETCONFA_IFINDEX in attrs
+        and int.from_bytes(attrs[_NETCONFA_IFINDEX], sys.byteorder, signed=True) < 0
     )
 
 
 def _contradicts(
     key: Key,
-    told: Object | SeenLink | None,
+    state: Object | SeenLink | None,
     known: Contents,
     indexes: Mapping[str, int],
     macs: Callable[[Key], Mapping[str, str]],
 ) -> bool:
+    """Return True if `state` differs from the known object or from its entry in a `Peers`."""
     if key in known:
-        return not _agrees(told, known[key], indexes)
+        return not _matches(state, known[key], indexes)
     if key[0] != "Neighbor":
         return False
     _, link, address = key
     mac = macs(peers_key(link, address)).get(address)
-    return mac is not None and not (isinstance(told, Neighbor) and told.mac == mac)
+    return mac is not None and not (isinstance(state, Neighbor) and state.mac == mac)
 
 
-def _agrees(told: Object | SeenLink | None, known: Object, indexes: Mapping[str, int]) -> bool:
-    if not isinstance(told, SeenLink):
-        return told == known
+def _matches(observed: Object | SeenLink | None, known: Object, indexes: Mapping[str, int]) -> bool:
+    if not isinstance(observed, SeenLink):
+        return observed == known
     if isinstance(known, LinkUp):
-        return told.is_up == known.is_up
+        return observed.is_up == known.is_up
     if isinstance(known, Dummy):
-        return (told.kind, told.mac) == ("dummy", known.mac)
-    is_alike = all(
-        getattr(told, field) == getattr(known, field) for field in ("mac", "mtu", "is_up")
+        return (observed.kind, observed.mac) == ("dummy", known.mac)
+    is_equal = all(
+        getattr(observed, field) == getattr(known, field) for field in ("mac", "mtu", "is_up")
     )
-    return is_alike and (
-        not isinstance(known, Port) or indexes.get(known.master) == told.master_index
+    return is_equal and (
+        not isinstance(known, Port) or indexes.get(known.master) == observed.master_index
     )

@@ -1,7 +1,8 @@
-"""Next hops as objects of their own, and groups of them among which flows are shared out.
+"""Next hop objects, and resilient groups that distribute flows among them.
 
-A group is resilient: a flow keeps its next hop as long as that is a member, whatever becomes of the others; each has the share of its
-hash in a table of buckets. Source: include/uapi/linux/nexthop.h, Documentation/networking/nexthop-group-resilient.rst (6.12).
+A flow keeps its next hop as long as that is a member of the group, even when other members change:
+its hash selects a bucket, and a bucket keeps its next hop. Source: include/uapi/linux/nexthop.h,
+Documentation/networking/nexthop-group-resilient.rst (6.12).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Final
 
 from kubenetlab.hoststate import wire
 from kubenetlab.hoststate.ip import AF_UNSPEC, OUR_PROTOCOL, address_text, packed
-from kubenetlab.hoststate.object import Key, Object, Word
+from kubenetlab.hoststate.object import Key, Object, ShellName
 from kubenetlab.hoststate.wire import (
     Links,
     as_number,
@@ -31,11 +32,11 @@ BUCKETS: Final = 128
 _NHMSG = struct.Struct("=BBBxI")
 """family, scope, protocol, flags"""
 _MEMBER = struct.Struct("=IBBH")
-"""id, weight less one, its high byte, nothing"""
+"""struct nexthop_grp: id, weight minus one, high byte of the weight, reserved"""
 
 
 class Nexthop(Object, frozen=True):
-    """A gateway behind a link, under a number."""
+    """A gateway on a link, with an id (`number`)."""
 
     rank = 75
 
@@ -68,14 +69,15 @@ class Nexthop(Object, frozen=True):
     change = create
 
     def delete(self, links: Links) -> bytes:
-        return _deletion(self.number)
+        return _delete(self.number)
 
-    def commands(self, word: Word) -> Iterator[str]:
-        yield f"ip -n {word(self.netns)} nexthop add id {self.number} via {self.via} dev {self.link} proto static"
+    def commands(self, shell_name: ShellName) -> Iterator[str]:
+        nexthop = f"id {self.number} via {self.via} dev {self.link}"
+        yield f"ip -n {shell_name(self.netns)} nexthop add {nexthop} proto static"
 
 
 class NexthopGroup(Object, frozen=True):
-    """Next hops that share the flows of whatever route leads to the group."""
+    """A resilient group of next hops; routes refer to it by its id (`number`)."""
 
     rank = 76
 
@@ -109,42 +111,49 @@ class NexthopGroup(Object, frozen=True):
     change = create
 
     def delete(self, links: Links) -> bytes:
-        return _deletion(self.number)
+        return _delete(self.number)
 
-    def commands(self, word: Word) -> Iterator[str]:
-        yield f"ip -n {word(self.netns)} nexthop add {self._words} proto static"
+    def commands(self, shell_name: ShellName) -> Iterator[str]:
+        yield f"ip -n {shell_name(self.netns)} nexthop add {self._words} proto static"
 
     @property
     def _words(self) -> str:
-        return f"id {self.number} group {'/'.join(map(str, self.members))} type resilient buckets {BUCKETS}"
+        """Arguments of `ip nexthop add`."""
+        members = "/".join(map(str, self.members))
+        return f"id {self.number} group {members} type resilient buckets {BUCKETS}"
 
 
 _REPLACED = wire.NLM_F_CREATE | wire.NLM_F_REPLACE
 
 
-def _deletion(number_: int) -> bytes:
+def _delete(nexthop_id: int) -> bytes:
     return message(
-        wire.RTM_DELNEXTHOP, 0, _NHMSG.pack(AF_UNSPEC, 0, 0, 0) + number(NHA_ID, number_)
+        wire.RTM_DELNEXTHOP, 0, _NHMSG.pack(AF_UNSPEC, 0, 0, 0) + number(NHA_ID, nexthop_id)
     )
 
 
 def decode_nexthop(
     netns: str, body: memoryview, names: Mapping[int, str]
 ) -> tuple[Nexthop | NexthopGroup, bool] | None:
-    """One RTM_NEWNEXTHOP message, and whether we made it; None for one that is neither a gateway nor a group."""
+    """Decode one RTM_NEWNEXTHOP message; return None if it is neither a gateway nor a group.
+
+    Return the next hop or group and True if the lab created it.
+    body: nhmsg (8 bytes) | attributes.
+    names: link names by interface index; a missing index raises KeyError.
+    """
     _, _, protocol, _ = _NHMSG.unpack_from(body)
-    found = attributes(body[_NHMSG.size :])
-    own = as_number(found[NHA_ID])
-    if NHA_GROUP in found:
-        members = tuple(member for member, *_ in _MEMBER.iter_unpack(found[NHA_GROUP]))
-        return NexthopGroup(netns, own, members), protocol == OUR_PROTOCOL
-    if NHA_GATEWAY not in found or NHA_OIF not in found:
+    attrs = attributes(body[_NHMSG.size :])
+    nexthop_id = as_number(attrs[NHA_ID])
+    if NHA_GROUP in attrs:
+        members = tuple(member for member, *_ in _MEMBER.iter_unpack(attrs[NHA_GROUP]))
+        return NexthopGroup(netns, nexthop_id, members), protocol == OUR_PROTOCOL
+    if NHA_GATEWAY not in attrs or NHA_OIF not in attrs:
         return None
     return Nexthop(
-        netns, own, names[as_number(found[NHA_OIF])], address_text(found[NHA_GATEWAY])
+        netns, nexthop_id, names[as_number(attrs[NHA_OIF])], address_text(attrs[NHA_GATEWAY])
     ), protocol == OUR_PROTOCOL
 
 
 def dump_nexthops() -> bytes:
-    """The request for all next hops and groups of a namespace."""
+    """Return the request for all next hops and groups of a namespace."""
     return message(wire.RTM_GETNEXTHOP, wire.NLM_F_DUMP, _NHMSG.pack(AF_UNSPEC, 0, 0, 0))

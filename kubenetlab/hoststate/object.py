@@ -1,4 +1,4 @@
-"""Object: one thing in the kernel, as a value."""
+"""Base class of all kernel objects."""
 
 from __future__ import annotations
 
@@ -9,54 +9,63 @@ from typing import ClassVar, Literal
 from msgspec import Struct
 
 Key = tuple[str, ...]
-"""What makes an object the same object: its class and the fields that cannot change; unique within a namespace."""
+"""Identity of an object within its namespace: its kind and the fields that cannot change."""
 
 Hand = Literal["netlink", "rules", "programs"]
-"""Who makes an object so: the agent itself, the node agent, the app workers."""
+"""Process that applies an object: the agent (netlink), the node agent (rules) or an app worker
+(programs)."""
 
-Word = Callable[[str], str]
-"""A namespace → the word for it in a shell: `"$NS"`."""
+ShellName = Callable[[str], str]
+"""Function that returns the shell expression for a namespace: `"$NS"`."""
 
 
 class Object(Struct, frozen=True):
-    """The base of all kinds of kernel objects; two are equal when nothing needs doing to turn one into the other.
+    """Base class of all kernel objects.
 
-    `netns` is the namespace it lives in, by the name of the sandbox that holds it. `str()` reads like iproute2 or nft.
+    Two objects are equal if no operation is needed to turn one into the other. `str()` reads like
+    the output of iproute2 or nft.
     """
 
     rank: ClassVar[int]
-    """Creation order within a namespace: a link before its addresses, an address before the routes that use it."""
+    """Creation order within a namespace: a link comes before its addresses, an address before the
+    routes that use it."""
     hand: ClassVar[Hand] = "netlink"
+    """Process that applies objects of this class."""
 
     netns: str
+    """Name of the sandbox whose network namespace contains the object."""
 
     @property
     @abstractmethod
     def key(self) -> Key:
-        """Among the objects of its namespace."""
+        """Identity of the object among the objects of its namespace."""
 
     @property
     def depends_on(self) -> Key | None:
-        """The link without which it cannot be, in its own namespace: an address goes when its link goes."""
+        """Key of the object in the same namespace with which it is deleted: an address's link."""
         return None
 
     @property
     def peer_end(self) -> tuple[str, Key] | None:
-        """(namespace, link) that comes and goes with it: the other end of a pair."""
+        """Namespace and key of the link created and deleted with it: the peer of a veth end."""
         return None
 
     @property
     def parts(self) -> tuple[Object, ...]:
-        """What it is made of, where it stands for several objects that come and go together; else itself."""
+        """Objects that this one groups; an object that groups none is its own only part."""
         return (self,)
 
-    def commands(self, word: Word) -> Iterator[str]:
-        """What one would type as root to make it; only for what is told by netlink, for rules are text and programs are not of the kernel."""
+    def commands(self, shell_name: ShellName) -> Iterator[str]:
+        """Yield the shell commands, run as root, that create the object.
+
+        Only objects that the agent applies by netlink have commands: rules are text already, and
+        programs are not kernel objects.
+        """
         raise NotImplementedError
 
 
 class Origin(Struct, frozen=True):
-    """Who wants an object, and for what: `cni bridge`, `Node worker`."""
+    """Component that wants an object, and the subject it is for: `cni bridge`, `Node worker`."""
 
     component: str
     subject: str = ""

@@ -1,7 +1,7 @@
-"""Peers: everybody who shares a link, written down as permanent neighbours.
+"""Peers: permanent neighbors for all other machines on a link.
 
-On a node with n pods on one subnet that is n·(n−1) entries: as objects, each by itself, they would be most of a large lab. A table is
-one value for all pods of a node, and its messages are encoded once.
+A node with n pods on one subnet has n·(n−1) such entries. As single objects they would be most of
+a large lab, so all pods of a node share one table, whose messages are encoded once.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterable, Iterator
 from functools import lru_cache
 
 from kubenetlab.hoststate import wire
-from kubenetlab.hoststate.neighbor import INDEX_OFFSET, Neighbor
-from kubenetlab.hoststate.object import Key, Object, Word
+from kubenetlab.hoststate.neighbor import IFINDEX_OFFSET, Neighbor
+from kubenetlab.hoststate.object import Key, Object, ShellName
 from kubenetlab.hoststate.wire import HEADER, Links, UniformRequests
 
 Entry = tuple[str, str]
@@ -20,14 +20,15 @@ Entry = tuple[str, str]
 
 
 class Peers(Object, frozen=True):
-    """The permanent neighbours of one IP version on a link: all of a table but oneself."""
+    """Permanent neighbors of one IP version on a link: a table without the link's own entry."""
 
     rank = 71
 
     link: str
     table: tuple[Entry, ...]
-    """Not empty, and of one IP version."""
+    """Addresses of one IP version; not empty."""
     own: str = ""
+    """Address of the link itself; empty if the table does not contain it."""
 
     @property
     def key(self) -> Key:
@@ -42,7 +43,7 @@ class Peers(Object, frozen=True):
 
     @property
     def entries(self) -> tuple[Entry, ...]:
-        """In the order of the table."""
+        """Entries without the link's own, in the order of the table."""
         return tuple(entry for entry in self.table if entry[0] != self.own)
 
     def __str__(self) -> str:
@@ -64,56 +65,62 @@ class Peers(Object, frozen=True):
         )
 
     def change_from(self, before: Peers, links: Links) -> list[tuple[bytes, bool]]:
-        """Only what differs; and of each request, whether it takes something away."""
+        """Return requests for the entries that differ, each with True if it deletes entries."""
         index, old, new = links.index(self.netns, self.link), set(before.entries), set(self.entries)
         kept = {address for address, _ in new}
-        gone = [entry for entry in before.entries if entry[0] not in kept]
-        come = [entry for entry in self.entries if entry not in old]
+        deleted = [entry for entry in before.entries if entry[0] not in kept]
+        added = [entry for entry in self.entries if entry not in old]
         requests = [
-            (_requests(gone, index, wire.RTM_DELNEIGH), True),
-            (_requests(come, index, wire.RTM_NEWNEIGH), False),
+            (_requests(deleted, index, wire.RTM_DELNEIGH), True),
+            (_requests(added, index, wire.RTM_NEWNEIGH), False),
         ]
         return [request for request in requests if request[0]]
 
     def delete(self, links: Links) -> bytes:
         return _requests(self.entries, links.index(self.netns, self.link), wire.RTM_DELNEIGH)
 
-    def commands(self, word: Word) -> Iterator[str]:
+    def commands(self, shell_name: ShellName) -> Iterator[str]:
         for address, mac in self.entries:
-            yield from Neighbor(self.netns, self.link, address, mac).commands(word)
+            yield from Neighbor(self.netns, self.link, address, mac).commands(shell_name)
 
 
 def peers_key(link: str, address: str) -> Key:
-    """The key of the peers among which a neighbour would be."""
+    """Return the key of the `Peers` object that would contain a neighbor."""
     return ("Peers", link, "IPv6" if ":" in address else "IPv4")
 
 
-def peers_of(netns: str, neighbors: Iterable[Neighbor], wanted: Peers) -> Peers:
-    """What is there in place of what is wanted: the wanted itself when it is just that."""
-    found = {(neighbor.address, neighbor.mac) for neighbor in neighbors}
+def peers_of(netns: str, neighbors: Iterable[Neighbor], desired: Peers) -> Peers:
+    """Return the observed neighbors as an object: `desired` itself if all entries match."""
+    entries = {(neighbor.address, neighbor.mac) for neighbor in neighbors}
     return (
-        wanted if found == set(wanted.entries) else Peers(netns, wanted.link, tuple(sorted(found)))
+        desired
+        if entries == set(desired.entries)
+        else Peers(netns, desired.link, tuple(sorted(entries)))
     )
 
 
 def _requests(
     entries: Collection[Entry], index: int, type_: int, table: tuple[Entry, ...] = (), own: str = ""
 ) -> bytes:
-    """One message for each entry. A whole table comes from its template, and only the link's index is put in."""
+    """Return one message for each entry.
+
+    With `table`, all its entries but `own` are sent: its messages come from a cached template, into
+    which only the interface index is written.
+    """
     if not entries:
         return b""
     size, template = _template(table or tuple(entries), type_)
     data = bytearray(template)
     if own and len(entries) < len(table):
-        at = next(place for place, (address, _) in enumerate(table) if address == own) * size
-        del data[at : at + size]
-    for position, byte in enumerate(struct.pack("=i", index), HEADER.size + INDEX_OFFSET):
+        offset = next(place for place, (address, _) in enumerate(table) if address == own) * size
+        del data[offset : offset + size]
+    for position, byte in enumerate(struct.pack("=i", index), HEADER.size + IFINDEX_OFFSET):
         data[position::size] = bytes([byte]) * len(entries)
     return UniformRequests(bytes(data), size)
 
 
 class _NoLink:
-    """In a template every link has the index 0."""
+    """`Links` for templates, in which every link has the index 0."""
 
     def index(self, netns: str, link: str) -> int:
         return 0
@@ -121,7 +128,7 @@ class _NoLink:
 
 @lru_cache(maxsize=256)
 def _template(table: tuple[Entry, ...], type_: int) -> tuple[int, bytes]:
-    """(bytes in a message, all messages); those of one IP version are of one length."""
+    """Return the length of one message and all messages, which have equal length."""
     neighbors = [Neighbor("", "", address, mac) for address, mac in table]
     encoded = [
         neighbor.create(_NoLink()) if type_ == wire.RTM_NEWNEIGH else neighbor.delete(_NoLink())  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""ProgramRun: one run of a container's program, with the sockets it listens on."""
+"""Runs of container programs, with the sockets on which they listen."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ from kubenetlab.hoststate.object import Key, Object
 
 
 class ListenPort(Struct, frozen=True):
-    """A port on all addresses of the namespace, or on one."""
+    """A listening port."""
 
     protocol: str
     port: int
     address: str = ""
-    """Which one; empty: all."""
+    """Local address; empty: all addresses of the namespace."""
 
     def __str__(self) -> str:
         return f"{f'{self.address}:' if self.address else ''}{self.port}/{self.protocol.lower()}"
 
 
 class ProgramRun(Object, frozen=True):
-    """A built-in program in a pod's namespaces. Another `attempt` is another run: the former ends, its sockets close."""
+    """One run of a built-in program in the namespaces of a pod.
+
+    A change of `attempt` ends the previous run, closes its sockets and starts a new run.
+    """
 
     rank = 200
     hand = "programs"
@@ -30,11 +33,11 @@ class ProgramRun(Object, frozen=True):
     container: str
     attempt: int
     program: str
-    """The name of the module that knows what the program does."""
+    """Name of the module in `programs/` that implements the program."""
     options: dict[str, Any]
     listeners: tuple[ListenPort, ...]
     is_stopping: bool = False
-    """True once the program has got SIGTERM, and goes on for a while."""
+    """True after SIGTERM, until the program exits."""
 
     @property
     def key(self) -> Key:
@@ -42,4 +45,10 @@ class ProgramRun(Object, frozen=True):
 
     def __str__(self) -> str:
         ports = ", ".join(str(listener) for listener in self.listeners)
-        return f"program {self.program} for container {self.container}{f', listening on {ports}' if ports else ''}{f', start {self.attempt + 1}' if self.attempt else ''}{', after SIGTERM' if self.is_stopping else ''}"
+        parts = [
+            f"program {self.program} for container {self.container}",
+            *([f"listening on {ports}"] if ports else ()),
+            *([f"start {self.attempt + 1}"] if self.attempt else ()),
+            *(["after SIGTERM"] if self.is_stopping else ()),
+        ]
+        return ", ".join(parts)

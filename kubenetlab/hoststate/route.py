@@ -20,7 +20,7 @@ from kubenetlab.hoststate.ip import (
     packed,
     packed_prefix,
 )
-from kubenetlab.hoststate.object import Key, Object, Word
+from kubenetlab.hoststate.object import Key, Object, ShellName
 from kubenetlab.hoststate.wire import Links, as_number, attribute, attributes, message, number
 
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PREFSRC, RTA_TABLE, RTA_NH_ID = 1, 4, 5, 7, 15, 30
@@ -35,9 +35,10 @@ _ANY = {AF_INET: "0.0.0.0/0", AF_INET6: "::/0"}
 
 
 class Route(Object, frozen=True):
-    """A way to a destination: by a gateway, straight out of a link, or by a group of next hops. `0.0.0.0/0` and `::/0` are the default routes.
+    """A route: by a gateway, to a directly connected network, or by a next hop group.
 
-    Without a gateway IPv4 calls its scope `link`; IPv6 has no scopes of routes.
+    The default routes are `0.0.0.0/0` and `::/0`. An IPv4 route without a gateway has scope
+    `link`; IPv6 routes have no scopes.
     """
 
     rank = 80
@@ -46,9 +47,9 @@ class Route(Object, frozen=True):
     link: str
     via: str = ""
     source: str = ""
-    """The address that this machine puts on what it sends this way; empty: the kernel's choice."""
+    """Preferred source address of packets sent by this machine; empty: selected by the kernel."""
     group: int = 0
-    """The group's number; then neither a link nor a gateway is named here."""
+    """Id of a `NexthopGroup`, with empty `link` and `via`; 0: no group."""
 
     @property
     def key(self) -> Key:
@@ -78,13 +79,13 @@ class Route(Object, frozen=True):
     def delete(self, links: Links) -> bytes:
         return message(wire.RTM_DELROUTE, 0, self._body(links, 0, RT_SCOPE_NOWHERE))
 
-    def commands(self, word: Word) -> Iterator[str]:
+    def commands(self, shell_name: ShellName) -> Iterator[str]:
         family = " -6" if ":" in self.destination else ""
-        yield f"ip{family} -n {word(self.netns)} route add {self._words} proto static"
+        yield f"ip{family} -n {shell_name(self.netns)} route add {self._words} proto static"
 
     @property
     def _words(self) -> str:
-        """As iproute2 says it."""
+        """Arguments of `ip route add`."""
         parts = ["default" if self.destination in _ANY.values() else self.destination]
         if self.group:
             return " ".join([*parts, "nhid", str(self.group)])
@@ -114,28 +115,31 @@ class Route(Object, frozen=True):
 def decode_route(
     netns: str, body: memoryview, names: Mapping[int, str]
 ) -> tuple[Route, bool] | None:
-    """One RTM_NEWROUTE message, and whether we made it; None for the kernel's own, other tables, and anything but plain unicast.
+    """Decode one RTM_NEWROUTE message; return None for routes that the lab never creates.
 
-    message: rtmsg (12 bytes) | attributes; names: index → link.
+    These are the kernel's own routes, routes of other tables, and all that are not plain unicast.
+    Return the route and True if the lab created it.
+    body: rtmsg (12 bytes) | attributes.
+    names: link names by interface index; a missing index raises KeyError.
     """
     family, length, _, _, table, protocol, _, type_, _ = _RTMSG.unpack_from(body)
-    found = attributes(body[_RTMSG.size :])
-    table = as_number(found[RTA_TABLE]) if RTA_TABLE in found else table
+    attrs = attributes(body[_RTMSG.size :])
+    table = as_number(attrs[RTA_TABLE]) if RTA_TABLE in attrs else table
     if table != RT_TABLE_MAIN or protocol == RTPROT_KERNEL or type_ != RTN_UNICAST:
         return None
-    destination = f"{address_text(found[RTA_DST])}/{length}" if RTA_DST in found else _ANY[family]
-    if RTA_NH_ID in found:
+    destination = f"{address_text(attrs[RTA_DST])}/{length}" if RTA_DST in attrs else _ANY[family]
+    if RTA_NH_ID in attrs:
         return Route(
-            netns, destination, "", group=as_number(found[RTA_NH_ID])
+            netns, destination, "", group=as_number(attrs[RTA_NH_ID])
         ), protocol == OUR_PROTOCOL
-    if RTA_OIF not in found:
+    if RTA_OIF not in attrs:
         return None
-    via = address_text(found[RTA_GATEWAY]) if RTA_GATEWAY in found else ""
-    source = address_text(found[RTA_PREFSRC]) if RTA_PREFSRC in found else ""
-    seen = Route(netns, destination, names[as_number(found[RTA_OIF])], via, source)
-    return seen, protocol == OUR_PROTOCOL
+    via = address_text(attrs[RTA_GATEWAY]) if RTA_GATEWAY in attrs else ""
+    source = address_text(attrs[RTA_PREFSRC]) if RTA_PREFSRC in attrs else ""
+    route = Route(netns, destination, names[as_number(attrs[RTA_OIF])], via, source)
+    return route, protocol == OUR_PROTOCOL
 
 
 def dump_routes() -> bytes:
-    """The request for all routes of a namespace, of every family."""
+    """Return the request for all routes of a namespace, of every family."""
     return message(wire.RTM_GETROUTE, wire.NLM_F_DUMP, _RTMSG.pack(0, 0, 0, 0, 0, 0, 0, 0, 0))

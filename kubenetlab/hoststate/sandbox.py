@@ -1,23 +1,22 @@
-"""Sandbox, Sysctl and Settings: a set of namespaces held by a pause process, and settings inside."""
+"""Sandboxes, which are the namespaces held by a pause process, and their sysctls."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Container, Iterator
 
-from kubenetlab.hoststate.object import Key, Object, Word
+from kubenetlab.hoststate.object import Key, Object, ShellName
 
 
 class Sandbox(Object, frozen=True):
-    """Network, UTS, IPC and PID namespaces held by one pause process. It is its own `netns`.
-
-    With `shares` it joins another sandbox's network and UTS namespaces instead of having its own: a hostNetwork pod on its node.
-    """
+    """Network, UTS, IPC and PID namespaces held by one pause process; `netns` is its own name."""
 
     rank = 0
 
     hostname: str
     shares: str = ""
+    """Sandbox whose network and UTS namespaces it joins instead of having its own: the node of a
+    hostNetwork pod. Empty: none."""
 
     @property
     def key(self) -> Key:
@@ -30,21 +29,21 @@ class Sandbox(Object, frozen=True):
             else f"sandbox, hostname {self.hostname}"
         )
 
-    def commands(self, word: Word) -> Iterator[str]:
-        """The network namespace alone."""
+    def commands(self, shell_name: ShellName) -> Iterator[str]:
+        """Yield the command that creates the network namespace, unless it is shared."""
         if not self.shares:
-            yield f"ip netns add {word(self.netns)}"
+            yield f"ip netns add {shell_name(self.netns)}"
 
 
 class Sysctl(Object, frozen=True):
-    """One setting below /proc/sys, by its path there: `net/ipv4/ip_forward`."""
+    """One sysctl, by its path below /proc/sys: `net/ipv4/ip_forward`."""
 
     rank = 10
 
     path: str
     value: str
     is_optional: bool = False
-    """True when a kernel without this setting will do as well."""
+    """True if the lab works on kernels without this sysctl, too."""
 
     @property
     def key(self) -> Key:
@@ -55,21 +54,25 @@ class Sysctl(Object, frozen=True):
 
     @property
     def assignment(self) -> str:
-        """As sysctl(8) takes it, quoted for a shell. A path with a dot in it, that of a VLAN's link, keeps its slashes."""
+        """Argument of sysctl(8), quoted for a shell.
+
+        A path that contains a dot, such as that of a VLAN link, keeps its slashes.
+        """
         name = self.path if "." in self.path else self.path.replace("/", ".")
         return shlex.quote(f"{name}={' '.join(self.value.split())}")
 
-    def commands(self, word: Word) -> Iterator[str]:
-        """`-e` passes over what this kernel does not know."""
-        yield f"ip netns exec {word(self.netns)} sysctl {'-qew' if self.is_optional else '-qw'} {self.assignment}"
+    def commands(self, shell_name: ShellName) -> Iterator[str]:
+        """Yield the command that writes the sysctl; `-e` ignores one that the kernel lacks."""
+        options = "-qew" if self.is_optional else "-qw"
+        yield f"ip netns exec {shell_name(self.netns)} sysctl {options} {self.assignment}"
 
 
 Setting = tuple[str, str, bool]
-"""Path, value, and whether a kernel without it will do as well: a Sysctl without its namespace."""
+"""Path, value and `is_optional` of a Sysctl."""
 
 
 class Settings(Object, frozen=True):
-    """What every namespace of a kind has set: one table for all of them."""
+    """Sysctls that all namespaces of one kind have in common; they share one table."""
 
     rank = 10
 
@@ -84,7 +87,7 @@ class Settings(Object, frozen=True):
         return tuple(Sysctl(self.netns, *setting) for setting in self.table)
 
     def without(self, paths: Container[str]) -> Settings:
-        """But for some, about which somebody else has his say."""
+        """Return a copy without some paths, which other objects set."""
         return Settings(
             self.netns, tuple(setting for setting in self.table if setting[0] not in paths)
         )

@@ -1,10 +1,10 @@
-"""script: a whole HostState as a shell script of ip, bridge, sysctl and nft, to be read from top to bottom, and to be run.
+"""Render a HostState as a shell script of ip, bridge, sysctl and nft commands.
 
-    head        what it is, which namespaces there will be, what its words mean; how to remove it all
-    sections    namespace by namespace, under the name of the component that wants what follows
-    foot        what to try
+    header      purpose, namespaces, recurring options, the function that removes the lab
+    sections    one for each namespace; comments name the component that wants the next commands
+    footer      commands to try
 
-Every command is what the object itself says, rules are nft's own text; here are only the words between them.
+Objects provide their own commands, and rules are nft's own text; this module provides the rest.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ipaddress import ip_interface
 from typing import Final
 
 from kubenetlab.hoststate.address import Address
-from kubenetlab.hoststate.object import Key, Origin, Word
+from kubenetlab.hoststate.object import Key, Origin, ShellName
 from kubenetlab.hoststate.rules.rulesets import dialect
 from kubenetlab.hoststate.sandbox import Sysctl
 from kubenetlab.hoststate.sections import Section, common_settings, sections
@@ -24,27 +24,29 @@ from kubenetlab.names import run_netns_name
 
 WIDTH: Final = 120
 
-_HEAD = """\
+_HEADER = """\
 #!/bin/sh
-# The lab {lab} by hand: what `kubenetlab up` makes by netlink, as the commands that one would type.
+# The lab {lab} as shell commands, equivalent to the netlink messages that `kubenetlab up` sends.
 #
-#   sh lab.sh          makes it, as root; stops at the first command that fails
-#   sh lab.sh down     removes it, also what was made only in part
+#   sh lab.sh          creates the lab, as root; stops at the first command that fails
+#   sh lab.sh down     removes the lab, also after a failure
 #
-# Needed are iproute2, nftables and procps. Nothing in the machine's own network is touched: everything is in namespaces that are made
-# here. For names that begin otherwise, as beside kubenetlab's own lab {lab}: LAB=other sh lab.sh
+# Required packages: iproute2, nftables and procps. The script works only in network namespaces that
+# it creates, and changes nothing in the machine's own network. Namespace names begin with the name
+# of the lab. To run it while kubenetlab's own lab {lab} is up, choose another: LAB=other sh lab.sh
 #
-# Services lead to the pods that are ready; in a lab that was not up when this was written, all of them are.
-# Left out are hostnames, which live in namespaces of another kind, and programs: where one would run, a remark says what would listen.
-# A remark before commands, such as `# fabric`, names the component of the cluster that wants them.
+# Services have the pods that are ready as endpoints; if the lab was not up when this script was
+# written, these are all their pods. The script sets no hostnames, because they belong to UTS
+# namespaces, and runs no programs: comments say which program would listen on which ports.
+# A comment before commands, such as `# fabric`, names the component of the cluster they belong to.
 #
-# The namespaces, in the order in which they are made, and their addresses:
+# Namespaces in order of creation, with their addresses:
 #
 {contents}
 #
-# What comes again and again:
+# Recurring options:
 #
-{words}
+{terms}
 
 set -eu
 LAB=${{LAB:-{lab}}}
@@ -61,98 +63,113 @@ if [ "${{1:-up}}" = down ]; then
 fi
 """
 
-_WORDS: Final = (
+_TERMS: Final = (
     (
         " type veth ",
         "type veth peer name X netns Y",
-        "a cable: one end is here, the other is X in Y; then X is plugged into Y's bridge",
+        "a veth pair: one end is here, the other end is X in namespace Y, a port of Y's bridge",
     ),
-    (" alias ", "alias '…'", "a remark that `ip link` shows: who wants the link, for whom"),
+    (
+        " alias ",
+        "alias '…'",
+        "a description that `ip link` shows: component and subject of the link",
+    ),
     (
         "queues 1",
         "numtxqueues 1 numrxqueues 1",
-        "one queue is enough; the kernel would make one for each processor",
+        "one queue is enough; by default the kernel creates one for each processor",
     ),
     (
         "mcast_snooping 0",
         "mcast_snooping 0",
-        "the bridge sends multicast to all its ports, without finding out who listens",
+        "the bridge forwards multicast to all ports, whether or not they joined the group",
     ),
     (
         "hairpin on",
         "hairpin on",
-        "the bridge may send a frame back to where it came from: a pod that reaches itself by its Service",
+        "the bridge may send a frame back to its port: a pod reaches itself by its Service",
     ),
     (
         "noprefixroute",
         "scope link noprefixroute",
-        "an address that is never the source of what leaves, and brings no route of its own",
+        "the address is not selected as source address, and gets no route to its prefix",
     ),
-    ("preferred_lft 0", "preferred_lft 0", "the same for an IPv6 address"),
-    (" src ", "src ADDRESS", "what this machine itself sends that way bears this address"),
+    (
+        "preferred_lft 0",
+        "preferred_lft 0",
+        "an IPv6 address that is not selected as source address",
+    ),
+    (" src ", "src ADDRESS", "source address of packets that this machine sends by the route"),
     (
         "bridge-nf-call-iptables=1",
         "net.bridge.bridge-nf-call-iptables=1",
-        "what a bridge switches passes the rules, too; where there is no such setting: modprobe br_netfilter",
+        "netfilter rules apply to bridged packets; if it does not exist: modprobe br_netfilter",
     ),
     (
         "nodad",
         "nodad",
-        "the IPv6 address is used at once, without asking whether somebody else has it",
+        "no duplicate address detection: the IPv6 address can be used at once",
     ),
     (
         "nud permanent",
         "nud permanent",
-        "the neighbour's MAC is written down: nobody has to ask for it",
+        "the MAC address is configured: no ARP, no neighbor discovery",
     ),
     (
         "proto static",
         "proto static",
-        "a mark: `ip route show proto static` shows what was made here, and not what the kernel added",
+        "`ip route show proto static` lists the script's routes, but not the kernel's own",
     ),
 )
-"""(what to look for in the script, how the head shows it, what it means)"""
+"""(pattern in the script, its term in the header, meaning of the term)"""
 
 _SETTINGS = """
-# settings NAMESPACE [SETTING…]: those named, then those that every namespace here has, since a new one takes over some of the machine's.
+# settings NAMESPACE [SETTING…]: write these sysctls and those that all namespaces have in common.
+# A new namespace inherits some sysctls from the machine.
 settings() {{
     netns=$1
     shift
 {body}}}
 """
 
-_FOOT = """
+_FOOTER = """
 cat <<EOF
-lab $LAB is up; try, and then: sh $0 down
-{tries}
+lab $LAB is up. To remove it: sh $0 down. Try:
+{suggestions}
 EOF
 """
 
 
 def script(state: HostState, lab: str) -> str:
-    """The whole script. `lab` is what the names of its namespaces begin with, where LAB says nothing else."""
-    found = list(sections(state))
-    common = common_settings(found)
+    """Return the script. `lab` is the default of its variable LAB, which begins namespace names."""
+    all_sections = list(sections(state))
+    common = common_settings(all_sections)
     body = _settings_function(common) if common else ""
-    body += "".join(f"{line}\n" for section in found for line in _section(section, common))
-    kinds = dict.fromkeys(section.sandbox.netns.partition("/")[0] for section in found)
-    head = _HEAD.format(
+    body += "".join(f"{line}\n" for section in all_sections for line in _section(section, common))
+    kinds = dict.fromkeys(section.sandbox.netns.partition("/")[0] for section in all_sections)
+    header = _HEADER.format(
         lab=lab,
-        contents="\n".join(_contents(state, lab, found)),
-        words="\n".join(_words(body)),
+        contents="\n".join(_contents(state, lab, all_sections)),
+        terms="\n".join(_terms(body)),
         files=" ".join(f'/run/netns/"$LAB"_{kind}_*' for kind in kinds),
     )
-    return head + body + _FOOT.format(tries="\n".join(f"  {line}" for line in _tries(state, found)))
+    return (
+        header
+        + body
+        + _FOOTER.format(
+            suggestions="\n".join(f"  {line}" for line in _suggestions(state, all_sections))
+        )
+    )
 
 
-def _contents(state: HostState, lab: str, found: Iterable[Section]) -> Iterator[str]:
+def _contents(state: HostState, lab: str, all_sections: Iterable[Section]) -> Iterator[str]:
     rows = [
         (
             run_netns_name(lab, section.sandbox.netns),
             section.title,
             ", ".join(_addresses(state[section.sandbox.netns])),
         )
-        for section in found
+        for section in all_sections
         if not section.sandbox.shares
     ]
     widths = [max((len(row[column]) for row in rows), default=0) for column in (0, 1)]
@@ -160,10 +177,10 @@ def _contents(state: HostState, lab: str, found: Iterable[Section]) -> Iterator[
         yield f"#   {name:{widths[0]}}   {title:{widths[1]}}   {addresses}".rstrip()
 
 
-def _words(body: str) -> Iterator[str]:
-    found = [(shown, meaning) for part, shown, meaning in _WORDS if part in body]
-    width = max((len(shown) for shown, _ in found), default=0)
-    return (f"#   {shown:{width}}   {meaning}" for shown, meaning in found)
+def _terms(body: str) -> Iterator[str]:
+    terms = [(term, meaning) for pattern, term, meaning in _TERMS if pattern in body]
+    width = max((len(term) for term, _ in terms), default=0)
+    return (f"#   {term:{width}}   {meaning}" for term, meaning in terms)
 
 
 def _settings_function(common: Sequence[Sysctl]) -> str:
@@ -175,7 +192,7 @@ def _settings_function(common: Sequence[Sysctl]) -> str:
 
 
 def _continued(words: Sequence[str], indent: int = 4) -> str:
-    """Words behind a command: one on its line, more on lines of their own."""
+    """Return arguments of a command: a single one on its line, more on continuation lines."""
     if len(words) < 2:
         return "".join(f" {word}" for word in words)
     lines = textwrap.wrap(
@@ -185,55 +202,65 @@ def _continued(words: Sequence[str], indent: int = 4) -> str:
 
 
 def _section(section: Section, common: Sequence[Sysctl]) -> Iterator[str]:
-    sandbox, word = section.sandbox, _word(section.sandbox.netns)
+    sandbox, shell_name = section.sandbox, _shell_name(section.sandbox.netns)
     yield ""
     yield f"# === {section.title} ".ljust(WIDTH, "=")
     if sandbox.shares:
-        yield f"# hostNetwork: it shares the namespace {_name(sandbox.shares)} and has none of its own."
+        yield f"# hostNetwork: shares the network namespace {_name(sandbox.shares)}"
     else:
         yield f"NS={_name(sandbox.netns)}"
         yield from (
-            f"{command}  # hostname: {sandbox.hostname}" for command in sandbox.commands(word)
+            f"{command}  # hostname: {sandbox.hostname}" for command in sandbox.commands(shell_name)
         )
-        yield from _settings(section.settings, common, word)
-        for up in section.ups:
-            yield from up.commands(word)
+        yield from _settings(section.settings, common, shell_name)
+        for link in section.existing_links:
+            yield from link.commands(shell_name)
         for group in section.groups:
-            yield from _remarks([group.origin], section)
+            yield from _origin_comments([group.origin], section)
             for obj in group.objects:
-                yield from obj.commands(word)
+                yield from obj.commands(shell_name)
         for ruleset in section.rulesets:
             if commands := list(dialect(ruleset.dialect).commands(ruleset.objects)):
-                yield from _remarks([ruleset.origin], section)
+                yield from _origin_comments([ruleset.origin], section)
                 yield from (f'ip netns exec "$NS" {command}' for command in commands)
     for program in section.programs:
         yield f"# not run here: {program}"
 
 
-def _settings(settings: Sequence[Sysctl], common: Sequence[Sysctl], word: Word) -> Iterator[str]:
-    shared: set[Key] = {setting.key for setting in common}
-    own = [setting for setting in settings if setting.key not in shared]
+def _settings(
+    settings: Sequence[Sysctl], common: Sequence[Sysctl], shell_name: ShellName
+) -> Iterator[str]:
+    common_keys: set[Key] = {setting.key for setting in common}
+    own = [setting for setting in settings if setting.key not in common_keys]
     if common:
-        yield f'settings "$NS"{_continued([setting.assignment for setting in own if not setting.is_optional])}'
+        required = [setting.assignment for setting in own if not setting.is_optional]
+        yield f'settings "$NS"{_continued(required)}'
     for setting in own:
         if setting.is_optional or not common:
-            yield from setting.commands(word)
+            yield from setting.commands(shell_name)
 
 
-def _tries(state: HostState, found: Iterable[Section]) -> Iterator[str]:
-    """From the last pod to the first, or where no two are, whoever has an address; and the first node's rules."""
-    homes = [section.sandbox.netns for section in found if _addresses(state[section.sandbox.netns])]
-    pods = [netns for netns in homes if netns.startswith("pod/")]
-    places = pods if len(pods) > 1 else homes
-    for netns in places[-1:]:
-        yield f"ip netns exec {_name(netns)} ping -c 3 {_addresses(state[places[0]])[0]}"
+def _suggestions(state: HostState, all_sections: Iterable[Section]) -> Iterator[str]:
+    """Suggest a ping from the last pod to the first, and a look at the rules of the first node.
+
+    With fewer than two pods the ping is between any namespaces that have addresses.
+    """
+    addressed = [
+        section.sandbox.netns
+        for section in all_sections
+        if _addresses(state[section.sandbox.netns])
+    ]
+    pods = [netns for netns in addressed if netns.startswith("pod/")]
+    targets = pods if len(pods) > 1 else addressed
+    for netns in targets[-1:]:
+        yield f"ip netns exec {_name(netns)} ping -c 3 {_addresses(state[targets[0]])[0]}"
         yield f"ip netns exec {_name(netns)} ip neighbor"
-    for netns in [section.sandbox.netns for section in found if section.rulesets][:1]:
+    for netns in [section.sandbox.netns for section in all_sections if section.rulesets][:1]:
         yield f"ip netns exec {_name(netns)} nft list ruleset"
 
 
-def _remarks(origins: Iterable[Origin | None], section: Section) -> Iterator[str]:
-    """Whose the next commands are; whom they are for is said where it is not the section's own subject."""
+def _origin_comments(origins: Iterable[Origin | None], section: Section) -> Iterator[str]:
+    """Yield comments with the origins of the next commands, without the section's own subject."""
     return (
         f"# {str(origin).removesuffix(f', for {section.title}')}"
         for origin in origins
@@ -246,8 +273,8 @@ def _addresses(contents: Contents) -> list[str]:
     return [str(address) for address in found if not address.is_link_local]
 
 
-def _word(netns: str) -> Word:
-    """How namespaces are called in the section of one."""
+def _shell_name(netns: str) -> ShellName:
+    """Return the function that names namespaces in the section of `netns`."""
     return lambda other: '"$NS"' if other == netns else f'"{_name(other)}"'
 
 

@@ -1,8 +1,8 @@
-"""sections: a HostState in the order in which one would make it by hand, and tell about it.
+"""Order a HostState for readers: one section for each namespace.
 
-A section for each namespace, in the order in which they are wanted: settings, then what each component adds, then rules. A pair of
-links is made in the section of the namespace that wants it, and what belongs to its far end follows at once: the cable, then the
-port that it is plugged into.
+A section has the sysctls of its namespace, then the objects of each component, then rules. A veth
+pair is in the section of the namespace that wants it, followed by the objects of its peer end: the
+bridge port, and the addresses and routes on it.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ from kubenetlab.hoststate.rules.rulesets import RuleObject
 from kubenetlab.hoststate.sandbox import Sandbox, Settings, Sysctl
 from kubenetlab.hoststate.state import Contents, HostState
 
-FarEnds = Mapping[tuple[str, Key], Sequence[Object]]
-"""(namespace, link) of each pair's far end → the objects there that come with it: the port, and what stands on it."""
+PeerObjects = Mapping[tuple[str, Key], Sequence[Object]]
+"""Objects of the peer end of each veth pair by (namespace, link): the port, and all that depends
+on it."""
 
 
 class ObjectGroup(Struct, frozen=True):
-    """Objects that one component wants for one subject, in an order that works."""
+    """Objects that one component wants for one subject, in an order of creation."""
 
     origin: Origin | None
     objects: tuple[Object, ...]
 
 
 class ComponentRules(Struct, frozen=True):
-    """Rules of one component in one dialect."""
+    """Rules of one component for one rule backend (`dialect`)."""
 
     origin: Origin | None
     dialect: str
@@ -39,23 +40,23 @@ class ComponentRules(Struct, frozen=True):
 
 
 class Section(Struct, frozen=True):
-    """One namespace from its making to its rules; one that is another's has programs alone."""
+    """One namespace, from its creation to its rules; a shared namespace has programs only."""
 
     title: str
-    """What it is: `Node worker`."""
+    """Subject of the namespace: `Node worker`."""
     sandbox: Sandbox
     settings: tuple[Sysctl, ...] = ()
-    """Before any link, since a new one takes over those that are called default."""
-    ups: tuple[LinkUp, ...] = ()
+    """Sysctls to write before any link is created, because a new link inherits `default` ones."""
+    existing_links: tuple[LinkUp, ...] = ()
     groups: tuple[ObjectGroup, ...] = ()
     rulesets: tuple[ComponentRules, ...] = ()
     programs: tuple[ProgramRun, ...] = ()
 
 
 def sections(state: HostState) -> Iterator[Section]:
-    """All of a state, section by section."""
-    far = _far_ends(state)
-    elsewhere = {id(obj) for objects in far.values() for obj in objects}
+    """Yield the sections of a state, one for each sandbox, in the order of the namespaces."""
+    peer_objects = _peer_objects(state)
+    created_elsewhere = {id(obj) for objects in peer_objects.values() for obj in objects}
     for contents in state.namespaces.values():
         sandbox = next((obj for obj in contents.values() if isinstance(obj, Sandbox)), None)
         if sandbox is None:
@@ -66,30 +67,32 @@ def sections(state: HostState) -> Iterator[Section]:
         if sandbox.shares:
             yield Section(title, sandbox, programs=programs)
             continue
-        made = [
-            obj for obj in contents.values() if obj.hand == "netlink" and id(obj) not in elsewhere
+        own_objects = [
+            obj
+            for obj in contents.values()
+            if obj.hand == "netlink" and id(obj) not in created_elsewhere
         ]
         yield Section(
             title,
             sandbox,
             settings=tuple(
                 part
-                for obj in made
+                for obj in own_objects
                 if isinstance(obj, Sysctl | Settings)
                 for part in obj.parts
                 if isinstance(part, Sysctl)
             ),
-            ups=tuple(obj for obj in made if isinstance(obj, LinkUp)),
+            existing_links=tuple(obj for obj in own_objects if isinstance(obj, LinkUp)),
             groups=tuple(
                 _groups(
                     state,
                     contents,
                     [
                         obj
-                        for obj in made
+                        for obj in own_objects
                         if not isinstance(obj, Sandbox | Sysctl | Settings | LinkUp)
                     ],
-                    far,
+                    peer_objects,
                 )
             ),
             rulesets=tuple(_rulesets(state, contents)),
@@ -97,69 +100,75 @@ def sections(state: HostState) -> Iterator[Section]:
         )
 
 
-def common_settings(found: Sequence[Section]) -> tuple[Sysctl, ...]:
-    """The settings that all namespaces have alike, as the first of them has them."""
-    own = [section for section in found if not section.sandbox.shares]
-    alike = [
+def common_settings(all_sections: Sequence[Section]) -> tuple[Sysctl, ...]:
+    """Return the sysctls that have the same value in all namespaces, as objects of the first."""
+    own_netns = [section for section in all_sections if not section.sandbox.shares]
+    setting_sets = [
         {(setting.path, setting.value, setting.is_optional) for setting in section.settings}
-        for section in own
+        for section in own_netns
     ]
-    shared = set.intersection(*alike) if alike else set()
+    shared = set.intersection(*setting_sets) if setting_sets else set()
     return tuple(
         setting
-        for section in own[:1]
+        for section in own_netns[:1]
         for setting in section.settings
         if (setting.path, setting.value, setting.is_optional) in shared
     )
 
 
-def _far_ends(state: HostState) -> FarEnds:
-    found: dict[tuple[str, Key], list[Object]] = {
+def _peer_objects(state: HostState) -> PeerObjects:
+    peer_objects: dict[tuple[str, Key], list[Object]] = {
         obj.peer_end: [] for obj in state.objects() if obj.peer_end is not None
     }
     for obj in state.objects():
         for key in (obj.key, obj.depends_on):
-            if key is not None and (obj.netns, key) in found:
-                found[obj.netns, key].append(obj)
-    return found
+            if key is not None and (obj.netns, key) in peer_objects:
+                peer_objects[obj.netns, key].append(obj)
+    return peer_objects
 
 
 def _groups(
-    state: HostState, contents: Contents, objects: Sequence[Object], far: FarEnds
+    state: HostState, contents: Contents, objects: Sequence[Object], peer_objects: PeerObjects
 ) -> Iterator[ObjectGroup]:
-    """Component by component, the one that made the namespace first; what comes with a far end behind its pair."""
+    """Group objects by component, in the order in which components appear in `contents`.
+
+    The objects of a peer end follow their pair.
+    """
     for origin, group in groupby(_by_component(state, contents, objects), state.origin):
         yield ObjectGroup(
             origin,
             tuple(
-                one
+                created
                 for obj in group
-                for one in (obj, *(far[obj.peer_end] if obj.peer_end is not None else ()))
+                for created in (
+                    obj,
+                    *(peer_objects[obj.peer_end] if obj.peer_end is not None else ()),
+                )
             ),
         )
 
 
 def _by_component(state: HostState, contents: Contents, objects: Sequence[Object]) -> list[Object]:
-    """A link comes before what stands on it, whosever it is."""
+    """Sort objects by component; an object that others depend on comes before them."""
     links = {obj.key: obj for obj in objects}
-    places = {
-        origin: place
-        for place, origin in enumerate(
+    order = {
+        origin: position
+        for position, origin in enumerate(
             dict.fromkeys(state.origin(obj) for obj in contents.values())
         )
     }
-    placed: dict[Key, Object] = {}
-    for obj in sorted(objects, key=lambda obj: places[state.origin(obj)]):
+    ordered: dict[Key, Object] = {}
+    for obj in sorted(objects, key=lambda obj: order[state.origin(obj)]):
         if obj.depends_on in links:
-            placed.setdefault(obj.depends_on, links[obj.depends_on])
-        placed.setdefault(obj.key, obj)
-    return list(placed.values())
+            ordered.setdefault(obj.depends_on, links[obj.depends_on])
+        ordered.setdefault(obj.key, obj)
+    return list(ordered.values())
 
 
 def _rulesets(state: HostState, contents: Contents) -> Iterator[ComponentRules]:
-    found: dict[tuple[Origin | None, str], list[RuleObject]] = {}
+    rulesets: dict[tuple[Origin | None, str], list[RuleObject]] = {}
     for obj in contents.values():
         if isinstance(obj, RuleObject):
-            found.setdefault((state.origin(obj), obj.dialect), []).append(obj)
-    for (origin, dialect), objects in found.items():
+            rulesets.setdefault((state.origin(obj), obj.dialect), []).append(obj)
+    for (origin, dialect), objects in rulesets.items():
         yield ComponentRules(origin, dialect, tuple(objects))

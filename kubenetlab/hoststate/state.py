@@ -1,4 +1,4 @@
-"""HostState: what exists, or should exist, in all namespaces of a lab."""
+"""Observed or desired state of all namespaces of a lab."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from typing import Final
 from kubenetlab.hoststate.object import Key, Object, Origin
 
 Contents = Mapping[Key, Object]
-"""The objects of one namespace."""
+"""Objects of one namespace by key."""
 
 
 class HostState:
-    """The objects of all namespaces, and who wants each; a namespace that did not change is the very same mapping."""
+    """Objects of all namespaces, with the origin of each.
+
+    Two states share the mapping of a namespace that is the same in both, so that comparing it
+    costs nothing.
+    """
 
     __slots__ = ("namespaces", "origins")
 
@@ -37,7 +41,7 @@ class HostState:
         return self.origins.get(obj.netns, {}).get(obj.key)
 
     def with_namespaces(self, changed: Mapping[str, Contents | None]) -> HostState:
-        """The state with some namespaces replaced; None takes one away."""
+        """Return a copy with some namespaces replaced; None removes a namespace."""
         merged = {**self.namespaces, **changed}
         return HostState(
             {netns: contents for netns, contents in merged.items() if contents is not None},
@@ -46,16 +50,16 @@ class HostState:
 
 
 def peer_ends(state: HostState, namespaces: Iterable[str]) -> set[str]:
-    """The namespaces at the other ends of some namespaces' links, beside themselves."""
-    near = set(namespaces)
+    """Return the other namespaces that are linked to `namespaces` by veth pairs."""
+    own = set(namespaces)
     return {
         peer_end[0]
-        for netns in near
+        for netns in own
         for obj in state[netns].values()
         if (peer_end := obj.peer_end) is not None
-    } - near
+    } - own
 
 
 def contents_of(objects: Iterable[Object]) -> dict[Key, Object]:
-    """Objects of one namespace by key, in creation order: by rank, then as they came."""
+    """Return the objects of one namespace by key, ordered by rank and then by input order."""
     return {obj.key: obj for obj in sorted(objects, key=lambda obj: obj.rank)}

@@ -1,4 +1,4 @@
-"""tc: programs of BPF at the ingress and egress of a link, as rtnetlink messages.
+"""rtnetlink messages for BPF programs at tc ingress and egress of a link.
 
 body := tcmsg (u8 family | 3 bytes | i32 index | u32 handle | u32 parent | u32 info) | attributes
 Source: include/uapi/linux/{rtnetlink,pkt_sched,pkt_cls}.h (6.12); net/sched/cls_bpf.c.
@@ -42,14 +42,17 @@ _ALL_PROTOCOLS: Final = int.from_bytes(
 
 
 class Filter(NamedTuple):
-    """A program at one side of a link."""
+    """A BPF program attached at one side of a link."""
 
     name: str
     program_id: int
 
 
 def add_qdisc(index: int) -> bytes:
-    """What programs hang from: clsact, which queues nothing. Refused with EEXIST where it is."""
+    """Return the request that adds the clsact qdisc, to which programs are attached.
+
+    The kernel rejects it with EEXIST if the link has the qdisc already.
+    """
     body = (
         _TCMSG.pack(0, index, _CLSACT_HANDLE, _CLSACT, 0)
         + string(_TCA_KIND, "clsact")
@@ -59,7 +62,10 @@ def add_qdisc(index: int) -> bytes:
 
 
 def set_filter(index: int, side: Side, fd: int, name: str) -> bytes:
-    """A program, in place of the one of ours that may be there; its verdict counts."""
+    """Return the request that attaches a program in direct-action mode.
+
+    It replaces the program of the lab that is attached, if any. `fd` is the loaded program.
+    """
     options = (
         number(_TCA_BPF_FD, fd),
         string(_TCA_BPF_NAME, name),
@@ -73,22 +79,22 @@ def set_filter(index: int, side: Side, fd: int, name: str) -> bytes:
 
 
 def delete_filter(index: int, side: Side) -> bytes:
-    """Ours; ENOENT where there is none."""
+    """Return the request that detaches the program of the lab; ENOENT if there is none."""
     return message(RTM_DELTFILTER, 0, _filter(index, side))
 
 
 def list_filters(index: int, side: Side) -> bytes:
-    """A dump of all of one side; EINVAL where nothing can hang from the link."""
+    """Return the request for all filters at one side; EINVAL if the link has no clsact qdisc."""
     return message(RTM_GETTFILTER, NLM_F_DUMP, _TCMSG.pack(0, index, 0, _PARENTS[side], 0))
 
 
 def decode_filter(body: memoryview) -> Filter | None:
-    """One message of such a dump; None for what is not ours."""
+    """Decode one message of a filter dump; return None for filters that the lab did not attach."""
     *_, info = _TCMSG.unpack_from(body)
-    found = attributes(body[_TCMSG.size :])
-    if info >> 16 != _PRIORITY or _TCA_OPTIONS not in found or as_string(found[_TCA_KIND]) != "bpf":
+    attrs = attributes(body[_TCMSG.size :])
+    if info >> 16 != _PRIORITY or _TCA_OPTIONS not in attrs or as_string(attrs[_TCA_KIND]) != "bpf":
         return None
-    options = attributes(found[_TCA_OPTIONS])
+    options = attributes(attrs[_TCA_OPTIONS])
     if _TCA_BPF_ID not in options:
         return None
     return Filter(as_string(options[_TCA_BPF_NAME]), as_number(options[_TCA_BPF_ID]))

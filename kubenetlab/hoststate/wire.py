@@ -1,4 +1,4 @@
-"""rtnetlink's format: messages and attributes ↔ bytes. The only place where names become interface indexes.
+"""Encoding and decoding of rtnetlink messages and attributes.
 
 message   := nlmsghdr (16 bytes) | family header | attributes
 nlmsghdr  := u32 length | u16 type | u16 flags | u32 sequence | u32 port
@@ -27,26 +27,29 @@ RTM_NEWNEXTHOP, RTM_DELNEXTHOP, RTM_GETNEXTHOP = 104, 105, 106
 HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
 _PADDING = b"", bytes(3), bytes(2), bytes(1)
-"""By what is over of a length divided by four."""
+"""Padding bytes, indexed by length modulo 4."""
 
 Attributes = dict[int, memoryview]
 
 
 class Links(Protocol):
-    """What an encoder must know of the namespaces: interface indexes and file descriptors."""
+    """Interface indexes and namespace descriptors that encoders need."""
 
     def index(self, netns: str, link: str) -> int:
-        """The interface index of a link; KeyError when there is none."""
+        """Return the interface index of a link; raise KeyError if the link does not exist."""
 
     def new_index(self, netns: str, link: str) -> int:
-        """A fresh index, unique in the whole lab, for a link about to be made."""
+        """Return an unused index, unique in the whole lab, for a link about to be created."""
 
     def namespace_fd(self, netns: str) -> int:
-        """A descriptor of a network namespace, open until the batch is sent."""
+        """Return a descriptor of a network namespace that stays open until the batch is sent."""
 
 
 class NetlinkObject(Protocol):
-    """An object that is told the kernel by messages. What comes and goes with something else has no `delete`."""
+    """Object applied by rtnetlink messages.
+
+    A class whose objects are deleted together with another object has no `delete`.
+    """
 
     def create(self, links: Links) -> bytes: ...
 
@@ -56,89 +59,96 @@ class NetlinkObject(Protocol):
 
 
 class WireError(ValueError):
-    """Bytes that are no rtnetlink message."""
+    """Raised for bytes that are not an rtnetlink message."""
 
 
 class UniformRequests(bytes):
-    """Requests that are all of one length, one behind the other: thousands can be numbered at once."""
+    """Concatenated requests of equal length, so that all sequence numbers are set at once."""
 
     size: int
+    """Length of one request in bytes."""
 
     def __new__(cls, data: bytes, size: int) -> Self:
-        found = super().__new__(cls, data)
-        found.size = size
-        return found
+        requests = super().__new__(cls, data)
+        requests.size = size
+        return requests
 
 
 def message(type_: int, flags: int, body: bytes) -> bytes:
-    """A request without sequence number; whoever sends it puts that in."""
+    """Return a request; the sender fills in the sequence number."""
     return HEADER.pack(HEADER.size + len(body), type_, NLM_F_REQUEST | flags, 0, 0) + body
 
 
 def attribute(type_: int, value: bytes) -> bytes:
-    """One attribute, padded to four bytes."""
+    """Encode one attribute, padded to four bytes."""
     size = _ATTRIBUTE.size + len(value)
     return _ATTRIBUTE.pack(size, type_) + value + _PADDING[size & 3]
 
 
 def number(type_: int, value: int) -> bytes:
-    """An attribute with a u32."""
+    """Encode a u32 attribute."""
     return attribute(type_, struct.pack("=I", value))
 
 
 def string(type_: int, value: str) -> bytes:
-    """An attribute with a string and its final zero."""
+    """Encode a string attribute, with its terminating zero."""
     return attribute(type_, value.encode() + b"\0")
 
 
 def nested(type_: int, *parts: bytes) -> bytes:
-    """An attribute that holds attributes."""
+    """Encode an attribute that contains attributes."""
     return attribute(type_ | NLA_F_NESTED, b"".join(parts))
 
 
 def messages(data: bytes) -> Iterator[tuple[int, int, int, memoryview]]:
-    """(type, flags, sequence number, body) of each message in a datagram. Raises WireError when one is cut short."""
-    view, at = memoryview(data), 0
-    while at < len(view):
-        if at + HEADER.size > len(view):
+    """Yield type, flags, sequence number and body of each message in a datagram.
+
+    Raises WireError when a message is cut short.
+    """
+    view, offset = memoryview(data), 0
+    while offset < len(view):
+        if offset + HEADER.size > len(view):
             raise WireError("cut short in a message header")
-        size, type_, flags, sequence, _ = HEADER.unpack_from(view, at)
-        if size < HEADER.size or at + size > len(view):
+        size, type_, flags, sequence, _ = HEADER.unpack_from(view, offset)
+        if size < HEADER.size or offset + size > len(view):
             raise WireError("cut short in a message")
-        yield type_, flags, sequence, view[at + HEADER.size : at + size]
-        at += (size + 3) & ~3
+        yield type_, flags, sequence, view[offset + HEADER.size : offset + size]
+        offset += (size + 3) & ~3
 
 
 def attributes(data: memoryview) -> Attributes:
-    """Attribute type → value; the last one counts. Raises WireError when one is cut short."""
-    found: Attributes = {}
-    at = 0
-    while at < len(data):
-        if at + _ATTRIBUTE.size > len(data):
+    """Decode attributes to values by type; the last attribute of a type counts.
+
+    Raises WireError when an attribute is cut short.
+    """
+    values: Attributes = {}
+    offset = 0
+    while offset < len(data):
+        if offset + _ATTRIBUTE.size > len(data):
             raise WireError("cut short in an attribute header")
-        size, type_ = _ATTRIBUTE.unpack_from(data, at)
-        if size < _ATTRIBUTE.size or at + size > len(data):
+        size, type_ = _ATTRIBUTE.unpack_from(data, offset)
+        if size < _ATTRIBUTE.size or offset + size > len(data):
             raise WireError("cut short in an attribute")
-        found[type_ & NLA_TYPE_MASK] = data[at + _ATTRIBUTE.size : at + size]
-        at += (size + 3) & ~3
-    return found
+        values[type_ & NLA_TYPE_MASK] = data[offset + _ATTRIBUTE.size : offset + size]
+        offset += (size + 3) & ~3
+    return values
 
 
 def as_number(value: memoryview) -> int:
-    """An unsigned integer of any width."""
+    """Decode an unsigned integer of any width."""
     return int.from_bytes(value, sys.byteorder)
 
 
 def as_string(value: memoryview) -> str:
-    """A string without its final zero."""
+    """Decode a string without its terminating zero."""
     return bytes(value).rstrip(b"\0").decode()
 
 
 def mac_bytes(mac: str) -> bytes:
-    """`0a:58:…` as six bytes."""
+    """Encode `0a:58:…` as six bytes."""
     return bytes.fromhex(mac.replace(":", ""))
 
 
 def as_mac(value: memoryview) -> str:
-    """Six bytes as `0a:58:…`."""
+    """Decode six bytes to `0a:58:…`."""
     return value.hex(":")

@@ -109,7 +109,7 @@ def test_a_plan_is_data_for_other_programs() -> None:
 def test_a_plan_is_a_script() -> None:
     """One that a shell can read, with nothing else on standard output; of no other command is it an output."""
     done = run("plan", "-o", "sh", "-f", "manifests/05-service-and-endpoints")
-    assert done.stdout.startswith("#!/bin/sh\n# The lab service-and-endpoints by hand")
+    assert done.stdout.startswith("#!/bin/sh\n# The lab service-and-endpoints as shell commands")
     assert (
         subprocess.run(
             ["sh", "-n"], input=done.stdout, text=True, capture_output=True, check=False

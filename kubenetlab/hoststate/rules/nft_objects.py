@@ -91,11 +91,11 @@ class Collection(_NftBase, frozen=True):
         return ("Collection", self.family, self.table, self.name)
 
     @property
-    def word(self) -> str:
+    def kind(self) -> str:
         return "map" if " : " in self.type else "set"
 
     def __str__(self) -> str:
-        return f"nft {self.word} {self.family} {self.table} {self.name} of {self.type}"
+        return f"nft {self.kind} {self.family} {self.table} {self.name} of {self.type}"
 
 
 class Element(_NftBase, frozen=True):

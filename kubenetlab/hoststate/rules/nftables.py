@@ -163,7 +163,7 @@ def _commands(
         _lines(_add_rules(rewritten)),
         _elements("add", [*(one.elements for one in added), rewritten_elements]),
         _lines(
-            f"delete {obj.word} {obj.family} {obj.table} {obj.name}"
+            f"delete {obj.kind} {obj.family} {obj.table} {obj.name}"
             for obj in removed
             if isinstance(obj, Collection)
         ),
@@ -272,7 +272,7 @@ def _add_collection(collection: Collection) -> str:
     )
     comment = f" comment {quoted(collection.comment)} ;" if collection.comment else ""
     type_ = f"{'typeof' if collection.is_typeof else 'type'} {collection.type} ;"
-    return f"add {collection.word} {collection.family} {collection.table} {collection.name} {{ {type_}{timeout}{comment} }}"
+    return f"add {collection.kind} {collection.family} {collection.table} {collection.name} {{ {type_}{timeout}{comment} }}"
 
 
 def _add_rules(chains: Iterable[Chain]) -> Iterator[str]:

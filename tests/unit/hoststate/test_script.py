@@ -93,7 +93,7 @@ def test_every_object_is_made_once_and_after_what_it_needs(text: str, decisions:
         made += [
             section.sandbox,
             *section.settings,
-            *section.ups,
+            *section.existing_links,
             *(obj for group in section.groups for obj in group.objects),
         ]
         made += [
@@ -195,8 +195,8 @@ def test_a_script_tells_what_it_does_not_do() -> None:
         "demo",
     )
     assert (
-        "# hostNetwork: it shares the namespace ${LAB}_node_worker and has none of its own.\n# not run here: program netexec"
-        in text
+        "# hostNetwork: shares the network namespace ${LAB}_node_worker\n"
+        "# not run here: program netexec" in text
     )
     assert 'type veth peer name veth0 netns "${LAB}_node_worker"' in text
     assert "ip netns add" not in text[text.index("=== Pod default/b ") :].partition("===")[0]

@@ -1,17 +1,19 @@
 #!/bin/sh
-# The lab iptables by hand: what `kubenetlab up` makes by netlink, as the commands that one would type.
+# The lab iptables as shell commands, equivalent to the netlink messages that `kubenetlab up` sends.
 #
-#   sh lab.sh          makes it, as root; stops at the first command that fails
-#   sh lab.sh down     removes it, also what was made only in part
+#   sh lab.sh          creates the lab, as root; stops at the first command that fails
+#   sh lab.sh down     removes the lab, also after a failure
 #
-# Needed are iproute2, nftables and procps. Nothing in the machine's own network is touched: everything is in namespaces that are made
-# here. For names that begin otherwise, as beside kubenetlab's own lab iptables: LAB=other sh lab.sh
+# Required packages: iproute2, nftables and procps. The script works only in network namespaces that
+# it creates, and changes nothing in the machine's own network. Namespace names begin with the name
+# of the lab. To run it while kubenetlab's own lab iptables is up, choose another: LAB=other sh lab.sh
 #
-# Services lead to the pods that are ready; in a lab that was not up when this was written, all of them are.
-# Left out are hostnames, which live in namespaces of another kind, and programs: where one would run, a remark says what would listen.
-# A remark before commands, such as `# fabric`, names the component of the cluster that wants them.
+# Services have the pods that are ready as endpoints; if the lab was not up when this script was
+# written, these are all their pods. The script sets no hostnames, because they belong to UTS
+# namespaces, and runs no programs: comments say which program would listen on which ports.
+# A comment before commands, such as `# fabric`, names the component of the cluster they belong to.
 #
-# The namespaces, in the order in which they are made, and their addresses:
+# Namespaces in order of creation, with their addresses:
 #
 #   iptables_fabric_switch                              the wire between the nodes
 #   iptables_fabric_internet                            the internet
@@ -24,18 +26,18 @@
 #   iptables_pod_default_web-59b86ff799-qlzzw           Pod default/web-59b86ff799-qlzzw           10.244.0.5
 #   iptables_pod_default_web-59b86ff799-9bhk8           Pod default/web-59b86ff799-9bhk8           10.244.0.6
 #
-# What comes again and again:
+# Recurring options:
 #
-#   type veth peer name X netns Y          a cable: one end is here, the other is X in Y; then X is plugged into Y's bridge
-#   alias '…'                              a remark that `ip link` shows: who wants the link, for whom
-#   numtxqueues 1 numrxqueues 1            one queue is enough; the kernel would make one for each processor
-#   mcast_snooping 0                       the bridge sends multicast to all its ports, without finding out who listens
-#   hairpin on                             the bridge may send a frame back to where it came from: a pod that reaches itself by its Service
-#   scope link noprefixroute               an address that is never the source of what leaves, and brings no route of its own
-#   src ADDRESS                            what this machine itself sends that way bears this address
-#   net.bridge.bridge-nf-call-iptables=1   what a bridge switches passes the rules, too; where there is no such setting: modprobe br_netfilter
-#   nud permanent                          the neighbour's MAC is written down: nobody has to ask for it
-#   proto static                           a mark: `ip route show proto static` shows what was made here, and not what the kernel added
+#   type veth peer name X netns Y          a veth pair: one end is here, the other end is X in namespace Y, a port of Y's bridge
+#   alias '…'                              a description that `ip link` shows: component and subject of the link
+#   numtxqueues 1 numrxqueues 1            one queue is enough; by default the kernel creates one for each processor
+#   mcast_snooping 0                       the bridge forwards multicast to all ports, whether or not they joined the group
+#   hairpin on                             the bridge may send a frame back to its port: a pod reaches itself by its Service
+#   scope link noprefixroute               the address is not selected as source address, and gets no route to its prefix
+#   src ADDRESS                            source address of packets that this machine sends by the route
+#   net.bridge.bridge-nf-call-iptables=1   netfilter rules apply to bridged packets; if it does not exist: modprobe br_netfilter
+#   nud permanent                          the MAC address is configured: no ARP, no neighbor discovery
+#   proto static                           `ip route show proto static` lists the script's routes, but not the kernel's own
 
 set -eu
 LAB=${LAB:-iptables}
@@ -51,7 +53,8 @@ if [ "${1:-up}" = down ]; then
     exit
 fi
 
-# settings NAMESPACE [SETTING…]: those named, then those that every namespace here has, since a new one takes over some of the machine's.
+# settings NAMESPACE [SETTING…]: write these sysctls and those that all namespaces have in common.
+# A new namespace inherits some sysctls from the machine.
 settings() {
     netns=$1
     shift
@@ -468,11 +471,11 @@ ip -n "$NS" route add default via 10.244.0.1 dev eth0 proto static
 # not run here: program netexec for container web, listening on 8080/tcp, 8081/udp
 
 # === Pod kube-system/kube-proxy-zzqvk =================================================================================
-# hostNetwork: it shares the namespace ${LAB}_node_control-plane and has none of its own.
+# hostNetwork: shares the network namespace ${LAB}_node_control-plane
 # not run here: program kube_proxy for container kube-proxy, listening on 10256/tcp, 127.0.0.1:10249/tcp
 
 cat <<EOF
-lab $LAB is up; try, and then: sh $0 down
+lab $LAB is up. To remove it: sh $0 down. Try:
   ip netns exec ${LAB}_pod_default_web-59b86ff799-9bhk8 ping -c 3 10.244.0.2
   ip netns exec ${LAB}_pod_default_web-59b86ff799-9bhk8 ip neighbor
   ip netns exec ${LAB}_node_control-plane nft list ruleset
