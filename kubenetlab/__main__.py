@@ -1,4 +1,4 @@
-"""`python -m kubenetlab`: the same as the command `kubenetlab`."""
+"""Entry point of `python -m kubenetlab`, equivalent to the command `kubenetlab`."""
 
 from kubenetlab.cli import main
 

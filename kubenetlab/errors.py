@@ -1,16 +1,16 @@
-"""What can go wrong, as users meet it.
+"""Errors that are reported to users.
 
 KubenetlabError
-├── ManifestError      a manifest cannot be used: yours to mend                     exit status 2
-├── UsageError         the command line cannot be followed                          exit status 2
-├── LabError           no such lab, it is up already, it did not become ready       exit status 1
-├── RequirementError   the machine lacks something; the message names what          exit status 1
-├── StoreError         the lab's store cannot be read, or could not be again      exit status 1
-├── ApplyError         Linux said no: to what, where, wanted by whom                exit status 1
-└── BugError           ours; it asks for the manifest                               exit status 1
+├── ManifestError      a manifest is invalid                                        exit status 2
+├── UsageError         the command line is invalid                                  exit status 2
+├── LabError           the lab does not exist, is up already or is not ready        exit status 1
+├── RequirementError   the machine lacks a program, permission or kernel feature    exit status 1
+├── StoreError         the lab's store cannot be read, or cannot hold an object     exit status 1
+├── ApplyError         the kernel rejected operations                               exit status 1
+└── BugError           an error in kubenetlab itself                                exit status 1
 
-A message names the object, what was wanted, what was found and what to do.
-All problems of one stage come in one report.
+A message names the object, the expected and the found value, and what to do. One report contains
+all problems of one stage.
 """
 
 from __future__ import annotations
@@ -22,23 +22,25 @@ from msgspec import Struct
 
 
 class KubenetlabError(Exception):
-    """The base of all errors a user can meet; `str()` is the whole report."""
+    """Base class of all errors reported to users; `str()` is the whole report."""
 
     exit_status = 1
+    """Exit status of a command that ends with the error."""
 
 
 class Problem(Struct, frozen=True):
-    """One thing wrong with one place of one manifest."""
+    """One problem at one place of a manifest."""
 
     message: str
     path: str = ""
     """Field path in Kubernetes' notation, such as `spec.ports[0].port`."""
     object: str = ""
-    """`Kind namespace/name`, as far as it is known."""
+    """`Kind namespace/name`, or the known part of it."""
     file: str = ""
     line: int = 0
+    """Line number in the file, from 1; 0: unknown."""
     hints: tuple[str, ...] = ()
-    """Further lines: what is there, what to do."""
+    """Further lines of the report: existing values, what to do."""
     is_warning: bool = False
 
     def __str__(self) -> str:
@@ -54,16 +56,19 @@ class Problem(Struct, frozen=True):
 
 
 class ManifestError(KubenetlabError):
-    """Every problem found in the manifests of one command."""
+    """All problems found in the manifests of one command."""
 
     exit_status = 2
 
     def __init__(self, problems: Iterable[Problem], sound: Sequence[Any] = ()) -> None:
-        """`sound` are the entries in which nothing wrong was found: further checks may look at them, for the same report."""
-        found = list(dict.fromkeys(problems))
-        files = list(dict.fromkeys(problem.file for problem in found))
+        """Create the report: one entry for each distinct problem, by file and line.
+
+        sound: entries without problems; callers may run further checks on them for the same report.
+        """
+        distinct = list(dict.fromkeys(problems))
+        files = list(dict.fromkeys(problem.file for problem in distinct))
         self.problems = tuple(
-            sorted(found, key=lambda problem: (files.index(problem.file), problem.line))
+            sorted(distinct, key=lambda problem: (files.index(problem.file), problem.line))
         )
         self.sound = tuple(sound)
         super().__init__(
@@ -75,13 +80,13 @@ class ManifestError(KubenetlabError):
 
 
 class UsageError(KubenetlabError):
-    """The command line names something that does not exist or does not fit."""
+    """The command line names an object that does not exist, or options that do not fit."""
 
     exit_status = 2
 
 
 class LabError(KubenetlabError):
-    """There is no such lab, it is up already, or it did not become ready."""
+    """The lab does not exist, is up already or did not become ready."""
 
 
 class RequirementError(KubenetlabError):
@@ -89,42 +94,49 @@ class RequirementError(KubenetlabError):
 
 
 class StoreError(KubenetlabError):
-    """The lab's store cannot be read, or would hold something that cannot be read again."""
+    """The lab's store cannot be read, or cannot hold an object so that it can be read again."""
 
 
 class ApplyError(KubenetlabError):
-    """The kernel refused one or more operations of an apply; each line says which, where and for whom."""
+    """The kernel rejected operations; each line names one, its namespace and its origin."""
 
 
 class BugError(KubenetlabError):
-    """Something that cannot happen did."""
+    """An assumption of kubenetlab's own code does not hold."""
 
     def __str__(self) -> str:
-        return f"{super().__str__()}\n  this is a bug in kubenetlab: please report it with the manifest and the output of --debug"
+        return (
+            f"{super().__str__()}\n"
+            "  this is a bug in kubenetlab: please report it with the manifest "
+            "and the output of --debug"
+        )
 
 
 def refusal(error: OSError) -> str:
-    """What Linux refused and why, in one line: the file, or as far as it is known the call."""
-    what = f"{error.filename}: " if error.filename else ""
-    return f"{what}{error.strerror or error}"
+    """Return an OSError in one line: the file or call, if known, and the kernel's message."""
+    subject = f"{error.filename}: " if error.filename else ""
+    return f"{subject}{error.strerror or error}"
 
 
 def reason(error: Exception) -> str:
-    """Return in one line why something failed: the whole message of an error that is meant for users, else its type as well."""
+    """Return the cause of a failure in one line.
+
+    Errors other than OSError and KubenetlabError are not meant for users: their type is included.
+    """
     if isinstance(error, OSError):
         return refusal(error)
     return str(error) if isinstance(error, KubenetlabError) else f"{type(error).__name__}: {error}"
 
 
 def printable(text: str) -> str:
-    """A text without what would steer a terminal: control characters of manifests are shown, not sent."""
+    """Return `text` with control characters escaped: manifests must not control a terminal."""
     return "".join(
         char if char in "\n\t" or char.isprintable() else f"\\x{ord(char):02x}" for char in text
     )
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that `word` most likely means, or None when nothing is near."""
+    """Return the known word that is most similar to `word`, or None if none is similar."""
     import difflib
 
     by_lower = {candidate.lower(): candidate for candidate in known}
@@ -133,6 +145,6 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean X?` or nothing, to be put behind a message."""
+    """Return `; did you mean X?` to append to a message, or an empty string."""
     guess = nearest(word, known)
     return f"; did you mean {guess}?" if guess else ""

@@ -1,6 +1,6 @@
-"""Every name that the kernel, and so a user of `ip`, `nft` or `ps`, sees.
+"""Names of namespaces, links and tables, as users see them in `ip`, `nft` and `ps`.
 
-Link names have at most 15 characters (IFNAMSIZ). What a real component creates bears that component's name.
+Objects that a real component creates have the name that this component gives them.
 """
 
 import base64
@@ -9,27 +9,30 @@ from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
 MAX_LINK_NAME = 15
+"""IFNAMSIZ without the terminating zero."""
 MAX_HOSTNAME = 63
 MAX_ALIAS = 254
+"""Limit of link aliases: the kernel accepts IFALIASZ - 1 (255) bytes with the terminating zero."""
 MAX_FILE_NAME = 255
+"""NAME_MAX."""
 MAX_LAB_NAME = 40
-"""It becomes part of a socket's path, which has 108 bytes at most."""
+"""Limit of lab names, which are part of socket paths of at most 108 bytes."""
 LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 """A DNS label (RFC 1123 §2.1)."""
 
 NODE_UPLINK = "eth0"
-"""A node's way onto the fabric."""
+"""Link of a node to the fabric."""
 POD_LINK = "eth0"
 POD_BRIDGE = "cbr0"
-"""kubenet's name for the bridge of a node's pods."""
+"""Bridge of a node's pods, as kubenet names it."""
 SWITCH_BRIDGE = "br0"
-"""The bridge inside a switch namespace."""
+"""Bridge inside a switch namespace."""
 ROUTER_FABRIC_LINK = "eth0"
 ROUTER_INTERNET_LINK = "eth1"
 HOST_LINK = "eth0"
-"""An external host's way onto the internet."""
+"""Link of an external host to the simulated internet."""
 ROUTER_UPLINK = "uplink"
-"""The router's way to the machine's own network, where the lab is given one."""
+"""Link of the router to the machine's own network, if the lab has an uplink."""
 
 FABRIC_SWITCH = "fabric/switch"
 INTERNET_SWITCH = "fabric/internet"
@@ -44,114 +47,132 @@ UPLINK_TABLE = "uplink"
 
 
 def label_fault(name: str) -> str | None:
-    """Why `name` is no DNS label, or None when it is one."""
+    """Return why `name` is not a DNS label, or None if it is one."""
     if len(name) > 63:
         return f"wanted at most 63 characters, found {len(name)}"
     if not LABEL.fullmatch(name):
-        return f'wanted a DNS label (RFC 1123: lower-case letters, digits and -, a letter or digit at both ends), found "{name}"'
+        return (
+            "wanted a DNS label (RFC 1123: lower-case letters, digits and -, a letter or digit at "
+            f'both ends), found "{name}"'
+        )
     return None
 
 
 def lab_name_fault(name: str) -> str | None:
-    """Why a lab cannot be called `name`, or None when it can."""
+    """Return why `name` is not a valid name of a lab, or None if it is."""
     if len(name) > MAX_LAB_NAME:
         return f"wanted at most {MAX_LAB_NAME} characters, found {len(name)}"
     return label_fault(name)
 
 
 def hostname(name: str) -> str:
-    """What a machine called `name` can call itself: the kernel keeps 64 bytes, a DNS label has 63."""
+    """Return the hostname of a machine: `name`, cut to the 63 characters of a DNS label."""
     return name[:MAX_HOSTNAME].rstrip("-.")
 
 
 def node_netns(node: str) -> str:
-    """A node's sandbox."""
+    """Return the name of a node's sandbox."""
     return f"node/{node}"
 
 
 def pod_netns(namespace: str, pod: str, uid: str) -> str:
-    """A pod's sandbox; the uid tells a pod from a later one of the same name."""
+    """Return the name of a pod's sandbox; the uid makes it unique among pods of the same name."""
     return f"pod/{namespace}/{pod}/{uid[:8]}"
 
 
 def external_netns(host: str) -> str:
-    """An external host's sandbox."""
+    """Return the name of an external host's sandbox."""
     return f"ext/{host}"
 
 
 def port_name(name: str) -> str:
-    """The name of a switch's port to `name`: the name itself, or its beginning and a hash when it is too long."""
+    """Return the link name of a switch's port to `name`, shortened with a hash if necessary."""
     return _shortened(name, MAX_LINK_NAME)
 
 
 def file_name(text: str, *, spare: int = 0) -> str:
-    """A name for a file: the text itself, or its beginning and a hash when no directory can hold it.
+    """Return `text` as a file name, shortened with a hash if necessary.
 
-    spare: bytes that must be left for an ending.
+    spare: bytes to leave free for a suffix.
     """
     return _shortened(text, MAX_FILE_NAME - spare)
 
 
-def _shortened(name: str, most: int) -> str:
-    """At most so many characters. 40 bits of hash: two of a thousand names are alike once in two million labs."""
-    if len(name) <= most:
+def _shortened(name: str, max_length: int) -> str:
+    """Return `name`, or its beginning and a hash, in at most `max_length` characters.
+
+    The hash has 40 bits: two of a thousand names collide once in two million labs.
+    """
+    if len(name) <= max_length:
         return name
     digest = base64.b32encode(_sha256(name)[:5]).decode().lower()
-    return f"{name[: most - len(digest) - 1]}-{digest}"
+    return f"{name[: max_length - len(digest) - 1]}-{digest}"
 
 
 def _sha256(text: str) -> bytes:
-    import hashlib  # it loads OpenSSL, and most commands shorten no name
+    import hashlib  # loads OpenSSL, which most commands do not need
 
     return hashlib.sha256(text.encode()).digest()
 
 
 def link_alias(component: str, subject: str) -> str:
-    """What `ip link` shows of a link's origin: `cni bridge: pod default/web`. The kernel keeps 255 bytes, with the final zero."""
+    """Return the alias of a link, which `ip link` shows: `cni bridge: pod default/web`."""
     return f"{component}: {subject}"[:MAX_ALIAS]
 
 
 def run_netns_name(lab: str, netns: str) -> str:
-    """The name of a namespace in /run/netns: `lab_node_worker`, `lab_pod_default_web`; no part can hold an underscore. One that no directory holds is cut short."""
+    """Return the name of a namespace in /run/netns: `lab_node_worker`, `lab_pod_default_web`.
+
+    No part contains an underscore. A name too long for a file is shortened with a hash.
+    """
     kind, *rest = netns.split("/")
     return file_name("_".join((lab, kind, *(rest[:2] if kind == "pod" else rest))))
 
 
-@lru_cache(maxsize=8192)  # every neighbour of every pod is asked for by name
+@lru_cache(maxsize=8192)  # called for every neighbor of every pod
 def mac_of(address: str) -> str:
-    """The MAC of the link with this address, as CNI plugins make it: 0a:58 and an IPv4 address's four bytes; 0a:5a and an IPv6 address's
-    last four."""
+    """Return the MAC of the link with this address, as CNI plugins derive it.
+
+    It is 0a:58 and the four bytes of an IPv4 address, or 0a:5a and the last four bytes of an IPv6
+    address.
+    """
     return f"0a:{'5a' if ':' in address else '58'}:{_hex(address)}"
 
 
 def port_mac_of(address: str) -> str:
-    """The MAC of the other end, the bridge's port, of the link with this address: one more in the second byte."""
+    """Return the MAC of the bridge port behind the link with this address.
+
+    It is the MAC of the link, plus one in the second byte.
+    """
     return f"0a:{'5b' if ':' in address else '59'}:{_hex(address)}"
 
 
 def link_local_of(mac: str) -> str:
-    """The IPv6 link-local address that belongs to a MAC, by the modified EUI-64 (RFC 4291, appendix A)."""
+    """Return the IPv6 link-local address of a MAC, by modified EUI-64 (RFC 4291, appendix A)."""
     parts = [int(part, 16) for part in mac.split(":")]
     interface = bytes((parts[0] ^ 2, parts[1], parts[2], 0xFF, 0xFE, *parts[3:]))
     return str(IPv6Address(b"\xfe\x80" + bytes(6) + interface))
 
 
 def _hex(address: str) -> str:
-    """The last four bytes; of IPv4, of which there are thousands, the short way."""
+    """Return the last four bytes of an address in hexadecimal.
+
+    IPv4 avoids the `ipaddress` module, because it is called for thousands of addresses.
+    """
     return (
         ip_address(address).packed[-4:] if ":" in address else bytes(map(int, address.split(".")))
     ).hex(":")
 
 
 MACHINE_LINKS = "knl-"
-"""What the names of the machine's ends of uplinks begin with."""
+"""Name prefix of the machine's ends of uplinks."""
 
 
 def machine_link(lab: str) -> str:
-    """The machine's end of a lab's uplink."""
+    """Return the name of the machine's end of a lab's uplink."""
     return f"{MACHINE_LINKS}{_sha256(lab)[:4].hex()}"
 
 
 def socket_address(address: str, port: int) -> str:
-    """`10.244.1.5:40000`, with brackets round an IPv6 address, as Go, nft and URLs have it (RFC 3986 §3.2.2)."""
+    """Return `10.244.1.5:40000` or `[fd00::5]:40000`, as in Go, nft and URLs (RFC 3986 §3.2.2)."""
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -1,4 +1,7 @@
-"""VersionedMap: a mapping that is a value, and knows how it came from others: what has changed since one of them is found without looking at the rest."""
+"""Immutable mapping that remembers recent changes.
+
+Differences from an earlier version are found without comparing all entries.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,18 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 MAX_STEPS, MAX_TOUCHED = 64, 64
-"""So many steps back are remembered, unless one of them changed more entries than that: from one behind it everything is compared."""
+"""Number of remembered steps, and maximum number of entries that a remembered step changed.
+
+A difference from a version before these steps is found by comparing all entries.
+"""
 _SERIALS: Final = count()
 
 News = Mapping[K, tuple[V | None, V | None]]
-"""Key → its value before and now, None for what was not or is not there."""
+"""Value before and value now by key; None for a key that was missing or is missing now."""
 
 
 class VersionedMap(dict[K, V]):
-    """Nothing in it is changed once it is made. No value is None: that stands for what is not there."""
+    """Immutable mapping with remembered changes; None is not a value, but means a missing key."""
 
     __slots__ = ("_serial", "_steps")
 
@@ -26,42 +32,48 @@ class VersionedMap(dict[K, V]):
         super().__init__(items)
         self._serial = next(_SERIALS)
         self._steps: tuple[tuple[int, Mapping[K, V | None]], ...] = ()
-        """Of each map on the way to this one its serial, and what it had where the next one differs."""
+        """Serial of each earlier version, and its values of the keys that the next one changed."""
 
     def with_changes(self, changes: Mapping[K, V | None]) -> VersionedMap[K, V]:
-        """The map with some entries others; None takes one away. Itself when each is the very same value already."""
-        touched = {
+        """Return a copy with changed entries; None removes an entry.
+
+        Return the map itself if every value is the same object already.
+        """
+        old_values = {
             key: self.get(key) for key, value in changes.items() if self.get(key) is not value
         }
-        if not touched:
+        if not old_values:
             return self
-        after = VersionedMap(self)
-        for key in touched:
+        result = VersionedMap(self)
+        for key in old_values:
             value = changes[key]
             if value is None:
-                del after[key]
+                del result[key]
             else:
-                after[key] = value
-        if len(touched) <= MAX_TOUCHED:
-            after._steps = (*self._steps[1 - MAX_STEPS :], (self._serial, touched))
-        return after
+                result[key] = value
+        if len(old_values) <= MAX_TOUCHED:
+            result._steps = (*self._steps[1 - MAX_STEPS :], (self._serial, old_values))
+        return result
 
     def news(self, before: Mapping[K, V]) -> News[K, V]:
-        """Where it differs from another, in the order in which that came about; values are the same when they are the same object."""
+        """Return the entries that differ from `before`, in the order in which they changed.
+
+        Values are compared by identity.
+        """
         if before is self:
             return {}
         serials = [serial for serial, _ in self._steps]
         if isinstance(before, VersionedMap) and before._serial in serials:
-            touched: dict[K, V | None] = {}
+            old_values: dict[K, V | None] = {}
             for _, step in self._steps[serials.index(before._serial) :]:
                 for key, old in step.items():
-                    touched.setdefault(key, old)
+                    old_values.setdefault(key, old)
             return {
                 key: (old, self.get(key))
-                for key, old in touched.items()
+                for key, old in old_values.items()
                 if self.get(key) is not old
             }
-        found: dict[K, tuple[V | None, V | None]] = {
+        differences: dict[K, tuple[V | None, V | None]] = {
             key: (before.get(key), now) for key, now in self.items() if before.get(key) is not now
         }
-        return found | {key: (old, None) for key, old in before.items() if key not in self}
+        return differences | {key: (old, None) for key, old in before.items() if key not in self}

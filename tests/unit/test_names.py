@@ -1,4 +1,4 @@
-"""Names that the kernel sees: short enough, each its own, and readable back where something reads them back."""
+"""Names of kernel objects are short enough, unique, and can be parsed where code parses them."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ uids = st.uuids().map(str)
     ],
 )
 def test_a_thousand_nodes_have_a_thousand_ports(pattern: str) -> None:
-    """However alike their names are; a name that fits is the port's name."""
-    wanted = [pattern.format(number) for number in range(1000)]
-    ports = [names.port_name(name) for name in wanted]
+    """Port names are unique for similar node names; a node name that fits is the port name."""
+    node_names = [pattern.format(number) for number in range(1000)]
+    ports = [names.port_name(name) for name in node_names]
     assert len(set(ports)) == 1000
     assert all(0 < len(port) <= names.MAX_LINK_NAME for port in ports)
     assert all(
         port == name
-        for name, port in zip(wanted, ports, strict=True)
+        for name, port in zip(node_names, ports, strict=True)
         if len(name) <= names.MAX_LINK_NAME
     )
 
@@ -46,28 +46,28 @@ def test_a_thousand_nodes_have_a_thousand_ports(pattern: str) -> None:
     ),
     labels,
 )
-def test_namespaces_are_told_apart(places: list[tuple[str, str, str, str]], lab: str) -> None:
-    """Whatever nodes, hosts and pods are called: what a name is made of can be read from it, here and in /run/netns."""
-    wanted, found, links = set(), set(), set()
-    for kind, namespace, name, uid in places:
-        made = {
+def test_namespace_names_are_unique(subjects: list[tuple[str, str, str, str]], lab: str) -> None:
+    """The name of a namespace can be split into its parts, for any names of machines."""
+    machines, netns_names, links = set(), set(), set()
+    for kind, namespace, name, uid in subjects:
+        netns = {
             "node": names.node_netns(name),
             "ext": names.external_netns(name),
             "pod": names.pod_netns(namespace, name, uid),
         }[kind]
         parts = (kind, namespace, name, uid[:8]) if kind == "pod" else (kind, name)
-        assert tuple(made.split("/")) == parts
-        link = names.run_netns_name(lab, made)
+        assert tuple(netns.split("/")) == parts
+        link = names.run_netns_name(lab, netns)
         assert tuple(link.split("_")) == (lab, *parts[:3])
-        wanted.add(parts[:3])
-        found.add(made.rpartition("/")[0] if kind == "pod" else made)
+        machines.add(parts[:3])
+        netns_names.add(netns.rpartition("/")[0] if kind == "pod" else netns)
         links.add(link)
-    assert len(links) == len(found) == len(wanted)
+    assert len(links) == len(netns_names) == len(machines)
 
 
 @given(st.integers(1, 253), st.integers(1, 63), st.integers(1, 40))
 def test_a_file_is_named_after_any_pod(name: int, namespace: int, lab: int) -> None:
-    """A directory holds 255 bytes; the longest names are cut short, and still differ by what was cut off."""
+    """File names have at most 255 bytes; names that were shortened still differ."""
     for last in ("a", "b"):
         netns = names.pod_netns("n" * namespace, "p" * (name - 1) + last, "0123456789")
         for made in (names.run_netns_name("l" * lab, netns), container_log(netns, "c" * 63)):
@@ -80,8 +80,8 @@ def test_a_file_is_named_after_any_pod(name: int, namespace: int, lab: int) -> N
 
 
 @given(subdomains, st.integers(0, 300))
-def test_a_machine_can_call_itself_so(name: str, more: int) -> None:
-    """A hostname has 63 characters at most and ends as a DNS label does; the alias of a link fits the kernel with its final zero."""
+def test_hostnames_and_aliases_fit_the_kernel(name: str, more: int) -> None:
+    """A hostname has at most 63 characters and ends like a DNS label; an alias fits IFALIASZ."""
     hostname = names.hostname(name + "x" * more)
     assert 0 < len(hostname) <= 63
     assert hostname[-1] not in "-."
@@ -90,7 +90,7 @@ def test_a_machine_can_call_itself_so(name: str, more: int) -> None:
 
 @given(st.sets(st.ip_addresses(v=4), min_size=2, max_size=20))
 def test_every_address_has_macs_of_its_own(addresses: set[IPv4Address]) -> None:
-    """Both ends of a link: locally administered, not for groups, and all different."""
+    """The MACs of both ends are unicast, locally administered and all different."""
     macs = [
         mac
         for address in addresses

@@ -1,4 +1,4 @@
-"""VersionedMap: what it says has changed is what has."""
+"""A VersionedMap reports exactly the entries that differ from another map."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ CHANGES = st.dictionaries(
 
 
 @given(st.lists(CHANGES, max_size=12), st.integers(0, 12), st.integers(0, 12), st.integers(0, 12))
-def test_news_are_where_two_differ(
+def test_news_contain_the_entries_that_differ(
     steps: list[dict[str, str | None]], fork: int, one: int, other: int
 ) -> None:
-    """Whichever came first, and also where they part."""
+    """Either version can be the older one, and neither has to derive from the other."""
     maps = [VersionedMap[str, str]()]
     for changes in steps:
         maps.append(
@@ -26,7 +26,7 @@ def test_news_are_where_two_differ(
             if fork % 2
             else maps[-1].with_changes(changes)
         )
-    before, after = (maps[min(place, len(maps) - 1)] for place in (one, other))
+    before, after = (maps[min(position, len(maps) - 1)] for position in (one, other))
     keys = before.keys() | after.keys()
     assert dict(after.news(before)) == {
         key: (before.get(key), after.get(key))
@@ -37,18 +37,19 @@ def test_news_are_where_two_differ(
 
 
 @given(CHANGES, CHANGES)
-def test_what_changes_nothing_is_the_very_same(
+def test_changes_without_effect_return_the_map_itself(
     first: dict[str, str | None], second: dict[str, str | None]
 ) -> None:
-    made = VersionedMap[str, str]().with_changes(first)
-    assert made == {key: value for key, value in first.items() if value is not None}
-    after = made.with_changes(second)
-    assert (after is made) == all(made.get(key) == value for key, value in second.items())
+    """A change to equal values, or the removal of a missing key, makes no new version."""
+    before = VersionedMap[str, str]().with_changes(first)
+    assert before == {key: value for key, value in first.items() if value is not None}
+    after = before.with_changes(second)
+    assert (after is before) == all(before.get(key) == value for key, value in second.items())
     assert after.with_changes(second) is after
 
 
-def test_news_come_in_the_order_in_which_they_came_about() -> None:
-    """However many steps they took: who writes them down, or tells them on, keeps that order."""
+def test_news_are_in_the_order_of_the_changes() -> None:
+    """Consumers store and forward changes in the order in which they happened."""
     first = VersionedMap({"z": "x"})
     last = (
         first.with_changes({"c": "x"}).with_changes({"b": "x"}).with_changes({"a": "x", "c": "y"})
@@ -56,8 +57,8 @@ def test_news_come_in_the_order_in_which_they_came_about() -> None:
     assert list(last.news(first)) == ["c", "b", "a"] == list(last)[1:]
 
 
-def test_of_what_lies_far_back_everything_is_compared() -> None:
-    """What is remembered has an end, and the answer is the same."""
+def test_an_old_version_is_compared_entry_by_entry() -> None:
+    """The number of remembered steps is limited; the result does not depend on it."""
     first = VersionedMap({"a": "x", "b": "x"})
     last = first
     for number in range(MAX_STEPS + 2):
@@ -82,17 +83,21 @@ SUBJECTS = st.dictionaries(
 
 
 @given(st.lists(SUBJECTS, max_size=6))
-def test_a_set_of_rules_counts_on(steps: list[dict[str, list[str] | None]]) -> None:
-    """What it says of itself after many changes is what one says that was made at once; the order of the changes is not part of it."""
-    found = RuleSet("nftables", VersionedMap())
+def test_a_rule_set_updates_its_totals(steps: list[dict[str, list[str] | None]]) -> None:
+    """Totals after many changes equal those of a set built at once, in any order of changes."""
+    rule_set = RuleSet("nftables", VersionedMap())
     for step in steps:
-        assert found.total >= 0
-        assert all(found.shared.values())
-        found = found.with_changes(
+        assert rule_set.total >= 0
+        assert all(rule_set.shared.values())
+        rule_set = rule_set.with_changes(
             {
                 ("ip", name): None if items is None else rules(name, *items)
                 for name, items in step.items()
             }
         )
-    afresh = RuleSet("nftables", VersionedMap(sorted(found.by_subject.items())))
-    assert (found.digest, dict(found.shared), found) == (afresh.digest, dict(afresh.shared), afresh)
+    rebuilt = RuleSet("nftables", VersionedMap(sorted(rule_set.by_subject.items())))
+    assert (rule_set.digest, dict(rule_set.shared), rule_set) == (
+        rebuilt.digest,
+        dict(rebuilt.shared),
+        rebuilt,
+    )
