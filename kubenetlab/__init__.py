@@ -1,3 +1,3 @@
-"""kubenetlab: Kubernetes' whole networking model on one Linux machine, made of real kernel objects."""
+"""Kubernetes' networking model on one Linux machine, built from real kernel objects."""
 
 __version__ = "0.1.0"

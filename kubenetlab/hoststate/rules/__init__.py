@@ -1,1 +1,1 @@
-"""Rules as data: one module for each rule backend."""
+"""Rules as data, one module for each rule backend."""

@@ -1,4 +1,4 @@
-"""Alignment of two ordered rule lists: which rules are kept, moved, changed, missing or additional."""
+"""Alignment of two rule lists: rules that are kept, moved, changed, missing or additional."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 Pair = tuple[int, int]
 """Positions of one rule in the desired and in the observed list, from 0."""
-_MOST_COMPARISONS = 4096
-"""Longer gaps, as products of both lengths, are paired by position: comparing all of them takes too long."""
+_MAX_COMPARISONS = 4096
+"""Maximum product of the lengths of a gap; rules in longer gaps are paired by position, because
+comparing all of them takes too long."""
 _Link = tuple[Pair, "_Link | None"]
 """The last pair of a common subsequence, and the link to the pairs before it."""
 
@@ -63,20 +64,22 @@ def _gaps(positions: Iterable[int], kept: Sequence[int]) -> dict[int, list[int]]
 def _replaced(
     desired: Sequence[str], observed: Sequence[str], left: Sequence[int], right: Sequence[int]
 ) -> list[Pair]:
-    """Pair as many rules of one gap as possible, in order, so that the pairs are most alike."""
-    if len(left) * len(right) > _MOST_COMPARISONS:
+    """Pair as many rules of one gap as possible, in order, with the highest total similarity."""
+    if len(left) * len(right) > _MAX_COMPARISONS:
         return list(zip(left, right, strict=False))
-    best = [
-        [0] * (len(right) + 1) for _ in range(len(left) + 1)
-    ]  # rest of left, rest of right → likeness of their best pairs
-    alike = [[_likeness(desired[one], observed[other]) for other in right] for one in left]
+    # best[i][j]: total similarity of the best pairs of left[i:] and right[j:].
+    best = [[0] * (len(right) + 1) for _ in range(len(left) + 1)]
+    similarity = [
+        [_similarity(desired[left_rule], observed[right_rule]) for right_rule in right]
+        for left_rule in left
+    ]
     for i in reversed(range(len(left))):
         for j in reversed(range(len(right))):
-            best[i][j] = max(best[i + 1][j + 1] + alike[i][j], best[i + 1][j], best[i][j + 1])
+            best[i][j] = max(best[i + 1][j + 1] + similarity[i][j], best[i + 1][j], best[i][j + 1])
     pairs: list[Pair] = []
     i = j = 0
     while i < len(left) and j < len(right):
-        if best[i][j] == best[i + 1][j + 1] + alike[i][j]:
+        if best[i][j] == best[i + 1][j + 1] + similarity[i][j]:
             pairs.append((left[i], right[j]))
             i, j = i + 1, j + 1
         elif best[i][j] == best[i + 1][j]:
@@ -86,10 +89,13 @@ def _replaced(
     return pairs
 
 
-def _likeness(one: str, other: str) -> int:
-    """Return how much the beginning and the end of two rules have in common, in characters; one more than that, so that any pair counts."""
-    begin = _common_length(one, other)
-    return 1 + begin + _common_length(one[begin:][::-1], other[begin:][::-1])
+def _similarity(left: str, right: str) -> int:
+    """Return the length of the common prefix and suffix of two rules in characters, plus one.
+
+    The addition makes any pair better than none.
+    """
+    begin = _common_length(left, right)
+    return 1 + begin + _common_length(left[begin:][::-1], right[begin:][::-1])
 
 
 def _without(positions: Iterable[int], taken: Iterable[int]) -> list[int]:
@@ -140,8 +146,8 @@ def _longest_common_subsequence(desired: Sequence[str], observed: Sequence[str])
 
 
 def _common_length(left: Sequence[str], right: Sequence[str]) -> int:
-    """Return how many rules both lists begin with alike."""
-    for position, (one, other) in enumerate(zip(left, right, strict=False)):
-        if one != other:
+    """Return the length of the common prefix of two sequences."""
+    for position, (left_item, right_item) in enumerate(zip(left, right, strict=False)):
+        if left_item != right_item:
             return position
     return min(len(left), len(right))

@@ -39,7 +39,13 @@ from kubenetlab.hoststate.rules.bpf_entries import (
     packed_range,
 )
 from kubenetlab.hoststate.rules.listing import Difference
-from kubenetlab.hoststate.rules.rulesets import Name, NodeRules, RuleObject, different, members
+from kubenetlab.hoststate.rules.rulesets import (
+    Name,
+    NodeRules,
+    RuleObject,
+    changed_members,
+    members,
+)
 
 LOOPBACK: Final = "lo"
 COMING, GOING = "coming", "going"
@@ -299,7 +305,7 @@ def update(old: Sequence[Ruled], new: Sequence[Ruled], former: Iterable[Name] = 
     """New lists before the fronts that name them, old ones after."""
     if not _links(old) or not _links(new):
         return replacement(new, former if _links(new) or not _links(old) else (NAME,))
-    before, after = (_entries(side.values()) for side in different(old, new))
+    before, after = (_entries(side.values()) for side in changed_members(old, new))
     words = MapUpdate(_links(new))
     words.set = [
         (name, key.hex(), value.hex())

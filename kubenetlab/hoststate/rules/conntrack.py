@@ -1,7 +1,8 @@
-"""conntrack: where UDP flows to a Service's addresses may lead. What connection tracking remembers otherwise is forgotten.
+"""Rule backend conntrack: deletes tracked UDP flows of Services that lead to the wrong place.
 
-UDP has no end, so a client that keeps its port would stay for ever with an endpoint that is gone, or with whoever answered before there
-was the Service. Nothing is made here: the flows are the packets' own. Source: pkg/proxy/conntrack/cleanup.go (1.33).
+UDP has no end of connection. A client that keeps its port would stay with an endpoint that no
+longer exists, or with the machine that answered before the Service existed. This backend creates
+nothing in the kernel. Source: pkg/proxy/conntrack/cleanup.go (1.33).
 """
 
 from __future__ import annotations
@@ -14,37 +15,40 @@ from msgspec import Struct
 
 from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.rules.listing import Difference
-from kubenetlab.hoststate.rules.rulesets import Name, NodeRules, RuleObject, different
+from kubenetlab.hoststate.rules.rulesets import Name, NodeRules, RuleObject, changed_members
 
 COMES_LAST = True
-"""Flows are forgotten when the rules are in force by which the next packet goes."""
+"""Flows are deleted after the rules have changed that decide about the next packet."""
 
 
 class FlowDestination(RuleObject, frozen=True):
-    """An address and port of a Service, or a node port at any address, and the endpoints to which its flows may lead."""
+    """A UDP address and port of a Service, or a node port, with the endpoints of its flows."""
 
     dialect = "conntrack"
     rank = 140
 
     address: str
-    """Empty for a node port."""
+    """Address of the Service; empty for a node port at any address."""
     port: int
     version: int
+    """IP version."""
     endpoints: tuple[tuple[str, int], ...]
+    """Address and port of each endpoint."""
 
     @property
     def key(self) -> Key:
         return ("FlowDestination", str(self.version), self.address, str(self.port))
 
     def __str__(self) -> str:
-        return f"UDP flows to {self.address or 'any address'} port {self.port} lead to {len(self.endpoints)} endpoints"
+        address = self.address or "any address"
+        return f"UDP flows to {address} port {self.port} lead to {len(self.endpoints)} endpoints"
 
 
 Ruled = FlowDestination | NodeRules
 
 
 class Allowed(Struct, frozen=True):
-    """One destination's flows: those that lead elsewhere are forgotten."""
+    """Order to delete the flows of one destination that lead to other endpoints than these."""
 
     version: int
     address: str
@@ -53,16 +57,17 @@ class Allowed(Struct, frozen=True):
 
 
 def decode(text: str) -> list[Allowed]:
-    """The words of this dialect."""
+    """Decode a transaction of this backend."""
     return msgspec.json.decode(text, type=list[Allowed])
 
 
 def update(old: Sequence[Ruled], new: Sequence[Ruled], former: Iterable[Name] = ()) -> str:
-    """The destinations that are new, have lost an endpoint, or are gone.
+    """Return the destinations that are new, have lost an endpoint or are removed.
 
-    One that had no endpoint gets its first: who asked it meanwhile was refused, or dropped, before anything was remembered of the flow.
+    A destination that gets its first endpoint is left alone: until then its packets were rejected
+    or dropped, and such flows are not tracked.
     """
-    before, after = different(old, new)
+    before, after = changed_members(old, new)
     touched = [
         Allowed(obj.version, obj.address, obj.port, obj.endpoints)
         for key, obj in after.items()
@@ -77,27 +82,27 @@ def update(old: Sequence[Ruled], new: Sequence[Ruled], former: Iterable[Name] = 
 
 
 def replacement(objects: Sequence[Ruled], former: Iterable[Name] = ()) -> str:
-    """All of them."""
+    """Return all destinations."""
     return update([], objects)
 
 
 def names(objects: Iterable[Ruled]) -> tuple[Name, ...]:
-    """Nothing of a namespace is its own."""
+    """Return nothing: this backend owns no part of a namespace."""
     return ()
 
 
-def failed_object(said: str, objects: Iterable[Ruled]) -> tuple[Object, Object] | None:
-    """No refusal is one destination's."""
+def failed_object(message: str, objects: Iterable[Ruled]) -> tuple[Object, Object] | None:
+    """Return None: error messages do not name a destination."""
     return None
 
 
 def commands(objects: Sequence[Ruled]) -> Iterator[str]:
-    """Where nothing is, nothing is to be forgotten."""
+    """Yield nothing: a new namespace has no flows."""
     return iter(())
 
 
 def differences(objects: Sequence[Ruled], listed: Any) -> Iterator[Difference]:
-    """Yield nothing: flows belong to the packets, so none of them has to exist."""
+    """Yield nothing: packets create flows, and none of them has to exist."""
     return iter(())
 
 

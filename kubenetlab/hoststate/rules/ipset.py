@@ -1,7 +1,8 @@
-"""ipset: named sets of the kernel, and members in them by many subjects.
+"""Rule backend ipset: named sets of the kernel, with members from many subjects.
 
-A rule asks one question of a whole set, so the rules stay as few as they are however many members there come to be. A set can only go
-when no rule names it any more; one that is made anew is filled beside the old one and swapped with it, so that it is never empty.
+One rule matches a whole set, so the number of rules does not grow with the number of members. A set
+can only be destroyed when no rule refers to it. A set that is replaced is filled under a temporary
+name and then swapped with the old one, so that it is never empty.
 Source: ipset(8) 7.17; k8s.io/kubernetes pkg/proxy/ipvs/ipset.go (1.33).
 """
 
@@ -16,18 +17,24 @@ from msgspec import Struct
 
 from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.rules.listing import RuleContainer
-from kubenetlab.hoststate.rules.rulesets import Name, NodeRules, RuleObject, different, members
+from kubenetlab.hoststate.rules.rulesets import (
+    Name,
+    NodeRules,
+    RuleObject,
+    changed_members,
+    members,
+)
 
 FAMILIES: Final[Mapping[int, str]] = {4: "inet", 6: "inet6"}
-"""IP version → the word for it in a set's description."""
+"""Family in a set's description, by IP version."""
 MAX_NAME: Final = 31
-"""Of a set's name; the kernel's IPSET_MAXNAMELEN counts a zero."""
+"""IPSET_MAXNAMELEN without the terminating zero."""
 IS_WATCHED: Final = True
-"""The kernel tells nobody who changes a set: somebody has to look."""
-_CHOSEN: Final = re.compile(r" (?:hashsize \d+|initval \S+)")
-"""Properties of a set that the kernel chooses, and changes as the set grows."""
-_FRESH: Final = "NEW"
-"""How the names of sets begin that are still being filled, in place of who owns them."""
+"""The loader polls the sets, because the kernel does not report changes of them."""
+_KERNEL_PROPERTIES: Final = re.compile(r" (?:hashsize \d+|initval \S+)")
+"""Properties of a set that the kernel selects, and changes as the set grows."""
+_TEMPORARY_PREFIX: Final = "NEW"
+"""Prefix of temporary names of sets that are being filled, in place of the owner's prefix."""
 
 
 class _Ipset(RuleObject, frozen=True):
@@ -35,7 +42,7 @@ class _Ipset(RuleObject, frozen=True):
 
 
 class Set(_Ipset, frozen=True):
-    """A set that many fill: `KUBE-CLUSTER-IP hash:ip,port family inet`."""
+    """A set without its members: `KUBE-CLUSTER-IP hash:ip,port family inet`."""
 
     rank = 105
 
@@ -51,7 +58,10 @@ class Set(_Ipset, frozen=True):
 
 
 class Member(_Ipset, frozen=True):
-    """One member of a set, as the kernel writes it: `10.96.12.7,tcp:80`. Several subjects may want the same."""
+    """One member of a set, as the kernel prints it: `10.96.12.7,tcp:80`.
+
+    Several subjects may want the same member.
+    """
 
     rank = 120
 
@@ -70,134 +80,144 @@ IpsetObject = Set | Member
 Filled = IpsetObject | NodeRules
 
 Contents = Mapping[str, frozenset[str]]
-"""Set → its members."""
+"""Members by name of the set."""
 
 
 class IpsetRestore(Struct, frozen=True):
-    """Input of `ipset restore`. Afterwards all sets go that begin like `anew` and are not among `kept`."""
+    """Input of `ipset restore`, and the sets to destroy afterwards."""
 
     text: str
     anew: tuple[str, ...] = ()
+    """Prefixes of set names: sets with these prefixes that are not in `kept` are destroyed."""
     kept: tuple[str, ...] = ()
+    """Names of sets."""
 
 
 def decode_restore(text: str) -> IpsetRestore:
-    """The words of this dialect."""
+    """Decode a transaction of this backend."""
     return msgspec.json.decode(text, type=IpsetRestore)
 
 
 def update(old: Sequence[Filled], new: Sequence[Filled], former: Iterable[Name] = ()) -> str:
-    """Sets that come, members that come and go, sets that go."""
-    before, after = different(old, new)
-    come, gone = (
+    """Return the commands that add sets, add and delete members, and destroy sets."""
+    before, after = changed_members(old, new)
+    added, removed = (
         [obj for key, obj in after.items() if before.get(key) != obj],
         [obj for key, obj in before.items() if key not in after],
     )
-    dying = {obj.name for obj in gone if isinstance(obj, Set)}
+    removed_sets = {obj.name for obj in removed if isinstance(obj, Set)}
     lines = [
-        *(f"create {obj.name} {obj.description}" for obj in come if isinstance(obj, Set)),
-        *(f"add -exist {obj.set} {obj.item}" for obj in come if isinstance(obj, Member)),
+        *(f"create {obj.name} {obj.description}" for obj in added if isinstance(obj, Set)),
+        *(f"add -exist {obj.set} {obj.item}" for obj in added if isinstance(obj, Member)),
         *(
             f"del -exist {obj.set} {obj.item}"
-            for obj in gone
-            if isinstance(obj, Member) and obj.set not in dying
+            for obj in removed
+            if isinstance(obj, Member) and obj.set not in removed_sets
         ),
-        *(f"destroy {name}" for name in sorted(dying)),
+        *(f"destroy {name}" for name in sorted(removed_sets)),
     ]
-    return _encoded(IpsetRestore(_lines(lines))) if lines else ""
+    return _encode(IpsetRestore(_lines(lines))) if lines else ""
 
 
 def replacement(objects: Sequence[Filled], former: Iterable[Name] = ()) -> str:
-    """All sets, each filled beside what is there and then put in its place."""
-    found = list(members(objects))
+    """Return the commands that fill each set under a temporary name, then swap it with the old."""
+    all_members = list(members(objects))
     items: dict[str, dict[str, None]] = {}
-    for obj in found:
+    for obj in all_members:
         if isinstance(obj, Member):
             items.setdefault(obj.set, {})[obj.item] = None
     lines: list[str] = []
-    sets = [obj for obj in found if isinstance(obj, Set)]
-    for one in sets:
-        fresh = _FRESH + one.name[one.name.index("-") :]
-        lines += [f"create -exist {name} {one.description}" for name in (one.name, fresh)]
-        lines += [f"flush {fresh}", *(f"add {fresh} {item}" for item in items.get(one.name, ()))]
-        lines += [f"swap {fresh} {one.name}", f"destroy {fresh}"]
-    anew = tuple(dict.fromkeys(beginning for _, beginning in (*names(objects), *former)))
+    sets = [obj for obj in all_members if isinstance(obj, Set)]
+    for ipset in sets:
+        temporary = _TEMPORARY_PREFIX + ipset.name[ipset.name.index("-") :]
+        lines += [f"create -exist {name} {ipset.description}" for name in (ipset.name, temporary)]
+        lines += [
+            f"flush {temporary}",
+            *(f"add {temporary} {item}" for item in items.get(ipset.name, ())),
+        ]
+        lines += [f"swap {temporary} {ipset.name}", f"destroy {temporary}"]
+    replaced_prefixes = tuple(dict.fromkeys(prefix for _, prefix in (*names(objects), *former)))
     return (
-        _encoded(IpsetRestore(_lines(lines), anew, tuple(one.name for one in sets))) if anew else ""
+        _encode(IpsetRestore(_lines(lines), replaced_prefixes, tuple(ipset.name for ipset in sets)))
+        if replaced_prefixes
+        else ""
     )
 
 
-def followed(told: Contents, restore: IpsetRestore) -> Contents:
-    """What our sets hold after these words, if they held that before."""
-    found = {name: set(items) for name, items in told.items()}
+def followed(before: Contents, restore: IpsetRestore) -> Contents:
+    """Return the members of the lab's sets after `restore`, if they were `before`."""
+    sets = {name: set(items) for name, items in before.items()}
     for line in restore.text.splitlines():
         match [word for word in line.split() if word != "-exist"]:
             case ["create", name, *_]:
-                found.setdefault(name, set())
+                sets.setdefault(name, set())
             case ["add", name, item]:
-                found.setdefault(name, set()).add(item)
+                sets.setdefault(name, set()).add(item)
             case ["del", name, item]:
-                found.setdefault(name, set()).discard(item)
+                sets.setdefault(name, set()).discard(item)
             case ["flush", name]:
-                found[name] = set()
-            case ["swap", one, other]:
-                found[one], found[other] = found[other], found[one]
+                sets[name] = set()
+            case ["swap", first, second]:
+                sets[first], sets[second] = sets[second], sets[first]
             case ["destroy", name]:
-                found.pop(name, None)
+                sets.pop(name, None)
     return {
         name: frozenset(items)
-        for name, items in found.items()
+        for name, items in sets.items()
         if name in restore.kept or not name.startswith(restore.anew)
     }
 
 
-def is_as_told(told: Contents, saved: str) -> bool:
-    """True when `ipset save` prints just these sets of their owners, with these members."""
-    owners = tuple({owner(name) for name in told})
-    return told == {
+def is_as_told(expected: Contents, saved: str) -> bool:
+    """Return True if the output of `ipset save` has exactly these sets of their owners."""
+    owners = tuple({owner(name) for name in expected})
+    return expected == {
         name: frozenset(items) for name, items in parse(saved).items() if name.startswith(owners)
     }
 
 
 def names(objects: Iterable[Filled]) -> tuple[Name, ...]:
-    """(nothing, how its sets begin) of each owner."""
+    """Return an empty family and the prefix of set names for each owner."""
     return tuple(dict.fromkeys(("", owner(obj.name)) for obj in objects if isinstance(obj, Set)))
 
 
 def owner(name: str) -> str:
-    """How all sets begin that belong to whoever named this one."""
+    """Return the prefix shared by all sets of the owner of this set: `KUBE-`."""
     return name.partition("-")[0] + "-"
 
 
-def failed_object(said: str, objects: Iterable[Filled]) -> tuple[Object, Object] | None:
-    """The set or the member of the line at which the program failed."""
-    line = said.rpartition("\n")[2].split(maxsplit=1)
-    rest = (line[1:] or [""])[0].removeprefix("-exist ")
-    told = {
-        f"{part.name} {part.description}" if isinstance(part, Set) else _told(part): (part, whole)
+def failed_object(message: str, objects: Iterable[Filled]) -> tuple[Object, Object] | None:
+    """Return the set or member of the line that `ipset restore` rejected."""
+    words = message.rpartition("\n")[2].split(maxsplit=1)
+    arguments = (words[1:] or [""])[0].removeprefix("-exist ")
+    by_arguments = {
+        f"{part.name} {part.description}" if isinstance(part, Set) else _member_arguments(part): (
+            part,
+            whole,
+        )
         for whole, part in _parts(objects)
     }
-    return told.get(rest)
+    return by_arguments.get(arguments)
 
 
 def commands(objects: Sequence[Filled]) -> Iterator[str]:
-    """One input for the program."""
+    """Yield one `ipset restore` command."""
     yield f"ipset restore <<'EOF'\n{decode_restore(update([], objects)).text}EOF"
 
 
 def containers(listed: str, names: Sequence[Name]) -> Iterator[RuleContainer]:
-    """Read the output of `ipset save`: the sets of these owners, without what the kernel chooses for its hash tables."""
-    beginnings = tuple(beginning for _, beginning in names)
+    """Yield the sets of these owners in the output of `ipset save`, without kernel properties."""
+    prefixes = tuple(prefix for _, prefix in names)
     descriptions: dict[str, str] = {}
     items: dict[str, dict[str, str]] = {}
     for line in listed.splitlines():
-        command, name, rest = [*line.split(" ", 2), "", ""][:3]
+        command, name, arguments = [*line.split(" ", 2), "", ""][:3]
         if command == "create":
-            descriptions[name] = _CHOSEN.sub("", rest)
+            descriptions[name] = _KERNEL_PROPERTIES.sub("", arguments)
         elif command == "add":
-            items.setdefault(name, {})[rest.partition(" ")[0]] = rest
+            items.setdefault(name, {})[arguments.partition(" ")[0]] = arguments
     for name, description in descriptions.items():
-        if name.startswith(beginnings):
+        if name.startswith(prefixes):
             prefix = f"ipset {name} member "
             yield RuleContainer(
                 f"ipset {name}",
@@ -209,28 +229,28 @@ def containers(listed: str, names: Sequence[Name]) -> Iterator[RuleContainer]:
 
 
 def parse(saved: str) -> dict[str, list[str]]:
-    """Set → its members, of what `ipset save` prints."""
-    found: dict[str, list[str]] = {}
+    """Return the members by set in the output of `ipset save`."""
+    sets: dict[str, list[str]] = {}
     for line in saved.splitlines():
         match line.split():
             case ["create", name, *_]:
-                found[name] = []
+                sets[name] = []
             case ["add", name, item, *_]:
-                found[name].append(item)
-    return found
+                sets[name].append(item)
+    return sets
 
 
-def failed_line(said: str) -> int:
-    """The number of the line of the input that was refused; 0 where it is not told."""
-    found = re.search(r"in line (\d+)", said)
-    return int(found[1]) if found else 0
+def failed_line(message: str) -> int:
+    """Return the number of the rejected line, from 1; 0 if the message has none."""
+    match = re.search(r"in line (\d+)", message)
+    return int(match[1]) if match else 0
 
 
 def _parts(objects: Iterable[Filled]) -> Iterator[tuple[Object, Object]]:
     return ((whole, part) for whole in objects for part in whole.parts)
 
 
-def _told(part: Object) -> str:
+def _member_arguments(part: Object) -> str:
     return f"{part.set} {part.item}" if isinstance(part, Member) else ""
 
 
@@ -238,5 +258,5 @@ def _lines(lines: Iterable[str]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _encoded(restore: IpsetRestore) -> str:
+def _encode(restore: IpsetRestore) -> str:
     return msgspec.json.encode(restore).decode()

@@ -1,8 +1,10 @@
-"""iptables: chains of one's own, entries in them by many subjects, and the jumps that lead there from the built-in chains.
+"""Rule backend iptables: user-defined chains with entries of many subjects, and jumps to them.
 
-A chain of ours is replaced as a whole, as kube-proxy does it: `iptables-restore --noflush` empties what its input declares and leaves
-the rest alone. Built-in chains may hold rules of others, so a jump comes and goes by itself. Whoever names a chain owns all that begin
-like it: KUBE- is kube-proxy's. Source: iptables-restore(8), iptables-extensions(8) 1.8.9; pkg/proxy/iptables/proxier.go (1.33).
+A user-defined chain is replaced as a whole, as kube-proxy does it: `iptables-restore --noflush`
+flushes the chains that its input declares and leaves the others alone. Built-in chains may contain
+rules of others, so jumps from them are added and deleted one by one. The owner of a chain owns all
+chains with the same prefix: KUBE- belongs to kube-proxy.
+Source: iptables-restore(8), iptables-extensions(8) 1.8.9; pkg/proxy/iptables/proxier.go (1.33).
 """
 
 from __future__ import annotations
@@ -16,16 +18,22 @@ from msgspec import Struct
 
 from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.rules.listing import RuleContainer
-from kubenetlab.hoststate.rules.rulesets import Name, NodeRules, RuleObject, different, members
+from kubenetlab.hoststate.rules.rulesets import (
+    Name,
+    NodeRules,
+    RuleObject,
+    changed_members,
+    members,
+)
 
 FAMILIES: Final[Mapping[int, str]] = {4: "ip", 6: "ip6"}
-"""IP version → the family's name, with which its programs' names begin."""
+"""Family by IP version, with which the names of its programs begin."""
 TABLES: Final = ("mangle", "nat", "filter")
 BUILT_IN: Final = frozenset(("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"))
 MAX_COMMENT = 255
-"""Of xt_comment, without its zero."""
+"""Maximum length of an xt_comment without the terminating zero, in bytes."""
 
-Place = tuple[str, str, str]
+ChainId = tuple[str, str, str]
 """(family, table, chain)"""
 
 
@@ -34,7 +42,10 @@ class _Iptables(RuleObject, frozen=True):
 
 
 class IptablesChain(_Iptables, frozen=True):
-    """A chain of one's own with its rules, each as it stands behind `-A NAME`. What others enter in it comes first."""
+    """A user-defined chain with rules.
+
+    A rule is the text that follows `-A NAME`. `ChainEntry` objects come before these rules.
+    """
 
     rank = 110
 
@@ -44,20 +55,21 @@ class IptablesChain(_Iptables, frozen=True):
     rules: tuple[str, ...] = ()
 
     @property
-    def place(self) -> Place:
+    def chain_id(self) -> ChainId:
         return self.family, self.table, self.name
 
     @property
     def key(self) -> Key:
-        return ("IptablesChain", *self.place)
+        return ("IptablesChain", *self.chain_id)
 
     def __str__(self) -> str:
-        return f"{self.family}tables chain {self.table} {self.name}: {len(self.rules)} rule{'' if len(self.rules) == 1 else 's'}"
+        count = f"{len(self.rules)} rule{'' if len(self.rules) == 1 else 's'}"
+        return f"{self.family}tables chain {self.table} {self.name}: {count}"
 
 
-class _OneRule(_Iptables, frozen=True):
+class _SingleRule(_Iptables, frozen=True):
     option: ClassVar[str]
-    """With which the program puts it in."""
+    """Option of iptables that adds the rule."""
 
     family: str
     table: str
@@ -65,26 +77,26 @@ class _OneRule(_Iptables, frozen=True):
     rule: str
 
     @property
-    def place(self) -> Place:
+    def chain_id(self) -> ChainId:
         return self.family, self.table, self.chain
 
     @property
     def key(self) -> Key:
-        return (f"Iptables{type(self).__name__}", *self.place, self.rule)
+        return (f"Iptables{type(self).__name__}", *self.chain_id, self.rule)
 
     def __str__(self) -> str:
         return f"{self.family}tables -t {self.table} {self.option} {self.chain} {self.rule}"
 
 
-class ChainEntry(_OneRule, frozen=True):
-    """One rule in a chain that many fill."""
+class ChainEntry(_SingleRule, frozen=True):
+    """One rule in a user-defined chain to which several subjects add rules."""
 
     rank = 120
     option = "-A"
 
 
-class Jump(_OneRule, frozen=True):
-    """A rule that leads from a built-in chain to one's own, in front of what is there."""
+class Jump(_SingleRule, frozen=True):
+    """A rule at the beginning of a built-in chain that jumps to a user-defined chain."""
 
     rank = 125
     option = "-I"
@@ -95,71 +107,75 @@ Ruled = IptablesObject | NodeRules
 
 
 class IptablesRestore(Struct, frozen=True):
-    """Input of one family's `iptables-restore --noflush`. Before, all that is there of chains that begin like `anew` is taken away."""
+    """Input of one family's `iptables-restore --noflush`, and what to remove before and after."""
 
     family: str
     text: str
     anew: tuple[str, ...] = ()
+    """Prefixes of chain names: such chains are removed before the input is loaded."""
     is_last: bool = False
-    """Nothing of ours is left: tables that are empty then are taken away, with their hooks."""
+    """True if the lab has no chains left: empty tables are removed afterwards, with their hooks."""
 
 
 def decode_restores(text: str) -> list[IptablesRestore]:
-    """The words of this dialect."""
+    """Decode a transaction of this backend."""
     return msgspec.json.decode(text, type=list[IptablesRestore])
 
 
 def comment(text: str) -> str:
-    """`-m comment --comment …`, with a comment that fits."""
+    """Return `-m comment --comment …`; a comment that is too long is cut."""
     cut = text.replace('"', "'").encode()[:MAX_COMMENT].decode(errors="ignore")
     return f'-m comment --comment "{cut}"'
 
 
 def owner(chain: str) -> str:
-    """How all chains begin that belong to whoever named this one."""
+    """Return the prefix shared by all chains of the owner of this chain: `KUBE-`."""
     return chain.partition("-")[0] + "-"
 
 
 def update(old: Sequence[Ruled], new: Sequence[Ruled], former: Iterable[Name] = ()) -> str:
-    """The chains whose rules are others now, with all of them; those that go; jumps one by one."""
-    before, after = different(old, new)
-    wanted = _chains(new)
-    going = sorted(
-        {obj.place for obj in before.values() if isinstance(obj, IptablesChain)} - wanted
+    """Return the input that replaces changed chains, deletes removed ones and updates jumps."""
+    before, after = changed_members(old, new)
+    desired = _chains(new)
+    removed_chains = sorted(
+        {obj.chain_id for obj in before.values() if isinstance(obj, IptablesChain)} - desired
     )
-    come, gone = _jumps(after, before), _jumps(before, after)
-    contents = _contents(new, _filled(before.values(), after.values()) & wanted)
+    added_jumps, removed_jumps = _jumps(after, before), _jumps(before, after)
+    contents = _contents(new, _changed_chains(before.values(), after.values()) & desired)
     restores = []
-    left = {family for family, _ in names(new)}
+    remaining_families = {family for family, _ in names(new)}
     for family in FAMILIES.values():
-        text = "".join(_table(family, table, contents, come, gone, going) for table in TABLES)
+        text = "".join(
+            _table(family, table, contents, added_jumps, removed_jumps, removed_chains)
+            for table in TABLES
+        )
         if text:
-            restores.append(IptablesRestore(family, text, is_last=family not in left))
+            restores.append(IptablesRestore(family, text, is_last=family not in remaining_families))
     return msgspec.json.encode(restores).decode() if restores else ""
 
 
 def replacement(objects: Sequence[Ruled], former: Iterable[Name] = ()) -> str:
-    """All chains and jumps, after those of the same owners have been taken away."""
-    flat = {obj.key: obj for obj in members(objects)}
-    contents, come = _contents(objects, _chains(objects)), _jumps(flat, {})
-    owned: dict[str, dict[str, None]] = {}
-    left = {family for family, _ in names(objects)}
-    for family, beginning in (*names(objects), *former):
-        owned.setdefault(family, {})[beginning] = None
+    """Return the input with all chains and jumps, after removing existing ones of their owners."""
+    by_key = {obj.key: obj for obj in members(objects)}
+    contents, jumps = _contents(objects, _chains(objects)), _jumps(by_key, {})
+    prefixes_by_family: dict[str, dict[str, None]] = {}
+    remaining_families = {family for family, _ in names(objects)}
+    for family, prefix in (*names(objects), *former):
+        prefixes_by_family.setdefault(family, {})[prefix] = None
     restores = [
         IptablesRestore(
             family,
-            "".join(_table(family, table, contents, come, (), ()) for table in TABLES),
-            tuple(beginnings),
-            family not in left,
+            "".join(_table(family, table, contents, jumps, (), ()) for table in TABLES),
+            tuple(prefixes),
+            family not in remaining_families,
         )
-        for family, beginnings in owned.items()
+        for family, prefixes in prefixes_by_family.items()
     ]
     return msgspec.json.encode(restores).decode() if restores else ""
 
 
 def names(objects: Iterable[Ruled]) -> tuple[Name, ...]:
-    """(family, how its chains begin) of each owner."""
+    """Return the family and the prefix of chain names for each owner."""
     return tuple(
         dict.fromkeys(
             (obj.family, owner(obj.name))
@@ -169,74 +185,78 @@ def names(objects: Iterable[Ruled]) -> tuple[Name, ...]:
     )
 
 
-def failed_object(said: str, objects: Iterable[Ruled]) -> tuple[Object, Object] | None:
-    """The chain of the line at which the program failed."""
-    found = re.search(r"^(ip6?)tables-restore: .*\n\*(\S+)\n-A (\S+) ", said)
-    if found is None:
+def failed_object(message: str, objects: Iterable[Ruled]) -> tuple[Object, Object] | None:
+    """Return the chain of the line that `iptables-restore` rejected."""
+    match = re.search(r"^(ip6?)tables-restore: .*\n\*(\S+)\n-A (\S+) ", message)
+    if match is None:
         return None
-    key = ("IptablesChain", *found.groups())
+    key = ("IptablesChain", *match.groups())
     return next(
         ((part, whole) for whole in objects for part in whole.parts if part.key == key), None
     )
 
 
 def commands(objects: Sequence[Ruled]) -> Iterator[str]:
-    """One input for the program of each family."""
+    """Yield one `iptables-restore` command for each family."""
     for restore in decode_restores(update([], objects) or "[]"):
         yield f"{restore.family}tables-restore --noflush <<'EOF'\n{restore.text}EOF"
 
 
 def containers(listed: Iterable[tuple[str, str]], names: Sequence[Name]) -> Iterator[RuleContainer]:
-    """Read (family, output of `iptables-save`) pairs: the chains of these owners, and the rules elsewhere that lead to them."""
+    """Yield the chains of these owners, and other chains with only the rules that jump to them.
+
+    listed: family and output of `iptables-save`.
+    """
     for family, text in listed:
-        beginnings = tuple(beginning for name, beginning in names if name == family)
+        prefixes = tuple(prefix for name, prefix in names if name == family)
         for (table, chain), rules in parse(text).items():
-            is_shared = not chain.startswith(beginnings)
-            own = (
-                [rule for rule in rules if _target(rule).startswith(beginnings)]
+            is_shared = not chain.startswith(prefixes)
+            owned = (
+                [rule for rule in rules if _target(rule).startswith(prefixes)]
                 if is_shared
                 else rules
             )
-            if own or not is_shared:
-                place = f"{table} {chain}"
-                prefix = f"{family}tables rule {place}: "
+            if owned or not is_shared:
+                chain_name = f"{table} {chain}"
+                prefix = f"{family}tables rule {chain_name}: "
                 yield RuleContainer(
-                    f"{family}tables chain {place}",
+                    f"{family}tables chain {chain_name}",
                     "rule",
                     prefix,
-                    rules=tuple(own),
+                    rules=tuple(owned),
                     is_shared=is_shared,
                 )
 
 
 def parse(saved: str) -> dict[tuple[str, str], list[str]]:
-    """(table, chain) → its rules, of what `iptables-save` prints."""
-    found: dict[tuple[str, str], list[str]] = {}
+    """Return the rules by (table, chain) in the output of `iptables-save`."""
+    chains: dict[tuple[str, str], list[str]] = {}
     table = ""
     for line in saved.splitlines():
         if line.startswith("*"):
             table = line[1:]
         elif line.startswith(":"):
-            found[table, line[1:].partition(" ")[0]] = []
+            chains[table, line[1:].partition(" ")[0]] = []
         elif line.startswith("-A "):
             chain, _, rule = line[3:].partition(" ")
-            found.setdefault((table, chain), []).append(rule)
-    return found
+            chains.setdefault((table, chain), []).append(rule)
+    return chains
 
 
-def cleaning(saved: str, beginnings: Sequence[str]) -> str:
-    """The input that takes away chains that begin so, and the rules elsewhere that lead to them."""
+def cleaning(saved: str, prefixes: Sequence[str]) -> str:
+    """Return the input that removes chains with these prefixes, and the rules that jump to them.
+
+    saved: output of `iptables-save`.
+    """
     tables: dict[str, tuple[list[str], list[str], list[str]]] = {}
     for (table, chain), rules in parse(saved).items():
-        flushed, led, dropped = tables.setdefault(table, ([], [], []))
-        if chain.startswith(tuple(beginnings)):
-            flushed.append(f":{chain} - [0:0]")
-            dropped.append(f"-X {chain}")
+        declarations, deletions, chain_deletions = tables.setdefault(table, ([], [], []))
+        if chain.startswith(tuple(prefixes)):
+            declarations.append(f":{chain} - [0:0]")
+            chain_deletions.append(f"-X {chain}")
         else:
-            led += (
-                f"-D {chain} {rule}"
-                for rule in rules
-                if _target(rule).startswith(tuple(beginnings))
+            deletions += (
+                f"-D {chain} {rule}" for rule in rules if _target(rule).startswith(tuple(prefixes))
             )
     return "".join(
         f"*{table}\n{_lines(*parts)}COMMIT\n" for table, parts in tables.items() if any(parts)
@@ -244,11 +264,11 @@ def cleaning(saved: str, beginnings: Sequence[str]) -> str:
 
 
 def idle_tables(saved: str) -> list[str]:
-    """Those in which nobody has a chain or a rule."""
-    chains: dict[str, list[bool]] = {}
+    """Return the tables of `iptables-save` that have no rules and no user-defined chains."""
+    in_use: dict[str, list[bool]] = {}
     for (table, chain), rules in parse(saved).items():
-        chains.setdefault(table, []).append(bool(rules) or chain not in BUILT_IN)
-    return [table for table, used in chains.items() if not any(used)]
+        in_use.setdefault(table, []).append(bool(rules) or chain not in BUILT_IN)
+    return [table for table, is_used in in_use.items() if not any(is_used)]
 
 
 def _lines(*parts: Iterable[str]) -> str:
@@ -256,61 +276,71 @@ def _lines(*parts: Iterable[str]) -> str:
 
 
 def _target(rule: str) -> str:
-    found = re.search(r"(?:^| )-[jg] (\S+)", rule)
-    return found[1] if found else ""
+    match = re.search(r"(?:^| )-[jg] (\S+)", rule)
+    return match[1] if match else ""
 
 
-def _chains(objects: Iterable[Ruled]) -> set[Place]:
-    return {obj.place for obj in members(objects) if isinstance(obj, IptablesChain)}
+def _chains(objects: Iterable[Ruled]) -> set[ChainId]:
+    return {obj.chain_id for obj in members(objects) if isinstance(obj, IptablesChain)}
 
 
-def _filled(before: Iterable[IptablesObject], after: Iterable[IptablesObject]) -> set[Place]:
-    """The chains in which something differs."""
+def _changed_chains(
+    before: Iterable[IptablesObject], after: Iterable[IptablesObject]
+) -> set[ChainId]:
+    """Return the chains whose rules or entries differ."""
     old, new = ({obj for obj in side if not isinstance(obj, Jump)} for side in (before, after))
-    return {obj.place for obj in old ^ new}
+    return {obj.chain_id for obj in old ^ new}
 
 
-def _jumps(here: Mapping[Key, IptablesObject], there: Mapping[Key, IptablesObject]) -> list[Jump]:
-    return [obj for key, obj in here.items() if isinstance(obj, Jump) and key not in there]
+def _jumps(
+    objects: Mapping[Key, IptablesObject], others: Mapping[Key, IptablesObject]
+) -> list[Jump]:
+    return [obj for key, obj in objects.items() if isinstance(obj, Jump) and key not in others]
 
 
-def _contents(objects: Iterable[Ruled], places: set[Place]) -> dict[Place, list[str]]:
-    """The rules of these chains in order: entries, then the chain's own."""
-    found: dict[Place, list[str]] = {place: [] for place in places}
-    own: list[IptablesChain] = []
+def _contents(objects: Iterable[Ruled], chain_ids: set[ChainId]) -> dict[ChainId, list[str]]:
+    """Return the rules of these chains in order: entries, then the chain's own rules."""
+    contents: dict[ChainId, list[str]] = {chain_id: [] for chain_id in chain_ids}
+    chains: list[IptablesChain] = []
     for obj in members(objects):
         if isinstance(obj, IptablesChain):
-            own.append(obj)
-        elif isinstance(obj, ChainEntry) and obj.place in found:
-            found[obj.place].append(obj.rule)
-    for chain in own:
-        if chain.place in found:
-            found[chain.place] += chain.rules
-    return found
+            chains.append(obj)
+        elif isinstance(obj, ChainEntry) and obj.chain_id in contents:
+            contents[obj.chain_id].append(obj.rule)
+    for chain in chains:
+        if chain.chain_id in contents:
+            contents[chain.chain_id] += chain.rules
+    return contents
 
 
 def _table(
     family: str,
     table: str,
-    contents: Mapping[Place, Sequence[str]],
-    come: Sequence[Jump],
-    gone: Sequence[Jump],
-    going: Sequence[Place],
+    contents: Mapping[ChainId, Sequence[str]],
+    added_jumps: Sequence[Jump],
+    removed_jumps: Sequence[Jump],
+    removed_chains: Sequence[ChainId],
 ) -> str:
-    """One table's part of the input; nothing where nothing happens in it."""
-    here = {
-        place[2]: rules for place, rules in sorted(contents.items()) if place[:2] == (family, table)
+    """Return the input for one table; empty if nothing changes in it."""
+    rules_by_chain = {
+        chain_id[2]: rules
+        for chain_id, rules in sorted(contents.items())
+        if chain_id[:2] == (family, table)
     }
-    dying = [place[2] for place in going if place[:2] == (family, table)]
+    removed_names = [chain_id[2] for chain_id in removed_chains if chain_id[:2] == (family, table)]
     lines = [
-        *(f":{chain} - [0:0]" for chain in (*here, *dying)),
-        *(f"-D {jump.chain} {jump.rule}" for jump in gone if jump.place[:2] == (family, table)),
-        *(f"-A {chain} {rule}" for chain, rules in here.items() for rule in rules),
+        *(f":{chain} - [0:0]" for chain in (*rules_by_chain, *removed_names)),
+        *(
+            f"-D {jump.chain} {jump.rule}"
+            for jump in removed_jumps
+            if jump.chain_id[:2] == (family, table)
+        ),
+        *(f"-A {chain} {rule}" for chain, rules in rules_by_chain.items() for rule in rules),
         *(
             f"-I {jump.chain} {jump.rule}"
-            for jump in reversed(come)
-            if jump.place[:2] == (family, table)
+            for jump in reversed(added_jumps)
+            if jump.chain_id[:2] == (family, table)
         ),
-        *(f"-X {chain}" for chain in dying),
+        *(f"-X {chain}" for chain in removed_names),
     ]
     return f"*{table}\n{_lines(lines)}COMMIT\n" if lines else ""

@@ -1,7 +1,9 @@
-"""ipvs: virtual servers, and the real servers among which each spreads its connections.
+"""Rule backend ipvs: virtual servers, and the real servers to which they forward connections.
 
-A real server that is taken from one that stays gets no new connections (weight 0) and goes when its last one has ended; by UDP, where
-nobody says when that is, it goes at once. Source: ipvsadm(8); k8s.io/kubernetes pkg/proxy/ipvs/graceful_termination.go (1.33).
+A real server that is removed from a remaining virtual server gets no new connections (weight 0) and
+is deleted when its last connection has ended. A UDP real server is deleted at once, because UDP has
+no end of connection.
+Source: ipvsadm(8); k8s.io/kubernetes pkg/proxy/ipvs/graceful_termination.go (1.33).
 """
 
 from __future__ import annotations
@@ -15,17 +17,23 @@ from msgspec import Struct
 from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.rules import listing
 from kubenetlab.hoststate.rules.listing import Difference, RuleContainer
-from kubenetlab.hoststate.rules.rulesets import Name, NodeRules, RuleObject, different, members
+from kubenetlab.hoststate.rules.rulesets import (
+    Name,
+    NodeRules,
+    RuleObject,
+    changed_members,
+    members,
+)
 from kubenetlab.names import socket_address
 
 NAMES: Final[tuple[Name, ...]] = (("", "ipvs"),)
-"""A namespace has one table of virtual servers: who uses it has it to himself."""
+"""Names of this backend. A namespace has one table of virtual servers, owned by one component."""
 IS_WATCHED: Final = True
-"""Somebody has to see when the last connection of a real server that leaves has ended, and what others change: the kernel tells neither."""
+"""The loader polls, because the kernel reports neither changes nor the end of connections."""
 SOURCE_HASH: Final = "mh"
-"""The scheduler that is told to look at the client's port, too."""
+"""Maglev hashing scheduler, which is configured to hash the client's port, too."""
 _OPTIONS: Final[Mapping[str, str]] = {"tcp": "-t", "udp": "-u", "sctp": "--sctp-service"}
-"""Protocol → ipvsadm's option for a virtual server."""
+"""ipvsadm's option for a virtual server, by protocol."""
 
 
 class _Ipvs(RuleObject, frozen=True):
@@ -37,18 +45,18 @@ class _Ipvs(RuleObject, frozen=True):
 
     @property
     def service(self) -> str:
-        """As ipvsadm writes it: `-t 10.96.12.7:80`."""
+        """Virtual server in ipvsadm's notation: `-t 10.96.12.7:80`."""
         return f"{_OPTIONS[self.protocol]} {socket_address(self.address, self.port)}"
 
 
 class VirtualServer(_Ipvs, frozen=True):
-    """An address and port of which the kernel takes in what comes."""
+    """An address and port whose connections IPVS forwards to real servers."""
 
     rank = 110
 
     scheduler: str
     persistence_s: int = 0
-    """How long a client stays with its real server; 0: each connection is placed anew."""
+    """Persistence timeout of a client's real server, in seconds; 0: no persistence."""
 
     @property
     def key(self) -> Key:
@@ -59,12 +67,12 @@ class VirtualServer(_Ipvs, frozen=True):
 
     @property
     def words(self) -> str:
-        """Behind ipvsadm's -A."""
+        """Arguments of `ipvsadm -A`."""
         return f"{self.service} {self.options}"
 
     @property
     def options(self) -> str:
-        """Scheduler and persistence as ipvsadm writes them."""
+        """Scheduler and persistence in ipvsadm's notation."""
         flags = " -b mh-port" if self.scheduler == SOURCE_HASH else ""
         return (
             f"-s {self.scheduler}{f' -p {self.persistence_s}' if self.persistence_s else ''}{flags}"
@@ -72,14 +80,14 @@ class VirtualServer(_Ipvs, frozen=True):
 
 
 class RealServer(_Ipvs, frozen=True):
-    """One of those to which a virtual server leads, by network address translation."""
+    """An endpoint of a virtual server."""
 
     rank = 120
 
     real_address: str
     real_port: int
     forwarding: str = "-m"
-    """ipvsadm's option for how packets reach it; ours by network address translation."""
+    """ipvsadm's option for the forwarding method; the lab uses network address translation."""
 
     @property
     def key(self) -> Key:
@@ -97,12 +105,12 @@ class RealServer(_Ipvs, frozen=True):
 
     @property
     def words(self) -> str:
-        """Behind ipvsadm's -a."""
+        """Arguments of `ipvsadm -a`."""
         return f"{self.service} {self.destination} {self.forwarding}"
 
     @property
     def destination(self) -> str:
-        """Its own address as ipvsadm writes it: `-r 10.244.1.2:8080`."""
+        """Real server in ipvsadm's notation: `-r 10.244.1.2:8080`."""
         return f"-r {socket_address(self.real_address, self.real_port)}"
 
 
@@ -111,123 +119,140 @@ Balanced = IpvsObject | NodeRules
 
 
 class IpvsChanges(Struct, frozen=True):
-    """What comes and what goes. With `is_anew` the virtual servers are all that shall be, and whatever else is there goes."""
+    """Servers to add, change or remove."""
 
     servers: tuple[VirtualServer, ...] = ()
+    """Virtual servers to add or change."""
     reals: tuple[RealServer, ...] = ()
+    """Real servers to add or change."""
     leaving: tuple[RealServer, ...] = ()
+    """Real servers to remove from remaining virtual servers, when their connections have ended."""
     gone: tuple[VirtualServer, ...] = ()
+    """Virtual servers to remove, with their real servers."""
     is_anew: bool = False
+    """True if `servers` and `reals` are complete: all other servers are removed."""
 
 
 class ListedServer(Struct, frozen=True):
-    """A virtual server as the kernel lists it."""
+    """A virtual server in a listing of the kernel."""
 
     server: VirtualServer
     reals: tuple[tuple[RealServer, int, int], ...]
-    """(real server, its weight, its connections)"""
+    """Real servers, each with its weight and its number of connections."""
 
 
 def decode_orders(text: str) -> IpvsChanges:
-    """The words of this dialect."""
+    """Decode a transaction of this backend."""
     return msgspec.json.decode(text, type=IpvsChanges)
 
 
 def update(old: Sequence[Balanced], new: Sequence[Balanced], former: Iterable[Name] = ()) -> str:
-    """What is others now, or new, and what goes; a virtual server takes its real ones along."""
-    before, after = different(old, new)
-    come = [obj for key, obj in after.items() if before.get(key) != obj]
-    gone = [obj for key, obj in before.items() if key not in after]
-    dead = {obj.service for obj in gone if isinstance(obj, VirtualServer)}
-    orders = IpvsChanges(
-        servers=_servers(come),
-        reals=tuple(obj for obj in come if isinstance(obj, RealServer)),
+    """Return the servers to add, change or remove.
+
+    Real servers of a removed virtual server are not listed: the kernel removes them with it.
+    """
+    before, after = changed_members(old, new)
+    added = [obj for key, obj in after.items() if before.get(key) != obj]
+    removed = [obj for key, obj in before.items() if key not in after]
+    removed_servers = {obj.service for obj in removed if isinstance(obj, VirtualServer)}
+    changes = IpvsChanges(
+        servers=_servers(added),
+        reals=tuple(obj for obj in added if isinstance(obj, RealServer)),
         leaving=tuple(
-            obj for obj in gone if isinstance(obj, RealServer) and obj.service not in dead
+            obj
+            for obj in removed
+            if isinstance(obj, RealServer) and obj.service not in removed_servers
         ),
-        gone=_servers(gone),
+        gone=_servers(removed),
     )
-    return _encoded(orders) if come or gone else ""
+    return _encode(changes) if added or removed else ""
 
 
 def replacement(objects: Sequence[Balanced], former: Iterable[Name] = ()) -> str:
-    """All of them; what is there already stays as it is."""
-    found = list(members(objects))
-    if not found and not tuple(former):
+    """Return a transaction with all servers, which keeps existing servers that match."""
+    all_members = list(members(objects))
+    if not all_members and not tuple(former):
         return ""
-    return _encoded(
+    return _encode(
         IpvsChanges(
-            _servers(found),
-            tuple(obj for obj in found if isinstance(obj, RealServer)),
+            _servers(all_members),
+            tuple(obj for obj in all_members if isinstance(obj, RealServer)),
             is_anew=True,
         )
     )
 
 
-def against(orders: IpvsChanges, listed: Iterable[ListedServer]) -> IpvsChanges:
-    """Orders that make all anew, as those that take away what a listing has beside."""
-    servers, reals = {obj.key for obj in orders.servers}, {obj.key for obj in orders.reals}
-    there = list(listed)
+def against(changes: IpvsChanges, listed: Iterable[ListedServer]) -> IpvsChanges:
+    """Return complete changes together with the removals of all other listed servers."""
+    servers, reals = {obj.key for obj in changes.servers}, {obj.key for obj in changes.reals}
+    listed_servers = list(listed)
     return IpvsChanges(
-        orders.servers,
-        orders.reals,
+        changes.servers,
+        changes.reals,
         leaving=tuple(
             real
-            for one in there
-            if one.server.key in servers
-            for real, _, _ in one.reals
+            for entry in listed_servers
+            if entry.server.key in servers
+            for real, _, _ in entry.reals
             if real.key not in reals
         ),
-        gone=tuple(one.server for one in there if one.server.key not in servers),
+        gone=tuple(entry.server for entry in listed_servers if entry.server.key not in servers),
     )
 
 
-def followed(told: Iterable[IpvsObject], orders: IpvsChanges) -> tuple[IpvsObject, ...]:
-    """The servers that are there after these orders, if those were there before."""
-    found = {
-        obj.key: obj for obj in (*(() if orders.is_anew else told), *orders.servers, *orders.reals)
+def followed(before: Iterable[IpvsObject], changes: IpvsChanges) -> tuple[IpvsObject, ...]:
+    """Return the servers that exist after `changes`, if `before` existed."""
+    expected = {
+        obj.key: obj
+        for obj in (*(() if changes.is_anew else before), *changes.servers, *changes.reals)
     }
-    dead, leaving = (
-        {server.service for server in orders.gone},
-        {real.key for real in orders.leaving},
+    removed_servers, removed_reals = (
+        {server.service for server in changes.gone},
+        {real.key for real in changes.leaving},
     )
     return tuple(
-        obj for key, obj in found.items() if obj.service not in dead and key not in leaving
+        obj
+        for key, obj in expected.items()
+        if obj.service not in removed_servers and key not in removed_reals
     )
 
 
 def names(objects: Iterable[Balanced]) -> tuple[Name, ...]:
-    """The one table, where anybody is in it."""
+    """Return the name of the only table if there are any objects."""
     return NAMES if any(True for _ in objects) else ()
 
 
-def failed_object(said: str, objects: Iterable[Balanced]) -> tuple[Object, Object] | None:
-    """The server that is named in the last line."""
-    last = said.rpartition("\n")[2]
+def failed_object(message: str, objects: Iterable[Balanced]) -> tuple[Object, Object] | None:
+    """Return the server named in the last line of the message."""
+    last = message.rpartition("\n")[2]
     return next(
         ((part, whole) for whole in objects for part in whole.parts if str(part) == last), None
     )
 
 
 def commands(objects: Sequence[Balanced]) -> Iterator[str]:
-    """One input for ipvsadm."""
+    """Yield one `ipvsadm -R` command."""
     yield f"ipvsadm -R <<'EOF'\n{told(members(objects))}EOF"
 
 
 def told(objects: Iterable[Any]) -> str:
-    """As `ipvsadm -Sn` prints them: each virtual server with its real ones behind it."""
-    found = list(objects)
+    """Return servers in the format of `ipvsadm -Sn`: real servers follow their virtual server."""
+    all_members = list(objects)
     reals: dict[str, list[str]] = {}
-    for obj in found:
+    for obj in all_members:
         if isinstance(obj, RealServer):
             reals.setdefault(obj.service, []).append(f"-a {obj.words} -w 1\n")
     return "".join(
-        f"-A {server.words}\n{''.join(reals.get(server.service, ()))}" for server in _servers(found)
+        f"-A {server.words}\n{''.join(reals.get(server.service, ()))}"
+        for server in _servers(all_members)
     )
 
 
 def differences(objects: Sequence[Balanced], listed: Any) -> Iterator[Difference]:
-    """Compare with `Listed` of all virtual servers. A real server of weight 0 that is not desired waits for the end of its connections."""
+    """Compare with `ListedServer` of all virtual servers.
+
+    An additional real server of weight 0 is no difference: it waits for the end of its connections.
+    """
     desired = list(members(objects))
     reals: dict[str, list[tuple[RealServer, int]]] = {}
     for obj in desired:
@@ -237,14 +262,14 @@ def differences(objects: Sequence[Balanced], listed: Any) -> Iterator[Difference
     return listing.differences(
         (_container(server, reals.get(server.service, ())) for server in _servers(desired)),
         (
-            _container(one.server, [(real, weight) for real, weight, _ in one.reals])
-            for one in observed
+            _container(entry.server, [(real, weight) for real, weight, _ in entry.reals])
+            for entry in observed
         ),
     )
 
 
 def _container(server: VirtualServer, reals: Iterable[tuple[RealServer, int]]) -> RuleContainer:
-    words = {
+    texts = {
         real.destination: (f"{real.destination} {real.forwarding} -w {weight}", weight)
         for real, weight in reals
     }
@@ -253,8 +278,8 @@ def _container(server: VirtualServer, reals: Iterable[tuple[RealServer, int]]) -
         "real server",
         f"ipvs {server.service} ",
         properties=server.options,
-        elements={destination: text for destination, (text, _) in words.items()},
-        optional=frozenset(destination for destination, (_, weight) in words.items() if not weight),
+        elements={destination: text for destination, (text, _) in texts.items()},
+        optional=frozenset(destination for destination, (_, weight) in texts.items() if not weight),
     )
 
 
@@ -262,5 +287,5 @@ def _servers(objects: Iterable[Any]) -> tuple[VirtualServer, ...]:
     return tuple(obj for obj in objects if isinstance(obj, VirtualServer))
 
 
-def _encoded(orders: IpvsChanges) -> str:
-    return msgspec.json.encode(orders).decode()
+def _encode(changes: IpvsChanges) -> str:
+    return msgspec.json.encode(changes).decode()

@@ -1,7 +1,8 @@
-"""IPVS over generic netlink: servers ↔ attributes.
+"""Generic netlink messages of IPVS.
 
-message := nlmsghdr (16 bytes) | genlmsghdr (u8 command, u8 version, u16 nothing) | attributes
-Source: include/uapi/linux/ip_vs.h, net/netfilter/ipvs/ip_vs_ctl.c (6.1); include/uapi/linux/genetlink.h.
+message := nlmsghdr (16 bytes) | genlmsghdr (u8 command, u8 version, u16 reserved) | attributes
+Source: include/uapi/linux/ip_vs.h, net/netfilter/ipvs/ip_vs_ctl.c (6.1);
+include/uapi/linux/genetlink.h.
 """
 
 from __future__ import annotations
@@ -56,10 +57,11 @@ _SVC_AF, _SVC_PROTOCOL, _SVC_ADDR, _SVC_PORT, _SVC_SCHED, _SVC_FLAGS, _SVC_TIMEO
     11,
 )
 _PERSISTENT, _HASH_PORT = 0x1, 0x10
-"""IP_VS_SVC_F_PERSISTENT; IP_VS_SVC_F_SCHED2, which is mh-port."""
+"""IP_VS_SVC_F_PERSISTENT; IP_VS_SVC_F_SCHED2, which means mh-port."""
 _FLAGS_MASK = 0xFFFFFFFF
 _FORWARDING: Final = {0: "-m", 1: "-m", 2: "-i", 3: "-g"}
-"""IP_VS_CONN_F_MASQ, _LOCALNODE (a real server on this node itself), _TUNNEL, _DROUTE → ipvsadm's option."""
+"""ipvsadm's option by forwarding method: IP_VS_CONN_F_MASQ, _LOCALNODE (a real server on this
+node), _TUNNEL, _DROUTE."""
 _MASQUERADE = 0
 _HEADER = struct.Struct("=BBH")
 _VERSION = 1
@@ -68,22 +70,22 @@ _NAMES: Final = {number: name for name, number in _PROTOCOLS.items()}
 
 
 def ask_for_family() -> bytes:
-    """Which number the family has; asking loads its module."""
+    """Return the request for the family's number, which loads the kernel module."""
     return request(GENL_ID_CTRL, CTRL_CMD_GETFAMILY, string(CTRL_ATTR_FAMILY_NAME, FAMILY))
 
 
 def family_number(body: memoryview) -> int:
-    """What is answered to that."""
+    """Decode the reply to `ask_for_family`."""
     return as_number(attributes(body[_HEADER.size :])[CTRL_ATTR_FAMILY_ID])
 
 
 def request(family: int, command: int, body: bytes = b"", flags: int = 0) -> bytes:
-    """One message of a generic netlink family, without its sequence number."""
+    """Return one message of a generic netlink family; the sender fills in the sequence number."""
     return message(family, flags, _HEADER.pack(command, _VERSION, 0) + body)
 
 
 def service(server: VirtualServer) -> bytes:
-    """A virtual server with all that is set about it."""
+    """Encode a virtual server with all its settings."""
     flags = (_PERSISTENT if server.persistence_s else 0) | (
         _HASH_PORT if server.scheduler == SOURCE_HASH else 0
     )
@@ -99,12 +101,12 @@ def service(server: VirtualServer) -> bytes:
 
 
 def which(server: VirtualServer | RealServer) -> bytes:
-    """Names a virtual server."""
+    """Encode the identity of a virtual server, or of a real server's virtual server."""
     return nested(_ATTR_SERVICE, _identity(server))
 
 
 def destination(real: RealServer, weight: int = 1) -> bytes:
-    """A real server of the virtual one that it names."""
+    """Encode a real server together with the identity of its virtual server."""
     return which(real) + nested(
         _ATTR_DEST,
         attribute(_DEST_ADDR, _address(real.real_address)),
@@ -118,32 +120,32 @@ def destination(real: RealServer, weight: int = 1) -> bytes:
 
 
 def decode_service(body: memoryview) -> VirtualServer | None:
-    """An answer to GET_SERVICE; None for one that is found by a mark."""
-    found = attributes(attributes(body[_HEADER.size :])[_ATTR_SERVICE])
-    if _SVC_ADDR not in found:
+    """Decode a reply to GET_SERVICE; return None for a virtual server that matches a mark."""
+    attrs = attributes(attributes(body[_HEADER.size :])[_ATTR_SERVICE])
+    if _SVC_ADDR not in attrs:
         return None
-    flags = struct.unpack_from("=I", found[_SVC_FLAGS])[0]
+    flags = struct.unpack_from("=I", attrs[_SVC_FLAGS])[0]
     return VirtualServer(
         "",
-        _NAMES[as_number(found[_SVC_PROTOCOL])],
-        _as_address(found, _SVC_ADDR, as_number(found[_SVC_AF])),
-        int.from_bytes(found[_SVC_PORT], "big"),
-        as_string(found[_SVC_SCHED]),
-        as_number(found[_SVC_TIMEOUT]) if flags & _PERSISTENT else 0,
+        _NAMES[as_number(attrs[_SVC_PROTOCOL])],
+        _as_address(attrs, _SVC_ADDR, as_number(attrs[_SVC_AF])),
+        int.from_bytes(attrs[_SVC_PORT], "big"),
+        as_string(attrs[_SVC_SCHED]),
+        as_number(attrs[_SVC_TIMEOUT]) if flags & _PERSISTENT else 0,
     )
 
 
 def decode_destination(body: memoryview, server: VirtualServer) -> tuple[RealServer, int, int]:
-    """An answer to GET_DEST: a real server, its weight, its connections."""
-    found = attributes(attributes(body[_HEADER.size :])[_ATTR_DEST])
-    family = as_number(found[_DEST_FAMILY]) if _DEST_FAMILY in found else _family(server.address)
-    address, port = _as_address(found, _DEST_ADDR, family), int.from_bytes(found[_DEST_PORT], "big")
-    connections = as_number(found[_DEST_ACTIVE]) + as_number(found[_DEST_INACTIVE])
+    """Decode a reply to GET_DEST; return a real server, its weight and number of connections."""
+    attrs = attributes(attributes(body[_HEADER.size :])[_ATTR_DEST])
+    family = as_number(attrs[_DEST_FAMILY]) if _DEST_FAMILY in attrs else _family(server.address)
+    address, port = _as_address(attrs, _DEST_ADDR, family), int.from_bytes(attrs[_DEST_PORT], "big")
+    connections = as_number(attrs[_DEST_ACTIVE]) + as_number(attrs[_DEST_INACTIVE])
     forwarding = _FORWARDING.get(
-        method := as_number(found[_DEST_METHOD]), f"(forwarding method {method})"
+        method := as_number(attrs[_DEST_METHOD]), f"(forwarding method {method})"
     )
     real = RealServer("", server.protocol, server.address, server.port, address, port, forwarding)
-    return real, as_number(found[_DEST_WEIGHT]), connections
+    return real, as_number(attrs[_DEST_WEIGHT]), connections
 
 
 def _identity(server: VirtualServer | RealServer) -> bytes:
@@ -160,9 +162,9 @@ def _family(address: str) -> int:
 
 
 def _address(address: str) -> bytes:
-    """union nf_inet_addr: sixteen bytes in either family."""
+    """Encode a union nf_inet_addr, which has sixteen bytes in both families."""
     return ip_address(address).packed.ljust(16, b"\0")
 
 
-def _as_address(found: Attributes, kind: int, family: int) -> str:
-    return str(as_address(found[kind][: 16 if family == AF_INET6 else 4]))
+def _as_address(attrs: Attributes, type_: int, family: int) -> str:
+    return str(as_address(attrs[type_][: 16 if family == AF_INET6 else 4]))

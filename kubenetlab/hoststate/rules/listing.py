@@ -20,7 +20,10 @@ Action = Literal["add", "change", "move", "remove", "unknown"]
 
 
 class RuleContainer(Struct, frozen=True):
-    """A table, chain, set, map or virtual server with its entries: rules in order, or elements by key."""
+    """A table, chain, set, map or virtual server with its entries.
+
+    The entries are rules in order, or elements by key.
+    """
 
     name: str
     """Unique in a listing: `nft chain ip kube-proxy services`."""
@@ -34,20 +37,20 @@ class RuleContainer(Struct, frozen=True):
     """Settings of the container itself: hook, priority and policy, type and flags."""
     rules: tuple[str, ...] = ()
     elements: Mapping[str, str] = {}
-    """Key → whole text of the element."""
+    """Whole text of each element by key."""
     optional: frozenset[str] = frozenset()
     """Keys of elements that are no difference when only the observed listing has them."""
     parent: str = ""
-    """Name of the container that holds this one. When the parent is missing or additional as a
-    whole, its line stands for all that it holds."""
+    """Name of the container that contains this one. If the parent is missing or additional, its
+    line stands for all that it contains."""
     is_filled_by_packets: bool = False
-    """The entries come and go with packets: they are not compared."""
+    """True if packets add and remove the entries, which are not compared."""
     is_shared: bool = False
-    """The container itself belongs to others: only the entries listed here are compared."""
+    """True if the container belongs to others: only the entries listed here are compared."""
 
     @property
     def summary(self) -> str:
-        """The container in one line, with the number of its entries."""
+        """Name of the container with the number of its entries."""
         count = len(self.rules) + len(self.elements)
         return (
             f"{self.name}: {count} {self.unit}{'' if count == 1 else 's'}"
@@ -70,9 +73,9 @@ class Difference(Struct, frozen=True, omit_defaults=True):
     object: str
     """The object that differs, or the container of the entry that differs."""
     desired: str | None = None
-    """The entry or the object's content as it should be; None when it should not exist."""
+    """Desired entry or content of the object; None if it should not exist."""
     observed: str | None = None
-    """The same as it is; None when it does not exist."""
+    """Observed entry or content of the object; None if it does not exist."""
     desired_rule: int | None = None
     """Number of the rule in its chain, from 1; None for anything but a rule."""
     observed_rule: int | None = None
@@ -82,20 +85,20 @@ def differences(
     desired: Iterable[RuleContainer], observed: Iterable[RuleContainer]
 ) -> Iterator[Difference]:
     """Yield each container, rule and element in which two listings differ."""
-    wanted = {container.name: container for container in desired}
-    present = {container.name: container for container in observed}
-    for name, container in wanted.items():
-        found = present.get(name)
-        if found is not None or container.is_shared:
-            yield from _contents(container, found or _emptied(container))
-        elif not container.parent or container.parent in present:
+    desired_by_name = {container.name: container for container in desired}
+    observed_by_name = {container.name: container for container in observed}
+    for name, container in desired_by_name.items():
+        counterpart = observed_by_name.get(name)
+        if counterpart is not None or container.is_shared:
+            yield from _contents(container, counterpart or _emptied(container))
+        elif not container.parent or container.parent in observed_by_name:
             yield Difference(f"+ {container.summary}", "add", name, desired=container.content)
-    for name, container in present.items():
-        if name in wanted:
+    for name, container in observed_by_name.items():
+        if name in desired_by_name:
             continue
         if container.is_shared:
             yield from _contents(_emptied(container), container)
-        elif not container.parent or container.parent in wanted:
+        elif not container.parent or container.parent in desired_by_name:
             yield Difference(f"- {container.summary}", "remove", name, observed=container.content)
 
 
@@ -120,31 +123,42 @@ def _contents(desired: RuleContainer, observed: RuleContainer) -> Iterator[Diffe
 
 def _elements(desired: RuleContainer, observed: RuleContainer) -> Iterator[Difference]:
     for key, text in desired.elements.items():
-        found = observed.elements.get(key)
-        if found != text:
-            yield _entry(desired, text, found)
+        observed_text = observed.elements.get(key)
+        if observed_text != text:
+            yield _entry(desired, text, observed_text)
     for key, text in observed.elements.items():
         if key not in desired.elements and key not in observed.optional:
             yield _entry(observed, None, text)
 
 
 def _rules(desired: RuleContainer, observed: RuleContainer) -> Iterator[Difference]:
-    """Yield the differences of one chain in the order of the observed rules."""
+    """Yield the differences of one chain in the order of the observed rules.
+
+    Positions in the desired rules are called left, positions in the observed rules right.
+    """
     aligned = align(desired.rules, observed.rules)
     kept = [position for position, _ in aligned.kept]
-    found: list[tuple[int, Difference]] = []
+    by_position: list[tuple[int, Difference]] = []
     for left, right in (*aligned.changed, *aligned.moved):
         rules = desired.rules[left], observed.rules[right]
-        found.append((right, _entry(desired, *rules, left + 1, right + 1)))
-    found += [
-        (right, _entry(desired, None, observed.rules[right], None, right + 1))
+        by_position.append(
+            (
+                right,
+                _entry(desired, *rules, left + 1, right + 1),
+            )
+        )
+    by_position += [
+        (
+            right,
+            _entry(desired, None, observed.rules[right], None, right + 1),
+        )
         for right in aligned.additional
     ]
     for left in aligned.missing:
-        before = bisect_left(kept, left)
-        place = aligned.kept[before - 1][1] if before else -1
-        found.append((place, _entry(desired, desired.rules[left], None, left + 1)))
-    yield from (difference for _, difference in sorted(found, key=lambda entry: entry[0]))
+        kept_before = bisect_left(kept, left)
+        after = aligned.kept[kept_before - 1][1] if kept_before else -1
+        by_position.append((after, _entry(desired, desired.rules[left], None, left + 1)))
+    yield from (difference for _, difference in sorted(by_position, key=lambda entry: entry[0]))
 
 
 def _entry(

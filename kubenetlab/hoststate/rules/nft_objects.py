@@ -1,4 +1,4 @@
-"""nftables' objects: tables, chains with rules, sets, maps and their elements. Source: nft(8) 1.0.6."""
+"""Objects of nftables: tables, chains with rules, sets, maps and elements. Source: nft(8) 1.0.6."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from kubenetlab.hoststate.object import Key
 from kubenetlab.hoststate.rules.rulesets import Name, RuleObject
 
 NFT_FAMILIES: Final[Mapping[int, str]] = {4: "ip", 6: "ip6"}
-"""IP version → nft's name of the family, which is also its word for the packet's header."""
+"""nft's family by IP version; expressions name the packet's header in the same way."""
 MAX_COMMENT = 128
-"""NFTNL_UDATA_COMMENT_MAXLEN, with the final zero."""
+"""NFTNL_UDATA_COMMENT_MAXLEN, with the terminating zero."""
 MAX_NAME = 240
-"""kube-proxy's own limit for chain names; the kernel's is 255."""
+"""kube-proxy's limit for chain names; the kernel's is 255."""
 
 
 class _NftBase(RuleObject, frozen=True):
@@ -23,7 +23,7 @@ class _NftBase(RuleObject, frozen=True):
 
 
 class Table(_NftBase, frozen=True):
-    """A table; it holds all the rest."""
+    """A table, which contains all other objects."""
 
     rank = 100
 
@@ -40,7 +40,7 @@ class Table(_NftBase, frozen=True):
 
 
 class Rule(Struct, frozen=True):
-    """One rule as nft reads it."""
+    """One rule in nft's syntax; the comment names its origin."""
 
     text: str
     comment: str = ""
@@ -50,7 +50,7 @@ class Rule(Struct, frozen=True):
 
 
 class Chain(_NftBase, frozen=True):
-    """A chain with all its rules; with `hook` a base chain: `type nat hook prerouting priority -100`."""
+    """A chain with all its rules."""
 
     rank = 110
 
@@ -59,6 +59,7 @@ class Chain(_NftBase, frozen=True):
     name: str
     rules: tuple[Rule, ...] = ()
     hook: str = ""
+    """Declaration of a base chain: `type nat hook prerouting priority -100`; else empty."""
     comment: str = ""
 
     @property
@@ -66,14 +67,12 @@ class Chain(_NftBase, frozen=True):
         return ("Chain", self.family, self.table, self.name)
 
     def __str__(self) -> str:
-        return f"nft chain {self.family} {self.table} {self.name}: {len(self.rules)} rule{'' if len(self.rules) == 1 else 's'}"
+        count = f"{len(self.rules)} rule{'' if len(self.rules) == 1 else 's'}"
+        return f"nft chain {self.family} {self.table} {self.name}: {count}"
 
 
 class Collection(_NftBase, frozen=True):
-    """A set or a map, without its elements; `type` in nft's words: `ipv4_addr . inet_proto . inet_service : verdict`.
-
-    With a timeout it belongs to the packets: rules put entries in, and the kernel takes them out when they are that old.
-    """
+    """A set or a map, without its elements."""
 
     rank = 105
 
@@ -81,10 +80,13 @@ class Collection(_NftBase, frozen=True):
     table: str
     name: str
     type: str
+    """Type in nft's syntax: `ipv4_addr . inet_proto . inet_service : verdict`."""
     comment: str = ""
     timeout_s: int = 0
+    """Lifetime of elements, in seconds; 0: unlimited. Rules add the elements of a collection with a
+    timeout, and the kernel deletes them."""
     is_typeof: bool = False
-    """The type is that of expressions: `ip daddr . th dport`."""
+    """True if the type is given by expressions: `ip daddr . th dport`."""
 
     @property
     def key(self) -> Key:
@@ -92,6 +94,7 @@ class Collection(_NftBase, frozen=True):
 
     @property
     def kind(self) -> str:
+        """Keyword in nft's syntax: `map` or `set`."""
         return "map" if " : " in self.type else "set"
 
     def __str__(self) -> str:
@@ -99,7 +102,7 @@ class Collection(_NftBase, frozen=True):
 
 
 class Element(_NftBase, frozen=True):
-    """One entry of a set (empty `value`) or a map."""
+    """One element of a set (empty `value`) or a map."""
 
     rank = 120
 
@@ -116,6 +119,7 @@ class Element(_NftBase, frozen=True):
 
     @property
     def text(self) -> str:
+        """Element in nft's syntax."""
         comment = f" comment {quoted(self.comment)}" if self.comment else ""
         return f"{self.item}{comment} : {self.value}" if self.value else f"{self.item}{comment}"
 
@@ -124,17 +128,17 @@ class Element(_NftBase, frozen=True):
 
 
 InTable = Chain | Collection | Element
-"""What is in a table."""
+"""Object in a table."""
 NftObject = Table | InTable
-"""What nft knows."""
+"""Object of nftables."""
 
 
 def quoted(comment: str) -> str:
-    """A comment as nft wants it; what does not fit is cut."""
+    """Return a comment in nft's syntax; a comment that is too long is cut."""
     text = comment.replace('"', "'").encode()[: MAX_COMMENT - 1].decode(errors="ignore")
     return f'"{text}"'
 
 
 def table_of(obj: NftObject) -> Name:
-    """(family, name) of the table in which an object is."""
+    """Return family and name of the object's table."""
     return (obj.family, obj.name) if isinstance(obj, Table) else (obj.family, obj.table)

@@ -1,7 +1,8 @@
-"""nftables: tables, chains, sets, maps and elements as data; a rule is text with a comment that says where it comes from.
+"""Rule backend nftables: commands that turn old tables, chains, sets and maps into new ones.
 
-A chain is replaced as a whole, an element by itself. The kernel's text is never compared with this text, because nft rewrites rules:
-`diff` compares two listings of the kernel (nftables_listing.py). Source: nft(8) 1.0.6.
+A chain is replaced as a whole; elements are added and deleted one by one. The commands are never
+compared with the kernel's listing, because nft rewrites rules: `diff` compares two listings of the
+kernel (nftables_listing.py). Source: nft(8) 1.0.6.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ from kubenetlab.hoststate.rules.rulesets import (
     NodeRules,
     Rules,
     RulesDiff,
-    compared,
-    delta,
     members,
+    members_by_key,
+    rules_diff,
 )
 
 __all__ = (
@@ -49,104 +50,119 @@ __all__ = (
     "Table",
     "quoted",
 )
-"""Objects that users of this backend import from here."""
+"""Objects that callers of this backend import from here."""
 
 Ruled = NftObject | NodeRules
-"""What stands in a namespace."""
+"""Object of this backend in a namespace."""
 
 
 class TableRules(Rules, frozen=True, dict=True):
-    """Rules whose words are put together once, for all the nodes that get them where there was nothing of their subject."""
+    """Rules whose commands are rendered once, for all nodes that get them for a new subject."""
 
     @cached_property
-    def added(self) -> Added:
-        """What makes the objects; what is shared apart."""
+    def added(self) -> AddCommands:
+        """Commands that add the objects; shared objects are added separately."""
         return _added(self.objects)  # type: ignore[arg-type]
 
 
-class Added(NamedTuple):
-    """What makes objects, in the order in which the kernel wants it."""
+class AddCommands(NamedTuple):
+    """Commands that add objects, in the order that the kernel requires."""
 
-    places: str
-    """Tables, chains and collections."""
+    declarations: str
+    """Commands that add tables, chains and collections."""
     rules: str
+    """Commands that add rules."""
     elements: Mapping[str, str]
-    """Collection with its table and family → entries, with commas between them."""
+    """Elements, separated by commas, by family, table and name of their collection."""
 
 
 def update(old: Sequence[Ruled], new: Sequence[Ruled], former: Iterable[Name] = ()) -> str:
-    """A transaction from `old` to `new`, or a replacement where something cannot be changed in place: a base chain's hook, a
-    collection's type, a table's comment."""
-    found = delta(old, new)
-    said = found.once(lambda: _in_place(found))
-    return replacement(new, former) if said is None else said
+    """Return the transaction from `old` to `new`.
+
+    It replaces all tables if something cannot be changed in place: the hook of a base chain, the
+    type of a collection or the comment of a table.
+    """
+    diff = rules_diff(old, new)
+    text = diff.render_cached(lambda: _in_place(diff))
+    return replacement(new, former) if text is None else text
 
 
-def _in_place(found: RulesDiff) -> str | None:
-    """The commands of a change; None where something cannot be changed in place."""
-    before, after, fresh = _compared(found)
+def _in_place(diff: RulesDiff) -> str | None:
+    """Return the commands of a change, or None if something cannot be changed in place."""
+    before, after, added_rules = _split_added(diff)
     if any(
-        key in before and before[key] != obj and _is_fixed(before[key], obj)
+        key in before and before[key] != obj and _needs_replacement(before[key], obj)
         for key, obj in after.items()
     ):
         return None
-    return _commands(before, after, fresh)
+    return _commands(before, after, added_rules)
 
 
 def transaction(old: Iterable[Ruled], new: Iterable[Ruled]) -> str:
-    """The commands that turn `old` into `new`, to be run as one transaction; empty when there is nothing to do."""
-    return _commands(*_compared(delta(old, new)))
+    """Return the commands of one transaction from `old` to `new`; empty if they are equal."""
+    return _commands(*_split_added(rules_diff(old, new)))
 
 
-def _compared(found: RulesDiff) -> tuple[dict[Key, NftObject], dict[Key, NftObject], list[Added]]:
-    """What is to be compared of both, by key; and what is made from nothing, in words, but for what it shares with others."""
-    fresh = [rules for rules in found.come if isinstance(rules, TableRules)]
+def _split_added(
+    diff: RulesDiff,
+) -> tuple[dict[Key, NftObject], dict[Key, NftObject], list[AddCommands]]:
+    """Return old and new members by key, and the commands of added `TableRules`.
+
+    The members contain the shared objects of added `TableRules`, but not their own objects.
+    """
+    added_rules = [rules for rules in diff.added if isinstance(rules, TableRules)]
     shared: set[Key] = set()
-    come = [rules for rules in found.come if not isinstance(rules, TableRules)]
-    for rules in fresh:
+    others = [rules for rules in diff.added if not isinstance(rules, TableRules)]
+    for rules in added_rules:
         if not rules.shared_keys <= shared:
             shared |= rules.shared_keys
-            come.append(structs.replace(rules, objects=()))
-    return (*compared(found._replace(come=come)), [rules.added for rules in fresh])
+            others.append(structs.replace(rules, objects=()))
+    return (*members_by_key(diff._replace(added=others)), [rules.added for rules in added_rules])
 
 
-def _added(objects: Iterable[NftObject]) -> Added:
+def _added(objects: Iterable[NftObject]) -> AddCommands:
     objects = list(objects)
     chains = [obj for obj in objects if isinstance(obj, Chain)]
-    places = [
+    declarations = [
         *(_add_table(obj) for obj in objects if isinstance(obj, Table)),
         *map(_add_chain, chains),
         *(_add_collection(obj) for obj in objects if isinstance(obj, Collection)),
     ]
-    return Added(
-        _lines(places),
+    return AddCommands(
+        _lines(declarations),
         _lines(_add_rules(chains)),
         _by_collection(objects, lambda element: element.text),
     )
 
 
 def _commands(
-    before: Mapping[Key, NftObject], after: Mapping[Key, NftObject], fresh: Sequence[Added]
+    before: Mapping[Key, NftObject],
+    after: Mapping[Key, NftObject],
+    from_rules: Sequence[AddCommands],
 ) -> str:
-    """The order is what the kernel's reference counts ask for: make chains and collections, take elements away, fill chains, add
-    elements, take chains and collections away.
+    """Return the commands in the order that the kernel's reference counts require.
+
+    Add chains and collections, delete elements, fill chains, add elements, then delete collections
+    and chains.
+
+    from_rules: commands of added `TableRules`.
     """
     changed = [
         (before[key], obj) for key, obj in after.items() if key in before and before[key] != obj
     ]
     removed = [obj for key, obj in before.items() if key not in after]
-    gone_tables = {(obj.family, obj.name) for obj in removed if isinstance(obj, Table)}
+    removed_tables = {(obj.family, obj.name) for obj in removed if isinstance(obj, Table)}
     removed = [
         obj
         for obj in removed
-        if isinstance(obj, Table) or (obj.family, obj.table) not in gone_tables
+        if isinstance(obj, Table) or (obj.family, obj.table) not in removed_tables
     ]
     rewritten = [new_chain for _, new_chain in changed if isinstance(new_chain, Chain)]
-    dying = [obj for obj in removed if isinstance(obj, Chain)]
-    added = [_added(obj for key, obj in after.items() if key not in before), *fresh]
+    removed_chains = [obj for obj in removed if isinstance(obj, Chain)]
+    added = [_added(obj for key, obj in after.items() if key not in before), *from_rules]
     rewritten_elements = _by_collection((pair[1] for pair in changed), lambda element: element.text)
     parts = (
-        *(one.places for one in added),
+        *(part.declarations for part in added),
         _elements(
             "delete",
             [
@@ -157,18 +173,20 @@ def _commands(
         ),
         _lines(
             f"flush chain {chain.family} {chain.table} {chain.name}"
-            for chain in (*rewritten, *dying)
+            for chain in (*rewritten, *removed_chains)
         ),
-        *(one.rules for one in added),
+        *(part.rules for part in added),
         _lines(_add_rules(rewritten)),
-        _elements("add", [*(one.elements for one in added), rewritten_elements]),
+        _elements("add", [*(part.elements for part in added), rewritten_elements]),
         _lines(
             f"delete {obj.kind} {obj.family} {obj.table} {obj.name}"
             for obj in removed
             if isinstance(obj, Collection)
         ),
-        _lines(f"delete chain {chain.family} {chain.table} {chain.name}" for chain in dying),
-        _lines(f"delete table {family} {name}" for family, name in sorted(gone_tables)),
+        _lines(
+            f"delete chain {chain.family} {chain.table} {chain.name}" for chain in removed_chains
+        ),
+        _lines(f"delete table {family} {name}" for family, name in sorted(removed_tables)),
     )
     return "".join(parts)
 
@@ -178,19 +196,19 @@ def _lines(lines: Iterable[str]) -> str:
 
 
 def replacement(objects: Sequence[Ruled], former: Iterable[Name] = ()) -> str:
-    """The commands that make the tables of `objects` anew, whatever they hold now, as one transaction.
+    """Return the commands that replace the tables of `objects` in one transaction.
 
-    `former` are (family, name) of tables that were ours: those go, too.
+    former: family and name of tables that the lab owned before; they are deleted, too.
     """
     tables = dict.fromkeys((obj.family, obj.name) for obj in objects if isinstance(obj, Table))
-    away = "".join(
+    deletions = "".join(
         f"add table {family} {name}\ndelete table {family} {name}\n"
         for family, name in {**tables, **dict.fromkeys(former)}
     )
-    return away + transaction((), objects)
+    return deletions + transaction((), objects)
 
 
-def _is_fixed(old: NftObject, new: NftObject) -> bool:
+def _needs_replacement(old: NftObject, new: NftObject) -> bool:
     match old, new:
         case (Chain(), Chain()):
             return (old.hook, old.comment) != (new.hook, new.comment)
@@ -200,25 +218,25 @@ def _is_fixed(old: NftObject, new: NftObject) -> bool:
 
 
 def names(objects: Iterable[Ruled]) -> tuple[Name, ...]:
-    """The tables: whatever is in them is ours."""
+    """Return family and name of each table; the lab owns all that is in them."""
     return tuple((obj.family, obj.name) for obj in objects if isinstance(obj, Table))
 
 
-def failed_object(said: str, objects: Iterable[Ruled]) -> tuple[Object, Object] | None:
-    """The object of the statement that nft shows with its refusal, and the whole whose part it is."""
-    wanted = {part.key: (part, whole) for whole in objects for part in whole.parts}
+def failed_object(message: str, objects: Iterable[Ruled]) -> tuple[Object, Object] | None:
+    """Return the object of the statement that nft quotes in its error message."""
+    by_key = {part.key: (part, whole) for whole in objects for part in whole.parts}
     return next(
         (
-            found
-            for line in said.splitlines()
-            if (found := wanted.get(_key_of(line) or ())) is not None
+            result
+            for line in message.splitlines()
+            if (result := by_key.get(_key_of(line) or ())) is not None
         ),
         None,
     )
 
 
 def _key_of(statement: str) -> Key | None:
-    """The object that a statement of ours is about: `add rule ip kube-proxy services …` is about a chain; of elements it is their set."""
+    """Return the key of a statement's object: the chain of a rule, the collection of an element."""
     match statement.split():
         case [_, "table", family, name, *_]:
             return ("Table", family, name)
@@ -230,21 +248,28 @@ def _key_of(statement: str) -> Key | None:
 
 
 def commands(objects: Sequence[Ruled]) -> Iterator[str]:
-    """A transaction for the program nft for each table. An element to a line, to be read, and those of a set or map together."""
+    """Yield one `nft -f` command for each table.
+
+    For readability each element has a line, and the elements of a collection are together.
+    """
     tables: dict[Name, list[NftObject]] = {}
     for obj in members(objects):
         tables.setdefault(table_of(obj), []).append(obj)
-    for inside in tables.values():
+    for in_table in tables.values():
         elements = sorted(
-            (obj for obj in inside if isinstance(obj, Element)),
+            (obj for obj in in_table if isinstance(obj, Element)),
             key=lambda element: element.collection,
         )
-        text = transaction((), [obj for obj in inside if not isinstance(obj, Element)])
-        yield f"nft -f - <<'EOF'\n{text}{''.join(transaction((), [element]) for element in elements)}EOF"
+        text = transaction((), [obj for obj in in_table if not isinstance(obj, Element)])
+        added = "".join(transaction((), [element]) for element in elements)
+        yield f"nft -f - <<'EOF'\n{text}{added}EOF"
 
 
 def containers(listed: Sequence[str | None], names: Sequence[Name]) -> Iterator[RuleContainer]:
-    """Read the output of `nft --stateless list table` for each name; None for a table that does not exist."""
+    """Yield the containers in the output of `nft --stateless list table` for each name.
+
+    listed: one listing for each name; None for a table that does not exist.
+    """
     from kubenetlab.hoststate.rules.nftables_listing import containers as of_tables
 
     return of_tables(listed, names)
@@ -272,7 +297,8 @@ def _add_collection(collection: Collection) -> str:
     )
     comment = f" comment {quoted(collection.comment)} ;" if collection.comment else ""
     type_ = f"{'typeof' if collection.is_typeof else 'type'} {collection.type} ;"
-    return f"add {collection.kind} {collection.family} {collection.table} {collection.name} {{ {type_}{timeout}{comment} }}"
+    place = f"{collection.family} {collection.table} {collection.name}"
+    return f"add {collection.kind} {place} {{ {type_}{timeout}{comment} }}"
 
 
 def _add_rules(chains: Iterable[Chain]) -> Iterator[str]:
@@ -292,7 +318,7 @@ def _by_collection(objects: Iterable[NftObject], text: Callable[[Element], str])
 
 
 def _elements(verb: str, groups: Iterable[Mapping[str, str]]) -> str:
-    """One line per collection."""
+    """Return one command for each collection."""
     merged: dict[str, list[str]] = {}
     for group in groups:
         for collection, items in group.items():

@@ -1,7 +1,8 @@
-"""Rules: what a node's own agents load into its namespace, in one dialect or another.
+"""Rules that the node agent loads into a node's namespace, and the interface of rule backends.
 
-A dialect is a file of this package with the same name: it says what there is as data, and in which words one comes from the old to
-the new. What of a namespace is its own, and so may be taken away, it names: tables, or how chains are called.
+A rule backend is a module of this package; objects refer to it by its name (`dialect`). It defines
+rule objects, renders the transaction from old to new objects, and lists the names (tables, prefixes
+of chain names) that belong to it in a namespace and may be removed.
 """
 
 from __future__ import annotations
@@ -23,26 +24,29 @@ from kubenetlab.versioned import VersionedMap
 T = TypeVar("T")
 
 Name = tuple[str, str]
-"""(family, table or beginning of a chain's name): what a dialect has to itself in a namespace."""
+"""Family, and a table or a prefix of chain names: a part of a namespace owned by a backend."""
 
 
 Subject = tuple[str, str]
-"""(family, `default/web`)"""
+"""Family, and name of a subject: `default/web`."""
 
 
 class RuleObject(Object, frozen=True):
-    """The base of what is in rules, in any dialect."""
+    """Base class of the objects of all rule backends."""
 
     hand = "rules"
 
     @property
     @abstractmethod
     def dialect(self) -> str:
-        """In whose words it is said."""
+        """Name of the rule backend."""
 
 
 class Rules(Struct, frozen=True, dict=True):
-    """What one subject needs among the rules, a Service say: one value for all the nodes that have it. Its objects are in no namespace."""
+    """Rule objects of one subject, such as a Service; all nodes that need them share one value.
+
+    The objects have an empty `netns`.
+    """
 
     dialect: str
     family: str
@@ -50,10 +54,11 @@ class Rules(Struct, frozen=True, dict=True):
     """`default/web`; unique in its family."""
     objects: tuple[RuleObject, ...]
     shared: tuple[RuleObject, ...] = ()
-    """What others may need alike: it is there as long as anybody does."""
+    """Objects that several subjects may need; they exist as long as any of them does."""
 
     @property
     def whose(self) -> Subject:
+        """Key of the subject."""
         return self.family, self.subject
 
     @cached_property
@@ -66,17 +71,17 @@ class Rules(Struct, frozen=True, dict=True):
 
 
 class ChangedSubjects(NamedTuple):
-    """Whose rules are not the same."""
+    """Rules of the subjects in which two rule sets differ; changed ones as (old, new)."""
 
-    gone: list[Rules]
-    come: list[Rules]
+    removed: list[Rules]
+    added: list[Rules]
     changed: list[tuple[Rules, Rules]]
 
 
 class RuleSet(Struct, frozen=True, dict=True):
-    """The rules of many subjects in one dialect: one value for all the nodes that have the same.
+    """Rules of many subjects for one backend; nodes that have the same rules share one value.
 
-    What is asked of it is computed from what it was of the set before, where that has been asked.
+    Totals are updated from those of the previous set, if they have been computed there.
     """
 
     dialect: str
@@ -84,17 +89,17 @@ class RuleSet(Struct, frozen=True, dict=True):
 
     @property
     def rules(self) -> Iterable[Rules]:
-        """Subject by subject, in order."""
+        """Rules of each subject, in order."""
         return self.by_subject.values()
 
     @cached_property
     def shared(self) -> Mapping[Key, int]:
-        """By how many each object is needed that several may need alike."""
+        """Number of subjects that need each shared object."""
         return Counter(key for rules in self.rules for key in rules.shared_keys)
 
     @cached_property
     def total(self) -> int:
-        """The sum of the subjects' digests: nothing hangs on their order."""
+        """Sum of the digests of all subjects, which does not depend on their order."""
         return sum(int.from_bytes(rules.digest) for rules in self.rules)
 
     @property
@@ -102,70 +107,73 @@ class RuleSet(Struct, frozen=True, dict=True):
         return hashlib.sha256(str(self.total).encode()).digest()
 
     def with_changes(self, changes: Mapping[Subject, Rules | None]) -> RuleSet:
-        """The set with other rules for some subjects; None for one that has none any more."""
-        after = RuleSet(self.dialect, self.by_subject.with_changes(changes))
-        if after.by_subject is self.by_subject:
+        """Return a copy with changed rules for some subjects; None removes a subject's rules."""
+        result = RuleSet(self.dialect, self.by_subject.with_changes(changes))
+        if result.by_subject is self.by_subject:
             return self
-        pairs = after.by_subject.news(self.by_subject).values()
-        gone, come = (
+        pairs = result.by_subject.news(self.by_subject).values()
+        removed, added = (
             [rules for rules in side if rules is not None] for side in zip(*pairs, strict=True)
         )
-        known = self.__dict__
-        if "total" in known:
-            after.__dict__["total"] = self.total + sum(
+        cached = self.__dict__
+        if "total" in cached:
+            result.__dict__["total"] = self.total + sum(
                 sign * int.from_bytes(rules.digest)
-                for sign, some in ((-1, gone), (1, come))
-                for rules in some
+                for sign, rules_list in ((-1, removed), (1, added))
+                for rules in rules_list
             )
-        if "shared" in known:
-            counted = Counter(self.shared)
-            counted.subtract(key for rules in gone for key in rules.shared_keys)
-            counted.update(key for rules in come for key in rules.shared_keys)
-            after.__dict__["shared"] = +counted
-        return after
+        if "shared" in cached:
+            counts = Counter(self.shared)
+            counts.subtract(key for rules in removed for key in rules.shared_keys)
+            counts.update(key for rules in added for key in rules.shared_keys)
+            result.__dict__["shared"] = +counts
+        return result
 
-    def since(self, old: RuleSet) -> ChangedSubjects:
-        """What differs from another set; nodes that share both share the answer."""
+    def diff_from(self, old: RuleSet) -> ChangedSubjects:
+        """Return the subjects that differ from `old`; nodes that share both sets share the result.
+
+        An empty set does not cache the result: `NO_RULES` would keep every set it is compared with.
+        """
         if not self.by_subject:
-            return _differing(self.by_subject.news(old.by_subject).values())
-        if self._answers.get("old") is not old:
-            old._answers.clear()  # or every set would keep the one before
-            self._answers.clear()
-            self._answers.update(
-                old=old, found=_differing(self.by_subject.news(old.by_subject).values())
+            return _changed_subjects(self.by_subject.news(old.by_subject).values())
+        if self._cached_diff.get("old") is not old:
+            old._cached_diff.clear()  # otherwise every set would keep all its predecessors
+            self._cached_diff.clear()
+            self._cached_diff.update(
+                old=old, diff=_changed_subjects(self.by_subject.news(old.by_subject).values())
             )
-        found: ChangedSubjects = self._answers["found"]
-        return found
+        result: ChangedSubjects = self._cached_diff["diff"]
+        return result
 
-    def words_since(self, old: RuleSet, say: Callable[[], T]) -> T:
-        """What is said of that in some words; it is put together once, too."""
+    def render_diff(self, old: RuleSet, render: Callable[[], T]) -> T:
+        """Return the rendered difference from `old`, which is computed once, too."""
         if not self.by_subject:
-            return say()
-        self.since(old)
-        if "words" not in self._answers:
-            self._answers["words"] = say()
-        found: T = self._answers["words"]
-        return found
+            return render()
+        self.diff_from(old)
+        if "rendered" not in self._cached_diff:
+            self._cached_diff["rendered"] = render()
+        result: T = self._cached_diff["rendered"]
+        return result
 
     @cached_property
-    def _answers(self) -> dict[str, Any]:
+    def _cached_diff(self) -> dict[str, Any]:
         return {}
 
 
-def _differing(pairs: Iterable[tuple[Rules | None, Rules | None]]) -> ChangedSubjects:
-    found = ChangedSubjects([], [], [])
+def _changed_subjects(pairs: Iterable[tuple[Rules | None, Rules | None]]) -> ChangedSubjects:
+    result = ChangedSubjects([], [], [])
     for before, after in pairs:
         if after is None:
-            found.gone.extend(filter(None, (before,)))
+            result.removed.extend(filter(None, (before,)))
         elif before is None:
-            found.come.append(after)
+            result.added.append(after)
         elif before != after:
-            found.changed.append((before, after))
-    return found
+            result.changed.append((before, after))
+    return result
 
 
 class NodeRules(RuleObject, frozen=True):
-    """A set of rules on a node: what changes in it is changed one by one."""
+    """Rule set of a node. When it changes, only the rules of changed subjects are loaded."""
 
     rank = 130
 
@@ -188,60 +196,65 @@ class NodeRules(RuleObject, frozen=True):
 
 
 class Transaction(Struct, frozen=True):
-    """Words of one dialect, in force as a whole or not at all, if the kernel takes so many at once."""
+    """Input of one backend's loader, applied atomically as far as the kernel allows."""
 
     dialect: str
     text: str
 
 
 class RuleBackend(Protocol):
-    """What a dialect's file knows to do. `former` is what was its own before, whether or not it still is.
+    """Functions of a rule backend's module.
 
-    With `COMES_LAST` it follows from what the others have made; with `IS_WATCHED` its loader has something to do between the words, too.
+    `former` are the names that the backend owned before, whether or not it still owns them. A
+    module may define `COMES_LAST` (its transaction is applied after those of the other backends)
+    and `IS_WATCHED` (its loader also works between transactions).
     """
 
     def update(self, old: Sequence[Any], new: Sequence[Any], former: Iterable[Name] = ()) -> str:
-        """The words from `old` to `new`; none when there is nothing to do."""
+        """Return the transaction from `old` to `new`; empty if nothing has to be done."""
 
     def replacement(self, objects: Sequence[Any], former: Iterable[Name] = ()) -> str:
-        """The words that make `objects` anew, whatever is there now."""
+        """Return the transaction that replaces all existing objects by `objects`."""
 
     def names(self, objects: Iterable[Any]) -> tuple[Name, ...]:
-        """What of a namespace belongs to these objects."""
+        """Return the names in a namespace that belong to these objects."""
 
-    def failed_object(self, said: str, objects: Iterable[Any]) -> tuple[Object, Object] | None:
-        """The object at which a refusal points, and the one of `objects` whose part it is."""
+    def failed_object(self, message: str, objects: Iterable[Any]) -> tuple[Object, Object] | None:
+        """Return the object that caused an error, and the one of `objects` that contains it.
+
+        message: error message of the loader. Return None if it does not identify an object.
+        """
 
     def commands(self, objects: Sequence[Any]) -> Iterator[str]:
-        """What one would type in the namespace to have these objects where nothing is, each as a whole, with what it reads."""
+        """Yield shell commands, with their input, that create the objects in a new namespace."""
 
 
 class RewritingBackend(Protocol):
-    """A dialect whose programs rewrite the rules that they load.
+    """A backend whose programs rewrite the rules that they load.
 
-    Objects and listings do not compare. The desired listing is made by the same programs, in a
+    Objects and listings cannot be compared. The desired listing comes from the same programs, in a
     reference namespace into which the desired rules are loaded.
     """
 
     def containers(self, listed: Any, names: Sequence[Name]) -> Iterator[RuleContainer]:
-        """Read a listing that the loader of this dialect made of `names`; nothing else is ours."""
+        """Yield the containers of a listing that the loader of this backend made of `names`."""
 
 
 @runtime_checkable
 class ExactBackend(Protocol):
-    """A dialect whose kernel listing follows from the objects alone."""
+    """A backend whose kernel listing follows from the objects alone."""
 
     def differences(self, objects: Sequence[Any], listed: Any) -> Iterator[Difference]:
-        """Compare the objects with a listing that the loader of this dialect made."""
+        """Compare the objects with a listing that the loader of this backend made."""
 
 
 def dialect(name: str) -> RuleBackend:
-    """The file of that name."""
+    """Return the rule backend of that name."""
     return cast(RuleBackend, importlib.import_module(f"{__package__}.{name}"))
 
 
 def members(objects: Iterable[Any]) -> Iterator[Any]:
-    """The objects, and in place of each bundle those in it."""
+    """Yield the objects, with each NodeRules replaced by the objects that it contains."""
     for obj in objects:
         if isinstance(obj, NodeRules):
             yield from obj.parts
@@ -250,94 +263,106 @@ def members(objects: Iterable[Any]) -> Iterator[Any]:
 
 
 class RulesDiff(NamedTuple):
-    """How two lists of objects of one dialect differ: single objects by their keys, and whose rules are not the same."""
+    """Difference of two lists of objects of one backend."""
 
     before: dict[Key, Any]
+    """All single objects of the old list, by key."""
     after: dict[Key, Any]
-    gone: list[Rules]
-    come: list[Rules]
+    """All single objects of the new list, by key."""
+    removed: list[Rules]
+    added: list[Rules]
     changed: list[tuple[Rules, Rules]]
     is_kept: Callable[[Key], bool]
-    """True for an object that rules share which both sides have alike."""
+    """Return True for a shared object that unchanged rules need."""
     sets: tuple[RuleSet, RuleSet]
-    """All rules of both sides."""
+    """Old and new rule set."""
 
-    def once(self, say: Callable[[], T]) -> T:
-        """What is said of it. Where nothing differs but rules that nodes share, they share what is said of them."""
-        had, has = self.sets
-        return has.words_since(had, say) if self.before == self.after else say()
+    def render_cached(self, render: Callable[[], T]) -> T:
+        """Return the result of `render`; nodes with the same two rule sets share it.
 
-
-def delta(old: Iterable[Any], new: Iterable[Any]) -> RulesDiff:
-    """What is not alike; single objects are all there."""
-    (before, had), (after, has) = _sorted_out(old), _sorted_out(new)
-    found = has.since(had)
-    return RulesDiff(before, after, *found, _Kept(has, found), (had, has))
+        It is not shared if single objects differ, too.
+        """
+        old, new = self.sets
+        return new.render_diff(old, render) if self.before == self.after else render()
 
 
-class _Kept:
-    """Whether somebody whose rules are on both sides shares an object."""
+def rules_diff(old: Iterable[Any], new: Iterable[Any]) -> RulesDiff:
+    """Return the difference of two lists, with all single objects and the changed rules."""
+    (before, old_rules), (after, new_rules) = _split(old), _split(new)
+    changed = new_rules.diff_from(old_rules)
+    return RulesDiff(
+        before, after, *changed, _SharedByKeptRules(new_rules, changed), (old_rules, new_rules)
+    )
 
-    def __init__(self, has: RuleSet, found: ChangedSubjects) -> None:
-        self._has = has
-        self._found = found
+
+class _SharedByKeptRules:
+    """Predicate: True for a shared object that unchanged rules need."""
+
+    def __init__(self, rules: RuleSet, changes: ChangedSubjects) -> None:
+        self._rules = rules
+        self._changes = changes
 
     def __call__(self, key: Key) -> bool:
-        return self._has.shared.get(key, 0) > self._others[key]
+        return self._rules.shared.get(key, 0) > self._counts_of_changed[key]
 
     @cached_property
-    def _others(self) -> Counter[Key]:
-        new_ones = (*self._found.come, *(pair[1] for pair in self._found.changed))
-        return Counter(key for rules in new_ones for key in rules.shared_keys)
+    def _counts_of_changed(self) -> Counter[Key]:
+        new_rules = (*self._changes.added, *(pair[1] for pair in self._changes.changed))
+        return Counter(key for rules in new_rules for key in rules.shared_keys)
 
 
-def different(old: Iterable[Any], new: Iterable[Any]) -> tuple[dict[Key, Any], dict[Key, Any]]:
-    """The members of both by key, but for the rules that both have alike."""
-    return compared(delta(old, new))
+def changed_members(
+    old: Iterable[Any], new: Iterable[Any]
+) -> tuple[dict[Key, Any], dict[Key, Any]]:
+    """Return the old and the new members by key, without those of unchanged rules."""
+    return members_by_key(rules_diff(old, new))
 
 
-def compared(found: RulesDiff) -> tuple[dict[Key, Any], dict[Key, Any]]:
-    """The members of both sides by key. What is shared with rules that are kept is on neither."""
+def members_by_key(diff: RulesDiff) -> tuple[dict[Key, Any], dict[Key, Any]]:
+    """Return the old and the new members of a difference by key.
+
+    Shared objects that unchanged rules need are in neither.
+    """
     removed, added = (
-        [*found.gone, *(pair[0] for pair in found.changed)],
-        [*found.come, *(pair[1] for pair in found.changed)],
+        [*diff.removed, *(pair[0] for pair in diff.changed)],
+        [*diff.added, *(pair[1] for pair in diff.changed)],
     )
-    before = found.before | {
+    before = diff.before | {
         obj.key: obj for rules in removed for obj in (*rules.objects, *rules.shared)
     }
-    after = found.after | {
+    after = diff.after | {
         obj.key: obj for rules in added for obj in (*rules.objects, *rules.shared)
     }
-    shared, shared_now = (
+    old_shared, new_shared = (
         frozenset[Key]().union(*(rules.shared_keys for rules in side)) for side in (removed, added)
     )
-    for key in filter(found.is_kept, shared ^ shared_now):
+    for key in filter(diff.is_kept, old_shared ^ new_shared):
         before.pop(key, None)
         after.pop(key, None)
     return before, after
 
 
-def _sorted_out(objects: Iterable[Any]) -> tuple[dict[Key, Any], RuleSet]:
-    """Single objects by key, and the set of rules; a namespace has one of each dialect, or none."""
+def _split(objects: Iterable[Any]) -> tuple[dict[Key, Any], RuleSet]:
+    """Return the single objects by key, and the rule set: a namespace has at most one a backend."""
     single: dict[Key, Any] = {}
-    found = NO_RULES
+    rules = NO_RULES
     for obj in objects:
         if isinstance(obj, NodeRules):
-            found = obj.rules
+            rules = obj.rules
         else:
             single[obj.key] = obj
-    return single, found
+    return single, rules
 
 
 NO_RULES = RuleSet("", VersionedMap())
 
 
 def by_backend(objects: Iterable[RuleObject]) -> dict[str, list[RuleObject]]:
-    """Dialect → its objects, in order."""
-    found: dict[str, list[RuleObject]] = {}
+    """Return the objects of each backend by its name, in order."""
+    by_name: dict[str, list[RuleObject]] = {}
     for obj in objects:
-        found.setdefault(obj.dialect, []).append(obj)
-    return found
+        by_name.setdefault(obj.dialect, []).append(obj)
+    return by_name
 
 
 def steps(
@@ -347,37 +372,43 @@ def steps(
     *,
     anew: bool,
 ) -> tuple[Transaction, ...]:
-    """What leads from `old` to `new`; with `anew` whatever is there. What comes comes first: no packet meets a node without rules.
+    """Return the transactions from `old` to `new`, in order.
 
-    What goes goes in the reverse order of its coming: a set last, which rules have named.
+    Backends with new objects come first, so that a node is never without rules. Backends without
+    objects follow in reverse order, because rules that refer to a set have to be removed before it.
+
+    former: names in the namespace that each backend owned before.
+    anew: replace all existing objects, whatever they are.
     """
     before, after = by_backend(old), by_backend(new)
-    found = []
-    new_ones = (
-        name for name in after if name not in before
-    )  # another that stays may lose what they take over
-    names_in_order = dict.fromkeys((*new_ones, *after, *reversed(before), *reversed(tuple(former))))
-    for name in sorted(
-        names_in_order, key=lambda name: getattr(dialect(name), "COMES_LAST", False)
-    ):
-        words = dialect(name)
-        mine, own = after.get(name, []), former.get(name, ())
-        text = (
-            words.replacement(mine, own) if anew else words.update(before.get(name, []), mine, own)
-        )
+    transactions = []
+    # A new backend comes before one that stays, which may lose the rules that the new one takes
+    # over.
+    new_backends = (name for name in after if name not in before)
+    backends = dict.fromkeys((*new_backends, *after, *reversed(before), *reversed(tuple(former))))
+    for name in sorted(backends, key=lambda name: getattr(dialect(name), "COMES_LAST", False)):
+        backend = dialect(name)
+        objects, former_names = after.get(name, []), former.get(name, ())
+        if anew:
+            text = backend.replacement(objects, former_names)
+        else:
+            text = backend.update(before.get(name, []), objects, former_names)
         if text:
-            found.append(Transaction(name, text))
-    return tuple(found)
+            transactions.append(Transaction(name, text))
+    return tuple(transactions)
 
 
 def names(objects: Iterable[RuleObject]) -> dict[str, tuple[Name, ...]]:
-    """Dialect → what of a namespace belongs to it."""
-    return {name: dialect(name).names(mine) for name, mine in by_backend(objects).items()}
+    """Return the names in a namespace that belong to each backend."""
+    return {backend: dialect(backend).names(objs) for backend, objs in by_backend(objects).items()}
 
 
 def digest(objects: Iterable[RuleObject]) -> str:
-    """Tells one set of objects from another; their order, which depends on what was there before, is not part of it."""
-    told = sorted(
+    """Return a digest of the objects that does not depend on their order.
+
+    The order depends on earlier states.
+    """
+    digests = sorted(
         obj.rules.digest if isinstance(obj, NodeRules) else repr(obj).encode() for obj in objects
     )
-    return hashlib.sha256(b"\0".join(told)).hexdigest()
+    return hashlib.sha256(b"\0".join(digests)).hexdigest()
