@@ -1,7 +1,7 @@
-"""Entries of the maps of kubenetlab/bpf/maps.h: keys and values as bytes, and as lines to read.
+"""Keys and values of the maps in kubenetlab/bpf/maps.h, as bytes and as readable text.
 
-An address has 16 bytes, an IPv4 address as ::ffff:a.b.c.d; prefix lengths are those of IPv6. Ports are in network order, all else in
-the machine's.
+Addresses have 16 bytes; an IPv4 address is ::ffff:a.b.c.d, and prefix lengths are those of IPv6.
+Ports are in network order, all other numbers in host order.
 """
 
 from __future__ import annotations
@@ -25,16 +25,21 @@ UNSPECIFIED: Final = {4: "0.0.0.0", 6: "::"}
 
 
 def readable(name: str, key: bytes, value: bytes) -> str:
-    """An entry of a map as one line."""
+    """Return a map entry as one line of text."""
     match name:
         case "fronts":
             address, port, protocol, kind = FRONT_KEY.unpack(key)
-            all_of_them, near, _, everywhere, here, affinity_s, flags = FRONT.unpack(value)
-            where = f"{as_address(address)} {int.from_bytes(port, 'big')}/{protocol_name(protocol)}"
-            policy = f"Cluster, {everywhere} in {all_of_them.hex()}"
+            cluster_list, local_list, _, cluster_count, local_count, affinity_s, flags = (
+                FRONT.unpack(value)
+            )
+            place = f"{as_address(address)} {int.from_bytes(port, 'big')}/{protocol_name(protocol)}"
+            policy = f"Cluster, {cluster_count} in {cluster_list.hex()}"
             if flags & IS_LOCAL:
-                policy = f"Local, {here} in {near.hex()}, of {everywhere} in {all_of_them.hex()}"
-            more = (
+                policy = (
+                    f"Local, {local_count} in {local_list.hex()}, "
+                    f"of {cluster_count} in {cluster_list.hex()}"
+                )
+            suffix = (
                 f", ClientIP {affinity_s}s" * bool(affinity_s)
                 + ", fenced" * bool(flags & IS_FENCED)
                 + ", masqueraded" * bool(flags & IS_HIDING)
@@ -42,42 +47,41 @@ def readable(name: str, key: bytes, value: bytes) -> str:
             )
             if not protocol:
                 return f"front {as_address(address)}: a cluster IP"
-            return f"front {'node port ' if kind == AT_NODE else ''}{where}: {policy}{more}"
+            return f"front {'node port ' if kind == AT_NODE else ''}{place}: {policy}{suffix}"
         case "doors":
             return f"node ports at {as_address(key)}"
         case "homes":
             length, address = HOME_KEY.unpack(key)
             return f"home of {as_cidr(address, length)}: {as_address(value)}"
         case "endpoints":
-            own, index, _ = SLOT.unpack(key)
+            list_id, index, _ = SLOT.unpack(key)
             address, port = ENDPOINT.unpack(value)
-            return (
-                f"endpoint {own.hex()} {index}: {as_address(address)} {int.from_bytes(port, 'big')}"
-            )
+            endpoint = f"{as_address(address)} {int.from_bytes(port, 'big')}"
+            return f"endpoint {list_id.hex()} {index}: {endpoint}"
         case "sources":
-            length, own, address = SOURCE_KEY.unpack(key)
-            return f"source {own.hex()}: {as_cidr(address, length - 64)}"
+            length, list_id, address = SOURCE_KEY.unpack(key)
+            return f"source {list_id.hex()}: {as_cidr(address, length - 64)}"
     return f"{name} {key.hex()} {value.hex()}"
 
 
 def packed_id(name: str) -> bytes:
-    """What stands for a name; zeros for none."""
+    """Return the eight-byte id of a name; zeros for an empty name."""
     return hashlib.sha256(name.encode()).digest()[:8] if name else bytes(8)
 
 
 def packed_port(number: int) -> bytes:
-    """In network order."""
+    """Encode a port in network order."""
     return number.to_bytes(2, "big")
 
 
 def packed_address(text: str) -> bytes:
-    """Of either family, in 16 bytes."""
+    """Encode an IPv4 or IPv6 address in 16 bytes."""
     address = ip_address(text)
     return address.packed if address.version == 6 else b"\0" * 10 + b"\xff\xff" + address.packed
 
 
 def packed_prefix(cidr: str) -> tuple[int, bytes]:
-    """Length and address, both as of IPv6."""
+    """Encode a CIDR block as prefix length and address, both as for IPv6."""
     network = ip_network(cidr)
     return network.prefixlen + (96 if network.version == 4 else 0), packed_address(
         str(network.network_address)
@@ -85,11 +89,11 @@ def packed_prefix(cidr: str) -> tuple[int, bytes]:
 
 
 IS_DETECTING: Final = struct.Struct("=I")
-"""Last part of the settings: whether there is a detector for local traffic."""
+"""Last field of the settings: 1 if local traffic is detected, else 0."""
 
 
 def packed_range(cidr: str) -> bytes:
-    """First address and mask; of nothing, a mask of zeros."""
+    """Encode a CIDR block as first address and mask; an empty one has only zeros."""
     if not cidr:
         return bytes(32)
     network = ip_network(cidr)
@@ -100,13 +104,13 @@ def packed_range(cidr: str) -> bytes:
 
 
 def as_address(packed: bytes) -> IPv4Address | IPv6Address:
-    """Unpack an address; an IPv4-mapped one is an IPv4 address."""
+    """Decode an address; an IPv4-mapped address becomes an IPv4 address."""
     address = IPv6Address(packed)
     return address.ipv4_mapped or address
 
 
 def as_cidr(packed: bytes, length: int) -> str:
-    """Unpack an address and the length of its prefix, as of IPv6."""
+    """Decode a CIDR block from its address and its prefix length as for IPv6."""
     address = as_address(packed)
     return f"{address}/{length - (96 if address.version == 4 else 0)}"
 

@@ -1,6 +1,6 @@
-"""The programs on a node's links and the entries of their maps as containers, to be compared.
+"""Containers for the programs on a node's links and for the entries of their maps.
 
-The text of an entry has all that its key and value have: two entries with one text are equal.
+The text of an entry contains its whole key and value: entries with the same text are equal.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _RANGE_BYTES: Final = 32
 """struct range: first address and mask."""
 
 Ids = Mapping[bytes, str]
-"""Eight bytes that stand for a name in keys and values → the name."""
+"""Names by the eight-byte ids that stand for them in keys and values."""
 
 
 def differences(
@@ -52,35 +52,38 @@ def differences(
     listed: Any,
     ids: Ids,
 ) -> Iterator[Difference]:
-    """Compare programs by link and entries by map with a listing of the loader. Ids not in `ids` are shown in hexadecimal."""
+    """Compare programs by link, and entries by map, with a listing of the loader.
+
+    ids: names of the ids to show; other ids are shown in hexadecimal.
+    """
     observed = {
-        name: {bytes.fromhex(key): bytes.fromhex(value) for key, value in found.items()}
-        for name, found in listed["maps"].items()
+        name: {bytes.fromhex(key): bytes.fromhex(value) for key, value in map_entries.items()}
+        for name, map_entries in listed["maps"].items()
     }
     programs = {program for names in links.values() for program in names} or {
         name for names in listed["links"].values() for name in names
     }
-    ours = {
+    own_links = {
         link: [name for name in names if name in programs]
         for link, names in listed["links"].items()
     }
     ids = {**_lists(observed.get("fronts", {}), ids), **ids}
     return listing.differences(
         _containers(links, entries, ids),
-        _containers({link: names for link, names in ours.items() if names}, observed, ids),
+        _containers({link: names for link, names in own_links.items() if names}, observed, ids),
     )
 
 
 def _lists(fronts: Mapping[bytes, bytes], ids: Ids) -> dict[bytes, str]:
-    """Name the lists of endpoints that no desired front has after the Services whose observed fronts have them."""
-    found: dict[bytes, str] = {}
+    """Return names for endpoint lists that only observed frontends have, after their Services."""
+    names: dict[bytes, str] = {}
     for value in fronts.values():
         if len(value) == FRONT.size:
-            everywhere, here, service, *_ = FRONT.unpack(value)
-            for policy, own in (("Cluster", everywhere), ("Local", here)):
-                if any(own) and service in ids:
-                    found[own] = f"{ids[service]} {policy} {own.hex()}"
-    return found
+            cluster_list, local_list, service, *_ = FRONT.unpack(value)
+            for policy, list_id in (("Cluster", cluster_list), ("Local", local_list)):
+                if any(list_id) and service in ids:
+                    names[list_id] = f"{ids[service]} {policy} {list_id.hex()}"
+    return names
 
 
 def _containers(
@@ -101,7 +104,7 @@ def _containers(
 
 
 def describe(name: str, key: bytes, value: bytes, ids: Ids) -> str:
-    """Return one entry of a map as text, in hexadecimal where key or value do not have the layout of that map."""
+    """Return one map entry as text, in hexadecimal if its layout is not that of the map."""
     try:
         text = _DESCRIBED[name](key, value, ids)
     except (KeyError, ValueError, struct.error):
@@ -120,7 +123,7 @@ def _settings(key: bytes, value: bytes, ids: Ids) -> str:
 
 
 def _range(packed: bytes) -> str:
-    """Return a range as a CIDR block; with its mask where that is none of a prefix."""
+    """Return a range as a CIDR block, or with its mask if that is not the mask of a prefix."""
     first, mask = packed[:16], int.from_bytes(packed[16:], "big")
     length = mask.bit_count()
     if not any(packed):
@@ -141,15 +144,17 @@ def _home(key: bytes, value: bytes, ids: Ids) -> str:
 
 def _front(key: bytes, value: bytes, ids: Ids) -> str:
     address, port, protocol, kind = FRONT_KEY.unpack(key)
-    everywhere, here, service, everywhere_count, here_count, affinity_s, flags = FRONT.unpack(value)
+    cluster_list, local_list, service, cluster_count, local_count, affinity_s, flags = FRONT.unpack(
+        value
+    )
     number = int.from_bytes(port, "big")
     place = f"{as_address(address)}" if kind != AT_NODE else f"node port of {as_address(address)}"
     if not (number or protocol or any(value)):
         return f"{place}: cluster IP"
     facts = [
         f"{place} {number}/{protocol_name(protocol)} of {_name(service, ids)}",
-        f"Cluster: {_list(everywhere, everywhere_count, ids)}",
-        f"Local: {_list(here, here_count, ids)}",
+        f"Cluster: {_list(cluster_list, cluster_count, ids)}",
+        f"Local: {_list(local_list, local_count, ids)}",
         *([f"affinity {affinity_s} s"] if affinity_s else ()),
         *(name for flag, name in _FLAGS.items() if flags & flag),
         *([f"flags {unknown:#x}"] if (unknown := flags & ~sum(_FLAGS)) else ()),
@@ -158,33 +163,34 @@ def _front(key: bytes, value: bytes, ids: Ids) -> str:
     return ", ".join(facts)
 
 
-def _list(own: bytes, count: int, ids: Ids) -> str:
-    return f"{count} endpoints in {_name(own, ids)}" if count or any(own) else "none"
+def _list(list_id: bytes, count: int, ids: Ids) -> str:
+    return f"{count} endpoints in {_name(list_id, ids)}" if count or any(list_id) else "none"
 
 
 def _endpoint(key: bytes, value: bytes, ids: Ids) -> str:
-    own, index, zero = SLOT.unpack(key)
-    return f"{_name(own, ids)} {index}: {_place(value)}" if not zero else ""
+    list_id, index, reserved = SLOT.unpack(key)
+    return f"{_name(list_id, ids)} {index}: {_place(value)}" if not reserved else ""
 
 
 def _member(key: bytes, value: bytes, ids: Ids) -> str:
-    own, endpoint = key[:8], key[8:]
-    return f"{_name(own, ids)} has {_place(endpoint)}" if value == _TRUE else ""
+    list_id, endpoint = key[:8], key[8:]
+    return f"{_name(list_id, ids)} has {_place(endpoint)}" if value == _TRUE else ""
 
 
 def _source(key: bytes, value: bytes, ids: Ids) -> str:
-    length, own, address = SOURCE_KEY.unpack(key)
-    return f"{_name(own, ids)} from {as_cidr(address, length - 64)}" if value == _TRUE else ""
+    length, service, address = SOURCE_KEY.unpack(key)
+    return f"{_name(service, ids)} from {as_cidr(address, length - 64)}" if value == _TRUE else ""
 
 
 def _place(endpoint: bytes) -> str:
     address, port = ENDPOINT.unpack(endpoint)
-    rest = endpoint[18:]
-    return f"{as_address(address)} {int.from_bytes(port, 'big')}{f' and {rest.hex()}' if any(rest) else ''}"
+    padding = endpoint[18:]
+    suffix = f" and {padding.hex()}" if any(padding) else ""
+    return f"{as_address(address)} {int.from_bytes(port, 'big')}{suffix}"
 
 
-def _name(own: bytes, ids: Ids) -> str:
-    return ids.get(own) or own.hex()
+def _name(id_: bytes, ids: Ids) -> str:
+    return ids.get(id_) or id_.hex()
 
 
 _DESCRIBED: Final = {

@@ -141,17 +141,9 @@ def _rules(desired: RuleContainer, observed: RuleContainer) -> Iterator[Differen
     by_position: list[tuple[int, Difference]] = []
     for left, right in (*aligned.changed, *aligned.moved):
         rules = desired.rules[left], observed.rules[right]
-        by_position.append(
-            (
-                right,
-                _entry(desired, *rules, left + 1, right + 1),
-            )
-        )
+        by_position.append((right, _entry(desired, *rules, left + 1, right + 1)))
     by_position += [
-        (
-            right,
-            _entry(desired, None, observed.rules[right], None, right + 1),
-        )
+        (right, _entry(desired, None, observed.rules[right], None, right + 1))
         for right in aligned.additional
     ]
     for left in aligned.missing:

@@ -1,4 +1,4 @@
-"""nftables' listings: the output of `nft --stateless list table`, read into containers.
+"""Parser of `nft --stateless list table`, which reads tables into containers.
 
 table ip kube-proxy {
         comment "rules for kube-proxy"
@@ -42,19 +42,19 @@ def containers(listed: Sequence[str | None], names: Sequence[Name]) -> Iterator[
 
 def _table(family: str, table: str, text: str) -> Iterator[RuleContainer]:
     """Read the table itself, then its chains, then its sets, maps and other objects."""
-    own: list[str] = []
+    table_properties: list[str] = []
     blocks: list[tuple[str, str, list[str]]] = []
-    body = own
+    body = table_properties
     for line in text.splitlines()[1:]:
         if block := _BLOCK.fullmatch(line):
             body = []
             blocks.append((block[1], block[2], body))
         elif line in ("\t}", "}"):
-            body = own
+            body = table_properties
         elif line.strip():
             body.append(line.strip())
     name = f"nft table {family} {table}"
-    yield RuleContainer(name, properties="; ".join(own))
+    yield RuleContainer(name, properties="; ".join(table_properties))
     for kind, inner, lines in sorted(blocks, key=lambda block: block[0] != "chain"):
         place = f"{family} {table} {inner}"
         read = {"chain": _chain, "set": _set, "map": _set}.get(kind, _other)
@@ -79,8 +79,8 @@ def _set(name: str, place: str, lines: Sequence[str], parent: str) -> RuleContai
     )
     properties = "; ".join(lines[:start])
     is_dynamic = _DYNAMIC.search(properties) is not None
-    found = _ELEMENTS.fullmatch(" ".join(lines[start:]))
-    elements = [text.strip() for text in _ELEMENT.findall(found[1])] if found else []
+    match = _ELEMENTS.fullmatch(" ".join(lines[start:]))
+    elements = [text.strip() for text in _ELEMENT.findall(match[1])] if match else []
     return RuleContainer(
         name,
         "" if is_dynamic else "element",
@@ -94,10 +94,10 @@ def _set(name: str, place: str, lines: Sequence[str], parent: str) -> RuleContai
 
 
 def _other(name: str, place: str, lines: Sequence[str], parent: str) -> RuleContainer:
-    """Read a counter, a quota, a flowtable, …"""
+    """Read an object of another kind: a counter, a quota, a flowtable and so on."""
     return RuleContainer(name, properties="; ".join(lines), parent=parent)
 
 
 def _by_key(elements: Sequence[str]) -> Mapping[str, str]:
-    """Key → element: the part that an element of a map or its comment may follow."""
+    """Return elements by key, which is the part before a map's value, a comment or an option."""
     return {_END_OF_KEY.split(text, maxsplit=1)[0]: text for text in elements}

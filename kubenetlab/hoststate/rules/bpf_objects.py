@@ -1,0 +1,293 @@
+"""Objects of the rule backend bpf: programs on links, and entries of their maps."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from ipaddress import ip_address
+from typing import Final
+
+from msgspec import Struct
+
+from kubenetlab.hoststate.object import Key
+from kubenetlab.hoststate.rules.bpf_entries import (
+    AT_ADDRESS,
+    AT_NODE,
+    ENDPOINT,
+    FRONT,
+    FRONT_KEY,
+    HOME_KEY,
+    IS_DETECTING,
+    IS_DIRECT,
+    IS_FENCED,
+    IS_HIDING,
+    IS_LOCAL,
+    IS_OUTSIDE,
+    PROTOCOLS,
+    SLOT,
+    SOURCE_KEY,
+    UNSPECIFIED,
+    packed_address,
+    packed_id,
+    packed_port,
+    packed_prefix,
+    packed_range,
+)
+from kubenetlab.hoststate.rules.rulesets import (
+    RuleObject,
+)
+
+LOOPBACK: Final = "lo"
+COMING, GOING = "coming", "going"
+"""Names of the programs at tc ingress and at tc egress."""
+
+Entry = tuple[str, bytes]
+"""Map, and key in it."""
+EndpointList = tuple[str, int]
+"""Name of a list of endpoints, and its length."""
+NOWHERE: Final[EndpointList] = ("", 0)
+
+
+class BpfObject(RuleObject, frozen=True):
+    """Base class of the objects of this backend."""
+
+    @property
+    def dialect(self) -> str:
+        return "bpf"
+
+    @property
+    def links(self) -> tuple[str, ...]:
+        """Links to which the programs are attached."""
+        return ()
+
+    def entries(self) -> Iterator[tuple[Entry, bytes]]:
+        """Yield the map entries of the object."""
+        raise NotImplementedError
+
+
+class FamilyConfig(Struct, frozen=True):
+    """Settings of a node for one address family."""
+
+    node: str
+    """Address of the node."""
+    pods: str
+    """CIDR block of the cluster's pods."""
+    services: str
+    """CIDR block of the cluster IPs."""
+    doors: tuple[str, ...] = ()
+    """Addresses of the node at which node ports are reached."""
+    local: str | None = None
+    """CIDR block of sources that count as pods for traffic policies; empty: no source does; None:
+    local traffic is not detected."""
+
+
+class BpfPrograms(BpfObject, frozen=True):
+    """The programs with their maps, on the links that every node has."""
+
+    rank = 100
+
+    ranges: tuple[FamilyConfig, ...]
+    uplink: str
+
+    @property
+    def key(self) -> Key:
+        return ("BpfPrograms",)
+
+    @property
+    def links(self) -> tuple[str, ...]:
+        return (self.uplink, LOOPBACK)
+
+    def entries(self) -> Iterator[tuple[Entry, bytes]]:
+        configs = {ip_address(config.node).version: config for config in self.ranges}
+        both = [
+            configs.get(version, FamilyConfig(UNSPECIFIED[version], "", "")) for version in (4, 6)
+        ]
+        value = b"".join(packed_address(config.node) for config in both)
+        range_groups = (
+            [config.pods for config in both],
+            [config.services for config in both],
+            [config.local or "" for config in both],
+        )
+        value += b"".join(packed_range(cidr) for ranges in range_groups for cidr in ranges)
+        yield (
+            ("settings", bytes(4)),
+            value + IS_DETECTING.pack(any(config.local is not None for config in both)),
+        )
+        for address in (address for config in self.ranges for address in config.doors):
+            yield ("doors", packed_address(address)), b"\1"
+
+    def __str__(self) -> str:
+        return f"bpf programs {COMING} and {GOING} on {self.uplink}, {GOING} on {LOOPBACK}"
+
+
+class PodLink(BpfObject, frozen=True):
+    """A link of a pod on its node, to which the programs are attached, too."""
+
+    rank = 140
+
+    link: str
+
+    @property
+    def key(self) -> Key:
+        return ("PodLink", self.link)
+
+    @property
+    def links(self) -> tuple[str, ...]:
+        return (self.link,)
+
+    def entries(self) -> Iterator[tuple[Entry, bytes]]:
+        return iter(())
+
+    def __str__(self) -> str:
+        return f"bpf programs {COMING} and {GOING} on {self.link}"
+
+
+class RemoteRange(BpfObject, frozen=True):
+    """The node on which the addresses of a CIDR block are, if that is another node."""
+
+    rank = 110
+
+    cidr: str
+    node: str
+
+    @property
+    def key(self) -> Key:
+        return ("RemoteRange", self.cidr)
+
+    def entries(self) -> Iterator[tuple[Entry, bytes]]:
+        length, address = packed_prefix(self.cidr)
+        yield ("homes", HOME_KEY.pack(length, address)), packed_address(self.node)
+
+    def __str__(self) -> str:
+        return f"bpf home of {self.cidr}: {self.node}"
+
+
+class BpfEndpoints(BpfObject, frozen=True):
+    """A list of endpoints, of which a program selects one at random."""
+
+    rank = 110
+
+    name: str
+    endpoints: tuple[tuple[str, int], ...]
+
+    @property
+    def key(self) -> Key:
+        return ("BpfEndpoints", self.name)
+
+    def entries(self) -> Iterator[tuple[Entry, bytes]]:
+        list_id = packed_id(self.name)
+        for index, (address, port) in enumerate(self.endpoints):
+            endpoint = ENDPOINT.pack(packed_address(address), packed_port(port))
+            yield ("endpoints", SLOT.pack(list_id, index, 0)), endpoint
+            yield ("members", list_id + endpoint), b"\1"
+
+    def __str__(self) -> str:
+        endpoints = ", ".join(f"{address} {port}" for address, port in self.endpoints)
+        return f"bpf endpoints {self.name}: {endpoints}"
+
+
+class AllowedSource(BpfObject, frozen=True):
+    """A CIDR block from which a Service may be reached at its load balancer's address."""
+
+    rank = 110
+
+    service: str
+    cidr: str
+
+    @property
+    def key(self) -> Key:
+        return ("AllowedSource", self.service, self.cidr)
+
+    def entries(self) -> Iterator[tuple[Entry, bytes]]:
+        length, address = packed_prefix(self.cidr)
+        yield ("sources", SOURCE_KEY.pack(64 + length, packed_id(self.service), address)), b"\1"
+
+    def __str__(self) -> str:
+        return f"bpf source {self.cidr} of {self.service}"
+
+
+class ClusterIp(BpfObject, frozen=True):
+    """A cluster IP; connections to ports that its Service does not have are rejected."""
+
+    rank = 120
+
+    address: str
+
+    @property
+    def key(self) -> Key:
+        return ("ClusterIp", self.address)
+
+    def entries(self) -> Iterator[tuple[Entry, bytes]]:
+        yield (
+            ("fronts", FRONT_KEY.pack(packed_address(self.address), bytes(2), 0, AT_ADDRESS)),
+            bytes(FRONT.size),
+        )
+
+    def __str__(self) -> str:
+        return f"bpf cluster IP {self.address}"
+
+
+class Frontend(BpfObject, frozen=True):
+    """An address and port at which a Service port is reached.
+
+    A node port has the address 0.0.0.0 or ::, and is reached at the `doors` of the node.
+    """
+
+    rank = 120
+
+    address: str
+    port: int
+    protocol: str
+    service: str
+    """`namespace/name:port/protocol`; session affinity applies to all addresses of the Service."""
+    everywhere: EndpointList
+    """Endpoints by the traffic policy Cluster."""
+    here: EndpointList = NOWHERE
+    """Endpoints by the traffic policy Local."""
+    affinity_s: int = 0
+    """Timeout of session affinity, in seconds; 0: no affinity."""
+    is_outside: bool = False
+    """True for an external address or a node port, to which the external traffic policy applies."""
+    is_local: bool = False
+    """True if the traffic policy is Local."""
+    is_fenced: bool = False
+    """True if only clients in an `AllowedSource` may connect."""
+    is_hiding: bool = False
+    """True if all clients are masqueraded, so that endpoints see the address of the node."""
+    is_direct: bool = False
+    """True if endpoints see the clients' addresses, and answer them from their own nodes."""
+
+    @property
+    def key(self) -> Key:
+        return ("Frontend", self.address, str(self.port), self.protocol)
+
+    def entries(self) -> Iterator[tuple[Entry, bytes]]:
+        kind = AT_NODE if self.address in UNSPECIFIED.values() else AT_ADDRESS
+        key = FRONT_KEY.pack(
+            packed_address(self.address), packed_port(self.port), PROTOCOLS[self.protocol], kind
+        )
+        flags = self.is_outside * IS_OUTSIDE | self.is_local * IS_LOCAL | self.is_fenced * IS_FENCED
+        flags |= self.is_hiding * IS_HIDING | self.is_direct * IS_DIRECT
+        lists = (packed_id(self.everywhere[0]), packed_id(self.here[0]), packed_id(self.service))
+        yield (
+            ("fronts", key),
+            FRONT.pack(*lists, self.everywhere[1], self.here[1], self.affinity_s, flags),
+        )
+
+    def __str__(self) -> str:
+        policy = "Local" if self.is_local else "Cluster"
+        _, count = self.here if self.is_local else self.everywhere
+        place = f"{self.address} {self.port}/{self.protocol}"
+        return f"bpf front {place} of {self.service}: {policy} {count}"
+
+
+Bpf = BpfPrograms | PodLink | RemoteRange | BpfEndpoints | AllowedSource | ClusterIp | Frontend
+
+
+def endpoints(service: str, policy: str, chosen: Sequence[tuple[str, int]]) -> BpfEndpoints:
+    """Return the endpoint list of a Service port for one policy, named by its digest.
+
+    chosen: address and port of each endpoint.
+    """
+    digest = hashlib.sha256(repr(chosen).encode()).hexdigest()[:8]
+    return BpfEndpoints("", f"{service} {policy} {digest}", tuple(chosen))
