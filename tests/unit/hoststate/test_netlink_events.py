@@ -26,7 +26,7 @@ from kubenetlab.hoststate.peers import Peers
 from kubenetlab.hoststate.route import Route
 from kubenetlab.hoststate.state import contents_of
 from kubenetlab.hoststate.wire import HEADER, attribute, mac_bytes, nested, number, string
-from tests.unit.hoststate.test_diff import Indexes
+from tests.unit.hoststate.test_messages import Indexes
 
 HERE = "node/worker"
 INDEXES = {"eth0": 7, "cbr0": 8, "veth0": 9}

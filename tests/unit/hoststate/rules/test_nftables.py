@@ -1,0 +1,157 @@
+"""Transactions of nftables: order of commands, shared objects and rules shared by nodes."""
+
+from __future__ import annotations
+
+from kubenetlab.hoststate.diff import diff
+from kubenetlab.hoststate.rules.nftables import (
+    Chain,
+    Collection,
+    Element,
+    NftObject,
+    Rule,
+    Ruled,
+    Table,
+    replacement,
+    transaction,
+    update,
+)
+from kubenetlab.hoststate.rules.rulesets import NodeRules, Rules
+from kubenetlab.hoststate.state import HostState, contents_of
+from tests.unit.hoststate.rule_sets import node_rules, service_rules
+
+
+def chain(name: str, *rules: str, hook: str = "") -> Chain:
+    return Chain("n", "ip", "t", name, tuple(Rule(rule) for rule in rules), hook)
+
+
+def test_a_transaction_is_in_the_order_that_reference_counts_ask_for() -> None:
+    """New chains before the elements that go to them; old elements before the chains they went to."""
+    table, services = Table("n", "ip", "t"), Collection("n", "ip", "t", "m", "ipv4_addr : verdict")
+    old: list[NftObject] = [
+        table,
+        services,
+        chain("a", "accept"),
+        chain("b", "drop"),
+        Element("n", "ip", "t", "m", "10.0.0.1", "goto a"),
+    ]
+    new: list[NftObject] = [
+        table,
+        services,
+        chain("b", "counter", "drop"),
+        chain("c", "drop"),
+        Element("n", "ip", "t", "m", "10.0.0.1", "goto c", "web"),
+    ]
+    assert transaction(old, new).splitlines() == [
+        "add chain ip t c",
+        "delete element ip t m { 10.0.0.1 }",
+        "flush chain ip t b",
+        "flush chain ip t a",
+        "add rule ip t c drop",
+        "add rule ip t b counter",
+        "add rule ip t b drop",
+        'add element ip t m { 10.0.0.1 comment "web" : goto c }',
+        "delete chain ip t a",
+    ]
+    assert transaction(new, new) == ""
+    assert replacement(new).splitlines()[:3] == [
+        "add table ip t",
+        "delete table ip t",
+        "add table ip t",
+    ]
+
+
+def test_comments_fit_and_cannot_break_out() -> None:
+    """nft takes 128 bytes and no quotes inside."""
+    text = Element("n", "ip", "t", "m", "1", comment='a "b" ' + "ü" * 100).text
+    assert text.count('"') == 2
+    assert len(text.split('"')[1].encode()) < 128
+
+
+def test_tables_that_are_no_longer_wanted_go_with_a_replacement() -> None:
+    """Whoever has touched them."""
+    text = replacement([Table("n", "ip", "mine")], [("ip", "mine"), ("ip", "former")])
+    assert "delete table ip former" in text
+    assert text.count("delete table ip mine") == 1
+
+
+def test_of_bundles_that_changed_only_what_differs_is_told() -> None:
+    """To nft, in a plan, and nothing at all of those that are alike."""
+    table, other = Table("n", "ip", "t"), service_rules("other", "10.0.0.9")
+    before, after = service_rules("web", "10.0.0.1", "10.0.0.2"), service_rules("web", "10.0.0.2")
+    assert transaction(
+        [table, node_rules(other, before)],
+        [table, node_rules(service_rules("other", "10.0.0.9"), after)],
+    ).splitlines() == [
+        "flush chain ip t web",
+        "flush chain ip t web-10.0.0.1",
+        "add rule ip t web numgen random mod 1 vmap { … }",
+        "delete chain ip t web-10.0.0.1",
+    ]
+    (changes,) = diff(
+        HostState({"n": contents_of([node_rules(before, other)])}),
+        HostState({"n": contents_of([node_rules(other, after)])}),
+    ).namespaces
+    assert [str(operation) for operation in changes.details()] == [
+        "- nft chain ip t web-10.0.0.1: 1 rule",
+        "~ nft chain ip t web: 1 rule    (was: nft chain ip t web: 1 rule)",
+    ]
+    (gone,) = diff(
+        HostState({"n": contents_of([node_rules(other)])}), HostState({"n": {}})
+    ).namespaces
+    assert [str(operation) for operation in gone.details()][
+        -1
+    ] == "- nft element ip t ips { of other }"
+
+
+def test_nodes_with_the_same_rules_share_the_words() -> None:
+    """Of a change that is nothing but theirs; not where something else differs, or has to be made anew as a whole."""
+    table, before, after = (
+        Table("n", "ip", "t"),
+        node_rules(service_rules("web", "10.0.0.1")),
+        node_rules(service_rules("web", "10.0.0.2")),
+    )
+    extra = Chain("n", "ip", "t", "extra", (Rule("accept"),))
+    first = update([table, before], [table, after])
+    assert first.splitlines()[-1] == "delete chain ip t web-10.0.0.1"
+    assert update([table, extra, before], [table, extra, after]) is first
+    assert update([table, before], [table, extra, after]) != first
+    assert update([table, before], [table, after]) is first
+    other = node_rules(service_rules("web", "10.0.0.3"))
+    assert "10.0.0.3" in update([table, before], [table, other])
+    assert "10.0.0.3" in update([table, after], [table, other])
+    assert "delete chain ip t web-10.0.0.2" in update([table, after], [table, other])
+    commented = node_rules(
+        Rules("nftables", "ip", "web", (Chain("", "ip", "t", "web", comment="said"),))
+    )
+    for beside in ((), (extra,)):
+        anew = update([table, *beside, before], [table, *beside, commented])
+        assert "delete table ip t" in anew
+        assert ("add chain ip t extra" in anew) == bool(beside)
+
+
+def test_what_several_share_is_there_as_long_as_any_of_them() -> None:
+    """Made with the first, not made again with the next, gone with the last."""
+    table, common = Table("n", "ip", "t"), Chain("", "ip", "t", "common", (Rule("accept"),))
+
+    def sharing(*names: str) -> NodeRules:
+        own = (
+            Rules(
+                "nftables",
+                "ip",
+                name,
+                (Chain("", "ip", "t", name, (Rule("goto common"),)),),
+                (common,),
+            )
+            for name in names
+        )
+        return node_rules(*own)
+
+    one: list[Ruled] = [table, sharing("a")]
+    both: list[Ruled] = [table, sharing("a", "b")]
+    assert transaction([table], both).splitlines().count("add rule ip t common accept") == 1
+    assert "common accept" not in transaction(one, both)
+    assert "delete chain ip t common" not in transaction(both, one)
+    assert transaction(one, [table]).splitlines()[-2:] == [
+        "delete chain ip t a",
+        "delete chain ip t common",
+    ]
