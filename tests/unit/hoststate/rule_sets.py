@@ -12,7 +12,7 @@ from kubenetlab.versioned import VersionedMap
 
 
 def service_rules(name: str, *endpoints: str) -> Rules:
-    """A Service with a chain for each endpoint, and one that chooses."""
+    """Return rules of a Service with a chain for each endpoint, and one that selects among them."""
     choice = Rule(f"numgen random mod {len(endpoints)} vmap {{ … }}")
     chains = [
         Chain("", "ip", "t", f"{name}-{endpoint}", (Rule(f"dnat to {endpoint}"),))
@@ -31,4 +31,4 @@ def service_rules(name: str, *endpoints: str) -> Rules:
 
 
 def node_rules(*rules: Rules) -> NodeRules:
-    return NodeRules("n", RuleSet("nftables", VersionedMap((one.whose, one) for one in rules)))
+    return NodeRules("n", RuleSet("nftables", VersionedMap((item.whose, item) for item in rules)))

@@ -25,7 +25,7 @@ objects = st.one_of(
         st.just("n"),
         st.sampled_from(["eth0", "lo"]),
         st.sampled_from(["10.0.0.1/8", "10.0.0.2/8"]),
-        st.sampled_from(["global", "link"]),
+        st.booleans(),
     ),
     st.builds(
         Route,
@@ -41,18 +41,18 @@ namespaces = st.dictionaries(
 )
 
 
-def state_of(found: dict[str, Any]) -> HostState:
+def state_of(contents_by_netns: dict[str, Any]) -> HostState:
     return HostState(
         {
             netns: contents_of([Sandbox(netns, "h"), *contents.values()])
-            for netns, contents in found.items()
+            for netns, contents in contents_by_netns.items()
         }
     )
 
 
 @given(namespaces, namespaces)
 def test_applying_a_difference_leaves_none(before: dict[str, Any], after: dict[str, Any]) -> None:
-    """From any state to any other: what is applied is what was missing, and then nothing is."""
+    """After the difference between any two states is applied, there is no difference."""
     kernel = FakeKernel()
     first, second = state_of(before), state_of(after)
     kernel.apply(diff(HostState(), first)).raise_failures()
@@ -61,8 +61,8 @@ def test_applying_a_difference_leaves_none(before: dict[str, Any], after: dict[s
     assert not diff(HostState(kernel.observe(everything)), second)
 
 
-def test_a_namespace_that_is_the_same_mapping_is_not_looked_at() -> None:
-    """Identity is enough: what did not change costs nothing."""
+def test_a_namespace_with_the_same_mapping_is_skipped() -> None:
+    """The same mapping on both sides is not iterated."""
     contents = contents_of([Sandbox("n", "h"), Sysctl("n", "a", "1")])
 
     class Untouchable(dict[Any, Any]):
@@ -74,7 +74,7 @@ def test_a_namespace_that_is_the_same_mapping_is_not_looked_at() -> None:
 
 
 def test_a_plan_reads_like_a_list_of_commands() -> None:
-    """Signs, objects in iproute2's words, what was there before."""
+    """A line has a sign, the object in iproute2's notation and the previous object."""
     before = HostState(
         {
             "n": contents_of(
@@ -114,14 +114,14 @@ def test_a_plan_reads_like_a_list_of_commands() -> None:
         Sandbox("n", "h", shares="m"),
     ],
 )
-def test_objects_read_well(obj: Object) -> None:
-    """`str` is what users see in plans and errors."""
+def test_objects_have_readable_texts(obj: Object) -> None:
+    """The text of an object appears in plans and errors."""
     assert str(obj)[0].islower()
     assert "(" not in str(obj)
 
 
-def test_what_stands_on_a_new_link_is_made_with_it() -> None:
-    """Also when it was seen a moment ago: the kernel takes a dead namespace's links away some time after it."""
+def test_dependents_of_a_new_link_are_added_again() -> None:
+    """They are added even if they were observed, because the kernel deletes links with a delay."""
     ends = [
         Bridge("node", "br0", "0a:58:00:00:00:01"),
         Port("node", "veth0", "br0", "0a:59:00:00:00:02"),
@@ -131,33 +131,33 @@ def test_what_stands_on_a_new_link_is_made_with_it() -> None:
         Veth("pod", "eth0", "0a:58:00:00:00:02", "node", "veth0"),
         Address("pod", "eth0", "10.0.0.2/24"),
     ]
-    wanted = HostState({"node": contents_of(ends), "pod": contents_of(pod)})
-    seen = HostState({"node": contents_of(ends), "pod": contents_of(pod[1:])})
-    assert [str(operation) for operation in diff(seen, wanted).operations()] == [
+    desired = HostState({"node": contents_of(ends), "pod": contents_of(pod)})
+    observed = HostState({"node": contents_of(ends), "pod": contents_of(pod[1:])})
+    assert [str(operation) for operation in diff(observed, desired).operations()] == [
         "+ port veth0 of br0 mac 0a:59:00:00:00:02 mtu 1500",
         "+ veth eth0 mac 0a:58:00:00:00:02 mtu 1500 ↔ veth0 in node",
         "+ address 10.0.0.2/24 dev eth0",
     ]
 
 
-def test_what_stands_on_a_link_that_is_replaced_is_made_with_it() -> None:
-    """A veth whose other end was seen elsewhere goes, and takes its address along, even where that was still seen."""
+def test_dependents_of_a_replaced_link_are_added_again() -> None:
+    """A veth with another peer is replaced, and its address is added even if it was observed."""
     address = Address("n", "eth0", "10.0.0.1/24")
-    wanted = contents_of(
+    desired = contents_of(
         [Sandbox("n", "a node"), Veth("n", "eth0", "0a:58:0a:00:00:01", "s", "n"), address]
     )
-    seen = contents_of(
+    observed = contents_of(
         [Sandbox("n", "a node"), Veth("n", "eth0", "0a:58:0a:00:00:01", "", "?"), address]
     )
-    (changes,) = diff(HostState({"n": seen}), HostState({"n": wanted})).namespaces
+    (changes,) = diff(HostState({"n": observed}), HostState({"n": desired})).namespaces
     assert [(operation.verb, operation.object) for operation in changes.operations] == [
-        ("change", wanted["Link", "eth0"]),
+        ("change", desired["Link", "eth0"]),
         ("add", address),
     ]
 
 
-def test_what_departs_is_named() -> None:
-    """Namespaces that go: so that nobody remembers for ever what was computed for them."""
+def test_removed_namespaces_are_reported() -> None:
+    """Callers drop what they cached for removed namespaces."""
     before = HostState(
         {
             "n": contents_of([Sandbox("n", "h"), node_rules(service_rules("web", "10.0.0.1"))]),

@@ -49,11 +49,11 @@ class Indexes:
 
 
 def split(data: bytes) -> list[bytes]:
-    parts, at = [], 0
-    while at < len(data):
-        (size,) = struct.unpack_from("=I", data, at)
-        parts.append(data[at : at + size])
-        at += size
+    parts, offset = [], 0
+    while offset < len(data):
+        (size,) = struct.unpack_from("=I", data, offset)
+        parts.append(data[offset : offset + size])
+        offset += size
     return parts
 
 
@@ -67,9 +67,9 @@ def decoded(type_: Any, data: bytes) -> Any:
 def test_addresses_are_read_back(
     address: Any, prefix: int, is_source: bool, has_route: bool
 ) -> None:
-    """What we encode is what pyroute2 and we ourselves decode; what is no source has scope link, or is not preferred."""
-    wanted = Address("n", "eth0", f"{address}/{prefix}", is_source, has_route)
-    data = wanted.create(Indexes())
+    """pyroute2 and the lab decode the encoded address and whether it may be a source address."""
+    encoded_address = Address("n", "eth0", f"{address}/{prefix}", is_source, has_route)
+    data = encoded_address.create(Indexes())
     seen = decoded(ifaddrmsg, data)
     is_ipv6 = address.version == 6
     assert (seen["family"], seen["prefixlen"], seen["index"]) == (10 if is_ipv6 else 2, prefix, 7)
@@ -85,12 +85,12 @@ def test_addresses_are_read_back(
     if (
         is_source or not is_ipv6
     ):  # the kernel says it by a flag, not by the lifetimes that were asked for
-        assert decode_address("n", memoryview(data)[16:], NAMES) == (wanted, True)
+        assert decode_address("n", memoryview(data)[16:], NAMES) == (encoded_address, True)
 
 
 @st.composite
 def ways(draw: Any) -> tuple[Any, int, Any, Any]:
-    """(destination, prefix length, gateway or nothing, source or nothing) of one family."""
+    """Draw a destination, prefix length, gateway and source of one family."""
     version = draw(st.sampled_from([4, 6]))
     some = OF_VERSION[version]
     return (
@@ -103,13 +103,13 @@ def ways(draw: Any) -> tuple[Any, int, Any, Any]:
 
 @given(ways())
 def test_routes_are_read_back(way: tuple[Any, int, Any, Any]) -> None:
-    """Destination, gateway, preferred source, link; and IPv4's scope, which is `link` without a gateway."""
+    """pyroute2 and the lab decode the encoded route; IPv4 without gateway has scope link."""
     import ipaddress
 
     address, prefix, via, source = way
     network = ipaddress.ip_network(f"{address}/{prefix}", strict=False)
-    wanted = Route("n", str(network), "cbr0", str(via or ""), str(source or ""))
-    data = wanted.create(Indexes())
+    route = Route("n", str(network), "cbr0", str(via or ""), str(source or ""))
+    data = route.create(Indexes())
     seen = decoded(rtmsg, data)
     assert (seen["dst_len"], seen["table"], seen["proto"], seen["scope"]) == (
         prefix,
@@ -121,14 +121,14 @@ def test_routes_are_read_back(way: tuple[Any, int, Any, Any]) -> None:
     assert seen.get_attr("RTA_GATEWAY") == (str(via) if via else None)
     assert seen.get_attr("RTA_PREFSRC") == (str(source) if source else None)
     assert seen.get_attr("RTA_OIF") == 8
-    assert decode_route("n", memoryview(data)[16:], NAMES) == (wanted, True)
+    assert decode_route("n", memoryview(data)[16:], NAMES) == (route, True)
 
 
 @given(addresses, st.binary(min_size=6, max_size=6))
 def test_neighbors_are_read_back(address: Any, mac: bytes) -> None:
-    """Permanent, with address and MAC."""
-    wanted = Neighbor("n", "eth0", str(address), mac.hex(":"))
-    data = wanted.create(Indexes())
+    """pyroute2 and the lab decode the encoded neighbor, which is permanent."""
+    neighbor = Neighbor("n", "eth0", str(address), mac.hex(":"))
+    data = neighbor.create(Indexes())
     seen = decoded(ndmsg, data)
     assert (
         seen["ifindex"],
@@ -136,15 +136,15 @@ def test_neighbors_are_read_back(address: Any, mac: bytes) -> None:
         seen.get_attr("NDA_DST"),
         seen.get_attr("NDA_LLADDR"),
     ) == (7, 0x80, str(address), mac.hex(":"))
-    assert decode_neighbor("n", memoryview(data)[16:], NAMES) == (wanted, True)
+    assert decode_neighbor("n", memoryview(data)[16:], NAMES) == (neighbor, True)
 
 
 TABLE = tuple((f"10.244.0.{number}", f"0a:58:0a:f4:00:{number:02x}") for number in range(2, 9))
 
 
 @pytest.mark.parametrize("own", ["", TABLE[0][0], TABLE[3][0], TABLE[-1][0]])
-def test_peers_are_neighbors_one_by_one(own: str) -> None:
-    """Their messages are those of the neighbours that they stand for, byte by byte."""
+def test_peers_have_the_messages_of_their_neighbors(own: str) -> None:
+    """The messages of a Peers object equal those of single neighbors, byte by byte."""
     peers = Peers("n", "cbr0", TABLE, own)
     singly = [Neighbor("n", "cbr0", address, mac) for address, mac in TABLE if address != own]
     assert split(peers.create(Indexes())) == [neighbor.create(Indexes()) for neighbor in singly]
@@ -157,54 +157,67 @@ def test_peers_are_neighbors_one_by_one(own: str) -> None:
     st.sets(st.sampled_from(TABLE), min_size=1),
     st.sampled_from(["", *dict(TABLE)]),
 )
-def test_of_peers_only_the_difference_is_told(
+def test_only_changed_peers_are_sent(
     before: set[tuple[str, str]], after: set[tuple[str, str]], own: str
 ) -> None:
-    """Who has gone is removed, who has come is added, nobody else is named."""
+    """Removed entries are deleted, new entries are added, and no other entry is sent."""
     old, new = (
         Peers("n", "cbr0", tuple(sorted(before)), own),
         Peers("n", "cbr0", tuple(sorted(after)), own),
     )
-    marked = [
+    flagged = [
         (part, is_removal)
         for request, is_removal in new.change_from(old, Indexes())
         for part in split(request)
     ]
-    requests = [part for part, _ in marked]
-    told = [
+    requests = [part for part, _ in flagged]
+    sent = [
         (struct.unpack_from("=H", part, 4)[0], decoded(ndmsg, part).get_attr("NDA_DST"))
         for part in requests
     ]
-    gone = sorted({address for address, _ in old.entries} - {address for address, _ in new.entries})
-    come = sorted({address for address, _ in new.entries} - {address for address, _ in old.entries})
-    assert told == [
-        *((wire.RTM_DELNEIGH, address) for address in gone),
-        *((wire.RTM_NEWNEIGH, address) for address in come),
+    removed = sorted(
+        {address for address, _ in old.entries} - {address for address, _ in new.entries}
+    )
+    added = sorted(
+        {address for address, _ in new.entries} - {address for address, _ in old.entries}
+    )
+    assert sent == [
+        *((wire.RTM_DELNEIGH, address) for address in removed),
+        *((wire.RTM_NEWNEIGH, address) for address in added),
     ]
-    assert [is_removal for _, is_removal in marked] == [*[True] * len(gone), *[False] * len(come)]
+    assert [is_removal for _, is_removal in flagged] == [
+        *[True] * len(removed),
+        *[False] * len(added),
+    ]
 
 
-def test_a_veth_is_made_with_both_ends_at_once() -> None:
-    """One message makes both, the other end up; a second one raises this end and says whose it is."""
+def test_one_message_creates_both_ends_of_a_veth() -> None:
+    """The first message creates the peer up; the second sets this end up and adds its alias."""
     veth = Veth("pod", "eth0", "0a:58:00:00:00:02", "node", "veth3", 1400, "a pod")
-    create, up = split(veth.create(Indexes()))
-    there = decoded(ifinfmsg, create)
-    here = there.get_attr("IFLA_LINKINFO").get_attr("IFLA_INFO_DATA").get_attr("VETH_INFO_PEER")
-    assert (there["index"], there["flags"], there.get_attr("IFLA_IFNAME")) == (1000, 1, "veth3")
-    assert (there.get_attr("IFLA_NET_NS_FD"), there.get_attr("IFLA_MTU")) == (42, 1400)
+    create, set_up = split(veth.create(Indexes()))
+    peer_end = decoded(ifinfmsg, create)
+    own_end = (
+        peer_end.get_attr("IFLA_LINKINFO").get_attr("IFLA_INFO_DATA").get_attr("VETH_INFO_PEER")
+    )
+    assert (peer_end["index"], peer_end["flags"], peer_end.get_attr("IFLA_IFNAME")) == (
+        1000,
+        1,
+        "veth3",
+    )
+    assert (peer_end.get_attr("IFLA_NET_NS_FD"), peer_end.get_attr("IFLA_MTU")) == (42, 1400)
     assert (
-        here["index"],
-        here["flags"],
-        here.get_attr("IFLA_IFNAME"),
-        here.get_attr("IFLA_ADDRESS"),
+        own_end["index"],
+        own_end["flags"],
+        own_end.get_attr("IFLA_IFNAME"),
+        own_end.get_attr("IFLA_ADDRESS"),
     ) == (
         1001,
         0,
         "eth0",
         "0a:58:00:00:00:02",
     )
-    assert (decoded(ifinfmsg, up)["index"], decoded(ifinfmsg, up)["flags"]) == (1001, 1)
-    assert decoded(ifinfmsg, up).get_attr("IFLA_IFALIAS") == "a pod"
+    assert (decoded(ifinfmsg, set_up)["index"], decoded(ifinfmsg, set_up)["flags"]) == (1001, 1)
+    assert decoded(ifinfmsg, set_up).get_attr("IFLA_IFALIAS") == "a pod"
 
 
 def test_bridges_and_ports_are_read_back() -> None:
@@ -232,8 +245,8 @@ def test_bridges_and_ports_are_read_back() -> None:
 
 
 @given(st.binary(max_size=60))
-def test_broken_bytes_are_refused_not_read(data: bytes) -> None:
-    """Cut-short messages raise WireError, whatever they hold."""
+def test_malformed_messages_raise_wire_errors(data: bytes) -> None:
+    """Messages that are cut short raise WireError for any content."""
     try:
         for _, _, _, body in wire.messages(data):
             wire.attributes(body)

@@ -1,4 +1,4 @@
-"""Notices: which of the kernel's words contradict what is known."""
+"""Netlink events that contradict the known objects."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ from kubenetlab.hoststate.state import contents_of
 from kubenetlab.hoststate.wire import HEADER, attribute, mac_bytes, nested, number, string
 from tests.unit.hoststate.test_messages import Indexes
 
-HERE = "node/worker"
+NETNS = "node/worker"
 INDEXES = {"eth0": 7, "cbr0": 8, "veth0": 9}
-ROUTE = Route(HERE, "10.244.2.0/24", "eth0", "172.18.0.4")
-ADDRESS = Address(HERE, "eth0", "172.18.0.3/16")
-NEIGHBOR = Neighbor(HERE, "cbr0", "10.244.1.2", "0a:58:0a:f4:01:02")
-UPLINK = Veth(HERE, "eth0", "0a:58:ac:12:00:03", "wire", "worker")
-PORT = Port(HERE, "veth0", "cbr0", "0a:58:00:00:00:01")
-KNOWN = contents_of([ROUTE, ADDRESS, NEIGHBOR, UPLINK, PORT, LinkUp(HERE, "lo")])
+ROUTE = Route(NETNS, "10.244.2.0/24", "eth0", "172.18.0.4")
+ADDRESS = Address(NETNS, "eth0", "172.18.0.3/16")
+NEIGHBOR = Neighbor(NETNS, "cbr0", "10.244.1.2", "0a:58:0a:f4:01:02")
+UPLINK = Veth(NETNS, "eth0", "0a:58:ac:12:00:03", "wire", "worker")
+PORT = Port(NETNS, "veth0", "cbr0", "0a:58:00:00:00:01")
+KNOWN = contents_of([ROUTE, ADDRESS, NEIGHBOR, UPLINK, PORT, LinkUp(NETNS, "lo")])
 
 
-def told(type_: int, obj: Route | Address | Neighbor) -> NetlinkEvent:
-    """What the kernel says of an object: the request that makes it has the same body."""
+def event_of(type_: int, obj: Route | Address | Neighbor) -> NetlinkEvent:
+    """Return the event about an object, whose body equals that of the request creating it."""
     return NetlinkEvent(type_, obj.create(Indexes())[HEADER.size :])
 
 
-def of_link(
+def link_event(
     type_: int,
     index: int,
     name: str,
@@ -54,7 +54,7 @@ def of_link(
     master: int = 0,
     family: int = 0,
 ) -> NetlinkEvent:
-    """What the kernel says of a link."""
+    """Return the event about a link."""
     header = (
         bytes([family, 0, 1, 0])
         + index.to_bytes(4, "little")
@@ -72,76 +72,82 @@ def of_link(
     )
 
 
-def contradicts(*notices: NetlinkEvent) -> bool:
-    return contradict(HERE, notices, KNOWN, INDEXES)
+def contradicts(*events: NetlinkEvent) -> bool:
+    return contradict(NETNS, events, KNOWN, INDEXES)
 
 
 @pytest.mark.parametrize(
-    ("obj", "made", "gone"),
+    ("obj", "new_type", "delete_type"),
     [
         (ROUTE, wire.RTM_NEWROUTE, wire.RTM_DELROUTE),
         (ADDRESS, wire.RTM_NEWADDR, wire.RTM_DELADDR),
         (NEIGHBOR, wire.RTM_NEWNEIGH, wire.RTM_DELNEIGH),
     ],
 )
-def test_the_last_word_counts(obj: Route | Address | Neighbor, made: int, gone: int) -> None:
-    """What was taken away and put back is as it was; what was put and taken away is not."""
-    assert not contradicts(told(made, obj))
-    assert contradicts(told(gone, obj))
-    assert not contradicts(told(gone, obj), told(made, obj))
-    assert contradicts(told(made, obj), told(gone, obj))
+def test_the_latest_event_counts(
+    obj: Route | Address | Neighbor, new_type: int, delete_type: int
+) -> None:
+    """An object that was deleted and added again is unchanged."""
+    assert not contradicts(event_of(new_type, obj))
+    assert contradicts(event_of(delete_type, obj))
+    assert not contradicts(event_of(delete_type, obj), event_of(new_type, obj))
+    assert contradicts(event_of(new_type, obj), event_of(delete_type, obj))
 
 
-def test_another_in_its_place_contradicts() -> None:
-    """The same destination by another way, the same address with another MAC."""
-    assert contradicts(told(wire.RTM_NEWROUTE, structs.replace(ROUTE, via="172.18.0.9")))
-    assert contradicts(told(wire.RTM_NEWNEIGH, structs.replace(NEIGHBOR, mac="0a:58:00:00:00:99")))
+def test_a_replaced_object_is_a_contradiction() -> None:
+    """A route with another gateway and a neighbor with another MAC are contradictions."""
+    assert contradicts(event_of(wire.RTM_NEWROUTE, structs.replace(ROUTE, via="172.18.0.9")))
+    assert contradicts(
+        event_of(wire.RTM_NEWNEIGH, structs.replace(NEIGHBOR, mac="0a:58:00:00:00:99"))
+    )
 
 
-def test_peers_are_told_one_by_one() -> None:
-    """One of them gone, or with another MAC; others do not matter."""
+def test_neighbor_events_are_compared_with_peers() -> None:
+    """A deleted peer, or one with another MAC, is a contradiction; other neighbors are not."""
     peers = Peers(
-        HERE,
+        NETNS,
         "eth0",
         (("10.244.1.7", "0a:58:0a:f4:01:07"), ("10.244.1.8", "0a:58:0a:f4:01:08")),
         "10.244.1.8",
     )
-    one = Neighbor(HERE, "eth0", "10.244.1.7", "0a:58:0a:f4:01:07")
+    peer = Neighbor(NETNS, "eth0", "10.244.1.7", "0a:58:0a:f4:01:07")
 
     def is_contradiction(type_: int, neighbor: Neighbor) -> bool:
-        return contradict(HERE, [told(type_, neighbor)], contents_of([peers]), INDEXES)
+        return contradict(NETNS, [event_of(type_, neighbor)], contents_of([peers]), INDEXES)
 
-    assert not is_contradiction(wire.RTM_NEWNEIGH, one)
-    assert is_contradiction(wire.RTM_DELNEIGH, one)
-    assert is_contradiction(wire.RTM_NEWNEIGH, structs.replace(one, mac="0a:58:00:00:00:99"))
+    assert not is_contradiction(wire.RTM_NEWNEIGH, peer)
+    assert is_contradiction(wire.RTM_DELNEIGH, peer)
+    assert is_contradiction(wire.RTM_NEWNEIGH, structs.replace(peer, mac="0a:58:00:00:00:99"))
     for other in ("10.244.1.8", "10.244.1.9"):
-        assert not is_contradiction(wire.RTM_DELNEIGH, structs.replace(one, address=other))
+        assert not is_contradiction(wire.RTM_DELNEIGH, structs.replace(peer, address=other))
 
 
-def test_what_is_beside_ours_does_not_matter() -> None:
-    """Other routes, addresses and links, also of links that are not ours, come and go."""
+def test_events_about_other_objects_are_ignored() -> None:
+    """Events about objects that the lab does not know are no contradiction."""
     assert not contradicts(
-        told(wire.RTM_NEWROUTE, structs.replace(ROUTE, destination="192.0.2.0/24"))
+        event_of(wire.RTM_NEWROUTE, structs.replace(ROUTE, destination="192.0.2.0/24"))
     )
-    assert not contradicts(told(wire.RTM_DELADDR, structs.replace(ADDRESS, address="192.0.2.1/32")))
-    assert not contradicts(of_link(wire.RTM_DELLINK, 77, "veth0", PORT.mac))
-    assert not contradict(HERE, [told(wire.RTM_DELROUTE, ROUTE)], KNOWN, {})
+    assert not contradicts(
+        event_of(wire.RTM_DELADDR, structs.replace(ADDRESS, address="192.0.2.1/32"))
+    )
+    assert not contradicts(link_event(wire.RTM_DELLINK, 77, "veth0", PORT.mac))
+    assert not contradict(NETNS, [event_of(wire.RTM_DELROUTE, ROUTE)], KNOWN, {})
 
 
 @pytest.mark.parametrize(
-    ("notice", "is_contradiction"),
+    ("event", "is_contradiction"),
     [
-        (of_link(wire.RTM_NEWLINK, 7, "eth0", UPLINK.mac), False),
-        (of_link(wire.RTM_NEWLINK, 7, "eth0", UPLINK.mac, flags=0), True),
-        (of_link(wire.RTM_NEWLINK, 7, "eth0", UPLINK.mac, mtu=1400), True),
-        (of_link(wire.RTM_NEWLINK, 7, "eth0", "0a:58:00:00:00:99"), True),
-        (of_link(wire.RTM_NEWLINK, 7, "renamed", UPLINK.mac), True),
-        (of_link(wire.RTM_DELLINK, 7, "eth0", UPLINK.mac), True),
-        (of_link(wire.RTM_NEWLINK, 9, "veth0", PORT.mac, master=8), False),
-        (of_link(wire.RTM_NEWLINK, 9, "veth0", PORT.mac), True),
-        (of_link(wire.RTM_DELLINK, 9, "veth0", PORT.mac, family=7), False),
-        (of_link(wire.RTM_NEWLINK, 1, "lo", "00:00:00:00:00:00", mtu=65536), False),
-        (of_link(wire.RTM_NEWLINK, 1, "lo", "00:00:00:00:00:00", mtu=65536, flags=0), True),
+        (link_event(wire.RTM_NEWLINK, 7, "eth0", UPLINK.mac), False),
+        (link_event(wire.RTM_NEWLINK, 7, "eth0", UPLINK.mac, flags=0), True),
+        (link_event(wire.RTM_NEWLINK, 7, "eth0", UPLINK.mac, mtu=1400), True),
+        (link_event(wire.RTM_NEWLINK, 7, "eth0", "0a:58:00:00:00:99"), True),
+        (link_event(wire.RTM_NEWLINK, 7, "renamed", UPLINK.mac), True),
+        (link_event(wire.RTM_DELLINK, 7, "eth0", UPLINK.mac), True),
+        (link_event(wire.RTM_NEWLINK, 9, "veth0", PORT.mac, master=8), False),
+        (link_event(wire.RTM_NEWLINK, 9, "veth0", PORT.mac), True),
+        (link_event(wire.RTM_DELLINK, 9, "veth0", PORT.mac, family=7), False),
+        (link_event(wire.RTM_NEWLINK, 1, "lo", "00:00:00:00:00:00", mtu=65536), False),
+        (link_event(wire.RTM_NEWLINK, 1, "lo", "00:00:00:00:00:00", mtu=65536, flags=0), True),
         (
             NetlinkEvent(
                 RTM_NEWNETCONF,
@@ -158,34 +164,37 @@ def test_what_is_beside_ours_does_not_matter() -> None:
         ),
     ],
 )
-def test_links_and_settings(notice: NetlinkEvent, is_contradiction: bool) -> None:
-    """Up or down, renamed, out of its bridge, gone; what a bridge says of its port, and a new link's settings, say nothing."""
-    assert contradicts(notice) == is_contradiction
+def test_link_and_sysctl_events(event: NetlinkEvent, is_contradiction: bool) -> None:
+    """A changed, renamed, detached or deleted link is a contradiction.
+
+    The bridge's own message about a port and the sysctls of a new link are not.
+    """
+    assert contradicts(event) == is_contradiction
 
 
 @given(st.permutations([ROUTE, ADDRESS, NEIGHBOR]))
-def test_what_we_make_ourselves_never_contradicts(objects: list[Object]) -> None:
-    """In whatever order it is told."""
+def test_the_labs_own_changes_are_no_contradiction(objects: list[Object]) -> None:
+    """Events about known objects match in any order."""
     types = {Route: wire.RTM_NEWROUTE, Address: wire.RTM_NEWADDR, Neighbor: wire.RTM_NEWNEIGH}
     assert not contradicts(
         *(
-            told(types[type(obj)], obj)
+            event_of(types[type(obj)], obj)
             for obj in objects
             if isinstance(obj, (Route, Address, Neighbor))
         )
     )
 
 
-def test_a_dummy_is_known_by_its_kind() -> None:
-    """And by its MAC; it is down."""
-    known = contents_of([Dummy(HERE, "kube-ipvs0", "0a:00:00:00:00:01")])
+def test_a_dummy_is_compared_by_its_kind() -> None:
+    """Kind and MAC are compared; a dummy is down."""
+    known = contents_of([Dummy(NETNS, "kube-ipvs0", "0a:00:00:00:00:01")])
 
-    def says(kind: str) -> bool:
-        drawn = of_link(wire.RTM_NEWLINK, 10, "kube-ipvs0", "0a:00:00:00:00:01", flags=0)
-        notice = NetlinkEvent(
-            drawn.type, drawn.body + nested(IFLA_LINKINFO, string(IFLA_INFO_KIND, kind))
+    def is_contradiction(kind: str) -> bool:
+        template = link_event(wire.RTM_NEWLINK, 10, "kube-ipvs0", "0a:00:00:00:00:01", flags=0)
+        event = NetlinkEvent(
+            template.type, template.body + nested(IFLA_LINKINFO, string(IFLA_INFO_KIND, kind))
         )
-        return contradict(HERE, [notice], known, {"kube-ipvs0": 10})
+        return contradict(NETNS, [event], known, {"kube-ipvs0": 10})
 
-    assert not says("dummy")
-    assert says("bridge")
+    assert not is_contradiction("dummy")
+    assert is_contradiction("bridge")

@@ -1,4 +1,4 @@
-"""A lab by hand: words that ip, bridge and sysctl know, in an order that works."""
+"""Scripts contain valid commands of ip, bridge and sysctl, in an order that works."""
 
 from __future__ import annotations
 
@@ -26,15 +26,17 @@ DECISIONS = [
 ]
 
 
-def by_origin(*wanted: tuple[str, Object]) -> HostState:
-    """A state of objects, each with the component that wants it."""
-    found: dict[str, list[Object]] = {}
-    for _, obj in wanted:
-        found.setdefault(obj.netns, []).append(obj)
+def by_origin(*objects: tuple[str, Object]) -> HostState:
+    """Return a state with objects and the component of each."""
+    by_netns: dict[str, list[Object]] = {}
+    for _, obj in objects:
+        by_netns.setdefault(obj.netns, []).append(obj)
     origins: dict[str, dict[Key, Origin]] = {}
-    for component, obj in wanted:
+    for component, obj in objects:
         origins.setdefault(obj.netns, {})[obj.key] = Origin(component, "Node a")
-    return HostState({netns: contents_of(objects) for netns, objects in found.items()}, origins)
+    return HostState(
+        {netns: contents_of(contents) for netns, contents in by_netns.items()}, origins
+    )
 
 
 def planned(text: str = "", decisions: Decisions = DECISIONS[0]) -> HostState:
@@ -46,45 +48,93 @@ def planned(text: str = "", decisions: Decisions = DECISIONS[0]) -> HostState:
     [
         (Sandbox("n", "h"), ["ip netns add n"]),
         (Sandbox("p", "h", shares="n"), []),
-        (Sysctl("n", "net/ipv4/ip_forward", "1"), ["ip netns exec n sysctl -qw net.ipv4.ip_forward=1"]),
-        (Sysctl("n", "net/ipv4/ping_group_range", "0\t0"), ["ip netns exec n sysctl -qw 'net.ipv4.ping_group_range=0 0'"]),
-        (Sysctl("n", "net/ipv4/conf/eth0.7/rp_filter", "0", is_optional=True), ["ip netns exec n sysctl -qew net/ipv4/conf/eth0.7/rp_filter=0"]),
+        (
+            Sysctl("n", "net/ipv4/ip_forward", "1"),
+            ["ip netns exec n sysctl -qw net.ipv4.ip_forward=1"],
+        ),
+        (
+            Sysctl("n", "net/ipv4/ping_group_range", "0\t0"),
+            ["ip netns exec n sysctl -qw 'net.ipv4.ping_group_range=0 0'"],
+        ),
+        (
+            Sysctl("n", "net/ipv4/conf/eth0.7/rp_filter", "0", is_optional=True),
+            ["ip netns exec n sysctl -qew net/ipv4/conf/eth0.7/rp_filter=0"],
+        ),
         (LinkUp("n", "lo"), ["ip -n n link set lo up"]),
-        (Bridge("n", "cbr0", "0a:58:00:00:00:01", 1400, "it's"), [
-            "ip -n n link add cbr0 address 0a:58:00:00:00:01 mtu 1400 type bridge mcast_snooping 0",
-            """ip -n n link set cbr0 alias 'it'"'"'s' up""",
-        ]),
-        (Veth("p", "eth0", "0a:58:00:00:00:02", "n", "veth0"), [
-            "ip -n p link add eth0 address 0a:58:00:00:00:02 mtu 1500 numtxqueues 1 numrxqueues 1 \\\n"
-            "    type veth peer name veth0 netns n mtu 1500 numtxqueues 1 numrxqueues 1",
-            "ip -n p link set eth0 up",
-        ]),
-        (Port("n", "veth0", "cbr0", "0a:59:00:00:00:02", is_hairpin=True), [
-            "ip -n n link set veth0 master cbr0 address 0a:59:00:00:00:02 up",
-            "bridge -n n link set dev veth0 hairpin on",
-        ]),
-        (Dummy("n", "kube-ipvs0", "0a:58:00:00:00:01", "a dummy"), ["ip -n n link add kube-ipvs0 address 0a:58:00:00:00:01 type dummy", "ip -n n link set kube-ipvs0 alias 'a dummy'"]),
-        (Address("n", "cbr0", "10.0.0.1/24", is_source=False, has_route=False), ["ip -n n address add 10.0.0.1/24 dev cbr0 scope link noprefixroute"]),
+        (
+            Bridge("n", "cbr0", "0a:58:00:00:00:01", 1400, "it's"),
+            [
+                "ip -n n link add cbr0 address 0a:58:00:00:00:01 mtu 1400 type bridge mcast_snooping 0",
+                """ip -n n link set cbr0 alias 'it'"'"'s' up""",
+            ],
+        ),
+        (
+            Veth("p", "eth0", "0a:58:00:00:00:02", "n", "veth0"),
+            [
+                "ip -n p link add eth0 address 0a:58:00:00:00:02 mtu 1500 "
+                "numtxqueues 1 numrxqueues 1 \\\n"
+                "    type veth peer name veth0 netns n mtu 1500 numtxqueues 1 numrxqueues 1",
+                "ip -n p link set eth0 up",
+            ],
+        ),
+        (
+            Port("n", "veth0", "cbr0", "0a:59:00:00:00:02", is_hairpin=True),
+            [
+                "ip -n n link set veth0 master cbr0 address 0a:59:00:00:00:02 up",
+                "bridge -n n link set dev veth0 hairpin on",
+            ],
+        ),
+        (
+            Dummy("n", "kube-ipvs0", "0a:58:00:00:00:01", "a dummy"),
+            [
+                "ip -n n link add kube-ipvs0 address 0a:58:00:00:00:01 type dummy",
+                "ip -n n link set kube-ipvs0 alias 'a dummy'",
+            ],
+        ),
+        (
+            Address("n", "cbr0", "10.0.0.1/24", is_source=False, has_route=False),
+            ["ip -n n address add 10.0.0.1/24 dev cbr0 scope link noprefixroute"],
+        ),
         (Address("n", "cbr0", "fd00::1/64"), ["ip -n n address add fd00::1/64 dev cbr0 nodad"]),
-        (Address("n", "cbr0", "fd00::1/64", is_source=False), ["ip -n n address add fd00::1/64 dev cbr0 preferred_lft 0 nodad"]),
-        (Neighbor("n", "cbr0", "10.0.0.2", "0a:58:00:00:00:02"), ["ip -n n neighbor add 10.0.0.2 lladdr 0a:58:00:00:00:02 dev cbr0 nud permanent protocol static"]),
-        (Route("n", "0.0.0.0/0", "eth0", "10.0.0.1"), ["ip -n n route add default via 10.0.0.1 dev eth0 proto static"]),
-        (Route("n", "10.0.0.0/24", "cbr0", source="172.18.0.2"), ["ip -n n route add 10.0.0.0/24 dev cbr0 scope link src 172.18.0.2 proto static"]),
-        (Route("n", "::/0", "eth0", "fd00::1"), ["ip -6 -n n route add default via fd00::1 dev eth0 proto static"]),
+        (
+            Address("n", "cbr0", "fd00::1/64", is_source=False),
+            ["ip -n n address add fd00::1/64 dev cbr0 preferred_lft 0 nodad"],
+        ),
+        (
+            Neighbor("n", "cbr0", "10.0.0.2", "0a:58:00:00:00:02"),
+            [
+                "ip -n n neighbor add 10.0.0.2 lladdr 0a:58:00:00:00:02 dev cbr0 "
+                "nud permanent protocol static"
+            ],
+        ),
+        (
+            Route("n", "0.0.0.0/0", "eth0", "10.0.0.1"),
+            ["ip -n n route add default via 10.0.0.1 dev eth0 proto static"],
+        ),
+        (
+            Route("n", "10.0.0.0/24", "cbr0", source="172.18.0.2"),
+            ["ip -n n route add 10.0.0.0/24 dev cbr0 scope link src 172.18.0.2 proto static"],
+        ),
+        (
+            Route("n", "::/0", "eth0", "fd00::1"),
+            ["ip -6 -n n route add default via fd00::1 dev eth0 proto static"],
+        ),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Object) else "",
-)  # fmt: skip
-def test_every_object_says_how_it_is_made_by_hand(obj: Object, commands: list[str]) -> None:
-    """In iproute2's own words, both families, quoted for a shell."""
+)
+def test_objects_have_shell_commands(obj: Object, commands: list[str]) -> None:
+    """Commands are those of iproute2 for both families, quoted for a shell."""
     assert list(obj.commands(str)) == commands
 
 
 @pytest.mark.parametrize(
-    "decisions", DECISIONS, ids=lambda found: f"{found.pod_layout}-{found.neighbors}"
+    "decisions", DECISIONS, ids=lambda choice: f"{choice.pod_layout}-{choice.neighbors}"
 )
 @pytest.mark.parametrize("text", ["", NO_CNI], ids=["bridge", "none"])
-def test_every_object_is_made_once_and_after_what_it_needs(text: str, decisions: Decisions) -> None:
-    """A link before what stands on it, a pair before its far end, a bridge before its ports; and nothing is left out."""
+def test_every_object_is_created_once_and_after_its_dependencies(
+    text: str, decisions: Decisions
+) -> None:
+    """A link precedes its dependents, a pair its peer end, and a bridge its ports."""
     state = planned(
         text + deployment(replicas=6) + service() + pod("host", ", hostNetwork: true"), decisions
     )
@@ -105,15 +155,15 @@ def test_every_object_is_made_once_and_after_what_it_needs(text: str, decisions:
             ),
             *section.programs,
         ]
-    wanted = [(obj.netns, part) for obj in state.objects() for part in obj.parts]
-    assert len(made) == len(wanted)
-    assert [part for _, part in wanted if part not in made] == []
-    there: set[tuple[str, ...]] = {("Link", "lo", netns) for netns in state.namespaces}
+    expected = [(obj.netns, part) for obj in state.objects() for part in obj.parts]
+    assert len(made) == len(expected)
+    assert [part for _, part in expected if part not in made] == []
+    existing: set[tuple[str, ...]] = {("Link", "lo", netns) for netns in state.namespaces}
     for obj in made:
         needed = [] if obj.depends_on is None else [(*obj.depends_on, obj.netns)]
         needed += [("Link", obj.master, obj.netns)] if isinstance(obj, Port) else []
-        assert there.issuperset(needed), f"{obj} of {obj.netns} comes too early"
-        there.add((*obj.key, obj.netns))
+        assert existing.issuperset(needed), f"{obj} of {obj.netns} comes too early"
+        existing.add((*obj.key, obj.netns))
         if obj.peer_end is not None:
             assert any(
                 isinstance(other, Port) and (other.netns, other.key) == obj.peer_end
@@ -121,8 +171,8 @@ def test_every_object_is_made_once_and_after_what_it_needs(text: str, decisions:
             )
 
 
-def test_components_come_one_after_the_other() -> None:
-    """The one that made the namespace first; what belongs to another's link pulls that link forward."""
+def test_sections_are_ordered_by_component() -> None:
+    """The creator of the namespace is first; an object pulls forward the link it depends on."""
     state = by_origin(
         ("fabric", Sandbox("node/a", "a")),
         ("cni", Sysctl("node/a", "net/ipv4/ip_forward", "1")),
@@ -145,8 +195,8 @@ def test_components_come_one_after_the_other() -> None:
     ]
 
 
-def test_settings_that_all_have_are_said_once() -> None:
-    """A namespace's own stand in its section; what one has otherwise is nobody's common setting."""
+def test_common_sysctls_are_written_by_one_function() -> None:
+    """A sysctl is common if all namespaces have it with the same value."""
     state = by_origin(
         *(("fabric", Sandbox(netns, "h")) for netns in ("node/a", "node/b")),
         *(
@@ -168,8 +218,8 @@ def test_settings_that_all_have_are_said_once() -> None:
     assert 'ip netns exec "$NS" sysctl -qew net.bridge.bridge-nf-call-iptables=1' in lines
 
 
-def test_rules_are_nfts_own_text() -> None:
-    """A transaction for each table, under those who want it, one element to a line."""
+def test_rules_are_input_of_nft() -> None:
+    """Each component has one transaction a table, with one element a line."""
     family = "node/a", "ip"
     state = by_origin(
         ("fabric", Sandbox("node/a", "a")),
@@ -188,8 +238,8 @@ def test_rules_are_nfts_own_text() -> None:
     )
 
 
-def test_a_script_tells_what_it_does_not_do() -> None:
-    """A hostNetwork pod is a remark, a program too; a pair's far end is named by its own namespace."""
+def test_comments_name_what_a_script_leaves_out() -> None:
+    """Comments stand for hostNetwork pods and for programs."""
     text = script(
         planned(pod("a", ", nodeName: worker") + pod("b", ", nodeName: worker, hostNetwork: true")),
         "demo",

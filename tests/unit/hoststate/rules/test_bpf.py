@@ -1,4 +1,4 @@
-"""Services as entries of maps: what is told to the programs, in which order, and how it is read back."""
+"""Services as map entries: updates, their order, and the text of entries."""
 
 from __future__ import annotations
 
@@ -25,49 +25,52 @@ from kubenetlab.hoststate.rules.bpf_entries import packed_id, readable
 from kubenetlab.hoststate.rules.rulesets import RuleObject, members
 from tests.clusters import applied, deployment, running, service, store
 
-LAB = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {kubeProxyMode: ebpf, ipFamily: dual}\n---\n"
+LAB = (
+    "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n"
+    "networking: {kubeProxyMode: ebpf, ipFamily: dual}\n---\n"
+)
 NODE = BpfPrograms("node/n", (FamilyConfig("172.18.0.2", "10.244.0.0/16", "10.96.0.0/16"),), "eth0")
 
 
 class Maps:
-    """What the words leave in the maps. A front always leads to endpoints that are there."""
+    """Map entries after transactions. Each update checks that frontends refer to existing lists."""
 
     def __init__(self) -> None:
         self.entries: dict[str, dict[str, str]] = {}
         self.links: list[str] = []
 
     def run(self, text: str) -> None:
-        words: dict[str, Any] = json.loads(text) if text else {"links": self.links}
-        if not words.get("links"):
+        update: dict[str, Any] = json.loads(text) if text else {"links": self.links}
+        if not update.get("links"):
             self.entries, self.links = {}, []
             return
-        self.links = words["links"]
-        for name, key, value in words.get("set", ()):
+        self.links = update["links"]
+        for name, key, value in update.get("set", ()):
             self.entries.setdefault(name, {})[key] = value
-            self.look()
-        for name, key in words.get("delete", ()):
+            self.check_lists()
+        for name, key in update.get("delete", ()):
             del self.entries[name][key]
-            self.look()
-        if words.get("is_anew"):
-            wanted = {(name, key) for name, key, _ in words["set"]}
+            self.check_lists()
+        if update.get("is_anew"):
+            kept = {(name, key) for name, key, _ in update["set"]}
             self.entries = {
-                name: {key: value for key, value in found.items() if (name, key) in wanted}
-                for name, found in self.entries.items()
+                name: {key: value for key, value in entries.items() if (name, key) in kept}
+                for name, entries in self.entries.items()
             }
-        self.entries = {name: found for name, found in self.entries.items() if found}
+        self.entries = {name: entries for name, entries in self.entries.items() if entries}
 
-    def look(self) -> None:
+    def check_lists(self) -> None:
         lists = {key[:16] for key in self.entries.get("endpoints", {})}
         for value in self.entries.get("fronts", {}).values():
-            everywhere, count = value[:16], int.from_bytes(bytes.fromhex(value[48:56]), "little")
-            assert not count or everywhere in lists
+            endpoint_list, count = value[:16], int.from_bytes(bytes.fromhex(value[48:56]), "little")
+            assert not count or endpoint_list in lists
 
 
 def rules(text: str, then: str = "") -> list[Any]:
     cluster = running(store(LAB + text))
     cluster = running(applied(cluster, then)) if then else cluster
-    found = plan(cluster, Decisions(pod_layout="onlink", neighbors="dynamic"))["node/worker"]
-    return [obj for obj in found.values() if isinstance(obj, RuleObject) and obj.dialect == "bpf"]
+    objects = plan(cluster, Decisions(pod_layout="onlink", neighbors="dynamic"))["node/worker"]
+    return [obj for obj in objects.values() if isinstance(obj, RuleObject) and obj.dialect == "bpf"]
 
 
 STATES = [
@@ -80,8 +83,8 @@ STATES = [
 
 
 @given(st.lists(st.sampled_from(STATES), min_size=1, max_size=5))
-def test_changing_ends_where_making_anew_ends(way: list[list[Any]]) -> None:
-    """Whatever came before; on the way no front leads to a list that is not there; and twice is nothing."""
+def test_updates_lead_to_the_same_maps_as_a_replacement(way: list[list[Any]]) -> None:
+    """No frontend ever refers to a missing list, and a repeated update is empty."""
     maps, anew = Maps(), Maps()
     for old, new in zip([[], *way], way, strict=False):
         maps.run(bpf.update(old, new, bpf.names(old)))
@@ -90,14 +93,14 @@ def test_changing_ends_where_making_anew_ends(way: list[list[Any]]) -> None:
     assert bpf.update(way[-1], way[-1]) == ""
 
 
-def test_a_pod_that_comes_is_a_link_that_gets_the_programs() -> None:
-    """Nothing else changes for a pod without a Service."""
+def test_a_new_pod_adds_a_link_for_the_programs() -> None:
+    """A pod without a Service changes nothing else."""
     words = json.loads(bpf.update([NODE], [NODE, PodLink("node/n", "veth3")]))
     assert words == {"links": ["eth0", "lo", "veth3"]}
 
 
-def test_another_choice_of_endpoints_is_another_list() -> None:
-    """The front is set to the new one between its coming and the old one's going."""
+def test_changed_endpoints_are_a_new_list() -> None:
+    """The new list is set before the frontend, and the old list is deleted after it."""
     lists = [
         bpf.endpoints("default/web/TCP", "Cluster", [("10.244.1.2", port)]) for port in (80, 81)
     ]
@@ -129,7 +132,10 @@ def test_another_choice_of_endpoints_is_another_list() -> None:
                 is_outside=True,
                 is_local=True,
             ),
-            "front node port 0.0.0.0 30080/UDP: Local, 1 in 3e23e8160039594a, of 2 in ca978112ca1bbdca, ClientIP 60s",
+            (
+                "front node port 0.0.0.0 30080/UDP: Local, 1 in 3e23e8160039594a, of 2 in "
+                "ca978112ca1bbdca, ClientIP 60s"
+            ),
         ),
         (
             Frontend("", "2001:db8::1", 80, "TCP", "s", ("a", 2), is_fenced=True),
@@ -154,33 +160,33 @@ def test_another_choice_of_endpoints_is_another_list() -> None:
     ],
     ids=lambda value: str(value)[:30],
 )
-def test_entries_can_be_read(obj: Any, line: str) -> None:
-    """In the words of the fields that they were made of."""
+def test_map_entries_are_readable(obj: Any, line: str) -> None:
+    """The text contains the fields of the object."""
     *_, ((name, key), value) = obj.entries()
     assert readable(name, key, value) == line
 
 
-def test_what_differs_is_named() -> None:
-    """A link without its program, an entry that is missing, changed, or nobody's."""
+def test_differences_name_links_and_entries() -> None:
+    """Differences are missing programs, and missing, changed or additional entries."""
     front, ip = Frontend("", "10.96.0.7", 80, "TCP", "s", ("a", 0)), ClusterIp("", "10.96.0.7")
-    wanted: list[Any] = [NODE, front, ip, PodLink("node/n", "veth0")]
+    desired: list[Any] = [NODE, front, ip, PodLink("node/n", "veth0")]
     maps: dict[str, dict[str, str]] = {}
-    for obj in wanted:
+    for obj in desired:
         for (name, key), value in obj.entries():
             maps.setdefault(name, {})[key.hex()] = value.hex()
     links = {"eth0": ["coming", "going"], "lo": ["going"], "veth0": ["coming", "going"]}
-    assert list(bpf.differences(wanted, {"links": links, "maps": maps})) == []
-    (own,) = (key.hex() for (_, key), _ in front.entries())
+    assert list(bpf.differences(desired, {"links": links, "maps": maps})) == []
+    (key_of_front,) = (key.hex() for (_, key), _ in front.entries())
     changed = {
         **maps,
-        "fronts": {name: value for name, value in maps["fronts"].items() if name != own},
+        "fronts": {name: value for name, value in maps["fronts"].items() if name != key_of_front},
         "sources": {"00": "01"},
     }
     text = "10.96.0.7 80/TCP of s, Cluster: 0 endpoints in a, Local: none"
     assert [
-        found.line
-        for found in bpf.differences(
-            wanted, {"links": {**links, "veth0": ["going"]}, "maps": changed}
+        difference.line
+        for difference in bpf.differences(
+            desired, {"links": {**links, "veth0": ["going"]}, "maps": changed}
         )
     ] == [
         "~ bpf programs on veth0: coming, going    (was: veth0: going)",
@@ -189,22 +195,23 @@ def test_what_differs_is_named() -> None:
     ]
     former = Frontend("", "10.96.0.7", 80, "TCP", "s", ("former list", 3))
     (stale,) = (value.hex() for _, value in former.entries())
-    (found,) = bpf.differences(
-        wanted, {"links": links, "maps": {**maps, "fronts": {**maps["fronts"], own: stale}}}
+    (difference,) = bpf.differences(
+        desired,
+        {"links": links, "maps": {**maps, "fronts": {**maps["fronts"], key_of_front: stale}}},
     )
-    assert found.desired == text
-    assert (
-        found.observed
-        == f"10.96.0.7 80/TCP of s, Cluster: 3 endpoints in s Cluster {packed_id('former list').hex()}, Local: none"
+    assert difference.desired == text
+    assert difference.observed == (
+        f"10.96.0.7 80/TCP of s, Cluster: 3 endpoints in s Cluster "
+        f"{packed_id('former list').hex()}, Local: none"
     )
-    broken = {**maps, "fronts": {**maps["fronts"], own: "00"}}
-    assert [found.line for found in bpf.differences(wanted, {"links": links, "maps": broken})] == [
-        f"~ bpf map fronts: {text}    (was: {own} = 00)"
-    ]
+    broken = {**maps, "fronts": {**maps["fronts"], key_of_front: "00"}}
+    assert [
+        difference.line for difference in bpf.differences(desired, {"links": links, "maps": broken})
+    ] == [f"~ bpf map fronts: {text}    (was: {key_of_front} = 00)"]
 
 
 @pytest.mark.parametrize(
-    ("wanted", "doors"),
+    ("option", "doors"),
     [
         (None, ("172.18.0.3", "fd00:172:18::3")),
         ("[primary]", ("172.18.0.3", "fd00:172:18::3")),
@@ -214,39 +221,39 @@ def test_what_differs_is_named() -> None:
     ],
     ids=str,
 )
-def test_node_ports_answer_at_the_addresses_that_are_asked_for(
-    wanted: str | None, doors: tuple[str, ...]
+def test_node_ports_have_the_configured_addresses(
+    option: str | None, doors: tuple[str, ...]
 ) -> None:
-    """By default the node's own; without any at all that it has."""
-    options = f"{{type: ebpf, nodePortAddresses: {wanted}}}" if wanted else "ebpf"
+    """By default these are the node's primary addresses; an empty list means all addresses."""
+    options = f"{{type: ebpf, nodePortAddresses: {option}}}" if option else "ebpf"
     cluster = running(
         store(
             LAB.replace("kubeProxyMode: ebpf", f"kubeProxyMode: {options}")
             + service(type="NodePort")
         )
     )
-    found = plan(cluster, Decisions(pod_layout="onlink", neighbors="dynamic"))[
+    objects = plan(cluster, Decisions(pod_layout="onlink", neighbors="dynamic"))[
         "node/worker"
     ].values()
-    (programs,) = (obj for obj in found if isinstance(obj, BpfPrograms))
-    assert tuple(door for one in programs.ranges for door in one.doors) == doors
+    (programs,) = (obj for obj in objects if isinstance(obj, BpfPrograms))
+    assert tuple(door for config in programs.ranges for door in config.doors) == doors
 
 
 DIRECT = LAB.replace("kubeProxyMode: ebpf", "kubeProxyMode: {type: ebpf, dsr: true}")
 
 
-def test_direct_return_is_for_what_comes_from_outside_by_the_policy_cluster() -> None:
-    """And nodes know then where the addresses of the others are."""
+def test_direct_return_applies_to_external_traffic_with_policy_cluster() -> None:
+    """Nodes then know the pod CIDR blocks of other nodes."""
     balanced = service("near", type="LoadBalancer", externalTrafficPolicy="Local")
     cluster = running(
         store(
             DIRECT + deployment() + service(type="NodePort", externalIPs=["192.0.2.7"]) + balanced
         )
     )
-    found = plan(cluster, Decisions(pod_layout="onlink", neighbors="dynamic"))[
+    objects = plan(cluster, Decisions(pod_layout="onlink", neighbors="dynamic"))[
         "node/worker"
     ].values()
-    rules = [obj for obj in found if isinstance(obj, RuleObject) and obj.dialect == "bpf"]
+    rules = [obj for obj in objects if isinstance(obj, RuleObject) and obj.dialect == "bpf"]
     fronts = [obj for obj in members(rules) if isinstance(obj, Frontend)]
     assert {
         (front.service.partition("/TCP")[0], front.address) for front in fronts if front.is_direct
@@ -267,8 +274,8 @@ def test_direct_return_is_for_what_comes_from_outside_by_the_policy_cluster() ->
     assert not any(isinstance(obj, RemoteRange) for obj in STATES[-1])
 
 
-def test_a_refusal_names_the_object_whose_entry_it_is() -> None:
-    """By the map and the key."""
+def test_an_error_message_identifies_the_object_of_an_entry() -> None:
+    """The message contains the map and the key."""
     front = Frontend("", "10.96.0.7", 80, "TCP", "s", ("a", 0))
     ((_, key), _) = next(iter(front.entries()))
     assert bpf.failed_object(f"fronts {key.hex()}: No space left on device", [front]) == (

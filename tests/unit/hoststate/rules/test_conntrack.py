@@ -1,4 +1,4 @@
-"""Which UDP flows are forgotten when endpoints change."""
+"""UDP flows that are deleted when endpoints change."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def to(
 
 
 @given(ENDPOINTS, ENDPOINTS)
-def test_flows_are_looked_at_when_one_may_lead_astray(
+def test_flows_are_checked_when_an_endpoint_is_removed(
     before: tuple[tuple[str, int], ...], after: tuple[tuple[str, int], ...]
 ) -> None:
-    """When an endpoint is gone; that there is one more, or the first, concerns nobody."""
-    told = update(to(before), to(after))
-    assert bool(told) == (not set(before) <= set(after))
-    if told:
-        assert decode(told) == [Allowed(4, "10.96.0.10", 53, after)]
+    """An additional endpoint, or the first one, leaves flows alone."""
+    transaction = update(to(before), to(after))
+    assert bool(transaction) == (not set(before) <= set(after))
+    if transaction:
+        assert decode(transaction) == [Allowed(4, "10.96.0.10", 53, after)]
 
 
-def test_a_service_that_goes_takes_its_flows_along() -> None:
+def test_a_removed_service_has_no_flows() -> None:
     assert decode(update(to((("10.0.0.1", 53),)), [])) == [Allowed(4, "10.96.0.10", 53, ())]
     assert update(to(()), to(())) == ""

@@ -1,4 +1,4 @@
-"""Comparison of two listings: rules in order, elements by key, and how listings of each backend are read."""
+"""Comparison of two listings, and the parsers of each backend's listings."""
 
 from __future__ import annotations
 
@@ -28,21 +28,25 @@ def lines(desired: Sequence[RuleContainer], observed: Sequence[RuleContainer]) -
 
 
 @given(RULES, RULES)
-def test_an_alignment_accounts_for_every_rule_once(desired: list[str], observed: list[str]) -> None:
-    """What is kept and moved is equal on both sides, what is changed is not; kept rules are in order."""
-    found = align(desired, observed)
-    pairs = (*found.kept, *found.moved, *found.changed)
-    assert sorted([left for left, _ in pairs] + found.missing) == list(range(len(desired)))
-    assert sorted([right for _, right in pairs] + found.additional) == list(range(len(observed)))
-    assert all(desired[left] == observed[right] for left, right in (*found.kept, *found.moved))
-    assert all(desired[left] != observed[right] for left, right in found.changed)
-    assert found.kept == sorted(found.kept)
-    assert [right for _, right in found.kept] == sorted(right for _, right in found.kept)
+def test_an_alignment_contains_every_rule_once(desired: list[str], observed: list[str]) -> None:
+    """Kept and moved rules are equal on both sides, changed ones differ; kept ones are in order."""
+    alignment = align(desired, observed)
+    pairs = (*alignment.kept, *alignment.moved, *alignment.changed)
+    assert sorted([left for left, _ in pairs] + alignment.missing) == list(range(len(desired)))
+    assert sorted([right for _, right in pairs] + alignment.additional) == list(
+        range(len(observed))
+    )
+    assert all(
+        desired[left] == observed[right] for left, right in (*alignment.kept, *alignment.moved)
+    )
+    assert all(desired[left] != observed[right] for left, right in alignment.changed)
+    assert alignment.kept == sorted(alignment.kept)
+    assert [right for _, right in alignment.kept] == sorted(right for _, right in alignment.kept)
 
 
 @given(RULES, RULES)
 def test_as_many_rules_as_possible_are_kept(desired: list[str], observed: list[str]) -> None:
-    """No longer common subsequence exists: the plain quadratic computation finds none."""
+    """The plain quadratic algorithm finds no longer common subsequence."""
     lengths = [[0] * (len(observed) + 1) for _ in range(len(desired) + 1)]
     for i in reversed(range(len(desired))):
         for j in reversed(range(len(observed))):
@@ -71,8 +75,8 @@ def test_one_rule_is_one_difference(observed: tuple[str, ...], shown: list[str])
     assert lines([chain("a", "b", "c")], [chain(*observed)]) == shown
 
 
-def test_replaced_rules_are_paired_with_those_most_like_them() -> None:
-    """A chain that lost an endpoint: the rules of those that stay are changed, its own are additional."""
+def test_replaced_rules_are_paired_by_similarity() -> None:
+    """If a chain loses an endpoint, rules of the others change and its own are additional."""
     desired = chain("to one, 1 of 2", "to two")
     observed = chain("client of three", "to one, 1 of 3", "to two, 1 of 2", "to three")
     assert lines([desired], [observed]) == [
@@ -83,16 +87,16 @@ def test_replaced_rules_are_paired_with_those_most_like_them() -> None:
     ]
 
 
-def test_a_container_stands_for_what_it_holds() -> None:
-    """A missing table is one difference, and so is a missing chain of a table that exists; the content is in the data."""
+def test_a_missing_container_is_one_difference() -> None:
+    """A missing table is one difference, and so is a missing chain of an existing table."""
     table, inner = (
         RuleContainer("table t"),
         RuleContainer("chain c", "rule", rules=("a", "b"), parent="table t"),
     )
     assert lines([table, inner], []) == ["+ table t"]
     assert lines([], [table, inner]) == ["- table t"]
-    (found,) = listing.differences([table, inner], [table])
-    assert (found.line, found.action, found.desired, found.observed) == (
+    (difference,) = listing.differences([table, inner], [table])
+    assert (difference.line, difference.action, difference.desired, difference.observed) == (
         "+ chain c: 2 rules",
         "add",
         "a\nb",
@@ -100,7 +104,7 @@ def test_a_container_stands_for_what_it_holds() -> None:
     )
 
 
-def test_of_a_shared_container_only_our_entries_count() -> None:
+def test_only_the_labs_entries_of_a_shared_container_are_compared() -> None:
     ours = RuleContainer(
         "chain FORWARD", "rule", "rule FORWARD: ", rules=("-j OURS",), is_shared=True
     )
@@ -133,8 +137,8 @@ NFT = """table ip t {
 """
 
 
-def test_nft_listings_are_read() -> None:
-    """Table, map with its keys, a set that packets fill, a chain; a table that does not exist is nothing."""
+def test_nft_listings_are_parsed() -> None:
+    """A listing has tables, maps, sets and chains; a missing table yields nothing."""
     table, base, map_, set_ = nftables.containers([NFT, None], [("ip", "t"), ("ip6", "t")])
     assert (table.name, table.properties) == ("nft table ip t", 'comment "a table"; flags dormant')
     assert map_.elements == {
@@ -150,9 +154,12 @@ def test_nft_listings_are_read() -> None:
     assert {map_.parent, set_.parent, base.parent} == {table.name}
 
 
-def test_iptables_listings_are_read() -> None:
-    """Chains of the owner, and rules elsewhere that lead to them; chains and rules of others are left out."""
-    saved = "*nat\n:OUTPUT ACCEPT [1:2]\n:KUBE-A - [0:0]\n:MINE - [0:0]\n-A OUTPUT -j MINE\n-A OUTPUT -j KUBE-A\n-A KUBE-A -j DROP\nCOMMIT\n"
+def test_iptables_listings_are_parsed() -> None:
+    """Only chains of the owner, and rules that jump to them, are read."""
+    saved = (
+        "*nat\n:OUTPUT ACCEPT [1:2]\n:KUBE-A - [0:0]\n:MINE - [0:0]\n-A OUTPUT -j MINE\n"
+        "-A OUTPUT -j KUBE-A\n-A KUBE-A -j DROP\nCOMMIT\n"
+    )
     output, own = iptables.containers([("ip", saved)], [("ip", "KUBE-")])
     assert (output.name, output.rules, output.is_shared) == (
         "iptables chain nat OUTPUT",
@@ -166,17 +173,30 @@ def test_iptables_listings_are_read() -> None:
     )
 
 
-def test_ipset_listings_are_read() -> None:
-    """What the kernel chooses for a hash table is no property; the order of members does not count."""
-    first = "create KUBE-A hash:ip family inet hashsize 1024 maxelem 65536 bucketsize 12 initval 0x1\nadd KUBE-A 10.0.0.1\nadd KUBE-A 10.0.0.2\n"
-    second = "create KUBE-A hash:ip family inet hashsize 2048 maxelem 65536 bucketsize 12 initval 0x2\nadd KUBE-A 10.0.0.2\nadd KUBE-A 10.0.0.1\n"
-    third = "create KUBE-A hash:ip family inet hashsize 64 maxelem 9 bucketsize 12 initval 0x2\nadd KUBE-A 10.0.0.2\ncreate X hash:ip family inet\n"
-    one, other, changed = (
-        list(ipset.containers(text, [("", "KUBE-")])) for text in (first, second, third)
+def test_ipset_listings_are_parsed() -> None:
+    """Hash parameters chosen by the kernel and the order of members are ignored."""
+    first_text = (
+        "create KUBE-A hash:ip family inet hashsize 1024 maxelem 65536 bucketsize 12 initval "
+        "0x1\nadd KUBE-A 10.0.0.1\nadd KUBE-A 10.0.0.2\n"
     )
-    assert lines(one, other) == []
-    assert lines(one, changed) == [
-        "~ ipset KUBE-A: hash:ip family inet maxelem 65536 bucketsize 12    (was: hash:ip family inet maxelem 9 bucketsize 12)",
+    second_text = (
+        "create KUBE-A hash:ip family inet hashsize 2048 maxelem 65536 bucketsize 12 initval "
+        "0x2\nadd KUBE-A 10.0.0.2\nadd KUBE-A 10.0.0.1\n"
+    )
+    third_text = (
+        "create KUBE-A hash:ip family inet hashsize 64 maxelem 9 bucketsize 12 initval 0x2\n"
+        "add KUBE-A 10.0.0.2\ncreate X hash:ip family inet\n"
+    )
+    first, reordered, changed = (
+        list(ipset.containers(text, [("", "KUBE-")]))
+        for text in (first_text, second_text, third_text)
+    )
+    assert lines(first, reordered) == []
+    assert lines(first, changed) == [
+        (
+            "~ ipset KUBE-A: hash:ip family inet maxelem 65536 bucketsize 12    (was: hash:ip "
+            "family inet maxelem 9 bucketsize 12)"
+        ),
         "+ ipset KUBE-A member 10.0.0.1",
     ]
 
@@ -192,13 +212,19 @@ REAL = RealServer("n", "tcp", "10.96.0.9", 80, "10.244.1.2", 8080)
         (
             [(SERVER, [(REAL, 0, 5)])],
             [
-                "~ ipvs -t 10.96.0.9:80 -r 10.244.1.2:8080 -m -w 1    (was: -r 10.244.1.2:8080 -m -w 0)"
+                (
+                    "~ ipvs -t 10.96.0.9:80 -r 10.244.1.2:8080 -m -w 1    (was: -r "
+                    "10.244.1.2:8080 -m -w 0)"
+                )
             ],
         ),
         (
             [(SERVER, [(RealServer("n", "tcp", "10.96.0.9", 80, "10.244.1.2", 8080, "-g"), 7, 0)])],
             [
-                "~ ipvs -t 10.96.0.9:80 -r 10.244.1.2:8080 -m -w 1    (was: -r 10.244.1.2:8080 -g -w 7)"
+                (
+                    "~ ipvs -t 10.96.0.9:80 -r 10.244.1.2:8080 -m -w 1    (was: -r "
+                    "10.244.1.2:8080 -g -w 7)"
+                )
             ],
         ),
         (
@@ -244,19 +270,19 @@ REAL = RealServer("n", "tcp", "10.96.0.9", 80, "10.244.1.2", 8080)
         "waits for its connections",
     ],
 )
-def test_ipvs_servers_are_compared_with_all_that_is_set(observed: Any, shown: list[str]) -> None:
+def test_all_settings_of_ipvs_servers_are_compared(observed: Any, shown: list[str]) -> None:
     listed = [ListedServer(server, tuple(reals)) for server, reals in observed]
-    assert [found.line for found in ipvs.differences([SERVER, REAL], listed)] == shown
+    assert [difference.line for difference in ipvs.differences([SERVER, REAL], listed)] == shown
 
 
 @given(
     st.binary(min_size=FRONT_KEY.size, max_size=FRONT_KEY.size),
     *[st.binary(min_size=FRONT.size, max_size=FRONT.size)] * 2,
 )
-def test_two_fronts_with_one_text_are_equal(key: bytes, one: bytes, other: bytes) -> None:
-    """Nothing of a value is left out of its text."""
-    assert (describe("fronts", key, one, {}) == describe("fronts", key, other, {})) == (
-        one == other
+def test_frontends_with_the_same_text_are_equal(key: bytes, first: bytes, second: bytes) -> None:
+    """The text of an entry contains its whole value."""
+    assert (describe("fronts", key, first, {}) == describe("fronts", key, second, {})) == (
+        first == second
     )
 
 
@@ -267,7 +293,7 @@ def test_two_fronts_with_one_text_are_equal(key: bytes, one: bytes, other: bytes
 def test_an_entry_of_another_layout_is_shown_in_hexadecimal(
     name: str, key: bytes, value: bytes
 ) -> None:
-    """No bytes that somebody may write into a map are an error."""
+    """Entries with any bytes can be shown."""
     assert describe(name, key, value, {})
 
 

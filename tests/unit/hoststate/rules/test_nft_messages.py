@@ -1,4 +1,4 @@
-"""Lines of nft as messages: which are known, and that all others are left alone."""
+"""Encoding of supported nft lines as messages; all other lines are left to libnftables."""
 
 from __future__ import annotations
 
@@ -53,41 +53,44 @@ LINES = transaction(
         "",
     ],
 )
-def test_what_is_not_known_is_left_to_libnftables(line: str) -> None:
-    """One such line is enough, wherever it stands."""
+def test_unsupported_lines_are_left_to_libnftables(line: str) -> None:
+    """One unsupported line at any place is enough."""
     assert nft_messages.transaction(f"{line}\n") is None
     assert nft_messages.transaction(f"{LINES[0]}\n{line}\n{LINES[1]}\n") is None
 
 
-def test_the_lines_of_a_service_are_known() -> None:
-    found = nft_messages.transaction("\n".join(LINES) + "\n")
-    assert found is not None
-    assert len(found) == len(LINES)
+def test_the_lines_of_a_service_are_supported() -> None:
+    encoded = nft_messages.transaction("\n".join(LINES) + "\n")
+    assert encoded is not None
+    assert len(encoded) == len(LINES)
 
 
-def test_what_is_in_a_comment_is_no_word() -> None:
-    """Whatever characters it has, those included that end lines elsewhere."""
+def test_comments_are_not_parsed() -> None:
+    """Comments may contain any characters, including other line separators."""
     comment = "a } , b : goto c \u2028 ; é"
-    line = f'add element ip t m {{ 10.0.0.1 . tcp . 80 comment "{comment}" : goto x, 10.0.0.2 . udp . 53 comment "{comment}" : drop }}\n'
-    (found,) = nft_messages.transaction(line) or [b""]
-    assert found.count(comment.encode()) == 2
+    line = (
+        f'add element ip t m {{ 10.0.0.1 . tcp . 80 comment "{comment}" : goto x, '
+        f'10.0.0.2 . udp . 53 comment "{comment}" : drop }}\n'
+    )
+    (encoded,) = nft_messages.transaction(line) or [b""]
+    assert encoded.count(comment.encode()) == 2
 
 
-def test_many_elements_are_several_messages() -> None:
+def test_many_elements_become_several_messages() -> None:
     """The length of an attribute has sixteen bits."""
     items = ", ".join(
         f"10.0.{number // 256}.{number % 256} . tcp . 80 : goto {'x' * 200}"
         for number in range(1000)
     )
-    found = nft_messages.transaction(f"add element ip t m {{ {items} }}\n") or ()
-    assert len(found) == 8
-    assert all(len(body) < 65536 for one in found for _, _, _, body in messages(one))
-    assert sum(one.count(b"x" * 200) for one in found) == 1000
+    encoded = nft_messages.transaction(f"add element ip t m {{ {items} }}\n") or ()
+    assert len(encoded) == 8
+    assert all(len(body) < 65536 for batch in encoded for _, _, _, body in messages(batch))
+    assert sum(batch.count(b"x" * 200) for batch in encoded) == 1000
 
 
 @given(st.sampled_from(LINES), st.data())
-def test_no_words_are_too_strange(line: str, data: st.DataObject) -> None:
-    """A line with something left out, doubled or exchanged is known or not, and that is all."""
+def test_malformed_lines_never_raise(line: str, data: st.DataObject) -> None:
+    """A line with deleted, doubled or exchanged words is either supported or not."""
     words = line.split(" ")
     at = data.draw(st.integers(0, len(words) - 1))
     instead = data.draw(
@@ -96,5 +99,5 @@ def test_no_words_are_too_strange(line: str, data: st.DataObject) -> None:
         )
     )
     changed = " ".join([*words[:at], *instead, *words[at + 1 :]])
-    found = nft_messages.transaction(f"{changed}\n")
-    assert found is None or len(found) == 1
+    encoded = nft_messages.transaction(f"{changed}\n")
+    assert encoded is None or len(encoded) == 1

@@ -24,8 +24,8 @@ def chain(name: str, *rules: str, hook: str = "") -> Chain:
     return Chain("n", "ip", "t", name, tuple(Rule(rule) for rule in rules), hook)
 
 
-def test_a_transaction_is_in_the_order_that_reference_counts_ask_for() -> None:
-    """New chains before the elements that go to them; old elements before the chains they went to."""
+def test_a_transaction_is_in_the_order_of_reference_counts() -> None:
+    """Chains are added before elements that refer to them, and deleted after these elements."""
     table, services = Table("n", "ip", "t"), Collection("n", "ip", "t", "m", "ipv4_addr : verdict")
     old: list[NftObject] = [
         table,
@@ -60,22 +60,22 @@ def test_a_transaction_is_in_the_order_that_reference_counts_ask_for() -> None:
     ]
 
 
-def test_comments_fit_and_cannot_break_out() -> None:
-    """nft takes 128 bytes and no quotes inside."""
+def test_comments_are_cut_and_cannot_contain_quotes() -> None:
+    """Comments in nft have at most 128 bytes and contain no quotes."""
     text = Element("n", "ip", "t", "m", "1", comment='a "b" ' + "ü" * 100).text
     assert text.count('"') == 2
     assert len(text.split('"')[1].encode()) < 128
 
 
-def test_tables_that_are_no_longer_wanted_go_with_a_replacement() -> None:
-    """Whoever has touched them."""
+def test_a_replacement_deletes_former_tables() -> None:
+    """All tables of the objects and of `former` are deleted first."""
     text = replacement([Table("n", "ip", "mine")], [("ip", "mine"), ("ip", "former")])
     assert "delete table ip former" in text
     assert text.count("delete table ip mine") == 1
 
 
-def test_of_bundles_that_changed_only_what_differs_is_told() -> None:
-    """To nft, in a plan, and nothing at all of those that are alike."""
+def test_only_changed_rules_of_a_node_are_sent() -> None:
+    """Transactions and plans contain nothing about subjects whose rules are equal."""
     table, other = Table("n", "ip", "t"), service_rules("other", "10.0.0.9")
     before, after = service_rules("web", "10.0.0.1", "10.0.0.2"), service_rules("web", "10.0.0.2")
     assert transaction(
@@ -95,16 +95,16 @@ def test_of_bundles_that_changed_only_what_differs_is_told() -> None:
         "- nft chain ip t web-10.0.0.1: 1 rule",
         "~ nft chain ip t web: 1 rule    (was: nft chain ip t web: 1 rule)",
     ]
-    (gone,) = diff(
+    (removed,) = diff(
         HostState({"n": contents_of([node_rules(other)])}), HostState({"n": {}})
     ).namespaces
-    assert [str(operation) for operation in gone.details()][
+    assert [str(operation) for operation in removed.details()][
         -1
     ] == "- nft element ip t ips { of other }"
 
 
-def test_nodes_with_the_same_rules_share_the_words() -> None:
-    """Of a change that is nothing but theirs; not where something else differs, or has to be made anew as a whole."""
+def test_nodes_with_the_same_rules_share_the_text() -> None:
+    """The text is not shared if single objects differ or the tables have to be replaced."""
     table, before, after = (
         Table("n", "ip", "t"),
         node_rules(service_rules("web", "10.0.0.1")),
@@ -123,18 +123,18 @@ def test_nodes_with_the_same_rules_share_the_words() -> None:
     commented = node_rules(
         Rules("nftables", "ip", "web", (Chain("", "ip", "t", "web", comment="said"),))
     )
-    for beside in ((), (extra,)):
-        anew = update([table, *beside, before], [table, *beside, commented])
-        assert "delete table ip t" in anew
-        assert ("add chain ip t extra" in anew) == bool(beside)
+    for extra_objects in ((), (extra,)):
+        text = update([table, *extra_objects, before], [table, *extra_objects, commented])
+        assert "delete table ip t" in text
+        assert ("add chain ip t extra" in text) == bool(extra_objects)
 
 
-def test_what_several_share_is_there_as_long_as_any_of_them() -> None:
-    """Made with the first, not made again with the next, gone with the last."""
+def test_shared_objects_exist_as_long_as_a_subject_needs_them() -> None:
+    """They are added with the first subject and deleted with the last."""
     table, common = Table("n", "ip", "t"), Chain("", "ip", "t", "common", (Rule("accept"),))
 
     def sharing(*names: str) -> NodeRules:
-        own = (
+        rules = (
             Rules(
                 "nftables",
                 "ip",
@@ -144,14 +144,14 @@ def test_what_several_share_is_there_as_long_as_any_of_them() -> None:
             )
             for name in names
         )
-        return node_rules(*own)
+        return node_rules(*rules)
 
-    one: list[Ruled] = [table, sharing("a")]
+    first: list[Ruled] = [table, sharing("a")]
     both: list[Ruled] = [table, sharing("a", "b")]
     assert transaction([table], both).splitlines().count("add rule ip t common accept") == 1
-    assert "common accept" not in transaction(one, both)
-    assert "delete chain ip t common" not in transaction(both, one)
-    assert transaction(one, [table]).splitlines()[-2:] == [
+    assert "common accept" not in transaction(first, both)
+    assert "delete chain ip t common" not in transaction(both, first)
+    assert transaction(first, [table]).splitlines()[-2:] == [
         "delete chain ip t a",
         "delete chain ip t common",
     ]
