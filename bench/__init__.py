@@ -1,1 +1,1 @@
-"""How long things take, and beside what: whole labs timed in turn with baselines, as tables for docs/performance.md."""
+"""Benchmarks of whole labs against baselines, as tables for docs/performance.md."""

@@ -1,4 +1,7 @@
-"""Times labs beside their baselines and prints tables in Markdown, for docs/performance.md. As root; the machine should do nothing else."""
+"""Time labs and their baselines in turn, and print Markdown tables for docs/performance.md.
+
+Needs root. The machine should be idle otherwise.
+"""
 
 from __future__ import annotations
 
@@ -22,71 +25,75 @@ def main() -> None:
         nargs="?",
         choices=(*PARTS, "all"),
         default="commands",
-        help="what is measured; commands by default",
+        help="benchmark to run (default: commands)",
     )
     parser.add_argument(
         "--rounds",
         type=int,
         metavar="N",
-        help="how often each is measured; else as many as the part needs",
+        help="number of rounds (default: depends on the benchmark)",
     )
     parser.add_argument(
         "--large",
         action="store_true",
-        help="scale: a lab of 5,000 pods, too; rules: 10,000 Services, too",
+        help="scale: add a lab of 5,000 pods; rules: add 10,000 Services",
+    )
+    parser.add_argument("--pods", type=sizes, metavar="N,…", help="scale, peers: numbers of pods")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="rules: plot the connect times as SVG"
     )
     parser.add_argument(
-        "--pods", type=sizes, metavar="N,…", help="scale, peers: labs of other sizes"
+        "--services", type=sizes, metavar="N,…", help="changes: numbers of Services"
     )
-    parser.add_argument(
-        "--plot", type=Path, metavar="FILE", help="rules: draws the connects as SVG"
-    )
-    parser.add_argument(
-        "--services", type=sizes, metavar="N,…", help="changes: labs with so many Services"
-    )
-    words = parser.parse_args()
+    arguments = parser.parse_args()
     if os.geteuid():
-        sys.exit("labs need root here: sudo scripts/bench")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the lab is taken down
-    apart()
+        sys.exit("scripts/bench needs root: run sudo scripts/bench")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # exit handlers take the lab down
+    isolate()
     try:
-        for part in PARTS if words.part == "all" else (words.part,):
-            if words.part == "all":
+        for part in PARTS if arguments.part == "all" else (arguments.part,):
+            if arguments.part == "all":
                 print(f"## {part}\n")
-            measure(part, words)
+            measure(part, arguments)
     except FailedError as error:
         sys.exit(str(error))
 
 
-def apart() -> None:
-    """Mounts of our own, with a /run in memory: links in /run/netns take long on a disk, and no other lab is in the way."""
+def isolate() -> None:
+    """Enter a private mount namespace with a tmpfs on /run.
+
+    Mounts in /run/netns are slow on a disk, and other labs must not interfere.
+    """
     syscalls.unshare(syscalls.CLONE_NEWNS)
     syscalls.mount("none", "/", flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
     syscalls.mount("tmpfs", "/run", "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=755")
 
 
-def measure(part: str, words: argparse.Namespace) -> None:
-    rounds: dict[str, int] = {"rounds": words.rounds} if words.rounds else {}
+def measure(part: str, arguments: argparse.Namespace) -> None:
+    rounds: dict[str, int] = {"rounds": arguments.rounds} if arguments.rounds else {}
     match part:
         case "commands":
             commands.run(**rounds)
         case "scale":
             scale.run(
                 **rounds,
-                sizes=(*(words.pods or scale.SIZES), *([scale.LARGE] if words.large else [])),
+                sizes=(
+                    *(arguments.pods or scale.SIZES),
+                    *([scale.LARGE] if arguments.large else []),
+                ),
             )
         case "datapath":
             datapath.run(**rounds)
         case "rules":
             rules.run(
                 **rounds,
-                sizes=(*rules.SIZES, *([rules.LARGE] if words.large else [])),
-                plot=words.plot,
+                sizes=(*rules.SIZES, *([rules.LARGE] if arguments.large else [])),
+                plot=arguments.plot,
             )
         case "changes":
-            changes.run(**rounds, sizes=words.services or changes.SIZES)
+            changes.run(**rounds, sizes=arguments.services or changes.SIZES)
         case "peers":
-            peers.run(**rounds, sizes=words.pods or peers.SIZES)
+            peers.run(**rounds, sizes=arguments.pods or peers.SIZES)
 
 
 def sizes(text: str) -> tuple[int, ...]:

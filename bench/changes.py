@@ -1,4 +1,7 @@
-"""changes: how long it takes from the API call until one endpoint that is another, of one Service among many, is in force on all nodes."""
+"""Benchmark changes: time from an API call that replaces an endpoint until all nodes use it.
+
+One endpoint of one Service among many is replaced.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench.measure import KUBENETLAB, LAB, folder, heading, lab, output, table
-from bench.rules import MODES, endpoints, vip
+from bench.rules import MODES, cluster_ip, endpoints
 from kubenetlab.kernel.syscalls import CLONE_NEWNET, setns
 from kubenetlab.lab.client import Client
 from kubenetlab.lab.paths import LAB_API
@@ -19,25 +22,31 @@ from kubenetlab.lab.paths import LAB_API
 SIZES = (100, 1000, 10_000)
 ROUNDS = 12
 SERVER, PORT = 8080, 80
-PATIENCE_S, ANSWER_S = 10.0, 0.02
-"""How long a change may take; how long an answer may: who is sent to nobody asks again."""
-PAUSE_S = 0.002
-"""Before who has not heard of it is asked again: who asks without a pause takes the processor from who is to tell it."""
-REST_S = 1.0
-"""Between two changes: the lab tells its kube-proxies of the last one."""
+CHANGE_TIMEOUT_S, ANSWER_TIMEOUT_S = 10.0, 0.02
+"""Timeouts of a change, and of one connection, which is repeated."""
+POLL_INTERVAL_S = 0.002
+"""Pause before a node is polled again; without it, polling takes the processor from the agent."""
+CHANGE_INTERVAL_S = 1.0
+"""Pause between two changes, in which the lab updates its kube-proxies."""
 LAB_YAML = """\
 apiVersion: kubenetlab.dev/v1alpha1
 kind: Cluster
 networking: {podSubnet: 10.240.0.0/12, serviceSubnet: 10.96.0.0/12}
 ---
-{apiVersion: v1, kind: Pod, metadata: {name: one}, spec: {nodeName: worker, containers: [{name: main, image: agnhost, args: [netexec]}]}}
+apiVersion: v1
+kind: Pod
+metadata: {name: one}
+spec: {nodeName: worker, containers: [{name: main, image: agnhost, args: [netexec]}]}
 ---
-{apiVersion: v1, kind: Pod, metadata: {name: two}, spec: {nodeName: worker2, containers: [{name: main, image: agnhost, args: [netexec]}]}}
+apiVersion: v1
+kind: Pod
+metadata: {name: two}
+spec: {nodeName: worker2, containers: [{name: main, image: agnhost, args: [netexec]}]}
 """
 
 
 def run(rounds: int = ROUNDS, sizes: Sequence[int] = SIZES) -> None:
-    """Prints the table."""
+    """Print the table."""
     print(heading(rounds))
     head = ("Services", "mode", "the API answers, ms", "in force on 3 nodes, ms", "the slowest")
     print(
@@ -70,18 +79,18 @@ def _row(mode: str, services: int, rounds: int) -> list[str]:
             "300s",
         )
         client = Client(LAB)
-        seen = client.inspect()
-        pods = {pod["name"]: pod["addresses"][0] for pod in seen["pods"]}
-        nodes = [os.open(node["netns"], os.O_RDONLY | os.O_CLOEXEC) for node in seen["nodes"]]
+        inspected = client.inspect()
+        pods = {pod["name"]: pod["addresses"][0] for pod in inspected["pods"]}
+        nodes = [os.open(node["netns"], os.O_RDONLY | os.O_CLOEXEC) for node in inspected["nodes"]]
         number = services // 2
-        _changed(client, nodes, number, "one", pods["one"])
-        found = [
-            _changed(client, nodes, number, name, pods[name])
+        _measure_change(client, nodes, number, "one", pods["one"])
+        durations = [
+            _measure_change(client, nodes, number, name, pods[name])
             for name in ("two", "one") * (rounds // 2)
         ]
         for fd in nodes:
             os.close(fd)
-    answered, in_force = ([1000 * pair[side] for pair in found] for side in (0, 1))
+    answered, in_force = ([1000 * pair[side] for pair in durations] for side in (0, 1))
     return [
         f"{services:,}",
         f"`{mode}`",
@@ -91,35 +100,39 @@ def _row(mode: str, services: int, rounds: int) -> list[str]:
     ]
 
 
-def _changed(
+def _measure_change(
     client: Client, nodes: Sequence[int], number: int, name: str, address: str
 ) -> tuple[float, float]:
-    """Seconds until the API has answered, and until the connections of every node come to the pod of that name: those begun at that time
-    or later. The nodes are asked, one after the other, when the answer is there."""
-    time.sleep(REST_S)
+    """Return the seconds until the API has answered, and until all nodes use the new endpoint.
+
+    A node uses it when a new connection reaches the pod called `name`. The nodes are polled one
+    after the other, after the API has answered. The second time is that at which the last
+    connection began.
+    """
+    time.sleep(CHANGE_INTERVAL_S)
     document = _slice(number, [address])
-    begun = time.perf_counter()
+    started = time.perf_counter()
     client.post(f"{LAB_API}/apply", {"documents": [document]})
-    answered = time.perf_counter() - begun
-    left, asked = list(nodes), begun
-    while left:
-        asked = time.perf_counter()
-        assert asked - begun < PATIENCE_S, (
-            f"{len(left)} nodes have not heard of it after {PATIENCE_S:g} s"
+    answered = time.perf_counter() - started
+    waiting, asked_at = list(nodes), started
+    while waiting:
+        asked_at = time.perf_counter()
+        assert asked_at - started < CHANGE_TIMEOUT_S, (
+            f"{len(waiting)} nodes do not use the new endpoint after {CHANGE_TIMEOUT_S:g} s"
         )
-        if _who_answers(left[0], vip(number)) == name:
-            left.pop(0)
+        if _answering_pod(waiting[0], cluster_ip(number)) == name:
+            waiting.pop(0)
         else:
-            time.sleep(PAUSE_S)
-    return answered, asked - begun
+            time.sleep(POLL_INTERVAL_S)
+    return answered, asked_at - started
 
 
-def _who_answers(node: int, address: str) -> str:
-    """The name that a server behind an address says, asked from a node by a connection of its own."""
+def _answering_pod(node: int, address: str) -> str:
+    """Return the hostname of the pod that answers a new connection from a node, or ""."""
     home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
         setns(node, CLONE_NEWNET)
-        with socket.create_connection((address, PORT), ANSWER_S) as connection:
+        with socket.create_connection((address, PORT), ANSWER_TIMEOUT_S) as connection:
             connection.sendall(b"GET /hostname HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             return connection.recv(1024).rpartition(b"\r\n\r\n")[2].decode()
     except OSError:
@@ -130,7 +143,7 @@ def _who_answers(node: int, address: str) -> str:
 
 
 def _service(number: int) -> str:
-    spec = {"clusterIP": vip(number), "ports": [{"port": PORT, "targetPort": SERVER}]}
+    spec = {"clusterIP": cluster_ip(number), "ports": [{"port": PORT, "targetPort": SERVER}]}
     service = {
         "apiVersion": "v1",
         "kind": "Service",

@@ -1,4 +1,8 @@
-"""commands: whole commands, in turn with an interpreter that starts and does nothing, or with `ip -batch` making as many namespaces."""
+"""Benchmark commands: whole commands against simple baselines.
+
+The baselines are a Python interpreter that does nothing, and `ip -batch` creating as many
+namespaces.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +24,14 @@ from bench.measure import (
     timed,
     timed_lab,
 )
-from bench.peers import made
+from bench.peers import timed_tool
 
 ROUNDS = 7
 QUESTIONS = """\
 - {from: "each:Deployment/default/web0", to: "svc:default/web0", port: 80, allowed: true}
 - {from: "each:Deployment/default/web0", to: "node:worker2", allowed: true}
 """
-"""Two questions to each pod."""
+"""Two probes from each pod."""
 
 Baseline = tuple[str, Callable[[], float]]
 
@@ -37,33 +41,39 @@ def idle() -> Baseline:
 
 
 def ip_batch(namespaces: int) -> Baseline:
-    return f"`ip -batch`, {namespaces} namespaces", lambda: made("ip -batch", namespaces)
+    return f"`ip -batch`, {namespaces} namespaces", lambda: timed_tool("ip -batch", namespaces)
 
 
 def run(rounds: int = ROUNDS) -> None:
-    """Prints the table; the first round warms up and does not count."""
+    """Print the table; the first round warms up and does not count."""
     measured: dict[str, tuple[str, list[float], list[float]]] = {}
 
-    def measure(name: str, baseline: Baseline, ours: float) -> None:
-        _, mine, theirs = measured.setdefault(name, (baseline[0], [], []))
-        mine.append(ours)
-        theirs.append(baseline[1]())
+    def measure(name: str, baseline: Baseline, lab_time: float) -> None:
+        _, lab_times, baseline_times = measured.setdefault(name, (baseline[0], [], []))
+        lab_times.append(lab_time)
+        baseline_times.append(baseline[1]())
 
     with folder() as files, lab():
-        for turn in range(rounds + 1):
+        for round_number in range(rounds + 1):
             one_round(files, measure)
-            if turn == 0:
+            if round_number == 0:
                 measured.clear()
     rows = [
-        (name, *spread(ours), baseline, spread(theirs)[0], f"{ratio(ours, theirs):.1f}")
-        for name, (baseline, ours, theirs) in measured.items()
+        (
+            name,
+            *spread(lab_time),
+            baseline,
+            spread(baseline_times)[0],
+            f"{ratio(lab_time, baseline_times):.1f}",
+        )
+        for name, (baseline, lab_time, baseline_times) in measured.items()
     ]
     print(heading(rounds))
     print(table(("command", "median", "min – max", "baseline", "its median", "ratio"), rows))
 
 
 def one_round(files: Path, measure: Callable[[str, Baseline, float], None]) -> None:
-    """Each command once. 100 and 200 pods are those of one Deployment and CoreDNS' two."""
+    """Measure each command once; 100 and 200 pods include the system's own pods."""
     two_hundred, hundred, questions = files / "200.yaml", files / "100.yaml", files / "expect.yaml"
     two_hundred.write_text(manifests.many(200 - manifests.system_pods(3), workers=3, services=1))
     hundred.write_text(manifests.many(100 - manifests.system_pods(3), workers=3, services=1))

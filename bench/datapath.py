@@ -1,4 +1,4 @@
-"""datapath: what a packet's way costs in a lab of `up`, and in the same lab made by hand with the script of `plan -o sh`."""
+"""Benchmark datapath: latency and throughput in a lab of `up`, and in the lab of `plan -o sh`."""
 
 from __future__ import annotations
 
@@ -21,17 +21,22 @@ API = "/apis/kubenetlab.dev/v1alpha1/inspect"
 HOLDER = "mkdir -p /run/netns && mount -t tmpfs tmpfs /run/netns && echo ready && exec cat"
 
 
-class Way(NamedTuple):
-    """From the pod `client` to an address; `figures` are rounds of ours and by hand: connect µs, round trip µs, Gbit/s."""
+class NetworkPath(NamedTuple):
+    """A path from the pod `client` to an address, with its measurements.
+
+    A measurement is connect time and round trip in microseconds, and Gbit/s.
+    """
 
     title: str
     address: str
     ours: list[Sequence[float]]
+    """Measurements in the lab of `up`, one for each round."""
     by_hand: list[Sequence[float]]
+    """Measurements in the lab of the script, one for each round."""
 
 
-Inside = Callable[[str], tuple[str, ...]]
-"""What a command begins with that is to run in the network of the pod so named."""
+PodCommand = Callable[[str], tuple[str, ...]]
+"""Function that returns the prefix of commands to run in the network namespace of a pod."""
 
 
 def in_the_lab(pod: str) -> tuple[str, ...]:
@@ -39,8 +44,8 @@ def in_the_lab(pod: str) -> tuple[str, ...]:
 
 
 @contextmanager
-def made_by_hand(manifest: Path) -> Iterator[Inside]:
-    """The lab of a manifest, made by `ip`, `nft` and `sysctl` in namespaces for mounts and network that are its own."""
+def script_lab(manifest: Path) -> Iterator[PodCommand]:
+    """Create the lab of a manifest by its script, in private mount and network namespaces."""
     script = output(KUBENETLAB, "plan", "-o", "sh", "--lab", LAB, "-f", str(manifest))
     with subprocess.Popen(
         ["unshare", "-mn", "sh", "-c", HOLDER],
@@ -50,31 +55,37 @@ def made_by_hand(manifest: Path) -> Iterator[Inside]:
     ) as holder:
         assert holder.stdout is not None
         holder.stdout.readline()
-        there = ("nsenter", "-t", str(holder.pid), "-m", "-n")
-        output(*there, "sh", "-s", given=script)
-        yield lambda pod: (*there, *in_the_lab(pod))
+        in_namespaces = ("nsenter", "-t", str(holder.pid), "-m", "-n")
+        output(*in_namespaces, "sh", "-s", stdin=script)
+        yield lambda pod: (*in_namespaces, *in_the_lab(pod))
 
 
 @contextmanager
-def servers(inside: Inside, program: Path, processors: Sequence[int]) -> Iterator[None]:
-    """In each pod one who sends back, on the client's processor, and one who swallows, on another if there is one."""
-    near, other = str(processors[0]), str(processors[-1])
+def servers(inside: PodCommand, program: Path, processors: Sequence[int]) -> Iterator[None]:
+    """Run an echo server and a sink in each pod.
+
+    The echo server runs on the client's processor, the sink on another one if there is one.
+    """
+    client_processor, far_processor = str(processors[0]), str(processors[-1])
     commands = [
-        (*inside(pod), "taskset", "-c", processor, str(program), what, str(port))
+        (*inside(pod), "taskset", "-c", processor, str(program), role, str(port))
         for pod in ("near", "far")
-        for what, port, processor in (("echo", ECHO, near), ("sink", SINK, other))
+        for role, port, processor in (
+            ("echo", ECHO, client_processor),
+            ("sink", SINK, far_processor),
+        )
     ]
-    running = [subprocess.Popen(command) for command in commands]
+    processes = [subprocess.Popen(command) for command in commands]
     try:
         yield
     finally:
-        for server in running:
+        for server in processes:
             server.kill()
             server.wait()
 
 
 def run(rounds: int = ROUNDS) -> None:
-    """Prints the table: way by way, in turn in the one lab and in the other."""
+    """Print the table; each path is measured in both labs in turn."""
     processors = sorted(os.sched_getaffinity(0))
     with folder() as files, ExitStack() as stack:
         program = compiled("roundtrip", files)
@@ -83,58 +94,64 @@ def run(rounds: int = ROUNDS) -> None:
             return
         manifest = files / "paths.yaml"
         manifest.write_text(manifests.paths(ECHO, SINK))
-        by_hand = stack.enter_context(made_by_hand(manifest))
+        by_hand = stack.enter_context(script_lab(manifest))
         stack.enter_context(lab(manifest))
         for inside in (in_the_lab, by_hand):
             stack.enter_context(servers(inside, program, processors))
-        ways = list(_ways())
+        paths = list(_paths())
         for _ in range(rounds):
-            for way in ways:
-                way.ours.append(figures(in_the_lab("client"), program, way.address, processors[0]))
-                way.by_hand.append(figures(by_hand("client"), program, way.address, processors[0]))
+            for path in paths:
+                path.ours.append(
+                    figures(in_the_lab("client"), program, path.address, processors[0])
+                )
+                path.by_hand.append(
+                    figures(by_hand("client"), program, path.address, processors[0])
+                )
     print(heading(rounds))
     head = (
         "way",
         *(
             cell
-            for what in ("connect, µs", "round trip, µs", "TCP, Gbit/s")
-            for cell in (what, "by hand", "ratio")
+            for figure in ("connect, µs", "round trip, µs", "TCP, Gbit/s")
+            for cell in (figure, "by hand", "ratio")
         ),
     )
-    print(table(head, ([way.title, *_cells(way)] for way in ways)))
+    print(table(head, ([path.title, *_cells(path)] for path in paths)))
 
 
-def _ways() -> Iterator[Way]:
-    seen = Client(LAB).get(API)
+def _paths() -> Iterator[NetworkPath]:
+    inspected = Client(LAB).get(API)
     pods = {
-        pod["name"]: pod["addresses"][0] for pod in seen["pods"] if pod["namespace"] == "default"
+        pod["name"]: pod["addresses"][0]
+        for pod in inspected["pods"]
+        if pod["namespace"] == "default"
     }
     services = {
         service["name"]: service["cluster_ips"][0]
-        for service in seen["services"]
+        for service in inspected["services"]
         if service["namespace"] == "default"
     }
     for title, addresses in (("pod → pod", pods), ("pod → ClusterIP → pod", services)):
-        for name, where in (("near", "same node"), ("far", "other node")):
-            yield Way(f"{title}, {where}", addresses[name], [], [])
+        for name, place in (("near", "same node"), ("far", "other node")):
+            yield NetworkPath(f"{title}, {place}", addresses[name], [], [])
 
 
 def figures(inside: Sequence[str], program: Path, address: str, processor: int) -> Sequence[float]:
-    """Medians of connect and round trip in microseconds, and Gbit/s for a second."""
+    """Return the medians of connect and round trip in microseconds, and Gbit/s of one second."""
     client = (*inside, "taskset", "-c", str(processor), str(program))
     connect, turn = output(*client, "ask", address, str(ECHO), str(CONNECTS), str(TURNS)).split()
     return float(connect), float(turn), float(output(*client, "pour", address, str(SINK)))
 
 
-def _cells(way: Way) -> Iterator[str]:
-    """Of each figure ours, by hand, and the ratio: medians of latencies, of throughput the best second."""
+def _cells(path: NetworkPath) -> Iterator[str]:
+    """Yield each figure in both labs and the ratio: median latencies, and the best throughput."""
     *latencies, (ours, by_hand) = zip(
-        zip(*way.ours, strict=True), zip(*way.by_hand, strict=True), strict=True
+        zip(*path.ours, strict=True), zip(*path.by_hand, strict=True), strict=True
     )
-    for mine, theirs in latencies:
+    for lab_values, script_values in latencies:
         yield from (
-            f"{statistics.median(mine):.1f}",
-            f"{statistics.median(theirs):.1f}",
-            f"{ratio(mine, theirs):.2f}",
+            f"{statistics.median(lab_values):.1f}",
+            f"{statistics.median(script_values):.1f}",
+            f"{ratio(lab_values, script_values):.2f}",
         )
     yield from (f"{max(ours):.2f}", f"{max(by_hand):.2f}", f"{max(ours) / max(by_hand):.2f}")

@@ -1,13 +1,17 @@
-/* floor: the fastest way we know to make N "pods" on one Linux host, and nothing else.
+/* floor: the fastest known way to create N "pods" on one Linux host, and nothing else.
  *
- * A pod here is a network namespace held by a process, with a veth pair (one end a port of a bridge, the other eth0), an IPv4
- * address, a default route, and lo up. They are made in the network namespace it is started in: unshare -n ./floor N
+ * A pod is a network namespace held by a process, with a veth pair (one end is a port of a bridge,
+ * the other is eth0), an IPv4 address, a default route, and lo up. The bridges are created in the
+ * network namespace in which the program starts: unshare -n ./floor N
  *
- * One rtnetlink socket per side. ONE message makes the veth pair with its peer already in the pod, named, with a known index, and
- * the near end up and on its bridge; ONE sendmsg with five messages sets up the pod. No look-ups, no dumps, one ACK per batch. No IPv6
- * link-local addresses: their duplicate-address work runs in kernel workers that fight for the RTNL lock. One queue per link: each
- * is a directory in sysfs. A bridge has 1,023 ports, so there is another after every 1,000 pods.
- * Prints one line of JSON; `create_us` is from the first bridge to the last pod.
+ * Each side has one rtnetlink socket. One message creates the veth pair: the peer is in the pod with
+ * its name and a known index, and the near end is up and on its bridge. One sendmsg with five
+ * messages configures the pod. There are no look-ups, no dumps, and one ACK per batch. There are no
+ * IPv6 link-local addresses: kernel workers that detect duplicates contend for the RTNL lock. Links
+ * have one queue, because each queue is a directory in sysfs. A bridge has at most 1,023 ports, so
+ * every 1,000 pods get a new one.
+ *
+ * Output is one line of JSON; `create_us` is the time from the first bridge to the last pod.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -31,8 +35,8 @@
 #include <unistd.h>
 
 #define PORTS_OF_A_BRIDGE 1000
-#define GATEWAY 0x0af40001 /* 10.244.0.1; pods have what follows */
-#define FIRST_BRIDGE 50000 /* indexes: bridges from here on, pods' near ends from 100 on */
+#define GATEWAY 0x0af40001 /* 10.244.0.1; pods have the next addresses */
+#define FIRST_BRIDGE 50000 /* first interface index of bridges; near ends of pods begin at 100 */
 
 static const int one = 1;
 
@@ -90,7 +94,7 @@ static int open_netlink(void) {
     return s;
 }
 
-/* Sends a batch whose last message asks for an ACK, and waits for that; an earlier message that fails is told first. */
+/* Send a batch whose last message requests an ACK, and wait for that or for the first error. */
 static void talk(int s, struct batch *b, const char *what) {
     char answer[8192];
     struct sockaddr_nl kernel = {.nl_family = AF_NETLINK};
@@ -107,7 +111,7 @@ static void talk(int s, struct batch *b, const char *what) {
     }
 }
 
-/* --- what is made --- */
+/* --- bridges, veth pairs and pods --- */
 
 static void make_bridge(int s, int number) {
     struct batch b = {.length = 0};
@@ -181,7 +185,7 @@ static void set_up_pod(int s, int pod) {
     talk(s, &b, "pod");
 }
 
-/* A process in the namespace we stand in: this program again, which then only waits. */
+/* Start a pause process in the current namespace: this program again, called "pause". */
 static pid_t hold(void) {
     pid_t pid = vfork();
     if (pid < 0) die("vfork", errno);
@@ -201,9 +205,10 @@ int main(int argc, char **argv) {
         return 2;
     }
     pid_t *pids = calloc(pods, sizeof *pids);
-    int near = open_netlink(); /* stays in the namespace it was opened in */
+    int near = open_netlink(); /* a socket stays in the namespace in which it was opened */
     double begun = now_us();
-    int inherited = open("/proc/sys/net/ipv6/conf/default/addr_gen_mode", O_WRONLY | O_CLOEXEC); /* by the near ends */
+    /* The near ends inherit this setting. */
+    int inherited = open("/proc/sys/net/ipv6/conf/default/addr_gen_mode", O_WRONLY | O_CLOEXEC);
     if (inherited >= 0 && write(inherited, "1", 1) == 1) close(inherited);
     for (int pod = 0; pod < pods; pod++) {
         if (pod % PORTS_OF_A_BRIDGE == 0) make_bridge(near, pod / PORTS_OF_A_BRIDGE);

@@ -1,7 +1,10 @@
-"""The same pods by other tools, each as its documentation shows. Run as: python makers.py TOOL PODS, in namespaces made for it alone.
+"""Create pods by other tools, each as its documentation shows.
 
-A pod is a namespace that has a name, a veth pair with one end on a bridge, an IPv4 address, a default route, and lo up. Prints the seconds
-they took, after the last pod has answered the first one's ping. Imports nothing of ours: Mininet needs the system's interpreter.
+Usage: python makers.py TOOL PODS, in namespaces created for it alone.
+
+A pod is a named namespace that has a veth pair with one end on a bridge, an IPv4 address, a default
+route, and lo up. The program prints the seconds that this took, after the last pod has pinged the
+first one. It imports nothing of kubenetlab: Mininet needs the system's interpreter.
 """
 
 from __future__ import annotations
@@ -33,81 +36,83 @@ CNI_IPAM = {
 }
 
 Timed = tuple[float, Callable[[str], int]]
-"""Seconds, and who pings an address from the last pod: its exit status."""
+"""Duration in seconds, and a function that pings an address from the last pod (exit status)."""
 
 
 def address(pod: int) -> str:
-    """host-local gives them out in the same order."""
+    """Return the address of a pod; host-local allocates them in the same order."""
     return f"10.244.{(pod + 2) >> 8}.{(pod + 2) & 255}"
 
 
-def sh(*command: str, given: str = "") -> None:
-    subprocess.run(command, input=given, text=True, stdout=subprocess.DEVNULL, check=True)
+def sh(*command: str, stdin: str = "") -> None:
+    subprocess.run(command, input=stdin, text=True, stdout=subprocess.DEVNULL, check=True)
 
 
 def by_name(pod: int) -> Callable[[str], int]:
-    """Pings from the namespace of a pod."""
-    return lambda to: subprocess.call(
-        ["ip", "netns", "exec", f"p{pod}", *ping(to)], stdout=subprocess.DEVNULL
+    """Return a function that pings from the namespace of a pod."""
+    return lambda target: subprocess.call(
+        ["ip", "netns", "exec", f"p{pod}", *ping(target)], stdout=subprocess.DEVNULL
     )
 
 
-def ping(to: str) -> list[str]:
-    return ["ping", "-q", "-c1", "-w5", to]
+def ping(target: str) -> list[str]:
+    return ["ping", "-q", "-c1", "-w5", target]
 
 
 def ip_batch(pods: int) -> Timed:
-    """One batch for what is outside; another for each pod, as a batch cannot change namespace."""
-    outside = [
-        f"netns add p{pod}\nlink add v{pod} type veth peer name eth0 netns p{pod}\nlink set v{pod} master br0 up"
+    """Use one batch for the host and one for each pod: a batch cannot change namespaces."""
+    commands = [
+        f"netns add p{pod}\nlink add v{pod} type veth peer name eth0 netns p{pod}\n"
+        f"link set v{pod} master br0 up"
         for pod in range(pods)
     ]
-    begun = time.perf_counter()
-    sh("ip", "-batch", "-", given=BRIDGE + "\n".join(outside) + "\n")
+    started = time.perf_counter()
+    sh("ip", "-batch", "-", stdin=BRIDGE + "\n".join(commands) + "\n")
     for pod in range(pods):
-        inside = f"link set lo up\naddr add {address(pod)}/16 dev eth0\nlink set eth0 up\nroute add default via {GATEWAY}\n"
-        sh("ip", "-n", f"p{pod}", "-batch", "-", given=inside)
-    return time.perf_counter() - begun, by_name(pods - 1)
+        pod_commands = (
+            f"link set lo up\naddr add {address(pod)}/16 dev eth0\n"
+            f"link set eth0 up\nroute add default via {GATEWAY}\n"
+        )
+        sh("ip", "-n", f"p{pod}", "-batch", "-", stdin=pod_commands)
+    return time.perf_counter() - started, by_name(pods - 1)
 
 
 def pyroute2(pods: int) -> Timed:
-    """IPRoute for what is outside, NetNS inside, links looked up by name."""
+    """Use IPRoute for the host and NetNS for pods, with links looked up by name."""
     from pyroute2 import IPRoute, NetNS, netns
 
-    begun = time.perf_counter()
-    with IPRoute() as outside:
-        outside.link("add", ifname="br0", kind="bridge")
-        bridge = outside.link_lookup(ifname="br0")[0]
-        outside.addr("add", index=bridge, address=GATEWAY, prefixlen=16)
-        outside.link("set", index=bridge, state="up")
+    started = time.perf_counter()
+    with IPRoute() as host:
+        host.link("add", ifname="br0", kind="bridge")
+        bridge = host.link_lookup(ifname="br0")[0]
+        host.addr("add", index=bridge, address=GATEWAY, prefixlen=16)
+        host.link("set", index=bridge, state="up")
         for pod in range(pods):
             netns.create(f"p{pod}")
-            outside.link(
+            host.link(
                 "add",
                 ifname=f"v{pod}",
                 kind="veth",
                 peer={"ifname": "eth0", "net_ns_fd": f"p{pod}"},
             )
-            outside.link(
-                "set", index=outside.link_lookup(ifname=f"v{pod}")[0], master=bridge, state="up"
-            )
-            with NetNS(f"p{pod}") as inside:
-                inside.link("set", index=inside.link_lookup(ifname="lo")[0], state="up")
-                eth0 = inside.link_lookup(ifname="eth0")[0]
-                inside.addr("add", index=eth0, address=address(pod), prefixlen=16)
-                inside.link("set", index=eth0, state="up")
-                inside.route("add", dst="default", gateway=GATEWAY)
-    return time.perf_counter() - begun, by_name(pods - 1)
+            host.link("set", index=host.link_lookup(ifname=f"v{pod}")[0], master=bridge, state="up")
+            with NetNS(f"p{pod}") as pod_netns:
+                pod_netns.link("set", index=pod_netns.link_lookup(ifname="lo")[0], state="up")
+                eth0 = pod_netns.link_lookup(ifname="eth0")[0]
+                pod_netns.addr("add", index=eth0, address=address(pod), prefixlen=16)
+                pod_netns.link("set", index=eth0, state="up")
+                pod_netns.route("add", dst="default", gateway=GATEWAY)
+    return time.perf_counter() - started, by_name(pods - 1)
 
 
 def mininet(pods: int) -> Timed:
-    """Hosts on one Linux bridge, without a controller."""
+    """Use hosts on one Linux bridge, without a controller."""
     from mininet.net import Mininet
     from mininet.nodelib import LinuxBridge
 
     resource.setrlimit(resource.RLIMIT_NOFILE, (8192, 8192))
-    Mininet.inited = True  # else it writes the machine's own settings
-    begun = time.perf_counter()
+    Mininet.inited = True  # otherwise Mininet changes settings of the machine
+    started = time.perf_counter()
     net = Mininet(switch=LinuxBridge, controller=None, ipBase="10.244.0.0/16")
     switch = net.addSwitch("s1")
     for pod in range(pods):
@@ -116,37 +121,39 @@ def mininet(pods: int) -> Timed:
         )
     net.start()
     sh("ip", "addr", "add", f"{GATEWAY}/16", "dev", "s1")
-    took = time.perf_counter() - begun
+    duration = time.perf_counter() - started
     return (
-        took,
-        lambda to: 0 if " 0% packet loss" in net[f"p{pods - 1}"].cmd(" ".join(ping(to))) else 1,
+        duration,
+        lambda target: (
+            0 if " 0% packet loss" in net[f"p{pods - 1}"].cmd(" ".join(ping(target))) else 1
+        ),
     )
 
 
 def cni(pods: int) -> Timed:
-    """What a container runtime calls for each pod: loopback, then bridge, which calls host-local."""
+    """Call the CNI plugins as a container runtime does: loopback, then bridge with host-local."""
     with tempfile.TemporaryDirectory(prefix="kubenetlab-bench-") as leases:
         bridge, loopback = (
             json.dumps({**CNI_BRIDGE, "ipam": {**CNI_IPAM, "dataDir": leases}}),
             json.dumps(CNI_LOOPBACK),
         )
-        begun = time.perf_counter()
+        started = time.perf_counter()
         for pod in range(pods):
             sh("ip", "netns", "add", f"p{pod}")
             for ifname, plugin, configuration in (
                 ("lo", "loopback", loopback),
                 ("eth0", "bridge", bridge),
             ):
-                words = {
+                arguments = {
                     "COMMAND": "ADD",
                     "CONTAINERID": f"p{pod}",
                     "NETNS": f"/run/netns/p{pod}",
                     "IFNAME": ifname,
                     "PATH": CNI_FOLDER,
                 }
-                environment = [f"CNI_{name}={value}" for name, value in words.items()]
-                sh("env", *environment, f"{CNI_FOLDER}/{plugin}", given=configuration)
-        return time.perf_counter() - begun, by_name(pods - 1)
+                environment = [f"CNI_{name}={value}" for name, value in arguments.items()]
+                sh("env", *environment, f"{CNI_FOLDER}/{plugin}", stdin=configuration)
+        return time.perf_counter() - started, by_name(pods - 1)
 
 
 TOOLS: dict[str, Callable[[int], Timed]] = {
@@ -158,14 +165,14 @@ TOOLS: dict[str, Callable[[int], Timed]] = {
 
 
 def main(tool: str, pods: int) -> None:
-    printed = os.dup(1)
-    os.dup2(2, 1)  # what tools say goes elsewhere
+    stdout = os.dup(1)
+    os.dup2(2, 1)  # output of the tools goes to stderr
     sh("ip", "link", "set", "lo", "up")
-    took, pings = TOOLS[tool](pods)
-    if pings(address(0)) != 0:
+    duration, ping_from_last = TOOLS[tool](pods)
+    if ping_from_last(address(0)) != 0:
         sys.exit(f"{tool}: the last of {pods} pods does not reach the first")
-    os.write(printed, f"{took:.6f}\n".encode())
-    os._exit(0)  # and with it all namespaces; no tool's way of cleaning up counts
+    os.write(stdout, f"{duration:.6f}\n".encode())
+    os._exit(0)  # the namespaces end with the process; cleaning up is not measured
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The labs that are measured, as manifests."""
+"""Manifests of the labs that are measured."""
 
 from __future__ import annotations
 
@@ -48,17 +48,19 @@ kind: Service
 metadata: {{name: {name}}}
 spec:
   selector: {{app: {name}}}
-  ports: [{{name: echo, port: {echo}, targetPort: {echo}}}, {{name: sink, port: {sink}, targetPort: {sink}}}]
+  ports:
+  - {{name: echo, port: {echo}, targetPort: {echo}}}
+  - {{name: sink, port: {sink}, targetPort: {sink}}}
 """
 
 
 def workers_of(pods: int) -> int:
-    """Workers for so many pods: a kubelet takes 110, and CoreDNS has to go somewhere."""
+    """Return the number of workers: a kubelet runs 110 pods, and CoreDNS needs room, too."""
     return max(1, -(-pods // PODS_OF_A_NODE))
 
 
 def system_pods(workers: int) -> int:
-    """What a cluster has beside the pods asked for: CoreDNS', and on each node a kube-proxy, which shares the node's network."""
+    """Return the number of system pods: CoreDNS', and a kube-proxy on each node (hostNetwork)."""
     return COREDNS + workers + 1
 
 
@@ -69,7 +71,10 @@ def services_of(pods: int) -> int:
 def many(
     pods: int, workers: int | None = None, services: int | None = None, *, has_probes: bool = True
 ) -> str:
-    """So many pods, each with a readiness probe or none, in Deployments with a Service each; the system's own come on top."""
+    """Return a manifest of `pods` pods in Deployments with a Service each.
+
+    System pods are not included. `has_probes` adds a readiness probe to each pod.
+    """
     workers, services = workers or workers_of(pods), services or services_of(pods)
     nodes = ", ".join(["{role: control-plane}", *["{role: worker}"] * workers])
     sizes = [pods // services + (number < pods % services) for number in range(services)]
@@ -80,7 +85,10 @@ def many(
 
 
 def paths(echo: int, sink: int) -> str:
-    """A client and a pod with a Service on its node, and another on the next. Their containers listen nowhere: who measures does."""
+    """Return a client, and one server with a Service on its node and one on another node.
+
+    The containers do not listen; the benchmark starts its servers in the pods.
+    """
     nodes = "{role: control-plane}, {role: worker, name: n1}, {role: worker, name: n2}"
     servers = [
         SERVER.format(name=name, node=node, echo=echo, sink=sink)

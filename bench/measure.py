@@ -1,4 +1,4 @@
-"""What every part measures with: commands that begin on a quiet kernel, C programs, labs that are gone in the end, and tables."""
+"""Tools of all benchmarks: timed commands, C programs, labs that are taken down, and tables."""
 
 from __future__ import annotations
 
@@ -29,44 +29,51 @@ kill $inner
 wait $inner
 while ip link show near >/dev/null 2>&1; do sleep 0.01; done
 """
-"""The kernel frees namespaces one after another, after their last process: when a fresh one is gone, so are all before it."""
+"""Script that waits until the kernel has freed all earlier namespaces.
+
+The kernel frees namespaces one after the other: when a new one is freed, all earlier ones are.
+"""
 
 
 class FailedError(Exception):
-    """A command ended otherwise than it should."""
+    """Raised when a command fails."""
 
 
 def quiet() -> None:
-    """Returns when the kernel has freed what earlier commands left."""
+    """Wait until the kernel has freed the namespaces of earlier commands."""
     output("unshare", "-n", "sh", "-c", QUIET)
 
 
-def output(*command: str, given: str = "") -> str:
-    """What a command prints. Raises FailedError when it does not succeed."""
-    done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
-    if done.returncode:
+def output(*command: str, stdin: str = "") -> str:
+    """Return what a command prints; raise FailedError if it fails."""
+    process = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+    if process.returncode:
         raise FailedError(
-            f"{' '.join(command)} ended with {done.returncode}\n{done.stdout}{done.stderr}"
+            f"{' '.join(command)} failed with exit status {process.returncode}\n"
+            f"{process.stdout}{process.stderr}"
         )
-    return done.stdout
+    return process.stdout
 
 
 def timed(*command: str) -> float:
-    """Seconds of a whole command, from shell prompt to shell prompt, begun on a quiet kernel."""
+    """Return the duration of a whole command in seconds; it starts on a quiet kernel."""
     quiet()
-    begun = time.perf_counter()
+    started = time.perf_counter()
     output(*command)
-    return time.perf_counter() - begun
+    return time.perf_counter() - started
 
 
-def timed_lab(command: str, *words: str) -> float:
-    """The same of a kubenetlab command about the bench's lab."""
-    return timed(KUBENETLAB, command, "--lab", LAB, *words)
+def timed_lab(command: str, *arguments: str) -> float:
+    """Return the duration of a kubenetlab command for the benchmark's lab in seconds."""
+    return timed(KUBENETLAB, command, "--lab", LAB, *arguments)
 
 
 @contextmanager
 def lab(*manifests: Path) -> Iterator[None]:
-    """The bench's lab, taken down in the end; with manifests it is up from the beginning, without it is left to whoever measures."""
+    """Take the benchmark's lab down at the end.
+
+    With manifests the lab is brought up at the beginning; without, the caller does that.
+    """
     try:
         if manifests:
             output(
@@ -74,7 +81,7 @@ def lab(*manifests: Path) -> Iterator[None]:
                 "up",
                 "--lab",
                 LAB,
-                *(word for path in manifests for word in ("-f", str(path))),
+                *(argument for path in manifests for argument in ("-f", str(path))),
             )
         yield
     finally:
@@ -83,38 +90,41 @@ def lab(*manifests: Path) -> Iterator[None]:
 
 @contextmanager
 def folder() -> Iterator[Path]:
-    """A directory for the time of a measurement."""
-    made = Path(tempfile.mkdtemp(prefix="kubenetlab-bench-"))
+    """Provide a temporary directory."""
+    path = Path(tempfile.mkdtemp(prefix="kubenetlab-bench-"))
     try:
-        yield made
+        yield path
     finally:
-        shutil.rmtree(made)
+        shutil.rmtree(path)
 
 
-def compiled(name: str, into: Path) -> Path | None:
-    """The C program of this folder, made; None where there is no compiler."""
+def compiled(name: str, directory: Path) -> Path | None:
+    """Compile a C program of this folder; return None if gcc is not installed."""
     if not shutil.which("gcc"):
         return None
-    output("gcc", "-O2", "-o", str(into / name), str(HERE / f"{name}.c"))
-    return into / name
+    output("gcc", "-O2", "-o", str(directory / name), str(HERE / f"{name}.c"))
+    return directory / name
 
 
 def floor(program: Path, pods: int) -> float:
-    """Seconds in which floor.c makes so many pods, on a quiet kernel."""
+    """Return the seconds in which floor.c creates `pods` pods, on a quiet kernel."""
     quiet()
     return float(json.loads(output("unshare", "-n", str(program), str(pods)))["create_us"]) / 1e6
 
 
-# --- what is said of it ---
+# --- figures and tables ---
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """The median of the ratios of those measured in turn: what slows the machine down for a while slows both."""
-    return statistics.median(mine / other for mine, other in zip(ours, theirs, strict=True))
+    """Return the median ratio of values measured in turn.
+
+    A temporary slowdown of the machine affects both values of a pair.
+    """
+    return statistics.median(value / baseline for value, baseline in zip(ours, theirs, strict=True))
 
 
 def spread(values: Sequence[float], unit: str = "s", digits: int = 2) -> tuple[str, str]:
-    """The median, and the least and the most, as two cells."""
+    """Return two cells: the median, and minimum and maximum."""
     return (
         f"{statistics.median(values):.{digits}f} {unit}",
         f"{min(values):.{digits}f} – {max(values):.{digits}f} {unit}",
@@ -122,18 +132,19 @@ def spread(values: Sequence[float], unit: str = "s", digits: int = 2) -> tuple[s
 
 
 def heading(rounds: int) -> str:
-    """When and on what: the line above a table."""
+    """Return the line above a table: date, machine and number of rounds."""
     with open("/proc/cpuinfo") as info:
         processor = next(
             (line.partition(": ")[2].strip() for line in info if line.startswith("model name")),
             platform.machine(),
         )
-    machine = f"{os.cpu_count()} × {processor}, Linux {platform.release()}, Python {platform.python_version()}"
+    software = f"Linux {platform.release()}, Python {platform.python_version()}"
+    machine = f"{os.cpu_count()} × {processor}, {software}"
     return f"{date.today():%-d %B %Y}, {machine}, {rounds} rounds:\n"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown."""
+    """Return a Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "".join(
         f"| {' | '.join(line)} |\n" if line[0] != "---" else f"|{'|'.join(line)}|\n"

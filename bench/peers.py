@@ -1,4 +1,4 @@
-"""peers: how long N pods take that are made by kubenetlab, by the floor in C, and by other tools (makers.py)."""
+"""Benchmark peers: time to create N pods by kubenetlab, floor.c and other tools (makers.py)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ROUNDS = 5
 SIZES = (50, 200)
 SYSTEM_PYTHON = "/usr/bin/python3"
 OURS, FLOOR = "kubenetlab: whole `up`, all ready", "floor in C"
-ALONE = (
+ISOLATED = (
     "unshare",
     "-n",
     "-m",
@@ -42,24 +42,24 @@ ALONE = (
     "-c",
     'mount -t tmpfs tmpfs /run && "$0" "$@"',
 )
-"""A command in namespaces of its own, which end with it."""
+"""Prefix that runs a command in new namespaces, which end with it."""
 
 
-def made(tool: str, pods: int) -> float:
-    """Seconds in which one of makers.py's tools makes so many pods, on a quiet kernel."""
+def timed_tool(tool: str, pods: int) -> float:
+    """Return the seconds in which a tool of makers.py creates `pods` pods, on a quiet kernel."""
     quiet()
     python = SYSTEM_PYTHON if tool == "Mininet" else PYTHON
-    return float(output(*ALONE, python, str(HERE / "makers.py"), tool, str(pods)))
+    return float(output(*ISOLATED, python, str(HERE / "makers.py"), tool, str(pods)))
 
 
-def missing(tool: str) -> bool:
-    """Whether a tool of makers.py is not installed."""
+def is_missing(tool: str) -> bool:
+    """Return True if a tool of makers.py is not installed."""
     match tool:
         case "Mininet":
-            ask = [SYSTEM_PYTHON, "-c", "import mininet.nodelib"]
+            command = [SYSTEM_PYTHON, "-c", "import mininet.nodelib"]
             return (
                 not shutil.which("brctl")
-                or subprocess.run(ask, capture_output=True, check=False).returncode != 0
+                or subprocess.run(command, capture_output=True, check=False).returncode != 0
             )
         case "CNI bridge + host-local":
             return not all(
@@ -71,23 +71,25 @@ def missing(tool: str) -> bool:
 
 
 def run(rounds: int = ROUNDS, sizes: Sequence[int] = SIZES) -> None:
-    """Prints the table: in each round everybody makes the pods once."""
+    """Print the table; in each round every tool creates the pods once."""
     with folder() as files, lab():
         program = compiled("floor", files)
-        absent = {tool for tool in TOOLS if missing(tool)} | ({FLOOR} if program is None else set())
+        absent = {tool for tool in TOOLS if is_missing(tool)} | (
+            {FLOOR} if program is None else set()
+        )
         measured: dict[str, list[list[float]]] = {
             name: [[] for _ in sizes] for name in (OURS, FLOOR, *TOOLS)
         }
         manifest = files / "pods.yaml"
-        for place, pods in enumerate(sizes):
+        for index, pods in enumerate(sizes):
             manifest.write_text(manifests.many(pods - manifests.COREDNS))
             for _ in range(rounds):
-                measured[OURS][place].append(timed_lab("up", "-f", str(manifest)))
+                measured[OURS][index].append(timed_lab("up", "-f", str(manifest)))
                 timed_lab("down")
                 if program:
-                    measured[FLOOR][place].append(floor(program, pods))
+                    measured[FLOOR][index].append(floor(program, pods))
                 for tool in [tool for tool in TOOLS if tool not in absent]:
-                    measured[tool][place].append(made(tool, pods))
+                    measured[tool][index].append(timed_tool(tool, pods))
     print(heading(rounds))
     head = (
         "made by",
@@ -104,10 +106,10 @@ def _cells(
     if is_absent:
         return ["not installed", ""] * len(sizes)
     cells = []
-    for place, pods in enumerate(sizes):
-        took, least = measured[name][place], measured[FLOOR][place]
+    for index, pods in enumerate(sizes):
+        times, floor_times = measured[name][index], measured[FLOOR][index]
         cells += [
-            f"{statistics.median(took) * 1000 / pods:.2f}",
-            f"{ratio(took, least):.1f} ×" if least else "",
+            f"{statistics.median(times) * 1000 / pods:.2f}",
+            f"{ratio(times, floor_times):.1f} ×" if floor_times else "",
         ]
     return cells

@@ -1,4 +1,4 @@
-"""What the processes of a running lab take: memory, processor time, and how soon a killed agent is back. By /proc alone."""
+"""Resources of a running lab by /proc: memory, processor time, and recovery of a killed agent."""
 
 from __future__ import annotations
 
@@ -18,40 +18,42 @@ TICKS_OF_A_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 class Memory(NamedTuple):
-    """Megabytes: each page is shared out among those who use it (PSS)."""
+    """Proportional set size (PSS) in megabytes."""
 
     agent: float
     all: float
 
 
 def memory() -> Memory:
-    """What the lab's processes hold now, the pauses of its pods included."""
-    seen = Client(LAB).get(API)
-    return Memory(_pss_mb(seen["agent_pid"]), sum(map(_pss_mb, processes(seen["init_pid"]))))
+    """Return the memory of the lab's processes, with the pause processes of its pods."""
+    inspected = Client(LAB).get(API)
+    return Memory(
+        _pss_mb(inspected["agent_pid"]), sum(map(_pss_mb, processes(inspected["init_pid"])))
+    )
 
 
 def load(seconds: float) -> float:
-    """Processor time that the lab takes while nobody asks for anything, in per cent of one processor."""
+    """Return the processor time of an idle lab, in percent of one processor."""
     init = Client(LAB).init_pid
-    running = [pid for pid in processes(init) if not _is_pause(pid)]
-    before, begun = _ticks(running), time.perf_counter()
+    pids = [pid for pid in processes(init) if not _is_pause(pid)]
+    before, started = _ticks(pids), time.perf_counter()
     time.sleep(seconds)
-    took = time.perf_counter() - begun
-    return 100 * (_ticks(running) - before) / TICKS_OF_A_SECOND / took
+    elapsed = time.perf_counter() - started
+    return 100 * (_ticks(pids) - before) / TICKS_OF_A_SECOND / elapsed
 
 
 def return_of_the_agent() -> float:
-    """Seconds from `kill -9` of the agent to the next answer of the lab's API, which the next agent gives."""
+    """Return the seconds from `kill -9` of the agent to the next reply of the lab's API."""
     client = Client(LAB)
     agent: int = client.get(API)["agent_pid"]
-    begun = time.perf_counter()
+    started = time.perf_counter()
     os.kill(agent, signal.SIGKILL)
-    client.get(FIRST_ANSWER)  # is asked again when a dying agent takes the connection with it
-    return time.perf_counter() - begun
+    client.get(FIRST_ANSWER)  # the client retries if the dying agent closes the connection
+    return time.perf_counter() - started
 
 
 def processes(pid: int) -> list[int]:
-    """A process and all below it."""
+    """Return the pids of a process and of all its descendants."""
     try:
         children = [
             int(child)
@@ -60,19 +62,19 @@ def processes(pid: int) -> list[int]:
         ]
     except OSError:
         return []
-    return [pid, *(found for child in children for found in processes(child))]
+    return [pid, *(descendant for child in children for descendant in processes(child))]
 
 
 def _pss_mb(pid: int) -> float:
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
-        return 0.0  # it has ended
+        return 0.0  # the process has exited
     return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0) / 1024
 
 
 def _ticks(pids: list[int]) -> int:
-    """User and system time, their own and that of children who have ended."""
+    """Return user and system time of processes and of their reaped children, in clock ticks."""
     return sum(
         sum(map(int, stat.rpartition(") ")[2].split()[11:15]))
         for pid in pids
@@ -81,7 +83,7 @@ def _ticks(pids: list[int]) -> int:
 
 
 def _stat(pid: int) -> str:
-    """Nothing of a process that has ended."""
+    """Return /proc/PID/stat, or "" if the process has exited."""
     try:
         return Path(f"/proc/{pid}/stat").read_text()
     except OSError:

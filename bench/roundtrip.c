@@ -1,11 +1,13 @@
-/* roundtrip: what a path costs, as a program sees it.
+/* roundtrip: latency and throughput of a network path, as a program sees them.
  *
- *   roundtrip echo PORT                          sends back what it gets
- *   roundtrip sink PORT                          reads and forgets
- *   roundtrip ask ADDRESS PORT CONNECTS TURNS    prints the medians of connect() and of one byte there and back, in microseconds
- *   roundtrip pour ADDRESS PORT                  writes for a second, and prints how much that was, in Gbit/s
+ *   roundtrip echo PORT                          send received data back
+ *   roundtrip sink PORT                          discard received data
+ *   roundtrip ask ADDRESS PORT CONNECTS TURNS    print the medians of connect() and of a round trip
+ *                                                of one byte, in microseconds
+ *   roundtrip pour ADDRESS PORT                  write for one second and print the throughput, in
+ *                                                Gbit/s
  *
- * Who asks waits up to ten seconds for somebody to answer, and warms up before it counts.
+ * A client waits up to ten seconds for the server, and warms up before it measures.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -46,10 +48,10 @@ static int die(const char *what) {
 }
 
 static _Noreturn void serve(int port, int is_echo) {
-    struct sockaddr_in here = {.sin_family = AF_INET, .sin_port = htons(port)};
+    struct sockaddr_in local = {.sin_family = AF_INET, .sin_port = htons(port)};
     int listener = socket(AF_INET, SOCK_STREAM, 0), loop = epoll_create1(0);
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-    if (bind(listener, (void *)&here, sizeof here) || listen(listener, 1024)) die("listen");
+    if (bind(listener, (void *)&local, sizeof local) || listen(listener, 1024)) die("listen");
     struct epoll_event event = {.events = EPOLLIN, .data.fd = listener}, events[64];
     epoll_ctl(loop, EPOLL_CTL_ADD, listener, &event);
     for (;;) {
@@ -68,8 +70,9 @@ static _Noreturn void serve(int port, int is_echo) {
     }
 }
 
-/* A connected socket, and in `took` what connect() took. It is closed by RST: no TIME_WAIT uses up the ports. */
-static int connected(const struct sockaddr_in *there, double *took) {
+/* Return a connected socket, and the duration of connect() in `took`, in microseconds. close() sends
+ * RST, so that no socket in TIME_WAIT uses up the ports. */
+static int connected(const struct sockaddr_in *server, double *took) {
     struct linger by_reset = {1, 0};
     struct timeval limit = {2, 0};
     int s = socket(AF_INET, SOCK_STREAM, 0);
@@ -78,7 +81,7 @@ static int connected(const struct sockaddr_in *there, double *took) {
     setsockopt(s, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
     setsockopt(s, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     double begun = now_us();
-    if (connect(s, (const void *)there, sizeof *there)) {
+    if (connect(s, (const void *)server, sizeof *server)) {
         close(s);
         return -1;
     }
@@ -86,27 +89,27 @@ static int connected(const struct sockaddr_in *there, double *took) {
     return s;
 }
 
-static int first_connection(const struct sockaddr_in *there) {
+static int first_connection(const struct sockaddr_in *server) {
     double unused, limit = now_us() + 10e6;
     for (;;) {
-        int s = connected(there, &unused);
+        int s = connected(server, &unused);
         if (s >= 0) return s;
         if (now_us() > limit) return die("connect");
         usleep(10000);
     }
 }
 
-static int ask(const struct sockaddr_in *there, int connects, int turns) {
+static int ask(const struct sockaddr_in *server, int connects, int turns) {
     double *connecting = calloc(connects, sizeof *connecting), *turning = calloc(turns, sizeof *turning), took;
-    close(first_connection(there));
+    close(first_connection(server));
     for (int i = -WARM_UP; i < connects; i++) {
-        int s = connected(there, &took);
+        int s = connected(server, &took);
         if (s < 0) return die("connect");
         if (i >= 0) connecting[i] = took;
         close(s);
-        usleep(200); /* for the server to notice */
+        usleep(200); /* the server closes its socket meanwhile */
     }
-    int s = first_connection(there);
+    int s = first_connection(server);
     for (int i = -WARM_UP; i < turns; i++) {
         double begun = now_us();
         if (write(s, buffer, 1) != 1 || read(s, buffer, 1) != 1) return die("round trip");
@@ -116,7 +119,7 @@ static int ask(const struct sockaddr_in *there, int connects, int turns) {
     return 0;
 }
 
-/* Bytes in a microsecond, written for so long. */
+/* Write for `us` microseconds and return the bytes written per microsecond. */
 static double written(int s, double us) {
     double begun = now_us(), bytes = 0, took;
     do {
@@ -127,9 +130,9 @@ static double written(int s, double us) {
     return bytes / took;
 }
 
-static int pour(const struct sockaddr_in *there) {
-    int s = first_connection(there);
-    written(s, 2e5); /* until the window is open */
+static int pour(const struct sockaddr_in *server) {
+    int s = first_connection(server);
+    written(s, 2e5); /* opens the TCP window */
     printf("%.3f\n", written(s, 1e6) * 8 / 1e3);
     return 0;
 }
@@ -138,10 +141,10 @@ int main(int argc, char **argv) {
     signal(SIGPIPE, SIG_IGN);
     if (argc == 3 && !strcmp(argv[1], "echo")) serve(atoi(argv[2]), 1);
     if (argc == 3 && !strcmp(argv[1], "sink")) serve(atoi(argv[2]), 0);
-    struct sockaddr_in there = {.sin_family = AF_INET, .sin_port = argc > 3 ? htons(atoi(argv[3])) : 0};
-    if (argc > 3 && inet_pton(AF_INET, argv[2], &there.sin_addr) == 1) {
-        if (argc == 6 && !strcmp(argv[1], "ask")) return ask(&there, atoi(argv[4]), atoi(argv[5]));
-        if (argc == 4 && !strcmp(argv[1], "pour")) return pour(&there);
+    struct sockaddr_in server = {.sin_family = AF_INET, .sin_port = argc > 3 ? htons(atoi(argv[3])) : 0};
+    if (argc > 3 && inet_pton(AF_INET, argv[2], &server.sin_addr) == 1) {
+        if (argc == 6 && !strcmp(argv[1], "ask")) return ask(&server, atoi(argv[4]), atoi(argv[5]));
+        if (argc == 4 && !strcmp(argv[1], "pour")) return pour(&server);
     }
     fprintf(stderr, "usage: roundtrip echo|sink PORT | ask ADDRESS PORT CONNECTS TURNS | pour ADDRESS PORT\n");
     return 2;

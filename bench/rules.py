@@ -1,4 +1,7 @@
-"""rules: how long Services take to be loaded on a node, beside the same made by hand; and to be connected to, the first and the last."""
+"""Benchmark rules: time to load Services on a node, and to connect to the first and the last one.
+
+Loading is compared with hand-written rules for the same Services.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ from bench.plot import svg
 from kubenetlab.api.core import Service
 from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.load import decode_object
-from kubenetlab.cli.input.options import mode as parsed
+from kubenetlab.cli.input.options import mode as parse_mode
 from kubenetlab.datapath import modes
 from kubenetlab.datapath.modes import PodNetwork
 from kubenetlab.datapath.plan_cache import PlanCache
@@ -49,54 +52,58 @@ MODES = ("nftables,layout=fast", "nftables,layout=faithful", "iptables", "ebpf")
 PODS, SERVICES = "10.240.0.0/12", "10.96.0.0/12"
 
 
-def vip(number: int) -> str:
+def cluster_ip(number: int) -> str:
     return str(IPv4Address("10.100.0.0") + number)
 
 
 def endpoints(number: int) -> list[str]:
-    return [str(IPv4Address("10.240.1.0") + 2 * number + one) for one in (0, 1)]
+    return [str(IPv4Address("10.240.1.0") + 2 * number + index) for index in (0, 1)]
 
 
 class Baseline(NamedTuple):
-    """A program, and what it is given for so many Services."""
+    """A program, and a function that returns its input for a number of Services."""
 
     command: tuple[str, ...]
     text: Callable[[int], str]
 
 
 def nft_map(services: int) -> str:
-    """One rule and one map."""
+    """Return a ruleset with one rule and one map."""
     entries = (
-        f"{vip(n)} . tcp . 80 . {k} : {ep} . 8080"
+        f"{cluster_ip(n)} . tcp . 80 . {k} : {ep} . 8080"
         for n in range(services)
         for k, ep in enumerate(endpoints(n))
     )
     key = "ip daddr . meta l4proto . th dport . numgen random mod"
     return (
-        f"table ip t {{\nmap eps {{ typeof {key} 65536 : ip daddr . th dport; elements = {{ {', '.join(entries)} }}\n}}\n"
+        f"table ip t {{\nmap eps {{ typeof {key} 65536 : ip daddr . th dport; "
+        f"elements = {{ {', '.join(entries)} }}\n}}\n"
         f"chain pre {{ type nat hook prerouting priority -100; dnat to {key} 2 map @eps\n}}\n}}\n"
     )
 
 
 def nft_chains(services: int) -> str:
-    """kube-proxy's: a map, a chain for each Service, one for each endpoint."""
+    """Return kube-proxy's ruleset: a map, a chain for each Service and one for each endpoint."""
     chains = "".join(
         "".join(
             f"chain e{n}x{k} {{ ip saddr {ep} jump masq\nmeta l4proto tcp dnat to {ep}:8080\n}}\n"
             for k, ep in enumerate(endpoints(n))
         )
-        + f"chain s{n} {{ ip daddr {vip(n)} ip saddr != {PODS} jump masq\nnumgen random mod 2 vmap {{ 0 : goto e{n}x0, 1 : goto e{n}x1 }}\n}}\n"
+        + f"chain s{n} {{ ip daddr {cluster_ip(n)} ip saddr != {PODS} jump masq\n"
+        f"numgen random mod 2 vmap {{ 0 : goto e{n}x0, 1 : goto e{n}x1 }}\n}}\n"
         for n in range(services)
     )
-    entries = ", ".join(f"{vip(n)} . tcp . 80 : goto s{n}" for n in range(services))
+    entries = ", ".join(f"{cluster_ip(n)} . tcp . 80 : goto s{n}" for n in range(services))
     return (
         f"table ip t {{\nchain masq {{ mark set mark or 0x4000\n}}\n{chains}"
-        f"map ips {{ type ipv4_addr . inet_proto . inet_service : verdict; elements = {{ {entries} }}\n}}\n"
-        "chain pre { type nat hook prerouting priority -100; ip daddr . meta l4proto . th dport vmap @ips\n}\n}\n"
+        "map ips { type ipv4_addr . inet_proto . inet_service : verdict; "
+        f"elements = {{ {entries} }}\n}}\n"
+        "chain pre { type nat hook prerouting priority -100; "
+        "ip daddr . meta l4proto . th dport vmap @ips\n}\n}\n"
     )
 
 
-IPTABLES_BESIDE = """\
+IPTABLES_OTHER_RULES = """\
 *mangle
 :KUBE-KUBELET-CANARY - [0:0]
 :KUBE-PROXY-CANARY - [0:0]
@@ -108,7 +115,8 @@ COMMIT
 :KUBE-NODEPORTS - [0:0]
 :KUBE-PROXY-FIREWALL - [0:0]
 :KUBE-SERVICES - [0:0]
--A KUBE-FIREWALL ! -s 127.0.0.0/8 -d 127.0.0.0/8 -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP
+-A KUBE-FIREWALL ! -s 127.0.0.0/8 -d 127.0.0.0/8 -m conntrack \
+! --ctstate RELATED,ESTABLISHED,DNAT -j DROP
 -A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP
 -A KUBE-FORWARD -m mark --mark 0x4000/0x4000 -j ACCEPT
 -A KUBE-FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
@@ -125,12 +133,12 @@ COMMIT
 -A OUTPUT -j KUBE-FIREWALL
 COMMIT
 """
-"""What kube-proxy and kubelet have in the other tables, and the hooks of all."""
+"""Rules of kube-proxy and the kubelet in the other tables, and jumps from the built-in chains."""
 
 
 def iptables_chains(services: int) -> str:
-    """kube-proxy's: a rule and a chain for each Service, a chain for each endpoint, and comments that say whose they are."""
-    names = [
+    """Return kube-proxy's rules: a rule and a chain for each Service, a chain for each endpoint."""
+    chains = [
         (f"KUBE-SVC-{n:016}", [f"KUBE-SEP-{n:015}{k}" for k in (0, 1)], endpoints(n))
         for n in range(services)
     ]
@@ -143,34 +151,40 @@ def iptables_chains(services: int) -> str:
     lines = [
         "*nat",
         *own_chains,
-        *(f":{name} - [0:0]" for service, own, _ in names for name in (service, *own)),
+        *(
+            f":{name} - [0:0]"
+            for service, endpoint_chains, _ in chains
+            for name in (service, *endpoint_chains)
+        ),
     ]
     lines.append("-A KUBE-MARK-MASQ -j MARK --or-mark 0x4000")
     lines.append("-A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN")
     lines.append("-A KUBE-POSTROUTING -j MARK --xor-mark 0x4000")
     lines.append("-A KUBE-POSTROUTING -j MASQUERADE --random-fully")
-    for n, (service, own, addresses) in enumerate(names):
-        whose = f'-m comment --comment "default/svc-{n}:http'
+    for n, (service, endpoint_chains, addresses) in enumerate(chains):
+        comment = f'-m comment --comment "default/svc-{n}:http'
+        destination = f"-m tcp -p tcp -d {cluster_ip(n)} --dport 80"
+        lines.append(f'-A KUBE-SERVICES {comment} cluster IP" {destination} -j {service}')
         lines.append(
-            f'-A KUBE-SERVICES {whose} cluster IP" -m tcp -p tcp -d {vip(n)} --dport 80 -j {service}'
-        )
-        lines.append(
-            f'-A {service} {whose} cluster IP" -m tcp -p tcp -d {vip(n)} --dport 80 ! -s {PODS} -j KUBE-MARK-MASQ'
+            f'-A {service} {comment} cluster IP" {destination} ! -s {PODS} -j KUBE-MARK-MASQ'
         )
         for name, address, share in zip(
-            own, addresses, ("-m statistic --mode random --probability 0.5 ", ""), strict=True
+            endpoint_chains,
+            addresses,
+            ("-m statistic --mode random --probability 0.5 ", ""),
+            strict=True,
         ):
-            lines.append(f'-A {service} {whose} -> {address}:8080" {share}-j {name}')
-            lines.append(f'-A {name} {whose}" -s {address} -j KUBE-MARK-MASQ')
+            lines.append(f'-A {service} {comment} -> {address}:8080" {share}-j {name}')
+            lines.append(f'-A {name} {comment}" -s {address} -j KUBE-MARK-MASQ')
             lines.append(
-                f'-A {name} {whose}" -m tcp -p tcp -j DNAT --to-destination {address}:8080'
+                f'-A {name} {comment}" -m tcp -p tcp -j DNAT --to-destination {address}:8080'
             )
     lines.append("-A KUBE-SERVICES -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS")
     lines += (
         f"-A {hook} -j KUBE-{'POSTROUTING' if hook == 'POSTROUTING' else 'SERVICES'}"
         for hook in ("PREROUTING", "OUTPUT", "POSTROUTING")
     )
-    return "\n".join([*lines, "COMMIT", IPTABLES_BESIDE])
+    return "\n".join([*lines, "COMMIT", IPTABLES_OTHER_RULES])
 
 
 BASELINES = {
@@ -181,16 +195,16 @@ BASELINES = {
 
 
 def run(rounds: int = ROUNDS, sizes: Sequence[int] = SIZES, plot: Path | None = None) -> None:
-    """Prints both tables, and draws how long the connects to the last Service take."""
+    """Print both tables, and plot the connect times to the last Service."""
     rows = [row for size in sizes for mode in BASELINES for row in [_loading(mode, size, rounds)]]
     print(heading(rounds))
-    print(table(("Services", "mode", "loaded", "by hand", "ratio", "words before"), rows))
+    print(table(("Services", "mode", "loaded", "by hand", "ratio", "rendering"), rows))
     with folder() as files:
         program = compiled("roundtrip", files)
         if program is None:
             print("no connects: gcc is not installed")
             return
-        found = {
+        connects = {
             (size, mode): _connecting(mode, size, rounds, files, program)
             for size in sizes
             for mode in MODES
@@ -198,12 +212,12 @@ def run(rounds: int = ROUNDS, sizes: Sequence[int] = SIZES, plot: Path | None = 
     print(
         table(
             ("Services", "mode", "connect to the first, µs", "to the last", "ratio"),
-            [_row(*which, *pair) for which, pair in found.items()],
+            [_row(*size_and_mode, *pair) for size_and_mode, pair in connects.items()],
         )
     )
     if plot is not None:
         lines = {
-            mode: [(size, statistics.median(found[size, mode][1])) for size in sizes]
+            mode: [(size, statistics.median(connects[size, mode][1])) for size in sizes]
             for mode in MODES
         }
         plot.write_text(
@@ -212,34 +226,34 @@ def run(rounds: int = ROUNDS, sizes: Sequence[int] = SIZES, plot: Path | None = 
 
 
 def _loading(mode: str, services: int, rounds: int) -> list[str]:
-    """In a namespace of its own each, in turn: what the node agent does, and a program that reads what a hand has written."""
-    ours, by_hand, words = [], [], []
+    """Measure the node agent's loading and the baseline in turn, each in a new namespace."""
+    lab_times, baseline_times, render_times = [], [], []
     text = BASELINES[mode].text(services)
     for _ in range(rounds):
         quiet()
-        made, loaded = output(
+        rendered, loaded = output(
             "unshare", "-n", PYTHON, "-m", "bench.rules", mode, str(services)
         ).split()
-        words.append(float(made))
-        ours.append(float(loaded))
+        render_times.append(float(rendered))
+        lab_times.append(float(loaded))
         quiet()
-        begun = time.perf_counter()
-        output("unshare", "-n", *BASELINES[mode].command, given=text)
-        by_hand.append(time.perf_counter() - begun)
-    cells = (f"{statistics.median(values):.3f} s" for values in (ours, by_hand))
+        started = time.perf_counter()
+        output("unshare", "-n", *BASELINES[mode].command, stdin=text)
+        baseline_times.append(time.perf_counter() - started)
+    cells = (f"{statistics.median(values):.3f} s" for values in (lab_times, baseline_times))
     return [
         f"{services:,}",
         f"`{mode}`",
         *cells,
-        f"{ratio(ours, by_hand):.2f}",
-        f"{statistics.median(words):.3f} s",
+        f"{ratio(lab_times, baseline_times):.2f}",
+        f"{statistics.median(render_times):.3f} s",
     ]
 
 
 def _connecting(
     mode: str, services: int, rounds: int, files: Any, program: Any
 ) -> tuple[list[float], list[float]]:
-    """Microseconds of connects to the first Service and to the last, round by round."""
+    """Return the connect times to the first and to the last Service in microseconds, by round."""
     processors = sorted(os.sched_getaffinity(0))
     manifest = files / "services.yaml"
     cluster = manifests.paths(ECHO, SINK).replace(
@@ -253,10 +267,14 @@ def _connecting(
     )
     with lab(), servers(in_the_lab, program, processors):
         for _ in range(rounds):
-            for number, found in ((0, first), (services - 1, last)):
+            for number, times in ((0, first), (services - 1, last)):
                 client = (*in_the_lab("client"), "taskset", "-c", str(processors[0]), str(program))
-                found.append(
-                    float(output(*client, "ask", vip(number), "80", str(CONNECTS), "1").split()[0])
+                times.append(
+                    float(
+                        output(
+                            *client, "ask", cluster_ip(number), "80", str(CONNECTS), "1"
+                        ).split()[0]
+                    )
                 )
     return first, last
 
@@ -269,28 +287,29 @@ def _row(services: int, mode: str, first: list[float], last: list[float]) -> lis
 def _service(number: int) -> str:
     return (
         f"---\n{{apiVersion: v1, kind: Service, metadata: {{name: many-{number}}}, "
-        f"spec: {{clusterIP: {vip(number)}, selector: {{app: near}}, ports: [{{port: 80, targetPort: {ECHO}}}]}}}}\n"
+        f"spec: {{clusterIP: {cluster_ip(number)}, selector: {{app: near}}, "
+        f"ports: [{{port: 80, targetPort: {ECHO}}}]}}}}\n"
     )
 
 
-# --- in a namespace of its own ---
+# --- run in a new namespace ---
 
 
 def _views(services: int) -> Iterator[ServiceView]:
     for number in range(services):
         name = {"name": f"svc-{number}", "namespace": "default"}
         spec = {
-            "clusterIP": vip(number),
-            "clusterIPs": [vip(number)],
+            "clusterIP": cluster_ip(number),
+            "clusterIPs": [cluster_ip(number)],
             "ports": [{"name": "http", "port": 80, "targetPort": 8080}],
         }
-        found = [
+        slice_endpoints = [
             {"addresses": [address], "conditions": {"ready": True}} for address in endpoints(number)
         ]
-        piece = {
+        slice_fields = {
             "addressType": "IPv4",
             "ports": [{"name": "http", "port": 8080}],
-            "endpoints": found,
+            "endpoints": slice_endpoints,
         }
         service = decode_object(
             {"apiVersion": "v1", "kind": "Service", "metadata": name, "spec": spec}, Service
@@ -300,7 +319,7 @@ def _views(services: int) -> Iterator[ServiceView]:
                 "apiVersion": "discovery.k8s.io/v1",
                 "kind": "EndpointSlice",
                 "metadata": name,
-                **piece,
+                **slice_fields,
             },
             EndpointSlice,
         ).value
@@ -309,9 +328,9 @@ def _views(services: int) -> Iterator[ServiceView]:
         yield ServiceView(service, (slice_,))
 
 
-def load_here(words: str, services: int) -> None:
-    """Prints how long the words took to be put together, and how long to be loaded."""
-    options = parsed(words)
+def load_here(option: str, services: int) -> None:
+    """Print the seconds in which the rules were rendered, and those in which they were loaded."""
+    options = parse_mode(option)
     mode, network = (
         modes.load("proxy", str(options.pop("type")), options),
         PodNetwork(1500, (PODS,)),
@@ -330,20 +349,20 @@ def load_here(words: str, services: int) -> None:
         "onlink",
         "dynamic",
     )
-    known = ProxyView(VersionedMap((view.service.key, view) for view in _views(services)))
+    view = ProxyView(VersionedMap((view.service.key, view) for view in _views(services)))
     objects = [obj for obj in mode.node(node, network) if isinstance(obj, RuleObject)]
     objects += [
-        NodeRules(node.netns, found)
-        for found in service_rules(PlanCache(), mode, known, node, network)
-        if isinstance(found, RuleSet)
+        NodeRules(node.netns, rule_set)
+        for rule_set in service_rules(PlanCache(), mode, view, node, network)
+        if isinstance(rule_set, RuleSet)
     ]
-    begun = time.perf_counter()
-    wanted = steps([], objects, {}, anew=False)
-    made = time.perf_counter()
-    for step in wanted:
-        with closing(open_here(step.dialect)) as loader:
-            loader.run(step.text)
-    print(f"{made - begun:.6f} {time.perf_counter() - made:.6f}")
+    started = time.perf_counter()
+    transactions = steps([], objects, {}, anew=False)
+    rendered = time.perf_counter()
+    for transaction in transactions:
+        with closing(open_here(transaction.dialect)) as loader:
+            loader.run(transaction.text)
+    print(f"{rendered - started:.6f} {time.perf_counter() - rendered:.6f}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""scale: labs of 100, 1,000 and (--large) 5,000 pods: to the last pod that is ready, beside the floor in C; and what they take then."""
+"""Benchmark scale: labs of 100, 1,000 and (--large) 5,000 pods, until all pods are ready.
+
+The baseline is floor.c. A second table has the resources that the labs take.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,14 @@ ROUNDS = 5
 SIZES = (100, 1000)
 LARGE = 5000
 COMPARED = 1000
-"""So many pods are also made without probes of their own, and with the smallest rules."""
+"""Size that is also measured without probes, and with the smallest rules."""
 FAST = ("--proxy=nftables,layout=fast",)
 IDLE_S = 20.0
 LONGEST = "10m"
 
 
 class Size:
-    """What was measured of labs of one size: seconds by round, and the processes of one lab."""
+    """Measurements of labs of one size: seconds for each round, and resources of one lab."""
 
     def __init__(
         self, pods: int, *, has_probes: bool = True, options: tuple[str, ...] = ()
@@ -29,7 +32,7 @@ class Size:
         self.pods = pods
         self.has_probes = has_probes
         self.options = options
-        """Of `up`."""
+        """Options of `up`."""
         self.up: list[float] = []
         self.floor: list[float] = []
         self.again: list[float] = []
@@ -45,10 +48,11 @@ class Size:
     @property
     def title(self) -> str:
         nodes = manifests.workers_of(self.pods) + 1
-        beside = ("" if self.has_probes else ", no probes") + "".join(
+        variant = ("" if self.has_probes else ", no probes") + "".join(
             f", `{option}`" for option in self.options
         )
-        return f"{self.all_pods:,} pods, {nodes} nodes, {manifests.services_of(self.pods)} Services{beside}"
+        services = manifests.services_of(self.pods)
+        return f"{self.all_pods:,} pods, {nodes} nodes, {services} Services{variant}"
 
     @property
     def manifest(self) -> str:
@@ -56,7 +60,7 @@ class Size:
 
 
 def run(rounds: int = ROUNDS, sizes: Sequence[int] = SIZES) -> None:
-    """Prints the two tables, of times and of what a lab takes that is up."""
+    """Print the table of times and the table of resources."""
     measured = [Size(pods) for pods in sizes]
     measured += (
         [Size(COMPARED, has_probes=False), Size(COMPARED, has_probes=False, options=FAST)]
@@ -70,8 +74,8 @@ def run(rounds: int = ROUNDS, sizes: Sequence[int] = SIZES) -> None:
         for size in measured:
             manifest = files / "pods.yaml"
             manifest.write_text(size.manifest)
-            for turn in range(rounds):
-                measure(size, manifest, program, is_last=turn == rounds - 1)
+            for round_number in range(rounds):
+                measure(size, manifest, program, is_last=round_number == rounds - 1)
     print(heading(rounds))
     print(
         table(
@@ -99,7 +103,7 @@ def run(rounds: int = ROUNDS, sizes: Sequence[int] = SIZES) -> None:
 
 
 def measure(size: Size, manifest: Path, program: Path | None, is_last: bool) -> None:
-    """One lab from `up` to `down`, and the floor; what it takes when idle is asked of the last one only."""
+    """Measure one lab from `up` to `down`, and floor.c; the last round measures resources, too."""
     size.up.append(timed_lab("up", "-f", str(manifest), "--timeout", LONGEST, *size.options))
     size.again.append(timed_lab("up", "-f", str(manifest), "--timeout", LONGEST, *size.options))
     if is_last:
@@ -112,12 +116,12 @@ def measure(size: Size, manifest: Path, program: Path | None, is_last: bool) -> 
 
 
 def _times(size: Size) -> Sequence[str]:
-    beside = (
+    floor_cells = (
         (spread(size.floor)[0], f"{ratio(size.up, size.floor):.2f}")
         if size.floor
         else ("gcc is not installed", "")
     )
-    return (size.title, *spread(size.up), *beside, spread(size.again)[0], spread(size.down)[0])
+    return (size.title, *spread(size.up), *floor_cells, spread(size.again)[0], spread(size.down)[0])
 
 
 def _weights(size: Size) -> Sequence[str]:

@@ -1,4 +1,4 @@
-"""What bench/ measures, and how figures become a table."""
+"""Manifests, ratios and tables of the benchmarks."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tests.clusters import problems_of, store
 
 
 @pytest.mark.parametrize(("pods", "nodes", "services"), [(1, 2, 1), (50, 2, 3), (210, 4, 11)])
-def test_a_lab_has_the_pods_it_is_asked_for(pods: int, nodes: int, services: int) -> None:
-    """Each has a node to run on; the system's own come on top."""
+def test_a_manifest_has_the_given_number_of_pods(pods: int, nodes: int, services: int) -> None:
+    """Every pod is scheduled; system pods are additional."""
     cluster = store(manifests.many(pods))
     placed = [pod for pod in cluster.all(Pod) if pod.spec.node_name]
     ours = [service for service in cluster.all(Service) if service.metadata.name.startswith("web")]
@@ -23,16 +23,16 @@ def test_a_lab_has_the_pods_it_is_asked_for(pods: int, nodes: int, services: int
     )
 
 
-def test_manifests_are_without_a_fault() -> None:
-    """Nothing in them is unknown or ignored."""
+def test_manifests_have_no_problems() -> None:
+    """No field is unknown or ignored."""
     assert problems_of(manifests.many(30)) + problems_of(manifests.paths(7000, 7001)) == []
 
 
-def test_a_ratio_is_of_what_was_measured_in_turn() -> None:
-    """A slow minute that hits both halves of a round changes nothing."""
+def test_a_ratio_compares_values_of_the_same_round() -> None:
+    """A slowdown that affects both values of a round does not change the ratio."""
     assert measure.ratio([2.0, 20.0, 2.0], [1.0, 10.0, 1.0]) == 2
 
 
 def test_a_table_is_markdown() -> None:
-    """Head, line, rows."""
+    """A table has a header, a separator line and rows."""
     assert measure.table(("a", "b"), [("1", "2")]) == "| a | b |\n|---|---|\n| 1 | 2 |\n"

@@ -1,4 +1,4 @@
-"""The bench's plots."""
+"""Plots of benchmarks."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from xml.etree import ElementTree
 from bench.plot import svg
 
 
-def test_lines_rise_as_their_values_do() -> None:
-    """Ten times as much is as far again, upwards; names do not cover one another, and may hold any sign."""
+def test_axes_are_logarithmic() -> None:
+    """Each factor of ten has the same length; labels do not overlap."""
     picture = ElementTree.fromstring(
         svg(
             "a < b",
@@ -18,9 +18,9 @@ def test_lines_rise_as_their_values_do() -> None:
         )
     )
     circles = [
-        (float(found.get("cx", "")), float(found.get("cy", "")))
-        for found in picture.iter()
-        if found.tag.endswith("circle")
+        (float(element.get("cx", "")), float(element.get("cy", "")))
+        for element in picture.iter()
+        if element.tag.endswith("circle")
     ]
     assert circles[0] == circles[2]
     assert circles[0][1] == circles[1][1]
@@ -28,8 +28,8 @@ def test_lines_rise_as_their_values_do() -> None:
     assert round(x_later - x) == round(x_last - x_later) > 0
     assert round(y_later - y) == round(y_last - y_later) < 0
     names = {
-        found.text: float(found.get("y", ""))
-        for found in picture.iter()
-        if found.text in ("flat", "<steep>")
+        element.text: float(element.get("y", ""))
+        for element in picture.iter()
+        if element.text in ("flat", "<steep>")
     }
     assert abs(names["flat"] - names["<steep>"]) >= 16

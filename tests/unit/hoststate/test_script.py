@@ -64,7 +64,8 @@ def planned(text: str = "", decisions: Decisions = DECISIONS[0]) -> HostState:
         (
             Bridge("n", "cbr0", "0a:58:00:00:00:01", 1400, "it's"),
             [
-                "ip -n n link add cbr0 address 0a:58:00:00:00:01 mtu 1400 type bridge mcast_snooping 0",
+                "ip -n n link add cbr0 address 0a:58:00:00:00:01 mtu 1400 "
+                "type bridge mcast_snooping 0",
                 """ip -n n link set cbr0 alias 'it'"'"'s' up""",
             ],
         ),
