@@ -4,8 +4,8 @@
  * the other is eth0), an IPv4 address, a default route, and lo up. The bridges are created in the
  * network namespace in which the program starts: unshare -n ./floor N
  *
- * Each side has one rtnetlink socket. One message creates the veth pair: the peer is in the pod with
- * its name and a known index, and the near end is up and on its bridge. One sendmsg with five
+ * Each side has one rtnetlink socket. One message creates the veth pair: the peer is in the pod,
+ * with its name and a known index, and the near end is up and on its bridge. One sendmsg with five
  * messages configures the pod. There are no look-ups, no dumps, and one ACK per batch. There are no
  * IPv6 link-local addresses: kernel workers that detect duplicates contend for the RTNL lock. Links
  * have one queue, because each queue is a directory in sysfs. A bridge has at most 1,023 ports, so
@@ -58,7 +58,8 @@ struct batch {
     unsigned length;
 };
 
-static struct nlmsghdr *message(struct batch *b, int type, int flags, const void *body, unsigned length) {
+static struct nlmsghdr *message(struct batch *b, int type, int flags, const void *body,
+                                unsigned length) {
     struct nlmsghdr *m = (void *)(b->bytes + b->length);
     memset(m, 0, sizeof *m);
     m->nlmsg_type = type;
@@ -75,7 +76,8 @@ static void append(struct batch *b, struct nlmsghdr *m, const void *data, unsign
     m->nlmsg_len = b->bytes + b->length - (char *)m;
 }
 
-static struct rtattr *attribute(struct batch *b, struct nlmsghdr *m, int type, const void *data, unsigned length) {
+static struct rtattr *attribute(struct batch *b, struct nlmsghdr *m, int type, const void *data,
+                                unsigned length) {
     struct rtattr *a = (void *)(b->bytes + b->length);
     a->rta_type = type;
     a->rta_len = RTA_LENGTH(length);
@@ -84,8 +86,13 @@ static struct rtattr *attribute(struct batch *b, struct nlmsghdr *m, int type, c
     return a;
 }
 
-static struct rtattr *nest(struct batch *b, struct nlmsghdr *m, int type) { return attribute(b, m, type, "", 0); }
-static void end(struct batch *b, struct rtattr *a) { a->rta_len = b->bytes + b->length - (char *)a; }
+static struct rtattr *nest(struct batch *b, struct nlmsghdr *m, int type) {
+    return attribute(b, m, type, "", 0);
+}
+
+static void end(struct batch *b, struct rtattr *a) {
+    a->rta_len = b->bytes + b->length - (char *)a;
+}
 
 static int open_netlink(void) {
     int s = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
@@ -117,7 +124,8 @@ static void make_bridge(int s, int number) {
     struct batch b = {.length = 0};
     char name[16];
     unsigned char mac[6] = {2, 0, 0, 0, 0, number + 1};
-    struct ifinfomsg link = {.ifi_index = FIRST_BRIDGE + number, .ifi_flags = IFF_UP, .ifi_change = IFF_UP};
+    struct ifinfomsg link = {
+        .ifi_index = FIRST_BRIDGE + number, .ifi_flags = IFF_UP, .ifi_change = IFF_UP};
     struct nlmsghdr *m = message(&b, RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &link, sizeof link);
     attribute(&b, m, IFLA_IFNAME, name, snprintf(name, sizeof name, "br%d", number) + 1);
     attribute(&b, m, IFLA_ADDRESS, mac, sizeof mac);
@@ -125,7 +133,8 @@ static void make_bridge(int s, int number) {
     attribute(&b, m, IFLA_INFO_KIND, "bridge", 6);
     end(&b, info);
 
-    struct ifaddrmsg address = {.ifa_family = AF_INET, .ifa_prefixlen = 16, .ifa_index = FIRST_BRIDGE + number};
+    struct ifaddrmsg address = {
+        .ifa_family = AF_INET, .ifa_prefixlen = 16, .ifa_index = FIRST_BRIDGE + number};
     uint32_t ip = htonl(GATEWAY);
     m = message(&b, RTM_NEWADDR, NLM_F_CREATE | NLM_F_ACK, &address, sizeof address);
     attribute(&b, m, IFA_LOCAL, &ip, sizeof ip);
@@ -137,8 +146,10 @@ static void make_veth(int s, int pod) {
     struct batch b = {.length = 0};
     char name[16];
     int bridge = FIRST_BRIDGE + pod / PORTS_OF_A_BRIDGE, pid = getpid();
-    struct ifinfomsg link = {.ifi_index = 100 + pod, .ifi_flags = IFF_UP, .ifi_change = IFF_UP}, far = {.ifi_index = 2};
-    struct nlmsghdr *m = message(&b, RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL | NLM_F_ACK, &link, sizeof link);
+    struct ifinfomsg link = {.ifi_index = 100 + pod, .ifi_flags = IFF_UP, .ifi_change = IFF_UP};
+    struct ifinfomsg far = {.ifi_index = 2};
+    struct nlmsghdr *m =
+        message(&b, RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL | NLM_F_ACK, &link, sizeof link);
     attribute(&b, m, IFLA_IFNAME, name, snprintf(name, sizeof name, "v%d", pod) + 1);
     attribute(&b, m, IFLA_MASTER, &bridge, sizeof bridge);
     attribute(&b, m, IFLA_NUM_TX_QUEUES, &one, sizeof one);
@@ -160,7 +171,8 @@ static void make_veth(int s, int pod) {
 static void set_up_pod(int s, int pod) {
     struct batch b = {.length = 0};
     struct ifinfomsg lo = {.ifi_index = 1, .ifi_flags = IFF_UP, .ifi_change = IFF_UP};
-    struct ifinfomsg eth0 = {.ifi_index = 2}, eth0_up = {.ifi_index = 2, .ifi_flags = IFF_UP, .ifi_change = IFF_UP};
+    struct ifinfomsg eth0 = {.ifi_index = 2};
+    struct ifinfomsg eth0_up = {.ifi_index = 2, .ifi_flags = IFF_UP, .ifi_change = IFF_UP};
     message(&b, RTM_NEWLINK, 0, &lo, sizeof lo);
 
     uint8_t mode = IN6_ADDR_GEN_MODE_NONE;
@@ -177,7 +189,10 @@ static void set_up_pod(int s, int pod) {
     attribute(&b, m, IFA_ADDRESS, &ip, sizeof ip);
     message(&b, RTM_NEWLINK, 0, &eth0_up, sizeof eth0_up);
 
-    struct rtmsg route = {.rtm_family = AF_INET, .rtm_table = RT_TABLE_MAIN, .rtm_protocol = RTPROT_STATIC, .rtm_type = RTN_UNICAST};
+    struct rtmsg route = {.rtm_family = AF_INET,
+                          .rtm_table = RT_TABLE_MAIN,
+                          .rtm_protocol = RTPROT_STATIC,
+                          .rtm_type = RTN_UNICAST};
     int index = 2;
     m = message(&b, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_ACK, &route, sizeof route);
     attribute(&b, m, RTA_GATEWAY, &gateway, sizeof gateway);

@@ -70,8 +70,8 @@ static _Noreturn void serve(int port, int is_echo) {
     }
 }
 
-/* Return a connected socket, and the duration of connect() in `took`, in microseconds. close() sends
- * RST, so that no socket in TIME_WAIT uses up the ports. */
+/* Return a connected socket, and the duration of connect() in `took`, in microseconds. close()
+ * sends RST, so that no socket in TIME_WAIT uses up the ports. */
 static int connected(const struct sockaddr_in *server, double *took) {
     struct linger by_reset = {1, 0};
     struct timeval limit = {2, 0};
@@ -100,7 +100,8 @@ static int first_connection(const struct sockaddr_in *server) {
 }
 
 static int ask(const struct sockaddr_in *server, int connects, int turns) {
-    double *connecting = calloc(connects, sizeof *connecting), *turning = calloc(turns, sizeof *turning), took;
+    double *connecting = calloc(connects, sizeof *connecting);
+    double *turning = calloc(turns, sizeof *turning), took;
     close(first_connection(server));
     for (int i = -WARM_UP; i < connects; i++) {
         int s = connected(server, &took);
@@ -141,11 +142,13 @@ int main(int argc, char **argv) {
     signal(SIGPIPE, SIG_IGN);
     if (argc == 3 && !strcmp(argv[1], "echo")) serve(atoi(argv[2]), 1);
     if (argc == 3 && !strcmp(argv[1], "sink")) serve(atoi(argv[2]), 0);
-    struct sockaddr_in server = {.sin_family = AF_INET, .sin_port = argc > 3 ? htons(atoi(argv[3])) : 0};
+    struct sockaddr_in server = {.sin_family = AF_INET,
+                                 .sin_port = argc > 3 ? htons(atoi(argv[3])) : 0};
     if (argc > 3 && inet_pton(AF_INET, argv[2], &server.sin_addr) == 1) {
         if (argc == 6 && !strcmp(argv[1], "ask")) return ask(&server, atoi(argv[4]), atoi(argv[5]));
         if (argc == 4 && !strcmp(argv[1], "pour")) return pour(&server);
     }
-    fprintf(stderr, "usage: roundtrip echo|sink PORT | ask ADDRESS PORT CONNECTS TURNS | pour ADDRESS PORT\n");
+    fprintf(stderr, "usage: roundtrip echo|sink PORT | ask ADDRESS PORT CONNECTS TURNS | "
+                    "pour ADDRESS PORT\n");
     return 2;
 }
