@@ -269,8 +269,10 @@ def _origin_comments(origins: Iterable[Origin | None], section: Section) -> Iter
 
 
 def _addresses(contents: Contents) -> list[str]:
-    found = [ip_interface(obj.address).ip for obj in contents.values() if isinstance(obj, Address)]
-    return [str(address) for address in found if not address.is_link_local]
+    addresses = [
+        ip_interface(obj.address).ip for obj in contents.values() if isinstance(obj, Address)
+    ]
+    return [str(address) for address in addresses if not address.is_link_local]
 
 
 def _shell_name(netns: str) -> ShellName:

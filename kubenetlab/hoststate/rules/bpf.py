@@ -169,7 +169,7 @@ def commands(objects: Sequence[Ruled]) -> Iterator[str]:
     Maps have no names in a namespace, and links of pods get the programs when they appear.
     """
     if any(isinstance(obj, BpfPrograms) for obj in objects):
-        yield "true 'not made here: Services by programs of BPF, see kubenetlab/bpf/service.bpf.c'"
+        yield "true 'left out: BPF programs for Services, see kubenetlab/bpf/service.bpf.c'"
 
 
 def programs_on(link: str) -> tuple[str, ...]:
