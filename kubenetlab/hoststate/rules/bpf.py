@@ -130,14 +130,15 @@ def names(objects: Iterable[Ruled]) -> tuple[Name, ...]:
 
 def failed_object(message: str, objects: Iterable[Ruled]) -> tuple[Object, Object] | None:
     """Return the object whose map entry the message names, otherwise the programs."""
+    programs = None
     for whole in objects:
         for part in whole.parts:
             entries = part.entries() if isinstance(part, BpfObject) else ()
-            if isinstance(part, BpfPrograms) or any(
-                f"{name} {key.hex()}" in message for (name, key), _ in entries
-            ):
+            if any(f"{name} {key.hex()}" in message for (name, key), _ in entries):
                 return part, whole
-    return None
+            if isinstance(part, BpfPrograms):
+                programs = part, whole
+    return programs
 
 
 def differences(objects: Sequence[Ruled], listed: Any) -> Iterator[Difference]:

@@ -275,10 +275,11 @@ def test_direct_return_applies_to_external_traffic_with_policy_cluster() -> None
 
 
 def test_an_error_message_identifies_the_object_of_an_entry() -> None:
-    """The message contains the map and the key."""
+    """The message contains the map and the key; other messages are about the programs."""
     front = Frontend("", "10.96.0.7", 80, "TCP", "s", ("a", 0))
     ((_, key), _) = next(iter(front.entries()))
-    assert bpf.failed_object(f"fronts {key.hex()}: No space left on device", [front]) == (
-        front,
-        front,
-    )
+    full = f"fronts {key.hex()}: No space left on device"
+    assert bpf.failed_object(full, [front]) == (front, front)
+    assert bpf.failed_object(full, [NODE, front]) == (front, front)
+    assert bpf.failed_object("eth0: Operation not permitted", [NODE, front]) == (NODE, NODE)
+    assert bpf.failed_object("eth0: Operation not permitted", [front]) is None
