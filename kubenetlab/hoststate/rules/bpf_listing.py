@@ -67,14 +67,14 @@ def differences(
         link: [name for name in names if name in programs]
         for link, names in listed["links"].items()
     }
-    ids = {**_lists(observed.get("fronts", {}), ids), **ids}
+    ids = {**_name_observed_lists(observed.get("fronts", {}), ids), **ids}
     return listing.differences(
         _containers(links, entries, ids),
         _containers({link: names for link, names in own_links.items() if names}, observed, ids),
     )
 
 
-def _lists(fronts: Mapping[bytes, bytes], ids: Ids) -> dict[bytes, str]:
+def _name_observed_lists(fronts: Mapping[bytes, bytes], ids: Ids) -> dict[bytes, str]:
     """Return names for endpoint lists that only observed frontends have, after their Services."""
     names: dict[bytes, str] = {}
     for value in fronts.values():
@@ -93,7 +93,7 @@ def _containers(
         return
     on_links = {link: f"{link}: {', '.join(names)}" for link, names in links.items()}
     yield RuleContainer(_PROGRAMS, "link", f"{_PROGRAMS} on ", elements=on_links)
-    for name in _DESCRIBED:
+    for name in _DESCRIBERS:
         elements = {
             key.hex(): describe(name, key, value, ids)
             for key, value in sorted(entries.get(name, {}).items())
@@ -106,23 +106,23 @@ def _containers(
 def describe(name: str, key: bytes, value: bytes, ids: Ids) -> str:
     """Return one map entry as text, in hexadecimal if its layout is not that of the map."""
     try:
-        text = _DESCRIBED[name](key, value, ids)
+        text = _DESCRIBERS[name](key, value, ids)
     except (KeyError, ValueError, struct.error):
         text = ""
     return text or f"{key.hex()} = {value.hex()}"
 
 
-def _settings(key: bytes, value: bytes, ids: Ids) -> str:
+def _describe_settings(key: bytes, value: bytes, ids: Ids) -> str:
     nodes, ranges = value[:32], value[32:]
     pairs = [ranges[start : start + _RANGE_BYTES] for start in range(0, len(ranges), _RANGE_BYTES)]
     if any(key) or len(pairs) != 4:
         return ""
     node = ", ".join(str(as_address(nodes[start : start + 16])) for start in (0, 16))
-    pods, services = (", ".join(map(_range, both)) for both in (pairs[:2], pairs[2:]))
+    pods, services = (", ".join(map(_describe_range, both)) for both in (pairs[:2], pairs[2:]))
     return f"node {node}, pods {pods}, services {services}"
 
 
-def _range(packed: bytes) -> str:
+def _describe_range(packed: bytes) -> str:
     """Return a range as a CIDR block, or with its mask if that is not the mask of a prefix."""
     first, mask = packed[:16], int.from_bytes(packed[16:], "big")
     length = mask.bit_count()
@@ -133,16 +133,16 @@ def _range(packed: bytes) -> str:
     return f"{as_address(first)} mask {mask:#x}"
 
 
-def _door(key: bytes, value: bytes, ids: Ids) -> str:
+def _describe_node_port_address(key: bytes, value: bytes, ids: Ids) -> str:
     return f"node ports at {as_address(key)}" if value == _TRUE else ""
 
 
-def _home(key: bytes, value: bytes, ids: Ids) -> str:
+def _describe_remote_range(key: bytes, value: bytes, ids: Ids) -> str:
     length, address = HOME_KEY.unpack(key)
     return f"{as_cidr(address, length)} on node {as_address(value)}"
 
 
-def _front(key: bytes, value: bytes, ids: Ids) -> str:
+def _describe_frontend(key: bytes, value: bytes, ids: Ids) -> str:
     address, port, protocol, kind = FRONT_KEY.unpack(key)
     cluster_list, local_list, service, cluster_count, local_count, affinity_s, flags = FRONT.unpack(
         value
@@ -152,9 +152,9 @@ def _front(key: bytes, value: bytes, ids: Ids) -> str:
     if not (number or protocol or any(value)):
         return f"{place}: cluster IP"
     facts = [
-        f"{place} {number}/{protocol_name(protocol)} of {_name(service, ids)}",
-        f"Cluster: {_list(cluster_list, cluster_count, ids)}",
-        f"Local: {_list(local_list, local_count, ids)}",
+        f"{place} {number}/{protocol_name(protocol)} of {_name_of(service, ids)}",
+        f"Cluster: {_describe_list(cluster_list, cluster_count, ids)}",
+        f"Local: {_describe_list(local_list, local_count, ids)}",
         *([f"affinity {affinity_s} s"] if affinity_s else ()),
         *(name for flag, name in _FLAGS.items() if flags & flag),
         *([f"flags {unknown:#x}"] if (unknown := flags & ~sum(_FLAGS)) else ()),
@@ -163,42 +163,44 @@ def _front(key: bytes, value: bytes, ids: Ids) -> str:
     return ", ".join(facts)
 
 
-def _list(list_id: bytes, count: int, ids: Ids) -> str:
-    return f"{count} endpoints in {_name(list_id, ids)}" if count or any(list_id) else "none"
+def _describe_list(list_id: bytes, count: int, ids: Ids) -> str:
+    return f"{count} endpoints in {_name_of(list_id, ids)}" if count or any(list_id) else "none"
 
 
-def _endpoint(key: bytes, value: bytes, ids: Ids) -> str:
+def _describe_slot(key: bytes, value: bytes, ids: Ids) -> str:
     list_id, index, reserved = SLOT.unpack(key)
-    return f"{_name(list_id, ids)} {index}: {_place(value)}" if not reserved else ""
+    return f"{_name_of(list_id, ids)} {index}: {_describe_endpoint(value)}" if not reserved else ""
 
 
-def _member(key: bytes, value: bytes, ids: Ids) -> str:
+def _describe_member(key: bytes, value: bytes, ids: Ids) -> str:
     list_id, endpoint = key[:8], key[8:]
-    return f"{_name(list_id, ids)} has {_place(endpoint)}" if value == _TRUE else ""
+    return f"{_name_of(list_id, ids)} has {_describe_endpoint(endpoint)}" if value == _TRUE else ""
 
 
-def _source(key: bytes, value: bytes, ids: Ids) -> str:
+def _describe_source(key: bytes, value: bytes, ids: Ids) -> str:
     length, service, address = SOURCE_KEY.unpack(key)
-    return f"{_name(service, ids)} from {as_cidr(address, length - 64)}" if value == _TRUE else ""
+    return (
+        f"{_name_of(service, ids)} from {as_cidr(address, length - 64)}" if value == _TRUE else ""
+    )
 
 
-def _place(endpoint: bytes) -> str:
+def _describe_endpoint(endpoint: bytes) -> str:
     address, port = ENDPOINT.unpack(endpoint)
     padding = endpoint[18:]
     suffix = f" and {padding.hex()}" if any(padding) else ""
     return f"{as_address(address)} {int.from_bytes(port, 'big')}{suffix}"
 
 
-def _name(id_: bytes, ids: Ids) -> str:
+def _name_of(id_: bytes, ids: Ids) -> str:
     return ids.get(id_) or id_.hex()
 
 
-_DESCRIBED: Final = {
-    "settings": _settings,
-    "doors": _door,
-    "homes": _home,
-    "fronts": _front,
-    "endpoints": _endpoint,
-    "members": _member,
-    "sources": _source,
+_DESCRIBERS: Final = {
+    "settings": _describe_settings,
+    "doors": _describe_node_port_address,
+    "homes": _describe_remote_range,
+    "fronts": _describe_frontend,
+    "endpoints": _describe_slot,
+    "members": _describe_member,
+    "sources": _describe_source,
 }

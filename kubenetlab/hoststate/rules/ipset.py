@@ -38,6 +38,8 @@ _TEMPORARY_PREFIX: Final = "NEW"
 
 
 class _Ipset(RuleObject, frozen=True):
+    """Base class of the objects of this backend."""
+
     dialect = "ipset"
 
 

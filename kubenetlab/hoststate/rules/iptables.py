@@ -38,6 +38,8 @@ ChainId = tuple[str, str, str]
 
 
 class _Iptables(RuleObject, frozen=True):
+    """Base class of the objects of this backend."""
+
     dialect = "iptables"
 
 
@@ -68,6 +70,8 @@ class IptablesChain(_Iptables, frozen=True):
 
 
 class _SingleRule(_Iptables, frozen=True):
+    """Base class of objects that are one rule in a chain."""
+
     option: ClassVar[str]
     """Option of iptables that adds the rule."""
 

@@ -37,6 +37,8 @@ _OPTIONS: Final[Mapping[str, str]] = {"tcp": "-t", "udp": "-u", "sctp": "--sctp-
 
 
 class _Ipvs(RuleObject, frozen=True):
+    """Base class of the objects of this backend: the key of a virtual server."""
+
     dialect = "ipvs"
 
     protocol: str

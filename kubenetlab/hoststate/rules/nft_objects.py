@@ -19,6 +19,8 @@ MAX_NAME = 240
 
 
 class _NftBase(RuleObject, frozen=True):
+    """Base class of the objects of nftables."""
+
     dialect = "nftables"
 
 
