@@ -37,12 +37,8 @@ from kubenetlab.hoststate.rules.bpf_objects import (
     endpoints,
 )
 from kubenetlab.hoststate.rules.listing import Difference
-from kubenetlab.hoststate.rules.rulesets import (
-    Name,
-    NodeRules,
-    changed_members,
-    members,
-)
+from kubenetlab.hoststate.rules.rules_diff import changed_members
+from kubenetlab.hoststate.rules.rulesets import Name, NodeRules, members
 
 __all__ = (
     "COMING",

@@ -15,7 +15,8 @@ from msgspec import Struct
 
 from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.rules.listing import Difference
-from kubenetlab.hoststate.rules.rulesets import Name, NodeRules, RuleObject, changed_members
+from kubenetlab.hoststate.rules.rules_diff import changed_members
+from kubenetlab.hoststate.rules.rulesets import Name, NodeRules, RuleObject
 
 COMES_LAST = True
 """Flows are deleted after the rules have changed that decide about the next packet."""

@@ -17,13 +17,8 @@ from msgspec import Struct
 
 from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.rules.listing import RuleContainer
-from kubenetlab.hoststate.rules.rulesets import (
-    Name,
-    NodeRules,
-    RuleObject,
-    changed_members,
-    members,
-)
+from kubenetlab.hoststate.rules.rules_diff import changed_members
+from kubenetlab.hoststate.rules.rulesets import Name, NodeRules, RuleObject, members
 
 FAMILIES: Final[Mapping[int, str]] = {4: "inet", 6: "inet6"}
 """Family in a set's description, by IP version."""

@@ -17,13 +17,8 @@ from msgspec import Struct
 from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.rules import listing
 from kubenetlab.hoststate.rules.listing import Difference, RuleContainer
-from kubenetlab.hoststate.rules.rulesets import (
-    Name,
-    NodeRules,
-    RuleObject,
-    changed_members,
-    members,
-)
+from kubenetlab.hoststate.rules.rules_diff import changed_members
+from kubenetlab.hoststate.rules.rulesets import Name, NodeRules, RuleObject, members
 from kubenetlab.names import socket_address
 
 NAMES: Final[tuple[Name, ...]] = (("", "ipvs"),)

@@ -28,15 +28,8 @@ from kubenetlab.hoststate.rules.nft_objects import (
     quoted,
     table_of,
 )
-from kubenetlab.hoststate.rules.rulesets import (
-    Name,
-    NodeRules,
-    Rules,
-    RulesDiff,
-    members,
-    members_by_key,
-    rules_diff,
-)
+from kubenetlab.hoststate.rules.rules_diff import RulesDiff, members_by_key, rules_diff
+from kubenetlab.hoststate.rules.rulesets import Name, NodeRules, Rules, members
 
 __all__ = (
     "MAX_NAME",
