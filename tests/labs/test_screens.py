@@ -501,8 +501,8 @@ def test_a_node_that_a_manifest_changes_is_configured(running: Lab, tmp_path: Pa
     )
     gone = running.run("delete", "-f", str(file)).out
     assert (
-        gone
-        == "Node worker stays, without what its own document said: it comes from the Cluster document\n"
+        gone == "Node worker is still part of the Cluster document; "
+        "only the settings of its own document are deleted\n"
     )
     assert (
         "disktype"

@@ -1,1 +1,1 @@
-"""The lab's API on a Unix socket: Kubernetes' paths and verbs, and a group of its own."""
+"""API of a lab on a Unix socket: Kubernetes' paths and verbs, and the lab's own API group."""

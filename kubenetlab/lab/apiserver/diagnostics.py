@@ -1,4 +1,4 @@
-"""Diagnostics of a running lab, as its API shows them: with the file and line from which each object was given."""
+"""Diagnostics of a store as the API shows them: each with file and line of its object."""
 
 from __future__ import annotations
 
@@ -21,31 +21,39 @@ def diagnostics(cluster: Cluster) -> list[dict[str, Any]]:
 def refused(
     before: Cluster, after: Cluster, documents: Sequence[Mapping[str, Any]], codes: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Return what keeps documents from being applied: diagnostics with one of `codes`, of the documents' objects or caused by them."""
+    """Return the diagnostics that prevent documents from being applied.
+
+    These have one of `codes`, and either concern an object of the documents or are new in `after`.
+    """
     if not codes:
         return []
-    keys = {
+    applied = {
         (qualified_kind(document), document["metadata"]["name"])
         for document in documents
         if "metadata" in document
     }
     known = {
-        (one.code, one.title, one.path) for one in diagnose(before, decisions(before).real_commands)
+        (entry.code, entry.title, entry.path)
+        for entry in diagnose(before, decisions(before).real_commands)
     }
-    found = [
-        one
-        for one in diagnose(after, decisions(after).real_commands)
-        if one.code in codes
-        and ((one.kind, one.name) in keys or (one.code, one.title, one.path) not in known)
+    refusing = [
+        entry
+        for entry in diagnose(after, decisions(after).real_commands)
+        if entry.code in codes
+        and (
+            (entry.kind, entry.name) in applied
+            or (entry.code, entry.title, entry.path) not in known
+        )
     ]
-    return _rendered(after, found)
+    return _rendered(after, refusing)
 
 
-def _rendered(cluster: Cluster, found: Iterable[Diagnostic]) -> list[dict[str, Any]]:
-    """Return diagnostics as plain data, each with the source of its object: `{file, line}`, or null."""
-    return [{**msgspec.to_builtins(one), "source": _source(cluster, one)} for one in found]
+def _rendered(cluster: Cluster, entries: Iterable[Diagnostic]) -> list[dict[str, Any]]:
+    """Return diagnostics as plain data, each with the source of its object: `{file, line}`."""
+    return [{**msgspec.to_builtins(entry), "source": _source(cluster, entry)} for entry in entries]
 
 
 def _source(cluster: Cluster, diagnostic: Diagnostic) -> Any:
+    """Return file and line of the document that created an object, or None if unknown."""
     given = cluster.given.get((diagnostic.kind, diagnostic.namespace, diagnostic.name))
     return msgspec.to_builtins(given.source) if given is not None else None

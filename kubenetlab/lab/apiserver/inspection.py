@@ -1,12 +1,14 @@
-"""What `inspect` shows: every node, pod, external host and Service, with pids and paths, for people and other programs.
+"""Data of `inspect`: every node, pod, external host and Service, with pids and paths.
 
-`init_pid` and `agent_pid` are the machine's; the other pids are of the lab's own PID namespace, and the `netns` paths lead through
-init's root, whose /proc is the lab's, so that they work from outside.
+`init_pid` and `agent_pid` are pids in the PID namespace of the machine; all other pids are in the
+lab's own PID namespace. Paths in `netns` go through the root of init, where the lab's /proc is
+mounted, so that they can be opened outside the lab.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from kubenetlab import names
@@ -22,7 +24,7 @@ from kubenetlab.datapath import modes
 from kubenetlab.datapath.containers import assumed_ports, setups_of
 from kubenetlab.datapath.modes import ServiceProxy
 from kubenetlab.datapath.proxy.services import is_proxied
-from kubenetlab.hoststate.programs import ProgramRun
+from kubenetlab.hoststate.programs import ListenPort, ProgramRun
 from kubenetlab.programs import COMMAND
 
 if TYPE_CHECKING:
@@ -30,12 +32,13 @@ if TYPE_CHECKING:
 
 
 def inspection(agent: Agent) -> dict[str, Any]:
-    """The document that `inspect -o json` prints."""
+    """Return the document that `inspect -o json` prints."""
     cluster, pids = agent.cluster, agent.sandboxes.pids
     links = agent.builder.links
     versions = cluster.config.networking.versions
+    uplink = cluster.get(Uplink, "", "uplink")
 
-    def place(netns: str) -> dict[str, Any]:
+    def location(netns: str) -> dict[str, Any]:
         pid = pids.get(netns, 0)
         return {"pid": pid, "netns": links.path(pid) if pid else None, "sandbox": netns}
 
@@ -51,7 +54,7 @@ def inspection(agent: Agent) -> dict[str, Any]:
         "nodes": [
             {
                 "name": node.name,
-                **place(names.node_netns(node.name)),
+                **location(names.node_netns(node.name)),
                 "addresses": list(node.addresses),
                 "pod_cidrs": list(node.spec.pod_cidrs),
                 "ready": node.is_ready,
@@ -59,39 +62,37 @@ def inspection(agent: Agent) -> dict[str, Any]:
             for node in cluster.all(Node)
         ],
         "pods": [
-            _pod(agent, pod, place(names.pod_netns(pod.namespace, pod.name, pod.uid)))
+            _pod(agent, pod, location(names.pod_netns(pod.namespace, pod.name, pod.uid)))
             for pod in cluster.all(Pod)
         ],
         "external": [
             {
                 "name": host.name,
-                **place(names.external_netns(host.name)),
+                **location(names.external_netns(host.name)),
                 "addresses": list(host.addresses(versions)),
             }
             for host in cluster.config.external
         ],
         "services": [_service(agent, service) for service in cluster.all(Service)],
-        "router": place(names.ROUTER),
-        "uplink": list(found.router)
-        if (found := cluster.get(Uplink, "", "uplink")) is not None
-        else [],
-        "faults": broken(cluster),
+        "router": location(names.ROUTER),
+        "uplink": list(uplink.router) if uplink is not None else [],
+        "faults": summarize_faults(cluster),
     }
 
 
-def broken(cluster: Cluster) -> list[dict[str, Any]]:
-    """What is broken on purpose."""
+def summarize_faults(cluster: Cluster) -> list[dict[str, Any]]:
+    """Return name, kind and summary of each fault that was created with `break`."""
     return [
         {"name": fault.name, "fault": fault.spec.fault, "summary": fault.spec.summary}
         for fault in cluster.all(Fault)
     ]
 
 
-def _pod(agent: Agent, pod: Pod, place: dict[str, Any]) -> dict[str, Any]:
+def _pod(agent: Agent, pod: Pod, location: dict[str, Any]) -> dict[str, Any]:
     attachment = attachment_of(agent.cluster, pod)
     runs = {
         obj.container: obj
-        for obj in agent.desired[place["sandbox"]].values()
+        for obj in agent.desired[location["sandbox"]].values()
         if isinstance(obj, ProgramRun)
     }
     setups = setups_of(
@@ -105,28 +106,8 @@ def _pod(agent: Agent, pod: Pod, place: dict[str, Any]) -> dict[str, Any]:
     containers = [
         {
             "name": container.name,
-            "pid": agent.runs.process(place["sandbox"], container.name),
-            "ports": list(
-                dict.fromkeys(listener.port for listener in runs[container.name].listeners)
-            )
-            if container.name in runs
-            else [],
-            "listening": list(
-                dict.fromkeys(
-                    f"{listener.port}/{listener.protocol}"
-                    for listener in runs[container.name].listeners
-                )
-            )
-            if container.name in runs
-            else [],
-            "assumed_ports": [
-                str(listener)
-                for listener in runs[container.name].listeners
-                if listener in assumed.get(container.name, ())
-            ]
-            if container.name in runs
-            else [],
-            "program": runs[container.name].program if container.name in runs else None,
+            "pid": agent.runs.process(location["sandbox"], container.name),
+            **_program(runs.get(container.name), assumed.get(container.name, ())),
             "real": setups[container.name].program == COMMAND,
         }
         for container in pod.spec.all_containers
@@ -135,7 +116,7 @@ def _pod(agent: Agent, pod: Pod, place: dict[str, Any]) -> dict[str, Any]:
         "namespace": pod.namespace,
         "name": pod.name,
         "node": pod.spec.node_name,
-        **place,
+        **location,
         "addresses": list(pod.addresses),
         "host_network": pod.spec.host_network,
         "workload": _workload(agent.cluster, pod),
@@ -146,16 +127,32 @@ def _pod(agent: Agent, pod: Pod, place: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _program(run: ProgramRun | None, assumed: Collection[ListenPort]) -> dict[str, Any]:
+    """Return the program of a container and its ports; empty values if it does not run.
+
+    assumed: ports that no manifest declares.
+    """
+    listeners = run.listeners if run is not None else ()
+    return {
+        "ports": list(dict.fromkeys(listener.port for listener in listeners)),
+        "listening": list(
+            dict.fromkeys(f"{listener.port}/{listener.protocol}" for listener in listeners)
+        ),
+        "assumed_ports": [str(listener) for listener in listeners if listener in assumed],
+        "program": run.program if run is not None else None,
+    }
+
+
 def _workload(cluster: Cluster, pod: Pod) -> str | None:
-    """`Deployment/web`: who wants the pod, past the ReplicaSet that made it."""
+    """Return the topmost owner of a pod, such as `Deployment/web`; None for a pod without owner."""
     owner: Resource = pod
     while owner.metadata.owner_references:
         reference = owner.metadata.owner_references[0]
         kind = find_kind(reference.kind)
-        above = cluster.get(kind, owner.namespace, reference.name) if kind is not None else None
-        if above is None or above.uid != reference.uid:
+        parent = cluster.get(kind, owner.namespace, reference.name) if kind is not None else None
+        if parent is None or parent.uid != reference.uid:
             break
-        owner = above
+        owner = parent
     return f"{owner.kind}/{owner.name}" if owner is not pod else None
 
 
@@ -169,10 +166,10 @@ def _service(agent: Agent, service: Service) -> dict[str, Any]:
             "node": endpoint.node_name,
             "ready": endpoint.conditions.is_ready,
         }
-        for piece in agent.cluster.slices_of(service)
-        for endpoint in piece.endpoints
+        for endpoint_slice in agent.cluster.slices_of(service)
+        for endpoint in endpoint_slice.endpoints
         for address in endpoint.addresses
-        for port in piece.ports
+        for port in endpoint_slice.ports
     ]
     return {
         "namespace": service.namespace,

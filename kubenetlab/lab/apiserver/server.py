@@ -1,12 +1,13 @@
-"""The API on the lab's socket: Kubernetes' paths and verbs for its objects, and a group of the lab's own for the rest.
+"""API server of a lab: Kubernetes' paths and verbs, and the lab's own API group.
 
     GET    /api/v1/namespaces/default/pods/web      also lists, `?watch=true`, `?labelSelector=`
     DELETE /apis/apps/v1/namespaces/default/deployments/web
     PUT    /apis/apps/v1/namespaces/default/deployments/web/scale
-    GET    /api/v1/namespaces/default/pods/web/log
+    PUT    /apis/apps/v1/namespaces/default/deployments/web/restart
+    GET    /api/v1/namespaces/default/pods/web/log  see pod_logs.py
     *      /apis/kubenetlab.dev/v1alpha1/…          see lab_api.py
 
-Errors are Status objects. Source: Kubernetes API concepts (kubernetes.io/docs/reference/using-api/api-concepts).
+Errors are Status objects. Source: kubernetes.io/docs/reference/using-api/api-concepts.
 """
 
 from __future__ import annotations
@@ -17,11 +18,8 @@ import socket
 import struct
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
 from msgspec import Struct, structs
 
 from kubenetlab.api.apps import MAX_REPLICAS, RESTARTED_ANNOTATION, Restartable, Scalable
@@ -36,12 +34,18 @@ from kubenetlab.api.store import Cluster, deletion
 from kubenetlab.controllers.termination import terminated
 from kubenetlab.errors import RequirementError, StoreError, refusal
 from kubenetlab.lab import rundir
-from kubenetlab.lab.agent.log_files import ENDED_LOGS
 from kubenetlab.lab.agent.turns import at_once
 from kubenetlab.lab.apiserver.lab_api import LabApi
-from kubenetlab.lab.apiserver.statuses import ApiFaultError, body_of, number_of, with_warnings
+from kubenetlab.lab.apiserver.pod_logs import pod_log
+from kubenetlab.lab.apiserver.statuses import (
+    ApiFaultError,
+    body_of,
+    is_enabled,
+    json_response,
+    with_warnings,
+)
+from kubenetlab.lab.apiserver.watch import watch_events
 from kubenetlab.lab.log import log
-from kubenetlab.lab.runtime.container_logs import LogPart
 from kubenetlab.lab.store import recovery
 from kubenetlab.lab.transport.accepting import accept
 from kubenetlab.lab.transport.http import Answer, Handler, Stream, serve
@@ -50,22 +54,23 @@ from kubenetlab.programs.http import Request, Response
 if TYPE_CHECKING:
     from kubenetlab.lab.agent.agent import Agent
 
-REMEMBERED_REQUESTS = 256
-FOLLOW_S = 0.1
-"""How often a log that is followed is looked at."""
-_YES = ("true", "1")
-_LOST: Final = f"is not kept any more: a lab keeps the logs of the last {ENDED_LOGS} containers that have ended"
-IMMORTAL_NAMESPACES = ("default", "kube-system", "kube-public")
-"""Source: k8s.io/apiserver pkg/admission/plugin/namespace/lifecycle."""
+MAX_STORED_RESPONSES: Final = 256
+"""Number of responses that are kept to answer repeated requests."""
+IMMORTAL_NAMESPACES: Final = ("default", "kube-system", "kube-public")
+"""Namespaces that cannot be deleted.
+
+Source: k8s.io/apiserver pkg/admission/plugin/namespace/lifecycle.
+"""
 
 
 class ResourcePath(Struct, frozen=True):
-    """What a path names: a kind, perhaps a namespace, perhaps one object and a part of it."""
+    """Path of a request: a kind, and optionally a namespace, an object and its subresource."""
 
     kind: type[Resource]
     namespace: str | None
+    """Namespace; "" for an object without one, None for a list across all namespaces."""
     name: str
-    part: str
+    subresource: str
 
 
 class _ScaleSpec(Struct):
@@ -73,30 +78,35 @@ class _ScaleSpec(Struct):
 
 
 class _Scale(Struct):
-    """The body of a request to scale, autoscaling/v1 Scale."""
+    """Body of a request to scale a workload: autoscaling/v1 Scale."""
 
     spec: _ScaleSpec
 
 
 class ApiServer:
-    """Serves the agent's store, for root and the lab's owner alone."""
+    """Server of the agent's store, for root and for the user that owns the lab."""
 
     def __init__(self, agent: Agent, listener: socket.socket) -> None:
         self._agent = agent
         self._listener = listener
         self._lab_api = LabApi(agent)
-        self._answered: OrderedDict[str, Response] = OrderedDict()
-        """What was answered to the latest requests that change something, by their ids."""
+        self._responses: OrderedDict[str, Response] = OrderedDict()
+        """Responses to the latest requests that change the store, by request id."""
 
     async def run(self) -> None:
+        """Serve clients; never return."""
         await serve_clients(self._listener, self._handle)
 
     async def _handle(self, request: Request) -> Answer:
-        """One request; a change that was made already is only told again. Who hears of a change may rely on it: it is written by then."""
+        """Answer one request.
+
+        A change is on disk before it is acknowledged. A request that is repeated with the same id
+        gets the stored response: a client repeats it when the agent dies before it answers.
+        """
         is_change = request.method != "GET"
-        number = request.headers.get("x-request-id", "") if is_change else ""
-        if number in self._answered:
-            return self._answered[number]
+        request_id = request.headers.get("x-request-id", "") if is_change else ""
+        if request_id in self._responses:
+            return self._responses[request_id]
         before = self._agent.cluster
         try:
             if is_change:
@@ -104,21 +114,24 @@ class ApiServer:
                 self._save(before)
             else:
                 answer = await self._route(request)
-        except ApiFaultError as fault:
-            answer = fault.response
-        except Exception:  # a mistake of ours: nothing that is half done is stored
+        except ApiFaultError as error:
+            answer = error.response
+        except Exception:  # a bug: restore the store, so that no partial change is saved
             if is_change:
                 self._agent.replace(before)
             raise
         answer = with_warnings(answer, recovery.warnings(self._agent.directory / rundir.STORE))
-        if number and isinstance(answer, Response):
-            self._answered[number] = answer
-            while len(self._answered) > REMEMBERED_REQUESTS:
-                self._answered.popitem(last=False)
+        if request_id and isinstance(answer, Response):
+            self._responses[request_id] = answer
+            while len(self._responses) > MAX_STORED_RESPONSES:
+                self._responses.popitem(last=False)
         return answer
 
     def _save(self, before: Cluster) -> None:
-        """Writes what a request has changed; what cannot be written is not done."""
+        """Write the changes of a request to disk; if that fails, undo them.
+
+        Raises ApiFaultError: 400 for objects that cannot be stored, 507 if the disk fails.
+        """
         try:
             self._agent.save()
         except StoreError as error:
@@ -130,97 +143,58 @@ class ApiServer:
             raise ApiFaultError(507, "InsufficientStorage", message) from None
 
     async def _route(self, request: Request) -> Answer:
-        if (own := await self._lab_api.handle(request)) is not None:
-            return own
-        place = _place(request.path)
-        match request.method, place.name, place.part:
+        if (answer := await self._lab_api.handle(request)) is not None:
+            return answer
+        path = _parse_path(request.path)
+        match request.method, path.name, path.subresource:
             case "GET", "", "":
-                return (
-                    self._watch(place, request)
-                    if request.query.get("watch") in _YES
-                    else self._list(place, request)
-                )
+                if is_enabled(request, "watch"):
+                    return self._watch(path, request)
+                return self._list(path, request)
             case "GET", _, "":
-                return _json(self._rendered(self._agent.cluster, self._get(place)))
+                return json_response(self._rendered(self._agent.cluster, self._get(path)))
             case "GET", _, "log":
-                return await self._log(place, request)
+                return await self._log(path, request)
             case "DELETE", name, "" if name:
-                return self._delete(place)
+                return self._delete(path)
             case "PUT", _, "restart":
-                return self._restart(place)
+                return self._restart(path)
             case "PUT", _, "scale":
-                return self._scale(place, request)
+                return self._scale(path, request)
         raise ApiFaultError(
             405, "MethodNotAllowed", f"the lab does not serve {request.method} {request.path}"
         )
 
-    def _get(self, place: ResourcePath) -> Resource:
-        found = self._agent.cluster.get(place.kind, place.namespace or "", place.name)
-        if found is None:
-            raise ApiFaultError(404, "NotFound", f'{place.kind.plural} "{place.name}" not found')
-        return found
+    def _get(self, path: ResourcePath) -> Resource:
+        obj = self._agent.cluster.get(path.kind, path.namespace or "", path.name)
+        if obj is None:
+            raise ApiFaultError(404, "NotFound", f'{path.kind.plural} "{path.name}" not found')
+        return obj
 
     def _rendered(self, cluster: Cluster, obj: Resource) -> dict[str, Any]:
         return render(cluster, obj, self._agent.clock.skew_s)
 
-    def _list(self, place: ResourcePath, request: Request) -> Response:
+    def _list(self, path: ResourcePath, request: Request) -> Response:
         cluster = self._agent.cluster
-        wanted = _selector(request)
+        selector = _selector(request)
         items = [
             self._rendered(cluster, obj)
-            for obj in cluster.all(place.kind, place.namespace)
-            if wanted.matches(obj.labels)
+            for obj in cluster.all(path.kind, path.namespace)
+            if selector.matches(obj.labels)
         ]
         body = {
-            "apiVersion": place.kind.api_version,
-            "kind": f"{place.kind.kind}List",
+            "apiVersion": path.kind.api_version,
+            "kind": f"{path.kind.kind}List",
             "metadata": {"resourceVersion": str(cluster.revision)},
             "items": items,
         }
-        return _json(body)
+        return json_response(body)
 
-    def _watch(self, place: ResourcePath, request: Request) -> Stream:
-        return Stream(self._events(place, _selector(request)))
+    def _watch(self, path: ResourcePath, request: Request) -> Stream:
+        return Stream(watch_events(self._agent, path.kind, path.namespace, _selector(request)))
 
-    async def _events(self, place: ResourcePath, wanted: LabelSelector) -> AsyncIterator[bytes]:
-        """Every change of a kind as it comes, after all that is there; a bookmark stands between the two."""
-        known: Mapping[tuple[str, str], Resource] = {}
-        is_first = True
-        with self._agent.watchers.one() as changed:
-            while True:
-                changed.clear()
-                cluster = self._agent.cluster
-                events = sorted(
-                    _events(cluster.news(place.kind, known), place.namespace, wanted),
-                    key=lambda event: event[0] != "DELETED",
-                )
-                known = cluster.keyed(place.kind)
-                lines = [
-                    msgspec.json.encode({"type": kind, "object": self._rendered(cluster, obj)})
-                    + b"\n"
-                    for kind, obj in events
-                ]
-                if is_first:
-                    meta = {
-                        "resourceVersion": str(cluster.revision),
-                        "annotations": {"k8s.io/initial-events-end": "true"},
-                    }
-                    lines.append(
-                        msgspec.json.encode(
-                            {
-                                "type": "BOOKMARK",
-                                "object": {"kind": place.kind.kind, "metadata": meta},
-                            }
-                        )
-                        + b"\n"
-                    )
-                    is_first = False
-                if lines:
-                    yield b"".join(lines)
-                await changed.wait()
-
-    def _delete(self, place: ResourcePath) -> Response:
-        obj = self._get(place)
+    def _delete(self, path: ResourcePath) -> Response:
+        obj = self._get(path)
         settings = (
             self._agent.cluster.get(NodeSettings, "", obj.name) if isinstance(obj, Node) else None
         )
@@ -229,7 +203,8 @@ class ApiServer:
             return _deleted(
                 obj,
                 settings.uid,
-                f"{obj.title} stays, without what its own document said: it comes from the Cluster document",
+                f"{obj.title} is still part of the Cluster document; "
+                "only the settings of its own document are deleted",
             )
         if isinstance(obj, (ClusterConfig, Node)):
             raise ApiFaultError(
@@ -246,11 +221,11 @@ class ApiServer:
         self._agent.learn(terminated(obj, self._agent.clock.now()))
         return _deleted(obj, obj.uid, "")
 
-    def _restart(self, place: ResourcePath) -> Response:
-        """As `kubectl rollout restart`: a template that differs by a time only, so that every pod is replaced."""
-        obj = self._get(place)
+    def _restart(self, path: ResourcePath) -> Response:
+        """Replace every pod of a workload by a new annotation, like `kubectl rollout restart`."""
+        obj = self._get(path)
         if not isinstance(obj, Restartable):
-            raise ApiFaultError(404, "NotFound", f"a {place.kind.kind} cannot be restarted")
+            raise ApiFaultError(404, "NotFound", f"a {path.kind.kind} cannot be restarted")
         template = obj.spec.template
         annotations = {
             **template.metadata.annotations,
@@ -263,30 +238,31 @@ class ApiServer:
         self._agent.learn(
             [structs.replace(obj, metadata=meta, spec=structs.replace(obj.spec, template=template))]
         )
-        return _json(self._rendered(self._agent.cluster, self._get(place)))
+        return json_response(self._rendered(self._agent.cluster, self._get(path)))
 
-    def _scale(self, place: ResourcePath, request: Request) -> Response:
-        obj = self._get(place)
+    def _scale(self, path: ResourcePath, request: Request) -> Response:
+        obj = self._get(path)
         if not isinstance(obj, Scalable):
-            raise ApiFaultError(404, "NotFound", f"a {place.kind.kind} has no scale")
+            raise ApiFaultError(404, "NotFound", f"a {path.kind.kind} has no scale")
         replicas = body_of(request, _Scale).spec.replicas
         if not 0 <= replicas <= MAX_REPLICAS:
             raise ApiFaultError(
                 422,
                 "Invalid",
-                f"spec.replicas: expected a whole number from 0 to {MAX_REPLICAS}, found {replicas}",
+                f"spec.replicas: expected a whole number from 0 to {MAX_REPLICAS}, "
+                f"found {replicas}",
             )
         before = obj.spec.replicas
         change = structs.replace(obj, spec=structs.replace(obj.spec, replicas=replicas))
-        trying = self._agent.controllers.copy()
-        cluster, _ = trying.run(self._agent.cluster.with_changes([change]), self._agent.clock.now())
+        trial = self._agent.controllers.copy()
+        cluster, _ = trial.run(self._agent.cluster.with_changes([change]), self._agent.clock.now())
         if replicas > before:
             try:
                 self._agent.check_room(cluster, self._agent.cluster)
             except RequirementError as error:
                 raise ApiFaultError(507, "InsufficientStorage", str(error)) from None
-        self._agent.replace(cluster, trying)
-        return _json(
+        self._agent.replace(cluster, trial)
+        return json_response(
             {
                 "apiVersion": "autoscaling/v1",
                 "kind": "Scale",
@@ -296,79 +272,15 @@ class ApiServer:
             }
         )
 
-    async def _log(self, place: ResourcePath, request: Request) -> Answer:
-        pod = self._get(place)
+    async def _log(self, path: ResourcePath, request: Request) -> Answer:
+        pod = self._get(path)
         if not isinstance(pod, Pod):
-            raise ApiFaultError(404, "NotFound", f"a {place.kind.kind} has no log")
-        names = [container.name for container in (*pod.spec.containers, *pod.spec.init_containers)]
-        container = request.query.get("container") or names[0]
-        if container not in names:
-            raise ApiFaultError(
-                400,
-                "BadRequest",
-                f"container {container} is not valid for pod {pod.name}; it has: {', '.join(names)}",
-            )
-        status = pod.container_status(container)
-        if status is None or (
-            status.state.waiting is not None
-            and status.restart_count == 0
-            and status.last_state.terminated is None
-        ):
-            reason = (
-                status.state.waiting.reason if status and status.state.waiting else "it has no node"
-            )
-            raise ApiFaultError(
-                400,
-                "BadRequest",
-                f'container "{container}" in pod "{pod.name}" is waiting to start: {reason}',
-            )
-        last, since = _count(request, "tailLines"), _since(request)
-        if request.query.get("previous") in _YES:
-            piece = await self._lab_api.logs(pod, container, "previous")
-            if piece is None:
-                raise ApiFaultError(
-                    400,
-                    "BadRequest",
-                    f'previous terminated container "{container}" in pod "{pod.name}" not found',
-                )
-        elif request.query.get("follow") in _YES:
-            return Stream(
-                self._following(pod, container, status.restart_count, last, since),
-                "text/plain; charset=utf-8",
-            )
-        else:
-            piece = await self._lab_api.logs(pod, container)
-        answer = Response(200, _text(piece, last, since))
-        return (
-            answer
-            if piece is not None
-            else with_warnings(
-                answer, [f"the log of container {container} in pod {pod.name} {_LOST}"]
-            )
-        )
-
-    async def _following(
-        self, pod: Pod, container: str, attempt: int, last: int | None, since: float | None
-    ) -> AsyncIterator[bytes]:
-        """The log of a container's run, and what comes, until the run has ended."""
-        end = 0
-        while True:
-            now = self._agent.cluster.get(Pod, pod.namespace, pod.name)
-            is_over = now is None or now.uid != pod.uid or _has_ended(now, container, attempt)
-            piece = await self._lab_api.logs(
-                pod, container, attempt, after=end, is_going_on=not is_over
-            )
-            if piece is not None and piece.lines:
-                yield _text(piece, last, since)
-            if is_over:
-                return
-            if piece is not None:
-                end, last, since = piece.end, None, None
-            await asyncio.sleep(FOLLOW_S)
+            raise ApiFaultError(404, "NotFound", f"a {path.kind.kind} has no log")
+        return await pod_log(self._agent, pod, request)
 
 
 async def serve_clients(listener: socket.socket, handler: Handler) -> None:
-    """Serve the API's clients, for root and the lab's owner alone; never returns."""
+    """Serve the API's clients, for root and the lab's owner alone; never return."""
     loop = asyncio.get_running_loop()
     connections: set[asyncio.Task[None]] = set()
     while True:
@@ -385,79 +297,41 @@ async def serve_clients(listener: socket.socket, handler: Handler) -> None:
 
 
 async def refuse_clients(listener: socket.socket, lab: str, error: StoreError) -> None:
-    """Answer every request of a lab of which no store can be read; never returns."""
-    log(f"nothing can be shown or changed any more: {error}")
-    message = f"no store of lab {lab} can be read: {error}; its pods go on running, but nothing can be shown or changed"
-    fault = ApiFaultError(
-        503, "ServiceUnavailable", f"{message}\n  → kubenetlab down --lab {lab}, then up"
+    """Answer every request with an error, for a lab whose store is unreadable; never return."""
+    log(f"the store cannot be read, so nothing can be shown or changed: {error}")
+    message = (
+        f"no store of lab {lab} can be read: {error}; "
+        "its pods continue to run, but nothing can be shown or changed"
     )
+    response = ApiFaultError(
+        503, "ServiceUnavailable", f"{message}\n  → kubenetlab down --lab {lab}, then up"
+    ).response
 
     async def refuse(request: Request) -> Answer:
-        return fault.response
+        return response
 
     await serve_clients(listener, refuse)
 
 
-def _has_ended(pod: Pod, container: str, attempt: int) -> bool:
-    """True when a run of a container is over, whether another follows or not."""
-    status = pod.container_status(container)
-    if status is None or status.restart_count != attempt or status.state.terminated is not None:
-        return True
-    return status.state.running is None and status.last_state.terminated is not None
+def _parse_path(path: str) -> ResourcePath:
+    """Parse a path such as `/apis/apps/v1/namespaces/default/deployments/web/scale`.
 
-
-def _since(request: Request) -> float | None:
-    """Return from which moment on a log is asked for, in seconds since 1970: `sinceSeconds` or `sinceTime`."""
-    seconds, moment = number_of(request, "sinceSeconds"), request.query.get("sinceTime")
-    if seconds is not None and moment is not None:
-        raise ApiFaultError(
-            400, "BadRequest", "at most one of sinceTime and sinceSeconds may be specified"
-        )
-    if moment is None:
-        return time.time() - seconds if seconds is not None else None
-    try:
-        found = datetime.fromisoformat(moment)
-        return (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):
-        raise ApiFaultError(
-            400,
-            "BadRequest",
-            f"sinceTime: expected a time such as 2026-01-31T12:00:00Z, found {moment}",
-        ) from None
-
-
-def _text(piece: LogPart | None, last: int | None, since: float | None = None) -> bytes:
-    """Lines of a log; of `last` ones only the last, and only what was written `since` a moment."""
-    if piece is not None and since is not None:
-        piece = piece.since(since)
-    lines = piece.lines if piece is not None else []
-    return "".join(
-        f"{line}\n" for line in (lines if last is None else lines[max(0, len(lines) - last) :])
-    ).encode()
-
-
-def _count(request: Request, name: str) -> int | None:
-    """A parameter that is a number of things."""
-    value = number_of(request, name)
-    if value is not None and value != int(value):
-        raise ApiFaultError(400, "BadRequest", f"{name}: expected a whole number, found {value:g}")
-    return int(value) if value is not None else None
-
-
-def _place(path: str) -> ResourcePath:
-    """`/apis/apps/v1/namespaces/default/deployments/web/scale` and its kin."""
+    Raises ApiFaultError (404) for a path without a served kind.
+    """
     parts = path.strip("/").split("/")
     version, rest = ("v1", parts[2:]) if parts[0] == "api" else ("/".join(parts[1:3]), parts[3:])
     namespace = None
     if len(rest) > 2 and rest[0] == "namespaces":
         namespace, rest = rest[1], rest[2:]
-    plural, name, part = (*rest, "", "", "")[:3]
+    plural, name, subresource = (*rest, "", "", "")[:3]
     kind = next(
         (kind for kind in SERVED if kind.plural == plural and kind.api_version == version), None
     )
     if kind is None or len(rest) > 3:
         raise ApiFaultError(404, "NotFound", "the server could not find the requested resource")
-    return ResourcePath(kind, namespace if kind.is_namespaced else "" if name else None, name, part)
+    if not kind.is_namespaced:
+        namespace = "" if name else None
+    return ResourcePath(kind, namespace, name, subresource)
 
 
 def _selector(request: Request) -> LabelSelector:
@@ -467,29 +341,10 @@ def _selector(request: Request) -> LabelSelector:
         raise ApiFaultError(400, "BadRequest", f"unable to parse requirement: {error}") from None
 
 
-def _json(body: Any, code: int = 200) -> Response:
-    return Response(code, msgspec.json.encode(body), "application/json")
-
-
 def _deleted(obj: Resource, uid: str, message: str) -> Response:
-    """`uid` is of what goes."""
+    """Return the response to a deletion. `uid` is that of the deleted object."""
     details = {"name": obj.name, "kind": obj.plural, "uid": uid}
-    told = {"message": message} if message else {}
-    return _json(
-        {"apiVersion": "v1", "kind": "Status", "status": "Success", **told, "details": details}
+    note = {"message": message} if message else {}
+    return json_response(
+        {"apiVersion": "v1", "kind": "Status", "status": "Success", **note, "details": details}
     )
-
-
-def _events(
-    news: Iterable[tuple[Any, Any]], namespace: str | None, wanted: LabelSelector
-) -> Iterator[tuple[str, Resource]]:
-    """What a watcher is told who sees one namespace, or all, and of that what a selector matches."""
-
-    def sees(obj: Resource | None) -> bool:
-        return obj is not None and namespace in (None, obj.namespace) and wanted.matches(obj.labels)
-
-    for before, after in news:
-        if sees(after):
-            yield "MODIFIED" if sees(before) else "ADDED", after
-        elif sees(before):
-            yield "DELETED", before

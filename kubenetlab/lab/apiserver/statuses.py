@@ -1,6 +1,7 @@
-"""Failures and warnings as Kubernetes' API answers them: Status objects, and the header `Warning`.
+"""Responses of the API: JSON, Status objects for failures, and warnings in the header `Warning`.
 
-Source: kubernetes.io/docs/reference/using-api/api-concepts; RFC 7234 §5.5 (299: miscellaneous persistent warning).
+Source: kubernetes.io/docs/reference/using-api/api-concepts; RFC 7234 §5.5 (299: miscellaneous
+persistent warning).
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 from msgspec import structs
@@ -23,7 +24,7 @@ _WARNING: Final = re.compile(r'299 - "([^"]*)"')
 
 
 class ApiFaultError(Exception):
-    """A request that is answered with a Status of failure."""
+    """Error that the API answers with a Status of failure."""
 
     def __init__(self, code: int, reason: str, message: str) -> None:
         super().__init__(message)
@@ -31,7 +32,7 @@ class ApiFaultError(Exception):
 
     @property
     def response(self) -> Response:
-        """The answer to the request."""
+        """The response to the request that caused the error."""
         status = {
             "apiVersion": "v1",
             "kind": "Status",
@@ -40,23 +41,34 @@ class ApiFaultError(Exception):
             "reason": self.reason,
             "message": str(self),
         }
-        return Response(self.code, msgspec.json.encode(status), "application/json")
+        return json_response(status, self.code)
+
+
+def json_response(body: Any, code: int = 200) -> Response:
+    """Return a response with a JSON body."""
+    return Response(code, msgspec.json.encode(body), "application/json")
 
 
 def body_of(request: Request, type_: type[T]) -> T:
-    """Return a request's body as a value of a type. Raises ApiFaultError (400), naming the field, for anything else."""
+    """Decode the body of a request as a value of `type_`.
+
+    Raises ApiFaultError (400), which names the invalid field.
+    """
     try:
         value = msgspec.json.decode(request.body, type=type_)
     except FAILURES as error:
-        fault, _, field = str(error).partition(" - at ")
-        where = field.strip("`").removeprefix("$").removeprefix(".")
-        message = f"the request's body{f', {where}' if where else ''}: {fault}"
+        problem, _, field = str(error).partition(" - at ")
+        path = field.strip("`").removeprefix("$").removeprefix(".")
+        message = f"the request's body{f', {path}' if path else ''}: {problem}"
         raise ApiFaultError(400, "BadRequest", message) from None
     return value
 
 
 def number_of(request: Request, name: str, default: float | None = None) -> float | None:
-    """Return a parameter of a request that is a number from 0 up. Raises ApiFaultError (400) for another value."""
+    """Return a query parameter that is a finite number of at least 0; `default` if it is missing.
+
+    Raises ApiFaultError (400) for any other value.
+    """
     text = request.query.get(name)
     if text is None:
         return default
@@ -71,8 +83,13 @@ def number_of(request: Request, name: str, default: float | None = None) -> floa
     return value
 
 
+def is_enabled(request: Request, name: str) -> bool:
+    """Return True if a boolean query parameter is set."""
+    return request.query.get(name) in ("true", "1")
+
+
 def with_warnings(answer: Answer, warnings: Iterable[str]) -> Answer:
-    """Return an answer whose head carries warnings, behind those that it carries already."""
+    """Return a copy of an answer with warnings added to its header `Warning`."""
     added = [f'299 - "{text.replace(chr(34), chr(39))}"' for text in warnings]
     if not added:
         return answer

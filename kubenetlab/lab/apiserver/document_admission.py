@@ -1,0 +1,93 @@
+"""Admission of the documents that a client applies: decode, validate, admit, refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+from typing import Any
+
+import msgspec
+from msgspec import Struct, structs
+
+from kubenetlab.api.decode import Finding
+from kubenetlab.api.kinds import writable
+from kubenetlab.api.load import decode_object, shape_findings
+from kubenetlab.api.store import Cluster, DocumentSource
+from kubenetlab.api.validate import validate
+from kubenetlab.controllers.admission import Admission, AdmissionRequest, admit
+from kubenetlab.datapath import modes
+from kubenetlab.lab.bootstrap import with_network_facts
+
+
+class DocumentsBody(Struct):
+    """Body of the requests `apply` and `plan`."""
+
+    documents: list[dict[str, Any]]
+    sources: list[DocumentSource | None] = []
+    """File and line of each document, if the client sends them."""
+    refuse: list[str] = []
+    """Codes of diagnostics that prevent the documents from being applied (diagnostics/)."""
+    script: bool = False
+    """True if `plan` returns a shell script as well."""
+
+
+def admit_documents(
+    cluster: Cluster,
+    now: float,
+    documents: Sequence[Mapping[str, Any]],
+    sources: Sequence[DocumentSource | None] = (),
+) -> Admission:
+    """Admit documents to a store; on any finding return the store unchanged.
+
+    The command line validates documents before it sends them. They are validated again here,
+    because any process of the lab's owner can write to the socket.
+
+    sources: file and line of each document, as sent by the client.
+    """
+    incoming: list[AdmissionRequest] = []
+    findings: list[tuple[int, Finding]] = []
+    for index, (document, source) in enumerate(zip_longest(documents, sources[: len(documents)])):
+        if malformed := list(shape_findings(document)):
+            findings += [(index, finding) for finding in malformed]
+            continue
+        type_ = writable(document)
+        decoded = decode_object(document, type_) if type_ else None
+        if decoded is not None and decoded.value is None:
+            findings += [(index, finding) for finding in decoded.findings]
+            continue
+        obj = decoded.value if decoded else None
+        if obj is not None:
+            findings += [
+                (index, finding)
+                for finding in (*validate(obj), *modes.check(obj))
+                if not finding.is_unknown_field
+            ]
+        incoming.append(AdmissionRequest(document, obj, source))
+    if findings:
+        return Admission(cluster, findings=tuple(findings))
+    admission = admit(cluster, incoming, now)
+    return structs.replace(admission, cluster=with_network_facts(admission.cluster))
+
+
+def render_admission(admission: Admission) -> dict[str, Any]:
+    """Return the result of an admission as the API shows it."""
+    return {
+        "outcomes": [msgspec.to_builtins(outcome) for outcome in admission.outcomes],
+        "findings": [
+            {"document": index, **msgspec.to_builtins(finding)}
+            for index, finding in admission.findings
+        ],
+        "namespaces": list(admission.made_namespaces),
+    }
+
+
+def refusing_diagnostics(
+    before: Cluster, after: Cluster, body: DocumentsBody
+) -> list[dict[str, Any]]:
+    """Return the diagnostics that prevent documents from being applied, as plain data."""
+    if not body.refuse:
+        return []
+    # Imported here because most requests refuse nothing.
+    from kubenetlab.lab.apiserver.diagnostics import refused
+
+    return refused(before, after, body.documents, body.refuse)

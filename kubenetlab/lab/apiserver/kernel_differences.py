@@ -1,0 +1,73 @@
+"""Differences between the desired state and the kernel, as the API shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from kubenetlab.api.faults import Fault
+from kubenetlab.datapath import faults, plan
+from kubenetlab.datapath.plan_cache import PlanCache
+from kubenetlab.hoststate.diff import Changes, diff
+from kubenetlab.hoststate.rules.listing import Difference
+from kubenetlab.hoststate.state import HostState
+from kubenetlab.lab.agent.builder import of_hand
+
+if TYPE_CHECKING:
+    from kubenetlab.lab.agent.agent import Agent
+
+
+async def kernel_differences(agent: Agent) -> list[dict[str, Any]]:
+    """Compare the kernel with the desired state of the lab without its faults.
+
+    The kernel is read anew. Return one entry for each namespace that differs.
+    """
+    async with agent.kernel_is_free:
+        healthy = (
+            plan(faults.healed(agent.cluster), agent.decisions, PlanCache())
+            if agent.cluster.all(Fault)
+            else agent.desired
+        )
+        observed = HostState(
+            {
+                netns: _netlink_objects(contents)
+                for netns, contents in agent.kernel.observe(healthy.namespaces).items()
+            }
+        )
+        desired = HostState(
+            {netns: _netlink_objects(contents) for netns, contents in healthy.namespaces.items()},
+            healthy.origins,
+        )
+        differences = {
+            entry.netns: [operation.difference() for operation in entry.details()]
+            for entry in diff(observed, desired).namespaces
+        }
+        rules = {
+            netns: of_hand(contents.values(), "rules")
+            for netns, contents in healthy.namespaces.items()
+        }
+        nodes = {netns: pause.id for netns, pause in agent.sandboxes.pauses.items()}
+        for netns, of_rules in (await agent.rules.differences(rules, nodes)).items():
+            differences.setdefault(netns, []).extend(of_rules)
+    return [render_differences(netns, entries) for netns, entries in differences.items() if entries]
+
+
+def render_differences(netns: str, differences: Sequence[Difference]) -> dict[str, Any]:
+    """Return the differences of one namespace: as lines of text, and with their fields."""
+    return {
+        "netns": netns,
+        "operations": [difference.line for difference in differences],
+        "differences": differences,
+    }
+
+
+def render_changes(changes: Changes) -> list[dict[str, Any]]:
+    """Return planned changes: one entry for each namespace, one line for each operation."""
+    return [
+        {"netns": entry.netns, "operations": [str(operation) for operation in entry.details()]}
+        for entry in changes.namespaces
+    ]
+
+
+def _netlink_objects(contents: Mapping[Any, Any]) -> dict[Any, Any]:
+    return {key: obj for key, obj in contents.items() if obj.hand == "netlink"}

@@ -1,0 +1,71 @@
+"""Progress of a lab until it has settled: how many pods are ready, and why the others are not."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from kubenetlab.api.store import Cluster
+from kubenetlab.observe.settled import job_verdicts, verdicts
+
+if TYPE_CHECKING:
+    from kubenetlab.lab.agent.agent import Agent
+
+
+async def progress_until_settled(agent: Agent, timeout_s: float) -> AsyncIterator[bytes]:
+    """Yield a line of JSON whenever the progress of the lab changes.
+
+    The last line has `settled` or `timeout` set, and contains the diagnostics.
+    """
+    deadline = time.monotonic() + timeout_s
+    last: Any = None
+    with agent.watchers.one() as changed:
+        while True:
+            changed.clear()
+            line = {**_progress(agent), "timeout": time.monotonic() >= deadline}
+            is_last = line["settled"] or line["timeout"]
+            if line != last:
+                extra = {"diagnostics": diagnostics_of(agent.cluster)} if is_last else {}
+                yield msgspec.json.encode({**line, **extra}) + b"\n"
+                last = line
+            if is_last:
+                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                    await changed.wait()
+
+
+def _progress(agent: Agent) -> dict[str, Any]:
+    """Return the state of the pods, of the Jobs, and of the agent's work."""
+    pods, jobs = verdicts(agent.cluster), job_verdicts(agent.cluster)
+    return {
+        "total": len(pods),
+        "ready": sum(pod.state in ("ready", "completed") for pod in pods),
+        "waiting": [pod.pod for pod in pods if pod.state == "waiting"],
+        "stuck": [{"pod": pod.pod, "reason": pod.reason} for pod in pods if pod.state == "stuck"],
+        "unready": [pod.pod for pod in pods if pod.state == "unready"],
+        "jobs": [
+            {"job": job.job, "state": job.state, "reason": job.reason}
+            for job in jobs
+            if job.state != "complete"
+        ],
+        "failures": agent.failures,
+        "idle": agent.is_idle,
+        "settled": agent.is_idle
+        and all(pod.is_settled for pod in pods)
+        and all(job.state != "waiting" for job in jobs)
+        and not agent.failures,
+    }
+
+
+def diagnostics_of(cluster: Cluster) -> list[dict[str, Any]]:
+    """Return the diagnostics of a store as plain data."""
+    # Imported here because the first lines of progress do not need it.
+    from kubenetlab.lab.apiserver.diagnostics import diagnostics
+
+    return diagnostics(cluster)

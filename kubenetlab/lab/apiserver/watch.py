@@ -1,0 +1,77 @@
+"""Watches of the API: the existing objects of a kind, and then every change of one of them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from kubenetlab.api.meta import LabelSelector, Resource
+from kubenetlab.api.render import render
+
+if TYPE_CHECKING:
+    from kubenetlab.lab.agent.agent import Agent
+
+
+async def watch_events(
+    agent: Agent, kind: type[Resource], namespace: str | None, selector: LabelSelector
+) -> AsyncIterator[bytes]:
+    """Yield the existing objects as events, a bookmark, and then every change.
+
+    namespace: the watched namespace, or None for all.
+    """
+    known: Mapping[tuple[str, str], Resource] = {}
+    is_first = True
+    with agent.watchers.one() as changed:
+        while True:
+            changed.clear()
+            cluster = agent.cluster
+            events = sorted(
+                _events(cluster.news(kind, known), namespace, selector),
+                key=lambda event: event[0] != "DELETED",
+            )
+            known = cluster.keyed(kind)
+            lines = [
+                msgspec.json.encode(
+                    {"type": type_, "object": render(cluster, obj, agent.clock.skew_s)}
+                )
+                for type_, obj in events
+            ]
+            if is_first:
+                lines.append(_bookmark(kind, cluster.revision))
+                is_first = False
+            if lines:
+                yield b"".join(line + b"\n" for line in lines)
+            await changed.wait()
+
+
+def _events(
+    changes: Iterable[tuple[Any, Any]], namespace: str | None, selector: LabelSelector
+) -> Iterator[tuple[str, Resource]]:
+    """Yield the watch events (type, object) of changes (before, after).
+
+    An object that enters or leaves the watched set is an ADDED or DELETED event.
+    """
+
+    def is_watched(obj: Resource | None) -> bool:
+        return (
+            obj is not None and namespace in (None, obj.namespace) and selector.matches(obj.labels)
+        )
+
+    for before, after in changes:
+        if is_watched(after):
+            yield "MODIFIED" if is_watched(before) else "ADDED", after
+        elif is_watched(before):
+            yield "DELETED", before
+
+
+def _bookmark(kind: type[Resource], revision: int) -> bytes:
+    """Return the event that ends the list of existing objects of a watch."""
+    metadata = {
+        "resourceVersion": str(revision),
+        "annotations": {"k8s.io/initial-events-end": "true"},
+    }
+    return msgspec.json.encode(
+        {"type": "BOOKMARK", "object": {"kind": kind.kind, "metadata": metadata}}
+    )
