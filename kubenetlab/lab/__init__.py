@@ -1,4 +1,4 @@
-"""Keeping it so: the processes of one running lab, and how to reach them.
+"""Processes of a running lab, and the ways to reach them.
 
 up ──► init (PID 1) ─┬─ agent        controllers, plan, links, API
                      ├─ node agents  rules and probes

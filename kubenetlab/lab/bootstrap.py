@@ -1,4 +1,4 @@
-"""The first store of a lab: what every cluster begins with, then what the manifests say, then what the controllers add."""
+"""First store of a lab: the initial objects of a cluster, the manifests, and derived objects."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ from kubenetlab.lab.machine import decisions
 def bootstrap_store(
     config: ManifestObject | None, entries: Sequence[ManifestObject], now: float, lab: str = ""
 ) -> tuple[Cluster, Admission]:
-    """The store, and what admission said of the user's documents. Raises ManifestError when one is refused.
+    """Return the first store of a lab, and the admission of the user's documents.
 
-    `config` is the Cluster document; the others are in `entries`. A Cluster without a name has the lab's.
+    config: the Cluster document, if there is one. A Cluster without a name gets the lab's name.
+    entries: all other documents.
+    Raises ManifestError if a document is refused.
     """
     cluster_config = (
         config.object
@@ -58,17 +60,17 @@ def bootstrap_store(
 
 
 def with_network_facts(cluster: Cluster) -> Cluster:
-    """The store with what its Cluster document's modes say to the controllers."""
+    """Return a store with the facts that controllers need from the networking modes."""
     return cluster.with_changes([modes.network_facts(cluster.config)])
 
 
 def incoming(entries: Sequence[ManifestObject]) -> list[AdmissionRequest]:
-    """Entries of manifests as admission takes them."""
+    """Return documents of manifests as admission requests."""
     return [AdmissionRequest(entry.value, entry.object, entry.source) for entry in entries]
 
 
 def refuse(admission: Admission, entries: Sequence[ManifestObject]) -> None:
-    """Raises ManifestError, with file and line, for what admission found."""
+    """Raise ManifestError, with file and line, if admission found errors."""
     if any(not finding.is_warning for _, finding in admission.findings):
         raise ManifestError(
             entries[index].problem(finding) for index, finding in admission.findings

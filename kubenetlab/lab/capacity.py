@@ -1,4 +1,7 @@
-"""What a lab needs of the machine, counted from its store, and whether the machine has it: asked before anything is made or changed."""
+"""Resources that a lab needs, computed from its store, and compared with the machine's limits.
+
+The comparison is made before a lab is created or changed.
+"""
 
 from __future__ import annotations
 
@@ -33,128 +36,136 @@ from kubenetlab.lab.context import LabContext
 
 MAX_WORKERS: Final = 8
 _FABRIC: Final = 3
-"""Namespaces of the wire: switch, router, internet."""
+"""Number of namespaces of the fabric: switch, router, internet."""
 MAX_NODE_AGENTS: Final = 2
 NODES_OF_ONE: Final = 4
-"""So many nodes one node agent takes alone."""
+"""Maximum number of nodes that a single node agent serves."""
 _OWN_PROCESSES: Final = 3
-"""init, agent, and the agent's second thread, which counts like a process; node agents and app workers come on top."""
+"""Processes besides node agents, workers and pods: init, agent, and the agent's second thread,
+which counts as a process."""
 _OWN: Final = 16
-"""Of processes and namespaces, about: what a lab of a few nodes has without any pod."""
+"""Approximate number of processes, and of namespaces, of a lab with a few nodes and no pods."""
 _SPARE_FILES: Final = 128
-"""Of each process: connections that are open at one time, and what Python has open itself."""
+"""Descriptors per process for connections, and for Python itself."""
 _MB: Final = 60
-"""Of the lab's own processes."""
+"""Memory of the lab's own processes, in MiB."""
 _KB_PER_SANDBOX: Final = 640
-"""For a namespace with a link, its settings and its pause process: 520 of the kernel, and 110 of what our processes know of it. See docs/performance.md."""
+"""Memory of a namespace with a link, its sysctls and its pause process, in KiB: 520 in the kernel,
+110 in the processes of the lab. See docs/performance.md."""
 _AGENT_MB: Final = 128
-"""Address space of the largest process, the agent, with its threads; 80 are enough for a lab of a few pods."""
+"""Address space of the largest process, the agent, with its threads, in MiB. 80 MiB are enough for
+a lab of a few pods."""
 _KB_PER_POD: Final = 110
-"""What the agent knows of one."""
+"""Memory of the agent for one pod, in KiB."""
 _KB_PER_PROCESS: Final = 3000
-"""Of a process that is forked from init, such as CoreDNS."""
+"""Memory of a process that is forked from init, such as CoreDNS, in KiB."""
 
 
 def node_agents_for(nodes: int) -> int:
-    """How many node agents a lab has: loading the rules of many nodes keeps more than one processor busy."""
+    """Return the number of node agents: the rules of many nodes take several processors."""
     return 1 if nodes <= NODES_OF_ONE else MAX_NODE_AGENTS
 
 
 def workers_for(nodes: int) -> int:
-    """How many app workers a lab has: one a node, and not too many."""
+    """Return the number of app workers: one per node, at most MAX_WORKERS."""
     return min(MAX_WORKERS, max(1, nodes))
 
 
 def check_room(
     lab: str, cluster: Cluster, limits: Iterable[Limit], before: Cluster | None = None
 ) -> None:
-    """Raises RequirementError, naming all that is lacking, when a store's lab is larger than the machine allows.
+    """Raise RequirementError if a lab needs more of a resource than the machine has left.
 
-    `before` is the store as it runs now, whose share of what is taken is the lab's own. Fewer pods are never too many.
+    The error names every resource that is short. A change that needs no more than the lab has now
+    is always accepted.
+
+    before: the store of the running lab, whose resources the new one reuses; None for a new lab.
     """
-    needed, had = list(needs(cluster)), list(needs(before)) if before is not None else []
+    needed, current = list(needs(cluster)), list(needs(before)) if before is not None else []
     if before is not None and not any(
-        need.amount > other.amount for need, other in zip(needed, had, strict=True)
+        need.amount > old.amount for need, old in zip(needed, current, strict=True)
     ):
         return
-    pods = _pods(cluster)
-    require_room(lab, f"{len(cluster.all(Node)):,} nodes and {pods:,} pods", needed, limits, had)
+    size = f"{len(cluster.all(Node)):,} nodes and {_pods(cluster):,} pods"
+    require_room(lab, size, needed, limits, current)
 
 
 def check_growth(boot: LabContext, cluster: Cluster, before: Cluster) -> None:
-    """The same for a lab that runs, asked inside it. Raises RequirementError."""
+    """Raise RequirementError if a running lab would outgrow the machine; called inside the lab."""
     now = read(f"/proc/self/fd/{boot.outer_proc}")
     check_room(boot.lab, cluster, measured_anew(boot.limits, now), before)
 
 
 def pods_that_fit(limits: Iterable[Limit]) -> tuple[int, Limit]:
-    """How many pods a lab of a few nodes may have, in round figures, and which limit ends it."""
-    fits = []
+    """Return the maximum number of pods in a lab of a few nodes, rounded down, and its limit."""
+    maxima = []
     for limit in limits:
         if limit.resource == MEMORY:
-            fits.append(((limit.room - _MB) * 1024 // _KB_PER_SANDBOX, limit))
+            maxima.append(((limit.room - _MB) * 1024 // _KB_PER_SANDBOX, limit))
         elif limit.resource in (
             PROCESSES,
             FILES,
             *(NAMESPACES[word] for word in ("net", "pid", "uts", "ipc")),
         ):
-            fits.append((limit.room - (_SPARE_FILES if limit.resource == FILES else _OWN), limit))
-    pods, scarcest = min(fits, key=lambda entry: entry[0])
+            maxima.append((limit.room - (_SPARE_FILES if limit.resource == FILES else _OWN), limit))
+    pods, scarcest = min(maxima, key=lambda entry: entry[0])
     digits = max(0, len(str(pods)) - 2)
     return max(0, pods // 10**digits * 10**digits), scarcest
 
 
 def needs(cluster: Cluster) -> Iterator[Need]:
-    """Everything that is counted, in one order for all stores."""
-    placed = [pod for pod in cluster.all(Pod) if not pod.is_finished]
+    """Yield the needs of a store, in an order that is the same for all stores."""
+    existing = [pod for pod in cluster.all(Pod) if not pod.is_finished]
     nodes = [node.name for node in cluster.all(Node)]
     outside = _FABRIC + len(cluster.config.external)
     pods = _pods(cluster)
     sandboxes = outside + len(nodes) + pods
-    awaited = _awaited(cluster)
-    shared = sum(pod.spec.host_network for pod in placed) + sum(
-        pod.spec.host_network * count for pod, count in awaited
+    expected = _expected_pods(cluster)
+    on_host_network = sum(pod.spec.host_network for pod in existing) + sum(
+        pod.spec.host_network * count for pod, count in expected
     )
     own = _OWN_PROCESSES + node_agents_for(len(nodes)) + workers_for(len(nodes))
-    sockets, processes = _runs(cluster, placed)
-    to_come = [(count, *_runs(cluster, [pod])) for pod, count in awaited]
-    processes += sum(count * of_one for count, _, of_one in to_come)
+    sockets, processes = _runs(cluster, existing)
+    expected_runs = [(count, *_runs(cluster, [pod])) for pod, count in expected]
+    processes += sum(count * per_pod for count, _, per_pod in expected_runs)
     yield Need(PROCESSES, sandboxes + own + processes)
-    opened = sum(count * (1 + sum(of_one.values())) for count, of_one, _ in to_come)
-    open_nodes = [
+    descriptors = sum(count * (1 + sum(per_pod.values())) for count, per_pod, _ in expected_runs)
+    schedulable = [
         node.name for node in cluster.all(Node) if not (node.spec.taints or node.spec.unschedulable)
     ] or nodes
-    yield Need(FILES, *_files(nodes, placed, sockets, sandboxes, _spread(opened, open_nodes)))
-    for word, amount in {
-        "net": sandboxes - shared,
+    yield Need(
+        FILES, *_files(nodes, existing, sockets, sandboxes, _spread(descriptors, schedulable))
+    )
+    for kind, amount in {
+        "net": sandboxes - on_host_network,
         "pid": sandboxes,
-        "uts": sandboxes - shared,
+        "uts": sandboxes - on_host_network,
         "ipc": sandboxes,
         "mnt": processes,
     }.items():
-        yield Need(NAMESPACES[word], amount + 1)  # init has one of each, too
+        yield Need(NAMESPACES[kind], amount + 1)  # one more for init
     yield Need(NAMESPACES["user"], 1 if os.geteuid() else 0)
-    on_bridges = sum(count for pod, count in awaited if not pod.spec.host_network)
-    yield _bridge_ports(cluster, nodes, placed, outside, _spread(on_bridges, open_nodes))
+    on_bridges = sum(count for pod, count in expected if not pod.spec.host_network)
+    yield _bridge_ports(cluster, nodes, existing, outside, _spread(on_bridges, schedulable))
     decisions = cluster.get(Decisions, "", "decisions")
     is_dynamic = decisions is not None and decisions.neighbors == "dynamic"
-    yield Need(
-        NEIGHBORS, 2 * (pods - shared) + len(nodes) ** 2 if is_dynamic else 0
-    )  # each pod and its node, each node and each other
+    # One entry for each pod on its node and vice versa, and for each node on every other node.
+    neighbors = 2 * (pods - on_host_network) + len(nodes) ** 2 if is_dynamic else 0
+    yield Need(NEIGHBORS, neighbors)
     yield Need(ADDRESS_SPACE, _AGENT_MB + pods * _KB_PER_POD // 1024)
     yield Need(MEMORY, _MB + (sandboxes * _KB_PER_SANDBOX + processes * _KB_PER_PROCESS) // 1024)
 
 
-class _Awaited(NamedTuple):
-    """Pods that a workload has not got yet, and one like them."""
+class _ExpectedPods(NamedTuple):
+    """Pods that a workload will create."""
 
-    like: Pod
+    example: Pod
     amount: int
 
 
-def _awaited(cluster: Cluster) -> list[_Awaited]:
-    """Return the pods that ReplicaSets lack: in a lab that runs they come in bursts."""
-    found = []
+def _expected_pods(cluster: Cluster) -> list[_ExpectedPods]:
+    """Return the pods that ReplicaSets will create; in a running lab they come in bursts."""
+    result = []
     workloads: list[ReplicaSet | ReplicationController] = [
         *cluster.all(ReplicaSet),
         *cluster.all(ReplicationController),
@@ -165,16 +176,18 @@ def _awaited(cluster: Cluster) -> list[_Awaited]:
         )
         if workload.spec.replicas > owned:
             template = workload.spec.template
-            found.append(
-                _Awaited(Pod(template.metadata, template.spec), workload.spec.replicas - owned)
-            )
-    return found
+            example = Pod(template.metadata, template.spec)
+            result.append(_ExpectedPods(example, workload.spec.replicas - owned))
+    return result
 
 
 def _pods(cluster: Cluster) -> int:
-    """Pods that run or will: those of a StatefulSet come one after the other."""
+    """Return the number of existing and expected pods.
+
+    A StatefulSet creates its pods one after another, so its missing replicas are counted as well.
+    """
     count = sum(not pod.is_finished for pod in cluster.all(Pod)) + sum(
-        several.amount for several in _awaited(cluster)
+        expected.amount for expected in _expected_pods(cluster)
     )
     for workload in cluster.all(StatefulSet):
         owned = sum(
@@ -186,7 +199,10 @@ def _pods(cluster: Cluster) -> int:
 
 
 def _runs(cluster: Cluster, pods: Iterable[Pod]) -> tuple[dict[str, int], int]:
-    """(pod's uid → sockets that its programs listen on, how many containers are processes of their own)."""
+    """Return the listening sockets of built-in programs by pod uid, and the number of processes.
+
+    The second value counts the containers that run as processes of their own.
+    """
     decisions = cluster.get(Decisions, "", "decisions")
     real_commands = decisions.real_commands if decisions is not None else ()
     sockets: dict[str, int] = {}
@@ -195,17 +211,15 @@ def _runs(cluster: Cluster, pods: Iterable[Pod]) -> tuple[dict[str, int], int]:
         setups = setups_of(
             pod.spec, pod.metadata.annotations, is_of_job(pod.metadata), (), real_commands
         )
-        found = [setups[container.name] for container in pod.spec.long_running_containers]
-        own = [programs.is_process(setup.program) for setup in found]
-        processes += sum(own)
-        sockets[pod.uid] = sum(
-            len(setup.listeners) for setup, is_own in zip(found, own, strict=True) if not is_own
-        )
+        running = [setups[container.name] for container in pod.spec.long_running_containers]
+        built_in = [setup for setup in running if not programs.is_process(setup.program)]
+        processes += len(running) - len(built_in)
+        sockets[pod.uid] = sum(len(setup.listeners) for setup in built_in)
     return sockets, processes
 
 
 def _spread(amount: int, nodes: Sequence[str]) -> dict[str, int]:
-    """Return an amount divided evenly among nodes, rounded up; nothing where there is nothing."""
+    """Divide an amount evenly among nodes, rounded up; return an empty dict for an amount of 0."""
     return dict.fromkeys(nodes, ceil(amount / len(nodes))) if amount and nodes else {}
 
 
@@ -214,36 +228,42 @@ def _files(
     pods: list[Pod],
     sockets: dict[str, int],
     sandboxes: int,
-    to_come: Mapping[str, int],
+    expected: Mapping[str, int],
 ) -> tuple[int, str]:
-    """(how many, whose) of the process that has most open: a pidfd for each sandbox it watches, and sockets.
+    """Return the largest number of open files of one process, and the name of that process.
 
-    to_come: what pods will have open that have no node yet, by the nodes over which they will be spread.
+    A process has a pidfd for each sandbox that it watches, and its sockets.
+
+    expected: number of descriptors for pods that have no node yet, by node.
     """
     count = workers_for(len(nodes))
     worker_of = {node: number % count for number, node in enumerate(nodes)}
-    by_worker = Counter({"app worker": 0})
+    by_process = Counter({"app worker": 0})
     for pod in pods:
-        by_worker[f"app worker {worker_of.get(pod.spec.node_name, 0)}"] += 1 + sockets[pod.uid]
-    for node, amount in to_come.items():
-        by_worker[f"app worker {worker_of[node]}"] += amount
-    by_worker["agent"] = sandboxes + 2 * len(nodes)
-    by_worker["node agent"] = 4 * len(nodes) + len(pods)
-    whose, most = max(by_worker.items(), key=lambda entry: entry[1])
-    return most + _SPARE_FILES, f"the lab's {whose}"
+        by_process[f"app worker {worker_of.get(pod.spec.node_name, 0)}"] += 1 + sockets[pod.uid]
+    for node, amount in expected.items():
+        by_process[f"app worker {worker_of[node]}"] += amount
+    by_process["agent"] = sandboxes + 2 * len(nodes)
+    by_process["node agent"] = 4 * len(nodes) + len(pods)
+    process, most = max(by_process.items(), key=lambda entry: entry[1])
+    return most + _SPARE_FILES, f"the lab's {process}"
 
 
 def _bridge_ports(
-    cluster: Cluster, nodes: list[str], pods: list[Pod], outside: int, to_come: Mapping[str, int]
+    cluster: Cluster, nodes: list[str], pods: list[Pod], outside: int, expected: Mapping[str, int]
 ) -> Need:
-    """The fullest bridge: a node's, the wire between the nodes, or the internet's. `to_come` are pods that have no node yet."""
+    """Return the number of ports of the largest bridge: of a node, the fabric, or the internet.
+
+    outside: number of namespaces of the fabric and of external hosts.
+    expected: number of pods that have no node yet, by node.
+    """
     facts = cluster.get(NetworkFacts, "", "network") or NetworkFacts()
     counts = {"the wire between the nodes": len(nodes) + 1, "the internet": outside - _FABRIC + 1}
     if facts.bridge:
         on_node = Counter(
             pod.spec.node_name for pod in pods if pod.spec.node_name and not pod.spec.host_network
         )
-        on_node.update(to_come)
+        on_node.update(expected)
         counts |= {f"{facts.bridge} of node {node}": amount for node, amount in on_node.items()}
-    whose, most = max(counts.items(), key=lambda entry: entry[1])
-    return Need(BRIDGE_PORTS, most, whose)
+    bridge, most = max(counts.items(), key=lambda entry: entry[1])
+    return Need(BRIDGE_PORTS, most, bridge)

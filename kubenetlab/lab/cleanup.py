@@ -18,9 +18,10 @@ SWEEP_TIMEOUT_S = 10.0
 
 
 def claim(lab: str) -> int:
-    """The run directory, empty, its owner's alone, and held: a descriptor to be closed when the lab is made or given up.
+    """Create the run directory of a lab, empty and locked, and return a descriptor of it.
 
-    Raises LabError when the lab is up, or somebody else holds its directory.
+    Closing the descriptor releases the lock: when the lab has been created, or its creation failed.
+    Raises LabError if the lab is up, or if another command holds the lock.
     """
     directory = rundir.of(lab)
     while True:
@@ -30,28 +31,30 @@ def claim(lab: str) -> int:
             )
             directory.mkdir(mode=0o700, exist_ok=True)
         except FileNotFoundError:
-            continue  # the last lab beside us has just taken the base away
+            continue  # another command has just removed the empty base directory
         except OSError as error:
             raise rundir.unusable(directory, error.strerror or str(error)) from None
-        held = _hold(directory, 0.0)
-        if held is None:
+        lock = _lock(directory, 0.0)
+        if lock is None:
             continue
         if rundir.is_alive(lab):
-            os.close(held)
+            os.close(lock)
             raise LabError(f"lab {lab} is up already")
         _empty(directory)
-        return held
+        return lock
 
 
 def sweep(lab: str, held: int | None = None) -> bool:
-    """Removes what a dead lab left behind: its run directory, and its links in /run/netns that lead nowhere.
+    """Remove the run directory of a dead lab and its links in /run/netns.
 
-    `held` is a claim of ours, which ends here. Returns False, having done nothing, when the lab lives. Raises LabError when
-    somebody holds the directory for long.
+    Return False, and change nothing, if the lab is alive.
+
+    held: a descriptor returned by `claim`, which is closed here; None if there is none.
+    Raises LabError if another command holds the directory for longer than SWEEP_TIMEOUT_S.
     """
     directory = rundir.of(lab)
     if held is None:
-        held = _hold(directory, SWEEP_TIMEOUT_S)
+        held = _lock(directory, SWEEP_TIMEOUT_S)
     if held is not None:
         try:
             if rundir.is_alive(lab):
@@ -64,19 +67,21 @@ def sweep(lab: str, held: int | None = None) -> bool:
     try:
         directory.parent.rmdir()
     except OSError:
-        pass  # other labs are there
+        pass  # not empty: other labs have run directories
     return True
 
 
 def clear_links(dead: Sequence[str]) -> None:
-    """Removes what labs that are dead have left outside their directories: links in /run/netns, which lead nowhere, or to whoever has the
-    number now, and what an uplink needed of the machine."""
+    """Remove what dead labs left outside their run directories.
+
+    These are cgroups, uplinks, and links in /run/netns, whose pids may belong to other processes by
+    now.
+    """
     for lab in dead:
         _remove_cgroups(rundir.of(lab))
-        with suppress(
-            KubenetlabError, OSError
-        ):  # `down` of that lab says what is in the way; other labs' commands go on
-            _take_uplink_away(lab)
+        # `down` of that lab reports the error; commands for other labs continue.
+        with suppress(KubenetlabError, OSError):
+            _remove_uplink(lab)
     if not rundir.owns_run() or not dead or not os.path.isdir(rundir.RUN_NETNS):
         return
     prefixes = tuple(f"{lab}_" for lab in dead)
@@ -85,43 +90,47 @@ def clear_links(dead: Sequence[str]) -> None:
             try:
                 os.unlink(link.path)
             except FileNotFoundError:
-                pass  # another command did it
+                pass  # removed by another command
 
 
-def _hold(directory: Path, timeout_s: float) -> int | None:
-    """A descriptor of the directory, locked; None when there is no such directory (any more). Raises LabError when others hold it."""
+def _lock(directory: Path, timeout_s: float) -> int | None:
+    """Lock a directory and return a descriptor of it; None if the directory does not exist.
+
+    Raises LabError if another command holds the lock until the timeout.
+    """
     deadline = time.monotonic() + timeout_s
     while True:
         try:
-            held = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(held), os.stat(directory)):
-                return held
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Another command may have replaced the directory before it was locked.
+            if os.path.samestat(os.fstat(descriptor), os.stat(directory)):
+                return descriptor
         except BlockingIOError:
             if time.monotonic() >= deadline:
-                os.close(held)
+                os.close(descriptor)
                 raise LabError(
-                    f"lab {directory.name} is being made by somebody else at this moment"
+                    f"another command is creating or removing lab {directory.name}; try again"
                 ) from None
             time.sleep(0.01)
         except FileNotFoundError:
             pass
-        os.close(held)
+        os.close(descriptor)
 
 
-def _take_uplink_away(lab: str) -> None:
-    """What a lab has on the machine itself, if anything."""
+def _remove_uplink(lab: str) -> None:
+    """Remove the machine's part of a lab's uplink, if the lab has one."""
     if (rundir.of(lab) / rundir.UPLINK).exists():
-        from kubenetlab.lab import uplink  # few labs have one
+        from kubenetlab.lab import uplink  # imported here because few labs have one
 
         uplink.take_away(lab)
 
 
 def _remove_cgroups(directory: Path) -> None:
-    """Remove the cgroups of a dead lab, if it has made any."""
+    """Remove the cgroups of a dead lab, if it created any."""
     if (directory / rundir.CGROUPS).exists():
         from kubenetlab.lab.runtime.container_limits import remove_groups
 
@@ -129,7 +138,8 @@ def _remove_cgroups(directory: Path) -> None:
 
 
 def _empty(directory: Path) -> None:
-    _take_uplink_away(directory.name)
+    """Remove everything that a dead lab left, except its run directory itself."""
+    _remove_uplink(directory.name)
     _remove_cgroups(directory)
     for entry in directory.iterdir():
         if stat.S_ISDIR(entry.lstat().st_mode):

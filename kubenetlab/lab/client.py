@@ -1,7 +1,8 @@
-"""The way from a command to a running lab: its API over the Unix socket.
+"""Client of a lab's API, which commands use over its Unix socket.
 
-A refused connection means that the lab is dead; the kernel tells who made the socket, and that is the lab's init, in the numbers of
-whoever asks: no pid file, no race.
+A refused connection means that the lab is dead. The kernel reports the pid of the process that
+created the socket, the lab's init, as seen in the caller's PID namespace: there is no pid file, and
+no race.
 """
 
 from __future__ import annotations
@@ -28,16 +29,17 @@ if TYPE_CHECKING:
     from kubenetlab.programs.http import Response
 
 ATTEMPTS = 5
-"""A dying agent may take a connection with it: the next one is asked again."""
+"""Number of attempts per request: an agent that dies takes its connections with it."""
 DOWN_TIMEOUT_S = 1.0
+"""Time allowed for init to exit after SIGKILL, in seconds."""
 REPLY_TIMEOUT_S = 30.0
-"""Far longer than any answer takes: the agent is stopped, or hangs."""
+"""Time after which an agent is considered to hang: far longer than any request takes."""
 _MAX_FDS = 8
 _RECEIVE_BYTES = 256 * 1024
 
 
 class ApiError(LabError):
-    """A Status with `status: Failure`: what the lab's API answered."""
+    """Failure that the lab's API reported, as a Status object."""
 
     def __init__(self, status: Mapping[str, Any]) -> None:
         self.status = status
@@ -46,7 +48,7 @@ class ApiError(LabError):
 
 
 class Reply(Struct, frozen=True):
-    """One answer: its body, decoded, and the descriptors that came with it."""
+    """Response with its decoded body, and the descriptors that came with it."""
 
     status: int
     body: Any
@@ -54,7 +56,7 @@ class Reply(Struct, frozen=True):
 
 
 class Client:
-    """One lab, by name. Raises LabError from its methods when that lab is not up."""
+    """Client of one lab. Its methods raise LabError if the lab is not up."""
 
     def __init__(
         self,
@@ -62,7 +64,11 @@ class Client:
         timeout_s: float = REPLY_TIMEOUT_S,
         on_warning: Callable[[str], None] | None = None,
     ) -> None:
-        """`on_warning` gets what users must know of the lab; without it, that is printed to standard error, each sentence once."""
+        """Create a client without connecting.
+
+        on_warning: called with each warning that the API sends; without it, every distinct warning
+        is printed once to standard error.
+        """
         self.lab = lab
         self._timeout_s = timeout_s
         self._on_warning = on_warning or _print_once
@@ -70,7 +76,7 @@ class Client:
 
     @property
     def init_pid(self) -> int:
-        """The lab's init, in this process's PID namespace."""
+        """Pid of the lab's init, in this process's PID namespace."""
         with self._connect() as connection:
             credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
         return int(struct.unpack("iii", credentials)[0])
@@ -78,8 +84,10 @@ class Client:
     def open_init(self) -> int:
         """Open a pidfd of the lab's init, which the caller closes.
 
-        Raises LabError when the lab is not up. The socket names a pid, which may be another process's by the time it is opened: only
-        where the lab still answers after that, by the same init, has it been the init's all the time.
+        The pid may have been reused before it is opened. It is read from the socket once more
+        afterwards: as long as the same init holds the socket, the pid was not reused.
+
+        Raises LabError if the lab is not up.
         """
         pid = self.init_pid
         try:
@@ -90,40 +98,46 @@ class Client:
             ) from None
         try:
             if self.init_pid != pid:
-                raise LabError(f"lab {self.lab} has just been made anew; try again")
+                raise LabError(f"lab {self.lab} has just been created anew; try again")
         except LabError:
             os.close(pidfd)
             raise
         return pidfd
 
     def get(self, path: str, **query: str) -> Any:
+        """Return the decoded body of a GET request."""
         return self.request("GET", path, query=query).body
 
     def inspect(self) -> Any:
-        """What runs, as `inspect -o json` shows it."""
+        """Return everything that runs, as `inspect -o json` shows it."""
         return self.get(f"{LAB_API}/inspect")
 
     def diagnostics(self) -> list[Any]:
-        """Return what is not enforced or misconfigured, as plain data (kubenetlab/diagnostics)."""
-        found: list[Any] = self.get(f"{LAB_API}/diagnostics")["items"]
-        return found
+        """Return misconfigurations and objects without effect, as plain data (diagnostics/)."""
+        items: list[Any] = self.get(f"{LAB_API}/diagnostics")["items"]
+        return items
 
     def given(self) -> list[Any]:
-        """The documents as users wrote them."""
-        found: list[Any] = self.get(f"{LAB_API}/given")["items"]
-        return found
+        """Return the documents of kinds that the lab stores without modelling them."""
+        items: list[Any] = self.get(f"{LAB_API}/given")["items"]
+        return items
 
     def enter(self, sandbox: str, container: str = "") -> Reply:
-        """What is needed to act in a sandbox, or as one of its containers: descriptors, which the caller closes, and its files."""
+        """Return what a process needs to join a sandbox, or one of its containers.
+
+        The reply holds a pidfd of the pause process, which the caller closes, and the contents of
+        the sandbox's files.
+        """
         return self.request(
             "GET", f"{LAB_API}/enter", query={"netns": sandbox, "container": container}
         )
 
     def text(self, path: str, **query: str) -> str:
-        """An answer that is no JSON."""
+        """Return the body of a GET request as text."""
         return str(self.request("GET", path, query=query).body or "")
 
     def post(self, path: str, body: Any = None, **query: str) -> Any:
+        """Return the decoded body of a POST request."""
         return self.request("POST", path, body, query=query).body
 
     def request(
@@ -135,7 +149,11 @@ class Client:
         query: Mapping[str, str] | None = None,
         content_type: str = "application/json",
     ) -> Reply:
-        """Raises ApiError when the API says no. What changes something carries an id, so that to send it again does no harm."""
+        """Send a request and return the reply; repeat it if the agent dies before it answers.
+
+        Every attempt carries the same id, so that the API makes a change only once.
+        Raises ApiError if the API reports a failure, LabError if it does not answer.
+        """
         from kubenetlab.lab.transport.exchange import Exchange
 
         target = path + (
@@ -160,14 +178,14 @@ class Client:
         raise AssertionError
 
     def stream(self, path: str, **query: str) -> Iterator[Any]:
-        """The JSON lines of an answer that goes on, as they come; ends with the answer or with the lab."""
+        """Yield the JSON lines of a streamed response; end with the response or with the lab."""
         buffer = b""
         for piece in self.pieces(path, **query):
             *lines, buffer = (buffer + piece).split(b"\n")
             yield from (json.loads(line) for line in lines if line)
 
     def pieces(self, path: str, **query: str) -> Iterator[bytes]:
-        """An answer that goes on, as it comes; ends with the answer or with the lab."""
+        """Yield the parts of a streamed response; end with the response or with the lab."""
         from kubenetlab.lab.transport.exchange import Exchange
         from kubenetlab.programs.http import Response
 
@@ -194,7 +212,7 @@ class Client:
             _reply(Response(exchange.status, refusal, exchange.headers.get("content-type", "")), ())
 
     def _warn(self, headers: Mapping[str, str]) -> None:
-        """Hand over the warnings that the API sends along with every answer, each once."""
+        """Pass the warnings in the headers of a response to `on_warning`."""
         if "warning" in headers:
             from kubenetlab.lab.apiserver.statuses import warnings_of
 
@@ -202,16 +220,16 @@ class Client:
                 self._on_warning(text)
 
     def kill(self) -> bool:
-        """Ends the lab: kills init, and with it everything. False when it was dead already."""
+        """Kill init, and with it the whole lab; return False if the lab was dead already."""
         try:
             init = self.open_init()
         except LabError:
             return False
         try:
             signal.pidfd_send_signal(init, signal.SIGKILL)
-            select.select(
-                [init], [], [], DOWN_TIMEOUT_S
-            )  # a stopped `shell` can hold init in the kernel; all else is gone by then
+            # Init cannot finish exiting until a stopped `shell` command reaps its child process.
+            # All other processes of the lab have exited by the end of the timeout.
+            select.select([init], [], [], DOWN_TIMEOUT_S)
         except ProcessLookupError:
             pass
         finally:
@@ -224,8 +242,8 @@ class Client:
             connection.settimeout(self._timeout_s)
             connection.sendall(exchange.request_bytes)
             while not exchange.is_complete:
-                data, found, *_ = socket.recv_fds(connection, _RECEIVE_BYTES, _MAX_FDS)
-                fds += found
+                data, received_fds, *_ = socket.recv_fds(connection, _RECEIVE_BYTES, _MAX_FDS)
+                fds += received_fds
                 exchange.feed(data)
         return tuple(fds)
 
@@ -235,19 +253,22 @@ class Client:
             connection.connect(self._path)
         except OSError:
             connection.close()
-            raise LabError(f"no lab {self.lab} is up{_others(self.lab)}") from None
+            raise LabError(f"no lab {self.lab} is up{_suggestion(self.lab)}") from None
         return connection
 
 
 def running() -> list[str]:
-    """The names of all labs that are up; links of those that are not any more are cleared away."""
+    """Return the names of all labs that are up, and remove the remains of the dead ones."""
     known = {name: rundir.is_alive(name) for name in rundir.names()}
     cleanup.clear_links([name for name, is_alive in known.items() if not is_alive])
     return [name for name, is_alive in known.items() if is_alive]
 
 
 def choose(lab: str | None) -> Client:
-    """The lab named, or the only one that is up. Raises LabError when there is no such lab, or no telling which is meant."""
+    """Return a client of the named lab, or of the only lab that is up.
+
+    Raises LabError if the lab is not up, or if no name is given and not exactly one lab is up.
+    """
     if lab is not None:
         client = Client(lab)
         client._connect().close()
@@ -258,14 +279,15 @@ def choose(lab: str | None) -> Client:
 
 
 def only_running() -> str | None:
-    """The only lab that is up, or None. Raises LabError when there are several: there is no telling which is meant."""
+    """Return the only lab that is up, or None. Raises LabError if several labs are up."""
     labs = running()
     if len(labs) > 1:
         raise LabError(f"several labs are up: {', '.join(labs)}; say which with --lab NAME")
     return labs[0] if labs else None
 
 
-def _others(lab: str) -> str:
+def _suggestion(lab: str) -> str:
+    """Return the end of an error message: the labs that are up, or how to create one."""
     labs = running()
     return (
         f"; up {'is' if len(labs) == 1 else 'are'}: {', '.join(labs)}{did_you_mean(lab, labs)}"

@@ -1,7 +1,8 @@
-"""The lab's clock: it begins as the machine's and then counts seconds, whatever is done to the machine's.
+"""Clock of a lab: it starts with the machine's time, and is not affected when that time is set.
 
-Deadlines (of a restart, a deletion, a Job) are kept in the store as times, and compared with this clock: setting the machine's back
-delays nothing. What users see are times of the machine's clock; the API adds the difference.
+The store holds deadlines (of a restart, a deletion, a Job) as times of this clock, so that setting
+the machine's clock back does not delay them. Users see times of the machine's clock: the API adds
+the difference.
 """
 
 from __future__ import annotations
@@ -12,26 +13,27 @@ from typing import Any
 
 
 class Clock:
-    """Seconds since 1970, as of the start of the lab, and as many as have passed since on CLOCK_MONOTONIC.
+    """Time in seconds since 1970: that at the start of the lab, advanced by CLOCK_MONOTONIC.
 
-    That clock is the same for all processes of a machine: every agent of a lab goes on where the one before was.
+    CLOCK_MONOTONIC is the same for all processes of a machine, so that a restarted agent continues
+    with the clock of the previous one.
     """
 
     def __init__(self, offset_s: float) -> None:
-        """`offset_s` is what CLOCK_MONOTONIC lacks of the time of day, at the start of the lab."""
+        """Create a clock. `offset_s`: time of day minus CLOCK_MONOTONIC at the start of the lab."""
         self._offset_s = offset_s
 
     def now(self) -> float:
-        """Return the time of the lab."""
+        """Return the time of the lab, in seconds since 1970."""
         return self._offset_s + time.monotonic()
 
     @property
     def skew_s(self) -> float:
-        """How far the machine's clock is ahead of the lab's."""
+        """Seconds by which the machine's clock is ahead of the lab's."""
         return time.time() - self.now()
 
     def of_lab(self, reports: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return reports of other processes with the lab's time in place of the machine's, for those that have one."""
+        """Convert the field `at` of reports, if present, from the machine's to the lab's time."""
         skew_s = self.skew_s
         return [
             {**report, "at": report["at"] - skew_s} if "at" in report else report

@@ -1,4 +1,4 @@
-"""What a lab's processes are born with."""
+"""State that the processes of a lab inherit from its init."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from kubenetlab.lab.transport.frames import encode
 
 
 class LabContext:
-    """One lab's name and places, and what its init opened before it left the outside: inherited by every process that it forks."""
+    """Name and directories of a lab, and descriptors that init opened before it isolated itself.
+
+    Every process that init forks inherits them.
+    """
 
     def __init__(
         self,
@@ -32,36 +35,40 @@ class LabContext:
         self.node_agents = node_agents
         self.workers = workers
         self.state = state
-        """What `up` planned; only the first agent uses it, later ones read the store."""
+        """Store that `up` planned. Only the first agent uses it; later ones read the store file."""
         self.progress: socket.socket | None = progress
-        """To `up`: what the first agent is doing. Later agents have none."""
+        """Socket for progress messages to `up`; None for every agent but the first."""
         self.blanks: NetnsPoolSource | None = None
-        """Where the first agent gets network namespaces that were made ahead."""
+        """Source of preallocated network namespaces for the first agent."""
         self.outer_proc = -1
-        """The /proc of the namespace that `up` was called in: shows our processes by their numbers there."""
+        """Descriptor of the /proc that `up` sees: it shows the lab's processes by outer pids."""
         self.run_netns = -1
-        """The machine's /run/netns, or -1 when it cannot be written to."""
+        """Descriptor of the machine's /run/netns, or -1 if it is not writable."""
         self.limits: Sequence[Limit] = ()
-        """The machine's, as `up` saw them: inside some of them look like none."""
+        """Limits of the machine as read by `up`: inside the lab some of them look unlimited."""
         self.listeners: dict[str, socket.socket] = {}
         self.hidden = rundir.hidden_directories()
-        """Directories of the machine that programs in a pod do not see, as `up` knows them from its variables."""
+        """Directories of the machine that containers do not see.
+
+        They are read in `up`, because they depend on its environment variables.
+        """
         self.clock = Clock(time.time() - time.monotonic())
 
     def tell_progress(self, **message: Any) -> None:
-        """Tell `up` what the agent is doing, as long as it listens."""
+        """Send a progress message to `up`, unless `end_progress` was called."""
         if self.progress is not None:
             self.progress.sendall(encode(message))
 
     def end_progress(self) -> None:
-        """Let go of `up`: from now on it is a client like any other."""
+        """Close the progress socket: `up` then uses the API like every other client."""
         if self.progress is not None:
             self.progress.close()
             self.progress = None
 
     def path(self, name: str) -> str:
+        """Return the path of a file in the run directory."""
         return str(self.directory / name)
 
 
 Role = Callable[[LabContext], None]
-"""What a process does with its life."""
+"""Main function of a process of the lab."""

@@ -1,6 +1,7 @@
-"""The lab's log: one line a thing, with the time, to the file that init gave every process as its standard error.
+"""Log of a lab: one line per event, with the time, written to standard error.
 
-What cannot be written, on a disk that is full, is lost: nobody ends or waits because of what he has to say.
+Init redirects standard error of every process to the log file. A line that cannot be written, for
+example to a full disk, is dropped: a process must not fail or wait because of its log.
 """
 
 import sys
@@ -9,15 +10,14 @@ from contextlib import suppress
 
 
 def log(message: str) -> None:
-    """Writes one line."""
+    """Write one line with the current time."""
     now = time.time()
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
     say(f"{stamp}.{int(now % 1 * 1000):03d}Z {message}")
 
 
 def say(text: str) -> None:
-    """Writes a text as it is."""
+    """Write a text without a time stamp."""
     with suppress(OSError):
-        print(
-            f"{text}\n", end="", file=sys.stderr, flush=True
-        )  # at once: others write to the same file
+        # In one write, because other processes write to the same file.
+        print(f"{text}\n", end="", file=sys.stderr, flush=True)

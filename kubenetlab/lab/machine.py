@@ -1,4 +1,4 @@
-"""What this machine makes of a store: the choices that depend on its kernel and its programs."""
+"""Decisions about a store that depend on the kernel and the programs of this machine."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from kubenetlab.lab import rundir
 
 
 def decisions(cluster: Cluster) -> Decisions:
-    """Return the choices for a store, on this machine."""
+    """Return the decisions for a store on this machine."""
     return decide(cluster, has_br_netfilter=has_br_netfilter(), has_command=_has_visible_command)
 
 
 def _has_visible_command(command: str) -> bool:
-    """Return True for a program of this machine that containers see."""
+    """Return True for a program of this machine that containers can see."""
     from kubenetlab.kernel.namespaces.mounts import OWN_DIRECTORIES
 
     hidden = (*rundir.hidden_directories(), *OWN_DIRECTORIES)

@@ -1,4 +1,7 @@
-"""All labs of this machine that the user may see, each asked at the same time and none waited for too long."""
+"""Overview of all labs of this machine that the user may see.
+
+All agents are queried at the same time, with one deadline for all of them.
+"""
 
 from __future__ import annotations
 
@@ -21,18 +24,21 @@ from kubenetlab.lab import rundir
 from kubenetlab.lab.client import Client
 
 DEADLINE_S: Final = 3.0
-"""Time after which a lab's agent counts as not answering."""
+"""Time after which a lab's agent is reported as not answering, in seconds."""
 _OTHERS: Final = ("run/user/*/kubenetlab/*", "tmp/kubenetlab-*/*")
-"""Run directories of other users' labs, below /; root lists these, too."""
+"""Run directories of other users' labs, relative to /. Only root lists them."""
 
 
 class LabSummary(Struct, frozen=True):
-    """One lab; what only its agent knows is None where the agent does not answer, or does not answer this user."""
+    """State of one lab.
+
+    Optional fields are None if the agent does not answer, or does not answer this user.
+    """
 
     name: str
     owner: str
     state: Literal["up", "no answer", "private"]
-    """`private` for another user's lab, whose API serves its owner alone."""
+    """`private` for the lab of another user, whose API serves only its owner."""
     init_pid: int
     age_s: float
     processes: int
@@ -40,13 +46,15 @@ class LabSummary(Struct, frozen=True):
     nodes: int | None = None
     pods: int | None = None
     ready: int | None = None
-    """Pods that are ready or completed."""
+    """Number of pods that are ready or completed."""
     services: int | None = None
     faults: tuple[str, ...] | None = None
-    """Summary of each fault that was made on purpose."""
+    """Summary of each fault that was created with `break`."""
 
 
 class _Init(Struct, frozen=True):
+    """Init process of a lab, and the user that owns it."""
+
     name: str
     directory: Path
     pid: int
@@ -56,24 +64,28 @@ class _Init(Struct, frozen=True):
 def overview(
     deadline_s: float = DEADLINE_S, on_warning: Callable[[str], None] | None = None
 ) -> list[LabSummary]:
-    """Return every lab that is up, by owner and name. Labs that do not answer within the deadline are part of it."""
+    """Return every lab that is up, ordered by owner and name.
+
+    Labs that do not answer within the deadline are included.
+    """
     inits = [
         init
         for name, directory in _directories()
         if (init := _init(name, directory, deadline_s)) is not None
     ]
-    answers = _ask([init for init in inits if init.uid == os.geteuid()], deadline_s, on_warning)
+    own = [init for init in inits if init.uid == os.geteuid()]
+    inspections = _inspect_all(own, deadline_s, on_warning)
     used = usage(init.pid for init in inits)
-    found = [
-        _summary(init, answers.get(init.directory), used[init.pid])
+    summaries = [
+        _summary(init, inspections.get(init.directory), used[init.pid])
         for init in inits
         if init.pid in used
     ]
-    return sorted(found, key=lambda lab: (lab.owner, lab.name))
+    return sorted(summaries, key=lambda lab: (lab.owner, lab.name))
 
 
 def _directories() -> Iterator[tuple[str, Path]]:
-    """Yield name and run directory of each lab, alive or dead: this user's, and for root those of other users."""
+    """Yield name and run directory of each lab, alive or dead: for root those of all users."""
     for name in rundir.names():
         yield name, rundir.base() / name
     if os.geteuid() == 0:
@@ -86,9 +98,10 @@ def _directories() -> Iterator[tuple[str, Path]]:
 
 
 def _init(name: str, directory: Path, deadline_s: float) -> _Init | None:
-    """Return the lab's init, which holds the API socket; None for a dead lab.
+    """Return the init of a lab, which holds the API socket; None for a dead lab.
 
-    A stopped init still has a socket, whose backlog may be full: then its pid is not known, and the lab is left out.
+    Return None as well if the backlog of the socket is full, as it may be when init is stopped: its
+    pid is then unknown.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(deadline_s)
@@ -102,43 +115,44 @@ def _init(name: str, directory: Path, deadline_s: float) -> _Init | None:
     return _Init(name, directory, pid, uid)
 
 
-def _ask(
+def _inspect_all(
     inits: list[_Init], deadline_s: float, on_warning: Callable[[str], None] | None
 ) -> dict[Path, Any]:
-    """Return what `inspect` shows of each lab, by run directory, as far as the answers come in time."""
-    answers: queue.Queue[tuple[Path, Any]] = queue.Queue()
+    """Return the data of `inspect` by run directory, for the labs that answer in time."""
+    replies: queue.Queue[tuple[Path, Any]] = queue.Queue()
     for init in inits:
-        # Not a thread pool: at exit it would join a thread that waits for a lab that does not answer.
+        # No thread pool: at exit it would join threads that wait for labs that do not answer.
         threading.Thread(
-            target=_inspect, args=(init, deadline_s, on_warning, answers), daemon=True
+            target=_inspect, args=(init, deadline_s, on_warning, replies), daemon=True
         ).start()
-    found: dict[Path, Any] = {}
+    result: dict[Path, Any] = {}
     deadline = time.monotonic() + deadline_s
     for _ in inits:
         try:
-            directory, answer = answers.get(timeout=max(0.0, deadline - time.monotonic()))
+            directory, inspection = replies.get(timeout=max(0.0, deadline - time.monotonic()))
         except queue.Empty:
             break
-        found[directory] = answer
-    return found
+        result[directory] = inspection
+    return result
 
 
 def _inspect(
     init: _Init,
     deadline_s: float,
     on_warning: Callable[[str], None] | None,
-    answers: queue.Queue[tuple[Path, Any]],
+    replies: queue.Queue[tuple[Path, Any]],
 ) -> None:
+    """Put the run directory of a lab and its data of `inspect`, or None, into a queue."""
     try:
-        answer = Client(init.name, deadline_s, on_warning).inspect()
+        inspection = Client(init.name, deadline_s, on_warning).inspect()
     except (KubenetlabError, OSError):
-        answer = None
-    answers.put((init.directory, answer))
+        inspection = None
+    replies.put((init.directory, inspection))
 
 
-def _summary(init: _Init, seen: Any, used: Any) -> LabSummary:
+def _summary(init: _Init, inspection: Any, used: Any) -> LabSummary:
     state: Literal["no answer", "private"] = "no answer" if init.uid == os.geteuid() else "private"
-    found = LabSummary(
+    summary = LabSummary(
         init.name,
         _user(init.uid),
         state,
@@ -147,21 +161,21 @@ def _summary(init: _Init, seen: Any, used: Any) -> LabSummary:
         used.processes,
         used.memory_bytes,
     )
-    if seen is None:
-        return found
+    if inspection is None:
+        return summary
     return structs.replace(
-        found,
+        summary,
         state="up",
-        nodes=len(seen["nodes"]),
-        pods=len(seen["pods"]),
-        ready=sum(pod["ready"] or pod["phase"] == "Succeeded" for pod in seen["pods"]),
-        services=len(seen["services"]),
-        faults=tuple(fault["summary"] for fault in seen["faults"]),
+        nodes=len(inspection["nodes"]),
+        pods=len(inspection["pods"]),
+        ready=sum(pod["ready"] or pod["phase"] == "Succeeded" for pod in inspection["pods"]),
+        services=len(inspection["services"]),
+        faults=tuple(fault["summary"] for fault in inspection["faults"]),
     )
 
 
 def _user(uid: int) -> str:
-    """Return the name of a user; the number of one without an account."""
+    """Return the name of a user, or the uid if the user has no account."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:

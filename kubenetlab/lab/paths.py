@@ -1,4 +1,4 @@
-"""Paths of the API: as Kubernetes has them, and the lab's own."""
+"""Paths of the API: Kubernetes' paths, and those of the lab's own API group."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ if TYPE_CHECKING:
     from kubenetlab.api.meta import Resource
 
 LAB_API: Final = "/apis/kubenetlab.dev/v1alpha1"
-"""What Kubernetes' API has not is below this one."""
+"""Root of the lab's own API group."""
 
 LAB: Final = "the lab"
-"""Key for failures of a whole reconcile round, among those of one namespace each."""
+"""Key for failures of a whole reconcile pass, where other keys are namespaces."""
 
 
 def kind_path(kind: type[Resource], namespace: str | None = None) -> str:
-    """`/apis/apps/v1/namespaces/shop/deployments`; without a namespace all of them."""
+    """Return the path of a kind, such as `/apis/apps/v1/namespaces/shop/deployments`.
+
+    Without a namespace, the path covers all namespaces.
+    """
     root = f"/apis/{kind.api_version}" if "/" in kind.api_version else f"/api/{kind.api_version}"
     return (
         f"{root}/namespaces/{namespace}/{kind.plural}"
@@ -25,5 +28,5 @@ def kind_path(kind: type[Resource], namespace: str | None = None) -> str:
 
 
 def object_path(kind: type[Resource], namespace: str, name: str) -> str:
-    """`/api/v1/namespaces/shop/pods/web-0`."""
+    """Return the path of an object, such as `/api/v1/namespaces/shop/pods/web-0`."""
     return f"{kind_path(kind, namespace)}/{name}"

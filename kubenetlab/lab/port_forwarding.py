@@ -1,9 +1,10 @@
-"""A relay from ports of this machine into a namespace of the lab, as the kubelet's for `kubectl port-forward`.
+"""Relay from ports of this machine into a namespace of the lab, like `kubectl port-forward`.
 
-    browser ──► 127.0.0.1:8080 ─ listener ┄┄ one task a connection ┄┄ socket ──► 127.0.0.1:80 ─ program
-    └──────── this machine's network ───┘                             └─────── the pod's network ──────┘
+    browser ──► 127.0.0.1:8080 ─ listener ┄ task per connection ┄ socket ──► 127.0.0.1:80 ─ program
+    └──────── this machine's network ───┘                       └────── the pod's network ────────┘
 
-A socket stays in the network in which it was made: so one process holds both ends. It lives no longer than what it leads to.
+A socket belongs to the network namespace in which it was created, so one process can hold both
+ends. The relay ends when its target exits.
 """
 
 from __future__ import annotations
@@ -25,19 +26,19 @@ from kubenetlab.names import socket_address
 from kubenetlab.observe.forwarding import LOCALHOST, Forward
 
 CHUNK_BYTES = 64 * 1024
-"""What is held of one direction of a connection until the other side takes it."""
+"""Maximum number of bytes that are buffered per direction of a connection."""
 MAX_CONNECTIONS = 4096
 LISTEN_BACKLOG = 1024
 ACCEPT_PAUSE_S = 0.1
-"""When the machine has no descriptor or memory left for a connection."""
+"""Pause after a connection could not be accepted for lack of descriptors or memory, in seconds."""
 _OTHER_FILES = 64
-"""What this process may have open beside its connections."""
+"""Descriptors that this process needs besides its connections."""
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
 class ForwardedPort(NamedTuple):
-    """A listening socket of this machine, and the port inside that it leads to."""
+    """Listening socket of this machine, and the port of the target that it is forwarded to."""
 
     socket: socket.socket
     address: str
@@ -46,16 +47,18 @@ class ForwardedPort(NamedTuple):
 
     @property
     def title(self) -> str:
+        """Local address and port."""
         return socket_address(self.address, self.local)
 
 
 def listen(addresses: Sequence[str], forwards: Sequence[Forward]) -> list[ForwardedPort]:
-    """A listener for each port and address; a free port is the same at all addresses.
+    """Open a listener for each address and port; an unspecified port is the same at all addresses.
 
-    Raises LabError with everything that cannot be had, and then leaves none open. Of `localhost` the machine may lack one address.
+    One of the two addresses of `localhost` may be missing on this machine.
+    Raises LabError with all ports that cannot be opened; no listener is left open then.
     """
     opened: list[ForwardedPort] = []
-    faults: list[str] = []
+    problems: list[str] = []
     for forward in forwards:
         local = forward.local
         for address in addresses:
@@ -68,16 +71,16 @@ def listen(addresses: Sequence[str], forwards: Sequence[Forward]) -> list[Forwar
                     and address == LOCALHOST[1]
                     and LOCALHOST[0] in addresses
                 ):
-                    faults.append(_fault(error, address, local, forward.remote))
-    if faults:
+                    problems.append(_problem(error, address, local, forward.remote))
+    if problems:
         for listener in opened:
             listener.socket.close()
-        raise LabError("\n".join(dict.fromkeys(faults)))
+        raise LabError("\n".join(dict.fromkeys(problems)))
     return opened
 
 
 class Relay:
-    """Connections of some listeners, each joined to one that is made inside."""
+    """Relay of the connections of several listeners to one namespace of the lab."""
 
     def __init__(
         self,
@@ -87,23 +90,31 @@ class Relay:
         on_connection: Callable[[ForwardedPort], None],
         on_failure: Callable[[ForwardedPort, OSError], None],
     ) -> None:
-        """`pidfd` is of the pause process that holds the namespace: when that dies the relay is over."""
+        """Create a relay, which owns the listeners and the pidfd.
+
+        pidfd: of the pause process of the target namespace; the relay ends when it exits.
+        on_connection: called with the listener of each accepted connection.
+        on_failure: called if the target refuses a connection.
+        """
         self._listeners = listeners
         self._pidfd = pidfd
         self._home = open_namespace("net")
         self._on_connection = on_connection
         self._on_failure = on_failure
         self._connections: set[asyncio.Task[None]] = set()
-        self._room = asyncio.Semaphore(_room())
+        self._capacity = asyncio.Semaphore(_max_connections())
 
     async def run(self, on_ready: Callable[[], None]) -> bool:
-        """Relays until somebody stops it (True: SIGINT or SIGTERM) or what it leads to is gone (False). Nothing is open then."""
+        """Relay connections until the relay ends, then close everything.
+
+        Return True if SIGINT or SIGTERM ended it, False if its target exited.
+        """
         loop = asyncio.get_running_loop()
-        over: asyncio.Future[bool] = loop.create_future()
+        ended: asyncio.Future[bool] = loop.create_future()
 
         def end(is_stopped: bool) -> None:
-            if not over.done():
-                over.set_result(is_stopped)
+            if not ended.done():
+                ended.set_result(is_stopped)
 
         loop.add_reader(self._pidfd, end, False)
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -111,10 +122,10 @@ class Relay:
         accepting = [loop.create_task(self._accept(listener)) for listener in self._listeners]
         try:
             on_ready()
-            waiting: list[asyncio.Future[Any]] = [over, *accepting]
-            for first in (await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED))[0]:
-                first.result()  # an accept loop ends by an error only
-            return over.result()
+            waiting: list[asyncio.Future[Any]] = [ended, *accepting]
+            for done in (await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED))[0]:
+                done.result()  # raises if an accept loop has failed
+            return ended.result()
         finally:
             tasks = (*accepting, *self._connections)
             for task in tasks:
@@ -127,78 +138,84 @@ class Relay:
             os.close(self._pidfd)
 
     async def _accept(self, listener: ForwardedPort) -> None:
-        """Takes connections while there is room; those beyond wait in the kernel's queue."""
+        """Accept connections up to the maximum number; further ones wait in the kernel's queue."""
         loop = asyncio.get_running_loop()
         while True:
-            await self._room.acquire()
-            near = await self._next(listener)
+            await self._capacity.acquire()
+            client = await self._next(listener)
             self._on_connection(listener)
-            task = loop.create_task(self._serve(listener, near))
+            task = loop.create_task(self._serve(listener, client))
             self._connections.add(task)
             task.add_done_callback(self._forget)
 
     async def _next(self, listener: ForwardedPort) -> socket.socket:
         while True:
             try:
-                near, _ = await asyncio.get_running_loop().sock_accept(listener.socket)
+                client, _ = await asyncio.get_running_loop().sock_accept(listener.socket)
             except ConnectionAbortedError:
-                continue  # whoever knocked has gone
+                continue  # the client has closed the connection already
             except OSError:
                 await asyncio.sleep(ACCEPT_PAUSE_S)
                 continue
-            return near
+            return client
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._connections.discard(task)
-        self._room.release()
+        self._capacity.release()
 
-    async def _serve(self, listener: ForwardedPort, near: socket.socket) -> None:
-        """One connection, both ways, until both sides have said all. Where one is reset, so is the other."""
-        with near:
+    async def _serve(self, listener: ForwardedPort, client: socket.socket) -> None:
+        """Relay one connection in both directions until both sides have shut it down.
+
+        If one side resets its connection, the other connection is reset, too.
+        """
+        with client:
             try:
-                far = await self._connect(listener.remote)
+                server = await self._connect(listener.remote)
             except OSError as error:
                 self._on_failure(listener, error)
                 return
-            with far:
-                near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                far.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with server:
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 try:
                     async with asyncio.TaskGroup() as directions:
-                        directions.create_task(_pass_on(near, far))
-                        directions.create_task(_pass_on(far, near))
+                        directions.create_task(_copy(client, server))
+                        directions.create_task(_copy(server, client))
                 except* OSError:
-                    for end in (near, far):
+                    for end in (client, server):
                         end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
 
     async def _connect(self, port: int) -> socket.socket:
-        """A connection to localhost, inside: by IPv4, else by IPv6. Raises the first of the two errors."""
+        """Connect to a port of localhost in the target namespace, by IPv4 or else by IPv6.
+
+        Raises the OSError of the first attempt if both fail.
+        """
         failure: OSError | None = None
         for family, address in zip((socket.AF_INET, socket.AF_INET6), LOCALHOST, strict=True):
             try:
                 with inside_network(self._pidfd, self._home, is_kept=True):
-                    far = socket.socket(
+                    server = socket.socket(
                         family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
                     )
             except OSError as error:
                 failure = failure or error
                 continue
             try:
-                await asyncio.get_running_loop().sock_connect(far, (address, port))
+                await asyncio.get_running_loop().sock_connect(server, (address, port))
             except OSError as error:
-                far.close()
+                server.close()
                 failure = failure or error
             except asyncio.CancelledError:
-                far.close()
+                server.close()
                 raise
             else:
-                return far
+                return server
         assert failure is not None
         raise failure
 
 
-async def _pass_on(source: socket.socket, destination: socket.socket) -> None:
-    """Everything that comes, then the end of it. No more is read than the other side takes."""
+async def _copy(source: socket.socket, destination: socket.socket) -> None:
+    """Copy a stream to its end, and shut down the destination; read only what is sent on."""
     loop = asyncio.get_running_loop()
     while data := await loop.sock_recv(source, CHUNK_BYTES):
         await loop.sock_sendall(destination, data)
@@ -220,20 +237,30 @@ def _listener(address: str, local: int, remote: int) -> ForwardedPort:
     return ForwardedPort(opened, address, opened.getsockname()[1], remote)
 
 
-def _fault(error: OSError, address: str, local: int, remote: int) -> str:
-    where = socket_address(address, local)
+def _problem(error: OSError, address: str, local: int, remote: int) -> str:
+    """Return the message for a port that cannot be opened."""
+    endpoint = socket_address(address, local)
     match error.errno:
         case errno.EADDRINUSE:
-            return f"{where} is taken by another program; choose another local port, or any free one with :{remote}"
+            return (
+                f"{endpoint} is used by another program; "
+                f"choose another local port, or any free one with :{remote}"
+            )
         case errno.EACCES:
-            return f"{where}: this port is root's; choose a local port from 1024, or any free one with :{remote}"
+            return (
+                f"{endpoint}: only root may use this port; "
+                f"choose a local port from 1024, or any free one with :{remote}"
+            )
         case errno.EADDRNOTAVAIL | errno.EAFNOSUPPORT:
-            return f"{where}: this machine has no address {address}; see: ip addr"
-    return f"cannot listen on {where}: {error.strerror}"
+            return f"{endpoint}: this machine has no address {address}; see: ip addr"
+    return f"cannot listen on {endpoint}: {error.strerror}"
 
 
-def _room() -> int:
-    """How many connections fit into the descriptors that this process may have, at two each."""
+def _max_connections() -> int:
+    """Return the number of connections that fit into this process's descriptor limit, two each.
+
+    The soft limit is raised to the hard limit.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return max(1, min(MAX_CONNECTIONS, (hard - _OTHER_FILES) // 2))

@@ -1,7 +1,8 @@
-"""What a cluster asks of the machine, checked before the work begins: permissions, programs, the kernel's IP versions.
+"""Requirements of a cluster: permissions, programs, IP versions and kernel features.
 
-How much room there is is another question (room.py). What every lab needs of the kernel, doctor finds out by trying; what only some
-modes need is tried for those.
+They are checked before a lab is created. Capacity is checked separately (capacity.py). `kubenetlab
+doctor` probes the kernel features that every lab needs; features that only some modes need are
+probed here, if such a mode is selected.
 """
 
 from __future__ import annotations
@@ -19,40 +20,44 @@ from kubenetlab.kernel.processes.permissions import is_root, require_permissions
 
 
 def require(config: ClusterConfig) -> None:
-    """Raises RequirementError with everything that this machine lacks for a cluster."""
+    """Raise RequirementError with everything that this machine lacks for a cluster."""
     require_permissions()
     require_modes(config)
 
 
 def require_modes(config: ClusterConfig, before: ClusterConfig | None = None) -> None:
-    """The same for a lab that runs already and may be given other modes; what those `before` needed of the kernel is not tried again."""
-    found: list[str] = []
-    had = (
+    """Raise RequirementError with everything that this machine lacks for the modes of a cluster.
+
+    before: configuration of the running lab, whose kernel features are not probed again.
+    """
+    problems: list[str] = []
+    probed = (
         {feature for _, needs in chosen(before) for feature in needs.features}
         if before is not None
         else set()
     )
     for title, needs in chosen(config):
         new = structs.replace(
-            needs, features=tuple(feature for feature in needs.features if feature not in had)
+            needs, features=tuple(feature for feature in needs.features if feature not in probed)
         )
-        found += list(
+        problems += list(
             faults(title, needs, is_root=is_root(), has_program=has_program)
         ) or unsupported(title, new)
     if 6 in config.networking.versions and not has_ipv6():
-        found.append(
-            "this kernel has no IPv6, which networking.ipFamily asks for; boot it without ipv6.disable=1"
+        problems.append(
+            "this kernel has no IPv6, which networking.ipFamily asks for; "
+            "boot it without ipv6.disable=1"
         )
-    if found:
+    if problems:
         raise RequirementError(
-            "\n".join([*dict.fromkeys(found), "see kubenetlab doctor"])
-            if len(found) > 1
-            else f"{found[0]}; see kubenetlab doctor"
+            "\n".join([*dict.fromkeys(problems), "see kubenetlab doctor"])
+            if len(problems) > 1
+            else f"{problems[0]}; see kubenetlab doctor"
         )
 
 
 def chosen(config: ClusterConfig) -> Iterator[tuple[str, Needs]]:
-    """(`cni bridge`, what it needs) of each mode of a cluster."""
+    """Yield the title, such as `cni bridge`, and the needs of each selected mode of a cluster."""
     if config.uplink:
         yield "uplink", Needs(programs=("ip",), root="a link to the machine's own network")
     for family in modes.FAMILIES.values():
@@ -63,16 +68,22 @@ def chosen(config: ClusterConfig) -> Iterator[tuple[str, Needs]]:
 def faults(
     title: str, needs: Needs, *, is_root: bool, has_program: Callable[[str], bool]
 ) -> Iterator[str]:
-    """What stands in a mode's way. Nothing takes its place silently: who cannot have it is told."""
+    """Yield the missing permissions and programs of a mode.
+
+    An unmet requirement is reported; another mode never replaces it silently.
+    """
     if needs.root and not is_root:
-        yield f"{title} needs root of the machine ({needs.root}), which a user namespace does not give: run kubenetlab up as root (sudo)"
+        yield (
+            f"{title} needs root of the machine ({needs.root}), "
+            "which a user namespace does not give: run kubenetlab up as root (sudo)"
+        )
     for program in needs.programs:
         if not has_program(program):
             yield f"this machine lacks {install_hint(program)}, for {title}"
 
 
 def unsupported(title: str, needs: Needs) -> Iterator[str]:
-    """What the kernel refuses of that which a mode needs and other modes do without."""
+    """Yield the kernel features of a mode that are optional for labs and not available here."""
     from kubenetlab.kernel.features.feature_probes import TRIALS
     from kubenetlab.kernel.features.probing import outcomes
 
@@ -80,4 +91,7 @@ def unsupported(title: str, needs: Needs) -> Iterator[str]:
         [trial for trial in TRIALS if trial.without and trial.name in needs.features]
     ):
         if outcome.fault:
-            yield f"{title} needs {outcome.trial.name}: {outcome.fault}; wanted: {outcome.trial.advice}"
+            yield (
+                f"{title} needs {outcome.trial.name}: {outcome.fault}; "
+                f"required: {outcome.trial.advice}"
+            )

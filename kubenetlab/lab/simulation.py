@@ -1,7 +1,8 @@
-"""A rehearsal: what a lab comes to when everything goes well, found out without making it.
+"""Simulation of a lab: the store of a lab in which nothing fails, computed without creating it.
 
-The kubelets' reports are played: every sandbox is made, every container runs, every probe is answered, and what asks something once
-has ended well. The controllers hear of it, do what is theirs, and there may be more pods to report, until nothing is new.
+The reports of the kubelets are simulated: every sandbox is created, every container runs, every
+probe succeeds, and programs that end by themselves have ended successfully. The controllers react,
+which may create more pods to report, until nothing changes any more.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from kubenetlab.observe.settled import will_end
 from kubenetlab.programs.ending import ending_in
 
 _PID = 1
-"""Any will do: nobody looks for the process."""
+"""Arbitrary pid: no component of a simulated lab uses it."""
 
 
 def rehearse(cluster: Cluster, now: float) -> Cluster:
-    """The store of a new lab once all is as it should be."""
+    """Return the store of a new lab after everything has started successfully."""
     while True:
         after, _ = controllers.run(cluster.with_changes(reports(cluster, now)), now)
         after = after.with_changes([decisions(after)])
@@ -38,19 +39,27 @@ def rehearse(cluster: Cluster, now: float) -> Cluster:
 def reports(
     cluster: Cluster, now: float, *, ready: bool = True
 ) -> Iterator[NodeReport | PodRuntimeStatus]:
-    """Of every node, and every pod that can have a sandbox; with `ready` false the pods' probes have failed."""
+    """Yield the reports of every node, and of every pod that can have a sandbox.
+
+    ready: False if the readiness probes of the pods fail.
+    """
     for node in cluster.all(Node):
         yield NodeReport(ObjectMeta(name=node.name), _PID)
     for pod in cluster.all(Pod):
-        has_place = pod.spec.host_network or attachment_of(cluster, pod) is not None
-        if pod.spec.node_name and has_place and not pod.is_finished:
+        has_network = pod.spec.host_network or attachment_of(cluster, pod) is not None
+        if pod.spec.node_name and has_network and not pod.is_finished:
             yield report(pod, now, ready=ready)
 
 
 def report(pod: Pod, now: float, *, ready: bool = True) -> PodRuntimeStatus:
-    """All containers of a pod in their present attempt: init containers have done their work, startup probes are answered, postStart hooks done."""
+    """Return the report of a pod whose containers all run in their present attempt.
+
+    Init containers have completed, startup probes have succeeded, postStart hooks have run.
+
+    ready: False if the readiness probes fail.
+    """
     attempts = {status.name: status.restart_count for status in pod.container_statuses}
-    asked: tuple[Literal["startup", "readiness", "postStart"], ...] = (
+    kinds: tuple[Literal["startup", "readiness", "postStart"], ...] = (
         "startup",
         "readiness",
         "postStart",
@@ -68,20 +77,21 @@ def report(pod: Pod, now: float, *, ready: bool = True) -> PodRuntimeStatus:
                 attempts.get(container.name, 0), kind, ready or kind != "readiness", at=now
             )
             for container in pod.spec.long_running_containers
-            for kind in asked
+            for kind in kinds
             if kind == "readiness" or _has(container, kind)
         },
     )
 
 
 def _has(container: Container, kind: Literal["startup", "postStart"]) -> bool:
-    """Return True for a container with a startup probe, or with a postStart hook."""
+    """Return True if a container has a startup probe or a postStart hook, respectively."""
     return (
         container.startup_probe if kind == "startup" else container.lifecycle.post_start
     ) is not None
 
 
 def _run(pod: Pod, container: Container, attempt: int, now: float) -> ContainerReport:
+    """Return the report of a container that runs, or has ended if its program ends by itself."""
     is_init = container in pod.spec.init_containers and not container.is_sidecar
     if is_init or will_end(pod, container):
         ending = ending_in(pod, container)

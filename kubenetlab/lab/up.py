@@ -1,6 +1,7 @@
-"""Making a lab: everything is planned here, then a warm fork of this process becomes the lab's init.
+"""Creation of a lab: a fork of this process, with all modules imported, becomes the lab's init.
 
-Until `keep` is sent the lab dies with us, so whatever happens here leaves nothing behind; after it the lab lives on its own.
+Until this process sends `keep`, the lab dies together with it, so that a failure leaves nothing
+behind. After `keep`, the lab runs on its own.
 """
 
 from __future__ import annotations
@@ -30,14 +31,17 @@ from kubenetlab.lab.store import store_file
 from kubenetlab.lab.transport.frames import Frames
 
 STOPPED_BY_SIGINT = 130
+"""Exit status of a command that was interrupted."""
 UNDO_TIMEOUT_S = 5.0
+"""Time allowed for the processes of a lab that was given up to exit, in seconds."""
+_RECEIVE_BYTES = 65536
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 OnProgress = Callable[[dict[str, Any]], None]
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, or SIGTERM, before the lab was kept: it is gone again."""
+    """SIGINT or SIGTERM before the lab was complete: the lab has been removed."""
 
 
 def create(
@@ -49,119 +53,153 @@ def create(
     on_progress: OnProgress = lambda message: None,
     blank_namespaces: NetnsPoolSource | None = None,
 ) -> dict[str, Any]:
-    """Makes a lab out of a store that the controllers are content with; returns what the agent said when all was built.
+    """Create a lab from a store to which all controllers were applied; return the agent's report.
 
-    Raises LabError when the lab is up already, RequirementError or ApplyError when it cannot be made, Interrupted on a signal; in
-    each case nothing is left, except with `keep_failed`.
+    keep_failed: True if a lab whose agent reports an error continues to run.
+    on_progress: called with each progress message of the agent.
+    blank_namespaces: source of preallocated network namespaces.
+
+    Raises LabError if the lab is up already, RequirementError or ApplyError if it cannot be
+    created, Interrupted on a signal. Nothing of the lab is left then, except with `keep_failed`.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     handlers = {number: signal.getsignal(number) for number in _SIGNALS}
-    life: int | None = None
-    is_kept = False
-    claim: int | None = None
-    boot: LabContext | None = None
-    ours: socket.socket | None = None
-    frames = Frames()
+    creation = _Creation(lab)
     try:
-        limits = read_limits()
-        check_room(lab, cluster, limits)
-        with default_umask():
-            claim = cleanup.claim(lab)
-            for number in _SIGNALS:
-                signal.signal(number, _interrupt)
-            boot, ours = _boot(lab, cluster, nodes)
-        boot.limits = limits
-        boot.blanks = blank_namespaces
-        init.start(boot, ours, claim)
-        assert boot.progress is not None
-        boot.progress.close()
-        if blank_namespaces is not None:
-            blank_namespaces.close()
+        creation.start(cluster, nodes, blank_namespaces)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        while True:
-            data = ours.recv(65536)
-            if not data:
-                raise LabError(f"the lab died while it was being made{_log_tail(lab)}")
-            for message in frames.feed(data):
-                if "init" in message:
-                    life = _life_of(message)
-                elif "error" in message:
-                    if keep_failed:
-                        ours.send(b"keep")
-                        is_kept = True
-                    raise _error(message)
-                elif "built" in message:
-                    signal.pthread_sigmask(
-                        signal.SIG_BLOCK, _SIGNALS
-                    )  # from here on a signal shall not take the lab away
-                    ours.send(b"keep")
-                    is_kept = True
-                    return message
-                else:
-                    on_progress(message)
+        return creation.wait_until_built(on_progress, keep_failed=keep_failed)
     except OSError as error:
         raise RequirementError(f"cannot make lab {lab}: {refusal(error)}") from error
     finally:
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        if not is_kept:
-            if boot is not None and boot.progress is not None:
-                boot.progress.close()
-            if life is None and ours is not None:
-                life = _awaited_life(ours, frames)
-            _undo(lab, life, claim)
-        elif claim is not None:
-            os.close(claim)
+        creation.finish()
         for number, handler in handlers.items():
             signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
-def _boot(lab: str, cluster: Cluster, nodes: int) -> tuple[LabContext, socket.socket]:
+class _Creation:
+    """Creation of one lab: `start`, `wait_until_built`, and in any case `finish`."""
+
+    def __init__(self, lab: str) -> None:
+        self._lab = lab
+        self._claim: int | None = None
+        """Locked descriptor of the run directory."""
+        self._context: LabContext | None = None
+        self._socket: socket.socket | None = None
+        """This process's end of the progress socket."""
+        self._frames = Frames()
+        self._init: int | None = None
+        """Pidfd of the lab's init."""
+        self._is_kept = False
+
+    def start(self, cluster: Cluster, nodes: int, namespaces: NetnsPoolSource | None) -> None:
+        """Check the machine, create the run directory, and fork the lab's init."""
+        limits = read_limits()
+        check_room(self._lab, cluster, limits)
+        with default_umask():
+            self._claim = cleanup.claim(self._lab)
+            for number in _SIGNALS:
+                signal.signal(number, _interrupt)
+            self._context, self._socket = _prepare(self._lab, cluster, nodes)
+        self._context.limits = limits
+        self._context.blanks = namespaces
+        init.start(self._context, self._socket, self._claim)
+        self._context.end_progress()
+        if namespaces is not None:
+            namespaces.close()
+
+    def wait_until_built(self, on_progress: OnProgress, *, keep_failed: bool) -> dict[str, Any]:
+        """Return the agent's report that everything was built. Raises KubenetlabError."""
+        assert self._socket is not None
+        while data := self._socket.recv(_RECEIVE_BYTES):
+            for message in self._frames.feed(data):
+                if "init" in message:
+                    self._init = _open_init(message)
+                elif "error" in message:
+                    if keep_failed:
+                        self._keep()
+                    raise _error(message)
+                elif "built" in message:
+                    # A signal that arrives from here on must not remove the lab.
+                    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+                    self._keep()
+                    return message
+                else:
+                    on_progress(message)
+        raise LabError(f"the lab died while it was being made{_log_tail(self._lab)}")
+
+    def finish(self) -> None:
+        """Release the run directory; unless the lab is kept, end its processes and remove it."""
+        if self._is_kept:
+            if self._claim is not None:
+                os.close(self._claim)
+            return
+        if self._context is not None:
+            self._context.end_progress()
+        if self._init is None and self._socket is not None:
+            self._init = _wait_for_init(self._socket, self._frames)
+        if self._init is not None:
+            _kill(self._init)
+        if self._claim is not None:
+            cleanup.sweep(self._lab, self._claim)
+
+    def _keep(self) -> None:
+        """Tell the lab to continue without this process."""
+        assert self._socket is not None
+        self._socket.send(b"keep")
+        self._is_kept = True
+
+
+def _prepare(lab: str, cluster: Cluster, nodes: int) -> tuple[LabContext, socket.socket]:
+    """Write the files that init needs; return its context and our end of the progress socket."""
     directory = rundir.of(lab)
     if rundir.owns_run():
-        with suppress(OSError):  # names for `ip netns`, without which a lab can be
+        with suppress(OSError):  # only `ip netns` needs the directory
             os.makedirs(rundir.RUN_NETNS, mode=0o755, exist_ok=True)
     pause.install(directory / rundir.PAUSE)
     store_file.require_readable(cluster, Cluster())
     store_file.save(cluster, directory / rundir.STORE)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    return LabContext(
+    context = LabContext(
         lab, directory, node_agents_for(nodes), workers_for(nodes), cluster, theirs
-    ), ours
+    )
+    return context, ours
 
 
-def _life_of(message: dict[str, Any]) -> int | None:
-    """Open a pidfd of the lab's init, which has sent its pid and start time; None when it is dead already."""
+def _open_init(message: dict[str, Any]) -> int | None:
+    """Open a pidfd of init from the message with its pid and start time; None if it is dead."""
     try:
         return open_process(ProcessId(*message["init"]))
     except ProcessLookupError:
         return None
 
 
-def _awaited_life(ours: socket.socket, frames: Frames) -> int | None:
-    """The lab's init where it has begun and not yet said who it is: until it is dead nothing can be taken away. None: it is."""
-    ours.settimeout(UNDO_TIMEOUT_S)
+def _wait_for_init(connection: socket.socket, frames: Frames) -> int | None:
+    """Wait for the message with init's pid and open a pidfd of it; None if init is dead.
+
+    The run directory cannot be removed as long as an init is running that has not sent its pid.
+    """
+    connection.settimeout(UNDO_TIMEOUT_S)
     try:
-        while data := ours.recv(65536):
+        while data := connection.recv(_RECEIVE_BYTES):
             for message in frames.feed(data):
                 if "init" in message:
-                    return _life_of(message)
+                    return _open_init(message)
     except OSError:
         pass
     return None
 
 
-def _undo(lab: str, life: int | None, claim: int | None) -> None:
-    """Ends what was begun, waits until the kernel has freed it, and removes the traces."""
-    if life is not None:
-        try:
-            signal.pidfd_send_signal(life, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        select.select([life], [], [], UNDO_TIMEOUT_S)
-        os.close(life)
-    if claim is not None:
-        cleanup.sweep(lab, claim)
+def _kill(init_pidfd: int) -> None:
+    """Kill a lab's init and wait until it has exited; close its pidfd."""
+    try:
+        signal.pidfd_send_signal(init_pidfd, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    select.select([init_pidfd], [], [], UNDO_TIMEOUT_S)
+    os.close(init_pidfd)
 
 
 def _interrupt(number: int, frame: object) -> None:
@@ -169,7 +207,7 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def _error(message: dict[str, Any]) -> KubenetlabError:
-    """The error that one of the lab's processes met, as if it had been raised here."""
+    """Return the error that a process of the lab reported, as an exception of this process."""
     type_ = getattr(errors, str(message["kind"]), errors.BugError)
     if "KUBENETLAB_DEBUG" in os.environ:
         print(message["trace"], file=sys.stderr)
@@ -178,7 +216,7 @@ def _error(message: dict[str, Any]) -> KubenetlabError:
 
 
 def _log_tail(lab: str) -> str:
-    """The last lines of the lab's log, for a death without a word."""
+    """Return the last lines of the lab's log, for a lab that died without reporting an error."""
     try:
         lines: Sequence[str] = (
             (rundir.of(lab) / rundir.LOG).read_text(errors="replace").splitlines()

@@ -1,7 +1,9 @@
-"""A lab's uplink, made and taken away by the command that asks for it: the lab's own processes cannot reach the machine's network.
+"""Uplink of a lab: a veth link from the machine to the lab's router, and NAT rules on the machine.
 
-The machine's end of the link goes with the lab, whoever kills it. The tables, and that links of the machine forward, are written down
-before they are made; whoever finds the lab dead puts them back. Links that forward are shared by all labs with uplinks.
+Commands create and remove it, because the lab's own processes cannot reach the machine's network
+namespace. The kernel removes the link together with the lab. The machine's rules, and forwarding
+that was enabled on its links, are recorded in the run directory before they are set up: the next
+command that finds the lab dead undoes them. Forwarding is shared by all labs with uplinks.
 """
 
 from __future__ import annotations
@@ -20,10 +22,10 @@ from msgspec import Struct
 from kubenetlab import names
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.lab import Uplink
-from kubenetlab.datapath import uplink as wanted
+from kubenetlab.datapath import uplink as desired
 from kubenetlab.datapath.port_mappings import PublishedPort, published_ports
 from kubenetlab.errors import KubenetlabError, LabError, refusal
-from kubenetlab.kernel import uplink as here
+from kubenetlab.kernel import uplink as machine
 from kubenetlab.kernel.files import replace_file
 from kubenetlab.lab import rundir
 from kubenetlab.lab.paths import LAB_API
@@ -33,55 +35,62 @@ if TYPE_CHECKING:
 
 
 class UplinkRecord(Struct, frozen=True):
-    """What is the machine's of a lab's uplink."""
+    """Parts of an uplink on the machine, as recorded in the run directory."""
 
     link: str
+    """Name of the machine's end of the link."""
     machine: tuple[str, ...]
+    """Addresses of the machine's end, at most one per family, without prefix length."""
     router: tuple[str, ...]
+    """Addresses of the router's end."""
     tables: tuple[tuple[str, str], ...]
+    """Family and name of each nftables table."""
 
 
 def bring(client: Client, config: ClusterConfig) -> UplinkRecord:
-    """Make the uplink of a lab, or correct what there is of it. Raises LabError, after removing what was made."""
-    with _alone(client.lab):
+    """Create the uplink of a lab, or repair the existing one.
+
+    Raises LabError or another KubenetlabError; the uplink has been removed then.
+    """
+    with _locked(client.lab):
         return _bring(client, config)
 
 
 def _bring(client: Client, config: ClusterConfig) -> UplinkRecord:
     lab = client.lab
-    path = _record(lab)
-    seen = client.inspect()
+    path = _record_path(lab)
+    inspection = client.inspect()
     link, before = names.machine_link(lab), _read(path)
     try:
         record = (
-            before if before is not None and here.has_link(link) else _planned(lab, link, config)
+            before if before is not None and machine.has_link(link) else _planned(lab, link, config)
         )
         published = published_ports(
-            config, {node["name"]: node["addresses"] for node in seen["nodes"]}
+            config, {node["name"]: node["addresses"] for node in inspection["nodes"]}
         )
         if before is None:
             _require_free(published)
         objects = tuple(
-            wanted.machine(
+            desired.machine(
                 lab, Uplink(machine=record.machine, router=record.router), published, config
             )
         )
         replace_file(path, msgspec.json.encode(record))
-        _forward(lab)
+        _enable_forwarding(lab)
         addresses = [
-            f"{address}/{wanted.PREFIX_LENGTHS[6 if ':' in address else 4]}"
+            f"{address}/{desired.PREFIX_LENGTHS[6 if ':' in address else 4]}"
             for address in record.machine
         ]
-        if not here.is_connected(link, addresses):
-            here.disconnect(link)
-            here.connect(
+        if not machine.is_connected(link, addresses):
+            machine.disconnect(link)
+            machine.connect(
                 link, names.ROUTER_UPLINK, names.run_netns_name(lab, names.ROUTER), addresses
             )
-        here.load(objects, record.tables)
+        machine.load(objects, record.tables)
         client.post(f"{LAB_API}/uplink", {"machine": record.machine, "router": record.router})
     except (OSError, KubenetlabError) as error:
-        with suppress(OSError, KubenetlabError):  # the lab may be what failed
-            _tell_of_none(client)
+        with suppress(OSError, KubenetlabError):  # the lab itself may have failed
+            _report_removal(client)
         take_away(lab)
         if isinstance(error, OSError):
             raise LabError(f"lab {lab} has no uplink: {refusal(error)}") from error
@@ -91,98 +100,112 @@ def _bring(client: Client, config: ClusterConfig) -> UplinkRecord:
 
 def remove(client: Client) -> bool:
     """Remove the uplink of a running lab; return False where there is none."""
-    with _alone(client.lab):
-        if not _record(client.lab).exists():
+    with _locked(client.lab):
+        if not _record_path(client.lab).exists():
             return False
-        _tell_of_none(client)
+        _report_removal(client)
         take_away(client.lab)
         return True
 
 
-def _tell_of_none(client: Client) -> None:
+def _report_removal(client: Client) -> None:
+    """Tell the agent that the lab has no uplink."""
     client.post(f"{LAB_API}/uplink", {"machine": [], "router": []})
 
 
 @contextmanager
-def _alone(lab: str) -> Iterator[None]:
-    """Nobody else makes this lab's uplink or takes it away meanwhile. A file is held that stays as long as the lab does."""
-    held = os.open(rundir.of(lab) / rundir.PAUSE, os.O_RDONLY | os.O_CLOEXEC)
+def _locked(lab: str) -> Iterator[None]:
+    """Prevent other commands from changing the uplink of this lab.
+
+    The lock is on the pause program, a file that exists as long as the lab.
+    """
+    lock = os.open(rundir.of(lab) / rundir.PAUSE, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        fcntl.flock(held, fcntl.LOCK_EX)
+        fcntl.flock(lock, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(held)
+        os.close(lock)
 
 
 def in_the_way() -> list[str]:
-    """Chains of the machine that may drop what the lab sends out, and whose business that is."""
-    return here.dropping()
+    """Return the chains of the machine whose policy may drop packets from the lab."""
+    return machine.dropping()
 
 
 def take_away(lab: str) -> None:
-    """What is the machine's of an uplink: nothing of it stays. For a lab that is dead, and one that is to have none."""
-    path = _record(lab)
+    """Remove the machine's part of an uplink, of a dead lab or of a running one."""
+    path = _record_path(lab)
     record = _read(path)
     if record is None:
         return
-    here.disconnect(record.link)
-    here.load((), record.tables)
+    machine.disconnect(record.link)
+    machine.load((), record.tables)
     with _forwarding() as links:
         for link in list(links):
             links[link] = [other for other in links[link] if other != lab]
             if not links[link]:
-                here.forward(link, "0")
+                machine.forward(link, "0")
                 del links[link]
     path.unlink(missing_ok=True)
 
 
 def _planned(lab: str, link: str, config: ClusterConfig) -> UplinkRecord:
-    """Where the link's addresses are from: the same ones each time, as long as they are free."""
+    """Choose the addresses of an uplink: the same ones for a lab each time, if they are free.
+
+    Raises LabError if the machine does not forward the only address family of the lab.
+    """
     versions = [
-        version for version in config.networking.versions if version == 4 or here.forwards(version)
+        version
+        for version in config.networking.versions
+        if version == 4 or machine.forwards(version)
     ]
     first = crc32(lab.encode())
     ends = [
-        here.free_link(version, first, wanted.PREFIX_LENGTHS[version])
+        machine.free_link(version, first, desired.PREFIX_LENGTHS[version])
         for version in sorted(versions)
     ]
     if not ends:
         raise LabError(
-            "the lab has IPv6 alone, which this machine does not forward: sysctl net.ipv6.conf.all.forwarding=1"
+            "the lab has only IPv6, which this machine does not forward. "
+            "Run: sysctl net.ipv6.conf.all.forwarding=1"
         )
     tables = tuple((family, f"kubenetlab-{lab}") for family in ("ip", "ip6"))
     return UplinkRecord(
-        link, tuple(own for own, _ in ends), tuple(other for _, other in ends), tables
+        link, tuple(own for own, _ in ends), tuple(peer for _, peer in ends), tables
     )
 
 
 def _require_free(published: Sequence[PublishedPort]) -> None:
-    """Raises LabError for ports that programs of the machine have: those would not be reached any more."""
+    """Raise LabError for ports on which programs of the machine listen: they would lose traffic."""
     taken = [
         port
         for port in published
-        if here.is_listened_at(port.listen_address, port.port, port.protocol, port.version)
+        if machine.is_listened_at(port.listen_address, port.port, port.protocol, port.version)
     ]
     if taken:
-        words = ", ".join(dict.fromkeys(f"{port.port}/{port.protocol.upper()}" for port in taken))
+        ports = ", ".join(dict.fromkeys(f"{port.port}/{port.protocol.upper()}" for port in taken))
         raise LabError(
-            f"extraPortMappings: a program of this machine listens on {words}; take another hostPort, or end it (ss -lntup shows which it is)"
+            f"extraPortMappings: a program of this machine listens on {ports}; "
+            "take another hostPort, or end the program (ss -lntup shows it)"
         )
 
 
-def _forward(lab: str) -> None:
-    """Has all of the machine's links forward, and remembers which did not."""
+def _enable_forwarding(lab: str) -> None:
+    """Enable forwarding on all links of the machine, and record those on which it was disabled."""
     with _forwarding() as links:
-        for link in (*links, *here.not_forwarding()):
+        for link in (*links, *machine.not_forwarding()):
             if lab not in links.setdefault(link, []):
                 links[link].append(lab)
     for link in links:
-        here.forward(link, "1")
+        machine.forward(link, "1")
 
 
 @contextmanager
 def _forwarding() -> Iterator[dict[str, list[str]]]:
-    """Link of the machine → the labs for which it forwards, for as long as nobody else changes it; written down at the end."""
+    """Yield the record of forwarding: labs by the name of a link on which it was enabled for them.
+
+    The record is locked within the block, and written at its end.
+    """
     path = rundir.base() / rundir.FORWARDING
     lock = os.open(rundir.base(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -201,7 +224,11 @@ def _forwarding() -> Iterator[dict[str, list[str]]]:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Where there is no room for another file, what has become shorter takes the place of what it was. Raises OSError."""
+    """Replace the contents of a file.
+
+    On a full disk, overwrite the file in place if the new contents are not longer.
+    Raises OSError if that is not possible.
+    """
     try:
         replace_file(path, data)
     except OSError:
@@ -212,7 +239,7 @@ def _write(path: Path, data: bytes) -> None:
             file.truncate()
 
 
-def _record(lab: str) -> Path:
+def _record_path(lab: str) -> Path:
     return rundir.of(lab) / rundir.UPLINK
 
 

@@ -129,6 +129,6 @@ def test_one_lab_that_does_not_go_keeps_no_other(place: Place) -> None:
         assert holder.stdout.readline() == "held\n"
         said = place.run("down", "--all", status=1)
         assert f"lab {OURS}b is down" in said.out
-        assert f"error: lab {OURS}a is being made by somebody else at this moment" in said.err
+        assert f"error: another command is creating or removing lab {OURS}a; try again" in said.err
         holder.communicate()
     assert f"lab {OURS}a is not up: nothing to take down" in place.run("down", "--all").out

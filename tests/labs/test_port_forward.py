@@ -421,7 +421,7 @@ def test_a_port_that_is_taken(running: Lab) -> None:
         free.close()
         done = running.run("port-forward", "client", f"{given_up}:8080", f"{taken}:8080", status=1)
     assert (
-        f"127.0.0.1:{taken} is taken by another program; choose another local port, or any free one with :8080"
+        f"127.0.0.1:{taken} is used by another program; choose another local port, or any free one with :8080"
         in done.err
     )
     assert done.out == ""

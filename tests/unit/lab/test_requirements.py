@@ -72,7 +72,7 @@ def test_a_kernel_that_cannot_is_found_before_the_lab_is_begun(
     ]
     monkeypatch.setattr("kubenetlab.kernel.features.feature_probes.TRIALS", makes)
     assert list(unsupported("proxy test", Needs(features=("special", "basic")))) == [
-        "proxy test needs special: Operation not supported; wanted: another kernel"
+        "proxy test needs special: Operation not supported; required: another kernel"
     ]
     assert list(unsupported("proxy test", Needs(features=("basic",)))) == []
 
