@@ -1,1 +1,1 @@
-"""Messages between the lab's processes, and HTTP, over sockets that other code opened."""
+"""Messages between the processes of a lab, HTTP, TLS and gRPC over sockets that callers open."""

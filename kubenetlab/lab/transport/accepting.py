@@ -1,6 +1,7 @@
-"""Accepting connections in an event loop, with a pause while there is no descriptor for another one.
+"""Acceptance of connections in an event loop, with pauses while no descriptor is free.
 
-A listening socket with a client that cannot be accepted stays readable: a loop that only tried again would use a whole processor.
+A listening socket stays readable as long as a client cannot be accepted. Without pauses, the loop
+would use a whole processor.
 """
 
 from __future__ import annotations
@@ -15,13 +16,16 @@ from kubenetlab.errors import refusal
 from kubenetlab.lab.log import log
 
 PAUSE_S: Final = 0.05
-"""How long clients are left waiting before the next attempt."""
+"""Pause before the next attempt to accept a connection, in seconds."""
 EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
-"""What accept(2) fails with while the process or the machine has no room for another socket."""
+"""Errors of accept(2) when the process or the machine cannot have another socket."""
 
 
 async def accept(listener: socket.socket) -> socket.socket:
-    """Return the next connection, not blocking. Raises OSError for anything but a lack of room, for which it waits."""
+    """Return the next connection, in non-blocking mode.
+
+    Try again after a pause if descriptors or memory are exhausted. Raises OSError for other errors.
+    """
     while True:
         try:
             connection, _ = await asyncio.get_running_loop().sock_accept(listener)
@@ -38,9 +42,11 @@ def accept_each(
     on_connection: Callable[[socket.socket], None],
     on_pause: Callable[[OSError], None],
 ) -> None:
-    """Hand over every connection, not blocking, until the reader of the listener is removed and the listener closed.
+    """Call `on_connection` with every connection, in non-blocking mode.
 
-    `on_pause` is called when clients begin to wait, once until one could be accepted again.
+    To stop, remove the listener's reader from the loop and close the listener.
+
+    on_pause: called once when clients have to wait, and again only after one has been accepted.
     """
     loop = asyncio.get_running_loop()
     fd = listener.fileno()
@@ -57,7 +63,7 @@ def accept_each(
                 if not is_waiting:
                     on_pause(error)
                 is_waiting = True
-            return  # or the client has gone again
+            return  # with another error, the client has closed its connection
         is_waiting = False
         connection.setblocking(False)
         on_connection(connection)

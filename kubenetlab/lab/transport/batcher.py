@@ -1,4 +1,4 @@
-"""What happens in one turn of an event loop, told together."""
+"""Batches of items that are added in one iteration of an event loop."""
 
 from __future__ import annotations
 
@@ -10,17 +10,21 @@ T = TypeVar("T")
 
 
 class Batcher(Generic[T]):
-    """Gathers things, and tells them when the turn is over, before anybody who waits for what happened in it goes on."""
+    """Collect items, and deliver all of one loop iteration together in the next one.
 
-    def __init__(self, tell: Callable[[list[T]], None]) -> None:
-        self._tell = tell
-        self._untold: list[T] = []
+    The items are delivered before coroutines resume that wait for a later event.
+    """
 
-    def add(self, thing: T) -> None:
-        if not self._untold:
-            asyncio.get_running_loop().call_soon(self._tell_all)
-        self._untold.append(thing)
+    def __init__(self, deliver: Callable[[list[T]], None]) -> None:
+        self._deliver = deliver
+        self._pending: list[T] = []
 
-    def _tell_all(self) -> None:
-        untold, self._untold = self._untold, []
-        self._tell(untold)
+    def add(self, item: T) -> None:
+        """Add an item to the current batch."""
+        if not self._pending:
+            asyncio.get_running_loop().call_soon(self._deliver_all)
+        self._pending.append(item)
+
+    def _deliver_all(self) -> None:
+        batch, self._pending = self._pending, []
+        self._deliver(batch)

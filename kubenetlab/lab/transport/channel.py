@@ -1,4 +1,4 @@
-"""Connections between the lab's own processes, in an event loop: messages, and requests with their answers."""
+"""Connections between a lab's own processes: messages, and requests with their replies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _DIED = "the process at the other end died"
 
 
 class Channel:
-    """One end of a connection between two of the lab's processes, in an event loop."""
+    """One end of a message connection, used in an event loop."""
 
     def __init__(self, connection: socket.socket) -> None:
         connection.setblocking(False)
@@ -25,7 +25,7 @@ class Channel:
 
     @classmethod
     async def connect(cls, path: str) -> Channel:
-        """Raises OSError when nobody listens there."""
+        """Connect to a Unix socket. Raises OSError if no process listens on it."""
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             await asyncio.get_running_loop().sock_connect(connection, path)
@@ -35,14 +35,16 @@ class Channel:
         return cls(connection)
 
     def send(self, message: Mapping[str, Any]) -> None:
-        """Says something, together with all that is said in the same turn of the event loop. It is lost when the other side is dead:
-        who reads here sees that."""
+        """Send a message, together with all others of the same loop iteration.
+
+        The message is lost if the peer is dead; `receive` then ends.
+        """
         self._outbox.append(encode(message))
         if self._sending is None:
             self._sending = asyncio.get_running_loop().create_task(self._send())
 
     async def sent(self) -> None:
-        """Returns when nothing is left to be sent."""
+        """Wait until all messages have been sent."""
         if self._sending is not None:
             await self._sending
 
@@ -57,7 +59,7 @@ class Channel:
             self._sending = None
 
     async def receive(self) -> AsyncIterator[Message]:
-        """Every message until the other side closes or dies."""
+        """Yield every message until the peer closes the connection or dies."""
         loop = asyncio.get_running_loop()
         while True:
             try:
@@ -70,68 +72,79 @@ class Channel:
                 yield message
 
     def close(self) -> None:
+        """Close the connection; messages that have not been sent are lost."""
         if self._sending is not None:
             self._sending.cancel()
         self._socket.close()
 
 
 class Caller:
-    """Requests over a channel and their answers, told apart by number; everything else that comes in is an event."""
+    """Requests over a channel: replies are matched by number, all other messages are events."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._waiting: dict[int, asyncio.Future[Message]] = {}
         self._next = 0
-        self._is_over = False
+        self._is_closed = False
 
     async def call(self, **request: Any) -> Message:
-        """The answer to a request. Raises ConnectionError when the other side dies before it answers."""
-        if self._is_over:
+        """Send a request and return the reply.
+
+        Raises ConnectionError if the peer dies before it replies.
+        """
+        if self._is_closed:
             raise ConnectionResetError(_DIED)
-        number = self._expect(future := asyncio.get_running_loop().create_future())
+        number = self._register(future := asyncio.get_running_loop().create_future())
         try:
             self._channel.send({"id": number, **request})
-            answer: Message = await future
-            return answer
+            reply: Message = await future
+            return reply
         finally:
             self._waiting.pop(number, None)
 
     def call_each(
         self, request: Mapping[str, Any], each: Mapping[asyncio.Future[Message], Mapping[str, Any]]
     ) -> None:
-        """One request about several things, `each` of them answered by itself: a future gets the answer, or ConnectionError."""
-        numbered = [{"id": self._expect(future), **one} for future, one in each.items()]
-        if self._is_over:
+        """Send one request with several parts, each of which gets its own reply.
+
+        each: the parts, by the future that gets the reply or a ConnectionError.
+        """
+        numbered = [{"id": self._register(future), **part} for future, part in each.items()]
+        if self._is_closed:
             self._fail()
         else:
             self._channel.send({**request, "each": numbered})
 
-    def _expect(self, future: asyncio.Future[Message]) -> int:
-        """A number for an answer that somebody waits for."""
+    def _register(self, future: asyncio.Future[Message]) -> int:
+        """Return a new request number, whose reply is set on `future`."""
         self._next += 1
         self._waiting[self._next] = future
         return self._next
 
     async def events(self) -> AsyncIterator[Message]:
-        """What the other side says unasked, until it closes or dies; then all calls fail."""
+        """Yield the peer's events until it closes the connection or dies; then fail all calls.
+
+        Replies arrive only while this iterator runs.
+        """
         try:
             async for message in self._channel.receive():
                 if "answers" not in message:
                     yield message
-                elif (
-                    future := self._waiting.pop(message["answers"], None)
-                ) is not None and not future.done():  # else nobody waits for it any more
+                    continue
+                future = self._waiting.pop(message["answers"], None)
+                if future is not None and not future.done():  # else the call was cancelled
                     future.set_result(message)
         finally:
-            self._is_over = True
+            self._is_closed = True
             self._fail()
 
     def _fail(self) -> None:
-        """Nobody answers any more."""
+        """Fail all calls that wait for a reply."""
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(ConnectionResetError(_DIED))
         self._waiting.clear()
 
     def close(self) -> None:
+        """Close the channel."""
         self._channel.close()

@@ -1,4 +1,4 @@
-"""How the lab's own processes talk: JSON messages, each behind its length, over a Unix stream socket.
+"""Frames of the messages between a lab's own processes: JSON over Unix stream sockets.
 
 frame := u32 length, big-endian | JSON
 """
@@ -17,19 +17,19 @@ Message = dict[str, Any]
 
 
 def encode(message: Mapping[str, Any]) -> bytes:
-    """A message as a frame."""
+    """Encode a message as a frame."""
     body = msgspec.json.encode(message)
     return _LENGTH.pack(len(body)) + body
 
 
 class Frames:
-    """Puts the pieces of a stream together again."""
+    """Decoder of frames from the parts of a stream."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[Message]:
-        """The messages that are complete now."""
+        """Add received bytes and yield every message that they complete."""
         self._buffer += data
         while len(self._buffer) >= _LENGTH.size:
             (size,) = _LENGTH.unpack_from(self._buffer)

@@ -1,7 +1,12 @@
-"""gRPC's health protocol over sockets that others made: what a stand-in answers, and what a kubelet asks. HTTP/2 is h2's.
+"""gRPC's health checking protocol over sockets that callers open: server and client, based on h2.
 
-A message is a byte (compressed or not), its length, and protobuf: HealthCheckRequest{1: service}, HealthCheckResponse{1: status}.
-Source: github.com/grpc/grpc doc/health-checking.md, doc/PROTOCOL-HTTP2.md; k8s.io/kubernetes pkg/probe/grpc/grpc.go (1.33).
+Built-in programs use the server, probes the client.
+
+message := u8 compressed | u32 length | protobuf
+protobuf: HealthCheckRequest{1: service}, HealthCheckResponse{1: status}
+
+Source: github.com/grpc/grpc doc/health-checking.md, doc/PROTOCOL-HTTP2.md; k8s.io/kubernetes
+pkg/probe/grpc/grpc.go (1.33).
 """
 
 from __future__ import annotations
@@ -17,7 +22,7 @@ if TYPE_CHECKING:
     from h2.connection import H2Connection
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n"
-"""How every HTTP/2 client begins (RFC 9113 §3.4); no HTTP/1.1 request does."""
+"""First bytes of every HTTP/2 client (RFC 9113 §3.4); no HTTP/1.1 request begins with them."""
 CHECK: Final = "/grpc.health.v1.Health/Check"
 WATCH: Final = "/grpc.health.v1.Health/Watch"
 
@@ -30,7 +35,10 @@ _OK, _UNIMPLEMENTED, _UNAVAILABLE = "0", "12", "14"
 
 
 async def serve(connection: socket.socket, received: bytes) -> None:
-    """Answers one HTTP/2 connection, of which the preface has been received: every service is serving, nothing else is known."""
+    """Serve one HTTP/2 connection: report every service as serving, refuse all other methods.
+
+    received: the first bytes of the connection, which begin with the preface.
+    """
     from h2 import events
     from h2.config import H2Configuration
     from h2.connection import H2Connection
@@ -72,12 +80,15 @@ def _answer(protocol: H2Connection, stream: int, path: str) -> None:
         return
     protocol.send_headers(stream, head)
     protocol.send_data(stream, _MESSAGE.pack(0, len(_SERVING)) + _SERVING)
-    if path == CHECK:  # a watch goes on
+    if path == CHECK:  # the stream of a watch stays open
         protocol.send_headers(stream, [("grpc-status", _OK)], end_stream=True)
 
 
 async def check(connection: socket.socket, authority: str, service: str) -> str | None:
-    """Asks over a connected socket; None when the service is serving, else what a kubelet says of it. Raises OSError."""
+    """Check a service over a connected socket; return None if it is serving.
+
+    Otherwise return an error message as the kubelet words it. Raises OSError.
+    """
     from h2 import events
     from h2.config import H2Configuration
     from h2.connection import H2Connection
@@ -108,7 +119,10 @@ async def check(connection: socket.socket, authority: str, service: str) -> str 
             await loop.sock_sendall(connection, protocol.data_to_send())
             received = await loop.sock_recv(connection, _RECEIVE_BYTES)
             if not received:
-                return "rpc error: code = Unavailable desc = connection closed before server preface received"
+                return (
+                    "rpc error: code = Unavailable desc = "
+                    "connection closed before server preface received"
+                )
             for event in protocol.receive_data(received):
                 match event:
                     case events.ResponseReceived() | events.TrailersReceived():
@@ -124,26 +138,30 @@ async def check(connection: socket.socket, authority: str, service: str) -> str 
 
 
 def _verdict(headers: dict[str, str], body: bytes) -> str | None:
+    """Return None for a response that reports a serving service, otherwise the error message."""
     code = headers.get("grpc-status", _UNAVAILABLE)
     if code == _UNIMPLEMENTED:
-        return f"error: this server does not implement the grpc health protocol (grpc.health.v1.Health): {headers.get('grpc-message', '')}"
+        return (
+            "error: this server does not implement the grpc health protocol "
+            f"(grpc.health.v1.Health): {headers.get('grpc-message', '')}"
+        )
     if code != _OK:
         return f"rpc error: code = {code} desc = {headers.get('grpc-message', '')}"
     message = body[_MESSAGE.size :]
     status = message[1] if len(message) >= 2 and message[0] == 0x08 else 0
-    word = _STATUSES[status] if status < len(_STATUSES) else str(status)
-    return None if word == "SERVING" else f'service unhealthy (responded with "{word}")'
+    name = _STATUSES[status] if status < len(_STATUSES) else str(status)
+    return None if name == "SERVING" else f'service unhealthy (responded with "{name}")'
 
 
 def _texts(headers: Any) -> dict[str, str]:
-    """Headers as h2 hands them out (bytes or text, by its settings) as a mapping of text."""
+    """Return the headers of an h2 event as text."""
     return {str(name): str(value) for name, value in headers or ()}
 
 
 def _varint(number: int) -> bytes:
-    """Protobuf's variable-length integer."""
-    found = bytearray()
+    """Encode a variable-length integer of protobuf."""
+    encoded = bytearray()
     while number > 0x7F:
-        found.append(number & 0x7F | 0x80)
+        encoded.append(number & 0x7F | 0x80)
         number >>= 7
-    return bytes((*found, number))
+    return bytes((*encoded, number))

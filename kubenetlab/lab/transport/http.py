@@ -1,6 +1,6 @@
-"""HTTP/1.1 over sockets that others made: in a pod's namespace, or a Unix socket.
+"""HTTP/1.1 over sockets that callers open: in a pod's namespace, or Unix sockets.
 
-A server for the built-in programs and the API, and a client for probes, dials and commands.
+The server is used by built-in programs and the API, the client by probes, programs and commands.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from kubenetlab.programs.http import Peer, Request, Response, plain_peer
 RECEIVE_BYTES = 64 * 1024
 MAX_BODY_BYTES = 64 * 1024 * 1024
 IDLE_TIMEOUT_S = 75.0
+"""Time after which a connection without requests is closed, in seconds."""
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -37,15 +38,15 @@ _REASONS = {
 
 
 class Stream(Struct, frozen=True):
-    """An answer that goes on: pieces of body as they come, sent in chunks."""
+    """Response whose body is sent in parts, as an iterator yields them."""
 
-    pieces: AsyncIterator[bytes]
+    parts: AsyncIterator[bytes]
     content_type: str = "application/json"
     headers: Mapping[str, str] = {}
 
 
 class FdReply(Struct, frozen=True):
-    """An answer that brings file descriptors along, over a Unix socket; they are closed here once sent."""
+    """Response with file descriptors, over a Unix socket. They are closed once they are sent."""
 
     response: Response
     fds: tuple[int, ...]
@@ -63,31 +64,34 @@ async def serve(
     *,
     max_body_bytes: int = MAX_BODY_BYTES,
 ) -> None:
-    """Answers the requests of one connection until it ends. A broken request is answered with 400, a broken handler with 500.
+    """Serve the requests of one connection until it ends, and close it.
 
-    `received` is what came in before.
+    The response to an invalid request has a status of 400 or more; that to a request whose handler
+    raises an exception has the status 500.
+
+    received: bytes that were received already.
     """
     connection.setblocking(False)
     try:
-        incoming = RequestParser(*_names(connection), max_body_bytes)
-        incoming.feed(received)
+        parser = RequestParser(*_addresses(connection), max_body_bytes)
+        parser.feed(received)
         while True:
-            while incoming.requests:
-                asked = incoming.requests.popleft()
-                await _answer(connection, asked, await _handled(asked.request, handler))
-                if asked.is_last:
+            while parser.requests:
+                parsed = parser.requests.popleft()
+                await _respond(connection, parsed, await _handled(parsed.request, handler))
+                if parsed.is_last:
                     return
-            if incoming.refusal is not None:
-                await _send(connection, _whole(incoming.refusal, is_last=True))
+            if parser.refusal is not None:
+                await _send(connection, _encode(parser.refusal, is_last=True))
                 return
-            if incoming.awaits_continue:
+            if parser.awaits_continue:
                 await _send(connection, CONTINUE)
-                incoming.awaits_continue = False
+                parser.awaits_continue = False
             async with asyncio.timeout(IDLE_TIMEOUT_S):
                 data = await _receive(connection)
             if not data:
                 return
-            incoming.feed(data)
+            parser.feed(data)
     except (OSError, TimeoutError):
         pass  # the client is gone, perhaps before its connection was accepted
     finally:
@@ -103,10 +107,11 @@ async def fetch(
     body: bytes = b"",
     enough_bytes: int | None = None,
 ) -> Response:
-    """Send one request over a connected socket, and return its answer.
+    """Send one request over a connected socket and return the response.
 
-    enough_bytes: how much of the body is read, at least; of an answer that goes on the rest is left. Without it all is read.
-    Raises ConnectionError when the answer is cut short, or its body longer than MAX_BODY_BYTES.
+    enough_bytes: number of bytes of the body after which reading stops, for endless responses.
+    Without it, the whole body is read.
+    Raises ConnectionError if the response is incomplete, or its body exceeds MAX_BODY_BYTES.
     """
     exchange = Exchange(method, target, headers or {}, body)
     await _send(connection, exchange.request_bytes)
@@ -119,14 +124,15 @@ async def fetch(
     return exchange.response
 
 
-def _names(connection: Connection) -> tuple[Peer, int]:
-    """Who is at the other end, and at which of our ports; nobody in particular at the end of a Unix socket."""
+def _addresses(connection: Connection) -> tuple[Peer, int]:
+    """Return the peer's address and the local port; empty values for a Unix socket."""
     if connection.family == socket.AF_UNIX:
         return ("", 0), 0
     return plain_peer(connection.getpeername()), connection.getsockname()[1]
 
 
 async def _handled(request: Request, handler: Handler) -> Answer:
+    """Return the handler's answer; a response with status 500 if it raises an exception."""
     try:
         return await handler(request)
     except Exception as error:
@@ -134,21 +140,22 @@ async def _handled(request: Request, handler: Handler) -> Answer:
         return Response(500, f"{type(error).__name__}: {error}\n".encode())
 
 
-async def _answer(connection: Connection, asked: ParsedRequest, answer: Answer) -> None:
+async def _respond(connection: Connection, parsed: ParsedRequest, answer: Answer) -> None:
+    """Send the answer to a request."""
     if isinstance(answer, Stream):
         headers = {
             "Content-Type": answer.content_type,
             **answer.headers,
-            **({"Transfer-Encoding": "chunked"} if asked.takes_chunks else {}),
+            **({"Transfer-Encoding": "chunked"} if parsed.takes_chunks else {}),
         }
-        await _send(connection, _head(200, headers, is_last=asked.is_last))
-        await _send_pieces(connection, answer.pieces, chunk if asked.takes_chunks else bytes)
-        await _send(connection, chunk(b"") if asked.takes_chunks else b"")
+        await _send(connection, _head(200, headers, is_last=parsed.is_last))
+        await _send_parts(connection, answer.parts, chunk if parsed.takes_chunks else bytes)
+        await _send(connection, chunk(b"") if parsed.takes_chunks else b"")
         return
     response = answer.response if isinstance(answer, FdReply) else answer
     if not 200 <= response.status <= 999:
         response = Response(500, f"invalid status code {response.status}\n".encode())
-    data = _whole(response, is_last=asked.is_last, is_head=asked.request.method == "HEAD")
+    data = _encode(response, is_last=parsed.is_last, is_head=parsed.request.method == "HEAD")
     if isinstance(answer, FdReply):
         assert isinstance(connection, socket.socket)  # a Unix socket: there is no TLS
         try:
@@ -159,42 +166,47 @@ async def _answer(connection: Connection, asked: ParsedRequest, answer: Answer) 
     await _send(connection, data)
 
 
-async def _send_pieces(
-    connection: Connection, pieces: AsyncIterator[bytes], framed: Callable[[bytes], bytes]
+async def _send_parts(
+    connection: Connection, parts: AsyncIterator[bytes], encode: Callable[[bytes], bytes]
 ) -> None:
-    """Piece by piece. Raises ConnectionError when the client is gone, also while there is nothing to send: nobody else would notice."""
-    hung_up = asyncio.ensure_future(_receive(connection, 1))  # who listens has nothing more to say
+    """Send the parts of a body.
+
+    Raises ConnectionError as soon as the client closes the connection, also while there is nothing
+    to send.
+    """
+    # A client sends nothing while it receives a stream, so that data means its end as well.
+    disconnected = asyncio.ensure_future(_receive(connection, 1))
     try:
         while True:
-            coming = asyncio.ensure_future(anext(pieces, None))
-            await asyncio.wait((coming, hung_up), return_when=asyncio.FIRST_COMPLETED)
-            if not coming.done():
-                coming.cancel()
-                await asyncio.wait((coming,))
+            following = asyncio.ensure_future(anext(parts, None))
+            await asyncio.wait((following, disconnected), return_when=asyncio.FIRST_COMPLETED)
+            if not following.done():
+                following.cancel()
+                await asyncio.wait((following,))
                 raise ConnectionResetError("the client is gone")
-            if (piece := coming.result()) is None:
+            if (part := following.result()) is None:
                 return
-            if piece:
-                await _send(connection, framed(piece))
+            if part:
+                await _send(connection, encode(part))
     finally:
-        hung_up.cancel()
-        await asyncio.gather(hung_up, return_exceptions=True)
-        await pieces.aclose()  # type: ignore[attr-defined]
+        disconnected.cancel()
+        await asyncio.gather(disconnected, return_exceptions=True)
+        await parts.aclose()  # type: ignore[attr-defined]
 
 
-def _whole(response: Response, *, is_last: bool, is_head: bool = False) -> bytes:
-    """An answer as it is sent; one whose headers HTTP cannot carry is an error of its own."""
+def _encode(response: Response, *, is_last: bool, is_head: bool = False) -> bytes:
+    """Encode a response; if its headers are invalid, encode one with status 500 instead."""
     has_length = response.status not in BODILESS
     length = {"Content-Length": str(len(response.body))} if has_length else {}
     try:
-        begun = _head(
+        encoded_head = _head(
             response.status,
             {"Content-Type": response.content_type, **response.headers, **length},
             is_last=is_last,
         )
     except ValueError as error:
-        return _whole(Response(500, f"{error}\n".encode()), is_last=is_last, is_head=is_head)
-    return begun + response.body if has_length and not is_head else begun
+        return _encode(Response(500, f"{error}\n".encode()), is_last=is_last, is_head=is_head)
+    return encoded_head + response.body if has_length and not is_head else encoded_head
 
 
 def _head(status: int, headers: Mapping[str, str], *, is_last: bool) -> bytes:

@@ -1,4 +1,4 @@
-"""The agent's hands: the processes that do what it does not do itself, each behind a connection that is made again when it breaks."""
+"""RPC client for another process of the lab, which reconnects when the connection breaks."""
 
 from __future__ import annotations
 
@@ -13,20 +13,27 @@ from kubenetlab.lab.transport.channel import Caller, Channel
 from kubenetlab.lab.transport.frames import Message
 
 RECONNECT_S = 0.02
+"""Pause between two attempts to connect, in seconds."""
 
 OnEvent = Callable[[Message], None]
+"""Called with each event that the other process sends."""
 
 
 class RpcClient:
-    """One process: requests to it, and what it says unasked.
+    """Client of one process: sends requests and receives events.
 
-    Its listening socket belongs to init, so to connect succeeds even while the process is being started; it answers when it is there.
-    `on_connect` is called after each connection but the first: whatever the process knew is gone.
+    Init owns the process's listening socket, so connections succeed even while the process is
+    being restarted; it replies as soon as it runs.
     """
 
     def __init__(
         self, name: str, path: str, on_event: OnEvent, on_connect: Callable[[], None]
     ) -> None:
+        """Start to connect.
+
+        name: of the process, for messages.
+        on_connect: called after every reconnection: the new process has no state of the former one.
+        """
         self.name = name
         self._path = path
         self._on_event = on_event
@@ -37,11 +44,11 @@ class RpcClient:
         self._task.add_done_callback(exit_on_failure)
 
     async def call(self, **request: Any) -> Message:
-        """The answer, or `{"error": …}` when the process died before it gave one."""
+        """Send a request and return the reply; `{"error": …}` if the process dies before it."""
         await self._connected.wait()
         caller = self._caller
         if caller is None:
-            return {"error": f"the {self.name} is being started again"}
+            return {"error": f"the {self.name} is being restarted"}
         try:
             return await caller.call(**request)
         except ConnectionError:
@@ -50,12 +57,16 @@ class RpcClient:
     async def call_each(
         self, request: Mapping[str, Any], each: Mapping[asyncio.Future[Message], Mapping[str, Any]]
     ) -> None:
-        """One request about several things: each future gets the answer about its own, or `{"error": …}`."""
+        """Send one request with several parts, whose futures get a reply each.
+
+        While the process is being restarted, the reply is `{"error": …}`. If the process dies
+        before it replies, the future gets a ConnectionError.
+        """
         await self._connected.wait()
         if self._caller is None:
             for future in each:
                 if not future.done():
-                    future.set_result({"error": f"the {self.name} is being started again"})
+                    future.set_result({"error": f"the {self.name} is being restarted"})
         else:
             self._caller.call_each(request, each)
 
@@ -69,7 +80,7 @@ class RpcClient:
                 continue
             self._connected.set()
             if not is_first:
-                log(f"the {self.name} is back")
+                log(f"reconnected to the {self.name}")
                 self._on_connect()
             is_first = False
             try:
@@ -80,11 +91,14 @@ class RpcClient:
             self._connected.clear()
             self._caller = None
             caller.close()
-            log(f"the {self.name} went away")
+            log(f"the connection to the {self.name} was lost")
 
 
 def exit_on_failure(task: asyncio.Task[Any]) -> None:
-    """For a task without which this process is of no use, deaf or not heard: should it end, let the next one try."""
+    """End this process when a task ends that it cannot work without; init then restarts it.
+
+    A callback for `Task.add_done_callback`. An exception of the task is logged.
+    """
     if not task.cancelled():
         if (error := task.exception()) is not None:
             log("".join(traceback.format_exception(error)))

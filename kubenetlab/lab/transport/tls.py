@@ -1,6 +1,6 @@
-"""TLS over the sockets that others have opened: for built-in programs, and for HTTPS probes and hooks.
+"""TLS over sockets that callers open, for built-in programs, and for HTTPS probes and hooks.
 
-The ssl module is imported with the first connection that needs it.
+The ssl module is imported when the first connection needs it.
 """
 
 from __future__ import annotations
@@ -27,16 +27,19 @@ T = TypeVar("T")
 
 
 def server_context(tls: Mapping[str, str]) -> SSLContext:
-    """Return the context of a server with a certificate (with its chain) and a key in PEM. Raises OSError when they do not fit."""
+    """Return the TLS context of a server.
+
+    tls: PEM texts `certificate` (with its chain) and `key`.
+    Raises OSError if they are invalid or do not belong together.
+    """
     import ssl
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.set_alpn_protocols(["http/1.1"])
-    with _Held(tls["certificate"]) as certificate, _Held(tls["key"]) as key:
+    with _MemoryFile(tls["certificate"]) as certificate, _MemoryFile(tls["key"]) as key:
         try:
-            context.load_cert_chain(
-                certificate, key, password=""
-            )  # with a password the library does not ask a terminal for one
+            # Without a password the library would ask for one on the terminal.
+            context.load_cert_chain(certificate, key, password="")
         except ssl.SSLError as error:
             raise OSError(errno.EINVAL, f"tls: {error.reason or error}") from None
     return context
@@ -44,13 +47,13 @@ def server_context(tls: Mapping[str, str]) -> SSLContext:
 
 @cache
 def localhost_context() -> SSLContext:
-    """Return the context of a server that has no certificate of its own."""
+    """Return the TLS context of a server without a certificate of its own."""
     return server_context({"certificate": CERTIFICATE, "key": KEY})
 
 
 @cache
 def client_context() -> SSLContext:
-    """Return the context of a client that takes any certificate, as a kubelet's probes do."""
+    """Return the TLS context of a client that accepts any certificate, as the kubelet does."""
     import ssl
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -60,7 +63,10 @@ def client_context() -> SSLContext:
 
 
 class TlsConnection:
-    """A TLS connection over a connected, non-blocking socket, of which it has the names. `handshake` comes first."""
+    """TLS connection over a connected, non-blocking socket, with some of the socket's methods.
+
+    `handshake` must be called first.
+    """
 
     def __init__(
         self,
@@ -70,7 +76,7 @@ class TlsConnection:
         *,
         is_server: bool,
     ) -> None:
-        """received: what the peer has sent already."""
+        """Wrap a socket. `received`: bytes that were received already."""
         import ssl
 
         self._socket = connection
@@ -79,11 +85,11 @@ class TlsConnection:
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=is_server)
 
     async def handshake(self) -> None:
-        """Agree on keys with the peer. Raises OSError."""
+        """Do the TLS handshake. Raises OSError."""
         await self._run(self._tls.do_handshake)
 
     async def receive(self, count: int) -> bytes:
-        """Return what comes next; nothing when the peer has ended the connection, in order or not."""
+        """Return up to `count` received bytes; none if the peer has closed the connection."""
         import ssl
 
         try:
@@ -92,12 +98,14 @@ class TlsConnection:
             return b""
 
     async def send(self, data: bytes) -> None:
-        rest = memoryview(data)
-        while rest:
-            sent = await self._run(partial(self._tls.write, rest))
-            rest = rest[sent:]
+        """Send all bytes."""
+        remaining = memoryview(data)
+        while remaining:
+            sent = await self._run(partial(self._tls.write, remaining))
+            remaining = remaining[sent:]
 
     async def _run(self, operation: Callable[[], T]) -> T:
+        """Run a TLS operation, exchanging data with the peer until it completes."""
         import ssl
 
         while True:
@@ -111,7 +119,7 @@ class TlsConnection:
                 else:
                     self._incoming.write_eof()
             except ssl.SSLError:
-                with suppress(OSError):  # an alert tells the peer why, if it is there
+                with suppress(OSError):  # sends the alert with the reason, if the peer is there
                     await self._flush()
                 raise
             else:
@@ -122,7 +130,7 @@ class TlsConnection:
         if data := self._outgoing.read():
             await asyncio.get_running_loop().sock_sendall(self._socket, data)
 
-    # --- of the socket ---
+    # --- methods of the socket ---
 
     @property
     def family(self) -> int:
@@ -138,18 +146,17 @@ class TlsConnection:
         return self._socket.getsockname()
 
     def close(self) -> None:
-        """Say that nothing more comes (close_notify), as far as that can be said at once, and close the socket."""
-        with suppress(
-            OSError
-        ):  # of ssl: the handshake has failed, or the peer's own close_notify is not there yet
+        """Send close_notify if that does not block, and close the socket."""
+        # An OSError of ssl: the handshake has failed, or the peer has not sent close_notify.
+        with suppress(OSError):
             self._tls.unwrap()
-        with suppress(OSError):  # the peer is gone, or takes nothing
+        with suppress(OSError):  # the peer is gone, or its receive buffer is full
             self._socket.send(self._outgoing.read())
         self._socket.close()
 
 
-class _Held:
-    """A text as a file that is nowhere on a disk, for a library that takes paths alone."""
+class _MemoryFile:
+    """Anonymous file in memory with a text, for a library that accepts only paths."""
 
     def __init__(self, text: str) -> None:
         self._fd = os.memfd_create("tls", os.MFD_CLOEXEC)

@@ -353,7 +353,7 @@ def test_a_report_is_dropped_if_its_sandbox_is_forgotten_in_the_same_iteration(
             runs._processes._receive_event(exited(servers.spawned[0], status=9))
             servers.sandboxes[NEW] = ProcessId(SANDBOX.pid, 2)
             runs.forget(NEW)
-            await until(lambda: not runs._reports._batcher._untold)
+            await until(lambda: not runs._reports._batcher._pending)
             assert [report["state"] for report in servers.reports] == ["running"]
             runs.acknowledge()
             await until(lambda: servers.acknowledged == [servers.spawned[0]["run"]])
