@@ -1,1 +1,1 @@
-"""The node agents: they load the rules of nodes and probe pods."""
+"""Node agents: they load the rules of nodes, probe pods and run lifecycle hooks."""

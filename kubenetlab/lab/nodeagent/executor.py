@@ -1,4 +1,4 @@
-"""Commands of probes: run by init beside a container's own process, with its files and its environment."""
+"""Commands of probes and hooks: init runs them in the namespaces of the container's process."""
 
 from __future__ import annotations
 
@@ -14,75 +14,81 @@ from kubenetlab.lab.transport.frames import Message
 from kubenetlab.lab.transport.rpc import RpcClient
 
 MAX_OUTPUT_BYTES = 10 * 1024
-"""How much of what a command wrote is looked at, as the kubelet does (pkg/probe/exec/exec.go)."""
+"""Maximum output of a command that is read. Source: the kubelet's pkg/probe/exec/exec.go."""
 
 
 class Executor:
-    """Init, as the prober uses it."""
+    """Client of init that runs commands in containers."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._init = RpcClient("init", str(directory / rundir.INIT_SOCKET), self._heard, self._lost)
+        self._init = RpcClient(
+            "init", str(directory / rundir.INIT_SOCKET), self._on_event, self._on_reconnect
+        )
         self._token = os.urandom(4).hex()
-        """Tells our commands from those of a process that was here before us."""
+        """Part of command names that distinguishes them from those of an earlier process."""
         self._serial = 0
-        self._ends: dict[str, asyncio.Future[int]] = {}
-        """Commands under way, by their names."""
+        self._exits: dict[str, asyncio.Future[int]] = {}
+        """Exit status of each running command, by name."""
         self._requests: set[asyncio.Future[Message]] = set()
-        """Requests whose answers nobody needs."""
+        """Requests whose replies are ignored, kept so that they are not garbage-collected."""
 
     async def run(
         self, netns: str, container: str, command: Sequence[str], timeout_s: float
     ) -> tuple[int, str]:
-        """(exit status, what it wrote). Raises TimeoutError, and OSError when the container has no process to run it beside.
+        """Run a command in a container and return its exit status and output.
 
-        However this ends, the command has ended, or is killed.
+        Raises TimeoutError after `timeout_s`, and OSError if the container has no process. In every
+        case the command has exited or is killed.
         """
         self._serial += 1
         name = f"{container}.probe-{self._token}-{self._serial}"
-        end = self._ends[name] = asyncio.get_running_loop().create_future()
-        asked = {"netns": netns, "container": name, "argv": list(command), "beside": container}
-        born = asyncio.ensure_future(
-            self._init.call(do="exec", run=name, role="command", arguments=asked)
+        exited = self._exits[name] = asyncio.get_running_loop().create_future()
+        arguments = {"netns": netns, "container": name, "argv": list(command), "beside": container}
+        started = asyncio.ensure_future(
+            self._init.call(do="exec", run=name, role="command", arguments=arguments)
         )
         log = self._directory / rundir.container_log(netns, name)
         try:
             async with asyncio.timeout(timeout_s):
-                answer = await asyncio.shield(born)
-                if "error" in answer:
-                    raise OSError(str(answer["error"]))
-                status = await end
-            with open(log, "rb") as stream:
-                output = stream.read(MAX_OUTPUT_BYTES)
-            return status, output.decode(errors="replace").strip()
+                reply = await asyncio.shield(started)
+                if "error" in reply:
+                    raise OSError(str(reply["error"]))
+                status = await exited
+            return status, _read_output(log)
         finally:
-            is_heard = end.done() and not end.cancelled() and end.exception() is None
-            if not is_heard:
-                born.add_done_callback(
-                    partial(self._kill, name, log)
-                )  # at once, when it was born already
-            del self._ends[name]
+            has_status = exited.done() and not exited.cancelled() and exited.exception() is None
+            if not has_status:
+                # Called in the next loop iteration if the command was started already.
+                started.add_done_callback(partial(self._kill, name, log))
+            del self._exits[name]
             log.unlink(missing_ok=True)
 
-    def _heard(self, event: Message) -> None:
+    def _on_event(self, event: Message) -> None:
         if event["event"] != "exited":
             return
-        end = self._ends.get(event["run"])
-        if end is not None and not end.done():
-            end.set_result(os.waitstatus_to_exitcode(event["status"]))
+        exited = self._exits.get(event["run"])
+        if exited is not None and not exited.done():
+            exited.set_result(os.waitstatus_to_exitcode(event["status"]))
 
-    def _lost(self) -> None:
-        """The connection broke for a moment: who died meanwhile is not known."""
-        for end in self._ends.values():
-            if not end.done():
-                end.set_exception(ConnectionResetError("init was not heard for a moment"))
+    def _on_reconnect(self) -> None:
+        """Fail all running commands: their exits may have been missed while disconnected."""
+        for exited in self._exits.values():
+            if not exited.done():
+                exited.set_exception(ConnectionResetError("the connection to init was lost"))
 
-    def _kill(self, name: str, log: Path, born: asyncio.Future[Message]) -> None:
-        """Have init kill a command that was started, and remove its log; success when it has exited already."""
-        log.unlink(missing_ok=True)  # again: init makes it before it answers
-        if not born.cancelled() and "pid" in born.result():
-            asked = asyncio.ensure_future(
+    def _kill(self, name: str, log: Path, started: asyncio.Future[Message]) -> None:
+        """Tell init to kill a command that was started, and remove its log."""
+        log.unlink(missing_ok=True)  # init may have created it after the first removal
+        if not started.cancelled() and "pid" in started.result():
+            request = asyncio.ensure_future(
                 self._init.call(do="signal", run=name, signal=int(signal.SIGKILL))
             )
-            self._requests.add(asked)
-            asked.add_done_callback(self._requests.discard)
+            self._requests.add(request)
+            request.add_done_callback(self._requests.discard)
+
+
+def _read_output(log: Path) -> str:
+    """Return the beginning of a command's output; the file is on a tmpfs and read without delay."""
+    with open(log, "rb") as stream:
+        return stream.read(MAX_OUTPUT_BYTES).decode(errors="replace").strip()

@@ -1,4 +1,4 @@
-"""Work in a forked child process, awaited in the event loop."""
+"""Computations in a forked child process, awaited in the event loop."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from kubenetlab.kernel.syscalls import die_with_parent, fork
 
 
 async def in_child(work: Callable[[], bytes]) -> bytes:
-    """Return the result of `work`, which a child of this process computes and which ends with it.
+    """Run `work` in a forked child process and return its result.
 
-    For work that takes long, changes namespaces, or may crash in a C library.
-    Raises OSError when the child cannot be made, raises an exception, or dies.
+    For work that takes long, changes namespaces, or may crash in a C library. The child is killed
+    when this process exits or the caller is cancelled.
+    Raises OSError if the child cannot be created, raises an exception, or dies.
     """
     reading, writing = os.pipe()
     try:
@@ -32,6 +33,7 @@ async def in_child(work: Callable[[], bytes]) -> bytes:
         os.kill(child, signal.SIGKILL)
         raise
     finally:
+        # Does not block for long: the child has closed its pipe at exit, or was killed.
         _, status = os.waitpid(child, 0)
     if status:
         reason = (
@@ -43,7 +45,7 @@ async def in_child(work: Callable[[], bytes]) -> bytes:
 
 
 def _run(work: Callable[[], bytes], writing: int) -> None:
-    """Write the result, or the text of an exception. Never returns."""
+    """Write the result of `work`, or the text of its exception, to a pipe; never return."""
     status = 1
     try:
         die_with_parent(signal.SIGKILL)
@@ -58,7 +60,7 @@ def _run(work: Callable[[], bytes], writing: int) -> None:
 
 
 async def _read(fd: int) -> bytes:
-    """Read a pipe to its end, and close it."""
+    """Read a pipe to its end and close it."""
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     transport, _ = await loop.connect_read_pipe(

@@ -1,7 +1,8 @@
-"""The node agent: what kube-proxy and the kubelet do on the nodes: rules, and probes.
+"""Node agent: loads the rules of several nodes and probes their pods.
 
-A process of its own, so that neither a slow ruleset nor a crash in the C library stops the agent. It serves one agent after another;
-rules stay in the kernel and probes go on meanwhile.
+It does the work of kube-proxy and the kubelet on these nodes. It is a process of its own, so that
+neither a large ruleset nor a crash in a C library stops the agent. When the agent restarts, rules
+stay in the kernel and probes continue.
 """
 
 from __future__ import annotations
@@ -42,14 +43,14 @@ from kubenetlab.lab.transport.batcher import Batcher
 from kubenetlab.lab.transport.channel import Channel
 from kubenetlab.lab.transport.frames import Message
 
-LOOK_S = 0.5
-"""How often it is asked whether somebody else has changed rules."""
+CHECK_INTERVAL_S = 0.5
+"""Time between two checks for rules that other programs changed, in seconds."""
 LARGE_BYTES = 64 * 1024
-"""What has loaded more text than that at one time has grown, and does not shrink again."""
+"""Size of a rule script from which on its loader keeps memory that it does not release."""
 
 
 class LoadedRules:
-    """The rules of one node, what loads them kept open until the node's pause process dies."""
+    """Rules of one node, and their loaders, which stay open until its pause process exits."""
 
     def __init__(self, node: Process, home: int) -> None:
         self.node = node
@@ -57,51 +58,59 @@ class LoadedRules:
         self._loaders: dict[str, Loader] = {}
         with node.network(home):
             self._generations = nftables.Generations()
-        self._last = self._generations.read()
+        self._last_generation = self._generations.read()
         self._grown: set[str] = set()
-        """Dialects whose loaders have."""
+        """Rule backends whose loaders have loaded a large script."""
 
-    def run(self, steps: Sequence[Transaction]) -> Message:
-        """The new generation, or what was refused."""
-        begun = time.perf_counter()
-        for step in steps:
-            if len(step.text) > LARGE_BYTES:
-                self._grown.add(step.dialect)
+    def run(self, transactions: Sequence[Transaction]) -> Message:
+        """Run transactions until one fails; return the new generation, or the error."""
+        start = time.perf_counter()
+        for transaction in transactions:
+            if len(transaction.text) > LARGE_BYTES:
+                self._grown.add(transaction.dialect)
             try:
-                self._loader(step.dialect).run(step.text)
+                self._loader(transaction.dialect).run(transaction.text)
             except (RulesError, RequirementError) as error:
-                return {"error": str(error), "dialect": step.dialect}
-        took_ms = round((time.perf_counter() - begun) * 1000, 2)
+                return {"error": str(error), "dialect": transaction.dialect}
+        took_ms = round((time.perf_counter() - start) * 1000, 2)
         return {"generation": self.generation(), "ms": took_ms}
 
     @property
-    def dialects(self) -> list[str]:
-        """Those that are loaded from here."""
+    def backends(self) -> list[str]:
+        """Names of the rule backends with an open loader."""
         return list(self._loaders)
 
     def generation(self) -> int:
-        self._last = self._generations.read()
-        return self._last
+        """Read the generation of the node's nftables ruleset and remember it for `was_touched`."""
+        self._last_generation = self._generations.read()
+        return self._last_generation
 
     def was_touched(self) -> bool:
-        """True when there has been a transaction since the last time that anybody asked for the generation, or a loader has found
-        something changed."""
-        before = self._last
-        found = [
+        """Return True if another program has changed rules.
+
+        That is the case if the generation differs from the one read last, or if a loader finds
+        a difference.
+        """
+        before = self._last_generation
+        # A list, so that every loader is asked.
+        touched = [
             loader.was_touched()
             for loader in self._loaders.values()
             if isinstance(loader, ComparingLoader)
         ]
-        return self.generation() != before or any(found)
+        return self.generation() != before or any(touched)
 
-    def tend(self) -> None:
-        """Has its loaders do what is due."""
+    def maintain(self) -> None:
+        """Run the periodic work of the loaders that have some."""
         for loader in self._loaders.values():
             if isinstance(loader, MaintainedLoader):
                 loader.tend()
 
     def shrink(self) -> bool:
-        """Closes the loaders that have grown; the next use opens new ones. False where there is no need."""
+        """Close the loaders that keep memory; return True if there were any.
+
+        The next use of a backend opens a new loader.
+        """
         had_grown = bool(self._grown)
         for name in self._grown & self._loaders.keys():
             if not isinstance(
@@ -111,30 +120,33 @@ class LoadedRules:
         self._grown.clear()
         return had_grown
 
-    def listed(self, dialect: str, names: Sequence[Name]) -> Any:
-        return self._loader(dialect).listed(names)
+    def listed(self, backend: str, names: Sequence[Name]) -> Any:
+        """Return the loaded objects with these names, as plain data."""
+        return self._loader(backend).listed(names)
 
-    def text(self, dialect: str) -> str:
-        return self._loader(dialect).text()
+    def text(self, backend: str) -> str:
+        """Return everything loaded by a backend, as the backend's own program prints it."""
+        return self._loader(backend).text()
 
     def close(self) -> None:
+        """Close all loaders; the rules stay in the kernel."""
         for loader in self._loaders.values():
             if isinstance(loader, WatchingLoader):
                 asyncio.get_running_loop().remove_reader(loader.fileno())
             loader.close()
         self._generations.close()
 
-    def _loader(self, dialect: str) -> Loader:
-        if dialect not in self._loaders:
+    def _loader(self, backend: str) -> Loader:
+        if backend not in self._loaders:
             with self.node.network(self._home):
-                self._loaders[dialect] = loader = open_here(dialect)
+                self._loaders[backend] = loader = open_here(backend)
             if isinstance(loader, WatchingLoader):
                 asyncio.get_running_loop().add_reader(loader.fileno(), loader.heard)
-        return self._loaders[dialect]
+        return self._loaders[backend]
 
 
 class NodeAgent:
-    """Some nodes' rulesets and probes, in one event loop."""
+    """Rules and probes of several nodes, in one event loop."""
 
     def __init__(self, listener: socket.socket, directory: Path) -> None:
         self._listener = listener
@@ -142,34 +154,35 @@ class NodeAgent:
         self._executor: Executor | None = None
         self._home = open_namespace("net")
         self._nodes: dict[ProcessId, Process] = {}
-        """The pause processes of nodes."""
+        """Pause processes of the nodes."""
         self._rulesets: dict[str, LoadedRules] = {}
         self._probes: dict[tuple[str, str, str], ProbeState] = {}
         self._agent: Channel | None = None
         self._pending: set[asyncio.Task[None]] = set()
-        """Requests that are answered by another process."""
-        self._answers: Batcher[Message] = Batcher(
-            lambda answers: self._tell({"event": "probes", "probes": answers})
+        """Requests that a child process works on."""
+        self._reports: Batcher[Message] = Batcher(
+            lambda reports: self._notify({"event": "probes", "probes": reports})
         )
 
     async def run(self) -> None:
+        """Serve one agent after another; never return."""
         watch = asyncio.get_running_loop().create_task(self._watch_rulesets())
         try:
             while True:
                 connection = await accept(self._listener)
                 self._agent = agent = Channel(connection)
                 try:
-                    for question in self._probes.values():
-                        if question.last is not None:
-                            self._answers.add({**question.last, "at": time.time()})
+                    for probe in self._probes.values():
+                        if probe.last is not None:
+                            self._reports.add({**probe.last, "at": time.time()})
                     async for request in agent.receive():
-                        for one in request.get("each", (request,)):
-                            answer = self._serve({**request, **one})
-                            if isinstance(answer, Coroutine):
-                                self._answer_later(agent, one["id"], answer)
+                        for part in request.get("each", (request,)):
+                            reply = self._serve({**request, **part})
+                            if isinstance(reply, Coroutine):
+                                self._reply_later(agent, part["id"], reply)
                                 continue
-                            agent.send({"answers": one["id"], **answer})
-                            await agent.sent()  # the next one may take long
+                            agent.send({"answers": part["id"], **reply})
+                            await agent.sent()  # before the next part, which may take long
                 finally:
                     self._agent = None
                     agent.close()
@@ -177,34 +190,40 @@ class NodeAgent:
             watch.cancel()
 
     async def _watch_rulesets(self) -> None:
-        """Tells of rules that somebody else has changed. The kernel would tell it by itself, but then every rule of ours as well."""
+        """Report rules that other programs changed, and run the loaders' periodic work.
+
+        Polled, because netlink events would report every rule that the lab loads as well.
+        """
         while True:
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(CHECK_INTERVAL_S)
             had_grown = False
             for netns, ruleset in self._rulesets.items():
                 try:
                     if ruleset.was_touched():
-                        self._tell({"event": "touched", "netns": netns})
-                    ruleset.tend()
+                        self._notify({"event": "touched", "netns": netns})
+                    ruleset.maintain()
                     had_grown |= ruleset.shrink()
                 except (OSError, RequirementError, RulesError):
-                    continue  # its node has just died, or there is no room for another context: it is looked at again
+                    continue  # the node has just exited, or a resource is exhausted: try again
             if had_grown:
                 give_memory_back()
 
-    def _tell(self, event: Message) -> None:
-        """Nobody, when there is no agent: the next one is told all answers, and asks for the rules itself."""
+    def _notify(self, event: Message) -> None:
+        """Send an event to the agent, if there is one.
+
+        A new agent gets the latest report of every probe when it connects, and queries the rules.
+        """
         if self._agent is not None:
             self._agent.send(event)
 
-    def _answer_later(
-        self, agent: Channel, number: int, answer: Coroutine[Any, Any, Message]
+    def _reply_later(
+        self, agent: Channel, number: int, reply: Coroutine[Any, Any, Message]
     ) -> None:
-        """Answer a request when its work in another process is done; other requests are served meanwhile."""
+        """Reply to a request when its child process has finished; serve others meanwhile."""
 
         async def send() -> None:
             try:
-                message = await answer
+                message = await reply
             except OSError as error:
                 message = {"error": str(error)}
             agent.send({"answers": number, **message})
@@ -213,6 +232,7 @@ class NodeAgent:
         task.add_done_callback(self._pending.discard)
 
     def _serve(self, request: Message) -> Message | Coroutine[Any, Any, Message]:
+        """Return the reply to a request, or a coroutine that computes it."""
         try:
             match request["do"]:
                 case "rules":
@@ -221,7 +241,7 @@ class NodeAgent:
                     )
                 case "generation":
                     ruleset = self._ruleset(request)
-                    return {"generation": ruleset.generation(), "open": ruleset.dialects}
+                    return {"generation": ruleset.generation(), "open": ruleset.backends}
                 case "list":
                     return {
                         "listed": self._ruleset(request).listed(
@@ -241,16 +261,16 @@ class NodeAgent:
             return {"error": f"{type(error).__name__}: {error}"}
 
     async def _compare(self, request: Message) -> Message:
-        """Compare the rules of nodes with those that the steps make."""
-        loads = msgspec.convert(request["steps"], tuple[Transaction, ...])
+        """Compare the rules of nodes with those that the request's transactions load."""
+        transactions = msgspec.convert(request["steps"], tuple[Transaction, ...])
         nodes = {netns: ProcessId(*node) for netns, node in request["nodes"].items()}
-        return {
-            "compared": msgspec.Raw(
-                await in_child(lambda: msgspec.json.encode(compare(nodes, loads, request["names"])))
-            )
-        }
+        result = await in_child(
+            lambda: msgspec.json.encode(compare(nodes, transactions, request["names"]))
+        )
+        return {"compared": msgspec.Raw(result)}
 
     def _ruleset(self, request: Message) -> LoadedRules:
+        """Return the rules of the request's node; new ones if its pause process was replaced."""
         netns, node = request["netns"], ProcessId(*request["node"])
         known = self._rulesets.get(netns)
         if known is None or known.node.id != node:
@@ -261,14 +281,14 @@ class NodeAgent:
         return known
 
     def _node(self, node: ProcessId) -> Process:
-        """Open the pause process of a node. Raises ProcessLookupError when it has exited."""
+        """Return the pause process of a node. Raises ProcessLookupError if it has exited."""
         if node not in self._nodes:
             process = self._nodes[node] = Process(node)
             asyncio.get_running_loop().add_reader(process.pidfd, self._node_exited, process)
         return self._nodes[node]
 
     def _node_exited(self, process: Process) -> None:
-        """Close what is open in a node: it would keep its namespace alive."""
+        """Close the loaders of a node that has exited: they would keep its namespace alive."""
         asyncio.get_running_loop().remove_reader(process.pidfd)
         del self._nodes[process.id]
         for netns in [
@@ -278,14 +298,17 @@ class NodeAgent:
         process.close()
 
     def _set_probes(self, request: Message) -> Message:
-        """Ask the probes of the sandboxes named, in place of those they had; none from a node that has just exited."""
+        """Replace the probes of the request's sandboxes; keep those whose spec has not changed.
+
+        Probes of a node that has just exited are not started.
+        """
         specs = [msgspec.convert(spec, ProbeSpec) for spec in request["probes"]]
-        wanted = {spec.key: spec for spec in specs}
+        desired = {spec.key: spec for spec in specs}
         sandboxes = set(request["netns"])
-        for key in [key for key in self._probes if key[0] in sandboxes and key not in wanted]:
+        for key in [key for key in self._probes if key[0] in sandboxes and key not in desired]:
             self._probes.pop(key).stop()
         swept: dict[tuple[ProcessId, bool], list[ProbeState]] = {}
-        for key, spec in wanted.items():
+        for key, spec in desired.items():
             known = self._probes.get(key)
             node = ProcessId(*request["nodes"][spec.node_netns])
             if known is not None and (known.spec, known.node) == (spec, node):
@@ -295,32 +318,32 @@ class NodeAgent:
             try:
                 process = self._node(node)
             except ProcessLookupError:
-                continue  # the agent is told of its exit, too, and names its successor
+                continue  # the agent notices the exit as well, and sends the probes again
             if is_sweepable(spec):
-                self._probes[key] = question = ProbeState(spec, node, self._answers.add)
-                swept.setdefault((node, ":" in spec.address), []).append(question)
+                self._probes[key] = probe = ProbeState(spec, node, self._reports.add)
+                swept.setdefault((node, ":" in spec.address), []).append(probe)
             else:
-                make = HookRun if spec.is_hook else PeriodicProbe
-                self._probes[key] = make(
+                type_ = HookRun if spec.is_hook else PeriodicProbe
+                self._probes[key] = type_(
                     spec,
                     node,
                     NetnsSocketFactory(process, self._home),
-                    self._init,
-                    self._answers.add,
+                    self._connected_executor,
+                    self._reports.add,
                 )
-        for (node, _), questions in swept.items():
-            PingSweep(questions, NetnsSocketFactory(self._node(node), self._home))
+        for (node, _), probes in swept.items():
+            PingSweep(probes, NetnsSocketFactory(self._node(node), self._home))
         return {"ok": True}
 
-    def _init(self) -> Executor:
-        """Who runs commands in containers; connected to with the first of them."""
+    def _connected_executor(self) -> Executor:
+        """Return the client of init that runs commands; connect it at the first call."""
         if self._executor is None:
             self._executor = Executor(self._directory)
         return self._executor
 
 
 def main(boot: LabContext, number: int) -> None:
-    """The role: never returns while the lab lives."""
+    """Run a node agent; never return while the lab is up."""
     from kubenetlab.lab import rundir
 
     agent = NodeAgent(boot.listeners[rundir.node_agent_socket(number)], boot.directory)

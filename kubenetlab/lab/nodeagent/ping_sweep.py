@@ -1,4 +1,7 @@
-"""A sweep: pings to all the pods of a node that are only asked whether they are there, by one socket, until each has answered."""
+"""Ping sweep: all pods of a node whose only probe is a ping, pinged through one socket.
+
+Each pod is pinged until it has replied once.
+"""
 
 from __future__ import annotations
 
@@ -13,106 +16,102 @@ from kubenetlab.lab.nodeagent.prober import FIRST_RETRY_S, RETRY_GROWTH, ProbeSt
 from kubenetlab.lab.runtime.pod_network import NetnsSocketFactory
 
 SENT_PER_DRAIN = 64
-"""After so many the answers are read: the socket's buffer is to hold them."""
+"""Number of pings after which replies are read, so that the socket's buffer does not overflow."""
 REPLY_BYTES = 64
 
 
 def is_sweepable(spec: ProbeSpec) -> bool:
-    """True for a question that a sweep can ask."""
+    """Return True for a probe that a sweep can run."""
     return spec.is_implied and spec.method == "ping" and not spec.delay_s
 
 
 class PingSweep:
-    """Questions from one node, to addresses of one family. It ends when none of them is open."""
+    """Pings from one node to addresses of one family; it ends when no probe is pending."""
 
-    def __init__(self, questions: Sequence[ProbeState], namespace: NetnsSocketFactory) -> None:
-        self._asked = list(questions)
-        """Those of the round that is under way, by the number of the ping."""
-        self._open = set(range(len(questions)))
-        """The numbers of those without an answer."""
-        self._is_over = asyncio.Event()
+    def __init__(self, probes: Sequence[ProbeState], namespace: NetnsSocketFactory) -> None:
+        self._probes = list(probes)
+        """Probes of the current pass. The index is the sequence number of the ping."""
+        self._pending = set(range(len(probes)))
+        """Sequence numbers without a reply."""
+        self._all_replied = asyncio.Event()
         self._namespace = namespace
-        self._echo = echo_of(questions[0].spec.address)
-        self._period_s, self._timeout_s = questions[0].spec.period_s, questions[0].spec.timeout_s
+        self._echo = echo_of(probes[0].spec.address)
+        self._period_s, self._timeout_s = probes[0].spec.period_s, probes[0].spec.timeout_s
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def ended(self) -> None:
-        """Returns when all have answered, or are not asked any more."""
+        """Wait until every probe has succeeded or was stopped."""
         await self._task
 
     async def _run(self) -> None:
-        """Rounds in quick succession at first, then less and less often."""
+        """Ping in quick succession at first, then at growing intervals up to the period."""
         loop = asyncio.get_running_loop()
-        begun, pause_s, failures = loop.time(), FIRST_RETRY_S, 0
+        start, pause_s, failures = loop.time(), FIRST_RETRY_S, 0
         while True:
-            wait_s = min(
-                pause_s, self._timeout_s
-            )  # a socket keeps a node's namespace alive, so it is not kept open for longer
+            # The open socket keeps the node's namespace alive, so the wait is limited.
+            wait_s = min(pause_s, self._timeout_s)
             try:
-                await self._ask(wait_s)
-                said = ""
-            except OSError as error:  # no room for a descriptor, or the node is gone
-                said = refusal(error)
-            self._asked = [
-                self._asked[number]
-                for number in sorted(self._open)
-                if not self._asked[number].is_stopped
+                await self._ping_all(wait_s)
+                fault = ""
+            except OSError as error:  # no descriptor is left, or the node has exited
+                fault = refusal(error)
+            self._probes = [
+                self._probes[number]
+                for number in sorted(self._pending)
+                if not self._probes[number].is_stopped
             ]
-            self._open = set(range(len(self._asked)))
-            if not self._asked:
+            self._pending = set(range(len(self._probes)))
+            if not self._probes:
                 return
-            lasted_s = loop.time() - begun
-            if lasted_s >= self._timeout_s:
+            elapsed_s = loop.time() - start
+            if elapsed_s >= self._timeout_s:
                 failures += 1
-                for question in self._asked:
-                    question.fail(
-                        said or f"no answer to a ping to {question.spec.address}",
-                        failures,
-                        lasted_s,
-                    )
-            await asyncio.sleep(pause_s if said else pause_s - wait_s)
+                for probe in self._probes:
+                    message = fault or f"no answer to a ping to {probe.spec.address}"
+                    probe.fail(message, failures, elapsed_s)
+            await asyncio.sleep(pause_s if fault else pause_s - wait_s)
             pause_s = min(pause_s * RETRY_GROWTH, self._period_s)
 
-    async def _ask(self, wait_s: float) -> None:
-        """Asks once, and takes what is answered in time."""
-        with self._namespace.run(self._opened) as pings:
-            for number, question in enumerate(self._asked):
+    async def _ping_all(self, wait_s: float) -> None:
+        """Send one ping per probe and read replies until all have come or `wait_s` has passed."""
+        with self._namespace.run(self._open_socket) as pings:
+            for number, probe in enumerate(self._probes):
                 try:
-                    pings.sendto(self._echo.request(number), (question.spec.address, 0))
+                    pings.sendto(self._echo.request(number), (probe.spec.address, 0))
                 except OSError:
-                    continue  # no way there: no answer
+                    continue  # no route to the pod: the same as no reply
                 if number % SENT_PER_DRAIN == SENT_PER_DRAIN - 1:
-                    self._take(pings)
-            self._take(pings)
+                    self._read_replies(pings)
+            self._read_replies(pings)
             loop = asyncio.get_running_loop()
-            loop.add_reader(pings, self._take, pings)
+            loop.add_reader(pings, self._read_replies, pings)
             try:
                 async with asyncio.timeout(wait_s):
-                    await self._is_over.wait()
+                    await self._all_replied.wait()
             except TimeoutError:
                 pass
             finally:
                 loop.remove_reader(pings)
 
-    def _opened(self) -> socket.socket:
+    def _open_socket(self) -> socket.socket:
         return socket.socket(
             self._echo.family,
             socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC,
             self._echo.protocol,
         )
 
-    def _take(self, pings: socket.socket) -> None:
-        """The answers that have come."""
+    def _read_replies(self, pings: socket.socket) -> None:
+        """Read all replies that have arrived."""
         while True:
             try:
                 number = self._echo.replied(pings.recv(REPLY_BYTES))
             except BlockingIOError:
                 return
             except OSError:
-                continue  # an error that a router sent back: no answer
-            if number in self._open:
-                self._open.discard(number)
-                if not self._asked[number].is_stopped:
-                    self._asked[number].succeed()
-                if not self._open:
-                    self._is_over.set()
+                continue  # an ICMP error from a router: the same as no reply
+            if number in self._pending:
+                self._pending.discard(number)
+                if not self._probes[number].is_stopped:
+                    self._probes[number].succeed()
+                if not self._pending:
+                    self._all_replied.set()

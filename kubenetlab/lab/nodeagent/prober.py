@@ -1,6 +1,6 @@
-"""Probes: each a real packet from the node's namespace to the pod's address, by a new connection every time.
+"""Probes: every attempt is a new connection from the node's namespace to the pod's address.
 
-Pods that are only asked whether they are there are pinged, all those of a node by one socket, until each has answered.
+Pods without probes are pinged until they reply once (ping_sweep.py).
 """
 
 from __future__ import annotations
@@ -25,46 +25,63 @@ from kubenetlab.lab.transport.tls import TlsConnection, client_context
 from kubenetlab.names import socket_address
 
 FIRST_RETRY_S = 0.02
-"""A packet can be lost while a link comes up, and the kernel repeats a SYN only after a second: so a new one is sent soon."""
+"""Pause before the first repetition of a probe, in seconds.
+
+A packet may be lost while a link comes up, and the kernel repeats a SYN only after one second.
+"""
 RETRY_GROWTH = 1.6
+"""Factor by which the pause grows with each repetition."""
 FIRST_TIMEOUT_S = 0.05
+"""Timeout of the first attempt, in seconds."""
 HTTP_OK = range(200, 400)
 BODY_BYTES = 10 * 1024
-"""How much of an answer's body is read, as the kubelet does (pkg/probe/http/http.go maxRespBodyLength): the rest may be endless."""
+"""Maximum number of bytes read of a response's body, which may be endless.
 
-Tell = Callable[[Message], None]
+Source: the kubelet's pkg/probe/http/http.go (maxRespBodyLength).
+"""
+
+OnReport = Callable[[Message], None]
+"""Called with each report of a probe."""
 
 
 class ProbeState:
-    """One probe and its latest answer. Told is every change of it, and each failure up to the threshold."""
+    """Probe and its latest report. A report that equals the latest one is not sent again."""
 
-    def __init__(self, spec: ProbeSpec, node: ProcessId, tell: Tell) -> None:
+    def __init__(self, spec: ProbeSpec, node: ProcessId, on_report: OnReport) -> None:
         self.spec = spec
         self.node = node
-        """The pause process of the node from which it is asked."""
+        """Pause process of the node that sends the probe."""
         self.is_stopped = False
-        self._tell = tell
+        self._on_report = on_report
         self.last: Message | None = None
+        """Latest report, without its time."""
 
     def stop(self) -> None:
-        """It is not asked any more."""
+        """Stop probing."""
         self.is_stopped = True
 
     def succeed(self) -> None:
-        """The answer is yes."""
+        """Report success."""
         self._report(True, "", 0, is_settled=True)
 
-    def fail(self, fault: str, failures: int, lasted_s: float) -> None:
-        """The answer is no, so often in a row, since the first question so long ago."""
+    def fail(self, fault: str, failures: int, elapsed_s: float) -> None:
+        """Report a failure; of a readiness probe only the first result and from the threshold on.
+
+        failures: number of failures in succession.
+        elapsed_s: time since the first attempt, in seconds.
+        """
         is_failed = failures >= self.spec.failure_threshold
         if self.spec.kind != "readiness" or is_failed or self.last is None:
             self._report(
-                False, fault, failures, is_settled=is_failed and lasted_s >= self.spec.final_after_s
+                False,
+                fault,
+                failures,
+                is_settled=is_failed and elapsed_s >= self.spec.final_after_s,
             )
 
     def _report(self, ok: bool, message: str, failures: int, *, is_settled: bool) -> None:
         spec = self.spec
-        said = {
+        report = {
             "netns": spec.netns,
             "container": spec.container,
             "attempt": spec.attempt,
@@ -74,13 +91,13 @@ class ProbeState:
             "failures": min(failures, spec.failure_threshold),
             "is_settled": is_settled,
         }
-        if said != self.last:
-            self.last = said
-            self._tell({**said, "at": time.time()})
+        if report != self.last:
+            self.last = report
+            self._on_report({**report, "at": time.time()})
 
 
 class PeriodicProbe(ProbeState):
-    """One that is asked from now on until it is stopped."""
+    """Probe that runs periodically, from its creation until it is stopped."""
 
     def __init__(
         self,
@@ -88,9 +105,9 @@ class PeriodicProbe(ProbeState):
         node: ProcessId,
         namespace: NetnsSocketFactory,
         executor: Callable[[], Executor],
-        tell: Tell,
+        on_report: OnReport,
     ) -> None:
-        super().__init__(spec, node, tell)
+        super().__init__(spec, node, on_report)
         self._executor = executor
         self._namespace = namespace
         self._task = asyncio.get_running_loop().create_task(self._run())
@@ -100,25 +117,26 @@ class PeriodicProbe(ProbeState):
         self._task.cancel()
 
     async def _run(self) -> None:
-        """Startup and readiness are asked in quick succession at first, so that a pod is Ready as soon as it serves; then once a period.
-        Of a startup probe only one failure a period counts."""
+        """Probe in quick succession at first, then at growing intervals up to the period.
+
+        A pod is thus Ready soon after its server has started. The first attempt has a short timeout
+        and does not count if it fails. A startup probe counts at most one failure per period.
+        """
         spec, successes, failures, pause_s, is_first = self.spec, 0, 0, FIRST_RETRY_S, True
         await asyncio.sleep(spec.delay_s)
-        begun = asyncio.get_running_loop().time()
+        start = asyncio.get_running_loop().time()
         while True:
             timeout_s = (
                 min(spec.timeout_s, FIRST_TIMEOUT_S)
                 if is_first and spec.method != "exec"
                 else spec.timeout_s
             )
-            fault = await self._ask(timeout_s)
-            if is_first and fault is not None and timeout_s < spec.timeout_s:
-                is_first = (
-                    False  # it was given less time than the manifest says, so it does not count
-                )
+            fault = await self._attempt(timeout_s)
+            is_ignored = is_first and fault is not None and timeout_s < spec.timeout_s
+            is_first = False
+            if is_ignored:
                 await asyncio.sleep(FIRST_RETRY_S)
                 continue
-            is_first = False
             if fault is None:
                 successes, failures = successes + 1, 0
                 if successes >= spec.success_threshold:
@@ -127,12 +145,12 @@ class PeriodicProbe(ProbeState):
                         return
                     pause_s = spec.period_s
             else:
-                lasted_s = asyncio.get_running_loop().time() - begun
+                elapsed_s = asyncio.get_running_loop().time() - start
                 successes, failures = (
                     0,
-                    int(lasted_s / spec.period_s) + 1 if spec.kind == "startup" else failures + 1,
+                    int(elapsed_s / spec.period_s) + 1 if spec.kind == "startup" else failures + 1,
                 )
-                self.fail(fault, failures, lasted_s)
+                self.fail(fault, failures, elapsed_s)
                 pause_s = (
                     spec.period_s
                     if spec.kind == "liveness"
@@ -140,59 +158,64 @@ class PeriodicProbe(ProbeState):
                 )
             await asyncio.sleep(pause_s)
 
-    async def _ask(self, timeout_s: float) -> str | None:
-        """None when the answer is yes, else what went wrong."""
+    async def _attempt(self, timeout_s: float) -> str | None:
+        """Run the probe once; return an error message as the kubelet words it, None on success."""
         spec = self.spec
-        target = socket_address(spec.address, spec.port)
         if spec.method not in ("ping", "exec") and not spec.port:
             return "the container has no port of the name that the probe gives"
         try:
             if spec.method == "exec":
-                return (
-                    await self._execute()
-                )  # which keeps the time itself: what takes too long has to be ended
+                return await self._execute()  # keeps the timeout itself, to kill the command
             async with asyncio.timeout(timeout_s):
-                match spec.method:
-                    case "ping":
-                        return await self._ping()
-                    case "tcp":
-                        (await self._connect()).close()
-                        return None
-                    case "http":
-                        return await self._get()
-                    case "grpc":
-                        return await self._check_health()
-                    case "sleep" | "none":  # of hooks
-                        return None
+                return await self._send()
         except ValueError as error:
             return str(error)
         except TimeoutError:
-            if spec.method == "exec":
-                return f"command {list(spec.command)} timed out after {spec.timeout_s:g} s"
-            return (
-                f"dial tcp {target}: i/o timeout"
-                if spec.method != "ping"
-                else f"no answer to a ping to {spec.address}"
-            )
+            return self._timeout_message()
         except OSError as error:
-            if spec.method == "exec":
-                return str(error)
-            words = {
-                errno.ECONNREFUSED: "connection refused",
-                errno.EHOSTUNREACH: "no route to host",
-                errno.ENETUNREACH: "network is unreachable",
-            }
-            return f"dial tcp {target}: connect: {words.get(error.errno or 0, error.strerror or str(error))}"
+            return self._error_message(error)
+
+    async def _send(self) -> str | None:
+        """Run a probe that sends packets; return an error message, or None on success."""
+        match self.spec.method:
+            case "ping":
+                await self._ping()
+            case "tcp":
+                (await self._connect()).close()
+            case "http":
+                return await self._get()
+            case "grpc":
+                return await self._check_health()
+        return None
+
+    def _timeout_message(self) -> str:
+        spec = self.spec
+        match spec.method:
+            case "exec":
+                return f"command {list(spec.command)} timed out after {spec.timeout_s:g} s"
+            case "ping":
+                return f"no answer to a ping to {spec.address}"
+        return f"dial tcp {socket_address(spec.address, spec.port)}: i/o timeout"
+
+    def _error_message(self, error: OSError) -> str:
+        if self.spec.method == "exec":
+            return str(error)
+        reasons = {
+            errno.ECONNREFUSED: "connection refused",
+            errno.EHOSTUNREACH: "no route to host",
+            errno.ENETUNREACH: "network is unreachable",
+        }
+        reason = reasons.get(error.errno or 0, error.strerror or str(error))
+        return f"dial tcp {socket_address(self.spec.address, self.spec.port)}: connect: {reason}"
 
     async def _connect(self) -> socket.socket:
         try:
             ip_address(self.spec.address)
         except ValueError:
-            raise ValueError(
-                f"dial tcp: lookup {self.spec.address}: no such host"
-            ) from None  # this machine's resolver is not asked
+            # The kubelet would ask the machine's resolver; a lab does not.
+            raise ValueError(f"dial tcp: lookup {self.spec.address}: no such host") from None
         connection = self._namespace.socket(socket.SOCK_STREAM, is_ipv6=":" in self.spec.address)
-        # Closed with a reset: thousands of probes shall not leave thousands of sockets in TIME_WAIT.
+        # Closed with a reset, so that thousands of probes do not leave sockets in TIME_WAIT.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         try:
             await asyncio.get_running_loop().sock_connect(
@@ -209,27 +232,29 @@ class PeriodicProbe(ProbeState):
         try:
             if self.spec.is_tls:
                 connection = await self._in_tls(plain)
-            own = {
+            defaults = {
                 "Host": socket_address(self.spec.address, self.spec.port),
                 "User-Agent": USER_AGENT,
             }
             given = {name.lower() for name, _ in self.spec.headers}
             headers = {
-                **{name: value for name, value in own.items() if name.lower() not in given},
+                **{name: value for name, value in defaults.items() if name.lower() not in given},
                 **dict(self.spec.headers),
             }
-            answer = await fetch(
+            response = await fetch(
                 connection, "GET", self.spec.path, headers=headers, enough_bytes=BODY_BYTES
             )
         finally:
             connection.close()
-        is_fine = (
-            self.spec.is_hook or answer.status in HTTP_OK
-        )  # of a hook the kubelet takes any answer
-        return None if is_fine else f"HTTP probe failed with statuscode: {answer.status}"
+        # The kubelet accepts every status as the response to a hook.
+        is_success = self.spec.is_hook or response.status in HTTP_OK
+        return None if is_success else f"HTTP probe failed with statuscode: {response.status}"
 
     async def _in_tls(self, connection: socket.socket) -> TlsConnection:
-        """Return the connection with TLS around it. Raises ValueError with what a kubelet says when the server does not speak it."""
+        """Return a TLS connection over a connected socket.
+
+        Raises ValueError with the kubelet's message if the handshake fails.
+        """
         tls = TlsConnection(connection, client_context(), is_server=False)
         try:
             await tls.handshake()
@@ -239,16 +264,16 @@ class PeriodicProbe(ProbeState):
                 "WRONG_VERSION_NUMBER",
                 "RECORD_LAYER_FAILURE",
             )
-            words = (
+            reason = (
                 "http: server gave HTTP response to HTTPS client"
                 if is_http
                 else f"tls: {error.strerror or error}"
             )
-            raise ValueError(f'Get "{target}": {words}') from None
+            raise ValueError(f'Get "{target}": {reason}') from None
         return tls
 
     async def _execute(self) -> str | None:
-        """A command in the container."""
+        """Run the probe's command; return its output or status as the error message."""
         spec = self.spec
         status, output = await self._executor().run(
             spec.netns, spec.container, spec.command, spec.timeout_s
@@ -266,7 +291,8 @@ class PeriodicProbe(ProbeState):
         finally:
             connection.close()
 
-    async def _ping(self) -> str | None:
+    async def _ping(self) -> None:
+        """Send a ping and wait for the reply."""
         loop = asyncio.get_running_loop()
         echo = echo_of(self.spec.address)
         connection = self._namespace.run(
@@ -280,4 +306,3 @@ class PeriodicProbe(ProbeState):
             await loop.sock_recv(connection, 64)
         finally:
             connection.close()
-        return None
