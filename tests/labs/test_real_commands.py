@@ -109,7 +109,7 @@ def test_home_directories_are_out_of_sight(lab: Lab) -> None:
         assert said(lab, "web") == ["own"]
         assert said(lab, "server") == [
             f'exec: "{program}": executable file not found in $PATH: commands do not see {home} of this machine;'
-            " copy what they need to a place such as /opt"
+            " copy what they need to a directory such as /opt"
         ]
 
 

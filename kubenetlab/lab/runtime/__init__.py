@@ -1,1 +1,1 @@
-"""What runs in pods: built-in programs, commands of this machine, CoreDNS, and their logs."""
+"""Containers of pods: built-in programs, commands of this machine, CoreDNS, limits and logs."""

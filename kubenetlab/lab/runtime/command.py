@@ -1,7 +1,9 @@
-"""A container's real command: init forks it into the pod's namespaces, here it gets its files and becomes the program.
+"""Process of a container with a real command.
 
-What it writes goes into the container's log; how it ends init hears and tells. A command of a probe joins the files of the
-container's own process, and has its environment.
+Init forks it into the pod's namespaces. This module sets up its file system, limits and
+environment, and executes the command. Its output goes to the container's log, and init reports its
+exit. The command of a probe or hook joins the mount namespace of the container's own process, and
+has the same environment.
 """
 
 from __future__ import annotations
@@ -27,10 +29,14 @@ from kubenetlab.lab.context import LabContext
 from kubenetlab.lab.runtime.container_limits import enter_groups
 
 NOT_FOUND, NOT_EXECUTABLE = 127, 126
+"""Exit statuses of a command that cannot be executed, as a shell reports them."""
 
 
 def main(boot: LabContext, arguments: dict[str, Any]) -> None:
-    """The role; returns only by becoming the program, or by ending. Begins a process group, so that all of it can be ended."""
+    """Execute the command of a container, a probe or a hook; never return.
+
+    The process becomes the leader of a session, so that all its children can be killed with it.
+    """
     os.setsid()
     reset_signals(of_python=True)
     rlimits = enter_groups(arguments["limits"]) if arguments.get("limits") else {}
@@ -41,7 +47,7 @@ def main(boot: LabContext, arguments: dict[str, Any]) -> None:
             else _prepare(arguments, boot.hidden)
         )
     except ProcessLookupError:
-        print("the container is not running any more", flush=True)
+        print("the container has exited", flush=True)
         os._exit(NOT_FOUND)
     except OSError as error:
         print(f"the command's files cannot be prepared: {refusal(error)}", flush=True)
@@ -50,18 +56,23 @@ def main(boot: LabContext, arguments: dict[str, Any]) -> None:
         confine(**arguments.get("capabilities") or {})
     except OSError as error:
         print(
-            f"the command's permissions cannot be limited here ({error.strerror}), so it is not run: see kubenetlab doctor",
+            f"the command's permissions cannot be limited ({error.strerror}), "
+            "so it is not run; see kubenetlab doctor",
             flush=True,
         )
         os._exit(NOT_EXECUTABLE)
     close_other_descriptors()
-    _become(
+    _execute(
         arguments["argv"], environment, arguments.get("working_dir") or "/", rlimits, boot.hidden
     )
 
 
 def _prepare(arguments: dict[str, Any], hidden: Sequence[str]) -> dict[str, str]:
-    """Make the files of a container's own process, without the directories `hidden`; return its environment. Raises OSError."""
+    """Mount the file system of a container's own process and return its environment.
+
+    hidden: directories of the machine that the container does not see.
+    Raises OSError.
+    """
     mounts.container(arguments["hosts"], arguments["resolv_conf"], hidden)
     return {
         "PATH": CONTAINER_PATH,
@@ -72,51 +83,54 @@ def _prepare(arguments: dict[str, Any], hidden: Sequence[str]) -> dict[str, str]
 
 
 def _join(beside: ProcessId) -> dict[str, str]:
-    """Join the files of a container's own process; return its environment. Raises ProcessLookupError when it has ended."""
+    """Join the mount namespace of a container's own process and return its environment.
+
+    Raises ProcessLookupError if that process has exited.
+    """
     try:
         environment = _environment_of(beside.pid)
-        files = open_namespace(
-            "mnt", beside.pid
-        )  # by the lab's /proc: a pidfd would be looked for among the pod's processes
-        if (
-            start_time(beside.pid) != beside.start
-        ):  # looked at last: all that was read before is then the same process's
+        # By /proc, which is the lab's: pidfd_open(2) takes a pid of the pod's PID namespace.
+        mount_namespace = open_namespace("mnt", beside.pid)
+        # Checked last: a matching start time proves that the pid was not reused before.
+        if start_time(beside.pid) != beside.start:
             raise ProcessLookupError(f"process {beside.pid} is another one")
     except FileNotFoundError as error:
         raise ProcessLookupError(str(error)) from None
-    setns(files, CLONE_NEWNS)
+    setns(mount_namespace, CLONE_NEWNS)
     return environment
 
 
-def _become(
+def _execute(
     argv: list[str],
     environment: dict[str, str],
     working_dir: str,
     rlimits: dict[str, int],
     hidden: Sequence[str],
 ) -> None:
+    """Replace this process by the command; print the reason and exit if that fails."""
     try:
         os.chdir(working_dir)
         apply_rlimits(**rlimits)
         os.execvpe(argv[0], argv, environment)
     except MemoryError:
-        os._exit(NOT_EXECUTABLE)  # the limit leaves nothing to print with
+        os._exit(NOT_EXECUTABLE)  # the memory limit leaves too little to print a message
     except ValueError as error:
         print(f'exec: "{argv[0]}": {error}', flush=True)
         os._exit(NOT_EXECUTABLE)
     except FileNotFoundError as error:
-        is_place = error.filename == working_dir
-        what = f'no such directory "{working_dir}"' if is_place else no_such_command(argv[0])
-        print(what + _why_hidden(working_dir if is_place else argv[0], hidden), flush=True)
+        is_directory = error.filename == working_dir
+        path = working_dir if is_directory else argv[0]
+        message = f'no such directory "{path}"' if is_directory else no_such_command(path)
+        print(message + _hint_if_hidden(path, hidden), flush=True)
         os._exit(NOT_FOUND)
     except OSError as error:
         print(f'exec: "{argv[0]}": {(error.strerror or str(error)).lower()}', flush=True)
         os._exit(NOT_EXECUTABLE)
 
 
-def _why_hidden(path: str, hidden: Sequence[str]) -> str:
-    """Return the end of the message about a missing path that lies in a directory of the machine that programs do not see."""
-    holder = next(
+def _hint_if_hidden(path: str, hidden: Sequence[str]) -> str:
+    """Return a hint for a missing path in a directory that containers do not see, or ""."""
+    parent = next(
         (
             directory
             for directory in hidden
@@ -125,13 +139,14 @@ def _why_hidden(path: str, hidden: Sequence[str]) -> str:
         None,
     )
     return (
-        f": commands do not see {holder} of this machine; copy what they need to a place such as /opt"
-        if holder
+        f": commands do not see {parent} of this machine; "
+        "copy what they need to a directory such as /opt"
+        if parent
         else ""
     )
 
 
 def _environment_of(pid: int) -> dict[str, str]:
-    """What a process was born with."""
+    """Return the initial environment of a process."""
     entries = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="surrogateescape").split("\0")
     return dict(entry.split("=", 1) for entry in entries if "=" in entry)

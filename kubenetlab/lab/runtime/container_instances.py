@@ -1,4 +1,4 @@
-"""Stand-ins: what runs in place of containers' own programs, run by run, and the pods whose they are."""
+"""Runs of built-in programs, which replace the programs of containers, and the pods they are in."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from kubenetlab import programs
 from kubenetlab.hoststate.programs import ListenPort
 from kubenetlab.kernel.processes.identity import Process
-from kubenetlab.lab.runtime.listeners import PKTINFO_SPACE, from_where, listening
+from kubenetlab.lab.runtime.listeners import PKTINFO_SPACE, listening, reply_source
 from kubenetlab.lab.runtime.pod_network import DATAGRAM_BYTES, NetnsSocketFactory, PodSockets
 from kubenetlab.lab.transport import grpc_health
 from kubenetlab.lab.transport.accepting import accept_each
@@ -28,22 +28,23 @@ if TYPE_CHECKING:
     from ssl import SSLContext
 
 LOG_LINES = 1000
+"""Number of lines that the log of a run keeps."""
 NOT_TLS: Final = (
     b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"
 )
 MAX_LINE = 4096
-"""Characters of a line that are kept: a request's target may have thousands."""
+"""Maximum number of characters of a log line: a request's target may have thousands."""
 
 
 class ContainerInstance:
-    """One run of one container's program."""
+    """One run of a container's built-in program."""
 
     def __init__(
         self,
         pod: PodInstance,
         container: str,
         attempt: int,
-        tell: Callable[[ContainerInstance], None],
+        on_end: Callable[[ContainerInstance], None],
     ) -> None:
         self.pod = pod
         self.container = container
@@ -53,65 +54,75 @@ class ContainerInstance:
         self.sockets: dict[ListenPort, socket.socket] = {}
         self.log: deque[str] = deque(maxlen=LOG_LINES)
         self.log_end = 0
-        """How many lines there have been."""
-        self._tell = tell
+        """Number of lines written so far, including those that the log no longer keeps."""
+        self._on_end = on_end
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._is_over = False
+        self._has_ended = False
         self.is_stopping = False
         """True after SIGTERM."""
         self._memory: Any = None
         self._tls: SSLContext | None = None
-        """What the program serves TLS with, if its arguments say so."""
+        """TLS context of the program's servers, if its arguments enable TLS."""
         self.outcome: Message = {"state": "running"}
-        """How it goes, or how it ended: told again to an agent that comes back."""
+        """State or exit of the run, as reported to the agent."""
 
     def update(self, program: str, options: dict[str, Any], listeners: list[ListenPort]) -> None:
-        """Opens what is new, closes what is gone. Raises OSError, with nothing new left open, when a port cannot be had."""
+        """Set program, options and listening ports; open new sockets and close unused ones.
+
+        Raises OSError if a port cannot be opened; no new socket is left open then.
+        """
         if "tls" in options and self._tls is None:
-            self._tls = server_context(options["tls"])  # read once, as the program would
-        opened: dict[ListenPort, socket.socket] = {}
-        try:
-            for listener in listeners:
-                if listener not in self.sockets:
-                    opened[listener] = listening(
-                        self.pod.namespace, listener, has_ipv6=self.pod.has_ipv6
-                    )
-        except OSError:
-            for new in opened.values():
-                new.close()
-            raise
+            self._tls = server_context(options["tls"])  # read once, as a real program does
+        opened = self._open([listener for listener in listeners if listener not in self.sockets])
         for listener in [known for known in self.sockets if known not in listeners]:
             self._close(self.sockets.pop(listener))
         self.program, self.options = program, options
         self._module = programs.load(program)
         if self._memory is None and hasattr(self._module, "memory"):
             self._memory = self._module.memory()
-        loop = asyncio.get_running_loop()
-        for listener, opened_socket in opened.items():
-            self.sockets[listener] = opened_socket
-            if listener.protocol == "UDP":
-                loop.add_reader(
-                    opened_socket.fileno(), self._datagram, opened_socket
-                )  # a socket without a peer's name is slow to describe
-            else:
-                accept_each(
-                    opened_socket,
-                    partial(self._accepted, _SERVED[listener.protocol]),
-                    self._has_no_room,
-                )
-            self.note(
-                f"Started {'HTTP' if listener.protocol == 'TCP' else listener.protocol} server on port {listener.port}"
-            )
+        for listener, open_socket in opened.items():
+            self.sockets[listener] = open_socket
+            self._serve_socket(listener, open_socket)
         if hasattr(self._module, "configured"):
-            self._module.configured(self._me())
+            self._module.configured(self._identity())
 
-    def hear(self, news: Message) -> None:
-        """What the lab tells the program; one that does not listen does not mind."""
-        if hasattr(self._module, "told") and not self._is_over:
-            self._module.told(news, self._me())
+    def _open(self, listeners: list[ListenPort]) -> dict[ListenPort, socket.socket]:
+        """Open listening sockets in the pod's namespace: all of them, or none (OSError)."""
+        opened: dict[ListenPort, socket.socket] = {}
+        try:
+            for listener in listeners:
+                opened[listener] = listening(
+                    self.pod.namespace, listener, has_ipv6=self.pod.has_ipv6
+                )
+        except OSError:
+            for open_socket in opened.values():
+                open_socket.close()
+            raise
+        return opened
+
+    def _serve_socket(self, listener: ListenPort, open_socket: socket.socket) -> None:
+        """Start to serve the clients of a listening socket."""
+        if listener.protocol == "UDP":
+            # By number: for a socket, the selector formats its addresses into a KeyError first.
+            asyncio.get_running_loop().add_reader(
+                open_socket.fileno(), self._receive_datagram, open_socket
+            )
+        else:
+            accept_each(
+                open_socket,
+                partial(self._serve_connection, _SERVERS[listener.protocol]),
+                self._log_pause,
+            )
+        kind = "HTTP" if listener.protocol == "TCP" else listener.protocol
+        self.note(f"Started {kind} server on port {listener.port}")
+
+    def notify(self, event: Message) -> None:
+        """Pass an event of the lab to the program, if it handles events."""
+        if hasattr(self._module, "told") and not self._has_ended:
+            self._module.told(event, self._identity())
 
     def start_main(self) -> None:
-        """Begin what the program does by itself, and its end where one is set."""
+        """Start the program's main function, and schedule its exit if its options set one."""
         if hasattr(self._module, "main"):
             self._spawn(self._main())
         if (ending := self.options.get("ending")) is not None:
@@ -119,18 +130,22 @@ class ContainerInstance:
 
     @property
     def serves_on_s(self) -> float:
-        """For how many seconds the program serves on after SIGTERM."""
+        """Time for which the program continues to serve after SIGTERM, in seconds."""
         return float(self.options.get(programs.DELAY_SHUTDOWN, 0))
 
     def signal_end(self) -> None:
-        """Tell the program what SIGTERM would tell it: it serves on for a while, and ends. Twice is once."""
-        if not (self.is_stopping or self._is_over):
+        """Simulate SIGTERM: the program continues for `serves_on_s` and exits.
+
+        Further calls have no effect.
+        """
+        if not (self.is_stopping or self._has_ended):
             self.is_stopping = True
             self.note(f"Sleeping {self.serves_on_s:g} seconds before terminating...")
             self._exit(0, self.serves_on_s)
 
     def stop(self) -> None:
-        self._is_over = True
+        """Close all sockets and cancel all tasks."""
+        self._has_ended = True
         for open_socket in self.sockets.values():
             self._close(open_socket)
         self.sockets.clear()
@@ -138,6 +153,7 @@ class ContainerInstance:
             task.cancel()
 
     def note(self, line: str) -> None:
+        """Write a line to the log, with the current time."""
         self.log_end += 1
         self.log.append(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {line[:MAX_LINE]}")
 
@@ -145,38 +161,41 @@ class ContainerInstance:
         asyncio.get_running_loop().remove_reader(open_socket.fileno())
         open_socket.close()
 
-    def _accepted(
+    def _serve_connection(
         self, serve: Callable[[ContainerInstance, socket.socket], Any], connection: socket.socket
     ) -> None:
         self._spawn(serve(self, connection))
 
-    def _has_no_room(self, error: OSError) -> None:
+    def _log_pause(self, error: OSError) -> None:
         self.note(f"clients have to wait: {error.strerror}")
 
     async def _serve_tcp(self, connection: socket.socket) -> None:
-        """HTTP/1.1, or for whoever begins like an HTTP/2 client gRPC's health protocol."""
+        """Serve a TCP client by HTTP/1.1, TLS, or gRPC's health protocol, by its first bytes."""
         try:
             async with asyncio.timeout(IDLE_TIMEOUT_S):
-                begun = await asyncio.get_running_loop().sock_recv(connection, RECEIVE_BYTES)
+                received = await asyncio.get_running_loop().sock_recv(connection, RECEIVE_BYTES)
             if self._tls is not None or (
-                begun.startswith(HANDSHAKE) and getattr(self._module, "SERVES_TLS", False)
+                received.startswith(HANDSHAKE) and getattr(self._module, "SERVES_TLS", False)
             ):
-                await self._serve_tls(connection, begun)
-            elif begun.startswith(grpc_health.PREFACE):
-                await grpc_health.serve(connection, begun)
+                await self._serve_tls(connection, received)
+            elif received.startswith(grpc_health.PREFACE):
+                await grpc_health.serve(connection, received)
             else:
-                await serve(connection, self._http, begun, max_body_bytes=1024 * 1024)
+                await serve(connection, self._http, received, max_body_bytes=1024 * 1024)
         except (OSError, TimeoutError):
-            pass  # the client is gone, or never said anything
+            pass  # the client is gone, or has sent nothing
         finally:
             connection.close()
 
-    async def _serve_tls(self, connection: socket.socket, begun: bytes) -> None:
-        """HTTP/1.1 over TLS; to plain HTTP a server of Go says what is wrong. Source: Go's net/http/server.go."""
-        if not begun.startswith(HANDSHAKE):
+    async def _serve_tls(self, connection: socket.socket, received: bytes) -> None:
+        """Serve HTTP/1.1 over TLS; answer a plain HTTP request as a server in Go does.
+
+        Source: Go's net/http/server.go.
+        """
+        if not received.startswith(HANDSHAKE):
             await asyncio.get_running_loop().sock_sendall(connection, NOT_TLS)
             return
-        tls = TlsConnection(connection, self._tls or localhost_context(), begun, is_server=True)
+        tls = TlsConnection(connection, self._tls or localhost_context(), received, is_server=True)
         try:
             async with asyncio.timeout(IDLE_TIMEOUT_S):
                 await tls.handshake()
@@ -189,7 +208,7 @@ class ContainerInstance:
         await serve(tls, self._http, max_body_bytes=1024 * 1024)
 
     async def _serve_sctp(self, connection: socket.socket) -> None:
-        """What one asks by UDP, message by message over one association."""
+        """Answer the messages of an SCTP association as if they were UDP datagrams."""
         loop, peer = asyncio.get_running_loop(), plain_peer(connection.getpeername())
         try:
             while True:
@@ -205,14 +224,15 @@ class ContainerInstance:
             connection.close()
 
     def _answer(self, data: bytes, peer: Peer) -> bytes | None:
+        """Return the program's answer to a datagram, if it has one."""
         answer: bytes | None = (
-            self._module.datagram(data, peer, self._me())
+            self._module.datagram(data, peer, self._identity())
             if hasattr(self._module, "datagram")
             else None
         )
         return answer
 
-    def _datagram(self, open_socket: socket.socket) -> None:
+    def _receive_datagram(self, open_socket: socket.socket) -> None:
         try:
             data, ancillary, _, name = open_socket.recvmsg(DATAGRAM_BYTES, PKTINFO_SPACE)
         except OSError:
@@ -222,25 +242,26 @@ class ContainerInstance:
         if answer is None:
             return
         try:
-            open_socket.sendmsg([answer], [from_where(*entry) for entry in ancillary], 0, name)
+            open_socket.sendmsg([answer], [reply_source(*entry) for entry in ancillary], 0, name)
         except OSError as error:
             self.note(f"cannot answer {socket_address(*peer)}: {error.strerror}")
 
     async def _http(self, request: Request) -> Response:
         if getattr(self._module, "LOGS_REQUESTS", True):
-            self.note(
-                f"{request.method} {request.target} from {socket_address(*request.peer)}{_agent(request)}"
-            )
+            client = f"{socket_address(*request.peer)}{_user_agent(request)}"
+            self.note(f"{request.method} {request.target} from {client}")
         if not hasattr(self._module, "http"):
             return Response(404)
-        answer: Response = await self._module.http(request, self._me())
-        who = {
+        answer: Response = await self._module.http(request, self._identity())
+        identification = {
             "X-Kubenetlab-Pod": f"{self.pod.identity['namespace']}/{self.pod.identity['pod']}",
             "X-Kubenetlab-Client": socket_address(*request.peer),
         }
-        return Response(answer.status, answer.body, answer.content_type, {**answer.headers, **who})
+        headers = {**answer.headers, **identification}
+        return Response(answer.status, answer.body, answer.content_type, headers)
 
-    def _me(self) -> PodIdentity:
+    def _identity(self) -> PodIdentity:
+        """Return what the program's functions get to know about the pod and this run."""
         return PodIdentity(
             **self.pod.identity,
             container=self.container,
@@ -256,19 +277,20 @@ class ContainerInstance:
 
     def _exit(self, status: int, after_s: float) -> None:
         self.note(f"Will exit with {status}" + (f" in {after_s:g} s" if after_s else ""))
-        # Not at once: the answer that announces it shall still be sent.
+        # With a delay, so that the response that announces the exit is still sent.
         asyncio.get_running_loop().call_later(max(after_s, 0.01), self._end, status, "")
 
     async def _main(self) -> None:
         try:
-            status = await self._module.main(self._me())
+            status = await self._module.main(self._identity())
         except Exception as error:
             self._end(2, f"{type(error).__name__}: {error}")
         else:
             self._end(status, self.log[-1].partition(" ")[2] if self.log and status else "")
 
     def _end(self, status: int, message: str) -> None:
-        if not self._is_over:
+        """End the run and report its exit status."""
+        if not self._has_ended:
             self.stop()
             self.outcome = {
                 "state": "exited",
@@ -276,7 +298,7 @@ class ContainerInstance:
                 "message": message,
                 "at": time.time(),
             }
-            self._tell(self)
+            self._on_end(self)
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -284,11 +306,11 @@ class ContainerInstance:
         task.add_done_callback(self._tasks.discard)
 
 
-_SERVED: Final = {"TCP": ContainerInstance._serve_tcp, "SCTP": ContainerInstance._serve_sctp}
+_SERVERS: Final = {"TCP": ContainerInstance._serve_tcp, "SCTP": ContainerInstance._serve_sctp}
 
 
 class PodInstance:
-    """One pod's programs, as long as its pause process lives."""
+    """Built-in programs of one pod, as long as its pause process runs."""
 
     def __init__(
         self,
@@ -302,22 +324,22 @@ class PodInstance:
     ) -> None:
         self.netns = netns
         self.process = process
-        """Its pause process."""
+        """Pause process of the pod."""
         self.identity = identity
         self.namespace = NetnsSocketFactory(process, home)
         self.has_ipv6 = 6 in versions
         self._names = hosts, resolv_conf, versions
         self.runs: dict[str, ContainerInstance] = {}
         self.former_runs: dict[str, ContainerInstance] = {}
-        """Each container's run before the present one, for its log."""
+        """Previous run of each container, for its log."""
 
     @cached_property
     def network(self) -> PodSockets:
-        """What its programs reach others by: most of them wait to be asked."""
+        """Network access of the programs; created on demand, because most programs only serve."""
         return PodSockets(self.namespace, parse(*self._names))
 
 
-def _agent(request: Request) -> str:
+def _user_agent(request: Request) -> str:
     agent = request.headers.get("user-agent", "")
     return f" ({agent})" if agent else ""
 

@@ -1,4 +1,7 @@
-"""What a container's own process writes: a file in the run directory, and beside it that of the run before."""
+"""Logs of containers that are processes: files in the run directory, one per run for two runs.
+
+Beside each log is a file of time marks, which tell when its lines were written.
+"""
 
 from __future__ import annotations
 
@@ -13,37 +16,43 @@ from typing import Final, Literal
 from msgspec import Struct
 
 MAX_BYTES = 16 * 1024 * 1024
-"""Size of a log that is begun anew before it would be exceeded: logs lie in memory."""
+"""Maximum size of a log, after which it is emptied: the run directory is in memory."""
 MAX_MESSAGE: Final = 2048
-"""Characters of a log that the status of a container and its events repeat: they are kept in the store.
+"""Maximum number of characters of a log that container statuses and events repeat in the store.
 
-Source: k8s.io/kubernetes pkg/kubelet/container (MaxContainerTerminationMessageLogLength), in bytes there.
+Source: MaxContainerTerminationMessageLogLength in k8s.io/kubernetes pkg/kubelet/container, where it
+is in bytes.
 """
 TAIL_BYTES = 1024 * 1024
-"""How much of a log is shown."""
+"""Maximum number of bytes of a log that are shown, from its end."""
 
 
 Which = int | Literal["latest", "previous"]
-"""Of which run: by its attempt, the one that runs or ran last, or the one before that."""
+"""Selection of a run: its attempt number, the latest run, or the one before it."""
 
 
 MARK: Final = struct.Struct("<dQ")
-"""When something was written, in seconds since 1970, and where in the log it begins; a file beside the log has one after another."""
+"""Time mark: time of a write in seconds since 1970, and its offset in the log."""
 MARK_EVERY_S: Final = 0.1
+"""Minimum time between two marks, in seconds."""
 _PREVIOUS: Final = ".previous"
 MAX_MARKS_BYTES: Final = 1024 * 1024
 
 
 class LogPart(Struct, frozen=True):
-    """Lines of a log, and where those behind them begin."""
+    """Part of a log."""
 
     lines: list[str]
     end: int
+    """Position at which the next part begins: in bytes for a file, in lines for a program's log."""
     times: list[float] | None = None
-    """When each line was written, in seconds since 1970, to about MARK_EVERY_S; None where the lines begin with it, or it is not known."""
+    """Time at which each line was written, in seconds since 1970, to about MARK_EVERY_S.
+
+    None if the lines themselves begin with their time, or if it is unknown.
+    """
 
     def since(self, moment: float) -> LogPart:
-        """Return the lines that were written at a moment or later, in seconds since 1970."""
+        """Return the lines that were written at `moment` or later, in seconds since 1970."""
         times = self.times if self.times is not None else [_time_in(line) for line in self.lines]
         return LogPart(
             [line for line, at in zip(self.lines, times, strict=True) if at >= moment], self.end
@@ -51,15 +60,15 @@ class LogPart(Struct, frozen=True):
 
 
 def read(path: Path, after: int = 0, *, is_going_on: bool = False) -> LogPart:
-    """What stands behind `after`, of much only the end. While the writer goes on its last line waits until it is whole.
+    """Return the part of a log from offset `after` on, at most its last TAIL_BYTES.
 
-    Raises FileNotFoundError when nothing has been written.
+    is_going_on: True while the process runs: an incomplete last line is then left out.
+    Raises FileNotFoundError if there is no log.
     """
     with open(path, "rb") as stream:
         size = stream.seek(0, os.SEEK_END)
-        start = max(
-            after if after <= size else 0, size - TAIL_BYTES
-        )  # a log that has been begun anew is read anew
+        # A log that is shorter than `after` was emptied, and is read from its beginning.
+        start = max(after if after <= size else 0, size - TAIL_BYTES)
         stream.seek(start)
         data = stream.read(size - start)
     if is_going_on:
@@ -69,7 +78,13 @@ def read(path: Path, after: int = 0, *, is_going_on: bool = False) -> LogPart:
 
 
 def _times(path: Path, start: int, data: bytes, count: int) -> list[float] | None:
-    """Return when each line of a piece was written, or None without marks; where lines cannot be told apart, the last mark's time."""
+    """Return the time of each line of a part of a log, or None if the log has no marks.
+
+    If the text has other line ends than the bytes, all lines get the time of the last mark.
+
+    start: offset of the part in the log.
+    count: number of lines of its text.
+    """
     try:
         marks = list(MARK.iter_unpack(_whole(marks_of(path).read_bytes())))
     except FileNotFoundError:
@@ -81,17 +96,18 @@ def _times(path: Path, start: int, data: bytes, count: int) -> list[float] | Non
     for line in data.splitlines(keepends=True):
         beginnings.append(at)
         at += len(line)
-    if len(beginnings) != count:  # line ends that only text has
+    if len(beginnings) != count:  # str.splitlines knows more line ends than bytes.splitlines
         return [marks[-1][0]] * count
     return [marks[max(0, bisect_right(offsets, beginning) - 1)][0] for beginning in beginnings]
 
 
 def _whole(marks: bytes) -> bytes:
+    """Return marks without an incomplete one at their end."""
     return marks[: len(marks) - len(marks) % MARK.size]
 
 
 def _time_in(line: str) -> float:
-    """Return the time at the beginning of a built-in program's line."""
+    """Return the time at the beginning of a built-in program's line; the current time if none."""
     try:
         return datetime.fromisoformat(line.partition(" ")[0]).timestamp()
     except ValueError:
@@ -99,13 +115,16 @@ def _time_in(line: str) -> float:
 
 
 def marks_of(path: Path) -> Path:
-    """Return the file that has the times of a log. No name is longer than that of a former run's log: some are as long as can be."""
+    """Return the path of the time marks of a log.
+
+    No such name is longer than the name of a previous run's log, which may have the maximum length.
+    """
     latest, dot, _ = path.name.rpartition(_PREVIOUS)
     return path.with_name(f"{latest}.oldtimes" if dot else f"{path.name}.times")
 
 
 def mark(log: str, moment: float, offset: int) -> None:
-    """Note when what begins at an offset of a log was written. Raises OSError."""
+    """Append a mark: the text at `offset` of a log was written at `moment`. Raises OSError."""
     path = marks_of(Path(log))
     flags = (
         os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | (os.O_TRUNC if offset == 0 else 0)
@@ -120,7 +139,7 @@ def mark(log: str, moment: float, offset: int) -> None:
 
 
 def last_words(path: Path) -> str:
-    """Return the last line that is not blank, at most MAX_MESSAGE characters of it; empty where there is none."""
+    """Return the last non-blank line of a log, at most MAX_MESSAGE characters; "" if none."""
     try:
         lines = read(path).lines
     except OSError:
@@ -129,12 +148,12 @@ def last_words(path: Path) -> str:
 
 
 def previous(path: Path) -> Path:
-    """Where the log of the run before is."""
+    """Return the path of the previous run's log."""
     return path.with_name(f"{path.name}{_PREVIOUS}")
 
 
 def begin_run(path: Path) -> None:
-    """Puts aside what an earlier run wrote."""
+    """Rename the log of the latest run and its marks to those of the previous run."""
     if path.exists():
         path.replace(previous(path))
     if marks_of(path).exists():
@@ -142,7 +161,7 @@ def begin_run(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Success when it is gone already."""
+    """Remove the logs of both runs, and their marks; missing files are ignored."""
     for log in (path, previous(path)):
         log.unlink(missing_ok=True)
         marks_of(log).unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""CoreDNS: a process inside its pod. It watches the lab's API as a client and answers from what it has seen.
+"""CoreDNS: a process in its pod that watches the lab's API and answers DNS queries.
 
-When the agent dies it goes on with its last view and watches the next agent. Ports: 53 UDP and TCP, /health on 8080, /ready on 8181,
-/metrics on 9153.
+While the agent is down, it answers from its last view. Ports: 53 UDP and TCP, /health on 8080,
+/ready on 8181, /metrics on 9153.
 """
 
 from __future__ import annotations
@@ -38,45 +38,54 @@ from kubenetlab.programs.http import Request, Response, plain_peer, text
 from kubenetlab.programs.zone import Zone
 
 CACHE_SIZE = 10_000
+"""Maximum number of cached responses."""
 DISABLE_IPV6 = "/proc/sys/net/ipv6/conf/all/disable_ipv6"
 MAX_MESSAGE_BYTES = 64 * 1024
 RETRY_S = 0.05
+"""Pause before a watch that broke is started again, in seconds."""
 TCP_TIMEOUT_S = 10.0
+"""Time allowed for a TCP client to send a query, and to accept a response, in seconds."""
 _RCODES = {0: "NOERROR", 1: "FORMERR", 2: "SERVFAIL", 3: "NXDOMAIN", 4: "NOTIMP", 5: "REFUSED"}
 _FLAGS = ((0x8000, "qr"), (0x0400, "aa"), (0x0200, "tc"), (0x0100, "rd"), (0x0080, "ra"))
-"""Bits of a message's second word (RFC 1035 §4.1.1)."""
+"""Flags in the second word of a message (RFC 1035 §4.1.1)."""
 _WATCHED: tuple[type[Resource], ...] = (Namespace, Service, EndpointSlice, ClusterConfig)
 
 Key = tuple[str, str]
+"""Namespace and name of an object."""
 
 
 class CoreDNS:
-    """One server: what it has seen, and the sockets it answers on."""
+    """DNS server with its view of the store."""
 
     def __init__(self, api: str) -> None:
         self._api = api
-        self._seen: dict[type[Resource], dict[Key, Resource]] = {kind: {} for kind in _WATCHED}
+        self._objects: dict[type[Resource], dict[Key, Resource]] = {kind: {} for kind in _WATCHED}
         self._synced: set[type[Resource]] = set()
-        self._behind: dict[Key, dict[Key, EndpointSlice]] = {}
-        """Namespace and name of a Service → its slices by theirs."""
+        self._slices: dict[Key, dict[Key, EndpointSlice]] = {}
+        """EndpointSlices by key, by the key of their Service."""
         self._zone: Zone | None = None
         self._forwards = False
-        """True where the lab has an uplink: others may know what is not known here."""
-        self._own: list[Network] = []
-        """The lab's ranges: a name server there would be one that asks us, without end."""
+        """True if the lab has an uplink: foreign names are then forwarded."""
+        self._own_ranges: list[Network] = []
+        """Ranges of the lab: a name server there would forward queries to this one in a loop."""
         self._cache: dict[bytes, tuple[bytes, str]] = {}
-        """Question as it came, without its number → answer without its number, words for the log; thrown away at every change."""
+        """Responses and their log lines by query, all without message id; cleared by each change.
+
+        The key of a query over TCP begins with `t`.
+        """
         self._queries = 0
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
     def is_ready(self) -> bool:
+        """True if the initial objects of all watched kinds have been received."""
         return len(self._synced) == len(_WATCHED)
 
     async def run(self) -> None:
+        """Serve queries and watch the API; never return."""
         loop = asyncio.get_running_loop()
         udp = _bound(socket.SOCK_DGRAM, DNS_PORT)
-        loop.add_reader(udp, self._datagrams, udp)
+        loop.add_reader(udp, self._receive_udp, udp)
         self._listen(DNS_PORT, self._tcp)
         for port, handler in (
             (HEALTH_PORT, self._health),
@@ -87,56 +96,62 @@ class CoreDNS:
         await asyncio.gather(*(self._watch(kind) for kind in _WATCHED))
 
     def resolve(self, data: bytes, peer: tuple[Any, ...], *, is_udp: bool = True) -> bytes | None:
-        """The encoded answer to an encoded question, from the cache where it was asked before."""
-        begun = time.perf_counter()
+        """Return the encoded response to an encoded query, from the cache if possible.
+
+        Return None while the initial objects are missing, and for messages that are not queries.
+        """
+        start = time.perf_counter()
         self._queries += 1
         if self._zone is None:
             return None
         key = data[2:] if is_udp else b"t" + data[2:]
-        known = self._cache.get(key)
-        if known is None:
-            made = answer(self._zone, data, is_udp=is_udp)
-            if made is None:
+        cached = self._cache.get(key)
+        if cached is None:
+            response = answer(self._zone, data, is_udp=is_udp)
+            if response is None:
                 return None
             if len(self._cache) >= CACHE_SIZE:
                 self._cache.clear()
-            known = self._cache[key] = (made[2:], logged(data, made, is_udp=is_udp))
-        rest, line = known
-        self._tell(data, line, peer, begun)
-        return data[:2] + rest
+            line = logged(data, response, is_udp=is_udp)
+            cached = self._cache[key] = (response[2:], line)
+        response_without_id, line = cached
+        self._log(data, line, peer, start)
+        return data[:2] + response_without_id
 
-    def _tell(self, data: bytes, line: str, peer: tuple[Any, ...], begun: float) -> None:
-        log_query(
-            f"[INFO] {socket_address(*plain_peer(peer))} - {int.from_bytes(data[:2])} {line} {time.perf_counter() - begun:.6f}s"
-        )
+    def _log(self, data: bytes, line: str, peer: tuple[Any, ...], start: float) -> None:
+        """Write a query to the log, with the time since `start`."""
+        client, number = socket_address(*plain_peer(peer)), int.from_bytes(data[:2])
+        log_query(f"[INFO] {client} - {number} {line} {time.perf_counter() - start:.6f}s")
 
-    def _datagrams(self, udp: socket.socket) -> None:
+    def _receive_udp(self, udp: socket.socket) -> None:
         for _ in range(64):
             try:
                 data, peer = udp.recvfrom(MAX_MESSAGE_BYTES)
             except OSError:
                 return
             if self._forwards and self._zone is not None and is_foreign(self._zone, data):
-                self._begin(self._send_on(udp, data, peer))
-            elif (reply := self.resolve(data, peer)) is not None:
+                self._spawn(self._forward_udp(udp, data, peer))
+            elif (response := self.resolve(data, peer)) is not None:
                 with suppress(OSError):
-                    udp.sendto(reply, peer)
+                    udp.sendto(response, peer)
 
-    async def _send_on(self, udp: socket.socket, data: bytes, peer: tuple[Any, ...]) -> None:
-        reply = await self._forwarded(data, peer, is_udp=True)
+    async def _forward_udp(self, udp: socket.socket, data: bytes, peer: tuple[Any, ...]) -> None:
+        response = await self._forward(data, peer, is_udp=True)
         with suppress(OSError):
-            udp.sendto(reply, peer)
+            udp.sendto(response, peer)
 
-    async def _forwarded(self, data: bytes, peer: tuple[Any, ...], *, is_udp: bool) -> bytes:
-        """What the machine's name servers say."""
-        begun = time.perf_counter()
+    async def _forward(self, data: bytes, peer: tuple[Any, ...], *, is_udp: bool) -> bytes:
+        """Return the response of the machine's name servers; SERVFAIL if none responds."""
+        start = time.perf_counter()
         self._queries += 1
-        reply = await dns_forwarder.asked(data, is_udp=is_udp, but_for=self._own) or failed(data)
-        self._tell(data, logged(data, reply, is_udp=is_udp), peer, begun)
-        return reply
+        response = await dns_forwarder.forward(
+            data, is_udp=is_udp, but_for=self._own_ranges
+        ) or failed(data)
+        self._log(data, logged(data, response, is_udp=is_udp), peer, start)
+        return response
 
     async def _tcp(self, connection: socket.socket) -> None:
-        """Messages behind their lengths (RFC 1035 §4.2.2), until the client is done."""
+        """Serve queries over TCP until the client closes the connection or stops reading."""
         loop = asyncio.get_running_loop()
         buffer = b""
         connection.setblocking(False)
@@ -144,23 +159,22 @@ class CoreDNS:
             peer = connection.getpeername()
             while True:
                 async with asyncio.timeout(TCP_TIMEOUT_S):
-                    fresh = await loop.sock_recv(connection, MAX_MESSAGE_BYTES)
-                if not fresh:
+                    received = await loop.sock_recv(connection, MAX_MESSAGE_BYTES)
+                if not received:
                     return
-                buffer += fresh
+                buffer += received
                 while True:
                     data, buffer = dns_stream.split(buffer)
                     if data is None:
                         break
                     if self._forwards and self._zone is not None and is_foreign(self._zone, data):
-                        reply: bytes | None = await self._forwarded(data, peer, is_udp=False)
+                        response: bytes | None = await self._forward(data, peer, is_udp=False)
                     else:
-                        reply = self.resolve(data, peer, is_udp=False)
-                    if reply is not None:
-                        async with asyncio.timeout(
-                            TCP_TIMEOUT_S
-                        ):  # a client may ask and never read
-                            await loop.sock_sendall(connection, dns_stream.framed(reply))
+                        response = self.resolve(data, peer, is_udp=False)
+                    if response is not None:
+                        # A client may send queries and never read the responses.
+                        async with asyncio.timeout(TCP_TIMEOUT_S):
+                            await loop.sock_sendall(connection, dns_stream.framed(response))
         except (OSError, TimeoutError):
             pass
         finally:
@@ -171,11 +185,11 @@ class CoreDNS:
         listener.listen(128)
         accept_each(
             listener,
-            lambda connection: self._begin(handle(connection)),
+            lambda connection: self._spawn(handle(connection)),
             lambda error: log(f"clients have to wait: {error.strerror}"),
         )
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -188,11 +202,12 @@ class CoreDNS:
 
     async def _metrics(self, request: Request) -> Response:
         return text(
-            f"# TYPE coredns_dns_requests_total counter\ncoredns_dns_requests_total {self._queries}\n"
+            "# TYPE coredns_dns_requests_total counter\n"
+            f"coredns_dns_requests_total {self._queries}\n"
         )
 
     async def _watch(self, kind: type[Resource]) -> None:
-        """Follows one kind for ever, through all agents."""
+        """Watch one kind, also across restarts of the agent; never return."""
         path = (
             f"/api/{kind.api_version}"
             if "/" not in kind.api_version
@@ -206,10 +221,10 @@ class CoreDNS:
             await asyncio.sleep(RETRY_S)
 
     async def _follow(self, kind: type[Resource], target: str) -> None:
-        """One watch, until it breaks. What it brings first takes the place of what was known before."""
+        """Follow one watch until it breaks; its initial objects replace the former view."""
         loop = asyncio.get_running_loop()
         exchange = Exchange("GET", target, {})
-        fresh: dict[Key, Resource] = {}
+        initial: dict[Key, Resource] = {}
         is_initial, buffer = True, b""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as connection:
             await loop.sock_connect(connection, self._api)
@@ -217,82 +232,93 @@ class CoreDNS:
             while not exchange.is_complete:
                 buffer += exchange.feed(await loop.sock_recv(connection, 256 * 1024))
                 *lines, buffer = buffer.split(b"\n")
-                touched: list[Resource] = []
+                changed: list[Resource] = []
                 for line in lines:
                     event = json.loads(line)
                     if event["type"] == "BOOKMARK":
-                        self._seen[kind], is_initial = fresh, False
+                        self._objects[kind], is_initial = initial, False
                         self._synced.add(kind)
                         self._zone = None
                         continue
                     obj = decode_object(event["object"], kind).value
                     if obj is None:
                         continue
-                    known = fresh if is_initial else self._seen[kind]
-                    touched += [one for one in (known.pop(obj.key, None), obj) if one is not None]
+                    known = initial if is_initial else self._objects[kind]
+                    former = known.pop(obj.key, None)
+                    changed += [obj] if former is None else [former, obj]
                     if event["type"] != "DELETED":
                         known[obj.key] = obj
                 if lines and self.is_ready and not is_initial:
-                    self._take_in(touched)
+                    self._update(changed)
 
-    def _take_in(self, touched: Iterable[Resource]) -> None:
-        """What is said of names follows what was seen; of Services that have not changed nothing is computed."""
-        services: dict[Key, Service] = self._seen[Service]  # type: ignore[assignment]
-        slices: dict[Key, EndpointSlice] = self._seen[EndpointSlice]  # type: ignore[assignment]
+    def _update(self, changed: Iterable[Resource]) -> None:
+        """Update the zone for changed objects.
+
+        Changes of Services and EndpointSlices update only the records of these Services; any other
+        change rebuilds the zone.
+
+        changed: former and new state of each changed object.
+        """
+        services: dict[Key, Service] = self._objects[Service]  # type: ignore[assignment]
+        slices: dict[Key, EndpointSlice] = self._objects[EndpointSlice]  # type: ignore[assignment]
         if self._zone is None or not all(
-            isinstance(obj, Service | EndpointSlice) for obj in touched
+            isinstance(obj, Service | EndpointSlice) for obj in changed
         ):
-            self._behind = {}
-            for piece in slices.values():
-                self._behind.setdefault(_service_of(piece), {})[piece.key] = piece
+            self._slices = {}
+            for endpoint_slice in slices.values():
+                of_service = self._slices.setdefault(_service_of(endpoint_slice), {})
+                of_service[endpoint_slice.key] = endpoint_slice
             self._rebuild()
-        for obj in touched:
+        for obj in changed:
             if isinstance(obj, EndpointSlice):
-                behind = self._behind.setdefault(_service_of(obj), {})
-                behind.pop(obj.key, None)
-                now = slices.get(obj.key)
-                if now is not None and _service_of(now) == _service_of(obj):
-                    behind[obj.key] = now
-                if not behind:
-                    del self._behind[_service_of(obj)]
+                of_service = self._slices.setdefault(_service_of(obj), {})
+                of_service.pop(obj.key, None)
+                current = slices.get(obj.key)
+                if current is not None and _service_of(current) == _service_of(obj):
+                    of_service[obj.key] = current
+                if not of_service:
+                    del self._slices[_service_of(obj)]
         assert self._zone is not None
         for key in dict.fromkeys(
-            _service_of(obj) if isinstance(obj, EndpointSlice) else obj.key for obj in touched
+            _service_of(obj) if isinstance(obj, EndpointSlice) else obj.key for obj in changed
         ):
-            self._zone.change(key, services.get(key), self._behind.get(key, {}).values())
+            self._zone.change(key, services.get(key), self._slices.get(key, {}).values())
         self._zone.serial = int(time.time())
         self._cache = {}
 
     def _rebuild(self) -> None:
-        config = next(iter(self._seen[ClusterConfig].values()), ClusterConfig())
+        """Build the zone from all objects."""
+        config = next(iter(self._objects[ClusterConfig].values()), ClusterConfig())
         assert isinstance(config, ClusterConfig)
         hosts = {host.name: host.addresses(config.networking.versions) for host in config.external}
         namespaces, services, slices = (
-            list(self._seen[kind].values()) for kind in (Namespace, Service, EndpointSlice)
+            list(self._objects[kind].values()) for kind in (Namespace, Service, EndpointSlice)
         )
         domain = config.networking.dns_domain
         self._zone = Zone(domain, namespaces, services, slices, hosts, _own_addresses())  # type: ignore[arg-type]
         self._forwards = config.uplink
-        self._own = [ip_network(text) for version in (4, 6) for text in inside(config, version)]
+        self._own_ranges = [
+            ip_network(text) for version in (4, 6) for text in inside(config, version)
+        ]
         self._cache = {}
 
 
-def _service_of(piece: EndpointSlice) -> Key:
-    return piece.namespace, piece.service_name
+def _service_of(endpoint_slice: EndpointSlice) -> Key:
+    return endpoint_slice.namespace, endpoint_slice.service_name
 
 
 def _own_addresses() -> list[str]:
-    """Return this pod's addresses: those from which the kernel would send out of it, one per family."""
-    found = []
-    for family, elsewhere in ((socket.AF_INET, "198.51.100.1"), (socket.AF_INET6, "2001:db8::1")):
-        with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as prober:
-            prober.connect((elsewhere, DNS_PORT))  # a datagram socket sends nothing for this
-            found.append(prober.getsockname()[0])
-    return found
+    """Return the source addresses that the kernel selects for packets of this pod, per family."""
+    addresses = []
+    for family, remote in ((socket.AF_INET, "198.51.100.1"), (socket.AF_INET6, "2001:db8::1")):
+        with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as datagrams:
+            datagrams.connect((remote, DNS_PORT))  # sends no packet
+            addresses.append(datagrams.getsockname()[0])
+    return addresses
 
 
 def _bound(kind: socket.SocketKind, port: int) -> socket.socket:
-    """A socket at a port of all addresses, of both families where this namespace has IPv6."""
+    """Bind a socket to a port of all addresses; for both families if the namespace has IPv6."""
     has_ipv6 = Path(DISABLE_IPV6).exists() and Path(DISABLE_IPV6).read_text().strip() == "0"
     bound = socket.socket(
         socket.AF_INET6 if has_ipv6 else socket.AF_INET, kind | socket.SOCK_NONBLOCK
@@ -305,30 +331,33 @@ def _bound(kind: socket.SocketKind, port: int) -> socket.socket:
 
 
 def log_query(line: str) -> None:
-    """Write a line for a question to standard output, a pipe to init, which bounds the log; a lost line is no reason not to answer."""
+    """Write a line to standard output, which is a pipe to init.
+
+    Errors are ignored: a query is answered even if it cannot be logged.
+    """
     with suppress(OSError):
         os.write(1, f"{line}\n".encode())
 
 
-def logged(asked: bytes, reply: bytes, *, is_udp: bool) -> str:
-    """Return the part of a line of CoreDNS' plugin `log` between the client and the time taken.
+def logged(query: bytes, response: bytes, *, is_udp: bool) -> str:
+    """Return the part of a line of CoreDNS' plugin `log` between the client and the duration.
 
-    Example: `"A IN web.default.svc.cluster.local. udp 55 false 512" NOERROR qr,aa,rd,ra 108`. The three values after the
-    transport are the question's size, its flag DO and the largest answer that the client accepts. The last value is the
-    answer's size.
+    Example: `"A IN web.default.svc.cluster.local. udp 55 false 512" NOERROR qr,aa,rd,ra 108`. The
+    three values after the transport are the size of the query, its flag DO, and the maximum size of
+    responses that the client accepts. The last value is the size of the response.
     """
-    found = question(asked)
-    flags = int.from_bytes(reply[2:4])
+    asked = question(query)
+    flags = int.from_bytes(response[2:4])
     names = ",".join(name for bit, name in _FLAGS if flags & bit)
-    transport, limit = ("udp", udp_limit(found.edns)) if is_udp else ("tcp", MAX_TCP_BYTES)
-    wants_dnssec = str(found.edns is not None and found.edns.wants_dnssec).lower()
-    head = f'"{found.type} IN {found.name} {transport} {len(asked)} {wants_dnssec} {limit}"'
-    return f"{head} {_RCODES.get(flags & 15, str(flags & 15))} {names} {len(reply)}"
+    transport, limit = ("udp", udp_limit(asked.edns)) if is_udp else ("tcp", MAX_TCP_BYTES)
+    wants_dnssec = str(asked.edns is not None and asked.edns.wants_dnssec).lower()
+    head = f'"{asked.type} IN {asked.name} {transport} {len(query)} {wants_dnssec} {limit}"'
+    return f"{head} {_RCODES.get(flags & 15, str(flags & 15))} {names} {len(response)}"
 
 
 def main(boot: LabContext, arguments: dict[str, Any]) -> None:
-    """The role: lives as long as its pod."""
-    import dnslib  # noqa: F401  (now rather than with the first question)
+    """Run CoreDNS in its pod; never return."""
+    import dnslib  # noqa: F401  (imported now, so that the first query is not delayed)
 
     os.chdir("/")
     with suppress(OSError):

@@ -1,4 +1,7 @@
-"""Names outside the cluster: with an uplink, CoreDNS asks the machine's own name servers, as its plugin `forward` does."""
+"""Forwarding of DNS queries to the machine's name servers, like CoreDNS' plugin `forward`.
+
+CoreDNS forwards queries for names outside the cluster if the lab has an uplink.
+"""
 
 from __future__ import annotations
 
@@ -11,33 +14,36 @@ from pathlib import Path
 from kubenetlab.api.config import Network
 from kubenetlab.lab.transport import dns_stream
 
-PLACES = ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")
-"""Where the machine names its servers; the second is where systemd-resolved keeps those that it asks itself."""
+RESOLV_CONFS = ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")
+"""Files that list the machine's name servers; the second those that systemd-resolved queries."""
 PORT = 53
 TIMEOUT_S = 2.0
 MAX_MESSAGE_BYTES = 64 * 1024
 
 
 def name_servers(but_for: Sequence[Network] = ()) -> list[str]:
-    """The machine's, as far as they can be reached from elsewhere: the machine's loopback is not this namespace's, and what the ranges
-    `but_for` have is the lab's own, which asks us. What is no address is passed over, as libc does.
+    """Return the machine's name servers that are reachable from a pod.
+
+    Loopback and link-local addresses are left out. Invalid addresses are ignored, as by libc.
+
+    but_for: ranges of the lab, whose own name server would forward the query again.
     """
-    for place in PLACES:
+    for path in RESOLV_CONFS:
         try:
-            lines = Path(place).read_text(errors="replace").splitlines()
+            lines = Path(path).read_text(errors="replace").splitlines()
         except OSError:
             continue
-        given = [
+        listed = [
             words[1]
             for line in lines
             if len(words := line.split()) > 1 and words[0] == "nameserver"
         ]
-        if found := [address for address in given if _is_elsewhere(address, but_for)]:
-            return found
+        if reachable := [address for address in listed if _is_reachable(address, but_for)]:
+            return reachable
     return []
 
 
-def _is_elsewhere(text: str, but_for: Sequence[Network]) -> bool:
+def _is_reachable(text: str, but_for: Sequence[Network]) -> bool:
     try:
         address = ip_address(text.partition("%")[0])
     except ValueError:
@@ -49,26 +55,29 @@ def _is_elsewhere(text: str, but_for: Sequence[Network]) -> bool:
     )
 
 
-async def asked(question: bytes, *, is_udp: bool, but_for: Sequence[Network] = ()) -> bytes | None:
-    """The answer of the first server that has one, as it came; None when none answers. See `name_servers`."""
+async def forward(query: bytes, *, is_udp: bool, but_for: Sequence[Network] = ()) -> bytes | None:
+    """Return the response of the first name server that sends one; None if none does.
+
+    but_for: see `name_servers`.
+    """
     for server in name_servers(but_for):
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                reply = await _exchange(server, question, is_udp=is_udp)
+                response = await _exchange(server, query, is_udp=is_udp)
         except (OSError, TimeoutError):
             continue
-        if reply[:2] == question[:2]:
-            return reply
+        if response[:2] == query[:2]:
+            return response
     return None
 
 
-async def _exchange(server: str, question: bytes, *, is_udp: bool) -> bytes:
+async def _exchange(server: str, query: bytes, *, is_udp: bool) -> bytes:
     loop = asyncio.get_running_loop()
     family = socket.AF_INET6 if ":" in server else socket.AF_INET
     kind = socket.SOCK_DGRAM if is_udp else socket.SOCK_STREAM
     with socket.socket(family, kind | socket.SOCK_NONBLOCK) as connection:
         await loop.sock_connect(connection, (server, PORT))
         if not is_udp:
-            return await dns_stream.ask(connection, question)
-        await loop.sock_sendall(connection, question)
+            return await dns_stream.ask(connection, query)
+        await loop.sock_sendall(connection, query)
         return await loop.sock_recv(connection, MAX_MESSAGE_BYTES)

@@ -1,4 +1,4 @@
-"""A pod's network for the programs that run in it: sockets made in its namespace, names resolved by its own files."""
+"""Network access of programs in a pod: sockets in its namespace, names from its own files."""
 
 from __future__ import annotations
 
@@ -29,18 +29,27 @@ KINDS: Final = {
     "UDP": (socket.SOCK_DGRAM, 0),
     "SCTP": (socket.SOCK_STREAM, socket.IPPROTO_SCTP),
 }
-"""Protocol → what one opens a socket with. SCTP is used one to one (RFC 6458 §4), as TCP is."""
+"""Socket type and protocol number by protocol. SCTP sockets are one-to-one (RFC 6458 §4)."""
 
 
 class NetnsSocketFactory:
-    """Opens sockets in the network namespace of a process, or in the one that a path leads to; it is not kept open."""
+    """Factory of sockets in a network namespace, which it does not keep open."""
 
     def __init__(self, where: Process | str, home: int) -> None:
+        """Create a factory.
+
+        where: process in the namespace, or path of the namespace.
+        home: descriptor of the network namespace to return to.
+        """
         self._where = where
         self._home = home
 
     def run(self, open_: Callable[[], socket.socket]) -> socket.socket:
-        """Call `open_` inside. Raises OSError; ProcessLookupError or, of a path, FileNotFoundError when the process is gone."""
+        """Call `open_` in the namespace and return its socket.
+
+        Raises OSError; if the namespace no longer exists, ProcessLookupError for a process and
+        FileNotFoundError for a path.
+        """
         with self._inside():
             return open_()
 
@@ -52,7 +61,7 @@ class NetnsSocketFactory:
     def socket(
         self, kind: socket.SocketKind, protocol: int = 0, *, is_ipv6: bool = False
     ) -> socket.socket:
-        """A new non-blocking socket inside."""
+        """Open a non-blocking socket in the namespace."""
         family = socket.AF_INET6 if is_ipv6 else socket.AF_INET
         return self.run(
             lambda: socket.socket(
@@ -62,14 +71,20 @@ class NetnsSocketFactory:
 
 
 class PodSockets:
-    """What `programs.http.Network` asks for. Every failure is an OSError whose text says what happened."""
+    """Implementation of `programs.http.Network` with sockets of a pod.
+
+    Every method raises OSError with a message for users.
+    """
 
     def __init__(self, namespace: NetnsSocketFactory, resolver: ResolverConfig) -> None:
         self._namespace = namespace
         self._resolver = resolver
 
     async def resolve(self, name: str, versions: Sequence[int] = ()) -> str:
-        """`versions` are the families to ask for, in order; without them the pod's own."""
+        """Return an address of a name, from /etc/hosts or the pod's name servers.
+
+        versions: IP versions to query, in this order; by default those of the pod.
+        """
         resolver = (
             structs.replace(self._resolver, versions=tuple(versions))
             if versions
@@ -79,16 +94,17 @@ class PodSockets:
             return str(ip_address(name))
         except ValueError:
             pass
-        if (known := resolver.from_hosts(name)) is not None:
-            return known
+        if (listed := resolver.from_hosts(name)) is not None:
+            return listed
         for candidate in resolver.candidates(name):
             for version in resolver.versions:
-                address = await self._ask_servers(candidate, version)
+                address = await self._query_servers(candidate, version)
                 if address is not None:
                     return address
         raise OSError(errno.ENOENT, f"lookup {name}: no such host")
 
     async def get(self, address: str, port: int, target: str, timeout_s: float) -> Response:
+        """Return the response to an HTTP request."""
         try:
             async with asyncio.timeout(timeout_s):
                 connection = await self._connected("TCP", address, port)
@@ -106,6 +122,7 @@ class PodSockets:
     async def exchange(
         self, address: str, port: int, data: bytes, timeout_s: float, protocol: str = "UDP"
     ) -> bytes:
+        """Send a message by UDP or SCTP and return the reply."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(timeout_s):
@@ -124,6 +141,7 @@ class PodSockets:
             ) from None
 
     async def connect(self, address: str, port: int, timeout_s: float) -> None:
+        """Open a TCP connection and close it."""
         try:
             async with asyncio.timeout(timeout_s):
                 (await self._connected("TCP", address, port)).close()
@@ -144,33 +162,37 @@ class PodSockets:
             raise
         return connection
 
-    async def _ask_servers(self, name: str, version: int) -> str | None:
-        """The address of a full name; None when a server says there is none. Raises OSError when no server answers."""
+    async def _query_servers(self, name: str, version: int) -> str | None:
+        """Return the address of a fully qualified name; None if a server reports that it has none.
+
+        Raises OSError if no server responds.
+        """
         last: OSError = OSError(errno.ENOENT, f"lookup {name}: no nameserver in /etc/resolv.conf")
         number = random.getrandbits(16)
-        question = self._resolver.question(name, version, number)
+        query = self._resolver.question(name, version, number)
         for _ in range(self._resolver.attempts):
             for server in self._resolver.nameservers:
                 try:
-                    return first_address(await self._ask(server, question), version, number)
+                    return first_address(await self._query(server, query), version, number)
                 except OSError as error:
+                    reason = error.strerror or error
                     last = OSError(
                         error.errno,
-                        f"lookup {name} on {socket_address(server, DNS_PORT)}: {error.strerror or error}",
+                        f"lookup {name} on {socket_address(server, DNS_PORT)}: {reason}",
                     )
         raise last
 
-    async def _ask(self, server: str, question: bytes) -> bytes:
-        """Return a name server's answer; one that is truncated over UDP is asked for again over TCP."""
+    async def _query(self, server: str, query: bytes) -> bytes:
+        """Return a name server's response; if it is truncated over UDP, query again over TCP."""
         timeout_s = self._resolver.timeout_s
-        answer = await self.exchange(server, DNS_PORT, question, timeout_s)
-        if not is_truncated(answer):
-            return answer
+        response = await self.exchange(server, DNS_PORT, query, timeout_s)
+        if not is_truncated(response):
+            return response
         try:
             async with asyncio.timeout(timeout_s):
                 connection = await self._connected("TCP", server, DNS_PORT)
                 try:
-                    return await dns_stream.ask(connection, question)
+                    return await dns_stream.ask(connection, query)
                 finally:
                     connection.close()
         except TimeoutError:
@@ -180,12 +202,12 @@ class PodSockets:
 
 
 def _explained(protocol: str, address: str, port: int, error: OSError) -> OSError:
-    """The error as Go's net package words it, which is what people know from agnhost."""
-    words = {
+    """Return the error with the message of Go's net package, as agnhost shows it."""
+    messages = {
         errno.ECONNREFUSED: "connection refused",
         errno.EHOSTUNREACH: "no route to host",
         errno.ENETUNREACH: "network is unreachable",
         errno.ETIMEDOUT: "connection timed out",
     }
-    text = words.get(error.errno or 0, error.strerror or str(error))
+    text = messages.get(error.errno or 0, error.strerror or str(error))
     return OSError(error.errno, f"dial {protocol} {socket_address(address, port)}: connect: {text}")

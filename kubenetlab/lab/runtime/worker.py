@@ -1,7 +1,8 @@
-"""An app worker: the sockets of built-in programs, opened inside the pods' namespaces and served from one event loop.
+"""App worker: runs the built-in programs of one or more nodes in one event loop.
 
-It outlives the agent: its control socket belongs to init. A listening socket would keep a dead pod's namespace alive, so the worker
-watches each pod's pause process and closes everything when it dies.
+Their sockets are opened in the namespaces of the pods. The worker survives the agent, because its
+control socket belongs to init. A listening socket would keep the namespace of a dead pod alive, so
+the worker watches the pause process of each pod, and closes the pod's sockets when it exits.
 """
 
 from __future__ import annotations
@@ -24,22 +25,22 @@ from kubenetlab.lab.transport.channel import Channel
 from kubenetlab.lab.transport.frames import Message
 
 ENDED_LOGS = 256
-"""Of so many pods that are gone the logs are kept, for whoever asks why they ended."""
+"""Number of deleted pods whose logs are kept, so that users can see why they ended."""
 
 
 class Worker:
-    """The pods of one or more nodes."""
+    """Pods of one or more nodes."""
 
     def __init__(self, listener: socket.socket) -> None:
         self._listener = listener
         self._home = open_namespace("net")
         self._pods: dict[str, PodInstance] = {}
         self._ended: dict[str, dict[str, list[str]]] = {}
-        """Sandbox → container → log, of pods that are gone."""
+        """Logs of deleted pods, by sandbox and container."""
         self._agent: Channel | None = None
 
     async def run(self) -> None:
-        """Serves one agent after another; the programs go on meanwhile."""
+        """Serve one agent after another; never return."""
         while True:
             connection = await accept(self._listener)
             self._agent = agent = Channel(connection)
@@ -59,12 +60,13 @@ class Worker:
                 agent.close()
 
     def _serve(self, request: Message) -> Message:
+        """Return the reply to a request."""
         try:
             match request["do"]:
                 case "run":
                     return self._start(request)
                 case "tell":
-                    return self._tell(request["netns"], request["container"], request["news"])
+                    return self._notify(request["netns"], request["container"], request["news"])
                 case "stop":
                     return self._stop(request["netns"], request["container"])
                 case "forget":
@@ -81,13 +83,13 @@ class Worker:
             return {"error": f"{type(error).__name__}: {error}"}
 
     def _start(self, request: Message) -> Message:
-        """Starts a program or brings a running one up to date; the answer says how that went."""
+        """Start a program, or update a running one; return the report of the run."""
         netns, name, attempt = request["netns"], request["container"], request["attempt"]
         sandbox = ProcessId(*request["sandbox"])
         pod = self._pods.get(netns)
         if pod is None or pod.process.id != sandbox:
             files = request["hosts"], request["resolv_conf"]
-            pod = self._adopt(
+            pod = self._add(
                 PodInstance(
                     netns,
                     Process(sandbox),
@@ -103,11 +105,11 @@ class Worker:
             pod.former_runs[name] = run
         is_new = run is None or run.attempt != attempt
         if run is None or is_new:
-            run = pod.runs[name] = ContainerInstance(pod, name, attempt, self._say)
+            run = pod.runs[name] = ContainerInstance(pod, name, attempt, self._report_end)
         listeners = [msgspec.convert(entry, ListenPort) for entry in request["listeners"]]
         try:
             run.update(request["program"], request["options"], listeners)
-        except ProcessLookupError:  # the program has not failed, its sandbox has gone
+        except ProcessLookupError:  # not a failure of the program: the sandbox has exited
             self._forget(netns)
             raise
         except OSError as error:
@@ -127,17 +129,19 @@ class Worker:
             run.signal_end()
         return _report(run)
 
-    def _adopt(self, pod: PodInstance) -> PodInstance:
+    def _add(self, pod: PodInstance) -> PodInstance:
+        """Add a pod in place of an earlier one in the same sandbox, and watch its pause process."""
         self._forget(pod.netns)
         self._pods[pod.netns] = pod
-        asyncio.get_running_loop().add_reader(pod.process.pidfd, self._bury, pod)
+        asyncio.get_running_loop().add_reader(pod.process.pidfd, self._on_pause_exit, pod)
         return pod
 
-    def _bury(self, pod: PodInstance) -> None:
+    def _on_pause_exit(self, pod: PodInstance) -> None:
         if self._pods.get(pod.netns) is pod:
             self._forget(pod.netns)
 
     def _forget(self, netns: str) -> None:
+        """Stop the programs of a pod; keep their logs."""
         pod = self._pods.pop(netns, None)
         if pod is not None:
             for run in pod.runs.values():
@@ -148,13 +152,14 @@ class Worker:
             asyncio.get_running_loop().remove_reader(pod.process.pidfd)
             pod.process.close()
 
-    def _tell(self, netns: str, container: str, news: list[Message]) -> Message:
+    def _notify(self, netns: str, container: str, events: list[Message]) -> Message:
+        """Pass events to a program; reply with `ok` false if it does not run."""
         pod = self._pods.get(netns)
         run = pod.runs.get(container) if pod else None
         if run is None:
             return {"ok": False}
-        for one in news:
-            run.hear(one)
+        for event in events:
+            run.notify(event)
         return {"ok": True}
 
     def _stop(self, netns: str, container: str) -> Message:
@@ -165,7 +170,7 @@ class Worker:
         return {"ok": True}
 
     def _logs(self, netns: str, container: str, which: Which, after: int) -> Message:
-        """The lines behind the first `after` ones of a run; no lines at all where there is no such run."""
+        """Return the lines of a run after the first `after`; an empty reply if no log is kept."""
         pod = self._pods.get(netns)
         runs = (
             [
@@ -177,12 +182,12 @@ class Worker:
             else []
         )
         index = {"latest": 0, "previous": 1}.get(which) if isinstance(which, str) else None
-        wanted = (
+        selected = (
             runs[index : index + 1]
             if index is not None
             else [run for run in runs if run.attempt == which]
         )
-        for run in wanted:
+        for run in selected:
             return {
                 "lines": list(run.log)[max(0, len(run.log) - max(0, run.log_end - after)) :],
                 "end": run.log_end,
@@ -190,13 +195,14 @@ class Worker:
         ended = self._ended.get(netns, {}).get(container) if which != "previous" else None
         return {"lines": ended[after:], "end": len(ended)} if ended is not None else {}
 
-    def _say(self, run: ContainerInstance) -> None:
+    def _report_end(self, run: ContainerInstance) -> None:
+        """Report the end of a run to the agent, if there is one."""
         if self._agent is not None:
             self._agent.send({"event": "run", **_report(run)})
 
 
 def main(boot: LabContext, number: int) -> None:
-    """The role: never returns while the lab lives."""
+    """Run a worker; never return while the lab is up."""
     from kubenetlab.lab import rundir
 
     worker = Worker(boot.listeners[rundir.worker_socket(number)])
@@ -205,6 +211,7 @@ def main(boot: LabContext, number: int) -> None:
 
 
 def _report(run: ContainerInstance) -> Message:
+    """Return the state of a run as the agent gets it."""
     return {
         "netns": run.pod.netns,
         "sandbox": run.pod.process.id,

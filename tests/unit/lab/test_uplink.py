@@ -37,7 +37,7 @@ def test_name_servers_are_those_that_others_have(
 ) -> None:
     """The first file that names one: neither this machine's loopback nor a link's nor the lab's own, and no garbage."""
     first, second = tmp_path / "first", tmp_path / "second"
-    monkeypatch.setattr(dns_forwarder, "PLACES", (str(first), str(second)))
+    monkeypatch.setattr(dns_forwarder, "RESOLV_CONFS", (str(first), str(second)))
     assert dns_forwarder.name_servers() == []
     first.write_bytes(
         b"# caf\xe9\nnameserver 127.0.0.53\nnameserver fe80::1%eth0\nnameserver garbage\nnameserver 192.0.2.1:53\nnameserver\n"

@@ -22,6 +22,6 @@ def test_a_probe_of_a_container_that_has_just_ended() -> None:
     )
     assert (done.returncode, done.stdout, done.stderr) == (
         127,
-        "the container is not running any more\n",
+        "the container has exited\n",
         "",
     )
