@@ -1,1 +1,1 @@
-"""The lab's store on disk: written, read back, and recovered when it cannot be read."""
+"""Store of a lab on disk: write it, read it back, and recover it if it cannot be read."""

@@ -1,7 +1,7 @@
-"""Whether the next agent can read what this one is about to store.
+"""Check that objects can be decoded from their own encoding, before they are stored.
 
-The store's types are not checked when an object is made in Python: `replicas=True` is an object like any other until a new agent
-decodes the file. So everything that changes is encoded and decoded before it is accepted.
+Python does not check field types when an object is created: `replicas=True` would be stored, and
+the next agent could not read it. So every change is encoded and decoded before it is accepted.
 """
 
 from __future__ import annotations
@@ -16,23 +16,28 @@ from kubenetlab.api.meta import Resource
 from kubenetlab.api.store import GivenDocument, GivenKey, Kind
 
 FAILURES: Final = (msgspec.MsgspecError, RecursionError, TypeError, ValueError, OverflowError)
-"""What encoding or decoding raises: of wrong types, nesting beyond Python's limit, half a surrogate pair, keys that JSON lacks."""
+"""Exceptions of encoding and decoding.
+
+Their causes are wrong types, nesting beyond Python's recursion limit, single surrogates, and keys
+that JSON does not support.
+"""
 
 
 def unreadable_objects(objects: Iterable[Resource]) -> Iterator[tuple[Resource, str]]:
-    """Yield every object that cannot be decoded from its own encoding, and why."""
+    """Yield every object that cannot be decoded from its own encoding, with the error."""
     by_kind: dict[Kind, list[Resource]] = {}
     for obj in objects:
         by_kind.setdefault(type(obj), []).append(obj)
-    for kind, several in by_kind.items():
-        if _fault(several, list[kind]) is not None:  # type: ignore[valid-type]
-            yield from ((obj, fault) for obj in several if (fault := _fault(obj, kind)) is not None)
+    for kind, of_kind in by_kind.items():
+        # Object by object only after a failure, because one list is decoded faster.
+        if _fault(of_kind, list[kind]) is not None:  # type: ignore[valid-type]
+            yield from ((obj, fault) for obj in of_kind if (fault := _fault(obj, kind)) is not None)
 
 
 def unreadable_documents(
     documents: Sequence[tuple[GivenKey, GivenDocument | None]],
 ) -> Iterator[tuple[GivenKey, str]]:
-    """Yield the key of every document as given that cannot be decoded from its own encoding, and why."""
+    """Yield key and error of every document that cannot be decoded from its own encoding."""
     if _fault([document for _, document in documents], list[GivenDocument | None]) is not None:
         yield from (
             (key, fault)
@@ -47,7 +52,7 @@ def _decoder(type_: Any) -> msgspec.json.Decoder[Any]:
 
 
 def _fault(value: Any, type_: Any) -> str | None:
-    """Return what is wrong with a value, led by its field; None when it is read back."""
+    """Return the error of decoding a value from its encoding, after its field; None on success."""
     try:
         _decoder(type_).decode(msgspec.json.encode(value))
     except FAILURES as error:

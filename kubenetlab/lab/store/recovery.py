@@ -1,7 +1,8 @@
-"""A store that cannot be read: it is set aside, and the lab goes on from the last one that can be read.
+"""Recovery of a store that cannot be read: continue with its newest readable version.
 
-What happens from outside to the file (a disk's fault, an editor) must not end a lab: everything that forwards packets is the kernel's.
-The agent takes the snapshot beside the store for the desired state, finds in the kernel what exists, and reconciles the two.
+Damage to the file, for example by a disk error or an editor, must not end a lab, because the kernel
+still forwards its packets. The agent uses the snapshot beside the store as the desired state, reads
+the observed state from the kernel, and reconciles the two. Unreadable files are renamed.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ _ASIDE = ".unreadable-"
 
 
 def recovered(path: Path) -> Cluster:
-    """Return the newest store that can be read; files that cannot be read are renamed.
+    """Return the newest store that can be read; rename files that cannot be read.
 
-    Raises StoreError, having renamed nothing, where not even the snapshot can be read: the next agent would find less.
+    Raises StoreError if the snapshot cannot be read either. No file is renamed then, so that the
+    next agent finds the same files.
     """
     try:
         return store_file.load(path)
@@ -33,26 +35,28 @@ def recovered(path: Path) -> Cluster:
         except StoreError:
             continue
         log(
-            f"the store cannot be read: {problem}; the lab goes on from {candidate.name}, revision {cluster.revision}"
+            f"the store cannot be read: {problem}; "
+            f"the lab continues with {candidate.name}, revision {cluster.revision}"
         )
         _set_aside(store_file.journal_of(path))
         if candidate != path:
-            path.touch()  # a store that is missing is shown as one that cannot be read
+            path.touch()  # so that a missing store causes a warning, too
             _set_aside(path)
         return cluster
     raise StoreError(f"{problem}; nor can its snapshot {store_file.snapshot_of(path)}")
 
 
 def warnings(path: Path) -> list[str]:
-    """Return what a user must know of the store: one sentence for each file that was set aside, as long as it is there."""
+    """Return a warning for each file that was set aside, until the user removes the file."""
     return [
-        f"the lab's store could not be read and is set aside as {file}; the latest changes may be lost: "
-        "apply your manifests again, then remove that file"
+        f"the lab's store could not be read and is set aside as {file}; "
+        "the latest changes may be lost: apply your manifests again, then remove that file"
         for file in sorted(path.parent.glob(f"{path.stem}.*{_ASIDE}*"))
     ]
 
 
 def _set_aside(file: Path) -> None:
+    """Rename a file to an unused name, if it exists."""
     if file.exists():
         file.rename(next(name for name in _names(file) if not name.exists()))
 

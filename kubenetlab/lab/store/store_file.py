@@ -1,8 +1,9 @@
-"""The store on disk: written before the kernel is touched, so that an agent that comes back knows what was meant.
+"""Store file of a lab: the desired state on disk, written before the kernel is changed.
 
-The whole of it is replaced by rename. Of a large store what changes in between is appended to a journal beside it, line by line; a line
-that was cut off, and lines that belong to another store, count for nothing. The file before the last one, and its journal, are kept as
-a snapshot: the lab goes on from it when the store cannot be read (recovery.py).
+A restarted agent reads it. The file is replaced as a whole by rename. Changes of a large store are
+appended to a journal beside it, one line each. An incomplete last line, and lines that belong to
+another version of the file, are ignored. The previous file and its journal are kept as a snapshot,
+for the case that the store cannot be read (recovery.py).
 """
 
 from __future__ import annotations
@@ -23,25 +24,29 @@ from kubenetlab.kernel.files import append_line, replace_file
 from kubenetlab.lab.store.readable import FAILURES, unreadable_documents, unreadable_objects
 
 MAX_LINE_OBJECTS: Final = 200
-"""What changes more than that is written as a whole."""
+"""Maximum number of objects in a journal line; larger changes write the whole store."""
 MAX_JOURNAL_BYTES: Final = 1024 * 1024
 MIN_STORE_BYTES: Final = 256 * 1024
-"""A smaller store is written as a whole each time: that takes a millisecond."""
+"""Size below which a store has no journal: writing it as a whole takes a millisecond."""
 
 _KINDS: Final = {kind.kind: kind for kind in STORED}
 _Given = tuple[str, str, str, GivenDocument | None]
-"""Key of a document, and the document; None for one that is gone."""
+"""Kind, namespace and name of a document, and the document; None for a deleted one."""
 
 
 class _Saved(Struct):
+    """Contents of the store file."""
+
     revision: int
     objects: dict[str, msgspec.Raw]
     given: list[_Given]
 
 
 class _Line(Struct):
+    """Line of the journal."""
+
     base: int
-    """The revision of the store to which it belongs."""
+    """Revision of the store file that the line belongs to."""
     revision: int
     objects: dict[str, list[msgspec.Raw]]
     gone: list[tuple[str, str, str]]
@@ -49,10 +54,13 @@ class _Line(Struct):
 
 
 class UnstorableError(StoreError):
-    """Changes that the next agent could not read."""
+    """Error for changes that the next agent could not read."""
 
     def __init__(self, message: str, readable: Cluster) -> None:
-        """`readable` is the store with the former state of everything that cannot be read."""
+        """Create the error.
+
+        readable: the store with the former state of all objects that cannot be read.
+        """
         super().__init__(message)
         self.readable = readable
 
@@ -64,13 +72,16 @@ def save(cluster: Cluster, path: Path) -> None:
         cluster.revision, objects, [(*key, document) for key, document in cluster.given.items()]
     )
     if replace_file(path, msgspec.json.encode(saved), former=snapshot_of(path)):
-        with suppress(OSError):  # the snapshot is older without it
+        with suppress(OSError):  # without its journal, the snapshot is only older
             journal_of(path).rename(journal_of(snapshot_of(path)))
     journal_of(path).unlink(missing_ok=True)
 
 
 def require_readable(cluster: Cluster, before: Cluster) -> None:
-    """Raise UnstorableError, naming every object and field, where what differs from another store could not be loaded."""
+    """Raise UnstorableError if changes from `before` to `cluster` could not be loaded again.
+
+    The error names every object and field.
+    """
     _require_readable(
         cluster, before, list(_changes(before, cluster)), list(_given(before, cluster))
     )
@@ -98,10 +109,10 @@ def _require_readable(
 
 
 def load(path: Path, *, is_lenient: bool = False) -> Cluster:
-    """Return the store of a file and its journal.
+    """Read a store from its file and its journal.
 
-    is_lenient: end at the first line of the journal that cannot be read, instead of refusing the store for it.
-    Raises StoreError, naming the file and the reason, when there is no usable store.
+    is_lenient: True to ignore the journal from its first unreadable line on, instead of failing.
+    Raises StoreError, which names the file and the reason, if the store cannot be read.
     """
     with _reading(path):
         saved = msgspec.json.decode(path.read_bytes(), type=_Saved)
@@ -116,7 +127,7 @@ def load(path: Path, *, is_lenient: bool = False) -> Cluster:
         with _reading(journal_of(path)):
             for line in _lines(journal_of(path)):
                 if line.base == saved.revision:
-                    _follow(line, objects, given)
+                    _replay(line, objects, given)
                     revision = line.revision
     except StoreError:
         if not is_lenient:
@@ -125,6 +136,7 @@ def load(path: Path, *, is_lenient: bool = False) -> Cluster:
 
 
 def _decoded(kind: Kind, saved: _Saved) -> list[Resource]:
+    """Return the objects of a kind, which an older store may not have."""
     if kind.kind not in saved.objects:
         return []
     objects: list[Resource] = msgspec.json.decode(
@@ -136,7 +148,7 @@ def _decoded(kind: Kind, saved: _Saved) -> list[Resource]:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turn every way in which a file can be unreadable into a StoreError that names it."""
+    """Raise StoreError, which names the file, for every error of reading and decoding."""
     try:
         yield
     except OSError as error:
@@ -146,34 +158,35 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def snapshot_of(path: Path) -> Path:
-    """Return the path of the store that was replaced last."""
+    """Return the path of the snapshot: the file that was replaced last."""
     return path.with_suffix(f".previous{path.suffix}")
 
 
 def journal_of(path: Path) -> Path:
-    """Where the changes are that a store's file does not have."""
+    """Return the path of the journal of a store file."""
     return path.with_suffix(".journal")
 
 
 class StoreFile:
-    """Keeps the file of a store and its journal."""
+    """Writer of a store file and its journal."""
 
     def __init__(self, path: Path, written: Cluster | None) -> None:
-        """`written` is what the file has as a whole, where that is known."""
+        """Create a writer. `written`: contents of the file without journal; None if unknown."""
         self._path = path
         self._base = written
         self.written = written or Cluster()
-        """What the file and the journal hold."""
+        """Store that the file and the journal contain."""
 
     def adopt(self, cluster: Cluster) -> Cluster:
-        """Take a store as the one that the file holds, and return it; the next change is written with the whole of it."""
+        """Set the store that the file contains, and return it; the next `save` writes all of it."""
         self._base, self.written = None, cluster
         return cluster
 
     def save(self, cluster: Cluster) -> bool:
-        """Write what is not written yet; True when there was something.
+        """Write the changes since the last call; return False if there are none.
 
-        Raises UnstorableError, having written nothing, for what could not be loaded again, and OSError.
+        Raises UnstorableError, and writes nothing, if a change could not be loaded again. Raises
+        OSError.
         """
         if cluster is self.written:
             return False
@@ -189,7 +202,7 @@ class StoreFile:
     def _append(
         self, cluster: Cluster, changes: list[Resource | Delete], given: list[_Given]
     ) -> bool:
-        """False where the whole store is to be written."""
+        """Append changes to the journal; return False if the whole store must be written."""
         if self._base is None or self._path.stat().st_size < MIN_STORE_BYTES:
             return False
         if len(changes) + len(given) > MAX_LINE_OBJECTS:
@@ -208,7 +221,7 @@ class StoreFile:
 
 
 def _changes(before: Cluster, after: Cluster) -> Iterator[Resource | Delete]:
-    """Objects that are not the very same ones; before one that was made anew it is told that the former is gone."""
+    """Yield the changed objects and deletions; a replaced object is deleted first."""
     for kind in STORED:
         for old, new in after.news(kind, before.keyed(kind)):
             if old is not None and (new is None or new.uid != old.uid):
@@ -222,7 +235,7 @@ def _given(before: Cluster, after: Cluster) -> Iterator[_Given]:
 
 
 def _lines(journal: Path) -> Iterator[_Line]:
-    """Yield the lines of a journal; one without an end was being written when its writer died."""
+    """Yield the complete lines of a journal: the last one may be cut off if its writer died."""
     try:
         text = journal.read_bytes()
     except FileNotFoundError:
@@ -231,24 +244,24 @@ def _lines(journal: Path) -> Iterator[_Line]:
         yield msgspec.json.decode(line, type=_Line)
 
 
-def _follow(
+def _replay(
     line: _Line,
     objects: dict[Kind, dict[tuple[str, str], Resource]],
     given: dict[GivenKey, GivenDocument],
 ) -> None:
-    """Apply a line of the journal as a whole, or raise."""
-    gone = [(_KINDS[name], (namespace, own)) for name, namespace, own in line.gone]
+    """Apply a line of the journal; on any error, raise it and apply nothing."""
+    deleted = [(_KINDS[kind], (namespace, name)) for kind, namespace, name in line.gone]
     changed: list[Resource] = [
-        msgspec.json.decode(raw, type=_KINDS[name])
-        for name, several in line.objects.items()
-        for raw in several
+        msgspec.json.decode(raw, type=_KINDS[kind])
+        for kind, of_kind in line.objects.items()
+        for raw in of_kind
     ]
-    for kind, key in gone:
-        objects[kind].pop(key, None)
+    for kind_type, key in deleted:
+        objects[kind_type].pop(key, None)
     for obj in changed:
         objects[type(obj)][obj.key] = obj
-    for name, namespace, own, document in line.given:
+    for kind, namespace, name, document in line.given:
         if document is None:
-            given.pop((name, namespace, own), None)
+            given.pop((kind, namespace, name), None)
         else:
-            given[name, namespace, own] = document
+            given[kind, namespace, name] = document
