@@ -90,10 +90,10 @@ def check_room(
     require_room(lab, size, needed, limits, current)
 
 
-def check_growth(boot: LabContext, cluster: Cluster, before: Cluster) -> None:
+def check_growth(context: LabContext, cluster: Cluster, before: Cluster) -> None:
     """Raise RequirementError if a running lab would outgrow the machine; called inside the lab."""
-    now = read(f"/proc/self/fd/{boot.outer_proc}")
-    check_room(boot.lab, cluster, measured_anew(boot.limits, now), before)
+    now = read(f"/proc/self/fd/{context.outer_proc}")
+    check_room(context.lab, cluster, measured_anew(context.limits, now), before)
 
 
 def pods_that_fit(limits: Iterable[Limit]) -> tuple[int, Limit]:

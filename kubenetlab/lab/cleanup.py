@@ -63,7 +63,7 @@ def sweep(lab: str, held: int | None = None) -> bool:
             directory.rmdir()
         finally:
             os.close(held)
-    clear_links([lab])
+    remove_remains([lab])
     try:
         directory.parent.rmdir()
     except OSError:
@@ -71,7 +71,7 @@ def sweep(lab: str, held: int | None = None) -> bool:
     return True
 
 
-def clear_links(dead: Sequence[str]) -> None:
+def remove_remains(dead: Sequence[str]) -> None:
     """Remove what dead labs left outside their run directories.
 
     These are cgroups, uplinks, and links in /run/netns, whose pids may belong to other processes by
@@ -126,7 +126,7 @@ def _remove_uplink(lab: str) -> None:
     if (rundir.of(lab) / rundir.UPLINK).exists():
         from kubenetlab.lab import uplink  # imported here because few labs have one
 
-        uplink.take_away(lab)
+        uplink.remove_from_machine(lab)
 
 
 def _remove_cgroups(directory: Path) -> None:

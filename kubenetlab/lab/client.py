@@ -260,7 +260,7 @@ class Client:
 def running() -> list[str]:
     """Return the names of all labs that are up, and remove the remains of the dead ones."""
     known = {name: rundir.is_alive(name) for name in rundir.names()}
-    cleanup.clear_links([name for name, is_alive in known.items() if not is_alive])
+    cleanup.remove_remains([name for name, is_alive in known.items() if not is_alive])
     return [name for name, is_alive in known.items() if is_alive]
 
 

@@ -32,17 +32,17 @@ def require_modes(config: ClusterConfig, before: ClusterConfig | None = None) ->
     """
     problems: list[str] = []
     probed = (
-        {feature for _, needs in chosen(before) for feature in needs.features}
+        {feature for _, needs in selected_modes(before) for feature in needs.features}
         if before is not None
         else set()
     )
-    for title, needs in chosen(config):
+    for title, needs in selected_modes(config):
         new = structs.replace(
             needs, features=tuple(feature for feature in needs.features if feature not in probed)
         )
         problems += list(
             faults(title, needs, is_root=is_root(), has_program=has_program)
-        ) or unsupported(title, new)
+        ) or missing_features(title, new)
     if 6 in config.networking.versions and not has_ipv6():
         problems.append(
             "this kernel has no IPv6, which networking.ipFamily asks for; "
@@ -56,8 +56,8 @@ def require_modes(config: ClusterConfig, before: ClusterConfig | None = None) ->
         )
 
 
-def chosen(config: ClusterConfig) -> Iterator[tuple[str, Needs]]:
-    """Yield the title, such as `cni bridge`, and the needs of each selected mode of a cluster."""
+def selected_modes(config: ClusterConfig) -> Iterator[tuple[str, Needs]]:
+    """Yield title and needs of each selected mode of a cluster; a title is `cni bridge`."""
     if config.uplink:
         yield "uplink", Needs(programs=("ip",), root="a link to the machine's own network")
     for family in modes.FAMILIES.values():
@@ -82,7 +82,7 @@ def faults(
             yield f"this machine lacks {install_hint(program)}, for {title}"
 
 
-def unsupported(title: str, needs: Needs) -> Iterator[str]:
+def missing_features(title: str, needs: Needs) -> Iterator[str]:
     """Yield the kernel features of a mode that are optional for labs and not available here."""
     from kubenetlab.kernel.features.feature_probes import TRIALS
     from kubenetlab.kernel.features.probing import outcomes

@@ -91,7 +91,7 @@ def _bring(client: Client, config: ClusterConfig) -> UplinkRecord:
     except (OSError, KubenetlabError) as error:
         with suppress(OSError, KubenetlabError):  # the lab itself may have failed
             _report_removal(client)
-        take_away(lab)
+        remove_from_machine(lab)
         if isinstance(error, OSError):
             raise LabError(f"lab {lab} has no uplink: {refusal(error)}") from error
         raise
@@ -104,7 +104,7 @@ def remove(client: Client) -> bool:
         if not _record_path(client.lab).exists():
             return False
         _report_removal(client)
-        take_away(client.lab)
+        remove_from_machine(client.lab)
         return True
 
 
@@ -132,7 +132,7 @@ def in_the_way() -> list[str]:
     return machine.dropping()
 
 
-def take_away(lab: str) -> None:
+def remove_from_machine(lab: str) -> None:
     """Remove the machine's part of an uplink, of a dead lab or of a running one."""
     path = _record_path(lab)
     record = _read(path)

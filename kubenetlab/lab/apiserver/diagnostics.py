@@ -18,7 +18,7 @@ def diagnostics(cluster: Cluster) -> list[dict[str, Any]]:
     return _rendered(cluster, diagnose(cluster, decisions(cluster).real_commands))
 
 
-def refused(
+def refusing(
     before: Cluster, after: Cluster, documents: Sequence[Mapping[str, Any]], codes: Sequence[str]
 ) -> list[dict[str, Any]]:
     """Return the diagnostics that prevent documents from being applied.

@@ -88,6 +88,6 @@ def refusing_diagnostics(
     if not body.refuse:
         return []
     # Imported here because most requests refuse nothing.
-    from kubenetlab.lab.apiserver.diagnostics import refused
+    from kubenetlab.lab.apiserver.diagnostics import refusing
 
-    return refused(before, after, body.documents, body.refuse)
+    return refusing(before, after, body.documents, body.refuse)

@@ -342,9 +342,9 @@ class NodeAgent:
         return self._executor
 
 
-def main(boot: LabContext, number: int) -> None:
+def main(context: LabContext, number: int) -> None:
     """Run a node agent; never return while the lab is up."""
     from kubenetlab.lab import rundir
 
-    agent = NodeAgent(boot.listeners[rundir.node_agent_socket(number)], boot.directory)
+    agent = NodeAgent(context.listeners[rundir.node_agent_socket(number)], context.directory)
     asyncio.run(agent.run())

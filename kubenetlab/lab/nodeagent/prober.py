@@ -113,6 +113,7 @@ class PeriodicProbe(ProbeState):
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     def stop(self) -> None:
+        """Stop probing, also in the middle of an attempt."""
         super().stop()
         self._task.cancel()
 

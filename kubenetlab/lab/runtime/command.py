@@ -32,7 +32,7 @@ NOT_FOUND, NOT_EXECUTABLE = 127, 126
 """Exit statuses of a command that cannot be executed, as a shell reports them."""
 
 
-def main(boot: LabContext, arguments: dict[str, Any]) -> None:
+def main(context: LabContext, arguments: dict[str, Any]) -> None:
     """Execute the command of a container, a probe or a hook; never return.
 
     The process becomes the leader of a session, so that all its children can be killed with it.
@@ -44,7 +44,7 @@ def main(boot: LabContext, arguments: dict[str, Any]) -> None:
         environment = (
             _join(ProcessId(*arguments["beside"]))
             if arguments.get("beside")
-            else _prepare(arguments, boot.hidden)
+            else _prepare(arguments, context.hidden)
         )
     except ProcessLookupError:
         print("the container has exited", flush=True)
@@ -63,7 +63,7 @@ def main(boot: LabContext, arguments: dict[str, Any]) -> None:
         os._exit(NOT_EXECUTABLE)
     close_other_descriptors()
     _execute(
-        arguments["argv"], environment, arguments.get("working_dir") or "/", rlimits, boot.hidden
+        arguments["argv"], environment, arguments.get("working_dir") or "/", rlimits, context.hidden
     )
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from kubenetlab import programs
 from kubenetlab.hoststate.programs import ListenPort
 from kubenetlab.kernel.processes.identity import Process
-from kubenetlab.lab.runtime.listeners import PKTINFO_SPACE, listening, reply_source
+from kubenetlab.lab.runtime.listeners import PKTINFO_SPACE, open_listener, reply_source
 from kubenetlab.lab.runtime.pod_network import DATAGRAM_BYTES, NetnsSocketFactory, PodSockets
 from kubenetlab.lab.transport import grpc_health
 from kubenetlab.lab.transport.accepting import accept_each
@@ -91,7 +91,7 @@ class ContainerInstance:
         opened: dict[ListenPort, socket.socket] = {}
         try:
             for listener in listeners:
-                opened[listener] = listening(
+                opened[listener] = open_listener(
                     self.pod.namespace, listener, has_ipv6=self.pod.has_ipv6
                 )
         except OSError:

@@ -34,8 +34,8 @@ Kubernetes has no field for it: the kubelet's podPidsLimit applies to all pods o
 class ContainerLimits:
     """Limits of a lab's containers, managed by init."""
 
-    def __init__(self, boot: LabContext) -> None:
-        self._boot = boot
+    def __init__(self, context: LabContext) -> None:
+        self._context = context
         self._groups: LabGroups | None = None
         self._groups_of: dict[str, ContainerGroup] = {}
         self._limits_of: dict[str, dict[str, Any]] = {}
@@ -82,7 +82,7 @@ class ContainerLimits:
             # Labs in other run directories may have the same name.
             token = os.urandom(4).hex()
             self._groups = LabGroups(
-                f"{cgroups.PREFIX}{self._boot.lab}-{token}",
+                f"{cgroups.PREFIX}{self._context.lab}-{token}",
                 cgroups.read_parents(),
                 self._record,
             )
@@ -98,7 +98,7 @@ class ContainerLimits:
     def _record(self, directories: Sequence[str]) -> None:
         """Write the lab's cgroups to the run directory, for their removal after the lab's death."""
         if directories:
-            Path(self._boot.path(rundir.CGROUPS)).write_bytes(msgspec.json.encode(directories))
+            Path(self._context.path(rundir.CGROUPS)).write_bytes(msgspec.json.encode(directories))
 
 
 def enter_groups(limits: dict[str, Any]) -> dict[str, int]:

@@ -174,7 +174,7 @@ class CoreDNS:
                     if response is not None:
                         # A client may send queries and never read the responses.
                         async with asyncio.timeout(TCP_TIMEOUT_S):
-                            await loop.sock_sendall(connection, dns_stream.framed(response))
+                            await loop.sock_sendall(connection, dns_stream.frame(response))
         except (OSError, TimeoutError):
             pass
         finally:
@@ -346,20 +346,20 @@ def logged(query: bytes, response: bytes, *, is_udp: bool) -> str:
     three values after the transport are the size of the query, its flag DO, and the maximum size of
     responses that the client accepts. The last value is the size of the response.
     """
-    asked = question(query)
+    parsed = question(query)
     flags = int.from_bytes(response[2:4])
     names = ",".join(name for bit, name in _FLAGS if flags & bit)
-    transport, limit = ("udp", udp_limit(asked.edns)) if is_udp else ("tcp", MAX_TCP_BYTES)
-    wants_dnssec = str(asked.edns is not None and asked.edns.wants_dnssec).lower()
-    head = f'"{asked.type} IN {asked.name} {transport} {len(query)} {wants_dnssec} {limit}"'
+    transport, limit = ("udp", udp_limit(parsed.edns)) if is_udp else ("tcp", MAX_TCP_BYTES)
+    wants_dnssec = str(parsed.edns is not None and parsed.edns.wants_dnssec).lower()
+    head = f'"{parsed.type} IN {parsed.name} {transport} {len(query)} {wants_dnssec} {limit}"'
     return f"{head} {_RCODES.get(flags & 15, str(flags & 15))} {names} {len(response)}"
 
 
-def main(boot: LabContext, arguments: dict[str, Any]) -> None:
+def main(context: LabContext, arguments: dict[str, Any]) -> None:
     """Run CoreDNS in its pod; never return."""
     import dnslib  # noqa: F401  (imported now, so that the first query is not delayed)
 
     os.chdir("/")
     with suppress(OSError):
         print(".:53\nCoreDNS, built into kubenetlab: one line for each question", flush=True)
-    asyncio.run(CoreDNS(boot.path(rundir.INNER_API_SOCKET)).run())
+    asyncio.run(CoreDNS(context.path(rundir.INNER_API_SOCKET)).run())

@@ -34,9 +34,9 @@ def name_servers(but_for: Sequence[Network] = ()) -> list[str]:
         except OSError:
             continue
         listed = [
-            words[1]
+            fields[1]
             for line in lines
-            if len(words := line.split()) > 1 and words[0] == "nameserver"
+            if len(fields := line.split()) > 1 and fields[0] == "nameserver"
         ]
         if reachable := [address for address in listed if _is_reachable(address, but_for)]:
             return reachable
@@ -78,6 +78,6 @@ async def _exchange(server: str, query: bytes, *, is_udp: bool) -> bytes:
     with socket.socket(family, kind | socket.SOCK_NONBLOCK) as connection:
         await loop.sock_connect(connection, (server, PORT))
         if not is_udp:
-            return await dns_stream.ask(connection, query)
+            return await dns_stream.query(connection, query)
         await loop.sock_sendall(connection, query)
         return await loop.sock_recv(connection, MAX_MESSAGE_BYTES)

@@ -20,7 +20,7 @@ _IN_PKTINFO, _IN6_PKTINFO = struct.Struct("=i4s4s"), struct.Struct("=16si")
 PKTINFO_SPACE: Final = socket.CMSG_SPACE(_IN6_PKTINFO.size)
 
 
-def listening(
+def open_listener(
     namespace: NetnsSocketFactory, listener: ListenPort, *, has_ipv6: bool
 ) -> socket.socket:
     """Open a listening socket in a pod's namespace.

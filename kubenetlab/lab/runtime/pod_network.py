@@ -192,7 +192,7 @@ class PodSockets:
             async with asyncio.timeout(timeout_s):
                 connection = await self._connected("TCP", server, DNS_PORT)
                 try:
-                    return await dns_stream.ask(connection, query)
+                    return await dns_stream.query(connection, query)
                 finally:
                     connection.close()
         except TimeoutError:

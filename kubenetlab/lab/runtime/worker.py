@@ -201,11 +201,11 @@ class Worker:
             self._agent.send({"event": "run", **_report(run)})
 
 
-def main(boot: LabContext, number: int) -> None:
+def main(context: LabContext, number: int) -> None:
     """Run a worker; never return while the lab is up."""
     from kubenetlab.lab import rundir
 
-    worker = Worker(boot.listeners[rundir.worker_socket(number)])
+    worker = Worker(context.listeners[rundir.worker_socket(number)])
     sys.stdout.flush()
     asyncio.run(worker.run())
 

@@ -10,9 +10,9 @@ T = TypeVar("T")
 
 
 class Batcher(Generic[T]):
-    """Collect items, and deliver all of one loop iteration together in the next one.
+    """Collector of items, which delivers those of one loop iteration together in the next one.
 
-    The items are delivered before coroutines resume that wait for a later event.
+    The first item schedules the delivery, so that it precedes all callbacks scheduled after it.
     """
 
     def __init__(self, deliver: Callable[[list[T]], None]) -> None:

@@ -9,7 +9,7 @@ import struct
 _READ_BYTES = 64 * 1024
 
 
-def framed(message: bytes) -> bytes:
+def frame(message: bytes) -> bytes:
     """Return a message preceded by its length."""
     return struct.pack(">H", len(message)) + message
 
@@ -21,13 +21,13 @@ def split(buffer: bytes) -> tuple[bytes | None, bytes]:
     return buffer[2 : 2 + size], buffer[2 + size :]
 
 
-async def ask(connection: socket.socket, message: bytes) -> bytes:
+async def query(connection: socket.socket, message: bytes) -> bytes:
     """Send a query over a connected socket and return the response.
 
     Raises OSError if the server closes the connection before the response is complete.
     """
     loop = asyncio.get_running_loop()
-    await loop.sock_sendall(connection, framed(message))
+    await loop.sock_sendall(connection, frame(message))
     buffer = b""
     while (response := split(buffer)[0]) is None:
         if not (data := await loop.sock_recv(connection, _READ_BYTES)):

@@ -1,4 +1,4 @@
-"""The way to a running lab: its init is the process that made the socket, and no other one of the same number."""
+"""Client of a lab: its init is the process that created the socket, not one with a reused pid."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kubenetlab.lab.client import Client
 
 @pytest.fixture
 def pids(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
-    """What the lab's socket names as init, one connection after the other; None: it refuses."""
+    """Pids of init that successive connections report; None for a refused connection."""
     answers: list[int | None] = []
     following: Iterator[int | None] = iter(answers)
 
@@ -33,7 +33,7 @@ def open_descriptors() -> int:
 def test_init_is_the_process_that_answers_before_and_after_it_is_opened(
     pids: list[int | None],
 ) -> None:
-    """Its pidfd is the caller's."""
+    """The caller gets a pidfd of that process, and owns it."""
     pids += [os.getpid()] * 2
     before = open_descriptors()
     pidfd = Client("any").open_init()
@@ -42,10 +42,10 @@ def test_init_is_the_process_that_answers_before_and_after_it_is_opened(
 
 
 @pytest.mark.parametrize("then", [None, 1], ids=["refused", "another"])
-def test_a_process_that_has_got_the_number_of_init_is_not_it(
+def test_a_process_that_reuses_the_pid_of_init_is_not_killed(
     pids: list[int | None], then: int | None
 ) -> None:
-    """The lab has ended between the two connections: nothing is killed, and nothing stays open."""
+    """The lab ends between the two connections: `kill` returns False and closes the pidfd."""
     pids += [os.getpid(), then, os.getpid(), then]
     before = open_descriptors()
     with pytest.raises(LabError):

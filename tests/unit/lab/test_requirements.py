@@ -1,4 +1,4 @@
-"""What stands in the way of a lab, before it is begun."""
+"""Requirements of a cluster, which are checked before its lab is created."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ from kubenetlab.kernel.processes.permissions import (
     remedy,
 )
 from kubenetlab.lab import requirements
-from kubenetlab.lab.requirements import chosen, faults, require_modes, unsupported
+from kubenetlab.lab.requirements import faults, missing_features, require_modes, selected_modes
 
 
-def test_the_modes_of_a_cluster_are_asked() -> None:
-    """Each by its family and name."""
-    assert [title for title, _ in chosen(ClusterConfig())] == ["cni bridge", "proxy nftables"]
+def test_each_selected_mode_has_requirements() -> None:
+    """A mode is titled by its family and name."""
+    assert [title for title, _ in selected_modes(ClusterConfig())] == [
+        "cni bridge",
+        "proxy nftables",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -41,15 +44,14 @@ def test_the_modes_of_a_cluster_are_asked() -> None:
             Needs(root="eBPF programs"),
             False,
             [
-                "cni test needs root of the machine (eBPF programs), which a user namespace does not give: run kubenetlab up as root (sudo)"
+                "cni test needs root of the machine (eBPF programs), "
+                "which a user namespace does not give: run kubenetlab up as root (sudo)"
             ],
         ),
     ],
 )
-def test_nothing_takes_the_place_of_what_cannot_be_had(
-    needs: Needs, is_root: bool, expected: list[str]
-) -> None:
-    """A program that is missing, or root that is not there, is an error that says so."""
+def test_an_unmet_requirement_is_an_error(needs: Needs, is_root: bool, expected: list[str]) -> None:
+    """A missing program, and missing root permissions, are reported; no other mode replaces it."""
     assert (
         list(
             faults("cni test", needs, is_root=is_root, has_program=lambda program: program == "nft")
@@ -58,10 +60,10 @@ def test_nothing_takes_the_place_of_what_cannot_be_had(
     )
 
 
-def test_a_kernel_that_cannot_is_found_before_the_lab_is_begun(
+def test_a_missing_kernel_feature_is_reported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What only some modes need is tried for those that are chosen."""
+    """Optional features are probed for the selected modes; basic ones are doctor's business."""
 
     def refused() -> None:
         raise OSError(errno.EOPNOTSUPP, "Operation not supported")
@@ -71,14 +73,14 @@ def test_a_kernel_that_cannot_is_found_before_the_lab_is_begun(
         FeatureProbe("basic", refused, "a test", "another kernel"),
     ]
     monkeypatch.setattr("kubenetlab.kernel.features.feature_probes.TRIALS", makes)
-    assert list(unsupported("proxy test", Needs(features=("special", "basic")))) == [
+    assert list(missing_features("proxy test", Needs(features=("special", "basic")))) == [
         "proxy test needs special: Operation not supported; required: another kernel"
     ]
-    assert list(unsupported("proxy test", Needs(features=("basic",)))) == []
+    assert list(missing_features("proxy test", Needs(features=("basic",)))) == []
 
 
-def test_only_missing_packages_are_advised(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A remedy names the packages of programs that are not installed, and what else can be done."""
+def test_advice_names_only_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lists the packages of programs that are not installed, and then the other remedies."""
     trial = FeatureProbe(
         "special",
         lambda: None,
@@ -106,41 +108,41 @@ def test_only_missing_packages_are_advised(monkeypatch: pytest.MonkeyPatch) -> N
     ],
 )
 def test_system_directories_end_the_search_path(path: str, expected: str) -> None:
-    """They come after the caller's own, and once."""
+    """They follow the caller's directories, and are added only once."""
     assert with_system_directories(path) == expected
 
 
-def test_what_a_running_lab_has_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another mode's needs are, beyond those of the mode that it has."""
-    tried: list[str] = []
+def test_features_of_a_running_lab_are_not_probed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the additional features of another mode are probed."""
+    probed: list[str] = []
 
-    def tries(title: str, needs: Needs) -> list[str]:
-        tried.extend(needs.features)
+    def probe(title: str, needs: Needs) -> list[str]:
+        probed.extend(needs.features)
         return []
 
     monkeypatch.setattr(requirements, "is_root", lambda: True)
     monkeypatch.setattr(requirements, "has_program", lambda program: True)
-    monkeypatch.setattr(requirements, "unsupported", tries)
+    monkeypatch.setattr(requirements, "missing_features", probe)
     ipvs, iptables = (
         ClusterConfig(networking=Networking(kube_proxy_mode=name)) for name in ("ipvs", "iptables")
     )
     for config, before in ((iptables, ipvs), (ipvs, ipvs)):
         require_modes(config, before)
-        assert tried == []
+        assert probed == []
     require_modes(ipvs, iptables)
-    assert tried == ["ipset", "dummy", "ipvs"]
+    assert probed == ["ipset", "dummy", "ipvs"]
 
 
-def test_lacking_capabilities_are_named() -> None:
-    """What a container takes away; Docker's default set has no administration of any kind."""
+def test_missing_capabilities_are_named() -> None:
+    """Docker's default set contains none of the administrative capabilities."""
     everything, docker = (1 << 41) - 1, 0xA80425FB
     assert lacking(everything) == {}
     assert list(lacking(docker)) == ["CAP_SYS_ADMIN", "CAP_NET_ADMIN"]
     assert list(lacking(0)) == list(NEEDED)
 
 
-def test_capabilities_and_maps_are_read(tmp_path: Path) -> None:
-    """Of this process, from its status; root in a user namespace is told from the machine's."""
+def test_capabilities_and_user_namespace_are_read_from_proc(tmp_path: Path) -> None:
+    """Root in a user namespace is distinguished from root of the machine."""
     (tmp_path / "self").mkdir()
     (tmp_path / "self" / "status").write_text("Name:\tx\nCapPrm:\t0\nCapEff:\t00000000a80425fb\n")
     (tmp_path / "self" / "uid_map").write_text("         0       1000          1\n")
@@ -165,10 +167,10 @@ def test_capabilities_and_maps_are_read(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_forbids_user_namespaces_is_found(
+def test_the_setting_that_forbids_user_namespaces_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, value: str, words: str
 ) -> None:
-    """The settings of distributions, each with what to do."""
+    """Each of the settings that distributions use has a remedy of its own."""
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     path = tmp_path / "sys" / setting
     path.parent.mkdir(parents=True)
@@ -176,6 +178,6 @@ def test_what_forbids_user_namespaces_is_found(
     assert remedy(errno.EPERM, str(tmp_path)).startswith(words)
 
 
-def test_a_limit_is_no_lack_of_permission() -> None:
-    """The errno tells them apart."""
+def test_an_exhausted_limit_is_distinguished_from_missing_permission() -> None:
+    """The errno distinguishes them."""
     assert "a limit of namespaces" in remedy(errno.ENOSPC)

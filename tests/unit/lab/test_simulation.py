@@ -1,4 +1,4 @@
-"""What a lab comes to when everything goes well."""
+"""Simulation of a lab in which nothing fails."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def states(text: str) -> dict[str, str]:
     }
 
 
-def test_a_rehearsal_ends_with_every_pod_ready() -> None:
-    """Those too that wait for others: the pods of a StatefulSet come one after the other."""
+def test_a_simulation_ends_with_every_pod_ready() -> None:
+    """Pods that wait for others are ready as well, such as those of a StatefulSet."""
     text = """
 apiVersion: apps/v1
 kind: StatefulSet
@@ -28,32 +28,38 @@ spec:
   replicas: 4
   serviceName: db
   selector: {matchLabels: {app: db}}
-  template: {metadata: {labels: {app: db}}, spec: {containers: [{name: db, image: agnhost, args: [netexec]}]}}
+  template:
+    metadata: {labels: {app: db}}
+    spec: {containers: [{name: db, image: agnhost, args: [netexec]}]}
 ---
 """
     cluster = rehearse(store(text + deployment() + service()), NOW)
     assert {verdict.state for verdict in verdicts(cluster)} == {"ready"}
     assert [pod_named(cluster, f"db-{number}").is_ready for number in range(4)] == [True] * 4
     assert [
-        endpoint.conditions.ready for piece in slices(cluster) for endpoint in piece.endpoints
+        endpoint.conditions.ready
+        for endpoint_slice in slices(cluster)
+        for endpoint in endpoint_slice.endpoints
     ] == [True] * 3
 
 
-def test_what_asks_once_has_ended() -> None:
-    """A Job's pods are Completed and have no namespace any more; a program that never ends goes on."""
+def test_programs_that_end_by_themselves_have_completed() -> None:
+    """The pods of a Job are Completed and have no namespace; endless programs keep running."""
     text = """
 apiVersion: batch/v1
 kind: Job
 metadata: {name: once}
 spec:
   completions: 3
-  template: {spec: {restartPolicy: Never, containers: [{name: main, image: agnhost, args: [connect, "10.96.0.1:443"]}]}}
+  template:
+    spec:
+      restartPolicy: Never
+      containers: [{name: main, image: agnhost, args: [connect, "10.96.0.1:443"]}]
 ---
 """
     cluster = rehearse(store(text), NOW)
-    assert [found.status.phase for found in cluster.all(Pod) if found.name.startswith("once-")] == [
-        "Succeeded"
-    ] * 3
+    phases = [job_pod.status.phase for job_pod in cluster.all(Pod) if "once-" in job_pod.name]
+    assert phases == ["Succeeded"] * 3
     assert not [
         netns
         for netns in plan(cluster, Decisions(pod_layout="onlink", neighbors="dynamic")).namespaces
@@ -63,8 +69,11 @@ spec:
     assert set(states(text.replace("connect", "netexec")).values()) == {"ready"}
 
 
-def test_what_cannot_be_stays_so() -> None:
-    """No node fits, no network is there, or the pod is unready on purpose: a rehearsal grants no more than the kubelets could."""
+def test_a_pod_that_cannot_become_ready_is_not_reported_as_ready() -> None:
+    """A pod without a fitting node is stuck, and a pod that is unready on purpose stays unready.
+
+    Without a CNI plugin, pods on the host network are ready.
+    """
     unready = pod("shy", meta=', annotations: {kubenetlab.dev/ready: "false"}')
     assert states(unready + pod("lost", ", nodeSelector: {disk: ssd}")) == {
         "default/shy": "unready",

@@ -1,4 +1,4 @@
-"""What the uplink writes down, and which name servers are the machine's."""
+"""Record of the uplink, and selection of the machine's name servers."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from kubenetlab.lab import uplink
 from kubenetlab.lab.runtime import dns_forwarder
 
 
-def test_what_has_become_shorter_needs_no_room(
+def test_a_shorter_record_is_written_on_a_full_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a full disk a lab can still be taken down; nothing that would be longer is begun."""
+    """So a lab can be taken down; a longer record is an error and leaves the file as it is."""
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -32,15 +32,16 @@ def test_what_has_become_shorter_needs_no_room(
         uplink._write(tmp_path / "new", b"")
 
 
-def test_name_servers_are_those_that_others_have(
+def test_only_reachable_name_servers_are_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first file that names one: neither this machine's loopback nor a link's nor the lab's own, and no garbage."""
+    """The first file with one counts; loopback, link-local and the lab's own servers do not."""
     first, second = tmp_path / "first", tmp_path / "second"
     monkeypatch.setattr(dns_forwarder, "RESOLV_CONFS", (str(first), str(second)))
     assert dns_forwarder.name_servers() == []
     first.write_bytes(
-        b"# caf\xe9\nnameserver 127.0.0.53\nnameserver fe80::1%eth0\nnameserver garbage\nnameserver 192.0.2.1:53\nnameserver\n"
+        b"# caf\xe9\nnameserver 127.0.0.53\nnameserver fe80::1%eth0\nnameserver garbage\n"
+        b"nameserver 192.0.2.1:53\nnameserver\n"
     )
     second.write_text(
         "nameserver 10.96.0.10\nnameserver 192.0.2.1\nnameserver 2001:db8::1\nsearch example\n"

@@ -1,4 +1,4 @@
-"""Requests of any shape to the lab's API: each is answered, a bad one with a reason, and the store can always be loaded and planned from."""
+"""Random requests to the API: each is answered, and the store can be loaded and planned from."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ RAW = (
 )
 
 
-class SeenAgent(DyingAgent):
-    """One that can be looked at, in a lab of which nothing is built."""
+class ReadableAgent(DyingAgent):
+    """Agent of a lab without kernel objects, with everything that read requests show."""
 
     def __init__(self, cluster: Cluster, path: Path) -> None:
         super().__init__(cluster, path)
@@ -78,10 +78,14 @@ async def _no_logs(*_: Any, **__: Any) -> None:
     return None
 
 
-def answer_to(
-    agent: SeenAgent, method: str, target: str, body: bytes, headers: dict[str, str] | None = None
+def response_to(
+    agent: ReadableAgent,
+    method: str,
+    target: str,
+    body: bytes,
+    headers: dict[str, str] | None = None,
 ) -> Response:
-    """What the API answers; of an answer that goes on the head. Raises what the API does not expect."""
+    """Return the response of the API, for a stream only its head; raise unexpected exceptions."""
 
     async def ask() -> Answer:
         server = ApiServer(agent, None)  # type: ignore[arg-type]
@@ -92,20 +96,20 @@ def answer_to(
     return Response(200) if isinstance(answer, Stream) else answer
 
 
-def judge(agent: SeenAgent, answer: Response, path: Path) -> None:
-    """An answer of ours, and a store from which the next agent can begin."""
-    assert answer.status in (200, 400, 403, 404, 405, 409, 422, 507), answer
-    if answer.status >= 400:
-        status = json.loads(answer.body)
+def check(agent: ReadableAgent, response: Response, path: Path) -> None:
+    """Check a response, and that the next agent could load the store and plan from it."""
+    assert response.status in (200, 400, 403, 404, 405, 409, 422, 507), response
+    if response.status >= 400:
+        status = json.loads(response.body)
         assert status["status"] == "Failure"
         assert status["message"]
     agent.save()
-    found = store_file.load(path) if path.exists() else agent.cluster
-    plan(found, decisions(found), PlanCache())
+    loaded = store_file.load(path) if path.exists() else agent.cluster
+    plan(loaded, decisions(loaded), PlanCache())
 
 
-def oddly(random: Random, value: Any) -> Any:
-    """A body that is changed in one or two places."""
+def mutated(random: Random, value: Any) -> Any:
+    """Return a request body with one or two random changes."""
     for _ in range(random.choice([1, 1, 2])):
         place = random.choice(paths(value))
         new = random.choice([*ODD, int(DIGITS[:4000])])
@@ -114,7 +118,7 @@ def oddly(random: Random, value: Any) -> Any:
 
 
 def requests(random: Random) -> Iterable[tuple[str, str, bytes]]:
-    """One request or two: changes of the lab's own API, scales and restarts, reads with any parameters."""
+    """Yield a random request: a change of the lab's own API, a scale or restart, or a read."""
     words = [*map(str, ODD[:40]), "web", "client", "default", "pods", "x" * 3000, "9" * 5000]
     match random.choice(["documents", "documents", "odd", "kinds", "reads", "raw"]):
         case "documents":
@@ -129,7 +133,7 @@ def requests(random: Random) -> Iterable[tuple[str, str, bytes]]:
             yield (
                 "POST",
                 f"{LAB_API}/{name}",
-                json.dumps(oddly(random, CHANGES[name]), default=str).encode(),
+                json.dumps(mutated(random, CHANGES[name]), default=str).encode(),
             )
         case "raw":
             name = random.choice(
@@ -178,19 +182,19 @@ def _query(random: Random, words: list[str]) -> str:
 @given(random=st.randoms(use_true_random=False))
 def test_any_request_is_answered(tmp_path_factory: pytest.TempPathFactory, random: Random) -> None:
     path = tmp_path_factory.mktemp("requests") / "store.json"
-    agent = SeenAgent(START, path)
+    agent = ReadableAgent(START, path)
     for _ in range(2):
         for method, target, body in requests(random):
-            judge(agent, answer_to(agent, method, target, body), path)
+            check(agent, response_to(agent, method, target, body), path)
 
 
 @pytest.mark.parametrize("raw", RAW, ids=lambda raw: raw[:24].decode(errors="replace"))
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_body_that_is_no_request_is_refused(tmp_path: Path, name: str, raw: bytes) -> None:
-    agent = SeenAgent(START, tmp_path / "store.json")
-    answer = answer_to(agent, "POST", f"{LAB_API}/{name}", raw)
-    assert answer.status == 400
-    judge(agent, answer, tmp_path / "store.json")
+def test_an_invalid_request_body_is_refused(tmp_path: Path, name: str, raw: bytes) -> None:
+    agent = ReadableAgent(START, tmp_path / "store.json")
+    response = response_to(agent, "POST", f"{LAB_API}/{name}", raw)
+    assert response.status == 400
+    check(agent, response, tmp_path / "store.json")
     assert agent.cluster is START
 
 
@@ -204,15 +208,15 @@ def test_a_body_that_is_no_request_is_refused(tmp_path: Path, name: str, raw: by
     ],
     ids=["mapping", "number", "source", "nothing"],
 )
-def test_the_field_at_fault_is_named(tmp_path: Path, body: Any, message: str) -> None:
-    answer = answer_to(
-        SeenAgent(START, tmp_path / "store.json"),
+def test_the_invalid_field_is_named(tmp_path: Path, body: Any, message: str) -> None:
+    response = response_to(
+        ReadableAgent(START, tmp_path / "store.json"),
         "POST",
         f"{LAB_API}/apply",
         json.dumps(body).encode(),
     )
-    assert answer.status == 400
-    assert message in json.loads(answer.body)["message"]
+    assert response.status == 400
+    assert message in json.loads(response.body)["message"]
 
 
 @pytest.mark.parametrize(
@@ -224,21 +228,23 @@ def test_the_field_at_fault_is_named(tmp_path: Path, body: Any, message: str) ->
         (["10.0.0.1"], ["fd00::1"]),
     ],
 )
-def test_an_uplink_needs_addresses(tmp_path: Path, ends: tuple[list[str], list[str]]) -> None:
+def test_invalid_addresses_of_an_uplink_are_refused(
+    tmp_path: Path, ends: tuple[list[str], list[str]]
+) -> None:
     body = json.dumps(dict(zip(("machine", "router"), ends, strict=True))).encode()
     assert (
-        answer_to(
-            SeenAgent(START, tmp_path / "store.json"), "POST", f"{LAB_API}/uplink", body
+        response_to(
+            ReadableAgent(START, tmp_path / "store.json"), "POST", f"{LAB_API}/uplink", body
         ).status
         == 400
     )
 
 
 @pytest.mark.parametrize("timeout", ["nan", "inf", "-1", "x", "1e999", "9" * 5000])
-def test_a_timeout_is_a_number(tmp_path: Path, timeout: str) -> None:
+def test_an_invalid_timeout_is_refused(tmp_path: Path, timeout: str) -> None:
     assert (
-        answer_to(
-            SeenAgent(START, tmp_path / "store.json"),
+        response_to(
+            ReadableAgent(START, tmp_path / "store.json"),
             "GET",
             f"{LAB_API}/settled?timeout={timeout}",
             b"",

@@ -1,4 +1,4 @@
-"""The API of a lab: what it tells a client to be done is written by then."""
+"""API server: a change is on disk before it is acknowledged."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ WEB = "/apis/apps/v1/namespaces/default/deployments/web"
 
 
 class DyingAgent:
-    """An agent as the API uses it that never comes to a round of its own: it might be killed as soon as it has answered."""
+    """Agent that serves requests and never reconciles, as if it were killed after each response."""
 
     def __init__(self, cluster: Cluster, path: Path) -> None:
         self.cluster = self._saved = cluster
         self._path = path
         self.directory = path.parent
-        self._keeper = StoreFile(path, None)
+        self._store_file = StoreFile(path, None)
         self.clock = Clock(time.time() - time.monotonic())
         self.saves = 0
         self.sight = SimpleNamespace(doubt=lambda namespaces: None)
@@ -56,7 +56,7 @@ class DyingAgent:
 
     def save(self) -> None:
         if self.cluster is not self._saved:
-            self._keeper.save(self.cluster)
+            self._store_file.save(self.cluster)
             self._saved = self.cluster
             self.saves += 1
 
@@ -68,7 +68,7 @@ class DyingAgent:
 
 
 def ask(agent: DyingAgent, method: str, path: str, body: Any = None) -> Response:
-    """One request to a server of this agent's."""
+    """Send one request to the API server of an agent and return the response."""
 
     async def exchange() -> Response:
         ours, theirs = socket.socketpair()
@@ -84,7 +84,7 @@ def ask(agent: DyingAgent, method: str, path: str, body: Any = None) -> Response
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "body", "wanted"),
+    ("method", "path", "body", "expected"),
     [
         ("PUT", f"{WEB}/scale", {"spec": {"replicas": 5}}, 5),
         ("PUT", f"{WEB}/restart", None, "kubectl.kubernetes.io/restartedAt"),
@@ -93,10 +93,10 @@ def ask(agent: DyingAgent, method: str, path: str, body: Any = None) -> Response
     ],
     ids=["scale", "restart", "delete", "apply"],
 )
-def test_what_is_answered_is_written(
-    tmp_path: Path, method: str, path: str, body: Any, wanted: Any
+def test_an_acknowledged_change_is_on_disk(
+    tmp_path: Path, method: str, path: str, body: Any, expected: Any
 ) -> None:
-    """A change outlives an agent that is killed right after its answer; it is written once."""
+    """A change survives an agent that is killed right after its response; it is written once."""
     agent = DyingAgent(store(deployment("web", 2)), tmp_path / "store.json")
     if isinstance(body, str):
         documents, _ = read_documents(
@@ -105,16 +105,16 @@ def test_what_is_answered_is_written(
         body = {"documents": [document.value for document in documents]}
     assert ask(agent, method, path, body).status == 200
     assert agent.saves == 1
-    found = store_file.load(tmp_path / "store.json").get(Deployment, "default", "web")
-    if wanted is None:
-        assert found is None or found.is_terminating
+    saved = store_file.load(tmp_path / "store.json").get(Deployment, "default", "web")
+    if expected is None:
+        assert saved is None or saved.is_terminating
     else:
-        assert found is not None
-        assert wanted in (found.spec.replicas, *found.spec.template.metadata.annotations)
+        assert saved is not None
+        assert expected in (saved.spec.replicas, *saved.spec.template.metadata.annotations)
 
 
-def test_what_changes_nothing_is_not_written(tmp_path: Path) -> None:
-    """Neither a question nor a request that is refused."""
+def test_a_request_without_changes_writes_nothing(tmp_path: Path) -> None:
+    """Reads and refused requests do not change the store."""
     agent = DyingAgent(store(deployment("web", 2)), tmp_path / "store.json")
     assert ask(agent, "GET", WEB).status == 200
     assert ask(agent, "PUT", f"{WEB}/scale", {"spec": {"replicas": -1}}).status == 422
@@ -129,19 +129,17 @@ def test_what_changes_nothing_is_not_written(tmp_path: Path) -> None:
     ],
     ids=["scale", "uplink"],
 )
-def test_what_the_next_agent_could_not_read_is_refused(
-    tmp_path: Path, method: str, path: str, body: Any
-) -> None:
+def test_an_unreadable_value_is_refused(tmp_path: Path, method: str, path: str, body: Any) -> None:
     agent = DyingAgent(store(deployment("web", 2)), tmp_path / "store.json")
     before = agent.cluster
-    answer = ask(agent, method, path, body)
-    assert answer.status in (400, 422)
-    assert json.loads(answer.body)["status"] == "Failure"
+    response = ask(agent, method, path, body)
+    assert response.status in (400, 422)
+    assert json.loads(response.body)["status"] == "Failure"
     assert agent.cluster is before
 
 
-def test_warnings_come_with_every_answer(tmp_path: Path) -> None:
-    """As long as a file is there that was set aside; the file's name is in it."""
+def test_every_response_carries_the_warnings(tmp_path: Path) -> None:
+    """A file that was set aside causes a warning with its name until it is removed."""
     agent = DyingAgent(store(deployment("web", 2)), tmp_path / "store.json")
     assert "warning" not in ask(agent, "GET", WEB).headers
     (tmp_path / "store.json.unreadable-1").write_text("")
@@ -151,41 +149,41 @@ def test_warnings_come_with_every_answer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("is_kept", [True, False])
-def test_a_log_that_is_not_kept_is_named(tmp_path: Path, is_kept: bool) -> None:
-    """An empty answer would read as a container that has printed nothing."""
+def test_a_log_that_is_no_longer_kept_causes_a_warning(tmp_path: Path, is_kept: bool) -> None:
+    """An empty response alone would mean that the container has printed nothing."""
     cluster = report(
         running(store(pod("web"))), "web", ContainerReport(0, "exited", 0), now=NOW + 1
     )
     agent = DyingAgent(settled(cluster, NOW + 1), tmp_path / "store.json")
 
-    async def logs(*about: Any, **how: Any) -> LogPart | None:
+    async def logs(*args: Any, **kwargs: Any) -> LogPart | None:
         return LogPart([], 0) if is_kept else None
 
     agent.runs = SimpleNamespace(logs=logs)
-    answer = ask(agent, "GET", "/api/v1/namespaces/default/pods/web/log")
-    assert (answer.status, answer.body) == (200, b"")
-    warnings = warnings_of(answer.headers.get("warning", ""))
+    response = ask(agent, "GET", "/api/v1/namespaces/default/pods/web/log")
+    assert (response.status, response.body) == (200, b"")
+    warnings = warnings_of(response.headers.get("warning", ""))
     assert ["is not kept any more" in warning for warning in warnings] == [True] * (not is_kept)
 
 
-def test_what_cannot_be_written_is_not_done(tmp_path: Path) -> None:
-    """The client hears why, and the store is as it was."""
+def test_a_change_that_cannot_be_written_is_undone(tmp_path: Path) -> None:
+    """The response names the reason, and the store is unchanged."""
     agent = DyingAgent(store(deployment("web", 2)), tmp_path / "nowhere" / "store.json")
     before = agent.cluster
-    answer = ask(agent, "PUT", f"{WEB}/scale", {"spec": {"replicas": 5}})
-    assert answer.status == 507
-    assert b"nothing was changed: the lab's store cannot be written: " in answer.body
-    assert b"store.json: No such file or directory" in answer.body
+    response = ask(agent, "PUT", f"{WEB}/scale", {"spec": {"replicas": 5}})
+    assert response.status == 507
+    assert b"nothing was changed: the lab's store cannot be written: " in response.body
+    assert b"store.json: No such file or directory" in response.body
     assert agent.cluster is before
 
 
-def test_an_answer_that_goes_on_ends_with_its_client() -> None:
-    """Also while there is nothing to tell: whoever followed a log or watched a kind is not served for ever."""
+def test_a_stream_ends_when_its_client_disconnects() -> None:
+    """It ends at once, also while there is nothing to send."""
 
     async def story() -> None:
         is_closed = asyncio.Event()
 
-        async def pieces() -> AsyncIterator[bytes]:
+        async def parts() -> AsyncIterator[bytes]:
             try:
                 yield b"first\n"
                 await asyncio.Event().wait()
@@ -193,7 +191,7 @@ def test_an_answer_that_goes_on_ends_with_its_client() -> None:
                 is_closed.set()
 
         async def handler(request: Request) -> Stream:
-            return Stream(pieces())
+            return Stream(parts())
 
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
@@ -210,8 +208,8 @@ def test_an_answer_that_goes_on_ends_with_its_client() -> None:
     asyncio.run(story())
 
 
-def test_a_change_that_waits_is_refused() -> None:
-    """Another request could come between, and be taken back with it."""
+def test_a_change_that_waits_is_a_bug() -> None:
+    """Another request could change the store meanwhile, and would be undone with this one."""
 
     async def change(pause_s: float | None) -> str:
         if pause_s is not None:

@@ -1,4 +1,4 @@
-"""Work in a forked child: its result, and how it fails."""
+"""Computations in a forked child process: results and failures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from kubenetlab.lab.nodeagent.forked import in_child
 
 
-def test_a_result_of_any_length_comes_back() -> None:
+def test_a_result_may_be_larger_than_a_pipe() -> None:
     data = os.urandom(1024 * 1024)
     assert asyncio.run(in_child(lambda: data)) == data
 
@@ -29,14 +29,14 @@ def die() -> bytes:
 @pytest.mark.parametrize(
     ("work", "reason"), [(fail, "ValueError: no such thing"), (die, "ended with status -9")]
 )
-def test_a_failure_is_an_error_of_the_caller(work: Callable[[], bytes], reason: str) -> None:
-    """An exception in the child, and its death: never an empty result."""
+def test_a_failure_of_the_child_raises_an_error(work: Callable[[], bytes], reason: str) -> None:
+    """An exception in the child, and its death, never look like an empty result."""
     with pytest.raises(OSError, match=reason):
         asyncio.run(in_child(work))
 
 
-def test_the_event_loop_goes_on_meanwhile() -> None:
-    """Others are served while the child works: here one that the child waits for."""
+def test_the_event_loop_runs_while_the_child_works() -> None:
+    """The child waits for a byte that another task of the loop writes."""
     reading, writing = os.pipe()
 
     async def both() -> bytes:
@@ -50,8 +50,8 @@ def test_the_event_loop_goes_on_meanwhile() -> None:
     os.close(writing)
 
 
-def test_a_child_whose_result_nobody_wants_any_more_is_killed() -> None:
-    """The caller is cancelled, and no process stays."""
+def test_a_child_is_killed_when_its_caller_is_cancelled() -> None:
+    """No process is left behind."""
     reading, writing = os.pipe()
 
     def wait() -> bytes:

@@ -1,4 +1,4 @@
-"""Real commands: what becomes of one that cannot begin."""
+"""Real commands that cannot be started."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import sys
 
 from tests.patience import patiently
 
-PROBE = "from kubenetlab.lab.runtime import command; command.main(None, {'beside': (4194305, 1), 'argv': ['true']})"
-"""A probe beside a process that there cannot be: 4194304 is the kernel's PID_MAX_LIMIT."""
+PROBE = (
+    "from kubenetlab.lab.runtime import command; "
+    "command.main(None, {'beside': (4194305, 1), 'argv': ['true']})"
+)
+"""Probe in the container of a process that cannot exist: the kernel's PID_MAX_LIMIT is 4194304."""
 
 
-def test_a_probe_of_a_container_that_has_just_ended() -> None:
-    """It says so, in the event of the probe's failure, and not in a traceback."""
+def test_a_probe_of_an_exited_container_prints_the_reason() -> None:
+    """Its output, which the event of the failed probe shows, contains no traceback."""
     done = subprocess.run(
         [sys.executable, "-c", PROBE],
         capture_output=True,

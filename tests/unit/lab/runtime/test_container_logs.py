@@ -1,4 +1,4 @@
-"""Logs of containers' processes: what is new in them, and what an earlier run wrote."""
+"""Logs of container processes: reading on from a position, previous runs, and time marks."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from kubenetlab.lab.runtime.container_logs import (
 from kubenetlab.names import MAX_FILE_NAME
 
 
-def test_a_log_is_read_on_from_where_it_was_left(tmp_path: Path) -> None:
-    """A line that is still being written waits until it is whole, or until nobody writes any more."""
+def test_a_log_is_read_on_from_a_position(tmp_path: Path) -> None:
+    """An incomplete last line is left out as long as the process runs."""
     path = tmp_path / "log"
     path.write_text("one\ntwo\nthr")
     first = read(path, is_going_on=True)
@@ -33,25 +33,27 @@ def test_a_log_is_read_on_from_where_it_was_left(tmp_path: Path) -> None:
     assert read(path, 18) == LogPart([], 18)
 
 
-def test_a_log_that_was_begun_anew_is_read_anew(tmp_path: Path) -> None:
-    """It is shorter than what was read of it."""
+def test_an_emptied_log_is_read_from_its_beginning(tmp_path: Path) -> None:
+    """It is shorter than the position to read from."""
     path = tmp_path / "log"
     path.write_text("new\n")
     assert read(path, 1000) == LogPart(["new"], 4)
 
 
-def test_of_a_large_log_the_end_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As much as anybody looks at."""
+def test_only_the_end_of_a_large_log_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At most TAIL_BYTES are read."""
     monkeypatch.setattr(container_logs, "TAIL_BYTES", 8)
     path = tmp_path / "log"
     path.write_text("one\ntwo\nthree\n")
     assert read(path).lines == ["o", "three"]
 
 
-def test_each_run_has_a_log(tmp_path: Path) -> None:
-    """The present one and the one before it; with the container both go."""
+def test_two_runs_have_logs(tmp_path: Path) -> None:
+    """The logs of the latest and the previous run are kept, and removed together."""
     path = tmp_path / "log"
-    begin_run(path)  # of nothing
+    begin_run(path)  # without a previous run
     for text in ("first\n", "second\n\n", "third\n \n"):
         begin_run(path)
         path.write_text(text)
@@ -63,24 +65,24 @@ def test_each_run_has_a_log(tmp_path: Path) -> None:
     assert last_words(path) == ""
 
 
-def test_last_words_are_bounded(tmp_path: Path) -> None:
-    """They go into the store, with each event about the container's end; a line of a log may have megabytes."""
+def test_the_last_line_is_truncated(tmp_path: Path) -> None:
+    """Events about the container's exit store it, and a line of a log may have megabytes."""
     path = tmp_path / "c.log"
     path.write_text("x" * 900_000 + "\n\n")
     assert last_words(path) == "x" * 2048
 
 
-def test_lines_since_a_moment(tmp_path: Path) -> None:
-    """A line has the time of the last mark at or before its beginning; one in two pieces that of the first."""
+def test_lines_are_selected_by_time(tmp_path: Path) -> None:
+    """A line has the time of the last mark at or before its beginning."""
     log = tmp_path / "c.log"
     for moment, text in ((100.0, b"one\ntwo\nhal"), (200.0, b"f\nthree\n"), (300.0, b"four\n")):
         with log.open("ab") as stream:
             container_logs.mark(str(log), moment, stream.tell())
             stream.write(text)
-    piece = container_logs.read(log)
-    assert piece.times == [100.0, 100.0, 100.0, 200.0, 300.0]
-    assert piece.since(150.0).lines == ["three", "four"]
-    assert piece.since(301.0).lines == []
+    part = container_logs.read(log)
+    assert part.times == [100.0, 100.0, 100.0, 200.0, 300.0]
+    assert part.since(150.0).lines == ["three", "four"]
+    assert part.since(301.0).lines == []
     assert container_logs.read(log, after=len(b"one\n")).since(0).lines == [
         "two",
         "half",
@@ -96,19 +98,19 @@ def test_lines_since_a_moment(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_lines_that_begin_with_their_time() -> None:
-    """Those of built-in programs; one without a time is kept."""
-    piece = container_logs.LogPart(
+def test_lines_with_a_time_stamp_are_selected_by_it() -> None:
+    """Lines of built-in programs begin with their time; a line without a time is kept."""
+    part = container_logs.LogPart(
         ["2026-01-01T00:00:00Z one", "more of it", "2026-01-02T00:00:00Z two"], 3
     )
-    assert piece.since(datetime(2026, 1, 1, 12, tzinfo=UTC).timestamp()).lines == [
+    assert part.since(datetime(2026, 1, 1, 12, tzinfo=UTC).timestamp()).lines == [
         "more of it",
         "2026-01-02T00:00:00Z two",
     ]
 
 
-def test_no_name_beside_a_log_is_longer_than_that_of_the_run_before() -> None:
-    """Names of namespaces and pods can make a log's name as long as a file's may be."""
+def test_names_of_log_files_fit_the_maximum_length() -> None:
+    """The names of namespaces and pods can make the name of a log that long."""
     log = Path(rundir.container_log("pod/" + "n" * 300, "c" * 63))
     files = (
         log,

@@ -1,4 +1,4 @@
-"""CoreDNS as a server: what it does with its clients' connections."""
+"""CoreDNS as a server of TCP connections."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tests.patience import patiently
 from tests.unit.programs.test_dns import encoded_question, zone_with_addresses
 
 
-def test_a_client_that_reads_no_answers_is_let_go(
+def test_a_client_that_reads_no_responses_is_disconnected(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Else each of them would keep a connection, and an answer that cannot be sent, for ever."""
+    """Otherwise each such client would keep a connection and an unsent response forever."""
     monkeypatch.setattr(coredns, "TCP_TIMEOUT_S", 0.2)
     server = coredns.CoreDNS("/nowhere")
     server._zone = zone_with_addresses(30)
-    questions = dns_stream.framed(encoded_question("many.cluster.local")) * 50_000
+    questions = dns_stream.frame(encoded_question("many.cluster.local")) * 50_000
 
     async def story() -> None:
         loop = asyncio.get_running_loop()

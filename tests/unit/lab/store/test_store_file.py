@@ -1,4 +1,4 @@
-"""The store on disk: whatever changes, the next agent reads what the last one meant."""
+"""Store file: the next agent reads the desired state of the last one, after any change."""
 
 from __future__ import annotations
 
@@ -23,12 +23,11 @@ from tests.clusters import applied, deployment, pod, running, service, store
 
 
 def contents(cluster: Cluster) -> object:
-    in_order = [
-        service.name for service in cluster.all(Service)
-    ]  # of two that want the same, the first has it
+    # The order counts: of two Services that request the same address, the first one gets it.
+    services = [service.name for service in cluster.all(Service)]
     return (
         [{obj.key: obj for obj in cluster.all(kind)} for kind in STORED],
-        in_order,
+        services,
         cluster.given,
         cluster.revision,
     )
@@ -36,7 +35,7 @@ def contents(cluster: Cluster) -> object:
 
 @pytest.fixture(autouse=True, scope="module")
 def of_any_size() -> Iterator[None]:
-    """Small stores have a journal, too."""
+    """Give small stores a journal, too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store_file, "MIN_STORE_BYTES", 0)
         yield
@@ -49,45 +48,45 @@ CHANGES = st.lists(
 
 @settings(max_examples=30, deadline=None)
 @given(changes=CHANGES, dies_at=st.integers(0, 8))
-def test_what_was_kept_is_read_back(
+def test_a_saved_store_is_read_back(
     tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[str, int]], dies_at: int
 ) -> None:
-    """Services come, change and go, as objects and as documents; somewhere on the way another agent takes over."""
+    """Services are created, changed and deleted; in between, another agent takes over."""
     path = tmp_path_factory.mktemp("state") / "store.json"
     cluster = running(store(deployment()))
     store_file.save(cluster, path)
-    keeper = StoreFile(path, cluster)
+    writer = StoreFile(path, cluster)
     for number, (name, port) in enumerate(changes):
         if number == dies_at:
-            keeper = StoreFile(path, None)
-            cluster = keeper.adopt(store_file.load(path))
+            writer = StoreFile(path, None)
+            cluster = writer.adopt(store_file.load(path))
         known = cluster.get(Service, "default", name)
-        is_gone = port == 0 and known is not None
+        is_deleted = port == 0 and known is not None
         cluster = (
             cluster.with_changes([deletion(known)])
-            if is_gone and known
+            if is_deleted and known
             else applied(cluster, service(name, port + 1))
         )
-        keeper.save(cluster)
+        writer.save(cluster)
         assert contents(store_file.load(path)) == contents(cluster)
 
 
 def test_small_changes_are_appended(tmp_path: Path) -> None:
-    """The file itself is left as it is, until the journal is long or much changes at once."""
+    """The file itself is written only when the journal is long, or after a large change."""
     path = tmp_path / "store.json"
     cluster = running(store(deployment()))
     store_file.save(cluster, path)
-    keeper = StoreFile(path, cluster)
-    assert not keeper.save(cluster)
+    writer = StoreFile(path, cluster)
+    assert not writer.save(cluster)
     before = path.stat().st_ino
     small = applied(cluster, service())
-    assert keeper.save(small)
+    assert writer.save(small)
     assert path.stat().st_ino == before
     assert journal_of(path).stat().st_size < path.stat().st_size
     large = applied(
         small, "".join(pod(f"p{number}") for number in range(store_file.MAX_LINE_OBJECTS))
     )
-    assert keeper.save(large)
+    assert writer.save(large)
     assert path.stat().st_ino != before
     assert not journal_of(path).exists()
     assert contents(store_file.load(path)) == contents(large)
@@ -107,8 +106,8 @@ def test_a_small_store_is_written_as_a_whole(
     assert contents(store_file.load(path)) == contents(changed)
 
 
-def test_a_line_that_was_cut_off_counts_for_nothing(tmp_path: Path) -> None:
-    """Nor does what belongs to another store."""
+def test_an_incomplete_journal_line_is_ignored(tmp_path: Path) -> None:
+    """Lines that belong to another version of the file are ignored, too."""
     path = tmp_path / "store.json"
     cluster = running(store(deployment()))
     store_file.save(cluster, path)
@@ -122,7 +121,7 @@ def test_a_line_that_was_cut_off_counts_for_nothing(tmp_path: Path) -> None:
 
 
 def test_a_journal_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then the whole store is written again."""
+    """Beyond it, the whole store is written."""
     path = tmp_path / "store.json"
     cluster = running(store(deployment()))
     store_file.save(cluster, path)
@@ -133,7 +132,7 @@ def test_a_journal_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def replicated(cluster: Cluster, replicas: Any) -> Cluster:
-    """The store with a Deployment whose number of replicas is not checked by anybody."""
+    """Return the store with a Deployment that has an unchecked number of replicas."""
     web = cluster.get(Deployment, "default", "web")
     assert web is not None
     return cluster.with_changes(
@@ -146,28 +145,26 @@ def replicated(cluster: Cluster, replicas: Any) -> Cluster:
     [True, "2", 2.5, None, 10**5000, -1],
     ids=["true", "text", "part", "none", "digits", "negative"],
 )
-def test_what_could_not_be_read_again_is_not_written(tmp_path: Path, unreadable: Any) -> None:
-    """The error names object and field; what else has changed can be kept."""
+def test_an_unreadable_object_is_not_written(tmp_path: Path, unreadable: Any) -> None:
+    """The error names the object; all other changes can be saved."""
     path = tmp_path / "store.json"
     cluster = running(store(deployment()))
     store_file.save(cluster, path)
-    keeper = StoreFile(path, cluster)
+    writer = StoreFile(path, cluster)
     both = replicated(applied(cluster, service("other")), unreadable)
     with pytest.raises(store_file.UnstorableError, match="Deployment default/web: ") as caught:
-        keeper.save(both)
+        writer.save(both)
     assert contents(store_file.load(path)) == contents(cluster)
-    assert keeper.save(caught.value.readable)
-    kept = store_file.load(path)
-    assert kept.get(Service, "default", "other") is not None
-    found = kept.get(Deployment, "default", "web")
-    assert found is not None
-    assert found.spec == deployment_of(cluster).spec
+    assert writer.save(caught.value.readable)
+    saved = store_file.load(path)
+    assert saved.get(Service, "default", "other") is not None
+    assert deployment_of(saved).spec == deployment_of(cluster).spec
 
 
 def deployment_of(cluster: Cluster) -> Deployment:
-    found = cluster.get(Deployment, "default", "web")
-    assert found is not None
-    return found
+    web = cluster.get(Deployment, "default", "web")
+    assert web is not None
+    return web
 
 
 @pytest.mark.parametrize(
@@ -175,9 +172,7 @@ def deployment_of(cluster: Cluster) -> Deployment:
     [{"a": "\ud800"}, {"a": {(1, 2): 3}}, {"a": 10**5000}],
     ids=["surrogate", "key", "digits"],
 )
-def test_a_document_that_could_not_be_read_again_is_not_written(
-    tmp_path: Path, unreadable: Any
-) -> None:
+def test_an_unreadable_document_is_not_written(tmp_path: Path, unreadable: Any) -> None:
     path = tmp_path / "store.json"
     cluster = running(store(deployment()))
     store_file.save(cluster, path)
@@ -195,7 +190,7 @@ def nested(depth: int) -> Any:
     return value
 
 
-def test_nesting_beyond_any_limit_is_not_written(tmp_path: Path) -> None:
+def test_a_document_with_excessive_nesting_is_not_written(tmp_path: Path) -> None:
     path = tmp_path / "store.json"
     cluster = running(store(deployment()))
     store_file.save(cluster, path)
@@ -218,7 +213,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_store_is_set_aside(tmp_path: Path, damage: str) -> None:
-    """The lab goes on from the store before, and the damaged one is kept to be looked at."""
+    """The lab continues with the snapshot; the damaged file is kept for inspection."""
     path = tmp_path / "store.json"
     first = running(store(deployment("web", 3)))
     store_file.save(first, path)
@@ -240,7 +235,7 @@ def test_a_damaged_store_is_set_aside(tmp_path: Path, damage: str) -> None:
     assert warnings(path) == []
 
 
-def test_a_store_that_is_missing_is_replaced_by_the_one_before(tmp_path: Path) -> None:
+def test_a_missing_store_is_replaced_by_the_snapshot(tmp_path: Path) -> None:
     path = tmp_path / "store.json"
     first = running(store(deployment()))
     store_file.save(first, path)
@@ -251,13 +246,13 @@ def test_a_store_that_is_missing_is_replaced_by_the_one_before(tmp_path: Path) -
 
 
 def test_a_damaged_line_ends_the_journal(tmp_path: Path) -> None:
-    """What stands before it counts, and the journal is set aside."""
+    """The lines before it are applied, and the journal is set aside."""
     path = tmp_path / "store.json"
     cluster = running(store(deployment()))
     store_file.save(cluster, path)
-    keeper = StoreFile(path, cluster)
-    keeper.save(second := applied(cluster, service("second")))
-    keeper.save(applied(second, service("third")))
+    writer = StoreFile(path, cluster)
+    writer.save(second := applied(cluster, service("second")))
+    writer.save(applied(second, service("third")))
     lines = journal_of(path).read_bytes().splitlines(keepends=True)
     assert len(lines) == 2
     journal_of(path).write_bytes(lines[0] + lines[1].replace(b"third", b"th\xffrd"))
@@ -268,7 +263,7 @@ def test_a_damaged_line_ends_the_journal(tmp_path: Path) -> None:
 
 
 def test_the_snapshot_has_its_journal(tmp_path: Path) -> None:
-    """Of a large store little more than the last change is lost."""
+    """So a damaged large store loses little more than its last change."""
     path = tmp_path / "store.json"
     cluster = running(store(deployment()))
     store_file.save(cluster, path)
@@ -278,7 +273,7 @@ def test_the_snapshot_has_its_journal(tmp_path: Path) -> None:
     assert contents(recovered(path)) == contents(second)
 
 
-def test_without_any_store_nothing_is_renamed(tmp_path: Path) -> None:
+def test_no_file_is_renamed_if_the_snapshot_is_unreadable(tmp_path: Path) -> None:
     path = tmp_path / "store.json"
     first = running(store(deployment()))
     store_file.save(first, path)

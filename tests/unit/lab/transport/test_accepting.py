@@ -1,4 +1,4 @@
-"""Clients that cannot be accepted: they wait, and nothing spins."""
+"""Acceptance of connections while no descriptor is free."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REFUSALS = 5
 
 
 class Full(socket.socket):
-    """A listening socket of a process that has no descriptor left, for some attempts."""
+    """Listening socket whose first attempts to accept a connection fail."""
 
     def __init__(self, number: int = errno.EMFILE) -> None:
         super().__init__()
@@ -37,48 +37,48 @@ class Full(socket.socket):
 
 @pytest.mark.parametrize("number", EXHAUSTED, ids=errno.errorcode.__getitem__)
 def test_clients_wait_without_a_busy_loop(number: int) -> None:
-    """Between two attempts there is a pause; then the client is served. That clients wait is said once."""
+    """A pause follows each failed attempt. The waiting is reported once; the client is served."""
     pauses: list[OSError] = []
 
     async def story() -> float:
         accepted: asyncio.Future[socket.socket] = asyncio.get_running_loop().create_future()
         with Full(number) as listener, socket.socket() as client:
             accept_each(listener, accepted.set_result, pauses.append)
-            begun = time.monotonic()
+            start = time.monotonic()
             client.connect(listener.getsockname())
             async with asyncio.timeout(patiently(5)):
                 (await accepted).close()
             asyncio.get_running_loop().remove_reader(listener.fileno())
         assert listener.attempts == REFUSALS + 1
-        return time.monotonic() - begun
+        return time.monotonic() - start
 
     assert asyncio.run(story()) >= REFUSALS * PAUSE_S
     assert len(pauses) == 1
 
 
-def test_a_listener_that_is_closed_meanwhile_is_left_alone() -> None:
-    """Another socket may have its number when the pause is over."""
+def test_a_listener_that_is_closed_during_a_pause_is_not_read_again() -> None:
+    """Another socket may have its descriptor number by the end of the pause."""
 
     async def story() -> None:
-        begun = asyncio.Event()
+        is_paused = asyncio.Event()
         listener = Full()
         with socket.socket() as client:
-            accept_each(listener, lambda connection: None, lambda error: begun.set())
+            accept_each(listener, lambda connection: None, lambda error: is_paused.set())
             client.connect(listener.getsockname())
             async with asyncio.timeout(patiently(5)):
-                await begun.wait()
+                await is_paused.wait()
         fd = listener.fileno()
         listener.close()
-        over = asyncio.Event()
-        asyncio.get_running_loop().call_later(2 * PAUSE_S, over.set)
-        await over.wait()
+        pause_ended = asyncio.Event()
+        asyncio.get_running_loop().call_later(2 * PAUSE_S, pause_ended.set)
+        await pause_ended.wait()
         assert not asyncio.get_running_loop().remove_reader(fd)
 
     asyncio.run(story())
 
 
-def test_a_process_waits_for_its_one_client_too() -> None:
-    """Channels between the lab's own processes: a lack of descriptors ends none of them."""
+def test_accepting_a_single_connection_waits_for_a_descriptor() -> None:
+    """Processes of the lab accept their connections this way, and must not fail."""
 
     async def story() -> None:
         with Full() as listener, socket.socket() as client:

@@ -1,4 +1,4 @@
-"""Connections between a lab's processes: what is said together goes out together, and what cannot be said is seen by who listens."""
+"""Message connections between a lab's processes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from kubenetlab.lab.transport.frames import Frames, Message, encode
 Story = Callable[[Channel, socket.socket], Awaitable[None]]
 
 
-def tell(story: Story) -> None:
-    """With one end as a channel and the other as it is."""
+def run(story: Story) -> None:
+    """Run a story with a channel at one end of a connection and a socket at the other."""
 
     async def both() -> None:
         ours, theirs = socket.socketpair()
@@ -30,8 +30,8 @@ def tell(story: Story) -> None:
     asyncio.run(both())
 
 
-def test_what_is_said_in_one_turn_is_one_write() -> None:
-    """In the order in which it was said."""
+def test_messages_of_one_loop_iteration_are_sent_in_one_write() -> None:
+    """They keep their order."""
 
     async def story(channel: Channel, other: socket.socket) -> None:
         for number in range(50):
@@ -41,11 +41,11 @@ def test_what_is_said_in_one_turn_is_one_write() -> None:
             range(50)
         )
 
-    tell(story)
+    run(story)
 
 
-def test_more_than_a_socket_holds_is_sent_piece_by_piece() -> None:
-    """And what is said meanwhile comes behind it."""
+def test_a_message_larger_than_the_socket_buffer_is_sent() -> None:
+    """A message that is sent meanwhile follows it."""
 
     async def story(channel: Channel, other: socket.socket) -> None:
         channel.send({"text": "x" * 3_000_000})
@@ -53,16 +53,16 @@ def test_more_than_a_socket_holds_is_sent_piece_by_piece() -> None:
         channel.send({"text": "end"})
         other.setblocking(False)
         frames = Frames()
-        heard: list[Message] = []
-        while len(heard) < 2:
-            heard += frames.feed(await asyncio.get_running_loop().sock_recv(other, 1 << 16))
-        assert [len(message["text"]) for message in heard] == [3_000_000, 3]
+        received: list[Message] = []
+        while len(received) < 2:
+            received += frames.feed(await asyncio.get_running_loop().sock_recv(other, 1 << 16))
+        assert [len(message["text"]) for message in received] == [3_000_000, 3]
 
-    tell(story)
+    run(story)
 
 
-def test_calls_of_who_has_died_fail() -> None:
-    """Whether they were said before or after it."""
+def test_calls_fail_when_the_peer_has_died() -> None:
+    """Calls that wait for a reply fail, and so do later ones."""
 
     async def story(channel: Channel, other: socket.socket) -> None:
         caller = Caller(channel)
@@ -81,11 +81,11 @@ def test_calls_of_who_has_died_fail() -> None:
         with pytest.raises(ConnectionResetError):
             await caller.call(do="one more")
 
-    tell(story)
+    run(story)
 
 
-def test_one_request_about_several_things_is_answered_for_each() -> None:
-    """It is said once, with what is the same for all; who dies before all are answered leaves an error for the rest."""
+def test_each_part_of_a_request_gets_a_reply() -> None:
+    """The request is sent once. If the peer dies, the parts without a reply get an error."""
 
     async def story(channel: Channel, other: socket.socket) -> None:
         caller = Caller(channel)
@@ -97,13 +97,13 @@ def test_one_request_about_several_things_is_answered_for_each() -> None:
         )
         await channel.sent()
         (request,) = Frames().feed(other.recv(1 << 16))
-        assert (request["do"], [one["what"] for one in request["each"]]) == (
+        assert (request["do"], [part["what"] for part in request["each"]]) == (
             "this",
             ["a", "b", "c"],
         )
-        for one in reversed(request["each"][1:]):
-            other.sendall(encode({"answers": one["id"], "said": one["what"]}))
-        assert [(await future)["said"] for future in futures[1:]] == ["b", "c"]
+        for part in reversed(request["each"][1:]):
+            other.sendall(encode({"answers": part["id"], "result": part["what"]}))
+        assert [(await future)["result"] for future in futures[1:]] == ["b", "c"]
         other.close()
         with pytest.raises(ConnectionResetError):
             await futures[0]
@@ -113,20 +113,20 @@ def test_one_request_about_several_things_is_answered_for_each() -> None:
         with pytest.raises(ConnectionResetError):
             await late
 
-    tell(story)
+    run(story)
 
 
-def test_an_answer_that_nobody_waits_for_any_more_is_no_event() -> None:
-    """Who asked has been cancelled meanwhile."""
+def test_a_reply_to_a_cancelled_call_is_not_an_event() -> None:
+    """The channel ignores the reply."""
 
     async def story(channel: Channel, other: socket.socket) -> None:
         caller = Caller(channel)
-        asked = asyncio.create_task(caller.call(do="this"))
+        call = asyncio.create_task(caller.call(do="this"))
         await asyncio.sleep(0)
         await channel.sent()
         (request,) = Frames().feed(other.recv(1 << 16))
-        asked.cancel()
+        call.cancel()
         other.sendall(encode({"answers": request["id"]}) + encode({"event": "next"}))
         assert await anext(caller.events()) == {"event": "next"}
 
-    tell(story)
+    run(story)

@@ -1,4 +1,4 @@
-"""HTTP/1.1 as the lab's own server and client speak it: to whoever comes, however the bytes are cut."""
+"""HTTP/1.1 server and client of the lab, for all ways in which the bytes may arrive."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ MAX_BODY_BYTES = 1000
 
 
 async def echo(request: Request) -> Answer:
-    """What was asked, as the answer's body."""
+    """Return a response that depends on the path; by default the request is its body."""
 
-    async def pieces() -> AsyncIterator[bytes]:
+    async def parts() -> AsyncIterator[bytes]:
         yield b"one"
         yield b""
         yield b"two"
 
     match request.path:
         case "/stream":
-            return Stream(pieces())
+            return Stream(parts())
         case "/split":
             return Response(200, b"", headers={"X": "a\r\nSet-Cookie: b"})
         case "/empty":
@@ -40,8 +40,8 @@ async def echo(request: Request) -> Answer:
     return Response(200, f"{request.method} {request.target} {request.body.decode()}".encode())
 
 
-def said(*parts: bytes) -> bytes:
-    """All that the server says to a client who sends these, one after the other, and then no more."""
+def response_to(*parts: bytes) -> bytes:
+    """Return everything that the server sends to a client that sends these parts."""
 
     async def story() -> bytes:
         ours, theirs = socket.socketpair()
@@ -53,29 +53,29 @@ def said(*parts: bytes) -> bytes:
                 await loop.sock_sendall(ours, part)
                 await asyncio.sleep(0)
             ours.shutdown(socket.SHUT_WR)
-            heard = bytearray()
+            received = bytearray()
             async with asyncio.timeout(10):
                 while data := await loop.sock_recv(ours, 65536):
-                    heard += data
+                    received += data
                 await serving
-            return bytes(heard)
+            return bytes(received)
 
     return asyncio.run(story())
 
 
-def bodies(heard: bytes) -> list[str]:
-    """The bodies of answers that say how long they are."""
-    found = []
-    while heard:
-        head, _, rest = heard.partition(b"\r\n\r\n")
+def bodies(data: bytes) -> list[str]:
+    """Return the bodies of responses with a content length."""
+    result = []
+    while data:
+        head, _, rest = data.partition(b"\r\n\r\n")
         length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
-        found.append(rest[:length].decode())
-        heard = rest[length:]
-    return found
+        result.append(rest[:length].decode())
+        data = rest[length:]
+    return result
 
 
 @pytest.mark.parametrize(
-    ("parts", "wanted"),
+    ("parts", "expected"),
     [
         ([b"GET /a HTTP/1.1\r\n" + HOST, b"GET /b HTTP/1.1\r\n" + HOST], ["GET /a ", "GET /b "]),
         ([b"GET /a HTTP/1.1\r\n" + HOST + b"GET /b HTTP/1.1\r\n" + HOST], ["GET /a ", "GET /b "]),
@@ -116,59 +116,60 @@ def bodies(heard: bytes) -> list[str]:
         "closed",
         "1.0",
         "chunks",
-        "another protocol offered",
-        "nonsense behind",
+        "upgrade offered",
+        "invalid after valid",
         "no host",
-        "a header in a header",
-        "no status",
+        "header injection",
+        "invalid status",
         "long body",
         "long head",
         "nothing",
-        "half of it",
+        "incomplete",
     ],
 )
-def test_every_request_is_answered(parts: Sequence[bytes], wanted: list[str]) -> None:
-    """In its order, or refused with what is wrong with it; never half."""
-    assert bodies(said(*parts)) == wanted
+def test_every_request_is_answered(parts: Sequence[bytes], expected: list[str]) -> None:
+    """Responses have the order of the requests; an invalid request gets an error message."""
+    assert bodies(response_to(*parts)) == expected
 
 
 @pytest.mark.parametrize("target", [b"//[x", b"http://[::1", b"/a?b=%ff"])
-def test_an_odd_target_breaks_nothing(target: bytes) -> None:
-    """What is no URL is refused; bytes that are no text are replaced."""
-    heard = said(b"GET " + target + b" HTTP/1.1\r\n" + HOST)
-    assert heard.startswith(b"HTTP/1.1 200" if target.startswith(b"/a") else b"HTTP/1.1 400"), heard
+def test_an_invalid_target_is_refused(target: bytes) -> None:
+    """A target that is not a URL is refused; bytes that are not UTF-8 are replaced."""
+    received = response_to(b"GET " + target + b" HTTP/1.1\r\n" + HOST)
+    status = b"HTTP/1.1 200" if target.startswith(b"/a") else b"HTTP/1.1 400"
+    assert received.startswith(status), received
 
 
-def test_an_answer_without_a_body_has_none() -> None:
-    """To HEAD, and with a status that has none."""
-    heard = said(b"HEAD /a HTTP/1.1\r\n" + HOST + b"GET /empty HTTP/1.1\r\n" + HOST)
-    assert heard.count(b"HTTP/1.1") == 2
-    assert heard.endswith(b"\r\n\r\n")
-    assert b"Content-Length: 8\r\n" in heard
-    assert b"not sent" not in heard
+def test_responses_to_head_and_with_some_statuses_have_no_body() -> None:
+    """A response to HEAD has a content length all the same."""
+    received = response_to(b"HEAD /a HTTP/1.1\r\n" + HOST + b"GET /empty HTTP/1.1\r\n" + HOST)
+    assert received.count(b"HTTP/1.1") == 2
+    assert received.endswith(b"\r\n\r\n")
+    assert b"Content-Length: 8\r\n" in received
+    assert b"not sent" not in received
 
 
-def test_who_asks_before_sending_a_body_is_told_to_go_on() -> None:
-    """Once."""
-    heard = said(
+def test_a_client_that_expects_100_continue_gets_it() -> None:
+    """It is sent once."""
+    received = response_to(
         b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 5\r\n" + HOST, b"he", b"llo"
     )
-    assert heard.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")
-    assert heard.endswith(b"POST / hello")
+    assert received.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")
+    assert received.endswith(b"POST / hello")
 
 
 @pytest.mark.parametrize(
-    ("version", "wanted"), [("1.1", b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n"), ("1.0", b"onetwo")]
+    ("version", "expected"), [("1.1", b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n"), ("1.0", b"onetwo")]
 )
-def test_an_answer_that_goes_on_is_sent_in_pieces(version: str, wanted: bytes) -> None:
-    """To a client that does not know chunks until the connection ends."""
-    heard = said(f"GET /stream HTTP/{version}\r\n".encode() + HOST)
-    assert heard.partition(b"\r\n\r\n")[2] == wanted
+def test_a_stream_is_sent_in_chunks(version: str, expected: bytes) -> None:
+    """For a client of HTTP/1.0, the end of the connection ends the body."""
+    received = response_to(f"GET /stream HTTP/{version}\r\n".encode() + HOST)
+    assert received.partition(b"\r\n\r\n")[2] == expected
 
 
 @given(st.lists(st.integers(1, 40), max_size=20))
-def test_it_does_not_matter_where_requests_are_cut(sizes: list[int]) -> None:
-    """The requests are the same."""
+def test_requests_may_arrive_in_parts_of_any_size(sizes: list[int]) -> None:
+    """The parsed requests are always the same."""
     sent = (
         b"POST /a HTTP/1.1\r\nA: b\r\nContent-Length: 3\r\n"
         + HOST
@@ -176,12 +177,12 @@ def test_it_does_not_matter_where_requests_are_cut(sizes: list[int]) -> None:
         + HOST
     )
     sent += b"4\r\nwxyz\r\n0\r\n\r\n"
-    incoming, at = RequestParser(("10.0.0.1", 1), 80, MAX_BODY_BYTES), 0
+    parser, at = RequestParser(("10.0.0.1", 1), 80, MAX_BODY_BYTES), 0
     for size in (*sizes, len(sent)):
-        incoming.feed(sent[at : at + size])
+        parser.feed(sent[at : at + size])
         at += size
-    assert incoming.refusal is None
-    first, second = (asked.request for asked in incoming.requests)
+    assert parser.refusal is None
+    first, second = (parsed.request for parsed in parser.requests)
     assert (first.method, first.target, first.body, first.headers["a"]) == (
         "POST",
         "/a",
@@ -196,22 +197,23 @@ def test_it_does_not_matter_where_requests_are_cut(sizes: list[int]) -> None:
     )
 
 
-def read(*pieces: bytes) -> Exchange:
-    """An exchange that has been fed these."""
+def read(*parts: bytes) -> Exchange:
+    """Return an exchange that has received these parts."""
     exchange = Exchange("GET", "/", {})
-    for piece in pieces:
+    for part in parts:
         if not exchange.is_complete:
-            exchange.feed(piece)
+            exchange.feed(part)
     return exchange
 
 
 @pytest.mark.parametrize(
-    ("answer", "body"),
+    ("response", "body"),
     [
         (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", b"hello"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello, and more", b"hello"),
         (
-            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n",
             b"hello",
         ),
         (b"HTTP/1.0 200 OK\r\n\r\nhello", b"hello"),
@@ -224,15 +226,15 @@ def read(*pieces: bytes) -> Exchange:
     ids=["length", "more", "chunks", "until the end", "continue", "empty"],
 )
 @pytest.mark.parametrize("is_cut", [False, True], ids=["at once", "byte by byte"])
-def test_answers_are_read_to_their_end(answer: bytes, body: bytes, is_cut: bool) -> None:
-    """However they say where that is, and however they come."""
-    pieces = [answer[at : at + 1] for at in range(len(answer))] if is_cut else [answer]
-    exchange = read(*pieces, b"")
+def test_responses_are_read_to_their_end(response: bytes, body: bytes, is_cut: bool) -> None:
+    """A length, chunks or the end of the connection may end the body."""
+    parts = [response[at : at + 1] for at in range(len(response))] if is_cut else [response]
+    exchange = read(*parts, b"")
     assert (exchange.is_complete, exchange.status, exchange.response.body) == (True, 200, body)
 
 
 @pytest.mark.parametrize(
-    ("answer", "why"),
+    ("response", "reason"),
     [
         (b"", "the connection ended without an answer"),
         (b"HTTP/1.1 200 OK\r\nContent-", "the connection ended without an answer"),
@@ -243,23 +245,23 @@ def test_answers_are_read_to_their_end(answer: bytes, body: bytes, is_cut: bool)
         (b"SSH-2.0-OpenSSH_9.2\r\n", "no HTTP"),
         (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 1024 * 1024, "the answer's headers do not end"),
     ],
-    ids=["nothing", "half a head", "half a body", "another protocol", "no end"],
+    ids=["nothing", "half a head", "half a body", "another protocol", "endless head"],
 )
-def test_half_an_answer_is_none(answer: bytes, why: str) -> None:
-    """Nobody takes it for the whole."""
-    with pytest.raises(ConnectionError, match=why):
-        read(answer, b"") if answer else read(b"")
+def test_an_incomplete_response_is_an_error(response: bytes, reason: str) -> None:
+    """The same is true for a response that is not HTTP."""
+    with pytest.raises(ConnectionError, match=reason):
+        read(response, b"") if response else read(b"")
 
 
-def test_an_answer_to_head_ends_with_its_head() -> None:
-    """Whatever length it names."""
+def test_a_response_to_head_ends_after_its_headers() -> None:
+    """Its content length is that of the missing body."""
     exchange = Exchange("HEAD", "/", {})
     exchange.feed(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n")
     assert exchange.is_complete
 
 
 def fetched(*parts: bytes, enough_bytes: int | None = None) -> tuple[Response, int]:
-    """Return the answer of a server that says these parts again and again, and how many parts it could say at most."""
+    """Return the response of a server that repeats these parts, and the number of parts it sent."""
 
     async def story() -> tuple[Response, int]:
         ours, theirs = socket.socketpair()
@@ -274,7 +276,7 @@ def fetched(*parts: bytes, enough_bytes: int | None = None) -> tuple[Response, i
                         await asyncio.get_running_loop().sock_sendall(theirs, part)
                         count += 1
             except OSError:
-                pass  # the client has had enough
+                pass  # the client has closed the connection
 
         with ours, theirs:
             ours.setblocking(False)
@@ -289,15 +291,15 @@ def fetched(*parts: bytes, enough_bytes: int | None = None) -> tuple[Response, i
     return asyncio.run(story())
 
 
-def test_of_an_endless_answer_only_so_much_is_read() -> None:
-    """A probe of a server that streams succeeds, as a kubelet's does, and does not fill the memory."""
+def test_an_endless_response_is_read_up_to_a_limit() -> None:
+    """So a probe of a streaming server succeeds, like the kubelet's, and needs little memory."""
     response, count = fetched(b"x" * 4096, enough_bytes=10_000)
     assert response.status == 200
     assert 10_000 <= len(response.body) < 1 << 20
     assert count < 1000
 
 
-def test_an_answer_may_not_be_endless(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_response_is_an_error_without_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "MAX_BODY_BYTES", 1 << 20)
     with pytest.raises(ConnectionError, match="longer than 1 MiB"):
         fetched(b"x" * 65536)

@@ -1,4 +1,4 @@
-"""TLS over sockets that others have opened: whole, cut short, and with what is no certificate."""
+"""TLS over sockets that callers open."""
 
 from __future__ import annotations
 
@@ -22,21 +22,24 @@ from tests.patience import patiently
 Talk = Callable[[TlsConnection, TlsConnection], Awaitable[None]]
 
 
-def talk(what: Talk, *, received: int = 0) -> None:
-    """A client and a server that have shaken hands; the server gets the first bytes from elsewhere, as many as `received`."""
+def talk(scenario: Talk, *, received: int = 0) -> None:
+    """Run a scenario with a client and a server after their handshake.
+
+    received: number of bytes that were read from the server's socket before.
+    """
 
     async def both() -> None:
         ours, theirs = socket.socketpair()
         for end in (ours, theirs):
             end.setblocking(False)
         client = TlsConnection(ours, client_context(), is_server=False)
-        shaking = asyncio.create_task(client.handshake())
-        begun = await asyncio.get_running_loop().sock_recv(theirs, received) if received else b""
-        server = TlsConnection(theirs, localhost_context(), begun, is_server=True)
+        handshake = asyncio.create_task(client.handshake())
+        data = await asyncio.get_running_loop().sock_recv(theirs, received) if received else b""
+        server = TlsConnection(theirs, localhost_context(), data, is_server=True)
         try:
             async with asyncio.timeout(patiently(10)):
-                await asyncio.gather(shaking, server.handshake())
-                await what(client, server)
+                await asyncio.gather(handshake, server.handshake())
+                await scenario(client, server)
         finally:
             client.close()
             server.close()
@@ -45,35 +48,35 @@ def talk(what: Talk, *, received: int = 0) -> None:
 
 
 @pytest.mark.parametrize("received", [0, 1, 100])
-def test_requests_and_answers_go_through(received: int) -> None:
-    """Of any length, over a connection whose first bytes were read by somebody else."""
+def test_large_requests_and_responses_are_transferred(received: int) -> None:
+    """The first bytes of the connection may have been read before the handshake."""
 
-    async def answered(request: Request) -> Response:
+    async def double(request: Request) -> Response:
         return Response(200, request.body * 2)
 
-    async def asks(client: TlsConnection, server: TlsConnection) -> None:
-        serving = asyncio.create_task(serve(server, answered))
+    async def exchange(client: TlsConnection, server: TlsConnection) -> None:
+        serving = asyncio.create_task(serve(server, double))
         body = b"x" * 300_000
-        answer = await fetch(client, "POST", "/", body=body)
-        assert (answer.status, answer.body) == (200, body * 2)
+        response = await fetch(client, "POST", "/", body=body)
+        assert (response.status, response.body) == (200, body * 2)
         await serving
 
-    talk(asks, received=received)
+    talk(exchange, received=received)
 
 
-def test_an_end_is_an_end() -> None:
-    """With a close_notify, or without: nothing more comes."""
+def test_a_closed_connection_returns_no_bytes() -> None:
+    """The peer may close it with or without close_notify."""
 
-    async def ends(client: TlsConnection, server: TlsConnection) -> None:
+    async def close(client: TlsConnection, server: TlsConnection) -> None:
         server.close()
         assert await client.receive(10) == b""
 
-    async def breaks(client: TlsConnection, server: TlsConnection) -> None:
+    async def break_off(client: TlsConnection, server: TlsConnection) -> None:
         server._socket.close()
         assert await client.receive(10) == b""
 
-    talk(ends)
-    talk(breaks)
+    talk(close)
+    talk(break_off)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +88,7 @@ def test_an_end_is_an_end() -> None:
         pytest.param("", "", id="nothing"),
     ],
 )
-def test_what_is_no_certificate_is_refused(certificate: str, key: str) -> None:
-    """As an OSError, which a program's start reports; nobody is asked for a password."""
+def test_an_invalid_certificate_or_key_is_refused(certificate: str, key: str) -> None:
+    """The error is an OSError, which is reported as the program's; ssl asks for no password."""
     with pytest.raises(OSError, match="tls: "):
         server_context({"certificate": certificate, "key": key})
