@@ -38,16 +38,16 @@ MAX_WORKERS: Final = 8
 _FABRIC: Final = 3
 """Number of namespaces of the fabric: switch, router, internet."""
 MAX_NODE_AGENTS: Final = 2
-NODES_OF_ONE: Final = 4
-"""Maximum number of nodes that a single node agent serves."""
+SINGLE_AGENT_NODES: Final = 4
+"""Maximum number of nodes of a lab with a single node agent."""
 _OWN_PROCESSES: Final = 3
 """Processes besides node agents, workers and pods: init, agent, and the agent's second thread,
 which counts as a process."""
-_OWN: Final = 16
+_BASE_COUNT: Final = 16
 """Approximate number of processes, and of namespaces, of a lab with a few nodes and no pods."""
 _SPARE_FILES: Final = 128
 """Descriptors per process for connections, and for Python itself."""
-_MB: Final = 60
+_BASE_MB: Final = 60
 """Memory of the lab's own processes, in MiB."""
 _KB_PER_SANDBOX: Final = 640
 """Memory of a namespace with a link, its sysctls and its pause process, in KiB: 520 in the kernel,
@@ -63,7 +63,7 @@ _KB_PER_PROCESS: Final = 3000
 
 def node_agents_for(nodes: int) -> int:
     """Return the number of node agents: the rules of many nodes take several processors."""
-    return 1 if nodes <= NODES_OF_ONE else MAX_NODE_AGENTS
+    return 1 if nodes <= SINGLE_AGENT_NODES else MAX_NODE_AGENTS
 
 
 def workers_for(nodes: int) -> int:
@@ -97,17 +97,22 @@ def check_growth(context: LabContext, cluster: Cluster, before: Cluster) -> None
 
 
 def pods_that_fit(limits: Iterable[Limit]) -> tuple[int, Limit]:
-    """Return the maximum number of pods in a lab of a few nodes, rounded down, and its limit."""
+    """Return the maximum number of pods in a lab of a few nodes, and the limit that determines it.
+
+    The number is rounded down to two significant digits.
+    """
     maxima = []
     for limit in limits:
         if limit.resource == MEMORY:
-            maxima.append(((limit.room - _MB) * 1024 // _KB_PER_SANDBOX, limit))
+            maxima.append(((limit.room - _BASE_MB) * 1024 // _KB_PER_SANDBOX, limit))
         elif limit.resource in (
             PROCESSES,
             FILES,
             *(NAMESPACES[word] for word in ("net", "pid", "uts", "ipc")),
         ):
-            maxima.append((limit.room - (_SPARE_FILES if limit.resource == FILES else _OWN), limit))
+            maxima.append(
+                (limit.room - (_SPARE_FILES if limit.resource == FILES else _BASE_COUNT), limit)
+            )
     pods, scarcest = min(maxima, key=lambda entry: entry[0])
     digits = max(0, len(str(pods)) - 2)
     return max(0, pods // 10**digits * 10**digits), scarcest
@@ -153,7 +158,9 @@ def needs(cluster: Cluster) -> Iterator[Need]:
     neighbors = 2 * (pods - on_host_network) + len(nodes) ** 2 if is_dynamic else 0
     yield Need(NEIGHBORS, neighbors)
     yield Need(ADDRESS_SPACE, _AGENT_MB + pods * _KB_PER_POD // 1024)
-    yield Need(MEMORY, _MB + (sandboxes * _KB_PER_SANDBOX + processes * _KB_PER_PROCESS) // 1024)
+    yield Need(
+        MEMORY, _BASE_MB + (sandboxes * _KB_PER_SANDBOX + processes * _KB_PER_PROCESS) // 1024
+    )
 
 
 class _ExpectedPods(NamedTuple):
