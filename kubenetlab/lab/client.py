@@ -94,7 +94,7 @@ class Client:
             pidfd = os.pidfd_open(pid)
         except ProcessLookupError:
             raise LabError(
-                f"lab {self.lab} has just ended; see what is up with: kubenetlab list"
+                f"lab {self.lab} has just ended; list the labs that are up with: kubenetlab list"
             ) from None
         try:
             if self.init_pid != pid:
@@ -274,7 +274,7 @@ def choose(lab: str | None) -> Client:
         client._connect().close()
         return client
     if (only := only_running()) is None:
-        raise LabError("no lab is up; make one with: kubenetlab up")
+        raise LabError("no lab is up; create one with: kubenetlab up")
     return Client(only)
 
 
@@ -282,7 +282,7 @@ def only_running() -> str | None:
     """Return the only lab that is up, or None. Raises LabError if several labs are up."""
     labs = running()
     if len(labs) > 1:
-        raise LabError(f"several labs are up: {', '.join(labs)}; say which with --lab NAME")
+        raise LabError(f"several labs are up: {', '.join(labs)}; choose one with --lab NAME")
     return labs[0] if labs else None
 
 
@@ -292,7 +292,7 @@ def _suggestion(lab: str) -> str:
     return (
         f"; up {'is' if len(labs) == 1 else 'are'}: {', '.join(labs)}{did_you_mean(lab, labs)}"
         if labs
-        else "; make one with: kubenetlab up"
+        else "; create one with: kubenetlab up"
     )
 
 

@@ -70,7 +70,7 @@ def create(
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         return creation.wait_until_built(on_progress, keep_failed=keep_failed)
     except OSError as error:
-        raise RequirementError(f"cannot make lab {lab}: {refusal(error)}") from error
+        raise RequirementError(f"cannot create lab {lab}: {refusal(error)}") from error
     finally:
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         creation.finish()
@@ -128,7 +128,7 @@ class _Creation:
                     return message
                 else:
                     on_progress(message)
-        raise LabError(f"the lab died while it was being made{_log_tail(self._lab)}")
+        raise LabError(f"the lab died while it was being created{_log_tail(self._lab)}")
 
     def finish(self) -> None:
         """Release the run directory; unless the lab is kept, end its processes and remove it."""

@@ -102,7 +102,7 @@ def test_options_alone_where_several_labs_are_up(place: Place) -> None:
     for name in ("a", "b"):
         place.run("up", "--lab", f"{OURS}{name}", "-f", "-", given=deployment(replicas=1))
     refused = place.run("up", "--proxy", "iptables", status=1)
-    assert f"several labs are up: {OURS}a, {OURS}b; say which with --lab NAME" in refused.err
+    assert f"several labs are up: {OURS}a, {OURS}b; choose one with --lab NAME" in refused.err
     assert "nftables → iptables" in place.run("up", "--proxy", "iptables", "--lab", f"{OURS}b").out
     assert place.labs == [f"{OURS}a", f"{OURS}b"]
 

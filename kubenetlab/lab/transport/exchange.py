@@ -29,7 +29,7 @@ def head(first_line: str, headers: Iterable[tuple[str, str]]) -> bytes:
     lines = [first_line]
     for name, value in headers:
         if not _TOKEN.fullmatch(name) or _INVALID.search(value):
-            raise ValueError(f"HTTP has no header {name!r}: {value!r}")
+            raise ValueError(f"invalid HTTP header {name!r}: {value!r}")
         lines.append(f"{name}: {value}")
     return "\r\n".join((*lines, "", "")).encode()
 
@@ -113,10 +113,10 @@ class Exchange:
             self._parser.feed_data(data)
         except HttpParserError as error:
             if not self.is_complete:  # bytes after the response are ignored
-                raise ConnectionError(f"no HTTP: {error}") from None
+                raise ConnectionError(f"not an HTTP response: {error}") from None
         self._head_bytes += 0 if self._has_head else len(data)
         if self._head_bytes > MAX_HEAD_BYTES:
-            raise ConnectionError("no HTTP: the answer's headers do not end")
+            raise ConnectionError("invalid HTTP response: the answer's headers do not end")
         if self.is_complete:
             self._parser = None  # breaks the reference cycle
 
@@ -127,7 +127,9 @@ class Exchange:
         if "content-length" in self.headers or "chunked" in self.headers.get(
             "transfer-encoding", ""
         ):
-            raise ConnectionError("no HTTP: the connection ended in the middle of the answer")
+            raise ConnectionError(
+                "incomplete HTTP response: the connection ended in the middle of the answer"
+            )
         self.is_complete = True
 
     # --- callbacks of the parser ---

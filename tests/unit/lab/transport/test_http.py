@@ -97,7 +97,10 @@ def bodies(data: bytes) -> list[str]:
             ["GET /a ", "Invalid method encountered\n"],
         ),
         ([b"GET /a HTTP/1.1\r\n\r\n"], ["missing required Host header\n"]),
-        ([b"GET /split HTTP/1.1\r\n" + HOST], ["HTTP has no header 'X': 'a\\r\\nSet-Cookie: b'\n"]),
+        (
+            [b"GET /split HTTP/1.1\r\n" + HOST],
+            ["invalid HTTP header 'X': 'a\\r\\nSet-Cookie: b'\n"],
+        ),
         ([b"GET /odd HTTP/1.1\r\n" + HOST], ["invalid status code 99\n"]),
         (
             [b"POST / HTTP/1.1\r\nContent-Length: 1001\r\n" + HOST, b"x" * 1001],
@@ -242,7 +245,7 @@ def test_responses_are_read_to_their_end(response: bytes, body: bytes, is_cut: b
             b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhell",
             "the connection ended in the middle of the answer",
         ),
-        (b"SSH-2.0-OpenSSH_9.2\r\n", "no HTTP"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "not an HTTP response"),
         (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 1024 * 1024, "the answer's headers do not end"),
     ],
     ids=["nothing", "half a head", "half a body", "another protocol", "endless head"],
