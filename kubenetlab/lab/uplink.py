@@ -99,7 +99,7 @@ def _bring(client: Client, config: ClusterConfig) -> UplinkRecord:
 
 
 def remove(client: Client) -> bool:
-    """Remove the uplink of a running lab; return False where there is none."""
+    """Remove the uplink of a running lab; return False if there is none."""
     with _locked(client.lab):
         if not _record_path(client.lab).exists():
             return False

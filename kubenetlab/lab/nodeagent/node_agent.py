@@ -107,9 +107,10 @@ class LoadedRules:
                 loader.tend()
 
     def shrink(self) -> bool:
-        """Close the loaders that keep memory; return True if there were any.
+        """Close loaders that have loaded a large script; the next use opens new ones.
 
-        The next use of a backend opens a new loader.
+        Loaders that watch, maintain or compare rules stay open. Return True if any backend has
+        loaded a large script since the last call.
         """
         had_grown = bool(self._grown)
         for name in self._grown & self._loaders.keys():
