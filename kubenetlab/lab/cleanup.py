@@ -33,7 +33,7 @@ def claim(lab: str) -> int:
         except FileNotFoundError:
             continue  # another command has just removed the empty base directory
         except OSError as error:
-            raise rundir.unusable(directory, error.strerror or str(error)) from None
+            raise rundir.unusable_error(directory, error.strerror or str(error)) from None
         lock = _lock(directory, 0.0)
         if lock is None:
             continue

@@ -62,9 +62,9 @@ def base() -> Path:
     except (FileNotFoundError, NotADirectoryError):
         return directory  # `up` creates it, or reports why it cannot
     except OSError as error:
-        raise unusable(directory, error.strerror or str(error)) from None
+        raise unusable_error(directory, error.strerror or str(error)) from None
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
-        raise unusable(directory, "it is not a directory of this user")
+        raise unusable_error(directory, "it is not a directory of this user")
     return directory
 
 
@@ -77,7 +77,7 @@ def owns_run() -> bool:
     return os.geteuid() == 0 and (is_first_user_namespace() or os.access("/run", os.W_OK))
 
 
-def unusable(directory: Path, reason: str) -> RequirementError:
+def unusable_error(directory: Path, reason: str) -> RequirementError:
     """Return the error for a run directory that cannot be used, with a hint."""
     hint = (
         "set XDG_RUNTIME_DIR to a directory of your own"

@@ -129,19 +129,19 @@ class ContainerInstance:
             self._exit(ending["exit_code"], ending["after_s"])
 
     @property
-    def serves_on_s(self) -> float:
+    def shutdown_delay_s(self) -> float:
         """Time for which the program continues to serve after SIGTERM, in seconds."""
         return float(self.options.get(programs.DELAY_SHUTDOWN, 0))
 
-    def signal_end(self) -> None:
-        """Simulate SIGTERM: the program continues for `serves_on_s` and exits.
+    def signal_termination(self) -> None:
+        """Simulate SIGTERM: the program continues for `shutdown_delay_s` and exits.
 
         Further calls have no effect.
         """
         if not (self.is_stopping or self._has_ended):
             self.is_stopping = True
-            self.note(f"Sleeping {self.serves_on_s:g} seconds before terminating...")
-            self._exit(0, self.serves_on_s)
+            self.note(f"Sleeping {self.shutdown_delay_s:g} seconds before terminating...")
+            self._exit(0, self.shutdown_delay_s)
 
     def stop(self) -> None:
         """Close all sockets and cancel all tasks."""

@@ -124,9 +124,13 @@ class Worker:
             return _report(run)
         if is_new:
             run.start_main()
-            run.outcome = {"state": "running", "at": time.time(), "ends_later": run.serves_on_s > 0}
+            run.outcome = {
+                "state": "running",
+                "at": time.time(),
+                "ends_later": run.shutdown_delay_s > 0,
+            }
         if request["is_stopping"]:
-            run.signal_end()
+            run.signal_termination()
         return _report(run)
 
     def _add(self, pod: PodInstance) -> PodInstance:
