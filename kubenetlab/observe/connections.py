@@ -11,7 +11,9 @@ from msgspec import structs
 from kubenetlab.diagnostics.model import Connection
 from kubenetlab.observe.expect import Destination, ServiceTarget
 from kubenetlab.observe.grammar import WORKLOADS, Target
-from kubenetlab.observe.targets import Location, named_places, service_named
+from kubenetlab.observe.locations import Location
+from kubenetlab.observe.lookups import service_named
+from kubenetlab.observe.targets import named_places
 
 _SHORT = {kind: prefix for prefix, kind in WORKLOADS.items()}
 

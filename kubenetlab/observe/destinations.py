@@ -11,16 +11,12 @@ from msgspec import Struct, structs
 from kubenetlab.errors import UsageError
 from kubenetlab.observe.expect import Destination, ServiceTarget, service_ports
 from kubenetlab.observe.grammar import Target, with_port
+from kubenetlab.observe.locations import Location
+from kubenetlab.observe.lookups import service_named
+from kubenetlab.observe.meanings import Meaning, meaning
 from kubenetlab.observe.request import ProbeSpecification
 from kubenetlab.observe.suggestions import near
-from kubenetlab.observe.targets import (
-    Location,
-    Meaning,
-    meaning,
-    node_ports,
-    resolve,
-    service_named,
-)
+from kubenetlab.observe.targets import node_ports, resolve
 
 
 class SourceResolver(Protocol):

@@ -14,8 +14,9 @@ from kubenetlab.names import MAX_HOSTNAME
 from kubenetlab.observe.destinations import ResolvedDestination
 from kubenetlab.observe.expect import ServiceTarget
 from kubenetlab.observe.grammar import pod_title
+from kubenetlab.observe.locations import Location, places
+from kubenetlab.observe.lookups import service_named
 from kubenetlab.observe.series import Answer
-from kubenetlab.observe.targets import Location, places, service_named
 
 MANY: Final = 20
 """Expected connections per endpoint from which an endpoint without any is reported: by chance that happens once in 5·10⁸ series."""

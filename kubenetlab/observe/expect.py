@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 
 from msgspec import Struct
 
-from kubenetlab.observe.targets import Location
+from kubenetlab.observe.locations import Location
 from kubenetlab.programs import COMMAND
 
 Expectation = Literal["answer", "refused", "nothing", "any"]

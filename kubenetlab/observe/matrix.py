@@ -15,8 +15,8 @@ from kubenetlab.observe.expect import (
     service_ports,
     world,
 )
+from kubenetlab.observe.locations import Location, places
 from kubenetlab.observe.prober import ProbeRequest, Result, run
-from kubenetlab.observe.targets import Location, places
 
 FITS: Mapping[Expectation, tuple[str, ...]] = {
     "answer": ("answer",),

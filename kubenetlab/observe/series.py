@@ -23,6 +23,7 @@ from msgspec import Struct
 from kubenetlab.kernel.ping_sockets import echo_of
 from kubenetlab.kernel.syscalls import inside_network, open_namespace
 from kubenetlab.names import socket_address
+from kubenetlab.observe.locations import Location
 from kubenetlab.observe.prober import (
     DNS_PORT,
     Outcome,
@@ -33,7 +34,6 @@ from kubenetlab.observe.prober import (
     run,
 )
 from kubenetlab.observe.request import HTTP_ERROR
-from kubenetlab.observe.targets import Location
 
 MAX_COUNT: Final = 10_000
 """Maximum length of a series: fewer than the kernel's ephemeral ports, each of which is used once."""

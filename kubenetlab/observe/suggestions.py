@@ -12,15 +12,18 @@ _NEAR_NAMES: Final = 5
 
 
 def near(name: str, seen: Mapping[str, Any], *, with_services: bool = False) -> str:
-    """Return `; did you mean …?` with targets of the same name elsewhere, else of similar names; empty where there are none."""
+    """Return `; did you mean …?` with targets of the same or a similar name; empty without any.
+
+    Targets of the same name in other namespaces take precedence over similar names.
+    """
     from difflib import get_close_matches  # only errors need it
 
     named = _named_targets(seen, with_services=with_services)
-    found = [target for each, target in named if each == name]
-    if not found:
+    candidates = [target for each, target in named if each == name]
+    if not candidates:
         close = get_close_matches(name, dict.fromkeys(each for each, _ in named), _NEAR_NAMES)
-        found = [target for similar in close for each, target in named if each == similar]
-    return f"; did you mean {' or '.join(found[:_NEAR_NAMES])}?" if found else ""
+        candidates = [target for similar in close for each, target in named if each == similar]
+    return f"; did you mean {' or '.join(candidates[:_NEAR_NAMES])}?" if candidates else ""
 
 
 def _named_targets(seen: Mapping[str, Any], *, with_services: bool) -> list[tuple[str, str]]:

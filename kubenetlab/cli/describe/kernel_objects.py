@@ -22,9 +22,12 @@ from kubenetlab.lab.paths import LAB_API
 from kubenetlab.names import socket_address
 from kubenetlab.observe.grammar import WORKLOADS, Target, pod_title
 from kubenetlab.observe.listing import ListedSubject, extract
+from kubenetlab.observe.locations import Location
+from kubenetlab.observe.lookups import service_named
+from kubenetlab.observe.meanings import service_of
 from kubenetlab.observe.nat_notes import nat_notes
 from kubenetlab.observe.suggestions import near
-from kubenetlab.observe.targets import Location, service_named, service_of, source_target
+from kubenetlab.observe.targets import source_target
 
 _MAX_LINES: Final = 60
 """Rules shown of each group of nodes, without -o wide."""

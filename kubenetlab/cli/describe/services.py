@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kubenetlab.api.core import ClientIPConfig
 from kubenetlab.cli.describe.lines import line, mapping
 from kubenetlab.cli.terminal.screen import say, table
-from kubenetlab.observe.targets import service_named
+from kubenetlab.observe.lookups import service_named
 
 if TYPE_CHECKING:
     from kubenetlab.lab.client import Client

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kubenetlab.lab.port_forwarding import ForwardedPort
     from kubenetlab.observe.forwarding import Forward, PortArgument
     from kubenetlab.observe.grammar import Target
-    from kubenetlab.observe.targets import Location
+    from kubenetlab.observe.locations import Location
 
 
 def port_forward(
@@ -107,7 +107,8 @@ def _aim(
     from kubenetlab.errors import UsageError, did_you_mean
     from kubenetlab.observe.forwarding import service_pod, to_host, to_pod, to_service
     from kubenetlab.observe.grammar import WORKLOADS, Target
-    from kubenetlab.observe.targets import read, resolve, service_of
+    from kubenetlab.observe.meanings import service_of
+    from kubenetlab.observe.targets import read, resolve
 
     wanted = read(target, seen, namespace)
     service_name = service_of(wanted, seen)

@@ -60,7 +60,7 @@ def check(
     """
     from kubenetlab.cli.labs.diagnostics import judge
     from kubenetlab.lab.client import choose
-    from kubenetlab.observe.check import load
+    from kubenetlab.observe.truth_table import load
 
     if junit is not None:
         _refuse_unwritable(junit)

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from kubenetlab.cli.terminal.screen import BAD, DIM, GOOD, MILD, paint
+from kubenetlab.observe.locations import Location
 from kubenetlab.observe.matrix import Cell, Matrix
-from kubenetlab.observe.targets import Location
 
 _MARKS: Final = {"answer": "●", "refused": "×", "unreachable": "·", "silence": "·"}
 """Silence and "no route" share a mark: routers limit how often they send the ICMP error (Linux:

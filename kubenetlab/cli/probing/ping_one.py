@@ -26,10 +26,12 @@ from kubenetlab.observe.connections import Ends
 from kubenetlab.observe.destinations import ResolvedDestination, find
 from kubenetlab.observe.expect import ServiceTarget, expect, world
 from kubenetlab.observe.grammar import Target, pod_title
+from kubenetlab.observe.locations import Location
+from kubenetlab.observe.lookups import service_named
 from kubenetlab.observe.matrix import FITS
+from kubenetlab.observe.meanings import meaning, service_of
 from kubenetlab.observe.prober import ProbeRequest, Result, run
 from kubenetlab.observe.request import HTTP_ERROR, ProbeSpecification
-from kubenetlab.observe.targets import Location, meaning, service_named, service_of
 from kubenetlab.programs.resolver import parse as parse_resolver
 
 VERBS = {"ICMP": "ping", "TCP": "connect", "UDP": "datagram", "SCTP": "associate"}

@@ -30,10 +30,11 @@ from kubenetlab.observe.distribution import ServerShare, clients, endpoints, exp
 from kubenetlab.observe.distribution import SourceAddress as SeenClient
 from kubenetlab.observe.expect import Expectation, expect, world
 from kubenetlab.observe.grammar import Target
+from kubenetlab.observe.locations import Location
 from kubenetlab.observe.matrix import FITS
+from kubenetlab.observe.meanings import service_of
 from kubenetlab.observe.request import ProbeSpecification
 from kubenetlab.observe.series import Answer, SeriesTarget, failures, latency, run_series
-from kubenetlab.observe.targets import Location, service_of
 
 
 class _Report(Struct, frozen=True):

@@ -9,8 +9,9 @@ from xml.etree import ElementTree
 import pytest
 
 from kubenetlab.errors import ManifestError
-from kubenetlab.observe.check import RowVerdict, load
+from kubenetlab.observe.check import RowVerdict
 from kubenetlab.observe.junit import Note, write
+from kubenetlab.observe.truth_table import load
 
 
 def test_a_table_and_a_plain_list_are_read(tmp_path: Path) -> None:
@@ -36,7 +37,7 @@ def test_a_table_and_a_plain_list_are_read(tmp_path: Path) -> None:
         ("- {from: a, to: b, expect: denied}", "wanted one of allow, deny, drop, reject"),
         ("- {from: a, to: 'nod:b', allowed: true}", "wanted [ns/]pod, deploy:"),
         ("- {from: a, to: b, port: 0, allowed: true}", "found 0"),
-        ("- {from: a, to: pod/b, allowed: true, source: 10.0.0.1}", "wanted a port, too"),
+        ("- {from: a, to: pod/b, allowed: true, source: 10.0.0.1}", "a port is required, too"),
         (
             "- {from: a, to: b, port: 80, expect: deny, source: 10.0.0.1}",
             "source: a server sees a source only where the row expects allow",

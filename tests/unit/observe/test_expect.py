@@ -15,8 +15,9 @@ from kubenetlab.observe.destinations import service_port
 from kubenetlab.observe.emptiness import why_empty
 from kubenetlab.observe.expect import ServiceTarget, World, expect, service_ports, world
 from kubenetlab.observe.grammar import Target, parse
+from kubenetlab.observe.locations import Location, places
 from kubenetlab.observe.settled import verdicts
-from kubenetlab.observe.targets import Location, named_places, places, pod_of, resolve
+from kubenetlab.observe.targets import named_places, pod_of, resolve
 from tests.clusters import (
     NO_CNI,
     NOW,

@@ -15,21 +15,15 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from kubenetlab.errors import ManifestError, UsageError
-from kubenetlab.observe.check import check, load
+from kubenetlab.observe.check import check
 from kubenetlab.observe.connections import Ends
 from kubenetlab.observe.destinations import find
 from kubenetlab.observe.grammar import KUBECTL_KINDS, WORKLOADS, Target, parse
+from kubenetlab.observe.locations import Location, places
+from kubenetlab.observe.meanings import meaning, service_of
 from kubenetlab.observe.request import ProbeSpecification, RequestOptions, ip_version, make_request
-from kubenetlab.observe.targets import (
-    Location,
-    meaning,
-    named_places,
-    places,
-    pod_of,
-    read,
-    resolve,
-    service_of,
-)
+from kubenetlab.observe.targets import named_places, pod_of, read, resolve
+from kubenetlab.observe.truth_table import load
 
 
 def pod(

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from kubenetlab.cli.probing.matrix_lines import legend_lines, matrix_lines
 from kubenetlab.observe.expect import Destination, ServiceTarget
+from kubenetlab.observe.locations import Location
 from kubenetlab.observe.matrix import Cell, Matrix
 from kubenetlab.observe.prober import Result
-from kubenetlab.observe.targets import Location
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _MARGIN = len("12 default/web-0000 ")
