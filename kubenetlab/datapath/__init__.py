@@ -1,6 +1,7 @@
-"""The plan: the kernel objects that every component of a cluster wants, made of the store by layers (`layers/`).
+"""The plan: the kernel objects that every component of a cluster wants, computed by layers.
 
-Layers see nodes as NodeViews. Equal inputs give the very same value as before, so an unchanged namespace is not compared again.
+Layers (`layers/`) see nodes as NodeViews. Equal inputs return the identical value as before, so an
+unchanged namespace is not compared again.
 """
 
 from __future__ import annotations
@@ -29,9 +30,11 @@ _PLANNED_FROM = tuple(kind for kind in STORED if kind not in (Event, NodeReport,
 
 
 def basis(cluster: Cluster) -> tuple[object, ...]:
-    """Return what `plan` and `plan_probes` follow from: while these are the very same objects, so is the plan.
+    """Return the objects of the store from which `plan` and `plan_probes` are computed.
 
-    Events and reports of nodes change often and concern the controllers alone, except for whether any container is still starting.
+    While every element is identical to the previous call's, the plan is unchanged. Events and
+    reports of nodes change often and concern only the controllers, except whether a container is
+    starting.
     """
     return (*cluster.snapshot(_PLANNED_FROM), is_anybody_starting(cluster))
 
@@ -39,19 +42,19 @@ def basis(cluster: Cluster) -> tuple[object, ...]:
 def plan(cluster: Cluster, decisions: Decisions, memo: PlanCache | None = None) -> HostState:
     """Return every kernel object that the lab should have, namespace by namespace.
 
-    Raises BugError when two layers want the same object differently. A single setting takes precedence over a namespace's general
-    settings.
+    Settings named by a `Sysctl` are left out of the general `Settings` of the same namespace.
+    Raises BugError when two layers want different versions of the same object.
     """
     memo = memo or PlanCache()
     scene = Scene(cluster, decisions, memo)
-    wanted: dict[str, list[Wanted]] = {}
+    groups_by_netns: dict[str, list[Wanted]] = {}
     for layer in LAYERS:
         for subject, inputs in layer.inputs(scene):
             for objects, origin in memo((layer.name, subject), layer.objects, *inputs):
-                wanted.setdefault(objects[0].netns, []).append((objects, origin))
+                groups_by_netns.setdefault(objects[0].netns, []).append((objects, origin))
     merged = {
         netns: memo(("contents", netns), _merge, netns, tuple(groups))
-        for netns, groups in wanted.items()
+        for netns, groups in groups_by_netns.items()
     }
     return HostState(
         {netns: contents for netns, (contents, _) in merged.items()},
@@ -62,7 +65,7 @@ def plan(cluster: Cluster, decisions: Decisions, memo: PlanCache | None = None) 
 def plan_probes(
     cluster: Cluster, decisions: Decisions, memo: PlanCache
 ) -> dict[str, tuple[ProbeSpec, ...]]:
-    """Return the probes and hooks that kubelets run now, by sandbox."""
+    """Return the probes and lifecycle hooks that the kubelets run now, by sandbox."""
     desired: dict[str, tuple[ProbeSpec, ...]] = {}
     for node in node_views(cluster, decisions):
         for view, pod in pods_of(cluster, node, memo):
@@ -81,17 +84,22 @@ def _probes(
 
 
 def _merge(netns: str, groups: tuple[Wanted, ...]) -> tuple[Contents, dict[Key, Origin]]:
+    """Return the objects of one namespace, and the origin of each by its key."""
     origins: dict[Key, Origin] = {}
-    found: dict[Key, Object] = {}
+    objects_by_key: dict[Key, Object] = {}
     for objects, origin in groups:
         for obj in objects:
-            other = found.get(obj.key)
-            if other is not None and other != obj:
+            existing = objects_by_key.get(obj.key)
+            if existing is not None and existing != obj:
                 raise BugError(
-                    f"{netns}: {origins[obj.key]} wants “{other}”, {origin} wants “{obj}”"
+                    f"{netns}: {origins[obj.key]} wants “{existing}”, {origin} wants “{obj}”"
                 )
-            found[obj.key] = obj
+            objects_by_key[obj.key] = obj
             origins[obj.key] = origin
-    if said := {obj.path for obj in found.values() if isinstance(obj, Sysctl)}:
-        found |= {key: obj.without(said) for key, obj in found.items() if isinstance(obj, Settings)}
-    return contents_of(found.values()), origins
+    if own_paths := {obj.path for obj in objects_by_key.values() if isinstance(obj, Sysctl)}:
+        objects_by_key |= {
+            key: obj.without(own_paths)
+            for key, obj in objects_by_key.items()
+            if isinstance(obj, Settings)
+        }
+    return contents_of(objects_by_key.values()), origins

@@ -1,8 +1,9 @@
-"""The lab's load balancer where it is a proxy (ipMode Proxy): its addresses are its own, and what comes for a port of one is sent on to a
-node port, from the balancer's own address.
+"""Balanced ports: load balancer addresses with ipMode Proxy.
 
-kube-proxy does not know such an address: what a pod sends to it leaves the cluster and comes back in. So the ranges from which it may be
-reached are the balancer's task, and a port without a node port is refused.
+The router owns such an address and forwards each port to node ports, with the balancer's own
+address as the source. kube-proxy has no rules for the address: traffic of pods to it leaves the
+cluster and comes back in. Therefore the balancer enforces loadBalancerSourceRanges, and refuses a
+port without a node port.
 Source: KEP-1860 (Make Kubernetes aware of the LoadBalancer behaviour).
 """
 
@@ -26,7 +27,7 @@ WHY = "load balancer: ports of addresses with ipMode Proxy"
 
 
 class BalancedPort(Struct, frozen=True):
-    """One port of one address of the balancer's."""
+    """One port of one address of the balancer."""
 
     service: str
     """`namespace/name`."""
@@ -34,16 +35,16 @@ class BalancedPort(Struct, frozen=True):
     protocol: str
     port: int
     node_port: int
-    """0: it has none."""
+    """Node port; 0 for a port without one."""
     nodes: tuple[str, ...]
-    """The addresses of the nodes among which connections are shared."""
+    """Addresses of the nodes among which connections are distributed."""
     sources: tuple[str, ...]
-    """Who may come; everybody when nothing is given."""
+    """Ranges of the allowed clients; empty allows every client."""
 
 
 def balanced_ports(cluster: Cluster) -> tuple[BalancedPort, ...]:
-    """Every port of every Service that has such an address, in order."""
-    found = []
+    """Return every port of every Service that has such an address, in order."""
+    ports = []
     for service in reached_from_outside(cluster):
         own = [
             address for address in service.load_balancer_ips if address not in service.virtual_ips
@@ -51,39 +52,42 @@ def balanced_ports(cluster: Cluster) -> tuple[BalancedPort, ...]:
         nodes = fit_nodes(cluster, service) if own else ()
         for address in own:
             version = ip.version_of(address)
-            ways = tuple(
-                way for node in nodes for way in node.addresses if ip.version_of(way) == version
+            node_addresses = tuple(
+                own_address
+                for node in nodes
+                for own_address in node.addresses
+                if ip.version_of(own_address) == version
             )
-            sources = tuple(str(found) for found in source_ranges(service.spec, version))
-            found += [
+            sources = tuple(str(cidr) for cidr in source_ranges(service.spec, version))
+            ports += [
                 BalancedPort(
                     f"{service.namespace}/{service.name}",
                     address,
                     port.protocol.lower(),
                     port.port,
                     port.node_port,
-                    ways,
+                    node_addresses,
                     sources,
                 )
                 for port in service.spec.ports
             ]
-    return tuple(found)
+    return tuple(ports)
 
 
 def rules(ports: Sequence[BalancedPort]) -> Iterator[Object]:
-    """What the router needs for them: the addresses, and one table per family."""
-    here = names.ROUTER
+    """Yield the objects of the router: the addresses, and one table per family."""
+    netns = names.ROUTER
     for address in dict.fromkeys(port.address for port in ports):
-        yield Address(here, "lo", f"{address}/{128 if ':' in address else 32}")
+        yield Address(netns, "lo", f"{address}/{128 if ':' in address else 32}")
     for version, family in NFT_FAMILIES.items():
         own = [port for port in ports if ip.version_of(port.address) == version]
         if own:
-            yield from _table(here, family, own)
+            yield from _table(netns, family, own)
 
 
 def _table(netns: str, family: str, ports: Sequence[BalancedPort]) -> Iterator[Object]:
     table = names.LOAD_BALANCER_TABLE
-    kept_out = [
+    drops = [
         Rule(
             f"{_match(family, port)} {family} saddr != {{ {', '.join(port.sources)} }} drop",
             port.service,
@@ -91,7 +95,7 @@ def _table(netns: str, family: str, ports: Sequence[BalancedPort]) -> Iterator[O
         for port in ports
         if port.sources
     ]
-    sent_on = [
+    forwards = [
         Rule(f"{_match(family, port)} {_target(port)}", port.service)
         for port in ports
         if port.node_port and port.nodes
@@ -102,11 +106,11 @@ def _table(netns: str, family: str, ports: Sequence[BalancedPort]) -> Iterator[O
         family,
         table,
         "firewall",
-        tuple(kept_out),
+        tuple(drops),
         "type filter hook prerouting priority -110",
     )
     yield Chain(
-        netns, family, table, "ports", tuple(sent_on), "type nat hook prerouting priority -100"
+        netns, family, table, "ports", tuple(forwards), "type nat hook prerouting priority -100"
     )
     masquerade = Rule("ct status dnat masquerade", "connections to nodes are the balancer's own")
     yield Chain(
@@ -119,8 +123,8 @@ def _match(family: str, port: BalancedPort) -> str:
 
 
 def _target(port: BalancedPort) -> str:
-    """The node ports in turn."""
-    ways = ", ".join(
+    """Return the rule's verdict, which uses the nodes in turn."""
+    targets = ", ".join(
         f"{number} : {node} . {port.node_port}" for number, node in enumerate(port.nodes)
     )
-    return f"dnat to numgen inc mod {len(port.nodes)} map {{ {ways} }}"
+    return f"dnat to numgen inc mod {len(port.nodes)} map {{ {targets} }}"

@@ -1,4 +1,4 @@
-"""Rules for objects of manifests that need more than the API knows: modes of the Cluster document, options of built-in programs."""
+"""Checks of manifests that need modes and programs: their options, and commands of containers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kubenetlab.programs.command import runs_real_command
 
 
 def check(obj: Resource) -> Iterator[Finding]:
-    """Yield what is wrong with an object; an option without effect counts as an unknown field."""
+    """Yield the problems of an object; an option without effect counts as an unknown field."""
     yield from modes.check(obj)
     template = getattr(getattr(obj, "spec", None), "template", None)
     if isinstance(obj, Pod):

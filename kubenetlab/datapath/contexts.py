@@ -1,4 +1,4 @@
-"""Who is in a namespace, and what its processes find in /etc: for programs, for `exec` and for `inspect`."""
+"""Contexts: identity and /etc files of a namespace, for programs, `exec` and `inspect`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kubenetlab.datapath.view import NodeView, PodView, node_views
 
 
 class Context(Struct, frozen=True):
-    """One namespace with people in it: a pod, a node, or an external host."""
+    """A namespace in which programs run: a pod, a node, or an external host."""
 
     netns: str
     namespace: str
@@ -28,12 +28,12 @@ class Context(Struct, frozen=True):
 
     @property
     def versions(self) -> list[int]:
-        """The IP versions it has, the primary one first."""
+        """IP versions of the addresses, the primary one first."""
         return [6 if ":" in address else 4 for address in self.addresses]
 
     @property
     def identity(self) -> dict[str, str]:
-        """The fields of `programs.http.Me` that say who it is."""
+        """Fields of `programs.http.Me` that identify the pod, node or host."""
         return {
             "namespace": self.namespace,
             "pod": self.name,
@@ -44,7 +44,7 @@ class Context(Struct, frozen=True):
 
 
 class Contexts:
-    """The contexts of one store, computed when asked for."""
+    """Contexts of one store, computed on demand."""
 
     def __init__(self, cluster: Cluster, decisions: Decisions) -> None:
         self.cluster = cluster
@@ -59,20 +59,28 @@ class Contexts:
         return list(self._nodes.values())
 
     def node_of(self, netns: str) -> NodeView | None:
-        """The node on which a pod's sandbox is, or the node itself."""
+        """Return the node of a pod's sandbox, or the node that has this sandbox."""
         return self._nodes.get(netns) or (self._pods[netns][0] if netns in self._pods else None)
 
     def pod_of(self, netns: str) -> tuple[NodeView, PodView, Pod] | None:
-        found = self._pods.get(netns)
-        pod = self.cluster.get(Pod, found[1].namespace, found[1].name) if found else None
-        return (*found, pod) if found and pod else None
+        node_and_view = self._pods.get(netns)
+        pod = (
+            self.cluster.get(Pod, node_and_view[1].namespace, node_and_view[1].name)
+            if node_and_view
+            else None
+        )
+        return (*node_and_view, pod) if node_and_view and pod else None
 
     def environment(self, netns: str, container: str = "") -> dict[str, str]:
-        """What a container (without a name the pod's first) was told when it started; nothing for other places, and for one that cannot start."""
-        found = self.pod_of(netns)
-        if found is None:
+        """Return the environment variables that a container got when it started.
+
+        container: without a name, the first container of the pod. Empty for other namespaces, and
+        for a container that cannot start.
+        """
+        context = self.pod_of(netns)
+        if context is None:
             return {}
-        _, _, pod = found
+        _, _, pod = context
         chosen = pod.container(container) if container else pod.spec.containers[0]
         status = pod.container_status(chosen.name) if chosen is not None else None
         if chosen is None or status is None:
@@ -84,9 +92,9 @@ class Contexts:
             return {}
 
     def get(self, netns: str) -> Context | None:
-        """None for a namespace in which nobody is at home: switches, routers, and what is gone."""
-        if (found := self.pod_of(netns)) is not None:
-            node, view, pod = found
+        """Return the context of a namespace; None for switches, routers and unknown namespaces."""
+        if (context := self.pod_of(netns)) is not None:
+            node, view, pod = context
             return Context(
                 netns,
                 view.namespace,
@@ -95,8 +103,8 @@ class Contexts:
                 node.name,
                 pods.files(node, view, pod),
             )
-        if (here := self._nodes.get(netns)) is not None:
-            return Context(netns, "", here.name, here.addresses, here.name, pods.node_files(here))
+        if (own := self._nodes.get(netns)) is not None:
+            return Context(netns, "", own.name, own.addresses, own.name, pods.node_files(own))
         if (host := self._hosts.get(netns)) is not None:
             addresses = host.addresses(self.cluster.config.networking.versions)
             return Context(

@@ -1,6 +1,7 @@
-"""What `up` chooses for the machine and keeps: how pods are laid out, and how they find one another's MACs.
+"""Decisions that `up` makes for the machine and keeps: pod layout and neighbour entries.
 
-The kernel's dynamic neighbours (1,024 in the default setting) are shared by everything on the machine, so only small labs use ARP.
+All network namespaces of the machine share the kernel's dynamic neighbour table (1,024 entries by
+default), so only small labs use ARP.
 """
 
 from __future__ import annotations
@@ -16,10 +17,17 @@ from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 
 MAX_ONLINK_PODS = 64
-"""Per node: pods on one subnet are n² permanent neighbours, half a kilobyte of the kernel's memory each. With 100 pods a node they are a
-tenth of the time that `up` takes, and 50 MB in a lab of 1,000; with a route to each pod there are two entries a pod."""
+"""Maximum number of pods per node in the layout `onlink`.
+
+Pods on one subnet need n² permanent neighbour entries of half a kilobyte of kernel memory each.
+With 100 pods per node these take a tenth of the time of `up`, and 50 MB in a lab of 1,000 pods. The
+layout `routed` needs two entries per pod.
+"""
 MAX_DYNAMIC_NEIGHBORS = 256
-"""A lab's share of the kernel's table: three such labs fit beside the machine's own."""
+"""Maximum number of neighbour entries of a lab that uses ARP.
+
+Three such labs fit into the kernel's table beside the machine's own entries.
+"""
 
 
 def decide(
@@ -28,13 +36,15 @@ def decide(
     has_br_netfilter: bool,
     has_command: Callable[[str], bool] = lambda _: False,
 ) -> Decisions:
-    """The choices for this store: those made before, else by the machine and the number of pods.
+    """Return the decisions for this store.
 
-    The layout stays what it was; neighbours may still turn permanent when a lab grows, never back. An option of the CNI mode decides,
-    where it is not `auto`. `has_command` says whether a container's command is a program of the machine.
+    The pod layout of a running lab never changes. Neighbours may become permanent when a lab grows,
+    but not dynamic again. Options of the CNI mode take precedence where they are not `auto`.
+
+    has_command: returns True for a container command that is a program of the machine.
     """
-    found = _wiring(cluster, has_br_netfilter)
-    return structs.replace(found, real_commands=_real_commands(cluster, has_command))
+    wiring = _wiring(cluster, has_br_netfilter)
+    return structs.replace(wiring, real_commands=_real_commands(cluster, has_command))
 
 
 def _real_commands(cluster: Cluster, has_command: Callable[[str], bool]) -> tuple[str, ...]:
@@ -103,7 +113,10 @@ def _layout(counts: list[int], has_br_netfilter: bool) -> tuple[Any, str]:
 
 
 def _neighbors(counts: list[int], nodes: int, layout: str) -> tuple[Any, str]:
-    """On a subnet each pod may ask for every other, behind a route for its node only."""
+    """Return the choice and its reason.
+
+    On a subnet each pod may resolve every other pod; behind a route it resolves only its node.
+    """
     entries = (
         sum(count * (count - 1) for count in counts if layout == "onlink")
         + 2 * sum(counts)
@@ -112,6 +125,7 @@ def _neighbors(counts: list[int], nodes: int, layout: str) -> tuple[Any, str]:
     if entries > MAX_DYNAMIC_NEIGHBORS:
         return (
             "permanent",
-            f"there may be {entries} entries of the kernel's shared table, more than {MAX_DYNAMIC_NEIGHBORS}",
+            f"there may be {entries} entries in the kernel's shared table, "
+            f"more than {MAX_DYNAMIC_NEIGHBORS}",
         )
     return "dynamic", f"there are at most {entries} entries, ARP can be watched"

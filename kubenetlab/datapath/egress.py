@@ -1,7 +1,7 @@
-"""Masquerade on nodes: traffic to the outside leaves with the node's address, all other traffic keeps its own.
+"""Masquerade on nodes: traffic that leaves the cluster gets the node's address.
 
-Names follow ip-masq-agent, which does the same in clusters with kubenet. Its ConfigMap says towards which destinations sources are
-kept; without one they are kept towards the cluster's own ranges.
+Names follow ip-masq-agent, which does the same in clusters with kubenet. Its ConfigMap lists the
+destinations towards which sources are kept; without it these are the cluster's own ranges.
 Source: kubernetes-sigs/ip-masq-agent cmd/ip-masq-agent (chain IP-MASQ-AGENT, nonMasqueradeCIDRs).
 """
 
@@ -22,11 +22,14 @@ _LINK_LOCAL: Final = {4: "169.254.0.0/16", 6: "fe80::/10"}
 _KEPT = "ip-masq-agent: local traffic is not subject to MASQUERADE"
 
 Kept = Sequence[tuple[str, str]]
-"""(range towards which sources are kept, comment of its rule)"""
+"""(range of destinations towards which sources are kept, comment of its rule)"""
 
 
 def rules(node: NodeView, config: MasqueradeConfig | None = None) -> Iterator[Object]:
-    """Yield the tables that masquerade on one node, one per family. `config` is that of the ConfigMap, if there is one."""
+    """Yield the tables that masquerade on one node, one per family.
+
+    config: settings of the ConfigMap; None without one.
+    """
     for index, family in enumerate(node.families):
         kept = _of_cluster(node, index) if config is None else _configured(config, family.version)
         yield from _table(node, NFT_FAMILIES[family.version], kept)
@@ -66,7 +69,8 @@ def _table(node: NodeView, family: str, kept: Kept) -> Iterator[Object]:
     )
     jump = Rule(
         f"fib daddr type != local jump {AGENT_CHAIN}",
-        "ip-masq-agent: ensure nat POSTROUTING directs all non-LOCAL destination traffic to our chain",
+        "ip-masq-agent: ensure nat POSTROUTING directs all non-LOCAL destination traffic "
+        "to our chain",
     )
     yield Chain(
         node.netns, family, table, "postrouting", (jump,), "type nat hook postrouting priority 100"
@@ -74,5 +78,5 @@ def _table(node: NodeView, family: str, kept: Kept) -> Iterator[Object]:
 
 
 def _keeping(family: str, cidr: str) -> str:
-    """Return the rule for one range; every address needs no comparison."""
+    """Return the rule that keeps sources towards a range; a range of length 0 needs no match."""
     return "return" if cidr.endswith("/0") else f"{family} daddr {cidr} return"

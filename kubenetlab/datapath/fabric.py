@@ -1,10 +1,12 @@
-"""The wire: the switch between the nodes, the router, the internet with its hosts, and each node's way onto it.
+"""The fabric: the switch between the nodes, the router, the internet with its hosts.
 
     node eth0 ─┐
-    node eth0 ─┼ br0 (fabric/switch) ── eth0 (fabric/router) eth1 ── br0 (fabric/internet) ── eth0 ext/client
-    node eth0 ─┘
+    node eth0 ─┼ br0 (fabric/switch) ── eth0 (fabric/router) eth1 ─┐
+    node eth0 ─┘                                                   │
+                         ext/client eth0 ── br0 (fabric/internet) ─┘
 
-The router knows the nodes' and the internet's networks, and no pod: from outside, a pod's address leads nowhere.
+The router knows the networks of the nodes and of the internet, but no pod range: from outside, a
+pod's address is not reachable.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ INTERNET_GATEWAYS = {version: str(subnet[1]) for version, subnet in INTERNET_SUB
 
 
 def switch(netns: str, mac: str) -> Iterator[Object]:
-    """A namespace that is nothing but a switch."""
+    """Yield the objects of a namespace that is only a switch."""
     yield Sandbox(netns, hostname=netns.rpartition("/")[2])
     yield from loopback_and_sysctls(netns, has_ipv6=False)
     yield Bridge(
@@ -41,56 +43,73 @@ def switch(netns: str, mac: str) -> Iterator[Object]:
 def router(
     node_networks: Sequence[Network], neighbors: Sequence[Sequence[str]]
 ) -> Iterator[Object]:
-    """`neighbors` are the nodes' addresses, node by node, where they are written down instead of asked for."""
-    here = names.ROUTER
-    yield Sandbox(here, hostname="router")
+    """Yield the objects of the router.
+
+    neighbors: addresses of each node, where neighbour entries are permanent.
+    """
+    netns = names.ROUTER
+    yield Sandbox(netns, hostname="router")
     versions = [subnet.version for subnet in node_networks]
-    yield from loopback_and_sysctls(here, has_ipv6=6 in versions, forwards=True)
-    yield from router_sysctls(here, has_ipv6=6 in versions)
-    ways_in = [(router_address(subnet), subnet.prefixlen) for subnet in node_networks]
-    ways_out = [
+    yield from loopback_and_sysctls(netns, has_ipv6=6 in versions, forwards=True)
+    yield from router_sysctls(netns, has_ipv6=6 in versions)
+    fabric_addresses = [(router_address(subnet), subnet.prefixlen) for subnet in node_networks]
+    internet_addresses = [
         (INTERNET_GATEWAYS[version], INTERNET_SUBNETS[version].prefixlen) for version in versions
     ]
-    yield from _uplink(here, names.ROUTER_FABRIC_LINK, ways_in, names.FABRIC_SWITCH, "router")
-    yield from _uplink(here, names.ROUTER_INTERNET_LINK, ways_out, names.INTERNET_SWITCH, "router")
+    yield from _uplink(
+        netns, names.ROUTER_FABRIC_LINK, fabric_addresses, names.FABRIC_SWITCH, "router"
+    )
+    yield from _uplink(
+        netns, names.ROUTER_INTERNET_LINK, internet_addresses, names.INTERNET_SWITCH, "router"
+    )
     for addresses in neighbors:
         for address in addresses:
-            yield Neighbor(here, names.ROUTER_FABRIC_LINK, address, names.mac_of(addresses[0]))
+            yield Neighbor(netns, names.ROUTER_FABRIC_LINK, address, names.mac_of(addresses[0]))
 
 
 def external(
     host: ExternalHost, versions: Sequence[int], published: Sequence[PublishedPort]
 ) -> Iterator[Object]:
-    """A host in the internet; with ports it is a server. What it publishes of the nodes' it forwards to them."""
-    here = names.external_netns(host.name)
+    """Yield the objects of a host in the internet, which is a server if it has ports.
+
+    published: ports of this host that are forwarded to nodes.
+    """
+    netns = names.external_netns(host.name)
     addresses = host.addresses(versions)
-    present = [ip.version_of(address) for address in addresses]
-    yield Sandbox(here, hostname=names.hostname(host.name))
-    yield from loopback_and_sysctls(here, has_ipv6=6 in present, forwards=bool(published))
-    yield from port_mappings.rules(here, published)
-    ways_in = [
+    own_versions = [ip.version_of(address) for address in addresses]
+    yield Sandbox(netns, hostname=names.hostname(host.name))
+    yield from loopback_and_sysctls(netns, has_ipv6=6 in own_versions, forwards=bool(published))
+    yield from port_mappings.rules(netns, published)
+    prefixed_addresses = [
         (address, INTERNET_SUBNETS[version].prefixlen)
-        for address, version in zip(addresses, present, strict=True)
+        for address, version in zip(addresses, own_versions, strict=True)
     ]
-    yield from _uplink(here, names.HOST_LINK, ways_in, names.INTERNET_SWITCH, host.name)
-    for version in present:
-        yield Route(here, DEFAULT_ROUTES[version], names.HOST_LINK, via=INTERNET_GATEWAYS[version])
+    yield from _uplink(netns, names.HOST_LINK, prefixed_addresses, names.INTERNET_SWITCH, host.name)
+    for version in own_versions:
+        yield Route(netns, DEFAULT_ROUTES[version], names.HOST_LINK, via=INTERNET_GATEWAYS[version])
     if host.ports:
         yield ProgramRun(
-            here, host.name, 0, "default", {}, tuple(ListenPort("TCP", port) for port in host.ports)
+            netns,
+            host.name,
+            0,
+            "default",
+            {},
+            tuple(ListenPort("TCP", port) for port in host.ports),
         )
 
 
 def node(view: NodeView) -> Iterator[Object]:
-    """A node as it is before anything of Kubernetes runs on it: a machine with an address."""
+    """Yield the objects of a node before any part of Kubernetes runs on it."""
     yield Sandbox(view.netns, hostname=names.hostname(view.name))
     yield from loopback_and_sysctls(view.netns, has_ipv6=view.has_ipv6, forwards=True)
     yield from router_sysctls(view.netns, has_ipv6=view.has_ipv6)
     subnets = [ip.network(cidr) for cidr in view.node_cidrs]
-    ways_in = [
+    prefixed_addresses = [
         (address, subnet.prefixlen) for address, subnet in zip(view.addresses, subnets, strict=True)
     ]
-    yield from _uplink(view.netns, names.NODE_UPLINK, ways_in, names.FABRIC_SWITCH, view.name)
+    yield from _uplink(
+        view.netns, names.NODE_UPLINK, prefixed_addresses, names.FABRIC_SWITCH, view.name
+    )
     routers = [router_address(subnet) for subnet in subnets]
     for subnet, address in zip(subnets, routers, strict=True):
         yield Route(view.netns, DEFAULT_ROUTES[subnet.version], names.NODE_UPLINK, via=address)
@@ -104,13 +123,16 @@ def node(view: NodeView) -> Iterator[Object]:
 
 
 def _uplink(
-    netns: str, link: str, addresses: Sequence[tuple[str, int]], switch_netns: str, whose: str
+    netns: str, link: str, addresses: Sequence[tuple[str, int]], switch_netns: str, owner: str
 ) -> Iterator[Object]:
-    """A link from a machine to a switch: both ends, and the machine's addresses with their prefix lengths, the primary family first."""
+    """Yield the link from a machine to a switch: both ends and the machine's addresses.
+
+    addresses: (address, prefix length), the primary family first.
+    """
     primary, _ = addresses[0]
     has_ipv6 = any(":" in address for address, _ in addresses)
-    port = names.port_name(whose)
-    alias = names.link_alias("fabric", whose)
+    port = names.port_name(owner)
+    alias = names.link_alias("fabric", owner)
     yield Veth(netns, link, names.mac_of(primary), switch_netns, port, alias=alias)
     yield Port(switch_netns, port, names.SWITCH_BRIDGE, names.port_mac_of(primary), alias=alias)
     for address, prefix_length in addresses:

@@ -1,9 +1,11 @@
-"""Which lifecycle hooks the kubelet of a node runs now.
+"""Lifecycle hooks that the kubelet of a node runs now.
 
-postStart runs when a container has started, preStop when its pod terminates or when the container is killed for a failed probe.
+postStart runs when a container has started. preStop runs when its pod terminates, or when the
+container is killed after a failed probe.
 
-A hook travels to the node agent as a probe does, and its result comes back as a probe's answer. It is run once for each run of the
-container, and again when the node agent is another one: Kubernetes promises at least once, too.
+A hook is sent to the node agent like a probe, and its result comes back like a probe's. It runs
+once for each run of the container, and again after a restart of the node agent: Kubernetes promises
+execution at least once, too.
 Source: k8s.io/kubernetes pkg/kubelet/lifecycle/handlers.go, 1.33.
 """
 
@@ -28,15 +30,15 @@ from kubenetlab.datapath.view import NodeView, PodView
 from kubenetlab.programs import COMMAND
 
 POST_START_TIMEOUT_S: Final = 86_400.0
-"""The kubelet sets no limit."""
+"""Timeout of postStart hooks in seconds. The kubelet has no limit."""
 
 
 def hooks(
     node: NodeView, view: PodView, pod: Pod, setups: Setups, killed: Collection[str]
 ) -> Iterator[ProbeSpec]:
-    """Yield the hooks of one pod that are to run now, or have run and still count.
+    """Yield the hooks of one pod that run now, or have run and still count.
 
-    killed: containers that are killed when their preStop hook is over.
+    killed: containers that are killed when their preStop hook has finished.
     """
     for container in pod.spec.long_running_containers:
         status = pod.container_status(container.name)
@@ -61,9 +63,9 @@ def hooks(
 
 
 def slept_s(command: Sequence[str]) -> float:
-    """Return how long a hook's command sleeps, in seconds: what is left of it where the command itself cannot be run.
+    """Return the total time of the `sleep` calls in a hook's command, in seconds.
 
-    `sleep 5`, or each `sleep` in the script of a shell.
+    This stands for a command that cannot be run: `sleep 5`, or each `sleep` in a shell script.
     """
     words = [word for part in command for word in re.split(r"[\s;&|()]+", part)]
     pairs = itertools.pairwise(words)

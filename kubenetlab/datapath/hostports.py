@@ -1,9 +1,12 @@
-"""hostPort: a port of a node that leads to a pod on it, as the CNI plugin portmap makes it behind whichever CNI mode.
+"""hostPort: a port of a node that leads to a pod on it, as the CNI plugin portmap implements it.
 
-    prerouting, output  →  hostip_hostports (with a hostIP), hostports (at every address of the node): dnat
-    masquerading        →  a pod that meets itself, and what the node asks at its own 127.0.0.1
+It works the same with every CNI mode.
 
-The client's address is kept. Source: containernetworking/plugins plugins/meta/portmap/portmap_nftables.go (1.6).
+    prerouting, output  →  hostip_hostports (rules with a hostIP), hostports (others): dnat
+    masquerading        →  a pod that reaches itself, and clients at the node's own 127.0.0.1
+
+Every other client keeps its address.
+Source: containernetworking/plugins plugins/meta/portmap/portmap_nftables.go (1.6).
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ _ANY = ("", "0.0.0.0", "::")
 
 
 def rules(node: NodeView) -> Iterator[Object]:
-    """One table per family; none where no pod of a node has a host port."""
+    """Yield one table per family; none if no pod of the node has a host port."""
     pods = [pod for pod in node.pods if pod.host_ports]
     if pods:
         yield Sysctl(node.netns, "net/ipv4/conf/all/route_localnet", "1")
@@ -35,25 +38,25 @@ def rules(node: NodeView) -> Iterator[Object]:
 def _table(
     netns: str, family: str, version: int, index: int, pods: list[PodView]
 ) -> Iterator[Object]:
-    here: list[Rule] = []
-    anywhere: list[Rule] = []
+    with_host_ip: list[Rule] = []
+    any_address: list[Rule] = []
     masquerades: list[Rule] = []
     for pod in pods:
-        address, why = pod.addresses[index], f"pod {pod.full_name}"
+        address, comment = pod.addresses[index], f"pod {pod.full_name}"
         for host_ip, protocol, number, target in pod.host_ports:
-            to = f"{protocol.lower()} dport {number} dnat to {socket_address(address, target)}"
+            forward = f"{protocol.lower()} dport {number} dnat to {socket_address(address, target)}"
             if host_ip in _ANY:
-                anywhere.append(Rule(to, why))
+                any_address.append(Rule(forward, comment))
             elif ip.version_of(host_ip) == version:
-                here.append(Rule(f"{family} daddr {host_ip} {to}", why))
+                with_host_ip.append(Rule(f"{family} daddr {host_ip} {forward}", comment))
         masquerades += (
-            Rule(f"{family} saddr {source} {family} daddr {address} masquerade", why)
+            Rule(f"{family} saddr {source} {family} daddr {address} masquerade", comment)
             for source in (address, LOOPBACKS[version])
         )
     local = f"fib daddr type local jump {HOST_PORTS}"
     yield Table(netns, family, HOST_PORT_TABLE, "CNI portmap plugin")
-    yield Chain(netns, family, HOST_PORT_TABLE, HOST_IP_PORTS, tuple(here))
-    yield Chain(netns, family, HOST_PORT_TABLE, HOST_PORTS, tuple(anywhere))
+    yield Chain(netns, family, HOST_PORT_TABLE, HOST_IP_PORTS, tuple(with_host_ip))
+    yield Chain(netns, family, HOST_PORT_TABLE, HOST_PORTS, tuple(any_address))
     for hook in ("prerouting", "output"):
         jumps = (Rule(f"jump {HOST_IP_PORTS}"), Rule(local))
         yield Chain(

@@ -1,9 +1,14 @@
-"""The lab's load balancer: the router sends what is for a Service's address to nodes, whose kube-proxies do the rest. So it does with
-external IPs, which in a cluster is the network's administrator's task. (Addresses with ipMode Proxy: balanced_ports.py.)
+"""The lab's load balancer: routes on the router to the addresses of Services.
 
-Each address leads to a group of next hops: all nodes that are ready and whose kube-proxies are healthy, with externalTrafficPolicy
-Local those that have a ready endpoint. Flows are shared out by addresses and ports, and each stays with its node as long as that is in
-the group (a resilient group). Where no node is fit, any that is ready is: a load balancer that finds nobody healthy still sends.
+The router forwards packets for a load balancer's address or an external IP to nodes, whose
+kube-proxies translate them. (In a real cluster, routing external IPs is the task of the network's
+administrator. Addresses with ipMode Proxy: balanced_ports.py.)
+
+Each address has a group of next hops: all ready nodes with a healthy kube-proxy, or with
+externalTrafficPolicy Local those with a ready endpoint. Flows are distributed by a hash of
+addresses and ports, and a flow stays with its node as long as the node is in the group (a resilient
+group). If no node qualifies, the group has every ready node, since a load balancer without healthy
+targets still forwards.
 """
 
 from __future__ import annotations
@@ -27,55 +32,68 @@ from kubenetlab.hoststate.sandbox import Sysctl
 _EXCLUDING = frozenset(
     (CONTROL_PLANE_LABEL, "node.kubernetes.io/exclude-from-external-load-balancers")
 )
-"""Labels of nodes that take nothing in from outside, as long as there are others."""
+"""Labels of nodes that get no traffic from outside as long as there are others."""
 
 Way = tuple[str, tuple[str, ...]]
-"""(a load balancer's address, the addresses of the nodes that get its packets)"""
+"""(address of a load balancer, addresses of the nodes that get its packets)"""
 
 
 def ways_in(cluster: Cluster) -> tuple[Way, ...]:
-    """For every address of every Service, in order."""
+    """Return the next hops of every external address of every Service, in order.
+
+    The address of a node or of an external host is left out, and an address of two Services belongs
+    to the first.
+    """
     owned = {address for node in cluster.all(Node) for address in node.addresses}
     owned |= {address for host in cluster.config.external for address in host.addresses((4, 6))}
-    found: dict[str, tuple[str, ...]] = {}
+    nodes_by_address: dict[str, tuple[str, ...]] = {}
     for service in reached_from_outside(cluster):
         if addresses := (*service.virtual_ips, *service.external_ips):
             free = [
-                address for address in addresses if address not in owned and address not in found
+                address
+                for address in addresses
+                if address not in owned and address not in nodes_by_address
             ]
-            found |= _ways(cluster, service, free)
-    return tuple(found.items())
+            nodes_by_address |= _ways(cluster, service, free)
+    return tuple(nodes_by_address.items())
 
 
 def routes(ways: Sequence[Way], nodes: Sequence[str]) -> Iterator[Object]:
-    """What the router knows of them. `nodes` are the addresses of all: a next hop that went would take its group along, and the route."""
-    here, link = names.ROUTER, names.ROUTER_FABRIC_LINK
+    """Yield the objects of the router for these addresses.
+
+    nodes: addresses of all nodes. Each gets a next hop that stays, because a next hop that is
+    deleted deletes its group and the route with it.
+    """
+    netns, link = names.ROUTER, names.ROUTER_FABRIC_LINK
     versions = {ip.version_of(address) for address, _ in ways}
     for version in sorted(versions):
-        yield Sysctl(here, f"net/ipv{version}/fib_multipath_hash_policy", "1")
+        yield Sysctl(netns, f"net/ipv{version}/fib_multipath_hash_policy", "1")
     for node in nodes:
         if ip.version_of(node) in versions:
-            yield Nexthop(here, node_number(node), link, node)
-    for address, fit in ways:
-        yield NexthopGroup(here, group_number(address), tuple(sorted(map(node_number, fit))))
+            yield Nexthop(netns, node_number(node), link, node)
+    for address, chosen in ways:
+        yield NexthopGroup(netns, group_number(address), tuple(sorted(map(node_number, chosen))))
         yield Route(
-            here, f"{address}/{128 if ':' in address else 32}", "", group=group_number(address)
+            netns, f"{address}/{128 if ':' in address else 32}", "", group=group_number(address)
         )
 
 
 def node_number(address: str) -> int:
-    """A next hop's number: the end of its address, those of IPv6 above all others."""
+    """Return the id of a node's next hop.
+
+    It is the last two bytes of the node's address, plus 65536 for IPv6.
+    """
     packed = ip_address(address).packed
     return int.from_bytes(packed[-2:], "big") + (1 << 16 if len(packed) == 16 else 0)
 
 
 def group_number(address: str) -> int:
-    """A group's number, by the address that leads to it."""
+    """Return the id of an address's group of next hops."""
     return 1 << 30 | crc32(ip_address(address).packed) >> 2
 
 
 def fit_nodes(cluster: Cluster, service: Service) -> Sequence[Node]:
-    """The nodes that get a Service's packets."""
+    """Return the nodes that get the packets of a Service."""
     ready = [node for node in cluster.all(Node) if node.is_ready]
     workers = [node for node in ready if not _EXCLUDING.intersection(node.labels)] or ready
     if service.spec.external_traffic_policy == "Local":
@@ -84,9 +102,9 @@ def fit_nodes(cluster: Cluster, service: Service) -> Sequence[Node]:
 
 
 def _ways(cluster: Cluster, service: Service, addresses: Iterable[str]) -> Iterator[Way]:
-    fit = fit_nodes(cluster, service)
+    chosen = fit_nodes(cluster, service)
     for address in addresses:
         if nodes := tuple(
-            own for node in fit for own in node.addresses if (":" in own) == (":" in address)
+            own for node in chosen for own in node.addresses if (":" in own) == (":" in address)
         ):
             yield address, nodes

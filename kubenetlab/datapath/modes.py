@@ -1,6 +1,7 @@
-"""A mode is a file: `kube-router` of the CNI modes is `datapath/cni/kube_router.py`, found by its name.
+"""Modes: one file each, found by name.
 
-Each holds one frozen `Mode`: its fields are the options, its docstring is the manual page, `needs` is what `doctor` checks.
+The CNI mode `kube-router` is `datapath/cni/kube_router.py`. Each file holds one frozen `Mode`: its
+fields are the options, its docstring is the manual page, and `needs` is what `doctor` checks.
 """
 
 from __future__ import annotations
@@ -27,16 +28,16 @@ from kubenetlab.hoststate.rules.rulesets import Rules
 
 
 class ModeFamily(NamedTuple):
-    """Modes of which a cluster has one: files of one folder beside this one."""
+    """Folder of modes beside this file, of which a cluster uses one."""
 
     name: str
-    """Folder, and first word of a mode's title, such as `cni` in `cni bridge`."""
+    """Name of the folder, and first word of a mode's title, such as `cni` in `cni bridge`."""
     field: str
-    """Field of `networking` in a Cluster document that chooses the mode."""
+    """Field of `networking` in a Cluster document that selects the mode."""
     flag: str
-    """Option of the command line that chooses the mode."""
+    """Command-line option that selects the mode."""
     chosen: Callable[[Networking], tuple[str, Mapping[str, Any]]]
-    """Name and options of the mode that a Cluster document chooses."""
+    """Function that returns name and options of the mode that a Cluster document selects."""
 
     @property
     def path(self) -> str:
@@ -54,107 +55,111 @@ FAMILIES: Final = {
 
 
 class Needs(Struct, frozen=True):
-    """What a mode asks of the machine."""
+    """Requirements of a mode on the machine."""
 
     programs: tuple[str, ...] = ()
-    """Programs in the path, such as `nft`."""
+    """Programs that must be in PATH, such as `nft`."""
     features: tuple[str, ...] = ()
     """Kernel features, by the names that `doctor` uses."""
     root: str = ""
-    """What of it only root of the machine can do, such as `eBPF programs`; empty where an ordinary user can do all of it."""
+    """Part of the mode that needs root on the machine, such as `eBPF programs`; empty without any.
+    """
 
 
 class PodNetwork(Struct, frozen=True):
-    """What a CNI mode tells the other layers."""
+    """Properties of a CNI mode that other layers need."""
 
     mtu: int
     cluster_cidrs: tuple[str, ...]
-    """Where pods' addresses come from, per family; what kube-proxy counts as a pod."""
+    """Ranges of pod addresses, one per family; kube-proxy counts these sources as pods."""
     bridge: str = ""
-    """Bridge of each node to which its pods' links belong; empty without one."""
+    """Bridge to which the pods' links are attached on each node; empty without one."""
     link_prefix: str = ""
-    """Beginning of the names of the nodes' ends of pods' links."""
+    """Prefix of the names of the node's ends of the pods' links."""
 
 
 class ModeOptions(Struct, frozen=True, rename=kubernetes_name, forbid_unknown_fields=True):
-    """The base of all modes: the fields are options in the Cluster document and on the command line."""
+    """Base of all modes; the fields are options in the Cluster document and on the command line."""
 
     needs: ClassVar[Needs] = Needs()
     serves: ClassVar[bool] = True
 
     def findings(self) -> Iterator[Finding]:
-        """Yield the faults of options that are right each by itself."""
+        """Yield contradictions between options that are valid by themselves."""
         return iter(())
 
     def names_node(self, service: Service) -> bool:
-        """Return True when a Service's rules name the node that they are on: its addresses, or its range."""
+        """Return True when the rules of a Service contain addresses or ranges of their node."""
         return False
 
     def settled(self, services: int) -> Self:
-        """The mode with what it leaves to the size of the cluster decided."""
+        """Return the mode with every `auto` replaced by the choice for this number of Services."""
         return self
 
     def pod(self, node: NodeView, pod: PodView) -> Iterator[Object]:
-        """What a pod adds to its node."""
+        """Yield the objects that a pod adds to its node."""
         return iter(())
 
 
 class CNI(Protocol):
-    """What a CNI mode is asked."""
+    """Interface of a CNI mode."""
 
     needs: ClassVar[Needs]
     facts: ClassVar[NetworkFacts]
-    """What the cluster's controllers must know of it."""
+    """Properties of the mode that the controllers need."""
 
     def network(self, node: NodeView) -> PodNetwork: ...
 
     def node(self, node: NodeView) -> Iterator[Object]:
-        """What the plugin's daemon puts on the node: bridge, routes to the other nodes' pods."""
+        """Yield the objects of the plugin's daemon on a node, such as bridges and routes."""
 
     def pod(self, node: NodeView, pod: PodView) -> Iterator[Object]:
-        """What CNI ADD does: the pod's link, address and routes, and the node's end of it."""
+        """Yield the objects of CNI ADD: the pod's link, its node end, addresses and routes."""
 
 
 class ServiceProxy(Protocol):
-    """What a kube-proxy mode is asked."""
+    """Interface of a kube-proxy mode."""
 
     needs: ClassVar[Needs]
     serves: ClassVar[bool]
     """False for a mode in which no Service works."""
 
     def names_node(self, service: Service) -> bool:
-        """Return True when a Service's rules name the node that they are on: its addresses, or its range."""
+        """Return True when the rules of a Service contain addresses or ranges of their node."""
 
     def settled(self, services: int) -> Self:
-        """The mode for so many Services."""
+        """Return the mode with every `auto` replaced by the choice for this number of Services."""
 
     def node(self, node: NodeView, network: PodNetwork) -> Iterator[Object]:
-        """What is on a node whatever Services there are."""
+        """Yield the objects that a node has whatever Services exist."""
 
     def pod(self, node: NodeView, pod: PodView) -> Iterator[Object]:
-        """What a pod on it adds."""
+        """Yield the objects that a pod adds to its node."""
 
     def service(
         self, service: ServiceView, place: NodePlace, network: PodNetwork
     ) -> tuple[Rules | Object, ...]:
-        """What one Service adds on a node: rules, and what else is there for it, in no namespace yet."""
+        """Return the rules and other objects of one Service on a node, without a namespace yet."""
 
 
 @cache
 def known(family: str) -> tuple[str, ...]:
-    """The names of all modes of a family, in order."""
+    """Return the names of all modes of a family in alphabetical order."""
     package = importlib.import_module(f"{__package__}.{family}")
-    found = (info.name for info in pkgutil.iter_modules(package.__path__))
-    return tuple(name.replace("_", "-") for name in sorted(found) if is_mode(family, name))
+    modules = (info.name for info in pkgutil.iter_modules(package.__path__))
+    return tuple(name.replace("_", "-") for name in sorted(modules) if is_mode(family, name))
 
 
 def is_mode(family: str, module: str) -> bool:
-    """True for a module that holds a mode, not a part that modes share."""
+    """Return True for a module that holds a mode, False for code that modes share."""
     return hasattr(importlib.import_module(f"{__package__}.{family}.{module}"), "Mode")
 
 
 def load(family: str, name: str, options: Mapping[str, Any]) -> Any:
-    """The mode, made with its options. Raises ManifestError for a name or an option that is not known."""
+    """Return the mode with its options.
+
+    Raises ManifestError for an unknown name or an invalid option.
+    """
     mode, findings = try_load(family, name, options)
     if mode is None:
         raise ManifestError(
@@ -164,7 +169,7 @@ def load(family: str, name: str, options: Mapping[str, Any]) -> Any:
 
 
 def try_load(family: str, name: str, options: Mapping[str, Any]) -> tuple[Any, Sequence[Finding]]:
-    """(mode, nothing), or (None, what is wrong with it)."""
+    """Return (mode, no findings) or (None, the findings about its name and options)."""
     field = FAMILIES[family].field
     if name not in known(family):
         message = f'"{name}" is not known{did_you_mean(name, known(family))}'
@@ -194,21 +199,21 @@ def try_load(family: str, name: str, options: Mapping[str, Any]) -> tuple[Any, S
 
 
 def check(obj: Resource) -> Iterator[Finding]:
-    """Whether the modes that a Cluster document names exist and take its options; nothing to say of other objects."""
+    """Yield the findings about the modes of a Cluster document; nothing for other objects."""
     if isinstance(obj, ClusterConfig):
         for family in FAMILIES.values():
             yield from try_load(family.name, *family.chosen(obj.networking))[1]
 
 
 def network_facts(config: ClusterConfig) -> NetworkFacts:
-    """What the modes of a Cluster document say to the controllers."""
+    """Return the properties of a Cluster document's modes that the controllers need."""
     cni: CNI = load("cni", *config.networking.cni_mode)
     proxy: ServiceProxy = load("proxy", *config.networking.proxy_mode)
     return structs.replace(cni.facts, has_proxy=proxy.serves)
 
 
 def manual(family: str, name: str) -> str:
-    """A mode's manual page: its module's and its class's docstrings."""
+    """Return a mode's manual page: the docstrings of its module and of its class."""
     module = importlib.import_module(f"{__package__}.{family}.{name.replace('-', '_')}")
     return (
         inspect.cleandoc(module.__doc__ or "")

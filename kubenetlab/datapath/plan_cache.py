@@ -1,4 +1,4 @@
-"""Memo: what layers have computed, so that only what depends on a change is computed again."""
+"""Cache of the results of layers: only results that depend on a change are computed again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ T = TypeVar("T")
 
 
 class PlanCache:
-    """What was computed from which inputs: equal inputs get the very same value back. `calls` counts what had to be computed."""
+    """Cache of results by key and inputs.
+
+    Equal inputs return the identical value. `calls` is the number of results that were computed.
+    """
 
     def __init__(self) -> None:
         self._known: dict[Any, tuple[Any, Any]] = {}
@@ -21,7 +24,7 @@ class PlanCache:
         self.calls = 0
 
     def __call__(self, key: Any, function: Callable[..., T], *inputs: Any) -> T:
-        """`function(*inputs)`, or what it gave for `key` when the inputs were equal the last time."""
+        """Return `function(*inputs)`, or the last result for `key` if the inputs are equal."""
         known = self._known.get(key)
         if known is not None and known[0] == inputs:
             value: T = known[1]
@@ -34,10 +37,13 @@ class PlanCache:
     def each(
         self, key: Any, function: Callable[..., T], items: VersionedMap[K, V], *inputs: Any
     ) -> VersionedMap[K, T]:
-        """`function(item, *inputs)` for each of many items; as long as the inputs are equal, for those that are others than the last time."""
+        """Return `function(item, *inputs)` for each item.
+
+        When the inputs equal those of the last call, only changed items are computed.
+        """
 
         def build(former: VersionedMap[K, T] | None, news: News[K, V]) -> VersionedMap[K, T]:
-            self.calls += len(news) - 1  # and one that `follow` counts
+            self.calls += len(news) - 1  # `follow` counts one
             changes = {
                 name: function(item, *inputs) if item is not None else None
                 for name, (_, item) in news.items()
@@ -49,23 +55,25 @@ class PlanCache:
     def follow(
         self, key: Any, build: Callable[..., T], *maps: VersionedMap[Any, Any], given: Any = ()
     ) -> T:
-        """`build(former, *news)`: what it gave for `key` the last time, and what has changed in each map since.
+        """Return `build(former, *changes)`.
 
-        The first time, and when `given` is not equal any more, there is nothing former and everything is new.
+        former: previous result for `key`. changes: what changed in each map since then. In the
+        first call, and when `given` differs from the previous call's, `former` is None and every
+        item is new.
         """
         former, before = None, tuple(VersionedMap[Any, Any]() for _ in maps)
         known = self._followed.get(key)
         if known is not None and known[0] == given:
             _, before, former = known
             if all(now is then for now, then in zip(maps, before, strict=True)):
-                found: T = former
-                return found
+                result: T = former
+                return result
         self.calls += 1
-        found = build(former, *(now.news(then) for now, then in zip(maps, before, strict=True)))
-        self._followed[key] = (given, maps, found)
-        return found
+        result = build(former, *(now.news(then) for now, then in zip(maps, before, strict=True)))
+        self._followed[key] = (given, maps, result)
+        return result
 
     def forget(self, gone: Callable[[Any], bool]) -> None:
-        """Drops what was kept for keys that will not come again."""
+        """Drop the results of keys that will not be used again."""
         self._known = {key: value for key, value in self._known.items() if not gone(key)}
         self._followed = {key: value for key, value in self._followed.items() if not gone(key)}

@@ -1,6 +1,7 @@
-"""A pod's sandbox, and the files that the kubelet writes into its containers.
+"""The sandbox of a pod, and the files that the kubelet writes into its containers.
 
-Source: k8s.io/kubernetes pkg/kubelet/kubelet_pods.go (hosts), pkg/kubelet/network/dns/dns.go (resolv.conf).
+Source: k8s.io/kubernetes pkg/kubelet/kubelet_pods.go (hosts), pkg/kubelet/network/dns/dns.go
+(resolv.conf).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ MAX_NAMESERVERS, MAX_SEARCHES = 3, 32
 
 
 class PodFiles(Struct, frozen=True):
-    """What a pod's containers find in /etc."""
+    """Hostname and /etc files that the processes of a namespace see."""
 
     hostname: str
     hosts: str
@@ -27,7 +28,7 @@ class PodFiles(Struct, frozen=True):
 
 
 def sandbox(node: NodeView, view: PodView) -> Iterator[Object]:
-    """The namespaces of one pod, as they are before CNI ADD."""
+    """Yield the namespaces of one pod, as they are before CNI ADD."""
     if view.is_host_network:
         yield Sandbox(view.netns, hostname=view.hostname, shares=node.netns)
         return
@@ -38,14 +39,14 @@ def sandbox(node: NodeView, view: PodView) -> Iterator[Object]:
 
 
 def files(node: NodeView, view: PodView, pod: Pod) -> PodFiles:
-    """The files of one pod; they depend on nothing but the pod, its node and the cluster's DNS."""
+    """Return the files of one pod, which depend only on the pod, its node and the cluster's DNS."""
     return PodFiles(
         view.hostname, _hosts(pod, node, view.hostname, view.addresses), _resolv_conf(pod, node)
     )
 
 
 def node_files(node: NodeView) -> PodFiles:
-    """What a node finds in its own /etc: its name, and no DNS server but the cluster's would answer here."""
+    """Return the files of a node. Its resolv.conf is empty: it cannot resolve names."""
     return PodFiles(
         node.name,
         _hosts_head() + "".join(f"{address}\t{node.name}\n" for address in node.addresses),
@@ -54,7 +55,7 @@ def node_files(node: NodeView) -> PodFiles:
 
 
 def host_files(hostname: str, addresses: Sequence[str]) -> PodFiles:
-    """What a host outside finds in its own /etc."""
+    """Return the files of an external host."""
     return PodFiles(
         hostname, _hosts_head() + "".join(f"{address}\t{hostname}\n" for address in addresses), ""
     )
@@ -76,11 +77,18 @@ def _hosts(pod: Pod, node: NodeView, hostname: str, addresses: Sequence[str]) ->
 
 
 def _hosts_head() -> str:
-    return "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\nfe00::\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n"
+    return (
+        "127.0.0.1\tlocalhost\n"
+        "::1\tlocalhost ip6-localhost ip6-loopback\n"
+        "fe00::\tip6-localnet\n"
+        "fe00::\tip6-mcastprefix\n"
+        "fe00::1\tip6-allnodes\n"
+        "fe00::2\tip6-allrouters\n"
+    )
 
 
 def _resolv_conf(pod: Pod, node: NodeView) -> str:
-    """By dnsPolicy; what dnsConfig says is appended, without duplicates."""
+    """Return resolv.conf by dnsPolicy, followed by the entries of dnsConfig without duplicates."""
     policy = pod.spec.dns_policy
     if policy == "ClusterFirst" and pod.spec.host_network:
         policy = "Default"

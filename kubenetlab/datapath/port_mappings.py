@@ -1,9 +1,12 @@
-"""extraPortMappings: ports of the lab's client host that lead to nodes, as Docker publishes those of kind's nodes on its machine.
+"""extraPortMappings: ports of the lab's client host that lead to nodes.
+
+They correspond to the ports that Docker publishes for kind's nodes on its machine.
 
     prerouting, output  →  ports: dnat to the node
-    masquerading        →  the node sees the host that published the port, whoever asked it
+    masquerading        →  every client is masqueraded to the host that publishes the port
 
-Source: sigs.k8s.io/kind pkg/apis/config/v1alpha4/types.go (PortMapping, v0.27); Docker's bridge driver for the rest.
+Source: sigs.k8s.io/kind pkg/apis/config/v1alpha4/types.go (PortMapping, v0.27); Docker's bridge
+driver for the rest.
 """
 
 from __future__ import annotations
@@ -23,18 +26,18 @@ _ANY = ("", "0.0.0.0", "::")
 
 
 class PublishedPort(Struct, frozen=True):
-    """A port of the world outside, and where it leads to in one address family."""
+    """A port of the outside host, and the node port that it leads to, in one address family."""
 
     node: str
     listen_address: str
-    """Where it is listened; empty: at every address of the host."""
+    """Address of the host at which the port answers; empty for every address."""
     protocol: str
-    """In lower case, as nft writes it."""
+    """Protocol in lower case, as nft writes it."""
     port: int
     address: str
-    """The node's."""
+    """Address of the node."""
     node_port: int
-    """What is asked there."""
+    """Port of the node."""
 
     @property
     def version(self) -> int:
@@ -42,19 +45,22 @@ class PublishedPort(Struct, frozen=True):
 
     @property
     def match(self) -> str:
-        """What is for it, in nft's words."""
-        to = (
+        """Match of the packets to this port, in nft syntax."""
+        destination = (
             f"{NFT_FAMILIES[self.version]} daddr {self.listen_address}"
             if self.listen_address
             else "fib daddr type local"
         )
-        return f"{to} {self.protocol} dport {self.port}"
+        return f"{destination} {self.protocol} dport {self.port}"
 
 
 def published_ports(
     config: ClusterConfig, addresses: Mapping[str, Sequence[str]]
 ) -> tuple[PublishedPort, ...]:
-    """Every mapping of every node, once per family that both ends have; `addresses` are those of each node."""
+    """Return every mapping of every node, once per family that both ends have.
+
+    addresses: addresses of each node, by name.
+    """
     return tuple(
         PublishedPort(
             name,
@@ -73,7 +79,7 @@ def published_ports(
 
 
 def rules(netns: str, ports: Sequence[PublishedPort]) -> Iterator[Object]:
-    """What the host needs that publishes them: one table per family."""
+    """Yield the objects of the host that publishes the ports, with one table per family."""
     if ports:
         yield Sysctl(netns, "net/ipv4/conf/all/route_localnet", "1")
     for version, family in NFT_FAMILIES.items():
@@ -81,14 +87,14 @@ def rules(netns: str, ports: Sequence[PublishedPort]) -> Iterator[Object]:
         if not own:
             continue
         yield Table(netns, family, PORT_MAPPING_TABLE, "extraPortMappings of the nodes")
-        leads = tuple(
+        forwards = tuple(
             Rule(
                 f"{port.match} dnat to {socket_address(port.address, port.node_port)}",
                 f"Node {port.node}",
             )
             for port in own
         )
-        yield Chain(netns, family, PORT_MAPPING_TABLE, "ports", leads)
+        yield Chain(netns, family, PORT_MAPPING_TABLE, "ports", forwards)
         for hook in ("prerouting", "output"):
             yield Chain(
                 netns,
@@ -98,9 +104,7 @@ def rules(netns: str, ports: Sequence[PublishedPort]) -> Iterator[Object]:
                 (Rule("jump ports"),),
                 f"type nat hook {hook} priority -100",
             )
-        masquerade = Rule(
-            "ct status dnat masquerade", "the node answers this host, which knows who asked"
-        )
+        masquerade = Rule("ct status dnat masquerade", "replies return through this host")
         yield Chain(
             netns,
             family,

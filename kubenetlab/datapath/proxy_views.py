@@ -1,7 +1,7 @@
-"""What each node's kube-proxy knows of the cluster, and what follows from that: its rules, its health, how many endpoints it counts.
+"""Knowledge of each node's kube-proxy, and its consequences: rules, health, endpoint counts.
 
-As long as nothing is broken every kube-proxy knows the same. A fault gives one a view of its own: the last one before it was
-stopped, or another cluster's.
+Without a fault every kube-proxy has the same view of the cluster. A fault gives the kube-proxy of
+one node its own view: the last one before it was stopped, or that of another cluster.
 """
 
 from __future__ import annotations
@@ -25,30 +25,33 @@ from kubenetlab.versioned import VersionedMap
 
 PROGRAM = "kube_proxy"
 LEAVING_TAINT = "ToBeDeletedByClusterAutoscaler"
-"""A node with it takes nothing new in. Source: k8s.io/kubernetes pkg/proxy/healthcheck/proxy_health.go."""
+"""Taint of a node that accepts no new traffic from load balancers.
+
+Source: k8s.io/kubernetes pkg/proxy/healthcheck/proxy_health.go.
+"""
 
 
 _Key = tuple[str, str]
 
 
 class ProxyView(Struct, frozen=True):
-    """One kube-proxy's knowledge."""
+    """View of the cluster of one kube-proxy."""
 
     services: VersionedMap[_Key, ServiceView]
-    """By namespace and name, in order."""
+    """Services by namespace and name, in order."""
     whose: str = ""
-    """The node whose alone this view is; empty for the one that all share."""
+    """Node that alone has this view; empty for the view that all others share."""
     mode: tuple[str, Mapping[str, Any]] | None = None
-    """In which mode it runs, where that is not the cluster's any more, and its options."""
+    """Its mode and options where they differ from the cluster's; else None."""
     cluster_cidrs: tuple[str, ...] = ()
-    """What it takes for pods' addresses, where that is wrong."""
+    """Ranges that it takes for pod addresses, where they are wrong."""
     is_healthy: bool = True
     """False when it does not run, or its rules are stale."""
     log: tuple[str, ...] = ()
-    """What it says of its state."""
+    """Lines of its log about its state."""
 
     def network(self, network: PodNetwork) -> PodNetwork:
-        """The pods' network as it takes it to be."""
+        """Return the pod network as this kube-proxy assumes it to be."""
         return (
             structs.replace(network, cluster_cidrs=self.cluster_cidrs)
             if self.cluster_cidrs
@@ -57,36 +60,36 @@ class ProxyView(Struct, frozen=True):
 
 
 class ProxyStats(Struct, frozen=True):
-    """What is counted of the Services that a kube-proxy knows, and which of them are looked at one by one."""
+    """Counts of the Services that a kube-proxy knows, and Services that need a check per node."""
 
     services: VersionedMap[_Key, ServiceView]
     proxied: int
-    """How many have rules."""
+    """Number of Services with rules."""
     endpoints: int
-    """How many ready endpoints those have."""
+    """Number of their ready endpoints."""
     local: VersionedMap[_Key, ServiceView]
-    """Those of them that some traffic reaches by endpoints on its own node alone."""
+    """Services with rules for which a traffic policy is Local."""
     checked: VersionedMap[_Key, ServiceView]
-    """The Services whose load balancers ask each node whether it has endpoints."""
+    """Services whose load balancers ask each node whether it has endpoints."""
 
 
 class KubeProxyConfig(Struct, frozen=True):
-    """What a kube-proxy's process is told beside its manifest."""
+    """Configuration of a kube-proxy process beside its manifest."""
 
     options: Mapping[str, Any]
     listeners: tuple[ListenPort, ...]
 
 
 def proxy_view(cluster: Cluster, node: str) -> ProxyView:
-    """What the kube-proxy of a node knows."""
+    """Return the view of a node's kube-proxy."""
     views: dict[str, ProxyView] = cluster.derived("proxy views", lambda: _views(cluster))
     return views.get(node, views[""])
 
 
 def tally(cluster: Cluster, view: ProxyView) -> ProxyStats:
-    """What is counted of a view of this store: from what it was before the last change, and what has changed."""
-    found: ProxyStats = cluster.renewed(("tally", view.whose), partial(_tally, view.services))
-    return found
+    """Return the counts of a view, updated by the changes since the last call."""
+    stats: ProxyStats = cluster.renewed(("tally", view.whose), partial(_tally, view.services))
+    return stats
 
 
 def _tally(services: VersionedMap[_Key, ServiceView], former: ProxyStats | None) -> ProxyStats:
@@ -94,86 +97,97 @@ def _tally(services: VersionedMap[_Key, ServiceView], former: ProxyStats | None)
     news = services.news(former.services)
     counted = [(sign, pair[side]) for pair in news.values() for side, sign in ((0, -1), (1, 1))]
     proxied = [
-        (sign, known) for sign, known in counted if known is not None and _has_rules(known.service)
+        (sign, view) for sign, view in counted if view is not None and _has_rules(view.service)
     ]
     return ProxyStats(
         services,
         former.proxied + sum(sign for sign, _ in proxied),
-        former.endpoints + sum(sign * known.ready for sign, known in proxied),
+        former.endpoints + sum(sign * view.ready for sign, view in proxied),
         former.local.with_changes(
             {
-                key: known if known and _is_local(known.service) else None
-                for key, (_, known) in news.items()
+                key: view if view and _is_local(view.service) else None
+                for key, (_, view) in news.items()
             }
         ),
         former.checked.with_changes(
             {
-                key: known if known and _is_checked(known.service) else None
-                for key, (_, known) in news.items()
+                key: view if view and _is_checked(view.service) else None
+                for key, (_, view) in news.items()
             }
         ),
     )
 
 
 def _views(cluster: Cluster) -> dict[str, ProxyView]:
-    """By node those that have one of their own; for all others the one of no node."""
-    found = {"": ProxyView(service_views(cluster))}
-    for fault, broken in faults.of(cluster):
-        found[fault.spec.node] = broken.kube_proxy_sees(
-            cluster, found.get(fault.spec.node, found[""])
+    """Return the views by node; the key of the shared view is the empty name."""
+    views = {"": ProxyView(service_views(cluster))}
+    for fault, fault_type in faults.of(cluster):
+        views[fault.spec.node] = fault_type.kube_proxy_sees(
+            cluster, views.get(fault.spec.node, views[""])
         )
-    return found
+    return views
 
 
 def duty(cluster: Cluster, node: str, mode: str) -> KubeProxyConfig:
-    """What the process on a node is told: where Services' health is asked for, and whether it is well itself."""
+    """Return the configuration of the kube-proxy process on a node.
+
+    It holds the health checks of Services that it answers, and whether it is healthy itself.
+    """
     view = proxy_view(cluster, node)
-    known = cluster.node(node)
+    node_object = cluster.node(node)
     checked = tally(cluster, view).checked.values()
     checks = [
         {
-            "port": one.service.spec.health_check_node_port,
-            "namespace": one.service.namespace,
-            "name": one.service.name,
-            "endpoints": local_endpoints(one, node),
+            "port": service_view.service.spec.health_check_node_port,
+            "namespace": service_view.service.namespace,
+            "name": service_view.service.name,
+            "endpoints": local_endpoints(service_view, node),
         }
-        for one in checked
+        for service_view in checked
     ]
     options = {
         "mode": view.mode[0] if view.mode is not None else mode,
         "healthy": view.is_healthy,
         "log": list(view.log),
-        "families": ["IPv6" if ":" in address else "IPv4" for address in known.addresses]
-        if known is not None
+        "families": ["IPv6" if ":" in address else "IPv4" for address in node_object.addresses]
+        if node_object is not None
         else [],
-        "eligible": known is None
-        or not any(taint.key == LEAVING_TAINT for taint in known.spec.taints),
+        "eligible": node_object is None
+        or not any(taint.key == LEAVING_TAINT for taint in node_object.spec.taints),
         "checks": checks,
     }
     return KubeProxyConfig(
         options,
-        tuple(ListenPort("TCP", one.service.spec.health_check_node_port) for one in checked),
+        tuple(
+            ListenPort("TCP", service_view.service.spec.health_check_node_port)
+            for service_view in checked
+        ),
     )
 
 
-def informed(run: ProgramRun, told: KubeProxyConfig | None) -> ProgramRun:
-    """A kube-proxy's process with what it is told; any other as it is."""
-    if told is None or run.program != PROGRAM:
+def informed(run: ProgramRun, config: KubeProxyConfig | None) -> ProgramRun:
+    """Return a kube-proxy's process with its configuration; any other process unchanged."""
+    if config is None or run.program != PROGRAM:
         return run
     return structs.replace(
-        run, options={**run.options, **told.options}, listeners=(*run.listeners, *told.listeners)
+        run,
+        options={**run.options, **config.options},
+        listeners=(*run.listeners, *config.listeners),
     )
 
 
 def passes(cluster: Cluster, node: str, service: Service) -> bool:
-    """True when a load balancer that asks the node about a Service hears that it may send: what the process answers there."""
-    known = proxy_view(cluster, node)
-    view = known.services.get(service.key) if known.is_healthy else None
+    """Return True if the node's health check of a Service tells load balancers to send traffic."""
+    proxy = proxy_view(cluster, node)
+    view = proxy.services.get(service.key) if proxy.is_healthy else None
     return view is not None and local_endpoints(view, node) > 0
 
 
 def local_endpoints(view: ServiceView, node: str) -> int:
-    """How many ready endpoints a Service has on a node, in its primary family; those that are going do not count."""
+    """Return the number of ready endpoints on a node, in the Service's primary family.
+
+    Terminating endpoints do not count.
+    """
     return sum(
         endpoint.node_name == node
         and endpoint.conditions.is_ready
@@ -183,16 +197,20 @@ def local_endpoints(view: ServiceView, node: str) -> int:
 
 
 def summary(cluster: Cluster, node: str) -> dict[str, Any]:
-    """What a sync is about: how many Services, how many ready endpoints, and how many Services a policy leads nowhere from this node."""
-    found = tally(cluster, proxy_view(cluster, node))
+    """Return the metrics of a sync.
+
+    Numbers of Services and of ready endpoints, and the number of Services of which a policy Local
+    leads to no endpoint on this node.
+    """
+    stats = tally(cluster, proxy_view(cluster, node))
     lost = [
-        known.service.spec
-        for known in found.local.values()
-        if known.ready and not local_endpoints(known, node)
+        service_view.service.spec
+        for service_view in stats.local.values()
+        if service_view.ready and not local_endpoints(service_view, node)
     ]
     return {
-        "services": found.proxied,
-        "endpoints": found.endpoints,
+        "services": stats.proxied,
+        "endpoints": stats.endpoints,
         "no_local": {
             "internal": sum(spec.internal_traffic_policy == "Local" for spec in lost),
             "external": sum(spec.external_traffic_policy == "Local" for spec in lost),
@@ -201,7 +219,7 @@ def summary(cluster: Cluster, node: str) -> dict[str, Any]:
 
 
 def changes(before: ProxyView | None, after: ProxyView) -> dict[str, int]:
-    """How many Services and how many of their slices differ between two views."""
+    """Return the numbers of Services and of their slices that differ between two views."""
     pairs = tuple(after.services.news(before.services if before is not None else {}).values())
     services = sum(
         (old.service if old else None) != (new.service if new else None) for old, new in pairs
@@ -216,7 +234,7 @@ def changes(before: ProxyView | None, after: ProxyView) -> dict[str, int]:
 
 
 def _differing(before: dict[tuple[str, str], EndpointSlice], after: Sequence[EndpointSlice]) -> int:
-    """How many slices are others, are new, or are gone."""
+    """Return the number of slices that were added, changed or removed."""
     return len(before.keys() - {piece.key for piece in after}) + sum(
         before.get(piece.key) != piece for piece in after
     )

@@ -1,6 +1,7 @@
-"""What every namespace begins with: loopback, and settings that do not depend on the machine.
+"""Settings that every namespace starts with: loopback, and sysctls independent of the machine.
 
-A new network namespace inherits the machine's IPv4 defaults (net.core.devconf_inherit_init_net = 0), so each is said explicitly.
+A new network namespace inherits the machine's IPv4 defaults (net.core.devconf_inherit_init_net =
+0), so each value is set explicitly.
 Source: Documentation/networking/ip-sysctl.rst (6.12).
 """
 
@@ -15,7 +16,7 @@ from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.sandbox import Setting, Settings, Sysctl
 from kubenetlab.names import link_local_of
 
-_ALL_AND_DEFAULT = {  # accept_redirects is not among them: nobody in a lab sends any (router_sysctls)
+_ALL_AND_DEFAULT = {  # without accept_redirects: no router of a lab sends any (router_sysctls)
     "rp_filter": "0",
     "arp_ignore": "0",
     "accept_local": "0",
@@ -30,11 +31,18 @@ _IPV6_ALL_AND_DEFAULT = {
     "accept_dad": "0",
     "addr_gen_mode": "1",
 }
-"""Addresses are only those that are said, link-local ones too (addr_gen_mode none), and nobody listens for duplicates."""
+"""IPv6 settings.
+
+The kernel adds no address by itself, no link-local address either (addr_gen_mode none), and runs no
+duplicate address detection.
+"""
 
 
 def loopback_and_sysctls(netns: str, *, has_ipv6: bool, forwards: bool = False) -> Iterator[Object]:
-    """For any namespace. `forwards` makes it a router; ip_forward comes first, because changing it resets others."""
+    """Yield the loopback link and the settings of any namespace.
+
+    forwards: True for a router. ip_forward comes first, because changing it resets other settings.
+    """
     yield LinkUp(netns, LOOPBACK)
     yield Settings(netns, _settings(has_ipv6, forwards))
 
@@ -44,24 +52,24 @@ def _settings(has_ipv6: bool, forwards: bool) -> tuple[Setting, ...]:
     forwarding = "1" if forwards else "0"
     both = ("all", "default")
     ipv4 = [
-        (f"net/ipv4/conf/{whose}/{name}", value, False)
+        (f"net/ipv4/conf/{scope}/{name}", value, False)
         for name, value in _ALL_AND_DEFAULT.items()
-        for whose in both
+        for scope in both
     ]
-    found = [("net/ipv4/ip_forward", forwarding, False), *ipv4]
-    found += [
+    common = [("net/ipv4/ip_forward", forwarding, False), *ipv4]
+    common += [
         ("net/ipv4/ip_default_ttl", "64", False),
         ("net/ipv4/ping_group_range", "0\t0", False),
     ]
     if not has_ipv6:
-        return (*found, ("net/ipv6/conf/all/disable_ipv6", "1", True))
+        return (*common, ("net/ipv6/conf/all/disable_ipv6", "1", True))
     ipv6 = [
-        (f"net/ipv6/conf/{whose}/{name}", value, False)
+        (f"net/ipv6/conf/{scope}/{name}", value, False)
         for name, value in _IPV6_ALL_AND_DEFAULT.items()
-        for whose in both
+        for scope in both
     ]
     return (
-        *found,
+        *common,
         ("net/ipv6/conf/all/disable_ipv6", "0", False),
         ("net/ipv6/conf/all/forwarding", forwarding, False),
         *ipv6,
@@ -69,18 +77,22 @@ def _settings(has_ipv6: bool, forwards: bool) -> tuple[Setting, ...]:
 
 
 def router_sysctls(netns: str, *, has_ipv6: bool) -> Iterator[Object]:
-    """For nodes and routers: no redirects (a pod would send the next packet past its node), ARP in the name of the link asked on,
-    and word for every packet that has no way, not for one a second, nor for fifty at once (no type of ICMP is limited; of IPv6's, only 0,
-    which is nobody's: a list of none cannot be read back)."""
+    """Yield the additional settings of nodes and routers.
+
+    - No redirects: a pod would send its next packet past its node.
+    - ARP requests use an address of the link on which they are sent.
+    - ICMP errors are not rate limited, so that every undeliverable packet is reported. IPv6
+      keeps the limit for type 0, which is unused: an empty mask cannot be read back.
+    """
     yield Sysctl(netns, "net/ipv4/icmp_ratemask", "0")
-    for whose in ("all", "default"):
-        yield Sysctl(netns, f"net/ipv4/conf/{whose}/send_redirects", "0")
-        yield Sysctl(netns, f"net/ipv4/conf/{whose}/arp_announce", "2")
+    for scope in ("all", "default"):
+        yield Sysctl(netns, f"net/ipv4/conf/{scope}/send_redirects", "0")
+        yield Sysctl(netns, f"net/ipv4/conf/{scope}/arp_announce", "2")
     if has_ipv6:
         yield Sysctl(netns, "net/ipv6/icmp/ratemask", "0")
 
 
 def link_local(netns: str, link: str, mac: str, *, has_ipv6: bool) -> Iterator[Object]:
-    """The address from which a link asks for its neighbours' MACs, on behalf of whatever it forwards."""
+    """Yield the address from which a link resolves the MACs of its neighbours."""
     if has_ipv6:
         yield Address(netns, link, f"{link_local_of(mac)}/64")

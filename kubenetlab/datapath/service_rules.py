@@ -1,5 +1,7 @@
-"""What all Services need on a node, in the words of its kube-proxy: one value for all nodes, where it matters to none of the Services on
-which node it is. When one Service changes, nothing is computed of the others.
+"""Rules of all Services on a node, in the backends of its kube-proxy.
+
+Nodes share one value if no Service has rules that differ between nodes. When one Service changes,
+nothing is computed for the others.
 """
 
 from __future__ import annotations
@@ -22,18 +24,21 @@ from kubenetlab.versioned import News, VersionedMap
 
 _Key = tuple[str, str]
 _Needs = tuple[Rules | Object, ...]
-"""What one Service needs: rules, and perhaps other objects beside."""
+"""Rules of one Service, and other objects it needs."""
 
 
 class _NodeByNode:
-    """Stands for what one Service needs where that is not the same everywhere."""
+    """Marker of a Service whose rules differ between nodes."""
 
 
 _NODE_BY_NODE: Final = _NodeByNode()
 
 
 class _All(Struct, frozen=True):
-    """What the Services of a node need: their rules, dialect by dialect, and how many of them need each object beside."""
+    """Rules and other objects that the Services of a node need.
+
+    sets: rules by backend. beside: other objects, and the number of Services that need each.
+    """
 
     sets: Mapping[str, RuleSet]
     beside: Mapping[Object, int]
@@ -43,7 +48,7 @@ class _All(Struct, frozen=True):
 def service_rules(
     memo: PlanCache, proxy: ServiceProxy, known: ProxyView, node: NodeView, network: PodNetwork
 ) -> tuple[RuleSet | Object, ...]:
-    """What a kube-proxy that knows this wants on a node."""
+    """Return the rules that a kube-proxy with this knowledge wants on a node."""
     whose, views = known.whose, known.services
     everywhere = memo.each(("rules", whose), _anywhere, views, proxy, network)
     placed = memo.follow(("placed", whose), partial(_placed, views, everywhere), views, everywhere)
@@ -69,19 +74,19 @@ def _placed(
     views: VersionedMap[_Key, ServiceView],
     everywhere: VersionedMap[_Key, _Needs | _NodeByNode],
     former: VersionedMap[_Key, ServiceView] | None,
-    *news: News[_Key, object],
+    *changes: News[_Key, object],
 ) -> VersionedMap[_Key, ServiceView]:
-    """The Services that have to be asked for node by node."""
-    changes = {
+    """Return the Services whose rules are computed for each node."""
+    updated = {
         key: views.get(key) if everywhere.get(key) is _NODE_BY_NODE else None
-        for some in news
-        for key in some
+        for change in changes
+        for key in change
     }
-    return (VersionedMap() if former is None else former).with_changes(changes)
+    return (VersionedMap() if former is None else former).with_changes(updated)
 
 
 def _all(former: _All | None, *news: News[_Key, _Needs | _NodeByNode]) -> _All:
-    """Rules dialect by dialect, and what else is needed, each once."""
+    """Return the rules by backend, and every other object once."""
     former = former or _All({}, {}, ())
     changes: dict[str, dict[Subject, Rules | None]] = {}
     beside: Counter[Object] = Counter()

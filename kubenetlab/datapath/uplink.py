@@ -1,9 +1,10 @@
-"""The uplink: the lab's router is linked to the machine's own network.
+"""The uplink: a link from the lab's router to the machine's own network.
 
     pods, nodes, hosts ── router ── uplink ┄┄ knl-… ── the machine ── its network
 
-The router has one address of the machine's for all of the lab, so that the machine needs to know no range of the lab's, and two labs
-with the same ones go side by side. Towards the lab a published port is first the machine's, then the router's, then the node's.
+The router uses a single address of the machine for the whole lab. Therefore the machine needs no
+route to any range of the lab, and two labs with the same ranges can run side by side. A published
+port is translated twice: by the machine to the router, and by the router to the node.
 """
 
 from __future__ import annotations
@@ -23,13 +24,16 @@ from kubenetlab.hoststate.route import Route
 from kubenetlab.hoststate.rules.nftables import NFT_FAMILIES, Chain, Rule, Table
 
 PREFIX_LENGTHS = {4: 30, 6: 126}
-"""Of the link between the two: nobody else is on it."""
+"""IP version → prefix length of the link, which has two addresses in use."""
 FIRST_PORT = 20000
-"""At the router: published ports are told apart by their number there, whatever they are at the machine."""
+"""First port of the router for published ports.
+
+The router tells published ports apart by its own port numbers, independent of the machine's.
+"""
 
 
 def inside(config: ClusterConfig, version: int) -> tuple[str, ...]:
-    """The ranges of one family that are the lab's own: nobody outside is looked for there."""
+    """Return the ranges of one family that belong to the lab and are never looked up outside it."""
     networking = config.networking
     networks = (*networking.pod_networks, *networking.service_networks, *config.node_networks)
     own = (INTERNET_SUBNETS[version], LOAD_BALANCER_SUBNETS[version])
@@ -39,47 +43,49 @@ def inside(config: ClusterConfig, version: int) -> tuple[str, ...]:
 def router(
     uplink: Uplink, published: Sequence[PublishedPort], config: ClusterConfig
 ) -> Iterator[Object]:
-    """What the router needs: the link's address, the way out, and what leaves or enters by it."""
-    here, link = names.ROUTER, names.ROUTER_UPLINK
+    """Yield the objects of the router: the link's address, the default route, and the rules."""
+    netns, link = names.ROUTER, names.ROUTER_UPLINK
     if uplink.router:
-        yield LinkUp(here, link)
+        yield LinkUp(netns, link)
     for own, machine in zip(uplink.router, uplink.machine, strict=True):
         version = ip.version_of(own)
         family = NFT_FAMILIES[version]
-        yield Address(here, link, f"{own}/{PREFIX_LENGTHS[version]}")
-        yield Route(here, DEFAULT_ROUTES[version], link, via=machine)
-        yield Table(here, family, names.UPLINK_TABLE, "uplink to the machine's own network")
-        leads = tuple(
+        yield Address(netns, link, f"{own}/{PREFIX_LENGTHS[version]}")
+        yield Route(netns, DEFAULT_ROUTES[version], link, via=machine)
+        yield Table(netns, family, names.UPLINK_TABLE, "uplink to the machine's own network")
+        forwards = tuple(
             Rule(
-                f'iifname "{link}" {port.protocol} dport {FIRST_PORT + number} dnat to {names.socket_address(port.address, port.node_port)}',
+                f'iifname "{link}" {port.protocol} dport {FIRST_PORT + number} '
+                f"dnat to {names.socket_address(port.address, port.node_port)}",
                 f"Node {port.node}",
             )
             for number, port in enumerate(published)
             if port.version == version
         )
         yield Chain(
-            here,
+            netns,
             family,
             names.UPLINK_TABLE,
             "prerouting",
-            leads,
+            forwards,
             "type nat hook prerouting priority -100",
         )
-        lost = Rule(
-            f'oifname "{link}" {family} daddr {{ {", ".join(inside(config, version))} }} reject with {_UNREACHABLE[version]}',
+        unreachable = Rule(
+            f'oifname "{link}" {family} daddr {{ {", ".join(inside(config, version))} }} '
+            f"reject with {_UNREACHABLE[version]}",
             "the lab's own ranges",
         )
         yield Chain(
-            here,
+            netns,
             family,
             names.UPLINK_TABLE,
             "forward",
-            (lost,),
+            (unreachable,),
             "type filter hook forward priority 0",
         )
         masquerade = Rule(f'oifname "{link}" masquerade', "the machine knows this router alone")
         yield Chain(
-            here,
+            netns,
             family,
             names.UPLINK_TABLE,
             "postrouting",
@@ -95,16 +101,18 @@ _LOOPBACKS = {4: "127.0.0.0/8", 6: "::1"}
 def machine(
     lab: str, uplink: Uplink, published: Sequence[PublishedPort], config: ClusterConfig
 ) -> Iterator[Table | Chain]:
-    """The tables of the machine: what comes from the lab leaves as the machine's own, and published ports lead to the router.
+    """Yield the tables of the machine.
 
-    Who asks from an address that the lab has, too, or from the machine's loopback, is masqueraded: else the answer would go astray.
+    Traffic from the lab leaves with the machine's address; published ports lead to the router. A
+    client whose address is also a lab address or a loopback address is masqueraded, because the
+    reply would not leave the lab otherwise.
     """
     link, table = names.machine_link(lab), f"kubenetlab-{lab}"
     for own in uplink.router:
         version = ip.version_of(own)
         family = NFT_FAMILIES[version]
         yield Table("", family, table, f"uplink of lab {lab}")
-        leads = tuple(
+        forwards = tuple(
             Rule(
                 f"{port.match} dnat to {names.socket_address(own, FIRST_PORT + number)}",
                 f"Node {port.node} of lab {lab}",
@@ -112,7 +120,7 @@ def machine(
             for number, port in enumerate(published)
             if port.version == version
         )
-        yield Chain("", family, table, "ports", leads)
+        yield Chain("", family, table, "ports", forwards)
         for hook in ("prerouting", "output"):
             yield Chain(
                 "",
@@ -122,20 +130,20 @@ def machine(
                 (Rule("jump ports"),),
                 f"type nat hook {hook} priority -100",
             )
-        shut = Rule(
+        block = Rule(
             f'oifname "{link}" ct state new ct status & dnat == 0 drop',
-            "nobody comes in but by published ports",
+            "only published ports are open",
         )
-        yield Chain("", family, table, "forward", (shut,), "type filter hook forward priority 0")
-        alike = ", ".join((_LOOPBACKS[version], *inside(config, version)))
+        yield Chain("", family, table, "forward", (block,), "type filter hook forward priority 0")
+        ambiguous = ", ".join((_LOOPBACKS[version], *inside(config, version)))
         masquerades = (
             Rule(
                 f'{family} saddr {own} oifname != "{link}" masquerade',
-                "what the lab sends leaves as the machine's",
+                "traffic of the lab leaves with the machine's address",
             ),
             Rule(
-                f'oifname "{link}" {family} saddr {{ {alike} }} masquerade',
-                "who asks from a range that the lab has, too",
+                f'oifname "{link}" {family} saddr {{ {ambiguous} }} masquerade',
+                "clients whose range is also used in the lab",
             ),
         )
         yield Chain(

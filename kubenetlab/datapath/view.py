@@ -1,6 +1,8 @@
-"""NodeView: what the agents on one node may know. Layers get this and nothing more, so node-locality is real.
+"""NodeView: the part of the cluster that agents on one node know.
 
-A view is a value: two views are equal when nothing changed for the node, and then nothing is computed again.
+Layers get this and nothing more, so a node's objects cannot depend on what only other nodes know. A
+view is a value: two views are equal when nothing changed for the node, and then nothing is computed
+again.
 """
 
 from __future__ import annotations
@@ -24,10 +26,11 @@ from kubenetlab.controllers.ipam import attachment_of, network
 from kubenetlab.versioned import VersionedMap
 
 DEFAULT_ROUTES: Final = {4: "0.0.0.0/0", 6: "::/0"}
+"""IP version → destination of the default route."""
 
 
 class Family(Struct, frozen=True):
-    """One address family of a node: its own address, its pods' range, and the gateway of that."""
+    """One address family of a node: its own address and the range of its pods."""
 
     address: str
     pod_cidr: str
@@ -38,12 +41,12 @@ class Family(Struct, frozen=True):
 
     @property
     def version(self) -> int:
-        """4 or 6."""
+        """IP version, 4 or 6."""
         return self.pod_network.version
 
     @property
     def gateway(self) -> str:
-        """The bridge's address, the pods' default gateway."""
+        """First address of the pod range: the bridge's address and the pods' default gateway."""
         return _first_of(self.pod_cidr)
 
     @property
@@ -52,11 +55,11 @@ class Family(Struct, frozen=True):
 
     @property
     def host_length(self) -> int:
-        """The prefix length of a single address: 32 or 128."""
+        """Prefix length of a single address: 32 or 128."""
         return self.pod_network.max_prefixlen
 
 
-@lru_cache(maxsize=2048)  # every pod asks for its gateway
+@lru_cache(maxsize=2048)  # called for the gateway of every pod
 def _first_of(cidr: str) -> str:
     return str(ip.network(cidr)[1])
 
@@ -69,7 +72,7 @@ class Peer(Struct, frozen=True):
 
 
 class PodView(Struct, frozen=True):
-    """What the wiring must know of a pod on this node; nothing that changes while the pod runs."""
+    """The part of a pod that its wiring depends on; constant while the pod runs."""
 
     namespace: str
     name: str
@@ -77,11 +80,14 @@ class PodView(Struct, frozen=True):
     hostname: str
     is_host_network: bool
     addresses: tuple[str, ...]
-    """One per family of its node; a hostNetwork pod has its node's."""
+    """One address per family of its node; a hostNetwork pod has its node's."""
     ifname: str
-    """The node's end of its link; none for a hostNetwork pod."""
+    """Node's end of its link; empty for a hostNetwork pod."""
     host_ports: tuple[tuple[str, str, int, int], ...] = ()
-    """(hostIP or nothing, protocol, port of the node, port of the pod) of each that it takes; none for a hostNetwork pod."""
+    """Host ports as (hostIP or empty, protocol, port of the node, port of the pod).
+
+    Empty for a hostNetwork pod.
+    """
 
     @property
     def netns(self) -> str:
@@ -93,14 +99,16 @@ class PodView(Struct, frozen=True):
 
 
 class NodeView(Struct, frozen=True, dict=True):
-    """One node: itself, its pods, the other nodes, and the lab's ranges and decisions. Whatever has an address has one per family,
-    the primary family first."""
+    """One node: itself, its pods, the other nodes, and the lab's ranges and decisions.
+
+    Fields that hold addresses have one entry per family, the primary family first.
+    """
 
     name: str
     families: tuple[Family, ...]
     peers: tuple[Peer, ...]
     pods: tuple[PodView, ...]
-    """Those that have or get a sandbox."""
+    """Pods that have or get a sandbox."""
     cluster_cidrs: tuple[str, ...]
     service_cidrs: tuple[str, ...]
     node_cidrs: tuple[str, ...]
@@ -110,7 +118,7 @@ class NodeView(Struct, frozen=True, dict=True):
     neighbors: Literal["dynamic", "permanent"]
     mtu: int = 1500
     zone: str = ""
-    """By its label topology.kubernetes.io/zone."""
+    """Value of the label topology.kubernetes.io/zone."""
 
     @property
     def netns(self) -> str:
@@ -126,20 +134,23 @@ class NodeView(Struct, frozen=True, dict=True):
 
     @cached_property
     def pod_macs(self) -> tuple[tuple[tuple[str, str], ...], ...]:
-        """(address, MAC) of all pods with a link of their own, family by family: one value for all who share a bridge."""
+        """(address, MAC) of all pods with a link of their own, for each family.
+
+        Cached, so that all pods of a bridge share one value.
+        """
         pods = [
             (pod.addresses, names.mac_of(pod.addresses[0]))
             for pod in self.pods
             if not pod.is_host_network
         ]
         return tuple(
-            tuple((addresses[place], mac) for addresses, mac in pods)
-            for place in range(len(self.families))
+            tuple((addresses[index], mac) for addresses, mac in pods)
+            for index in range(len(self.families))
         )
 
 
 class NodePlace(Struct, frozen=True):
-    """The node on which a Service's rules are, as far as they depend on that."""
+    """The properties of a node on which the rules of a Service may depend."""
 
     node: str = ""
     families: tuple[Family, ...] = ()
@@ -151,23 +162,24 @@ class NodePlace(Struct, frozen=True):
 
 
 ANYWHERE: Final = NodePlace()
+"""Place of rules that are the same on every node."""
 
 
 Claim = tuple[str, str, int]
-"""(address outside, protocol, port)"""
+"""(external address, protocol, port)"""
 
 
 class ServiceView(Struct, frozen=True, dict=True):
-    """A Service and the slices behind it."""
+    """A Service and its EndpointSlices."""
 
     service: Service
     slices: tuple[EndpointSlice, ...]
     taken: tuple[Claim, ...] = ()
-    """Of its addresses outside those that another Service has already."""
+    """Ports at its external addresses that an earlier Service has already."""
 
     @cached_property
     def endpoints(self) -> tuple[Endpoint, ...]:
-        """Those of the Service's primary family: a pod has an address in each."""
+        """Endpoints of the Service's primary family: a pod has an address in each family."""
         families = self.service.spec.ip_families
         return tuple(
             endpoint
@@ -178,25 +190,25 @@ class ServiceView(Struct, frozen=True, dict=True):
 
     @cached_property
     def ready(self) -> int:
-        """How many of them are ready."""
+        """Number of ready endpoints."""
         return sum(endpoint.conditions.is_ready for endpoint in self.endpoints)
 
 
 def router_address(subnet: Network) -> str:
-    """The fabric's way out in one of the nodes' networks: every node's default gateway."""
+    """Return the router's address in one of the nodes' networks: every node's default gateway."""
     return str(subnet[1])
 
 
 def node_views(cluster: Cluster, decisions: Decisions) -> Sequence[NodeView]:
-    """A view for each node, in order."""
-    known: list[tuple[Decisions, list[NodeView]]] = cluster.derived(
+    """Return a view for each node, in order."""
+    cached: list[tuple[Decisions, list[NodeView]]] = cluster.derived(
         "node views", list, (ClusterConfig, NetworkFacts, Node, Pod, Attachment)
     )
-    found = next((views for others, views in known if others is decisions), None)
-    if found is None:
-        found = _node_views(cluster, decisions)
-        known.append((decisions, found))
-    return found
+    views = next((cached_views for others, cached_views in cached if others is decisions), None)
+    if views is None:
+        views = _node_views(cluster, decisions)
+        cached.append((decisions, views))
+    return views
 
 
 def _node_views(cluster: Cluster, decisions: Decisions) -> list[NodeView]:
@@ -232,22 +244,23 @@ def _families(node: Node) -> tuple[Family, ...]:
 
 
 def without_pods(node: NodeView) -> NodeView:
-    """The node for who need not know its pods: the view stays equal while those come and go."""
+    """Return the view without pods, which stays equal while pods come and go."""
     return structs.replace(node, pods=())
 
 
 def by_itself(node: NodeView) -> NodeView:
-    """The node for who need not know the other nodes either."""
+    """Return the view without pods and without other nodes."""
     return structs.replace(node, pods=(), peers=())
 
 
 def service_views(cluster: Cluster) -> VersionedMap[tuple[str, str], ServiceView]:
-    """Every Service with its slices, in order. Of several that claim the same port of an address outside the first has it.
+    """Return every Service with its slices, in order.
 
-    A view that is like the one before the last change is that very value.
+    If several Services claim the same port of an external address, the first one gets it. A view
+    that did not change since the last call is the identical value.
     """
-    _, found = cluster.renewed("service views", partial(_service_views, cluster))
-    return found  # type: ignore[no-any-return]
+    _, views = cluster.renewed("service views", partial(_service_views, cluster))
+    return views  # type: ignore[no-any-return]
 
 
 _Parts = tuple[VersionedMap[tuple[str, str], Any], ...]
@@ -256,32 +269,32 @@ _Parts = tuple[VersionedMap[tuple[str, str], Any], ...]
 def _service_views(
     cluster: Cluster, former: tuple[_Parts, VersionedMap[tuple[str, str], ServiceView]] | None
 ) -> Any:
-    """The Services, their slices and what others have taken; and the views made of them."""
+    """Return the Services, their slices and contested ports, and the views made of them."""
     services, slices = cluster.keyed(Service), cluster.slices_by_service
     taken: VersionedMap[tuple[str, str], tuple[Claim, ...]] = cluster.derived(
         "contested ports", lambda: VersionedMap(_taken(cluster)), (Service,)
     )
     parts: _Parts = (services, slices, taken)
     before, views = former or ((VersionedMap(), VersionedMap(), VersionedMap()), VersionedMap())
-    touched = dict.fromkeys(
+    changed_keys = dict.fromkeys(
         key for now, then in zip(parts, before, strict=True) for key in now.news(then)
     )
     changes: dict[tuple[str, str], ServiceView | None] = {}
-    for key in touched:
+    for key in changed_keys:
         service, view = services.get(key), views.get(key)
-        made = (
+        renewed = (
             ServiceView(service, slices.get(key, ()), taken.get(key, ()))
             if service is not None
             else None
         )
-        changes[key] = view if made == view else made
+        changes[key] = view if renewed == view else renewed
     return parts, views.with_changes(changes)
 
 
 def _taken(cluster: Cluster) -> dict[tuple[str, str], tuple[Claim, ...]]:
-    """Of each Service that is reached from outside: its ports at addresses where an earlier one has the same port."""
+    """Return the ports of each Service that an earlier Service has at the same external address."""
     claimed: set[Claim] = set()
-    found: dict[tuple[str, str], tuple[Claim, ...]] = {}
+    taken_by_service: dict[tuple[str, str], tuple[Claim, ...]] = {}
     for service in reached_from_outside(cluster):
         outside = dict.fromkeys((*service.external_ips, *service.load_balancer_ips))
         claims = [
@@ -290,14 +303,14 @@ def _taken(cluster: Cluster) -> dict[tuple[str, str], tuple[Claim, ...]]:
             for port in service.spec.ports
         ]
         if taken := tuple(claim for claim in claims if claim in claimed):
-            found[service.key] = taken
+            taken_by_service[service.key] = taken
         claimed.update(claims)
-    return found
+    return taken_by_service
 
 
 def reached_from_outside(cluster: Cluster) -> Sequence[Service]:
-    """The Services with addresses outside: external IPs, or a load balancer's."""
-    found: Sequence[Service] = cluster.derived(
+    """Return the Services with external addresses: external IPs, or those of a load balancer."""
+    services: Sequence[Service] = cluster.derived(
         "reached from outside",
         lambda: [
             service
@@ -306,18 +319,18 @@ def reached_from_outside(cluster: Cluster) -> Sequence[Service]:
         ],
         (Service,),
     )
-    return found
+    return services
 
 
 def pod_view(pod: Pod, node: Node, attachment: Attachment | None) -> PodView | None:
-    """The pod as the wiring sees it; None while it cannot have a sandbox."""
+    """Return the view of a pod; None while it cannot have a sandbox."""
     if pod.spec.host_network:
-        found = PodView(
+        view = PodView(
             pod.namespace, pod.name, pod.uid, names.hostname(node.name), True, node.addresses, ""
         )
     elif attachment is not None:
         hostname = names.hostname(pod.hostname)
-        found = PodView(
+        view = PodView(
             pod.namespace,
             pod.name,
             pod.uid,
@@ -329,7 +342,7 @@ def pod_view(pod: Pod, node: Node, attachment: Attachment | None) -> PodView | N
         )
     else:
         return None
-    return None if pod.is_finished else found
+    return None if pod.is_finished else view
 
 
 def _host_ports(pod: Pod) -> tuple[tuple[str, str, int, int], ...]:
