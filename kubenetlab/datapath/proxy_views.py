@@ -226,7 +226,8 @@ def changes(before: ProxyView | None, after: ProxyView) -> dict[str, int]:
     )
     slices: int = sum(
         _differing(
-            {piece.key: piece for piece in (old.slices if old else ())}, new.slices if new else ()
+            {slice_.key: slice_ for slice_ in (old.slices if old else ())},
+            new.slices if new else (),
         )
         for old, new in pairs
     )
@@ -235,8 +236,8 @@ def changes(before: ProxyView | None, after: ProxyView) -> dict[str, int]:
 
 def _differing(before: dict[tuple[str, str], EndpointSlice], after: Sequence[EndpointSlice]) -> int:
     """Return the number of slices that were added, changed or removed."""
-    return len(before.keys() - {piece.key for piece in after}) + sum(
-        before.get(piece.key) != piece for piece in after
+    return len(before.keys() - {slice_.key for slice_ in after}) + sum(
+        before.get(slice_.key) != slice_ for slice_ in after
     )
 
 

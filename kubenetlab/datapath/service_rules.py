@@ -43,6 +43,7 @@ class _All(Struct, frozen=True):
     sets: Mapping[str, RuleSet]
     beside: Mapping[Object, int]
     found: tuple[RuleSet | Object, ...]
+    """Both as one tuple, for the plan."""
 
 
 def service_rules(
@@ -90,20 +91,20 @@ def _all(former: _All | None, *news: News[_Key, _Needs | _NodeByNode]) -> _All:
     former = former or _All({}, {}, ())
     changes: dict[str, dict[Subject, Rules | None]] = {}
     beside: Counter[Object] = Counter()
-    touched = [
-        some[key]
-        for key in dict.fromkeys(key for some in news for key in some)
-        for some in news
-        if key in some
+    changed_needs = [
+        news_of_map[key]
+        for key in dict.fromkeys(key for news_of_map in news for key in news_of_map)
+        for news_of_map in news
+        if key in news_of_map
     ]
     for side, sign in ((0, -1), (1, 1)):
-        for pair in touched:
+        for pair in changed_needs:
             needs = pair[side]
-            for one in needs if isinstance(needs, tuple) else ():
-                if isinstance(one, Rules):
-                    changes.setdefault(one.dialect, {})[one.whose] = one if side else None
+            for need in needs if isinstance(needs, tuple) else ():
+                if isinstance(need, Rules):
+                    changes.setdefault(need.dialect, {})[need.whose] = need if side else None
                 else:
-                    beside[one] += sign
+                    beside[need] += sign
     sets = dict(former.sets)
     for dialect, others in changes.items():
         sets[dialect] = sets.get(dialect, RuleSet(dialect, VersionedMap())).with_changes(others)
@@ -112,5 +113,5 @@ def _all(former: _All | None, *news: News[_Key, _Needs | _NodeByNode]) -> _All:
         needed = Counter(former.beside)
         needed.update(beside)
         needed = +needed
-    sets = {dialect: found for dialect, found in sets.items() if found.by_subject}
+    sets = {dialect: rule_set for dialect, rule_set in sets.items() if rule_set.by_subject}
     return _All(sets, needed, (*sets.values(), *needed))

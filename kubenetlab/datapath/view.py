@@ -183,9 +183,9 @@ class ServiceView(Struct, frozen=True, dict=True):
         families = self.service.spec.ip_families
         return tuple(
             endpoint
-            for piece in self.slices
-            if not families or piece.address_type == families[0]
-            for endpoint in piece.endpoints
+            for slice_ in self.slices
+            if not families or slice_.address_type == families[0]
+            for endpoint in slice_.endpoints
         )
 
     @cached_property

@@ -178,7 +178,7 @@ def test_a_stale_one_tells_so_after_a_while(running: Lab) -> None:
     )
     wait_for(lambda: health(running, node).status == 503, "an unhealthy answer")
     assert health(running, node, port).json["serviceProxyHealthy"] is False
-    assert "No change has been heard of for 10 s" in running.run("logs", f"kube-system/{name}").out
+    assert "No update received for 10 s" in running.run("logs", f"kube-system/{name}").out
     assert kube_proxy(running, node)["ready"]
     wait_for(
         lambda: running.ask(outside, ("TCP", address, 80))[0].who == other,

@@ -1,1 +1,1 @@
-"""CNI modes: how pods are wired to their node, and how nodes reach one another's pods. One file each."""
+"""CNI modes: pod networks. One file each; README.md has the paths of packets."""

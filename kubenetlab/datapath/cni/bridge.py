@@ -1,9 +1,15 @@
-"""bridge: the pods of a node share the bridge cbr0; other nodes' pods are reached by a plain route via their node.
+"""bridge: one bridge per node, plain routes between nodes.
 
-    pod eth0 ── veth0 ┐                                    ┌ veth0 ── eth0 pod
-    pod eth0 ── veth1 ┴ cbr0 (node) eth0 ── fabric ── eth0 (node) cbr0 ┴ veth1 ── eth0 pod
+    pod eth0 ── veth0 ┐                                              ┌ veth0 ── eth0 pod
+                      ├ cbr0 (node) eth0 ── fabric ── eth0 (node) cbr0 ┤
+    pod eth0 ── veth1 ┘                                              └ veth1 ── eth0 pod
 
-Overhead: 0 bytes.  Needs: all nodes on one layer-2 segment.  As in: kubenet, flannel's backend host-gw.
+The pods of a node are attached to the bridge cbr0. Each node has a route to the pod range of every
+other node via that node's address. Packets between pods keep both addresses and are not
+encapsulated.
+
+Overhead: 0 bytes. Needs: all nodes on one layer-2 segment. As in: kubenet; flannel with backend
+host-gw.
 """
 
 from __future__ import annotations
@@ -28,11 +34,19 @@ _LINK_PREFIX = "veth"
 
 
 class Mode(ModeOptions, frozen=True):
-    """Options: `layout` and `neighbors`; `auto` lets `up` choose by the machine and the number of pods, and say so.
+    """Options `layout` and `neighbors`.
 
-    layout     onlink: pods are in their node's /24, the bridge switches between them; Services need br_netfilter.
-               routed: each pod is a /32, all its traffic goes through the node.
-    neighbors  dynamic: ARP finds the others, to be watched.  permanent: entries with deterministic MACs, for larger labs.
+    layout: auto | onlink | routed
+        onlink  Pods are in the /24 of their node, and the bridge switches between them. Services
+                need br_netfilter, since packets between pods of a node do not pass its IP layer.
+        routed  Each pod has a /32 (IPv6: /128), and its node routes all its traffic.
+        auto    `up` decides: onlink if the kernel has br_netfilter and no node has more than 64
+                pods, else routed. A running lab keeps its layout.
+
+    neighbors: auto | dynamic | permanent
+        dynamic    MAC addresses are resolved by ARP and neighbour discovery, which can be watched.
+        permanent  Neighbour entries with deterministic MACs, for larger labs.
+        auto       `up` decides: dynamic while the lab needs at most 256 entries, else permanent.
     """
 
     needs = Needs(programs=("nft",), features=("bridge", "veth", "nft nat"))
@@ -63,8 +77,8 @@ class Mode(ModeOptions, frozen=True):
             names.link_alias("cni bridge", f"pods of {node.name}"),
         )
         for family in node.families:
-            # The node has one address, its own: the bridge's is no source, so that neither what the node sends to its pods nor
-            # what it masquerades towards them takes it; and the route names the node's address.
+            # The bridge's address must not become a source: packets that the node sends to its
+            # pods, or masquerades towards them, use the node's own address.
             yield Address(
                 node.netns,
                 bridge,
@@ -83,9 +97,9 @@ class Mode(ModeOptions, frozen=True):
     def pod(self, node: NodeView, pod: PodView) -> Iterator[Object]:
         if pod.is_host_network:
             return
-        here, link, primary = pod.netns, names.POD_LINK, pod.addresses[0]
+        netns, link, primary = pod.netns, names.POD_LINK, pod.addresses[0]
         alias = names.link_alias("cni bridge", f"pod {pod.full_name}")
-        yield Veth(here, link, names.mac_of(primary), node.netns, pod.ifname, node.mtu, alias)
+        yield Veth(netns, link, names.mac_of(primary), node.netns, pod.ifname, node.mtu, alias)
         yield Port(
             node.netns,
             pod.ifname,
@@ -97,18 +111,22 @@ class Mode(ModeOptions, frozen=True):
         )
         for family, address in zip(node.families, pod.addresses, strict=True):
             if node.layout == "onlink":
-                yield Address(here, link, f"{address}/{family.pod_network.prefixlen}")
+                yield Address(netns, link, f"{address}/{family.pod_network.prefixlen}")
             else:
-                yield Address(here, link, f"{address}/{family.host_length}")
-                yield Route(here, f"{family.gateway}/{family.host_length}", link)
-            yield Route(here, family.default_route, link, via=family.gateway)
-        yield from link_local(here, link, names.mac_of(primary), has_ipv6=node.has_ipv6)
+                yield Address(netns, link, f"{address}/{family.host_length}")
+                yield Route(netns, f"{family.gateway}/{family.host_length}", link)
+            yield Route(netns, family.default_route, link, via=family.gateway)
+        yield from link_local(netns, link, names.mac_of(primary), has_ipv6=node.has_ipv6)
         if node.neighbors == "permanent":
             yield from _neighbors(node, pod)
 
 
 def _neighbors(node: NodeView, pod: PodView) -> Iterator[Object]:
-    """Written down instead of asked for: the pod on its node, the gateway in the pod, and who is on the same link."""
+    """Yield permanent neighbour entries.
+
+    The node has an entry for the pod, the pod has entries for the gateway and for the pods on its
+    subnet.
+    """
     mac, gateway_mac = names.mac_of(pod.addresses[0]), names.mac_of(node.families[0].gateway)
     for address in pod.addresses:
         yield Neighbor(node.netns, names.POD_BRIDGE, address, mac)

@@ -1,7 +1,9 @@
 """none: no CNI plugin is installed.
 
-Nodes are NotReady ("cni plugin not initialized"), ordinary pods stay Pending, pods with hostNetwork run. As in: a cluster made by
-kubeadm, or by kind with disableDefaultCNI, before anything is applied to it.
+Nodes are NotReady with the message "cni plugin not initialized". Pods with hostNetwork run, all
+other pods stay Pending.
+
+As in: a cluster of kubeadm, or of kind with disableDefaultCNI, before a CNI plugin is applied.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from kubenetlab.hoststate.object import Object
 
 
 class Mode(ModeOptions, frozen=True):
-    """No options."""
+    """Options: none."""
 
     facts = NetworkFacts(has_network=False)
 

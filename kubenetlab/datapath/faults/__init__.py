@@ -1,7 +1,8 @@
-"""A fault is a file: `kube-proxy` is `datapath/faults/kube_proxy.py`, found by its name.
+"""Faults: one file each, found by name.
 
-Each holds one frozen `Break`: its fields are the options, its docstring is the manual page. It says what must be remembered from the
-moment of breaking, and what the rest of the lab sees as long as it lasts; healing is to forget it.
+The fault `kube-proxy` is `datapath/faults/kube_proxy.py`. Each file holds one frozen `Break`: its
+fields are the options, its docstring is the manual page. It defines the state to remember from the
+moment of breaking, and the view of other components while the fault lasts. Healing deletes both.
 """
 
 from __future__ import annotations
@@ -28,35 +29,38 @@ if TYPE_CHECKING:
 
 
 class BreakOptions(Struct, frozen=True, rename=kubernetes_name, forbid_unknown_fields=True):
-    """The base of all faults: the fields are options on the command line."""
+    """Base of all faults; the fields are options on the command line."""
 
     other_words: ClassVar[Mapping[str, str]] = {}
-    """Values that mean another one."""
+    """Alternative values of options → the value they stand for."""
 
     def refusal(self, cluster: Cluster) -> str:
-        """Why it cannot be in this lab; empty when it can."""
+        """Return why the fault is not possible in this lab; empty if it is."""
         return ""
 
     @abstractmethod
     def spec(self) -> FaultSpec:
-        """What is written down of it."""
+        """Return the specification that is stored for the fault."""
 
     def remembered(self, cluster: Cluster, name: str, now: float) -> Iterator[Change]:
-        """What must be kept of the moment in which it begins, under the fault's name."""
+        """Yield objects that hold the state at the moment of breaking, under the fault's name."""
         return iter(())
 
     def kube_proxy_sees(self, cluster: Cluster, view: ProxyView) -> ProxyView:
-        """What the kube-proxy of the fault's node knows in place of what the others know."""
+        """Return the view that the kube-proxy of the fault's node has instead of the shared one."""
         return view
 
 
 def known() -> tuple[str, ...]:
-    """The names of all faults, in order."""
+    """Return the names of all faults in alphabetical order."""
     return tuple(sorted(info.name.replace("_", "-") for info in pkgutil.iter_modules(__path__)))
 
 
 def load(name: str, options: Mapping[str, Any]) -> BreakOptions:
-    """The fault, made with its options. Raises UsageError for a name or an option that is not known, or lacks."""
+    """Return the fault with its options.
+
+    Raises UsageError for an unknown name, and for an unknown, invalid or missing option.
+    """
     if name not in known():
         raise UsageError(
             f'there is no fault "{name}"{did_you_mean(name, known())}; known: {", ".join(known())}'
@@ -74,22 +78,25 @@ def load(name: str, options: Mapping[str, Any]) -> BreakOptions:
 
 
 def of(cluster: Cluster) -> list[tuple[Fault, BreakOptions]]:
-    """The faults of a store, each with what it does."""
-    found: list[tuple[Fault, BreakOptions]] = cluster.derived(
+    """Return the faults of a store, each with its implementation."""
+    faults: list[tuple[Fault, BreakOptions]] = cluster.derived(
         "faults",
         lambda: [
             (fault, load(fault.spec.fault, fault.spec.options)) for fault in cluster.all(Fault)
         ],
         (Fault,),
     )
-    return found
+    return faults
 
 
 def begun(cluster: Cluster, name: str, options: Mapping[str, Any], now: float) -> list[Change]:
-    """The changes that break something; the first is the fault. Raises UsageError for what cannot be broken, or is already."""
-    broken = load(name, options)
-    spec = broken.spec()
-    other = next(
+    """Return the changes that break something; the first one is the fault.
+
+    Raises UsageError if it is not possible in this lab, or already broken.
+    """
+    fault_type = load(name, options)
+    spec = fault_type.spec()
+    existing = next(
         (
             fault
             for fault in cluster.all(Fault)
@@ -97,12 +104,13 @@ def begun(cluster: Cluster, name: str, options: Mapping[str, Any], now: float) -
         ),
         None,
     )
-    if other is not None:
+    if existing is not None:
         where = f" on {spec.node}" if spec.node else ""
         raise UsageError(
-            f"break {name}: it is broken{where} already, by {other.title}; first: kubenetlab heal {other.name}"
+            f"break {name}: it is already broken{where}, by {existing.title}; "
+            f"first: kubenetlab heal {existing.name}"
         )
-    if refusal := broken.refusal(cluster):
+    if refusal := fault_type.refusal(cluster):
         raise UsageError(f"break {name}: {refusal}")
     number = str(max((int(fault.name) for fault in cluster.all(Fault)), default=0) + 1)
     meta = ObjectMeta(
@@ -111,17 +119,17 @@ def begun(cluster: Cluster, name: str, options: Mapping[str, Any], now: float) -
         creation_timestamp=timestamp(now),
         generation=1,
     )
-    return [Fault(meta, spec), *broken.remembered(cluster, number, now)]
+    return [Fault(meta, spec), *fault_type.remembered(cluster, number, now)]
 
 
 def healed(cluster: Cluster) -> Cluster:
-    """The store as if nothing were broken."""
+    """Return the store without faults and what they remember."""
     kinds: tuple[Any, ...] = (Fault, ProxySnapshot)
     return cluster.with_changes(deletion(obj) for kind in kinds for obj in cluster.all(kind))
 
 
 def manual(name: str) -> str:
-    """A fault's manual page."""
+    """Return a fault's manual page: the docstrings of its module and of its class."""
     module = importlib.import_module(f"{__package__}.{name.replace('-', '_')}")
     return (
         inspect.cleandoc(module.__doc__ or "")
@@ -131,18 +139,18 @@ def manual(name: str) -> str:
 
 
 def option_names(name: str) -> list[str]:
-    """What can be said of a fault."""
+    """Return the names of a fault's options."""
     return [field.encode_name for field in msgspec.structs.fields(_type(name))]
 
 
 def values(name: str, option: str) -> list[str]:
-    """What an option of a fault can be, where that is a choice."""
+    """Return the values of a fault's option if it is a choice, else nothing."""
     hints = get_type_hints(_type(name)) if name in known() else {}
     return [str(value) for value in get_args(hints[option])] if option in hints else []
 
 
 def _type(name: str) -> type[BreakOptions]:
-    found: type[BreakOptions] = importlib.import_module(
+    break_type: type[BreakOptions] = importlib.import_module(
         f"{__package__}.{name.replace('-', '_')}"
     ).Break
-    return found
+    return break_type

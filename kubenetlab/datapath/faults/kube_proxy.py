@@ -1,14 +1,24 @@
-"""kube-proxy: the kube-proxy of one node is stopped, hears of nothing any more, or reads another cluster.
+"""kube-proxy: stop the kube-proxy of one node, cut off its watch, or misconfigure it.
 
-stopped        its process has ended. The node keeps the rules it had and misses every change: new Services do not exist for it, new
-               endpoints get nothing, connections go to pods that are gone. 10256 and 10249 refuse, its pod is in Error.
-stale          it runs, but its watch of the API server is lost. The rules stay as with stopped; the pod looks well. After two sync
-               periods (10 s) /healthz answers 503, and load balancers that ask it go elsewhere.
-misconfigured  its kubeconfig leads to a twin of the cluster: the same Services, but the pods behind them have the addresses of the
-               range that follows on podSubnet, and that range is its clusterCIDR. It looks well, and Services lead nowhere from this node.
+how=stopped (default)
+    The process ends. The node keeps its rules and misses every change: new Services do not work
+    on it, new endpoints get no connections, and connections may go to pods that no longer exist.
+    Ports 10256 and 10249 refuse connections; the pod of kube-proxy is in Error.
+how=stale
+    The process runs, but its watch of the API server is lost. The rules stay as with stopped, and
+    the pod looks healthy. After two sync periods (10 s) /healthz answers 503, and load balancers
+    that check it use other nodes.
+how=misconfigured
+    The kubeconfig points to another cluster with the same Services, whose pods have the range
+    that follows podSubnet. That range is also its clusterCIDR. The pod looks healthy, but no
+    Service works from this node.
 
-What to look at: `diff` for the rules that the node lacks or should not have; `ping` from a pod of that node, and from another's;
-`get pods -n kube-system`, the log of its pod, /healthz on port 10256; and before, for stopped and stale: change something, such as `scale`.
+How to diagnose:
+    kubenetlab diff                      rules that the node lacks, and rules that are wrong
+    kubenetlab ping                      from a pod of that node, and from one of another node
+    kubenetlab get pods -n kube-system   state of its pod; then its log, and /healthz on port 10256
+
+With stopped and stale, change something first, for example with `kubenetlab scale`.
 """
 
 from __future__ import annotations
@@ -37,15 +47,20 @@ from kubenetlab.versioned import VersionedMap
 
 _MEANS = {
     "stopped": "is stopped: the node keeps its rules, and misses every change",
-    "stale": "hears of no change any more: the node keeps its rules",
-    "misconfigured": "reads another cluster: its Services lead to addresses that nobody has",
+    "stale": "has lost its watch of the API server: the node keeps its rules",
+    "misconfigured": "reads another cluster: its Services lead to addresses that do not exist",
 }
+"""Value of `how` → end of the fault's summary."""
 
 _Views = VersionedMap[tuple[str, str], ServiceView]
 
 
 class Break(BreakOptions, frozen=True):
-    """node: whose kube-proxy.  how: stopped (stop), stale or misconfigured."""
+    """Options `node` and `how`.
+
+    node: name of the node whose kube-proxy breaks.
+    how: stopped (or stop) | stale | misconfigured. Default: stopped.
+    """
 
     other_words: ClassVar = {"stop": "stopped"}
 
@@ -60,7 +75,8 @@ class Break(BreakOptions, frozen=True):
         return (
             ""
             if self.node in names
-            else f'there is no node "{self.node}"{did_you_mean(self.node, names)}; known: {", ".join(names)}'
+            else f'there is no node "{self.node}"{did_you_mean(self.node, names)}; '
+            f"known: {', '.join(names)}"
         )
 
     def spec(self) -> FaultSpec:
@@ -98,8 +114,8 @@ class Break(BreakOptions, frozen=True):
             lambda: _remembered(last.services, last.slices),
             (ProxySnapshot,),
         )
-        lost = "Watch of Services and EndpointSlices is lost: going on with what is known"
-        stale = f"No change has been heard of for {2 * SYNC_PERIOD_S} s: the rules may be stale"
+        lost = "Watch of Services and EndpointSlices is lost: keeping the last known state"
+        stale = f"No update received for {2 * SYNC_PERIOD_S} s: the rules may be stale"
         return ProxyView(
             services,
             whose=self.node,
@@ -110,17 +126,18 @@ class Break(BreakOptions, frozen=True):
 
 
 def _remembered(services: Iterable[Service], slices: Iterable[EndpointSlice]) -> _Views:
-    behind: dict[tuple[str, str], list[EndpointSlice]] = {}
-    for piece in slices:
-        behind.setdefault((piece.namespace, piece.service_name), []).append(piece)
+    """Return the Services with the slices that the kube-proxy knew."""
+    slices_by_service: dict[tuple[str, str], list[EndpointSlice]] = {}
+    for slice_ in slices:
+        slices_by_service.setdefault((slice_.namespace, slice_.service_name), []).append(slice_)
     return VersionedMap(
-        (service.key, ServiceView(service, tuple(behind.get(service.key, ()))))
+        (service.key, ServiceView(service, tuple(slices_by_service.get(service.key, ()))))
         for service in services
     )
 
 
 def _elsewhere(cluster: Cluster, view: ProxyView) -> ProxyView:
-    """The view in a cluster whose pods have the range behind this one's."""
+    """Return the view in a cluster whose pods have the range that follows this cluster's."""
     ranges = cluster.config.networking.pod_networks
     _, services = cluster.renewed(
         ("elsewhere", view.whose), partial(_all_moved, view.services, ranges)
@@ -133,44 +150,49 @@ def _elsewhere(cluster: Cluster, view: ProxyView) -> ProxyView:
 def _all_moved(
     views: _Views, ranges: tuple[Network, ...], former: tuple[_Views, _Views] | None
 ) -> tuple[_Views, _Views]:
-    """The Services as they are, and with their endpoints in the other ranges."""
-    before, moved = former or (VersionedMap(), VersionedMap())
+    """Return the Services, and the same Services with endpoints in the other ranges."""
+    before, moved_views = former or (VersionedMap(), VersionedMap())
     changes = {
-        key: structs.replace(known, slices=tuple(_moved(piece, ranges) for piece in known.slices))
-        if known is not None
+        key: structs.replace(view, slices=tuple(_moved(slice_, ranges) for slice_ in view.slices))
+        if view is not None
         else None
-        for key, (_, known) in views.news(before).items()
+        for key, (_, view) in views.news(before).items()
     }
-    return views, moved.with_changes(changes)
+    return views, moved_views.with_changes(changes)
 
 
-def _moved(piece: EndpointSlice, ranges: tuple[Network, ...]) -> EndpointSlice:
-    if not any(piece.address_type == f"IPv{network.version}" for network in ranges):
-        return piece
+def _moved(slice_: EndpointSlice, ranges: tuple[Network, ...]) -> EndpointSlice:
+    """Return a slice with its endpoints in the other ranges."""
+    if not any(slice_.address_type == f"IPv{network.version}" for network in ranges):
+        return slice_
     endpoints = (
         structs.replace(
             endpoint,
             addresses=tuple(_moved_address(address, ranges) for address in endpoint.addresses),
         )
-        for endpoint in piece.endpoints
+        for endpoint in slice_.endpoints
     )
-    return structs.replace(piece, endpoints=tuple(endpoints))
+    return structs.replace(slice_, endpoints=tuple(endpoints))
 
 
 def _moved_address(address: str, ranges: tuple[Network, ...]) -> str:
     parsed = ip_address(address)
-    home = next(
+    own_range = next(
         (network for network in ranges if network.version == parsed.version and parsed in network),
         None,
     )
-    return address if home is None else str(_twin(home)[int(parsed) - int(home.network_address)])
+    return (
+        address
+        if own_range is None
+        else str(_twin(own_range)[int(parsed) - int(own_range.network_address)])
+    )
 
 
 def _twin(network: Network) -> Network:
-    """The range of the same size that follows; at the end of all addresses, the one before."""
+    """Return the range of the same size that follows, or the one before at the end of the space."""
     step = network.num_addresses
     first = int(network.network_address)
     is_last = first + step >= 2**network.max_prefixlen
-    return ip.network(
-        f"{ip_address((first - step if is_last else first + step).to_bytes(network.max_prefixlen // 8))}/{network.prefixlen}"
-    )
+    twin = first - step if is_last else first + step
+    address = ip_address(twin.to_bytes(network.max_prefixlen // 8))
+    return ip.network(f"{address}/{network.prefixlen}")

@@ -1,7 +1,8 @@
-"""Layers: what each component of a cluster wants in the kernel. The plan is all of them, in the order of LAYERS.
+"""Layers: the kernel objects that each component of a cluster wants.
 
-A layer yields its subjects (the cluster, a node, a pod) with the inputs of each, and makes kernel objects of the inputs alone.
-The plan calls a layer's function for a subject only when its inputs have changed.
+The plan consists of all layers in the order of LAYERS. A layer yields its subjects (the cluster, a
+node, a pod) with the inputs of each, and computes kernel objects from these inputs alone. The plan
+calls a layer's function for a subject only when its inputs have changed.
 """
 
 from __future__ import annotations

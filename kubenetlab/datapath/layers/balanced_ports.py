@@ -1,4 +1,4 @@
-"""Balanced ports: load balancers that terminate connections (`ipMode: Proxy`)."""
+"""Layer `balanced ports`: load balancers that terminate connections (`ipMode: Proxy`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fabric: switch, router, the internet and its hosts."""
+"""Layer `fabric`: the switch, the router, the internet and its hosts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def _objects(
         *by_namespace(fabric.router(node_networks, neighbors), Origin("fabric", "the router")),
     ]
     versions = [subnet.version for subnet in node_networks]
-    # Only the first host gets the published ports: it stands for the machine on which kind's nodes are containers.
+    # Only the first host gets the published ports: it stands for the machine on which kind's nodes
+    # are containers.
     for index, host in enumerate(external):
         objects = fabric.external(host, versions, () if index else published)
         groups += by_namespace(objects, Origin("fabric", f"external host {host.name}"))

@@ -1,4 +1,4 @@
-"""Host ports: ports of nodes that lead to pods."""
+"""Layer `host ports`: ports of nodes that lead to pods."""
 
 from __future__ import annotations
 

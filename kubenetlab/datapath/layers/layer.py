@@ -1,4 +1,4 @@
-"""Layer: one component's part of the plan; Scene: what layers read; and how objects are marked with their origin."""
+"""Layer: one component's part of the plan. Scene: the input of layers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from kubenetlab.datapath.view import NodeView, PodView, node_views
 from kubenetlab.hoststate.object import Object, Origin
 
 Wanted = tuple[tuple[Object, ...], Origin]
-"""Objects of one namespace that one layer wants for one subject."""
+"""Objects of one namespace that one layer wants for one subject, with their origin."""
 
 Inputs = tuple[Any, ...]
 
@@ -30,22 +30,25 @@ class Layer(NamedTuple):
 
     name: str
     inputs: Callable[[Scene], Iterable[tuple[str, Inputs]]]
-    """Subject → the inputs of `objects` for it. The subject is a node's name, a pod's namespace, or empty for the cluster."""
+    """Function that returns the inputs of `objects` by subject.
+
+    The subject is the name of a node, the namespace of a pod, or empty for the cluster.
+    """
     objects: Callable[..., tuple[Wanted, ...]]
-    """A pure function of one subject's inputs."""
+    """Pure function of one subject's inputs."""
 
 
 class NodeProxy(NamedTuple):
     """The kube-proxy of one node."""
 
     view: ProxyView
-    """What it knows of the cluster."""
+    """Its view of the cluster."""
     mode: ServiceProxy
     network: PodNetwork
 
 
 class Scene:
-    """What the layers of one plan read: the store, the views of its nodes, and the modes."""
+    """Input of the layers of one plan: the store, the views of its nodes, and the modes."""
 
     def __init__(self, cluster: Cluster, decisions: Decisions, memo: PlanCache) -> None:
         self.cluster = cluster
@@ -58,18 +61,21 @@ class Scene:
 
     @cached_property
     def published(self) -> tuple[PublishedPort, ...]:
-        """Ports of the machine that lead to nodes."""
+        """Ports of the client host that lead to nodes."""
         return published_ports(
             self.cluster.config, {node.name: node.addresses for node in self.nodes}
         )
 
     @cached_property
     def _default_proxy(self) -> ServiceProxy:
-        found: ServiceProxy = modes.load("proxy", *self.networking.proxy_mode)
-        return found
+        proxy_mode: ServiceProxy = modes.load("proxy", *self.networking.proxy_mode)
+        return proxy_mode
 
     def proxy(self, node: NodeView) -> NodeProxy:
-        """Return the kube-proxy of a node: a fault may have changed what it knows, and so its mode."""
+        """Return the kube-proxy of a node.
+
+        A fault may have changed its view of the cluster, and with it its mode.
+        """
         if node.name not in self._proxies:
             view = proxy_view(self.cluster, node.name)
             mode: ServiceProxy = (
@@ -107,5 +113,5 @@ def by_namespace(objects: Iterable[Object], origin: Origin) -> Iterator[Wanted]:
 
 
 def mode_name(family: str, mode: Any) -> str:
-    """Return the name of a mode as origins have it, such as `cni bridge`."""
+    """Return the name of a mode in origins, such as `cni bridge`."""
     return f"{family} {type(mode).__module__.rpartition('.')[2].replace('_', '-')}"

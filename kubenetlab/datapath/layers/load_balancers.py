@@ -1,4 +1,4 @@
-"""Load balancers: the router's routes to addresses of Services."""
+"""Layer `load balancers`: the router's routes to addresses of Services."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nodes: the machine itself, what the CNI plugin's daemon puts on it, and masquerade towards the outside."""
+"""Layer `node`: the machine, the CNI plugin's daemon, and masquerade to the outside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pods: their namespaces, and what the CNI plugin and kube-proxy add for each, in its namespace and on its node."""
+"""Layer `pod`: namespaces of pods, and the objects that CNI plugin and kube-proxy add for each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Programs: what runs in the containers of pods."""
+"""Layer `programs`: the programs in the containers of pods."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _objects(
 def setups_of(
     memo: PlanCache, cluster: Cluster, pod: Pod, view: PodView, decisions: Decisions
 ) -> containers.Setups:
-    """Return what the containers of a pod run. It does not depend on the state of the containers."""
+    """Return the program of each container of a pod, independent of the state of the containers."""
     netns, services = view.netns, containers.numeric_services(cluster, pod)
     ports = memo(("ports", netns), containers.numeric_target_ports, pod.labels, pod.spec, services)
     of_job = is_of_job(pod.metadata)

@@ -1,4 +1,4 @@
-"""kube-proxy: the rules of Services on each node, as far as the node's kube-proxy knows them."""
+"""Layer `proxy`: the rules of Services on each node, by the view of the node's kube-proxy."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def _objects(
     node: NodeView, rules: tuple[RuleSet | Object, ...], proxy: ServiceProxy, network: PodNetwork
 ) -> tuple[Wanted, ...]:
     of_services = (
-        NodeRules(node.netns, one)
-        if isinstance(one, RuleSet)
-        else structs.replace(one, netns=node.netns)
-        for one in rules
+        NodeRules(node.netns, entry)
+        if isinstance(entry, RuleSet)
+        else structs.replace(entry, netns=node.netns)
+        for entry in rules
     )
     origin = Origin(mode_name("kube-proxy", proxy), f"Node {node.name}")
     return tuple(by_namespace((*proxy.node(node, network), *of_services), origin))

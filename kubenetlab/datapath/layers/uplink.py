@@ -1,4 +1,4 @@
-"""The uplink: the router's link to the machine's own network."""
+"""Layer `uplink`: the router's link to the machine's own network."""
 
 from __future__ import annotations
 

@@ -1,1 +1,4 @@
-"""kube-proxy modes: how Services become rules. One file each; what they share is in services.py."""
+"""kube-proxy modes: translation of Services to rules, one file each.
+
+services.py and local_traffic.py hold what the modes share; README.md has the paths of packets.
+"""

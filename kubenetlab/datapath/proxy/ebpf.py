@@ -1,13 +1,21 @@
-"""ebpf: Services by programs of the kernel's own machine, at tc on the links of a node; no hook of netfilter is used.
+"""ebpf: BPF programs at tc translate Services; no netfilter hook is used.
 
-    pod ── veth0 ┐ coming: what is for a Service's address goes to an endpoint    ┌ eth0 ── other nodes, outside
-                 ┴ cbr0, routes, the rules of others: they see client and endpoint ┴
-    pod ── veth1 ┐ going: answers get the Service's address back; here, too, is masqueraded
+    pod ── veth0 ┐ coming (ingress): Service address → endpoint         ┌ eth0 ── other nodes,
+                 ┴ cbr0, routes, other rules: they see client, endpoint ┴         outside
+    pod ── veth1 ┐ going (egress): endpoint → Service address; masquerade
 
-With `dsr` the node that is asked hands packets on to the endpoint's node as they are, and that one answers the client.
+The programs `coming` and `going` are attached to the pods' links and to eth0 of the node, `going`
+also to lo. Connection tracking and the rules of other components see client and endpoint, never the
+Service address.
 
-Maps hold Services, endpoints and flows. A hash finds a Service whatever their number, and a change touches one entry. There is no
-Service for SCTP: its ports refuse. See kubenetlab/bpf/service.bpf.c. As in: Cilium's kube-proxy replacement at tc, Calico's eBPF dataplane.
+BPF maps hold Services, endpoints and flows. A Service is found by one hash lookup, and a change
+updates only its own entries. SCTP is not supported: its ports are refused.
+
+With `dsr: true` (direct server return) the node that gets a packet from outside forwards it
+unchanged, in Geneve, to the node of the endpoint, which replies to the client directly.
+
+Source: kubenetlab/bpf/service.bpf.c. As in: Cilium's kube-proxy replacement at tc, Calico's eBPF
+dataplane.
 """
 
 from __future__ import annotations
@@ -47,28 +55,43 @@ _ANY_ADDRESS = {4: "0.0.0.0", 6: "::"}
 
 
 class Mode(ModeOptions, frozen=True):
-    """Options as kube-proxy's own configuration names them."""
+    """Options, named as in kube-proxy's configuration (except dsr).
+
+    masqueradeAll: true | false
+        Masquerade all traffic to cluster IPs, also that of pods. Default: false.
+    detectLocalMode: ClusterCIDR | NodeCIDR | BridgeInterface | InterfaceNamePrefix | none
+        How traffic of pods is recognised. ClusterCIDR: the source is in podSubnet. NodeCIDR: the
+        source is in the node's part of podSubnet. BridgeInterface, InterfaceNamePrefix: the packet
+        arrives by an interface that detectLocal names. none: never. Default: ClusterCIDR.
+    detectLocal: {bridgeInterface: NAME} | {interfaceNamePrefix: PREFIX}
+        Interface for the detectLocalMode of that name.
+    nodePortAddresses: list of ranges, or `primary` for the node's own address
+        Node addresses at which node ports answer. An empty list means every address of the node
+        except 127.0.0.1. Default: [primary].
+    dsr: true | false
+        Direct server return for connections from outside to an endpoint on another node. The
+        endpoint sees the client's address although externalTrafficPolicy is Cluster.
+        Default: false.
+    """
 
     needs = Needs(programs=("libbpf.so.1",), features=("tc programs",), root="eBPF programs")
 
     masquerade_all: bool = False
-    """Whatever is for a cluster IP is masqueraded, what pods send too."""
+    """Masquerade all traffic to cluster IPs, also that of pods."""
     detect_local_mode: LocalMode = "ClusterCIDR"
-    """What counts as traffic of pods: `ClusterCIDR`, sources in podSubnet; `NodeCIDR`, in the node's part of it; `BridgeInterface` and
-    `InterfaceNamePrefix`, packets that come in by interfaces that `detectLocal` names; `none`, nothing."""
+    """How traffic of pods is recognised; see the manual page."""
     detect_local: DetectLocal = DetectLocal()
-    """`bridgeInterface` or `interfaceNamePrefix`, for the two modes that need one."""
+    """Interface names for two of the modes."""
     node_port_addresses: tuple[str, ...] = (PRIMARY,)
-    """Ranges of the nodes' addresses at which node ports answer, or `primary`; without any they answer at all but 127.0.0.1."""
+    """Ranges of the node addresses at which node ports answer, or `primary`; empty for all."""
     dsr: bool = False
-    """Direct server return: what comes from outside for an endpoint on another node is handed on to that node as it is. The endpoint
-    sees the client although the policy is Cluster, and its node answers the client itself."""
+    """Direct server return for connections from outside to an endpoint on another node."""
 
     def findings(self) -> Iterator[Finding]:
         return local_traffic.findings(self.detect_local_mode, self.detect_local)
 
     def node(self, node: NodeView, network: PodNetwork) -> Iterator[Object]:
-        # What the node asks itself by a Service comes in again by lo, from the node's own address.
+        # Connections of the node to itself through a Service arrive on lo from the node's address.
         yield Sysctl(node.netns, "net/ipv4/conf/lo/accept_local", "1")
         yield Sysctl(node.netns, "net/ipv4/conf/lo/rp_filter", "0")
         yield BpfPrograms(node.netns, tuple(self._ranges(node, network)), NODE_UPLINK)
@@ -85,7 +108,7 @@ class Mode(ModeOptions, frozen=True):
     def service(
         self, service: ServiceView, place: NodePlace, network: PodNetwork
     ) -> tuple[Rules, ...]:
-        found = []
+        rules = []
         for cluster_cidr in network.cluster_cidrs:
             version = ip.version_of(cluster_cidr)
             ports = [
@@ -98,58 +121,64 @@ class Mode(ModeOptions, frozen=True):
                     ClusterIp("", cluster_ip)
                     for cluster_ip in dict.fromkeys(port.cluster_ip for port in ports)
                 )
-                fronts = (obj for port in ports for obj in _service_port(port, version, self))
-                found.append(
-                    Rules("bpf", f"IPv{version}", service.service.full_name, (*ips, *fronts))
+                frontends = (obj for port in ports for obj in _service_port(port, version, self))
+                rules.append(
+                    Rules("bpf", f"IPv{version}", service.service.full_name, (*ips, *frontends))
                 )
-        return tuple(found)
+        return tuple(rules)
 
     def _ranges(self, node: NodeView, network: PodNetwork) -> Iterator[FamilyConfig]:
-        found = detectors(self.detect_local_mode, self.detect_local, network, node.families)
-        parts = zip(node.families, network.cluster_cidrs, node.service_cidrs, found, strict=True)
-        for family, pods, services, detector in parts:
+        """Yield the addresses and ranges of each family, by which the programs classify packets."""
+        local_detectors = detectors(
+            self.detect_local_mode, self.detect_local, network, node.families
+        )
+        families = zip(
+            node.families, network.cluster_cidrs, node.service_cidrs, local_detectors, strict=True
+        )
+        for family, pods, services, detector in families:
             local = local_traffic.by_address(detector, family, network)
             yield FamilyConfig(family.address, pods, services, self._doors(node, family), local)
 
     def _doors(self, node: NodeView, family: Family) -> tuple[str, ...]:
-        found = node_port_addresses(self.node_port_addresses, node, family.version)
-        return (family.address, family.gateway) if found is None else found
+        """Return the node's addresses at which node ports answer."""
+        configured = node_port_addresses(self.node_port_addresses, node, family.version)
+        return (family.address, family.gateway) if configured is None else configured
 
 
 def _service_port(port: PortView, version: int, mode: Mode) -> Iterator[RuleObject]:
-    """One port: its lists of endpoints, and where it is found."""
+    """Yield the lists of endpoints of one port, and the frontends that lead to them."""
     service = f"{port.title}/{port.protocol.upper()}"
-    everywhere = bpf.endpoints(service, "Cluster", _pairs(port.everywhere))
-    here = bpf.endpoints(service, "Local", _pairs(port.here))
+    all_endpoints = bpf.endpoints(service, "Cluster", _pairs(port.everywhere))
+    local_endpoints = bpf.endpoints(service, "Local", _pairs(port.here))
     if port.uses_cluster_policy:
-        yield everywhere
+        yield all_endpoints
     if port.uses_local_policy:
-        yield here
-    fenced = port.balanced_ips if port.sources else ()
-    for cidr in port.sources if fenced else ():
+        yield local_endpoints
+    restricted = port.balanced_ips if port.sources else ()
+    for cidr in port.sources if restricted else ():
         yield AllowedSource(
             "", service, cidr if "/" in cidr else f"{cidr}/{128 if version == 6 else 32}"
         )
-    outside = [(address, port.port) for address in port.outside_ips]
-    outside += [(_ANY_ADDRESS[version], port.node_port)] if port.node_port else []
-    inside = [(port.cluster_ip, port.port)]
-    for ways, is_outside, is_local in (
-        (inside, False, port.is_internal_local),
-        (outside, True, port.is_external_local),
+    external = [(address, port.port) for address in port.outside_ips]
+    external += [(_ANY_ADDRESS[version], port.node_port)] if port.node_port else []
+    internal = [(port.cluster_ip, port.port)]
+    for addresses, is_outside, is_local in (
+        (internal, False, port.is_internal_local),
+        (external, True, port.is_external_local),
     ):
-        for address, number in ways:
+        for address, number in addresses:
             yield Frontend(
                 "",
                 address,
                 number,
                 port.protocol.upper(),
                 service,
-                (everywhere.name, len(port.everywhere)),
-                (here.name, len(port.here)) if is_local else bpf.NOWHERE,
+                (all_endpoints.name, len(port.everywhere)),
+                (local_endpoints.name, len(port.here)) if is_local else bpf.NOWHERE,
                 port.affinity_s,
                 is_outside,
                 is_local,
-                address in fenced,
+                address in restricted,
                 is_hiding=mode.masquerade_all and not is_outside,
                 is_direct=mode.dsr and is_outside and not is_local,
             )

@@ -1,12 +1,17 @@
-"""iptables: kube-proxy's mode of that name, with its own chains in the tables nat, filter and mangle.
+"""iptables: kube-proxy's mode iptables: one chain per Service port and per endpoint.
 
-    PREROUTING, OUTPUT  →  KUBE-SERVICES  →  KUBE-SVC-…  →  KUBE-SEP-…: DNAT
-    INPUT, FORWARD, OUTPUT  →  what has no endpoints is refused
-    POSTROUTING  →  KUBE-POSTROUTING, for what was marked 0x4000 on the way
+    PREROUTING, OUTPUT      →  KUBE-SERVICES  →  KUBE-SVC-…  →  KUBE-SEP-…: DNAT
+    INPUT, FORWARD, OUTPUT  →  reject ports without endpoints
+    POSTROUTING             →  KUBE-POSTROUTING: masquerade packets with mark 0x4000
 
-A packet to 10.96.12.7:80 is compared with one rule after another in KUBE-SERVICES, which is what makes many Services slow; the chain
-behind it draws an endpoint. A port that a Service does not have is nobody's here: the packet leaves by the default route.
-Source: k8s.io/kubernetes pkg/proxy/iptables/{proxier.go,proxier_test.go}, pkg/kubelet/kubelet_network_linux.go (1.33).
+The rules are in the tables nat, filter and mangle. The first packet of a connection passes the
+rules of KUBE-SERVICES one after another until one matches, so lookup time grows with the number of
+Services. The chain of the Service selects an endpoint at random.
+
+A port that the Service does not have matches no rule: the packet leaves by the default route.
+
+Source: k8s.io/kubernetes pkg/proxy/iptables/{proxier.go,proxier_test.go},
+pkg/kubelet/kubelet_network_linux.go (1.33).
 """
 
 from __future__ import annotations
@@ -40,6 +45,8 @@ from kubenetlab.hoststate.sandbox import Sysctl
 MASQUERADE_MARK = "0x4000"
 _NEW = "-m conntrack --ctstate NEW "
 _PORTALS = comment("kubernetes service portals")
+_EXTERNAL_PORTALS = comment("kubernetes externally-visible service portals")
+_MARKED = f"-m mark --mark {MASQUERADE_MARK}/{MASQUERADE_MARK}"
 
 _JUMPS: tuple[tuple[str, str, str], ...] = (
     ("nat", "PREROUTING", f"{_PORTALS} -j KUBE-SERVICES"),
@@ -57,7 +64,7 @@ _JUMPS: tuple[tuple[str, str, str], ...] = (
     (
         "filter",
         "INPUT",
-        f"{_NEW}{comment('kubernetes externally-visible service portals')} -j KUBE-EXTERNAL-SERVICES",
+        f"{_NEW}{_EXTERNAL_PORTALS} -j KUBE-EXTERNAL-SERVICES",
     ),
     ("filter", "INPUT", "-j KUBE-FIREWALL"),
     ("filter", "FORWARD", f"{comment('kubernetes forwarding rules')} -j KUBE-FORWARD"),
@@ -65,7 +72,7 @@ _JUMPS: tuple[tuple[str, str, str], ...] = (
     (
         "filter",
         "FORWARD",
-        f"{_NEW}{comment('kubernetes externally-visible service portals')} -j KUBE-EXTERNAL-SERVICES",
+        f"{_NEW}{_EXTERNAL_PORTALS} -j KUBE-EXTERNAL-SERVICES",
     ),
     ("filter", "OUTPUT", f"{_NEW}{_PORTALS} -j KUBE-SERVICES"),
     ("filter", "OUTPUT", "-j KUBE-FIREWALL"),
@@ -97,12 +104,13 @@ _CHAINS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "KUBE-FORWARD",
         (
             "-m conntrack --ctstate INVALID -j DROP",
-            f"{comment('kubernetes forwarding rules')} -m mark --mark {MASQUERADE_MARK}/{MASQUERADE_MARK} -j ACCEPT",
-            f"{comment('kubernetes forwarding conntrack rule')} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+            f"{comment('kubernetes forwarding rules')} {_MARKED} -j ACCEPT",
+            f"{comment('kubernetes forwarding conntrack rule')} "
+            "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
         ),
     ),
 )
-"""(table, name, rules) of the chains that are there whatever Services exist, the same for both families."""
+"""(table, name, rules) of the chains that exist without any Service, in both families."""
 
 _LOCALNET_GUARD = (
     f"! -s 127.0.0.0/8 -d 127.0.0.0/8 {comment('block incoming localnet connections')} "
@@ -111,21 +119,35 @@ _LOCALNET_GUARD = (
 
 
 class Mode(ModeOptions, frozen=True):
-    """Options as kube-proxy's own configuration names them."""
+    """Options, named as in kube-proxy's configuration.
+
+    localhostNodePorts: true | false
+        Node ports also answer at 127.0.0.1. Default: true.
+    masqueradeAll: true | false
+        Masquerade all traffic to cluster IPs, also that of pods. Default: false.
+    detectLocalMode: ClusterCIDR | NodeCIDR | BridgeInterface | InterfaceNamePrefix | none
+        How traffic of pods is recognised. ClusterCIDR: the source is in podSubnet. NodeCIDR: the
+        source is in the node's part of podSubnet. BridgeInterface, InterfaceNamePrefix: the packet
+        arrives by an interface that detectLocal names. none: never. Default: ClusterCIDR.
+    detectLocal: {bridgeInterface: NAME} | {interfaceNamePrefix: PREFIX}
+        Interface for the detectLocalMode of that name.
+    nodePortAddresses: list of ranges, or `primary` for the node's own address
+        Node addresses at which node ports answer. An empty list, the default, means every local
+        address.
+    """
 
     needs = Needs(programs=("iptables-nft-restore",), features=("iptables",))
 
     localhost_node_ports: bool = True
-    """Node ports answer at 127.0.0.1, too."""
+    """Node ports also answer at 127.0.0.1."""
     masquerade_all: bool = False
-    """Whatever is for a cluster IP is masqueraded."""
+    """Masquerade all traffic to cluster IPs, also that of pods."""
     detect_local_mode: LocalMode = "ClusterCIDR"
-    """What counts as traffic of pods: `ClusterCIDR`, sources in podSubnet; `NodeCIDR`, in the node's part of it; `BridgeInterface` and
-    `InterfaceNamePrefix`, packets that come in by interfaces that `detectLocal` names; `none`, nothing."""
+    """How traffic of pods is recognised; see the manual page."""
     detect_local: DetectLocal = DetectLocal()
-    """`bridgeInterface` or `interfaceNamePrefix`, for the two modes that need one."""
+    """Interface names for two of the modes."""
     node_port_addresses: tuple[str, ...] = ()
-    """Ranges of the nodes' addresses at which node ports answer, or `primary`; without any they answer at all local ones."""
+    """Ranges of the node addresses at which node ports answer, or `primary`; empty for all."""
 
     def findings(self) -> Iterator[Finding]:
         return local_traffic.findings(self.detect_local_mode, self.detect_local)
@@ -145,7 +167,7 @@ class Mode(ModeOptions, frozen=True):
     def service(
         self, service: ServiceView, place: NodePlace, network: PodNetwork
     ) -> tuple[Rules, ...]:
-        found: list[Rules] = []
+        rules: list[Rules] = []
         for detector in detectors(
             self.detect_local_mode, self.detect_local, network, place.families
         ):
@@ -154,11 +176,11 @@ class Mode(ModeOptions, frozen=True):
             if objects := tuple(
                 obj for port in ports for obj in self._service_port(port, detector)
             ):
-                found.append(
+                rules.append(
                     Rules("iptables", FAMILIES[version], service.service.full_name, objects)
                 )
-            found += udp_flows(service.service.full_name, ports, version)
-        return tuple(found)
+            rules += udp_flows(service.service.full_name, ports, version)
+        return tuple(rules)
 
     def _service_port(self, port: PortView, detector: Detector) -> Iterator[IptablesObject]:
         outsiders = detector.iptables(is_local=False) if detector.is_implemented else None
@@ -170,7 +192,10 @@ class Mode(ModeOptions, frozen=True):
 def _fixed(
     family: str, netns: str, addresses: Sequence[str] | None, has_localhost: bool
 ) -> Iterator[Object]:
-    """What is there without any Service. `addresses` are those at which node ports answer; None: all local ones."""
+    """Yield the objects that exist without any Service.
+
+    addresses: local addresses at which node ports answer; None for all.
+    """
     for table, name, rules in _CHAINS:
         yield IptablesChain(netns, family, table, name, rules)
     yield IptablesChain(
@@ -192,13 +217,13 @@ def _fixed(
 
 
 class _PortRules(Struct, frozen=True):
-    """One port of one Service in one family."""
+    """Rules of one port of one Service in one family."""
 
     family: str
     port: PortView
     detector: Detector
     outsiders: str | None
-    """Matches traffic to the cluster IP that is masqueraded; None: there is none."""
+    """Match of the traffic to the cluster IP that is masqueraded; None if there is none."""
 
     def all(self) -> Iterator[IptablesObject]:
         port = self.port
@@ -210,7 +235,7 @@ class _PortRules(Struct, frozen=True):
             yield self._entry(
                 "nat",
                 "KUBE-SERVICES",
-                f"{self._says('cluster IP')} {self._to(port.cluster_ip)} -j {chain}",
+                f"{self._comment('cluster IP')} {self._match(port.cluster_ip)} -j {chain}",
             )
         if port.is_reached_from_outside:
             yield from self._from_outside()
@@ -225,8 +250,13 @@ class _PortRules(Struct, frozen=True):
             yield self._endpoint(endpoint)
 
     def _without_endpoints(self) -> Iterator[IptablesObject]:
+        """Yield the rules for addresses of the port that lead to no endpoint.
+
+        They reject if the Service has no endpoint at all, and drop if only a policy Local excludes
+        them.
+        """
         port = self.port
-        what, target = (
+        reason, target = (
             ("has no local endpoints", "DROP")
             if port.everywhere
             else ("has no endpoints", "REJECT")
@@ -235,41 +265,42 @@ class _PortRules(Struct, frozen=True):
             yield self._entry(
                 "filter",
                 "KUBE-SERVICES",
-                f"{self._says(what)} {self._to(port.cluster_ip)} -j {target}",
+                f"{self._comment(reason)} {self._match(port.cluster_ip)} -j {target}",
             )
         if not port.external:
             outside = "KUBE-EXTERNAL-SERVICES"
             for address in port.outside_ips:
                 yield self._entry(
-                    "filter", outside, f"{self._says(what)} {self._to(address)} -j {target}"
+                    "filter", outside, f"{self._comment(reason)} {self._match(address)} -j {target}"
                 )
             if port.node_port:
                 yield self._entry(
                     "filter",
                     outside,
-                    f"{self._says(what)} -m addrtype --dst-type LOCAL {self._to('', port.node_port)} -j {target}",
+                    f"{self._comment(reason)} -m addrtype --dst-type LOCAL "
+                    f"{self._match('', port.node_port)} -j {target}",
                 )
 
     def _from_outside(self) -> Iterator[IptablesObject]:
-        """The ways in, the firewall in front of the load balancer's, and what becomes of who came in."""
+        """Yield the rules for external addresses, with the firewall of load balancer addresses."""
         port, external = self.port, external_chain(self.port)
         for address in port.external_ips:
             yield self._entry(
                 "nat",
                 "KUBE-SERVICES",
-                f"{self._says('external IP')} {self._to(address)} -j {external}",
+                f"{self._comment('external IP')} {self._match(address)} -j {external}",
             )
         guard = firewall_chain(port) if port.sources else external
         for address in port.balanced_ips:
             yield self._entry(
                 "nat",
                 "KUBE-SERVICES",
-                f"{self._says('loadbalancer IP')} {self._to(address)} -j {guard}",
+                f"{self._comment('loadbalancer IP')} {self._match(address)} -j {guard}",
             )
             if port.sources:
-                says = self._says(f"traffic not accepted by {guard}")
+                reason = self._comment(f"traffic not accepted by {guard}")
                 yield self._entry(
-                    "filter", "KUBE-PROXY-FIREWALL", f"{says} {self._to(address)} -j DROP"
+                    "filter", "KUBE-PROXY-FIREWALL", f"{reason} {self._match(address)} -j DROP"
                 )
         if port.balanced_ips and port.sources:
             others = comment(
@@ -278,7 +309,7 @@ class _PortRules(Struct, frozen=True):
             yield self._chain(
                 guard,
                 *(
-                    f"{self._says('loadbalancer IP')} -s {source} -j {external}"
+                    f"{self._comment('loadbalancer IP')} -s {source} -j {external}"
                     for source in port.sources
                 ),
                 others,
@@ -287,62 +318,77 @@ class _PortRules(Struct, frozen=True):
             yield self._entry(
                 "nat",
                 "KUBE-NODEPORTS",
-                f"{comment(port.title)} {self._to('', port.node_port)} -j {external}",
+                f"{comment(port.title)} {self._match('', port.node_port)} -j {external}",
             )
         yield self._chain(external, *self._policy())
 
     def _policy(self) -> Iterator[str]:
-        """By the policy Cluster all of it is masqueraded; by Local only what the node itself sends, and the cluster's own goes anywhere."""
+        """Yield the rules of the external chain.
+
+        With the policy Cluster all traffic is masqueraded. With the policy Local only traffic of
+        the node itself is masqueraded, and traffic from within the cluster may go to any endpoint.
+        """
         port, service = self.port, service_chain(self.port)
-        where = f"{port.title} external destinations"
+        subject = f"{port.title} external destinations"
         if not port.is_external_local:
-            yield f"{comment(f'masquerade traffic for {where}')} -j KUBE-MARK-MASQ"
+            yield f"{comment(f'masquerade traffic for {subject}')} -j KUBE-MARK-MASQ"
             yield f"-j {service}"
             return
-        own = "-m addrtype --src-type LOCAL"
+        from_node = "-m addrtype --src-type LOCAL"
         if self.detector.is_implemented:
-            yield f"{comment(f'pod traffic for {where}')}{self.detector.iptables(is_local=True)} -j {service}"
-        yield f"{comment(f'masquerade LOCAL traffic for {where}')} {own} -j KUBE-MARK-MASQ"
-        yield f"{comment(f'route LOCAL traffic for {where}')} {own} -j {service}"
+            local = self.detector.iptables(is_local=True)
+            yield f"{comment(f'pod traffic for {subject}')}{local} -j {service}"
+        yield f"{comment(f'masquerade LOCAL traffic for {subject}')} {from_node} -j KUBE-MARK-MASQ"
+        yield f"{comment(f'route LOCAL traffic for {subject}')} {from_node} -j {service}"
         if port.here:
             yield f"-j {local_chain(port)}"
 
     def _choice(self, chain: str, endpoints: Sequence[Backend], is_internal: bool) -> IptablesChain:
-        """Whoever is faithful to an endpoint goes there; of n that are left each rule takes the nth part."""
+        """Return the chain that selects an endpoint.
+
+        Rules for session affinity come first. With n endpoints left, each rule matches one nth of
+        the packets that reach it.
+        """
         port = self.port
         rules = []
         if is_internal and self.outsiders is not None:
             rules.append(
-                f"{self._says('cluster IP')} {self._to(port.cluster_ip)}{self.outsiders} -j KUBE-MARK-MASQ"
+                f"{self._comment('cluster IP')} {self._match(port.cluster_ip)}{self.outsiders} "
+                "-j KUBE-MARK-MASQ"
             )
         for endpoint in endpoints if port.affinity_s else ():
             name = endpoint_chain(port, endpoint)
-            faithful = f"-m recent --name {name} --rcheck --seconds {port.affinity_s} --reap"
-            rules.append(f"{self._says(f'-> {endpoint}')} {faithful} -j {name}")
+            has_affinity = f"-m recent --name {name} --rcheck --seconds {port.affinity_s} --reap"
+            rules.append(f"{self._comment(f'-> {endpoint}')} {has_affinity} -j {name}")
         for index, endpoint in enumerate(endpoints):
-            left = len(endpoints) - index
-            drawn = f" -m statistic --mode random --probability {1 / left:.10f}" if left > 1 else ""
+            remaining = len(endpoints) - index
+            probability = (
+                f" -m statistic --mode random --probability {1 / remaining:.10f}"
+                if remaining > 1
+                else ""
+            )
             rules.append(
-                f"{self._says(f'-> {endpoint}')}{drawn} -j {endpoint_chain(port, endpoint)}"
+                f"{self._comment(f'-> {endpoint}')}{probability} "
+                f"-j {endpoint_chain(port, endpoint)}"
             )
         return self._chain(chain, *rules)
 
     def _endpoint(self, endpoint: Backend) -> IptablesChain:
         port, name = self.port, endpoint_chain(self.port, endpoint)
         remember = f" -m recent --name {name} --set" if port.affinity_s else ""
-        says, match = comment(port.title), f"-m {port.protocol} -p {port.protocol}"
+        title, match = comment(port.title), f"-m {port.protocol} -p {port.protocol}"
         return self._chain(
             name,
-            f"{says} -s {endpoint.address} -j KUBE-MARK-MASQ",
-            f"{says}{remember} {match} -j DNAT --to-destination {endpoint}",
+            f"{title} -s {endpoint.address} -j KUBE-MARK-MASQ",
+            f"{title}{remember} {match} -j DNAT --to-destination {endpoint}",
         )
 
-    def _says(self, what: str) -> str:
+    def _comment(self, what: str) -> str:
         return comment(f"{self.port.title} {what}")
 
-    def _to(self, address: str, number: int = 0) -> str:
-        protocol, there = self.port.protocol, f" -d {address}" if address else ""
-        return f"-m {protocol} -p {protocol}{there} --dport {number or self.port.port}"
+    def _match(self, address: str, number: int = 0) -> str:
+        protocol, destination = self.port.protocol, f" -d {address}" if address else ""
+        return f"-m {protocol} -p {protocol}{destination} --dport {number or self.port.port}"
 
     def _entry(self, table: str, chain: str, rule: str) -> ChainEntry:
         return ChainEntry("", self.family, table, chain, rule)
@@ -352,27 +398,27 @@ class _PortRules(Struct, frozen=True):
 
 
 def service_chain(port: PortView) -> str:
-    """kube-proxy's name for all endpoints of a Service port: `KUBE-SVC-XPGD46QRK7WJZT7O`."""
+    """Return kube-proxy's name of the chain of all endpoints: `KUBE-SVC-XPGD46QRK7WJZT7O`."""
     return f"KUBE-SVC-{_digest(port)}"
 
 
 def local_chain(port: PortView) -> str:
-    """kube-proxy's name for those on the node: `KUBE-SVL-XPGD46QRK7WJZT7O`."""
+    """Return kube-proxy's name of the chain of local endpoints: `KUBE-SVL-XPGD46QRK7WJZT7O`."""
     return f"KUBE-SVL-{_digest(port)}"
 
 
 def external_chain(port: PortView) -> str:
-    """kube-proxy's name for what comes for an address outside: `KUBE-EXT-XPGD46QRK7WJZT7O`."""
+    """Return kube-proxy's name of the chain for external addresses: `KUBE-EXT-XPGD46QRK7WJZT7O`."""
     return f"KUBE-EXT-{_digest(port)}"
 
 
 def firewall_chain(port: PortView) -> str:
-    """kube-proxy's name for who may come in: `KUBE-FW-XPGD46QRK7WJZT7O`."""
+    """Return kube-proxy's name of the chain of source ranges: `KUBE-FW-XPGD46QRK7WJZT7O`."""
     return f"KUBE-FW-{_digest(port)}"
 
 
 def endpoint_chain(port: PortView, endpoint: Backend) -> str:
-    """kube-proxy's name for an endpoint of a Service port: `KUBE-SEP-SXIVWICOYRO3J4NJ`."""
+    """Return kube-proxy's name of the chain of one endpoint: `KUBE-SEP-SXIVWICOYRO3J4NJ`."""
     return f"KUBE-SEP-{_digest(port, str(endpoint))}"
 
 

@@ -1,14 +1,22 @@
-"""ipvs: kube-proxy's mode of that name: virtual servers of the kernel's own load balancer, and a few rules that ask whole sets.
+"""ipvs: kube-proxy's mode ipvs: virtual servers of the kernel's load balancer IPVS.
 
-    every address of a Service is on the dummy device kube-ipvs0, so that the node takes in what is for it
-    INPUT, OUTPUT  →  IPVS: a virtual server per address, protocol and port; its scheduler chooses among the real servers
-    PREROUTING, OUTPUT  →  KUBE-SERVICES: what is to be masqueraded is marked 0x4000, by asking ipsets
-    INPUT  →  KUBE-IPVS-FILTER: whatever else of the node's would answer at those addresses is refused
+    kube-ipvs0          dummy device with every Service address: the node accepts their packets
+    INPUT, OUTPUT       →  IPVS: a virtual server per address, protocol and port
+    PREROUTING, OUTPUT  →  KUBE-SERVICES: mark packets to masquerade with 0x4000, by ipset lookups
+    INPUT               →  KUBE-IPVS-FILTER: reject other ports of Service addresses
 
-However many Services there are, the rules are as many as before: a Service is virtual servers, members of sets, and addresses. Beyond
-upstream's: a policy Local that leads to nobody is silent, as in the other modes; what a node itself sends to an outside address of a
-Service by that policy is masqueraded; an echo request is answered; and nothing asks `physdev`, which would bring br_netfilter.
-Source: k8s.io/kubernetes pkg/proxy/ipvs/{proxier.go,ipset.go,graceful_termination.go,README.md} (1.33).
+The number of rules does not depend on the number of Services: a Service is a few virtual servers,
+set members and addresses.
+
+Differences from upstream:
+- internalTrafficPolicy Local without a local endpoint drops packets, as in the other modes.
+- Traffic of the node itself to an external address with externalTrafficPolicy Local is
+  masqueraded.
+- A ping to a Service address is answered.
+- No rule uses `physdev`, which would load br_netfilter.
+
+Source: k8s.io/kubernetes pkg/proxy/ipvs/{proxier.go,ipset.go,graceful_termination.go,README.md}
+(1.33).
 """
 
 from __future__ import annotations
@@ -46,17 +54,37 @@ from kubenetlab.names import link_alias, mac_of
 
 DEVICE: Final = "kube-ipvs0"
 SETTINGS: Final = ("conntrack", "expire_nodest_conn", "expire_quiescent_template")
-"""Of net.ipv4.vs: all of them 1."""
+"""Settings of net.ipv4.vs with the value 1."""
 _NODE_PORTS: Final[Mapping[str, tuple[str, str]]] = {
     "tcp": ("NODE-PORT-TCP", "NODE-PORT-LOCAL-TCP"),
     "udp": ("NODE-PORT-UDP", "NODE-PORT-LOCAL-UDP"),
     "sctp": ("NODE-PORT-SCTP-HASH", "NODE-PORT-LOCAL-SCTP-HASH"),
 }
-"""Protocol → the sets of node ports, and of those by the policy Local."""
+"""Protocol → set of node ports, and set of those with externalTrafficPolicy Local."""
 
 
 class Mode(ModeOptions, frozen=True):
-    """Options as kube-proxy's own configuration names them."""
+    """Options, named as in kube-proxy's configuration.
+
+    scheduler: rr | wrr | lc | wlc | sh | mh | dh | sed | nq | lblc | lblcr
+        How a real server is selected: round robin (rr), fewest connections (lc), hash of the
+        client's address (sh) and others; see ipvsadm(8). Each is a kernel module ip_vs_*.
+        Default: rr.
+    strictARP: true | false
+        The node answers ARP requests on a link only for the addresses of that link (arp_ignore 1,
+        arp_announce 2). MetalLB requires it. Default: false.
+    masqueradeAll: true | false
+        Masquerade all traffic to cluster IPs, also that of pods. Default: false.
+    detectLocalMode: ClusterCIDR | NodeCIDR | BridgeInterface | InterfaceNamePrefix | none
+        How traffic of pods is recognised. ClusterCIDR: the source is in podSubnet. NodeCIDR: the
+        source is in the node's part of podSubnet. BridgeInterface, InterfaceNamePrefix: the packet
+        arrives by an interface that detectLocal names. none: never. Default: ClusterCIDR.
+    detectLocal: {bridgeInterface: NAME} | {interfaceNamePrefix: PREFIX}
+        Interface for the detectLocalMode of that name.
+    nodePortAddresses: list of ranges, or `primary` for the node's own address
+        Node addresses at which node ports answer. An empty list, the default, means every address
+        of the node except 127.0.0.1.
+    """
 
     needs = Needs(
         programs=("iptables-nft-restore", "ipset"),
@@ -67,18 +95,17 @@ class Mode(ModeOptions, frozen=True):
     scheduler: Literal["rr", "wrr", "lc", "wlc", "sh", "mh", "dh", "sed", "nq", "lblc", "lblcr"] = (
         "rr"
     )
-    """Who of the real servers is chosen: in turn (rr), the one with the fewest connections (lc), by the client's address (sh) …: ipvsadm(8)."""
+    """IPVS scheduler, which selects a real server for a connection; see ipvsadm(8)."""
     strict_arp: bool = False
-    """A node answers ARP on a link for that link's own addresses only (arp_ignore 1, arp_announce 2), as MetalLB asks for."""
+    """Set arp_ignore to 1 and arp_announce to 2, as MetalLB requires."""
     masquerade_all: bool = False
-    """Whatever is for a cluster IP is masqueraded."""
+    """Masquerade all traffic to cluster IPs, also that of pods."""
     detect_local_mode: LocalMode = "ClusterCIDR"
-    """What counts as traffic of pods: `ClusterCIDR`, sources in podSubnet; `NodeCIDR`, in the node's part of it; `BridgeInterface` and
-    `InterfaceNamePrefix`, packets that come in by interfaces that `detectLocal` names; `none`, nothing."""
+    """How traffic of pods is recognised; see the manual page."""
     detect_local: DetectLocal = DetectLocal()
-    """`bridgeInterface` or `interfaceNamePrefix`, for the two modes that need one."""
+    """Interface names for two of the modes."""
     node_port_addresses: tuple[str, ...] = ()
-    """Ranges of the nodes' addresses at which node ports answer, or `primary`; without any they answer at all but 127.0.0.1."""
+    """Ranges of the node addresses at which node ports answer, or `primary`; empty for all."""
 
     def findings(self) -> Iterator[Finding]:
         return local_traffic.findings(self.detect_local_mode, self.detect_local)
@@ -107,7 +134,7 @@ class Mode(ModeOptions, frozen=True):
     def service(
         self, service: ServiceView, place: NodePlace, network: PodNetwork
     ) -> tuple[Rules | Object, ...]:
-        found: list[Rules | Object] = []
+        objects: list[Rules | Object] = []
         for cluster_cidr in network.cluster_cidrs:
             version = ip.version_of(cluster_cidr)
             addresses = self._node_addresses(place, version)
@@ -115,40 +142,45 @@ class Mode(ModeOptions, frozen=True):
             if not views:
                 continue
             ports = [_Port(version, port, self.scheduler, addresses) for port in views]
-            made: dict[str, list[RuleObject]] = {"ipset": [], "iptables": [], "ipvs": []}
+            by_backend: dict[str, list[RuleObject]] = {"ipset": [], "iptables": [], "ipvs": []}
             for obj in (obj for port in ports for obj in port.all()):
-                made[obj.dialect].append(obj)
+                by_backend[obj.dialect].append(obj)
             if health := service.service.spec.health_check_node_port:
-                made["ipset"].append(fixed.member(version, "HEALTH-CHECK-NODE-PORT", str(health)))
+                by_backend["ipset"].append(
+                    fixed.member(version, "HEALTH-CHECK-NODE-PORT", str(health))
+                )
             bound = dict.fromkeys(address for port in ports for address in port.bound)
-            made["ipset"] += (fixed.member(version, "IPVS-IPS", address) for address in bound)
+            by_backend["ipset"] += (fixed.member(version, "IPVS-IPS", address) for address in bound)
             subject = service.service.full_name
-            found.append(
-                Rules("ipset", FAMILIES[version], subject, (), tuple(made.pop("ipset")))
-            )  # others may have the same endpoints
-            found += (
-                Rules(name, FAMILIES[version], subject, tuple(objects))
-                for name, objects in made.items()
-                if objects
+            # Set members are shared objects: several Services may have the same endpoint.
+            objects.append(
+                Rules("ipset", FAMILIES[version], subject, (), tuple(by_backend.pop("ipset")))
             )
-            found += udp_flows(subject, views, version)
-            found += (
+            objects += (
+                Rules(name, FAMILIES[version], subject, tuple(rules))
+                for name, rules in by_backend.items()
+                if rules
+            )
+            objects += udp_flows(subject, views, version)
+            objects += (
                 Address("", DEVICE, f"{address}/{32 if version == 4 else 128}", is_source=False)
                 for address in bound
             )
-        return tuple(found)
+        return tuple(objects)
 
     def _node_addresses(self, place: NodePlace, version: int) -> tuple[str, ...]:
-        """At which addresses of its own a node answers; none where the node does not matter."""
+        """Return the node's addresses at which node ports answer; empty without a node."""
         own = next((family for family in place.families if family.version == version), None)
         if own is None:
             return ()
-        found = node_port_addresses(self.node_port_addresses, place, version)
-        return tuple(dict.fromkeys((own.address, own.gateway))) if found is None else found
+        configured = node_port_addresses(self.node_port_addresses, place, version)
+        return (
+            tuple(dict.fromkeys((own.address, own.gateway))) if configured is None else configured
+        )
 
 
 class _Port(Struct, frozen=True):
-    """One port of one Service in one family, and the node's addresses at which it answers as a node port."""
+    """One port of one Service in one family, with the node's addresses for its node port."""
 
     version: int
     port: PortView
@@ -157,7 +189,7 @@ class _Port(Struct, frozen=True):
 
     @property
     def bound(self) -> Iterable[str]:
-        """The addresses that the node takes in for it, beside its own."""
+        """Addresses for kube-ipvs0."""
         return dict.fromkeys((self.port.cluster_ip, *self.port.outside_ips))
 
     def all(self) -> Iterator[RuleObject]:
@@ -165,10 +197,11 @@ class _Port(Struct, frozen=True):
         yield from self._sets()
         yield from self._sources()
         if port.is_internal_local and port.everywhere and not port.here:
-            yield self._silence()
+            yield self._drop()
         else:
             yield from self._server(port.cluster_ip, port.port, port.internal)
-        # By the policy Local, where no endpoint is: pods and the node itself reach all, and what is answered to others is nobody's.
+        # With the policy Local and no local endpoint, pods and the node itself still reach every
+        # endpoint. Load balancers send nothing to this node.
         outside = port.external or port.everywhere
         for address in port.outside_ips:
             yield from self._server(address, port.port, outside)
@@ -178,12 +211,14 @@ class _Port(Struct, frozen=True):
     def _server(
         self, address: str, number: int, endpoints: Sequence[Backend]
     ) -> Iterator[IpvsObject]:
+        """Yield a virtual server and its real servers."""
         port = self.port
         yield VirtualServer("", port.protocol, address, number, self.scheduler, port.affinity_s)
         for endpoint in endpoints:
             yield RealServer("", port.protocol, address, number, endpoint.address, endpoint.port)
 
     def _sets(self) -> Iterator[Member]:
+        """Yield the members of the sets that decide on masquerading."""
         port = self.port
         for endpoint in port.everywhere:
             yield self._member("LOOP-BACK", endpoint.address, endpoint.port, f",{endpoint.address}")
@@ -207,7 +242,10 @@ class _Port(Struct, frozen=True):
                 yield fixed.member(self.version, name, str(port.node_port))
 
     def _sources(self) -> Iterator[RuleObject]:
-        """Who may come in by a load balancer's address. Where the node itself may not, its own packets are stopped on their way out."""
+        """Yield the objects that enforce loadBalancerSourceRanges.
+
+        If the node itself is not in a range, its own packets are dropped on their way out.
+        """
         port = self.port
         for address in port.balanced_ips if port.sources else ():
             yield self._member("LOAD-BALANCER-FW", address, port.port)
@@ -216,20 +254,26 @@ class _Port(Struct, frozen=True):
                     yield self._member("LOAD-BALANCER-SOURCE-IP", address, port.port, f",{source}")
                 else:
                     yield from (
-                        self._member("LOAD-BALANCER-SOURCE-CIDR", address, port.port, f",{part}")
-                        for part in _halved(source)
+                        self._member(
+                            "LOAD-BALANCER-SOURCE-CIDR", address, port.port, f",{range_part}"
+                        )
+                        for range_part in _halved(source)
                     )
             if address not in port.sources:
                 server = f"--vaddr {address} --vproto {port.protocol} --vport {port.port}"
                 yield self._entry("KUBE-IPVS-OUT-FILTER", f"-s {address} -m ipvs {server} -j DROP")
 
-    def _silence(self) -> ChainEntry:
-        """Without a virtual server, so that IPVS refuses nothing."""
+    def _drop(self) -> ChainEntry:
+        """Return the rule that drops packets to the cluster IP.
+
+        There is no virtual server for it, since IPVS would reject the packets.
+        """
         port = self.port
-        says = comment(f"{port.title} has no local endpoints")
+        reason = comment(f"{port.title} has no local endpoints")
         return self._entry(
             "KUBE-PROXY-FIREWALL",
-            f"{says} -m {port.protocol} -p {port.protocol} -d {port.cluster_ip} --dport {port.port} -j DROP",
+            f"{reason} -m {port.protocol} -p {port.protocol} -d {port.cluster_ip} "
+            f"--dport {port.port} -j DROP",
         )
 
     def _member(self, name: str, address: str, number: int, rest: str = "") -> Member:
@@ -240,7 +284,11 @@ class _Port(Struct, frozen=True):
 
 
 def _halved(source: str) -> tuple[str, ...]:
-    """A range as a set takes it: everything as two halves, a single address without its length."""
+    """Return a range as members of a set.
+
+    A set does not accept the length 0, so every address is two halves; a single address has no
+    length.
+    """
     address, _, length = source.partition("/")
     if length == "0":
         return ("0.0.0.0/1", "128.0.0.0/1") if ":" not in address else ("::/1", "8000::/1")

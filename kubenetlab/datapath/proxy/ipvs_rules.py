@@ -1,4 +1,4 @@
-"""What a node has in the mode ipvs whatever Services there are: the sets, and the rules that ask them.
+"""Sets and rules that a node has in the mode ipvs without any Service.
 
 Source: k8s.io/kubernetes pkg/proxy/ipvs/{proxier.go writeIptablesRules(),ipset.go} (1.33).
 """
@@ -81,7 +81,7 @@ _SETS: Final[tuple[tuple[str, str, str], ...]] = (
     ("HEALTH-CHECK-NODE-PORT", _PORTS, "Kubernetes health check node port"),
     ("IPVS-IPS", "hash:ip", "Kubernetes addresses on kube-ipvs0"),
 )
-"""(name without its beginning, kind, what a rule says that asks it)"""
+"""(name without its prefix, type, comment of the rules that match it)"""
 _COMMENTS: Final = {name: text for name, _, text in _SETS}
 
 _JUMPS: Final[tuple[tuple[str, str, str, str], ...]] = (
@@ -104,17 +104,17 @@ _LOOPBACKS: Final = {4: "127.0.0.0/8", 6: "::1/128"}
 
 
 def set_name(version: int, name: str) -> str:
-    """kube-proxy's name of a set: `KUBE-CLUSTER-IP`, `KUBE-6-CLUSTER-IP`."""
+    """Return kube-proxy's name of a set: `KUBE-CLUSTER-IP`, `KUBE-6-CLUSTER-IP`."""
     return f"KUBE-{'' if version == 4 else '6-'}{name}"[:MAX_NAME]
 
 
 def member(version: int, name: str, item: str) -> Member:
-    """What a Service puts into a set."""
+    """Return one member of a set."""
     return Member("", set_name(version, name), item)
 
 
 def sets(netns: str, version: int) -> Iterator[Object]:
-    """All sets of one family, empty."""
+    """Yield all sets of one family without members."""
     for name, kind, _ in _SETS:
         yield Set(
             netns,
@@ -124,20 +124,24 @@ def sets(netns: str, version: int) -> Iterator[Object]:
 
 
 def rules(netns: str, detector: Detector, *, is_all: bool) -> Iterator[Object]:
-    """Yield the chains and the jumps to them. With `is_all` whatever is for a cluster IP is masqueraded."""
+    """Yield the chains and the jumps to them.
+
+    is_all: masquerade all traffic to cluster IPs.
+    """
     family = FAMILIES[detector.version]
     for (table, name), lines in _chains(
         detector.version, _masqueraded(detector, is_all=is_all)
     ).items():
         yield IptablesChain(netns, family, table, name, lines)
-    for table, built_in, chain, says in _JUMPS:
-        yield Jump(netns, family, table, built_in, f"{comment(says)} -j {chain}")
+    for table, built_in, chain, text in _JUMPS:
+        yield Jump(netns, family, table, built_in, f"{comment(text)} -j {chain}")
 
 
 def _masqueraded(detector: Detector, *, is_all: bool) -> tuple[str, str]:
-    """Return how traffic to a cluster IP that is masqueraded is matched: directions for the set, and a match beside it.
+    """Return the match of traffic to a cluster IP that is masqueraded: set directions, extra match.
 
-    Without a detector it is what comes from a cluster IP too: upstream's nodes have those as addresses.
+    Without a detector, only packets with a cluster IP as their source are masqueraded: the
+    addresses are on kube-ipvs0, so the node may use one as a source.
     """
     if is_all:
         return "dst,dst", ""
@@ -149,25 +153,28 @@ def _masqueraded(detector: Detector, *, is_all: bool) -> tuple[str, str]:
 
 
 def _chains(version: int, masqueraded: tuple[str, str]) -> dict[tuple[str, str], tuple[str, ...]]:
-    """Return (table, name) → rules; see `_masqueraded`."""
+    """Return (table, name) → rules. `masqueraded` is the result of `_masqueraded`."""
     directions, outsiders = masqueraded
 
-    def asks(name: str, directions: str, protocol: str = "") -> str:
+    def match_set(name: str, directions: str, protocol: str = "") -> str:
         of_protocol = f"-p {protocol} " if protocol else ""
-        return f"{of_protocol}{comment(_COMMENTS[name])} -m set --match-set {set_name(version, name)} {directions}"
+        return (
+            f"{of_protocol}{comment(_COMMENTS[name])} "
+            f"-m set --match-set {set_name(version, name)} {directions}"
+        )
 
     def node_ports(protocol: str, suffix: str, directions: str) -> tuple[str, str]:
         return (
-            f"{asks(f'NODE-PORT-LOCAL-{suffix}', directions, protocol)} -j RETURN",
-            f"{asks(f'NODE-PORT-{suffix}', directions, protocol)} -j KUBE-MARK-MASQ",
+            f"{match_set(f'NODE-PORT-LOCAL-{suffix}', directions, protocol)} -j RETURN",
+            f"{match_set(f'NODE-PORT-{suffix}', directions, protocol)} -j KUBE-MARK-MASQ",
         )
 
-    own, local = "-m addrtype --src-type LOCAL", "-m addrtype --dst-type LOCAL"
+    from_node, to_node = "-m addrtype --src-type LOCAL", "-m addrtype --dst-type LOCAL"
     return {
         ("nat", "KUBE-MARK-MASQ"): (f"-j MARK --or-mark {MASQUERADE_MARK}",),
         ("nat", "KUBE-LOAD-BALANCER"): (
-            f"{asks('LOAD-BALANCER-LOCAL', 'dst,dst')} {own} -j KUBE-MARK-MASQ",
-            f"{asks('LOAD-BALANCER-LOCAL', 'dst,dst')} -j RETURN",
+            f"{match_set('LOAD-BALANCER-LOCAL', 'dst,dst')} {from_node} -j KUBE-MARK-MASQ",
+            f"{match_set('LOAD-BALANCER-LOCAL', 'dst,dst')} -j RETURN",
             "-j KUBE-MARK-MASQ",
         ),
         ("nat", "KUBE-NODE-PORT"): (
@@ -177,43 +184,44 @@ def _chains(version: int, masqueraded: tuple[str, str]) -> dict[tuple[str, str],
         ),
         ("nat", "KUBE-SERVICES"): (
             f"-s {_LOOPBACKS[version]} -j RETURN",
-            f"{asks('LOAD-BALANCER', 'dst,dst')} -j KUBE-LOAD-BALANCER",
-            f"{asks('CLUSTER-IP', directions)}{outsiders} -j KUBE-MARK-MASQ",
-            f"{asks('EXTERNAL-IP', 'dst,dst')} -j KUBE-MARK-MASQ",
-            f"{asks('EXTERNAL-IP', 'dst,dst')} {local} -j ACCEPT",
-            f"{asks('EXTERNAL-IP-LOCAL', 'dst,dst')} {own} -j KUBE-MARK-MASQ",
-            f"{asks('EXTERNAL-IP-LOCAL', 'dst,dst')} {local} -j ACCEPT",
-            f"{local} -j KUBE-NODE-PORT",
-            f"{asks('CLUSTER-IP', 'dst,dst')} -j ACCEPT",
-            f"{asks('LOAD-BALANCER', 'dst,dst')} -j ACCEPT",
+            f"{match_set('LOAD-BALANCER', 'dst,dst')} -j KUBE-LOAD-BALANCER",
+            f"{match_set('CLUSTER-IP', directions)}{outsiders} -j KUBE-MARK-MASQ",
+            f"{match_set('EXTERNAL-IP', 'dst,dst')} -j KUBE-MARK-MASQ",
+            f"{match_set('EXTERNAL-IP', 'dst,dst')} {to_node} -j ACCEPT",
+            f"{match_set('EXTERNAL-IP-LOCAL', 'dst,dst')} {from_node} -j KUBE-MARK-MASQ",
+            f"{match_set('EXTERNAL-IP-LOCAL', 'dst,dst')} {to_node} -j ACCEPT",
+            f"{to_node} -j KUBE-NODE-PORT",
+            f"{match_set('CLUSTER-IP', 'dst,dst')} -j ACCEPT",
+            f"{match_set('LOAD-BALANCER', 'dst,dst')} -j ACCEPT",
         ),
         ("nat", "KUBE-POSTROUTING"): (
-            f"{asks('LOOP-BACK', 'dst,dst,src')} -j MASQUERADE",
+            f"{match_set('LOOP-BACK', 'dst,dst,src')} -j MASQUERADE",
             f"-m mark ! --mark {_MARKED} -j RETURN",
             f"-j MARK --xor-mark {MASQUERADE_MARK}",
             f"{comment('kubernetes service traffic requiring SNAT')} -j MASQUERADE --random-fully",
         ),
-        ("filter", "KUBE-NODE-PORT"): (f"{asks('HEALTH-CHECK-NODE-PORT', 'dst')} -j ACCEPT",),
+        ("filter", "KUBE-NODE-PORT"): (f"{match_set('HEALTH-CHECK-NODE-PORT', 'dst')} -j ACCEPT",),
         ("filter", "KUBE-SOURCE-RANGES-FIREWALL"): (
-            f"{asks('LOAD-BALANCER-SOURCE-CIDR', 'dst,dst,src')} -j RETURN",
-            f"{asks('LOAD-BALANCER-SOURCE-IP', 'dst,dst,src')} -j RETURN",
+            f"{match_set('LOAD-BALANCER-SOURCE-CIDR', 'dst,dst,src')} -j RETURN",
+            f"{match_set('LOAD-BALANCER-SOURCE-IP', 'dst,dst,src')} -j RETURN",
             "-j DROP",
         ),
         ("filter", "KUBE-PROXY-FIREWALL"): (
-            f"{asks('LOAD-BALANCER-FW', 'dst,dst')} -j KUBE-SOURCE-RANGES-FIREWALL",
+            f"{match_set('LOAD-BALANCER-FW', 'dst,dst')} -j KUBE-SOURCE-RANGES-FIREWALL",
         ),
         ("filter", "KUBE-FORWARD"): (
             f"{comment('kubernetes forwarding rules')} -m mark --mark {_MARKED} -j ACCEPT",
-            f"{comment('kubernetes forwarding conntrack rule')} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+            f"{comment('kubernetes forwarding conntrack rule')} "
+            "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
         ),
         ("filter", "KUBE-IPVS-FILTER"): (
             *(
-                f"{asks(name, 'dst,dst')} -j RETURN"
+                f"{match_set(name, 'dst,dst')} -j RETURN"
                 for name in ("LOAD-BALANCER", "CLUSTER-IP", "EXTERNAL-IP", "EXTERNAL-IP-LOCAL")
             ),
-            f"{asks('HEALTH-CHECK-NODE-PORT', 'dst')} -j RETURN",
+            f"{match_set('HEALTH-CHECK-NODE-PORT', 'dst')} -j RETURN",
             f"{_PINGS[version]} -j RETURN",
-            f"-m conntrack --ctstate NEW {asks('IPVS-IPS', 'dst')} -j REJECT",
+            f"-m conntrack --ctstate NEW {match_set('IPVS-IPS', 'dst')} -j REJECT",
         ),
         ("filter", "KUBE-IPVS-OUT-FILTER"): (),
     }

@@ -1,10 +1,12 @@
-"""Local traffic: the packets that a kube-proxy takes for those of pods, by its options `detectLocalMode` and `detectLocal`.
+"""Local traffic: packets that kube-proxy counts as those of pods.
 
-Two things depend on it. Traffic to a cluster IP that is not local is masqueraded. Local traffic to an external address or a node
-port of a Service with `externalTrafficPolicy: Local` goes to all endpoints, as if it were for the cluster IP.
+The options detectLocalMode and detectLocal select them. Two rules depend on it. Traffic to a
+cluster IP that is not local is masqueraded. Local traffic to an external address or a node port of
+a Service with `externalTrafficPolicy: Local` goes to all endpoints, as if it were for the cluster
+IP.
 
-Source: k8s.io/kubernetes pkg/proxy/util/localdetector.go, cmd/kube-proxy/app/server_linux.go (getLocalDetectors),
-pkg/proxy/apis/config/validation (validateDetectLocalConfiguration), 1.33.
+Source: k8s.io/kubernetes pkg/proxy/util/localdetector.go, cmd/kube-proxy/app/server_linux.go
+(getLocalDetectors), pkg/proxy/apis/config/validation (validateDetectLocalConfiguration), 1.33.
 """
 
 from __future__ import annotations
@@ -25,41 +27,47 @@ _FIELDS: Final = {
     "BridgeInterface": "bridgeInterface",
     "InterfaceNamePrefix": "interfaceNamePrefix",
 }
-"""Mode → the field of `detectLocal` that it needs."""
+"""Mode → field of `detectLocal` that it needs."""
 _MAX_INTERFACE_NAME: Final = 15
 
 
 class DetectLocal(Struct, frozen=True, rename=kubernetes_name, forbid_unknown_fields=True):
-    """Names of interfaces, for the modes that need them."""
+    """Interface names, for the modes that need them."""
 
     bridge_interface: str = ""
     interface_name_prefix: str = ""
 
 
 class Detector(Struct, frozen=True):
-    """The match for local traffic of one address family on one node; without a range and an interface there is none."""
+    """Match of local traffic of one address family on one node.
+
+    Without a range and an interface nothing is local.
+    """
 
     version: int
     cidr: str = ""
     """Range of the source address."""
     interface: str = ""
-    """Interface by which packets come in."""
+    """Interface by which packets arrive."""
     is_prefix: bool = False
-    """True when `interface` is the beginning of names."""
+    """True when `interface` is a prefix of names."""
 
     @property
     def is_implemented(self) -> bool:
         return bool(self.cidr or self.interface)
 
     def nft(self, *, is_local: bool) -> str:
-        """Return the match in nft's words, with a space behind it. An interface need not exist: it is matched by name."""
+        """Return the match in nft syntax, followed by a space.
+
+        The interface need not exist: it is matched by name.
+        """
         inverted = "" if is_local else "!= "
         if self.cidr:
             return f"{'ip6' if self.version == 6 else 'ip'} saddr {inverted}{self.cidr} "
         return f'iifname {inverted}"{self.interface}{"*" * self.is_prefix}" '
 
     def iptables(self, *, is_local: bool) -> str:
-        """Return the match in the words of iptables, with a space before it."""
+        """Return the match in iptables syntax, preceded by a space."""
         inverted = "" if is_local else "! "
         return (
             f" {inverted}-s {self.cidr}"
@@ -71,7 +79,10 @@ class Detector(Struct, frozen=True):
 def detectors(
     mode: LocalMode, names: DetectLocal, network: PodNetwork, families: Sequence[Family]
 ) -> tuple[Detector, ...]:
-    """Return the detector of each address family of the pods. `families` are the node's; only NodeCIDR looks at them."""
+    """Return the detector of each address family of the pods.
+
+    families: those of the node, used only by NodeCIDR.
+    """
     pod_cidrs = {family.version: family.pod_cidr for family in families}
     versions = [(ip.version_of(cidr), cidr) for cidr in network.cluster_cidrs]
     match mode:
@@ -93,10 +104,11 @@ def detectors(
 
 
 def by_address(detector: Detector, family: Family, network: PodNetwork) -> str | None:
-    """Return the range of sources that a detector matches on a node; None without a detector, and nothing where none matches.
+    """Return the range of sources that a detector matches on a node.
 
-    This is for a proxy that sees packets on pods' own links: there a packet of an address in the node's range has come in by the
-    link of a pod, and no other has.
+    This is for a proxy that sees packets on the pods' own links: there, exactly the packets with an
+    address of the node's range come from a pod. None without a detector; empty when nothing
+    matches.
     """
     if not detector.is_implemented:
         return None
@@ -116,7 +128,7 @@ def by_address(detector: Detector, family: Family, network: PodNetwork) -> str |
 
 
 def findings(mode: LocalMode, names: DetectLocal) -> Iterator[Finding]:
-    """Yield the faults of the two options."""
+    """Yield the contradictions between the two options."""
     for needs, field in _FIELDS.items():
         name = names.bridge_interface if needs == "BridgeInterface" else names.interface_name_prefix
         path = ("detectLocal", field)
@@ -127,5 +139,8 @@ def findings(mode: LocalMode, names: DetectLocal) -> Iterator[Finding]:
         elif len(name) > _MAX_INTERFACE_NAME or any(
             char.isspace() or char in '/:"*+' for char in name
         ):
-            wanted = f"wanted the name of an interface: at most {_MAX_INTERFACE_NAME} characters without spaces"
-            yield Finding(path, f"{wanted}, quotes, /, :, * and +, found {found(name)}")
+            expected = (
+                f"wanted the name of an interface: at most {_MAX_INTERFACE_NAME} characters "
+                "without spaces, quotes, /, :, * and +"
+            )
+            yield Finding(path, f"{expected}, found {found(name)}")

@@ -1,10 +1,14 @@
-"""nftables: kube-proxy's mode of that name, with its own table, chains, maps and sets.
+"""nftables: kube-proxy's mode nftables: verdict maps lead to a chain per Service and endpoint.
 
-    prerouting, output  →  services  →  map service-ips  →  chain service-…  →  chain endpoint-…: dnat
-    forward, output     →  map no-endpoint-services (reject)  →  set cluster-ips (reject), Service range (drop)
-    postrouting         →  masquerading, for what was marked 0x4000 on the way
+    prerouting, output  →  services  →  map service-ips  →  service-…  →  endpoint-…: dnat
+    forward, output     →  map no-endpoint-services: reject
+                        →  cluster IP in set cluster-ips: reject; other Service addresses: drop
+    postrouting         →  masquerading: packets with mark 0x4000
 
-A packet to 10.96.12.7:80 finds `goto service-…` in the map; there one endpoint is drawn, and its chain rewrites the destination.
+The rules are in the tables `ip kube-proxy` and `ip6 kube-proxy`. A packet to 10.96.12.7:80 finds
+`goto service-…` in the map service-ips by one lookup. The chain of the Service selects an endpoint
+at random, and the chain of the endpoint rewrites the destination.
+
 Source: k8s.io/kubernetes pkg/proxy/nftables/{README.md,proxier.go,proxier_test.go} (1.33).
 """
 
@@ -38,26 +42,42 @@ from kubenetlab.hoststate.rules.nftables import MAX_NAME, NFT_FAMILIES, InTable,
 from kubenetlab.hoststate.rules.rulesets import Rules
 
 MAX_FAITHFUL = 1000
-"""Services for which `auto` makes kube-proxy's own chains."""
+"""Maximum number of Services for which `layout: auto` is `faithful`."""
 
 
 class Mode(ModeOptions, frozen=True):
-    """Options as kube-proxy's own configuration names them."""
+    """Options, named as in kube-proxy's configuration (except layout).
+
+    layout: auto | faithful | fast
+        faithful: kube-proxy's own chains for every Service and endpoint. fast: Services are entries
+        of a few maps, for labs with thousands of Services; ports with session affinity, a policy
+        Local or source ranges keep their chains. auto: faithful up to 1,000 Services, else fast.
+        Default: auto.
+    masqueradeAll: true | false
+        Masquerade all traffic to cluster IPs, also that of pods. Default: false.
+    detectLocalMode: ClusterCIDR | NodeCIDR | BridgeInterface | InterfaceNamePrefix | none
+        How traffic of pods is recognised. ClusterCIDR: the source is in podSubnet. NodeCIDR: the
+        source is in the node's part of podSubnet. BridgeInterface, InterfaceNamePrefix: the packet
+        arrives by an interface that detectLocal names. none: never. Default: ClusterCIDR.
+    detectLocal: {bridgeInterface: NAME} | {interfaceNamePrefix: PREFIX}
+        Interface for the detectLocalMode of that name.
+    nodePortAddresses: list of ranges, or `primary` for the node's own address
+        Node addresses at which node ports answer. An empty list means every local address except
+        127.0.0.1. Default: [primary].
+    """
 
     needs = Needs(programs=("nft",), features=("nft nat", "nft numgen", "nft vmap"))
 
     layout: Literal["auto", "faithful", "fast"] = "auto"
-    """faithful: kube-proxy's chain for every Service and endpoint. fast: Services are entries of a few maps, for labs with thousands of
-    them; one that asks for more than endpoints keeps its chains. auto: faithful for up to 1,000 Services."""
+    """Chains or map entries; see the manual page."""
     masquerade_all: bool = False
-    """Whatever is for a cluster IP is masqueraded."""
+    """Masquerade all traffic to cluster IPs, also that of pods."""
     detect_local_mode: LocalMode = "ClusterCIDR"
-    """What counts as traffic of pods: `ClusterCIDR`, sources in podSubnet; `NodeCIDR`, in the node's part of it; `BridgeInterface` and
-    `InterfaceNamePrefix`, packets that come in by interfaces that `detectLocal` names; `none`, nothing."""
+    """How traffic of pods is recognised; see the manual page."""
     detect_local: DetectLocal = DetectLocal()
-    """`bridgeInterface` or `interfaceNamePrefix`, for the two modes that need one."""
+    """Interface names for two of the modes."""
     node_port_addresses: tuple[str, ...] = (PRIMARY,)
-    """Ranges of the nodes' addresses at which node ports answer, or `primary`; without any they answer at all local ones."""
+    """Ranges of the node addresses at which node ports answer, or `primary`; empty for all."""
 
     def findings(self) -> Iterator[Finding]:
         return local_traffic.findings(self.detect_local_mode, self.detect_local)
@@ -89,7 +109,7 @@ class Mode(ModeOptions, frozen=True):
     def service(
         self, service: ServiceView, place: NodePlace, network: PodNetwork
     ) -> tuple[Rules, ...]:
-        found: list[Rules] = []
+        rules: list[Rules] = []
         for detector in self._detectors(place, network):
             version = detector.version
             words = FamilyWords(NFT_FAMILIES[version])
@@ -108,7 +128,7 @@ class Mode(ModeOptions, frozen=True):
                 )
             shared = {obj.key: obj for port in fast for obj in maps.shared(words, port, outsiders)}
             if ports:
-                found.append(
+                rules.append(
                     TableRules(
                         "nftables",
                         words.family,
@@ -117,11 +137,11 @@ class Mode(ModeOptions, frozen=True):
                         tuple(shared.values()),
                     )
                 )
-            found += udp_flows(service.service.full_name, ports, version)
-        return tuple(found)
+            rules += udp_flows(service.service.full_name, ports, version)
+        return tuple(rules)
 
     def _outsiders(self, detector: Detector) -> str | None:
-        """Return the match for traffic to a cluster IP that is masqueraded; None when there is no such traffic."""
+        """Return the match of masqueraded traffic to a cluster IP; None if there is none."""
         if self.masquerade_all:
             return ""
         return detector.nft(is_local=False) if detector.is_implemented else None
@@ -133,9 +153,10 @@ class Mode(ModeOptions, frozen=True):
 def _service_port(
     words: FamilyWords, port: PortView, detector: Detector, outsiders: str | None
 ) -> Iterator[InTable]:
-    """Yield the chains of one port, and where it is found: its cluster IP, its addresses outside, its port on every node.
+    """Yield the chains of one port, and the elements that lead to them.
 
-    `outsiders` matches traffic to the cluster IP that is masqueraded; None: there is none.
+    The elements are for the cluster IP, external addresses and the node port.
+    outsiders: match of the traffic to the cluster IP that is masqueraded; None if there is none.
     """
     yield from _firewall(words, port)
     yield from _without_endpoints(words, port)
@@ -153,8 +174,10 @@ def _service_port(
     )
     for name, is_used, endpoints in policies:
         if is_used and endpoints:
-            first = marking if name == internal else ()
-            yield words.chain(name, (*first, *_choice(words, port, endpoints)), comment=port.title)
+            own_marking = marking if name == internal else ()
+            yield words.chain(
+                name, (*own_marking, *_choice(words, port, endpoints)), comment=port.title
+            )
     if port.internal:
         yield words.element(
             "service-ips", destination(port, port.cluster_ip), f"goto {internal}", port.title
@@ -178,7 +201,7 @@ def _service_port(
 
 
 def _firewall(words: FamilyWords, port: PortView) -> Iterator[InTable]:
-    """Who may not come in by the load balancer's address."""
+    """Yield the chain and elements that drop clients outside loadBalancerSourceRanges."""
     if port.balanced_ips and port.sources:
         refuse = Rule(f"{words.family} saddr != {{ {', '.join(port.sources)} }} drop")
         yield words.chain(firewall_chain(port), (refuse,), comment=port.title)
@@ -192,7 +215,11 @@ def _firewall(words: FamilyWords, port: PortView) -> Iterator[InTable]:
 
 
 def _without_endpoints(words: FamilyWords, port: PortView) -> Iterator[InTable]:
-    """Refused where nobody serves; silence where a policy leads to nobody although somebody does."""
+    """Yield the elements for addresses of the port that lead to no endpoint.
+
+    They reject if the Service has no endpoint at all, and drop if only a policy Local excludes
+    them.
+    """
     verdict = "drop" if port.everywhere else "goto reject-chain"
     if not port.internal:
         yield words.element(
@@ -208,11 +235,12 @@ def _without_endpoints(words: FamilyWords, port: PortView) -> Iterator[InTable]:
 
 
 def _choice(words: FamilyWords, port: PortView, endpoints: Sequence[Backend]) -> Iterator[Rule]:
-    """Whoever is faithful to an endpoint goes there; for the others one is drawn."""
+    """Yield the rules that select an endpoint: session affinity first, then at random."""
     if port.affinity_s:
         for endpoint in endpoints:
             yield Rule(
-                f"{words.family} saddr @{affinity_set(port, endpoint)} goto {endpoint_chain(port, endpoint)}"
+                f"{words.family} saddr @{affinity_set(port, endpoint)} "
+                f"goto {endpoint_chain(port, endpoint)}"
             )
     choices = ", ".join(
         f"{index} : goto {endpoint_chain(port, endpoint)}"
@@ -222,7 +250,11 @@ def _choice(words: FamilyWords, port: PortView, endpoints: Sequence[Backend]) ->
 
 
 def _from_outside(port: PortView, detector: Detector) -> Iterator[Rule]:
-    """By the policy Cluster all of it is masqueraded; by Local only what the node itself sends, and the cluster's own goes anywhere."""
+    """Yield the rules of the external chain.
+
+    With the policy Cluster all traffic is masqueraded. With the policy Local only traffic of the
+    node itself is masqueraded, and traffic from within the cluster may go to any endpoint.
+    """
     cluster = service_chain(port)
     if not port.is_external_local:
         yield Rule("jump mark-for-masquerade")
@@ -237,7 +269,7 @@ def _from_outside(port: PortView, detector: Detector) -> Iterator[Rule]:
 
 
 def _endpoints(words: FamilyWords, port: PortView) -> Iterator[InTable]:
-    """The chain of each endpoint that some policy leads to."""
+    """Yield the chain of each endpoint that is used by some policy."""
     used = (port.everywhere if port.uses_cluster_policy else ()) + (
         port.here if port.uses_local_policy else ()
     )
@@ -257,32 +289,50 @@ def _endpoints(words: FamilyWords, port: PortView) -> Iterator[InTable]:
 
 
 def service_chain(port: PortView) -> str:
-    """kube-proxy's name for all endpoints of a Service port: `service-ULMVA6XW-ns1/svc1/tcp/p80`."""
+    """Return kube-proxy's name of the chain of all endpoints.
+
+    Example: `service-ULMVA6XW-ns1/svc1/tcp/p80`.
+    """
     return _chain_name("service", _base(port))
 
 
 def local_chain(port: PortView) -> str:
-    """kube-proxy's name for those on the node: `local-ULMVA6XW-ns1/svc1/tcp/p80`."""
+    """Return kube-proxy's name of the chain of this node's endpoints.
+
+    Example: `local-ULMVA6XW-ns1/svc1/tcp/p80`.
+    """
     return _chain_name("local", _base(port))
 
 
 def external_chain(port: PortView) -> str:
-    """kube-proxy's name for what comes for an address outside: `external-ULMVA6XW-ns1/svc1/tcp/p80`."""
+    """Return kube-proxy's name of the chain for external addresses.
+
+    Example: `external-ULMVA6XW-ns1/svc1/tcp/p80`.
+    """
     return _chain_name("external", _base(port))
 
 
 def firewall_chain(port: PortView) -> str:
-    """kube-proxy's name for who may come in: `firewall-ULMVA6XW-ns1/svc1/tcp/p80`."""
+    """Return kube-proxy's name of the chain of source ranges.
+
+    Example: `firewall-ULMVA6XW-ns1/svc1/tcp/p80`.
+    """
     return _chain_name("firewall", _base(port))
 
 
 def endpoint_chain(port: PortView, endpoint: Backend) -> str:
-    """kube-proxy's name for an endpoint of a Service port: `endpoint-5OJB2KTY-ns1/svc1/tcp/p80__10.180.0.1/80`."""
+    """Return kube-proxy's name of the chain of one endpoint.
+
+    Example: `endpoint-5OJB2KTY-ns1/svc1/tcp/p80__10.180.0.1/80`.
+    """
     return _chain_name("endpoint", _endpoint_base(port, endpoint))
 
 
 def affinity_set(port: PortView, endpoint: Backend) -> str:
-    """kube-proxy's name for the set of an endpoint's faithful clients: `affinity-5OJB2KTY-ns1/svc1/tcp/p80__10.180.0.1/80`."""
+    """Return kube-proxy's name of the set of an endpoint's recent clients.
+
+    Example: `affinity-5OJB2KTY-ns1/svc1/tcp/p80__10.180.0.1/80`.
+    """
     return _chain_name("affinity", _endpoint_base(port, endpoint))
 
 
@@ -291,7 +341,7 @@ def _base(port: PortView) -> str:
 
 
 def _endpoint_base(port: PortView, endpoint: Backend) -> str:
-    """nft's names have no colons, so an IPv6 address has dots there."""
+    """Return the name with the endpoint. An IPv6 address has dots, as nft names have no colons."""
     return f"{_base(port)}__{endpoint.address.replace(':', '.')}/{endpoint.port}"
 
 

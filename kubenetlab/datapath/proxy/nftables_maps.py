@@ -1,13 +1,14 @@
-"""The layout `fast` of nftables: Services as entries of a few maps, with one chain for each number of endpoints.
+"""Layout `fast` of nftables: Services are map entries, with one chain per number of endpoints.
 
     service-ips    10.96.12.7 . tcp . 80 : goto lb-tcp-3
     lb-tcp-3       dnat to ip daddr . tcp dport . numgen random mod 3 map @tcp-endpoints
     tcp-endpoints  10.96.12.7 . 80 . 0 : 10.244.1.5 . 8080, and so on to . 2
 
-The kernel loads a chain for each Service and endpoint in a time that grows with the square of their number; a map's entries it does
-not. A pod that meets itself is found when it leaves, by the set `hairpin`. What a port asks for beside (affinity, a policy Local,
-source ranges) is left to kube-proxy's own chains. Each protocol has maps of its own: nft 1.0.6 adds no rule to a map of data like
-`th dport` once the map is loaded (“conflicting protocols specified: tcp vs. th”).
+The time in which the kernel loads one chain per Service and endpoint grows with the square of their
+number; the time for map entries does not. A pod that reaches itself is recognised in postrouting,
+by the set `hairpin`. Ports with session affinity, a policy Local or source ranges keep kube-proxy's
+own chains. Each protocol has its own maps: nft 1.0.6 adds no rule to a map with `th dport` in its
+data type once the map is loaded ("conflicting protocols specified: tcp vs. th").
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ HAIRPIN = "hairpin"
 
 
 def fits(port: PortView) -> bool:
-    """True when a port asks for nothing but endpoints, each as good as the other for everybody."""
+    """Return True for a port that only needs endpoints, each equally good for every client."""
     is_local = port.is_internal_local or (port.is_external_local and port.is_reached_from_outside)
     return bool(port.everywhere) and not (
         is_local or port.affinity_s or (port.balanced_ips and port.sources)
@@ -30,21 +31,25 @@ def fits(port: PortView) -> bool:
 
 
 def hairpin_set(words: FamilyWords) -> Collection:
-    """Pods, each beside itself: whose packets come back to their sender."""
+    """Return the set of pairs (pod address, the same address)."""
     return words.collection(
         HAIRPIN, "ADDR . ADDR", "Pods of this node that may be led to themselves"
     )
 
 
 def hairpin_rule(words: FamilyWords) -> Rule:
-    """Whoever was led to himself is masqueraded, or he would answer himself."""
+    """Return the rule that masquerades a pod which reaches itself through a Service.
+
+    Otherwise the pod would answer itself directly, past the translation.
+    """
     return Rule(
-        f"ct status dnat {words.family} saddr . {words.family} daddr @{HAIRPIN} masquerade fully-random"
+        f"ct status dnat {words.family} saddr . {words.family} daddr @{HAIRPIN} "
+        "masquerade fully-random"
     )
 
 
 def entries(words: FamilyWords, port: PortView) -> Iterator[InTable]:
-    """What one port adds to the maps."""
+    """Yield the map entries of one port."""
     chain, endpoints = f"lb-{port.protocol}-{len(port.everywhere)}", f"{port.protocol}-endpoints"
     yield words.element(
         "service-ips", destination(port, port.cluster_ip), f"goto {chain}", port.title
@@ -65,9 +70,10 @@ def entries(words: FamilyWords, port: PortView) -> Iterator[InTable]:
 
 
 def shared(words: FamilyWords, port: PortView, outsiders: str | None) -> Iterator[InTable]:
-    """Yield what it has in common with others: the maps of its protocol, and the chains for so many endpoints.
+    """Yield the maps of the port's protocol and the chains for its number of endpoints.
 
-    `outsiders` matches traffic to the cluster IP that is masqueraded; None: there is none.
+    Other ports may yield the same objects.
+    outsiders: match of the traffic to the cluster IP that is masqueraded; None if there is none.
     """
     chain, count = f"lb-{port.protocol}-{len(port.everywhere)}", len(port.everywhere)
     number, address = f"{port.protocol} dport", f"{words.family} daddr . {port.protocol} dport"
@@ -97,11 +103,11 @@ def shared(words: FamilyWords, port: PortView, outsiders: str | None) -> Iterato
 
 
 def pod_entry(words: FamilyWords, address: str) -> Element:
-    """A pod on this node: it alone can be led to itself here."""
+    """Return the entry of a pod on this node, which is needed where the pod can reach itself."""
     return words.element(HAIRPIN, f"{address} . {address}")
 
 
-def _numbered(words: FamilyWords, where: str, key: str, port: PortView) -> Iterator[Element]:
-    """Whose they are `service-ips` says."""
+def _numbered(words: FamilyWords, map_name: str, key: str, port: PortView) -> Iterator[Element]:
+    """Yield the endpoints of an address with their numbers. Comments are only in `service-ips`."""
     for number, endpoint in enumerate(port.everywhere):
-        yield words.element(where, f"{key} . {number}", f"{endpoint.address} . {endpoint.port}")
+        yield words.element(map_name, f"{key} . {number}", f"{endpoint.address} . {endpoint.port}")

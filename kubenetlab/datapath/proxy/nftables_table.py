@@ -1,4 +1,4 @@
-"""kube-proxy's table for nftables, as it is without any Service: chains that are always there, maps and sets.
+"""kube-proxy's nftables table without any Service: chains that always exist, maps and sets.
 
 Source: k8s.io/kubernetes pkg/proxy/nftables/proxier.go (setupNFTables, 1.33).
 """
@@ -75,14 +75,14 @@ _COLLECTIONS: tuple[tuple[str, str, str], ...] = (
         "vmap to drop or reject packets to service nodeports with no endpoints",
     ),
 )
-"""(name, type, comment); ADDR is the family's type of addresses."""
+"""(name, type, comment); ADDR stands for the family's type of addresses."""
 
 
 class FamilyWords(Struct, frozen=True):
-    """What differs between the tables of a node, one per address family."""
+    """Differences between the tables of the two address families of a node."""
 
     family: str
-    """nft's: also its word for the packet's header."""
+    """nft's name of the family and of its packet header."""
     netns: str = ""
 
     @property
@@ -91,8 +91,9 @@ class FamilyWords(Struct, frozen=True):
 
     @property
     def any_local(self) -> str:
-        """Matches what is for the node itself, but for its loopback."""
-        return f"fib daddr type local {self.family} daddr != {'127.0.0.0/8' if self.family == 'ip' else '::1'}"
+        """Match of the node's own addresses except loopback."""
+        loopback = "127.0.0.0/8" if self.family == "ip" else "::1"
+        return f"fib daddr type local {self.family} daddr != {loopback}"
 
     def element(self, collection: str, item: str, value: str = "", comment: str = "") -> Element:
         return Element(self.netns, self.family, TABLE, collection, item, value, comment)
@@ -114,7 +115,7 @@ class FamilyWords(Struct, frozen=True):
         )
 
     def typeof(self, name: str, expressions: str, comment: str) -> Collection:
-        """A set or map whose type is that of some expressions."""
+        """Return a set or map whose type is that of nft expressions."""
         return Collection(
             self.netns, self.family, TABLE, name, expressions, comment, is_typeof=True
         )
@@ -126,9 +127,10 @@ def table(
     service_cidr: str,
     masquerading: Sequence[Rule] = (),
 ) -> Iterator[Object]:
-    """One table, as it is without any Service. `addresses` are those at which node ports answer; None: all local ones.
+    """Yield one table without any Service.
 
-    `masquerading` comes before what is masqueraded by its mark.
+    addresses: local addresses at which node ports answer; None for all.
+    masquerading: rules before the rule that masquerades marked packets.
     """
     yield Table(words.netns, words.family, TABLE, "rules for kube-proxy")
     for name, type_, comment in _COLLECTIONS:
@@ -143,7 +145,10 @@ def table(
 def _fixed_chains(
     words: FamilyWords, service_cidr: str, node_ports: str, masquerading: Sequence[Rule]
 ) -> Iterator[Object]:
-    """The chains that are there whatever Services exist. `node_ports` matches the addresses at which node ports answer."""
+    """Yield the chains that always exist.
+
+    node_ports: match of the addresses at which node ports answer.
+    """
     ip = words.family
     reject = (f"{ip} daddr @cluster-ips reject", "Reject traffic to invalid ports of ClusterIPs")
     drop = (f"{ip} daddr {{ {service_cidr} }} drop", "Drop traffic to unallocated ClusterIPs")
@@ -180,10 +185,10 @@ def _fixed_chains(
 
 
 def node_port_key(port: PortView) -> str:
-    """Under which a node port is found."""
+    """Return the key of a node port in maps."""
     return f"{port.protocol} . {port.node_port}"
 
 
 def destination(port: PortView, address: str) -> str:
-    """Under which an address of a Service is found."""
+    """Return the key of an address of a Service in maps."""
     return f"{address} . {port.protocol} . {port.port}"

@@ -1,6 +1,6 @@
-"""none: no kube-proxy has ever started.
+"""none: kube-proxy has never started.
 
-No Service address works, neither from pods nor from nodes; pod addresses do.
+Service addresses and node ports do not work, neither from pods nor from nodes; pod addresses do.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from kubenetlab.hoststate.rules.rulesets import Rules
 
 
 class Mode(ModeOptions, frozen=True):
-    """No options."""
+    """Options: none."""
 
     serves = False
 

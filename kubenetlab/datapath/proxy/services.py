@@ -1,4 +1,4 @@
-"""What every kube-proxy mode begins with: each Service port, and the endpoints usable from this node.
+"""Input of every kube-proxy mode: Service ports and the endpoints usable from a node.
 
 Source: k8s.io/kubernetes pkg/proxy/{serviceport,endpoint,topology}.go (CategorizeEndpoints), 1.33.
 """
@@ -20,11 +20,11 @@ from kubenetlab.names import socket_address
 SERVICE_PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
 HEADLESS_LABEL = "service.kubernetes.io/headless"
 PRIMARY = "primary"
-"""Among the addresses of node ports: the node's own one."""
+"""Value of `nodePortAddresses` that stands for the node's own address."""
 
 
 class Backend(Struct, frozen=True, order=True):
-    """One place to which a connection may go."""
+    """Address and port of an endpoint."""
 
     address: str
     port: int
@@ -34,35 +34,35 @@ class Backend(Struct, frozen=True, order=True):
 
 
 class PortView(Struct, frozen=True):
-    """One port of one Service in one address family, with its endpoints as this node sees them."""
+    """One port of one Service in one address family, with its endpoints as one node uses them."""
 
     namespace: str
     service: str
     port_name: str
     protocol: str
-    """In lower case, as nft writes it."""
+    """Protocol in lower case, as nft writes it."""
     cluster_ip: str
     port: int
     everywhere: tuple[Backend, ...]
-    """Where new connections go by the policy Cluster."""
+    """Endpoints for new connections with the policy Cluster."""
     here: tuple[Backend, ...] = ()
-    """The same by the policy Local: those on this node."""
+    """Endpoints for new connections with the policy Local: those on this node."""
     is_internal_local: bool = False
-    """By which policy what comes for the cluster IP goes."""
+    """True if internalTrafficPolicy is Local."""
     balanced_ips: tuple[str, ...] = ()
-    """Load balancers' addresses that nodes take in themselves."""
+    """Load balancer addresses that nodes translate (ipMode VIP)."""
     external_ips: tuple[str, ...] = ()
-    """Other addresses outside that are given it."""
+    """External IPs."""
     node_port: int = 0
-    """Under which it is reached at every node; 0: under none."""
+    """Node port; 0 without one."""
     sources: tuple[str, ...] = ()
-    """Who may come in by a load balancer's address; everybody when nothing is given."""
+    """Ranges from which load balancer addresses may be reached; empty allows every client."""
     is_external_local: bool = False
-    """By which policy what comes from outside goes."""
+    """True if externalTrafficPolicy is Local."""
     serving: tuple[Backend, ...] = ()
-    """All that answer, those that terminate among them: to them flows that are there may go on leading."""
+    """All endpoints that answer, also terminating ones: existing flows may continue to them."""
     affinity_s: int = 0
-    """How long a client stays with its endpoint; 0: each connection is drawn anew."""
+    """Timeout of session affinity in seconds; 0 without affinity."""
 
     @property
     def title(self) -> str:
@@ -71,74 +71,77 @@ class PortView(Struct, frozen=True):
 
     @property
     def internal(self) -> tuple[Backend, ...]:
-        """Where what comes for the cluster IP goes."""
+        """Endpoints for traffic to the cluster IP."""
         return self.here if self.is_internal_local else self.everywhere
 
     @property
     def external(self) -> tuple[Backend, ...]:
-        """Where what comes from outside goes."""
+        """Endpoints for traffic from outside."""
         return self.here if self.is_external_local else self.everywhere
 
     @property
     def outside_ips(self) -> tuple[str, ...]:
-        """Every address at which it is reached from outside, but for the nodes' own."""
+        """External IPs and load balancer addresses, without the nodes' own addresses."""
         return tuple(dict.fromkeys((*self.external_ips, *self.balanced_ips)))
 
     @property
     def is_reached_from_outside(self) -> bool:
-        """True when there is any way in."""
+        """True if the port has any external address or a node port."""
         return bool(self.outside_ips or self.node_port)
 
     @property
     def uses_cluster_policy(self) -> bool:
-        """True when some traffic may go to any endpoint."""
+        """True if some traffic may go to any endpoint."""
         return not self.is_internal_local or self.is_reached_from_outside
 
     @property
     def uses_local_policy(self) -> bool:
-        """True when some traffic may only go to this node's."""
+        """True if some traffic may go only to endpoints on this node."""
         return self.is_internal_local or (self.is_external_local and self.is_reached_from_outside)
 
 
 def node_port_addresses(
     wanted: Sequence[str], node: NodeView | NodePlace, version: int
 ) -> tuple[str, ...] | None:
-    """At which addresses of one family node ports answer, by kube-proxy's option `nodePortAddresses`; None: at all that are local.
+    """Return the addresses of one family at which node ports answer; None for all local addresses.
 
-    `primary` is the node's own one. Ranges of the other family say nothing, and ranges that are everything ask for all.
+    wanted: option `nodePortAddresses`: ranges, or `primary` for the node's own address. Ranges of
+    the other family are ignored, and a range of length 0 means all.
     """
     ranges = [ip_network(text, strict=False) for text in wanted if text != PRIMARY]
-    if not wanted or any(found.version == version and not found.prefixlen for found in ranges):
+    if not wanted or any(cidr.version == version and not cidr.prefixlen for cidr in ranges):
         return None
     family = next(family for family in node.families if family.version == version)
     own = (family.address, family.gateway)
-    inside = (address for address in own if any(ip_address(address) in found for found in ranges))
+    inside = (address for address in own if any(ip_address(address) in cidr for cidr in ranges))
     return tuple(dict.fromkeys((*((family.address,) if PRIMARY in wanted else ()), *inside)))
 
 
 def is_proxied(service: Service) -> bool:
-    """True unless the Service says that another proxy, or none, is to take care of it."""
+    """Return True unless labels assign the Service to another proxy or to none."""
     return SERVICE_PROXY_NAME_LABEL not in service.labels and HEADLESS_LABEL not in service.labels
 
 
 def knows_places(view: ServiceView) -> bool:
-    """True when it matters to a Service on which node its rules are."""
+    """Return True if the rules of a Service differ between nodes."""
     spec = view.service.spec
     if (
         "Local" in (spec.internal_traffic_policy, spec.external_traffic_policy)
         or spec.load_balancer_source_ranges
     ):
         return True
-    return any(endpoint.hints is not None for piece in view.slices for endpoint in piece.endpoints)
+    return any(
+        endpoint.hints is not None for slice_ in view.slices for endpoint in slice_.endpoints
+    )
 
 
 def has_node_ports(service: Service) -> bool:
-    """True when it is reached at the nodes' own addresses."""
+    """Return True if the Service has a node port."""
     return any(port.node_port for port in service.spec.ports)
 
 
 def port_views(place: NodePlace, view: ServiceView, version: int) -> tuple[PortView, ...]:
-    """Every port of a Service with a cluster IP of this family, as a node sees it."""
+    """Return the view of every port of a Service, for each of its cluster IPs of this family."""
     service = view.service
     if not is_proxied(service):
         return ()
@@ -155,16 +158,20 @@ def port_views(place: NodePlace, view: ServiceView, version: int) -> tuple[PortV
 def _port_view(
     place: NodePlace, view: ServiceView, service: Service, port: ServicePort, cluster_ip: str
 ) -> PortView:
+    """Return the view of one port.
+
+    An external address that an earlier Service has at the same port is left out.
+    """
     version = ip.version_of(cluster_ip)
-    found = list(_endpoints(view, port, version))
+    endpoints = list(_endpoints(view, port, version))
     spec = service.spec
 
     def own(addresses: Iterable[str]) -> tuple[str, ...]:
         return tuple(
-            found
-            for found in addresses
-            if ip.version_of(found) == version
-            and (found, port.protocol, port.port) not in view.taken
+            address
+            for address in addresses
+            if ip.version_of(address) == version
+            and (address, port.protocol, port.port) not in view.taken
         )
 
     balanced = own(service.virtual_ips)
@@ -172,7 +179,9 @@ def _port_view(
         spec.internal_traffic_policy == "Local",
         spec.external_traffic_policy == "Local",
     )
-    near = [(endpoint, address) for endpoint, address in found if endpoint.node_name == place.node]
+    local = [
+        (endpoint, address) for endpoint, address in endpoints if endpoint.node_name == place.node
+    ]
     return PortView(
         namespace=service.namespace,
         service=service.name,
@@ -180,8 +189,8 @@ def _port_view(
         protocol=port.protocol.lower(),
         cluster_ip=cluster_ip,
         port=port.port,
-        everywhere=categorize(_near(found, place)) or categorize(found),
-        here=categorize(near) if is_internal_local or is_external_local else (),
+        everywhere=categorize(_hinted(endpoints, place)) or categorize(endpoints),
+        here=categorize(local) if is_internal_local or is_external_local else (),
         is_internal_local=is_internal_local,
         balanced_ips=balanced,
         external_ips=own(service.external_ips),
@@ -192,7 +201,7 @@ def _port_view(
             sorted(
                 {
                     address
-                    for endpoint, address in found
+                    for endpoint, address in endpoints
                     if endpoint.conditions.is_ready or endpoint.conditions.is_serving
                 }
             )
@@ -203,26 +212,29 @@ def _port_view(
     )
 
 
-def categorize(found: Sequence[tuple[Endpoint, Backend]]) -> tuple[Backend, ...]:
-    """The ready endpoints; when there is none, those that are still serving while they terminate."""
-    ready = [address for endpoint, address in found if endpoint.conditions.is_ready]
+def categorize(endpoints: Sequence[tuple[Endpoint, Backend]]) -> tuple[Backend, ...]:
+    """Return the ready endpoints, or if there are none those that serve while they terminate."""
+    ready = [address for endpoint, address in endpoints if endpoint.conditions.is_ready]
     serving = [
         address
-        for endpoint, address in found
+        for endpoint, address in endpoints
         if endpoint.conditions.is_serving and endpoint.conditions.is_terminating
     ]
     return tuple(sorted(set(ready or serving)))
 
 
-def _near(
-    found: Sequence[tuple[Endpoint, Backend]], place: NodePlace
+def _hinted(
+    endpoints: Sequence[tuple[Endpoint, Backend]], place: NodePlace
 ) -> list[tuple[Endpoint, Backend]]:
-    """Those that are meant for a node, or for its zone: where every ready endpoint says for whom it is meant, and one is for here."""
-    ready = [(endpoint, address) for endpoint, address in found if endpoint.conditions.is_ready]
+    """Return the ready endpoints hinted for this node, else for its zone; empty without either.
+
+    Hints count only if every ready endpoint has one.
+    """
+    ready = [(endpoint, address) for endpoint, address in endpoints if endpoint.conditions.is_ready]
     for own, names in ((place.node, _for_nodes), (place.zone, _for_zones)):
-        here = [(endpoint, address) for endpoint, address in ready if own in names(endpoint)]
-        if own and here and all(names(endpoint) for endpoint, _ in ready):
-            return here
+        hinted = [(endpoint, address) for endpoint, address in ready if own in names(endpoint)]
+        if own and hinted and all(names(endpoint) for endpoint, _ in ready):
+            return hinted
     return []
 
 
@@ -235,41 +247,42 @@ def _for_zones(endpoint: Endpoint) -> list[str]:
 
 
 def source_ranges(spec: ServiceSpec, version: int) -> list[Network]:
-    """Of one family: from where a load balancer's address may be reached."""
+    """Return the loadBalancerSourceRanges of one family."""
     return [
-        found
+        cidr
         for text in spec.load_balancer_source_ranges
-        if (found := ip_network(text.strip(), strict=False)).version == version
+        if (cidr := ip_network(text.strip(), strict=False)).version == version
     ]
 
 
 def _sources(
     spec: ServiceSpec, place: NodePlace, balanced: Sequence[str], version: int
 ) -> Iterator[str]:
-    """The ranges of one family; without any the other family's shut nobody out, as upstream.
+    """Yield the ranges of one family from which a load balancer's address may be reached.
 
-    Where the node itself is in one, so is the load balancer's address: what the node sends to it may come back to the node as from it.
+    Ranges of only the other family exclude no client, as upstream. If the node is in a range, the
+    load balancer's addresses are allowed too: what the node sends to one may come back from it.
     """
     ranges = source_ranges(spec, version)
-    yield from (str(found) for found in ranges)
+    yield from (str(cidr) for cidr in ranges)
     own = [ip_address(address) for address in place.addresses]
-    if any(address in found for found in ranges for address in own):
+    if any(address in cidr for cidr in ranges for address in own):
         yield from balanced
 
 
 def _endpoints(
     view: ServiceView, port: ServicePort, version: int
 ) -> Iterator[tuple[Endpoint, Backend]]:
-    for piece in view.slices:
-        number = next(
+    for slice_ in view.slices:
+        target_port = next(
             (
                 entry.port
-                for entry in piece.ports
+                for entry in slice_.ports
                 if entry.name == port.name and entry.protocol == port.protocol
             ),
             None,
         )
-        if number is None or piece.address_type != f"IPv{version}":
+        if target_port is None or slice_.address_type != f"IPv{version}":
             continue
-        for endpoint in piece.endpoints:
-            yield endpoint, Backend(endpoint.addresses[0], number)
+        for endpoint in slice_.endpoints:
+            yield endpoint, Backend(endpoint.addresses[0], target_port)

@@ -1,4 +1,7 @@
-"""UDP flows to Services: where connection tracking may lead them, for the modes that leave translation to it."""
+"""UDP flows to Services: valid destinations in connection tracking.
+
+They are for the modes that leave address translation to connection tracking.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,14 @@ from kubenetlab.hoststate.rules.rulesets import Rules
 
 
 def udp_flows(subject: str, ports: Sequence[PortView], version: int) -> tuple[Rules, ...]:
-    """The destinations of a Service's UDP ports; nothing for one that has none."""
-    found = tuple(
+    """Return the destinations of a Service's UDP ports; empty without any."""
+    destinations = tuple(
         destination
         for port in ports
         if port.protocol == "udp"
         for destination in _destinations(port, version)
     )
-    return (Rules("conntrack", f"IPv{version}", subject, found),) if found else ()
+    return (Rules("conntrack", f"IPv{version}", subject, destinations),) if destinations else ()
 
 
 def _destinations(port: PortView, version: int) -> Iterator[FlowDestination]:

@@ -209,7 +209,7 @@ def test_nothing_is_broken_twice() -> None:
     cluster = broken(broken(store(), "stale"), "stopped", "worker2")
     assert [fault.name for fault in cluster.all(Fault)] == ["1", "2"]
     with pytest.raises(
-        UsageError, match="broken on worker already, by fault 1; first: kubenetlab heal 1"
+        UsageError, match="already broken on worker, by fault 1; first: kubenetlab heal 1"
     ):
         broken(cluster, "stopped")
     with pytest.raises(UsageError, match="has no kube-proxy"):
