@@ -1,8 +1,8 @@
 """NodeView: the part of the cluster that agents on one node know.
 
-Layers get this and nothing more, so a node's objects cannot depend on what only other nodes know. A
-view is a value: two views are equal when nothing changed for the node, and then nothing is computed
-again.
+Layers get this and nothing more, so a node's objects cannot depend on what only other nodes know.
+A view is a value: two views are equal when nothing changed for the node, and then nothing is
+computed again.
 """
 
 from __future__ import annotations

@@ -23,8 +23,9 @@ class Meaning(Struct, frozen=True):
     """Targets of other objects with the same name, which were not chosen."""
 
     def explanation(self, text: str) -> str:
-        """Describe the choice, as in `web: Service default/web by its DNS name (not
-        deploy:default/web)`.
+        """Describe the choice that was made for `text`.
+
+        Example: `web: Service default/web by its DNS name (not deploy:default/web)`.
         """
         if self.service is not None:
             chosen = f"Service {'/'.join(self.service)} by its DNS name {self.target.name}"

@@ -52,8 +52,8 @@ def read(text: str, seen: Mapping[str, Any], namespace: str | None = None) -> Ta
 def source_target(target: Target, seen: Mapping[str, Any]) -> Target:
     """Resolve a source, or a place to run a command in.
 
-    A bare name is a pod, else a workload; an address is the pod, node or host that owns it. Raises
-    UsageError for targets that run nothing, such as a Service, and for targets with a port.
+    A bare name is a pod, else a workload; an address is the pod, node or host that owns it.
+    Raises UsageError for targets that run nothing, such as a Service, and for targets with a port.
     """
     if not target.scheme and target.kind == "ip":
         target = _owner(target, seen)
@@ -94,8 +94,8 @@ def pod_of(target: Target, seen: Mapping[str, Any]) -> tuple[str, str]:
 def resolve(target: Target, seen: Mapping[str, Any], *, is_destination: bool = False) -> Location:
     """Return the running pod, node or host that a target names.
 
-    is_destination: the target may have a port, and messages also suggest Services. Raises
-    UsageError when there is no such place, or it does not run.
+    is_destination: the target may have a port, and messages also suggest Services.
+    Raises UsageError when there is no such place, or it does not run.
     """
     target = source_target(target.bare if is_destination else target, seen)
     if target.kind == "pod":
@@ -159,8 +159,8 @@ def node_ports(
 ) -> list[NodePort]:
     """Return the node port that `nodeport:node/ns/name` means, for each of the named nodes.
 
-    port: the Service's port or its node port; None for the first port of the protocol. Raises
-    UsageError when there is no such node, Service or port.
+    port: the Service's port or its node port; None for the first port of the protocol.
+    Raises UsageError when there is no such node, Service or port.
     """
     node, _, name = target.name.partition("/")
     nodes = [entry for entry in seen["nodes"] if node in (EVERY_NODE, entry["name"])]

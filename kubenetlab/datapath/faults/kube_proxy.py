@@ -10,8 +10,8 @@ how=stale
     that check it use other nodes.
 how=misconfigured
     The kubeconfig points to another cluster with the same Services, whose pods have the range
-    that follows podSubnet. That range is also its clusterCIDR. The pod looks healthy, but no
-    Service works from this node.
+    that follows podSubnet. That range is also its clusterCIDR. The pod looks healthy, but on this
+    node Services lead to pod addresses that do not exist.
 
 How to diagnose:
     kubenetlab diff                      rules that the node lacks, and rules that are wrong

@@ -1,8 +1,8 @@
 """ebpf: BPF programs at tc translate Services; no netfilter hook is used.
 
-    pod ── veth0 ┐ coming (ingress): Service address → endpoint         ┌ eth0 ── other nodes,
-                 ┴ cbr0, routes, other rules: they see client, endpoint ┴         outside
-    pod ── veth1 ┐ going (egress): endpoint → Service address; masquerade
+    pod ── veth0 ┐ coming (ingress): Service address → endpoint            ┌ eth0 ── other nodes,
+                 ├ cbr0, routes, other rules: they see client and endpoint ┤         outside
+    pod ── veth1 ┘ going (egress): endpoint → Service address; masquerade  └ lo
 
 The programs `coming` and `going` are attached to the pods' links and to eth0 of the node, `going`
 also to lo. Connection tracking and the rules of other components see client and endpoint, never the
@@ -14,8 +14,8 @@ updates only its own entries. SCTP is not supported: its ports are refused.
 With `dsr: true` (direct server return) the node that gets a packet from outside forwards it
 unchanged, in Geneve, to the node of the endpoint, which replies to the client directly.
 
-Source: kubenetlab/bpf/service.bpf.c. As in: Cilium's kube-proxy replacement at tc, Calico's eBPF
-dataplane.
+Source: kubenetlab/bpf/service.bpf.c.
+As in: Cilium's kube-proxy replacement at tc, Calico's eBPF dataplane.
 """
 
 from __future__ import annotations
