@@ -155,7 +155,7 @@ def describe(probe: Probe, *, is_real: bool) -> str:
 def describe_implied(program: str) -> str:
     """Describe the probe of a container without a readiness probe."""
     method = "connect to its first port" if _is_asked_by_connect(program) else "ping"
-    return f"a {method}: the lab's own question"
+    return f"a {method}, added by the lab"
 
 
 def _is_asked_by_connect(program: str) -> bool:

@@ -1,1 +1,1 @@
-"""Seeing it: what a lab is and does, without changing it."""
+"""Observation of a lab: probes, connections, rules and states, without any change to the lab."""

@@ -1,4 +1,7 @@
-"""Checks of truth tables: every row is probed, and gets a verdict."""
+"""Checks of truth tables: probe every row from every source it names, and give a verdict.
+
+Every probe is a real packet from inside the source's network namespace.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import asyncio
 import errno
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any, Literal
 
@@ -22,6 +25,7 @@ from kubenetlab.observe.meanings import meaning
 from kubenetlab.observe.prober import Outcome, ProbeRequest, outcome_of, run
 from kubenetlab.observe.request import HTTP_ERROR
 from kubenetlab.observe.row_destinations import (
+    RowDestination,
     address_of_family,
     row_destinations,
     with_service_port,
@@ -29,32 +33,37 @@ from kubenetlab.observe.row_destinations import (
 from kubenetlab.observe.targets import named_places, read
 from kubenetlab.observe.truth_table import FITS, Row, TruthTable, with_target
 
+State = Literal["holds", "fails"]
+
 
 class RowVerdict(Struct, frozen=True):
-    """What came of one probe of one row."""
+    """Result of one probe of one row."""
 
     table: str
     source: str
     target: str
     expected: str
     found: str
-    state: Literal["holds", "fails"]
+    state: State
     place: str
     """file:line of the row."""
     ms: float = 0.0
     name: str = ""
-    """Source and target under names that stay the same when pods are replaced: `deploy/web[0] → svc/cart:7070/TCP`."""
+    """Source and target under names that stay the same when pods are replaced.
+
+    Example: `deploy/web[0] → svc/cart:7070/TCP`.
+    """
     connection: Connection | None = None
-    """Both ends as objects of the cluster; None where the row names something that is not there."""
+    """Both ends as objects of the cluster; None if the row names an object that does not exist."""
 
     @property
     def is_expected_to_fail(self) -> bool:
-        """True where the row wants no connection: to a misconfigured target that is as it should be."""
+        """True if the row expects no connection: a misconfigured target may be intended."""
         return self.expected.partition(",")[0] in ("deny", "reject", "drop", "does not resolve")
 
 
-class _Question(Struct, frozen=True):
-    """One row for one source, with where to send."""
+class _RowProbe(Struct, frozen=True):
+    """Probe of one row from one source to one address."""
 
     row: Row
     place: str
@@ -64,9 +73,23 @@ class _Question(Struct, frozen=True):
     title: str
     address: str
     port: int = 0
-    """0: it is a ping."""
+    """Destination port; 0 for a ping."""
     path: str = ""
     """Path of a GET; empty for a connection, a datagram or a ping."""
+
+    @property
+    def reads_reply(self) -> bool:
+        """True if the verdict depends on the content of a reply."""
+        return bool(self.row.source or self.path)
+
+
+class _Check(Struct, frozen=True):
+    """Inputs of the check of one table."""
+
+    table: TruthTable
+    seen: Mapping[str, Any]
+    network_of: Callable[[Location], Any]
+    ends: Ends
 
 
 def check(
@@ -77,150 +100,38 @@ def check(
     *,
     deadline_s: float = 1.0,
 ) -> list[RowVerdict]:
-    """Every row, for every source it names. `seen` is what `inspect` shows; `network_of(place)` gives a source's own network."""
-    verdicts: list[RowVerdict | None] = []
-    questions: list[tuple[int, _Question]] = []
-    ends = Ends(seen)
-    for row, place in zip(table.probes, places, strict=True):
-        name = f"{row.from_} → {row.to}{_port(row)}"
-        try:
-            sources = named_places(read(row.from_, seen), seen)
-            target = read(row.to, seen)
-            row = with_target(row, target)
-            if row.resolves is not None:
-                verdicts += [
-                    asyncio.run(
-                        _resolved(table, row, place, source, target, network_of(source), ends)
-                    )
-                    for source in sources
-                ]
-                continue
-            version = {"IPv4": 4, "IPv6": 6, None: None}[row.family]
-            sources = [source.of_version(version) for source in sources]
-            meanings = [(source, meaning(target, seen, source)) for source in sources]
-            rows = [
-                (source, meant.target, with_service_port(row, meant, seen))
-                for source, meant in meanings
-            ]
-            pairs = [
-                (source, meant.bare, own, there)
-                for source, meant, own in rows
-                for there in row_destinations(meant, own, seen)
-            ]
-        except UsageError as error:
-            verdicts.append(
-                RowVerdict(
-                    table.name,
-                    row.from_,
-                    row.to,
-                    row.expected,
-                    str(error),
-                    "fails",
-                    place,
-                    name=name,
-                )
-            )
-            continue
-        for source, meant, own_row, there in pairs:
-            path = f" GET {target.path}" if target.path else ""
-            name = f"{ends.stable_name(source)} → {ends.stable_target(meant, there.title)}{_port(own_row)}{path}"
-            connection = ends.of_row(source, meant, own_row.port)
-            try:
-                found = (
-                    address_of_family(source, there.title, there.addresses)
-                    if there.addresses
-                    else asyncio.run(network_of(source).resolve(there.name, source.versions))
-                )
-            except OSError as error:
-                reason = error.strerror or str(error)
-                verdicts.append(
-                    RowVerdict(
-                        table.name,
-                        source.title,
-                        there.title,
-                        row.expected,
-                        reason,
-                        "fails",
-                        place,
-                        name=name,
-                        connection=connection,
-                    )
-                )
-                continue
-            connection = ends.of_row(source, meant, there.port, found, own_row.protocol)
-            question = _Question(
-                own_row,
-                place,
-                name,
-                connection,
-                source,
-                there.title,
-                found,
-                there.port,
-                target.path,
-            )
-            questions.append((len(verdicts), question))
-            verdicts.append(None)
-    plain = [
-        (index, question)
-        for index, question in questions
-        if not (question.row.source or question.path)
+    """Return one verdict for every row, source and destination, in order.
+
+    places: file:line of each row. seen: document of `inspect`.
+    network_of: returns the network of a source, with its name resolution and its sockets.
+    """
+    inputs = _Check(table, seen, network_of, Ends(seen))
+    entries = [
+        entry
+        for row, place in zip(table.probes, places, strict=True)
+        for entry in _entries(inputs, row, place)
     ]
-    results = run([_probe(question) for _, question in plain], deadline_s=deadline_s)
-    for (index, question), result in zip(plain, results, strict=True):
-        state = "holds" if result.outcome in FITS[question.row.expected] else "fails"
-        verdicts[index] = _verdict(table, question, result.outcome, state, result.ms)
-    for index, question in questions:
-        if question.row.source or question.path:
-            verdicts[index] = asyncio.run(
-                _whom_it_saw(table, question, network_of(question.source), deadline_s)
-            )
-    return [verdict for verdict in verdicts if verdict is not None]
-
-
-def _probe(question: _Question) -> ProbeRequest:
-    row = question.row
-    protocol: Literal["ICMP", "TCP", "UDP", "SCTP"] = "ICMP" if row.port is None else row.protocol
-    return ProbeRequest(
-        question.source, protocol, question.address, question.port, row.expected == "allow"
-    )
-
-
-def _http_verdict(table: TruthTable, question: _Question, status: int, ms: float) -> RowVerdict:
-    """Return the verdict for an HTTP answer: an error status is neither allowed traffic nor denied traffic."""
-    is_fine = question.row.expected == "allow" and status < HTTP_ERROR
-    return _verdict(table, question, f"answer, HTTP {status}", "holds" if is_fine else "fails", ms)
-
-
-def _verdict(
-    table: TruthTable, question: _Question, found: str, state: Any, ms: float = 0.0
-) -> RowVerdict:
-    row = question.row
-    is_plain = row.port is not None and not question.path
-    target = with_port(question.title, row.port, row.protocol) if is_plain else question.title
-    source = question.source.title
-    expected = row.expected + (f", from {row.source}" if row.source else "")
-    rounded_ms = round(ms, 3)
-    return RowVerdict(
-        table.name,
-        source,
-        target,
-        expected,
-        found,
-        state,
-        question.place,
-        rounded_ms,
-        question.name,
-        question.connection,
-    )
-
-
-def _port(row: Row) -> str:
-    return f":{row.port}/{row.protocol}" if row.port is not None else ""
+    plain = [entry for entry in entries if isinstance(entry, _RowProbe) and not entry.reads_reply]
+    results = iter(run([_request(probe) for probe in plain], deadline_s=deadline_s))
+    verdicts: list[RowVerdict] = []
+    for entry in entries:
+        if isinstance(entry, RowVerdict):
+            verdicts.append(entry)
+        elif entry.reads_reply:
+            network = network_of(entry.source)
+            verdicts.append(asyncio.run(_check_reply(table, entry, network, deadline_s)))
+        else:
+            result = next(results)
+            state = _state(result.outcome in FITS[entry.row.expected])
+            verdicts.append(_verdict(table, entry, result.outcome, state, result.ms))
+    return verdicts
 
 
 def needs_network(row: Row, seen: Mapping[str, Any], source: Location) -> bool:
-    """Return True for a row that needs more than packets to an address: name resolution, HTTP, or the client that the server saw."""
+    """Return True for a row that needs more than a packet to an address.
+
+    That is name resolution, HTTP, or the client address that the server saw.
+    """
     target = read(row.to, seen)
     return (
         bool(row.source or target.path)
@@ -229,89 +140,221 @@ def needs_network(row: Row, seen: Mapping[str, Any], source: Location) -> bool:
     )
 
 
-async def _resolved(
-    table: TruthTable,
+def _entries(inputs: _Check, row: Row, place: str) -> list[RowVerdict | _RowProbe]:
+    """Return the probes of one row, and verdicts where no probe is needed or possible."""
+    seen = inputs.seen
+    try:
+        sources = named_places(read(row.from_, seen), seen)
+        target = read(row.to, seen)
+        resolved_row = with_target(row, target)
+        if row.resolves is not None:
+            return [
+                asyncio.run(_check_name(inputs, resolved_row, place, source, target))
+                for source in sources
+            ]
+        destinations = _destinations(inputs, resolved_row, sources, target)
+    except UsageError as error:
+        name = f"{row.from_} → {row.to}{_port(row)}"
+        return [
+            RowVerdict(
+                inputs.table.name,
+                row.from_,
+                row.to,
+                row.expected,
+                str(error),
+                "fails",
+                place,
+                name=name,
+            )
+        ]
+    return [
+        _probe_or_failure(inputs, own_row, place, source, meant, destination, target.path)
+        for source, meant, own_row, destination in destinations
+    ]
+
+
+def _destinations(
+    inputs: _Check, row: Row, sources: Sequence[Location], target: Target
+) -> list[tuple[Location, Target, Row, RowDestination]]:
+    """Return (source, target, row with the Service's port, destination) for each probe of a row.
+
+    The target is the one that a bare name stands for.
+    Raises UsageError if the target is missing or ambiguous, or if a source lacks the family.
+    """
+    version = {"IPv4": 4, "IPv6": 6, None: None}[row.family]
+    restricted = [source.of_version(version) for source in sources]
+    meanings = [(source, meaning(target, inputs.seen, source)) for source in restricted]
+    rows = [
+        (source, meant.target, with_service_port(row, meant, inputs.seen))
+        for source, meant in meanings
+    ]
+    return [
+        (source, meant.bare, own_row, destination)
+        for source, meant, own_row in rows
+        for destination in row_destinations(meant, own_row, inputs.seen)
+    ]
+
+
+def _probe_or_failure(
+    inputs: _Check,
     row: Row,
     place: str,
     source: Location,
-    target: Target,
-    network: Any,
-    ends: Ends,
+    meant: Target,
+    destination: RowDestination,
+    path: str,
+) -> RowVerdict | _RowProbe:
+    """Return the probe to a destination, or the verdict if the source finds no address of it."""
+    ends = inputs.ends
+    name = (
+        f"{ends.stable_name(source)} → {ends.stable_target(meant, destination.title)}"
+        f"{_port(row)}{f' GET {path}' if path else ''}"
+    )
+    try:
+        if destination.addresses:
+            address = address_of_family(source, destination.title, destination.addresses)
+        else:
+            network = inputs.network_of(source)
+            address = asyncio.run(network.resolve(destination.name, source.versions))
+    except OSError as error:
+        return RowVerdict(
+            inputs.table.name,
+            source.title,
+            destination.title,
+            row.expected,
+            error.strerror or str(error),
+            "fails",
+            place,
+            name=name,
+            connection=ends.of_row(source, meant, row.port),
+        )
+    return _RowProbe(
+        row,
+        place,
+        name,
+        ends.of_row(source, meant, destination.port, address, row.protocol),
+        source,
+        destination.title,
+        address,
+        destination.port,
+        path,
+    )
+
+
+def _request(probe: _RowProbe) -> ProbeRequest:
+    row = probe.row
+    protocol: Literal["ICMP", "TCP", "UDP", "SCTP"] = "ICMP" if row.port is None else row.protocol
+    return ProbeRequest(probe.source, protocol, probe.address, probe.port, row.expected == "allow")
+
+
+def _state(holds: bool) -> State:
+    return "holds" if holds else "fails"
+
+
+def _http_verdict(table: TruthTable, probe: _RowProbe, status: int, ms: float) -> RowVerdict:
+    """Return the verdict for an HTTP reply: an error status is neither allowed nor denied."""
+    holds = probe.row.expected == "allow" and status < HTTP_ERROR
+    return _verdict(table, probe, f"answer, HTTP {status}", _state(holds), ms)
+
+
+def _verdict(
+    table: TruthTable, probe: _RowProbe, found: str, state: State, ms: float = 0.0
 ) -> RowVerdict:
-    """Whether a name has an address, by the source's own resolver; a Service by the name that its own namespace uses."""
+    row = probe.row
+    is_plain = row.port is not None and not probe.path
+    return RowVerdict(
+        table.name,
+        probe.source.title,
+        with_port(probe.title, row.port, row.protocol) if is_plain else probe.title,
+        row.expected + (f", from {row.source}" if row.source else ""),
+        found,
+        state,
+        probe.place,
+        round(ms, 3),
+        probe.name,
+        probe.connection,
+    )
+
+
+def _port(row: Row) -> str:
+    return f":{row.port}/{row.protocol}" if row.port is not None else ""
+
+
+async def _check_name(
+    inputs: _Check, row: Row, place: str, source: Location, target: Target
+) -> RowVerdict:
+    """Check whether a name has an address, with the resolver of the source.
+
+    A Service is looked up by the name that pods of the source's namespace use.
+    """
     name = (
         target.name
         if target.namespace in ("", source.namespace)
         else f"{target.name}.{target.namespace}"
     )
+    versions = {"IPv4": (4,), "IPv6": (6,), None: ()}[row.family]
+    network = inputs.network_of(source)
     try:
-        versions = {"IPv4": (4,), "IPv6": (6,), None: ()}[row.family]
-        found, has_address = f"resolves to {await network.resolve(name, versions)}", True
+        address = await network.resolve(name, versions)
+        found, has_address = f"resolves to {address}", True
     except OSError as error:
         found, has_address = error.strerror or str(error), False
-    expected = "resolves" if row.resolves else "does not resolve"
-    state: Literal["holds", "fails"] = "holds" if has_address == row.resolves else "fails"
-    title = f"{ends.stable_name(source)} → name/{name}"
-    connection = ends.of_row(
+    connection = inputs.ends.of_row(
         source, Target("name", "", name) if target.kind == "word" else target.bare, None
     )
     return RowVerdict(
-        table.name,
+        inputs.table.name,
         source.title,
         name,
-        expected,
+        "resolves" if row.resolves else "does not resolve",
         found,
-        state,
+        _state(has_address == row.resolves),
         place,
-        name=title,
+        name=f"{inputs.ends.stable_name(source)} → name/{name}",
         connection=connection,
     )
 
 
-async def _whom_it_saw(
-    table: TruthTable, question: _Question, network: Any, deadline_s: float
+async def _check_reply(
+    table: TruthTable, probe: _RowProbe, network: Any, deadline_s: float
 ) -> RowVerdict:
-    row = question.row
-    port = question.port
-    begun = time.monotonic()
+    """Check the HTTP status of a reply, or the client address that the server saw."""
+    row = probe.row
+    start = time.monotonic()
     try:
         if row.protocol in ("UDP", "SCTP"):
-            saw = (
-                await network.exchange(
-                    question.address, port, b"clientip", deadline_s, row.protocol
-                )
-            ).decode(errors="replace")
+            reply = await network.exchange(
+                probe.address, probe.port, b"clientip", deadline_s, row.protocol
+            )
+            client = reply.decode(errors="replace")
         else:
             answer = await network.get(
-                question.address, port, question.path or "/clientip", deadline_s
+                probe.address, probe.port, probe.path or "/clientip", deadline_s
             )
-            if question.path and (not row.source or answer.status >= HTTP_ERROR):
-                return _http_verdict(
-                    table, question, answer.status, (time.monotonic() - begun) * 1000
-                )
+            if probe.path and (not row.source or answer.status >= HTTP_ERROR):
+                return _http_verdict(table, probe, answer.status, _ms_since(start))
             headers = {name.lower(): value for name, value in answer.headers.items()}
-            saw = headers.get("x-kubenetlab-client", answer.body.decode(errors="replace"))
+            client = headers.get("x-kubenetlab-client", answer.body.decode(errors="replace"))
     except OSError as error:
-        if question.path and not row.source:
-            outcome: Outcome = (
-                "silence"
-                if isinstance(error, TimeoutError)
-                else outcome_of(error.errno or errno.EHOSTUNREACH)
-            )
-            return _verdict(
-                table, question, outcome, "holds" if outcome in FITS[row.expected] else "fails"
-            )
+        return _failed_reply(table, probe, error)
+    address = (client.strip().rpartition(":")[0] or client.strip()).strip("[]")
+    holds = is_address(address) and ip_address(address) == ip_address(row.source)
+    return _verdict(table, probe, f"answer, saw {address}", _state(holds), _ms_since(start))
+
+
+def _failed_reply(table: TruthTable, probe: _RowProbe, error: OSError) -> RowVerdict:
+    """Return the verdict for a failed exchange, which a GET without `source` may expect."""
+    if probe.row.source or not probe.path:
         return _verdict(
-            table, question, os.strerror(error.errno) if error.errno else str(error), "fails"
+            table, probe, os.strerror(error.errno) if error.errno else str(error), "fails"
         )
-    address = (saw.strip().rpartition(":")[0] or saw.strip()).strip("[]")
-    ms = (time.monotonic() - begun) * 1000
-    return _verdict(
-        table,
-        question,
-        f"answer, saw {address}",
-        "holds"
-        if is_address(address) and ip_address(address) == ip_address(row.source)
-        else "fails",
-        ms,
+    outcome: Outcome = (
+        "silence"
+        if isinstance(error, TimeoutError)
+        else outcome_of(error.errno or errno.EHOSTUNREACH)
     )
+    return _verdict(table, probe, outcome, _state(outcome in FITS[probe.row.expected]))
+
+
+def _ms_since(start: float) -> float:
+    return (time.monotonic() - start) * 1000

@@ -1,4 +1,7 @@
-"""Which objects stand at both ends of a probe: what diagnostics are matched with, and names that outlive new pods."""
+"""Connections of probes: the objects at both ends.
+
+Diagnostics are matched with these objects, and rows get names that do not change with new pods.
+"""
 
 from __future__ import annotations
 
@@ -23,17 +26,17 @@ _NAME_SERVERS: Final = "kube-system/kube-dns"
 
 
 class _Reached(NamedTuple):
-    """What one end of a probe is."""
+    """Objects at one end of a probe."""
 
     service: str
-    """Empty where it is none."""
+    """`namespace/name` of the Service; empty if there is none."""
     pods: frozenset[str] = frozenset()
-    """Beside those behind the Service."""
+    """Pods that were reached directly; those behind the Service are added later."""
     port: int = 0
 
 
 class Ends:
-    """The ends of probes in one lab; `seen` is what `inspect` shows."""
+    """Ends of probes in one lab. `seen` is the document of `inspect`."""
 
     def __init__(self, seen: Mapping[str, Any]) -> None:
         self._seen = seen
@@ -60,16 +63,19 @@ class Ends:
     ) -> Connection:
         """Return the ends of one row of a table, or of one ping.
 
-        address: where the packets go, which tells more than a name: another Service behind an ExternalName, or one pod of a Service.
+        address: destination of the packets, which may differ from the object that the target names:
+        the Service behind an ExternalName, or one pod of a Service.
         """
         named = self._named(source, target, port or 0)
         reached = self._reached(address, port or 0, protocol) if address else named
         is_resolved = target.kind == "name" and source.kind == "pod"
-        name_servers = self._behind.get(_NAME_SERVERS, frozenset()) if is_resolved else frozenset()
+        name_servers = (
+            self._pods_behind.get(_NAME_SERVERS, frozenset()) if is_resolved else frozenset()
+        )
         return structs.replace(self._connection(source, named, reached), name_servers=name_servers)
 
     def _named(self, source: Location, target: Target, port: int) -> _Reached:
-        """Return what a target means by itself."""
+        """Return the objects that a target names."""
         if service := self._service_of(source, target):
             return _Reached(
                 service, port=self._port_of(service, port) if target.kind == "nodeport" else port
@@ -87,19 +93,25 @@ class Ends:
         )
 
     def _reached(self, address: str, port: int, protocol: str) -> _Reached:
-        """Return what is at an address: a Service, one at a node port of a node, or pods; pods of a node's own network are not isolated."""
-        if address in self._at:
-            return _Reached(self._at[address], port=port)
+        """Return the objects at an address: a Service, also by a node port of a node, or pods.
+
+        Pods in a node's network are left out, since network policies do not isolate them.
+        """
+        if address in self._service_at:
+            return _Reached(self._service_at[address], port=port)
         if address not in self._node_addresses:
             return _Reached("", self._pods_at.get(address, frozenset()), port)
         service, own_port = self._node_ports.get((port, protocol), ("", port))
         return _Reached(service, port=own_port)
 
     def stable_name(self, place: Location) -> str:
-        """Return a name that stays the same when a workload's pods are replaced: `deploy/web[0]`, `pod/client`, `node/worker`."""
+        """Return a name that stays the same when a workload's pods are replaced.
+
+        Examples: `deploy/web[0]`, `pod/client`, `node/worker`.
+        """
         if place.kind != "pod":
             return f"{place.kind}/{place.name}"
-        workload, index = self._places_in_workloads.get(_name(place), ("", 0))
+        workload, index = self._index_in_workload.get(_name(place), ("", 0))
         kind, _, name = workload.partition("/")
         where = "" if place.namespace == "default" else f"{place.namespace}/"
         return (
@@ -109,7 +121,10 @@ class Ends:
         )
 
     def stable_target(self, target: Target, title: str) -> str:
-        """Return a row's target under such a name: `svc/cart`, `deploy/web[1]`; `title` is what it was resolved to."""
+        """Return a row's target under a stable name, such as `svc/cart` or `deploy/web[1]`.
+
+        title: title of the place to which the target was resolved.
+        """
         where = "" if target.namespace in ("", "default") else f"{target.namespace}/"
         if target.kind in ("svc", "lb", "ip", "name"):
             return f"{target.kind}/{where}{target.name}"
@@ -121,7 +136,7 @@ class Ends:
         return self.stable_name(place) if place is not None else title
 
     def stable_destination(self, destination: Destination) -> str:
-        """Return a destination of the matrix under such a name."""
+        """Return a destination of the matrix under a stable name."""
         if not isinstance(destination, ServiceTarget):
             return self.stable_name(destination)
         where = "" if destination.namespace == "default" else f"{destination.namespace}/"
@@ -130,9 +145,9 @@ class Ends:
         return f"{kind}/{where}{destination.name}:{destination.port}/{destination.protocol}{family}"
 
     def _connection(self, source: Location, *reached: _Reached) -> Connection:
-        services = frozenset(one.service for one in reached if one.service)
+        services = frozenset(end.service for end in reached if end.service)
         pods = frozenset().union(
-            *(one.pods | self._behind.get(one.service, frozenset()) for one in reached)
+            *(end.pods | self._pods_behind.get(end.service, frozenset()) for end in reached)
         )
         source_pod = _name(source) if source.kind == "pod" else ""
         return Connection(
@@ -140,13 +155,16 @@ class Ends:
         )
 
     def _service_of(self, source: Location, target: Target) -> str:
-        """Return `namespace/name` of the Service that a target means, by whichever of its names and addresses; else nothing."""
+        """Return `namespace/name` of the Service that a target names, or an empty string.
+
+        The target may be any of the Service's names and addresses.
+        """
         if target.kind in ("svc", "lb"):
             return f"{target.namespace}/{target.name}"
         if target.kind == "nodeport":
             return f"{target.namespace}/{target.name.partition('/')[2]}"
         if target.kind == "ip":
-            return self._at.get(target.name, "")
+            return self._service_at.get(target.name, "")
         if target.kind == "name":
             name, _, rest = target.name.partition(".")
             namespace = rest.partition(".")[0] or source.namespace
@@ -158,7 +176,7 @@ class Ends:
         return ""
 
     def _port_of(self, service: str, port: int) -> int:
-        """Return the Service's own port for one of its node ports, or for its own."""
+        """Return the Service's port for one of its node ports; any other port unchanged."""
         return next(
             (
                 own
@@ -174,7 +192,7 @@ class Ends:
 
     @cached_property
     def _node_ports(self) -> dict[tuple[int, str], tuple[str, int]]:
-        """(node port, protocol) → (Service, its own port)."""
+        """(node port, protocol) → (Service, its port)."""
         return {
             (port["node_port"], port["protocol"]): (
                 f"{service['namespace']}/{service['name']}",
@@ -187,16 +205,16 @@ class Ends:
 
     @cached_property
     def _pods_at(self) -> dict[str, frozenset[str]]:
-        """Address → the pods that have it."""
-        found: dict[str, set[str]] = {}
+        """Address → pods that have it."""
+        pods_by_address: dict[str, set[str]] = {}
         for pod in self._seen["pods"]:
             for address in pod["addresses"]:
-                found.setdefault(address, set()).add(f"{pod['namespace']}/{pod['name']}")
-        return {address: frozenset(pods) for address, pods in found.items()}
+                pods_by_address.setdefault(address, set()).add(f"{pod['namespace']}/{pod['name']}")
+        return {address: frozenset(pods) for address, pods in pods_by_address.items()}
 
     @cached_property
-    def _behind(self) -> dict[str, frozenset[str]]:
-        """Service → the pods behind it, ready or not."""
+    def _pods_behind(self) -> dict[str, frozenset[str]]:
+        """Service → pods behind it, ready or not."""
         return {
             f"{service['namespace']}/{service['name']}": frozenset().union(
                 *(
@@ -208,8 +226,8 @@ class Ends:
         }
 
     @cached_property
-    def _at(self) -> dict[str, str]:
-        """Address → the Service that has it."""
+    def _service_at(self) -> dict[str, str]:
+        """Address → Service that has it."""
         return {
             address: f"{service['namespace']}/{service['name']}"
             for service in self._seen["services"]
@@ -221,27 +239,34 @@ class Ends:
         }
 
     @cached_property
-    def _places_in_workloads(self) -> dict[str, tuple[str, int | str]]:
-        """Pod → (its workload, its place in it): of a StatefulSet the ordinal, of a DaemonSet the node, else the order in which they came."""
+    def _index_in_workload(self) -> dict[str, tuple[str, int | str]]:
+        """Pod → (workload, index of the pod in it).
+
+        The index is the ordinal in a StatefulSet and the node in a DaemonSet, else the order of
+        creation.
+        """
         counts: dict[tuple[str, str], int] = {}
-        found: dict[str, tuple[str, int | str]] = {}
+        indexes: dict[str, tuple[str, int | str]] = {}
         for pod in self._seen["pods"]:
             if pod["workload"]:
                 key = pod["namespace"], pod["workload"]
                 counts[key] = counts.get(key, -1) + 1
                 kind, _, name = pod["workload"].partition("/")
                 ordinal = pod["name"].removeprefix(f"{name}-")
-                place = (
+                index = (
                     ordinal
                     if kind == "StatefulSet"
                     else pod["node"]
                     if kind == "DaemonSet" and pod["node"]
                     else counts[key]
                 )
-                found[f"{pod['namespace']}/{pod['name']}"] = pod["workload"], place
-        return found
+                indexes[f"{pod['namespace']}/{pod['name']}"] = pod["workload"], index
+        return indexes
 
 
 def _name(place: Location) -> str:
-    """Return `namespace/name` of a pod, as diagnostics name it; a target needs a prefix for some namespaces."""
+    """Return `namespace/name` of a pod, as diagnostics name it.
+
+    A target would need a prefix for some namespaces.
+    """
     return f"{place.namespace}/{place.name}"

@@ -1,4 +1,4 @@
-"""Destinations of probes: the address of a target, and the object behind it that an expectation needs."""
+"""Destinations of probes: the address of a target, and the object behind it."""
 
 from __future__ import annotations
 
@@ -30,19 +30,21 @@ class ResolvedDestination(Struct, frozen=True):
     """Destination of a probe: an address, and the object behind it where the lab knows it."""
 
     title: str
-    """A target that leads to the same object; of a Service with its port."""
+    """Target that leads to the same object, with the port of a Service."""
     address: str
-    """Empty where DNS gives no address of the Service; `unresolved` has the reason."""
+    """Destination address; empty if DNS returns no address of the Service (see `unresolved`)."""
     port: int = 0
     protocol: str = "ICMP"
     known: Destination | None = None
+    """Object behind the address whose reachability can be predicted."""
     lacking: str = ""
-    """Ports of the Service, where it does not have the requested one."""
+    """Ports of the Service, if it does not have the requested one; else empty."""
     service: tuple[str, str] | None = None
     """Namespace and name of the Service."""
     choice: str = ""
-    """The object chosen for a bare name, where that is not obvious."""
+    """Object chosen for a bare name, if that is not obvious; else empty."""
     unresolved: str = ""
+    """Error of the name resolution."""
 
 
 async def find(
@@ -52,13 +54,16 @@ async def find(
     target: Target,
     request: ProbeSpecification,
 ) -> ResolvedDestination:
-    """Return where a probe from `source` to `target` goes. Raises UsageError."""
+    """Return the destination of a probe from `source` to `target`.
+
+    Raises UsageError if there is none.
+    """
     meant = meaning(target, seen, source)
-    where = await _find(resolver, seen, source, meant, request)
+    destination = await _find(resolver, seen, source, meant, request)
     is_service_too = any(text.startswith("svc:") for text in meant.alternatives)
     if target.kind != "word" or (meant.target.kind == "pod" and not is_service_too):
-        return where
-    return structs.replace(where, choice=meant.explanation(str(target.bare)))
+        return destination
+    return structs.replace(destination, choice=meant.explanation(str(target.bare)))
 
 
 async def _find(
@@ -109,7 +114,7 @@ async def _find(
 async def _address(
     resolver: SourceResolver, seen: Mapping[str, Any], source: Location, meant: Meaning
 ) -> str:
-    """Return the address itself, or the one that the source's DNS gives for the name."""
+    """Return the address itself, or the result of the source's name resolution."""
     target = meant.target
     if target.kind == "ip":
         return target.name
@@ -117,7 +122,8 @@ async def _address(
         return await resolver.resolve(target.name, source.versions)
     except OSError as error:
         if meant.service is not None:
-            hint = f"; {source.title} does not use the cluster's DNS, use svc:{'/'.join(meant.service)}"
+            service = "/".join(meant.service)
+            hint = f"; {source.title} does not use the cluster's DNS, use svc:{service}"
         else:
             hint = near(target.name.partition(".")[0], seen, with_services=True)
         raise UsageError(f"{source.title}: {error.strerror or error}{hint}") from None
@@ -126,13 +132,13 @@ async def _address(
 def _service_at(
     seen: Mapping[str, Any], address: str, port: int, protocol: str
 ) -> ServiceTarget | None:
-    """Return the Service port at an address and port; None where there is none, or several."""
-    found = [
-        each
-        for each in service_ports(seen)
-        if (each.address, each.port, each.protocol) == (address, port, protocol)
+    """Return the Service port at an address and port; None unless there is exactly one."""
+    matching = [
+        entry
+        for entry in service_ports(seen)
+        if (entry.address, entry.port, entry.protocol) == (address, port, protocol)
     ]
-    return found[0] if len(found) == 1 else None
+    return matching[0] if len(matching) == 1 else None
 
 
 async def _by_name(
@@ -142,34 +148,45 @@ async def _by_name(
     meant: Meaning,
     request: ProbeSpecification,
 ) -> ResolvedDestination:
-    """Return a Service's port at the address that the source's DNS gives, which has to be an address of the Service."""
+    """Return a Service's port at the address that the source's DNS returns.
+
+    The destination is unresolved if this is not an address of the Service.
+    """
     assert meant.service is not None
     namespace, name = meant.service
     entry = service_named(seen, namespace, name) or {}
     protocol = request.protocol if request.protocol != "ICMP" else ""
     if entry["cluster_ips"]:
-        where = service_port(seen, source, Target("svc", namespace, name), protocol, request.port)
+        destination = service_port(
+            seen, source, Target("svc", namespace, name), protocol, request.port
+        )
         own = tuple(entry["cluster_ips"])
     else:
         # Without a port a headless Service is pinged: its addresses are those of pods.
-        where = ResolvedDestination("", "", request.http_port, request.protocol)
+        destination = ResolvedDestination("", "", request.http_port, request.protocol)
         own = tuple(endpoint["address"] for endpoint in entry["endpoints"] if endpoint["ready"])
-    title = with_port(str(meant.target.bare), where.port or None, where.protocol)
-    # Only the Service's own ports are compared with its promise: a name with another port may be a mistake.
-    known = None if where.lacking else where.known
-    where = structs.replace(where, title=title, service=meant.service, known=known)
+    title = with_port(str(meant.target.bare), destination.port or None, destination.protocol)
+    # Results are predicted only for ports of the Service: another port may be a mistake.
+    known = None if destination.lacking else destination.known
+    destination = structs.replace(destination, title=title, service=meant.service, known=known)
     try:
         address = await resolver.resolve(meant.target.name, source.versions)
     except OSError as error:
-        return structs.replace(where, address="", unresolved=error.strerror or str(error))
+        return structs.replace(destination, address="", unresolved=error.strerror or str(error))
     if own and address not in own:
-        wrong = f"lookup {meant.target.name}: DNS answers {address}, but Service {namespace}/{name} has {', '.join(own)}"
-        return structs.replace(where, address="", unresolved=wrong)
-    return structs.replace(where, address=address)
+        wrong = (
+            f"lookup {meant.target.name}: DNS answers {address}, "
+            f"but Service {namespace}/{name} has {', '.join(own)}"
+        )
+        return structs.replace(destination, address="", unresolved=wrong)
+    return structs.replace(destination, address=address)
 
 
 def _port_of(target: Target, request: ProbeSpecification) -> int:
-    """Return the port of the request; 0 for a ping. Raises UsageError where the protocol needs a port."""
+    """Return the port of the request; 0 for a ping.
+
+    Raises UsageError where the protocol needs a port.
+    """
     if request.protocol != "ICMP" and not request.http_port:
         raise UsageError(
             f"{target}: {request.protocol} needs a port, such as {with_port(str(target), 80)}"
@@ -178,25 +195,30 @@ def _port_of(target: Target, request: ProbeSpecification) -> int:
 
 
 def common(source: Location, title: str, addresses: Sequence[str]) -> tuple[str, ...]:
-    """Return the addresses of families that the source has, its primary family first. Raises UsageError when there is none."""
-    found = tuple(
+    """Return the addresses of families that the source has, its primary family first.
+
+    Raises UsageError if there is none.
+    """
+    shared = tuple(
         address
         for version in source.versions
         for address in addresses
         if ip_address(address).version == version
     )
-    if not found:
+    if not shared:
         raise UsageError(
-            f"{source.title} ({', '.join(source.addresses)}) and {title} ({', '.join(addresses)}) have no family in common"
+            f"{source.title} ({', '.join(source.addresses)}) and {title} ({', '.join(addresses)}) "
+            "have no family in common"
         )
-    return found
+    return shared
 
 
 def service_port(
     seen: Mapping[str, Any], source: Location, target: Target, protocol: str, port: int | None
 ) -> ResolvedDestination:
-    """Return the requested port of a Service, else its first of the protocol, at its address of the source's first common family.
+    """Return a port of a Service at its address of the source's first common family.
 
+    The port is the requested one, or the first of the protocol.
     protocol: empty for any. Raises UsageError for a Service without such an address.
     """
     service = (target.namespace, target.name)
@@ -210,32 +232,34 @@ def service_port(
     ]
     if all_ports and not ports:
         raise UsageError(
-            f"{source.title} and svc:{target.namespace}/{target.name} ({all_ports[0].address}) have no family in common"
+            f"{source.title} and svc:{target.namespace}/{target.name} ({all_ports[0].address}) "
+            "have no family in common"
         )
     if not ports:
-        _refuse_nameless(seen, target)
+        _require_address(seen, target)
         known = sorted({f"{target.kind}:{entry.namespace}/{entry.name}" for entry in of_kind})
-        what = "cluster IP" if target.kind == "svc" else "load balancer's address"
+        address_kind = "cluster IP" if target.kind == "svc" else "load balancer's address"
         similar = (
             near(target.name, seen, with_services=True)
             if service_named(seen, *service) is None
             else ""
         )
         raise UsageError(
-            f"there is no Service {'/'.join(service)} with a {what}{similar}; known: {', '.join(known) or 'none'}"
+            f"there is no Service {'/'.join(service)} with a {address_kind}{similar}; "
+            f"known: {', '.join(known) or 'none'}"
         )
-    fitting = [
+    matching = [
         entry
         for entry in ports
         if (not protocol or entry.protocol == protocol) and (port is None or entry.port == port)
     ]
-    if fitting:
+    if matching:
         return ResolvedDestination(
-            fitting[0].title,
-            fitting[0].address,
-            fitting[0].port,
-            fitting[0].protocol,
-            fitting[0],
+            matching[0].title,
+            matching[0].address,
+            matching[0].port,
+            matching[0].protocol,
+            matching[0],
             service=service,
         )
     missing = structs.replace(
@@ -243,23 +267,34 @@ def service_port(
     )
     has = ", ".join(dict.fromkeys(f"{entry.port}/{entry.protocol}" for entry in ports))
     lacking = f"the Service has no port {missing.port}/{missing.protocol}; it has {has}"
-    behind = (
-        None if missing.is_outside else missing
-    )  # a load balancer's address leads nowhere at other ports
+    # A load balancer's address leads nowhere at ports that the Service does not have.
+    known_object = None if missing.is_outside else missing
     return ResolvedDestination(
-        missing.title, missing.address, missing.port, missing.protocol, behind, lacking, service
+        missing.title,
+        missing.address,
+        missing.port,
+        missing.protocol,
+        known_object,
+        lacking,
+        service,
     )
 
 
-def _refuse_nameless(seen: Mapping[str, Any], target: Target) -> None:
-    """Raise UsageError for a Service without an address of its own, which is reached by its name."""
+def _require_address(seen: Mapping[str, Any], target: Target) -> None:
+    """Raise UsageError for a Service without an address of its own.
+
+    Its DNS name leads to it.
+    """
     entry = service_named(seen, target.namespace, target.name)
     if entry is None or entry["cluster_ips"]:
         return
-    what = "of type ExternalName" if entry["type"] == "ExternalName" else "headless"
-    ports = [one["port"] for one in entry["endpoints"]] or [one["port"] for one in entry["ports"]]
+    kind = "of type ExternalName" if entry["type"] == "ExternalName" else "headless"
+    ports = [endpoint["port"] for endpoint in entry["endpoints"]] or [
+        port["port"] for port in entry["ports"]
+    ]
     port = f" --{entry['ports'][0]['protocol'].lower()} {ports[0]}" if entry["ports"] else ""
-    asked = f"kubenetlab ping SRC {target.name}.{target.namespace}{port}"
+    command = f"kubenetlab ping SRC {target.name}.{target.namespace}{port}"
     raise UsageError(
-        f"Service {target.namespace}/{target.name} is {what}, it has no address of its own; ask by its name: {asked}"
+        f"Service {target.namespace}/{target.name} is {kind}, it has no address of its own; "
+        f"use its name: {command}"
     )

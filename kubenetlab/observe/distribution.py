@@ -1,4 +1,7 @@
-"""Distribution of a series of connections over the servers behind a Service, and the fields of the Service that explain it."""
+"""Distribution of a series of connections over the servers behind a Service.
+
+It is explained by fields of the Service.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,10 @@ from kubenetlab.observe.lookups import service_named
 from kubenetlab.observe.series import Answer
 
 MANY: Final = 20
-"""Expected connections per endpoint from which an endpoint without any is reported: by chance that happens once in 5·10⁸ series."""
+"""Expected connections per endpoint from which an endpoint without any is reported.
+
+By chance this happens once in 5·10⁸ series.
+"""
 
 
 class PossibleServer(Struct, frozen=True):
@@ -45,12 +51,12 @@ class SourceAddress(Struct, frozen=True):
 
     address: str
     owner: str
-    """The pod, node or host that has the address; empty where there is none."""
+    """Pod, node or host that has the address; empty if there is none."""
     count: int
 
 
 def endpoints(seen: Mapping[str, Any], where: ResolvedDestination) -> list[PossibleServer]:
-    """Return the ready endpoints of the Service that was addressed; nothing for other destinations."""
+    """Return the ready endpoints of the addressed Service; empty for other destinations."""
     if isinstance(where.known, ServiceTarget):
         ready = list(where.known.endpoints)
     else:
@@ -60,7 +66,10 @@ def endpoints(seen: Mapping[str, Any], where: ResolvedDestination) -> list[Possi
 
 
 def _ready(entry: Mapping[str, Any], where: ResolvedDestination) -> list[tuple[str, int]]:
-    """Return address and port of each ready endpoint behind a node port, or of all where the Service is headless."""
+    """Return address and port of each ready endpoint.
+
+    The endpoints are those behind the node port, or all of a headless Service.
+    """
     names = [
         port["name"] for port in entry["ports"] if where.port in (port["port"], port["node_port"])
     ]
@@ -75,7 +84,10 @@ def _ready(entry: Mapping[str, Any], where: ResolvedDestination) -> list[tuple[s
 
 
 def _server(seen: Mapping[str, Any], address: str, port: int) -> PossibleServer:
-    """Return the owner of an endpoint: the pod, among several in a node's network the one that listens; else a host."""
+    """Return the owner of an endpoint: a pod, an external host, or the bare address.
+
+    Of several pods in a node's network it is the one that listens on the port.
+    """
     pods = [pod for pod in seen["pods"] if address in pod["addresses"]]
     listening = [
         pod for pod in pods if any(port in container["ports"] for container in pod["containers"])
@@ -89,7 +101,10 @@ def _server(seen: Mapping[str, Any], address: str, port: int) -> PossibleServer:
 def shares(
     seen: Mapping[str, Any], answers: Iterable[Answer], ready: Sequence[PossibleServer]
 ) -> list[ServerShare]:
-    """Return every server that answered and every ready endpoint, the busiest first, without servers that are not known by name."""
+    """Return every server that answered and every ready endpoint, sorted by number of connections.
+
+    Servers without a known name are left out.
+    """
     known = {server.title: server for server in ready}
     titles = [pod_title(pod["namespace"], pod["name"]) for pod in seen["pods"]]
     others = {
@@ -112,15 +127,15 @@ def shares(
     servers = {
         title: known.get(title) or others.get(title) or PossibleServer(title) for title in counts
     }
-    found = [
+    server_shares = [
         ServerShare(servers[title], count, errors[title], title in known)
         for title, count in counts.items()
     ]
-    return sorted(found, key=lambda share: (-share.count, share.server.title))
+    return sorted(server_shares, key=lambda share: (-share.count, share.server.title))
 
 
 def _by_hostname(titles: Iterable[str]) -> dict[str, str]:
-    """Return hostname → title of a pod; later titles replace earlier ones of the same hostname."""
+    """Return hostname → title of a pod. Later titles replace earlier ones of the same hostname."""
     return {title.rpartition("/")[2][:MAX_HOSTNAME]: title for title in titles}
 
 
@@ -140,7 +155,10 @@ def clients(seen: Mapping[str, Any], answers: Iterable[Answer]) -> list[SourceAd
 
 
 def _bridge(seen: Mapping[str, Any], address: str) -> str:
-    """Return the node whose pod range an address belongs to that no pod has: the address of its bridge."""
+    """Return the node whose pod range contains an address that no pod has.
+
+    It is the address of the node's bridge.
+    """
     for node in seen["nodes"]:
         if any(ip_address(address) in ip_network(cidr) for cidr in node["pod_cidrs"]):
             return f"node:{node['name']}"
@@ -150,9 +168,11 @@ def _bridge(seen: Mapping[str, Any], address: str) -> str:
 def explanation(
     spec: Mapping[str, Any], found: Sequence[ServerShare], source: Location, *, is_outside: bool
 ) -> str:
-    """Explain by fields of the Service's spec why ready endpoints got no connection; empty where all got some, or by chance not.
+    """Explain by fields of the Service why ready endpoints got no connection.
 
-    is_outside: the Service was reached by a load balancer's address or a node port, where externalTrafficPolicy applies.
+    The text is empty if all got some, or if it may be by chance.
+    is_outside: the Service was reached by a load balancer's address or a node port, where
+    externalTrafficPolicy applies.
     """
     ready = [share for share in found if share.is_ready]
     used, unused = (
@@ -168,14 +188,29 @@ def explanation(
             .get("clientIP", {})
             .get("timeoutSeconds", ClientIPConfig().timeout_seconds)
         )
-        return f"one endpoint got every connection: sessionAffinity is ClientIP, with a timeout of {timeout_s} s"
+        return (
+            "one endpoint got every connection: sessionAffinity is ClientIP, "
+            f"with a timeout of {timeout_s} s"
+        )
     if not is_outside and spec.get("internalTrafficPolicy") == "Local" and nodes == {source.node}:
-        return f"only endpoints on {source.node}, the client's node, got connections: internalTrafficPolicy is Local"
+        return (
+            f"only endpoints on {source.node}, the client's node, got connections: "
+            "internalTrafficPolicy is Local"
+        )
     if is_outside and spec.get("externalTrafficPolicy") == "Local" and len(nodes) == 1:
-        return f"only endpoints on {nodes.pop()}, the node that was reached, got connections: externalTrafficPolicy is Local"
+        return (
+            f"only endpoints on {nodes.pop()}, the node that was reached, got connections: "
+            "externalTrafficPolicy is Local"
+        )
     if spec.get("trafficDistribution"):
-        return f"endpoints near the client are preferred: trafficDistribution is {spec['trafficDistribution']}"
+        return (
+            "endpoints near the client are preferred: "
+            f"trafficDistribution is {spec['trafficDistribution']}"
+        )
     if sum(share.count for share in found) >= MANY * len(ready):
         names = ", ".join(share.server.title for share in unused)
-        return f"ready, but without any connection: {names}. The rules on the client's node may be stale: run kubenetlab diff"
+        return (
+            f"ready, but without any connection: {names}. "
+            "The rules on the client's node may be stale: run kubenetlab diff"
+        )
     return ""

@@ -1,4 +1,4 @@
-"""Why a Service has no endpoint that is ready: what its selector and its ports find among the pods of its namespace."""
+"""Reasons why a Service has no ready endpoint, found by its selector and its ports."""
 
 from __future__ import annotations
 
@@ -9,43 +9,52 @@ from kubenetlab.errors import did_you_mean
 
 
 def why_empty(service: Mapping[str, Any], pods: Iterable[Mapping[str, Any]]) -> str:
-    """In a few words, from the documents of the Service and of the pods of its namespace: nothing matches, nothing is ready, no port has that name."""
+    """Return the reason in a few words: no pod matches, none is ready, or a named port is missing.
+
+    service, pods: documents of the Service and of the pods of its namespace. Empty without a
+    reason.
+    """
     selector: Mapping[str, str] = service["spec"].get("selector", {})
     if not selector:
         return "it has no selector: its EndpointSlices are made by hand"
-    here = [
+    candidates = [
         pod
         for pod in pods
         if pod["metadata"].get("namespace") == service["metadata"].get("namespace")
     ]
     matching = [
-        pod for pod in here if selector.items() <= pod["metadata"].get("labels", {}).items()
+        pod for pod in candidates if selector.items() <= pod["metadata"].get("labels", {}).items()
     ]
-    words = ",".join(f"{key}={value}" for key, value in selector.items())
+    labels = ",".join(f"{key}={value}" for key, value in selector.items())
     if not matching:
-        return f"no pod has the labels {words}{_meant(selector, here)}"
-    found = "1 pod matches" if len(matching) == 1 else f"{len(matching)} pods match"
+        return f"no pod has the labels {labels}{_suggested_label(selector, candidates)}"
+    count = "1 pod matches" if len(matching) == 1 else f"{len(matching)} pods match"
     ready = [pod for pod in matching if _is_ready(pod)]
     if not ready:
-        return f"{found} {words}, and {'it' if len(matching) == 1 else 'none'} is {'not ' if len(matching) == 1 else ''}ready"
+        return f"{count} {labels}, and {'it is not' if len(matching) == 1 else 'none is'} ready"
     for port in service["spec"].get("ports", ()):
         target, protocol = port.get("targetPort"), port.get("protocol", "TCP")
         if isinstance(target, str):
             names = {name for pod in ready for name in _port_names(pod, protocol)}
             if target not in names:
                 known = f"; {protocol} ports: {', '.join(sorted(names))}" if names else ""
-                return f"{found} {words}, and no container has a {protocol} port of the name {target}{did_you_mean(target, names) or known}"
+                return (
+                    f"{count} {labels}, and no container has a {protocol} port of the name "
+                    f"{target}{did_you_mean(target, names) or known}"
+                )
     return ""
 
 
-def _meant(selector: Mapping[str, str], pods: Iterable[Mapping[str, Any]]) -> str:
-    """What was perhaps meant: the value nearest to a label's that some pod has."""
+def _suggested_label(selector: Mapping[str, str], pods: Iterable[Mapping[str, Any]]) -> str:
+    """Return a suggestion: a label value of some pod that is similar to the selector's."""
     for key, value in selector.items():
         values = {
             labels[key] for pod in pods if key in (labels := pod["metadata"].get("labels", {}))
         }
         if value not in values and (
-            guess := did_you_mean(f"{key}={value}", [f"{key}={one}" for one in sorted(values)])
+            guess := did_you_mean(
+                f"{key}={value}", [f"{key}={similar}" for similar in sorted(values)]
+            )
         ):
             return guess
     return ""
@@ -53,8 +62,8 @@ def _meant(selector: Mapping[str, str], pods: Iterable[Mapping[str, Any]]) -> st
 
 def _is_ready(pod: Mapping[str, Any]) -> bool:
     return any(
-        one["type"] == "Ready" and one["status"] == "True"
-        for one in pod.get("status", {}).get("conditions", ())
+        condition["type"] == "Ready" and condition["status"] == "True"
+        for condition in pod.get("status", {}).get("conditions", ())
     )
 
 

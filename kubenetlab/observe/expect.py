@@ -1,12 +1,15 @@
-"""What Kubernetes promises about who reaches whom, as rules over the objects alone: no rule of the datapath is looked at.
+"""Expected reachability by the Kubernetes network model, computed from the objects alone.
 
-1. Pods reach pods and nodes by their own addresses, nodes reach pods and nodes.
-2. Pods and nodes reach hosts outside; hosts outside reach nodes and one another, and no pod.
-3. A Service port leads to its ready endpoints, whose programs answer or refuse; without any it refuses at once.
-   With internalTrafficPolicy Local only those on the client's node count; where it has none there is silence.
-   From outside a cluster IP leads nowhere.
-4. A load balancer's address leads from everywhere, or from its source ranges, to the ready endpoints of the Service; without any it
-   refuses, but what a node itself sends there may go out to the next node first.
+The rules of the datapath are not considered.
+
+1. Pods reach pods and nodes by their own addresses; nodes reach pods and nodes.
+2. Pods and nodes reach hosts outside; hosts outside reach nodes and other hosts, but no pod.
+3. A Service port leads to its ready endpoints, whose programs answer or refuse. Without endpoints
+   it refuses at once. With internalTrafficPolicy Local only endpoints on the client's node count;
+   if there is none, packets are dropped. From outside, a cluster IP is not reachable.
+4. A load balancer's address leads to the ready endpoints of the Service from everywhere, or from
+   its source ranges. Without endpoints it refuses, but packets of a node itself may go to the next
+   node first.
 """
 
 from __future__ import annotations
@@ -21,11 +24,11 @@ from kubenetlab.observe.locations import Location
 from kubenetlab.programs import COMMAND
 
 Expectation = Literal["answer", "refused", "nothing", "any"]
-"""nothing: silence, or word that there is no way."""
+"""Expected outcome of a probe; `nothing` is silence or a report that there is no route."""
 
 
 class ServiceTarget(Struct, frozen=True):
-    """One port of one Service, as something to be connected to."""
+    """One port of one Service at one address, as a destination."""
 
     namespace: str
     name: str
@@ -33,43 +36,51 @@ class ServiceTarget(Struct, frozen=True):
     port: int
     protocol: Literal["TCP", "UDP", "SCTP"]
     endpoints: tuple[tuple[str, int], ...]
-    """(address, port) of those that are ready."""
+    """(address, port) of the ready endpoints."""
     is_proxied: bool = True
-    """False when no kube-proxy takes care of it: then its address leads nowhere."""
+    """False if no kube-proxy has rules for the Service: its address leads nowhere."""
     nodes: tuple[str, ...] = ()
-    """The node of each endpoint, where only those on the client's node count; empty: all do."""
+    """Node of each endpoint if only endpoints on the client's node count; empty if all do."""
     family: str = ""
-    """Of the address, where the Service has several."""
+    """Family of the address if the Service has several; else empty."""
     is_outside: bool = False
     """True for a load balancer's address."""
     sources: tuple[str, ...] = ()
-    """The ranges from which it may be reached; empty: from everywhere."""
+    """Ranges of the allowed clients; empty allows every client."""
     is_sent_on: bool = False
-    """True for a load balancer's address with ipMode Proxy: the balancer sends on to node ports what comes for it."""
+    """True if the load balancer forwards to node ports (ipMode Proxy)."""
 
     @property
     def title(self) -> str:
-        return f"{'lb' if self.is_outside else 'svc'}:{self.namespace}/{self.name}:{self.port}/{self.protocol}{f' {self.family}' if self.family else ''}"
+        prefix = "lb" if self.is_outside else "svc"
+        family = f" {self.family}" if self.family else ""
+        return f"{prefix}:{self.namespace}/{self.name}:{self.port}/{self.protocol}{family}"
 
 
 Destination = Location | ServiceTarget
 
-_PASS_OWN_ON: Final = frozenset(("iptables",))
-"""Modes in which what a node itself sends to a load balancer's address without endpoints is refused by another node, if one gets it:
-KUBE-EXTERNAL-SERVICES is asked for what comes in and what is passed on, not for what goes out."""
+_FORWARD_OWN_PACKETS: Final = frozenset(("iptables",))
+"""Modes in which a node forwards its own packets to a load balancer address without endpoints.
+
+They are refused by the node that gets them, if any: KUBE-EXTERNAL-SERVICES is called from INPUT and
+FORWARD, but not from OUTPUT.
+"""
 
 
 class World(Struct, frozen=True):
-    """What the rules must know beside source and destination."""
+    """Facts that the rules need beside source and destination."""
 
     listening: Mapping[str, frozenset[tuple[str, int]]]
-    """Pod address → (protocol, port) of its programs; those of real commands are not known."""
+    """Pod address → (protocol, port) of its programs; unknown for pods with real commands."""
     kube_proxy_mode: str = ""
 
 
 def service_ports(seen: Mapping[str, Any]) -> list[ServiceTarget]:
-    """Every Service port with a cluster IP; `seen` is what `inspect` shows."""
-    found = []
+    """Return every Service port at every cluster IP and load balancer address.
+
+    seen: document of `inspect`.
+    """
+    targets = []
     for service in seen["services"]:
         for address, is_outside in (
             *((ip, False) for ip in service["cluster_ips"]),
@@ -77,17 +88,17 @@ def service_ports(seen: Mapping[str, Any]) -> list[ServiceTarget]:
         ):
             is_sent_on = is_outside and address not in service["virtual_ips"]
             for port in service["ports"]:
-                leads_on = port["node_port"] or not is_sent_on
+                has_target = port["node_port"] or not is_sent_on
                 ready = [
                     entry
                     for entry in service["endpoints"]
-                    if leads_on
+                    if has_target
                     and entry["ready"]
                     and entry.get("port_name", port["name"]) == port["name"]
-                    and _is_alike(entry["address"], address)
+                    and _is_same_family(entry["address"], address)
                 ]
                 is_local = service["internal_traffic_policy"] == "Local" and not is_outside
-                found.append(
+                targets.append(
                     ServiceTarget(
                         service["namespace"],
                         service["name"],
@@ -104,30 +115,30 @@ def service_ports(seen: Mapping[str, Any]) -> list[ServiceTarget]:
                         tuple(
                             text
                             for text in service["source_ranges"]
-                            if is_outside and _is_alike(text, address)
+                            if is_outside and _is_same_family(text, address)
                         ),
                         is_sent_on,
                     )
                 )
-    return found
+    return targets
 
 
-def _is_alike(one: str, other: str) -> bool:
-    """True for two addresses of the same family."""
-    return (":" in one) == (":" in other)
+def _is_same_family(first: str, second: str) -> bool:
+    """Return True for two addresses of the same family."""
+    return (":" in first) == (":" in second)
 
 
 def world(seen: Mapping[str, Any]) -> World:
-    """What `inspect` shows, as far as the rules must know it."""
+    """Return the facts in a document of `inspect` that the rules need."""
     listening: dict[str, set[tuple[str, int]]] = {}
-    real = {
+    unknown = {
         address
         for pod in seen["pods"]
         for address in pod["addresses"]
         if any(entry.get("program") == COMMAND for entry in pod["containers"])
     }
     for pod in seen["pods"]:
-        for address in (one for one in pod["addresses"] if one not in real):
+        for address in (address for address in pod["addresses"] if address not in unknown):
             listening.setdefault(address, set()).update(_listening(pod["containers"]))
     return World(
         {address: frozenset(ports) for address, ports in listening.items()}, seen["kube_proxy_mode"]
@@ -135,7 +146,10 @@ def world(seen: Mapping[str, Any]) -> World:
 
 
 def _listening(containers: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, int]]:
-    """Yield (protocol, port) of everything on which containers listen; an earlier version's agent tells no protocols: then it is any."""
+    """Yield (protocol, port) of every port on which containers listen.
+
+    The agent of an earlier version reports no protocols: then any protocol is assumed.
+    """
     for container in containers:
         if "listening" not in container:
             yield from (
@@ -148,44 +162,50 @@ def _listening(containers: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, i
             yield protocol, int(port)
 
 
-def expect(source: Location, destination: Destination, known: World) -> Expectation:
-    """What the source must see."""
+def expect(source: Location, destination: Destination, context: World) -> Expectation:
+    """Return the expected outcome of a probe."""
     if isinstance(destination, ServiceTarget):
-        return _service(source, destination, known)
+        return _service(source, destination, context)
     has_pod_address = destination.kind == "pod" and not destination.is_host_network
     return "nothing" if source.kind == "ext" and has_pod_address else "answer"
 
 
-def _is_shut_out(source: Location, port: ServiceTarget) -> bool:
-    """True for who is in none of a load balancer's source ranges."""
-    own = [ip_address(address) for address in source.addresses if _is_alike(address, port.address)]
+def _is_excluded(source: Location, port: ServiceTarget) -> bool:
+    """Return True for a source in none of a load balancer's source ranges."""
+    own = [
+        ip_address(address)
+        for address in source.addresses
+        if _is_same_family(address, port.address)
+    ]
     return bool(port.sources) and not any(
         address in ip_network(text, strict=False) for text in port.sources for address in own
     )
 
 
-def _service(source: Location, port: ServiceTarget, known: World) -> Expectation:
+def _service(source: Location, port: ServiceTarget, context: World) -> Expectation:
     if port.is_sent_on and (not port.is_proxied or (port.sources and source.kind == "pod")):
-        return "any"  # without kube-proxy the node itself answers; a pod comes to the balancer from its node's address
-    if _is_shut_out(source, port):
+        # Without kube-proxy the node itself answers. A pod reaches the balancer with the address of
+        # its node.
+        return "any"
+    if _is_excluded(source, port):
         return "nothing"
     if (source.kind == "ext" and not port.is_outside) or not port.is_proxied:
         return "nothing"
     if not port.endpoints:
         is_passed_on = (
             port.is_outside
-            and known.kube_proxy_mode in _PASS_OWN_ON
+            and context.kube_proxy_mode in _FORWARD_OWN_PACKETS
             and (source.kind == "node" or source.is_host_network)
         )
         return "any" if is_passed_on else "refused"
-    here = [
+    usable = [
         endpoint
         for index, endpoint in enumerate(port.endpoints)
         if not port.nodes or port.nodes[index] == source.node
     ]
-    if not here:
+    if not usable:
         return "nothing"
-    if any(address not in known.listening for address, _ in here):
+    if any(address not in context.listening for address, _ in usable):
         return "any"
-    serving = [(port.protocol, target) in known.listening[address] for address, target in here]
+    serving = [(port.protocol, target) in context.listening[address] for address, target in usable]
     return "answer" if all(serving) else "any" if any(serving) else "refused"

@@ -1,6 +1,7 @@
-"""Which ports a relay joins: `8080:80`, `:http` and Services' ports, as numbers of one pod.
+"""Port forwarding: `8080:80`, `:http` and Services' ports, resolved to ports of one pod.
 
-Source: k8s.io/kubectl pkg/cmd/portforward/portforward.go (translateServicePortToTargetPort, convertPodNamedPortToNumber) and pkg/util (1.33).
+Source: k8s.io/kubectl pkg/cmd/portforward/portforward.go (translateServicePortToTargetPort,
+convertPodNamedPortToNumber) and pkg/util (1.33).
 """
 
 from __future__ import annotations
@@ -25,50 +26,57 @@ _NAME = re.compile(r"(?=.*[a-z])[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 
 
 class PortArgument(Struct, frozen=True):
-    """One port as it was written."""
+    """One port argument as given."""
 
     remote: str
-    """A number or a name."""
+    """Number or name."""
     local: int | None = None
-    """0 is any free one, None the same as the remote one."""
+    """Port of this machine; 0 for any free port, None for the same number as the remote port."""
 
 
 class Forward(Struct, frozen=True):
-    """A port of this machine (0: any free one), and where it leads inside."""
+    """Port of this machine (0: any free port), and the port inside the lab to which it leads."""
 
     local: int
     remote: int
 
 
-def parse_ports(words: Sequence[str]) -> list[PortArgument]:
-    """What stands behind the target: `80`, `8080:80`, `:80`, `8080:http`. Raises UsageError."""
-    asked = [_parse_port(word) for word in words]
+def parse_ports(arguments: Sequence[str]) -> list[PortArgument]:
+    """Parse the port arguments: `80`, `8080:80`, `:80`, `8080:http`. Raises UsageError."""
+    ports = [_parse_port(word) for word in arguments]
     taken: dict[int, str] = {}
-    for word, port in zip(words, asked, strict=True):
+    for word, port in zip(arguments, ports, strict=True):
         local = int(port.remote) if port.local is None and _is_number(port.remote) else port.local
         if local and local in taken:
             raise UsageError(
-                f"{taken[local]} and {word} both want port {local} of this machine; give one of them another, or :{port.remote}"
+                f"{taken[local]} and {word} both use port {local} of this machine; "
+                f"give one of them another, or :{port.remote}"
             )
         taken[local or 0] = word
-    return asked
+    return ports
 
 
 def parse_addresses(text: str) -> list[str]:
-    """`127.0.0.1,::1`; `localhost` is both. Raises UsageError."""
-    found: dict[str, None] = {}
+    """Parse `127.0.0.1,::1`; `localhost` stands for both. Raises UsageError."""
+    addresses: dict[str, None] = {}
     for word in text.split(","):
         try:
-            found |= dict.fromkeys(LOCALHOST if word == "localhost" else (str(ip_address(word)),))
+            addresses |= dict.fromkeys(
+                LOCALHOST if word == "localhost" else (str(ip_address(word)),)
+            )
         except ValueError:
             raise UsageError(
-                f'--address "{word}": wanted localhost or IP addresses of this machine, with commas between them'
+                f'--address "{word}": wanted localhost or IP addresses of this machine, '
+                "separated by commas"
             ) from None
-    return list(found)
+    return list(addresses)
 
 
 def service_pod(service: Service, pods: Iterable[Pod], seen: Mapping[str, Any]) -> Pod:
-    """The pod that stands for a Service: the first that is ready, else the first that runs. Raises UsageError when there is none."""
+    """Return the pod that is used for a Service: the first ready pod, else the first running one.
+
+    Raises UsageError if there is none.
+    """
     if not service.spec.selector or service.spec.type == "ExternalName":
         raise UsageError(f"{service.title} has no selector, and so no pods; name a pod")
     states = {
@@ -83,29 +91,34 @@ def service_pod(service: Service, pods: Iterable[Pod], seen: Mapping[str, Any]) 
     ]
     if not running:
         raise UsageError(
-            f"{service.title} has no pod that runs; see: kubenetlab describe service {service.name} -n {service.namespace}"
+            f"{service.title} has no pod that runs; "
+            f"see: kubenetlab describe service {service.name} -n {service.namespace}"
         )
     return min(running, key=lambda pod: states[pod.key])
 
 
 def to_service(asked: PortArgument, service: Service, pod: Pod) -> Forward:
-    """A port of a Service as the number it has in this pod. Raises UsageError."""
+    """Return the port of this pod for a port of a Service. Raises UsageError."""
     named = [port for port in service.spec.ports if asked.remote in (port.name, str(port.port))]
     ports = [port for port in named if port.protocol == "TCP"]
     if not ports:
         if named:
             raise UsageError(_not_tcp(f"port {asked.remote} of {service.title}", named[0].protocol))
         raise UsageError(
-            f"{service.title} has no port {asked.remote}; it has: {', '.join(map(_shown, service.spec.ports)) or 'none'}"
+            f"{service.title} has no port {asked.remote}; "
+            f"it has: {', '.join(map(_shown, service.spec.ports)) or 'none'}"
         )
     port = ports[0]
-    # Nobody translates the ports of a headless Service: its clients ask the pod itself.
+    # Ports of a headless Service are not translated: its clients connect to the pod itself.
     remote = port.port if service.is_headless else _in_pod(service, port, pod)
     return Forward(port.port if asked.local is None else asked.local, remote)
 
 
 def to_pod(asked: PortArgument, pod: Pod) -> Forward:
-    """A port of a pod: a number, or the name of a container's port. Raises UsageError."""
+    """Return a port of a pod, given as a number or as the name of a container's port.
+
+    Raises UsageError.
+    """
     declared = [port for container in pod.spec.long_running_containers for port in container.ports]
     named = [port for port in declared if asked.remote in (port.name, str(port.container_port))]
     ports = [port for port in named if port.protocol == "TCP"]
@@ -117,7 +130,7 @@ def to_pod(asked: PortArgument, pod: Pod) -> Forward:
 
 
 def to_host(asked: PortArgument, title: str) -> Forward:
-    """A port of a node or an external host, whose ports have no names. Raises UsageError."""
+    """Return a port of a node or an external host, whose ports have no names. Raises UsageError."""
     return _forward(asked, _number(asked, title, ()))
 
 
@@ -131,7 +144,8 @@ def _parse_port(word: str) -> PortArgument:
     is_local = not local or (_is_number(local) and int(local) <= MAX_PORT)
     if not (is_remote and is_local):
         raise UsageError(
-            f'"{word}": wanted [LOCAL:]PORT, such as 80, 8080:80, :80 (any free local port) or 8080:http'
+            f'"{word}": wanted [LOCAL:]PORT, such as 80, 8080:80, :80 (any free local port) '
+            "or 8080:http"
         )
     return PortArgument(remote, int(local or 0) if colon else None)
 
@@ -149,7 +163,8 @@ def _number(asked: PortArgument, title: str, declared: Sequence[ContainerPort]) 
         return int(asked.remote)
     names = [port.name for port in declared if port.name and port.protocol == "TCP"]
     raise UsageError(
-        f'{title} has no port named "{asked.remote}"{did_you_mean(asked.remote, names)}; it has: {", ".join(names) or "none with a name"}'
+        f'{title} has no port named "{asked.remote}"{did_you_mean(asked.remote, names)}; '
+        f"it has: {', '.join(names) or 'none with a name'}"
     )
 
 
@@ -159,7 +174,8 @@ def _in_pod(service: Service, port: ServicePort, pod: Pod) -> int:
     )
     if not resolved or resolved[0].port is None:
         raise UsageError(
-            f'{service.title} sends port {port.port} to "{port.target_port}", and {pod.title} has no port of that name'
+            f'{service.title} sends port {port.port} to "{port.target_port}", '
+            f"and {pod.title} has no port of that name"
         )
     return resolved[0].port
 
@@ -169,4 +185,7 @@ def _shown(port: ServicePort) -> str:
 
 
 def _not_tcp(what: str, protocol: str) -> str:
-    return f"{what}: {protocol} cannot be forwarded, only TCP can; ask from inside: kubenetlab ping SRC DST --udp PORT, or kubenetlab exec"
+    return (
+        f"{what}: {protocol} cannot be forwarded, only TCP can; from inside the lab, use "
+        "kubenetlab ping SRC DST --udp PORT, or kubenetlab exec"
+    )

@@ -1,12 +1,13 @@
-"""Grammar of targets: the forms in which commands and tables of `check` address pods, Services, nodes and hosts.
+"""Grammar of targets, by which commands and truth tables address pods, Services, nodes and hosts.
 
-    [ns/]pod[:port]    deploy:[ns/]name (sts: ds: job: rs: rc:)    each:Kind/[ns/]name    node:name    ext:name
-    svc:[ns/]name      lb:[ns/]name    nodeport:node/[ns/]name     ADDRESS (ip:ADDRESS)    dns:NAME, or a name with a dot
-    http://NAME[:PORT]/PATH            kubectl's KIND/NAME: pod/web-0, svc/web, deployment/web, node/worker
-    NAME alone: a pod, a Service, a workload or a DNS name; `targets.meaning` decides which
+    [ns/]pod[:port]    deploy:[ns/]name (sts: ds: job: rs: rc:)    each:Kind/[ns/]name    node:name
+    ext:name    svc:[ns/]name    lb:[ns/]name    nodeport:node/[ns/]name    ADDRESS (ip:ADDRESS)
+    dns:NAME, or a name with a dot    http://NAME[:PORT]/PATH
+    kubectl's KIND/NAME: pod/web-0, svc/web, deployment/web, node/worker
+    NAME alone: a pod, a Service, a workload or a DNS name; `meanings.meaning` decides which
 
-A port may follow everywhere, with its protocol: `svc:web:53/udp`, `[::1]:80`. A target that a command prints, such as
-`svc:default/web:80/TCP IPv6`, is read again as the same target.
+A port may follow every form, with its protocol: `svc:web:53/udp`, `[::1]:80`. A target that a
+command prints, such as `svc:default/web:80/TCP IPv6`, is parsed to the same target.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ WORKLOADS: Final[Mapping[Kind, str]] = {
     "rs": "ReplicaSet",
     "rc": "ReplicationController",
 }
-"""Prefix → the kind of workload; the target is one of its pods."""
+"""Prefix → kind of workload; the target is one of its pods."""
 
 PREFIX_OF: Final[Mapping[str, Kind]] = {kind: prefix for prefix, kind in WORKLOADS.items()}
 """Kind of workload → its prefix."""
@@ -73,7 +74,7 @@ _PREFIXES: Final[Mapping[str, Kind]] = {
     "ip": "ip",
     "dns": "name",
 }
-"""Prefix before a colon → the kind of target."""
+"""Prefix before a colon → kind of target."""
 
 KUBECTL_KINDS: Final[Mapping[str, Kind]] = {
     **dict.fromkeys(("pod", "pods", "po"), "pod"),
@@ -94,20 +95,26 @@ KUBECTL_KINDS: Final[Mapping[str, Kind]] = {
 
 _PORT = re.compile(r"(?P<rest>.+):(?P<port>\d+)(?:/(?P<protocol>tcp|udp|sctp))?", re.IGNORECASE)
 _FAMILY = re.compile(r"(?P<rest>\S+) (?P<family>IPv[46])")
-_FORMS = "[ns/]pod, deploy: (sts:, ds:, job:, rs:, rc:), each:, node:, ext:, svc:, lb:, nodeport:, an address, a DNS name or http://NAME/PATH"
+_FORMS = (
+    "[ns/]pod, deploy: (sts:, ds:, job:, rs:, rc:), each:, node:, ext:, svc:, lb:, nodeport:, "
+    "an address, a DNS name or http://NAME/PATH"
+)
 
 
 class Target(Struct, frozen=True):
-    """A target as its parts. `str()` gives a text that is parsed to an equal target (of a `word`: with the same namespace)."""
+    """Parts of a target.
+
+    `str()` returns a text that parses to an equal target (for `word`, with the same namespace).
+    """
 
     kind: Kind
     namespace: str
-    """Empty for kinds without a namespace, and for a bare name without option -n."""
+    """Namespace; empty for kinds without one, and for a bare name without option -n."""
     name: str
-    """Of `each`: `Kind/name`; of `nodeport`: `node/service`; of `ip`: the address."""
+    """Name; `Kind/name` for `each`, `node/service` for `nodeport`, the address for `ip`."""
     port: int | None = None
     protocol: Protocol | None = None
-    """Given only together with a port."""
+    """Protocol; only given together with a port."""
     scheme: Literal["", "http", "https"] = ""
     path: str = ""
     """Path and query of a URL; empty without a scheme."""
@@ -128,12 +135,12 @@ class Target(Struct, frozen=True):
     def __str__(self) -> str:
         if self.scheme:
             return f"{self.scheme}://{_host(self)}{self.path}"
-        return with_port(self._thing, self.port, self.protocol or "") + (
+        return with_port(self._without_port, self.port, self.protocol or "") + (
             f" {self.family}" if self.family else ""
         )
 
     @property
-    def _thing(self) -> str:
+    def _without_port(self) -> str:
         match self.kind:
             case "word":
                 return self.name
@@ -158,41 +165,42 @@ def pod_title(namespace: str, name: str) -> str:
     return f"{'pod:' if namespace in KUBECTL_KINDS else ''}{namespace}/{name}"
 
 
-def with_port(thing: str, port: int | None, protocol: str = "") -> str:
+def with_port(title: str, port: int | None, protocol: str = "") -> str:
     """Append a port and its protocol to a title: `svc:default/web:80/TCP`, `[fd00::1]:80`."""
     if port is None:
-        return thing
+        return title
     suffix = f"/{protocol}" if protocol else ""
-    return socket_address(thing, port) + suffix if _is_address(thing) else f"{thing}:{port}{suffix}"
+    return socket_address(title, port) + suffix if _is_address(title) else f"{title}:{port}{suffix}"
 
 
 def parse(text: str, namespace: str | None = None) -> Target:
-    """Return the target that `text` describes; `namespace` (option -n) is for names without one.
+    """Return the target that `text` describes.
 
-    Raises UsageError for a text that cannot be understood.
+    namespace: option -n, the namespace of names without one.
+    Raises UsageError for a text that does not match any form.
     """
     if "://" in text:
         return _url(text)
     family, rest = None, text
-    if found := _FAMILY.fullmatch(text):
-        rest, family = found["rest"], found["family"]
+    if match := _FAMILY.fullmatch(text):
+        rest, family = match["rest"], match["family"]
     port = protocol = None
     if (
         not _is_address(rest.removeprefix("ip:"))
-        and (found := _PORT.fullmatch(rest))
-        and found["rest"] not in _PREFIXES
+        and (match := _PORT.fullmatch(rest))
+        and match["rest"] not in _PREFIXES
     ):
         rest, port, protocol = (
-            found["rest"],
-            _port_number(text, found["port"]),
-            (found["protocol"] or "").upper() or None,
+            match["rest"],
+            _port_number(text, match["port"]),
+            (match["protocol"] or "").upper() or None,
         )
     return structs.replace(
-        _thing(text, rest, namespace), port=port, protocol=protocol, family=family
+        _parse_without_port(text, rest, namespace), port=port, protocol=protocol, family=family
     )
 
 
-def _thing(text: str, rest: str, namespace: str | None) -> Target:
+def _parse_without_port(text: str, rest: str, namespace: str | None) -> Target:
     """Parse a target without its port. `text` is the whole target, for messages."""
     address = rest.removeprefix("ip:")
     if _is_address(address):
@@ -256,7 +264,8 @@ def _workload(text: str, word: str) -> str:
     if kind is None:
         known = WORKLOADS.values()
         raise UsageError(
-            f"{text}: {word} is not a kind of workload{did_you_mean(word, known)}; known: {', '.join(known)}"
+            f"{text}: {word} is not a kind of workload{did_you_mean(word, known)}; "
+            f"known: {', '.join(known)}"
         )
     return kind
 
@@ -268,34 +277,34 @@ def _named(text: str, name: str) -> str:
 
 
 def _url(text: str) -> Target:
-    """Parse `http://web:8080/hostname?x=1`. Clients never send a fragment, so it is left out."""
+    """Parse `http://web:8080/hostname?x=1`. A fragment is dropped, since clients never send it."""
     try:
-        found = urlsplit(text)
-        port = found.port
+        parts = urlsplit(text)
+        port = parts.port
     except ValueError:
         raise UsageError(
             f"{text}: wanted http://NAME[:PORT]/PATH, with a port from 1 to {MAX_PORT}"
         ) from None
-    if found.scheme not in DEFAULT_PORTS:
+    if parts.scheme not in DEFAULT_PORTS:
         raise UsageError(
-            f'{text}: the scheme "{found.scheme}" is not supported; wanted http://NAME[:PORT]/PATH'
+            f'{text}: the scheme "{parts.scheme}" is not supported; wanted http://NAME[:PORT]/PATH'
         )
-    if not found.hostname or port == 0:
+    if not parts.hostname or port == 0:
         raise UsageError(f"{text}: wanted http://NAME[:PORT]/PATH")
-    if found.username is not None or found.password is not None:
+    if parts.username is not None or parts.password is not None:
         raise UsageError(
             f"{text}: user and password are not supported; wanted http://NAME[:PORT]/PATH"
         )
-    path = (found.path or "/") + (f"?{found.query}" if found.query else "")
-    is_address = _is_address(found.hostname)
-    host = str(ip_address(found.hostname)) if is_address else _named(text, found.hostname)
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    is_address = _is_address(parts.hostname)
+    host = str(ip_address(parts.hostname)) if is_address else _named(text, parts.hostname)
     return Target(
         "ip" if is_address else "name",
         "",
         host,
-        port or DEFAULT_PORTS[found.scheme],
+        port or DEFAULT_PORTS[parts.scheme],
         "TCP",
-        found.scheme,  # type: ignore[arg-type]
+        parts.scheme,  # type: ignore[arg-type]
         path,
     )
 

@@ -1,6 +1,7 @@
-"""JUnit's XML of a check, as CI servers read it: each expectation and each diagnostic is a test case.
+"""JUnit XML report of a check for CI servers: each expectation and each diagnostic is a test case.
 
-The names of test cases stay the same when a workload's pods are replaced, so that a server recognises a test from run to run.
+Names of test cases do not change when the pods of a workload are replaced, so that a server
+recognises a test from run to run.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ class Note(Struct, frozen=True):
     """One diagnostic as a test case."""
 
     name: str
-    """`NetworkPolicy default/deny: not-enforced`."""
+    """Name of the test case, such as `NetworkPolicy default/deny: not-enforced`."""
     message: str
     place: str
-    """file:line of the object; empty where it is not known."""
+    """file:line of the object; empty if unknown."""
     is_accepted: bool
     """True: the test case passes."""
 
@@ -33,7 +34,10 @@ def write(
     remarks: Mapping[int, Sequence[str]],
     took_s: float,
 ) -> None:
-    """Write the XML. `remarks` are lines to be shown with a verdict, by its index."""
+    """Write the report to `file`.
+
+    remarks: index of a verdict → lines that are shown with it. took_s: duration in seconds.
+    """
     failures = sum(verdict.state == "fails" for verdict in verdicts) + sum(
         not note.is_accepted for note in notes
     )
@@ -44,10 +48,15 @@ def write(
         failures=str(failures),
         time=f"{took_s:.3f}",
     )
-    seen: Counter[tuple[str, str]] = Counter()
+    name_counts: Counter[tuple[str, str]] = Counter()
     for index, verdict in enumerate(verdicts):
         case = _case(
-            suite, verdict.table or "check", verdict.name, verdict.place, verdict.ms / 1000, seen
+            suite,
+            verdict.table or "check",
+            verdict.name,
+            verdict.place,
+            verdict.ms / 1000,
+            name_counts,
         )
         lines = remarks.get(index, ())
         if verdict.state == "fails":
@@ -60,7 +69,7 @@ def write(
         elif lines:
             ElementTree.SubElement(case, "system-out").text = "\n".join(lines)
     for note in notes:
-        case = _case(suite, "diagnostics", note.name, note.place, 0, seen)
+        case = _case(suite, "diagnostics", note.name, note.place, 0, name_counts)
         if note.is_accepted:
             ElementTree.SubElement(case, "system-out").text = f"accepted: {note.message}"
         else:
@@ -75,11 +84,11 @@ def _case(
     name: str,
     place: str,
     took_s: float,
-    seen: Counter[tuple[str, str]],
+    name_counts: Counter[tuple[str, str]],
 ) -> ElementTree.Element:
-    """Add a test case; of several with the same name the later ones are numbered."""
-    seen[classname, name] += 1
-    number = seen[classname, name]
+    """Add a test case. Later cases of the same name get a number."""
+    name_counts[classname, name] += 1
+    number = name_counts[classname, name]
     case = ElementTree.SubElement(
         suite,
         "testcase",

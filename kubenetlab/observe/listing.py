@@ -1,7 +1,7 @@
-"""Extracts of rule listings: the chains, elements and map entries of one object, among those of a whole node.
+"""Extracts of rule listings: the rules of one object among those of a node.
 
-A backend's listing is text as its own program prints it: `nft list ruleset`, `iptables-save`, `ipset save`, `ipvsadm -Sn`,
-or the map entries of the eBPF programs, one a line.
+A listing is text as the backend's own program prints it: `nft list ruleset`, `iptables-save`,
+`ipset save`, `ipvsadm -Sn`, or the map entries of the BPF programs, one per line.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from msgspec import Struct, structs
 
 
 class ListedSubject(Struct, frozen=True):
-    """An object of the cluster, as rules mention it."""
+    """Object of the cluster, by the forms in which rules mention it."""
 
     services: frozenset[str] = frozenset()
     """`namespace/name` of Services, which kube-proxy writes into comments and chain names."""
@@ -22,10 +22,13 @@ class ListedSubject(Struct, frozen=True):
     """Addresses whose mention makes a rule, element or entry belong to the object."""
     node_ports: frozenset[int] = frozenset()
     endpoints: frozenset[str] = frozenset()
-    """Addresses behind a Service, whose mention counts only in what masquerades pods that reach themselves."""
+    """Addresses behind a Service.
+
+    Their mention counts only in sets that masquerade pods which reach themselves.
+    """
 
     def is_in(self, text: str) -> bool:
-        """Return True where a rule, an element or a chain's name mentions the object."""
+        """Return True if a rule, an element or a chain's name mentions the object."""
         return self._is_named_in(text) or not self.addresses.isdisjoint(_ADDRESS.findall(text))
 
     def _is_named_in(self, text: str) -> bool:
@@ -35,51 +38,62 @@ class ListedSubject(Struct, frozen=True):
 
 
 _ADDRESS: Final = re.compile(
-    r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}|(?<![0-9a-f:])[0-9a-f]{0,4}(?::[0-9a-f]{1,4}|:(?=:)|::){2,7}"
+    r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}"
+    r"|(?<![0-9a-f:])[0-9a-f]{0,4}(?::[0-9a-f]{1,4}|:(?=:)|::){2,7}"
 )
 _TITLE: Final = re.compile(r'(?<=["\s])([a-z0-9-]+/[a-z0-9.-]+)(?=[":\s])')
-"""The Service in a comment: `"default/web:http cluster IP"`, `"masquerade traffic for default/web external destinations"`."""
+"""Pattern of a Service in a comment.
+
+Examples: `"default/web:http cluster IP"`, `"masquerade traffic for default/web external …"`.
+"""
 _CHAIN: Final = re.compile(r"-[A-Z0-9]{8}-([a-z0-9-]+/[a-z0-9.-]+)/")
-"""The Service in the name of a chain of kube-proxy's mode nftables: `service-PFISGYVC-default/web/tcp/http`."""
+"""Pattern of a Service in a chain name of the mode nftables.
+
+Example: `service-PFISGYVC-default/web/tcp/http`.
+"""
 _HAIRPIN: Final = "hairpin"
-"""Set of kube-proxy's layout `fast` of nftables: each pod that may be led to itself, beside itself."""
+"""Set of the mode nftables with layout `fast`: pairs of a pod address with itself."""
 _LOOP_BACK: Final = "LOOP-BACK"
-"""Set of kube-proxy's mode ipvs for the same purpose."""
+"""Set of the mode ipvs for the same purpose."""
 _IPTABLES_TABLES: Final = ("filter", "mangle", "nat", "raw", "security")
 _LB_CHAIN: Final = re.compile(r"\bgoto ((?:external-|nodeport-)?lb-\S+?),?$")
 
 
 def extract(listings: Mapping[str, str], subject: ListedSubject) -> list[str]:
-    """Return the lines of all listings (backend → text) that concern the subject, each chain or map under its name."""
-    found: list[str] = []
+    """Return the lines of all listings that concern the subject, each chain or map under its name.
+
+    listings: backend → text.
+    """
+    lines: list[str] = []
     for backend, text in listings.items():
-        # nft shows the rules of iptables, too, in other words and without comments.
+        # nft lists the rules of iptables, too, in its own syntax and without comments.
         hidden = _IPTABLES_TABLES if "iptables" in listings and backend == "nftables" else ()
-        found += (
+        lines += (
             _nftables(text, subject, hidden)
             if backend == "nftables"
             else _BACKENDS.get(backend, _lines)(text, subject)
         )
-    return found
+    return lines
 
 
 def _nftables(text: str, subject: ListedSubject, hidden: Sequence[str]) -> Iterator[str]:
-    """Whole chains that are named for the subject; of others the rules and elements that mention it."""
+    """Yield whole chains named for the subject, and other rules and elements that mention it."""
     blocks = list(_blocks(text))
-    wanted = [
+    chosen = [
         (table, head, _chosen(head, body, subject))
         for table, head, body in blocks
         if table.split()[-1] not in hidden
     ]
-    # In the layout `fast`, Services with the same number of endpoints share chains: those that the chosen elements go to are shown.
-    shared = {
-        found[1] for _, _, lines in wanted for line in lines if (found := _LB_CHAIN.search(line))
+    # In the layout `fast`, Services with the same number of endpoints share chains: include the
+    # chains to which the chosen elements lead.
+    shared_chains = {
+        match[1] for _, _, lines in chosen for line in lines if (match := _LB_CHAIN.search(line))
     }
     last = ""
     for (table, head, lines), (_, _, body) in zip(
-        wanted, (each for each in blocks if each[0].split()[-1] not in hidden), strict=True
+        chosen, (each for each in blocks if each[0].split()[-1] not in hidden), strict=True
     ):
-        lines = body if head.removeprefix("chain ") in shared else lines
+        lines = body if head.removeprefix("chain ") in shared_chains else lines
         if not lines:
             continue
         if table != last:
@@ -90,6 +104,7 @@ def _nftables(text: str, subject: ListedSubject, hidden: Sequence[str]) -> Itera
 
 
 def _chosen(head: str, body: Sequence[str], subject: ListedSubject) -> list[str]:
+    """Return the lines of a chain, set or map that concern the subject."""
     if head.startswith("chain ") and subject.is_in(head):
         return [line for line in body if not line.startswith("comment ")]
     if _HAIRPIN in head:
@@ -98,7 +113,7 @@ def _chosen(head: str, body: Sequence[str], subject: ListedSubject) -> list[str]
 
 
 def _has_node_port(head: str, line: str, subject: ListedSubject) -> bool:
-    """Return True for an element of a map of node ports whose key has one of the subject's."""
+    """Return True for an element of a node port map whose key has a node port of the subject."""
     if "nodeport" not in head or line.startswith("type "):
         return False
     key = re.split(r" (?:comment|:) ", line, maxsplit=1)[0]
@@ -106,7 +121,10 @@ def _has_node_port(head: str, line: str, subject: ListedSubject) -> bool:
 
 
 def _blocks(text: str) -> Iterator[tuple[str, str, list[str]]]:
-    """Return (family and table, head, lines) of each chain, set and map; an element of a set is a line."""
+    """Yield (family and table, head, lines) of each chain, set and map.
+
+    Every element of a set is one line.
+    """
     table, head, body, elements = "", "", [], ""
     for raw in text.splitlines():
         line = raw.strip()
@@ -132,13 +150,13 @@ def _blocks(text: str) -> Iterator[tuple[str, str, list[str]]]:
 
 
 def _elements(text: str) -> list[str]:
-    """Return each element of `elements = { a : b, c : d }`; commas within quotes are not separators."""
+    """Return each element of `elements = { a : b, c : d }`; a quoted comma does not separate."""
     inner = text.removeprefix("elements = {").removesuffix("}")
     return [part.strip() for part in re.findall(r'(?:"[^"]*"|[^,"])+', inner) if part.strip()]
 
 
 def _iptables(text: str, subject: ListedSubject) -> Iterator[str]:
-    """Rules that mention the subject, table by table."""
+    """Yield the rules that mention the subject, table by table."""
     table, last = "", ""
     for line in text.splitlines():
         if line.startswith("*"):
@@ -151,16 +169,16 @@ def _iptables(text: str, subject: ListedSubject) -> Iterator[str]:
 
 
 def _bpf(text: str, subject: ListedSubject) -> Iterator[str]:
-    """Front entries with the subject's addresses and node ports, and the lists of endpoints that they lead to."""
+    """Yield frontends with addresses and node ports of the subject, and their endpoint lists."""
     lines = text.splitlines()
     ports = tuple(f" {port}/" for port in subject.node_ports)
-    fronts = [
+    frontends = [
         line
         for line in lines
         if line.startswith("front ")
         and (subject.is_in(line) or ("node port" in line and any(p in line for p in ports)))
     ]
-    lists = {digest for line in fronts for digest in re.findall(r"\bin ([0-9a-f]{16})\b", line)}
+    lists = {digest for line in frontends for digest in re.findall(r"\bin ([0-9a-f]{16})\b", line)}
     own = [
         line
         for line in lines
@@ -172,15 +190,15 @@ def _bpf(text: str, subject: ListedSubject) -> Iterator[str]:
         if not line.startswith("front ") and line not in own and subject.is_in(line)
     ]
     yield from (
-        [f"BPF maps of service.bpf.o ({len(fronts) + len(own) + len(others)} entries)"]
-        if fronts or others
+        [f"BPF maps of service.bpf.o ({len(frontends) + len(own) + len(others)} entries)"]
+        if frontends or others
         else []
     )
-    yield from (f"  {line}" for line in (*fronts, *own, *others))
+    yield from (f"  {line}" for line in (*frontends, *own, *others))
 
 
 def _lines(text: str, subject: ListedSubject) -> Iterator[str]:
-    """Lines that mention the subject."""
+    """Yield the lines that mention the subject."""
     ports = tuple(f":{port} " for port in subject.node_ports)
     yield from (
         line
@@ -190,7 +208,7 @@ def _lines(text: str, subject: ListedSubject) -> Iterator[str]:
 
 
 def _ipset(text: str, subject: ListedSubject) -> Iterator[str]:
-    """Entries that mention the subject; in the set against hairpin, also those of its endpoints."""
+    """Yield the entries that mention the subject, and those of its endpoints in the hairpin set."""
     with_endpoints = structs.replace(subject, addresses=subject.addresses | subject.endpoints)
     for line in text.splitlines():
         if line.startswith("add ") and (with_endpoints if _LOOP_BACK in line else subject).is_in(
@@ -204,8 +222,7 @@ _BACKENDS: Final[Mapping[str, Callable[[str, ListedSubject], Iterator[str]]]] = 
     "bpf": _bpf,
     "ipvs": _lines,
     "ipset": _ipset,
-    "conntrack": lambda text, subject: iter(
-        ()
-    ),  # its flows are shown with their states, from the kernel's own table
+    # Flows are shown with their states from the kernel's table instead.
+    "conntrack": lambda text, subject: iter(()),
 }
-"""Backend → its extract; others are taken line by line."""
+"""Backend → function that extracts lines; other backends are extracted line by line."""

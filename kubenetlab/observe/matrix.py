@@ -1,4 +1,4 @@
-"""The ping matrix: everybody to everybody, each cell a real packet, beside what Kubernetes promises."""
+"""The ping matrix: a real packet from every place to every other, and the expected results."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ FITS: Mapping[Expectation, tuple[str, ...]] = {
     "nothing": ("unreachable", "silence"),
     "any": ("answer", "refused", "unreachable", "silence"),
 }
+"""Expectation → outcomes that meet it."""
 
 
 class Cell(Struct, frozen=True):
-    """What was promised from one place to another, and what came of it."""
+    """Expectation and results for one source and destination."""
 
     source: Location
     destination: Destination
     expected: Expectation
     results: tuple[tuple[str, Result], ...]
-    """(address, what came of a probe to it), one per family that both have."""
+    """(address, result of the probe to it), one per family that both ends have."""
 
     @property
     def is_as_promised(self) -> bool:
@@ -41,16 +42,16 @@ class Cell(Struct, frozen=True):
 
     @property
     def result(self) -> Result:
-        """The first that is not as promised; the primary family's when all are."""
-        return self._telling[1]
+        """First unexpected result; the primary family's if all are as expected."""
+        return self._decisive[1]
 
     @property
     def address(self) -> str:
-        """Where that was sent to."""
-        return self._telling[0]
+        """Destination address of that result."""
+        return self._decisive[0]
 
     @property
-    def _telling(self) -> tuple[str, Result]:
+    def _decisive(self) -> tuple[str, Result]:
         return next(
             (entry for entry in self.results if entry[1].outcome not in FITS[self.expected]),
             self.results[0],
@@ -58,12 +59,12 @@ class Cell(Struct, frozen=True):
 
 
 class Matrix(Struct, frozen=True):
-    """All probes of one matrix, with what came of them."""
+    """All probes of one matrix with their results."""
 
     sources: tuple[Location, ...]
     destinations: tuple[Destination, ...]
     cells: tuple[Cell, ...]
-    """Row by row; a place is not asked about itself."""
+    """Cells row by row, without the cell of a place to itself."""
 
     @property
     def faults(self) -> list[Cell]:
@@ -71,7 +72,10 @@ class Matrix(Struct, frozen=True):
 
 
 def everyone(seen: Mapping[str, Any]) -> list[Location]:
-    """Who is in a matrix: everything that runs, but for the cluster's components in their nodes' networks, whose nodes are there already."""
+    """Return the places of a matrix: everything that runs.
+
+    Cluster components with hostNetwork are left out, since their nodes are in the matrix.
+    """
     return [
         place
         for place in places(seen)
@@ -82,47 +86,61 @@ def everyone(seen: Mapping[str, Any]) -> list[Location]:
 def probe_matrix(
     seen: Mapping[str, Any], *, sources: Sequence[Location] | None = None, deadline_s: float = 1.0
 ) -> Matrix:
-    """Sends every probe of the matrix, in every family; `seen` is what `inspect` shows."""
+    """Send every probe of the matrix in every family.
+
+    seen: document of `inspect`. sources: the rows; every place if None.
+    """
     all_places = everyone(seen)
     rows = tuple(sources if sources is not None else all_places)
-    everything: tuple[Destination, ...] = (*all_places, *service_ports(seen))
-    columns = tuple(column for column in everything if any(_meet(row, column) for row in rows))
-    known = world(seen)
+    candidates: tuple[Destination, ...] = (*all_places, *service_ports(seen))
+    columns = tuple(
+        column for column in candidates if any(_have_common_family(row, column) for row in rows)
+    )
+    context = world(seen)
     pairs = [
         (row, column)
         for row in rows
         for column in columns
-        if _meet(row, column)
+        if _have_common_family(row, column)
         and not (isinstance(column, Location) and column.sandbox == row.sandbox)
     ]
-    promised = [expect(row, column, known) for row, column in pairs]
+    expectations = [expect(row, column, context) for row, column in pairs]
     probes = [
-        list(_probes(row, column, is_hopeful=promise != "nothing"))
-        for (row, column), promise in zip(pairs, promised, strict=True)
+        list(_probes(row, column, expects_answer=expectation != "nothing"))
+        for (row, column), expectation in zip(pairs, expectations, strict=True)
     ]
-    results = iter(run([probe for some in probes for probe in some], deadline_s=deadline_s))
+    results = iter(
+        run([probe for probes_of_cell in probes for probe in probes_of_cell], deadline_s=deadline_s)
+    )
     cells = tuple(
-        Cell(row, column, promise, tuple((probe.address, next(results)) for probe in some))
-        for (row, column), promise, some in zip(pairs, promised, probes, strict=True)
+        Cell(
+            row,
+            column,
+            expectation,
+            tuple((probe.address, next(results)) for probe in probes_of_cell),
+        )
+        for (row, column), expectation, probes_of_cell in zip(
+            pairs, expectations, probes, strict=True
+        )
     )
     return Matrix(rows, columns, cells)
 
 
 def _probes(
-    source: Location, destination: Destination, *, is_hopeful: bool
+    source: Location, destination: Destination, *, expects_answer: bool
 ) -> Iterator[ProbeRequest]:
     if isinstance(destination, ServiceTarget):
         yield ProbeRequest(
-            source, destination.protocol, destination.address, destination.port, is_hopeful
+            source, destination.protocol, destination.address, destination.port, expects_answer
         )
         return
     for address in destination.addresses:
         if _shares_family(source, address):
-            yield ProbeRequest(source, "ICMP", address, is_hopeful=is_hopeful)
+            yield ProbeRequest(source, "ICMP", address, expects_answer=expects_answer)
 
 
-def _meet(source: Location, destination: Destination) -> bool:
-    """True when both have an address of one family."""
+def _have_common_family(source: Location, destination: Destination) -> bool:
+    """Return True if both ends have an address of the same family."""
     addresses = (
         destination.addresses if isinstance(destination, Location) else (destination.address,)
     )

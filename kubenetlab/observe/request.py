@@ -1,6 +1,6 @@
-"""The request of a probe: the target's own port, protocol and path, joined with options or with fields of a table's row.
+"""Requests of probes: port, protocol and path of a target, combined with options or a table's row.
 
-Both may state the same value; they must not contradict each other.
+Both may give the same value; they must not contradict each other.
 """
 
 from __future__ import annotations
@@ -43,22 +43,27 @@ class RequestOptions(Struct, frozen=True):
 
 
 def make_request(target: Target, options: RequestOptions) -> ProbeSpecification:
-    """Join a target with options. A port without a protocol is TCP; a target without a port is pinged.
+    """Combine a target with options.
 
-    Raises UsageError for a contradiction, and for https, which the built-in client does not speak.
+    A port without a protocol is TCP; a target without a port is pinged.
+    Raises UsageError for a contradiction, and for https, which the built-in client does not
+    support.
     """
     if target.scheme == "https":
         plain = f"http://{str(target).partition('://')[2]}"
         raise UsageError(
-            f"{target}: https is not supported. Use {plain}, or run a program: kubenetlab exec SRC -- curl -k {target}"
+            f"{target}: https is not supported. Use {plain}, or run a program: "
+            f"kubenetlab exec SRC -- curl -k {target}"
         )
     if target.scheme and options.path not in (None, target.path):
         raise UsageError(
-            f"{target} has the path {target.path}, but {options.path_option} is {options.path}; give one of them"
+            f"{target} has the path {target.path}, but {options.path_option} is {options.path}; "
+            "give one of them"
         )
     if target.port is not None and options.port not in (None, target.port):
         raise UsageError(
-            f"{target} has the port {target.port}, but {options.port_option} is {options.port}; give one of them"
+            f"{target} has the port {target.port}, but {options.port_option} is {options.port}; "
+            "give one of them"
         )
     if target.protocol is not None and options.protocol not in (None, target.protocol):
         reason = (
@@ -70,11 +75,13 @@ def make_request(target: Target, options: RequestOptions) -> ProbeSpecification:
     path = target.path if target.scheme else options.path
     if path is not None and target.protocol not in (None, "TCP"):
         raise UsageError(
-            f"{options.path_option} {path}: HTTP uses TCP, but {target} has the protocol {target.protocol}"
+            f"{options.path_option} {path}: HTTP uses TCP, "
+            f"but {target} has the protocol {target.protocol}"
         )
     if path is not None and options.protocol not in (None, "TCP"):
         raise UsageError(
-            f"{options.path_option} {path}: HTTP uses TCP, but {options.protocol_option} is {options.protocol}"
+            f"{options.path_option} {path}: HTTP uses TCP, "
+            f"but {options.protocol_option} is {options.protocol}"
         )
     port = target.port or options.port
     protocol = (
@@ -86,7 +93,10 @@ def make_request(target: Target, options: RequestOptions) -> ProbeSpecification:
 
 
 def ip_version(target: Target, option: int | None) -> int | None:
-    """Return the IP version that options -4 and -6 or the target require. Raises UsageError where they differ."""
+    """Return the IP version that options -4 and -6 or the target require.
+
+    Raises UsageError where they differ.
+    """
     own = {"IPv4": 4, "IPv6": 6, None: None}[target.family]
     if option is not None and own not in (None, option):
         raise UsageError(f"-{option} and {target.family} of {target} are mutually exclusive")

@@ -1,7 +1,8 @@
-"""Many connections to one address, one after another: the servers that answer, and the client addresses that they see.
+"""Series of connections to one address: the servers that answer, and the client addresses they see.
 
-Every connection has a source port of its own, so that kube-proxy picks an endpoint for each: a UDP flow with a known
-port stays with its endpoint. The built-in servers name themselves; answers of others are counted without a name.
+Every connection has its own source port, so that kube-proxy selects an endpoint for each: a UDP
+flow with a known port stays with its endpoint. Built-in servers name themselves; the answers of
+other servers are counted without a name.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from kubenetlab.observe.prober import (
     DNS_PORT,
     Outcome,
     ProbeRequest,
-    dns_question,
+    dns_query,
     outcome_of,
     queued_errors,
     run,
@@ -36,14 +37,24 @@ from kubenetlab.observe.prober import (
 from kubenetlab.observe.request import HTTP_ERROR
 
 MAX_COUNT: Final = 10_000
-"""Maximum length of a series: fewer than the kernel's ephemeral ports, each of which is used once."""
+"""Maximum length of a series.
+
+It is lower than the number of the kernel's ephemeral ports, each of which is used once.
+"""
 INTERVAL_S: Final = 0.002
-"""Time between the beginnings of two connections; less where the series would take longer than `SPREAD_S`."""
+"""Time between the starts of two connections, in seconds.
+
+It is shorter when the series would take longer than `SPREAD_S`.
+"""
 SPREAD_S: Final = 1.0
+"""Maximum time in which the connections of a series are started, in seconds."""
 MAX_OPEN: Final = 200
 """Maximum number of concurrent connections."""
 MAX_UNNAMED: Final = 3
-"""Answers without a server's name before names are no longer requested: each such request takes the whole deadline."""
+"""Number of answers without a server name before names are no longer requested.
+
+Each such request takes the whole deadline.
+"""
 _PORT_ATTEMPTS: Final = 200
 _HEAD_BYTES: Final = 16 * 1024
 _RECEIVE_BYTES: Final = 4096
@@ -57,7 +68,7 @@ _SOCKETS: Final = {
 
 
 class SeriesTarget(Struct, frozen=True):
-    """Where a series comes from and goes to."""
+    """Source and destination of a series."""
 
     source: Location
     protocol: str
@@ -72,11 +83,11 @@ class Answer(Struct, frozen=True):
 
     outcome: Outcome
     ms: float = 0.0
-    """Time until the connection was established, or until the reply to a GET, a datagram or a ping."""
+    """Time until the connection was established, or until the reply to a GET, datagram or ping."""
     server: str = ""
     """`namespace/name` of a pod, or `ext:name`; empty for a server that does not name itself."""
     hostname: str = ""
-    """Hostname of a server that tells nothing more, as over UDP and SCTP."""
+    """Hostname of a server that reports nothing else, as over UDP and SCTP."""
     client: str = ""
     """Address of the client as the server sees it."""
     status: int = 0
@@ -91,7 +102,7 @@ class Answer(Struct, frozen=True):
 
 
 class Latency(Struct, frozen=True):
-    """Milliseconds."""
+    """Latency of answers, in milliseconds."""
 
     min: float
     median: float
@@ -108,8 +119,8 @@ def run_series(destination: SeriesTarget, count: int, deadline_s: float) -> list
 
 def latency(answers: Sequence[Answer]) -> Latency | None:
     """Return the latency of all answers; None without any."""
-    found = [answer.ms for answer in answers if answer.outcome == "answer"]
-    return Latency(min(found), median(found), max(found)) if found else None
+    times = [answer.ms for answer in answers if answer.outcome == "answer"]
+    return Latency(min(times), median(times), max(times)) if times else None
 
 
 def failures(answers: Sequence[Answer]) -> dict[str, int]:
@@ -130,141 +141,149 @@ class _Series:
 
     async def run(self, count: int) -> list[Answer]:
         interval_s = min(INTERVAL_S, SPREAD_S / count)
-        begun = time.monotonic()
+        start = time.monotonic()
         tasks: list[asyncio.Task[Answer]] = []
         async with asyncio.TaskGroup() as group:
             for number in range(count):
-                if (early_s := begun + number * interval_s - time.monotonic()) > 0:
-                    await asyncio.sleep(early_s)
+                if (delay_s := start + number * interval_s - time.monotonic()) > 0:
+                    await asyncio.sleep(delay_s)
                 await self._capacity.acquire()
-                tasks.append(group.create_task(self._one()))
+                tasks.append(group.create_task(self._connect_once()))
         return [task.result() for task in tasks]
 
-    async def _one(self) -> Answer:
-        opened = None
+    async def _connect_once(self) -> Answer:
+        """Return the result of one connection, and release its slot."""
+        connection = None
         try:
-            opened = self._opened()
-            ask = {"TCP": self._by_stream, "UDP": self._by_datagram, "SCTP": self._by_association}[
-                self._destination.protocol
-            ]
-            return await ask(opened)
+            connection = self._open()
+            exchange = {
+                "TCP": self._by_stream,
+                "UDP": self._by_datagram,
+                "SCTP": self._by_association,
+            }[self._destination.protocol]
+            return await exchange(connection)
         except TimeoutError:
             return Answer("silence")
         except OSError as error:
             return Answer(outcome_of(error.errno or errno.EHOSTUNREACH))
         finally:
-            if opened is not None:
-                opened.close()
+            if connection is not None:
+                connection.close()
             self._capacity.release()
 
-    def _opened(self) -> socket.socket:
-        """Open a socket in the source's network namespace, bound to a port that the series has not used."""
+    def _open(self) -> socket.socket:
+        """Open a socket in the source's namespace, bound to a port that the series has not used."""
         kind, number = _SOCKETS[self._destination.protocol]
-        refused: list[socket.socket] = []
+        repeated: list[socket.socket] = []
         netns = os.open(self._destination.source.netns, os.O_RDONLY | os.O_CLOEXEC)
-        home = open_namespace("net")
+        own_netns = open_namespace("net")
         try:
-            with inside_network(netns, home):
+            with inside_network(netns, own_netns):
                 for _ in range(_PORT_ATTEMPTS):
-                    opened = socket.socket(self._echo.family, kind | socket.SOCK_NONBLOCK, number)
-                    opened.bind(("", 0))
-                    if (port := opened.getsockname()[1]) not in self._used_ports:
+                    connection = socket.socket(
+                        self._echo.family, kind | socket.SOCK_NONBLOCK, number
+                    )
+                    connection.bind(("", 0))
+                    if (port := connection.getsockname()[1]) not in self._used_ports:
                         self._used_ports.add(port)
                         break
-                    refused.append(opened)
+                    repeated.append(connection)
                 else:
                     raise OSError(errno.EADDRNOTAVAIL, "every free source port was used before")
         finally:
-            os.close(home)
-            for other in refused:
-                other.close()
-        self._echo.keep_errors(opened)
+            os.close(own_netns)
+            for duplicate in repeated:
+                duplicate.close()
+        self._echo.keep_errors(connection)
         if self._destination.protocol != "UDP":
-            opened.setsockopt(
-                socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER
-            )  # leave no TIME_WAIT behind
-        return opened
+            # Close with a reset, which leaves no socket in TIME_WAIT.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        return connection
 
-    async def _connect(self, opened: socket.socket) -> None:
+    async def _connect(self, connection: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         try:
-            await loop.sock_connect(opened, (self._destination.address, self._destination.port))
+            await loop.sock_connect(connection, (self._destination.address, self._destination.port))
         except PermissionError:  # a rule in the source's own namespace has dropped the SYN
             raise TimeoutError from None
-        if code := next((code for code, _ in queued_errors(opened, self._echo)), 0):
+        if code := next((code for code, _ in queued_errors(connection, self._echo)), 0):
             raise OSError(code, os.strerror(code))
 
-    async def _by_stream(self, opened: socket.socket) -> Answer:
-        begun = time.monotonic()
+    async def _by_stream(self, connection: socket.socket) -> Answer:
+        start = time.monotonic()
         async with asyncio.timeout(self._deadline_s):
-            await self._connect(opened)
+            await self._connect(connection)
         if self._destination.path is not None:
-            return await self._get(opened, begun, self._destination.path)
-        ms = _ms_since(begun)
+            return await self._get(connection, start, self._destination.path)
+        ms = _ms_since(start)
         if self._unnamed >= MAX_UNNAMED:
             return Answer("answer", ms)
         try:
-            found = await self._get(opened, begun, "/clientip")
+            reply = await self._get(connection, start, "/clientip")
         except (OSError, TimeoutError):
-            found = Answer("answer")
-        self._unnamed += not found.server
-        return Answer("answer", ms, found.server, client=found.client)
+            reply = Answer("answer")
+        self._unnamed += not reply.server
+        return Answer("answer", ms, reply.server, client=reply.client)
 
-    async def _get(self, opened: socket.socket, begun: float, path: str) -> Answer:
-        """Send a GET and read the head of its reply. Raises OSError for a reply that is not HTTP."""
+    async def _get(self, connection: socket.socket, start: float, path: str) -> Answer:
+        """Send a GET and read the head of its reply. Raises OSError if it is not HTTP."""
         loop = asyncio.get_running_loop()
         host = socket_address(self._destination.address, self._destination.port)
         async with asyncio.timeout(self._deadline_s):
-            await loop.sock_sendall(
-                opened,
-                f"GET /{path.removeprefix('/')} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode(),
-            )
+            request = f"GET /{path.removeprefix('/')} HTTP/1.1\r\nHost: {host}\r\n"
+            await loop.sock_sendall(connection, f"{request}Connection: close\r\n\r\n".encode())
             received = b""
             while b"\r\n\r\n" not in received and len(received) < _HEAD_BYTES:
-                if not (data := await loop.sock_recv(opened, _RECEIVE_BYTES)):
+                if not (data := await loop.sock_recv(connection, _RECEIVE_BYTES)):
                     break
                 received += data
-        return parse_head(received, _ms_since(begun))
+        return parse_head(received, _ms_since(start))
 
-    async def _by_datagram(self, opened: socket.socket) -> Answer:
-        begun = time.monotonic()
+    async def _by_datagram(self, connection: socket.socket) -> Answer:
+        start = time.monotonic()
         is_dns = self._destination.port == DNS_PORT
         async with asyncio.timeout(self._deadline_s):
-            await self._connect(opened)
-            reply = await self._exchange(opened, dns_question() if is_dns else b"hostname")
-        ms = _ms_since(begun)
-        return Answer("answer", ms) if is_dns else await self._named(opened, ms, reply)
+            await self._connect(connection)
+            reply = await self._exchange(connection, dns_query() if is_dns else b"hostname")
+        ms = _ms_since(start)
+        return Answer("answer", ms) if is_dns else await self._named(connection, ms, reply)
 
-    async def _by_association(self, opened: socket.socket) -> Answer:
-        begun = time.monotonic()
+    async def _by_association(self, connection: socket.socket) -> Answer:
+        start = time.monotonic()
         async with asyncio.timeout(self._deadline_s):
-            await self._connect(opened)
-        return await self._named(opened, _ms_since(begun))
+            await self._connect(connection)
+        return await self._named(connection, _ms_since(start))
 
-    async def _named(self, opened: socket.socket, ms: float, hostname: str = "") -> Answer:
-        """Return an answer after `ms`, with the server's hostname and the client that it sees, where it tells them."""
+    async def _named(self, connection: socket.socket, ms: float, hostname: str = "") -> Answer:
+        """Return an answer after `ms` with the names that the server reports.
+
+        These are its hostname and the client address that it sees.
+        """
         if self._unnamed >= MAX_UNNAMED:
             return Answer("answer", ms)
         client = ""
         with suppress(OSError, TimeoutError):
             async with asyncio.timeout(self._deadline_s):
-                hostname = hostname or await self._exchange(opened, b"hostname")
-                client = _address_of(await self._exchange(opened, b"clientip"))
+                hostname = hostname or await self._exchange(connection, b"hostname")
+                client = _address_of(await self._exchange(connection, b"clientip"))
         self._unnamed += not client
         return Answer("answer", ms, hostname=hostname if client else "", client=client)
 
-    async def _exchange(self, opened: socket.socket, message: bytes) -> str:
+    async def _exchange(self, connection: socket.socket, message: bytes) -> str:
         """Return the reply to one message. Raises OSError."""
         loop = asyncio.get_running_loop()
-        with suppress(
-            PermissionError
-        ):  # dropped by a rule in the source's namespace; a refusal is received below
-            await loop.sock_sendall(opened, message)
-        return (await loop.sock_recv(opened, _RECEIVE_BYTES)).decode(errors="replace").strip()
+        # PermissionError: a rule in the source's namespace dropped the packet. If it sent a
+        # rejection, sock_recv() reports it.
+        with suppress(PermissionError):
+            await loop.sock_sendall(connection, message)
+        return (await loop.sock_recv(connection, _RECEIVE_BYTES)).decode(errors="replace").strip()
 
 
 def parse_head(received: bytes, ms: float) -> Answer:
-    """Return status, server and client from the head of an HTTP reply. Raises OSError for a reply that is not HTTP."""
+    """Return status, server and client from the head of an HTTP reply.
+
+    Raises OSError for a reply that is not HTTP.
+    """
     first, *lines = received.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")
     version, _, rest = first.partition(" ")
     if not version.startswith("HTTP/") or not rest[:3].isdigit():
@@ -290,5 +309,5 @@ def _address_of(text: str) -> str:
     return address.strip("[]") if colon and port.isdigit() else ""
 
 
-def _ms_since(begun: float) -> float:
-    return (time.monotonic() - begun) * 1000
+def _ms_since(start: float) -> float:
+    return (time.monotonic() - start) * 1000

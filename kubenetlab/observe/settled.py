@@ -1,4 +1,4 @@
-"""Is a pod ready, on the way, or stuck for a reason that time will not cure? Is a Job complete, on the way, or failed?"""
+"""Verdicts on pods and Jobs: ready, on the way, or stuck for a reason that time does not fix."""
 
 from __future__ import annotations
 
@@ -29,19 +29,27 @@ from kubenetlab.programs.command import runs_real_command
 from kubenetlab.programs.ending import ending_in
 
 State = Literal["ready", "unready", "completed", "waiting", "stuck"]
-"""unready: on purpose, by an annotation, by scheduling gates or by a fault."""
+"""State of a pod.
+
+unready: on purpose, by an annotation, by scheduling gates or by a fault.
+"""
 
 _CREATION_EVENTS = ("FailedCreatePodSandBox", "NetworkNotReady")
+"""Reasons of events about a sandbox that cannot be created."""
 
 
 class PodVerdict(Struct, frozen=True):
-    """What to expect of one pod."""
+    """Verdict on one pod."""
 
     pod: str
-    """`namespace/name`"""
+    """`namespace/name` of the pod."""
     state: State
     reason: str = ""
-    """For what is stuck: `CrashLoopBackOff: container main: exit status 1: listen tcp :80: bind: address already in use`."""
+    """Reason for the state, for example of a stuck pod.
+
+    Example: `CrashLoopBackOff: container main: exit status 1: listen tcp :80: bind: address already
+    in use`.
+    """
 
     @property
     def is_settled(self) -> bool:
@@ -49,12 +57,16 @@ class PodVerdict(Struct, frozen=True):
 
 
 class JobVerdict(Struct, frozen=True):
-    """What to expect of one Job."""
+    """Verdict on one Job."""
 
     job: str
-    """`namespace/name`"""
+    """`namespace/name` of the Job."""
     state: Literal["complete", "failed", "waiting", "suspended"]
-    """failed: also of one that can never complete. suspended: no pod is to run, by `suspend` or `parallelism: 0`."""
+    """State of a Job.
+
+    failed: also for a Job that can never complete. suspended: no pod should run, by `suspend` or
+    `parallelism: 0`.
+    """
     reason: str = ""
 
 
@@ -79,46 +91,56 @@ def _job_verdict(cluster: Cluster, job: Job) -> JobVerdict:
     pods = cluster.owned_by(Pod, job)
     if endless := _endless(cluster, job, pods):
         return JobVerdict(name, "failed", endless)
-    words = f"{status.succeeded} of {job.spec.goal or 1} completed"
+    progress = f"{status.succeeded} of {job.spec.goal or 1} completed"
     ends = [
-        found
+        status_
         for pod in pods
-        for found in pod.status.container_statuses
-        if (_end_of(found) or _NO_END).exit_code
+        for status_ in pod.status.container_statuses
+        if (_end_of(status_) or _NO_END).exit_code
     ]
     if ends:
-        latest = max(ends, key=lambda found: (_end_of(found) or _NO_END).finished_at or "")
-        words += (
+        latest = max(ends, key=lambda status_: (_end_of(status_) or _NO_END).finished_at or "")
+        progress += (
             f"; container {latest.name} failed last: {how_it_ended(_end_of(latest) or _NO_END)}"
         )
-    return JobVerdict(name, "waiting", words)
+    return JobVerdict(name, "waiting", progress)
 
 
 def _endless(cluster: Cluster, job: Job, pods: Sequence[Pod]) -> str:
-    """Return why a Job never ends by itself, or nothing. One with a deadline fails in the end."""
+    """Return why a Job never ends by itself; empty if it does.
+
+    A Job with a deadline fails in the end.
+    """
     decisions = cluster.get(Decisions, "", "decisions")
     real_commands = decisions.real_commands if decisions is not None else ()
     if job.spec.active_deadline_seconds is not None:
         return ""
-    for pod in pods[:1]:  # all are made from one template
+    for pod in pods[:1]:  # all pods have the same template
         for container in pod.spec.containers:
             is_built_in = not runs_real_command(pod.metadata.annotations, container, real_commands)
             if is_built_in and runs_until_stopped(container) and ending_in(pod, container) is None:
-                what = " ".join((image_name(container.image), *container.args[:1]))
-                return f"it never completes: container {container.name} runs {what} until it is stopped"
+                program = " ".join((image_name(container.image), *container.args[:1]))
+                return (
+                    f"it never completes: container {container.name} runs {program} "
+                    "until it is stopped"
+                )
     return ""
 
 
 _NO_END: Final = Terminated(0)
+"""State of a container that has not ended yet."""
 
 
 def _end_of(status: ContainerStatus) -> Terminated | None:
-    """How a container ended the last time."""
+    """Return the last end of a container; None if it has not ended yet."""
     return status.state.terminated or status.last_state.terminated
 
 
 def verdicts(cluster: Cluster) -> list[PodVerdict]:
-    """One for each pod that is not being deleted, in order. What a Job's pods fail in is the Job's own affair until the Job ends."""
+    """Return one verdict for each pod that is not being deleted, in order.
+
+    Failed pods of a Job that has not failed itself are left out, since the Job replaces them.
+    """
     events: dict[str, str] = {}
     for entry in cluster.all(Event):
         if entry.reason in _CREATION_EVENTS:
@@ -139,9 +161,10 @@ def verdicts(cluster: Cluster) -> list[PodVerdict]:
 def verdict(
     cluster: Cluster, pod: Pod, creation_failure: str = "", *, is_retried: bool = False
 ) -> PodVerdict:
-    """What to expect of a pod. `creation_failure` is what its events say about its sandbox.
+    """Return the verdict on a pod.
 
-    is_retried: what its containers fail in is tried again by a Job.
+    creation_failure: message of its events about its sandbox.
+    is_retried: True if a Job retries what its containers fail in.
     """
     name = pod.full_name
     if pod.status.phase == "Succeeded":
@@ -173,9 +196,10 @@ def verdict(
 
 
 def _at_readiness_gates(pod: Pod) -> PodVerdict | None:
-    """Return the verdict of a pod that only its readiness gates keep from being ready; None for any other.
+    """Return the verdict of a pod that is unready only because of its readiness gates; else None.
 
-    A condition that does not exist will not come by itself; one that is there and not True was set on purpose.
+    A condition that does not exist never appears by itself. A condition that exists and is not True
+    was set on purpose.
     """
     ready = pod.status.condition("Ready")
     if ready is None or ready.reason != GATES_NOT_READY:
@@ -194,13 +218,14 @@ def _at_readiness_gates(pod: Pod) -> PodVerdict | None:
 
 
 def will_end(pod: Pod, container: Container) -> bool:
-    """True when a container's program asks something once and is not restarted for ever: its end is what matters."""
+    """Return True if a container's program ends by itself and is not always restarted."""
     ends = ending_in(pod, container) is not None or is_one_shot(setup(container).program)
     return pod.spec.restart_policy != "Always" and ends
 
 
 def _faults(cluster: Cluster, pod: Pod, *, is_retried: bool) -> Iterator[str]:
-    seen = observed_of(cluster, pod)
+    """Yield the reasons why containers of a pod are stuck."""
+    report = observed_of(cluster, pod)
     for container in pod.container_statuses:
         ended = container.state.terminated or container.last_state.terminated
         detail = how_it_ended(ended) if ended else ""
@@ -217,8 +242,8 @@ def _faults(cluster: Cluster, pod: Pod, *, is_retried: bool) -> Iterator[str]:
             yield f"Error: container {container.name}: {detail}"
         for kind in ("startup", "readiness"):
             probe = (
-                seen.probes.get(f"{container.name}/{kind}")
-                if seen and container.state.running
+                report.probes.get(f"{container.name}/{kind}")
+                if report and container.state.running
                 else None
             )
             if (
@@ -227,4 +252,7 @@ def _faults(cluster: Cluster, pod: Pod, *, is_retried: bool) -> Iterator[str]:
                 and probe.is_settled
                 and not probe.ok
             ):
-                yield f"Unhealthy: container {container.name}: {kind.capitalize()} probe failed: {probe.message}"
+                yield (
+                    f"Unhealthy: container {container.name}: "
+                    f"{kind.capitalize()} probe failed: {probe.message}"
+                )

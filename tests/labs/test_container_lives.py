@@ -49,7 +49,7 @@ def test_two_containers_on_one_port(lab: Lab) -> None:
     assert row[:3] == ["two", "1/2", "CrashLoopBackOff"]
     described = lab.run("describe", "pod", "two").out
     assert "Back-off restarting failed container" in described
-    assert "Readiness:     a ping: the lab's own question" in described
+    assert "Readiness:     a ping, added by the lab" in described
 
 
 UNHEALTHY = pod(

@@ -235,7 +235,7 @@ def test_services_are_described_by_their_type(running: Lab) -> None:
         for name, what in (("elsewhere", "of type ExternalName"), ("bodiless", "headless")):
             said = running.run("ping", "client", f"svc:{name}", status=2).err
             assert (
-                f"Service default/{name} is {what}, it has no address of its own; ask by its name: kubenetlab ping SRC {name}.default"
+                f"Service default/{name} is {what}, it has no address of its own; use its name: kubenetlab ping SRC {name}.default"
                 in said
             )
         assert "--tcp 8080" in said

@@ -131,7 +131,7 @@ def test_a_local_port_is_given_once() -> None:
     assert len(parse_ports([":80", ":80", "0:81"])) == 3
     with pytest.raises(
         UsageError,
-        match="8080 and 8080:80 both want port 8080 of this machine; give one of them another, or :80",
+        match="8080 and 8080:80 both use port 8080 of this machine; give one of them another, or :80",
     ):
         parse_ports(["8080", "8080:80"])
 
