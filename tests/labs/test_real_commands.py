@@ -201,8 +201,7 @@ def test_how_a_command_ends_is_seen(lab: Lab) -> None:
     assert f"Error: {missing}" in shown["none"]
     assert "Started container" not in shown["none"]
     assert all(
-        "a ping, added by the lab" in text and "(not running)" in text
-        for text in shown.values()
+        "a ping, added by the lab" in text and "(not running)" in text for text in shown.values()
     )
     wait_for(
         lambda: not [pid for pid in lab.pids() if b"sleep\x001000" in cmdline(pid)],

@@ -1,4 +1,4 @@
-"""Controllers that look only at what has changed end where they would with everything before them."""
+"""Incremental computation gives the same result as computation from scratch."""
 
 from __future__ import annotations
 
@@ -41,31 +41,34 @@ from tests.clusters import (
 Edit = Callable[[Cluster], Cluster]
 
 
-FIRST = ", initContainers: [{name: first, image: busybox, command: [sh]}, {name: side, image: agnhost, args: [netexec, --http-port=9000], restartPolicy: Always}]"
+FIRST = (
+    ", initContainers: [{name: first, image: busybox, command: [sh]}, {name: side, image: "
+    "agnhost, args: [netexec, --http-port=9000], restartPolicy: Always}]"
+)
 
 
-def labelled(name: str, app: str, spec: str = "") -> Edit:
+def add_pod(name: str, app: str, spec: str = "") -> Edit:
     return lambda cluster: running(
         applied(cluster, pod(name, meta=f", labels: {{app: {app}}}", spec=spec))
     )
 
 
-def awaited(name: str) -> Edit:
-    """A pod of which nothing is heard yet, and in which something has to be done first."""
+def add_waiting_pod(name: str) -> Edit:
+    """Add a pod with init containers that no kubelet has reported on."""
     return lambda cluster: settled(
         applied(cluster, pod(name, meta=", labels: {app: x}", spec=FIRST))
     )
 
 
-def told_to_be(name: str, ready: str) -> Edit:
-    """A pod that is kept from being ready by its annotation, or not."""
+def set_readiness(name: str, ready: str) -> Edit:
+    """Set the annotation that keeps a pod from being ready."""
     return lambda cluster: applied(
         cluster, pod(name, meta=f', annotations: {{{READY_ANNOTATION}: "{ready}"}}')
     )
 
 
-def leaving(name: str) -> Edit:
-    """A node that goes, and takes its pods along."""
+def delete_node(name: str) -> Edit:
+    """Delete a node together with its pods."""
 
     def edit(cluster: Cluster) -> Cluster:
         node = cluster.node(name)
@@ -74,7 +77,7 @@ def leaving(name: str) -> Edit:
     return edit
 
 
-def selecting(name: str, app: str) -> Edit:
+def set_selector(name: str, app: str) -> Edit:
     text = service(name).replace(
         f"selector: {{app: {name}}}",
         f"selector: {{app: {app}}}" if app else "ipFamilyPolicy: SingleStack",
@@ -82,9 +85,7 @@ def selecting(name: str, app: str) -> Edit:
     return lambda cluster: applied(cluster, text)
 
 
-def without(kind: type[Pod | Service | EndpointSlice | Endpoints], number: int) -> Edit:
-    """One of them gone, whoever made it."""
-
+def delete_object(kind: type[Pod | Service | EndpointSlice | Endpoints], number: int) -> Edit:
     def edit(cluster: Cluster) -> Cluster:
         found = cluster.all(kind, "default")
         return (
@@ -96,27 +97,30 @@ def without(kind: type[Pod | Service | EndpointSlice | Endpoints], number: int) 
     return edit
 
 
-def by_hand(name: str, address: str) -> Edit:
+def add_endpoints(name: str, address: str) -> Edit:
     subsets = f"subsets: [{{addresses: [{{ip: {address}}}], ports: [{{port: 8080}}]}}]"
     return lambda cluster: applied(
         cluster, f"apiVersion: v1\nkind: Endpoints\nmetadata: {{name: {name}}}\n{subsets}\n---\n"
     )
 
 
-def seeing(number: int, what: str) -> Edit:
-    """What is heard of one of the pods: its sandbox is gone or there again, a container runs or has ended, its probe fails or is answered."""
+def report_state(number: int, what: str) -> Edit:
+    """Report a change of one pod.
+
+    Its sandbox is gone or created, a container runs or has ended, or its probe fails or succeeds.
+    """
 
     def edit(cluster: Cluster) -> Cluster:
         pods = [pod for pod in cluster.all(Pod, "default") if not pod.is_finished]
         if not pods:
             return cluster
-        one = pods[number % len(pods)]
+        chosen = pods[number % len(pods)]
         netns, container = (
-            pod_netns("default", one.name, one.uid),
-            one.spec.all_containers[number % len(one.spec.all_containers)],
+            pod_netns("default", chosen.name, chosen.uid),
+            chosen.spec.all_containers[number % len(chosen.spec.all_containers)],
         )
-        status = one.container_status(container.name)
-        told = {
+        status = chosen.container_status(container.name)
+        report = {
             "netns": netns,
             "container": container.name,
             "attempt": status.restart_count if status else 0,
@@ -137,13 +141,14 @@ def seeing(number: int, what: str) -> Edit:
             )
         if what in ("fails", "answers"):
             return settled(
-                cluster.with_changes(status_reports.probe_reports(cluster, [{**told, **probe}]))
+                cluster.with_changes(status_reports.probe_reports(cluster, [{**report, **probe}]))
             )
         code = 0 if what == "done" else 1
         return settled(
             cluster.with_changes(
                 status_reports.program_reports(
-                    cluster, [{**told, "state": what.replace("done", "exited"), "exit_code": code}]
+                    cluster,
+                    [{**report, "state": what.replace("done", "exited"), "exit_code": code}],
                 )
             )
         )
@@ -152,28 +157,28 @@ def seeing(number: int, what: str) -> Edit:
 
 
 EDITS = st.one_of(
-    st.builds(told_to_be, st.sampled_from("abc"), st.sampled_from(("true", "false"))),
-    st.builds(leaving, st.sampled_from(("worker", "worker2"))),
+    st.builds(set_readiness, st.sampled_from("abc"), st.sampled_from(("true", "false"))),
+    st.builds(delete_node, st.sampled_from(("worker", "worker2"))),
     st.builds(
-        seeing,
+        report_state,
         st.integers(0, 9),
         st.sampled_from(("lost", "made", "running", "exited", "done", "fails", "answers")),
     ),
-    st.builds(labelled, st.sampled_from("abc"), st.sampled_from("xy")),
-    st.builds(labelled, st.sampled_from("de"), st.sampled_from("xy"), st.just(FIRST)),
-    st.builds(awaited, st.sampled_from("fg")),
-    st.builds(selecting, st.sampled_from("st"), st.sampled_from(("x", "y", ""))),
+    st.builds(add_pod, st.sampled_from("abc"), st.sampled_from("xy")),
+    st.builds(add_pod, st.sampled_from("de"), st.sampled_from("xy"), st.just(FIRST)),
+    st.builds(add_waiting_pod, st.sampled_from("fg")),
+    st.builds(set_selector, st.sampled_from("st"), st.sampled_from(("x", "y", ""))),
     st.builds(
-        without, st.sampled_from((Pod, Service, EndpointSlice, Endpoints)), st.integers(0, 3)
+        delete_object, st.sampled_from((Pod, Service, EndpointSlice, Endpoints)), st.integers(0, 3)
     ),
-    st.builds(by_hand, st.sampled_from("st"), st.sampled_from(("192.0.2.1", "192.0.2.2"))),
+    st.builds(add_endpoints, st.sampled_from("st"), st.sampled_from(("192.0.2.1", "192.0.2.2"))),
 )
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(EDITS, min_size=1, max_size=8))
-def test_a_store_that_came_about_by_changes_is_content_as_a_whole(edits: list[Edit]) -> None:
-    """Somebody who sees it for the first time finds nothing to do, and sees the same Services with the same slices."""
+def test_incremental_and_full_reconciliation_agree(edits: list[Edit]) -> None:
+    """After changes, full reconciliation changes nothing and sees the same Services and slices."""
     cluster = running(store())
     for edit in edits:
         cluster = edit(cluster)
@@ -182,35 +187,35 @@ def test_a_store_that_came_about_by_changes_is_content_as_a_whole(edits: list[Ed
     whole = Cluster(cluster._objects, cluster.given, cluster.revision)
     assert settled(whole, NOW) is whole
     seen = {
-        key: {piece.key for piece in pieces}
-        for key, pieces in cluster.slices_by_service.items()
-        if pieces
+        key: {slice_.key for slice_ in slices}
+        for key, slices in cluster.slices_by_service.items()
+        if slices
     }
     assert seen == {
-        key: {piece.key for piece in pieces} for key, pieces in afresh.slices_by_service.items()
+        key: {slice_.key for slice_ in slices} for key, slices in afresh.slices_by_service.items()
     }
     views = [
         {
-            view.service.full_name: sorted(piece.name for piece in view.slices)
-            for view in service_views(one).values()
+            view.service.full_name: sorted(slice_.name for slice_ in view.slices)
+            for view in service_views(each).values()
         }
-        for one in (cluster, whole)
+        for each in (cluster, whole)
     ]
     assert views[0] == views[1]
 
 
-def test_who_waits_is_thought_of_when_the_time_has_come() -> None:
-    """Also when in between something was heard of others alone: a container that has ended twice is started again after its back-off."""
+def test_a_backoff_ends_although_other_objects_change() -> None:
+    """A container that ended twice restarts after its back-off, if other pods change meanwhile."""
     controllers = Controllers()
     cluster = running(store(pod("a") + pod("b")))
     for now in (NOW, NOW + 1):
-        cluster = seeing(0, "exited")(cluster)
+        cluster = report_state(0, "exited")(cluster)
         cluster, wake_at = controllers.run(
-            seeing(0, "running")(cluster) if now == NOW else cluster, now
+            report_state(0, "running")(cluster) if now == NOW else cluster, now
         )
     assert wake_at is not None
     restarts = cluster.all(Pod, "default")[0].container_statuses[0].restart_count
-    cluster, again_at = controllers.run(seeing(1, "fails")(cluster), wake_at - 1)
+    cluster, again_at = controllers.run(report_state(1, "fails")(cluster), wake_at - 1)
     assert again_at == wake_at
     cluster, _ = controllers.run(cluster, wake_at)
     assert cluster.all(Pod, "default")[0].container_statuses[0].restart_count == restarts + 1
@@ -225,25 +230,28 @@ POLICIES: tuple[dict[str, object], ...] = (
 )
 
 
-def treating(name: str, policy: dict[str, object]) -> Edit:
+def set_policy(name: str, policy: dict[str, object]) -> Edit:
     text = service(name, target=8080, **policy).replace(f"app: {name}", "app: x")  # type: ignore[arg-type]
     return lambda cluster: applied(cluster, text)
 
 
-def withdrawing(name: str) -> Edit:
+def delete_service(name: str) -> Edit:
     return lambda cluster: settled(cluster.with_changes([Delete(Service, "default", name)]))
 
 
-def switching(mode: str) -> Edit:
-    return lambda cluster: applied(cluster, in_mode(mode))
+def set_proxy_mode(mode: str) -> Edit:
+    return lambda cluster: applied(cluster, proxy_mode_document(mode))
 
 
-def in_mode(mode: str) -> str:
-    return f"apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {{kubeProxyMode: {mode}}}\n---\n"
+def proxy_mode_document(mode: str) -> str:
+    return (
+        f"apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {{kubeProxyMode: "
+        f"{mode}}}\n---\n"
+    )
 
 
-def breaking(how: str) -> Edit:
-    """The kube-proxy of one node; or what is broken is healed."""
+def break_or_heal(how: str) -> Edit:
+    """Break the kube-proxy of one node, or heal what is broken."""
 
     def edit(cluster: Cluster) -> Cluster:
         if cluster.all(Fault) or how == "healed":
@@ -257,8 +265,8 @@ def breaking(how: str) -> Edit:
     return edit
 
 
-def asking(name: str) -> Edit:
-    """A pod that asks something once, and ends."""
+def add_one_shot_pod(name: str) -> Edit:
+    """Add a pod that sends one request and ends."""
     return lambda cluster: settled(
         applied(
             cluster, replaced(pod(name), ("args: [netexec]", 'args: [connect, "10.96.0.1:443"]'))
@@ -266,15 +274,15 @@ def asking(name: str) -> Edit:
     )
 
 
-def probed(name: str) -> Edit:
-    """A pod that runs and of which no probe has been heard."""
+def add_unprobed_pod(name: str) -> Edit:
+    """Add a running pod without any probe result."""
 
     def edit(cluster: Cluster) -> Cluster:
-        made = settled(
+        added = settled(
             applied(cluster, pod(name, container=", readinessProbe: {httpGet: {port: 80}}"))
         )
         return settled(
-            made.with_changes([structs.replace(observed(pod_named(made, name)), probes={})])
+            added.with_changes([structs.replace(observed(pod_named(added, name)), probes={})])
         )
 
     return edit
@@ -282,23 +290,25 @@ def probed(name: str) -> Edit:
 
 PLANNED = st.one_of(
     EDITS,
-    st.builds(asking, st.sampled_from("hi")),
-    st.builds(probed, st.sampled_from("jk")),
-    st.builds(treating, st.sampled_from("st"), st.sampled_from(POLICIES)),
-    st.builds(withdrawing, st.sampled_from("st")),
-    st.builds(switching, st.sampled_from(MODES)),
-    st.builds(breaking, st.sampled_from(("stopped", "stale", "misconfigured", "healed"))),
+    st.builds(add_one_shot_pod, st.sampled_from("hi")),
+    st.builds(add_unprobed_pod, st.sampled_from("jk")),
+    st.builds(set_policy, st.sampled_from("st"), st.sampled_from(POLICIES)),
+    st.builds(delete_service, st.sampled_from("st")),
+    st.builds(set_proxy_mode, st.sampled_from(MODES)),
+    st.builds(break_or_heal, st.sampled_from(("stopped", "stale", "misconfigured", "healed"))),
 )
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.sampled_from(MODES), st.lists(PLANNED, min_size=1, max_size=8))
-def test_a_plan_that_came_about_by_changes_is_the_plan(mode: str, edits: list[Edit]) -> None:
-    """What is computed from what has changed is what somebody computes who sees the store for the first time; also where nothing is
-    computed, because what it follows from is as before."""
+def test_incremental_and_full_plans_are_equal(mode: str, edits: list[Edit]) -> None:
+    """A plan computed from changes equals the plan of a store seen for the first time.
+
+    It also does where nothing is computed, since the inputs of the plan are unchanged.
+    """
     memo = PlanCache()
-    cluster = running(store(in_mode(mode)))
-    before, found, asked = (
+    cluster = running(store(proxy_mode_document(mode)))
+    before, result, probes = (
         basis(cluster),
         plan(cluster, ONLINK, memo),
         plan_probes(cluster, ONLINK, memo),
@@ -306,66 +316,66 @@ def test_a_plan_that_came_about_by_changes_is_the_plan(mode: str, edits: list[Ed
     for edit in edits:
         cluster = edit(cluster)
         if any(now is not then for now, then in zip(basis(cluster), before, strict=True)):
-            before, found, asked = (
+            before, result, probes = (
                 basis(cluster),
                 plan(cluster, ONLINK, memo),
                 plan_probes(cluster, ONLINK, memo),
             )
     alone = Cluster(cluster._objects, cluster.given, cluster.revision)
     afresh = plan(alone, ONLINK)
-    assert asked == plan_probes(alone, ONLINK, PlanCache())
+    assert probes == plan_probes(alone, ONLINK, PlanCache())
     for netns, contents in afresh.namespaces.items():
-        assert found[netns] == contents
+        assert result[netns] == contents
         rules = [
-            [obj for obj in one.values() if isinstance(obj, RuleObject)]
-            for one in (found[netns], contents)
+            [obj for obj in each.values() if isinstance(obj, RuleObject)]
+            for each in (result[netns], contents)
         ]
         assert digest(rules[0]) == digest(rules[1])
-    assert found.namespaces.keys() == afresh.namespaces.keys()
+    assert result.namespaces.keys() == afresh.namespaces.keys()
 
 
-def test_who_only_tries_takes_no_news_away() -> None:
-    """A plan of a store that the lab's controllers have not come to yet: what they hear of afterwards is all of it."""
-    mine = Controllers()
-    cluster, _ = mine.run(running(store(deployment(replicas=2) + service())), NOW)
+def test_a_trial_run_consumes_no_changes() -> None:
+    """Controllers that run on a copy of the store leave all changes to the lab's controllers."""
+    own = Controllers()
+    cluster, _ = own.run(running(store(deployment(replicas=2) + service())), NOW)
     gone = cluster.with_changes(
-        deletion(one)
+        deletion(obj)
         for kind in (Deployment, EndpointSlice)
-        for one in cluster.all(kind, "default")
+        for obj in cluster.all(kind, "default")
     )
     Controllers().run(gone.afresh(), NOW)
     later = gone.with_changes([observed(web_pods(gone)[0], ready=False)])
-    found, _ = mine.run(later, NOW)
-    assert found.all(ReplicaSet, "default") == []
-    assert [piece.name for piece in found.all(EndpointSlice, "default")] == [
-        piece.name for piece in cluster.all(EndpointSlice, "default")
+    result, _ = own.run(later, NOW)
+    assert result.all(ReplicaSet, "default") == []
+    assert [slice_.name for slice_ in result.all(EndpointSlice, "default")] == [
+        slice_.name for slice_ in cluster.all(EndpointSlice, "default")
     ]
 
 
-def test_what_has_changed_is_told_once() -> None:
-    """Everything at first; then pairs of before and now, until the next time that the same asks."""
+def test_changes_since_the_last_call_are_returned_once() -> None:
+    """The first call returns None, later calls return pairs of old and new objects."""
     cluster = running(store(service("s")))
-    assert cluster.since("somebody", (Service,)) is None
-    assert cluster.since("somebody", (Service,)) is None  # the same store
+    assert cluster.since("reader", (Service,)) is None
+    assert cluster.since("reader", (Service,)) is None  # the same store
     after = applied(applied(cluster, service("t")), service("s", port=81))
-    news = after.since("somebody", (Service,))
+    news = after.since("reader", (Service,))
     assert news is not None
     assert sorted((old.name if old else "", new.name) for old, new in news[Service]) == [
         ("", "t"),
         ("s", "s"),
     ]
-    found = after.get(Service, "default", "s")
-    assert found is not None
-    gone = after.with_changes([deletion(found)])
+    service_s = after.get(Service, "default", "s")
+    assert service_s is not None
+    gone = after.with_changes([deletion(service_s)])
     assert [
-        (old.name, new) for old, new in (gone.since("somebody", (Service,)) or {})[Service]
+        (old.name, new) for old, new in (gone.since("reader", (Service,)) or {})[Service]
     ] == [("s", None)]
 
 
-def test_who_asks_once_is_let_go_when_somebody_has_failed_his_first_probe() -> None:
-    """Nothing changes by that answer but who is starting: that is enough."""
-    cluster = asking("h")(running(store()))
-    cluster = probed("j")(cluster)
+def test_a_one_shot_program_starts_when_the_first_probe_of_others_has_failed() -> None:
+    """The result changes no object, only which containers are still starting."""
+    cluster = add_one_shot_pod("h")(running(store()))
+    cluster = add_unprobed_pod("j")(cluster)
     asker = pod_netns("default", "h", pod_named(cluster, "h").uid)
     cluster = settled(cluster.with_changes(status_reports.sandbox_made(cluster, asker, 7)))
     before = basis(cluster)

@@ -1,4 +1,7 @@
-"""An address outside is one Service's: who has it is decided before there are rules, so that nothing is lost when the other one goes."""
+"""An external address belongs to one Service, which is decided before rules are computed.
+
+Therefore nothing is lost when one of two Services with the same address is deleted.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,8 @@ from kubenetlab.hoststate.rules.rulesets import members
 from tests.clusters import ONLINK, deployment, running, service, store
 
 
-def claiming(*names: str) -> Cluster:
-    """Services that all want the same external IP, and the same port of it."""
+def with_same_external_ip(*names: str) -> Cluster:
+    """Return a cluster with Services that have the same external IP and port."""
     return running(
         store(
             deployment()
@@ -23,8 +26,8 @@ def claiming(*names: str) -> Cluster:
     )
 
 
-def outside(cluster: Cluster) -> list[str]:
-    """Whose the external IP is, by the rules of a node."""
+def owners_of_external_ip(cluster: Cluster) -> list[str]:
+    """Return the owner of the external IP by the rules of a node."""
     objects = members(plan(cluster, ONLINK)["node/worker"].values())
     return [
         obj.comment
@@ -33,15 +36,18 @@ def outside(cluster: Cluster) -> list[str]:
     ]
 
 
-def test_the_first_has_it() -> None:
-    """In the order of their names; the other one has its cluster IP. When the first goes, it is the other's."""
-    (found,) = outside(claiming("a", "b"))
-    assert found.startswith("default/a")
-    (found,) = outside(claiming("b"))
-    assert found.startswith("default/b")
+def test_the_first_service_has_the_address() -> None:
+    """Services are ordered by name. When the first one is deleted, the second gets the address."""
+    (owner,) = owners_of_external_ip(with_same_external_ip("a", "b"))
+    assert owner.startswith("default/a")
+    (owner,) = owners_of_external_ip(with_same_external_ip("b"))
+    assert owner.startswith("default/b")
 
 
-def test_another_port_is_another_claim() -> None:
-    taken = {view.service.name: view.taken for view in service_views(claiming("a", "b")).values()}
+def test_a_contested_port_belongs_to_the_first_service() -> None:
+    taken = {
+        view.service.name: view.taken
+        for view in service_views(with_same_external_ip("a", "b")).values()
+    }
     assert taken["a"] == ()
     assert taken["b"] == (("192.0.2.50", "TCP", 80),)

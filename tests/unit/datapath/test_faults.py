@@ -1,4 +1,4 @@
-"""Faults: what can be broken, what it changes, and that nothing stays of it."""
+"""Faults: their effect while they last, and that healing leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def healed(cluster: Cluster, now: float = NOW) -> Cluster:
 
 
 def endpoints(cluster: Cluster, node: str) -> set[str]:
-    """Where a node's rules for the Service `web` lead."""
+    """Return the endpoints in a node's rules for the Service `web`."""
     chains = (
         obj
         for obj in members(plan(cluster, DECISIONS)[f"node/{node}"].values())
@@ -56,7 +56,7 @@ def endpoints(cluster: Cluster, node: str) -> set[str]:
 
 
 def rules(cluster: Cluster, node: str) -> list[str]:
-    """Everything that a node agent loads there."""
+    """Return all rules of a node."""
     return sorted(
         repr(obj)
         for obj in members(plan(cluster, DECISIONS)[f"node/{node}"].values())
@@ -79,8 +79,8 @@ def kube_proxy(cluster: Cluster, node: str) -> Pod:
 
 
 @pytest.mark.parametrize("how", ["stopped", "stop", "stale"])
-def test_who_hears_nothing_keeps_the_last_rules(how: str) -> None:
-    """The others go on; healed, everybody knows the same."""
+def test_a_kube_proxy_without_watch_keeps_the_last_rules(how: str) -> None:
+    """Other nodes follow the changes; after healing every node has the same rules."""
     before = running(store(WEB))
     cluster = running(applied(broken(before, how), WEB.replace("replicas: 2", "replicas: 4")))
     assert endpoints(cluster, "worker") == pods_of(before)
@@ -90,17 +90,20 @@ def test_who_hears_nothing_keeps_the_last_rules(how: str) -> None:
     assert (*cluster.all(ProxySnapshot), *cluster.all(Fault)) == ()
 
 
-def test_nothing_changes_at_first() -> None:
-    """The view in the store is the one that was in force."""
+def test_breaking_changes_no_rules_at_first() -> None:
+    """The stored view is the one that was in force."""
     before = running(store(DUAL + WEB))
     after = broken(before, "stale")
     assert plan(after, DECISIONS)["node/worker"] == plan(before, DECISIONS)["node/worker"]
 
 
-def test_a_stopped_one_does_not_change_its_mode() -> None:
-    """Its node keeps the rules of the former mode; the others have the new one's alone. Healed it has those, too."""
+def test_a_stopped_kube_proxy_keeps_its_mode() -> None:
+    """Its node keeps the rules of the old mode until healed; other nodes have the new rules."""
     before = running(store(WEB))
-    switched = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {kubeProxyMode: iptables}\n---\n"
+    switched = (
+        "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {kubeProxyMode: "
+        "iptables}\n---\n"
+    )
     cluster = running(applied(broken(before, "stopped"), switched))
     assert rules(cluster, "worker") == rules(before, "worker")
     assert rules(cluster, "worker2") == rules(running(store(switched + WEB)), "worker2")
@@ -108,19 +111,19 @@ def test_a_stopped_one_does_not_change_its_mode() -> None:
 
 
 @pytest.mark.parametrize("family", ["", DUAL], ids=["ipv4", "dual"])
-def test_who_reads_another_cluster_leads_nowhere(family: str) -> None:
-    """To the addresses of the range that follows; what is in no pod's range stays."""
+def test_a_misconfigured_kube_proxy_uses_addresses_that_do_not_exist(family: str) -> None:
+    """They are in the range that follows the pod range; addresses outside the pod range stay."""
     before = running(store(family + WEB))
     cluster = broken(before, "misconfigured")
-    found = endpoints(cluster, "worker")
-    assert len(found) == len(endpoints(before, "worker"))
-    assert found.isdisjoint(endpoints(before, "worker"))
-    assert all(name.startswith(("10.245.", "fd00.10.244.100.")) for name in found)
+    targets = endpoints(cluster, "worker")
+    assert len(targets) == len(endpoints(before, "worker"))
+    assert targets.isdisjoint(endpoints(before, "worker"))
+    assert all(name.startswith(("10.245.", "fd00.10.244.100.")) for name in targets)
     assert endpoints(cluster, "worker2") == endpoints(before, "worker2")
 
 
-def test_a_stopped_one_does_not_run_and_is_not_restarted() -> None:
-    """Its pod is in Error, and nobody waits for it; it is there again when it is healed, and never Failed."""
+def test_a_stopped_kube_proxy_is_not_restarted() -> None:
+    """Its pod is in Error but never Failed, and runs again when it is healed."""
     cluster = broken(running(store()), "stopped")
     pod = kube_proxy(cluster, "worker")
     (status,) = pod.container_statuses
@@ -144,30 +147,30 @@ def test_a_stopped_one_does_not_run_and_is_not_restarted() -> None:
     )
 
 
-def test_a_stale_one_is_unhealthy_after_two_periods() -> None:
-    """Not before; its log says both."""
+def test_a_stale_kube_proxy_is_unhealthy_after_two_periods() -> None:
+    """Before that it is healthy; its log has a line for each event."""
     cluster = broken(running(store()), "stale")
     _, wake_at = run(cluster, NOW)
     assert wake_at == NOW + 2 * SYNC_PERIOD_S
 
-    def told(at: float) -> Mapping[str, Any]:
+    def options(at: float) -> Mapping[str, Any]:
         return duty(settled(cluster, at), "worker", "nftables").options
 
-    assert told(NOW + 2 * SYNC_PERIOD_S - 1)["healthy"] is True
-    late = told(NOW + 2 * SYNC_PERIOD_S)
+    assert options(NOW + 2 * SYNC_PERIOD_S - 1)["healthy"] is True
+    late = options(NOW + 2 * SYNC_PERIOD_S)
     assert (late["healthy"], len(late["log"])) == (False, 2)
     assert duty(settled(cluster, NOW + 60), "worker2", "nftables").options["healthy"] is True
 
 
 @pytest.mark.parametrize("policy", ["Cluster", "Local"])
-def test_load_balancers_leave_a_node_that_says_it_is_not_well(policy: str) -> None:
-    """As long as there is another; which can be, by the policy Local, only one with endpoints of its own."""
+def test_load_balancers_leave_a_node_with_an_unhealthy_kube_proxy(policy: str) -> None:
+    """They use other nodes, with the policy Local those with endpoints of their own."""
     text = service(
         "web", 80, "http", type="LoadBalancer", externalTrafficPolicy=policy
     ) + deployment(replicas=6)
     before = running(store(text))
 
-    def via(cluster: Cluster) -> set[int]:
+    def next_hops(cluster: Cluster) -> set[int]:
         (group,) = [
             obj
             for obj in plan(cluster, DECISIONS)["fabric/router"].values()
@@ -176,15 +179,15 @@ def test_load_balancers_leave_a_node_that_says_it_is_not_well(policy: str) -> No
         return set(group.members)
 
     both = {node_number("172.18.0.3"), node_number("172.18.0.4")}
-    assert via(before) == both
+    assert next_hops(before) == both
     node, other = "worker", {node_number("172.18.0.4")}
-    assert via(broken(before, "stopped", node)) == other
-    assert via(settled(broken(before, "stale", node), NOW + 60)) == other
-    assert via(broken(before, "misconfigured", node)) == via(before)
+    assert next_hops(broken(before, "stopped", node)) == other
+    assert next_hops(settled(broken(before, "stale", node), NOW + 60)) == other
+    assert next_hops(broken(before, "misconfigured", node)) == next_hops(before)
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "said"),
+    ("name", "options", "message"),
     [
         ("kube-prox", {}, "did you mean kube-proxy?"),
         ("kube-proxy", {}, "node: required, but missing"),
@@ -197,15 +200,15 @@ def test_load_balancers_leave_a_node_that_says_it_is_not_well(policy: str) -> No
         ("kube-proxy", {"node": "worker", "mode": "x"}, "mode: unknown field"),
     ],
 )
-def test_what_cannot_be_broken_is_told(name: str, options: dict[str, str], said: str) -> None:
-    """With what is known, and where to read on."""
+def test_an_invalid_fault_is_refused(name: str, options: dict[str, str], message: str) -> None:
+    """The message lists the known values."""
     with pytest.raises(UsageError) as refused:
         faults.begun(store(), name, options, NOW)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
 
 
-def test_nothing_is_broken_twice() -> None:
-    """And nothing that is not there; another node's is another's."""
+def test_a_node_is_not_broken_twice() -> None:
+    """A fault on another node is independent; a cluster without kube-proxy cannot be broken."""
     cluster = broken(broken(store(), "stale"), "stopped", "worker2")
     assert [fault.name for fault in cluster.all(Fault)] == ["1", "2"]
     with pytest.raises(
@@ -215,22 +218,26 @@ def test_nothing_is_broken_twice() -> None:
     with pytest.raises(UsageError, match="has no kube-proxy"):
         broken(
             store(
-                "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {kubeProxyMode: none}\n"
+                "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: "
+                "{kubeProxyMode: none}\n"
             ),
             "stopped",
         )
 
 
-def test_a_fault_goes_with_its_node() -> None:
-    """And what was remembered for it."""
-    config = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnodes: [{role: control-plane}, {role: worker}%s]\n---\n"
+def test_a_fault_is_deleted_with_its_node() -> None:
+    """The remembered state is deleted, too."""
+    config = (
+        "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnodes: [{role: control-plane}, "
+        "{role: worker}%s]\n---\n"
+    )
     cluster = broken(running(store(config % ", {role: worker}")), "stale", "worker2")
     cluster = applied(cluster, config % "")
     assert (*cluster.all(ProxySnapshot), *cluster.all(Fault)) == ()
 
 
 def test_every_fault_has_a_manual() -> None:
-    """A line that says what it is, and each of its options by name."""
+    """It begins with the fault's name and describes each option by name."""
     for name in faults.known():
         manual = faults.manual(name)
         assert manual.startswith(f"{name}: ")

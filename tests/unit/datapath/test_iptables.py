@@ -1,4 +1,4 @@
-"""kube-proxy's mode iptables: names, probabilities, and the text that its dialect writes."""
+"""kube-proxy's mode iptables: names, probabilities, and the input of iptables-restore."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ DETECTOR = Detector(4, "10.244.0.0/16")
 PORT = PortView("ns1", "svc1", "p80", "tcp", "172.30.0.41", 80, (Backend("10.180.0.1", 80),))
 
 
-def test_names_are_upstreams() -> None:
-    """As proxier_test.go of kube-proxy has them."""
+def test_names_are_those_of_kube_proxy() -> None:
+    """Names equal those in kube-proxy's proxier_test.go."""
     assert proxy.service_chain(PORT) == "KUBE-SVC-XPGD46QRK7WJZT7O"
     assert proxy.endpoint_chain(PORT, PORT.everywhere[0]) == "KUBE-SEP-SXIVWICOYRO3J4NJ"
 
 
 @given(st.integers(1, 40))
 def test_each_endpoint_has_the_same_share(count: int) -> None:
-    """Of n that are left each rule takes the nth part, and the last all that is left."""
+    """With n endpoints left, a rule matches one nth, and the last rule matches the rest."""
     endpoints = tuple(Backend(f"10.0.0.{number + 1}", 80) for number in range(count))
     (chain,) = [
         obj
@@ -56,7 +56,7 @@ def test_each_endpoint_has_the_same_share(count: int) -> None:
 
 
 def entries(*names: str) -> NodeRules:
-    """A chain for each subject, and an entry that leads there."""
+    """Return one chain per subject, and a rule that jumps to each."""
     own = (
         Rules(
             "iptables",
@@ -73,7 +73,7 @@ def entries(*names: str) -> NodeRules:
 
 
 def test_entries_come_before_the_chains_own_rules() -> None:
-    """In the order of the subjects; and a subject that goes takes its chain along."""
+    """They are in the order of the subjects, and a deleted subject takes its chain with it."""
     shared = IptablesChain("n", "ip", "nat", "KUBE-SERVICES", ("-j LAST",))
     (made,) = decode_restores(update([], [shared, entries("KUBE-A", "KUBE-B")]))
     assert made.text.splitlines() == [
@@ -101,8 +101,8 @@ def test_entries_come_before_the_chains_own_rules() -> None:
     assert not changed.is_last
 
 
-def test_jumps_come_and_go_by_themselves() -> None:
-    """In front of what is there, in their own order."""
+def test_jumps_are_added_and_deleted_one_by_one() -> None:
+    """They are inserted in front of existing rules, in their own order."""
     chain, *jumps = (
         IptablesChain("n", "ip", "nat", "KUBE-A"),
         *(Jump("n", "ip", "nat", "OUTPUT", f"-m mark --mark {n} -j KUBE-A") for n in (1, 2)),
@@ -133,7 +133,7 @@ COMMIT
 """
 
 
-def test_what_is_ours_is_found_by_how_its_names_begin() -> None:
+def test_own_chains_are_found_by_their_prefix() -> None:
     assert cleaning(SAVED, ["KUBE-"]).splitlines() == [
         "*nat",
         ":KUBE-SERVICES - [0:0]",
@@ -151,7 +151,7 @@ def test_what_is_ours_is_found_by_how_its_names_begin() -> None:
     assert idle_tables(SAVED) == ["filter"]
 
 
-def test_a_refusal_points_at_its_chain() -> None:
+def test_a_rejected_line_names_its_chain() -> None:
     bundle = entries("KUBE-A")
     said = "iptables-restore: Chain 'X' does not exist\n*nat\n-A KUBE-A -j X"
     assert failed_object(said, [bundle]) == (bundle.parts[1], bundle)

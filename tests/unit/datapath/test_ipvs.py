@@ -1,4 +1,4 @@
-"""kube-proxy's mode ipvs: what a Service becomes, and the words of the dialects ipset and ipvs."""
+"""kube-proxy's mode ipvs: objects of a Service, and the input of ipset and IPVS."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ WEB = deployment(replicas=2)
 
 
 def views(spec: str) -> ServiceView:
-    """The Service `web` of a lab that runs, with this much more said of it."""
-    text = f"---\napiVersion: v1\nkind: Service\nmetadata: {{name: web}}\nspec: {{selector: {{app: web}}, {spec}}}\n"
+    """Return the Service `web` of a running lab with additional fields in its spec."""
+    head = "---\napiVersion: v1\nkind: Service\nmetadata: {name: web}\n"
+    text = f"{head}spec: {{selector: {{app: web}}, {spec}}}\n"
     return next(
         view
         for view in service_views(running(store(WEB + text))).values()
@@ -43,7 +44,7 @@ def views(spec: str) -> ServiceView:
 
 
 def parts(spec: str, mode: Mode = Mode(), place: NodePlace = PLACE) -> list[str]:
-    """Everything that the Service adds, as text without its cluster IP."""
+    """Return all objects of the Service as text without its cluster IP."""
     view = views(spec)
     found = [
         part
@@ -54,7 +55,7 @@ def parts(spec: str, mode: Mode = Mode(), place: NodePlace = PLACE) -> list[str]
 
 
 def test_a_service_is_virtual_servers_members_and_addresses() -> None:
-    """And no rule of its own."""
+    """It has no rule of its own."""
     found = parts("ports: [{port: 80}]")
     assert "ipvs -t VIP:80 -s rr" in found
     assert "ipset KUBE-CLUSTER-IP member VIP,tcp:80" in found
@@ -67,7 +68,7 @@ def test_a_service_is_virtual_servers_members_and_addresses() -> None:
 
 
 def test_a_node_port_is_a_virtual_server_at_each_of_the_nodes_addresses() -> None:
-    """The link's own and the bridge's; or those in the ranges that are asked for."""
+    """These are the addresses of the link and of the bridge, or those in the given ranges."""
     spec = "type: NodePort, ports: [{port: 80, nodePort: 30080}]"
     found = parts(spec)
     assert {"ipvs -t 172.18.0.3:30080 -s rr", "ipvs -t 10.244.1.1:30080 -s rr"} <= set(found)
@@ -78,13 +79,13 @@ def test_a_node_port_is_a_virtual_server_at_each_of_the_nodes_addresses() -> Non
 
 
 def test_a_service_without_node_ports_is_the_same_on_all_nodes() -> None:
-    """It knows no node, whatever is asked about node ports."""
+    """Its rules contain no node address, whatever nodePortAddresses is."""
     spec = "ports: [{port: 80}]"
     assert parts(spec, Mode(node_port_addresses=("primary",)), NodePlace()) == parts(spec)
 
 
 def test_sctp_node_ports_are_in_a_set_of_addresses_and_ports() -> None:
-    """There is no bitmap of them upstream."""
+    """Upstream has no bitmap for them."""
     found = parts("type: NodePort, ports: [{port: 80, nodePort: 30080, protocol: SCTP}]")
     assert "ipset KUBE-NODE-PORT-SCTP-HASH member 172.18.0.3,sctp:30080" in found
     assert "ipvs --sctp-service 172.18.0.3:30080 -s rr" in found
@@ -102,8 +103,11 @@ def test_schedulers_and_affinity(mode: Mode, spec: str, expected: str) -> None:
     assert expected in parts(spec, mode)
 
 
-def test_a_policy_local_without_an_endpoint_is_silent() -> None:
-    """There is no virtual server to refuse, but a rule to drop. From outside it leads to all, whose answers are nobody's."""
+def test_a_policy_local_without_an_endpoint_drops() -> None:
+    """A rule drops the packets, and no virtual server rejects them.
+
+    External addresses still lead to all endpoints.
+    """
     nowhere = NodePlace("control-plane", (Family("172.18.0.2", "10.244.0.0/24"),))
     found = parts("internalTrafficPolicy: Local, ports: [{port: 80}]", place=nowhere)
     assert not [line for line in found if line.startswith("ipvs")]
@@ -119,7 +123,7 @@ def test_a_policy_local_without_an_endpoint_is_silent() -> None:
 
 
 def test_names_of_sets_fit() -> None:
-    """IPv6's bear a 6, and are cut where the kernel has no room."""
+    """IPv6 sets have a 6 in their names, which are cut to the kernel's limit."""
     assert set_name(4, "CLUSTER-IP") == "KUBE-CLUSTER-IP"
     assert set_name(6, "CLUSTER-IP") == "KUBE-6-CLUSTER-IP"
     assert set_name(6, "LOAD-BALANCER-SOURCE-CIDR") == "KUBE-6-LOAD-BALANCER-SOURCE-CID"
@@ -138,8 +142,8 @@ def bundled(*rules: Rules) -> NodeRules:
     )
 
 
-def test_a_member_stays_while_somebody_wants_it() -> None:
-    """Two Services may share an address outside."""
+def test_a_shared_member_stays_until_its_last_service_is_deleted() -> None:
+    """Two Services may have the same external address."""
     shared, own = Member("", "KUBE-A", "192.0.2.1"), Member("", "KUBE-A", "10.96.0.9")
     one, other = (
         Rules("ipset", "ip", name, (), members)
@@ -151,8 +155,8 @@ def test_a_member_stays_while_somebody_wants_it() -> None:
     assert ipset.decode_restore(ipset.update([SET, before], [])).text == "destroy KUBE-A\n"
 
 
-def test_a_set_is_never_empty_while_it_is_made_anew() -> None:
-    """The new one is filled beside it."""
+def test_a_set_is_swapped_when_it_is_rebuilt() -> None:
+    """The new set is filled beside the old one, so lookups never see an empty set."""
     lines = ipset.decode_restore(
         ipset.replacement([SET, bundle("one", Member("", "KUBE-A", "10.96.0.9"))])
     ).text.splitlines()
@@ -166,7 +170,7 @@ def test_a_set_is_never_empty_while_it_is_made_anew() -> None:
     ]
 
 
-def test_a_refusal_points_at_its_member() -> None:
+def test_a_rejected_line_names_its_member() -> None:
     one = bundle("one", member := Member("", "KUBE-A", "10.96.0.9"))
     assert ipset.failed_object("ipset restore: no\nadd -exist KUBE-A 10.96.0.9", [one]) == (
         member,
@@ -183,7 +187,7 @@ SERVER = VirtualServer("", "tcp", "10.96.0.9", 80, "rr")
 REALS = [RealServer("", "tcp", "10.96.0.9", 80, f"10.244.1.{last}", 8080) for last in (2, 3)]
 
 
-def test_real_servers_go_by_themselves_or_with_their_virtual_one() -> None:
+def test_real_servers_are_deleted_alone_or_with_their_virtual_server() -> None:
     both, one = [bundle("web", SERVER, *REALS)], [bundle("web", SERVER, REALS[0])]
     fewer = decode_orders(ipvs.update(both, one))
     assert ([str(real) for real in fewer.leaving], fewer.gone) == ([str(REALS[1])], ())
@@ -192,16 +196,16 @@ def test_real_servers_go_by_themselves_or_with_their_virtual_one() -> None:
     assert ipvs.update(both, both) == ""
 
 
-def test_made_anew_is_what_differs_from_what_is_there() -> None:
-    """So that what is right is not touched."""
+def test_a_rebuild_changes_only_differences() -> None:
+    """Correct objects are not touched."""
     other = VirtualServer("", "udp", "10.96.0.10", 53, "rr")
     there = [ListedServer(SERVER, tuple((real, 1, 0) for real in REALS)), ListedServer(other, ())]
     orders = against(decode_orders(ipvs.replacement([bundle("web", SERVER, REALS[0])])), there)
     assert (orders.leaving, orders.gone) == ((REALS[1],), (other,))
 
 
-def test_rules_that_name_sets_go_before_them() -> None:
-    """And come behind them."""
+def test_rules_are_deleted_before_the_sets_they_use() -> None:
+    """They are added after the sets."""
     from kubenetlab.hoststate.rules.iptables import IptablesChain
 
     chain = IptablesChain("n", "ip", "filter", "KUBE-A", ("-m set --match-set KUBE-A dst -j DROP",))
@@ -221,8 +225,8 @@ def test_rules_that_name_sets_go_before_them() -> None:
 @pytest.mark.parametrize(
     "server", [SERVER, VirtualServer("", "sctp", "fd00:10:96::9", 80, "mh", 600)]
 )
-def test_messages_are_read_as_they_were_meant(server: VirtualServer) -> None:
-    """By pyroute2, and by ourselves."""
+def test_messages_are_decoded_to_the_same_objects(server: VirtualServer) -> None:
+    """The decoders are pyroute2's and the project's own."""
     real = RealServer("", server.protocol, server.address, server.port, server.address, 8080)
     request = ipvs_messages.request(30, ipvs_messages.NEW_DEST, ipvs_messages.service(server))
     seen = ipvsmsg(request)
@@ -245,8 +249,8 @@ def test_messages_are_read_as_they_were_meant(server: VirtualServer) -> None:
     ] == [8080, 7, 0]
 
 
-def test_the_addresses_are_no_source() -> None:
-    """What the node sends itself bears its own."""
+def test_service_addresses_are_no_source_addresses() -> None:
+    """Packets of the node have the node's own address."""
     found = [
         one
         for one in Mode().service(views("ports: [{port: 80}]"), PLACE, NETWORK)
@@ -255,8 +259,8 @@ def test_the_addresses_are_no_source() -> None:
     assert [one.is_source for one in found] == [False]
 
 
-def test_addresses_that_rules_lean_on_go_after_them() -> None:
-    """With the device they are on; one that goes by itself goes at once."""
+def test_addresses_are_deleted_after_the_rules_that_use_them() -> None:
+    """So is their device. An address without rules is deleted at once."""
     dummy, address = Dummy("n", DEVICE, "0a:58:00:00:00:01"), Address("n", DEVICE, "10.96.0.9/32")
     link = Address("n", "eth0", "172.18.0.3/16")
     there = HostState({"n": contents_of([Sandbox("n", "n"), dummy, address, link])})

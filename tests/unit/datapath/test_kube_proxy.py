@@ -1,4 +1,4 @@
-"""kube-proxy as a component: its DaemonSet, what it is told, and what it answers."""
+"""kube-proxy as a component: its DaemonSet, its configuration, and its HTTP endpoints."""
 
 from __future__ import annotations
 
@@ -24,12 +24,20 @@ LOCAL = service("web", 80, "http", type="LoadBalancer", externalTrafficPolicy="L
 NO_PROXY = (
     "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {kubeProxyMode: none}\n---\n"
 )
-SYNCED = {"at": NOW, "ms": 3.0, "services": 12, "endpoints": 1, "service_changes": 2, "endpoint_changes": 5, "no_local": {"internal": 0, "external": 1}}  # fmt: skip
+SYNCED = {
+    "at": NOW,
+    "ms": 3.0,
+    "services": 12,
+    "endpoints": 1,
+    "service_changes": 2,
+    "endpoint_changes": 5,
+    "no_local": {"internal": 0, "external": 1},
+}
 
 
 @dataclass
 class Process:
-    """One kube-proxy, with a clock to turn."""
+    """One kube-proxy process with a controlled clock."""
 
     options: dict[str, Any] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
@@ -39,7 +47,21 @@ class Process:
     @property
     def me(self) -> PodIdentity:
         none: Any = None
-        return PodIdentity("kube-system", "kube-proxy-x", "worker", "172.18.0.3", "worker", "kube-proxy", self.options, none, self.lines.append, none, none, lambda: self.now, self.memory)  # fmt: skip
+        return PodIdentity(
+            "kube-system",
+            "kube-proxy-x",
+            "worker",
+            "172.18.0.3",
+            "worker",
+            "kube-proxy",
+            self.options,
+            none,
+            self.lines.append,
+            none,
+            none,
+            lambda: self.now,
+            self.memory,
+        )
 
     def configure(self, **options: Any) -> None:
         self.options = {"mode": "nftables", "families": ["IPv4"], **options}
@@ -58,8 +80,8 @@ def proxies(cluster: Cluster) -> list[Pod]:
     return [pod for pod in cluster.all(Pod) if is_kube_proxy(pod)]
 
 
-def test_a_cluster_has_one_on_each_node_or_none_at_all() -> None:
-    """As its proxy mode says, also when that changes."""
+def test_a_cluster_has_a_kube_proxy_on_each_node_or_none() -> None:
+    """The proxy mode decides, also when it changes in a running lab."""
     cluster = store()
     assert [pod.spec.node_name for pod in proxies(cluster)] == [
         "control-plane",
@@ -74,8 +96,8 @@ def test_a_cluster_has_one_on_each_node_or_none_at_all() -> None:
     assert store(NO_PROXY).all(DaemonSet) == ()
 
 
-def test_it_knows_what_is_in_its_rules() -> None:
-    """Services with an address, their ready endpoints, and those of a Local policy that lead nowhere from its node."""
+def test_the_summary_counts_services_and_endpoints() -> None:
+    """It also counts Services of which a policy Local leads to no endpoint on the node."""
     cluster = running(
         store(
             LOCAL
@@ -91,8 +113,8 @@ def test_it_knows_what_is_in_its_rules() -> None:
     assert summary(cluster, "worker2")["no_local"] == {"internal": 0, "external": 0}
 
 
-def test_changes_are_those_between_two_syncs() -> None:
-    """At first everything is new; then what is another than before."""
+def test_changes_are_counted_between_two_syncs() -> None:
+    """In the first sync every Service is new."""
     text = service() + deployment(replicas=1)
     before = running(store(text))
     after = running(applied(before, text.replace("replicas: 1", "replicas: 2")))
@@ -109,7 +131,7 @@ def test_changes_are_those_between_two_syncs() -> None:
 
 
 def test_a_health_check_counts_ready_endpoints_of_the_node() -> None:
-    """Neither those of others, nor those that are not ready or on their way out."""
+    """Endpoints of other nodes, unready and terminating endpoints do not count."""
     cluster = running(store(LOCAL + deployment(replicas=3, nodeName="worker")))
     web = cluster.get(Service, "default", "web")
     assert web is not None
@@ -145,17 +167,17 @@ def test_a_health_check_counts_ready_endpoints_of_the_node() -> None:
         ({}, "/", 404),
     ],
 )
-def test_health_is_of_the_process_and_of_the_node(
+def test_health_depends_on_the_process_and_on_the_node(
     options: dict[str, Any], path: str, status: int
 ) -> None:
-    """A node that leaves is told of to load balancers, and not restarted for it."""
+    """A node that is being removed fails /healthz for load balancers, but not /livez."""
     process = Process()
     process.configure(**options)
     assert process.get(path).status == status
 
 
-def test_who_cannot_sync_for_long_is_not_healthy() -> None:
-    """Two periods after the first failure; the next sync cures it. Upstream's texts."""
+def test_a_kube_proxy_that_cannot_sync_becomes_unhealthy() -> None:
+    """It does so two periods after the first failure, until the next sync. Texts are upstream's."""
     process = Process()
     process.configure()
     process.tell(**SYNCED)
@@ -163,9 +185,13 @@ def test_who_cannot_sync_for_long_is_not_healthy() -> None:
     process.now += 2 * SYNC_PERIOD_S
     assert process.get("/healthz").status == 200
     process.now += 1
-    said = process.get("/healthz")
-    assert said.status == 503
-    assert said.body.decode() == '{"lastUpdated": "2023-11-14 22:13:20.000000 +0000 UTC", "currentTime": "2023-11-14 22:13:31.000000 +0000 UTC", "nodeEligible": true}'  # fmt: skip
+    response = process.get("/healthz")
+    assert response.status == 503
+    assert (
+        response.body.decode()
+        == '{"lastUpdated": "2023-11-14 22:13:20.000000 +0000 UTC", "currentTime": "2023-11-14 '
+        '22:13:31.000000 +0000 UTC", "nodeEligible": true}'
+    )
     process.tell(**{**SYNCED, "at": process.now})
     assert process.get("/healthz").status == 200
     assert process.lines == [
@@ -176,21 +202,21 @@ def test_who_cannot_sync_for_long_is_not_healthy() -> None:
     ]
 
 
-def test_a_load_balancer_is_answered_for_each_service() -> None:
-    """By the port at which it asks; with endpoints, and a proxy that is well."""
+def test_each_service_has_a_health_check() -> None:
+    """It answers at the Service's port, with 200 if it has endpoints and the proxy is healthy."""
     checks = [
         {"port": 30001, "namespace": "a", "name": "b", "endpoints": 2},
         {"port": 30002, "namespace": "c", "name": "d", "endpoints": 0},
     ]
     process = Process()
     process.configure(checks=checks)
-    found = [process.get("/x", port) for port in (30001, 30002, 30003)]
-    assert [said.status for said in found] == [200, 503, 404]
+    responses = [process.get("/x", port) for port in (30001, 30002, 30003)]
+    assert [response.status for response in responses] == [200, 503, 404]
     assert (
-        found[0].body
-        == b'{"service": {"namespace": "a", "name": "b"}, "localEndpoints": 2, "serviceProxyHealthy": true}'
+        responses[0].body == b'{"service": {"namespace": "a", "name": "b"}, '
+        b'"localEndpoints": 2, "serviceProxyHealthy": true}'
     )
-    assert found[0].headers["X-Load-Balancing-Endpoint-Weight"] == "2"
+    assert responses[0].headers["X-Load-Balancing-Endpoint-Weight"] == "2"
     process.configure(checks=checks[:1], healthy=False)
     assert process.get("/", 30001).status == 503
     process.configure(checks=checks[:1], mode="iptables")
@@ -202,16 +228,16 @@ def test_a_load_balancer_is_answered_for_each_service() -> None:
     ]
 
 
-def test_metrics_are_prometheus() -> None:
-    """A histogram whose buckets add up, and counters; what nobody has measured is in none of them."""
+def test_metrics_have_the_prometheus_format() -> None:
+    """Buckets of the histogram are cumulative; syncs without a duration are left out."""
     process = Process()
     process.configure()
-    for news in (SYNCED, {**SYNCED, "ms": 40.0}, {**SYNCED, "ms": None}):
-        process.tell(**news)
+    for sync in (SYNCED, {**SYNCED, "ms": 40.0}, {**SYNCED, "ms": None}):
+        process.tell(**sync)
     process.get("/healthz")
-    said = process.get("/metrics", METRICS_PORT)
-    assert said.content_type.startswith("text/plain; version=0.0.4")
-    lines = said.body.decode().splitlines()
+    response = process.get("/metrics", METRICS_PORT)
+    assert response.content_type.startswith("text/plain; version=0.0.4")
+    lines = response.body.decode().splitlines()
     name = "kubeproxy_sync_proxy_rules_duration_seconds"
     assert [
         line
@@ -225,8 +251,8 @@ def test_metrics_are_prometheus() -> None:
     ]
     assert "kubeproxy_sync_proxy_rules_service_changes_total 6" in lines
     assert (
-        'kubeproxy_sync_proxy_rules_no_local_endpoints_total{ip_family="IPv4",traffic_policy="external"} 1'
-        in lines
+        "kubeproxy_sync_proxy_rules_no_local_endpoints_total"
+        '{ip_family="IPv4",traffic_policy="external"} 1' in lines
     )
     assert 'kubeproxy_proxy_healthz_total{code="200"} 1' in lines
     assert all(line.startswith("# ") or float(line.rpartition(" ")[2]) >= 0 for line in lines)

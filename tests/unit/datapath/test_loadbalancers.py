@@ -1,4 +1,4 @@
-"""Load balancers: which addresses Services get, and where the router leads them."""
+"""Load balancers: the addresses that Services get, and the router's routes to them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def outside(cluster: Cluster, name: str) -> tuple[str, ...]:
 
 
 def router(cluster: Cluster) -> dict[str, tuple[str, ...]]:
-    """Destination → the gateways among which its flows are shared, of what the router knows beside its own networks."""
+    """Return destination → gateways that share its flows, without the router's own networks."""
     objects = plan(cluster, Decisions(pod_layout="onlink", neighbors="dynamic"))[
         "fabric/router"
     ].values()
@@ -43,8 +43,8 @@ def router(cluster: Cluster) -> dict[str, tuple[str, ...]]:
     }
 
 
-def test_each_gets_the_first_free_address_and_keeps_it() -> None:
-    """One that is deleted, or is no load balancer any more, gives its address back."""
+def test_each_load_balancer_gets_the_first_free_address_and_keeps_it() -> None:
+    """A Service that is deleted or changes its type returns its address."""
     cluster = store(balanced("a") + balanced("b"))
     assert (outside(cluster, "a"), outside(cluster, "b")) == (("203.0.113.1",), ("203.0.113.2",))
     cluster = applied(cluster, service("a"))
@@ -58,7 +58,10 @@ def test_each_gets_the_first_free_address_and_keeps_it() -> None:
 
 
 def test_an_address_that_is_taken_is_not_given_twice() -> None:
-    """A wish comes before those without; who asks for another's waits, and hears why, once. What is another load balancer's is left alone."""
+    """A requested address takes precedence; a second request waits and gets one event.
+
+    A Service of another load balancer class is left alone.
+    """
     cluster = store(
         balanced("a")
         + balanced("b", loadBalancerIP="203.0.113.1")
@@ -75,18 +78,19 @@ def test_an_address_that_is_taken_is_not_given_twice() -> None:
 
 
 @pytest.mark.parametrize("asked", ["192.0.2.1", "2001:db8:0:113::1", "nowhere"])
-def test_an_address_of_somebody_elses_pool_is_waited_for(asked: str) -> None:
-    """A manifest of a real cluster may name one: the API server takes any, and the controller says that it has it not."""
+def test_an_address_outside_the_pool_is_not_given(asked: str) -> None:
+    """The API server accepts the request, and the controller reports an event."""
     cluster = store(balanced("a", loadBalancerIP=asked))
     assert outside(cluster, "a") == ()
     (told,) = [event for event in cluster.all(Event) if event.reason == "SyncLoadBalancerFailed"]
     assert told.message.endswith(
-        f"failed to ensure load balancer: {asked} is none of the load balancers' pool, 203.0.113.0/24"
+        f"failed to ensure load balancer: {asked} is none of the load balancers' pool, "
+        f"203.0.113.0/24"
     )
 
 
 def test_a_dual_stack_service_has_one_of_each_family() -> None:
-    """And the router a way for each."""
+    """The router has a route for each."""
     cluster = running(store(DUAL + balanced("a", ipFamilyPolicy="RequireDualStack")))
     assert outside(cluster, "a") == ("203.0.113.1", "2001:db8:0:113::1")
     assert list(router(cluster)) == ["203.0.113.1/32", "2001:db8:0:113::1/128"]
@@ -94,7 +98,10 @@ def test_a_dual_stack_service_has_one_of_each_family() -> None:
 
 @pytest.mark.parametrize("policy", ["Cluster", "Local"])
 def test_the_router_leads_to_the_nodes_that_can_take_it(policy: str) -> None:
-    """The workers that are ready; by the policy Local those on which a pod is ready. None, as long as no node is."""
+    """These are ready workers, with the policy Local those with a ready pod.
+
+    Without a ready node there are none.
+    """
     text = balanced("web", externalTrafficPolicy=policy) + deployment(
         replicas=1, nodeName="worker2"
     )
@@ -110,7 +117,7 @@ PROXY = "metadata: {name: web, annotations: {kubenetlab.dev/load-balancer-ip-mod
 
 
 def own_rules(cluster: Cluster) -> dict[str, list[str]]:
-    """Chain → its rules, of the router's table."""
+    """Return chain → rules of the router's table."""
     objects = plan(cluster, Decisions(pod_layout="onlink", neighbors="dynamic"))[
         "fabric/router"
     ].values()
@@ -120,7 +127,7 @@ def own_rules(cluster: Cluster) -> dict[str, list[str]]:
 
 
 def test_an_address_with_ip_mode_proxy_is_the_balancers_own() -> None:
-    """What comes for its port goes on to node ports, by turns, as the balancer's own connection; the ranges are its task."""
+    """The balancer forwards to node ports in turn, masquerades, and enforces the ranges."""
     text = balanced(
         "web", loadBalancerSourceRanges='[" 198.51.100.0/24", "2001:db8::/32"]'
     ) + deployment(replicas=1, nodeName="worker2")
@@ -137,7 +144,8 @@ def test_an_address_with_ip_mode_proxy_is_the_balancers_own() -> None:
     assert own_rules(cluster) == {
         "firewall": [f"{to} ip saddr != {{ 198.51.100.0/24 }} drop"],
         "ports": [
-            f"{to} dnat to numgen inc mod 2 map {{ 0 : 172.18.0.3 . {port}, 1 : 172.18.0.4 . {port} }}"
+            f"{to} dnat to numgen inc mod 2 map {{ 0 : 172.18.0.3 . {port}, 1 : 172.18.0.4 . "
+            f"{port} }}"
         ],
         "connections": ["ct status dnat masquerade"],
     }
@@ -145,8 +153,8 @@ def test_an_address_with_ip_mode_proxy_is_the_balancers_own() -> None:
     assert (list(router(back)), own_rules(back)) == (["203.0.113.1/32"], {})
 
 
-def test_a_balanced_port_leads_to_nodes_that_pass_if_to_any() -> None:
-    """By the policy Local those with a ready pod; without a node port to nobody."""
+def test_a_balanced_port_leads_to_nodes_that_pass_the_health_check() -> None:
+    """With the policy Local these have a ready pod; a port without a node port leads nowhere."""
     text = balanced("web", externalTrafficPolicy="Local") + deployment(
         replicas=1, nodeName="worker2"
     )
@@ -158,8 +166,8 @@ def test_a_balanced_port_leads_to_nodes_that_pass_if_to_any() -> None:
     assert own_rules(running(store(text)))["ports"] == []
 
 
-def test_an_ip_mode_is_one_of_two_and_a_services() -> None:
-    """Anything else is refused; on a pod it has no effect."""
+def test_an_invalid_ip_mode_is_refused() -> None:
+    """Other values are refused; on a pod the field has no effect."""
     (wrong,) = problems_of(
         balanced("web").replace("metadata: {name: web}", PROXY.replace("Proxy", "proxy"), 1)
     )

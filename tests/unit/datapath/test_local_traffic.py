@@ -1,4 +1,4 @@
-"""Local traffic: what each of kube-proxy's modes makes of `detectLocalMode` and `detectLocal`."""
+"""Local traffic: the rules of each kube-proxy mode for `detectLocalMode` and `detectLocal`."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ DETECTORS = {
     ),
     "none": ("", ""),
 }
-"""Options → the match in nft's words and in those of iptables, on the node `worker`, whose range is 10.244.1.0/24."""
+"""Options → match in nft and in iptables syntax on `worker`, whose range is 10.244.1.0/24."""
 CASES = list(DETECTORS)
 
 
 def lines_of(proxy: str, options: str, *, layout: str = "") -> list[str]:
-    """Every rule on `worker` for a Service with a cluster IP and a node port by the policy Local."""
+    """Return the rules on `worker` for a Service with a cluster IP and a Local node port."""
     mode = f"kubeProxyMode: {{type: {proxy}, detectLocalMode: {options}{layout}}}"
     config = f"apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {{{mode}}}\n---\n"
     text = (
@@ -51,15 +51,15 @@ def lines_of(proxy: str, options: str, *, layout: str = "") -> list[str]:
 
 
 def inverted(match: str) -> str:
-    """A match in nft's words, the other way round."""
+    """Return the inverted match in nft syntax."""
     *words, value = match.split(" ")
     return " ".join((*words, "!=", value))
 
 
 @pytest.mark.parametrize("options", CASES)
 @pytest.mark.parametrize("layout", ["faithful", "fast"])
-def test_nftables(options: str, layout: str) -> None:
-    """Other traffic to a cluster IP is marked; local traffic to a Local Service's node port goes to all endpoints."""
+def test_nftables_matches_local_traffic(options: str, layout: str) -> None:
+    """Other traffic to a cluster IP is marked; local traffic to a Local node port goes anywhere."""
     lines = lines_of("nftables", options, layout=f", layout: {layout}")
     match = DETECTORS[options][0]
     marked = [
@@ -78,8 +78,8 @@ def test_nftables(options: str, layout: str) -> None:
 
 
 @pytest.mark.parametrize("options", CASES)
-def test_iptables(options: str) -> None:
-    """The same in the words of iptables."""
+def test_iptables_matches_local_traffic(options: str) -> None:
+    """The same in iptables syntax."""
     lines = lines_of("iptables", options)
     match = DETECTORS[options][1]
     marked = [
@@ -96,8 +96,8 @@ def test_iptables(options: str) -> None:
 
 
 @pytest.mark.parametrize("options", CASES)
-def test_ipvs(options: str) -> None:
-    """One rule asks the set of cluster IPs; without a detector it asks for packets that come from one."""
+def test_ipvs_matches_local_traffic(options: str) -> None:
+    """One rule matches the set of cluster IPs; without a detector it matches it as the source."""
     (line,) = [
         line
         for line in lines_of("ipvs", options)
@@ -123,8 +123,8 @@ def test_ipvs(options: str) -> None:
         ("none", None),
     ],
 )
-def test_ebpf(options: str, local: str | None) -> None:
-    """The programs compare addresses: by a pod's link comes what is of the node's range."""
+def test_ebpf_compares_addresses(options: str, local: str | None) -> None:
+    """Packets from a pod's link are recognised by their address in the node's range."""
     config = f"kubeProxyMode: {{type: ebpf, detectLocalMode: {options}}}"
     text = f"apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {{{config}}}\n---\n"
     (programs,) = (
@@ -138,7 +138,10 @@ def test_ebpf(options: str, local: str | None) -> None:
 def test_every_node_has_its_own_range() -> None:
     """With NodeCIDR no two nodes have the same rules, in both families."""
     mode = "kubeProxyMode: {type: nftables, detectLocalMode: NodeCIDR}"
-    text = f"apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {{ipFamily: dual, {mode}}}\n---\n"
+    text = (
+        f"apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {{ipFamily: dual, "
+        f"{mode}}}\n---\n"
+    )
     text += deployment() + service(ipFamilyPolicy="RequireDualStack")
     state = plan(running(store(text)), ONLINK)
     expected = {
@@ -162,18 +165,41 @@ def test_every_node_has_its_own_range() -> None:
 @pytest.mark.parametrize(
     ("options", "path", "message"),
     [
-        ({"detectLocalMode": "BridgeInterface"}, "detectLocal.bridgeInterface", "required with detectLocalMode BridgeInterface"),
-        ({"detectLocalMode": "InterfaceNamePrefix"}, "detectLocal.interfaceNamePrefix", "required with detectLocalMode InterfaceNamePrefix"),
-        ({"detectLocal": {"bridgeInterface": "cbr0"}}, "detectLocal.bridgeInterface", "has no effect with detectLocalMode ClusterCIDR; it belongs to BridgeInterface"),
-        ({"detectLocalMode": "BridgeInterface", "detectLocal": {"bridgeInterface": 'a" drop'}}, "detectLocal.bridgeInterface", "wanted the name of an interface"),
-        ({"detectLocalMode": "InterfaceNamePrefix", "detectLocal": {"interfaceNamePrefix": "x" * 16}}, "detectLocal.interfaceNamePrefix", "wanted the name of an interface"),
+        (
+            {"detectLocalMode": "BridgeInterface"},
+            "detectLocal.bridgeInterface",
+            "required with detectLocalMode BridgeInterface",
+        ),
+        (
+            {"detectLocalMode": "InterfaceNamePrefix"},
+            "detectLocal.interfaceNamePrefix",
+            "required with detectLocalMode InterfaceNamePrefix",
+        ),
+        (
+            {"detectLocal": {"bridgeInterface": "cbr0"}},
+            "detectLocal.bridgeInterface",
+            "has no effect with detectLocalMode ClusterCIDR; it belongs to BridgeInterface",
+        ),
+        (
+            {"detectLocalMode": "BridgeInterface", "detectLocal": {"bridgeInterface": 'a" drop'}},
+            "detectLocal.bridgeInterface",
+            "wanted the name of an interface",
+        ),
+        (
+            {
+                "detectLocalMode": "InterfaceNamePrefix",
+                "detectLocal": {"interfaceNamePrefix": "x" * 16},
+            },
+            "detectLocal.interfaceNamePrefix",
+            "wanted the name of an interface",
+        ),
         ({"detectLocalMode": "clusterCIDR"}, "detectLocalMode", "wanted one of"),
     ],
-)  # fmt: skip
+)
 def test_wrong_options_are_refused(
     proxy: str, options: dict[str, Any], path: str, message: str
 ) -> None:
-    """With the field, in every mode."""
+    """Every mode refuses them and names the field."""
     mode, (finding,) = try_load("proxy", proxy, options)
     assert mode is None
     assert (".".join(map(str, finding.path)), finding.message[: len(message)]) == (
@@ -183,8 +209,11 @@ def test_wrong_options_are_refused(
 
 
 def test_a_wrong_option_names_its_line() -> None:
-    """In the Cluster document."""
-    text = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking:\n  kubeProxyMode:\n    type: nftables\n    detectLocalMode: BridgeInterface\n"
+    """The line is that of the Cluster document."""
+    text = (
+        "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking:\n  kubeProxyMode:\n   "
+        " type: nftables\n    detectLocalMode: BridgeInterface\n"
+    )
     with pytest.raises(ManifestError) as error:
         store(text)
     assert str(error.value).startswith(

@@ -1,4 +1,4 @@
-"""ip-masq-agent: its ConfigMap, and the rules that follow from it."""
+"""ip-masq-agent: its ConfigMap and the resulting rules."""
 
 from __future__ import annotations
 
@@ -18,13 +18,19 @@ DEFAULT = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"]
 def config_map(
     config: str, *, namespace: str = "kube-system", name: str = "ip-masq-agent", key: str = "config"
 ) -> str:
-    """The manifest of a ConfigMap with a text under its key."""
+    """Return the manifest of a ConfigMap with a text under its key."""
     meta = f"{{name: {name}, namespace: {namespace}}}"
-    return f"apiVersion: v1\nkind: ConfigMap\nmetadata: {meta}\ndata:\n  {key}: |\n{indent(config, '    ')}\n---\n"
+    return (
+        f"apiVersion: v1\nkind: ConfigMap\nmetadata: {meta}\ndata:\n  {key}: |\n"
+        f"{indent(config, '    ')}\n---\n"
+    )
 
 
 def kept(text: str, family: str = "ip") -> list[str]:
-    """Return the ranges towards which the node `worker` keeps source addresses, in order; the last rule masquerades the rest."""
+    """Return the ranges towards which `worker` keeps sources.
+
+    The last rule masquerades the rest.
+    """
     chains = [
         obj
         for obj in plan(running(store(text)), ONLINK)["node/worker"].values()
@@ -60,13 +66,16 @@ def kept(text: str, family: str = "ip") -> list[str]:
         ("nonMasqueradeCIDRs: null", ["169.254.0.0/16", *DEFAULT]),
     ],
 )
-def test_the_config_map_says_where_sources_are_kept(config: str, ranges: list[str]) -> None:
-    """In YAML or JSON; what is missing has upstream's default."""
+def test_the_config_map_lists_where_sources_are_kept(config: str, ranges: list[str]) -> None:
+    """It is YAML or JSON; missing fields have upstream's defaults."""
     assert kept(config_map(config)) == ranges
 
 
-def test_without_a_config_map_the_cluster_keeps_them() -> None:
-    """Pods, nodes and Services; a ConfigMap of another name or namespace says nothing, one without the key has upstream's default."""
+def test_without_a_config_map_the_ranges_of_the_cluster_are_kept() -> None:
+    """The ranges are those of pods, nodes and Services.
+
+    A ConfigMap with another name or namespace is ignored, one without the key has the defaults.
+    """
     own = ["10.244.0.0/16", "172.18.0.0/16", "10.96.0.0/16"]
     config = "nonMasqueradeCIDRs: [10.244.0.0/16]"
     assert kept("") == own
@@ -76,7 +85,7 @@ def test_without_a_config_map_the_cluster_keeps_them() -> None:
 
 
 def test_each_family_has_its_ranges() -> None:
-    """Of IPv6 nothing but link-local addresses is kept unless it is said."""
+    """For IPv6 only link-local addresses are kept by default."""
     both = "nonMasqueradeCIDRs: [10.244.0.0/16, 'fd00:10:244::/56']\nmasqLinkLocalIPv6: "
     assert kept(DUAL + config_map(both + "false"), "ip6") == ["fe80::/10", "fd00:10:244::/56"]
     assert kept(DUAL + config_map(both + "true"), "ip6") == ["fd00:10:244::/56"]
@@ -87,20 +96,36 @@ def test_each_family_has_its_ranges() -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ("nonMasqueradeCIDRs: [10.0.0.1/8]", "nonMasqueradeCIDRs[0]: 10.0.0.1/8 is not aligned to a CIDR block: the network is 10.0.0.0/8"),
-        ("nonMasqueradeCIDRs: [10.0.0.0]", 'nonMasqueradeCIDRs[0]: wanted a range such as 10.0.0.0/8, found "10.0.0.0"'),
-        ("nonMasqueradeCIDRs: [10.0.0.0/255.0.0.0]", 'nonMasqueradeCIDRs[0]: wanted a range such as 10.0.0.0/8, found "10.0.0.0/255.0.0.0"'),
+        (
+            "nonMasqueradeCIDRs: [10.0.0.1/8]",
+            "nonMasqueradeCIDRs[0]: 10.0.0.1/8 is not aligned to a CIDR block: the network "
+            "is 10.0.0.0/8",
+        ),
+        (
+            "nonMasqueradeCIDRs: [10.0.0.0]",
+            'nonMasqueradeCIDRs[0]: wanted a range such as 10.0.0.0/8, found "10.0.0.0"',
+        ),
+        (
+            "nonMasqueradeCIDRs: [10.0.0.0/255.0.0.0]",
+            'nonMasqueradeCIDRs[0]: wanted a range such as 10.0.0.0/8, found "10.0.0.0/255.0.0.0"',
+        ),
         ("nonMasqueradeCIDRs: 10.0.0.0/8", "nonMasqueradeCIDRs: wanted a list"),
-        ("nonMasqueradeCIDRs: [10.0.0.0/8, 11.0.0.0/8]\ncidrLimit: 1", "nonMasqueradeCIDRs: wanted at most 1 ranges (cidrLimit), found 2"),
-        (json.dumps({"nonMasqueradeCIDRs": [f"10.0.{number}.0/24" for number in range(65)]}), "nonMasqueradeCIDRs: wanted at most 64 ranges (cidrLimit), found 65"),
+        (
+            "nonMasqueradeCIDRs: [10.0.0.0/8, 11.0.0.0/8]\ncidrLimit: 1",
+            "nonMasqueradeCIDRs: wanted at most 1 ranges (cidrLimit), found 2",
+        ),
+        (
+            json.dumps({"nonMasqueradeCIDRs": [f"10.0.{number}.0/24" for number in range(65)]}),
+            "nonMasqueradeCIDRs: wanted at most 64 ranges (cidrLimit), found 65",
+        ),
         ("resyncInterval: 60", "resyncInterval: wanted a string, found 60"),
         ("resyncInterval: soon", 'resyncInterval: wanted a duration such as 60s, found "soon"'),
         ("- a", "wanted one mapping such as {nonMasqueradeCIDRs: [10.0.0.0/8]}"),
         ("masqLinkLocal: [", "line "),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_configuration_is_refused(config: str, message: str) -> None:
-    """With the ConfigMap, the line of its key, and the field in the text."""
+    """The message names the ConfigMap, the line of its key, and the field."""
     (problem,) = problems_of(config_map(config))
     assert str(problem).startswith(
         f"test.yaml:5  ConfigMap kube-system/ip-masq-agent: data.config: {message}"
@@ -109,7 +134,7 @@ def test_a_wrong_configuration_is_refused(config: str, message: str) -> None:
 
 
 def test_an_unknown_field_is_a_warning() -> None:
-    """As in any document."""
+    """This is the same as in any document."""
     (problem,) = problems_of(config_map("nonMasqCIDRs: []"))
     assert (problem.is_warning, problem.message) == (
         True,
@@ -119,7 +144,7 @@ def test_an_unknown_field_is_a_warning() -> None:
 
 
 def test_a_range_of_a_family_that_the_cluster_lacks_is_refused() -> None:
-    """As by upstream's agent without --enable-ipv6; in a cluster of both families it is taken."""
+    """Upstream's agent without --enable-ipv6 does so, too; a dual-stack cluster accepts it."""
     text = config_map("nonMasqueradeCIDRs: [10.0.0.0/8, 'fd00::/8']")
     message = "data.config: nonMasqueradeCIDRs[1]: this cluster has no IPv6, found fd00::/8"
     with pytest.raises(ManifestError) as error:

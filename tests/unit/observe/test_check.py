@@ -1,4 +1,4 @@
-"""Tables of who must reach whom, as files: what is wrong with one is told with its line."""
+"""Truth tables as files: problems are reported with their line."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ from kubenetlab.observe.truth_table import load
 
 
 def test_a_table_and_a_plain_list_are_read(tmp_path: Path) -> None:
-    """Rows with their lines, what each expects."""
+    """Each row has its line and its expectation."""
     file = tmp_path / "expect.yaml"
-    rows = "- {from: a, to: b, port: 80, allowed: false}\n- {from: a, to: 'svc:b', port: 53, protocol: UDP, expect: reject}\n"
+    rows = (
+        "- {from: a, to: b, port: 80, allowed: false}\n- {from: a, to: 'svc:b', port: 53, "
+        "protocol: UDP, expect: reject}\n"
+    )
     for text, first in ((rows, 1), (f"name: t\nmanifests: [m.yaml]\nprobes:\n{rows}", 4)):
         file.write_text(text)
         table, places = load(str(file))
@@ -76,8 +79,10 @@ def test_a_table_and_a_plain_list_are_read(tmp_path: Path) -> None:
         ("name: shop", "probes: holds no probe"),
     ],
 )
-def test_what_is_wrong_with_a_table(tmp_path: Path, text: str, said: str) -> None:
-    """In one report, exit status 2."""
+def test_problems_of_a_table_are_reported_with_their_line(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    """One report lists every problem, with exit status 2."""
     file = tmp_path / "expect.yaml"
     file.write_text(text)
     with pytest.raises(ManifestError) as caught:
@@ -101,19 +106,19 @@ def _verdict(expected: str, **fields: Any) -> RowVerdict:
 @pytest.mark.parametrize(
     "expected", ["deny", "reject", "drop", "does not resolve", "deny, from 10.244.1.2"]
 )
-def test_rows_that_want_no_connection(expected: str) -> None:
-    """They are what accepts a misconfigured target."""
+def test_rows_that_expect_no_connection(expected: str) -> None:
+    """Such rows accept a misconfigured target."""
     assert _verdict(expected).is_expected_to_fail
 
 
 @pytest.mark.parametrize("expected", ["allow", "resolves", "allow, from 10.244.1.2"])
-def test_rows_that_want_a_connection(expected: str) -> None:
-    """They accept nothing."""
+def test_rows_that_expect_a_connection(expected: str) -> None:
+    """Such rows accept no misconfiguration."""
     assert not _verdict(expected).is_expected_to_fail
 
 
-def test_junit_names_stay_and_places_are_told(tmp_path: Path) -> None:
-    """Rows with file and line; rows of the same name are numbered; diagnostics are test cases, accepted ones pass."""
+def test_junit_has_stable_names_and_places(tmp_path: Path) -> None:
+    """Test cases have file and line, and numbers where names repeat; accepted diagnostics pass."""
     failing = RowVerdict(
         "t",
         "default/web-1",

@@ -1,4 +1,4 @@
-"""ping --count: the distribution of answers over servers, and its explanation."""
+"""ping --count: the distribution of connections over servers, and its explanation."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def head(text: str) -> bytes:
     ],
 )
 def test_the_head_of_a_reply_names_server_and_client(received: str, answer: Answer) -> None:
-    """By the headers of the built-in servers; other servers have a status only."""
+    """The built-in servers send these headers; other servers have only a status."""
     assert parse_head(head(received), 1.0) == answer
 
 
@@ -53,13 +53,13 @@ def test_the_head_of_a_reply_names_server_and_client(received: str, answer: Answ
     "received", [b"", b"-ERR unknown command\r\n", b"HTTP/1.1 \r\n\r\n", b"SSH-2.0\r\n\r\n"]
 )
 def test_a_reply_that_is_not_http_is_an_error(received: bytes) -> None:
-    """It is never counted as an answer to a GET."""
+    """Such a reply never counts as an answer to a GET."""
     with pytest.raises(OSError, match="not HTTP"):
         parse_head(received, 1.0)
 
 
 def test_failures_are_counted_by_kind() -> None:
-    """An HTTP error is a failure, and is still the answer of a server."""
+    """An HTTP error is a failure, but also an answer of its server."""
     answers = [
         Answer("answer", 2.0),
         Answer("silence"),
@@ -73,7 +73,7 @@ def test_failures_are_counted_by_kind() -> None:
 
 
 def test_every_ready_endpoint_has_a_row() -> None:
-    """Also one without connections; a server that is no endpoint is marked; names over UDP are hostnames."""
+    """An endpoint without connections has one, too, and a server that is no endpoint is marked."""
     ready = endpoints(SEEN, ResolvedDestination("", WEB.address, 80, "TCP", WEB))
     assert ready == [PossibleServer("default/web-6bd7cd67c6-hcxd6", "worker")]
     answers = [
@@ -89,7 +89,7 @@ def test_every_ready_endpoint_has_a_row() -> None:
 
 
 def test_endpoints_in_a_nodes_network_are_told_apart_by_their_ports() -> None:
-    """Several pods have the node's address: the endpoint is the one that listens on its port."""
+    """Of several pods with the node's address the endpoint is the one that listens on the port."""
     first, second = (pod(name, "172.18.0.3", host_network=True) for name in ("first", "second"))
     first["containers"], second["containers"] = [{"ports": [9100]}], [{"ports": [8080]}]
     seen = {
@@ -109,7 +109,7 @@ def test_endpoints_in_a_nodes_network_are_told_apart_by_their_ports() -> None:
 
 
 def test_source_addresses_have_owners() -> None:
-    """A pod, a node before the pods of its network, the bridge of a node, or nothing that the lab knows."""
+    """The owner is a pod, a node (not a pod in its network), the bridge of a node, or unknown."""
     answers = [
         Answer("answer", client=address)
         for address in ("10.244.1.3", "172.18.0.3", "10.244.1.1", "192.0.2.1", "10.244.1.3")
@@ -182,14 +182,14 @@ def spread(*counts: int) -> list[ServerShare]:
 def test_endpoints_without_connections_are_explained(
     spec: dict[str, Any], found: list[ServerShare], is_outside: bool, text: str
 ) -> None:
-    """By the Service's fields where these do it; else they are reported once chance is ruled out."""
+    """Fields of the Service explain them; otherwise they are reported once chance is ruled out."""
     said = explanation(spec, found, POD, is_outside=is_outside)
     assert text in said
     assert bool(said) == bool(text)
 
 
 def test_hosts_outside_are_not_on_a_node() -> None:
-    """internalTrafficPolicy explains nothing for them."""
+    """The field internalTrafficPolicy explains nothing for them."""
     assert (
         explanation({"internalTrafficPolicy": "Local"}, spread(5, 4, 0), HOST, is_outside=False)
         == ""

@@ -1,4 +1,4 @@
-"""Seeing it: targets, expectations, verdicts, columns."""
+"""Observation: targets, expectations, verdicts and columns."""
 
 from __future__ import annotations
 
@@ -34,20 +34,99 @@ from tests.clusters import (
 )
 
 SEEN: dict[str, Any] = {
-    "nodes": [{"name": "worker", "pid": 10, "sandbox": "node/worker", "netns": "/n10", "addresses": ["172.18.0.3"]}],
-    "external": [{"name": "client", "pid": 30, "sandbox": "ext/client", "netns": "/n30", "addresses": ["198.51.100.10"]}],
+    "nodes": [
+        {
+            "name": "worker",
+            "pid": 10,
+            "sandbox": "node/worker",
+            "netns": "/n10",
+            "addresses": ["172.18.0.3"],
+        }
+    ],
+    "external": [
+        {
+            "name": "client",
+            "pid": 30,
+            "sandbox": "ext/client",
+            "netns": "/n30",
+            "addresses": ["198.51.100.10"],
+        }
+    ],
     "pods": [
-        {"namespace": "default", "name": "web-6bd7cd67c6-hcxd6", "workload": "Deployment/web", "node": "worker", "pid": 20, "sandbox": "pod/a", "netns": "/n20", "addresses": ["10.244.1.2"], "ready": True, "host_network": False, "containers": [{"ports": [8080]}]},
-        {"namespace": "shop", "name": "cart", "workload": "Job/once", "node": "", "pid": 0, "sandbox": "pod/b", "netns": None, "addresses": [], "ready": False, "host_network": False, "containers": []},
-        {"namespace": "shop", "name": "agent", "workload": None, "node": "worker", "pid": 22, "sandbox": "pod/c", "netns": "/n10", "addresses": ["172.18.0.3"], "ready": True, "host_network": True, "containers": []},
+        {
+            "namespace": "default",
+            "name": "web-6bd7cd67c6-hcxd6",
+            "workload": "Deployment/web",
+            "node": "worker",
+            "pid": 20,
+            "sandbox": "pod/a",
+            "netns": "/n20",
+            "addresses": ["10.244.1.2"],
+            "ready": True,
+            "host_network": False,
+            "containers": [{"ports": [8080]}],
+        },
+        {
+            "namespace": "shop",
+            "name": "cart",
+            "workload": "Job/once",
+            "node": "",
+            "pid": 0,
+            "sandbox": "pod/b",
+            "netns": None,
+            "addresses": [],
+            "ready": False,
+            "host_network": False,
+            "containers": [],
+        },
+        {
+            "namespace": "shop",
+            "name": "agent",
+            "workload": None,
+            "node": "worker",
+            "pid": 22,
+            "sandbox": "pod/c",
+            "netns": "/n10",
+            "addresses": ["172.18.0.3"],
+            "ready": True,
+            "host_network": True,
+            "containers": [],
+        },
     ],
     "kube_proxy_mode": "nftables",
     "services": [
-        {"namespace": "default", "name": "web", "proxied": True, "internal_traffic_policy": "Cluster", "cluster_ips": ["10.96.7.7"], "load_balancer_ips": [], "virtual_ips": [], "source_ranges": [], "ports": [{"name": "http", "port": 80, "protocol": "TCP", "node_port": None}, {"name": "x", "port": 81, "protocol": "TCP", "node_port": None}],
-         "endpoints": [{"address": "10.244.1.2", "port": 8080, "port_name": "http", "ready": True}, {"address": "10.244.1.9", "port": 9, "port_name": "x", "ready": False}]},
-        {"namespace": "default", "name": "headless", "proxied": True, "internal_traffic_policy": "Cluster", "cluster_ips": [], "load_balancer_ips": [], "virtual_ips": [], "source_ranges": [], "ports": [{"name": "", "port": 80, "protocol": "TCP", "node_port": None}], "endpoints": []},
+        {
+            "namespace": "default",
+            "name": "web",
+            "proxied": True,
+            "internal_traffic_policy": "Cluster",
+            "cluster_ips": ["10.96.7.7"],
+            "load_balancer_ips": [],
+            "virtual_ips": [],
+            "source_ranges": [],
+            "ports": [
+                {"name": "http", "port": 80, "protocol": "TCP", "node_port": None},
+                {"name": "x", "port": 81, "protocol": "TCP", "node_port": None},
+            ],
+            "endpoints": [
+                {"address": "10.244.1.2", "port": 8080, "port_name": "http", "ready": True},
+                {"address": "10.244.1.9", "port": 9, "port_name": "x", "ready": False},
+            ],
+        },
+        {
+            "namespace": "default",
+            "name": "headless",
+            "proxied": True,
+            "internal_traffic_policy": "Cluster",
+            "cluster_ips": [],
+            "load_balancer_ips": [],
+            "virtual_ips": [],
+            "source_ranges": [],
+            "ports": [{"name": "", "port": 80, "protocol": "TCP", "node_port": None}],
+            "endpoints": [],
+        },
     ],
-}  # fmt: skip
+}
 POD, NODE, EXT = (
     next(place for place in places(SEEN) if place.kind == kind) for kind in ("pod", "node", "ext")
 )
@@ -76,8 +155,8 @@ HOST_POD = next(place for place in places(SEEN) if place.is_host_network)
         ("nodeport:*/cart", Target("nodeport", "default", "*/cart")),
     ],
 )
-def test_targets_are_written_as_people_write_them(text: str, target: Target) -> None:
-    """Prefixes, kubectl's slashes, names with dots."""
+def test_targets_have_prefixes_slashes_and_dots(text: str, target: Target) -> None:
+    """Prefixes, kubectl's KIND/NAME and DNS names are accepted."""
     assert parse(text) == target
 
 
@@ -100,10 +179,10 @@ def test_targets_are_written_as_people_write_them(text: str, target: Target) -> 
         ),
     ],
 )
-def test_a_port_that_a_service_does_not_have(
+def test_a_missing_port_of_a_service_is_refused(
     protocol: str, port: int | None, found: str, lacking: str
 ) -> None:
-    """It is refused as promised, and the reason is not that endpoints are missing."""
+    """A refusal is expected, and not because endpoints are missing."""
     where = service_port(SEEN, POD, parse("svc:web"), protocol, port)
     assert (where.title, where.lacking) == (found, lacking)
     assert where.known is not None
@@ -150,12 +229,14 @@ WEB_POD: dict[str, Any] = {
         (
             {"ports": [{"port": 80, "targetPort": "htpp"}]},
             [WEB_POD] * 2,
-            "2 pods match app=web, and no container has a TCP port of the name htpp; did you mean http?",
+            "2 pods match app=web, and no container has a TCP port of the name htpp; did you "
+            "mean http?",
         ),
         (
             {"ports": [{"port": 80, "targetPort": "grpc"}]},
             [WEB_POD],
-            "1 pod matches app=web, and no container has a TCP port of the name grpc; TCP ports: http",
+            "1 pod matches app=web, and no container has a TCP port of the name grpc; TCP "
+            "ports: http",
         ),
         (
             {"ports": [{"port": 53, "protocol": "UDP", "targetPort": "http"}]},
@@ -165,10 +246,10 @@ WEB_POD: dict[str, Any] = {
         ({}, [WEB_POD], ""),
     ],
 )
-def test_why_a_service_has_nobody_behind_it(
+def test_reasons_for_a_service_without_ready_endpoints(
     changes: dict[str, Any], pods: list[Any], said: str
 ) -> None:
-    """What its selector and its ports find."""
+    """Its selector and its ports are compared with the pods."""
     assert why_empty({**WANTING, "spec": {**WANTING["spec"], **changes}}, pods) == said
 
 
@@ -183,24 +264,26 @@ def test_why_a_service_has_nobody_behind_it(
         ("job:shop/once", "job shop/once has no pod that runs"),
         (
             "nod:worker",
-            "wanted [ns/]pod, deploy: (sts:, ds:, job:, rs:, rc:), each:, node:, ext:, svc:, lb:, nodeport:, an address, a DNS name or http://NAME/PATH; did you mean node?",
+            "wanted [ns/]pod, deploy: (sts:, ds:, job:, rs:, rc:), each:, node:, ext:, svc:, "
+            "lb:, nodeport:, an address, a DNS name or http://NAME/PATH; did you mean node?",
         ),
         ("nodeport:worker", "wanted nodeport:NODE/[NAMESPACE/]SERVICE, with * for every node"),
         (
             "svc:web",
-            "svc:default/web: wanted a pod, workload (deploy: and others), node: or ext:; no process runs in a Service, its pods are: default/web-6bd7cd67c6-hcxd6",
+            "svc:default/web: wanted a pod, workload (deploy: and others), node: or ext:; no "
+            "process runs in a Service, its pods are: default/web-6bd7cd67c6-hcxd6",
         ),
     ],
 )
-def test_a_target_that_is_not_there_is_explained(text: str, message: str) -> None:
-    """With what was probably meant."""
+def test_an_unknown_target_is_reported_with_suggestions(text: str, message: str) -> None:
+    """Suggestions are targets with similar names."""
     with pytest.raises(UsageError) as caught:
         resolve(parse(text), SEEN)
     assert message in str(caught.value)
 
 
 def test_each_is_every_pod_of_a_workload() -> None:
-    """Those that run; a single target is one."""
+    """Only running pods are returned; any other target is a single place."""
     assert [place.netns for place in named_places(parse("each:Deployment/default/web"), SEEN)] == [
         "/n20"
     ]
@@ -212,7 +295,7 @@ def test_each_is_every_pod_of_a_workload() -> None:
 
 
 def test_targets_lead_to_namespaces() -> None:
-    """Pods, one pod of a Deployment, nodes, hosts; what does not run is no place."""
+    """A pod, one pod of a Deployment, a node and a host have a namespace if they run."""
     assert resolve(parse("deploy:web"), SEEN).netns == "/n20"
     assert resolve(parse("node:worker"), SEEN).netns == "/n10"
     assert pod_of(parse("deployment/web"), SEEN) == ("default", "web-6bd7cd67c6-hcxd6")
@@ -284,15 +367,18 @@ WEB, EMPTY = service_ports(SEEN)
         ),
     ],
 )
-def test_what_kubernetes_promises(
+def test_expectations_follow_the_network_model(
     source: Location, destination: Any, known: World, expected: str
 ) -> None:
-    """Pods and nodes reach one another and the outside; the outside reaches nodes; Services lead to their ready endpoints."""
+    """Pods and nodes reach each other and hosts; hosts reach nodes.
+
+    Services lead to their ready endpoints.
+    """
     assert expect(source, destination, known) == expected
 
 
 def test_a_port_of_another_protocol_is_not_served() -> None:
-    """A Service of UDP leads to a pod that listens on the same number by TCP: it refuses."""
+    """A UDP Service refuses if the pod listens on the same port by TCP only."""
     pods = [
         {**entry, "containers": [{"ports": [8080], "listening": ["8080/TCP"]}]}
         for entry in SEEN["pods"]
@@ -312,7 +398,7 @@ def states(cluster: Cluster) -> dict[str, tuple[str, str]]:
 
 
 def test_pods_are_ready_waiting_or_stuck() -> None:
-    """What time will not cure is told with its reason."""
+    """A state that time does not fix is reported with its reason."""
     assert states(store(pod("a"))) == {"default/a": ("waiting", "")}
     assert states(running(store(pod("a")))) == {"default/a": ("ready", "")}
     unready = running(store(pod("a", meta=', annotations: {kubenetlab.dev/ready: "false"}')))
@@ -347,7 +433,7 @@ def test_pods_are_ready_waiting_or_stuck() -> None:
 
 
 def test_a_probe_that_fails_for_good_is_a_reason() -> None:
-    """But not before it is settled."""
+    """Before the failure is final, the pod is waiting."""
     from msgspec import structs
 
     cluster = running(store(pod("a")), ready=False)
@@ -364,15 +450,15 @@ def test_a_probe_that_fails_for_good_is_a_reason() -> None:
 
 
 def test_an_exhausted_range_is_a_reason() -> None:
-    """The pod waits for an address, and says so."""
+    """The pod waits for an address, and its verdict has this reason."""
     cluster = running(store(ONE_NODE + deployment(replicas=252)))
     reasons = [reason for state, reason in states(cluster).values() if state == "stuck"]
     assert len(reasons) == 1
     assert "no IP addresses available" in reasons[0]
 
 
-def test_columns_are_kubectls() -> None:
-    """NAME READY STATUS RESTARTS AGE, and with -o wide IP, NODE and what keeps a pod from being ready on purpose."""
+def test_columns_are_those_of_kubectl() -> None:
+    """They are NAME, READY, STATUS, RESTARTS, AGE; with -o wide also IP, NODE and gates."""
     from kubenetlab.api.render import render
 
     cluster = running(store(pod("a")))
@@ -394,11 +480,15 @@ def test_columns_are_kubectls() -> None:
     assert age(None) == "<unknown>"
 
 
-def test_what_a_user_wrote_is_read_back() -> None:
-    """Fields that the lab does not use come back as they were given, with what the cluster filled in beside them."""
+def test_unknown_fields_are_read_back() -> None:
+    """Fields that the lab does not use stay as given, beside the fields that the cluster sets."""
     from kubenetlab.api.render import render
 
-    text = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: c, image: x, resources: {limits: {cpu: 1}}}], volumes: [{name: v, emptyDir: {}}], restartPolicy: Always}\n"
+    text = (
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: c, image: "
+        "x, resources: {limits: {cpu: 1}}}], volumes: [{name: v, emptyDir: {}}], "
+        "restartPolicy: Always}\n"
+    )
     cluster = running(store(text))
     document = render(cluster, pod_named(cluster, "a"))
     assert document["spec"]["containers"][0]["resources"] == {"limits": {"cpu": 1}}
@@ -407,8 +497,8 @@ def test_what_a_user_wrote_is_read_back() -> None:
     assert (document["spec"]["nodeName"], document["status"]["podIP"]) == ("worker", "10.244.1.2")
 
 
-def test_what_a_user_wrote_in_a_template_is_in_its_pods() -> None:
-    """Fields that the lab does not use, too; a pod that nobody wrote has no other place for them."""
+def test_unknown_fields_of_a_template_are_in_its_pods() -> None:
+    """A pod that a controller creates has the unused fields of its template."""
     from kubenetlab.api.render import render
 
     text = deployment(replicas=1, serviceAccountName="web", securityContext="{fsGroup: 1000}")

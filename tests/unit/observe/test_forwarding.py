@@ -1,4 +1,4 @@
-"""Which ports a relay joins, as people write them and as kubectl understands them."""
+"""Port forwarding: port arguments in kubectl's syntax, resolved to ports of a pod."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ from kubenetlab.observe.forwarding import (
 )
 from tests.clusters import pod, pod_named, running, store
 
-PORTS = ", ports: [{name: http, containerPort: 8080}, {name: dns, containerPort: 53, protocol: UDP}, {name: dns-tcp, containerPort: 53}, {containerPort: 9, protocol: UDP}]"
+PORTS = (
+    ", ports: [{name: http, containerPort: 8080}, {name: dns, containerPort: 53, protocol: "
+    "UDP}, {name: dns-tcp, containerPort: 53}, {containerPort: 9, protocol: UDP}]"
+)
 MANIFEST = (
     pod("b", meta=", labels: {app: web}", container=PORTS)
     + pod("a", meta=", labels: {app: web}", container=PORTS.replace("8080", "8888"))
@@ -66,7 +69,7 @@ def service(cluster: Cluster, name: str) -> Service:
 
 
 def seen(cluster: Cluster, **states: bool) -> dict[str, Any]:
-    """What `inspect` says of the pods named: those that run, and whether they are ready."""
+    """Return the document of `inspect` with these running pods, ready or not."""
     pods = [
         {
             "namespace": "default",
@@ -90,8 +93,8 @@ def seen(cluster: Cluster, **states: bool) -> dict[str, Any]:
         ("8080:http-alt", PortArgument("http-alt", 8080)),
     ],
 )
-def test_ports_are_written_as_for_kubectl(word: str, asked: PortArgument) -> None:
-    """[LOCAL:]PORT; a free port by nothing or 0, the remote one by name or number."""
+def test_ports_have_kubectls_syntax(word: str, asked: PortArgument) -> None:
+    """The form is [LOCAL:]PORT; LOCAL empty or 0 is any free port, PORT a number or a name."""
     assert parse_ports([word]) == [asked]
 
 
@@ -114,30 +117,31 @@ def test_ports_are_written_as_for_kubectl(word: str, asked: PortArgument) -> Non
         "080808",
     ],
 )
-def test_what_is_no_port_is_refused(word: str) -> None:
-    """With the form that was wanted."""
+def test_an_invalid_port_is_refused(word: str) -> None:
+    """The message shows the expected form."""
     with pytest.raises(UsageError, match=r"wanted \[LOCAL:\]PORT, such as"):
         parse_ports([word])
 
 
-def test_only_tcp_is_relayed() -> None:
-    """Also for those who say so themselves."""
+def test_only_tcp_is_forwarded() -> None:
+    """The suffix /udp or /sctp is refused."""
     with pytest.raises(UsageError, match="53/udp: UDP cannot be forwarded, only TCP can"):
         parse_ports(["53/udp"])
 
 
-def test_a_local_port_is_given_once() -> None:
-    """Free ones as often as one likes."""
+def test_a_local_port_is_used_once() -> None:
+    """Any number of arguments may use a free port."""
     assert len(parse_ports([":80", ":80", "0:81"])) == 3
     with pytest.raises(
         UsageError,
-        match="8080 and 8080:80 both use port 8080 of this machine; give one of them another, or :80",
+        match="8080 and 8080:80 both use port 8080 of this machine; give one of them another, or "
+        ":80",
     ):
         parse_ports(["8080", "8080:80"])
 
 
 def test_addresses_to_listen_on() -> None:
-    """As with kubectl: several, `localhost` both, no names."""
+    """Several are accepted, `localhost` is both loopback addresses, names are refused."""
     assert parse_addresses("127.0.0.1") == ["127.0.0.1"]
     assert parse_addresses("localhost,0.0.0.0,127.0.0.1") == ["127.0.0.1", "::1", "0.0.0.0"]
     for word in ("here", "", "127.0.0.1,", "127.0.0.1:80"):
@@ -145,15 +149,16 @@ def test_addresses_to_listen_on() -> None:
             parse_addresses(word)
 
 
-def test_one_pod_stands_for_a_service(cluster: Cluster) -> None:
-    """A ready one before one that merely runs, then by name; none that does not run or is not selected."""
+def test_one_pod_is_used_for_a_service(cluster: Cluster) -> None:
+    """It is a selected running pod: a ready one first, then by name."""
     web, pods = service(cluster, "web"), cluster.all(Pod)
     assert service_pod(web, pods, seen(cluster, a=True, b=True)).name == "a"
     assert service_pod(web, pods, seen(cluster, a=False, b=True)).name == "b"
     assert service_pod(web, pods, seen(cluster, b=False)).name == "b"
     with pytest.raises(
         UsageError,
-        match="Service default/web has no pod that runs; see: kubenetlab describe service web -n default",
+        match="Service default/web has no pod that runs; see: kubenetlab describe service web -n "
+        "default",
     ):
         service_pod(web, pods, seen(cluster))
     with pytest.raises(
@@ -174,10 +179,10 @@ def test_one_pod_stands_for_a_service(cluster: Cluster) -> None:
         ("headless", "b", PortArgument("80"), Forward(80, 80)),
     ],
 )
-def test_ports_of_a_service_are_those_of_its_pod(
+def test_ports_of_a_service_become_ports_of_its_pod(
     cluster: Cluster, name: str, pod_name: str, asked: PortArgument, forward: Forward
 ) -> None:
-    """Numbers and names become what they are in that pod; a headless Service translates nothing."""
+    """Target ports are resolved in the pod; ports of a headless Service are not translated."""
     assert to_service(asked, service(cluster, name), pod_named(cluster, pod_name)) == forward
 
 
@@ -192,23 +197,25 @@ def test_ports_of_a_service_are_those_of_its_pod(
     ],
 )
 def test_ports_of_a_pod(cluster: Cluster, asked: PortArgument, forward: Forward) -> None:
-    """By number, declared or not, or by a container's name for it."""
+    """They are numbers, declared or not, or names of container ports."""
     assert to_pod(asked, pod_named(cluster, "b")) == forward
     assert to_host(PortArgument("4711"), "node:worker") == Forward(4711, 4711)
 
 
-def test_ports_that_are_not_there(cluster: Cluster) -> None:
-    """Told with those that are."""
+def test_unknown_ports_are_refused(cluster: Cluster) -> None:
+    """The message lists the existing ports."""
     web, pod_b = service(cluster, "web"), pod_named(cluster, "b")
     for asked, message in (
         (
             PortArgument("83"),
-            r"Service default/web has no port 83; it has: 80/TCP \(front\), 81/TCP \(plain\), 53/UDP \(dns\)",
+            r"Service default/web has no port 83; it has: 80/TCP \(front\), 81/TCP "
+            r"\(plain\), 53/UDP \(dns\)",
         ),
         (PortArgument("7"), "port 7 of Service default/web: UDP cannot be forwarded"),
         (
             PortArgument("82"),
-            'Service default/web sends port 82 to "gone", and Pod default/b has no port of that name',
+            'Service default/web sends port 82 to "gone", and Pod default/b has no port of '
+            "that name",
         ),
     ):
         with pytest.raises(UsageError, match=message):

@@ -1,4 +1,4 @@
-"""inspect of one object: what of a node's rules is its own, and what the rules mean."""
+"""inspect of one object: its own part of a node's rules, and their explanation."""
 
 from __future__ import annotations
 
@@ -24,13 +24,16 @@ table ip kube-proxy {
 
     map service-ips {
         type ipv4_addr . inet_proto . inet_service : verdict
-        elements = { 10.96.7.7 . tcp . 80 comment "default/web:http, the front" : goto service-AAAAAAAA-default/web/tcp/http,
-                 10.96.7.70 . tcp . 80 comment "default/web-2" : goto service-BBBBBBBB-default/web-2/tcp/ }
+        elements = { 10.96.7.7 . tcp . 80 comment "default/web:http, the front"\
+ : goto service-AAAAAAAA-default/web/tcp/http,
+                 10.96.7.70 . tcp . 80 comment "default/web-2"\
+ : goto service-BBBBBBBB-default/web-2/tcp/ }
     }
 
     map service-nodeports {
         type inet_proto . inet_service : verdict
-        elements = { tcp . 30080 : goto external-AAAAAAAA-default/web/tcp/http, tcp . 30081 : goto external-lb-tcp-1 }
+        elements = { tcp . 30080 : goto external-AAAAAAAA-default/web/tcp/http\
+, tcp . 30081 : goto external-lb-tcp-1 }
     }
 
     set hairpin {
@@ -41,7 +44,8 @@ table ip kube-proxy {
     chain service-AAAAAAAA-default/web/tcp/http {
         comment "default/web:http"
         ip daddr 10.96.7.7 ip saddr != 10.244.0.0/16 jump mark-for-masquerade
-        numgen random mod 1 vmap { 0 : goto endpoint-AAAAAAAA-default/web/tcp/http__10.244.1.2/8080 }
+        numgen random mod 1 \
+vmap { 0 : goto endpoint-AAAAAAAA-default/web/tcp/http__10.244.1.2/8080 }
     }
 
     chain endpoint-AAAAAAAA-default/web/tcp/http__10.244.1.2/8080 {
@@ -56,14 +60,17 @@ table ip kube-proxy {
 """
 SAVED = """\
 *filter
--A KUBE-SERVICES -d 10.96.0.1/32 -p tcp -m comment --comment "default/kubernetes:https has no endpoints" -j REJECT
+-A KUBE-SERVICES -d 10.96.0.1/32 -p tcp -m comment --comment \
+"default/kubernetes:https has no endpoints" -j REJECT
 COMMIT
 *nat
 :KUBE-SEP-A - [0:0]
 -A KUBE-SEP-A -s 10.244.1.2/32 -m comment --comment "default/web:http" -j KUBE-MARK-MASQ
 -A KUBE-SEP-B -s 10.244.1.3/32 -m comment --comment "default/web-2" -j KUBE-MARK-MASQ
--A KUBE-SVC-A ! -s 10.244.0.0/16 -d 10.96.7.7/32 -p tcp -m comment --comment "default/web:http cluster IP" -j KUBE-MARK-MASQ
--A KUBE-EXT-A -m comment --comment "masquerade traffic for default/web:http external destinations" -j KUBE-MARK-MASQ
+-A KUBE-SVC-A ! -s 10.244.0.0/16 -d 10.96.7.7/32 -p tcp -m comment --comment \
+"default/web:http cluster IP" -j KUBE-MARK-MASQ
+-A KUBE-EXT-A -m comment --comment \
+"masquerade traffic for default/web:http external destinations" -j KUBE-MARK-MASQ
 COMMIT
 """
 BPF = """\
@@ -81,8 +88,8 @@ WEB = ListedSubject(
 )
 
 
-def test_of_nft_the_services_own_chains_and_elements_are_taken() -> None:
-    """Chains whole, of sets and maps the elements; an address or a name that only begins alike is another's."""
+def test_nft_lists_the_services_own_chains_and_elements() -> None:
+    """Chains are whole, sets and maps have only its elements; longer names and addresses differ."""
     assert extract(
         {
             "nftables": NFT.partition("table ip kube-proxy")[1]
@@ -94,22 +101,24 @@ def test_of_nft_the_services_own_chains_and_elements_are_taken() -> None:
         "  set cluster-ips",
         "    10.96.7.7",
         "  map service-ips",
-        '    10.96.7.7 . tcp . 80 comment "default/web:http, the front" : goto service-AAAAAAAA-default/web/tcp/http',
+        '    10.96.7.7 . tcp . 80 comment "default/web:http, the front" : goto '
+        "service-AAAAAAAA-default/web/tcp/http",
         "  map service-nodeports",
         "    tcp . 30080 : goto external-AAAAAAAA-default/web/tcp/http",
         "  set hairpin",
         "    10.244.1.2 . 10.244.1.2",
         "  chain service-AAAAAAAA-default/web/tcp/http",
         "    ip daddr 10.96.7.7 ip saddr != 10.244.0.0/16 jump mark-for-masquerade",
-        "    numgen random mod 1 vmap { 0 : goto endpoint-AAAAAAAA-default/web/tcp/http__10.244.1.2/8080 }",
+        "    numgen random mod 1 vmap { 0 : goto "
+        "endpoint-AAAAAAAA-default/web/tcp/http__10.244.1.2/8080 }",
         "  chain endpoint-AAAAAAAA-default/web/tcp/http__10.244.1.2/8080",
         "    ip saddr 10.244.1.2 jump mark-for-masquerade",
         "    meta l4proto tcp dnat to 10.244.1.2:8080",
     ]
 
 
-def test_of_a_pod_the_rules_that_mention_its_address_are_taken() -> None:
-    """The chain that is named for it whole."""
+def test_a_pod_has_the_rules_with_its_address() -> None:
+    """A chain with the pod's address in its name is whole."""
     found = extract({"nftables": NFT}, ListedSubject(addresses=frozenset(["10.244.1.2"])))
     assert "    10.244.1.2 . 10.244.1.2" in found
     assert "    meta l4proto tcp dnat to 10.244.1.2:8080" in found
@@ -117,21 +126,24 @@ def test_of_a_pod_the_rules_that_mention_its_address_are_taken() -> None:
 
 
 def test_rules_of_iptables_are_shown_once() -> None:
-    """nft lists them, too, without their comments: those tables are left out, others stay."""
+    """The tables of iptables are left out of nft's listing, where they have no comments."""
     found = extract({"nftables": NFT, "iptables": SAVED}, WEB)
     assert "table ip nat" not in found
     assert "table ip kube-proxy" in found
     assert "table ip nat" in extract({"nftables": NFT}, WEB)
     assert extract({"iptables": SAVED}, WEB) == [
         "*nat",
-        '  -A KUBE-SEP-A -s 10.244.1.2/32 -m comment --comment "default/web:http" -j KUBE-MARK-MASQ',
-        '  -A KUBE-SVC-A ! -s 10.244.0.0/16 -d 10.96.7.7/32 -p tcp -m comment --comment "default/web:http cluster IP" -j KUBE-MARK-MASQ',
-        '  -A KUBE-EXT-A -m comment --comment "masquerade traffic for default/web:http external destinations" -j KUBE-MARK-MASQ',
+        '  -A KUBE-SEP-A -s 10.244.1.2/32 -m comment --comment "default/web:http" -j '
+        "KUBE-MARK-MASQ",
+        "  -A KUBE-SVC-A ! -s 10.244.0.0/16 -d 10.96.7.7/32 -p tcp -m comment --comment "
+        '"default/web:http cluster IP" -j KUBE-MARK-MASQ',
+        '  -A KUBE-EXT-A -m comment --comment "masquerade traffic for default/web:http '
+        'external destinations" -j KUBE-MARK-MASQ',
     ]
 
 
-def test_of_bpf_maps_frontends_lead_to_their_endpoints() -> None:
-    """By the digest of the list, for cluster IPs and node ports."""
+def test_bpf_frontends_lead_to_their_endpoints() -> None:
+    """They are joined by the digest of the list, for cluster IPs and node ports."""
     assert extract({"bpf": BPF}, WEB) == [
         "BPF maps of service.bpf.o (3 entries)",
         "  front 10.96.7.7 80/TCP: Cluster, 1 in 0123456789abcdef",
@@ -141,10 +153,17 @@ def test_of_bpf_maps_frontends_lead_to_their_endpoints() -> None:
     assert extract({"bpf": BPF}, ListedSubject(addresses=frozenset(["192.0.2.1"]))) == []
 
 
-def test_of_ipvs_and_its_sets_the_lines_are_taken() -> None:
-    """Virtual servers with the real ones behind them; in the set against hairpin the endpoints."""
-    ipvs = "-A -t 10.96.7.7:80 -s rr\n-a -t 10.96.7.7:80 -r 10.244.1.2:8080 -m -w 1\n-A -t 10.96.7.70:80 -s rr\n-A -t 172.18.0.3:30080 -s rr\n"
-    sets = "create KUBE-LOOP-BACK hash:ip,port,ip\nadd KUBE-LOOP-BACK 10.244.1.2,tcp:8080,10.244.1.2\nadd KUBE-CLUSTER-IP 10.96.7.7,tcp:80\nadd KUBE-CLUSTER-IP 10.96.7.70,tcp:80\n"
+def test_ipvs_lists_virtual_servers_and_set_members() -> None:
+    """The hairpin set has members by endpoint address."""
+    ipvs = (
+        "-A -t 10.96.7.7:80 -s rr\n-a -t 10.96.7.7:80 -r 10.244.1.2:8080 -m -w 1\n-A -t "
+        "10.96.7.70:80 -s rr\n-A -t 172.18.0.3:30080 -s rr\n"
+    )
+    sets = (
+        "create KUBE-LOOP-BACK hash:ip,port,ip\nadd KUBE-LOOP-BACK "
+        "10.244.1.2,tcp:8080,10.244.1.2\nadd KUBE-CLUSTER-IP 10.96.7.7,tcp:80\nadd "
+        "KUBE-CLUSTER-IP 10.96.7.70,tcp:80\n"
+    )
     assert extract({"ipvs": ipvs, "ipset": sets}, WEB) == [
         "-A -t 10.96.7.7:80 -s rr",
         "-a -t 10.96.7.7:80 -r 10.244.1.2:8080 -m -w 1",
@@ -155,7 +174,7 @@ def test_of_ipvs_and_its_sets_the_lines_are_taken() -> None:
 
 
 def test_ipv6_addresses_are_found_in_every_form() -> None:
-    """In brackets, with a port, as an element; a longer address is another's."""
+    """They are found in brackets, with a port, and as an element; a longer address differs."""
     subject = ListedSubject(addresses=frozenset(["fd00:10:96::7"]))
     assert all(
         subject.is_in(text)
@@ -185,7 +204,8 @@ def entry(client: str, seen_as: str) -> ConntrackEntry:
         (["    10.244.1.2 . 10.244.1.2"], ["hairpin"]),
         (
             [
-                '  -A KUBE-SEP-A -s 10.244.1.2/32 -m comment --comment "default/web" -j KUBE-MARK-MASQ'
+                '  -A KUBE-SEP-A -s 10.244.1.2/32 -m comment --comment "default/web" -j '
+                "KUBE-MARK-MASQ"
             ],
             ["hairpin"],
         ),
@@ -217,7 +237,7 @@ def entry(client: str, seen_as: str) -> ConntrackEntry:
 def test_translations_are_explained_where_the_rules_have_them(
     lines: list[str], notes: list[str]
 ) -> None:
-    """And not where they have not."""
+    """Other rules have no explanation."""
     found = list(nat_notes(lines, {"10.244.1.2"}, []))
     assert [text.startswith(note) for text, note in zip(found, notes, strict=True)] == [True] * len(
         notes
@@ -225,7 +245,7 @@ def test_translations_are_explained_where_the_rules_have_them(
 
 
 def test_masqueraded_connections_are_counted() -> None:
-    """By the difference of both directions."""
+    """Their source differs in the two directions."""
     entries = [entry("10.244.1.2", "172.18.0.3"), entry("10.244.1.4", "10.244.1.4")]
     assert list(nat_notes([], (), entries)) == [
         "tracked now: 1 of 2 connections are masqueraded (SEEN AS differs from CLIENT)."

@@ -1,4 +1,4 @@
-"""Targets: the forms in which commands and tables address pods, Services, nodes, hosts and names."""
+"""Targets: the forms that address pods, Services, nodes, hosts and DNS names."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ HOST, POD = (next(place for place in places(SEEN) if place.kind == kind) for kin
     ],
 )
 def test_a_target_may_have_a_port_a_protocol_and_a_path(text: str, target: Target) -> None:
-    """The forms of kubectl, curl and ip, beside the prefixes."""
+    """The forms of kubectl, curl and ip are accepted beside prefixes."""
     assert parse(text) == target
 
 
@@ -151,7 +151,7 @@ PORTS = st.none() | st.integers(1, 65535)
 
 @st.composite
 def targets(draw: st.DrawFn) -> Target:
-    """Any target that a command may print."""
+    """Draw any target that a command may print."""
     kind: Any = draw(
         st.sampled_from(
             ["pod", "svc", "lb", "node", "ext", "ip", "name", "each", "nodeport", *WORKLOADS]
@@ -161,7 +161,8 @@ def targets(draw: st.DrawFn) -> Target:
     name = draw(st.ip_addresses()).compressed if kind == "ip" else draw(NAMES)
     name = f"{name}.{draw(NAMES)}" if kind == "name" and draw(st.booleans()) else name
     if kind in ("each", "nodeport"):
-        name = f"{draw(st.sampled_from(list(WORKLOADS.values()))) if kind == 'each' else draw(NAMES)}/{name}"
+        first = draw(st.sampled_from(list(WORKLOADS.values())) if kind == "each" else NAMES)
+        name = f"{first}/{name}"
     port = draw(PORTS)
     protocol: Any = draw(st.sampled_from([None, "TCP", "UDP", "SCTP"])) if port else None
     if kind in ("ip", "name") and port and draw(st.booleans()):
@@ -237,7 +238,7 @@ def test_a_bare_name_is_a_pod_a_service_a_workload_or_a_dns_name(
 
 
 def test_a_service_is_looked_up_in_the_clients_namespace() -> None:
-    """DNS completes a bare name with it; -n names another one."""
+    """DNS completes a bare name with it; -n gives another one."""
     client = structs.replace(POD, namespace="shop")
     assert meaning(parse("db"), SEEN, client) == meaning(parse("db", "shop"), SEEN, client)
     assert str(meaning(parse("db", "shop"), SEEN, POD).target) == "db.shop"
@@ -255,7 +256,7 @@ def test_a_service_is_looked_up_in_the_clients_namespace() -> None:
     ],
 )
 def test_an_ambiguous_destination_is_refused_with_the_exact_forms(text: str, forms: str) -> None:
-    """Each form that the message names is parsed, and is no longer ambiguous."""
+    """Each form in the message parses, and is not ambiguous."""
     with pytest.raises(UsageError, match=re.escape(forms)):
         meaning(read(text, SEEN), SEEN, POD)
     for form in forms.partition("use one of: ")[2].split(", "):
@@ -298,7 +299,7 @@ def test_a_namespace_named_like_a_kind_still_holds_pods() -> None:
     ],
 )
 def test_a_source_is_a_pod_a_workload_a_node_or_a_host(text: str, title: str) -> None:
-    """A Service of the same name is no source, so it does not make the name ambiguous; an address is its owner."""
+    """A Service of the same name does not make it ambiguous; an address stands for its owner."""
     assert resolve(read(text, SEEN), SEEN).title == title
     assert [place.title for place in named_places(read(text, SEEN), SEEN)] == [title]
 
@@ -320,13 +321,13 @@ def test_a_source_is_a_pod_a_workload_a_node_or_a_host(text: str, title: str) ->
     ],
 )
 def test_a_target_that_runs_nothing_is_no_source(text: str, message: str) -> None:
-    """The message says what to use instead."""
+    """The message shows what to use instead."""
     with pytest.raises(UsageError, match=re.escape(message)):
         resolve(read(text, SEEN), SEEN)
 
 
 def test_logs_take_the_same_forms() -> None:
-    """A pod by its name, by its workload's, by kubectl's form and by its address."""
+    """A pod is named by itself, by its workload, in kubectl's form, or by its address."""
     for text in ("web", "deploy/web", "pod/web-6bd7cd67c6-hcxd6", "10.244.1.2"):
         assert pod_of(read(text, SEEN), SEEN) == ("default", "web-6bd7cd67c6-hcxd6")
 
@@ -344,7 +345,7 @@ def test_logs_take_the_same_forms() -> None:
     ],
 )
 def test_every_form_leads_to_the_service(text: str) -> None:
-    """For port-forward and inspect."""
+    """The forms are those of port-forward and inspect."""
     assert service_of(read(text, SEEN), SEEN) == ("default", "web")
 
 
@@ -365,7 +366,7 @@ def test_every_form_leads_to_the_service(text: str) -> None:
 def test_a_target_and_options_are_one_request(
     text: str, options: RequestOptions, request_: ProbeSpecification
 ) -> None:
-    """A port without a protocol is TCP's; a target without a port is pinged."""
+    """A port without a protocol is TCP; a target without a port is pinged."""
     assert make_request(parse(text), options) == request_
 
 
@@ -403,13 +404,13 @@ def test_a_target_and_options_are_one_request(
 def test_a_target_and_options_that_contradict_each_other(
     text: str, options: RequestOptions, message: str
 ) -> None:
-    """Neither is ignored."""
+    """Neither of the two is ignored."""
     with pytest.raises(UsageError, match=re.escape(message)):
         make_request(parse(text), options)
 
 
 def test_a_printed_family_is_an_option() -> None:
-    """`svc:web:80/TCP IPv6` asks by IPv6."""
+    """`svc:web:80/TCP IPv6` requires IPv6."""
     assert (
         ip_version(parse("web IPv6"), None),
         ip_version(parse("web"), 4),
@@ -420,7 +421,7 @@ def test_a_printed_family_is_an_option() -> None:
 
 
 class Names:
-    """DNS with a fixed answer."""
+    """Name resolution with a fixed answer."""
 
     def __init__(self, answer: str) -> None:
         self.answer = answer
@@ -453,7 +454,7 @@ def where(text: str, answer: str = "10.96.7.7", source: Location = POD, **option
     ],
 )
 def test_the_address_behind_a_target(text: str, title: str, address: str, port: int) -> None:
-    """A Service is known as such by any form, so that its promise is compared."""
+    """A Service is recognised in every form, so that its result can be predicted."""
     if not title:
         with pytest.raises(UsageError, match="there is no pod twins/x"):
             where(text)
@@ -464,7 +465,7 @@ def test_the_address_behind_a_target(text: str, title: str, address: str, port: 
 
 
 def test_dns_that_misleads_is_reported() -> None:
-    """No answer, and an address of something else, are both failures of the Service's name."""
+    """No answer, and the address of another object, are failures of the Service's name."""
     assert where("web", "").unresolved == "lookup web: no such host"
     assert (
         where("web", "10.96.7.8").unresolved
@@ -473,7 +474,8 @@ def test_dns_that_misleads_is_reported() -> None:
     with pytest.raises(
         UsageError,
         match=re.escape(
-            "ext:client: lookup web: no such host; ext:client does not use the cluster's DNS, use svc:default/web"
+            "ext:client: lookup web: no such host; ext:client does not use the cluster's "
+            "DNS, use svc:default/web"
         ),
     ):
         where("web", "", HOST)
@@ -485,7 +487,7 @@ def test_dns_that_misleads_is_reported() -> None:
 
 
 def test_a_chosen_object_is_named() -> None:
-    """A name that could also be a workload's says which of them is meant."""
+    """A name that could also be a workload's is shown with the choice."""
     assert (
         where("web").choice
         == "web: Service default/web by its DNS name web (not deploy:default/web)"
@@ -498,19 +500,22 @@ def test_a_chosen_object_is_named() -> None:
 
 
 def test_rows_of_a_table_take_the_same_forms(tmp_path: Path) -> None:
-    """A port in the target is the row's; ambiguity and unknown names fail the row with the exact forms."""
+    """A port in the target counts for the row; ambiguous and unknown names fail the row."""
     file = tmp_path / "expect.yaml"
     file.write_text(
-        "- {from: one, to: 'both:80', allowed: true}\n- {from: twins, to: 'svc:web:80', allowed: true}\n- {from: one, to: 'svc:wbe', port: 80, allowed: false}\n"
+        "- {from: one, to: 'both:80', allowed: true}\n- {from: twins, to: 'svc:web:80', "
+        "allowed: true}\n- {from: one, to: 'svc:wbe', port: 80, allowed: false}\n"
     )
     found = [verdict.found for verdict in check(*load(str(file)), SEEN, None)]
     assert found == [
         "both is ambiguous; use one of: default/both:80, svc:default/both:80",
         "twins is ambiguous; use one of: deploy:default/twins, sts:default/twins",
-        "there is no Service default/wbe with a cluster IP; did you mean svc:default/web or deploy:default/web?",
+        "there is no Service default/wbe with a cluster IP; did you mean svc:default/web or "
+        "deploy:default/web?",
     ]
     file.write_text(
-        "- {from: one, to: 'svc:web:80', port: 81, allowed: true}\n- {from: one, to: 'http://web/', protocol: UDP, allowed: true}\n"
+        "- {from: one, to: 'svc:web:80', port: 81, allowed: true}\n- {from: one, to: "
+        "'http://web/', protocol: UDP, allowed: true}\n"
     )
     with pytest.raises(ManifestError) as caught:
         load(str(file))
@@ -521,7 +526,7 @@ def test_rows_of_a_table_take_the_same_forms(tmp_path: Path) -> None:
 
 
 def test_stable_names_say_which_pod() -> None:
-    """Of a StatefulSet the ordinal and of a DaemonSet the node, whatever the order in which pods were made; else a number."""
+    """The index is a StatefulSet's ordinal, a DaemonSet's node, else the order of creation."""
     workloads = [
         ("db-1", "StatefulSet/db"),
         ("db-0", "StatefulSet/db"),
