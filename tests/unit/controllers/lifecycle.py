@@ -27,7 +27,7 @@ from tests.clusters import (
     settled,
     store,
 )
-from tests.unit.datapath.test_plan import planned
+from tests.unit.datapath.plans import planned
 
 PRE_STOP = "lifecycle: {preStop: {sleep: {seconds: 5}}}"
 

@@ -367,9 +367,9 @@ def test_changes_since_the_last_call_are_returned_once() -> None:
     service_s = after.get(Service, "default", "s")
     assert service_s is not None
     gone = after.with_changes([deletion(service_s)])
-    assert [
-        (old.name, new) for old, new in (gone.since("reader", (Service,)) or {})[Service]
-    ] == [("s", None)]
+    assert [(old.name, new) for old, new in (gone.since("reader", (Service,)) or {})[Service]] == [
+        ("s", None)
+    ]
 
 
 def test_a_one_shot_program_starts_when_the_first_probe_of_others_has_failed() -> None:

@@ -17,7 +17,7 @@ from kubenetlab.observe.distribution import (
 )
 from kubenetlab.observe.expect import service_ports
 from kubenetlab.observe.series import Answer, failures, latency, parse_head
-from tests.unit.observe.test_targets import HOST, POD, SEEN, pod, service
+from tests.unit.observe.documents import HOST, POD, SEEN, pod, service
 
 SEEN_NODES: dict[str, Any] = {
     **SEEN,

@@ -1,4 +1,4 @@
-"""Observation: targets, expectations, verdicts and columns."""
+"""Targets of a lab, and expected reachability."""
 
 from __future__ import annotations
 
@@ -7,31 +7,12 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from kubenetlab.api.lab import ContainerReport, ProbeReport
-from kubenetlab.api.store import Cluster
-from kubenetlab.cli.describe.columns import age, columns, header
 from kubenetlab.errors import UsageError
 from kubenetlab.observe.destinations import service_port
-from kubenetlab.observe.emptiness import why_empty
 from kubenetlab.observe.expect import ServiceTarget, World, expect, service_ports, world
 from kubenetlab.observe.grammar import Target, parse
 from kubenetlab.observe.locations import Location, places
-from kubenetlab.observe.settled import verdicts
 from kubenetlab.observe.targets import named_places, pod_of, resolve
-from tests.clusters import (
-    NO_CNI,
-    NOW,
-    ONE_NODE,
-    deployment,
-    observed,
-    pod,
-    pod_named,
-    report,
-    running,
-    settled,
-    store,
-    web_pods,
-)
 
 SEEN: dict[str, Any] = {
     "nodes": [
@@ -127,9 +108,13 @@ SEEN: dict[str, Any] = {
         },
     ],
 }
+
+
 POD, NODE, EXT = (
     next(place for place in places(SEEN) if place.kind == kind) for kind in ("pod", "node", "ext")
 )
+
+
 HOST_POD = next(place for place in places(SEEN) if place.is_host_network)
 
 
@@ -199,60 +184,6 @@ def test_a_namespace_option_is_the_default_namespace() -> None:
     )
 
 
-WANTING: dict[str, Any] = {
-    "metadata": {"namespace": "default", "name": "web"},
-    "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": "http"}]},
-}
-WEB_POD: dict[str, Any] = {
-    "metadata": {"namespace": "default", "name": "a", "labels": {"app": "web", "x": "y"}},
-    "spec": {"containers": [{"ports": [{"name": "http", "containerPort": 8080}]}]},
-    "status": {"conditions": [{"type": "Ready", "status": "True"}]},
-}
-
-
-@pytest.mark.parametrize(
-    ("changes", "pods", "said"),
-    [
-        ({"selector": {}}, [WEB_POD], "it has no selector: its EndpointSlices are made by hand"),
-        (
-            {"selector": {"app": "wbe"}},
-            [WEB_POD],
-            "no pod has the labels app=wbe; did you mean app=web?",
-        ),
-        (
-            {},
-            [{**WEB_POD, "metadata": {**WEB_POD["metadata"], "namespace": "shop"}}],
-            "no pod has the labels app=web",
-        ),
-        ({}, [{**WEB_POD, "status": {}}], "1 pod matches app=web, and it is not ready"),
-        ({}, [{**WEB_POD, "status": {}}] * 2, "2 pods match app=web, and none is ready"),
-        (
-            {"ports": [{"port": 80, "targetPort": "htpp"}]},
-            [WEB_POD] * 2,
-            "2 pods match app=web, and no container has a TCP port of the name htpp; did you "
-            "mean http?",
-        ),
-        (
-            {"ports": [{"port": 80, "targetPort": "grpc"}]},
-            [WEB_POD],
-            "1 pod matches app=web, and no container has a TCP port of the name grpc; TCP "
-            "ports: http",
-        ),
-        (
-            {"ports": [{"port": 53, "protocol": "UDP", "targetPort": "http"}]},
-            [WEB_POD],
-            "1 pod matches app=web, and no container has a UDP port of the name http",
-        ),
-        ({}, [WEB_POD], ""),
-    ],
-)
-def test_reasons_for_a_service_without_ready_endpoints(
-    changes: dict[str, Any], pods: list[Any], said: str
-) -> None:
-    """Its selector and its ports are compared with the pods."""
-    assert why_empty({**WANTING, "spec": {**WANTING["spec"], **changes}}, pods) == said
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -312,6 +243,8 @@ def test_targets_lead_to_namespaces() -> None:
 
 
 KNOWN = world(SEEN)
+
+
 WEB, EMPTY = service_ports(SEEN)
 
 
@@ -387,121 +320,3 @@ def test_a_port_of_another_protocol_is_not_served() -> None:
     port = ServiceTarget("d", "s", "10.96.0.9", 80, "UDP", (("10.244.1.2", 8080),))
     assert expect(POD, port, known) == "refused"
     assert expect(POD, structs.replace(port, protocol="TCP"), known) == "answer"
-
-
-def states(cluster: Cluster) -> dict[str, tuple[str, str]]:
-    return {
-        verdict.pod: (verdict.state, verdict.reason)
-        for verdict in verdicts(cluster)
-        if verdict.pod.startswith("default/")
-    }
-
-
-def test_pods_are_ready_waiting_or_stuck() -> None:
-    """A state that time does not fix is reported with its reason."""
-    assert states(store(pod("a"))) == {"default/a": ("waiting", "")}
-    assert states(running(store(pod("a")))) == {"default/a": ("ready", "")}
-    unready = running(store(pod("a", meta=', annotations: {kubenetlab.dev/ready: "false"}')))
-    assert states(unready)["default/a"][0] == "unready"
-    assert states(store(pod("a", ", nodeSelector: {a: b}")))["default/a"][1].startswith(
-        "Unschedulable: 0/3 nodes are available"
-    )
-    assert states(settled(store(NO_CNI + pod("a", ", nodeName: worker"))))["default/a"][
-        1
-    ].startswith("NetworkNotReady: ")
-    crashed = running(store(pod("a")))
-    for attempt in (0, 1):
-        crashed = report(
-            crashed,
-            "a",
-            ContainerReport(attempt, "failed", 1, "address already in use", NOW),
-            now=NOW,
-        )
-    assert states(crashed) == {
-        "default/a": (
-            "stuck",
-            "CrashLoopBackOff: container main: exit status 1: address already in use",
-        )
-    }
-    finished = report(
-        running(store(pod("a", ", restartPolicy: Never"))),
-        "a",
-        ContainerReport(0, "exited", 0, at=NOW),
-        now=NOW,
-    )
-    assert states(finished) == {"default/a": ("completed", "")}
-
-
-def test_a_probe_that_fails_for_good_is_a_reason() -> None:
-    """Before the failure is final, the pod is waiting."""
-    from msgspec import structs
-
-    cluster = running(store(pod("a")), ready=False)
-    assert states(cluster) == {"default/a": ("waiting", "")}
-    seen = observed(pod_named(cluster, "a"))
-    probe = ProbeReport(0, "readiness", False, "connection refused", NOW, 3, is_settled=True)
-    cluster = settled(
-        cluster.with_changes([structs.replace(seen, probes={"main/readiness": probe})])
-    )
-    assert states(cluster)["default/a"] == (
-        "stuck",
-        "Unhealthy: container main: Readiness probe failed: connection refused",
-    )
-
-
-def test_an_exhausted_range_is_a_reason() -> None:
-    """The pod waits for an address, and its verdict has this reason."""
-    cluster = running(store(ONE_NODE + deployment(replicas=252)))
-    reasons = [reason for state, reason in states(cluster).values() if state == "stuck"]
-    assert len(reasons) == 1
-    assert "no IP addresses available" in reasons[0]
-
-
-def test_columns_are_those_of_kubectl() -> None:
-    """They are NAME, READY, STATUS, RESTARTS, AGE; with -o wide also IP, NODE and gates."""
-    from kubenetlab.api.render import render
-
-    cluster = running(store(pod("a")))
-    document = render(cluster, pod_named(cluster, "a"))
-    assert header("Pod", is_wide=True) == [
-        "NAME",
-        "READY",
-        "STATUS",
-        "RESTARTS",
-        "AGE",
-        "IP",
-        "NODE",
-        "READINESS GATES",
-    ]
-    row = columns("Pod", document, is_wide=True)
-    assert (row[0], row[1], row[3], row[5], row[6]) == ("a", "1/1", "0", "10.244.1.2", "worker")
-    assert "Running" in row[2]
-    assert header("ConfigMap", is_wide=False) == ["NAME", "STATE"]
-    assert age(None) == "<unknown>"
-
-
-def test_unknown_fields_are_read_back() -> None:
-    """Fields that the lab does not use stay as given, beside the fields that the cluster sets."""
-    from kubenetlab.api.render import render
-
-    text = (
-        "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: c, image: "
-        "x, resources: {limits: {cpu: 1}}}], volumes: [{name: v, emptyDir: {}}], "
-        "restartPolicy: Always}\n"
-    )
-    cluster = running(store(text))
-    document = render(cluster, pod_named(cluster, "a"))
-    assert document["spec"]["containers"][0]["resources"] == {"limits": {"cpu": 1}}
-    assert document["spec"]["volumes"] == [{"name": "v", "emptyDir": {}}]
-    assert document["spec"]["restartPolicy"] == "Always"
-    assert (document["spec"]["nodeName"], document["status"]["podIP"]) == ("worker", "10.244.1.2")
-
-
-def test_unknown_fields_of_a_template_are_in_its_pods() -> None:
-    """A pod that a controller creates has the unused fields of its template."""
-    from kubenetlab.api.render import render
-
-    text = deployment(replicas=1, serviceAccountName="web", securityContext="{fsGroup: 1000}")
-    cluster = running(store(text))
-    spec = render(cluster, web_pods(cluster)[0])["spec"]
-    assert (spec["serviceAccountName"], spec["securityContext"]) == ("web", {"fsGroup": 1000})
