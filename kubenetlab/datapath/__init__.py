@@ -16,11 +16,11 @@ from kubenetlab.controllers.startup_order import is_anybody_starting
 from kubenetlab.datapath import containers
 from kubenetlab.datapath.hooks import hooks
 from kubenetlab.datapath.layers import LAYERS
-from kubenetlab.datapath.layers.layer import Scene, Wanted, pods_of
+from kubenetlab.datapath.layers.layer import DesiredObjects, PlanContext, pods_of
 from kubenetlab.datapath.layers.programs import setups_of
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.probes import ProbeSpec, probes
-from kubenetlab.datapath.view import NodeView, PodView, by_itself, node_views
+from kubenetlab.datapath.view import NodeView, PodView, node_views, without_pods_and_peers
 from kubenetlab.errors import BugError
 from kubenetlab.hoststate.object import Key, Object, Origin
 from kubenetlab.hoststate.sandbox import Settings, Sysctl
@@ -46,10 +46,10 @@ def plan(cluster: Cluster, decisions: Decisions, memo: PlanCache | None = None) 
     Raises BugError when two layers want different versions of the same object.
     """
     memo = memo or PlanCache()
-    scene = Scene(cluster, decisions, memo)
-    groups_by_netns: dict[str, list[Wanted]] = {}
+    context = PlanContext(cluster, decisions, memo)
+    groups_by_netns: dict[str, list[DesiredObjects]] = {}
     for layer in LAYERS:
-        for subject, inputs in layer.inputs(scene):
+        for subject, inputs in layer.inputs(context):
             for objects, origin in memo((layer.name, subject), layer.objects, *inputs):
                 groups_by_netns.setdefault(objects[0].netns, []).append((objects, origin))
     merged = {
@@ -72,7 +72,7 @@ def plan_probes(
             netns, setups = view.netns, setups_of(memo, cluster, pod, view, decisions)
             killed = tuple(awaited(cluster, pod))
             desired[netns] = memo(
-                ("probes", netns), _probes, by_itself(node), view, pod, setups, killed
+                ("probes", netns), _probes, without_pods_and_peers(node), view, pod, setups, killed
             )
     return {netns: specs for netns, specs in desired.items() if specs}
 
@@ -83,7 +83,7 @@ def _probes(
     return (*probes(node, view, pod, setups, killed), *hooks(node, view, pod, setups, killed))
 
 
-def _merge(netns: str, groups: tuple[Wanted, ...]) -> tuple[Contents, dict[Key, Origin]]:
+def _merge(netns: str, groups: tuple[DesiredObjects, ...]) -> tuple[Contents, dict[Key, Origin]]:
     """Return the objects of one namespace, and the origin of each by its key."""
     origins: dict[Key, Origin] = {}
     objects_by_key: dict[Key, Object] = {}

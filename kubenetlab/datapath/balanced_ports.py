@@ -16,7 +16,7 @@ from msgspec import Struct
 from kubenetlab import names
 from kubenetlab.api import ip
 from kubenetlab.api.store import Cluster
-from kubenetlab.datapath.loadbalancers import fit_nodes
+from kubenetlab.datapath.loadbalancers import target_nodes
 from kubenetlab.datapath.proxy.services import source_ranges
 from kubenetlab.datapath.view import reached_from_outside
 from kubenetlab.hoststate.address import Address
@@ -49,7 +49,7 @@ def balanced_ports(cluster: Cluster) -> tuple[BalancedPort, ...]:
         own = [
             address for address in service.load_balancer_ips if address not in service.virtual_ips
         ]
-        nodes = fit_nodes(cluster, service) if own else ()
+        nodes = target_nodes(cluster, service) if own else ()
         for address in own:
             version = ip.version_of(address)
             node_addresses = tuple(

@@ -114,12 +114,14 @@ def node(view: NodeView) -> Iterator[Object]:
     for subnet, address in zip(subnets, routers, strict=True):
         yield Route(view.netns, DEFAULT_ROUTES[subnet.version], names.NODE_UPLINK, via=address)
     if view.neighbors == "permanent":
-        for others in (
+        for neighbor_addresses in (
             routers,
             *([family.address for family in peer.families] for peer in view.peers),
         ):
-            for address in others:
-                yield Neighbor(view.netns, names.NODE_UPLINK, address, names.mac_of(others[0]))
+            for address in neighbor_addresses:
+                yield Neighbor(
+                    view.netns, names.NODE_UPLINK, address, names.mac_of(neighbor_addresses[0])
+                )
 
 
 def _uplink(

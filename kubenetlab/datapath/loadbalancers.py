@@ -22,7 +22,7 @@ from kubenetlab.api import ip
 from kubenetlab.api.core import Node, Service
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.nodes import CONTROL_PLANE_LABEL
-from kubenetlab.datapath.proxy_views import passes, proxy_view
+from kubenetlab.datapath.proxy_views import passes_health_check, proxy_view
 from kubenetlab.datapath.view import reached_from_outside
 from kubenetlab.hoststate.nexthop import Nexthop, NexthopGroup
 from kubenetlab.hoststate.object import Object
@@ -34,11 +34,11 @@ _EXCLUDING = frozenset(
 )
 """Labels of nodes that get no traffic from outside as long as there are others."""
 
-Way = tuple[str, tuple[str, ...]]
+AddressNextHops = tuple[str, tuple[str, ...]]
 """(address of a load balancer, addresses of the nodes that get its packets)"""
 
 
-def ways_in(cluster: Cluster) -> tuple[Way, ...]:
+def next_hops(cluster: Cluster) -> tuple[AddressNextHops, ...]:
     """Return the next hops of every external address of every Service, in order.
 
     The address of a node or of an external host is left out, and an address of two Services belongs
@@ -54,24 +54,24 @@ def ways_in(cluster: Cluster) -> tuple[Way, ...]:
                 for address in addresses
                 if address not in owned and address not in nodes_by_address
             ]
-            nodes_by_address |= _ways(cluster, service, free)
+            nodes_by_address |= _next_hops(cluster, service, free)
     return tuple(nodes_by_address.items())
 
 
-def routes(ways: Sequence[Way], nodes: Sequence[str]) -> Iterator[Object]:
+def routes(hops: Sequence[AddressNextHops], nodes: Sequence[str]) -> Iterator[Object]:
     """Yield the objects of the router for these addresses.
 
     nodes: addresses of all nodes. Each gets a next hop that stays, because a next hop that is
     deleted deletes its group and the route with it.
     """
     netns, link = names.ROUTER, names.ROUTER_FABRIC_LINK
-    versions = {ip.version_of(address) for address, _ in ways}
+    versions = {ip.version_of(address) for address, _ in hops}
     for version in sorted(versions):
         yield Sysctl(netns, f"net/ipv{version}/fib_multipath_hash_policy", "1")
     for node in nodes:
         if ip.version_of(node) in versions:
             yield Nexthop(netns, node_number(node), link, node)
-    for address, chosen in ways:
+    for address, chosen in hops:
         yield NexthopGroup(netns, group_number(address), tuple(sorted(map(node_number, chosen))))
         yield Route(
             netns, f"{address}/{128 if ':' in address else 32}", "", group=group_number(address)
@@ -92,17 +92,21 @@ def group_number(address: str) -> int:
     return 1 << 30 | crc32(ip_address(address).packed) >> 2
 
 
-def fit_nodes(cluster: Cluster, service: Service) -> Sequence[Node]:
+def target_nodes(cluster: Cluster, service: Service) -> Sequence[Node]:
     """Return the nodes that get the packets of a Service."""
     ready = [node for node in cluster.all(Node) if node.is_ready]
     workers = [node for node in ready if not _EXCLUDING.intersection(node.labels)] or ready
     if service.spec.external_traffic_policy == "Local":
-        return [node for node in ready if passes(cluster, node.name, service)] or workers
+        return [
+            node for node in ready if passes_health_check(cluster, node.name, service)
+        ] or workers
     return [node for node in workers if proxy_view(cluster, node.name).is_healthy] or workers
 
 
-def _ways(cluster: Cluster, service: Service, addresses: Iterable[str]) -> Iterator[Way]:
-    chosen = fit_nodes(cluster, service)
+def _next_hops(
+    cluster: Cluster, service: Service, addresses: Iterable[str]
+) -> Iterator[AddressNextHops]:
+    chosen = target_nodes(cluster, service)
     for address in addresses:
         if nodes := tuple(
             own for node in chosen for own in node.addresses if (":" in own) == (":" in address)

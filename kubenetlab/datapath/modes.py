@@ -88,11 +88,11 @@ class ModeOptions(Struct, frozen=True, rename=kubernetes_name, forbid_unknown_fi
         """Yield contradictions between options that are valid by themselves."""
         return iter(())
 
-    def names_node(self, service: Service) -> bool:
+    def depends_on_node(self, service: Service) -> bool:
         """Return True when the rules of a Service contain addresses or ranges of their node."""
         return False
 
-    def settled(self, services: int) -> Self:
+    def resolve_auto(self, services: int) -> Self:
         """Return the mode with every `auto` replaced by the choice for this number of Services."""
         return self
 
@@ -124,10 +124,10 @@ class ServiceProxy(Protocol):
     serves: ClassVar[bool]
     """False for a mode in which no Service works."""
 
-    def names_node(self, service: Service) -> bool:
+    def depends_on_node(self, service: Service) -> bool:
         """Return True when the rules of a Service contain addresses or ranges of their node."""
 
-    def settled(self, services: int) -> Self:
+    def resolve_auto(self, services: int) -> Self:
         """Return the mode with every `auto` replaced by the choice for this number of Services."""
 
     def node(self, node: NodeView, network: PodNetwork) -> Iterator[Object]:

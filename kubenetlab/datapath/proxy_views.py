@@ -39,7 +39,7 @@ class ProxyView(Struct, frozen=True):
 
     services: VersionedMap[_Key, ServiceView]
     """Services by namespace and name, in order."""
-    whose: str = ""
+    node: str = ""
     """Node that alone has this view; empty for the view that all others share."""
     mode: tuple[str, Mapping[str, Any]] | None = None
     """Its mode and options where they differ from the cluster's; else None."""
@@ -86,13 +86,17 @@ def proxy_view(cluster: Cluster, node: str) -> ProxyView:
     return views.get(node, views[""])
 
 
-def tally(cluster: Cluster, view: ProxyView) -> ProxyStats:
+def proxy_stats(cluster: Cluster, view: ProxyView) -> ProxyStats:
     """Return the counts of a view, updated by the changes since the last call."""
-    stats: ProxyStats = cluster.renewed(("tally", view.whose), partial(_tally, view.services))
+    stats: ProxyStats = cluster.renewed(
+        ("tally", view.node), partial(_updated_stats, view.services)
+    )
     return stats
 
 
-def _tally(services: VersionedMap[_Key, ServiceView], former: ProxyStats | None) -> ProxyStats:
+def _updated_stats(
+    services: VersionedMap[_Key, ServiceView], former: ProxyStats | None
+) -> ProxyStats:
     former = former or ProxyStats(VersionedMap(), 0, 0, VersionedMap(), VersionedMap())
     news = services.news(former.services)
     counted = [(sign, pair[side]) for pair in news.values() for side, sign in ((0, -1), (1, 1))]
@@ -122,20 +126,20 @@ def _views(cluster: Cluster) -> dict[str, ProxyView]:
     """Return the views by node; the key of the shared view is the empty name."""
     views = {"": ProxyView(service_views(cluster))}
     for fault, fault_type in faults.of(cluster):
-        views[fault.spec.node] = fault_type.kube_proxy_sees(
+        views[fault.spec.node] = fault_type.kube_proxy_view(
             cluster, views.get(fault.spec.node, views[""])
         )
     return views
 
 
-def duty(cluster: Cluster, node: str, mode: str) -> KubeProxyConfig:
+def kube_proxy_config(cluster: Cluster, node: str, mode: str) -> KubeProxyConfig:
     """Return the configuration of the kube-proxy process on a node.
 
     It holds the health checks of Services that it answers, and whether it is healthy itself.
     """
     view = proxy_view(cluster, node)
     node_object = cluster.node(node)
-    checked = tally(cluster, view).checked.values()
+    checked = proxy_stats(cluster, view).checked.values()
     checks = [
         {
             "port": service_view.service.spec.health_check_node_port,
@@ -165,7 +169,7 @@ def duty(cluster: Cluster, node: str, mode: str) -> KubeProxyConfig:
     )
 
 
-def informed(run: ProgramRun, config: KubeProxyConfig | None) -> ProgramRun:
+def with_config(run: ProgramRun, config: KubeProxyConfig | None) -> ProgramRun:
     """Return a kube-proxy's process with its configuration; any other process unchanged."""
     if config is None or run.program != PROGRAM:
         return run
@@ -176,7 +180,7 @@ def informed(run: ProgramRun, config: KubeProxyConfig | None) -> ProgramRun:
     )
 
 
-def passes(cluster: Cluster, node: str, service: Service) -> bool:
+def passes_health_check(cluster: Cluster, node: str, service: Service) -> bool:
     """Return True if the node's health check of a Service tells load balancers to send traffic."""
     proxy = proxy_view(cluster, node)
     view = proxy.services.get(service.key) if proxy.is_healthy else None
@@ -202,7 +206,7 @@ def summary(cluster: Cluster, node: str) -> dict[str, Any]:
     Numbers of Services and of ready endpoints, and the number of Services of which a policy Local
     leads to no endpoint on this node.
     """
-    stats = tally(cluster, proxy_view(cluster, node))
+    stats = proxy_stats(cluster, proxy_view(cluster, node))
     lost = [
         service_view.service.spec
         for service_view in stats.local.values()

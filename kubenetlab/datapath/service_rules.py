@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from kubenetlab.datapath.modes import PodNetwork, ServiceProxy
 from kubenetlab.datapath.plan_cache import PlanCache
-from kubenetlab.datapath.proxy.services import knows_places
+from kubenetlab.datapath.proxy.services import depends_on_node
 from kubenetlab.datapath.proxy_views import ProxyView
 from kubenetlab.datapath.view import ANYWHERE, NodePlace, NodeView, ServiceView
 from kubenetlab.hoststate.object import Object
@@ -47,21 +47,21 @@ class _All(Struct, frozen=True):
 
 
 def service_rules(
-    memo: PlanCache, proxy: ServiceProxy, known: ProxyView, node: NodeView, network: PodNetwork
+    memo: PlanCache, proxy: ServiceProxy, proxy_view: ProxyView, node: NodeView, network: PodNetwork
 ) -> tuple[RuleSet | Object, ...]:
     """Return the rules that a kube-proxy with this knowledge wants on a node."""
-    whose, views = known.whose, known.services
-    everywhere = memo.each(("rules", whose), _anywhere, views, proxy, network)
-    placed = memo.follow(("placed", whose), partial(_placed, views, everywhere), views, everywhere)
+    owner, views = proxy_view.node, proxy_view.services
+    everywhere = memo.each(("rules", owner), _anywhere, views, proxy, network)
+    placed = memo.follow(("placed", owner), partial(_placed, views, everywhere), views, everywhere)
     if not placed:
-        return memo.follow(("rule sets", whose), _all, everywhere).found
+        return memo.follow(("rule sets", owner), _all, everywhere).found
     place = NodePlace(node.name, node.families, node.zone)
-    here = memo.each(("rules here", node.name), _service, placed, proxy, network, place)
-    return memo.follow(("rule sets here", node.name), _all, everywhere, here).found
+    own_rules = memo.each(("rules here", node.name), _service, placed, proxy, network, place)
+    return memo.follow(("rule sets here", node.name), _all, everywhere, own_rules).found
 
 
 def _anywhere(view: ServiceView, proxy: ServiceProxy, network: PodNetwork) -> _Needs | _NodeByNode:
-    is_placed = knows_places(view) or proxy.names_node(view.service)
+    is_placed = depends_on_node(view) or proxy.depends_on_node(view.service)
     return _NODE_BY_NODE if is_placed else proxy.service(view, ANYWHERE, network)
 
 
@@ -86,15 +86,15 @@ def _placed(
     return (VersionedMap() if former is None else former).with_changes(updated)
 
 
-def _all(former: _All | None, *news: News[_Key, _Needs | _NodeByNode]) -> _All:
+def _all(former: _All | None, *changes_by_map: News[_Key, _Needs | _NodeByNode]) -> _All:
     """Return the rules by backend, and every other object once."""
     former = former or _All({}, {}, ())
     changes: dict[str, dict[Subject, Rules | None]] = {}
     beside: Counter[Object] = Counter()
     changed_needs = [
         news_of_map[key]
-        for key in dict.fromkeys(key for news_of_map in news for key in news_of_map)
-        for news_of_map in news
+        for key in dict.fromkeys(key for news_of_map in changes_by_map for key in news_of_map)
+        for news_of_map in changes_by_map
         if key in news_of_map
     ]
     for side, sign in ((0, -1), (1, 1)):
@@ -106,12 +106,14 @@ def _all(former: _All | None, *news: News[_Key, _Needs | _NodeByNode]) -> _All:
                 else:
                     beside[need] += sign
     sets = dict(former.sets)
-    for dialect, others in changes.items():
-        sets[dialect] = sets.get(dialect, RuleSet(dialect, VersionedMap())).with_changes(others)
+    for backend, changed_rules in changes.items():
+        sets[backend] = sets.get(backend, RuleSet(backend, VersionedMap())).with_changes(
+            changed_rules
+        )
     needed = former.beside
     if any(beside.values()):
         needed = Counter(former.beside)
         needed.update(beside)
         needed = +needed
-    sets = {dialect: rule_set for dialect, rule_set in sets.items() if rule_set.by_subject}
+    sets = {backend: rule_set for backend, rule_set in sets.items() if rule_set.by_subject}
     return _All(sets, needed, (*sets.values(), *needed))

@@ -204,7 +204,14 @@ def node_views(cluster: Cluster, decisions: Decisions) -> Sequence[NodeView]:
     cached: list[tuple[Decisions, list[NodeView]]] = cluster.derived(
         "node views", list, (ClusterConfig, NetworkFacts, Node, Pod, Attachment)
     )
-    views = next((cached_views for others, cached_views in cached if others is decisions), None)
+    views = next(
+        (
+            cached_views
+            for cached_decisions, cached_views in cached
+            if cached_decisions is decisions
+        ),
+        None,
+    )
     if views is None:
         views = _node_views(cluster, decisions)
         cached.append((decisions, views))
@@ -248,7 +255,7 @@ def without_pods(node: NodeView) -> NodeView:
     return structs.replace(node, pods=())
 
 
-def by_itself(node: NodeView) -> NodeView:
+def without_pods_and_peers(node: NodeView) -> NodeView:
     """Return the view without pods and without other nodes."""
     return structs.replace(node, pods=(), peers=())
 

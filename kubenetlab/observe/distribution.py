@@ -105,14 +105,14 @@ def shares(
 
     Servers without a known name are left out.
     """
-    known = {server.title: server for server in ready}
+    endpoints_by_title = {server.title: server for server in ready}
     titles = [pod_title(pod["namespace"], pod["name"]) for pod in seen["pods"]]
-    others = {
+    pods_by_title = {
         title: PossibleServer(title, pod["node"])
         for title, pod in zip(titles, seen["pods"], strict=True)
     }
-    by_hostname = _by_hostname([*titles, *known])
-    counts: Counter[str] = Counter(dict.fromkeys(known, 0))
+    by_hostname = _by_hostname([*titles, *endpoints_by_title])
+    counts: Counter[str] = Counter(dict.fromkeys(endpoints_by_title, 0))
     errors: Counter[str] = Counter()
     for answer in answers:
         namespace, slash, name = answer.server.partition("/")
@@ -125,10 +125,11 @@ def shares(
             counts[title] += 1
             errors[title] += bool(answer.failure)
     servers = {
-        title: known.get(title) or others.get(title) or PossibleServer(title) for title in counts
+        title: endpoints_by_title.get(title) or pods_by_title.get(title) or PossibleServer(title)
+        for title in counts
     }
     server_shares = [
-        ServerShare(servers[title], count, errors[title], title in known)
+        ServerShare(servers[title], count, errors[title], title in endpoints_by_title)
         for title, count in counts.items()
     ]
     return sorted(server_shares, key=lambda share: (-share.count, share.server.title))
@@ -166,7 +167,11 @@ def _bridge(seen: Mapping[str, Any], address: str) -> str:
 
 
 def explanation(
-    spec: Mapping[str, Any], found: Sequence[ServerShare], source: Location, *, is_outside: bool
+    spec: Mapping[str, Any],
+    server_shares: Sequence[ServerShare],
+    source: Location,
+    *,
+    is_outside: bool,
 ) -> str:
     """Explain by fields of the Service why ready endpoints got no connection.
 
@@ -174,9 +179,9 @@ def explanation(
     is_outside: the Service was reached by a load balancer's address or a node port, where
     externalTrafficPolicy applies.
     """
-    ready = [share for share in found if share.is_ready]
+    ready = [share for share in server_shares if share.is_ready]
     used, unused = (
-        [share for share in found if share.count],
+        [share for share in server_shares if share.count],
         [share for share in ready if not share.count],
     )
     if not unused or not used:
@@ -207,7 +212,7 @@ def explanation(
             "endpoints near the client are preferred: "
             f"trafficDistribution is {spec['trafficDistribution']}"
         )
-    if sum(share.count for share in found) >= MANY * len(ready):
+    if sum(share.count for share in server_shares) >= MANY * len(ready):
         names = ", ".join(share.server.title for share in unused)
         return (
             f"ready, but without any connection: {names}. "

@@ -184,8 +184,8 @@ def _shown(port: ServicePort) -> str:
     return f"{port.port}/{port.protocol}" + (f" ({port.name})" if port.name else "")
 
 
-def _not_tcp(what: str, protocol: str) -> str:
+def _not_tcp(subject: str, protocol: str) -> str:
     return (
-        f"{what}: {protocol} cannot be forwarded, only TCP can; from inside the lab, use "
+        f"{subject}: {protocol} cannot be forwarded, only TCP can; from inside the lab, use "
         "kubenetlab ping SRC DST --udp PORT, or kubenetlab exec"
     )

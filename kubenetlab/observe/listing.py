@@ -32,8 +32,8 @@ class ListedSubject(Struct, frozen=True):
         return self._is_named_in(text) or not self.addresses.isdisjoint(_ADDRESS.findall(text))
 
     def _is_named_in(self, text: str) -> bool:
-        return any(found[1] in self.services for found in _TITLE.finditer(text)) or any(
-            found[1] in self.services for found in _CHAIN.finditer(text)
+        return any(match[1] in self.services for match in _TITLE.finditer(text)) or any(
+            match[1] in self.services for match in _CHAIN.finditer(text)
         )
 
 
@@ -179,22 +179,20 @@ def _bpf(text: str, subject: ListedSubject) -> Iterator[str]:
         and (subject.is_in(line) or ("node port" in line and any(p in line for p in ports)))
     ]
     lists = {digest for line in frontends for digest in re.findall(r"\bin ([0-9a-f]{16})\b", line)}
-    own = [
+    lists_of_frontends = [
         line
         for line in lines
         if line.startswith(("endpoint ", "source ")) and (line.split()[1].rstrip(":") in lists)
     ]
-    others = [
+    other_lines = [
         line
         for line in lines
-        if not line.startswith("front ") and line not in own and subject.is_in(line)
+        if not line.startswith("front ") and line not in lists_of_frontends and subject.is_in(line)
     ]
-    yield from (
-        [f"BPF maps of service.bpf.o ({len(frontends) + len(own) + len(others)} entries)"]
-        if frontends or others
-        else []
-    )
-    yield from (f"  {line}" for line in (*frontends, *own, *others))
+    entries = (*frontends, *lists_of_frontends, *other_lines)
+    if frontends or other_lines:
+        yield f"BPF maps of service.bpf.o ({len(entries)} entries)"
+    yield from (f"  {line}" for line in entries)
 
 
 def _lines(text: str, subject: ListedSubject) -> Iterator[str]:

@@ -47,16 +47,15 @@ def _title_and_addresses(target: Target, seen: Mapping[str, Any]) -> tuple[str, 
         return target.name, (target.name,)
     if target.kind in ("svc", "lb"):
         service = service_named(seen, target.namespace, target.name)
-        field, what = (
+        field, address_kind = (
             ("cluster_ips", "cluster IP")
             if target.kind == "svc"
             else ("load_balancer_ips", "load balancer's address")
         )
         if service is None or not service[field]:
             similar = near(target.name, seen, with_services=True) if service is None else ""
-            raise UsageError(
-                f"there is no Service {target.namespace}/{target.name} with a {what}{similar}"
-            )
+            name = f"{target.namespace}/{target.name}"
+            raise UsageError(f"there is no Service {name} with a {address_kind}{similar}")
         return str(target.bare), tuple(service[field])
     place = resolve(target, seen, is_destination=True)
     return place.title, place.addresses

@@ -249,7 +249,7 @@ def test_what_is_said_wrongly_is_told(running: Lab) -> None:
     assert "wanted OPTION=VALUE" in running.run("break", "kube-proxy", "node", status=2).err
     running.run("break", "kube-proxy", "node=worker", "how=stop")
     assert (
-        "broken on worker already, by fault 1"
+        "already broken on worker, by fault 1"
         in running.run("break", "kube-proxy", "--node", "worker", status=2).err
     )
     assert "node=worker,how=stopped" in running.run("break", "--list").out

@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 class BreakOptions(Struct, frozen=True, rename=kubernetes_name, forbid_unknown_fields=True):
     """Base of all faults; the fields are options on the command line."""
 
-    other_words: ClassVar[Mapping[str, str]] = {}
+    value_aliases: ClassVar[Mapping[str, str]] = {}
     """Alternative values of options → the value they stand for."""
 
-    def refusal(self, cluster: Cluster) -> str:
+    def why_impossible(self, cluster: Cluster) -> str:
         """Return why the fault is not possible in this lab; empty if it is."""
         return ""
 
@@ -42,11 +42,11 @@ class BreakOptions(Struct, frozen=True, rename=kubernetes_name, forbid_unknown_f
     def spec(self) -> FaultSpec:
         """Return the specification that is stored for the fault."""
 
-    def remembered(self, cluster: Cluster, name: str, now: float) -> Iterator[Change]:
+    def snapshots(self, cluster: Cluster, name: str, now: float) -> Iterator[Change]:
         """Yield objects that hold the state at the moment of breaking, under the fault's name."""
         return iter(())
 
-    def kube_proxy_sees(self, cluster: Cluster, view: ProxyView) -> ProxyView:
+    def kube_proxy_view(self, cluster: Cluster, view: ProxyView) -> ProxyView:
         """Return the view that the kube-proxy of the fault's node has instead of the shared one."""
         return view
 
@@ -66,7 +66,7 @@ def load(name: str, options: Mapping[str, Any]) -> BreakOptions:
             f'there is no fault "{name}"{did_you_mean(name, known())}; known: {", ".join(known())}'
         )
     type_ = _type(name)
-    given = {key: type_.other_words.get(str(value), value) for key, value in options.items()}
+    given = {key: type_.value_aliases.get(str(value), value) for key, value in options.items()}
     decoded = decode(given, type_)
     if decoded.value is None or decoded.findings:
         problems = (
@@ -110,8 +110,8 @@ def begun(cluster: Cluster, name: str, options: Mapping[str, Any], now: float) -
             f"break {name}: it is already broken{where}, by {existing.title}; "
             f"first: kubenetlab heal {existing.name}"
         )
-    if refusal := fault_type.refusal(cluster):
-        raise UsageError(f"break {name}: {refusal}")
+    if why_impossible := fault_type.why_impossible(cluster):
+        raise UsageError(f"break {name}: {why_impossible}")
     number = str(max((int(fault.name) for fault in cluster.all(Fault)), default=0) + 1)
     meta = ObjectMeta(
         name=number,
@@ -119,7 +119,7 @@ def begun(cluster: Cluster, name: str, options: Mapping[str, Any], now: float) -
         creation_timestamp=timestamp(now),
         generation=1,
     )
-    return [Fault(meta, spec), *fault_type.remembered(cluster, number, now)]
+    return [Fault(meta, spec), *fault_type.snapshots(cluster, number, now)]
 
 
 def healed(cluster: Cluster) -> Cluster:

@@ -62,12 +62,12 @@ class Break(BreakOptions, frozen=True):
     how: stopped (or stop) | stale | misconfigured. Default: stopped.
     """
 
-    other_words: ClassVar = {"stop": "stopped"}
+    value_aliases: ClassVar = {"stop": "stopped"}
 
     node: str
     how: Literal["stopped", "stale", "misconfigured"] = "stopped"
 
-    def refusal(self, cluster: Cluster) -> str:
+    def why_impossible(self, cluster: Cluster) -> str:
         facts = cluster.get(NetworkFacts, "", "network")
         if facts is not None and not facts.has_proxy:
             return "this cluster has no kube-proxy (kubeProxyMode: none)"
@@ -90,7 +90,7 @@ class Break(BreakOptions, frozen=True):
             stops=stops,
         )
 
-    def remembered(self, cluster: Cluster, name: str, now: float) -> Iterator[Change]:
+    def snapshots(self, cluster: Cluster, name: str, now: float) -> Iterator[Change]:
         if self.how != "misconfigured":
             mode, options = cluster.config.networking.proxy_mode
             yield ProxySnapshot(
@@ -103,9 +103,9 @@ class Break(BreakOptions, frozen=True):
                 overdue_at=now + 2 * SYNC_PERIOD_S,
             )
 
-    def kube_proxy_sees(self, cluster: Cluster, view: ProxyView) -> ProxyView:
+    def kube_proxy_view(self, cluster: Cluster, view: ProxyView) -> ProxyView:
         if self.how == "misconfigured":
-            return _elsewhere(cluster, structs.replace(view, whose=self.node))
+            return _elsewhere(cluster, structs.replace(view, node=self.node))
         last = cluster.get(ProxySnapshot, "", self.node)
         if last is None:
             return view
@@ -118,7 +118,7 @@ class Break(BreakOptions, frozen=True):
         stale = f"No update received for {2 * SYNC_PERIOD_S} s: the rules may be stale"
         return ProxyView(
             services,
-            whose=self.node,
+            node=self.node,
             mode=(last.proxy_mode, last.proxy_options),
             is_healthy=self.how == "stale" and not last.is_overdue,
             log=(lost, stale) if last.is_overdue else (lost,),
@@ -140,7 +140,7 @@ def _elsewhere(cluster: Cluster, view: ProxyView) -> ProxyView:
     """Return the view in a cluster whose pods have the range that follows this cluster's."""
     ranges = cluster.config.networking.pod_networks
     _, services = cluster.renewed(
-        ("elsewhere", view.whose), partial(_all_moved, view.services, ranges)
+        ("elsewhere", view.node), partial(_all_moved, view.services, ranges)
     )
     return structs.replace(
         view, services=services, cluster_cidrs=tuple(str(_twin(network)) for network in ranges)

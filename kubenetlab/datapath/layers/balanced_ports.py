@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kubenetlab.datapath import balanced_ports
-from kubenetlab.datapath.layers.layer import Inputs, Layer, Scene, Wanted, by_namespace
+from kubenetlab.datapath.layers.layer import (
+    DesiredObjects,
+    Inputs,
+    Layer,
+    PlanContext,
+    by_namespace,
+)
 from kubenetlab.hoststate.object import Origin
 
 
-def _inputs(scene: Scene) -> Iterator[tuple[str, Inputs]]:
-    yield "", (balanced_ports.balanced_ports(scene.cluster),)
+def _inputs(context: PlanContext) -> Iterator[tuple[str, Inputs]]:
+    yield "", (balanced_ports.balanced_ports(context.cluster),)
 
 
-def _objects(ports: tuple[balanced_ports.BalancedPort, ...]) -> tuple[Wanted, ...]:
+def _objects(ports: tuple[balanced_ports.BalancedPort, ...]) -> tuple[DesiredObjects, ...]:
     return tuple(
         by_namespace(
             balanced_ports.rules(ports), Origin("load balancer", "Services with ipMode Proxy")

@@ -7,15 +7,21 @@ from collections.abc import Iterator
 from kubenetlab import names
 from kubenetlab.api.config import ExternalHost, Network
 from kubenetlab.datapath import fabric
-from kubenetlab.datapath.layers.layer import Inputs, Layer, Scene, Wanted, by_namespace
+from kubenetlab.datapath.layers.layer import (
+    DesiredObjects,
+    Inputs,
+    Layer,
+    PlanContext,
+    by_namespace,
+)
 from kubenetlab.datapath.port_mappings import PublishedPort
 from kubenetlab.hoststate.object import Origin
 
 
-def _inputs(scene: Scene) -> Iterator[tuple[str, Inputs]]:
-    config = scene.cluster.config
-    neighbors = tuple(node.addresses for node in scene.nodes if node.neighbors == "permanent")
-    yield "", (config.external, config.node_networks, neighbors, scene.published)
+def _inputs(context: PlanContext) -> Iterator[tuple[str, Inputs]]:
+    config = context.cluster.config
+    neighbors = tuple(node.addresses for node in context.nodes if node.neighbors == "permanent")
+    yield "", (config.external, config.node_networks, neighbors, context.published)
 
 
 def _objects(
@@ -23,7 +29,7 @@ def _objects(
     node_networks: tuple[Network, ...],
     neighbors: tuple[tuple[str, ...], ...],
     published: tuple[PublishedPort, ...],
-) -> tuple[Wanted, ...]:
+) -> tuple[DesiredObjects, ...]:
     groups = [
         (
             tuple(fabric.switch(names.FABRIC_SWITCH, "0a:58:00:00:00:01")),

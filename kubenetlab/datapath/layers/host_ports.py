@@ -5,17 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kubenetlab.datapath import hostports
-from kubenetlab.datapath.layers.layer import Inputs, Layer, Scene, Wanted, by_namespace
+from kubenetlab.datapath.layers.layer import (
+    DesiredObjects,
+    Inputs,
+    Layer,
+    PlanContext,
+    by_namespace,
+)
 from kubenetlab.datapath.view import NodeView
 from kubenetlab.hoststate.object import Origin
 
 
-def _inputs(scene: Scene) -> Iterator[tuple[str, Inputs]]:
-    for node in scene.nodes:
+def _inputs(context: PlanContext) -> Iterator[tuple[str, Inputs]]:
+    for node in context.nodes:
         yield node.name, (node,)
 
 
-def _objects(node: NodeView) -> tuple[Wanted, ...]:
+def _objects(node: NodeView) -> tuple[DesiredObjects, ...]:
     return tuple(by_namespace(hostports.rules(node), Origin("cni portmap", f"Node {node.name}")))
 
 

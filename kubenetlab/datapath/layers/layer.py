@@ -1,4 +1,4 @@
-"""Layer: one component's part of the plan. Scene: the input of layers."""
+"""Layer: one component's part of the plan. PlanContext: the input of layers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kubenetlab.datapath.proxy_views import ProxyView, proxy_view
 from kubenetlab.datapath.view import NodeView, PodView, node_views
 from kubenetlab.hoststate.object import Object, Origin
 
-Wanted = tuple[tuple[Object, ...], Origin]
+DesiredObjects = tuple[tuple[Object, ...], Origin]
 """Objects of one namespace that one layer wants for one subject, with their origin."""
 
 Inputs = tuple[Any, ...]
@@ -29,12 +29,12 @@ class Layer(NamedTuple):
     """One component of a cluster, and the kernel objects that it wants."""
 
     name: str
-    inputs: Callable[[Scene], Iterable[tuple[str, Inputs]]]
+    inputs: Callable[[PlanContext], Iterable[tuple[str, Inputs]]]
     """Function that returns the inputs of `objects` by subject.
 
     The subject is the name of a node, the namespace of a pod, or empty for the cluster.
     """
-    objects: Callable[..., tuple[Wanted, ...]]
+    objects: Callable[..., tuple[DesiredObjects, ...]]
     """Pure function of one subject's inputs."""
 
 
@@ -47,7 +47,7 @@ class NodeProxy(NamedTuple):
     network: PodNetwork
 
 
-class Scene:
+class PlanContext:
     """Input of the layers of one plan: the store, the views of its nodes, and the modes."""
 
     def __init__(self, cluster: Cluster, decisions: Decisions, memo: PlanCache) -> None:
@@ -82,7 +82,9 @@ class Scene:
                 modes.load("proxy", *view.mode) if view.mode is not None else self._default_proxy
             )
             network = view.network(self.cni.network(node))
-            self._proxies[node.name] = NodeProxy(view, mode.settled(len(view.services)), network)
+            self._proxies[node.name] = NodeProxy(
+                view, mode.resolve_auto(len(view.services)), network
+            )
         return self._proxies[node.name]
 
     def pods_of(self, node: NodeView) -> Iterator[tuple[PodView, Pod]]:
@@ -103,7 +105,7 @@ def pods_of(cluster: Cluster, node: NodeView, memo: PlanCache) -> Iterator[tuple
             )
 
 
-def by_namespace(objects: Iterable[Object], origin: Origin) -> Iterator[Wanted]:
+def by_namespace(objects: Iterable[Object], origin: Origin) -> Iterator[DesiredObjects]:
     """Yield objects of one origin, grouped by their namespace."""
     groups: dict[str, list[Object]] = {}
     for obj in objects:

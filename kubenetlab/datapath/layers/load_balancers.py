@@ -5,19 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kubenetlab.datapath import loadbalancers
-from kubenetlab.datapath.layers.layer import Inputs, Layer, Scene, Wanted, by_namespace
+from kubenetlab.datapath.layers.layer import (
+    DesiredObjects,
+    Inputs,
+    Layer,
+    PlanContext,
+    by_namespace,
+)
 from kubenetlab.hoststate.object import Origin
 
 
-def _inputs(scene: Scene) -> Iterator[tuple[str, Inputs]]:
-    addresses = tuple(address for node in scene.nodes for address in node.addresses)
-    yield "", (loadbalancers.ways_in(scene.cluster), addresses)
+def _inputs(context: PlanContext) -> Iterator[tuple[str, Inputs]]:
+    addresses = tuple(address for node in context.nodes for address in node.addresses)
+    yield "", (loadbalancers.next_hops(context.cluster), addresses)
 
 
-def _objects(ways: tuple[loadbalancers.Way, ...], nodes: tuple[str, ...]) -> tuple[Wanted, ...]:
+def _objects(
+    hops: tuple[loadbalancers.AddressNextHops, ...], nodes: tuple[str, ...]
+) -> tuple[DesiredObjects, ...]:
     return tuple(
         by_namespace(
-            loadbalancers.routes(ways, nodes),
+            loadbalancers.routes(hops, nodes),
             Origin("load balancer", "Services of type LoadBalancer"),
         )
     )

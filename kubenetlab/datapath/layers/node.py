@@ -7,23 +7,34 @@ from collections.abc import Iterator
 from kubenetlab.api.environment import ConfigMap
 from kubenetlab.api.masquerade import CONFIG_MAP, MasqueradeConfig, masquerade_config
 from kubenetlab.datapath import egress, fabric
-from kubenetlab.datapath.layers.layer import Inputs, Layer, Scene, Wanted, by_namespace, mode_name
+from kubenetlab.datapath.layers.layer import (
+    DesiredObjects,
+    Inputs,
+    Layer,
+    PlanContext,
+    by_namespace,
+    mode_name,
+)
 from kubenetlab.datapath.modes import CNI
 from kubenetlab.datapath.view import NodeView
 from kubenetlab.hoststate.object import Origin
 
 
-def _inputs(scene: Scene) -> Iterator[tuple[str, Inputs]]:
-    masquerade = scene.memo("masquerade", _masquerade, scene.cluster.get(ConfigMap, *CONFIG_MAP))
-    for node in scene.nodes:
-        yield node.name, (node, scene.cni, masquerade)
+def _inputs(context: PlanContext) -> Iterator[tuple[str, Inputs]]:
+    masquerade = context.memo(
+        "masquerade", _masquerade, context.cluster.get(ConfigMap, *CONFIG_MAP)
+    )
+    for node in context.nodes:
+        yield node.name, (node, context.cni, masquerade)
 
 
 def _masquerade(config_map: ConfigMap | None) -> MasqueradeConfig | None:
     return masquerade_config(config_map) if config_map is not None else None
 
 
-def _objects(node: NodeView, cni: CNI, masquerade: MasqueradeConfig | None) -> tuple[Wanted, ...]:
+def _objects(
+    node: NodeView, cni: CNI, masquerade: MasqueradeConfig | None
+) -> tuple[DesiredObjects, ...]:
     title = f"Node {node.name}"
     groups = [*by_namespace(fabric.node(node), Origin("fabric", title))]
     groups += by_namespace(cni.node(node), Origin(mode_name("cni", cni), title))

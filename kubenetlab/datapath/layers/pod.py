@@ -5,20 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kubenetlab.datapath import pods
-from kubenetlab.datapath.layers.layer import Inputs, Layer, Scene, Wanted, by_namespace, mode_name
+from kubenetlab.datapath.layers.layer import (
+    DesiredObjects,
+    Inputs,
+    Layer,
+    PlanContext,
+    by_namespace,
+    mode_name,
+)
 from kubenetlab.datapath.modes import CNI, ServiceProxy
 from kubenetlab.datapath.view import NodeView, PodView
 from kubenetlab.hoststate.object import Origin
 
 
-def _inputs(scene: Scene) -> Iterator[tuple[str, Inputs]]:
-    for node in scene.nodes:
-        proxy = scene.proxy(node).mode
+def _inputs(context: PlanContext) -> Iterator[tuple[str, Inputs]]:
+    for node in context.nodes:
+        proxy = context.proxy(node).mode
         for view in node.pods:
-            yield view.netns, (node, view, scene.cni, proxy)
+            yield view.netns, (node, view, context.cni, proxy)
 
 
-def _objects(node: NodeView, pod: PodView, cni: CNI, proxy: ServiceProxy) -> tuple[Wanted, ...]:
+def _objects(
+    node: NodeView, pod: PodView, cni: CNI, proxy: ServiceProxy
+) -> tuple[DesiredObjects, ...]:
     title = f"Pod {pod.full_name}"
     return (
         *by_namespace(pods.sandbox(node, pod), Origin("kubelet", title)),

@@ -12,22 +12,28 @@ from kubenetlab.controllers.startup_order import is_anybody_starting
 from kubenetlab.controllers.stopping import termination_of
 from kubenetlab.controllers.volumes import file_text
 from kubenetlab.datapath import containers
-from kubenetlab.datapath.layers.layer import Inputs, Layer, Scene, Wanted, by_namespace
+from kubenetlab.datapath.layers.layer import (
+    DesiredObjects,
+    Inputs,
+    Layer,
+    PlanContext,
+    by_namespace,
+)
 from kubenetlab.datapath.plan_cache import PlanCache
-from kubenetlab.datapath.proxy_views import KubeProxyConfig, duty, informed
+from kubenetlab.datapath.proxy_views import KubeProxyConfig, kube_proxy_config, with_config
 from kubenetlab.datapath.view import PodView
 from kubenetlab.hoststate.object import Origin
 
 
-def _inputs(scene: Scene) -> Iterator[tuple[str, Inputs]]:
-    cluster, memo = scene.cluster, scene.memo
+def _inputs(context: PlanContext) -> Iterator[tuple[str, Inputs]]:
+    cluster, memo = context.cluster, context.memo
     is_starting = is_anybody_starting(cluster)
-    for node in scene.nodes:
-        for view, pod in scene.pods_of(node):
-            netns, setups = view.netns, setups_of(memo, cluster, pod, view, scene.decisions)
+    for node in context.nodes:
+        for view, pod in context.pods_of(node):
+            netns, setups = view.netns, setups_of(memo, cluster, pod, view, context.decisions)
             waits = is_starting and memo(("waits", netns), containers.asks_once, pod.spec, setups)
             config = (
-                duty(cluster, node.name, scene.networking.proxy_mode[0])
+                kube_proxy_config(cluster, node.name, context.networking.proxy_mode[0])
                 if is_kube_proxy(pod)
                 else None
             )
@@ -43,11 +49,11 @@ def _objects(
     waits: bool,
     config: KubeProxyConfig | None,
     signalled: tuple[str, ...],
-) -> tuple[Wanted, ...]:
+) -> tuple[DesiredObjects, ...]:
     runs = containers.programs(view.netns, pod, setups, waits=waits, signalled=signalled)
     return tuple(
         by_namespace(
-            (informed(run, config) for run in runs), Origin("kubelet", f"Pod {view.full_name}")
+            (with_config(run, config) for run in runs), Origin("kubelet", f"Pod {view.full_name}")
         )
     )
 

@@ -6,7 +6,14 @@ from collections.abc import Iterator
 
 from msgspec import structs
 
-from kubenetlab.datapath.layers.layer import Inputs, Layer, Scene, Wanted, by_namespace, mode_name
+from kubenetlab.datapath.layers.layer import (
+    DesiredObjects,
+    Inputs,
+    Layer,
+    PlanContext,
+    by_namespace,
+    mode_name,
+)
 from kubenetlab.datapath.modes import PodNetwork, ServiceProxy
 from kubenetlab.datapath.service_rules import service_rules
 from kubenetlab.datapath.view import NodeView, without_pods
@@ -14,16 +21,16 @@ from kubenetlab.hoststate.object import Object, Origin
 from kubenetlab.hoststate.rules.rulesets import NodeRules, RuleSet
 
 
-def _inputs(scene: Scene) -> Iterator[tuple[str, Inputs]]:
-    for node in scene.nodes:
-        proxy = scene.proxy(node)
-        rules = service_rules(scene.memo, proxy.mode, proxy.view, node, proxy.network)
+def _inputs(context: PlanContext) -> Iterator[tuple[str, Inputs]]:
+    for node in context.nodes:
+        proxy = context.proxy(node)
+        rules = service_rules(context.memo, proxy.mode, proxy.view, node, proxy.network)
         yield node.name, (without_pods(node), rules, proxy.mode, proxy.network)
 
 
 def _objects(
     node: NodeView, rules: tuple[RuleSet | Object, ...], proxy: ServiceProxy, network: PodNetwork
-) -> tuple[Wanted, ...]:
+) -> tuple[DesiredObjects, ...]:
     of_services = (
         NodeRules(node.netns, entry)
         if isinstance(entry, RuleSet)

@@ -148,13 +148,13 @@ class Mode(ModeOptions, frozen=True):
 def _service_port(port: PortView, version: int, mode: Mode) -> Iterator[RuleObject]:
     """Yield the lists of endpoints of one port, and the frontends that lead to them."""
     service = f"{port.title}/{port.protocol.upper()}"
-    all_endpoints = bpf.endpoints(service, "Cluster", _pairs(port.everywhere))
-    local_endpoints = bpf.endpoints(service, "Local", _pairs(port.here))
+    all_endpoints = bpf.endpoints(service, "Cluster", _pairs(port.cluster_endpoints))
+    local_endpoints = bpf.endpoints(service, "Local", _pairs(port.local_endpoints))
     if port.uses_cluster_policy:
         yield all_endpoints
     if port.uses_local_policy:
         yield local_endpoints
-    restricted = port.balanced_ips if port.sources else ()
+    restricted = port.virtual_ips if port.sources else ()
     for cidr in port.sources if restricted else ():
         yield AllowedSource(
             "", service, cidr if "/" in cidr else f"{cidr}/{128 if version == 6 else 32}"
@@ -173,8 +173,8 @@ def _service_port(port: PortView, version: int, mode: Mode) -> Iterator[RuleObje
                 number,
                 port.protocol.upper(),
                 service,
-                (all_endpoints.name, len(port.everywhere)),
-                (local_endpoints.name, len(port.here)) if is_local else bpf.NOWHERE,
+                (all_endpoints.name, len(port.cluster_endpoints)),
+                (local_endpoints.name, len(port.local_endpoints)) if is_local else bpf.NOWHERE,
                 port.affinity_s,
                 is_outside,
                 is_local,

@@ -152,7 +152,7 @@ class Mode(ModeOptions, frozen=True):
     def findings(self) -> Iterator[Finding]:
         return local_traffic.findings(self.detect_local_mode, self.detect_local)
 
-    def names_node(self, service: Service) -> bool:
+    def depends_on_node(self, service: Service) -> bool:
         return self.detect_local_mode == "NodeCIDR"
 
     def node(self, node: NodeView, network: PodNetwork) -> Iterator[Object]:
@@ -228,7 +228,7 @@ class _PortRules(Struct, frozen=True):
     def all(self) -> Iterator[IptablesObject]:
         port = self.port
         yield from self._without_endpoints()
-        if not port.everywhere:
+        if not port.cluster_endpoints:
             return
         if port.internal:
             chain = local_chain(port) if port.is_internal_local else service_chain(port)
@@ -240,11 +240,13 @@ class _PortRules(Struct, frozen=True):
         if port.is_reached_from_outside:
             yield from self._from_outside()
         if port.uses_cluster_policy:
-            yield self._choice(service_chain(port), port.everywhere, not port.is_internal_local)
-        if port.uses_local_policy and port.here:
-            yield self._choice(local_chain(port), port.here, port.is_internal_local)
-        used = (port.everywhere if port.uses_cluster_policy else ()) + (
-            port.here if port.uses_local_policy else ()
+            yield self._choice(
+                service_chain(port), port.cluster_endpoints, not port.is_internal_local
+            )
+        if port.uses_local_policy and port.local_endpoints:
+            yield self._choice(local_chain(port), port.local_endpoints, port.is_internal_local)
+        used = (port.cluster_endpoints if port.uses_cluster_policy else ()) + (
+            port.local_endpoints if port.uses_local_policy else ()
         )
         for endpoint in dict.fromkeys(used):
             yield self._endpoint(endpoint)
@@ -258,7 +260,7 @@ class _PortRules(Struct, frozen=True):
         port = self.port
         reason, target = (
             ("has no local endpoints", "DROP")
-            if port.everywhere
+            if port.cluster_endpoints
             else ("has no endpoints", "REJECT")
         )
         if not port.internal:
@@ -291,7 +293,7 @@ class _PortRules(Struct, frozen=True):
                 f"{self._comment('external IP')} {self._match(address)} -j {external}",
             )
         guard = firewall_chain(port) if port.sources else external
-        for address in port.balanced_ips:
+        for address in port.virtual_ips:
             yield self._entry(
                 "nat",
                 "KUBE-SERVICES",
@@ -302,17 +304,15 @@ class _PortRules(Struct, frozen=True):
                 yield self._entry(
                     "filter", "KUBE-PROXY-FIREWALL", f"{reason} {self._match(address)} -j DROP"
                 )
-        if port.balanced_ips and port.sources:
-            others = comment(
-                f"other traffic to {port.title} will be dropped by KUBE-PROXY-FIREWALL"
-            )
+        if port.virtual_ips and port.sources:
+            note = comment(f"other traffic to {port.title} will be dropped by KUBE-PROXY-FIREWALL")
             yield self._chain(
                 guard,
                 *(
                     f"{self._comment('loadbalancer IP')} -s {source} -j {external}"
                     for source in port.sources
                 ),
-                others,
+                note,
             )
         if port.node_port:
             yield self._entry(
@@ -340,7 +340,7 @@ class _PortRules(Struct, frozen=True):
             yield f"{comment(f'pod traffic for {subject}')}{local} -j {service}"
         yield f"{comment(f'masquerade LOCAL traffic for {subject}')} {from_node} -j KUBE-MARK-MASQ"
         yield f"{comment(f'route LOCAL traffic for {subject}')} {from_node} -j {service}"
-        if port.here:
+        if port.local_endpoints:
             yield f"-j {local_chain(port)}"
 
     def _choice(self, chain: str, endpoints: Sequence[Backend], is_internal: bool) -> IptablesChain:
@@ -383,8 +383,8 @@ class _PortRules(Struct, frozen=True):
             f"{title}{remember} {match} -j DNAT --to-destination {endpoint}",
         )
 
-    def _comment(self, what: str) -> str:
-        return comment(f"{self.port.title} {what}")
+    def _comment(self, text: str) -> str:
+        return comment(f"{self.port.title} {text}")
 
     def _match(self, address: str, number: int = 0) -> str:
         protocol, destination = self.port.protocol, f" -d {address}" if address else ""

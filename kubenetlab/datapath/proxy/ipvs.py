@@ -110,7 +110,7 @@ class Mode(ModeOptions, frozen=True):
     def findings(self) -> Iterator[Finding]:
         return local_traffic.findings(self.detect_local_mode, self.detect_local)
 
-    def names_node(self, service: Service) -> bool:
+    def depends_on_node(self, service: Service) -> bool:
         return has_node_ports(service)
 
     def node(self, node: NodeView, network: PodNetwork) -> Iterator[Object]:
@@ -196,13 +196,13 @@ class _Port(Struct, frozen=True):
         port = self.port
         yield from self._sets()
         yield from self._sources()
-        if port.is_internal_local and port.everywhere and not port.here:
+        if port.is_internal_local and port.cluster_endpoints and not port.local_endpoints:
             yield self._drop()
         else:
             yield from self._server(port.cluster_ip, port.port, port.internal)
         # With the policy Local and no local endpoint, pods and the node itself still reach every
         # endpoint. Load balancers send nothing to this node.
-        outside = port.external or port.everywhere
+        outside = port.external or port.cluster_endpoints
         for address in port.outside_ips:
             yield from self._server(address, port.port, outside)
         for address in self.node_addresses if port.node_port else ():
@@ -220,14 +220,14 @@ class _Port(Struct, frozen=True):
     def _sets(self) -> Iterator[Member]:
         """Yield the members of the sets that decide on masquerading."""
         port = self.port
-        for endpoint in port.everywhere:
+        for endpoint in port.cluster_endpoints:
             yield self._member("LOOP-BACK", endpoint.address, endpoint.port, f",{endpoint.address}")
         yield self._member("CLUSTER-IP", port.cluster_ip, port.port)
         for address in port.external_ips:
             yield self._member(
                 "EXTERNAL-IP-LOCAL" if port.is_external_local else "EXTERNAL-IP", address, port.port
             )
-        for address in port.balanced_ips:
+        for address in port.virtual_ips:
             yield self._member("LOAD-BALANCER", address, port.port)
             if port.is_external_local:
                 yield self._member("LOAD-BALANCER-LOCAL", address, port.port)
@@ -247,10 +247,10 @@ class _Port(Struct, frozen=True):
         If the node itself is not in a range, its own packets are dropped on their way out.
         """
         port = self.port
-        for address in port.balanced_ips if port.sources else ():
+        for address in port.virtual_ips if port.sources else ():
             yield self._member("LOAD-BALANCER-FW", address, port.port)
             for source in port.sources:
-                if source in port.balanced_ips:
+                if source in port.virtual_ips:
                     yield self._member("LOAD-BALANCER-SOURCE-IP", address, port.port, f",{source}")
                 else:
                     yield from (

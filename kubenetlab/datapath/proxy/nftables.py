@@ -82,10 +82,10 @@ class Mode(ModeOptions, frozen=True):
     def findings(self) -> Iterator[Finding]:
         return local_traffic.findings(self.detect_local_mode, self.detect_local)
 
-    def names_node(self, service: Service) -> bool:
+    def depends_on_node(self, service: Service) -> bool:
         return self.detect_local_mode == "NodeCIDR"
 
-    def settled(self, services: int) -> Mode:
+    def resolve_auto(self, services: int) -> Mode:
         chosen = "fast" if services > MAX_FAITHFUL else "faithful"
         return structs.replace(self, layout=chosen) if self.layout == "auto" else self
 
@@ -160,7 +160,7 @@ def _service_port(
     """
     yield from _firewall(words, port)
     yield from _without_endpoints(words, port)
-    if not port.everywhere:
+    if not port.cluster_endpoints:
         return
     internal = local_chain(port) if port.is_internal_local else service_chain(port)
     marking = (
@@ -169,8 +169,8 @@ def _service_port(
         else (Rule(f"{words.family} daddr {port.cluster_ip} {outsiders}jump mark-for-masquerade"),)
     )
     policies = (
-        (service_chain(port), port.uses_cluster_policy, port.everywhere),
-        (local_chain(port), port.uses_local_policy, port.here),
+        (service_chain(port), port.uses_cluster_policy, port.cluster_endpoints),
+        (local_chain(port), port.uses_local_policy, port.local_endpoints),
     )
     for name, is_used, endpoints in policies:
         if is_used and endpoints:
@@ -202,10 +202,10 @@ def _service_port(
 
 def _firewall(words: FamilyWords, port: PortView) -> Iterator[InTable]:
     """Yield the chain and elements that drop clients outside loadBalancerSourceRanges."""
-    if port.balanced_ips and port.sources:
+    if port.virtual_ips and port.sources:
         refuse = Rule(f"{words.family} saddr != {{ {', '.join(port.sources)} }} drop")
         yield words.chain(firewall_chain(port), (refuse,), comment=port.title)
-        for address in port.balanced_ips:
+        for address in port.virtual_ips:
             yield words.element(
                 "firewall-ips",
                 destination(port, address),
@@ -220,7 +220,7 @@ def _without_endpoints(words: FamilyWords, port: PortView) -> Iterator[InTable]:
     They reject if the Service has no endpoint at all, and drop if only a policy Local excludes
     them.
     """
-    verdict = "drop" if port.everywhere else "goto reject-chain"
+    verdict = "drop" if port.cluster_endpoints else "goto reject-chain"
     if not port.internal:
         yield words.element(
             "no-endpoint-services", destination(port, port.cluster_ip), verdict, port.title
@@ -264,14 +264,14 @@ def _from_outside(port: PortView, detector: Detector) -> Iterator[Rule]:
         yield Rule(f"{detector.nft(is_local=True)}goto {cluster}", "short-circuit pod traffic")
     yield Rule("fib saddr type local jump mark-for-masquerade", "masquerade local traffic")
     yield Rule(f"fib saddr type local goto {cluster}", "short-circuit local traffic")
-    if port.here:
+    if port.local_endpoints:
         yield Rule(f"goto {local_chain(port)}")
 
 
 def _endpoints(words: FamilyWords, port: PortView) -> Iterator[InTable]:
     """Yield the chain of each endpoint that is used by some policy."""
-    used = (port.everywhere if port.uses_cluster_policy else ()) + (
-        port.here if port.uses_local_policy else ()
+    used = (port.cluster_endpoints if port.uses_cluster_policy else ()) + (
+        port.local_endpoints if port.uses_local_policy else ()
     )
     for endpoint in dict.fromkeys(used):
         if port.affinity_s:

@@ -25,8 +25,8 @@ HAIRPIN = "hairpin"
 def fits(port: PortView) -> bool:
     """Return True for a port that only needs endpoints, each equally good for every client."""
     is_local = port.is_internal_local or (port.is_external_local and port.is_reached_from_outside)
-    return bool(port.everywhere) and not (
-        is_local or port.affinity_s or (port.balanced_ips and port.sources)
+    return bool(port.cluster_endpoints) and not (
+        is_local or port.affinity_s or (port.virtual_ips and port.sources)
     )
 
 
@@ -50,7 +50,10 @@ def hairpin_rule(words: FamilyWords) -> Rule:
 
 def entries(words: FamilyWords, port: PortView) -> Iterator[InTable]:
     """Yield the map entries of one port."""
-    chain, endpoints = f"lb-{port.protocol}-{len(port.everywhere)}", f"{port.protocol}-endpoints"
+    chain, endpoints = (
+        f"lb-{port.protocol}-{len(port.cluster_endpoints)}",
+        f"{port.protocol}-endpoints",
+    )
     yield words.element(
         "service-ips", destination(port, port.cluster_ip), f"goto {chain}", port.title
     )
@@ -75,7 +78,7 @@ def shared(words: FamilyWords, port: PortView, outsiders: str | None) -> Iterato
     Other ports may yield the same objects.
     outsiders: match of the traffic to the cluster IP that is masqueraded; None if there is none.
     """
-    chain, count = f"lb-{port.protocol}-{len(port.everywhere)}", len(port.everywhere)
+    chain, count = f"lb-{port.protocol}-{len(port.cluster_endpoints)}", len(port.cluster_endpoints)
     number, address = f"{port.protocol} dport", f"{words.family} daddr . {port.protocol} dport"
     endpoints, node_port_endpoints = (
         f"{port.protocol}-endpoints",
@@ -109,5 +112,5 @@ def pod_entry(words: FamilyWords, address: str) -> Element:
 
 def _numbered(words: FamilyWords, map_name: str, key: str, port: PortView) -> Iterator[Element]:
     """Yield the endpoints of an address with their numbers. Comments are only in `service-ips`."""
-    for number, endpoint in enumerate(port.everywhere):
+    for number, endpoint in enumerate(port.cluster_endpoints):
         yield words.element(map_name, f"{key} . {number}", f"{endpoint.address} . {endpoint.port}")

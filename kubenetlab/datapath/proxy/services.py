@@ -43,13 +43,13 @@ class PortView(Struct, frozen=True):
     """Protocol in lower case, as nft writes it."""
     cluster_ip: str
     port: int
-    everywhere: tuple[Backend, ...]
+    cluster_endpoints: tuple[Backend, ...]
     """Endpoints for new connections with the policy Cluster."""
-    here: tuple[Backend, ...] = ()
+    local_endpoints: tuple[Backend, ...] = ()
     """Endpoints for new connections with the policy Local: those on this node."""
     is_internal_local: bool = False
     """True if internalTrafficPolicy is Local."""
-    balanced_ips: tuple[str, ...] = ()
+    virtual_ips: tuple[str, ...] = ()
     """Load balancer addresses that nodes translate (ipMode VIP)."""
     external_ips: tuple[str, ...] = ()
     """External IPs."""
@@ -72,17 +72,17 @@ class PortView(Struct, frozen=True):
     @property
     def internal(self) -> tuple[Backend, ...]:
         """Endpoints for traffic to the cluster IP."""
-        return self.here if self.is_internal_local else self.everywhere
+        return self.local_endpoints if self.is_internal_local else self.cluster_endpoints
 
     @property
     def external(self) -> tuple[Backend, ...]:
         """Endpoints for traffic from outside."""
-        return self.here if self.is_external_local else self.everywhere
+        return self.local_endpoints if self.is_external_local else self.cluster_endpoints
 
     @property
     def outside_ips(self) -> tuple[str, ...]:
         """External IPs and load balancer addresses, without the nodes' own addresses."""
-        return tuple(dict.fromkeys((*self.external_ips, *self.balanced_ips)))
+        return tuple(dict.fromkeys((*self.external_ips, *self.virtual_ips)))
 
     @property
     def is_reached_from_outside(self) -> bool:
@@ -122,7 +122,7 @@ def is_proxied(service: Service) -> bool:
     return SERVICE_PROXY_NAME_LABEL not in service.labels and HEADLESS_LABEL not in service.labels
 
 
-def knows_places(view: ServiceView) -> bool:
+def depends_on_node(view: ServiceView) -> bool:
     """Return True if the rules of a Service differ between nodes."""
     spec = view.service.spec
     if (
@@ -189,10 +189,10 @@ def _port_view(
         protocol=port.protocol.lower(),
         cluster_ip=cluster_ip,
         port=port.port,
-        everywhere=categorize(_hinted(endpoints, place)) or categorize(endpoints),
-        here=categorize(local) if is_internal_local or is_external_local else (),
+        cluster_endpoints=categorize(_hinted(endpoints, place)) or categorize(endpoints),
+        local_endpoints=categorize(local) if is_internal_local or is_external_local else (),
         is_internal_local=is_internal_local,
-        balanced_ips=balanced,
+        virtual_ips=balanced,
         external_ips=own(service.external_ips),
         node_port=port.node_port,
         sources=tuple(_sources(spec, place, balanced, version)) if balanced else (),

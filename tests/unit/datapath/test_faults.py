@@ -15,7 +15,7 @@ from kubenetlab.controllers import run
 from kubenetlab.controllers.kube_proxy import is_kube_proxy
 from kubenetlab.datapath import faults, plan
 from kubenetlab.datapath.loadbalancers import node_number
-from kubenetlab.datapath.proxy_views import duty
+from kubenetlab.datapath.proxy_views import kube_proxy_config
 from kubenetlab.errors import UsageError
 from kubenetlab.hoststate.nexthop import NexthopGroup
 from kubenetlab.hoststate.programs import ProgramRun
@@ -154,12 +154,15 @@ def test_a_stale_kube_proxy_is_unhealthy_after_two_periods() -> None:
     assert wake_at == NOW + 2 * SYNC_PERIOD_S
 
     def options(at: float) -> Mapping[str, Any]:
-        return duty(settled(cluster, at), "worker", "nftables").options
+        return kube_proxy_config(settled(cluster, at), "worker", "nftables").options
 
     assert options(NOW + 2 * SYNC_PERIOD_S - 1)["healthy"] is True
     late = options(NOW + 2 * SYNC_PERIOD_S)
     assert (late["healthy"], len(late["log"])) == (False, 2)
-    assert duty(settled(cluster, NOW + 60), "worker2", "nftables").options["healthy"] is True
+    assert (
+        kube_proxy_config(settled(cluster, NOW + 60), "worker2", "nftables").options["healthy"]
+        is True
+    )
 
 
 @pytest.mark.parametrize("policy", ["Cluster", "Local"])

@@ -14,7 +14,13 @@ from kubenetlab.api.lab import SYNC_PERIOD_S, ContainerReport
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.kube_proxy import is_kube_proxy
-from kubenetlab.datapath.proxy_views import changes, duty, passes, proxy_view, summary
+from kubenetlab.datapath.proxy_views import (
+    changes,
+    kube_proxy_config,
+    passes_health_check,
+    proxy_view,
+    summary,
+)
 from kubenetlab.programs import kube_proxy
 from kubenetlab.programs.http import PodIdentity, Request, Response
 from kubenetlab.programs.kube_proxy import HEALTH_PORT, METRICS_PORT
@@ -140,11 +146,14 @@ def test_a_health_check_counts_ready_endpoints_of_the_node() -> None:
     def counted(node: str) -> list[tuple[int, int]]:
         return [
             (check["port"], check["endpoints"])
-            for check in duty(cluster, node, "nftables").options["checks"]
+            for check in kube_proxy_config(cluster, node, "nftables").options["checks"]
         ]
 
     assert (counted("worker"), counted("worker2")) == ([(port, 3)], [(port, 0)])
-    assert [passes(cluster, node, web) for node in ("worker", "worker2")] == [True, False]
+    assert [passes_health_check(cluster, node, web) for node in ("worker", "worker2")] == [
+        True,
+        False,
+    ]
     first, second, _ = (pod.name for pod in cluster.select("default", {"app": "web"}))
     cluster = report(cluster, first, ContainerReport(0, "exited", exit_code=1, at=NOW), now=NOW)
     assert counted("worker") == [(port, 2)]
@@ -152,7 +161,9 @@ def test_a_health_check_counts_ready_endpoints_of_the_node() -> None:
     cluster = running(applied(cluster, deployment(replicas=1, nodeName="worker")), only=[])
     assert counted("worker") == [(port, 1)]
     assert pod_named(cluster, second) is not None
-    assert duty(running(store(service())), "worker", "nftables").options["checks"] == []
+    assert (
+        kube_proxy_config(running(store(service())), "worker", "nftables").options["checks"] == []
+    )
 
 
 @pytest.mark.parametrize(
