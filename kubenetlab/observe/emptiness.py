@@ -16,7 +16,7 @@ def why_empty(service: Mapping[str, Any], pods: Iterable[Mapping[str, Any]]) -> 
     """
     selector: Mapping[str, str] = service["spec"].get("selector", {})
     if not selector:
-        return "it has no selector: its EndpointSlices are made by hand"
+        return "it has no selector: its EndpointSlices are created manually"
     candidates = [
         pod
         for pod in pods

@@ -218,7 +218,7 @@ class _Port(Struct, frozen=True):
             yield RealServer("", port.protocol, address, number, endpoint.address, endpoint.port)
 
     def _sets(self) -> Iterator[Member]:
-        """Yield the members of the sets that decide on masquerading."""
+        """Yield the set members for the port's endpoints, addresses and node port."""
         port = self.port
         for endpoint in port.cluster_endpoints:
             yield self._member("LOOP-BACK", endpoint.address, endpoint.port, f",{endpoint.address}")

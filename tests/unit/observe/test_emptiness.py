@@ -24,7 +24,11 @@ WEB_POD: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("changes", "pods", "said"),
     [
-        ({"selector": {}}, [WEB_POD], "it has no selector: its EndpointSlices are made by hand"),
+        (
+            {"selector": {}},
+            [WEB_POD],
+            "it has no selector: its EndpointSlices are created manually",
+        ),
         (
             {"selector": {"app": "wbe"}},
             [WEB_POD],
