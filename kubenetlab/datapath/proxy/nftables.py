@@ -27,7 +27,7 @@ from kubenetlab.datapath.modes import ModeOptions, Needs, PodNetwork
 from kubenetlab.datapath.proxy import local_traffic
 from kubenetlab.datapath.proxy import nftables_maps as maps
 from kubenetlab.datapath.proxy.local_traffic import DetectLocal, Detector, LocalMode, detectors
-from kubenetlab.datapath.proxy.nftables_table import FamilyWords, destination, node_port_key, table
+from kubenetlab.datapath.proxy.nftables_table import FamilyTable, destination, node_port_key, table
 from kubenetlab.datapath.proxy.services import (
     PRIMARY,
     Backend,
@@ -91,12 +91,12 @@ class Mode(ModeOptions, frozen=True):
 
     def node(self, node: NodeView, network: PodNetwork) -> Iterator[Object]:
         for index, family in enumerate(node.families):
-            words = FamilyWords(NFT_FAMILIES[family.version], node.netns)
+            family_table = FamilyTable(NFT_FAMILIES[family.version], node.netns)
             addresses = node_port_addresses(self.node_port_addresses, node, family.version)
             if self.layout == "fast":
-                yield maps.hairpin_set(words)
-            hairpin = [maps.hairpin_rule(words)] if self.layout == "fast" else []
-            yield from table(words, addresses, node.service_cidrs[index], hairpin)
+                yield maps.hairpin_set(family_table)
+            hairpin = [maps.hairpin_rule(family_table)] if self.layout == "fast" else []
+            yield from table(family_table, addresses, node.service_cidrs[index], hairpin)
 
     def pod(self, node: NodeView, pod: PodView) -> Iterator[Object]:
         for family, address in (
@@ -104,7 +104,7 @@ class Mode(ModeOptions, frozen=True):
             if self.layout == "fast" and not pod.is_host_network
             else ()
         ):
-            yield maps.pod_entry(FamilyWords(NFT_FAMILIES[family.version], node.netns), address)
+            yield maps.pod_entry(FamilyTable(NFT_FAMILIES[family.version], node.netns), address)
 
     def service(
         self, service: ServiceView, place: NodePlace, network: PodNetwork
@@ -112,26 +112,28 @@ class Mode(ModeOptions, frozen=True):
         rules: list[Rules] = []
         for detector in self._detectors(place, network):
             version = detector.version
-            words = FamilyWords(NFT_FAMILIES[version])
+            family_table = FamilyTable(NFT_FAMILIES[version])
             outsiders = self._outsiders(detector)
             ports = port_views(place, service, version)
             fast = [port for port in ports if self.layout == "fast" and maps.fits(port)]
             own: list[InTable] = [
-                words.element("cluster-ips", address)
+                family_table.element("cluster-ips", address)
                 for address in dict.fromkeys(port.cluster_ip for port in ports)
             ]
             for port in ports:
                 own += (
-                    maps.entries(words, port)
+                    maps.entries(family_table, port)
                     if port in fast
-                    else _service_port(words, port, detector, outsiders)
+                    else _service_port(family_table, port, detector, outsiders)
                 )
-            shared = {obj.key: obj for port in fast for obj in maps.shared(words, port, outsiders)}
+            shared = {
+                obj.key: obj for port in fast for obj in maps.shared(family_table, port, outsiders)
+            }
             if ports:
                 rules.append(
                     TableRules(
                         "nftables",
-                        words.family,
+                        family_table.family,
                         service.service.full_name,
                         tuple(own),
                         tuple(shared.values()),
@@ -151,22 +153,26 @@ class Mode(ModeOptions, frozen=True):
 
 
 def _service_port(
-    words: FamilyWords, port: PortView, detector: Detector, outsiders: str | None
+    family_table: FamilyTable, port: PortView, detector: Detector, outsiders: str | None
 ) -> Iterator[InTable]:
     """Yield the chains of one port, and the elements that lead to them.
 
     The elements are for the cluster IP, external addresses and the node port.
     outsiders: match of the traffic to the cluster IP that is masqueraded; None if there is none.
     """
-    yield from _firewall(words, port)
-    yield from _without_endpoints(words, port)
+    yield from _firewall(family_table, port)
+    yield from _without_endpoints(family_table, port)
     if not port.cluster_endpoints:
         return
     internal = local_chain(port) if port.is_internal_local else service_chain(port)
     marking = (
         ()
         if outsiders is None
-        else (Rule(f"{words.family} daddr {port.cluster_ip} {outsiders}jump mark-for-masquerade"),)
+        else (
+            Rule(
+                f"{family_table.family} daddr {port.cluster_ip} {outsiders}jump mark-for-masquerade"
+            ),
+        )
     )
     policies = (
         (service_chain(port), port.uses_cluster_policy, port.cluster_endpoints),
@@ -175,38 +181,38 @@ def _service_port(
     for name, is_used, endpoints in policies:
         if is_used and endpoints:
             own_marking = marking if name == internal else ()
-            yield words.chain(
-                name, (*own_marking, *_choice(words, port, endpoints)), comment=port.title
+            yield family_table.chain(
+                name, (*own_marking, *_choice(family_table, port, endpoints)), comment=port.title
             )
     if port.internal:
-        yield words.element(
+        yield family_table.element(
             "service-ips", destination(port, port.cluster_ip), f"goto {internal}", port.title
         )
     if port.is_reached_from_outside:
-        yield words.chain(
+        yield family_table.chain(
             external_chain(port), tuple(_from_outside(port, detector)), comment=port.title
         )
         for address in port.outside_ips:
-            yield words.element(
+            yield family_table.element(
                 "service-ips",
                 destination(port, address),
                 f"goto {external_chain(port)}",
                 port.title,
             )
         if port.node_port:
-            yield words.element(
+            yield family_table.element(
                 "service-nodeports", node_port_key(port), f"goto {external_chain(port)}", port.title
             )
-    yield from _endpoints(words, port)
+    yield from _endpoints(family_table, port)
 
 
-def _firewall(words: FamilyWords, port: PortView) -> Iterator[InTable]:
+def _firewall(family_table: FamilyTable, port: PortView) -> Iterator[InTable]:
     """Yield the chain and elements that drop clients outside loadBalancerSourceRanges."""
     if port.virtual_ips and port.sources:
-        refuse = Rule(f"{words.family} saddr != {{ {', '.join(port.sources)} }} drop")
-        yield words.chain(firewall_chain(port), (refuse,), comment=port.title)
+        refuse = Rule(f"{family_table.family} saddr != {{ {', '.join(port.sources)} }} drop")
+        yield family_table.chain(firewall_chain(port), (refuse,), comment=port.title)
         for address in port.virtual_ips:
-            yield words.element(
+            yield family_table.element(
                 "firewall-ips",
                 destination(port, address),
                 f"goto {firewall_chain(port)}",
@@ -214,7 +220,7 @@ def _firewall(words: FamilyWords, port: PortView) -> Iterator[InTable]:
             )
 
 
-def _without_endpoints(words: FamilyWords, port: PortView) -> Iterator[InTable]:
+def _without_endpoints(family_table: FamilyTable, port: PortView) -> Iterator[InTable]:
     """Yield the elements for addresses of the port that lead to no endpoint.
 
     They reject if the Service has no endpoint at all, and drop if only a policy Local excludes
@@ -222,24 +228,28 @@ def _without_endpoints(words: FamilyWords, port: PortView) -> Iterator[InTable]:
     """
     verdict = "drop" if port.cluster_endpoints else "goto reject-chain"
     if not port.internal:
-        yield words.element(
+        yield family_table.element(
             "no-endpoint-services", destination(port, port.cluster_ip), verdict, port.title
         )
     if not port.external:
         for address in port.outside_ips:
-            yield words.element(
+            yield family_table.element(
                 "no-endpoint-services", destination(port, address), verdict, port.title
             )
         if port.node_port:
-            yield words.element("no-endpoint-nodeports", node_port_key(port), verdict, port.title)
+            yield family_table.element(
+                "no-endpoint-nodeports", node_port_key(port), verdict, port.title
+            )
 
 
-def _choice(words: FamilyWords, port: PortView, endpoints: Sequence[Backend]) -> Iterator[Rule]:
+def _choice(
+    family_table: FamilyTable, port: PortView, endpoints: Sequence[Backend]
+) -> Iterator[Rule]:
     """Yield the rules that select an endpoint: session affinity first, then at random."""
     if port.affinity_s:
         for endpoint in endpoints:
             yield Rule(
-                f"{words.family} saddr @{affinity_set(port, endpoint)} "
+                f"{family_table.family} saddr @{affinity_set(port, endpoint)} "
                 f"goto {endpoint_chain(port, endpoint)}"
             )
     choices = ", ".join(
@@ -268,22 +278,24 @@ def _from_outside(port: PortView, detector: Detector) -> Iterator[Rule]:
         yield Rule(f"goto {local_chain(port)}")
 
 
-def _endpoints(words: FamilyWords, port: PortView) -> Iterator[InTable]:
+def _endpoints(family_table: FamilyTable, port: PortView) -> Iterator[InTable]:
     """Yield the chain of each endpoint that is used by some policy."""
     used = (port.cluster_endpoints if port.uses_cluster_policy else ()) + (
         port.local_endpoints if port.uses_local_policy else ()
     )
     for endpoint in dict.fromkeys(used):
         if port.affinity_s:
-            yield words.collection(affinity_set(port, endpoint), "ADDR", timeout_s=port.affinity_s)
-        hairpin = Rule(f"{words.family} saddr {endpoint.address} jump mark-for-masquerade")
+            yield family_table.collection(
+                affinity_set(port, endpoint), "ADDR", timeout_s=port.affinity_s
+            )
+        hairpin = Rule(f"{family_table.family} saddr {endpoint.address} jump mark-for-masquerade")
         remember = (
-            (Rule(f"update @{affinity_set(port, endpoint)} {{ {words.family} saddr }}"),)
+            (Rule(f"update @{affinity_set(port, endpoint)} {{ {family_table.family} saddr }}"),)
             if port.affinity_s
             else ()
         )
         rewrite = Rule(f"meta l4proto {port.protocol} dnat to {endpoint}")
-        yield words.chain(
+        yield family_table.chain(
             endpoint_chain(port, endpoint), (hairpin, *remember, rewrite), comment=port.title
         )
 

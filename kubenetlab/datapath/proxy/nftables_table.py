@@ -78,8 +78,8 @@ _COLLECTIONS: tuple[tuple[str, str, str], ...] = (
 """(name, type, comment); ADDR stands for the family's type of addresses."""
 
 
-class FamilyWords(Struct, frozen=True):
-    """Differences between the tables of the two address families of a node."""
+class FamilyTable(Struct, frozen=True):
+    """kube-proxy's table of one address family on a node; creates objects of that table."""
 
     family: str
     """nft's name of the family and of its packet header."""
@@ -122,7 +122,7 @@ class FamilyWords(Struct, frozen=True):
 
 
 def table(
-    words: FamilyWords,
+    family_table: FamilyTable,
     addresses: Sequence[str] | None,
     service_cidr: str,
     masquerading: Sequence[Rule] = (),
@@ -132,24 +132,28 @@ def table(
     addresses: local addresses at which node ports answer; None for all.
     masquerading: rules before the rule that masquerades marked packets.
     """
-    yield Table(words.netns, words.family, TABLE, "rules for kube-proxy")
+    yield Table(family_table.netns, family_table.family, TABLE, "rules for kube-proxy")
     for name, type_, comment in _COLLECTIONS:
         if name != NODE_PORT_IPS or addresses is not None:
-            yield words.collection(name, type_, comment)
-    node_ports = words.any_local if addresses is None else f"{words.family} daddr @{NODE_PORT_IPS}"
-    yield from _fixed_chains(words, service_cidr, node_ports, masquerading)
+            yield family_table.collection(name, type_, comment)
+    node_ports = (
+        family_table.any_local
+        if addresses is None
+        else f"{family_table.family} daddr @{NODE_PORT_IPS}"
+    )
+    yield from _fixed_chains(family_table, service_cidr, node_ports, masquerading)
     for address in addresses or ():
-        yield words.element(NODE_PORT_IPS, address)
+        yield family_table.element(NODE_PORT_IPS, address)
 
 
 def _fixed_chains(
-    words: FamilyWords, service_cidr: str, node_ports: str, masquerading: Sequence[Rule]
+    family_table: FamilyTable, service_cidr: str, node_ports: str, masquerading: Sequence[Rule]
 ) -> Iterator[Object]:
     """Yield the chains that always exist.
 
     node_ports: match of the addresses at which node ports answer.
     """
-    ip = words.family
+    ip = family_table.family
     reject = (f"{ip} daddr @cluster-ips reject", "Reject traffic to invalid ports of ClusterIPs")
     drop = (f"{ip} daddr {{ {service_cidr} }} drop", "Drop traffic to unallocated ClusterIPs")
     regular: dict[str, tuple[Rule, ...]] = {
@@ -174,14 +178,14 @@ def _fixed_chains(
         ),
     }
     for name, rules in regular.items():
-        yield words.chain(name, rules)
-    yield words.chain(
+        yield family_table.chain(name, rules)
+    yield family_table.chain(
         "reject-chain",
         (Rule("reject"),),
         comment="helper for @no-endpoint-services / @no-endpoint-nodeports",
     )
     for name, hook, texts in _BASE_CHAINS:
-        yield words.chain(name, tuple(Rule(text) for text in texts), hook)
+        yield family_table.chain(name, tuple(Rule(text) for text in texts), hook)
 
 
 def node_port_key(port: PortView) -> str:

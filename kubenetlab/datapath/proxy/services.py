@@ -101,20 +101,20 @@ class PortView(Struct, frozen=True):
 
 
 def node_port_addresses(
-    wanted: Sequence[str], node: NodeView | NodePlace, version: int
+    option: Sequence[str], node: NodeView | NodePlace, version: int
 ) -> tuple[str, ...] | None:
     """Return the addresses of one family at which node ports answer; None for all local addresses.
 
-    wanted: option `nodePortAddresses`: ranges, or `primary` for the node's own address. Ranges of
-    the other family are ignored, and a range of length 0 means all.
+    option: `nodePortAddresses`: ranges, or `primary` for the node's own address. Ranges of the
+    other family are ignored, and a range of length 0 means all.
     """
-    ranges = [ip_network(text, strict=False) for text in wanted if text != PRIMARY]
-    if not wanted or any(cidr.version == version and not cidr.prefixlen for cidr in ranges):
+    ranges = [ip_network(text, strict=False) for text in option if text != PRIMARY]
+    if not option or any(cidr.version == version and not cidr.prefixlen for cidr in ranges):
         return None
     family = next(family for family in node.families if family.version == version)
     own = (family.address, family.gateway)
     inside = (address for address in own if any(ip_address(address) in cidr for cidr in ranges))
-    return tuple(dict.fromkeys((*((family.address,) if PRIMARY in wanted else ()), *inside)))
+    return tuple(dict.fromkeys((*((family.address,) if PRIMARY in option else ()), *inside)))
 
 
 def is_proxied(service: Service) -> bool:
