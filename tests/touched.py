@@ -103,7 +103,7 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
         "inheritance",
         "diff",
     ),
-    "kubenetlab/cli/objects/exec_shell_scale": ("inside", "containers"),
+    "kubenetlab/cli/objects/exec": ("inside", "containers"),
     "kubenetlab/kernel/processes/cgroups": ("resource_limits",),
     "kubenetlab/kernel/processes/rlimits": ("resource_limits",),
     "kubenetlab/lab/runtime/container_limits": ("resource_limits",),

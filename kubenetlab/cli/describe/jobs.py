@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from kubenetlab.cli.describe.columns import job_duration
+from kubenetlab.cli.describe.cells import job_duration
 from kubenetlab.cli.describe.lines import conditions, line
 from kubenetlab.cli.describe.workloads import describe_pods, describe_template
 from kubenetlab.cli.terminal.screen import say

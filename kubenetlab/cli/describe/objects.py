@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from kubenetlab.cli.describe.columns import age, pod_status
+from kubenetlab.cli.describe.cells import age, pod_status
 from kubenetlab.cli.describe.jobs import describe_job
 from kubenetlab.cli.describe.lines import conditions, line, mapping
 from kubenetlab.cli.describe.services import describe_service

@@ -17,7 +17,7 @@ def wanted_kinds(
 ) -> list[tuple[type[Resource] | str, list[str]]]:
     """Kind → names that the words mean, none for all of them; a kind that the lab does not model is a word."""
     from kubenetlab.api.kinds import find_kind, known_words, plurals
-    from kubenetlab.cli.input.words import kinds_and_names
+    from kubenetlab.cli.input.object_names import kinds_and_names
     from kubenetlab.errors import UsageError, did_you_mean
 
     everyday = (
@@ -105,7 +105,7 @@ def fetch(
     selector: str = "",
 ) -> list[dict[str, Any]]:
     """Return objects of a kind as the lab's API shows them: those named, else those of a namespace, or of all with `every`."""
-    from kubenetlab.cli.input.missing import with_suggestion
+    from kubenetlab.cli.input.not_found import with_suggestion
     from kubenetlab.errors import LabError, did_you_mean
     from kubenetlab.lab.paths import kind_path, object_path
 

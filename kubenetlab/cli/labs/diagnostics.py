@@ -18,6 +18,7 @@ from kubenetlab.errors import ManifestError, Problem
 
 if TYPE_CHECKING:
     from kubenetlab.api.load import ManifestObject
+    from kubenetlab.cli.input.manifests import Manifests
     from kubenetlab.diagnostics import Connection, Diagnostic
     from kubenetlab.lab.client import Client
 
@@ -188,6 +189,22 @@ def refuse(items: Sequence[Mapping[str, Any]], entries: Sequence[ManifestObject]
         raise ManifestError(
             structs.replace(problem, is_warning=False) for problem in problems(items, entries)
         )
+
+
+def raise_findings(answer: dict[str, Any], given: Manifests) -> None:
+    """Raises ManifestError for what the lab found in our documents: it knows the field, we know file and line."""
+    from kubenetlab.api.decode import Finding
+
+    entries = given.all_entries
+    findings = [
+        (
+            item["document"],
+            Finding(tuple(item["path"]), item["message"], hints=tuple(item["hints"])),
+        )
+        for item in answer["findings"]
+    ]
+    if findings:
+        raise ManifestError(entries[index].problem(finding) for index, finding in findings)
 
 
 class Judged(Struct, frozen=True):

@@ -171,7 +171,7 @@ def _rows(labs: list[LabSummary], output: Output) -> tuple[tuple[str, ...], list
 
 
 def _row(lab: LabSummary) -> tuple[str, ...]:
-    from kubenetlab.cli.describe.columns import short_age
+    from kubenetlab.cli.describe.cells import short_age
 
     is_ready = lab.ready == lab.pods
     pods = "?" if lab.pods is None else f"{lab.ready}/{lab.pods} ready"

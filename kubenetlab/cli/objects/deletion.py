@@ -11,8 +11,8 @@ from kubenetlab.api.kinds import find_kind, known_words, qualified_kind
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import GivenKey
+from kubenetlab.cli.input.object_names import kinds_and_names
 from kubenetlab.cli.input.selection import fetch, is_called, is_in, wanted_kinds
-from kubenetlab.cli.input.words import kinds_and_names
 from kubenetlab.cli.terminal.screen import say
 from kubenetlab.errors import LabError, UsageError, did_you_mean
 from kubenetlab.lab.client import ApiError, Client

@@ -1,4 +1,4 @@
-"""get and describe: objects as kubectl shows them."""
+"""get: list objects as kubectl does."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from kubenetlab.cli.input.options import (
     get_output,
 )
 from kubenetlab.cli.input.selection import (
-    described,
     fetch,
     parsed_selector,
     refuse_selector_beside_names,
@@ -183,55 +182,6 @@ def _show_clusters(output: GetOutput) -> bool:
     return True
 
 
-def describe(
-    what: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="KIND [NAME…] | KIND/NAME…",
-            show_default=False,
-            autocompletion=candidates("objects"),
-        ),
-    ],
-    namespace: Namespace = None,
-    selector: SelectorOption = "",
-    lab: Lab = None,
-) -> None:
-    """Show everything about objects, with their events and how they stand in the kernel. Example: kubenetlab describe pod client
-
-    A name that no object has stands for all that begin with it; without a name it is every object of the kind in the namespace.
-    """
-    from kubenetlab.cli.describe.objects import describe_object
-    from kubenetlab.lab.client import choose
-
-    client = choose(lab)
-    wanted = wanted_kinds(client, "describe", what)
-    refuse_selector_beside_names(selector, wanted)
-    found = [
-        (kind, document)
-        for kind, names in wanted
-        for document in described(client, kind, names, namespace or "default", selector)
-    ]
-    if not found:
-        say(f"nothing found in namespace {namespace or 'default'}")
-        hint("kubenetlab get pods -A")
-        return
-    for index, (kind, document) in enumerate(found):
-        if index:
-            say()
-        if isinstance(kind, str):
-            data(document, "yaml")
-        else:
-            describe_object(client, document)
-    first = found[0][1]
-    is_running = first["kind"] == "Pod" and bool(first.get("status", {}).get("podIP"))
-    where = f" -n {namespace}" if namespace else ""
-    hint(
-        f"kubenetlab inspect {first['metadata']['name']}{where}"
-        if is_running
-        else "kubenetlab get events -A"
-    )
-
-
 def typed_name(document: Mapping[str, Any]) -> str:
     """`pod/web-0`, `deployment.apps/web`: as kubectl names an object, and takes it again."""
     from kubenetlab.api.kinds import group_of
@@ -270,7 +220,8 @@ class _Table:
 
     def row(self, document: Mapping[str, Any]) -> list[str]:
         """Return the cells of one object."""
-        from kubenetlab.cli.describe.columns import columns, labels_text
+        from kubenetlab.cli.describe.cells import labels_text
+        from kubenetlab.cli.describe.columns import columns
 
         meta = document["metadata"]
         cells = columns(self._kind, document, is_wide=self._is_wide)

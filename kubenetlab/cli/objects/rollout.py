@@ -61,7 +61,7 @@ What = Annotated[
 @app.command(cls=Command)
 def restart(what: What, namespace: Namespace = None, lab: Lab = None) -> None:
     """Replace all pods by new ones, as the workload's strategy says. Example: kubenetlab rollout restart deployment web"""
-    from kubenetlab.cli.input.missing import with_suggestion
+    from kubenetlab.cli.input.not_found import with_suggestion
     from kubenetlab.lab.client import choose
     from kubenetlab.lab.paths import object_path
 
@@ -79,7 +79,7 @@ def status(
     what: What, namespace: Namespace = None, timeout: Timeout = "60s", lab: Lab = None
 ) -> None:
     """Wait until a workload has all its pods, of its present template, ready. Example: kubenetlab rollout status deployment web"""
-    from kubenetlab.cli.input.missing import with_suggestion
+    from kubenetlab.cli.input.not_found import with_suggestion
     from kubenetlab.errors import LabError
     from kubenetlab.lab.client import choose
     from kubenetlab.lab.paths import object_path
@@ -131,7 +131,7 @@ def outstanding(document: Mapping[str, Any]) -> str | None:
 def _workloads(command: str, what: list[str]) -> list[tuple[type[Resource], str]]:
     from kubenetlab.api.apps import DaemonSet, Deployment, StatefulSet
     from kubenetlab.api.kinds import find_kind
-    from kubenetlab.cli.input.words import kinds_and_names
+    from kubenetlab.cli.input.object_names import kinds_and_names
     from kubenetlab.errors import UsageError
 
     found: list[tuple[type[Resource], str]] = []

@@ -142,11 +142,11 @@ def _apply(lab: str, manifests: list[str]) -> None:
     import contextlib
     import io
 
-    from kubenetlab.cli.labs import commands
+    from kubenetlab.cli.labs.up import apply
 
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            commands.apply(files=manifests, lab=lab)
+            apply(files=manifests, lab=lab)
     except typer.Exit as stop:
         from kubenetlab.lab.up import STOPPED_BY_SIGINT
 

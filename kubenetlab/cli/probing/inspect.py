@@ -74,7 +74,7 @@ def inspect(
 
 def _show_namespace(found: dict[str, Any], addresses: tuple[str, ...], *, is_wide: bool) -> None:
     """Print the links, addresses, routes and rules of one network namespace."""
-    from kubenetlab.cli.labs.plans import folded
+    from kubenetlab.cli.labs.plan_output import folded
 
     say(f"{paint(found['name'], None, bold=True)}  {', '.join(addresses)}")
     say(f"netns {found['netns']}")
@@ -92,7 +92,7 @@ def diff(output: OutputOption = Output.table, lab: Lab = None) -> None:
     one. Rules and elements are compared one by one; -o wide shows the content of chains that are missing or additional, too.
     The exit status is 1, too, while parts of the lab's store could not be read: what should be may be older than what you applied.
     """
-    from kubenetlab.cli.labs.plans import show_differences
+    from kubenetlab.cli.labs.plan_output import show_differences
     from kubenetlab.lab.client import choose
 
     client = choose(lab)

@@ -166,7 +166,7 @@ def ping(
                 output=output,
             )
         else:
-            from kubenetlab.cli.probing.ping_one import one
+            from kubenetlab.cli.probing.ping_once import one
 
             is_fine = one(
                 client,

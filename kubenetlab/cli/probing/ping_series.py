@@ -10,7 +10,7 @@ from msgspec import Struct, structs
 from kubenetlab.api.core import Service
 from kubenetlab.cli.input.options import Output
 from kubenetlab.cli.labs.diagnostics import Judged, few, judge, unenforced_objects
-from kubenetlab.cli.probing.ping_one import (
+from kubenetlab.cli.probing.ping_once import (
     VERBS,
     ends_of,
     explain_empty,

@@ -8,7 +8,8 @@ from msgspec import structs
 from kubenetlab.api.lab import ContainerReport, PodRuntimeStatus, ProbeReport
 from kubenetlab.api.pods import ContainerStatus, Pod
 from kubenetlab.api.store import Cluster
-from kubenetlab.cli.describe.columns import columns, pod_status
+from kubenetlab.cli.describe.cells import pod_status
+from kubenetlab.cli.describe.columns import columns
 from kubenetlab.datapath import plan, plan_probes
 from kubenetlab.datapath.decisions import decide
 from kubenetlab.datapath.plan_cache import PlanCache

@@ -1,16 +1,13 @@
-"""exec, shell, scale: acting on what runs."""
+"""exec and shell: run a program inside a pod, a node or an external host."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
 from kubenetlab.cli.input.completion import candidates
 from kubenetlab.cli.input.options import Lab, Namespace
-from kubenetlab.cli.terminal.screen import hint, say
-
-MAX_REPLICAS: Final = 20_000
 
 Target = Annotated[
     str,
@@ -93,55 +90,6 @@ def shell(
             target, arguments, namespace, lab, {"PS1": f"[{target} \\w]\\$ "}, host_files=host_files
         )
     )
-
-
-def scale(
-    what: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="KIND NAME | KIND/NAME [N]",
-            help="A Deployment, ReplicaSet or StatefulSet; and how many pods, unless --replicas says so.",
-            show_default=False,
-            autocompletion=candidates("scalable"),
-        ),
-    ],
-    replicas: Annotated[
-        int | None,
-        typer.Option("--replicas", min=0, max=MAX_REPLICAS, help="How many pods there shall be."),
-    ] = None,
-    namespace: Namespace = None,
-    lab: Lab = None,
-) -> None:
-    """Set the number of pods. Example: kubenetlab scale deployment web --replicas 5"""
-    from kubenetlab.api.kinds import find_kind, known_words
-    from kubenetlab.cli.input.missing import with_suggestion
-    from kubenetlab.cli.input.words import kinds_and_names
-    from kubenetlab.errors import UsageError, did_you_mean
-    from kubenetlab.lab.client import choose
-    from kubenetlab.lab.paths import object_path
-
-    if replicas is None:
-        *what, last = what
-        if not last.isdecimal() or len(last) > len(str(MAX_REPLICAS)) or int(last) > MAX_REPLICAS:
-            example = f"kubenetlab scale {' '.join([*what, last])} --replicas 3"
-            raise UsageError(
-                f"scale: wanted how many pods there shall be, from 0 to {MAX_REPLICAS}, as in: {example}"
-            )
-        replicas = int(last)
-    if not what:
-        raise UsageError("scale: wanted a kind and a name, as in: scale deployment web 3")
-    wanted = [(find_kind(word), word, name) for word, name in kinds_and_names("scale", what)]
-    for kind, word, _ in wanted:
-        if kind is None:
-            raise UsageError(f'scale: there is no kind "{word}"{did_you_mean(word, known_words())}')
-    client = choose(lab)
-    for kind, _, name in wanted:
-        assert kind is not None
-        path = f"{object_path(kind, namespace or 'default', name)}/scale"
-        with with_suggestion(client, kind, namespace or "default", name):
-            answer = client.request("PUT", path, {"spec": {"replicas": replicas}}).body
-        say(f"{kind.kind.lower()} {name} scaled from {answer['status']['replicas']} to {replicas}")
-    hint(f"kubenetlab get pods{f' -n {namespace}' if namespace else ''} -w")
 
 
 def _enter(

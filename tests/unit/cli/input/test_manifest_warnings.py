@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kubenetlab.cli.input.manifests import Manifests, ignored_fields, warn
+from kubenetlab.cli.input.manifest_warnings import ignored_fields, warn
+from kubenetlab.cli.input.manifests import Manifests
 from tests.clusters import deployment, loaded, pod, replaced
 
 ENVIRONMENT = ", env: [{name: A, value: b}], envFrom: [{configMapRef: {name: c}}]"

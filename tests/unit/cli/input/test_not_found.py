@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kubenetlab.cli.input.missing import suggestion
+from kubenetlab.cli.input.not_found import suggestion
 
 _PODS = [
     ("default", "client"),

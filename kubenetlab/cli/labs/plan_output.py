@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kubenetlab.cli.terminal.screen import BAD, GOOD, MILD, paint, say
 
 if TYPE_CHECKING:
-    from kubenetlab.cli.input.manifests import Manifests
+    pass
 
 _COLOURS = {"+": GOOD, "-": BAD, "~": MILD}
 _MARKS = (
@@ -20,61 +19,6 @@ _MARKS = (
 )
 """What the marks of `diff` say about the kernel; the same marks say in a plan what an operation does."""
 _SYSCTL, _ELEMENT = "sysctl ", "nft element "
-
-
-def new_lab_plan(given: Manifests) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return what making a lab would do, and what its objects lack (kubenetlab/diagnostics)."""
-    from kubenetlab.datapath import plan
-    from kubenetlab.hoststate.diff import diff
-    from kubenetlab.hoststate.state import HostState
-    from kubenetlab.lab.apiserver.diagnostics import diagnostics
-    from kubenetlab.lab.bootstrap import bootstrap_store
-    from kubenetlab.lab.machine import decisions
-
-    cluster, _ = bootstrap_store(given.config, given.entries, time.time())
-    changes = diff(HostState(), plan(cluster, decisions(cluster)))
-    rendered = [
-        {"netns": entry.netns, "operations": [str(operation) for operation in entry.details()]}
-        for entry in changes.namespaces
-    ]
-    return rendered, diagnostics(cluster)
-
-
-def uplink_plan(name: str, given: Manifests) -> list[dict[str, Any]]:
-    """What the command itself would do on this machine: link the lab to its network, or no more."""
-    from kubenetlab import names
-    from kubenetlab.lab import rundir
-
-    has = rundir.is_alive(name) and (rundir.of(name) / rundir.UPLINK).exists()
-    if given.config is None or given.cluster_config.uplink == has:
-        return []
-    mark = "-" if has else "+"
-    made = [
-        f"link {names.machine_link(name)}, to the lab's router",
-        *(f"nft table {family} kubenetlab-{name}" for family in ("ip", "ip6")),
-    ]
-    return [
-        {
-            "netns": "this machine",
-            "operations": [
-                *(f"{mark} {one}" for one in made),
-                f"{mark} forwarding, on links that do not",
-            ],
-        }
-    ]
-
-
-def new_lab_script(given: Manifests, name: str) -> str:
-    """A new lab by hand, as it is once all its pods are ready."""
-    from kubenetlab.datapath import plan
-    from kubenetlab.hoststate.script import script
-    from kubenetlab.lab.bootstrap import bootstrap_store
-    from kubenetlab.lab.machine import decisions
-    from kubenetlab.lab.simulation import rehearse
-
-    now = time.time()
-    cluster = rehearse(bootstrap_store(given.config, given.entries, now, name)[0], now)
-    return script(plan(cluster, decisions(cluster)), name)
 
 
 def show_changes(changes: Sequence[dict[str, Any]], *, is_wide: bool = False) -> None:

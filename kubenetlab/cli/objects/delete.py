@@ -1,0 +1,66 @@
+"""delete: the command; `deletion` does the work."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from kubenetlab.cli.input.completion import candidates
+from kubenetlab.cli.input.options import (
+    Files,
+    Kustomizations,
+    Lab,
+    Namespace,
+    SelectorOption,
+    manifest_files,
+)
+from kubenetlab.cli.terminal.screen import hint
+
+
+def delete(
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KIND NAME… | KIND/NAME… | KIND -l …]",
+            show_default=False,
+            autocompletion=candidates("objects"),
+        ),
+    ] = None,
+    files: Files = None,
+    kustomizations: Kustomizations = None,
+    namespace: Namespace = None,
+    selector: SelectorOption = "",
+    ignore_not_found: Annotated[
+        bool, typer.Option("--ignore-not-found", help="Objects that are not there are no error.")
+    ] = False,
+    lab: Lab = None,
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="Do not wait until the objects are gone.")
+    ] = False,
+) -> None:
+    """Delete objects, by name, by labels or as they stand in manifests. Example: kubenetlab delete pod web-0"""
+    from kubenetlab.api.kinds import find_kind
+    from kubenetlab.cli.objects import deletion
+    from kubenetlab.lab.client import choose
+
+    if (
+        what
+        and not files
+        and find_kind(what[0]) is None
+        and all(word == "-" or os.path.isfile(word) for word in what)
+    ):
+        what, files = None, what  # delete web.yaml
+    files = manifest_files(None, files, kustomizations)
+    client = choose(lab)
+    deletion.delete(
+        client,
+        what or [],
+        files,
+        namespace,
+        selector=selector,
+        ignore_not_found=ignore_not_found,
+        wait=not no_wait,
+    )
+    hint("kubenetlab get pods -A")
