@@ -35,10 +35,10 @@ def main() -> None:
     status = 0
     try:
         from kubenetlab.cli.app import app
-        from kubenetlab.cli.input.completion import answer_shells, is_asked
+        from kubenetlab.cli.input.completion import enable_completion, is_completing
 
-        if is_asked():
-            answer_shells()
+        if is_completing():
+            enable_completion()
         app(prog_name="kubenetlab", standalone_mode=True)
     except SystemExit as stop:
         status = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1

@@ -8,12 +8,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kubenetlab.cli.input.options import Output, OutputOption
-from kubenetlab.cli.terminal.screen import BAD, DIM, GOOD, MILD, data, hanging, hint, paint, say
+from kubenetlab.cli.terminal.printing import (
+    BAD,
+    DIM,
+    GOOD,
+    WARNING,
+    echo,
+    hanging_indent,
+    hint,
+    paint,
+    print_data,
+)
 
 if TYPE_CHECKING:
     from kubenetlab.kernel.features.doctor import CheckResult
 
-_MARKS = {"ok": paint("✓", GOOD), "missing": paint("✗", BAD), "optional": paint("–", MILD)}
+_MARKS = {"ok": paint("✓", GOOD), "missing": paint("✗", BAD), "optional": paint("–", WARNING)}
 
 
 def doctor(
@@ -39,7 +49,7 @@ def doctor(
     found = examine(kept, again=again)
     findings = [*found, _room(), *_modes(found)]
     if output.is_data:
-        data(to_builtins(findings), output)
+        print_data(to_builtins(findings), output)
     else:
         _show(findings)
         lacking = [item for item in findings if item.state == "missing"]
@@ -57,12 +67,16 @@ def _show(findings: Sequence[CheckResult]) -> None:
     for item in findings:
         if item.group != group:
             if group:
-                say()
-            say(paint(item.group, None, bold=True))
+                echo()
+            echo(paint(item.group, None, bold=True))
             group = item.group
-        say(hanging(f"{_MARKS[item.state]} {item.name.ljust(width)}  ", item.detail, width + 4))
+        echo(
+            hanging_indent(
+                f"{_MARKS[item.state]} {item.name.ljust(width)}  ", item.detail, width + 4
+            )
+        )
         if item.remedy:
-            say(hanging(f"  {' ' * width}  {paint('→', DIM)} ", item.remedy, width + 6))
+            echo(hanging_indent(f"  {' ' * width}  {paint('→', DIM)} ", item.remedy, width + 6))
 
 
 def _modes(found: Sequence[CheckResult]) -> list[CheckResult]:

@@ -9,7 +9,7 @@ import typer
 from kubenetlab.cli import modes
 from kubenetlab.cli.input.completion import candidates
 from kubenetlab.cli.input.options import Output, OutputOption
-from kubenetlab.cli.terminal.screen import aligned, data, hint, say, widths_of
+from kubenetlab.cli.terminal.printing import column_widths, echo, format_row, hint, print_data
 
 if TYPE_CHECKING:
     from kubenetlab.api.fields import Explanation
@@ -22,7 +22,7 @@ def explain(
             metavar="[MODE | FAULT | KIND[.FIELD…]]",
             help="A mode, as `modes` lists them, a fault, as `break --list` does, or a field of a kind. Without it: what can be explained.",
             show_default=False,
-            autocompletion=candidates("explained"),
+            autocompletion=candidates("explainable"),
         ),
     ] = None,
     output: OutputOption = Output.table,
@@ -36,7 +36,7 @@ def explain(
         return
     if what in modes.names():
         if output.is_data:
-            data(modes.described(what), output)
+            print_data(modes.described(what), output)
         else:
             modes.show_manual(what)
             hint("kubenetlab modes")
@@ -51,7 +51,7 @@ def explain(
 
     found = _field(what)
     if output.is_data:
-        data(to_builtins(found), output)
+        print_data(to_builtins(found), output)
     else:
         _show(found)
         hint(_next(found))
@@ -68,10 +68,10 @@ def _show_all(output: Output) -> None:
         "kinds": sorted(kind.kind.lower() for kind in SERVED),
     }
     if output.is_data:
-        data(names, output)
+        print_data(names, output)
         return
     for title, entries in names.items():
-        say(f"{title.upper() + ':':<9} {', '.join(entries)}")
+        echo(f"{title.upper() + ':':<9} {', '.join(entries)}")
     hint("kubenetlab explain pod.spec, or kubenetlab explain bridge")
 
 
@@ -79,14 +79,14 @@ def _show_fault(name: str, output: Output) -> None:
     from kubenetlab.datapath import faults
 
     if output.is_data:
-        data(
+        print_data(
             {"fault": name, "options": faults.option_names(name), "manual": faults.manual(name)},
             output,
         )
         return
-    say(faults.manual(name))
-    say()
-    say(
+    echo(faults.manual(name))
+    echo()
+    echo(
         f"On the command line: kubenetlab break {name} {' '.join(f'--{option} …' for option in faults.option_names(name))}"
     )
     hint("kubenetlab break --list")
@@ -116,22 +116,22 @@ def _field(what: str) -> Explanation:
 
 
 def _show(found: Explanation) -> None:
-    say(f"KIND:     {found.kind}")
-    say(f"VERSION:  {', '.join(found.versions)}")
+    echo(f"KIND:     {found.kind}")
+    echo(f"VERSION:  {', '.join(found.versions)}")
     if found.path:
-        say(f"FIELD:    {found.path} <{found.type}>")
+        echo(f"FIELD:    {found.path} <{found.type}>")
     if found.bounds:
-        say(f"VALUE:    {'; '.join(found.bounds)}")
+        echo(f"VALUE:    {'; '.join(found.bounds)}")
     if found.description:
-        say()
-        say(found.description)
+        echo()
+        echo(found.description)
     if found.fields:
-        say()
-        say("FIELDS:")
+        echo()
+        echo("FIELDS:")
         lines = [(field.name, f"<{field.type}>", "; ".join(field.bounds)) for field in found.fields]
-        widths = widths_of(lines)
+        widths = column_widths(lines)
         for line in lines:
-            say(f"  {aligned(line, widths)}".rstrip())
+            echo(f"  {format_row(line, widths)}".rstrip())
 
 
 def _next(found: Explanation) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from kubenetlab.cli.input.options import Output, OutputOption, mode_option
-from kubenetlab.cli.terminal.screen import data, hanging, hint, say
+from kubenetlab.cli.input.options import Output, OutputOption, format_mode_option
+from kubenetlab.cli.terminal.printing import echo, hanging_indent, hint, print_data
 
 
 def modes(output: OutputOption = Output.table) -> None:
@@ -14,23 +14,25 @@ def modes(output: OutputOption = Output.table) -> None:
 
     found = [_described(family, name) for family in FAMILIES for name in known(family)]
     if output.is_data:
-        data(found, output)
+        print_data(found, output)
         return
     width = max(len(mode["name"]) for mode in found)
     for index, mode in enumerate(found):
         if index == 0 or mode["family"] != found[index - 1]["family"]:
             family = FAMILIES[mode["family"]]
-            say(f"{family.flag} ({family.path} in a Cluster document)")
-        say(
-            hanging(
+            echo(f"{family.flag} ({family.path} in a Cluster document)")
+        echo(
+            hanging_indent(
                 f"  {mode['name'].ljust(width)}  ",
                 mode["manual"].partition("\n")[0].partition(": ")[2],
                 width + 4,
             )
         )
         if output is Output.wide and mode["options"]:
-            options = ", ".join(mode_option(name, value) for name, value in mode["options"].items())
-            say(hanging(f"  {' ' * width}  ", options, width + 4))
+            options = ", ".join(
+                format_mode_option(name, value) for name, value in mode["options"].items()
+            )
+            echo(hanging_indent(f"  {' ' * width}  ", options, width + 4))
     hint(f"kubenetlab explain {found[0]['name']}")
 
 
@@ -55,15 +57,17 @@ def show_manual(name: str) -> None:
     for number, mode in enumerate(described(name)):
         family = FAMILIES[mode["family"]]
         if number:
-            say()
-        say(mode["manual"])
-        say()
-        options = "".join(f",{mode_option(key, value)}" for key, value in mode["options"].items())
-        say(
+            echo()
+        echo(mode["manual"])
+        echo()
+        options = "".join(
+            f",{format_mode_option(key, value)}" for key, value in mode["options"].items()
+        )
+        echo(
             f"In a Cluster document: {family.path}: {name}      On the command line: {family.flag} {name}{options}"
         )
         if mode["needs"]:
-            say(f"Needs: {', '.join(mode['needs'])}")
+            echo(f"Needs: {', '.join(mode['needs'])}")
 
 
 def _described(family: str, name: str) -> dict[str, Any]:

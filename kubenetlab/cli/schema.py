@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kubenetlab.cli.input.completion import candidates
-from kubenetlab.cli.terminal.screen import data
+from kubenetlab.cli.terminal.printing import print_data
 
 if TYPE_CHECKING:
     from kubenetlab.api.meta import Resource
@@ -20,7 +20,7 @@ def schema(
             metavar="KIND",
             help="One kind alone, or an output such as output/check; by default any document.",
             show_default=False,
-            autocompletion=candidates("readable_kinds"),
+            autocompletion=candidates("manifest_kinds"),
         ),
     ] = None,
 ) -> None:
@@ -31,9 +31,9 @@ def schema(
     from kubenetlab.api.schema import schema_of_documents, schema_of_kind
 
     if kind is not None and kind.startswith("output"):
-        data(_of_output(kind.partition("/")[2]), "json")
+        print_data(_of_output(kind.partition("/")[2]), "json")
         return
-    data(
+    print_data(
         schema_of_documents(_modes())
         if kind is None
         else schema_of_kind(_read_kind(kind), _modes()),

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from kubenetlab.api.pods import READY_ANNOTATION
-from kubenetlab.cli.terminal.screen import BAD, GOOD, MILD, paint
+from kubenetlab.cli.terminal.printing import BAD, GOOD, WARNING, paint
 
 Document = Mapping[str, Any]
 
@@ -132,12 +132,12 @@ def painted_pod_status(document: Document) -> str:
         "Running": GOOD,
         "Completed": GOOD,
         "Succeeded": GOOD,
-        "Pending": MILD,
-        "SchedulingGated": MILD,
-        "ContainerCreating": MILD,
-        "Terminating": MILD,
+        "Pending": WARNING,
+        "SchedulingGated": WARNING,
+        "ContainerCreating": WARNING,
+        "Terminating": WARNING,
     }.get(word, BAD)
-    return paint(word, MILD if word.startswith("Init:") and "/" in word else colour)
+    return paint(word, WARNING if word.startswith("Init:") and "/" in word else colour)
 
 
 def restarts(document: Document) -> str:
@@ -275,7 +275,7 @@ def job_status(document: Document) -> str:
         "",
     )
     word = ended or ("Suspended" if spec_field(document, "suspend") else "Running")
-    return paint(word, {"Complete": GOOD, "Failed": BAD}.get(word, MILD))
+    return paint(word, {"Complete": GOOD, "Failed": BAD}.get(word, WARNING))
 
 
 def job_duration(document: Document) -> str:

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from kubenetlab.cli.describe.cells import job_duration
-from kubenetlab.cli.describe.lines import conditions, line
+from kubenetlab.cli.describe.fields import print_conditions, print_field
 from kubenetlab.cli.describe.workloads import describe_pods, describe_template
-from kubenetlab.cli.terminal.screen import say
+from kubenetlab.cli.terminal.printing import echo
 
 if TYPE_CHECKING:
     from kubenetlab.lab.client import Client
@@ -21,27 +21,27 @@ def describe_job(client: Client, document: Mapping[str, Any]) -> None:
     """Print the part between a Job's metadata and its events."""
     spec, status = document["spec"], document.get("status", {})
     is_queue = "completions" not in spec and "parallelism" in spec
-    line("Parallelism", spec.get("parallelism", 1))
-    line("Completions", "<unset>" if is_queue else spec.get("completions", 1))
-    line("Completion Mode", spec.get("completionMode", "NonIndexed"))
-    line("Suspend", str(spec.get("suspend", False)).lower())
-    line("Backoff Limit", spec.get("backoffLimit", 6))
+    print_field("Parallelism", spec.get("parallelism", 1))
+    print_field("Completions", "<unset>" if is_queue else spec.get("completions", 1))
+    print_field("Completion Mode", spec.get("completionMode", "NonIndexed"))
+    print_field("Suspend", str(spec.get("suspend", False)).lower())
+    print_field("Backoff Limit", spec.get("backoffLimit", 6))
     if "activeDeadlineSeconds" in spec:
-        line("Active Deadline", f"{spec['activeDeadlineSeconds']}s")
+        print_field("Active Deadline", f"{spec['activeDeadlineSeconds']}s")
     for name, field in (("Start Time", "startTime"), ("Completed At", "completionTime")):
         if status.get(field):
-            line(name, status[field])
+            print_field(name, status[field])
     if duration := job_duration(document):
-        line("Duration", duration)
+        print_field("Duration", duration)
     active = f"{status.get('active', 0)} Active ({status.get('ready', 0)} Ready)"
-    line(
+    print_field(
         "Pods Statuses",
         f"{active} / {status.get('succeeded', 0)} Succeeded / {status.get('failed', 0)} Failed",
     )
     if spec.get("completionMode") == "Indexed":
-        line("Completed Indexes", status.get("completedIndexes") or "<none>")
-    say("Pod Template:")
+        print_field("Completed Indexes", status.get("completedIndexes") or "<none>")
+    echo("Pod Template:")
     describe_template(spec["template"])
     if status.get("conditions"):
-        conditions(document)
+        print_conditions(document)
     describe_pods(client, document)

@@ -9,10 +9,10 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from kubenetlab.cli.describe.lines import line
+from kubenetlab.cli.describe.fields import print_field
 from kubenetlab.cli.input.options import Output
-from kubenetlab.cli.terminal.screen import BAD, DIM, data, hint, note, paint, say
-from kubenetlab.cli.terminal.tables import table
+from kubenetlab.cli.terminal.printing import BAD, DIM, echo, hint, note, paint, print_data
+from kubenetlab.cli.terminal.tables import print_table
 from kubenetlab.errors import UsageError
 from kubenetlab.kernel.namespaces.enter import enter_lab
 from kubenetlab.kernel.netlink.conntrack_entries import ConntrackEntry, tracked_entries
@@ -77,7 +77,7 @@ def inspect_service(
             name: entry[name]
             for name in ("type", "cluster_ips", "load_balancer_ips", "external_ips", "ports")
         }
-        data(
+        print_data(
             {
                 "kind": "Service",
                 "name": "/".join(key),
@@ -88,18 +88,20 @@ def inspect_service(
             output,
         )
         return
-    say(f"{paint(f'Service {key[0]}/{key[1]}', None, bold=True)}  {entry['type']}")
-    line("Cluster IP", ", ".join(entry["cluster_ips"]) or "none: DNS answers with the endpoints")
+    echo(f"{paint(f'Service {key[0]}/{key[1]}', None, bold=True)}  {entry['type']}")
+    print_field(
+        "Cluster IP", ", ".join(entry["cluster_ips"]) or "none: DNS answers with the endpoints"
+    )
     if entry["load_balancer_ips"] or entry["external_ips"]:
-        line("Outside", ", ".join((*entry["load_balancer_ips"], *entry["external_ips"])))
+        print_field("Outside", ", ".join((*entry["load_balancer_ips"], *entry["external_ips"])))
     for port in entry["ports"]:
         at_nodes = f"  node port {port['node_port']}" if port["node_port"] else ""
         name = f" ({port['name']})" if port["name"] else ""
-        line("Port", f"{port['port']}/{port['protocol']}{name}{at_nodes}")
+        print_field("Port", f"{port['port']}/{port['protocol']}{name}{at_nodes}")
     _endpoints(endpoints)
     _show(page, output)
     if not entry["proxied"]:
-        say(paint("no kube-proxy takes care of this Service: its address leads nowhere", BAD))
+        echo(paint("no kube-proxy takes care of this Service: its address leads nowhere", BAD))
     hint(f"kubenetlab ping SRC svc:{key[0]}/{key[1]} --count 100")
 
 
@@ -110,7 +112,7 @@ def selected_service(target: Target, seen: Mapping[str, Any]) -> tuple[str, str]
     """
     if target.kind == "word":
         found = source_target(target.bare, seen)
-        has_pods = any(is_of(found, pod) for pod in seen["pods"])
+        has_pods = any(names_pod(found, pod) for pod in seen["pods"])
         return None if has_pods else service_of(target, seen)
     service = service_of(target, seen)
     if service is not None and service_named(seen, *service) is None:
@@ -125,13 +127,13 @@ def selected_pods(
 ) -> tuple[str, list[Mapping[str, Any]]]:
     """Return the title and the pods of a target: every pod of a workload, else the pod."""
     found = source_target(target.bare, seen)
-    pods = [pod for pod in seen["pods"] if is_of(found, pod)]
+    pods = [pod for pod in seen["pods"] if names_pod(found, pod)]
     if found.kind not in WORKLOADS:
         return f"Pod {place.namespace}/{place.name}", pods
     return f"{WORKLOADS[found.kind]} {found.namespace}/{found.name}", pods
 
 
-def is_of(target: Target, pod: Mapping[str, Any]) -> bool:
+def names_pod(target: Target, pod: Mapping[str, Any]) -> bool:
     """Return True for the pod that a target names, and for each pod of a workload."""
     if target.kind in WORKLOADS:
         return bool(
@@ -170,9 +172,9 @@ def inspect_pods(
     }
     if output.is_data:
         return found
-    say()
+    echo()
     if not title.startswith("Pod "):
-        say(f"{paint(title, None, bold=True)}: its pods; above is the namespace of one of them")
+        echo(f"{paint(title, None, bold=True)}: its pods; above is the namespace of one of them")
         rows = [
             (
                 pod_title(pod["namespace"], pod["name"]),
@@ -182,11 +184,13 @@ def inspect_pods(
             )
             for pod in pods
         ]
-        table(("POD", "ADDRESS", "NODE", "STATE"), rows)
-        say()
-    line("Services", ", ".join(f"svc:{name}" for name in services) or "none has an endpoint here")
+        print_table(("POD", "ADDRESS", "NODE", "STATE"), rows)
+        echo()
+    print_field(
+        "Services", ", ".join(f"svc:{name}" for name in services) or "none has an endpoint here"
+    )
     if len(own) < len(pods):
-        say(
+        echo(
             "in the node's network: its rules and connections are those of the node, kubenetlab inspect node:NODE"
         )
     _show(page, output)
@@ -278,21 +282,21 @@ def _as_data(page: Page) -> dict[str, Any]:
 def _show(page: Page, output: Output) -> None:
     is_wide = output is Output.wide
     for names, lines in _alike(page.rules):
-        say()
-        say(paint(f"On {', '.join(names)}:", None, bold=True) + ("" if lines else " nothing"))
+        echo()
+        echo(paint(f"On {', '.join(names)}:", None, bold=True) + ("" if lines else " nothing"))
         shown = lines if is_wide else lines[:_MAX_LINES]
         for text in shown:
-            say(f"  {text}")
+            echo(f"  {text}")
         if len(lines) > len(shown):
-            say(paint(f"  … and {len(lines) - len(shown)} more lines: -o wide", DIM))
-    say()
+            echo(paint(f"  … and {len(lines) - len(shown)} more lines: -o wide", DIM))
+    echo()
     _connections(page.entries, is_wide=is_wide)
     for text in page.untracked:
         note(f"connections not read on {text}")
     if page.notes:
-        say()
+        echo()
     for text in page.notes:
-        say(text)
+        echo(text)
 
 
 def _alike(rules: Mapping[str, list[str]]) -> list[tuple[list[str], list[str]]]:
@@ -305,7 +309,7 @@ def _alike(rules: Mapping[str, list[str]]) -> list[tuple[list[str], list[str]]]:
 
 def _connections(entries: Tracked, *, is_wide: bool) -> None:
     if not entries:
-        say("Connections: none is tracked on a node")
+        echo("Connections: none is tracked on a node")
         return
     shown = entries if is_wide else entries[:_MAX_ENTRIES]
     rows = [
@@ -320,9 +324,9 @@ def _connections(entries: Tracked, *, is_wide: bool) -> None:
         )
         for node, entry in shown
     ]
-    table(("NODE", "PROTO", "STATE", "CLIENT", "SENT TO", "ANSWERED BY", "SEEN AS"), rows)
+    print_table(("NODE", "PROTO", "STATE", "CLIENT", "SENT TO", "ANSWERED BY", "SEEN AS"), rows)
     if len(entries) > len(shown):
-        say(paint(f"… and {len(entries) - len(shown)} more connections: -o wide", DIM))
+        echo(paint(f"… and {len(entries) - len(shown)} more connections: -o wide", DIM))
 
 
 def _end(end: tuple[str, int]) -> str:
@@ -331,9 +335,9 @@ def _end(end: tuple[str, int]) -> str:
 
 def _endpoints(endpoints: Sequence[Mapping[str, Any]]) -> None:
     if not endpoints:
-        line("Endpoints", "none")
+        print_field("Endpoints", "none")
         return
-    say("Endpoints:")
+    echo("Endpoints:")
     rows = [
         (
             f"  {socket_address(each['address'], each['port'])}",
@@ -343,7 +347,7 @@ def _endpoints(endpoints: Sequence[Mapping[str, Any]]) -> None:
         )
         for each in endpoints
     ]
-    table(("  ADDRESS", "POD", "NODE", "STATE"), rows)
+    print_table(("  ADDRESS", "POD", "NODE", "STATE"), rows)
 
 
 def _services_of(seen: Mapping[str, Any], addresses: frozenset[str]) -> list[str]:

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from kubenetlab.cli.describe.cells import age, pod_status
+from kubenetlab.cli.describe.fields import print_conditions, print_field, print_mapping
 from kubenetlab.cli.describe.jobs import describe_job
-from kubenetlab.cli.describe.lines import conditions, line, mapping
 from kubenetlab.cli.describe.services import describe_service
 from kubenetlab.cli.describe.workloads import WORKLOADS, describe_workload
-from kubenetlab.cli.terminal.screen import say, table
+from kubenetlab.cli.terminal.printing import echo, print_table
 
 if TYPE_CHECKING:
     from kubenetlab.lab.client import Client
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 def describe_object(client: Client, document: Mapping[str, Any]) -> None:
     """Prints one object."""
     meta = document["metadata"]
-    line("Name", meta["name"])
+    print_field("Name", meta["name"])
     if meta.get("namespace"):
-        line("Namespace", meta["namespace"])
-    mapping("Labels", meta.get("labels", {}))
-    mapping("Annotations", meta.get("annotations", {}))
-    line("Age", age(meta.get("creationTimestamp")))
+        print_field("Namespace", meta["namespace"])
+    print_mapping("Labels", meta.get("labels", {}))
+    print_mapping("Annotations", meta.get("annotations", {}))
+    print_field("Age", age(meta.get("creationTimestamp")))
     for owner in meta.get("ownerReferences", ()):
-        line("Controlled By", f"{owner['kind']}/{owner['name']}")
+        print_field("Controlled By", f"{owner['kind']}/{owner['name']}")
     parts = {
         "Pod": _pod,
         "Service": describe_service,
@@ -41,9 +41,11 @@ def describe_object(client: Client, document: Mapping[str, Any]) -> None:
 
 def _pod(client: Client, pod: Mapping[str, Any]) -> None:
     status = pod.get("status", {})
-    line("Node", f"{pod['spec'].get('nodeName', '<none>')}/{status.get('hostIP', '')}".rstrip("/"))
-    line("Status", pod_status(pod))
-    line("IPs", ", ".join(entry["ip"] for entry in status.get("podIPs", ())) or "<none>")
+    print_field(
+        "Node", f"{pod['spec'].get('nodeName', '<none>')}/{status.get('hostIP', '')}".rstrip("/")
+    )
+    print_field("Status", pod_status(pod))
+    print_field("IPs", ", ".join(entry["ip"] for entry in status.get("podIPs", ())) or "<none>")
     seen: dict[str, Any] = next(
         (
             entry
@@ -53,13 +55,13 @@ def _pod(client: Client, pod: Mapping[str, Any]) -> None:
         ),
         {},
     )
-    line(
+    print_field(
         "Sandbox",
         f"{seen['sandbox']}, pause process {seen['pid']} in the lab's PID namespace"
         if seen.get("pid")
         else "<none>",
     )
-    line("Node's end", seen.get("host_ifname") or "<none>")
+    print_field("Node's end", seen.get("host_ifname") or "<none>")
     programs = {container["name"]: container for container in seen.get("containers", ())}
     states = {
         container["name"]: container
@@ -68,7 +70,7 @@ def _pod(client: Client, pod: Mapping[str, Any]) -> None:
     }
     for title, field in (("Init Containers", "initContainers"), ("Containers", "containers")):
         if pod["spec"].get(field):
-            say(f"{title}:")
+            echo(f"{title}:")
         for container in pod["spec"].get(field, ()):
             is_asked = field == "containers" or container.get("restartPolicy") == "Always"
             _container(
@@ -77,7 +79,7 @@ def _pod(client: Client, pod: Mapping[str, Any]) -> None:
                 programs.get(container["name"], {}),
                 is_asked=is_asked,
             )
-    conditions(pod)
+    print_conditions(pod)
 
 
 def _container(
@@ -93,15 +95,15 @@ def _container(
     from kubenetlab.datapath.probes import describe, describe_implied
     from kubenetlab.programs import COMMAND
 
-    say(f"  {container['name']}:")
-    line("Image", container.get("image", ""), 2)
+    echo(f"  {container['name']}:")
+    print_field("Image", container.get("image", ""), 2)
     is_real = bool(seen.get("real"))  # also while it does not run
     if is_real:
         words = shlex.join((*container.get("command", ()), *container.get("args", ())))
         pid = seen.get("pid")
-        line("Program", f"{words} ({f'process {pid}' if pid else 'not running'})", 2)
+        print_field("Program", f"{words} ({f'process {pid}' if pid else 'not running'})", 2)
     else:
-        line(
+        print_field(
             "Program", f"built-in {seen['program']}" if seen.get("program") else "<not running>", 2
         )
         assumed = ", ".join(seen.get("assumed_ports", ()))
@@ -110,50 +112,50 @@ def _container(
             if assumed
             else ""
         )
-        line(
+        print_field(
             "Listening on",
             (", ".join(str(port) for port in seen.get("ports", ())) or "<nothing>") + why,
             2,
         )
     for name, field in (("State", "state"), ("Last State", "lastState")):
         for kind, detail in status.get(field, {}).items():
-            line(
+            print_field(
                 name,
                 f"{kind.capitalize()}{': ' + detail['reason'] if detail.get('reason') else ''}",
                 2,
             )
             if detail.get("message"):
-                line("Message", detail["message"], 3)
+                print_field("Message", detail["message"], 3)
             if "exitCode" in detail:
-                line("Exit Code", detail["exitCode"], 3)
-    line("Ready", status.get("ready", False), 2)
-    line("Restart Count", status.get("restartCount", 0), 2)
+                print_field("Exit Code", detail["exitCode"], 3)
+    print_field("Ready", status.get("ready", False), 2)
+    print_field("Restart Count", status.get("restartCount", 0), 2)
     for kind in ("Startup", "Readiness", "Liveness") if is_asked else ():
         given = container.get(f"{kind.lower()}Probe")
         probe = decode(given, Probe).value if given is not None else None
         if probe is not None:
-            line(kind, describe(probe, is_real=is_real), 2)
+            print_field(kind, describe(probe, is_real=is_real), 2)
         elif kind == "Readiness":
-            line(kind, describe_implied(seen.get("program") or COMMAND), 2)
+            print_field(kind, describe_implied(seen.get("program") or COMMAND), 2)
 
 
 def _node(client: Client, node: Mapping[str, Any]) -> None:
     for entry in node.get("status", {}).get("addresses", ()):
-        line(entry["type"], entry["address"])
-    line("PodCIDR", node["spec"].get("podCIDR", ""))
+        print_field(entry["type"], entry["address"])
+    print_field("PodCIDR", node["spec"].get("podCIDR", ""))
     taints = [
         f"{taint['key']}={taint.get('value', '')}:{taint['effect']}".replace("=:", ":")
         for taint in node["spec"].get("taints", ())
     ]
-    line("Taints", ", ".join(taints) or "<none>")
-    conditions(node)
+    print_field("Taints", ", ".join(taints) or "<none>")
+    print_conditions(node)
     pods = [
         pod
         for pod in client.get("/api/v1/pods")["items"]
         if pod["spec"].get("nodeName") == node["metadata"]["name"]
     ]
-    say("Pods:")
-    table(
+    echo("Pods:")
+    print_table(
         ("  NAMESPACE", "NAME", "STATUS", "IP"),
         [
             (
@@ -168,10 +170,10 @@ def _node(client: Client, node: Mapping[str, Any]) -> None:
 
 
 def _other(client: Client, document: Mapping[str, Any]) -> None:
-    from kubenetlab.cli.terminal.screen import data
+    from kubenetlab.cli.terminal.printing import print_data
 
     rest = {key: value for key, value in document.items() if key not in ("metadata", "apiVersion")}
-    data(rest, "yaml")
+    print_data(rest, "yaml")
 
 
 def _events(client: Client, document: Mapping[str, Any]) -> None:
@@ -181,9 +183,9 @@ def _events(client: Client, document: Mapping[str, Any]) -> None:
         for event in client.get("/api/v1/events")["items"]
         if event["involvedObject"].get("uid") == uid
     ]
-    say("Events:" if found else "Events:            <none>")
+    echo("Events:" if found else "Events:            <none>")
     if found:
-        table(
+        print_table(
             ("  TYPE", "REASON", "AGE", "FROM", "MESSAGE"),
             [
                 (

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from kubenetlab.api.core import ClientIPConfig
-from kubenetlab.cli.describe.lines import line, mapping
-from kubenetlab.cli.terminal.screen import say, table
-from kubenetlab.observe.lookups import service_named
+from kubenetlab.cli.describe.fields import print_field, print_mapping
+from kubenetlab.cli.terminal.printing import echo, print_table
+from kubenetlab.observe.targets import service_named
 
 if TYPE_CHECKING:
     from kubenetlab.lab.client import Client
@@ -18,18 +18,18 @@ def describe_service(client: Client, service: Mapping[str, Any]) -> None:
     """Prints what is its own; name, labels and events come before and after."""
     spec, meta = service["spec"], service["metadata"]
     type_ = spec.get("type", "ClusterIP")
-    mapping("Selector", spec.get("selector", {}))
-    line("Type", type_)
+    print_mapping("Selector", spec.get("selector", {}))
+    print_field("Type", type_)
     if type_ == "ExternalName":
-        line("External Name", spec["externalName"])
-        line("Endpoints", "none: DNS answers with the external name (a CNAME)")
+        print_field("External Name", spec["externalName"])
+        print_field("Endpoints", "none: DNS answers with the external name (a CNAME)")
         return
     for name, value in _fields(service):
-        line(name, value)
+        print_field(name, value)
     for port in spec.get("ports", ()):
         at_nodes = f"  node port {port['nodePort']}" if port.get("nodePort") else ""
         target = port.get("targetPort", port["port"])
-        line(
+        print_field(
             "Port",
             f"{port.get('name', '<unset>')}  {port['port']}/{port.get('protocol', 'TCP')}  →  {target}{at_nodes}",
         )
@@ -43,15 +43,15 @@ def describe_service(client: Client, service: Mapping[str, Any]) -> None:
         )
         for entry in (seen["endpoints"] if seen is not None else ())
     ]
-    say("Endpoints:")
+    echo("Endpoints:")
     if rows:
-        table(("  ADDRESS", "PORT", "NODE", "STATE"), rows)
+        print_table(("  ADDRESS", "PORT", "NODE", "STATE"), rows)
     else:
         means = (
             "DNS has no address" if spec.get("clusterIP") == "None" else "connections are rejected"
         )
-        why = why_without(client, service)
-        say(f"  <none>  {means}{f': {why}' if why else ''}")
+        why = explain_no_endpoints(client, service)
+        echo(f"  <none>  {means}{f': {why}' if why else ''}")
 
 
 def _fields(service: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -93,7 +93,7 @@ def _fields(service: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "Distribution", spec["trafficDistribution"]
 
 
-def why_without(client: Client, service: Mapping[str, Any]) -> str:
+def explain_no_endpoints(client: Client, service: Mapping[str, Any]) -> str:
     """Why a Service has no endpoint that is ready, as far as its selector, its ports and its namespace's pods tell."""
     from kubenetlab.api.pods import Pod
     from kubenetlab.lab.paths import kind_path

@@ -10,8 +10,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from kubenetlab.cli.describe.columns import columns, header
-from kubenetlab.cli.describe.lines import conditions, line, mapping, several
-from kubenetlab.cli.terminal.screen import say, table
+from kubenetlab.cli.describe.fields import (
+    print_conditions,
+    print_field,
+    print_mapping,
+    print_values,
+)
+from kubenetlab.cli.terminal.printing import echo, print_table
 
 if TYPE_CHECKING:
     from kubenetlab.lab.client import Client
@@ -22,14 +27,14 @@ WORKLOADS: Final = ("Deployment", "ReplicaSet", "StatefulSet", "DaemonSet")
 def describe_workload(client: Client, document: Mapping[str, Any]) -> None:
     """The part between an object's metadata and its events."""
     spec = document["spec"]
-    several("Selector", _selector(spec["selector"]))
-    line("Replicas" if document["kind"] != "DaemonSet" else "Nodes", _replicas(document))
+    print_values("Selector", _selector(spec["selector"]))
+    print_field("Replicas" if document["kind"] != "DaemonSet" else "Nodes", _replicas(document))
     for name, value in _strategy(document).items():
-        line(name, value)
-    say("Pod Template:")
+        print_field(name, value)
+    echo("Pod Template:")
     describe_template(spec["template"])
     if document.get("status", {}).get("conditions"):
-        conditions(document)
+        print_conditions(document)
     if document["kind"] == "Deployment":
         _replica_sets(client, document)
     describe_pods(client, document)
@@ -104,21 +109,21 @@ def describe_template(template: Mapping[str, Any]) -> None:
     meta = template.get("metadata", {})
     for name, field in (("Labels", "labels"), ("Annotations", "annotations")):
         if meta.get(field):
-            mapping(name, meta[field], 1)
+            print_mapping(name, meta[field], 1)
     for title, field in (("Init Containers", "initContainers"), ("Containers", "containers")):
         if template["spec"].get(field):
-            say(f"  {title}:")
+            echo(f"  {title}:")
         for container in template["spec"].get(field, ()):
-            say(f"    {container['name']}:")
-            line("Image", container.get("image", ""), 3)
+            echo(f"    {container['name']}:")
+            print_field("Image", container.get("image", ""), 3)
             ports = [
                 f"{port['containerPort']}/{port.get('protocol', 'TCP')}"
                 for port in container.get("ports", ())
             ]
-            line("Ports", ", ".join(ports) or "<none>", 3)
+            print_field("Ports", ", ".join(ports) or "<none>", 3)
             for name, key in (("Command", "command"), ("Args", "args")):
                 if container.get(key):
-                    line(name, shlex.join(container[key]), 3)
+                    print_field(name, shlex.join(container[key]), 3)
 
 
 def _replica_sets(client: Client, deployment: Mapping[str, Any]) -> None:
@@ -128,8 +133,8 @@ def _replica_sets(client: Client, deployment: Mapping[str, Any]) -> None:
     old = [
         item for item in owned if item is not newest and item.get("status", {}).get("replicas", 0)
     ]
-    line("Old ReplicaSets", ", ".join(map(_created, old)) or "<none>")
-    line("New ReplicaSet", _created(newest) if newest is not None else "<none>")
+    print_field("Old ReplicaSets", ", ".join(map(_created, old)) or "<none>")
+    print_field("New ReplicaSet", _created(newest) if newest is not None else "<none>")
 
 
 def _created(replica_set: Mapping[str, Any]) -> str:
@@ -160,7 +165,7 @@ def describe_pods(client: Client, document: Mapping[str, Any]) -> None:
         for pod in _of(client, "pods", document)
         if pod["metadata"]["name"] in names or _is_owned(pod, document)
     ]
-    say("Pods:" if pods else "Pods:              <none>")
+    echo("Pods:" if pods else "Pods:              <none>")
     if pods:
         shown = ("NAME", "READY", "STATUS", "RESTARTS", "IP", "NODE")
         picked = [
@@ -174,7 +179,7 @@ def describe_pods(client: Client, document: Mapping[str, Any]) -> None:
             ]
             for pod in pods
         ]
-        table(("  NAME", *shown[1:]), [(f"  {row[0]}", *row[1:]) for row in rows])
+        print_table(("  NAME", *shown[1:]), [(f"  {row[0]}", *row[1:]) for row in rows])
 
 
 def _of(client: Client, plural: str, document: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -53,7 +53,7 @@ def scalable(ctx: typer.Context, incomplete: str) -> list[str]:
     return _objects(ctx, incomplete, get_args(Scalable))
 
 
-def rolled_out(ctx: typer.Context, incomplete: str) -> list[str]:
+def rollout_workloads(ctx: typer.Context, incomplete: str) -> list[str]:
     """The same, of what replaces its pods when their template changes."""
     from kubenetlab.api.apps import DaemonSet, Deployment, StatefulSet
 
@@ -77,7 +77,7 @@ def pods(ctx: typer.Context) -> list[str]:
     return [*(_short(ctx, pod["namespace"], pod["name"]) for pod in found), *dict.fromkeys(shown)]
 
 
-def places(ctx: typer.Context) -> list[str]:
+def locations(ctx: typer.Context) -> list[str]:
     """Whatever one can be inside of: pods, nodes, external hosts."""
     seen = _seen(ctx)
     return [
@@ -90,7 +90,7 @@ def places(ctx: typer.Context) -> list[str]:
 def destinations(ctx: typer.Context) -> list[str]:
     """Places, and Services."""
     return [
-        *places(ctx),
+        *locations(ctx),
         *(
             f"svc:{_short(ctx, service['namespace'], service['name'])}"
             for service in _seen(ctx)["services"]
@@ -119,7 +119,7 @@ def faults() -> list[str]:
     return list(known())
 
 
-def broken(ctx: typer.Context) -> list[str]:
+def fault_ids(ctx: typer.Context) -> list[str]:
     """The numbers of the faults there are."""
     from kubenetlab.api.faults import Fault
 
@@ -131,21 +131,21 @@ def nodes(ctx: typer.Context) -> list[str]:
     return [node["name"] for node in _seen(ctx)["nodes"]]
 
 
-def ways(ctx: typer.Context) -> list[str]:
+def how_values(ctx: typer.Context) -> list[str]:
     """In which ways the fault can be that stands on the line."""
     from kubenetlab.datapath.faults import values
 
     return values(str(ctx.params.get("fault") or ""), "how")
 
 
-def readable_kinds() -> list[str]:
+def manifest_kinds() -> list[str]:
     """The kinds that a manifest may hold."""
     from kubenetlab.api.kinds import WRITABLE
 
     return [kind.kind.lower() for kind in WRITABLE]
 
 
-def explained(incomplete: str) -> list[str]:
+def explainable(incomplete: str) -> list[str]:
     """Modes and kinds; behind a kind and a dot its fields. The last one left that has fields below comes with a dot, too."""
     from kubenetlab.api.fields import explain
     from kubenetlab.api.kinds import SERVED, find_kind

@@ -13,9 +13,9 @@ from typing import Annotated, Final
 
 import typer
 
-from kubenetlab.cli.terminal.screen import say
+from kubenetlab.cli.terminal.printing import echo
 
-ASKED: Final = "_KUBENETLAB_COMPLETE"
+COMPLETE_VARIABLE: Final = "_KUBENETLAB_COMPLETE"
 """Set when a shell asks: `complete_bash` and its kin."""
 
 BASH: Final = """\
@@ -53,16 +53,18 @@ def completion(
     """
     from typer._completion_shared import get_completion_script
 
-    say(
+    echo(
         BASH
         if shell is Shell.bash
-        else get_completion_script(prog_name="kubenetlab", complete_var=ASKED, shell=shell)
+        else get_completion_script(
+            prog_name="kubenetlab", complete_var=COMPLETE_VARIABLE, shell=shell
+        )
     )
 
 
 def candidates(name: str) -> Callable[..., list[str]] | None:
     """A function of `cli/input/candidates.py`, for a parameter's `autocompletion`. Nothing unless a shell asks: no other command loads them."""
-    if not is_asked():
+    if not is_completing():
         return None
     from kubenetlab.cli.input import candidates
 
@@ -70,12 +72,12 @@ def candidates(name: str) -> Callable[..., list[str]] | None:
     return found
 
 
-def is_asked() -> bool:
+def is_completing() -> bool:
     """True when a shell wants to know what can follow, and no command is to be run."""
-    return ASKED in os.environ
+    return COMPLETE_VARIABLE in os.environ
 
 
-def answer_shells() -> None:
+def enable_completion() -> None:
     """Lets typer answer, which it does only for those who take its options of completion as well."""
     from typer._completion_classes import completion_init
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.cli.input.kind_config_notes import kind_notes
-from kubenetlab.cli.terminal.screen import MILD, note, paint
+from kubenetlab.cli.terminal.printing import WARNING, note, paint
 
 if TYPE_CHECKING:
     from kubenetlab.api.load import ManifestObject
@@ -18,30 +18,30 @@ if TYPE_CHECKING:
 def warn(manifests: Manifests) -> None:
     """What does not stop the command but should be known: each thing once."""
     for problem in manifests.loaded.warnings:
-        note(f"{paint('warning:', MILD)} {problem}")
+        note(f"{paint('warning:', WARNING)} {problem}")
     if manifests.loaded.without_effect:
         kinds = (f"{kind} {_few(names)}" for kind, names in manifests.loaded.without_effect.items())
-        note(f"{paint('note:', MILD)} kept, without effect on the network: {'; '.join(kinds)}")
+        note(f"{paint('note:', WARNING)} kept, without effect on the network: {'; '.join(kinds)}")
     for line in kind_notes(manifests):
-        note(f"{paint('note:', MILD)} {line}")
+        note(f"{paint('note:', WARNING)} {line}")
     for why, real in _real_commands(manifests.all_entries).items():
         note(
-            f"{paint('note:', MILD)} programs of this machine are run in {_few(real)}, as {why} asks"
+            f"{paint('note:', WARNING)} programs of this machine are run in {_few(real)}, as {why} asks"
         )
     if limited := _limited(manifests.all_entries):
         from kubenetlab.kernel.processes.cgroups import MEMORY
         from kubenetlab.kernel.processes.limiters import limiters
 
         note(
-            f"{paint('note:', MILD)} limits.memory of {_few(limited)} is enforced by {limiters()[MEMORY]}"
+            f"{paint('note:', WARNING)} limits.memory of {_few(limited)} is enforced by {limiters()[MEMORY]}"
         )
     if hooked := _hooks_by_command(manifests.all_entries):
         note(
-            f"{paint('note:', MILD)} of hooks by command in built-in programs only `sleep` is waited for: {_few(hooked)}"
+            f"{paint('note:', WARNING)} of hooks by command in built-in programs only `sleep` is waited for: {_few(hooked)}"
         )
     ignored = ignored_fields(manifests.all_entries)
     if ignored:
-        note(f"{paint('note:', MILD)} read, but without effect in the lab: {', '.join(ignored)}")
+        note(f"{paint('note:', WARNING)} read, but without effect in the lab: {', '.join(ignored)}")
 
 
 def _few(names: Sequence[str]) -> str:

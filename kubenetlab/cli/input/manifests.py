@@ -138,7 +138,7 @@ def _of_loaded(
     return Manifests(config, entries, loaded, is_quickstart=is_quickstart)
 
 
-def for_lab(
+def load_for_lab(
     lab: str | None,
     files: Sequence[str] | None,
     flags: Flags,

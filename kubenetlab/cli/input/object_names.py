@@ -13,7 +13,7 @@ _EXAMPLE_KIND: Final[Mapping[str, str]] = dict.fromkeys(
 """Kind in the example of a command that does not take pods."""
 
 
-def kinds_and_names(command: str, what: Sequence[str]) -> list[tuple[str, str]]:
+def parse_object_names(command: str, what: Sequence[str]) -> list[tuple[str, str]]:
     """(word for a kind, name) of each. Raises UsageError when one has no name, or not the form of the first."""
     if "/" in what[0]:
         pairs = [(kind, name) for kind, _, name in (word.partition("/") for word in what)]
@@ -31,10 +31,10 @@ def _example(command: str, word: str) -> str:
     """Return the command with a kind and a name; a word that is no kind is taken for the name."""
     from kubenetlab.api import builtin
     from kubenetlab.api.kinds import find_kind
-    from kubenetlab.cli.input.selection import is_called
+    from kubenetlab.cli.input.selection import is_kind_name
 
     is_kind = find_kind(word) is not None or any(
-        is_called(kind, word) for kind in builtin.all_kinds()
+        is_kind_name(kind, word) for kind in builtin.all_kinds()
     )
     kind, name = (word, "NAME") if is_kind else (_EXAMPLE_KIND.get(command, "pod"), word or "NAME")
     return f"{command} {kind} {name}, or {kind}/{name}"

@@ -42,7 +42,7 @@ class GetOutput(StrEnum):
         return self in (GetOutput.json, GetOutput.yaml)
 
 
-def get_output(text: str) -> tuple[GetOutput, str]:
+def parse_get_output(text: str) -> tuple[GetOutput, str]:
     """Return how `-o` of get asks for objects, and the template of `jsonpath=…`. Raises BadParameter."""
     word, _, template = text.partition("=")
     known = [one.value for one in GetOutput]
@@ -88,7 +88,7 @@ def _lab(help_: str) -> Any:
 
 
 Lab = Annotated[str | None, _lab("Which lab; by default the only one that is up.")]
-MadeLab = Annotated[
+NewLab = Annotated[
     str | None,
     _lab(
         "Its name; else the Cluster document's, or `quickstart`. For options without -f: which lab that is up, else the only one."
@@ -264,16 +264,16 @@ def _plain(value: str) -> object:
     return {"true": True, "false": False}.get(value, int(value) if value.isdigit() else value)
 
 
-def mode_option(name: str, value: object) -> str:
+def format_mode_option(name: str, value: object) -> str:
     """Return an option as the command line has it: the inverse of `mode`."""
     if isinstance(value, Mapping):
-        return ",".join(mode_option(f"{name}.{key}", inner) for key, inner in value.items())
+        return ",".join(format_mode_option(f"{name}.{key}", inner) for key, inner in value.items())
     if isinstance(value, list | tuple):
         return f"{name}=[{','.join(map(str, value))}]"
     return f"{name}={str(value).lower() if isinstance(value, bool) else value}"
 
 
-def seconds(text: str) -> float:
+def parse_duration_s(text: str) -> float:
     """`90`, `60s`, `1m30s` in seconds."""
     from kubenetlab.api.durations import duration_s
 

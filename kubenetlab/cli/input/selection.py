@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from kubenetlab.lab.client import Client
 
 
-def wanted_kinds(
+def requested_kinds(
     client: Client, command: str, what: Sequence[str]
 ) -> list[tuple[type[Resource] | str, list[str]]]:
     """Kind → names that the words mean, none for all of them; a kind that the lab does not model is a word."""
     from kubenetlab.api.kinds import find_kind, known_words, plurals
-    from kubenetlab.cli.input.object_names import kinds_and_names
+    from kubenetlab.cli.input.object_names import parse_object_names
     from kubenetlab.errors import UsageError, did_you_mean
 
     everyday = (
@@ -32,7 +32,7 @@ def wanted_kinds(
     )
     names: dict[str, list[str]] = {}
     if "/" in what[0]:
-        for word, name in kinds_and_names(command, what):
+        for word, name in parse_object_names(command, what):
             names.setdefault(word, []).append(name)
     else:
         for word in what[0].split(","):
@@ -46,7 +46,11 @@ def wanted_kinds(
         if kind is None:
             kept = kept if kept is not None else [document["kind"] for document in client.given()]
             known = next(
-                (name for name in (*kept, *sorted(builtin.all_kinds())) if is_called(name, word)),
+                (
+                    name
+                    for name in (*kept, *sorted(builtin.all_kinds()))
+                    if is_kind_name(name, word)
+                ),
                 None,
             )
             if known is None:
@@ -70,7 +74,7 @@ def refuse_selector_beside_names(
         raise UsageError(f"-l cannot stand with a name: {names[0]}")
 
 
-def is_called(kind: str, word: str) -> bool:
+def is_kind_name(kind: str, word: str) -> bool:
     """True when a word names a kind that the lab does not model: by itself, its plural, or kubectl's short name; with its group or without."""
     return word.lower().partition(".")[0] in (
         kind.lower(),
@@ -79,7 +83,7 @@ def is_called(kind: str, word: str) -> bool:
     )
 
 
-def is_in(document: Mapping[str, Any], namespace: str) -> bool:
+def is_in_namespace(document: Mapping[str, Any], namespace: str) -> bool:
     """Return True for a kept document that is in a namespace; one that names none is in `default`, or in none at all."""
     is_namespaced = builtin.is_namespaced(document["apiVersion"], document["kind"])
     return bool(
@@ -112,7 +116,9 @@ def fetch(
     if isinstance(kind, str):
         items = client.given()
         there = [
-            item for item in items if item["kind"] == kind and (every or is_in(item, namespace))
+            item
+            for item in items
+            if item["kind"] == kind and (every or is_in_namespace(item, namespace))
         ]
         there = _selected(there, selector)
         known = [item["metadata"]["name"] for item in there]
@@ -129,13 +135,13 @@ def fetch(
                 found.append(client.get(object_path(kind, namespace, name)))
         return found
     query = {"labelSelector": selector} if selector else {}
-    parsed_selector(selector)
+    parse_label_selector(selector)
     return _by_namespace(
         client.get(kind_path(kind, None if every else namespace), **query)["items"]
     )
 
 
-def described(
+def fetch_by_prefix(
     client: Client, kind: type[Resource] | str, names: Sequence[str], namespace: str, selector: str
 ) -> list[dict[str, Any]]:
     """Return the objects that describe shows: as `fetch`, and for a name that there is not, those that begin with it."""
@@ -159,7 +165,7 @@ def described(
     return found
 
 
-def parsed_selector(selector: str) -> LabelSelector:
+def parse_label_selector(selector: str) -> LabelSelector:
     """Return the selector of -l. Raises UsageError for one that cannot be read."""
     from kubenetlab.api.meta import parse_selector
     from kubenetlab.errors import UsageError
@@ -172,7 +178,7 @@ def parsed_selector(selector: str) -> LabelSelector:
 
 def _selected(documents: list[dict[str, Any]], selector: str) -> list[dict[str, Any]]:
     """Those with the labels that are wanted; of kinds that the lab models, its API picks them."""
-    wanted = parsed_selector(selector)
+    wanted = parse_label_selector(selector)
     return [
         document
         for document in documents

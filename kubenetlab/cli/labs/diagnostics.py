@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from msgspec import Struct
 
-from kubenetlab.cli.terminal.screen import BAD, MILD, note, paint
+from kubenetlab.cli.terminal.printing import BAD, WARNING, note, paint
 from kubenetlab.errors import ManifestError, Problem
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kubenetlab.diagnostics import Connection, Diagnostic
     from kubenetlab.lab.client import Client
 
-NAMED = 3
+MAX_NAMES = 3
 """Number of objects or connections that a line names."""
 
 AllowUnmodelled = Annotated[
@@ -41,7 +41,7 @@ AllowUndeclared = Annotated[
 ]
 
 
-def decoded(items: Iterable[Mapping[str, Any]]) -> list[Diagnostic]:
+def decode(items: Iterable[Mapping[str, Any]]) -> list[Diagnostic]:
     """Return diagnostics as objects."""
     import msgspec
 
@@ -55,15 +55,15 @@ def decoded(items: Iterable[Mapping[str, Any]]) -> list[Diagnostic]:
 
 def is_accepted(diagnostic: Diagnostic, kinds: Sequence[str] | None, *, undeclared: bool) -> bool:
     """Return True for what the command line accepts: `kinds` that are not enforced, and target ports that nothing serves."""
-    from kubenetlab.cli.input.selection import is_called
+    from kubenetlab.cli.input.selection import is_kind_name
     from kubenetlab.diagnostics import NOT_ENFORCED, PORT_NOT_SERVED
 
     if diagnostic.code == NOT_ENFORCED:
-        return any(is_called(diagnostic.kind.partition(".")[0], word) for word in kinds or ())
+        return any(is_kind_name(diagnostic.kind.partition(".")[0], word) for word in kinds or ())
     return undeclared and diagnostic.code == PORT_NOT_SERVED
 
 
-def problems(
+def to_problems(
     items: Iterable[Mapping[str, Any]], entries: Sequence[ManifestObject] = ()
 ) -> list[Problem]:
     """Return diagnostics as lines of a report. `entries` are the objects of this command, whose fields have lines."""
@@ -85,7 +85,7 @@ def problems(
         if entry.object is not None
     }
     found = []
-    for item, one in zip(items, decoded(items), strict=True):
+    for item, one in zip(items, decode(items), strict=True):
         entry = given.get((one.kind, one.namespace, one.name))
         if entry is not None:
             found.append(
@@ -149,7 +149,7 @@ def _is_of(entry: ManifestObject, diagnostic: Diagnostic) -> bool:
     )
 
 
-def report(
+def print_diagnostics(
     items: Sequence[Mapping[str, Any]],
     entries: Sequence[ManifestObject] = (),
     *,
@@ -172,22 +172,24 @@ def report(
             if len(unenforced) == 1 and all(len(names) == 1 for names in unenforced.values())
             else "they change"
         )
-        objects = "; ".join(f"{kind} {few(names)}" for kind, names in unenforced.items())
+        objects = "; ".join(f"{kind} {abbreviate(names)}" for kind, names in unenforced.items())
         note(
             f"{paint('not enforced:', BAD)} {objects}: in a cluster {subject} which connections succeed"
         )
     accepted = (NOT_ENFORCED, PORT_NOT_SERVED) if allow_undeclared else (NOT_ENFORCED,)
-    for problem in problems([item for item in items if item["code"] not in accepted], entries):
-        note(f"{paint('warning:', MILD)} {problem}")
+    for problem in to_problems([item for item in items if item["code"] not in accepted], entries):
+        note(f"{paint('warning:', WARNING)} {problem}")
 
 
-def refuse(items: Sequence[Mapping[str, Any]], entries: Sequence[ManifestObject]) -> None:
+def raise_misconfigurations(
+    items: Sequence[Mapping[str, Any]], entries: Sequence[ManifestObject]
+) -> None:
     """Raise ManifestError for misconfigurations that are to be errors (`refused_codes`)."""
     from msgspec import structs
 
     if items:
         raise ManifestError(
-            structs.replace(problem, is_warning=False) for problem in problems(items, entries)
+            structs.replace(problem, is_warning=False) for problem in to_problems(items, entries)
         )
 
 
@@ -207,7 +209,7 @@ def raise_findings(answer: dict[str, Any], given: Manifests) -> None:
         raise ManifestError(entries[index].problem(finding) for index, finding in findings)
 
 
-class Judged(Struct, frozen=True):
+class AssessedDiagnostic(Struct, frozen=True):
     """One diagnostic, with what it means for the results of a command."""
 
     diagnostic: Diagnostic
@@ -276,14 +278,14 @@ def unenforced_objects(client: Client) -> list[Mapping[str, Any]]:
     return [item for item in client.diagnostics() if item["code"] == NOT_ENFORCED]
 
 
-def judge(
+def assess(
     items: Sequence[Mapping[str, Any]],
     connections: Sequence[Connection | None],
     *,
     kinds: Sequence[str] | None = None,
     undeclared: bool = False,
     expected_to_fail: AbstractSet[int] = frozenset(),
-) -> list[Judged]:
+) -> list[AssessedDiagnostic]:
     """Return every diagnostic with the results that it could change.
 
     items: the diagnostics, as the lab's API shows them.
@@ -294,7 +296,7 @@ def judge(
     from kubenetlab.diagnostics import NOT_ENFORCED
 
     found = []
-    for one, problem in zip(decoded(items), problems(items), strict=True):
+    for one, problem in zip(decode(items), to_problems(items), strict=True):
         affected = tuple(
             index
             for index, ends in enumerate(connections)
@@ -307,7 +309,7 @@ def judge(
         )
         is_wanted = one.code != NOT_ENFORCED and not expected_to_fail.isdisjoint(targeted)
         found.append(
-            Judged(
+            AssessedDiagnostic(
                 one, problem, is_wanted or is_accepted(one, kinds, undeclared=undeclared), affected
             )
         )
@@ -323,21 +325,21 @@ def note_absent_pods(seen: Mapping[str, Any]) -> None:
     ]
     if names:
         subject = "1 pod does" if len(names) == 1 else f"{len(names)} pods do"
-        note(f"{paint('not checked:', MILD)} {subject} not run: {few(names)}")
+        note(f"{paint('not checked:', WARNING)} {subject} not run: {abbreviate(names)}")
 
 
-def describe_unenforced(judged: Judged, names: Sequence[str]) -> str:
+def describe_unenforced(judged: AssessedDiagnostic, names: Sequence[str]) -> str:
     """Return one line: the object, and how many of the connections it could change."""
     affected = [names[index] for index in judged.affected]
     what = (
-        f"could change {len(affected)} of {len(names)} results: {few(affected)}"
+        f"could change {len(affected)} of {len(names)} results: {abbreviate(affected)}"
         if affected
         else "is about none of these connections"
     )
     return f"{judged.diagnostic.title} is not enforced by this lab; it {what}"
 
 
-def count_problems(found: Sequence[Judged]) -> list[str]:
+def count_problems(found: Sequence[AssessedDiagnostic]) -> list[str]:
     """Return parts of a summary: how many misconfigurations there are, and how many objects that are not enforced."""
     open_ones = [judged for judged in found if not judged.is_accepted]
     unenforced = sum(judged.is_unenforced for judged in open_ones)
@@ -352,8 +354,8 @@ def count_problems(found: Sequence[Judged]) -> list[str]:
     )
 
 
-def few(titles: Sequence[str]) -> str:
+def abbreviate(titles: Sequence[str]) -> str:
     """Return the first titles, and how many there are beside them."""
-    return ", ".join(titles[:NAMED]) + (
-        f" and {len(titles) - NAMED} more" if len(titles) > NAMED else ""
+    return ", ".join(titles[:MAX_NAMES]) + (
+        f" and {len(titles) - MAX_NAMES} more" if len(titles) > MAX_NAMES else ""
     )

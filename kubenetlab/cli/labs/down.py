@@ -8,7 +8,7 @@ import typer
 
 from kubenetlab.cli.input.completion import candidates
 from kubenetlab.cli.input.options import Lab
-from kubenetlab.cli.terminal.screen import hint, say
+from kubenetlab.cli.terminal.printing import echo, hint
 
 
 def down(
@@ -52,9 +52,9 @@ def down(
         except LabError as error:  # the others go all the same
             failed.append(error)
             continue
-        say(f"lab {name} is down" if was_alive else f"lab {name} is not up: nothing to take down")
+        echo(f"lab {name} is down" if was_alive else f"lab {name} is not up: nothing to take down")
     if failed:
         raise LabError("\n".join(map(str, failed)))
     if not labs:
-        say("no lab is up")
+        echo("no lab is up")
     hint("kubenetlab up" if not client.running() else "kubenetlab list")

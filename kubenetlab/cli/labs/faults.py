@@ -9,7 +9,17 @@ import typer
 
 from kubenetlab.cli.input.completion import candidates
 from kubenetlab.cli.input.options import Lab, Output, OutputOption
-from kubenetlab.cli.terminal.screen import BAD, GOOD, data, hint, note, paint, refused, say, table
+from kubenetlab.cli.terminal.printing import (
+    BAD,
+    GOOD,
+    echo,
+    hint,
+    note,
+    paint,
+    print_data,
+    print_failures,
+    print_table,
+)
 from kubenetlab.lab.paths import LAB_API
 
 if TYPE_CHECKING:
@@ -48,7 +58,7 @@ def break_(
             "--how",
             metavar="HOW",
             help="In which way, such as stopped, stale or misconfigured.",
-            autocompletion=candidates("ways"),
+            autocompletion=candidates("how_values"),
         ),
     ] = None,
     list_: Annotated[
@@ -79,10 +89,10 @@ def break_(
         raise (UsageError(str(error)) if error.code == 422 else error) from None
     _wait(client)
     if output.is_data:
-        data(made, output)
+        print_data(made, output)
         return
     name = made["metadata"]["name"]
-    say(f"fault {paint(name, None, bold=True)}: {paint(made['spec']['summary'], BAD)}")
+    echo(f"fault {paint(name, None, bold=True)}: {paint(made['spec']['summary'], BAD)}")
     hint(f"kubenetlab explain {fault} (what to look at), or kubenetlab heal {name}")
 
 
@@ -93,7 +103,7 @@ def heal(
             metavar="ID",
             help="Of which fault; by default all.",
             show_default=False,
-            autocompletion=candidates("broken"),
+            autocompletion=candidates("fault_ids"),
         ),
     ] = None,
     lab: Lab = None,
@@ -113,9 +123,9 @@ def heal(
         except ApiError as error:
             if error.code != 404:  # somebody else has healed it meanwhile
                 raise
-        say(f"fault {name} is {paint('healed', GOOD)}; it was: {known[name]}")
+        echo(f"fault {name} is {paint('healed', GOOD)}; it was: {known[name]}")
     if not wanted:
-        say(
+        echo(
             f"there is no fault {fault}: nothing to heal"
             if fault is not None
             else "nothing is broken"
@@ -130,14 +140,14 @@ def _list(client: Client, output: Output) -> None:
 
     found = client.get(FAULTS_PATH)["items"]
     if output.is_data:
-        data({"apiVersion": "v1", "kind": "List", "items": found}, output)
+        print_data({"apiVersion": "v1", "kind": "List", "items": found}, output)
         return
     if found:
-        table(
+        print_table(
             header("Fault", is_wide=True), [columns("Fault", item, is_wide=True) for item in found]
         )
-        say()
-    table(
+        echo()
+    print_table(
         ("CAN BE BROKEN", "OPTIONS", "WHAT"),
         [
             (
@@ -172,6 +182,6 @@ def _wait(client: Client) -> None:
         {"settled": False, "failures": {}},
         *client.stream(f"{LAB_API}/settled", timeout=str(WAIT_S)),
     )
-    refused(last["failures"])
+    print_failures(last["failures"])
     if not last["settled"]:
         note(f"after {WAIT_S:g} s the lab is still at work; see: kubenetlab get pods -A")

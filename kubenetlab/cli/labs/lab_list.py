@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from kubenetlab.cli.input.options import Output, OutputOption
-from kubenetlab.cli.terminal.screen import (
+from kubenetlab.cli.terminal.printing import (
     BAD,
     DIM,
-    MILD,
-    aligned,
-    data,
+    WARNING,
+    column_widths,
+    echo,
+    format_row,
     hint,
     note,
     paint,
-    say,
+    print_data,
     terminal_width,
-    widths_of,
 )
 from kubenetlab.errors import printable
 
@@ -57,26 +57,26 @@ def list_(
     warnings: list[str] = []
     found = overview(on_warning=warnings.append)
     for text in dict.fromkeys(warnings):
-        note(f"{paint('warning:', MILD)} {text}")
+        note(f"{paint('warning:', WARNING)} {text}")
     if output.is_data:
-        data([_as_data(lab) for lab in found], output)
+        print_data([_as_data(lab) for lab in found], output)
         return
     if not found:
-        say("no lab is up")
+        echo("no lab is up")
         hint("kubenetlab up")
         return
-    from kubenetlab.cli.terminal.tables import fitting, table
+    from kubenetlab.cli.terminal.tables import fit_columns, print_table
 
     header, rows = _rows(found, output)
     width = terminal_width()
     shown = (
-        fitting(header, rows, width, _EXPENDABLE)
+        fit_columns(header, rows, width, _EXPENDABLE)
         if width is not None and output is not Output.wide
         else (header, rows)
     )
-    table(*shown, numbers=_NUMBERS)
+    print_table(*shown, numbers=_NUMBERS)
     if left_out := [name for name in header if name not in shown[0]]:
-        say(paint(f"-o wide shows {', '.join(left_out)}, too", DIM))
+        echo(paint(f"-o wide shows {', '.join(left_out)}, too", DIM))
     silent = [lab.name for lab in found if lab.state == "no answer"]
     if silent:
         note(
@@ -93,13 +93,13 @@ def _watch(output: Output) -> None:
     if sys.stdout.isatty() and not output.is_data:
         from rich.live import Live
 
-        from kubenetlab.cli.terminal.tables import drawn, fitting
+        from kubenetlab.cli.terminal.tables import fit_columns, rich_table
 
         with Live(auto_refresh=False, screen=False) as live:
             while True:
                 header, rows = _rows(overview(on_warning=_ignore), output)
-                shown = fitting(header, rows, live.console.width, _EXPENDABLE)
-                live.update(drawn(*shown, numbers=_NUMBERS), refresh=True)
+                shown = fit_columns(header, rows, live.console.width, _EXPENDABLE)
+                live.update(rich_table(*shown, numbers=_NUMBERS), refresh=True)
                 time.sleep(INTERVAL_S)
     before: dict[tuple[str, str], LabSummary] = {}
     widths: list[int] = []
@@ -123,9 +123,9 @@ def _watch(output: Output) -> None:
 def _print_data(changed: list[LabSummary], gone: list[LabSummary]) -> None:
     """Print one JSON document per line for each lab that has changed or gone."""
     for lab in changed:
-        say(json.dumps(_as_data(lab)))
+        echo(json.dumps(_as_data(lab)))
     for lab in gone:
-        say(json.dumps({**_as_data(lab), "state": "down"}))
+        echo(json.dumps({**_as_data(lab), "state": "down"}))
 
 
 def _print_lines(
@@ -138,9 +138,9 @@ def _print_lines(
     ]
     if not widths:
         lines = [list(header), *lines]
-        widths = widths_of(lines)
+        widths = column_widths(lines)
     for line in lines:
-        say(aligned(line, widths))
+        echo(format_row(line, widths))
     return widths
 
 
@@ -182,9 +182,9 @@ def _row(lab: LabSummary) -> tuple[str, ...]:
         paint(lab.state, BAD) if lab.state == "no answer" else lab.state,
         short_age(lab.age_s),
         "?" if lab.nodes is None else str(lab.nodes),
-        pods if is_ready else paint(pods, MILD),
+        pods if is_ready else paint(pods, WARNING),
         "?" if lab.services is None else str(lab.services),
-        faults if not lab.faults else paint(faults, MILD),
+        faults if not lab.faults else paint(faults, WARNING),
         str(lab.processes),
         f"{lab.memory_bytes / _MIB:.0f} MiB",
     )

@@ -12,7 +12,7 @@ from kubenetlab.cli.input.options import (
     DriftOption,
     Files,
     Kustomizations,
-    MadeLab,
+    NewLab,
     Nodes,
     Output,
     Paths,
@@ -23,9 +23,9 @@ from kubenetlab.cli.input.options import (
     UplinkOption,
     manifest_files,
 )
-from kubenetlab.cli.labs.diagnostics import raise_findings, report
-from kubenetlab.cli.labs.waiting import needed
-from kubenetlab.cli.terminal.screen import data, hint
+from kubenetlab.cli.labs.diagnostics import print_diagnostics, raise_findings
+from kubenetlab.cli.labs.waiting import name_if_ambiguous
+from kubenetlab.cli.terminal.printing import hint, print_data
 from kubenetlab.lab.paths import LAB_API
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def plan(
     paths: Paths = None,
     files: Files = None,
     kustomizations: Kustomizations = None,
-    lab: MadeLab = None,
+    lab: NewLab = None,
     cni: Cni = None,
     proxy: Proxy = None,
     nodes: Nodes = None,
@@ -64,7 +64,7 @@ def plan(
     from kubenetlab.lab.client import Client
 
     files = manifest_files(paths, files, kustomizations)
-    name, given = manifests.for_lab(
+    name, given = manifests.load_for_lab(
         lab, files, manifests.Flags(cni, proxy, nodes, real_commands, drift, uplink), strict=strict
     )
     manifest_warnings.warn(given)
@@ -78,10 +78,10 @@ def plan(
         typer.echo(answer["script"] if answer else new_lab_script(given, name), nl=False)
         return
     planned, found = (answer["changes"], answer["diagnostics"]) if answer else new_lab_plan(given)
-    report(found, given.all_entries)
+    print_diagnostics(found, given.all_entries)
     changes = [*uplink_plan(name, given), *planned]
     if Output(output).is_data:
-        data(changes, output)
+        print_data(changes, output)
         return
     show_changes(changes, is_wide=wide or output is PlanOutput.wide)
     if changes:
@@ -89,7 +89,7 @@ def plan(
             f"kubenetlab up{''.join(f' -f {file}' for file in files or ())}", lab
         )  # whatever labs are up: it names the one to be made
     else:
-        hint("kubenetlab ping", needed(name))
+        hint("kubenetlab ping", name_if_ambiguous(name))
 
 
 def new_lab_plan(given: Manifests) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from kubenetlab.cli.terminal.screen import BAD, GOOD, MILD, paint, say
+from kubenetlab.cli.terminal.printing import BAD, GOOD, WARNING, echo, paint
 
 if TYPE_CHECKING:
     pass
 
-_COLOURS = {"+": GOOD, "-": BAD, "~": MILD}
+_COLOURS = {"+": GOOD, "-": BAD, "~": WARNING}
 _MARKS = (
     ("+", GOOD, "missing in the kernel"),
     ("-", BAD, "in the kernel only"),
-    ("~", MILD, "changed in the kernel"),
+    ("~", WARNING, "changed in the kernel"),
     ("?", None, "not compared"),
 )
 """What the marks of `diff` say about the kernel; the same marks say in a plan what an operation does."""
@@ -24,7 +24,7 @@ _SYSCTL, _ELEMENT = "sysctl ", "nft element "
 def show_changes(changes: Sequence[dict[str, Any]], *, is_wide: bool = False) -> None:
     """Namespace by namespace; runs of settings and elements are put together unless `is_wide`."""
     _show(
-        changes, lambda entry: entry["operations"] if is_wide else folded(entry["operations"], "+ ")
+        changes, lambda entry: entry["operations"] if is_wide else fold(entry["operations"], "+ ")
     )
 
 
@@ -39,12 +39,12 @@ def show_differences(changes: Sequence[dict[str, Any]], *, is_wide: bool = False
         lambda entry: (
             _with_content(entry)
             if is_wide
-            else folded(entry["operations"], "+ ", counts_elements=False)
+            else fold(entry["operations"], "+ ", counts_elements=False)
         ),
         "difference",
     )
     marks = {line[:1] for entry in changes for line in entry["operations"]}
-    say(
+    echo(
         "  ".join(
             f"{paint(mark, colour)} {meaning}" for mark, colour, meaning in _MARKS if mark in marks
         )
@@ -68,18 +68,18 @@ def _show(
     noun: str = "operation",
 ) -> None:
     for entry in changes:
-        say(paint(entry["netns"], None, bold=True))
+        echo(paint(entry["netns"], None, bold=True))
         for line in lines_of(entry):
-            say(f"  {paint(line[:1], _COLOURS.get(line[:1]))}{line[1:]}")
+            echo(f"  {paint(line[:1], _COLOURS.get(line[:1]))}{line[1:]}")
     count = sum(len(entry["operations"]) for entry in changes)
-    say(
+    echo(
         f"{count} {noun}{'s' if count != 1 else ''} in {len(changes)} namespace{'s' if len(changes) != 1 else ''}"
         if count
         else "nothing to do"
     )
 
 
-def folded(lines: Iterable[str], mark: str = "", *, counts_elements: bool = True) -> Iterable[str]:
+def fold(lines: Iterable[str], mark: str = "", *, counts_elements: bool = True) -> Iterable[str]:
     """Lines with settings put together in one, and elements counted by set; `mark` stands before those that are folded."""
     settings: list[str] = []
     elements: dict[str, int] = {}

@@ -6,7 +6,7 @@ import sys
 import time
 from typing import Any
 
-from kubenetlab.cli.terminal.screen import DIM, GOOD, paint, say
+from kubenetlab.cli.terminal.printing import DIM, GOOD, echo, paint
 
 _REDRAW_S = 0.04
 
@@ -52,11 +52,11 @@ class Progress:
 
     def built(self, message: dict[str, Any]) -> None:
         self._line.clear()
-        say(
+        echo(
             f"{paint('✓', GOOD)} built {message['built']} namespaces: the wire, {self._nodes} node{'s' if self._nodes != 1 else ''}, pods and external hosts"
         )
         for reason in message["reasons"]:
-            say(f"  {paint(reason, DIM)}")
+            echo(f"  {paint(reason, DIM)}")
 
     def stop(self) -> None:
         self._line.clear()

@@ -14,7 +14,7 @@ from kubenetlab.cli.input.options import (
     Files,
     Kustomizations,
     Lab,
-    MadeLab,
+    NewLab,
     Nodes,
     Paths,
     Proxy,
@@ -23,11 +23,16 @@ from kubenetlab.cli.input.options import (
     Timeout,
     UplinkOption,
     manifest_files,
-    seconds,
+    parse_duration_s,
 )
-from kubenetlab.cli.labs.diagnostics import AllowUndeclared, raise_findings, refuse, report
-from kubenetlab.cli.labs.waiting import needed, wait
-from kubenetlab.cli.terminal.screen import DIM, GOOD, MILD, hint, note, paint, say
+from kubenetlab.cli.labs.diagnostics import (
+    AllowUndeclared,
+    print_diagnostics,
+    raise_findings,
+    raise_misconfigurations,
+)
+from kubenetlab.cli.labs.waiting import name_if_ambiguous, wait
+from kubenetlab.cli.terminal.printing import DIM, GOOD, WARNING, echo, hint, note, paint
 from kubenetlab.lab.paths import LAB_API
 
 if TYPE_CHECKING:
@@ -39,7 +44,7 @@ def up(
     paths: Paths = None,
     files: Files = None,
     kustomizations: Kustomizations = None,
-    lab: MadeLab = None,
+    lab: NewLab = None,
     cni: Cni = None,
     proxy: Proxy = None,
     nodes: Nodes = None,
@@ -63,9 +68,9 @@ def up(
     from kubenetlab.lab import rundir
     from kubenetlab.lab.client import Client
 
-    timeout_s = seconds(timeout)
+    timeout_s = parse_duration_s(timeout)
     files = manifest_files(paths, files, kustomizations)
-    name, given = manifests.for_lab(
+    name, given = manifests.load_for_lab(
         lab, files, manifests.Flags(cni, proxy, nodes, real_commands, drift, uplink), strict=strict
     )
     manifest_warnings.warn(given)
@@ -75,14 +80,14 @@ def up(
     _link_up(name, given)
     entries = given.all_entries
     if no_wait:
-        report(Client(name).diagnostics(), entries, allow_undeclared=allow_undeclared)
-        hint("kubenetlab get pods -A", needed(name))
+        print_diagnostics(Client(name).diagnostics(), entries, allow_undeclared=allow_undeclared)
+        hint("kubenetlab get pods -A", name_if_ambiguous(name))
         return
     wait(
         name,
         timeout_s,
         begun,
-        lambda found: report(found, entries, allow_undeclared=allow_undeclared),
+        lambda found: print_diagnostics(found, entries, allow_undeclared=allow_undeclared),
     )
 
 
@@ -105,7 +110,7 @@ def apply(
     if not files:
         raise UsageError("nothing to apply; name manifests with -f FILE")
     begun = time.monotonic()
-    timeout_s = seconds(timeout)
+    timeout_s = parse_duration_s(timeout)
     client = choose(lab)
     given = manifests.read(files, strict=strict, lab=lab)
     manifest_warnings.warn(given)
@@ -113,14 +118,14 @@ def apply(
     _link_up(client.lab, given)
     entries = given.all_entries
     if no_wait:
-        report(client.diagnostics(), entries, allow_undeclared=allow_undeclared)
-        hint("kubenetlab get pods -A", needed(client.lab))
+        print_diagnostics(client.diagnostics(), entries, allow_undeclared=allow_undeclared)
+        hint("kubenetlab get pods -A", name_if_ambiguous(client.lab))
         return
     wait(
         client.lab,
         timeout_s,
         begun,
-        lambda found: report(found, entries, allow_undeclared=allow_undeclared),
+        lambda found: print_diagnostics(found, entries, allow_undeclared=allow_undeclared),
     )
 
 
@@ -160,7 +165,9 @@ def _create(name: str, given: Manifests, keep: bool, strictness: Strictness) -> 
     if codes := strictness.refused_codes:
         from kubenetlab.lab.apiserver.diagnostics import diagnostics
 
-        refuse([item for item in diagnostics(cluster) if item["code"] in codes], given.all_entries)
+        raise_misconfigurations(
+            [item for item in diagnostics(cluster) if item["code"] in codes], given.all_entries
+        )
     _say_namespaces(admission.made_namespaces)
     progress = Progress(name, len(config.nodes))
     try:
@@ -197,12 +204,12 @@ def _applied(name: str, given: Manifests, strictness: Strictness) -> bool:
 def _apply(client: Client, given: Manifests, strictness: Strictness) -> None:
     answer = client.post(f"{LAB_API}/apply", _documents(given, strictness))
     raise_findings(answer, given)
-    refuse(answer.get("diagnostics", []), given.all_entries)
+    raise_misconfigurations(answer.get("diagnostics", []), given.all_entries)
     _say_namespaces(answer["namespaces"])
-    colours = {"created": GOOD, "configured": MILD, "kept": DIM, "unchanged": DIM}
+    colours = {"created": GOOD, "configured": WARNING, "kept": DIM, "unchanged": DIM}
     for outcome in answer["outcomes"]:
         changes = f": {', '.join(outcome['changes'])}" if outcome["changes"] else ""
-        say(f"{outcome['title']} {paint(outcome['action'], colours[outcome['action']])}{changes}")
+        echo(f"{outcome['title']} {paint(outcome['action'], colours[outcome['action']])}{changes}")
 
 
 def _documents(given: Manifests, strictness: Strictness) -> dict[str, Any]:
@@ -228,24 +235,24 @@ def _link_up(name: str, given: Manifests) -> None:
         from kubenetlab.lab.client import Client
 
         record = uplink.bring(Client(name), given.cluster_config)
-        say(
+        echo(
             f"{paint('✓', GOOD)} uplink: this machine's link {record.link} leads to the lab's router, {', '.join(record.router)}"
         )
         for chain in uplink.in_the_way():
             words = f"iptables -I FORWARD -i {record.link} -j ACCEPT; iptables -I FORWARD -o {record.link} -j ACCEPT"
             note(
-                f"{paint('note:', MILD)} {chain} of this machine drops what it forwards unless it is told otherwise: {words}"
+                f"{paint('note:', WARNING)} {chain} of this machine drops what it forwards unless it is told otherwise: {words}"
             )
     elif (rundir.of(name) / rundir.UPLINK).exists():
         from kubenetlab.lab import uplink
         from kubenetlab.lab.client import Client
 
         uplink.remove(Client(name))
-        say("no uplink any more: the lab is by itself again")
+        echo("no uplink any more: the lab is by itself again")
 
 
 def _say_namespaces(made: Any) -> None:
     if made:
         note(
-            f"{paint('warning:', MILD)} made {'namespaces' if len(made) > 1 else 'namespace'} {', '.join(made)}, which no manifest makes"
+            f"{paint('warning:', WARNING)} made {'namespaces' if len(made) > 1 else 'namespace'} {', '.join(made)}, which no manifest makes"
         )

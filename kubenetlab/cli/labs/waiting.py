@@ -11,7 +11,7 @@ from typing import Any, Final, NoReturn
 
 import typer
 
-from kubenetlab.cli.terminal.screen import BAD, DIM, hint, note, paint, refused, say
+from kubenetlab.cli.terminal.printing import BAD, DIM, echo, hint, note, paint, print_failures
 from kubenetlab.lab import rundir
 from kubenetlab.lab.paths import LAB, LAB_API
 
@@ -53,7 +53,7 @@ def wait(
         waiting.stop()
         _stop_waiting(name, last["waiting"])
     waiting.stop()
-    refused(last["failures"])
+    print_failures(last["failures"])
     for reason, pods in _by_reason(last["stuck"]).items():
         note(f"{paint('not ready:', BAD)} {_few(pods)}: {reason}")
     if last["waiting"]:
@@ -86,20 +86,20 @@ def wait(
     on_diagnostics(last.get("diagnostics", []))  # an agent of an earlier version has none
     took = f"{time.monotonic() - begun:.2f} s"
     purpose = f", {len(last['unready'])} unready on purpose" if last["unready"] else ""
-    say(
+    echo(
         f"lab {paint(name, None, bold=True)}: {last['ready']} of {last['total']} pods ready{purpose} {paint(f'({took})', DIM)}"
     )
     if is_fine:
-        hint("kubenetlab ping", needed(name))
+        hint("kubenetlab ping", name_if_ambiguous(name))
         return
     if any(
         "cni plugin not initialized" in entry["reason"]
         or "node.kubernetes.io/not-ready" in entry["reason"]
         for entry in last["stuck"]
     ):
-        hint("install a network: kubenetlab up --cni bridge", needed(name))
+        hint("install a network: kubenetlab up --cni bridge", name_if_ambiguous(name))
         raise typer.Exit(1)
-    hint(_next_after_failure(last), needed(name))
+    hint(_next_after_failure(last), name_if_ambiguous(name))
     sys.stdout.flush()
     raise typer.Exit(1)
 
@@ -128,7 +128,7 @@ def _stop_waiting(name: str, waiting: list[str]) -> NoReturn:
     note(
         f"stopped waiting; lab {name} is up{f', and not ready yet: {_few(waiting)}' if waiting else ''}"
     )
-    hint("kubenetlab get pods -A -w", needed(name))
+    hint("kubenetlab get pods -A -w", name_if_ambiguous(name))
     raise typer.Exit(STOPPED_BY_SIGINT)
 
 
@@ -144,7 +144,7 @@ def _few(pods: list[str]) -> str:
     return ", ".join(pods[:5]) + (f" and {len(pods) - 5} more" if len(pods) > 5 else "")
 
 
-def needed(name: str) -> str | None:
+def name_if_ambiguous(name: str) -> str | None:
     """The lab's name for a hint, where the next command would find another lab without it."""
     from kubenetlab.lab.client import running
 

@@ -16,7 +16,7 @@ from kubenetlab.cli.input.options import (
     SelectorOption,
     manifest_files,
 )
-from kubenetlab.cli.terminal.screen import hint
+from kubenetlab.cli.terminal.printing import hint
 
 
 def delete(

@@ -11,14 +11,14 @@ from kubenetlab.api.kinds import find_kind, known_words, qualified_kind
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import GivenKey
-from kubenetlab.cli.input.object_names import kinds_and_names
-from kubenetlab.cli.input.selection import fetch, is_called, is_in, wanted_kinds
-from kubenetlab.cli.terminal.screen import say
+from kubenetlab.cli.input.object_names import parse_object_names
+from kubenetlab.cli.input.selection import fetch, is_in_namespace, is_kind_name, requested_kinds
+from kubenetlab.cli.terminal.printing import echo
 from kubenetlab.errors import LabError, UsageError, did_you_mean
 from kubenetlab.lab.client import ApiError, Client
 from kubenetlab.lab.paths import LAB_API, kind_path, object_path
 
-Wanted = tuple[type[Resource], str, str]
+ObjectKey = tuple[type[Resource], str, str]
 """(kind, namespace, name)"""
 
 WAIT_S = 30.0
@@ -61,7 +61,7 @@ def delete(
                 meta = entry.value["metadata"]
                 given.append((qualified_kind(entry.value), meta.get("namespace", ""), meta["name"]))
     if selector and not (wanted or given):
-        say(f"nothing found in namespace {here} with the labels {selector}")
+        echo(f"nothing found in namespace {here} with the labels {selector}")
         return
     if not wanted and not given:
         raise UsageError("nothing to delete; name objects (pod web-0), or manifests with -f FILE")
@@ -82,13 +82,13 @@ def delete(
     ):  # one that goes with another, as an object with its namespace, is deleted all the same
         deleted_uid = _delete_one(client, one)
         if deleted_uid is None:
-            say(f"{title(*one)} deleted")
+            echo(f"{title(*one)} deleted")
         there[one] = deleted_uid or uid
     kept = [key for key in given if key in known]
     if kept:
         client.post(f"{LAB_API}/delete", {"keys": kept})
         for kind, _, name in kept:
-            say(f"{kind} {name} deleted")
+            echo(f"{kind} {name} deleted")
     if wait:
         _wait(client, list(there.items()))
     missing = [title(*one) for one in wanted if one not in there] + [
@@ -100,11 +100,11 @@ def delete(
 
 def _named(
     client: Client, what: Sequence[str], namespace: str
-) -> tuple[list[Wanted], list[GivenKey]]:
+) -> tuple[list[ObjectKey], list[GivenKey]]:
     """`pod web-0 web-1`, `pod/web-0 svc/web`: objects, and documents of kinds that the lab does not model."""
-    wanted: list[Wanted] = []
+    wanted: list[ObjectKey] = []
     given: list[GivenKey] = []
-    for word, name in kinds_and_names("delete", what) if what else ():
+    for word, name in parse_object_names("delete", what) if what else ():
         kind = find_kind(word)
         if kind is not None:
             wanted.append((kind, namespace if kind.is_namespaced else "", name))
@@ -112,7 +112,7 @@ def _named(
             given.append(found)
         elif (
             known := next(
-                (known for known in sorted(builtin.all_kinds()) if is_called(known, word)), None
+                (known for known in sorted(builtin.all_kinds()) if is_kind_name(known, word)), None
             )
         ) is not None:
             given.append((known, namespace, name))  # there is none: it is reported as not found
@@ -125,11 +125,11 @@ def _named(
 
 def _selected(
     client: Client, what: Sequence[str], namespace: str, selector: str
-) -> tuple[list[Wanted], list[GivenKey]]:
+) -> tuple[list[ObjectKey], list[GivenKey]]:
     """`pods,services` with a selector: objects, and documents of kinds that the lab does not model."""
-    wanted: list[Wanted] = []
+    wanted: list[ObjectKey] = []
     given: list[GivenKey] = []
-    for kind, names in wanted_kinds(client, "delete", what):
+    for kind, names in requested_kinds(client, "delete", what):
         if names:
             raise UsageError(f"-l cannot stand with a name: {names[0]}")
         for document in fetch(client, kind, [], namespace, every=False, selector=selector):
@@ -147,13 +147,13 @@ def _given(client: Client, word: str, namespace: str, name: str) -> GivenKey | N
     """The key of a document that the lab keeps, by its kind or the plural of that."""
     for document in client.given():
         kind, meta = str(document["kind"]), document["metadata"]
-        is_meant = is_called(kind, word) and meta["name"] == name
-        if is_meant and is_in(document, namespace):
+        is_meant = is_kind_name(kind, word) and meta["name"] == name
+        if is_meant and is_in_namespace(document, namespace):
             return qualified_kind(document), meta.get("namespace", ""), name
     return None
 
 
-def _delete_one(client: Client, one: Wanted) -> str | None:
+def _delete_one(client: Client, one: ObjectKey) -> str | None:
     """Delete an object and say so; return the UID of what goes, or None when there is none any more.
 
     The UID is not that of a Node: the Node stays, only its own document goes.
@@ -165,7 +165,7 @@ def _delete_one(client: Client, one: Wanted) -> str | None:
         if error.code != 404:
             raise
         return None
-    say(str(status.get("message") or f"{title(kind, namespace, name)} deleted"))
+    echo(str(status.get("message") or f"{title(kind, namespace, name)} deleted"))
     return str(status["details"]["uid"])
 
 
@@ -174,7 +174,7 @@ def title(kind: type[Resource], namespace: str, name: str) -> str:
     return f"{kind.kind} {namespace}/{name}" if namespace else f"{kind.kind} {name}"
 
 
-def _wait(client: Client, gone: Sequence[tuple[Wanted, str]]) -> None:
+def _wait(client: Client, gone: Sequence[tuple[ObjectKey, str]]) -> None:
     """Until each is gone, and Linux knows; one of the same name that took its place is another."""
     deadline = time.monotonic() + WAIT_S
     waiting = list(gone)
@@ -214,7 +214,7 @@ def _grace_left_s(client: Client) -> float:
     return max(0.0, max(ends, default=0.0) - time.time())
 
 
-def _uid(client: Client, one: Wanted) -> str | None:
+def _uid(client: Client, one: ObjectKey) -> str | None:
     try:
         return str(client.get(object_path(*one))["metadata"]["uid"])
     except ApiError as error:

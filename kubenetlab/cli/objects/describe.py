@@ -8,8 +8,12 @@ import typer
 
 from kubenetlab.cli.input.completion import candidates
 from kubenetlab.cli.input.options import Lab, Namespace, SelectorOption
-from kubenetlab.cli.input.selection import described, refuse_selector_beside_names, wanted_kinds
-from kubenetlab.cli.terminal.screen import data, hint, say
+from kubenetlab.cli.input.selection import (
+    fetch_by_prefix,
+    refuse_selector_beside_names,
+    requested_kinds,
+)
+from kubenetlab.cli.terminal.printing import echo, hint, print_data
 
 
 def describe(
@@ -33,22 +37,22 @@ def describe(
     from kubenetlab.lab.client import choose
 
     client = choose(lab)
-    wanted = wanted_kinds(client, "describe", what)
+    wanted = requested_kinds(client, "describe", what)
     refuse_selector_beside_names(selector, wanted)
     found = [
         (kind, document)
         for kind, names in wanted
-        for document in described(client, kind, names, namespace or "default", selector)
+        for document in fetch_by_prefix(client, kind, names, namespace or "default", selector)
     ]
     if not found:
-        say(f"nothing found in namespace {namespace or 'default'}")
+        echo(f"nothing found in namespace {namespace or 'default'}")
         hint("kubenetlab get pods -A")
         return
     for index, (kind, document) in enumerate(found):
         if index:
-            say()
+            echo()
         if isinstance(kind, str):
-            data(document, "yaml")
+            print_data(document, "yaml")
         else:
             describe_object(client, document)
     first = found[0][1]

@@ -15,7 +15,7 @@ Target = Annotated[
         metavar="TARGET",
         help="\\[ns/]pod, node:name, ext:name, or a workload for one of its pods: deploy:\\[ns/]name, sts:, ds:, job:, rs:.",
         show_default=False,
-        autocompletion=candidates("places"),
+        autocompletion=candidates("locations"),
     ),
 ]
 

@@ -16,15 +16,22 @@ from kubenetlab.cli.input.options import (
     Namespace,
     SelectorOption,
     SortBy,
-    get_output,
+    parse_get_output,
 )
 from kubenetlab.cli.input.selection import (
     fetch,
-    parsed_selector,
+    parse_label_selector,
     refuse_selector_beside_names,
-    wanted_kinds,
+    requested_kinds,
 )
-from kubenetlab.cli.terminal.screen import aligned, data, hint, say, table, widths_of
+from kubenetlab.cli.terminal.printing import (
+    column_widths,
+    echo,
+    format_row,
+    hint,
+    print_data,
+    print_table,
+)
 
 if TYPE_CHECKING:
     from kubenetlab.api.meta import Resource
@@ -58,7 +65,7 @@ def get(
     from kubenetlab.errors import UsageError
     from kubenetlab.lab.client import choose
 
-    form, template = get_output(output)
+    form, template = parse_get_output(output)
     print_template = _printer(template) if form is GetOutput.jsonpath else None
     if (
         lab is None
@@ -68,13 +75,13 @@ def get(
     ):
         return
     client = choose(lab)
-    wanted = wanted_kinds(client, "get", what)
+    wanted = requested_kinds(client, "get", what)
     refuse_selector_beside_names(selector, wanted)
     first, _ = wanted[0]
     if watch and len(wanted) == 1 and not isinstance(first, str):
         if print_template is not None or sort_by:
             raise UsageError("-w cannot stand with -o jsonpath or --sort-by")
-        parsed_selector(selector)
+        parse_label_selector(selector)
         _watch(
             client,
             first,
@@ -97,10 +104,10 @@ def get(
         documents += found
         if form is GetOutput.name:
             for document in found:
-                say(typed_name(document))
+                echo(typed_name(document))
         elif not form.is_data and print_template is None and (found or len(wanted) == 1):
             if shown:
-                say()
+                echo()
             _show(kind, found, every, form, has_kind=len(wanted) > 1, has_labels=show_labels)
             shown = True
     if form.is_data or print_template is not None:
@@ -111,7 +118,7 @@ def get(
         if print_template is not None:
             print_template(document)
         else:
-            data(document, form)
+            print_data(document, form)
         return
     if form is GetOutput.name:
         return
@@ -119,7 +126,7 @@ def get(
         is_everywhere = every or not any(
             isinstance(kind, str) or kind.is_namespaced for kind, _ in wanted
         )
-        say(
+        echo(
             "nothing found"
             + (
                 ""
@@ -169,15 +176,15 @@ def _show_clusters(output: GetOutput) -> bool:
         except LabError:
             continue  # it ends just now
     if output.is_data:
-        data({"apiVersion": "v1", "kind": "List", "items": documents}, output)
+        print_data({"apiVersion": "v1", "kind": "List", "items": documents}, output)
     elif output is GetOutput.name:
         for document in documents:
-            say(typed_name(document))
+            echo(typed_name(document))
     elif documents:
         _show("Cluster", documents, False, output)
         hint(f"kubenetlab get pods -A --lab {names[0]}")
     else:
-        say("no lab is up")
+        echo("no lab is up")
         hint("kubenetlab up")
     return True
 
@@ -258,7 +265,7 @@ def _show(
             has_labels=has_labels,
             has_kind=has_kind,
         )
-        table(columns.heading, [columns.row(document) for document in documents])
+        print_table(columns.heading, [columns.row(document) for document in documents])
 
 
 def _watch(
@@ -290,17 +297,17 @@ def _watch(
         if event["type"] == "BOOKMARK":
             is_live = True
         elif output.is_data:
-            data(document, output)
+            print_data(document, output)
         elif output is GetOutput.name:
-            say(typed_name(document))
+            echo(typed_name(document))
         else:
             rows.append(columns.row(document))
         if is_live and not (
             output.is_data or output is GetOutput.name
         ):  # what is there at first gives the columns their widths
-            widths = widths or widths_of(rows)
+            widths = widths or column_widths(rows)
             for row in rows:
-                say(aligned(row, widths))
+                echo(format_row(row, widths))
             rows = []
 
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from kubenetlab.cli.input.completion import candidates
-from kubenetlab.cli.input.options import Lab, Namespace, SelectorOption, seconds
+from kubenetlab.cli.input.options import Lab, Namespace, SelectorOption, parse_duration_s
 from kubenetlab.cli.input.selection import fetch
-from kubenetlab.cli.terminal.screen import DIM, hint, paint, say
+from kubenetlab.cli.terminal.printing import DIM, echo, hint, paint
 
 if TYPE_CHECKING:
     from kubenetlab.lab.client import Client
@@ -93,13 +93,13 @@ def logs(
         pods = _with_labels(client, namespace or "default", selector)
         tail = TAIL_OF_MANY if tail is None and not follow else tail
         if not pods:
-            say(f"nothing found in namespace {namespace or 'default'} with the labels {selector}")
+            echo(f"nothing found in namespace {namespace or 'default'} with the labels {selector}")
             hint("kubenetlab get pods -A")
             return
     query = {"container": container} if container else {}
     query |= {"tailLines": str(tail)} if tail is not None else {}
     query |= (
-        {"sinceSeconds": f"{seconds(since):g}"}
+        {"sinceSeconds": f"{parse_duration_s(since):g}"}
         if since
         else {"sinceTime": since_time}
         if since_time

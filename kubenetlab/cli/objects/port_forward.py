@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from kubenetlab.cli.input.options import Lab, Namespace
-from kubenetlab.cli.terminal.screen import hint, note, say
+from kubenetlab.cli.terminal.printing import echo, hint, note
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,12 +73,12 @@ def port_forward(
 
     def ready() -> None:
         for listener in listeners:
-            say(f"Forwarding from {listener.title} -> {listener.remote}")
+            echo(f"Forwarding from {listener.title} -> {listener.remote}")
         hint(f"curl http://{listeners[0].title}/ (Ctrl-C ends this)")
 
     def handling(listener: ForwardedPort) -> None:
         if _is_read(sys.stdout):
-            say(f"Handling connection for {listener.local}")
+            echo(f"Handling connection for {listener.local}")
 
     def failed(listener: ForwardedPort, error: OSError) -> None:
         if _is_read(sys.stderr):

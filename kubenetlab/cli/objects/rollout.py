@@ -10,9 +10,9 @@ import typer
 from typer.core import TyperGroup
 
 from kubenetlab.cli.input.completion import candidates
-from kubenetlab.cli.input.options import Lab, Namespace, Timeout, seconds
+from kubenetlab.cli.input.options import Lab, Namespace, Timeout, parse_duration_s
 from kubenetlab.cli.input.short_options import Command
-from kubenetlab.cli.terminal.screen import hint, say
+from kubenetlab.cli.terminal.printing import echo, hint
 
 if TYPE_CHECKING:
     from kubenetlab.api.meta import Resource
@@ -53,7 +53,7 @@ What = Annotated[
         metavar="KIND NAME | KIND/NAME",
         help="A Deployment, StatefulSet or DaemonSet.",
         show_default=False,
-        autocompletion=candidates("rolled_out"),
+        autocompletion=candidates("rollout_workloads"),
     ),
 ]
 
@@ -70,7 +70,7 @@ def restart(what: What, namespace: Namespace = None, lab: Lab = None) -> None:
     for kind, name in workloads:
         with with_suggestion(client, kind, namespace or "default", name):
             client.request("PUT", f"{object_path(kind, namespace or 'default', name)}/restart")
-        say(f"{kind.kind.lower()} {name} restarted")
+        echo(f"{kind.kind.lower()} {name} restarted")
     hint(f"kubenetlab rollout status {' '.join(what)}{f' -n {namespace}' if namespace else ''}")
 
 
@@ -86,7 +86,7 @@ def status(
 
     workloads = _workloads("rollout status", what)
     client = choose(lab)
-    deadline = time.monotonic() + seconds(timeout)
+    deadline = time.monotonic() + parse_duration_s(timeout)
     for kind, name in workloads:
         told = ""
         path = object_path(kind, namespace or "default", name)
@@ -94,14 +94,14 @@ def status(
             client.get(path)
         while (missing := outstanding(client.get(path))) is not None:
             if missing != told:
-                say(f"waiting: {missing}")
+                echo(f"waiting: {missing}")
                 told = missing
             if time.monotonic() >= deadline:
                 raise LabError(
                     f"{kind.kind.lower()} {name} is not rolled out after {timeout}: {missing}"
                 )
             time.sleep(POLL_S)
-        say(f"{kind.kind.lower()} {name} is rolled out")
+        echo(f"{kind.kind.lower()} {name} is rolled out")
     hint(f"kubenetlab get pods{f' -n {namespace}' if namespace else ''} -o wide")
 
 
@@ -131,11 +131,11 @@ def outstanding(document: Mapping[str, Any]) -> str | None:
 def _workloads(command: str, what: list[str]) -> list[tuple[type[Resource], str]]:
     from kubenetlab.api.apps import DaemonSet, Deployment, StatefulSet
     from kubenetlab.api.kinds import find_kind
-    from kubenetlab.cli.input.object_names import kinds_and_names
+    from kubenetlab.cli.input.object_names import parse_object_names
     from kubenetlab.errors import UsageError
 
     found: list[tuple[type[Resource], str]] = []
-    for word, name in kinds_and_names(command, what):
+    for word, name in parse_object_names(command, what):
         kind = find_kind(word)
         if kind is None or kind not in (Deployment, StatefulSet, DaemonSet):
             raise UsageError(

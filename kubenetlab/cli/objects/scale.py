@@ -8,7 +8,7 @@ import typer
 
 from kubenetlab.cli.input.completion import candidates
 from kubenetlab.cli.input.options import Lab, Namespace
-from kubenetlab.cli.terminal.screen import hint, say
+from kubenetlab.cli.terminal.printing import echo, hint
 
 MAX_REPLICAS: Final = 20_000
 
@@ -33,7 +33,7 @@ def scale(
     """Set the number of pods. Example: kubenetlab scale deployment web --replicas 5"""
     from kubenetlab.api.kinds import find_kind, known_words
     from kubenetlab.cli.input.not_found import with_suggestion
-    from kubenetlab.cli.input.object_names import kinds_and_names
+    from kubenetlab.cli.input.object_names import parse_object_names
     from kubenetlab.errors import UsageError, did_you_mean
     from kubenetlab.lab.client import choose
     from kubenetlab.lab.paths import object_path
@@ -48,7 +48,7 @@ def scale(
         replicas = int(last)
     if not what:
         raise UsageError("scale: wanted a kind and a name, as in: scale deployment web 3")
-    wanted = [(find_kind(word), word, name) for word, name in kinds_and_names("scale", what)]
+    wanted = [(find_kind(word), word, name) for word, name in parse_object_names("scale", what)]
     for kind, word, _ in wanted:
         if kind is None:
             raise UsageError(f'scale: there is no kind "{word}"{did_you_mean(word, known_words())}')
@@ -58,5 +58,5 @@ def scale(
         path = f"{object_path(kind, namespace or 'default', name)}/scale"
         with with_suggestion(client, kind, namespace or "default", name):
             answer = client.request("PUT", path, {"spec": {"replicas": replicas}}).body
-        say(f"{kind.kind.lower()} {name} scaled from {answer['status']['replicas']} to {replicas}")
+        echo(f"{kind.kind.lower()} {name} scaled from {answer['status']['replicas']} to {replicas}")
     hint(f"kubenetlab get pods{f' -n {namespace}' if namespace else ''} -w")

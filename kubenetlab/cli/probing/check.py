@@ -14,15 +14,15 @@ from kubenetlab.cli.input.options import Lab, Output, OutputOption, manifest_fil
 from kubenetlab.cli.labs.diagnostics import (
     AllowUndeclared,
     AllowUnmodelled,
+    abbreviate,
     count_problems,
     describe_unenforced,
-    few,
     note_absent_pods,
 )
-from kubenetlab.cli.terminal.screen import BAD, DIM, GOOD, MILD, data, hint, paint, say
+from kubenetlab.cli.terminal.printing import BAD, DIM, GOOD, WARNING, echo, hint, paint, print_data
 
 if TYPE_CHECKING:
-    from kubenetlab.cli.labs.diagnostics import Judged
+    from kubenetlab.cli.labs.diagnostics import AssessedDiagnostic
     from kubenetlab.observe.check import RowVerdict
 
 
@@ -58,7 +58,7 @@ def check(
     more than is known. Manifests that a table names are applied first.
     Example: kubenetlab check -f manifests/11-microservices-demo/expect.yaml
     """
-    from kubenetlab.cli.labs.diagnostics import judge
+    from kubenetlab.cli.labs.diagnostics import assess
     from kubenetlab.lab.client import choose
     from kubenetlab.observe.truth_table import load
 
@@ -81,7 +81,7 @@ def check(
         index for index, verdict in enumerate(verdicts) if tables and verdict.is_expected_to_fail
     )
     connections = [verdict.connection for verdict in verdicts]
-    judged = judge(
+    judged = assess(
         found,
         connections,
         kinds=allow_unmodelled,
@@ -93,7 +93,7 @@ def check(
     failed = [verdict for verdict in verdicts if verdict.state == "fails"]
     is_fine = not failed and all(one.is_accepted for one in judged)
     if output.is_data:
-        data(_as_data(verdicts, judged, is_fine=is_fine), output)
+        print_data(_as_data(verdicts, judged, is_fine=is_fine), output)
     else:
         _show(verdicts, judged, took_s)
         hint(
@@ -118,7 +118,7 @@ def _refuse_unwritable(file: str) -> None:
         raise UsageError(f"--junit {file}: it cannot be written")
 
 
-def _how_to_accept(judged: Sequence[Judged]) -> str:
+def _how_to_accept(judged: Sequence[AssessedDiagnostic]) -> str:
     """Return the command that looks at the first open diagnostic, or accepts it."""
     first = next(one for one in judged if not one.is_accepted).diagnostic
     if first.code == "not-enforced":
@@ -237,7 +237,7 @@ def _promise(client: Any, deadline_s: float) -> list[RowVerdict]:
     ]
 
 
-def _unenforced_by_verdict(judged: Sequence[Judged]) -> dict[int, list[str]]:
+def _unenforced_by_verdict(judged: Sequence[AssessedDiagnostic]) -> dict[int, list[str]]:
     """Return the titles of the objects that are neither enforced nor accepted, by the index of each verdict that they could change."""
     found: dict[int, list[str]] = {}
     for one in judged:
@@ -248,11 +248,11 @@ def _unenforced_by_verdict(judged: Sequence[Judged]) -> dict[int, list[str]]:
 
 
 def _remark(titles: Sequence[str]) -> str:
-    return f"not enforced by this lab, and could change this: {few(titles)}"
+    return f"not enforced by this lab, and could change this: {abbreviate(titles)}"
 
 
 def _as_data(
-    verdicts: Sequence[RowVerdict], judged: Sequence[Judged], *, is_fine: bool
+    verdicts: Sequence[RowVerdict], judged: Sequence[AssessedDiagnostic], *, is_fine: bool
 ) -> dict[str, Any]:
     from msgspec import to_builtins
 
@@ -266,31 +266,33 @@ def _as_data(
     return {"ok": is_fine, "checks": checks, "diagnostics": [one.as_data(names) for one in judged]}
 
 
-def _show(verdicts: Sequence[RowVerdict], judged: Sequence[Judged], took_s: float) -> None:
+def _show(
+    verdicts: Sequence[RowVerdict], judged: Sequence[AssessedDiagnostic], took_s: float
+) -> None:
     unenforced = _unenforced_by_verdict(judged)
     for index, verdict in enumerate(verdicts):
         if verdict.state == "fails":
             where = f"{paint(verdict.place, DIM)}  " if verdict.place else ""
-            say(
+            echo(
                 f"{paint('✗', BAD)} {where}{verdict.source} → {verdict.target}: wanted {verdict.expected}, found {verdict.found}"
             )
             if index in unenforced:
-                say(f"    {paint(_remark(unenforced[index]), MILD)}")
+                echo(f"    {paint(_remark(unenforced[index]), WARNING)}")
     names = [f"{verdict.source} → {verdict.target}" for verdict in verdicts]
     for one in judged:
         if not one.is_accepted:
-            say(
+            echo(
                 f"{paint('✗', BAD)} {describe_unenforced(one, names) if one.is_unenforced else one.problem}"
             )
     failing = sum(verdict.state == "fails" for verdict in verdicts)
     parts = [paint(f"{len(verdicts) - failing} hold", GOOD)]
     parts += [paint(f"{failing} do not", BAD)] if failing else []
     parts += [paint(part, BAD) for part in count_problems(judged)]
-    say(f"{len(verdicts)} checks in {took_s:.2f} s: {', '.join(parts)}")
+    echo(f"{len(verdicts)} checks in {took_s:.2f} s: {', '.join(parts)}")
 
 
 def _write_junit(
-    file: str, verdicts: Sequence[RowVerdict], judged: Sequence[Judged], took_s: float
+    file: str, verdicts: Sequence[RowVerdict], judged: Sequence[AssessedDiagnostic], took_s: float
 ) -> None:
     from kubenetlab.errors import LabError
     from kubenetlab.observe.junit import Note, write

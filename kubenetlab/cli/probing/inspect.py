@@ -8,7 +8,16 @@ import typer
 
 from kubenetlab.cli.input.completion import candidates
 from kubenetlab.cli.input.options import Lab, Namespace, Output, OutputOption
-from kubenetlab.cli.terminal.screen import GOOD, broken, data, hint, paint, refused, say, table
+from kubenetlab.cli.terminal.printing import (
+    GOOD,
+    echo,
+    hint,
+    paint,
+    print_data,
+    print_failures,
+    print_faults,
+    print_table,
+)
 from kubenetlab.lab.paths import LAB_API
 
 
@@ -38,7 +47,7 @@ def inspect(
     seen = client.inspect()
     if target is None:
         if output.is_data:
-            data(seen, output)
+            print_data(seen, output)
             return
         _show(seen)
         hint(f"kubenetlab inspect node:{seen['nodes'][0]['name']}")
@@ -67,22 +76,22 @@ def inspect(
         title, pods = selected_pods(wanted, seen, place)
         found |= inspect_pods(client, seen, pods, title, output)
     if output.is_data:
-        data(found, output)
+        print_data(found, output)
         return
     hint(f"kubenetlab shell {target}")
 
 
 def _show_namespace(found: dict[str, Any], addresses: tuple[str, ...], *, is_wide: bool) -> None:
     """Print the links, addresses, routes and rules of one network namespace."""
-    from kubenetlab.cli.labs.plan_output import folded
+    from kubenetlab.cli.labs.plan_output import fold
 
-    say(f"{paint(found['name'], None, bold=True)}  {', '.join(addresses)}")
-    say(f"netns {found['netns']}")
-    for line in found["objects"] if is_wide else folded(found["objects"]):
-        say(f"  {line}")
+    echo(f"{paint(found['name'], None, bold=True)}  {', '.join(addresses)}")
+    echo(f"netns {found['netns']}")
+    for line in found["objects"] if is_wide else fold(found["objects"]):
+        echo(f"  {line}")
     if found["rules"]:
-        say()
-        say(found["rules"].rstrip())
+        echo()
+        echo(found["rules"].rstrip())
 
 
 def diff(output: OutputOption = Output.table, lab: Lab = None) -> None:
@@ -98,18 +107,18 @@ def diff(output: OutputOption = Output.table, lab: Lab = None) -> None:
     client = choose(lab)
     found: dict[str, Any] = client.get(f"{LAB_API}/diff")
     if output.is_data:
-        data(found, output)
+        print_data(found, output)
     elif found["changes"] or found["failures"]:
         if found["changes"]:
             show_differences(found["changes"], is_wide=output is Output.wide)
-        refused(found["failures"])
-        broken(found["faults"])
+        print_failures(found["failures"])
+        print_faults(found["faults"])
         hint(
             f"kubenetlab {'heal' if found['faults'] else 'up'} --lab {client.lab} (puts it right at once)"
         )
     else:
-        say(paint("the kernel is as it should be", GOOD))
-        broken(found["faults"])
+        echo(paint("the kernel is as it should be", GOOD))
+        print_faults(found["faults"])
         hint("kubenetlab ping")
     if (
         found["changes"] or found["failures"] or found["warnings"]
@@ -118,12 +127,12 @@ def diff(output: OutputOption = Output.table, lab: Lab = None) -> None:
 
 
 def _show(seen: dict[str, Any]) -> None:
-    say(
+    echo(
         f"lab {paint(seen['lab'], None, bold=True)}: init {seen['init_pid']}, agent {seen['agent_pid']}, {seen['run_directory']}"
     )
-    say(f"pods {seen['pod_layout']}, neighbours {seen['neighbors']}")
-    say()
-    table(
+    echo(f"pods {seen['pod_layout']}, neighbours {seen['neighbors']}")
+    echo()
+    print_table(
         ("NODE", "ADDRESS", "PODS' RANGE", "READY", "NETNS"),
         [
             (
@@ -136,7 +145,7 @@ def _show(seen: dict[str, Any]) -> None:
             for node in seen["nodes"]
         ],
     )
-    say()
+    echo()
     rows = [
         (
             f"{pod['namespace']}/{pod['name']}",
@@ -149,9 +158,9 @@ def _show(seen: dict[str, Any]) -> None:
         )
         for pod in seen["pods"]
     ]
-    table(("POD", "ADDRESS", "NODE", "NODE'S END", "PORTS", "NETNS"), rows)
-    say()
-    table(
+    print_table(("POD", "ADDRESS", "NODE", "NODE'S END", "PORTS", "NETNS"), rows)
+    echo()
+    print_table(
         ("EXTERNAL", "ADDRESS", "NETNS"),
         [
             (host["name"], ", ".join(host["addresses"]), host["netns"] or "-")

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from kubenetlab.cli.terminal.screen import BAD, DIM, GOOD, MILD, paint
-from kubenetlab.observe.locations import Location
+from kubenetlab.cli.terminal.printing import BAD, DIM, GOOD, WARNING, paint
 from kubenetlab.observe.matrix import Cell, Matrix
 
 _MARKS: Final = {"answer": "●", "refused": "×", "unreachable": "·", "silence": "·"}
@@ -56,7 +55,7 @@ def legend_lines(width: int | None = None) -> Iterator[str]:
     """Yield the meaning of the marks, in as many lines as `width` columns need."""
     entries = (
         ("●", GOOD, "answers"),
-        ("×", MILD, "refuses"),
+        ("×", WARNING, "refuses"),
         ("·", DIM, "no answer"),
         ("!", BAD, "answers, against the promise"),
         ("✗", BAD, "does not, against the promise"),
@@ -111,7 +110,7 @@ def _mark(cell: Cell | None) -> str:
     if not cell.is_as_promised:
         return paint("✗" if outcome != "answer" else "!", BAD, bold=True)
     return paint(
-        _MARKS[outcome], GOOD if outcome == "answer" else MILD if outcome == "refused" else DIM
+        _MARKS[outcome], GOOD if outcome == "answer" else WARNING if outcome == "refused" else DIM
     )
 
 

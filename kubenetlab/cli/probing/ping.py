@@ -12,16 +12,25 @@ from kubenetlab.cli.input.completion import candidates
 from kubenetlab.cli.input.options import Lab, Namespace, Output, OutputOption
 from kubenetlab.cli.labs.diagnostics import (
     AllowUnmodelled,
+    assess,
     count_problems,
     describe_unenforced,
-    judge,
     note_absent_pods,
     unenforced_objects,
 )
-from kubenetlab.cli.terminal.screen import BAD, GOOD, broken, data, hint, paint, say, terminal_width
+from kubenetlab.cli.terminal.printing import (
+    BAD,
+    GOOD,
+    echo,
+    hint,
+    paint,
+    print_data,
+    print_faults,
+    terminal_width,
+)
 
 if TYPE_CHECKING:
-    from kubenetlab.cli.labs.diagnostics import Judged
+    from kubenetlab.cli.labs.diagnostics import AssessedDiagnostic
     from kubenetlab.lab.client import Client
     from kubenetlab.observe.matrix import Matrix
 
@@ -40,7 +49,7 @@ def ping(
             metavar="[SRC",
             help="Source: \\[ns/]pod, deploy:, node:, ext: or an address. Without it: every pair.",
             show_default=False,
-            autocompletion=candidates("places"),
+            autocompletion=candidates("locations"),
         ),
     ] = None,
     destination: Annotated[
@@ -152,9 +161,9 @@ def ping(
         )
         place = place.of_version(ip_version(target, version))
         if count is not None:
-            from kubenetlab.cli.probing.ping_series import series
+            from kubenetlab.cli.probing.ping_series import ping_series
 
-            is_fine = series(
+            is_fine = ping_series(
                 client,
                 seen,
                 place,
@@ -166,9 +175,9 @@ def ping(
                 output=output,
             )
         else:
-            from kubenetlab.cli.probing.ping_once import one
+            from kubenetlab.cli.probing.ping_once import ping_once
 
-            is_fine = one(
+            is_fine = ping_once(
                 client,
                 seen,
                 place,
@@ -208,24 +217,26 @@ def _matrix(
     found = probe_matrix(seen, sources=rows, deadline_s=deadline_s)
     took_s = time.monotonic() - begun
     ends = Ends(seen)
-    judged = judge(
+    judged = assess(
         unenforced,
         [ends.of_cell(cell.source, cell.destination) for cell in found.cells],
         kinds=allowed,
     )
-    is_fine = not found.faults and all(one.is_accepted for one in judged)
+    is_fine = not found.faults and all(ping_once.is_accepted for ping_once in judged)
     if output.is_data:
-        data(_as_data(found, judged, is_fine=is_fine), output)
+        print_data(_as_data(found, judged, is_fine=is_fine), output)
         return is_fine
     width = terminal_width()
     for line in (*matrix_lines(found, width), *legend_lines(width)):
-        say(line)
+        echo(line)
     _summary(found, judged, took_s)
-    broken(seen["faults"])
+    print_faults(seen["faults"])
     return is_fine
 
 
-def _as_data(found: Matrix, judged: Sequence[Judged], *, is_fine: bool) -> dict[str, Any]:
+def _as_data(
+    found: Matrix, judged: Sequence[AssessedDiagnostic], *, is_fine: bool
+) -> dict[str, Any]:
     cells = [
         {
             "from": cell.source.title,
@@ -239,16 +250,20 @@ def _as_data(found: Matrix, judged: Sequence[Judged], *, is_fine: bool) -> dict[
         for cell in found.cells
     ]
     names = [f"{cell.source.title} → {cell.destination.title}" for cell in found.cells]
-    return {"ok": is_fine, "cells": cells, "diagnostics": [one.as_data(names) for one in judged]}
+    return {
+        "ok": is_fine,
+        "cells": cells,
+        "diagnostics": [ping_once.as_data(names) for ping_once in judged],
+    }
 
 
-def _summary(found: Matrix, judged: Sequence[Judged], took_s: float) -> None:
+def _summary(found: Matrix, judged: Sequence[AssessedDiagnostic], took_s: float) -> None:
     for cell in found.faults[:20]:
-        say(
+        echo(
             f"{paint('✗', BAD)} {cell.source.title} → {cell.destination.title} ({cell.address}): {_WORDS[cell.result.outcome]}, promised: {cell.expected}"
         )
     if len(found.faults) > 20:
-        say(f"  … and {len(found.faults) - 20} more")
+        echo(f"  … and {len(found.faults) - 20} more")
     probes = sum(len(cell.results) for cell in found.cells)
     pings = sum(len(cell.results) for cell in found.cells if not hasattr(cell.destination, "port"))
     verdict = (
@@ -257,11 +272,11 @@ def _summary(found: Matrix, judged: Sequence[Judged], took_s: float) -> None:
         else paint(f"{len(found.faults)} not as Kubernetes promises", BAD)
     )
     names = [f"{cell.source.title} → {cell.destination.title}" for cell in found.cells]
-    unaccepted = [one for one in judged if not one.is_accepted]
-    for one in unaccepted:
-        say(f"{paint('✗', BAD)} {describe_unenforced(one, names)}")
+    unaccepted = [ping_once for ping_once in judged if not ping_once.is_accepted]
+    for ping_once in unaccepted:
+        echo(f"{paint('✗', BAD)} {describe_unenforced(ping_once, names)}")
     verdict += "".join(paint(f", {part}", BAD) for part in count_problems(judged))
-    say(f"{pings} pings, {probes - pings} connects in {took_s:.2f} s: {verdict}")
+    echo(f"{pings} pings, {probes - pings} connects in {took_s:.2f} s: {verdict}")
     if found.faults:
         hint("kubenetlab diff")
     elif unaccepted:

@@ -9,10 +9,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kubenetlab.api.core import Service
-from kubenetlab.cli.describe.services import why_without
+from kubenetlab.cli.describe.services import explain_no_endpoints
 from kubenetlab.cli.input.options import Output
-from kubenetlab.cli.labs.diagnostics import Judged, few, judge, unenforced_objects
-from kubenetlab.cli.terminal.screen import BAD, DIM, GOOD, data, hint, note, paint, say
+from kubenetlab.cli.labs.diagnostics import (
+    AssessedDiagnostic,
+    abbreviate,
+    assess,
+    unenforced_objects,
+)
+from kubenetlab.cli.terminal.printing import BAD, DIM, GOOD, echo, hint, note, paint, print_data
 from kubenetlab.diagnostics.model import Connection
 from kubenetlab.errors import RequirementError
 from kubenetlab.kernel.features.detection import has_sctp
@@ -55,7 +60,7 @@ def find_destination(
     return where
 
 
-def one(
+def ping_once(
     client: Client,
     seen: Mapping[str, Any],
     source: Location,
@@ -87,11 +92,15 @@ def one(
         (result,), body = run([probe], deadline_s=deadline_s), ""
     expected = expect(source, where.known, world(seen)) if where.known is not None else None
     is_as_promised = result.outcome in FITS[expected or "answer"] and status < HTTP_ERROR
-    judged = judge(unenforced, [ends_of(seen, source, target, where)], kinds=allowed)
-    doubts = [one.diagnostic.title for one in judged if one.affected and not one.is_accepted]
+    judged = assess(unenforced, [connection_of(seen, source, target, where)], kinds=allowed)
+    doubts = [
+        ping_once.diagnostic.title
+        for ping_once in judged
+        if ping_once.affected and not ping_once.is_accepted
+    ]
     is_fine = is_as_promised and not doubts
     if output.is_data:
-        data(
+        print_data(
             {
                 "from": source.title,
                 "to": where.title,
@@ -120,15 +129,19 @@ def one(
         paint(words[result.outcome], GOOD if is_as_promised else BAD)
         + (f" in {result.ms:.2f} ms" if result.outcome == "answer" else "")
         + (f", HTTP {status}" if status >= HTTP_ERROR else "")
-        + promise(where, expected, why, is_fine=is_as_promised)
+        + describe_promise(where, expected, why, is_fine=is_as_promised)
     )
-    say(f"{source.title} ({source.address}) → {where.title} ({at}) {paint(how, DIM)}: {verdict}")
+    echo(f"{source.title} ({source.address}) → {where.title} ({at}) {paint(how, DIM)}: {verdict}")
     for line in body.splitlines():
-        say(f"  {line}")
+        echo(f"  {line}")
     if doubts:
-        say(f"{paint('✗', BAD)} not enforced by this lab, and could change this: {few(doubts)}")
+        echo(
+            f"{paint('✗', BAD)} not enforced by this lab, and could change this: {abbreviate(doubts)}"
+        )
         if is_as_promised:
-            hint(f"kubenetlab ping {source.title} {target} --allow-unmodelled {first_kind(judged)}")
+            hint(
+                f"kubenetlab ping {source.title} {target} --allow-unmodelled {first_unaccepted_kind(judged)}"
+            )
             return is_fine
     is_pod = "/" in who
     if why and is_fine and result.outcome != "answer":
@@ -149,7 +162,7 @@ def one(
     return is_fine
 
 
-def ends_of(
+def connection_of(
     seen: Mapping[str, Any], source: Location, target: Target, where: ResolvedDestination
 ) -> Connection:
     """Return the objects at both ends of a request: by the target's name, and by the address to which that leads."""
@@ -187,7 +200,7 @@ def print_not_resolved(source: Location, where: ResolvedDestination, output: Out
             "port": where.port,
             "protocol": where.protocol,
         }
-        data(
+        print_data(
             {
                 **found,
                 "expected": "answer",
@@ -199,7 +212,7 @@ def print_not_resolved(source: Location, where: ResolvedDestination, output: Out
             output,
         )
         return False
-    say(
+    echo(
         f"{source.title} ({source.address}) → {where.title}: {paint('not resolved', BAD)}: {where.unresolved}"
     )
     hint("kubenetlab get pods -n kube-system")
@@ -215,19 +228,21 @@ def explain_empty(client: Client, seen: Mapping[str, Any], service: tuple[str, s
         or any(endpoint["ready"] for endpoint in entry["endpoints"])
     ):
         return ""
-    return why_without(client, client.get(object_path(Service, *service)))
+    return explain_no_endpoints(client, client.get(object_path(Service, *service)))
 
 
-def first_kind(judged: Sequence[Judged]) -> str:
+def first_unaccepted_kind(judged: Sequence[AssessedDiagnostic]) -> str:
     """Return the kind of the first object that is neither enforced nor accepted and that could change the result."""
     return next(
-        one.diagnostic.kind.partition(".")[0]
-        for one in judged
-        if one.affected and not one.is_accepted
+        ping_once.diagnostic.kind.partition(".")[0]
+        for ping_once in judged
+        if ping_once.affected and not ping_once.is_accepted
     )
 
 
-def promise(where: ResolvedDestination, expected: str | None, empty: str, *, is_fine: bool) -> str:
+def describe_promise(
+    where: ResolvedDestination, expected: str | None, empty: str, *, is_fine: bool
+) -> str:
     """Return the promised outcome, where it is not plain from the result; `empty` is why a Service has no endpoint."""
     has_none = isinstance(where.known, ServiceTarget) and not where.known.endpoints
     none = f"the Service has no ready endpoint{f': {empty}' if empty else ''}"

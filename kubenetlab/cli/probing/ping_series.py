@@ -9,19 +9,24 @@ from msgspec import Struct, structs
 
 from kubenetlab.api.core import Service
 from kubenetlab.cli.input.options import Output
-from kubenetlab.cli.labs.diagnostics import Judged, few, judge, unenforced_objects
+from kubenetlab.cli.labs.diagnostics import (
+    AssessedDiagnostic,
+    abbreviate,
+    assess,
+    unenforced_objects,
+)
 from kubenetlab.cli.probing.ping_once import (
     VERBS,
-    ends_of,
+    connection_of,
+    describe_promise,
     explain_empty,
     find_destination,
-    first_kind,
+    first_unaccepted_kind,
     print_not_resolved,
-    promise,
     source_network,
 )
-from kubenetlab.cli.terminal.screen import BAD, DIM, GOOD, MILD, data, hint, paint, say
-from kubenetlab.cli.terminal.tables import table
+from kubenetlab.cli.terminal.printing import BAD, DIM, GOOD, WARNING, echo, hint, paint, print_data
+from kubenetlab.cli.terminal.tables import print_table
 from kubenetlab.lab.client import Client
 from kubenetlab.lab.paths import object_path
 from kubenetlab.names import socket_address
@@ -51,7 +56,7 @@ class _Report(Struct, frozen=True):
     explanation: str
     empty: str
     """Why the Service has no ready endpoint."""
-    judged: list[Judged]
+    judged: list[AssessedDiagnostic]
     """Objects that the lab does not enforce."""
 
     @property
@@ -82,7 +87,7 @@ class _Report(Struct, frozen=True):
         return sum(answer.outcome == "answer" for answer in self.answers)
 
 
-def series(
+def ping_series(
     client: Client,
     seen: Mapping[str, Any],
     source: Location,
@@ -131,7 +136,7 @@ def series(
         clients(seen, answers),
         "",
         empty,
-        judge(unenforced, [ends_of(seen, source, target, where)], kinds=allowed),
+        assess(unenforced, [connection_of(seen, source, target, where)], kinds=allowed),
     )
     if not report.unnamed:
         report = structs.replace(
@@ -139,7 +144,7 @@ def series(
             explanation=explanation(document.get("spec", {}), found, source, is_outside=is_outside),
         )
     if output.is_data:
-        data(_as_data(report), output)
+        print_data(_as_data(report), output)
     else:
         _show(report)
     return report.is_fine
@@ -194,32 +199,32 @@ def _show(report: _Report) -> None:
         f", {times.min:.2f}/{times.median:.2f}/{times.max:.2f} ms (min/median/max)" if times else ""
     )
     verdict = paint(f"{report.answered} of {count} answered", BAD if report.failures else GOOD)
-    say(
+    echo(
         f"{source.title} ({source.address}) → {where.title} ({address}) {paint(verb, DIM)}: {verdict}{took}"
     )
     if report.failures:
         kinds = ", ".join(f"{number} {kind}" for kind, number in report.failures.items())
         as_promised = set(report.failures) <= set(FITS[report.expected or "answer"])
-        say(
-            f"{paint('failed:', BAD)} {kinds}{promise(where, report.expected, report.empty, is_fine=as_promised)}"
+        echo(
+            f"{paint('failed:', BAD)} {kinds}{describe_promise(where, report.expected, report.empty, is_fine=as_promised)}"
         )
     rows = _rows(report)
     if rows:
-        say()
+        echo()
         header = ("SERVER", "NODE", "ANSWERS", "SHARE", "HTTP ERRORS")
-        table(header[: len(rows[0])], rows, numbers=header[2:])
+        print_table(header[: len(rows[0])], rows, numbers=header[2:])
     if report.clients:
-        say()
-        table(
+        echo()
+        print_table(
             ("SOURCE SEEN", "OWNER", "ANSWERS"),
             [(each.address, each.owner or "-", str(each.count)) for each in report.clients],
             numbers=("ANSWERS",),
         )
     if report.explanation:
-        say(paint(report.explanation, MILD))
+        echo(paint(report.explanation, WARNING))
     if report.doubts:
-        say(
-            f"{paint('✗', BAD)} not enforced by this lab, and could change this: {few(report.doubts)}"
+        echo(
+            f"{paint('✗', BAD)} not enforced by this lab, and could change this: {abbreviate(report.doubts)}"
         )
     _hint(report)
 
@@ -227,7 +232,7 @@ def _show(report: _Report) -> None:
 def _hint(report: _Report) -> None:
     if report.doubts and not report.failures:
         hint(
-            f"kubenetlab ping {report.source.title} {report.target} --count {len(report.answers)} --allow-unmodelled {first_kind(report.judged)}"
+            f"kubenetlab ping {report.source.title} {report.target} --count {len(report.answers)} --allow-unmodelled {first_unaccepted_kind(report.judged)}"
         )
     elif report.where.service is None:
         hint("kubenetlab diff" if report.failures else "kubenetlab ping")

@@ -25,7 +25,7 @@ def remember_lab(context: typer.Context, lab: str | None) -> str | None:
     return lab
 
 
-def for_lab(text: str, lab: str | None = None) -> str:
+def with_lab_option(text: str, lab: str | None = None) -> str:
     """A hint with ` --lab NAME` in each of its commands, where that is needed; before what is passed on to a program."""
     name = lab if lab is not None else _asked.get()
     return text if name is None else _COMMAND.sub(lambda found: _with_lab(found, name), text)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from kubenetlab.cli.terminal import screen
+from kubenetlab.cli.terminal import printing
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,21 +19,21 @@ _PADDING: Final = 3
 """Columns between the cells of a drawn table."""
 
 
-def table(
+def print_table(
     header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Sequence[str] = ()
 ) -> None:
     """Print a table; `numbers` are the headings of columns aligned to the right. Cells are never wrapped or cut."""
     if not sys.stdout.isatty():
-        screen.table(header, rows)
+        printing.print_table(header, rows)
         return
     from rich.console import Console
 
-    found = drawn(header, rows, numbers=numbers)
+    found = rich_table(header, rows, numbers=numbers)
     width = Console(width=_WIDEST).measure(found).maximum
-    Console(width=max(width, Console().width), no_color=not screen.has_colours()).print(found)
+    Console(width=max(width, Console().width), no_color=not printing.has_colours()).print(found)
 
 
-def drawn(
+def rich_table(
     header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Sequence[str] = ()
 ) -> Table:
     """Return the table for rich; colours in cells are ANSI codes."""
@@ -51,13 +51,13 @@ def drawn(
     return found
 
 
-def fitting(
+def fit_columns(
     header: Sequence[str], rows: Sequence[Sequence[str]], width: int, expendable: Sequence[str]
 ) -> tuple[list[str], list[list[str]]]:
     """Return headings and rows without as many of the `expendable` columns, in their order, as a drawn table needs to fit in `width`."""
     left = list(range(len(header)))
     for name in expendable:
-        widths = screen.widths_of([list(header), *(list(row) for row in rows)])
+        widths = printing.column_widths([list(header), *(list(row) for row in rows)])
         if sum(widths[index] + _PADDING for index in left) <= width:
             break
         left.remove(header.index(name))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kubenetlab.cli.terminal.hints import for_lab
-from kubenetlab.cli.terminal.screen import GOOD, paint
+from kubenetlab.cli.terminal.hints import with_lab_option
+from kubenetlab.cli.terminal.printing import GOOD, paint
 
 
 @pytest.mark.parametrize(
@@ -33,8 +33,8 @@ from kubenetlab.cli.terminal.screen import GOOD, paint
 )
 def test_a_hint_names_the_lab(hint: str, expected: str) -> None:
     """Each command in it, before what is passed on to a program; unless it is named already, or the command is about no lab."""
-    assert for_lab(hint, "b") == expected
-    assert for_lab(hint) == hint
+    assert with_lab_option(hint, "b") == expected
+    assert with_lab_option(hint) == hint
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
-from kubenetlab.cli.terminal import screen
-from kubenetlab.cli.terminal.tables import drawn, fitting
+from kubenetlab.cli.terminal import printing
+from kubenetlab.cli.terminal.tables import fit_columns, rich_table
 
 HEADER = ("LAB", "OWNER", "PODS", "MEMORY")
 ROWS = [
@@ -20,11 +20,11 @@ ROWS = [
 )
 def test_columns_are_left_out_before_cells_are_cut(width: int, columns: int) -> None:
     """The expendable ones in their order, no other; what is left is drawn whole."""
-    header, rows = fitting(HEADER, ROWS, width, ("OWNER", "MEMORY"))
+    header, rows = fit_columns(HEADER, ROWS, width, ("OWNER", "MEMORY"))
     assert header == {4: list(HEADER), 3: ["LAB", "PODS", "MEMORY"], 2: ["LAB", "PODS"]}[columns]
     console = Console(width=max(width, 30))
     with console.capture() as capture:
-        console.print(drawn(header, rows))
+        console.print(rich_table(header, rows))
     assert all(cell in capture.get() for cell in rows[0])
 
 
@@ -41,8 +41,10 @@ def test_further_lines_of_a_text_begin_below_it(
     monkeypatch: pytest.MonkeyPatch, width: int | None, expected: str
 ) -> None:
     """Words stay whole; a terminal that leaves no room beside the label wraps by itself."""
-    monkeypatch.setattr(screen, "terminal_width", lambda: width)
+    monkeypatch.setattr(printing, "terminal_width", lambda: width)
     assert (
-        screen.hanging("✓ veth  ", "links of pods and nodes, as ports of a br_netfilter-bridge", 8)
+        printing.hanging_indent(
+            "✓ veth  ", "links of pods and nodes, as ports of a br_netfilter-bridge", 8
+        )
         == expected
     )

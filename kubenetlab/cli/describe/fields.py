@@ -5,32 +5,32 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from kubenetlab.cli.terminal.screen import say, table
+from kubenetlab.cli.terminal.printing import echo, print_table
 
 WIDTH: Final = 19
 """Where values begin."""
 
 
-def line(name: str, value: Any, depth: int = 0) -> None:
+def print_field(name: str, value: Any, depth: int = 0) -> None:
     """`Name:  value`, `depth` steps to the right; values stay below one another."""
-    say(f"{'  ' * depth}{(name + ':').ljust(WIDTH - 2 * depth - 1)} {value}".rstrip())
+    echo(f"{'  ' * depth}{(name + ':').ljust(WIDTH - 2 * depth - 1)} {value}".rstrip())
 
 
-def several(name: str, values: Sequence[str], depth: int = 0) -> None:
+def print_values(name: str, values: Sequence[str], depth: int = 0) -> None:
     """A name with any number of values, a line each."""
-    line(name, values[0] if values else "<none>", depth)
+    print_field(name, values[0] if values else "<none>", depth)
     for value in values[1:]:
-        say(" " * WIDTH + value)
+        echo(" " * WIDTH + value)
 
 
-def mapping(name: str, values: Mapping[str, str], depth: int = 0) -> None:
+def print_mapping(name: str, values: Mapping[str, str], depth: int = 0) -> None:
     """Labels and the like."""
-    several(name, [f"{key}={value}" for key, value in values.items()], depth)
+    print_values(name, [f"{key}={value}" for key, value in values.items()], depth)
 
 
-def conditions(document: Mapping[str, Any]) -> None:
+def print_conditions(document: Mapping[str, Any]) -> None:
     """What an object's status says of it."""
-    say("Conditions:")
+    echo("Conditions:")
     rows = [
         (
             condition["type"],
@@ -40,6 +40,6 @@ def conditions(document: Mapping[str, Any]) -> None:
         )
         for condition in document.get("status", {}).get("conditions", ())
     ]
-    table(
+    print_table(
         ("  TYPE", "STATUS", "REASON", "MESSAGE"), [(f"  {type_}", *rest) for type_, *rest in rows]
     )

@@ -12,14 +12,14 @@ from typing import Any
 
 import typer
 
-from kubenetlab.cli.terminal.hints import for_lab
+from kubenetlab.cli.terminal.hints import with_lab_option
 
 _COLOUR_CODES = re.compile(r"\x1b\[[0-9;]*m")
 
 _LEAST_TEXT = 20
 """Columns beside a label from which on a text is wrapped there."""
 
-GOOD, BAD, MILD, DIM = "green", "red", "yellow", "bright_black"
+GOOD, BAD, WARNING, DIM = "green", "red", "yellow", "bright_black"
 
 
 def paint(text: str, colour: str | None, *, bold: bool = False) -> str:
@@ -36,7 +36,7 @@ def has_colours() -> bool:
     return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def say(text: str = "") -> None:
+def echo(text: str = "") -> None:
     """A line of what the command is for."""
     typer.echo(text)
 
@@ -51,7 +51,7 @@ def terminal_width() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def hanging(label: str, text: str, indent: int) -> str:
+def hanging_indent(label: str, text: str, indent: int) -> str:
     """Return a label and a text whose further lines begin in column `indent`, as wide as the terminal.
 
     Without a terminal, or on one that is too narrow for this, the text stays in one line.
@@ -65,38 +65,38 @@ def hanging(label: str, text: str, indent: int) -> str:
     return label + ("\n" + " " * indent).join(lines)
 
 
-def refused(failures: Mapping[str, str]) -> None:
+def print_failures(failures: Mapping[str, str]) -> None:
     """What Linux refuses the lab, by the namespace where."""
     for where, text in failures.items():
         note(f"{paint('refused:', BAD)} {text if text.startswith(where) else f'{where}: {text}'}")
 
 
-def broken(faults: Iterable[Mapping[str, Any]]) -> None:
+def print_faults(faults: Iterable[Mapping[str, Any]]) -> None:
     """What is broken on purpose, and how it is healed."""
     for fault in faults:
-        note(f"{paint('broken on purpose:', MILD)} {fault['summary']} (fault {fault['name']})")
+        note(f"{paint('broken on purpose:', WARNING)} {fault['summary']} (fault {fault['name']})")
 
 
 def hint(text: str, lab: str | None = None) -> None:
     """What to do next; only for people at a terminal or a log, never in data. `lab`: whose name must be in it."""
     sys.stdout.flush()
-    typer.echo(paint(f"next: {for_lab(text, lab)}", DIM), err=True)
+    typer.echo(paint(f"next: {with_lab_option(text, lab)}", DIM), err=True)
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Columns three spaces apart, as kubectl's; no cell is ever cut."""
     lines = [list(header), *(list(row) for row in rows)]
-    widths = widths_of(lines)
+    widths = column_widths(lines)
     for line in lines:
-        say(aligned(line, widths))
+        echo(format_row(line, widths))
 
 
-def widths_of(lines: Sequence[Sequence[str]]) -> list[int]:
+def column_widths(lines: Sequence[Sequence[str]]) -> list[int]:
     """How wide each column is."""
     return [max(_width(line[column]) for line in lines) for column in range(len(lines[0]))]
 
 
-def aligned(line: Sequence[str], widths: Sequence[int]) -> str:
+def format_row(line: Sequence[str], widths: Sequence[int]) -> str:
     """A line of a table."""
     return "   ".join(
         cell + " " * (width - _width(cell)) for cell, width in zip(line, widths, strict=True)
@@ -108,14 +108,14 @@ def _width(text: str) -> int:
     return len(_COLOUR_CODES.sub("", text))
 
 
-def data(value: Any, output: str) -> None:
+def print_data(value: Any, output: str) -> None:
     """A value as JSON or YAML."""
     if output == "json":
-        say(json.dumps(value, indent=2))
+        echo(json.dumps(value, indent=2))
         return
     import yaml
 
-    say(
+    echo(
         yaml.dump(
             value,
             sort_keys=False,
