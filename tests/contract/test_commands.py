@@ -213,7 +213,7 @@ def test_a_second_cluster_document_is_one_problem() -> None:
 def test_down_of_nothing_is_success() -> None:
     """What is gone is gone."""
     done = run("down", "--lab", "nosuch")
-    assert (done.returncode, done.stdout) == (0, "lab nosuch is not up: nothing to take down\n")
+    assert (done.returncode, done.stdout) == (0, "lab nosuch is not up: nothing to remove\n")
 
 
 def test_options_of_modes_are_in_the_wide_list() -> None:

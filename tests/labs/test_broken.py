@@ -253,5 +253,5 @@ def test_what_is_said_wrongly_is_told(running: Lab) -> None:
         in running.run("break", "kube-proxy", "--node", "worker", status=2).err
     )
     assert "node=worker,how=stopped" in running.run("break", "--list").out
-    assert running.run("heal", "7").out == "there is no fault 7: nothing to heal\n"
+    assert running.run("heal", "7").out == "there is no fault 7; see kubenetlab get faults\n"
     assert [item["metadata"]["name"] for item in running.get("faults")["items"]] == ["1"]

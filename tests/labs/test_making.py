@@ -61,7 +61,7 @@ def test_an_up_that_is_stopped_in_the_middle_leaves_nothing(
     assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 130)
     wait_for(lambda: not sandboxes(lab), "the end of the half-made lab", within_s=5)
     if number != signal.SIGKILL:
-        assert f"nothing of lab {lab.name} is left" in err
+        assert f"interrupted: lab {lab.name} was removed" in err
         assert not lab.directory.exists()
     assert "Traceback" not in out + err
     lab.up(MANIFEST)
@@ -88,7 +88,7 @@ def test_an_interrupt_while_waiting_leaves_the_lab_up(lab: Lab) -> None:
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert (
-        f"stopped waiting; lab {lab.name} is up, and not ready yet: default/client\nnext: kubenetlab get pods -A -w"
+        f"stopped waiting; lab {lab.name} stays up; pods not ready yet: default/client\nnext: kubenetlab get pods -A -w"
         in err
     )
     assert web_answers(lab)

@@ -131,4 +131,4 @@ def test_one_lab_that_does_not_go_keeps_no_other(place: Place) -> None:
         assert f"lab {OURS}b is down" in said.out
         assert f"error: another command is creating or removing lab {OURS}a; try again" in said.err
         holder.communicate()
-    assert f"lab {OURS}a is not up: nothing to take down" in place.run("down", "--all").out
+    assert f"lab {OURS}a is not up: nothing to remove" in place.run("down", "--all").out

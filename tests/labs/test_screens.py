@@ -529,8 +529,8 @@ def test_the_list_of_labs_fits_on_a_terminal(running: Lab) -> None:
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in drawn.splitlines()]
     assert max(map(len, lines[:2])) <= 72
     assert "SERVICES" not in lines[0]
-    assert any(line.startswith("-o wide shows ") and "SERVICES" in line for line in lines)
+    assert any(line.startswith("hidden columns: ") and "SERVICES" in line for line in lines)
     assert running.name in drawn
     for whole in (on_terminal("list", "-o", "wide", width=72)[1], run("list").out):
         assert "SERVICES" in whole
-        assert "-o wide shows" not in whole
+        assert "hidden columns" not in whole

@@ -307,7 +307,7 @@ def test_a_firewall_in_the_way_is_told(lab: Lab, machine: Machine) -> None:
     )
     assert seen_by_the_real_server(lab, "web", 4) == MACHINE[4]
     assert (
-        "ip filter FORWARD of this machine drops what it forwards" in lab.run("up", "--uplink").err
+        "ip filter FORWARD of this machine drops forwarded packets" in lab.run("up", "--uplink").err
     )
 
 

@@ -1,1 +1,1 @@
-"""Commands for labs: up, apply, plan, down, list, break."""
+"""Commands for whole labs: up, apply, plan, down, list, break, heal."""

@@ -1,6 +1,7 @@
-"""Diagnostics on the screen: where each object stands, which of them a command accepts, and what they make doubtful.
+"""Diagnostics of a lab's objects: their place in a file, and which results they could change.
 
-The diagnostics come from the lab's API as plain data (kubenetlab/diagnostics); commands that need none do not load their types.
+The lab's API returns diagnostics (kubenetlab/diagnostics) as plain data. Their types are imported
+inside functions, so that commands without diagnostics start without them.
 """
 
 from __future__ import annotations
@@ -23,26 +24,30 @@ if TYPE_CHECKING:
     from kubenetlab.lab.client import Client
 
 MAX_NAMES = 3
-"""Number of objects or connections that a line names."""
+"""Maximum number of objects or connections that a message names."""
 
 AllowUnmodelled = Annotated[
     list[str] | None,
     typer.Option(
         "--allow-unmodelled",
         metavar="KIND",
-        help="Accept that objects of a kind are not enforced, such as NetworkPolicy or Ingress; may be given several times.",
+        help=(
+            "Accept that objects of this kind are not enforced, such as NetworkPolicy or Ingress. "
+            "May be repeated."
+        ),
     ),
 ]
 AllowUndeclared = Annotated[
     bool,
     typer.Option(
-        "--allow-undeclared", help="Accept Services whose numeric target port no container serves."
+        "--allow-undeclared",
+        help="Accept Services whose numeric target port no container serves.",
     ),
 ]
 
 
 def decode(items: Iterable[Mapping[str, Any]]) -> list[Diagnostic]:
-    """Return diagnostics as objects."""
+    """Convert diagnostics of the lab's API to objects."""
     import msgspec
 
     from kubenetlab.diagnostics import Diagnostic
@@ -54,7 +59,11 @@ def decode(items: Iterable[Mapping[str, Any]]) -> list[Diagnostic]:
 
 
 def is_accepted(diagnostic: Diagnostic, kinds: Sequence[str] | None, *, undeclared: bool) -> bool:
-    """Return True for what the command line accepts: `kinds` that are not enforced, and target ports that nothing serves."""
+    """Return True if the command line accepts a diagnostic.
+
+    kinds: words of --allow-unmodelled, each the name of a kind whose objects need no enforcement.
+    undeclared: True with --allow-undeclared.
+    """
     from kubenetlab.cli.input.selection import is_kind_name
     from kubenetlab.diagnostics import NOT_ENFORCED, PORT_NOT_SERVED
 
@@ -66,11 +75,14 @@ def is_accepted(diagnostic: Diagnostic, kinds: Sequence[str] | None, *, undeclar
 def to_problems(
     items: Iterable[Mapping[str, Any]], entries: Sequence[ManifestObject] = ()
 ) -> list[Problem]:
-    """Return diagnostics as lines of a report. `entries` are the objects of this command, whose fields have lines."""
+    """Convert diagnostics to problems with file and line.
+
+    entries: the manifests of this command; for other objects, the file recorded by the lab is read.
+    """
     from kubenetlab.api.decode import Finding, format_path
     from kubenetlab.api.kinds import qualified_kind
 
-    given = {
+    entries_by_key = {
         (
             qualified_kind(entry.value),
             entry.value["metadata"].get("namespace", ""),
@@ -79,36 +91,42 @@ def to_problems(
         for entry in entries
         if isinstance(entry.value.get("metadata"), Mapping) and "name" in entry.value["metadata"]
     }
-    given |= {
+    entries_by_key |= {
         (entry.object.kind, entry.object.namespace, entry.object.name): entry
         for entry in entries
         if entry.object is not None
     }
-    found = []
-    for item, one in zip(items, decode(items), strict=True):
-        entry = given.get((one.kind, one.namespace, one.name))
+    result = []
+    for item, diagnostic in zip(items, decode(items), strict=True):
+        entry = entries_by_key.get((diagnostic.kind, diagnostic.namespace, diagnostic.name))
         if entry is not None:
-            found.append(
-                entry.problem(Finding(one.path, one.message, hints=one.hints), is_warning=True)
-            )
-        else:
-            file, line = _place(item["source"], one)
-            found.append(
-                Problem(
-                    one.message,
-                    format_path(one.path),
-                    one.title,
-                    file,
-                    line,
-                    one.hints,
+            result.append(
+                entry.problem(
+                    Finding(diagnostic.path, diagnostic.message, hints=diagnostic.hints),
                     is_warning=True,
                 )
             )
-    return found
+        else:
+            file, line = _place(item["source"], diagnostic)
+            result.append(
+                Problem(
+                    diagnostic.message,
+                    format_path(diagnostic.path),
+                    diagnostic.title,
+                    file,
+                    line,
+                    diagnostic.hints,
+                    is_warning=True,
+                )
+            )
+    return result
 
 
 def _place(source: Mapping[str, Any] | None, diagnostic: Diagnostic) -> tuple[str, int]:
-    """Return file and line of the field that a diagnostic is about; of its object where the file has gone or cannot be read any more."""
+    """Return file and line of the field that a diagnostic is about.
+
+    The line is the recorded one of the object if its file is missing or not readable.
+    """
     from kubenetlab.api.documents import read_documents
     from kubenetlab.api.load import load_documents
 
@@ -132,7 +150,7 @@ def _place(source: Mapping[str, Any] | None, diagnostic: Diagnostic) -> tuple[st
 
 
 def _is_of(entry: ManifestObject, diagnostic: Diagnostic) -> bool:
-    """Return True for the manifest of a diagnostic's object, wherever in its file it stands by now."""
+    """Return True if `entry` is the manifest of the diagnostic's object, at whatever line."""
     from kubenetlab.api.kinds import qualified_kind
 
     if entry.object is not None:
@@ -155,7 +173,10 @@ def print_diagnostics(
     *,
     allow_undeclared: bool = False,
 ) -> None:
-    """Print what `up` and `apply` warn of: a line for all that is not enforced, and each misconfiguration with its place."""
+    """Print the warnings of `up` and `apply`.
+
+    One line names all objects that are not enforced; each misconfiguration has a line of its own.
+    """
     if not items:
         return
     from kubenetlab.diagnostics import NOT_ENFORCED, PORT_NOT_SERVED
@@ -174,7 +195,8 @@ def print_diagnostics(
         )
         objects = "; ".join(f"{kind} {abbreviate(names)}" for kind, names in unenforced.items())
         note(
-            f"{paint('not enforced:', BAD)} {objects}: in a cluster {subject} which connections succeed"
+            f"{paint('not enforced:', BAD)} {objects}: in a cluster {subject} which connections "
+            "succeed"
         )
     accepted = (NOT_ENFORCED, PORT_NOT_SERVED) if allow_undeclared else (NOT_ENFORCED,)
     for problem in to_problems([item for item in items if item["code"] not in accepted], entries):
@@ -184,7 +206,7 @@ def print_diagnostics(
 def raise_misconfigurations(
     items: Sequence[Mapping[str, Any]], entries: Sequence[ManifestObject]
 ) -> None:
-    """Raise ManifestError for misconfigurations that are to be errors (`refused_codes`)."""
+    """Raise ManifestError if there are misconfigurations that the command treats as errors."""
     from msgspec import structs
 
     if items:
@@ -194,7 +216,10 @@ def raise_misconfigurations(
 
 
 def raise_findings(answer: dict[str, Any], given: Manifests) -> None:
-    """Raises ManifestError for what the lab found in our documents: it knows the field, we know file and line."""
+    """Raise ManifestError for the problems in a reply of the lab.
+
+    The reply holds the field of each problem; the manifests add file and line.
+    """
     from kubenetlab.api.decode import Finding
 
     entries = given.all_entries
@@ -210,7 +235,7 @@ def raise_findings(answer: dict[str, Any], given: Manifests) -> None:
 
 
 class AssessedDiagnostic(Struct, frozen=True):
-    """One diagnostic, with what it means for the results of a command."""
+    """A diagnostic and its effect on the results of a command."""
 
     diagnostic: Diagnostic
     problem: Problem
@@ -227,7 +252,7 @@ class AssessedDiagnostic(Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """The same name in every report: `Service default/web: port-not-served`, with the field where an object has several."""
+        """Stable name for reports, such as `Service default/web: port-not-served (spec.ports)`."""
         from kubenetlab.api.decode import format_path
 
         path = format_path(self.diagnostic.path)
@@ -235,7 +260,7 @@ class AssessedDiagnostic(Struct, frozen=True):
 
     @property
     def message(self) -> str:
-        """What is wrong, in one line."""
+        """Path of the field and description of the problem, in one line."""
         return (
             f"{self.problem.path}: {self.diagnostic.message}"
             if self.problem.path
@@ -244,27 +269,27 @@ class AssessedDiagnostic(Struct, frozen=True):
 
     @property
     def place(self) -> str:
-        """file:line, as far as it is known."""
+        """Place of the object as file:line; the file alone or nothing if the rest is unknown."""
         return (
             f"{self.problem.file}:{self.problem.line}" if self.problem.line else self.problem.file
         )
 
     def as_data(self, names: Sequence[str]) -> dict[str, Any]:
-        """Return it for JSON; `names` are those of all results."""
-        one = self.diagnostic
+        """Return the JSON form; `names` are the names of all results, by index."""
+        diagnostic = self.diagnostic
         about = {
-            "code": one.code,
-            "kind": one.kind,
-            "namespace": one.namespace,
-            "name": one.name,
+            "code": diagnostic.code,
+            "kind": diagnostic.kind,
+            "namespace": diagnostic.namespace,
+            "name": diagnostic.name,
             "path": self.problem.path,
         }
         where = {"file": self.problem.file, "line": self.problem.line}
         affects = [names[index] for index in self.affected]
         return {
             **about,
-            "message": one.message,
-            "hints": list(one.hints),
+            "message": diagnostic.message,
+            "hints": list(diagnostic.hints),
             **where,
             "accepted": self.is_accepted,
             "affects": affects,
@@ -288,36 +313,44 @@ def assess(
 ) -> list[AssessedDiagnostic]:
     """Return every diagnostic with the results that it could change.
 
-    items: the diagnostics, as the lab's API shows them.
-    connections: of each result; None where it has none.
-    kinds, undeclared: what the command line accepts.
-    expected_to_fail: indices of results in which no connection is what was wanted; they accept the misconfiguration of their target.
+    items: diagnostics from the lab's API.
+    connections: the connection of each result, or None for a result without one.
+    kinds, undeclared: see `is_accepted`.
+    expected_to_fail: indices of the results that expect no connection. A misconfiguration of
+        their target is accepted.
     """
     from kubenetlab.diagnostics import NOT_ENFORCED
 
-    found = []
-    for one, problem in zip(decode(items), to_problems(items), strict=True):
+    assessed = []
+    for diagnostic, problem in zip(decode(items), to_problems(items), strict=True):
         affected = tuple(
             index
-            for index, ends in enumerate(connections)
-            if ends is not None and one.scope.covers(ends)
+            for index, connection in enumerate(connections)
+            if connection is not None and diagnostic.scope.covers(connection)
         )
         targeted = (
             index
             for index in affected
-            if (ends := connections[index]) is not None and one.scope.covers_target(ends)
+            if (connection := connections[index]) is not None
+            and diagnostic.scope.covers_target(connection)
         )
-        is_wanted = one.code != NOT_ENFORCED and not expected_to_fail.isdisjoint(targeted)
-        found.append(
+        is_expected = diagnostic.code != NOT_ENFORCED and not expected_to_fail.isdisjoint(targeted)
+        assessed.append(
             AssessedDiagnostic(
-                one, problem, is_wanted or is_accepted(one, kinds, undeclared=undeclared), affected
+                diagnostic,
+                problem,
+                is_expected or is_accepted(diagnostic, kinds, undeclared=undeclared),
+                affected,
             )
         )
-    return found
+    return assessed
 
 
 def note_absent_pods(seen: Mapping[str, Any]) -> None:
-    """Print which pods take no part in the matrix because they do not run; `seen` is what `inspect` shows."""
+    """Print the pods that are missing from the matrix because they do not run.
+
+    seen: reply of the lab's API to `inspect`.
+    """
     names = [
         f"{pod['namespace']}/{pod['name']}"
         for pod in seen["pods"]
@@ -329,21 +362,21 @@ def note_absent_pods(seen: Mapping[str, Any]) -> None:
 
 
 def describe_unenforced(judged: AssessedDiagnostic, names: Sequence[str]) -> str:
-    """Return one line: the object, and how many of the connections it could change."""
+    """Return one line with the object and the number of results that it could change."""
     affected = [names[index] for index in judged.affected]
-    what = (
+    effect = (
         f"could change {len(affected)} of {len(names)} results: {abbreviate(affected)}"
         if affected
-        else "is about none of these connections"
+        else "applies to none of these connections"
     )
-    return f"{judged.diagnostic.title} is not enforced by this lab; it {what}"
+    return f"{judged.diagnostic.title} is not enforced by this lab; it {effect}"
 
 
-def count_problems(found: Sequence[AssessedDiagnostic]) -> list[str]:
-    """Return parts of a summary: how many misconfigurations there are, and how many objects that are not enforced."""
-    open_ones = [judged for judged in found if not judged.is_accepted]
-    unenforced = sum(judged.is_unenforced for judged in open_ones)
-    misconfigured = len(open_ones) - unenforced
+def count_problems(assessed: Sequence[AssessedDiagnostic]) -> list[str]:
+    """Return the numbers of misconfigurations and of objects not enforced, as summary texts."""
+    unaccepted = [diagnostic for diagnostic in assessed if not diagnostic.is_accepted]
+    unenforced = sum(diagnostic.is_unenforced for diagnostic in unaccepted)
+    misconfigured = len(unaccepted) - unenforced
     parts = (
         [f"{misconfigured} misconfiguration{'s' if misconfigured > 1 else ''}"]
         if misconfigured
@@ -355,7 +388,7 @@ def count_problems(found: Sequence[AssessedDiagnostic]) -> list[str]:
 
 
 def abbreviate(titles: Sequence[str]) -> str:
-    """Return the first titles, and how many there are beside them."""
+    """Return the first MAX_NAMES titles and the number of the others."""
     return ", ".join(titles[:MAX_NAMES]) + (
         f" and {len(titles) - MAX_NAMES} more" if len(titles) > MAX_NAMES else ""
     )

@@ -1,4 +1,4 @@
-"""down: remove labs."""
+"""down: remove labs and everything they created."""
 
 from __future__ import annotations
 
@@ -16,45 +16,48 @@ def down(
         list[str] | None,
         typer.Argument(
             metavar="[LAB…]",
-            help="Which labs.",
+            help="Labs to remove. Default: the only lab.",
             show_default=False,
             autocompletion=candidates("labs"),
         ),
     ] = None,
     lab: Lab = None,
-    every: Annotated[bool, typer.Option("--all", help="All labs of this user.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Remove all labs of this user.")] = False,
 ) -> None:
-    """Free everything a lab has made, also after a crash. Example: kubenetlab down"""
+    """Remove a lab and everything it created, also after a crash.
+
+    Example: kubenetlab down
+    """
     from kubenetlab.errors import LabError, UsageError, did_you_mean
     from kubenetlab.lab import cleanup, client, rundir
 
-    there = rundir.names()
-    for name in names or ():  # one that --lab names may have left traces alone
-        if name not in there:
+    existing = rundir.names()
+    for name in names or ():
+        # A lab named with --lab is not checked: a crash may have left only traces of it.
+        if name not in existing:
             raise UsageError(
-                f"there is no lab {name}{did_you_mean(name, there)}; there are: {', '.join(there) or 'none'}"
+                f"there is no lab {name}{did_you_mean(name, existing)}; "
+                f"labs: {', '.join(existing) or 'none'}"
             )
-    labs = (
-        there
-        if every
-        else list(dict.fromkeys([*(names or ()), *([lab] if lab is not None else ())])) or there
-    )
-    if lab is None and not names and not every and len(labs) > 1:
+    named = list(dict.fromkeys([*(names or ()), *([lab] if lab is not None else ())]))
+    labs = existing if every else named or existing
+    if not named and not every and len(labs) > 1:
         raise LabError(
-            f"several labs are there: {', '.join(labs)}; say which: kubenetlab down {labs[0]}, or --all"
+            f"there are several labs: {', '.join(labs)}; "
+            f"name one (kubenetlab down {labs[0]}), or use --all"
         )
-    failed: list[LabError] = []
+    errors: list[LabError] = []
     for name in labs:
         try:
             was_alive = client.Client(name).kill()
-            while not cleanup.sweep(name):  # an `up` has just finished
+            while not cleanup.sweep(name):  # an `up` has finished in between
                 was_alive |= client.Client(name).kill()
-        except LabError as error:  # the others go all the same
-            failed.append(error)
+        except LabError as error:  # remove the other labs all the same
+            errors.append(error)
             continue
-        echo(f"lab {name} is down" if was_alive else f"lab {name} is not up: nothing to take down")
-    if failed:
-        raise LabError("\n".join(map(str, failed)))
+        echo(f"lab {name} is down" if was_alive else f"lab {name} is not up: nothing to remove")
+    if errors:
+        raise LabError("\n".join(map(str, errors)))
     if not labs:
         echo("no lab is up")
     hint("kubenetlab up" if not client.running() else "kubenetlab list")

@@ -1,4 +1,4 @@
-"""break and heal: faults on purpose."""
+"""break and heal: inject faults into a lab and remove them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 FAULTS_PATH = f"{LAB_API}/faults"
 WAIT_S = 20.0
-"""How long the lab is waited for to do what it was told."""
+"""Time allowed for the lab to apply a change, in seconds."""
 
 
 def break_(
@@ -35,7 +35,7 @@ def break_(
         str | None,
         typer.Argument(
             metavar="FAULT",
-            help="Which one; without it they are listed.",
+            help="Fault to inject. Without it, all faults are listed.",
             show_default=False,
             autocompletion=candidates("faults"),
         ),
@@ -43,13 +43,18 @@ def break_(
     options: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="OPTION=VALUE…", help="What else `explain FAULT` names.", show_default=False
+            metavar="OPTION=VALUE…",
+            help="Other options of the fault; see `explain FAULT`.",
+            show_default=False,
         ),
     ] = None,
     node: Annotated[
         str | None,
         typer.Option(
-            "--node", metavar="NODE", help="On which node.", autocompletion=candidates("nodes")
+            "--node",
+            metavar="NODE",
+            help="Node to break; same as node=NODE.",
+            autocompletion=candidates("nodes"),
         ),
     ] = None,
     how: Annotated[
@@ -57,19 +62,22 @@ def break_(
         typer.Option(
             "--how",
             metavar="HOW",
-            help="In which way, such as stopped, stale or misconfigured.",
+            help="Kind of failure, such as `stopped`, `stale` or `misconfigured`.",
             autocompletion=candidates("how_values"),
         ),
     ] = None,
     list_: Annotated[
-        bool, typer.Option("--list", help="Only show what is broken, and what can be.")
+        bool, typer.Option("--list", help="List active and available faults; change nothing.")
     ] = False,
     output: OutputOption = Output.table,
     lab: Lab = None,
 ) -> None:
-    """Break something on purpose, until it is healed. Example: kubenetlab break kube-proxy --node worker --how stopped
+    """Inject a fault into a running lab.
 
-    What it does, and what to look at, is told by: kubenetlab explain FAULT. A fault stays until `heal`, whatever else happens to the lab.
+    The fault stays until `heal` removes it, even if the lab changes.
+    To see what a fault does and where to look: kubenetlab explain FAULT
+
+    Example: kubenetlab break kube-proxy --node worker --how stopped
     """
     from kubenetlab.errors import UsageError
     from kubenetlab.lab.client import ApiError, choose
@@ -78,21 +86,21 @@ def break_(
     if fault is None or list_:
         _list(client, output)
         return
-    asked = {
+    given = {
         **_pairs(options or ()),
         **({"node": node} if node is not None else {}),
         **({"how": how} if how is not None else {}),
     }
     try:
-        made = client.post(f"{LAB_API}/break", {"fault": fault, "options": asked})
+        fault_object = client.post(f"{LAB_API}/break", {"fault": fault, "options": given})
     except ApiError as error:
         raise (UsageError(str(error)) if error.code == 422 else error) from None
     _wait(client)
     if output.is_data:
-        print_data(made, output)
+        print_data(fault_object, output)
         return
-    name = made["metadata"]["name"]
-    echo(f"fault {paint(name, None, bold=True)}: {paint(made['spec']['summary'], BAD)}")
+    name = fault_object["metadata"]["name"]
+    echo(f"fault {paint(name, None, bold=True)}: {paint(fault_object['spec']['summary'], BAD)}")
     hint(f"kubenetlab explain {fault} (what to look at), or kubenetlab heal {name}")
 
 
@@ -101,50 +109,53 @@ def heal(
         str | None,
         typer.Argument(
             metavar="ID",
-            help="Of which fault; by default all.",
+            help="ID of the fault to remove. Default: all faults.",
             show_default=False,
             autocompletion=candidates("fault_ids"),
         ),
     ] = None,
     lab: Lab = None,
 ) -> None:
-    """Take a fault back, or all of them: what it broke is as a new lab has it. Example: kubenetlab heal 1"""
+    """Remove one fault or all of them, and repair what they broke.
+
+    Example: kubenetlab heal 1
+    """
     from kubenetlab.lab.client import ApiError, choose
 
     client = choose(lab)
-    known = {
+    summaries = {
         item["metadata"]["name"]: item["spec"]["summary"]
         for item in client.get(FAULTS_PATH)["items"]
     }
-    wanted = [name for name in known if fault in (None, name)]
-    for name in wanted:
+    selected = [name for name in summaries if fault in (None, name)]
+    for name in selected:
         try:
             client.request("DELETE", f"{FAULTS_PATH}/{name}")
         except ApiError as error:
-            if error.code != 404:  # somebody else has healed it meanwhile
+            if error.code != 404:  # already removed by another client
                 raise
-        echo(f"fault {name} is {paint('healed', GOOD)}; it was: {known[name]}")
-    if not wanted:
+        echo(f"fault {name} is {paint('healed', GOOD)}; it was: {summaries[name]}")
+    if not selected:
         echo(
-            f"there is no fault {fault}: nothing to heal"
+            f"there is no fault {fault}; see kubenetlab get faults"
             if fault is not None
             else "nothing is broken"
         )
     _wait(client)
-    hint("kubenetlab ping" if len(known) == len(wanted) else "kubenetlab get faults")
+    hint("kubenetlab ping" if len(summaries) == len(selected) else "kubenetlab get faults")
 
 
 def _list(client: Client, output: Output) -> None:
     from kubenetlab.cli.describe.columns import columns, header
     from kubenetlab.datapath import faults
 
-    found = client.get(FAULTS_PATH)["items"]
+    items = client.get(FAULTS_PATH)["items"]
     if output.is_data:
-        print_data({"apiVersion": "v1", "kind": "List", "items": found}, output)
+        print_data({"apiVersion": "v1", "kind": "List", "items": items}, output)
         return
-    if found:
+    if items:
         print_table(
-            header("Fault", is_wide=True), [columns("Fault", item, is_wide=True) for item in found]
+            header("Fault", is_wide=True), [columns("Fault", item, is_wide=True) for item in items]
         )
         echo()
     print_table(
@@ -158,30 +169,31 @@ def _list(client: Client, output: Output) -> None:
             for name in faults.known()
         ],
     )
-    hint("kubenetlab heal" if found else f"kubenetlab explain {faults.known()[0]}")
+    hint("kubenetlab heal" if items else f"kubenetlab explain {faults.known()[0]}")
 
 
 def _about(manual: str) -> str:
-    """The first line behind the name."""
+    """Return the summary in the first line of a manual page, without the name."""
     return manual.partition("\n")[0].partition(": ")[2]
 
 
 def _pairs(words: Sequence[str]) -> dict[str, str]:
-    found = {}
+    """Return OPTION=VALUE arguments as a mapping. Raises BadParameter."""
+    options = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not equals or not name:
-            raise typer.BadParameter(f'"{word}": wanted OPTION=VALUE')
-        found[name] = value
-    return found
+            raise typer.BadParameter(f'"{word}": expected OPTION=VALUE')
+        options[name] = value
+    return options
 
 
 def _wait(client: Client) -> None:
-    """Until the lab has done what was asked for, and says what Linux refused."""
+    """Wait until the lab has applied the change; print the operations that Linux rejected."""
     *_, last = (
         {"settled": False, "failures": {}},
         *client.stream(f"{LAB_API}/settled", timeout=str(WAIT_S)),
     )
     print_failures(last["failures"])
     if not last["settled"]:
-        note(f"after {WAIT_S:g} s the lab is still at work; see: kubenetlab get pods -A")
+        note(f"the lab has not applied the change after {WAIT_S:g} s; see: kubenetlab get pods -A")

@@ -1,4 +1,4 @@
-"""list: an overview of the labs of this machine."""
+"""list: the labs on this machine, with their state and size."""
 
 from __future__ import annotations
 
@@ -29,23 +29,29 @@ if TYPE_CHECKING:
     from kubenetlab.lab.overview import LabSummary
 
 INTERVAL_S: Final = 1.0
-"""Time between two looks of -w."""
-_NUMBERS: Final = ("AGE", "NODES", "SERVICES", "FAULTS", "PROCESSES", "MEMORY", "PID")
-_EXPENDABLE: Final = ("SERVICES", "NODES", "PROCESSES", "OWNER", "FAULTS", "AGE")
-"""Columns left out on a narrow terminal, in this order; -o wide without -w shows all of them."""
+"""Time between two updates of -w, in seconds."""
+_NUMERIC: Final = ("AGE", "NODES", "SERVICES", "FAULTS", "PROCESSES", "MEMORY", "PID")
+_OPTIONAL: Final = ("SERVICES", "NODES", "PROCESSES", "OWNER", "FAULTS", "AGE")
+"""Columns that a narrow terminal leaves out, in this order. `-o wide` without -w shows all."""
 _MIB: Final = 1 << 20
 
 
 def list_(
     watch: Annotated[
         bool,
-        typer.Option("-w", "--watch", help="Go on: redraw on a terminal, else print every change."),
+        typer.Option(
+            "-w", "--watch", help="Keep watching: redraw on a terminal, else print every change."
+        ),
     ] = False,
     output: OutputOption = Output.table,
 ) -> None:
-    """List the labs that are up: owner, age, pods, faults, processes, memory. Example: kubenetlab list -w
+    """List the labs that are up, with their state and size.
 
-    Root sees the labs of other users, too: of these what the kernel knows, for their API serves the owner alone. A lab whose agent does not answer within 3 seconds is listed with what is known without it.
+    Root sees the labs of all users. A lab's API answers only its owner,
+    so other users' labs are listed with what the kernel knows about them.
+    A lab whose agent does not answer within 3 seconds is marked `no answer`.
+
+    Example: kubenetlab list -w
     """
     from kubenetlab.lab.client import running
     from kubenetlab.lab.overview import overview
@@ -53,41 +59,42 @@ def list_(
     if watch:
         _watch(output)
         return
-    running()  # clears links in /run/netns that dead labs have left
+    running()  # removes the links in /run/netns that dead labs left behind
     warnings: list[str] = []
-    found = overview(on_warning=warnings.append)
+    labs = overview(on_warning=warnings.append)
     for text in dict.fromkeys(warnings):
         note(f"{paint('warning:', WARNING)} {text}")
     if output.is_data:
-        print_data([_as_data(lab) for lab in found], output)
+        print_data([_as_data(lab) for lab in labs], output)
         return
-    if not found:
+    if not labs:
         echo("no lab is up")
         hint("kubenetlab up")
         return
     from kubenetlab.cli.terminal.tables import fit_columns, print_table
 
-    header, rows = _rows(found, output)
+    header, rows = _rows(labs, output)
     width = terminal_width()
     shown = (
-        fit_columns(header, rows, width, _EXPENDABLE)
+        fit_columns(header, rows, width, _OPTIONAL)
         if width is not None and output is not Output.wide
         else (header, rows)
     )
-    print_table(*shown, numbers=_NUMBERS)
+    print_table(*shown, numbers=_NUMERIC)
     if left_out := [name for name in header if name not in shown[0]]:
-        echo(paint(f"-o wide shows {', '.join(left_out)}, too", DIM))
-    silent = [lab.name for lab in found if lab.state == "no answer"]
+        echo(paint(f"hidden columns: {', '.join(left_out)}; show them with -o wide", DIM))
+    silent = [lab.name for lab in labs if lab.state == "no answer"]
     if silent:
         note(
-            f"{paint('no answer:', BAD)} the agent of {', '.join(silent)} does not answer; its packets still flow"
+            f"{paint('no answer:', BAD)} the agent of {', '.join(silent)} does not answer; "
+            "its packets still flow"
         )
-    own = [lab.name for lab in found if lab.state != "private"]
+    own = [lab.name for lab in labs if lab.state != "private"]
     hint("kubenetlab get pods -A" if own else "kubenetlab up", own[0] if len(own) > 1 else None)
 
 
 def _watch(output: Output) -> None:
-    """Show the labs again and again, until Ctrl-C."""
+    """Show the labs periodically until Ctrl-C."""
     from kubenetlab.lab.overview import overview
 
     if sys.stdout.isatty() and not output.is_data:
@@ -97,18 +104,18 @@ def _watch(output: Output) -> None:
 
         with Live(auto_refresh=False, screen=False) as live:
             while True:
-                header, rows = _rows(overview(on_warning=_ignore), output)
-                shown = fit_columns(header, rows, live.console.width, _EXPENDABLE)
-                live.update(rich_table(*shown, numbers=_NUMBERS), refresh=True)
+                header, rows = _rows(overview(on_warning=_drop_warning), output)
+                shown = fit_columns(header, rows, live.console.width, _OPTIONAL)
+                live.update(rich_table(*shown, numbers=_NUMERIC), refresh=True)
                 time.sleep(INTERVAL_S)
     before: dict[tuple[str, str], LabSummary] = {}
     widths: list[int] = []
     while True:
-        labs = {(lab.owner, lab.name): lab for lab in overview(on_warning=_ignore)}
+        labs = {(lab.owner, lab.name): lab for lab in overview(on_warning=_drop_warning)}
         changed = [
             lab
             for key, lab in labs.items()
-            if key not in before or _essence(before[key]) != _essence(lab)
+            if key not in before or _watched_fields(before[key]) != _watched_fields(lab)
         ]
         gone = [lab for key, lab in before.items() if key not in labs]
         if output.is_data:
@@ -121,7 +128,7 @@ def _watch(output: Output) -> None:
 
 
 def _print_data(changed: list[LabSummary], gone: list[LabSummary]) -> None:
-    """Print one JSON document per line for each lab that has changed or gone."""
+    """Print one JSON document per line for each lab that changed or ended."""
     for lab in changed:
         echo(json.dumps(_as_data(lab)))
     for lab in gone:
@@ -131,7 +138,10 @@ def _print_data(changed: list[LabSummary], gone: list[LabSummary]) -> None:
 def _print_lines(
     changed: list[LabSummary], gone: list[LabSummary], output: Output, widths: list[int]
 ) -> list[int]:
-    """Print one line for each lab that has changed or gone, the first time below headings; return the widths of the columns."""
+    """Print one line for each lab that changed or ended; return the widths of the columns.
+
+    widths: return value of the previous call; the first call passes [] and prints headings.
+    """
     header, rows = _rows(changed, output)
     lines = [list(row) for row in rows] + [
         [lab.name, lab.owner, "down", *["-"] * (len(header) - 3)] for lab in gone
@@ -144,13 +154,13 @@ def _print_lines(
     return widths
 
 
-def _essence(lab: LabSummary) -> tuple[Any, ...]:
-    """Return what has to differ for a line of -w: age and memory always do."""
+def _watched_fields(lab: LabSummary) -> tuple[Any, ...]:
+    """Return the fields whose change makes -w print a line; age and memory change always."""
     return (lab.state, lab.init_pid, lab.nodes, lab.pods, lab.ready, lab.services, lab.faults)
 
 
 def _rows(labs: list[LabSummary], output: Output) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Return headings and rows."""
+    """Return the headings and the rows of the table."""
     header: tuple[str, ...] = (
         "LAB",
         "OWNER",
@@ -193,9 +203,9 @@ def _row(lab: LabSummary) -> tuple[str, ...]:
 def _as_data(lab: LabSummary) -> dict[str, Any]:
     import msgspec
 
-    found: dict[str, Any] = msgspec.to_builtins(lab)
-    return found
+    document: dict[str, Any] = msgspec.to_builtins(lab)
+    return document
 
 
-def _ignore(warning: str) -> None:
-    """Warnings would break a table that is drawn again and again; `list` and every other command print them."""
+def _drop_warning(warning: str) -> None:
+    """Drop a warning: it would break a table that is redrawn; other commands print it."""

@@ -1,4 +1,4 @@
-"""plan: show the changes that `up` would make."""
+"""plan: show the changes that `up` would make, without making them."""
 
 from __future__ import annotations
 
@@ -45,18 +45,23 @@ def plan(
     uplink: UplinkOption = None,
     strict: Strict = False,
     wide: Annotated[
-        bool, typer.Option("--wide", help="Every setting on a line of its own.")
+        bool, typer.Option("--wide", help="Print each setting on a line of its own.")
     ] = False,
     output: Annotated[
-        PlanOutput, typer.Option("-o", "--output", help="How to print it; `sh` is a shell script.")
+        PlanOutput, typer.Option("-o", "--output", help="Output format; `sh`: a shell script.")
     ] = PlanOutput.table,
 ) -> None:
-    """Show what `up` would do to the kernel, object by object, without doing it. Example: kubenetlab plan -f web.yaml
+    """Show the kernel objects that `up` would create, change or remove.
 
-    For a lab that is up it shows the difference. Nothing is changed, and no privilege is needed for a new lab.
+    Nothing is changed. For a lab that is up, only the differences are shown.
+    A plan of a new lab needs no privileges.
 
-    With -o sh it is a whole lab by hand: a script of ip, nft and sysctl, to be read, and to be run as root. A new lab has all its
-    pods ready in it, one that is up is as it would stand with the manifests. Example: kubenetlab plan -o sh > lab.sh
+    With -o sh, print a script of ip, nft and sysctl commands that builds the
+    whole lab. Read it, or run it as root. In a new lab, all pods are ready;
+    a running lab is printed in the state that the manifests would give it.
+
+    Examples: kubenetlab plan -f web.yaml
+    kubenetlab plan -o sh > lab.sh
     """
     from kubenetlab.cli.input import manifest_warnings, manifests
     from kubenetlab.cli.labs.plan_output import show_changes
@@ -77,8 +82,8 @@ def plan(
     if is_script:
         typer.echo(answer["script"] if answer else new_lab_script(given, name), nl=False)
         return
-    planned, found = (answer["changes"], answer["diagnostics"]) if answer else new_lab_plan(given)
-    print_diagnostics(found, given.all_entries)
+    planned, items = (answer["changes"], answer["diagnostics"]) if answer else new_lab_plan(given)
+    print_diagnostics(items, given.all_entries)
     changes = [*uplink_plan(name, given), *planned]
     if Output(output).is_data:
         print_data(changes, output)
@@ -93,7 +98,7 @@ def plan(
 
 
 def new_lab_plan(given: Manifests) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return what making a lab would do, and what its objects lack (kubenetlab/diagnostics)."""
+    """Return the operations that make a new lab, per namespace, and the lab's diagnostics."""
     from kubenetlab.datapath import plan
     from kubenetlab.hoststate.diff import diff
     from kubenetlab.hoststate.state import HostState
@@ -111,15 +116,15 @@ def new_lab_plan(given: Manifests) -> tuple[list[dict[str, Any]], list[dict[str,
 
 
 def uplink_plan(name: str, given: Manifests) -> list[dict[str, Any]]:
-    """What the command itself would do on this machine: link the lab to its network, or no more."""
+    """Return the operations on this machine itself: those that create or remove the uplink."""
     from kubenetlab import names
     from kubenetlab.lab import rundir
 
-    has = rundir.is_alive(name) and (rundir.of(name) / rundir.UPLINK).exists()
-    if given.config is None or given.cluster_config.uplink == has:
+    has_uplink = rundir.is_alive(name) and (rundir.of(name) / rundir.UPLINK).exists()
+    if given.config is None or given.cluster_config.uplink == has_uplink:
         return []
-    mark = "-" if has else "+"
-    made = [
+    mark = "-" if has_uplink else "+"
+    objects = [
         f"link {names.machine_link(name)}, to the lab's router",
         *(f"nft table {family} kubenetlab-{name}" for family in ("ip", "ip6")),
     ]
@@ -127,15 +132,15 @@ def uplink_plan(name: str, given: Manifests) -> list[dict[str, Any]]:
         {
             "netns": "this machine",
             "operations": [
-                *(f"{mark} {one}" for one in made),
-                f"{mark} forwarding, on links that do not",
+                *(f"{mark} {obj}" for obj in objects),
+                f"{mark} forwarding, on links where it is off",
             ],
         }
     ]
 
 
 def new_lab_script(given: Manifests, name: str) -> str:
-    """A new lab by hand, as it is once all its pods are ready."""
+    """Return a shell script that builds a new lab as it is once all its pods are ready."""
     from kubenetlab.datapath import plan
     from kubenetlab.hoststate.script import script
     from kubenetlab.lab.bootstrap import bootstrap_store

@@ -1,4 +1,4 @@
-"""Plans and differences on the screen."""
+"""Printed form of plans and of differences between the kernel and the desired state."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ _MARKS = (
     ("~", WARNING, "changed in the kernel"),
     ("?", None, "not compared"),
 )
-"""What the marks of `diff` say about the kernel; the same marks say in a plan what an operation does."""
+"""(mark, colour, meaning) of the marks of `diff`. In a plan, + adds, - removes, ~ changes."""
 _SYSCTL, _ELEMENT = "sysctl ", "nft element "
 
 
 def show_changes(changes: Sequence[dict[str, Any]], *, is_wide: bool = False) -> None:
-    """Namespace by namespace; runs of settings and elements are put together unless `is_wide`."""
+    """Print operations per namespace; fold settings and set elements unless `is_wide`."""
     _show(
         changes, lambda entry: entry["operations"] if is_wide else fold(entry["operations"], "+ ")
     )
 
 
 def show_differences(changes: Sequence[dict[str, Any]], *, is_wide: bool = False) -> None:
-    """Print what `diff` found, namespace by namespace.
+    """Print the differences that `diff` reports, per namespace.
 
     Settings of one namespace share a line. With `is_wide` each has its own, and a missing, emptied
     or additional chain, set or map is followed by its content.
@@ -72,15 +72,15 @@ def _show(
         for line in lines_of(entry):
             echo(f"  {paint(line[:1], _COLOURS.get(line[:1]))}{line[1:]}")
     count = sum(len(entry["operations"]) for entry in changes)
-    echo(
-        f"{count} {noun}{'s' if count != 1 else ''} in {len(changes)} namespace{'s' if len(changes) != 1 else ''}"
-        if count
-        else "nothing to do"
-    )
+    namespaces = f"{len(changes)} namespace{'s' if len(changes) != 1 else ''}"
+    echo(f"{count} {noun}{'s' if count != 1 else ''} in {namespaces}" if count else "nothing to do")
 
 
 def fold(lines: Iterable[str], mark: str = "", *, counts_elements: bool = True) -> Iterable[str]:
-    """Lines with settings put together in one, and elements counted by set; `mark` stands before those that are folded."""
+    """Yield lines with runs of sysctl settings joined and elements counted per set.
+
+    mark: prefix of the lines that can be folded, repeated before the folded line.
+    """
     settings: list[str] = []
     elements: dict[str, int] = {}
     for line in lines:
@@ -104,4 +104,5 @@ def fold(lines: Iterable[str], mark: str = "", *, counts_elements: bool = True) 
 
 def _settings(settings: Sequence[str]) -> str:
     changed = [setting for setting in settings if not setting.endswith("=0")]
-    return f"{len(settings)} settings below net: {', '.join(changed).replace(chr(9), ' ')}{', all others 0' if len(changed) < len(settings) else ''}"
+    rest = ", all others 0" if len(changed) < len(settings) else ""
+    return f"{len(settings)} settings below net: {', '.join(changed).replace(chr(9), ' ')}{rest}"

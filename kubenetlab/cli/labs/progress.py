@@ -1,4 +1,4 @@
-"""Live progress of `up`: one line that changes on a terminal, plain lines elsewhere."""
+"""Progress of `up`: one line that is redrawn on a terminal; without a terminal only results."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 from kubenetlab.cli.terminal.printing import DIM, GOOD, echo, paint
 
 _REDRAW_S = 0.04
+"""Minimum time between two redraws, in seconds."""
 
 
 class _Line:
-    """The last line of the screen, drawn over and over; nothing at all where there is no terminal."""
+    """The last line of the terminal, redrawn in place; does nothing without a terminal."""
 
     def __init__(self) -> None:
         self._is_live = sys.stdout.isatty()
@@ -32,7 +33,7 @@ class _Line:
 
 
 class Progress:
-    """While a lab is built."""
+    """Progress of building a lab."""
 
     def __init__(self, lab: str, nodes: int) -> None:
         self._lab = lab
@@ -41,8 +42,12 @@ class Progress:
         self._phase = "namespaces"
         self._total = self._done = 0
 
-    def tell(self, message: dict[str, Any]) -> None:
-        """A message of the agent: a new phase, or how many namespaces are done, and the latest."""
+    def update(self, message: dict[str, Any]) -> None:
+        """Show a message of the agent.
+
+        message: a new phase with its number of namespaces, or the number of completed namespaces
+        and the name of the last one.
+        """
         if "phase" in message:
             self._phase, self._total, self._done = message["phase"], message.get("total", 0), 0
         else:
@@ -51,9 +56,12 @@ class Progress:
         self._line.draw(f"building {self._lab}: {self._phase}{count}")
 
     def built(self, message: dict[str, Any]) -> None:
+        """Print the summary of a built lab, and the reasons for choices the agent made."""
         self._line.clear()
+        nodes = f"{self._nodes} node{'s' if self._nodes != 1 else ''}"
         echo(
-            f"{paint('✓', GOOD)} built {message['built']} namespaces: the wire, {self._nodes} node{'s' if self._nodes != 1 else ''}, pods and external hosts"
+            f"{paint('✓', GOOD)} built {message['built']} namespaces: "
+            f"the fabric, {nodes}, pods and external hosts"
         )
         for reason in message["reasons"]:
             echo(f"  {paint(reason, DIM)}")
@@ -63,18 +71,19 @@ class Progress:
 
 
 class WaitProgress:
-    """While pods become ready."""
+    """Progress of waiting for pods and Jobs."""
 
     def __init__(self) -> None:
         self._line = _Line()
 
-    def tell(self, line: dict[str, Any]) -> None:
+    def update(self, state: dict[str, Any]) -> None:
+        """Show the number of ready pods and the first names of those the lab waits for."""
         waiting = [
-            *line["waiting"],
-            *(f"Job {one['job']}" for one in line["jobs"] if one["state"] == "waiting"),
+            *state["waiting"],
+            *(f"Job {job['job']}" for job in state["jobs"] if job["state"] == "waiting"),
         ]
         names = ", ".join(waiting[:3]) + (" …" if len(waiting) > 3 else "")
-        self._line.draw(f"pods ready: {line['ready']}/{line['total']}  {paint(names, DIM)}")
+        self._line.draw(f"pods ready: {state['ready']}/{state['total']}  {paint(names, DIM)}")
 
     def stop(self) -> None:
         self._line.clear()

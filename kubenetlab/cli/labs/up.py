@@ -36,6 +36,8 @@ from kubenetlab.cli.terminal.printing import DIM, GOOD, WARNING, echo, hint, not
 from kubenetlab.lab.paths import LAB_API
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kubenetlab.cli.input.manifests import Manifests
     from kubenetlab.lab.client import Client
 
@@ -56,14 +58,17 @@ def up(
     strict: Strict = False,
     allow_undeclared: AllowUndeclared = False,
     keep: Annotated[
-        bool, typer.Option("--keep", help="Keep what was built when something fails.")
+        bool, typer.Option("--keep", help="Keep the unfinished lab if building it fails.")
     ] = False,
 ) -> None:
-    """Make a lab from manifests and wait until its pods are ready; on a lab that is up, apply the difference.
+    """Make a lab from manifests and wait until its pods are ready.
 
-    Without -f it is the built-in quickstart. Example: kubenetlab up -f shop.yaml --nodes 4
+    If the lab is already up, update it: create and change what differs.
+    Without manifests, make the built-in lab `quickstart`.
+
+    Example: kubenetlab up -f shop.yaml --nodes 4
     """
-    begun = time.monotonic()
+    started = time.monotonic()
     from kubenetlab.cli.input import manifest_warnings, manifests
     from kubenetlab.lab import rundir
     from kubenetlab.lab.client import Client
@@ -86,8 +91,8 @@ def up(
     wait(
         name,
         timeout_s,
-        begun,
-        lambda found: print_diagnostics(found, entries, allow_undeclared=allow_undeclared),
+        started,
+        lambda items: print_diagnostics(items, entries, allow_undeclared=allow_undeclared),
     )
 
 
@@ -101,15 +106,18 @@ def apply(
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait for the pods.")] = False,
     timeout: Timeout = "60s",
 ) -> None:
-    """Apply manifests to a lab that is up. Example: kubenetlab apply -f web.yaml"""
+    """Apply manifests to a running lab and wait until its pods are ready.
+
+    Example: kubenetlab apply -f web.yaml
+    """
     from kubenetlab.cli.input import manifest_warnings, manifests
     from kubenetlab.errors import UsageError
     from kubenetlab.lab.client import choose
 
     files = manifest_files(paths, files, kustomizations)
     if not files:
-        raise UsageError("nothing to apply; name manifests with -f FILE")
-    begun = time.monotonic()
+        raise UsageError("nothing to apply: name manifests with -f FILE")
+    started = time.monotonic()
     timeout_s = parse_duration_s(timeout)
     client = choose(lab)
     given = manifests.read(files, strict=strict, lab=lab)
@@ -124,34 +132,39 @@ def apply(
     wait(
         client.lab,
         timeout_s,
-        begun,
-        lambda found: print_diagnostics(found, entries, allow_undeclared=allow_undeclared),
+        started,
+        lambda items: print_diagnostics(items, entries, allow_undeclared=allow_undeclared),
     )
 
 
 class Strictness(NamedTuple):
-    """Whether a misconfiguration is an error, and which ones are accepted."""
+    """Treatment of misconfigurations: an error or a warning."""
 
     is_strict: bool
     allow_undeclared: bool
+    """True if a Service may have a numeric target port that no container serves."""
 
     @property
     def refused_codes(self) -> list[str]:
-        """Codes of the misconfigurations that are errors; none unless it is strict."""
+        """Codes of the diagnostics that are errors; empty unless `is_strict`."""
         from kubenetlab.diagnostics import refused_codes
 
         return refused_codes(allow_undeclared=self.allow_undeclared) if self.is_strict else []
 
 
 def _create(name: str, given: Manifests, keep: bool, strictness: Strictness) -> None:
-    """A new lab: plan here, then let it be built."""
+    """Plan a new lab in this process, then start its agent, which builds it.
+
+    Raises ManifestError for misconfigurations that `strictness` makes errors.
+    """
     import gc
 
-    gc.disable()  # nothing of what is made here is thrown away before the end
+    # Almost everything allocated from here on lives until the process exits.
+    gc.disable()
     from kubenetlab.cli.labs.progress import Progress
     from kubenetlab.datapath.sandboxes import loopback_and_sysctls
     from kubenetlab.kernel.namespaces.netns_pool import ahead
-    from kubenetlab.lab import up as making
+    from kubenetlab.lab import up as creation
     from kubenetlab.lab.bootstrap import bootstrap_store
     from kubenetlab.lab.requirements import require
 
@@ -168,26 +181,29 @@ def _create(name: str, given: Manifests, keep: bool, strictness: Strictness) -> 
         raise_misconfigurations(
             [item for item in diagnostics(cluster) if item["code"] in codes], given.all_entries
         )
-    _say_namespaces(admission.made_namespaces)
+    _warn_of_made_namespaces(admission.made_namespaces)
     progress = Progress(name, len(config.nodes))
     try:
-        built = making.create(
+        built = creation.create(
             name,
             cluster,
             nodes=len(config.nodes),
             keep_failed=keep,
-            on_progress=progress.tell,
+            on_progress=progress.update,
             blank_namespaces=blank_namespaces,
         )
-    except making.Interrupted:
+    except creation.Interrupted:
         progress.stop()
-        note(f"stopped; nothing of lab {name} is left")
-        os._exit(making.STOPPED_BY_SIGINT)
+        note(f"interrupted: lab {name} was removed")
+        os._exit(creation.STOPPED_BY_SIGINT)
     progress.built(built)
 
 
 def _applied(name: str, given: Manifests, strictness: Strictness) -> bool:
-    """Apply to a lab that is up; return False where it has ended meanwhile, as one whose `up` was killed does a moment later."""
+    """Apply manifests to a running lab; return False if the lab ended meanwhile.
+
+    A lab whose `up` was killed ends a moment later.
+    """
     from kubenetlab.errors import LabError
     from kubenetlab.lab import rundir
     from kubenetlab.lab.client import Client
@@ -205,7 +221,7 @@ def _apply(client: Client, given: Manifests, strictness: Strictness) -> None:
     answer = client.post(f"{LAB_API}/apply", _documents(given, strictness))
     raise_findings(answer, given)
     raise_misconfigurations(answer.get("diagnostics", []), given.all_entries)
-    _say_namespaces(answer["namespaces"])
+    _warn_of_made_namespaces(answer["namespaces"])
     colours = {"created": GOOD, "configured": WARNING, "kept": DIM, "unchanged": DIM}
     for outcome in answer["outcomes"]:
         changes = f": {', '.join(outcome['changes'])}" if outcome["changes"] else ""
@@ -213,7 +229,11 @@ def _apply(client: Client, given: Manifests, strictness: Strictness) -> None:
 
 
 def _documents(given: Manifests, strictness: Strictness) -> dict[str, Any]:
-    """Return what the API takes: the documents, where each stands, and the misconfigurations that must not be applied."""
+    """Return the request body of `apply`.
+
+    It holds the documents, their sources (file and line) and the codes of the diagnostics
+    for which the lab refuses them.
+    """
     import msgspec
 
     entries = given.all_entries
@@ -225,7 +245,7 @@ def _documents(given: Manifests, strictness: Strictness) -> dict[str, Any]:
 
 
 def _link_up(name: str, given: Manifests) -> None:
-    """Links the lab to the machine's network, or no more, where the command says a word of the Cluster document."""
+    """Create or remove the uplink, as the Cluster document asks; without one change nothing."""
     from kubenetlab.lab import rundir
 
     if given.config is None:
@@ -236,23 +256,29 @@ def _link_up(name: str, given: Manifests) -> None:
 
         record = uplink.bring(Client(name), given.cluster_config)
         echo(
-            f"{paint('✓', GOOD)} uplink: this machine's link {record.link} leads to the lab's router, {', '.join(record.router)}"
+            f"{paint('✓', GOOD)} uplink: this machine's link {record.link} leads to the lab's "
+            f"router, {', '.join(record.router)}"
         )
         for chain in uplink.in_the_way():
-            words = f"iptables -I FORWARD -i {record.link} -j ACCEPT; iptables -I FORWARD -o {record.link} -j ACCEPT"
+            commands = "; ".join(
+                f"iptables -I FORWARD {option} {record.link} -j ACCEPT" for option in ("-i", "-o")
+            )
             note(
-                f"{paint('note:', WARNING)} {chain} of this machine drops what it forwards unless it is told otherwise: {words}"
+                f"{paint('note:', WARNING)} {chain} of this machine drops forwarded packets; "
+                f"to let the lab's pass: {commands}"
             )
     elif (rundir.of(name) / rundir.UPLINK).exists():
         from kubenetlab.lab import uplink
         from kubenetlab.lab.client import Client
 
         uplink.remove(Client(name))
-        echo("no uplink any more: the lab is by itself again")
+        echo("uplink removed: the lab is isolated from this machine's network")
 
 
-def _say_namespaces(made: Any) -> None:
-    if made:
+def _warn_of_made_namespaces(names: Sequence[str]) -> None:
+    if names:
+        noun = "namespaces" if len(names) > 1 else "namespace"
         note(
-            f"{paint('warning:', WARNING)} made {'namespaces' if len(made) > 1 else 'namespace'} {', '.join(made)}, which no manifest makes"
+            f"{paint('warning:', WARNING)} created {noun} {', '.join(names)}, "
+            "which no manifest contains"
         )

@@ -1,4 +1,4 @@
-"""Waiting for a lab: until every pod is ready and every Job has ended, or something is in the way that time will not cure."""
+"""Wait until all pods of a lab are ready and all Jobs have ended, or until an error prevents it."""
 
 from __future__ import annotations
 
@@ -15,105 +15,118 @@ from kubenetlab.cli.terminal.printing import BAD, DIM, echo, hint, note, paint, 
 from kubenetlab.lab import rundir
 from kubenetlab.lab.paths import LAB, LAB_API
 
-AGAIN_S: Final = 0.05
-"""Time until an agent is asked again that ended its answer before it began."""
+RETRY_INTERVAL_S: Final = 0.05
+"""Time between two requests to an agent that closes the connection without a reply, in seconds."""
+
+State = dict[str, Any]
+"""One line of the API's `settled` stream: pods and Jobs by state, failures, diagnostics."""
 
 
 def wait(
-    name: str, timeout_s: float, begun: float, on_diagnostics: Callable[[list[Any]], None]
+    name: str, timeout_s: float, started: float, on_diagnostics: Callable[[list[Any]], None]
 ) -> None:
-    """Wait until every pod is ready or will never be. Exits with 1 where some are not, with the reasons.
+    """Wait until every pod is ready or cannot become ready, then print a summary.
 
-    on_diagnostics: is called with what the lab's objects lack (kubenetlab/diagnostics), before the summary.
+    Exits with status 1 and prints the reasons if a pod is not ready or a Job failed.
+
+    started: value of `time.monotonic()` when the command started.
+    on_diagnostics: called with the lab's diagnostics, before the summary.
+    """
+    state = _wait_until_settled(name, timeout_s)
+    failed_jobs = _jobs(state, "failed")
+    is_fine = state["settled"] and not state["stuck"] and not failed_jobs
+    has_reason = (
+        state["failures"] or state["stuck"] or state["waiting"] or _jobs(state, "failed", "waiting")
+    )
+    _print_problems(state, timeout_s)
+    if not is_fine and not has_reason:
+        note(f"{paint('not settled:', BAD)} after {timeout_s:g} s the lab is still changing")
+    on_diagnostics(state.get("diagnostics", []))  # an agent of an older version sends none
+    took = paint(f"({time.monotonic() - started:.2f} s)", DIM)
+    unready = f", {len(state['unready'])} unready on purpose" if state["unready"] else ""
+    echo(
+        f"lab {paint(name, None, bold=True)}: "
+        f"{state['ready']} of {state['total']} pods ready{unready} {took}"
+    )
+    hint("kubenetlab ping" if is_fine else _next_after_failure(state), name_if_ambiguous(name))
+    if not is_fine:
+        sys.stdout.flush()
+        raise typer.Exit(1)
+
+
+def _wait_until_settled(name: str, timeout_s: float) -> State:
+    """Return the last state the agent reports: settled, or timed out.
+
+    The agent may die while it reports; the request is then sent to its successor.
+    Raises LabError if no agent replies before the timeout.
     """
     from kubenetlab.cli.labs.progress import WaitProgress
     from kubenetlab.errors import LabError
-    from kubenetlab.lab import rundir
     from kubenetlab.lab.client import Client
 
-    asked = time.monotonic()
-    waiting = WaitProgress()
-    last: dict[str, Any] = {"settled": False, "timeout": False, "waiting": [], "jobs": []}
+    deadline = time.monotonic() + timeout_s
+    progress = WaitProgress()
+    state: State = {"settled": False, "timeout": False, "waiting": [], "jobs": []}
     try:
-        while not (
-            last["settled"] or last["timeout"]
-        ):  # the agent may die meanwhile: the next one is asked
-            left_s = max(0.0, timeout_s - (time.monotonic() - asked))
-            has_begun = False
+        while not (state["settled"] or state["timeout"]):
+            left_s = max(0.0, deadline - time.monotonic())
+            has_reply = False
             for line in Client(name).stream(f"{LAB_API}/settled", timeout=str(left_s)):
-                has_begun, last = True, line
-                waiting.tell(line)
-            if not has_begun and not left_s:
+                has_reply, state = True, line
+                progress.update(line)
+            if not has_reply and not left_s:
                 raise LabError(
-                    f"the agent of lab {name} breaks its answers off; its log: {rundir.of(name)}/log"
+                    f"the agent of lab {name} closes the connection without a reply; "
+                    f"see its log: {rundir.of(name)}/log"
                 )
-            if not has_begun:
-                time.sleep(AGAIN_S)
+            if not has_reply:
+                time.sleep(RETRY_INTERVAL_S)
     except KeyboardInterrupt:
-        waiting.stop()
-        _stop_waiting(name, last["waiting"])
-    waiting.stop()
-    print_failures(last["failures"])
-    for reason, pods in _by_reason(last["stuck"]).items():
-        note(f"{paint('not ready:', BAD)} {_few(pods)}: {reason}")
-    if last["waiting"]:
-        note(
-            f"{paint('not ready:', BAD)} after {timeout_s:g} s still waiting for {_few(last['waiting'])}"
-        )
-    by_state = {
-        state: [one for one in last["jobs"] if one["state"] == state]
-        for state in ("failed", "waiting", "suspended")
-    }
-    for one in by_state["failed"]:
-        note(f"{paint('failed:', BAD)} Job {one['job']}: {one['reason']}")
-    for one in by_state["waiting"]:
-        note(
-            f"{paint('not complete:', BAD)} after {timeout_s:g} s still waiting for Job {one['job']}: {one['reason']}"
-        )
-    for one in by_state["suspended"]:
-        note(f"suspended: Job {one['job']}: {one['reason']}")
-    if last["unready"]:
-        note(f"unready on purpose: {_few(last['unready'])}")
-    is_fine = last["settled"] and not last["stuck"] and not by_state["failed"]
-    if not is_fine and not (
-        last["failures"]
-        or last["stuck"]
-        or last["waiting"]
-        or by_state["failed"]
-        or by_state["waiting"]
-    ):
-        note(f"{paint('not settled:', BAD)} after {timeout_s:g} s the lab is still at work")
-    on_diagnostics(last.get("diagnostics", []))  # an agent of an earlier version has none
-    took = f"{time.monotonic() - begun:.2f} s"
-    purpose = f", {len(last['unready'])} unready on purpose" if last["unready"] else ""
-    echo(
-        f"lab {paint(name, None, bold=True)}: {last['ready']} of {last['total']} pods ready{purpose} {paint(f'({took})', DIM)}"
-    )
-    if is_fine:
-        hint("kubenetlab ping", name_if_ambiguous(name))
-        return
+        progress.stop()
+        _stop_waiting(name, state["waiting"])
+    progress.stop()
+    return state
+
+
+def _print_problems(state: State, timeout_s: float) -> None:
+    """Print failed operations, and pods and Jobs that are not ready, with the reasons."""
+    waited = f"after {timeout_s:g} s still waiting for"
+    print_failures(state["failures"])
+    for reason, pods in _pods_by_reason(state["stuck"]).items():
+        note(f"{paint('not ready:', BAD)} {_first_names(pods)}: {reason}")
+    if state["waiting"]:
+        note(f"{paint('not ready:', BAD)} {waited} {_first_names(state['waiting'])}")
+    for job in _jobs(state, "failed"):
+        note(f"{paint('failed:', BAD)} Job {job['job']}: {job['reason']}")
+    for job in _jobs(state, "waiting"):
+        note(f"{paint('not complete:', BAD)} {waited} Job {job['job']}: {job['reason']}")
+    for job in _jobs(state, "suspended"):
+        note(f"suspended: Job {job['job']}: {job['reason']}")
+    if state["unready"]:
+        note(f"unready on purpose: {_first_names(state['unready'])}")
+
+
+def _jobs(state: State, *states: str) -> list[dict[str, str]]:
+    return [job for job in state["jobs"] if job["state"] in states]
+
+
+def _next_after_failure(state: State) -> str:
+    """Return the next step after a failed `up`.
+
+    A missing CNI plugin and a full disk come first: nothing else changes before they are fixed.
+    Otherwise it is the command that describes the first pod or Job that is not ready.
+    """
     if any(
         "cni plugin not initialized" in entry["reason"]
         or "node.kubernetes.io/not-ready" in entry["reason"]
-        for entry in last["stuck"]
+        for entry in state["stuck"]
     ):
-        hint("install a network: kubenetlab up --cni bridge", name_if_ambiguous(name))
-        raise typer.Exit(1)
-    hint(_next_after_failure(last), name_if_ambiguous(name))
-    sys.stdout.flush()
-    raise typer.Exit(1)
-
-
-def _next_after_failure(last: dict[str, Any]) -> str:
-    """Return the command that says most about what is not ready: of a pod, else of a Job.
-
-    A full disk comes first: nothing changes before there is space for the lab's store.
-    """
+        return "install a network: kubenetlab up --cni bridge"
     no_space = os.strerror(errno.ENOSPC)
-    if any(where == LAB and no_space in text for where, text in last["failures"].items()):
-        return f"make space in {rundir.base()}, then: kubenetlab up"
-    pods = [entry["pod"] for entry in last["stuck"]] or last["waiting"]
-    jobs = [one["job"] for one in last["jobs"] if one["state"] in ("failed", "waiting")]
+    if any(place == LAB and no_space in text for place, text in state["failures"].items()):
+        return f"free disk space in {rundir.base()}, then: kubenetlab up"
+    pods = [entry["pod"] for entry in state["stuck"]] or state["waiting"]
+    jobs = [job["job"] for job in _jobs(state, "failed", "waiting")]
     for kind, names in (("pod", pods), ("job", jobs)):
         if names:
             namespace, _, name = names[0].partition("/")
@@ -122,30 +135,29 @@ def _next_after_failure(last: dict[str, Any]) -> str:
 
 
 def _stop_waiting(name: str, waiting: list[str]) -> NoReturn:
-    """After Ctrl-C: the lab goes on, and so does what was waited for."""
+    """Exit after Ctrl-C: the lab stays up, and its pods continue to start."""
     from kubenetlab.lab.up import STOPPED_BY_SIGINT
 
-    note(
-        f"stopped waiting; lab {name} is up{f', and not ready yet: {_few(waiting)}' if waiting else ''}"
-    )
+    pods = f"; pods not ready yet: {_first_names(waiting)}" if waiting else ""
+    note(f"stopped waiting; lab {name} stays up{pods}")
     hint("kubenetlab get pods -A -w", name_if_ambiguous(name))
     raise typer.Exit(STOPPED_BY_SIGINT)
 
 
-def _by_reason(stuck: list[dict[str, str]]) -> dict[str, list[str]]:
-    """Reason → pods: what is the same for many is said once."""
-    found: dict[str, list[str]] = {}
+def _pods_by_reason(stuck: list[dict[str, str]]) -> dict[str, list[str]]:
+    """Return pods by reason, so that a reason that many pods share is printed once."""
+    pods: dict[str, list[str]] = {}
     for entry in stuck:
-        found.setdefault(entry["reason"], []).append(entry["pod"])
-    return found
+        pods.setdefault(entry["reason"], []).append(entry["pod"])
+    return pods
 
 
-def _few(pods: list[str]) -> str:
+def _first_names(pods: list[str]) -> str:
     return ", ".join(pods[:5]) + (f" and {len(pods) - 5} more" if len(pods) > 5 else "")
 
 
 def name_if_ambiguous(name: str) -> str | None:
-    """The lab's name for a hint, where the next command would find another lab without it."""
+    """Return the lab's name for a hint if several labs are up, so that commands need --lab."""
     from kubenetlab.lab.client import running
 
     return name if len(running()) > 1 else None

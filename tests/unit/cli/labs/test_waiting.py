@@ -1,4 +1,4 @@
-"""Waiting for a lab: an agent that breaks its answers off, and the hint after an `up` that did not become ready."""
+"""Waiting for a lab: an agent that does not reply, and the hint after an `up` that failed."""
 
 from __future__ import annotations
 
@@ -20,37 +20,45 @@ _STUCK = {"pod": "default/web-0", "reason": "ImagePullBackOff"}
 @pytest.mark.parametrize(
     ("failures", "stuck", "expected"),
     [
-        ({"the lab": f"/r/x/store.json: {_NO_SPACE}"}, [], "make space in /r, then: kubenetlab up"),
+        (
+            {"the lab": f"/r/x/store.json: {_NO_SPACE}"},
+            [],
+            "free disk space in /r, then: kubenetlab up",
+        ),
         (
             {"the lab": f"/r/x/store.json: {_NO_SPACE}"},
             [_STUCK],
-            "make space in /r, then: kubenetlab up",
+            "free disk space in /r, then: kubenetlab up",
         ),
-        # The kernel uses the same errno for a limit of namespaces: no space on a disk helps there.
+        # The kernel reports the same errno for its limit of namespaces; disk space does not help.
         ({"pod/default/web-0/1": f"network namespace: {_NO_SPACE}"}, [], "kubenetlab diff"),
         ({}, [_STUCK], "kubenetlab describe pod web-0 -n default"),
     ],
 )
-def test_the_hint_is_about_what_helps(
+def test_the_hint_after_a_failure_names_the_cause_to_fix_first(
     monkeypatch: pytest.MonkeyPatch, failures: dict[str, str], stuck: list[Any], expected: str
 ) -> None:
+    """A full disk comes before pods that are not ready."""
     monkeypatch.setattr(rundir, "base", lambda: Path("/r"))
-    last = {"failures": failures, "stuck": stuck, "waiting": [], "jobs": []}
-    assert _next_after_failure(last) == expected
+    state = {"failures": failures, "stuck": stuck, "waiting": [], "jobs": []}
+    assert _next_after_failure(state) == expected
 
 
-def test_an_agent_that_breaks_off_is_not_asked_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is asked again until the time is over; then its log is named."""
-    asked: list[str] = []
+def test_waiting_for_an_agent_without_reply_ends_at_the_timeout(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The command repeats its request until the timeout; the error then names the agent's log."""
+    timeouts: list[str] = []
 
     def stream(self: Client, path: str, **query: str) -> Iterator[Any]:
-        asked.append(query["timeout"])
+        timeouts.append(query["timeout"])
         return iter(())
 
     monkeypatch.setattr(Client, "stream", stream)
     with pytest.raises(
-        LabError, match=r"the agent of lab broken breaks its answers off; its log: .*/broken/log"
+        LabError,
+        match=r"agent of lab broken closes the connection without a reply; see .*/broken/log",
     ):
         wait("broken", 0.2, 0.0, lambda items: None)
-    assert len(asked) > 1
-    assert float(asked[-1]) == 0
+    assert len(timeouts) > 1
+    assert float(timeouts[-1]) == 0
