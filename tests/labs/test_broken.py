@@ -246,7 +246,7 @@ def test_what_is_said_wrongly_is_told(running: Lab) -> None:
         "did you mean kube-proxy?"
         in running.run("break", "kubeproxy", "--node", "worker", status=2).err
     )
-    assert "wanted OPTION=VALUE" in running.run("break", "kube-proxy", "node", status=2).err
+    assert "expected OPTION=VALUE" in running.run("break", "kube-proxy", "node", status=2).err
     running.run("break", "kube-proxy", "node=worker", "how=stop")
     assert (
         "already broken on worker, by fault 1"

@@ -438,9 +438,9 @@ def test_policies_that_are_not_modelled_are_named_with_the_verdict(lab: Lab) -> 
     assert "not enforced: NetworkPolicy deny" in lab.up(policy + MANIFEST).err
     assert "all as Kubernetes promises, 1 object not enforced" in lab.run("ping", status=1).out
     for words, said in (
-        ("--udp 80 --http /", "--udp cannot stand with --http"),
-        ("--tcp 80 --udp 80", "--udp cannot stand with --tcp"),
-        ("--sctp 80 --tcp 80 --http /", "--sctp cannot stand with --tcp or --http"),
+        ("--udp 80 --http /", "--udp cannot be combined with --http"),
+        ("--tcp 80 --udp 80", "--udp cannot be combined with --tcp"),
+        ("--sctp 80 --tcp 80 --http /", "--sctp cannot be combined with --tcp or --http"),
     ):
         assert said in lab.run("ping", "client", "svc:web", *words.split(), status=2).err
     assert (

@@ -145,7 +145,7 @@ def test_kubectls_habits_are_understood(lab: Lab) -> None:
     assert lab.run("logs", "job/once").status == 0
     lab.run("delete", "netpol", "deny-all")
     assert lab.run("get", "netpol").out == "nothing found in namespace default\n"
-    assert 'the lab has no kind "netpool"' in lab.run("get", "netpool", status=2).err
+    assert 'there is no kind "netpool"' in lab.run("get", "netpool", status=2).err
 
 
 CRASHING = """\

@@ -72,10 +72,10 @@ def test_files_and_names_stand_alone(lab: Lab, tmp_path: Path) -> None:
     assert lab.run("scale", "deployment", "web", "2").out == "deployment web scaled from 3 to 2\n"
     assert "--replicas 3" in lab.run("scale", "deploy/web", status=2).err
     assert "from 0 to 20000" in lab.run("scale", "deploy/web", "99999999999999999999", status=2).err
-    assert "a lab's name is given with --lab nothing" in lab.run("up", "nothing", status=2).err
+    assert "to name a lab, use --lab nothing" in lab.run("up", "nothing", status=2).err
     assert (
         lab.run("up", "not/there.yaml", status=2).err
-        == "error: there is no file or folder not/there.yaml\n"
+        == "error: there is no file or directory not/there.yaml\n"
     )
     assert lab.run("delete", str(more)).out == "Service default/web deleted\n"
     assert run("down", lab.name).out == f"lab {lab.name} is down\n"
@@ -141,11 +141,17 @@ def test_labels_choose_objects(lab: Lab) -> None:
     ).out.splitlines()
     assert [line.split()[0] for line in told] == ["[pod/web-one/main]", "[pod/web-two/main]"]
     assert "nothing found" in lab.run("logs", "-l", "app=nobody").out
-    assert "-l cannot stand with web-one" in lab.run("logs", "web-one", *here, status=2).err
-    assert "-l cannot stand with a name" in lab.run("get", "pods", "web-one", *here, status=2).err
+    assert "-l cannot be combined with web-one" in lab.run("logs", "web-one", *here, status=2).err
+    assert (
+        "-l cannot be combined with a name"
+        in lab.run("get", "pods", "web-one", *here, status=2).err
+    )
     for words in (("get", "pods"), ("get", "pods", "-w"), ("describe", "pods"), ("delete", "pods")):
         assert "is no part of a label selector" in lab.run(*words, "-l", "=", status=2).err
-    assert "-l cannot stand with a name" in lab.run("delete", "pod", "web-one", *here, status=2).err
+    assert (
+        "-l cannot be combined with a name"
+        in lab.run("delete", "pod", "web-one", *here, status=2).err
+    )
     assert "wants a kind" in lab.run("delete", "-l", "app=web", status=2).err
     assert lab.run("delete", "pods,services", *here).out == "Pod shop/web-two deleted\n"
     assert "nothing found" in lab.run("delete", "all", *here).out
@@ -269,9 +275,9 @@ def test_other_verbs_of_rollout_name_the_command() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("scale web 3", "as in: scale deployment web, or deployment/web"),
-        ("scale deploy 3", "as in: scale deploy NAME, or deploy/NAME"),
-        ("delete netpol", "as in: delete netpol NAME, or netpol/NAME"),
+        ("scale web 3", "for example: scale deployment web, or deployment/web"),
+        ("scale deploy 3", "for example: scale deploy NAME, or deploy/NAME"),
+        ("delete netpol", "for example: delete netpol NAME, or netpol/NAME"),
     ],
 )
 def test_a_lone_word_lacks_a_kind_or_a_name(lab: Lab, words: str, said: str) -> None:
@@ -376,7 +382,7 @@ def test_folders_of_kustomize(lab: Lab, tmp_path: Path) -> None:
         )  # the directories that every search path gets are all that is left
         assert (
             missing.returncode,
-            "-k needs the program kustomize, or kubectl" in missing.stderr,
+            "-k needs the program kustomize or kubectl" in missing.stderr,
         ) == (1, True)
 
 
@@ -398,7 +404,7 @@ def test_logs_since_a_while(lab: Lab) -> None:
         assert line in lab.run("logs", name, "--since-time", "2026-01-01T00:00:00Z").out
         assert lab.run("logs", name, "--since-time", "2199-01-01T00:00:00Z").out == ""
     assert (
-        "cannot stand with"
+        "cannot be combined with"
         in lab.run(
             "logs", "client", "--since", "1h", "--since-time", "2026-01-01T00:00:00Z", status=2
         ).err

@@ -326,7 +326,7 @@ def test_words_may_name_objects_of_several_kinds(running: Lab) -> None:
     assert said.err.startswith(
         "next: kubenetlab inspect client"
     )  # with --lab where other labs are up
-    assert "wanted a kind and a name" in running.run("get", "pod/client", "web", status=2).err
+    assert "expected a kind and a name" in running.run("get", "pod/client", "web", status=2).err
 
 
 def test_scale_and_delete_say_what_they_do(running: Lab) -> None:
@@ -340,7 +340,7 @@ def test_scale_and_delete_say_what_they_do(running: Lab) -> None:
         in running.run("scale", "deploymant", "web", "--replicas", "1", status=2).err
     )
     assert (
-        "wanted a kind and a name, as in: delete svc NAME, or svc/NAME"
+        "expected a kind and a name, for example: delete svc NAME, or svc/NAME"
         in running.run("delete", "pod/client", "svc", status=2).err
     )
     assert (

@@ -1,1 +1,1 @@
-"""What commands read: options, names, manifests, and completion of what is typed."""
+"""Input of commands: options, object names, manifests, and shell completion."""

@@ -1,6 +1,6 @@
-"""What can follow on a command line: labs, kinds, objects, places, modes, fields.
+"""Candidates for completion: labs, kinds, objects, locations, modes, fields.
 
-Somebody has pressed a key and waits. What no lab can tell, or not at once, is left out without a word.
+The user has pressed a key and waits, so an error or a slow lab yields no candidates and no message.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from kubenetlab.lab.paths import LAB_API
 if TYPE_CHECKING:
     from kubenetlab.api.meta import Resource
 
-PATIENCE_S: Final = 1.0
-"""How long a lab is waited for."""
+TIMEOUT_S: Final = 1.0
+"""Time allowed for the lab to reply, in seconds."""
 
 
 def labs() -> list[str]:
-    """The labs that are up."""
+    """Return the labs that are up."""
     from kubenetlab.errors import KubenetlabError
     from kubenetlab.lab import rundir
 
@@ -31,21 +31,21 @@ def labs() -> list[str]:
 
 
 def namespaces(ctx: typer.Context) -> list[str]:
-    """The namespaces of the lab."""
+    """Return the namespaces of the lab."""
     from kubenetlab.api.core import Namespace
 
     return _names(ctx, Namespace)
 
 
 def objects(ctx: typer.Context, incomplete: str) -> list[str]:
-    """A kind, then names; or KIND/NAME."""
+    """Return kinds for the first argument, then names of that kind; or KIND/NAME."""
     from kubenetlab.api.kinds import SERVED
 
     return _objects(ctx, incomplete, SERVED)
 
 
 def scalable(ctx: typer.Context, incomplete: str) -> list[str]:
-    """The same, of what has a number of replicas."""
+    """Return candidates as `objects`, for kinds with replicas."""
     from typing import get_args
 
     from kubenetlab.api.apps import Scalable
@@ -54,32 +54,35 @@ def scalable(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def rollout_workloads(ctx: typer.Context, incomplete: str) -> list[str]:
-    """The same, of what replaces its pods when their template changes."""
+    """Return candidates as `objects`, for kinds that replace pods when the template changes."""
     from kubenetlab.api.apps import DaemonSet, Deployment, StatefulSet
 
     return _objects(ctx, incomplete, (Deployment, StatefulSet, DaemonSet))
 
 
 def pods(ctx: typer.Context) -> list[str]:
-    """Pods, and workloads for one of theirs; those of other namespaces with their namespace."""
+    """Return pods, and workloads as `deploy:web`; those of other namespaces as NAMESPACE/NAME."""
     from kubenetlab.observe.grammar import WORKLOADS
 
-    found = _seen(ctx)["pods"]
+    items = _inspect(ctx)["pods"]
     prefixes = {kind: prefix for prefix, kind in WORKLOADS.items()}
     workloads = [
-        (pod["namespace"], *str(pod["workload"]).split("/")) for pod in found if pod["workload"]
+        (pod["namespace"], *str(pod["workload"]).split("/")) for pod in items if pod["workload"]
     ]
-    shown = [
-        f"{prefixes[kind]}:{_short(ctx, namespace, name)}"
+    workload_targets = [
+        f"{prefixes[kind]}:{_target_name(ctx, namespace, name)}"
         for namespace, kind, name in workloads
         if kind in prefixes
     ]
-    return [*(_short(ctx, pod["namespace"], pod["name"]) for pod in found), *dict.fromkeys(shown)]
+    return [
+        *(_target_name(ctx, pod["namespace"], pod["name"]) for pod in items),
+        *dict.fromkeys(workload_targets),
+    ]
 
 
 def locations(ctx: typer.Context) -> list[str]:
-    """Whatever one can be inside of: pods, nodes, external hosts."""
-    seen = _seen(ctx)
+    """Return pods, workloads, nodes and external hosts."""
+    seen = _inspect(ctx)
     return [
         *pods(ctx),
         *(f"node:{node['name']}" for node in seen["nodes"]),
@@ -88,65 +91,68 @@ def locations(ctx: typer.Context) -> list[str]:
 
 
 def destinations(ctx: typer.Context) -> list[str]:
-    """Places, and Services."""
+    """Return locations and Services."""
     return [
         *locations(ctx),
         *(
-            f"svc:{_short(ctx, service['namespace'], service['name'])}"
-            for service in _seen(ctx)["services"]
+            f"svc:{_target_name(ctx, service['namespace'], service['name'])}"
+            for service in _inspect(ctx)["services"]
         ),
     ]
 
 
 def cni_modes() -> list[str]:
-    """The names of the CNI modes."""
+    """Return the names of the CNI modes."""
     from kubenetlab.datapath.modes import known
 
     return list(known("cni"))
 
 
 def proxy_modes() -> list[str]:
-    """The names of the kube-proxy modes."""
+    """Return the names of the kube-proxy modes."""
     from kubenetlab.datapath.modes import known
 
     return list(known("proxy"))
 
 
 def faults() -> list[str]:
-    """What can be broken."""
+    """Return the names of the faults that `break` can inject."""
     from kubenetlab.datapath.faults import known
 
     return list(known())
 
 
 def fault_ids(ctx: typer.Context) -> list[str]:
-    """The numbers of the faults there are."""
+    """Return the IDs of the lab's active faults."""
     from kubenetlab.api.faults import Fault
 
     return _names(ctx, Fault)
 
 
 def nodes(ctx: typer.Context) -> list[str]:
-    """The nodes of the lab."""
-    return [node["name"] for node in _seen(ctx)["nodes"]]
+    """Return the nodes of the lab."""
+    return [node["name"] for node in _inspect(ctx)["nodes"]]
 
 
 def how_values(ctx: typer.Context) -> list[str]:
-    """In which ways the fault can be that stands on the line."""
+    """Return the values of --how for the fault on the command line."""
     from kubenetlab.datapath.faults import values
 
     return values(str(ctx.params.get("fault") or ""), "how")
 
 
 def manifest_kinds() -> list[str]:
-    """The kinds that a manifest may hold."""
+    """Return the kinds that a manifest may contain."""
     from kubenetlab.api.kinds import WRITABLE
 
     return [kind.kind.lower() for kind in WRITABLE]
 
 
 def explainable(incomplete: str) -> list[str]:
-    """Modes and kinds; behind a kind and a dot its fields. The last one left that has fields below comes with a dot, too."""
+    """Return modes, faults and kinds; after a kind and a dot, its fields.
+
+    If one candidate with subfields is left, also return it with a dot, so that the shell continues.
+    """
     from kubenetlab.api.fields import explain
     from kubenetlab.api.kinds import SERVED, find_kind
     from kubenetlab.datapath import faults
@@ -157,20 +163,24 @@ def explainable(incomplete: str) -> list[str]:
     kind = find_kind(word)
     if kind is None or "." not in incomplete:
         has_fields = dict.fromkeys((*known("cni"), *known("proxy"), *faults.known()), False) | {
-            each.kind.lower(): True for each in SERVED
+            served_kind.kind.lower(): True for served_kind in SERVED
         }
     else:
-        above = path.rpartition(".")[0]
+        parent = path.rpartition(".")[0]
         try:
-            fields = explain(kind, above).fields
+            fields = explain(kind, parent).fields
         except UsageError:
             return []
         has_fields = {
-            ".".join(part for part in (word, above, field.name) if part): field.has_fields
+            ".".join(part for part in (word, parent, field.name) if part): field.has_fields
             for field in fields
         }
-    found = [name for name in has_fields if name.startswith(incomplete)]
-    return [*found, f"{found[0]}."] if len(found) == 1 and has_fields[found[0]] else found
+    matching = [name for name in has_fields if name.startswith(incomplete)]
+    return (
+        [*matching, f"{matching[0]}."]
+        if len(matching) == 1 and has_fields[matching[0]]
+        else matching
+    )
 
 
 def _objects(ctx: typer.Context, incomplete: str, kinds: Iterable[type[Resource]]) -> list[str]:
@@ -187,27 +197,27 @@ def _objects(ctx: typer.Context, incomplete: str, kinds: Iterable[type[Resource]
 
 
 def _names(ctx: typer.Context, kind: type[Resource] | None) -> list[str]:
-    """The names of a kind's objects in the namespace meant."""
+    """Return the names of the objects of a kind in the selected namespace."""
     from kubenetlab.lab.paths import kind_path
 
-    found = _asked(ctx, kind_path(kind, _namespace(ctx))) if kind is not None else None
-    return [item["metadata"]["name"] for item in found["items"]] if found is not None else []
+    reply = _get(ctx, kind_path(kind, _namespace(ctx))) if kind is not None else None
+    return [item["metadata"]["name"] for item in reply["items"]] if reply is not None else []
 
 
-def _seen(ctx: typer.Context) -> Mapping[str, Any]:
-    """What `inspect` shows; nothing when there is no lab."""
+def _inspect(ctx: typer.Context) -> Mapping[str, Any]:
+    """Return the reply to `inspect`, cached; empty lists if no lab replies."""
     if "seen" not in ctx.meta:
-        ctx.meta["seen"] = _asked(ctx, f"{LAB_API}/inspect")
+        ctx.meta["seen"] = _get(ctx, f"{LAB_API}/inspect")
     return ctx.meta["seen"] or {"pods": (), "nodes": (), "external": (), "services": ()}
 
 
-def _asked(ctx: typer.Context, path: str) -> Any:
-    """What the lab's API answers; None when there is no lab, none that is meant, or none that answers soon."""
+def _get(ctx: typer.Context, path: str) -> Any:
+    """Return the lab's reply to a GET; None if no lab is selected or it does not reply in time."""
     from kubenetlab.errors import KubenetlabError
     from kubenetlab.lab.client import Client, choose
 
     try:
-        return Client(choose(ctx.params.get("lab")).lab, PATIENCE_S).get(path)
+        return Client(choose(ctx.params.get("lab")).lab, TIMEOUT_S).get(path)
     except (KubenetlabError, OSError):
         return None
 
@@ -216,6 +226,6 @@ def _namespace(ctx: typer.Context) -> str:
     return ctx.params.get("namespace") or "default"
 
 
-def _short(ctx: typer.Context, namespace: str, name: str) -> str:
-    """As a target is written: the namespace only where it is another than the one meant."""
+def _target_name(ctx: typer.Context, namespace: str, name: str) -> str:
+    """Return a name as in a target: with its namespace unless that is the selected one."""
     return name if namespace == _namespace(ctx) else f"{namespace}/{name}"

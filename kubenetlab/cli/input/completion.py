@@ -1,7 +1,7 @@
-"""completion: the script by which a shell completes our command lines.
+"""completion: print the script with which a shell completes command lines.
 
-The script calls kubenetlab with `_KUBENETLAB_COMPLETE` set; typer then answers with words instead of running a command. What
-the words are, the parameters say (`cli/input/candidates.py`).
+The script calls kubenetlab with `_KUBENETLAB_COMPLETE` set. typer then prints candidates instead of
+running a command; the functions of `candidates` supply them per parameter.
 """
 
 from __future__ import annotations
@@ -16,27 +16,29 @@ import typer
 from kubenetlab.cli.terminal.printing import echo
 
 COMPLETE_VARIABLE: Final = "_KUBENETLAB_COMPLETE"
-"""Set when a shell asks: `complete_bash` and its kin."""
+"""Environment variable set by completion scripts, such as to `complete_bash`."""
 
 BASH: Final = """\
 _kubenetlab_completion() {
-    local IFS=$' \\t\\n' words current kept="" line=${COMP_LINE:0:COMP_POINT} breaks=${COMP_WORDBREAKS//[^:=]/}
-    read -ra words <<<"$line"  # at blanks alone: bash's own words end at a colon, and node:worker is one
+    local IFS=$' \\t\\n' words current kept=""
+    local line=${COMP_LINE:0:COMP_POINT} breaks=${COMP_WORDBREAKS//[^:=]/}
+    read -ra words <<<"$line"  # split at blanks only: bash would split node:worker at the colon
     [[ $line == *[[:blank:]] ]] && words+=("")
     current=${words[-1]}
     mapfile -t COMPREPLY < <(
-        env COMP_WORDS="${words[*]}" COMP_CWORD=$((${#words[@]} - 1)) _KUBENETLAB_COMPLETE=complete_bash "$1" 2>/dev/null
+        env COMP_WORDS="${words[*]}" COMP_CWORD=$((${#words[@]} - 1)) \\
+            _KUBENETLAB_COMPLETE=complete_bash "$1" 2>/dev/null
     )
-    [[ ${COMPREPLY[0]-} ]] || COMPREPLY=()  # an empty line is no word: bash completes files then
-    [[ $breaks ]] && kept=${current%"${current##*[$breaks]}"}  # what bash will leave standing
+    [[ ${COMPREPLY[0]-} ]] || COMPREPLY=()  # no candidates: let bash complete file names
+    [[ $breaks ]] && kept=${current%"${current##*[$breaks]}"}  # bash keeps this part of the word
     COMPREPLY=("${COMPREPLY[@]#"$kept"}")
 }
 complete -o default -F _kubenetlab_completion kubenetlab"""
-"""typer's own cuts words at colons, as bash does."""
+"""Completion script for bash. The one of typer splits words at colons, as bash does."""
 
 
 class Shell(StrEnum):
-    """What completes."""
+    """Shells with a completion script."""
 
     bash = "bash"
     zsh = "zsh"
@@ -44,12 +46,16 @@ class Shell(StrEnum):
 
 
 def completion(
-    shell: Annotated[Shell, typer.Argument(help="Which shell.", show_default=False)],
+    shell: Annotated[Shell, typer.Argument(help="Shell to configure.", show_default=False)],
 ) -> None:
-    """Print the script that lets a shell complete commands, labs, pods and fields. Example: source <(kubenetlab completion bash)
+    """Print a script that lets a shell complete commands, labs, pods and fields.
 
-    To have it in every shell, write it to a file: for bash ~/.local/share/bash-completion/completions/kubenetlab, for zsh _kubenetlab
-    in a folder of $fpath, for fish ~/.config/fish/completions/kubenetlab.fish.
+    To load it in every shell, write it to one of these files:
+    bash  ~/.local/share/bash-completion/completions/kubenetlab
+    zsh   _kubenetlab, in a directory of $fpath
+    fish  ~/.config/fish/completions/kubenetlab.fish
+
+    Example: source <(kubenetlab completion bash)
     """
     from typer._completion_shared import get_completion_script
 
@@ -63,22 +69,25 @@ def completion(
 
 
 def candidates(name: str) -> Callable[..., list[str]] | None:
-    """A function of `cli/input/candidates.py`, for a parameter's `autocompletion`. Nothing unless a shell asks: no other command loads them."""
+    """Return a function of module `candidates` for a parameter's `autocompletion`.
+
+    Return None unless a shell asks for candidates, so that other commands do not import the module.
+    """
     if not is_completing():
         return None
     from kubenetlab.cli.input import candidates
 
-    found: Callable[..., list[str]] = getattr(candidates, name)
-    return found
+    function: Callable[..., list[str]] = getattr(candidates, name)
+    return function
 
 
 def is_completing() -> bool:
-    """True when a shell wants to know what can follow, and no command is to be run."""
+    """Return True if a shell asks for candidates, so that no command runs."""
     return COMPLETE_VARIABLE in os.environ
 
 
 def enable_completion() -> None:
-    """Lets typer answer, which it does only for those who take its options of completion as well."""
+    """Enable typer's completion, which is off because the application does not use its options."""
     from typer._completion_classes import completion_init
 
     completion_init()

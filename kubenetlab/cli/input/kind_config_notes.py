@@ -1,4 +1,4 @@
-"""Notes on what differs where a file that was written for kind is read."""
+"""Notes about differences to kind, for configuration files written for kind."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ANY = ("", "0.0.0.0", "::")
 
 
 def kind_notes(given: Manifests) -> Iterator[str]:
-    """Yield lines about what takes the place of kind's parts, and where published ports answer."""
+    """Yield notes about replaced components of kind, and the addresses of published ports."""
     if given.config is None:
         return
     config = given.cluster_config
@@ -27,24 +27,29 @@ def kind_notes(given: Manifests) -> Iterator[str]:
 
 def _replaced_parts(networking: dict[str, object], config: ClusterConfig) -> Iterator[str]:
     if not config.networking.disable_default_cni and "cni" not in networking:
-        yield "the CNI mode bridge takes the place of kindnet, kind's own; both route between the nodes' subnets and masquerade to the outside"
+        yield (
+            "CNI mode bridge replaces kindnet; both route between the nodes' subnets "
+            "and masquerade connections to the outside"
+        )
     if "kubeProxyMode" not in networking:
-        yield "kube-proxy runs in the mode nftables, by default; kind's default is iptables (--proxy iptables)"
+        yield "kube-proxy mode is nftables; the default of kind is iptables (--proxy iptables)"
 
 
 def _published_ports(config: ClusterConfig) -> Iterator[str]:
-    """Say for each port that a node publishes where it answers, and how the machine itself can publish it."""
+    """Yield one note with the addresses of the ports that nodes publish."""
     host = config.external[0] if config.external else None
+    addresses = host.addresses(config.networking.versions) if host is not None else ()
     published = [
-        f"{_listening(mapping, host.addresses(config.networking.versions) if host is not None else ())} → {name}:{mapping.container_port}"
+        f"{_listening(mapping, addresses)} → {name}:{mapping.container_port}"
         for node, name in zip(config.nodes, config.node_names, strict=True)
         for mapping in node.extra_port_mappings
     ]
     if published and host is not None:
-        machine = (
-            "and on this machine" if config.uplink else "and with --uplink on this machine, too"
+        machine = "and on this machine" if config.uplink else "and with --uplink on this machine"
+        yield (
+            f"published ports answer on the external host {host.name}, {machine}: "
+            f"{', '.join(published)}"
         )
-        yield f"published ports answer on the external host {host.name}, {machine}: {', '.join(published)}"
 
 
 def _listening(mapping: PortMapping, addresses: tuple[str, ...]) -> str:

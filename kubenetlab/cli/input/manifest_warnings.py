@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -14,58 +14,64 @@ if TYPE_CHECKING:
     from kubenetlab.api.load import ManifestObject
     from kubenetlab.cli.input.manifests import Manifests
 
+_NEVER_REPORTED = ("managed_fields", "self_link")
+"""Fields that the API server sets; a manifest has them only because it was exported."""
+
 
 def warn(manifests: Manifests) -> None:
-    """What does not stop the command but should be known: each thing once."""
+    """Print warnings about manifests, and notes about parts that act differently in the lab."""
     for problem in manifests.loaded.warnings:
         note(f"{paint('warning:', WARNING)} {problem}")
+    for text in _notes(manifests):
+        note(f"{paint('note:', WARNING)} {text}")
+
+
+def _notes(manifests: Manifests) -> Iterator[str]:
+    entries = manifests.all_entries
     if manifests.loaded.without_effect:
-        kinds = (f"{kind} {_few(names)}" for kind, names in manifests.loaded.without_effect.items())
-        note(f"{paint('note:', WARNING)} kept, without effect on the network: {'; '.join(kinds)}")
-    for line in kind_notes(manifests):
-        note(f"{paint('note:', WARNING)} {line}")
-    for why, real in _real_commands(manifests.all_entries).items():
-        note(
-            f"{paint('note:', WARNING)} programs of this machine are run in {_few(real)}, as {why} asks"
+        kinds = (
+            f"{kind} {_first_names(names)}"
+            for kind, names in manifests.loaded.without_effect.items()
         )
-    if limited := _limited(manifests.all_entries):
+        yield f"kept, without effect on the network: {'; '.join(kinds)}"
+    yield from kind_notes(manifests)
+    for setting, objects in _real_commands(entries).items():
+        yield (
+            f"{setting} is set: {_first_names(objects)} "
+            f"{'runs' if len(objects) == 1 else 'run'} programs of this machine"
+        )
+    if limited := _memory_limited(entries):
         from kubenetlab.kernel.processes.cgroups import MEMORY
         from kubenetlab.kernel.processes.limiters import limiters
 
-        note(
-            f"{paint('note:', WARNING)} limits.memory of {_few(limited)} is enforced by {limiters()[MEMORY]}"
+        yield f"limits.memory of {_first_names(limited)} is enforced by {limiters()[MEMORY]}"
+    if hooked := _simulated_hooks(entries):
+        yield (
+            "lifecycle hooks of built-in programs run no commands, they only wait for `sleep`: "
+            f"{_first_names(hooked)}"
         )
-    if hooked := _hooks_by_command(manifests.all_entries):
-        note(
-            f"{paint('note:', WARNING)} of hooks by command in built-in programs only `sleep` is waited for: {_few(hooked)}"
-        )
-    ignored = ignored_fields(manifests.all_entries)
-    if ignored:
-        note(f"{paint('note:', WARNING)} read, but without effect in the lab: {', '.join(ignored)}")
+    if ignored := ignored_fields(entries):
+        yield f"fields without effect in the lab: {', '.join(ignored)}"
 
 
-def _few(names: Sequence[str]) -> str:
+def _first_names(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def ignored_fields(entries: Sequence[ManifestObject]) -> list[str]:
-    """The fields that are accepted and not used, each once, by name."""
-    found: dict[str, None] = {}
-    all_do = _all_run_real(entries)
+    """Return the names of the fields that the lab accepts and ignores, each once."""
+    names: dict[str, None] = {}
+    all_real = _all_commands_are_real(entries)
     for entry in entries:
         if entry.object is not None:
             used = ("volumes", "volume_mounts") if _reads_files(entry) else ()
-            _collect_ignored(
-                entry.object,
-                found,
-                may_be_real=bool(_who_asks_for_real(entry, all_do=all_do)),
-                used=used,
-            )
-    return list(found)
+            is_real = bool(_real_commands_setting(entry, all_real=all_real))
+            names |= dict.fromkeys(_ignored(entry.object, is_real=is_real, used=used))
+    return list(names)
 
 
 def _reads_files(entry: ManifestObject) -> bool:
-    """Return True when a built-in program of an object's pods reads files of volumes."""
+    """Return True if a built-in program of the object's pods reads files of volumes."""
     from kubenetlab.api.pods import PodSpec
     from kubenetlab.datapath.containers import files_read
 
@@ -74,72 +80,79 @@ def _reads_files(entry: ManifestObject) -> bool:
 
 
 def _real_commands(entries: Sequence[ManifestObject]) -> dict[str, list[str]]:
-    """What asks for it → the objects whose containers' commands are run, with the programs' names."""
-    found: dict[str, list[str]] = {}
-    all_do = _all_run_real(entries)
+    """Return the objects with real commands, each with its programs, by the setting that asks."""
+    objects: dict[str, list[str]] = {}
+    all_real = _all_commands_are_real(entries)
     for entry in entries:
-        containers = getattr(getattr(_pod_template(entry), "spec", None), "all_containers", ())
         commands = dict.fromkeys(
-            container.command[0] for container in containers if container.command
+            container.command[0] for container in _containers(entry) if container.command
         )
         if (
             entry.object is not None
             and commands
-            and (why := _who_asks_for_real(entry, all_do=all_do))
+            and (setting := _real_commands_setting(entry, all_real=all_real))
         ):
-            found.setdefault(why, []).append(f"{entry.object.title} ({', '.join(commands)})")
-    return found
+            objects.setdefault(setting, []).append(f"{entry.object.title} ({', '.join(commands)})")
+    return objects
 
 
-def _limited(entries: Sequence[ManifestObject]) -> list[str]:
+def _memory_limited(entries: Sequence[ManifestObject]) -> list[str]:
     """Return the objects with containers that run real commands and have a memory limit."""
     from kubenetlab.programs.command import memory_limit
 
-    all_do = _all_run_real(entries)
-    found: dict[str, None] = {}
+    all_real = _all_commands_are_real(entries)
+    titles: dict[str, None] = {}
     for entry in entries:
-        for container in getattr(getattr(_pod_template(entry), "spec", None), "all_containers", ()):
+        for container in _containers(entry):
             if (
                 entry.object is not None
                 and container.command
                 and memory_limit(container)
-                and _who_asks_for_real(entry, all_do=all_do)
+                and _real_commands_setting(entry, all_real=all_real)
             ):
-                found[entry.object.title] = None
-    return list(found)
+                titles[entry.object.title] = None
+    return list(titles)
 
 
-def _hooks_by_command(entries: Sequence[ManifestObject]) -> list[str]:
-    """Return the objects with lifecycle hooks that are commands, and containers without a process that could run them."""
-    all_do = _all_run_real(entries)
-    found: list[str] = []
+def _simulated_hooks(entries: Sequence[ManifestObject]) -> list[str]:
+    """Return the containers with `exec` lifecycle hooks and no real process to run them."""
+    all_real = _all_commands_are_real(entries)
+    titles: list[str] = []
     for entry in entries:
-        for container in getattr(getattr(_pod_template(entry), "spec", None), "all_containers", ()):
+        for container in _containers(entry):
             handlers = (container.lifecycle.post_start, container.lifecycle.pre_stop)
-            is_real = container.command and _who_asks_for_real(entry, all_do=all_do)
+            is_real = container.command and _real_commands_setting(entry, all_real=all_real)
             if (
                 entry.object is not None
                 and not is_real
                 and any(handler is not None and handler.exec is not None for handler in handlers)
             ):
-                found.append(f"{entry.object.title} (container {container.name})")
-    return found
+                titles.append(f"{entry.object.title} (container {container.name})")
+    return titles
 
 
 def _pod_template(entry: ManifestObject) -> Any:
-    """What has the metadata and the spec of the pods that an object stands for: its template, or itself."""
+    """Return the object that holds metadata and spec of the pods: the template, or a Pod itself."""
     return getattr(getattr(entry.object, "spec", None), "template", entry.object)
 
 
-def _all_run_real(entries: Sequence[ManifestObject]) -> bool:
-    """True where the Cluster document asks for the commands of all containers."""
+def _containers(entry: ManifestObject) -> Sequence[Any]:
+    """Return the containers of an object's pods, init containers included."""
+    containers: Sequence[Any] = getattr(
+        getattr(_pod_template(entry), "spec", None), "all_containers", ()
+    )
+    return containers
+
+
+def _all_commands_are_real(entries: Sequence[ManifestObject]) -> bool:
+    """Return True if the Cluster document sets `realCommands` for all containers."""
     return any(
         isinstance(entry.object, ClusterConfig) and entry.object.real_commands for entry in entries
     )
 
 
-def _who_asks_for_real(entry: ManifestObject, *, all_do: bool) -> str:
-    """What has the commands of an object's containers run; nothing when they are not."""
+def _real_commands_setting(entry: ManifestObject, *, all_real: bool) -> str:
+    """Return the setting that makes an object's commands real; empty if none does."""
     from kubenetlab.api.pods import REAL_COMMANDS_ANNOTATION
 
     template = _pod_template(entry)
@@ -148,40 +161,37 @@ def _who_asks_for_real(entry: ManifestObject, *, all_do: bool) -> str:
         and template.metadata.annotations.get(REAL_COMMANDS_ANNOTATION) == "true"
     ):
         return f"the annotation {REAL_COMMANDS_ANNOTATION}"
-    return "realCommands (--real-commands)" if all_do else ""
+    return "realCommands (--real-commands)" if all_real else ""
 
 
-def _collect_ignored(
-    record: Any, into: dict[str, None], *, may_be_real: bool, used: tuple[str, ...] = ()
-) -> None:
+def _ignored(record: Any, *, is_real: bool, used: tuple[str, ...]) -> Iterator[str]:
+    """Yield the ignored fields that a record and the records below it set.
+
+    is_real: True if containers with a command run it.
+    used: names of fields that a built-in program uses although the lab does not model them.
+    """
     from kubenetlab.api.containers import ResourceRequirements
     from kubenetlab.api.meta import Record, Unmodelled, kubernetes_name
 
     if isinstance(record, ResourceRequirements):
-        into |= dict.fromkeys(f"limits.{name}" for name in record.limits if name != "memory")
-    unread = _unread(record, may_be_real=may_be_real)
-    for name in unread:
-        if getattr(record, name):
-            into[kubernetes_name(name)] = None
+        yield from (f"limits.{name}" for name in record.limits if name != "memory")
+    unread = _unread(record, is_real=is_real)
+    yield from (kubernetes_name(name) for name in unread if getattr(record, name))
     types = _annotations(record.__class__)
     for name in record.__struct_fields__:
         value = getattr(record, name)
         if types.get(name) is Unmodelled:
-            if value is not None and name not in ("managed_fields", "self_link", *used):
-                into[kubernetes_name(name)] = None
-        elif name in unread:
-            continue
-        elif isinstance(value, Record):
-            _collect_ignored(value, into, may_be_real=may_be_real, used=used)
-        elif isinstance(value, tuple):
-            for item in value:
+            if value is not None and name not in (*_NEVER_REPORTED, *used):
+                yield kubernetes_name(name)
+        elif name not in unread:
+            for item in value if isinstance(value, tuple) else (value,):
                 if isinstance(item, Record):
-                    _collect_ignored(item, into, may_be_real=may_be_real, used=used)
+                    yield from _ignored(item, is_real=is_real, used=used)
 
 
 @cache
 def _annotations(type_: type) -> Mapping[str, Any]:
-    """Of a record's fields, those of its bases included."""
+    """Return the annotations of a record's fields, including those of its base classes."""
     return {
         name: annotation
         for cls in reversed(type_.__mro__)
@@ -189,14 +199,14 @@ def _annotations(type_: type) -> Mapping[str, Any]:
     }
 
 
-def _unread(record: Any, *, may_be_real: bool) -> tuple[str, ...]:
-    """What the stand-in for a container does not look at."""
+def _unread(record: Any, *, is_real: bool) -> tuple[str, ...]:
+    """Return the fields of a container or its resources that its built-in program ignores."""
     from kubenetlab.api.containers import Container, ResourceRequirements
     from kubenetlab.programs import reads_arguments
 
     if isinstance(record, ResourceRequirements):
         return ("requests",)
-    if not isinstance(record, Container) or (may_be_real and record.command):
+    if not isinstance(record, Container) or (is_real and record.command):
         return ()
     never = ("working_dir", "security_context", "resources")
     return never if reads_arguments(record.image) else ("command", "args", *never)

@@ -1,4 +1,4 @@
-"""From files and flags to documents: what `up`, `apply` and `plan` begin with."""
+"""Load the manifests of a command and merge its options into the Cluster document."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from kubenetlab.lab.paths import LAB_API
 
 QUICKSTART = "quickstart"
 COMMAND_LINE = "<command line>"
+"""File name in messages about a Cluster document made from options."""
 
 
 class Manifests(Struct, frozen=True):
-    """What one command was given: the Cluster document, if there is one, and all other objects."""
+    """Manifests of one command: the Cluster document, if there is one, and all other objects."""
 
     config: ManifestObject | None
     entries: tuple[ManifestObject, ...]
@@ -39,7 +40,7 @@ class Manifests(Struct, frozen=True):
 
     @property
     def count_of_pods(self) -> int:
-        """About how many there will be: what the workloads say of themselves."""
+        """Estimated number of pods: the sum of the workloads' replicas."""
         return sum(
             getattr(getattr(entry.object, "spec", None), "replicas", 0) for entry in self.entries
         )
@@ -50,7 +51,7 @@ class Manifests(Struct, frozen=True):
 
 
 class Flags(Struct, frozen=True):
-    """What a command line says of the Cluster document, beside what a file says; None or False: nothing."""
+    """Options that change the Cluster document. None or False: the option is not given."""
 
     cni: str | None = None
     proxy: str | None = None
@@ -60,24 +61,25 @@ class Flags(Struct, frozen=True):
     uplink: bool | None = None
 
     @property
-    def say_something(self) -> bool:
+    def are_given(self) -> bool:
+        """True if at least one option is given."""
         return self != Flags()
 
     @property
     def networking(self) -> dict[str, Any]:
-        """Fields of the document's `networking`."""
+        """Fields that the options set in `networking`."""
         cni = {"cni": mode(self.cni), "disableDefaultCNI": False} if self.cni is not None else {}
         return cni | ({"kubeProxyMode": mode(self.proxy)} if self.proxy is not None else {})
 
     @property
     def top_level(self) -> dict[str, Any]:
-        """Its other fields."""
-        said = {
+        """Fields that the options set at the top level of the document."""
+        fields = {
             "realCommands": self.real_commands or None,
             "drift": self.drift,
             "uplink": self.uplink,
         }
-        return {name: value for name, value in said.items() if value is not None}
+        return {name: value for name, value in fields.items() if value is not None}
 
 
 def read(
@@ -90,11 +92,13 @@ def read(
     for_new_lab: bool = False,
     lab: str | None = None,
 ) -> Manifests:
-    """The manifests of a command, with its flags worked into the Cluster document.
+    """Return the manifests of a command, with its options merged into the Cluster document.
 
-    Without files it is the quickstart, when that is wanted. `base` is the Cluster document of a lab that is up: flags change that one.
-    `lab`, when the command names one, is the name of the Cluster document too.
-    Raises ManifestError; with `for_new_lab` its report holds what admission would say as well.
+    with_quickstart: load the built-in quickstart if no files are given.
+    base: Cluster document of a running lab; the options change it if the files contain none.
+    for_new_lab: also report what admission would reject in a new lab.
+    lab: value of --lab; it replaces the name in the Cluster document.
+    Raises ManifestError.
     """
     if files:
         try:
@@ -122,7 +126,7 @@ def _of_loaded(
     *,
     is_quickstart: bool = False,
 ) -> Manifests:
-    """Return what was loaded, with a command's flags worked into the Cluster document; `base` and `lab` are as for `read`."""
+    """Merge options into the Cluster document of loaded manifests; see `read`."""
     config = next(
         (entry for entry in loaded.entries if isinstance(entry.object, ClusterConfig)), None
     )
@@ -131,7 +135,7 @@ def _of_loaded(
         for entry in loaded.entries
         if entry is not config and not isinstance(entry.object, ClusterConfig)
     )
-    if flags.say_something:
+    if flags.are_given:
         config = _with_flags(config.value if config is not None else base, flags)
     if lab is not None and config is not None:
         config = _named(config, lab)
@@ -145,24 +149,25 @@ def load_for_lab(
     *,
     strict: bool,
 ) -> tuple[str, Manifests]:
-    """(name, manifests) of `up` and `plan`: for a lab that is not up all it is to be made of, for one that is what is to change.
+    """Return the name of the lab that `up` or `plan` works on, and its manifests.
 
-    Without files it is the quickstart, except for another lab that is up. Flags change the Cluster document that a lab has; alone, that of
-    the lab named or of the only one that is up, and nothing else there. Raises LabError when there is no telling which is meant.
+    Without files, the manifests are those of the quickstart, unless another running lab is named.
+    Options without files change only the Cluster document of a running lab: the one named with
+    --lab, or the only one that is up. Raises LabError if several labs are up and none is named.
     """
     from kubenetlab.lab import rundir
     from kubenetlab.lab.client import only_running
 
     if lab is not None:
-        rundir.of(lab)  # a name that no lab can have is told before anything else
+        rundir.of(lab)  # reject an invalid name before reading any file
     is_up = lab is not None and rundir.is_alive(lab)
     if (
         not files
-        and flags.say_something
+        and flags.are_given
         and (lab is None or is_up)
-        and (changed := lab or only_running()) is not None
+        and (running_lab := lab or only_running()) is not None
     ):
-        return changed, read(None, strict=strict, base=_document_of(changed), flags=flags)
+        return running_lab, read(None, strict=strict, base=_document_of(running_lab), flags=flags)
     with_quickstart = not files and (lab in (None, QUICKSTART) or not is_up)
     given = read(
         files,
@@ -174,19 +179,18 @@ def load_for_lab(
     )
     name = lab or given.cluster_config.name or (QUICKSTART if given.is_quickstart else "lab")
     if (
-        flags.say_something
+        flags.are_given
         and (given.config is None or given.config.document.file == COMMAND_LINE)
         and rundir.is_alive(name)
     ):
-        loaded = (
-            LoadedManifests(()) if given.is_quickstart else given.loaded
-        )  # not read again: standard input can be read only once
+        # Use the loaded manifests again: standard input can be read only once.
+        loaded = LoadedManifests(()) if given.is_quickstart else given.loaded
         given = _of_loaded(loaded, flags, _document_of(name), lab)
     return name, given
 
 
 def _document_of(lab: str) -> dict[str, Any]:
-    """The Cluster document of a lab that is up."""
+    """Return the Cluster document of a running lab."""
     from kubenetlab.lab.client import Client
 
     (current,) = Client(lab).get(f"{LAB_API}/clusters")["items"]
@@ -194,34 +198,37 @@ def _document_of(lab: str) -> dict[str, Any]:
 
 
 def _with_admission(error: ManifestError) -> ManifestError:
-    """The error with what a new lab would refuse in the objects that are sound: all problems in one report."""
+    """Add the problems that admission to a new lab finds in the valid objects of a failed load."""
     from kubenetlab.lab.bootstrap import bootstrap_store
 
     config = next((entry for entry in error.sound if isinstance(entry.object, ClusterConfig)), None)
     if config is None and any(
         problem.object.startswith(f"{ClusterConfig.kind} ") for problem in error.problems
     ):
-        return error  # whose ranges are meant cannot be known
+        return error  # admission needs the address ranges of a valid Cluster document
     try:
         bootstrap_store(
             config,
             [entry for entry in error.sound if not isinstance(entry.object, ClusterConfig)],
             0.0,
         )
-    except ManifestError as more:
-        return ManifestError((*error.problems, *more.problems))
+    except ManifestError as admission_error:
+        return ManifestError((*error.problems, *admission_error.problems))
     return error
 
 
 def _named(config: ManifestObject, lab: str) -> ManifestObject:
-    """The Cluster document under another name."""
+    """Return the Cluster document with another name."""
     assert isinstance(config.object, ClusterConfig)
     obj = structs.replace(config.object, metadata=structs.replace(config.object.metadata, name=lab))
     return structs.replace(config, value={**config.value, "name": lab}, object=obj)
 
 
 def _with_flags(value: Mapping[str, Any] | None, flags: Flags) -> ManifestObject:
-    """A Cluster document with what flags say. Its nodes stay: workers are added behind them, or the last ones taken away."""
+    """Return a Cluster document with options applied.
+
+    --nodes keeps the first nodes of the document: it appends workers or removes the last nodes.
+    """
     base = dict(value or {"apiVersion": API_VERSIONS[0], "kind": ClusterConfig.kind})
     merged = {
         **base,

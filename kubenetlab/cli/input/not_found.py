@@ -1,4 +1,4 @@
-"""Errors about objects that the lab does not have, with where an object of that name is."""
+"""Suggestions for objects that do not exist: the same name elsewhere, or a similar name."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 def with_suggestion(
     client: Client, kind: type[Resource], namespace: str, name: str
 ) -> Iterator[None]:
-    """Add to the error of an object that does not exist the command's option or the name that finds one.
+    """Add a suggestion to the error about an object that does not exist.
 
-    Raises LabError in the place of an ApiError with code 404.
+    Raises LabError in place of an ApiError with code 404.
     """
     from kubenetlab.lab.client import ApiError
     from kubenetlab.lab.paths import kind_path
@@ -39,16 +39,17 @@ def with_suggestion(
 
 
 def suggestion(named: list[tuple[str, str]], namespace: str, name: str) -> str:
-    """Return the end of the message; `named` are namespace and name of every object of the kind.
+    """Return the end of a "not found" message: an option or a name that finds an object.
 
-    The same name in another namespace is the best guess, then the pods of a workload of that name,
-    then a similar name.
+    named: (namespace, name) of every object of the kind.
+    The first match wins: the same name in another namespace, a pod of a workload of that name,
+    a similar name.
     """
-    if elsewhere := sorted(where for where, each in named if each == name):
-        options = " or ".join(f"-n {where}" for where in elsewhere)
+    if namespaces := sorted(other for other, candidate in named if candidate == name):
+        options = " or ".join(f"-n {other}" for other in namespaces)
         return f" in namespace {namespace}; there is one with {options}"
-    here = [each for where, each in named if where == namespace]
-    guess = next((each for each in here if each.startswith(f"{name}-")), None) or nearest(
-        name, here
-    )
+    names = [candidate for other, candidate in named if other == namespace]
+    guess = next(
+        (candidate for candidate in names if candidate.startswith(f"{name}-")), None
+    ) or nearest(name, names)
     return f"; did you mean {guess}?" if guess else ""

@@ -1,4 +1,4 @@
-"""Objects as the command line names them: `pod web-0 web-1`, `pod/web-0 svc/web`."""
+"""Parser of object names on the command line: `pod web-0 web-1`, or `pod/web-0 svc/web`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from kubenetlab.errors import UsageError
 _EXAMPLE_KIND: Final[Mapping[str, str]] = dict.fromkeys(
     ("scale", "rollout restart", "rollout status"), "deployment"
 )
-"""Kind in the example of a command that does not take pods."""
+"""Kind that the error message of a command uses as an example; pod for all others."""
 
 
 def parse_object_names(command: str, what: Sequence[str]) -> list[tuple[str, str]]:
-    """(word for a kind, name) of each. Raises UsageError when one has no name, or not the form of the first."""
+    """Return (kind as typed, name) of each object.
+
+    Raises UsageError if a name is missing, or if the two forms are mixed.
+    """
     if "/" in what[0]:
         pairs = [(kind, name) for kind, _, name in (word.partition("/") for word in what)]
     else:
@@ -22,13 +25,13 @@ def parse_object_names(command: str, what: Sequence[str]) -> list[tuple[str, str
     for kind, name in pairs:
         if not kind or not name or "/" in name:
             raise UsageError(
-                f"{command}: wanted a kind and a name, as in: {_example(command, kind)}"
+                f"{command}: expected a kind and a name, for example: {_example(command, kind)}"
             )
     return pairs
 
 
 def _example(command: str, word: str) -> str:
-    """Return the command with a kind and a name; a word that is no kind is taken for the name."""
+    """Return an example for the command; a word that is not a kind is used as the name."""
     from kubenetlab.api import builtin
     from kubenetlab.api.kinds import find_kind
     from kubenetlab.cli.input.selection import is_kind_name

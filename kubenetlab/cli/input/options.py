@@ -15,7 +15,7 @@ from kubenetlab.cli.terminal.hints import ENVIRONMENT, remember_lab
 
 
 class Output(StrEnum):
-    """How data is printed."""
+    """Output formats of most commands."""
 
     table = "table"
     wide = "wide"
@@ -28,7 +28,7 @@ class Output(StrEnum):
 
 
 class GetOutput(StrEnum):
-    """How objects are printed: as data, too, by their names alone, or by a template."""
+    """Output formats of `get`."""
 
     table = "table"
     wide = "wide"
@@ -43,9 +43,12 @@ class GetOutput(StrEnum):
 
 
 def parse_get_output(text: str) -> tuple[GetOutput, str]:
-    """Return how `-o` of get asks for objects, and the template of `jsonpath=…`. Raises BadParameter."""
+    """Return the format that `-o` of `get` names, and the template of `jsonpath=…`.
+
+    Raises BadParameter.
+    """
     word, _, template = text.partition("=")
-    known = [one.value for one in GetOutput]
+    known = [output.value for output in GetOutput]
     if word not in known or (template and word != GetOutput.jsonpath):
         raise typer.BadParameter(
             f"{text!r} is not one of {', '.join(known[:-1])}, jsonpath=TEMPLATE",
@@ -53,14 +56,14 @@ def parse_get_output(text: str) -> tuple[GetOutput, str]:
         )
     if word == GetOutput.jsonpath and not template:
         raise typer.BadParameter(
-            "jsonpath wants a template: -o jsonpath='{.items[*].metadata.name}'",
+            "jsonpath needs a template, for example -o jsonpath='{.items[*].metadata.name}'",
             param_hint="'-o' / '--output'",
         )
     return GetOutput(word), template
 
 
 class PlanOutput(StrEnum):
-    """How a plan is printed: as data, too, and as a shell script."""
+    """Output formats of `plan`."""
 
     table = "table"
     wide = "wide"
@@ -70,7 +73,7 @@ class PlanOutput(StrEnum):
 
 
 class Drift(StrEnum):
-    """The Cluster document's `drift`."""
+    """Values of the Cluster document's field `drift`."""
 
     repair = "repair"
     keep = "keep"
@@ -87,18 +90,22 @@ def _lab(help_: str) -> Any:
     )
 
 
-Lab = Annotated[str | None, _lab("Which lab; by default the only one that is up.")]
+Lab = Annotated[str | None, _lab("Name of the lab. Default: the only lab that is up.")]
 NewLab = Annotated[
     str | None,
     _lab(
-        "Its name; else the Cluster document's, or `quickstart`. For options without -f: which lab that is up, else the only one."
+        "Name of the lab. Default: the name in the Cluster document, or `quickstart`. "
+        "For options without -f: a lab that is up; default: the only one."
     ),
 ]
-"""Of commands that make labs as well."""
+"""`--lab` of commands that can also make a lab."""
 Files = Annotated[
     list[str] | None,
     typer.Option(
-        "-f", "--filename", metavar="FILE|DIR|-", help="Manifests; may be given several times."
+        "-f",
+        "--filename",
+        metavar="FILE|DIR|-",
+        help="Manifests: a file, a directory, or `-` for standard input. May be repeated.",
     ),
 ]
 Paths = Annotated[
@@ -111,7 +118,7 @@ Kustomizations = Annotated[
         "-k",
         "--kustomize",
         metavar="DIR",
-        help="What kustomize builds of a folder; needs kustomize or kubectl here.",
+        help="Directory to build with kustomize. Needs kustomize or kubectl.",
     ),
 ]
 Namespace = Annotated[
@@ -120,7 +127,7 @@ Namespace = Annotated[
         "-n",
         "--namespace",
         metavar="NS",
-        help="The namespace; by default `default`.",
+        help="Namespace. Default: `default`.",
         autocompletion=candidates("namespaces"),
     ),
 ]
@@ -134,17 +141,19 @@ SelectorOption = Annotated[
         help="Only objects with these labels.",
     ),
 ]
-AllNamespaces = Annotated[bool, typer.Option("-A", "--all-namespaces", help="All namespaces.")]
-OutputOption = Annotated[Output, typer.Option("-o", "--output", help="How to print data.")]
+AllNamespaces = Annotated[
+    bool, typer.Option("-A", "--all-namespaces", help="Objects of all namespaces.")
+]
+OutputOption = Annotated[Output, typer.Option("-o", "--output", help="Output format.")]
 GetOutputOption = Annotated[
     str,
     typer.Option(
         "-o",
         "--output",
         metavar="[table|wide|json|yaml|name|jsonpath=TEMPLATE]",
-        help="How to print objects; `name`: only `pod/web-0` and the like.",
+        help="Output format; `name` prints only names such as `pod/web-0`.",
         autocompletion=lambda: [
-            one.value + ("=" if one is GetOutput.jsonpath else "") for one in GetOutput
+            output.value + ("=" if output is GetOutput.jsonpath else "") for output in GetOutput
         ],
     ),
 ]
@@ -158,14 +167,14 @@ SortBy = Annotated[
     ),
 ]
 Strict = Annotated[
-    bool, typer.Option("--strict", help="Unknown fields and misconfigurations are errors.")
+    bool, typer.Option("--strict", help="Treat unknown fields and misconfigurations as errors.")
 ]
 Cni = Annotated[
     str | None,
     typer.Option(
         "--cni",
         metavar="MODE[,OPTION=VALUE]…",
-        help="The CNI mode, such as `bridge` or `none`.",
+        help="CNI mode, such as `bridge` or `none`; see `modes`.",
         autocompletion=candidates("cni_modes"),
     ),
 ]
@@ -174,7 +183,7 @@ Proxy = Annotated[
     typer.Option(
         "--proxy",
         metavar="MODE[,OPTION=VALUE]…",
-        help="The kube-proxy mode, such as `nftables` or `none`.",
+        help="kube-proxy mode, such as `nftables` or `none`; see `modes`.",
         autocompletion=candidates("proxy_modes"),
     ),
 ]
@@ -185,14 +194,14 @@ Nodes = Annotated[
         metavar="N",
         min=1,
         max=1000,
-        help="How many nodes: one control plane, the rest workers.",
+        help="Number of nodes: one control plane, the others workers.",
     ),
 ]
 RealCommands = Annotated[
     bool,
     typer.Option(
         "--real-commands",
-        help="Run the containers' commands that are programs of this machine, instead of stand-ins.",
+        help="Run the containers' commands as programs of this machine, not built-in programs.",
     ),
 ]
 UplinkOption = Annotated[
@@ -200,14 +209,17 @@ UplinkOption = Annotated[
     typer.Option(
         "--uplink/--no-uplink",
         show_default=False,
-        help="Link the lab to this machine's own network, or no more. Needs root.",
+        help="Connect the lab to this machine's network, or disconnect it. Needs root.",
     ),
 ]
 DriftOption = Annotated[
     Drift | None,
     typer.Option(
         "--drift",
-        help="What becomes of what somebody else changes in the lab: it is repaired at once, or kept until the next `up`.",
+        help=(
+            "Treatment of changes that other programs make in the lab: "
+            "repair them at once, or keep them until the next `up`."
+        ),
     ),
 ]
 Timeout = Annotated[
@@ -215,7 +227,7 @@ Timeout = Annotated[
     typer.Option(
         "--timeout",
         metavar="DURATION",
-        help="How long to wait for the pods, such as `60s` or `2m`.",
+        help="Time to wait for the pods, such as `60s` or `2m`.",
     ),
 ]
 
@@ -223,41 +235,46 @@ Timeout = Annotated[
 def manifest_files(
     paths: list[str] | None, files: list[str] | None, kustomizations: list[str] | None = None
 ) -> list[str] | None:
-    """Return the folders of -k, the files of -f and those that stand alone; None without any. Raises UsageError for one that is not there."""
+    """Return the directories of -k, the paths of -f and the plain paths; None if there are none.
+
+    Raises UsageError for a plain path that does not exist.
+    """
     from kubenetlab.cli.input.kustomize import Kustomization
     from kubenetlab.errors import UsageError
 
     for path in paths or ():
         if path != "-" and not os.path.exists(path):
-            hint = f"; a lab's name is given with --lab {path}" if not set(path) & set("/.") else ""
-            raise UsageError(f"there is no file or folder {path}{hint}")
+            hint = f"; to name a lab, use --lab {path}" if not set(path) & set("/.") else ""
+            raise UsageError(f"there is no file or directory {path}{hint}")
     return [*map(Kustomization, kustomizations or ()), *(files or ()), *(paths or ())] or None
 
 
 def mode(text: str) -> dict[str, object]:
-    """Return `bridge,layout=routed` as the Cluster document writes it: `{type: bridge, layout: routed}`.
+    """Parse a mode with options into its form in a Cluster document.
 
-    A list has brackets: `ranges=[a,b]`. A dot leads into a mapping: `detectLocal.bridgeInterface=cbr0`.
+    `bridge,layout=routed` becomes `{type: bridge, layout: routed}`. Lists are written in brackets
+    (`ranges=[a,b]`), fields of mappings with a dot (`detectLocal.bridgeInterface=cbr0`).
+    Raises BadParameter.
     """
     name, *rest = re.split(r",(?![^\[]*\])", text)
-    found: dict[str, object] = {"type": name}
+    document: dict[str, object] = {"type": name}
     for part in rest:
         key, equals, value = part.partition("=")
         if not equals or not key:
-            raise typer.BadParameter(f'"{part}": wanted OPTION=VALUE')
-        *outer, last = key.split(".")
-        place: dict[str, object] = found
-        for name in outer:
-            inner = place.setdefault(name, {})
+            raise typer.BadParameter(f'"{part}": expected OPTION=VALUE')
+        *parents, last = key.split(".")
+        mapping: dict[str, object] = document
+        for name in parents:
+            inner = mapping.setdefault(name, {})
             if not isinstance(inner, dict):
-                raise typer.BadParameter(f'"{part}": {name} has the value {inner} already')
-            place = inner
-        place[last] = (
+                raise typer.BadParameter(f'"{part}": {name} already has the value {inner}')
+            mapping = inner
+        mapping[last] = (
             [part for part in value[1:-1].split(",") if part]
             if value.startswith("[")
             else _plain(value)
         )
-    return found
+    return document
 
 
 def _plain(value: str) -> object:
@@ -265,7 +282,7 @@ def _plain(value: str) -> object:
 
 
 def format_mode_option(name: str, value: object) -> str:
-    """Return an option as the command line has it: the inverse of `mode`."""
+    """Return an option of a mode as on the command line: the inverse of `mode`."""
     if isinstance(value, Mapping):
         return ",".join(format_mode_option(f"{name}.{key}", inner) for key, inner in value.items())
     if isinstance(value, list | tuple):
@@ -274,10 +291,10 @@ def format_mode_option(name: str, value: object) -> str:
 
 
 def parse_duration_s(text: str) -> float:
-    """`90`, `60s`, `1m30s` in seconds."""
+    """Return a duration such as `90`, `60s` or `1m30s` in seconds. Raises BadParameter."""
     from kubenetlab.api.durations import duration_s
 
     value = duration_s(f"{text}s" if text.isdigit() else text)
     if value is None:
-        raise typer.BadParameter(f'"{text}": wanted a duration such as 60s or 2m')
+        raise typer.BadParameter(f'"{text}": expected a duration such as 60s or 2m')
     return value

@@ -1,4 +1,4 @@
-"""Which objects the words of a command mean: by kind and name, by the beginning of a name, by labels."""
+"""Select objects by kind and name, by the prefix of a name, or by labels."""
 
 from __future__ import annotations
 
@@ -15,12 +15,16 @@ if TYPE_CHECKING:
 def requested_kinds(
     client: Client, command: str, what: Sequence[str]
 ) -> list[tuple[type[Resource] | str, list[str]]]:
-    """Kind → names that the words mean, none for all of them; a kind that the lab does not model is a word."""
+    """Return (kind, names) for each kind on the command line; no names means all objects.
+
+    A kind that the lab does not model is returned as its name. Raises UsageError for an unknown
+    kind.
+    """
     from kubenetlab.api.kinds import find_kind, known_words, plurals
     from kubenetlab.cli.input.object_names import parse_object_names
     from kubenetlab.errors import UsageError, did_you_mean
 
-    everyday = (
+    kinds_of_all = (
         "pods",
         "replicationcontrollers",
         "services",
@@ -37,9 +41,9 @@ def requested_kinds(
     else:
         for word in what[0].split(","):
             names.update(
-                {kind: list(what[1:]) for kind in (everyday if word == "all" else (word,))}
+                {kind: list(what[1:]) for kind in (kinds_of_all if word == "all" else (word,))}
             )
-    wanted: list[tuple[type[Resource] | str, list[str]]] = []
+    requested: list[tuple[type[Resource] | str, list[str]]] = []
     kept: list[str] | None = None
     for word in names:
         kind = find_kind(word)
@@ -55,27 +59,31 @@ def requested_kinds(
             )
             if known is None:
                 raise UsageError(
-                    f'the lab has no kind "{word}"{did_you_mean(word, known_words())}\n  known: {", ".join(dict.fromkeys((*plurals(), *kept)))}'
+                    f'there is no kind "{word}"{did_you_mean(word, known_words())}\n'
+                    f"  kinds: {', '.join(dict.fromkeys((*plurals(), *kept)))}"
                 )
-            wanted.append((known, names[word]))
+            requested.append((known, names[word]))
         else:
-            wanted.append((kind, names[word]))
-    return wanted
+            requested.append((kind, names[word]))
+    return requested
 
 
 def refuse_selector_beside_names(
-    selector: str, wanted: Sequence[tuple[type[Resource] | str, Sequence[str]]]
+    selector: str, requested: Sequence[tuple[type[Resource] | str, Sequence[str]]]
 ) -> None:
-    """Raise UsageError for -l beside names, which it could contradict."""
+    """Raise UsageError if both -l and names are given."""
     from kubenetlab.errors import UsageError
 
-    names = [name for _, names in wanted for name in names]
+    names = [name for _, names in requested for name in names]
     if selector and names:
-        raise UsageError(f"-l cannot stand with a name: {names[0]}")
+        raise UsageError(f"-l cannot be combined with a name: {names[0]}")
 
 
 def is_kind_name(kind: str, word: str) -> bool:
-    """True when a word names a kind that the lab does not model: by itself, its plural, or kubectl's short name; with its group or without."""
+    """Return True if a word names a kind that the lab does not model.
+
+    The word is the kind, its plural or kubectl's short name, with or without its API group.
+    """
     return word.lower().partition(".")[0] in (
         kind.lower(),
         plural(kind.lower()),
@@ -84,7 +92,11 @@ def is_kind_name(kind: str, word: str) -> bool:
 
 
 def is_in_namespace(document: Mapping[str, Any], namespace: str) -> bool:
-    """Return True for a kept document that is in a namespace; one that names none is in `default`, or in none at all."""
+    """Return True if a kept document belongs to a namespace.
+
+    A document without namespace belongs to `default`, or to any namespace if its kind is
+    cluster-scoped.
+    """
     is_namespaced = builtin.is_namespaced(document["apiVersion"], document["kind"])
     return bool(
         document["metadata"].get("namespace", "default" if is_namespaced else namespace)
@@ -93,7 +105,7 @@ def is_in_namespace(document: Mapping[str, Any], namespace: str) -> bool:
 
 
 def plural(kind: str) -> str:
-    """`ingresses`, `networkpolicies`, `gateways`."""
+    """Return the plural of a kind in lower case: `ingresses`, `networkpolicies`, `gateways`."""
     if kind.endswith(("s", "x", "ch")):
         return f"{kind}es"
     return f"{kind[:-1]}ies" if kind.endswith("y") and kind[-2] not in "aeiou" else f"{kind}s"
@@ -108,32 +120,37 @@ def fetch(
     every: bool = False,
     selector: str = "",
 ) -> list[dict[str, Any]]:
-    """Return objects of a kind as the lab's API shows them: those named, else those of a namespace, or of all with `every`."""
+    """Return objects of a kind from the lab's API, sorted by namespace.
+
+    names: names of the objects; empty for all objects of the namespace.
+    every: all namespaces instead of `namespace`.
+    Raises LabError if a named object does not exist.
+    """
     from kubenetlab.cli.input.not_found import with_suggestion
     from kubenetlab.errors import LabError, did_you_mean
     from kubenetlab.lab.paths import kind_path, object_path
 
     if isinstance(kind, str):
         items = client.given()
-        there = [
+        matching = [
             item
             for item in items
             if item["kind"] == kind and (every or is_in_namespace(item, namespace))
         ]
-        there = _selected(there, selector)
-        known = [item["metadata"]["name"] for item in there]
+        matching = _with_labels(matching, selector)
+        known = [item["metadata"]["name"] for item in matching]
         for name in names:
             if name not in known:
                 raise LabError(f"there is no {kind} {namespace}/{name}{did_you_mean(name, known)}")
         return _by_namespace(
-            [item for item, name in zip(there, known, strict=True) if not names or name in names]
+            [item for item, name in zip(matching, known, strict=True) if not names or name in names]
         )
     if names:
-        found = []
+        documents = []
         for name in names:
             with with_suggestion(client, kind, namespace, name):
-                found.append(client.get(object_path(kind, namespace, name)))
-        return found
+                documents.append(client.get(object_path(kind, namespace, name)))
+        return documents
     query = {"labelSelector": selector} if selector else {}
     parse_label_selector(selector)
     return _by_namespace(
@@ -144,29 +161,29 @@ def fetch(
 def fetch_by_prefix(
     client: Client, kind: type[Resource] | str, names: Sequence[str], namespace: str, selector: str
 ) -> list[dict[str, Any]]:
-    """Return the objects that describe shows: as `fetch`, and for a name that there is not, those that begin with it."""
+    """Return the objects that `describe` shows: as `fetch`, but a missing name acts as a prefix."""
     from kubenetlab.errors import LabError
 
     if not names:
         return fetch(client, kind, [], namespace, selector=selector)
-    found = []
+    documents = []
     for name in names:
         try:
-            found += fetch(client, kind, [name], namespace)
+            documents += fetch(client, kind, [name], namespace)
         except LabError:
-            beginning = [
+            matching = [
                 item
                 for item in fetch(client, kind, [], namespace)
                 if item["metadata"]["name"].startswith(name)
             ]
-            if not beginning:
+            if not matching:
                 raise
-            found += beginning
-    return found
+            documents += matching
+    return documents
 
 
 def parse_label_selector(selector: str) -> LabelSelector:
-    """Return the selector of -l. Raises UsageError for one that cannot be read."""
+    """Parse the label selector of -l. Raises UsageError."""
     from kubenetlab.api.meta import parse_selector
     from kubenetlab.errors import UsageError
 
@@ -176,16 +193,19 @@ def parse_label_selector(selector: str) -> LabelSelector:
         raise UsageError(f"--selector {selector}: {error}") from None
 
 
-def _selected(documents: list[dict[str, Any]], selector: str) -> list[dict[str, Any]]:
-    """Those with the labels that are wanted; of kinds that the lab models, its API picks them."""
-    wanted = parse_label_selector(selector)
+def _with_labels(documents: list[dict[str, Any]], selector: str) -> list[dict[str, Any]]:
+    """Return the kept documents that match a label selector.
+
+    For kinds that the lab models, its API selects the objects.
+    """
+    label_selector = parse_label_selector(selector)
     return [
         document
         for document in documents
-        if wanted.matches(document["metadata"].get("labels") or {})
+        if label_selector.matches(document["metadata"].get("labels") or {})
     ]
 
 
 def _by_namespace(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """In the order of their namespaces; in each as they came."""
+    """Return documents sorted by namespace; the order within a namespace stays."""
     return sorted(documents, key=lambda document: document["metadata"].get("namespace", ""))

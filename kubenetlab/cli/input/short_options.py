@@ -1,4 +1,4 @@
-"""Commands that accept a short option with an equals sign, as kubectl does: `-o=name`, `-n=shop`, `-l=app=web`."""
+"""Short options with an equals sign, as kubectl accepts them: `-o=name`, `-l=app=web`."""
 
 from __future__ import annotations
 
@@ -11,30 +11,33 @@ _WITH_EQUALS: Final = re.compile(r"(-[A-Za-z])=(.*)", re.DOTALL)
 
 
 class Command(TyperCommand):
-    """A command that takes `-o=name` for `-o name`; click alone reads the value `=name`."""
+    """A command that accepts `-o=name` for `-o name`; click alone would parse the value `=name`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         return super().parse_args(ctx, list(self._separated(ctx, args)))
 
     def _separated(self, ctx: Any, args: list[str]) -> list[str]:
-        """Return the arguments with option and value apart, up to `--` or to the words of another program."""
+        """Return the arguments with options and values separated.
+
+        Arguments after `--`, and those of a program that the command runs, stay as they are.
+        """
         takes_value = {
             option: not getattr(param, "is_flag", False)
             for param in self.get_params(ctx)
             for option in (*param.opts, *param.secondary_opts)
         }
-        found: list[str] = []
+        separated: list[str] = []
         is_value = False
         for index, word in enumerate(args):
             if word == "--" or not (
                 word.startswith("-") or is_value or ctx.allow_interspersed_args
             ):
-                return [*found, *args[index:]]
+                return [*separated, *args[index:]]
             match = None if is_value else _WITH_EQUALS.fullmatch(word)
             if match is not None and takes_value.get(match[1]):
-                found += [match[1], match[2]]
+                separated += [match[1], match[2]]
                 is_value = False
             else:
-                found.append(word)
+                separated.append(word)
                 is_value = not is_value and takes_value.get(word, False)
-        return found
+        return separated

@@ -131,7 +131,7 @@ def _selected(
     given: list[GivenKey] = []
     for kind, names in requested_kinds(client, "delete", what):
         if names:
-            raise UsageError(f"-l cannot stand with a name: {names[0]}")
+            raise UsageError(f"-l cannot be combined with a name: {names[0]}")
         for document in fetch(client, kind, [], namespace, every=False, selector=selector):
             meta = document["metadata"]
             if isinstance(kind, str):

@@ -80,7 +80,7 @@ def get(
     first, _ = wanted[0]
     if watch and len(wanted) == 1 and not isinstance(first, str):
         if print_template is not None or sort_by:
-            raise UsageError("-w cannot stand with -o jsonpath or --sort-by")
+            raise UsageError("-w cannot be combined with -o jsonpath or --sort-by")
         parse_label_selector(selector)
         _watch(
             client,

@@ -76,14 +76,14 @@ def logs(
     from kubenetlab.observe.targets import pod_of, read
 
     if follow and previous:
-        raise UsageError("-f cannot stand with -p: nothing comes from a run that has ended")
+        raise UsageError("-f cannot be combined with -p: nothing comes from a run that has ended")
     if since and since_time:
-        raise UsageError("--since cannot stand with --since-time")
+        raise UsageError("--since cannot be combined with --since-time")
     if (target is None) == (not selector):
         raise UsageError(
             "wanted a pod or labels, as in: logs web-0, or logs -l app=web"
             if target is None
-            else f"-l cannot stand with {target}"
+            else f"-l cannot be combined with {target}"
         )
     client = choose(lab)
     if target is not None:

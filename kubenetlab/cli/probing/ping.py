@@ -135,7 +135,7 @@ def ping(
     from kubenetlab.observe.targets import read, resolve
 
     if only_ipv4 and only_ipv6:
-        raise UsageError("-4 cannot stand with -6; without either every family is tried")
+        raise UsageError("-4 cannot be combined with -6; without either every family is tried")
     version = 4 if only_ipv4 else 6 if only_ipv6 else None
     ports = {
         protocol: port
@@ -144,7 +144,7 @@ def ping(
     }
     asked = [f"--{protocol.lower()}" for protocol in ports] + ["--http"] * (http is not None)
     if len(asked) > 1 and asked != ["--tcp", "--http"]:
-        raise UsageError(f"{asked[0]} cannot stand with {' or '.join(asked[1:])}")
+        raise UsageError(f"{asked[0]} cannot be combined with {' or '.join(asked[1:])}")
     if count is not None and (destination is None or matrix):
         raise UsageError("--count needs a source and a destination, and no --matrix")
     client = choose(lab)

@@ -1,4 +1,4 @@
-"""What a command says of manifests that it takes: which fields mean nothing here, and which programs it runs."""
+"""Notes about manifests: fields without effect, and programs of this machine that run."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ REAL = ', annotations: {kubenetlab.dev/real-commands: "true"}'
         pytest.param(
             pod("a", ", volumes: []", container=", resources: {limits: {}}"),
             ["resources", "volumes"],
-            id="what no network knows",
+            id="fields that no network uses",
         ),
         pytest.param(pod("a", container=ENVIRONMENT), [], id="the environment, which exec shows"),
         pytest.param(
             replaced(pod("a", container=ENVIRONMENT), ("agnhost", "nginx")),
             ["args"],
-            id="arguments of a stand-in that does not look at them",
+            id="arguments of a built-in program that ignores them",
         ),
         pytest.param(
             pod("a", container=", ports: [{containerPort: 80, hostPort: 8080}]"),
@@ -41,39 +41,39 @@ REAL = ', annotations: {kubenetlab.dev/real-commands: "true"}'
         pytest.param(deployment("web", 1), [], id="nothing"),
     ],
 )
-def test_fields_without_effect_are_named(manifest: str, expected: list[str]) -> None:
-    """Each once, and none that has one."""
+def test_fields_without_effect_are_reported(manifest: str, expected: list[str]) -> None:
+    """Each field is reported once; fields with an effect are not."""
     assert ignored_fields(loaded(manifest).entries) == expected
 
 
 @pytest.mark.parametrize(
-    ("meta", "cluster", "why"),
+    ("meta", "cluster", "setting"),
     [
         (REAL, "", "the annotation kubenetlab.dev/real-commands"),
         ("", "realCommands: true\n", "realCommands (--real-commands)"),
         (REAL, "realCommands: true\n", "the annotation kubenetlab.dev/real-commands"),
     ],
 )
-def test_programs_of_this_machine_are_told_with_who_asks_for_them(
-    capsys: pytest.CaptureFixture[str], meta: str, cluster: str, why: str
+def test_real_commands_are_reported_with_the_setting_that_enables_them(
+    capsys: pytest.CaptureFixture[str], meta: str, cluster: str, setting: str
 ) -> None:
-    """The manifest itself, or the Cluster document and the option that writes into it."""
+    """The setting is the annotation, or `realCommands` of the Cluster document."""
     text = f"apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n{cluster}---\n" + pod(
         "a", meta=meta, container=", command: [sleep, '9']"
     )
     found = loaded(text)
     warn(Manifests(None, found.entries, found))
     assert (
-        f"programs of this machine are run in Pod default/a (sleep), as {why} asks\n"
+        f"{setting} is set: Pod default/a (sleep) runs programs of this machine\n"
         in capsys.readouterr().err
     )
 
 
-def test_hooks_by_command_of_built_in_programs_are_named(
+def test_lifecycle_hooks_of_built_in_programs_are_reported(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Their commands are not run; those beside a real command are."""
+    """Their commands do not run; hooks of containers with a real command do."""
     hook = ", command: [sleep, '9'], lifecycle: {preStop: {exec: {command: [sleep, '5']}}}"
     found = loaded(pod("a", container=hook) + pod("b", meta=REAL, container=hook))
     warn(Manifests(None, found.entries, found))
-    assert "only `sleep` is waited for: Pod default/a (container main)\n" in capsys.readouterr().err
+    assert "they only wait for `sleep`: Pod default/a (container main)\n" in capsys.readouterr().err
