@@ -1,1 +1,1 @@
-"""What commands print: text, tables, hints, and the schemas of their JSON."""
+"""Output of commands: text, tables, hints, and JSON Schemas of their data."""

@@ -1,4 +1,4 @@
-"""The lab that a hint means: after `--lab NAME` the next command is told it, too, where it would find another lab without it."""
+"""Add `--lab NAME` to the commands of hints if they would select another lab without it."""
 
 from __future__ import annotations
 
@@ -10,36 +10,42 @@ from typing import Final
 import typer
 
 ENVIRONMENT: Final = "KUBENETLAB_LAB"
-_WITHOUT_LAB: Final = ("list", "doctor", "modes", "explain", "schema", "completion")
-"""Commands that are about no lab."""
+_COMMANDS_WITHOUT_LAB: Final = ("list", "doctor", "modes", "explain", "schema", "completion")
+"""Commands that need no lab."""
 _COMMAND: Final = re.compile(r"kubenetlab (?P<name>[a-z-]+)(?P<rest>.*?)(?=, or kubenetlab | \(|$)")
 
-_asked: ContextVar[str | None] = ContextVar("asked", default=None)
-"""The lab that this command was given, when the next one has to be given it, too."""
+_lab_for_hints: ContextVar[str | None] = ContextVar("lab_for_hints", default=None)
+"""Lab given with --lab, if the next command needs the option as well; otherwise None."""
 
 
 def remember_lab(context: typer.Context, lab: str | None) -> str | None:
-    """The callback of `--lab`. Whether there are other labs is looked at now: a process that has entered a lab sees no other."""
+    """Remember the value of `--lab` for hints; callback of the option.
+
+    Other labs are looked up now, because a process inside a lab's namespaces does not see them.
+    """
     if lab is not None and _is_typed(context) and (os.environ.get(ENVIRONMENT) or _has_others(lab)):
-        _asked.set(lab)
+        _lab_for_hints.set(lab)
     return lab
 
 
 def with_lab_option(text: str, lab: str | None = None) -> str:
-    """A hint with ` --lab NAME` in each of its commands, where that is needed; before what is passed on to a program."""
-    name = lab if lab is not None else _asked.get()
-    return text if name is None else _COMMAND.sub(lambda found: _with_lab(found, name), text)
+    """Return a hint with ` --lab NAME` in each command that needs it, before any `--`.
+
+    lab: name to add; by default the remembered one.
+    """
+    name = lab if lab is not None else _lab_for_hints.get()
+    return text if name is None else _COMMAND.sub(lambda match: _with_lab(match, name), text)
 
 
-def _with_lab(found: re.Match[str], lab: str) -> str:
-    if found["name"] in _WITHOUT_LAB or " --lab " in found["rest"]:
-        return found[0]
-    ours, dashes, theirs = found["rest"].partition(" -- ")
-    return f"kubenetlab {found['name']}{ours} --lab {lab}{dashes}{theirs}"
+def _with_lab(match: re.Match[str], lab: str) -> str:
+    if match["name"] in _COMMANDS_WITHOUT_LAB or " --lab " in match["rest"]:
+        return match[0]
+    arguments, dashes, program = match["rest"].partition(" -- ")
+    return f"kubenetlab {match['name']}{arguments} --lab {lab}{dashes}{program}"
 
 
 def _is_typed(context: typer.Context) -> bool:
-    """True when the command line says it, and not the environment, which the next command has as well."""
+    """Return True if the option is on the command line; the environment applies to hints too."""
     source = context.get_parameter_source("lab")
     return source is not None and source.name == "COMMANDLINE"
 
@@ -51,4 +57,4 @@ def _has_others(lab: str) -> bool:
     try:
         return any(name != lab and rundir.is_alive(name) for name in rundir.names())
     except KubenetlabError:
-        return False  # the command itself says what is wrong with their place
+        return False  # the command itself reports an invalid run directory

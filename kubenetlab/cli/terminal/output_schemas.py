@@ -1,7 +1,8 @@
-"""What commands print with `-o json`, as JSON Schema.
+"""JSON Schemas of the data that commands print with `-o json`.
 
-Written as examples of types: a text is a type and what the value means, a list has items of one kind, a mapping has exactly these fields.
-`?` behind a type: it may be null; before a field: it may be missing; `*` stands for any field.
+`OUTPUTS` holds them in a short form: a string is a type with a description, a list has items of
+one form, a mapping has exactly these fields. `?` after a type allows null, `?` before a field makes
+it optional, and the field `*` stands for any field.
 """
 
 from __future__ import annotations
@@ -19,36 +20,36 @@ _TYPES: Final = {
 }
 
 _DIAGNOSTIC: Final = {
-    "code": "text: what it is, such as port-not-served or not-enforced (docs/ci.md)",
+    "code": "text: kind of diagnostic, such as port-not-served or not-enforced (docs/ci.md)",
     "kind": "text: kind of the object",
-    "namespace": "text: its namespace, as its document says; empty for none",
+    "namespace": "text: namespace in the object's document; empty for none",
     "name": "text",
     "path": "text: field that the diagnostic is about; empty for the whole object",
     "message": "text",
     "hints": ["text"],
-    "file": "text: file from which the object was given; empty where it is not known",
-    "line": "whole: line of the field in that file; 0 where it is not known",
-    "accepted": "bool: true where the command line or an expectation accepts it",
+    "file": "text: manifest file of the object; empty if unknown",
+    "line": "whole: line of the field in that file; 0 if unknown",
+    "accepted": "bool: true if the command line or an expectation accepts it",
     "affects": ["text: results that it could change"],
 }
 _DIFFERENCE: Final = {
     "line": "text: the difference as diff prints it",
     "action": "text: add, remove, change, move or unknown: what a repair would do",
     "object": "text: object that differs, or the container of the entry",
-    "?desired": "text?: what should be there",
-    "?observed": "text?: what is there",
-    "?desired_rule": "whole?: number of the rule in its chain, from 1",
-    "?observed_rule": "whole?: the same as observed",
+    "?desired": "text?: desired state",
+    "?observed": "text?: observed state",
+    "?desired_rule": "whole?: number of the rule in the desired chain, from 1",
+    "?observed_rule": "whole?: number of the rule in the observed chain, from 1",
 }
 _TRACKED: Final = {
     "node": "text: node whose connection tracking has the entry",
     "protocol": "text",
     "state": "text",
     "client": "text: address and port that opened the connection",
-    "destination": "text: where it was sent",
-    "server": "text: who answers",
-    "seen_as": "text: client as the server sees it",
-    "timeout_s": "whole: seconds until the entry is forgotten",
+    "destination": "text: original destination, address and port",
+    "server": "text: address and port that answer",
+    "seen_as": "text: address and port of the client as the server sees it",
+    "timeout_s": "whole: seconds until the entry expires",
 }
 _RULES: Final = [{"name": "text: node", "rules": ["text: lines of the rule listing"]}]
 _PLACE: Final = {
@@ -61,11 +62,11 @@ _PLACE: Final = {
 OUTPUTS: Final[Mapping[str, Any]] = {
     "list": [
         {
-            "name": "text: of the lab",
-            "owner": "text: user who made it",
+            "name": "text: name of the lab",
+            "owner": "text: user who made the lab",
             "state": "text: up, no answer or private",
             "init_pid": "whole: first process of the lab",
-            "age_s": "number?: seconds since it was made",
+            "age_s": "number?: age of the lab in seconds",
             "processes": "whole?",
             "memory_bytes": "whole?: proportional set size of all its processes",
             "nodes": "whole?",
@@ -78,13 +79,16 @@ OUTPUTS: Final[Mapping[str, Any]] = {
     "ping": {
         "from": "text: source",
         "to": "text: destination",
-        "address": "text: where the packet was sent",
+        "address": "text: destination address of the packet",
         "port": "whole: 0 for a ping",
         "protocol": "text: ICMP, TCP, UDP or SCTP",
-        "expected": "text?: answer, refused, nothing or any: what Kubernetes promises; null where it promises nothing",
+        "expected": (
+            "text?: outcome that Kubernetes promises: answer, refused, nothing or any; "
+            "null if it promises nothing"
+        ),
         "found": "text: answer, refused, unreachable, silence or unresolved",
         "ms": "number: milliseconds until the answer",
-        "body": "text: of an HTTP answer",
+        "body": "text: body of an HTTP answer",
         "?unenforced": [
             "text: objects that the lab does not enforce and that could change the result"
         ],
@@ -93,32 +97,32 @@ OUTPUTS: Final[Mapping[str, Any]] = {
     "ping-count": {
         "from": "text: source",
         "to": "text: destination",
-        "address": "text: where the requests were sent",
+        "address": "text: destination address of the requests",
         "port": "whole",
         "protocol": "text",
         "expected": "text?: as for ping",
         "count": "whole: requests",
         "answered": "whole",
         "failed": {"*": "whole: requests that failed, by kind of failure"},
-        "ms": "any: {min, median, max} of the answers in milliseconds; null without any",
+        "ms": "any: {min, median, max} of the answers in milliseconds; null without answers",
         "servers": [
             {
                 "name": "text: server that answered",
                 "node": "text?",
-                "count": "whole?: answers; null where its share is not known",
+                "count": "whole?: answers; null if its share is unknown",
                 "errors": "whole: HTTP answers with an error status",
-                "ready": "bool?: true where it is a ready endpoint",
+                "ready": "bool?: true if it is a ready endpoint",
             }
         ],
-        "unnamed": "whole?: answers that do not say who sent them",
+        "unnamed": "whole?: answers that do not name their server",
         "sources": [
             {
                 "address": "text: client address that servers saw",
-                "owner": "text: pod, node or host that has it",
+                "owner": "text: pod, node or host that has the address",
                 "count": "whole",
             }
         ],
-        "explanation": "text: why the distribution is uneven, where it is",
+        "explanation": "text: reason for an uneven distribution; empty if it is even",
         "unenforced": ["text: as for ping"],
         "ok": "bool: true when the exit status is 0",
     },
@@ -132,7 +136,7 @@ OUTPUTS: Final[Mapping[str, Any]] = {
                 "expected": "text: as for ping",
                 "found": "text: as for ping",
                 "ms": "number",
-                "ok": "bool: true where it is as Kubernetes promises",
+                "ok": "bool: true if the result is as Kubernetes promises",
             }
         ],
         "diagnostics": [_DIAGNOSTIC],
@@ -142,7 +146,7 @@ OUTPUTS: Final[Mapping[str, Any]] = {
         "checks": [
             {
                 "table": "text: name of the table",
-                "name": "text: the same when pods are replaced, as in JUnit",
+                "name": "text: stable name, the same after pods are replaced; used in JUnit",
                 "source": "text",
                 "target": "text",
                 "expected": "text",
@@ -159,7 +163,7 @@ OUTPUTS: Final[Mapping[str, Any]] = {
         "changes": [
             {"netns": "text: namespace", "operations": ["text"], "differences": [_DIFFERENCE]}
         ],
-        "failures": {"*": "text: what Linux refuses, by namespace"},
+        "failures": {"*": "text: error of the kernel, by namespace"},
         "faults": [{"*": "any: faults made by break"}],
         "warnings": ["text: parts of the store that could not be read"],
     },
@@ -182,17 +186,17 @@ OUTPUTS: Final[Mapping[str, Any]] = {
                 "addresses": ["text"],
                 "host_network": "bool",
                 "workload": "text?: Kind/name",
-                "host_ifname": "text?: the node's end of its link",
+                "host_ifname": "text?: link of the pod in the node's namespace",
                 "phase": "text",
                 "ready": "bool",
                 "containers": [
                     {
                         "name": "text",
-                        "pid": "whole?: of a real command",
-                        "ports": ["whole: on which it listens"],
+                        "pid": "whole?: process of a real command",
+                        "ports": ["whole: ports on which it listens"],
                         "?listening": ["text: port/protocol of each, such as 8080/TCP"],
                         "assumed_ports": [
-                            "text: ports of Services on which it listens because it declares none"
+                            "text: target ports of Services, used because it declares no ports"
                         ],
                         "program": "text?",
                         "real": "bool: true for a program of this machine",
@@ -203,7 +207,7 @@ OUTPUTS: Final[Mapping[str, Any]] = {
         "external": [{**_PLACE, "addresses": ["text"]}],
         "services": [{"*": "any: addresses, policies, ports and endpoints of a Service"}],
         "router": {"pid": "whole?", "netns": "text?", "sandbox": "text"},
-        "uplink": ["any: both ends' addresses"],
+        "uplink": ["any: addresses of both ends"],
         "faults": [{"*": "any: faults made by break"}],
     },
     "inspect-service": {
@@ -218,7 +222,7 @@ OUTPUTS: Final[Mapping[str, Any]] = {
         "nodes": _RULES,
         "conntrack": [_TRACKED],
         "untracked": ["text: nodes whose connection tracking could not be read"],
-        "notes": ["text: explanations of hairpin, masquerade and the like"],
+        "notes": ["text: explanations of address translation, such as hairpin and masquerade"],
     },
     "inspect-pod": {
         "name": "text",
@@ -227,7 +231,7 @@ OUTPUTS: Final[Mapping[str, Any]] = {
         "rules": "text",
         "kind": "text",
         "pods": [{"*": "any: addresses, node and link of a pod"}],
-        "services": ["text: Services that lead to it"],
+        "services": ["text: Services with the pod as an endpoint"],
         "nodes": _RULES,
         "conntrack": [_TRACKED],
         "untracked": ["text"],
@@ -253,11 +257,11 @@ OUTPUTS: Final[Mapping[str, Any]] = {
         }
     ],
 }
-"""Name of an output → its form. `get` prints Kubernetes' own objects, and a List where there are several."""
+"""Form of each output by name. `get` prints Kubernetes objects, several as a List."""
 
 
 def schema_of(name: str) -> dict[str, Any]:
-    """Return the JSON Schema (draft 2020-12) of an output. Raises KeyError."""
+    """Return the JSON Schema (draft 2020-12) of an output. Raises KeyError for an unknown name."""
     return {"$schema": DRAFT, "title": f"kubenetlab: {name} -o json", **_schema(OUTPUTS[name])}
 
 

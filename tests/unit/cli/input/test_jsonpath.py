@@ -1,4 +1,4 @@
-"""kubectl's JSONPath templates, by the examples of its documentation and by what people ask for."""
+"""kubectl's JSONPath templates: examples of its documentation, and other common templates."""
 
 from __future__ import annotations
 
@@ -80,12 +80,12 @@ LIST: dict[str, Any] = {
     ],
 )
 def test_templates(template: str, filled: str) -> None:
-    """As kubectl prints them; a field that is not there gives nothing."""
+    """A template prints what kubectl prints; a missing field gives nothing."""
     assert parse(template).fill(LIST) == filled
 
 
 @pytest.mark.parametrize(
-    ("template", "said"),
+    ("template", "message"),
     [
         ("{.items[*", "not closed"),
         ("{range .items[*]}x", "{range …} without {end}"),
@@ -94,16 +94,16 @@ def test_templates(template: str, filled: str) -> None:
         ("{.a[?(}", "{.a[?(}"),
     ],
 )
-def test_what_cannot_be_read(template: str, said: str) -> None:
-    """A usage error with the template, never a traceback."""
+def test_an_invalid_template_is_a_usage_error(template: str, message: str) -> None:
+    """The error quotes the template."""
     with pytest.raises(UsageError) as caught:
         parse(template)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 @given(st.text(alphabet="{}.[]*@$?()='\"\\ abrngedi0:,", max_size=30))
 def test_any_text_is_a_template_or_a_usage_error(template: str) -> None:
-    """Nothing else comes of it."""
+    """Parsing and filling raise no other exception."""
     try:
         assert isinstance(parse(template).fill(LIST), str)
     except UsageError:
@@ -111,16 +111,10 @@ def test_any_text_is_a_template_or_a_usage_error(template: str) -> None:
 
 
 def test_sorting() -> None:
-    """Numbers by value, text as text; who lacks the field comes first."""
+    """Numbers sort by value, strings as text; documents without the field come first."""
     documents: list[dict[str, Any]] = [{"n": 10, "t": "b"}, {"n": 9, "t": "a"}, {"t": "c"}]
-    assert [one.get("n") for one in sorted(documents, key=lambda one: sort_key(".n", one))] == [
-        None,
-        9,
-        10,
-    ]
-    assert [one["t"] for one in sorted(documents, key=lambda one: sort_key("{.t}", one))] == [
-        "a",
-        "b",
-        "c",
-    ]
+    by_number = sorted(documents, key=lambda document: sort_key(".n", document))
+    assert [document.get("n") for document in by_number] == [None, 9, 10]
+    by_text = sorted(documents, key=lambda document: sort_key("{.t}", document))
+    assert [document["t"] for document in by_text] == ["a", "b", "c"]
     assert values(".n", documents[0]) == [10]

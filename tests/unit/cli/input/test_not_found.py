@@ -1,4 +1,4 @@
-"""Errors about objects that do not exist, with the name or option that finds one."""
+"""Suggestions for objects that do not exist."""
 
 from __future__ import annotations
 

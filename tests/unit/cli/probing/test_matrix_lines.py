@@ -19,7 +19,7 @@ _MARGIN = len("12 default/web-0000 ")
 
 
 def _matrix(pods: int, services: int) -> Matrix:
-    """A matrix in which every destination answers, but for the last source."""
+    """Return a matrix in which every destination answers every source but the last."""
     places = tuple(
         Location(
             "pod",
@@ -62,7 +62,7 @@ def _lines(matrix: Matrix, width: int | None) -> list[str]:
 
 
 def _marks(lines: list[str], title: str) -> str:
-    """All marks of a row, from every block."""
+    """Return the marks of a row, from all blocks."""
     return "".join(line.partition(title)[2].replace(" ", "") for line in lines if title in line)
 
 
@@ -84,7 +84,7 @@ def test_spaces_go_before_columns_do() -> None:
 
 
 def test_a_narrow_terminal_has_blocks_of_columns() -> None:
-    """Each block repeats the names of the sources, and has the numbers of its own destinations."""
+    """Each block repeats the names of the sources and numbers its own destinations."""
     lines = _lines(_matrix(12, 8), _MARGIN + 12)
     assert lines[:3] == [
         " " * _MARGIN + "         111",
@@ -115,8 +115,8 @@ def test_every_mark_is_drawn_and_no_line_is_too_wide(
 @pytest.mark.parametrize("width", [None, 120, 80, 60, 10])
 def test_the_legend_breaks_between_its_entries(width: int | None) -> None:
     lines = [_COLOURS.sub("", line) for line in legend_lines(width)]
-    assert (
-        "  ".join(lines)
-        == "● answers  × refuses  · no answer  ! answers, against the promise  ✗ does not, against the promise"
+    assert "  ".join(lines) == (
+        "● answers  × refuses  · no answer  "
+        "! answers, against the promise  ✗ does not, against the promise"
     )
     assert len(lines) == {None: 1, 120: 1, 80: 2, 60: 3, 10: 5}[width]

@@ -1,4 +1,4 @@
-"""What is to be done next: in the lab that was meant, and in colours only where they are wanted."""
+"""Hints that name the lab, and colours that can be turned off."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from kubenetlab.cli.terminal.printing import GOOD, paint
         ("kubenetlab exec web-0 -- ip addr", "kubenetlab exec web-0 --lab b -- ip addr"),
         (
             "kubenetlab exec POD -- ip addr, or kubenetlab ping POD svc:NAME --http /hostname",
-            "kubenetlab exec POD --lab b -- ip addr, or kubenetlab ping POD svc:NAME --http /hostname --lab b",
+            "kubenetlab exec POD --lab b -- ip addr, "
+            "or kubenetlab ping POD svc:NAME --http /hostname --lab b",
         ),
         (
             "install a network: kubenetlab up --cni bridge --lab a",
@@ -32,7 +33,7 @@ from kubenetlab.cli.terminal.printing import GOOD, paint
     ],
 )
 def test_a_hint_names_the_lab(hint: str, expected: str) -> None:
-    """Each command in it, before what is passed on to a program; unless it is named already, or the command is about no lab."""
+    """Each command gets --lab before `--`, unless it has the option or needs no lab."""
     assert with_lab_option(hint, "b") == expected
     assert with_lab_option(hint) == hint
 
@@ -41,10 +42,10 @@ def test_a_hint_names_the_lab(hint: str, expected: str) -> None:
     ("variables", "is_coloured"),
     [({}, True), ({"NO_COLOR": "1"}, False), ({"NO_COLOR": ""}, True), ({"TERM": "dumb"}, False)],
 )
-def test_colours_can_be_refused(
+def test_colours_can_be_turned_off(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], is_coloured: bool
 ) -> None:
-    """By NO_COLOR, when it is not empty (no-color.org), and by a terminal that has none."""
+    """NO_COLOR turns them off unless it is empty (no-color.org), and so does TERM=dumb."""
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
     for name, value in variables.items():

@@ -1,4 +1,4 @@
-"""Tables for people on narrow terminals."""
+"""Tables on narrow terminals."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROWS = [
     ("width", "columns"), [(80, 4), (45, 4), (44, 3), (36, 3), (35, 2), (1, 2)]
 )
 def test_columns_are_left_out_before_cells_are_cut(width: int, columns: int) -> None:
-    """The expendable ones in their order, no other; what is left is drawn whole."""
+    """Only optional columns are dropped, in their order; the others are drawn whole."""
     header, rows = fit_columns(HEADER, ROWS, width, ("OWNER", "MEMORY"))
     assert header == {4: list(HEADER), 3: ["LAB", "PODS", "MEMORY"], 2: ["LAB", "PODS"]}[columns]
     console = Console(width=max(width, 30))
@@ -37,10 +37,10 @@ def test_columns_are_left_out_before_cells_are_cut(width: int, columns: int) -> 
         (27, "✓ veth  links of pods and nodes, as ports of a br_netfilter-bridge"),
     ],
 )
-def test_further_lines_of_a_text_begin_below_it(
+def test_a_wrapped_text_has_a_hanging_indent(
     monkeypatch: pytest.MonkeyPatch, width: int | None, expected: str
 ) -> None:
-    """Words stay whole; a terminal that leaves no room beside the label wraps by itself."""
+    """Words are not split; a text on a very narrow terminal is not wrapped."""
     monkeypatch.setattr(printing, "terminal_width", lambda: width)
     assert (
         printing.hanging_indent(
