@@ -122,9 +122,9 @@ class _Group(TyperGroup):
                 raise typer.Exit
             args = [*args[1:], "--help"]
         if args[0] not in COMMANDS and not args[0].startswith("-"):
-            from kubenetlab.cli.objects.kubectl_commands import no_such_command
+            from kubenetlab.cli.objects.kubectl_commands import unknown_command
 
-            raise no_such_command(args[0], args[1:], COMMANDS)
+            raise unknown_command(args[0], args[1:], COMMANDS)
         return super().resolve_command(ctx, args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:

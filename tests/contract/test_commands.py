@@ -129,12 +129,12 @@ def test_help_names_all_commands() -> None:
 @pytest.mark.parametrize(
     ("words", "stdin", "status", "said"),
     [
-        (("upp",), "", 2, "there is no command upp; did you mean up?; all commands: kubenetlab --help"),
-        (("dwon",), "", 2, "there is no command dwon; all commands: kubenetlab --help"),
-        (("cordon", "worker"), "", 2, "there is no command cordon; type: kubenetlab get node worker -o yaml > FILE; set spec.unschedulable"),
-        (("set", "image", "deploy/web", "web=nginx:2"), "", 2, "there is no command set; type: kubenetlab get deploy/web -o yaml > FILE"),
-        (("curl", "http://web/"), "", 2, "there is no command curl; type: kubenetlab ping POD http://NAME/"),
-        (("nslookup", "web"), "", 2, "there is no command nslookup; type: kubenetlab exec POD -- getent hosts NAME"),
+        (("upp",), "", 2, "there is no command upp; did you mean up?; for a list of commands: kubenetlab --help"),
+        (("dwon",), "", 2, "there is no command dwon; for a list of commands: kubenetlab --help"),
+        (("cordon", "worker"), "", 2, "there is no command cordon; use: kubenetlab get node worker -o yaml > FILE; set spec.unschedulable"),
+        (("set", "image", "deploy/web", "web=nginx:2"), "", 2, "there is no command set; use: kubenetlab get deploy/web -o yaml > FILE"),
+        (("curl", "http://web/"), "", 2, "there is no command curl; use: kubenetlab ping POD http://NAME/"),
+        (("nslookup", "web"), "", 2, "there is no command nslookup; use: kubenetlab exec POD -- getent hosts NAME"),
         (("scale", "web", "--replicas", "2"), "", 2, "for example: scale deployment web, or deployment/web"),
         (("scale", "deployment", "--replicas", "2"), "", 2, "for example: scale deployment NAME, or deployment/NAME"),
         (("get",), "", 2, "Missing argument"),

@@ -1,4 +1,4 @@
-"""Shells ask what can follow, and get words: by typer's protocol, and in a bash of this machine."""
+"""Completion: candidates by typer's protocol, and in the bash of this machine."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ BIN = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
 
 NO_LAB = {"KUBENETLAB_LAB": "there-is-none"}
-"""Whatever labs this machine has, what is in them is no matter here."""
+"""Environment that selects a lab that does not exist, whatever labs this machine has."""
 
 
 @cache
-def asking() -> Server:
-    """Return a server of commands that shells ask: what completes is chosen when the commands are imported."""
+def completion_server() -> Server:
+    """Return a server that imported the commands for completion."""
     return Server({**os.environ, "_KUBENETLAB_COMPLETE": "complete_bash"})
 
 
-def asked(line: str, shell: str = "bash") -> list[str]:
-    """What a shell is answered when the cursor stands at the end of the line."""
+def complete(line: str, shell: str = "bash") -> list[str]:
+    """Return the lines that a shell receives when the cursor is at the end of `line`."""
     words = line.split(" ")
     environment = {
         "bash": {"COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)},
@@ -43,7 +43,7 @@ def asked(line: str, shell: str = "bash") -> list[str]:
         **environment,
         "_KUBENETLAB_COMPLETE": f"complete_{shell}",
     }
-    done = asking().run([], None, 30, environment=environment)
+    done = completion_server().run([], None, 30, environment=environment)
     assert (done.returncode, done.stderr) == (0, "")
     return [word for word in done.stdout.splitlines() if word]
 
@@ -75,14 +75,14 @@ def asked(line: str, shell: str = "bash") -> list[str]:
         ("kubenetlab exec x -- ", []),
     ],
 )  # fmt: skip
-def test_what_can_follow_is_told(line: str, words: list[str]) -> None:
-    """Commands, options, kinds, modes, fields; nothing where files may follow: the shell knows those itself."""
-    assert asked(line) == words
+def test_candidates_without_a_lab(line: str, words: list[str]) -> None:
+    """Commands, options, kinds, modes and fields are completed; file names are left to the shell."""
+    assert complete(line) == words
 
 
-def test_all_commands_can_follow() -> None:
-    """At the beginning."""
-    assert sorted(asked("kubenetlab ")) == sorted(PROMISED)
+def test_every_command_is_a_candidate() -> None:
+    """The first argument is completed with all commands."""
+    assert sorted(complete("kubenetlab ")) == sorted(PROMISED)
 
 
 @pytest.mark.parametrize(
@@ -95,24 +95,24 @@ def test_all_commands_can_follow() -> None:
         "kubenetlab get {} -n ",
     ],
 )
-def test_no_lab_no_word(line: str) -> None:
-    """What only a lab can tell is left out in silence when there is none."""
-    assert asked(line.format("--lab nosuch")) == []
+def test_without_a_lab_its_objects_are_no_candidates(line: str) -> None:
+    """Completion prints no error."""
+    assert complete(line.format("--lab nosuch")) == []
 
 
 def test_zsh_and_fish_are_answered_in_their_ways() -> None:
     """zsh gets an expression, fish a line with a tab between a word and what it means."""
-    assert asked("kubenetlab rol", "zsh")[0].startswith(
+    assert complete("kubenetlab rol", "zsh")[0].startswith(
         '_arguments \'*: :(("rollout":"Replace a workload\'s'.replace("'s", "''s")
     )
-    assert asked("kubenetlab rol", "fish")[0].partition("\t")[0] == "rollout"
+    assert complete("kubenetlab rol", "fish")[0].partition("\t")[0] == "rollout"
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_a_script_asks_by_the_protocol(shell: str) -> None:
-    """Each shell gets its own; another is wrong use."""
-    said = run("completion", shell)
-    assert f"_KUBENETLAB_COMPLETE=complete_{shell}" in said.stdout
+def test_the_script_of_a_shell_sets_the_variable(shell: str) -> None:
+    """An unknown shell is a usage error."""
+    script = run("completion", shell)
+    assert f"_KUBENETLAB_COMPLETE=complete_{shell}" in script.stdout
     assert run("completion", "csh").returncode == 2
 
 
@@ -129,12 +129,12 @@ def test_a_script_asks_by_the_protocol(shell: str) -> None:
     ],
 )
 def test_bash_completes(line: str, words: list[str]) -> None:
-    """The script, read by bash as people read it, with what bash knows of the line when somebody presses the key."""
+    """bash sources the script and calls its function with the variables of a completion."""
     assert bash(line) == words
 
 
 def bash(line: str) -> list[str]:
-    """What bash would put in the place of its own last word."""
+    """Return the candidates with which bash would replace its last word."""
     script = """
         source <(kubenetlab completion bash)
         COMP_LINE=$1 COMP_POINT=${#1} COMP_WORDBREAKS=$' \\t\\n"\\'><=;|&(:'

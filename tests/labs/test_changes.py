@@ -444,7 +444,7 @@ def test_policies_that_are_not_modelled_are_named_with_the_verdict(lab: Lab) -> 
     ):
         assert said in lab.run("ping", "client", "svc:web", *words.split(), status=2).err
     assert (
-        "container foo is not in default/client; it has: main"
+        "default/client has no container foo; it has: main"
         in lab.run("exec", "client", "-c", "foo", "--", "true", status=2).err
     )
     lab.run("scale", "deployment", "web", "--replicas", "0")

@@ -152,7 +152,7 @@ def test_labels_choose_objects(lab: Lab) -> None:
         "-l cannot be combined with a name"
         in lab.run("delete", "pod", "web-one", *here, status=2).err
     )
-    assert "wants a kind" in lab.run("delete", "-l", "app=web", status=2).err
+    assert "needs a kind" in lab.run("delete", "-l", "app=web", status=2).err
     assert lab.run("delete", "pods,services", *here).out == "Pod shop/web-two deleted\n"
     assert "nothing found" in lab.run("delete", "all", *here).out
     assert (
@@ -262,14 +262,14 @@ def test_a_beginning_stands_for_names(lab: Lab) -> None:
 def test_other_verbs_name_the_command(words: str, said: str) -> None:
     """Exit status 2, and the command with the words that were given."""
     assert (
-        f"there is no command {words.split()[0]}; type: {said}" in run(*words.split(), status=2).err
+        f"there is no command {words.split()[0]}; use: {said}" in run(*words.split(), status=2).err
     )
 
 
 def test_other_verbs_of_rollout_name_the_command() -> None:
     """As those of kubectl itself."""
     said = run("rollout", "undo", "deploy/web", status=2).err
-    assert "there is no command rollout undo; type: kubenetlab apply -f FILE" in said
+    assert "there is no command rollout undo; use: kubenetlab apply -f FILE" in said
 
 
 @pytest.mark.parametrize(

@@ -181,7 +181,7 @@ def test_a_browser_reaches_a_pod(running: Lab) -> None:
         status, out, err = forward.stop()
     assert (status, out) == (0, f"Handling connection for {forward.ports[0]}\n" * 2)
     assert f"next: curl http://127.0.0.1:{forward.ports[0]}/" in err
-    assert "stopped: nothing is forwarded to default/client any more" in err
+    assert "stopped forwarding to default/client" in err
 
 
 def test_a_service_stands_for_one_of_its_ready_pods(running: Lab) -> None:
@@ -455,10 +455,13 @@ def test_a_port_that_is_taken(running: Lab) -> None:
             ("wbe", "80"),
             "there is no pod default/wbe; did you mean svc:default/web or deploy:default/web?",
         ),
-        (("svc:web",), "which port of svc:default/web? Give [LOCAL:]PORT, such as 8080:80"),
+        (
+            ("svc:web",),
+            "no port of svc:default/web is given: add [LOCAL:]PORT, for example 8080:80",
+        ),
         (
             ("svc:web:80", "81"),
-            "svc:default/web:80 has the port 80, and other ports are given; give one of them",
+            "svc:default/web:80 contains port 80, and other ports are given; give only one",
         ),
         (("svc:web:81",), "port 81 of Service default/web: UDP cannot be forwarded, only TCP can"),
         (("node:control-plane", "http"), 'node:control-plane has no port named "http"'),

@@ -466,7 +466,7 @@ def test_what_is_not_there_is_said_with_what_is(running: Lab) -> None:
     nothing = running.run("get", "pods", "-n", "shp").out
     assert (
         nothing
-        == "nothing found in namespace shp: the lab has no such namespace; it has: default, kube-system, shop\n"
+        == "nothing found in namespace shp: this namespace does not exist; the lab has: default, kube-system, shop\n"
     )
 
 

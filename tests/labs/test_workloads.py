@@ -212,16 +212,16 @@ def test_a_restart_replaces_every_pod(running: Lab) -> None:
             == f"{kind} {prefix} restarted\n"
         )
         said = run("rollout", "status", kind, prefix, "--lab", running.name).out
-        assert said.endswith(f"{kind} {prefix} is rolled out\n")
+        assert said.endswith(f"rollout of {kind} {prefix} is complete\n")
         after = {pod["pid"] for pod in running.seen["pods"] if pod["name"].startswith(f"{prefix}-")}
         assert len(after) == len(before)
         assert not after & before
     said = run("rollout", "status", "statefulset/db", "daemonset/agent", "--lab", running.name).out
     assert said.splitlines()[:2] == [
-        "statefulset db is rolled out",
-        "daemonset agent is rolled out",
+        "rollout of statefulset db is complete",
+        "rollout of daemonset agent is complete",
     ]
     assert (
-        "wanted a Deployment, StatefulSet or DaemonSet"
+        "expected a Deployment, StatefulSet or DaemonSet"
         in run("rollout", "restart", "pod", "x", status=2).err
     )

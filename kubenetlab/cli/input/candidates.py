@@ -186,7 +186,7 @@ def explainable(incomplete: str) -> list[str]:
 def _objects(ctx: typer.Context, incomplete: str, kinds: Iterable[type[Resource]]) -> list[str]:
     from kubenetlab.api.kinds import find_kind
 
-    given = list(ctx.params.get("what") or ())
+    given = list(ctx.params.get("resources") or ())
     word, slash, _ = incomplete.partition("/")
     if slash:
         return [f"{word}/{name}" for name in _names(ctx, find_kind(word))]

@@ -60,7 +60,8 @@ def plan(
     whole lab. Read it, or run it as root. In a new lab, all pods are ready;
     a running lab is printed in the state that the manifests would give it.
 
-    Examples: kubenetlab plan -f web.yaml
+    Examples:
+    kubenetlab plan -f web.yaml
     kubenetlab plan -o sh > lab.sh
     """
     from kubenetlab.cli.input import manifest_warnings, manifests

@@ -1,1 +1,1 @@
-"""Commands for objects, as kubectl has them."""
+"""Commands for objects, compatible with kubectl."""

@@ -1,4 +1,4 @@
-"""delete: the command; `deletion` does the work."""
+"""delete: parse the command line; module `deletion` deletes the objects."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from kubenetlab.cli.terminal.printing import hint
 
 
 def delete(
-    what: Annotated[
+    resources: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="[KIND NAME… | KIND/NAME… | KIND -l …]",
@@ -33,30 +33,34 @@ def delete(
     namespace: Namespace = None,
     selector: SelectorOption = "",
     ignore_not_found: Annotated[
-        bool, typer.Option("--ignore-not-found", help="Objects that are not there are no error.")
+        bool,
+        typer.Option("--ignore-not-found", help="Succeed if an object does not exist."),
     ] = False,
     lab: Lab = None,
     no_wait: Annotated[
-        bool, typer.Option("--no-wait", help="Do not wait until the objects are gone.")
+        bool, typer.Option("--no-wait", help="Return before the objects are gone.")
     ] = False,
 ) -> None:
-    """Delete objects, by name, by labels or as they stand in manifests. Example: kubenetlab delete pod web-0"""
+    """Delete objects by name, by labels, or all objects of manifests.
+
+    Example: kubenetlab delete pod web-0
+    """
     from kubenetlab.api.kinds import find_kind
     from kubenetlab.cli.objects import deletion
     from kubenetlab.lab.client import choose
 
     if (
-        what
+        resources
         and not files
-        and find_kind(what[0]) is None
-        and all(word == "-" or os.path.isfile(word) for word in what)
+        and find_kind(resources[0]) is None
+        and all(word == "-" or os.path.isfile(word) for word in resources)
     ):
-        what, files = None, what  # delete web.yaml
+        resources, files = None, resources  # as in: delete web.yaml
     files = manifest_files(None, files, kustomizations)
     client = choose(lab)
     deletion.delete(
         client,
-        what or [],
+        resources or [],
         files,
         namespace,
         selector=selector,

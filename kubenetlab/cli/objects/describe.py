@@ -1,4 +1,4 @@
-"""describe: show objects in full, with their events."""
+"""describe: show objects in detail, with their events and their state in the kernel."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kubenetlab.cli.terminal.printing import echo, hint, print_data
 
 
 def describe(
-    what: Annotated[
+    resources: Annotated[
         list[str],
         typer.Argument(
             metavar="KIND [NAME…] | KIND/NAME…",
@@ -29,37 +29,40 @@ def describe(
     selector: SelectorOption = "",
     lab: Lab = None,
 ) -> None:
-    """Show everything about objects, with their events and how they stand in the kernel. Example: kubenetlab describe pod client
+    """Show objects in detail, with their events and their state in the kernel.
 
-    A name that no object has stands for all that begin with it; without a name it is every object of the kind in the namespace.
+    A name that does not exist is used as a prefix.
+    Without a name, all objects of the kind in the namespace are shown.
+
+    Example: kubenetlab describe pod client
     """
     from kubenetlab.cli.describe.objects import describe_object
     from kubenetlab.lab.client import choose
 
     client = choose(lab)
-    wanted = requested_kinds(client, "describe", what)
-    refuse_selector_beside_names(selector, wanted)
-    found = [
+    requested = requested_kinds(client, "describe", resources)
+    refuse_selector_beside_names(selector, requested)
+    objects = [
         (kind, document)
-        for kind, names in wanted
+        for kind, names in requested
         for document in fetch_by_prefix(client, kind, names, namespace or "default", selector)
     ]
-    if not found:
+    if not objects:
         echo(f"nothing found in namespace {namespace or 'default'}")
         hint("kubenetlab get pods -A")
         return
-    for index, (kind, document) in enumerate(found):
+    for index, (kind, document) in enumerate(objects):
         if index:
             echo()
         if isinstance(kind, str):
             print_data(document, "yaml")
         else:
             describe_object(client, document)
-    first = found[0][1]
+    first = objects[0][1]
     is_running = first["kind"] == "Pod" and bool(first.get("status", {}).get("podIP"))
-    where = f" -n {namespace}" if namespace else ""
+    namespace_option = f" -n {namespace}" if namespace else ""
     hint(
-        f"kubenetlab inspect {first['metadata']['name']}{where}"
+        f"kubenetlab inspect {first['metadata']['name']}{namespace_option}"
         if is_running
         else "kubenetlab get events -A"
     )

@@ -13,7 +13,10 @@ Target = Annotated[
     str,
     typer.Argument(
         metavar="TARGET",
-        help="\\[ns/]pod, node:name, ext:name, or a workload for one of its pods: deploy:\\[ns/]name, sts:, ds:, job:, rs:.",
+        help=(
+            "Pod (\\[ns/]name), node:name, ext:name, or a workload for one of its pods: "
+            "deploy:\\[ns/]name, sts:, ds:, job:, rs:."
+        ),
         show_default=False,
         autocompletion=candidates("locations"),
     ),
@@ -23,7 +26,10 @@ HostFilesOption = Annotated[
     bool,
     typer.Option(
         "--host-files",
-        help="With this machine's files as they are, to be written to, its variables, and your rights; no container's variables.",
+        help=(
+            "Use this machine's files (writable), your environment and your rights "
+            "instead of the container's."
+        ),
     ),
 ]
 
@@ -38,29 +44,39 @@ def exec_(
             "-c",
             "--container",
             metavar="NAME",
-            help="Whose environment; the containers of a pod share its namespaces.",
+            help="Container whose environment is used. All containers of a pod share its network.",
         ),
     ] = None,
     stdin: Annotated[
         bool,
         typer.Option(
-            "-i", "--stdin", help="As kubectl's, and needless: a program reads this standard input."
+            "-i",
+            "--stdin",
+            help="Accepted as by kubectl; standard input is always passed on.",
         ),
     ] = False,
     tty: Annotated[
         bool,
         typer.Option(
-            "-t", "--tty", help="As kubectl's, and needless: a program has this terminal."
+            "-t",
+            "--tty",
+            help="Accepted as by kubectl; the terminal is always passed on.",
         ),
     ] = False,
     host_files: HostFilesOption = False,
     lab: Lab = None,
 ) -> None:
-    """Run a program of this machine inside a pod, a node or an external host. Example: kubenetlab exec client -- ip addr
+    """Run a program of this machine inside a pod, a node or an external host.
 
-    It has that place's network, hostname, processes, /etc/hosts and /etc/resolv.conf, and the container's variables. It sees this
-    machine's files read-only, without home directories, and has an empty /tmp, /run, /var and home of its own; it begins in /.
-    Pass files through standard input and output, or use --host-files. Example: kubenetlab exec client -- tcpdump -c9 -w- > web.pcap
+    The program has the target's network, hostname, processes, /etc/hosts and
+    /etc/resolv.conf, and the container's environment. It sees this machine's
+    files read-only, without home directories. /tmp, /run, /var and its home
+    directory are its own and empty. Its working directory is /.
+    Pass files through standard input and output, or use --host-files.
+
+    Examples:
+    kubenetlab exec client -- ip addr
+    kubenetlab exec client -- tcpdump -c9 -w- > web.pcap
     """
     raise typer.Exit(
         _enter(target, command, namespace, lab, container=container, host_files=host_files)
@@ -73,17 +89,19 @@ def shell(
     host_files: HostFilesOption = False,
     lab: Lab = None,
 ) -> None:
-    """Open a shell inside a pod, a node or an external host. Example: kubenetlab shell node:worker
+    """Open a shell inside a pod, a node or an external host.
 
-    It sees files as a program of `exec` does.
+    The shell sees the same files as a program of `exec`.
+
+    Example: kubenetlab shell node:worker
     """
     import os
     import shutil
 
     from kubenetlab.kernel.processes.inheritance import CONTAINER_PATH
 
-    path, chosen = (None, os.environ.get("SHELL")) if host_files else (CONTAINER_PATH, None)
-    program = shutil.which("bash", path=path) or chosen or "/bin/sh"
+    path, user_shell = (None, os.environ.get("SHELL")) if host_files else (CONTAINER_PATH, None)
+    program = shutil.which("bash", path=path) or user_shell or "/bin/sh"
     arguments = [program, "--norc"] if program.endswith("bash") else [program]
     raise typer.Exit(
         _enter(
@@ -102,7 +120,7 @@ def _enter(
     *,
     host_files: bool = False,
 ) -> int:
-    """Return the exit status of a program run inside."""
+    """Run a program inside a target and return its exit status."""
     import os
 
     from kubenetlab.errors import UsageError
@@ -112,30 +130,28 @@ def _enter(
     from kubenetlab.observe.targets import read, resolve
 
     client = choose(lab)
-    seen = client.inspect()
-    found = resolve(read(target, seen, namespace), seen)
+    inspected = client.inspect()
+    location = resolve(read(target, inspected, namespace), inspected)
     names = [
         entry["name"]
-        for pod in seen["pods"]
-        if pod["sandbox"] == found.sandbox
+        for pod in inspected["pods"]
+        if pod["sandbox"] == location.sandbox
         for entry in pod["containers"]
     ]
     if container is not None and container not in names:
         raise UsageError(
-            f"container {container} is not in {found.title}; it has: {', '.join(names) or 'none'}"
+            f"{location.title} has no container {container}; it has: {', '.join(names) or 'none'}"
         )
-    reply = client.enter(found.sandbox, container or "")
-    answer: dict[str, Any] = reply.body
+    reply = client.enter(location.sandbox, container or "")
+    body: dict[str, Any] = reply.body
     variables = (
-        dict(os.environ)
-        if host_files
-        else _variables_inside(answer["hostname"], answer["environment"])
+        dict(os.environ) if host_files else _variables_inside(body["hostname"], body["environment"])
     )
     return run(
         reply.fds[0],
         command,
-        hosts=answer["hosts"],
-        resolv_conf=answer["resolv_conf"],
+        hosts=body["hosts"],
+        resolv_conf=body["resolv_conf"],
         files=HostFiles(str(rundir.base()))
         if host_files
         else OwnFiles(rundir.hidden_directories()),
@@ -143,20 +159,32 @@ def _enter(
     )
 
 
-_OF_TERMINAL = ("TERM", "COLORTERM", "NO_COLOR", "COLUMNS", "LINES", "LANG", "LANGUAGE", "TZ")
-"""Variables about the caller's terminal and language, which programs inside get; those that begin with LC_ as well."""
+_TERMINAL_VARIABLES = (
+    "TERM",
+    "COLORTERM",
+    "NO_COLOR",
+    "COLUMNS",
+    "LINES",
+    "LANG",
+    "LANGUAGE",
+    "TZ",
+)
+"""Environment variables about terminal and language that programs inherit, besides LC_*."""
 
 
-def _variables_inside(hostname: str, of_container: dict[str, str]) -> dict[str, str]:
-    """Return the variables of a program that sees files of its own: the container's, and few of the caller's."""
+def _variables_inside(hostname: str, container_variables: dict[str, str]) -> dict[str, str]:
+    """Return the environment of a program that does not use this machine's files.
+
+    It has the container's variables, and those of the caller that describe the terminal.
+    """
     import os
 
     from kubenetlab.kernel.processes.inheritance import CONTAINER_PATH
 
-    of_terminal = {
+    terminal_variables = {
         name: value
         for name, value in os.environ.items()
-        if name in _OF_TERMINAL or name.startswith("LC_")
+        if name in _TERMINAL_VARIABLES or name.startswith("LC_")
     }
-    basic = {"PATH": CONTAINER_PATH, "HOME": "/root", "HOSTNAME": hostname}
-    return {**basic, **of_terminal, **of_container}
+    defaults = {"PATH": CONTAINER_PATH, "HOME": "/root", "HOSTNAME": hostname}
+    return {**defaults, **terminal_variables, **container_variables}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -39,11 +39,12 @@ if TYPE_CHECKING:
 
 
 def get(
-    what: Annotated[
+    resources: Annotated[
         list[str],
         typer.Argument(
             metavar="KIND [NAME…]",
-            help="pods, services, nodes, deployments, endpointslices, events …; several with commas; `all`.",
+            help="Kind, such as pods, services or nodes; several with commas; `all` for all pods, "
+            "Services and workloads. Then names.",
             show_default=False,
             autocompletion=candidates("objects"),
         ),
@@ -54,14 +55,17 @@ def get(
     selector: SelectorOption = "",
     sort_by: SortBy = "",
     watch: Annotated[
-        bool, typer.Option("-w", "--watch", help="Go on and show every change.")
+        bool, typer.Option("-w", "--watch", help="Keep watching and show every change.")
     ] = False,
     show_labels: Annotated[
         bool, typer.Option("--show-labels", help="Add a column with the labels.")
     ] = False,
     lab: Lab = None,
 ) -> None:
-    """Show objects. Example: kubenetlab get pods -A -o wide"""
+    """Show objects as a table, as data, or by a template.
+
+    Example: kubenetlab get pods -A -o wide
+    """
     from kubenetlab.errors import UsageError
     from kubenetlab.lab.client import choose
 
@@ -69,76 +73,90 @@ def get(
     print_template = _printer(template) if form is GetOutput.jsonpath else None
     if (
         lab is None
-        and what in (["clusters"], ["cluster"])
+        and resources in (["clusters"], ["cluster"])
         and not (watch or sort_by or template)
         and _show_clusters(form)
     ):
         return
     client = choose(lab)
-    wanted = requested_kinds(client, "get", what)
-    refuse_selector_beside_names(selector, wanted)
-    first, _ = wanted[0]
-    if watch and len(wanted) == 1 and not isinstance(first, str):
+    requested = requested_kinds(client, "get", resources)
+    refuse_selector_beside_names(selector, requested)
+    first_kind, first_names = requested[0]
+    scope = namespace or "default"
+    if watch and len(requested) == 1 and not isinstance(first_kind, str):
         if print_template is not None or sort_by:
             raise UsageError("-w cannot be combined with -o jsonpath or --sort-by")
         parse_label_selector(selector)
-        _watch(
-            client,
-            first,
-            None if every else namespace or "default",
-            selector,
-            form,
-            has_labels=show_labels,
-        )
+        _watch(client, first_kind, None if every else scope, selector, form, has_labels=show_labels)
         return
-    documents: list[dict[str, Any]] = []
-    shown = False
-    for kind, names in wanted:
-        found = fetch(client, kind, names, namespace or "default", every=every, selector=selector)
-        if sort_by:
-            from kubenetlab.cli.input.jsonpath import sort_key, values
-
-            if found and not any(values(sort_by, document) for document in found):
-                raise UsageError(f"--sort-by {sort_by}: no object has this field")
-            found.sort(key=lambda document: sort_key(sort_by, document))
-        documents += found
-        if form is GetOutput.name:
-            for document in found:
-                echo(typed_name(document))
-        elif not form.is_data and print_template is None and (found or len(wanted) == 1):
-            if shown:
-                echo()
-            _show(kind, found, every, form, has_kind=len(wanted) > 1, has_labels=show_labels)
-            shown = True
+    fetched = (
+        (kind, _sorted(fetch(client, kind, names, scope, every=every, selector=selector), sort_by))
+        for kind, names in requested
+    )
     if form.is_data or print_template is not None:
-        single = len(wanted[0][1]) == 1 and len(documents) == 1
-        document = (
-            documents[0] if single else {"apiVersion": "v1", "kind": "List", "items": documents}
-        )
+        documents = [document for _, items in fetched for document in items]
+        is_single = len(first_names) == 1 and len(documents) == 1
+        value = {"apiVersion": "v1", "kind": "List", "items": documents}
+        value = documents[0] if is_single else value
         if print_template is not None:
-            print_template(document)
+            print_template(value)
         else:
-            print_data(document, form)
+            print_data(value, form)
         return
     if form is GetOutput.name:
+        for _, items in fetched:
+            for document in items:
+                echo(typed_name(document))
         return
+    is_only_kind = len(requested) == 1
+    documents = _show_tables(
+        fetched, every, form, is_only_kind=is_only_kind, has_labels=show_labels
+    )
     if not documents:
-        is_everywhere = every or not any(
-            isinstance(kind, str) or kind.is_namespaced for kind, _ in wanted
-        )
-        echo(
-            "nothing found"
-            + (
-                ""
-                if is_everywhere
-                else f" in namespace {namespace or 'default'}{_unknown(client, namespace)}"
-            )
-        )
-    hint(_next(first, documents if len(wanted) == 1 else []))
+        has_namespace = any(isinstance(kind, str) or kind.is_namespaced for kind, _ in requested)
+        place = f" in namespace {scope}{_if_unknown(client, namespace)}"
+        echo("nothing found" + (place if has_namespace and not every else ""))
+    hint(_next(first_kind, documents if is_only_kind else []))
 
 
-def _unknown(client: Client, namespace: str | None) -> str:
-    """Return that a namespace does not exist, and which there are; empty for one that does."""
+def _sorted(documents: list[dict[str, Any]], sort_by: str) -> list[dict[str, Any]]:
+    """Sort documents by a field; without `sort_by` keep their order.
+
+    Raises UsageError if no document has the field.
+    """
+    if not sort_by:
+        return documents
+    from kubenetlab.cli.input.jsonpath import sort_key, values
+    from kubenetlab.errors import UsageError
+
+    if documents and not any(values(sort_by, document) for document in documents):
+        raise UsageError(f"--sort-by {sort_by}: no object has this field")
+    return sorted(documents, key=lambda document: sort_key(sort_by, document))
+
+
+def _show_tables(
+    fetched: Iterable[tuple[type[Resource] | str, list[dict[str, Any]]]],
+    every: bool,
+    output: GetOutput,
+    *,
+    is_only_kind: bool,
+    has_labels: bool,
+) -> list[dict[str, Any]]:
+    """Print one table per kind, with a blank line between tables; return all documents."""
+    documents: list[dict[str, Any]] = []
+    for kind, items in fetched:
+        if documents and items:
+            echo()
+        _show(kind, items, every, output, has_kind=not is_only_kind, has_labels=has_labels)
+        documents += items
+    return documents
+
+
+def _if_unknown(client: Client, namespace: str | None) -> str:
+    """Return a remark with the lab's namespaces if `namespace` does not exist, else an empty text.
+
+    None is the default namespace, which always exists.
+    """
     from kubenetlab.api.core import Namespace as NamespaceKind
     from kubenetlab.lab.paths import kind_path
 
@@ -148,12 +166,14 @@ def _unknown(client: Client, namespace: str | None) -> str:
         item["metadata"]["name"] for item in client.get(kind_path(NamespaceKind, None))["items"]
     ]
     return (
-        "" if namespace in names else f": the lab has no such namespace; it has: {', '.join(names)}"
+        ""
+        if namespace in names
+        else f": this namespace does not exist; the lab has: {', '.join(names)}"
     )
 
 
 def _printer(template: str) -> Callable[[Any], None]:
-    """Return what prints a document by a template. Raises UsageError for one that cannot be read."""
+    """Return a function that prints a document by a template. Raises UsageError."""
     from kubenetlab.cli.input.jsonpath import parse
 
     parsed = parse(template)
@@ -161,7 +181,7 @@ def _printer(template: str) -> Callable[[Any], None]:
 
 
 def _show_clusters(output: GetOutput) -> bool:
-    """Show the Cluster document of every lab, as kind lists its clusters; return False where not several are up."""
+    """Show the Cluster documents of all labs; return False if exactly one lab is up."""
     from kubenetlab.errors import LabError
     from kubenetlab.lab.client import Client, running
     from kubenetlab.lab.paths import LAB_API
@@ -174,7 +194,7 @@ def _show_clusters(output: GetOutput) -> bool:
         try:
             documents += Client(name).get(f"{LAB_API}/clusters")["items"]
         except LabError:
-            continue  # it ends just now
+            continue  # the lab has just ended
     if output.is_data:
         print_data({"apiVersion": "v1", "kind": "List", "items": documents}, output)
     elif output is GetOutput.name:
@@ -190,7 +210,7 @@ def _show_clusters(output: GetOutput) -> bool:
 
 
 def typed_name(document: Mapping[str, Any]) -> str:
-    """`pod/web-0`, `deployment.apps/web`: as kubectl names an object, and takes it again."""
+    """Return an object's name as kubectl prints and accepts it: `deployment.apps/web`."""
     from kubenetlab.api.kinds import group_of
 
     group = group_of(document["apiVersion"])
@@ -200,7 +220,7 @@ def typed_name(document: Mapping[str, Any]) -> str:
 
 
 class _Table:
-    """The columns of one table: those of the kind, and what the command line adds to them."""
+    """Columns of one table: those of the kind, and those that options add."""
 
     def __init__(
         self,
@@ -211,7 +231,7 @@ class _Table:
         has_labels: bool,
         has_kind: bool = False,
     ) -> None:
-        """`has_kind` makes names like `pod/web-0`, for commands that print several tables."""
+        """Choose the columns; `has_kind` prints names as `pod/web-0`, for several tables."""
         from kubenetlab.cli.describe.columns import header
 
         self._kind = kind
@@ -302,9 +322,8 @@ def _watch(
             echo(typed_name(document))
         else:
             rows.append(columns.row(document))
-        if is_live and not (
-            output.is_data or output is GetOutput.name
-        ):  # what is there at first gives the columns their widths
+        if is_live and not (output.is_data or output is GetOutput.name):
+            # The objects that exist at the start determine the widths of the columns.
             widths = widths or column_widths(rows)
             for row in rows:
                 echo(format_row(row, widths))
@@ -312,28 +331,30 @@ def _watch(
 
 
 def _next(kind: type[Resource] | str, documents: list[dict[str, Any]]) -> str:
-    """The most useful thing to do after seeing a list."""
+    """Return the next command for a hint: one for the first object, or the first pod not ready."""
     if isinstance(kind, str) or not documents:
         return "kubenetlab get pods -A"
     meta = documents[0]["metadata"]
-    where = f" -n {meta['namespace']}" if meta.get("namespace", "default") != "default" else ""
+    namespace_option = (
+        f" -n {meta['namespace']}" if meta.get("namespace", "default") != "default" else ""
+    )
     if kind.kind == "Pod":
-        bad = next(
+        unready = next(
             (document["metadata"] for document in documents if not _is_ready(document)), None
         )
-        if bad is not None:
-            return f"kubenetlab describe pod {bad['name']} -n {bad['namespace']}"
-        prefix = f"{meta['namespace']}/" if where else ""
+        if unready is not None:
+            return f"kubenetlab describe pod {unready['name']} -n {unready['namespace']}"
+        prefix = f"{meta['namespace']}/" if namespace_option else ""
         return f"kubenetlab exec {prefix}{meta['name']} -- ip addr"
     if kind.kind == "Service":
-        return f"kubenetlab describe service {meta['name']}{where}"
+        return f"kubenetlab describe service {meta['name']}{namespace_option}"
     if kind.kind in ("Event", "Namespace"):
         return "kubenetlab get pods -A"
     if kind.kind == "Fault":
         return f"kubenetlab heal {meta['name']}"
     if kind.kind == "Node":
         return f"kubenetlab inspect node:{meta['name']}"
-    return f"kubenetlab describe {kind.kind.lower()} {meta['name']}{where}"
+    return f"kubenetlab describe {kind.kind.lower()} {meta['name']}{namespace_option}"
 
 
 def _is_ready(document: dict[str, Any]) -> bool:

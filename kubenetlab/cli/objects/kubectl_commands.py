@@ -1,4 +1,4 @@
-"""What kubectl and kind have a command for and the lab has another way to do."""
+"""Equivalents of commands that other tools have, such as kubectl and kind, for error messages."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Final
 from kubenetlab.errors import UsageError, nearest
 
 _HARMFUL: Final = ("delete", "down")
-"""Commands that nobody is led to by a slip of the keys."""
+"""Commands that an error message never suggests for a mistyped one."""
 
 
 def _after_f(words: Sequence[str]) -> str:
-    """Return the file behind -f, or an empty text."""
+    """Return the file given with -f, or an empty text."""
     return next(
         (following for word, following in pairwise(words) if word in ("-f", "--filename")), ""
     )
 
 
 def _object(words: Sequence[str]) -> str:
-    """Return the object that is named first: `deployment/web`, `pod web`; else KIND NAME."""
+    """Return the first object in the arguments, such as `deployment/web`; else `KIND NAME`."""
     plain = [word for word in words if not word.startswith("-") and "=" not in word]
     return (
         plain[0]
@@ -40,8 +40,10 @@ def _create(words: Sequence[str]) -> str:
         return f"kubenetlab apply -f {file}"
     plain = [word for word in words if not word.startswith("-")]
     if plain[:1] in (["namespace"], ["ns"]) and len(plain) > 1:
-        return f"echo '{{apiVersion: v1, kind: Namespace, metadata: {{name: {plain[1]}}}}}' | kubenetlab apply -f -"
-    return f"kubectl create {join(words) or 'KIND NAME'} --dry-run=client -o yaml | kubenetlab apply -f -"
+        manifest = f"{{apiVersion: v1, kind: Namespace, metadata: {{name: {plain[1]}}}}}"
+        return f"echo '{manifest}' | kubenetlab apply -f -"
+    arguments = join(words) or "KIND NAME"
+    return f"kubectl create {arguments} --dry-run=client -o yaml | kubenetlab apply -f -"
 
 
 def _edit(words: Sequence[str]) -> str:
@@ -49,7 +51,7 @@ def _edit(words: Sequence[str]) -> str:
 
 
 def _set(words: Sequence[str]) -> str:
-    """`set` is followed by what is set: image, env, resources, selector or serviceaccount."""
+    """Skip the first argument of `kubectl set`: image, env, resources or selector."""
     return _edit(words[1:])
 
 
@@ -62,11 +64,14 @@ def _edit_node(words: Sequence[str]) -> str:
         ),
         "NODE",
     )
-    return f"kubenetlab get node {name} -o yaml > FILE; set spec.unschedulable or spec.taints; kubenetlab apply -f FILE"
+    return (
+        f"kubenetlab get node {name} -o yaml > FILE; set spec.unschedulable or spec.taints; "
+        "kubenetlab apply -f FILE"
+    )
 
 
 def _autoscale(words: Sequence[str]) -> str:
-    return f"kubenetlab scale {_object(words)} N (nothing scales by itself here)"
+    return f"kubenetlab scale {_object(words)} N (a lab has no autoscaler)"
 
 
 def _generate(verb: str) -> Callable[[Sequence[str]], str]:
@@ -83,7 +88,7 @@ def _wait(words: Sequence[str]) -> str:
     plain = [word for word in words if not word.startswith("-")]
     if any(word.startswith(("deploy", "sts", "statefulset", "ds", "daemonset")) for word in plain):
         return f"kubenetlab rollout status {_object(words)}"
-    return "kubenetlab up, which waits for all pods and Jobs (as apply and delete do)"
+    return "kubenetlab up, which waits for all pods and Jobs; so do apply and delete"
 
 
 def _of_pod(command: str) -> Callable[[Sequence[str]], str]:
@@ -93,7 +98,7 @@ def _of_pod(command: str) -> Callable[[Sequence[str]], str]:
 
 
 def _copy(words: Sequence[str]) -> str:
-    """Name exec for the pod and the file in `cp [ns/]pod:/path .` or `cp . pod:/path`."""
+    """Return an `exec` for the pod and the file of `cp [ns/]pod:/path .` or `cp . pod:/path`."""
     pod, _, file = next((word for word in words if ":" in word), "POD:FILE").partition(":")
     return f"kubenetlab exec {pod} -- cat {file or 'FILE'} (pods have no file system of their own)"
 
@@ -102,7 +107,7 @@ def _always(text: str) -> Callable[[Sequence[str]], str]:
     return lambda words: text
 
 
-INSTEAD: Final[Mapping[str, Callable[[Sequence[str]], str]]] = {
+ALTERNATIVES: Final[Mapping[str, Callable[[Sequence[str]], str]]] = {
     "create": _create,
     **dict.fromkeys(("annotate", "edit", "label", "patch"), _edit),
     "set": _set,
@@ -115,7 +120,7 @@ INSTEAD: Final[Mapping[str, Callable[[Sequence[str]], str]]] = {
     "attach": _of_pod("kubenetlab logs {} -f"),
     "cluster-info": _always("kubenetlab list"),
     "config": _always("kubenetlab list, and --lab NAME on any command"),
-    "auth": _always("any command: the lab has no users, and everything is allowed"),
+    "auth": _always("any command; a lab has no users and no access control"),
     "cp": _copy,
     **dict.fromkeys(
         ("curl", "wget"),
@@ -126,7 +131,7 @@ INSTEAD: Final[Mapping[str, Callable[[Sequence[str]], str]]] = {
     ),
     "debug": _of_pod("kubenetlab shell {}"),
     "events": _always("kubenetlab get events"),
-    "kustomize": _always("kubenetlab apply -k FOLDER"),
+    "kustomize": _always("kubenetlab apply -k DIRECTORY"),
     "load": _always("kubenetlab up (no images are needed)"),
     "proxy": _always("kubenetlab port-forward svc:NAME 8080:80"),
     "start": _always("kubenetlab up"),
@@ -140,14 +145,19 @@ INSTEAD: Final[Mapping[str, Callable[[Sequence[str]], str]]] = {
     "version": _always("kubenetlab --version"),
     "wait": _wait,
 }
-"""A command of kubectl, kind or another tool, and from the words behind it what to type here."""
+"""Command of another tool → function that makes the equivalent command from its arguments."""
 
 
-def no_such_command(name: str, words: Sequence[str], known: Mapping[str, object]) -> UsageError:
-    """Return the error for a word that is no command; `words` are those behind it."""
-    if name in INSTEAD:
-        return UsageError(f"there is no command {name}; type: {INSTEAD[name](list(words))}")
-    guess = nearest(name, [command for command in known if command not in _HARMFUL])
+def unknown_command(name: str, words: Sequence[str], known: Mapping[str, object]) -> UsageError:
+    """Return the error for an unknown command: its equivalent, or a similar command.
+
+    words: the arguments after the command.
+    known: the commands that exist.
+    """
+    if name in ALTERNATIVES:
+        return UsageError(f"there is no command {name}; use: {ALTERNATIVES[name](list(words))}")
+    similar = nearest(name, [command for command in known if command not in _HARMFUL])
+    suggestion = f"; did you mean {similar}?" if similar else ""
     return UsageError(
-        f"there is no command {name}{f'; did you mean {guess}?' if guess else ''}; all commands: kubenetlab --help"
+        f"there is no command {name}{suggestion}; for a list of commands: kubenetlab --help"
     )

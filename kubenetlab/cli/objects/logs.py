@@ -1,4 +1,4 @@
-"""logs: what containers have written, of one pod or of all that have some labels."""
+"""logs: print what containers have written, of one pod or of all pods with some labels."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from kubenetlab.cli.terminal.printing import DIM, echo, hint, paint
 if TYPE_CHECKING:
     from kubenetlab.lab.client import Client
 
-TAIL_OF_MANY: Final = 10
-"""Lines shown of each of several pods unless --tail says otherwise, as by kubectl."""
+DEFAULT_TAIL_BY_LABELS: Final = 10
+"""Default of --tail with -l, in lines per pod, as in kubectl."""
 
 
 def logs(
@@ -25,7 +25,10 @@ def logs(
         str | None,
         typer.Argument(
             metavar="[TARGET]",
-            help="\\[ns/]pod, or a workload for one of its pods: deploy:\\[ns/]name, sts:, ds:, job:, rs:.",
+            help=(
+                "Pod (\\[ns/]name), or a workload for one of its pods: "
+                "deploy:\\[ns/]name, sts:, ds:, job:, rs:."
+            ),
             show_default=False,
             autocompletion=candidates("pods"),
         ),
@@ -34,7 +37,10 @@ def logs(
     container: Annotated[
         str | None,
         typer.Option(
-            "-c", "--container", metavar="NAME", help="Which container; by default the first."
+            "-c",
+            "--container",
+            metavar="NAME",
+            help="Name of the container. Default: the first.",
         ),
     ] = None,
     selector: SelectorOption = "",
@@ -44,13 +50,18 @@ def logs(
     tail: Annotated[
         int | None,
         typer.Option(
-            "--tail", metavar="N", min=0, help="Only the last lines; with -l 10 by default."
+            "--tail",
+            metavar="N",
+            min=0,
+            help="Number of last lines. Default: all, or 10 with -l.",
         ),
     ] = None,
     since: Annotated[
         str,
         typer.Option(
-            "--since", metavar="DURATION", help="Only lines of the last while, such as `5m`."
+            "--since",
+            metavar="DURATION",
+            help="Only lines newer than this, such as `5m`.",
         ),
     ] = "",
     since_time: Annotated[
@@ -58,40 +69,45 @@ def logs(
         typer.Option(
             "--since-time",
             metavar="TIME",
-            help="Only lines since then, such as 2026-01-31T12:00:00Z.",
+            help="Only lines since this time, such as 2026-01-31T12:00:00Z.",
         ),
     ] = "",
     follow: Annotated[
         bool,
-        typer.Option("-f", "--follow", help="Go on with what comes, until the container ends."),
+        typer.Option("-f", "--follow", help="Print new lines until the container ends."),
     ] = False,
     previous: Annotated[
-        bool, typer.Option("-p", "--previous", help="Of the run before the last restart.")
+        bool, typer.Option("-p", "--previous", help="Log of the run before the last restart.")
     ] = False,
     lab: Lab = None,
 ) -> None:
-    """Show what a container's program has seen. Example: kubenetlab logs client -f"""
+    """Show the log of a container.
+
+    A built-in program logs the requests that it answers.
+
+    Example: kubenetlab logs client -f
+    """
     from kubenetlab.errors import UsageError
     from kubenetlab.lab.client import choose
     from kubenetlab.observe.targets import pod_of, read
 
     if follow and previous:
-        raise UsageError("-f cannot be combined with -p: nothing comes from a run that has ended")
+        raise UsageError("-f cannot be combined with -p: the previous run has ended")
     if since and since_time:
         raise UsageError("--since cannot be combined with --since-time")
     if (target is None) == (not selector):
         raise UsageError(
-            "wanted a pod or labels, as in: logs web-0, or logs -l app=web"
+            "expected a pod or labels, for example: logs web-0, or logs -l app=web"
             if target is None
             else f"-l cannot be combined with {target}"
         )
     client = choose(lab)
     if target is not None:
-        seen = client.inspect()
-        pods = [pod_of(read(target, seen, namespace), seen)]
+        inspected = client.inspect()
+        pods = [pod_of(read(target, inspected, namespace), inspected)]
     else:
         pods = _with_labels(client, namespace or "default", selector)
-        tail = TAIL_OF_MANY if tail is None and not follow else tail
+        tail = DEFAULT_TAIL_BY_LABELS if tail is None and not follow else tail
         if not pods:
             echo(f"nothing found in namespace {namespace or 'default'} with the labels {selector}")
             hint("kubenetlab get pods -A")
@@ -105,14 +121,17 @@ def logs(
         if since_time
         else {}
     )
-    logs_ = [_Log(client, *pod, container, has_prefix=prefix) for pod in pods]
+    container_logs = [_Log(client, *pod, container, has_prefix=prefix) for pod in pods]
     if follow:
-        _follow(logs_, query)
+        _follow(container_logs, query)
     else:
-        for one in logs_:
-            one.print(client.text(one.path, **query, **({"previous": "true"} if previous else {})))
-    where, name = pods[0]
-    hint(f"kubenetlab describe pod {name}" + (f" -n {where}" if where != "default" else ""))
+        for log in container_logs:
+            log.print(client.text(log.path, **query, **({"previous": "true"} if previous else {})))
+    pod_namespace, name = pods[0]
+    hint(
+        f"kubenetlab describe pod {name}"
+        + (f" -n {pod_namespace}" if pod_namespace != "default" else "")
+    )
 
 
 class _Log:
@@ -133,7 +152,7 @@ class _Log:
         self._prefix = paint(f"[pod/{pod}/{container}]", DIM) + " " if has_prefix else ""
 
     def print(self, text: str) -> None:
-        """Print whole lines, each with the prefix."""
+        """Print whole lines, each after the prefix."""
         typer.echo(
             "".join(f"{self._prefix}{line}" for line in text.splitlines(keepends=True))
             if self._prefix
@@ -153,7 +172,7 @@ def _with_labels(client: Client, namespace: str, selector: str) -> list[tuple[st
 
 
 def _follow(logs: Sequence[_Log], query: Mapping[str, str]) -> None:
-    """Print what comes from each until all have ended; of several, pieces in the order in which they come."""
+    """Print new lines of all logs, in order of arrival, until all containers have ended."""
     if len(logs) == 1:
         _follow_one(logs[0], query)
         return

@@ -1,4 +1,4 @@
-"""port-forward: a browser on this machine reaches the lab."""
+"""port-forward: make TCP ports inside the lab reachable from this machine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ def port_forward(
         str,
         typer.Argument(
             metavar="TARGET",
-            help="\\[ns/]pod, deploy:\\[ns/]name or svc:\\[ns/]name (one of its pods; sts:, ds:, job:, rs: too), node:name or ext:name; with :PORT no other port is needed.",
+            help=(
+                "Pod (\\[ns/]name), node:name, ext:name, or svc:\\[ns/]name, deploy:\\[ns/]name, "
+                "sts:, ds:, job:, rs: for one of their pods. May end with :PORT."
+            ),
             show_default=False,
         ),
     ],
@@ -43,15 +46,19 @@ def port_forward(
         typer.Option(
             "--address",
             metavar="ADDRESS,…",
-            help="Where to listen; `localhost` is 127.0.0.1 and ::1.",
+            help="Local addresses to listen on; `localhost` is 127.0.0.1 and ::1.",
         ),
     ] = "127.0.0.1",
     namespace: Namespace = None,
     lab: Lab = None,
 ) -> None:
-    """Relay TCP ports of this machine into a pod, a node or an external host. Example: kubenetlab port-forward svc:web 8080:80
+    """Forward TCP ports of this machine into a pod, a node or an external host.
 
-    What arrives is connected to localhost inside, past Services and policies, as by kubectl. It goes on until Ctrl-C, or until the pod ends.
+    As with kubectl, connections go to localhost inside the target and bypass
+    Services and network policies. The command runs until Ctrl-C, or until the
+    pod ends.
+
+    Example: kubenetlab port-forward svc:web 8080:80
     """
     import asyncio
 
@@ -61,14 +68,14 @@ def port_forward(
     from kubenetlab.lab.port_forwarding import Relay, listen
     from kubenetlab.observe.forwarding import parse_addresses, parse_ports
 
-    asked, addresses = parse_ports(ports or ()), parse_addresses(address)
+    port_arguments, addresses = parse_ports(ports or ()), parse_addresses(address)
     client = choose(lab)
-    seen = client.inspect()
-    place, forwards = _aim(client, seen, target, namespace, asked)
-    (pidfd,) = client.enter(place.sandbox).fds
-    listeners = listen(
-        addresses, forwards
-    )  # in this machine's network, so before an ordinary user's process goes into the lab
+    inspected = client.inspect()
+    location, forwards = _resolve_target(client, inspected, target, namespace, port_arguments)
+    (pidfd,) = client.enter(location.sandbox).fds
+    # Listen before entering the lab: an unprivileged process cannot return to this machine's
+    # network.
+    listeners = listen(addresses, forwards)
     enter_lab(client.open_init())
 
     def ready() -> None:
@@ -76,32 +83,41 @@ def port_forward(
             echo(f"Forwarding from {listener.title} -> {listener.remote}")
         hint(f"curl http://{listeners[0].title}/ (Ctrl-C ends this)")
 
-    def handling(listener: ForwardedPort) -> None:
-        if _is_read(sys.stdout):
+    def on_connection(listener: ForwardedPort) -> None:
+        if _is_writable(sys.stdout):
             echo(f"Handling connection for {listener.local}")
 
-    def failed(listener: ForwardedPort, error: OSError) -> None:
-        if _is_read(sys.stderr):
+    def on_failure(listener: ForwardedPort, error: OSError) -> None:
+        if _is_writable(sys.stderr):
             reason = os.strerror(error.errno or 0).lower()
             note(
-                f"{listener.local} -> {listener.remote}: cannot connect to localhost:{listener.remote} in {place.title}: {reason}"
+                f"{listener.local} -> {listener.remote}: cannot connect to "
+                f"localhost:{listener.remote} in {location.title}: {reason}"
             )
 
     async def relay() -> bool:
-        return await Relay(listeners, pidfd, on_connection=handling, on_failure=failed).run(ready)
+        forwarding = Relay(listeners, pidfd, on_connection=on_connection, on_failure=on_failure)
+        return await forwarding.run(ready)
 
     if not asyncio.run(relay()):
-        kind = "pod " if place.kind == "pod" else ""
+        kind = "pod " if location.kind == "pod" else ""
         raise LabError(
-            f"lost connection to {kind}{place.title}: it has ended; what runs now: kubenetlab get pods -A"
+            f"lost connection to {kind}{location.title}: it has ended; see: kubenetlab get pods -A"
         )
-    note(f"stopped: nothing is forwarded to {place.title} any more")
+    note(f"stopped forwarding to {location.title}")
 
 
-def _aim(
-    client: Client, seen: Any, target: str, namespace: str | None, asked: Sequence[PortArgument]
+def _resolve_target(
+    client: Client,
+    inspected: Any,
+    target: str,
+    namespace: str | None,
+    port_arguments: Sequence[PortArgument],
 ) -> tuple[Location, list[Forward]]:
-    """Into what the ports lead, and to which numbers there. Says which pod stands for a Service or a workload."""
+    """Return the target of the connections, and local and remote port numbers.
+
+    Prints the pod that was chosen for a Service or a workload.
+    """
     from kubenetlab.api.core import Service
     from kubenetlab.api.pods import Pod
     from kubenetlab.errors import UsageError, did_you_mean
@@ -110,60 +126,73 @@ def _aim(
     from kubenetlab.observe.meanings import service_of
     from kubenetlab.observe.targets import read, resolve
 
-    wanted = read(target, seen, namespace)
-    service_name = service_of(wanted, seen)
+    parsed = read(target, inspected, namespace)
+    service_name = service_of(parsed, inspected)
     if service_name is not None:
-        wanted = Target("svc", *service_name, wanted.port)
-    asked = _with_target_port(wanted, asked)
-    if wanted.kind == "svc":
+        parsed = Target("svc", *service_name, parsed.port)
+    port_arguments = _with_target_port(parsed, port_arguments)
+    if parsed.kind == "svc":
         known = [
-            entry["name"] for entry in seen["services"] if entry["namespace"] == wanted.namespace
+            entry["name"]
+            for entry in inspected["services"]
+            if entry["namespace"] == parsed.namespace
         ]
-        if wanted.name not in known:
+        if parsed.name not in known:
             raise UsageError(
-                f"there is no Service {wanted.namespace}/{wanted.name}{did_you_mean(wanted.name, known)}"
+                f"there is no Service {parsed.namespace}/{parsed.name}"
+                f"{did_you_mean(parsed.name, known)}"
             )
-        service = _one(client, Service, wanted.namespace, wanted.name)
-        backend = service_pod(service, _all(client, Pod, wanted.namespace), seen)
-        place = resolve(Target("pod", backend.namespace, backend.name), seen)
-        forwards = [to_service(port, service, backend) for port in asked]
+        service = _get_object(client, Service, parsed.namespace, parsed.name)
+        backend = service_pod(service, _get_objects(client, Pod, parsed.namespace), inspected)
+        location = resolve(Target("pod", backend.namespace, backend.name), inspected)
+        forwards = [to_service(port, service, backend) for port in port_arguments]
     else:
-        place = resolve(wanted, seen, is_destination=True)
-        pod = _one(client, Pod, place.namespace, place.name) if place.kind == "pod" else None
+        location = resolve(parsed, inspected, is_destination=True)
+        pod = (
+            _get_object(client, Pod, location.namespace, location.name)
+            if location.kind == "pod"
+            else None
+        )
         forwards = [
-            to_pod(port, pod) if pod is not None else to_host(port, place.title) for port in asked
+            to_pod(port, pod) if pod is not None else to_host(port, location.title)
+            for port in port_arguments
         ]
-    if wanted.kind in ("svc", *WORKLOADS):
-        note(f"{wanted.bare}: its pod {place.title}")
-    return place, forwards
+    if parsed.kind in ("svc", *WORKLOADS):
+        note(f"{parsed.bare}: its pod {location.title}")
+    return location, forwards
 
 
-def _with_target_port(target: Target, asked: Sequence[PortArgument]) -> Sequence[PortArgument]:
-    """Return the ports to forward; the target's own port where no port is given. Raises UsageError for none, and for both."""
+def _with_target_port(
+    target: Target, port_arguments: Sequence[PortArgument]
+) -> Sequence[PortArgument]:
+    """Return the ports to forward: those given, or else the port of the target.
+
+    Raises UsageError if neither or both are given, and for a protocol other than TCP.
+    """
     from kubenetlab.errors import UsageError
     from kubenetlab.observe.forwarding import PortArgument
 
-    if target.port is None and not asked:
-        raise UsageError(f"which port of {target}? Give [LOCAL:]PORT, such as 8080:80")
+    if target.port is None and not port_arguments:
+        raise UsageError(f"no port of {target} is given: add [LOCAL:]PORT, for example 8080:80")
     if target.port is None:
-        return asked
-    if asked:
+        return port_arguments
+    if port_arguments:
         raise UsageError(
-            f"{target} has the port {target.port}, and other ports are given; give one of them"
+            f"{target} contains port {target.port}, and other ports are given; give only one"
         )
     if target.protocol not in (None, "TCP"):
         raise UsageError(f"{target}: {target.protocol} cannot be forwarded, only TCP can")
     return [PortArgument(str(target.port))]
 
 
-def _one(client: Client, kind: Any, namespace: str, name: str) -> Any:
+def _get_object(client: Client, kind: Any, namespace: str, name: str) -> Any:
     from kubenetlab.api.load import decode_object
     from kubenetlab.lab.paths import object_path
 
     return decode_object(client.get(object_path(kind, namespace, name)), kind).value
 
 
-def _all(client: Client, kind: Any, namespace: str) -> list[Any]:
+def _get_objects(client: Client, kind: Any, namespace: str) -> list[Any]:
     from kubenetlab.api.load import decode_object
     from kubenetlab.lab.paths import kind_path
 
@@ -172,8 +201,8 @@ def _all(client: Client, kind: Any, namespace: str) -> list[Any]:
     ]
 
 
-def _is_read(stream: TextIO) -> bool:
-    """False while whoever reads our words lags behind: what is relayed does not wait for them."""
+def _is_writable(stream: TextIO) -> bool:
+    """Return False if writing would block: a slow reader of messages must not delay forwarding."""
     import select
 
     return bool(select.select([], [stream], [], 0)[1])

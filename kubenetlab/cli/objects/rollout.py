@@ -1,4 +1,4 @@
-"""rollout: replace a workload's pods, and wait until it is done."""
+"""rollout: replace the pods of workloads, and wait until a rollout is complete."""
 
 from __future__ import annotations
 
@@ -17,26 +17,29 @@ from kubenetlab.cli.terminal.printing import echo, hint
 if TYPE_CHECKING:
     from kubenetlab.api.meta import Resource
 
-POLL_S = 0.02
+POLL_INTERVAL_S = 0.02
+"""Time between two checks of a workload's status, in seconds."""
 
-_APPLY: Final = "kubenetlab apply -f FILE, with the manifest as it was: the lab keeps no revisions"
-_INSTEAD: Final = {
-    "undo": _APPLY,
+_EDIT: Final = "kubenetlab get KIND/NAME -o yaml > FILE; {} spec.paused; kubenetlab apply -f FILE"
+_ALTERNATIVES: Final = {
+    "undo": "kubenetlab apply -f FILE, with the previous manifest: the lab keeps no revisions",
     "history": "kubenetlab get replicasets",
-    "pause": "kubenetlab get KIND/NAME -o yaml > FILE; set spec.paused; kubenetlab apply -f FILE",
-    "resume": "kubenetlab get KIND/NAME -o yaml > FILE; remove spec.paused; kubenetlab apply -f FILE",
+    "pause": _EDIT.format("set"),
+    "resume": _EDIT.format("remove"),
 }
-"""Subcommand of kubectl rollout → what to type here."""
+"""Subcommand of kubectl rollout → equivalent command of kubenetlab."""
 
 
 class _Group(TyperGroup):
-    """A group that names another command for kubectl's other subcommands."""
+    """Command group whose errors name the equivalents of kubectl's other subcommands."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if args and args[0] in _INSTEAD:
+        if args and args[0] in _ALTERNATIVES:
             from kubenetlab.errors import UsageError
 
-            raise UsageError(f"there is no command rollout {args[0]}; type: {_INSTEAD[args[0]]}")
+            raise UsageError(
+                f"there is no command rollout {args[0]}; use: {_ALTERNATIVES[args[0]]}"
+            )
         return super().resolve_command(ctx, args)
 
 
@@ -44,14 +47,14 @@ app = typer.Typer(
     cls=_Group,
     no_args_is_help=True,
     add_completion=False,
-    help="Replace a workload's pods, or wait until that is done.",
+    help="Replace a workload's pods, or wait until its rollout is complete.",
 )
 
-What = Annotated[
+Workloads = Annotated[
     list[str],
     typer.Argument(
         metavar="KIND NAME | KIND/NAME",
-        help="A Deployment, StatefulSet or DaemonSet.",
+        help="Deployment, StatefulSet or DaemonSet.",
         show_default=False,
         autocompletion=candidates("rollout_workloads"),
     ),
@@ -59,87 +62,100 @@ What = Annotated[
 
 
 @app.command(cls=Command)
-def restart(what: What, namespace: Namespace = None, lab: Lab = None) -> None:
-    """Replace all pods by new ones, as the workload's strategy says. Example: kubenetlab rollout restart deployment web"""
+def restart(resources: Workloads, namespace: Namespace = None, lab: Lab = None) -> None:
+    """Replace all pods of a workload, following its update strategy.
+
+    Example: kubenetlab rollout restart deployment web
+    """
     from kubenetlab.cli.input.not_found import with_suggestion
     from kubenetlab.lab.client import choose
     from kubenetlab.lab.paths import object_path
 
-    workloads = _workloads("rollout restart", what)
+    workloads = _workloads("rollout restart", resources)
     client = choose(lab)
     for kind, name in workloads:
         with with_suggestion(client, kind, namespace or "default", name):
             client.request("PUT", f"{object_path(kind, namespace or 'default', name)}/restart")
         echo(f"{kind.kind.lower()} {name} restarted")
-    hint(f"kubenetlab rollout status {' '.join(what)}{f' -n {namespace}' if namespace else ''}")
+    hint(
+        f"kubenetlab rollout status {' '.join(resources)}{f' -n {namespace}' if namespace else ''}"
+    )
 
 
 @app.command(cls=Command)
 def status(
-    what: What, namespace: Namespace = None, timeout: Timeout = "60s", lab: Lab = None
+    resources: Workloads, namespace: Namespace = None, timeout: Timeout = "60s", lab: Lab = None
 ) -> None:
-    """Wait until a workload has all its pods, of its present template, ready. Example: kubenetlab rollout status deployment web"""
+    """Wait until all pods of a workload are ready and have the current template.
+
+    Example: kubenetlab rollout status deployment web
+    """
     from kubenetlab.cli.input.not_found import with_suggestion
     from kubenetlab.errors import LabError
     from kubenetlab.lab.client import choose
     from kubenetlab.lab.paths import object_path
 
-    workloads = _workloads("rollout status", what)
+    workloads = _workloads("rollout status", resources)
     client = choose(lab)
     deadline = time.monotonic() + parse_duration_s(timeout)
     for kind, name in workloads:
-        told = ""
+        printed = ""
         path = object_path(kind, namespace or "default", name)
         with with_suggestion(client, kind, namespace or "default", name):
             client.get(path)
         while (missing := outstanding(client.get(path))) is not None:
-            if missing != told:
+            if missing != printed:
                 echo(f"waiting: {missing}")
-                told = missing
+                printed = missing
             if time.monotonic() >= deadline:
                 raise LabError(
-                    f"{kind.kind.lower()} {name} is not rolled out after {timeout}: {missing}"
+                    f"rollout of {kind.kind.lower()} {name} is not complete after {timeout}: "
+                    f"{missing}"
                 )
-            time.sleep(POLL_S)
-        echo(f"{kind.kind.lower()} {name} is rolled out")
+            time.sleep(POLL_INTERVAL_S)
+        echo(f"rollout of {kind.kind.lower()} {name} is complete")
     hint(f"kubenetlab get pods{f' -n {namespace}' if namespace else ''} -o wide")
 
 
 def outstanding(document: Mapping[str, Any]) -> str | None:
-    """What a workload still lacks, in kubectl's words; None when it has everything."""
-    spec, now = document["spec"], document.get("status", {})
-    if now.get("observedGeneration", 0) < document["metadata"].get("generation", 0):
-        return "its new template has not been seen yet"
+    """Return what a rollout still waits for, worded as by kubectl; None if it is complete."""
+    spec, status_ = document["spec"], document.get("status", {})
+    if status_.get("observedGeneration", 0) < document["metadata"].get("generation", 0):
+        return "the controller has not yet observed the new template"
     if document["kind"] == "DaemonSet":
-        wanted, updated = now.get("desiredNumberScheduled", 0), now.get("updatedNumberScheduled", 0)
-        ready, there = now.get("numberAvailable", 0), now.get("currentNumberScheduled", 0)
+        desired = status_.get("desiredNumberScheduled", 0)
+        updated = status_.get("updatedNumberScheduled", 0)
+        available = status_.get("numberAvailable", 0)
+        current = status_.get("currentNumberScheduled", 0)
     else:
-        wanted, updated = spec.get("replicas", 1), now.get("updatedReplicas", 0)
-        ready, there = now.get("availableReplicas", 0), now.get("replicas", 0)
+        desired, updated = spec.get("replicas", 1), status_.get("updatedReplicas", 0)
+        available, current = status_.get("availableReplicas", 0), status_.get("replicas", 0)
     partition = (
         spec.get("updateStrategy", {}).get("rollingUpdate", {}).get("partition", 0)
         if document["kind"] == "StatefulSet"
         else 0
     )
-    if updated < wanted - partition:
-        return f"{updated} out of {wanted - partition} new pods have been updated"
-    if there > wanted:
-        return f"{there - wanted} old pods are still there"
-    return f"{ready} of {wanted} pods are available" if ready < wanted else None
+    if updated < desired - partition:
+        return f"{updated} out of {desired - partition} new pods have been updated"
+    if current > desired:
+        return f"{current - desired} old pods are pending termination"
+    return f"{available} of {desired} pods are available" if available < desired else None
 
 
-def _workloads(command: str, what: list[str]) -> list[tuple[type[Resource], str]]:
+def _workloads(command: str, resources: list[str]) -> list[tuple[type[Resource], str]]:
+    """Return (kind, name) of each workload. Raises UsageError for other kinds."""
     from kubenetlab.api.apps import DaemonSet, Deployment, StatefulSet
     from kubenetlab.api.kinds import find_kind
     from kubenetlab.cli.input.object_names import parse_object_names
     from kubenetlab.errors import UsageError
 
-    found: list[tuple[type[Resource], str]] = []
-    for word, name in parse_object_names(command, what):
+    workloads: list[tuple[type[Resource], str]] = []
+    for word, name in parse_object_names(command, resources):
         kind = find_kind(word)
         if kind is None or kind not in (Deployment, StatefulSet, DaemonSet):
             raise UsageError(
-                f"{command}: wanted a Deployment, StatefulSet or DaemonSet by name, as in: {command} deployment web"
+                f"{command}: expected a Deployment, StatefulSet or DaemonSet, "
+                f"for example: {command} deployment web"
             )
-        found.append((kind, name))
-    return found
+        workloads.append((kind, name))
+    return workloads

@@ -11,26 +11,30 @@ from kubenetlab.cli.input.options import Lab, Namespace
 from kubenetlab.cli.terminal.printing import echo, hint
 
 MAX_REPLICAS: Final = 20_000
+"""Maximum number of replicas; protects the machine against a typing error."""
 
 
 def scale(
-    what: Annotated[
+    resources: Annotated[
         list[str],
         typer.Argument(
             metavar="KIND NAME | KIND/NAME [N]",
-            help="A Deployment, ReplicaSet or StatefulSet; and how many pods, unless --replicas says so.",
+            help="Deployment, ReplicaSet or StatefulSet, then the number of pods or --replicas.",
             show_default=False,
             autocompletion=candidates("scalable"),
         ),
     ],
     replicas: Annotated[
         int | None,
-        typer.Option("--replicas", min=0, max=MAX_REPLICAS, help="How many pods there shall be."),
+        typer.Option("--replicas", min=0, max=MAX_REPLICAS, help="Desired number of pods."),
     ] = None,
     namespace: Namespace = None,
     lab: Lab = None,
 ) -> None:
-    """Set the number of pods. Example: kubenetlab scale deployment web --replicas 5"""
+    """Set the number of pods of a workload.
+
+    Example: kubenetlab scale deployment web --replicas 5
+    """
     from kubenetlab.api.kinds import find_kind, known_words
     from kubenetlab.cli.input.not_found import with_suggestion
     from kubenetlab.cli.input.object_names import parse_object_names
@@ -39,24 +43,26 @@ def scale(
     from kubenetlab.lab.paths import object_path
 
     if replicas is None:
-        *what, last = what
+        *resources, last = resources
         if not last.isdecimal() or len(last) > len(str(MAX_REPLICAS)) or int(last) > MAX_REPLICAS:
-            example = f"kubenetlab scale {' '.join([*what, last])} --replicas 3"
+            example = f"kubenetlab scale {' '.join([*resources, last])} --replicas 3"
             raise UsageError(
-                f"scale: wanted how many pods there shall be, from 0 to {MAX_REPLICAS}, as in: {example}"
+                f"scale: expected the number of pods, 0 to {MAX_REPLICAS}, for example: {example}"
             )
         replicas = int(last)
-    if not what:
-        raise UsageError("scale: wanted a kind and a name, as in: scale deployment web 3")
-    wanted = [(find_kind(word), word, name) for word, name in parse_object_names("scale", what)]
-    for kind, word, _ in wanted:
+    if not resources:
+        raise UsageError("scale: expected a kind and a name, for example: scale deployment web 3")
+    workloads = [
+        (find_kind(word), word, name) for word, name in parse_object_names("scale", resources)
+    ]
+    for kind, word, _ in workloads:
         if kind is None:
             raise UsageError(f'scale: there is no kind "{word}"{did_you_mean(word, known_words())}')
     client = choose(lab)
-    for kind, _, name in wanted:
+    for kind, _, name in workloads:
         assert kind is not None
         path = f"{object_path(kind, namespace or 'default', name)}/scale"
         with with_suggestion(client, kind, namespace or "default", name):
-            answer = client.request("PUT", path, {"spec": {"replicas": replicas}}).body
-        echo(f"{kind.kind.lower()} {name} scaled from {answer['status']['replicas']} to {replicas}")
+            reply = client.request("PUT", path, {"spec": {"replicas": replicas}}).body
+        echo(f"{kind.kind.lower()} {name} scaled from {reply['status']['replicas']} to {replicas}")
     hint(f"kubenetlab get pods{f' -n {namespace}' if namespace else ''} -w")

@@ -204,7 +204,7 @@ def test_invalid_strategies_are_rejected(strategy: str, message: str) -> None:
                 "spec": {"replicas": 3},
                 "status": {"observedGeneration": 1},
             },
-            "its new template has not been seen yet",
+            "the controller has not yet observed the new template",
         ),
         (
             {
@@ -222,7 +222,7 @@ def test_invalid_strategies_are_rejected(strategy: str, message: str) -> None:
                 "spec": {"replicas": 3},
                 "status": {"updatedReplicas": 3, "replicas": 4},
             },
-            "1 old pods are still there",
+            "1 old pods are pending termination",
         ),
         (
             {
