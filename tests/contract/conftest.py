@@ -1,3 +1,3 @@
-"""The same questions to everything of a kind that is found on disk."""
+"""Checks that hold for every command, mode and manifest found on disk."""
 
 import tests.examples  # noqa: F401

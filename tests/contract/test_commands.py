@@ -1,4 +1,4 @@
-"""Every command is documented, and nothing a user can type ends in a traceback."""
+"""Every command is documented, and wrong use ends with a message, not with a traceback."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def run(*words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     return server().run(words, stdin, 30, ROOT, {**os.environ, "COLUMNS": "120"})
 
 
-def test_the_installed_command_is_the_same() -> None:
-    """A Python of its own prints what the other tests of this file see."""
-    line = [sys.executable, "-m", "kubenetlab", "modes"]
+def test_the_installed_command_behaves_as_the_test_server() -> None:
+    """A process of its own prints the same as the server that the other tests use."""
+    command_line = [sys.executable, "-m", "kubenetlab", "modes"]
     installed = subprocess.run(
-        line, capture_output=True, text=True, cwd=ROOT, timeout=30, check=False
+        command_line, capture_output=True, text=True, cwd=ROOT, timeout=30, check=False
     )
     other = run("modes")
     assert (installed.returncode, installed.stdout, installed.stderr) == (
@@ -66,14 +66,14 @@ def test_the_installed_command_is_the_same() -> None:
     )
 
 
-def test_all_promised_commands_are_there() -> None:
-    """And no other."""
+def test_the_commands_are_those_documented() -> None:
+    """No command is missing, and there is no other."""
     assert sorted(COMMANDS) == sorted(PROMISED)
 
 
 @pytest.mark.parametrize("command", PROMISED)
 def test_a_command_has_help_and_an_example(command: str) -> None:
-    """One line of what it does, and how it is used."""
+    """The docstring has a summary line, and an example that calls the command."""
     found = load(command)
     docs = (
         [entry.callback.__doc__ or "" for entry in found.registered_commands]
@@ -89,8 +89,8 @@ def test_a_command_has_help_and_an_example(command: str) -> None:
         assert "Usage:" in shown.stdout
 
 
-def test_help_is_shown_as_it_is_written() -> None:
-    """What stands in brackets is not taken for a colour."""
+def test_help_contains_no_accidental_markup() -> None:
+    """Words in brackets are not parsed as markup of rich."""
     commands = get_command(app).commands  # type: ignore[attr-defined]
     words = [parameter.help or "" for command in commands.values() for parameter in command.params]
     words += [line for command in commands.values() for line in (command.help or "").splitlines()]
@@ -100,14 +100,14 @@ def test_help_is_shown_as_it_is_written() -> None:
 
 
 def test_a_plan_is_data_for_other_programs() -> None:
-    """Namespace by namespace, a line an operation."""
+    """The JSON form has the operations of each namespace, one per line."""
     changes = json.loads(run("plan", "-o", "json").stdout)
     assert changes[0]["netns"] == "fabric/switch"
     assert changes[0]["operations"][0] == "+ sandbox, hostname switch"
 
 
 def test_a_plan_is_a_script() -> None:
-    """One that a shell can read, with nothing else on standard output; of no other command is it an output."""
+    """Standard output is a valid shell script; other commands have no such format."""
     done = run("plan", "-o", "sh", "-f", "manifests/05-service-and-endpoints")
     assert done.stdout.startswith("#!/bin/sh\n# The lab service-and-endpoints as shell commands")
     assert (
@@ -120,54 +120,123 @@ def test_a_plan_is_a_script() -> None:
 
 
 def test_help_names_all_commands() -> None:
-    """`kubenetlab --help` is the way in."""
+    """`kubenetlab --help` lists every command."""
     shown = run("--help")
     assert shown.returncode == 0
     assert all(f" {command} " in shown.stdout for command in PROMISED)
 
 
 @pytest.mark.parametrize(
-    ("words", "stdin", "status", "said"),
+    ("words", "stdin", "status", "message"),
     [
-        (("upp",), "", 2, "there is no command upp; did you mean up?; for a list of commands: kubenetlab --help"),
+        (
+            ("upp",),
+            "",
+            2,
+            "there is no command upp; did you mean up?; for a list of commands: kubenetlab --help",
+        ),
         (("dwon",), "", 2, "there is no command dwon; for a list of commands: kubenetlab --help"),
-        (("cordon", "worker"), "", 2, "there is no command cordon; use: kubenetlab get node worker -o yaml > FILE; set spec.unschedulable"),
-        (("set", "image", "deploy/web", "web=nginx:2"), "", 2, "there is no command set; use: kubenetlab get deploy/web -o yaml > FILE"),
-        (("curl", "http://web/"), "", 2, "there is no command curl; use: kubenetlab ping POD http://NAME/"),
-        (("nslookup", "web"), "", 2, "there is no command nslookup; use: kubenetlab exec POD -- getent hosts NAME"),
-        (("scale", "web", "--replicas", "2"), "", 2, "for example: scale deployment web, or deployment/web"),
-        (("scale", "deployment", "--replicas", "2"), "", 2, "for example: scale deployment NAME, or deployment/NAME"),
+        (
+            ("cordon", "worker"),
+            "",
+            2,
+            "there is no command cordon; use: kubenetlab get node worker -o yaml > FILE; "
+            "set spec.unschedulable",
+        ),
+        (
+            ("set", "image", "deploy/web", "web=nginx:2"),
+            "",
+            2,
+            "there is no command set; use: kubenetlab get deploy/web -o yaml > FILE",
+        ),
+        (
+            ("curl", "http://web/"),
+            "",
+            2,
+            "there is no command curl; use: kubenetlab ping POD http://NAME/",
+        ),
+        (
+            ("nslookup", "web"),
+            "",
+            2,
+            "there is no command nslookup; use: kubenetlab exec POD -- getent hosts NAME",
+        ),
+        (
+            ("scale", "web", "--replicas", "2"),
+            "",
+            2,
+            "for example: scale deployment web, or deployment/web",
+        ),
+        (
+            ("scale", "deployment", "--replicas", "2"),
+            "",
+            2,
+            "for example: scale deployment NAME, or deployment/NAME",
+        ),
         (("get",), "", 2, "Missing argument"),
         (("up", "-f", "/nonexistent.yaml"), "", 2, "cannot be read: No such file or directory"),
-        (("up", "-f", "-"), "a: b: c", 2, "<stdin>:1  mapping values are not allowed in this context"),
+        (
+            ("up", "-f", "-"),
+            "a: b: c",
+            2,
+            "<stdin>:1  mapping values are not allowed in this context",
+        ),
         (("up", "-f", "-"), "", 2, "error: <stdin>  holds no document"),
         (("up", "--cni", "flanel"), "", 2, '"flanel" is not known'),
         (("up", "--cni", "bridge,layout"), "", 2, "expected OPTION=VALUE"),
-        (("up", "--cni", "bridge,layout=round"), "", 2, 'wanted one of auto, onlink, routed, found "round"'),
+        (
+            ("up", "--cni", "bridge,layout=round"),
+            "",
+            2,
+            'wanted one of auto, onlink, routed, found "round"',
+        ),
         (("up", "--lab", "No_Good"), "", 2, "wanted a DNS label"),
         (("up", "--timeout", "soon"), "", 2, "expected a duration such as 60s or 2m"),
         (("get", "pods", "--lab", "nosuch"), "", 1, "no lab nosuch is up"),
         (("exec", "x", "--lab", "nosuch", "--", "true"), "", 1, "no lab nosuch is up"),
         (("apply",), "", 2, "nothing to apply"),
-        (("explain", "brigde"), "", 2, 'there is no mode, fault or kind "brigde"; did you mean bridge? modes: bridge, '),
+        (
+            ("explain", "brigde"),
+            "",
+            2,
+            'there is no mode, fault or kind "brigde"; did you mean bridge? modes: bridge, ',
+        ),
         (("explain", "pood.spec"), "", 2, 'there is no kind "pood"; did you mean pod?'),
-        (("explain", "pod.spec.containres"), "", 2, 'Pod.spec has no field "containres"; did you mean containers?'),
-        (("schema", "servce"), "", 2, 'there is no kind "servce"; did you mean service? read: cluster, namespace'),
+        (
+            ("explain", "pod.spec.containres"),
+            "",
+            2,
+            'Pod.spec has no field "containres"; did you mean containers?',
+        ),
+        (
+            ("schema", "servce"),
+            "",
+            2,
+            'there is no kind "servce"; did you mean service? read: cluster, namespace',
+        ),
         (("schema", "event"), "", 2, "the lab makes its events itself and reads none"),
-        (("plan", "-f", "-"), "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {clusterIP: 192.0.2.1, ports: [{port: 1}]}", 2, "<stdin>:4  Service default/a: spec.clusterIP: the provided IP"),
+        (
+            ("plan", "-f", "-"),
+            "apiVersion: v1\nkind: Service\nmetadata: {name: a}\n"
+            "spec: {clusterIP: 192.0.2.1, ports: [{port: 1}]}",
+            2,
+            "<stdin>:4  Service default/a: spec.clusterIP: the provided IP",
+        ),
     ],
-)  # fmt: skip
-def test_wrong_use_is_explained(words: tuple[str, ...], stdin: str, status: int, said: str) -> None:
-    """Exit status 2 for what the user wrote, 1 for what is not there; a message, never a traceback."""
+)
+def test_wrong_use_is_explained(
+    words: tuple[str, ...], stdin: str, status: int, message: str
+) -> None:
+    """The exit status is 2 for invalid input and 1 for a missing lab; there is no traceback."""
     done = run(*words, stdin=stdin)
     output = " ".join((done.stdout + done.stderr).replace("│", " ").split())
     assert done.returncode == status, output
-    assert " ".join(said.split()) in output
+    assert " ".join(message.split()) in output
     assert "Traceback" not in output
 
 
 def test_all_problems_come_in_one_report() -> None:
-    """What the reader, the rules for one object, and the rules for all of them find, in the order of the file."""
+    """Syntax errors, and problems of single objects and of all objects, come in file order."""
     manifest = """\
 apiVersion: v1
 kind: Service
@@ -196,7 +265,7 @@ a: [
 
 
 def test_a_second_cluster_document_is_one_problem() -> None:
-    """What it would change is not told as well: nobody is to change it."""
+    """The error does not list the fields in which the two documents differ."""
     documents = (
         "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {ipFamily: FAMILY}\n---\n"
     )
@@ -210,14 +279,14 @@ def test_a_second_cluster_document_is_one_problem() -> None:
     assert done.stderr == "error: <stdin>:5  Cluster: a second Cluster; the first is at <stdin>:1\n"
 
 
-def test_down_of_nothing_is_success() -> None:
-    """What is gone is gone."""
+def test_down_without_a_lab_succeeds() -> None:
+    """Removing a lab that does not exist is no error."""
     done = run("down", "--lab", "nosuch")
     assert (done.returncode, done.stdout) == (0, "lab nosuch is not up: nothing to remove\n")
 
 
 def test_options_of_modes_are_in_the_wide_list() -> None:
-    """They are long: the short list has what a mode is, and fits on a screen."""
+    """The default list shows only descriptions, so that it fits on a screen."""
     short, wide = run("modes").stdout, run("modes", "-o", "wide").stdout
     assert all(
         f"  {mode['name']} " in short for mode in json.loads(run("modes", "-o", "json").stdout)
@@ -227,7 +296,7 @@ def test_options_of_modes_are_in_the_wide_list() -> None:
 
 
 def test_every_mode_is_listed_and_explained() -> None:
-    """With its options, what it needs, and how to ask for it."""
+    """The explanation has the manual, the options and the command-line option."""
     found = json.loads(run("modes", "-o", "json").stdout)
     assert {(mode["family"], mode["name"]) for mode in found} >= {
         ("cni", "bridge"),
@@ -241,8 +310,8 @@ def test_every_mode_is_listed_and_explained() -> None:
         assert mode in json.loads(run("explain", mode["name"], "-o", "json").stdout)
 
 
-def test_explain_alone_lists_what_it_explains() -> None:
-    """Each name in the list has an explanation."""
+def test_explain_without_argument_lists_all_subjects() -> None:
+    """Each listed name has an explanation."""
     listed = json.loads(run("explain", "-o", "json").stdout)
     assert {"bridge", "nftables", "ebpf"} <= set(listed["modes"])
     assert {"cluster", "pod", "service"} <= set(listed["kinds"])
@@ -254,9 +323,9 @@ def test_explain_alone_lists_what_it_explains() -> None:
 
 
 def test_a_field_is_explained() -> None:
-    """As `kubectl explain` does it: kind, version, path and type, what it takes, what it means, what is below it; and the next step."""
-    said = run("explain", "po.spec.containers[0].readinessProbe")
-    assert said.stdout.splitlines()[:7] == [
+    """The output resembles `kubectl explain`; a hint names the next command."""
+    result = run("explain", "po.spec.containers[0].readinessProbe")
+    assert result.stdout.splitlines()[:7] == [
         "KIND:     Pod",
         "VERSION:  v1",
         "FIELD:    spec.containers.readinessProbe <Probe>",
@@ -267,22 +336,22 @@ def test_a_field_is_explained() -> None:
     ]
     assert (
         "  periodSeconds                   <integer>           0 or more; default 10"
-        in said.stdout.splitlines()
+        in result.stdout.splitlines()
     )
-    assert said.stderr == "next: kubenetlab explain pod.spec.containers.readinessProbe.httpGet\n"
+    assert result.stderr == "next: kubenetlab explain pod.spec.containers.readinessProbe.httpGet\n"
     port = json.loads(
         run("explain", "Pod.spec.containers.ports.containerPort", "-o", "json").stdout
     )
     assert (port["type"], port["bounds"]) == ("integer", ["required", "1 to 65535"])
 
 
-def test_a_schema_is_for_all_documents_or_for_one_kind() -> None:
-    """By any name of the kind; modes and their options are in it."""
-    every = json.loads(run("schema").stdout)
-    assert every["$schema"] == "https://json-schema.org/draft/2020-12/schema"
-    assert every["$defs"]["Networking"]["properties"]["cni"]["anyOf"][0]["enum"] == list(
+def test_a_schema_covers_all_documents_or_one_kind() -> None:
+    """A kind may be given by a short name; the schema contains modes and their options."""
+    all_documents = json.loads(run("schema").stdout)
+    assert all_documents["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert all_documents["$defs"]["Networking"]["properties"]["cni"]["anyOf"][0]["enum"] == list(
         known("cni")
     )
-    one = json.loads(run("schema", "svc").stdout)
-    assert one["properties"]["kind"]["const"] == "Service"
-    assert one["properties"] == every["$defs"]["Service"]["properties"]
+    service = json.loads(run("schema", "svc").stdout)
+    assert service["properties"]["kind"]["const"] == "Service"
+    assert service["properties"] == all_documents["$defs"]["Service"]["properties"]

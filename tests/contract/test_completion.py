@@ -57,7 +57,10 @@ def complete(line: str, shell: str = "bash") -> list[str]:
         ("kubenetlab get -o ", ["table", "wide", "json", "yaml", "name", "jsonpath="]),
         ("kubenetlab get po", ["pods"]),
         ("kubenetlab get pods,serv", ["pods,services"]),
-        ("kubenetlab scale ", ["deployments", "replicasets", "replicationcontrollers", "statefulsets"]),
+        (
+            "kubenetlab scale ",
+            ["deployments", "replicasets", "replicationcontrollers", "statefulsets"],
+        ),
         ("kubenetlab rollout restart d", ["deployments", "daemonsets"]),
         ("kubenetlab schema endpoint", ["endpointslice", "endpoints"]),
         ("kubenetlab schema ", [kind.kind.lower() for kind in WRITABLE]),
@@ -67,16 +70,25 @@ def complete(line: str, shell: str = "bash") -> list[str]:
         ("kubenetlab explain po", ["pod", "pod."]),
         ("kubenetlab explain pod.s", ["pod.spec", "pod.status"]),
         ("kubenetlab explain pod.sp", ["pod.spec", "pod.spec."]),
-        ("kubenetlab explain pod.spec.containers.liv", ["pod.spec.containers.livenessProbe", "pod.spec.containers.livenessProbe."]),
-        ("kubenetlab explain pod.spec.host", [f"pod.spec.host{rest}" for rest in ("Network", "name", "Aliases", "IPC", "PID", "Users", "nameOverride")]),
+        (
+            "kubenetlab explain pod.spec.containers.liv",
+            ["pod.spec.containers.livenessProbe", "pod.spec.containers.livenessProbe."],
+        ),
+        (
+            "kubenetlab explain pod.spec.host",
+            [
+                f"pod.spec.host{suffix}"
+                for suffix in ("Network", "name", "Aliases", "IPC", "PID", "Users", "nameOverride")
+            ],
+        ),
         ("kubenetlab explain pod.nothing.x", []),
         ("kubenetlab completion ", ["bash", "zsh", "fish"]),
         ("kubenetlab up -f ", []),
         ("kubenetlab exec x -- ", []),
     ],
-)  # fmt: skip
+)
 def test_candidates_without_a_lab(line: str, words: list[str]) -> None:
-    """Commands, options, kinds, modes and fields are completed; file names are left to the shell."""
+    """Commands, options, kinds, modes and fields are completed; files are left to the shell."""
     assert complete(line) == words
 
 
@@ -100,8 +112,8 @@ def test_without_a_lab_its_objects_are_no_candidates(line: str) -> None:
     assert complete(line.format("--lab nosuch")) == []
 
 
-def test_zsh_and_fish_are_answered_in_their_ways() -> None:
-    """zsh gets an expression, fish a line with a tab between a word and what it means."""
+def test_zsh_and_fish_get_their_own_formats() -> None:
+    """The format of zsh is a quoted expression, that of fish a candidate, a tab, a description."""
     assert complete("kubenetlab rol", "zsh")[0].startswith(
         '_arguments \'*: :(("rollout":"Replace a workload\'s'.replace("'s", "''s")
     )
@@ -129,7 +141,7 @@ def test_the_script_of_a_shell_sets_the_variable(shell: str) -> None:
     ],
 )
 def test_bash_completes(line: str, words: list[str]) -> None:
-    """bash sources the script and calls its function with the variables of a completion."""
+    """The script works in bash, called with the variables that bash sets for a completion."""
     assert bash(line) == words
 
 

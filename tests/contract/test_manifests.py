@@ -1,4 +1,4 @@
-"""Every folder of manifests/ is a whole lesson: a page, a Cluster, manifests, a table."""
+"""Every directory of manifests/ has a page, a Cluster document, manifests and a table."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ FOLDERS = sorted(path for path in MANIFESTS.iterdir() if path.is_dir())
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_every_lab_is_named_as_its_folder(folder: Path) -> None:
-    """Its Cluster document says so, and all its manifests are taken without a mistake."""
+    """The Cluster document has the directory's name, and all manifests load without problems."""
     config = read([str(folder)], strict=True).cluster_config
     assert config.name == re.sub(r"^\d+-", "", folder.name)
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_every_lab_has_its_page(folder: Path) -> None:
-    """With the commands from `up` by the table to `down`, and a line in the list of all labs."""
+    """The page has the commands from `up` to `down` and the table; the list of labs links to it."""
     page = (folder / "README.md").read_text()
     commands = re.findall(r"^(?:\$ )?(kubenetlab .*?)(?:  +#.*)?$", page, re.MULTILINE)
     assert commands[0] in ("kubenetlab up", f"kubenetlab up -f manifests/{folder.name}")
@@ -34,14 +34,14 @@ def test_every_lab_has_its_page(folder: Path) -> None:
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_every_lab_has_its_table(folder: Path) -> None:
-    """Of several packets, under a name."""
+    """The table has a name and at least five probes."""
     table, _ = load(str(folder / "expect.yaml"))
     assert table.name
     assert len(table.probes) >= 5
 
 
-def test_what_is_copied_names_its_licence() -> None:
-    """Manifests that begin with somebody's copyright are named on their folder's page, with where they are from."""
+def test_copied_manifests_name_their_licence() -> None:
+    """The page of the directory names copyright, licence and origin of copied manifests."""
     copied = [path for path in MANIFESTS.glob("*/*.yaml") if "Copyright" in path.read_text()[:200]]
     assert copied
     for path in copied:

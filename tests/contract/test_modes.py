@@ -1,4 +1,4 @@
-"""The same checks over every CNI and proxy mode found on disk."""
+"""Checks of every CNI and proxy mode found on disk."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ LAYOUTS = [
 
 
 def lab(cni: str, proxy: str) -> str:
-    return f"apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {{cni: {cni}, kubeProxyMode: {proxy}}}\n---\n{deployment()}{service()}"
+    return (
+        "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n"
+        f"networking: {{cni: {cni}, kubeProxyMode: {proxy}}}\n---\n{deployment()}{service()}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -32,26 +35,26 @@ def lab(cni: str, proxy: str) -> str:
 )
 @pytest.mark.parametrize("proxy", PROXIES)
 @pytest.mark.parametrize("cni", CNIS)
-def test_what_is_planned_can_be_made_and_is_then_all_there(
+def test_a_plan_can_be_applied_and_leaves_no_difference(
     cni: str, proxy: str, decisions: Decisions
 ) -> None:
-    """plan → apply → observe → the difference is empty, at first and after a change."""
-    kernel, memo = FakeKernel(), PlanCache()
+    """After plan, apply and observe the difference is empty, initially and after changes."""
+    kernel, cache = FakeKernel(), PlanCache()
     cluster = running(store(lab(cni, proxy)))
-    for found in (
+    for state in (
         cluster,
         running(applied(cluster, deployment(replicas=1))),
         running(applied(cluster, deployment(replicas=5))),
     ):
-        desired = plan(found, decisions, memo)
+        desired = plan(state, decisions, cache)
         everything: dict[str, Contents] = {
-            netns: {} for netns in (*desired.namespaces, *made_in(kernel))
+            netns: {} for netns in (*desired.namespaces, *namespaces_of(kernel))
         }
         kernel.apply(diff(HostState(kernel.observe(everything)), desired)).raise_failures()
         assert not diff(HostState(kernel.observe(everything)), desired)
 
 
-def made_in(kernel: FakeKernel) -> list[str]:
+def namespaces_of(kernel: FakeKernel) -> list[str]:
     return list(kernel._namespaces)
 
 
@@ -59,8 +62,8 @@ def made_in(kernel: FakeKernel) -> list[str]:
     ("family", "name"),
     [(family, name) for family in modes.FAMILIES for name in modes.known(family)],
 )
-def test_a_mode_has_a_manual_and_takes_its_defaults(family: str, name: str) -> None:
-    """Its first line names it; its options have defaults; unknown ones are refused."""
+def test_a_mode_has_a_manual_and_defaults(family: str, name: str) -> None:
+    """The manual's first line names the mode; all options have defaults; others are rejected."""
     assert modes.manual(family, name).startswith(f"{name}: ")
     assert modes.load(family, name, {}) == modes.load(family, name, {})
     mode, findings = modes.try_load(family, name, {"nosuch": 1})
@@ -75,11 +78,12 @@ def test_a_mode_has_a_manual_and_takes_its_defaults(family: str, name: str) -> N
 @pytest.mark.parametrize("proxy", PROXIES)
 @pytest.mark.parametrize("cni", CNIS)
 def test_names_fit_the_kernel(cni: str, proxy: str) -> None:
-    """Links have at most 15 characters, also for long names of nodes and hosts."""
+    """Names of links have at most 15 characters, also for long names of nodes and hosts."""
     long = "a-rather-long-name-for-a-node.example.com"
     text = lab(cni, proxy).replace(
         "kind: Cluster\n",
-        f"kind: Cluster\nnodes: [{{role: worker, name: {long}}}, {{role: worker, name: {long}2}}]\nexternal: [{{name: {long}, address: 198.51.100.7}}]\n",
+        f"kind: Cluster\nnodes: [{{role: worker, name: {long}}}, {{role: worker, name: {long}2}}]\n"
+        f"external: [{{name: {long}, address: 198.51.100.7}}]\n",
         1,
     )
     state = plan(running(store(text)), LAYOUTS[0])
@@ -89,8 +93,8 @@ def test_names_fit_the_kernel(cni: str, proxy: str) -> None:
 
 
 @pytest.mark.parametrize("proxy", PROXIES)
-def test_rules_are_the_same_whatever_was_there_before(proxy: str) -> None:
-    """Changing step by step ends where making anew ends."""
+def test_rules_do_not_depend_on_earlier_rules(proxy: str) -> None:
+    """A stepwise change ends with the same rules as creating them from scratch."""
     cluster = running(store(lab("bridge", proxy)))
     states = [
         plan(found, LAYOUTS[0])

@@ -1,4 +1,4 @@
-"""From any lab to any other: a plan is carried out, and then nothing is left to do; in every mode, over all that tests have."""
+"""Plans that turn any lab into any other, in every mode; applied, they leave no difference."""
 
 from __future__ import annotations
 
@@ -28,24 +28,27 @@ STEPS = 4
 
 
 class Machine:
-    """A kernel, brought from one plan to the next."""
+    """Fake kernel that is changed from one plan to the next."""
 
     def __init__(self) -> None:
         self.kernel = FakeKernel()
-        self.memo = PlanCache()
+        self.plan_cache = PlanCache()
 
-    def becomes(self, cluster: Cluster, decisions: Decisions) -> None:
-        """What is remembered of earlier plans changes nothing, what differs is done, and then nothing differs."""
-        desired = plan(cluster, decisions, self.memo)
+    def apply(self, cluster: Cluster, decisions: Decisions) -> None:
+        """Apply the plan of a cluster and check the result.
+
+        The cache of earlier plans must not change the plan, and no difference may be left.
+        """
+        desired = plan(cluster, decisions, self.plan_cache)
         assert desired.namespaces == plan(cluster, decisions).namespaces
-        self.kernel.apply(diff(self.seen(desired), desired)).raise_failures()
-        seen = self.seen(desired)
-        assert str(diff(seen, desired)) == ""
-        assert seen.namespaces == desired.namespaces
-        assert plan(cluster, decisions, self.memo).namespaces == desired.namespaces
+        self.kernel.apply(diff(self.observe(desired), desired)).raise_failures()
+        observed = self.observe(desired)
+        assert str(diff(observed, desired)) == ""
+        assert observed.namespaces == desired.namespaces
+        assert plan(cluster, decisions, self.plan_cache).namespaces == desired.namespaces
 
-    def seen(self, desired: HostState) -> HostState:
-        """All that there is, and not only what is wanted."""
+    def observe(self, desired: HostState) -> HostState:
+        """Return the state of all existing namespaces, not only of the desired ones."""
         everything: dict[str, Contents] = {
             netns: {} for netns in (*desired.namespaces, *self.kernel._namespaces)
         }
@@ -54,30 +57,30 @@ class Machine:
 
 @pytest.mark.parametrize("layout", ["onlink", "routed"])
 @pytest.mark.parametrize("file", LABS, ids=lambda file: file.parent.name)
-def test_golden_labs_are_made(file: Path, layout: Any) -> None:
-    """Before their pods run, while they do, and when some of them have gone."""
+def test_golden_labs_can_be_built(file: Path, layout: Any) -> None:
+    """Plans hold before the pods run, while they run, and after some of them have ended."""
     machine, decisions = Machine(), Decisions(pod_layout=layout, neighbors="permanent")
-    machine.becomes(cluster := store(file.read_text()), decisions)
-    machine.becomes(cluster := running(cluster), decisions)
-    machine.becomes(without_some(cluster, list(cluster.all(Pod))[::2]), decisions)
+    machine.apply(cluster := store(file.read_text()), decisions)
+    machine.apply(cluster := running(cluster), decisions)
+    machine.apply(without_some(cluster, list(cluster.all(Pod))[::2]), decisions)
 
 
 def without_some(cluster: Cluster, pods: list[Pod]) -> Cluster:
-    """The store when some pods have gone."""
-    going = settled(
-        cluster.with_changes(change for gone in pods for change in terminated(gone, NOW))
+    """Return the store after some pods have ended and their sandboxes are detached."""
+    terminating = settled(
+        cluster.with_changes(change for pod_ in pods for change in terminated(pod_, NOW))
     )
-    uids = {gone.uid for gone in pods}
+    uids = {pod_.uid for pod_ in pods}
     detached = [
-        PodRuntimeStatus(seen.metadata, seen.pod_uid, is_detached=True)
-        for seen in going.all(PodRuntimeStatus)
-        if seen.pod_uid in uids
+        PodRuntimeStatus(status.metadata, status.pod_uid, is_detached=True)
+        for status in terminating.all(PodRuntimeStatus)
+        if status.pod_uid in uids
     ]
-    return settled(going.with_changes(detached))
+    return settled(terminating.with_changes(detached))
 
 
-class Chance:
-    """Small labs by chance: each manifest is of the same lab, with other nodes, workloads and Services in it."""
+class RandomLab:
+    """Random manifests of one lab; each has other nodes, workloads and Services."""
 
     def __init__(self, random: Random) -> None:
         self.pick: Any = random.choice
@@ -129,7 +132,8 @@ external: [{hosts}]
             [
                 "{port: 80, targetPort: http}",
                 "{port: 80}",
-                "{name: a, port: 80, targetPort: http}, {name: b, port: 53, protocol: UDP, targetPort: 8081}",
+                "{name: a, port: 80, targetPort: http}, "
+                "{name: b, port: 53, protocol: UDP, targetPort: 8081}",
                 "{name: a, port: 80, targetPort: http}, {name: b, port: 81, targetPort: 8080}",
             ]
         )
@@ -158,16 +162,18 @@ spec:
 @settings(max_examples=30)
 @given(random=st.randoms(use_true_random=True))
 def test_any_lab_becomes_any_other(random: Random) -> None:
-    """Nodes, pods and Services come and go, pods are ready or not: step by step as if made anew."""
-    chance, machine = Chance(random), Machine()
-    cluster = store(chance.manifest())
+    """Nodes, pods and Services come and go, and pods are ready or not, in any sequence."""
+    random_lab, machine = RandomLab(random), Machine()
+    cluster = store(random_lab.manifest())
     for _ in range(STEPS):
-        machine.becomes(cluster, chance.decisions)
-        machine.becomes(cluster := running(cluster, ready=random.random() < 0.7), chance.decisions)
+        machine.apply(cluster, random_lab.decisions)
+        machine.apply(
+            cluster := running(cluster, ready=random.random() < 0.7), random_lab.decisions
+        )
         pods = list(cluster.all(Pod))
         cluster = without_some(cluster, random.sample(pods, random.randint(0, min(3, len(pods)))))
-        machine.becomes(cluster, chance.decisions)
+        machine.apply(cluster, random_lab.decisions)
         try:
-            cluster = applied(cluster, chance.manifest())
+            cluster = applied(cluster, random_lab.manifest())
         except ManifestError:
-            continue  # a change that Kubernetes forbids too
+            continue  # Kubernetes rejects this change too

@@ -1,4 +1,4 @@
-"""docs/security.md claims what tests show: each test that it names exists."""
+"""Every test that docs/security.md names as evidence exists."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ NAMED = re.compile(r"`(test_\w+)(?:::(test_\w+))?`")
 
 
 def missing(text: str) -> Iterator[str]:
-    """Yield the named tests that there are none of."""
+    """Yield the tests that a page names and that do not exist."""
     for module, function in NAMED.findall(text):
         sources = [path.read_text() for path in ROOT.glob(f"tests/**/{module}.py")]
         if not any(not function or f"\ndef {function}(" in source for source in sources):
             yield f"{module}::{function}"
 
 
-def test_every_test_that_is_named_exists() -> None:
-    """As a module, or as a function of one."""
+def test_every_named_test_exists() -> None:
+    """A name is that of a test module, or of a module and a function."""
     text = PAGE.read_text()
     assert len(NAMED.findall(text)) > 20
     assert list(missing(text)) == []
@@ -30,8 +30,8 @@ def test_every_test_that_is_named_exists() -> None:
     ]
 
 
-def test_every_table_row_that_denies_something_names_a_test() -> None:
-    """What is only possible needs none."""
+def test_every_table_row_about_a_restriction_names_a_test() -> None:
+    """Rows that only name a possibility need no test."""
     for line in PAGE.read_text().splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if line.startswith("| ") and len(cells) == 3 and cells[1] and cells[2] != "test":

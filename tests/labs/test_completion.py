@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.test_completion import asked, bash
+from tests.contract.test_completion import bash, complete
 from tests.labs.conftest import new_lab
 from tests.labs.lab import Lab
 
@@ -44,26 +44,26 @@ def lab() -> Iterator[Lab]:
 
 def test_labs_are_told(lab: Lab) -> None:
     """Those that are up."""
-    assert lab.name in asked("kubenetlab get --lab ")
-    assert asked(f"kubenetlab down --lab {lab.name}") == [lab.name]
+    assert lab.name in complete("kubenetlab get --lab ")
+    assert complete(f"kubenetlab down --lab {lab.name}") == [lab.name]
 
 
 def test_objects_are_told_by_kind(lab: Lab) -> None:
     """In the namespace meant; each once; with a slash, too."""
     webs = {pod["name"] for pod in lab.pods("web")}
-    assert set(asked(f"kubenetlab get --lab {lab.name} pods ")) == {"client", *webs}
-    assert set(asked(f"kubenetlab get --lab {lab.name} pods client ")) == webs
-    assert asked(f"kubenetlab describe --lab {lab.name} po/cl") == ["po/client"]
-    assert asked(f"kubenetlab delete --lab {lab.name} -n shop svc ") == ["till"]
-    assert asked(f"kubenetlab scale --lab {lab.name} deploy ") == ["web"]
-    assert asked(f"kubenetlab rollout status --lab {lab.name} deployment/") == ["deployment/web"]
-    assert asked(f"kubenetlab describe --lab {lab.name} node ") == ["control-plane", "n1", "n2"]
-    assert asked(f"kubenetlab get --lab {lab.name} pods -n sh") == ["shop"]
+    assert set(complete(f"kubenetlab get --lab {lab.name} pods ")) == {"client", *webs}
+    assert set(complete(f"kubenetlab get --lab {lab.name} pods client ")) == webs
+    assert complete(f"kubenetlab describe --lab {lab.name} po/cl") == ["po/client"]
+    assert complete(f"kubenetlab delete --lab {lab.name} -n shop svc ") == ["till"]
+    assert complete(f"kubenetlab scale --lab {lab.name} deploy ") == ["web"]
+    assert complete(f"kubenetlab rollout status --lab {lab.name} deployment/") == ["deployment/web"]
+    assert complete(f"kubenetlab describe --lab {lab.name} node ") == ["control-plane", "n1", "n2"]
+    assert complete(f"kubenetlab get --lab {lab.name} pods -n sh") == ["shop"]
 
 
 def test_places_are_told(lab: Lab) -> None:
     """As targets are written: pods, deployments, nodes, hosts; Services where a packet goes."""
-    places = asked(f"kubenetlab exec --lab {lab.name} ")
+    places = complete(f"kubenetlab exec --lab {lab.name} ")
     assert {
         "client",
         "shop/till",
@@ -74,10 +74,10 @@ def test_places_are_told(lab: Lab) -> None:
         "ext:client",
     } <= set(places)
     assert not any(place.startswith("svc:") for place in places)
-    assert asked(f"kubenetlab shell --lab {lab.name} -n shop ti") == ["till"]
-    assert asked(f"kubenetlab logs --lab {lab.name} node:") == []
-    assert asked(f"kubenetlab inspect --lab {lab.name} node:n") == ["node:n1", "node:n2"]
-    services = asked(f"kubenetlab ping --lab {lab.name} client svc:")
+    assert complete(f"kubenetlab shell --lab {lab.name} -n shop ti") == ["till"]
+    assert complete(f"kubenetlab logs --lab {lab.name} node:") == []
+    assert complete(f"kubenetlab inspect --lab {lab.name} node:n") == ["node:n1", "node:n2"]
+    services = complete(f"kubenetlab ping --lab {lab.name} client svc:")
     assert services == [
         "svc:kubernetes",
         "svc:kube-system/kube-dns",
@@ -98,8 +98,8 @@ def test_a_lab_that_hangs_is_not_waited_for(lab: Lab) -> None:
     agent = lab.seen["agent_pid"]
     os.kill(agent, signal.SIGSTOP)
     try:
-        assert asked(f"kubenetlab get --lab {lab.name} pods ") == []
-        assert asked(f"kubenetlab get --lab {lab.name} pod") == ["pods"]
+        assert complete(f"kubenetlab get --lab {lab.name} pods ") == []
+        assert complete(f"kubenetlab get --lab {lab.name} pod") == ["pods"]
     finally:
         os.kill(agent, signal.SIGCONT)
-    assert "client" in asked(f"kubenetlab get --lab {lab.name} pods ")
+    assert "client" in complete(f"kubenetlab get --lab {lab.name} pods ")
