@@ -73,9 +73,9 @@ def test_a_table_is_told_and_written_down(boutique: Lab, tmp_path: Path) -> None
     )
     nodes = len(boutique.seen["nodes"])
     assert f"{19 + nodes} checks" in said.out
-    assert f"{18 + nodes} hold, 1 do not" in said.out
+    assert f"{18 + nodes} hold, 1 fail" in said.out
     assert (
-        "ways_in.yaml:2  ext:client → nodeport:worker/default/frontend-external: wanted allow, found Service "
+        "ways_in.yaml:2  ext:client → nodeport:worker/default/frontend-external: expected allow, found Service "
         in said.out
     )
     assert "has no node port for 81/TCP; it has 80:3" in said.out
@@ -114,7 +114,7 @@ def test_tables_tell_what_does_not_hold(boutique: Lab, tmp_path: Path) -> None:
     assert [line.split("  ")[0].rpartition(":")[2] for line in said.out.splitlines()[:-1]] == [
         str(number) for number in range(1, 8)
     ]
-    assert f"wanted allow, from 192.0.2.1, found answer, saw {address}" in said.out
+    assert f"expected allow, from 192.0.2.1, found answer, saw {address}" in said.out
     assert "next: kubenetlab ping" in said.err
 
 

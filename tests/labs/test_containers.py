@@ -155,7 +155,7 @@ def test_nothing_listens_that_nobody_asked_for(running: Lab) -> None:
             running.pod("client"), ("TCP", running.pod(name)["addresses"][0], port)
         )
         assert answer.error == "refused", (name, port)
-    assumed = "5000  (5000/tcp assumed: the target of Services, and the container declares no port)"
+    assumed = "5000  (5000/tcp assumed: target port of Services; the container declares no port)"
     assert assumed in running.run("describe", "pod", "undeclared").out
     assert "assumed" not in running.run("describe", "pod", "other").out
 

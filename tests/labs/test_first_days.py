@@ -52,7 +52,7 @@ metadata: {name: deny-all}
 spec: {podSelector: {}, policyTypes: [Ingress]}
 ---
 """
-REMARK = "not enforced by this lab, and could change this: NetworkPolicy deny-all"
+REMARK = "not enforced by this lab, could change this result: NetworkPolicy deny-all"
 
 
 def test_a_confirmed_change_outlives_the_agent(lab: Lab) -> None:
@@ -110,7 +110,7 @@ def test_answers_say_what_is_meant(labs: Callable[[], Lab], tmp_path: Path) -> N
         "check", "-f", str(table), "--junit", str(tmp_path / "junit.xml"), status=1
     ).out.splitlines()
     assert said[1].strip() == REMARK
-    assert said[-1].endswith("1 hold, 1 do not, 1 object not enforced")
+    assert said[-1].endswith("1 hold, 1 fail, 1 object not enforced")
     suite = ElementTree.parse(tmp_path / "junit.xml").getroot()
     first, _ = suite.iter("failure")
     assert (first.text or "").splitlines()[0::2] == [f"{table}:1", REMARK]

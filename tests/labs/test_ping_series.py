@@ -190,7 +190,7 @@ def test_a_policy_that_is_not_enforced_makes_the_result_doubtful(running: Lab) -
     )
     words = ("ping", "client", "svc:web", "--count", "5")
     assert (
-        "not enforced by this lab, and could change this: NetworkPolicy deny"
+        "not enforced by this lab, could change this result: NetworkPolicy deny"
         in running.run(*words, status=1).out
     )
     found = running.run(*words, "-o", "json", status=1).json

@@ -128,7 +128,7 @@ def test_what_takes_the_place_of_kinds_parts_is_named(lab: Lab) -> None:
     assert f"{places}: {published}, 127.0.0.1:9090/TCP → worker:30080" in said
     assert World(lab, 4).ask("ext:client", ("TCP", "198.51.100.10", 8080))[0].who == "web"
     (row,) = lab.run("get", "clusters").out.splitlines()[1:]
-    assert row.split("   ")[1] == "bridge (in kindnet's place)"
+    assert row.split("   ")[1] == "bridge (replaces kindnet)"
     own = lab.up(
         asked.replace("kind.x-k8s.io/v1alpha4", "kubenetlab.dev/v1alpha1").replace(
             ", disableDefaultCNI: false", ""

@@ -106,7 +106,7 @@ def test_the_matrix_and_a_single_ping_say_so_too(lab: Lab) -> None:
     assert lab.run("ping", "--allow-unmodelled", "netpol", "-o", "json", status=0).json["ok"]
     asked = lab.run("ping", "client", "svc:web", status=1)
     assert "answered" in asked.out
-    assert "not enforced by this lab, and could change this: NetworkPolicy deny-web" in asked.out
+    assert "not enforced by this lab, could change this result: NetworkPolicy deny-web" in asked.out
     assert lab.run("ping", "client", "svc:web", "-o", "json", status=1).json["unenforced"] == [
         "NetworkPolicy deny-web"
     ]
@@ -202,19 +202,21 @@ def test_tables_and_reports_stand_anywhere(lab: Lab, tmp_path: Path) -> None:
     lab.up(WEB)
     row = "- {from: client, to: 'svc:web', allowed: true}\n- {from: client, to: 'svc:web:81', allowed: true}\n"
     assert (
-        "<stdin>:2  default/client → svc:default/web:81/TCP: wanted allow"
+        "<stdin>:2  default/client → svc:default/web:81/TCP: expected allow"
         in lab.run("check", "-f", "-", given=row, status=1).out
     )
     rows = table(tmp_path, "from: client, to: 'svc:web', allowed: true")
     assert lab.run("check", rows).out.endswith("1 hold\n")
     missing = tmp_path / "reports" / "junit.xml"
     assert (
-        f"there is no folder {missing.parent}"
+        f"directory {missing.parent} does not exist"
         in lab.run("check", rows, "--junit", str(missing), status=2).err
     )
-    assert "it cannot be written" in lab.run("check", rows, "--junit", str(tmp_path), status=2).err
     assert (
-        "it cannot be written: No space left on device"
+        "cannot write this file" in lab.run("check", rows, "--junit", str(tmp_path), status=2).err
+    )
+    assert (
+        "cannot write this file: No space left on device"
         in lab.run("check", rows, "--junit", "/dev/full", status=1).err
     )
 

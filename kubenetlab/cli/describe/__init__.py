@@ -1,1 +1,1 @@
-"""`describe`: objects of the cluster and of the kernel, page by page."""
+"""Printed form of objects: `describe`, the columns of `get`, and kernel objects of `inspect`."""

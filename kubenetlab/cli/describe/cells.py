@@ -1,4 +1,4 @@
-"""Texts of the cells of `get`, and of fields that `describe` shows alike.
+"""Cells of the tables of `get`, some of which `describe` prints as well.
 
 Source: k8s.io/kubernetes pkg/printers/internalversion/printers.go (1.33).
 """
@@ -17,14 +17,17 @@ Document = Mapping[str, Any]
 
 
 def age(stamp: str | None) -> str:
-    """How long ago: `5s`, `3m10s`, `2h`, `4d`."""
+    """Return the time since a timestamp in ISO 8601, such as `3m10s`; `<unknown>` for none."""
     return (
         short_age(time.time() - datetime.fromisoformat(stamp).timestamp()) if stamp else "<unknown>"
     )
 
 
 def short_age(seconds_: float) -> str:
-    """Return a length of time as kubectl shows it: `5s`, `3m10s`, `2h`, `4d`. Source: k8s.io/apimachinery pkg/util/duration."""
+    """Return a duration as kubectl prints it: `5s`, `3m10s`, `2h`, `4d`.
+
+    Source: k8s.io/apimachinery pkg/util/duration.
+    """
     seconds = max(0, int(seconds_))
     if seconds < 120:
         return f"{seconds}s"
@@ -36,7 +39,7 @@ def short_age(seconds_: float) -> str:
 
 
 def pod_status(document: Document) -> str:
-    """The word in STATUS: the phase, or what keeps a container from running."""
+    """Return the word in STATUS: the phase, or the reason why a container does not run."""
     status = document.get("status", {})
     if document["metadata"].get("deletionTimestamp"):
         return "Terminating"
@@ -44,8 +47,8 @@ def pod_status(document: Document) -> str:
         return word
     word = str(status.get("reason") or status.get("phase", "Pending"))
     if any(
-        one["type"] == "PodScheduled" and one.get("reason") == "SchedulingGated"
-        for one in status.get("conditions", ())
+        condition["type"] == "PodScheduled" and condition.get("reason") == "SchedulingGated"
+        for condition in status.get("conditions", ())
     ):
         return "SchedulingGated"
     for container in status.get("containerStatuses", ()):
@@ -60,14 +63,17 @@ def pod_status(document: Document) -> str:
 
 
 def _initializing(document: Document) -> str:
-    """`Init:1/3`, `Init:CrashLoopBackOff` …: how far the init containers have come; nothing once they are past."""
-    given = document.get("spec", {}).get("initContainers", ())
-    known = {
+    """Return the progress of the init containers, such as `Init:1/3` or `Init:CrashLoopBackOff`.
+
+    The text is empty once all of them have completed.
+    """
+    containers = document.get("spec", {}).get("initContainers", ())
+    statuses = {
         container["name"]: container
         for container in document.get("status", {}).get("initContainerStatuses", ())
     }
-    for index, container in enumerate(given):
-        status = known.get(container["name"], {})
+    for index, container in enumerate(containers):
+        status = statuses.get(container["name"], {})
         state = status.get("state", {})
         ended = state.get("terminated")
         if (ended is not None and ended["exitCode"] == 0) or (
@@ -80,7 +86,7 @@ def _initializing(document: Document) -> str:
         return (
             f"Init:{waiting}"
             if waiting not in ("", "PodInitializing", "ContainerCreating")
-            else f"Init:{index}/{len(given)}"
+            else f"Init:{index}/{len(containers)}"
         )
     return ""
 
@@ -122,7 +128,13 @@ def pod_ready(document: Document) -> str:
         if status["name"] in sidecars
     ]
     counted += status_field(document, "containerStatuses", ())
-    return f"{sum(status.get('ready', False) for status in counted)}/{len(spec_field(document, 'containers', ())) + len(sidecars)}"
+    total = len(spec_field(document, "containers", ())) + len(sidecars)
+    return f"{sum(status.get('ready', False) for status in counted)}/{total}"
+
+
+def ready_replicas(document: Document) -> str:
+    """Return the number of ready and of desired replicas of a workload, such as `1/3`."""
+    return f"{status_field(document, 'readyReplicas', 0)}/{spec_field(document, 'replicas', 1)}"
 
 
 def painted_pod_status(document: Document) -> str:
@@ -141,7 +153,7 @@ def painted_pod_status(document: Document) -> str:
 
 
 def restarts(document: Document) -> str:
-    """Return the number of restarts of the pod's containers, and the age of the last: `2 (5s ago)`."""
+    """Return the number of restarts of the pod's containers, with the age of the last."""
     containers = [
         *status_field(document, "initContainerStatuses", ()),
         *status_field(document, "containerStatuses", ()),
@@ -159,38 +171,43 @@ def restarts(document: Document) -> str:
 
 def ports(document: Document) -> str:
     """Return the ports of a Service, such as `80:30080/TCP`."""
-    ports = spec_field(document, "ports", ())
-    shown = (
-        f"{port['port']}{':' + str(port['nodePort']) if port.get('nodePort') else ''}/{port.get('protocol', 'TCP')}"
-        for port in ports
+    texts = (
+        f"{port['port']}{':' + str(port['nodePort']) if port.get('nodePort') else ''}"
+        f"/{port.get('protocol', 'TCP')}"
+        for port in spec_field(document, "ports", ())
     )
-    return ",".join(shown) or "<none>"
+    return ",".join(texts) or "<none>"
 
 
 def readiness_gates(document: Document) -> str:
-    """How many of a pod's own conditions hold; the annotation that makes it unready on purpose counts as one."""
+    """Return the readiness gates of a pod that are true, such as `1/2`.
+
+    The annotation that makes a pod unready counts as a gate that is false.
+    """
     gates = [gate["conditionType"] for gate in spec_field(document, "readinessGates", ())]
     gates += (
         [READY_ANNOTATION]
         if document["metadata"].get("annotations", {}).get(READY_ANNOTATION) == "false"
         else []
     )
-    held = {
+    true_conditions = {
         condition["type"]
         for condition in status_field(document, "conditions", ())
         if condition["status"] == "True"
     }
-    return f"{sum(gate in held for gate in gates)}/{len(gates)}" if gates else "<none>"
+    return f"{sum(gate in true_conditions for gate in gates)}/{len(gates)}" if gates else "<none>"
 
 
 def load_balancer_ingress(service: Document) -> Sequence[Document]:
     """Return the addresses that a load balancer gave the Service, as entries of its status."""
-    found: Sequence[Document] = service.get("status", {}).get("loadBalancer", {}).get("ingress", ())
-    return found
+    entries: Sequence[Document] = (
+        service.get("status", {}).get("loadBalancer", {}).get("ingress", ())
+    )
+    return entries
 
 
 def labels_text(labels: Mapping[str, str]) -> str:
-    """Return labels as kubectl's column LABELS has them."""
+    """Return labels as in kubectl's column LABELS."""
     return ",".join(f"{key}={value}" for key, value in labels.items()) or "<none>"
 
 
@@ -246,14 +263,15 @@ def slice_endpoints(document: Document) -> str:
 
 def endpoints(document: Document) -> str:
     """Return the first three addresses of an Endpoints object, and the number of the others."""
-    found = [
+    addresses = [
         f"{address['ip']}:{port['port']}"
         for subset in document.get("subsets", ())
         for port in subset.get("ports", ())
         for address in subset.get("addresses", ())
     ]
     return (
-        ",".join(found[:3]) + (f" + {len(found) - 3} more..." if len(found) > 3 else "") or "<none>"
+        ",".join(addresses[:3]) + (f" + {len(addresses) - 3} more..." if len(addresses) > 3 else "")
+        or "<none>"
     )
 
 
@@ -279,38 +297,38 @@ def job_status(document: Document) -> str:
 
 
 def job_duration(document: Document) -> str:
-    """From the start to the end, or to now."""
-    begun, ended = status_field(document, "startTime"), status_field(document, "completionTime")
-    if not begun:
+    """Return the run time of a Job, up to now if it has not completed; empty before its start."""
+    started, ended = status_field(document, "startTime"), status_field(document, "completionTime")
+    if not started:
         return ""
     took = datetime.fromisoformat(ended).timestamp() if ended else time.time()
-    return short_age(took - datetime.fromisoformat(begun).timestamp())
+    return short_age(took - datetime.fromisoformat(started).timestamp())
 
 
 def job_completions(job: Document) -> str:
-    """Return succeeded and wanted pods: `1/3`; `1/1 of 3` for a work queue with three workers."""
-    succeeded, wanted, at_a_time = (
+    """Return succeeded and desired pods: `1/3`, or `1/1 of 3` for a work queue of three pods."""
+    succeeded, desired, parallelism = (
         status_field(job, "succeeded", 0),
         spec_field(job, "completions", None),
         spec_field(job, "parallelism", 1),
     )
-    return f"{succeeded}/{wanted if wanted is not None else 1}" + (
-        f" of {at_a_time}" if wanted is None and at_a_time > 1 else ""
+    return f"{succeeded}/{desired if desired is not None else 1}" + (
+        f" of {parallelism}" if desired is None and parallelism > 1 else ""
     )
 
 
 def networking_field(cluster: Mapping[str, Any], field: str) -> str:
-    """A field of the Cluster document; of a mode with options its name."""
+    """Return a field of the Cluster document's `networking`; of a mode with options, its name."""
     value = cluster.get("networking", {}).get(field, "")
     return str(value["type"]) if isinstance(value, dict) else str(value)
 
 
 def cni_mode(cluster: Mapping[str, Any]) -> str:
-    """The CNI mode; where a file of kind's asks for its default network, what takes that one's place."""
+    """Return the CNI mode, with a remark if it replaces kindnet in a configuration for kind."""
     networking = cluster.get("networking", {})
     if networking.get("disableDefaultCNI"):
         return "none"
     is_default = "disableDefaultCNI" in networking and "cni" not in networking
     return (networking_field(cluster, "cni") or "bridge") + (
-        " (in kindnet's place)" if is_default else ""
+        " (replaces kindnet)" if is_default else ""
     )

@@ -1,4 +1,4 @@
-"""The columns of `get`, kind by kind, as kubectl has them.
+"""Columns of `get` by kind, as in kubectl.
 
 Source: k8s.io/kubernetes pkg/printers/internalversion/printers.go (1.33).
 """
@@ -16,12 +16,12 @@ Column = tuple[str, Callable[[Document], str], bool]
 
 
 def header(kind: str, *, is_wide: bool) -> list[str]:
-    """The headings for a kind."""
+    """Return the headings for a kind."""
     return [heading for heading, _, wide_only in _columns_of(kind) if is_wide or not wide_only]
 
 
 def columns(kind: str, document: Document, *, is_wide: bool) -> list[str]:
-    """The cells of one object."""
+    """Return the cells of one object."""
     return [text(document) for _, text, wide_only in _columns_of(kind) if is_wide or not wide_only]
 
 
@@ -99,13 +99,7 @@ _COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
     ),
     "Deployment": (
         ("NAME", cells.name, False),
-        (
-            "READY",
-            lambda item: (
-                f"{cells.status_field(item, 'readyReplicas', 0)}/{cells.spec_field(item, 'replicas', 1)}"
-            ),
-            False,
-        ),
+        ("READY", cells.ready_replicas, False),
         ("UP-TO-DATE", lambda item: str(cells.status_field(item, "updatedReplicas", 0)), False),
         ("AVAILABLE", lambda item: str(cells.status_field(item, "availableReplicas", 0)), False),
         ("AGE", cells.object_age, False),
@@ -133,13 +127,7 @@ _COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
     ),
     "StatefulSet": (
         ("NAME", cells.name, False),
-        (
-            "READY",
-            lambda item: (
-                f"{cells.status_field(item, 'readyReplicas', 0)}/{cells.spec_field(item, 'replicas', 1)}"
-            ),
-            False,
-        ),
+        ("READY", cells.ready_replicas, False),
         ("AGE", cells.object_age, False),
         ("CONTAINERS", lambda item: cells.container_fields(item, "name"), True),
         ("IMAGES", lambda item: cells.container_fields(item, "image"), True),
@@ -229,7 +217,7 @@ _COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
 
 
 def _state_of_kept(item: Mapping[str, Any]) -> str:
-    """Return what becomes of a document of a kind that the lab does not know."""
+    """Return the effect of a document of a kind that the lab does not model."""
     from kubenetlab.api.unenforced import effect_of
 
     return "kept, without effect" if effect_of(item) is None else "kept, not enforced"

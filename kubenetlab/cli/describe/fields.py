@@ -1,4 +1,4 @@
-"""The lines of `describe`: a name and a value, values below one another, conditions as a table."""
+"""Lines of `describe`: a name and an aligned value, several values, and tables of conditions."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from typing import Any, Final
 from kubenetlab.cli.terminal.printing import echo, print_table
 
 WIDTH: Final = 19
-"""Where values begin."""
+"""Column at which values start."""
 
 
 def print_field(name: str, value: Any, depth: int = 0) -> None:
-    """`Name:  value`, `depth` steps to the right; values stay below one another."""
+    """Print `Name:  value`, indented by `depth` steps; all values start in one column."""
     echo(f"{'  ' * depth}{(name + ':').ljust(WIDTH - 2 * depth - 1)} {value}".rstrip())
 
 
 def print_values(name: str, values: Sequence[str], depth: int = 0) -> None:
-    """A name with any number of values, a line each."""
+    """Print a name with any number of values, one per line."""
     print_field(name, values[0] if values else "<none>", depth)
     for value in values[1:]:
         echo(" " * WIDTH + value)
 
 
 def print_mapping(name: str, values: Mapping[str, str], depth: int = 0) -> None:
-    """Labels and the like."""
+    """Print a name with pairs such as labels, one KEY=VALUE per line."""
     print_values(name, [f"{key}={value}" for key, value in values.items()], depth)
 
 
 def print_conditions(document: Mapping[str, Any]) -> None:
-    """What an object's status says of it."""
+    """Print the conditions of an object as a table."""
     echo("Conditions:")
     rows = [
         (

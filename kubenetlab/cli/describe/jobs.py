@@ -1,4 +1,4 @@
-"""describe of Jobs: what is to be done, how far it is, and the pods that do it.
+"""describe of Jobs: specification, progress and pods.
 
 Source: k8s.io/kubectl pkg/describe/describe.go JobDescriber (1.33).
 """

@@ -1,4 +1,4 @@
-"""inspect of one Service, workload or pod: what it is in the kernel, on one page."""
+"""inspect of one Service, workload or pod: its objects in the kernel, on one page."""
 
 from __future__ import annotations
 
@@ -30,48 +30,55 @@ from kubenetlab.observe.suggestions import near
 from kubenetlab.observe.targets import source_target
 
 _MAX_LINES: Final = 60
-"""Rules shown of each group of nodes, without -o wide."""
+"""Maximum number of lines per group of nodes without -o wide."""
 _MAX_ENTRIES: Final = 20
-"""Tracked connections shown, without -o wide."""
+"""Maximum number of tracked connections without -o wide."""
 
 Tracked = list[tuple[str, ConntrackEntry]]
-"""Node and entry."""
+"""(node, entry) of each tracked connection."""
 
 
 class Page(Struct, frozen=True):
-    """The kernel's objects of one subject."""
+    """Kernel objects that belong to one Service or to a set of pods."""
 
     rules: dict[str, list[str]]
-    """Node → links, routes, rules, elements and map entries of the subject."""
+    """Links, routes, rules, set elements and map entries, by node."""
     entries: Tracked
     untracked: list[str]
-    """Nodes whose connections could not be read, each with the reason."""
+    """Nodes whose tracked connections could not be read, with the reason."""
     notes: list[str]
 
 
 def inspect_service(
-    client: Client, seen: Mapping[str, Any], key: tuple[str, str], output: Output
+    client: Client, inspected: Mapping[str, Any], key: tuple[str, str], output: Output
 ) -> None:
-    """Print addresses, endpoints, rules on each node, tracked connections and explanations of a Service."""
-    entry = service_named(seen, *key)
+    """Print addresses, endpoints, rules per node and tracked connections of a Service.
+
+    inspected: reply of the lab's API to `inspect`.
+    key: (namespace, name) of the Service, which must exist.
+    """
+    entry = service_named(inspected, *key)
     assert entry is not None
     addresses = (*entry["cluster_ips"], *entry["load_balancer_ips"], *entry["external_ips"])
     node_ports = frozenset(port["node_port"] for port in entry["ports"] if port["node_port"])
     endpoints = [
-        {**endpoint, "pod": _owner(seen, endpoint["address"])} for endpoint in entry["endpoints"]
+        {**endpoint, "pod": _owner(inspected, endpoint["address"])}
+        for endpoint in entry["endpoints"]
     ]
     backends = {(endpoint["address"], endpoint["port"]) for endpoint in endpoints}
-    behind = frozenset(address for address, _ in backends)
-    subject = ListedSubject(frozenset(["/".join(key)]), frozenset(addresses), node_ports, behind)
-    nodes_addresses = {address for node in seen["nodes"] for address in node["addresses"]}
+    backend_addresses = frozenset(address for address, _ in backends)
+    subject = ListedSubject(
+        frozenset(["/".join(key)]), frozenset(addresses), node_ports, backend_addresses
+    )
+    nodes_addresses = {address for node in inspected["nodes"] for address in node["addresses"]}
 
     def is_own(tracked: ConntrackEntry) -> bool:
         address, port = tracked.destination
         by_address = address in addresses or (port in node_ports and address in nodes_addresses)
-        # On the endpoint's node, and after eBPF programs, a connection is already translated.
+        # A connection is already translated on the endpoint's node and after eBPF programs.
         return by_address or tracked.destination == tracked.server in backends
 
-    page = _page(client, seen, subject, is_own, behind)
+    page = _page(client, inspected, subject, is_own, backend_addresses)
     if output.is_data:
         fields = {
             name: entry[name]
@@ -101,40 +108,42 @@ def inspect_service(
     _endpoints(endpoints)
     _show(page, output)
     if not entry["proxied"]:
-        echo(paint("no kube-proxy takes care of this Service: its address leads nowhere", BAD))
+        echo(paint("no kube-proxy handles this Service: its addresses do not work", BAD))
     hint(f"kubenetlab ping SRC svc:{key[0]}/{key[1]} --count 100")
 
 
-def selected_service(target: Target, seen: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Return namespace and name of the Service that a target of `inspect` is; None for a pod, workload, node or host.
+def selected_service(target: Target, inspected: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return (namespace, name) if a target of `inspect` is a Service, else None.
 
-    A bare name is a Service only where no pod or workload has it. Raises UsageError for a Service that does not exist.
+    A bare name is a Service only if no pod or workload has that name.
+    Raises UsageError for a Service that does not exist.
     """
     if target.kind == "word":
-        found = source_target(target.bare, seen)
-        has_pods = any(names_pod(found, pod) for pod in seen["pods"])
-        return None if has_pods else service_of(target, seen)
-    service = service_of(target, seen)
-    if service is not None and service_named(seen, *service) is None:
+        resolved = source_target(target.bare, inspected)
+        has_pods = any(names_pod(resolved, pod) for pod in inspected["pods"])
+        return None if has_pods else service_of(target, inspected)
+    service = service_of(target, inspected)
+    if service is not None and service_named(inspected, *service) is None:
         raise UsageError(
-            f"there is no Service {'/'.join(service)}{near(service[1], seen, with_services=True)}"
+            f"there is no Service {'/'.join(service)}"
+            + near(service[1], inspected, with_services=True)
         )
     return service
 
 
 def selected_pods(
-    target: Target, seen: Mapping[str, Any], place: Location
+    target: Target, inspected: Mapping[str, Any], location: Location
 ) -> tuple[str, list[Mapping[str, Any]]]:
-    """Return the title and the pods of a target: every pod of a workload, else the pod."""
-    found = source_target(target.bare, seen)
-    pods = [pod for pod in seen["pods"] if names_pod(found, pod)]
-    if found.kind not in WORKLOADS:
-        return f"Pod {place.namespace}/{place.name}", pods
-    return f"{WORKLOADS[found.kind]} {found.namespace}/{found.name}", pods
+    """Return title and pods of a target: all pods of a workload, or one pod."""
+    resolved = source_target(target.bare, inspected)
+    pods = [pod for pod in inspected["pods"] if names_pod(resolved, pod)]
+    if resolved.kind not in WORKLOADS:
+        return f"Pod {location.namespace}/{location.name}", pods
+    return f"{WORKLOADS[resolved.kind]} {resolved.namespace}/{resolved.name}", pods
 
 
 def names_pod(target: Target, pod: Mapping[str, Any]) -> bool:
-    """Return True for the pod that a target names, and for each pod of a workload."""
+    """Return True if a target names this pod, or a workload of this pod."""
     if target.kind in WORKLOADS:
         return bool(
             (pod["namespace"], pod["workload"])
@@ -147,12 +156,15 @@ def names_pod(target: Target, pod: Mapping[str, Any]) -> bool:
 
 def inspect_pods(
     client: Client,
-    seen: Mapping[str, Any],
+    inspected: Mapping[str, Any],
     pods: Sequence[Mapping[str, Any]],
     title: str,
     output: Output,
 ) -> dict[str, Any]:
-    """Return the addresses, Services, objects on each node and tracked connections of pods; print them unless data is wanted."""
+    """Return addresses, Services, objects per node and tracked connections of pods.
+
+    They are also printed unless `output` is JSON or YAML.
+    """
     own = [pod for pod in pods if not pod["host_network"]]
     addresses = frozenset(address for pod in own for address in pod["addresses"])
     links = {(pod["node"], pod["host_ifname"]) for pod in own if pod["host_ifname"]}
@@ -162,19 +174,19 @@ def inspect_pods(
             (tracked.client[0], tracked.destination[0], tracked.server[0])
         )
 
-    page = _page(client, seen, ListedSubject(addresses=addresses), is_own, addresses, links)
-    services = _services_of(seen, addresses)
-    found = {
+    page = _page(client, inspected, ListedSubject(addresses=addresses), is_own, addresses, links)
+    services = _services_of(inspected, addresses)
+    document = {
         "kind": title.partition(" ")[0],
         "pods": [_pod(pod) for pod in pods],
         "services": services,
         **_as_data(page),
     }
     if output.is_data:
-        return found
+        return document
     echo()
     if not title.startswith("Pod "):
-        echo(f"{paint(title, None, bold=True)}: its pods; above is the namespace of one of them")
+        echo(f"{paint(title, None, bold=True)}: its pods (the namespace above is that of one pod)")
         rows = [
             (
                 pod_title(pod["namespace"], pod["name"]),
@@ -191,27 +203,33 @@ def inspect_pods(
     )
     if len(own) < len(pods):
         echo(
-            "in the node's network: its rules and connections are those of the node, kubenetlab inspect node:NODE"
+            "pod on the node's network: for its rules and connections, "
+            "see kubenetlab inspect node:NODE"
         )
     _show(page, output)
-    return found
+    return document
 
 
 def _page(
     client: Client,
-    seen: Mapping[str, Any],
+    inspected: Mapping[str, Any],
     subject: ListedSubject,
     is_own: Any,
     endpoints: frozenset[str],
-    links: Sequence[tuple[str, str]] | set[tuple[str, str]] = (),
+    node_links: Sequence[tuple[str, str]] | set[tuple[str, str]] = (),
 ) -> Page:
-    """Read rules by the lab's API, then connections from inside the lab, which an unprivileged process cannot leave."""
+    """Read rules through the lab's API, then connections from inside the lab.
+
+    The process enters the lab in between; an unprivileged process cannot leave it again.
+    """
     rules: dict[str, list[str]] = {}
-    nodes = [node for node in seen["nodes"] if node["netns"]]
+    nodes = [node for node in inspected["nodes"] if node["netns"]]
     for node in nodes:
         detail = client.get(f"{LAB_API}/detail", netns=node["sandbox"])
-        own_links = {name for where, name in links if where == node["name"]}
-        objects = list(_objects(detail["objects"], subject.addresses, own_links)) if links else []
+        own_links = {name for node_name, name in node_links if node_name == node["name"]}
+        objects = (
+            list(_objects(detail["objects"], subject.addresses, own_links)) if node_links else []
+        )
         rules[node["name"]] = [*objects, *extract(detail["listings"], subject)]
     enter_lab(client.open_init())
     entries: Tracked = []
@@ -221,7 +239,7 @@ def _page(
             entries += [(node["name"], entry) for entry in _tracked(node["netns"]) if is_own(entry)]
         except OSError as error:
             untracked.append(f"{node['name']}: {error.strerror or error}")
-    lines = [text for found in rules.values() for text in found]
+    lines = [text for texts in rules.values() for text in texts]
     return Page(
         rules,
         entries,
@@ -240,7 +258,10 @@ def _tracked(netns: str) -> list[ConntrackEntry]:
 
 
 def _objects(objects: Sequence[str], addresses: frozenset[str], links: set[str]) -> Iterator[str]:
-    """Yield links, routes and neighbours of a node that lead to one of the addresses, but no default route."""
+    """Yield a node's links in `links`, and its routes and neighbours that lead to the addresses.
+
+    Default routes are left out.
+    """
     for text in objects:
         words = text.split()
         is_link = any(name in words for name in links)
@@ -266,10 +287,10 @@ def _as_data(page: Page) -> dict[str, Any]:
                 "node": node,
                 "protocol": entry.protocol,
                 "state": entry.state,
-                "client": _end(entry.client),
-                "destination": _end(entry.destination),
-                "server": _end(entry.server),
-                "seen_as": _end(entry.seen_as),
+                "client": _address_text(entry.client),
+                "destination": _address_text(entry.destination),
+                "server": _address_text(entry.server),
+                "seen_as": _address_text(entry.seen_as),
                 "timeout_s": entry.timeout_s,
             }
             for node, entry in page.entries
@@ -281,7 +302,7 @@ def _as_data(page: Page) -> dict[str, Any]:
 
 def _show(page: Page, output: Output) -> None:
     is_wide = output is Output.wide
-    for names, lines in _alike(page.rules):
+    for names, lines in _group_by_lines(page.rules):
         echo()
         echo(paint(f"On {', '.join(names)}:", None, bold=True) + ("" if lines else " nothing"))
         shown = lines if is_wide else lines[:_MAX_LINES]
@@ -292,24 +313,24 @@ def _show(page: Page, output: Output) -> None:
     echo()
     _connections(page.entries, is_wide=is_wide)
     for text in page.untracked:
-        note(f"connections not read on {text}")
+        note(f"cannot read tracked connections on {text}")
     if page.notes:
         echo()
     for text in page.notes:
         echo(text)
 
 
-def _alike(rules: Mapping[str, list[str]]) -> list[tuple[list[str], list[str]]]:
-    """Return (nodes, lines), nodes with the same lines together."""
-    found: dict[tuple[str, ...], list[str]] = {}
+def _group_by_lines(rules: Mapping[str, list[str]]) -> list[tuple[list[str], list[str]]]:
+    """Return (nodes, lines), with nodes that have the same lines in one group."""
+    groups: dict[tuple[str, ...], list[str]] = {}
     for name, lines in rules.items():
-        found.setdefault(tuple(lines), []).append(name)
-    return [(names, list(lines)) for lines, names in found.items()]
+        groups.setdefault(tuple(lines), []).append(name)
+    return [(names, list(lines)) for lines, names in groups.items()]
 
 
 def _connections(entries: Tracked, *, is_wide: bool) -> None:
     if not entries:
-        echo("Connections: none is tracked on a node")
+        echo("Connections: none tracked")
         return
     shown = entries if is_wide else entries[:_MAX_ENTRIES]
     rows = [
@@ -317,10 +338,10 @@ def _connections(entries: Tracked, *, is_wide: bool) -> None:
             node,
             entry.protocol,
             entry.state or "-",
-            _end(entry.client),
-            _end(entry.destination),
-            _end(entry.server),
-            _end(entry.seen_as),
+            _address_text(entry.client),
+            _address_text(entry.destination),
+            _address_text(entry.server),
+            _address_text(entry.seen_as),
         )
         for node, entry in shown
     ]
@@ -329,7 +350,7 @@ def _connections(entries: Tracked, *, is_wide: bool) -> None:
         echo(paint(f"… and {len(entries) - len(shown)} more connections: -o wide", DIM))
 
 
-def _end(end: tuple[str, int]) -> str:
+def _address_text(end: tuple[str, int]) -> str:
     return socket_address(*end) if end[1] else end[0]
 
 
@@ -350,20 +371,20 @@ def _endpoints(endpoints: Sequence[Mapping[str, Any]]) -> None:
     print_table(("  ADDRESS", "POD", "NODE", "STATE"), rows)
 
 
-def _services_of(seen: Mapping[str, Any], addresses: frozenset[str]) -> list[str]:
-    """Return the Services with an endpoint at one of the addresses."""
+def _services_of(inspected: Mapping[str, Any], addresses: frozenset[str]) -> list[str]:
+    """Return the Services that have an endpoint with one of the addresses."""
     return [
         f"{entry['namespace']}/{entry['name']}"
-        for entry in seen["services"]
+        for entry in inspected["services"]
         if any(endpoint["address"] in addresses for endpoint in entry["endpoints"])
     ]
 
 
-def _owner(seen: Mapping[str, Any], address: str) -> str | None:
+def _owner(inspected: Mapping[str, Any], address: str) -> str | None:
     return next(
         (
             pod_title(pod["namespace"], pod["name"])
-            for pod in seen["pods"]
+            for pod in inspected["pods"]
             if address in pod["addresses"]
         ),
         None,

@@ -1,4 +1,4 @@
-"""describe: an object's fields, what the cluster says of it, and its events."""
+"""describe: metadata, fields, status and events of one object."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def describe_object(client: Client, document: Mapping[str, Any]) -> None:
-    """Prints one object."""
+    """Print one object."""
     meta = document["metadata"]
     print_field("Name", meta["name"])
     if meta.get("namespace"):
@@ -46,7 +46,7 @@ def _pod(client: Client, pod: Mapping[str, Any]) -> None:
     )
     print_field("Status", pod_status(pod))
     print_field("IPs", ", ".join(entry["ip"] for entry in status.get("podIPs", ())) or "<none>")
-    seen: dict[str, Any] = next(
+    inspected: dict[str, Any] = next(
         (
             entry
             for entry in client.inspect()["pods"]
@@ -57,12 +57,12 @@ def _pod(client: Client, pod: Mapping[str, Any]) -> None:
     )
     print_field(
         "Sandbox",
-        f"{seen['sandbox']}, pause process {seen['pid']} in the lab's PID namespace"
-        if seen.get("pid")
+        f"{inspected['sandbox']}, pause process {inspected['pid']} in the lab's PID namespace"
+        if inspected.get("pid")
         else "<none>",
     )
-    print_field("Node's end", seen.get("host_ifname") or "<none>")
-    programs = {container["name"]: container for container in seen.get("containers", ())}
+    print_field("Link on node", inspected.get("host_ifname") or "<none>")
+    programs = {container["name"]: container for container in inspected.get("containers", ())}
     states = {
         container["name"]: container
         for field in ("initContainerStatuses", "containerStatuses")
@@ -72,12 +72,12 @@ def _pod(client: Client, pod: Mapping[str, Any]) -> None:
         if pod["spec"].get(field):
             echo(f"{title}:")
         for container in pod["spec"].get(field, ()):
-            is_asked = field == "containers" or container.get("restartPolicy") == "Always"
+            has_probes = field == "containers" or container.get("restartPolicy") == "Always"
             _container(
                 container,
                 states.get(container["name"], {}),
                 programs.get(container["name"], {}),
-                is_asked=is_asked,
+                has_probes=has_probes,
             )
     print_conditions(pod)
 
@@ -85,11 +85,15 @@ def _pod(client: Client, pod: Mapping[str, Any]) -> None:
 def _container(
     container: Mapping[str, Any],
     status: Mapping[str, Any],
-    seen: Mapping[str, Any],
+    inspected: Mapping[str, Any],
     *,
-    is_asked: bool,
+    has_probes: bool,
 ) -> None:
-    """`is_asked` is False for an init container, of which nobody asks whether it is there."""
+    """Print one container.
+
+    inspected: entry of the container in the lab's reply to `inspect`; {} if there is none.
+    has_probes: False for an init container that is not a sidecar; the kubelet probes only others.
+    """
     from kubenetlab.api.containers import Probe
     from kubenetlab.api.decode import decode
     from kubenetlab.datapath.probes import describe, describe_implied
@@ -97,24 +101,26 @@ def _container(
 
     echo(f"  {container['name']}:")
     print_field("Image", container.get("image", ""), 2)
-    is_real = bool(seen.get("real"))  # also while it does not run
+    is_real = bool(inspected.get("real"))  # also while it does not run
     if is_real:
         words = shlex.join((*container.get("command", ()), *container.get("args", ())))
-        pid = seen.get("pid")
+        pid = inspected.get("pid")
         print_field("Program", f"{words} ({f'process {pid}' if pid else 'not running'})", 2)
     else:
         print_field(
-            "Program", f"built-in {seen['program']}" if seen.get("program") else "<not running>", 2
+            "Program",
+            f"built-in {inspected['program']}" if inspected.get("program") else "<not running>",
+            2,
         )
-        assumed = ", ".join(seen.get("assumed_ports", ()))
+        assumed = ", ".join(inspected.get("assumed_ports", ()))
         why = (
-            f"  ({assumed} assumed: the target of Services, and the container declares no port)"
+            f"  ({assumed} assumed: target port of Services; the container declares no port)"
             if assumed
             else ""
         )
         print_field(
             "Listening on",
-            (", ".join(str(port) for port in seen.get("ports", ())) or "<nothing>") + why,
+            (", ".join(str(port) for port in inspected.get("ports", ())) or "<nothing>") + why,
             2,
         )
     for name, field in (("State", "state"), ("Last State", "lastState")):
@@ -130,13 +136,13 @@ def _container(
                 print_field("Exit Code", detail["exitCode"], 3)
     print_field("Ready", status.get("ready", False), 2)
     print_field("Restart Count", status.get("restartCount", 0), 2)
-    for kind in ("Startup", "Readiness", "Liveness") if is_asked else ():
+    for kind in ("Startup", "Readiness", "Liveness") if has_probes else ():
         given = container.get(f"{kind.lower()}Probe")
         probe = decode(given, Probe).value if given is not None else None
         if probe is not None:
             print_field(kind, describe(probe, is_real=is_real), 2)
         elif kind == "Readiness":
-            print_field(kind, describe_implied(seen.get("program") or COMMAND), 2)
+            print_field(kind, describe_implied(inspected.get("program") or COMMAND), 2)
 
 
 def _node(client: Client, node: Mapping[str, Any]) -> None:
@@ -178,13 +184,13 @@ def _other(client: Client, document: Mapping[str, Any]) -> None:
 
 def _events(client: Client, document: Mapping[str, Any]) -> None:
     uid = document["metadata"].get("uid")
-    found = [
+    events = [
         event
         for event in client.get("/api/v1/events")["items"]
         if event["involvedObject"].get("uid") == uid
     ]
-    echo("Events:" if found else "Events:            <none>")
-    if found:
+    echo("Events:" if events else "Events:            <none>")
+    if events:
         print_table(
             ("  TYPE", "REASON", "AGE", "FROM", "MESSAGE"),
             [
@@ -195,6 +201,6 @@ def _events(client: Client, document: Mapping[str, Any]) -> None:
                     event.get("source", {}).get("component", ""),
                     event.get("message", ""),
                 )
-                for event in found
+                for event in events
             ],
         )

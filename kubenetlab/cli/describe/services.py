@@ -1,4 +1,4 @@
-"""describe of a Service: its addresses, its policies, its ports, and who is behind it; where nobody is, why."""
+"""describe of Services: addresses, policies, ports, endpoints, or the reason why there are none."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def describe_service(client: Client, service: Mapping[str, Any]) -> None:
-    """Prints what is its own; name, labels and events come before and after."""
+    """Print the part between a Service's metadata and its events."""
     spec, meta = service["spec"], service["metadata"]
-    type_ = spec.get("type", "ClusterIP")
+    service_type = spec.get("type", "ClusterIP")
     print_mapping("Selector", spec.get("selector", {}))
-    print_field("Type", type_)
-    if type_ == "ExternalName":
+    print_field("Type", service_type)
+    if service_type == "ExternalName":
         print_field("External Name", spec["externalName"])
         print_field("Endpoints", "none: DNS answers with the external name (a CNAME)")
         return
@@ -29,11 +29,9 @@ def describe_service(client: Client, service: Mapping[str, Any]) -> None:
     for port in spec.get("ports", ()):
         at_nodes = f"  node port {port['nodePort']}" if port.get("nodePort") else ""
         target = port.get("targetPort", port["port"])
-        print_field(
-            "Port",
-            f"{port.get('name', '<unset>')}  {port['port']}/{port.get('protocol', 'TCP')}  →  {target}{at_nodes}",
-        )
-    seen = service_named(client.inspect(), meta["namespace"], meta["name"])
+        number = f"{port['port']}/{port.get('protocol', 'TCP')}"
+        print_field("Port", f"{port.get('name', '<unset>')}  {number}  →  {target}{at_nodes}")
+    inspected = service_named(client.inspect(), meta["namespace"], meta["name"])
     rows = [
         (
             f"  {entry['address']}",
@@ -41,28 +39,28 @@ def describe_service(client: Client, service: Mapping[str, Any]) -> None:
             entry["node"] or "",
             "ready" if entry["ready"] else "not ready",
         )
-        for entry in (seen["endpoints"] if seen is not None else ())
+        for entry in (inspected["endpoints"] if inspected is not None else ())
     ]
     echo("Endpoints:")
     if rows:
         print_table(("  ADDRESS", "PORT", "NODE", "STATE"), rows)
     else:
-        means = (
+        effect = (
             "DNS has no address" if spec.get("clusterIP") == "None" else "connections are rejected"
         )
-        why = explain_no_endpoints(client, service)
-        echo(f"  <none>  {means}{f': {why}' if why else ''}")
+        reason = explain_no_endpoints(client, service)
+        echo(f"  <none>  {effect}{f': {reason}' if reason else ''}")
 
 
 def _fields(service: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(name, value) of what a Service of this type has, in the order of kubectl."""
+    """Yield (name, value) of the fields that a Service of this type has, in kubectl's order."""
     spec = service["spec"]
     type_, is_headless = spec.get("type", "ClusterIP"), spec.get("clusterIP") == "None"
     families = ", ".join(spec.get("ipFamilies", ())) or "<none>"
     yield "IP Families", f"{families} ({spec.get('ipFamilyPolicy', 'SingleStack')})"
     yield (
         "IPs",
-        "None: headless, DNS answers with its endpoints"
+        "None: headless, DNS answers with the endpoints"
         if is_headless
         else ", ".join(spec.get("clusterIPs", ())) or "<none>",
     )
@@ -94,7 +92,10 @@ def _fields(service: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def explain_no_endpoints(client: Client, service: Mapping[str, Any]) -> str:
-    """Why a Service has no endpoint that is ready, as far as its selector, its ports and its namespace's pods tell."""
+    """Return the reason why a Service has no ready endpoint.
+
+    It is derived from the selector, the ports and the pods of the namespace; empty if unknown.
+    """
     from kubenetlab.api.pods import Pod
     from kubenetlab.lab.paths import kind_path
     from kubenetlab.observe.emptiness import why_empty

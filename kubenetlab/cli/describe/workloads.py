@@ -1,4 +1,4 @@
-"""describe of Deployments and their kin: how far they are, what their pods are made from, and those pods.
+"""describe of workloads: replicas, update strategy, pod template and pods.
 
 Source: k8s.io/kubectl pkg/describe/describe.go (1.33).
 """
@@ -25,7 +25,7 @@ WORKLOADS: Final = ("Deployment", "ReplicaSet", "StatefulSet", "DaemonSet")
 
 
 def describe_workload(client: Client, document: Mapping[str, Any]) -> None:
-    """The part between an object's metadata and its events."""
+    """Print the part between a workload's metadata and its events."""
     spec = document["spec"]
     print_values("Selector", _selector(spec["selector"]))
     print_field("Replicas" if document["kind"] != "DaemonSet" else "Nodes", _replicas(document))
@@ -41,18 +41,18 @@ def describe_workload(client: Client, document: Mapping[str, Any]) -> None:
 
 
 def _selector(selector: Mapping[str, Any]) -> list[str]:
-    """Each part as kubectl takes it behind -l."""
-    found = [f"{key}={value}" for key, value in selector.get("matchLabels", {}).items()]
-    for part in selector.get("matchExpressions", ()):
-        key, values = part["key"], ",".join(part.get("values", ()))
+    """Return the parts of a selector in the syntax of `-l`."""
+    parts = [f"{key}={value}" for key, value in selector.get("matchLabels", {}).items()]
+    for expression in selector.get("matchExpressions", ()):
+        key, values = expression["key"], ",".join(expression.get("values", ()))
         words = {
             "In": f"{key} in ({values})",
             "NotIn": f"{key} notin ({values})",
             "Exists": key,
             "DoesNotExist": f"!{key}",
         }
-        found.append(words[part["operator"]])
-    return found
+        parts.append(words[expression["operator"]])
+    return parts
 
 
 def _replicas(document: Mapping[str, Any]) -> str:
@@ -86,15 +86,22 @@ def _replicas(document: Mapping[str, Any]) -> str:
 
 
 def _strategy(document: Mapping[str, Any]) -> dict[str, Any]:
-    """How its pods are replaced, as far as it says or Kubernetes' defaults do."""
+    """Return the update strategy as fields, with Kubernetes' defaults."""
     spec = document["spec"]
     match document["kind"]:
         case "Deployment":
             strategy = spec.get("strategy", {})
             rolling = strategy.get("rollingUpdate") or {}
-            limits = f"{rolling.get('maxUnavailable', '25%')} max unavailable, {rolling.get('maxSurge', '25%')} max surge"
+            limits = (
+                f"{rolling.get('maxUnavailable', '25%')} max unavailable, "
+                f"{rolling.get('maxSurge', '25%')} max surge"
+            )
             is_rolling = strategy.get("type", "RollingUpdate") == "RollingUpdate"
-            paused = {"Paused": "yes: a changed template waits"} if spec.get("paused") else {}
+            paused = (
+                {"Paused": "yes: a changed template is not rolled out"}
+                if spec.get("paused")
+                else {}
+            )
             return {
                 "Strategy": f"RollingUpdate, {limits}" if is_rolling else strategy["type"],
                 **paused,
@@ -105,7 +112,7 @@ def _strategy(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def describe_template(template: Mapping[str, Any]) -> None:
-    """Print what pods are made from."""
+    """Print a pod template."""
     meta = template.get("metadata", {})
     for name, field in (("Labels", "labels"), ("Annotations", "annotations")):
         if meta.get(field):
@@ -127,22 +134,26 @@ def describe_template(template: Mapping[str, Any]) -> None:
 
 
 def _replica_sets(client: Client, deployment: Mapping[str, Any]) -> None:
-    """The one of the present template, and those of former ones that still have pods."""
-    owned = [item for item in _of(client, "replicasets", deployment) if _is_owned(item, deployment)]
+    """Print the ReplicaSet of the current template, and older ones that still have pods."""
+    owned = [
+        item
+        for item in _objects_beside(client, "replicasets", deployment)
+        if _is_owned(item, deployment)
+    ]
     newest = max(owned, key=_revision, default=None)
     old = [
         item for item in owned if item is not newest and item.get("status", {}).get("replicas", 0)
     ]
-    print_field("Old ReplicaSets", ", ".join(map(_created, old)) or "<none>")
-    print_field("New ReplicaSet", _created(newest) if newest is not None else "<none>")
+    print_field("Old ReplicaSets", ", ".join(map(_replicas_created, old)) or "<none>")
+    print_field("New ReplicaSet", _replicas_created(newest) if newest is not None else "<none>")
 
 
-def _created(replica_set: Mapping[str, Any]) -> str:
-    there, wanted = (
+def _replicas_created(replica_set: Mapping[str, Any]) -> str:
+    current, desired = (
         replica_set.get("status", {}).get("replicas", 0),
         replica_set["spec"].get("replicas", 1),
     )
-    return f"{replica_set['metadata']['name']} ({there}/{wanted} replicas created)"
+    return f"{replica_set['metadata']['name']} ({current}/{desired} replicas created)"
 
 
 def _revision(replica_set: Mapping[str, Any]) -> int:
@@ -152,47 +163,51 @@ def _revision(replica_set: Mapping[str, Any]) -> int:
 
 
 def describe_pods(client: Client, document: Mapping[str, Any]) -> None:
-    """Print the pods of a workload, past its ReplicaSets."""
+    """Print the pods of a workload, including those that its ReplicaSets own."""
     kind, meta = document["kind"], document["metadata"]
-    seen = client.inspect()["pods"]
+    inspected = client.inspect()["pods"]
     names = {
         pod["name"]
-        for pod in seen
+        for pod in inspected
         if pod["namespace"] == meta["namespace"] and pod["workload"] == f"{kind}/{meta['name']}"
     }
     pods = [
         pod
-        for pod in _of(client, "pods", document)
+        for pod in _objects_beside(client, "pods", document)
         if pod["metadata"]["name"] in names or _is_owned(pod, document)
     ]
     echo("Pods:" if pods else "Pods:              <none>")
     if pods:
-        shown = ("NAME", "READY", "STATUS", "RESTARTS", "IP", "NODE")
-        picked = [
-            index for index, heading in enumerate(header("Pod", is_wide=True)) if heading in shown
+        headings = ("NAME", "READY", "STATUS", "RESTARTS", "IP", "NODE")
+        indices = [
+            index
+            for index, heading in enumerate(header("Pod", is_wide=True))
+            if heading in headings
         ]
         rows = [
             [
                 cell
                 for index, cell in enumerate(columns("Pod", pod, is_wide=True))
-                if index in picked
+                if index in indices
             ]
             for pod in pods
         ]
-        print_table(("  NAME", *shown[1:]), [(f"  {row[0]}", *row[1:]) for row in rows])
+        print_table(("  NAME", *headings[1:]), [(f"  {row[0]}", *row[1:]) for row in rows])
 
 
-def _of(client: Client, plural: str, document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The objects of a kind in the same namespace."""
+def _objects_beside(
+    client: Client, plural: str, document: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Return the objects of a kind in the namespace of `document`."""
     from kubenetlab.api.kinds import find_kind
     from kubenetlab.lab.paths import kind_path
 
     kind = find_kind(plural)
     assert kind is not None
-    found: list[dict[str, Any]] = client.get(kind_path(kind, document["metadata"]["namespace"]))[
+    items: list[dict[str, Any]] = client.get(kind_path(kind, document["metadata"]["namespace"]))[
         "items"
     ]
-    return found
+    return items
 
 
 def _is_owned(item: Mapping[str, Any], owner: Mapping[str, Any]) -> bool:

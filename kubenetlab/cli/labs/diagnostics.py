@@ -346,14 +346,14 @@ def assess(
     return assessed
 
 
-def note_absent_pods(seen: Mapping[str, Any]) -> None:
+def note_absent_pods(inspected: Mapping[str, Any]) -> None:
     """Print the pods that are missing from the matrix because they do not run.
 
-    seen: reply of the lab's API to `inspect`.
+    inspected: reply of the lab's API to `inspect`.
     """
     names = [
         f"{pod['namespace']}/{pod['name']}"
-        for pod in seen["pods"]
+        for pod in inspected["pods"]
         if not pod["pid"] and pod["phase"] == "Pending"
     ]
     if names:

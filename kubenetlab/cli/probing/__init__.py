@@ -1,1 +1,1 @@
-"""Commands that send packets or compare rules: ping, check, inspect, diff."""
+"""Commands that send packets or read the kernel: ping, check, inspect, diff."""

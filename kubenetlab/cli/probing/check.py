@@ -1,4 +1,4 @@
-"""check: truth tables for CI: who must reach whom, by real packets."""
+"""check: test connectivity with real packets against tables of expectations, for CI."""
 
 from __future__ import annotations
 
@@ -29,33 +29,38 @@ if TYPE_CHECKING:
 def check(
     paths: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[FILE…]", help="Tables, as with -f.", show_default=False),
+        typer.Argument(metavar="[FILE…]", help="Tables of expectations.", show_default=False),
     ] = None,
     files: Annotated[
         list[str] | None,
         typer.Option(
-            "-f", "--filename", metavar="FILE|-", help="Tables; may be given several times."
+            "-f",
+            "--filename",
+            metavar="FILE|-",
+            help="Table of expectations. May be repeated.",
         ),
     ] = None,
     junit: Annotated[
         str | None,
-        typer.Option("--junit", metavar="FILE", help="Write the result as JUnit XML, too."),
+        typer.Option("--junit", metavar="FILE", help="Also write the result as JUnit XML."),
     ] = None,
     deadline: Annotated[
         float,
-        typer.Option(
-            "--deadline", metavar="SECONDS", min=0.01, help="How long silence is waited out."
-        ),
+        typer.Option("--deadline", metavar="SECONDS", min=0.01, help="Time to wait for an answer."),
     ] = 1.0,
     allow_unmodelled: AllowUnmodelled = None,
     allow_undeclared: AllowUndeclared = False,
     output: OutputOption = Output.table,
     lab: Lab = None,
 ) -> None:
-    """Check who reaches whom against tables; without any, against what Kubernetes promises. Exit status 1 when something does not hold.
+    """Test who can reach whom, against tables of expectations.
 
-    Objects that the lab does not enforce, such as network policies, and misconfigured objects fail the check, too: the result would say
-    more than is known. Manifests that a table names are applied first.
+    Without a table, test what Kubernetes promises for every pair.
+    Manifests that a table names are applied first.
+    The exit status is 1 if an expectation does not hold. It is also 1 if
+    objects are misconfigured or not enforced by the lab (such as network
+    policies), because the result would not be reliable.
+
     Example: kubenetlab check -f manifests/11-microservices-demo/expect.yaml
     """
     from kubenetlab.cli.labs.diagnostics import assess
@@ -73,63 +78,65 @@ def check(
     ]
     if manifests:
         _apply(client.lab, manifests)
-    found = client.diagnostics()
-    begun = time.monotonic()
+    diagnostics = client.diagnostics()
+    started = time.monotonic()
     verdicts = _tables(client, tables, deadline) if tables else _promise(client, deadline)
-    took_s = time.monotonic() - begun
+    took_s = time.monotonic() - started
     expected_to_fail = frozenset(
         index for index, verdict in enumerate(verdicts) if tables and verdict.is_expected_to_fail
     )
     connections = [verdict.connection for verdict in verdicts]
-    judged = assess(
-        found,
+    assessed = assess(
+        diagnostics,
         connections,
         kinds=allow_unmodelled,
         undeclared=allow_undeclared,
         expected_to_fail=expected_to_fail,
     )
     if junit is not None:
-        _write_junit(junit, verdicts, judged, took_s)
+        _write_junit(junit, verdicts, assessed, took_s)
     failed = [verdict for verdict in verdicts if verdict.state == "fails"]
-    is_fine = not failed and all(one.is_accepted for one in judged)
+    is_fine = not failed and all(diagnostic.is_accepted for diagnostic in assessed)
     if output.is_data:
-        print_data(_as_data(verdicts, judged, is_fine=is_fine), output)
+        print_data(_as_data(verdicts, assessed, is_fine=is_fine), output)
     else:
-        _show(verdicts, judged, took_s)
+        _show(verdicts, assessed, took_s)
         hint(
             _again(failed[0])
             if failed
             else "kubenetlab ping"
             if is_fine
-            else _how_to_accept(judged)
+            else _how_to_accept(assessed)
         )
     if not is_fine:
         raise typer.Exit(1)
 
 
 def _refuse_unwritable(file: str) -> None:
-    """Raise UsageError for a report that cannot be written, before anything is sent."""
+    """Raise UsageError if the report cannot be written; called before any packet is sent."""
     from kubenetlab.errors import UsageError
 
     directory = os.path.dirname(file) or "."
     if not os.path.isdir(directory):
-        raise UsageError(f"--junit {file}: there is no folder {directory}")
+        raise UsageError(f"--junit {file}: directory {directory} does not exist")
     if os.path.isdir(file) or not os.access(file if os.path.exists(file) else directory, os.W_OK):
-        raise UsageError(f"--junit {file}: it cannot be written")
+        raise UsageError(f"--junit {file}: cannot write this file")
 
 
-def _how_to_accept(judged: Sequence[AssessedDiagnostic]) -> str:
-    """Return the command that looks at the first open diagnostic, or accepts it."""
-    first = next(one for one in judged if not one.is_accepted).diagnostic
-    if first.code == "not-enforced":
-        return f"kubenetlab check --allow-unmodelled {first.kind.partition('.')[0]}"
-    return f"kubenetlab describe {first.kind.lower()} {first.name}" + (
-        f" -n {first.namespace}" if first.namespace != "default" else ""
+def _how_to_accept(assessed: Sequence[AssessedDiagnostic]) -> str:
+    """Return the command that shows or accepts the first diagnostic that is not accepted."""
+    open_diagnostic = next(
+        diagnostic for diagnostic in assessed if not diagnostic.is_accepted
+    ).diagnostic
+    if open_diagnostic.code == "not-enforced":
+        return f"kubenetlab check --allow-unmodelled {open_diagnostic.kind.partition('.')[0]}"
+    return f"kubenetlab describe {open_diagnostic.kind.lower()} {open_diagnostic.name}" + (
+        f" -n {open_diagnostic.namespace}" if open_diagnostic.namespace != "default" else ""
     )
 
 
 def _again(verdict: RowVerdict) -> str:
-    """The command that asks once more what did not hold."""
+    """Return the `ping` command that repeats the probe of a failed expectation."""
     target, _, protocol = verdict.target.rpartition("/")
     if protocol not in ("TCP", "UDP"):
         return f"kubenetlab ping {verdict.source} {quote(verdict.target)}"
@@ -138,7 +145,10 @@ def _again(verdict: RowVerdict) -> str:
 
 
 def _apply(lab: str, manifests: list[str]) -> None:
-    """As `kubenetlab apply` does, and waits for the pods, without a word; what never becomes ready is for the table to judge."""
+    """Run `kubenetlab apply` without output and wait for the pods.
+
+    Pods that do not become ready are no error here: the table shows their effect.
+    """
     import contextlib
     import io
 
@@ -158,26 +168,31 @@ def _tables(client: Any, tables: Sequence[Any], deadline_s: float) -> list[RowVe
     from kubenetlab.kernel.namespaces.enter import enter_lab
     from kubenetlab.observe.check import check as run_table
 
-    seen = client.inspect()
+    inspected = client.inspect()
     networks = _Networks(client)
     for _, table, _ in tables:
-        networks.learn(table, seen)
+        networks.learn(table, inspected)
     enter_lab(client.open_init())
     return [
         verdict
         for _, table, places in tables
-        for verdict in run_table(table, places, seen, networks, deadline_s=deadline_s)
+        for verdict in run_table(table, places, inspected, networks, deadline_s=deadline_s)
     ]
 
 
 class _Networks:
-    """Each source's own network. What the lab must be asked for is asked before an ordinary user's process goes into the lab."""
+    """Networks of sources, for rows that resolve names or use sockets in the source's namespace.
+
+    Resolver files come from the lab's API, so `learn` must be called before the process enters the
+    lab: an unprivileged process cannot leave it again.
+    """
 
     def __init__(self, client: Any) -> None:
         self._client = client
         self._resolvers: dict[str, Any] = {}
 
-    def learn(self, table: Any, seen: Any) -> None:
+    def learn(self, table: Any, inspected: Any) -> None:
+        """Read the resolver files of all sources of a table that need a network."""
         from kubenetlab.errors import UsageError
         from kubenetlab.observe.check import needs_network
         from kubenetlab.observe.targets import named_places, read
@@ -187,11 +202,11 @@ class _Networks:
             try:
                 sources = [
                     source
-                    for source in named_places(read(row.from_, seen), seen)
-                    if needs_network(row, seen, source)
+                    for source in named_places(read(row.from_, inspected), inspected)
+                    if needs_network(row, inspected, source)
                 ]
             except UsageError:
-                continue  # the table says so in its place
+                continue  # reported with the row when the table runs
             for source in sources:
                 reply = self._client.enter(source.sandbox)
                 for fd in reply.fds:
@@ -210,15 +225,15 @@ class _Networks:
 
 
 def _promise(client: Any, deadline_s: float) -> list[RowVerdict]:
-    """The lab's own promise: the ping matrix as checks."""
+    """Return the ping matrix, that is, what Kubernetes promises for every pair, as verdicts."""
     from kubenetlab.kernel.namespaces.enter import enter_lab
     from kubenetlab.observe.check import RowVerdict
     from kubenetlab.observe.connections import Ends
     from kubenetlab.observe.matrix import probe_matrix
 
-    seen = client.inspect()
-    ends = Ends(seen)
-    note_absent_pods(seen)
+    inspected = client.inspect()
+    ends = Ends(inspected)
+    note_absent_pods(inspected)
     enter_lab(client.open_init())
     return [
         RowVerdict(
@@ -233,73 +248,82 @@ def _promise(client: Any, deadline_s: float) -> list[RowVerdict]:
             f"{ends.stable_name(cell.source)} → {ends.stable_destination(cell.destination)}",
             ends.of_cell(cell.source, cell.destination),
         )
-        for cell in probe_matrix(seen, deadline_s=deadline_s).cells
+        for cell in probe_matrix(inspected, deadline_s=deadline_s).cells
     ]
 
 
-def _unenforced_by_verdict(judged: Sequence[AssessedDiagnostic]) -> dict[int, list[str]]:
-    """Return the titles of the objects that are neither enforced nor accepted, by the index of each verdict that they could change."""
-    found: dict[int, list[str]] = {}
-    for one in judged:
-        if one.is_unenforced and not one.is_accepted:
-            for index in one.affected:
-                found.setdefault(index, []).append(one.diagnostic.title)
-    return found
+def _unenforced_by_verdict(assessed: Sequence[AssessedDiagnostic]) -> dict[int, list[str]]:
+    """Return the titles of unenforced, unaccepted objects, by verdict that they could change."""
+    titles: dict[int, list[str]] = {}
+    for item in assessed:
+        if item.is_unenforced and not item.is_accepted:
+            for index in item.affected:
+                titles.setdefault(index, []).append(item.diagnostic.title)
+    return titles
 
 
 def _remark(titles: Sequence[str]) -> str:
-    return f"not enforced by this lab, and could change this: {abbreviate(titles)}"
+    return f"not enforced by this lab, could change this result: {abbreviate(titles)}"
 
 
 def _as_data(
-    verdicts: Sequence[RowVerdict], judged: Sequence[AssessedDiagnostic], *, is_fine: bool
+    verdicts: Sequence[RowVerdict], assessed: Sequence[AssessedDiagnostic], *, is_fine: bool
 ) -> dict[str, Any]:
     from msgspec import to_builtins
 
-    unenforced = _unenforced_by_verdict(judged)
+    unenforced = _unenforced_by_verdict(assessed)
     checks = []
     for index, verdict in enumerate(verdicts):
         fields = to_builtins(verdict)
         del fields["connection"]
         checks.append({**fields, "unenforced": unenforced.get(index, [])})
     names = [verdict.name for verdict in verdicts]
-    return {"ok": is_fine, "checks": checks, "diagnostics": [one.as_data(names) for one in judged]}
+    return {
+        "ok": is_fine,
+        "checks": checks,
+        "diagnostics": [diagnostic.as_data(names) for diagnostic in assessed],
+    }
 
 
 def _show(
-    verdicts: Sequence[RowVerdict], judged: Sequence[AssessedDiagnostic], took_s: float
+    verdicts: Sequence[RowVerdict], assessed: Sequence[AssessedDiagnostic], took_s: float
 ) -> None:
-    unenforced = _unenforced_by_verdict(judged)
+    unenforced = _unenforced_by_verdict(assessed)
     for index, verdict in enumerate(verdicts):
         if verdict.state == "fails":
-            where = f"{paint(verdict.place, DIM)}  " if verdict.place else ""
+            place = f"{paint(verdict.place, DIM)}  " if verdict.place else ""
             echo(
-                f"{paint('✗', BAD)} {where}{verdict.source} → {verdict.target}: wanted {verdict.expected}, found {verdict.found}"
+                f"{paint('✗', BAD)} {place}{verdict.source} → {verdict.target}: "
+                f"expected {verdict.expected}, found {verdict.found}"
             )
             if index in unenforced:
                 echo(f"    {paint(_remark(unenforced[index]), WARNING)}")
     names = [f"{verdict.source} → {verdict.target}" for verdict in verdicts]
-    for one in judged:
-        if not one.is_accepted:
-            echo(
-                f"{paint('✗', BAD)} {describe_unenforced(one, names) if one.is_unenforced else one.problem}"
-            )
+    for item in assessed:
+        if not item.is_accepted:
+            text = describe_unenforced(item, names) if item.is_unenforced else item.problem
+            echo(f"{paint('✗', BAD)} {text}")
     failing = sum(verdict.state == "fails" for verdict in verdicts)
     parts = [paint(f"{len(verdicts) - failing} hold", GOOD)]
-    parts += [paint(f"{failing} do not", BAD)] if failing else []
-    parts += [paint(part, BAD) for part in count_problems(judged)]
+    parts += [paint(f"{failing} fail", BAD)] if failing else []
+    parts += [paint(part, BAD) for part in count_problems(assessed)]
     echo(f"{len(verdicts)} checks in {took_s:.2f} s: {', '.join(parts)}")
 
 
 def _write_junit(
-    file: str, verdicts: Sequence[RowVerdict], judged: Sequence[AssessedDiagnostic], took_s: float
+    file: str, verdicts: Sequence[RowVerdict], assessed: Sequence[AssessedDiagnostic], took_s: float
 ) -> None:
     from kubenetlab.errors import LabError
     from kubenetlab.observe.junit import Note, write
 
-    remarks = {index: [_remark(titles)] for index, titles in _unenforced_by_verdict(judged).items()}
-    notes = [Note(one.name, one.message, one.place, one.is_accepted) for one in judged]
+    remarks = {
+        index: [_remark(titles)] for index, titles in _unenforced_by_verdict(assessed).items()
+    }
+    notes = [
+        Note(diagnostic.name, diagnostic.message, diagnostic.place, diagnostic.is_accepted)
+        for diagnostic in assessed
+    ]
     try:
         write(file, verdicts, notes, remarks, took_s)
     except OSError as error:
-        raise LabError(f"--junit {file}: it cannot be written: {error.strerror}") from None
+        raise LabError(f"--junit {file}: cannot write this file: {error.strerror}") from None

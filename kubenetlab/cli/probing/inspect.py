@@ -1,4 +1,4 @@
-"""inspect and diff: how things stand in the kernel."""
+"""inspect and diff: show the kernel's objects, and their differences from the desired state."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def inspect(
         str | None,
         typer.Argument(
             metavar="[TARGET]",
-            help="\\[ns/]pod, deploy:, svc:, node: or ext:; without it the whole lab.",
+            help="Pod (\\[ns/]name), deploy:, svc:, node: or ext:. Default: the whole lab.",
             show_default=False,
             autocompletion=candidates("destinations"),
         ),
@@ -35,22 +35,25 @@ def inspect(
     output: OutputOption = Output.table,
     lab: Lab = None,
 ) -> None:
-    """Show what runs: pids, namespaces, addresses; with a target its objects in the kernel. Example: kubenetlab inspect svc:web
+    """Show processes, namespaces and addresses; with a target, its kernel objects.
 
-    Of a node or host: its links, routes and rules. Of a Service, workload or pod: addresses, endpoints, its rules or map entries on
-    each node, and tracked connections; address translation is explained.
-    With -o json it is made for other programs: enter a namespace with nsenter --net=PATH.
+    For a node or host: links, routes and rules. For a Service, workload or
+    pod: addresses, endpoints, rules or map entries on each node, and tracked
+    connections, with notes about address translation.
+    -o json is for programs; enter a namespace with nsenter --net=PATH.
+
+    Example: kubenetlab inspect svc:web
     """
     from kubenetlab.lab.client import choose
 
     client = choose(lab)
-    seen = client.inspect()
+    inspected = client.inspect()
     if target is None:
         if output.is_data:
-            print_data(seen, output)
+            print_data(inspected, output)
             return
-        _show(seen)
-        hint(f"kubenetlab inspect node:{seen['nodes'][0]['name']}")
+        _show(inspected)
+        hint(f"kubenetlab inspect node:{inspected['nodes'][0]['name']}")
         return
     from kubenetlab.cli.describe.kernel_objects import (
         inspect_pods,
@@ -60,80 +63,85 @@ def inspect(
     )
     from kubenetlab.observe.targets import read, resolve
 
-    wanted = read(target, seen, namespace)
-    if (service := selected_service(wanted, seen)) is not None:
-        inspect_service(client, seen, service, output)
+    parsed = read(target, inspected, namespace)
+    if (service := selected_service(parsed, inspected)) is not None:
+        inspect_service(client, inspected, service, output)
         return
-    place = resolve(wanted, seen, is_destination=True)
-    detail = client.get(f"{LAB_API}/detail", netns=place.sandbox)
+    location = resolve(parsed, inspected, is_destination=True)
+    detail = client.get(f"{LAB_API}/detail", netns=location.sandbox)
     del detail["listings"]
-    found = {"name": place.title, "netns": place.netns, **detail}
+    document = {"name": location.title, "netns": location.netns, **detail}
     if not output.is_data:
         _show_namespace(
-            {**found, "netns": place.netns}, place.addresses, is_wide=output is Output.wide
+            {**document, "netns": location.netns}, location.addresses, is_wide=output is Output.wide
         )
-    if place.kind == "pod":
-        title, pods = selected_pods(wanted, seen, place)
-        found |= inspect_pods(client, seen, pods, title, output)
+    if location.kind == "pod":
+        title, pods = selected_pods(parsed, inspected, location)
+        document |= inspect_pods(client, inspected, pods, title, output)
     if output.is_data:
-        print_data(found, output)
+        print_data(document, output)
         return
     hint(f"kubenetlab shell {target}")
 
 
-def _show_namespace(found: dict[str, Any], addresses: tuple[str, ...], *, is_wide: bool) -> None:
+def _show_namespace(document: dict[str, Any], addresses: tuple[str, ...], *, is_wide: bool) -> None:
     """Print the links, addresses, routes and rules of one network namespace."""
     from kubenetlab.cli.labs.plan_output import fold
 
-    echo(f"{paint(found['name'], None, bold=True)}  {', '.join(addresses)}")
-    echo(f"netns {found['netns']}")
-    for line in found["objects"] if is_wide else fold(found["objects"]):
+    echo(f"{paint(document['name'], None, bold=True)}  {', '.join(addresses)}")
+    echo(f"netns {document['netns']}")
+    for line in document["objects"] if is_wide else fold(document["objects"]):
         echo(f"  {line}")
-    if found["rules"]:
+    if document["rules"]:
         echo()
-        echo(found["rules"].rstrip())
+        echo(document["rules"].rstrip())
 
 
 def diff(output: OutputOption = Output.table, lab: Lab = None) -> None:
-    """Look at the kernel and show where it differs from what should be. Exit status 1 when it does. Example: kubenetlab diff
+    """Compare the kernel with the desired state and show the differences.
 
-    Each line begins with what a repair would do: + adds, - removes, ~ changes. A change shows the desired state, then the observed
-    one. Rules and elements are compared one by one; -o wide shows the content of chains that are missing or additional, too.
-    The exit status is 1, too, while parts of the lab's store could not be read: what should be may be older than what you applied.
+    Each line starts with what a repair would do: + adds, - removes, ~ changes.
+    A change shows the desired state, then the observed state. Rules and set
+    elements are compared one by one. -o wide also shows the content of missing
+    and additional chains.
+    The exit status is 1 if there is a difference, or if parts of the lab's
+    store cannot be read: the desired state may then be older than the
+    manifests you applied.
+
+    Example: kubenetlab diff
     """
     from kubenetlab.cli.labs.plan_output import show_differences
     from kubenetlab.lab.client import choose
 
     client = choose(lab)
-    found: dict[str, Any] = client.get(f"{LAB_API}/diff")
+    report: dict[str, Any] = client.get(f"{LAB_API}/diff")
     if output.is_data:
-        print_data(found, output)
-    elif found["changes"] or found["failures"]:
-        if found["changes"]:
-            show_differences(found["changes"], is_wide=output is Output.wide)
-        print_failures(found["failures"])
-        print_faults(found["faults"])
-        hint(
-            f"kubenetlab {'heal' if found['faults'] else 'up'} --lab {client.lab} (puts it right at once)"
-        )
+        print_data(report, output)
+    elif report["changes"] or report["failures"]:
+        if report["changes"]:
+            show_differences(report["changes"], is_wide=output is Output.wide)
+        print_failures(report["failures"])
+        print_faults(report["faults"])
+        command = "heal" if report["faults"] else "up"
+        hint(f"kubenetlab {command} --lab {client.lab} (repairs it at once)")
     else:
         echo(paint("the kernel is as it should be", GOOD))
-        print_faults(found["faults"])
+        print_faults(report["faults"])
         hint("kubenetlab ping")
-    if (
-        found["changes"] or found["failures"] or found["warnings"]
-    ):  # the warnings are printed with every answer
+    # The client prints the warnings with every reply.
+    if report["changes"] or report["failures"] or report["warnings"]:
         raise typer.Exit(1)
 
 
-def _show(seen: dict[str, Any]) -> None:
+def _show(inspected: dict[str, Any]) -> None:
     echo(
-        f"lab {paint(seen['lab'], None, bold=True)}: init {seen['init_pid']}, agent {seen['agent_pid']}, {seen['run_directory']}"
+        f"lab {paint(inspected['lab'], None, bold=True)}: init {inspected['init_pid']}, "
+        f"agent {inspected['agent_pid']}, {inspected['run_directory']}"
     )
-    echo(f"pods {seen['pod_layout']}, neighbours {seen['neighbors']}")
+    echo(f"pods {inspected['pod_layout']}, neighbours {inspected['neighbors']}")
     echo()
     print_table(
-        ("NODE", "ADDRESS", "PODS' RANGE", "READY", "NETNS"),
+        ("NODE", "ADDRESS", "POD CIDR", "READY", "NETNS"),
         [
             (
                 node["name"],
@@ -142,7 +150,7 @@ def _show(seen: dict[str, Any]) -> None:
                 "yes" if node["ready"] else "no",
                 node["netns"] or "-",
             )
-            for node in seen["nodes"]
+            for node in inspected["nodes"]
         ],
     )
     echo()
@@ -156,14 +164,14 @@ def _show(seen: dict[str, Any]) -> None:
             or "-",
             pod["netns"] or "-",
         )
-        for pod in seen["pods"]
+        for pod in inspected["pods"]
     ]
-    print_table(("POD", "ADDRESS", "NODE", "NODE'S END", "PORTS", "NETNS"), rows)
+    print_table(("POD", "ADDRESS", "NODE", "LINK ON NODE", "PORTS", "NETNS"), rows)
     echo()
     print_table(
         ("EXTERNAL", "ADDRESS", "NETNS"),
         [
             (host["name"], ", ".join(host["addresses"]), host["netns"] or "-")
-            for host in seen["external"]
+            for host in inspected["external"]
         ],
     )

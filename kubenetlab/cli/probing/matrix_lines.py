@@ -1,4 +1,4 @@
-"""Lines of the ping matrix: one mark per cell, fitted to the width of the terminal."""
+"""Lines of the ping matrix: one mark per cell, laid out for the width of the terminal."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from kubenetlab.cli.terminal.printing import BAD, DIM, GOOD, WARNING, paint
 from kubenetlab.observe.matrix import Cell, Matrix
 
 _MARKS: Final = {"answer": "●", "refused": "×", "unreachable": "·", "silence": "·"}
-"""Silence and "no route" share a mark: routers limit how often they send the ICMP error (Linux:
-five, then one a second)."""
-_MOST_SPACED: Final = 50
-"""Destinations up to which marks are set apart by spaces where the terminal is wide enough."""
-_LEAST_COLUMNS: Final = 8
-"""Marks per line of a block on a terminal that has no room beside the names of the sources."""
+"""Mark per outcome. Silence and "unreachable" share a mark, because routers limit the rate of ICMP
+errors (Linux: five, then one a second)."""
+_MAX_SPACED: Final = 50
+"""Maximum number of destinations for which marks are separated by spaces."""
+_MIN_COLUMNS: Final = 8
+"""Minimum number of marks per line of a block, even if the terminal is too narrow for them."""
 
 
 def matrix_lines(matrix: Matrix, width: int | None = None) -> Iterator[str]:
     """Yield the lines of a matrix that is at most `width` columns wide; None sets no limit.
 
-    The destinations are numbered: those that are sources, too, as their rows, the others as the
-    list below the rows. A matrix that is too wide loses the spaces between its marks first. What
-    is still too wide is drawn in blocks of columns, one below the other.
+    Destinations are numbered: those that are also sources by their rows, the others in the list
+    below the rows. If the matrix is too wide, first the spaces between marks are dropped, then it
+    is split into blocks of columns, one below the other.
     """
     numbers = {column.title: str(index + 1) for index, column in enumerate(matrix.destinations)}
     depth = max((len(number) for number in numbers.values()), default=0)
@@ -46,13 +46,14 @@ def matrix_lines(matrix: Matrix, width: int | None = None) -> Iterator[str]:
     others = [column for column in matrix.destinations if column.title not in rows]
     for column in others:
         note = "" if isinstance(column, Location) or column.endpoints else "  no ready endpoint"
-        yield f"{paint(numbers[column.title].rjust(depth), DIM)} {column.title}  {paint(_addresses(column) + note, DIM)}"
+        number = paint(numbers[column.title].rjust(depth), DIM)
+        yield f"{number} {column.title}  {paint(_addresses(column) + note, DIM)}"
     if others:
         yield ""
 
 
 def legend_lines(width: int | None = None) -> Iterator[str]:
-    """Yield the meaning of the marks, in as many lines as `width` columns need."""
+    """Yield the legend of the marks, wrapped at `width` columns; None sets no limit."""
     entries = (
         ("●", GOOD, "answers"),
         ("×", WARNING, "refuses"),
@@ -60,35 +61,38 @@ def legend_lines(width: int | None = None) -> Iterator[str]:
         ("!", BAD, "answers, against the promise"),
         ("✗", BAD, "does not, against the promise"),
     )
-    line, taken = "", 0
+    line, line_width = "", 0
     for mark, colour, meaning in entries:
-        needed = len(mark) + 1 + len(meaning)
-        if line and width is not None and taken + 2 + needed > width:
+        entry_width = len(mark) + 1 + len(meaning)
+        if line and width is not None and line_width + 2 + entry_width > width:
             yield line
-            line, taken = "", 0
+            line, line_width = "", 0
         line += ("  " if line else "") + f"{paint(mark, colour)} {meaning}"
-        taken += (2 if taken else 0) + needed
+        line_width += (2 if line_width else 0) + entry_width
     yield line
 
 
-def _blocks(columns: Sequence[Any], room: int | None) -> list[list[tuple[Any, str]]]:
-    """Split destinations, each with the gap behind it, into blocks of at most `room` terminal columns."""
+def _blocks(columns: Sequence[Any], max_width: int | None) -> list[list[tuple[Any, str]]]:
+    """Split destinations into blocks of at most `max_width` terminal columns; None sets no limit.
+
+    Each destination has the gap that follows it.
+    """
     layouts = [_with_gaps(columns, is_spaced=is_spaced) for is_spaced in (True, False)]
-    if len(columns) > _MOST_SPACED:
+    if len(columns) > _MAX_SPACED:
         layouts = layouts[1:]
     for layout in layouts:
-        if room is None or _width(layout) <= room:
+        if max_width is None or _width(layout) <= max_width:
             return [layout] if layout else []
     blocks: list[list[tuple[Any, str]]] = [[]]
     for entry in layouts[-1]:
-        if _width([*blocks[-1], entry]) > max(room or 0, _LEAST_COLUMNS):
+        if _width([*blocks[-1], entry]) > max(max_width or 0, _MIN_COLUMNS):
             blocks.append([])
         blocks[-1].append(entry)
     return blocks
 
 
 def _with_gaps(columns: Sequence[Any], *, is_spaced: bool) -> list[tuple[Any, str]]:
-    """Put a wider gap where pods, nodes, external hosts and Services meet."""
+    """Return each destination with its gap, which is wider between kinds of destinations."""
     narrow, wide = (" ", "  ") if is_spaced else ("", " ")
     kinds = [column.kind if isinstance(column, Location) else "svc" for column in columns]
     following = [*kinds[1:], kinds[-1]] if kinds else []
@@ -99,7 +103,7 @@ def _with_gaps(columns: Sequence[Any], *, is_spaced: bool) -> list[tuple[Any, st
 
 
 def _width(block: Sequence[tuple[Any, str]]) -> int:
-    """Terminal columns of a block; the last gap is not drawn."""
+    """Return the width of a block in terminal columns; the last gap is not drawn."""
     return sum(1 + len(gap) for _, gap in block) - (len(block[-1][1]) if block else 0)
 
 

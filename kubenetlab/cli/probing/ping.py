@@ -1,4 +1,4 @@
-"""ping: real packets from inside, beside what Kubernetes promises."""
+"""ping: send real packets from inside the lab and compare results with Kubernetes' promises."""
 
 from __future__ import annotations
 
@@ -34,12 +34,15 @@ if TYPE_CHECKING:
     from kubenetlab.lab.client import Client
     from kubenetlab.observe.matrix import Matrix
 
-_WORDS = {
+_VERBS = {
     "answer": "answers",
     "refused": "refuses",
-    "unreachable": "no way there",
-    "silence": "silence",
+    "unreachable": "unreachable",
+    "silence": "no answer",
 }
+"""Text for each outcome of a probe."""
+_MAX_FAILURES = 20
+"""Maximum number of failed pairs that are printed below a matrix."""
 
 
 def ping(
@@ -47,7 +50,7 @@ def ping(
         str | None,
         typer.Argument(
             metavar="[SRC",
-            help="Source: \\[ns/]pod, deploy:, node:, ext: or an address. Without it: every pair.",
+            help="Source: pod (\\[ns/]name), deploy:, node:, ext: or an address. Default: all.",
             show_default=False,
             autocompletion=candidates("locations"),
         ),
@@ -56,7 +59,10 @@ def ping(
         str | None,
         typer.Argument(
             metavar="[DST]]",
-            help="Destination: a place, svc:\\[ns/]name, ADDRESS, NAME, all with \\[:PORT]; or http://NAME/PATH.",
+            help=(
+                "Destination: pod, deploy:, node:, ext:, svc:\\[ns/]name, ADDRESS or NAME, each "
+                "with \\[:PORT]; or http://NAME/PATH."
+            ),
             show_default=False,
             autocompletion=candidates("destinations"),
         ),
@@ -78,7 +84,7 @@ def ping(
             metavar="PORT",
             min=1,
             max=65535,
-            help="Send a datagram to a UDP port and wait for the answer.",
+            help="Send a datagram to a UDP port instead of pinging.",
         ),
     ] = None,
     sctp: Annotated[
@@ -88,20 +94,20 @@ def ping(
             metavar="PORT",
             min=1,
             max=65535,
-            help="Open an association with an SCTP port.",
+            help="Open an association with an SCTP port instead of pinging.",
         ),
     ] = None,
     http: Annotated[
         str | None,
         typer.Option(
-            "--http", metavar="PATH", help="GET a path (port 80 unless --tcp says otherwise)."
+            "--http", metavar="PATH", help="Send a GET request for a path, to port 80 or --tcp."
         ),
     ] = None,
     matrix: Annotated[
-        bool, typer.Option("--matrix", help="The matrix, also with a source: one row.")
+        bool, typer.Option("--matrix", help="Print a matrix; with a source, one row of it.")
     ] = False,
-    only_ipv4: Annotated[bool, typer.Option("-4", help="By IPv4 only.")] = False,
-    only_ipv6: Annotated[bool, typer.Option("-6", help="By IPv6 only.")] = False,
+    only_ipv4: Annotated[bool, typer.Option("-4", help="Use IPv4 only.")] = False,
+    only_ipv6: Annotated[bool, typer.Option("-6", help="Use IPv6 only.")] = False,
     count: Annotated[
         int | None,
         typer.Option(
@@ -109,24 +115,25 @@ def ping(
             metavar="N",
             min=1,
             max=10_000,
-            help="Send N requests; show the distribution over servers.",
+            help="Send N requests and show their distribution over servers.",
         ),
     ] = None,
     deadline: Annotated[
         float,
-        typer.Option(
-            "--deadline", metavar="SECONDS", min=0.01, help="How long silence is waited out."
-        ),
+        typer.Option("--deadline", metavar="SECONDS", min=0.01, help="Time to wait for an answer."),
     ] = 1.0,
     allow_unmodelled: AllowUnmodelled = None,
     namespace: Namespace = None,
     output: OutputOption = Output.table,
     lab: Lab = None,
 ) -> None:
-    """Send real packets from inside and compare with what Kubernetes promises; without arguments a matrix of everybody.
+    """Send real packets from inside the lab and compare with Kubernetes' promises.
 
-    Pods, nodes and external hosts are pinged, Service ports connected to. Exit status 1 where something is not as promised, and where
-    an object that the lab does not enforce, such as a network policy, could change the result.
+    Without arguments, probe every pair and print a matrix: pods, nodes and
+    external hosts are pinged, ports of Services are connected to.
+    The exit status is 1 if a result is not as promised, or if an object that
+    the lab does not enforce, such as a network policy, could change a result.
+
     Example: kubenetlab ping client svc:shop/frontend --http /
     """
     from kubenetlab.errors import UsageError
@@ -135,38 +142,38 @@ def ping(
     from kubenetlab.observe.targets import read, resolve
 
     if only_ipv4 and only_ipv6:
-        raise UsageError("-4 cannot be combined with -6; without either every family is tried")
+        raise UsageError("-4 cannot be combined with -6; omit both to use all families")
     version = 4 if only_ipv4 else 6 if only_ipv6 else None
     ports = {
         protocol: port
         for protocol, port in (("SCTP", sctp), ("UDP", udp), ("TCP", tcp))
         if port is not None
     }
-    asked = [f"--{protocol.lower()}" for protocol in ports] + ["--http"] * (http is not None)
-    if len(asked) > 1 and asked != ["--tcp", "--http"]:
-        raise UsageError(f"{asked[0]} cannot be combined with {' or '.join(asked[1:])}")
+    given = [f"--{protocol.lower()}" for protocol in ports] + ["--http"] * (http is not None)
+    if len(given) > 1 and given != ["--tcp", "--http"]:
+        raise UsageError(f"{given[0]} cannot be combined with {' or '.join(given[1:])}")
     if count is not None and (destination is None or matrix):
-        raise UsageError("--count needs a source and a destination, and no --matrix")
+        raise UsageError("--count needs a source and a destination, and excludes --matrix")
     client = choose(lab)
-    seen = client.inspect()
+    inspected = client.inspect()
     if source is not None and destination is not None and not matrix:
         from kubenetlab.observe.request import RequestOptions, ip_version, make_request
 
         protocol: Any = next(iter(ports), None)
         option = f"--{protocol.lower()}" if protocol else ""
-        target = read(destination, seen, namespace)
-        place = resolve(read(source, seen, namespace), seen)
+        target = read(destination, inspected, namespace)
+        location = resolve(read(source, inspected, namespace), inspected)
         request = make_request(
             target, RequestOptions(protocol, ports.get(protocol), http, option, option)
         )
-        place = place.of_version(ip_version(target, version))
+        location = location.of_version(ip_version(target, version))
         if count is not None:
             from kubenetlab.cli.probing.ping_series import ping_series
 
             is_fine = ping_series(
                 client,
-                seen,
-                place,
+                inspected,
+                location,
                 target,
                 request,
                 count=count,
@@ -179,8 +186,8 @@ def ping(
 
             is_fine = ping_once(
                 client,
-                seen,
-                place,
+                inspected,
+                location,
                 target,
                 request,
                 deadline_s=deadline,
@@ -188,19 +195,21 @@ def ping(
                 output=output,
             )
     else:
-        rows = (
-            [resolve(read(source, seen, namespace), seen)] if source is not None else everyone(seen)
+        sources = (
+            [resolve(read(source, inspected, namespace), inspected)]
+            if source is not None
+            else everyone(inspected)
         )
-        rows = [row.of_version(version) for row in rows]
-        is_fine = _matrix(client, seen, rows, deadline, allow_unmodelled, output)
+        sources = [source_row.of_version(version) for source_row in sources]
+        is_fine = _matrix(client, inspected, sources, deadline, allow_unmodelled, output)
     if not is_fine:
         raise typer.Exit(1)
 
 
 def _matrix(
     client: Client,
-    seen: dict[str, Any],
-    rows: Any,
+    inspected: dict[str, Any],
+    sources: Any,
     deadline_s: float,
     allowed: list[str] | None,
     output: Output,
@@ -210,32 +219,32 @@ def _matrix(
     from kubenetlab.observe.connections import Ends
     from kubenetlab.observe.matrix import probe_matrix
 
-    begun = time.monotonic()
+    started = time.monotonic()
     unenforced = unenforced_objects(client)
-    note_absent_pods(seen)
+    note_absent_pods(inspected)
     enter_lab(client.open_init())
-    found = probe_matrix(seen, sources=rows, deadline_s=deadline_s)
-    took_s = time.monotonic() - begun
-    ends = Ends(seen)
-    judged = assess(
+    matrix = probe_matrix(inspected, sources=sources, deadline_s=deadline_s)
+    took_s = time.monotonic() - started
+    ends = Ends(inspected)
+    assessed = assess(
         unenforced,
-        [ends.of_cell(cell.source, cell.destination) for cell in found.cells],
+        [ends.of_cell(cell.source, cell.destination) for cell in matrix.cells],
         kinds=allowed,
     )
-    is_fine = not found.faults and all(ping_once.is_accepted for ping_once in judged)
+    is_fine = not matrix.faults and all(item.is_accepted for item in assessed)
     if output.is_data:
-        print_data(_as_data(found, judged, is_fine=is_fine), output)
+        print_data(_as_data(matrix, assessed, is_fine=is_fine), output)
         return is_fine
     width = terminal_width()
-    for line in (*matrix_lines(found, width), *legend_lines(width)):
+    for line in (*matrix_lines(matrix, width), *legend_lines(width)):
         echo(line)
-    _summary(found, judged, took_s)
-    print_faults(seen["faults"])
+    _summary(matrix, assessed, took_s)
+    print_faults(inspected["faults"])
     return is_fine
 
 
 def _as_data(
-    found: Matrix, judged: Sequence[AssessedDiagnostic], *, is_fine: bool
+    matrix: Matrix, assessed: Sequence[AssessedDiagnostic], *, is_fine: bool
 ) -> dict[str, Any]:
     cells = [
         {
@@ -247,37 +256,36 @@ def _as_data(
             "ms": round(cell.result.ms, 3),
             "ok": cell.is_as_promised,
         }
-        for cell in found.cells
+        for cell in matrix.cells
     ]
-    names = [f"{cell.source.title} → {cell.destination.title}" for cell in found.cells]
+    names = [f"{cell.source.title} → {cell.destination.title}" for cell in matrix.cells]
     return {
         "ok": is_fine,
         "cells": cells,
-        "diagnostics": [ping_once.as_data(names) for ping_once in judged],
+        "diagnostics": [item.as_data(names) for item in assessed],
     }
 
 
-def _summary(found: Matrix, judged: Sequence[AssessedDiagnostic], took_s: float) -> None:
-    for cell in found.faults[:20]:
-        echo(
-            f"{paint('✗', BAD)} {cell.source.title} → {cell.destination.title} ({cell.address}): {_WORDS[cell.result.outcome]}, promised: {cell.expected}"
-        )
-    if len(found.faults) > 20:
-        echo(f"  … and {len(found.faults) - 20} more")
-    probes = sum(len(cell.results) for cell in found.cells)
-    pings = sum(len(cell.results) for cell in found.cells if not hasattr(cell.destination, "port"))
+def _summary(matrix: Matrix, assessed: Sequence[AssessedDiagnostic], took_s: float) -> None:
+    for cell in matrix.faults[:_MAX_FAILURES]:
+        pair = f"{cell.source.title} → {cell.destination.title} ({cell.address})"
+        echo(f"{paint('✗', BAD)} {pair}: {_VERBS[cell.result.outcome]}, promised: {cell.expected}")
+    if len(matrix.faults) > _MAX_FAILURES:
+        echo(f"  … and {len(matrix.faults) - _MAX_FAILURES} more")
+    probes = sum(len(cell.results) for cell in matrix.cells)
+    pings = sum(len(cell.results) for cell in matrix.cells if not hasattr(cell.destination, "port"))
     verdict = (
         paint("all as Kubernetes promises", GOOD)
-        if not found.faults
-        else paint(f"{len(found.faults)} not as Kubernetes promises", BAD)
+        if not matrix.faults
+        else paint(f"{len(matrix.faults)} not as Kubernetes promises", BAD)
     )
-    names = [f"{cell.source.title} → {cell.destination.title}" for cell in found.cells]
-    unaccepted = [ping_once for ping_once in judged if not ping_once.is_accepted]
-    for ping_once in unaccepted:
-        echo(f"{paint('✗', BAD)} {describe_unenforced(ping_once, names)}")
-    verdict += "".join(paint(f", {part}", BAD) for part in count_problems(judged))
+    names = [f"{cell.source.title} → {cell.destination.title}" for cell in matrix.cells]
+    unaccepted = [item for item in assessed if not item.is_accepted]
+    for item in unaccepted:
+        echo(f"{paint('✗', BAD)} {describe_unenforced(item, names)}")
+    verdict += "".join(paint(f", {part}", BAD) for part in count_problems(assessed))
     echo(f"{pings} pings, {probes - pings} connects in {took_s:.2f} s: {verdict}")
-    if found.faults:
+    if matrix.faults:
         hint("kubenetlab diff")
     elif unaccepted:
         hint(

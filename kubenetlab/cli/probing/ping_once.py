@@ -1,4 +1,4 @@
-"""ping from one place to another: by address, by Service, or by a name that the source itself resolves."""
+"""ping of one destination: by address, by Service, or by a name that the source resolves."""
 
 from __future__ import annotations
 
@@ -40,29 +40,40 @@ from kubenetlab.observe.request import HTTP_ERROR, ProbeSpecification
 from kubenetlab.programs.resolver import parse as parse_resolver
 
 VERBS = {"ICMP": "ping", "TCP": "connect", "UDP": "datagram", "SCTP": "associate"}
+"""Word for a probe of each protocol."""
+_RESULTS = {
+    "answer": "answered",
+    "refused": "refused",
+    "unreachable": "unreachable",
+    "silence": "no answer",
+}
+"""Text for each outcome of a probe."""
 
 
 def find_destination(
     network: PodSockets,
-    seen: Mapping[str, Any],
+    inspected: Mapping[str, Any],
     source: Location,
     target: Target,
     request: ProbeSpecification,
 ) -> ResolvedDestination:
-    """Return where a request goes, and print which object was chosen for a bare name. Raises RequirementError without SCTP."""
-    where = asyncio.run(find(network, seen, source, target, request))
+    """Resolve the destination of a request, and print the object chosen for a bare name.
+
+    Raises RequirementError for SCTP if the kernel does not support it.
+    """
+    where = asyncio.run(find(network, inspected, source, target, request))
     if where.choice:
         note(where.choice)
     if where.protocol == "SCTP" and not where.unresolved and not has_sctp():
         raise RequirementError(
-            "this kernel has no SCTP: sudo modprobe sctp, or see kubenetlab doctor"
+            "SCTP is not available; run sudo modprobe sctp, or see kubenetlab doctor"
         )
     return where
 
 
 def ping_once(
     client: Client,
-    seen: Mapping[str, Any],
+    inspected: Mapping[str, Any],
     source: Location,
     target: Target,
     request: ProbeSpecification,
@@ -71,34 +82,32 @@ def ping_once(
     allowed: Sequence[str] | None = None,
     output: Output,
 ) -> bool:
-    """Send one probe and print its result; return True when it is as promised (or an answer, where nothing is promised).
+    """Send one probe and print its result; return True if it is as promised.
 
-    An HTTP answer with a status of 400 or above is a failure, as for many requests and in tables.
-
-    An object that the lab does not enforce, whose kind is not in `allowed`, and that could change this result makes it False.
+    Without a promise, any answer is a success. An HTTP status of 400 or above is a failure.
+    The result is also False if an object that the lab does not enforce could change it, unless its
+    kind is in `allowed`.
     """
-    service = service_of(target, seen, source)
-    why = explain_empty(client, seen, service)
+    service = service_of(target, inspected, source)
+    empty_reason = explain_empty(client, inspected, service)
     unenforced = unenforced_objects(client)
     network = source_network(client, source)
-    where = find_destination(network, seen, source, target, request)
+    where = find_destination(network, inspected, source, target, request)
     if where.unresolved:
         return print_not_resolved(source, where, output)
-    who, status = "", 0
+    server, status = "", 0
     if request.http is not None:
-        result, body, who, status = asyncio.run(_get(network, where, request.http, deadline_s))
+        result, body, server, status = asyncio.run(_get(network, where, request.http, deadline_s))
     else:
         probe = ProbeRequest(source, where.protocol, where.address, where.port)  # type: ignore[arg-type]
         (result,), body = run([probe], deadline_s=deadline_s), ""
-    expected = expect(source, where.known, world(seen)) if where.known is not None else None
+    expected = expect(source, where.known, world(inspected)) if where.known is not None else None
     is_as_promised = result.outcome in FITS[expected or "answer"] and status < HTTP_ERROR
-    judged = assess(unenforced, [connection_of(seen, source, target, where)], kinds=allowed)
-    doubts = [
-        ping_once.diagnostic.title
-        for ping_once in judged
-        if ping_once.affected and not ping_once.is_accepted
+    assessed = assess(unenforced, [connection_of(inspected, source, target, where)], kinds=allowed)
+    unenforced_titles = [
+        item.diagnostic.title for item in assessed if item.affected and not item.is_accepted
     ]
-    is_fine = is_as_promised and not doubts
+    is_fine = is_as_promised and not unenforced_titles
     if output.is_data:
         print_data(
             {
@@ -111,40 +120,37 @@ def ping_once(
                 "found": result.outcome,
                 "ms": round(result.ms, 3),
                 "body": body,
-                "unenforced": doubts,
+                "unenforced": unenforced_titles,
                 "ok": is_fine,
             },
             output,
         )
         return is_fine
-    at = socket_address(where.address, where.port) if where.port else where.address
-    how = "GET " + request.http if request.http is not None else VERBS[where.protocol]
-    words = {
-        "answer": "answered",
-        "refused": "refused",
-        "unreachable": "no way there",
-        "silence": "silence",
-    }
+    address = socket_address(where.address, where.port) if where.port else where.address
+    verb = "GET " + request.http if request.http is not None else VERBS[where.protocol]
     verdict = (
-        paint(words[result.outcome], GOOD if is_as_promised else BAD)
+        paint(_RESULTS[result.outcome], GOOD if is_as_promised else BAD)
         + (f" in {result.ms:.2f} ms" if result.outcome == "answer" else "")
         + (f", HTTP {status}" if status >= HTTP_ERROR else "")
-        + describe_promise(where, expected, why, is_fine=is_as_promised)
+        + describe_promise(where, expected, empty_reason, is_fine=is_as_promised)
     )
-    echo(f"{source.title} ({source.address}) → {where.title} ({at}) {paint(how, DIM)}: {verdict}")
+    echo(
+        f"{source.title} ({source.address}) → {where.title} ({address}) "
+        f"{paint(verb, DIM)}: {verdict}"
+    )
     for line in body.splitlines():
         echo(f"  {line}")
-    if doubts:
+    if unenforced_titles:
         echo(
-            f"{paint('✗', BAD)} not enforced by this lab, and could change this: {abbreviate(doubts)}"
+            f"{paint('✗', BAD)} not enforced by this lab, could change this result: "
+            f"{abbreviate(unenforced_titles)}"
         )
         if is_as_promised:
-            hint(
-                f"kubenetlab ping {source.title} {target} --allow-unmodelled {first_unaccepted_kind(judged)}"
-            )
+            kind = first_unaccepted_kind(assessed)
+            hint(f"kubenetlab ping {source.title} {target} --allow-unmodelled {kind}")
             return is_fine
-    is_pod = "/" in who
-    if why and is_fine and result.outcome != "answer":
+    is_pod = "/" in server
+    if empty_reason and is_fine and result.outcome != "answer":
         namespace, name = service or ("default", target.name)
         hint(
             f"kubenetlab describe svc {name}"
@@ -155,32 +161,39 @@ def ping_once(
         hint(
             "kubenetlab diff"
             if expected not in (None, "any")
-            else _about_destination(seen, source, where)
+            else _about_destination(inspected, source, where)
         )
     else:
-        hint(f"kubenetlab logs {who}" if is_pod else "kubenetlab ping")
+        hint(f"kubenetlab logs {server}" if is_pod else "kubenetlab ping")
     return is_fine
 
 
 def connection_of(
-    seen: Mapping[str, Any], source: Location, target: Target, where: ResolvedDestination
+    inspected: Mapping[str, Any], source: Location, target: Target, where: ResolvedDestination
 ) -> Connection:
-    """Return the objects at both ends of a request: by the target's name, and by the address to which that leads."""
-    return Ends(seen).of_row(
-        source, meaning(target, seen, source).target.bare, where.port, where.address, where.protocol
+    """Return the objects at both ends of a request.
+
+    The destination is identified by the target's name and by the resolved address.
+    """
+    return Ends(inspected).of_row(
+        source,
+        meaning(target, inspected, source).target.bare,
+        where.port,
+        where.address,
+        where.protocol,
     )
 
 
 def _about_destination(
-    seen: Mapping[str, Any], source: Location, where: ResolvedDestination
+    inspected: Mapping[str, Any], source: Location, where: ResolvedDestination
 ) -> str:
-    """Return the command that shows why a destination does not answer of which nothing is promised."""
+    """Return a command that explains why a destination without a promise does not answer."""
     if where.service is not None:
         kind, (namespace, name) = "svc", where.service
     else:
         pods = {
             pod_title(pod["namespace"], pod["name"]): (pod["namespace"], pod["name"])
-            for pod in seen["pods"]
+            for pod in inspected["pods"]
         }
         if where.title not in pods:
             return f"kubenetlab exec {source.title} -- ip route get {where.address}"
@@ -191,18 +204,15 @@ def _about_destination(
 
 
 def print_not_resolved(source: Location, where: ResolvedDestination, output: Output) -> bool:
-    """Print that DNS does not give the address of a Service of the lab; return False."""
+    """Print that the source cannot resolve the name of one of the lab's Services; return False."""
     if output.is_data:
-        found = {
-            "from": source.title,
-            "to": where.title,
-            "address": "",
-            "port": where.port,
-            "protocol": where.protocol,
-        }
         print_data(
             {
-                **found,
+                "from": source.title,
+                "to": where.title,
+                "address": "",
+                "port": where.port,
+                "protocol": where.protocol,
                 "expected": "answer",
                 "found": "unresolved",
                 "ms": 0.0,
@@ -213,15 +223,18 @@ def print_not_resolved(source: Location, where: ResolvedDestination, output: Out
         )
         return False
     echo(
-        f"{source.title} ({source.address}) → {where.title}: {paint('not resolved', BAD)}: {where.unresolved}"
+        f"{source.title} ({source.address}) → {where.title}: "
+        f"{paint('not resolved', BAD)}: {where.unresolved}"
     )
     hint("kubenetlab get pods -n kube-system")
     return False
 
 
-def explain_empty(client: Client, seen: Mapping[str, Any], service: tuple[str, str] | None) -> str:
-    """Say why a Service has no ready endpoint; empty where it has some, or where there is no Service."""
-    entry = service_named(seen, *service) if service is not None else None
+def explain_empty(
+    client: Client, inspected: Mapping[str, Any], service: tuple[str, str] | None
+) -> str:
+    """Return the reason why a Service has no ready endpoint; empty if it has one, or for None."""
+    entry = service_named(inspected, *service) if service is not None else None
     if (
         entry is None
         or service is None
@@ -231,25 +244,31 @@ def explain_empty(client: Client, seen: Mapping[str, Any], service: tuple[str, s
     return explain_no_endpoints(client, client.get(object_path(Service, *service)))
 
 
-def first_unaccepted_kind(judged: Sequence[AssessedDiagnostic]) -> str:
-    """Return the kind of the first object that is neither enforced nor accepted and that could change the result."""
+def first_unaccepted_kind(assessed: Sequence[AssessedDiagnostic]) -> str:
+    """Return the kind of the first unenforced, unaccepted object that could change the result."""
     return next(
-        ping_once.diagnostic.kind.partition(".")[0]
-        for ping_once in judged
-        if ping_once.affected and not ping_once.is_accepted
+        item.diagnostic.kind.partition(".")[0]
+        for item in assessed
+        if item.affected and not item.is_accepted
     )
 
 
 def describe_promise(
     where: ResolvedDestination, expected: str | None, empty: str, *, is_fine: bool
 ) -> str:
-    """Return the promised outcome, where it is not plain from the result; `empty` is why a Service has no endpoint."""
+    """Return the promise as text after a result; empty if the result makes it obvious.
+
+    expected: the promised outcome; None if Kubernetes promises nothing about the destination.
+    empty: reason why the Service has no ready endpoint.
+    is_fine: True if the result is as promised.
+    """
     has_none = isinstance(where.known, ServiceTarget) and not where.known.endpoints
-    none = f"the Service has no ready endpoint{f': {empty}' if empty else ''}"
-    why = where.lacking or (none if has_none else "")
-    because = f": {why}" if why else ""
+    no_endpoint = f"the Service has no ready endpoint{f': {empty}' if empty else ''}"
+    reason = where.lacking or (no_endpoint if has_none else "")
+    because = f": {reason}" if reason else ""
     if expected is None or expected == "any":
-        return f" (nothing is promised of it{because})" if expected == "any" or not is_fine else ""
+        is_shown = expected == "any" or not is_fine
+        return f" (Kubernetes promises nothing{because})" if is_shown else ""
     if not is_fine:
         return f", promised: {expected}"
     return "" if expected == "answer" else f", as promised{because}"
@@ -258,8 +277,11 @@ def describe_promise(
 async def _get(
     network: PodSockets, where: ResolvedDestination, path: str, deadline_s: float
 ) -> tuple[Result, str, str, int]:
-    """Return the outcome of a GET, its answer as text, the server that names itself, and the HTTP status; 0 without an answer."""
-    begun = time.monotonic()
+    """Send a GET request; return the outcome, the answer as text, the server and the HTTP status.
+
+    The server is empty if the answer does not name it; the status is 0 without an answer.
+    """
+    started = time.monotonic()
     try:
         answer = await network.get(
             where.address, where.port, path if path.startswith("/") else f"/{path}", deadline_s
@@ -273,23 +295,24 @@ async def _get(
             "",
             0,
         )
-    ms = (time.monotonic() - begun) * 1000
-    said = {name.lower(): value for name, value in answer.headers.items()}
-    namespace, _, name = said.get("x-kubenetlab-pod", "").partition("/")
-    who = f"{namespace}/{name}" if namespace else f"ext:{name}" if name else ""
-    seen_as = f"{who} answered and saw {said['x-kubenetlab-client']}\n" if who else ""
+    ms = (time.monotonic() - started) * 1000
+    headers = {name.lower(): value for name, value in answer.headers.items()}
+    namespace, _, name = headers.get("x-kubenetlab-pod", "").partition("/")
+    server = f"{namespace}/{name}" if namespace else f"ext:{name}" if name else ""
+    seen_as = f"{server} answered and saw {headers['x-kubenetlab-client']}\n" if server else ""
     return (
         Result("answer", ms),
         f"{seen_as}{answer.status}: {answer.body.decode(errors='replace').strip()}",
-        who,
+        server,
         answer.status,
     )
 
 
 def source_network(client: Client, source: Location) -> PodSockets:
-    """Enter the lab and return the source's network: sockets of its namespace, names resolved by its files.
+    """Enter the lab and return the source's network: its sockets and its resolver.
 
-    An unprivileged process cannot leave the lab again: call everything that needs the machine before.
+    An unprivileged process cannot leave the lab again, so anything that needs this machine's
+    namespaces must be done before.
     """
     reply = client.enter(source.sandbox)
     for fd in reply.fds:

@@ -1,4 +1,4 @@
-"""ping --count: many connections, their distribution over servers, and the source addresses that these saw."""
+"""ping --count: many requests, their distribution over servers, and their source addresses."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from kubenetlab.observe.series import Answer, SeriesTarget, failures, latency, r
 
 
 class _Report(Struct, frozen=True):
-    """Everything that is printed about a series."""
+    """Result of a series of requests, as it is printed."""
 
     source: Location
     target: Target
@@ -55,22 +55,26 @@ class _Report(Struct, frozen=True):
     clients: list[SeenClient]
     explanation: str
     empty: str
-    """Why the Service has no ready endpoint."""
-    judged: list[AssessedDiagnostic]
-    """Objects that the lab does not enforce."""
+    """Reason why the Service has no ready endpoint; empty if it has one."""
+    assessed: list[AssessedDiagnostic]
+    """Diagnostics of objects that the lab does not enforce."""
 
     @property
     def failures(self) -> dict[str, int]:
         return failures(self.answers)
 
     @property
-    def doubts(self) -> list[str]:
-        """Objects that are neither enforced nor accepted and that could change the result."""
-        return [one.diagnostic.title for one in self.judged if one.affected and not one.is_accepted]
+    def unenforced(self) -> list[str]:
+        """Titles of unenforced, unaccepted objects that could change the result."""
+        return [
+            item.diagnostic.title
+            for item in self.assessed
+            if item.affected and not item.is_accepted
+        ]
 
     @property
     def is_fine(self) -> bool:
-        return not self.failures and not self.doubts
+        return not self.failures and not self.unenforced
 
     @property
     def answered(self) -> int:
@@ -78,18 +82,18 @@ class _Report(Struct, frozen=True):
 
     @property
     def unnamed(self) -> int:
-        """Answers of servers that do not name themselves."""
+        """Number of answers from servers that do not name themselves."""
         return self.total - sum(share.count for share in self.shares)
 
     @property
     def total(self) -> int:
-        """Answers, with those that are HTTP errors."""
+        """Number of answers, including HTTP errors."""
         return sum(answer.outcome == "answer" for answer in self.answers)
 
 
 def ping_series(
     client: Client,
-    seen: Mapping[str, Any],
+    inspected: Mapping[str, Any],
     source: Location,
     target: Target,
     request: ProbeSpecification,
@@ -99,21 +103,22 @@ def ping_series(
     allowed: Sequence[str] | None = None,
     output: Output,
 ) -> bool:
-    """Send `count` requests and print the distribution of their answers; return True when every request was answered.
+    """Send `count` requests and print the distribution of their answers.
 
-    An object that the lab does not enforce, whose kind is not in `allowed`, and that could change the result makes it False.
+    Return True if every request was answered, and no object that the lab does not enforce could
+    change the result, other than those of a kind in `allowed`.
     """
-    service = service_of(target, seen, source)
+    service = service_of(target, inspected, source)
     is_known = service is not None and any(
-        (each["namespace"], each["name"]) == service for each in seen["services"]
+        (each["namespace"], each["name"]) == service for each in inspected["services"]
     )
     document = (
         client.get(object_path(Service, *service)) if service is not None and is_known else {}
     )
-    empty = explain_empty(client, seen, service)
+    empty = explain_empty(client, inspected, service)
     unenforced = unenforced_objects(client)
     network = source_network(client, source)
-    where = find_destination(network, seen, source, target, request)
+    where = find_destination(network, inspected, source, target, request)
     if where.unresolved:
         return print_not_resolved(source, where, output)
     answers = run_series(
@@ -121,7 +126,7 @@ def ping_series(
         count,
         deadline_s,
     )
-    found = shares(seen, answers, endpoints(seen, where))
+    server_shares = shares(inspected, answers, endpoints(inspected, where))
     is_outside = target.kind in ("lb", "nodeport") or (
         where.known is not None and getattr(where.known, "is_outside", False)
     )
@@ -131,17 +136,19 @@ def ping_series(
         where,
         request.http,
         answers,
-        expect(source, where.known, world(seen)) if where.known is not None else None,
-        found,
-        clients(seen, answers),
+        expect(source, where.known, world(inspected)) if where.known is not None else None,
+        server_shares,
+        clients(inspected, answers),
         "",
         empty,
-        assess(unenforced, [connection_of(seen, source, target, where)], kinds=allowed),
+        assess(unenforced, [connection_of(inspected, source, target, where)], kinds=allowed),
     )
     if not report.unnamed:
         report = structs.replace(
             report,
-            explanation=explanation(document.get("spec", {}), found, source, is_outside=is_outside),
+            explanation=explanation(
+                document.get("spec", {}), server_shares, source, is_outside=is_outside
+            ),
         )
     if output.is_data:
         print_data(_as_data(report), output)
@@ -185,7 +192,7 @@ def _as_data(report: _Report) -> dict[str, Any]:
             for each in report.clients
         ],
         "explanation": report.explanation,
-        "unenforced": report.doubts,
+        "unenforced": report.unenforced,
         "ok": report.is_fine,
     }
 
@@ -200,13 +207,15 @@ def _show(report: _Report) -> None:
     )
     verdict = paint(f"{report.answered} of {count} answered", BAD if report.failures else GOOD)
     echo(
-        f"{source.title} ({source.address}) → {where.title} ({address}) {paint(verb, DIM)}: {verdict}{took}"
+        f"{source.title} ({source.address}) → {where.title} ({address}) "
+        f"{paint(verb, DIM)}: {verdict}{took}"
     )
     if report.failures:
         kinds = ", ".join(f"{number} {kind}" for kind, number in report.failures.items())
         as_promised = set(report.failures) <= set(FITS[report.expected or "answer"])
         echo(
-            f"{paint('failed:', BAD)} {kinds}{describe_promise(where, report.expected, report.empty, is_fine=as_promised)}"
+            f"{paint('failed:', BAD)} {kinds}"
+            + describe_promise(where, report.expected, report.empty, is_fine=as_promised)
         )
     rows = _rows(report)
     if rows:
@@ -222,17 +231,20 @@ def _show(report: _Report) -> None:
         )
     if report.explanation:
         echo(paint(report.explanation, WARNING))
-    if report.doubts:
+    if report.unenforced:
         echo(
-            f"{paint('✗', BAD)} not enforced by this lab, and could change this: {abbreviate(report.doubts)}"
+            f"{paint('✗', BAD)} not enforced by this lab, could change this result: "
+            f"{abbreviate(report.unenforced)}"
         )
     _hint(report)
 
 
 def _hint(report: _Report) -> None:
-    if report.doubts and not report.failures:
+    if report.unenforced and not report.failures:
         hint(
-            f"kubenetlab ping {report.source.title} {report.target} --count {len(report.answers)} --allow-unmodelled {first_unaccepted_kind(report.judged)}"
+            f"kubenetlab ping {report.source.title} {report.target} "
+            f"--count {len(report.answers)} "
+            f"--allow-unmodelled {first_unaccepted_kind(report.assessed)}"
         )
     elif report.where.service is None:
         hint("kubenetlab diff" if report.failures else "kubenetlab ping")
@@ -245,7 +257,7 @@ def _hint(report: _Report) -> None:
 
 
 def _rows(report: _Report) -> list[tuple[str, ...]]:
-    """Return one row per server; the last for answers without a server's name."""
+    """Return one row per server, and a last one for answers that do not name their server."""
     rows: list[tuple[str, ...]] = [
         (
             _title(share, report.where),
@@ -266,7 +278,7 @@ def _share(share: ServerShare, report: _Report) -> tuple[str, str]:
 
 
 def _is_unknown(share: ServerShare, report: _Report) -> bool:
-    """Return True for an endpoint that may have given the answers without a name."""
+    """Return True for an endpoint that may have sent the answers without a server name."""
     return not share.count and report.unnamed > 0
 
 
@@ -275,7 +287,7 @@ def _amount(count: int, total: int) -> tuple[str, str]:
 
 
 def _title(share: ServerShare, where: ResolvedDestination) -> str:
-    """Return the server's title, marked where it is not a ready endpoint of the Service."""
+    """Return the server's title, with a remark if it is not a ready endpoint of the Service."""
     return share.server.title + (
         " (not a ready endpoint)" if where.service is not None and not share.is_ready else ""
     )
