@@ -1,4 +1,7 @@
-"""The command line. `main` turns every failure into a message and an exit status; only `--debug` shows a traceback."""
+"""Entry point of the command line: turns every failure into a message and an exit status.
+
+A traceback is printed only with `--debug`.
+"""
 
 from __future__ import annotations
 
@@ -10,29 +13,40 @@ from typing import Final
 
 _STANDARD_ERROR = 2
 _SYSTEM_DIRECTORIES: Final = ("/usr/sbin", "/sbin")
-"""Directories of nft, ip, iptables, ipset and sysctl, which Debian leaves out of an ordinary user's PATH."""
+"""Directories of nft, ip, iptables, ipset and sysctl, which Debian omits from a user's PATH."""
 
 
 def main() -> None:
-    """The entry point of the command `kubenetlab`."""
+    """Run the command `kubenetlab` and exit."""
     _open_standard_descriptors()
-    signal.signal(
-        signal.SIGCHLD, signal.SIG_DFL
-    )  # a caller that ignores it would keep us from waiting for children
-    os.environ["PATH"] = with_system_directories(
-        os.environ.get("PATH", "")
-    )  # for this process, the lab and programs run in it
-    ours = sys.argv[: sys.argv.index("--")] if "--" in sys.argv else sys.argv
-    is_debug = "--debug" in ours
+    # A caller that ignores SIGCHLD would keep this process from waiting for its children.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    # For this process, the lab, and programs that run in the lab.
+    os.environ["PATH"] = with_system_directories(os.environ.get("PATH", ""))
+    arguments = sys.argv[: sys.argv.index("--")] if "--" in sys.argv else sys.argv
+    is_debug = "--debug" in arguments
     if is_debug:
         sys.argv.remove("--debug")
         os.environ["KUBENETLAB_DEBUG"] = "1"
-    from kubenetlab.errors import BugError, KubenetlabError, LabError
-
-    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115 (Python has None for a descriptor that was closed at its start)
+    # Python sets a standard stream to None if its descriptor was closed at startup.
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115
     sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
-    status = 0
+    status = _run(is_debug)
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _report(_output_error(error), is_debug)
+        status = 1
+    sys.stderr.flush()
+    # An orderly shutdown of the interpreter would take longer than building six pods.
+    os._exit(status)
+
+
+def _run(is_debug: bool) -> int:
+    """Run the command that `sys.argv` names, report its failure and return the exit status."""
+    from kubenetlab.errors import KubenetlabError
+
     try:
         from kubenetlab.cli.app import app
         from kubenetlab.cli.input.completion import enable_completion, is_completing
@@ -41,53 +55,59 @@ def main() -> None:
             enable_completion()
         app(prog_name="kubenetlab", standalone_mode=True)
     except SystemExit as stop:
-        status = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+        return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
     except KubenetlabError as error:
-        _complain(error, is_debug)
-        status = error.exit_status
+        _report(error, is_debug)
+        return error.exit_status
     except KeyboardInterrupt:
-        status = 130
+        return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whoever read our output has had enough
-        status = 0
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader of the output has closed it
+        return 0
     except Exception as error:
         if is_debug:
             raise
-        if _is_out_of_memory(error):
-            error = LabError(f"there is not enough memory for this command{_address_space()}")
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:
-            error = LabError(f"cannot write what was found: {error.strerror}")
-        _complain(
-            error if isinstance(error, LabError) else BugError(f"{type(error).__name__}: {error}"),
-            is_debug,
-        )
-        status = 1
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        _complain(LabError(f"cannot write what was found: {error.strerror}"), is_debug)
-        status = 1
-    sys.stderr.flush()
-    os._exit(
-        status
-    )  # to take the interpreter down in order would take longer than to build six pods
+        _report(_described(error), is_debug)
+        return 1
+    return 0
 
 
 def with_system_directories(path: str) -> str:
-    """Return a search path with /usr/sbin and /sbin behind its own directories; the default path where it is empty."""
+    """Append /usr/sbin and /sbin to a search path; an empty one is replaced by the default."""
     directories = (path or os.defpath).split(":")
-    return ":".join([*directories, *(one for one in _SYSTEM_DIRECTORIES if one not in directories)])
+    missing = [name for name in _SYSTEM_DIRECTORIES if name not in directories]
+    return ":".join([*directories, *missing])
 
 
 def _open_standard_descriptors() -> None:
-    """Open the standard descriptors that the caller has closed on /dev/null: the next file or socket would become one of them."""
+    """Open standard descriptors that the caller closed on /dev/null.
+
+    Otherwise the next file or socket would become a standard descriptor.
+    """
     while (fd := os.open(os.devnull, os.O_RDWR)) <= _STANDARD_ERROR:
         os.set_inheritable(fd, True)
     os.close(fd)
 
 
+def _described(error: Exception) -> Exception:
+    """Return the error to report for an exception that no command handles."""
+    from kubenetlab.errors import BugError, LabError
+
+    if _is_out_of_memory(error):
+        return LabError(f"not enough memory for this command{_memory_limit()}")
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:
+        return _output_error(error)
+    return BugError(f"{type(error).__name__}: {error}")
+
+
+def _output_error(error: OSError) -> Exception:
+    from kubenetlab.errors import LabError
+
+    return LabError(f"cannot write the output: {error.strerror}")
+
+
 def _is_out_of_memory(error: Exception) -> bool:
-    """Return True where memory could not be had: as such, for a library's code, or for a thread's stack."""
+    """Return True if memory was missing: for data, for a library's code or for a thread's stack."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     text = str(error)
@@ -98,19 +118,21 @@ def _is_out_of_memory(error: Exception) -> bool:
     )
 
 
-def _address_space() -> str:
-    """Return what limits this process's memory, as a part of a message."""
+def _memory_limit() -> str:
+    """Return the limit of this process's address space as the end of a message, if there is one."""
     import resource
 
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if soft == resource.RLIM_INFINITY:
+        return ""
     return (
-        ""
-        if soft == resource.RLIM_INFINITY
-        else f": this shell allows each process {soft >> 20} MB (ulimit -v); ulimit -v unlimited"
+        f": the shell limits each process to {soft >> 20} MB (ulimit -v); "
+        "to remove the limit: ulimit -v unlimited"
     )
 
 
-def _complain(error: Exception, is_debug: bool) -> None:
+def _report(error: Exception, is_debug: bool) -> None:
+    """Print an error to standard error, with a traceback if `is_debug`."""
     if is_debug:
         import traceback
 
@@ -122,7 +144,5 @@ def _complain(error: Exception, is_debug: bool) -> None:
     )
     red, plain = ("\x1b[31m", "\x1b[0m") if has_colours else ("", "")
     text = printable(str(error))
-    print(
-        f"{red}error:{plain} {text}" if "\n" not in text else f"{red}error:{plain}\n{text}",
-        file=sys.stderr,
-    )
+    separator = "\n" if "\n" in text else " "
+    print(f"{red}error:{plain}{separator}{text}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""All commands, in the order in which help shows them. Each lives in the file of its group, which is loaded when it is asked for."""
+"""All commands, in the order of the help. The module of a command is imported when it is used."""
 
 from __future__ import annotations
 
@@ -16,31 +16,35 @@ from typer.main import get_command
 from kubenetlab import __version__
 from kubenetlab.cli.input.short_options import Command
 
-LIFE, LOOK, ACT, MACHINE = "A lab's life", "Look", "Act", "This machine, and what can be chosen"
+LIFECYCLE = "Create and change labs"
+OBSERVE = "Observe"
+ACT = "Act"
+REFERENCE = "This machine, and reference"
 
 
 class CommandSource(NamedTuple):
-    """Where a command is: a function, or with `app` a group of commands, of a file in this folder."""
+    """Location of a command: a module below kubenetlab.cli and the name of a function or group."""
 
     file: str
     function: str
     panel: str
+    """Heading in the help under which the command is listed."""
 
 
 COMMANDS: Final[Mapping[str, CommandSource]] = {
-    "up": CommandSource("labs.up", "up", LIFE),
-    "apply": CommandSource("labs.up", "apply", LIFE),
-    "delete": CommandSource("objects.delete", "delete", LIFE),
-    "down": CommandSource("labs.down", "down", LIFE),
-    "plan": CommandSource("labs.plan", "plan", LIFE),
-    "list": CommandSource("labs.lab_list", "list_", LIFE),
-    "get": CommandSource("objects.get", "get", LOOK),
-    "describe": CommandSource("objects.describe", "describe", LOOK),
-    "ping": CommandSource("probing.ping", "ping", LOOK),
-    "check": CommandSource("probing.check", "check", LOOK),
-    "logs": CommandSource("objects.logs", "logs", LOOK),
-    "inspect": CommandSource("probing.inspect", "inspect", LOOK),
-    "diff": CommandSource("probing.inspect", "diff", LOOK),
+    "up": CommandSource("labs.up", "up", LIFECYCLE),
+    "apply": CommandSource("labs.up", "apply", LIFECYCLE),
+    "delete": CommandSource("objects.delete", "delete", LIFECYCLE),
+    "down": CommandSource("labs.down", "down", LIFECYCLE),
+    "plan": CommandSource("labs.plan", "plan", LIFECYCLE),
+    "list": CommandSource("labs.lab_list", "list_", LIFECYCLE),
+    "get": CommandSource("objects.get", "get", OBSERVE),
+    "describe": CommandSource("objects.describe", "describe", OBSERVE),
+    "ping": CommandSource("probing.ping", "ping", OBSERVE),
+    "check": CommandSource("probing.check", "check", OBSERVE),
+    "logs": CommandSource("objects.logs", "logs", OBSERVE),
+    "inspect": CommandSource("probing.inspect", "inspect", OBSERVE),
+    "diff": CommandSource("probing.inspect", "diff", OBSERVE),
     "exec": CommandSource("objects.exec", "exec_", ACT),
     "shell": CommandSource("objects.exec", "shell", ACT),
     "port-forward": CommandSource("objects.port_forward", "port_forward", ACT),
@@ -48,34 +52,37 @@ COMMANDS: Final[Mapping[str, CommandSource]] = {
     "rollout": CommandSource("objects.rollout", "app", ACT),
     "break": CommandSource("labs.faults", "break_", ACT),
     "heal": CommandSource("labs.faults", "heal", ACT),
-    "modes": CommandSource("modes", "modes", MACHINE),
-    "explain": CommandSource("explain", "explain", MACHINE),
-    "schema": CommandSource("schema", "schema", MACHINE),
-    "completion": CommandSource("input.completion", "completion", MACHINE),
-    "doctor": CommandSource("doctor", "doctor", MACHINE),
+    "modes": CommandSource("modes", "modes", REFERENCE),
+    "explain": CommandSource("explain", "explain", REFERENCE),
+    "schema": CommandSource("schema", "schema", REFERENCE),
+    "completion": CommandSource("input.completion", "completion", REFERENCE),
+    "doctor": CommandSource("doctor", "doctor", REFERENCE),
 }
 
 
 def load(name: str) -> Any:
-    """A command, or a group of commands: its function, or its application."""
+    """Import a command and return its function, or the typer application of a group."""
     return getattr(import_module(f"kubenetlab.cli.{COMMANDS[name].file}"), COMMANDS[name].function)
 
 
 class _Commands(Mapping[str, Any]):
-    """The commands as typer calls them, each made when somebody wants it: to make them all takes longer than most of them run."""
+    """Commands as typer expects them, created on access.
+
+    Creating all of them would take longer than most commands run.
+    """
 
     def __getitem__(self, name: str) -> Any:
         if name not in COMMANDS:
             raise KeyError(name)
-        what, panel = load(name), COMMANDS[name].panel
-        single = (
-            what
-            if isinstance(what, typer.Typer)
+        loaded, panel = load(name), COMMANDS[name].panel
+        application = (
+            loaded
+            if isinstance(loaded, typer.Typer)
             else typer.Typer(add_completion=False, context_settings=_SETTINGS)
         )
-        if single is not what:
-            single.command(name, cls=Command, rich_help_panel=panel)(what)
-        command: Any = get_command(single)
+        if application is not loaded:
+            application.command(name, cls=Command, rich_help_panel=panel)(loaded)
+        command: Any = get_command(application)
         command.name, command.rich_help_panel = name, panel
         return command
 
@@ -87,33 +94,33 @@ class _Commands(Mapping[str, Any]):
 
 
 class _Summaries(_Commands):
-    """The commands as the list of all of them shows them: without their parameters, which take longest to make."""
+    """Commands for the list in the help, without parameters, which take longest to create."""
 
     def __getitem__(self, name: str) -> Any:
-        what = load(name)
-        if isinstance(what, typer.Typer):
+        loaded = load(name)
+        if isinstance(loaded, typer.Typer):
             return super().__getitem__(name)
         return TyperCommand(
-            name, help=inspect.cleandoc(what.__doc__ or ""), rich_help_panel=COMMANDS[name].panel
+            name, help=inspect.cleandoc(loaded.__doc__ or ""), rich_help_panel=COMMANDS[name].panel
         )
 
 
 class _Group(TyperGroup):
-    """A group that loads its commands one by one; typer only reads the mapping."""
+    """Command group that imports each command when typer reads it from the mapping."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
         self.commands = _Commands()  # type: ignore[assignment]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read options that kubectl takes before the command as if they stood behind it: `-n shop get pods`."""
-        ahead: list[str] = []
+        """Move options before the command behind it, as kubectl allows: `-n shop get pods`."""
+        leading: list[str] = []
         rest = list(args)
-        while rest and (found := _AHEAD.fullmatch(rest[0])):
-            count = 1 if found["value"] is not None else 2
-            ahead, rest = [*ahead, *rest[:count]], rest[count:]
+        while rest and (match := _LEADING_OPTION.fullmatch(rest[0])):
+            count = 1 if match["value"] is not None else 2
+            leading, rest = [*leading, *rest[:count]], rest[count:]
         names = 2 if rest[:1] == ["rollout"] else 1
-        return super().parse_args(ctx, [*rest[:names], *ahead, *rest[names:]] if rest else args)
+        return super().parse_args(ctx, [*rest[:names], *leading, *rest[names:]] if rest else args)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args[0] == "help":
@@ -133,23 +140,26 @@ class _Group(TyperGroup):
         super(_Group, shown).format_help(ctx, formatter)
 
 
-_AHEAD: Final = re.compile(r"(-n|--namespace|--lab)(?P<value>=.*)?", re.DOTALL)
-"""Options that may stand before the command."""
+_LEADING_OPTION: Final = re.compile(r"(-n|--namespace|--lab)(?P<value>=.*)?", re.DOTALL)
+"""Options that are allowed before the command."""
 _SETTINGS: Final = {"help_option_names": ["-h", "--help"]}
 
 app = typer.Typer(
     cls=_Group,
-    help="Kubernetes' whole networking model on one Linux machine, made of real kernel objects. Begin with: kubenetlab up",
+    help=(
+        "The whole Kubernetes networking model on one Linux machine, built from real kernel "
+        "objects. Start with: kubenetlab up"
+    ),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
-    epilog="`--debug` before or behind any command shows where an error comes from.",
+    epilog="`--debug` before or after any command prints the traceback of an error.",
     context_settings=_SETTINGS,
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(is_given: bool) -> None:
+    if is_given:
         typer.echo(f"kubenetlab {__version__}")
         raise typer.Exit
 

@@ -1,4 +1,4 @@
-"""doctor: what this machine can do, and what is missing for what."""
+"""doctor: show the features of this machine that labs need, and remedies for missing ones."""
 
 from __future__ import annotations
 
@@ -28,13 +28,17 @@ _MARKS = {"ok": paint("✓", GOOD), "missing": paint("✗", BAD), "optional": pa
 
 def doctor(
     again: Annotated[
-        bool, typer.Option("--again", help="Try anew what has worked since the machine was booted.")
+        bool, typer.Option("--again", help="Repeat probes that already succeeded since boot.")
     ] = False,
     output: OutputOption = Output.table,
 ) -> None:
-    """Say what this machine can do, by trying it. Exit status 1 when a lab cannot run here. Example: kubenetlab doctor
+    """Check which features of labs this machine supports, by trying them.
 
-    Needs no lab and no privilege, and leaves nothing behind. What was tried and worked is taken for granted until the next boot.
+    Needs no lab and no privileges, and leaves nothing behind.
+    Successful probes are remembered until the next boot.
+    The exit status is 1 if no lab can run on this machine.
+
+    Example: kubenetlab doctor
     """
     from msgspec import to_builtins
 
@@ -43,75 +47,76 @@ def doctor(
     from kubenetlab.lab import rundir
 
     try:
-        kept = rundir.base() / rundir.TRIED
+        cache = rundir.base() / rundir.TRIED
     except RequirementError:
-        kept = None
-    found = examine(kept, again=again)
-    findings = [*found, _room(), *_modes(found)]
+        cache = None
+    machine_results = examine(cache, again=again)
+    results = [*machine_results, _capacity(), *_modes(machine_results)]
+    missing = [result for result in results if result.state == "missing"]
     if output.is_data:
-        print_data(to_builtins(findings), output)
+        print_data(to_builtins(results), output)
     else:
-        _show(findings)
-        lacking = [item for item in findings if item.state == "missing"]
-        if lacking:
-            hint(lacking[0].remedy or "ask for help with the output of: kubenetlab doctor -o json")
+        _show(results)
+        if missing:
+            hint(missing[0].remedy or "report the output of: kubenetlab doctor -o json")
         else:
             hint("kubenetlab up")
-    if any(item.state == "missing" for item in findings):
+    if missing:
         raise typer.Exit(1)
 
 
-def _show(findings: Sequence[CheckResult]) -> None:
-    width = max(len(item.name) for item in findings)
+def _show(results: Sequence[CheckResult]) -> None:
+    width = max(len(result.name) for result in results)
     group = ""
-    for item in findings:
-        if item.group != group:
+    for result in results:
+        if result.group != group:
             if group:
                 echo()
-            echo(paint(item.group, None, bold=True))
-            group = item.group
+            echo(paint(result.group, None, bold=True))
+            group = result.group
         echo(
             hanging_indent(
-                f"{_MARKS[item.state]} {item.name.ljust(width)}  ", item.detail, width + 4
+                f"{_MARKS[result.state]} {result.name.ljust(width)}  ", result.detail, width + 4
             )
         )
-        if item.remedy:
-            echo(hanging_indent(f"  {' ' * width}  {paint('→', DIM)} ", item.remedy, width + 6))
+        if result.remedy:
+            echo(hanging_indent(f"  {' ' * width}  {paint('→', DIM)} ", result.remedy, width + 6))
 
 
-def _modes(found: Sequence[CheckResult]) -> list[CheckResult]:
-    """Each mode that can be chosen: whether it can be used here, and what it lacks."""
+def _modes(machine_results: Sequence[CheckResult]) -> list[CheckResult]:
+    """Return a result for each CNI and kube-proxy mode, with its unmet requirements."""
     from kubenetlab.datapath import modes
     from kubenetlab.kernel.features.detection import has_program
     from kubenetlab.kernel.features.doctor import CheckResult
     from kubenetlab.kernel.processes.permissions import is_root
     from kubenetlab.lab.requirements import faults
 
-    works = {item.name for item in found if item.state == "ok"}
-    findings = []
-    for family, name in [(one, name) for one in modes.FAMILIES for name in modes.known(one)]:
+    available = {result.name for result in machine_results if result.state == "ok"}
+    results = []
+    all_modes = [(family, name) for family in modes.FAMILIES for name in modes.known(family)]
+    for family, name in all_modes:
         title, needs = f"{family} {name}", modes.load(family, name, {}).needs
-        lacks = list(faults(title, needs, is_root=is_root(), has_program=has_program))
-        if unknown := [feature for feature in needs.features if feature not in works]:
-            lacks.append(f"the kernel was not found to have {', '.join(unknown)}")
-        what = modes.manual(family, name).partition("\n")[0].partition(": ")[2]
-        findings.append(
-            CheckResult("Modes", title, "optional" if lacks else "ok", "; ".join(lacks) or what)
+        unmet = list(faults(title, needs, is_root=is_root(), has_program=has_program))
+        if missing := [feature for feature in needs.features if feature not in available]:
+            unmet.append(f"missing kernel features: {', '.join(missing)}")
+        summary = modes.manual(family, name).partition("\n")[0].partition(": ")[2]
+        results.append(
+            CheckResult("Modes", title, "optional" if unmet else "ok", "; ".join(unmet) or summary)
         )
-    return findings
+    return results
 
 
-def _room() -> CheckResult:
-    """How many pods a lab may have here."""
+def _capacity() -> CheckResult:
+    """Return the maximum number of pods on this machine, and the limit that is reached first."""
     from kubenetlab.kernel.features import limits
     from kubenetlab.kernel.features.doctor import LIMITS, CheckResult
     from kubenetlab.lab.capacity import pods_that_fit
 
     pods, scarcest = pods_that_fit(limits.read())
-    detail = f"for about {pods:,} pods; what ends first is {scarcest.resource} ({scarcest.setting})"
+    detail = f"about {pods:,} pods; the first limit is {scarcest.resource} ({scarcest.setting})"
     return CheckResult(
         LIMITS,
-        "room",
+        "capacity",
         "ok" if pods else "missing",
         detail,
         "" if pods else scarcest.remedy.format(enough=scarcest.maximum * 2),

@@ -1,4 +1,4 @@
-"""explain: the manual page of a mode or a fault, or what a field of a manifest means."""
+"""explain: print the manual page of a mode or a fault, or describe a field of a manifest."""
 
 from __future__ import annotations
 
@@ -16,49 +16,54 @@ if TYPE_CHECKING:
 
 
 def explain(
-    what: Annotated[
+    subject: Annotated[
         str | None,
         typer.Argument(
             metavar="[MODE | FAULT | KIND[.FIELD…]]",
-            help="A mode, as `modes` lists them, a fault, as `break --list` does, or a field of a kind. Without it: what can be explained.",
+            help=(
+                "A mode (see `modes`), a fault (see `break --list`), a kind or one of its fields. "
+                "Default: list all subjects."
+            ),
             show_default=False,
             autocompletion=candidates("explainable"),
         ),
     ] = None,
     output: OutputOption = Output.table,
 ) -> None:
-    """Show the manual page of a mode or a fault, or what a field means and takes. Example: kubenetlab explain pod.spec.containers.ports
+    """Show the manual page of a mode or a fault, or describe a field of a manifest.
 
-    Fields are those of the documents that the lab reads and shows; a path as messages have it, with brackets, is understood too.
+    A path may contain indices in brackets, as error messages print it.
+
+    Example: kubenetlab explain pod.spec.containers.ports
     """
-    if what is None:
+    if subject is None:
         _show_all(output)
         return
-    if what in modes.names():
+    if subject in modes.names():
         if output.is_data:
-            print_data(modes.described(what), output)
+            print_data(modes.mode_data(subject), output)
         else:
-            modes.show_manual(what)
+            modes.show_manual(subject)
             hint("kubenetlab modes")
         return
     from msgspec import to_builtins
 
     from kubenetlab.datapath import faults
 
-    if what in faults.known():
-        _show_fault(what, output)
+    if subject in faults.known():
+        _show_fault(subject, output)
         return
 
-    found = _field(what)
+    explanation = _field(subject)
     if output.is_data:
-        print_data(to_builtins(found), output)
+        print_data(to_builtins(explanation), output)
     else:
-        _show(found)
-        hint(_next(found))
+        _show(explanation)
+        hint(_next(explanation))
 
 
 def _show_all(output: Output) -> None:
-    """Print the names of everything that has an explanation."""
+    """Print the names of all modes, faults and kinds."""
     from kubenetlab.api.kinds import SERVED
     from kubenetlab.datapath import faults
 
@@ -86,19 +91,19 @@ def _show_fault(name: str, output: Output) -> None:
         return
     echo(faults.manual(name))
     echo()
-    echo(
-        f"On the command line: kubenetlab break {name} {' '.join(f'--{option} …' for option in faults.option_names(name))}"
-    )
+    options = " ".join(f"--{option} …" for option in faults.option_names(name))
+    echo(f"On the command line: kubenetlab break {name} {options}")
     hint("kubenetlab break --list")
 
 
-def _field(what: str) -> Explanation:
+def _field(subject: str) -> Explanation:
+    """Return the explanation of KIND or KIND.FIELD. Raises UsageError for an unknown subject."""
     from kubenetlab.api import fields
     from kubenetlab.api.kinds import find_kind, known_words
     from kubenetlab.datapath import faults
     from kubenetlab.errors import UsageError, did_you_mean
 
-    word, _, path = what.partition(".")
+    word, _, path = subject.partition(".")
     kind = find_kind(word)
     if kind is None:
         guess = did_you_mean(
@@ -110,32 +115,35 @@ def _field(what: str) -> Explanation:
             else ""
         )
         raise UsageError(
-            f'explain: there is no {"kind" if path else "mode, fault or kind"} "{word}"{guess}{known}'
+            f"explain: there is no {'kind' if path else 'mode, fault or kind'} "
+            f'"{word}"{guess}{known}'
         )
     return fields.explain(kind, path)
 
 
-def _show(found: Explanation) -> None:
-    echo(f"KIND:     {found.kind}")
-    echo(f"VERSION:  {', '.join(found.versions)}")
-    if found.path:
-        echo(f"FIELD:    {found.path} <{found.type}>")
-    if found.bounds:
-        echo(f"VALUE:    {'; '.join(found.bounds)}")
-    if found.description:
+def _show(explanation: Explanation) -> None:
+    echo(f"KIND:     {explanation.kind}")
+    echo(f"VERSION:  {', '.join(explanation.versions)}")
+    if explanation.path:
+        echo(f"FIELD:    {explanation.path} <{explanation.type}>")
+    if explanation.bounds:
+        echo(f"VALUE:    {'; '.join(explanation.bounds)}")
+    if explanation.description:
         echo()
-        echo(found.description)
-    if found.fields:
+        echo(explanation.description)
+    if explanation.fields:
         echo()
         echo("FIELDS:")
-        lines = [(field.name, f"<{field.type}>", "; ".join(field.bounds)) for field in found.fields]
+        lines = [
+            (field.name, f"<{field.type}>", "; ".join(field.bounds)) for field in explanation.fields
+        ]
         widths = column_widths(lines)
         for line in lines:
             echo(f"  {format_row(line, widths)}".rstrip())
 
 
-def _next(found: Explanation) -> str:
-    """The first field that has fields of its own, or the one above."""
-    here = ".".join(part for part in (found.kind.lower(), found.path) if part)
-    below = next((field.name for field in found.fields if field.has_fields), None)
-    return f"kubenetlab explain {f'{here}.{below}' if below else here.rpartition('.')[0]}"
+def _next(explanation: Explanation) -> str:
+    """Return a command that explains the first field with subfields, or the parent."""
+    path = ".".join(part for part in (explanation.kind.lower(), explanation.path) if part)
+    child = next((field.name for field in explanation.fields if field.has_fields), None)
+    return f"kubenetlab explain {f'{path}.{child}' if child else path.rpartition('.')[0]}"

@@ -1,4 +1,4 @@
-"""modes: what can be chosen, and the manual page of each choice."""
+"""modes: list the CNI and kube-proxy modes; print the manual page of a mode."""
 
 from __future__ import annotations
 
@@ -9,16 +9,21 @@ from kubenetlab.cli.terminal.printing import echo, hanging_indent, hint, print_d
 
 
 def modes(output: OutputOption = Output.table) -> None:
-    """List the CNI and kube-proxy modes; with -o wide their options, too. Example: kubenetlab modes"""
+    """List the CNI and kube-proxy modes.
+
+    -o wide also shows their options and defaults.
+
+    Example: kubenetlab modes
+    """
     from kubenetlab.datapath.modes import FAMILIES, known
 
-    found = [_described(family, name) for family in FAMILIES for name in known(family)]
+    all_modes = [_mode_data(family, name) for family in FAMILIES for name in known(family)]
     if output.is_data:
-        print_data(found, output)
+        print_data(all_modes, output)
         return
-    width = max(len(mode["name"]) for mode in found)
-    for index, mode in enumerate(found):
-        if index == 0 or mode["family"] != found[index - 1]["family"]:
+    width = max(len(mode["name"]) for mode in all_modes)
+    for index, mode in enumerate(all_modes):
+        if index == 0 or mode["family"] != all_modes[index - 1]["family"]:
             family = FAMILIES[mode["family"]]
             echo(f"{family.flag} ({family.path} in a Cluster document)")
         echo(
@@ -33,28 +38,28 @@ def modes(output: OutputOption = Output.table) -> None:
                 format_mode_option(name, value) for name, value in mode["options"].items()
             )
             echo(hanging_indent(f"  {' ' * width}  ", options, width + 4))
-    hint(f"kubenetlab explain {found[0]['name']}")
+    hint(f"kubenetlab explain {all_modes[0]['name']}")
 
 
 def names() -> list[str]:
-    """Return the names of all modes, each once."""
+    """Return the names of all modes, without duplicates."""
     from kubenetlab.datapath.modes import FAMILIES, known
 
     return list(dict.fromkeys(name for family in FAMILIES for name in known(family)))
 
 
-def described(name: str) -> list[dict[str, Any]]:
-    """Return the modes of this name, in every family that has one."""
+def mode_data(name: str) -> list[dict[str, Any]]:
+    """Return the data of the modes with this name; CNI and kube-proxy may both have one."""
     from kubenetlab.datapath.modes import FAMILIES, known
 
-    return [_described(family, name) for family in FAMILIES if name in known(family)]
+    return [_mode_data(family, name) for family in FAMILIES if name in known(family)]
 
 
 def show_manual(name: str) -> None:
-    """Print the manual page of the modes of this name."""
+    """Print the manual pages of the modes with this name."""
     from kubenetlab.datapath.modes import FAMILIES
 
-    for number, mode in enumerate(described(name)):
+    for number, mode in enumerate(mode_data(name)):
         family = FAMILIES[mode["family"]]
         if number:
             echo()
@@ -64,13 +69,14 @@ def show_manual(name: str) -> None:
             f",{format_mode_option(key, value)}" for key, value in mode["options"].items()
         )
         echo(
-            f"In a Cluster document: {family.path}: {name}      On the command line: {family.flag} {name}{options}"
+            f"In a Cluster document: {family.path}: {name}"
+            f"      On the command line: {family.flag} {name}{options}"
         )
         if mode["needs"]:
             echo(f"Needs: {', '.join(mode['needs'])}")
 
 
-def _described(family: str, name: str) -> dict[str, Any]:
+def _mode_data(family: str, name: str) -> dict[str, Any]:
     from msgspec import to_builtins
 
     from kubenetlab.datapath.modes import load, manual

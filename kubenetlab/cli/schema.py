@@ -1,4 +1,4 @@
-"""schema: what manifests may hold, and what commands print, as JSON Schema."""
+"""schema: print JSON Schemas of manifests and of the output of commands."""
 
 from __future__ import annotations
 
@@ -18,15 +18,20 @@ def schema(
         str | None,
         typer.Argument(
             metavar="KIND",
-            help="One kind alone, or an output such as output/check; by default any document.",
+            help="A kind, or an output such as output/check. Default: all kinds.",
             show_default=False,
             autocompletion=candidates("manifest_kinds"),
         ),
     ] = None,
 ) -> None:
-    """Print the JSON Schema of what manifests may hold, for editors. Example: kubenetlab schema cluster
+    """Print the JSON Schema of manifests, for editors, or of a command's output.
 
-    With output/NAME it is that of what a command prints with -o json: output/list, output/check, output/ping and others. An editor with the YAML language server takes it from a file's first line: # yaml-language-server: $schema=lab.schema.json
+    output/NAME is the schema of the data that a command prints with -o json,
+    such as output/list, output/check or output/ping.
+    An editor with the YAML language server uses the schema that is named in
+    the first line of a file: # yaml-language-server: $schema=lab.schema.json
+
+    Example: kubenetlab schema cluster
     """
     from kubenetlab.api.schema import schema_of_documents, schema_of_kind
 
@@ -42,35 +47,40 @@ def schema(
 
 
 def _of_output(name: str) -> dict[str, Any]:
-    """Return the schema of what a command prints. Raises UsageError for an unknown name."""
+    """Return the schema of a command's output. Raises UsageError for an unknown name."""
     from kubenetlab.cli.terminal.output_schemas import OUTPUTS, schema_of
     from kubenetlab.errors import UsageError, did_you_mean
 
     if name not in OUTPUTS:
         guess = did_you_mean(name, OUTPUTS) if name else ""
-        raise UsageError(f"schema: wanted output/ and one of {', '.join(OUTPUTS)}{guess}")
+        raise UsageError(f"schema: expected output/ and one of {', '.join(OUTPUTS)}{guess}")
     return schema_of(name)
 
 
 def _read_kind(word: str) -> type[Resource]:
-    """The kind that a word names, as for `get`. Raises UsageError for what no manifest may hold, or what has no schema."""
+    """Return the kind that a word names, as for `get`.
+
+    Raises UsageError for an unknown kind, and for a kind that manifests cannot contain.
+    """
     from kubenetlab.api.kinds import WRITABLE, find_kind
     from kubenetlab.errors import UsageError, did_you_mean
 
     kind = find_kind(word)
     if kind in WRITABLE:
         return kind
-    known = [each.kind.lower() for each in WRITABLE]
-    fault = (
-        f"the lab makes its {kind.plural} itself and reads none"
+    known = [writable.kind.lower() for writable in WRITABLE]
+    problem = (
+        f"manifests cannot contain {kind.plural}: the lab creates them itself"
         if kind
         else f'there is no kind "{word}"{did_you_mean(word, known)}'
     )
-    raise UsageError(f"schema: {fault}\n  read: {', '.join(known)}; others are kept as they are")
+    raise UsageError(
+        f"schema: {problem}\n  kinds: {', '.join(known)}; objects of other kinds have no schema"
+    )
 
 
 def _modes() -> dict[str, dict[str, Any]]:
-    """Field of `networking` → name of a mode → its options."""
+    """Return the types of the modes' options, by field of `networking` and name of the mode."""
     from kubenetlab.datapath.modes import FAMILIES, known, load
 
     return {

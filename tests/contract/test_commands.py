@@ -212,9 +212,14 @@ def test_help_names_all_commands() -> None:
             ("schema", "servce"),
             "",
             2,
-            'there is no kind "servce"; did you mean service? read: cluster, namespace',
+            'there is no kind "servce"; did you mean service? kinds: cluster, namespace',
         ),
-        (("schema", "event"), "", 2, "the lab makes its events itself and reads none"),
+        (
+            ("schema", "event"),
+            "",
+            2,
+            "manifests cannot contain events: the lab creates them itself",
+        ),
         (
             ("plan", "-f", "-"),
             "apiVersion: v1\nkind: Service\nmetadata: {name: a}\n"
