@@ -74,19 +74,19 @@ def test_the_commands_are_those_documented() -> None:
 @pytest.mark.parametrize("command", PROMISED)
 def test_a_command_has_help_and_an_example(command: str) -> None:
     """The docstring has a summary line, and an example that calls the command."""
-    found = load(command)
+    loaded = load(command)
     docs = (
-        [entry.callback.__doc__ or "" for entry in found.registered_commands]
-        if isinstance(found, Typer)
-        else [found.__doc__ or ""]
+        [entry.callback.__doc__ or "" for entry in loaded.registered_commands]
+        if isinstance(loaded, Typer)
+        else [loaded.__doc__ or ""]
     )
     for doc in docs:
         assert doc.splitlines()[0].strip(), command
         assert f"kubenetlab {command}" in doc, f"{command} has no example"
     if command in ("up", "ping", "exec"):
-        shown = run(command, "--help")
-        assert shown.returncode == 0
-        assert "Usage:" in shown.stdout
+        help_page = run(command, "--help")
+        assert help_page.returncode == 0
+        assert "Usage:" in help_page.stdout
 
 
 def test_help_contains_no_accidental_markup() -> None:
@@ -121,9 +121,9 @@ def test_a_plan_is_a_script() -> None:
 
 def test_help_names_all_commands() -> None:
     """`kubenetlab --help` lists every command."""
-    shown = run("--help")
-    assert shown.returncode == 0
-    assert all(f" {command} " in shown.stdout for command in PROMISED)
+    help_page = run("--help")
+    assert help_page.returncode == 0
+    assert all(f" {command} " in help_page.stdout for command in PROMISED)
 
 
 @pytest.mark.parametrize(
@@ -302,16 +302,16 @@ def test_options_of_modes_are_in_the_wide_list() -> None:
 
 def test_every_mode_is_listed_and_explained() -> None:
     """The explanation has the manual, the options and the command-line option."""
-    found = json.loads(run("modes", "-o", "json").stdout)
-    assert {(mode["family"], mode["name"]) for mode in found} >= {
+    listed = json.loads(run("modes", "-o", "json").stdout)
+    assert {(mode["family"], mode["name"]) for mode in listed} >= {
         ("cni", "bridge"),
         ("cni", "none"),
         ("proxy", "nftables"),
     }
-    for mode in found:
-        shown = run("explain", mode["name"]).stdout
-        assert mode["manual"].splitlines()[0] in shown
-        assert f"--{mode['family']} {mode['name']}" in shown
+    for mode in listed:
+        explanation = run("explain", mode["name"]).stdout
+        assert mode["manual"].splitlines()[0] in explanation
+        assert f"--{mode['family']} {mode['name']}" in explanation
         assert mode in json.loads(run("explain", mode["name"], "-o", "json").stdout)
 
 
@@ -321,8 +321,8 @@ def test_explain_without_argument_lists_all_subjects() -> None:
     assert {"bridge", "nftables", "ebpf"} <= set(listed["modes"])
     assert {"cluster", "pod", "service"} <= set(listed["kinds"])
     assert listed["faults"] == ["kube-proxy"]
-    shown = run("explain").stdout
-    assert all(name in shown for names in listed.values() for name in names)
+    text = run("explain").stdout
+    assert all(name in text for names in listed.values() for name in names)
     for name in (listed["modes"][0], listed["faults"][0], listed["kinds"][-1]):
         assert run("explain", name).returncode == 0
 

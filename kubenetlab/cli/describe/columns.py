@@ -95,7 +95,7 @@ _COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
             False,
         ),
         ("AGE", cells.object_age, False),
-        ("WHAT", lambda item: item["spec"].get("summary", ""), True),
+        ("DESCRIPTION", lambda item: item["spec"].get("summary", ""), True),
     ),
     "Deployment": (
         ("NAME", cells.name, False),

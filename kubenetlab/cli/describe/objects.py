@@ -113,14 +113,14 @@ def _container(
             2,
         )
         assumed = ", ".join(inspected.get("assumed_ports", ()))
-        why = (
+        remark = (
             f"  ({assumed} assumed: target port of Services; the container declares no port)"
             if assumed
             else ""
         )
         print_field(
             "Listening on",
-            (", ".join(str(port) for port in inspected.get("ports", ())) or "<nothing>") + why,
+            (", ".join(str(port) for port in inspected.get("ports", ())) or "<nothing>") + remark,
             2,
         )
     for name, field in (("State", "state"), ("Last State", "lastState")):
@@ -137,8 +137,8 @@ def _container(
     print_field("Ready", status.get("ready", False), 2)
     print_field("Restart Count", status.get("restartCount", 0), 2)
     for kind in ("Startup", "Readiness", "Liveness") if has_probes else ():
-        given = container.get(f"{kind.lower()}Probe")
-        probe = decode(given, Probe).value if given is not None else None
+        probe_document = container.get(f"{kind.lower()}Probe")
+        probe = decode(probe_document, Probe).value if probe_document is not None else None
         if probe is not None:
             print_field(kind, describe(probe, is_real=is_real), 2)
         elif kind == "Readiness":

@@ -82,11 +82,11 @@ def pods(ctx: typer.Context) -> list[str]:
 
 def locations(ctx: typer.Context) -> list[str]:
     """Return pods, workloads, nodes and external hosts."""
-    seen = _inspect(ctx)
+    inspected = _inspect(ctx)
     return [
         *pods(ctx),
-        *(f"node:{node['name']}" for node in seen["nodes"]),
-        *(f"ext:{host['name']}" for host in seen["external"]),
+        *(f"node:{node['name']}" for node in inspected["nodes"]),
+        *(f"ext:{host['name']}" for host in inspected["external"]),
     ]
 
 
@@ -186,12 +186,12 @@ def explainable(incomplete: str) -> list[str]:
 def _objects(ctx: typer.Context, incomplete: str, kinds: Iterable[type[Resource]]) -> list[str]:
     from kubenetlab.api.kinds import find_kind
 
-    given = list(ctx.params.get("resources") or ())
+    arguments = list(ctx.params.get("resources") or ())
     word, slash, _ = incomplete.partition("/")
     if slash:
         return [f"{word}/{name}" for name in _names(ctx, find_kind(word))]
-    if given and "/" not in given[0]:
-        return [name for name in _names(ctx, find_kind(given[0])) if name not in given]
+    if arguments and "/" not in arguments[0]:
+        return [name for name in _names(ctx, find_kind(arguments[0])) if name not in arguments]
     before = incomplete[: incomplete.rfind(",") + 1]
     return [f"{before}{kind.plural}" for kind in kinds]
 
@@ -206,9 +206,9 @@ def _names(ctx: typer.Context, kind: type[Resource] | None) -> list[str]:
 
 def _inspect(ctx: typer.Context) -> Mapping[str, Any]:
     """Return the reply to `inspect`, cached; empty lists if no lab replies."""
-    if "seen" not in ctx.meta:
-        ctx.meta["seen"] = _get(ctx, f"{LAB_API}/inspect")
-    return ctx.meta["seen"] or {"pods": (), "nodes": (), "external": (), "services": ()}
+    if "inspected" not in ctx.meta:
+        ctx.meta["inspected"] = _get(ctx, f"{LAB_API}/inspect")
+    return ctx.meta["inspected"] or {"pods": (), "nodes": (), "external": (), "services": ()}
 
 
 def _get(ctx: typer.Context, path: str) -> Any:

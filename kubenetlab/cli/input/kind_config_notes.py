@@ -15,13 +15,13 @@ KIND_GROUP = "kind.x-k8s.io/"
 _ANY = ("", "0.0.0.0", "::")
 
 
-def kind_notes(given: Manifests) -> Iterator[str]:
+def kind_notes(manifests: Manifests) -> Iterator[str]:
     """Yield notes about replaced components of kind, and the addresses of published ports."""
-    if given.config is None:
+    if manifests.config is None:
         return
-    config = given.cluster_config
-    if str(given.config.value.get("apiVersion", "")).startswith(KIND_GROUP):
-        yield from _replaced_parts(given.config.value.get("networking") or {}, config)
+    config = manifests.cluster_config
+    if str(manifests.config.value.get("apiVersion", "")).startswith(KIND_GROUP):
+        yield from _replaced_parts(manifests.config.value.get("networking") or {}, config)
     yield from _published_ports(config)
 
 

@@ -169,7 +169,7 @@ def load_for_lab(
     ):
         return running_lab, read(None, strict=strict, base=_document_of(running_lab), flags=flags)
     with_quickstart = not files and (lab in (None, QUICKSTART) or not is_up)
-    given = read(
+    manifests = read(
         files,
         strict=strict,
         with_quickstart=with_quickstart,
@@ -177,16 +177,18 @@ def load_for_lab(
         flags=flags,
         lab=lab,
     )
-    name = lab or given.cluster_config.name or (QUICKSTART if given.is_quickstart else "lab")
+    name = (
+        lab or manifests.cluster_config.name or (QUICKSTART if manifests.is_quickstart else "lab")
+    )
     if (
         flags.are_given
-        and (given.config is None or given.config.document.file == COMMAND_LINE)
+        and (manifests.config is None or manifests.config.document.file == COMMAND_LINE)
         and rundir.is_alive(name)
     ):
         # Use the loaded manifests again: standard input can be read only once.
-        loaded = LoadedManifests(()) if given.is_quickstart else given.loaded
-        given = _of_loaded(loaded, flags, _document_of(name), lab)
-    return name, given
+        loaded = LoadedManifests(()) if manifests.is_quickstart else manifests.loaded
+        manifests = _of_loaded(loaded, flags, _document_of(name), lab)
+    return name, manifests
 
 
 def _document_of(lab: str) -> dict[str, Any]:

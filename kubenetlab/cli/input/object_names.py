@@ -13,15 +13,15 @@ _EXAMPLE_KIND: Final[Mapping[str, str]] = dict.fromkeys(
 """Kind that the error message of a command uses as an example; pod for all others."""
 
 
-def parse_object_names(command: str, what: Sequence[str]) -> list[tuple[str, str]]:
+def parse_object_names(command: str, arguments: Sequence[str]) -> list[tuple[str, str]]:
     """Return (kind as typed, name) of each object.
 
     Raises UsageError if a name is missing, or if the two forms are mixed.
     """
-    if "/" in what[0]:
-        pairs = [(kind, name) for kind, _, name in (word.partition("/") for word in what)]
+    if "/" in arguments[0]:
+        pairs = [(kind, name) for kind, _, name in (word.partition("/") for word in arguments)]
     else:
-        pairs = [(what[0], name) for name in what[1:] or ("",)]
+        pairs = [(arguments[0], name) for name in arguments[1:] or ("",)]
     for kind, name in pairs:
         if not kind or not name or "/" in name:
             raise UsageError(

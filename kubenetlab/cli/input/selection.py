@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def requested_kinds(
-    client: Client, command: str, what: Sequence[str]
+    client: Client, command: str, arguments: Sequence[str]
 ) -> list[tuple[type[Resource] | str, list[str]]]:
     """Return (kind, names) for each kind on the command line; no names means all objects.
 
@@ -35,13 +35,13 @@ def requested_kinds(
         "jobs",
     )
     names: dict[str, list[str]] = {}
-    if "/" in what[0]:
-        for word, name in parse_object_names(command, what):
+    if "/" in arguments[0]:
+        for word, name in parse_object_names(command, arguments):
             names.setdefault(word, []).append(name)
     else:
-        for word in what[0].split(","):
+        for word in arguments[0].split(","):
             names.update(
-                {kind: list(what[1:]) for kind in (kinds_of_all if word == "all" else (word,))}
+                {kind: list(arguments[1:]) for kind in (kinds_of_all if word == "all" else (word,))}
             )
     requested: list[tuple[type[Resource] | str, list[str]]] = []
     kept: list[str] | None = None

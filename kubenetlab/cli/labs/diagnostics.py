@@ -215,20 +215,20 @@ def raise_misconfigurations(
         )
 
 
-def raise_findings(answer: dict[str, Any], given: Manifests) -> None:
+def raise_findings(reply: dict[str, Any], manifests: Manifests) -> None:
     """Raise ManifestError for the problems in a reply of the lab.
 
     The reply holds the field of each problem; the manifests add file and line.
     """
     from kubenetlab.api.decode import Finding
 
-    entries = given.all_entries
+    entries = manifests.all_entries
     findings = [
         (
             item["document"],
             Finding(tuple(item["path"]), item["message"], hints=tuple(item["hints"])),
         )
-        for item in answer["findings"]
+        for item in reply["findings"]
     ]
     if findings:
         raise ManifestError(entries[index].problem(finding) for index, finding in findings)
@@ -277,20 +277,20 @@ class AssessedDiagnostic(Struct, frozen=True):
     def as_data(self, names: Sequence[str]) -> dict[str, Any]:
         """Return the JSON form; `names` are the names of all results, by index."""
         diagnostic = self.diagnostic
-        about = {
+        subject = {
             "code": diagnostic.code,
             "kind": diagnostic.kind,
             "namespace": diagnostic.namespace,
             "name": diagnostic.name,
             "path": self.problem.path,
         }
-        where = {"file": self.problem.file, "line": self.problem.line}
+        file_and_line = {"file": self.problem.file, "line": self.problem.line}
         affects = [names[index] for index in self.affected]
         return {
-            **about,
+            **subject,
             "message": diagnostic.message,
             "hints": list(diagnostic.hints),
-            **where,
+            **file_and_line,
             "accepted": self.is_accepted,
             "affects": affects,
         }
@@ -361,15 +361,15 @@ def note_absent_pods(inspected: Mapping[str, Any]) -> None:
         note(f"{paint('not checked:', WARNING)} {subject} not run: {abbreviate(names)}")
 
 
-def describe_unenforced(judged: AssessedDiagnostic, names: Sequence[str]) -> str:
+def describe_unenforced(assessed: AssessedDiagnostic, names: Sequence[str]) -> str:
     """Return one line with the object and the number of results that it could change."""
-    affected = [names[index] for index in judged.affected]
+    affected = [names[index] for index in assessed.affected]
     effect = (
         f"could change {len(affected)} of {len(names)} results: {abbreviate(affected)}"
         if affected
         else "applies to none of these connections"
     )
-    return f"{judged.diagnostic.title} is not enforced by this lab; it {effect}"
+    return f"{assessed.diagnostic.title} is not enforced by this lab; it {effect}"
 
 
 def count_problems(assessed: Sequence[AssessedDiagnostic]) -> list[str]:

@@ -86,13 +86,13 @@ def break_(
     if fault is None or list_:
         _list(client, output)
         return
-    given = {
+    fault_options = {
         **_pairs(options or ()),
         **({"node": node} if node is not None else {}),
         **({"how": how} if how is not None else {}),
     }
     try:
-        fault_object = client.post(f"{LAB_API}/break", {"fault": fault, "options": given})
+        fault_object = client.post(f"{LAB_API}/break", {"fault": fault, "options": fault_options})
     except ApiError as error:
         raise (UsageError(str(error)) if error.code == 422 else error) from None
     _wait(client)
@@ -159,7 +159,7 @@ def _list(client: Client, output: Output) -> None:
         )
         echo()
     print_table(
-        ("CAN BE BROKEN", "OPTIONS", "WHAT"),
+        ("FAULT", "OPTIONS", "DESCRIPTION"),
         [
             (
                 name,

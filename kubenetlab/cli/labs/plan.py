@@ -64,28 +64,29 @@ def plan(
     kubenetlab plan -f web.yaml
     kubenetlab plan -o sh > lab.sh
     """
-    from kubenetlab.cli.input import manifest_warnings, manifests
+    from kubenetlab.cli.input.manifest_warnings import warn
+    from kubenetlab.cli.input.manifests import Flags, load_for_lab
     from kubenetlab.cli.labs.plan_output import show_changes
     from kubenetlab.lab import rundir
     from kubenetlab.lab.client import Client
 
     files = manifest_files(paths, files, kustomizations)
-    name, given = manifests.load_for_lab(
-        lab, files, manifests.Flags(cni, proxy, nodes, real_commands, drift, uplink), strict=strict
+    name, manifests = load_for_lab(
+        lab, files, Flags(cni, proxy, nodes, real_commands, drift, uplink), strict=strict
     )
-    manifest_warnings.warn(given)
+    warn(manifests)
     is_script = output is PlanOutput.sh
-    answer: dict[str, Any] = {}
+    reply: dict[str, Any] = {}
     if rundir.is_alive(name):
-        documents = [entry.value for entry in given.all_entries]
-        answer = Client(name).post(f"{LAB_API}/plan", {"documents": documents, "script": is_script})
-        raise_findings(answer, given)
+        documents = [entry.value for entry in manifests.all_entries]
+        reply = Client(name).post(f"{LAB_API}/plan", {"documents": documents, "script": is_script})
+        raise_findings(reply, manifests)
     if is_script:
-        typer.echo(answer["script"] if answer else new_lab_script(given, name), nl=False)
+        typer.echo(reply["script"] if reply else new_lab_script(manifests, name), nl=False)
         return
-    planned, items = (answer["changes"], answer["diagnostics"]) if answer else new_lab_plan(given)
-    print_diagnostics(items, given.all_entries)
-    changes = [*uplink_plan(name, given), *planned]
+    planned, items = (reply["changes"], reply["diagnostics"]) if reply else new_lab_plan(manifests)
+    print_diagnostics(items, manifests.all_entries)
+    changes = [*uplink_plan(name, manifests), *planned]
     if Output(output).is_data:
         print_data(changes, output)
         return
@@ -98,7 +99,7 @@ def plan(
         hint("kubenetlab ping", name_if_ambiguous(name))
 
 
-def new_lab_plan(given: Manifests) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def new_lab_plan(manifests: Manifests) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the operations that make a new lab, per namespace, and the lab's diagnostics."""
     from kubenetlab.datapath import plan
     from kubenetlab.hoststate.diff import diff
@@ -107,7 +108,7 @@ def new_lab_plan(given: Manifests) -> tuple[list[dict[str, Any]], list[dict[str,
     from kubenetlab.lab.bootstrap import bootstrap_store
     from kubenetlab.lab.machine import decisions
 
-    cluster, _ = bootstrap_store(given.config, given.entries, time.time())
+    cluster, _ = bootstrap_store(manifests.config, manifests.entries, time.time())
     changes = diff(HostState(), plan(cluster, decisions(cluster)))
     rendered = [
         {"netns": entry.netns, "operations": [str(operation) for operation in entry.details()]}
@@ -116,13 +117,13 @@ def new_lab_plan(given: Manifests) -> tuple[list[dict[str, Any]], list[dict[str,
     return rendered, diagnostics(cluster)
 
 
-def uplink_plan(name: str, given: Manifests) -> list[dict[str, Any]]:
+def uplink_plan(name: str, manifests: Manifests) -> list[dict[str, Any]]:
     """Return the operations on this machine itself: those that create or remove the uplink."""
     from kubenetlab import names
     from kubenetlab.lab import rundir
 
     has_uplink = rundir.is_alive(name) and (rundir.of(name) / rundir.UPLINK).exists()
-    if given.config is None or given.cluster_config.uplink == has_uplink:
+    if manifests.config is None or manifests.cluster_config.uplink == has_uplink:
         return []
     mark = "-" if has_uplink else "+"
     objects = [
@@ -140,7 +141,7 @@ def uplink_plan(name: str, given: Manifests) -> list[dict[str, Any]]:
     ]
 
 
-def new_lab_script(given: Manifests, name: str) -> str:
+def new_lab_script(manifests: Manifests, name: str) -> str:
     """Return a shell script that builds a new lab as it is once all its pods are ready."""
     from kubenetlab.datapath import plan
     from kubenetlab.hoststate.script import script
@@ -149,5 +150,5 @@ def new_lab_script(given: Manifests, name: str) -> str:
     from kubenetlab.lab.simulation import rehearse
 
     now = time.time()
-    cluster = rehearse(bootstrap_store(given.config, given.entries, now, name)[0], now)
+    cluster = rehearse(bootstrap_store(manifests.config, manifests.entries, now, name)[0], now)
     return script(plan(cluster, decisions(cluster)), name)

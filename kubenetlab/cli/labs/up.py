@@ -69,21 +69,22 @@ def up(
     Example: kubenetlab up -f shop.yaml --nodes 4
     """
     started = time.monotonic()
-    from kubenetlab.cli.input import manifest_warnings, manifests
+    from kubenetlab.cli.input.manifest_warnings import warn
+    from kubenetlab.cli.input.manifests import Flags, load_for_lab
     from kubenetlab.lab import rundir
     from kubenetlab.lab.client import Client
 
     timeout_s = parse_duration_s(timeout)
     files = manifest_files(paths, files, kustomizations)
-    name, given = manifests.load_for_lab(
-        lab, files, manifests.Flags(cni, proxy, nodes, real_commands, drift, uplink), strict=strict
+    name, manifests = load_for_lab(
+        lab, files, Flags(cni, proxy, nodes, real_commands, drift, uplink), strict=strict
     )
-    manifest_warnings.warn(given)
+    warn(manifests)
     strictness = Strictness(strict, allow_undeclared)
-    if not (rundir.is_alive(name) and _applied(name, given, strictness)):
-        _create(name, given, keep, strictness)
-    _link_up(name, given)
-    entries = given.all_entries
+    if not (rundir.is_alive(name) and _applied(name, manifests, strictness)):
+        _create(name, manifests, keep, strictness)
+    _link_up(name, manifests)
+    entries = manifests.all_entries
     if no_wait:
         print_diagnostics(Client(name).diagnostics(), entries, allow_undeclared=allow_undeclared)
         hint("kubenetlab get pods -A", name_if_ambiguous(name))
@@ -110,7 +111,8 @@ def apply(
 
     Example: kubenetlab apply -f web.yaml
     """
-    from kubenetlab.cli.input import manifest_warnings, manifests
+    from kubenetlab.cli.input.manifest_warnings import warn
+    from kubenetlab.cli.input.manifests import read
     from kubenetlab.errors import UsageError
     from kubenetlab.lab.client import choose
 
@@ -120,11 +122,11 @@ def apply(
     started = time.monotonic()
     timeout_s = parse_duration_s(timeout)
     client = choose(lab)
-    given = manifests.read(files, strict=strict, lab=lab)
-    manifest_warnings.warn(given)
-    _apply(client, given, Strictness(strict, allow_undeclared))
-    _link_up(client.lab, given)
-    entries = given.all_entries
+    manifests = read(files, strict=strict, lab=lab)
+    warn(manifests)
+    _apply(client, manifests, Strictness(strict, allow_undeclared))
+    _link_up(client.lab, manifests)
+    entries = manifests.all_entries
     if no_wait:
         print_diagnostics(client.diagnostics(), entries, allow_undeclared=allow_undeclared)
         hint("kubenetlab get pods -A", name_if_ambiguous(client.lab))
@@ -152,7 +154,7 @@ class Strictness(NamedTuple):
         return refused_codes(allow_undeclared=self.allow_undeclared) if self.is_strict else []
 
 
-def _create(name: str, given: Manifests, keep: bool, strictness: Strictness) -> None:
+def _create(name: str, manifests: Manifests, keep: bool, strictness: Strictness) -> None:
     """Plan a new lab in this process, then start its agent, which builds it.
 
     Raises ManifestError for misconfigurations that `strictness` makes errors.
@@ -168,18 +170,18 @@ def _create(name: str, given: Manifests, keep: bool, strictness: Strictness) -> 
     from kubenetlab.lab.bootstrap import bootstrap_store
     from kubenetlab.lab.requirements import require
 
-    config = given.cluster_config
+    config = manifests.cluster_config
     require(config)
     blank_namespaces = ahead(
-        given.count_of_pods,
+        manifests.count_of_pods,
         tuple(loopback_and_sysctls("", has_ipv6=6 in config.networking.versions)),
     )
-    cluster, admission = bootstrap_store(given.config, given.entries, time.time(), name)
+    cluster, admission = bootstrap_store(manifests.config, manifests.entries, time.time(), name)
     if codes := strictness.refused_codes:
         from kubenetlab.lab.apiserver.diagnostics import diagnostics
 
         raise_misconfigurations(
-            [item for item in diagnostics(cluster) if item["code"] in codes], given.all_entries
+            [item for item in diagnostics(cluster) if item["code"] in codes], manifests.all_entries
         )
     _warn_of_made_namespaces(admission.made_namespaces)
     progress = Progress(name, len(config.nodes))
@@ -199,7 +201,7 @@ def _create(name: str, given: Manifests, keep: bool, strictness: Strictness) -> 
     progress.built(built)
 
 
-def _applied(name: str, given: Manifests, strictness: Strictness) -> bool:
+def _applied(name: str, manifests: Manifests, strictness: Strictness) -> bool:
     """Apply manifests to a running lab; return False if the lab ended meanwhile.
 
     A lab whose `up` was killed ends a moment later.
@@ -209,7 +211,7 @@ def _applied(name: str, given: Manifests, strictness: Strictness) -> bool:
     from kubenetlab.lab.client import Client
 
     try:
-        _apply(Client(name), given, strictness)
+        _apply(Client(name), manifests, strictness)
     except LabError:
         if rundir.is_alive(name):
             raise
@@ -217,10 +219,10 @@ def _applied(name: str, given: Manifests, strictness: Strictness) -> bool:
     return True
 
 
-def _apply(client: Client, given: Manifests, strictness: Strictness) -> None:
-    answer = client.post(f"{LAB_API}/apply", _documents(given, strictness))
-    raise_findings(answer, given)
-    raise_misconfigurations(answer.get("diagnostics", []), given.all_entries)
+def _apply(client: Client, manifests: Manifests, strictness: Strictness) -> None:
+    answer = client.post(f"{LAB_API}/apply", _documents(manifests, strictness))
+    raise_findings(answer, manifests)
+    raise_misconfigurations(answer.get("diagnostics", []), manifests.all_entries)
     _warn_of_made_namespaces(answer["namespaces"])
     colours = {"created": GOOD, "configured": WARNING, "kept": DIM, "unchanged": DIM}
     for outcome in answer["outcomes"]:
@@ -228,7 +230,7 @@ def _apply(client: Client, given: Manifests, strictness: Strictness) -> None:
         echo(f"{outcome['title']} {paint(outcome['action'], colours[outcome['action']])}{changes}")
 
 
-def _documents(given: Manifests, strictness: Strictness) -> dict[str, Any]:
+def _documents(manifests: Manifests, strictness: Strictness) -> dict[str, Any]:
     """Return the request body of `apply`.
 
     It holds the documents, their sources (file and line) and the codes of the diagnostics
@@ -236,7 +238,7 @@ def _documents(given: Manifests, strictness: Strictness) -> dict[str, Any]:
     """
     import msgspec
 
-    entries = given.all_entries
+    entries = manifests.all_entries
     return {
         "documents": [entry.value for entry in entries],
         "sources": [msgspec.to_builtins(entry.source) for entry in entries],
@@ -244,17 +246,17 @@ def _documents(given: Manifests, strictness: Strictness) -> dict[str, Any]:
     }
 
 
-def _link_up(name: str, given: Manifests) -> None:
+def _link_up(name: str, manifests: Manifests) -> None:
     """Create or remove the uplink, as the Cluster document asks; without one change nothing."""
     from kubenetlab.lab import rundir
 
-    if given.config is None:
+    if manifests.config is None:
         return
-    if given.cluster_config.uplink:
+    if manifests.cluster_config.uplink:
         from kubenetlab.lab import uplink
         from kubenetlab.lab.client import Client
 
-        record = uplink.bring(Client(name), given.cluster_config)
+        record = uplink.bring(Client(name), manifests.cluster_config)
         echo(
             f"{paint('✓', GOOD)} uplink: this machine's link {record.link} leads to the lab's "
             f"router, {', '.join(record.router)}"

@@ -149,9 +149,9 @@ def ping(
         for protocol, port in (("SCTP", sctp), ("UDP", udp), ("TCP", tcp))
         if port is not None
     }
-    given = [f"--{protocol.lower()}" for protocol in ports] + ["--http"] * (http is not None)
-    if len(given) > 1 and given != ["--tcp", "--http"]:
-        raise UsageError(f"{given[0]} cannot be combined with {' or '.join(given[1:])}")
+    options = [f"--{protocol.lower()}" for protocol in ports] + ["--http"] * (http is not None)
+    if len(options) > 1 and options != ["--tcp", "--http"]:
+        raise UsageError(f"{options[0]} cannot be combined with {' or '.join(options[1:])}")
     if count is not None and (destination is None or matrix):
         raise UsageError("--count needs a source and a destination, and excludes --matrix")
     client = choose(lab)

@@ -61,14 +61,14 @@ def find_destination(
 
     Raises RequirementError for SCTP if the kernel does not support it.
     """
-    where = asyncio.run(find(network, inspected, source, target, request))
-    if where.choice:
-        note(where.choice)
-    if where.protocol == "SCTP" and not where.unresolved and not has_sctp():
+    destination = asyncio.run(find(network, inspected, source, target, request))
+    if destination.choice:
+        note(destination.choice)
+    if destination.protocol == "SCTP" and not destination.unresolved and not has_sctp():
         raise RequirementError(
             "SCTP is not available; run sudo modprobe sctp, or see kubenetlab doctor"
         )
-    return where
+    return destination
 
 
 def ping_once(
@@ -92,18 +92,26 @@ def ping_once(
     empty_reason = explain_empty(client, inspected, service)
     unenforced = unenforced_objects(client)
     network = source_network(client, source)
-    where = find_destination(network, inspected, source, target, request)
-    if where.unresolved:
-        return print_not_resolved(source, where, output)
+    destination = find_destination(network, inspected, source, target, request)
+    if destination.unresolved:
+        return print_not_resolved(source, destination, output)
     server, status = "", 0
     if request.http is not None:
-        result, body, server, status = asyncio.run(_get(network, where, request.http, deadline_s))
+        result, body, server, status = asyncio.run(
+            _get(network, destination, request.http, deadline_s)
+        )
     else:
-        probe = ProbeRequest(source, where.protocol, where.address, where.port)  # type: ignore[arg-type]
+        probe = ProbeRequest(source, destination.protocol, destination.address, destination.port)  # type: ignore[arg-type]
         (result,), body = run([probe], deadline_s=deadline_s), ""
-    expected = expect(source, where.known, world(inspected)) if where.known is not None else None
+    expected = (
+        expect(source, destination.known, world(inspected))
+        if destination.known is not None
+        else None
+    )
     is_as_promised = result.outcome in FITS[expected or "answer"] and status < HTTP_ERROR
-    assessed = assess(unenforced, [connection_of(inspected, source, target, where)], kinds=allowed)
+    assessed = assess(
+        unenforced, [connection_of(inspected, source, target, destination)], kinds=allowed
+    )
     unenforced_titles = [
         item.diagnostic.title for item in assessed if item.affected and not item.is_accepted
     ]
@@ -112,10 +120,10 @@ def ping_once(
         print_data(
             {
                 "from": source.title,
-                "to": where.title,
-                "address": where.address,
-                "port": where.port,
-                "protocol": where.protocol,
+                "to": destination.title,
+                "address": destination.address,
+                "port": destination.port,
+                "protocol": destination.protocol,
                 "expected": expected,
                 "found": result.outcome,
                 "ms": round(result.ms, 3),
@@ -126,16 +134,20 @@ def ping_once(
             output,
         )
         return is_fine
-    address = socket_address(where.address, where.port) if where.port else where.address
-    verb = "GET " + request.http if request.http is not None else VERBS[where.protocol]
+    address = (
+        socket_address(destination.address, destination.port)
+        if destination.port
+        else destination.address
+    )
+    verb = "GET " + request.http if request.http is not None else VERBS[destination.protocol]
     verdict = (
         paint(_RESULTS[result.outcome], GOOD if is_as_promised else BAD)
         + (f" in {result.ms:.2f} ms" if result.outcome == "answer" else "")
         + (f", HTTP {status}" if status >= HTTP_ERROR else "")
-        + describe_promise(where, expected, empty_reason, is_fine=is_as_promised)
+        + describe_promise(destination, expected, empty_reason, is_fine=is_as_promised)
     )
     echo(
-        f"{source.title} ({source.address}) → {where.title} ({address}) "
+        f"{source.title} ({source.address}) → {destination.title} ({address}) "
         f"{paint(verb, DIM)}: {verdict}"
     )
     for line in body.splitlines():
@@ -161,7 +173,7 @@ def ping_once(
         hint(
             "kubenetlab diff"
             if expected not in (None, "any")
-            else _about_destination(inspected, source, where)
+            else _about_destination(inspected, source, destination)
         )
     else:
         hint(f"kubenetlab logs {server}" if is_pod else "kubenetlab ping")
@@ -169,7 +181,7 @@ def ping_once(
 
 
 def connection_of(
-    inspected: Mapping[str, Any], source: Location, target: Target, where: ResolvedDestination
+    inspected: Mapping[str, Any], source: Location, target: Target, destination: ResolvedDestination
 ) -> Connection:
     """Return the objects at both ends of a request.
 
@@ -178,53 +190,53 @@ def connection_of(
     return Ends(inspected).of_row(
         source,
         meaning(target, inspected, source).target.bare,
-        where.port,
-        where.address,
-        where.protocol,
+        destination.port,
+        destination.address,
+        destination.protocol,
     )
 
 
 def _about_destination(
-    inspected: Mapping[str, Any], source: Location, where: ResolvedDestination
+    inspected: Mapping[str, Any], source: Location, destination: ResolvedDestination
 ) -> str:
     """Return a command that explains why a destination without a promise does not answer."""
-    if where.service is not None:
-        kind, (namespace, name) = "svc", where.service
+    if destination.service is not None:
+        kind, (namespace, name) = "svc", destination.service
     else:
         pods = {
             pod_title(pod["namespace"], pod["name"]): (pod["namespace"], pod["name"])
             for pod in inspected["pods"]
         }
-        if where.title not in pods:
-            return f"kubenetlab exec {source.title} -- ip route get {where.address}"
-        kind, (namespace, name) = "pod", pods[where.title]
+        if destination.title not in pods:
+            return f"kubenetlab exec {source.title} -- ip route get {destination.address}"
+        kind, (namespace, name) = "pod", pods[destination.title]
     return f"kubenetlab describe {kind} {name}" + (
         f" -n {namespace}" if namespace != "default" else ""
     )
 
 
-def print_not_resolved(source: Location, where: ResolvedDestination, output: Output) -> bool:
+def print_not_resolved(source: Location, destination: ResolvedDestination, output: Output) -> bool:
     """Print that the source cannot resolve the name of one of the lab's Services; return False."""
     if output.is_data:
         print_data(
             {
                 "from": source.title,
-                "to": where.title,
+                "to": destination.title,
                 "address": "",
-                "port": where.port,
-                "protocol": where.protocol,
+                "port": destination.port,
+                "protocol": destination.protocol,
                 "expected": "answer",
                 "found": "unresolved",
                 "ms": 0.0,
-                "body": where.unresolved,
+                "body": destination.unresolved,
                 "ok": False,
             },
             output,
         )
         return False
     echo(
-        f"{source.title} ({source.address}) → {where.title}: "
-        f"{paint('not resolved', BAD)}: {where.unresolved}"
+        f"{source.title} ({source.address}) → {destination.title}: "
+        f"{paint('not resolved', BAD)}: {destination.unresolved}"
     )
     hint("kubenetlab get pods -n kube-system")
     return False
@@ -254,7 +266,7 @@ def first_unaccepted_kind(assessed: Sequence[AssessedDiagnostic]) -> str:
 
 
 def describe_promise(
-    where: ResolvedDestination, expected: str | None, empty: str, *, is_fine: bool
+    destination: ResolvedDestination, expected: str | None, empty: str, *, is_fine: bool
 ) -> str:
     """Return the promise as text after a result; empty if the result makes it obvious.
 
@@ -262,9 +274,9 @@ def describe_promise(
     empty: reason why the Service has no ready endpoint.
     is_fine: True if the result is as promised.
     """
-    has_none = isinstance(where.known, ServiceTarget) and not where.known.endpoints
+    has_none = isinstance(destination.known, ServiceTarget) and not destination.known.endpoints
     no_endpoint = f"the Service has no ready endpoint{f': {empty}' if empty else ''}"
-    reason = where.lacking or (no_endpoint if has_none else "")
+    reason = destination.lacking or (no_endpoint if has_none else "")
     because = f": {reason}" if reason else ""
     if expected is None or expected == "any":
         is_shown = expected == "any" or not is_fine
@@ -275,7 +287,7 @@ def describe_promise(
 
 
 async def _get(
-    network: PodSockets, where: ResolvedDestination, path: str, deadline_s: float
+    network: PodSockets, destination: ResolvedDestination, path: str, deadline_s: float
 ) -> tuple[Result, str, str, int]:
     """Send a GET request; return the outcome, the answer as text, the server and the HTTP status.
 
@@ -284,7 +296,10 @@ async def _get(
     started = time.monotonic()
     try:
         answer = await network.get(
-            where.address, where.port, path if path.startswith("/") else f"/{path}", deadline_s
+            destination.address,
+            destination.port,
+            path if path.startswith("/") else f"/{path}",
+            deadline_s,
         )
     except ConnectionRefusedError:
         return Result("refused"), "", "", 0

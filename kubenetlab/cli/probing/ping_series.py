@@ -47,7 +47,7 @@ class _Report(Struct, frozen=True):
 
     source: Location
     target: Target
-    where: ResolvedDestination
+    destination: ResolvedDestination
     path: str | None
     answers: list[Answer]
     expected: Expectation | None
@@ -118,30 +118,34 @@ def ping_series(
     empty = explain_empty(client, inspected, service)
     unenforced = unenforced_objects(client)
     network = source_network(client, source)
-    where = find_destination(network, inspected, source, target, request)
-    if where.unresolved:
-        return print_not_resolved(source, where, output)
+    destination = find_destination(network, inspected, source, target, request)
+    if destination.unresolved:
+        return print_not_resolved(source, destination, output)
     answers = run_series(
-        SeriesTarget(source, where.protocol, where.address, where.port, request.http),
+        SeriesTarget(
+            source, destination.protocol, destination.address, destination.port, request.http
+        ),
         count,
         deadline_s,
     )
-    server_shares = shares(inspected, answers, endpoints(inspected, where))
+    server_shares = shares(inspected, answers, endpoints(inspected, destination))
     is_outside = target.kind in ("lb", "nodeport") or (
-        where.known is not None and getattr(where.known, "is_outside", False)
+        destination.known is not None and getattr(destination.known, "is_outside", False)
     )
     report = _Report(
         source,
         target,
-        where,
+        destination,
         request.http,
         answers,
-        expect(source, where.known, world(inspected)) if where.known is not None else None,
+        expect(source, destination.known, world(inspected))
+        if destination.known is not None
+        else None,
         server_shares,
         clients(inspected, answers),
         "",
         empty,
-        assess(unenforced, [connection_of(inspected, source, target, where)], kinds=allowed),
+        assess(unenforced, [connection_of(inspected, source, target, destination)], kinds=allowed),
     )
     if not report.unnamed:
         report = structs.replace(
@@ -158,13 +162,13 @@ def ping_series(
 
 
 def _as_data(report: _Report) -> dict[str, Any]:
-    where, times = report.where, latency(report.answers)
+    destination, times = report.destination, latency(report.answers)
     return {
         "from": report.source.title,
-        "to": where.title,
-        "address": where.address,
-        "port": where.port,
-        "protocol": where.protocol,
+        "to": destination.title,
+        "address": destination.address,
+        "port": destination.port,
+        "protocol": destination.protocol,
         "expected": report.expected,
         "count": len(report.answers),
         "answered": report.answered,
@@ -198,16 +202,20 @@ def _as_data(report: _Report) -> dict[str, Any]:
 
 
 def _show(report: _Report) -> None:
-    source, where, times = report.source, report.where, latency(report.answers)
+    source, destination, times = report.source, report.destination, latency(report.answers)
     count = len(report.answers)
-    address = socket_address(where.address, where.port) if where.port else where.address
-    verb = f"GET {report.path}" if report.path is not None else VERBS[where.protocol]
+    address = (
+        socket_address(destination.address, destination.port)
+        if destination.port
+        else destination.address
+    )
+    verb = f"GET {report.path}" if report.path is not None else VERBS[destination.protocol]
     took = (
         f", {times.min:.2f}/{times.median:.2f}/{times.max:.2f} ms (min/median/max)" if times else ""
     )
     verdict = paint(f"{report.answered} of {count} answered", BAD if report.failures else GOOD)
     echo(
-        f"{source.title} ({source.address}) → {where.title} ({address}) "
+        f"{source.title} ({source.address}) → {destination.title} ({address}) "
         f"{paint(verb, DIM)}: {verdict}{took}"
     )
     if report.failures:
@@ -215,7 +223,7 @@ def _show(report: _Report) -> None:
         as_promised = set(report.failures) <= set(FITS[report.expected or "answer"])
         echo(
             f"{paint('failed:', BAD)} {kinds}"
-            + describe_promise(where, report.expected, report.empty, is_fine=as_promised)
+            + describe_promise(destination, report.expected, report.empty, is_fine=as_promised)
         )
     rows = _rows(report)
     if rows:
@@ -246,10 +254,10 @@ def _hint(report: _Report) -> None:
             f"--count {len(report.answers)} "
             f"--allow-unmodelled {first_unaccepted_kind(report.assessed)}"
         )
-    elif report.where.service is None:
+    elif report.destination.service is None:
         hint("kubenetlab diff" if report.failures else "kubenetlab ping")
     else:
-        namespace, name = report.where.service
+        namespace, name = report.destination.service
         hint(
             f"kubenetlab describe svc {name}"
             + (f" -n {namespace}" if namespace != "default" else "")
@@ -260,14 +268,14 @@ def _rows(report: _Report) -> list[tuple[str, ...]]:
     """Return one row per server, and a last one for answers that do not name their server."""
     rows: list[tuple[str, ...]] = [
         (
-            _title(share, report.where),
+            _title(share, report.destination),
             share.server.node or "-",
             *_share(share, report),
             str(share.errors),
         )
         for share in report.shares
     ]
-    if report.unnamed and report.where.protocol != "ICMP":
+    if report.unnamed and report.destination.protocol != "ICMP":
         rows.append(("(does not name itself)", "-", *_amount(report.unnamed, report.total), "-"))
     has_errors = any(share.errors for share in report.shares)
     return rows if has_errors else [row[:-1] for row in rows]
@@ -286,8 +294,8 @@ def _amount(count: int, total: int) -> tuple[str, str]:
     return str(count), f"{count * 100 / max(1, total):.1f} %"
 
 
-def _title(share: ServerShare, where: ResolvedDestination) -> str:
+def _title(share: ServerShare, destination: ResolvedDestination) -> str:
     """Return the server's title, with a remark if it is not a ready endpoint of the Service."""
     return share.server.title + (
-        " (not a ready endpoint)" if where.service is not None and not share.is_ready else ""
+        " (not a ready endpoint)" if destination.service is not None and not share.is_ready else ""
     )

@@ -61,8 +61,8 @@ def test_real_commands_are_reported_with_the_setting_that_enables_them(
     text = f"apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n{cluster}---\n" + pod(
         "a", meta=meta, container=", command: [sleep, '9']"
     )
-    found = loaded(text)
-    warn(Manifests(None, found.entries, found))
+    manifests = loaded(text)
+    warn(Manifests(None, manifests.entries, manifests))
     assert (
         f"{setting} is set: Pod default/a (sleep) runs programs of this machine\n"
         in capsys.readouterr().err
@@ -74,6 +74,6 @@ def test_lifecycle_hooks_of_built_in_programs_are_reported(
 ) -> None:
     """Their commands do not run; hooks of containers with a real command do."""
     hook = ", command: [sleep, '9'], lifecycle: {preStop: {exec: {command: [sleep, '5']}}}"
-    found = loaded(pod("a", container=hook) + pod("b", meta=REAL, container=hook))
-    warn(Manifests(None, found.entries, found))
+    manifests = loaded(pod("a", container=hook) + pod("b", meta=REAL, container=hook))
+    warn(Manifests(None, manifests.entries, manifests))
     assert "they only wait for `sleep`: Pod default/a (container main)\n" in capsys.readouterr().err
