@@ -80,7 +80,7 @@ def _reads_files(entry: ManifestObject) -> bool:
 
 
 def _real_commands(entries: Sequence[ManifestObject]) -> dict[str, list[str]]:
-    """Return the objects with real commands, each with its programs, by the setting that asks."""
+    """Return the objects with real commands and their programs, by the setting that enables it."""
     objects: dict[str, list[str]] = {}
     all_real = _all_commands_are_real(entries)
     for entry in entries:

@@ -120,9 +120,9 @@ def fetch(
     every: bool = False,
     selector: str = "",
 ) -> list[dict[str, Any]]:
-    """Return objects of a kind from the lab's API, sorted by namespace.
+    """Return objects of a kind from the lab's API.
 
-    names: names of the objects; empty for all objects of the namespace.
+    names: names of the objects; empty for all objects of the namespace, sorted by namespace.
     every: all namespaces instead of `namespace`.
     Raises LabError if a named object does not exist.
     """
