@@ -125,9 +125,7 @@ def test_a_file_is_deleted_whatever_its_order(lab: Lab, tmp_path: Path) -> None:
 
 
 def test_labels_choose_objects(lab: Lab) -> None:
-    """-l on get, describe, logs and delete, of kinds that are only kept, too; it cannot stand with
-    a name.
-    """
+    """-l works with get, describe, logs and delete, also for kept kinds, but not with a name."""
     lab.up(ONE_NODE + SHOP + POLICY)
     here = ("-n", "shop", "-l", "tier=front")
     assert lab.run("get", "pods", *here, "-o", "name").out == "pod/web-two\n"
