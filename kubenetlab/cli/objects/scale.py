@@ -47,7 +47,8 @@ def scale(
         if not last.isdecimal() or len(last) > len(str(MAX_REPLICAS)) or int(last) > MAX_REPLICAS:
             example = f"kubenetlab scale {' '.join([*resources, last])} --replicas 3"
             raise UsageError(
-                f"scale: expected the number of pods, 0 to {MAX_REPLICAS}, for example: {example}"
+                f"scale: expected the number of pods, from 0 to {MAX_REPLICAS}, "
+                f"for example: {example}"
             )
         replicas = int(last)
     if not resources:
