@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kubenetlab.api.core import ClientIPConfig
 from kubenetlab.cli.describe.fields import print_field, print_mapping
 from kubenetlab.cli.terminal.printing import echo, print_table
-from kubenetlab.observe.targets import service_named
+from kubenetlab.observe.lookups import service_named
 
 if TYPE_CHECKING:
     from kubenetlab.lab.client import Client

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from kubenetlab.cli.terminal.printing import BAD, DIM, GOOD, WARNING, paint
+from kubenetlab.observe.locations import Location
 from kubenetlab.observe.matrix import Cell, Matrix
 
 _MARKS: Final = {"answer": "●", "refused": "×", "unreachable": "·", "silence": "·"}

@@ -6,7 +6,8 @@ from msgspec import structs
 
 from kubenetlab.api.lab import ContainerReport, ProbeReport
 from kubenetlab.api.store import Cluster
-from kubenetlab.cli.describe.columns import age, columns, header
+from kubenetlab.cli.describe.cells import age
+from kubenetlab.cli.describe.columns import columns, header
 from kubenetlab.observe.settled import verdicts
 from tests.clusters import (
     NO_CNI,
