@@ -103,7 +103,7 @@ class LinuxKernel:
             if netns in ports and not awaited[netns]:
                 if plugs := ports.pop(netns):
                     failures.extend(self._batch(netns, plugs))
-                holding.when_held((netns, *plugged.pop(netns, ())), partial(done, netns))
+                holding.call_when_held((netns, *plugged.pop(netns, ())), partial(done, netns))
 
         try:
             for entry in changes.namespaces:
@@ -121,7 +121,7 @@ class LinuxKernel:
                 elif hold := self._make(
                     entry, others, sysctls, failures, is_plugged_into=awaited[entry.netns] > 0
                 ):
-                    holding.begin(
+                    holding.start(
                         entry.netns, hold, (_sandbox(others).shares, *far_of[entry.netns])
                     )
                 count += len(mine)
@@ -197,7 +197,7 @@ class LinuxKernel:
         blanks = self.sandboxes.blanks
         if blanks is None or not operations:
             return None, operations
-        begun = {obj.key: obj for obj in blanks.beginning}
+        begun = {obj.key: obj for obj in blanks.initial_objects}
         left = [operation for operation in operations if not _is_begun(operation.object, begun)]
         blank = blanks.take() if len(left) + len(begun) == len(operations) else None
         return (blank, left) if blank is not None else (None, operations)

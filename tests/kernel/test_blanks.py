@@ -15,7 +15,7 @@ from kubenetlab.hoststate.diff import diff
 from kubenetlab.hoststate.sandbox import Sandbox
 from kubenetlab.hoststate.state import HostState
 from kubenetlab.kernel.linux import LinuxKernel
-from kubenetlab.kernel.namespaces.netns_pool import WORTH_IT, NetnsPool, ahead
+from kubenetlab.kernel.namespaces.netns_pool import MIN_COUNT, NetnsPool, ahead
 from tests.clusters import FAMILIES, deployment, store
 from tests.kernel.states import netlink
 
@@ -30,10 +30,10 @@ def blanks(count: int) -> NetnsPool:
 
 def test_they_come_from_a_process_that_ends() -> None:
     """Each is another one, and no more are made when it has been said that there are enough."""
-    there = blanks(5 * WORTH_IT)
+    there = blanks(5 * MIN_COUNT)
     found = list(iter(there.take, None))
     os.wait()
-    assert 0 < len({os.fstat(fd).st_ino for fd in found}) == len(found) <= 5 * WORTH_IT
+    assert 0 < len({os.fstat(fd).st_ino for fd in found}) == len(found) <= 5 * MIN_COUNT
     for fd in found:
         os.close(fd)
     there.close()
@@ -41,7 +41,7 @@ def test_they_come_from_a_process_that_ends() -> None:
 
 def test_they_are_there_when_who_made_them_is_gone() -> None:
     """It ended without reading that there are enough, of which the kernel tells us first."""
-    source = ahead(5 * WORTH_IT)
+    source = ahead(5 * MIN_COUNT)
     assert source is not None
     there = NetnsPool(source)
     os.waitid(os.P_ALL, 0, os.WEXITED)
@@ -55,7 +55,7 @@ def test_they_are_there_when_who_made_them_is_gone() -> None:
 def test_few_are_open_at_one_time() -> None:
     """The others wait in the socket, and with it they are gone."""
     before = len(os.listdir("/proc/self/fd"))
-    there = blanks(5 * WORTH_IT)
+    there = blanks(5 * MIN_COUNT)
     fd = there.take()
     assert fd is not None
     assert before + 1 < len(os.listdir("/proc/self/fd")) <= before + 1 + 64
@@ -68,7 +68,7 @@ def test_few_are_open_at_one_time() -> None:
 
 def test_for_few_there_is_no_time() -> None:
     """Nothing is made ahead for a small lab."""
-    assert ahead(WORTH_IT - 1) is None
+    assert ahead(MIN_COUNT - 1) is None
 
 
 def test_a_sandbox_takes_one_that_is_there(
@@ -76,7 +76,7 @@ def test_a_sandbox_takes_one_that_is_there(
 ) -> None:
     """It stands in that very namespace, of which no descriptor is left."""
     sandboxes = kernel().sandboxes
-    sandboxes.blanks = there = blanks(WORTH_IT)
+    sandboxes.blanks = there = blanks(MIN_COUNT)
     taken: list[int] = []
 
     def take() -> int | None:
@@ -110,7 +110,7 @@ def test_what_pods_begin_with_is_there(
             Decisions(pod_layout="routed", neighbors="dynamic"),
         )
     )
-    source = ahead(WORTH_IT, tuple(loopback_and_sysctls("", has_ipv6=family != "ipv4")))
+    source = ahead(MIN_COUNT, tuple(loopback_and_sysctls("", has_ipv6=family != "ipv4")))
     assert source is not None
     select.select([source.socket], [], [], 10)
     here = kernel()

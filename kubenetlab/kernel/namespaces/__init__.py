@@ -1,1 +1,1 @@
-"""Namespaces: made, filled, held by pause processes, and entered."""
+"""Namespaces of sandboxes: creation, configuration, pause processes, and entering them."""

@@ -1,4 +1,7 @@
-"""Filling the namespace we stand in: settings, then one batch of messages for links, addresses, routes and neighbours."""
+"""Apply operations in the current network namespace.
+
+Sysctls are written first; links, addresses, routes and neighbours follow in one netlink batch.
+"""
 
 from __future__ import annotations
 
@@ -17,62 +20,63 @@ from kubenetlab.kernel.report import Failure
 _GONE: Final = frozenset(
     (errno.ENODEV, errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENXIO)
 )
-"""What the kernel says of something that is not there: to remove it is done."""
+"""Errnos of a removal that mean that the object does not exist, which counts as success."""
 
 
 def fill(
     netns: str, operations: Sequence[Operation], sysctls: SysctlWriter, links: Links
 ) -> list[Failure]:
-    """Settings and links, and what is said of links; what was refused."""
-    settings = [
+    """Apply sysctl operations, then netlink operations; return those that failed.
+
+    sysctls: shared by all namespaces of one apply.
+    """
+    sysctl_operations = [
         operation for operation in operations if isinstance(operation.object, Sysctl | Settings)
     ]
-    others = [
+    link_operations = [
         operation for operation in operations if not isinstance(operation.object, Sysctl | Settings)
     ]
-    return sysctls.write(netns, settings) + send(netns, others, links)
+    return sysctls.write(netns, sysctl_operations) + send(netns, link_operations, links)
 
 
 def send(netns: str, operations: Sequence[Operation], links: Links) -> list[Failure]:
-    """One batch; what was refused of it."""
+    """Send netlink operations as one batch; return those that failed."""
     failures: list[Failure] = []
     requests: list[bytes] = []
-    owners: list[tuple[Operation, bool]] = []
-    """Of each request its operation, and whether it takes something away."""
+    sources: list[tuple[Operation, bool]] = []
+    """Per request: the operation it belongs to, and whether the request is a removal."""
     for operation in operations:
         try:
             for request, is_removal in _encode(operation, links):
                 requests.append(request)
-                owners.append((operation, is_removal))
+                sources.append((operation, is_removal))
         except KeyError as error:
             if operation.verb != "remove":
                 failures.append(
-                    Failure(
-                        netns, operation, errno.ENODEV, f"there is no link or namespace {error}"
-                    )
+                    Failure(netns, operation, errno.ENODEV, f"link or namespace {error} not found")
                 )
     if not requests:
         return failures
     with RouteSocket() as route:
         refusals = route.batch(requests)
     for refusal in refusals:
-        operation, is_removal = owners[refusal.request]
+        operation, is_removal = sources[refusal.request]
         if not (is_removal and refusal.errno in _GONE):
             failures.append(Failure(netns, operation, refusal.errno, str(refusal)))
     return failures
 
 
 def _encode(operation: Operation, links: Links) -> Iterable[tuple[bytes, bool]]:
-    """The requests for one operation, and which of them take something away."""
+    """Return the (request, is removal) pairs of one operation."""
     obj, before = operation.object, operation.before
-    wanted, known = cast(NetlinkObject, obj), cast(NetlinkObject | None, before)
+    desired, former = cast(NetlinkObject, obj), cast(NetlinkObject | None, before)
     if operation.verb == "remove":
-        return [(wanted.delete(links), True)] if hasattr(wanted, "delete") else []
-    if before is None or known is None:
-        request = wanted.create(links)
+        return [(desired.delete(links), True)] if hasattr(desired, "delete") else []
+    if before is None or former is None:
+        request = desired.create(links)
         return [(request, False)] if request else []
     if is_replaced(before, obj):
-        return [(known.delete(links), True), (wanted.create(links), False)]
+        return [(former.delete(links), True), (desired.create(links), False)]
     if isinstance(obj, Peers) and isinstance(before, Peers):
         return obj.change_from(before, links)
-    return [(wanted.change(links), False)]
+    return [(desired.change(links), False)]

@@ -1,9 +1,10 @@
-"""Entering a sandbox from outside, to run a program of this machine in it.
+"""Run a program of the machine inside a sandbox.
 
-One setns() on the pidfd joins its network, UTS, IPC and PID namespaces; mounts.py makes a mount namespace for this run alone. In it the
-machine's files are read-only, and the program has the privileges of a container and those of the network: variables such as BASH_ENV,
-LD_PRELOAD or PROMPT_COMMAND come from a manifest, and may run code that its reader has not seen. `HostFiles` lifts both limits, for
-programs that get no variable of a manifest.
+One setns() on the pidfd joins the sandbox's network, UTS, IPC and PID namespaces; mounts.py creates
+a mount namespace for this run alone. By default the machine's files are read-only and the program
+has the capabilities of a container plus those for the network, because environment variables such
+as BASH_ENV, LD_PRELOAD or PROMPT_COMMAND come from a manifest and may run code that the user has
+not reviewed. `HostFiles` lifts both limits, for programs that receive no variable of a manifest.
 """
 
 from __future__ import annotations
@@ -30,14 +31,20 @@ from kubenetlab.kernel.syscalls import (
 )
 
 NOT_FOUND, NOT_EXECUTABLE = 127, 126
-_OTHER_USER_NAMESPACE = "a lab that was made inside `unshare --map-root-user` is entered from that shell, or by its user outside of any"
+_OTHER_USER_NAMESPACE = (
+    "a lab created inside `unshare --map-root-user` can only be entered from that shell, "
+    "or by its user outside of any user namespace"
+)
 
 
 def enter_lab(init: int) -> None:
-    """Stand in the lab's own namespaces for good: join the network of its init, and its user namespace.
+    """Join the network namespace of the lab's init for good; unless root, its user namespace too.
 
-    init: a pidfd, which is closed. From a pod's network a process must be able to return to its own: that may be closed to an
-    ordinary user, and to root of a user namespace only; the lab's is not. Raises LabError when the lab is gone.
+    init: pidfd of the lab's init; it is closed.
+
+    A process that later enters a pod's network must be able to return to its own. Neither an
+    ordinary user nor root of a user namespace may return to the machine's network, but both may
+    return to the lab's. Raises LabError when the namespaces cannot be joined or the lab has ended.
     """
     try:
         setns(init, CLONE_NEWNET if os.geteuid() == 0 else CLONE_NEWUSER | CLONE_NEWNET)
@@ -46,18 +53,18 @@ def enter_lab(init: int) -> None:
             f"cannot enter the lab's namespaces: {error.strerror}; {_OTHER_USER_NAMESPACE}"
         ) from None
     except ProcessLookupError:
-        raise LabError("the lab has just ended; see what is up with: kubenetlab list") from None
+        raise LabError("the lab has just ended; see kubenetlab list for running labs") from None
     finally:
         os.close(init)
 
 
 class OwnFiles(NamedTuple):
-    """The machine's files are read-only, and the hidden directories are empty and the program's own."""
+    """Read-only view of the machine's files; `hidden` directories are replaced by empty ones."""
 
     hidden: Sequence[str]
 
     def prepare(self, hosts: str, resolv_conf: str) -> None:
-        """Make this process's view of files and its privileges those of the program."""
+        """Set up mounts, working directory and privileges of this process for the program."""
         mounts.tool(hosts, resolv_conf, self.hidden)
         os.chdir("/")
         os.umask(UMASK)
@@ -67,12 +74,15 @@ class OwnFiles(NamedTuple):
 
 
 class HostFiles(NamedTuple):
-    """The machine's files can be written to, with the caller's rights. `scratch` is a directory that is hidden from the program."""
+    """The machine's files, writable with the caller's rights.
+
+    `scratch` is a directory that is hidden from the program.
+    """
 
     scratch: str
 
     def prepare(self, hosts: str, resolv_conf: str) -> None:
-        """Make this process's view of files that of the program."""
+        """Set up the mounts of this process for the program."""
         mounts.host_files(hosts, resolv_conf, self.scratch)
 
 
@@ -85,14 +95,17 @@ def run(
     files: OwnFiles | HostFiles,
     environment: Mapping[str, str],
 ) -> int:
-    """Run a program inside and return its exit status: 128 + the signal's number when one ended it.
+    """Run a program inside a sandbox and return its exit status.
 
-    environment: all of the program's variables; it is looked for in the directories of PATH.
+    The status is 128 + the signal number if a signal ended the program.
+
+    pidfd: of the sandbox's pause process; it is closed.
+    environment: all variables of the program; the program is looked up in its PATH.
     """
     flags = CLONE_NEWNET | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWPID
     if os.geteuid():
-        flags |= CLONE_NEWUSER  # the owner of the lab's user namespace has all capabilities in it
-    on_machine = _find(command[0], os.environ.get("PATH", os.defpath))
+        flags |= CLONE_NEWUSER  # the user who created the lab has all capabilities in it
+    path_on_machine = _find(command[0], os.environ.get("PATH", os.defpath))
     try:
         setns(pidfd, flags)
     except PermissionError as error:
@@ -100,7 +113,7 @@ def run(
             f"cannot enter the lab's namespaces: {error.strerror}; {_OTHER_USER_NAMESPACE}"
         ) from None
     os.close(pidfd)
-    child = os.fork()  # only children are in the PID namespace joined
+    child = os.fork()  # setns() moves only children to the PID namespace
     if child == 0:
         try:
             die_with_parent(signal.SIGKILL)
@@ -109,13 +122,13 @@ def run(
             program = _find(command[0], environment.get("PATH", os.defpath))
             os.execve(program or command[0], list(command), environment)
         except FileNotFoundError:
-            _say(f"{command[0]}: {_why_missing(command[0], on_machine, files)}")
+            _print_error(f"{command[0]}: {_why_missing(command[0], path_on_machine, files)}")
             os._exit(NOT_FOUND)
         except ValueError as error:  # a variable or an argument with a NUL byte
-            _say(f"{command[0]}: {error}")
+            _print_error(f"{command[0]}: {error}")
             os._exit(NOT_EXECUTABLE)
         except OSError as error:
-            _say(f"{command[0]}: {error.strerror or error}")
+            _print_error(f"{command[0]}: {error.strerror or error}")
             os._exit(NOT_EXECUTABLE)
         finally:
             os._exit(1)
@@ -127,22 +140,30 @@ def run(
 
 
 def _find(program: str, path: str) -> str:
-    """Return the file that a shell would execute; nothing when there is none."""
-    places = (
+    """Return the path of the executable that a shell would run; empty if there is none."""
+    candidates = (
         [program]
         if "/" in program
         else [f"{directory or '.'}/{program}" for directory in path.split(":")]
     )
     return next(
-        (place for place in places if os.path.isfile(place) and os.access(place, os.X_OK)), ""
+        (
+            candidate
+            for candidate in candidates
+            if os.path.isfile(candidate) and os.access(candidate, os.X_OK)
+        ),
+        "",
     )
 
 
-def _why_missing(program: str, on_machine: str, files: OwnFiles | HostFiles) -> str:
-    if on_machine and isinstance(files, OwnFiles):
-        return f"{os.path.abspath(on_machine)} is not among the files that programs inside see; with --host-files they see it"
+def _why_missing(program: str, path_on_machine: str, files: OwnFiles | HostFiles) -> str:
+    if path_on_machine and isinstance(files, OwnFiles):
+        return (
+            f"{os.path.abspath(path_on_machine)} is not among the files that programs inside see; "
+            "use --host-files to run it"
+        )
     return "no such program on this machine"
 
 
-def _say(text: str) -> None:
+def _print_error(text: str) -> None:
     print(f"kubenetlab: {text}", file=sys.stderr, flush=True)

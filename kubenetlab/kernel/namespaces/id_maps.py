@@ -1,7 +1,9 @@
-"""Users and groups of an ordinary user's user namespace: root, and a range of the machine's that belongs to that user.
+"""UID and GID maps of an ordinary user's user namespace.
 
-Root inside is the user outside. A range needs the set-user-id programs newuidmap and newgidmap, and lines of the user in
-/etc/subuid and /etc/subgid. Without them root is the only user, and programs that change user fail (tcpdump, nginx, bird).
+Root inside is the user outside. Further IDs come from the ranges of /etc/subuid and /etc/subgid;
+mapping them takes the set-user-ID programs newuidmap and newgidmap. Without them only root is
+mapped, and programs that change their user fail (tcpdump, nginx, bird).
+
 Source: user_namespaces(7), newuidmap(1), subuid(5).
 """
 
@@ -19,24 +21,29 @@ if TYPE_CHECKING:
 
 PROGRAMS: Final = ("newuidmap", "newgidmap")
 _FILES: Final = ("/etc/subuid", "/etc/subgid")
-_MOST_RANGES: Final = 339
-"""The kernel takes 340 lines of a map (user_namespace.h UID_GID_MAP_MAX_EXTENTS), one of which is root's."""
+_MAX_RANGES: Final = 339
+"""Maximum number of ranges: a map has 340 lines at most, one of which is root's.
+
+Source: include/linux/user_namespace.h UID_GID_MAP_MAX_EXTENTS."""
 _WAIT_AND_MAP: Final = 'read -r _ && newuidmap "$1" $2 && newgidmap "$1" $3'
 
 
 class IdRange(NamedTuple):
-    """Consecutive users or groups of the machine."""
+    """Consecutive UIDs or GIDs of the machine."""
 
     first: int
     length: int
 
 
-def ranges_of(text: str, owners: Collection[str]) -> tuple[IdRange, ...]:
-    """Read the lines of /etc/subuid or /etc/subgid that belong to a user: by its name or its number."""
-    return tuple(_ranges(text, owners))[:_MOST_RANGES]
+def parse_ranges(text: str, owners: Collection[str]) -> tuple[IdRange, ...]:
+    """Parse /etc/subuid or /etc/subgid; return the ranges of a user.
+
+    owners: names and numbers by which the file may identify the user.
+    """
+    return tuple(_parse_ranges(text, owners))[:_MAX_RANGES]
 
 
-def _ranges(text: str, owners: Collection[str]) -> Iterator[IdRange]:
+def _parse_ranges(text: str, owners: Collection[str]) -> Iterator[IdRange]:
     for line in text.splitlines():
         owner, _, numbers = line.strip().partition(":")
         first, _, length = numbers.partition(":")
@@ -44,8 +51,11 @@ def _ranges(text: str, owners: Collection[str]) -> Iterator[IdRange]:
             yield IdRange(int(first), int(length))
 
 
-def lines_of_map(own: int, ranges: Sequence[IdRange]) -> list[tuple[int, int, int]]:
-    """Return (inside, outside, length) for root, who is `own` outside, and for the ranges one after the other."""
+def map_lines(own: int, ranges: Sequence[IdRange]) -> list[tuple[int, int, int]]:
+    """Return the lines of a map as (first ID inside, first ID outside, length).
+
+    ID 0 is mapped to `own`; the ranges follow without gaps.
+    """
     lines, inside = [(0, own, 1)], 1
     for first, length in ranges:
         lines.append((inside, first, length))
@@ -54,28 +64,31 @@ def lines_of_map(own: int, ranges: Sequence[IdRange]) -> list[tuple[int, int, in
 
 
 class Mapper:
-    """Writes both maps of a user namespace that this process is about to make.
+    """Writer of the UID and GID maps of a user namespace that this process is about to create.
 
-    The programs that do it have to be outside, so a child is started before.
+    newuidmap and newgidmap must run in the parent user namespace, so a child process is started
+    before the namespace is created.
     """
 
     def __init__(self) -> None:
         import subprocess
 
         self.fault = ""
-        """Why there is no range; empty when there is one."""
+        """Reason why no range is mapped; empty if ranges are mapped."""
         self._child: subprocess.Popen[str] | None = None
         user, group = os.geteuid(), os.getegid()
         try:
             maps = [
-                lines_of_map(own, ranges)
+                map_lines(own, ranges)
                 for own, ranges in zip((user, group), _own_ranges(user), strict=True)
             ]
         except LookupError as error:
             self.fault = str(error.args[0])
             return
-        words = [" ".join(str(number) for line in lines for number in line) for lines in maps]
-        command = ["sh", "-c", _WAIT_AND_MAP, "sh", str(os.getpid()), *words]
+        map_arguments = [
+            " ".join(str(number) for line in lines for number in line) for lines in maps
+        ]
+        command = ["sh", "-c", _WAIT_AND_MAP, "sh", str(os.getpid()), *map_arguments]
         try:
             self._child = subprocess.Popen(
                 command,
@@ -85,17 +98,19 @@ class Mapper:
                 text=True,
             )
         except OSError as error:
-            self.fault = f"newuidmap cannot be started: {error.strerror}"
+            self.fault = f"cannot start newuidmap: {error.strerror}"
 
     def finish(self, user: int, group: int) -> None:
-        """Map the ranges, or root alone where that is refused, once this process stands in the new user namespace.
+        """Write the maps; call it in the new user namespace.
 
-        user, group: of the caller outside.
+        Only root is mapped if the ranges are refused; `fault` is the reason then.
+
+        user, group: effective IDs of the caller in the parent namespace.
         """
         if self._child is not None:
             _, error = self._child.communicate("\n")
             if self._child.returncode:
-                self.fault = error.strip() or f"newuidmap ended with {self._child.returncode}"
+                self.fault = error.strip() or f"newuidmap exited with {self._child.returncode}"
         own = Path("/proc/self")
         if not (own / "uid_map").read_text():
             (own / "uid_map").write_text(f"0 {user} 1")
@@ -105,7 +120,10 @@ class Mapper:
 
 
 def _own_ranges(user: int) -> list[tuple[IdRange, ...]]:
-    """The ranges of users, and of groups. Raises LookupError with what is missing."""
+    """Return the UID ranges and the GID ranges of a user.
+
+    Raises LookupError with what is missing.
+    """
     for program in PROGRAMS:
         if shutil.which(program) is None:
             raise LookupError(f"the program {program} is missing")
@@ -114,12 +132,12 @@ def _own_ranges(user: int) -> list[tuple[IdRange, ...]]:
         owners.add(pwd.getpwuid(user).pw_name)
     except KeyError:
         raise LookupError(f"uid {user} has no name in /etc/passwd, which newuidmap needs") from None
-    return [_ranges_in(path, owners) for path in _FILES]
+    return [_read_ranges(path, owners) for path in _FILES]
 
 
-def _ranges_in(path: str, owners: Collection[str]) -> tuple[IdRange, ...]:
+def _read_ranges(path: str, owners: Collection[str]) -> tuple[IdRange, ...]:
     try:
-        ranges = ranges_of(Path(path).read_text(), owners)
+        ranges = parse_ranges(Path(path).read_text(), owners)
     except OSError:
         ranges = ()
     if not ranges:

@@ -1,13 +1,16 @@
-"""File systems of programs inside a sandbox: a mount namespace of their own, with the pod's /proc, /sys and files in /etc.
+"""Mount namespaces of programs inside a sandbox: the pod's /proc, /sys and files in /etc.
 
-Three kinds of programs differ in what they see of the machine:
+What a program sees of the machine's files depends on how it was started:
 
-    container's command   files read-only, without home directories; /run, /tmp, /var and /dev of its own
-    exec, shell           the same, and settings of the pod's network that can be written
-    with --host-files     the machine's files as they are
+    container command     read-only, no home directories; own /run, /tmp, /var and /dev
+    exec, shell           the same, plus writable sysctls of the pod's network
+    with --host-files     as they are
 
-Directories of a program's own are empty at first, but for the usual devices, and end with it.
-Source: mount_setattr(2), mount_namespaces(7); net/sysctl_net.c net_ctl_permissions(), ensure_safe_net_sysctl().
+A program's own directories are empty at first, except for the usual devices, and are removed when
+the program ends.
+
+Source: mount_setattr(2), mount_namespaces(7); net/sysctl_net.c net_ctl_permissions(),
+ensure_safe_net_sysctl().
 """
 
 from __future__ import annotations
@@ -32,30 +35,33 @@ from kubenetlab.kernel.syscalls import (
     unshare,
 )
 
-_NSSWITCH = "passwd: files\ngroup: files\nhosts: files dns\nnetworks: files\nprotocols: files\nservices: files\n"
+_NSSWITCH = (
+    "passwd: files\ngroup: files\nhosts: files dns\n"
+    "networks: files\nprotocols: files\nservices: files\n"
+)
 _NSSWITCH_FILE = "/etc/nsswitch.conf"
 _MACHINE_RESOLVERS = ("/run/nscd", "/run/systemd/resolve", "/var/run/nscd")
 OWN_DIRECTORIES = {"/run": 0o755, "/tmp": 0o1777, "/var": 0o755}
-"""Directories that a container has for itself, and their modes."""
+"""Directories that every container has for itself, with their modes."""
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
-_TOOL_DEVICES = ("net/tun",)
+_EXTRA_TOOL_DEVICES = ("net/tun",)
 _DEVICE_LINKS = {
     "fd": "/proc/self/fd",
     "stdin": "/proc/self/fd/0",
     "stdout": "/proc/self/fd/1",
     "stderr": "/proc/self/fd/2",
 }
-_MACHINES = ("/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs")
-"""Parts of /proc that belong to the whole machine: read-only, as is /proc/sys."""
+_MACHINE_SETTINGS = ("/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs")
+"""Parts of /proc that affect the whole machine; made read-only, like /proc/sys."""
 _NETWORK_SETTINGS, _LINK_SETTINGS = "/proc/sys/net", "/sys/devices/virtual/net"
-"""Settings of the network namespace and of its links."""
-_MACHINES_IN_NETWORK = ("/proc/sys/net/netfilter/nf_hooks_lwtunnel",)
-"""Settings of the whole machine that Linux lets each network namespace write: the only one, when all 564 of Linux 6.18 were written.
+"""Sysctls of the network namespace; attributes of its links."""
+_MACHINE_SETTINGS_IN_NETWORK = ("/proc/sys/net/netfilter/nf_hooks_lwtunnel",)
+"""Settings of the whole machine that Linux lets every network namespace write.
 
-Since 5.13 Linux makes others read-only there (net/sysctl_net.c ensure_safe_net_sysctl()).
-"""
-_HIDDEN = ("/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/kmsg")
-_SYSTEM = frozenset(
+This is the only one among the 564 of Linux 6.18, found by writing each. Since 5.13 Linux makes
+others read-only there (net/sysctl_net.c ensure_safe_net_sysctl())."""
+_HIDDEN_PROC_FILES = ("/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/kmsg")
+_SYSTEM_DIRECTORIES = frozenset(
     (
         "bin",
         "boot",
@@ -72,8 +78,8 @@ _SYSTEM = frozenset(
         "usr",
     )
 )
-"""Directories of / that programs need, and below which no home directory is hidden."""
-_IN_VAR = {
+"""Top-level directories that programs need; no home directory below them is hidden."""
+_VAR_DIRECTORIES = {
     "cache": 0o755,
     "lib": 0o755,
     "local": 0o755,
@@ -86,9 +92,12 @@ _IN_VAR = {
 
 
 def host_files(hosts: str, resolv_conf: str, scratch: str) -> None:
-    """Prepare for a program of `--host-files`: the machine's files, but for the pod's in /etc, and without the machine's resolvers.
+    """Prepare the mounts for a program started with --host-files.
 
-    scratch: a directory that is hidden, in this mount namespace only, behind the files for /etc.
+    The program sees the machine's files, except that the pod's files replace those in /etc and the
+    sockets of the machine's resolvers are hidden.
+
+    scratch: directory for the replacements; hidden in this mount namespace only.
     """
     unshare(CLONE_NEWNS)
     keep_mounts_here()
@@ -96,85 +105,89 @@ def host_files(hosts: str, resolv_conf: str, scratch: str) -> None:
     try:
         mount("sysfs", "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     except OSError as error:
-        _say(f"/sys stays this machine's: {error.strerror}")
+        _warn(f"programs inside see this machine's /sys: cannot mount another: {error.strerror}")
     mount("tmpfs", scratch, "tmpfs", MS_NOSUID | MS_NODEV)
-    masks = {
+    replacements = {
         os.path.realpath(directory): f"{scratch}/mask{number}"
         for number, directory in enumerate(_MACHINE_RESOLVERS)
     }
-    for mask in masks.values():
-        os.mkdir(mask, 0o755)
-    for target, text in _etc(hosts, resolv_conf):
+    for replacement in replacements.values():
+        os.mkdir(replacement, 0o755)
+    for target, text in _etc_files(hosts, resolv_conf):
         real = os.path.realpath(target)
-        mask = masks.get(
-            os.path.dirname(real), ""
-        )  # systemd-resolved's /etc/resolv.conf leads there
+        # The /etc/resolv.conf of systemd-resolved is a link into such a directory.
+        replacement = replacements.get(os.path.dirname(real), "")
         path = (
-            f"{mask}/{os.path.basename(real)}" if mask else f"{scratch}/{os.path.basename(target)}"
+            f"{replacement}/{os.path.basename(real)}"
+            if replacement
+            else f"{scratch}/{os.path.basename(target)}"
         )
-        _write(path, text)
-        if not mask and os.path.exists(real):
+        _write_file(path, text)
+        if not replacement and os.path.exists(real):
             mount(path, real, flags=MS_BIND)
-        elif not mask and target != _NSSWITCH_FILE:
-            _say(f"this machine has no {target}: programs inside will not find the pod's")
-    for directory, mask in masks.items():
+        elif not replacement and target != _NSSWITCH_FILE:
+            _warn_no_place(target)
+    for directory, replacement in replacements.items():
         if os.path.isdir(directory):
-            mount(mask, directory, flags=MS_BIND)
+            mount(replacement, directory, flags=MS_BIND)
 
 
 def container(hosts: str, resolv_conf: str, hidden: Iterable[str]) -> None:
-    """Prepare for a container's command.
+    """Prepare the mounts for a container's command.
 
-    hidden: directories that are empty for it; missing ones, and those that hold the system, are left out.
+    hidden: directories to replace by empty ones; directories that do not exist or belong to the
+        system are ignored.
     """
-    _own_files(hosts, resolv_conf, hidden)
+    _mount_own_files(hosts, resolv_conf, hidden)
 
 
 def tool(hosts: str, resolv_conf: str, hidden: Iterable[str]) -> None:
-    """Prepare for a program of `exec` or `shell`. Hidden directories are as for `container`."""
-    missing = _own_files(hosts, resolv_conf, hidden, is_tool=True)
+    """Prepare the mounts for a program of `exec` or `shell`.
+
+    hidden: as for `container`.
+    """
+    missing = _mount_own_files(hosts, resolv_conf, hidden, is_tool=True)
     for target in missing:
-        _say(f"this machine has no {target}: programs inside will not find the pod's")
+        _warn_no_place(target)
 
 
-def _own_files(
+def _mount_own_files(
     hosts: str, resolv_conf: str, hidden: Iterable[str], *, is_tool: bool = False
 ) -> list[str]:
-    """Mount what a program has for itself; return the files of /etc that have no place here."""
+    """Mount a program's own directories; return the files of /etc that the machine lacks."""
     private = {
         **OWN_DIRECTORIES,
-        **{place: 0o755 for directory in hidden if (place := _hideable(directory))},
+        **{place: 0o755 for directory in hidden if (place := _hideable_path(directory))},
     }
-    places = {
-        target: os.path.realpath(target) for target, _ in _etc(hosts, resolv_conf)
-    }  # before what they may lead into is hidden
+    # Links are resolved before the directories that they may point into are hidden.
+    places = {target: os.path.realpath(target) for target, _ in _etc_files(hosts, resolv_conf)}
     unshare(CLONE_NEWNS)
-    keep_mounts_apart()  # what the machine mounts later would not be read-only
+    keep_mounts_apart()  # mounts that the machine adds later would be writable here
     make_read_only("/")
     mount_proc()
     _mount_sys(is_tool=is_tool)
     _protect_proc(is_tool=is_tool)
     missing = []
-    with _any_mode():
+    with _no_umask():
         for directory, mode in private.items():
             if os.path.isdir(directory) and not os.path.islink(directory):
                 mount("tmpfs", directory, "tmpfs", MS_NOSUID | MS_NODEV)
                 os.chmod(directory, mode)
-        for name, mode in _IN_VAR.items():
+        for name, mode in _VAR_DIRECTORIES.items():
             os.mkdir(f"/var/{name}", mode)
         os.symlink("/run", "/var/run")
         os.makedirs("/run/lock", 0o1777)
         os.symlink("/run/lock", "/var/lock")
         os.mkdir("/run/.kubenetlab", 0o755)
-        _devices("/run/.kubenetlab/dev", (*_DEVICES, *(_TOOL_DEVICES if is_tool else ())))
-        for target, text in _etc(hosts, resolv_conf):
+        _mount_dev("/run/.kubenetlab/dev", (*_DEVICES, *(_EXTRA_TOOL_DEVICES if is_tool else ())))
+        for target, text in _etc_files(hosts, resolv_conf):
             real = places[target]
             if real.startswith(("/run/", "/var/")):
                 os.makedirs(os.path.dirname(real), exist_ok=True)
-                _write(real, text)
+                _write_file(real, text)
             elif os.path.exists(real):
                 path = f"/run/.kubenetlab/{os.path.basename(target)}"
-                _write(path, text)
+                _write_file(path, text)
                 mount(path, real, flags=MS_BIND)
             elif target != _NSSWITCH_FILE:
                 missing.append(target)
@@ -182,21 +195,24 @@ def _own_files(
 
 
 def _mount_sys(*, is_tool: bool) -> None:
-    """Mount a read-only /sys that shows the links of this network namespace; a tool may write the settings of these links."""
+    """Mount a read-only /sys that shows the links of this network namespace.
+
+    A tool may write the attributes of these links.
+    """
     flags = MS_NOSUID | MS_NODEV | MS_NOEXEC
     try:
-        if is_tool and _is_mounted("sysfs", "/sys", flags):
+        if is_tool and _try_mount("sysfs", "/sys", flags):
             if os.path.isdir(_LINK_SETTINGS):
                 mount(_LINK_SETTINGS, _LINK_SETTINGS, flags=MS_BIND)
             make_read_only("/sys", is_recursive=False)
         else:
             mount("sysfs", "/sys", "sysfs", flags | MS_RDONLY)
     except OSError:
-        pass  # a sandbox around the lab forbids it: the machine's stays, read-only
+        pass  # a sandbox around the lab forbids it: the machine's /sys stays, read-only
 
 
-def _is_mounted(kind: str, target: str, flags: int) -> bool:
-    """Try to mount a file system; return False where that is refused."""
+def _try_mount(kind: str, target: str, flags: int) -> bool:
+    """Try to mount a file system; return False if the kernel refuses."""
     try:
         mount(kind, target, kind, flags)
     except OSError:
@@ -205,14 +221,17 @@ def _is_mounted(kind: str, target: str, flags: int) -> bool:
 
 
 def _protect_proc(*, is_tool: bool) -> None:
-    """Hide the machine's secrets in /proc, and make its settings read-only; a tool may write those of its network namespace."""
+    """Hide the machine's secrets in /proc and make its settings read-only.
+
+    A tool may write the sysctls of its network namespace.
+    """
     if is_tool and os.path.isdir(_NETWORK_SETTINGS):
         mount(_NETWORK_SETTINGS, _NETWORK_SETTINGS, flags=MS_BIND)
-        _make_read_only(_MACHINES_IN_NETWORK)
+        _make_read_only(_MACHINE_SETTINGS_IN_NETWORK)
     mount("/proc/sys", "/proc/sys", flags=MS_BIND | MS_REC)
     make_read_only("/proc/sys", is_recursive=not is_tool)
-    _make_read_only(_MACHINES)
-    for path in _HIDDEN:
+    _make_read_only(_MACHINE_SETTINGS)
+    for path in _HIDDEN_PROC_FILES:
         if os.path.exists(path):
             mount("/dev/null", path, flags=MS_BIND)
 
@@ -224,25 +243,35 @@ def _make_read_only(paths: Iterable[str]) -> None:
             make_read_only(path)
 
 
-def _hideable(directory: str) -> str:
-    """Return the place of a directory that can be hidden; nothing for one that holds the system, or lies in a hidden one already."""
+def _hideable_path(directory: str) -> str:
+    """Return the real path of a directory that can be hidden.
+
+    Return an empty string if the directory does not exist, belongs to the system or lies in a
+    directory that is hidden already.
+    """
     real = os.path.realpath(directory)
     top = real.split("/")[1]
     return (
         real
-        if top and top not in _SYSTEM and f"/{top}" not in OWN_DIRECTORIES and os.path.isdir(real)
+        if top
+        and top not in _SYSTEM_DIRECTORIES
+        and f"/{top}" not in OWN_DIRECTORIES
+        and os.path.isdir(real)
         else ""
     )
 
 
-def _devices(scratch: str, names: Iterable[str]) -> None:
-    """A /dev with what every program may expect, and none of this machine's disks and terminals. It is made in `scratch` and moved."""
+def _mount_dev(scratch: str, names: Iterable[str]) -> None:
+    """Mount a /dev with the usual devices, without the machine's disks and terminals.
+
+    scratch: where it is built before it is moved to /dev.
+    """
     os.mkdir(scratch)
     mount("tmpfs", scratch, "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=755,size=64k")
     for name in names:
         if os.path.exists(f"/dev/{name}"):
             os.makedirs(os.path.dirname(f"{scratch}/{name}"), 0o755, exist_ok=True)
-            _write(f"{scratch}/{name}", "")
+            _write_file(f"{scratch}/{name}", "")
             mount(f"/dev/{name}", f"{scratch}/{name}", flags=MS_BIND)
     for name, target in _DEVICE_LINKS.items():
         os.symlink(target, f"{scratch}/{name}")
@@ -259,17 +288,17 @@ def _devices(scratch: str, names: Iterable[str]) -> None:
         )
         os.symlink("pts/ptmx", f"{scratch}/ptmx")
     except OSError:
-        pass  # a sandbox around the lab forbids it: no terminals
+        pass  # a sandbox around the lab forbids it: no pseudo-terminals
     mount(scratch, "/dev", flags=MS_MOVE)
 
 
-def _etc(hosts: str, resolv_conf: str) -> tuple[tuple[str, str], ...]:
+def _etc_files(hosts: str, resolv_conf: str) -> tuple[tuple[str, str], ...]:
     return ("/etc/hosts", hosts), ("/etc/resolv.conf", resolv_conf), (_NSSWITCH_FILE, _NSSWITCH)
 
 
 @contextmanager
-def _any_mode() -> Iterator[None]:
-    """Lets modes be what they are said to be."""
+def _no_umask() -> Iterator[None]:
+    """Clear the umask for the block, so that files get exactly the requested modes."""
     before = os.umask(0)
     try:
         yield
@@ -277,11 +306,15 @@ def _any_mode() -> Iterator[None]:
         os.umask(before)
 
 
-def _write(path: str, text: str) -> None:
+def _write_file(path: str, text: str) -> None:
     with open(path, "w") as stream:
         stream.write(text)
     os.chmod(path, 0o644)
 
 
-def _say(text: str) -> None:
+def _warn_no_place(target: str) -> None:
+    _warn(f"this machine has no {target}: programs inside do not see the pod's {target}")
+
+
+def _warn(text: str) -> None:
     print(f"kubenetlab: {text}", file=sys.stderr, flush=True)

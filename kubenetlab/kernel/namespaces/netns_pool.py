@@ -1,7 +1,8 @@
-"""Blank network namespaces, made ahead: by a process of their own, while others still read and plan.
+"""Pool of network namespaces created ahead of time by a separate process.
 
-To make one takes the kernel half a millisecond, a third of all that a pod takes, and little has to be known for it: what every pod's
-namespace begins with. Whoever has them open keeps them alive; when the last descriptor is closed they are gone.
+The kernel takes half a millisecond to create one, a third of the time a pod takes. The pool's
+process creates them while the lab is still being planned; they contain what every pod's namespace
+begins with. An open descriptor keeps each namespace alive; closing the last one frees it.
 """
 
 from __future__ import annotations
@@ -20,87 +21,97 @@ from kubenetlab.hoststate.object import Object
 from kubenetlab.kernel.processes.permissions import is_root
 from kubenetlab.kernel.syscalls import CLONE_NEWNET, die_with_parent, open_namespace, unshare
 
-WORTH_IT: Final = 100
-"""For fewer there is hardly time to make any."""
-_AT_ONCE: Final = 64
-"""Descriptors in one message; Linux takes 253 at most."""
+MIN_COUNT: Final = 100
+"""Minimum number of namespaces that is worth a pool: smaller labs need them too soon."""
+_FDS_PER_MESSAGE: Final = 64
+"""File descriptors per message; Linux accepts 253 at most (SCM_MAX_FD)."""
 
 
 class NetnsPoolSource(NamedTuple):
-    """Where they come from."""
+    """Connection to the process that creates the namespaces."""
 
     socket: socket.socket
-    beginning: tuple[Object, ...]
-    """What is in each of them, said of no namespace."""
+    initial_objects: tuple[Object, ...]
+    """Objects that exist in each of the namespaces; their `netns` is empty."""
 
     def close(self) -> None:
         self.socket.close()
 
 
-def ahead(count: int, beginning: Sequence[Object] = ()) -> NetnsPoolSource | None:
-    """Has namespaces made from now on, at most so many, each with what they begin with: settings and loopback. None for an ordinary user,
-    whose namespaces belong to the lab's user namespace, which is not there yet, and where they are too few."""
-    if count < WORTH_IT or not is_root():
+def ahead(count: int, initial_objects: Sequence[Object] = ()) -> NetnsPoolSource | None:
+    """Start a process that creates namespaces; return the connection to it.
+
+    count: maximum number of namespaces.
+    initial_objects: sysctls and loopback to set up in each of them.
+
+    Return None if `count` is below MIN_COUNT, or for an ordinary user: the namespaces must belong
+    to the lab's user namespace, which does not exist yet.
+    """
+    if count < MIN_COUNT or not is_root():
         return None
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    own_end, maker_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     gc.freeze()
     if os.fork() == 0:
         try:
-            ours.close()
+            own_end.close()
             die_with_parent(signal.SIGKILL)
-            _make(theirs, count, beginning)
+            _run_maker(maker_end, count, initial_objects)
         finally:
             os._exit(0)
-    theirs.close()
-    return NetnsPoolSource(ours, tuple(beginning))
+    maker_end.close()
+    return NetnsPoolSource(own_end, tuple(initial_objects))
 
 
 class NetnsPool:
-    """Those that are there, from the moment on at which somebody needs them: no more are made then.
+    """Namespaces received from a `NetnsPoolSource`.
 
-    What is not taken yet waits in the socket, for whatever is open here a pause process gets a copy of when it is started, and has to close.
+    Its process stops creating namespaces when the pool is made, because the agent needs the
+    processor from then on. Namespaces are received only when needed: every descriptor open here
+    would be copied to, and have to be closed by, each pause process that is started.
     """
 
     def __init__(self, source: NetnsPoolSource) -> None:
-        self.beginning = source.beginning
-        """What each has already."""
+        self.initial_objects = source.initial_objects
+        """Objects that exist in each of the namespaces."""
         self._source = source.socket
         self._open: list[int] = []
         try:
             self._source.send(b"enough")
         except OSError:
-            pass  # all are made
+            pass  # the process has created all of them and exited
 
     def take(self) -> int | None:
-        """One of them, whose descriptor is the caller's; None when there are no more."""
+        """Return the descriptor of a namespace, for the caller to close; None if there is none."""
         if not self._open:
             self._receive()
         return self._open.pop() if self._open else None
 
     def close(self) -> None:
-        """Those that nobody has taken go."""
+        """Close the pool; the kernel frees the namespaces that were not taken."""
         while self._open:
             os.close(self._open.pop())
         self._source.close()
 
     def _receive(self) -> None:
         try:
-            _, fds, _, _ = self._received()
+            _, fds, _, _ = self._receive_message()
         except OSError:
-            return  # closed, or no room for them
+            return  # closed, or too many open files
         for fd in fds:
-            os.set_inheritable(fd, False)  # else a pause process would keep them
+            os.set_inheritable(fd, False)  # otherwise pause processes would keep them open
         self._open = fds
 
-    def _received(self) -> tuple[bytes, list[int], int, Any]:
+    def _receive_message(self) -> tuple[bytes, list[int], int, Any]:
         try:
-            return socket.recv_fds(self._source, 1, _AT_ONCE)
-        except ConnectionResetError:  # who made them has ended and not read that there are enough: that is told first, and once
-            return socket.recv_fds(self._source, 1, _AT_ONCE)
+            return socket.recv_fds(self._source, 1, _FDS_PER_MESSAGE)
+        except ConnectionResetError:
+            # The process has exited without reading our message. The kernel reports this once,
+            # before the messages that it has sent.
+            return socket.recv_fds(self._source, 1, _FDS_PER_MESSAGE)
 
 
-class _Loopback:
-    """The one link that is there from the beginning."""
+class _LoopbackLinks:
+    """Link indexes of a new namespace, where loopback is the only link (hoststate.wire.Links)."""
 
     def index(self, netns: str, link: str) -> int:
         return 1
@@ -112,31 +123,35 @@ class _Loopback:
         raise KeyError(netns)
 
 
-def _make(to: socket.socket, count: int, beginning: Sequence[Object]) -> None:
-    """The life of the process that makes them; where one of them cannot be as it should, they end before it."""
+def _run_maker(consumer: socket.socket, count: int, initial_objects: Sequence[Object]) -> None:
+    """Create and send namespaces until `count` is reached or the consumer has sent a message.
+
+    Stop as well when an initial object is refused: the lab then creates its own namespaces and
+    reports the error.
+    """
     from kubenetlab.kernel.namespaces.contents import fill
     from kubenetlab.kernel.namespaces.sysctls import Sysctls, SysctlWriter
 
-    operations = [Operation("add", obj) for obj in beginning]
+    operations = [Operation("add", obj) for obj in initial_objects]
     sysctls = SysctlWriter(Sysctls())
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    made: list[int] = []
+    fds: list[int] = []
     for _ in range(count):
         unshare(CLONE_NEWNET)
-        if fill("", operations, sysctls, _Loopback()):
+        if fill("", operations, sysctls, _LoopbackLinks()):
             break
-        made.append(open_namespace("net"))
-        if len(made) == _AT_ONCE:
-            _hand_over(to, made)
-        if select.select([to], [], [], 0)[0]:
+        fds.append(open_namespace("net"))
+        if len(fds) == _FDS_PER_MESSAGE:
+            _send_fds(consumer, fds)
+        if select.select([consumer], [], [], 0)[0]:
             break
-    if made:
-        _hand_over(to, made)
+    if fds:
+        _send_fds(consumer, fds)
 
 
-def _hand_over(to: socket.socket, made: list[int]) -> None:
-    socket.send_fds(to, [b"\0"], made)
-    for fd in made:
+def _send_fds(consumer: socket.socket, fds: list[int]) -> None:
+    socket.send_fds(consumer, [b"\0"], fds)
+    for fd in fds:
         os.close(fd)
-    made.clear()
+    fds.clear()

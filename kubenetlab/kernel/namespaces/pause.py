@@ -1,7 +1,8 @@
-"""pause: the smallest program that can hold a pod's namespaces, as machine code.
+"""The pause program: the smallest program that can hold a pod's namespaces, as machine code.
 
-It ignores SIGCHLD, so that as the pod's PID 1 it leaves no zombies (the kernel reaps for it), and sleeps for ever. Its title, in
-argv[0], says whose sandbox it holds. No compiler, no binary per architecture in the package: 188 bytes on x86_64.
+It ignores SIGCHLD, so that as PID 1 of the pod it leaves no zombies (the kernel reaps for it), and
+sleeps forever. Its title, in argv[0], names the sandbox it holds. Generating it needs no compiler
+and no binary per architecture in the package: 188 bytes on x86_64.
 
     rt_sigaction(SIGCHLD, {SIG_IGN}, NULL, 8); for (;;) pause();
 
@@ -22,7 +23,9 @@ from kubenetlab.kernel.files import replace_file
 LOAD_ADDRESS = 0x400000
 _ELF_HEADER_BYTES, _PROGRAM_HEADER_BYTES = 64, 56
 _SIG_IGN = struct.pack("<4Q", 1, 0, 0, 0)
-"""struct sigaction: handler, flags, restorer, mask. Whole in the file: Linux before 6.10 and qemu refuse a segment that is not writable
+"""struct sigaction: handler, flags, restorer, mask.
+
+The file contains all of it because Linux before 6.10 and qemu refuse a segment that is not writable
 and longer in memory than in the file."""
 
 _X86_64 = bytes.fromhex(
@@ -56,14 +59,17 @@ _CODE: Final[Mapping[str, tuple[int, bytes]]] = {
     "x86_64": (62, _X86_64),
     "aarch64": (183, _AARCH64),
 }
-"""Machine as `uname -m` names it → (ELF machine number, code)."""
+"""Machine as named by `uname -m` → (ELF machine number, code)."""
 
 
 def program(machine: str | None = None) -> bytes:
-    """The executable for a machine, this one by default. Raises RequirementError where there is none."""
+    """Return the executable for a machine, by default for this one.
+
+    Raises RequirementError if the machine is not supported.
+    """
     machine = machine or platform.machine()
     if machine not in _CODE:
-        raise RequirementError(f"no pause program for {machine}; known are {', '.join(_CODE)}")
+        raise RequirementError(f"no pause program for {machine}; supported: {', '.join(_CODE)}")
     number, code = _CODE[machine]
     offset = _ELF_HEADER_BYTES + _PROGRAM_HEADER_BYTES
     size = offset + len(code) + len(_SIG_IGN)
@@ -89,5 +95,5 @@ def program(machine: str | None = None) -> bytes:
 
 
 def install(path: Path) -> None:
-    """Writes the program. Raises OSError that names the file."""
+    """Write the program to a file. Raises OSError with the file's name."""
     replace_file(path, program(), 0o755)

@@ -1,6 +1,7 @@
-"""Holding: pause processes are started beside the making of the next networks, and somebody is told when they are there.
+"""Start of pause processes in threads, while the next network namespaces are filled.
 
-To start one takes the kernel little time, and then it waits for a processor: so several are started at once.
+Starting a process takes the kernel little time, but the process then waits for a processor; several
+are therefore started at once.
 """
 
 from __future__ import annotations
@@ -11,59 +12,70 @@ from threading import Lock
 from typing import Final, NamedTuple
 
 STARTERS: Final = 2
+"""Number of threads that start pause processes."""
 
 
-class _News(NamedTuple):
+class _Waiter(NamedTuple):
+    """Callback that runs when no namespace in `missing` is being held any more."""
+
     missing: set[str]
-    tell: Callable[[], None]
+    callback: Callable[[], None]
 
 
 class PauseStarter:
-    """The namespaces of one apply whose pause processes are under way, in threads of a pool. Used from one thread."""
+    """Pause processes of one apply that are being started by a thread pool.
+
+    The methods are called by one thread.
+    """
 
     def __init__(self, pool: ThreadPoolExecutor) -> None:
         self._pool = pool
         self._tasks: dict[str, Future[None]] = {}
         self._lock = Lock()
-        """Of what follows, which the pool's threads change."""
-        self._open: set[str] = set()
-        self._awaited: dict[str, list[_News]] = {}
+        """Protects the attributes below, which the pool's threads change."""
+        self._running: set[str] = set()
+        self._waiters: dict[str, list[_Waiter]] = {}
 
-    def begin(self, netns: str, hold: Callable[[], None], beneath: Iterable[str] = ()) -> None:
-        """Has `hold` called, when it has been for the namespaces `beneath`."""
-        before = [self._tasks[other] for other in beneath if other in self._tasks]
+    def start(self, netns: str, hold: Callable[[], None], after: Iterable[str] = ()) -> None:
+        """Call `hold` in a thread of the pool, once the namespaces in `after` are held."""
+        prerequisites = [self._tasks[other] for other in after if other in self._tasks]
         with self._lock:
-            self._open.add(netns)
-        self._tasks[netns] = self._pool.submit(self._hold, netns, hold, before)
+            self._running.add(netns)
+        self._tasks[netns] = self._pool.submit(self._hold, netns, hold, prerequisites)
 
-    def when_held(self, among: Iterable[str], tell: Callable[[], None]) -> None:
-        """Has `tell` called when none of these namespaces is under way any more, in whatever thread."""
+    def call_when_held(self, namespaces: Iterable[str], callback: Callable[[], None]) -> None:
+        """Call `callback` when none of these namespaces is being held; in any thread."""
         with self._lock:
-            news = _News({netns for netns in among if netns in self._open}, tell)
-            for netns in news.missing:
-                self._awaited.setdefault(netns, []).append(news)
-        if not news.missing:
-            tell()
+            waiter = _Waiter({netns for netns in namespaces if netns in self._running}, callback)
+            for netns in waiter.missing:
+                self._waiters.setdefault(netns, []).append(waiter)
+        if not waiter.missing:
+            callback()
 
     def finish(self) -> None:
-        """Returns when all is done, and everybody told."""
+        """Wait until all threads are done and all callbacks were called.
+
+        Raises the exception of a `hold` that failed.
+        """
         for task in self._tasks.values():
             task.result()
 
-    def _hold(self, netns: str, hold: Callable[[], None], before: Iterable[Future[None]]) -> None:
-        for task in before:
+    def _hold(
+        self, netns: str, hold: Callable[[], None], prerequisites: Iterable[Future[None]]
+    ) -> None:
+        for task in prerequisites:
             task.result()
         try:
             hold()
         finally:
-            for tell in self._ended(netns):
-                tell()
+            for callback in self._mark_ended(netns):
+                callback()
 
-    def _ended(self, netns: str) -> list[Callable[[], None]]:
-        """Who is to be told now."""
+    def _mark_ended(self, netns: str) -> list[Callable[[], None]]:
+        """Record that a namespace is held; return the callbacks that are due."""
         with self._lock:
-            self._open.discard(netns)
-            awaited = self._awaited.pop(netns, [])
-            for news in awaited:
-                news.missing.discard(netns)
-            return [news.tell for news in awaited if not news.missing]
+            self._running.discard(netns)
+            waiters = self._waiters.pop(netns, [])
+            for waiter in waiters:
+                waiter.missing.discard(netns)
+            return [waiter.callback for waiter in waiters if not waiter.missing]

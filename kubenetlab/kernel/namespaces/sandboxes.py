@@ -1,10 +1,12 @@
-"""Making sandboxes: new namespaces, filled while we stand in them, then held by a pause process.
+"""Creation of sandboxes: namespaces are created, filled, and then held by a pause process.
 
-    unshare(NET) → settings, links, addresses, routes → unshare(UTS|IPC) → sethostname → unshare(PID) → posix_spawn(pause)
+    unshare(NET) → settings, links, addresses, routes → unshare(UTS|IPC) → sethostname →
+    unshare(PID) → posix_spawn(pause)
 
-posix_spawn costs the same whatever this process has in memory; a fork would not. Nothing is held before everything in it is there,
-so a sandbox that fails half-way leaves nothing behind. The network is one step and the pause process another, because the first
-waits for the lock of all links and the second for a program to start: another thread may do it meanwhile.
+posix_spawn costs the same whatever the size of the calling process; fork does not. A sandbox is
+held only when everything in it exists, so a sandbox that fails half-way leaves nothing behind.
+Creating the network and starting the pause process are separate steps, because the first waits for
+the RTNL lock and the second for a program to start: another thread can do it meanwhile.
 """
 
 from __future__ import annotations
@@ -33,15 +35,17 @@ from kubenetlab.kernel.syscalls import (
     unshare,
 )
 
-_KINDS = {"net": CLONE_NEWNET, "uts": CLONE_NEWUTS, "ipc": CLONE_NEWIPC}
+_CLONE_FLAGS = {"net": CLONE_NEWNET, "uts": CLONE_NEWUTS, "ipc": CLONE_NEWIPC}
 _EXEC_TIMEOUT_S = 1.0
+"""Maximum time to wait for a process to finish execve(), in seconds."""
 
 
 class Pause:
-    """One pause process. It stands for one life of a sandbox: a successor of the same name is another `Pause`.
+    """One pause process, which holds a sandbox until it exits.
 
-    Our own child keeps its pid until `reap`. A pause process that a former agent started is init's child, which may reap it at
-    any moment: its pidfd was opened before anything was read of the process.
+    A new pause process of the same sandbox is another `Pause`. A child of this process keeps its
+    pid until `reap`. A pause process that a former agent started is a child of init, which may reap
+    it at any moment: its pidfd was opened before anything was read about the process.
     """
 
     __slots__ = ("id", "is_adopted", "pidfd")
@@ -49,28 +53,28 @@ class Pause:
     def __init__(self, process: ProcessId, pidfd: int = -1, *, is_adopted: bool = False) -> None:
         self.id = process
         self.pidfd = pidfd
-        """-1 until `open`."""
+        """-1 until `open`, and after `reap`."""
         self.is_adopted = is_adopted
+        """True if the process may have been reaped by init, or was reaped here."""
 
     @property
     def pid(self) -> int:
-        """Its number in the lab's PID namespace."""
+        """Return the pid in the lab's PID namespace."""
         return self.id.pid
 
     def open(self) -> int:
-        """Return the pidfd, which stays ours until `reap`."""
+        """Return the pidfd, which stays open until `reap`; the caller must not close it."""
         if self.pidfd < 0:
             self.pidfd = os.pidfd_open(self.pid)
         return self.pidfd
 
     def kill(self) -> None:
-        """Kill the process; success when it is dead already."""
+        """Kill the process; succeed if it is dead already."""
         if self.pidfd >= 0:
             send_signal(self.pidfd, signal.SIGKILL)
         elif not self.is_adopted:
-            os.kill(
-                self.pid, signal.SIGKILL
-            )  # our child, not reaped: the pid cannot be another process's
+            # Our child, not reaped yet: the pid cannot belong to another process.
+            os.kill(self.pid, signal.SIGKILL)
 
     def reap(self) -> bool:
         """Reap the process and close its pidfd; return False while it runs."""
@@ -79,37 +83,40 @@ class Pause:
                 return False
             os.close(self.pidfd)
             self.pidfd = -1
-            self.is_adopted = True  # the pid may be another process's from now on
+            self.is_adopted = True  # the pid may belong to another process from now on
         return True
 
 
 class Sandboxes:
-    """The pause processes of one lab, by the name of their sandbox; pids are numbers of this PID namespace.
+    """Sandboxes of one lab by name; pids are numbers of this PID namespace.
 
-    `pauses` names the one that holds a sandbox now. It is changed by the threads that start pause processes, and by the thread
-    that hears of their deaths.
+    `pauses` holds the current pause process of each sandbox. It is changed by the threads that
+    start pause processes and by the thread that handles their exits.
     """
 
     def __init__(self, lab: str, pause_path: str) -> None:
         self._lab = lab
         self._pause_path = pause_path
-        self._home = {kind: open_namespace(kind) for kind in (*_KINDS, "pid")}
+        self._home = {kind: open_namespace(kind) for kind in (*_CLONE_FLAGS, "pid")}
         self._lock = threading.Lock()
         self.pauses: dict[str, Pause] = {}
         self.blanks: NetnsPool | None = None
-        """Network namespaces that were made ahead, as long as there are some."""
+        """Preallocated network namespaces; None when there are none left to use."""
 
     @property
     def pids(self) -> dict[str, int]:
-        """The pid of each sandbox's pause process."""
+        """Return the pid of each sandbox's pause process."""
         return {netns: pause.pid for netns, pause in self.pauses.copy().items()}
 
     def network(
         self, sandbox: Sandbox, fill: Callable[[], None], blank: int | None = None
     ) -> int | None:
-        """A sandbox's network namespace: calls `fill` in it and returns its descriptor, for `hold`; None where it shares another's.
+        """Create a sandbox's network namespace and call `fill` in it.
 
-        `blank` is the descriptor of one that was made ahead. Whatever `fill` raises is passed on, and the namespace is gone.
+        blank: descriptor of a preallocated namespace to use instead of a new one.
+
+        Return the namespace's descriptor, for `hold`; None if the sandbox shares the network of
+        another one. Exceptions of `fill` are passed on after the namespace is closed.
         """
         if sandbox.shares:
             return None
@@ -127,7 +134,11 @@ class Sandboxes:
             setns(self._home["net"], CLONE_NEWNET)
 
     def hold(self, sandbox: Sandbox, network: int | None) -> None:
-        """Start the pause process that holds the sandbox; closes `network`, the descriptor returned by the method of that name."""
+        """Start the pause process that holds a sandbox.
+
+        network: the result of `network()`; it is closed. None joins the sandbox whose network is
+            shared.
+        """
         try:
             if network is None:
                 self._join(sandbox.shares)
@@ -140,27 +151,36 @@ class Sandboxes:
         finally:
             if network is not None:
                 os.close(network)
-            self.go_home()
+            self.return_home()
 
     def remove(self, netns: str) -> None:
-        """Kill the pause process; the kernel frees what it held. Success when it is gone already."""
+        """Kill the pause process and forget the sandbox; succeed if it does not exist.
+
+        The kernel frees what the process held.
+        """
         with self._lock:
             pause = self.pauses.pop(netns, None)
         if pause is not None:
             pause.kill()
 
     def kill(self, netns: str) -> None:
-        """Kill the pause process without forgetting it: its exit is reported and recorded like any other."""
+        """Kill the pause process, but leave it to `discard` to forget it.
+
+        Its exit is then reported and recorded like any other.
+        """
         if (pause := self.pauses.get(netns)) is not None:
             pause.kill()
 
     def id(self, netns: str) -> ProcessId | None:
-        """Return the identity of a sandbox's pause process; None when there is none."""
+        """Return the identity of a sandbox's pause process; None if it has none."""
         pause = self.pauses.get(netns)
         return pause.id if pause is not None else None
 
     def discard(self, netns: str, pause: Pause) -> bool:
-        """Record that a pause process has exited; return False when another one holds the sandbox, or none should."""
+        """Forget a pause process that has exited.
+
+        Return False if the sandbox has a new pause process by now, or was removed.
+        """
         with self._lock:
             if self.pauses.get(netns) is not pause:
                 return False
@@ -169,65 +189,70 @@ class Sandboxes:
 
     @contextmanager
     def inside(self, netns: str, network: int | None = None) -> Iterator[None]:
-        """Stand in a sandbox's network namespace for the length of the block.
+        """Run the block in a sandbox's network namespace.
 
-        A sandbox that has no pause process yet is given by `network`, a descriptor, which is closed. Raises KeyError when there is
-        no such sandbox, FileNotFoundError or ProcessLookupError when its pause process has died.
+        network: descriptor of the namespace of a sandbox without pause process; it is closed.
+
+        Raises KeyError if there is no such sandbox, FileNotFoundError or ProcessLookupError if its
+        pause process has exited.
         """
         pidfd = self.pauses[netns].pidfd if network is None else -1
         if pidfd >= 0:
-            where = inside_network(pidfd, self._home["net"], is_kept=True)
+            context = inside_network(pidfd, self._home["net"], is_kept=True)
         else:
-            where = inside_network(
+            context = inside_network(
                 self.open(netns) if network is None else network, self._home["net"]
             )
-        with where:
+        with context:
             yield
 
     def open(self, netns: str, kind: str = "net") -> int:
-        """Open one of a sandbox's namespaces; the caller closes the descriptor. Raises as `inside` does."""
+        """Open one of a sandbox's namespaces; the caller closes the descriptor.
+
+        kind: net, uts, ipc or pid, as in /proc/PID/ns. Raises as `inside` does.
+        """
         pause = self.pauses[netns]
         fd = open_namespace(kind, pause.pid)
-        if pause.is_adopted and (
-            pause.pidfd < 0 or has_exited(pause.pidfd)
-        ):  # init may have reaped it, and its pid be in use again
+        # Once init has reaped an adopted process, its pid may belong to another one.
+        if pause.is_adopted and (pause.pidfd < 0 or has_exited(pause.pidfd)):
             os.close(fd)
-            raise ProcessLookupError(f"the pause process of {netns} has died")
+            raise ProcessLookupError(f"the pause process of {netns} has exited")
         return fd
 
     def adopt(self) -> None:
-        """Find the pause processes that run already, by executable and title.
+        """Find the pause processes that are already running, by executable and title.
 
-        Of two that hold a sandbox of the same name the older one is killed: the agent that started the newer one took it for dead.
+        If two hold the same sandbox, the older one is killed: the agent that started the newer one
+        considered it dead.
         """
         self.pauses.clear()
         prefix = f"{self._lab}/"
-        pause, ours = _file(self._pause_path), _file("/proc/self/exe")
+        pause_id, own_id = _file_id(self._pause_path), _file_id("/proc/self/exe")
         for entry in os.scandir("/proc"):
             if not entry.name.isdigit():
                 continue
             try:
-                if _executable(entry.path, ours) != pause:
+                if _await_executable(entry.path, own_id) != pause_id:
                     continue
-                found = _opened(int(entry.name))
+                pause = _open_adopted(int(entry.name))
             except OSError:
                 continue
-            title = _title_of(found, pause)
+            title = _adopted_title(pause, pause_id)
             if title is None or not title.startswith(prefix):
-                os.close(found.pidfd)
+                os.close(pause.pidfd)
                 continue
             netns = title.removeprefix(prefix)
-            former = self.pauses.get(netns)
-            if former is not None and (former.id.start, former.pid) > (found.id.start, found.pid):
-                found, former = former, found
-            if former is not None:
-                former.kill()
-                os.close(former.pidfd)  # init reaps it
-            self.pauses[netns] = found
+            other = self.pauses.get(netns)
+            if other is not None and (other.id.start, other.pid) > (pause.id.start, pause.pid):
+                pause, other = other, pause
+            if other is not None:
+                other.kill()
+                os.close(other.pidfd)  # init reaps it
+            self.pauses[netns] = pause
 
-    def go_home(self) -> None:
-        """Back to the namespaces this process began in."""
-        for kind, flag in _KINDS.items():
+    def return_home(self) -> None:
+        """Return to the namespaces in which this process started."""
+        for kind, flag in _CLONE_FLAGS.items():
             setns(self._home[kind], flag)
 
     def close(self) -> None:
@@ -235,13 +260,13 @@ class Sandboxes:
             os.close(fd)
 
     def close_blanks(self) -> None:
-        """Those that are not needed go."""
+        """Close the preallocated namespaces that are left."""
         if self.blanks is not None:
             self.blanks.close()
             self.blanks = None
 
     def _enter_new(self) -> int:
-        """Into a new network namespace; its descriptor."""
+        """Enter a new network namespace and return its descriptor."""
         unshare(CLONE_NEWNET)
         return open_namespace("net")
 
@@ -249,37 +274,38 @@ class Sandboxes:
         for kind in ("net", "uts"):
             fd = self.open(netns, kind)
             try:
-                setns(fd, _KINDS[kind])
+                setns(fd, _CLONE_FLAGS[kind])
             finally:
                 os.close(fd)
 
     def _spawn_pause(self, netns: str) -> None:
-        """Start a pause process as PID 1 of a PID namespace of its own."""
+        """Start a pause process as PID 1 of a new PID namespace."""
         unshare(CLONE_NEWPID)
         try:
             pid = spawn(self._pause_path, [f"{self._lab}/{netns}"])
             try:
                 process = ProcessId.of(pid)
-            except (
-                OSError
-            ):  # too many open files: a pause process that nobody knows of would never be ended
+            except OSError:
+                # Too many open files. Without its identity the process would never be stopped.
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
                 raise
             with self._lock:
                 former, self.pauses[netns] = self.pauses.get(netns), Pause(process)
             if former is not None:
-                former.kill()  # never two of them: the older one would keep links alive under names that are needed
+                # The older process would keep links alive whose names are needed.
+                former.kill()
         except OSError as error:
-            raise OSError(error.errno, f"start of its pause process: {error.strerror}") from None
+            raise OSError(
+                error.errno, f"cannot start its pause process: {error.strerror}"
+            ) from None
         finally:
-            setns(
-                self._home["pid"], CLONE_NEWPID
-            )  # else the next unshare(CLONE_NEWPID) is refused (EINVAL)
+            # Otherwise the kernel refuses the next unshare(CLONE_NEWPID) (EINVAL).
+            setns(self._home["pid"], CLONE_NEWPID)
 
 
-def _opened(pid: int) -> Pause:
-    """Open the process that has a pid now. Raises OSError when there is none."""
+def _open_adopted(pid: int) -> Pause:
+    """Open the process that has a pid now. Raises OSError if there is none."""
     pidfd = os.pidfd_open(pid)
     try:
         return Pause(ProcessId.of(pid), pidfd, is_adopted=True)
@@ -288,53 +314,60 @@ def _opened(pid: int) -> Pause:
         raise
 
 
-def _title_of(process: Pause, executable: tuple[int, int]) -> str | None:
-    """Return the title of a process that runs `executable`; None for others and for what has died meanwhile.
+def _adopted_title(process: Pause, executable: tuple[int, int]) -> str | None:
+    """Return the title of a process that runs `executable`; None for other and exited processes.
 
-    All is read while the pidfd is open, and counts only if the process lives after that: until then its pid is its own.
+    Everything is read while the pidfd is open and counts only if the process still runs afterwards,
+    because only then its pid cannot have been reused.
     """
     path = f"/proc/{process.pid}"
     try:
-        title = _title(path) if _file(f"{path}/exe") == executable else None
+        title = _await_title(path) if _file_id(f"{path}/exe") == executable else None
     except OSError:
         return None
     return None if has_exited(process.pidfd) else title
 
 
-def _file(path: str) -> tuple[int, int]:
-    """What tells two files apart, whatever their names."""
-    found = os.stat(path)
-    return found.st_dev, found.st_ino
+def _file_id(path: str) -> tuple[int, int]:
+    """Return device and inode number, which identify a file whatever its name."""
+    stat = os.stat(path)
+    return stat.st_dev, stat.st_ino
 
 
-def _executable(process: str, ours: tuple[int, int]) -> tuple[int, int]:
-    """The file that a process runs, awaited where it is the first of its PID namespace and runs what we run: posix_spawn() returns to its
-    caller before the child has left our executable, and an agent that is killed then leaves such a child to the next.
+def _await_executable(process: str, own_id: tuple[int, int]) -> tuple[int, int]:
+    """Return the file that a process executes, after it has left this agent's executable.
 
-    Raises OSError when the process is gone.
+    posix_spawn() returns before the child has called execve(). An agent that is killed at that
+    moment leaves its successor a child that still runs the agent's executable. Such a child is
+    recognized as PID 1 of a new PID namespace, and waited for up to _EXEC_TIMEOUT_S.
+
+    Raises OSError if the process is gone.
+
     Source: fs/exec.c exec_mmap(), which calls exec_mm_release() first (6.1).
     """
     deadline = time.monotonic() + _EXEC_TIMEOUT_S
     while (
-        (found := _file(f"{process}/exe")) == ours
-        and _is_first_inside(process)
+        (file_id := _file_id(f"{process}/exe")) == own_id
+        and _is_pid_1_of_child_namespace(process)
         and time.monotonic() < deadline
     ):
         os.sched_yield()
-    return found
+    return file_id
 
 
-def _is_first_inside(process: str) -> bool:
-    """Whether a process is PID 1 of a PID namespace below ours."""
+def _is_pid_1_of_child_namespace(process: str) -> bool:
+    """Return True if a process is PID 1 of a PID namespace below this one."""
     status = Path(process, "status").read_text()
     pids = next(line.split()[1:] for line in status.splitlines() if line.startswith("NSpid:"))
     return len(pids) > 1 and pids[-1] == "1"
 
 
-def _title(process: str) -> str:
-    """A process's argv[0], awaited: execve() shows the new executable, and returns to posix_spawn's caller, before the arguments.
+def _await_title(process: str) -> str:
+    """Return a process's argv[0]; wait for it up to _EXEC_TIMEOUT_S, then return an empty string.
 
-    Raises OSError when the process is gone or not more than a zombie, which has neither.
+    execve() publishes the new executable, and lets posix_spawn() return, before the arguments.
+    Raises OSError if the process is gone or a zombie, which has neither.
+
     Source: fs/exec.c exec_mmap(), fs/binfmt_elf.c create_elf_tables() (6.12).
     """
     deadline = time.monotonic() + _EXEC_TIMEOUT_S

@@ -1,8 +1,10 @@
-"""Settings of the network namespace we stand in, below /proc/sys/net.
+"""Sysctls of the current network namespace, in /proc/sys/net.
 
-Each namespace has a directory /proc/sys/net of its own, and a mounted /proc keeps those that were ever looked for under one name: to find
-a new one the kernel goes through all of them, a tenth of all that making 1,000 pods takes. So the way there is gone once for all
-settings that are asked for together, and by a /proc of our own, mounted nowhere, and another one after some namespaces.
+Each network namespace has its own /proc/sys/net. A mounted /proc keeps those of all namespaces that
+were ever looked up, under one name, and searches all of them to find a new one: a tenth of the time
+it takes to create 1,000 pods. Therefore the directory is looked up once for all sysctls that are
+accessed together, in a private /proc that is mounted nowhere and is replaced after some namespaces.
+
 Source: fs/proc/proc_sysctl.c proc_sys_compare() (6.18).
 """
 
@@ -19,79 +21,89 @@ from kubenetlab.kernel.syscalls import mount_apart
 
 _NET: Final = "net/"
 _MAX_BYTES: Final = 4096
-_NAMESPACES: Final = 64
-"""So many are looked for by one /proc."""
+_NAMESPACES_PER_PROC: Final = 64
+"""Number of namespaces that are looked up in one private /proc."""
 
 
 class Sysctls:
-    """The settings of the namespaces in which we stand one after the other."""
+    """Sysctls of the namespaces that the process enters one after the other."""
 
     def __init__(self) -> None:
         self._proc = -1
-        self._looked = 0
+        self._namespace_count = 0
 
-    def here(self) -> _Here:
-        """Those of the namespace we stand in now; to be closed before it is left."""
-        if self._proc < 0 or self._looked >= _NAMESPACES:
+    def open_current(self) -> _NetDirectory:
+        """Open the sysctls of the current namespace; close them before leaving it."""
+        if self._proc < 0 or self._namespace_count >= _NAMESPACES_PER_PROC:
             self.close()
             self._proc = _new_proc()
-        self._looked += 1
-        return _Here(self._proc)
+        self._namespace_count += 1
+        return _NetDirectory(self._proc)
 
-    def read(self, wanted: Iterable[Sysctl | Settings]) -> Iterator[Sysctl | Settings]:
-        """Each as it is now; one that this kernel does not have is missing, unless it need not be there."""
-        with self.here() as here:
-            for obj in wanted:
-                found = [
-                    _read(here, setting) for setting in obj.parts if isinstance(setting, Sysctl)
+    def read(self, desired: Iterable[Sysctl | Settings]) -> Iterator[Sysctl | Settings]:
+        """Yield each object with its current value.
+
+        A sysctl that this kernel does not have is left out; an optional one is yielded as desired.
+        """
+        with self.open_current() as directory:
+            for obj in desired:
+                observed = [
+                    _read(directory, setting)
+                    for setting in obj.parts
+                    if isinstance(setting, Sysctl)
                 ]
                 if isinstance(obj, Settings):
                     yield Settings(
                         obj.netns,
                         tuple(
                             (setting.path, setting.value, setting.is_optional)
-                            for setting in found
+                            for setting in observed
                             if setting is not None
                         ),
                     )
                 else:
-                    yield from (setting for setting in found if setting is not None)
+                    yield from (setting for setting in observed if setting is not None)
 
     def close(self) -> None:
-        """Lets go of the /proc: the next one who asks gets another."""
+        """Close the private /proc; the next access opens another one."""
         if self._proc >= 0:
             os.close(self._proc)
-        self._proc, self._looked = -1, 0
+        self._proc, self._namespace_count = -1, 0
 
 
 class SysctlWriter:
-    """Writes settings, but not those that every new namespace has anyway.
+    """Writes sysctls, except those that a new namespace already has.
 
-    New namespaces are born alike, so what had to be written in the first one with a given table of settings has to be written in
-    all. Kept for the length of one apply only: the machine's own defaults may change later.
+    All new namespaces start with the same values. So the sysctls that had to be written in the
+    first namespace with a given table are the ones to write in all of them. This is remembered for
+    one apply only, because the machine's defaults may change later.
     """
 
     def __init__(self, sysctls: Sysctls) -> None:
         self._sysctls = sysctls
-        self._needed: dict[tuple[Setting, ...], tuple[Setting, ...]] = {}
+        self._effective: dict[tuple[Setting, ...], tuple[Setting, ...]] = {}
 
     def write(self, netns: str, operations: Iterable[Operation]) -> list[Failure]:
-        """In the namespace we stand in; settings that are not wanted any more stay as they are."""
-        wanted = [operation for operation in operations if operation.verb != "remove"]
-        if not wanted:
+        """Apply operations in the current namespace; removed sysctls keep their values."""
+        writes = [operation for operation in operations if operation.verb != "remove"]
+        if not writes:
             return []
-        with self._sysctls.here() as here:
+        with self._sysctls.open_current() as directory:
             return [
-                failure for operation in wanted for failure in self._write(here, netns, operation)
+                failure
+                for operation in writes
+                for failure in self._write(directory, netns, operation)
             ]
 
-    def _write(self, here: _Here, netns: str, operation: Operation) -> Iterator[Failure]:
+    def _write(
+        self, directory: _NetDirectory, netns: str, operation: Operation
+    ) -> Iterator[Failure]:
         obj = operation.object
         table = obj.table if operation.verb == "add" and isinstance(obj, Settings) else None
-        needed = self._needed.get(table) if table is not None else None
+        effective = self._effective.get(table) if table is not None else None
         settings = (
-            Settings(netns, needed).parts
-            if needed is not None
+            Settings(netns, effective).parts
+            if effective is not None
             else [part.object for part in operation.details() if part.verb != "remove"]
         )
         written: list[Setting] = []
@@ -99,8 +111,8 @@ class SysctlWriter:
         for setting in settings:
             assert isinstance(setting, Sysctl)
             try:
-                if needed is not None or here.read(setting.path) != setting.value:
-                    here.write(setting.path, setting.value)
+                if effective is not None or directory.read(setting.path) != setting.value:
+                    directory.write(setting.path, setting.value)
                     written.append((setting.path, setting.value, setting.is_optional))
             except OSError as error:
                 if not (isinstance(error, FileNotFoundError) and setting.is_optional):
@@ -109,11 +121,11 @@ class SysctlWriter:
                         netns, Operation(operation.verb, setting, origin=operation.origin), error
                     )
         if table is not None and is_complete:
-            self._needed[table] = tuple(written)
+            self._effective[table] = tuple(written)
 
 
-class _Here:
-    """sys/net of a /proc, opened. Paths begin with `net/`."""
+class _NetDirectory:
+    """Open directory sys/net of a /proc. Paths begin with `net/`."""
 
     def __init__(self, proc: int) -> None:
         self._directory = os.open("sys/net", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=proc)
@@ -142,9 +154,11 @@ class _Here:
         return os.open(path.removeprefix(_NET), flags | os.O_CLOEXEC, dir_fd=self._directory)
 
 
-def _read(here: _Here, setting: Sysctl) -> Sysctl | None:
+def _read(directory: _NetDirectory, setting: Sysctl) -> Sysctl | None:
     try:
-        return Sysctl(setting.netns, setting.path, here.read(setting.path), setting.is_optional)
+        return Sysctl(
+            setting.netns, setting.path, directory.read(setting.path), setting.is_optional
+        )
     except FileNotFoundError:
         return setting if setting.is_optional else None
 

@@ -1,4 +1,4 @@
-"""Leaving this process's namespaces for new ones, and what is mounted in them first.
+"""Creation of namespaces for this process, and their first mounts.
 
 Source: user_namespaces(7), pid_namespaces(7), mount_namespaces(7).
 """
@@ -19,14 +19,17 @@ OF_LABS: Final = (
     | syscalls.CLONE_NEWUTS
     | syscalls.CLONE_NEWIPC
 )
-"""Those that a lab has for itself."""
+"""Namespaces that each lab has for itself."""
 
 
 def leave(flags: int = syscalls.CLONE_NEWNET, *, with_users: bool = False) -> str:
-    """Leave this process's namespaces for new ones; CLONE_NEWPID counts for children only.
+    """Move this process to new namespaces; CLONE_NEWPID applies to its children only.
 
-    Unless root calls it, a user namespace is made first, in which root is the only user. `with_users` maps the user's range of
-    users and groups, too, if possible; the return value is the reason why not, else empty.
+    Unless root calls it, a user namespace is created first, in which the caller is root.
+
+    with_users: also map the user's ranges of /etc/subuid and /etc/subgid if possible.
+
+    Return the reason why no ranges were mapped; empty if they were, or were not asked for.
     """
     user, group = os.geteuid(), os.getegid()
     fault = ""
@@ -45,20 +48,21 @@ def leave(flags: int = syscalls.CLONE_NEWNET, *, with_users: bool = False) -> st
 
 
 def keep_mounts_here() -> None:
-    """Have mounts of this mount namespace appear in no other; what the machine unmounts goes here as well.
+    """Stop mounts of this namespace from propagating to others.
 
-    Else a lab would keep a disk busy that the machine has unmounted. Source: mount_namespaces(7), MS_SLAVE.
+    Unmounts of the machine still propagate to this namespace; otherwise a lab would keep a disk
+    busy that the machine has unmounted. Source: mount_namespaces(7), MS_SLAVE.
     """
     syscalls.mount("none", "/", flags=syscalls.MS_REC | syscalls.MS_SLAVE)
 
 
 def keep_mounts_apart() -> None:
-    """Have mounts of this mount namespace appear in no other, nor those of others here."""
+    """Stop the propagation of mounts to and from this namespace."""
     syscalls.mount("none", "/", flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
 
 
 def mount_proc() -> None:
-    """The /proc of this PID namespace, in place of the outer one's."""
+    """Mount a /proc of this PID namespace over the outer one."""
     syscalls.mount(
         "proc", "/proc", "proc", syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
     )

@@ -1,4 +1,4 @@
-"""Which users of the machine an ordinary user's lab has."""
+"""UID and GID maps of an ordinary user's lab."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubenetlab.kernel.namespaces.id_maps import IdRange, Mapper, lines_of_map, ranges_of
+from kubenetlab.kernel.namespaces.id_maps import IdRange, Mapper, map_lines, parse_ranges
 
 SUBUID = """\
 # a comment
@@ -23,10 +23,10 @@ alice:600000:0
 """
 
 
-def test_ranges_belong_to_a_name_or_a_number() -> None:
-    """Lines of others, and lines that cannot be read, are passed over."""
-    assert ranges_of(SUBUID, {"alice", "1000"}) == (IdRange(100000, 65536), IdRange(500000, 10))
-    assert ranges_of(SUBUID, {"carol", "1001"}) == ()
+def test_a_range_belongs_to_a_user_name_or_number() -> None:
+    """Lines of other users and malformed lines are ignored."""
+    assert parse_ranges(SUBUID, {"alice", "1000"}) == (IdRange(100000, 65536), IdRange(500000, 10))
+    assert parse_ranges(SUBUID, {"carol", "1001"}) == ()
 
 
 @given(
@@ -37,16 +37,16 @@ def test_ranges_belong_to_a_name_or_a_number() -> None:
     st.integers(0, 2**31),
 )
 def test_maps_are_consecutive_inside(ranges: list[IdRange], own: int) -> None:
-    """Root is the user, the ranges follow without a gap, and the kernel's 340 lines are enough."""
-    read = ranges_of("".join(f"me:{first}:{count}\n" for first, count in ranges), {"me"})
-    lines = lines_of_map(own, read)
+    """ID 0 is the user, the ranges follow without gaps, and the map has at most 340 lines."""
+    parsed = parse_ranges("".join(f"me:{first}:{count}\n" for first, count in ranges), {"me"})
+    lines = map_lines(own, parsed)
     assert lines[0] == (0, own, 1)
     assert [(outside, count) for _, outside, count in lines[1:]] == ranges[:339]
     assert all(inside == before + count for (before, _, count), (inside, _, _) in pairwise(lines))
 
 
 def test_a_missing_program_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before anything is read or started."""
+    """The check comes before any file is read or process started."""
     monkeypatch.setattr(
         "shutil.which", lambda program: None if program == "newuidmap" else f"/usr/bin/{program}"
     )
@@ -54,7 +54,7 @@ def test_a_missing_program_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_user_without_a_name_has_no_range(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The program looks its caller up by name and refuses otherwise."""
+    """A user needs a name, because newuidmap looks up its caller by name."""
 
     def unknown(uid: int) -> None:
         raise KeyError(uid)
@@ -65,8 +65,8 @@ def test_a_user_without_a_name_has_no_range(monkeypatch: pytest.MonkeyPatch) -> 
     assert Mapper().fault == "uid 4711 has no name in /etc/passwd, which newuidmap needs"
 
 
-def test_a_child_that_cannot_be_started_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not an error: the lab is made with root alone."""
+def test_a_child_that_cannot_be_started_sets_the_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It raises nothing: the lab is created with root alone."""
 
     def refused(*_: object, **__: object) -> None:
         raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
@@ -76,4 +76,4 @@ def test_a_child_that_cannot_be_started_is_a_fault(monkeypatch: pytest.MonkeyPat
         lambda user: [(IdRange(100000, 65536),)] * 2,
     )
     monkeypatch.setattr("subprocess.Popen", refused)
-    assert Mapper().fault == "newuidmap cannot be started: Resource temporarily unavailable"
+    assert Mapper().fault == "cannot start newuidmap: Resource temporarily unavailable"

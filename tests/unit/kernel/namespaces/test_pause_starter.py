@@ -1,4 +1,4 @@
-"""Holding: who has to wait for whom, and who is told when."""
+"""The order in which pause processes are started, and the calls of the callbacks."""
 
 from __future__ import annotations
 
@@ -12,41 +12,46 @@ from kubenetlab.kernel.namespaces.pause_starter import STARTERS, PauseStarter
 DEADLINE_S = 10
 
 
-def test_one_beneath_another_comes_first_and_news_come_last() -> None:
-    """Several at once, but for those that need another; told is when the last of those that are named has ended."""
-    done: list[str] = []
-    may_go = Event()
+def test_prerequisites_are_held_first_and_callbacks_are_called_last() -> None:
+    """Namespaces are held in parallel, but a prerequisite comes first.
 
-    def slow() -> None:
-        assert may_go.wait(DEADLINE_S)
+    A callback is called when the last of its namespaces is held.
+    """
+    done: list[str] = []
+    may_finish = Event()
+
+    def hold_node() -> None:
+        assert may_finish.wait(DEADLINE_S)
         done.append("node")
 
     with ThreadPoolExecutor(STARTERS) as pool:
-        holding = PauseStarter(pool)
-        holding.when_held(["node"], lambda: done.append("nothing is under way"))
-        holding.begin("node", slow)
-        holding.begin("pod", lambda: done.append("pod"))
-        holding.begin("host pod", lambda: done.append("host pod"), beneath=["node"])
-        holding.when_held(["node", "pod", "host pod", "unknown"], lambda: done.append("news"))
-        may_go.set()
-        holding.finish()
-    assert done[0] == "nothing is under way"
-    assert done[-1] == "news"
+        starter = PauseStarter(pool)
+        starter.call_when_held(["node"], lambda: done.append("nothing was started"))
+        starter.start("node", hold_node)
+        starter.start("pod", lambda: done.append("pod"))
+        starter.start("host pod", lambda: done.append("host pod"), after=["node"])
+        starter.call_when_held(
+            ["node", "pod", "host pod", "unknown"], lambda: done.append("all held")
+        )
+        may_finish.set()
+        starter.finish()
+    assert done[0] == "nothing was started"
+    assert done[-1] == "all held"
     assert done.index("node") < done.index("host pod")
     assert sorted(done[1:-1]) == ["host pod", "node", "pod"]
 
 
-def test_what_nobody_expected_is_not_lost() -> None:
-    """It is raised in the end, and those who wait are told all the same."""
-    told: list[str] = []
+def test_an_unexpected_exception_is_raised_by_finish() -> None:
+    """Callbacks are called all the same."""
+    called: list[str] = []
 
     def fail() -> None:
         raise RuntimeError("a bug")
 
     with ThreadPoolExecutor(STARTERS) as pool:
-        holding = PauseStarter(pool)
-        holding.begin("a", fail)
-        holding.when_held(["a"], lambda: told.append("a"))
+        starter = PauseStarter(pool)
+        starter.start("a", fail)
+        starter.call_when_held(["a"], lambda: called.append("a"))
         with pytest.raises(RuntimeError, match="a bug"):
-            holding.finish()
-    assert told == ["a"]
+            starter.finish()
+    assert called == ["a"]
