@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -32,6 +31,7 @@ from kubenetlab.kernel.namespaces.pause_starter import STARTERS, PauseStarter
 from kubenetlab.kernel.namespaces.sandboxes import Sandboxes
 from kubenetlab.kernel.namespaces.sysctls import Sysctls, SysctlWriter
 from kubenetlab.kernel.netlink.rtnetlink import RouteSocket
+from kubenetlab.kernel.port_queue import PortQueue, far_namespaces
 from kubenetlab.kernel.report import Done, Failure, Report, failure_of, nobody_asks, with_causes
 from kubenetlab.kernel.syscalls import open_namespace
 
@@ -89,67 +89,73 @@ class LinuxKernel:
         An operation that fails does not stop the others; when something in a new namespace fails, that namespace is not kept.
         """
         failures: list[Failure] = []
-        holding = PauseStarter(self._pauses)
-        count = 0
+        starter = PauseStarter(self._pauses)
         sysctls = SysctlWriter(self._sysctls)
-        far_of = {entry.netns: far_namespaces(entry) for entry in changes.namespaces}
-        awaited = Counter(far for others in far_of.values() for far in others)
-        """Of each namespace, how many others are still to make links that are plugged into it."""
-        plugged: dict[str, list[str]] = {}
-        """Those that have made them."""
-        ports: dict[str, list[Operation]] = {}
 
-        def plug(netns: str) -> None:
-            if netns in ports and not awaited[netns]:
-                if plugs := ports.pop(netns):
-                    failures.extend(self._batch(netns, plugs))
-                holding.call_when_held((netns, *plugged.pop(netns, ())), partial(done, netns))
+        def complete(netns: str, ports: Sequence[Operation], connected: Sequence[str]) -> None:
+            if ports:
+                failures.extend(self._batch(netns, ports))
+            starter.call_when_held((netns, *connected), partial(done, netns))
 
+        queue = PortQueue(changes, complete)
+        count = 0
         try:
             for entry in changes.namespaces:
-                if entry.is_removed:
-                    continue
-                mine = [
-                    operation
-                    for operation in entry.operations
-                    if operation.object.hand == "netlink"
-                ]
-                ports[entry.netns] = [operation for operation in mine if _is_new_port(operation)]
-                others = [operation for operation in mine if not _is_new_port(operation)]
-                if not entry.is_new:
-                    failures += self._change(entry.netns, others, sysctls)
-                elif hold := self._make(
-                    entry, others, sysctls, failures, is_plugged_into=awaited[entry.netns] > 0
-                ):
-                    holding.start(
-                        entry.netns, hold, (_sandbox(others).shares, *far_of[entry.netns])
-                    )
-                count += len(mine)
-                plug(entry.netns)
-                for far in far_of[entry.netns]:
-                    awaited[far] -= 1
-                    plugged.setdefault(far, []).append(entry.netns)
-                    plug(far)
-            holding.finish()
-            told = {(failure.netns, failure.operation.object.key) for failure in failures}
-            for entry in changes.namespaces:
-                if entry.is_removed:
-                    self.sandboxes.remove(entry.netns)
-                    count += len(entry.operations)
-                elif not entry.is_new:
-                    failures += [
-                        lost
-                        for lost in self._unplugged(entry)
-                        if (lost.netns, lost.operation.object.key) not in told
-                    ]
-                if entry.netns not in self.sandboxes.pauses:
-                    self._indexes.pop(entry.netns, None)
+                if not entry.is_removed:
+                    count += self._apply_to(entry, queue, starter, sysctls, failures)
+            starter.finish()
+            count += self._remove(changes, failures)
         finally:
             for fd in self._open.values():
                 os.close(fd)
             self._open.clear()
             self._sysctls.close()
         return Report(count - len(failures), with_causes(failures))
+
+    def _apply_to(
+        self,
+        entry: NetnsChanges,
+        queue: PortQueue,
+        starter: PauseStarter,
+        sysctls: SysctlWriter,
+        failures: list[Failure],
+    ) -> int:
+        """Create or change one namespace and queue its new ports; return the operation count."""
+        netlink = [
+            operation for operation in entry.operations if operation.object.hand == "netlink"
+        ]
+        ports = [operation for operation in netlink if _is_new_port(operation)]
+        others = [operation for operation in netlink if not _is_new_port(operation)]
+        if not entry.is_new:
+            failures += self._change(entry.netns, others, sysctls)
+        elif hold := self._make(
+            entry, others, sysctls, failures, is_peer=queue.is_awaited(entry.netns)
+        ):
+            prerequisites = (_sandbox(others).shares, *far_namespaces(entry))
+            starter.start(entry.netns, hold, prerequisites)
+        queue.add(entry.netns, ports)
+        return len(netlink)
+
+    def _remove(self, changes: Changes, failures: list[Failure]) -> int:
+        """Remove sandboxes, and report links whose peer's namespace could not be created.
+
+        Return the number of operations in the removed namespaces.
+        """
+        count = 0
+        reported = {(failure.netns, failure.operation.object.key) for failure in failures}
+        for entry in changes.namespaces:
+            if entry.is_removed:
+                self.sandboxes.remove(entry.netns)
+                count += len(entry.operations)
+            elif not entry.is_new:
+                failures += [
+                    failure
+                    for failure in self._without_peer(entry)
+                    if (failure.netns, failure.operation.object.key) not in reported
+                ]
+            if entry.netns not in self.sandboxes.pauses:
+                self._indexes.pop(entry.netns, None)
+        return count
 
     def _make(
         self,
@@ -158,7 +164,7 @@ class LinuxKernel:
         sysctls: SysctlWriter,
         failures: list[Failure],
         *,
-        is_plugged_into: bool,
+        is_peer: bool,
     ) -> Callable[[], None] | None:
         """A new namespace, filled; adds to `failures` what is refused. What is still to be done, and may be in another thread: its pause process."""
         first, *inside = operations
@@ -169,12 +175,12 @@ class LinuxKernel:
             if refused := fill(entry.netns, left, sysctls, self):
                 failures.extend(refused)
                 raise _FailedError
-            if is_plugged_into:
+            if is_peer:
                 self._open[entry.netns] = open_namespace("net")
 
         def hold() -> None:
             try:
-                if lost := self._unplugged(entry):
+                if lost := self._without_peer(entry):
                     failures.extend(lost)
                     if network is not None:
                         os.close(network)
@@ -202,7 +208,7 @@ class LinuxKernel:
         blank = blanks.take() if len(left) + len(begun) == len(operations) else None
         return (blank, left) if blank is not None else (None, operations)
 
-    def _unplugged(self, entry: NetnsChanges) -> list[Failure]:
+    def _without_peer(self, entry: NetnsChanges) -> list[Failure]:
         """The links of a namespace that were to be plugged into one that has not come to be: they have gone with it."""
         return [
             Failure(
@@ -361,15 +367,6 @@ def _is_begun(obj: Object, begun: Mapping[Key, Object]) -> bool:
     """True for what is there already, but for the name of the namespace."""
     same = begun.get(obj.key)
     return same is not None and structs.replace(obj, netns=same.netns) == same
-
-
-def far_namespaces(entry: NetnsChanges) -> set[str]:
-    """The namespaces into which the links are plugged that are made in this one."""
-    return {
-        far[0]
-        for operation in entry.operations
-        if operation.verb != "remove" and (far := operation.object.peer_end) is not None
-    }
 
 
 def _is_new_port(operation: Operation) -> bool:

@@ -19,8 +19,9 @@ from kubenetlab.errors import refusal
 from kubenetlab.hoststate.diff import Changes, NetnsChanges, Verb
 from kubenetlab.hoststate.programs import ProgramRun
 from kubenetlab.hoststate.state import HostState
-from kubenetlab.kernel.linux import LinuxKernel, far_namespaces
+from kubenetlab.kernel.linux import LinuxKernel
 from kubenetlab.kernel.namespaces.sandboxes import Pause
+from kubenetlab.kernel.port_queue import far_namespaces
 from kubenetlab.kernel.processes.identity import ProcessId
 from kubenetlab.kernel.syscalls import raise_thread_priority
 from kubenetlab.lab.agent.error_report import program_refused, rules_refused
