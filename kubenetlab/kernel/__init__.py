@@ -1,1 +1,1 @@
-"""Making it so: the only package that talks to Linux."""
+"""Linux as a lab uses it; no other package configures the kernel."""

@@ -1,4 +1,4 @@
-"""What a refusal of the kernel is called, and what to do about it, where that is known."""
+"""Texts for errors of the kernel and of nft, and advice for those with a known remedy."""
 
 from __future__ import annotations
 
@@ -7,87 +7,94 @@ import os
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-WAITS: Final = "what it stands on is gone; the lab makes that anew and tries again by itself"
-"""Of what fails because something else did."""
+WAITS: Final = (
+    "the object that it depends on is gone; the lab creates it again and retries by itself"
+)
+"""Advice for an operation that failed only because another one did."""
 
 _LINKS, _SANDBOX = ("Bridge", "Veth", "Port", "LinkUp", "Dummy"), ("Sandbox",)
 
 
 class _Advice(NamedTuple):
-    numbers: tuple[int, ...]
+    errnos: tuple[int, ...]
     kinds: tuple[str, ...]
-    """Of which objects it holds; none: of all."""
+    """Class names of the objects to which the advice applies; empty: all."""
     text: str
 
 
-_ADVICE: Final[Sequence[_Advice]] = (
+_ADVICE_BY_ERRNO: Final[Sequence[_Advice]] = (
     _Advice(
         (errno.EROFS,),
         ("Sysctl",),
-        "this environment makes /proc/sys read-only even in new namespaces: give the container --privileged, or run outside of it",
+        "/proc/sys is read-only here, even in new namespaces: run the container with "
+        "--privileged, or run kubenetlab outside of it",
     ),
     _Advice(
         (errno.EPERM, errno.EACCES),
         ("Sysctl",),
-        "this setting is not to be written here: it is the whole machine's, or read-only",
+        "this sysctl cannot be written here: it is read-only, or belongs to the whole machine",
     ),
     _Advice(
         (errno.EACCES,),
         ("Address", "Route"),
-        "IPv6 is switched off there: see net.ipv6.conf.*.disable_ipv6 with kubenetlab exec",
+        "IPv6 is disabled there: check net.ipv6.conf.*.disable_ipv6 with kubenetlab exec",
     ),
     _Advice(
-        (errno.EPERM, errno.EACCES), (), "a permission is lacking: kubenetlab doctor says which"
+        (errno.EPERM, errno.EACCES), (), "a permission is missing: kubenetlab doctor shows which"
     ),
     _Advice(
         (errno.ENOENT,),
         ("Sysctl",),
-        "this kernel has no such setting, or its module is not loaded: kubenetlab doctor",
+        "this kernel has no such sysctl, or its module is not loaded: run kubenetlab doctor",
     ),
     _Advice(
         (errno.ENOSPC, errno.EUSERS),
         _SANDBOX,
-        "a limit of namespaces is reached, user.max_…_namespaces: kubenetlab doctor shows them all; fewer pods, or a higher limit",
+        "a limit of namespaces is reached (user.max_…_namespaces): use fewer pods or raise the "
+        "limit; kubenetlab doctor shows all limits",
     ),
     _Advice(
         (errno.EAGAIN,),
         _SANDBOX,
-        "a limit of processes is reached: kubenetlab doctor shows ulimit -Hu, kernel.pid_max and pids.max; fewer pods, or a higher limit",
+        "a limit of processes is reached: use fewer pods or raise the limit; "
+        "kubenetlab doctor shows ulimit -Hu, kernel.pid_max and pids.max",
     ),
     _Advice(
         (errno.EMFILE, errno.ENFILE),
         (),
-        "too many open files: a higher hard limit (ulimit -Hn), then the lab anew",
+        "too many open files: raise the hard limit (ulimit -Hn), then create the lab again",
     ),
     _Advice(
         (errno.ENOMEM, errno.ENOBUFS),
         (),
-        "the kernel has no memory left for it: fewer pods, or a higher limit of this cgroup",
+        "the kernel is out of memory: use fewer pods, or raise the memory limit of this cgroup",
     ),
     _Advice(
         (errno.EOPNOTSUPP, errno.EAFNOSUPPORT),
         _LINKS,
-        "this kernel does not know such links: kubenetlab doctor says what is missing",
+        "this kernel does not support such links: kubenetlab doctor shows what is missing",
     ),
     _Advice(
         (errno.EOPNOTSUPP, errno.EAFNOSUPPORT),
         (),
-        "this kernel cannot do it: kubenetlab doctor says what is missing",
+        "this kernel does not support it: kubenetlab doctor shows what is missing",
     ),
     _Advice(
         (errno.EXFULL,),
         ("Port",),
-        "a bridge has 1,023 ports at most: more nodes, or fewer pods on each",
+        "a bridge has 1,023 ports at most: use more nodes, or fewer pods per node",
     ),
     _Advice(
         (errno.EEXIST,),
         (),
-        "something else has its place there: look with kubenetlab exec and ip, and take it away; the lab tries again by itself",
+        "another object has its name or address: find it with kubenetlab exec and ip, and delete "
+        "it; the lab retries by itself",
     ),
     _Advice(
         (errno.ENODEV,),
         ("LinkUp",),
-        "the link to this machine is gone: kubenetlab up --uplink makes it anew, --no-uplink does without",
+        "the link to this machine is gone: kubenetlab up --uplink creates it again, "
+        "up --no-uplink runs the lab without it",
     ),
     _Advice((errno.ENODEV, errno.ENXIO, errno.ESRCH), (), WAITS),
     _Advice(
@@ -96,56 +103,68 @@ _ADVICE: Final[Sequence[_Advice]] = (
         "no address of that device shares a subnet with the gateway: see kubenetlab diff",
     ),
 )
-"""The first that fits counts."""
+"""Advice by errno and object; the first match applies."""
 
-_NFT: Final = (
+_REPLACED: Final = "the next attempt replaces all tables of the node"
+_NFT_ADVICE: Final = (
     (
         "syntax error",
-        "this nft does not know the syntax: kubenetlab needs nftables 1.0 or newer; kubenetlab doctor shows which there is",
+        "this nft does not support the syntax: kubenetlab needs nftables 1.0 or newer; "
+        "kubenetlab doctor shows which nft is used",
     ),
     (
         "Operation not supported",
-        "this kernel lacks what the rule uses: kubenetlab doctor tries each part",
+        "this kernel lacks a feature that the rule uses: kubenetlab doctor shows what is missing",
     ),
-    ("Operation not permitted", "a permission is lacking: kubenetlab doctor says which"),
+    ("Operation not permitted", "a permission is missing: kubenetlab doctor shows which"),
     (
         "No such file or directory",
-        "a chain, set or kernel module that it names is not there; the node's tables are made anew with the next try",
+        f"a chain, set or kernel module that the rule names does not exist; {_REPLACED}",
     ),
     (
         "Device or resource busy",
-        "something still refers to it; the node's tables are made anew with the next try",
+        f"another rule still refers to it; {_REPLACED}",
     ),
-    ("File exists", "somebody else added it; the node's tables are made anew with the next try"),
+    ("File exists", f"another program added it; {_REPLACED}"),
 )
-"""Part of what nft says → what to do."""
+"""(part of an error message of nft, advice) pairs; the first match applies."""
 
 
 def said(number: int, text: str = "") -> str:
-    """The kernel's own words, or those of its errno, and the errno's name: `File exists (EEXIST)`."""
+    """Return the kernel's message, or that of its errno, with the errno's name.
+
+    Example: `File exists (EEXIST)`.
+    """
     name = errno.errorcode.get(number, "")
     return f"{text or os.strerror(number)} ({name})" if name else text or os.strerror(number)
 
 
 def advice(number: int, kind: str) -> str:
-    """What to do when an object of this class is refused; nothing where nobody knows better than the kernel's words."""
+    """Return what to do when the kernel refuses an object of this class; empty if unknown."""
     return next(
         (
             entry.text
-            for entry in _ADVICE
-            if number in entry.numbers and (not entry.kinds or kind in entry.kinds)
+            for entry in _ADVICE_BY_ERRNO
+            if number in entry.errnos and (not entry.kinds or kind in entry.kinds)
         ),
         "",
     )
 
 
 def rules_advice(text: str) -> str:
-    """The same for what nft says."""
-    return next((what for words, what in _NFT if words in text), "")
+    """Return what to do about an error message of nft; empty if unknown."""
+    return next((advice_text for pattern, advice_text in _NFT_ADVICE if pattern in text), "")
 
 
 def report(subject: str, who: str, text: str, origin: object = None, what_to_do: str = "") -> str:
-    """A refusal as users read it: what could not be done where, who said why, who wanted it, and what to do."""
+    """Format a failed operation for users.
+
+    subject: what failed, and where.
+    who: component that reported the error.
+    text: its message; further lines are indented.
+    origin: component and Kubernetes object that need the operation.
+    what_to_do: advice.
+    """
     first, *rest = text.splitlines() or [""]
     wanted_by = f"      wanted by: {origin}" if origin else ""
     lines = [subject, f"  {who}: {first}{wanted_by}", *(f"    {line}" for line in rest)]

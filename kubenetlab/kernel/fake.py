@@ -1,4 +1,7 @@
-"""FakeKernel: a machine made of a dict, for tests of everything above the kernel. Real namespaces cost 1.2 ms: prefer them there."""
+"""FakeKernel: an in-memory kernel for tests of the layers above.
+
+Creating a real namespace takes only 1.2 ms: use real ones where the kernel matters.
+"""
 
 from __future__ import annotations
 
@@ -8,35 +11,35 @@ from collections.abc import Iterable, Mapping
 from kubenetlab.hoststate.diff import Changes
 from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.state import Contents, contents_of
-from kubenetlab.kernel.report import Done, Failure, Report, nobody_asks
+from kubenetlab.kernel.report import Failure, OnNetnsDone, Report, ignore
 
 
 class FakeKernel:
-    """Does what it is told and remembers it. `applied` lists every operation, in order, as text."""
+    """Kernel that stores objects in a dict; `applied` lists all operations in order, as text."""
 
     def __init__(self) -> None:
         self._namespaces: dict[str, dict[Key, Object]] = {}
         self.applied: list[str] = []
 
     def observe(
-        self, wanted: Mapping[str, Contents], far: Iterable[str] = ()
+        self, desired: Mapping[str, Contents], peers_only: Iterable[str] = ()
     ) -> dict[str, Contents]:
-        """What was made in the namespaces named."""
+        """Return the stored objects of the namespaces."""
         return {
             netns: contents_of(self._namespaces[netns].values())
-            for netns in wanted
+            for netns in desired
             if netns in self._namespaces
         }
 
-    def apply(self, changes: Changes, done: Done = nobody_asks) -> Report:
-        """A change or removal of what is not there is refused, as by Linux."""
+    def apply(self, changes: Changes, done: OnNetnsDone = ignore) -> Report:
+        """Store the changes; refuse to change or remove objects that are not stored as expected."""
         failures: list[Failure] = []
         for entry in changes.namespaces:
-            here = self._namespaces.setdefault(entry.netns, {})
+            objects = self._namespaces.setdefault(entry.netns, {})
             for operation in entry.operations:
                 self.applied.append(f"{entry.netns} {operation}")
                 key = operation.object.key
-                if operation.verb != "add" and here.get(key) != (
+                if operation.verb != "add" and objects.get(key) != (
                     operation.before or operation.object
                 ):
                     failures.append(
@@ -44,13 +47,13 @@ class FakeKernel:
                             entry.netns,
                             operation,
                             errno.ENOENT,
-                            "it is not as it was thought to be",
+                            "it does not exist as expected",
                         )
                     )
                 elif operation.verb == "remove":
-                    del here[key]
+                    del objects[key]
                 else:
-                    here[key] = operation.object
+                    objects[key] = operation.object
             if entry.is_removed:
                 del self._namespaces[entry.netns]
             done(entry.netns)

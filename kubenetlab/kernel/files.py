@@ -1,4 +1,4 @@
-"""Files that are replaced as a whole."""
+"""Atomic replacement of files, and appending of whole lines."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from pathlib import Path
 
 
 def replace_file(path: Path, data: bytes, mode: int = 0o600, former: Path | None = None) -> bool:
-    """Write a file so that it holds either the old or the new, whatever happens. Raises OSError that names it.
+    """Replace a file so that it always has either the old or the new content.
 
-    By rename: a program that runs cannot be written to (ETXTBSY). The old file stays under the path `former`, if that is given; returns
-    False where it does not: there was none, or the file system knows no hard links.
+    The file is renamed into place, because a running program cannot be written to (ETXTBSY).
+
+    former: path under which the old file is kept.
+
+    Return True if the old file was kept: it existed, and the file system supports hard links.
+    Raises OSError that names the file.
     """
     temporary = path.with_suffix(".new")
     try:
@@ -24,13 +28,13 @@ def replace_file(path: Path, data: bytes, mode: int = 0o600, former: Path | None
         os.rename(temporary, path)
     except OSError as error:
         with suppress(OSError):
-            temporary.unlink()  # half a file, on a disk that is full
+            temporary.unlink()  # incomplete, for example because the disk is full
         raise OSError(error.errno, error.strerror, str(path)) from None
     return is_kept
 
 
 def _keep(path: Path, former: Path) -> bool:
-    """Give a file a second name, in place of the file that has it; False where that is not possible."""
+    """Hard-link a file, replacing the file at the new path; return False if this fails."""
     temporary = former.with_suffix(".new")
     try:
         temporary.unlink(missing_ok=True)
@@ -48,7 +52,10 @@ def _write_all(fd: int, data: bytes) -> None:
 
 
 def append_line(path: Path, data: bytes, limit: int) -> bool:
-    """Appends a line to a file, all of it or nothing; false when the file would have more bytes than its limit. Raises OSError that names it."""
+    """Append a line to a file, completely or not at all.
+
+    Return False if the file would exceed `limit` bytes. Raises OSError that names the file.
+    """
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         size = os.fstat(fd).st_size

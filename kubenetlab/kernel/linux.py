@@ -1,7 +1,7 @@
-"""LinuxKernel: namespaces, links, addresses, routes, neighbours and settings, observed and applied.
+"""LinuxKernel: observes and applies namespaces, links, addresses, routes, neighbours and sysctls.
 
-New namespaces are filled by one batch each while we stand in them. What needs links of namespaces that come later, the ports of
-bridges, is done at the end, one batch per namespace.
+A new namespace is filled by one netlink batch while this process is in it. Ports of bridges need
+veths that are created from other namespaces; they are attached later, in one batch per namespace.
 """
 
 from __future__ import annotations
@@ -32,11 +32,13 @@ from kubenetlab.kernel.namespaces.sandboxes import Sandboxes
 from kubenetlab.kernel.namespaces.sysctls import Sysctls, SysctlWriter
 from kubenetlab.kernel.netlink.rtnetlink import RouteSocket
 from kubenetlab.kernel.port_queue import PortQueue, far_namespaces
-from kubenetlab.kernel.report import Done, Failure, Report, failure_of, nobody_asks, with_causes
+from kubenetlab.kernel.report import Failure, OnNetnsDone, Report, failure_of, ignore, with_causes
 from kubenetlab.kernel.syscalls import open_namespace
 
 FIRST_INDEX: Final = 1000
-"""Our interface indexes begin here: far above those that modules such as ipip take in every new namespace."""
+"""First interface index used for new links.
+
+It is far above the indexes that modules such as ipip take in every new namespace."""
 
 _DUMPS: Final = (
     (dump_addresses(), decode_address),
@@ -47,18 +49,20 @@ _DUMPS: Final = (
 
 
 class LinuxKernel:
-    """The kernel as one lab uses it. Lives in the lab's PID namespace; not to be used from two threads.
+    """The kernel objects of one lab, seen from the lab's PID namespace; not thread-safe.
 
-    It has some of its own, in which pause processes are started while the next namespaces are filled.
+    Its own threads start pause processes while the next namespaces are filled.
     """
 
     def __init__(self, sandboxes: Sandboxes) -> None:
         self.sandboxes = sandboxes
         self._indexes: dict[str, dict[str, int]] = {}
         self._next_index = FIRST_INDEX
-        self._open: dict[str, int] = {}
-        """Namespaces into which others plug their links, by name: of a new one before its pause process is there, so that nobody waits."""
-        self._pauses = ThreadPoolExecutor(STARTERS, "pauses")
+        self._netns_fds: dict[str, int] = {}
+        """Descriptors of namespaces that contain veth peers, open during one apply.
+
+        A new namespace is added before its pause process runs, so that nothing waits for that."""
+        self._pause_pool = ThreadPoolExecutor(STARTERS, "pauses")
         self._sysctls = Sysctls()
 
     # --- what the encoders ask (hoststate.wire.Links) ---
@@ -67,7 +71,7 @@ class LinuxKernel:
         return 1 if link == LOOPBACK else self._indexes.get(netns, {})[link]
 
     def indexes(self, netns: str) -> Mapping[str, int]:
-        """The indexes of a namespace's links, as they were made or last seen."""
+        """Return the interface indexes of a namespace's links as last created or observed."""
         return self._indexes.get(netns, {})
 
     def new_index(self, netns: str, link: str) -> int:
@@ -76,20 +80,23 @@ class LinuxKernel:
         return index
 
     def namespace_fd(self, netns: str) -> int:
-        if netns not in self._open:
-            self._open[netns] = self.sandboxes.open(netns)
-        return self._open[netns]
+        if netns not in self._netns_fds:
+            self._netns_fds[netns] = self.sandboxes.open(netns)
+        return self._netns_fds[netns]
 
     # --- apply ---
 
-    def apply(self, changes: Changes, done: Done = nobody_asks) -> Report:
-        """Makes the changes in namespaces, links and all that is told by netlink; other hands' objects are passed over.
+    def apply(self, changes: Changes, done: OnNetnsDone = ignore) -> Report:
+        """Apply changes of namespaces, links and other netlink objects; ignore rules and programs.
 
-        `done` is called with each namespace that was worked on, when it is made and what is to be plugged into it is, in whatever thread.
-        An operation that fails does not stop the others; when something in a new namespace fails, that namespace is not kept.
+        done: called in any thread with each namespace that was created or changed, after its pause
+            process and those of the namespaces with veths into it have started.
+
+        A failed operation does not stop the others. A new namespace in which an operation failed is
+        discarded.
         """
         failures: list[Failure] = []
-        starter = PauseStarter(self._pauses)
+        starter = PauseStarter(self._pause_pool)
         sysctls = SysctlWriter(self._sysctls)
 
         def complete(netns: str, ports: Sequence[Operation], connected: Sequence[str]) -> None:
@@ -106,9 +113,9 @@ class LinuxKernel:
             starter.finish()
             count += self._remove(changes, failures)
         finally:
-            for fd in self._open.values():
+            for fd in self._netns_fds.values():
                 os.close(fd)
-            self._open.clear()
+            self._netns_fds.clear()
             self._sysctls.close()
         return Report(count - len(failures), with_causes(failures))
 
@@ -166,22 +173,26 @@ class LinuxKernel:
         *,
         is_peer: bool,
     ) -> Callable[[], None] | None:
-        """A new namespace, filled; adds to `failures` what is refused. What is still to be done, and may be in another thread: its pause process."""
+        """Create and fill a network namespace; add refused operations to `failures`.
+
+        Return a function that starts the pause process, to be called in any thread; None on
+        failure.
+        """
         first, *inside = operations
         sandbox = _sandbox(operations)
-        blank, left = self._blank_for(inside)
+        preallocated, remaining = self._take_preallocated(inside)
 
-        def fill_it() -> None:
-            if refused := fill(entry.netns, left, sysctls, self):
-                failures.extend(refused)
+        def fill_network() -> None:
+            if new_failures := fill(entry.netns, remaining, sysctls, self):
+                failures.extend(new_failures)
                 raise _FailedError
             if is_peer:
-                self._open[entry.netns] = open_namespace("net")
+                self._netns_fds[entry.netns] = open_namespace("net")
 
         def hold() -> None:
             try:
-                if lost := self._without_peer(entry):
-                    failures.extend(lost)
+                if lost_links := self._without_peer(entry):
+                    failures.extend(lost_links)
                     if network is not None:
                         os.close(network)
                 else:
@@ -190,7 +201,7 @@ class LinuxKernel:
                 failures.append(failure_of(entry.netns, first, error))
 
         try:
-            network = self.sandboxes.network(sandbox, fill_it, blank)
+            network = self.sandboxes.network(sandbox, fill_network, preallocated)
         except _FailedError:
             return None
         except (OSError, KeyError) as error:
@@ -198,26 +209,33 @@ class LinuxKernel:
             return None
         return hold
 
-    def _blank_for(self, operations: Sequence[Operation]) -> tuple[int | None, Sequence[Operation]]:
-        """A namespace that was made ahead, if there is one that begins as this one is to; and what is left to be done in it."""
-        blanks = self.sandboxes.blanks
-        if blanks is None or not operations:
+    def _take_preallocated(
+        self, operations: Sequence[Operation]
+    ) -> tuple[int | None, Sequence[Operation]]:
+        """Return a preallocated namespace, or None, and the operations left to apply in it."""
+        pool = self.sandboxes.blanks
+        if pool is None or not operations:
             return None, operations
-        begun = {obj.key: obj for obj in blanks.initial_objects}
-        left = [operation for operation in operations if not _is_begun(operation.object, begun)]
-        blank = blanks.take() if len(left) + len(begun) == len(operations) else None
-        return (blank, left) if blank is not None else (None, operations)
+        existing = {obj.key: obj for obj in pool.initial_objects}
+        remaining = [
+            operation for operation in operations if not _exists_in(operation.object, existing)
+        ]
+        preallocated = pool.take() if len(remaining) + len(existing) == len(operations) else None
+        return (preallocated, remaining) if preallocated is not None else (None, operations)
 
     def _without_peer(self, entry: NetnsChanges) -> list[Failure]:
-        """The links of a namespace that were to be plugged into one that has not come to be: they have gone with it."""
+        """Return a failure for each link whose peer's namespace does not exist.
+
+        Such a link disappeared together with its peer.
+        """
         return [
             Failure(
-                entry.netns, operation, errno.ENODEV, f"there is no link or namespace {far[0]!r}"
+                entry.netns, operation, errno.ENODEV, f"there is no link or namespace {peer[0]!r}"
             )
             for operation in entry.operations
             if operation.verb != "remove"
-            and (far := operation.object.peer_end) is not None
-            and far[0] not in self.sandboxes.pauses
+            and (peer := operation.object.peer_end) is not None
+            and peer[0] not in self.sandboxes.pauses
         ]
 
     def _change(
@@ -241,45 +259,56 @@ class LinuxKernel:
     # --- observe ---
 
     def observe(
-        self, wanted: Mapping[str, Contents], far: Iterable[str] = ()
+        self, desired: Mapping[str, Contents], peers_only: Iterable[str] = ()
     ) -> dict[str, Contents]:
-        """What exists in the namespaces named: what we made, what has the place of what is wanted, the settings that are asked about.
+        """Return the observed objects of namespaces: objects of the lab and those in their place.
 
-        What somebody added beside it, a route, an address, a link, is theirs: it is not seen, and so it is left alone.
-        A namespace without a living sandbox is left out. Veth ends are put together over all of them and those in `far`, of which
-        nothing but the links is read.
+        Included are objects that the lab created, objects with the key of a desired object, and the
+        current values of desired sysctls. Routes, addresses and links that others added beside them
+        are ignored, so they are left alone.
+
+        peers_only: further namespaces in which only links are read, to find the peers of veths.
+
+        Namespaces without a running pause process are left out.
         """
         seen: dict[str, list[SeenLink]] = {}
-        found: dict[str, list[Object]] = {}
-        for netns, contents in wanted.items():
+        observed: dict[str, list[Object]] = {}
+        for netns, contents in desired.items():
             sandbox = next((obj for obj in contents.values() if isinstance(obj, Sandbox)), None)
             if netns not in self.sandboxes.pauses or sandbox is None:
                 continue
             try:
-                found[netns] = [sandbox]
+                observed[netns] = [sandbox]
                 if not sandbox.shares:
                     with self.sandboxes.inside(netns), RouteSocket() as route:
                         seen[netns] = self._read_links(netns, route)
-                        found[netns] += self._read_rest(netns, contents, seen[netns], route)
+                        observed[netns] += self._read_other_objects(
+                            netns, contents, seen[netns], route
+                        )
             except (FileNotFoundError, ProcessLookupError):
-                del found[netns]
-        beside = [
-            (netns, link) for netns in far if netns not in seen for link in self._far_links(netns)
+                del observed[netns]
+        peer_links = [
+            (netns, link)
+            for netns in peers_only
+            if netns not in seen
+            for link in self._read_peer_links(netns)
         ]
-        here = [(netns, link) for netns, links in seen.items() for link in links]
-        ends = {
-            link.index: (netns, link) for netns, link in (*here, *beside) if link.kind == "veth"
+        observed_links = [(netns, link) for netns, links in seen.items() for link in links]
+        veths = {
+            link.index: (netns, link)
+            for netns, link in (*observed_links, *peer_links)
+            if link.kind == "veth"
         }
         for netns, links in seen.items():
-            found[netns] += self._links(netns, links, ends, wanted[netns])
-        return {netns: contents_of(objects) for netns, objects in found.items()}
+            observed[netns] += self._decode_links(netns, links, veths, desired[netns])
+        return {netns: contents_of(objects) for netns, objects in observed.items()}
 
-    def _far_links(self, netns: str) -> list[SeenLink]:
+    def _read_peer_links(self, netns: str) -> list[SeenLink]:
         try:
             with self.sandboxes.inside(netns), RouteSocket() as route:
                 return self._read_links(netns, route)
         except (KeyError, FileNotFoundError, ProcessLookupError):
-            return []  # it has no sandbox, or not any more
+            return []  # there is no such sandbox, or its pause process has exited
 
     def _read_links(self, netns: str, route: RouteSocket) -> list[SeenLink]:
         links = [decode_link(body) for body in route.dump(dump_links())]
@@ -287,16 +316,16 @@ class LinuxKernel:
         self._next_index = max(self._next_index, *(link.index + 1 for link in links))
         return links
 
-    def _read_rest(
-        self, netns: str, wanted: Contents, links: Sequence[SeenLink], route: RouteSocket
+    def _read_other_objects(
+        self, netns: str, desired: Contents, links: Sequence[SeenLink], route: RouteSocket
     ) -> Iterator[Object]:
-        """Settings, addresses, neighbours and routes of the namespace we stand in."""
+        """Yield sysctls, addresses, neighbours and routes of the current namespace."""
         yield from self._sysctls.read(
-            [obj for obj in wanted.values() if isinstance(obj, Sysctl | Settings)]
+            [obj for obj in desired.values() if isinstance(obj, Sysctl | Settings)]
         )
         names = {link.index: link.name for link in links}
-        peers = {obj.key: obj for obj in wanted.values() if isinstance(obj, Peers)}
-        beside: dict[Key, list[Neighbor]] = {key: [] for key in peers}
+        peers = {obj.key: obj for obj in desired.values() if isinstance(obj, Peers)}
+        peer_neighbors: dict[Key, list[Neighbor]] = {key: [] for key in peers}
         for request, decode in _DUMPS:
             for body in route.dump(request):
                 decoded = decode(netns, body, names)
@@ -305,35 +334,43 @@ class LinuxKernel:
                 obj, is_ours = decoded
                 if (
                     isinstance(obj, Neighbor)
-                    and obj.key not in wanted
-                    and (place := peers_key(obj.link, obj.address)) in peers
+                    and obj.key not in desired
+                    and (peer_key := peers_key(obj.link, obj.address)) in peers
                 ):
-                    if is_ours or obj.address in peers[place]:
-                        beside[place].append(obj)
-                elif is_ours or obj.key in wanted:
+                    if is_ours or obj.address in peers[peer_key]:
+                        peer_neighbors[peer_key].append(obj)
+                elif is_ours or obj.key in desired:
                     yield obj
-        yield from (peers_of(netns, beside[key], obj) for key, obj in peers.items() if beside[key])
+        yield from (
+            peers_of(netns, peer_neighbors[key], obj)
+            for key, obj in peers.items()
+            if peer_neighbors[key]
+        )
 
-    def _links(
+    def _decode_links(
         self,
         netns: str,
         links: Sequence[SeenLink],
-        ends: Mapping[int, tuple[str, SeenLink]],
-        wanted: Contents,
+        veths: Mapping[int, tuple[str, SeenLink]],
+        desired: Contents,
     ) -> Iterable[Object]:
-        """`ends` are all veths by index: those are unique in the lab, so a pair name each other."""
+        """Yield the links of a namespace that have the name of a desired link.
+
+        veths: all veths by interface index. Indexes are unique in the lab, so two veths that name
+            each other are a pair.
+        """
         names = {link.index: link.name for link in links}
         for link in links:
-            place = wanted.get(("Link", link.name))
-            if place is None:
+            desired_link = desired.get(("Link", link.name))
+            if desired_link is None:
                 continue
-            if isinstance(place, LinkUp):
+            if isinstance(desired_link, LinkUp):
                 yield LinkUp(netns, link.name, link.is_up)
             elif link.kind == "bridge":
                 yield Bridge(netns, link.name, link.mac, link.mtu, link.alias, link.is_up)
             elif link.kind == "dummy":
                 yield Dummy(netns, link.name, link.mac, link.alias)
-            elif link.kind == "veth" and isinstance(place, Port):
+            elif link.kind == "veth" and isinstance(desired_link, Port):
                 master = names.get(link.master_index, "")
                 yield Port(
                     netns,
@@ -346,29 +383,29 @@ class LinuxKernel:
                     link.is_up,
                 )
             elif link.kind == "veth":
-                peer_netns, peer = ends.get(link.peer_index, ("?", None))
+                peer_netns, peer = veths.get(link.peer_index, ("?", None))
                 is_pair = peer is not None and peer.peer_index == link.index
-                there = (peer_netns, peer.name) if is_pair and peer is not None else ("?", "?")
-                yield Veth(netns, link.name, link.mac, *there, link.mtu, link.alias, link.is_up)
+                peer_end = (peer_netns, peer.name) if is_pair and peer is not None else ("?", "?")
+                yield Veth(netns, link.name, link.mac, *peer_end, link.mtu, link.alias, link.is_up)
 
 
 class _FailedError(Exception):
-    """Ends the making of a sandbox; what failed is told elsewhere."""
+    """Raised to abandon a new sandbox; the failures are recorded elsewhere."""
 
 
 def _sandbox(operations: Sequence[Operation]) -> Sandbox:
-    """The sandbox with which a new namespace begins."""
-    found = operations[0].object
-    assert isinstance(found, Sandbox)
-    return found
+    """Return the sandbox, which is the first object of a new namespace."""
+    sandbox = operations[0].object
+    assert isinstance(sandbox, Sandbox)
+    return sandbox
 
 
-def _is_begun(obj: Object, begun: Mapping[Key, Object]) -> bool:
-    """True for what is there already, but for the name of the namespace."""
-    same = begun.get(obj.key)
-    return same is not None and structs.replace(obj, netns=same.netns) == same
+def _exists_in(obj: Object, existing: Mapping[Key, Object]) -> bool:
+    """Return True if an equal object exists, apart from the name of the namespace."""
+    other = existing.get(obj.key)
+    return other is not None and structs.replace(obj, netns=other.netns) == other
 
 
 def _is_new_port(operation: Operation) -> bool:
-    """A port's link comes with a veth that is made from the other side, perhaps later in the same apply."""
+    """Return True for a new port: its link is created later, by the veth of another namespace."""
     return isinstance(operation.object, Port) and operation.verb != "remove"

@@ -1,4 +1,4 @@
-"""What a kernel is asked, and what it answers: the seam between what should be and the machine."""
+"""The Kernel protocol: operations in, report out."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from kubenetlab.hoststate.route import Route
 from kubenetlab.hoststate.state import Contents
 from kubenetlab.kernel.advice import advice, report, said
 
-Done = Callable[[str], None]
-"""Is told each namespace that was worked on."""
+OnNetnsDone = Callable[[str], None]
+"""Called with each namespace that was changed."""
 
 
-def nobody_asks(netns: str) -> None:
-    """For those who do not want to be told."""
+def ignore(netns: str) -> None:
+    """Do nothing: the default callback."""
 
 
 class Failure(Struct, frozen=True):
@@ -31,15 +31,16 @@ class Failure(Struct, frozen=True):
     operation: Operation
     errno: int
     text: str
-    """The kernel's words, with the name of the errno."""
+    """Message of the kernel, with the name of the errno."""
     because: Object | None = None
-    """What was refused before, and is the true reason: an address cannot be where its link is not."""
+    """Object whose earlier refusal caused this one: a link for its addresses, for example."""
 
     def __str__(self) -> str:
         operation = self.operation
         subject = f"{self.netns}: cannot {operation.verb} {operation.object}"
         if self.because is not None:
-            return f"{subject}: it needs {self.because.key[-1]} of {self.because.netns}, which was refused"
+            cause = f"{self.because.key[-1]} of {self.because.netns}"
+            return f"{subject}: it needs {cause}, which was refused"
         return report(
             subject,
             "kernel",
@@ -50,35 +51,39 @@ class Failure(Struct, frozen=True):
 
 
 def with_causes(failures: Sequence[Failure]) -> tuple[Failure, ...]:
-    """The same failures; those that only follow from the refusal of a link, at this end or the far one, or of an address, name that."""
-    lost: dict[tuple[str, Key], Object] = {}
+    """Return the failures, each with the object that caused it.
+
+    A failure is caused by an earlier one if that refused the object's link, the peer of this link,
+    or the source address of a route.
+    """
+    failed: dict[tuple[str, Key], Object] = {}
     for failure in failures:
         obj = failure.operation.object
         if failure.operation.verb != "remove" and (peer_end := obj.peer_end) is not None:
-            lost[obj.netns, obj.key] = lost[peer_end] = obj
+            failed[obj.netns, obj.key] = failed[peer_end] = obj
         elif failure.operation.verb != "remove" and isinstance(obj, Address):
-            lost[obj.netns, ("Source", obj.address.partition("/")[0])] = obj
+            failed[obj.netns, ("Source", obj.address.partition("/")[0])] = obj
     return tuple(
         failure
         if cause is None or cause is failure.operation.object
         else structs.replace(failure, because=cause)
         for failure in failures
-        for cause in [_cause(failure.operation.object, lost)]
+        for cause in [_cause(failure.operation.object, failed)]
     )
 
 
-def _cause(obj: Object, lost: Mapping[tuple[str, Key], Object]) -> Object | None:
-    below = obj.depends_on
-    found = lost.get((obj.netns, obj.key)) or (
-        lost.get((obj.netns, below)) if below is not None else None
+def _cause(obj: Object, failed: Mapping[tuple[str, Key], Object]) -> Object | None:
+    dependency = obj.depends_on
+    cause = failed.get((obj.netns, obj.key)) or (
+        failed.get((obj.netns, dependency)) if dependency is not None else None
     )
-    return found or (
-        lost.get((obj.netns, ("Source", obj.source))) if isinstance(obj, Route) else None
+    return cause or (
+        failed.get((obj.netns, ("Source", obj.source))) if isinstance(obj, Route) else None
     )
 
 
 def failure_of(netns: str, operation: Operation, error: OSError | KeyError) -> Failure:
-    """An operation that could not even be asked for."""
+    """Return the failure of an operation whose namespace could not be created or entered."""
     if isinstance(error, OSError):
         return Failure(
             netns, operation, error.errno or 0, said(error.errno or 0, error.strerror or str(error))
@@ -87,7 +92,7 @@ def failure_of(netns: str, operation: Operation, error: OSError | KeyError) -> F
 
 
 class Report(Struct, frozen=True):
-    """What came of an apply: how many operations were done, and those that were refused."""
+    """Result of an apply: the number of successful operations, and those that failed."""
 
     done: int = 0
     failures: tuple[Failure, ...] = ()
@@ -98,15 +103,21 @@ class Report(Struct, frozen=True):
 
 
 class Kernel(Protocol):
-    """A machine: Linux, or one made of a dict for tests."""
+    """A machine: Linux, or an in-memory fake for tests."""
 
     def observe(
-        self, wanted: Mapping[str, Contents], far: Iterable[str] = ()
+        self, desired: Mapping[str, Contents], peers_only: Iterable[str] = ()
     ) -> dict[str, Contents]:
-        """What there is of some namespaces: what is wanted there, and what we have made; those that do not exist are left out.
+        """Return the existing objects of namespaces: desired ones, and those the lab created.
 
-        `far` names those at the other ends of their links: pairs are seen only where both ends are looked at.
+        desired: the desired objects of each namespace.
+        peers_only: further namespaces in which only the peers of links are looked up.
+
+        Namespaces that do not exist are left out.
         """
 
-    def apply(self, changes: Changes, done: Done = nobody_asks) -> Report:
-        """Makes changes. What is refused is told and does not stop the others."""
+    def apply(self, changes: Changes, done: OnNetnsDone = ignore) -> Report:
+        """Apply changes; report refused operations without stopping at them.
+
+        done: called with each namespace, when its changes were made.
+        """

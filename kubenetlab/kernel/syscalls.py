@@ -1,6 +1,7 @@
-"""System calls that Python 3.11 has no function for, by libc.
+"""System calls that Python 3.11 does not provide, by way of libc.
 
-Source: unshare(2), setns(2), mount(2), mount_setattr(2), fsopen(2), close_range(2), prctl(2), capset(2), pidfd_open(2).
+Source: unshare(2), setns(2), mount(2), mount_setattr(2), fsopen(2), close_range(2), prctl(2),
+capset(2), pidfd_open(2).
 """
 
 from __future__ import annotations
@@ -38,12 +39,12 @@ _SYS_FSOPEN, _SYS_FSCONFIG, _SYS_FSMOUNT, _SYS_CLOSE_RANGE, _SYS_MOUNT_SETATTR =
     436,
     442,
 )
-"""The same on every processor (arch/*/entry/syscalls)."""
+"""System call numbers that are the same on every architecture (arch/*/entry/syscalls)."""
 _SYS_KEYCTL = {"x86_64": 250, "aarch64": 219}
 _KEYCTL_JOIN_SESSION_KEYRING = 1
 _FSOPEN_CLOEXEC, _FSMOUNT_CLOEXEC, _FSCONFIG_CMD_CREATE = 1, 1, 6
 _CAPABILITY_VERSION_3, _CAPABILITY_SETS = 0x20080522, struct.Struct("=6I")
-"""Effective, permitted and inheritable set: first the lower 32 bits of each, then the upper ones."""
+"""Effective, permitted and inheritable set: the lower 32 bits of each, then the upper ones."""
 _MOUNT_ATTR_RDONLY, _AT_RECURSIVE, _AT_FDCWD = 0x1, 0x8000, -100
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -58,17 +59,17 @@ def _call(name: str, *args: Any) -> int:
 
 
 def unshare(flags: int) -> None:
-    """Leaves the namespaces named by the flags for new ones; CLONE_NEWPID counts for children only."""
+    """Move this process to new namespaces; CLONE_NEWPID applies to its children only."""
     _call("unshare", flags)
 
 
 def setns(fd: int, flags: int = 0) -> None:
-    """Joins a namespace, or with a pidfd all of a process's namespaces that the flags name."""
+    """Join a namespace, or the namespaces of a process that the flags name if `fd` is a pidfd."""
     _call("setns", fd, flags)
 
 
 def fork() -> int:
-    """os.fork(), whose error says what was refused."""
+    """Fork this process; an OSError names the system call that was refused."""
     try:
         return os.fork()
     except OSError as error:
@@ -76,14 +77,15 @@ def fork() -> int:
 
 
 def spawn(path: str, arguments: Sequence[str]) -> int:
-    """Starts a program with an empty environment and returns its pid; costs the same whatever this process has in memory.
+    """Start a program with an empty environment and return its pid.
 
-    Other threads go on until it runs, which they do not while os.posix_spawn() waits for that (Modules/posixmodule.c, 3.11).
+    The cost does not depend on the size of this process. Other threads run while the program
+    starts; os.posix_spawn() would block them by keeping the GIL (Modules/posixmodule.c, 3.11).
     """
     pid = ctypes.c_int()
-    words = (ctypes.c_char_p * (len(arguments) + 1))(*map(os.fsencode, arguments))
+    argv = (ctypes.c_char_p * (len(arguments) + 1))(*map(os.fsencode, arguments))
     number = _libc.posix_spawn(
-        ctypes.byref(pid), os.fsencode(path), None, None, words, (ctypes.c_char_p * 1)()
+        ctypes.byref(pid), os.fsencode(path), None, None, argv, (ctypes.c_char_p * 1)()
     )
     if number:
         raise OSError(number, os.strerror(number))
@@ -92,10 +94,12 @@ def spawn(path: str, arguments: Sequence[str]) -> int:
 
 @contextmanager
 def inside_network(fd: int, home: int, *, is_kept: bool = False) -> Iterator[None]:
-    """Stand in a network namespace for the length of the block, then in `home` again.
+    """Run the block in a network namespace, then return to `home`.
 
-    `fd` is a descriptor of the namespace, or a pidfd of a process in it. It is closed, because an open namespace is pinned by its
-    descriptor, except with `is_kept`. Raises ProcessLookupError when the process has died.
+    fd: descriptor of the namespace, or pidfd of a process in it. It is closed, because it would
+        keep the namespace alive, unless `is_kept`.
+
+    Raises ProcessLookupError if the process has exited.
     """
     try:
         setns(fd, CLONE_NEWNET)
@@ -111,7 +115,7 @@ def inside_network(fd: int, home: int, *, is_kept: bool = False) -> Iterator[Non
 def mount(
     source: str, target: str, kind: str | None = None, flags: int = 0, options: str = ""
 ) -> None:
-    """Mounts a file system or binds a path; see mount(2)."""
+    """Mount a file system or bind a path; see mount(2)."""
     _call(
         "mount",
         source.encode(),
@@ -122,18 +126,24 @@ def mount(
     )
 
 
-def mount_apart(kind: str) -> int:
-    """A file system mounted nowhere, which is gone with the descriptor returned; Linux 5.2 and later."""
-    opened = _call("syscall", _SYS_FSOPEN, kind.encode(), _FSOPEN_CLOEXEC)
+def mount_detached(kind: str) -> int:
+    """Create a mount that is attached nowhere; closing the returned descriptor unmounts it.
+
+    Requires Linux 5.2.
+    """
+    context = _call("syscall", _SYS_FSOPEN, kind.encode(), _FSOPEN_CLOEXEC)
     try:
-        _call("syscall", _SYS_FSCONFIG, opened, _FSCONFIG_CMD_CREATE, None, None, 0)
-        return _call("syscall", _SYS_FSMOUNT, opened, _FSMOUNT_CLOEXEC, 0)
+        _call("syscall", _SYS_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
+        return _call("syscall", _SYS_FSMOUNT, context, _FSMOUNT_CLOEXEC, 0)
     finally:
-        os.close(opened)
+        os.close(context)
 
 
 def make_read_only(path: str, *, is_recursive: bool = True) -> None:
-    """Make a mount, and all mounts below it or none, read-only in this mount namespace; Linux 5.12 and later."""
+    """Make a mount read-only in this mount namespace, with all mounts below it if recursive.
+
+    Requires Linux 5.12.
+    """
     attributes = struct.pack("=QQQQ", _MOUNT_ATTR_RDONLY, 0, 0, 0)
     flags = _AT_RECURSIVE if is_recursive else 0
     _call(
@@ -142,28 +152,31 @@ def make_read_only(path: str, *, is_recursive: bool = True) -> None:
 
 
 def close_range(first: int, last: int) -> None:
-    """Close the descriptors from `first` to `last`; Linux 5.9 and later. Missing ones are no error."""
+    """Close the descriptors from `first` to `last`; gaps are no error. Requires Linux 5.9."""
     _call("syscall", _SYS_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(last), 0)
 
 
 def join_new_session_keyring() -> None:
-    """Give this process an empty session keyring in place of the caller's, where the kernel has keyrings; keyctl(2), keyrings(7)."""
+    """Replace the inherited session keyring by an empty one, if the kernel has keyrings.
+
+    Source: keyctl(2), keyrings(7).
+    """
     number = _SYS_KEYCTL.get(os.uname().machine)
     if number is None:
         return
     try:
         _call("syscall", number, _KEYCTL_JOIN_SESSION_KEYRING, None)
     except OSError as error:
-        if error.errno not in (
-            errno.ENOSYS,
-            errno.EOPNOTSUPP,
-            errno.EPERM,
-        ):  # EPERM: Docker forbids the call, and with it all keyrings
+        # EPERM: Docker forbids the call, and with it all use of keyrings.
+        if error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM):
             raise
 
 
 def set_process_name(name: str, title: str) -> None:
-    """What `ps` shows: `comm`, of which the kernel keeps 15 bytes, and `args`, as much as fits where the arguments stood.
+    """Set the names that `ps` shows for this process.
+
+    name: `comm`; the kernel keeps 15 bytes of it.
+    title: `args`; cut off at the length of the original arguments.
 
     Source: fs/proc/base.c get_mm_cmdline(); proc_pid_stat(5), fields 48 and 49.
     """
@@ -176,19 +189,23 @@ def set_process_name(name: str, title: str) -> None:
 
 
 def die_with_parent(signal_number: int) -> None:
-    """Has the kernel send this process a signal when its parent dies."""
+    """Make the kernel send this process a signal when its parent exits."""
     _call("prctl", PR_SET_PDEATHSIG, signal_number, 0, 0, 0)
 
 
 def drop_from_bounding_set(capability: int) -> None:
-    """No program that this process becomes has the capability, by whatever way; EINVAL when there is none of that number."""
+    """Remove a capability from the bounding set, so that no program executed later can gain it.
+
+    Raises OSError with EINVAL if the kernel does not know the capability.
+    """
     _call("prctl", PR_CAPBSET_DROP, capability, 0, 0, 0)
 
 
 def limit_capabilities(allowed: int) -> None:
-    """Take away the capabilities that are not in `allowed`, a bit for each, and all inheritable and ambient ones.
+    """Drop all capabilities except those of the bit set `allowed`.
 
-    When root executes a program, the bounding set does not limit inheritable capabilities: capabilities(7).
+    Inheritable and ambient capabilities are dropped, too. Inheritable capabilities are dropped
+    because the bounding set does not limit them when root executes a program: capabilities(7).
     """
     header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
     sets = ctypes.create_string_buffer(_CAPABILITY_SETS.size)
@@ -205,14 +222,17 @@ def limit_capabilities(allowed: int) -> None:
 
 
 def set_no_new_privileges() -> None:
-    """Neither set-user-id nor file capabilities count for what this process becomes."""
+    """Ignore set-user-ID bits and file capabilities of programs that this process executes."""
     _call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
 def filter_system_calls(program: bytes) -> None:
-    """Have each system call of this process and its children judged by a BPF program of struct sock_filter; seccomp(2).
+    """Install a seccomp filter for this process and its children.
 
-    Takes no_new_privs. EINVAL where the kernel has no such filters.
+    program: classic BPF, as consecutive struct sock_filter.
+
+    Requires no_new_privs or CAP_SYS_ADMIN. Raises OSError with EINVAL if the kernel has no seccomp
+    filters. Source: seccomp(2).
     """
     instructions = ctypes.create_string_buffer(program, len(program))
     header = struct.pack("@HP", len(program) // 8, ctypes.addressof(instructions))
@@ -220,11 +240,13 @@ def filter_system_calls(program: bytes) -> None:
 
 
 def raise_thread_priority() -> None:
-    """Has this thread, but not what it starts, go before everybody else on its processor: sched(7), sched_setscheduler(2).
+    """Give this thread real-time priority, which processes started by it do not inherit.
 
-    For one that holds the kernel's locks (RTNL) most of its time, so that whoever interrupts it lets everybody wait. Nothing changes where there is
-    one processor only, which is everybody's, where somebody has said how urgent all this is (nice(1), chrt(1)), and where it is not allowed: to an
-    ordinary user, say.
+    Used for a thread that holds the RTNL lock most of the time: while it is pre-empted, every other
+    writer waits. The priority stays as it is on a machine with one processor, after nice(1) or
+    chrt(1), and where the kernel refuses, as for an ordinary user.
+
+    Source: sched(7), sched_setscheduler(2).
     """
     if len(os.sched_getaffinity(0)) > 1 and is_as_urgent_as_any():
         with suppress(OSError):
@@ -236,14 +258,15 @@ def raise_thread_priority() -> None:
 
 
 def is_as_urgent_as_any() -> bool:
-    """True when nobody has said anything else of this thread."""
+    """Return True if this thread has the default scheduling policy and nice value."""
     return os.sched_getscheduler(0) == os.SCHED_OTHER and os.nice(0) == 0
 
 
 def have_room_for_descriptors(count: int) -> None:
-    """Makes the table of this process's descriptors as large as that, or as its limit, while it has one thread.
+    """Enlarge this process's file descriptor table to `count`, or to its limit.
 
-    With several threads each growth waits, for 5 ms or so, until no processor can still read the smaller one (fs/file.c expand_fdtable(), 6.18).
+    Call it while the process has one thread. With several threads each enlargement waits about 5 ms
+    for an RCU grace period (fs/file.c expand_fdtable(), 6.18).
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     last = min(count, soft) - 1
@@ -252,17 +275,20 @@ def have_room_for_descriptors(count: int) -> None:
 
 
 def give_memory_back() -> None:
-    """Hands what this process does not use any more to the kernel, where the C library can; see malloc_trim(3)."""
+    """Return unused memory to the kernel if the C library can; see malloc_trim(3)."""
     if hasattr(_libc, "malloc_trim"):
         _libc.malloc_trim(0)
 
 
 def set_hostname(name: str) -> None:
-    """Names this UTS namespace."""
+    """Set the host name of this UTS namespace."""
     encoded = name.encode()
     _call("sethostname", encoded, len(encoded))
 
 
 def open_namespace(kind: str, pid: int | str = "thread-self") -> int:
-    """A descriptor of a process's namespace (`net`, `uts`, `ipc`, `pid`, `user`); of the calling thread's when none is named."""
+    """Return a descriptor of a process's namespace; by default of the calling thread's.
+
+    kind: net, uts, ipc, pid or user, as in /proc/PID/ns.
+    """
     return os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)

@@ -1,6 +1,7 @@
-"""The machine's side of a lab's uplink, in the network namespace we stand in: a link, its addresses, and whom the machine forwards.
+"""The machine's end of a lab's uplink: its link, addresses and forwarding.
 
-By the program `ip`: it is done once for a lab, and what is typed here is what a user would type.
+All functions work in the current network namespace. They run the program `ip`: an uplink is set up
+once per lab, and these are the commands that a user would type.
 """
 
 from __future__ import annotations
@@ -21,17 +22,21 @@ from kubenetlab.hoststate.rules.rulesets import Name
 from kubenetlab.kernel.rules.backends import RulesError, open_here
 
 LINKS = {4: ip_network("198.18.0.0/15"), 6: ip_network("fd6b:6e6c::/32")}
-"""Where the addresses of links between the machine and labs are from. IPv4: what RFC 2544 keeps for tests, and nobody routes; IPv6: local
-ones (RFC 4193)."""
+"""Address ranges for links between the machine and labs.
+
+IPv4: the range of RFC 2544 for benchmarks, which is not routed. IPv6: a unique local prefix (RFC
+4193)."""
 _CONF = Path("/proc/sys/net")
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _SETTINGS = ("forwarding", "route_localnet")
-"""Of the link, by IPv4."""
+"""IPv4 sysctls that are enabled for the machine's end of the link."""
 
 
 def forwards(version: int) -> bool:
-    """True where the machine forwards packets of a family already, whoever they are from; False where it does not have that family, or not
-    on links that are new."""
+    """Return True if the machine already forwards packets of an IP version between all links.
+
+    Return False if the machine does not have the family, or disables it on new links.
+    """
     if version == 6 and any(
         _is_set(_CONF / f"ipv6/conf/{name}/disable_ipv6") for name in ("all", "default")
     ):
@@ -44,75 +49,89 @@ def _is_set(setting: Path) -> bool:
 
 
 def has_link(link: str) -> bool:
-    """True when the machine has a link of that name."""
+    """Return True if the machine has a link of this name."""
     return Path("/sys/class/net", link).exists() or link in _links()
 
 
 def free_link(version: int, first: int, prefix_length: int) -> tuple[str, str]:
-    """(the machine's address, the other end's) of a network that the machine knows nothing of yet, looked for from number `first` on."""
-    taken = list(_networks(version))
-    networks = LINKS[version]
-    size = 2 ** (networks.max_prefixlen - prefix_length)
-    count = min(networks.num_addresses // size, 1 << 15)
+    """Return the addresses of the machine and of the lab in a subnet that has no route yet.
+
+    first: number of the subnet of LINKS at which the search starts.
+    """
+    routed = list(_networks(version))
+    pool = LINKS[version]
+    size = 2 ** (pool.max_prefixlen - prefix_length)
+    count = min(pool.num_addresses // size, 1 << 15)
     for number in range(first, first + count):
-        base = networks[(number % count) * size]
+        base = pool[(number % count) * size]
         network = ip_network(f"{base}/{prefix_length}")
-        if not any(network.overlaps(other) for other in taken):
+        if not any(network.overlaps(other) for other in routed):
             return str(network[1]), str(network[2])
     raise LabError(
-        f"no network of {networks} is left for a link to the lab: the machine's routes take them all"
+        f"no free subnet in {pool} for the uplink: the machine's routes cover all of them"
     )
 
 
 def is_listened_at(address: str, port: int, protocol: str, version: int) -> bool:
-    """True where a program of the machine has a port: at an address, or with an empty one at any."""
+    """Return True if a program of the machine uses a port.
+
+    address: an address of the machine; empty: any.
+    """
     family, kind = (
         _FAMILIES[version],
         socket.SOCK_DGRAM if protocol == "udp" else socket.SOCK_STREAM,
     )
     try:
-        with socket.socket(family, kind, socket.IPPROTO_SCTP if protocol == "sctp" else 0) as tried:
+        with socket.socket(family, kind, socket.IPPROTO_SCTP if protocol == "sctp" else 0) as probe:
             if kind == socket.SOCK_STREAM:
-                tried.setsockopt(
-                    socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-                )  # connections that have ended are no matter
+                # Connections in TIME_WAIT do not use the port.
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if version == 6:
-                tried.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            tried.bind((address, port))
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            probe.bind((address, port))
     except OSError as error:
-        return (
-            error.errno == errno.EADDRINUSE
-        )  # where the machine has no such address, or protocol, nobody listens
+        # Other errors: the machine does not have the address or the protocol.
+        return error.errno == errno.EADDRINUSE
     return False
 
 
-def connect(link: str, other: str, netns: str, addresses: Sequence[str]) -> None:
-    """A link from here to `other`, in the namespace of that name in /run/netns. Addresses are given with their prefix lengths."""
-    _ip("link", "add", link, "type", "veth", "peer", "name", other, "netns", netns)
+def connect(link: str, peer: str, netns: str, addresses: Sequence[str]) -> None:
+    """Create a link to `peer` in a namespace of /run/netns and set its addresses.
+
+    addresses: with prefix lengths.
+    """
+    _ip("link", "add", link, "type", "veth", "peer", "name", peer, "netns", netns)
     for address in addresses:
         _ip("address", "add", address, "dev", link, *(("nodad",) if ":" in address else ()))
     for name in _SETTINGS:
         (_CONF / f"ipv4/conf/{link}/{name}").write_text("1")
     if any(":" in address for address in addresses):
-        (_CONF / f"ipv6/conf/{link}/accept_dad").write_text(
-            "0"
-        )  # nobody else is on it: it need not wait a second for who has its address
+        # Duplicate address detection would take a second; only the lab is on this link.
+        (_CONF / f"ipv6/conf/{link}/accept_dad").write_text("0")
     _ip("link", "set", link, "up")
 
 
 def is_connected(link: str, addresses: Sequence[str]) -> bool:
-    """True where a link is as `connect` makes it: a command may have ended in the middle, or somebody changed it."""
-    found = next((entry for entry in _said("address") if entry["ifname"] == link), None)
-    if found is None or "UP" not in found["flags"]:
+    """Return True if the link is as `connect` configures it.
+
+    It may not be: `connect` was interrupted, or the link was changed.
+    """
+    link_state = next((entry for entry in _ip_json("address") if entry["ifname"] == link), None)
+    if link_state is None or "UP" not in link_state["flags"]:
         return False
-    there = {f"{entry['local']}/{entry['prefixlen']}" for entry in found.get("addr_info", ())}
-    return there >= set(addresses) and all(
+    configured = {
+        f"{entry['local']}/{entry['prefixlen']}" for entry in link_state.get("addr_info", ())
+    }
+    return configured >= set(addresses) and all(
         _is_set(_CONF / f"ipv4/conf/{link}/{name}") for name in _SETTINGS
     )
 
 
 def disconnect(link: str) -> None:
-    """Takes the link away, where it is still there; the other end goes with it, and it goes with that: the lab's end may be first."""
+    """Delete the link; succeed if it does not exist.
+
+    It may disappear at any moment, together with the lab's end.
+    """
     if not has_link(link):
         return
     try:
@@ -123,10 +142,13 @@ def disconnect(link: str) -> None:
 
 
 def not_forwarding() -> list[str]:
-    """The machine's own links with IPv4 addresses from which nothing is forwarded; those to labs are the labs'."""
+    """Return the machine's links that have IPv4 addresses but do not forward packets.
+
+    Loopback and the uplinks of labs are left out.
+    """
     with_addresses = [
         link["ifname"]
-        for link in _said("-4", "address")
+        for link in _ip_json("-4", "address")
         if link.get("addr_info") and "LOOPBACK" not in link["flags"]
     ]
     own = [link for link in with_addresses if not link.startswith(names.MACHINE_LINKS)]
@@ -134,8 +156,10 @@ def not_forwarding() -> list[str]:
 
 
 def forward(link: str, value: str) -> None:
-    """Has what comes in by a link forwarded, `1`, or not, `0`: but where somebody has the whole machine forward by now. A link that has
-    gone needs nothing."""
+    """Enable (`1`) or disable (`0`) IPv4 forwarding of packets that arrive on a link.
+
+    Do nothing if the link is gone, or to disable it while the whole machine forwards.
+    """
     if value == "0" and forwards(4):
         return
     try:
@@ -145,25 +169,28 @@ def forward(link: str, value: str) -> None:
 
 
 def load(objects: Sequence[nftables.NftObject], former: Sequence[Name]) -> None:
-    """Makes tables anew, in place of those with the names of `former`, which are ours."""
+    """Replace the tables named in `former`, which belong to the lab, by these."""
     loader = open_here("nftables")
     try:
         loader.run(nftables.replacement(objects, former))
     except RulesError as error:
-        raise LabError(f"the machine's side of the uplink: nft: {error}") from None
+        raise LabError(f"cannot configure the machine's end of the uplink: nft: {error}") from None
     finally:
         loader.close()
 
 
 def dropping() -> list[str]:
-    """Chains of the machine that drop what is forwarded unless somebody accepts it, as `ip filter FORWARD`: Docker makes such a one."""
+    """Return the machine's chains that drop forwarded packets by default.
+
+    Example: `ip filter FORWARD`, as created by Docker.
+    """
     loader = open_here("nftables")
     try:
         text = loader.run("list chains")
     finally:
         loader.close()
     table = chain = ""
-    found = []
+    chains = []
     for line in text.splitlines():
         match line.split():
             case ["table", family, name, "{"]:
@@ -171,8 +198,8 @@ def dropping() -> list[str]:
             case ["chain", name, "{"]:
                 chain = name
             case ["type", "filter", "hook", "forward", *rest] if rest[-2:] == ["policy", "drop;"]:
-                found.append(f"{table} {chain}")
-    return found
+                chains.append(f"{table} {chain}")
+    return chains
 
 
 def _forwarding(link: str) -> Path:
@@ -180,25 +207,26 @@ def _forwarding(link: str) -> Path:
 
 
 def _networks(version: int) -> Iterator[IPv4Network | IPv6Network]:
-    """Where the machine sends packets, but for its default routes."""
-    for route in _said(f"-{version}", "route", "show", "table", "all"):
+    """Yield the destinations of the machine's routes, except default routes."""
+    for route in _ip_json(f"-{version}", "route", "show", "table", "all"):
         destination = route["dst"]
         if destination != "default":
             yield ip_network(destination, strict=False)
 
 
 def _links() -> list[str]:
-    return [link["ifname"] for link in _said("link")]
+    return [link["ifname"] for link in _ip_json("link")]
 
 
-def _said(*words: str) -> Any:
-    return json.loads(_ip("-j", *words) or "[]")
+def _ip_json(*arguments: str) -> Any:
+    return json.loads(_ip("-j", *arguments) or "[]")
 
 
-def _ip(*words: str) -> str:
-    done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
-    if done.returncode:
+def _ip(*arguments: str) -> str:
+    result = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
+    if result.returncode:
         raise LabError(
-            f"the machine's side of the uplink: ip {' '.join(words)}: {done.stderr.strip()}"
+            "cannot configure the machine's end of the uplink: "
+            f"ip {' '.join(arguments)}: {result.stderr.strip()}"
         )
-    return done.stdout
+    return result.stdout

@@ -39,7 +39,7 @@ class Side:
         syscalls.unshare(syscalls.CLONE_NEWNET)
         self.library = opened("library")
         self.direct = nftables.Direct()
-        self._socket = sockets.opened(sockets.NETLINK_NETFILTER)
+        self._socket = sockets.open_socket(sockets.NETLINK_NETFILTER)
 
     def has(self, wanted: list[NftObject]) -> tuple[Any, ...]:
         """Chains, rules and sets as the kernel gives them, their names, numbers and nft's own notes included; and the elements, in one order."""

@@ -53,7 +53,8 @@ def test_something_has_its_place(kernel: Make) -> None:
     assert said.splitlines() == [
         "n: cannot add bridge br0 mac 0a:58:00:00:00:02 mtu 1500",
         "  kernel: File exists (EEXIST)      wanted by: cni bridge, for Pod default/web",
-        "  → something else has its place there: look with kubenetlab exec and ip, and take it away; the lab tries again by itself",
+        "  → another object has its name or address: find it with kubenetlab exec and ip, "
+        "and delete it; the lab retries by itself",
     ]
 
 
@@ -66,7 +67,7 @@ def test_an_address_that_cannot_be(kernel: Make) -> None:
         "(EACCES)      wanted by: cni bridge, for Pod default/web" in said
     )  # newer kernels say why
     assert (
-        "  → IPv6 is switched off there: see net.ipv6.conf.*.disable_ipv6 with kubenetlab exec"
+        "  → IPv6 is disabled there: check net.ipv6.conf.*.disable_ipv6 with kubenetlab exec"
         in said
     )
 
@@ -79,7 +80,8 @@ def test_a_device_is_gone(kernel: Make) -> None:
     said = refused(here, Address("n", "br0", "10.0.0.1/24"))
     assert "(ENODEV)" in said
     assert (
-        "  → what it stands on is gone; the lab makes that anew and tries again by itself" in said
+        "  → the object that it depends on is gone; the lab creates it again and retries by itself"
+        in said
     )
 
 
@@ -125,14 +127,14 @@ def test_a_setting_that_is_read_only(kernel: Make) -> None:
     said = refused(with_namespace(kernel()), Sysctl("n", "net/netfilter/nf_conntrack_count", "1"))
     assert "n: cannot add sysctl net.netfilter.nf_conntrack_count = 1" in said
     assert "(EACCES)" in said or "(EPERM)" in said
-    assert "  → this setting is not to be written here" in said
+    assert "  → this sysctl cannot be written here" in said
 
 
 def test_a_setting_that_does_not_exist(kernel: Make) -> None:
     """With its module it would."""
     said = refused(with_namespace(kernel()), Sysctl("n", "net/ipv4/no_such", "1"))
     assert "kernel: No such file or directory (ENOENT)" in said
-    assert "this kernel has no such setting, or its module is not loaded: kubenetlab doctor" in said
+    assert "this kernel has no such sysctl, or its module is not loaded: run" in said
 
 
 def test_a_value_that_is_refused(kernel: Make) -> None:
@@ -173,7 +175,7 @@ def test_too_many_open_files(kernel: Make) -> None:
     said = refused(here, Address("n", "br0", "10.0.0.1/24"))
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert "kernel: Too many open files (EMFILE)" in said
-    assert "a higher hard limit" in said
+    assert "raise the hard limit" in said
 
 
 @pytest.mark.first_kernel  # a thousand ports take long to emulate
@@ -220,7 +222,8 @@ def test_a_rule_that_nft_does_not_take(way: str) -> None:
         "    add rule ip t b jump c",
         "                         ^",
         "    and 1 more",
-        "  → a chain, set or kernel module that it names is not there; the node's tables are made anew with the next try",
+        "  → a chain, set or kernel module that the rule names does not exist; "
+        "the next attempt replaces all tables of the node",
     ]
 
 

@@ -368,7 +368,7 @@ def test_what_cannot_be_made_is_told_and_leaves_nothing(lab: Lab, machine: Machi
     before = machine.state
     said = lab.up(CLUSTER, "--uplink", status=1).err
     assert (
-        "no network of 198.18.0.0/15 is left for a link to the lab: the machine's routes take them all"
+        "no free subnet in 198.18.0.0/15 for the uplink: the machine's routes cover all of them"
         in said
     )
     assert machine.state == before

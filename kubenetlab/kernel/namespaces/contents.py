@@ -53,7 +53,9 @@ def send(netns: str, operations: Sequence[Operation], links: Links) -> list[Fail
         except KeyError as error:
             if operation.verb != "remove":
                 failures.append(
-                    Failure(netns, operation, errno.ENODEV, f"link or namespace {error} not found")
+                    Failure(
+                        netns, operation, errno.ENODEV, f"there is no link or namespace {error}"
+                    )
                 )
     if not requests:
         return failures

@@ -17,7 +17,7 @@ from typing import Final, Self
 from kubenetlab.hoststate.diff import Operation
 from kubenetlab.hoststate.sandbox import Setting, Settings, Sysctl
 from kubenetlab.kernel.report import Failure, failure_of
-from kubenetlab.kernel.syscalls import mount_apart
+from kubenetlab.kernel.syscalls import mount_detached
 
 _NET: Final = "net/"
 _MAX_BYTES: Final = 4096
@@ -165,6 +165,6 @@ def _read(directory: _NetDirectory, setting: Sysctl) -> Sysctl | None:
 
 def _new_proc() -> int:
     try:
-        return mount_apart("proc")
+        return mount_detached("proc")
     except OSError:  # an old kernel, or a container that hides parts of /proc
         return os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

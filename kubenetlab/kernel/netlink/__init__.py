@@ -1,1 +1,1 @@
-"""Netlink sockets: requests, dumps and notifications of the kernel."""
+"""Netlink sockets: requests, dumps and notifications."""

@@ -1,4 +1,4 @@
-"""Entries of connection tracking, of all protocols, in the network namespace of the calling thread.
+"""Connection tracking entries of all protocols in the current network namespace.
 
 Source: include/uapi/linux/netfilter/nfnetlink_conntrack.h, nf_conntrack_tcp.h (6.12).
 """
@@ -33,8 +33,17 @@ _PROTOCOLS: Final = {
     socket.IPPROTO_ICMPV6: "ICMPv6",
 }
 _TCP_STATES: Final = (
-    "NONE", "SYN_SENT", "SYN_RECV", "ESTABLISHED", "FIN_WAIT", "CLOSE_WAIT", "LAST_ACK", "TIME_WAIT", "CLOSE", "SYN_SENT2",
-)  # fmt: skip
+    "NONE",
+    "SYN_SENT",
+    "SYN_RECV",
+    "ESTABLISHED",
+    "FIN_WAIT",
+    "CLOSE_WAIT",
+    "LAST_ACK",
+    "TIME_WAIT",
+    "CLOSE",
+    "SYN_SENT2",
+)
 _IPS_SEEN_REPLY: Final = 1 << 1
 
 
@@ -43,7 +52,7 @@ class ConntrackEntry(Struct, frozen=True):
 
     protocol: str
     state: str
-    """Of TCP its state; of others UNREPLIED until an answer was seen."""
+    """State of a TCP connection; other protocols: UNREPLIED until a reply was seen, then empty."""
     client: tuple[str, int]
     """Source of the first packet; ports are 0 for protocols without them."""
     destination: tuple[str, int]
@@ -56,26 +65,36 @@ class ConntrackEntry(Struct, frozen=True):
 
 
 def tracked_entries() -> list[ConntrackEntry]:
-    """Return all entries of the current network namespace. Raises OSError where the kernel refuses."""
-    with sockets.opened(sockets.NETLINK_NETFILTER) as opened:
-        # For a dump the kernel walks the table of all namespaces, which takes 10 ms: an empty namespace is left out.
+    """Return all entries of the current network namespace.
+
+    Raises OSError if the kernel refuses.
+    """
+    with sockets.open_socket(sockets.NETLINK_NETFILTER) as connection:
+        # A dump walks the table of all namespaces, which takes 10 ms: skip it in an empty one.
         (statistics,) = sockets.ask(
-            opened, message(_GET_STATS, NLM_F_ACK, _NFGENMSG.pack(socket.AF_UNSPEC, 0, 0))
+            connection, message(_GET_STATS, NLM_F_ACK, _NFGENMSG.pack(socket.AF_UNSPEC, 0, 0))
         )
         if not int.from_bytes(
             attributes(statistics[_NFGENMSG.size :])[_CTA_STATS_GLOBAL_ENTRIES], "big"
         ):
             return []
-        found = []
+        entries = []
         for version, family in _FAMILIES.items():
-            bodies = sockets.ask(opened, message(_GET, NLM_F_DUMP, _NFGENMSG.pack(family, 0, 0)))
-            found += [decode_entry(attributes(body[_NFGENMSG.size :]), version) for body in bodies]
-        return found
+            bodies = sockets.ask(
+                connection, message(_GET, NLM_F_DUMP, _NFGENMSG.pack(family, 0, 0))
+            )
+            entries += [
+                decode_entry(attributes(body[_NFGENMSG.size :]), version) for body in bodies
+            ]
+        return entries
 
 
-def decode_entry(found: Attributes, version: int) -> ConntrackEntry:
-    """Decode one IPCTNL_MSG_CT_NEW message. Raises WireError where an attribute is cut short."""
-    original, reply = attributes(found[_CTA_TUPLE_ORIG]), attributes(found[_CTA_TUPLE_REPLY])
+def decode_entry(entry: Attributes, version: int) -> ConntrackEntry:
+    """Decode the attributes of an IPCTNL_MSG_CT_NEW message.
+
+    Raises WireError if an attribute is cut short.
+    """
+    original, reply = attributes(entry[_CTA_TUPLE_ORIG]), attributes(entry[_CTA_TUPLE_REPLY])
     protocol = attributes(original[_CTA_TUPLE_PROTO])[_CTA_PROTO_NUM][0]
     source, destination = (
         (_CTA_IP_SRC[version], _CTA_PROTO_SRC_PORT),
@@ -83,18 +102,18 @@ def decode_entry(found: Attributes, version: int) -> ConntrackEntry:
     )
     return ConntrackEntry(
         _PROTOCOLS.get(protocol, str(protocol)),
-        _state(found),
-        _end(original, *source),
-        _end(original, *destination),
-        _end(reply, *source),
-        _end(reply, *destination),
-        int.from_bytes(found.get(_CTA_TIMEOUT, b""), "big"),
+        _state(entry),
+        _endpoint(original, *source),
+        _endpoint(original, *destination),
+        _endpoint(reply, *source),
+        _endpoint(reply, *destination),
+        int.from_bytes(entry.get(_CTA_TIMEOUT, b""), "big"),
     )
 
 
-def _state(found: Attributes) -> str:
-    if _CTA_PROTOINFO in found:
-        of_tcp = attributes(found[_CTA_PROTOINFO]).get(_CTA_PROTOINFO_TCP)
+def _state(entry: Attributes) -> str:
+    if _CTA_PROTOINFO in entry:
+        of_tcp = attributes(entry[_CTA_PROTOINFO]).get(_CTA_PROTOINFO_TCP)
         number = (
             attributes(of_tcp).get(_CTA_PROTOINFO_TCP_STATE, b"\0")[0]
             if of_tcp is not None
@@ -103,10 +122,10 @@ def _state(found: Attributes) -> str:
         if number < len(_TCP_STATES):
             return _TCP_STATES[number]
     return (
-        "" if int.from_bytes(found.get(_CTA_STATUS, b""), "big") & _IPS_SEEN_REPLY else "UNREPLIED"
+        "" if int.from_bytes(entry.get(_CTA_STATUS, b""), "big") & _IPS_SEEN_REPLY else "UNREPLIED"
     )
 
 
-def _end(parts: Attributes, address: int, port: int) -> tuple[str, int]:
+def _endpoint(parts: Attributes, address: int, port: int) -> tuple[str, int]:
     ip, protocol = attributes(parts[_CTA_TUPLE_IP]), attributes(parts[_CTA_TUPLE_PROTO])
     return str(ip_address(bytes(ip[address]))), int.from_bytes(protocol.get(port, b""), "big")

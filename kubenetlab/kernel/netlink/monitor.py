@@ -1,9 +1,12 @@
-"""A monitor: one socket, in the lab's own empty namespace, that hears what the kernel says of changes in all namespaces of the lab.
+"""Monitor: one socket for the notifications of all namespaces of a lab.
 
-    RTM_NEWNSID (pause's pid → a number of that namespace here) … then RTM_NEWLINK, RTM_DELROUTE … with that number beside it
+The socket is in the lab's own empty namespace, the only one that it keeps alive. Each namespace
+gets an ID there, which is the pid of its pause process:
 
-A namespace's number is the pid of its pause process. The socket keeps alive nothing but the namespace it is in.
-Source: netlink(7) NETLINK_LISTEN_ALL_NSID; net/netlink/af_netlink.c do_one_broadcast(), net/core/net_namespace.c (6.12).
+    RTM_NEWNSID (pid → ID) … then RTM_NEWLINK, RTM_DELROUTE … with the ID as ancillary data
+
+Source: netlink(7) NETLINK_LISTEN_ALL_NSID; net/netlink/af_netlink.c do_one_broadcast(),
+net/core/net_namespace.c (6.12).
 """
 
 from __future__ import annotations
@@ -39,24 +42,28 @@ _GROUPS: Final = {
 }
 _SO_RCVBUFFORCE, _SO_ATTACH_FILTER = 33, 26
 _BUFFER_BYTES = 8 * 1024 * 1024
-"""A notice takes about 1 kB of it, and thousands come at once when a lab grows."""
+"""Size of the receive buffer: a notification takes about 1 kB, and a growing lab causes
+thousands."""
 _NSID = struct.Struct("=i")
 
 
 class Monitor:
-    """Hears from now on of the namespaces that are given to `follow`."""
+    """Receiver of the notifications of the namespaces given to `follow`."""
 
     def __init__(self) -> None:
-        """Raises PermissionError without CAP_NET_BROADCAST, which Linux asks of those who hear of more than one namespace."""
-        self._socket = sockets.opened(sockets.NETLINK_ROUTE, socket.SOCK_NONBLOCK)
+        """Subscribe to notifications.
+
+        Raises PermissionError without CAP_NET_BROADCAST, which Linux requires to listen to several
+        namespaces.
+        """
+        self._socket = sockets.open_socket(sockets.NETLINK_ROUTE, socket.SOCK_NONBLOCK)
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
         except PermissionError:
-            self._socket.setsockopt(
-                socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES
-            )  # as much of it as the machine allows
+            # Without CAP_NET_ADMIN of the machine: as much as net.core.rmem_max allows.
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
         _attach_filter(self._socket)
-        self._socket.bind((0, 0))  # who has no port number is passed over
+        self._socket.bind((0, 0))  # the kernel skips sockets without a port number
         self._socket.setsockopt(SOL_NETLINK, _NETLINK_LISTEN_ALL_NSID, 1)
         for group in _GROUPS.values():
             self._socket.setsockopt(SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
@@ -65,7 +72,10 @@ class Monitor:
         return self._socket.fileno()
 
     def follow(self, pids: Iterable[int]) -> None:
-        """Has the kernel tell of the namespaces of pause processes, too. To follow one twice is no fault; nor is one that has died."""
+        """Receive notifications of the namespaces of these pause processes, too.
+
+        Pids that are followed already or have exited are no error.
+        """
         requests = [
             message(
                 RTM_NEWNSID,
@@ -79,14 +89,14 @@ class Monitor:
                 route.batch(requests)
 
     def read(self) -> tuple[dict[int, list[NetlinkEvent]], bool]:
-        """What has been told since the last time, by the pid of the namespace's pause process; and whether something was lost."""
-        told: dict[int, list[NetlinkEvent]] = {}
+        """Return the events since the last call by pid, and whether any were lost (ENOBUFS)."""
+        events: dict[int, list[NetlinkEvent]] = {}
         is_lost = False
         while True:
             try:
-                data, beside, _, _ = self._socket.recvmsg(RECEIVE_BYTES, 64)
+                data, ancillary, _, _ = self._socket.recvmsg(RECEIVE_BYTES, 64)
             except BlockingIOError:
-                return told, is_lost
+                return events, is_lost
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
@@ -95,13 +105,13 @@ class Monitor:
             pid = next(
                 (
                     _NSID.unpack(value)[0]
-                    for _, type_, value in beside
+                    for _, type_, value in ancillary
                     if type_ == _NETLINK_LISTEN_ALL_NSID
                 ),
                 0,
             )
-            if pid > 0:  # else it is of the namespace that we are in
-                told.setdefault(pid, []).extend(
+            if pid > 0:  # otherwise the notification is of this socket's own namespace
+                events.setdefault(pid, []).extend(
                     NetlinkEvent(type_, bytes(body)) for type_, _, _, body in messages(data)
                 )
 
@@ -110,9 +120,9 @@ class Monitor:
 
 
 def _attach_filter(monitor: socket.socket) -> None:
-    """Keeps what ARP learns and forgets from waking us: of new neighbours only permanent ones pass.
+    """Filter out what the kernel learns by ARP: only permanent new neighbours pass.
 
-    Source: linux/filter.h; a classic filter sees a message's bytes in network order.
+    Source: linux/filter.h. A classic BPF filter reads a message's bytes in network order.
     """
     program = [
         _load_half(4),  # nlmsghdr.type
@@ -143,5 +153,5 @@ def _jump_if_equal(value: int, then: int, otherwise: int) -> bytes:
 
 
 def _swapped(value: int) -> int:
-    """A 16-bit number of the host's, as a filter reads it."""
+    """Return a 16-bit number in host order as a filter reads it."""
     return int.from_bytes(value.to_bytes(2, sys.byteorder), "big")

@@ -1,6 +1,8 @@
-"""A NETLINK_ROUTE socket of the namespace it was opened in: batches of requests, and dumps.
+"""NETLINK_ROUTE sockets: batches of requests, and dumps.
 
-A socket keeps its namespace alive: it is closed as soon as its work is done.
+A socket belongs to the namespace in which it was opened and keeps it alive, so it is closed as soon
+as its work is done.
+
 Source: net/netlink/af_netlink.c (6.12); RFC 3549; netlink(7).
 """
 
@@ -29,34 +31,34 @@ from kubenetlab.kernel.netlink import sockets
 from kubenetlab.kernel.netlink.sockets import RECEIVE_BYTES
 
 MAX_BATCH_BYTES = 128 * 1024
-"""One sendmsg takes about 200 kB at most."""
+"""Maximum size of a datagram; the kernel accepts about 200 kB per sendmsg()."""
 
 SOL_NETLINK, NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK = 270, 10, 11, 12
 _NLMSGERR_ATTR_MSG = 1
 _ERROR_BYTES = 4
 _NUMBER = struct.Struct("=I")
 _SEQUENCE_OFFSET = 8
-"""Where in a message's header its number is."""
+"""Offset of the sequence number in a message header."""
 
 
 class NetlinkRefusal(Struct, frozen=True):
-    """The kernel's no to one request of a batch."""
+    """One request of a batch that the kernel refused."""
 
     request: int
-    """Which one, counted from 0."""
+    """Index of the request in the batch."""
     errno: int
     text: str
-    """The kernel's own explanation; often empty."""
+    """Extended acknowledgement of the kernel; often empty."""
 
     def __str__(self) -> str:
         return said(self.errno, self.text)
 
 
 class RouteSocket:
-    """Use as a context manager, or close it."""
+    """NETLINK_ROUTE socket; also a context manager that closes it."""
 
     def __init__(self) -> None:
-        self._socket = sockets.opened(sockets.NETLINK_ROUTE)
+        self._socket = sockets.open_socket(sockets.NETLINK_ROUTE)
         for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK):
             self._socket.setsockopt(SOL_NETLINK, option, 1)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * MAX_BATCH_BYTES)
@@ -76,10 +78,11 @@ class RouteSocket:
         self._socket.close()
 
     def batch(self, requests: Sequence[bytes]) -> list[NetlinkRefusal]:
-        """Sends all requests, in as few datagrams as fit; a refusal does not stop those behind it.
+        """Send all requests in as few datagrams as possible; return those that were refused.
 
-        A request may be several messages one behind the other. Only the last message of a datagram is acknowledged, errors are
-        reported of all.
+        A refusal does not stop the requests after it. A request may consist of several consecutive
+        messages. The kernel acknowledges only the last message of a datagram, but reports the
+        errors of all.
         """
         refusals: list[NetlinkRefusal] = []
         for start, part in _datagrams(requests):
@@ -87,40 +90,40 @@ class RouteSocket:
         return refusals
 
     def dump(self, request: bytes) -> list[memoryview]:
-        """The body of each message that a dump request brings."""
+        """Return the body of each message of a dump."""
         try:
             return sockets.ask(self._socket, request)
         except OSError as error:
             raise OSError(error.errno, f"rtnetlink dump: {error.strerror}") from None
 
     def _exchange(self, start: int, requests: Sequence[bytes]) -> list[NetlinkRefusal]:
-        datagram, owners = bytearray(), list[int]()
+        datagram, request_indexes = bytearray(), list[int]()
         last = 0
         for index, request in enumerate(requests):
-            for part in _numbered(request, len(owners) + 1):
+            for part in _numbered(request, len(request_indexes) + 1):
                 last = len(datagram) + len(part.data) - part.last_size
                 datagram += part.data
-                owners += [start + index] * part.numbers
-        if not owners:
+                request_indexes += [start + index] * part.numbers
+        if not request_indexes:
             return []
-        _ask_for_answer(datagram, last)
+        _request_ack(datagram, last)
         self._socket.send(datagram)
         refusals: dict[int, NetlinkRefusal] = {}
         while True:
             for type_, flags, sequence, body in messages(self._socket.recv(RECEIVE_BYTES)):
                 if type_ != NLMSG_ERROR:
-                    raise WireError(f"message of type {type_} in answer to a batch")
-                number, owner = sockets.refusal(body), owners[sequence - 1]
+                    raise WireError(f"unexpected message of type {type_} in reply to a batch")
+                number, owner = sockets.error_number(body), request_indexes[sequence - 1]
                 if number:
                     refusals.setdefault(
                         owner, NetlinkRefusal(owner, number, _explanation(flags, body))
                     )
-                if sequence == len(owners):
+                if sequence == len(request_indexes):
                     return list(refusals.values())
 
 
 def _datagrams(requests: Sequence[bytes]) -> Iterator[tuple[int, Sequence[bytes]]]:
-    """(index of the first request, requests) of each datagram."""
+    """Yield the index of the first request and the requests of each datagram."""
     start, size = 0, 0
     for index, request in enumerate(requests):
         if size and size + len(request) > MAX_BATCH_BYTES:
@@ -132,15 +135,20 @@ def _datagrams(requests: Sequence[bytes]) -> Iterator[tuple[int, Sequence[bytes]
 
 
 class _Part(NamedTuple):
-    """Messages with their sequence numbers: how many those are, and how long the last message is."""
+    """Numbered messages."""
 
     data: bytes | bytearray
     numbers: int
+    """Number of sequence numbers used."""
     last_size: int
+    """Length of the last message in bytes."""
 
 
 def _numbered(request: bytes, first: int) -> Iterator[_Part]:
-    """The messages of a request, numbered from `first` on. Many of one length have one number, but for the last."""
+    """Yield the messages of a request with sequence numbers that start at `first`.
+
+    Uniform requests need two numbers only: one for all messages but the last, and one for the last.
+    """
     if isinstance(request, UniformRequests) and len(request) > request.size:
         data, size = bytearray(request), request.size
         for position, byte in enumerate(_NUMBER.pack(first), _SEQUENCE_OFFSET):
@@ -160,16 +168,19 @@ def _numbered(request: bytes, first: int) -> Iterator[_Part]:
         first += 1
 
 
-def _ask_for_answer(datagram: bytearray, last: int) -> None:
-    """Has the kernel acknowledge the message that begins at `last`."""
+def _request_ack(datagram: bytearray, last: int) -> None:
+    """Set NLM_F_ACK in the message at offset `last`."""
     size, type_, flags, sequence, port = HEADER.unpack_from(datagram, last)
     HEADER.pack_into(datagram, last, size, type_, flags | NLM_F_ACK, sequence, port)
 
 
 def _explanation(flags: int, body: memoryview) -> str:
-    """The text of an extended acknowledgement. body: i32 error | the request's header (16 bytes) | attributes."""
+    """Return the text of an extended acknowledgement; empty if it has none.
+
+    body: i32 error | header of the request (16 bytes) | attributes.
+    """
     has_attributes = flags & 0x200  # NLM_F_ACK_TLVS
     if not has_attributes:
         return ""
-    found = attributes(body[_ERROR_BYTES + HEADER.size :])
-    return as_string(found[_NLMSGERR_ATTR_MSG]) if _NLMSGERR_ATTR_MSG in found else ""
+    values = attributes(body[_ERROR_BYTES + HEADER.size :])
+    return as_string(values[_NLMSGERR_ATTR_MSG]) if _NLMSGERR_ATTR_MSG in values else ""

@@ -1,4 +1,4 @@
-"""Netlink: a socket of the namespace it was opened in, and questions that are answered to their end.
+"""Netlink sockets and complete replies to requests.
 
 Source: netlink(7); net/netlink/af_netlink.c (6.12).
 """
@@ -15,34 +15,35 @@ from kubenetlab.hoststate.wire import NLMSG_DONE, NLMSG_ERROR, messages
 NETLINK_ROUTE: Final = socket.NETLINK_ROUTE
 NETLINK_NETFILTER, NETLINK_GENERIC = 12, 16
 RECEIVE_BYTES: Final = 64 * 1024
-"""No datagram of the kernel's is longer."""
+"""Receive buffer size in bytes; the kernel sends no longer datagram."""
 _ERROR = struct.Struct("=i")
 
 
-def opened(family: int, flags: int = 0) -> socket.socket:
-    """A socket of one netlink family; it keeps its namespace alive."""
+def open_socket(family: int, flags: int = 0) -> socket.socket:
+    """Open a socket of a netlink family; it keeps the current namespace alive."""
     return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | flags, family)
 
 
 def ask(connection: socket.socket, request: bytes) -> list[memoryview]:
-    """The body of each message in the answer, which ends with that of a dump or with an acknowledgement: one of both was asked for.
+    """Send a request and return the bodies of the reply's messages.
 
-    Raises OSError where the kernel refuses.
+    The request must ask for a dump or an acknowledgement, which marks the end of the reply. Raises
+    OSError if the kernel refuses.
     """
     connection.send(request)
-    found: list[memoryview] = []
+    bodies: list[memoryview] = []
     while True:
         for type_, _, _, body in messages(connection.recv(RECEIVE_BYTES)):
             if type_ == NLMSG_DONE:
-                return found
+                return bodies
             if type_ == NLMSG_ERROR:
-                if number := refusal(body):
+                if number := error_number(body):
                     raise OSError(number, os.strerror(number))
-                return found
-            found.append(body)
+                return bodies
+            bodies.append(body)
 
 
-def refusal(body: memoryview) -> int:
-    """The error number in an acknowledgement; 0 when all went well."""
+def error_number(body: memoryview) -> int:
+    """Return the errno of an acknowledgement; 0 for success."""
     number: int = _ERROR.unpack_from(body)[0]
     return -number

@@ -57,8 +57,8 @@ class Conntrack:
     """A netlink socket of the namespace in which it was made."""
 
     def __init__(self) -> None:
-        self._socket = sockets.opened(sockets.NETLINK_NETFILTER)
-        self._addresses = sockets.opened(sockets.NETLINK_ROUTE)
+        self._socket = sockets.open_socket(sockets.NETLINK_NETFILTER)
+        self._addresses = sockets.open_socket(sockets.NETLINK_ROUTE)
 
     def run(self, text: str) -> str:
         wanted = decode(text)

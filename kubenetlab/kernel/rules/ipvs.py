@@ -56,7 +56,7 @@ class Ipvs:
     """The virtual servers of the namespace in which this object was made."""
 
     def __init__(self) -> None:
-        self._socket = sockets.opened(sockets.NETLINK_GENERIC)
+        self._socket = sockets.open_socket(sockets.NETLINK_GENERIC)
         self._sequence = 0
         try:
             self._family = messages.family_number(self._ask(messages.ask_for_family())[0])
@@ -182,7 +182,7 @@ class Ipvs:
             for type_, _, sequence, body in parts_of(self._socket.recv(sockets.RECEIVE_BYTES)):
                 if type_ == NLMSG_ERROR:
                     count -= 1
-                    if number := sockets.refusal(body):
+                    if number := sockets.error_number(body):
                         yield sequence, number
 
     def _ask(self, request: bytes, flags: int = NLM_F_ACK) -> list[memoryview]:

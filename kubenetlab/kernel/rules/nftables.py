@@ -108,7 +108,7 @@ class Direct:
     """Transactions as messages, in the namespace in which this object was made."""
 
     def __init__(self) -> None:
-        self._socket = sockets.opened(sockets.NETLINK_NETFILTER, socket.SOCK_NONBLOCK)
+        self._socket = sockets.open_socket(sockets.NETLINK_NETFILTER, socket.SOCK_NONBLOCK)
 
     def is_done(self, transaction: Sequence[bytes]) -> bool:
         """False where the kernel refuses: nothing has been done then. Raises RulesError where it refuses what follows on what it has taken."""
@@ -171,7 +171,7 @@ class Direct:
                 continue
             for type_, _, _, body in messages(answer):
                 if type_ == NLMSG_ERROR:
-                    found = found or sockets.refusal(body)
+                    found = found or sockets.error_number(body)
 
     def close(self) -> None:
         self._socket.close()
@@ -308,7 +308,7 @@ class Generations:
     """Asks for the number of the ruleset's generation in the namespace in which this object was made: every transaction raises it."""
 
     def __init__(self) -> None:
-        self._socket = sockets.opened(sockets.NETLINK_NETFILTER)
+        self._socket = sockets.open_socket(sockets.NETLINK_NETFILTER)
 
     def read(self) -> int:
         (answer,) = sockets.ask(

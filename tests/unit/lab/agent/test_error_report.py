@@ -28,8 +28,8 @@ def test_a_message_about_a_program_names_its_pod() -> None:
         "listening on 80/tcp",
         "  reason: BlockingIOError: Resource temporarily unavailable      "
         "wanted by: containers, for Pod default/web",
-        "  → a limit of processes is reached: kubenetlab doctor shows ulimit -Hu, kernel.pid_max "
-        "and pids.max; fewer pods, or a higher limit",
+        "  → a limit of processes is reached: use fewer pods or raise the limit; "
+        "kubenetlab doctor shows ulimit -Hu, kernel.pid_max and pids.max",
     ]
     assert program_refused(RUN, "the app worker 0 died", DESIRED).splitlines()[1:] == [
         "  reason: the app worker 0 died      wanted by: containers, for Pod default/web"
@@ -42,7 +42,7 @@ def test_a_message_about_rules_without_an_object_names_only_the_node() -> None:
     assert rules_refused("node/worker", "nftables", text, DESIRED).splitlines() == [
         "node/worker: cannot load rules",
         f"  nftables: {text}",
-        "  → a permission is lacking: kubenetlab doctor says which",
+        "  → a permission is missing: kubenetlab doctor shows which",
     ]
 
 
