@@ -41,7 +41,7 @@ def test_what_worked_is_tried_once() -> None:
 
 def test_what_files_decide_is_tried_each_time() -> None:
     """A range of users can be taken away without a reboot."""
-    trials = [counted("boot"), counted("file")._replace(is_kept=False)]
+    trials = [counted("boot"), counted("file")._replace(is_cached=False)]
     for _ in range(3):
         outcomes(trials, KEPT)
     assert (times("boot"), times("file")) == (1, 3)

@@ -168,7 +168,7 @@ def test_a_program_that_is_out_of_sight_is_named(lab: Lab) -> None:
             path.chmod(0o755)
         said = lab.run("exec", "client", "--", str(place), status=127).err
         assert (
-            f"{place} is not among the files that programs inside see; with --host-files they see it"
+            f"{place} is not among the files that programs inside see; use --host-files to run it"
             in said
         )
         assert lab.run("exec", "client", "--host-files", "--", str(place)).out == "mine\n"

@@ -245,7 +245,7 @@ def test_doctor_speaks_of_user_namespaces(nobody: User) -> None:
     """What was found out is kept in the user's own directory, and root's is not asked."""
     findings = nobody.run("doctor", "-o", "json").json
     assert {finding["state"] for finding in findings} <= {"ok", "optional"}
-    assert "labs are made in a user namespace" in next(
+    assert "labs are created in a user namespace" in next(
         finding["detail"] for finding in findings if finding["name"] == "user"
     )
     kept = nobody.run_directory / "kubenetlab" / "doctor.json"

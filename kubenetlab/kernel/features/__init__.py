@@ -1,1 +1,1 @@
-"""What this machine can do, what it lacks, and its limits."""
+"""Detection of the machine's features, and of its limits."""

@@ -1,4 +1,4 @@
-"""What this machine can do: by trying, in a scratch namespace where that is needed."""
+"""Detection of programs, libraries and kernel features of this machine."""
 
 from __future__ import annotations
 
@@ -20,52 +20,55 @@ PACKAGES: Final[Mapping[str, str]] = {
     "newuidmap": "uidmap",
     libbpf.LIBRARY: "libbpf1",
 }
-"""Program or library → Debian's package."""
+"""Program or library → Debian package that contains it."""
 
 BRIDGE_NETFILTER = "/proc/sys/net/bridge/bridge-nf-call-iptables"
 
 
 def has_br_netfilter() -> bool:
-    """True when bridged packets can pass the IP hooks, which Services need where pods share a bridge."""
+    """Return True if bridged packets pass the IP hooks of netfilter.
+
+    Services need this where pods share a bridge.
+    """
     return os.path.exists(BRIDGE_NETFILTER)
 
 
-def try_sctp() -> None:
-    """Raises OSError where this kernel does not speak SCTP; one that has it in a module loads that now."""
+def probe_sctp() -> None:
+    """Raise OSError if this kernel does not support SCTP; load the module if it has one."""
     socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP).close()
 
 
 def has_sctp() -> bool:
-    """True when this kernel speaks SCTP."""
+    """Return True if this kernel supports SCTP."""
     try:
-        try_sctp()
+        probe_sctp()
     except OSError:
         return False
     return True
 
 
 def has_command(command: str, path: str = CONTAINER_PATH) -> bool:
-    """True when a container's command is a program of this machine."""
+    """Return True if a container's command is a program of this machine."""
     return shutil.which(command, path=path) is not None
 
 
 def no_such_command(command: str) -> str:
-    """What is said of a command that is none."""
+    """Return the error message for a container's command that does not exist, as runc words it."""
     return f'exec: "{command}": executable file not found in $PATH'
 
 
 def has_ipv6() -> bool:
-    """True when the kernel has IPv6; ipv6.disable=1 on its command line takes it away."""
+    """Return True if the kernel has IPv6; ipv6.disable=1 on its command line disables it."""
     return os.path.isdir("/proc/sys/net/ipv6")
 
 
 def install_hint(program: str) -> str:
-    """A program, and how to get it."""
+    """Return a program's name and how to install it."""
     return f"{program} (apt-get install {PACKAGES.get(program, program)})"
 
 
 def has_program(program: str) -> bool:
-    """True when a program, or the library that does the same, is here."""
+    """Return True if a program is installed, or a library that replaces it."""
     if program == libbpf.LIBRARY:
         return libbpf.has_library()
     return shutil.which(program) is not None or (

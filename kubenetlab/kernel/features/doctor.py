@@ -1,4 +1,4 @@
-"""What this machine can do, what it lacks, and how much of everything it has: findings in groups, each with what to do."""
+"""The checks of `kubenetlab doctor`: features of the machine, its permissions and its limits."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from kubenetlab.kernel.features.limits import (
 from kubenetlab.kernel.features.probing import ProbeOutcome, outcomes
 from kubenetlab.kernel.namespaces import pause
 from kubenetlab.kernel.processes import cgroups
-from kubenetlab.kernel.processes.inheritance import hindrances
+from kubenetlab.kernel.processes.inheritance import inherited_problems
 from kubenetlab.kernel.processes.limiters import REMEDY, has_groups, limiters
 from kubenetlab.kernel.processes.permissions import (
     MOUNT_ROOT,
@@ -59,7 +59,7 @@ _SHOWN_LIMITS: Final[Mapping[str, Sequence[str]]] = {
     "bridge ports": (BRIDGE_PORTS,),
     "neighbours": (NEIGHBORS,),
 }
-"""What is shown → the resources of which the scarcest stands for it."""
+"""Name of a check → resources; the check shows the scarcest of them."""
 _UNITS: Final = {
     "open files": " for each process",
     "namespaces": " of each kind",
@@ -70,7 +70,10 @@ _UNITS: Final = {
 
 
 class CheckResult(Struct, frozen=True):
-    """One thing that was looked at. `missing` means that no lab can be made, `optional` that labs lack something."""
+    """Result of one check.
+
+    State `missing`: no lab can be created. State `optional`: labs lack a feature.
+    """
 
     group: str
     name: str
@@ -79,12 +82,16 @@ class CheckResult(Struct, frozen=True):
     remedy: str = ""
 
 
-def examine(kept: Path | None = None, *, again: bool = False) -> list[CheckResult]:
-    """Everything that labs need or can use, in order. `kept` is where what was tried is written down, for this boot."""
+def examine(cache_path: Path | None = None, *, again: bool = False) -> list[CheckResult]:
+    """Check everything that labs need or can use; return the results in order of display.
+
+    cache_path: file of the probes that succeeded since the last boot.
+    again: probe all features, also those in the cache.
+    """
     permissions = list(_permissions())
-    is_allowed = all(finding.state == "ok" for finding in permissions)
+    is_allowed = all(result.state == "ok" for result in permissions)
     kernel = (
-        _kernel(outcomes(TRIALS, kept, again=again))
+        _kernel(outcomes(TRIALS, cache_path, again=again))
         if is_allowed
         else [_untried("all", "the permissions above")]
     )
@@ -111,31 +118,31 @@ def _machine() -> Iterator[CheckResult]:
     except Exception as error:
         yield CheckResult(MACHINE, "processor", "missing", str(error))
     else:
-        yield CheckResult(MACHINE, "processor", "ok", "there is a pause program for it")
-    where = nftables.LIBRARY if nftables.has_library() else shutil.which("nft") or ""
+        yield CheckResult(MACHINE, "processor", "ok", "supported by the pause program")
+    nft = nftables.LIBRARY if nftables.has_library() else shutil.which("nft") or ""
     if has_program("nft"):
-        yield CheckResult(MACHINE, "nft", "ok", f"by {where}")
+        yield CheckResult(MACHINE, "nft", "ok", f"by {nft}")
     else:
         yield CheckResult(
             MACHINE,
             "nft",
             "missing",
-            "neither library nor program (for rules)",
+            "neither library nor program is installed (loads rules)",
             "sudo apt-get install nftables",
         )
-    for program, what in (
-        ("ip", "to look around inside: exec POD -- ip addr"),
-        ("ping", "to ping by hand inside"),
+    for program, use in (
+        ("ip", "for commands such as exec POD -- ip addr"),
+        ("ping", "for commands such as exec POD -- ping ADDRESS"),
     ):
-        found = shutil.which(program)
-        if found:
-            yield CheckResult(MACHINE, program, "ok", found)
+        path = shutil.which(program)
+        if path:
+            yield CheckResult(MACHINE, program, "ok", path)
         else:
             yield CheckResult(
                 MACHINE,
                 program,
                 "optional",
-                f"missing ({what})",
+                f"missing ({use})",
                 f"sudo apt-get install {PACKAGES[program]}",
             )
 
@@ -148,58 +155,62 @@ def _permissions() -> Iterator[CheckResult]:
             PERMISSIONS,
             "user",
             "ok",
-            f"an ordinary one (uid {os.geteuid()}): labs are made in a user namespace",
+            f"ordinary user (uid {os.geteuid()}): labs are created in a user namespace",
         )
     elif missing := lacking(effective_capabilities()):
-        what = "; ".join(f"{name} is lacking, for {purpose}" for name, purpose in missing.items())
-        yield CheckResult(PERMISSIONS, "user", "missing", f"root, but {what}", remedy())
+        explanation = "; ".join(
+            f"{name} is missing (for {purpose})" for name, purpose in missing.items()
+        )
+        yield CheckResult(PERMISSIONS, "user", "missing", f"root, but {explanation}", remedy())
     else:
         yield CheckResult(
             PERMISSIONS,
             "user",
             "ok",
-            "root, with all that labs need"
+            "root, with all required capabilities"
             if is_root()
-            else "root in a user namespace, which is enough",
+            else "root in a user namespace, which is sufficient",
         )
 
 
 def _uplink() -> Iterator[CheckResult]:
-    """Whether `up --uplink` links a lab to this machine's own network."""
+    """Check whether `up --uplink` can connect a lab to this machine's network."""
     if not is_root():
         yield CheckResult(
             PERMISSIONS,
             "uplink",
             "optional",
-            "only root of the machine links a lab to its network",
+            "only root of the machine can connect a lab to its network",
             "sudo kubenetlab up --uplink",
         )
     elif has_program("ip"):
         families = (
             "IPv4 and IPv6"
             if uplink.forwards(6)
-            else "IPv4; IPv6 is not forwarded here (net.ipv6.conf.all.forwarding)"
+            else "IPv4; this machine does not forward IPv6 (net.ipv6.conf.all.forwarding)"
         )
         yield CheckResult(
             PERMISSIONS,
             "uplink",
             "ok",
-            f"up --uplink links a lab to this machine's network: {families}",
+            f"up --uplink connects a lab to this machine's network: {families}",
         )
     else:
         yield CheckResult(
             PERMISSIONS,
             "uplink",
             "optional",
-            "no up --uplink without ip",
+            "up --uplink requires the program ip",
             f"sudo apt-get install {PACKAGES['ip']}",
         )
 
 
-def _container_limits(found: Mapping[str, str]) -> CheckResult:
-    """Report what limits containers that run real commands."""
-    detail = f"memory is limited by {found[cgroups.MEMORY]}, processes {f'by {found[cgroups.PIDS]}' if found[cgroups.PIDS] else 'are not'}"
-    is_complete = has_groups(found)
+def _container_limits(by_controller: Mapping[str, str]) -> CheckResult:
+    """Report the mechanism that limits containers with real commands."""
+    pids = by_controller[cgroups.PIDS]
+    processes = f"processes by {pids}" if pids else "processes are not"
+    detail = f"memory is limited by {by_controller[cgroups.MEMORY]}, {processes}"
+    is_complete = has_groups(by_controller)
     return CheckResult(
         PERMISSIONS,
         "container limits",
@@ -209,33 +220,33 @@ def _container_limits(found: Mapping[str, str]) -> CheckResult:
     )
 
 
-def _kernel(found: Sequence[ProbeOutcome]) -> Iterator[CheckResult]:
-    first = found[0]
-    for outcome in found:
-        trial = outcome.trial
+def _kernel(probed: Sequence[ProbeOutcome]) -> Iterator[CheckResult]:
+    first = probed[0]
+    for outcome in probed:
+        probe = outcome.trial
         if not outcome.fault:
-            yield CheckResult(KERNEL, trial.name, "ok", trial.purpose)
+            yield CheckResult(KERNEL, probe.name, "ok", probe.purpose)
         elif outcome is first:
             yield CheckResult(
                 KERNEL,
-                trial.name,
+                probe.name,
                 "missing",
                 outcome.fault,
                 NAMESPACE_REMEDIES.get(outcome.fault) or remedy(),
             )
         elif first.fault:
-            yield _untried(trial.name, first.trial.name)
-        elif trial.without:
+            yield _untried(probe.name, first.trial.name)
+        elif probe.without:
             yield CheckResult(
-                KERNEL, trial.name, "optional", f"{outcome.fault}: {trial.without}", trial.advice
+                KERNEL, probe.name, "optional", f"{outcome.fault}: {probe.without}", probe.advice
             )
         else:
             yield CheckResult(
                 KERNEL,
-                trial.name,
+                probe.name,
                 "missing",
-                f"{outcome.fault} (for {trial.purpose})",
-                trial.advice,
+                f"{outcome.fault} (for {probe.purpose})",
+                probe.advice,
             )
     if has_br_netfilter():
         yield CheckResult(KERNEL, "br_netfilter", "ok", "pods can share their node's bridge")
@@ -244,19 +255,19 @@ def _kernel(found: Sequence[ProbeOutcome]) -> Iterator[CheckResult]:
             KERNEL,
             "br_netfilter",
             "optional",
-            "missing: pods will be /32, routed by their node",
-            "sudo modprobe br_netfilter (it changes the machine's own bridges too)",
+            "missing: pods get /32 addresses, routed by their node",
+            "sudo modprobe br_netfilter (this changes the machine's own bridges, too)",
         )
 
 
 def _untried(name: str, lacking: str) -> CheckResult:
-    return CheckResult(KERNEL, name, "optional", f"not known without {lacking}")
+    return CheckResult(KERNEL, name, "optional", f"unknown: it requires {lacking}")
 
 
-def _limits(found: Sequence[Limit]) -> Iterator[CheckResult]:
-    """The scarcest of each kind: what a lab would hit first."""
+def _limits(all_limits: Sequence[Limit]) -> Iterator[CheckResult]:
+    """Report the scarcest resource of each kind, which a lab would exhaust first."""
     for name, resources in _SHOWN_LIMITS.items():
-        of_kind = [limit for limit in found if limit.resource in resources]
+        of_kind = [limit for limit in all_limits if limit.resource in resources]
         if not of_kind or (name == "user namespaces" and not os.geteuid()):
             continue
         limit = min(of_kind, key=lambda limit: limit.room)
@@ -277,9 +288,9 @@ def _limits(found: Sequence[Limit]) -> Iterator[CheckResult]:
 
 
 def _inherited() -> Iterator[CheckResult]:
-    """Hard limits, scheduling policy and the like, of which a lab keeps those of the command that makes it."""
-    found = [
+    """Report hard limits, scheduling policy and other attributes that a lab inherits."""
+    results = [
         CheckResult(INHERITED, entry.name, "optional", entry.detail, entry.remedy)
-        for entry in hindrances(is_root=is_root())
+        for entry in inherited_problems(is_root=is_root())
     ]
-    yield from found or [CheckResult(INHERITED, "all of it", "ok", "nothing that harms a lab")]
+    yield from results or [CheckResult(INHERITED, "all of it", "ok", "nothing harms a lab")]

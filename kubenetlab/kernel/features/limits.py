@@ -1,9 +1,11 @@
-"""Limits: what this machine has so much of and no more, and whether a lab fits in.
+"""Limits of this machine, and the check whether a lab fits within them.
 
-The pure part compares what a lab needs with what is allowed; the other reads what is allowed, from files of the kernel alone.
-A limit that is hit in the middle of the work shows as an errno that names something else (ENOSPC for namespaces, EAGAIN for
-processes), so all are looked at before the work begins.
-Source: namespaces(7); getrlimit(2); Documentation/admin-guide/cgroup-v2.rst, sysctl/user.rst, sysctl/kernel.rst (6.12).
+A limit that is reached while a lab is created shows as a misleading errno (ENOSPC for namespaces,
+EAGAIN for processes). All limits are therefore checked beforehand. They are read from files of the
+kernel only; the comparison with a lab's needs is pure.
+
+Source: namespaces(7); getrlimit(2); Documentation/admin-guide/cgroup-v2.rst, sysctl/user.rst,
+sysctl/kernel.rst (6.12).
 """
 
 from __future__ import annotations
@@ -30,42 +32,45 @@ NAMESPACES: Final[Mapping[str, str]] = {
     "ipc": "IPC namespaces",
     "mnt": "mount namespaces",
 }
-"""The kernel's word in `user.max_…_namespaces` → what is counted."""
+"""Kind of namespace in `user.max_…_namespaces` → resource."""
 
 MAX_BRIDGE_PORTS: Final = 1023
-"""Source: net/bridge/br_private.h BR_MAX_PORTS, br_if.c find_portno() (6.12): number 0 is nobody's."""
+"""Maximum number of ports of a bridge; port number 0 is not used.
+
+Source: net/bridge/br_private.h BR_MAX_PORTS, br_if.c find_portno() (6.12)."""
 _UNLIMITED = 2**62
-"""What is larger is no limit: cgroup v1 has the largest number of pages."""
+"""Larger values count as no limit: cgroup v1 reports the largest number of pages."""
 
 
 class Limit(Struct, frozen=True):
-    """So much there is of something."""
+    """Maximum amount of a resource."""
 
     resource: str
     maximum: int
     setting: str
-    """What sets it, as one would look it up: `kernel.pid_max`."""
+    """Name of the setting that defines the limit: `kernel.pid_max`."""
     remedy: str = ""
-    """How to get more; `{enough}` stands for what would do."""
+    """How to raise the limit; `{enough}` stands for the required value."""
     used: int | None = None
-    """How much of it is taken, by everybody; None where the kernel does not tell."""
+    """Amount in use by all users of the machine; None if the kernel does not report it."""
 
     @property
     def room(self) -> int:
+        """Return the amount that is left."""
         return max(0, self.maximum - (self.used or 0))
 
 
 class Need(Struct, frozen=True):
-    """So much of something a lab takes."""
+    """Amount of a resource that a lab needs."""
 
     resource: str
     amount: int
     whose: str = ""
-    """Where one part of the lab is the reason: `cbr0 of node n1`."""
+    """Part of the lab that needs it, if it is one part: `cbr0 of node n1`."""
 
 
 class Shortfall(Struct, frozen=True):
-    """A need that is above a limit."""
+    """A need that exceeds a limit."""
 
     need: Need
     limit: Limit
@@ -74,7 +79,10 @@ class Shortfall(Struct, frozen=True):
         whose = f" ({self.need.whose})" if self.need.whose else ""
         used = f", {self.limit.used:,} of them taken" if self.limit.used else ""
         enough = self.need.amount + (self.limit.used or 0)
-        text = f"{self.limit.resource}{whose}: {self.need.amount:,} needed; {self.limit.setting} is {self.limit.maximum:,}{used}"
+        text = (
+            f"{self.limit.resource}{whose}: {self.need.amount:,} needed; "
+            f"{self.limit.setting} is {self.limit.maximum:,}{used}"
+        )
         return (
             f"{text}\n    → {self.limit.remedy.format(enough=enough)}"
             if self.limit.remedy
@@ -83,39 +91,51 @@ class Shortfall(Struct, frozen=True):
 
 
 def shortfalls(
-    needs: Iterable[Need], limits: Iterable[Limit], had: Iterable[Need] = ()
+    needs: Iterable[Need], limits: Iterable[Limit], already_had: Iterable[Need] = ()
 ) -> list[Shortfall]:
-    """Every need that is above a limit, in the order of the limits.
+    """Return every need that exceeds a limit, in the order of the limits.
 
-    `had` is what the lab has already: it is part of what is taken, where the kernel tells that.
+    already_had: amounts that the lab uses already. They are included in `used`, and subtracted
+        where the kernel reports that.
     """
-    wanted = {need.resource: need for need in needs}
-    before = {need.resource: need.amount for need in had}
-    found = []
+    needed = {need.resource: need for need in needs}
+    had_amounts = {need.resource: need.amount for need in already_had}
+    result = []
     for limit in limits:
-        need = wanted.get(limit.resource)
+        need = needed.get(limit.resource)
         if need is not None and limit.used is not None:
-            need = structs.replace(need, amount=need.amount - before.get(need.resource, 0))
+            need = structs.replace(need, amount=need.amount - had_amounts.get(need.resource, 0))
         if need is not None and need.amount > limit.room:
-            found.append(Shortfall(need, limit))
-    return found
+            result.append(Shortfall(need, limit))
+    return result
 
 
 def require_room(
-    lab: str, what: str, needs: Iterable[Need], limits: Iterable[Limit], had: Iterable[Need] = ()
+    lab: str,
+    size: str,
+    needs: Iterable[Need],
+    limits: Iterable[Limit],
+    already_had: Iterable[Need] = (),
 ) -> None:
-    """Raises RequirementError, naming everything that a lab needs more of than there is. `what` says how large it is."""
-    found = shortfalls(needs, limits, had)
-    if found:
-        lines = "".join(f"\n  {shortfall}" for shortfall in found)
+    """Raise RequirementError with every need of a lab that exceeds a limit.
+
+    size: description of the lab's size for the message.
+    """
+    missing = shortfalls(needs, limits, already_had)
+    if missing:
+        lines = "".join(f"\n  {shortfall}" for shortfall in missing)
         raise RequirementError(
-            f"lab {lab} does not fit on this machine: {what}{lines}\n  nothing was changed; see kubenetlab doctor"
+            f"lab {lab} does not fit on this machine: {size}{lines}\n"
+            "  nothing was changed; see kubenetlab doctor"
         )
 
 
-def measured_anew(limits: Iterable[Limit], now: Iterable[Limit]) -> list[Limit]:
-    """Limits with what is taken now. Their maxima stay: inside a lab's own namespaces some of them look like none."""
-    used = {(limit.resource, limit.setting): limit.used for limit in now}
+def measured_anew(limits: Iterable[Limit], current: Iterable[Limit]) -> list[Limit]:
+    """Return the limits with the current use.
+
+    The maxima are kept, because some of them cannot be seen in a lab's own namespaces.
+    """
+    used = {(limit.resource, limit.setting): limit.used for limit in current}
     return [
         structs.replace(limit, used=used.get((limit.resource, limit.setting), limit.used))
         for limit in limits
@@ -123,40 +143,52 @@ def measured_anew(limits: Iterable[Limit], now: Iterable[Limit]) -> list[Limit]:
 
 
 def read(proc: str = "/proc", cgroups: str = "/sys/fs/cgroup") -> list[Limit]:
-    """The limits for who asks, here and now. `proc` and `cgroups` are where those are mounted."""
-    return [limit for limit in _all(Path(proc), Path(cgroups)) if limit.maximum < _UNLIMITED]
+    """Return the limits that apply to this process.
+
+    proc, cgroups: mount points.
+    """
+    return [limit for limit in _read_all(Path(proc), Path(cgroups)) if limit.maximum < _UNLIMITED]
 
 
-def _all(proc: Path, cgroups: Path) -> Iterator[Limit]:
+def _read_all(proc: Path, cgroups: Path) -> Iterator[Limit]:
     kernel = proc / "sys" / "kernel"
-    tasks = _tasks(proc)
-    yield from _setting(PROCESSES, kernel / "pid_max", "kernel.pid_max", tasks)
-    yield from _setting(PROCESSES, kernel / "threads-max", "kernel.threads-max", tasks)
-    if os.geteuid() or not is_first_user_namespace(proc):  # root of the machine is above it
+    tasks = _task_count(proc)
+    yield from _sysctl_limit(PROCESSES, kernel / "pid_max", "kernel.pid_max", tasks)
+    yield from _sysctl_limit(PROCESSES, kernel / "threads-max", "kernel.threads-max", tasks)
+    if os.geteuid() or not is_first_user_namespace(proc):  # root of the machine is exempt
         _, hard = resource.getrlimit(resource.RLIMIT_NPROC)  # a lab raises its soft limits
         if hard != resource.RLIM_INFINITY:
-            remedy = "as root: ulimit -Hu {enough}, or nproc in /etc/security/limits.conf (LimitNPROC= of a systemd unit)"
+            remedy = (
+                "as root: ulimit -Hu {enough}, or nproc in /etc/security/limits.conf "
+                "(LimitNPROC= of a systemd unit)"
+            )
             yield Limit(
                 PROCESSES, hard, "this user's hard RLIMIT_NPROC", remedy, _own_processes(proc)
             )
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY:
-        remedy = "as root: ulimit -Hn {enough}, or nofile in /etc/security/limits.conf (LimitNOFILE= of a systemd unit)"
+        remedy = (
+            "as root: ulimit -Hn {enough}, or nofile in /etc/security/limits.conf "
+            "(LimitNOFILE= of a systemd unit)"
+        )
         yield Limit(FILES, hard, "the hard RLIMIT_NOFILE", remedy)
     space, _ = resource.getrlimit(resource.RLIMIT_AS)
     if space != resource.RLIM_INFINITY:
         yield Limit(ADDRESS_SPACE, space >> 20, "RLIMIT_AS (ulimit -v)", "ulimit -v unlimited")
     for word, counted in NAMESPACES.items():
-        yield from _setting(
+        yield from _sysctl_limit(
             counted, proc / "sys" / "user" / f"max_{word}_namespaces", f"user.max_{word}_namespaces"
         )
-    yield from _setting(
+    yield from _sysctl_limit(
         NEIGHBORS,
         proc / "sys/net/ipv4/neigh/default/gc_thresh3",
         "net.ipv4.neigh.default.gc_thresh3",
     )
     yield Limit(
-        BRIDGE_PORTS, MAX_BRIDGE_PORTS, "the kernel's bridge", "more nodes, or fewer pods on each"
+        BRIDGE_PORTS,
+        MAX_BRIDGE_PORTS,
+        "the kernel's bridge",
+        "use more nodes or fewer pods per node",
     )
     total, available = _memory(proc)
     if total:
@@ -164,27 +196,27 @@ def _all(proc: Path, cgroups: Path) -> Iterator[Limit]:
             MEMORY,
             total,
             "this machine's memory",
-            "fewer pods, or a machine with more memory",
+            "use fewer pods, or a machine with more memory",
             total - available,
         )
-    yield from _of_cgroups(proc, cgroups)
+    yield from _cgroup_limits(proc, cgroups)
 
 
-def _setting(counted: str, path: Path, name: str, used: int | None = None) -> Iterator[Limit]:
+def _sysctl_limit(counted: str, path: Path, name: str, used: int | None = None) -> Iterator[Limit]:
     value = _number(path)
     if value is not None:
         yield Limit(counted, value, name, f"sudo sysctl -w {name}={{enough}}", used)
 
 
-def _of_cgroups(proc: Path, cgroups: Path) -> Iterator[Limit]:
-    """The tightest of the cgroups that this process is in, from its own up to the root."""
+def _cgroup_limits(proc: Path, cgroups: Path) -> Iterator[Limit]:
+    """Yield the tightest limits among this process's cgroup and its ancestors."""
     for controller, directories in _cgroup_directories(proc, cgroups):
         pids = [
             Limit(
                 PROCESSES,
                 maximum,
                 f"pids.max of {directory}",
-                "a higher one: TasksMax= of a systemd unit, docker run --pids-limit {enough}",
+                "raise it: TasksMax= of a systemd unit, docker run --pids-limit {enough}",
                 _number(directory / "pids.current"),
             )
             for directory in directories
@@ -195,15 +227,15 @@ def _of_cgroups(proc: Path, cgroups: Path) -> Iterator[Limit]:
             limit
             for directory in directories
             if controller in ("", "memory")
-            for limit in _memory_of(directory)
+            for limit in _cgroup_memory_limits(directory)
         ]
         for limits in (pids, memory):
-            if found := [limit for limit in limits if limit.maximum < _UNLIMITED]:
-                yield min(found, key=lambda limit: limit.room)
+            if finite := [limit for limit in limits if limit.maximum < _UNLIMITED]:
+                yield min(finite, key=lambda limit: limit.room)
 
 
-def _memory_of(directory: Path) -> Iterator[Limit]:
-    """A cgroup's limit of memory, in either version's files. What files have in the cache is no hindrance."""
+def _cgroup_memory_limits(directory: Path) -> Iterator[Limit]:
+    """Yield a cgroup's memory limit, v1 or v2; inactive page cache does not count as used."""
     for maximum_file, used_file, cache in (
         ("memory.max", "memory.current", "inactive_file"),
         ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -218,7 +250,7 @@ def _memory_of(directory: Path) -> Iterator[Limit]:
                 ),
                 0,
             )
-            remedy = "a higher one: MemoryMax= of a systemd unit, docker run --memory {enough}m"
+            remedy = "raise it: MemoryMax= of a systemd unit, docker run --memory {enough}m"
             yield Limit(
                 MEMORY,
                 maximum >> 20,
@@ -229,30 +261,33 @@ def _memory_of(directory: Path) -> Iterator[Limit]:
 
 
 def _cgroup_directories(proc: Path, cgroups: Path) -> Iterator[tuple[str, Sequence[Path]]]:
-    """(controller, directories from our cgroup up to the root); the controller is empty for version 2, which has all in one."""
+    """Yield each controller and the directories from this process's cgroup up to the root.
+
+    The controller is empty for cgroup v2, where one hierarchy has all of them.
+    """
     for line in _lines(proc / "self" / "cgroup"):
         _, controllers, path = line.split(":", 2)
         if controllers and not {"pids", "memory"} & set(controllers.split(",")):
             continue
         mounts = [cgroups / controllers] if controllers else [cgroups, cgroups / "unified"]
         for root in mounts:
-            here = Path(os.path.normpath(f"{root}/{path}"))
-            above = [
+            own = Path(os.path.normpath(f"{root}/{path}"))
+            ancestors = [
                 directory
-                for directory in (here, *here.parents)
+                for directory in (own, *own.parents)
                 if directory == root or root in directory.parents
             ]
-            yield controllers, [directory for directory in above if directory.is_dir()]
+            yield controllers, [directory for directory in ancestors if directory.is_dir()]
 
 
-def _tasks(proc: Path) -> int | None:
-    """How many threads the machine has: the second half of `2/162` in /proc/loadavg."""
+def _task_count(proc: Path) -> int | None:
+    """Return the machine's number of threads: the second half of `2/162` in /proc/loadavg."""
     fields = " ".join(_lines(proc / "loadavg")).split()
     return int(fields[3].partition("/")[2]) if len(fields) > 3 else None
 
 
 def _own_processes(proc: Path) -> int:
-    """How many processes this user has."""
+    """Return the number of this user's processes."""
     count = 0
     for entry in os.scandir(proc):
         try:
@@ -263,16 +298,16 @@ def _own_processes(proc: Path) -> int:
 
 
 def _memory(proc: Path) -> tuple[int, int]:
-    """(all, available) in MB."""
-    found = {
+    """Return total and available memory in MB."""
+    values = {
         name: int(rest.split()[0]) >> 10
         for name, _, rest in (line.partition(":") for line in _lines(proc / "meminfo"))
     }
-    return found.get("MemTotal", 0), found.get("MemAvailable", 0)
+    return values.get("MemTotal", 0), values.get("MemAvailable", 0)
 
 
 def _number(path: Path) -> int | None:
-    """A file that holds a number; None when there is no such file, or it says `max`."""
+    """Return the number in a file; None if the file does not exist or contains `max`."""
     text = "".join(_lines(path)).strip()
     return int(text) if text.isdigit() else None
 

@@ -1,7 +1,8 @@
-"""Finding out by trying: each trial in a process of its own, and what worked is kept.
+"""Execution of feature probes, and a cache of those that succeeded.
 
-What worked once works until the next boot, so it is kept, for whoever asks with the same rights. What failed is tried again each time:
-perhaps somebody has mended it.
+Each probe runs in its own process. A feature that worked will work until the next boot for every
+caller with the same privileges, so it is cached. A probe that failed is run again each time,
+because the cause may have been removed.
 """
 
 from __future__ import annotations
@@ -21,99 +22,109 @@ from kubenetlab.kernel.processes.permissions import effective_capabilities, is_r
 
 
 class FeatureProbe(NamedTuple):
-    """One thing to be tried."""
+    """A feature, and a function that uses it."""
 
     name: str
-    """As a mode names it in its needs."""
-    try_it: Callable[[], None]
-    """Raises when it does not work. Called in a process of its own, which ends then."""
+    """Name of the feature in the `needs` of modes."""
+    run: Callable[[], None]
+    """Function that raises an exception if the feature does not work.
+
+    It is called in a process of its own, which ends afterwards."""
     purpose: str
     remedy: str = ""
     without: str = ""
-    """How a lab does without it; nothing where it cannot."""
+    """Effect on labs if the feature is missing; empty if labs cannot do without."""
     programs: tuple[str, ...] = ()
-    """Programs and libraries that it needs, keys of `features.PACKAGES`."""
-    is_kept: bool = True
-    """False where files of the machine decide, which change without a reboot: it is tried each time."""
+    """Required programs and libraries, keys of `detection.PACKAGES`."""
+    is_cached: bool = True
+    """False if the result depends on files that can change without a reboot."""
 
     @property
     def advice(self) -> str:
-        """The packages to install, if any of the programs is missing, and the remedy."""
+        """Return how to install missing programs, and the remedy."""
         packages = [PACKAGES[program] for program in self.programs if not has_program(program)]
         install = [f"sudo apt-get install {' '.join(packages)}"] if packages else []
         return "; ".join([*install, self.remedy])
 
 
 class ProbeOutcome(Struct, frozen=True):
-    """How one trial ended; `fault` is empty when it worked."""
+    """Result of one probe; `fault` is empty if the feature works."""
 
     trial: FeatureProbe
     fault: str = ""
 
 
 class _Record(Struct):
-    """What is kept: who found what out, and when."""
+    """Content of the cache: who probed, and the features that worked."""
 
     asker: str
     worked: list[str]
 
 
 def outcomes(
-    trials: Sequence[FeatureProbe], kept: Path | None = None, *, again: bool = False
+    probes: Sequence[FeatureProbe], cache_path: Path | None = None, *, again: bool = False
 ) -> list[ProbeOutcome]:
-    """How trials end, in order. `kept` is the file with what worked before, which is left aside with `again`."""
-    before = set() if again or kept is None else _load(kept)
-    known = before & {trial.name for trial in trials if trial.is_kept}
-    found = [
-        ProbeOutcome(trial, "" if trial.name in known else _in_child(trial.try_it))
-        for trial in trials
+    """Run probes and return their results in order.
+
+    cache_path: file of the probes that succeeded before.
+    again: ignore the cache.
+    """
+    cached = set() if again or cache_path is None else _load(cache_path)
+    known = cached & {probe.name for probe in probes if probe.is_cached}
+    result = [
+        ProbeOutcome(probe, "" if probe.name in known else _run_in_child(probe.run))
+        for probe in probes
     ]
-    worked = [outcome.trial.name for outcome in found if not outcome.fault]
-    if kept is not None and (again or set(worked) != before):
-        _save(kept, worked)
-    return found
+    worked = [outcome.trial.name for outcome in result if not outcome.fault]
+    if cache_path is not None and (again or set(worked) != cached):
+        _save(cache_path, worked)
+    return result
 
 
-def _asker() -> str:
-    """This boot, this package, and what whoever asks may do: another answer may hold for others."""
+def _current_asker() -> str:
+    """Identify this boot, the package's version and the caller's privileges.
+
+    Cached results are valid only for the same caller.
+    """
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{boot} {__version__} {os.geteuid()} {effective_capabilities():x} {os.readlink('/proc/self/ns/user')}"
+    user_namespace = os.readlink("/proc/self/ns/user")
+    return f"{boot} {__version__} {os.geteuid()} {effective_capabilities():x} {user_namespace}"
 
 
-def _load(kept: Path) -> set[str]:
+def _load(cache_path: Path) -> set[str]:
     try:
-        record = msgspec.json.decode(kept.read_bytes(), type=_Record)
-        return set(record.worked) if record.asker == _asker() else set()
+        record = msgspec.json.decode(cache_path.read_bytes(), type=_Record)
+        return set(record.worked) if record.asker == _current_asker() else set()
     except (OSError, msgspec.MsgspecError):
         return set()
 
 
-def _save(kept: Path, worked: Sequence[str]) -> None:
-    """By rename; where it cannot be written, it is found out anew the next time."""
+def _save(cache_path: Path, worked: Sequence[str]) -> None:
+    """Replace the cache; do nothing if it cannot be written."""
     try:
         with default_umask():
-            kept.parent.mkdir(mode=0o755 if is_root() else 0o700, parents=True, exist_ok=True)
-            fresh = kept.with_suffix(f".{os.getpid()}")
-            fresh.write_bytes(msgspec.json.encode(_Record(_asker(), list(worked))))
-            fresh.replace(kept)
+            cache_path.parent.mkdir(mode=0o755 if is_root() else 0o700, parents=True, exist_ok=True)
+            temporary = cache_path.with_suffix(f".{os.getpid()}")
+            temporary.write_bytes(msgspec.json.encode(_Record(_current_asker(), list(worked))))
+            temporary.replace(cache_path)
     except OSError:
         pass
 
 
-def _in_child(try_it: Callable[[], None]) -> str:
-    """Tries something in a process of its own; what went wrong, or nothing."""
+def _run_in_child(probe: Callable[[], None]) -> str:
+    """Run a probe in a child process; return its error message, or an empty string."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            try_it()
+            probe()
             os._exit(0)
         except BaseException as error:
             os.write(writing, f"{getattr(error, 'strerror', None) or error}".encode()[:500])
         finally:
             os._exit(1)
     os.close(writing)
-    said = os.read(reading, 500).decode()
+    message = os.read(reading, 500).decode()
     os.close(reading)
     _, status = os.waitpid(child, 0)
-    return said or ("" if status == 0 else f"ended with status {status}")
+    return message or ("" if status == 0 else f"the probe exited with status {status}")

@@ -1,1 +1,1 @@
-"""Processes: their identity, limits, privileges, and what they inherit."""
+"""Processes of a lab: identity, inherited attributes, privileges and resource limits."""

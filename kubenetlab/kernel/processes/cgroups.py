@@ -1,12 +1,14 @@
-"""Control groups of a lab: one for each container that runs a real command, with limits of memory and processes.
+"""Cgroups of a lab: one for each container with a real command, to limit memory and processes.
 
-They are made below the cgroup that the lab runs in, or where version 2 allows no groups with controllers there, below the
-nearest ancestor whose children have them. Processes that are not the lab's are never moved, and no controller is enabled in
-a group that the lab has not made, except in the root of a hierarchy.
+They are created below the cgroup in which the lab runs. Where version 2 allows no cgroups with
+controllers there, they are created below the nearest ancestor whose children have controllers.
+Processes of others are never moved, and controllers are enabled only in cgroups of the lab and in
+the root of a hierarchy.
 
     <parent>/kubenetlab-<lab>-<token>/<container>     version 2, and each hierarchy of version 1
 
-Source: cgroups(7); proc_pid_mountinfo(5); Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/{memory,pids}.rst (6.12).
+Source: cgroups(7); proc_pid_mountinfo(5); Documentation/admin-guide/cgroup-v2.rst and
+cgroup-v1/{memory,pids}.rst (6.12).
 """
 
 from __future__ import annotations
@@ -26,53 +28,55 @@ MEMORY, PIDS = "memory", "pids"
 CONTROLLERS: Final = (MEMORY, PIDS)
 PREFIX: Final = "kubenetlab-"
 REMOVAL_TIMEOUT_S = 2.0
-"""Time allowed for killed processes to leave a group that is removed, in seconds."""
-_PAUSE_S = 0.005
+"""Time allowed for killed processes to leave a cgroup that is removed, in seconds."""
+_POLL_INTERVAL_S = 0.005
 
 
 class Hierarchy(Struct, frozen=True):
-    """A mounted hierarchy, and this process's group in it."""
+    """A mounted hierarchy, and the cgroup of this process in it."""
 
     version: int
     controllers: tuple[str, ...]
-    """Of version 1 only: version 2 says it in a file of each group."""
+    """Controllers of a version 1 hierarchy; empty for version 2, where each cgroup has a file of
+    them."""
     root: Path
     """Mount point."""
     own: Path
-    """Directory of the group that this process is in."""
+    """Directory of the cgroup that this process is in."""
 
 
 class Parent(Struct, frozen=True):
-    """A group below which the lab can make its own."""
+    """A cgroup below which the lab can create its own."""
 
     version: int
     directory: Path
     controllers: tuple[str, ...]
-    """Those of CONTROLLERS that its children get."""
+    """Those of CONTROLLERS that its children have."""
 
 
 class Limits(Struct, frozen=True):
     """Limits of one container."""
 
     memory: int = 0
-    """In bytes, swap included; 0: none."""
+    """Memory and swap in bytes; 0: no limit."""
     pids: int = 0
     """Number of processes and threads; 0: no limit."""
 
 
 def hierarchies(cgroup: str, mountinfo: str) -> Iterator[Hierarchy]:
-    """Yield the hierarchies with controllers that matter here, from the texts of /proc/self/{cgroup,mountinfo}.
+    """Yield the hierarchies with relevant controllers from /proc/self/cgroup and mountinfo.
 
-    A hierarchy is left out where this process's group is not below its mount: in a container that shows another part of it.
+    A hierarchy is left out if its mount does not contain this process's cgroup, as in a container
+    that sees another part of the hierarchy.
     """
     own: dict[str, str] = {}
     for line in cgroup.splitlines():
-        _, of_line, path = line.split(":", 2)
-        own.update(dict.fromkeys(of_line.split(","), path))
+        _, controllers, path = line.split(":", 2)
+        own.update(dict.fromkeys(controllers.split(","), path))
     seen: set[tuple[str, ...]] = set()
     for line in mountinfo.splitlines():
-        before, _, after = line.partition(" - ")
-        fields, (kind, _, options) = before.split(), after.split(" ", 2)
+        mount_fields, _, fs_fields = line.partition(" - ")
+        fields, (kind, _, options) = mount_fields.split(), fs_fields.split(" ", 2)
         names = tuple(
             name for name in CONTROLLERS if kind == "cgroup" and name in options.split(",")
         )
@@ -86,10 +90,10 @@ def hierarchies(cgroup: str, mountinfo: str) -> Iterator[Hierarchy]:
         yield Hierarchy(1 if names else 2, names, mount, mount / group.relative_to(root))
 
 
-def parents(found: Iterable[Hierarchy]) -> list[Parent]:
-    """Return where groups can be made, each controller once; nothing is written to find out."""
+def parents(mounted: Iterable[Hierarchy]) -> list[Parent]:
+    """Return where cgroups can be created, each controller once, without writing anything."""
     chosen: list[Parent] = []
-    for hierarchy in found:
+    for hierarchy in mounted:
         parent = _parent_v2(hierarchy) if hierarchy.version == 2 else _parent_v1(hierarchy)
         if parent is not None and not any(
             set(parent.controllers) & set(other.controllers) for other in chosen
@@ -99,7 +103,7 @@ def parents(found: Iterable[Hierarchy]) -> list[Parent]:
 
 
 def read_parents(proc: Path = Path("/proc")) -> list[Parent]:
-    """Return where this process can make groups."""
+    """Return where this process can create cgroups."""
     try:
         texts = (proc / "self/cgroup").read_text(), (proc / "self/mountinfo").read_text()
     except OSError:
@@ -108,7 +112,7 @@ def read_parents(proc: Path = Path("/proc")) -> list[Parent]:
 
 
 class ContainerGroup:
-    """The groups of one container, one in each hierarchy that is used."""
+    """Cgroups of one container, one in each hierarchy that is used."""
 
     def __init__(self, members: Sequence[tuple[Parent, Path]], limits: Limits) -> None:
         self._members = members
@@ -116,12 +120,12 @@ class ContainerGroup:
 
     @property
     def entries(self) -> list[str]:
-        """Files that a process writes 0 to in order to enter."""
+        """Return the files to which a process writes 0 to enter the cgroups."""
         return [str(directory / "cgroup.procs") for _, directory in self._members]
 
     @property
     def enforced(self) -> tuple[str, ...]:
-        """The controllers that limit this container."""
+        """Return the controllers that limit this container."""
         return tuple(
             name
             for parent, _ in self._members
@@ -130,7 +134,7 @@ class ContainerGroup:
         )
 
     def oom_kills(self) -> int:
-        """Return how many processes the kernel has killed for the memory limit."""
+        """Return the number of processes that were killed because of the memory limit."""
         kills = 0
         for parent, directory in self._members:
             if MEMORY in parent.controllers:
@@ -145,30 +149,36 @@ class ContainerGroup:
         return kills
 
     def remove(self) -> bool:
-        """Kill what is left of the container and remove its groups; return False while a process has not left them yet."""
-        removed = [
-            _remove(directory) for _, directory in self._members
-        ]  # each, also behind one that is in use
+        """Kill the container's remaining processes and remove its cgroups.
+
+        Return False while a process has not left them yet.
+        """
+        # Try to remove each, even if one is still in use.
+        removed = [_remove(directory) for _, directory in self._members]
         return all(removed)
 
 
 class LabGroups:
-    """The groups of one lab. The first container that needs one has the lab's own made."""
+    """Cgroups of one lab; created for the first container that needs one."""
 
     def __init__(
-        self, name: str, found: Sequence[Parent], record: Callable[[Sequence[str]], None]
+        self, name: str, parent_groups: Sequence[Parent], record: Callable[[Sequence[str]], None]
     ) -> None:
-        """Prepare groups `name` below each parent.
+        """Prepare cgroups `name` below each parent.
 
-        record: called with the directories before they are made, so that they can be removed should this process be killed.
+        record: called with the directories before they are created, so that they can be removed
+            even if this process is killed.
         """
-        self._tops = [(parent, parent.directory / name) for parent in found]
+        self._tops = [(parent, parent.directory / name) for parent in parent_groups]
         self._record = record
         self._is_made = False
         self._leaving: list[ContainerGroup] = []
 
     def make(self, name: str, limits: Limits) -> ContainerGroup:
-        """Make a container's groups in the hierarchies that have something to limit. Raises OSError, having made none."""
+        """Create a container's cgroups in the hierarchies that have something to limit.
+
+        Raises OSError after removing what was created.
+        """
         self._leaving = [group for group in self._leaving if not group.remove()]
         self._make_tops()
         used = [
@@ -187,7 +197,7 @@ class LabGroups:
         return group
 
     def discard(self, group: ContainerGroup) -> None:
-        """Remove a container's groups, at once or when its last process has ended."""
+        """Remove a container's cgroups, now or when its last process has exited."""
         if not group.remove():
             self._leaving.append(group)
 
@@ -198,7 +208,7 @@ class LabGroups:
         for parent, top in self._tops:
             if parent.version == 2 and (
                 missing := set(parent.controllers)
-                - set(_words(parent.directory / "cgroup.subtree_control"))
+                - set(_read_words(parent.directory / "cgroup.subtree_control"))
             ):
                 _write(
                     parent.directory / "cgroup.subtree_control",
@@ -214,20 +224,23 @@ class LabGroups:
 
 
 def enter(entries: Iterable[str]) -> None:
-    """Move this process into a container's groups. Raises OSError."""
+    """Move this process into a container's cgroups. Raises OSError."""
     for entry in entries:
         _write(Path(entry), "0")
 
 
 def remove_all(tops: Iterable[str]) -> list[str]:
-    """Remove the groups of a lab whose processes are dead; return those that could not be removed in time."""
+    """Remove the cgroups of a lab whose processes are dead; return those that remain.
+
+    The limit for all of them is REMOVAL_TIMEOUT_S.
+    """
     deadline = time.monotonic() + REMOVAL_TIMEOUT_S
-    left = []
+    remaining = []
     for top in (Path(text) for text in tops if Path(text).name.startswith(PREFIX)):
         while not (is_gone := _remove_tree(top)) and time.monotonic() < deadline:
-            time.sleep(_PAUSE_S)
-        left += [] if is_gone else [str(top)]
-    return left
+            time.sleep(_POLL_INTERVAL_S)
+        remaining += [] if is_gone else [str(top)]
+    return remaining
 
 
 def _remove_tree(top: Path) -> bool:
@@ -245,18 +258,21 @@ def _parent_v1(hierarchy: Hierarchy) -> Parent | None:
 
 
 def _parent_v2(hierarchy: Hierarchy) -> Parent | None:
-    """Return the nearest group whose children can have a controller, from this process's own to the mount's."""
+    """Return the nearest cgroup whose children have a controller, upwards from this process's."""
     for directory in (hierarchy.own, *hierarchy.own.parents):
         if os.access(directory, os.W_OK | os.X_OK) and os.access(
             directory / "cgroup.procs", os.W_OK
         ):
-            # A group with processes cannot enable controllers, and this process is below each of these; the root is exempt.
+            # A cgroup with processes cannot enable controllers, and each of these has this
+            # process in it or in its children; the root is exempt.
             is_root = not (directory / "cgroup.type").exists()
-            given = set(
-                _words(directory / ("cgroup.controllers" if is_root else "cgroup.subtree_control"))
+            available = set(
+                _read_words(
+                    directory / ("cgroup.controllers" if is_root else "cgroup.subtree_control")
+                )
             )
-            if found := tuple(name for name in CONTROLLERS if name in given):
-                return Parent(2, directory, found)
+            if controllers := tuple(name for name in CONTROLLERS if name in available):
+                return Parent(2, directory, controllers)
         if directory == hierarchy.root:
             break
     return None
@@ -266,21 +282,19 @@ def _limit(parent: Parent, directory: Path, limits: Limits) -> None:
     if limits.memory and MEMORY in parent.controllers:
         if parent.version == 2:
             _write(directory / "memory.max", str(limits.memory))
-            _write_if_there(directory / "memory.swap.max", "0")
-            _write_if_there(
-                directory / "memory.oom.group", "1"
-            )  # all of the container, as the kubelet has it since 1.28
+            _write_if_exists(directory / "memory.swap.max", "0")
+            # Kill the whole container at once, as the kubelet does since 1.28.
+            _write_if_exists(directory / "memory.oom.group", "1")
         else:
             _write(directory / "memory.limit_in_bytes", str(limits.memory))
-            _write_if_there(
-                directory / "memory.memsw.limit_in_bytes", str(limits.memory)
-            )  # memory and swap together
+            # Memory and swap together.
+            _write_if_exists(directory / "memory.memsw.limit_in_bytes", str(limits.memory))
     if limits.pids and PIDS in parent.controllers:
         _write(directory / "pids.max", str(limits.pids))
 
 
 def _remove(directory: Path) -> bool:
-    """Kill the processes of a group, and remove it; return False when it is still in use."""
+    """Kill the processes of a cgroup and remove it; return False if it is still in use."""
     try:
         directory.rmdir()
     except FileNotFoundError:
@@ -288,7 +302,7 @@ def _remove(directory: Path) -> bool:
     except OSError as error:
         if error.errno != errno.EBUSY:
             return False
-        for pid in _words(directory / "cgroup.procs"):
+        for pid in _read_words(directory / "cgroup.procs"):
             if int(pid) > 0:  # 0: a process of another PID namespace
                 with suppress(ProcessLookupError, PermissionError):
                     os.kill(int(pid), signal.SIGKILL)
@@ -296,7 +310,7 @@ def _remove(directory: Path) -> bool:
     return True
 
 
-def _write_if_there(path: Path, text: str) -> None:
+def _write_if_exists(path: Path, text: str) -> None:
     if path.exists():
         _write(path, text)
 
@@ -316,12 +330,12 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _words(path: Path) -> list[str]:
+def _read_words(path: Path) -> list[str]:
     return _read(path).split()
 
 
 def _unescaped(field: str) -> str:
-    """Return a path of mountinfo with blanks, tabs and the like as they are."""
+    """Decode the octal escapes of a path in mountinfo."""
     for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
         field = field.replace(code, character)
     return field

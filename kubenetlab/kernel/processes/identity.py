@@ -1,7 +1,7 @@
-"""Processes identified by more than their number: the kernel gives a pid to another process once the former one is reaped.
+"""Identity of processes beyond the pid, which the kernel reuses after a process is reaped.
 
-A pid names a process reliably only as long as its parent has not reaped it. Everything else needs a pidfd, or the pid together
-with the start time: one process has both of them.
+A pid reliably identifies a process only until its parent reaps it. After that a pidfd is needed, or
+the pid together with the start time, which no two processes share.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from kubenetlab.kernel.syscalls import inside_network
 
 _START_TIME_FIELD = 22
 _STAT_BYTES = 1024
-"""More than the fields up to the start time take; `comm` has 64 bytes at most."""
+"""More than the fields up to the start time need; `comm` has at most 64 bytes."""
 
 
 class ProcessId(NamedTuple):
-    """A process as one process of the lab names it to another: two numbers, which can be sent as JSON."""
+    """Identity of a process: two numbers, which can be sent to other processes as JSON."""
 
     pid: int
     start: int
@@ -28,17 +28,20 @@ class ProcessId(NamedTuple):
 
     @classmethod
     def of(cls, pid: int) -> ProcessId:
-        """Identify the process that has a pid now. Raises ProcessLookupError when there is none."""
+        """Identify the process that has a pid now. Raises ProcessLookupError if there is none."""
         return cls(pid, start_time(pid))
 
 
 def start_time(pid: int | str, proc: int | None = None) -> int:
     """Return the start time of a process, in clock ticks after boot.
 
-    pid:  a number, or `self`.
+    pid: a number, or `self`.
     proc: descriptor of the /proc in which the pid is looked up; default: /proc.
-    Raises ProcessLookupError when there is no such process. A zombie still has a start time.
-    Source: proc_pid_stat(5), field 22; `comm`, in parentheses, may itself contain spaces and parentheses.
+
+    Raises ProcessLookupError if there is no such process. A zombie still has a start time.
+
+    Source: proc_pid_stat(5), field 22; `comm`, in parentheses, may itself contain spaces and
+    parentheses.
     """
     try:
         fd = os.open(
@@ -56,16 +59,17 @@ def start_time(pid: int | str, proc: int | None = None) -> int:
 
 
 def open_process(process: ProcessId) -> int:
-    """Open a pidfd of a process, which the caller closes.
+    """Return a pidfd of a process, which the caller closes.
 
-    Raises ProcessLookupError when the process has been reaped, also when its pid is another process's by now. The start time is
-    read after the pidfd is open: the process that has the expected one then has had the pid all the time.
+    Raises ProcessLookupError if the process has been reaped, even if its pid belongs to another
+    process now. The start time is read after the pidfd is open: if it is the expected one, the
+    pidfd cannot refer to another process.
     """
     pidfd = os.pidfd_open(process.pid)
     try:
         if start_time(process.pid) != process.start:
             raise ProcessLookupError(
-                f"process {process.pid} has ended, and its pid is in use again"
+                f"process {process.pid} has exited, and its pid belongs to another process"
             )
     except BaseException:
         os.close(pidfd)
@@ -74,14 +78,14 @@ def open_process(process: ProcessId) -> int:
 
 
 def has_exited(pidfd: int) -> bool:
-    """Return True when a process has exited, reaped or not."""
+    """Return True if a process has exited, reaped or not."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(0))
 
 
 def send_signal(pidfd: int, number: signal.Signals) -> None:
-    """Send a signal to a process; success when it has been reaped already."""
+    """Send a signal to a process; succeed if it has been reaped already."""
     try:
         signal.pidfd_send_signal(pidfd, number)
     except ProcessLookupError:
@@ -97,32 +101,33 @@ def reap(pidfd: int) -> bool:
 
 
 class Process:
-    """A process that is held by a pidfd: its network can be entered as long as it lives, and no other process's in its place."""
+    """A process and its pidfd, which prevents another process from being taken for it."""
 
     def __init__(self, process: ProcessId) -> None:
-        """Raises ProcessLookupError when it has exited."""
+        """Open the process. Raises ProcessLookupError if it has been reaped."""
         self.id = process
         self.pidfd = open_process(process)
         """-1 once it is closed."""
 
     def network(self, home: int) -> AbstractContextManager[None]:
-        """Stand in the process's network namespace for the length of a block, then in `home` again.
+        """Return a context in which this thread is in the process's network namespace.
 
-        Entering the block raises ProcessLookupError when the process has exited, or is exiting.
+        home: descriptor of the namespace to return to. Entering the context raises
+            ProcessLookupError if the process has exited or is exiting.
         """
         if self.pidfd < 0:
             raise ProcessLookupError(f"process {self.id.pid} has exited")
         return inside_network(self.pidfd, home, is_kept=True)
 
     def close(self) -> None:
-        """Close the pidfd; success when it is closed already."""
+        """Close the pidfd; succeed if it is closed already."""
         if self.pidfd >= 0:
             os.close(self.pidfd)
             self.pidfd = -1
 
 
 def end_group(pid: int) -> None:
-    """Kill what is left of a process group; success when nothing is."""
+    """Kill the remaining processes of a process group; succeed if there are none."""
     try:
         os.killpg(pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):

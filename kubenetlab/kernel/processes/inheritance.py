@@ -1,11 +1,13 @@
-"""The attributes that a process inherits from its caller, and how the processes of a lab get rid of them.
+"""Attributes that a process inherits from its caller, and how processes of a lab reset them.
 
-A lab outlives the command that makes it, and containers run programs that the caller does not control. Neither may keep a lock, a
-pipe or a directory of the caller open, or behave differently because the caller ignores a signal.
+A lab outlives the command that creates it, and containers run programs that the caller does not
+control. Neither may keep a lock, a pipe or a directory of the caller open, or behave differently
+because the caller ignores a signal.
 
-Reset: descriptors other than the standard ones, ignored signals, the signal mask, the umask, the working directory, soft limits,
-inheritable and ambient capabilities, the session keyring. Kept: the nice value, the scheduling policy, the CPU affinity, hard limits and cgroups, because
-users set them for the lab on purpose; `hindrances` names the values that harm a lab.
+Reset: descriptors other than the standard ones, ignored signals, the signal mask, the umask, the
+working directory, soft limits, inheritable and ambient capabilities, the session keyring. Kept: the
+nice value, the scheduling policy, the CPU affinity, hard limits and cgroups, because users set them
+for the lab on purpose; `inherited_problems` finds values that harm a lab.
 
 Source: execve(2), fork(2), signal(7), capabilities(7), getrlimit(2), sched(7), close_range(2).
 """
@@ -23,25 +25,27 @@ from typing import Final, NamedTuple
 from kubenetlab.kernel import syscalls
 
 UMASK: Final = 0o022
-"""The umask of the processes of a lab."""
+"""Umask of the processes of a lab."""
 CONTAINER_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-"""PATH of programs inside a lab, where nothing else is said; the caller's may lead to the caller's own directories."""
-_FIRST_OTHER: Final = 3
-"""The lowest descriptor that is not a standard one."""
-_LAST: Final = 2**32 - 1
+"""Default PATH of programs inside a lab; the caller's may name the caller's own directories."""
+_FIRST_OTHER_FD: Final = 3
+"""Lowest descriptor after the standard ones."""
+_MAX_FD: Final = 2**32 - 1
 _IGNORED_BY_PYTHON: Final = frozenset((signal.SIGPIPE, signal.SIGXFSZ))
-"""Python reports these as errors of system calls (Python/pylifecycle.c)."""
-_KEPT_LIMITS: Final = frozenset((resource.RLIMIT_CORE, resource.RLIMIT_STACK))
-"""Soft limits that a raise would harm: crashing programs would write core files, and an unlimited stack changes the layout of the
-address space and the stacks of threads."""
+"""Signals that Python ignores, to report them as errors of system calls (Python/pylifecycle.c)."""
+_UNRAISED_LIMITS: Final = frozenset((resource.RLIMIT_CORE, resource.RLIMIT_STACK))
+"""Soft limits that are not raised to the hard limit.
+
+Crashing programs would write core files. An unlimited stack changes the layout of the address space
+and the stacks of threads."""
 _STACK_BYTES: Final = 8 << 20
-"""The kernel's default for the soft limit of the stack (include/uapi/linux/resource.h _STK_LIM)."""
+"""Default soft limit of the stack in the kernel (include/uapi/linux/resource.h _STK_LIM)."""
 
 
 def start_afresh(keep: Iterable[int] = ()) -> None:
-    """Reset everything that this process has inherited, but for what this module documents as kept.
+    """Reset all inherited attributes, except those that this module keeps.
 
-    keep: descriptors that stay open beside the standard ones.
+    keep: descriptors that stay open besides the standard ones.
     """
     close_other_descriptors(keep)
     reset_signals()
@@ -49,12 +53,12 @@ def start_afresh(keep: Iterable[int] = ()) -> None:
     raise_soft_limits()
     syscalls.join_new_session_keyring()
     sys.path[:] = map(os.path.abspath, sys.path)  # later imports must find the same modules
-    os.chdir("/")  # the caller's directory could not be unmounted otherwise
+    os.chdir("/")  # otherwise the caller's directory could not be unmounted
 
 
 @contextmanager
 def default_umask() -> Iterator[None]:
-    """Create files with the permissions that the code asks for within the block, whatever the caller's umask."""
+    """Use the default umask in the block, so that files get the requested permissions."""
     before = os.umask(UMASK)
     try:
         yield
@@ -63,18 +67,19 @@ def default_umask() -> Iterator[None]:
 
 
 def close_other_descriptors(keep: Iterable[int] = ()) -> None:
-    """Close every descriptor but the standard ones and those in `keep`."""
-    first = _FIRST_OTHER
-    for fd in sorted({fd for fd in keep if fd >= _FIRST_OTHER}):
+    """Close all descriptors except the standard ones and those in `keep`."""
+    first = _FIRST_OTHER_FD
+    for fd in sorted({fd for fd in keep if fd >= _FIRST_OTHER_FD}):
         _close_range(first, fd - 1)
         first = fd + 1
-    _close_range(first, _LAST)
+    _close_range(first, _MAX_FD)
 
 
 def reset_signals(*, of_python: bool = False) -> None:
-    """Give ignored signals their default action and unblock all signals.
+    """Reset ignored signals to their default action and unblock all signals.
 
-    of_python: include the signals that Python itself ignores. For a process that is about to become another program.
+    of_python: include the signals that Python ignores. For a process that is about to execute
+        another program.
     """
     kept = frozenset() if of_python else _IGNORED_BY_PYTHON
     for number in signal.valid_signals() - kept:
@@ -84,56 +89,59 @@ def reset_signals(*, of_python: bool = False) -> None:
 
 
 def raise_soft_limits() -> None:
-    """Raise soft limits to the hard ones; the stack's only to the kernel's default."""
-    for limit in _limits():
+    """Raise soft limits to the hard limits; the stack's only to the kernel's default."""
+    for limit in _all_limits():
         soft, hard = resource.getrlimit(limit)
-        enough = hard if limit not in _KEPT_LIMITS else soft
+        raised = hard if limit not in _UNRAISED_LIMITS else soft
         if limit == resource.RLIMIT_STACK and 0 <= soft < _STACK_BYTES:
-            enough = _STACK_BYTES if hard == resource.RLIM_INFINITY else min(_STACK_BYTES, hard)
-        if enough != soft:
-            with suppress(OSError, ValueError):  # RLIMIT_NOFILE above fs.nr_open, lowered since
-                resource.setrlimit(limit, (enough, hard))
+            raised = _STACK_BYTES if hard == resource.RLIM_INFINITY else min(_STACK_BYTES, hard)
+        if raised != soft:
+            with suppress(OSError, ValueError):  # fs.nr_open is below RLIMIT_NOFILE by now
+                resource.setrlimit(limit, (raised, hard))
 
 
-class Hindrance(NamedTuple):
-    """An inherited attribute that harms labs made by this process."""
+class InheritedProblem(NamedTuple):
+    """An inherited attribute that harms labs created by this process."""
 
     name: str
     detail: str
     remedy: str
 
 
-class _Low(NamedTuple):
-    """A hard limit that harms labs when it is below `enough`."""
+class _LowLimit(NamedTuple):
+    """A hard limit that harms labs if it is below `enough`."""
 
     limit: int
     name: str
     enough: int
     unit: str
-    """`bytes` are printed in MiB."""
+    """Unit for the message; `bytes` are shown in MiB."""
     harm: str
     remedy: str
 
 
-_CONFIGURE: Final = "as root: a higher {what} in /etc/security/limits.conf ({unit}= of a systemd unit), then log in again"
-_LOW: Final = (
-    _Low(
+_CONFIGURE: Final = (
+    "as root: raise {what} in /etc/security/limits.conf ({unit}= of a systemd unit), "
+    "then log in again"
+)
+_LOW_LIMITS: Final = (
+    _LowLimit(
         resource.RLIMIT_NOFILE,
         "nofile",
         4096,
         "open files",
-        "large labs and busy servers run out of them",
+        "large labs and busy servers need more",
         _CONFIGURE.format(what="nofile", unit="LimitNOFILE"),
     ),
-    _Low(
+    _LowLimit(
         resource.RLIMIT_MEMLOCK,
         "memlock",
         8 << 20,
         "bytes",
-        "programs that lock memory are refused, eBPF maps before Linux 5.11 among them",
+        "programs cannot lock memory, which eBPF maps need before Linux 5.11",
         _CONFIGURE.format(what="memlock", unit="LimitMEMLOCK"),
     ),
-    _Low(
+    _LowLimit(
         resource.RLIMIT_AS,
         "address space",
         2 << 30,
@@ -141,7 +149,7 @@ _LOW: Final = (
         "the lab's processes run out of memory",
         _CONFIGURE.format(what="as", unit="LimitAS"),
     ),
-    _Low(
+    _LowLimit(
         resource.RLIMIT_DATA,
         "data",
         1 << 30,
@@ -149,7 +157,7 @@ _LOW: Final = (
         "the lab's processes run out of memory",
         _CONFIGURE.format(what="data", unit="LimitDATA"),
     ),
-    _Low(
+    _LowLimit(
         resource.RLIMIT_FSIZE,
         "file size",
         64 << 20,
@@ -157,7 +165,7 @@ _LOW: Final = (
         "logs and the lab's store cannot grow beyond it",
         _CONFIGURE.format(what="fsize", unit="LimitFSIZE"),
     ),
-    _Low(
+    _LowLimit(
         resource.RLIMIT_STACK,
         "stack",
         1 << 20,
@@ -165,28 +173,28 @@ _LOW: Final = (
         "programs crash",
         _CONFIGURE.format(what="stack", unit="LimitSTACK"),
     ),
-    _Low(
+    _LowLimit(
         resource.RLIMIT_CPU,
         "cpu time",
         sys.maxsize,
         "seconds",
-        "the kernel kills each process of a lab that has used up as much processor time",
+        "the kernel kills each process of a lab that has used this much processor time",
         _CONFIGURE.format(what="cpu", unit="LimitCPU"),
     ),
 )
-_LOW_NPROC: Final = _Low(
+_LOW_NPROC_LIMIT: Final = _LowLimit(
     resource.RLIMIT_NPROC,
     "nproc",
     1024,
     "processes of this user",
-    "each pod takes one, and each real command",
+    "each pod and each real command takes one",
     _CONFIGURE.format(what="nproc", unit="LimitNPROC"),
 )
-"""Only for ordinary users: root is exempt (kernel/fork.c copy_process())."""
+"""Applies to ordinary users only: root is exempt (kernel/fork.c copy_process())."""
 _HIGH_NICE: Final = 5
 _POLICIES: Final = {
-    os.SCHED_IDLE: ("idle", "a lab runs only while nothing else does, so that its probes time out"),
-    os.SCHED_BATCH: ("batch", "a lab's processes wake up late, so that everything takes longer"),
+    os.SCHED_IDLE: ("idle", "a lab runs only while nothing else does, so its probes time out"),
+    os.SCHED_BATCH: ("batch", "a lab's processes wake up late, so everything takes longer"),
     os.SCHED_FIFO: (
         "fifo (real-time)",
         "a busy program of a pod takes a whole processor from the machine",
@@ -198,36 +206,42 @@ _POLICIES: Final = {
 }
 
 
-def hindrances(*, is_root: bool) -> Iterator[Hindrance]:
-    """Yield the kept attributes of this process that would harm the labs it makes."""
-    for low in (*_LOW, *(() if is_root else (_LOW_NPROC,))):
+def inherited_problems(*, is_root: bool) -> Iterator[InheritedProblem]:
+    """Yield the kept attributes of this process that would harm its labs."""
+    for low in (*_LOW_LIMITS, *(() if is_root else (_LOW_NPROC_LIMIT,))):
         _, hard = resource.getrlimit(low.limit)
         if 0 <= hard < low.enough:
             amount = (
                 f"{hard / (1 << 20):,.4g} MiB" if low.unit == "bytes" else f"{hard:,} {low.unit}"
             )
-            yield Hindrance(low.name, f"the hard limit is {amount}: {low.harm}", low.remedy)
+            yield InheritedProblem(low.name, f"the hard limit is {amount}: {low.harm}", low.remedy)
     policy = os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK
     if policy in _POLICIES:
         name, harm = _POLICIES[policy]
-        yield Hindrance("scheduling", f"it is {name}: {harm}", "chrt --other 0 kubenetlab up")
+        yield InheritedProblem(
+            "scheduling", f"it is {name}: {harm}", "chrt --other 0 kubenetlab up"
+        )
     nice = os.nice(0)
     if nice >= _HIGH_NICE:
-        what = f"the nice value is {nice}: other programs run first, so that probes time out on a busy machine"
-        yield Hindrance(
+        detail = (
+            f"the nice value is {nice}: other programs run first, "
+            "so probes time out on a busy machine"
+        )
+        yield InheritedProblem(
             "nice",
-            what,
-            "start kubenetlab up without nice (to lower the value takes root: sudo nice -n 0 kubenetlab up)",
+            detail,
+            "start kubenetlab up without nice "
+            "(only root can lower the value: sudo nice -n 0 kubenetlab up)",
         )
-    allowed, all_of_them = len(os.sched_getaffinity(0)), os.cpu_count() or 1
-    if allowed < all_of_them:
-        what = (
-            f"only {allowed} of {all_of_them} may be used (CPU affinity): labs take longer to make"
+    allowed, online = len(os.sched_getaffinity(0)), os.cpu_count() or 1
+    if allowed < online:
+        detail = (
+            f"only {allowed} of {online} may be used (CPU affinity): creating labs takes longer"
         )
-        yield Hindrance("processors", what, f"taskset -c 0-{all_of_them - 1} kubenetlab up")
+        yield InheritedProblem("processors", detail, f"taskset -c 0-{online - 1} kubenetlab up")
 
 
-def _limits() -> list[int]:
+def _all_limits() -> list[int]:
     names = (
         name for name in dir(resource) if name.startswith("RLIMIT_") and name != "RLIMIT_OFILE"
     )
@@ -239,7 +253,7 @@ def _close_range(first: int, last: int) -> None:
         return
     try:
         syscalls.close_range(first, last)
-    except OSError:  # before Linux 5.9, or in an environment that does not know the call
+    except OSError:  # before Linux 5.9, or in a sandbox that does not support the call
         for name in os.listdir("/proc/self/fd"):
             if first <= int(name) <= last:
                 with suppress(OSError):  # the descriptor of the listing itself

@@ -1,4 +1,4 @@
-"""What limits the memory and the processes of a container with a real command on this machine."""
+"""The mechanism that limits memory and processes of containers with real commands."""
 
 from __future__ import annotations
 
@@ -9,26 +9,30 @@ from typing import Final
 from kubenetlab.kernel.processes.cgroups import CONTROLLERS, MEMORY, PIDS, Parent, read_parents
 from kubenetlab.kernel.processes.rlimits import limits_processes
 
-REMEDY: Final = "run the lab where its user may make cgroups: systemd-run --user --scope -p Delegate=yes kubenetlab up …, or as root"
+REMEDY: Final = (
+    "run the lab where its user may create cgroups: "
+    "systemd-run --user --scope -p Delegate=yes kubenetlab up …, or as root"
+)
 
 
 def limiters(
     parents: Sequence[Parent] | None = None, *, has_nproc: bool | None = None
 ) -> Mapping[str, str]:
-    """Return for each controller what takes its place, in words; empty: nothing does.
+    """Return controller → description of what enforces its limits; empty: nothing does.
 
-    parents: where groups can be made; None: find out. has_nproc: whether RLIMIT_NPROC works in a lab; None: find out.
+    parents: where cgroups can be created; None: detect it.
+    has_nproc: whether RLIMIT_NPROC works in a lab; None: detect it.
     """
-    found = {MEMORY: "RLIMIT_DATA of each process", PIDS: ""}
+    result = {MEMORY: "RLIMIT_DATA of each process", PIDS: ""}
     if has_nproc if has_nproc is not None else limits_processes(in_new_namespace=os.geteuid() != 0):
-        found[PIDS] = "RLIMIT_NPROC of the lab's user"
+        result[PIDS] = "RLIMIT_NPROC of the lab's user"
     for parent in read_parents() if parents is None else parents:
-        found |= dict.fromkeys(
+        result |= dict.fromkeys(
             parent.controllers, f"a cgroup (version {parent.version}) below {parent.directory}"
         )
-    return found
+    return result
 
 
-def has_groups(found: Mapping[str, str]) -> bool:
-    """Return True where cgroups limit both memory and processes."""
-    return all("cgroup" in found[name] for name in CONTROLLERS)
+def has_groups(by_controller: Mapping[str, str]) -> bool:
+    """Return True if cgroups limit both memory and processes."""
+    return all("cgroup" in by_controller[name] for name in CONTROLLERS)

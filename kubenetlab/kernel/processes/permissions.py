@@ -1,7 +1,10 @@
-"""What whoever makes a lab must be allowed to do, what stands in the way, and how it is had.
+"""Permissions that are required to create a lab, and remedies if they are missing.
 
-Root needs a few capabilities, which a container may lack. An ordinary user gets all of them in a user namespace, which a machine may forbid.
-Source: capabilities(7); user_namespaces(7); include/uapi/linux/capability.h; Debian's and Ubuntu's kernel patches for the two settings.
+Root needs some capabilities, which a container may lack. An ordinary user has all of them in a user
+namespace, which a machine may forbid.
+
+Source: capabilities(7); user_namespaces(7); include/uapi/linux/capability.h; Debian's and Ubuntu's
+kernel patches for the two sysctls.
 """
 
 from __future__ import annotations
@@ -27,12 +30,23 @@ NEEDED: Final = {
     ),
 }
 
-_IN_A_CONTAINER: Final = "docker run --privileged, or --cap-add SYS_ADMIN --cap-add NET_ADMIN without the profiles of seccomp and AppArmor"
-HIDDEN_PROC: Final = "this container hides parts of /proc: docker run --privileged, or --security-opt systempaths=unconfined"
-"""Remedy where a user namespace cannot mount a /proc: fs/namespace.c mount_too_revealing()."""
-FILTERED_CALLS: Final = "this container's seccomp profile refuses it: docker run --privileged, or --security-opt seccomp=unconfined"
-"""Remedy where namespaces can be made but not named: profiles look at the capabilities that the container was given."""
-_FORBIDDEN: Final = (
+_CONTAINER_REMEDY: Final = (
+    "docker run --privileged, or --cap-add SYS_ADMIN --cap-add NET_ADMIN "
+    "without the profiles of seccomp and AppArmor"
+)
+HIDDEN_PROC: Final = (
+    "this container hides parts of /proc: "
+    "docker run --privileged, or --security-opt systempaths=unconfined"
+)
+"""Remedy if a user namespace cannot mount a /proc: fs/namespace.c mount_too_revealing()."""
+FILTERED_CALLS: Final = (
+    "this container's seccomp profile refuses it: "
+    "docker run --privileged, or --security-opt seccomp=unconfined"
+)
+"""Remedy if namespaces can be created but not given a host name.
+
+Seccomp profiles of containers depend on the capabilities that the container was given."""
+_FORBIDDING_SYSCTLS: Final = (
     (
         "user/max_user_namespaces",
         "0",
@@ -49,19 +63,20 @@ _FORBIDDEN: Final = (
         "kernel/apparmor_restrict_unprivileged_userns",
         "1",
         "AppArmor restricts user namespaces (kernel.apparmor_restrict_unprivileged_userns is 1)",
-        "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile with `userns,`",
+        "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, "
+        "or an AppArmor profile with `userns,`",
     ),
 )
-"""Setting below /proc/sys, the value that forbids, what that means, what to do."""
+"""(sysctl below /proc/sys, value that forbids user namespaces, its meaning, remedy)."""
 
 
 def is_root(proc: str = "/proc") -> bool:
-    """True for root of the machine; root in a user namespace can do less."""
+    """Return True for root of the machine; root in a user namespace has fewer rights."""
     return os.geteuid() == 0 and is_first_user_namespace(Path(proc))
 
 
 def is_first_user_namespace(proc: Path = Path("/proc")) -> bool:
-    """True where every user is mapped to itself."""
+    """Return True in the initial user namespace, where every user is mapped to itself."""
     try:
         return (proc / "self" / "uid_map").read_text().split() == ["0", "0", "4294967295"]
     except OSError:
@@ -69,7 +84,7 @@ def is_first_user_namespace(proc: Path = Path("/proc")) -> bool:
 
 
 def outer_uid(proc: Path = Path("/proc")) -> int:
-    """Return this user's number in the user namespace around this one."""
+    """Return this user's UID in the parent user namespace."""
     try:
         ranges = [
             [int(field) for field in line.split()]
@@ -84,7 +99,7 @@ def outer_uid(proc: Path = Path("/proc")) -> int:
 
 
 def effective_capabilities(proc: str = "/proc") -> int:
-    """A bit for each capability that this process has now; all where /proc does not say."""
+    """Return this process's effective capabilities as a bit set; all if /proc cannot be read."""
     try:
         status = Path(proc, "self", "status").read_text()
     except OSError:
@@ -95,7 +110,7 @@ def effective_capabilities(proc: str = "/proc") -> int:
 
 
 def lacking(capabilities: int) -> dict[str, str]:
-    """Capability → what it is for, of those that a lab needs and that are not among these."""
+    """Return required capability → purpose, for those missing in the bit set."""
     return {
         name: entry.purpose
         for name, entry in NEEDED.items()
@@ -104,9 +119,11 @@ def lacking(capabilities: int) -> dict[str, str]:
 
 
 def has_mounted_root(proc: Path = Path("/proc")) -> bool:
-    """Return False in a plain chroot: what is mounted below its directory may show up outside, so nothing can be mounted there.
+    """Return False in a plain chroot, whose root directory is not a mount point.
 
-    Source: fs/namespace.c do_change_type(): EINVAL where the path is no mount point (6.12).
+    Mounts could then propagate to the outside, and nothing can be mounted.
+
+    Source: fs/namespace.c do_change_type(): EINVAL if the path is not a mount point (6.12).
     """
     try:
         mounts = (proc / "self" / "mountinfo").read_text().splitlines()
@@ -116,31 +133,41 @@ def has_mounted_root(proc: Path = Path("/proc")) -> bool:
 
 
 ROOT_NOT_MOUNTED: Final = "the root directory is not a mount point: this is a plain chroot"
-MOUNT_ROOT: Final = "mount --bind DIR DIR before chroot DIR; or systemd-nspawn -D DIR, or unshare --mount --root DIR"
+MOUNT_ROOT: Final = (
+    "mount --bind DIR DIR before chroot DIR; "
+    "or systemd-nspawn -D DIR, or unshare --mount --root DIR"
+)
 
 
 def require_permissions() -> None:
-    """Raises RequirementError, naming all that root lacks here; whether an ordinary user may have namespaces shows when they are made."""
+    """Raise RequirementError if root lacks capabilities, or in a plain chroot.
+
+    Whether an ordinary user may create namespaces is known only when they are created.
+    """
     if not has_mounted_root():
         raise RequirementError(f"{ROOT_NOT_MOUNTED}\n  → {MOUNT_ROOT}\n  see kubenetlab doctor")
     missing = lacking(effective_capabilities()) if os.geteuid() == 0 else {}
     if missing:
         lines = "".join(f"\n  {name}: {purpose}" for name, purpose in missing.items())
         raise RequirementError(
-            f"root lacks permissions here that a lab needs{lines}\n  → {remedy(errno.EPERM)}\n  see kubenetlab doctor"
+            f"root lacks permissions here that a lab needs{lines}\n"
+            f"  → {remedy(errno.EPERM)}\n  see kubenetlab doctor"
         )
 
 
 def remedy(number: int = 0, proc: str = "/proc") -> str:
-    """What to do where namespaces were refused with an errno: what forbids them, as far as it can be found."""
+    """Return what to do if the kernel refuses namespaces; name the setting that forbids them.
+
+    number: errno of the refusal; 0: unknown.
+    """
     if number == errno.ENOSPC:
         return "a limit of namespaces is reached: kubenetlab doctor shows user.max_…_namespaces"
     if os.geteuid() == 0:
-        return f"in a container: {_IN_A_CONTAINER}"
-    for setting, value, meaning, what_to_do in _FORBIDDEN:
+        return f"in a container: {_CONTAINER_REMEDY}"
+    for setting, value, meaning, what_to_do in _FORBIDDING_SYSCTLS:
         try:
             if Path(proc, "sys", setting).read_text().strip() == value:
                 return f"{meaning}: {what_to_do}; or run as root (sudo)"
         except OSError:
             continue
-    return f"run as root (sudo); in a container: {_IN_A_CONTAINER}"
+    return f"run as root (sudo); in a container: {_CONTAINER_REMEDY}"

@@ -1,10 +1,12 @@
 """Privileges of programs inside a lab.
 
-A container's command has the capabilities that container runtimes give by default, except the one to make device nodes. A program
-of `exec` or `shell` has those for the network in addition, and cannot type into the terminal that it was started from.
+A container's command has the default capabilities of container runtimes except MKNOD. A program of
+`exec` or `shell` has those for the network in addition, and cannot type into the terminal from
+which it was started.
 
-Source: capabilities(7); github.com/containerd/containerd oci/spec.go (defaultUnixCaps); include/uapi/linux/capability.h;
-ioctl_tty(2); seccomp(2); include/uapi/linux/audit.h; arch/*/entry/syscalls.
+Source: capabilities(7); github.com/containerd/containerd oci/spec.go (defaultUnixCaps);
+include/uapi/linux/capability.h; ioctl_tty(2); seccomp(2); include/uapi/linux/audit.h;
+arch/*/entry/syscalls.
 """
 
 from __future__ import annotations
@@ -42,42 +44,57 @@ DEFAULT: Final = {
 }
 """Capability → its number."""
 NETWORK: Final = {"NET_BROADCAST": 11, "NET_ADMIN": 12}
-"""Those that a container may ask for: they reach no further than its pod's network."""
+"""Capabilities that a container may add: they reach no further than its pod's network."""
 _WAKE_ALARM: Final = 35
-"""A capability that no container has: a process may trace others only if it has all of their capabilities (security/commoncap.c
-cap_ptrace_access_check()). Otherwise a container's command with those of the network could use the caller's terminal and open files."""
+"""A capability that no container has, given to tools to protect them from containers.
+
+A process may trace others only if it has all of their capabilities (security/commoncap.c
+cap_ptrace_access_check()). Otherwise a container's command with the capabilities for the network
+could use the tool's terminal and open files."""
 
 
 def confine(add: Iterable[str] = (), drop: Iterable[str] = ()) -> None:
-    """Leave the program that this process becomes with the default capabilities, plus those of the network in `add`, less `drop`."""
-    more, less = _names(add), _names(drop)
+    """Reduce this process to the default capabilities, plus `add`, without `drop`.
+
+    add: only capabilities in DEFAULT and NETWORK are added. The name ALL is allowed in both.
+    """
+    added, dropped = _without_prefix(add), _without_prefix(drop)
     kept = (
         {}
-        if ALL in less
-        else {name: number for name, number in DEFAULT.items() if name not in less}
+        if ALL in dropped
+        else {name: number for name, number in DEFAULT.items() if name not in dropped}
     )
     kept |= {
-        name: number for name, number in (DEFAULT | NETWORK).items() if name in more or ALL in more
+        name: number
+        for name, number in (DEFAULT | NETWORK).items()
+        if name in added or ALL in added
     }
-    _keep_alone(set(kept.values()))
+    _keep_only(set(kept.values()))
 
 
 def confine_tool() -> None:
-    """Leave a program of `exec` or `shell` with the default capabilities and those of the network, and a terminal it cannot type into."""
-    _keep_alone({*DEFAULT.values(), *NETWORK.values(), _WAKE_ALARM})
+    """Confine this process before it executes a program of `exec` or `shell`.
+
+    The program has the default capabilities and those for the network, and cannot type into its
+    terminal.
+    """
+    _keep_only({*DEFAULT.values(), *NETWORK.values(), _WAKE_ALARM})
     try:
         filter_system_calls(_TERMINAL_FILTER)
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        os.setsid()  # no filters in this kernel: without a controlling terminal the calls are refused as well, but Ctrl-Z does not work
+        # This kernel has no seccomp filters. Without a controlling terminal the requests are
+        # refused as well, but Ctrl-Z does not work.
+        os.setsid()
 
 
-def _keep_alone(numbers: AbstractSet[int]) -> None:
-    """Take all other capabilities away for good.
+def _keep_only(numbers: AbstractSet[int]) -> None:
+    """Drop all other capabilities for good.
 
-    Three steps, because root gets the whole bounding set when it executes a program. Without CAP_SETPCAP the bounding set stays as it
-    is; then no_new_privs keeps execve() from adding to the permitted set (security/commoncap.c cap_bprm_creds_from_file()).
+    Three steps, because root gets the whole bounding set when it executes a program. Without
+    CAP_SETPCAP the bounding set cannot be changed; then no_new_privs keeps execve() from adding to
+    the permitted set (security/commoncap.c cap_bprm_creds_from_file()).
     """
     capability = 0
     while True:
@@ -87,19 +104,21 @@ def _keep_alone(numbers: AbstractSet[int]) -> None:
         except OSError as error:
             if error.errno not in (errno.EINVAL, errno.EPERM):
                 raise
-            break  # EINVAL: the capability before was the last one that this kernel has
+            break  # EINVAL: the kernel has no further capabilities
         capability += 1
     set_no_new_privileges()
     limit_capabilities(sum(1 << number for number in numbers))
 
 
-def _names(given: Iterable[str]) -> set[str]:
-    """Without the prefix that some write."""
-    return {name.upper().removeprefix("CAP_") for name in given}
+def _without_prefix(names: Iterable[str]) -> set[str]:
+    """Return the names without the optional prefix CAP_."""
+    return {name.upper().removeprefix("CAP_") for name in names}
 
 
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
-"""They put characters into the input of a terminal, for the caller's shell to read when the program has ended."""
+"""ioctl requests that insert characters into a terminal's input.
+
+The caller's shell would read them after the program has ended."""
 _IOCTL: Final = (
     (0xC000003E, 16),  # x86_64
     (0xC000003E, 0x40000000 | 514),  # x32
@@ -107,15 +126,17 @@ _IOCTL: Final = (
     (0xC00000B7, 29),  # aarch64
     (0x40000028, 54),  # arm
 )
-"""(architecture as audit names it, the number of ioctl() there)"""
+"""(architecture of include/uapi/linux/audit.h, system call number of ioctl() there)."""
 _LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06
 _NUMBER, _ARCHITECTURE, _SECOND_ARGUMENT = 0, 4, 24
-"""Offsets in struct seccomp_data; of an argument the lower half, which is all that ioctl() looks at."""
+"""Offsets in struct seccomp_data.
+
+Of the argument this is the lower half, the only one that ioctl() evaluates."""
 _ALLOW, _REFUSE = 0x7FFF0000, 0x00050000 | errno.EPERM
 
 
 def _terminal_filter() -> bytes:
-    """Return the BPF program that refuses both calls, on each architecture whose programs may run here."""
+    """Return the BPF program that refuses both requests on all architectures of this machine."""
     instructions: list[tuple[int, int, int, int]] = []
     for architecture, number in _IOCTL:
         instructions += [

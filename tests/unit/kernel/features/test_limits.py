@@ -1,4 +1,4 @@
-"""What a lab needs, and whether a machine has it."""
+"""The resources that a lab needs, and the check whether a machine has them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,10 @@ def amounts(text: str) -> dict[str, tuple[int, str]]:
 
 
 def test_a_lab_is_counted() -> None:
-    """One sandbox a pod, a node, an external host and a part of the wire; a hostNetwork pod has no network of its own."""
+    """Pods, nodes, external hosts and each part of the fabric take one sandbox.
+
+    A hostNetwork pod has no network namespace of its own.
+    """
     empty, more = (
         amounts(ONE_NODE),
         amounts(ONE_NODE + deployment(replicas=5) + pod("h", ", hostNetwork: true")),
@@ -63,8 +66,8 @@ def test_a_lab_is_counted() -> None:
     assert more[MEMORY][0] > empty[MEMORY][0]
 
 
-def test_pods_of_a_statefulset_are_counted_before_they_are_there() -> None:
-    """They come one after the other."""
+def test_pods_of_a_statefulset_are_counted_before_they_exist() -> None:
+    """They are created one after the other."""
     text = """
 apiVersion: apps/v1
 kind: StatefulSet
@@ -73,13 +76,15 @@ spec:
   replicas: 40
   serviceName: db
   selector: {matchLabels: {app: db}}
-  template: {metadata: {labels: {app: db}}, spec: {containers: [{name: db, image: agnhost, args: [netexec]}]}}
+  template:
+    metadata: {labels: {app: db}}
+    spec: {containers: [{name: db, image: agnhost, args: [netexec]}]}
 """
     assert amounts(text)["PID namespaces"][0] - amounts("")["PID namespaces"][0] == 40
 
 
-def test_pods_that_are_still_to_come_are_counted() -> None:
-    """In a lab that runs they come in bursts: what is asked for must fit before the first one."""
+def test_pods_that_are_not_created_yet_are_counted() -> None:
+    """A running lab creates pods in bursts; all of them must fit before the first one."""
     whole = applied(store(deployment(replicas=1)), deployment(replicas=600))
     few = store(deployment(replicas=1))
     web = few.get(Deployment, "default", "web")
@@ -93,18 +98,21 @@ def test_pods_that_are_still_to_come_are_counted() -> None:
         assert in_bursts.amount == pytest.approx(at_once.amount, rel=0.02), at_once
 
 
-def test_neighbours_count_where_they_are_asked_for() -> None:
-    """Permanent ones are no part of the kernel's table of dynamic ones."""
-    forced = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {cni: {type: bridge, neighbors: dynamic}}\n---\n"
+def test_only_dynamic_neighbours_are_counted() -> None:
+    """Permanent ones do not count against the kernel's limit."""
+    forced = (
+        "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n"
+        "networking: {cni: {type: bridge, neighbors: dynamic}}\n---\n"
+    )
     assert amounts(deployment(replicas=100))[NEIGHBORS][0] == 0
     assert amounts(forced + deployment(replicas=100))[NEIGHBORS][0] == 2 * 102 + 9
 
 
-def test_everything_that_lacks_comes_in_one_report() -> None:
-    """Named with what sets it, how much is there, how much is needed, and what to do."""
-    with pytest.raises(RequirementError) as refused:
+def test_all_shortfalls_come_in_one_report() -> None:
+    """Each line has the setting, its value, the need and the remedy."""
+    with pytest.raises(RequirementError) as error:
         check_room("big", store(deployment(replicas=100)), [PIDS, NETS, *ROOMY])
-    assert str(refused.value).splitlines() == [
+    assert str(error.value).splitlines() == [
         "lab big does not fit on this machine: 3 nodes and 105 pods",
         "  processes: 121 needed; kernel.pid_max is 1,000, 900 of them taken",
         "    → sudo sysctl -w kernel.pid_max=1021",
@@ -115,7 +123,7 @@ def test_everything_that_lacks_comes_in_one_report() -> None:
 
 
 def test_a_full_bridge_names_its_node() -> None:
-    """The kernel takes 1,023 ports."""
+    """The kernel allows 1,023 ports per bridge."""
     fullest = Limit(BRIDGE_PORTS, 50, "the kernel's bridge", "more nodes, or fewer pods on each")
     with pytest.raises(
         RequirementError, match=r"ports of one bridge \(cbr0 of node control-plane\): 62 needed"
@@ -123,8 +131,8 @@ def test_a_full_bridge_names_its_node() -> None:
         check_room("l", store(ONE_NODE + deployment(replicas=60)), [fullest])
 
 
-def test_what_a_lab_has_is_not_counted_twice() -> None:
-    """What grows must fit beside what runs, the lab's own share included; what shrinks always fits."""
+def test_resources_of_a_running_lab_are_not_counted_twice() -> None:
+    """Growth must fit in addition to the lab's current use; shrinking always fits."""
     before = store(deployment(replicas=50))
     room = Limit(PROCESSES, 1000, "kernel.pid_max", used=940)
     check_room("l", applied(before, deployment(replicas=100)), [room], before)
@@ -138,15 +146,15 @@ def test_what_a_lab_has_is_not_counted_twice() -> None:
     )
 
 
-def test_a_limit_without_a_measure_counts_all() -> None:
-    """The kernel tells how many namespaces there may be, not how many there are."""
+def test_a_limit_without_known_use_is_compared_with_the_whole_need() -> None:
+    """The kernel reports the maximum number of namespaces, not the current one."""
     need, had = [Need("network namespaces", 31)], [Need("network namespaces", 30)]
-    assert [found.need.amount for found in shortfalls(need, [NETS], had)] == [31]
+    assert [shortfall.need.amount for shortfall in shortfalls(need, [NETS], had)] == [31]
     assert shortfalls(had, [NETS], had) == []
 
 
-def test_maxima_stay_when_use_is_measured_anew() -> None:
-    """Inside a lab the machine's maxima cannot be seen."""
+def test_maxima_are_kept_when_use_is_measured_again() -> None:
+    """The machine's maxima cannot be seen inside a lab."""
     seen = [
         Limit(PROCESSES, 4_194_304, "kernel.pid_max", used=950),
         Limit("network namespaces", 2**31, "user.max_net_namespaces"),
@@ -168,7 +176,7 @@ def test_maxima_stay_when_use_is_measured_anew() -> None:
     ],
 )
 def test_how_many_pods_fit(limits: list[Limit], pods: int) -> None:
-    """In round figures, by what ends first."""
+    """The number is rounded; the scarcest resource counts."""
     assert pods_that_fit(limits)[0] == pods
 
 
@@ -201,23 +209,29 @@ VERSION_1 = {
 
 
 @pytest.mark.parametrize("cgroups", [VERSION_2, VERSION_1], ids=["cgroup v2", "cgroup v1"])
-def test_a_machine_is_read(tmp_path: Path, cgroups: dict[str, str]) -> None:
-    """Settings, memory, and the cgroups we are in, the tightest of each; what is absent or unlimited is no limit."""
+def test_limits_are_read_from_proc_and_cgroups(tmp_path: Path, cgroups: dict[str, str]) -> None:
+    """Sysctls, memory, and the tightest limit among the cgroups of this process.
+
+    Missing and unlimited settings are no limits.
+    """
     for name, text in {**FILES_OF_A_MACHINE, **cgroups}.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    found = {
+    limits = {
         (limit.resource, limit.setting.partition(" of ")[0]): limit
         for limit in read(f"{tmp_path}/proc", f"{tmp_path}/cg")
     }
-    assert (found[PROCESSES, "kernel.pid_max"].used, found[PROCESSES, "pids.max"].room) == (345, 60)
-    assert found["network namespaces", "user.max_net_namespaces"].maximum == 12
-    assert ("user namespaces", "user.max_user_namespaces") not in found
-    assert found[MEMORY, "this machine's memory"].room == 1000
+    assert (limits[PROCESSES, "kernel.pid_max"].used, limits[PROCESSES, "pids.max"].room) == (
+        345,
+        60,
+    )
+    assert limits["network namespaces", "user.max_net_namespaces"].maximum == 12
+    assert ("user namespaces", "user.max_user_namespaces") not in limits
+    assert limits[MEMORY, "this machine's memory"].room == 1000
     (memory,) = [
         limit
-        for (resource, setting), limit in found.items()
+        for (resource, setting), limit in limits.items()
         if resource == MEMORY and setting.startswith("memory.")
     ]
     assert (memory.maximum, memory.used) == (512, 100)

@@ -1,4 +1,4 @@
-"""Processes are recognized by pid and start time."""
+"""Identification of processes by pid and start time."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from kubenetlab.kernel.processes.identity import (
 )
 
 
-def test_a_pid_that_is_in_use_again_is_another_process() -> None:
-    """The start time tells them apart."""
+def test_a_reused_pid_is_another_process() -> None:
+    """The start time differs."""
     with subprocess.Popen(["sleep", "60"]) as child:
         process = ProcessId.of(child.pid)
         os.close(open_process(process))
@@ -26,8 +26,8 @@ def test_a_pid_that_is_in_use_again_is_another_process() -> None:
         child.kill()
 
 
-def test_a_process_that_is_gone_cannot_be_opened() -> None:
-    """A zombie can: its pid is its own until it is reaped."""
+def test_a_reaped_process_cannot_be_opened() -> None:
+    """A zombie can be opened: its pid is not reused before it is reaped."""
     child = subprocess.Popen(["true"])
     process = ProcessId.of(child.pid)
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
@@ -43,8 +43,8 @@ def test_a_process_that_is_gone_cannot_be_opened() -> None:
         start_time(child.pid)
 
 
-def test_the_start_time_is_found_behind_any_name() -> None:
-    """A process may have parentheses and spaces in its name."""
+def test_the_start_time_is_parsed_after_any_process_name() -> None:
+    """A process name may contain parentheses and spaces."""
     with subprocess.Popen(
         ["bash", "-c", "echo ') 1 (2' > /proc/$$/comm; echo; sleep 60"], stdout=subprocess.PIPE
     ) as child:

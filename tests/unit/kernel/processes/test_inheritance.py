@@ -1,4 +1,4 @@
-"""Hindrances: which inherited attributes harm a lab, by plain values."""
+"""Inherited attributes that harm a lab."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Callable
 
 import pytest
 
-from kubenetlab.kernel.processes.inheritance import hindrances
+from kubenetlab.kernel.processes.inheritance import inherited_problems
 
 Inherit = Callable[..., None]
 
 
 @pytest.fixture
 def inherit(monkeypatch: pytest.MonkeyPatch) -> Inherit:
-    """Set what this process seems to have inherited: hard limits by their numbers, nice value and policy."""
+    """Fake the inherited hard limits, nice value, scheduling policy and CPU affinity."""
 
     def inherit(
         limits: dict[int, int] | None = None,
@@ -36,11 +36,11 @@ def inherit(monkeypatch: pytest.MonkeyPatch) -> Inherit:
 
 
 def names(*, is_root: bool = True) -> list[str]:
-    return [entry.name for entry in hindrances(is_root=is_root)]
+    return [entry.name for entry in inherited_problems(is_root=is_root)]
 
 
-def test_nothing_harms_by_default(inherit: Inherit) -> None:
-    """Unlimited, nice 0, the normal policy, all processors; or just enough of each."""
+def test_default_attributes_harm_nothing(inherit: Inherit) -> None:
+    """Neither do values that are just sufficient."""
     inherit()
     assert names(is_root=False) == []
     inherit(
@@ -66,14 +66,14 @@ def test_nothing_harms_by_default(inherit: Inherit) -> None:
         (resource.RLIMIT_CPU, 3600, "cpu time"),
     ],
 )
-def test_a_low_hard_limit(inherit: Inherit, limit: int, value: int, name: str) -> None:
-    """Each is named alone; a limit of processor time harms whatever its value."""
+def test_a_low_hard_limit_is_a_problem(inherit: Inherit, limit: int, value: int, name: str) -> None:
+    """A limit of processor time is one whatever its value."""
     inherit({limit: value})
     assert names() == [name]
 
 
-def test_the_number_of_processes_limits_users_alone(inherit: Inherit) -> None:
-    """The kernel lets root have more."""
+def test_a_low_nproc_limit_harms_ordinary_users_only(inherit: Inherit) -> None:
+    """The kernel exempts root."""
     inherit({resource.RLIMIT_NPROC: 100})
     assert names(is_root=True) == []
     assert names(is_root=False) == ["nproc"]
@@ -82,13 +82,13 @@ def test_the_number_of_processes_limits_users_alone(inherit: Inherit) -> None:
 @pytest.mark.parametrize(
     "policy", [os.SCHED_IDLE, os.SCHED_BATCH, os.SCHED_FIFO, os.SCHED_RR | os.SCHED_RESET_ON_FORK]
 )
-def test_policies_other_than_the_normal_one(inherit: Inherit, policy: int) -> None:
-    """Also where children would not inherit it."""
+def test_other_scheduling_policies_are_a_problem(inherit: Inherit, policy: int) -> None:
+    """They are one even if children do not inherit them."""
     inherit(policy=policy)
     assert names() == ["scheduling"]
 
 
-def test_priority_and_processors(inherit: Inherit) -> None:
-    """A high nice value, and fewer processors than the machine has."""
+def test_a_high_nice_value_and_few_processors_are_problems(inherit: Inherit) -> None:
+    """Both are reported."""
     inherit(nice=5, processors=1)
     assert names() == ["nice", "processors"]

@@ -1,4 +1,4 @@
-"""The BPF program that keeps programs inside from typing into the caller's terminal, on every architecture."""
+"""The seccomp filter that keeps programs from typing into the caller's terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ X86_64, I386, AARCH64, ARM, RISCV64 = 0xC000003E, 0x40000003, 0xC00000B7, 0x4000
 
 
 def verdict(architecture: int, number: int, request: int) -> int:
-    """Return what the program says of a system call: it loads words, compares them with constants, and returns (classic BPF)."""
+    """Return the filter's result for a system call, by interpreting its classic BPF."""
     data = struct.pack(
         "<iIQ6Q",
         number if number < 1 << 31 else number - (1 << 32),
@@ -51,33 +51,35 @@ def verdict(architecture: int, number: int, request: int) -> int:
     [(X86_64, 16), (X86_64, 0x40000000 | 514), (I386, 54), (AARCH64, 29), (ARM, 54)],
     ids=["x86_64", "x32", "i386", "aarch64", "arm"],
 )
-def test_what_types_into_a_terminal_is_refused(architecture: int, ioctl: int) -> None:
-    """Also with bits above the 32 that the kernel looks at; other requests and other calls pass."""
+def test_requests_that_type_into_a_terminal_are_refused(architecture: int, ioctl: int) -> None:
+    """Bits above the 32 that the kernel evaluates make no difference; other calls are allowed."""
     for request in (TIOCSTI, TIOCLINUX, TIOCSTI | 1 << 32, TIOCLINUX | 1 << 63):
         assert verdict(architecture, ioctl, request) == REFUSE
         assert verdict(architecture, ioctl + 1, request) == ALLOW
     assert verdict(architecture, ioctl, TCGETS) == ALLOW
 
 
-def test_numbers_of_one_architecture_mean_nothing_on_another() -> None:
-    """54 is setsockopt() on x86_64, whose second argument may be anything."""
+def test_numbers_of_one_architecture_are_not_applied_to_another() -> None:
+    """54 is setsockopt() on x86_64, whose second argument may have any value."""
     assert verdict(X86_64, 54, TIOCSTI) == ALLOW
     assert verdict(RISCV64, 29, TIOCSTI) == ALLOW
 
 
-def test_without_filters_there_is_no_controlling_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel refuses the requests for any other terminal; other errors are not passed over."""
-    done: list[str] = []
+def test_without_seccomp_the_controlling_terminal_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The kernel refuses the requests for any other terminal. Other errors are raised."""
+    calls: list[str] = []
     number = errno.EINVAL
 
     def refuse(_: bytes) -> None:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(privileges, "filter_system_calls", refuse)
-    monkeypatch.setattr(privileges, "_keep_alone", lambda numbers: done.append("confined"))
-    monkeypatch.setattr(os, "setsid", lambda: done.append("setsid"))
+    monkeypatch.setattr(privileges, "_keep_only", lambda numbers: calls.append("confined"))
+    monkeypatch.setattr(os, "setsid", lambda: calls.append("setsid"))
     privileges.confine_tool()
-    assert done == ["confined", "setsid"]
+    assert calls == ["confined", "setsid"]
     number = errno.EFAULT
     with pytest.raises(OSError, match="Bad address"):
         privileges.confine_tool()
