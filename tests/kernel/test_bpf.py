@@ -143,8 +143,8 @@ def test_an_entry_that_somebody_else_changes_is_noticed(
     change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By comparing a few at a time; what is as it was told is no change, and one change is not told all the time."""
-    monkeypatch.setattr("kubenetlab.kernel.rules.bpf.COMPARED", 2)
-    monkeypatch.setattr("kubenetlab.kernel.rules.bpf.REST_S", 3600)
+    monkeypatch.setattr("kubenetlab.kernel.rules.bpf.ENTRIES_PER_CHECK", 2)
+    monkeypatch.setattr("kubenetlab.kernel.rules.bpf.CHECK_INTERVAL_S", 3600)
     loader = opened()
     with_links("eth0")
     loader.run(bpf.update([], NODE + SERVICE))

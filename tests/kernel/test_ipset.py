@@ -55,7 +55,7 @@ LARGE = sets(
 
 def test_changing_ends_where_making_anew_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """From few members to many and back, and nothing is left in the end; nobody else is thought to have had a hand in it."""
-    monkeypatch.setattr("kubenetlab.kernel.rules.ipset.REST_S", 0)
+    monkeypatch.setattr("kubenetlab.kernel.rules.ipset.CHECK_INTERVAL_S", 0)
     with closing(ipset.open_here()) as here:
         before: list[Filled] = []
         for wanted in (SMALL, LARGE, SMALL):
@@ -96,7 +96,7 @@ def test_what_others_have_stays() -> None:
 def test_what_somebody_changed_is_named_and_noticed(
     change: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kubenetlab.kernel.rules.ipset.REST_S", 0)
+    monkeypatch.setattr("kubenetlab.kernel.rules.ipset.CHECK_INTERVAL_S", 0)
     with closing(ipset.open_here()) as here:
         here.run(update([], LARGE))
         here.run(update(LARGE, SMALL))

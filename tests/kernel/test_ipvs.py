@@ -51,7 +51,7 @@ def opened() -> Iterator[ipvs.Ipvs]:
 
 def test_changing_ends_where_making_anew_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """From few to many and back; making anew what is there changes nothing, and nobody else is thought to have had a hand in it."""
-    monkeypatch.setattr("kubenetlab.kernel.rules.ipvs.REST_S", 0)
+    monkeypatch.setattr("kubenetlab.kernel.rules.ipvs.CHECK_INTERVAL_S", 0)
     with opened() as here:
         before: list[Balanced] = []
         for wanted in (SMALL, LARGE, SMALL):
@@ -77,7 +77,7 @@ def test_what_somebody_changed_is_noticed(
     theirs: list[Balanced], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And nothing more when it has been made anew."""
-    monkeypatch.setattr("kubenetlab.kernel.rules.ipvs.REST_S", 0)
+    monkeypatch.setattr("kubenetlab.kernel.rules.ipvs.CHECK_INTERVAL_S", 0)
     with opened() as here, opened() as other:
         here.run(update([], SMALL))
         other.run(replacement(theirs, NAMES))
@@ -109,14 +109,14 @@ def test_edited_servers_are_shown_before_and_after() -> None:
     with opened() as here, opened() as other:
         here.run(update([], SMALL))
         assert list(differences(SMALL, here.listed(NAMES))) == []
-        other._all(
+        other._send_all(
             [(gone, other._request(messages.NEW_DEST, messages.destination(gone, weight=0)))]
         )
         assert list(differences(SMALL, here.listed(NAMES))) == []
-        other._all(
+        other._send_all(
             [(real, other._request(messages.SET_DEST, messages.destination(real, weight=7)))]
         )
-        other._all(
+        other._send_all(
             [(gone, other._request(messages.SET_DEST, messages.destination(gone, weight=1)))]
         )
         assert [found.line for found in differences(SMALL, here.listed(NAMES))] == [

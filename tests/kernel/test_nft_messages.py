@@ -38,7 +38,7 @@ class Side:
     def __init__(self) -> None:
         syscalls.unshare(syscalls.CLONE_NEWNET)
         self.library = opened("library")
-        self.direct = nftables.Direct()
+        self.direct = nftables.NetlinkTransactions()
         self._socket = sockets.open_socket(sockets.NETLINK_NETFILTER)
 
     def has(self, wanted: list[NftObject]) -> tuple[Any, ...]:
@@ -91,7 +91,7 @@ def test_every_kind_of_service_is_the_same_to_the_byte(kind: str, detector: str)
         by_words.library.run(text)
         known = nft_messages.transaction(text)
         assert known is not None, text
-        assert by_messages.direct.is_done(known)
+        assert by_messages.direct.apply(known)
         assert by_messages.has(new) == by_words.has(new)
 
 
@@ -110,7 +110,7 @@ def test_many_changes_are_the_same_to_the_byte(seed: int) -> None:
         by_words.library.run(words)
         known = nft_messages.transaction(words)
         counts[known is not None] += 1
-        if known is None or not by_messages.direct.is_done(known):
+        if known is None or not by_messages.direct.apply(known):
             by_messages.library.run(words)
         assert by_messages.has(new) == by_words.has(new)
     assert min(counts.values()) > 2, "some by messages, some not"
@@ -126,10 +126,10 @@ def test_what_does_not_fit_is_sent_in_parts(monkeypatch: pytest.MonkeyPatch) -> 
     text = transaction(base, wanted)
     by_words.library.run(text)
     before = nftables.Generations().read()
-    monkeypatch.setattr(nftables.Direct, "_room", lambda self, wanted: 1500)
+    monkeypatch.setattr(nftables.NetlinkTransactions, "_buffer_capacity", lambda self, wanted: 1500)
     known = nft_messages.transaction(text)
     assert known is not None
-    assert by_messages.direct.is_done(known)
+    assert by_messages.direct.apply(known)
     assert by_messages.has(wanted) == by_words.has(wanted)
     assert nftables.Generations().read() > before + 1
 
@@ -143,8 +143,8 @@ def test_what_is_refused_is_said_in_words() -> None:
     text = "add chain ip kube-proxy good\nadd rule ip kube-proxy good jump nosuch\n"
     known = nft_messages.transaction(text)
     assert known is not None
-    direct = nftables.Direct()
-    assert not direct.is_done(known)
+    direct = nftables.NetlinkTransactions()
+    assert not direct.apply(known)
     assert (here.text(), nftables.Generations().read()) == (before, generation)
     with pytest.raises(RulesError, match="add rule ip kube-proxy good jump nosuch"):
         here.run(text)
@@ -179,16 +179,20 @@ def test_more_elements_than_fit_are_sent_in_parts(monkeypatch: pytest.MonkeyPatc
     )
     items = ", ".join(f"10.0.{number // 250}.{number % 250} : goto x" for number in range(4000))
     text = f"add element ip kube-proxy m {{ {items} }}\n"
-    monkeypatch.setattr(nftables.Direct, "_room", lambda self, wanted: 20_000)
+    monkeypatch.setattr(
+        nftables.NetlinkTransactions, "_buffer_capacity", lambda self, wanted: 20_000
+    )
     known = nft_messages.transaction(text)
     assert known is not None
-    direct = nftables.Direct()
-    assert direct.is_done(known)
+    direct = nftables.NetlinkTransactions()
+    assert direct.apply(known)
     assert here.text().count("goto x") == 4000
     monkeypatch.undo()
     direct._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    monkeypatch.setattr(nftables.Direct, "_room", lambda self, wanted: 1 << 30)
-    assert not direct.is_done(known), (
+    monkeypatch.setattr(
+        nftables.NetlinkTransactions, "_buffer_capacity", lambda self, wanted: 1 << 30
+    )
+    assert not direct.apply(known), (
         "the kernel takes not so much at once, and nothing has been done"
     )
     direct.close()

@@ -292,7 +292,7 @@ def maps(lab: Lab) -> Iterator[LoadedPrograms]:
     """The maps of the programs on the node `worker`."""
     filters = json.loads(worker(lab, "tc", "-j", "filter", "show", "dev", "eth0", "ingress"))
     (program_id,) = (one["options"]["prog"]["id"] for one in filters if "options" in one)
-    with closing(Libbpf().found({"coming": program_id})) as loaded:
+    with closing(Libbpf().open_loaded({"coming": program_id})) as loaded:
         yield loaded
 
 

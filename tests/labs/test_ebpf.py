@@ -183,7 +183,7 @@ def without_fronts(
         )
     )
     (program_id,) = (one["options"]["prog"]["id"] for one in filters if "options" in one)
-    loaded = Libbpf().found({"coming": program_id})
+    loaded = Libbpf().open_loaded({"coming": program_id})
     try:
         before = dict(loaded.entries("fronts"))
         for key in before:

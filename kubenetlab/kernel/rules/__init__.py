@@ -1,1 +1,1 @@
-"""Rules in a network namespace: one module for each rule backend loads and lists them."""
+"""Loaders of the rule backends: each loads and lists the rules of one backend in a namespace."""

@@ -1,4 +1,7 @@
-"""Rules in a namespace, dialect by dialect: each has a file here that loads what the file of the same name in hoststate/ says."""
+"""Loader protocols of the rule backends.
+
+The loader of a backend is the module here with the name of its module in hoststate/rules/.
+"""
 
 from __future__ import annotations
 
@@ -10,53 +13,65 @@ from kubenetlab.hoststate.rules.rulesets import Name
 
 
 class RulesError(Exception):
-    """What was said about words of a dialect; nothing of them was done."""
+    """Message about rules that a backend rejected; nothing of them is in force."""
 
 
 class Loader(Protocol):
-    """One dialect in the namespace in which the object was made."""
+    """Loader of one rule backend, for the network namespace in which it was created."""
 
     def run(self, text: str) -> str:
-        """Brings words of `update` or `replacement` into force, all or none; in several parts where the kernel does not take so much at once
-        from an ordinary user. What it prints. Raises RulesError."""
+        """Load the text of `update` or `replacement`, completely or not at all; return the output.
+
+        Text that exceeds what the kernel accepts at once from an ordinary user is loaded in several
+        parts. Raises RulesError.
+        """
 
     def listed(self, names: Sequence[Name]) -> Any:
-        """What is there of these names, for `differences`: nothing but what JSON has."""
+        """Return the loaded rules of these names, as JSON types, for `differences`."""
 
     def text(self) -> str:
-        """All that is there, as the dialect's own program prints it."""
+        """Return all rules of the namespace as the backend's own program prints them."""
 
     def close(self) -> None: ...
 
 
 @runtime_checkable
 class WatchingLoader(Protocol):
-    """A loader that goes on working between the words it is given; it stays open as long as its namespace is there."""
+    """Loader that also reacts to events; it stays open as long as its namespace exists."""
 
     def fileno(self) -> int:
-        """What is readable when there is something to hear."""
+        """Return a descriptor that is readable when there are events."""
 
     def heard(self) -> None:
-        """Does what that asks for."""
+        """Process the pending events."""
 
 
 @runtime_checkable
 class MaintainedLoader(Protocol):
-    """A loader that has something to do after a change, when its time has come; it stays open, too."""
+    """Loader with work to do some time after a change; it stays open, too."""
 
     def tend(self) -> None:
-        """Does what is due by now. Raises RulesError, or OSError where its namespace is gone."""
+        """Do the work that is due.
+
+        Raises RulesError, or OSError if the namespace is gone.
+        """
 
 
 @runtime_checkable
 class ComparingLoader(Protocol):
-    """A loader that looks by itself whether what it has loaded is still there; it stays open, too."""
+    """Loader that checks by itself whether its rules are still loaded; it stays open, too."""
 
     def was_touched(self) -> bool:
-        """True when somebody else has changed something of it, as far as it has looked by now. Soon over: it is asked again and again."""
+        """Return True if a check found a change made by others.
+
+        Called often, so each call checks only a part of the rules, or nothing if no check is due.
+        """
 
 
 def open_here(dialect: str) -> Loader:
-    """The dialect in the namespace this process stands in. Raises RequirementError where what loads it is missing."""
+    """Open a backend's loader in the current network namespace.
+
+    Raises RequirementError if a required library or program is missing.
+    """
     module = importlib.import_module(f"{__package__}.{dialect}")
     return cast(Loader, module.open_here())

@@ -1,7 +1,9 @@
-"""bpf in a namespace: programs on its links, entries of their maps, and an ear for links that come.
+"""bpf backend: BPF programs on the links of a namespace, and entries of their maps.
 
-The programs are held by the links on which they are, and hold their maps: another process finds them there. Packets go on through them
-whoever ends. The kernel tells who changes links, and nobody who changes maps: those are compared, a few entries at a time.
+Links hold the programs, and the programs hold their maps. Packets are translated even while no
+process of the lab runs, and a new process finds programs and maps by way of the links. The kernel
+reports changes of links and filters, but not of maps: map entries are compared, some at a time.
+
 Source: tc-bpf(8); rtnetlink(7).
 """
 
@@ -40,13 +42,15 @@ from kubenetlab.kernel.rules.libbpf import Libbpf, LoadedPrograms
 
 OBJECT: Final = Path(__file__).parents[2] / "bpf" / "service.bpf.o"
 SIDES: Final[Mapping[str, tc.Side]] = {COMING: "ingress", GOING: "egress"}
-TOLD: Final = ("settings", "doors", "homes", "fronts", "endpoints", "members", "sources")
-"""The maps that are written from outside; the others belong to the packets."""
+"""Program → tc hook of clsact."""
+CONFIG_MAPS: Final = ("settings", "doors", "homes", "fronts", "endpoints", "members", "sources")
+"""Maps that the node agent writes; the other maps are written by the programs."""
 
 GRACE_S, QUIET_S = 0.25, 0.02
-"""How long programs that are to go translate what they have begun, and after which silence nothing is left to translate."""
-COMPARED, REST_S = 100, 5.0
-"""How many entries of maps are compared at one time, and how long nobody looks when all have been."""
+"""Time that removed programs continue to translate open flows, and time without packets after which
+they are removed earlier, in seconds."""
+ENTRIES_PER_CHECK, CHECK_INTERVAL_S = 100, 5.0
+"""Number of map entries compared per call, and pause after all were compared, in seconds."""
 
 _NETLINK_ADD_MEMBERSHIP, _RTNLGRP_LINK, _RTNLGRP_TC = 1, 1, 4
 _LINK_HEADER, _IFLA_IFNAME = 16, 3
@@ -55,90 +59,102 @@ _BUFFER_BYTES = 1024 * 1024
 
 
 def open_here() -> BpfLoader:
-    """The programs of the namespace this process stands in. Raises RequirementError where libbpf is missing."""
+    """Open the bpf loader in the current network namespace.
+
+    Raises RequirementError if libbpf is missing.
+    """
     return BpfLoader()
 
 
 class BpfLoader:
-    """It keeps the namespace it was made in, and keeps that alive."""
+    """Loader of the bpf backend for the namespace in which it was created, which it keeps alive."""
 
     def __init__(self) -> None:
         self._libbpf = Libbpf()
         self._loaded: LoadedPrograms | None = None
-        self._wanted: frozenset[str] = frozenset()
-        """Links on which the programs are to be."""
-        self._hooked: dict[str, int] = {}
-        """Links on which they are, with their indexes."""
-        self._own: frozenset[int] = frozenset()
-        """The programs' ids."""
-        self._told: dict[Entry, bytes] | None = None
-        """What is to be in the maps; unknown until all of it has been told."""
-        self._comparing: Iterator[bool | None] = iter(())
-        self._leaving_since: float | None = None
+        self._desired_links: frozenset[str] = frozenset()
+        """Links to which the programs should be attached."""
+        self._attached: dict[str, int] = {}
+        """Links to which the programs are attached, with their indexes."""
+        self._own_program_ids: frozenset[int] = frozenset()
+        """Kernel IDs of the loaded programs."""
+        self._desired_entries: dict[Entry, bytes] | None = None
+        """Desired map entries; None while they are not completely known."""
+        self._comparison: Iterator[bool | None] = iter(())
+        self._stopping_since: float | None = None
         self._route = RouteSocket()
-        self._ear = socket.socket(
+        self._notifications = socket.socket(
             socket.AF_NETLINK,
             socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK,
             socket.NETLINK_ROUTE,
         )
-        self._ear.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
-        self._ear.bind((0, 0))
+        self._notifications.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
+        self._notifications.bind((0, 0))
         for group in (_RTNLGRP_LINK, _RTNLGRP_TC):
-            self._ear.setsockopt(SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
+            self._notifications.setsockopt(SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
 
     def run(self, text: str) -> str:
-        words = msgspec.json.decode(text, type=MapUpdate)
+        update = msgspec.json.decode(text, type=MapUpdate)
         try:
-            if not words.links:
-                self._leave()
+            if not update.links:
+                self._stop()
                 return ""
             loaded = self._programs()
-            self._leaving_since = None
-            told, self._told = {} if words.is_anew else self._told, None
-            wanted = {(name, bytes.fromhex(key)) for name, key, _ in words.set}
-            for name, key, value in words.set:
+            self._stopping_since = None
+            former, self._desired_entries = {} if update.is_anew else self._desired_entries, None
+            desired_keys = {(name, bytes.fromhex(key)) for name, key, _ in update.set}
+            for name, key, value in update.set:
                 loaded.set(name, bytes.fromhex(key), bytes.fromhex(value))
-            for name in TOLD[1:] if words.is_anew else ():
-                for found, _ in loaded.entries(name):
-                    if (name, found) not in wanted:
-                        loaded.delete(name, found)
-            for name, key in words.delete:
+            for name in CONFIG_MAPS[1:] if update.is_anew else ():
+                for existing_key, _ in loaded.entries(name):
+                    if (name, existing_key) not in desired_keys:
+                        loaded.delete(name, existing_key)
+            for name, key in update.delete:
                 loaded.delete(name, bytes.fromhex(key))
-            self._wanted = frozenset(words.links)
-            self._hook(is_strict=True)
-            self._told = _changed(told, words)
-            self._comparing = self._compared()
+            self._desired_links = frozenset(update.links)
+            self._attach_all(is_strict=True)
+            self._desired_entries = _apply_update(former, update)
+            self._comparison = self._compare_entries()
         except (OSError, ValueError) as error:
             raise RulesError(str(error)) from None
         return ""
 
     def tend(self) -> None:
-        """Programs that are to go do so when they have no more to translate, or when their time is over."""
-        if self._leaving_since is None or self._loaded is None:
+        """Remove stopped programs when no packets arrive any more, or after GRACE_S."""
+        if self._stopping_since is None or self._loaded is None:
             return
-        if not _is_busy(self._loaded) or time.monotonic() - self._leaving_since > GRACE_S:
-            self._take_away()
+        if not _is_busy(self._loaded) or time.monotonic() - self._stopping_since > GRACE_S:
+            self._remove()
 
     def was_touched(self) -> bool:
-        """True when one of the entries whose turn it is is not as it was told; then nobody looks for a while."""
-        for is_same in islice(self._comparing, COMPARED):
+        """Return True if one of the entries compared in this call was changed by others.
+
+        The comparison then pauses for CHECK_INTERVAL_S.
+        """
+        for is_same in islice(self._comparison, ENTRIES_PER_CHECK):
             if is_same is None:
                 return False
             if not is_same:
-                self._comparing = self._compared(after_s=REST_S)
+                self._comparison = self._compare_entries(after_s=CHECK_INTERVAL_S)
                 return True
         return False
 
     def listed(self, names: Sequence[Name]) -> Any:
         links = self._links()
-        found = {link: [one.name for one in self._filters(index)] for link, index in links.items()}
-        loaded = self._loaded or self._adopted()
+        programs = {
+            link: [filter_.name for filter_ in self._filters(index)]
+            for link, index in links.items()
+        }
+        loaded = self._loaded or self._find_attached()
         maps = (
-            {name: {key.hex(): value.hex() for key, value in loaded.entries(name)} for name in TOLD}
+            {
+                name: {key.hex(): value.hex() for key, value in loaded.entries(name)}
+                for name in CONFIG_MAPS
+            }
             if loaded
             else {}
         )
-        return {"links": {link: names for link, names in found.items() if names}, "maps": maps}
+        return {"links": {link: names for link, names in programs.items() if names}, "maps": maps}
 
     def text(self) -> str:
         listed = self.listed(())
@@ -155,98 +171,114 @@ class BpfLoader:
         return "\n".join(lines)
 
     def fileno(self) -> int:
-        return self._ear.fileno()
+        return self._notifications.fileno()
 
     def heard(self) -> None:
-        """Links that have come get the programs; where somebody took them away they are put again."""
+        """Attach the programs to new links, and attach them again where others detached them."""
         is_changed = False
         while True:
             try:
-                data = self._ear.recv(RECEIVE_BYTES)
+                data = self._notifications.recv(RECEIVE_BYTES)
             except BlockingIOError:
                 break
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                self._hooked.clear()
+                self._attached.clear()
                 is_changed = True
                 continue
             for type_, _, _, body in messages(data):
-                is_changed |= self._concerns_us(type_, body)
-        if is_changed and self._loaded is not None and self._leaving_since is None:
-            self._hook(is_strict=False)
+                is_changed |= self._is_relevant(type_, body)
+        if is_changed and self._loaded is not None and self._stopping_since is None:
+            self._attach_all(is_strict=False)
 
     def close(self) -> None:
         if self._loaded is not None:
             self._loaded.close()
         self._route.close()
-        self._ear.close()
+        self._notifications.close()
 
-    def _concerns_us(self, type_: int, body: memoryview) -> bool:
+    def _is_relevant(self, type_: int, body: memoryview) -> bool:
+        """Return True if a notification requires programs to be attached."""
         index = _INDEX.unpack_from(body, 4)[0]
         if type_ in (tc.RTM_DELTFILTER, tc.RTM_DELQDISC) or (
-            type_ == tc.RTM_NEWTFILTER and self._is_anothers(body)
+            type_ == tc.RTM_NEWTFILTER and self._is_foreign(body)
         ):
-            mine = [link for link, known in self._hooked.items() if known == index]
-            for link in mine:
-                del self._hooked[link]
-            return bool(mine)
+            affected = [
+                link for link, attached_index in self._attached.items() if attached_index == index
+            ]
+            for link in affected:
+                del self._attached[link]
+            return bool(affected)
         if type_ not in (RTM_NEWLINK, RTM_DELLINK):
             return False
         name = _link_name(body)
-        if type_ == RTM_DELLINK and self._hooked.get(name) == index:
-            del self._hooked[name]
-        return type_ == RTM_NEWLINK and name in self._wanted and self._hooked.get(name) != index
+        if type_ == RTM_DELLINK and self._attached.get(name) == index:
+            del self._attached[name]
+        return (
+            type_ == RTM_NEWLINK
+            and name in self._desired_links
+            and self._attached.get(name) != index
+        )
 
-    def _is_anothers(self, body: memoryview) -> bool:
-        """True for a program that stands where ours should."""
-        found = tc.decode_filter(body)
-        return found is not None and found.program_id not in self._own
+    def _is_foreign(self, body: memoryview) -> bool:
+        """Return True for a filter in our place with a program of others."""
+        filter_ = tc.decode_filter(body)
+        return filter_ is not None and filter_.program_id not in self._own_program_ids
 
-    def _compared(self, after_s: float = 0.0) -> Iterator[bool | None]:
-        """Whether each entry is as it was told, over and over; None while nobody needs to look."""
+    def _compare_entries(self, after_s: float = 0.0) -> Iterator[bool | None]:
+        """Yield for each entry whether it is as desired, in an endless loop; None during pauses."""
         while True:
             rest_until = time.monotonic() + after_s
-            while self._told is None or self._loaded is None or time.monotonic() < rest_until:
+            while (
+                self._desired_entries is None
+                or self._loaded is None
+                or time.monotonic() < rest_until
+            ):
                 yield None
-            loaded, told = self._loaded, self._told
-            for (name, key), value in told.items():
+            loaded, desired = self._loaded, self._desired_entries
+            for (name, key), value in desired.items():
                 yield loaded.value(name, key) == value
-            for name in TOLD:
+            for name in CONFIG_MAPS:
                 for key in loaded.keys(name):
-                    yield (name, key) in told
-            after_s = REST_S
+                    yield (name, key) in desired
+            after_s = CHECK_INTERVAL_S
 
     def _programs(self) -> LoadedPrograms:
         if self._loaded is None:
-            self._loaded = self._adopted() or self._libbpf.load(OBJECT.read_bytes())
-        self._own = frozenset(self._libbpf.id_of(fd) for fd in self._loaded.programs.values())
+            self._loaded = self._find_attached() or self._libbpf.load(OBJECT.read_bytes())
+        self._own_program_ids = frozenset(
+            self._libbpf.id_of(fd) for fd in self._loaded.programs.values()
+        )
         return self._loaded
 
-    def _adopted(self) -> LoadedPrograms | None:
-        """What a former process left on the links, if all of it is there."""
-        found = {
-            one.name: one.program_id
+    def _find_attached(self) -> LoadedPrograms | None:
+        """Return the programs that a former process attached, if both are attached."""
+        program_ids = {
+            filter_.name: filter_.program_id
             for index in self._links().values()
-            for one in self._filters(index)
+            for filter_ in self._filters(index)
         }
-        return self._libbpf.found(found) if found.keys() == SIDES.keys() else None
+        return self._libbpf.open_loaded(program_ids) if program_ids.keys() == SIDES.keys() else None
 
-    def _hook(self, *, is_strict: bool) -> None:
-        """Puts the programs on the links that are there and have none yet, and takes them from those that are not to have any."""
+    def _attach_all(self, *, is_strict: bool) -> None:
+        """Attach the programs to desired links without them; detach them from other links.
+
+        is_strict: raise OSError for a link that refuses; otherwise it is tried again later.
+        """
         links = self._links()
-        for link in [link for link in self._hooked if link not in self._wanted]:
-            self._unhook(self._hooked.pop(link))
-        for link in sorted(self._wanted & links.keys()):
-            if self._hooked.get(link) == links[link]:
+        for link in [link for link in self._attached if link not in self._desired_links]:
+            self._detach(self._attached.pop(link))
+        for link in sorted(self._desired_links & links.keys()):
+            if self._attached.get(link) == links[link]:
                 continue
-            refusals = self._put(link, links[link])
+            refusals = self._attach(link, links[link])
             if not refusals:
-                self._hooked[link] = links[link]
+                self._attached[link] = links[link]
             elif is_strict:
                 raise OSError(f"{link}: {refusals[0]}")
 
-    def _put(self, link: str, index: int) -> list[str]:
+    def _attach(self, link: str, index: int) -> list[str]:
         assert self._loaded is not None
         fds = self._loaded.programs
         requests = [
@@ -259,29 +291,29 @@ class BpfLoader:
             if refusal.request or refusal.errno != errno.EEXIST
         ]
 
-    def _unhook(self, index: int) -> None:
-        """A link that is gone has none."""
+    def _detach(self, index: int) -> None:
+        """Remove the programs from a link; a link that does not exist is no error."""
         self._route.batch([tc.delete_filter(index, side) for side in SIDES.values()])
 
-    def _leave(self) -> None:
-        """New flows are left to others at once; what is being said has a moment to end."""
-        self._wanted, self._told = frozenset(), None
-        self._loaded = loaded = self._loaded or self._adopted()
+    def _stop(self) -> None:
+        """Stop translating new flows; existing ones continue until `tend` removes the programs."""
+        self._desired_links, self._desired_entries = frozenset(), None
+        self._loaded = loaded = self._loaded or self._find_attached()
         if loaded is None:
-            self._take_away()
+            self._remove()
             return
         loaded.set("settings", bytes(4), bytes(loaded.maps["settings"].value_size))
-        for name in TOLD[1:]:
+        for name in CONFIG_MAPS[1:]:
             for key, _ in loaded.entries(name):
                 loaded.delete(name, key)
-        self._leaving_since = time.monotonic()
+        self._stopping_since = time.monotonic()
 
-    def _take_away(self) -> None:
-        self._leaving_since = None
-        self._hooked.clear()
+    def _remove(self) -> None:
+        self._stopping_since = None
+        self._attached.clear()
         for index in self._links().values():
             if any(True for _ in self._filters(index)):
-                self._unhook(index)
+                self._detach(index)
         if self._loaded is not None:
             self._loaded.close()
             self._loaded = None
@@ -298,22 +330,26 @@ class BpfLoader:
                 if error.errno not in (errno.EINVAL, errno.ENODEV):
                     raise
                 continue
-            yield from (found for body in bodies if (found := tc.decode_filter(body)) is not None)
+            yield from (
+                filter_ for body in bodies if (filter_ := tc.decode_filter(body)) is not None
+            )
 
 
-def _changed(told: dict[Entry, bytes] | None, words: MapUpdate) -> dict[Entry, bytes] | None:
-    """What is to be in the maps after these words."""
-    if told is not None:
-        told.update(
-            {(name, bytes.fromhex(key)): bytes.fromhex(value) for name, key, value in words.set}
+def _apply_update(
+    entries: dict[Entry, bytes] | None, update: MapUpdate
+) -> dict[Entry, bytes] | None:
+    """Return the desired entries after an update."""
+    if entries is not None:
+        entries.update(
+            {(name, bytes.fromhex(key)): bytes.fromhex(value) for name, key, value in update.set}
         )
-        for name, key in words.delete:
-            told.pop((name, bytes.fromhex(key)), None)
-    return told
+        for name, key in update.delete:
+            entries.pop((name, bytes.fromhex(key)), None)
+    return entries
 
 
 def _is_busy(loaded: LoadedPrograms) -> bool:
-    """True when a packet of any flow has just been seen."""
+    """Return True if the programs translated a packet within the last QUIET_S."""
     quiet_since = time.clock_gettime_ns(time.CLOCK_MONOTONIC) - int(QUIET_S * 1e9)
     return any(
         int.from_bytes(value[-8:], sys.byteorder) > quiet_since

@@ -1,9 +1,9 @@
 """Comparison of the rules in namespaces with the desired ones, by the listings of the kernel.
 
-The programs that load rules rewrite them: other spellings, other order of options, defaults added or
-left out. So the desired rules are loaded into a reference namespace, by the same programs and the
-same kernel, and its listing is compared with those of the namespaces that should have the same
-rules. The reference namespace ends with the process.
+The programs that load rules rewrite them: spellings, order of options and defaults differ. So the
+desired rules are loaded into a reference namespace, by the same programs and the same kernel, and
+its listing is compared with those of the namespaces that should have the same rules. The reference
+namespace ends with the process.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from kubenetlab.kernel.rules.backends import RulesError, open_here
 from kubenetlab.kernel.syscalls import CLONE_NEWNET, open_namespace, unshare
 
 Names = Mapping[str, Sequence[Name]]
-"""Dialect → what of a namespace is ours."""
+"""Rule backend → names in a namespace that belong to the lab."""
 
 
 class Compared(Struct, frozen=True, omit_defaults=True):
-    """The outcome of a comparison."""
+    """Result of a comparison."""
 
     differences: tuple[Difference, ...] = ()
     errors: Mapping[str, str] = {}
-    """Dialect that could not be compared → the reason."""
+    """Rule backend that could not be compared → reason."""
 
 
 class _Listings(Struct):
-    """Listings of one namespace, by dialect; and the reason where there is none."""
+    """Listings of one namespace by rule backend, and the reasons for missing ones."""
 
     texts: dict[str, Any]
     errors: dict[str, str]
@@ -44,11 +44,12 @@ class _Listings(Struct):
 def compare(
     nodes: Mapping[str, ProcessId], steps: Sequence[Transaction], names: Names
 ) -> dict[str, Compared]:
-    """Compare the rules of nodes with those that the steps make; return the outcome by node.
+    """Compare the rules of nodes with those that the steps load; return the results by node.
 
     nodes: name of a node's namespace → pause process of the node. Namespaces are only read.
+
     The calling process is in another network namespace afterwards, so give it a process of its own.
-    Raises OSError where no namespace can be made.
+    Raises OSError if no namespace can be created.
     """
     unshare(CLONE_NEWNET)
     desired = _list(steps, names)
@@ -59,19 +60,19 @@ def compare(
 
 def _compare(observed: _Listings, desired: _Listings, names: Names) -> Compared:
     errors = {**observed.errors, **desired.errors}
-    found: list[Difference] = []
+    result: list[Difference] = []
     for name in names:
         if name not in errors and observed.texts[name] != desired.texts[name]:
-            words = cast(RewritingBackend, dialect(name))
+            backend = cast(RewritingBackend, dialect(name))
             sides = (
-                words.containers(side.texts[name], names[name]) for side in (desired, observed)
+                backend.containers(side.texts[name], names[name]) for side in (desired, observed)
             )
-            found += differences(*sides)
-    return Compared(tuple(found), errors)
+            result += differences(*sides)
+    return Compared(tuple(result), errors)
 
 
 def _list_node(node: ProcessId, names: Names) -> _Listings:
-    """List the namespace of a process."""
+    """List the rules in the namespace of a process."""
     home = open_namespace("net")
     with ExitStack() as stack:
         stack.callback(os.close, home)
@@ -87,27 +88,27 @@ def _list_node(node: ProcessId, names: Names) -> _Listings:
 
 
 def _list(steps: Sequence[Transaction], names: Names) -> _Listings:
-    """Load rules into the current namespace, and list it."""
-    found = _Listings({}, {})
+    """Load rules into the current namespace, and list them."""
+    listings = _Listings({}, {})
     with ExitStack() as stack:
         loaders = {}
         for name in names:
             try:
                 loaders[name] = stack.enter_context(closing(open_here(name)))
             except RequirementError as error:
-                found.errors[name] = str(error)
+                listings.errors[name] = str(error)
         for step in steps:
             try:
-                if step.dialect not in found.errors:
+                if step.dialect not in listings.errors:
                     loaders[step.dialect].run(step.text)
             except RulesError as error:
-                found.errors[step.dialect] = (
+                listings.errors[step.dialect] = (
                     f"the desired rules cannot be loaded for comparison: {error}"
                 )
         for name in names:
             try:
-                if name not in found.errors:
-                    found.texts[name] = loaders[name].listed(names[name])
+                if name not in listings.errors:
+                    listings.texts[name] = loaders[name].listed(names[name])
             except RulesError as error:
-                found.errors[name] = str(error)
-    return found
+                listings.errors[name] = str(error)
+    return listings

@@ -1,6 +1,7 @@
-"""Connection tracking in a namespace: UDP flows that lead where they should not any more are deleted.
+"""conntrack backend: deletion of UDP flows that lead to former endpoints.
 
-Source: include/uapi/linux/netfilter/nfnetlink_conntrack.h; net/netfilter/nf_conntrack_netlink.c (6.12).
+Source: include/uapi/linux/netfilter/nfnetlink_conntrack.h; net/netfilter/nf_conntrack_netlink.c
+(6.12).
 """
 
 from __future__ import annotations
@@ -36,45 +37,48 @@ _CTA_PROTO_NUM, _CTA_PROTO_SRC_PORT, _CTA_PROTO_DST_PORT = 1, 2, 3
 _FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
 _NFGENMSG = struct.Struct("=BBH")
 
-Place = tuple[str, int]
+AddressPort = tuple[str, int]
+"""Address and port."""
 
 
 class Flow(NamedTuple):
-    """One UDP flow: where its client sends to, who answers, and how the kernel names it."""
+    """One UDP flow."""
 
-    destination: Place
-    answers: Place
+    destination: AddressPort
+    """Destination of the client's packets."""
+    server: AddressPort
+    """Source of the replies: the endpoint."""
     request: bytes
-    """The attributes by which it is deleted."""
+    """Attributes that identify the flow in a request to delete it."""
 
 
 def open_here() -> Conntrack:
-    """Connection tracking of the namespace this process stands in."""
+    """Open the conntrack loader in the current network namespace."""
     return Conntrack()
 
 
 class Conntrack:
-    """A netlink socket of the namespace in which it was made."""
+    """Connection tracking of the namespace in which this object was created."""
 
     def __init__(self) -> None:
         self._socket = sockets.open_socket(sockets.NETLINK_NETFILTER)
         self._addresses = sockets.open_socket(sockets.NETLINK_ROUTE)
 
     def run(self, text: str) -> str:
-        wanted = decode(text)
-        for version in {allowed.version for allowed in wanted}:
-            by_place = {
+        destinations = decode(text)
+        for version in {allowed.version for allowed in destinations}:
+            by_destination = {
                 (allowed.address, allowed.port): allowed
-                for allowed in wanted
+                for allowed in destinations
                 if allowed.version == version
             }
             flows = self.flows(version)
-            own = (
+            own_addresses = (
                 self._own_addresses()
-                if flows and any(not address for address, _ in by_place)
+                if flows and any(not address for address, _ in by_destination)
                 else set()
             )
-            for flow in [flow for flow in flows if _is_stale(flow, by_place, own)]:
+            for flow in [flow for flow in flows if _is_stale(flow, by_destination, own_addresses)]:
                 self._delete(version, flow)
         return ""
 
@@ -82,21 +86,23 @@ class Conntrack:
         return []
 
     def text(self) -> str:
-        """The UDP flows: where each goes, and who answers."""
-        found = (
-            f"udp {flow.destination[0]} port {flow.destination[1]} answered by {flow.answers[0]} port {flow.answers[1]}\n"
+        """Return the UDP flows, one per line."""
+        lines = (
+            f"udp {flow.destination[0]} port {flow.destination[1]} "
+            f"answered by {flow.server[0]} port {flow.server[1]}\n"
             for flow in self._all()
         )
-        return "".join(sorted(found))
+        return "".join(sorted(lines))
 
     def close(self) -> None:
         self._socket.close()
         self._addresses.close()
 
     def flows(self, version: int) -> list[Flow]:
-        """Every UDP flow of an IP version.
+        """Return all UDP flows of an IP version.
 
-        Where nothing at all is tracked nothing is listed: for a list the kernel goes through the tables of all namespaces, which takes it 10 ms.
+        If nothing is tracked, no dump is requested: the kernel would walk the tables of all
+        namespaces, which takes 10 ms.
         """
         try:
             if not self._count():
@@ -111,11 +117,11 @@ class Conntrack:
         ]
 
     def _own_addresses(self) -> set[str]:
-        """Those of this namespace, at which its node ports are."""
+        """Return the addresses of this namespace, where its node ports listen."""
         return set(map(address_in, sockets.ask(self._addresses, dump_addresses())))
 
     def _count(self) -> int:
-        """How many flows are tracked in this namespace, of all protocols."""
+        """Return the number of tracked flows of all protocols in this namespace."""
         (body,) = sockets.ask(
             self._socket, message(_GET_STATS, NLM_F_ACK, _NFGENMSG.pack(socket.AF_UNSPEC, 0, 0))
         )
@@ -126,7 +132,7 @@ class Conntrack:
             yield from self.flows(version)
 
     def _delete(self, version: int, flow: Flow) -> None:
-        """One that has just gone by itself is no fault."""
+        """Delete a flow; one that does not exist any more is no error."""
         try:
             sockets.ask(
                 self._socket,
@@ -136,34 +142,43 @@ class Conntrack:
             )
         except OSError as error:
             if error.errno != errno.ENOENT:
-                where = f"{flow.destination[0]} port {flow.destination[1]}"
+                destination = f"{flow.destination[0]} port {flow.destination[1]}"
                 raise RulesError(
-                    f"a UDP flow to {where} is not to be deleted: {error.strerror}"
+                    f"cannot delete a UDP flow to {destination}: {error.strerror}"
                 ) from None
 
 
-def _is_stale(flow: Flow, by_place: dict[Place, Allowed], own: set[str]) -> bool:
-    """True when it leads to none of the endpoints of where it goes; to a node port goes what was translated at whatever address, or was sent to
-    one of the namespace's own before there was the node port."""
-    allowed = by_place.get(flow.destination)
-    if allowed is None and (flow.answers != flow.destination or flow.destination[0] in own):
-        allowed = by_place.get(("", flow.destination[1]))
-    return allowed is not None and flow.answers not in allowed.endpoints
+def _is_stale(
+    flow: Flow, by_destination: dict[AddressPort, Allowed], own_addresses: set[str]
+) -> bool:
+    """Return True if a flow does not lead to an endpoint of its destination.
+
+    A flow counts as one to a node port if its destination was translated, whatever the address, or
+    if it was sent to an address of this namespace before the node port existed.
+    """
+    allowed = by_destination.get(flow.destination)
+    if allowed is None and (
+        flow.server != flow.destination or flow.destination[0] in own_addresses
+    ):
+        allowed = by_destination.get(("", flow.destination[1]))
+    return allowed is not None and flow.server not in allowed.endpoints
 
 
 def _flow(body: memoryview, version: int) -> Flow | None:
-    found = attributes(body)
-    origin, reply = attributes(found[_CTA_TUPLE_ORIG]), attributes(found[_CTA_TUPLE_REPLY])
+    entry = attributes(body)
+    origin, reply = attributes(entry[_CTA_TUPLE_ORIG]), attributes(entry[_CTA_TUPLE_REPLY])
     protocol = attributes(origin[_CTA_TUPLE_PROTO])
     if protocol[_CTA_PROTO_NUM][0] != socket.IPPROTO_UDP:
         return None
-    request = attribute(_CTA_TUPLE_ORIG | NLA_F_NESTED, bytes(found[_CTA_TUPLE_ORIG])) + attribute(
-        _CTA_ID, bytes(found[_CTA_ID])
+    request = attribute(_CTA_TUPLE_ORIG | NLA_F_NESTED, bytes(entry[_CTA_TUPLE_ORIG])) + attribute(
+        _CTA_ID, bytes(entry[_CTA_ID])
     )
-    destination = _place(origin, _CTA_IP_DST[version], _CTA_PROTO_DST_PORT)
-    return Flow(destination, _place(reply, _CTA_IP_SRC[version], _CTA_PROTO_SRC_PORT), request)
+    destination = _address_port(origin, _CTA_IP_DST[version], _CTA_PROTO_DST_PORT)
+    return Flow(
+        destination, _address_port(reply, _CTA_IP_SRC[version], _CTA_PROTO_SRC_PORT), request
+    )
 
 
-def _place(parts: dict[int, memoryview], address: int, port: int) -> Place:
+def _address_port(parts: dict[int, memoryview], address: int, port: int) -> AddressPort:
     ip, protocol = attributes(parts[_CTA_TUPLE_IP]), attributes(parts[_CTA_TUPLE_PROTO])
     return str(ip_address(bytes(ip[address]))), int.from_bytes(protocol[port], "big")

@@ -1,4 +1,4 @@
-"""ipset in a namespace, by its program: `ipset restore` and `ipset save`.
+"""ipset backend, by the program `ipset`: `ipset restore` and `ipset save`.
 
 Source: ipset(8) 7.17.
 """
@@ -19,52 +19,55 @@ from kubenetlab.hoststate.rules.ipset import (
 )
 from kubenetlab.hoststate.rules.rulesets import Name
 from kubenetlab.kernel.rules.backends import RulesError
-from kubenetlab.kernel.rules.programs import ProgramRunner, require
+from kubenetlab.kernel.rules.programs import ProgramRunner, require_program
 
 PROGRAM: Final = "ipset"
 INSTALL_HINT: Final = "install it with: apt-get install ipset"
-REST_S: Final = 10.0
-"""How often it is looked whether the sets are as they were told: each time takes a process."""
+CHECK_INTERVAL_S: Final = 10.0
+"""Time between two checks for changes made by others, in seconds; each one starts a process."""
 
 _PREFIX = re.compile(r"^ipset v[\d.]+: (Error in line \d+: )?")
 
 
 def open_here() -> Ipset:
-    """ipset of the namespace this process stands in. Raises RequirementError where the program is missing."""
-    require(PROGRAM, INSTALL_HINT)
+    """Open the ipset loader in the current network namespace.
+
+    Raises RequirementError if the program is missing.
+    """
+    require_program(PROGRAM, INSTALL_HINT)
     return Ipset()
 
 
 class Ipset:
-    """The program, started in the namespace in which this object was made."""
+    """Sets of the namespace in which this object was created."""
 
     def __init__(self) -> None:
         self._programs = ProgramRunner()
-        self._told: Contents = {}
-        """What should be in our sets."""
-        self._look_at = 0.0
+        self._desired: Contents = {}
+        """Desired content of the lab's sets."""
+        self._next_check_at = 0.0
 
     def run(self, text: str) -> str:
         restore = decode_restore(text)
         self.restore(restore.text)
         if restore.anew:
-            gone = [
+            obsolete = [
                 name
                 for name in self._run(["list", "-n"]).split()
                 if name.startswith(restore.anew) and name not in restore.kept
             ]
-            self.restore("".join(f"destroy {name}\n" for name in gone))
-        self._told = followed(self._told, restore)
+            self.restore("".join(f"destroy {name}\n" for name in obsolete))
+        self._desired = followed(self._desired, restore)
         return ""
 
     def was_touched(self) -> bool:
-        if not self._told or time.monotonic() < self._look_at:
+        if not self._desired or time.monotonic() < self._next_check_at:
             return False
-        self._look_at = time.monotonic() + REST_S
-        return not is_as_told(self._told, self.text())
+        self._next_check_at = time.monotonic() + CHECK_INTERVAL_S
+        return not is_as_told(self._desired, self.text())
 
     def restore(self, text: str) -> None:
-        """Input of the program."""
+        """Run `ipset restore` with this input."""
         if text:
             self._run(["restore"], text)
 
@@ -77,17 +80,17 @@ class Ipset:
     def close(self) -> None:
         self._programs.close()
 
-    def _run(self, words: list[str], text: str = "") -> str:
-        done = self._programs.run([PROGRAM, *words], text)
-        if done.returncode:
-            raise RulesError(readable(done.stderr, text))
-        return done.stdout
+    def _run(self, arguments: list[str], text: str = "") -> str:
+        result = self._programs.run([PROGRAM, *arguments], text)
+        if result.returncode:
+            raise RulesError(readable(result.stderr, text))
+        return result.stdout
 
 
-def readable(said: str, text: str) -> str:
-    """What the program said, with the line at which it failed."""
-    reason = _PREFIX.sub("", said.strip()) or "it failed without a word"
-    number = failed_line(said)
+def readable(output: str, text: str) -> str:
+    """Return the program's error message, with the line that it rejected."""
+    reason = _PREFIX.sub("", output.strip()) or "the program failed without a message"
+    number = failed_line(output)
     return (
         "\n".join([f"ipset restore: {reason}", *text.splitlines()[number - 1 : number]])
         if number

@@ -1,6 +1,8 @@
-"""iptables in a namespace, by its programs that write to nftables: `iptables-nft-restore` and `-save`, and the same for IPv6.
+"""iptables backend, by the nft variants of `iptables-restore` and `iptables-save`.
 
-With those every transaction raises the ruleset's generation, as with nft; the older ones (-legacy) tell nobody.
+Those of ip6tables are used for IPv6. With these programs every transaction raises the ruleset's
+generation, as with nft. The legacy programs send no notification.
+
 Source: iptables-restore(8), xtables-nft(8) 1.8.9.
 """
 
@@ -15,26 +17,29 @@ from kubenetlab.hoststate.rules.iptables import TABLES, cleaning, decode_restore
 from kubenetlab.hoststate.rules.rulesets import Name
 from kubenetlab.kernel.rules import nftables
 from kubenetlab.kernel.rules.backends import RulesError
-from kubenetlab.kernel.rules.programs import ProgramRunner, require
+from kubenetlab.kernel.rules.programs import ProgramRunner, require_program
 
 PROGRAM: Final = "iptables-nft-restore"
 INSTALL_HINT: Final = "install it with: apt-get install iptables"
 
-_HIDDEN = re.compile(r"^# (Table `(\S+)' is incompatible.*)$", re.MULTILINE)
-"""Comment in place of a table in which something else than iptables' programs has made rules."""
-_LINE = re.compile(r"line:? (\d+)")
-_NAMED = re.compile(r"Chain '(\S+)'")
+_INCOMPATIBLE_TABLE = re.compile(r"^# (Table `(\S+)' is incompatible.*)$", re.MULTILINE)
+"""Comment that replaces a table with rules not made by iptables."""
+_LINE_NUMBER = re.compile(r"line:? (\d+)")
+_CHAIN_NAME = re.compile(r"Chain '(\S+)'")
 _PREFIX = re.compile(r"^ip6?tables\S*( v[\d.]+)?( \(nf_tables\))?: ")
 
 
 def open_here() -> Iptables:
-    """iptables of the namespace this process stands in. Raises RequirementError where the programs are missing."""
-    require(PROGRAM, INSTALL_HINT)
+    """Open the iptables loader in the current network namespace.
+
+    Raises RequirementError if the programs are missing.
+    """
+    require_program(PROGRAM, INSTALL_HINT)
     return Iptables()
 
 
 class Iptables:
-    """The programs, started in the namespace in which this object was made."""
+    """Rules of the namespace in which this object was created."""
 
     def __init__(self) -> None:
         self._programs = ProgramRunner()
@@ -45,11 +50,14 @@ class Iptables:
                 self.restore(restore.family, cleaning(self._save(restore.family), restore.anew))
             self.restore(restore.family, restore.text)
             if restore.is_last:
-                self._clear(restore.family)
+                self._delete_idle_tables(restore.family)
         return ""
 
     def listed(self, names: Sequence[Name]) -> list[tuple[str, str]]:
-        """Return (family, output of `iptables-save`) pairs. Raises RulesError where a table has rules that it cannot show."""
+        """Return (family, output of `iptables-save`) pairs.
+
+        Raises RulesError if a table has rules that iptables cannot show.
+        """
         return [
             (family, self._save(family, is_complete=True))
             for family in dict.fromkeys(family for family, _ in names)
@@ -62,26 +70,32 @@ class Iptables:
         self._programs.close()
 
     def _save(self, family: str, *, is_complete: bool = False) -> str:
-        done = self._programs.run([f"{family}tables-nft-save"])
-        if done.returncode:
-            raise RulesError(done.stderr.strip())
-        hidden = [found[1] for found in _HIDDEN.finditer(done.stdout) if found[2] in TABLES]
-        if hidden and is_complete:
-            raise RulesError(f"{family}tables-save: {hidden[0]}")
+        result = self._programs.run([f"{family}tables-nft-save"])
+        if result.returncode:
+            raise RulesError(result.stderr.strip())
+        incompatible = [
+            match[1] for match in _INCOMPATIBLE_TABLE.finditer(result.stdout) if match[2] in TABLES
+        ]
+        if incompatible and is_complete:
+            raise RulesError(f"{family}tables-save: {incompatible[0]}")
         return "".join(
-            line for line in done.stdout.splitlines(keepends=True) if not line.startswith("#")
+            line for line in result.stdout.splitlines(keepends=True) if not line.startswith("#")
         )
 
     def restore(self, family: str, text: str) -> None:
-        """Input of one family's program; built-in chains and others' are left as they are."""
+        """Run the restore program of a family with this input; keep other chains as they are."""
         if not text:
             return
-        done = self._programs.run([f"{family}tables-nft-restore", "--noflush"], text)
-        if done.returncode:
-            raise RulesError(readable(done.stderr, family, text))
+        result = self._programs.run([f"{family}tables-nft-restore", "--noflush"], text)
+        if result.returncode:
+            raise RulesError(readable(result.stderr, family, text))
 
-    def _clear(self, family: str) -> None:
-        """Takes idle tables away: the older way to make them, empty built-in chains, would leave their hooks in every packet's way."""
+    def _delete_idle_tables(self, family: str) -> None:
+        """Delete tables without rules and own chains.
+
+        Empty built-in chains, as the legacy programs leave them, would keep their hooks in the path
+        of every packet.
+        """
         commands = "".join(
             f"delete table {family} {table}\n" for table in idle_tables(self._save(family))
         )
@@ -90,27 +104,26 @@ class Iptables:
                 nft.run(commands)
 
 
-def readable(said: str, family: str, text: str) -> str:
-    """What the program said, with the line at which it failed and its table."""
-    words = [
+def readable(output: str, family: str, text: str) -> str:
+    """Return the program's error message, with the rejected line and its table."""
+    messages = [
         line.strip()
-        for line in said.splitlines()
+        for line in output.splitlines()
         if line.strip() and not line.startswith(("Error occurred", "Try "))
     ]
-    reason = _PREFIX.sub("", " ".join(words)).strip() or "it failed without a word"
-    found = [f"{family}tables-restore: {reason}"]
-    if place := _LINE.search(said):
-        lines = text.splitlines()[: int(place[1])]
+    reason = _PREFIX.sub("", " ".join(messages)).strip() or "the program failed without a message"
+    result = [f"{family}tables-restore: {reason}"]
+    if position := _LINE_NUMBER.search(output):
+        input_lines = text.splitlines()[: int(position[1])]
         start = max(
-            (number for number, line in enumerate(lines) if line.startswith("*")), default=0
+            (number for number, line in enumerate(input_lines) if line.startswith("*")), default=0
         )
-        named = _NAMED.search(
-            reason
-        )  # where a chain is missing it is noticed at the end of the table
+        # A missing chain is reported at the end of the table.
+        chain = _CHAIN_NAME.search(reason)
         suspects = (
-            lines[-1:]
-            if lines[-1:] != ["COMMIT"]
-            else [line for line in lines[start:] if named and f"-j {named[1]}" in line]
+            input_lines[-1:]
+            if input_lines[-1:] != ["COMMIT"]
+            else [line for line in input_lines[start:] if chain and f"-j {chain[1]}" in line]
         )
-        found += [lines[start], *suspects[:1]]
-    return "\n".join(found)
+        result += [input_lines[start], *suspects[:1]]
+    return "\n".join(result)

@@ -1,4 +1,4 @@
-"""IPVS in a namespace, by generic netlink, on a socket that is kept.
+"""ipvs backend: IPVS by generic netlink, on a socket that stays open.
 
 Source: net/netfilter/ipvs/ip_vs_ctl.c, net/netlink/genetlink.c (6.1).
 """
@@ -32,119 +32,137 @@ from kubenetlab.hoststate.wire import messages as parts_of
 from kubenetlab.kernel.netlink import sockets
 from kubenetlab.kernel.rules.backends import RulesError
 
-REST_S: Final = 10.0
-"""How often it is looked whether the servers are as they were told."""
-_AT_A_TIME: Final = 64
-"""Requests that are sent together: as many answers are kept for us."""
+CHECK_INTERVAL_S: Final = 10.0
+"""Time between two checks for changes made by others, in seconds."""
+_REQUESTS_PER_BATCH: Final = 64
+"""Requests per datagram; the socket's buffer has room for as many acknowledgements."""
 
-Wanted = VirtualServer | RealServer
-Asked = tuple[Wanted, bytes]
+Server = VirtualServer | RealServer
+ServerRequest = tuple[Server, bytes]
 """A server, and the request about it."""
 
 
 def open_here() -> Ipvs:
-    """IPVS of the namespace this process stands in. Raises RequirementError where the kernel has none."""
+    """Open the IPVS loader in the current network namespace.
+
+    Raises RequirementError if the kernel has no IPVS.
+    """
     try:
         return Ipvs()
     except OSError as error:
         raise RequirementError(
-            f"this kernel has no IPVS ({error.strerror}): modprobe ip_vs, or a kernel with CONFIG_IP_VS"
+            f"this kernel has no IPVS ({error.strerror}): "
+            "run modprobe ip_vs, or use a kernel with CONFIG_IP_VS"
         ) from None
 
 
 class Ipvs:
-    """The virtual servers of the namespace in which this object was made."""
+    """Virtual servers of the namespace in which this object was created."""
 
     def __init__(self) -> None:
         self._socket = sockets.open_socket(sockets.NETLINK_GENERIC)
         self._sequence = 0
         try:
-            self._family = messages.family_number(self._ask(messages.ask_for_family())[0])
+            self._family = messages.family_number(self._query(messages.ask_for_family())[0])
         except OSError:
             self._socket.close()
             raise
-        self._is_awaited = True
-        """True while there may be real servers that only wait for the end of their connections."""
-        self._told: tuple[IpvsObject, ...] = ()
-        """The servers that should be there."""
-        self._look_at = 0.0
+        self._has_draining = True
+        """True while real servers may exist that have weight 0 and wait for their connections to
+        end."""
+        self._desired: tuple[IpvsObject, ...] = ()
+        """Servers that should exist."""
+        self._next_check_at = 0.0
 
     def run(self, text: str) -> str:
-        orders = decode_orders(text)
-        self._told = followed(self._told, orders)
-        if orders.is_anew:
-            orders = against(orders, self._list())
-        self._make(orders.servers, messages.NEW_SERVICE, messages.SET_SERVICE, messages.service)
-        self._make(orders.reals, messages.NEW_DEST, messages.SET_DEST, messages.destination)
-        self._part_from(orders.leaving)
-        self._go(orders.gone, messages.DEL_SERVICE, messages.which)
+        changes = decode_orders(text)
+        self._desired = followed(self._desired, changes)
+        if changes.is_anew:
+            changes = against(changes, self._list())
+        self._create_or_update(
+            changes.servers, messages.NEW_SERVICE, messages.SET_SERVICE, messages.service
+        )
+        self._create_or_update(
+            changes.reals, messages.NEW_DEST, messages.SET_DEST, messages.destination
+        )
+        self._drain(changes.leaving)
+        self._delete(changes.gone, messages.DEL_SERVICE, messages.which)
         return ""
 
     def tend(self) -> None:
-        """Real servers that have no connections any more go."""
-        if self._is_awaited:
-            waiting = [
+        """Delete draining real servers that have no connections any more."""
+        if self._has_draining:
+            draining = [
                 (real, connections)
-                for one in self._list()
-                for real, weight, connections in one.reals
+                for listed in self._list()
+                for real, weight, connections in listed.reals
                 if not weight
             ]
-            self._go(
-                [real for real, connections in waiting if not connections],
+            self._delete(
+                [real for real, connections in draining if not connections],
                 messages.DEL_DEST,
                 messages.destination,
             )
-            self._is_awaited = any(connections for _, connections in waiting)
+            self._has_draining = any(connections for _, connections in draining)
 
     def was_touched(self) -> bool:
-        if not self._told or time.monotonic() < self._look_at:
+        if not self._desired or time.monotonic() < self._next_check_at:
             return False
-        self._look_at = time.monotonic() + REST_S
-        return any(differences(self._told, self.listed(())))
+        self._next_check_at = time.monotonic() + CHECK_INTERVAL_S
+        return any(differences(self._desired, self.listed(())))
 
     def listed(self, names: Sequence[Name]) -> Any:
         return msgspec.to_builtins(list(self._list()))
 
     def text(self) -> str:
         return told(
-            obj for one in self._list() for obj in (one.server, *(real for real, _, _ in one.reals))
+            obj
+            for listed in self._list()
+            for obj in (listed.server, *(real for real, _, _ in listed.reals))
         )
 
     def close(self) -> None:
         self._socket.close()
 
-    def _make(
-        self, wanted: Sequence[Any], new: int, change: int, encode: Callable[[Any], bytes]
+    def _create_or_update(
+        self, servers: Sequence[Any], new: int, change: int, encode: Callable[[Any], bytes]
     ) -> None:
-        """Each as it should be, whether or not it is there."""
-        there = self._all([(obj, self._request(new, encode(obj))) for obj in wanted], errno.EEXIST)
-        self._all([(obj, self._request(change, encode(obj))) for obj in there])
+        """Create servers; update those that exist already."""
+        existing = self._send_all(
+            [(obj, self._request(new, encode(obj))) for obj in servers], errno.EEXIST
+        )
+        self._send_all([(obj, self._request(change, encode(obj))) for obj in existing])
 
-    def _part_from(self, leaving: Iterable[RealServer]) -> None:
-        """No new connection goes there. What is asked by UDP has no end that one could wait for."""
-        everybody = list(leaving)
-        self._go(
-            [real for real in everybody if real.protocol == "udp"],
+    def _drain(self, leaving: Iterable[RealServer]) -> None:
+        """Send no new connections to these real servers.
+
+        UDP servers are deleted at once, because UDP has no end of a connection to wait for.
+        """
+        servers = list(leaving)
+        self._delete(
+            [real for real in servers if real.protocol == "udp"],
             messages.DEL_DEST,
             messages.destination,
         )
-        waiting = [real for real in everybody if real.protocol != "udp"]
-        quiet = [
+        draining = [real for real in servers if real.protocol != "udp"]
+        requests = [
             (real, self._request(messages.SET_DEST, messages.destination(real, weight=0)))
-            for real in waiting
+            for real in draining
         ]
-        self._all(quiet, errno.ENOENT, errno.ESRCH)
-        self._is_awaited |= bool(waiting)
+        self._send_all(requests, errno.ENOENT, errno.ESRCH)
+        self._has_draining |= bool(draining)
 
-    def _go(self, gone: Sequence[Any], command: int, encode: Callable[[Any], bytes]) -> None:
-        self._all(
-            [(obj, self._request(command, encode(obj))) for obj in gone], errno.ENOENT, errno.ESRCH
+    def _delete(self, servers: Sequence[Any], command: int, encode: Callable[[Any], bytes]) -> None:
+        self._send_all(
+            [(obj, self._request(command, encode(obj))) for obj in servers],
+            errno.ENOENT,
+            errno.ESRCH,
         )
 
     def _list(self) -> Iterator[ListedServer]:
         servers = [
             messages.decode_service(body)
-            for body in self._ask(self._request(messages.GET_SERVICE), NLM_F_DUMP)
+            for body in self._query(self._request(messages.GET_SERVICE), NLM_F_DUMP)
         ]
         for server in servers:
             if server is not None:
@@ -153,31 +171,34 @@ class Ipvs:
                     server,
                     tuple(
                         messages.decode_destination(body, server)
-                        for body in self._ask(request, NLM_F_DUMP)
+                        for body in self._query(request, NLM_F_DUMP)
                     ),
                 )
 
     def _request(self, command: int, body: bytes = b"") -> bytes:
         return messages.request(self._family, command, body)
 
-    def _all(self, asked: Sequence[Asked], *excused: int) -> list[Wanted]:
-        """Has the kernel do all of it; what it refuses for an excused reason is handed back. Raises RulesError at another refusal."""
-        found: list[Wanted] = []
-        for start in range(0, len(asked), _AT_A_TIME):
-            some = asked[start : start + _AT_A_TIME]
-            first = self._sequence + 1
-            self._socket.send(b"".join(self._numbered(request, NLM_F_ACK) for _, request in some))
-            refused = {
-                sequence - first: number for sequence, number in self._acknowledged(len(some))
-            }
-            for place, number in sorted(refused.items()):
-                if number not in excused:
-                    raise RulesError(f"{os.strerror(number)}\n{some[place][0]}")
-                found.append(some[place][0])
-        return found
+    def _send_all(self, requests: Sequence[ServerRequest], *tolerated: int) -> list[Server]:
+        """Send requests; return the servers whose requests were refused with a tolerated errno.
 
-    def _acknowledged(self, count: int) -> Iterator[tuple[int, int]]:
-        """(sequence number, errno) of those of so many requests that were refused."""
+        Raises RulesError for any other refusal.
+        """
+        tolerated_servers: list[Server] = []
+        for start in range(0, len(requests), _REQUESTS_PER_BATCH):
+            batch = requests[start : start + _REQUESTS_PER_BATCH]
+            first = self._sequence + 1
+            self._socket.send(b"".join(self._numbered(request, NLM_F_ACK) for _, request in batch))
+            refused = {
+                sequence - first: number for sequence, number in self._read_refusals(len(batch))
+            }
+            for index, number in sorted(refused.items()):
+                if number not in tolerated:
+                    raise RulesError(f"{os.strerror(number)}\n{batch[index][0]}")
+                tolerated_servers.append(batch[index][0])
+        return tolerated_servers
+
+    def _read_refusals(self, count: int) -> Iterator[tuple[int, int]]:
+        """Read `count` acknowledgements; yield (sequence number, errno) of refused requests."""
         while count:
             for type_, _, sequence, body in parts_of(self._socket.recv(sockets.RECEIVE_BYTES)):
                 if type_ == NLMSG_ERROR:
@@ -185,7 +206,7 @@ class Ipvs:
                     if number := sockets.error_number(body):
                         yield sequence, number
 
-    def _ask(self, request: bytes, flags: int = NLM_F_ACK) -> list[memoryview]:
+    def _query(self, request: bytes, flags: int = NLM_F_ACK) -> list[memoryview]:
         return sockets.ask(self._socket, self._numbered(request, flags))
 
     def _numbered(self, request: bytes, flags: int) -> bytes:

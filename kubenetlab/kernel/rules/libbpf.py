@@ -1,4 +1,4 @@
-"""BPF objects by libbpf, called by ctypes: loaded, found again by the ids of what runs, their maps read and written, programs tried.
+"""libbpf by ctypes: loading of BPF objects, access to programs and maps, test runs.
 
 Source: libbpf 1.x bpf.h, libbpf.h; include/uapi/linux/bpf.h (struct bpf_prog_info, bpf_map_info).
 """
@@ -48,7 +48,7 @@ class _TestRun(ctypes.Structure):
 
 
 class Map(NamedTuple):
-    """A map that is open."""
+    """An open BPF map."""
 
     fd: int
     key_size: int
@@ -56,14 +56,14 @@ class Map(NamedTuple):
 
 
 class TestRunResult(NamedTuple):
-    """What a program said of a packet, and what it made of it."""
+    """Return value of a program, and the packet after it ran."""
 
     verdict: int
     packet: bytes
 
 
 def has_library() -> bool:
-    """True when libbpf can be loaded."""
+    """Return True if libbpf can be loaded."""
     try:
         ctypes.CDLL(LIBRARY)
     except OSError:
@@ -72,7 +72,10 @@ def has_library() -> bool:
 
 
 class LoadedPrograms:
-    """Programs in the kernel, with their maps. They live as long as somebody holds them: this object, or a link on which they are."""
+    """Loaded programs and their maps.
+
+    The kernel keeps them as long as this object is open or a link has the programs.
+    """
 
     def __init__(self, library: Any, programs: Mapping[str, int], maps: Mapping[str, Map]) -> None:
         self._library = library
@@ -80,47 +83,53 @@ class LoadedPrograms:
         self.maps = dict(maps)
 
     def set(self, name: str, key: bytes, value: bytes) -> None:
-        found = self.maps[name]
-        if (len(key), len(value)) != (found.key_size, found.value_size):
+        map_ = self.maps[name]
+        if (len(key), len(value)) != (map_.key_size, map_.value_size):
             raise ValueError(
-                f"{name} has keys of {found.key_size} and values of {found.value_size} bytes"
+                f"{name} has keys of {map_.key_size} and values of {map_.value_size} bytes"
             )
-        _checked(
-            self._library.bpf_map_update_elem(found.fd, key, value, ctypes.c_uint64(0)),
+        _check(
+            self._library.bpf_map_update_elem(map_.fd, key, value, ctypes.c_uint64(0)),
             f"{name} {key.hex()}",
         )
 
     def delete(self, name: str, key: bytes) -> None:
-        """What is gone already is no fault."""
+        """Delete an entry; a missing entry is no error."""
         try:
-            _checked(
+            _check(
                 self._library.bpf_map_delete_elem(self.maps[name].fd, key), f"{name} {key.hex()}"
             )
         except FileNotFoundError:
             pass
 
     def value(self, name: str, key: bytes) -> bytes | None:
-        """What is under a key."""
-        found = self.maps[name]
-        value = ctypes.create_string_buffer(found.value_size)
-        return value.raw if self._library.bpf_map_lookup_elem(found.fd, key, value) == 0 else None
+        """Return the value of a key; None if there is no entry."""
+        map_ = self.maps[name]
+        value = ctypes.create_string_buffer(map_.value_size)
+        return value.raw if self._library.bpf_map_lookup_elem(map_.fd, key, value) == 0 else None
 
     def keys(self, name: str) -> Iterator[bytes]:
-        """Each as it is come to; where the last one is taken away meanwhile, it begins again."""
-        found = self.maps[name]
-        key, before = ctypes.create_string_buffer(found.key_size), None
-        while self._library.bpf_map_get_next_key(found.fd, before, key) == 0:
+        """Yield the keys in the map's order.
+
+        The iteration starts again if the current key is deleted meanwhile.
+        """
+        map_ = self.maps[name]
+        key, previous = ctypes.create_string_buffer(map_.key_size), None
+        while self._library.bpf_map_get_next_key(map_.fd, previous, key) == 0:
             yield key.raw
-            before = key.raw
+            previous = key.raw
 
     def entries(self, name: str) -> Iterator[tuple[bytes, bytes]]:
-        """Key and value of each; of a map that changes meanwhile, some of them."""
+        """Yield key and value of each entry; entries deleted meanwhile are left out."""
         for key in tuple(self.keys(name)):
             if (value := self.value(name, key)) is not None:
                 yield key, value
 
     def try_packet(self, program: str, packet: bytes, context: bytes = b"") -> TestRunResult:
-        """Gives a program a frame, without any link. `context` is a struct __sk_buff."""
+        """Run a program on an Ethernet frame, without any link.
+
+        context: struct __sk_buff; empty: zeros.
+        """
         out = ctypes.create_string_buffer(_MAX_PACKET)
         options = _TestRun(
             sz=ctypes.sizeof(_TestRun),
@@ -132,7 +141,7 @@ class LoadedPrograms:
         options.data_out = ctypes.cast(out, ctypes.c_void_p)
         if context:
             options.ctx_in, options.ctx_size_in = context, len(context)
-        _checked(
+        _check(
             self._library.bpf_prog_test_run_opts(self.programs[program], ctypes.byref(options)),
             program,
         )
@@ -140,70 +149,81 @@ class LoadedPrograms:
         return TestRunResult(verdict, out.raw[: options.data_size_out])
 
     def close(self) -> None:
-        for fd in (*self.programs.values(), *(found.fd for found in self.maps.values())):
+        for fd in (*self.programs.values(), *(map_.fd for map_ in self.maps.values())):
             os.close(fd)
         self.programs, self.maps = {}, {}
 
 
 class Libbpf:
-    """The library. Raises RequirementError where it is missing."""
+    """The library."""
 
     def __init__(self) -> None:
+        """Load the library. Raises RequirementError if it is missing."""
         try:
             self._library = library = ctypes.CDLL(LIBRARY, use_errno=True)
         except OSError:
-            raise RequirementError(f"{LIBRARY} is not here; {INSTALL_HINT}") from None
+            raise RequirementError(f"{LIBRARY} is not installed; {INSTALL_HINT}") from None
         for name in ("bpf_object__open_mem", "bpf_object__next_program", "bpf_object__next_map"):
             getattr(library, name).restype = ctypes.c_void_p
         for name in ("bpf_program__name", "bpf_map__name"):
             getattr(library, name).restype = ctypes.c_char_p
-        self._print = _PRINT(lambda level, text, arguments: 0)  # what is wrong is told by errno
+        self._print = _PRINT(lambda level, text, arguments: 0)  # errors are reported by errno
         library.libbpf_set_print(self._print)
 
     def load(self, data: bytes) -> LoadedPrograms:
-        """Makes the maps of an object file and has the kernel check and take in its programs. Raises OSError."""
-        opened = ctypes.c_void_p(
+        """Load an object file: create its maps, verify and load its programs. Raises OSError."""
+        bpf_object = ctypes.c_void_p(
             self._library.bpf_object__open_mem(data, ctypes.c_size_t(len(data)), None)
         )
-        if not opened:
+        if not bpf_object:
             number = ctypes.get_errno()
             raise OSError(number, f"BPF object: {os.strerror(number)}")
         try:
-            _checked(self._library.bpf_object__load(opened), "BPF object")
-            programs = {name: os.dup(fd) for name, fd in self._parts(opened, "program")}
-            maps = {name: self._map(os.dup(fd))[1] for name, fd in self._parts(opened, "map")}
+            _check(self._library.bpf_object__load(bpf_object), "BPF object")
+            programs = {
+                name: os.dup(fd) for name, fd in self._programs_or_maps(bpf_object, "program")
+            }
+            maps = {
+                name: self._map(os.dup(fd))[1]
+                for name, fd in self._programs_or_maps(bpf_object, "map")
+            }
         finally:
-            self._library.bpf_object__close(opened)
+            self._library.bpf_object__close(bpf_object)
         return LoadedPrograms(self._library, programs, maps)
 
-    def found(self, programs: Mapping[str, int]) -> LoadedPrograms:
-        """Programs that are in the kernel, by their ids, with all their maps."""
-        opened = {
-            name: _checked(self._library.bpf_prog_get_fd_by_id(id_), f"BPF program {name}")
+    def open_loaded(self, programs: Mapping[str, int]) -> LoadedPrograms:
+        """Open loaded programs by their kernel IDs, with all maps that they use."""
+        program_fds = {
+            name: _check(self._library.bpf_prog_get_fd_by_id(id_), f"BPF program {name}")
             for name, id_ in programs.items()
         }
-        map_ids = dict.fromkeys(id_ for fd in opened.values() for id_ in self._map_ids(fd))
+        map_ids = dict.fromkeys(id_ for fd in program_fds.values() for id_ in self._map_ids(fd))
         maps = dict(
-            self._map(_checked(self._library.bpf_map_get_fd_by_id(id_), f"BPF map {id_}"))
+            self._map(_check(self._library.bpf_map_get_fd_by_id(id_), f"BPF map {id_}"))
             for id_ in map_ids
         )
-        return LoadedPrograms(self._library, opened, maps)
+        return LoadedPrograms(self._library, program_fds, maps)
 
     def id_of(self, program: int) -> int:
-        """The number under which the kernel lists a program that is open."""
-        found: int = _PROG_INFO.unpack(self._info(program, bytes(_PROG_INFO.size)))[1]
-        return found
+        """Return the kernel ID of an open program."""
+        program_id: int = _PROG_INFO.unpack(self._info(program, bytes(_PROG_INFO.size)))[1]
+        return program_id
 
-    def _parts(self, opened: ctypes.c_void_p, kind: str) -> Iterator[tuple[str, int]]:
-        """Name and descriptor of each program or map of an open object."""
-        following, name, fd = (
+    def _programs_or_maps(
+        self, bpf_object: ctypes.c_void_p, kind: str
+    ) -> Iterator[tuple[str, int]]:
+        """Yield name and descriptor of each program or map of a BPF object.
+
+        kind: program or map.
+        """
+        next_part, name, fd = (
             getattr(self._library, f"bpf_{call}")
             for call in (f"object__next_{kind}", f"{kind}__name", f"{kind}__fd")
         )
-        part = following(opened, None)
+        part = next_part(bpf_object, None)
         while part:
             yield name(ctypes.c_void_p(part)).decode(), fd(ctypes.c_void_p(part))
-            part = following(opened, ctypes.c_void_p(part))
+            part = next_part(bpf_object, ctypes.c_void_p(part))
 
     def _map(self, fd: int) -> tuple[str, Map]:
         info = self._info(fd, bytes(_MAP_INFO.size))
@@ -212,21 +232,23 @@ class Libbpf:
 
     def _map_ids(self, fd: int) -> Sequence[int]:
         ids = (ctypes.c_uint32 * _MAX_MAPS)()
-        asked = _PROG_INFO.pack(0, 0, b"", 0, 0, 0, 0, 0, 0, _MAX_MAPS, ctypes.addressof(ids), b"")
-        count = _PROG_INFO.unpack(self._info(fd, asked))[9]
+        request = _PROG_INFO.pack(
+            0, 0, b"", 0, 0, 0, 0, 0, 0, _MAX_MAPS, ctypes.addressof(ids), b""
+        )
+        count = _PROG_INFO.unpack(self._info(fd, request))[9]
         return ids[:count]
 
-    def _info(self, fd: int, asked: bytes) -> bytes:
-        buffer = ctypes.create_string_buffer(asked, len(asked))
-        length = ctypes.c_uint32(len(asked))
-        _checked(
+    def _info(self, fd: int, request: bytes) -> bytes:
+        buffer = ctypes.create_string_buffer(request, len(request))
+        length = ctypes.c_uint32(len(request))
+        _check(
             self._library.bpf_obj_get_info_by_fd(fd, buffer, ctypes.byref(length)),
             "BPF object information",
         )
         return buffer.raw
 
 
-def _checked(result: int, what: str) -> int:
+def _check(result: int, operation: str) -> int:
     if result < 0:
-        raise OSError(-result, f"{what}: {os.strerror(-result)}")
+        raise OSError(-result, f"{operation}: {os.strerror(-result)}")
     return result

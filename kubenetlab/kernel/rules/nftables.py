@@ -1,8 +1,11 @@
-"""nftables in a namespace: one transaction of text, a listing, and the number of its generation.
+"""nftables backend: transactions, listings, and the number of the ruleset's generation.
 
-What is said for every endpoint is sent as it is, without libnftables. For the rest there is libnftables by ctypes, its context made inside
-the namespace and kept: 0.2 to 1 ms a change instead of a process each. Where the library cannot be loaded, the program `nft` does the
-same. Source: libnftables(3); include/uapi/linux/netfilter/nf_tables.h; net/netfilter/nfnetlink.c (6.12).
+Commands that concern single endpoints are sent as netlink messages, without libnftables. All other
+commands are run by libnftables, called by ctypes; its context is created inside the namespace and
+kept, so that a change takes 0.2 to 1 ms instead of a process. Without the library the program `nft`
+is used.
+
+Source: libnftables(3); include/uapi/linux/netfilter/nf_tables.h; net/netfilter/nfnetlink.c (6.12).
 """
 
 from __future__ import annotations
@@ -32,34 +35,37 @@ INSTALL_HINT: Final = "install it with: apt-get install nftables"
 _SO_SNDBUFFORCE = 32
 """asm-generic/socket.h"""
 _OVERHEAD = 32
-"""netlink_sendmsg() takes so much less than the socket's buffer."""
+"""Bytes of the socket's buffer that netlink_sendmsg() does not use for the message."""
 _STATELESS_OUTPUT = 1 << 2
-"""NFT_CTX_OUTPUT_STATELESS: without counters' values and elements' expiry times."""
+"""NFT_CTX_OUTPUT_STATELESS: omit values of counters and expiry times of elements."""
 _GET_GENERATION, _NFTA_GEN_ID = 10 << 8 | 16, 1
-"""NFNL_SUBSYS_NFTABLES with NFT_MSG_GETGEN; what the answer has in it."""
+"""NFNL_SUBSYS_NFTABLES with NFT_MSG_GETGEN, and the attribute of its reply."""
 _NFGENMSG = struct.Struct("=BBH")
 
-_PLACE = re.compile(r"^(?:/\S+?:(\d+):(\d+)-(\d+): )?Error: (.*)$")
-_SHOWN = 60
-"""How much of a long statement is shown on each side of what is wrong with it."""
+_ERROR_LINE = re.compile(r"^(?:/\S+?:(\d+):(\d+)-(\d+): )?Error: (.*)$")
+_CONTEXT_CHARS = 60
+"""Characters of a long statement that are shown on each side of an error."""
 
 
 def open_here() -> Nft:
-    """nftables of the namespace this process stands in. Raises RequirementError where neither library nor program is there."""
-    words: LibraryNft | ProgramNft
+    """Open the nftables loader in the current network namespace.
+
+    Raises RequirementError if neither the library nor the program is installed.
+    """
+    nft: LibraryNft | ProgramNft
     try:
-        words = LibraryNft()
+        nft = LibraryNft()
     except OSError:
         if shutil.which(PROGRAM) is None:
             raise RequirementError(
-                f"neither {LIBRARY} nor the program {PROGRAM} is here; {INSTALL_HINT}"
+                f"neither {LIBRARY} nor the program {PROGRAM} is installed; {INSTALL_HINT}"
             ) from None
-        words = ProgramNft()
-    return Nft(words)
+        nft = ProgramNft()
+    return Nft(nft)
 
 
 def has_library() -> bool:
-    """True when libnftables can be loaded."""
+    """Return True if libnftables can be loaded."""
     try:
         ctypes.CDLL(LIBRARY)
     except OSError:
@@ -68,117 +74,131 @@ def has_library() -> bool:
 
 
 class Nft:
-    """Sends what can be sent as messages, and has all else done in words; also what is refused, for the words say what is wrong."""
+    """Loader of the nftables backend.
 
-    def __init__(self, words: LibraryNft | ProgramNft) -> None:
-        self._words = words
-        self._direct = Direct()
+    Transactions are sent as netlink messages where possible. If the kernel refuses them, nft runs
+    the commands again to get a readable error.
+    """
+
+    def __init__(self, nft: LibraryNft | ProgramNft) -> None:
+        self._nft = nft
+        self._netlink = NetlinkTransactions()
 
     def run(self, text: str) -> str:
-        known = nft_messages.transaction(text)
-        if known is not None and self._direct.is_done(known):
+        transaction = nft_messages.transaction(text)
+        if transaction is not None and self._netlink.apply(transaction):
             return ""
-        return self._in_words(text)
+        return self._run_commands(text)
 
-    def _in_words(self, text: str) -> str:
-        """In several transactions where the kernel does not take so much at once from an ordinary user. A line needs only what stands before it."""
+    def _run_commands(self, text: str) -> str:
+        """Run commands by nft; split them if the kernel does not accept so many at once.
+
+        The kernel limits an ordinary user's transactions. A line depends only on lines before it.
+        """
         try:
-            return self._words.run(text)
+            return self._nft.run(text)
         except RulesError as error:
             lines = text.splitlines(keepends=True)
             if os.strerror(errno.EMSGSIZE) not in str(error) or len(lines) < 2:
                 raise
-        return self._in_words("".join(lines[: len(lines) // 2])) + self._in_words(
+        return self._run_commands("".join(lines[: len(lines) // 2])) + self._run_commands(
             "".join(lines[len(lines) // 2 :])
         )
 
     def text(self) -> str:
-        return self._words.text()
+        return self._nft.text()
 
     def listed(self, names: Sequence[Name]) -> list[str | None]:
-        return self._words.listed(names)
+        return self._nft.listed(names)
 
     def close(self) -> None:
-        self._words.close()
-        self._direct.close()
+        self._nft.close()
+        self._netlink.close()
         nft_messages.forget()
 
 
-class Direct:
-    """Transactions as messages, in the namespace in which this object was made."""
+class NetlinkTransactions:
+    """Transactions as netlink messages, in the namespace in which this object was created."""
 
     def __init__(self) -> None:
         self._socket = sockets.open_socket(sockets.NETLINK_NETFILTER, socket.SOCK_NONBLOCK)
 
-    def is_done(self, transaction: Sequence[bytes]) -> bool:
-        """False where the kernel refuses: nothing has been done then. Raises RulesError where it refuses what follows on what it has taken."""
-        for number, part in enumerate(self._parts(transaction)):
-            if (refusal := self._refusal_of(part)) and not number:
+    def apply(self, transaction: Sequence[bytes]) -> bool:
+        """Send a transaction; return False if the kernel refuses it, without any effect.
+
+        Raises RulesError if the transaction had to be split and the kernel refuses a later part.
+        """
+        for number, part in enumerate(self._split(transaction)):
+            if (refusal := self._send(part)) and not number:
                 return False
             if refusal:
                 raise RulesError(f"Error: {os.strerror(refusal)}")
         return True
 
-    def _refusal_of(self, part: bytes) -> int:
-        """The error number with which the kernel refuses a transaction; 0 when it is in force."""
-        self._answered()  # whatever it said last: nothing of that is about this one
+    def _send(self, part: bytes) -> int:
+        """Send one part; return the errno of the refusal, or 0 if it is in force."""
+        self._read_errors()  # discard late replies to former transactions
         try:
             self._socket.send(part)
         except OSError as error:
             return error.errno or errno.EIO
-        return self._answered()
+        return self._read_errors()
 
-    def _parts(self, transaction: Sequence[bytes]) -> Iterator[bytes]:
-        """One, if the kernel takes so much at once: an ordinary user's lab has no right to more than others have."""
-        frame = len(nft_messages.BEGIN) + len(nft_messages.END)
-        room = self._room(sum(map(len, transaction)) + frame) - frame
+    def _split(self, transaction: Sequence[bytes]) -> Iterator[bytes]:
+        """Yield the transaction in parts that the kernel accepts; usually one.
+
+        An ordinary user's lab cannot raise the limit (net.core.wmem_max).
+        """
+        framing = len(nft_messages.BEGIN) + len(nft_messages.END)
+        capacity = self._buffer_capacity(sum(map(len, transaction)) + framing) - framing
         size, part = 0, [nft_messages.BEGIN]
-        for line in transaction:
-            if size + len(line) > room and size:
+        for request in transaction:
+            if size + len(request) > capacity and size:
                 yield b"".join((*part, nft_messages.END))
                 size, part = 0, [nft_messages.BEGIN]
-            part.append(line)
-            size += len(line)
+            part.append(request)
+            size += len(request)
         yield b"".join((*part, nft_messages.END))
 
-    def _room(self, wanted: int) -> int:
-        """How much can be sent at once, as much as is wanted if possible."""
+    def _buffer_capacity(self, desired: int) -> int:
+        """Return the maximum size of a message, after trying to raise it to `desired` bytes."""
         for option in (_SO_SNDBUFFORCE, socket.SO_SNDBUF):
             if (
-                room := self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - _OVERHEAD
-            ) >= wanted:
+                capacity := self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - _OVERHEAD
+            ) >= desired:
                 break
             try:
-                self._socket.setsockopt(socket.SOL_SOCKET, option, wanted)
+                self._socket.setsockopt(socket.SOL_SOCKET, option, desired)
             except PermissionError:
                 continue
-            room = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - _OVERHEAD
-        return room
+            capacity = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - _OVERHEAD
+        return capacity
 
-    def _answered(self) -> int:
-        """The first error number in what the kernel has answered; 0 when it has not: it says nothing when all is well.
+    def _read_errors(self) -> int:
+        """Read the kernel's replies; return the first errno, or 0: success has no reply.
 
-        It says of each line what is wrong with it, also when there is no room for so many answers: that is an answer, too.
+        The kernel reports every rejected message. ENOBUFS, when the socket's buffer is full, counts
+        as an error, too.
         """
-        found = 0
+        first_error = 0
         while True:
             try:
-                answer = self._socket.recv(sockets.RECEIVE_BYTES)
+                reply = self._socket.recv(sockets.RECEIVE_BYTES)
             except BlockingIOError:
-                return found
+                return first_error
             except OSError as error:
-                found = found or error.errno or errno.EIO
+                first_error = first_error or error.errno or errno.EIO
                 continue
-            for type_, _, _, body in messages(answer):
+            for type_, _, _, body in messages(reply):
                 if type_ == NLMSG_ERROR:
-                    found = found or sockets.error_number(body)
+                    first_error = first_error or sockets.error_number(body)
 
     def close(self) -> None:
         self._socket.close()
 
 
 class LibraryNft:
-    """A libnftables context. It keeps the namespace it was made in, and keeps that alive."""
+    """A libnftables context of the namespace in which it was created, which it keeps alive."""
 
     def __init__(self) -> None:
         self._library = library = ctypes.CDLL(LIBRARY)
@@ -191,41 +211,40 @@ class LibraryNft:
         library.nft_ctx_buffer_error(self._context)
 
     def run(self, text: str) -> str:
-        failed, printed, said = self._run(self._library.nft_run_cmd_from_buffer, text.encode())
-        if (
-            failed and text.count("\n") > 1
-        ):  # of a buffer, the library shows the first line, whichever was wrong; of a file, the right one
+        failed, printed, errors = self._run(self._library.nft_run_cmd_from_buffer, text.encode())
+        if failed and text.count("\n") > 1:
+            # For a buffer the library quotes the first line, for a file the rejected one.
             memory = os.memfd_create("rules", os.MFD_CLOEXEC)
             with os.fdopen(memory, "wb") as stream:
                 stream.write(text.encode())
                 stream.flush()
-                failed, printed, said = self._run(
+                failed, printed, errors = self._run(
                     self._library.nft_run_cmd_from_filename, f"/proc/self/fd/{memory}".encode()
                 )
         if failed:
-            raise RulesError(readable(said, text))
+            raise RulesError(readable(errors, text))
         return printed
 
-    def _run(self, way: Any, argument: bytes) -> tuple[int, str, str]:
-        """(not 0 when it failed, what was printed, what went wrong)"""
-        failed = way(self._context, argument)
+    def _run(self, function: Any, argument: bytes) -> tuple[int, str, str]:
+        """Return (0 for success, output, errors)."""
+        failed = function(self._context, argument)
         printed = (self._library.nft_ctx_get_output_buffer(self._context) or b"").decode(
             errors="replace"
         )
-        said = (self._library.nft_ctx_get_error_buffer(self._context) or b"").decode(
+        errors = (self._library.nft_ctx_get_error_buffer(self._context) or b"").decode(
             errors="replace"
         )
-        return failed, printed, said
+        return failed, printed, errors
 
     def text(self) -> str:
         return self.run("list ruleset")
 
     def listed(self, names: Sequence[Name]) -> list[str | None]:
-        """Return what nft prints of each table, without state; None for one that does not exist."""
+        """Return nft's listing of each table, without state; None for one that does not exist."""
         self._library.nft_ctx_output_set_flags(self._context, _STATELESS_OUTPUT)
         try:
             return [
-                _listing(partial(self.run, f"list table {family} {table}"))
+                _list_table(partial(self.run, f"list table {family} {table}"))
                 for family, table in names
             ]
         finally:
@@ -238,7 +257,7 @@ class LibraryNft:
 
 
 class ProgramNft:
-    """The program `nft`, started in the namespace in which this object was made."""
+    """The program `nft`, run in the namespace in which this object was created."""
 
     def __init__(self) -> None:
         from kubenetlab.kernel.rules.programs import ProgramRunner
@@ -252,23 +271,27 @@ class ProgramNft:
         return self._run(["list", "ruleset"])
 
     def listed(self, names: Sequence[Name]) -> list[str | None]:
-        """Return what nft prints of each table, without state; None for one that does not exist."""
+        """Return nft's listing of each table, without state; None for one that does not exist."""
         return [
-            _listing(partial(self._run, ["--stateless", "list", "table", *name])) for name in names
+            _list_table(partial(self._run, ["--stateless", "list", "table", *name]))
+            for name in names
         ]
 
     def close(self) -> None:
         self._programs.close()
 
     def _run(self, arguments: list[str], text: str = "") -> str:
-        done = self._programs.run([PROGRAM, *arguments], text)
-        if done.returncode:
-            raise RulesError(readable(done.stderr, text))
-        return done.stdout
+        result = self._programs.run([PROGRAM, *arguments], text)
+        if result.returncode:
+            raise RulesError(readable(result.stderr, text))
+        return result.stdout
 
 
-def _listing(run: Callable[[], str]) -> str | None:
-    """Run a command that lists a table; return None where the table does not exist. Raises RulesError."""
+def _list_table(run: Callable[[], str]) -> str | None:
+    """Run a command that lists a table; return None if the table does not exist.
+
+    Raises RulesError for other errors.
+    """
     try:
         return run()
     except RulesError as error:
@@ -277,45 +300,53 @@ def _listing(run: Callable[[], str]) -> str | None:
         return None
 
 
-def readable(said: str, text: str) -> str:
-    """What nft said of some commands, without names of files: the first refusal with its statement and a mark below, and how many follow.
+def readable(output: str, text: str) -> str:
+    """Return nft's error messages without file names.
 
-    A statement can fill pages, a set's elements say: what stands far from the mark is left out, but for how it begins.
+    The result has the first error, its statement with a mark below, and the number of further
+    errors. Long statements, such as sets with many elements, are cut off around the mark.
     """
-    places = [place for line in said.splitlines() if (place := _PLACE.match(line))]
-    if not places:
-        return said.strip()
-    row, begin, end, message = places[0].groups()
-    found = [message]
+    errors = [error for line in output.splitlines() if (error := _ERROR_LINE.match(line))]
+    if not errors:
+        return output.strip()
+    row, begin, end, message = errors[0].groups()
+    lines = [message]
     if row:
         statement = text.splitlines()[int(row) - 1]
-        found += _marked(statement, int(begin) - 1, int(end))
-    if len(places) > 1:
-        found.append(f"and {len(places) - 1} more")
-    return "\n".join(found)
+        lines += _excerpt(statement, int(begin) - 1, int(end))
+    if len(errors) > 1:
+        lines.append(f"and {len(errors) - 1} more")
+    return "\n".join(lines)
 
 
-def _marked(statement: str, begin: int, end: int) -> list[str]:
+def _excerpt(statement: str, begin: int, end: int) -> list[str]:
     head = ""
-    if begin > 2 * _SHOWN:
-        head = f"{statement[:_SHOWN]} … "
-        statement, begin, end = statement[begin - _SHOWN :], _SHOWN, end - begin + _SHOWN
-    mark = "^" * max(1, min(end - begin, _SHOWN))
-    return [head + statement[: begin + 2 * _SHOWN], " " * (len(head) + begin) + mark]
+    if begin > 2 * _CONTEXT_CHARS:
+        head = f"{statement[:_CONTEXT_CHARS]} … "
+        statement, begin, end = (
+            statement[begin - _CONTEXT_CHARS :],
+            _CONTEXT_CHARS,
+            end - begin + _CONTEXT_CHARS,
+        )
+    mark = "^" * max(1, min(end - begin, _CONTEXT_CHARS))
+    return [head + statement[: begin + 2 * _CONTEXT_CHARS], " " * (len(head) + begin) + mark]
 
 
 class Generations:
-    """Asks for the number of the ruleset's generation in the namespace in which this object was made: every transaction raises it."""
+    """Reader of the ruleset's generation in the namespace in which this object was created.
+
+    Every transaction raises the generation.
+    """
 
     def __init__(self) -> None:
         self._socket = sockets.open_socket(sockets.NETLINK_NETFILTER)
 
     def read(self) -> int:
-        (answer,) = sockets.ask(
+        (reply,) = sockets.ask(
             self._socket,
             message(_GET_GENERATION, NLM_F_ACK, _NFGENMSG.pack(socket.AF_UNSPEC, 0, 0)),
         )
-        return int.from_bytes(attributes(answer[_NFGENMSG.size :])[_NFTA_GEN_ID], "big")
+        return int.from_bytes(attributes(reply[_NFGENMSG.size :])[_NFTA_GEN_ID], "big")
 
     def close(self) -> None:
         self._socket.close()

@@ -1,4 +1,4 @@
-"""Programs of the machine, started in a namespace."""
+"""Execution of programs of the machine in a network namespace."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class ProgramRunner:
-    """Starts them in the namespace in which this object was made, and keeps that alive."""
+    """Runs programs in the namespace in which this object was created, and keeps it alive."""
 
     def __init__(self) -> None:
         self._netns = open_namespace("net")
@@ -27,7 +27,10 @@ class ProgramRunner:
         )
 
     def inside(self, work: Callable[[], T]) -> T:
-        """Does something in the namespace, in a thread that ends with it: there is no way back for who may not enter its own again."""
+        """Call a function in the namespace, in a thread of its own.
+
+        The thread ends afterwards, because an ordinary user cannot return to its former namespace.
+        """
 
         def enter() -> T:
             setns(self._netns, CLONE_NEWNET)
@@ -40,7 +43,7 @@ class ProgramRunner:
         os.close(self._netns)
 
 
-def require(program: str, hint: str) -> None:
-    """Raises RequirementError where a program is missing."""
+def require_program(program: str, hint: str) -> None:
+    """Raise RequirementError if a program is missing."""
     if shutil.which(program) is None:
-        raise RequirementError(f"the program {program} is not here; {hint}")
+        raise RequirementError(f"the program {program} is not installed; {hint}")

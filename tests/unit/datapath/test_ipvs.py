@@ -180,7 +180,7 @@ def test_a_rejected_line_names_its_member() -> None:
         SET,
         SET,
     )
-    assert ipset.failed_object("it failed without a word", [SET, one]) is None
+    assert ipset.failed_object("the program failed without a message", [SET, one]) is None
 
 
 SERVER = VirtualServer("", "tcp", "10.96.0.9", 80, "rr")
