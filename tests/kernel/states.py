@@ -1,8 +1,25 @@
-"""Plans, as far as the kernel package makes them."""
+"""Desired states for LinuxKernel, and functions that apply and compare them."""
 
 from __future__ import annotations
 
-from kubenetlab.hoststate.state import HostState
+import subprocess
+from collections.abc import Callable
+
+import pytest
+
+from kubenetlab.api.lab import Decisions
+from kubenetlab.datapath import plan
+from kubenetlab.hoststate.diff import diff
+from kubenetlab.hoststate.link import LinkUp
+from kubenetlab.hoststate.object import Object
+from kubenetlab.hoststate.sandbox import Sandbox
+from kubenetlab.hoststate.state import HostState, contents_of
+from kubenetlab.kernel.features.detection import has_br_netfilter
+from kubenetlab.kernel.linux import LinuxKernel
+from tests.clusters import store
+
+Make = Callable[[], LinuxKernel]
+"""Creates a kernel for the lab `t`; called inside the test."""
 
 
 def netlink(state: HostState) -> HostState:
@@ -12,3 +29,38 @@ def netlink(state: HostState) -> HostState:
         for netns, contents in state.namespaces.items()
     }
     return HostState(kept, state.origins)
+
+
+def planned(text: str = "", layout: str = "onlink", neighbors: str = "dynamic") -> HostState:
+    if layout == "onlink" and not has_br_netfilter():
+        pytest.skip("pods on a bridge need br_netfilter here (modprobe br_netfilter)")
+    return netlink(plan(store(text), Decisions(pod_layout=layout, neighbors=neighbors)))  # type: ignore[arg-type]
+
+
+def state_of(*objects: Object) -> HostState:
+    found: dict[str, list[Object]] = {}
+    for obj in objects:
+        found.setdefault(obj.netns, []).append(obj)
+    return HostState(
+        {
+            netns: contents_of([Sandbox(netns, "h"), LinkUp(netns, "lo"), *some])
+            for netns, some in found.items()
+        }
+    )
+
+
+def difference(kernel: LinuxKernel, wanted: HostState) -> str:
+    return str(diff(HostState(kernel.observe(wanted.namespaces)), wanted))
+
+
+def made(kernel: LinuxKernel, wanted: HostState) -> None:
+    kernel.apply(diff(HostState(kernel.observe(wanted.namespaces)), wanted)).raise_failures()
+
+
+def ip(kernel: LinuxKernel, netns: str, *words: str) -> str:
+    return subprocess.run(
+        ["nsenter", f"--net=/proc/{kernel.sandboxes.pids[netns]}/ns/net", "ip", *words],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout

@@ -4,36 +4,22 @@ from __future__ import annotations
 
 import errno
 import os
-import platform
-import select
-import shutil
-import signal
 import socket
-import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from kubenetlab.api.lab import Decisions
-from kubenetlab.datapath import plan
 from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.diff import diff
-from kubenetlab.hoststate.link import Bridge, LinkUp, Port, Veth
+from kubenetlab.hoststate.link import Bridge, Port, Veth
 from kubenetlab.hoststate.neighbor import Neighbor
-from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.route import Route
-from kubenetlab.hoststate.sandbox import Sandbox, Sysctl
-from kubenetlab.hoststate.state import HostState, contents_of
-from kubenetlab.kernel import syscalls
-from kubenetlab.kernel.features.detection import has_br_netfilter
-from kubenetlab.kernel.linux import LinuxKernel
-from kubenetlab.kernel.namespaces import enter, pause
+from kubenetlab.hoststate.sandbox import Sandbox
+from kubenetlab.hoststate.state import HostState
 from kubenetlab.kernel.netlink.rtnetlink import MAX_BATCH_BYTES, RouteSocket
-from kubenetlab.kernel.processes.identity import has_exited
-from tests.clusters import DUAL, FAMILIES, deployment, service, store
-from tests.kernel.states import netlink
+from tests.clusters import DUAL, FAMILIES, deployment, service
+from tests.kernel.states import Make, difference, ip, made, planned, state_of
 from tests.patience import patiently
 
 LAYOUTS = [
@@ -42,42 +28,6 @@ LAYOUTS = [
     ("routed", "dynamic"),
     ("routed", "permanent"),
 ]
-Make = Callable[[], LinuxKernel]
-
-
-def planned(text: str = "", layout: str = "onlink", neighbors: str = "dynamic") -> HostState:
-    if layout == "onlink" and not has_br_netfilter():
-        pytest.skip("pods on a bridge need br_netfilter here (modprobe br_netfilter)")
-    return netlink(plan(store(text), Decisions(pod_layout=layout, neighbors=neighbors)))  # type: ignore[arg-type]
-
-
-def state_of(*objects: Object) -> HostState:
-    found: dict[str, list[Object]] = {}
-    for obj in objects:
-        found.setdefault(obj.netns, []).append(obj)
-    return HostState(
-        {
-            netns: contents_of([Sandbox(netns, "h"), LinkUp(netns, "lo"), *some])
-            for netns, some in found.items()
-        }
-    )
-
-
-def difference(kernel: LinuxKernel, wanted: HostState) -> str:
-    return str(diff(HostState(kernel.observe(wanted.namespaces)), wanted))
-
-
-def made(kernel: LinuxKernel, wanted: HostState) -> None:
-    kernel.apply(diff(HostState(kernel.observe(wanted.namespaces)), wanted)).raise_failures()
-
-
-def ip(kernel: LinuxKernel, netns: str, *words: str) -> str:
-    return subprocess.run(
-        ["nsenter", f"--net=/proc/{kernel.sandboxes.pids[netns]}/ns/net", "ip", *words],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -194,19 +144,6 @@ def test_settings_do_not_depend_on_the_machine(kernel: Make) -> None:
     assert difference(here, wanted) == ""
 
 
-def test_an_adopted_lab_differs_in_nothing(kernel: Make) -> None:
-    """Who comes anew finds the sandboxes by their titles and executable, and all links by their indexes."""
-    here, wanted = kernel(), planned(deployment())
-    made(here, wanted)
-    impostor = os.posix_spawn("/bin/sleep", ["t/node/worker", "30"], {})
-    again = LinuxKernel(type(here.sandboxes)("t", "/run/pause"))
-    again.sandboxes.adopt()
-    assert again.sandboxes.pids == here.sandboxes.pids
-    assert impostor not in again.sandboxes.pids.values()
-    assert difference(again, wanted) == ""
-    os.kill(impostor, signal.SIGKILL)
-
-
 def test_a_refusal_names_the_object_and_the_kernels_reason(kernel: Make) -> None:
     """Who wanted what, where, and why not; the rest of the batch is done."""
     here = kernel()
@@ -287,57 +224,6 @@ def test_what_is_plugged_into_a_namespace_that_does_not_come_to_be_is_taken_back
     assert difference(here, wanted) == ""
 
 
-def test_removing_a_sandbox_frees_its_namespace(kernel: Make) -> None:
-    """The pause process dies, the node's end of the link goes; to remove it again is success."""
-    here = kernel()
-    wanted = state_of(
-        Bridge("node", "br0", "0a:58:00:00:00:01"),
-        Veth("pod", "eth0", "0a:58:00:00:00:02", "node", "veth0"),
-        Port("node", "veth0", "br0", "0a:59:00:00:00:02", alias="a pod"),
-    )
-    made(here, wanted)
-    pid = here.sandboxes.pids["pod"]
-    without = HostState(
-        {"node": contents_of([obj for obj in wanted["node"].values() if not isinstance(obj, Port)])}
-    )
-    here.apply(diff(wanted, without)).raise_failures()
-    here.sandboxes.remove("pod")
-    os.waitpid(pid, 0)
-    deadline = time.monotonic() + patiently(5)
-    while "veth0" in ip(here, "node", "link") and time.monotonic() < deadline:
-        pass
-    assert "veth0" not in ip(here, "node", "link")
-
-
-def test_a_shared_sandbox_is_in_its_nodes_network(kernel: Make) -> None:
-    """A hostNetwork pod: the node's links and hostname, processes of its own."""
-    here = kernel()
-    wanted = HostState(
-        {
-            "node": contents_of(
-                [
-                    Sandbox("node", "worker"),
-                    LinkUp("node", "lo"),
-                    Sysctl("node", "net/ipv4/ip_forward", "1"),
-                ]
-            ),
-            "pod": contents_of([Sandbox("pod", "worker", shares="node")]),
-        }
-    )
-    made(here, wanted)
-    assert difference(here, wanted) == ""
-
-    def of(kind: str, netns: str) -> str:
-        return os.readlink(f"/proc/{here.sandboxes.pids[netns]}/ns/{kind}")
-
-    assert [of(kind, "node") == of(kind, "pod") for kind in ("net", "uts", "ipc", "pid")] == [
-        True,
-        True,
-        False,
-        False,
-    ]
-
-
 def test_large_batches_are_split_and_errors_keep_their_places(kernel: Make) -> None:
     """Thousands of neighbours in several datagrams; the refused ones are told apart."""
     here = kernel()
@@ -357,138 +243,6 @@ def test_large_batches_are_split_and_errors_keep_their_places(kernel: Make) -> N
         refusals = route.batch(requests)
     assert tuple(refusal.request for refusal in refusals) == broken
     assert len(ip(here, "n", "neighbor").splitlines()) == 4000 - len(broken)
-
-
-def test_pause_holds_names_itself_and_leaves_no_zombies(kernel: Make) -> None:
-    """As PID 1 of its namespace it ignores what children do; its title says whose it is."""
-    here = kernel()
-    made(here, state_of(Sysctl("n", "net/ipv4/ip_forward", "1")))
-    pid = here.sandboxes.pids["n"]
-    here.sandboxes.adopt()
-    assert here.sandboxes.pids == {"n": pid}
-    assert Path(f"/proc/{pid}/cmdline").read_bytes() == b"t/n\0"
-    orphan = subprocess.run(
-        ["nsenter", "-t", str(pid), "-p", "-m", "sh", "-c", "(sleep 0.01 &) ; echo gone"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert orphan.stdout == "gone\n"
-    deadline = time.monotonic() + patiently(5)
-    while time.monotonic() < deadline:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        if not children:
-            break
-    assert children == []
-    assert "VmRSS" in Path(f"/proc/{pid}/status").read_text()
-
-
-def test_a_pause_process_is_adopted_before_it_is_one(kernel: Make) -> None:
-    """posix_spawn returns before the child has become the pause program; whoever adopts then waits for it."""
-    here = kernel()
-    syscalls.unshare(syscalls.CLONE_NEWPID)
-    pid = os.fork()
-    if pid == 0:
-        select.select([], [], [], 0.05)
-        os.execv("/run/pause", ["t/n"])
-    here.sandboxes.adopt()
-    assert here.sandboxes.pids == {"n": pid}
-
-
-def test_of_two_pause_processes_of_one_sandbox_the_newer_one_is_adopted(kernel: Make) -> None:
-    """The older one is killed: its links would keep the names that the newer one needs."""
-    here = kernel()
-    wanted = state_of(Sysctl("n", "net/ipv4/ip_forward", "1"))
-    made(here, wanted)
-    older = here.sandboxes.pauses.pop("n")
-    made(here, wanted)
-    newer = here.sandboxes.pids["n"]
-    here.sandboxes.adopt()
-    assert here.sandboxes.pids == {"n": newer}
-    assert os.waitstatus_to_exitcode(os.waitpid(older.pid, 0)[1]) == -signal.SIGKILL
-
-
-def test_the_exit_of_a_former_pause_process_is_not_its_successors(kernel: Make) -> None:
-    """Whenever it is noticed; and a sandbox never has two of them."""
-    here = kernel()
-    wanted = state_of(Sysctl("n", "net/ipv4/ip_forward", "1"))
-    made(here, wanted)
-    former = here.sandboxes.pauses["n"]
-    former.open()
-    former.kill()
-    here.apply(diff(HostState(), wanted)).raise_failures()
-    successor = here.sandboxes.pauses["n"]
-    assert not here.sandboxes.discard("n", former)
-    assert here.sandboxes.pauses == {"n": successor}
-    assert has_exited(former.pidfd)
-    assert former.reap()
-    former.kill()  # success: it is dead already
-    assert here.sandboxes.discard("n", successor)
-    assert here.sandboxes.pauses == {}
-
-
-@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
-def test_the_pause_program_runs_on_every_processor(machine: str, kernel: Make) -> None:
-    """It sleeps until it is killed; foreign machine code is tried under qemu's user mode."""
-    emulator = (
-        []
-        if machine == platform.machine()
-        else [shutil.which(f"qemu-{machine}-static") or shutil.which(f"qemu-{machine}") or ""]
-    )
-    if emulator == [""]:
-        pytest.skip(f"no qemu-{machine} here (apt-get install qemu-user-static)")
-    path = Path("/run/pause-other")
-    path.write_bytes(pause.program(machine))
-    path.chmod(0o755)
-    process = subprocess.Popen([*emulator, str(path)])
-    deadline = time.monotonic() + patiently(5)
-    while time.monotonic() < deadline:
-        assert process.poll() is None, f"ended with {process.returncode}"
-        state = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
-        ignored = next(
-            line.split()[1]
-            for line in Path(f"/proc/{process.pid}/status").read_text().splitlines()
-            if line.startswith("SigIgn")
-        )
-        if state == "S" and int(ignored, 16) & 1 << 16:
-            break
-    assert (state, bool(int(ignored, 16) & 1 << 16)) == ("S", True)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
-
-
-@pytest.mark.parametrize(
-    "files", [enter.OwnFiles(()), enter.HostFiles("/run/scratch")], ids=["own files", "host files"]
-)
-def test_the_pods_resolver_is_seen_where_systemd_keeps_the_machines(
-    kernel: Make, files: enter.OwnFiles | enter.HostFiles, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """On Ubuntu /etc/resolv.conf leads below /run/systemd/resolve, which is hidden from programs inside; signals are as usual."""
-    here = kernel()
-    made(here, state_of(Sysctl("n", "net/ipv4/ip_forward", "1")))
-    etc, resolved = Path("/run/etc"), Path("/run/systemd/resolve")
-    resolved.mkdir(parents=True)
-    (resolved / "stub-resolv.conf").write_text("nameserver 127.0.0.53\n")
-    (resolved / "io.systemd.Resolve").write_text("")
-    etc.mkdir()
-    (etc / "resolv.conf").symlink_to("../run/systemd/resolve/stub-resolv.conf")
-    (etc / "hosts").write_text("127.0.0.1 machine\n")
-    syscalls.mount(str(etc), "/etc", flags=syscalls.MS_BIND)
-    Path("/run/scratch").mkdir()
-    command = (
-        "cat /etc/resolv.conf /etc/hosts; ls /run/systemd/resolve; grep SigIgn /proc/self/status"
-    )
-    status = enter.run(
-        os.pidfd_open(here.sandboxes.pids["n"]), ["sh", "-c", command],
-        hosts="10.0.0.1 pod\n", resolv_conf="nameserver 10.96.0.10\n", files=files, environment={"PATH": "/usr/bin:/bin"},
-    )  # fmt: skip
-    assert status == 0
-    assert capfd.readouterr().out.split("\n")[:-1] == [
-        "nameserver 10.96.0.10",
-        "10.0.0.1 pod",
-        "stub-resolv.conf",
-        "SigIgn:\t0000000000000000",
-    ]
 
 
 @pytest.mark.parametrize("what", ["mac", "mtu", "alias", "master", "down"])
