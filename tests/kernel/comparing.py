@@ -1,4 +1,4 @@
-"""Differences between the rules of the current namespace and the desired ones, found as `diff` finds them."""
+"""Differences between the rules of the current namespace and the desired ones, as for `diff`."""
 
 from __future__ import annotations
 
@@ -18,19 +18,24 @@ from kubenetlab.lab.nodeagent.forked import in_child
 def differences(
     desired: Iterable[RuleObject], former: Sequence[Name] = (), name: str = ""
 ) -> tuple[Difference, ...]:
-    """Compare dialects whose programs rewrite rules. `former` are names that dialect `name` owned before."""
+    """Compare the rules of backends whose programs rewrite them.
+
+    former: names that backend `name` owned before.
+    """
     objects = by_backend(desired)
     names = {each: dialect(each).names(mine) for each, mine in objects.items()}
     if name:
         names[name] = (*names.get(name, ()), *former)
-    loads = steps((), [obj for mine in objects.values() for obj in mine], {}, anew=False)
-    here = ProcessId.of(os.getpid())
-    data = asyncio.run(in_child(lambda: msgspec.json.encode(compare({"here": here}, loads, names))))
+    transactions = steps((), [obj for mine in objects.values() for obj in mine], {}, anew=False)
+    process = ProcessId.of(os.getpid())
+    data = asyncio.run(
+        in_child(lambda: msgspec.json.encode(compare({"here": process}, transactions, names)))
+    )
     compared = msgspec.json.decode(data, type=dict[str, Compared])["here"]
     assert compared.errors == {}
     return compared.differences
 
 
 def lines(desired: Iterable[RuleObject], former: Sequence[Name] = (), name: str = "") -> list[str]:
-    """The differences as `diff` prints them."""
+    """Return the differences as `diff` prints them."""
     return [difference.line for difference in differences(desired, former, name)]

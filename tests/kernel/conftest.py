@@ -1,6 +1,7 @@
-"""Each test of this folder runs in namespaces of its own: network, mounts, hostname, IPC, and as PID 1 of its own processes.
+"""Isolation of the tests in this folder: each runs in its own namespaces.
 
-Whatever it makes is gone when it ends, however it ends.
+Network, mounts, host name and IPC are separate, and the test is PID 1 of its PID namespace, so
+everything it creates is freed when it ends, in whatever way.
 """
 
 from __future__ import annotations
@@ -31,26 +32,26 @@ _SKIPPED = 77
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Run the tests of this folder on the second kernel, too, but for those that say otherwise."""
+    """Run the tests of this folder on the emulated kernel, too, unless they are marked."""
     if not item.get_closest_marker("first_kernel"):
         item.add_marker(pytest.mark.kernel)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """Runs the test in a child in new namespaces; what it raises is raised here, as text."""
+    """Run the test in a child in new namespaces, and raise its failure here, as text."""
     if Path(pyfuncitem.fspath).parent != Path(__file__).parent:
         return None
     arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
-    status, said = _in_namespaces(lambda: pyfuncitem.obj(**arguments))
+    status, message = _run_in_namespaces(lambda: pyfuncitem.obj(**arguments))
     if status == _SKIPPED:
-        pytest.skip(said)
+        pytest.skip(message)
     if status:
-        pytest.fail(said or f"ended with status {status}", pytrace=False)
+        pytest.fail(message or f"ended with status {status}", pytrace=False)
     return True
 
 
-def _in_namespaces(test: Callable[[], Any]) -> tuple[int, str]:
+def _run_in_namespaces(test: Callable[[], Any]) -> tuple[int, str]:
     reading, writing = os.pipe()
     outer = os.fork()
     if outer == 0:
@@ -66,9 +67,9 @@ def _in_namespaces(test: Callable[[], Any]) -> tuple[int, str]:
         os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
-        said = pipe.read().decode(errors="replace")
+        message = pipe.read().decode(errors="replace")
     _, status = os.waitpid(outer, 0)
-    return os.waitstatus_to_exitcode(status), said
+    return os.waitstatus_to_exitcode(status), message
 
 
 def _run(test: Callable[[], Any], writing: int) -> None:
@@ -90,7 +91,7 @@ def _run(test: Callable[[], Any], writing: int) -> None:
 
 @pytest.fixture
 def kernel() -> Callable[[], LinuxKernel]:
-    """Makes a LinuxKernel for the lab `t`; to be called inside the test."""
+    """Return a function that creates a LinuxKernel for the lab `t`; call it inside the test."""
 
     def make() -> LinuxKernel:
         pause.install(Path("/run/pause"))
@@ -100,6 +101,6 @@ def kernel() -> Callable[[], LinuxKernel]:
 
 
 @pytest.fixture(params=[4, 6], ids=["IPv4", "IPv6"])
-def ends(request: pytest.FixtureRequest) -> Addresses:
-    """The addresses of a cluster, of one family and the other."""
+def addresses(request: pytest.FixtureRequest) -> Addresses:
+    """Return the addresses of a cluster, for each IP family."""
     return FAMILIES[request.param]

@@ -1,4 +1,4 @@
-"""A node's programs of the mode ebpf without any link: told of Services, and given packets."""
+"""The BPF programs of a node without any link: loaded with Services, and run on packets."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from kubenetlab.hoststate.rules.bpf import BpfPrograms, ClusterIp, FamilyConfig,
 from kubenetlab.kernel.processes.permissions import is_root
 from kubenetlab.kernel.rules.bpf import OBJECT
 from kubenetlab.kernel.rules.libbpf import LIBRARY, Libbpf, has_library
-from tests.kernel.frames import ACK, SYN, TCP, Packet, frame, opened, tcp, udp
+from tests.kernel.frames import ACK, SYN, TCP, Packet, frame, parse_frame, tcp, udp
 
 PASS, DROP, REDIRECT = 0, 2, 7
 NODE_PORT = 30080
 FORWARDED = struct.pack("=9II", *bytes(9), 1).ljust(192, b"\0")
-"""A struct __sk_buff whose ingress_ifindex says that the packet has come by a link; without one it is the node's own."""
+"""struct __sk_buff of a packet that arrived by a link; with ingress_ifindex 0 the node sent it."""
 
 
 class Addresses(NamedTuple):
-    """One family's."""
+    """Addresses of one IP family."""
 
     node: str
     pods: tuple[str, str, str]
-    """Two on this node, one on another."""
+    """Two pods on this node, one on another."""
     outside: str
     cluster_ip: str
     second_ip: str
-    balanced: str
+    load_balancer_ip: str
     ranges: FamilyConfig
 
 
@@ -69,23 +69,24 @@ FAMILIES = {
 
 
 class Node:
-    """The programs of a node, with the Services that it is told of."""
+    """The programs of a node, and the Services loaded into their maps."""
 
     def __init__(self, addresses: Addresses) -> None:
         if not has_library() or not is_root():
             pytest.skip(
-                f"the programs are loaded by {LIBRARY} (apt-get install libbpf1) as root of the machine"
+                f"the programs are loaded by {LIBRARY} (apt-get install libbpf1) as root of the "
+                "machine"
             )
         self.loaded = Libbpf().load(OBJECT.read_bytes())
-        self.ends = addresses
-        self.tell(BpfPrograms("", (addresses.ranges,), "eth0"))
+        self.addresses = addresses
+        self.load(BpfPrograms("", (addresses.ranges,), "eth0"))
 
-    def tell(self, *objects: Any) -> None:
+    def load(self, *objects: Any) -> None:
         for obj in objects:
             for (name, key), value in obj.entries():
                 self.loaded.set(name, key, value)
 
-    def forget(self, *objects: Any) -> None:
+    def unload(self, *objects: Any) -> None:
         for obj in objects:
             for (name, key), _ in obj.entries():
                 self.loaded.delete(name, key)
@@ -93,10 +94,16 @@ class Node:
     def serve(
         self,
         everywhere: Sequence[tuple[str, int]],
-        here: Sequence[tuple[str, int]] = (),
+        local: Sequence[tuple[str, int]] = (),
         **options: Any,
     ) -> list[Any]:
-        """A Service of the given endpoints at its cluster IP, its load balancer's address and its node port."""
+        """Load a Service; return its objects.
+
+        The Service is reachable at two cluster IPs, its load balancer's IP and its node port.
+
+        everywhere: all endpoints, for policy Cluster.
+        local: endpoints on this node, for policy Local.
+        """
         protocol = options.pop("protocol", "TCP")
         service = f"default/web/{protocol}"
         is_fenced = options.pop("is_fenced", False)
@@ -106,57 +113,72 @@ class Node:
             "is_direct": options.pop("is_direct", False),
             **options,
         }
-        lists = [
+        endpoint_lists = [
             bpf.endpoints(service, "Cluster", everywhere),
-            bpf.endpoints(service, "Local", here),
+            bpf.endpoints(service, "Local", local),
         ]
-        first, second = ((found.name, len(found.endpoints)) for found in lists)
-        any_address = "::" if ":" in self.ends.node else "0.0.0.0"
-        fronts = [
-            Frontend("", self.ends.cluster_ip, 80, protocol, service, first, second, **options),
-            Frontend("", self.ends.second_ip, 80, protocol, service, first, second, **options),
+        all_list, local_list = ((listed.name, len(listed.endpoints)) for listed in endpoint_lists)
+        any_address = "::" if ":" in self.addresses.node else "0.0.0.0"
+        frontends = [
             Frontend(
                 "",
-                self.ends.balanced,
+                self.addresses.cluster_ip,
                 80,
                 protocol,
                 service,
-                first,
-                second,
+                all_list,
+                local_list,
+                **options,
+            ),
+            Frontend(
+                "", self.addresses.second_ip, 80, protocol, service, all_list, local_list, **options
+            ),
+            Frontend(
+                "",
+                self.addresses.load_balancer_ip,
+                80,
+                protocol,
+                service,
+                all_list,
+                local_list,
                 is_fenced=is_fenced,
                 **outside,
             ),
-            Frontend("", any_address, NODE_PORT, protocol, service, first, second, **outside),
+            Frontend(
+                "", any_address, NODE_PORT, protocol, service, all_list, local_list, **outside
+            ),
         ]
-        told = [*lists, ClusterIp("", self.ends.cluster_ip), *fronts]
-        self.tell(*told)
-        return told
+        objects = [*endpoint_lists, ClusterIp("", self.addresses.cluster_ip), *frontends]
+        self.load(*objects)
+        return objects
 
     def coming(self, packet: Packet) -> tuple[int, Packet]:
-        return self._given("coming", packet)
+        return self._run_program("coming", packet)
 
     def going(self, packet: Packet, context: bytes = b"") -> tuple[int, Packet]:
-        return self._given("going", packet, context)
+        return self._run_program("going", packet, context)
 
-    def came(self, packet: Packet) -> Packet:
-        """What the stack gets of a packet that comes."""
-        verdict, found = self.coming(packet)
+    def receive(self, packet: Packet) -> Packet:
+        """Run `coming` on a packet; return what the node's stack receives."""
+        verdict, received = self.coming(packet)
         assert verdict == PASS
-        return found
+        return received
 
-    def went(self, packet: Packet) -> Packet:
-        """What leaves of a packet that goes."""
-        verdict, found = self.going(packet, FORWARDED)
+    def send(self, packet: Packet) -> Packet:
+        """Run `going` on a forwarded packet; return what leaves the node."""
+        verdict, sent = self.going(packet, FORWARDED)
         assert verdict == PASS
-        return found
+        return sent
 
-    def _given(self, program: str, packet: Packet, context: bytes = b"") -> tuple[int, Packet]:
+    def _run_program(
+        self, program: str, packet: Packet, context: bytes = b""
+    ) -> tuple[int, Packet]:
         verdict, data = self.loaded.try_packet(program, frame(packet), context)
-        return verdict, opened(data)
+        return verdict, parse_frame(data)
 
 
-def answer(packet: Packet, flags: int = SYN | ACK) -> Packet:
-    """From who got it to who it seems to be from."""
-    source, source_port, destination, destination_port = packet.ends
-    way = (destination, destination_port), (source, source_port)
-    return tcp(*way, flags) if packet.protocol == TCP else udp(*way)
+def reply_to(packet: Packet, flags: int = SYN | ACK) -> Packet:
+    """Return a reply from the receiver of a packet to its apparent sender."""
+    source, source_port, destination, destination_port = packet.four_tuple
+    addresses = (destination, destination_port), (source, source_port)
+    return tcp(*addresses, flags) if packet.protocol == TCP else udp(*addresses)

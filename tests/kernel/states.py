@@ -23,7 +23,7 @@ Make = Callable[[], LinuxKernel]
 
 
 def netlink(state: HostState) -> HostState:
-    """What the kernel package itself makes: rules and programs are others' work."""
+    """Return the objects that LinuxKernel applies: no rules and no programs."""
     kept = {
         netns: {key: obj for key, obj in contents.items() if obj.hand == "netlink"}
         for netns, contents in state.namespaces.items()
@@ -31,35 +31,35 @@ def netlink(state: HostState) -> HostState:
     return HostState(kept, state.origins)
 
 
-def planned(text: str = "", layout: str = "onlink", neighbors: str = "dynamic") -> HostState:
+def plan_netlink(text: str = "", layout: str = "onlink", neighbors: str = "dynamic") -> HostState:
     if layout == "onlink" and not has_br_netfilter():
         pytest.skip("pods on a bridge need br_netfilter here (modprobe br_netfilter)")
     return netlink(plan(store(text), Decisions(pod_layout=layout, neighbors=neighbors)))  # type: ignore[arg-type]
 
 
 def state_of(*objects: Object) -> HostState:
-    found: dict[str, list[Object]] = {}
+    by_netns: dict[str, list[Object]] = {}
     for obj in objects:
-        found.setdefault(obj.netns, []).append(obj)
+        by_netns.setdefault(obj.netns, []).append(obj)
     return HostState(
         {
-            netns: contents_of([Sandbox(netns, "h"), LinkUp(netns, "lo"), *some])
-            for netns, some in found.items()
+            netns: contents_of([Sandbox(netns, "h"), LinkUp(netns, "lo"), *members])
+            for netns, members in by_netns.items()
         }
     )
 
 
-def difference(kernel: LinuxKernel, wanted: HostState) -> str:
-    return str(diff(HostState(kernel.observe(wanted.namespaces)), wanted))
+def difference(kernel: LinuxKernel, desired: HostState) -> str:
+    return str(diff(HostState(kernel.observe(desired.namespaces)), desired))
 
 
-def made(kernel: LinuxKernel, wanted: HostState) -> None:
-    kernel.apply(diff(HostState(kernel.observe(wanted.namespaces)), wanted)).raise_failures()
+def apply_desired(kernel: LinuxKernel, desired: HostState) -> None:
+    kernel.apply(diff(HostState(kernel.observe(desired.namespaces)), desired)).raise_failures()
 
 
-def ip(kernel: LinuxKernel, netns: str, *words: str) -> str:
+def ip(kernel: LinuxKernel, netns: str, *arguments: str) -> str:
     return subprocess.run(
-        ["nsenter", f"--net=/proc/{kernel.sandboxes.pids[netns]}/ns/net", "ip", *words],
+        ["nsenter", f"--net=/proc/{kernel.sandboxes.pids[netns]}/ns/net", "ip", *arguments],
         capture_output=True,
         text=True,
         check=True,

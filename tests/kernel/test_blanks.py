@@ -1,4 +1,4 @@
-"""Network namespaces that are made ahead."""
+"""The pool of preallocated network namespaces."""
 
 from __future__ import annotations
 
@@ -20,75 +20,75 @@ from tests.clusters import FAMILIES, deployment, store
 from tests.kernel.states import netlink
 
 
-def blanks(count: int) -> NetnsPool:
-    """At most so many, one of which is there at least."""
+def make_pool(count: int) -> NetnsPool:
+    """Return a pool with at most `count` namespaces, at least one of which exists."""
     source = ahead(count)
     assert source is not None
     select.select([source.socket], [], [], 10)
     return NetnsPool(source)
 
 
-def test_they_come_from_a_process_that_ends() -> None:
-    """Each is another one, and no more are made when it has been said that there are enough."""
-    there = blanks(5 * MIN_COUNT)
-    found = list(iter(there.take, None))
+def test_the_pools_process_ends_when_the_pool_is_opened() -> None:
+    """It creates no more namespaces then; all of them differ."""
+    pool = make_pool(5 * MIN_COUNT)
+    fds = list(iter(pool.take, None))
     os.wait()
-    assert 0 < len({os.fstat(fd).st_ino for fd in found}) == len(found) <= 5 * MIN_COUNT
-    for fd in found:
+    assert 0 < len({os.fstat(fd).st_ino for fd in fds}) == len(fds) <= 5 * MIN_COUNT
+    for fd in fds:
         os.close(fd)
-    there.close()
+    pool.close()
 
 
-def test_they_are_there_when_who_made_them_is_gone() -> None:
-    """It ended without reading that there are enough, of which the kernel tells us first."""
+def test_namespaces_outlive_the_process_that_created_them() -> None:
+    """The process may exit without reading the pool's message, which the kernel reports first."""
     source = ahead(5 * MIN_COUNT)
     assert source is not None
-    there = NetnsPool(source)
+    pool = NetnsPool(source)
     os.waitid(os.P_ALL, 0, os.WEXITED)
-    found = list(iter(there.take, None))
-    assert found
-    for fd in found:
+    fds = list(iter(pool.take, None))
+    assert fds
+    for fd in fds:
         os.close(fd)
-    there.close()
+    pool.close()
 
 
-def test_few_are_open_at_one_time() -> None:
-    """The others wait in the socket, and with it they are gone."""
+def test_few_namespaces_are_open_at_a_time() -> None:
+    """The others wait in the socket and are freed with it."""
     before = len(os.listdir("/proc/self/fd"))
-    there = blanks(5 * MIN_COUNT)
-    fd = there.take()
+    pool = make_pool(5 * MIN_COUNT)
+    fd = pool.take()
     assert fd is not None
     assert before + 1 < len(os.listdir("/proc/self/fd")) <= before + 1 + 64
     os.close(fd)
-    there.close()
+    pool.close()
     assert len(os.listdir("/proc/self/fd")) == before
-    assert there.take() is None
+    assert pool.take() is None
     os.wait()
 
 
-def test_for_few_there_is_no_time() -> None:
-    """Nothing is made ahead for a small lab."""
+def test_small_labs_have_no_pool() -> None:
+    """Creating namespaces ahead takes longer than it saves there."""
     assert ahead(MIN_COUNT - 1) is None
 
 
-def test_a_sandbox_takes_one_that_is_there(
+def test_a_sandbox_uses_a_namespace_of_the_pool(
     kernel: Callable[[], LinuxKernel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It stands in that very namespace, of which no descriptor is left."""
+    """The sandbox's namespace is the one taken, and its descriptor is closed."""
     sandboxes = kernel().sandboxes
-    sandboxes.blanks = there = blanks(MIN_COUNT)
+    sandboxes.blanks = pool = make_pool(MIN_COUNT)
     taken: list[int] = []
 
     def take() -> int | None:
-        fd = NetnsPool.take(there)
+        fd = NetnsPool.take(pool)
         assert fd is not None
         taken.append(os.fstat(fd).st_ino)
         return fd
 
-    monkeypatch.setattr(there, "take", take)
+    monkeypatch.setattr(pool, "take", take)
     before = len(os.listdir("/proc/self/fd"))
     sandbox = Sandbox("n", "host")
-    sandboxes.hold(sandbox, sandboxes.network(sandbox, lambda: None, there.take()))
+    sandboxes.hold(sandbox, sandboxes.network(sandbox, lambda: None, pool.take()))
     fd = sandboxes.open("n")
     assert [os.fstat(fd).st_ino] == taken
     os.close(fd)
@@ -100,11 +100,14 @@ def test_a_sandbox_takes_one_that_is_there(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_pods_begin_with_is_there(
+def test_namespaces_of_the_pool_are_completed(
     kernel: Callable[[], LinuxKernel], monkeypatch: pytest.MonkeyPatch, family: str
 ) -> None:
-    """Only what begins so takes one; in the end all are as if they had been made now, and so are those for which there were none left."""
-    wanted = netlink(
+    """Only sandboxes that begin like the pool's namespaces take one.
+
+    In the end all sandboxes are alike, also those for which the pool had none.
+    """
+    desired = netlink(
         plan(
             store(FAMILIES[family] + deployment(replicas=4)),
             Decisions(pod_layout="routed", neighbors="dynamic"),
@@ -113,24 +116,24 @@ def test_what_pods_begin_with_is_there(
     source = ahead(MIN_COUNT, tuple(loopback_and_sysctls("", has_ipv6=family != "ipv4")))
     assert source is not None
     select.select([source.socket], [], [], 10)
-    here = kernel()
-    here.sandboxes.blanks = there = NetnsPool(source)
+    linux = kernel()
+    linux.sandboxes.blanks = pool = NetnsPool(source)
     taken: list[int] = []
-    few = 4
+    limit = 4
 
     def take() -> int | None:
-        fd = NetnsPool.take(there) if len(taken) < few else None
+        fd = NetnsPool.take(pool) if len(taken) < limit else None
         if fd is not None:
             taken.append(os.fstat(fd).st_ino)
         return fd
 
-    monkeypatch.setattr(there, "take", take)
-    here.apply(diff(HostState(), wanted)).raise_failures()
-    here.sandboxes.close_blanks()
-    assert str(diff(HostState(here.observe(wanted.namespaces)), wanted)) == ""
-    made = {
-        netns: os.stat(f"/proc/{pid}/ns/net").st_ino for netns, pid in here.sandboxes.pids.items()
+    monkeypatch.setattr(pool, "take", take)
+    linux.apply(diff(HostState(), desired)).raise_failures()
+    linux.sandboxes.close_blanks()
+    assert str(diff(HostState(linux.observe(desired.namespaces)), desired)) == ""
+    inodes = {
+        netns: os.stat(f"/proc/{pid}/ns/net").st_ino for netns, pid in linux.sandboxes.pids.items()
     }
-    nodes = {made[netns] for netns in wanted.namespaces if netns.startswith("node/")}
-    assert len(taken) == few
-    assert set(taken) < set(made.values()) - nodes
+    nodes = {inodes[netns] for netns in desired.namespaces if netns.startswith("node/")}
+    assert len(taken) == limit
+    assert set(taken) < set(inodes.values()) - nodes

@@ -1,4 +1,4 @@
-"""The programs of the mode ebpf on the links of a namespace: put there, found again, put again, taken away."""
+"""The bpf backend: programs are attached, found again, repaired and removed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SERVICE: list[Any] = [
 BOTH = ["coming", "going"]
 
 
-def opened() -> BpfLoader:
+def open_loader() -> BpfLoader:
     if not has_library() or not is_root():
         pytest.skip(
             f"the programs are loaded by {LIBRARY} (apt-get install libbpf1) as root of the machine"
@@ -46,15 +46,15 @@ def with_links(*names: str) -> None:
         )
 
 
-def listen(loader: BpfLoader) -> None:
-    """What the node agent does: hears when there is something to hear."""
+def process_events(loader: BpfLoader) -> None:
+    """Wait for an event and process it, as the node agent does."""
     assert select.select([loader], [], [], patiently(5))[0], "nothing is heard"
     loader.heard()
 
 
-def test_services_are_told_and_changed() -> None:
-    """By changes, by making anew, and back to nothing; what differs is named."""
-    loader = opened()
+def test_services_are_loaded_changed_and_removed() -> None:
+    """Updates and replacements are covered; differences are named."""
+    loader = open_loader()
     with_links("eth0")
     loader.run(bpf.update([], NODE + SERVICE))
     assert list(bpf.differences(NODE + SERVICE, loader.listed(()))) == []
@@ -64,9 +64,12 @@ def test_services_are_told_and_changed() -> None:
     )
     loader.run(bpf.update(NODE + SERVICE, NODE))
     assert list(bpf.differences(NODE, loader.listed(()))) == []
-    assert [found.line for found in bpf.differences(NODE + SERVICE, loader.listed(()))] == [
+    assert [
+        difference.line for difference in bpf.differences(NODE + SERVICE, loader.listed(()))
+    ] == [
         "+ bpf map fronts: 10.96.0.7: cluster IP",
-        f"+ bpf map fronts: 10.96.0.7 80/TCP of default/web/TCP, Cluster: 1 endpoints in {ENDPOINTS.name}, Local: none",
+        "+ bpf map fronts: 10.96.0.7 80/TCP of default/web/TCP, Cluster: 1 endpoints in "
+        f"{ENDPOINTS.name}, Local: none",
         f"+ bpf map endpoints: {ENDPOINTS.name} 0: 10.244.1.2 80",
         f"+ bpf map members: {ENDPOINTS.name} has 10.244.1.2 80",
     ]
@@ -79,78 +82,79 @@ def test_services_are_told_and_changed() -> None:
     loader.close()
 
 
-def flow_seen_at(loader: BpfLoader, seen_ns: int) -> None:
-    """A flow of which a packet was last seen then."""
+def add_flow(loader: BpfLoader, seen_ns: int) -> None:
+    """Add a flow whose last packet was seen at this time."""
     assert loader._loaded is not None
-    found = loader._loaded.maps["flows"]
+    flows = loader._loaded.maps["flows"]
     loader._loaded.set(
         "flows",
-        bytes(found.key_size),
-        bytes(found.value_size - 8) + seen_ns.to_bytes(8, sys.byteorder),
+        bytes(flows.key_size),
+        bytes(flows.value_size - 8) + seen_ns.to_bytes(8, sys.byteorder),
     )
 
 
-NEVER_OVER = 2**63
+FAR_FUTURE_NS = 2**63
 
 
-def test_programs_that_are_to_go_end_what_they_have_begun(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Services are gone at once, the programs when they have no packets any more, or when their time is over; nobody waits for that."""
-    loader = opened()
+def test_stopped_programs_finish_open_flows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Services are removed at once.
+
+    The programs are removed when no more packets arrive, or after a timeout, without blocking.
+    """
+    loader = open_loader()
     with_links("eth0")
-    there = {"lo": ["going"], "eth0": BOTH}
-    for is_over_by_time in (False, True):
+    attached = {"lo": ["going"], "eth0": BOTH}
+    for is_timeout in (False, True):
         monkeypatch.setattr("kubenetlab.kernel.rules.bpf.GRACE_S", 3600)
         loader.run(bpf.update([], NODE + SERVICE))
-        flow_seen_at(loader, NEVER_OVER)
+        add_flow(loader, FAR_FUTURE_NS)
         loader.run(bpf.update(NODE + SERVICE, [], [bpf.NAME]))
         loader.tend()
         listed = loader.listed(())
         assert (listed["links"], listed["maps"]["fronts"], listed["maps"]["endpoints"]) == (
-            there,
+            attached,
             {},
             {},
         )
-        if is_over_by_time:
+        if is_timeout:
             monkeypatch.setattr("kubenetlab.kernel.rules.bpf.GRACE_S", 0)
         else:
-            flow_seen_at(loader, 0)
+            add_flow(loader, 0)
         loader.tend()
         assert loader.listed(()) == {"links": {}, "maps": {}}
     loader.close()
 
 
-def test_programs_that_are_to_go_may_stay() -> None:
-    """Where they are asked for again they know their flows."""
-    loader = opened()
+def test_stopped_programs_can_be_started_again() -> None:
+    """They still know their flows."""
+    loader = open_loader()
     with_links("eth0")
     loader.run(bpf.update([], NODE + SERVICE))
-    flow_seen_at(loader, NEVER_OVER)
+    add_flow(loader, FAR_FUTURE_NS)
     loader.run(bpf.update(NODE + SERVICE, [], [bpf.NAME]))
     loader.run(bpf.update([], NODE + SERVICE))
-    flow_seen_at(loader, 0)
+    add_flow(loader, 0)
     loader.tend()
     assert list(bpf.differences(NODE + SERVICE, loader.listed(()))) == []
     loader.close()
 
 
-def settle(loader: BpfLoader, looks: int = 20) -> bool:
-    """Has it compare more often than it takes to see everything here. True when something was not as it was told."""
-    return any(loader.was_touched() for _ in range(looks))
+def compare_all(loader: BpfLoader, calls: int = 20) -> bool:
+    """Call `was_touched` often enough to compare all entries; return True if there was drift."""
+    return any(loader.was_touched() for _ in range(calls))
 
 
 @pytest.mark.parametrize("change", ["taken away", "changed", "added"])
-def test_an_entry_that_somebody_else_changes_is_noticed(
-    change: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By comparing a few at a time; what is as it was told is no change, and one change is not told all the time."""
+def test_drift_of_map_entries_is_detected(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Entries are compared some at a time. Own changes are no drift, and drift is reported once."""
     monkeypatch.setattr("kubenetlab.kernel.rules.bpf.ENTRIES_PER_CHECK", 2)
     monkeypatch.setattr("kubenetlab.kernel.rules.bpf.CHECK_INTERVAL_S", 3600)
-    loader = opened()
+    loader = open_loader()
     with_links("eth0")
     loader.run(bpf.update([], NODE + SERVICE))
     loader.run(bpf.update(NODE + SERVICE, NODE + SERVICE[:2]))
     loader.run(bpf.update(NODE + SERVICE[:2], NODE + SERVICE))
-    assert not settle(loader)
+    assert not compare_all(loader)
     loader.run(bpf.update(NODE + SERVICE, [*NODE, *SERVICE, ClusterIp("", "10.96.0.8")]))
     assert loader._loaded is not None
     (key, value), *_ = loader._loaded.entries("endpoints")
@@ -161,49 +165,55 @@ def test_an_entry_that_somebody_else_changes_is_noticed(
             loader._loaded.set("endpoints", key, value[::-1])
         case "added":
             loader._loaded.set("endpoints", key[::-1], value)
-    assert settle(loader)
-    assert not settle(loader)
+    assert compare_all(loader)
+    assert not compare_all(loader)
     loader.run(bpf.replacement(NODE + SERVICE))
-    assert not settle(loader)
+    assert not compare_all(loader)
     assert list(bpf.differences(NODE + SERVICE, loader.listed(()))) == []
     loader.close()
 
 
-def test_another_process_goes_on_with_what_is_there() -> None:
-    """The links hold the programs and their maps; flows stay as they are."""
-    first = opened()
+def test_another_process_continues_with_the_attached_programs() -> None:
+    """Links keep the programs and their maps, and thereby the flows."""
+    first = open_loader()
     with_links("eth0")
     first.run(bpf.update([], NODE + SERVICE))
     first.close()
-    second = opened()
+    second = open_loader()
     assert list(bpf.differences(NODE + SERVICE, second.listed(()))) == []
-    ids = [one.program_id for index in second._links().values() for one in second._filters(index)]
+    ids = [
+        filter_.program_id
+        for index in second._links().values()
+        for filter_ in second._filters(index)
+    ]
     second.run(bpf.update(NODE + SERVICE, NODE))
     second.run(bpf.replacement(NODE + SERVICE))
     assert [
-        one.program_id for index in second._links().values() for one in second._filters(index)
+        filter_.program_id
+        for index in second._links().values()
+        for filter_ in second._filters(index)
     ] == ids
     second.close()
 
 
-def test_a_link_that_comes_later_gets_the_programs() -> None:
-    """Nobody has to tell; one of the same name that comes in its place gets them, too; one that is not wanted does not."""
-    loader = opened()
+def test_programs_are_attached_to_new_links() -> None:
+    """This needs no update. A replaced link of the same name gets them, too; other links do not."""
+    loader = open_loader()
     with_links("eth0")
     loader.run(bpf.update([], [*NODE, PodLink("", "veth0")]))
     for _ in range(2):
         with_links("veth0", "veth1")
-        listen(loader)
+        process_events(loader)
         assert loader.listed(())["links"] == {"lo": ["going"], "eth0": BOTH, "veth0": BOTH}
         for name in ("veth0", "veth1"):
             subprocess.run(["ip", "link", "del", name], check=True)
-        listen(loader)
+        process_events(loader)
     loader.close()
 
 
-def test_a_link_that_is_not_wanted_any_more_loses_them() -> None:
-    """The others keep them."""
-    loader = opened()
+def test_programs_are_detached_from_links_without_need() -> None:
+    """Other links keep them."""
+    loader = open_loader()
     with_links("eth0", "veth0")
     both = [*NODE, PodLink("", "veth0")]
     loader.run(bpf.update([], both))
@@ -213,56 +223,56 @@ def test_a_link_that_is_not_wanted_any_more_loses_them() -> None:
 
 
 @pytest.mark.parametrize("command", ["filter del dev eth0 ingress", "qdisc del dev eth0 clsact"])
-def test_what_somebody_took_away_is_put_again(command: str) -> None:
-    """As soon as the kernel tells of it."""
-    loader = opened()
+def test_detached_programs_are_attached_again(command: str) -> None:
+    """A notification of the kernel triggers it."""
+    loader = open_loader()
     with_links("eth0")
     loader.run(bpf.update([], NODE))
     loader.heard()
     subprocess.run(["tc", *command.split()], check=True)
     assert loader.listed(())["links"] != {"lo": ["going"], "eth0": BOTH}
-    listen(loader)
+    process_events(loader)
     assert loader.listed(())["links"] == {"lo": ["going"], "eth0": BOTH}
     loader.close()
 
 
-def test_another_program_in_the_place_of_ours_is_replaced() -> None:
-    """It may be there before ours is put again, not longer."""
-    loader, another = opened(), opened()
+def test_a_foreign_program_is_replaced() -> None:
+    """It runs only until the notification is processed."""
+    loader, another = open_loader(), open_loader()
     with_links("eth0")
     loader.run(bpf.update([], NODE))
     loader.heard()
     (index,) = (index for name, index in loader._links().items() if name == "eth0")
-    ids = [one.program_id for one in loader._filters(index)]
+    ids = [item.program_id for item in loader._filters(index)]
     foreign = Libbpf().load(OBJECT.read_bytes())
     assert (
         another._route.batch([tc.set_filter(index, "ingress", foreign.programs["going"], "theirs")])
         == []
     )
-    assert [one.name for one in loader._filters(index)] == ["theirs", "going"]
-    listen(loader)
-    assert [one.program_id for one in loader._filters(index)] == ids
+    assert [item.name for item in loader._filters(index)] == ["theirs", "going"]
+    process_events(loader)
+    assert [item.program_id for item in loader._filters(index)] == ids
     loader.heard()
-    for one in (foreign, another, loader):
-        one.close()
+    for item in (foreign, another, loader):
+        item.close()
 
 
 def test_a_refusal_names_the_entry() -> None:
-    """So that it can be said which object it was."""
-    loader = opened()
-    words = bpf.update([], NODE + SERVICE).replace(
+    """The entry identifies the object that caused it."""
+    loader = open_loader()
+    commands = bpf.update([], NODE + SERVICE).replace(
         f'["fronts", "{next(iter(SERVICE[1].entries()))[0][1].hex()}"', '["fronts", "00"'
     )
     with pytest.raises(RulesError, match="fronts has keys of 20 and values of 40 bytes"):
-        loader.run(words)
+        loader.run(commands)
     loader.close()
 
 
-def test_a_closed_loader_holds_nothing() -> None:
-    """Neither descriptors nor programs that are on no link."""
-    opened().close()  # what the library itself keeps open
+def test_a_closed_loader_leaves_nothing_open() -> None:
+    """Neither descriptors nor programs without a link remain."""
+    open_loader().close()  # what the library itself keeps open
     before = os.listdir("/proc/self/fd")
-    loader = opened()
+    loader = open_loader()
     loader.run(bpf.update([], NODE + SERVICE))
     loader.close()
     assert os.listdir("/proc/self/fd") == before

@@ -1,4 +1,4 @@
-"""kube-proxy's sets by ipset: changes, refusals, what others have beside them, and nothing left in the end."""
+"""The ipset backend: updates, refusals, sets of others, and complete removal."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ from kubenetlab.kernel.rules.backends import RulesError
 from tests.clusters import deployment, rules_of, service
 from tests.kernel.comparing import differences, lines
 
-CLUSTER = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {ipFamily: dual, kubeProxyMode: ipvs}\n---\n"
+CLUSTER = (
+    "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n"
+    "networking: {ipFamily: dual, kubeProxyMode: ipvs}\n---\n"
+)
 
 pytestmark = pytest.mark.skipif(
     shutil.which(ipset.PROGRAM) is None,
@@ -32,13 +35,13 @@ pytestmark = pytest.mark.skipif(
 
 
 def sets(text: str) -> list[Filled]:
-    """kube-proxy's sets on the node `worker` in a lab where everything runs."""
+    """Return kube-proxy's sets on node `worker` in a lab where everything runs."""
     return rules_of("ipset", CLUSTER + text)
 
 
-def contents(here: ipset.Ipset) -> dict[str, list[str]]:
-    """Set → its members; how the kernel has drawn its hashes is left out."""
-    return {name: sorted(items) for name, items in parse(here.text()).items()}
+def contents(loader: ipset.Ipset) -> dict[str, list[str]]:
+    """Return set → members, without the random parameters of the kernel's hashes."""
+    return {name: sorted(items) for name, items in parse(loader.text()).items()}
 
 
 SMALL = sets(deployment(replicas=1) + service())
@@ -53,36 +56,39 @@ LARGE = sets(
 )
 
 
-def test_changing_ends_where_making_anew_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From few members to many and back, and nothing is left in the end; nobody else is thought to have had a hand in it."""
+def test_updates_and_replacement_load_the_same_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of members grows and shrinks, and nothing remains in the end.
+
+    The lab's own changes are not taken for drift.
+    """
     monkeypatch.setattr("kubenetlab.kernel.rules.ipset.CHECK_INTERVAL_S", 0)
-    with closing(ipset.open_here()) as here:
+    with closing(ipset.open_here()) as loader:
         before: list[Filled] = []
-        for wanted in (SMALL, LARGE, SMALL):
-            here.run(update(before, wanted))
-            changed = contents(here)
-            assert lines(wanted) == []
-            assert not here.was_touched()
-            here.run(replacement(wanted))
-            assert contents(here) == changed
-            assert not here.was_touched()
-            before = wanted
-        here.run(update(before, []))
-        assert here.text() == ""
+        for desired in (SMALL, LARGE, SMALL):
+            loader.run(update(before, desired))
+            changed = contents(loader)
+            assert lines(desired) == []
+            assert not loader.was_touched()
+            loader.run(replacement(desired))
+            assert contents(loader) == changed
+            assert not loader.was_touched()
+            before = desired
+        loader.run(update(before, []))
+        assert loader.text() == ""
 
 
-def test_what_others_have_stays() -> None:
-    """Sets of theirs; ours of which nobody knows are named, and go with a replacement."""
-    with closing(ipset.open_here()) as here:
-        here.restore("create MINE hash:ip family inet\nadd MINE 192.0.2.1\n")
-        before = here.text()
-        here.run(update([], LARGE))
-        assert not here.was_touched()
+def test_sets_of_others_are_kept() -> None:
+    """Unknown sets with the lab's names are drift, and a replacement deletes them."""
+    with closing(ipset.open_here()) as loader:
+        loader.restore("create MINE hash:ip family inet\nadd MINE 192.0.2.1\n")
+        before = loader.text()
+        loader.run(update([], LARGE))
+        assert not loader.was_touched()
         ours = {("remove", f"ipset {obj.name}") for obj in LARGE if isinstance(obj, Set)}
-        found = differences([], names(LARGE), "ipset")
-        assert {(difference.action, difference.object) for difference in found} == ours
-        here.run(replacement([], names(LARGE)))
-        assert here.text() == before
+        drift = differences([], names(LARGE), "ipset")
+        assert {(difference.action, difference.object) for difference in drift} == ours
+        loader.run(replacement([], names(LARGE)))
+        assert loader.text() == before
 
 
 @pytest.mark.parametrize(
@@ -93,30 +99,31 @@ def test_what_others_have_stays() -> None:
         ("destroy KUBE-NODE-PORT-TCP\n", "+ ipset KUBE-NODE-PORT-TCP: 0 members"),
     ],
 )
-def test_what_somebody_changed_is_named_and_noticed(
+def test_drift_is_detected_and_named(
     change: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The replacement repairs it."""
     monkeypatch.setattr("kubenetlab.kernel.rules.ipset.CHECK_INTERVAL_S", 0)
-    with closing(ipset.open_here()) as here:
-        here.run(update([], LARGE))
-        here.run(update(LARGE, SMALL))
-        assert not here.was_touched()
-        here.restore(change)
+    with closing(ipset.open_here()) as loader:
+        loader.run(update([], LARGE))
+        loader.run(update(LARGE, SMALL))
+        assert not loader.was_touched()
+        loader.restore(change)
         assert lines(SMALL) == [said]
-        assert here.was_touched()
-        here.run(replacement(SMALL))
-        assert not here.was_touched()
+        assert loader.was_touched()
+        loader.run(replacement(SMALL))
+        assert not loader.was_touched()
 
 
 def test_a_refused_member_is_named() -> None:
-    """The reason, the line, the object."""
-    with closing(ipset.open_here()) as here:
+    """The message has the reason, the line and the object."""
+    with closing(ipset.open_here()) as loader:
         wrong: list[Filled] = [
             Set("n", "KUBE-A", "hash:ip family inet"),
             Member("n", "KUBE-A", "192.0.2.1,tcp:80"),
         ]
         with pytest.raises(RulesError) as caught:
-            here.run(update([], wrong))
+            loader.run(update([], wrong))
         assert str(caught.value).splitlines()[1:] == ["add -exist KUBE-A 192.0.2.1,tcp:80"]
         assert failed_object(str(caught.value), wrong) == (wrong[1], wrong[1])
 
@@ -134,25 +141,27 @@ def test_a_refused_member_is_named() -> None:
         ),
         (
             ("iptables", "*nat\n-R KUBE-MARK-MASQ 1 -j MARK --set-xmark 0x8000/0x8000\nCOMMIT\n"),
-            "~ iptables rule nat KUBE-MARK-MASQ: -j MARK --set-xmark 0x4000/0x4000    (was: -j MARK --set-xmark 0x8000/0x8000)",
+            "~ iptables rule nat KUBE-MARK-MASQ: -j MARK --set-xmark 0x4000/0x4000    (was: -j "
+            "MARK --set-xmark 0x8000/0x8000)",
         ),
     ],
     ids=["member added", "member removed", "rule replaced"],
 )
-def test_sets_and_the_rules_that_name_them_are_compared(
-    change: tuple[str, str], shown: str
-) -> None:
-    """Rules that ask sets are loaded for comparison after the sets; one edit is one difference, in either backend."""
+def test_sets_and_rules_that_match_them_are_compared(change: tuple[str, str], shown: str) -> None:
+    """For the comparison sets are loaded before the rules that match them.
+
+    One edit is one difference, in either backend.
+    """
     text = CLUSTER + deployment() + service()
-    wanted = [*rules_of("ipset", text), *rules_of("iptables", text)]
-    with closing(ipset.open_here()) as sets_here, closing(iptables.open_here()) as rules_here:
-        for step in steps((), wanted, {}, anew=False):
-            (sets_here if step.dialect == "ipset" else rules_here).run(step.text)
-        assert "--match-set KUBE-" in rules_here.text()
-        assert lines(wanted) == []
+    desired = [*rules_of("ipset", text), *rules_of("iptables", text)]
+    with closing(ipset.open_here()) as set_loader, closing(iptables.open_here()) as rule_loader:
+        for step in steps((), desired, {}, anew=False):
+            (set_loader if step.dialect == "ipset" else rule_loader).run(step.text)
+        assert "--match-set KUBE-" in rule_loader.text()
+        assert lines(desired) == []
         name, commands = change
         if name == "ipset":
-            sets_here.restore(commands)
+            set_loader.restore(commands)
         else:
-            rules_here.restore("ip", commands)
-        assert lines(wanted) == [shown]
+            rule_loader.restore("ip", commands)
+        assert lines(desired) == [shown]

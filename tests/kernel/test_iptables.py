@@ -1,4 +1,4 @@
-"""kube-proxy's chains by iptables: changes, refusals, what others have beside them, and nothing left in the end."""
+"""The iptables backend: updates, refusals, rules of others, and complete removal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from kubenetlab.kernel.rules.backends import RulesError
 from tests.clusters import deployment, rules_of, service
 from tests.kernel.comparing import lines
 
-CLUSTER = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {ipFamily: dual, kubeProxyMode: iptables}\n---\n"
+CLUSTER = (
+    "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n"
+    "networking: {ipFamily: dual, kubeProxyMode: iptables}\n---\n"
+)
 
 pytestmark = pytest.mark.skipif(
     shutil.which(iptables.PROGRAM) is None,
@@ -30,7 +33,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def rules(text: str, then: str = "") -> list[Ruled]:
-    """kube-proxy's rules on the node `worker` in a lab where everything runs."""
+    """Return kube-proxy's rules on node `worker` in a lab where everything runs."""
     return rules_of("iptables", CLUSTER + text, then)
 
 
@@ -38,25 +41,28 @@ SMALL = rules(deployment(replicas=1) + service())
 LARGE = rules(deployment(replicas=4) + service() + service("empty"))
 
 
-def test_changing_ends_where_making_anew_ends() -> None:
-    """From few endpoints to many and back; each change raises the ruleset's generation, by which others' changes are noticed."""
-    with closing(iptables.open_here()) as here:
+def test_updates_and_replacement_load_the_same_rules() -> None:
+    """The number of endpoints grows and shrinks.
+
+    Each update raises the ruleset's generation, by which changes of others are detected.
+    """
+    with closing(iptables.open_here()) as loader:
         generations = nftables.Generations()
         before: list[Ruled] = []
-        for wanted in (SMALL, LARGE, SMALL):
-            begun = generations.read()
-            here.run(update(before, wanted))
-            assert generations.read() > begun
-            changed = here.text()
-            assert lines(wanted) == []
-            here.run(replacement(wanted))
-            assert sorted(here.text().splitlines()) == sorted(changed.splitlines())
-            before = wanted
+        for desired in (SMALL, LARGE, SMALL):
+            generation = generations.read()
+            loader.run(update(before, desired))
+            assert generations.read() > generation
+            changed = loader.text()
+            assert lines(desired) == []
+            loader.run(replacement(desired))
+            assert sorted(loader.text().splitlines()) == sorted(changed.splitlines())
+            before = desired
         generations.close()
 
 
-def test_a_change_tells_only_what_differs() -> None:
-    """The chains of the Service that changed, and none of those that are as they were."""
+def test_an_update_contains_only_changed_chains() -> None:
+    """Chains of other Services are not loaded again."""
     assert update(SMALL, SMALL) == ""
     larger = rules(deployment(replicas=2) + service(), deployment(replicas=3))
     text = update(rules(deployment(replicas=2) + service()), larger)
@@ -65,28 +71,28 @@ def test_a_change_tells_only_what_differs() -> None:
     assert "-I " not in text
 
 
-def test_what_others_have_stays() -> None:
-    """Rules of theirs in built-in chains, chains of theirs; ours go and leave no empty table behind, whoever made it."""
-    with closing(iptables.open_here()) as here:
+def test_rules_of_others_are_kept() -> None:
+    """The lab's own rules are removed completely, including empty tables of any program."""
+    with closing(iptables.open_here()) as loader:
         theirs = "*filter\n:MINE - [0:0]\n-A MINE -j RETURN\n-A FORWARD -j MINE\nCOMMIT\n"
-        here.restore("ip", theirs)
-        before = here.text()
-        here.run(update([], LARGE))
-        assert "-A FORWARD -j MINE" in here.text()
-        here.run(replacement(LARGE))
-        here.run(update(LARGE, []))
-        assert here.text() == before
-        here.restore("ip", "*filter\n-F\n-X\nCOMMIT\n")
-        here.run(update([], SMALL))
-        here.run(replacement([], names(SMALL)))
-        assert here.text() == ""
+        loader.restore("ip", theirs)
+        before = loader.text()
+        loader.run(update([], LARGE))
+        assert "-A FORWARD -j MINE" in loader.text()
+        loader.run(replacement(LARGE))
+        loader.run(update(LARGE, []))
+        assert loader.text() == before
+        loader.restore("ip", "*filter\n-F\n-X\nCOMMIT\n")
+        loader.run(update([], SMALL))
+        loader.run(replacement([], names(SMALL)))
+        assert loader.text() == ""
 
 
-def test_chains_of_which_nobody_knows_go_with_a_replacement() -> None:
-    """What a former agent left, with the jumps to it."""
-    with closing(iptables.open_here()) as here:
-        here.run(update([], LARGE))
-        here.run(replacement(SMALL))
+def test_a_replacement_deletes_unknown_chains_of_the_lab() -> None:
+    """A former agent left them, with the jumps to them."""
+    with closing(iptables.open_here()) as loader:
+        loader.run(update([], LARGE))
+        loader.run(replacement(SMALL))
         assert lines(SMALL) == []
 
 
@@ -99,12 +105,15 @@ def test_chains_of_which_nobody_knows_go_with_a_replacement() -> None:
         ),
         ("*nat\n:KUBE-SVC-X - [0:0]\nCOMMIT\n", "- iptables chain nat KUBE-SVC-X: 0 rules"),
         (
-            '*nat\n-D PREROUTING -m comment --comment "kubernetes service portals" -j KUBE-SERVICES\nCOMMIT\n',
-            '+ iptables rule nat PREROUTING: -m comment --comment "kubernetes service portals" -j KUBE-SERVICES',
+            '*nat\n-D PREROUTING -m comment --comment "kubernetes service portals" -j '
+            "KUBE-SERVICES\nCOMMIT\n",
+            '+ iptables rule nat PREROUTING: -m comment --comment "kubernetes service portals" -j '
+            "KUBE-SERVICES",
         ),
         (
             "*nat\n-R KUBE-MARK-MASQ 1 -j MARK --set-xmark 0x8000/0x8000\nCOMMIT\n",
-            "~ iptables rule nat KUBE-MARK-MASQ: -j MARK --set-xmark 0x4000/0x4000    (was: -j MARK --set-xmark 0x8000/0x8000)",
+            "~ iptables rule nat KUBE-MARK-MASQ: -j MARK --set-xmark 0x4000/0x4000    (was: -j "
+            "MARK --set-xmark 0x8000/0x8000)",
         ),
         (
             "*nat\n-I KUBE-POSTROUTING 2 -j RETURN\nCOMMIT\n",
@@ -115,36 +124,39 @@ def test_chains_of_which_nobody_knows_go_with_a_replacement() -> None:
             "- iptables rule nat POSTROUTING: -j KUBE-MARK-MASQ",
         ),
         (
-            "*nat\n-D KUBE-POSTROUTING 1\n-A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN\nCOMMIT\n",
-            "~ iptables rule nat KUBE-POSTROUTING: -m mark ! --mark 0x4000/0x4000 -j RETURN    (moved: rule 1, was: rule 3)",
+            "*nat\n-D KUBE-POSTROUTING 1\n-A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j "
+            "RETURN\nCOMMIT\n",
+            "~ iptables rule nat KUBE-POSTROUTING: -m mark ! --mark 0x4000/0x4000 -j RETURN    "
+            "(moved: rule 1, was: rule 3)",
         ),
     ],
 )
-def test_what_somebody_changed_is_named(change: str, said: str) -> None:
-    with closing(iptables.open_here()) as here:
-        here.run(update([], SMALL))
-        here.restore("ip", change)
+def test_drift_is_named(change: str, said: str) -> None:
+    """One edit is one difference."""
+    with closing(iptables.open_here()) as loader:
+        loader.run(update([], SMALL))
+        loader.restore("ip", change)
         assert lines(SMALL) == [said]
 
 
-def test_a_refused_rule_is_named_and_nothing_is_done() -> None:
-    """The reason, the table, the line."""
-    with closing(iptables.open_here()) as here:
+def test_a_refused_rule_is_named_without_any_effect() -> None:
+    """The message has the reason, the table and the line."""
+    with closing(iptables.open_here()) as loader:
         wrong: list[Ruled] = [
             IptablesChain("n", "ip", "nat", "KUBE-A", ("-j KUBE-B",)),
             Jump("n", "ip", "nat", "OUTPUT", "-j KUBE-A"),
         ]
         with pytest.raises(RulesError) as caught:
-            here.run(update([], wrong))
+            loader.run(update([], wrong))
         reason, table, line = str(caught.value).splitlines()
         assert reason.startswith("iptables-restore: ")
         assert "KUBE-B" in reason
         assert (table, line) == ("*nat", "-A KUBE-A -j KUBE-B")
-        assert "KUBE-A" not in here.text()
+        assert "KUBE-A" not in loader.text()
 
 
-def test_commands_are_for_the_programs() -> None:
-    """One input for each family."""
+def test_each_family_has_one_command() -> None:
+    """They are for iptables-restore and ip6tables-restore."""
     assert [command.partition("\n")[0] for command in commands(SMALL)] == [
         "iptables-restore --noflush <<'EOF'",
         "ip6tables-restore --noflush <<'EOF'",

@@ -1,4 +1,4 @@
-"""Virtual servers by IPVS: changes, what is there already, and how real servers take their leave."""
+"""The ipvs backend: updates, drift, and draining of real servers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ LARGE: list[Balanced] = [
 
 
 @contextmanager
-def opened() -> Iterator[ipvs.Ipvs]:
+def open_loader() -> Iterator[ipvs.Ipvs]:
     try:
         loader = ipvs.open_here()
     except RequirementError as error:
@@ -49,113 +49,125 @@ def opened() -> Iterator[ipvs.Ipvs]:
         yield loader
 
 
-def test_changing_ends_where_making_anew_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From few to many and back; making anew what is there changes nothing, and nobody else is thought to have had a hand in it."""
+def test_updates_and_replacement_create_the_same_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of servers grows and shrinks. A replacement of equal servers changes nothing.
+
+    The lab's own changes are not taken for drift.
+    """
     monkeypatch.setattr("kubenetlab.kernel.rules.ipvs.CHECK_INTERVAL_S", 0)
-    with opened() as here:
+    with open_loader() as loader:
         before: list[Balanced] = []
-        for wanted in (SMALL, LARGE, SMALL):
-            here.run(update(before, wanted))
-            here.tend()
-            changed = here.text()
-            assert list(differences(wanted, here.listed(NAMES))) == []
-            assert not here.was_touched()
-            here.run(replacement(wanted))
-            assert here.text() == changed
-            assert not here.was_touched()
-            before = wanted
-        here.run(update(before, []))
-        assert here.text() == ""
+        for desired in (SMALL, LARGE, SMALL):
+            loader.run(update(before, desired))
+            loader.tend()
+            changed = loader.text()
+            assert list(differences(desired, loader.listed(NAMES))) == []
+            assert not loader.was_touched()
+            loader.run(replacement(desired))
+            assert loader.text() == changed
+            assert not loader.was_touched()
+            before = desired
+        loader.run(update(before, []))
+        assert loader.text() == ""
 
 
 @pytest.mark.parametrize(
-    "theirs",
+    "foreign",
     [[], LARGE, [VirtualServer("n", "tcp", "10.96.0.9", 80, "lc")]],
     ids=["gone", "more", "another scheduler"],
 )
-def test_what_somebody_changed_is_noticed(
-    theirs: list[Balanced], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And nothing more when it has been made anew."""
+def test_drift_is_detected(foreign: list[Balanced], monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a replacement there is none."""
     monkeypatch.setattr("kubenetlab.kernel.rules.ipvs.CHECK_INTERVAL_S", 0)
-    with opened() as here, opened() as other:
-        here.run(update([], SMALL))
-        other.run(replacement(theirs, NAMES))
-        assert here.was_touched()
-        here.run(replacement(SMALL))
-        assert not here.was_touched()
+    with open_loader() as loader, open_loader() as other:
+        loader.run(update([], SMALL))
+        other.run(replacement(foreign, NAMES))
+        assert loader.was_touched()
+        loader.run(replacement(SMALL))
+        assert not loader.was_touched()
 
 
-def test_a_virtual_server_is_given_another_scheduler() -> None:
-    """Its real ones stay."""
+def test_the_scheduler_of_a_virtual_server_is_changed() -> None:
+    """Its real servers are kept."""
     other: list[Balanced] = [VirtualServer("n", "tcp", "10.96.0.9", 80, "lc", 60), SMALL[1]]
-    with opened() as here:
-        here.run(update([], SMALL))
-        here.run(update(SMALL, other))
+    with open_loader() as loader:
+        loader.run(update([], SMALL))
+        loader.run(update(SMALL, other))
         assert (
-            here.text()
+            loader.text()
             == "-A -t 10.96.0.9:80 -s lc -p 60\n-a -t 10.96.0.9:80 -r 10.244.1.2:8080 -m -w 1\n"
         )
-        (found,) = differences(SMALL, here.listed(NAMES))
-        assert found.line == "~ ipvs -t 10.96.0.9:80: -s rr    (was: -s lc -p 60)"
-        here.run(replacement([], NAMES))
-        assert here.text() == ""
+        (drift,) = differences(SMALL, loader.listed(NAMES))
+        assert drift.line == "~ ipvs -t 10.96.0.9:80: -s rr    (was: -s lc -p 60)"
+        loader.run(replacement([], NAMES))
+        assert loader.text() == ""
 
 
-def test_edited_servers_are_shown_before_and_after() -> None:
-    """A real server's weight and an additional one; what waits for its connections is no difference."""
-    (server, real), gone = SMALL, RealServer("n", "tcp", "10.96.0.9", 80, "10.244.1.7", 8080)
+def test_drift_shows_servers_before_and_after() -> None:
+    """A changed weight and an additional real server are drift; a draining server is not."""
+    (server, real), draining = SMALL, RealServer("n", "tcp", "10.96.0.9", 80, "10.244.1.7", 8080)
     assert isinstance(real, RealServer)
-    with opened() as here, opened() as other:
-        here.run(update([], SMALL))
-        assert list(differences(SMALL, here.listed(NAMES))) == []
+    with open_loader() as loader, open_loader() as other:
+        loader.run(update([], SMALL))
+        assert list(differences(SMALL, loader.listed(NAMES))) == []
         other._send_all(
-            [(gone, other._request(messages.NEW_DEST, messages.destination(gone, weight=0)))]
+            [
+                (
+                    draining,
+                    other._request(messages.NEW_DEST, messages.destination(draining, weight=0)),
+                )
+            ]
         )
-        assert list(differences(SMALL, here.listed(NAMES))) == []
+        assert list(differences(SMALL, loader.listed(NAMES))) == []
         other._send_all(
             [(real, other._request(messages.SET_DEST, messages.destination(real, weight=7)))]
         )
         other._send_all(
-            [(gone, other._request(messages.SET_DEST, messages.destination(gone, weight=1)))]
+            [
+                (
+                    draining,
+                    other._request(messages.SET_DEST, messages.destination(draining, weight=1)),
+                )
+            ]
         )
-        assert [found.line for found in differences(SMALL, here.listed(NAMES))] == [
-            "~ ipvs -t 10.96.0.9:80 -r 10.244.1.2:8080 -m -w 1    (was: -r 10.244.1.2:8080 -m -w 7)",
+        assert [drift.line for drift in differences(SMALL, loader.listed(NAMES))] == [
+            "~ ipvs -t 10.96.0.9:80 -r 10.244.1.2:8080 -m -w 1    (was: -r 10.244.1.2:8080 -m -w "
+            "7)",
             "- ipvs -t 10.96.0.9:80 -r 10.244.1.7:8080 -m -w 1",
         ]
-        here.run(replacement(SMALL))
-        assert list(differences(SMALL, here.listed(NAMES))) == []
-        assert str(server) in here.text().replace("-A ", "ipvs ")
+        loader.run(replacement(SMALL))
+        assert list(differences(SMALL, loader.listed(NAMES))) == []
+        assert str(server) in loader.text().replace("-A ", "ipvs ")
 
 
-def test_a_real_server_goes_when_its_last_connection_has_ended() -> None:
-    """Until then it gets no new one, and who comes back is asked again."""
+def test_a_real_server_is_deleted_after_its_last_connection() -> None:
+    """Until then it gets no new connections, and can be used again."""
     reals: list[Balanced] = [
         RealServer("n", "tcp", "192.0.2.9", 80, "127.0.0.1", port) for port in (8080, 8081)
     ]
     server = VirtualServer("n", "tcp", "192.0.2.9", 80, "rr")
     subprocess.run(["ip", "address", "add", "192.0.2.9/32", "dev", "lo"], check=True)
     with (
-        opened() as here,
+        open_loader() as loader,
         socket.create_server(("127.0.0.1", 8080)),
         socket.create_server(("127.0.0.1", 8081)),
     ):
-        here.run(update([], [server, *reals]))
+        loader.run(update([], [server, *reals]))
         connections = [socket.create_connection(("192.0.2.9", 80)) for _ in range(4)]
-        here.run(update([server, *reals], [server, reals[0]]))
-        here.tend()
-        assert here.text().count(" -r ") == 2
-        assert list(differences([server, reals[0]], here.listed(NAMES))) == []
-        here.run(update([server, reals[0]], [server, *reals]))
-        assert list(differences([server, *reals], here.listed(NAMES))) == []
+        loader.run(update([server, *reals], [server, reals[0]]))
+        loader.tend()
+        assert loader.text().count(" -r ") == 2
+        assert list(differences([server, reals[0]], loader.listed(NAMES))) == []
+        loader.run(update([server, reals[0]], [server, *reals]))
+        assert list(differences([server, *reals], loader.listed(NAMES))) == []
         for connection in connections:
             connection.close()
 
 
 def test_a_refused_server_is_named() -> None:
-    """A scheduler that the kernel does not have."""
+    """The kernel does not have its scheduler."""
     wrong: list[Balanced] = [VirtualServer("n", "tcp", "10.96.0.9", 80, "nosuch")]
-    with opened() as here:
+    with open_loader() as loader:
         with pytest.raises(RulesError) as caught:
-            here.run(update([], wrong))
+            loader.run(update([], wrong))
         assert failed_object(str(caught.value), wrong) == (wrong[0], wrong[0])

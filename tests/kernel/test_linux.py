@@ -1,4 +1,4 @@
-"""kernel/ against Linux: what is planned is made, what is there is read, what differs is mended, what is refused is told."""
+"""LinuxKernel on Linux: objects are applied and read back, drift is repaired."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kubenetlab.hoststate.sandbox import Sandbox
 from kubenetlab.hoststate.state import HostState
 from kubenetlab.kernel.netlink.rtnetlink import MAX_BATCH_BYTES, RouteSocket
 from tests.clusters import DUAL, FAMILIES, deployment, service
-from tests.kernel.states import Make, difference, ip, made, planned, state_of
+from tests.kernel.states import Make, apply_desired, difference, ip, plan_netlink, state_of
 from tests.patience import patiently
 
 LAYOUTS = [
@@ -32,22 +32,25 @@ LAYOUTS = [
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("layout", "neighbors"), LAYOUTS)
-def test_a_whole_plan_is_made_and_read_back(
+def test_a_whole_plan_is_applied_and_read_back(
     kernel: Make, layout: str, neighbors: str, family: str
 ) -> None:
-    """Every link, address, route, neighbour and setting of a lab: made in one go, and then nothing differs."""
-    here, wanted = (
+    """All objects of a lab are created by one apply; then nothing differs."""
+    linux, desired = (
         kernel(),
-        planned(FAMILIES[family] + deployment(replicas=8) + service(), layout, neighbors),
+        plan_netlink(FAMILIES[family] + deployment(replicas=8) + service(), layout, neighbors),
     )
-    report = here.apply(diff(HostState(), wanted))
-    assert (report.failures, report.done) == ((), len(wanted))
-    assert difference(here, wanted) == ""
+    report = linux.apply(diff(HostState(), desired))
+    assert (report.failures, report.done) == ((), len(desired))
+    assert difference(linux, desired) == ""
 
 
-def test_a_dead_pod_gets_no_packets_for_its_successor(kernel: Make) -> None:
-    """The namespace of a removed pod may live on for a while; whoever has its address now is reached at once."""
-    here, address, mac = kernel(), "10.244.1.2", "0a:58:0a:f4:01:02"
+def test_a_removed_pod_receives_no_packets_of_its_successor(kernel: Make) -> None:
+    """The namespace of a removed pod may exist for a while.
+
+    A new pod with its address is reached at once nevertheless.
+    """
+    linux, address, mac = kernel(), "10.244.1.2", "0a:58:0a:f4:01:02"
     node = (Bridge("node", "cbr0", "0a:58:0a:f4:01:01"), Address("node", "cbr0", "10.244.1.1/24"))
 
     def with_pod(name: str, link: str) -> HostState:
@@ -56,23 +59,23 @@ def test_a_dead_pod_gets_no_packets_for_its_successor(kernel: Make) -> None:
         return state_of(*node, port, veth, Address(name, "eth0", f"{address}/24"))
 
     def connect() -> int:
-        with here.sandboxes.inside("node"), socket.socket() as client:
+        with linux.sandboxes.inside("node"), socket.socket() as client:
             client.settimeout(patiently(2))
             return client.connect_ex((address, 80))
 
     first, second = with_pod("first", "veth0"), with_pod("second", "veth1")
-    made(here, first)
+    apply_desired(linux, first)
     assert connect() == errno.ECONNREFUSED
-    alive = here.sandboxes.open("first")
-    here.apply(diff(first, second)).raise_failures()
-    with here.sandboxes.inside("second"):
+    alive = linux.sandboxes.open("first")
+    linux.apply(diff(first, second)).raise_failures()
+    with linux.sandboxes.inside("second"):
         server = socket.create_server((address, 80))
     assert [connect() for _ in range(20)] == [0] * 20
     server.close()
     os.close(alive)
 
 
-CHANGES = (
+DRIFT_COMMANDS = (
     "route del 10.244.2.0/24",
     "route replace 10.244.2.0/24 via 172.18.0.2",
     "address del 10.244.1.1/24 dev cbr0",
@@ -92,21 +95,21 @@ CHANGES = (
     "-6 address flush dev eth0 scope link",
     "-6 neighbor del fd00:10:244:1::2 dev cbr0",
 )
-"""What somebody may do to a node, in the words of `ip`."""
+"""Changes to a node, as arguments of `ip`."""
 
 
-def test_what_somebody_changed_is_seen_and_mended(kernel: Make) -> None:
-    """Drift of any kind, one after the other: one or two applies, and all is as it should be."""
-    here, wanted = kernel(), planned(DUAL + deployment(replicas=4), "onlink", "permanent")
-    made(here, wanted)
-    for command in CHANGES:
-        ip(here, "node/worker", *command.split())
-        assert difference(here, wanted) != "", command
+def test_drift_is_detected_and_repaired(kernel: Make) -> None:
+    """Each kind of drift is repaired by at most three applies."""
+    linux, desired = kernel(), plan_netlink(DUAL + deployment(replicas=4), "onlink", "permanent")
+    apply_desired(linux, desired)
+    for command in DRIFT_COMMANDS:
+        ip(linux, "node/worker", *command.split())
+        assert difference(linux, desired) != "", command
         for _ in range(3):
-            here.apply(diff(HostState(here.observe(wanted.namespaces)), wanted))
-            if not difference(here, wanted):
+            linux.apply(diff(HostState(linux.observe(desired.namespaces)), desired))
+            if not difference(linux, desired):
                 break
-        assert difference(here, wanted) == "", command
+        assert difference(linux, desired) == "", command
 
 
 @pytest.mark.parametrize(
@@ -118,55 +121,55 @@ def test_what_somebody_changed_is_seen_and_mended(kernel: Make) -> None:
         ("link add mine type bridge", "link"),
     ],
 )
-def test_what_somebody_added_is_left_alone(kernel: Make, command: str, show: str) -> None:
-    """An experiment beside the lab's own objects is no drift, and outlives the next apply."""
-    here, wanted = kernel(), planned(deployment(replicas=4), "onlink", "permanent")
-    made(here, wanted)
-    ip(here, "node/worker", *command.split())
-    assert difference(here, wanted) == ""
-    before = ip(here, "node/worker", show)
-    made(here, planned(deployment(replicas=5), "onlink", "permanent"))
-    assert ("mine" if show == "link" else command.split()[2]) in ip(here, "node/worker", show), (
+def test_objects_that_others_added_are_left_alone(kernel: Make, command: str, show: str) -> None:
+    """Objects beside the lab's own are no drift, and remain after the next apply."""
+    linux, desired = kernel(), plan_netlink(deployment(replicas=4), "onlink", "permanent")
+    apply_desired(linux, desired)
+    ip(linux, "node/worker", *command.split())
+    assert difference(linux, desired) == ""
+    before = ip(linux, "node/worker", show)
+    apply_desired(linux, plan_netlink(deployment(replicas=5), "onlink", "permanent"))
+    assert ("mine" if show == "link" else command.split()[2]) in ip(linux, "node/worker", show), (
         before
     )
 
 
-def test_settings_do_not_depend_on_the_machine(kernel: Make) -> None:
-    """A setting somebody changed is put back; every new namespace gets all of them."""
-    here, wanted = kernel(), planned()
-    made(here, wanted)
-    with here.sandboxes.inside("node/worker"):
+def test_a_changed_sysctl_is_restored(kernel: Make) -> None:
+    """All sysctls of a namespace are set and compared, whatever the machine's defaults."""
+    linux, desired = kernel(), plan_netlink()
+    apply_desired(linux, desired)
+    with linux.sandboxes.inside("node/worker"):
         Path("/proc/sys/net/ipv4/ip_forward").write_text("0")
     assert "sysctl net.ipv4.ip_forward = 1    (was: sysctl net.ipv4.ip_forward = 0)" in difference(
-        here, wanted
+        linux, desired
     )
-    made(here, wanted)
-    assert difference(here, wanted) == ""
+    apply_desired(linux, desired)
+    assert difference(linux, desired) == ""
 
 
 def test_a_refusal_names_the_object_and_the_kernels_reason(kernel: Make) -> None:
-    """Who wanted what, where, and why not; the rest of the batch is done."""
-    here = kernel()
-    made(here, state_of(Bridge("n", "br0", "0a:58:00:00:00:01")))
-    wanted = state_of(
+    """The other operations of the batch are done."""
+    linux = kernel()
+    apply_desired(linux, state_of(Bridge("n", "br0", "0a:58:00:00:00:01")))
+    desired = state_of(
         Bridge("n", "br0", "0a:58:00:00:00:01"),
         Address("n", "br0", "10.0.0.1/24"),
         Route("n", "10.9.0.0/16", "br0", via="192.0.2.1"),
         Route("n", "10.8.0.0/16", "br0", via="10.0.0.9"),
     )
-    report = here.apply(diff(HostState(here.observe(wanted.namespaces)), wanted))
+    report = linux.apply(diff(HostState(linux.observe(desired.namespaces)), desired))
     (failure,) = report.failures
     assert str(failure).splitlines() == [
         "n: cannot add route 10.9.0.0/16 via 192.0.2.1 dev br0",
         "  kernel: Nexthop has invalid gateway (ENETUNREACH)",
         "  → no address of that device shares a subnet with the gateway: see kubenetlab diff",
     ]
-    assert "10.8.0.0/16 via 10.0.0.9" in ip(here, "n", "route")
+    assert "10.8.0.0/16 via 10.0.0.9" in ip(linux, "n", "route")
 
 
-def test_a_namespace_that_fails_leaves_nothing(kernel: Make) -> None:
-    """Neither process nor links, on either side; the others are made."""
-    here = kernel()
+def test_a_failed_namespace_leaves_nothing_behind(kernel: Make) -> None:
+    """Neither its process nor links on either side remain; other namespaces are created."""
+    linux = kernel()
     good = [
         Bridge("node", "br0", "0a:58:00:00:00:01"),
         Veth("pod", "eth0", "0a:58:00:00:00:02", "node", "veth0"),
@@ -177,24 +180,27 @@ def test_a_namespace_that_fails_leaves_nothing(kernel: Make) -> None:
         Address("bad", "eth0", "10.0.0.1/24"),
         Route("bad", "10.9.0.0/16", "eth0", via="192.0.2.1"),
     ]
-    report = here.apply(diff(HostState(), state_of(*good, *bad)))
+    report = linux.apply(diff(HostState(), state_of(*good, *bad)))
     assert {failure.netns for failure in report.failures} == {"bad"}
-    assert sorted(here.sandboxes.pids) == ["node", "pod"]
+    assert sorted(linux.sandboxes.pids) == ["node", "pod"]
     deadline = time.monotonic() + patiently(5)
-    while "veth1" in ip(here, "node", "link") and time.monotonic() < deadline:
+    while "veth1" in ip(linux, "node", "link") and time.monotonic() < deadline:
         pass
-    assert "veth1" not in ip(here, "node", "link")
-    assert "veth0" in ip(here, "node", "link")
+    assert "veth1" not in ip(linux, "node", "link")
+    assert "veth0" in ip(linux, "node", "link")
 
 
-def test_what_is_plugged_into_a_namespace_that_does_not_come_to_be_is_taken_back(
+def test_links_into_a_failed_namespace_are_failures_too(
     kernel: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Links are plugged in before there is a pause process; where that cannot be started, they have gone with the namespace."""
-    here = kernel()
-    hold = here.sandboxes.hold
+    """Links are created before the pause process of the peer's namespace starts.
 
-    def no_node(sandbox: Sandbox, network: int | None) -> None:
+    If that fails, the links disappear together with the namespace.
+    """
+    linux = kernel()
+    hold = linux.sandboxes.hold
+
+    def fail_for_node(sandbox: Sandbox, network: int | None) -> None:
         if sandbox.netns != "node":
             hold(sandbox, network)
             return
@@ -202,60 +208,60 @@ def test_what_is_plugged_into_a_namespace_that_does_not_come_to_be_is_taken_back
             os.close(network)
         raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
-    monkeypatch.setattr(here.sandboxes, "hold", no_node)
-    wanted = state_of(
+    monkeypatch.setattr(linux.sandboxes, "hold", fail_for_node)
+    desired = state_of(
         Bridge("node", "br0", "0a:58:00:00:00:01"),
         Veth("pod", "eth0", "0a:58:00:00:00:02", "node", "veth0"),
         Port("node", "veth0", "br0", "0a:59:00:00:00:02", alias="a pod"),
         Bridge("other", "br0", "0a:58:00:00:00:03"),
     )
-    told: list[str] = []
-    report = here.apply(diff(HostState(), wanted), told.append)
+    done: list[str] = []
+    report = linux.apply(diff(HostState(), desired), done.append)
     failures = [(failure.netns, failure.errno) for failure in report.failures]
     assert failures[:2] == [("node", errno.EAGAIN), ("pod", errno.ENODEV)]
     assert failures[2:] in (
         [],
         [("node", errno.ENODEV)],
     )  # a slow kernel still has the namespace when the port is asked for
-    assert sorted(here.sandboxes.pids) == ["other"]
-    assert sorted(told) == ["node", "other", "pod"]
+    assert sorted(linux.sandboxes.pids) == ["other"]
+    assert sorted(done) == ["node", "other", "pod"]
     monkeypatch.undo()
-    made(here, wanted)
-    assert difference(here, wanted) == ""
+    apply_desired(linux, desired)
+    assert difference(linux, desired) == ""
 
 
-def test_large_batches_are_split_and_errors_keep_their_places(kernel: Make) -> None:
-    """Thousands of neighbours in several datagrams; the refused ones are told apart."""
-    here = kernel()
-    made(here, state_of(Bridge("n", "br0", "0a:58:00:00:00:01")))
+def test_large_batches_are_split_and_errors_keep_their_index(kernel: Make) -> None:
+    """Thousands of neighbours take several datagrams; refusals name the right requests."""
+    linux = kernel()
+    apply_desired(linux, state_of(Bridge("n", "br0", "0a:58:00:00:00:01")))
     neighbors = [
         Neighbor("n", "br0", f"10.0.{number >> 8}.{number & 255}", "0a:58:00:00:00:02")
         for number in range(4000)
     ]
-    requests = [neighbor.create(here) for neighbor in neighbors]
+    requests = [neighbor.create(linux) for neighbor in neighbors]
     assert sum(len(request) for request in requests) > MAX_BATCH_BYTES
     broken = (7, 2048, 3999)
     for index in broken:
         requests[index] = (
             requests[index][:20] + b"\xff\xff\xff\x7f" + requests[index][24:]
         )  # a link that does not exist
-    with here.sandboxes.inside("n"), RouteSocket() as route:
+    with linux.sandboxes.inside("n"), RouteSocket() as route:
         refusals = route.batch(requests)
     assert tuple(refusal.request for refusal in refusals) == broken
-    assert len(ip(here, "n", "neighbor").splitlines()) == 4000 - len(broken)
+    assert len(ip(linux, "n", "neighbor").splitlines()) == 4000 - len(broken)
 
 
 @pytest.mark.parametrize("what", ["mac", "mtu", "alias", "master", "down"])
-def test_every_setting_of_a_link_is_repaired(kernel: Make, what: str) -> None:
-    """On either end of a pair, and of a bridge."""
-    here = kernel()
-    wanted = state_of(
+def test_every_attribute_of_a_link_is_repaired(kernel: Make, what: str) -> None:
+    """Both ends of a veth pair and a bridge are covered."""
+    linux = kernel()
+    desired = state_of(
         Bridge("node", "br0", "0a:58:00:00:00:01", alias="a bridge"),
         Veth("pod", "eth0", "0a:58:00:00:00:02", "node", "veth0", alias="an end"),
         Port("node", "veth0", "br0", "0a:59:00:00:00:02", alias="the other end", is_hairpin=True),
     )
-    made(here, wanted)
-    change = {
+    apply_desired(linux, desired)
+    arguments = {
         "mac": ["address", "02:00:00:00:00:09"],
         "mtu": ["mtu", "1300"],
         "alias": ["alias", "mine"],
@@ -266,7 +272,7 @@ def test_every_setting_of_a_link_is_repaired(kernel: Make, what: str) -> None:
         ("node", "veth0"),
         *((("node", "br0"), ("pod", "eth0")) if what != "master" else ()),
     ):
-        ip(here, netns, "link", "set", "dev", link, *change)
-        assert difference(here, wanted) != "", f"{link} {what} is not seen"
-        assert not here.apply(diff(HostState(here.observe(wanted.namespaces)), wanted)).failures
-        assert difference(here, wanted) == "", f"{link} {what}"
+        ip(linux, netns, "link", "set", "dev", link, *arguments)
+        assert difference(linux, desired) != "", f"{link} {what} is not seen"
+        assert not linux.apply(diff(HostState(linux.observe(desired.namespaces)), desired)).failures
+        assert difference(linux, desired) == "", f"{link} {what}"

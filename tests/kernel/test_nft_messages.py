@@ -1,4 +1,4 @@
-"""Transactions as messages: in the kernel it is the same, to the byte, as when libnftables reads the words."""
+"""Transactions as netlink messages: they have the same effect as with libnftables, byte by byte."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kubenetlab.kernel.netlink import sockets
 from kubenetlab.kernel.rules import nftables
 from kubenetlab.kernel.rules.backends import RulesError
 from tests.clusters import deployment, rules_of, service
-from tests.kernel.test_nftables import opened
+from tests.kernel.test_nftables import open_loader
 from tests.kernel.test_rule_changes import manifests
 
 GET_CHAINS, GET_RULES, GET_SETS = (10 << 8 | number for number in (4, 7, 10))
@@ -33,26 +33,29 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 class Side:
-    """nftables of a network namespace of its own, by the library; and what the kernel has there."""
+    """A network namespace with both loaders, and access to the kernel's dumps."""
 
     def __init__(self) -> None:
         syscalls.unshare(syscalls.CLONE_NEWNET)
-        self.library = opened("library")
-        self.direct = nftables.NetlinkTransactions()
+        self.library = open_loader("library")
+        self.netlink = nftables.NetlinkTransactions()
         self._socket = sockets.open_socket(sockets.NETLINK_NETFILTER)
 
-    def has(self, wanted: list[NftObject]) -> tuple[Any, ...]:
-        """Chains, rules and sets as the kernel gives them, their names, numbers and nft's own notes included; and the elements, in one order."""
-        dumps = [self._dump(what) for what in (GET_CHAINS, GET_RULES, GET_SETS)]
-        tables = containers(self.library.listed(names(wanted)), names(wanted))
+    def has(self, desired: list[NftObject]) -> tuple[Any, ...]:
+        """Return chains, rules and sets as the kernel dumps them, and the sorted elements.
+
+        The dumps include names, handles and the user data of nft.
+        """
+        dumps = [self._dump(request) for request in (GET_CHAINS, GET_RULES, GET_SETS)]
+        tables = containers(self.library.listed(names(desired)), names(desired))
         return *dumps, [(one.name, sorted(one.elements.items())) for one in tables]
 
-    def _dump(self, what: int) -> list[bytes]:
-        """Without the number of the generation, which is in the header."""
-        answer = sockets.ask(
-            self._socket, message(what, NLM_F_DUMP, struct.pack("=BBH", socket.AF_UNSPEC, 0, 0))
+    def _dump(self, request: int) -> list[bytes]:
+        """Return a dump without the generation's number in its headers."""
+        reply = sockets.ask(
+            self._socket, message(request, NLM_F_DUMP, struct.pack("=BBH", socket.AF_UNSPEC, 0, 0))
         )
-        return [bytes(body[:2]) + bytes(body[4:]) for body in answer]
+        return [bytes(body[:2]) + bytes(body[4:]) for body in reply]
 
 
 def rules(text: str, then: str = "") -> list[NftObject]:
@@ -71,8 +74,11 @@ DETECTORS: dict[str, str] = {
     ("kind", "detector"),
     [*((kind, "") for kind in KINDS), *(("external Local", one) for one in DETECTORS.values())],
 )
-def test_every_kind_of_service_is_the_same_to_the_byte(kind: str, detector: str) -> None:
-    """Of both families, with pods, with more of them, with none, and gone again; nothing of it is left to the library."""
+def test_every_kind_of_service_gives_identical_kernel_state(kind: str, detector: str) -> None:
+    """Services of both families get pods, more pods and none, and are deleted.
+
+    No command is left to the library.
+    """
     options = f", {detector}" if detector else ""
     mode = f"kubeProxyMode: {{type: nftables{options}}}"
     small = DUAL.replace("ipFamily: dual", f"ipFamily: dual, {mode}") + deployment(replicas=2)
@@ -83,117 +89,123 @@ def test_every_kind_of_service_is_the_same_to_the_byte(kind: str, detector: str)
         rules(small + ones, deployment(replicas=5)),
         rules(small + ones, deployment(replicas=0)),
     ]
-    by_words, by_messages = Side(), Side()
-    for side in (by_words, by_messages):
+    by_library, by_messages = Side(), Side()
+    for side in (by_library, by_messages):
         side.library.run(transaction([], states[0]))
     for old, new in zip(states, [*states[1:], states[0]], strict=True):
         text = transaction(old, new)
-        by_words.library.run(text)
-        known = nft_messages.transaction(text)
-        assert known is not None, text
-        assert by_messages.direct.apply(known)
-        assert by_messages.has(new) == by_words.has(new)
+        by_library.library.run(text)
+        messages = nft_messages.transaction(text)
+        assert messages is not None, text
+        assert by_messages.netlink.apply(messages)
+        assert by_messages.has(new) == by_library.has(new)
 
 
 @pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.first_kernel)])
-def test_many_changes_are_the_same_to_the_byte(seed: int) -> None:
-    """One after the other, some of them by the library: who has changed what before makes no difference."""
-    by_words, by_messages = Side(), Side()
+def test_many_changes_give_identical_kernel_state(seed: int) -> None:
+    """Some transactions are sent as messages, others by the library, in any order."""
+    by_library, by_messages = Side(), Side()
     old: list[NftObject] = []
     counts = {True: 0, False: 0}
     for text in manifests("nftables,layout=faithful", seed):
         new = rules(text)
-        words = transaction(old, new)
+        commands = transaction(old, new)
         old = new
-        if not words:
+        if not commands:
             continue
-        by_words.library.run(words)
-        known = nft_messages.transaction(words)
-        counts[known is not None] += 1
-        if known is None or not by_messages.direct.apply(known):
-            by_messages.library.run(words)
-        assert by_messages.has(new) == by_words.has(new)
+        by_library.library.run(commands)
+        messages = nft_messages.transaction(commands)
+        counts[messages is not None] += 1
+        if messages is None or not by_messages.netlink.apply(messages):
+            by_messages.library.run(commands)
+        assert by_messages.has(new) == by_library.has(new)
     assert min(counts.values()) > 2, "some by messages, some not"
 
 
-def test_what_does_not_fit_is_sent_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in an ordinary user's lab: the kernel takes only so much at once."""
-    wanted = rules(DUAL + deployment(replicas=3) + service())
-    by_words, by_messages = Side(), Side()
+def test_large_transactions_are_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel limits an ordinary user's messages."""
+    desired = rules(DUAL + deployment(replicas=3) + service())
+    by_library, by_messages = Side(), Side()
     base = rules(DUAL)
-    for side in (by_words, by_messages):
+    for side in (by_library, by_messages):
         side.library.run(transaction([], base))
-    text = transaction(base, wanted)
-    by_words.library.run(text)
+    text = transaction(base, desired)
+    by_library.library.run(text)
     before = nftables.Generations().read()
-    monkeypatch.setattr(nftables.NetlinkTransactions, "_buffer_capacity", lambda self, wanted: 1500)
-    known = nft_messages.transaction(text)
-    assert known is not None
-    assert by_messages.direct.apply(known)
-    assert by_messages.has(wanted) == by_words.has(wanted)
+    monkeypatch.setattr(
+        nftables.NetlinkTransactions, "_buffer_capacity", lambda self, desired: 1500
+    )
+    messages = nft_messages.transaction(text)
+    assert messages is not None
+    assert by_messages.netlink.apply(messages)
+    assert by_messages.has(desired) == by_library.has(desired)
     assert nftables.Generations().read() > before + 1
 
 
-def test_what_is_refused_is_said_in_words() -> None:
-    """Messages that the kernel refuses change nothing; then the library says which line it was."""
+def test_refused_messages_are_explained_by_nft() -> None:
+    """Refused messages change nothing; the library then names the line."""
     Side()
-    here = nftables.open_here()
-    here.run("add table ip kube-proxy\nadd chain ip kube-proxy there\n")
-    before, generation = here.text(), nftables.Generations().read()
+    loader = nftables.open_here()
+    loader.run("add table ip kube-proxy\nadd chain ip kube-proxy there\n")
+    before, generation = loader.text(), nftables.Generations().read()
     text = "add chain ip kube-proxy good\nadd rule ip kube-proxy good jump nosuch\n"
-    known = nft_messages.transaction(text)
-    assert known is not None
-    direct = nftables.NetlinkTransactions()
-    assert not direct.apply(known)
-    assert (here.text(), nftables.Generations().read()) == (before, generation)
+    messages = nft_messages.transaction(text)
+    assert messages is not None
+    netlink = nftables.NetlinkTransactions()
+    assert not netlink.apply(messages)
+    assert (loader.text(), nftables.Generations().read()) == (before, generation)
     with pytest.raises(RulesError, match="add rule ip kube-proxy good jump nosuch"):
-        here.run(text)
-    assert (here.text(), nftables.Generations().read()) == (before, generation)
-    direct.close()
-    here.close()
+        loader.run(text)
+    assert (loader.text(), nftables.Generations().read()) == (before, generation)
+    netlink.close()
+    loader.close()
 
 
-def test_a_thousand_refusals_are_one_and_nobody_hears_of_them_later() -> None:
-    """There is no room for an answer about each line; what is sent next is not judged by them, nor made twice."""
+def test_a_thousand_refusals_do_not_affect_later_transactions() -> None:
+    """The socket has no room for all replies.
+
+    Late ones are not taken for replies to the next transaction, which is not repeated.
+    """
     Side()
-    here = nftables.open_here()
+    loader = nftables.open_here()
     lines = "".join(
         f"add chain ip kube-proxy c{number}\nadd rule ip kube-proxy c{number} jump marked\n"
         for number in range(1000)
     )
     assert nft_messages.transaction(lines) is not None
     with pytest.raises(RulesError, match="No such file or directory"):
-        here.run(lines)
-    here.run("add table ip kube-proxy\nadd chain ip kube-proxy marked\n")
-    here.run("add chain ip kube-proxy next\nadd rule ip kube-proxy next jump marked\n")
-    assert here.text().count("jump marked") == 1
-    here.close()
+        loader.run(lines)
+    loader.run("add table ip kube-proxy\nadd chain ip kube-proxy marked\n")
+    loader.run("add chain ip kube-proxy next\nadd rule ip kube-proxy next jump marked\n")
+    assert loader.text().count("jump marked") == 1
+    loader.close()
 
 
-def test_more_elements_than_fit_are_sent_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line has all that are new in a map; a message that does not fit by itself is refused, and said to be."""
+def test_large_sets_of_elements_are_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line has all new elements of a map. A single message that is too large is refused."""
     Side()
-    here = nftables.open_here()
-    here.run(
-        "add table ip kube-proxy\nadd chain ip kube-proxy x\nadd map ip kube-proxy m { type ipv4_addr : verdict ; }\n"
+    loader = nftables.open_here()
+    loader.run(
+        "add table ip kube-proxy\nadd chain ip kube-proxy x\nadd map ip kube-proxy m { type "
+        "ipv4_addr : verdict ; }\n"
     )
     items = ", ".join(f"10.0.{number // 250}.{number % 250} : goto x" for number in range(4000))
     text = f"add element ip kube-proxy m {{ {items} }}\n"
     monkeypatch.setattr(
-        nftables.NetlinkTransactions, "_buffer_capacity", lambda self, wanted: 20_000
+        nftables.NetlinkTransactions, "_buffer_capacity", lambda self, desired: 20_000
     )
-    known = nft_messages.transaction(text)
-    assert known is not None
-    direct = nftables.NetlinkTransactions()
-    assert direct.apply(known)
-    assert here.text().count("goto x") == 4000
+    messages = nft_messages.transaction(text)
+    assert messages is not None
+    netlink = nftables.NetlinkTransactions()
+    assert netlink.apply(messages)
+    assert loader.text().count("goto x") == 4000
     monkeypatch.undo()
-    direct._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    netlink._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     monkeypatch.setattr(
-        nftables.NetlinkTransactions, "_buffer_capacity", lambda self, wanted: 1 << 30
+        nftables.NetlinkTransactions, "_buffer_capacity", lambda self, desired: 1 << 30
     )
-    assert not direct.apply(known), (
+    assert not netlink.apply(messages), (
         "the kernel takes not so much at once, and nothing has been done"
     )
-    direct.close()
-    here.close()
+    netlink.close()
+    loader.close()

@@ -1,4 +1,4 @@
-"""Rules in the kernel: transactions, listings, generations, by the library and by the program."""
+"""The nftables backend: transactions, listings and generations, by library and by program."""
 
 from __future__ import annotations
 
@@ -14,46 +14,46 @@ from tests.kernel.comparing import lines
 
 
 def rules(text: str, then: str = "") -> list[NftObject]:
-    """All rules of the node `worker` in a lab where everything runs."""
+    """Return all rules of node `worker` in a lab where everything runs."""
     return rules_of("nftables", text, then)
 
 
-def opened(way: str) -> Loader:
-    if way == "library" and not nftables.has_library():
+def open_loader(backend: str) -> Loader:
+    if backend == "library" and not nftables.has_library():
         pytest.skip(f"{nftables.LIBRARY} is not here (apt-get install nftables)")
-    if way == "program" and shutil.which("nft") is None:
+    if backend == "program" and shutil.which("nft") is None:
         pytest.skip("the program nft is not here (apt-get install nftables)")
-    return nftables.LibraryNft() if way == "library" else nftables.ProgramNft()
+    return nftables.LibraryNft() if backend == "library" else nftables.ProgramNft()
 
 
-@pytest.mark.parametrize("way", ["library", "program"])
-def test_changing_ends_where_making_anew_ends(way: str) -> None:
-    """One transaction from few endpoints to many and back; each raises the generation by one."""
-    here = opened(way)
+@pytest.mark.parametrize("backend", ["library", "program"])
+def test_updates_and_replacement_load_the_same_rules(backend: str) -> None:
+    """Each update is one transaction, from few endpoints to many and back."""
+    loader = open_loader(backend)
     small, large = (
         rules(deployment(replicas=1) + service()),
         rules(deployment(replicas=4) + service() + service("empty")),
     )
-    begun = nftables.Generations().read()
+    generation = nftables.Generations().read()
     for old, new in (([], small), (small, large), (large, small)):
-        here.run(transaction(old, new))
+        loader.run(transaction(old, new))
         assert lines(new) == []
-    assert nftables.Generations().read() == begun + 3
-    listed = here.run("list ruleset")
-    here.run(replacement(small))
-    assert here.run("list ruleset") == listed
-    here.close()
+    assert nftables.Generations().read() == generation + 3
+    listed = loader.run("list ruleset")
+    loader.run(replacement(small))
+    assert loader.run("list ruleset") == listed
+    loader.close()
 
 
 def test_a_refused_transaction_changes_nothing() -> None:
-    """All or nothing, and nft says where."""
-    here = opened("library")
-    wanted = rules(service())
-    here.run(transaction([], wanted))
-    before, generation = here.run("list ruleset"), nftables.Generations().read()
+    """The error message names the line."""
+    loader = open_loader("library")
+    desired = rules(service())
+    loader.run(transaction([], desired))
+    before, generation = loader.run("list ruleset"), nftables.Generations().read()
     with pytest.raises(RulesError, match="No such file or directory"):
-        here.run("add chain ip kube-proxy good\nadd rule ip kube-proxy nosuch accept\n")
-    assert (here.run("list ruleset"), nftables.Generations().read()) == (before, generation)
+        loader.run("add chain ip kube-proxy good\nadd rule ip kube-proxy nosuch accept\n")
+    assert (loader.run("list ruleset"), nftables.Generations().read()) == (before, generation)
 
 
 @pytest.mark.parametrize(
@@ -75,33 +75,37 @@ def test_a_refused_transaction_changes_nothing() -> None:
         ("delete table ip ip-masq-agent", "+ nft table ip ip-masq-agent"),
     ],
 )
-def test_what_somebody_changed_is_named(command: str, said: str) -> None:
-    """Chains, rules, elements, tables; and the generation number tells that there was something."""
-    here = opened("library")
-    wanted = rules(deployment() + service())
-    here.run(transaction([], wanted))
+def test_drift_is_named(command: str, said: str) -> None:
+    """Chains, rules, elements and tables are covered; the generation shows that there is drift."""
+    loader = open_loader("library")
+    desired = rules(deployment() + service())
+    loader.run(transaction([], desired))
     generation = nftables.Generations().read()
-    assert lines(wanted) == []
-    here.run(command)
+    assert lines(desired) == []
+    loader.run(command)
     assert nftables.Generations().read() == generation + 1
-    assert said in lines(wanted)
-    here.run(replacement(wanted))
-    assert lines(wanted) == []
+    assert said in lines(desired)
+    loader.run(replacement(desired))
+    assert lines(desired) == []
 
 
-@pytest.mark.parametrize("way", ["library", "program"])
+@pytest.mark.parametrize("backend", ["library", "program"])
 @pytest.mark.parametrize(
     ("command", "shown"),
     [
         (
-            'replace rule ip kube-proxy cluster-ips-check handle {drop} ip daddr 10.96.0.0/16 accept comment "Drop traffic to unallocated ClusterIPs"',
-            '~ nft rule ip kube-proxy cluster-ips-check: ip daddr 10.96.0.0/16 drop comment "Drop traffic to unallocated ClusterIPs"'
-            '    (was: ip daddr 10.96.0.0/16 accept comment "Drop traffic to unallocated ClusterIPs")',
+            "replace rule ip kube-proxy cluster-ips-check handle {drop} ip daddr 10.96.0.0/16 "
+            'accept comment "Drop traffic to unallocated ClusterIPs"',
+            '~ nft rule ip kube-proxy cluster-ips-check: ip daddr 10.96.0.0/16 drop comment "Drop '
+            'traffic to unallocated ClusterIPs"'
+            '    (was: ip daddr 10.96.0.0/16 accept comment "Drop traffic to unallocated '
+            'ClusterIPs")',
         ),
         (
             "delete rule ip kube-proxy masquerading handle {return}\n"
             "add rule ip kube-proxy masquerading meta mark & 0x00004000 == 0x00000000 return",
-            "~ nft rule ip kube-proxy masquerading: meta mark & 0x00004000 == 0x00000000 return    (moved: rule 1, was: rule 3)",
+            "~ nft rule ip kube-proxy masquerading: meta mark & 0x00004000 == 0x00000000 return   "
+            " (moved: rule 1, was: rule 3)",
         ),
         (
             "insert rule ip kube-proxy services counter accept",
@@ -110,50 +114,54 @@ def test_what_somebody_changed_is_named(command: str, said: str) -> None:
         (
             "delete element ip kube-proxy service-ips {{ 10.96.0.10 . udp . 53 }}\n"
             "add element ip kube-proxy service-ips {{ 10.96.0.10 . udp . 53 : drop }}",
-            '~ nft element ip kube-proxy service-ips {{ 10.96.0.10 . udp . 53 comment "kube-system/kube-dns:dns" : '
-            "goto service-FY5PMXPG-kube-system/kube-dns/udp/dns }}    (was: 10.96.0.10 . udp . 53 : drop)",
+            "~ nft element ip kube-proxy service-ips {{ 10.96.0.10 . udp . 53 comment "
+            '"kube-system/kube-dns:dns" : '
+            "goto service-FY5PMXPG-kube-system/kube-dns/udp/dns }}    (was: 10.96.0.10 . udp . 53 "
+            ": drop)",
         ),
         (
             "add chain ip kube-proxy filter-input {{ policy drop ; }}",
-            "~ nft chain ip kube-proxy filter-input: type filter hook input priority filter; policy accept"
+            "~ nft chain ip kube-proxy filter-input: type filter hook input priority filter; "
+            "policy accept"
             "    (was: type filter hook input priority filter; policy drop)",
         ),
         (
             "add table ip kube-proxy {{ flags dormant ; }}",
-            '~ nft table ip kube-proxy: comment "rules for kube-proxy"    (was: flags dormant; comment "rules for kube-proxy")',
+            '~ nft table ip kube-proxy: comment "rules for kube-proxy"    (was: flags dormant; '
+            'comment "rules for kube-proxy")',
         ),
     ],
     ids=["verdict", "order", "rule added", "element", "policy", "dormant"],
 )
-def test_one_edit_is_one_difference(command: str, shown: str, way: str) -> None:
-    """Whatever the comments say, and whatever the kernel has counted."""
-    here = opened(way)
-    wanted = rules(deployment() + service())
-    here.run(transaction([], wanted))
+def test_one_edit_is_one_difference(command: str, shown: str, backend: str) -> None:
+    """Comments and counters do not matter."""
+    loader = open_loader(backend)
+    desired = rules(deployment() + service())
+    loader.run(transaction([], desired))
     edits = nftables.ProgramNft()
     handles = {
         name: _handle(edits, chain, name)
         for chain, name in (("cluster-ips-check", "drop"), ("masquerading", "return"))
     }
     edits.run(command.format(**handles))
-    assert lines(wanted) == [shown.format()]
+    assert lines(desired) == [shown.format()]
 
 
 def _handle(nft: nftables.ProgramNft, chain: str, verdict: str) -> str:
-    """The number by which nft names the first rule of a chain with this verdict."""
+    """Return the handle of the first rule of a chain with this verdict."""
     listing = nft._run(["--handle", "list", "chain", "ip", "kube-proxy", chain]).splitlines()
     return next(line for line in listing if verdict in line).rpartition("# handle ")[2]
 
 
-def test_the_context_stays_in_its_namespace() -> None:
-    """Made inside, used from outside: the rules land where it was made."""
+def test_a_context_stays_in_its_namespace() -> None:
+    """It is used from another namespace, but changes the one in which it was created."""
     from kubenetlab.kernel.syscalls import CLONE_NEWNET, open_namespace, setns, unshare
 
     home = open_namespace("net")
     unshare(CLONE_NEWNET)
-    inside = opened("library")
+    inside = open_loader("library")
     setns(home, CLONE_NEWNET)
     inside.run("add table ip only-there")
-    outside = opened("library")
+    outside = open_loader("library")
     assert "only-there" in inside.run("list ruleset")
     assert outside.run("list ruleset") == ""

@@ -1,4 +1,4 @@
-"""What Linux refuses, for real, is told with the object, its namespace, who wanted it, the errno and what to do."""
+"""Failures of real operations: message, object, origin, errno and advice."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ Make = Callable[[], LinuxKernel]
 ORIGIN = Origin("cni bridge", "Pod default/web")
 
 
-def refused(kernel: LinuxKernel, *objects: Object) -> str:
-    """What is said when these are added to the namespace `n` as it is; only one of them is refused."""
+def failure_message(kernel: LinuxKernel, *objects: Object) -> str:
+    """Return the message for adding objects to namespace `n`, one of which is refused."""
     operations = tuple(Operation("add", obj, origin=ORIGIN) for obj in objects)
     (failure,) = kernel.apply(Changes((NetnsChanges("n", operations),))).failures
     return str(failure)
@@ -47,10 +47,12 @@ def with_namespace(kernel: LinuxKernel, *objects: Object) -> LinuxKernel:
 BRIDGE = Bridge("n", "br0", "0a:58:00:00:00:01")
 
 
-def test_something_has_its_place(kernel: Make) -> None:
-    """A link of that name is there."""
-    said = refused(with_namespace(kernel(), BRIDGE), Bridge("n", "br0", "0a:58:00:00:00:02"))
-    assert said.splitlines() == [
+def test_another_link_has_the_name(kernel: Make) -> None:
+    """The message has the complete form."""
+    message = failure_message(
+        with_namespace(kernel(), BRIDGE), Bridge("n", "br0", "0a:58:00:00:00:02")
+    )
+    assert message.splitlines() == [
         "n: cannot add bridge br0 mac 0a:58:00:00:00:02 mtu 1500",
         "  kernel: File exists (EEXIST)      wanted by: cni bridge, for Pod default/web",
         "  → another object has its name or address: find it with kubenetlab exec and ip, "
@@ -58,36 +60,39 @@ def test_something_has_its_place(kernel: Make) -> None:
     ]
 
 
-def test_an_address_that_cannot_be(kernel: Make) -> None:
-    """The kernel's own explanation stands before the errno, which alone would mislead."""
-    here = with_namespace(kernel(), Sysctl("n", "net/ipv6/conf/all/disable_ipv6", "1"), BRIDGE)
-    said = refused(here, Address("n", "br0", "fd00::1/64"))
-    assert "n: cannot add address fd00::1/64 dev br0" in said
+def test_an_address_is_refused_while_ipv6_is_disabled(kernel: Make) -> None:
+    """The kernel's explanation precedes the errno, which alone would mislead."""
+    linux = with_namespace(kernel(), Sysctl("n", "net/ipv6/conf/all/disable_ipv6", "1"), BRIDGE)
+    message = failure_message(linux, Address("n", "br0", "fd00::1/64"))
+    assert "n: cannot add address fd00::1/64 dev br0" in message
     assert (
-        "(EACCES)      wanted by: cni bridge, for Pod default/web" in said
+        "(EACCES)      wanted by: cni bridge, for Pod default/web" in message
     )  # newer kernels say why
     assert (
         "  → IPv6 is disabled there: check net.ipv6.conf.*.disable_ipv6 with kubenetlab exec"
-        in said
+        in message
     )
 
 
-def test_a_device_is_gone(kernel: Make) -> None:
-    """Somebody took it away between two rounds."""
-    here = with_namespace(kernel(), BRIDGE)
-    with here.sandboxes.inside("n"):
+def test_the_device_of_an_address_is_gone(kernel: Make) -> None:
+    """It was deleted between two reconcile passes."""
+    linux = with_namespace(kernel(), BRIDGE)
+    with linux.sandboxes.inside("n"):
         assert os.system("ip link del br0") == 0
-    said = refused(here, Address("n", "br0", "10.0.0.1/24"))
-    assert "(ENODEV)" in said
+    message = failure_message(linux, Address("n", "br0", "10.0.0.1/24"))
+    assert "(ENODEV)" in message
     assert (
         "  → the object that it depends on is gone; the lab creates it again and retries by itself"
-        in said
+        in message
     )
 
 
-def test_what_follows_from_a_refusal_names_that(kernel: Make) -> None:
-    """Somebody took the name of a pod's link on its node: neither is the address refused for a reason of its own, nor the port."""
-    here = with_namespace(kernel(), BRIDGE, Bridge("n", "veth0", "0a:58:00:00:00:09"))
+def test_a_consequence_names_the_refused_object(kernel: Make) -> None:
+    """The name of a pod's link is taken on its node.
+
+    Address, route and port then name the refused link instead of errors of their own.
+    """
+    linux = with_namespace(kernel(), BRIDGE, Bridge("n", "veth0", "0a:58:00:00:00:09"))
     veth = Veth("pod", "eth0", "0a:58:00:00:00:02", "n", "veth0")
     inside = (
         Sandbox("pod", "web"),
@@ -101,7 +106,7 @@ def test_what_follows_from_a_refusal_names_that(kernel: Make) -> None:
         NetnsChanges("pod", tuple(Operation("add", obj, origin=ORIGIN) for obj in inside)),
         NetnsChanges("n", (Operation("add", port, origin=ORIGIN),)),
     ]
-    first, *others = here.apply(Changes(tuple(changes))).failures
+    first, *others = linux.apply(Changes(tuple(changes))).failures
     assert "(EEXIST)" in str(first)
     assert "pod: cannot add veth eth0" in str(first)
     assert {str(failure).partition(": it needs ")[2] for failure in others} == {
@@ -110,43 +115,47 @@ def test_what_follows_from_a_refusal_names_that(kernel: Make) -> None:
     assert {type(failure.operation.object) for failure in others} >= {Address, Route}
 
 
-def test_a_route_whose_source_was_refused(kernel: Make) -> None:
-    """It has a link of its own; it is the address of another one that it lacks."""
-    here = with_namespace(kernel(), BRIDGE)
+def test_a_route_names_its_refused_source_address(kernel: Make) -> None:
+    """The route's device exists; the source address on another device does not."""
+    linux = with_namespace(kernel(), BRIDGE)
     address, route = (
         Address("n", "eth0", "10.0.0.2/24"),
         Route("n", "10.9.0.0/24", "br0", source="10.0.0.2"),
     )
     changes = Changes((NetnsChanges("n", (Operation("add", address), Operation("add", route))),))
-    _, follows = here.apply(changes).failures
+    _, follows = linux.apply(changes).failures
     assert str(follows) == f"n: cannot add {route}: it needs 10.0.0.2/24 of n, which was refused"
 
 
-def test_a_setting_that_is_read_only(kernel: Make) -> None:
-    """It is the whole machine's: the kernel lets nobody write it in a namespace."""
-    said = refused(with_namespace(kernel()), Sysctl("n", "net/netfilter/nf_conntrack_count", "1"))
-    assert "n: cannot add sysctl net.netfilter.nf_conntrack_count = 1" in said
-    assert "(EACCES)" in said or "(EPERM)" in said
-    assert "  → this sysctl cannot be written here" in said
+def test_a_sysctl_is_read_only(kernel: Make) -> None:
+    """It belongs to the whole machine: the kernel forbids writing it in a namespace."""
+    message = failure_message(
+        with_namespace(kernel()), Sysctl("n", "net/netfilter/nf_conntrack_count", "1")
+    )
+    assert "n: cannot add sysctl net.netfilter.nf_conntrack_count = 1" in message
+    assert "(EACCES)" in message or "(EPERM)" in message
+    assert "  → this sysctl cannot be written here" in message
 
 
-def test_a_setting_that_does_not_exist(kernel: Make) -> None:
-    """With its module it would."""
-    said = refused(with_namespace(kernel()), Sysctl("n", "net/ipv4/no_such", "1"))
-    assert "kernel: No such file or directory (ENOENT)" in said
-    assert "this kernel has no such sysctl, or its module is not loaded: run" in said
+def test_a_sysctl_does_not_exist(kernel: Make) -> None:
+    """It might if its module were loaded."""
+    message = failure_message(with_namespace(kernel()), Sysctl("n", "net/ipv4/no_such", "1"))
+    assert "kernel: No such file or directory (ENOENT)" in message
+    assert "this kernel has no such sysctl, or its module is not loaded: run" in message
 
 
-def test_a_value_that_is_refused(kernel: Make) -> None:
-    """Nobody knows better than the kernel: no advice."""
-    said = refused(with_namespace(kernel()), Sysctl("n", "net/ipv4/ip_default_ttl", "100000"))
-    assert said.splitlines()[1:] == [
+def test_a_value_of_a_sysctl_is_refused(kernel: Make) -> None:
+    """The kernel's message is all there is to say: no advice."""
+    message = failure_message(
+        with_namespace(kernel()), Sysctl("n", "net/ipv4/ip_default_ttl", "100000")
+    )
+    assert message.splitlines()[1:] == [
         "  kernel: Invalid argument (EINVAL)      wanted by: cni bridge, for Pod default/web"
     ]
 
 
-def test_a_namespace_that_may_not_be_made(kernel: Make) -> None:
-    """A limit of the user namespace is an errno about disks."""
+def test_a_limit_of_namespaces_is_reached(kernel: Make) -> None:
+    """The kernel's errno for it is about disk space."""
     try:
         syscalls.unshare(
             syscalls.CLONE_NEWUSER
@@ -157,30 +166,30 @@ def test_a_namespace_that_may_not_be_made(kernel: Make) -> None:
     except OSError as error:
         pytest.skip(f"no user namespace can be made here: {error.strerror}; see kubenetlab doctor")
     Path("/proc/self/uid_map").write_text("0 0 1")
-    here = kernel()
+    linux = kernel()
     Path("/proc/sys/user/max_net_namespaces").write_text("1")
-    said = refused(here, Sandbox("n", "h"))
-    assert "n: cannot add sandbox, hostname h" in said
-    assert "kernel: unshare: No space left on device (ENOSPC)" in said
-    assert "a limit of namespaces is reached" in said
+    message = failure_message(linux, Sandbox("n", "h"))
+    assert "n: cannot add sandbox, hostname h" in message
+    assert "kernel: unshare: No space left on device (ENOSPC)" in message
+    assert "a limit of namespaces is reached" in message
 
 
-def test_too_many_open_files(kernel: Make) -> None:
-    """An errno that says so."""
-    here = with_namespace(kernel(), BRIDGE)
+def test_too_many_files_are_open(kernel: Make) -> None:
+    """The advice names the limit."""
+    linux = with_namespace(kernel(), BRIDGE)
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     free = os.dup(0)
     os.close(free)
     resource.setrlimit(resource.RLIMIT_NOFILE, (free, before[1]))
-    said = refused(here, Address("n", "br0", "10.0.0.1/24"))
+    message = failure_message(linux, Address("n", "br0", "10.0.0.1/24"))
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
-    assert "kernel: Too many open files (EMFILE)" in said
-    assert "raise the hard limit" in said
+    assert "kernel: Too many open files (EMFILE)" in message
+    assert "raise the hard limit" in message
 
 
 @pytest.mark.first_kernel  # a thousand ports take long to emulate
-def test_a_full_bridge(kernel: Make) -> None:
-    """The kernel takes 1,023 ports, and has an errno of its own for one more."""
+def test_a_bridge_is_full(kernel: Make) -> None:
+    """The kernel allows 1,023 ports, and has an errno of its own for one more."""
     pairs = [
         obj
         for number in range(1024)
@@ -189,19 +198,22 @@ def test_a_full_bridge(kernel: Make) -> None:
             Port("n", f"b{number}", "br0", "0a:58:00:00:00:03"),
         )
     ]
-    said = refused(with_namespace(kernel(), BRIDGE), *pairs)
-    assert "cannot add port b1023 of br0" in said
-    assert f"({errno.errorcode[errno.EXFULL]})" in said
-    assert "a bridge has 1,023 ports at most" in said
+    message = failure_message(with_namespace(kernel(), BRIDGE), *pairs)
+    assert "cannot add port b1023 of br0" in message
+    assert f"({errno.errorcode[errno.EXFULL]})" in message
+    assert "a bridge has 1,023 ports at most" in message
 
 
-@pytest.mark.parametrize("way", ["library", "program"])
-def test_a_rule_that_nft_does_not_take(way: str) -> None:
-    """The statement that is wrong, not the first of the transaction, with a mark; whose it is, and how many more there are."""
-    if (way == "program" and shutil.which("nft") is None) or (
-        way == "library" and not nftables.has_library()
+@pytest.mark.parametrize("backend", ["library", "program"])
+def test_the_rejected_rule_is_shown_with_a_mark(backend: str) -> None:
+    """The message quotes the rejected statement, not the first one of the transaction.
+
+    It has the rule's origin and the number of further errors.
+    """
+    if (backend == "program" and shutil.which("nft") is None) or (
+        backend == "library" and not nftables.has_library()
     ):
-        pytest.skip(f"{way} is not here (apt-get install nftables)")
+        pytest.skip(f"{backend} is not here (apt-get install nftables)")
     chains = [
         Chain("n", "ip", "t", name, (Rule("counter"), Rule(f"jump {to}")))
         for name, to in (("a", "b"), ("b", "c"), ("d", "e"))
@@ -211,14 +223,15 @@ def test_a_rule_that_nft_does_not_take(way: str) -> None:
         {"n": contents_of(objects)},
         {"n": {chain.key: Origin("proxy nftables", f"Service {chain.name}") for chain in chains}},
     )
-    here = nftables.LibraryNft() if way == "library" else nftables.ProgramNft()
+    loader = nftables.LibraryNft() if backend == "library" else nftables.ProgramNft()
     with pytest.raises(RulesError) as caught:
-        here.run(replacement(objects))
-    here.close()
-    said = rules_refused("n", "nftables", str(caught.value), desired)
-    assert said.splitlines() == [
+        loader.run(replacement(objects))
+    loader.close()
+    message = rules_refused("n", "nftables", str(caught.value), desired)
+    assert message.splitlines() == [
         "n: cannot load rules: nft chain ip t b: 2 rules",
-        "  nftables: Could not process rule: No such file or directory      wanted by: proxy nftables, for Service b",
+        "  nftables: Could not process rule: No such file or directory      wanted by: proxy "
+        "nftables, for Service b",
         "    add rule ip t b jump c",
         "                         ^",
         "    and 1 more",
@@ -227,27 +240,28 @@ def test_a_rule_that_nft_does_not_take(way: str) -> None:
     ]
 
 
-def test_a_syntax_that_nft_does_not_know() -> None:
-    """Told before the kernel is asked."""
-    here = nftables.open_here()
+def test_a_syntax_error_is_shown_with_its_line() -> None:
+    """The program rejects it before the kernel is involved."""
+    loader = nftables.open_here()
     with pytest.raises(RulesError) as caught:
-        here.run("add table ip t\nadd chain ip t c\nadd rule ip t c ip sadr 10.0.0.1 drop\n")
-    here.close()
+        loader.run("add table ip t\nadd chain ip t c\nadd rule ip t c ip sadr 10.0.0.1 drop\n")
+    loader.close()
     assert str(caught.value).splitlines()[:2] == [
         "syntax error, unexpected string",
         "add rule ip t c ip sadr 10.0.0.1 drop",
     ]
 
 
-def test_a_long_statement_is_shown_where_it_is_wrong() -> None:
-    """Of a thousand elements, the few around the mark."""
+def test_a_long_statement_is_cut_off_around_the_error() -> None:
+    """Of a thousand elements, those near the mark remain."""
     elements = ", ".join(f"10.0.{number // 250}.{number % 250}" for number in range(1000))
-    here = nftables.open_here()
+    loader = nftables.open_here()
     with pytest.raises(RulesError) as caught:
-        here.run(
-            f"add table ip t\nadd set ip t s {{ type ipv4_addr ; }}\nadd element ip t s {{ {elements}, bad/address }}\n"
+        loader.run(
+            f"add table ip t\nadd set ip t s {{ type ipv4_addr ; }}\nadd element ip t s "
+            f"{{ {elements}, bad/address }}\n"
         )
-    here.close()
+    loader.close()
     _, statement, mark, *_ = str(caught.value).splitlines()
     assert len(statement) < 250
     assert statement.startswith("add element ip t s { 10.0.0.0, ")

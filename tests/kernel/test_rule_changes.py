@@ -1,4 +1,4 @@
-"""Rules after many changes, one by one, in each mode of kube-proxy: always what making them anew would give."""
+"""Sequences of rule changes in each proxy mode: the result equals a fresh load of all rules."""
 
 from __future__ import annotations
 
@@ -33,16 +33,18 @@ MODES = {
     "ipvs": ("ipset", "iptables", "ipvs"),
     "ebpf": ("bpf",),
 }
-"""Mode → the dialects in which its rules are, beside those that are there in any."""
+"""Mode → its rule backends besides nftables and conntrack."""
 STEPS = 25
 SEEDS = (1, 2)
 ON_SECOND_KERNEL = {**dict.fromkeys(MODES, (1,)), "iptables": (), "ipvs": SEEDS}
-"""Mode → the seeds that run on the second kernel, too. IPVS is only there; iptables' programs behave alike on both."""
+"""Mode → seeds that also run on the emulated kernel.
+
+Only that kernel has IPVS. The programs of iptables behave alike on both."""
 
 
 def manifests(proxy: str, seed: int) -> Iterator[str]:
-    """Clusters that differ from one to the next by some Services, and by how many pods are behind them."""
-    draw = random.Random(seed)
+    """Yield clusters that differ by some Services, and by the number of pods behind them."""
+    generator = random.Random(seed)
     kinds = (
         "",
         "type: NodePort, ",
@@ -53,27 +55,33 @@ def manifests(proxy: str, seed: int) -> Iterator[str]:
         'externalIPs: ["192.0.2.50"], ',
         "type: LoadBalancer, loadBalancerSourceRanges: [198.51.100.0/24], ",
     )
-    chosen = {name: (draw.choice(kinds), draw.randint(0, 3)) for name in "abcdef"}
+    services = {name: (generator.choice(kinds), generator.randint(0, 3)) for name in "abcdef"}
     for _ in range(STEPS):
-        for name in draw.sample("abcdef", 2):
-            chosen[name] = (
-                (draw.choice(kinds), draw.randint(0, 3)) if draw.random() < 0.8 else ("", -1)
+        for name in generator.sample("abcdef", 2):
+            services[name] = (
+                (generator.choice(kinds), generator.randint(0, 3))
+                if generator.random() < 0.8
+                else ("", -1)
             )
         yield "".join(
             (
                 "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n",
                 f"networking: {{ipFamily: dual, kubeProxyMode: {mode(proxy)}}}\n".replace("'", '"'),
                 *(
-                    f"---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}{number}, labels: {{app: {name}}}}}\n"
-                    "spec: {nodeName: worker, containers: [{name: main, image: agnhost, args: [netexec]}]}\n"
-                    for name, (_, count) in chosen.items()
+                    "---\napiVersion: v1\nkind: Pod\nmetadata: "
+                    f"{{name: {name}{number}, labels: {{app: {name}}}}}\n"
+                    "spec: {nodeName: worker, containers: [{name: main, image: agnhost, args: "
+                    "[netexec]}]}\n"
+                    for name, (_, count) in services.items()
                     for number in range(count)
                 ),
                 *(
-                    f"---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{{kind}clusterIP: 10.96.0.{ord(name)}, "
+                    f"---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: "
+                    f"{{{kind}clusterIP: 10.96.0.{ord(name)}, "
                     f"ipFamilyPolicy: PreferDualStack, selector: {{app: {name}}}, "
-                    f"ports: [{{name: t, port: {ord(name)}, targetPort: 8080}}, {{name: u, port: {ord(name)}, protocol: UDP, targetPort: 8081}}]}}\n"
-                    for name, (kind, count) in chosen.items()
+                    f"ports: [{{name: t, port: {ord(name)}, targetPort: 8080}}, "
+                    f"{{name: u, port: {ord(name)}, protocol: UDP, targetPort: 8081}}]}}\n"
+                    for name, (kind, count) in services.items()
                     if count >= 0
                 ),
             )
@@ -88,21 +96,21 @@ def rules(text: str, memo: PlanCache) -> list[RuleObject]:
     ]
 
 
-def differences(loaders: dict[str, Loader], wanted: list[RuleObject]) -> list[str]:
-    found: list[str] = []
+def differences(loaders: dict[str, Loader], desired: list[RuleObject]) -> list[str]:
+    result: list[str] = []
     rewritten: list[RuleObject] = []
-    for name, objects in by_backend(wanted).items():
-        words = dialect(name)
-        if isinstance(words, ExactBackend):
-            found += [
+    for name, objects in by_backend(desired).items():
+        backend = dialect(name)
+        if isinstance(backend, ExactBackend):
+            result += [
                 difference.line
-                for difference in words.differences(
-                    objects, loaders[name].listed(words.names(objects))
+                for difference in backend.differences(
+                    objects, loaders[name].listed(backend.names(objects))
                 )
             ]
         else:
             rewritten += objects
-    return found + lines(rewritten)
+    return result + lines(rewritten)
 
 
 @pytest.mark.parametrize(
@@ -115,21 +123,21 @@ def differences(loaders: dict[str, Loader], wanted: list[RuleObject]) -> list[st
         for seed in SEEDS
     ],
 )
-def test_changes_add_up(proxy: str, seed: int) -> None:
-    """Services of every kind come, change and go; after each step nothing lacks and nothing is too much."""
+def test_incremental_changes_reach_the_desired_rules(proxy: str, seed: int) -> None:
+    """Services of all kinds are added, changed and deleted; after each step nothing differs."""
     memo = PlanCache()
     before: list[RuleObject] = []
-    plugged = {"lo"}
+    existing_links = {"lo"}
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 
-    def plug_in(links: set[str]) -> None:
-        """Links on which programs are to be."""
+    def add_links(links: set[str]) -> None:
+        """Create the links to which programs will be attached."""
         for link in links:
             subprocess.run(
                 ["ip", "link", "add", link, "type", "veth", "peer", "name", f"{link}-peer"],
                 check=True,
             )
-        plugged.update(links)
+        existing_links.update(links)
 
     with ExitStack() as stack:
         try:
@@ -140,17 +148,17 @@ def test_changes_add_up(proxy: str, seed: int) -> None:
         except RequirementError as error:
             pytest.skip(str(error))
         for number, text in enumerate(manifests(proxy, seed)):
-            wanted = rules(text, memo)
-            plug_in(
+            desired = rules(text, memo)
+            add_links(
                 {
                     link
-                    for obj in wanted
+                    for obj in desired
                     if isinstance(obj, BpfPrograms | PodLink)
                     for link in obj.links
                 }
-                - plugged
+                - existing_links
             )
-            for step in steps(before, wanted, names(before), anew=False):
+            for step in steps(before, desired, names(before), anew=False):
                 loaders[step.dialect].run(step.text)
-            assert differences(loaders, wanted) == [], f"step {number}"
-            before = wanted
+            assert differences(loaders, desired) == [], f"step {number}"
+            before = desired

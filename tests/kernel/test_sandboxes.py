@@ -22,49 +22,53 @@ from kubenetlab.kernel.linux import LinuxKernel
 from kubenetlab.kernel.namespaces import enter, pause
 from kubenetlab.kernel.processes.identity import has_exited
 from tests.clusters import deployment
-from tests.kernel.states import Make, difference, ip, made, planned, state_of
+from tests.kernel.states import Make, apply_desired, difference, ip, plan_netlink, state_of
 from tests.patience import patiently
 
 
-def test_an_adopted_lab_differs_in_nothing(kernel: Make) -> None:
-    """Who comes anew finds the sandboxes by their titles and executable, and all links by their indexes."""
-    here, wanted = kernel(), planned(deployment())
-    made(here, wanted)
+def test_an_adopted_lab_has_no_drift(kernel: Make) -> None:
+    """A new agent finds sandboxes by title and executable, and links by index."""
+    linux, desired = kernel(), plan_netlink(deployment())
+    apply_desired(linux, desired)
     impostor = os.posix_spawn("/bin/sleep", ["t/node/worker", "30"], {})
-    again = LinuxKernel(type(here.sandboxes)("t", "/run/pause"))
-    again.sandboxes.adopt()
-    assert again.sandboxes.pids == here.sandboxes.pids
-    assert impostor not in again.sandboxes.pids.values()
-    assert difference(again, wanted) == ""
+    successor = LinuxKernel(type(linux.sandboxes)("t", "/run/pause"))
+    successor.sandboxes.adopt()
+    assert successor.sandboxes.pids == linux.sandboxes.pids
+    assert impostor not in successor.sandboxes.pids.values()
+    assert difference(successor, desired) == ""
     os.kill(impostor, signal.SIGKILL)
 
 
 def test_removing_a_sandbox_frees_its_namespace(kernel: Make) -> None:
-    """The pause process dies, the node's end of the link goes; to remove it again is success."""
-    here = kernel()
-    wanted = state_of(
+    """The pause process exits, and the node's end of the link disappears."""
+    linux = kernel()
+    desired = state_of(
         Bridge("node", "br0", "0a:58:00:00:00:01"),
         Veth("pod", "eth0", "0a:58:00:00:00:02", "node", "veth0"),
         Port("node", "veth0", "br0", "0a:59:00:00:00:02", alias="a pod"),
     )
-    made(here, wanted)
-    pid = here.sandboxes.pids["pod"]
+    apply_desired(linux, desired)
+    pid = linux.sandboxes.pids["pod"]
     without = HostState(
-        {"node": contents_of([obj for obj in wanted["node"].values() if not isinstance(obj, Port)])}
+        {
+            "node": contents_of(
+                [obj for obj in desired["node"].values() if not isinstance(obj, Port)]
+            )
+        }
     )
-    here.apply(diff(wanted, without)).raise_failures()
-    here.sandboxes.remove("pod")
+    linux.apply(diff(desired, without)).raise_failures()
+    linux.sandboxes.remove("pod")
     os.waitpid(pid, 0)
     deadline = time.monotonic() + patiently(5)
-    while "veth0" in ip(here, "node", "link") and time.monotonic() < deadline:
+    while "veth0" in ip(linux, "node", "link") and time.monotonic() < deadline:
         pass
-    assert "veth0" not in ip(here, "node", "link")
+    assert "veth0" not in ip(linux, "node", "link")
 
 
-def test_a_shared_sandbox_is_in_its_nodes_network(kernel: Make) -> None:
-    """A hostNetwork pod: the node's links and hostname, processes of its own."""
-    here = kernel()
-    wanted = HostState(
+def test_a_shared_sandbox_uses_its_nodes_network(kernel: Make) -> None:
+    """A hostNetwork pod shares the node's network and host name, but not IPC and PID namespace."""
+    linux = kernel()
+    desired = HostState(
         {
             "node": contents_of(
                 [
@@ -76,13 +80,15 @@ def test_a_shared_sandbox_is_in_its_nodes_network(kernel: Make) -> None:
             "pod": contents_of([Sandbox("pod", "worker", shares="node")]),
         }
     )
-    made(here, wanted)
-    assert difference(here, wanted) == ""
+    apply_desired(linux, desired)
+    assert difference(linux, desired) == ""
 
-    def of(kind: str, netns: str) -> str:
-        return os.readlink(f"/proc/{here.sandboxes.pids[netns]}/ns/{kind}")
+    def namespace(kind: str, netns: str) -> str:
+        return os.readlink(f"/proc/{linux.sandboxes.pids[netns]}/ns/{kind}")
 
-    assert [of(kind, "node") == of(kind, "pod") for kind in ("net", "uts", "ipc", "pid")] == [
+    assert [
+        namespace(kind, "node") == namespace(kind, "pod") for kind in ("net", "uts", "ipc", "pid")
+    ] == [
         True,
         True,
         False,
@@ -90,13 +96,13 @@ def test_a_shared_sandbox_is_in_its_nodes_network(kernel: Make) -> None:
     ]
 
 
-def test_pause_holds_names_itself_and_leaves_no_zombies(kernel: Make) -> None:
-    """As PID 1 of its namespace it ignores what children do; its title says whose it is."""
-    here = kernel()
-    made(here, state_of(Sysctl("n", "net/ipv4/ip_forward", "1")))
-    pid = here.sandboxes.pids["n"]
-    here.sandboxes.adopt()
-    assert here.sandboxes.pids == {"n": pid}
+def test_a_pause_process_has_a_title_and_leaves_no_zombies(kernel: Make) -> None:
+    """As PID 1 it reaps orphans; the title names the sandbox."""
+    linux = kernel()
+    apply_desired(linux, state_of(Sysctl("n", "net/ipv4/ip_forward", "1")))
+    pid = linux.sandboxes.pids["n"]
+    linux.sandboxes.adopt()
+    assert linux.sandboxes.pids == {"n": pid}
     assert Path(f"/proc/{pid}/cmdline").read_bytes() == b"t/n\0"
     orphan = subprocess.run(
         ["nsenter", "-t", str(pid), "-p", "-m", "sh", "-c", "(sleep 0.01 &) ; echo gone"],
@@ -114,53 +120,53 @@ def test_pause_holds_names_itself_and_leaves_no_zombies(kernel: Make) -> None:
     assert "VmRSS" in Path(f"/proc/{pid}/status").read_text()
 
 
-def test_a_pause_process_is_adopted_before_it_is_one(kernel: Make) -> None:
-    """posix_spawn returns before the child has become the pause program; whoever adopts then waits for it."""
-    here = kernel()
+def test_a_pause_process_is_adopted_before_it_calls_execve(kernel: Make) -> None:
+    """posix_spawn() returns before the child has executed pause; `adopt` waits for that."""
+    linux = kernel()
     syscalls.unshare(syscalls.CLONE_NEWPID)
     pid = os.fork()
     if pid == 0:
         select.select([], [], [], 0.05)
         os.execv("/run/pause", ["t/n"])
-    here.sandboxes.adopt()
-    assert here.sandboxes.pids == {"n": pid}
+    linux.sandboxes.adopt()
+    assert linux.sandboxes.pids == {"n": pid}
 
 
-def test_of_two_pause_processes_of_one_sandbox_the_newer_one_is_adopted(kernel: Make) -> None:
-    """The older one is killed: its links would keep the names that the newer one needs."""
-    here = kernel()
-    wanted = state_of(Sysctl("n", "net/ipv4/ip_forward", "1"))
-    made(here, wanted)
-    older = here.sandboxes.pauses.pop("n")
-    made(here, wanted)
-    newer = here.sandboxes.pids["n"]
-    here.sandboxes.adopt()
-    assert here.sandboxes.pids == {"n": newer}
+def test_the_newer_of_two_pause_processes_is_adopted(kernel: Make) -> None:
+    """The older one is killed: its links would keep names that the newer one needs."""
+    linux = kernel()
+    desired = state_of(Sysctl("n", "net/ipv4/ip_forward", "1"))
+    apply_desired(linux, desired)
+    older = linux.sandboxes.pauses.pop("n")
+    apply_desired(linux, desired)
+    newer = linux.sandboxes.pids["n"]
+    linux.sandboxes.adopt()
+    assert linux.sandboxes.pids == {"n": newer}
     assert os.waitstatus_to_exitcode(os.waitpid(older.pid, 0)[1]) == -signal.SIGKILL
 
 
-def test_the_exit_of_a_former_pause_process_is_not_its_successors(kernel: Make) -> None:
-    """Whenever it is noticed; and a sandbox never has two of them."""
-    here = kernel()
-    wanted = state_of(Sysctl("n", "net/ipv4/ip_forward", "1"))
-    made(here, wanted)
-    former = here.sandboxes.pauses["n"]
+def test_the_exit_of_a_former_pause_process_does_not_affect_its_successor(kernel: Make) -> None:
+    """This holds whenever the exit is noticed. A sandbox never has two pause processes."""
+    linux = kernel()
+    desired = state_of(Sysctl("n", "net/ipv4/ip_forward", "1"))
+    apply_desired(linux, desired)
+    former = linux.sandboxes.pauses["n"]
     former.open()
     former.kill()
-    here.apply(diff(HostState(), wanted)).raise_failures()
-    successor = here.sandboxes.pauses["n"]
-    assert not here.sandboxes.discard("n", former)
-    assert here.sandboxes.pauses == {"n": successor}
+    linux.apply(diff(HostState(), desired)).raise_failures()
+    successor = linux.sandboxes.pauses["n"]
+    assert not linux.sandboxes.discard("n", former)
+    assert linux.sandboxes.pauses == {"n": successor}
     assert has_exited(former.pidfd)
     assert former.reap()
     former.kill()  # success: it is dead already
-    assert here.sandboxes.discard("n", successor)
-    assert here.sandboxes.pauses == {}
+    assert linux.sandboxes.discard("n", successor)
+    assert linux.sandboxes.pauses == {}
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
-def test_the_pause_program_runs_on_every_processor(machine: str, kernel: Make) -> None:
-    """It sleeps until it is killed; foreign machine code is tried under qemu's user mode."""
+def test_the_pause_program_runs_on_every_architecture(machine: str, kernel: Make) -> None:
+    """It sleeps until it is killed. Code of another architecture runs in qemu's user mode."""
     emulator = (
         []
         if machine == platform.machine()
@@ -191,12 +197,15 @@ def test_the_pause_program_runs_on_every_processor(machine: str, kernel: Make) -
 @pytest.mark.parametrize(
     "files", [enter.OwnFiles(()), enter.HostFiles("/run/scratch")], ids=["own files", "host files"]
 )
-def test_the_pods_resolver_is_seen_where_systemd_keeps_the_machines(
+def test_programs_see_the_pods_resolver_on_a_machine_with_systemd_resolved(
     kernel: Make, files: enter.OwnFiles | enter.HostFiles, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """On Ubuntu /etc/resolv.conf leads below /run/systemd/resolve, which is hidden from programs inside; signals are as usual."""
-    here = kernel()
-    made(here, state_of(Sysctl("n", "net/ipv4/ip_forward", "1")))
+    """On Ubuntu /etc/resolv.conf links to /run/systemd/resolve, which is hidden from programs.
+
+    Signals have their default actions.
+    """
+    linux = kernel()
+    apply_desired(linux, state_of(Sysctl("n", "net/ipv4/ip_forward", "1")))
     etc, resolved = Path("/run/etc"), Path("/run/systemd/resolve")
     resolved.mkdir(parents=True)
     (resolved / "stub-resolv.conf").write_text("nameserver 127.0.0.53\n")
@@ -210,9 +219,13 @@ def test_the_pods_resolver_is_seen_where_systemd_keeps_the_machines(
         "cat /etc/resolv.conf /etc/hosts; ls /run/systemd/resolve; grep SigIgn /proc/self/status"
     )
     status = enter.run(
-        os.pidfd_open(here.sandboxes.pids["n"]), ["sh", "-c", command],
-        hosts="10.0.0.1 pod\n", resolv_conf="nameserver 10.96.0.10\n", files=files, environment={"PATH": "/usr/bin:/bin"},
-    )  # fmt: skip
+        os.pidfd_open(linux.sandboxes.pids["n"]),
+        ["sh", "-c", command],
+        hosts="10.0.0.1 pod\n",
+        resolv_conf="nameserver 10.96.0.10\n",
+        files=files,
+        environment={"PATH": "/usr/bin:/bin"},
+    )
     assert status == 0
     assert capfd.readouterr().out.split("\n")[:-1] == [
         "nameserver 10.96.0.10",

@@ -1,4 +1,4 @@
-"""Which endpoint the programs of the mode ebpf choose, and for how long."""
+"""The choice of endpoints by the BPF programs, and session affinity."""
 
 from __future__ import annotations
 
@@ -10,20 +10,27 @@ from tests.kernel.service_node import NODE_PORT, Addresses, Node
 SECOND = 10**9
 
 
-def test_a_faithful_client_gets_its_endpoint(ends: Addresses) -> None:
-    """At all addresses of a Service, until its time is over since its last connection, and as long as the endpoint is there."""
-    node = Node(ends)
-    endpoints = [(pod, 8080) for pod in ends.pods]
-    told = node.serve(endpoints, affinity_s=60)
+def test_session_affinity_keeps_a_clients_endpoint(addresses: Addresses) -> None:
+    """Affinity applies to all addresses of a Service.
+
+    It ends after the timeout since the last connection, or with the endpoint.
+    """
+    node = Node(addresses)
+    endpoints = [(pod, 8080) for pod in addresses.pods]
+    objects = node.serve(endpoints, affinity_s=60)
     ports = iter(range(41000, 60000))
 
-    def drawn(way: tuple[str, int]) -> str:
-        return node.came(tcp((ends.outside, next(ports)), way)).destination
+    def chosen_endpoint(destination: tuple[str, int]) -> str:
+        return node.receive(tcp((addresses.outside, next(ports)), destination)).destination
 
-    first = drawn((ends.cluster_ip, 80))
+    first = chosen_endpoint((addresses.cluster_ip, 80))
     assert {
-        drawn(way)
-        for way in ((ends.cluster_ip, 80), (ends.balanced, 80), (ends.node, NODE_PORT))
+        chosen_endpoint(destination)
+        for destination in (
+            (addresses.cluster_ip, 80),
+            (addresses.load_balancer_ip, 80),
+            (addresses.node, NODE_PORT),
+        )
         for _ in range(10)
     } == {first}
     others = set()
@@ -31,53 +38,60 @@ def test_a_faithful_client_gets_its_endpoint(ends: Addresses) -> None:
         ((key, value),) = node.loaded.entries("faithful")
         since = int.from_bytes(value[-8:], "little") - 61 * SECOND
         node.loaded.set("faithful", key, value[:-8] + (since % 2**64).to_bytes(8, "little"))
-        others.add(drawn((ends.cluster_ip, 80)))
-    assert others == set(ends.pods)
-    last = drawn((ends.cluster_ip, 80))
-    node.forget(*told)
+        others.add(chosen_endpoint((addresses.cluster_ip, 80)))
+    assert others == set(addresses.pods)
+    last = chosen_endpoint((addresses.cluster_ip, 80))
+    node.unload(*objects)
     node.serve([pair for pair in endpoints if pair[0] != last], affinity_s=60)
     assert (
-        {drawn((ends.cluster_ip, 80)) for _ in range(20)}
-        == {drawn((ends.cluster_ip, 80))}
+        {chosen_endpoint((addresses.cluster_ip, 80)) for _ in range(20)}
+        == {chosen_endpoint((addresses.cluster_ip, 80))}
         != {last}
     )
 
 
-def test_all_endpoints_are_drawn(ends: Addresses) -> None:
-    """As often one as another."""
-    node = Node(ends)
-    node.serve([(pod, 8080) for pod in ends.pods])
-    found = [
-        node.came(tcp((ends.outside, port), (ends.cluster_ip, 80))).destination
+def test_endpoints_are_chosen_at_random(addresses: Addresses) -> None:
+    """They are chosen equally often."""
+    node = Node(addresses)
+    node.serve([(pod, 8080) for pod in addresses.pods])
+    chosen = [
+        node.receive(tcp((addresses.outside, port), (addresses.cluster_ip, 80))).destination
         for port in range(10000, 10600)
     ]
-    assert all(150 < found.count(pod) < 250 for pod in ends.pods)
+    assert all(150 < chosen.count(pod) < 250 for pod in addresses.pods)
 
 
-def test_when_an_endpoint_goes(ends: Addresses) -> None:
-    """Datagrams and new connections go to another; a connection that is made stays, for the kernel knows no better."""
-    node = Node(ends)
+def test_flows_of_a_removed_endpoint(addresses: Addresses) -> None:
+    """Datagrams and new connections go to another endpoint; an established connection remains."""
+    node = Node(addresses)
     for protocol in ("TCP", "UDP"):
-        old = node.serve([(ends.pods[1], 8080)], protocol=protocol)[0]
-        client = (ends.pods[0], 40000)
+        old = node.serve([(addresses.pods[1], 8080)], protocol=protocol)[0]
+        client = (addresses.pods[0], 40000)
         make: Any = tcp if protocol == "TCP" else udp
-        assert node.came(make(client, (ends.cluster_ip, 80))).destination == ends.pods[1]
-        node.serve([(ends.pods[2], 8080)], protocol=protocol)
-        node.forget(old)
+        assert (
+            node.receive(make(client, (addresses.cluster_ip, 80))).destination == addresses.pods[1]
+        )
+        node.serve([(addresses.pods[2], 8080)], protocol=protocol)
+        node.unload(old)
         if protocol == "TCP":
-            assert node.came(tcp(client, (ends.cluster_ip, 80), ACK)).destination == ends.pods[1]
-        assert node.came(make(client, (ends.cluster_ip, 80))).destination == ends.pods[2]
+            assert (
+                node.receive(tcp(client, (addresses.cluster_ip, 80), ACK)).destination
+                == addresses.pods[1]
+            )
+        assert (
+            node.receive(make(client, (addresses.cluster_ip, 80))).destination == addresses.pods[2]
+        )
 
 
-def test_a_connection_that_has_ended_makes_room(ends: Addresses) -> None:
-    """A port that is used again draws again; a SYN that is sent again does not."""
-    node = Node(ends)
-    node.serve([(pod, 8080) for pod in ends.pods])
-    asked = tcp((ends.outside, 50000), (ends.cluster_ip, 80))
-    first = node.came(asked)
-    assert {node.came(asked) for _ in range(20)} == {first}
-    found = set()
+def test_a_reused_port_gets_a_new_endpoint(addresses: Addresses) -> None:
+    """A client's port that is used again gets a new endpoint; a repeated SYN does not."""
+    node = Node(addresses)
+    node.serve([(pod, 8080) for pod in addresses.pods])
+    request = tcp((addresses.outside, 50000), (addresses.cluster_ip, 80))
+    first = node.receive(request)
+    assert {node.receive(request) for _ in range(20)} == {first}
+    chosen = set()
     for _ in range(40):
-        node.came(tcp((ends.outside, 50000), (ends.cluster_ip, 80), FIN | ACK))
-        found.add(node.came(asked).destination)
-    assert found == set(ends.pods)
+        node.receive(tcp((addresses.outside, 50000), (addresses.cluster_ip, 80), FIN | ACK))
+        chosen.add(node.receive(request).destination)
+    assert chosen == set(addresses.pods)

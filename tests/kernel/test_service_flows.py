@@ -1,4 +1,4 @@
-"""What the programs of the mode ebpf tell apart, and what follows a flow that is known: fragments, and errors about its packets."""
+"""Flows in the BPF programs: how they are told apart, fragments, and ICMP errors."""
 
 from __future__ import annotations
 
@@ -11,128 +11,146 @@ from tests.kernel.frames import (
     FIN,
     Packet,
     fragments,
-    is_sound,
+    has_valid_checksum,
+    reassemble,
     tcp,
-    together,
     udp,
     unreachable,
 )
-from tests.kernel.service_node import NODE_PORT, Addresses, Node, answer
+from tests.kernel.service_node import NODE_PORT, Addresses, Node, reply_to
 
 
-def test_flows_to_one_endpoint_are_told_apart(ends: Addresses) -> None:
-    """From one port by two addresses of a Service, and without any: each answer gets the address that was asked."""
-    node = Node(ends)
-    pod, _, far = ends.pods
-    node.serve([(far, 8080)])
-    ways = [(ends.cluster_ip, 80), (ends.second_ip, 80), (far, 8080)]
-    came = [node.came(tcp((pod, 40000), way)) for way in ways]
-    assert [packet.ends[2:] for packet in came] == [(far, 8080)] * 3
-    assert {packet.source for packet in came} == {pod}
-    assert len({packet.ports[0] for packet in came}) == 3
-    assert [node.went(answer(packet)).ends for packet in came] == [
-        (*way, pod, 40000) for way in ways
+def test_flows_to_one_endpoint_are_told_apart(addresses: Addresses) -> None:
+    """A client uses one port for two addresses of a Service and for the endpoint itself.
+
+    Each reply has the address of its request.
+    """
+    node = Node(addresses)
+    pod, _, remote_pod = addresses.pods
+    node.serve([(remote_pod, 8080)])
+    destinations = [(addresses.cluster_ip, 80), (addresses.second_ip, 80), (remote_pod, 8080)]
+    received = [node.receive(tcp((pod, 40000), destination)) for destination in destinations]
+    assert [packet.four_tuple[2:] for packet in received] == [(remote_pod, 8080)] * 3
+    assert {packet.source for packet in received} == {pod}
+    assert len({packet.ports[0] for packet in received}) == 3
+    assert [node.send(reply_to(packet)).four_tuple for packet in received] == [
+        (*destination, pod, 40000) for destination in destinations
     ]
 
 
-def test_the_port_of_a_connection_that_has_ended_is_free_for_others(ends: Addresses) -> None:
-    """Who then goes to the endpoint without a Service is left alone."""
-    node = Node(ends)
-    pod, _, far = ends.pods
-    node.serve([(far, 8080)])
-    node.came(tcp((pod, 40000), (ends.cluster_ip, 80)))
-    node.came(tcp((pod, 40000), (ends.cluster_ip, 80), FIN | ACK))
-    direct = tcp((pod, 40000), (far, 8080))
-    assert node.came(direct) == direct
-    assert node.went(answer(direct)) == answer(direct)
+def test_the_port_of_a_closed_connection_can_be_reused(addresses: Addresses) -> None:
+    """A direct connection to the endpoint is then left alone."""
+    node = Node(addresses)
+    pod, _, remote_pod = addresses.pods
+    node.serve([(remote_pod, 8080)])
+    node.receive(tcp((pod, 40000), (addresses.cluster_ip, 80)))
+    node.receive(tcp((pod, 40000), (addresses.cluster_ip, 80), FIN | ACK))
+    direct = tcp((pod, 40000), (remote_pod, 8080))
+    assert node.receive(direct) == direct
+    assert node.send(reply_to(direct)) == reply_to(direct)
 
 
-@pytest.mark.parametrize("way", ["balanced", "node", "cluster_ip"])
-def test_from_its_own_port_a_client_may_ask_an_endpoint_as_well(ends: Addresses, way: str) -> None:
-    """At the same time, before or after it has asked the Service: who goes there directly is seen itself, masqueraded or not on the other way."""
-    node = Node(ends)
-    pod, _, far = ends.pods
-    node.serve([(far, 8080)])
-    there = (getattr(ends, way), NODE_PORT if way == "node" else 80)
-    direct = tcp((pod, 41000), (far, 8080))
-    assert node.went(node.came(direct)) == direct
-    node.went(node.came(tcp((pod, 41000), there)))
-    if way != "cluster_ip":  # that flow has the client's own port
-        assert node.went(node.came(direct)) == direct
-    node.came(tcp((pod, 41000), there, FIN | ACK))
-    assert node.went(node.came(direct)) == direct
-    assert node.went(answer(direct)) == answer(direct)
-    by_second = node.went(node.came(tcp((pod, 41000), (ends.second_ip, 80))))
+@pytest.mark.parametrize("destination", ["load_balancer_ip", "node", "cluster_ip"])
+def test_a_client_may_use_one_port_for_service_and_endpoint(
+    addresses: Addresses, destination: str
+) -> None:
+    """The client connects to the endpoint directly and by the Service, in any order.
+
+    The endpoint sees the client in the direct connection, whether or not the other is masqueraded.
+    """
+    node = Node(addresses)
+    pod, _, remote_pod = addresses.pods
+    node.serve([(remote_pod, 8080)])
+    target = (getattr(addresses, destination), NODE_PORT if destination == "node" else 80)
+    direct = tcp((pod, 41000), (remote_pod, 8080))
+    assert node.send(node.receive(direct)) == direct
+    node.send(node.receive(tcp((pod, 41000), target)))
+    if destination != "cluster_ip":  # that flow has the client's own port
+        assert node.send(node.receive(direct)) == direct
+    node.receive(tcp((pod, 41000), target, FIN | ACK))
+    assert node.send(node.receive(direct)) == direct
+    assert node.send(reply_to(direct)) == reply_to(direct)
+    by_second = node.send(node.receive(tcp((pod, 41000), (addresses.second_ip, 80))))
     assert by_second.source == pod
 
 
-def test_nothing_is_left_of_a_flow_whose_service_has_had_nobody(ends: Addresses) -> None:
-    """UDP from one port, while the only endpoint goes and comes again: the answers are the Service's, as before."""
-    node = Node(ends)
-    pod, _, far = ends.pods
-    for asker, way in (
-        (pod, (ends.cluster_ip, 80)),
-        (ends.outside, (ends.node, NODE_PORT)),
-        (pod, (ends.balanced, 80)),
+def test_udp_flows_survive_a_time_without_endpoints(addresses: Addresses) -> None:
+    """A client keeps its UDP port while the only endpoint is removed and added again.
+
+    Replies have the Service's address, as before.
+    """
+    node = Node(addresses)
+    pod, _, remote_pod = addresses.pods
+    for client, destination in (
+        (pod, (addresses.cluster_ip, 80)),
+        (addresses.outside, (addresses.node, NODE_PORT)),
+        (pod, (addresses.load_balancer_ip, 80)),
     ):
-        asked = udp((asker, 41000), way)
+        request = udp((client, 41000), destination)
         for _ in range(2):
-            node.serve([(far, 8080)], protocol="UDP")
-            went = node.went(node.came(asked))
-            back = answer(went)
-            assert node.went(node.came(back) if went.source == ends.node else back).ends == (
-                *way,
-                asker,
+            node.serve([(remote_pod, 8080)], protocol="UDP")
+            sent = node.send(node.receive(request))
+            reply = reply_to(sent)
+            assert node.send(
+                node.receive(reply) if sent.source == addresses.node else reply
+            ).four_tuple == (
+                *destination,
+                client,
                 41000,
             )
             node.serve([], protocol="UDP")
-            node.coming(asked)
+            node.coming(request)
 
 
-def test_later_fragments_follow_the_first(ends: Addresses) -> None:
-    """To the endpoint, masqueraded, and back; the datagram is whole at either end."""
-    node = Node(ends)
-    node.serve([(ends.pods[2], 8080)], protocol="UDP")
+def test_later_fragments_follow_the_first(addresses: Addresses) -> None:
+    """All fragments are translated alike, in both directions; reassembled datagrams are valid."""
+    node = Node(addresses)
+    node.serve([(addresses.pods[2], 8080)], protocol="UDP")
 
-    def each(do: Any, whole: Packet) -> Packet:
-        first, later = (do(piece) for piece in fragments(whole, 408))
-        made = together(first, later)
-        assert is_sound(made)
-        return made
+    def run_on_fragments(program: Any, whole: Packet) -> Packet:
+        first, later = (program(piece) for piece in fragments(whole, 408))
+        result = reassemble(first, later)
+        assert has_valid_checksum(result)
+        return result
 
-    asked = udp((ends.outside, 50000), (ends.node, NODE_PORT), bytes(range(200)) * 4)
-    came = each(node.came, asked)
-    assert (came.source, came.ends[2:]) == (ends.outside, (ends.pods[2], 8080))
-    went = each(node.went, came)
-    assert went.source == ends.node
-    back = udp(went.ends[2:], went.ends[:2], bytes(range(200)) * 5)
-    assert each(node.went, each(node.came, back)).ends == (
-        ends.node,
+    request = udp((addresses.outside, 50000), (addresses.node, NODE_PORT), bytes(range(200)) * 4)
+    received = run_on_fragments(node.receive, request)
+    assert (received.source, received.four_tuple[2:]) == (
+        addresses.outside,
+        (addresses.pods[2], 8080),
+    )
+    sent = run_on_fragments(node.send, received)
+    assert sent.source == addresses.node
+    reply = udp(sent.four_tuple[2:], sent.four_tuple[:2], bytes(range(200)) * 5)
+    assert run_on_fragments(node.send, run_on_fragments(node.receive, reply)).four_tuple == (
+        addresses.node,
         NODE_PORT,
-        ends.outside,
+        addresses.outside,
         50000,
     )
 
 
-def test_errors_come_back_translated(ends: Addresses) -> None:
-    """Whoever along the way says it, the client hears of the packet that it sent itself."""
-    node = Node(ends)
-    router = ends.outside[:-1] + "1" if "." in ends.outside else "2001:db8:51:100::1"
-    node.serve([(ends.pods[2], 8080)], protocol="UDP")
-    asked = udp((ends.outside, 50000), (ends.node, NODE_PORT))
-    went = node.went(node.came(asked))
-    for who, seen in ((ends.pods[2], ends.node), (router, router)):
-        heard = node.went(node.came(unreachable(who, went)))
-        assert (heard.source, heard.destination) == (seen, ends.outside)
-        assert heard.quoted.ends == asked.ends
+def test_icmp_errors_are_translated_for_the_client(addresses: Addresses) -> None:
+    """The client receives the error about the packet that it has sent itself, from any router."""
+    node = Node(addresses)
+    router = addresses.outside[:-1] + "1" if "." in addresses.outside else "2001:db8:51:100::1"
+    node.serve([(addresses.pods[2], 8080)], protocol="UDP")
+    request = udp((addresses.outside, 50000), (addresses.node, NODE_PORT))
+    sent = node.send(node.receive(request))
+    for who, seen in ((addresses.pods[2], addresses.node), (router, router)):
+        reply = node.send(node.receive(unreachable(who, sent)))
+        assert (reply.source, reply.destination) == (seen, addresses.outside)
+        assert reply.quoted.four_tuple == request.four_tuple
 
 
-def test_errors_of_the_client_reach_the_endpoint(ends: Addresses) -> None:
-    """About an answer that nobody waits for any more."""
-    node = Node(ends)
-    node.serve([(ends.pods[2], 8080)], protocol="UDP")
-    went = node.went(node.came(udp((ends.outside, 50000), (ends.node, NODE_PORT))))
-    answered = answer(went)
-    heard = node.went(node.came(unreachable(ends.outside, node.went(node.came(answered)))))
-    assert (heard.source, heard.destination) == (ends.node, ends.pods[2])
-    assert heard.quoted.ends == answered.ends
+def test_icmp_errors_of_the_client_reach_the_endpoint(addresses: Addresses) -> None:
+    """They are about a reply for which the client has no socket any more."""
+    node = Node(addresses)
+    node.serve([(addresses.pods[2], 8080)], protocol="UDP")
+    sent = node.send(node.receive(udp((addresses.outside, 50000), (addresses.node, NODE_PORT))))
+    answered = reply_to(sent)
+    reply = node.send(
+        node.receive(unreachable(addresses.outside, node.send(node.receive(answered))))
+    )
+    assert (reply.source, reply.destination) == (addresses.node, addresses.pods[2])
+    assert reply.quoted.four_tuple == answered.four_tuple

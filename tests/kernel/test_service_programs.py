@@ -1,4 +1,4 @@
-"""Which ways packets go through the programs of the mode ebpf: whom an endpoint sees, and what a client gets back."""
+"""The paths of packets through the BPF programs: addresses seen by endpoints and by clients."""
 
 from __future__ import annotations
 
@@ -16,155 +16,196 @@ from tests.kernel.service_node import (
     REDIRECT,
     Addresses,
     Node,
-    answer,
+    reply_to,
 )
 
 
-def test_a_pod_asks_a_cluster_ip(ends: Addresses) -> None:
-    """It is seen itself, and sees the address that it asked; so it goes on, by TCP and UDP."""
-    node = Node(ends)
-    pod, _, far = ends.pods
+def test_a_pod_connects_to_a_cluster_ip(addresses: Addresses) -> None:
+    """The endpoint sees the pod, and the pod sees the cluster IP, by TCP and UDP."""
+    node = Node(addresses)
+    pod, _, remote_pod = addresses.pods
     for protocol, make in (("TCP", tcp), ("UDP", udp)):
-        node.serve([(far, 8080)], protocol=protocol)
-        asked = make((pod, 40000), (ends.cluster_ip, 80))
+        node.serve([(remote_pod, 8080)], protocol=protocol)
+        request = make((pod, 40000), (addresses.cluster_ip, 80))
         for _ in range(3):
-            came = node.came(asked)
-            assert came.ends == (pod, 40000, far, 8080)
-            assert node.went(came) == came
-            assert node.went(answer(came)).ends == (ends.cluster_ip, 80, pod, 40000)
-            assert node.came(answer(came)) == answer(came), "what comes for a pod is left as it is"
+            received = node.receive(request)
+            assert received.four_tuple == (pod, 40000, remote_pod, 8080)
+            assert node.send(received) == received
+            assert node.send(reply_to(received)).four_tuple == (
+                addresses.cluster_ip,
+                80,
+                pod,
+                40000,
+            )
+            assert node.receive(reply_to(received)) == reply_to(received), (
+                "what comes for a pod is left as it is"
+            )
 
 
-def test_clients_can_be_hidden(ends: Addresses) -> None:
-    """With masqueradeAll pods are not seen themselves either."""
-    node = Node(ends)
-    node.serve([(ends.pods[2], 8080)], is_hiding=True)
+def test_masquerade_all_hides_pods(addresses: Addresses) -> None:
+    """With masqueradeAll endpoints do not see pods either."""
+    node = Node(addresses)
+    node.serve([(addresses.pods[2], 8080)], is_hiding=True)
     assert (
-        node.went(node.came(tcp((ends.pods[0], 40000), (ends.cluster_ip, 80)))).source == ends.node
+        node.send(node.receive(tcp((addresses.pods[0], 40000), (addresses.cluster_ip, 80)))).source
+        == addresses.node
     )
 
 
-def test_from_outside_by_the_policy_cluster(ends: Addresses) -> None:
-    """Whoever asks at a node port or a load balancer's address is masqueraded towards the endpoint, and only there."""
-    node = Node(ends)
-    node.serve([(ends.pods[2], 8080)])
-    for asker in (ends.outside, ends.pods[0]):
-        for number, way in ((50000, (ends.node, NODE_PORT)), (50001, (ends.balanced, 80))):
-            came = node.came(tcp((asker, number), way))
-            source, between, *there = came.ends
-            assert (source, *there) == (asker, ends.pods[2], 8080)
-            went = node.went(came)
-            source, port, *there = went.ends
-            assert (source, *there) == (ends.node, ends.pods[2], 8080)
+def test_policy_cluster_masquerades_external_clients(addresses: Addresses) -> None:
+    """Clients of a node port or load balancer IP are masqueraded towards the endpoint only."""
+    node = Node(addresses)
+    node.serve([(addresses.pods[2], 8080)])
+    for client in (addresses.outside, addresses.pods[0]):
+        for number, destination in (
+            (50000, (addresses.node, NODE_PORT)),
+            (50001, (addresses.load_balancer_ip, 80)),
+        ):
+            received = node.receive(tcp((client, number), destination))
+            source, between, *rest = received.four_tuple
+            assert (source, *rest) == (client, addresses.pods[2], 8080)
+            sent = node.send(received)
+            source, port, *rest = sent.four_tuple
+            assert (source, *rest) == (addresses.node, addresses.pods[2], 8080)
             assert all(1024 <= number < 30000 for number in (between, port))
-            back = node.came(answer(went))
-            assert back.ends == (ends.pods[2], 8080, asker, between)
-            assert node.went(back).ends == (*way, asker, number)
+            reply = node.receive(reply_to(sent))
+            assert reply.four_tuple == (addresses.pods[2], 8080, client, between)
+            assert node.send(reply).four_tuple == (*destination, client, number)
 
 
-def test_node_ports_answer_at_the_nodes_doors(ends: Addresses) -> None:
-    """There and nowhere else; who asks at one is answered from there."""
-    node = Node(ends)
-    node.serve([(ends.pods[2], 8080)])
-    for port, door in enumerate(ends.ranges.doors, 40000):
-        went = node.went(node.came(tcp((ends.pods[0], port), (door, NODE_PORT))))
-        assert went.destination == ends.pods[2]
-        assert node.went(node.came(answer(went))).ends == (door, NODE_PORT, ends.pods[0], port)
-    node = Node(ends._replace(ranges=structs.replace(ends.ranges, doors=ends.ranges.doors[1:])))
-    node.serve([(ends.pods[2], 8080)])
-    shut = tcp((ends.pods[0], 41000), (ends.node, NODE_PORT))
-    assert node.came(shut) == shut
+def test_node_ports_answer_at_configured_addresses_only(addresses: Addresses) -> None:
+    """Node ports answer at the configured addresses of the node only, from the same address."""
+    node = Node(addresses)
+    node.serve([(addresses.pods[2], 8080)])
+    for port, door in enumerate(addresses.ranges.doors, 40000):
+        sent = node.send(node.receive(tcp((addresses.pods[0], port), (door, NODE_PORT))))
+        assert sent.destination == addresses.pods[2]
+        assert node.send(node.receive(reply_to(sent))).four_tuple == (
+            door,
+            NODE_PORT,
+            addresses.pods[0],
+            port,
+        )
+    node = Node(
+        addresses._replace(
+            ranges=structs.replace(addresses.ranges, doors=addresses.ranges.doors[1:])
+        )
+    )
+    node.serve([(addresses.pods[2], 8080)])
+    shut = tcp((addresses.pods[0], 41000), (addresses.node, NODE_PORT))
+    assert node.receive(shut) == shut
 
 
-def test_from_outside_by_the_policy_local(ends: Addresses) -> None:
-    """To an endpoint of this node, and the client is seen itself; pods may go to any. Where there is none: silence."""
-    node = Node(ends)
-    told = node.serve(
-        [(ends.pods[2], 8080), (ends.pods[1], 8080)], [(ends.pods[1], 8080)], is_local=True
+def test_policy_local_shows_external_clients(addresses: Addresses) -> None:
+    """Clients reach local endpoints and are seen by them; without one packets are dropped.
+
+    Pods may reach any endpoint.
+    """
+    node = Node(addresses)
+    objects = node.serve(
+        [(addresses.pods[2], 8080), (addresses.pods[1], 8080)],
+        [(addresses.pods[1], 8080)],
+        is_local=True,
     )
     for port in range(50000, 50020):
-        came = node.came(tcp((ends.outside, port), (ends.node, NODE_PORT)))
-        assert came.ends == (ends.outside, port, ends.pods[1], 8080)
-        assert node.went(came) == came
-    found = {
-        node.came(tcp((ends.pods[0], port), (ends.node, NODE_PORT))).destination
+        received = node.receive(tcp((addresses.outside, port), (addresses.node, NODE_PORT)))
+        assert received.four_tuple == (addresses.outside, port, addresses.pods[1], 8080)
+        assert node.send(received) == received
+    chosen = {
+        node.receive(tcp((addresses.pods[0], port), (addresses.node, NODE_PORT))).destination
         for port in range(50000, 50040)
     }
-    assert found == set(ends.pods[1:])
-    node.forget(*told)
-    node.serve([(ends.pods[2], 8080)], [], is_local=True)
-    assert node.coming(tcp((ends.outside, 50100), (ends.node, NODE_PORT)))[0] == DROP
-    asked = node.came(tcp((ends.pods[0], 50100), (ends.node, NODE_PORT)))
-    assert node.went(asked).ends == (ends.pods[0], 50100, ends.pods[2], 8080)
+    assert chosen == set(addresses.pods[1:])
+    node.unload(*objects)
+    node.serve([(addresses.pods[2], 8080)], [], is_local=True)
+    assert node.coming(tcp((addresses.outside, 50100), (addresses.node, NODE_PORT)))[0] == DROP
+    request = node.receive(tcp((addresses.pods[0], 50100), (addresses.node, NODE_PORT)))
+    assert node.send(request).four_tuple == (addresses.pods[0], 50100, addresses.pods[2], 8080)
 
 
-def test_only_the_clients_named_may_ask_a_load_balancers_address(ends: Addresses) -> None:
-    """Others hear nothing; the node port is open to all."""
-    node = Node(ends)
-    node.serve([(ends.pods[0], 8080)], is_fenced=True)
-    asked = tcp((ends.outside, 50000), (ends.balanced, 80))
-    assert node.coming(asked)[0] == DROP
-    assert node.came(tcp((ends.outside, 50000), (ends.node, NODE_PORT))).destination == ends.pods[0]
-    node.tell(
+def test_load_balancer_source_ranges_restrict_clients(addresses: Addresses) -> None:
+    """Packets of other clients are dropped there; the node port is open to all."""
+    node = Node(addresses)
+    node.serve([(addresses.pods[0], 8080)], is_fenced=True)
+    request = tcp((addresses.outside, 50000), (addresses.load_balancer_ip, 80))
+    assert node.coming(request)[0] == DROP
+    assert (
+        node.receive(tcp((addresses.outside, 50000), (addresses.node, NODE_PORT))).destination
+        == addresses.pods[0]
+    )
+    node.load(
         AllowedSource(
             "",
             "default/web/TCP",
-            f"{ends.outside.rpartition('.')[0]}.0/24"
-            if "." in ends.outside
+            f"{addresses.outside.rpartition('.')[0]}.0/24"
+            if "." in addresses.outside
             else "2001:db8:51::/48",
         )
     )
-    assert node.came(asked).destination == ends.pods[0]
-    assert node.coming(tcp((ends.pods[0], 50000), (ends.balanced, 80)))[0] == DROP
+    assert node.receive(request).destination == addresses.pods[0]
+    assert node.coming(tcp((addresses.pods[0], 50000), (addresses.load_balancer_ip, 80)))[0] == DROP
 
 
-def test_a_pod_that_meets_itself_is_masqueraded(ends: Addresses) -> None:
-    """Or it would answer itself."""
-    node = Node(ends)
-    pod = ends.pods[0]
+def test_a_pod_that_reaches_itself_is_masqueraded(addresses: Addresses) -> None:
+    """Otherwise it would reply to itself."""
+    node = Node(addresses)
+    pod = addresses.pods[0]
     node.serve([(pod, 8080)])
-    came = node.came(tcp((pod, 40000), (ends.cluster_ip, 80)))
-    went = node.went(came)
-    assert (went.source, went.ends[2:]) == (ends.node, (pod, 8080))
-    assert node.went(node.came(answer(went))).ends == (ends.cluster_ip, 80, pod, 40000)
+    received = node.receive(tcp((pod, 40000), (addresses.cluster_ip, 80)))
+    sent = node.send(received)
+    assert (sent.source, sent.four_tuple[2:]) == (addresses.node, (pod, 8080))
+    assert node.send(node.receive(reply_to(sent))).four_tuple == (
+        addresses.cluster_ip,
+        80,
+        pod,
+        40000,
+    )
 
 
-def test_an_endpoint_at_the_node_itself_sees_the_client(ends: Addresses) -> None:
-    """Nothing goes out that could be masqueraded."""
-    node = Node(ends)
-    node.serve([(ends.node, 7070)])
-    came = node.came(tcp((ends.outside, 50000), (ends.node, NODE_PORT)))
-    assert came.ends == (ends.outside, 50000, ends.node, 7070)
-    assert node.went(answer(came)).ends == (ends.node, NODE_PORT, ends.outside, 50000)
+def test_a_host_network_endpoint_sees_the_client(addresses: Addresses) -> None:
+    """Its packets do not leave the node, so there is nothing to masquerade."""
+    node = Node(addresses)
+    node.serve([(addresses.node, 7070)])
+    received = node.receive(tcp((addresses.outside, 50000), (addresses.node, NODE_PORT)))
+    assert received.four_tuple == (addresses.outside, 50000, addresses.node, 7070)
+    assert node.send(reply_to(received)).four_tuple == (
+        addresses.node,
+        NODE_PORT,
+        addresses.outside,
+        50000,
+    )
 
 
-def test_what_the_node_asks_itself_comes_in_by_lo(ends: Addresses) -> None:
-    """Translated whole at once, and so are the answers."""
-    node = Node(ends)
-    node.serve([(ends.node, 7070)])
-    verdict, went = node.going(tcp((ends.node, 40000), (ends.cluster_ip, 80)))
-    source, port, *there = went.ends
-    assert (verdict, source, *there) == (REDIRECT, ends.node, ends.node, 7070)
+def test_connections_of_the_node_are_redirected_to_lo(addresses: Addresses) -> None:
+    """Requests and replies of the node are translated completely by one program."""
+    node = Node(addresses)
+    node.serve([(addresses.node, 7070)])
+    verdict, sent = node.going(tcp((addresses.node, 40000), (addresses.cluster_ip, 80)))
+    source, port, *rest = sent.four_tuple
+    assert (verdict, source, *rest) == (REDIRECT, addresses.node, addresses.node, 7070)
     assert 1024 <= port < 30000
-    verdict, heard = node.going(answer(went))
-    assert (verdict, heard.ends) == (REDIRECT, (ends.cluster_ip, 80, ends.node, 40000))
+    verdict, reply = node.going(reply_to(sent))
+    assert (verdict, reply.four_tuple) == (
+        REDIRECT,
+        (addresses.cluster_ip, 80, addresses.node, 40000),
+    )
 
 
-def test_what_is_not_for_a_service_is_left_alone(ends: Addresses) -> None:
-    """Bit by bit."""
-    node = Node(ends)
-    node.serve([(ends.pods[2], 8080)])
+def test_other_packets_are_left_alone(addresses: Addresses) -> None:
+    """Not a bit of the packet changes."""
+    node = Node(addresses)
+    node.serve([(addresses.pods[2], 8080)])
     for packet in (
-        tcp((ends.pods[0], 1), (ends.pods[2], 2)),
-        udp((ends.outside, 1), (ends.node, 80)),
-        tcp((ends.node, 1), (ends.outside, 2)),
+        tcp((addresses.pods[0], 1), (addresses.pods[2], 2)),
+        udp((addresses.outside, 1), (addresses.node, 80)),
+        tcp((addresses.node, 1), (addresses.outside, 2)),
     ):
-        assert node.came(packet) == packet
-        assert node.went(packet) == packet
+        assert node.receive(packet) == packet
+        assert node.send(packet) == packet
 
 
-def test_noise_is_survived() -> None:
-    """Whatever is in a frame, each gets a verdict."""
+def test_random_frames_get_a_verdict() -> None:
+    """Any frame gets a verdict, whatever it contains."""
     node = Node(FAMILIES[4])
     for size in range(54, 120):
         noise = os.urandom(size)

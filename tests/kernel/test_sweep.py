@@ -1,4 +1,4 @@
-"""Sweeps: many pods pinged from their node, by one socket; those who do not answer at first are asked again."""
+"""Ping sweeps: a node pings many pods by one socket, and repeats pings without reply."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from kubenetlab.lab.transport.frames import Message
 from tests.patience import patiently
 
 PODS = 150
-"""More than are asked before answers are read."""
+"""More pods than are pinged before replies are read."""
 LATE = "pod7"
 FAMILIES = {"IPv4": ("10.0.0.{}", 24), "IPv6": ("fd00::{:x}", 64)}
 PINGS = Sysctl("node", "net/ipv4/ping_group_range", "0\t2147483647")
@@ -37,7 +37,7 @@ def spec_of(number: int, address: str) -> ProbeSpec:
 
 
 def pods(text: str, length: int) -> HostState:
-    """A node with a bridge, and pods on it, of which one has no address yet."""
+    """Return a node with a bridge and pods on it; one pod has no address yet."""
     contents = {
         "node": [
             Sandbox("node", "node"),
@@ -64,50 +64,52 @@ def pods(text: str, length: int) -> HostState:
 
 @pytest.mark.first_kernel  # what is tested is a program's patience, not the kernel
 @pytest.mark.parametrize("family", FAMILIES)
-def test_all_are_asked_until_they_answer(kernel: Callable[[], LinuxKernel], family: str) -> None:
-    """Who is there answers at once. Who is not is told to be silent, once it has been long enough, and is found when it comes."""
+def test_a_sweep_repeats_pings_until_all_pods_answer(
+    kernel: Callable[[], LinuxKernel], family: str
+) -> None:
+    """A pod without reply is reported after some time, and found once it has its address."""
     here, (text, length) = kernel(), FAMILIES[family]
     here.apply(diff(HostState(), pods(text, length))).raise_failures()
     node, late = here.sandboxes.pauses["node"].id, here.sandboxes.pids[LATE]
-    heard: list[Message] = []
+    answers: list[Message] = []
 
-    async def story() -> None:
+    async def sweep_pods() -> None:
         home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        news = asyncio.Event()
+        has_news = asyncio.Event()
 
-        def tell(answer: Message) -> None:
-            heard.append(answer)
-            news.set()
+        def record(answer: Message) -> None:
+            answers.append(answer)
+            has_news.set()
 
-        async def until(condition: Callable[[], bool]) -> None:
+        async def wait_until(condition: Callable[[], bool]) -> None:
             async with asyncio.timeout(patiently(20)):
                 while not condition():
-                    news.clear()
-                    await news.wait()
+                    has_news.clear()
+                    await has_news.wait()
 
-        questions = [
-            ProbeState(spec_of(number, text.format(number + 2)), node, tell)
+        states = [
+            ProbeState(spec_of(number, text.format(number + 2)), node, record)
             for number in range(PODS)
         ]
-        questions[8].stop()
-        sweep = PingSweep(questions, NetnsSocketFactory(Process(node), home))
-        there = {f"pod{number}" for number in range(PODS)} - {LATE, "pod8"}
-        await until(
+        states[8].stop()
+        sweep = PingSweep(states, NetnsSocketFactory(Process(node), home))
+        reachable = {f"pod{number}" for number in range(PODS)} - {LATE, "pod8"}
+        await wait_until(
             lambda: (
-                {answer["netns"] for answer in heard if answer["ok"]} >= there
-                and LATE in {answer["netns"] for answer in heard}
+                {answer["netns"] for answer in answers if answer["ok"]} >= reachable
+                and LATE in {answer["netns"] for answer in answers}
             )
         )
-        silence = next(answer for answer in heard if answer["netns"] == LATE)
+        silence = next(answer for answer in answers if answer["netns"] == LATE)
         assert (silence["ok"], silence["message"]) == (
             False,
             f"no answer to a ping to {text.format(9)}",
         )
-        assert {answer["netns"] for answer in heard} == there | {LATE}
+        assert {answer["netns"] for answer in answers} == reachable | {LATE}
         flags = ["nodad"] if family == "IPv6" else []
         command = ["ip", "address", "add", f"{text.format(9)}/{length}", "dev", "eth0", *flags]
         subprocess.run(["nsenter", f"--net=/proc/{late}/ns/net", *command], check=True)
         await sweep.ended()
-        assert [answer["ok"] for answer in heard if answer["netns"] == LATE][-1]
+        assert [answer["ok"] for answer in answers if answer["netns"] == LATE][-1]
 
-    asyncio.run(story())
+    asyncio.run(sweep_pods())

@@ -1,4 +1,4 @@
-"""What the kernel can do is found out by doing it, once a boot."""
+"""Feature probes and the cache of their results."""
 
 from __future__ import annotations
 
@@ -10,71 +10,74 @@ from kubenetlab.kernel.features.doctor import KERNEL, examine
 from kubenetlab.kernel.features.feature_probes import TRIALS
 from kubenetlab.kernel.features.probing import FeatureProbe, outcomes
 
-KEPT = Path("/run/kubenetlab/doctor.json")
+CACHE = Path("/run/kubenetlab/doctor.json")
 
 
-def counted(name: str, fault: str = "") -> FeatureProbe:
-    """A trial that leaves a mark each time it is made."""
+def counting_probe(name: str, fault: str = "") -> FeatureProbe:
+    """Return a probe that counts its runs in a file."""
 
-    def try_it() -> None:
-        with Path("/run", name).open("a") as marks:
-            marks.write("x")
+    def run() -> None:
+        with Path("/run", name).open("a") as file:
+            file.write("x")
         if fault:
             raise OSError(fault)
 
-    return FeatureProbe(name, try_it, "a test")
+    return FeatureProbe(name, run, "a test")
 
 
-def times(name: str) -> int:
+def run_count(name: str) -> int:
     return len(Path("/run", name).read_text())
 
 
-def test_what_worked_is_tried_once() -> None:
-    """What failed is tried each time, for somebody may have mended it; with `again` all is."""
-    trials = [counted("good"), counted("bad", "it is broken")]
+def test_a_successful_probe_is_run_once() -> None:
+    """A failed probe is run again each time, since its cause may be gone; `again` runs all."""
+    probes = [counting_probe("good"), counting_probe("bad", "it is broken")]
     for _ in range(3):
-        assert [outcome.fault for outcome in outcomes(trials, KEPT)] == ["", "it is broken"]
-    assert (times("good"), times("bad")) == (1, 3)
-    outcomes(trials, KEPT, again=True)
-    assert (times("good"), times("bad")) == (2, 4)
+        assert [outcome.fault for outcome in outcomes(probes, CACHE)] == ["", "it is broken"]
+    assert (run_count("good"), run_count("bad")) == (1, 3)
+    outcomes(probes, CACHE, again=True)
+    assert (run_count("good"), run_count("bad")) == (2, 4)
 
 
-def test_what_files_decide_is_tried_each_time() -> None:
-    """A range of users can be taken away without a reboot."""
-    trials = [counted("boot"), counted("file")._replace(is_cached=False)]
+def test_a_probe_of_files_is_run_each_time() -> None:
+    """A range of /etc/subuid can be removed without a reboot."""
+    probes = [counting_probe("boot"), counting_probe("file")._replace(is_cached=False)]
     for _ in range(3):
-        outcomes(trials, KEPT)
-    assert (times("boot"), times("file")) == (1, 3)
+        outcomes(probes, CACHE)
+    assert (run_count("boot"), run_count("file")) == (1, 3)
 
 
-def test_it_holds_for_one_boot_and_one_set_of_rights() -> None:
-    """After a reboot, for another user, or with fewer capabilities, all is tried again; so it is when the file is broken."""
-    trials = [counted("good")]
-    outcomes(trials, KEPT)
-    record = json.loads(KEPT.read_text())
+def test_the_cache_is_valid_for_one_boot_and_one_caller() -> None:
+    """After a reboot, for another user or with fewer capabilities, all probes are run again.
+
+    They are also run again if the file is damaged.
+    """
+    probes = [counting_probe("good")]
+    outcomes(probes, CACHE)
+    record = json.loads(CACHE.read_text())
     for text in (
         json.dumps({**record, "asker": "another boot"}),
         "{",
         json.dumps({"worked": ["good"]}),
     ):
-        KEPT.write_text(text)
-        before = times("good")
-        outcomes(trials, KEPT)
-        assert times("good") == before + 1
-        assert json.loads(KEPT.read_text()) == record
+        CACHE.write_text(text)
+        before = run_count("good")
+        outcomes(probes, CACHE)
+        assert run_count("good") == before + 1
+        assert json.loads(CACHE.read_text()) == record
 
 
-def test_it_can_be_asked_where_nothing_can_be_written() -> None:
-    """Then nothing is kept."""
-    trials = [counted("good")]
+def test_probes_work_without_a_writable_cache() -> None:
+    """Results are not cached then."""
+    probes = [counting_probe("good")]
     for _ in range(2):
-        assert outcomes(trials, Path("/proc/no/doctor.json"))[0].fault == ""
-    assert times("good") == 2
+        assert outcomes(probes, Path("/proc/no/doctor.json"))[0].fault == ""
+    assert run_count("good") == 2
 
 
-def test_whatever_a_mode_needs_is_tried() -> None:
-    """By the same name."""
-    names = {trial.name for trial in TRIALS}
+def test_every_feature_that_a_mode_needs_has_a_probe() -> None:
+    """They have the same name."""
+    names = {probe.name for probe in TRIALS}
     needed = {
         feature
         for family in modes.FAMILIES
@@ -84,11 +87,11 @@ def test_whatever_a_mode_needs_is_tried() -> None:
     assert needed <= names
 
 
-def test_this_machine_is_examined() -> None:
-    """As root in new namespaces everything is tried for real, and a lab can be made."""
-    found = examine(KEPT)
-    assert [finding for finding in found if finding.state == "missing"] == []
-    assert {finding.name for finding in found if finding.group == KERNEL} == {
-        *(trial.name for trial in TRIALS),
+def test_doctor_finds_nothing_missing_here() -> None:
+    """As root in new namespaces all probes are run, and a lab can be created."""
+    results = examine(CACHE)
+    assert [result for result in results if result.state == "missing"] == []
+    assert {result.name for result in results if result.group == KERNEL} == {
+        *(probe.name for probe in TRIALS),
         "br_netfilter",
     }
