@@ -1,11 +1,11 @@
-/* Which Service port a packet is for, and who of its endpoints gets it. */
+/* Lookup of the Service port of a packet, and choice of one of its endpoints. */
 #pragma once
 
 #include "handing.h"
 
 #define SECOND 1000000000ULL
 
-/* The Service port that a packet is for. */
+/* Return the frontend of a packet: by its destination, or as a node port of this node. */
 static __noinline struct front *find_front(const struct tuple *asked, int is_ipv6)
 {
 	struct front_key key = {.address = asked->destination, .port = asked->destination_port, .protocol = asked->protocol};
@@ -18,7 +18,7 @@ static __noinline struct front *find_front(const struct tuple *asked, int is_ipv
 	return bpf_map_lookup_elem(&fronts, &key);
 }
 
-/* By which policy a packet goes: sets the list, and returns how it is sent. */
+/* Select the endpoint list by traffic policy, and return the `enum manner` flags of the flow. */
 __noinline int choose_list(const struct settings *known, const struct front *front, int is_from_node)
 {
 	struct work *work = at_hand();
@@ -26,7 +26,8 @@ __noinline int choose_list(const struct settings *known, const struct front *fro
 		return -1;
 	const struct packet *packet = &work->packet;
 	int is_from_pod = is_within(&packet->tuple.source, &known->local[packet->is_ipv6 != 0]);
-	int is_foreign = known->is_detecting && !is_from_pod; /* what the node itself sends needs a port of its own in any case */
+	/* Packets of the node itself get a port of their own in any case. */
+	int is_foreign = known->is_detecting && !is_from_pod;
 	int is_local = (front->flags & IS_LOCAL) != 0, masquerade = is_foreign || is_from_node || front->flags & IS_HIDING;
 	if (front->flags & IS_OUTSIDE) {
 		masquerade = !is_local || is_from_node;
@@ -40,18 +41,19 @@ __noinline int choose_list(const struct settings *known, const struct front *fro
 	return (masquerade ? MASQUERADED : 0) | (is_from_node ? NODE_IS_CLIENT : 0);
 }
 
-/* How what would be masqueraded is sent when endpoints are to see their clients. */
+/* Adjust the flags of a flow that would be masqueraded, if endpoints should see their clients. */
 static __always_inline int sent_directly(const struct work *work, const struct settings *known, int manner)
 {
 	const struct address *client = &work->packet.tuple.source, *endpoint = &work->chosen.address;
 	const struct range *pods = &known->pods[work->packet.is_ipv6 != 0];
 	struct address *home = home_of(endpoint);
 	if (!home)
-		return is_within(endpoint, pods) ? manner & ~MASQUERADED : manner; /* a pod of this node, or nobody of the cluster */
+		/* A pod of this node, or an endpoint outside of the cluster. */
+		return is_within(endpoint, pods) ? manner & ~MASQUERADED : manner;
 	if (is_within(client, pods) && !home_of(client))
-		return manner & ~MASQUERADED; /* a pod of this node: its answers come here */
+		return manner & ~MASQUERADED; /* a pod of this node, through which replies return */
 	if (is_same(client, home))
-		return manner; /* that node takes in nothing that seems to come from itself */
+		return manner; /* a node drops packets with its own source address */
 	return (manner & ~MASQUERADED) | HANDED_ON;
 }
 
@@ -68,7 +70,7 @@ static __always_inline int is_admitted(const struct work *work)
 	return bpf_map_lookup_elem(&sources, &key) != 0;
 }
 
-/* Draws an endpoint, or takes the one to which the client is faithful. */
+/* Choose an endpoint: by session affinity first, otherwise at random. */
 __noinline int choose_endpoint(void)
 {
 	struct work *work = at_hand();

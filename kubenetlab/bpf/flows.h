@@ -1,4 +1,4 @@
-/* Flows: opened by their first packets, and when they are over. */
+/* Creation, expiry and deletion of flows. */
 #pragma once
 
 #include "choice.h"
@@ -6,10 +6,12 @@
 #define HALF_OPEN_NS (60 * SECOND)
 #define IDLE_NS (120 * SECOND)
 #define ATTEMPTS 16
-#define FIRST_PORT 1024 /* ports for what is masqueraded: below those that the node's own sockets take by themselves */
+/* Source ports of masqueraded flows, below the ephemeral ports of the node's own sockets. */
+#define FIRST_PORT 1024
 #define PORTS 28976
 
-/* Enters work->other under work->key, with a destination port that no other flow has: `first`, unless that is 0 or taken. Returns the port. */
+/* Store work->other under work->key with an unused destination port, and return the port. `first`
+ * is preferred, unless it is 0. */
 __noinline int reserve(int first)
 {
 	struct work *work = at_hand();
@@ -30,7 +32,8 @@ __noinline int reserve(int first)
 	return key->destination_port;
 }
 
-/* Enters all that a new flow from the packet's source to the chosen endpoint needs; what the packet becomes is in work->flow. */
+/* Store all entries of a new flow from the packet's source to work->chosen. The translation of the
+ * packet is in work->flow afterwards. */
 __noinline int open_flow(const struct settings *known, int manner)
 {
 	struct work *work = at_hand();
@@ -53,7 +56,8 @@ __noinline int open_flow(const struct settings *known, int manner)
 	set_flow(flow, &asked->source, 0, &chosen->address, chosen->port, flags);
 	set_flow(other, &asked->destination, asked->destination_port, &asked->source, asked->source_port, is_nodes ? TO_NODE : 0);
 	set_key(key, &chosen->address, chosen->port, &asked->source, 0, asked->protocol, is_nodes && !is_own ? COMING : GOING);
-	/* what is masqueraded has a port in between that nobody takes by itself: from its own port the client may speak to the endpoint, too */
+	/* Between both programs a masqueraded flow has a port that clients do not use, because a
+	 * client may use its own port to reach the endpoint directly. */
 	flow->source_port = reserve(is_nodes || is_masqueraded ? 0 : asked->source_port);
 	if (is_masqueraded) {
 		set_flow(other, &chosen->address, chosen->port, &asked->source, flow->source_port, 0);
@@ -67,7 +71,8 @@ __noinline int open_flow(const struct settings *known, int manner)
 	return bpf_map_update_elem(&flows, key, flow, BPF_ANY);
 }
 
-/* Forgets the flow of work->key, which is work->flow: itself, how answers to it are translated, and how it is masqueraded. */
+/* Delete the flow work->flow, stored under work->key, with the entries for its replies and for
+ * masquerading. */
 __noinline int forget(void)
 {
 	struct work *work = at_hand();
@@ -97,7 +102,7 @@ __noinline int forget(void)
 	return 0;
 }
 
-/* The same of the packet's own flow. */
+/* Delete the packet's own flow. */
 static __always_inline void forget_its(struct work *work, const struct flow *flow)
 {
 	work->key = work->packet.tuple;
@@ -105,13 +110,13 @@ static __always_inline void forget_its(struct work *work, const struct flow *flo
 	forget();
 }
 
-/* True for a packet of a connection that has been begun before. */
+/* Return true for a TCP packet that does not start a connection. */
 static __always_inline int is_underway(const struct packet *packet)
 {
 	return packet->tuple.protocol == IPPROTO_TCP && (packet->tcp_flags & (SYN | ACK)) != SYN;
 }
 
-/* True for a packet that may begin a new flow although there is one of its addresses and ports. */
+/* Return true if a packet may replace the existing flow of its addresses and ports. */
 __noinline int is_stale(const struct settings *known, const struct flow *flow, int is_from_node)
 {
 	struct work *work = at_hand();

@@ -1,19 +1,20 @@
-/* Direct server return: a packet is handed on to the node of its endpoint as the client sent it, and that node answers the client itself.
+/* Direct server return: a packet is forwarded unchanged to the node of its endpoint, and that node
+ * replies to the client.
  *
- * It travels in Geneve (RFC 8926), whose option names the endpoint: the Service's address is still the packet's destination. It leaves
- * from where it came in; the node's stack sees nothing of it.
+ * The packet is encapsulated in Geneve (RFC 8926). A Geneve option names the endpoint, because the
+ * destination of the packet is still the Service's address. The node's stack does not see it.
  */
 #pragma once
 
 #include "work.h"
 
 #define GENEVE_PORT 6081
-#define GENEVE_OPTION_CLASS 0xff80 /* one of those for experiments */
-#define GENEVE_OPTION_TYPE 0x81    /* the endpoint; who does not know it must not take the packet */
-#define GENEVE_LENGTH 6		   /* of the option, in words of four bytes */
+#define GENEVE_OPTION_CLASS 0xff80 /* reserved for experiments */
+#define GENEVE_OPTION_TYPE 0x81    /* the endpoint; critical: receivers must know the option */
+#define GENEVE_LENGTH 6		   /* length of the option, in words of four bytes */
 #define FIRST_EPHEMERAL 0xc000
 
-/* Which node an address is on; of this node's own nothing is known. */
+/* Return the node that has an address; 0 for this node and for addresses outside of the cluster. */
 static __always_inline struct address *home_of(const struct address *address)
 {
 	struct home_key key = {.prefix_length = 128, .address = *address};
@@ -26,7 +27,7 @@ static __always_inline void set_geneve(struct udphdr *udp, struct geneve *geneve
 	udp->source = bpf_htons(FIRST_EPHEMERAL | (hash & ~FIRST_EPHEMERAL & 0xffff));
 	udp->dest = bpf_htons(GENEVE_PORT);
 	udp->len = bpf_htons(length);
-	udp->check = 0; /* RFC 6935: the packet within has its own */
+	udp->check = 0; /* RFC 6935: the inner packet has its own checksum */
 	__builtin_memset(geneve, 0, sizeof *geneve);
 	geneve->version_and_length = GENEVE_LENGTH;
 	geneve->protocol = is_ipv6 ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP);
@@ -37,7 +38,7 @@ static __always_inline void set_geneve(struct udphdr *udp, struct geneve *geneve
 	geneve->port = flow->destination_port;
 }
 
-/* Puts the headers before a packet that go with it to the home of its flow's endpoint. */
+/* Encapsulate a packet for the node of its flow's endpoint. */
 __noinline int wrap(struct __sk_buff *skb, const struct settings *known, const struct address *home)
 {
 	struct work *work = at_hand();
@@ -62,7 +63,8 @@ __noinline int wrap(struct __sk_buff *skb, const struct settings *known, const s
 	return bpf_skb_store_bytes(skb, NETWORK, made, sizeof *made, 0);
 }
 
-/* The packet at hand to the home of its flow's endpoint. One for which it would be too large there its sender hears of. */
+/* Forward the packet to the node of its flow's endpoint. If it is too large after encapsulation,
+ * send an ICMP error to its sender instead. */
 __noinline int hand_on(struct __sk_buff *skb, const struct settings *known)
 {
 	struct work *work = at_hand();
@@ -75,7 +77,8 @@ __noinline int hand_on(struct __sk_buff *skb, const struct settings *known)
 		return TC_ACT_SHOT;
 	struct bpf_fib_lookup *route = &work->route;
 	set_route(route, skb, is_ipv6, &known->node[is_ipv6], home);
-	route->tot_len = skb->gso_size ? 0 : skb->len - NETWORK + more; /* what is cut into pieces later is cut into smaller ones */
+	/* A GSO packet is segmented later, into segments that fit. */
+	route->tot_len = skb->gso_size ? 0 : skb->len - NETWORK + more;
 	int outcome = bpf_fib_lookup(skb, route, sizeof *route, 0);
 	if (outcome == BPF_FIB_LKUP_RET_FRAG_NEEDED) {
 		struct icmp_header word = {};
@@ -87,7 +90,8 @@ __noinline int hand_on(struct __sk_buff *skb, const struct settings *known)
 	return wrap(skb, known, home) ? TC_ACT_SHOT : bpf_redirect_neigh(route->ifindex, 0, 0, 0);
 }
 
-/* True for a packet that another node has handed on: it is as the client sent it, and work->chosen is its endpoint. */
+/* Decapsulate a packet that another node has forwarded, and set work->chosen to its endpoint.
+ * Return 0 for any other packet. */
 __noinline int unwrap(struct __sk_buff *skb, const struct settings *known)
 {
 	struct work *work = at_hand();
@@ -100,7 +104,7 @@ __noinline int unwrap(struct __sk_buff *skb, const struct settings *known)
 		return 0;
 	struct address *home = home_of(&outer->source);
 	if (!home || !is_same(home, &outer->source))
-		return 0; /* from no node */
+		return 0; /* not from a node of the cluster */
 	struct geneve *geneve = &work->wrapping.ipv4.geneve;
 	__u32 at = work->packet.transport + sizeof(struct udphdr);
 	if (bpf_skb_load_bytes(skb, at, geneve, sizeof *geneve) || geneve->version_and_length != GENEVE_LENGTH ||

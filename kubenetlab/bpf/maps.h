@@ -1,7 +1,9 @@
-/* What the programs know: settings and Services, written from outside; flows, fragments and faithful clients, written by packets.
+/* Maps of the programs: settings and Services are written by the node agent; flows, fragments and
+ * session affinities are written by the programs.
  *
- * An address has 16 bytes, an IPv4 address as ::ffff:a.b.c.d, so that both families share maps and code. Ports are in network order,
- * all else in the machine's. kubenetlab/hoststate/rules/bpf_entries.py has the same layouts.
+ * An address has 16 bytes, an IPv4 address as ::ffff:a.b.c.d, so that both families share maps and
+ * code. Ports are in network byte order, everything else in host byte order.
+ * kubenetlab/hoststate/rules/bpf_entries.py has the same layouts.
  */
 #pragma once
 
@@ -18,19 +20,20 @@ struct range {
 	struct address mask;
 };
 
-/* Of one node: index 0 is IPv4, 1 is IPv6. An all-zero mask of a family that the node does not have covers no address of it. */
+/* Settings of a node; index 0 is IPv4, 1 is IPv6. A family that the node does not have has all-zero
+ * masks, which match no address. */
 struct settings {
 	struct address node[2];
 	struct range pods[2];
 	struct range services[2];
-	struct range local[2]; /* sources that count as pods where a policy depends on it: kube-proxy's detectLocalMode */
-	__u32 is_detecting;    /* 0: there is no such range, and nothing is masqueraded because it is outside of one */
+	struct range local[2]; /* sources that count as pods: kube-proxy's detectLocalMode */
+	__u32 is_detecting;    /* 0: no such range; no packet is masqueraded for its source */
 };
 
 enum front_kind { AT_ADDRESS, AT_NODE };
 
-/* Where a Service is reached: at an address, or (address zero, but for the family) under a node port at any of the node's doors.
- * With port and protocol 0 it says that the address is a cluster IP. */
+/* Frontend of a Service: an address and port, or a node port, whose address is zero except for the
+ * family. An entry with port and protocol 0 marks the address as a cluster IP. */
 struct front_key {
 	struct address address;
 	__be16 port;
@@ -39,17 +42,17 @@ struct front_key {
 };
 
 enum front_flag {
-	IS_OUTSIDE = 1, /* an external address or node port, so the policy is the external one */
-	IS_LOCAL = 2,   /* that policy is Local */
-	IS_FENCED = 4,  /* only sources in the map `sources` may come */
-	IS_HIDING = 8,  /* all clients are masqueraded, pods too */
-	IS_DIRECT = 16, /* endpoints see clients themselves, and answer them from their own nodes */
+	IS_OUTSIDE = 1, /* external address or node port: the external traffic policy applies */
+	IS_LOCAL = 2,   /* the traffic policy is Local */
+	IS_FENCED = 4,  /* only clients in the map `sources` are allowed */
+	IS_HIDING = 8,  /* all clients are masqueraded, including pods */
+	IS_DIRECT = 16, /* direct server return: endpoints see clients and reply directly */
 };
 
 struct front {
-	__u64 everywhere; /* the list of endpoints by the policy Cluster */
-	__u64 here;       /* by the policy Local */
-	__u64 service;    /* the Service port, whichever way it is reached */
+	__u64 everywhere; /* endpoint list for policy Cluster */
+	__u64 here;       /* endpoint list for policy Local */
+	__u64 service;    /* Service port, the same for all its frontends */
 	__u32 everywhere_count;
 	__u32 here_count;
 	__u32 affinity_s;
@@ -74,13 +77,13 @@ struct member_key {
 };
 
 struct source_key {
-	__u32 prefix_length; /* 64 and the length as of an IPv6 address */
+	__u32 prefix_length; /* 64 (the service) + prefix length as of an IPv6 address */
 	__u32 service[2];
 	struct address address;
 };
 
 struct home_key {
-	__u32 prefix_length; /* as of an IPv6 address */
+	__u32 prefix_length; /* prefix length as of an IPv6 address */
 	struct address address;
 };
 
@@ -96,8 +99,9 @@ struct faith {
 
 enum stage { COMING, GOING, HANDED_OVER };
 
-/* A packet before it is rewritten: where it comes into the node (tc ingress), where it goes out (tc egress), or where it comes in from
- * another node that has handed it on: it may have passed here before. */
+/* Addresses, ports and stage of a packet before it is rewritten. The stage is COMING at tc ingress,
+ * GOING at tc egress, and HANDED_OVER for a packet that another node has forwarded, which may have
+ * passed this node before. */
 struct tuple {
 	struct address source;
 	struct address destination;
@@ -109,15 +113,15 @@ struct tuple {
 };
 
 enum flow_flag {
-	IS_SERVICE = 1,  /* the way to a Service's endpoint, as the client's packets begin it */
-	FROM_NODE = 2,   /* the node itself is the client: the packet has passed the stack and is sent on from here */
-	TO_NODE = 4,     /* an answer to it */
-	IS_CLOSED = 8,   /* the client has said goodbye */
-	IS_APART = 16,   /* the way to the same endpoint without a Service */
-	TO_HOME = 32,    /* as it is to the endpoint's node, which translates it */
+	IS_SERVICE = 1,  /* from the client to a Service's endpoint */
+	FROM_NODE = 2,   /* the node is the client: its packets have passed the stack already */
+	TO_NODE = 4,     /* reply to the node */
+	IS_CLOSED = 8,   /* a FIN or RST was seen */
+	IS_APART = 16,   /* from the client to the same endpoint without a Service */
+	TO_HOME = 32,    /* forwarded to the endpoint's node, which translates it */
 };
 
-/* What a packet becomes. */
+/* Translation: addresses and ports of the rewritten packet. */
 struct flow {
 	struct address source;
 	struct address destination;
@@ -143,7 +147,7 @@ struct {
 	__type(value, struct settings);
 } settings SEC(".maps");
 
-/* The node's addresses at which node ports answer. */
+/* Addresses of the node at which node ports are reached. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 64);
@@ -184,7 +188,7 @@ struct {
 	__type(value, __u8);
 } sources SEC(".maps");
 
-/* Where addresses of other nodes are: pods at their nodes, and nodes at themselves. */
+/* Address prefix of another node → that node: pod ranges, and the nodes' own addresses. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
 	__uint(max_entries, 65536);

@@ -1,4 +1,4 @@
-/* A packet: taken apart, and rewritten with all its checksums. */
+/* Parsing of packets, and rewriting with all checksums. */
 #pragma once
 
 #include <linux/if_ether.h>
@@ -35,7 +35,7 @@ enum part { WHOLE, FIRST, LATER };
 
 struct packet {
 	struct tuple tuple;
-	__u32 transport; /* offset of what follows the IP headers */
+	__u32 transport; /* offset of the transport header */
 	__u32 fragment_id;
 	__u8 is_ipv6;
 	__u8 part;
@@ -43,7 +43,7 @@ struct packet {
 	__u8 icmp_type;
 };
 
-/* Of ICMP and ICMPv6 alike (linux/icmp.h brings in headers of the C library). */
+/* Header of ICMP and ICMPv6. linux/icmp.h is not used, because it includes headers of libc. */
 struct icmp_header {
 	__u8 type;
 	__u8 code;
@@ -88,7 +88,7 @@ static __always_inline int is_within(const struct address *address, const struct
 	return any;
 }
 
-/* The IP headers at an offset; 0 where there are none that are understood. Returns the offset of what follows them. */
+/* Parse the IP headers at an offset. Return the offset of the transport header; 0 on failure. */
 static __always_inline __u32 take_ip_apart(struct __sk_buff *skb, __u32 offset, int is_ipv6, struct packet *packet)
 {
 	struct tuple *tuple = &packet->tuple;
@@ -146,7 +146,7 @@ static __always_inline int load_ports(struct __sk_buff *skb, __u32 offset, struc
 	return 0;
 }
 
-/* Takes a frame apart. False when it is no IP packet, or a broken one. */
+/* Parse a frame. Return 0 if it has no valid IP packet. */
 static __always_inline int take_apart(struct __sk_buff *skb, int stage, struct packet *packet)
 {
 	__builtin_memset(packet, 0, sizeof *packet);
@@ -169,7 +169,7 @@ static __always_inline int take_apart(struct __sk_buff *skb, int stage, struct p
 	return 1;
 }
 
-/* True for an error about another packet, which it quotes. */
+/* Return true for an ICMP error, which quotes another packet. */
 static __always_inline int is_icmp_error(const struct packet *packet)
 {
 	__u8 type = packet->icmp_type;
@@ -179,7 +179,8 @@ static __always_inline int is_icmp_error(const struct packet *packet)
 	       (type == ICMP_ERROR_UNREACHABLE || type == ICMP_ERROR_EXPIRED || type == ICMP_ERROR_PARAMETER);
 }
 
-/* By how much the sum over both addresses changes; of IPv4 addresses the parts that are always the same cancel out. */
+/* Return the checksum difference of both addresses. The constant prefix of IPv4 addresses cancels
+ * out. */
 static __always_inline __u32 address_change(const struct tuple *old, const struct flow *new)
 {
 	return bpf_csum_diff((__be32 *)&old->source, 32, (__be32 *)&new->source, 32, 0);
@@ -195,7 +196,7 @@ static __always_inline void store_addresses(struct __sk_buff *skb, __u32 offset,
 	bpf_skb_store_bytes(skb, offset + offsetof(struct iphdr, saddr), both, sizeof both, 0);
 }
 
-/* Gives a packet its new addresses and ports. */
+/* Rewrite the addresses and ports of a packet. */
 __noinline int rewrite(struct __sk_buff *skb, struct packet *packet, const struct flow *new)
 {
 	if (!packet || !new)

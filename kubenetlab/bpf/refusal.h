@@ -1,11 +1,11 @@
-/* What a client hears where nobody serves (TCP a reset, all else that the port is unreachable), and of what is too large. The packet itself
- * becomes the answer. */
+/* Replies to packets that cannot be delivered: a TCP reset, or an ICMP error for other protocols
+ * and for packets that are too large. The packet itself is turned into the reply. */
 #pragma once
 
 #include "packet.h"
 
-#define QUOTED 20 /* bytes beyond the IP header: a TCP header, or UDP's behind that of a fragment */
-#define LEAST_QUOTED 8 /* as RFC 792 asks for */
+#define QUOTED 20 /* bytes after the IP header: a TCP header, or UDP's after that of a fragment */
+#define LEAST_QUOTED 8 /* minimum of RFC 792 */
 #define TTL 64
 
 struct ipv4_reset {
@@ -30,7 +30,7 @@ struct ipv6_error {
 	__u8 quoted[sizeof(struct ipv6hdr) + QUOTED];
 };
 
-/* The beginning of a pseudo header, whichever family: of IPv4 addresses what is always the same counts, too, and is taken off again. */
+/* Pseudo header of IPv6 checksums: RFC 8200 §8.1. */
 struct pseudo {
 	struct address source;
 	struct address destination;
@@ -93,7 +93,7 @@ static __always_inline void set_ipv6_header(struct ipv6hdr *ip, __u16 length, __
 	__builtin_memcpy(&ip->daddr, destination, sizeof *destination);
 }
 
-/* RFC 9293 §3.10.7.1: a reset for a segment of a connection that is none. */
+/* Build a reset for a segment without connection: RFC 9293 §3.10.7.1. */
 static __always_inline void set_reset(struct tcphdr *reset, const struct tcphdr *asked, const struct tuple *tuple)
 {
 	__builtin_memset(reset, 0, sizeof *reset);
@@ -143,7 +143,8 @@ static __always_inline void set_unreachable(struct icmp_header *word, int is_ipv
 	word->code = is_ipv6 ? ICMPV6_PORT_UNREACHABLE : ICMP_PORT_UNREACHABLE;
 }
 
-/* Whether or not it may be cut in pieces: senders remember it either way. */
+/* Build a "packet too big" error. It does not matter whether the packet may be fragmented: senders
+ * adapt to the MTU in either case. */
 static __always_inline void set_too_big(struct icmp_header *word, int is_ipv6, __u32 mtu)
 {
 	word->type = is_ipv6 ? ICMPV6_ERROR_TOO_BIG : ICMP_ERROR_UNREACHABLE;
@@ -151,19 +152,19 @@ static __always_inline void set_too_big(struct icmp_header *word, int is_ipv6, _
 	word->rest = bpf_htonl(mtu);
 }
 
-/* How much of a packet an error quotes, of an IP header of this length. */
+/* Return the number of bytes that an error quotes of a packet with an IP header of this length. */
 static __always_inline __u32 quotable(const struct __sk_buff *skb, __u32 header)
 {
 	return header + (skb->len >= NETWORK + header + QUOTED ? QUOTED : LEAST_QUOTED);
 }
 
-/* Makes room for headers before what is quoted, which stays. */
+/* Truncate the packet to the quoted bytes and make room for headers before them. */
 static __always_inline int make_room(struct __sk_buff *skb, __u32 quoted, __u32 headers)
 {
 	return bpf_skb_change_tail(skb, NETWORK + quoted, 0) || bpf_skb_adjust_room(skb, headers, BPF_ADJ_ROOM_MAC, 0);
 }
 
-/* An error from the node, as the kernel's own are. */
+/* Turn the packet into an ICMP error sent by the node, as the kernel does. */
 __noinline int say(struct __sk_buff *skb, const struct packet *packet, const struct address *node, union answer *answer,
 		   const struct icmp_header *word)
 {

@@ -1,22 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
- * (the kernel lends some of its functions to programs under its own licence only)
+ * (some helper functions of the kernel are available to GPL programs only)
  *
- * Services by two programs on links of a node: what comes in gets its destination, what goes out gets its source.
+ * Services by two programs on the links of a node. `coming` translates destinations of packets that
+ * enter the node, `going` translates sources of packets that leave it:
  *
- *     client ──▶ coming: V becomes E ──▶ the node's stack: C to E ──▶ going: C becomes N, where it is masqueraded ──▶ endpoint
- *     client ◀── going: E becomes V ◀── the node's stack: E to C ◀── coming: N becomes C ◀──────────────────────────── endpoint
+ *     client ──▶ coming: V → E ──▶ stack: C to E ──▶ going: C → N if masqueraded ──▶ endpoint
+ *     client ◀── going: E → V ◀── stack: E to C ◀── coming: N → C if masqueraded ◀── endpoint
  *
- * C is the client, V the Service's address, E the endpoint, N the node; each with its port. In between, routes, connection tracking and
- * the rules of others see client and endpoint, in both directions. `coming` is at tc ingress of the pods' links and of the node's uplink,
- * `going` at their egress and at that of lo.
+ * C is the client, V the Service's address, E the endpoint, N the node; each with its port. Between
+ * both programs, routes, connection tracking and other rules see client and endpoint, in both
+ * directions. `coming` is attached to tc ingress of the pods' links and of the node's uplink,
+ * `going` to tc egress of these links and of lo.
  *
- * What the node itself sends has passed the stack when it is first seen: `going` translates it whole, and sends it where its new
- * destination asks for. What comes back is translated whole by `coming`, or by `going` on lo, and enters the stack again by lo.
+ * Packets of the node itself have passed its stack when `going` first sees them. `going` therefore
+ * translates source and destination, and sends the packet to the neighbour of its new destination.
+ * Replies are translated completely by `coming`, or by `going` on lo, and enter the stack by lo.
  *
  * With direct server return only the endpoint's node translates (handing.h):
  *
- *     client ──▶ coming: C to V, in Geneve to the other node ──▶ coming there: V becomes E ──▶ its stack ──▶ endpoint
- *     client ◀────────────────────────────────────────────────── going there: E becomes V ◀── its stack ◀── endpoint
+ *     client ──▶ coming: C to V in Geneve ──▶ other node's coming: V → E ──▶ stack ──▶ endpoint
+ *     client ◀───────────────────────────────── other node's going: E → V ◀── stack ◀── endpoint
  */
 #include "translation.h"
 
@@ -37,8 +40,9 @@ __noinline int refuse(struct __sk_buff *skb, const struct settings *known)
 	return failed ? TC_ACT_SHOT : send_back(skb, packet->tuple.stage);
 }
 
-/* A packet of no flow, for no Service port: what is for the Services' range is refused or dropped. What takes the addresses and ports of
- * a Service's flow to the same endpoint gets another port, so that the answers can be told apart. */
+/* Handle a packet without flow and frontend. Packets to the Service range are refused or dropped. A
+ * packet with the same addresses and ports as a Service's flow to the same endpoint gets another
+ * port, so that replies can be told apart. */
 __noinline int pass_by(struct __sk_buff *skb, const struct settings *known)
 {
 	struct work *work = at_hand();
@@ -75,7 +79,7 @@ __noinline int pass_by(struct __sk_buff *skb, const struct settings *known)
 	return translate(skb, work, known, &work->flow);
 }
 
-/* The first packet of a flow. */
+/* Handle the first packet of a flow. */
 __noinline int begin(struct __sk_buff *skb, const struct settings *known, int is_from_node)
 {
 	struct work *work = at_hand();
@@ -86,7 +90,7 @@ __noinline int begin(struct __sk_buff *skb, const struct settings *known, int is
 	if (!front)
 		return pass_by(skb, known);
 	if (is_underway(&work->packet))
-		return TC_ACT_OK; /* by the rules of a former mode: connection tracking may know its way */
+		return TC_ACT_OK; /* connection tracking may know it from a former proxy mode */
 	int manner = choose_list(known, front, is_from_node);
 	if (front->flags & IS_FENCED && !is_admitted(work))
 		return TC_ACT_SHOT;
@@ -112,7 +116,7 @@ static __always_inline int follow(struct __sk_buff *skb, struct work *work, cons
 	return translate(skb, work, known, &work->flow);
 }
 
-/* A packet that another node has handed on, for the endpoint that it has chosen. */
+/* Handle a packet that another node has forwarded, for the endpoint that it has chosen. */
 static __always_inline int take_in(struct __sk_buff *skb, struct work *work, const struct settings *known, struct flow *flow)
 {
 	const struct endpoint *chosen = &work->chosen;
@@ -126,7 +130,8 @@ static __always_inline int take_in(struct __sk_buff *skb, struct work *work, con
 	return open_flow(known, 0) ? TC_ACT_SHOT : translate(skb, work, known, &work->flow);
 }
 
-/* What goes out and nobody has translated: a connection to a cluster IP that nobody knows any more is ended. */
+/* Handle an untranslated packet that leaves the node: reset an unknown connection to a cluster
+ * IP. */
 static __always_inline int end_lost(struct __sk_buff *skb, struct work *work, const struct settings *known)
 {
 	int is_lost = is_underway(&work->packet) && is_within(&work->packet.tuple.destination, &known->services[work->packet.is_ipv6 != 0]);

@@ -1,9 +1,10 @@
-/* Packets of flows that are known, later fragments, and errors about them. */
+/* Translation of packets of known flows, of their later fragments, and of ICMP errors about
+ * them. */
 #pragma once
 
 #include "flows.h"
 
-/* What the fragments of a packet have in common. */
+/* Return the key that all fragments of a packet have in common. */
 static __always_inline struct fragment_key fragment_key(const struct packet *packet)
 {
 	return (struct fragment_key){
@@ -37,7 +38,8 @@ static __always_inline int translate_fragment(struct __sk_buff *skb, struct work
 	return translate(skb, work, known, &work->flow);
 }
 
-/* An error about a packet that had been translated: it goes where that came from, and quotes it as it was sent. */
+/* Translate an ICMP error about a translated packet: send it to the packet's original sender, with
+ * the packet quoted as it was sent. */
 __noinline int translate_error(struct __sk_buff *skb, const struct settings *known)
 {
 	struct work *work = at_hand();

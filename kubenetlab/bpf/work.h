@@ -1,4 +1,4 @@
-/* What is at hand while one packet is looked at, and where it goes when it has been rewritten. */
+/* Working memory for one packet, and forwarding of rewritten packets. */
 #pragma once
 
 #include <linux/pkt_cls.h>
@@ -10,7 +10,7 @@
 
 enum manner { MASQUERADED = 1, NODE_IS_CLIENT = 2, WITHOUT_SERVICE = 4, HANDED_ON = 8 };
 
-/* The option, too. */
+/* Geneve header with the option that names the endpoint. */
 struct geneve {
 	__u8 version_and_length;
 	__u8 flags;
@@ -42,7 +42,7 @@ union wrapping {
 	struct ipv6_wrapping ipv6;
 };
 
-/* What is at hand while one packet is looked at; too large for the stack. */
+/* Working memory for one packet; too large for the stack. */
 struct work {
 	struct packet packet;
 	struct packet quoted;
@@ -66,7 +66,8 @@ struct {
 	__type(value, struct work);
 } works SEC(".maps");
 
-/* Functions that the kernel checks by themselves ask for it again: older kernels take no key or value of a map from an argument. */
+/* Return the working memory. Functions that the kernel verifies separately look it up again,
+ * because older kernels do not accept an argument as key or value of a map. */
 static __always_inline struct work *at_hand(void)
 {
 	__u32 zero = 0;
@@ -103,7 +104,7 @@ __noinline int to_loopback(struct __sk_buff *skb)
 	return bpf_redirect(LOOPBACK, BPF_F_INGRESS);
 }
 
-/* The packet that has become an answer goes where it came from. */
+/* Send a packet that was turned into a reply back to where it came from. */
 static __always_inline int send_back(struct __sk_buff *skb, int stage)
 {
 	if (stage == GOING)
@@ -146,7 +147,7 @@ __noinline int to_neighbor(struct __sk_buff *skb, int is_ipv6, const struct flow
 	return bpf_redirect_neigh(route->ifindex, 0, 0, 0);
 }
 
-/* Where a packet goes that has been rewritten. */
+/* Send a rewritten packet on. */
 static __always_inline int send_on(struct __sk_buff *skb, int is_ipv6, const struct settings *known, const struct flow *flow)
 {
 	if (flow->flags & TO_NODE)
