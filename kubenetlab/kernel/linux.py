@@ -132,13 +132,13 @@ class LinuxKernel:
             operation for operation in entry.operations if operation.object.hand == "netlink"
         ]
         ports = [operation for operation in netlink if _is_new_port(operation)]
-        others = [operation for operation in netlink if not _is_new_port(operation)]
+        operations = [operation for operation in netlink if not _is_new_port(operation)]
         if not entry.is_new:
-            failures += self._change(entry.netns, others, sysctls)
+            failures += self._change(entry.netns, operations, sysctls)
         elif hold := self._make(
-            entry, others, sysctls, failures, is_peer=queue.is_awaited(entry.netns)
+            entry, operations, sysctls, failures, is_peer=queue.is_awaited(entry.netns)
         ):
-            prerequisites = (_sandbox(others).shares, *far_namespaces(entry))
+            prerequisites = (_sandbox(operations).shares, *far_namespaces(entry))
             starter.start(entry.netns, hold, prerequisites)
         queue.add(entry.netns, ports)
         return len(netlink)

@@ -237,7 +237,7 @@ def test_detached_programs_are_attached_again(command: str) -> None:
 
 
 def test_a_foreign_program_is_replaced() -> None:
-    """It runs only until the notification is processed."""
+    """The foreign program runs only until the notification is processed."""
     loader, another = open_loader(), open_loader()
     with_links("eth0")
     loader.run(bpf.update([], NODE))

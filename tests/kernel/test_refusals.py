@@ -75,7 +75,7 @@ def test_an_address_is_refused_while_ipv6_is_disabled(kernel: Make) -> None:
 
 
 def test_the_device_of_an_address_is_gone(kernel: Make) -> None:
-    """It was deleted between two reconcile passes."""
+    """The device was deleted between two reconcile passes."""
     linux = with_namespace(kernel(), BRIDGE)
     with linux.sandboxes.inside("n"):
         assert os.system("ip link del br0") == 0
@@ -128,7 +128,7 @@ def test_a_route_names_its_refused_source_address(kernel: Make) -> None:
 
 
 def test_a_sysctl_is_read_only(kernel: Make) -> None:
-    """It belongs to the whole machine: the kernel forbids writing it in a namespace."""
+    """The sysctl belongs to the whole machine: the kernel forbids writing it in a namespace."""
     message = failure_message(
         with_namespace(kernel()), Sysctl("n", "net/netfilter/nf_conntrack_count", "1")
     )
@@ -138,14 +138,14 @@ def test_a_sysctl_is_read_only(kernel: Make) -> None:
 
 
 def test_a_sysctl_does_not_exist(kernel: Make) -> None:
-    """It might if its module were loaded."""
+    """The advice mentions that a module may have to be loaded."""
     message = failure_message(with_namespace(kernel()), Sysctl("n", "net/ipv4/no_such", "1"))
     assert "kernel: No such file or directory (ENOENT)" in message
     assert "this kernel has no such sysctl, or its module is not loaded: run" in message
 
 
 def test_a_value_of_a_sysctl_is_refused(kernel: Make) -> None:
-    """The kernel's message is all there is to say: no advice."""
+    """No advice is given where the kernel's message says everything."""
     message = failure_message(
         with_namespace(kernel()), Sysctl("n", "net/ipv4/ip_default_ttl", "100000")
     )

@@ -260,4 +260,4 @@ TRIALS: Final = (
         is_cached=False,
     ),
 )
-"""All probes. Later ones use features that earlier ones probe."""
+"""Probes of all features. Later ones use features that earlier ones probe."""

@@ -50,7 +50,7 @@ class Limit(Struct, frozen=True):
     setting: str
     """Name of the setting that defines the limit: `kernel.pid_max`."""
     remedy: str = ""
-    """How to raise the limit; `{enough}` stands for the required value."""
+    """Advice on raising the limit; `{enough}` stands for the required value."""
     used: int | None = None
     """Amount in use by all users of the machine; None if the kernel does not report it."""
 

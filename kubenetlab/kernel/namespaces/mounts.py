@@ -157,10 +157,10 @@ def _mount_own_files(
     """Mount a program's own directories; return the files of /etc that the machine lacks."""
     private = {
         **OWN_DIRECTORIES,
-        **{place: 0o755 for directory in hidden if (place := _hideable_path(directory))},
+        **{path: 0o755 for directory in hidden if (path := _hideable_path(directory))},
     }
     # Links are resolved before the directories that they may point into are hidden.
-    places = {target: os.path.realpath(target) for target, _ in _etc_files(hosts, resolv_conf)}
+    paths = {target: os.path.realpath(target) for target, _ in _etc_files(hosts, resolv_conf)}
     unshare(CLONE_NEWNS)
     keep_mounts_apart()  # mounts that the machine adds later would be writable here
     make_read_only("/")
@@ -181,14 +181,14 @@ def _mount_own_files(
         os.mkdir("/run/.kubenetlab", 0o755)
         _mount_dev("/run/.kubenetlab/dev", (*_DEVICES, *(_EXTRA_TOOL_DEVICES if is_tool else ())))
         for target, text in _etc_files(hosts, resolv_conf):
-            real = places[target]
+            real = paths[target]
             if real.startswith(("/run/", "/var/")):
                 os.makedirs(os.path.dirname(real), exist_ok=True)
                 _write_file(real, text)
             elif os.path.exists(real):
-                path = f"/run/.kubenetlab/{os.path.basename(target)}"
-                _write_file(path, text)
-                mount(path, real, flags=MS_BIND)
+                replacement = f"/run/.kubenetlab/{os.path.basename(target)}"
+                _write_file(replacement, text)
+                mount(replacement, real, flags=MS_BIND)
             elif target != _NSSWITCH_FILE:
                 missing.append(target)
     return missing

@@ -109,11 +109,11 @@ class Sandboxes:
         return {netns: pause.pid for netns, pause in self.pauses.copy().items()}
 
     def network(
-        self, sandbox: Sandbox, fill: Callable[[], None], blank: int | None = None
+        self, sandbox: Sandbox, fill: Callable[[], None], preallocated: int | None = None
     ) -> int | None:
         """Create a sandbox's network namespace and call `fill` in it.
 
-        blank: descriptor of a preallocated namespace to use instead of a new one.
+        preallocated: descriptor of an existing namespace to use instead of a new one.
 
         Return the namespace's descriptor, for `hold`; None if the sandbox shares the network of
         another one. Exceptions of `fill` are passed on after the namespace is closed.
@@ -121,10 +121,10 @@ class Sandboxes:
         if sandbox.shares:
             return None
         try:
-            fd = self._enter_new() if blank is None else blank
+            fd = self._enter_new() if preallocated is None else preallocated
             try:
-                if blank is not None:
-                    setns(blank, CLONE_NEWNET)
+                if preallocated is not None:
+                    setns(preallocated, CLONE_NEWNET)
                 fill()
             except BaseException:
                 os.close(fd)

@@ -51,7 +51,7 @@ class Parent(Struct, frozen=True):
     version: int
     directory: Path
     controllers: tuple[str, ...]
-    """Those of CONTROLLERS that its children have."""
+    """CONTROLLERS that are enabled for its children."""
 
 
 class Limits(Struct, frozen=True):

@@ -6,8 +6,8 @@ runtimes such as Go and Java take gigabytes at start. A process at its limit get
 killed. Each process of a container has the limit for itself.
 
 The number of processes is limited by RLIMIT_NPROC, which the kernel does not apply to root of the
-machine. In a user namespace it counts the user's processes in that namespace since Linux 5.14;
-before, it counted those on the whole machine, which is useless here.
+machine. Since Linux 5.14 it counts the user's processes in a user namespace. Older kernels count
+those on the whole machine, so the limit is not used there.
 
 Source: getrlimit(2); mm/mmap.c may_expand_vm(); kernel/fork.c copy_process(); kernel/ucount.c
 is_rlimit_overlimit() (6.12).

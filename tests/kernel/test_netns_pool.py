@@ -53,7 +53,7 @@ def test_namespaces_outlive_the_process_that_created_them() -> None:
 
 
 def test_few_namespaces_are_open_at_a_time() -> None:
-    """The others wait in the socket and are freed with it."""
+    """Namespaces that were not received are freed with the socket."""
     before = len(os.listdir("/proc/self/fd"))
     pool = make_pool(5 * MIN_COUNT)
     fd = pool.take()
