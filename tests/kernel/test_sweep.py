@@ -108,7 +108,8 @@ def test_a_sweep_repeats_pings_until_all_pods_answer(
         assert {answer["netns"] for answer in answers} == reachable | {LATE}
         flags = ["nodad"] if family == "IPv6" else []
         command = ["ip", "address", "add", f"{text.format(9)}/{length}", "dev", "eth0", *flags]
-        subprocess.run(["nsenter", f"--net=/proc/{late}/ns/net", *command], check=True)
+        enter = ["nsenter", f"--net=/proc/{late}/ns/net"]
+        await asyncio.to_thread(subprocess.run, [*enter, *command], check=True)
         await sweep.ended()
         assert [answer["ok"] for answer in answers if answer["netns"] == LATE][-1]
 

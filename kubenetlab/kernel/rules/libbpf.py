@@ -26,7 +26,7 @@ _PRINT = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_
 
 
 class _TestRun(ctypes.Structure):
-    """struct bpf_test_run_opts."""
+    """Layout of struct bpf_test_run_opts."""
 
     _fields_ = (
         ("sz", ctypes.c_size_t),
