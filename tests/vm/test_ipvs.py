@@ -38,19 +38,22 @@ metadata: {{name: {name}, labels: {{app: {app}}}}}
 spec: {{nodeName: {node}, containers: [{{name: main, image: agnhost, args: [netexec], ports: [{{containerPort: 8080}}]}}]}}
 """
 NO_SERVERS = """
-from kubenetlab.hoststate.ipvs import NAMES, replacement
-from kubenetlab.kernel.ipvs import open_here
+from kubenetlab.hoststate.rules.ipvs import NAMES, replacement
+from kubenetlab.kernel.rules.ipvs import open_here
 open_here().run(replacement([], NAMES))
 """
-"""Takes all virtual servers of a namespace away."""
+"""Program that deletes all virtual servers of its namespace."""
 OTHER_WEIGHTS = """
-from kubenetlab.hoststate import ipvs_messages as messages
-from kubenetlab.kernel.ipvs import open_here
+from kubenetlab.hoststate.rules import ipvs_messages as messages
+from kubenetlab.kernel.rules.ipvs import open_here
 ipvs = open_here()
-reals = [real for one in ipvs._list() for real, _, _ in one.reals]
-ipvs._all([(real, ipvs._request(messages.SET_DEST, messages.destination(real, weight=7))) for real in reals])
+reals = [real for listed in ipvs._list() for real, _, _ in listed.reals]
+ipvs._send_all([
+    (real, ipvs._request(messages.SET_DEST, messages.destination(real, weight=7)))
+    for real in reals
+])
 """
-"""Gives every real server of a namespace another weight."""
+"""Program that gives every real server of its namespace another weight."""
 WEB = {"a": "worker", "b": "worker", "c": "worker2"}
 
 
