@@ -17,7 +17,7 @@ from msgspec import structs
 
 from kubenetlab.hoststate.address import decode_address, dump_addresses
 from kubenetlab.hoststate.diff import Changes, NetnsChanges, Operation
-from kubenetlab.hoststate.link import LOOPBACK, Bridge, Dummy, LinkUp, Port, Veth
+from kubenetlab.hoststate.link import LOOPBACK, Port
 from kubenetlab.hoststate.link_messages import SeenLink, decode_link, dump_links
 from kubenetlab.hoststate.neighbor import Neighbor, decode_neighbor, dump_neighbors
 from kubenetlab.hoststate.nexthop import decode_nexthop, dump_nexthops
@@ -31,6 +31,7 @@ from kubenetlab.kernel.namespaces.pause_starter import STARTERS, PauseStarter
 from kubenetlab.kernel.namespaces.sandboxes import Sandboxes
 from kubenetlab.kernel.namespaces.sysctls import Sysctls, SysctlWriter
 from kubenetlab.kernel.netlink.rtnetlink import RouteSocket
+from kubenetlab.kernel.observed_links import observed_links
 from kubenetlab.kernel.port_queue import PortQueue, far_namespaces
 from kubenetlab.kernel.report import Failure, OnNetnsDone, Report, failure_of, ignore, with_causes
 from kubenetlab.kernel.syscalls import open_namespace
@@ -293,14 +294,14 @@ class LinuxKernel:
             if netns not in seen
             for link in self._read_peer_links(netns)
         ]
-        observed_links = [(netns, link) for netns, links in seen.items() for link in links]
+        own_links = [(netns, link) for netns, links in seen.items() for link in links]
         veths = {
             link.index: (netns, link)
-            for netns, link in (*observed_links, *peer_links)
+            for netns, link in (*own_links, *peer_links)
             if link.kind == "veth"
         }
         for netns, links in seen.items():
-            observed[netns] += self._decode_links(netns, links, veths, desired[netns])
+            observed[netns] += observed_links(netns, links, veths, desired[netns])
         return {netns: contents_of(objects) for netns, objects in observed.items()}
 
     def _read_peer_links(self, netns: str) -> list[SeenLink]:
@@ -346,47 +347,6 @@ class LinuxKernel:
             for key, obj in peers.items()
             if peer_neighbors[key]
         )
-
-    def _decode_links(
-        self,
-        netns: str,
-        links: Sequence[SeenLink],
-        veths: Mapping[int, tuple[str, SeenLink]],
-        desired: Contents,
-    ) -> Iterable[Object]:
-        """Yield the links of a namespace that have the name of a desired link.
-
-        veths: all veths by interface index. Indexes are unique in the lab, so two veths that name
-            each other are a pair.
-        """
-        names = {link.index: link.name for link in links}
-        for link in links:
-            desired_link = desired.get(("Link", link.name))
-            if desired_link is None:
-                continue
-            if isinstance(desired_link, LinkUp):
-                yield LinkUp(netns, link.name, link.is_up)
-            elif link.kind == "bridge":
-                yield Bridge(netns, link.name, link.mac, link.mtu, link.alias, link.is_up)
-            elif link.kind == "dummy":
-                yield Dummy(netns, link.name, link.mac, link.alias)
-            elif link.kind == "veth" and isinstance(desired_link, Port):
-                master = names.get(link.master_index, "")
-                yield Port(
-                    netns,
-                    link.name,
-                    master,
-                    link.mac,
-                    link.mtu,
-                    link.alias,
-                    link.is_hairpin,
-                    link.is_up,
-                )
-            elif link.kind == "veth":
-                peer_netns, peer = veths.get(link.peer_index, ("?", None))
-                is_pair = peer is not None and peer.peer_index == link.index
-                peer_end = (peer_netns, peer.name) if is_pair and peer is not None else ("?", "?")
-                yield Veth(netns, link.name, link.mac, *peer_end, link.mtu, link.alias, link.is_up)
 
 
 class _FailedError(Exception):

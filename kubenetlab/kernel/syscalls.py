@@ -115,7 +115,10 @@ def inside_network(fd: int, home: int, *, is_kept: bool = False) -> Iterator[Non
 def mount(
     source: str, target: str, kind: str | None = None, flags: int = 0, options: str = ""
 ) -> None:
-    """Mount a file system or bind a path; see mount(2)."""
+    """Mount a file system or bind-mount a path.
+
+    Source: mount(2).
+    """
     _call(
         "mount",
         source.encode(),
