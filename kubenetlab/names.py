@@ -49,10 +49,10 @@ UPLINK_TABLE = "uplink"
 def label_fault(name: str) -> str | None:
     """Return why `name` is not a DNS label, or None if it is one."""
     if len(name) > 63:
-        return f"wanted at most 63 characters, found {len(name)}"
+        return f"expected at most 63 characters, found {len(name)}"
     if not LABEL.fullmatch(name):
         return (
-            "wanted a DNS label (RFC 1123: lower-case letters, digits and -, a letter or digit at "
+            "expected a DNS label (RFC 1123: lower-case letters, digits and -, a letter or digit at "
             f'both ends), found "{name}"'
         )
     return None
@@ -61,7 +61,7 @@ def label_fault(name: str) -> str | None:
 def lab_name_fault(name: str) -> str | None:
     """Return why `name` is not a valid name of a lab, or None if it is."""
     if len(name) > MAX_LAB_NAME:
-        return f"wanted at most {MAX_LAB_NAME} characters, found {len(name)}"
+        return f"expected at most {MAX_LAB_NAME} characters, found {len(name)}"
     return label_fault(name)
 
 

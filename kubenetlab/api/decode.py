@@ -122,19 +122,19 @@ def _compare(value: Any, info: inspect.Type, path: Path) -> Iterator[Finding]:
             yield from _compare_struct(value, info, path)
         case inspect.DictType():
             if not isinstance(value, Mapping):
-                yield Finding(path, f"wanted a mapping, found {found(value)}")
+                yield Finding(path, f"expected a mapping, found {found(value)}")
                 return
             for key, item in value.items():
                 yield from _compare(item, info.value_type, (*path, key))
         case inspect.VarTupleType() | inspect.ListType():
             if not isinstance(value, list):
-                yield Finding(path, f"wanted a list, found {found(value)}")
+                yield Finding(path, f"expected a list, found {found(value)}")
                 return
             least = info.min_length or 0
             if len(value) < least or (info.max_length is not None and len(value) > info.max_length):
                 yield Finding(
                     path,
-                    f"wanted a list of {least} to {info.max_length} entries, found {len(value)}",
+                    f"expected a list of {least} to {info.max_length} entries, found {len(value)}",
                 )
             for index, item in enumerate(value):
                 yield from _compare(item, info.item_type, (*path, index))
@@ -146,10 +146,10 @@ def _compare(value: Any, info: inspect.Type, path: Path) -> Iterator[Finding]:
                     if isinstance(value, str)
                     else ""
                 )
-                yield Finding(path, f"wanted one of {known}, found {found(value)}{guess}")
+                yield Finding(path, f"expected one of {known}, found {found(value)}{guess}")
         case inspect.IntType():
             if isinstance(value, bool) or not isinstance(value, int):
-                yield Finding(path, f"wanted {title or 'a whole number'}, found {found(value)}")
+                yield Finding(path, f"expected {title or 'a whole number'}, found {found(value)}")
             elif (info.ge is not None and value < info.ge) or (
                 info.le is not None and value > info.le
             ):
@@ -158,23 +158,23 @@ def _compare(value: Any, info: inspect.Type, path: Path) -> Iterator[Finding]:
                     if info.le is not None
                     else f"of at least {info.ge}"
                 )
-                yield Finding(path, f"wanted {title or 'a whole number'} {span}, found {value}")
+                yield Finding(path, f"expected {title or 'a whole number'} {span}, found {value}")
         case inspect.FloatType():
             if isinstance(value, bool) or not isinstance(value, (int, float)):
-                yield Finding(path, f"wanted a number, found {found(value)}")
+                yield Finding(path, f"expected a number, found {found(value)}")
         case inspect.BoolType():
             if not isinstance(value, bool):
-                yield Finding(path, f"wanted true or false, found {found(value)}")
+                yield Finding(path, f"expected true or false, found {found(value)}")
         case inspect.StrType():
             if not isinstance(value, str):
                 quotes = "; put it in quotes" if isinstance(value, (int, float, bool)) else ""
-                yield Finding(path, f"wanted {title or 'a string'}, found {found(value)}{quotes}")
+                yield Finding(path, f"expected {title or 'a string'}, found {found(value)}{quotes}")
             elif info.min_length and len(value) < info.min_length:
-                yield Finding(path, f"wanted {title or 'a string'}, found an empty string")
+                yield Finding(path, f"expected {title or 'a string'}, found an empty string")
             elif info.pattern and not re.search(info.pattern, value):
                 yield Finding(
                     path,
-                    f"wanted {title or f'something like {info.pattern}'}, found {found(value)}",
+                    f"expected {title or f'something like {info.pattern}'}, found {found(value)}",
                 )
 
 
@@ -249,13 +249,14 @@ def _compare_union(value: Any, info: inspect.UnionType, path: Path) -> Iterator[
         yield from _compare(value, options[0], path)
     else:
         yield Finding(
-            path, f"wanted {' or '.join(_noun(option) for option in options)}, found {found(value)}"
+            path,
+            f"expected {' or '.join(_noun(option) for option in options)}, found {found(value)}",
         )
 
 
 def _compare_struct(value: Any, info: inspect.StructType, path: Path) -> Iterator[Finding]:
     if not isinstance(value, Mapping):
-        yield Finding(path, f"wanted a mapping, found {found(value)}")
+        yield Finding(path, f"expected a mapping, found {found(value)}")
         return
     fields = {field.encode_name: field for field in info.fields}
     for name, item in value.items():

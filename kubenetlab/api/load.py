@@ -276,7 +276,7 @@ def _objects(
             )
 
         if not isinstance(value, Mapping):
-            fault(f"wanted an object with apiVersion and kind, found {found(value)}")
+            fault(f"expected an object with apiVersion and kind, found {found(value)}")
             continue
         missing = [
             field
@@ -290,7 +290,7 @@ def _objects(
             )
             continue
         if value["kind"] == "List" and not isinstance(value.get("items") or [], list):
-            fault(f"wanted a list, found {found(value['items'])}", "items")
+            fault(f"expected a list, found {found(value['items'])}", "items")
             continue
         if value["kind"] == "List" or (
             value["kind"].endswith("List") and isinstance(value.get("items"), list)
@@ -318,7 +318,7 @@ def _unknown_kind(api_version: str, kind: str) -> tuple[str, ...] | None:
         return (
             None
             if api_version in API_VERSIONS
-            else (f"wanted apiVersion {' or '.join(API_VERSIONS)}",)
+            else (f"expected apiVersion {' or '.join(API_VERSIONS)}",)
         )
     if kind in builtin.KINDS.get(api_version, ()):
         return None
@@ -327,7 +327,7 @@ def _unknown_kind(api_version: str, kind: str) -> tuple[str, ...] | None:
     }
     if versions := builtin.versions_of(kind):
         if known_group or "." not in api_version.split("/")[0]:
-            return (f"wanted apiVersion {' or '.join(versions)}",)
+            return (f"expected apiVersion {' or '.join(versions)}",)
         return None
     if api_version in builtin.KINDS:
         guess = did_you_mean(kind, builtin.KINDS[api_version]) or did_you_mean(
@@ -379,7 +379,7 @@ def shape_findings(value: Mapping[str, Any]) -> Iterator[Finding]:
     """Yield what a document lacks of what every object has, whether the lab models its kind or not."""
     for field in ("apiVersion", "kind"):
         if not isinstance(value.get(field), str) or not value[field]:
-            yield Finding((field,), f"wanted a string, found {found(value.get(field))}")
+            yield Finding((field,), f"expected a string, found {found(value.get(field))}")
     if is_deeper(value, MAX_DEPTH):
         yield Finding((), f"nested deeper than {MAX_DEPTH} levels")
     if writable(value) is not None:
@@ -390,16 +390,16 @@ def shape_findings(value: Mapping[str, Any]) -> Iterator[Finding]:
         return
     if not isinstance(meta.get("namespace", ""), str):
         yield Finding(
-            ("metadata", "namespace"), f"wanted a string, found {found(meta['namespace'])}"
+            ("metadata", "namespace"), f"expected a string, found {found(meta['namespace'])}"
         )
     for field in ("labels", "annotations"):
         texts = meta.get(field)
         if texts is not None and not isinstance(texts, Mapping):
-            yield Finding(("metadata", field), f"wanted a mapping, found {found(texts)}")
+            yield Finding(("metadata", field), f"expected a mapping, found {found(texts)}")
         elif texts is not None:
             wrong = {key: value for key, value in texts.items() if not isinstance(value, str)}
             yield from (
-                Finding(("metadata", field, key), f"wanted a string, found {found(value)}")
+                Finding(("metadata", field, key), f"expected a string, found {found(value)}")
                 for key, value in wrong.items()
             )
 
@@ -426,7 +426,7 @@ def _decode_config(value: Mapping[str, Any], fields: dict[str, Any]) -> Decoded[
     name = fields.pop("name", None)
     name = "" if name is None else name
     if not isinstance(name, str):
-        return Decoded(None, (Finding(("name",), f"wanted a string, found {found(name)}"),))
+        return Decoded(None, (Finding(("name",), f"expected a string, found {found(name)}"),))
     if fields.get("nodes") in (None, []):
         fields.pop("nodes", None)
         if value["apiVersion"] != API_VERSIONS[0]:

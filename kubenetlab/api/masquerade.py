@@ -51,7 +51,7 @@ def masquerade_findings(config_map: ConfigMap) -> Iterator[Finding]:
     if (config := decoded.value) is None:
         return
     if len(config.non_masquerade_cidrs) > config.cidr_limit:
-        message = f"wanted at most {config.cidr_limit} ranges (cidrLimit), found {len(config.non_masquerade_cidrs)}"
+        message = f"expected at most {config.cidr_limit} ranges (cidrLimit), found {len(config.non_masquerade_cidrs)}"
         yield Finding(here, f"nonMasqueradeCIDRs: {message}")
     for index, cidr in enumerate(config.non_masquerade_cidrs):
         if fault := _range_fault(cidr):
@@ -59,7 +59,7 @@ def masquerade_findings(config_map: ConfigMap) -> Iterator[Finding]:
     if not config.resync_interval or duration_s(config.resync_interval) is None:
         yield Finding(
             here,
-            f"resyncInterval: wanted a duration such as 60s, found {found(config.resync_interval)}",
+            f"resyncInterval: expected a duration such as 60s, found {found(config.resync_interval)}",
         )
 
 
@@ -91,7 +91,7 @@ def _decoded(config_map: ConfigMap) -> Decoded[MasqueradeConfig]:
         return Decoded(MasqueradeConfig())
     if len(documents) > 1 or not isinstance(documents[0].value, dict):
         return Decoded(
-            None, (Finding((), "wanted one mapping such as {nonMasqueradeCIDRs: [10.0.0.0/8]}"),)
+            None, (Finding((), "expected one mapping such as {nonMasqueradeCIDRs: [10.0.0.0/8]}"),)
         )
     return decode(documents[0].value, MasqueradeConfig)
 
@@ -103,7 +103,7 @@ def _range_fault(cidr: str) -> str:
     except ValueError:
         given = None
     if given is None or "/" not in cidr or not cidr.partition("/")[2].isdigit():
-        return f"wanted a range such as 10.0.0.0/8, found {found(cidr)}"
+        return f"expected a range such as 10.0.0.0/8, found {found(cidr)}"
     if given.ip != given.network.network_address:
         return f"{cidr} is not aligned to a CIDR block: the network is {given.network}"
     return ""

@@ -209,7 +209,9 @@ def _address_findings(
         ranges = ", ".join(str(known_range) for known_range in known.values())
         if index < len(service.spec.ip_families) and service.spec.ip_families[index] != family:
             wanted = service.spec.ip_families[index]
-            yield Finding(path, f"wanted an {wanted} address, as ipFamilies says, found {address}")
+            yield Finding(
+                path, f"expected an {wanted} address, as ipFamilies says, found {address}"
+            )
         elif (
             network is None
             or parsed not in network

@@ -77,7 +77,7 @@ def _widened(old: PodSpec, new: PodSpec) -> Iterator[Finding]:
     terms = after.node_selector_terms if after is not None else ()
     if len(terms) != len(before.node_selector_terms):
         message = (
-            f"terms cannot be added or removed: wanted {len(before.node_selector_terms)},"
+            f"terms cannot be added or removed: expected {len(before.node_selector_terms)},"
             f" found {len(terms)}"
         )
         yield Finding(_NODE_AFFINITY, message)

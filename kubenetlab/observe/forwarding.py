@@ -66,7 +66,7 @@ def parse_addresses(text: str) -> list[str]:
             )
         except ValueError:
             raise UsageError(
-                f'--address "{word}": wanted localhost or IP addresses of this machine, '
+                f'--address "{word}": expected localhost or IP addresses of this machine, '
                 "separated by commas"
             ) from None
     return list(addresses)
@@ -144,7 +144,7 @@ def _parse_port(word: str) -> PortArgument:
     is_local = not local or (_is_number(local) and int(local) <= MAX_PORT)
     if not (is_remote and is_local):
         raise UsageError(
-            f'"{word}": wanted [LOCAL:]PORT, such as 80, 8080:80, :80 (any free local port) '
+            f'"{word}": expected [LOCAL:]PORT, such as 80, 8080:80, :80 (any free local port) '
             "or 8080:http"
         )
     return PortArgument(remote, int(local or 0) if colon else None)

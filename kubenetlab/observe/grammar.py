@@ -209,14 +209,14 @@ def _parse_without_port(text: str, rest: str, namespace: str | None) -> Target:
     if not colon:
         return _without_prefix(text, rest, namespace)
     if prefix == "ip":
-        raise UsageError(f"{text}: wanted an IP address behind ip:")
+        raise UsageError(f"{text}: expected an IP address behind ip:")
     if prefix not in _PREFIXES or ":" in name:
         if prefix in _PREFIXES:
             last = rest.rpartition(":")[2]
             raise UsageError(
-                f'{text}: wanted a port from 1 to {MAX_PORT} after the last colon, found "{last}"'
+                f'{text}: expected a port from 1 to {MAX_PORT} after the last colon, found "{last}"'
             )
-        raise UsageError(f"{text}: wanted {_FORMS}{did_you_mean(prefix, _PREFIXES)}")
+        raise UsageError(f"{text}: expected {_FORMS}{did_you_mean(prefix, _PREFIXES)}")
     return _prefixed(text, _PREFIXES[prefix], name, namespace or DEFAULT_NAMESPACE)
 
 
@@ -246,7 +246,7 @@ def _prefixed(text: str, kind: Kind, name: str, default: str) -> Target:
                 if kind == "each"
                 else "nodeport:NODE/[NAMESPACE/]SERVICE, with * for every node"
             )
-            raise UsageError(f"{text}: wanted {form}")
+            raise UsageError(f"{text}: expected {form}")
         return Target(
             kind,
             namespace or default,
@@ -272,7 +272,7 @@ def _workload(text: str, word: str) -> str:
 
 def _named(text: str, name: str) -> str:
     if not name or "/" in name or any(character.isspace() for character in name):
-        raise UsageError(f'{text}: wanted {_FORMS}; "{name}" is not a name')
+        raise UsageError(f'{text}: expected {_FORMS}; "{name}" is not a name')
     return name
 
 
@@ -283,17 +283,17 @@ def _url(text: str) -> Target:
         port = parts.port
     except ValueError:
         raise UsageError(
-            f"{text}: wanted http://NAME[:PORT]/PATH, with a port from 1 to {MAX_PORT}"
+            f"{text}: expected http://NAME[:PORT]/PATH, with a port from 1 to {MAX_PORT}"
         ) from None
     if parts.scheme not in DEFAULT_PORTS:
         raise UsageError(
-            f'{text}: the scheme "{parts.scheme}" is not supported; wanted http://NAME[:PORT]/PATH'
+            f'{text}: the scheme "{parts.scheme}" is not supported; expected http://NAME[:PORT]/PATH'
         )
     if not parts.hostname or port == 0:
-        raise UsageError(f"{text}: wanted http://NAME[:PORT]/PATH")
+        raise UsageError(f"{text}: expected http://NAME[:PORT]/PATH")
     if parts.username is not None or parts.password is not None:
         raise UsageError(
-            f"{text}: user and password are not supported; wanted http://NAME[:PORT]/PATH"
+            f"{text}: user and password are not supported; expected http://NAME[:PORT]/PATH"
         )
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     is_address = _is_address(parts.hostname)
@@ -318,7 +318,7 @@ def _host(target: Target) -> str:
 
 def _port_number(text: str, digits: str) -> int:
     if len(digits) > len(str(MAX_PORT)) or not 1 <= int(digits) <= MAX_PORT:
-        raise UsageError(f"{text}: wanted a port from 1 to {MAX_PORT}, found {digits}")
+        raise UsageError(f"{text}: expected a port from 1 to {MAX_PORT}, found {digits}")
     return int(digits)
 
 

@@ -83,7 +83,7 @@ def pod_of(target: Target, seen: Mapping[str, Any]) -> tuple[str, str]:
         pod = _one_of(target, seen, must_run=False)
         return pod["namespace"], pod["name"]
     if target.kind != "pod":
-        raise UsageError(f"{target}: wanted a pod")
+        raise UsageError(f"{target}: expected a pod")
     if pod_named(seen, target.namespace, target.name) is None:
         raise UsageError(
             f"there is no pod {target.namespace}/{target.name}{near(target.name, seen)}"
@@ -107,7 +107,7 @@ def resolve(target: Target, seen: Mapping[str, Any], *, is_destination: bool = F
     if target.kind in WORKLOADS:
         return pod_location(_one_of(target, seen))
     if target.kind == "each":
-        raise UsageError(f"{target}: wanted one pod, node or host; each: is several pods")
+        raise UsageError(f"{target}: expected one pod, node or host; each: is several pods")
     names = [entry["name"] for entry in seen["nodes" if target.kind == "node" else "external"]]
     if target.name not in names:
         raise UsageError(
@@ -273,7 +273,7 @@ def _dotted(target: Target, seen: Mapping[str, Any]) -> Target:
 
 def _why_no_place(target: Target, seen: Mapping[str, Any]) -> str:
     """Return why a target cannot be a source, with the pods behind it when it is a Service."""
-    expected = "wanted a pod, workload (deploy: and others), node: or ext:"
+    expected = "expected a pod, workload (deploy: and others), node: or ext:"
     if target.kind in ("svc", "lb", "nodeport"):
         name = target.name.rpartition("/")[2]
         service = service_named(seen, target.namespace, name)

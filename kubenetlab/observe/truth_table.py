@@ -101,7 +101,7 @@ def load(file: str) -> tuple[TruthTable, list[str]]:
         raise ManifestError([Problem(f"cannot be read: {error.strerror}", file=file)]) from None
     if problems or len(documents) != 1:
         raise ManifestError(
-            problems or [Problem(f"wanted one document, found {len(documents)}", file=file)]
+            problems or [Problem(f"expected one document, found {len(documents)}", file=file)]
         )
     (document,) = documents
     is_list = isinstance(document.value, list)
@@ -151,7 +151,7 @@ def _faults(
     for index, row in enumerate(table.probes):
         row_path = (*path, index)
         if sum(value is not None for value in (row.allowed, row.expect, row.resolves)) != 1:
-            yield _problem(document, row_path, "wanted one of allowed, expect and resolves")
+            yield _problem(document, row_path, "expected one of allowed, expect and resolves")
         target = None
         for name, text in (("from", row.from_), ("to", row.to)):
             try:
@@ -182,12 +182,12 @@ def _contradictions(row: Row, target: Target | None) -> Iterator[tuple[tuple[str
     elif row.source and (not has_port or row.protocol == "ICMP"):
         yield ("source",), "a port is required, too: the answer to a ping does not name the source"
     if row.source and not is_address(row.source):
-        yield ("source",), f'wanted an IP address, found "{row.source}"'
+        yield ("source",), f'expected an IP address, found "{row.source}"'
     if row.resolves is not None:
         if target is not None and target.kind not in _WITH_NAMES:
             yield (
                 ("to",),
-                f"resolves is about a name: wanted a Service or a DNS name, found {target}",
+                f"resolves is about a name: expected a Service or a DNS name, found {target}",
             )
     elif row.protocol == "ICMP" and row.port is not None:
         yield ("protocol",), f"a ping has no port, but port is {row.port}; give one of them"

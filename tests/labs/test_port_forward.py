@@ -467,7 +467,7 @@ def test_a_port_that_is_taken(running: Lab) -> None:
         (("node:control-plane", "http"), 'node:control-plane has no port named "http"'),
         (
             ("client", "80", "--address", "here"),
-            '--address "here": wanted localhost or IP addresses of this machine',
+            '--address "here": expected localhost or IP addresses of this machine',
         ),
     ],
 )

@@ -110,7 +110,7 @@ def test_a_port_leads_to_one_node(lab: Lab) -> None:
     said = lab.up(
         MANIFEST.replace("listenAddress: 127.0.0.1", "listenAddress: localhost"), status=2
     )
-    assert 'listenAddress: wanted an IP address, found "localhost"' in said.err
+    assert 'listenAddress: expected an IP address, found "localhost"' in said.err
 
 
 def test_what_takes_the_place_of_kinds_parts_is_named(lab: Lab) -> None:

@@ -219,5 +219,5 @@ def test_a_limit_that_is_no_quantity_is_refused(lab: Lab) -> None:
     """With file and line, before anything is made."""
     told = lab.up(ONE_NODE + pod("greedy", GREEDY.replace("64Mi", "64MB")), status=2).err
     assert "<stdin>:" in told
-    assert "spec.containers[0].resources.limits.memory: wanted a quantity" in told
+    assert "spec.containers[0].resources.limits.memory: expected a quantity" in told
     assert not lab.remains

@@ -68,13 +68,15 @@ def validate_annotations(meta: ObjectMeta, path: Path, kind: str) -> Iterator[Fi
 
 
 def _bool_fault(value: str) -> str | None:
-    return None if value in ("true", "false") else f'wanted "true" or "false", found {found(value)}'
+    return (
+        None if value in ("true", "false") else f'expected "true" or "false", found {found(value)}'
+    )
 
 
 def _addresses_fault(value: str) -> str | None:
     return next(
         (
-            f"wanted IP addresses, found {found(part)}"
+            f"expected IP addresses, found {found(part)}"
             for part in addresses_in(value)
             if not is_address(part)
         ),
@@ -86,7 +88,7 @@ def _listen_fault(value: str) -> str | None:
     try:
         ports_in(value)
     except ValueError as error:
-        return f'wanted ports such as "1234/TCP,5353/UDP", found {found(str(error))}'
+        return f'expected ports such as "1234/TCP,5353/UDP", found {found(str(error))}'
     return None
 
 
@@ -95,7 +97,7 @@ def _conditions_fault(value: str) -> str | None:
         conditions = conditions_in(value)
     except ValueError as error:
         expected = 'conditions such as "example.com/load-balancer=True", each once, with the status True, False or Unknown'
-        return f"wanted {expected}, found {found(str(error))}"
+        return f"expected {expected}, found {found(str(error))}"
     for condition in conditions:
         if condition.type in _OF_THE_KUBELET:
             return f"the condition {condition.type} is set by the scheduler or the kubelet; an annotation cannot set it"
@@ -108,25 +110,29 @@ def _exit_code_fault(value: str) -> str | None:
     is_status = (
         value.isascii() and value.isdigit() and len(value) <= 3 and int(value) <= MAX_EXIT_CODE
     )
-    return None if is_status else f"wanted a number from 0 to {MAX_EXIT_CODE}, found {found(value)}"
+    return (
+        None if is_status else f"expected a number from 0 to {MAX_EXIT_CODE}, found {found(value)}"
+    )
 
 
 def _duration_fault(value: str) -> str | None:
     is_duration = bool(value) and duration_s(value) is not None
     return (
-        None if is_duration else f'wanted a duration such as "5s" or "1m30s", found {found(value)}'
+        None
+        if is_duration
+        else f'expected a duration such as "5s" or "1m30s", found {found(value)}'
     )
 
 
 def _pool_fault(value: str) -> str | None:
-    return None if value else "wanted the name of a pool of networking.ipam.pools, found nothing"
+    return None if value else "expected the name of a pool of networking.ipam.pools, found nothing"
 
 
 def _ip_mode_fault(value: str) -> str | None:
     return (
         None
         if value in get_args(IpMode)
-        else f"wanted {' or '.join(get_args(IpMode))}, found {found(value)}"
+        else f"expected {' or '.join(get_args(IpMode))}, found {found(value)}"
     )
 
 

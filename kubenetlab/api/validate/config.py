@@ -48,13 +48,13 @@ def validate_config(config: ClusterConfig) -> Iterator[Finding]:
     if config.fabric.topology != "switched":
         yield Finding(
             ("fabric", "topology"),
-            f"wanted switched (routed is not modelled yet), found {config.fabric.topology}",
+            f"expected switched (routed is not modelled yet), found {config.fabric.topology}",
         )
 
 
 def _validate_nodes(config: ClusterConfig) -> Iterator[Finding]:
     if len(config.nodes) > MAX_NODES:
-        yield Finding(("nodes",), f"wanted at most {MAX_NODES} nodes, found {len(config.nodes)}")
+        yield Finding(("nodes",), f"expected at most {MAX_NODES} nodes, found {len(config.nodes)}")
     node_names = config.node_names
     for index, (node, name) in enumerate(zip(config.nodes, node_names, strict=True)):
         if node.name and (fault := subdomain_fault(node.name)):
@@ -80,7 +80,7 @@ def _validate_port_mappings(config: ClusterConfig) -> Iterator[Finding]:
             address, port = mapping.listen_address, mapping.host_port or mapping.container_port
             if address and not is_address(address):
                 yield Finding(
-                    (*path, "listenAddress"), f"wanted an IP address, found {found(address)}"
+                    (*path, "listenAddress"), f"expected an IP address, found {found(address)}"
                 )
                 continue
             if not _versions(address) & set(config.networking.versions):
@@ -95,7 +95,7 @@ def _validate_port_mappings(config: ClusterConfig) -> Iterator[Finding]:
             others.append((address, f"nodes[{index}].extraPortMappings[{number}]"))
     if seen and not config.external:
         yield Finding(
-            ("external",), "wanted a host that publishes the nodes' extraPortMappings, found none"
+            ("external",), "expected a host that publishes the nodes' extraPortMappings, found none"
         )
 
 
@@ -132,7 +132,7 @@ def _validate_ranges(config: ClusterConfig) -> Iterator[Finding]:
         except ValueError as error:
             yield Finding(
                 path,
-                f"wanted a range such as {_EXAMPLES[wanted]}, found {found(text)}",
+                f"expected a range such as {_EXAMPLES[wanted]}, found {found(text)}",
                 hints=(str(error),),
             )
             continue
@@ -140,14 +140,14 @@ def _validate_ranges(config: ClusterConfig) -> Iterator[Finding]:
             kinds = " and ".join(f"one IPv{version} range" for version in wanted)
             yield Finding(
                 path,
-                f"wanted {kinds} with ipFamily {config.networking.ip_family}, found {found(text)}",
+                f"expected {kinds} with ipFamily {config.networking.ip_family}, found {found(text)}",
             )
             continue
         orders[field] = [part.version for part in parts]
         for part in parts:
             if not _can_be_routed(part):
                 yield Finding(
-                    path, f"wanted a range of unicast addresses, found {found(str(part))}"
+                    path, f"expected a range of unicast addresses, found {found(str(part))}"
                 )
             for other_path, other, network in ranges:
                 if part.version == network.version and part.overlaps(network):
@@ -158,7 +158,7 @@ def _validate_ranges(config: ClusterConfig) -> Iterator[Finding]:
     if len(orders) == 2 and orders["podSubnet"] != orders["serviceSubnet"]:
         yield Finding(
             ("networking", "serviceSubnet"),
-            f"wanted the families in the order of podSubnet ({config.networking.pod_subnet}), found {config.networking.service_subnet}",
+            f"expected the families in the order of podSubnet ({config.networking.pod_subnet}), found {config.networking.service_subnet}",
             hints=("the first is the primary family of the cluster",),
         )
 
@@ -180,11 +180,11 @@ def _validate_size(config: ClusterConfig, field: str, network: Network) -> Itera
         least, most = _SERVICE_SIZES[network.version]
         if not least <= network.prefixlen <= most:
             yield Finding(
-                path, f"wanted a prefix length from {least} to {most}, found {network.prefixlen}"
+                path, f"expected a prefix length from {least} to {most}, found {network.prefixlen}"
             )
     elif network.prefixlen > mask_size:
         yield Finding(
-            path, f"wanted room for a /{mask_size} per node, found a /{network.prefixlen}"
+            path, f"expected room for a /{mask_size} per node, found a /{network.prefixlen}"
         )
     elif 2 ** (mask_size - network.prefixlen) < len(config.nodes):
         yield Finding(
@@ -227,12 +227,12 @@ def _validate_pools(config: ClusterConfig) -> Iterator[Finding]:
         if pool.last < pool.first:
             yield Finding(
                 (*path, "last"),
-                f"wanted at least {pool.first}, where the pool begins, found {pool.last}",
+                f"expected at least {pool.first}, where the pool begins, found {pool.last}",
             )
         elif takes_the_next(pool) and pool.last > min(sizes) - 2:
             yield Finding(
                 (*path, "last"),
-                f"wanted at most {min(sizes) - 2}, the last number in a node's range, found {pool.last}",
+                f"expected at most {min(sizes) - 2}, the last number in a node's range, found {pool.last}",
             )
         for name in pool.nodes:
             if name not in config.node_names:
@@ -269,25 +269,25 @@ def _validate_external(config: ClusterConfig) -> Iterator[Finding]:
         versions: list[int] = []
         for text in host.given_addresses:
             if not is_address(text):
-                yield Finding((*path, "address"), f"wanted an IP address, found {found(text)}")
+                yield Finding((*path, "address"), f"expected an IP address, found {found(text)}")
                 continue
             address = ip_address(text)
             internet = INTERNET_SUBNETS[address.version]
             if address not in internet or address in (internet[0], internet[1], internet[-1]):
                 yield Finding(
                     (*path, "address"),
-                    f"wanted a free address of {internet} ({internet[1]} is the router's), found {text}",
+                    f"expected a free address of {internet} ({internet[1]} is the router's), found {text}",
                 )
             if address.version in versions:
                 yield Finding(
                     (*path, "address"),
-                    f"wanted one address per family, found {found(host.address)}",
+                    f"expected one address per family, found {found(host.address)}",
                 )
             versions.append(address.version)
         if versions == [6] and config.networking.ip_family == "ipv4":
             yield Finding(
                 (*path, "address"),
-                f"wanted an IPv4 address with ipFamily ipv4, found {host.address}",
+                f"expected an IPv4 address with ipFamily ipv4, found {host.address}",
             )
         for field, value in (
             ("name", host.name),

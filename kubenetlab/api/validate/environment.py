@@ -44,7 +44,9 @@ def validate_environment(container: Container, path: Path) -> Iterator[Finding]:
     for index, variable in enumerate(container.env):
         here: Path = (*path, "env", index)
         if not variable.name or "=" in variable.name:
-            yield Finding((*here, "name"), f"wanted a name without =, found {found(variable.name)}")
+            yield Finding(
+                (*here, "name"), f"expected a name without =, found {found(variable.name)}"
+            )
         yield from _nul((variable.name,), (*here, "name"))
         yield from _nul((variable.value,), (*here, "value"))
         source = variable.value_from
@@ -62,19 +64,19 @@ def validate_environment(container: Container, path: Path) -> Iterator[Finding]:
         if sum(kind is not None for kind in kinds) != 1:
             yield Finding(
                 (*here, "valueFrom"),
-                "wanted one of fieldRef, configMapKeyRef, secretKeyRef and resourceFieldRef",
+                "expected one of fieldRef, configMapKeyRef, secretKeyRef and resourceFieldRef",
             )
         if source.field_ref is not None and not (
             source.field_ref.field_path in _FIELDS or _LABELS.fullmatch(source.field_ref.field_path)
         ):
-            wanted = f"wanted one of {', '.join(_FIELDS)}, metadata.labels['KEY'] and metadata.annotations['KEY']"
+            wanted = f"expected one of {', '.join(_FIELDS)}, metadata.labels['KEY'] and metadata.annotations['KEY']"
             yield Finding(
                 (*here, "valueFrom", "fieldRef", "fieldPath"),
                 f"{wanted}, found {found(source.field_ref.field_path)}",
             )
     for index, origin in enumerate(container.env_from):
         if (origin.config_map_ref is None) == (origin.secret_ref is None):
-            yield Finding((*path, "envFrom", index), "wanted one of configMapRef and secretRef")
+            yield Finding((*path, "envFrom", index), "expected one of configMapRef and secretRef")
 
 
 def _nul(texts: Iterable[str | None], path: Path) -> Iterator[Finding]:
@@ -86,7 +88,7 @@ def _nul(texts: Iterable[str | None], path: Path) -> Iterator[Finding]:
 def _keys(values: Mapping[str, str], path: Path) -> Iterator[Finding]:
     for key in values:
         if not _KEY.fullmatch(key) or key in (".", ".."):
-            yield Finding((*path, key), "wanted a key of at most 253 letters, digits, -, _ and .")
+            yield Finding((*path, key), "expected a key of at most 253 letters, digits, -, _ and .")
 
 
 def _base64(values: Mapping[str, str], path: Path) -> Iterator[Finding]:

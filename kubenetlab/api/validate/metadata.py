@@ -56,11 +56,11 @@ def validate_labels(labels: Mapping[str, str], path: Path) -> Iterator[Finding]:
         if fault := key_fault(key):
             yield Finding((*path, key), fault)
         if len(value) > 63:
-            yield Finding((*path, key), f"wanted at most 63 characters, found {len(value)}")
+            yield Finding((*path, key), f"expected at most 63 characters, found {len(value)}")
         elif value and not QUALIFIED_NAME.fullmatch(value):
             yield Finding(
                 (*path, key),
-                f"wanted letters, digits, -, _ and ., a letter or digit at both ends, found {found(value)}",
+                f"expected letters, digits, -, _ and ., a letter or digit at both ends, found {found(value)}",
             )
 
 

@@ -63,7 +63,7 @@ def range_faults(config: ClusterConfig, given: Mapping[str, Sequence[str]]) -> I
         if len(left) < waiting:
             yield RangeFault(
                 "",
-                f"{network} has room for {len(left)} more ranges of /{mask_size}, wanted {waiting}, one for each node without",
+                f"{network} has room for {len(left)} more ranges of /{mask_size}, expected {waiting}, one for each node without",
             )
 
 
@@ -74,10 +74,10 @@ def _parts(
     try:
         parts = [ip_network(text) for text in texts]
     except ValueError as error:
-        return RangeFault(name, "wanted ranges such as 10.244.7.0/24", (str(error),))
+        return RangeFault(name, "expected ranges such as 10.244.7.0/24", (str(error),))
     if [part.version for part in parts] != [network.version for network in pod_networks]:
         families = " and ".join(f"one IPv{network.version} range" for network in pod_networks)
-        return RangeFault(name, f"wanted {families}, found {', '.join(texts)}")
+        return RangeFault(name, f"expected {families}, found {', '.join(texts)}")
     return parts
 
 
@@ -90,9 +90,9 @@ def _faults(
 ) -> Iterator[str]:
     """`before` are those overlapping that came before it."""
     if not part.subnet_of(network):  # type: ignore[arg-type]
-        yield f"wanted a part of the pods' range {network}, found {part}"
+        yield f"expected a part of the pods' range {network}, found {part}"
     if part.num_addresses < SMALLEST:
-        yield f"wanted room for pods, at least a /{part.max_prefixlen - SMALLEST.bit_length() + 1}, found {part}"
+        yield f"expected room for pods, at least a /{part.max_prefixlen - SMALLEST.bit_length() + 1}, found {part}"
     yield from (f"{part} overlaps {other} of node {whose}" for whose, other in before)
     for pool in config.networking.ipam.pools:
         if pool.serves(name) and pool.last > part.num_addresses - 2:

@@ -23,7 +23,7 @@ def validate_node(node: Node) -> Iterator[Finding]:
     if node.spec.pod_cidr and node.spec.pod_cidrs and node.spec.pod_cidr != node.spec.pod_cidrs[0]:
         yield Finding(
             ("spec", "podCIDRs", 0),
-            f"wanted the value of podCIDR ({node.spec.pod_cidr}), found {node.spec.pod_cidrs[0]}",
+            f"expected the value of podCIDR ({node.spec.pod_cidr}), found {node.spec.pod_cidrs[0]}",
         )
     for index, text in enumerate(
         node.spec.pod_cidrs or ((node.spec.pod_cidr,) if node.spec.pod_cidr else ())
@@ -33,6 +33,6 @@ def validate_node(node: Node) -> Iterator[Finding]:
         except ValueError as error:
             yield Finding(
                 ("spec", "podCIDRs", index),
-                f"wanted a range such as 10.244.7.0/24, found {found(text)}",
+                f"expected a range such as 10.244.7.0/24, found {found(text)}",
                 hints=(str(error),),
             )

@@ -71,13 +71,13 @@ def validate_pod_spec(spec: PodSpec, path: Path) -> Iterator[Finding]:
     for index, toleration in enumerate(spec.tolerations):
         here = (*path, "tolerations", index)
         if not toleration.key and toleration.operator != "Exists":
-            yield Finding((*here, "operator"), "wanted Exists where key is empty, found Equal")
+            yield Finding((*here, "operator"), "expected Exists where key is empty, found Equal")
         if toleration.operator == "Exists" and toleration.value:
             yield Finding((*here, "value"), "not allowed with operator Exists")
         if toleration.toleration_seconds is not None and toleration.effect != "NoExecute":
             yield Finding(
                 (*here, "effect"),
-                f"wanted NoExecute where tolerationSeconds is set, found {found(toleration.effect)}",
+                f"expected NoExecute where tolerationSeconds is set, found {found(toleration.effect)}",
             )
     yield from _validate_gates(spec, path)
     yield from _validate_affinity(spec, path)
@@ -86,7 +86,7 @@ def validate_pod_spec(spec: PodSpec, path: Path) -> Iterator[Finding]:
         if not is_address(alias.ip):
             yield Finding(
                 (*path, "hostAliases", index, "ip"),
-                f"wanted an IP address, found {found(alias.ip)}",
+                f"expected an IP address, found {found(alias.ip)}",
             )
         for number, hostname in enumerate(alias.hostnames):
             if fault := subdomain_fault(hostname):
@@ -134,11 +134,11 @@ def _validate_container(container: Container, spec: PodSpec, path: Path) -> Iter
                 )
             names.add(port.name)
         if port.host_ip and not is_address(port.host_ip):
-            yield Finding((*here, "hostIP"), f"wanted an IP address, found {found(port.host_ip)}")
+            yield Finding((*here, "hostIP"), f"expected an IP address, found {found(port.host_ip)}")
         if spec.host_network and port.host_port not in (0, port.container_port):
             yield Finding(
                 (*here, "hostPort"),
-                f"wanted {port.container_port} (a hostNetwork pod's hostPort is its containerPort), found {port.host_port}",
+                f"expected {port.container_port} (a hostNetwork pod's hostPort is its containerPort), found {port.host_port}",
             )
     for field, probe in (
         ("readinessProbe", container.readiness_probe),
@@ -170,7 +170,7 @@ def _validate_hook(hook: LifecycleHandler, spec: PodSpec, path: Path) -> Iterato
         yield Finding((*path, extra), f"not allowed beside {handlers[0]}: a hook does one thing")
     if hook.sleep is not None and hook.sleep.seconds > spec.termination_grace_period_seconds:
         limit = f"at most terminationGracePeriodSeconds ({spec.termination_grace_period_seconds})"
-        yield Finding((*path, "sleep", "seconds"), f"wanted {limit}, found {hook.sleep.seconds}")
+        yield Finding((*path, "sleep", "seconds"), f"expected {limit}, found {hook.sleep.seconds}")
     if hook.tcp_socket is not None:
         yield Finding(
             (*path, "tcpSocket"),
@@ -201,7 +201,7 @@ def _validate_probe(field: str, probe: Probe, path: Path) -> Iterator[Finding]:
         )
     if field != "readinessProbe" and probe.success_threshold != 1:
         yield Finding(
-            (*path, "successThreshold"), f"wanted 1 in a {field}, found {probe.success_threshold}"
+            (*path, "successThreshold"), f"expected 1 in a {field}, found {probe.success_threshold}"
         )
     for handler, action in (("httpGet", probe.http_get), ("tcpSocket", probe.tcp_socket)):
         if (
@@ -229,7 +229,7 @@ def _validate_affinity(spec: PodSpec, path: Path) -> Iterator[Finding]:
             if part.operator in ("Gt", "Lt") and (
                 len(part.values) != 1 or not part.values[0].lstrip("-").isdigit()
             ):
-                yield Finding(place, f"wanted one whole number with operator {part.operator}")
+                yield Finding(place, f"expected one whole number with operator {part.operator}")
     for field, terms in (
         ("podAffinity", affinity.pod_affinity.required_during_scheduling_ignored_during_execution),
         (
@@ -256,14 +256,16 @@ def _validate_dns(spec: PodSpec, path: Path) -> Iterator[Finding]:
     if spec.dns_policy == "None" and not config.nameservers:
         yield Finding((*here, "nameservers"), "required with dnsPolicy None")
     if len(config.nameservers) > 3:
-        yield Finding((*here, "nameservers"), f"wanted at most 3, found {len(config.nameservers)}")
+        yield Finding(
+            (*here, "nameservers"), f"expected at most 3, found {len(config.nameservers)}"
+        )
     for index, server in enumerate(config.nameservers):
         if not is_address(server):
             yield Finding(
-                (*here, "nameservers", index), f"wanted an IP address, found {found(server)}"
+                (*here, "nameservers", index), f"expected an IP address, found {found(server)}"
             )
     if len(config.searches) > 32:
-        yield Finding((*here, "searches"), f"wanted at most 32, found {len(config.searches)}")
+        yield Finding((*here, "searches"), f"expected at most 32, found {len(config.searches)}")
     for index, search in enumerate(config.searches):
         if search != "." and (fault := subdomain_fault(search.removesuffix("."))):
             yield Finding((*here, "searches", index), fault)

@@ -51,7 +51,7 @@ def _read(
         try:
             value = parse_quantity(text)
         except ValueError:
-            yield Finding(here, f"wanted a quantity ({SYNTAX}), found {found(text)}")
+            yield Finding(here, f"expected a quantity ({SYNTAX}), found {found(text)}")
             continue
         if value < 0:
             yield Finding(here, f"must be greater than or equal to 0, found {text}")

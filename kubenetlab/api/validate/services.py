@@ -61,7 +61,7 @@ def _validate_load_balancer(spec: ServiceSpec) -> Iterator[Finding]:
         if not _is_range(text):
             yield Finding(
                 ("spec", "loadBalancerSourceRanges", index),
-                f"wanted a range such as 203.0.113.0/24, found {found(text)}",
+                f"expected a range such as 203.0.113.0/24, found {found(text)}",
             )
     if spec.allocate_load_balancer_node_ports is not None and not is_balanced:
         yield Finding(
@@ -134,7 +134,7 @@ def _validate_external_ips(spec: ServiceSpec) -> Iterator[Finding]:
     for index, address in enumerate(spec.external_ips):
         if not is_address(address):
             yield Finding(
-                ("spec", "externalIPs", index), f"wanted an IP address, found {found(address)}"
+                ("spec", "externalIPs", index), f"expected an IP address, found {found(address)}"
             )
         elif fault := _special_fault(address):
             yield Finding(("spec", "externalIPs", index), fault)
@@ -145,22 +145,22 @@ def _validate_addresses(spec: ServiceSpec) -> Iterator[Finding]:
     if spec.cluster_ip not in ("", "None") and not is_address(spec.cluster_ip):
         yield Finding(
             (*path, "clusterIP"),
-            f'wanted an IP address, "None" or nothing, found {found(spec.cluster_ip)}',
+            f'expected an IP address, "None" or nothing, found {found(spec.cluster_ip)}',
         )
     if spec.cluster_ips and spec.cluster_ip != spec.cluster_ips[0]:
         yield Finding(
             (*path, "clusterIPs", 0),
-            f"wanted the value of clusterIP ({spec.cluster_ip or 'nothing'}), found {found(spec.cluster_ips[0])}",
+            f"expected the value of clusterIP ({spec.cluster_ip or 'nothing'}), found {found(spec.cluster_ips[0])}",
         )
     if len(spec.cluster_ips) > 2:
         yield Finding(
             (*path, "clusterIPs"),
-            f"wanted at most 2, one per family, found {len(spec.cluster_ips)}",
+            f"expected at most 2, one per family, found {len(spec.cluster_ips)}",
         )
     for index, address in enumerate(spec.cluster_ips):
         if address != "None" and not is_address(address):
             yield Finding(
-                (*path, "clusterIPs", index), f"wanted an IP address, found {found(address)}"
+                (*path, "clusterIPs", index), f"expected an IP address, found {found(address)}"
             )
     if len(set(spec.ip_families)) < len(spec.ip_families):
         yield Finding((*path, "ipFamilies"), "each family may stand here once")
@@ -169,7 +169,7 @@ def _validate_addresses(spec: ServiceSpec) -> Iterator[Finding]:
 def validate_endpoint_slice(piece: EndpointSlice) -> Iterator[Finding]:
     """What speaks against an EndpointSlice."""
     if len(piece.endpoints) > 1000:
-        yield Finding(("endpoints",), f"wanted at most 1000, found {len(piece.endpoints)}")
+        yield Finding(("endpoints",), f"expected at most 1000, found {len(piece.endpoints)}")
     version = {"IPv4": 4, "IPv6": 6}.get(piece.address_type)
     for index, endpoint in enumerate(piece.endpoints):
         here: Path = ("endpoints", index)
@@ -180,7 +180,7 @@ def validate_endpoint_slice(piece: EndpointSlice) -> Iterator[Finding]:
             elif not is_address(address) or ip_address(address).version != version:
                 yield Finding(
                     (*here, "addresses", number),
-                    f"wanted an {piece.address_type} address, found {found(address)}",
+                    f"expected an {piece.address_type} address, found {found(address)}",
                 )
             elif fault := _special_fault(address):
                 yield Finding((*here, "addresses", number), fault)
@@ -204,7 +204,7 @@ def validate_endpoints(endpoints: Endpoints) -> Iterator[Finding]:
             for number, address in enumerate(addresses):
                 place = (*here, field, number, "ip")
                 if not is_address(address.ip):
-                    yield Finding(place, f"wanted an IP address, found {found(address.ip)}")
+                    yield Finding(place, f"expected an IP address, found {found(address.ip)}")
                 elif fault := _special_fault(address.ip):
                     yield Finding(place, fault)
         yield from _validate_endpoint_ports(subset.ports, here)

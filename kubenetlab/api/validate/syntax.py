@@ -17,9 +17,9 @@ _PORT_NAME = re.compile(r"(?=[a-z0-9-]*[a-z])(?!.*--)[a-z0-9]([a-z0-9-]*[a-z0-9]
 def subdomain_fault(name: str) -> str | None:
     """Why `name` is no DNS subdomain, or None when it is one."""
     if len(name) > 253:
-        return f"wanted at most 253 characters, found {len(name)}"
+        return f"expected at most 253 characters, found {len(name)}"
     if not _SUBDOMAIN.fullmatch(name):
-        return f"wanted a DNS subdomain (RFC 1123: lower-case letters, digits, - and ., a letter or digit at both ends), found {found(name)}"
+        return f"expected a DNS subdomain (RFC 1123: lower-case letters, digits, - and ., a letter or digit at both ends), found {found(name)}"
     return None
 
 
@@ -28,16 +28,16 @@ def service_name_fault(name: str) -> str | None:
     if fault := label_fault(name):
         return fault
     if name[0].isdigit():
-        return f"wanted a DNS label that begins with a letter (RFC 1035), found {found(name)}"
+        return f"expected a DNS label that begins with a letter (RFC 1035), found {found(name)}"
     return None
 
 
 def port_name_fault(name: str) -> str | None:
     """Why `name` cannot name a port of a container, or None when it can (IANA service name, RFC 6335 §5.1)."""
     if len(name) > 15:
-        return f"wanted at most 15 characters, found {len(name)}"
+        return f"expected at most 15 characters, found {len(name)}"
     if not _PORT_NAME.fullmatch(name):
-        return f"wanted lower-case letters, digits and single -, with a letter in it, found {found(name)}"
+        return f"expected lower-case letters, digits and single -, with a letter in it, found {found(name)}"
     return None
 
 
@@ -47,5 +47,5 @@ def key_fault(key: str) -> str | None:
     if slash and (subdomain_fault(prefix) is not None):
         return f"the part before / must be a DNS subdomain, found {found(prefix)}"
     if not name or len(name) > 63 or not QUALIFIED_NAME.fullmatch(name):
-        return f"wanted a name of at most 63 letters, digits, -, _ and ., found {found(name)}"
+        return f"expected a name of at most 63 letters, digits, -, _ and ., found {found(name)}"
     return None

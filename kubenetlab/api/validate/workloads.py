@@ -52,7 +52,7 @@ def validate_workload(workload: Workload) -> Iterator[Finding]:
     if template.spec.restart_policy != "Always":
         yield Finding(
             ("spec", "template", "spec", "restartPolicy"),
-            f"wanted Always in a {workload.kind}, found {template.spec.restart_policy}",
+            f"expected Always in a {workload.kind}, found {template.spec.restart_policy}",
         )
 
 
@@ -67,7 +67,7 @@ def _validate_strategy(deployment: Deployment) -> Iterator[Finding]:
         yield Finding((*path, "maxUnavailable"), "may not be 0 when maxSurge is 0")
     if isinstance(rolling.max_unavailable, str) and int(rolling.max_unavailable.rstrip("%")) > 100:
         yield Finding(
-            (*path, "maxUnavailable"), f"wanted at most 100%, found {rolling.max_unavailable}"
+            (*path, "maxUnavailable"), f"expected at most 100%, found {rolling.max_unavailable}"
         )
 
 
@@ -79,7 +79,7 @@ def validate_job(job: Job) -> Iterator[Finding]:
     if template.spec.restart_policy == "Always":
         yield Finding(
             ("spec", "template", "spec", "restartPolicy"),
-            "wanted OnFailure or Never in a Job, found Always (the default)",
+            "expected OnFailure or Never in a Job, found Always (the default)",
         )
     if job.spec.completion_mode == "Indexed" and job.spec.completions is None:
         yield Finding(("spec", "completions"), "required when completion mode is Indexed")

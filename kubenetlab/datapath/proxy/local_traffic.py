@@ -140,7 +140,7 @@ def findings(mode: LocalMode, names: DetectLocal) -> Iterator[Finding]:
             char.isspace() or char in '/:"*+' for char in name
         ):
             expected = (
-                f"wanted the name of an interface: at most {_MAX_INTERFACE_NAME} characters "
+                f"expected the name of an interface: at most {_MAX_INTERFACE_NAME} characters "
                 "without spaces, quotes, /, :, * and +"
             )
             yield Finding(path, f"{expected}, found {found(name)}")

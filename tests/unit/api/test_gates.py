@@ -133,8 +133,8 @@ TERMS = f"spec.affinity.nodeAffinity.{REQUIRED}.nodeSelectorTerms"
         pytest.param(GATED, GATED + affinity(LINUX, LARGE), "", id="affinity"),
         pytest.param(GATED + affinity(LINUX), GATED + affinity(f"{LINUX}, {LARGE}"), "", id="a narrower affinity"),
         pytest.param(GATED + affinity(LINUX), GATED + affinity(LARGE), f"{TERMS}[0]: only additions are allowed while the pod has schedulingGates", id="another affinity"),
-        pytest.param(GATED + affinity(LINUX), GATED + affinity(LINUX, LARGE), f"{TERMS}: terms cannot be added or removed: wanted 1, found 2", id="an alternative"),
-        pytest.param(GATED + affinity(LINUX), GATED, f"{TERMS}: terms cannot be added or removed: wanted 1, found 0", id="no affinity"),
+        pytest.param(GATED + affinity(LINUX), GATED + affinity(LINUX, LARGE), f"{TERMS}: terms cannot be added or removed: expected 1, found 2", id="an alternative"),
+        pytest.param(GATED + affinity(LINUX), GATED, f"{TERMS}: terms cannot be added or removed: expected 1, found 0", id="no affinity"),
         pytest.param(GATED, GATED + ", hostNetwork: true", "spec: a pod's spec is immutable but for", id="anything else"),
         pytest.param("", ", nodeSelector: {a: b}", "spec: a pod's spec is immutable but for", id="a label without gates"),
     ],
@@ -155,7 +155,7 @@ def test_what_may_change_while_a_pod_is_gated(before: str, after: str, refusal: 
     [
         (
             ", schedulingGates: [{name: a b}]",
-            "spec.schedulingGates[0].name: wanted a name of at most 63 letters",
+            "spec.schedulingGates[0].name: expected a name of at most 63 letters",
         ),
         (
             ", schedulingGates: [{name: a}, {name: a}]",
@@ -167,7 +167,7 @@ def test_what_may_change_while_a_pod_is_gated(before: str, after: str, refusal: 
         ),
         (
             ", readinessGates: [{conditionType: a b}]",
-            "spec.readinessGates[0].conditionType: wanted a name of at most 63 letters",
+            "spec.readinessGates[0].conditionType: expected a name of at most 63 letters",
         ),
     ],
 )
@@ -260,11 +260,11 @@ def test_a_gate_that_nothing_opens_is_a_reason() -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("example.com/a", 'wanted conditions such as "example.com/load-balancer=True", each once, with the status True, False or Unknown, found "example.com/a"'),
+        ("example.com/a", 'expected conditions such as "example.com/load-balancer=True", each once, with the status True, False or Unknown, found "example.com/a"'),
         ("a=true", 'status True, False or Unknown, found "a=true"'),
         ("a=True, a=False", 'each once, with the status True, False or Unknown, found "a=False"'),
         ("=True", 'status True, False or Unknown, found "=True"'),
-        ("a b=True", "wanted a name of at most 63 letters"),
+        ("a b=True", "expected a name of at most 63 letters"),
         ("Ready=True", "the condition Ready is set by the scheduler or the kubelet; an annotation cannot set it"),
     ],
 )  # fmt: skip

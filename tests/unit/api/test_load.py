@@ -86,17 +86,17 @@ def test_reports_every_problem_of_every_document_at_once() -> None:
         """
     )
     assert [str(problem) for problem in problems] == [
-        'test.yaml:6  Service shop/web: spec.ports[0].port: wanted a port number, found "80"',
+        'test.yaml:6  Service shop/web: spec.ports[0].port: expected a port number, found "80"',
         "test.yaml:6  Service shop/web: spec.ports[0].name: required when a Service has several ports",
-        "test.yaml:7  Service shop/web: spec.ports[0].targetPort: wanted a port number or a port name, found true (true/false)",
+        "test.yaml:7  Service shop/web: spec.ports[0].targetPort: expected a port number or a port name, found true (true/false)",
         "test.yaml:8  Service shop/web: spec.ports[0].prot: unknown field; did you mean port?",
-        'test.yaml:9  Service shop/web: spec.ports[1].protocol: wanted one of SCTP, TCP, UDP, found "tcp"; did you mean TCP?',
+        'test.yaml:9  Service shop/web: spec.ports[1].protocol: expected one of SCTP, TCP, UDP, found "tcp"; did you mean TCP?',
         "test.yaml:9  Service shop/web: spec.ports[1].name: required when a Service has several ports",
-        "test.yaml:10  Service shop/web: spec.ports[1].port: wanted a port number from 1 to 65535, found 70000",
-        "test.yaml:11  Service shop/web: spec.selector.app: wanted a string, found 1; put it in quotes",
+        "test.yaml:10  Service shop/web: spec.ports[1].port: expected a port number from 1 to 65535, found 70000",
+        "test.yaml:11  Service shop/web: spec.selector.app: expected a string, found 1; put it in quotes",
         'test.yaml:14  Deploymnt default/x: kind: no matches for kind "Deploymnt" in version "apps/v1"\n              did you mean Deployment?',
         'test.yaml:18  Deployment default/y: kind: no matches for kind "Deployment" in version "extensions/v1beta1"\n'
-        "              wanted apiVersion apps/v1",
+        "              expected apiVersion apps/v1",
     ]
 
 
@@ -112,13 +112,16 @@ def test_an_unknown_field_is_a_warning_or_with_strict_an_error() -> None:
 @pytest.mark.parametrize(
     ("annotation", "message"),
     [
-        ('kubenetlab.dev/ready: "no"', 'wanted "true" or "false", found "no"'),
-        ('kubenetlab.dev/real-commands: "yes"', 'wanted "true" or "false", found "yes"'),
+        ('kubenetlab.dev/ready: "no"', 'expected "true" or "false", found "no"'),
+        ('kubenetlab.dev/real-commands: "yes"', 'expected "true" or "false", found "yes"'),
         (
             "kubenetlab.dev/pool: ''",
-            "wanted the name of a pool of networking.ipam.pools, found nothing",
+            "expected the name of a pool of networking.ipam.pools, found nothing",
         ),
-        ("kubenetlab.dev/addresses: '10.244.1.7, nowhere'", 'wanted IP addresses, found "nowhere"'),
+        (
+            "kubenetlab.dev/addresses: '10.244.1.7, nowhere'",
+            'expected IP addresses, found "nowhere"',
+        ),
     ],
 )
 def test_a_wrong_value_of_an_own_annotation_is_refused(annotation: str, message: str) -> None:
@@ -189,7 +192,7 @@ def test_a_host_ip_is_an_address(address: str, is_fine: bool) -> None:
     text = POD % f", ports: [{{containerPort: 80, hostPort: 80, hostIP: '{address}'}}]"
     found = [str(problem) for problem in problems_of(text)]
     place = "test.yaml:6  Pod default/web: spec.containers[0].ports[0].hostIP"
-    assert found == ([] if is_fine else [f'{place}: wanted an IP address, found "{address}"'])
+    assert found == ([] if is_fine else [f'{place}: expected an IP address, found "{address}"'])
 
 
 def test_an_annotation_without_effect_is_a_warning() -> None:
@@ -223,22 +226,22 @@ def test_an_annotation_without_effect_is_a_warning() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        pytest.param(POD.replace("name: web}\nspec", "name: Web_1}\nspec") % "", 'metadata.name: wanted a DNS subdomain (RFC 1123', id="name"),
-        pytest.param(service().replace("name: web}", "name: 1web}"), "metadata.name: wanted a DNS label that begins with a letter (RFC 1035)", id="Service name"),
-        pytest.param(replaced(deployment(), ("{app: web}}\n    spec", "{app: web}, annotations: {kubenetlab.dev/addresses: nowhere}}\n    spec")), 'spec.template.metadata.annotations[kubenetlab.dev/addresses]: wanted IP addresses, found "nowhere"', id="addresses in a template"),
-        pytest.param(POD % ", ports: [{containerPort: 0}]", "spec.containers[0].ports[0].containerPort: wanted a port number from 1 to 65535, found 0", id="port"),
-        pytest.param(POD % ", ports: [{containerPort: 1, name: THE_PORT}]", "spec.containers[0].ports[0].name: wanted lower-case letters", id="port name"),
+        pytest.param(POD.replace("name: web}\nspec", "name: Web_1}\nspec") % "", 'metadata.name: expected a DNS subdomain (RFC 1123', id="name"),
+        pytest.param(service().replace("name: web}", "name: 1web}"), "metadata.name: expected a DNS label that begins with a letter (RFC 1035)", id="Service name"),
+        pytest.param(replaced(deployment(), ("{app: web}}\n    spec", "{app: web}, annotations: {kubenetlab.dev/addresses: nowhere}}\n    spec")), 'spec.template.metadata.annotations[kubenetlab.dev/addresses]: expected IP addresses, found "nowhere"', id="addresses in a template"),
+        pytest.param(POD % ", ports: [{containerPort: 0}]", "spec.containers[0].ports[0].containerPort: expected a port number from 1 to 65535, found 0", id="port"),
+        pytest.param(POD % ", ports: [{containerPort: 1, name: THE_PORT}]", "spec.containers[0].ports[0].name: expected lower-case letters", id="port name"),
         pytest.param(POD % "} \n  - {name: web, image: x", 'spec.containers[1].name: "web" is the name of containers[0] already', id="two containers of one name"),
         pytest.param(POD.replace(", image: nginx%s", ""), "spec.containers[0].image: required, but missing", id="no image"),
         pytest.param(POD % ", readinessProbe: {periodSeconds: 1}", "spec.containers[0].readinessProbe: required: one of httpGet", id="probe that asks nothing"),
         pytest.param(deployment().replace("labels: {app: web}", "labels: {app: wep}"), "spec.template.metadata.labels: `selector` does not match template `labels`", id="selector"),
-        pytest.param(deployment(restartPolicy="Never"), "spec.template.spec.restartPolicy: wanted Always in a Deployment, found Never", id="restartPolicy"),
+        pytest.param(deployment(restartPolicy="Never"), "spec.template.spec.restartPolicy: expected Always in a Deployment, found Never", id="restartPolicy"),
         pytest.param(service().replace("[{port: 80", "[{port: 80}, {port: 80"), "spec.ports[1].port: 80/TCP stands here a second time", id="duplicate port"),
         pytest.param(service().replace("[{port: 80", "[{port: 81}, {port: 80"), "spec.ports[0].name: required when a Service has several ports", id="unnamed ports"),
-        pytest.param(service(clusterIP="10.96.0.300"), 'spec.clusterIP: wanted an IP address, "None" or nothing, found "10.96.0.300"', id="clusterIP"),
+        pytest.param(service(clusterIP="10.96.0.300"), 'spec.clusterIP: expected an IP address, "None" or nothing, found "10.96.0.300"', id="clusterIP"),
         pytest.param("apiVersion: v1\nkind: Pod\nmetadata: {generateName: x-}\nspec: {containers: [{name: a, image: b}]}", "metadata.name: required, but missing", id="generateName"),
-        pytest.param("apiVersion: v1\nkind: Pod\nspec: 3", "spec: wanted a mapping, found 3", id="no mapping"),
-        pytest.param("hello", ': wanted an object with apiVersion and kind, found "hello"', id="no object"),
+        pytest.param("apiVersion: v1\nkind: Pod\nspec: 3", "spec: expected a mapping, found 3", id="no mapping"),
+        pytest.param("hello", ': expected an object with apiVersion and kind, found "hello"', id="no object"),
         pytest.param("kind: Pod", ": apiVersion required, but missing", id="no apiVersion"),
     ],
 )  # fmt: skip
@@ -269,7 +272,7 @@ def test_refuses_what_kubernetes_refuses(text: str, message: str) -> None:
         ),
         (
             "networking: {podSubnet: nonsense}",
-            'networking.podSubnet: wanted a range such as 10.244.0.0/16, found "nonsense"',
+            'networking.podSubnet: expected a range such as 10.244.0.0/16, found "nonsense"',
         ),
         ("networking: {cni: flanel}", 'networking.cni: "flanel" is not known'),
         (
@@ -280,14 +283,14 @@ def test_refuses_what_kubernetes_refuses(text: str, message: str) -> None:
             "networking: {kubeProxyMode: nftable}",
             'networking.kubeProxyMode: "nftable" is not known; did you mean nftables?',
         ),
-        ("networking: {podSubnet: []}", "networking.podSubnet: wanted a string, found a list"),
+        ("networking: {podSubnet: []}", "networking.podSubnet: expected a string, found a list"),
         (
             "networking: {ipFamily: dual, podSubnet: 10.244.0.0/16}",
-            "networking.podSubnet: wanted one IPv4 range and one IPv6 range with ipFamily dual",
+            "networking.podSubnet: expected one IPv4 range and one IPv6 range with ipFamily dual",
         ),
         (
             "networking: {ipFamily: ipv6, serviceSubnet: 10.96.0.0/16}",
-            "networking.serviceSubnet: wanted one IPv6 range with ipFamily ipv6",
+            "networking.serviceSubnet: expected one IPv6 range with ipFamily ipv6",
         ),
         (
             "networking: {ipFamily: ipv6, podSubnet: 'fd00:10:244::/63'}",
@@ -295,15 +298,15 @@ def test_refuses_what_kubernetes_refuses(text: str, message: str) -> None:
         ),
         (
             "networking: {ipFamily: dual, podSubnet: 'fd00:1::/56,10.244.0.0/16'}",
-            "networking.serviceSubnet: wanted the families in the order of podSubnet",
+            "networking.serviceSubnet: expected the families in the order of podSubnet",
         ),
         (
             "networking: {ipFamily: ipv6, serviceSubnet: 'fd00:10:96::/64'}",
-            "networking.serviceSubnet: wanted a prefix length from 108 to 124, found 64",
+            "networking.serviceSubnet: expected a prefix length from 108 to 124, found 64",
         ),
         (
             "nodes: [{podCIDRs: [10.9.0.0/24]}]",
-            "nodes[0].podCIDRs: wanted a part of the pods' range 10.244.0.0/16, found 10.9.0.0/24",
+            "nodes[0].podCIDRs: expected a part of the pods' range 10.244.0.0/16, found 10.9.0.0/24",
         ),
         (
             "nodes: [{podCIDRs: [10.244.7.0/24]}, {role: worker, podCIDRs: [10.244.7.128/25]}]",
@@ -311,11 +314,11 @@ def test_refuses_what_kubernetes_refuses(text: str, message: str) -> None:
         ),
         (
             "nodes: [{podCIDRs: [10.244.7.0/31]}]",
-            "nodes[0].podCIDRs: wanted room for pods, at least a /30, found 10.244.7.0/31",
+            "nodes[0].podCIDRs: expected room for pods, at least a /30, found 10.244.7.0/31",
         ),
         (
             "nodes: [{podCIDRs: [10.244.0.128/25]}, {role: worker}, {role: worker}]\nnetworking: {podSubnet: 10.244.0.0/22, nodeCIDRMaskSizeIPv4: 23}",
-            "networking.podSubnet: 10.244.0.0/22 has room for 1 more ranges of /23, wanted 2, one for each node without",
+            "networking.podSubnet: 10.244.0.0/22 has room for 1 more ranges of /23, expected 2, one for each node without",
         ),
         (
             "nodes: [{podCIDRs: [10.244.7.0/28]}]\nnetworking: {ipam: {pools: [{name: db, first: 64, last: 80}]}}",
@@ -323,11 +326,11 @@ def test_refuses_what_kubernetes_refuses(text: str, message: str) -> None:
         ),
         (
             "external: [{name: a, address: '2001:db8:51:100::7'}]",
-            "external[0].address: wanted an IPv4 address with ipFamily ipv4",
+            "external[0].address: expected an IPv4 address with ipFamily ipv4",
         ),
         (
             "external: [{name: a, address: '198.51.100.7,198.51.100.8'}]",
-            "external[0].address: wanted one address per family",
+            "external[0].address: expected one address per family",
         ),
         (
             "nodes: [{role: worker, name: a}, {role: worker, name: a}]",
@@ -335,15 +338,15 @@ def test_refuses_what_kubernetes_refuses(text: str, message: str) -> None:
         ),
         (
             "nodes: [{role: master}]",
-            'nodes[0].role: wanted one of control-plane, worker, found "master"',
+            'nodes[0].role: expected one of control-plane, worker, found "master"',
         ),
         (
             "external: [{name: c, address: 198.51.100.1}]",
-            "external[0].address: wanted a free address of 198.51.100.0/24",
+            "external[0].address: expected a free address of 198.51.100.0/24",
         ),
-        ("name: Demo", "name: wanted a DNS label (RFC 1123"),
-        ("name: 7", "name: wanted a string, found 7"),
-        ("nodes: {}", "nodes: wanted a list, found a mapping"),
+        ("name: Demo", "name: expected a DNS label (RFC 1123"),
+        ("name: 7", "name: expected a string, found 7"),
+        ("nodes: {}", "nodes: expected a list, found a mapping"),
     ],
 )
 def test_refuses_a_cluster_that_cannot_be(cluster: str, message: str) -> None:
@@ -484,7 +487,7 @@ def test_kinds_of_other_groups_are_others() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("kind: List\napiVersion: v1\nitems: foo", "wanted a list"),
+        ("kind: List\napiVersion: v1\nitems: foo", "expected a list"),
         ("kind: Cluster\napiVersion: kubenetlab.dev/v1alpha1\nnodes: [{role: worker, name: router}]", "the name of a link of the lab's own"),
         ("kind: Cluster\napiVersion: kubenetlab.dev/v1alpha1\nexternal: [{name: br0, address: 198.51.100.9}]", "the name of a link"),
         ("kind: Cluster\napiVersion: kubenetlab.dev/v1alpha1\nnetworking: {podSubnet: 224.0.0.0/8}", "a range of unicast addresses"),
@@ -492,7 +495,7 @@ def test_kinds_of_other_groups_are_others() -> None:
         ("kind: Service\napiVersion: v1\nmetadata: {name: a}\nspec: {ports: [{port: 1}], loadBalancerSourceRanges: [1.2.3.0/24]}", "when type is LoadBalancer"),
         ("kind: Pod\napiVersion: v1\nmetadata: {name: a}\nspec: {containers: [{name: a, image: ' a '}]}", "whitespace"),
         ('kind: Pod\napiVersion: v1\nmetadata: {name: a}\nspec: {containers: [{name: a, image: a}], hostAliases: [{ip: 1.2.3.4, hostnames: ["a b"]}]}', "DNS subdomain"),
-        ("kind: Pod\napiVersion: v1\nmetadata: {name: a}\nspec: {containers: [{name: a, image: a}], tolerations: [{key: a, operator: Exists, tolerationSeconds: 3}]}", "wanted NoExecute"),
+        ("kind: Pod\napiVersion: v1\nmetadata: {name: a}\nspec: {containers: [{name: a, image: a}], tolerations: [{key: a, operator: Exists, tolerationSeconds: 3}]}", "expected NoExecute"),
         ("kind: EndpointSlice\napiVersion: discovery.k8s.io/v1\nmetadata: {name: a}\naddressType: IPv4\nendpoints: [{addresses: [169.254.1.1]}]\nports: []", "link-local"),
         ("kind: ReplicaSet\napiVersion: apps/v1\nmetadata: {name: a}\nspec: {replicas: 3000000000, selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: a, image: a}]}}}", "from 0 to 20000"),
     ],
@@ -579,9 +582,9 @@ def test_a_files_name_may_be_no_text(tmp_path: Path) -> None:
     [
         (
             "labels: 5",
-            "m.yaml:3  NetworkPolicy default/a: metadata.labels: wanted a mapping, found 5",
+            "m.yaml:3  NetworkPolicy default/a: metadata.labels: expected a mapping, found 5",
         ),
-        ("annotations: {b: 1}", "metadata.annotations.b: wanted a string, found 1"),
+        ("annotations: {b: 1}", "metadata.annotations.b: expected a string, found 1"),
     ],
 )
 def test_what_kept_objects_are_selected_by_is_checked(meta: str, said: str) -> None:

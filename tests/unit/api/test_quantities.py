@@ -83,7 +83,7 @@ def test_bytes_are_shown_in_a_unit_without_a_fraction(amount: int, text: str) ->
             {"memory": "64MB"},
             {},
             ("limits", "memory"),
-            "wanted a quantity (a number, and perhaps one of Ki Mi Gi Ti Pi Ei",
+            "expected a quantity (a number, and perhaps one of Ki Mi Gi Ti Pi Ei",
         ),
         (
             {"memory": "-1Mi"},

@@ -178,8 +178,8 @@ def test_endpoints_of_users_are_mirrored_to_slices() -> None:
     ("change", "message"),
     [
         (("198.51.100.20", "127.0.0.1"), "may not be in the loopback range"),
-        (("198.51.100.20", "www"), "wanted an IP address"),
-        (("name: https, port: 8443", "name: A_b, port: 8443"), "wanted a DNS label"),
+        (("198.51.100.20", "www"), "expected an IP address"),
+        (("name: https, port: 8443", "name: A_b, port: 8443"), "expected a DNS label"),
     ],
 )
 def test_invalid_endpoints_are_rejected(change: tuple[str, str], message: str) -> None:

@@ -175,10 +175,10 @@ def test_a_missing_reference_keeps_the_container_from_starting(container: str, f
             ),
             "may not be specified when `value` is not empty",
         ),
-        (manifest("env: [{name: A, valueFrom: {}}]"), "wanted one of fieldRef, configMapKeyRef"),
+        (manifest("env: [{name: A, valueFrom: {}}]"), "expected one of fieldRef, configMapKeyRef"),
         (
             manifest("env: [{name: A, valueFrom: {fieldRef: {fieldPath: spec.nodename}}}]"),
-            "wanted one of metadata.name",
+            "expected one of metadata.name",
         ),
         (
             manifest('env: [{name: A, value: "a\\0b"}]'),
@@ -190,14 +190,14 @@ def test_a_missing_reference_keeps_the_container_from_starting(container: str, f
         ),
         (manifest('command: [sh, "a\\0b"]'), "holds a NUL byte, which no process can be given"),
         (manifest('args: ["\\0"]'), "holds a NUL byte, which no process can be given"),
-        (manifest("envFrom: [{prefix: A}]"), "wanted one of configMapRef and secretRef"),
+        (manifest("envFrom: [{prefix: A}]"), "expected one of configMapRef and secretRef"),
         (
             "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\ndata: {x: plain text!}",
             "illegal base64 data",
         ),
         (
             "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata: {'a b': x}",
-            "wanted a key of at most 253",
+            "expected a key of at most 253",
         ),
     ],
 )

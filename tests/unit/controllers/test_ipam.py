@@ -123,7 +123,7 @@ def test_no_node_is_feasible_for_an_address_outside_all_ranges() -> None:
     assert scheduled is not None
     assert "2 node(s) didn't have the requested pod address in their range" in scheduled.message
     assert [problem.message for problem in problems_of(pod("a", meta=at("nonsense")))] == [
-        'wanted IP addresses, found "nonsense"'
+        'expected IP addresses, found "nonsense"'
     ]
 
 
@@ -219,12 +219,12 @@ def test_a_pod_can_name_its_pool() -> None:
 @pytest.mark.parametrize(
     ("pools", "message"),
     [
-        ("[{name: a, first: 10, last: 9}]", "wanted at least 10, where the pool begins, found 9"),
+        ("[{name: a, first: 10, last: 9}]", "expected at least 10, where the pool begins, found 9"),
         (
             "[{name: a, first: 10, last: 255}]",
-            "wanted at most 254, the last number in a node's range, found 255",
+            "expected at most 254, the last number in a node's range, found 255",
         ),
-        ("[{name: a, first: 1, last: 9}]", "wanted the number of an address in a node's range"),
+        ("[{name: a, first: 1, last: 9}]", "expected the number of an address in a node's range"),
         ("[{name: a, first: 2, last: 9, nodes: [nobody]}]", 'no node is called "nobody"'),
         (
             "[{name: a, first: 2, last: 9}, {name: b, first: 9, last: 12}]",

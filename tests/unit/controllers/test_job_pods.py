@@ -140,7 +140,7 @@ def test_a_job_has_a_deadline_and_a_ttl() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (job(policy="Always"), "wanted OnFailure or Never in a Job"),
+        (job(policy="Always"), "expected OnFailure or Never in a Job"),
         (job("completionMode: Indexed"), "required when completion mode is Indexed"),
         (job("selector: {matchLabels: {a: b}}"), "is made by the Job itself"),
     ],

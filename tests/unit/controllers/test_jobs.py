@@ -151,10 +151,10 @@ def test_a_program_with_a_duration_serves_until_its_end() -> None:
 @pytest.mark.parametrize(
     ("annotation", "message"),
     [
-        ('kubenetlab.dev/exit-code: "256"', 'wanted a number from 0 to 255, found "256"'),
-        ("kubenetlab.dev/exit-code: one", 'wanted a number from 0 to 255, found "one"'),
-        ('kubenetlab.dev/duration: "5"', 'wanted a duration such as "5s" or "1m30s", found "5"'),
-        ('kubenetlab.dev/duration: ""', 'wanted a duration such as "5s" or "1m30s", found ""'),
+        ('kubenetlab.dev/exit-code: "256"', 'expected a number from 0 to 255, found "256"'),
+        ("kubenetlab.dev/exit-code: one", 'expected a number from 0 to 255, found "one"'),
+        ('kubenetlab.dev/duration: "5"', 'expected a duration such as "5s" or "1m30s", found "5"'),
+        ('kubenetlab.dev/duration: ""', 'expected a duration such as "5s" or "1m30s", found ""'),
     ],
 )
 def test_invalid_endings_are_rejected(annotation: str, message: str) -> None:

@@ -112,7 +112,7 @@ def test_a_load_balancer_service_may_have_no_node_ports() -> None:
         ),
         (
             {"type": "LoadBalancer", "loadBalancerSourceRanges": ["ten"]},
-            "wanted a range such as 203.0.113.0/24",
+            "expected a range such as 203.0.113.0/24",
         ),
         ({"type": "LoadBalancer", "healthCheckNodePort": 30000}, "externalTrafficPolicy is Local"),
         (

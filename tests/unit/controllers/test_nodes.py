@@ -132,9 +132,9 @@ def test_every_node_has_an_address_and_a_range_of_each_family(family: str) -> No
         ),
         (
             NODE % ("worker", "", "taints: [{key: 'a b', effect: NoExecute}]"),
-            "wanted a name of at most 63",
+            "expected a name of at most 63",
         ),
-        (NODE % ("worker", "", "podCIDR: nonsense"), "wanted a range such as"),
+        (NODE % ("worker", "", "podCIDR: nonsense"), "expected a range such as"),
     ],
 )
 def test_invalid_node_documents_are_rejected_with_the_reason(text: str, message: str) -> None:
@@ -149,19 +149,19 @@ def test_invalid_node_documents_are_rejected_with_the_reason(text: str, message:
     [
         (
             NODE % ("worker", "", "podCIDR: 10.9.0.0/24"),
-            "spec.podCIDR: wanted a part of the pods' range 10.244.0.0/16, found 10.9.0.0/24",
+            "spec.podCIDR: expected a part of the pods' range 10.244.0.0/16, found 10.9.0.0/24",
         ),
         (
             NODE % ("worker", "", "podCIDR: 10.244.0.0/32"),
-            "spec.podCIDR: wanted room for pods, at least a /30",
+            "spec.podCIDR: expected room for pods, at least a /30",
         ),
         (
             NODE % ("worker", "", "podCIDR: 'fd00::/64'"),
-            "spec.podCIDR: wanted one IPv4 range, found fd00::/64",
+            "spec.podCIDR: expected one IPv4 range, found fd00::/64",
         ),
         (
             NODE % ("worker", "", "podCIDR: 10.244.0.0/16"),
-            "10.244.0.0/16 has room for 0 more ranges of /24, wanted 2",
+            "10.244.0.0/16 has room for 0 more ranges of /24, expected 2",
         ),
         (
             NODE % ("worker", "", "podCIDR: 10.244.8.0/24")

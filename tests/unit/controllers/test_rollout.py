@@ -180,9 +180,9 @@ def test_a_rollback_reuses_the_old_replica_set() -> None:
         ("{rollingUpdate: {maxSurge: 0, maxUnavailable: 0}}", "may not be 0 when maxSurge is 0"),
         (
             "{rollingUpdate: {maxSurge: lots}}",
-            "wanted a number of pods or a percentage such as 25%",
+            "expected a number of pods or a percentage such as 25%",
         ),
-        ("{type: Blue}", "wanted one of Recreate, RollingUpdate"),
+        ("{type: Blue}", "expected one of Recreate, RollingUpdate"),
     ],
 )
 def test_invalid_strategies_are_rejected(strategy: str, message: str) -> None:

@@ -203,13 +203,13 @@ def test_an_impossible_spread_constraint() -> None:
         (node_affinity("{key: a, operator: In}"), "required with operator In"),
         (
             node_affinity("{key: a, operator: Gt, values: [x]}"),
-            "wanted one whole number with operator Gt",
+            "expected one whole number with operator Gt",
         ),
         (
             pods_affinity("podAffinity", "{topologyKey: ''}"),
-            "wanted a label of nodes such as kubernetes.io/hostname, found an empty string",
+            "expected a label of nodes such as kubernetes.io/hostname, found an empty string",
         ),
-        (spread(0), "wanted a number of pods of at least 1, found 0"),
+        (spread(0), "expected a number of pods of at least 1, found 0"),
         (
             f", affinity: {{nodeAffinity: {{{REQUIRED}: {{nodeSelectorTerms: []}}}}}}",
             "required: at least one term",

@@ -254,7 +254,7 @@ def test_invalid_hooks_are_rejected() -> None:
     ) == [
         (
             f"{path}.preStop.sleep.seconds",
-            "wanted at most terminationGracePeriodSeconds (5), found 9",
+            "expected at most terminationGracePeriodSeconds (5), found 9",
         )
     ]
     assert problems("lifecycle: {postStart: {tcpSocket: {port: 80}}}") == [

@@ -198,7 +198,7 @@ def test_load_balancers_leave_a_node_with_an_unhealthy_kube_proxy(policy: str) -
         (
             "kube-proxy",
             {"node": "worker", "how": "gone"},
-            "wanted one of misconfigured, stale, stopped",
+            "expected one of misconfigured, stale, stopped",
         ),
         ("kube-proxy", {"node": "worker", "mode": "x"}, "mode: unknown field"),
     ],

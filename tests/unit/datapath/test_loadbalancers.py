@@ -171,7 +171,7 @@ def test_an_invalid_ip_mode_is_refused() -> None:
     (wrong,) = problems_of(
         balanced("web").replace("metadata: {name: web}", PROXY.replace("Proxy", "proxy"), 1)
     )
-    assert (wrong.is_warning, wrong.message) == (False, 'wanted VIP or Proxy, found "proxy"')
+    assert (wrong.is_warning, wrong.message) == (False, 'expected VIP or Proxy, found "proxy"')
     (misplaced,) = problems_of(deployment().replace("metadata: {name: web}", PROXY, 1))
     assert (misplaced.is_warning, misplaced.message) == (
         True,

@@ -183,7 +183,7 @@ def test_every_node_has_its_own_range() -> None:
         (
             {"detectLocalMode": "BridgeInterface", "detectLocal": {"bridgeInterface": 'a" drop'}},
             "detectLocal.bridgeInterface",
-            "wanted the name of an interface",
+            "expected the name of an interface",
         ),
         (
             {
@@ -191,9 +191,9 @@ def test_every_node_has_its_own_range() -> None:
                 "detectLocal": {"interfaceNamePrefix": "x" * 16},
             },
             "detectLocal.interfaceNamePrefix",
-            "wanted the name of an interface",
+            "expected the name of an interface",
         ),
-        ({"detectLocalMode": "clusterCIDR"}, "detectLocalMode", "wanted one of"),
+        ({"detectLocalMode": "clusterCIDR"}, "detectLocalMode", "expected one of"),
     ],
 )
 def test_wrong_options_are_refused(

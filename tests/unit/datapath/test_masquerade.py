@@ -103,24 +103,24 @@ def test_each_family_has_its_ranges() -> None:
         ),
         (
             "nonMasqueradeCIDRs: [10.0.0.0]",
-            'nonMasqueradeCIDRs[0]: wanted a range such as 10.0.0.0/8, found "10.0.0.0"',
+            'nonMasqueradeCIDRs[0]: expected a range such as 10.0.0.0/8, found "10.0.0.0"',
         ),
         (
             "nonMasqueradeCIDRs: [10.0.0.0/255.0.0.0]",
-            'nonMasqueradeCIDRs[0]: wanted a range such as 10.0.0.0/8, found "10.0.0.0/255.0.0.0"',
+            'nonMasqueradeCIDRs[0]: expected a range such as 10.0.0.0/8, found "10.0.0.0/255.0.0.0"',
         ),
-        ("nonMasqueradeCIDRs: 10.0.0.0/8", "nonMasqueradeCIDRs: wanted a list"),
+        ("nonMasqueradeCIDRs: 10.0.0.0/8", "nonMasqueradeCIDRs: expected a list"),
         (
             "nonMasqueradeCIDRs: [10.0.0.0/8, 11.0.0.0/8]\ncidrLimit: 1",
-            "nonMasqueradeCIDRs: wanted at most 1 ranges (cidrLimit), found 2",
+            "nonMasqueradeCIDRs: expected at most 1 ranges (cidrLimit), found 2",
         ),
         (
             json.dumps({"nonMasqueradeCIDRs": [f"10.0.{number}.0/24" for number in range(65)]}),
-            "nonMasqueradeCIDRs: wanted at most 64 ranges (cidrLimit), found 65",
+            "nonMasqueradeCIDRs: expected at most 64 ranges (cidrLimit), found 65",
         ),
-        ("resyncInterval: 60", "resyncInterval: wanted a string, found 60"),
-        ("resyncInterval: soon", 'resyncInterval: wanted a duration such as 60s, found "soon"'),
-        ("- a", "wanted one mapping such as {nonMasqueradeCIDRs: [10.0.0.0/8]}"),
+        ("resyncInterval: 60", "resyncInterval: expected a string, found 60"),
+        ("resyncInterval: soon", 'resyncInterval: expected a duration such as 60s, found "soon"'),
+        ("- a", "expected one mapping such as {nonMasqueradeCIDRs: [10.0.0.0/8]}"),
         ("masqLinkLocal: [", "line "),
     ],
 )

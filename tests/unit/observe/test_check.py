@@ -31,14 +31,14 @@ def test_a_table_and_a_plain_list_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("- {from: a, to: b}", ":1  [0]: wanted one of allowed, expect and resolves"),
+        ("- {from: a, to: b}", ":1  [0]: expected one of allowed, expect and resolves"),
         (
             "- {from: a, to: b, allowed: true, expect: deny}",
-            "wanted one of allowed, expect and resolves",
+            "expected one of allowed, expect and resolves",
         ),
         ("- {from: a, to: b, expcet: deny}", "unknown field; did you mean expect?"),
-        ("- {from: a, to: b, expect: denied}", "wanted one of allow, deny, drop, reject"),
-        ("- {from: a, to: 'nod:b', allowed: true}", "wanted [ns/]pod, deploy:"),
+        ("- {from: a, to: b, expect: denied}", "expected one of allow, deny, drop, reject"),
+        ("- {from: a, to: 'nod:b', allowed: true}", "expected [ns/]pod, deploy:"),
         ("- {from: a, to: b, port: 0, allowed: true}", "found 0"),
         ("- {from: a, to: pod/b, allowed: true, source: 10.0.0.1}", "a port is required, too"),
         (
@@ -47,7 +47,7 @@ def test_a_table_and_a_plain_list_are_read(tmp_path: Path) -> None:
         ),
         (
             "- {from: a, to: b, port: 80, allowed: true, source: '10.0.0.1:80'}",
-            'wanted an IP address, found "10.0.0.1:80"',
+            'expected an IP address, found "10.0.0.1:80"',
         ),
         (
             "- {from: a, to: b, resolves: true, source: 10.0.0.1}",
@@ -60,12 +60,12 @@ def test_a_table_and_a_plain_list_are_read(tmp_path: Path) -> None:
         ("- {from: a, to: pod/b, protocol: UDP, allowed: false}", "protocol: UDP needs a port"),
         (
             "- {from: a, to: 'node:worker', resolves: false}",
-            "to: resolves is about a name: wanted a Service or a DNS name",
+            "to: resolves is about a name: expected a Service or a DNS name",
         ),
         ("- {from: a, to: 10.0.0.1, resolves: false}", "to: resolves is about a name"),
-        ("probes: 3", "wanted a list, found 3"),
+        ("probes: 3", "expected a list, found 3"),
         ("a: b: c", ":1  mapping values are not allowed"),
-        ("", "wanted one document, found 0"),
+        ("", "expected one document, found 0"),
         ("name: shop\nprobes: []", ":2  probes: holds no probe"),
         ("[]", ":1  holds no probe"),
         (

@@ -195,13 +195,13 @@ def test_a_namespace_option_is_the_default_namespace() -> None:
         ("job:shop/once", "job shop/once has no pod that runs"),
         (
             "nod:worker",
-            "wanted [ns/]pod, deploy: (sts:, ds:, job:, rs:, rc:), each:, node:, ext:, svc:, "
+            "expected [ns/]pod, deploy: (sts:, ds:, job:, rs:, rc:), each:, node:, ext:, svc:, "
             "lb:, nodeport:, an address, a DNS name or http://NAME/PATH; did you mean node?",
         ),
-        ("nodeport:worker", "wanted nodeport:NODE/[NAMESPACE/]SERVICE, with * for every node"),
+        ("nodeport:worker", "expected nodeport:NODE/[NAMESPACE/]SERVICE, with * for every node"),
         (
             "svc:web",
-            "svc:default/web: wanted a pod, workload (deploy: and others), node: or ext:; no "
+            "svc:default/web: expected a pod, workload (deploy: and others), node: or ext:; no "
             "process runs in a Service, its pods are: default/web-6bd7cd67c6-hcxd6",
         ),
     ],

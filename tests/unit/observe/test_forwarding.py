@@ -119,7 +119,7 @@ def test_ports_have_kubectls_syntax(word: str, asked: PortArgument) -> None:
 )
 def test_an_invalid_port_is_refused(word: str) -> None:
     """The message shows the expected form."""
-    with pytest.raises(UsageError, match=r"wanted \[LOCAL:\]PORT, such as"):
+    with pytest.raises(UsageError, match=r"expected \[LOCAL:\]PORT, such as"):
         parse_ports([word])
 
 
@@ -145,7 +145,7 @@ def test_addresses_to_listen_on() -> None:
     assert parse_addresses("127.0.0.1") == ["127.0.0.1"]
     assert parse_addresses("localhost,0.0.0.0,127.0.0.1") == ["127.0.0.1", "::1", "0.0.0.0"]
     for word in ("here", "", "127.0.0.1,", "127.0.0.1:80"):
-        with pytest.raises(UsageError, match="wanted localhost or IP addresses"):
+        with pytest.raises(UsageError, match="expected localhost or IP addresses"):
             parse_addresses(word)
 
 

@@ -100,12 +100,12 @@ def test_any_text_is_a_target_or_a_usage_error(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("svc:web:0", "svc:web:0: wanted a port from 1 to 65535, found 0"),
-        ("web:70000", "wanted a port from 1 to 65535, found 70000"),
-        ("svc:web:http", 'wanted a port from 1 to 65535 after the last colon, found "http"'),
+        ("svc:web:0", "svc:web:0: expected a port from 1 to 65535, found 0"),
+        ("web:70000", "expected a port from 1 to 65535, found 70000"),
+        ("svc:web:http", 'expected a port from 1 to 65535 after the last colon, found "http"'),
         ("nod:worker", "did you mean node?"),
-        ("ftp://web/", 'the scheme "ftp" is not supported; wanted http://NAME[:PORT]/PATH'),
-        ("http:///x", "wanted http://NAME[:PORT]/PATH"),
+        ("ftp://web/", 'the scheme "ftp" is not supported; expected http://NAME[:PORT]/PATH'),
+        ("http:///x", "expected http://NAME[:PORT]/PATH"),
         ("http://a:b@web/", "user and password are not supported"),
         ("each:Deploymnt/web", "Deploymnt is not a kind of workload; did you mean Deployment?"),
         ("svc:", '"" is not a name'),
