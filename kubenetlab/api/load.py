@@ -12,24 +12,24 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from msgspec import Struct, structs
+from msgspec import Struct
 
-from kubenetlab.api import builtin
-from kubenetlab.api.config import (
-    API_VERSIONS,
-    POD_SUBNETS,
-    SERVICE_SUBNETS,
-    VERSIONS,
-    ClusterConfig,
-)
-from kubenetlab.api.decode import Decoded, Finding, decode, format_path, found, is_beside
-from kubenetlab.api.documents import MAX_BYTES, MAX_DEPTH, Document, Path, is_deeper, read_documents
+from kubenetlab.api.config import ClusterConfig
+from kubenetlab.api.decode import Decoded, Finding, format_path, found, is_beside
+from kubenetlab.api.documents import MAX_BYTES, Document, Path, read_documents
 from kubenetlab.api.kinds import qualified_kind, writable
 from kubenetlab.api.meta import Resource
+from kubenetlab.api.objects import (
+    decode_object,
+    metadata_without_nulls,
+    shape_findings,
+    title_of,
+    unknown_kind_hints,
+)
 from kubenetlab.api.store import DocumentSource
 from kubenetlab.api.unenforced import effect_of
 from kubenetlab.api.validate import validate
-from kubenetlab.errors import ManifestError, Problem, did_you_mean
+from kubenetlab.errors import ManifestError, Problem
 
 SUFFIXES = (".yaml", ".yml", ".json")
 
@@ -158,22 +158,6 @@ def load_documents(
     return LoadedManifests(tuple(entries), tuple(problems))
 
 
-def title_of(value: Mapping[str, Any]) -> str:
-    """`Kind namespace/name` of a document, as far as it says."""
-    meta = value.get("metadata")
-    meta = meta if isinstance(meta, Mapping) else {}
-    name = meta.get("name") or value.get("name") or ""
-    kind = writable(value)
-    namespace = meta.get("namespace") or (
-        "default" if name and (kind is None or kind.is_namespaced) else ""
-    )
-    return (
-        f"{value.get('kind', 'object')} {namespace}/{name}"
-        if namespace and name
-        else f"{value.get('kind', 'object')} {name}".strip()
-    )
-
-
 def _files(names: Sequence[str], problems: list[Problem]) -> Iterator[str]:
     """The files that the names stand for: a folder stands for the manifests in it, in order."""
     for name in names:
@@ -300,7 +284,7 @@ def _objects(
                 for index, item in enumerate(value.get("items") or ())
             ]
             continue
-        if hint := _unknown_kind(value["apiVersion"], value["kind"]):
+        if hint := unknown_kind_hints(value["apiVersion"], value["kind"]):
             fault(
                 f'no matches for kind "{value["kind"]}" in version "{value["apiVersion"]}"',
                 "kind",
@@ -310,44 +294,12 @@ def _objects(
         yield path, value
 
 
-def _unknown_kind(api_version: str, kind: str) -> tuple[str, ...] | None:
-    """What to say of a kind that neither Kubernetes nor the lab has; None when it may pass."""
-    if kind == ClusterConfig.kind and api_version.split("/")[0] in {
-        version.split("/")[0] for version in API_VERSIONS
-    }:
-        return (
-            None
-            if api_version in API_VERSIONS
-            else (f"expected apiVersion {' or '.join(API_VERSIONS)}",)
-        )
-    if kind in builtin.KINDS.get(api_version, ()):
-        return None
-    known_group = api_version in builtin.KINDS or api_version.split("/")[0] in {
-        version.split("/")[0] for version in builtin.KINDS if "/" in version
-    }
-    if versions := builtin.versions_of(kind):
-        if known_group or "." not in api_version.split("/")[0]:
-            return (f"expected apiVersion {' or '.join(versions)}",)
-        return None
-    if api_version in builtin.KINDS:
-        guess = did_you_mean(kind, builtin.KINDS[api_version]) or did_you_mean(
-            kind, builtin.all_kinds()
-        )
-        return (
-            guess.removeprefix("; ")
-            or f"{api_version} has: {', '.join(sorted(builtin.KINDS[api_version]))}",
-        )
-    if "/" not in api_version or known_group:
-        return (f"Kubernetes 1.33 has: {', '.join(sorted(builtin.KINDS))}",)
-    return None
-
-
 def _entry(
     document: Document, path: Path, value: Mapping[str, Any], strict: bool, check: Check | None
 ) -> tuple[ManifestObject, list[Problem]]:
     type_ = writable(value)
     if type_ is None:
-        entry = ManifestObject(document, path, _without_nulls(value), None)
+        entry = ManifestObject(document, path, metadata_without_nulls(value), None)
         return entry, [entry.problem(finding) for finding in shape_findings(entry.value)]
     decoded: Decoded[Resource] = decode_object(value, type_)
     entry = ManifestObject(document, path, value, decoded.value)
@@ -365,91 +317,6 @@ def _entry(
             for finding in beside
         ]
     return entry, problems
-
-
-def _without_nulls(value: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a document without the fields of its metadata that are null: they are as if they were not there."""
-    meta = value.get("metadata")
-    if not isinstance(meta, Mapping) or None not in meta.values():
-        return value
-    return {**value, "metadata": {key: item for key, item in meta.items() if item is not None}}
-
-
-def shape_findings(value: Mapping[str, Any]) -> Iterator[Finding]:
-    """Yield what a document lacks of what every object has, whether the lab models its kind or not."""
-    for field in ("apiVersion", "kind"):
-        if not isinstance(value.get(field), str) or not value[field]:
-            yield Finding((field,), f"expected a string, found {found(value.get(field))}")
-    if is_deeper(value, MAX_DEPTH):
-        yield Finding((), f"nested deeper than {MAX_DEPTH} levels")
-    if writable(value) is not None:
-        return
-    meta = value.get("metadata")
-    if not isinstance(meta, Mapping) or not isinstance(meta.get("name"), str):
-        yield Finding(("metadata", "name"), "required, but missing")
-        return
-    if not isinstance(meta.get("namespace", ""), str):
-        yield Finding(
-            ("metadata", "namespace"), f"expected a string, found {found(meta['namespace'])}"
-        )
-    for field in ("labels", "annotations"):
-        texts = meta.get(field)
-        if texts is not None and not isinstance(texts, Mapping):
-            yield Finding(("metadata", field), f"expected a mapping, found {found(texts)}")
-        elif texts is not None:
-            wrong = {key: value for key, value in texts.items() if not isinstance(value, str)}
-            yield from (
-                Finding(("metadata", field, key), f"expected a string, found {found(value)}")
-                for key, value in wrong.items()
-            )
-
-
-def decode_object(value: Mapping[str, Any], type_: type[Resource]) -> Decoded[Resource]:
-    """A document of a known kind as a typed object; the namespace `default` is filled in, a status is dropped."""
-    fields = {
-        key: item for key, item in value.items() if key not in ("apiVersion", "kind", "status")
-    }
-    if type_ is ClusterConfig:
-        return _decode_config(value, fields)
-    decoded = decode(fields, type_)
-    return Decoded(_in_namespace(decoded.value), decoded.findings, _in_namespace(decoded.rest))
-
-
-def _in_namespace(obj: Resource | None) -> Resource | None:
-    if obj is None or not obj.is_namespaced or obj.namespace:
-        return obj
-    return structs.replace(obj, metadata=structs.replace(obj.metadata, namespace="default"))
-
-
-def _decode_config(value: Mapping[str, Any], fields: dict[str, Any]) -> Decoded[Resource]:
-    """The Cluster document, whose name stands at its top; kind's has one node when it names none."""
-    name = fields.pop("name", None)
-    name = "" if name is None else name
-    if not isinstance(name, str):
-        return Decoded(None, (Finding(("name",), f"expected a string, found {found(name)}"),))
-    if fields.get("nodes") in (None, []):
-        fields.pop("nodes", None)
-        if value["apiVersion"] != API_VERSIONS[0]:
-            fields["nodes"] = [{"role": "control-plane"}]
-    networking = fields.get("networking")
-    if isinstance(networking, Mapping) and (
-        versions := VERSIONS.get(str(networking.get("ipFamily") or "ipv4"))
-    ):
-        ranges = {"podSubnet": POD_SUBNETS, "serviceSubnet": SERVICE_SUBNETS}
-        defaults = {
-            field: ",".join(known[version] for version in versions)
-            for field, known in ranges.items()
-        }
-        fields["networking"] = {
-            **networking,
-            **{
-                field: text
-                for field, text in defaults.items()
-                if networking.get(field) in (None, "")  # a wrong type is a finding of `decode`
-            },
-        }
-    decoded = decode({"metadata": {"name": name}, **fields}, ClusterConfig)
-    return Decoded(decoded.value, decoded.findings, decoded.rest)
 
 
 def _duplicates(entries: Iterable[ManifestObject]) -> Iterator[Problem]:

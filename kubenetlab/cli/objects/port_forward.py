@@ -186,14 +186,14 @@ def _with_target_port(
 
 
 def _get_object(client: Client, kind: Any, namespace: str, name: str) -> Any:
-    from kubenetlab.api.load import decode_object
+    from kubenetlab.api.objects import decode_object
     from kubenetlab.lab.paths import object_path
 
     return decode_object(client.get(object_path(kind, namespace, name)), kind).value
 
 
 def _get_objects(client: Client, kind: Any, namespace: str) -> list[Any]:
-    from kubenetlab.api.load import decode_object
+    from kubenetlab.api.objects import decode_object
     from kubenetlab.lab.paths import kind_path
 
     return [

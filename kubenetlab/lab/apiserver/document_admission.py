@@ -11,7 +11,7 @@ from msgspec import Struct, structs
 
 from kubenetlab.api.decode import Finding
 from kubenetlab.api.kinds import writable
-from kubenetlab.api.load import decode_object, shape_findings
+from kubenetlab.api.objects import decode_object, shape_findings
 from kubenetlab.api.store import Cluster, DocumentSource
 from kubenetlab.api.validate import validate
 from kubenetlab.controllers.admission import Admission, AdmissionRequest, admit

@@ -17,8 +17,9 @@ from kubenetlab.api import builtin
 from kubenetlab.api.decode import without_nulls
 from kubenetlab.api.documents import read_documents
 from kubenetlab.api.kinds import WRITABLE, writable
-from kubenetlab.api.load import decode_object, load_documents
+from kubenetlab.api.load import load_documents
 from kubenetlab.api.meta import Resource
+from kubenetlab.api.objects import decode_object
 from kubenetlab.api.schema import schema_of_documents, schema_of_kind
 from kubenetlab.cli.schema import _modes
 from kubenetlab.datapath import modes

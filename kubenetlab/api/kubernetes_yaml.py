@@ -1,0 +1,134 @@
+"""PyYAML's C loader with the scalars of Kubernetes' YAML.
+
+No timestamps, no base-60 numbers, exponents without a dot, octal 0644. What JSON cannot hold is an error.
+Source of the rules: sigs.k8s.io/yaml (goyaml.v2).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import yaml
+
+
+class KubernetesLoader(yaml.CSafeLoader):
+    """PyYAML's C loader with Kubernetes' scalars and an eye on duplicate keys."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        if not isinstance(node, yaml.MappingNode):
+            raise _unfitting(node)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key must be a plain word", key.start_mark
+                )
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f'the key "{key.value}" stands here a second time', key.start_mark
+                )
+            seen.add(key.value)
+        self.flatten_mapping(node)
+        return {key.value: self.construct_object(value, deep=True) for key, value in node.value}
+
+
+_TAG = "tag:yaml.org,2002:"
+KubernetesLoader.yaml_implicit_resolvers = {
+    first: [
+        (tag, pattern)
+        for tag, pattern in resolvers
+        if tag not in (_TAG + "timestamp", _TAG + "int", _TAG + "float")
+    ]
+    for first, resolvers in yaml.CSafeLoader.yaml_implicit_resolvers.items()
+}
+KubernetesLoader.add_implicit_resolver(
+    _TAG + "int",
+    re.compile(r"^[-+]?(?:0|[1-9][0-9_]*|0[0-7_]+|0o[0-7_]+|0x[0-9a-fA-F_]+|0b[01_]+)$"),
+    list("-+0123456789"),
+)
+KubernetesLoader.add_implicit_resolver(
+    _TAG + "float",
+    re.compile(
+        r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"
+    ),
+    list("-+0123456789."),
+)
+
+
+def _scalar(read: Callable[[str], Any]) -> Callable[[Any, Any], Any]:
+    """The constructor of a kind of scalar: people may write any tag before any value."""
+
+    def construct(_: Any, node: Any) -> Any:
+        try:
+            return read(node.value)
+        except (AttributeError, KeyError, TypeError, ValueError):  # thousands of digits, too
+            raise _unfitting(node) from None
+
+    return construct
+
+
+def _integer(text: str) -> int | float:
+    digits = text.replace("_", "")
+    unsigned = digits.lstrip("+-")
+    if len(unsigned) > 1 and unsigned[0] == "0" and unsigned[1] in "01234567":
+        digits = digits.replace("0", "0o", 1)
+    return bounded_integer(digits, 0)
+
+
+def bounded_integer(digits: str, base: int = 10) -> int | float:
+    """Return a number; one beyond 64 bits as a float, as Kubernetes does. Raises ValueError for one beyond any float."""
+    value = int(digits, base)
+    return (
+        value if -(2**63) <= value < 2**64 else finite_float(digits if base == 10 else str(value))
+    )
+
+
+def finite_float(text: str) -> float:
+    """A float that JSON has: neither infinite nor NaN. Raises ValueError."""
+    value = float(text.replace("_", "").lower().replace(".inf", "inf").replace(".nan", "nan"))
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
+def _unfitting(node: Any) -> yaml.constructor.ConstructorError:
+    """The error for a value that is not what its tag says, or that JSON, and so Kubernetes, cannot hold."""
+    shown = (
+        f'"{node.value[:20]}{"…" * (len(node.value) > 20)}"'
+        if isinstance(node, yaml.ScalarNode)
+        else f"this {node.id}"
+    )
+    wanted = _NOUNS.get(node.tag)
+    message = (
+        f"{shown} is no {wanted}"
+        if wanted
+        else f"the tag {node.tag.replace(_TAG, '!!')} is not for Kubernetes manifests"
+    )
+    return yaml.constructor.ConstructorError(None, None, message, node.start_mark)
+
+
+def _refused(_: Any, node: Any) -> Any:
+    raise _unfitting(node)
+
+
+_NOUNS = {
+    _TAG + "int": "number",
+    _TAG + "float": "number",
+    _TAG + "bool": "boolean",
+    _TAG + "map": "mapping",
+    _TAG + "seq": "list",
+}
+KubernetesLoader.yaml_constructors = {
+    tag: construct
+    for tag, construct in yaml.CSafeLoader.yaml_constructors.items()
+    if tag not in (_TAG + "binary", _TAG + "omap", _TAG + "pairs", _TAG + "set", _TAG + "timestamp")
+}
+KubernetesLoader.add_constructor(_TAG + "int", _scalar(_integer))
+KubernetesLoader.add_constructor(_TAG + "float", _scalar(finite_float))
+KubernetesLoader.add_constructor(
+    _TAG + "bool", _scalar(lambda text: yaml.CSafeLoader.bool_values[text.lower()])
+)
+KubernetesLoader.add_constructor(None, _refused)
