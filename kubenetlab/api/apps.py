@@ -19,7 +19,7 @@ from kubenetlab.api.meta import (
 from kubenetlab.api.pods import PodTemplateSpec
 
 MAX_REPLICAS = 20_000
-"""More than any lab can hold; Kubernetes itself takes 2³¹ − 1, and would never get there."""
+"""Maximum number of replicas: more than a lab can hold. Kubernetes accepts up to 2³¹ − 1."""
 
 Replicas = Annotated[int, Meta(ge=0, le=MAX_REPLICAS, title="a number of replicas")]
 
@@ -29,32 +29,39 @@ STATEFUL_POD_LABEL = "statefulset.kubernetes.io/pod-name"
 TEMPLATE_HASH_LABEL = "pod-template-hash"
 REVISION_ANNOTATION = "deployment.kubernetes.io/revision"
 RESTARTED_ANNOTATION = "kubectl.kubernetes.io/restartedAt"
-"""On a template: when `rollout restart` last asked for new pods."""
+"""Annotation of a pod template: time of the latest `rollout restart`."""
 
 
 class ReplicaSetSpec(Record, kw_only=True, frozen=True):
-    """How many pods, which are counted, and what a new one is made from."""
+    """Desired state of a ReplicaSet."""
 
     replicas: Replicas = 1
+    """Number of desired pods."""
     selector: LabelSelector
-    """Must match the labels of the template, and stays as it is."""
+    """Label query over the pods to count. Must match the labels of the template. Immutable."""
     template: PodTemplateSpec
+    """Template of the pods that are created."""
     min_ready_seconds: Unmodelled = None
 
 
 class ReplicaSetStatus(Record, frozen=True):
-    """How many of the pods there are, and are ready."""
+    """Observed state of a ReplicaSet."""
 
     replicas: int = 0
+    """Number of existing pods."""
     fully_labeled_replicas: int = 0
+    """Number of pods that have all labels of the template."""
     ready_replicas: int = 0
+    """Number of pods with the condition Ready."""
     available_replicas: int = 0
+    """Number of available pods."""
     observed_generation: int = 0
+    """Generation of the spec that this status refers to."""
     conditions: Unmodelled = None
 
 
 class ReplicaSet(Resource, frozen=True):
-    """Keeps a number of equal pods running."""
+    """Set of identical pods of which a given number is kept running."""
 
     api_version = "apps/v1"
     kind = "ReplicaSet"
@@ -67,11 +74,14 @@ class ReplicaSet(Resource, frozen=True):
 
 
 class ReplicationControllerSpec(Record, kw_only=True, frozen=True):
-    """As a ReplicaSet's, with a selector of equal labels; without one it is the template's."""
+    """Desired state of a ReplicationController."""
 
     replicas: Replicas = 1
+    """Number of desired pods."""
     selector_labels: Labels = field(default={}, name="selector")
+    """Labels of the pods to count. Defaults to the labels of the template."""
     template: PodTemplateSpec
+    """Template of the pods that are created."""
     min_ready_seconds: Unmodelled = None
 
     @property
@@ -80,7 +90,7 @@ class ReplicationControllerSpec(Record, kw_only=True, frozen=True):
 
 
 class ReplicationController(Resource, frozen=True):
-    """What ReplicaSets were before there were Deployments; of the core group."""
+    """Predecessor of ReplicaSet, in the core group: keeps a given number of pods running."""
 
     api_version = "v1"
     kind = "ReplicationController"
@@ -102,50 +112,63 @@ Pods = Annotated[int, Meta(ge=0, title="a number of pods")]
 
 
 class RollingUpdate(Record, frozen=True):
-    """How far a rolling update may go above and below the wanted number of pods: a number, or a share of it."""
+    """Limits of a rolling update, each a number of pods or a percentage of the desired pods."""
 
     max_surge: Pods | Percentage = "25%"
+    """Maximum number of pods above the desired number."""
     max_unavailable: Pods | Percentage = "25%"
+    """Maximum number of pods that may be unavailable."""
 
 
 class DeploymentStrategy(Record, frozen=True):
-    """How the pods of an old template are replaced: a few at a time, or all at once before the new ones come."""
+    """Strategy that replaces the pods of an old template."""
 
     type: Literal["RollingUpdate", "Recreate"] = "RollingUpdate"
+    """RollingUpdate replaces some pods at a time. Recreate deletes all old pods first."""
     rolling_update: RollingUpdate | None = None
+    """Limits of the update. Only with type RollingUpdate."""
 
 
 class DeploymentSpec(Record, kw_only=True, frozen=True):
-    """How many pods of which template; a new template gets a new ReplicaSet."""
+    """Desired state of a Deployment."""
 
     replicas: Replicas = 1
+    """Number of desired pods."""
     selector: LabelSelector
-    """Must match the labels of the template, and stays as it is."""
+    """Label query over the pods to count. Must match the labels of the template. Immutable."""
     template: PodTemplateSpec
+    """Template of the pods. A change creates a new ReplicaSet."""
     strategy: DeploymentStrategy = DeploymentStrategy()
+    """Strategy that replaces existing pods with new ones."""
     min_ready_seconds: Unmodelled = None
     paused: bool = False
-    """True: a changed template waits; the number of pods is still kept."""
+    """If true, a changed template is not rolled out. Scaling still works."""
     progress_deadline_seconds: Unmodelled = None
     revision_history_limit: Pods = 10
-    """How many ReplicaSets of former templates are kept without pods."""
+    """Number of old ReplicaSets without pods to keep."""
 
 
 class DeploymentStatus(Record, frozen=True):
-    """How far the pods of the newest template have come."""
+    """Observed state of a Deployment."""
 
     replicas: int = 0
+    """Number of existing pods, of all templates."""
     updated_replicas: int = 0
+    """Number of pods of the current template."""
     ready_replicas: int = 0
+    """Number of pods with the condition Ready."""
     available_replicas: int = 0
+    """Number of available pods."""
     unavailable_replicas: int = 0
+    """Number of desired pods that are missing or not available."""
     observed_generation: int = 0
+    """Generation of the spec that this status refers to."""
     conditions: tuple[Condition, ...] = ()
     collision_count: Unmodelled = None
 
 
 class Deployment(Resource, frozen=True):
-    """Keeps pods running and replaces them when their template changes."""
+    """Set of identical pods that is kept running and updated when its template changes."""
 
     api_version = "apps/v1"
     kind = "Deployment"
@@ -158,39 +181,47 @@ class Deployment(Resource, frozen=True):
 
 
 class StatefulSetRollingUpdate(Record, frozen=True):
-    """From the top down to `partition`: what is below it keeps its template."""
+    """Parameters of a rolling update of a StatefulSet."""
 
     partition: Pods = 0
-    """Pods with a lower number keep the old template."""
+    """Ordinal at which the update stops: pods with a lower ordinal keep the old template."""
     max_unavailable: Unmodelled = None
 
 
 class StatefulSetUpdateStrategy(Record, frozen=True):
-    """How pods of an old template are replaced: one after the other from the top, or when somebody deletes them."""
+    """Strategy that replaces the pods of an old template."""
 
     type: Literal["RollingUpdate", "OnDelete"] = "RollingUpdate"
+    """RollingUpdate replaces one pod at a time, from the highest ordinal down. OnDelete replaces a
+    pod when it is deleted."""
     rolling_update: StatefulSetRollingUpdate = StatefulSetRollingUpdate()
+    """Parameters of the update. Only with type RollingUpdate."""
 
 
 class StatefulSetOrdinals(Record, frozen=True):
-    """Where the numbers begin."""
+    """Numbering of the pods of a StatefulSet."""
 
     start: Pods = 0
+    """Ordinal of the first pod."""
 
 
 class StatefulSetSpec(Record, kw_only=True, frozen=True):
-    """How many numbered pods, and the headless Service that names them."""
+    """Desired state of a StatefulSet."""
 
     replicas: Replicas = 1
+    """Number of desired pods."""
     selector: LabelSelector
-    """Must match the labels of the template, and stays as it is."""
+    """Label query over the pods to count. Must match the labels of the template. Immutable."""
     template: PodTemplateSpec
+    """Template of the pods that are created."""
     service_name: str = ""
-    """The headless Service by which its pods have names."""
+    """Name of the headless Service that gives the pods their DNS names."""
     pod_management_policy: Literal["OrderedReady", "Parallel"] = "OrderedReady"
-    """Parallel: all at once, none waits for the one before it."""
+    """OrderedReady creates a pod when its predecessor is ready. Parallel creates all at once."""
     update_strategy: StatefulSetUpdateStrategy = StatefulSetUpdateStrategy()
+    """Strategy that replaces existing pods with new ones."""
     ordinals: StatefulSetOrdinals = StatefulSetOrdinals()
+    """Numbering of the pods."""
     min_ready_seconds: Unmodelled = None
     persistent_volume_claim_retention_policy: Unmodelled = None
     revision_history_limit: Unmodelled = None
@@ -198,22 +229,30 @@ class StatefulSetSpec(Record, kw_only=True, frozen=True):
 
 
 class StatefulSetStatus(Record, frozen=True):
-    """How many of the pods there are, are ready, and are of which template."""
+    """Observed state of a StatefulSet."""
 
     replicas: int = 0
+    """Number of existing pods."""
     ready_replicas: int = 0
+    """Number of pods with the condition Ready."""
     available_replicas: int = 0
+    """Number of available pods."""
     current_replicas: int = 0
+    """Number of pods of `currentRevision`."""
     updated_replicas: int = 0
+    """Number of pods of `updateRevision`."""
     current_revision: str = ""
+    """Revision of the template before the update."""
     update_revision: str = ""
+    """Revision of the template after the update."""
     observed_generation: int = 0
+    """Generation of the spec that this status refers to."""
     conditions: Unmodelled = None
     collision_count: Unmodelled = None
 
 
 class StatefulSet(Resource, frozen=True):
-    """Pods with numbers, which keep their names when they are replaced."""
+    """Set of numbered pods that keep their names when they are replaced."""
 
     api_version = "apps/v1"
     kind = "StatefulSet"
@@ -226,47 +265,60 @@ class StatefulSet(Resource, frozen=True):
 
 
 class DaemonSetRollingUpdate(Record, frozen=True):
-    """How many nodes may be without a pod of the DaemonSet, or have two, while it is updated."""
+    """Parameters of a rolling update of a DaemonSet."""
 
     max_unavailable: Pods | Percentage = 1
+    """Maximum number, or percentage, of nodes without an available pod during the update."""
     max_surge: Unmodelled = None
 
 
 class DaemonSetUpdateStrategy(Record, frozen=True):
-    """How pods of an old template are replaced: node by node, or when somebody deletes them."""
+    """Strategy that replaces the pods of an old template."""
 
     type: Literal["RollingUpdate", "OnDelete"] = "RollingUpdate"
+    """RollingUpdate replaces pods node by node. OnDelete replaces a pod when it is deleted."""
     rolling_update: DaemonSetRollingUpdate = DaemonSetRollingUpdate()
+    """Parameters of the update. Only with type RollingUpdate."""
 
 
 class DaemonSetSpec(Record, kw_only=True, frozen=True):
-    """What runs on every node that fits."""
+    """Desired state of a DaemonSet."""
 
     selector: LabelSelector
-    """Must match the labels of the template, and stays as it is."""
+    """Label query over the pods to count. Must match the labels of the template. Immutable."""
     template: PodTemplateSpec
+    """Template of the pods that are created, one on each eligible node."""
     update_strategy: DaemonSetUpdateStrategy = DaemonSetUpdateStrategy()
+    """Strategy that replaces existing pods with new ones."""
     min_ready_seconds: Unmodelled = None
     revision_history_limit: Unmodelled = None
 
 
 class DaemonSetStatus(Record, frozen=True):
-    """On how many nodes it should run, and does."""
+    """Observed state of a DaemonSet."""
 
     desired_number_scheduled: int = 0
+    """Number of nodes that should run a pod."""
     current_number_scheduled: int = 0
+    """Number of nodes that run a pod and should."""
     number_misscheduled: int = 0
+    """Number of nodes that run a pod and should not."""
     number_ready: int = 0
+    """Number of nodes whose pod is ready."""
     number_available: int = 0
+    """Number of nodes whose pod is available."""
     number_unavailable: int = 0
+    """Number of nodes that should run a pod and have no available one."""
     updated_number_scheduled: int = 0
+    """Number of nodes that run a pod of the current template."""
     observed_generation: int = 0
+    """Generation of the spec that this status refers to."""
     conditions: Unmodelled = None
     collision_count: Unmodelled = None
 
 
 class DaemonSet(Resource, frozen=True):
-    """One pod on every node that fits."""
+    """Set of pods, one on each eligible node."""
 
     api_version = "apps/v1"
     kind = "DaemonSet"
@@ -280,6 +332,6 @@ class DaemonSet(Resource, frozen=True):
 
 Workload = Deployment | ReplicaSet | ReplicationController | StatefulSet | DaemonSet
 Scalable = Deployment | ReplicaSet | ReplicationController | StatefulSet
-"""Those that have a number of replicas."""
+"""Workloads with a number of replicas."""
 Restartable = Deployment | StatefulSet | DaemonSet
-"""Those whose pods follow their template."""
+"""Workloads that replace their pods when the template changes."""

@@ -1,4 +1,4 @@
-"""Job: pods that run to an end.
+"""Job: pods that run to completion.
 
 Source: k8s.io/api batch/v1/types.go (1.33).
 """
@@ -17,28 +17,30 @@ Seconds = Annotated[int, Meta(ge=0, title="a number of seconds")]
 JOB_NAME_LABELS: Final = ("batch.kubernetes.io/job-name", "job-name")
 CONTROLLER_UID_LABELS: Final = ("batch.kubernetes.io/controller-uid", "controller-uid")
 COMPLETION_INDEX: Final = "batch.kubernetes.io/job-completion-index"
-"""Label and annotation of an indexed Job's pods."""
+"""Label and annotation with the completion index of an Indexed Job's pod."""
 
 
 class JobSpec(Record, kw_only=True, frozen=True):
-    """How many pods must end well, and how many may run at a time."""
+    """Desired state of a Job."""
 
     template: PodTemplateSpec
+    """Template of the pods that are created."""
     completions: Count | None = None
-    """How many pods must end well."""
+    """Number of pods that must succeed."""
     parallelism: Count | None = None
-    """How many run at a time."""
+    """Maximum number of pods that run at the same time. Defaults to 1."""
     backoff_limit: Count = 6
-    """After how many failures the Job has failed."""
+    """Number of pod failures after which the Job is marked failed."""
     completion_mode: Literal["NonIndexed", "Indexed"] = "NonIndexed"
-    """Indexed: each pod has a number, and each number must end well."""
+    """Indexed gives each pod a completion index, and a pod of each index must succeed."""
     active_deadline_seconds: Seconds | None = None
-    """After how long the Job has failed, whatever its pods do."""
+    """Time that the Job may be active before it is marked failed, in seconds."""
     ttl_seconds_after_finished: Seconds | None = None
-    """How long it stays when it has ended."""
+    """Time after which a finished Job is deleted, in seconds. Without a value it is kept."""
     suspend: bool = False
-    """True: no pod runs until it is false."""
+    """If true, the Job has no pods until the field is set to false."""
     selector: LabelSelector | None = None
+    """Label query over the pods to count. Set by the Job itself."""
     manual_selector: Unmodelled = None
     backoff_limit_per_index: Unmodelled = None
     managed_by: Unmodelled = None
@@ -49,32 +51,43 @@ class JobSpec(Record, kw_only=True, frozen=True):
 
     @property
     def goal(self) -> int | None:
-        """How many must end well. None, where only parallelism is given: when one has, the others are waited for."""
+        """Number of pods that must succeed; None for a work queue.
+
+        A work queue sets only `parallelism`: it is complete once a pod has succeeded and no pod
+        is active any more.
+        """
         return 1 if self.completions is None and self.parallelism is None else self.completions
 
     @property
     def at_a_time(self) -> int:
-        """How many may run at a time."""
+        """Maximum number of pods that run at the same time."""
         return 1 if self.parallelism is None else self.parallelism
 
 
 class JobStatus(Record, frozen=True):
-    """How far it has come."""
+    """Observed state of a Job."""
 
     active: int = 0
+    """Number of pending and running pods that are not terminating."""
     ready: int = 0
+    """Number of pods with the condition Ready."""
     succeeded: int = 0
+    """Number of pods of phase Succeeded."""
     failed: int = 0
+    """Number of pods of phase Failed."""
     start_time: str | None = None
+    """Time at which the Job started, or was resumed."""
     completion_time: str | None = None
+    """Time at which the Job completed."""
     completed_indexes: str = ""
+    """Completion indexes that have succeeded, separated by commas. Only with mode Indexed."""
     conditions: tuple[Condition, ...] = ()
     terminating: Unmodelled = None
     uncounted_terminated_pods: Unmodelled = None
 
 
 class Job(Resource, frozen=True):
-    """Runs pods until enough of them have ended well."""
+    """Set of pods that runs until a given number of them has succeeded."""
 
     api_version = "batch/v1"
     kind = "Job"
@@ -86,7 +99,7 @@ class Job(Resource, frozen=True):
 
     @property
     def outcome(self) -> str:
-        """How it ended, Complete or Failed; empty while it goes on."""
+        """Condition that ended the Job: Complete or Failed; empty while it runs."""
         return next(
             (
                 c.type

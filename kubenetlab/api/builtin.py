@@ -1,4 +1,7 @@
-"""Which kinds Kubernetes 1.33 has of its own, by API version: to tell a kind the lab does not model from a typing mistake."""
+"""Built-in kinds of Kubernetes 1.33 by API version.
+
+They tell a kind that the lab does not model from a misspelled one.
+"""
 
 from collections.abc import Mapping
 from typing import Final
@@ -6,7 +9,11 @@ from typing import Final
 KINDS: Final[Mapping[str, frozenset[str]]] = {
     version: frozenset(kinds.split())
     for version, kinds in {
-        "v1": "Binding ConfigMap Endpoints Event LimitRange List Namespace Node PersistentVolume PersistentVolumeClaim Pod PodTemplate ReplicationController ResourceQuota Secret Service ServiceAccount",
+        "v1": (
+            "Binding ConfigMap Endpoints Event LimitRange List Namespace Node PersistentVolume "
+            "PersistentVolumeClaim Pod PodTemplate ReplicationController ResourceQuota Secret "
+            "Service ServiceAccount"
+        ),
         "apps/v1": "ControllerRevision DaemonSet Deployment ReplicaSet StatefulSet",
         "batch/v1": "CronJob Job",
         "autoscaling/v1": "HorizontalPodAutoscaler Scale",
@@ -20,7 +27,10 @@ KINDS: Final[Mapping[str, frozenset[str]]] = {
         "node.k8s.io/v1": "RuntimeClass",
         "coordination.k8s.io/v1": "Lease",
         "certificates.k8s.io/v1": "CertificateSigningRequest",
-        "admissionregistration.k8s.io/v1": "MutatingWebhookConfiguration ValidatingAdmissionPolicy ValidatingAdmissionPolicyBinding ValidatingWebhookConfiguration",
+        "admissionregistration.k8s.io/v1": (
+            "MutatingWebhookConfiguration ValidatingAdmissionPolicy "
+            "ValidatingAdmissionPolicyBinding ValidatingWebhookConfiguration"
+        ),
         "apiextensions.k8s.io/v1": "CustomResourceDefinition",
         "apiregistration.k8s.io/v1": "APIService",
         "events.k8s.io/v1": "Event",
@@ -60,23 +70,38 @@ _CLUSTER_SCOPED: Final = frozenset(
 
 
 SHORT_NAMES: Final[Mapping[str, str]] = {
-    "CronJob": "cj", "CustomResourceDefinition": "crd", "HorizontalPodAutoscaler": "hpa", "Ingress": "ing", "LimitRange": "limits",
-    "NetworkPolicy": "netpol", "PersistentVolume": "pv", "PersistentVolumeClaim": "pvc", "PodDisruptionBudget": "pdb", "PriorityClass": "pc",
-    "ResourceQuota": "quota", "ServiceAccount": "sa", "StorageClass": "sc", "CertificateSigningRequest": "csr", "IPAddress": "ip",
-}  # fmt: skip
-"""Kind → what kubectl lets it be called, of those that the lab does not model. Source: kubectl api-resources (1.33)."""
+    "CronJob": "cj",
+    "CustomResourceDefinition": "crd",
+    "HorizontalPodAutoscaler": "hpa",
+    "Ingress": "ing",
+    "LimitRange": "limits",
+    "NetworkPolicy": "netpol",
+    "PersistentVolume": "pv",
+    "PersistentVolumeClaim": "pvc",
+    "PodDisruptionBudget": "pdb",
+    "PriorityClass": "pc",
+    "ResourceQuota": "quota",
+    "ServiceAccount": "sa",
+    "StorageClass": "sc",
+    "CertificateSigningRequest": "csr",
+    "IPAddress": "ip",
+}
+"""Kind → short name in kubectl, for the kinds that the lab does not model.
+
+Source: kubectl api-resources (1.33).
+"""
 
 
 def is_namespaced(api_version: str, kind: str) -> bool | None:
-    """Return True for a kind of Kubernetes' own whose objects are in namespaces, False for its others; None for any other kind."""
+    """Return whether a built-in kind is namespaced; None for a kind that is not built in."""
     return kind not in _CLUSTER_SCOPED if kind in KINDS.get(api_version, ()) else None
 
 
 def versions_of(kind: str) -> list[str]:
-    """The API versions that have a kind of this name."""
+    """Return the API versions that have a kind of this name."""
     return [version for version, kinds in KINDS.items() if kind in kinds]
 
 
 def all_kinds() -> set[str]:
-    """The names of all kinds, of every version."""
+    """Return the names of the kinds of all API versions."""
     return {kind for kinds in KINDS.values() for kind in kinds}

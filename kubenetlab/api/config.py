@@ -1,15 +1,19 @@
-"""Cluster: the one document that is not Kubernetes' own; it describes nodes, ranges, modes and the world outside.
+"""Cluster: the configuration of a lab, with its nodes, ranges, modes and external hosts.
 
-Its shape is kind's configuration (kind.x-k8s.io/v1alpha4), which is read as it is:
+It extends kind's configuration (kind.x-k8s.io/v1alpha4), which is accepted unchanged:
 
     apiVersion: kubenetlab.dev/v1alpha1
     kind: Cluster
     name: demo
     nodes: [{role: control-plane}, {role: worker}, {role: worker, labels: {disktype: ssd}}]
-    networking: {podSubnet: 10.244.0.0/16, serviceSubnet: 10.96.0.0/16, cni: {type: bridge}, kubeProxyMode: nftables}
+    networking:
+      podSubnet: 10.244.0.0/16
+      serviceSubnet: 10.96.0.0/16
+      cni: {type: bridge}
+      kubeProxyMode: nftables
     external: [{name: client, address: 198.51.100.10}]
 
-Source of kind's part: sigs.k8s.io/kind pkg/apis/config/v1alpha4/types.go (v0.27).
+Source of the fields of kind: sigs.k8s.io/kind pkg/apis/config/v1alpha4/types.go (v0.27).
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,14 +30,18 @@ API_VERSIONS = ("kubenetlab.dev/v1alpha1", "kind.x-k8s.io/v1alpha4")
 Network = IPv4Network | IPv6Network
 
 NODE_SUBNETS: Final = {4: ip_network("172.18.0.0/16"), 6: ip_network("fd00:172:18::/64")}
-"""By IP version, as all that follow."""
+"""Ranges of node addresses, by IP version."""
 INTERNET_SUBNETS: Final = {4: ip_network("198.51.100.0/24"), 6: ip_network("2001:db8:51:100::/64")}
+"""Ranges of addresses of external hosts, by IP version."""
 LOAD_BALANCER_SUBNETS: Final = {
     4: ip_network("203.0.113.0/24"),
     6: ip_network("2001:db8:0:113::/112"),
 }
+"""Ranges of load balancer addresses, by IP version."""
 POD_SUBNETS: Final = {4: "10.244.0.0/16", 6: "fd00:10:244::/56"}
+"""Default ranges of pod addresses, by IP version."""
 SERVICE_SUBNETS: Final = {4: "10.96.0.0/16", 6: "fd00:10:96::/112"}
+"""Default ranges of Service addresses, by IP version."""
 
 VERSIONS: Final[Mapping[str, tuple[int, ...]]] = {"ipv4": (4,), "ipv6": (6,), "dual": (4, 6)}
 """IP family of a cluster → its IP versions, the primary one first."""
@@ -50,26 +58,35 @@ AddressNumber = Annotated[
 
 
 class PortMapping(Record, frozen=True):
-    """A port of the first external host, the lab's client, that leads to one of the node's. With an uplink it is the machine's, too."""
+    """Port of the first external host that is forwarded to a port of a node.
+
+    With an uplink it is a port of the machine, too.
+    """
 
     container_port: Port
-    """The node's."""
+    """Port of the node."""
     host_port: Annotated[int, Meta(ge=0, le=65535, title="a port number")] = 0
-    """The host's; 0: the same."""
+    """Port of the host. If it is 0, the same number as `containerPort`."""
     listen_address: str = ""
-    """At which of the host's addresses; without it, at all."""
+    """Address of the host that the port is open at. All addresses if empty."""
     protocol: Protocol = "TCP"
+    """IP protocol of the port."""
 
 
 class NodeConfig(Record, frozen=True):
-    """One node: its role, and perhaps a name, labels and pod ranges of its own."""
+    """Configuration of a node."""
 
     role: Literal["control-plane", "worker"] = "control-plane"
+    """Role of the node."""
     name: str = ""
+    """Name of the node. Defaults to the role, from the second node of a role on with a number."""
     labels: Labels = {}
+    """Labels of the node."""
     pod_cidrs: tuple[str, ...] = ()
-    """One per family; without them the cluster gives out the next free ones."""
+    """Ranges of pod addresses, one per IP family. Defaults to the next free parts of `podSubnet`.
+    """
     extra_port_mappings: tuple[PortMapping, ...] = ()
+    """Ports of the first external host that are forwarded to the node."""
     extra_mounts: Unmodelled = None
     image: Unmodelled = None
     kubeadm_config_patches: Unmodelled = None
@@ -77,47 +94,61 @@ class NodeConfig(Record, frozen=True):
 
 
 class Pool(Record, kw_only=True, frozen=True):
-    """A part of each node's pod range that is kept for some pods: from its address number `first` to number `last`.
+    """Part of each node's pod range that is reserved for some pods.
 
-    For the pods of the namespaces named, on the nodes named; a list that is empty stands for all, two empty ones for the pods alone
-    that name the pool in their annotation kubenetlab.dev/pool.
+    It is used for the pods of `namespaces` on `nodes`. If both lists are empty, it is used only for
+    pods that name it in their annotation `kubenetlab.dev/pool`.
     """
 
     name: str
+    """Name of the pool."""
     first: AddressNumber
+    """Number of the first address, counted from the beginning of the node's range."""
     last: AddressNumber
+    """Number of the last address, counted from the beginning of the node's range."""
     namespaces: tuple[str, ...] = ()
+    """Namespaces of the pods. All namespaces if empty."""
     nodes: tuple[str, ...] = ()
+    """Nodes that have the pool. All nodes if empty."""
 
     def serves(self, node: str) -> bool:
-        """True when the pool has addresses on a node."""
+        """Return True if the pool has addresses on a node."""
         return not self.nodes or node in self.nodes
 
 
 class IPAM(Record, frozen=True):
-    """How pods get their addresses."""
+    """Allocation of pod addresses."""
 
     pools: tuple[Pool, ...] = ()
+    """Parts of each node's pod range that are reserved for some pods."""
 
 
 class Networking(Record, frozen=True):
-    """Families, ranges and modes."""
+    """IP families, ranges and modes of a cluster."""
 
     ip_family: Annotated[Literal["ipv4", "ipv6", "dual"], Meta(examples=["ipv4"])] = "ipv4"
+    """IP families of the cluster."""
     pod_subnet: str = POD_SUBNETS[4]
-    """In a dual-stack cluster one range per family, with a comma between them: the first is of the primary family."""
+    """Range of pod addresses. A dual-stack cluster has two ranges, separated by a comma.
+
+    The first one is of the primary IP family.
+    """
     service_subnet: str = SERVICE_SUBNETS[4]
+    """Range of Service addresses. A dual-stack cluster has two ranges, separated by a comma."""
     node_cidr_mask_size_ipv4: Annotated[int, Meta(ge=8, le=30, title="a prefix length")] = 24
-    """How large the share of the pod range is that each node gets."""
+    """Prefix length of each node's part of the IPv4 pod range."""
     node_cidr_mask_size_ipv6: Annotated[int, Meta(ge=8, le=126, title="a prefix length")] = 64
+    """Prefix length of each node's part of the IPv6 pod range."""
     ipam: IPAM = IPAM()
+    """Allocation of pod addresses."""
     dns_domain: str = "cluster.local"
+    """DNS domain of the cluster."""
     cni: str | Mapping[str, Any] = "bridge"
-    """The mode's name, or a mapping of `type` and the mode's options."""
+    """CNI mode: its name, or a mapping of `type` and the options of the mode."""
     kube_proxy_mode: str | Mapping[str, Any] = "nftables"
-    """Likewise, of what makes Services work."""
+    """Implementation of Services: its name, or a mapping of `type` and the options of the mode."""
     disable_default_cni: bool = False
-    """kind's word for `cni: none`."""
+    """If true, the same as `cni: none`."""
 
     api_server_address: Unmodelled = None
     api_server_port: Unmodelled = None
@@ -133,11 +164,11 @@ class Networking(Record, frozen=True):
 
     @property
     def versions(self) -> tuple[int, ...]:
-        """The IP versions that pods, nodes and Services have, the primary one first."""
+        """IP versions of pods, nodes and Services, the primary one first."""
         return tuple(network.version for network in self.pod_networks)
 
     def node_mask_size(self, version: int) -> int:
-        """The prefix length of a node's share of the pod range."""
+        """Return the prefix length of each node's part of the pod range."""
         return {4: self.node_cidr_mask_size_ipv4, 6: self.node_cidr_mask_size_ipv6}[version]
 
     @property
@@ -152,23 +183,29 @@ class Networking(Record, frozen=True):
 
 
 class Fabric(Record, frozen=True):
-    """How the nodes are wired to one another."""
+    """Network that connects the nodes."""
 
     topology: Literal["switched", "routed"] = "switched"
+    """Topology of the network. Only switched is supported."""
     links: Unmodelled = None
 
 
 class ExternalHost(Record, frozen=True):
-    """A host in the internet: a client, or with `ports` a server."""
+    """Host outside of the cluster, in the lab's internet."""
 
     name: str
+    """Name of the host."""
     address: str
-    """One address, or one per family with a comma between them. In a cluster with IPv6 a host that has none of that family gets the
-    one that reads alike: 198.51.100.10 and 2001:db8:51:100::10."""
+    """Address of the host, or one address per IP family, separated by commas.
+
+    In a cluster with IPv6, a host with only an IPv4 address gets an IPv6 address that ends with the
+    same digits: 2001:db8:51:100::10 for 198.51.100.10.
+    """
     ports: tuple[Port, ...] = ()
+    """Ports on which the host serves."""
 
     def addresses(self, versions: Sequence[int]) -> tuple[str, ...]:
-        """One for each version, in order; none where neither is given."""
+        """Return the host's address of each IP version, in order; leave out missing ones."""
         given = {ip_address(text).version: text for text in self.given_addresses}
         if 4 in given and 6 not in given:
             given[6] = str(INTERNET_SUBNETS[6][int(given[4].rpartition(".")[2], 16)])
@@ -176,12 +213,12 @@ class ExternalHost(Record, frozen=True):
 
     @property
     def given_addresses(self) -> tuple[str, ...]:
-        """As the document has them."""
+        """Addresses as in the document."""
         return tuple(part.strip() for part in self.address.split(","))
 
 
 class ClusterConfig(Resource, frozen=True):
-    """The nodes, ranges and modes of a lab."""
+    """Configuration of a lab: its nodes, ranges, modes and external hosts."""
 
     api_version = API_VERSIONS[0]
     kind = "Cluster"
@@ -194,19 +231,32 @@ class ClusterConfig(Resource, frozen=True):
         NodeConfig(role="worker"),
         NodeConfig(role="worker"),
     )
-    """Without any: a control plane and two workers; in kind's document a control plane alone."""
+    """Nodes of the cluster. Defaults to a control plane and two workers.
+
+    With kind's apiVersion, defaults to a control plane alone.
+    """
     networking: Networking = Networking()
+    """IP families, ranges and modes."""
     fabric: Fabric = Fabric()
+    """Network that connects the nodes."""
     real_commands: bool = False
-    """Runs a container's `command` where this machine has the program, instead of a stand-in."""
+    """If true, a container's `command` is run if this machine has the program.
+
+    Otherwise a built-in program runs instead.
+    """
     drift: Annotated[Literal["repair", "keep"], Meta(examples=["keep"])] = "repair"
-    """What becomes of a link, address, route or rule of the lab that somebody else changes: it is made anew within two seconds, or it
-    stays until the next `up` or `apply`."""
+    """Handling of links, addresses, routes and rules of the lab that another program changes.
+
+    repair restores them within two seconds. keep leaves them until the next `up` or `apply`.
+    """
     uplink: bool = False
-    """Links the lab's router to the machine's own network: everybody in the lab reaches what the machine reaches, and the nodes'
-    extraPortMappings are ports of the machine, too. Needs root; nothing else of a lab touches the machine."""
+    """If true, the lab's router is connected to the network of the machine.
+
+    Pods, nodes and hosts reach what the machine reaches, and the nodes' extraPortMappings are ports
+    of the machine, too. Requires root. Nothing else of a lab changes the machine's network.
+    """
     external: tuple[ExternalHost, ...] = (ExternalHost(name="client", address="198.51.100.10"),)
-    """Hosts in the internet. Without any: one client."""
+    """Hosts outside of the cluster. Defaults to one client."""
 
     kubeadm_config_patches: Unmodelled = None
     kubeadm_config_patches_json6902: Unmodelled = None
@@ -217,27 +267,30 @@ class ClusterConfig(Resource, frozen=True):
 
     @property
     def node_networks(self) -> tuple[Network, ...]:
-        """Where nodes' addresses come from: one network per family, the primary family first."""
+        """Ranges of node addresses, one per IP family, the primary family first."""
         return tuple(NODE_SUBNETS[version] for version in self.networking.versions)
 
     @property
     def node_names(self) -> tuple[str, ...]:
-        """Each node's name: as given, else control-plane, control-plane2, …, worker, worker2, …"""
-        seen: dict[str, int] = {}
+        """Name of each node, as given or such as control-plane, worker and worker2."""
+        counts: dict[str, int] = {}
         names = []
         for node in self.nodes:
-            seen[node.role] = count = seen.get(node.role, 0) + 1
+            counts[node.role] = count = counts.get(node.role, 0) + 1
             names.append(node.name or (node.role if count == 1 else f"{node.role}{count}"))
         return tuple(names)
 
 
 def networks(text: str) -> tuple[Network, ...]:
-    """`10.244.0.0/16,fd00:10:244::/56` as networks; ValueError when a part is none."""
+    """Return the networks of a list such as `10.244.0.0/16,fd00:10:244::/56`.
+
+    Raises ValueError if a part is not a network.
+    """
     return tuple(ip_network(part.strip()) for part in text.split(","))
 
 
 def mode_and_options(value: str | Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """(name, options) of a mode written as a name or as a mapping with `type`."""
+    """Return (name, options) of a mode given by its name or as a mapping with `type`."""
     if isinstance(value, str):
         return value, {}
     return str(value.get("type", "")), {

@@ -15,24 +15,28 @@ SERVICE_NAME_LABEL = "kubernetes.io/service-name"
 ZONE_LABEL = "topology.kubernetes.io/zone"
 NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"
 IP_MODE_ANNOTATION = "kubenetlab.dev/load-balancer-ip-mode"
-"""`Proxy` on a Service has the lab's load balancer send what is for it on to node ports; `VIP`, as without it, leads it to the nodes as it is."""
+"""Annotation of a Service: `Proxy` makes the lab's load balancer forward connections to node ports.
+
+`VIP`, the default, makes it deliver packets to the nodes unchanged.
+"""
 
 
 class NamespaceSpec(Record, frozen=True):
-    """Nothing that the lab uses."""
+    """Desired state of a Namespace. No field has an effect in the lab."""
 
     finalizers: Unmodelled = None
 
 
 class NamespaceStatus(Record, frozen=True):
-    """Whether a namespace is being deleted."""
+    """Observed state of a Namespace."""
 
     phase: str = "Active"
+    """Active, or Terminating while the namespace is being deleted."""
     conditions: Unmodelled = None
 
 
 class Namespace(Resource, frozen=True):
-    """A room of its own for names."""
+    """Scope for names of objects."""
 
     api_version = "v1"
     kind = "Namespace"
@@ -46,45 +50,55 @@ class Namespace(Resource, frozen=True):
 
 
 class Taint(Record, kw_only=True, frozen=True):
-    """Keeps pods off a node that do not tolerate it."""
+    """Taint of a node: it affects every pod that does not tolerate it."""
 
     key: str
+    """Key of the taint."""
     value: str = ""
+    """Value of the taint."""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"]
+    """NoSchedule keeps new pods off the node. NoExecute also evicts running pods."""
     time_added: str | None = None
-    """Of NoExecute: from then on tolerationSeconds count."""
+    """Time at which the taint was added. Start of tolerationSeconds. Only with NoExecute."""
 
     def __str__(self) -> str:
         return f"{{{self.key}: {self.value}}}"
 
 
 class NodeAddress(Record, frozen=True):
-    """One address or name of a node."""
+    """Address or name of a node."""
 
     type: str
+    """Type of the address: InternalIP or Hostname."""
     address: str
+    """The address or the name."""
 
 
 class NodeSpec(Record, frozen=True):
-    """A node's pod range and taints."""
+    """Desired state of a Node."""
 
     pod_cidr: str = ""
+    """Range of pod addresses of the node. Equal to the first entry of `podCIDRs`."""
     pod_cidrs: tuple[str, ...] = ()
+    """Ranges of pod addresses of the node, one per IP family."""
     taints: tuple[Taint, ...] = ()
+    """Taints of the node."""
     unschedulable: bool = False
-    """True: no further pod is put there."""
+    """If true, the scheduler binds no new pods to the node."""
     provider_id: Unmodelled = None
 
 
 class NodeStatus(Record, frozen=True):
-    """A node's addresses and conditions."""
+    """Observed state of a Node."""
 
     addresses: tuple[NodeAddress, ...] = ()
+    """Addresses and names of the node."""
     conditions: tuple[Condition, ...] = ()
+    """Conditions of the node, such as Ready."""
 
 
 class Node(Resource, frozen=True):
-    """A machine of the cluster: here a network namespace with `eth0` on the fabric."""
+    """Machine of the cluster. In the lab: a network namespace with `eth0` on the fabric."""
 
     api_version = "v1"
     kind = "Node"
@@ -98,7 +112,7 @@ class Node(Resource, frozen=True):
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """Internal addresses, at most one per family."""
+        """Internal addresses, at most one per IP family."""
         return tuple(entry.address for entry in self.status.addresses if entry.type == "InternalIP")
 
     @property
@@ -110,101 +124,128 @@ class Node(Resource, frozen=True):
 
 
 class ServicePort(Record, frozen=True):
-    """One port of a Service; `target_port` is a number or the name of a container's port."""
+    """Port of a Service."""
 
     port: Port
+    """Port number that the Service exposes."""
     name: str = ""
-    """Required when there are several."""
+    """Name of the port. Required if the Service has several ports."""
     protocol: Protocol = "TCP"
+    """IP protocol of the port."""
     target_port: PortOrName | None = None
-    """By default the number of `port`."""
+    """Port of the selected pods: a number, or the name of a container port. Defaults to `port`."""
     node_port: Annotated[int, Meta(ge=0, le=65535, title="a port number")] = 0
+    """Port on each node, for types NodePort and LoadBalancer. Allocated if it is 0."""
     app_protocol: str | None = None
+    """Application protocol of the port. A hint for implementations."""
 
 
 class ClientIPConfig(Record, frozen=True):
-    """How long a client stays with its endpoint."""
+    """Configuration of session affinity by client IP address."""
 
     timeout_seconds: Annotated[int, Meta(ge=1, le=86400)] = 10800
+    """Time since the latest connection for which a client keeps its endpoint, in seconds."""
 
 
 class SessionAffinityConfig(Record, frozen=True):
-    """The settings of session affinity."""
+    """Configuration of session affinity."""
 
     client_ip: ClientIPConfig = ClientIPConfig()
+    """Configuration of sessionAffinity ClientIP."""
 
 
 IPFamily = Literal["IPv4", "IPv6"]
 
 
 class ServiceSpec(Record, frozen=True):
-    """Which pods, under which addresses and ports, by which rules."""
+    """Desired state of a Service."""
 
     type: Literal["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"] = "ClusterIP"
+    """Way in which the Service is exposed."""
     selector: dict[str, str] = {}
-    """The labels of its pods. Without any, its EndpointSlices are yours to write."""
+    """Labels of the pods that serve it. Without a selector, create its EndpointSlices yourself."""
     ports: tuple[ServicePort, ...] = ()
+    """Ports that the Service exposes."""
     cluster_ip: str = ""
-    """Drawn from the Services' range when nothing is given; `None` makes it headless."""
+    """Virtual IP address of the Service, or `None` for a headless Service. Allocated if empty."""
     cluster_ips: tuple[str, ...] = ()
+    """Virtual IP addresses of the Service, one per IP family. The first is `clusterIP`."""
     ip_families: tuple[IPFamily, ...] = ()
+    """IP families of the Service. Chosen by `ipFamilyPolicy` if empty."""
     ip_family_policy: Literal["SingleStack", "PreferDualStack", "RequireDualStack"] | None = None
+    """Number of IP families: one, two if the cluster has two, or exactly two."""
     external_name: str = ""
-    """What its name is an alias of."""
+    """DNS name that the name of the Service is an alias of. Only with type ExternalName."""
     external_ips: tuple[str, ...] = ()
-    """Addresses outside that nodes take in for it; somebody has to route them to a node."""
+    """Further addresses whose traffic nodes accept for the Service. Their routing is up to you."""
     session_affinity: Literal["None", "ClientIP"] = "None"
-    """ClientIP: a client stays with one endpoint."""
+    """ClientIP sends all connections of a client to the same endpoint."""
     session_affinity_config: SessionAffinityConfig = SessionAffinityConfig()
+    """Configuration of session affinity."""
     internal_traffic_policy: Literal["Cluster", "Local"] = "Cluster"
-    """Local: from a pod only to endpoints on its own node."""
+    """Local sends traffic of a pod only to endpoints on the pod's own node."""
     external_traffic_policy: Literal["Cluster", "Local"] = "Cluster"
+    """Local sends traffic from outside only to endpoints on the node that received it.
+
+    It preserves the client's source address.
+    """
     load_balancer_class: str = ""
-    """Another load balancer's than the lab's: it is left to that one."""
+    """Class of the load balancer. The lab's load balancer ignores Services that set a class."""
     load_balancer_ip: str = ""
-    """An address of the load balancers' pool that is asked for."""
+    """Requested address in the pool of the load balancer."""
     publish_not_ready_addresses: bool = False
-    """True: endpoints count as ready from the beginning."""
+    """If true, endpoints count as ready before their pods are ready."""
 
     allocate_load_balancer_node_ports: bool | None = None
-    """False: a load balancer's Service has no node ports but those it asks for."""
+    """If false, a Service of type LoadBalancer has only the node ports that it requests."""
     health_check_node_port: Annotated[int, Meta(ge=0, le=65535, title="a port number")] = 0
-    """Where a load balancer asks a node whether it has endpoints, with externalTrafficPolicy Local."""
+    """Port on which a node reports whether it has endpoints. Allocated if it is 0.
+
+    Only with type LoadBalancer and externalTrafficPolicy Local.
+    """
     load_balancer_source_ranges: tuple[str, ...] = ()
-    """Who may come in by the load balancer's address; everybody when nothing is given."""
+    """Ranges of the clients that may use the load balancer's address. All clients if empty."""
 
     traffic_distribution: Literal["PreferSameZone", "PreferSameNode", "PreferClose"] | None = None
-    """Endpoints in the client's zone, or on its node, come first, as long as there are any. PreferClose is PreferSameZone's older name."""
+    """Preference for endpoints in the client's zone, or on its node, while there are any.
+
+    PreferClose is the older name of PreferSameZone.
+    """
 
 
 IpMode = Literal["VIP", "Proxy"]
-"""How packets for a load balancer's address reach a node: as they are, or sent on by the balancer to a node port."""
+"""Delivery by a load balancer: VIP leaves packets unchanged, Proxy forwards to a node port."""
 
 
 class LoadBalancerIngress(Record, frozen=True):
-    """One way in from outside: an address."""
+    """Ingress point of a load balancer."""
 
     ip: str = ""
+    """IP address of the ingress point."""
     ip_mode: IpMode = "VIP"
+    """VIP delivers packets to nodes with their destination address. Proxy sends them to a node
+    port."""
     hostname: Unmodelled = None
     ports: Unmodelled = None
 
 
 class LoadBalancerStatus(Record, frozen=True):
-    """What a load balancer has made for a Service."""
+    """Observed state of the load balancer of a Service."""
 
     ingress: tuple[LoadBalancerIngress, ...] = ()
+    """Ingress points of the load balancer."""
 
 
 class ServiceStatus(Record, frozen=True):
-    """What load balancers have written."""
+    """Observed state of a Service."""
 
     load_balancer: LoadBalancerStatus = LoadBalancerStatus()
+    """State of the load balancer, if the Service has one."""
     conditions: Unmodelled = None
 
 
 class Service(Resource, frozen=True):
-    """A stable name and address for a changing set of pods."""
+    """Stable name and address for a changing set of pods."""
 
     api_version = "v1"
     kind = "Service"
@@ -221,22 +262,22 @@ class Service(Resource, frozen=True):
 
     @property
     def cluster_ips(self) -> tuple[str, ...]:
-        """The virtual addresses, at most one per family; none for headless and ExternalName Services."""
+        """Virtual IP addresses, at most one per IP family; none for headless and ExternalName."""
         return () if self.is_headless else self.spec.cluster_ips
 
     @property
     def external_ips(self) -> tuple[str, ...]:
-        """Addresses outside that it is given, as they are written everywhere else."""
+        """External IP addresses in canonical notation."""
         return tuple(str(ip_address(address)) for address in self.spec.external_ips)
 
     @property
     def load_balancer_ips(self) -> tuple[str, ...]:
-        """Its addresses outside, at most one per family."""
+        """Addresses of the load balancer, at most one per IP family."""
         return tuple(ingress.ip for ingress in self.status.load_balancer.ingress if ingress.ip)
 
     @property
     def virtual_ips(self) -> tuple[str, ...]:
-        """Those of them that nodes take in themselves (ipMode VIP)."""
+        """Addresses of the load balancer that nodes accept themselves (ipMode VIP)."""
         return tuple(
             ingress.ip
             for ingress in self.status.load_balancer.ingress
@@ -245,26 +286,33 @@ class Service(Resource, frozen=True):
 
 
 class ObjectReference(Record, frozen=True):
-    """Names an object of any kind."""
+    """Reference to an object of any kind."""
 
     kind: str = ""
+    """Kind of the object."""
     namespace: str = ""
+    """Namespace of the object."""
     name: str = ""
+    """Name of the object."""
     uid: str = ""
+    """UID of the object."""
     api_version: str = ""
+    """API version of the object."""
     resource_version: Unmodelled = None
     field_path: Unmodelled = None
 
 
 class EventSource(Record, frozen=True):
-    """Which component tells of an event."""
+    """Component that reports an event."""
 
     component: str = ""
+    """Name of the component."""
     host: str = ""
+    """Name of the node that the component runs on."""
 
 
 class Event(Resource, kw_only=True, frozen=True):
-    """Something that happened to an object, counted while it repeats."""
+    """Report of something that happened to an object, counted while it repeats."""
 
     api_version = "v1"
     kind = "Event"
@@ -273,10 +321,18 @@ class Event(Resource, kw_only=True, frozen=True):
 
     metadata: ObjectMeta
     involved_object: ObjectReference
+    """Object that the event is about."""
     type: Literal["Normal", "Warning"] = "Normal"
+    """Type of the event."""
     reason: str = ""
+    """Short machine-readable reason, such as FailedScheduling."""
     message: str = ""
+    """Human-readable description."""
     source: EventSource = EventSource()
+    """Component that reports the event."""
     count: int = 1
+    """Number of times the event has occurred."""
     first_timestamp: str | None = None
+    """Time of the first occurrence."""
     last_timestamp: str | None = None
+    """Time of the latest occurrence."""

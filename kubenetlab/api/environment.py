@@ -1,4 +1,4 @@
-"""Environment variables of containers, and the two kinds that they are read from: ConfigMap and Secret.
+"""ConfigMap and Secret, and the environment variables of containers.
 
 Source: k8s.io/api core/v1/types.go (1.33).
 """
@@ -17,57 +17,72 @@ _REFERENCE = re.compile(r"\$\$|\$\(([^)]+)\)")
 
 
 class ObjectFieldSelector(Record, frozen=True):
-    """A field of the pod: `metadata.name`, `status.podIP` …"""
+    """Field of the pod."""
 
     field_path: str
+    """Path of the field, such as `metadata.name` or `status.podIP`."""
     api_version: str = "v1"
+    """API version of the path."""
 
 
 class KeySelector(Record, frozen=True):
-    """One key of a ConfigMap or a Secret."""
+    """Key of a ConfigMap or a Secret."""
 
     key: str
+    """The key."""
     name: str = ""
+    """Name of the ConfigMap or Secret."""
     optional: bool = False
-    """When it is missing the variable is left out; otherwise the container is not started."""
+    """If true, a missing key omits the variable. Otherwise it keeps the container from starting.
+    """
 
 
 class EnvVarSource(Record, frozen=True):
-    """Where a value comes from."""
+    """Source of the value of an environment variable. Exactly one field must be set."""
 
     field_ref: ObjectFieldSelector | None = None
+    """Field of the pod."""
     config_map_key_ref: KeySelector | None = None
+    """Key of a ConfigMap."""
     secret_key_ref: KeySelector | None = None
+    """Key of a Secret."""
     resource_field_ref: Unmodelled = None
     file_key_ref: Unmodelled = None
 
 
 class EnvVar(Record, frozen=True):
-    """One environment variable."""
+    """Environment variable of a container."""
 
     name: str
+    """Name of the variable."""
     value: str = ""
-    """`$(NAME)` stands for a variable before it, `$$` for a dollar."""
+    """Value of the variable. `$(NAME)` is replaced by a variable defined before, `$$` by `$`."""
     value_from: EnvVarSource | None = None
+    """Source of the value. Not allowed together with `value`."""
 
 
 class SourceReference(Record, frozen=True):
-    """A whole ConfigMap or Secret."""
+    """Reference to a ConfigMap or a Secret."""
 
     name: str = ""
+    """Name of the object."""
     optional: bool = False
+    """If true, the object may be missing."""
 
 
 class EnvFromSource(Record, frozen=True):
-    """Every key of a ConfigMap or a Secret as a variable."""
+    """ConfigMap or Secret whose keys become environment variables."""
 
     prefix: str = ""
+    """Prefix of the names of the variables."""
     config_map_ref: SourceReference | None = None
+    """ConfigMap to read."""
     secret_ref: SourceReference | None = None
+    """Secret to read."""
 
 
 class ConfigMap(Resource, frozen=True):
-    """Settings, by key."""
+    """Configuration data for pods."""
 
     api_version = "v1"
     kind = "ConfigMap"
@@ -76,18 +91,19 @@ class ConfigMap(Resource, frozen=True):
 
     metadata: ObjectMeta
     data: Mapping[str, str] = {}
+    """Text by key."""
     binary_data: Mapping[str, str] = {}
-    """In base64."""
+    """Binary data by key, in base64."""
     immutable: Unmodelled = None
 
     @property
     def values(self) -> Mapping[str, str]:
-        """What variables can be read from: text only."""
+        """Values that environment variables can have: text only."""
         return self.data
 
 
 class Secret(Resource, frozen=True):
-    """Settings that are not to be seen, by key."""
+    """Confidential data for pods."""
 
     api_version = "v1"
     kind = "Secret"
@@ -95,28 +111,29 @@ class Secret(Resource, frozen=True):
 
     metadata: ObjectMeta
     type: str = "Opaque"
+    """Type of the data."""
     data: Mapping[str, str] = {}
-    """In base64."""
+    """Data by key, in base64."""
     string_data: Mapping[str, str] = {}
-    """As it is; the API server puts it into `data`."""
+    """Data by key, as plain text. Write-only: it is merged into `data`."""
     immutable: Unmodelled = None
 
     @property
     def values(self) -> Mapping[str, str]:
-        """The values as they are."""
+        """Decoded values by key."""
         return {key: b64decode(value).decode(errors="replace") for key, value in self.data.items()}
 
 
 def sealed(secret: Secret) -> Secret:
-    """The Secret as it is stored: all in base64."""
+    """Return the Secret as it is stored: `string_data` is merged into `data`, in base64."""
     if not secret.string_data:
         return secret
-    given = {key: b64encode(value.encode()).decode() for key, value in secret.string_data.items()}
-    return structs.replace(secret, data={**secret.data, **given}, string_data={})
+    encoded = {key: b64encode(value.encode()).decode() for key, value in secret.string_data.items()}
+    return structs.replace(secret, data={**secret.data, **encoded}, string_data={})
 
 
 def expand(text: str, values: Mapping[str, str]) -> str:
-    """`$(NAME)` by its value, as it stands where there is none; `$$` is a dollar."""
+    """Replace `$(NAME)` by its value and `$$` by `$`; keep a reference without a value."""
     return _REFERENCE.sub(
         lambda match: "$" if match[0] == "$$" else values.get(match[1], match[0]), text
     )

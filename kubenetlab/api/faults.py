@@ -1,4 +1,4 @@
-"""Fault: something that was broken on purpose, until it is healed."""
+"""Fault: a defect injected by `break` and removed by `heal`."""
 
 from typing import Any
 
@@ -6,30 +6,33 @@ from kubenetlab.api.meta import Labels, ObjectMeta, Record, Resource
 
 
 class StoppedPods(Record, frozen=True):
-    """The pods of a node with these labels: their processes do not run."""
+    """Pods of a node whose processes do not run."""
 
     node: str
+    """Name of the node."""
     namespace: str
+    """Namespace of the pods."""
     labels: Labels
+    """Labels of the pods."""
 
 
 class FaultSpec(Record, kw_only=True, frozen=True):
-    """What is broken, and how. It goes with its node."""
+    """Description of a fault. A fault of a node is deleted with its node."""
 
     fault: str
-    """Which one of those that `break` knows."""
+    """Name of the fault, as `break` lists it."""
     options: dict[str, Any] = {}
-    """What was said of it on the command line."""
+    """Options given on the command line."""
     node: str = ""
-    """Where it is; empty where it is of no node."""
+    """Node that has the fault; empty for a fault of no particular node."""
     summary: str = ""
-    """In words."""
+    """Human-readable description."""
     stops: tuple[StoppedPods, ...] = ()
-    """Whose processes do not run as long as it lasts."""
+    """Pods whose processes do not run while the fault lasts."""
 
 
 class Fault(Resource, frozen=True):
-    """One fault, by its number; `break` makes it, `heal` deletes it, and what it broke is as it was."""
+    """Injected fault. Its name is a number. Deleting it restores the previous state."""
 
     api_version = "kubenetlab.dev/v1alpha1"
     kind = "Fault"

@@ -20,7 +20,7 @@ from kubenetlab.api.config import API_VERSIONS, ClusterConfig
 from kubenetlab.api.meta import Resource
 from kubenetlab.errors import UsageError, did_you_mean
 
-WITHOUT_EFFECT = "Kept as it was given; the lab does not use it."
+WITHOUT_EFFECT = "Accepted and stored, but without effect in the lab."
 _BARE_SCALARS: Mapping[type[inspect.Type], str] = {
     inspect.AnyType: "any",
     inspect.BoolType: "boolean",
@@ -240,7 +240,7 @@ def _docs_of_module(name: str) -> Mapping[str, Mapping[str, str]]:
         return {}
     return {
         cls.name: {
-            field.target.id: cleandoc(after.value.value)
+            field.target.id: cleandoc(after.value.value).strip()
             for field, after in zip(cls.body, cls.body[1:], strict=False)
             if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
             if isinstance(after, ast.Expr)

@@ -1,8 +1,8 @@
-"""What the lab remembers beside Kubernetes' own objects: what was handed out, what was seen, what was decided.
+"""Internal objects of the lab: allocations, observations and decisions.
 
-Kubernetes keeps these too, elsewhere: attachments in the CNI plugin's result cache, observations in the kubelet and the
-container runtime, counters in allocators. Here they are objects of the store, so that everything is in one value.
-They are never served by the API.
+Kubernetes keeps this state elsewhere: attachments in the CNI plugin's result cache, observations in
+the kubelet and the container runtime, counters in allocators. In the lab they are objects of the
+store, so that one value holds the whole state. The API never serves them.
 """
 
 from typing import Any, Literal
@@ -12,47 +12,55 @@ from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.meta import ObjectMeta, Record, Resource
 
 SYNC_PERIOD_S = 5
-"""How often a kube-proxy looks at its rules although it has heard of no change; whose rules are older than two periods is not healthy.
-Upstream it is 30 s: nobody shall wait a minute for what is to be shown."""
+"""Period in which a kube-proxy checks its rules without being notified of a change, in seconds.
+
+Rules that are older than two periods make it unhealthy. Upstream's period is 30 s, which is too
+long for a demonstration.
+"""
 
 
 class Internal(Resource, frozen=True):
-    """The base of the kinds that only the lab itself sees."""
+    """Base of the kinds that the API does not serve."""
 
     api_version = "internal.kubenetlab.dev/v1"
 
 
 class Attachment(Internal, frozen=True):
-    """A pod's connection to its node, as CNI ADD would return it; named after the pod."""
+    """Network attachment of a pod, as CNI ADD would return it. Has the name of the pod."""
 
     kind = "Attachment"
     plural = "attachments"
 
     metadata: ObjectMeta
     pod_uid: str
+    """UID of the pod."""
     node: str
+    """Name of the node."""
     host_ifname: str
+    """Name of the link at the node's end."""
     addresses: tuple[str, ...]
-    """At most one per family, the primary family first, without prefix length."""
+    """Addresses without prefix length, at most one per IP family, the primary family first."""
 
 
 class ContainerReport(Record, frozen=True):
-    """The latest news of one run of one container."""
+    """Latest state of one run of a container."""
 
     attempt: int
-    """Which start this is about: 0 is the first."""
+    """Number of the run, from 0."""
     state: Literal["running", "failed", "exited"]
-    """failed: it could not start (a port was taken)."""
+    """State of the run; failed if it could not start, for example because a port was in use."""
     exit_code: int = 0
+    """Exit status."""
     message: str = ""
+    """Human-readable description of the state."""
     at: float = 0.0
-    """When, in seconds since 1970."""
+    """Time of the report, in seconds since 1970."""
     is_process: bool = False
-    """True for a process of its own, which takes its time to end."""
+    """True for a real command: a process of its own, whose exit the agent waits for."""
     ends_later: bool = False
-    """True for a built-in program that serves on for a while after SIGTERM; its end is waited for."""
+    """True for a built-in program that keeps serving after SIGTERM; the agent waits for its end."""
     reason: str = ""
-    """Reason of the exit, where it is neither Completed nor Error."""
+    """Reason of the exit, if it is neither Completed nor Error."""
 
 
 HookKind = Literal["postStart", "preStop"]
@@ -63,47 +71,56 @@ class ProbeReport(Record, frozen=True):
     """Result of the latest probe, or of a lifecycle hook, of one container."""
 
     attempt: int
+    """Number of the container's run, from 0."""
     kind: ProbeKind | HookKind
+    """Kind of the probe or hook."""
     ok: bool
+    """True if it succeeded."""
     message: str = ""
+    """Cause of a failure."""
     at: float = 0.0
+    """Time of the result, in seconds since 1970."""
     failures: int = 0
-    """In a row, up to now."""
+    """Number of consecutive failures up to now."""
     is_settled: bool = False
-    """True when it failed so often that asking again will hardly change the answer."""
+    """True if a further probe is unlikely to change the result."""
 
 
 class PodRuntimeStatus(Internal, frozen=True):
-    """What was seen of one pod on its node; named after the pod."""
+    """Observed runtime state of a pod on its node. Has the name of the pod."""
 
     kind = "PodRuntimeStatus"
     plural = "observed"
 
     metadata: ObjectMeta
     pod_uid: str
+    """UID of the pod."""
     sandbox_pid: int = 0
-    """The pause process, in the lab's PID namespace; 0 while there is none."""
+    """Pid of the pause process in the lab's PID namespace; 0 while there is none."""
     sandbox_error: str = ""
+    """Cause of the failure to create the sandbox; empty if there was none."""
     is_detached: bool = False
-    """True when a terminating pod's endpoints have left the rules of every node, so that nobody is sent to it any more."""
+    """True if a terminating pod's endpoints have been removed from the rules of every node."""
     containers: dict[str, ContainerReport] = {}
+    """Latest state of each container, by name."""
     probes: dict[str, ProbeReport] = {}
-    """By `container/kind`."""
+    """Latest result of each probe and hook, by `container/kind`."""
 
     def hook(self, container: str, kind: HookKind, attempt: int) -> ProbeReport | None:
-        """Return how a hook of a container's run ended; None while it has not."""
+        """Return the result of a hook of a container's run; None if the hook has not ended."""
         report = self.probes.get(f"{container}/{kind}")
         return report if report is not None and report.attempt == attempt else None
 
 
 class Kill(Record, frozen=True):
-    """Why one run of a container is killed although its pod goes on."""
+    """Decision to kill one run of a container while its pod continues."""
 
     attempt: int
+    """Number of the run, from 0."""
     message: str
-    """Such as `Liveness probe failed: connection refused`."""
+    """Reason, such as `Liveness probe failed: connection refused`."""
     at: float
-    """When the kill was decided, in seconds of Unix time."""
+    """Time of the decision, in seconds since 1970."""
 
 
 class Termination(Internal, frozen=True):
@@ -114,10 +131,14 @@ class Termination(Internal, frozen=True):
 
     metadata: ObjectMeta
     pod_uid: str
+    """UID of the pod."""
     signalled: tuple[str, ...] = ()
-    """Containers whose preStop hook is over, and which have been sent SIGTERM. Those without a hook get it at once."""
+    """Containers whose preStop hook has ended and that have been sent SIGTERM.
+
+    Containers without a hook are sent it at once and are not listed.
+    """
     killed: dict[str, Kill] = {}
-    """Container → the run that is killed when its preStop hook is over, and then started again as restartPolicy says."""
+    """Container → run to kill after its preStop hook. restartPolicy decides about a restart."""
 
 
 class JobTracking(Internal, frozen=True):
@@ -142,7 +163,7 @@ class JobTracking(Internal, frozen=True):
 
 
 class NodeReport(Internal, frozen=True):
-    """What was seen of one node; named after it."""
+    """Observed state of a node. Has the name of the node."""
 
     kind = "NodeReport"
     plural = "nodereports"
@@ -150,26 +171,28 @@ class NodeReport(Internal, frozen=True):
 
     metadata: ObjectMeta
     sandbox_pid: int = 0
-    """The pause process that holds the node's namespaces, in the lab's PID namespace; 0 while there is none."""
+    """Pid of the node's pause process in the lab's PID namespace; 0 while there is none."""
 
 
 class NodeSettings(Internal, frozen=True):
-    """What a manifest says of a node that the Cluster document makes; named after it."""
+    """Settings of a manifest for a node of the Cluster document. Has the name of the node."""
 
     kind = "NodeSettings"
     plural = "nodesettings"
     is_namespaced = False
 
     metadata: ObjectMeta
-    """With the labels and annotations that the manifest adds."""
+    """Metadata with the labels and annotations that the manifest adds."""
     taints: tuple[Taint, ...] | None = None
-    """In place of the node's own; None leaves those."""
+    """Taints that replace the node's own; None keeps those."""
     unschedulable: bool = False
+    """True if the scheduler must not bind new pods to the node."""
     pod_cidrs: tuple[str, ...] = ()
+    """Ranges of pod addresses, one per IP family; empty for allocated ones."""
 
 
 class ProxySnapshot(Internal, kw_only=True, frozen=True):
-    """What a node's kube-proxy knew when it heard of the cluster for the last time; named after the node."""
+    """State of the cluster last seen by a kube-proxy with a fault. Has the name of the node."""
 
     kind = "ProxySnapshot"
     plural = "lastviews"
@@ -177,18 +200,23 @@ class ProxySnapshot(Internal, kw_only=True, frozen=True):
 
     metadata: ObjectMeta
     fault: str
-    """For which it hears of nothing; healed, this is forgotten."""
+    """Name of the fault that cuts the kube-proxy off. The snapshot is deleted with the fault."""
     services: tuple[Service, ...]
+    """Services at that time."""
     slices: tuple[EndpointSlice, ...]
+    """EndpointSlices at that time."""
     proxy_mode: str
+    """Name of the proxy mode at that time."""
     proxy_options: dict[str, Any]
+    """Options of the proxy mode at that time."""
     overdue_at: float
-    """From when on its rules count as stale."""
+    """Time from which the rules count as stale, in seconds since 1970."""
     is_overdue: bool = False
+    """True if that time has passed."""
 
 
 class AllocationState(Internal, frozen=True):
-    """The counters from which names, addresses and interface numbers are handed out; never turned back."""
+    """Counters that allocate names, addresses and interface numbers. They never decrease."""
 
     kind = "AllocationState"
     plural = "ledgers"
@@ -196,15 +224,15 @@ class AllocationState(Internal, frozen=True):
 
     metadata: ObjectMeta = ObjectMeta(name="ledger")
     serials: dict[str, int] = {}
-    """How many objects each owner has made, by its uid: no two of its children are named, or identified, alike."""
+    """Owner's uid → number of objects it has created, so that names and uids are never reused."""
     last_addresses: dict[str, tuple[str, ...]] = {}
-    """The address given out last on each node, per family."""
+    """Node → address allocated last, per IP family."""
     next_veth: dict[str, int] = {}
-    """The next number behind `veth` on each node."""
+    """Node → number of the next `veth` link."""
 
 
 class NetworkFacts(Internal, frozen=True):
-    """What the cluster's controllers must know of its network; the CNI mode says it."""
+    """Properties of the CNI and proxy modes that controllers depend on."""
 
     kind = "NetworkFacts"
     plural = "networkfacts"
@@ -212,19 +240,19 @@ class NetworkFacts(Internal, frozen=True):
 
     metadata: ObjectMeta = ObjectMeta(name="network")
     has_network: bool = True
-    """False while no plugin is installed: nodes are not ready, and pods wait."""
+    """False while no CNI plugin is installed: nodes are not ready, and pods stay pending."""
     plugin: str = "bridge"
-    """By what name the runtime knows it."""
+    """Name of the CNI plugin, as the container runtime knows it."""
     host_ifname: str = "veth{number}"
-    """What the node's end of a pod's link is called; `number` counts per node."""
+    """Name of the node's end of a pod's link; `number` counts per node."""
     bridge: str = ""
-    """The bridge of each node that has all its pods as ports, where there is one."""
+    """Name of the bridge that connects the pods of a node; empty if there is none."""
     has_proxy: bool = True
-    """False in a cluster without kube-proxy; the proxy mode says it."""
+    """False in a cluster without kube-proxy."""
 
 
 class Uplink(Internal, frozen=True):
-    """The lab's link to the machine's own network, while there is one."""
+    """Link between the lab's router and the machine's network, while there is one."""
 
     kind = "Uplink"
     plural = "uplinks"
@@ -232,13 +260,13 @@ class Uplink(Internal, frozen=True):
 
     metadata: ObjectMeta = ObjectMeta(name="uplink")
     machine: tuple[str, ...] = ()
-    """The addresses of the machine's end, one per family, without prefix length."""
+    """Addresses of the machine's end, one per IP family, without prefix length."""
     router: tuple[str, ...] = ()
-    """Those of the router's end, in the same order."""
+    """Addresses of the router's end, in the same order."""
 
 
 class Decisions(Internal, kw_only=True, frozen=True):
-    """What `up` chose for this machine and keeps as long as the lab lives."""
+    """Choices that `up` makes for this machine and that hold until `down`."""
 
     kind = "Decisions"
     plural = "decisions"
@@ -246,11 +274,16 @@ class Decisions(Internal, kw_only=True, frozen=True):
 
     metadata: ObjectMeta = ObjectMeta(name="decisions")
     pod_layout: Literal["onlink", "routed"]
-    """onlink: pods share their node's subnet, the bridge switches between them; routed: each pod is a /32 behind its node."""
+    """Layout of pod networks.
+
+    onlink: pods share the subnet of their node, and its bridge switches between them. routed: each
+    pod has a /32 address that is routed via its node.
+    """
     neighbors: Literal["dynamic", "permanent"]
-    """dynamic: ARP finds them; permanent: entries with the deterministic MACs are installed."""
+    """Neighbor entries: dynamic ones are learned by ARP, permanent ones are installed."""
     is_final: bool = False
-    """True once pods have been wired by it: from then on the layout stays."""
+    """True once pods have been attached: the layout does not change any more."""
     reasons: tuple[str, ...] = ()
+    """Reasons for the choices, for users."""
     real_commands: tuple[str, ...] = ()
-    """Which of the containers' commands are run as programs of this machine, where the lab is to run what it can."""
+    """Commands of containers that are run as programs of this machine, with `realCommands`."""

@@ -1,7 +1,8 @@
-"""What all Kubernetes objects share: names, labels, owners, selectors.
+"""Parts that all Kubernetes objects share: metadata, labels, owners, selectors.
 
-The types of this package hold the fields that the lab understands, in snake_case; `Unmodelled` marks a field that Kubernetes
-knows and the lab accepts without using it. Everything else in a document is a mistake and is reported.
+The types of this package hold the fields that the lab understands, in snake_case. `Unmodelled`
+marks a field that Kubernetes defines and the lab accepts without using it. Every other field in a
+document is reported as unknown.
 Source: k8s.io/apimachinery pkg/apis/meta/v1/types.go (1.33).
 """
 
@@ -14,14 +15,17 @@ from typing import Any, ClassVar, Literal
 from msgspec import Struct
 
 Unmodelled = Any
-"""The type of a field that Kubernetes knows and the lab does not use."""
+"""Type of a field that Kubernetes defines and the lab does not use."""
 
 Labels = Mapping[str, str]
 
 _KEY = r"[A-Za-z0-9][-A-Za-z0-9_./]*"
 _REQUIREMENT = re.compile(
-    rf"\s*(?:(!)?\s*({_KEY})|({_KEY})\s*(==|=|!=)\s*([-A-Za-z0-9_.]*)|({_KEY})\s+(in|notin)\s*\(([^)]*)\))\s*"
+    rf"\s*(?:(!)?\s*({_KEY})"
+    rf"|({_KEY})\s*(==|=|!=)\s*([-A-Za-z0-9_.]*)"
+    rf"|({_KEY})\s+(in|notin)\s*\(([^)]*)\))\s*"
 )
+"""One requirement of a selector: existence, equality or set membership."""
 
 _ACRONYMS = {
     "arp": "ARP",
@@ -43,7 +47,7 @@ _ACRONYMS = {
 
 
 def kubernetes_name(name: str) -> str:
-    """Kubernetes' spelling of one of our field names: `cluster_ips` → `clusterIPs`, `ip_families` → `ipFamilies`."""
+    """Return a field name in Kubernetes' spelling: `cluster_ips` → `clusterIPs`."""
     first, *rest = name.rstrip("_").split("_")
     return first + "".join(_ACRONYMS.get(word, word.capitalize()) for word in rest)
 
@@ -51,115 +55,150 @@ def kubernetes_name(name: str) -> str:
 class Record(
     Struct, frozen=True, rename=kubernetes_name, omit_defaults=True, forbid_unknown_fields=True
 ):
-    """The base of all API types: an immutable value with Kubernetes' field names outside and ours inside."""
+    """Base of all API types: an immutable value, encoded with the field names of Kubernetes."""
 
 
 class OwnerReference(Record, frozen=True):
-    """Who made an object: the object goes when its owner goes."""
+    """Owner of an object. The object is deleted when its owner is."""
 
     api_version: str
+    """API version of the owner."""
     kind: str
+    """Kind of the owner."""
     name: str
+    """Name of the owner."""
     uid: str
+    """UID of the owner."""
     controller: bool = False
+    """True if the owner is the controller that manages the object."""
     block_owner_deletion: Unmodelled = None
 
 
 class ObjectMeta(Record, frozen=True):
-    """Identity of an object; what is below `annotations` is filled in by the lab."""
+    """Metadata of an object."""
 
     name: str = ""
-    """Required in a document; the template of a workload's pods needs none."""
+    """Name of the object, unique in its namespace. Required, except in a pod template."""
     namespace: str = ""
-    """`default` when nothing is given."""
+    """Namespace of the object. Defaults to `default`."""
     labels: Labels = {}
+    """Labels, by which selectors find the object."""
     annotations: Labels = {}
+    """Annotations: unstructured data for tools and controllers."""
     uid: str = ""
+    """Identifier that is unique in time. Set by the lab."""
     resource_version: str = ""
+    """Version of the object, which changes with each update. Set by the lab."""
     generation: int = 0
+    """Number of the desired state, incremented when the spec changes. Set by the lab."""
     creation_timestamp: str | None = None
+    """Time at which the object was created. Set by the lab."""
     deletion_timestamp: str | None = None
+    """Time at which the object will be deleted. Set by the lab when deletion is requested."""
     deletion_grace_period_seconds: int | None = None
+    """Time allowed for a graceful end, in seconds. Set by the lab when deletion is requested."""
     owner_references: tuple[OwnerReference, ...] = ()
+    """Owners of the object."""
     generate_name: str = ""
+    """Prefix of a generated name. Set by controllers: a document needs a name."""
     finalizers: Unmodelled = None
     managed_fields: Unmodelled = None
     self_link: Unmodelled = None
 
 
 class LabelSelectorRequirement(Record, frozen=True):
-    """One part of a selector: a key, an operator, and values for In and NotIn."""
+    """Requirement of a label selector: a key, an operator, and values for In and NotIn."""
 
     key: str
+    """Key of the label."""
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
+    """Relation of the label to `values`."""
     values: tuple[str, ...] = ()
+    """Values to compare with. Required for In and NotIn, not allowed otherwise."""
 
 
 class LabelSelector(Record, frozen=True):
-    """Matches labels; all parts must hold, an empty selector matches everything."""
+    """Label query. All requirements must be met. An empty selector matches all objects."""
 
     match_labels: Labels = {}
+    """Labels that an object must have."""
     match_expressions: tuple[LabelSelectorRequirement, ...] = ()
+    """Requirements that the labels of an object must meet."""
 
     def matches(self, labels: Labels) -> bool:
-        """True when all parts hold; NotIn and DoesNotExist hold for a missing key."""
+        """Return True if the labels meet all requirements.
+
+        A missing key meets NotIn and DoesNotExist.
+        """
         return matches_labels(self.match_labels, labels) and all(
-            _holds(part, labels) for part in self.match_expressions
+            _is_met(requirement, labels) for requirement in self.match_expressions
         )
 
 
-def matches_labels(wanted: Labels, labels: Labels) -> bool:
-    """True when `labels` has every pair of `wanted`."""
-    return all(labels.get(key) == value for key, value in wanted.items())
+def matches_labels(required: Labels, labels: Labels) -> bool:
+    """Return True if `labels` has every key and value of `required`."""
+    return all(labels.get(key) == value for key, value in required.items())
 
 
-def _holds(part: LabelSelectorRequirement, labels: Labels) -> bool:
-    match part.operator:
+def _is_met(requirement: LabelSelectorRequirement, labels: Labels) -> bool:
+    key, values = requirement.key, requirement.values
+    match requirement.operator:
         case "In":
-            return part.key in labels and labels[part.key] in part.values
+            return key in labels and labels[key] in values
         case "NotIn":
-            return labels.get(part.key) not in part.values
+            return labels.get(key) not in values
         case "Exists":
-            return part.key in labels
+            return key in labels
         case "DoesNotExist":
-            return part.key not in labels
+            return key not in labels
 
 
 def parse_selector(text: str) -> LabelSelector:
-    """kubectl's notation: `app=web,tier!=db,env in (dev,test),!canary`. Raises ValueError for what is none.
+    """Parse a selector as in kubectl: `app=web,tier!=db,env in (dev,test),!canary`.
 
+    Raises ValueError for a part that is not a requirement.
     Source: k8s.io/apimachinery pkg/labels/selector.go.
     """
-    parts: list[LabelSelectorRequirement] = []
+    requirements: list[LabelSelectorRequirement] = []
     for part in re.findall(r"(?:[^,(]|\([^)]*\))+", text):
         match = _REQUIREMENT.fullmatch(part)
         if match is None:
             raise ValueError(
-                f'"{part}" is no part of a label selector, such as app=web, tier!=db, env in (dev,test) or !canary'
+                f'"{part}" is not part of a label selector; examples: app=web, tier!=db, '
+                "env in (dev,test), !canary"
             )
-        negated, bare, key, equals, value, set_key, word, values = match.groups()
-        if bare is not None:
-            parts.append(LabelSelectorRequirement(bare, "DoesNotExist" if negated else "Exists"))
+        negation, existing_key, key, equals, value, set_key, set_operator, values = match.groups()
+        if existing_key is not None:
+            requirement = LabelSelectorRequirement(
+                existing_key, "DoesNotExist" if negation else "Exists"
+            )
         elif key is not None:
-            parts.append(
-                LabelSelectorRequirement(key, "NotIn" if equals == "!=" else "In", (value,))
+            requirement = LabelSelectorRequirement(
+                key, "NotIn" if equals == "!=" else "In", (value,)
             )
         else:
-            options = tuple(option.strip() for option in values.split(","))
-            parts.append(
-                LabelSelectorRequirement(set_key, "In" if word == "in" else "NotIn", options)
+            requirement = LabelSelectorRequirement(
+                set_key,
+                "In" if set_operator == "in" else "NotIn",
+                tuple(option.strip() for option in values.split(",")),
             )
-    return LabelSelector(match_expressions=tuple(parts))
+        requirements.append(requirement)
+    return LabelSelector(match_expressions=tuple(requirements))
 
 
 class Condition(Record, frozen=True):
-    """One line of a status: something that is so, or not, since when and why."""
+    """Aspect of the observed state of an object."""
 
     type: str
+    """Type of the condition, such as Ready."""
     status: Literal["True", "False", "Unknown"]
+    """Status of the condition."""
     reason: str = ""
+    """Short machine-readable reason for the status."""
     message: str = ""
+    """Human-readable description of the status."""
     last_transition_time: str | None = None
+    """Time at which the status changed."""
     last_probe_time: Unmodelled = None
     last_heartbeat_time: Unmodelled = None
     last_update_time: Unmodelled = None
@@ -167,7 +206,10 @@ class Condition(Record, frozen=True):
 
 
 def timestamp(seconds: float) -> str:
-    """RFC 3339 in UTC with seconds, as Kubernetes writes `metav1.Time`."""
+    """Return a time in RFC 3339 notation in UTC, as Kubernetes writes `metav1.Time`.
+
+    seconds: seconds since 1970; fractions are dropped.
+    """
     return _timestamp(int(seconds))
 
 
@@ -177,12 +219,12 @@ def _timestamp(second: int) -> str:
 
 
 def seconds(stamp: str) -> float:
-    """The reverse of `timestamp`; seconds since 1970."""
+    """Return the seconds since 1970 of a time in RFC 3339 notation."""
     return datetime.fromisoformat(stamp).timestamp()
 
 
 class Resource(Record, frozen=True):
-    """The base of all objects that the store keeps; `kind` and `api_version` belong to the class."""
+    """Base of all objects in the store. `kind` and `api_version` belong to the class."""
 
     api_version: ClassVar[str]
     kind: ClassVar[str]
@@ -191,6 +233,7 @@ class Resource(Record, frozen=True):
     is_namespaced: ClassVar[bool] = True
 
     metadata: ObjectMeta
+    """Metadata of the object."""
 
     @property
     def name(self) -> str:
@@ -210,12 +253,12 @@ class Resource(Record, frozen=True):
 
     @property
     def key(self) -> tuple[str, str]:
-        """(namespace, name), unique within a kind."""
+        """(namespace, name), unique in a kind."""
         return self.metadata.namespace, self.metadata.name
 
     @property
     def full_name(self) -> str:
-        """`namespace/name`, or the bare name of what has no namespace."""
+        """`namespace/name`, or the name alone for an object without a namespace."""
         return (
             f"{self.metadata.namespace}/{self.metadata.name}"
             if self.metadata.namespace
@@ -224,7 +267,7 @@ class Resource(Record, frozen=True):
 
     @property
     def title(self) -> str:
-        """`Kind namespace/name`, as messages name an object."""
+        """`Kind namespace/name`, as in messages."""
         return f"{self.kind} {self.full_name}"
 
     @property

@@ -10,103 +10,141 @@ from kubenetlab.api.meta import Condition, ObjectMeta, Record, Resource, Unmodel
 from kubenetlab.api.scheduling import Affinity, TopologySpreadConstraint
 
 REAL_COMMANDS_ANNOTATION = "kubenetlab.dev/real-commands"
-"""`"true"` on a pod runs its containers' commands, as programs of this machine."""
+"""Annotation of a pod: `"true"` runs its containers' commands as programs of this machine."""
 ADDRESSES_ANNOTATION = "kubenetlab.dev/addresses"
-"""The addresses that a pod is to have: one per family, with a comma between them."""
+"""Annotation of a pod: its requested addresses, one per IP family, separated by commas."""
 POOL_ANNOTATION = "kubenetlab.dev/pool"
-"""The pool from which a pod is to have its addresses."""
+"""Annotation of a pod: name of the pool that its addresses are allocated from."""
 READY_ANNOTATION = "kubenetlab.dev/ready"
-"""`"false"` on a pod makes it unready on purpose."""
+"""Annotation of a pod: `"false"` makes it unready."""
 CONDITIONS_ANNOTATION = "kubenetlab.dev/conditions"
-"""Conditions of a pod's status that a controller outside of the lab would set, such as `example.com/load-balancer=True`.
+"""Annotation of a pod: conditions that a controller outside of the lab would set.
 
-Several are separated by commas. They are what `readinessGates` refer to.
+For example `example.com/load-balancer=True`; several are separated by commas. `readinessGates`
+refer to them.
 """
 LISTEN_ANNOTATION = "kubenetlab.dev/listen"
-"""The ports on which a pod's image listens, such as `1234/TCP,5353/UDP`, in place of those that its container declares."""
+"""Annotation of a pod: ports that its image listens on, such as `1234/TCP,5353/UDP`.
+
+They replace the ports that the containers declare.
+"""
 EXIT_CODE_ANNOTATION = "kubenetlab.dev/exit-code"
-"""The exit status with which a pod's built-in programs end."""
+"""Annotation of a pod: exit status of its built-in programs."""
 DURATION_ANNOTATION = "kubenetlab.dev/duration"
-"""Duration after which a pod's built-in programs end, such as `5s`."""
+"""Annotation of a pod: time after which its built-in programs exit, such as `5s`."""
 
 
 class Toleration(Record, frozen=True):
-    """Lets a pod onto (or stay on) nodes with a matching taint; an empty key with Exists matches all."""
+    """Toleration of a pod for taints with a matching key, value and effect."""
 
     key: str = ""
+    """Key of the taints. An empty key with operator Exists matches all taints."""
     operator: Literal["Equal", "Exists"] = "Equal"
+    """Equal also compares the value. Exists matches any value."""
     value: str = ""
+    """Value of the taints. Must be empty with operator Exists."""
     effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
+    """Effect of the taints. An empty effect matches all effects."""
     toleration_seconds: int | None = None
+    """Time that the pod stays on a node with a NoExecute taint, in seconds. Unlimited if not set.
+    """
 
 
 class PodDNSConfigOption(Record, frozen=True):
-    """One option of resolv.conf."""
+    """Option in the resolv.conf of a pod."""
 
     name: str
+    """Name of the option."""
     value: str | None = None
+    """Value of the option."""
 
 
 class PodDNSConfig(Record, frozen=True):
-    """What is added to a pod's resolv.conf."""
+    """DNS parameters of a pod, merged into the resolv.conf that `dnsPolicy` generates."""
 
     nameservers: tuple[str, ...] = ()
+    """IP addresses of name servers."""
     searches: tuple[str, ...] = ()
+    """Search domains."""
     options: tuple[PodDNSConfigOption, ...] = ()
+    """Resolver options."""
 
 
 class HostAlias(Record, frozen=True):
-    """A line added to a pod's hosts file."""
+    """Entry in the hosts file of a pod."""
 
     ip: str
+    """IP address of the entry."""
     hostnames: tuple[str, ...] = ()
+    """Host names for the address."""
 
 
 class PodReadinessGate(Record, frozen=True):
-    """A further condition that must be True for a pod to be ready."""
+    """Additional condition that must be True for a pod to be ready."""
 
     condition_type: str
+    """Type of the condition in the pod's status."""
 
 
 class PodSchedulingGate(Record, frozen=True):
-    """A reason to leave a pod unscheduled until a controller or the user removes it."""
+    """Gate that keeps a pod from being scheduled until the gate is removed."""
 
     name: str
+    """Name of the gate, unique in the pod."""
 
 
 class PodSpec(Record, frozen=True):
-    """What a pod runs, where, and how it is wired."""
+    """Desired state of a Pod."""
 
     containers: tuple[Container, ...] = ()
+    """Containers of the pod. At least one is required."""
     init_containers: tuple[Container, ...] = ()
-    """They run before the others, one after the other; sidecars (`restartPolicy: Always`) go on beside them."""
+    """Containers that run to completion before `containers`, one after the other.
+
+    Sidecars, with `restartPolicy: Always`, keep running.
+    """
     node_name: str = ""
-    """Where it runs; without it the scheduler finds a node."""
+    """Name of the node to run on. Chosen by the scheduler if empty."""
     node_selector: dict[str, str] = {}
-    """Labels that its node must have."""
+    """Labels that the node must have."""
     affinity: Affinity = Affinity()
+    """Scheduling constraints by labels of nodes and of other pods."""
     topology_spread_constraints: tuple[TopologySpreadConstraint, ...] = ()
+    """Constraints on the distribution of pods over topology domains."""
     tolerations: tuple[Toleration, ...] = ()
+    """Tolerations of the pod for taints of nodes."""
     host_network: bool = False
-    """True: in its node's network, with its node's address."""
+    """If true, the pod uses the network namespace and the addresses of its node."""
     hostname: str = ""
+    """Host name of the pod. Defaults to the name of the pod."""
     subdomain: str = ""
-    """The headless Service below whose DNS name the pod has one of its own."""
+    """Name of the headless Service below which the pod gets a DNS name, with `hostname`."""
     set_hostname_as_fqdn: bool = False
     restart_policy: Literal["Always", "OnFailure", "Never"] = "Always"
+    """Restart policy of all containers of the pod."""
     dns_policy: Literal["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"] = (
         "ClusterFirst"
     )
+    """Origin of the pod's resolv.conf.
+
+    ClusterFirst uses the cluster's DNS, with hostNetwork only as ClusterFirstWithHostNet. Default
+    and None use only `dnsConfig`: the nodes of a lab have no name servers of their own.
+    """
     dns_config: PodDNSConfig = PodDNSConfig()
+    """Additional DNS parameters."""
     host_aliases: tuple[HostAlias, ...] = ()
-    """Lines for /etc/hosts."""
+    """Additional entries for the pod's hosts file."""
     readiness_gates: tuple[PodReadinessGate, ...] = ()
+    """Additional conditions that must be True for the pod to be ready."""
     scheduling_gates: tuple[PodSchedulingGate, ...] = ()
-    """The scheduler ignores the pod as long as there are any."""
+    """Gates that must be removed before the pod is scheduled."""
     termination_grace_period_seconds: NotNegative = 30
-    """Seconds that preStop hooks and programs have to end. Built-in programs end as soon as no node sends packets to them any more."""
+    """Time that preStop hooks and programs have to end before they are killed, in seconds.
+
+    Built-in programs end as soon as no node sends packets to them any more.
+    """
     enable_service_links: bool = True
-    """Whether the namespace's Services are told by environment variables."""
+    """If true, environment variables describe the Services of the namespace."""
 
     active_deadline_seconds: Unmodelled = None
     automount_service_account_token: Unmodelled = None
@@ -129,12 +167,16 @@ class PodSpec(Record, frozen=True):
     service_account: Unmodelled = None
     service_account_name: Unmodelled = None
     share_process_namespace: Unmodelled = None
-    """The containers of a pod always share one PID namespace here."""
+    """The containers of a pod always share one PID namespace in the lab."""
     volumes: Unmodelled = None
 
     @property
     def host_ports(self) -> tuple[tuple[str, str, int], ...]:
-        """(address of the node or nothing for all, protocol, port) of what the pod takes of its node; with hostNetwork every port."""
+        """(node address, protocol, port) of each port of the node that the pod occupies.
+
+        The address is empty for all addresses of the node. With hostNetwork every declared port is
+        one of the node.
+        """
         ports = [port for container in self.long_running_containers for port in container.ports]
         if self.host_network:
             return tuple((port.host_ip, port.protocol, port.container_port) for port in ports)
@@ -144,7 +186,7 @@ class PodSpec(Record, frozen=True):
 
     @property
     def long_running_containers(self) -> tuple[Container, ...]:
-        """Sidecars and app containers, in the order they start."""
+        """Sidecars and app containers, in the order in which they start."""
         return (
             tuple(container for container in self.init_containers if container.is_sidecar)
             + self.containers
@@ -152,75 +194,105 @@ class PodSpec(Record, frozen=True):
 
     @property
     def all_containers(self) -> tuple[Container, ...]:
-        """Init containers too, in the order they start."""
+        """Init containers and app containers, in the order in which they start."""
         return self.init_containers + self.containers
 
 
 class Waiting(Record, frozen=True):
-    """A container that does not run yet, or not again yet."""
+    """State of a container that waits to be started or restarted."""
 
     reason: str = ""
+    """Short reason, such as CrashLoopBackOff."""
     message: str = ""
+    """Human-readable description."""
 
 
 class Running(Record, frozen=True):
-    """A container that runs."""
+    """State of a running container."""
 
     started_at: str | None = None
+    """Time at which the container was started."""
 
 
 class Terminated(Record, frozen=True):
-    """A container that has ended."""
+    """State of a container that has exited."""
 
     exit_code: int
+    """Exit status of the container."""
     reason: str = ""
+    """Short reason, such as Completed, Error or OOMKilled."""
     message: str = ""
+    """Human-readable description."""
     started_at: str | None = None
+    """Time at which the container was started."""
     finished_at: str | None = None
+    """Time at which the container exited."""
 
 
 class ContainerState(Record, frozen=True):
-    """Exactly one of the three is set."""
+    """State of a container. At most one field is set."""
 
     waiting: Waiting | None = None
+    """Details of a waiting container."""
     running: Running | None = None
+    """Details of a running container."""
     terminated: Terminated | None = None
+    """Details of a container that has exited."""
 
 
 class ContainerStatus(Record, frozen=True):
-    """How one container is."""
+    """Observed state of a container."""
 
     name: str
+    """Name of the container."""
     state: ContainerState = ContainerState()
+    """Current state."""
     last_state: ContainerState = ContainerState()
+    """State in which the previous run ended."""
     ready: bool = False
+    """True if the container runs and its readiness probe succeeds."""
     started: bool = False
+    """True once the startup probe, if there is one, has succeeded."""
     restart_count: int = 0
+    """Number of restarts."""
     image: str = ""
+    """Image name of the container."""
     image_id: Unmodelled = None
     container_id: Unmodelled = None
 
 
 class PodIP(Record, frozen=True):
-    """One address of a pod or of its node."""
+    """Address of a pod or of its node."""
 
     ip: str
+    """IP address."""
 
 
 class PodStatus(Record, frozen=True):
-    """How a pod is; written by the kubelet."""
+    """Observed state of a Pod."""
 
     phase: Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"] = "Pending"
+    """Phase in the lifecycle of the pod."""
     conditions: tuple[Condition, ...] = ()
+    """Conditions of the pod, such as PodScheduled and Ready."""
     host_ip: str = ""
+    """Address of the node that the pod is bound to."""
     host_ips: tuple[PodIP, ...] = ()
+    """Addresses of the node, one per IP family."""
     pod_ip: str = ""
+    """Address of the pod, of the primary IP family."""
     pod_ips: tuple[PodIP, ...] = ()
+    """Addresses of the pod, one per IP family. The first is `podIP`."""
     start_time: str | None = None
+    """Time at which the kubelet of the node accepted the pod."""
     reason: str = ""
+    """Short reason for the state of the pod, such as Evicted."""
     message: str = ""
+    """Human-readable description of the state."""
     container_statuses: tuple[ContainerStatus, ...] = ()
+    """State of each container."""
     init_container_statuses: tuple[ContainerStatus, ...] = ()
+    """State of each init container."""
     qos_class: Unmodelled = None
 
     def condition(self, type_: str) -> Condition | None:
@@ -231,7 +303,7 @@ class PodStatus(Record, frozen=True):
 
 
 class Pod(Resource, frozen=True):
-    """Containers that share a network namespace, and so an address and its ports; here they share a PID namespace, too."""
+    """Containers that share a network namespace, its addresses and ports, and a PID namespace."""
 
     api_version = "v1"
     kind = "Pod"
@@ -254,7 +326,7 @@ class Pod(Resource, frozen=True):
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """The pod's addresses, at most one per family, the primary family first."""
+        """IP addresses of the pod, at most one per IP family, the primary family first."""
         return tuple(entry.ip for entry in self.status.pod_ips)
 
     @property
@@ -263,7 +335,7 @@ class Pod(Resource, frozen=True):
 
     @property
     def wanted_addresses(self) -> tuple[str, ...]:
-        """Those that its annotation asks for; none for a pod in its node's network."""
+        """Addresses requested by annotation; none for a pod with hostNetwork."""
         return () if self.spec.host_network else wanted_addresses(self.metadata)
 
     def container(self, name: str) -> Container | None:
@@ -273,7 +345,7 @@ class Pod(Resource, frozen=True):
 
     @property
     def container_statuses(self) -> tuple[ContainerStatus, ...]:
-        """Those of init containers too, in the order they start."""
+        """Statuses of init containers and app containers, in the order in which they start."""
         return self.status.init_container_statuses + self.status.container_statuses
 
     def container_status(self, name: str) -> ContainerStatus | None:
@@ -281,8 +353,8 @@ class Pod(Resource, frozen=True):
 
 
 def wanted_addresses(meta: ObjectMeta) -> tuple[str, ...]:
-    """The addresses that an annotation asks for."""
-    return addresses_in(meta.annotations.get(ADDRESSES_ANNOTATION, ""))
+    """Return the addresses that the annotation `kubenetlab.dev/addresses` requests."""
+    return split_list(meta.annotations.get(ADDRESSES_ANNOTATION, ""))
 
 
 def is_of_job(meta: ObjectMeta) -> bool:
@@ -290,18 +362,18 @@ def is_of_job(meta: ObjectMeta) -> bool:
     return any(owner.kind == "Job" and owner.controller for owner in meta.owner_references)
 
 
-def addresses_in(text: str) -> tuple[str, ...]:
-    """The annotation's value, taken apart."""
+def split_list(text: str) -> tuple[str, ...]:
+    """Return the entries of a comma-separated list, without spaces around them."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def conditions_in(text: str) -> tuple[Condition, ...]:
     """Return the conditions of the annotation `kubenetlab.dev/conditions`.
 
-    Raises ValueError with the part that is not a condition, and with the part that names a condition again.
+    Raises ValueError with the first part that is not a condition or repeats one.
     """
     conditions: dict[str, Condition] = {}
-    for part in addresses_in(text):
+    for part in split_list(text):
         name, _, status = (word.strip() for word in part.partition("="))
         match status:
             case "True" | "False" | "Unknown" if name and name not in conditions:
@@ -314,24 +386,25 @@ def conditions_in(text: str) -> tuple[Condition, ...]:
 def ports_in(text: str) -> tuple[tuple[Protocol, int], ...]:
     """Return the (protocol, port) pairs of the annotation `kubenetlab.dev/listen`, each once.
 
-    Raises ValueError with the part that is no port.
+    Raises ValueError with the first part that is not a port.
     """
-    found: dict[tuple[Protocol, int], None] = {}
-    for part in addresses_in(text):
-        number, _, protocol = part.partition("/")
-        known = next(
-            (one for one in get_args(Protocol) if one == (protocol.strip().upper() or "TCP")), None
-        )
-        if known is None or not (
+    ports: dict[tuple[Protocol, int], None] = {}
+    for part in split_list(text):
+        number, _, suffix = part.partition("/")
+        name = suffix.strip().upper() or "TCP"
+        protocol = next((known for known in get_args(Protocol) if known == name), None)
+        if protocol is None or not (
             number.isascii() and number.isdigit() and 1 <= int(number[:6]) <= MAX_PORT
         ):
             raise ValueError(part)
-        found[known, int(number)] = None
-    return tuple(found)
+        ports[protocol, int(number)] = None
+    return tuple(ports)
 
 
 class PodTemplateSpec(Record, kw_only=True, frozen=True):
-    """What new pods are made from."""
+    """Template that new pods are created from."""
 
     metadata: ObjectMeta = ObjectMeta()
+    """Labels and annotations of the pods."""
     spec: PodSpec
+    """Desired state of the pods."""

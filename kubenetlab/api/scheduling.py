@@ -1,4 +1,4 @@
-"""Where a pod may go: affinity to nodes and to other pods, and spreading.
+"""Scheduling constraints of a pod: affinity to nodes and pods, and topology spread.
 
 Source: k8s.io/api core/v1/types.go (1.33).
 """
@@ -15,14 +15,20 @@ TopologyKey = Annotated[
 
 
 class NodeSelectorRequirement(Record, frozen=True):
-    """One condition on a node's label (or name): Gt and Lt compare whole numbers."""
+    """Condition on a label, or on the name, of a node."""
 
     key: str
+    """Key of the label, or `metadata.name` in `matchFields`."""
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"]
+    """Relation of the label to `values`. Gt and Lt compare whole numbers."""
     values: tuple[str, ...] = ()
+    """Values to compare with: one or more for In and NotIn, one for Gt and Lt."""
 
     def holds(self, labels: Labels) -> bool:
-        """NotIn and DoesNotExist hold for a missing label."""
+        """Return True if the labels meet the condition.
+
+        A missing label meets NotIn and DoesNotExist.
+        """
         value = labels.get(self.key)
         match self.operator:
             case "In":
@@ -48,10 +54,12 @@ class NodeSelectorRequirement(Record, frozen=True):
 
 
 class NodeSelectorTerm(Record, frozen=True):
-    """All conditions must hold; a term without any holds for no node."""
+    """Conditions that a node must meet, all of them. A term without conditions matches no node."""
 
     match_expressions: tuple[NodeSelectorRequirement, ...] = ()
+    """Conditions on labels."""
     match_fields: tuple[NodeSelectorRequirement, ...] = ()
+    """Conditions on fields. Only `metadata.name` is supported."""
 
     def matches(self, name: str, labels: Labels) -> bool:
         fields = {"metadata.name": name}
@@ -63,54 +71,71 @@ class NodeSelectorTerm(Record, frozen=True):
 
 
 class NodeSelector(Record, frozen=True):
-    """One of the terms must hold."""
+    """Selector of nodes: the union of its terms."""
 
     node_selector_terms: tuple[NodeSelectorTerm, ...]
+    """Terms of the selector. A node must match one of them."""
 
 
 class NodeAffinity(Record, frozen=True):
-    """Which nodes a pod may go to."""
+    """Scheduling constraints by nodes."""
 
     required_during_scheduling_ignored_during_execution: NodeSelector | None = None
+    """Nodes that the pod can be scheduled to. All nodes if it is not set."""
     preferred_during_scheduling_ignored_during_execution: Unmodelled = None
 
 
 class PodAffinityTerm(Record, kw_only=True, frozen=True):
-    """Pods, and the domain of nodes in which they count."""
+    """Pods to be close to, or away from, and the topology domain in which they count."""
 
     topology_key: TopologyKey
+    """Label of nodes. Nodes with the same value form one domain."""
     label_selector: LabelSelector | None = None
-    """None matches no pod, an empty one all."""
+    """Labels of the pods. Matches no pods if it is not set, and all pods if it is empty."""
     namespaces: tuple[str, ...] = ()
+    """Namespaces of the pods, in addition to those of `namespaceSelector`.
+
+    If both fields are not set, the namespace of the pod that has the constraint.
+    """
     namespace_selector: LabelSelector | None = None
-    """With neither of the two it is about pods of the pod's own namespace."""
+    """Labels of the namespaces of the pods."""
     match_label_keys: Unmodelled = None
     mismatch_label_keys: Unmodelled = None
 
 
 class PodAffinity(Record, frozen=True):
-    """Near (or, as anti-affinity, away from) which pods."""
+    """Scheduling constraints by pods on the same node, or in the same topology domain."""
 
     required_during_scheduling_ignored_during_execution: tuple[PodAffinityTerm, ...] = ()
+    """Terms that a node must satisfy, all of them."""
     preferred_during_scheduling_ignored_during_execution: Unmodelled = None
 
 
 class Affinity(Record, frozen=True):
-    """Where a pod may go, by nodes and by other pods."""
+    """Scheduling constraints by nodes and by other pods."""
 
     node_affinity: NodeAffinity = NodeAffinity()
+    """Nodes that the pod can be scheduled to."""
     pod_affinity: PodAffinity = PodAffinity()
+    """Pods that the pod must be close to."""
     pod_anti_affinity: PodAffinity = PodAffinity()
+    """Pods that the pod must be away from."""
 
 
 class TopologySpreadConstraint(Record, frozen=True):
-    """How unevenly pods may lie over the domains of a label."""
+    """Constraint on the distribution of pods over topology domains."""
 
     max_skew: Annotated[int, Meta(ge=1, title="a number of pods")]
+    """Maximum difference between the numbers of pods in any two domains."""
     topology_key: TopologyKey
+    """Label of nodes. Nodes with the same value form one domain."""
     when_unsatisfiable: Literal["DoNotSchedule", "ScheduleAnyway"]
+    """DoNotSchedule leaves a pod pending. ScheduleAnyway prefers nodes that reduce the skew."""
     label_selector: LabelSelector | None = None
+    """Labels of the pods to count. Matches no pods if it is not set."""
     min_domains: Annotated[int, Meta(ge=1, title="a number of domains")] | None = None
+    """Minimum number of domains. With fewer, the skew is measured against a domain without pods.
+    """
     match_label_keys: Unmodelled = None
     node_affinity_policy: Unmodelled = None
     node_taints_policy: Unmodelled = None

@@ -335,8 +335,8 @@ def test_a_field_is_explained() -> None:
         "VERSION:  v1",
         "FIELD:    spec.containers.readinessProbe <Probe>",
         "",
-        "Without one a container is ready once it listens.",
-        "A question that the node's kubelet asks a container, again and again.",
+        "Probe that decides whether the container is ready. Without one it is ready once it listens.",
+        "Periodic check of a container by the kubelet of its node.",
         "",
     ]
     assert (

@@ -404,7 +404,7 @@ def test_labels_select_as_kubectls(running: Lab) -> None:
     assert selected("app=web") == selected("app in (web, wob)") == selected("app==web") == names
     assert "client" in selected("!app")
     assert not names & selected("app!=web")
-    assert "is no part of a label selector" in running.run("get", "pods", "-l", "==", status=2).err
+    assert "is not part of a label selector" in running.run("get", "pods", "-l", "==", status=2).err
 
 
 def test_more_nodes_keep_those_that_are_there(lab: Lab) -> None:

@@ -145,7 +145,7 @@ def test_labels_choose_objects(lab: Lab) -> None:
         in lab.run("get", "pods", "web-one", *here, status=2).err
     )
     for words in (("get", "pods"), ("get", "pods", "-w"), ("describe", "pods"), ("delete", "pods")):
-        assert "is no part of a label selector" in lab.run(*words, "-l", "=", status=2).err
+        assert "is not part of a label selector" in lab.run(*words, "-l", "=", status=2).err
     assert (
         "-l cannot be combined with a name"
         in lab.run("delete", "pod", "web-one", *here, status=2).err

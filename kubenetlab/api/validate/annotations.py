@@ -18,9 +18,9 @@ from kubenetlab.api.pods import (
     POOL_ANNOTATION,
     READY_ANNOTATION,
     REAL_COMMANDS_ANNOTATION,
-    addresses_in,
     conditions_in,
     ports_in,
+    split_list,
 )
 from kubenetlab.api.validate.syntax import key_fault
 from kubenetlab.errors import did_you_mean
@@ -77,7 +77,7 @@ def _addresses_fault(value: str) -> str | None:
     return next(
         (
             f"expected IP addresses, found {found(part)}"
-            for part in addresses_in(value)
+            for part in split_list(value)
             if not is_address(part)
         ),
         None,

@@ -107,8 +107,8 @@ def test_a_field_is_described_by_its_own_words_and_its_types() -> None:
     """The docstring under it, then that of what it holds."""
     found = explain(kind("pod"), "spec.containers.livenessProbe").description
     assert (
-        found
-        == "A container that fails it is started again.\nA question that the node's kubelet asks a container, again and again."
+        found == "Probe that decides whether the container is restarted.\n"
+        "Periodic check of a container by the kubelet of its node."
     )
     assert explain(kind("pod")).description.startswith("Containers that share a network namespace")
 
@@ -117,10 +117,10 @@ def test_what_is_kept_without_effect_says_so() -> None:
     """Also when there is more to say of it."""
     assert (
         explain(kind("pod"), "spec.volumes").description
-        == "Kept as it was given; the lab does not use it."
+        == "Accepted and stored, but without effect in the lab."
     )
     shared = explain(kind("pod"), "spec.shareProcessNamespace").description
-    assert shared.startswith("The containers of a pod always share one PID namespace here.\n")
+    assert shared.startswith("The containers of a pod always share one PID namespace in the lab.\n")
 
 
 @pytest.mark.parametrize(

@@ -301,14 +301,14 @@ def test_a_status_may_say_anything() -> None:
 def test_fields_are_explained() -> None:
     """By what is written under them and what their types are, with the values they have when nobody sets them."""
     parts = validator().schema["$defs"]
-    assert parts["Probe"]["description"].startswith("A question that the node's kubelet asks")
+    assert parts["Probe"]["description"].startswith("Periodic check of a container")
     assert (
         parts["Networking"]["properties"]["cni"]["description"]
-        == "The mode's name, or a mapping of `type` and the mode's options."
+        == "CNI mode: its name, or a mapping of `type` and the options of the mode."
     )
     assert parts["ContainerPort"]["properties"]["protocol"]["default"] == "TCP"
     assert (
         parts["Container"]["properties"]["volumeMounts"]["description"]
-        == "Kept as it was given; the lab does not use it."
+        == "Accepted and stored, but without effect in the lab."
     )
     assert parts["Pod"]["properties"]["kind"]["const"] == "Pod"
