@@ -119,7 +119,6 @@ class PodSpec(Record, frozen=True):
     """Host name of the pod. Defaults to the name of the pod."""
     subdomain: str = ""
     """Name of the headless Service below which the pod gets a DNS name, with `hostname`."""
-    set_hostname_as_fqdn: bool = False
     restart_policy: Literal["Always", "OnFailure", "Never"] = "Always"
     """Restart policy of all containers of the pod."""
     dns_policy: Literal["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"] = (
@@ -166,6 +165,7 @@ class PodSpec(Record, frozen=True):
     security_context: Unmodelled = None
     service_account: Unmodelled = None
     service_account_name: Unmodelled = None
+    set_hostname_as_fqdn: Unmodelled = None
     share_process_namespace: Unmodelled = None
     """The containers of a pod always share one PID namespace in the lab."""
     volumes: Unmodelled = None

@@ -119,6 +119,7 @@ def test_what_is_kept_without_effect_says_so() -> None:
         explain(kind("pod"), "spec.volumes").description
         == "Accepted and stored, but without effect in the lab."
     )
+    assert explain(kind("pod"), "spec.setHostnameAsFQDN").type == "any"
     shared = explain(kind("pod"), "spec.shareProcessNamespace").description
     assert shared.startswith("The containers of a pod always share one PID namespace in the lab.\n")
 
