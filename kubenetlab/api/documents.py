@@ -1,9 +1,9 @@
-"""Text → documents: YAML or JSON as kubectl reads it, each with the place it came from.
+"""Text → documents: YAML or JSON as kubectl reads it, with the origin of each document.
 
-A file is split at `---` lines first, so that a mistake in one document does not hide those in the next. Scalars are resolved
-as Kubernetes' YAML does: no timestamps, no base-60 numbers, exponents without a dot, octal 0644. What could hurt is bounded:
-size, depth, and the size to which aliases expand.
-Source of the rules: sigs.k8s.io/yaml (goyaml.v2), k8s.io/apimachinery pkg/util/yaml.
+A file is split at `---` lines first, so that an error in one document does not hide those in the
+next. Scalars are resolved as in Kubernetes' YAML. Size, depth and the expansion of aliases are
+limited, because a manifest may come from an untrusted source.
+Source: sigs.k8s.io/yaml (goyaml.v2), k8s.io/apimachinery pkg/util/yaml.
 """
 
 from __future__ import annotations
@@ -21,49 +21,55 @@ from kubenetlab.api.kubernetes_yaml import KubernetesLoader, bounded_integer, fi
 from kubenetlab.errors import Problem
 
 MAX_BYTES = 16_000_000
-"""The largest file that is read. Kubernetes itself refuses objects above 1.5 MiB."""
+"""Maximum size of a file. Kubernetes itself rejects objects above 1.5 MiB."""
 MAX_DEPTH = 100
+"""Maximum depth of nested mappings and lists."""
 MAX_NODES = 200_000
-"""To how many values one document may expand when its aliases are followed."""
+"""Maximum number of values in a document when its aliases are expanded."""
 MAX_SHOWN = 200
-"""Characters of a line that a message shows."""
+"""Maximum number of characters of a line that a message shows."""
 
 Path = tuple[str | int, ...]
+"""Path of a field: keys of mappings and indices of lists."""
 
 _CONTENT = re.compile(r"^(?!---)[ \t]*[^\s#]", re.MULTILINE)
-"""Matches the beginning of a line that is not blank, a comment or a separator."""
+"""Beginning of a line that is not blank, a comment or a separator."""
 _INNER_BOM = re.compile(r"(?<=\n)\ufeff")
-"""Byte order mark at the beginning of a line: of a file that was appended to another one."""
-_BLANKS = re.compile(r"\s*")
+"""Byte order mark at the beginning of a line, from a file that was appended to another one."""
+_WHITESPACE = re.compile(r"\s*")
 _SEPARATOR = re.compile(r"^---(?=\s|$)", re.MULTILINE)
 
 
 class Document(Struct, frozen=True):
-    """One YAML document: its value, and where to look when something in it is wrong."""
+    """YAML document: its value, and its text to find the lines of fields."""
 
     file: str
+    """Name of the file."""
     first_line: int
+    """Line of the file at which the document begins, from 1."""
     text: str
+    """Text of the document."""
     value: Any
+    """Value of the document."""
 
     def line_of(self, path: Path) -> int:
-        """The line of a field, or of the nearest field above it that is there."""
-        if not path and (first := _CONTENT.search(self.text)):
-            return self.first_line + _line(self.text, first.start())
-        node = _composed(self.text)
+        """Return the line of a field, or of the nearest existing field above it."""
+        if not path and (content := _CONTENT.search(self.text)):
+            return self.first_line + _line(self.text, content.start())
+        node = _compose(self.text)
         if node is None:
             return self.first_line
         start: int = node.start_mark.index
         for step in path:
-            entry = _child(node, step)
-            if entry is None:
+            child = _child(node, step)
+            if child is None:
                 break
-            start, node = entry
+            start, node = child
         return self.first_line + _line(self.text, start)
 
 
 def read_documents(file: str, data: bytes) -> tuple[list[Document], list[Problem]]:
-    """All documents of one file that can be read, and what is wrong with the others."""
+    """Return the documents of a file that can be parsed, and the problems of all others."""
     if len(data) > MAX_BYTES:
         return [], [
             Problem(
@@ -105,9 +111,9 @@ def read_documents(file: str, data: bytes) -> tuple[list[Document], list[Problem
     return documents, problems
 
 
-@lru_cache(maxsize=1)  # a document with many mistakes is asked about again and again
-def _composed(text: str) -> Any:
-    """A document with the place of everything in it; None when it cannot be read."""
+@lru_cache(maxsize=1)  # line_of is called once for each problem of a document
+def _compose(text: str) -> Any:
+    """Return the root node of a document; None if it cannot be parsed."""
     try:
         return yaml.compose(text.replace("\t", " "), Loader=KubernetesLoader)
     except yaml.YAMLError:
@@ -115,7 +121,10 @@ def _composed(text: str) -> Any:
 
 
 class _ReadError(Exception):
-    """What is wrong, and at which character."""
+    """Syntax error in a document.
+
+    index: character of the document at which it was found.
+    """
 
     def __init__(self, message: str, index: int = 0, hints: tuple[str, ...] = ()) -> None:
         super().__init__(message)
@@ -123,12 +132,15 @@ class _ReadError(Exception):
 
 
 def _line(text: str, index: int) -> int:
-    """In which line a character is, as editors count: to YAML more than the line feed ends a line."""
+    """Return the number of line feeds before a character.
+
+    Editors count lines like this; YAML has further line breaks.
+    """
     return text.count("\n", 0, index)
 
 
 def _split(text: str) -> Iterator[tuple[int, str]]:
-    """(number of the first line, text) of each document."""
+    """Yield (number of the first line, text) of each document."""
     starts = _json_starts(text) or [0, *(match.start() for match in _SEPARATOR.finditer(text))]
     line = 1
     for start, end in zip(starts, [*starts[1:], len(text)], strict=True):
@@ -138,40 +150,29 @@ def _split(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _json_starts(text: str) -> list[int]:
-    """Return where the values of a stream of JSON objects begin, as `jq -c` prints one; nothing for any other text."""
-    decoder, starts, at = json.JSONDecoder(), [], 0
+    """Return the start of each object in a stream of JSON objects, such as `jq -c` prints.
+
+    Return an empty list for any other text.
+    """
+    decoder, starts, index = json.JSONDecoder(), [], 0
     try:
-        while (at := _BLANKS.match(text, at).end()) < len(text):  # type: ignore[union-attr]
-            if text[at] != "{":
+        while (index := _WHITESPACE.match(text, index).end()) < len(text):  # type: ignore[union-attr]
+            if text[index] != "{":
                 return []
-            starts.append(at)
-            _, at = decoder.raw_decode(text, at)
+            starts.append(index)
+            _, index = decoder.raw_decode(text, index)
     except (ValueError, RecursionError):
         return []
     return [0, *starts[1:]] if len(starts) > 1 else []
 
 
 def _parse(text: str) -> Any:
+    """Return the value of a document; None for an empty one. Raises _ReadError."""
     if text.lstrip().startswith(("{", "[")):
         try:
-            value = json.loads(
-                text,
-                object_pairs_hook=_unique,
-                parse_int=bounded_integer,
-                parse_float=finite_float,
-                parse_constant=finite_float,
-            )
-            if is_deeper(value, MAX_DEPTH):
-                raise _ReadError(f"nested deeper than {MAX_DEPTH} levels")
-            if "\\u" in text:
-                json.dumps(
-                    value, ensure_ascii=False
-                ).encode()  # half a surrogate pair is no character
-            return value
-        except RecursionError:
-            raise _ReadError(f"nested deeper than {MAX_DEPTH} levels") from None
+            return _parse_json(text)
         except ValueError:
-            pass  # flow-style YAML also begins like this; its own error is the better one
+            pass  # flow-style YAML also begins like this, and its error names the line
     _check_depth(text)
     loader = KubernetesLoader(text)
     try:
@@ -197,8 +198,28 @@ def _parse(text: str) -> Any:
         loader.dispose()
 
 
+def _parse_json(text: str) -> Any:
+    """Return the value of a JSON text. Raises ValueError for any other text, and _ReadError."""
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=_unique_keys,
+            parse_int=bounded_integer,
+            parse_float=finite_float,
+            parse_constant=finite_float,
+        )
+        if is_deeper(value, MAX_DEPTH):
+            raise _ReadError(f"nested deeper than {MAX_DEPTH} levels")
+        if "\\u" in text:
+            # UnicodeEncodeError, a ValueError: half of a surrogate pair is not a character.
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except RecursionError:
+        raise _ReadError(f"nested deeper than {MAX_DEPTH} levels") from None
+
+
 def is_deeper(value: Any, levels: int) -> bool:
-    """Return True for mappings and lists within one another of more than so many levels."""
+    """Return True if mappings and lists are nested deeper than a number of levels."""
     level: list[Any] = [value]
     for _ in range(levels):
         level = [
@@ -213,15 +234,15 @@ def is_deeper(value: Any, levels: int) -> bool:
     return True
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
-        raise ValueError("duplicate key")  # read again as YAML, which says where
+        raise ValueError("duplicate key")  # the text is parsed again as YAML, which finds the line
     return value
 
 
 def _check_depth(text: str) -> None:
-    """Refuses what is nested too deeply, before the parser (which recurses in C) sees it."""
+    """Raise _ReadError for a text that is nested too deeply for the parser, which recurses in C."""
     brackets = text.count("[") + text.count("{")
     indent = max((len(match) for match in re.findall(r"^[ \-?]+", text, re.MULTILINE)), default=0)
     if brackets + indent < MAX_DEPTH:
@@ -240,29 +261,32 @@ def _check_depth(text: str) -> None:
             elif isinstance(event, yaml.CollectionEndEvent):
                 depth -= 1
     except yaml.YAMLError:
-        pass  # said in full by the parse that follows
+        pass  # reported by the parse that follows
 
 
-def _expanded_size(node: yaml.Node, known: dict[int, int]) -> int:
-    """How many values a node stands for when its aliases are followed."""
+def _expanded_size(node: yaml.Node, sizes: dict[int, int]) -> int:
+    """Return the number of values of a node when its aliases are expanded.
+
+    sizes: sizes of nodes by id; -1 while a node is being counted.
+    """
     if isinstance(node, yaml.ScalarNode):
         return 1
-    if id(node) in known:
-        if known[id(node)] < 0:
+    if id(node) in sizes:
+        if sizes[id(node)] < 0:
             raise _ReadError("an alias refers to the value that contains it", node.start_mark.index)
-        return known[id(node)]
-    known[id(node)] = -1
+        return sizes[id(node)]
+    sizes[id(node)] = -1
     children: Sequence[yaml.Node] = (
         [part for pair in node.value for part in pair]
         if isinstance(node, yaml.MappingNode)
         else node.value
     )
-    size = 1 + sum(_expanded_size(child, known) for child in children)
+    size = 1 + sum(_expanded_size(child, sizes) for child in children)
     if size > MAX_NODES:
         raise _ReadError(
             f"its aliases expand to more than {MAX_NODES} values", node.start_mark.index
         )
-    known[id(node)] = size
+    sizes[id(node)] = size
     return size
 
 
@@ -271,25 +295,30 @@ _SYNTAX_HINTS: Final = {
         ("did not find expected key", "did not find expected '-' indicator"),
         "check the indentation of this line and of the one above it",
     ),
-    "mapping values are not allowed in this context": "check the indentation here and above, and the space behind each `:`; "
-    "a value that contains `: ` needs quotes",
-    "found character that cannot start any token": "a value that begins with this character needs quotes",
+    "mapping values are not allowed in this context": (
+        "check the indentation here and above, and the space behind each `:`; "
+        "a value that contains `: ` needs quotes"
+    ),
+    "found character that cannot start any token": (
+        "a value that begins with this character needs quotes"
+    ),
 }
-"""What to do about messages of libyaml that do not name the usual cause."""
+"""Message of libyaml → hint at its usual cause."""
 
 
 def _syntax_error(text: str, error: yaml.MarkedYAMLError) -> _ReadError:
+    """Return an error of libyaml with the line of the text and a hint at the cause."""
     mark = error.problem_mark or error.context_mark
     index = mark.index if mark else 0
-    shown = text.split("\n")[_line(text, index)]
-    if "\t" in shown[: len(shown) - len(shown.lstrip())]:
+    line = text.split("\n")[_line(text, index)]
+    if "\t" in line[: len(line) - len(line.lstrip())]:
         return _ReadError(
             "a tab in the indentation; YAML allows only spaces there",
             index,
-            (shown.replace("\t", "→"),),
+            (line.replace("\t", "→"),),
         )
     hints = (
-        _shortened(shown.strip()) if shown.strip() else "",
+        _shortened(line.strip()) if line.strip() else "",
         _SYNTAX_HINTS.get(error.problem or "", ""),
     )
     return _ReadError(error.problem or str(error), index, tuple(hint for hint in hints if hint))
@@ -300,7 +329,7 @@ def _shortened(line: str) -> str:
 
 
 def _child(node: Any, step: str | int) -> tuple[int, Any] | None:
-    """(first character, value) of one step down."""
+    """Return (first character, node) of an entry of a mapping or list; None if there is none."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             if key.value == step:

@@ -1,4 +1,4 @@
-"""Durations in Go's notation, as Kubernetes' fields and command lines have them.
+"""Durations in Go's notation, as in Kubernetes' fields and command lines.
 
 Source: Go's time.ParseDuration (src/time/format.go).
 """
@@ -19,9 +19,9 @@ _UNITS: Final[Mapping[str, float]] = {
 
 
 def duration_s(text: str) -> float | None:
-    """Return the seconds that a duration such as `1m30s` or `500ms` stands for; None for any other text.
+    """Return the length of a duration such as `1m30s` or `500ms`, in seconds.
 
-    An empty text is 0.
+    Return 0 for an empty text, and None for a text that is not a duration.
     """
     if text in ("", "0"):
         return 0.0

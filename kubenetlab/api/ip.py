@@ -1,4 +1,4 @@
-"""Addresses and ranges as text, read quickly: the same few are asked about for every pod."""
+"""Fast parsing of addresses and ranges: the same few occur for every pod."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Literal
 
 @lru_cache(maxsize=2048)
 def network(cidr: str) -> IPv4Network | IPv6Network:
-    """`10.244.1.0/24` as a network. Raises ValueError when it is none."""
+    """Return the network of a range such as `10.244.1.0/24`. Raises ValueError."""
     return ip_network(cidr)
 
 
 def is_address(text: str) -> bool:
-    """True for an IPv4 or IPv6 address; False for one with a zone such as fe80::1%eth0, which Kubernetes has nowhere."""
+    """Return True for an IPv4 or IPv6 address without a zone, which Kubernetes allows nowhere."""
     try:
         ip_address(text)
     except ValueError:
@@ -23,5 +23,5 @@ def is_address(text: str) -> bool:
 
 
 def version_of(address: str) -> Literal[4, 6]:
-    """4 or 6, of an address or range that is one."""
+    """Return the IP version of a valid address or range."""
     return 6 if ":" in address else 4

@@ -1,4 +1,4 @@
-"""The kinds that the lab models, found by kind, plural or short name; and what the API groups are called."""
+"""Kinds that the lab models, by kind, plural or short name, and names of API groups."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -34,12 +34,28 @@ from kubenetlab.api.meta import Resource
 from kubenetlab.api.pods import Pod
 
 SERVED: Final[tuple[type[Resource], ...]] = (
-    Namespace, Node, Pod, Service, EndpointSlice, Endpoints, Deployment, ReplicaSet, ReplicationController, StatefulSet, DaemonSet, Job, ConfigMap, Secret, Event, ClusterConfig, Fault,
-)  # fmt: skip
-"""The kinds that `get` and the API show, in the order of `get all`-like listings."""
+    Namespace,
+    Node,
+    Pod,
+    Service,
+    EndpointSlice,
+    Endpoints,
+    Deployment,
+    ReplicaSet,
+    ReplicationController,
+    StatefulSet,
+    DaemonSet,
+    Job,
+    ConfigMap,
+    Secret,
+    Event,
+    ClusterConfig,
+    Fault,
+)
+"""Kinds that `get` and the API serve, in the order of listings."""
 
 NAMESPACED: Final[tuple[type[Resource], ...]] = tuple(kind for kind in SERVED if kind.is_namespaced)
-"""Those of them that live in a namespace."""
+"""Served kinds whose objects are in namespaces."""
 
 STORED: Final[tuple[type[Resource], ...]] = (
     *SERVED,
@@ -55,46 +71,69 @@ STORED: Final[tuple[type[Resource], ...]] = (
     NetworkFacts,
     Uplink,
 )
-"""Every kind that the store may hold."""
+"""Kinds that the store can hold."""
 
 WRITABLE: Final[tuple[type[Resource], ...]] = (
-    ClusterConfig, Namespace, Node, ConfigMap, Secret, Pod, Service, EndpointSlice, Endpoints, Deployment, ReplicaSet, ReplicationController, StatefulSet, DaemonSet, Job,
-)  # fmt: skip
-"""The kinds that a manifest may hold."""
+    ClusterConfig,
+    Namespace,
+    Node,
+    ConfigMap,
+    Secret,
+    Pod,
+    Service,
+    EndpointSlice,
+    Endpoints,
+    Deployment,
+    ReplicaSet,
+    ReplicationController,
+    StatefulSet,
+    DaemonSet,
+    Job,
+)
+"""Kinds that a manifest can contain."""
 
 
 def group_of(api_version: str) -> str:
-    """`apps/v1` → `apps`; the core group has no name."""
+    """Return the API group of a version: `apps/v1` → `apps`; the core group is empty."""
     return api_version.rpartition("/")[0]
 
 
 def writable(document: Mapping[str, Any]) -> type[Resource] | None:
-    """The type of a document; None for a kind that the lab does not model, such as another group's of the same name."""
+    """Return the type of a document; None for a kind that the lab does not model.
+
+    A kind of another API group with the same name is not modelled either.
+    """
     return _BY_GROUP.get(
         (group_of(str(document.get("apiVersion", ""))), str(document.get("kind", "")))
     )
 
 
 def qualified_kind(document: Mapping[str, Any]) -> str:
-    """`Service` for the kinds of Kubernetes' projects and the lab's, `Service.serving.knative.dev` for another group's."""
+    """Return the kind of a document; for other projects with the API group.
+
+    `Service` for Kubernetes and the lab, `Service.serving.knative.dev` for Knative.
+    """
     kind, group = str(document.get("kind", "")), group_of(str(document.get("apiVersion", "")))
     return kind if group in _PLAIN_GROUPS or group.endswith(".k8s.io") else f"{kind}.{group}"
 
 
 def find_kind(word: str) -> type[Resource] | None:
-    """The served kind that `word` names, as on kubectl's command line: `po`, `pod`, `pods`, `Pod`, `deployment.apps`."""
+    """Return the served kind with a name as in kubectl; None if there is none.
+
+    For example `po`, `pod`, `pods`, `Pod` or `deployment.apps`.
+    """
     name, _, group = word.lower().partition(".")
     kind = _BY_WORD.get(name)
     return kind if kind is not None and group in ("", group_of(kind.api_version)) else None
 
 
 def known_words() -> tuple[str, ...]:
-    """Every word that `find_kind` understands."""
+    """Return all names that `find_kind` accepts, without API groups."""
     return tuple(_BY_WORD)
 
 
 def plurals() -> tuple[str, ...]:
-    """What lists of the kinds are called: `pods`, `services` …"""
+    """Return the plural names of the served kinds, such as `pods`."""
     return tuple(kind.plural for kind in SERVED)
 
 

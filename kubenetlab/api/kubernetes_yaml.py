@@ -1,7 +1,7 @@
 """PyYAML's C loader with the scalars of Kubernetes' YAML.
 
-No timestamps, no base-60 numbers, exponents without a dot, octal 0644. What JSON cannot hold is an error.
-Source of the rules: sigs.k8s.io/yaml (goyaml.v2).
+There are no timestamps and no base-60 numbers; exponents need no dot; 0644 is octal. Values that
+JSON cannot hold are errors. Source: sigs.k8s.io/yaml (goyaml.v2).
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ import yaml
 
 
 class KubernetesLoader(yaml.CSafeLoader):
-    """PyYAML's C loader with Kubernetes' scalars and an eye on duplicate keys."""
+    """YAML loader with Kubernetes' scalars that rejects duplicate keys."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         if not isinstance(node, yaml.MappingNode):
-            raise _unfitting(node)
-        seen: set[str] = set()
+            raise _type_error(node)
+        keys: set[str] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise yaml.constructor.ConstructorError(
-                    None, None, "a key must be a plain word", key.start_mark
+                    None, None, "a key must be a scalar", key.start_mark
                 )
-            if key.value in seen:
+            if key.value in keys:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f'the key "{key.value}" stands here a second time', key.start_mark
+                    None, None, f'duplicate key "{key.value}"', key.start_mark
                 )
-            seen.add(key.value)
+            keys.add(key.value)
         self.flatten_mapping(node)
         return {key.value: self.construct_object(value, deep=True) for key, value in node.value}
 
@@ -52,22 +52,30 @@ KubernetesLoader.add_implicit_resolver(
 KubernetesLoader.add_implicit_resolver(
     _TAG + "float",
     re.compile(
-        r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"
+        r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$"
+        r"|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"
     ),
     list("-+0123456789."),
 )
 
 
-def _scalar(read: Callable[[str], Any]) -> Callable[[Any, Any], Any]:
-    """The constructor of a kind of scalar: people may write any tag before any value."""
+def bounded_integer(digits: str, base: int = 10) -> int | float:
+    """Return a number; one beyond 64 bits as a float, as Kubernetes does.
 
-    def construct(_: Any, node: Any) -> Any:
-        try:
-            return read(node.value)
-        except (AttributeError, KeyError, TypeError, ValueError):  # thousands of digits, too
-            raise _unfitting(node) from None
+    Raises ValueError for a number beyond the range of floats.
+    """
+    value = int(digits, base)
+    return (
+        value if -(2**63) <= value < 2**64 else finite_float(digits if base == 10 else str(value))
+    )
 
-    return construct
+
+def finite_float(text: str) -> float:
+    """Return a float that JSON can hold. Raises ValueError for infinity and NaN."""
+    value = float(text.replace("_", "").lower().replace(".inf", "inf").replace(".nan", "nan"))
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
 
 
 def _integer(text: str) -> int | float:
@@ -78,40 +86,37 @@ def _integer(text: str) -> int | float:
     return bounded_integer(digits, 0)
 
 
-def bounded_integer(digits: str, base: int = 10) -> int | float:
-    """Return a number; one beyond 64 bits as a float, as Kubernetes does. Raises ValueError for one beyond any float."""
-    value = int(digits, base)
-    return (
-        value if -(2**63) <= value < 2**64 else finite_float(digits if base == 10 else str(value))
-    )
+def _scalar_constructor(convert: Callable[[str], Any]) -> Callable[[Any, Any], Any]:
+    """Return a constructor of scalars for which an explicit tag need not fit the value."""
+
+    def construct(_: Any, node: Any) -> Any:
+        try:
+            return convert(node.value)
+        # ValueError is also raised for a number of thousands of digits.
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise _type_error(node) from None
+
+    return construct
 
 
-def finite_float(text: str) -> float:
-    """A float that JSON has: neither infinite nor NaN. Raises ValueError."""
-    value = float(text.replace("_", "").lower().replace(".inf", "inf").replace(".nan", "nan"))
-    if not math.isfinite(value):
-        raise ValueError(text)
-    return value
-
-
-def _unfitting(node: Any) -> yaml.constructor.ConstructorError:
-    """The error for a value that is not what its tag says, or that JSON, and so Kubernetes, cannot hold."""
-    shown = (
+def _type_error(node: Any) -> yaml.constructor.ConstructorError:
+    """Return the error for a value that does not fit its tag, or that Kubernetes cannot hold."""
+    value = (
         f'"{node.value[:20]}{"…" * (len(node.value) > 20)}"'
         if isinstance(node, yaml.ScalarNode)
         else f"this {node.id}"
     )
-    wanted = _NOUNS.get(node.tag)
+    expected = _NOUNS.get(node.tag)
     message = (
-        f"{shown} is no {wanted}"
-        if wanted
-        else f"the tag {node.tag.replace(_TAG, '!!')} is not for Kubernetes manifests"
+        f"{value} is not a {expected}"
+        if expected
+        else f"the tag {node.tag.replace(_TAG, '!!')} is not supported in Kubernetes manifests"
     )
     return yaml.constructor.ConstructorError(None, None, message, node.start_mark)
 
 
-def _refused(_: Any, node: Any) -> Any:
-    raise _unfitting(node)
+def _reject(_: Any, node: Any) -> Any:
+    raise _type_error(node)
 
 
 _NOUNS = {
@@ -121,14 +126,15 @@ _NOUNS = {
     _TAG + "map": "mapping",
     _TAG + "seq": "list",
 }
+"""Tag → noun in messages."""
 KubernetesLoader.yaml_constructors = {
     tag: construct
     for tag, construct in yaml.CSafeLoader.yaml_constructors.items()
     if tag not in (_TAG + "binary", _TAG + "omap", _TAG + "pairs", _TAG + "set", _TAG + "timestamp")
 }
-KubernetesLoader.add_constructor(_TAG + "int", _scalar(_integer))
-KubernetesLoader.add_constructor(_TAG + "float", _scalar(finite_float))
+KubernetesLoader.add_constructor(_TAG + "int", _scalar_constructor(_integer))
+KubernetesLoader.add_constructor(_TAG + "float", _scalar_constructor(finite_float))
 KubernetesLoader.add_constructor(
-    _TAG + "bool", _scalar(lambda text: yaml.CSafeLoader.bool_values[text.lower()])
+    _TAG + "bool", _scalar_constructor(lambda text: yaml.CSafeLoader.bool_values[text.lower()])
 )
-KubernetesLoader.add_constructor(None, _refused)
+KubernetesLoader.add_constructor(None, _reject)

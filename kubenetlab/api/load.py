@@ -1,6 +1,6 @@
-"""Files → objects: every manifest of one command, every problem in one report.
+"""Files → objects: all manifests of one command, with all their problems in one report.
 
-This is the one place of the pure packages that reads files.
+No other module of the pure packages reads files.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from kubenetlab.api.config import ClusterConfig
-from kubenetlab.api.decode import Decoded, Finding, format_path, found, is_beside
+from kubenetlab.api.decode import Decoded, Finding, format_path, found, is_disjoint
 from kubenetlab.api.documents import MAX_BYTES, Document, Path, read_documents
 from kubenetlab.api.kinds import qualified_kind, writable
 from kubenetlab.api.meta import Resource
@@ -32,21 +32,23 @@ from kubenetlab.api.validate import validate
 from kubenetlab.errors import ManifestError, Problem
 
 SUFFIXES = (".yaml", ".yml", ".json")
+"""Endings of the names of manifests in a folder."""
 
 Check = Callable[[Resource], Iterator[Finding]]
-"""A further rule for objects, from a package that this one may not import."""
+"""Additional validation of an object, by a package that this one must not import."""
 
 
 class ManifestObject(Struct, frozen=True):
-    """One object of a manifest, and where it stands."""
+    """Object of a manifest, and its place in the manifest."""
 
     document: Document
+    """Document that contains the object."""
     path: Path
-    """Where the object lies in its document: empty, or `("items", 3)` in a List."""
+    """Path of the object in its document: empty, or `("items", 3)` in a List."""
     value: Mapping[str, Any]
-    """The object as given."""
+    """Object as given."""
     object: Resource | None
-    """None for a kind that the lab does not model."""
+    """Typed object; None if it cannot be decoded, and for kinds that the lab does not model."""
 
     @property
     def title(self) -> str:
@@ -54,15 +56,17 @@ class ManifestObject(Struct, frozen=True):
 
     @property
     def source(self) -> DocumentSource:
-        """File and line of the object. The path is absolute, so that it stays valid in another working directory."""
+        """File and line of the object.
+
+        The path is absolute, so that it stays valid in another working directory.
+        """
         file = self.document.file
         path = os.path.abspath(file) if os.path.exists(file) else file
-        return DocumentSource(
-            os.fsencode(path).decode(errors="replace"), self.document.line_of(self.path)
-        )  # a name may be no text
+        name = os.fsencode(path).decode(errors="replace")  # a file name may be invalid UTF-8
+        return DocumentSource(name, self.document.line_of(self.path))
 
     def problem(self, finding: Finding, *, is_warning: bool = False) -> Problem:
-        """A finding in this object as a line of a report."""
+        """Return a finding about this object as a problem of the report."""
         line = self.document.line_of(self.path + finding.path)
         return Problem(
             finding.message,
@@ -76,13 +80,16 @@ class ManifestObject(Struct, frozen=True):
 
 
 class LoadedManifests(Struct, frozen=True):
-    """What the manifests of one command hold."""
+    """Objects in the manifests of one command."""
 
     entries: tuple[ManifestObject, ...]
+    """Objects, in the order of the manifests."""
     warnings: tuple[Problem, ...] = ()
+    """Problems that do not stop the command."""
 
     @property
     def config(self) -> ClusterConfig | None:
+        """Cluster document; None if there is none."""
         return next(
             (entry.object for entry in self.entries if isinstance(entry.object, ClusterConfig)),
             None,
@@ -90,13 +97,13 @@ class LoadedManifests(Struct, frozen=True):
 
     @property
     def without_effect(self) -> Mapping[str, tuple[str, ...]]:
-        """Kind → names of the objects that are kept and that would not change a connection in a cluster either, as they came."""
-        found: dict[str, tuple[str, ...]] = {}
+        """Kind → names of objects that are stored and affect no connection, in order."""
+        names: dict[str, tuple[str, ...]] = {}
         for entry in self.entries:
             if entry.object is None and effect_of(entry.value) is None:
                 kind = qualified_kind(entry.value)
-                found[kind] = (*found.get(kind, ()), str(entry.value["metadata"]["name"]))
-        return found
+                names[kind] = (*names.get(kind, ()), str(entry.value["metadata"]["name"]))
+        return names
 
 
 def load(
@@ -107,9 +114,13 @@ def load(
     documents: Iterable[Document] = (),
     problems: Iterable[Problem] = (),
 ) -> LoadedManifests:
-    """All objects of the files, folders and `-` (standard input) named, behind those of `documents` that are read already.
+    """Return the objects of `documents`, then those of the files and folders in `names`.
 
-    Raises ManifestError with every problem in all of them. Unknown fields are warnings, or errors with `strict`.
+    names: paths; `-` is standard input.
+    strict: report unknown fields as errors instead of warnings.
+    check: additional validation of each object.
+    documents, problems: documents read before, and their problems.
+    Raises ManifestError with all problems if one of them is an error.
     """
     problems = list(problems)
     documents = list(documents)
@@ -120,17 +131,17 @@ def load(
         except OSError as error:
             problems.append(Problem(f"cannot be read: {error.strerror}", file=title))
             continue
-        found_here, faults = read_documents(title, data)
-        if not found_here and not faults:
+        file_documents, file_problems = read_documents(title, data)
+        if not file_documents and not file_problems:
             problems.append(
                 Problem(
-                    "holds no document",
+                    "contains no document",
                     file=title,
                     is_warning=len(names) != 1 or os.path.isdir(names[0]),
                 )
             )
-        documents += found_here
-        problems += faults
+        documents += file_documents
+        problems += file_problems
     return load_documents(documents, problems, strict=strict, check=check)
 
 
@@ -141,31 +152,34 @@ def load_documents(
     strict: bool = False,
     check: Check | None = None,
 ) -> LoadedManifests:
-    """The objects of documents already read; `problems` are those met on the way here."""
+    """Return the objects of documents; see `load`."""
     problems = list(problems)
     entries: list[ManifestObject] = []
-    sound: list[ManifestObject] = []
+    valid: list[ManifestObject] = []
     for document in documents:
         for path, value in _objects(document, problems):
-            entry, found_here = _entry(document, path, value, strict, check)
-            problems += found_here
+            entry, entry_problems = _entry(document, path, value, strict, check)
+            problems += entry_problems
             entries.append(entry)
-            if all(problem.is_warning for problem in found_here):
-                sound.append(entry)
+            if all(problem.is_warning for problem in entry_problems):
+                valid.append(entry)
     problems += _duplicates(entries)
     if any(not problem.is_warning for problem in problems):
-        raise ManifestError(problems, sound)
+        raise ManifestError(problems, valid)
     return LoadedManifests(tuple(entries), tuple(problems))
 
 
 def _files(names: Sequence[str], problems: list[Problem]) -> Iterator[str]:
-    """The files that the names stand for: a folder stands for the manifests in it, in order."""
+    """Yield the files to read: a folder stands for the manifests in it, sorted by name.
+
+    Append the problems of folders to `problems`.
+    """
     for name in names:
         if name == "-" or not os.path.isdir(name):
             yield name
             continue
         try:
-            inside = sorted(
+            files = sorted(
                 os.path.join(name, file)
                 for file in os.listdir(name)
                 if file.endswith(SUFFIXES) and file != "expect.yaml"
@@ -173,34 +187,34 @@ def _files(names: Sequence[str], problems: list[Problem]) -> Iterator[str]:
         except OSError as error:
             problems.append(Problem(f"the folder cannot be read: {error.strerror}", file=name))
             continue
-        special = {file: kind for file in inside if (kind := _special(file))}
+        special = {file: kind for file in files if (kind := _special_kind(file))}
         problems += (
-            Problem(f"is {kind}, not a file", file=file, hints=("name it with -f to read from it",))
+            Problem(
+                f"is {kind}, not a file", file=file, hints=("to read from it, name it with -f",)
+            )
             for file, kind in special.items()
         )
-        if not inside:
-            hint = (
-                "folders in it are not read; name them too"
-                if any(entry.is_dir() for entry in os.scandir(name))
-                else ""
-            )
-            hints = (hint,) if hint else ()
+        if not files:
+            has_folders = any(entry.is_dir() for entry in os.scandir(name))
+            hints = ("folders inside are not read; name them with -f too",) if has_folders else ()
             problems.append(
-                Problem(f"the folder holds no {', '.join(SUFFIXES)} file", file=name, hints=hints)
+                Problem(
+                    f"the folder contains no {', '.join(SUFFIXES)} file", file=name, hints=hints
+                )
             )
-        yield from (file for file in inside if file not in special)
+        yield from (file for file in files if file not in special)
 
 
-def _special(file: str) -> str | None:
-    """Return what a path leads to where that is no regular file; None for one, and for what is not there."""
+def _special_kind(file: str) -> str | None:
+    """Return the kind of a special file; None for a regular file and for a missing one."""
     try:
         mode = os.stat(file).st_mode
     except OSError:
         return None
-    return next((kind for is_kind, kind in _SPECIAL if is_kind(mode)), None)
+    return next((kind for is_kind, kind in _SPECIAL_KINDS if is_kind(mode)), None)
 
 
-_SPECIAL: Final = (
+_SPECIAL_KINDS: Final = (
     (stat.S_ISFIFO, "a FIFO"),
     (stat.S_ISSOCK, "a socket"),
     (stat.S_ISCHR, "a device"),
@@ -210,15 +224,16 @@ _SPECIAL: Final = (
 
 
 def _read(file: str) -> bytes:
-    """Return the beginning of a file, as long as a manifest may be and a byte more. Raises OSError.
+    """Return the content of a file, at most one byte more than MAX_BYTES. Raises OSError.
 
-    A FIFO is read only while a process writes into it, as with `-f <(command)`: to open another one would wait for ever.
+    A FIFO is read only while a process has it open for writing, as with `-f <(command)`. Opening
+    any other FIFO would block forever.
     """
     if file == "-":
         if sys.stdin is None:
             raise OSError(errno.EBADF, "standard input is closed")
         return sys.stdin.buffer.read(MAX_BYTES + 1)
-    kind = _special(file)
+    kind = _special_kind(file)
     if kind == "a socket":
         raise OSError(errno.ENXIO, "it is a socket, not a file")
     if kind != "a FIFO":
@@ -227,11 +242,11 @@ def _read(file: str) -> bytes:
     with open(
         file, "rb", buffering=0, opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)
     ) as pipe:
-        first = pipe.read(1)  # None: there is a writer that has not written yet
+        first = pipe.read(1)  # None if there is a writer that has not written yet
         if first == b"":
             raise OSError(
                 errno.ENXIO,
-                "it is a FIFO into which no process writes; start the writer first, or pipe into `-f -`",
+                "it is a FIFO that no process writes to; start the writer first, or use `-f -`",
             )
         os.set_blocking(pipe.fileno(), True)
         with os.fdopen(pipe.fileno(), "rb", closefd=False) as rest:
@@ -241,62 +256,56 @@ def _read(file: str) -> bytes:
 def _objects(
     document: Document, problems: list[Problem]
 ) -> Iterator[tuple[Path, Mapping[str, Any]]]:
-    """(path, object) of each object in a document; a List holds several."""
-    waiting: list[tuple[Path, Any]] = [((), document.value)]
-    while waiting:
-        path, value = waiting.pop(0)
+    """Yield (path, object) of each object in a document: a List holds several.
 
-        def fault(
-            message: str,
-            *below: str | int,
-            hints: tuple[str, ...] = (),
-            path: Path = path,
-            value: Any = value,
-        ) -> None:
-            at = path + below
+    Append the problems of values that are not objects to `problems`.
+    """
+    queue: list[tuple[Path, Any]] = [((), document.value)]
+    while queue:
+        path, value = queue.pop(0)
+        if finding := _object_finding(value):
             title = title_of(value) if isinstance(value, Mapping) and value.get("kind") else ""
-            problems.append(
-                Problem(message, format_path(at), title, document.file, document.line_of(at), hints)
-            )
-
-        if not isinstance(value, Mapping):
-            fault(f"expected an object with apiVersion and kind, found {found(value)}")
-            continue
-        missing = [
-            field
-            for field in ("apiVersion", "kind")
-            if not isinstance(value.get(field), str) or not value[field]
-        ]
-        if missing:
-            fault(
-                f"{' and '.join(missing)} required"
-                + (", but missing" if missing[0] not in value else " as a string")
-            )
-            continue
-        if value["kind"] == "List" and not isinstance(value.get("items") or [], list):
-            fault(f"expected a list, found {found(value['items'])}", "items")
-            continue
-        if value["kind"] == "List" or (
-            value["kind"].endswith("List") and isinstance(value.get("items"), list)
-        ):
-            waiting[:0] = [
+            problems.append(_problem(document, path, title, finding))
+        elif _is_list(value):
+            queue[:0] = [
                 ((*path, "items", index), item)
                 for index, item in enumerate(value.get("items") or ())
             ]
-            continue
-        if hint := unknown_kind_hints(value["apiVersion"], value["kind"]):
-            fault(
-                f'no matches for kind "{value["kind"]}" in version "{value["apiVersion"]}"',
-                "kind",
-                hints=hint,
-            )
-            continue
-        yield path, value
+        else:
+            yield path, value
+
+
+def _object_finding(value: Any) -> Finding | None:
+    """Return the finding about a value that is neither an object nor a List; None otherwise."""
+    if not isinstance(value, Mapping):
+        return Finding((), f"expected an object with apiVersion and kind, found {found(value)}")
+    missing = [
+        field
+        for field in ("apiVersion", "kind")
+        if not isinstance(value.get(field), str) or not value[field]
+    ]
+    if missing:
+        cause = ", but missing" if missing[0] not in value else " as a string"
+        return Finding((), f"{' and '.join(missing)} required{cause}")
+    if value["kind"] == "List" and not isinstance(value.get("items") or [], list):
+        return Finding(("items",), f"expected a list, found {found(value['items'])}")
+    if _is_list(value):
+        return None
+    if hints := unknown_kind_hints(value["apiVersion"], value["kind"]):
+        message = f'no matches for kind "{value["kind"]}" in version "{value["apiVersion"]}"'
+        return Finding(("kind",), message, hints=hints)
+    return None
+
+
+def _is_list(value: Mapping[str, Any]) -> bool:
+    kind: str = value["kind"]
+    return kind == "List" or (kind.endswith("List") and isinstance(value.get("items"), list))
 
 
 def _entry(
     document: Document, path: Path, value: Mapping[str, Any], strict: bool, check: Check | None
 ) -> tuple[ManifestObject, list[Problem]]:
+    """Decode and validate one object; return it with its problems."""
     type_ = writable(value)
     if type_ is None:
         entry = ManifestObject(document, path, metadata_without_nulls(value), None)
@@ -307,30 +316,46 @@ def _entry(
         entry.problem(finding, is_warning=finding.is_unknown_field and not strict)
         for finding in decoded.findings
     ]
-    obj = decoded.value if decoded.value is not None else decoded.rest
+    obj = decoded.value if decoded.value is not None else decoded.repaired
     if obj is not None:
-        faulty = [finding.path for finding in decoded.findings if not finding.is_unknown_field]
-        further = (*validate(obj), *(check(obj) if check else ()))
-        beside = (finding for finding in further if is_beside(finding.path, faulty))
+        # A sample replaces a mistake in the repaired object: findings about it mean nothing.
+        samples = [finding.path for finding in decoded.findings if not finding.is_unknown_field]
         problems += [
             entry.problem(finding, is_warning=finding.is_unknown_field and not strict)
-            for finding in beside
+            for finding in (*validate(obj), *(check(obj) if check else ()))
+            if is_disjoint(finding.path, samples)
         ]
     return entry, problems
 
 
 def _duplicates(entries: Iterable[ManifestObject]) -> Iterator[Problem]:
-    """The same object twice: the later one wins, as with kubectl, but hardly ever on purpose; a second Cluster is a mistake."""
-    seen: dict[tuple[str, str], ManifestObject] = {}
+    """Yield a warning for each object that is defined twice, and an error for a second Cluster.
+
+    The later definition is used, as with kubectl, but is hardly ever intended.
+    """
+    latest: dict[tuple[str, str], ManifestObject] = {}
     for entry in entries:
         is_config = writable(entry.value) is ClusterConfig
         key = (qualified_kind(entry.value), "" if is_config else entry.title)
-        if key in seen:
-            where = f"{seen[key].document.file}:{seen[key].document.line_of(seen[key].path)}"
+        if earlier := latest.get(key):
+            place = f"{earlier.document.file}:{earlier.document.line_of(earlier.path)}"
             message = (
-                f"a second Cluster; the first is at {where}"
+                f"a second Cluster; the first is at {place}"
                 if is_config
-                else f"stands at {where} too: it is changed to this one"
+                else f"also defined at {place}; this definition replaces it"
             )
             yield entry.problem(Finding((), message), is_warning=not is_config)
-        seen[key] = entry
+        latest[key] = entry
+
+
+def _problem(document: Document, path: Path, title: str, finding: Finding) -> Problem:
+    """Return a finding about a value that is not an object; its path is that in the document."""
+    place = path + finding.path
+    return Problem(
+        finding.message,
+        format_path(place),
+        title,
+        document.file,
+        document.line_of(place),
+        finding.hints,
+    )

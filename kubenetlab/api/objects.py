@@ -1,4 +1,4 @@
-"""Documents → typed objects: of which kind a document is, and the decoding of one object."""
+"""Document → typed object: its title, its kind, and its decoding."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from kubenetlab.api.config import (
     ClusterConfig,
 )
 from kubenetlab.api.decode import Decoded, Finding, decode, found
-from kubenetlab.api.documents import MAX_DEPTH, is_deeper
-from kubenetlab.api.kinds import writable
+from kubenetlab.api.documents import MAX_DEPTH, Path, is_deeper
+from kubenetlab.api.kinds import group_of, writable
 from kubenetlab.api.meta import Resource
 from kubenetlab.errors import did_you_mean
 
 
 def title_of(value: Mapping[str, Any]) -> str:
-    """`Kind namespace/name` of a document, as far as it says."""
+    """Return `Kind namespace/name` of a document, without the parts that it lacks."""
     meta = value.get("metadata")
     meta = meta if isinstance(meta, Mapping) else {}
     name = meta.get("name") or value.get("name") or ""
-    kind = writable(value)
+    type_ = writable(value)
     namespace = meta.get("namespace") or (
-        "default" if name and (kind is None or kind.is_namespaced) else ""
+        "default" if name and (type_ is None or type_.is_namespaced) else ""
     )
     return (
         f"{value.get('kind', 'object')} {namespace}/{name}"
@@ -39,39 +39,32 @@ def title_of(value: Mapping[str, Any]) -> str:
 
 
 def unknown_kind_hints(api_version: str, kind: str) -> tuple[str, ...] | None:
-    """What to say of a kind that neither Kubernetes nor the lab has; None when it may pass."""
-    if kind == ClusterConfig.kind and api_version.split("/")[0] in {
-        version.split("/")[0] for version in API_VERSIONS
-    }:
-        return (
-            None
-            if api_version in API_VERSIONS
-            else (f"expected apiVersion {' or '.join(API_VERSIONS)}",)
-        )
-    if kind in builtin.KINDS.get(api_version, ()):
+    """Return hints about a kind that neither Kubernetes nor the lab defines.
+
+    Return None for a known kind, and for one that may be defined by a custom resource.
+    """
+    group, slash, _ = api_version.partition("/")
+    if kind == ClusterConfig.kind and group in {group_of(version) for version in API_VERSIONS}:
+        is_known = api_version in API_VERSIONS
+        return None if is_known else (f"expected apiVersion {' or '.join(API_VERSIONS)}",)
+    kinds = builtin.KINDS.get(api_version, frozenset())
+    if kind in kinds:
         return None
-    known_group = api_version in builtin.KINDS or api_version.split("/")[0] in {
-        version.split("/")[0] for version in builtin.KINDS if "/" in version
-    }
+    is_known_group = bool(kinds) or (slash and group in map(group_of, builtin.KINDS))
     if versions := builtin.versions_of(kind):
-        if known_group or "." not in api_version.split("/")[0]:
+        if is_known_group or "." not in group:
             return (f"expected apiVersion {' or '.join(versions)}",)
         return None
-    if api_version in builtin.KINDS:
-        guess = did_you_mean(kind, builtin.KINDS[api_version]) or did_you_mean(
-            kind, builtin.all_kinds()
-        )
-        return (
-            guess.removeprefix("; ")
-            or f"{api_version} has: {', '.join(sorted(builtin.KINDS[api_version]))}",
-        )
-    if "/" not in api_version or known_group:
+    if kinds:
+        guess = did_you_mean(kind, kinds) or did_you_mean(kind, builtin.all_kinds())
+        return (guess.removeprefix("; ") or f"{api_version} has: {', '.join(sorted(kinds))}",)
+    if not slash or is_known_group:
         return (f"Kubernetes 1.33 has: {', '.join(sorted(builtin.KINDS))}",)
     return None
 
 
 def metadata_without_nulls(value: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a document without the fields of its metadata that are null: they are as if they were not there."""
+    """Return a document without the null fields of its metadata, which count as absent."""
     meta = value.get("metadata")
     if not isinstance(meta, Mapping) or None not in meta.values():
         return value
@@ -79,7 +72,10 @@ def metadata_without_nulls(value: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def shape_findings(value: Mapping[str, Any]) -> Iterator[Finding]:
-    """Yield what a document lacks of what every object has, whether the lab models its kind or not."""
+    """Yield violations of the shape that all objects share.
+
+    For a kind that the lab models, `decode_object` checks the metadata.
+    """
     for field in ("apiVersion", "kind"):
         if not isinstance(value.get(field), str) or not value[field]:
             yield Finding((field,), f"expected a string, found {found(value.get(field))}")
@@ -96,36 +92,43 @@ def shape_findings(value: Mapping[str, Any]) -> Iterator[Finding]:
             ("metadata", "namespace"), f"expected a string, found {found(meta['namespace'])}"
         )
     for field in ("labels", "annotations"):
-        texts = meta.get(field)
-        if texts is not None and not isinstance(texts, Mapping):
-            yield Finding(("metadata", field), f"expected a mapping, found {found(texts)}")
-        elif texts is not None:
-            wrong = {key: value for key, value in texts.items() if not isinstance(value, str)}
-            yield from (
-                Finding(("metadata", field, key), f"expected a string, found {found(value)}")
-                for key, value in wrong.items()
-            )
+        yield from _text_findings(meta.get(field), ("metadata", field))
+
+
+def _text_findings(texts: Any, path: Path) -> Iterator[Finding]:
+    """Yield what keeps a value from being a mapping of strings; None is fine."""
+    if texts is not None and not isinstance(texts, Mapping):
+        yield Finding(path, f"expected a mapping, found {found(texts)}")
+    elif texts is not None:
+        for key, text in texts.items():
+            if not isinstance(text, str):
+                yield Finding((*path, key), f"expected a string, found {found(text)}")
 
 
 def decode_object(value: Mapping[str, Any], type_: type[Resource]) -> Decoded[Resource]:
-    """A document of a known kind as a typed object; the namespace `default` is filled in, a status is dropped."""
+    """Decode a document of a known kind: set the namespace `default`, and drop the status."""
     fields = {
         key: item for key, item in value.items() if key not in ("apiVersion", "kind", "status")
     }
     if type_ is ClusterConfig:
         return _decode_config(value, fields)
     decoded = decode(fields, type_)
-    return Decoded(_in_namespace(decoded.value), decoded.findings, _in_namespace(decoded.rest))
+    return Decoded(
+        _with_namespace(decoded.value), decoded.findings, _with_namespace(decoded.repaired)
+    )
 
 
-def _in_namespace(obj: Resource | None) -> Resource | None:
+def _with_namespace(obj: Resource | None) -> Resource | None:
     if obj is None or not obj.is_namespaced or obj.namespace:
         return obj
     return structs.replace(obj, metadata=structs.replace(obj.metadata, namespace="default"))
 
 
 def _decode_config(value: Mapping[str, Any], fields: dict[str, Any]) -> Decoded[Resource]:
-    """The Cluster document, whose name stands at its top; kind's has one node when it names none."""
+    """Decode a Cluster document, which has its name at the top and no metadata.
+
+    With kind's apiVersion a document without nodes has one node, as in kind.
+    """
     name = fields.pop("name", None)
     name = "" if name is None else name
     if not isinstance(name, str):
@@ -138,18 +141,16 @@ def _decode_config(value: Mapping[str, Any], fields: dict[str, Any]) -> Decoded[
     if isinstance(networking, Mapping) and (
         versions := VERSIONS.get(str(networking.get("ipFamily") or "ipv4"))
     ):
-        ranges = {"podSubnet": POD_SUBNETS, "serviceSubnet": SERVICE_SUBNETS}
+        subnets = {"podSubnet": POD_SUBNETS, "serviceSubnet": SERVICE_SUBNETS}
         defaults = {
-            field: ",".join(known[version] for version in versions)
-            for field, known in ranges.items()
+            field: ",".join(by_version[version] for version in versions)
+            for field, by_version in subnets.items()
         }
-        fields["networking"] = {
-            **networking,
-            **{
-                field: text
-                for field, text in defaults.items()
-                if networking.get(field) in (None, "")  # a wrong type is a finding of `decode`
-            },
+        missing = {
+            field: subnet
+            for field, subnet in defaults.items()
+            if networking.get(field) in (None, "")  # `decode` reports a value of a wrong type
         }
+        fields["networking"] = {**networking, **missing}
     decoded = decode({"metadata": {"name": name}, **fields}, ClusterConfig)
-    return Decoded(decoded.value, decoded.findings, decoded.rest)
+    return Decoded(decoded.value, decoded.findings, decoded.repaired)

@@ -10,16 +10,17 @@ import re
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from fractions import Fraction  # imported where a quantity is read: few manifests have one
+    from fractions import Fraction  # imported at the first quantity: few manifests have one
 
 Quantity = str | int | float
-"""A quantity as it stands in a document; YAML reads some as numbers."""
+"""Quantity as in a document; YAML reads some quantities as numbers."""
 
 SYNTAX: Final = (
     "a number, and perhaps one of Ki Mi Gi Ti Pi Ei, n u m k M G T P E, or an exponent such as e3"
 )
+"""Syntax of quantities, for messages."""
 MAX: Final = 2**63 - 1
-"""Largest value; a larger one counts as this one."""
+"""Maximum value; larger ones are reduced to it."""
 
 _QUANTITY: Final = re.compile(
     r"([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+))(?:([KMGTPE]i|[numkMGTPE])|[eE]([+-]?[0-9]{1,3}))?"
@@ -34,7 +35,7 @@ _SUFFIXES: Final = {
 
 
 def parse_quantity(text: Quantity) -> Fraction:
-    """Return the value of a quantity. Raises ValueError for a text that is none."""
+    """Return the value of a quantity. Raises ValueError for any other text."""
     from fractions import Fraction
 
     match = _QUANTITY.fullmatch(str(text))
@@ -46,13 +47,16 @@ def parse_quantity(text: Quantity) -> Fraction:
 
 
 def whole(text: Quantity) -> int:
-    """Return the value rounded away from zero, as upstream's Quantity.Value() does; at most MAX. Raises ValueError."""
+    """Return the value of a quantity rounded away from zero, at most MAX. Raises ValueError.
+
+    Source: Quantity.Value() upstream.
+    """
     value = parse_quantity(text)
     return min(math.ceil(value) if value > 0 else math.floor(value), MAX)
 
 
 def format_bytes(amount: int) -> str:
-    """Return a number of bytes in the largest binary unit that needs no fraction: `64Mi`."""
+    """Return a number of bytes in the largest binary unit without a fraction: `64Mi`."""
     for power, suffix in ((4, "Ti"), (3, "Gi"), (2, "Mi"), (1, "Ki")):
         if amount and amount % 1024**power == 0:
             return f"{amount // 1024**power}{suffix}"

@@ -181,7 +181,7 @@ def test_help_names_all_commands() -> None:
             2,
             "<stdin>:1  mapping values are not allowed in this context",
         ),
-        (("up", "-f", "-"), "", 2, "error: <stdin>  holds no document"),
+        (("up", "-f", "-"), "", 2, "error: <stdin>  contains no document"),
         (("up", "--cni", "flanel"), "", 2, '"flanel" is not known'),
         (("up", "--cni", "bridge,layout"), "", 2, "expected OPTION=VALUE"),
         (

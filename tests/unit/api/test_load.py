@@ -384,7 +384,7 @@ def test_the_same_object_twice_is_a_warning_and_the_later_one_counts() -> None:
     (warning,) = problems_of(deployment() + deployment())
     assert (warning.is_warning, warning.message) == (
         True,
-        "stands at test.yaml:1 too: it is changed to this one",
+        "also defined at test.yaml:1; this definition replaces it",
     )
     cluster = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n"
     assert [problem.message for problem in problems_of(f"{cluster}---\n{cluster}")] == [
@@ -455,7 +455,7 @@ def test_any_mistake_is_told_and_the_rest_is_still_looked_at(data: st.DataObject
     assert type_ is not None
     found = decode(broken, type_)
     assert (found.value is None) == any(not finding.is_unknown_field for finding in found.findings)
-    assert isinstance(found.value if found.value is not None else found.rest, type_)
+    assert isinstance(found.value if found.value is not None else found.repaired, type_)
 
 
 def test_kinds_of_other_groups_are_others() -> None:
@@ -545,7 +545,7 @@ def test_what_is_no_file_is_not_read_in_a_folder(tmp_path: Path) -> None:
 def test_a_fifo_is_read_while_something_writes(tmp_path: Path) -> None:
     """As with `-f <(command)`; one into which nothing writes is not waited for."""
     path = fifo(tmp_path / "f")
-    assert "it is a FIFO into which no process writes; start the writer first" in problem_of(path)
+    assert "it is a FIFO that no process writes to; start the writer first" in problem_of(path)
     reading, writing = os.pipe()
     with os.fdopen(reading), os.fdopen(writing, "w") as stream:
 
