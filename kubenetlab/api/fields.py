@@ -1,6 +1,7 @@
-"""What fields a document may have, with types, bounds and meaning: what `explain` shows and the schema for editors is made of.
+"""Fields of documents with their types, bounds and descriptions.
 
-All of it is read from the types: their annotations, the docstrings of their classes, and those under their fields.
+`explain` shows them, and the JSON Schema for editors is made of them. They are read from the types:
+from annotations, class docstrings, and the docstrings under fields.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from kubenetlab.api.config import API_VERSIONS, ClusterConfig
 from kubenetlab.api.meta import Resource
 from kubenetlab.errors import UsageError, did_you_mean
 
+API_VERSION_DOC = "API group and version of the object."
+KIND_DOC = "Kind of the object."
 WITHOUT_EFFECT = "Accepted and stored, but without effect in the lab."
 _BARE_SCALARS: Mapping[type[inspect.Type], str] = {
     inspect.AnyType: "any",
@@ -31,23 +34,25 @@ _BARE_SCALARS: Mapping[type[inspect.Type], str] = {
 
 
 class Field(Struct, frozen=True):
-    """One field of a document or of something in it."""
+    """Field of a document, or of a value in it."""
 
     name: str
+    """Name in Kubernetes' spelling."""
     type: inspect.Type
-    """Without the null that stands for nothing."""
+    """Type without null, which stands for an absent field."""
     doc: str = ""
+    """Docstring under the field."""
     is_required: bool = False
     default: Any = None
 
     @property
     def is_modelled(self) -> bool:
-        """False for what is accepted and not used."""
+        """False for a field that the lab accepts and does not use."""
         return not isinstance(self.type, inspect.AnyType)
 
     @property
     def note(self) -> str:
-        """What is written under it, and whether it has an effect."""
+        """Docstring, and a remark on a field without effect."""
         return (
             self.doc
             if self.is_modelled
@@ -55,89 +60,95 @@ class Field(Struct, frozen=True):
         )
 
 
-class Line(Struct, frozen=True):
-    """A field among others, on one line."""
+class FieldSummary(Struct, frozen=True):
+    """Field in a list of fields."""
 
     name: str
     type: str
+    """Type in kubectl's notation."""
     bounds: tuple[str, ...]
+    """Constraints on its values, as in `Explanation`."""
     has_fields: bool
+    """True if the field has fields itself."""
 
 
 class Explanation(Struct, frozen=True):
-    """Everything there is to say of a kind, or of one field of it."""
+    """Description of a kind, or of a field of a kind."""
 
     kind: str
     versions: tuple[str, ...]
+    """API versions of the kind."""
     path: str
-    """From the document's top, as in messages; empty for the kind itself."""
+    """Path from the top of the document, without indices; empty for the kind itself."""
     type: str
+    """Type in kubectl's notation."""
     description: str
     bounds: tuple[str, ...]
-    """What values it takes: `required`, `1 to 65535`, `one of TCP, UDP`, `default TCP`."""
-    fields: tuple[Line, ...]
-    """What is below it."""
+    """Constraints on its values: `required`, `1 to 65535`, `one of TCP, UDP`, `default TCP`."""
+    fields: tuple[FieldSummary, ...]
+    """Fields of the kind or field."""
 
 
 def explain(kind: type[Resource], path: str = "") -> Explanation:
-    """The field of a kind that a path such as `spec.containers[0].ports` leads to. Raises UsageError when there is none.
+    """Return the description of the field at a path such as `spec.containers[0].ports`.
 
-    Brackets, as messages have them, count for nothing.
+    Indices and keys in brackets, as in messages, are ignored. Raises UsageError for an unknown
+    field.
     """
     steps = [step for step in re.sub(r"\[[^\]]*\]", "", path).split(".") if step]
-    below, found = fields_of(kind), None
+    children, field = fields_of(kind), None
     for number, step in enumerate(steps):
-        known = {field.name: field for field in below}
-        if step not in known:
-            raise _unknown_field(kind, steps[: number + 1], found, known)
-        found = known[step]
-        below = fields_below(found.type)
-    lines = tuple(
-        Line(
-            field.name,
-            type_name(field.type),
-            tuple(bounds(field)) if field.is_modelled else ("without effect",),
-            any(structs_in(field.type)),
+        by_name = {child.name: child for child in children}
+        if step not in by_name:
+            raise _unknown_field(kind, steps[: number + 1], field, by_name)
+        field = by_name[step]
+        children = fields_below(field.type)
+    summaries = tuple(
+        FieldSummary(
+            child.name,
+            type_name(child.type),
+            tuple(bounds(child)) if child.is_modelled else ("without effect",),
+            any(structs_in(child.type)),
         )
-        for field in below
+        for child in children
     )
     title = (kind.kind, versions_of(kind), ".".join(steps))
-    if found is None:
-        return Explanation(*title, "Object", class_doc(kind), (), lines)
-    return Explanation(*title, type_name(found.type), meaning(found), tuple(bounds(found)), lines)
+    if field is None:
+        return Explanation(*title, "Object", class_doc(kind), (), summaries)
+    return Explanation(
+        *title, type_name(field.type), describe(field), tuple(bounds(field)), summaries
+    )
 
 
 def versions_of(kind: type[Resource]) -> tuple[str, ...]:
-    """The API versions under which a kind is read; the first is the lab's own."""
+    """Return the API versions of a kind, the lab's own first."""
     return API_VERSIONS if kind is ClusterConfig else (kind.api_version,)
 
 
 def fields_of(kind: type[Resource]) -> tuple[Field, ...]:
-    """The fields at the top of a kind's documents; the Cluster document has its name there, and no metadata."""
+    """Return the fields at the top of a kind's documents.
+
+    A Cluster document has a name there and no metadata.
+    """
     head = (
         Field(
             "apiVersion",
             inspect.LiteralType(versions_of(kind)),
-            "The API group, and which version of it.",
+            API_VERSION_DOC,
             is_required=True,
         ),
-        Field(
-            "kind",
-            inspect.LiteralType((kind.kind,)),
-            "What this document describes.",
-            is_required=True,
-        ),
+        Field("kind", inspect.LiteralType((kind.kind,)), KIND_DOC, is_required=True),
     )
     own = fields_of_struct(kind)
     if kind is not ClusterConfig:
         return head + own
-    name = Field("name", inspect.StrType(), "What the lab is called, unless --lab says otherwise.")
+    name = Field("name", inspect.StrType(), "Name of the lab. The option --lab overrides it.")
     return (*head, name, *(field for field in own if field.name != "metadata"))
 
 
 @cache
 def fields_of_struct(type_: type[Struct]) -> tuple[Field, ...]:
-    """The fields of one of our types, in its order, with Kubernetes' names."""
+    """Return the fields of a type, in the order of its definition."""
     docs = attribute_docs(type_)
     info = inspect.type_info(type_)
     assert isinstance(info, inspect.StructType)
@@ -154,13 +165,13 @@ def fields_of_struct(type_: type[Struct]) -> tuple[Field, ...]:
 
 
 def fields_below(info: inspect.Type) -> tuple[Field, ...]:
-    """The fields of a value of this type, or of each entry of a list of them; none for what has no fields."""
+    """Return the fields of a value of this type, or of the entries of a list or mapping."""
     struct = next(structs_in(info), None)
     return fields_of_struct(struct) if struct is not None else ()
 
 
 def structs_in(info: inspect.Type) -> Iterator[type[Struct]]:
-    """The types of ours that a field of this type holds, at its top or as entries."""
+    """Yield the structs that a value of this type contains, itself or as entries."""
     match info:
         case inspect.StructType():
             yield info.cls
@@ -176,7 +187,7 @@ def structs_in(info: inspect.Type) -> Iterator[type[Struct]]:
 
 
 def type_name(info: inspect.Type) -> str:
-    """A type in kubectl's notation: `string`, `[]Container`, `map[string]string`; `integer|string` for either."""
+    """Return a type in kubectl's notation, such as `[]Container`; `integer|string` for a union."""
     match info:
         case inspect.Metadata():
             return type_name(info.type)
@@ -194,7 +205,7 @@ def type_name(info: inspect.Type) -> str:
 
 
 def bounds(field: Field) -> Iterator[str]:
-    """What values a field takes, each limit by itself."""
+    """Yield the constraints on the values of a field, and its default."""
     if field.is_required:
         yield "required"
     if limit := _limit(field.type):
@@ -207,8 +218,8 @@ def bounds(field: Field) -> Iterator[str]:
         yield f"default {field.default}"
 
 
-def meaning(field: Field) -> str:
-    """What is written under the field, and what its type is."""
+def describe(field: Field) -> str:
+    """Return the docstring of a field and those of the structs that it contains."""
     return "\n".join(
         part
         for part in (field.note, *(class_doc(struct) for struct in structs_in(field.type)))
@@ -217,12 +228,12 @@ def meaning(field: Field) -> str:
 
 
 def class_doc(type_: type) -> str:
-    """The docstring of a class."""
+    """Return the docstring of a class."""
     return cleandoc(type_.__doc__ or "")
 
 
 def attribute_docs(type_: type[Struct]) -> Mapping[str, str]:
-    """Our name of a field → the docstring under it."""
+    """Return attribute → docstring under the field, including inherited fields."""
     docs: dict[str, str] = {}
     for cls in reversed(type_.__mro__):
         docs.update(_docs_of_module(cls.__module__).get(cls.__name__, {}))
@@ -231,7 +242,10 @@ def attribute_docs(type_: type[Struct]) -> Mapping[str, str]:
 
 @cache
 def _docs_of_module(name: str) -> Mapping[str, Mapping[str, str]]:
-    """Class → field → the docstring under it, for a module of ours; nothing where Python has no source to read."""
+    """Return class → attribute → docstring under the field, for a module of this package.
+
+    Return an empty mapping for other modules, and if the source is not available.
+    """
     if not name.startswith(f"{__name__.partition('.')[0]}."):
         return {}
     try:
@@ -240,12 +254,12 @@ def _docs_of_module(name: str) -> Mapping[str, Mapping[str, str]]:
         return {}
     return {
         cls.name: {
-            field.target.id: cleandoc(after.value.value).strip()
-            for field, after in zip(cls.body, cls.body[1:], strict=False)
+            field.target.id: cleandoc(following.value.value).strip()
+            for field, following in zip(cls.body, cls.body[1:], strict=False)
             if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
-            if isinstance(after, ast.Expr)
-            and isinstance(after.value, ast.Constant)
-            and isinstance(after.value.value, str)
+            if isinstance(following, ast.Expr)
+            and isinstance(following.value, ast.Constant)
+            and isinstance(following.value.value, str)
         }
         for cls in tree.body
         if isinstance(cls, ast.ClassDef)
@@ -253,7 +267,7 @@ def _docs_of_module(name: str) -> Mapping[str, Mapping[str, str]]:
 
 
 def _limit(info: inspect.Type) -> str:
-    """The values that a type takes, in words; empty where its name says enough."""
+    """Return the constraints of a type; an empty text if there are none."""
     extra: Mapping[str, Any] = {}
     if isinstance(info, inspect.Metadata):
         extra, info = info.extra_json_schema or {}, info.type
@@ -264,13 +278,9 @@ def _limit(info: inspect.Type) -> str:
             values = [str(value) for value in info.values if value != ""]
             return f"one of {', '.join(values)}" if len(values) > 1 else f"always {values[0]}"
         case inspect.IntType():
-            return (
-                f"{info.ge} to {info.le}"
-                if info.le is not None
-                else f"{info.ge} or more"
-                if info.ge is not None
-                else ""
-            )
+            if info.le is not None:
+                return f"{info.ge} to {info.le}"
+            return f"{info.ge} or more" if info.ge is not None else ""
         case inspect.StrType():
             if "examples" in extra:
                 return f"a string such as {extra['examples'][0]}"
@@ -294,16 +304,17 @@ def _default(field: inspect.Field) -> Any:
 
 
 def _unknown_field(
-    kind: type[Resource], steps: list[str], above: Field | None, known: Mapping[str, Field]
+    kind: type[Resource], steps: list[str], parent: Field | None, known: Mapping[str, Field]
 ) -> UsageError:
-    *before, step = steps
-    place = ".".join((kind.kind, *before))
+    """Return the error for a path whose last step is not a field of `parent`."""
+    *parent_steps, step = steps
+    place = ".".join((kind.kind, *parent_steps))
     if known:
         modelled = ", ".join(name for name, field in known.items() if field.is_modelled)
         return UsageError(
             f'{place} has no field "{step}"{did_you_mean(step, known)}\n  known: {modelled}'
         )
-    assert above is not None
-    if not above.is_modelled:
-        return UsageError(f'{place} is kept as it was given: the lab knows no field "{step}" of it')
-    return UsageError(f'{place} is of type {type_name(above.type)}: it has no field "{step}"')
+    assert parent is not None
+    if not parent.is_modelled:
+        return UsageError(f'{place} is stored as given: its field "{step}" is not known to the lab')
+    return UsageError(f'{place} is of type {type_name(parent.type)}: it has no field "{step}"')

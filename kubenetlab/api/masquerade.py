@@ -1,6 +1,7 @@
-"""Configuration of ip-masq-agent: the ConfigMap `kube-system/ip-masq-agent`, key `config`, in YAML or JSON.
+"""Configuration of ip-masq-agent in the ConfigMap `kube-system/ip-masq-agent`.
 
-Source: kubernetes-sigs/ip-masq-agent README.md and cmd/ip-masq-agent/ip-masq-agent.go (MasqConfig, validate).
+It is YAML or JSON in the key `config`. Source: kubernetes-sigs/ip-masq-agent README.md and
+cmd/ip-masq-agent/ip-masq-agent.go (MasqConfig, validate).
 """
 
 from __future__ import annotations
@@ -17,59 +18,65 @@ from kubenetlab.api.ip import version_of
 from kubenetlab.api.meta import Record
 
 CONFIG_MAP: Final = ("kube-system", "ip-masq-agent")
-"""Namespace and name."""
+"""Namespace and name of the ConfigMap."""
 KEY: Final = "config"
+"""Key of the configuration."""
 
 
 class MasqueradeConfig(Record, frozen=True):
-    """Destinations towards which a node keeps the source address. A field that is missing has upstream's default."""
+    """Destinations for which a node keeps the source address. Defaults are those of upstream."""
 
     non_masquerade_cidrs: tuple[str, ...] = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")
-    """Destination ranges that are not masqueraded, IPv4 and IPv6."""
+    """IPv4 and IPv6 destination ranges that are not masqueraded."""
     cidr_limit: int = 64
     """Maximum number of ranges."""
     masq_link_local: bool = False
-    """True: traffic to 169.254.0.0/16 is masqueraded too."""
+    """If true, traffic to 169.254.0.0/16 is masqueraded too."""
     masq_link_local_ipv6: bool = False
-    """True: traffic to fe80::/10 is masqueraded too."""
+    """If true, traffic to fe80::/10 is masqueraded too."""
     resync_interval: str = "60s"
-    """Period in which upstream's agent reads its file again. The lab applies every change at once."""
+    """Period in which upstream's agent reads its file again. The lab applies changes at once."""
 
 
 def masquerade_config(config_map: ConfigMap) -> MasqueradeConfig | None:
-    """Return the configuration in a ConfigMap; upstream's default without the key, None when the text is wrong."""
-    return _decoded(config_map).value
+    """Return the configuration in a ConfigMap; None if the text is invalid.
+
+    Without the key, return the defaults of upstream.
+    """
+    return _decode(config_map).value
 
 
 def masquerade_findings(config_map: ConfigMap) -> Iterator[Finding]:
-    """Yield the faults of a configuration; fields that the agent does not have count as unknown fields."""
-    here: Path = ("data", KEY)
-    decoded = _decoded(config_map)
+    """Yield the mistakes in a configuration."""
+    path: Path = ("data", KEY)
+    decoded = _decode(config_map)
     for finding in decoded.findings:
-        place = f"{format_path(finding.path)}: " if finding.path else ""
-        yield Finding(here, f"{place}{finding.message}", finding.is_unknown_field, finding.hints)
+        field = f"{format_path(finding.path)}: " if finding.path else ""
+        yield Finding(path, f"{field}{finding.message}", finding.is_unknown_field, finding.hints)
     if (config := decoded.value) is None:
         return
-    if len(config.non_masquerade_cidrs) > config.cidr_limit:
-        message = f"expected at most {config.cidr_limit} ranges (cidrLimit), found {len(config.non_masquerade_cidrs)}"
-        yield Finding(here, f"nonMasqueradeCIDRs: {message}")
+    count = len(config.non_masquerade_cidrs)
+    if count > config.cidr_limit:
+        message = f"expected at most {config.cidr_limit} ranges (cidrLimit), found {count}"
+        yield Finding(path, f"nonMasqueradeCIDRs: {message}")
     for index, cidr in enumerate(config.non_masquerade_cidrs):
         if fault := _range_fault(cidr):
-            yield Finding(here, f"nonMasqueradeCIDRs[{index}]: {fault}")
-    if not config.resync_interval or duration_s(config.resync_interval) is None:
-        yield Finding(
-            here,
-            f"resyncInterval: expected a duration such as 60s, found {found(config.resync_interval)}",
-        )
+            yield Finding(path, f"nonMasqueradeCIDRs[{index}]: {fault}")
+    interval = config.resync_interval
+    if not interval or duration_s(interval) is None:
+        message = f"expected a duration such as 60s, found {found(interval)}"
+        yield Finding(path, f"resyncInterval: {message}")
 
 
 def foreign_ranges(config_map: ConfigMap, versions: Sequence[int]) -> Iterator[Finding]:
-    """Yield a fault for each range of IPv6 in a cluster without it: upstream's agent refuses those without --enable-ipv6."""
-    config = (
-        masquerade_config(config_map)
-        if config_map.key == CONFIG_MAP and 6 not in versions
-        else None
-    )
+    """Yield a finding for each IPv6 range in a cluster without IPv6.
+
+    Upstream's agent rejects such ranges without --enable-ipv6.
+    versions: IP versions of the cluster.
+    """
+    if config_map.key != CONFIG_MAP or 6 in versions:
+        return
+    config = masquerade_config(config_map)
     for index, cidr in enumerate(config.non_masquerade_cidrs if config is not None else ()):
         if version_of(cidr) == 6:
             yield Finding(
@@ -78,15 +85,14 @@ def foreign_ranges(config_map: ConfigMap, versions: Sequence[int]) -> Iterator[F
             )
 
 
-def _decoded(config_map: ConfigMap) -> Decoded[MasqueradeConfig]:
+def _decode(config_map: ConfigMap) -> Decoded[MasqueradeConfig]:
     documents, problems = read_documents(KEY, config_map.data.get(KEY, "").encode())
     if problems:
-        return Decoded(
-            None,
-            tuple(
-                Finding((), f"line {one.line}: {one.message}", hints=one.hints) for one in problems
-            ),
+        findings = (
+            Finding((), f"line {problem.line}: {problem.message}", hints=problem.hints)
+            for problem in problems
         )
+        return Decoded(None, tuple(findings))
     if not documents:
         return Decoded(MasqueradeConfig())
     if len(documents) > 1 or not isinstance(documents[0].value, dict):
@@ -97,13 +103,13 @@ def _decoded(config_map: ConfigMap) -> Decoded[MasqueradeConfig]:
 
 
 def _range_fault(cidr: str) -> str:
-    """Return why a range is refused; nothing when it is not."""
+    """Return the reason why a range is invalid; an empty text for a valid one."""
     try:
-        given = ip_interface(cidr)
+        interface = ip_interface(cidr)
     except ValueError:
-        given = None
-    if given is None or "/" not in cidr or not cidr.partition("/")[2].isdigit():
+        interface = None
+    if interface is None or "/" not in cidr or not cidr.partition("/")[2].isdigit():
         return f"expected a range such as 10.0.0.0/8, found {found(cidr)}"
-    if given.ip != given.network.network_address:
-        return f"{cidr} is not aligned to a CIDR block: the network is {given.network}"
+    if interface.ip != interface.network.network_address:
+        return f"{cidr} is not aligned to a CIDR block: the network is {interface.network}"
     return ""

@@ -1,4 +1,4 @@
-"""Objects as the API shows them: Kubernetes' documents, with nothing lost that a user wrote."""
+"""Objects → documents as the API serves them, with every field that the user gave."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kubenetlab.api.decode import without_nulls
 from kubenetlab.api.meta import Resource, Unmodelled, seconds, timestamp
 from kubenetlab.api.store import Cluster
 
-_SHOWN: Final[Mapping[str, Mapping[str, Any]]] = {
+_SHOWN_DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
     "Cluster": {
         "nodes[].role": "control-plane",
         "networking": {},
@@ -47,24 +47,36 @@ _SHOWN: Final[Mapping[str, Mapping[str, Any]]] = {
         "spec.ports[].protocol": "TCP",
     },
 }
-"""Kind → path → value: what the API server shows although nobody wrote it; `[]` stands for each entry of a list."""
+"""Kind → path → default that the API server shows; `[]` means each entry of a list."""
 
 
-_TIMES: Final = frozenset((
-    "creationTimestamp", "deletionTimestamp", "startTime", "completionTime", "startedAt", "finishedAt", "timeAdded",
-    "lastTransitionTime", "firstTimestamp", "lastTimestamp", "eventTime",
-))  # fmt: skip
-"""Fields that hold a time."""
+_TIMES: Final = frozenset(
+    (
+        "creationTimestamp",
+        "deletionTimestamp",
+        "startTime",
+        "completionTime",
+        "startedAt",
+        "finishedAt",
+        "timeAdded",
+        "lastTransitionTime",
+        "firstTimestamp",
+        "lastTimestamp",
+        "eventTime",
+    )
+)
+"""Names of fields that contain a time."""
 
 
 def render(cluster: Cluster, obj: Resource, skew_s: float = 0.0) -> dict[str, Any]:
-    """The object's document: what was given, with what the cluster has filled in or changed.
+    """Return the document of an object: the fields as given, updated by the cluster.
 
-    `skew_s` is how far the time of day is ahead of the store's times; less than a second is not shown.
+    skew_s: seconds by which the machine's time of day is ahead of the times in the store. Less
+    than a second is ignored.
     """
     given = cluster.given.get((obj.kind, obj.namespace, obj.name))
     fields = given.document if given is not None else {}
-    shown = _rendered(
+    rendered = _render(
         obj,
         {
             key: value
@@ -72,79 +84,78 @@ def render(cluster: Cluster, obj: Resource, skew_s: float = 0.0) -> dict[str, An
             if key not in ("apiVersion", "kind", "status")
         },
     )
-    document = {"apiVersion": obj.api_version, "kind": obj.kind, **shown}
-    for path, value in _SHOWN.get(obj.kind, {}).items():
-        _show(document, path.split("."), value)
-    return (
-        document
-        if abs(skew_s) < 1
-        else {
-            key: value if key == "spec" else _shifted(key, value, skew_s)
-            for key, value in document.items()
-        }
-    )
+    document = {"apiVersion": obj.api_version, "kind": obj.kind, **rendered}
+    for path, value in _SHOWN_DEFAULTS.get(obj.kind, {}).items():
+        _set_default(document, path.split("."), value)
+    if abs(skew_s) < 1:
+        return document
+    return {
+        key: value if key == "spec" else _shift_times(key, value, skew_s)
+        for key, value in document.items()
+    }
 
 
-def _shifted(key: str, value: Any, by_s: float) -> Any:
-    """Return a field with every time in it moved."""
+def _shift_times(key: str, value: Any, by_s: float) -> Any:
+    """Return a field with all times in it shifted."""
     if isinstance(value, dict):
-        return {name: _shifted(name, item, by_s) for name, item in value.items()}
+        return {name: _shift_times(name, item, by_s) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_shifted(key, item, by_s) for item in value]
+        return [_shift_times(key, item, by_s) for item in value]
     return timestamp(seconds(value) + by_s) if key in _TIMES and isinstance(value, str) else value
 
 
-def _show(document: dict[str, Any], path: list[str], value: Any) -> None:
-    """Puts a value where the path leads, unless something is there, or nothing above it."""
+def _set_default(document: dict[str, Any], path: list[str], value: Any) -> None:
+    """Set the field at a path if it is missing and the field above it is not."""
     first, *rest = path
     name = first.removesuffix("[]")
     if not rest:
         document.setdefault(name, dict(value) if isinstance(value, dict) else value)
     elif name in document:
-        for below in document[name] if first.endswith("[]") else (document[name],):
-            _show(below, rest, value)
+        for child in document[name] if first.endswith("[]") else (document[name],):
+            _set_default(child, rest, value)
 
 
-def _rendered(value: Any, given: Any) -> Any:
-    """A value as a document. Where the lab knows a field, its own value counts, and a default is shown only when it was given;
-    where it does not, what was given stays. Nulls stand for nothing, as in Kubernetes."""
+def _render(value: Any, given: Any) -> Any:
+    """Return a value as a document.
+
+    A field that the lab models has the value in the store; a default is shown only if it was given.
+    Every other field is shown as given. Nulls are left out, as in Kubernetes.
+    """
     if not given:
         return msgspec.to_builtins(value)
     if isinstance(value, Struct):
-        return _rendered_struct(value, given if isinstance(given, Mapping) else {})
+        return _render_struct(value, given if isinstance(given, Mapping) else {})
     if isinstance(value, Mapping):
-        below = given if isinstance(given, Mapping) else {}
-        return {key: _rendered(item, below.get(key)) for key, item in value.items()}
+        given_items = given if isinstance(given, Mapping) else {}
+        return {key: _render(item, given_items.get(key)) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         entries = (
             given if isinstance(given, list) and len(given) == len(value) else [None] * len(value)
         )
-        return [_rendered(item, entry) for item, entry in zip(value, entries, strict=True)]
+        return [_render(item, entry) for item, entry in zip(value, entries, strict=True)]
     return msgspec.to_builtins(value)
 
 
-def _rendered_struct(value: Struct, given: Mapping[str, Any]) -> dict[str, Any]:
-    filled: dict[str, Any] = {}
-    known = _fields(type(value))
-    for name, (attribute, default, is_modelled) in known.items():
-        own = getattr(value, attribute)
-        if is_modelled and (own != default or given.get(name) is not None):
-            filled[name] = _rendered(own, given.get(name))
-    kept = {
+def _render_struct(value: Struct, given: Mapping[str, Any]) -> dict[str, Any]:
+    modelled: dict[str, Any] = {}
+    fields = _fields(type(value))
+    for name, (attribute, default, is_modelled) in fields.items():
+        current = getattr(value, attribute)
+        if is_modelled and (current != default or given.get(name) is not None):
+            modelled[name] = _render(current, given.get(name))
+    others = {
         name: without_nulls(item)
         for name, item in given.items()
-        if item is not None and not (name in known and known[name][2])
+        if item is not None and not (name in fields and fields[name][2])
     }
-    order = [name for name in given if name in filled or name in kept]
-    return {
-        name: filled.get(name, kept.get(name))
-        for name in (*order, *(name for name in filled if name not in given))
-    }
+    given_order = [name for name in given if name in modelled or name in others]
+    added = [name for name in modelled if name not in given]
+    return {name: modelled.get(name, others.get(name)) for name in (*given_order, *added)}
 
 
 @cache
 def _fields(type_: type[Struct]) -> dict[str, tuple[str, Any, bool]]:
-    """Kubernetes' name of each field → (ours, its default, whether the lab models it)."""
+    """Return Kubernetes' name of each field → (attribute, default, True if the lab models it)."""
     fields = {}
     for field in structs.fields(type_):
         default = (

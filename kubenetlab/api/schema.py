@@ -1,8 +1,9 @@
-"""A JSON Schema of what manifests may hold (draft 2020-12), for editors: they complete, explain and underline while one types.
+"""JSON Schema of manifests (draft 2020-12), for completion, help and validation in editors.
 
-It says what the loader says of the fields of one document by their types. What the loader only warns of, fields that
-nobody knows, it forbids. Null stands for nothing, as in Kubernetes: it is allowed wherever a field may be left out. Rules that
-take more than one field to see are left to `plan`; and to JSON Schema, unlike the loader, 80.0 is a whole number.
+It validates the types of fields as the loader does. Unknown fields, of which the loader only warns,
+are errors. Null is allowed for every optional field and counts as absent, as in Kubernetes. Rules
+about more than one field are left to `plan`. One difference remains: to JSON Schema, 80.0 is a
+whole number.
 """
 
 from __future__ import annotations
@@ -16,22 +17,32 @@ from msgspec import Struct, inspect
 
 from kubenetlab.api import builtin
 from kubenetlab.api.config import API_VERSIONS, ClusterConfig, Networking
-from kubenetlab.api.fields import Field, fields_of, fields_of_struct, structs_in, versions_of
+from kubenetlab.api.fields import (
+    API_VERSION_DOC,
+    KIND_DOC,
+    Field,
+    fields_of,
+    fields_of_struct,
+    structs_in,
+    versions_of,
+)
 from kubenetlab.api.kinds import WRITABLE, group_of
 from kubenetlab.api.meta import ObjectMeta, Resource
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
-_PLACE: Final = "#/$defs/"
+_DEFINITIONS: Final = "#/$defs/"
+"""Prefix of references to definitions."""
 
 Schema = dict[str, Any]
 Modes = Mapping[str, Mapping[str, type[Struct]]]
 """Field of `networking` → name of a mode → its options."""
 
 _NAMED, _LIST, _OTHER = "NamedObjectMeta", "List", "Other"
+"""Names of definitions: metadata with a required name, lists, and kinds that are not modelled."""
 
 
 def schema_of_documents(modes: Modes) -> Schema:
-    """Of any document that the lab reads: the kinds it models, lists, and other kinds, which it keeps as they are."""
+    """Return the schema of all documents: modelled kinds, lists, and other kinds."""
     is_list = {
         "required": ["kind"],
         "anyOf": [
@@ -42,18 +53,14 @@ def schema_of_documents(modes: Modes) -> Schema:
             },
         ],
     }
-    cases = [(_is(kind), kind.kind) for kind in WRITABLE] + [(is_list, _LIST)]
+    cases = [(_is_of(kind), kind.kind) for kind in WRITABLE] + [(is_list, _LIST)]
     head = {
-        "apiVersion": {
-            "type": "string",
-            "minLength": 1,
-            "description": "The API group, and which version of it.",
-        },
-        "kind": {"type": "string", "minLength": 1, "description": "What this document describes."},
+        "apiVersion": {"type": "string", "minLength": 1, "description": API_VERSION_DOC},
+        "kind": {"type": "string", "minLength": 1, "description": KIND_DOC},
     }
     root: Schema = {
         "$schema": DIALECT,
-        "title": "A document that kubenetlab reads",
+        "title": "Manifest of kubenetlab",
         "type": "object",
         "properties": head,
         "required": list(head),
@@ -65,92 +72,96 @@ def schema_of_documents(modes: Modes) -> Schema:
             },
         ],
     }
-    parts = _parts(WRITABLE, modes) | {_LIST: _list(), _OTHER: _other()}
-    return root | {"$defs": _used(parts, root)}
+    definitions = _definitions(WRITABLE, modes) | {_LIST: _list(), _OTHER: _other()}
+    return root | {"$defs": _used(definitions, root)}
 
 
 def schema_of_kind(kind: type[Resource], modes: Modes) -> Schema:
-    """Of one kind's documents alone."""
-    parts = _parts((kind,), modes)
-    root = {"$schema": DIALECT, **parts.pop(kind.kind)}
-    return root | {"$defs": _used(parts, root)}
+    """Return the schema of the documents of one kind."""
+    definitions = _definitions((kind,), modes)
+    root = {"$schema": DIALECT, **definitions.pop(kind.kind)}
+    return root | {"$defs": _used(definitions, root)}
 
 
-def _parts(kinds: Iterable[type[Resource]], modes: Modes) -> dict[str, Schema]:
-    """Name → schema of every type in the kinds, and of the kinds' documents by the kinds' names."""
+def _definitions(kinds: Iterable[type[Resource]], modes: Modes) -> dict[str, Schema]:
+    """Return name → schema of each kind's documents and of each type inside them."""
     kinds = tuple(kinds)
     types = {type_.__name__: type_ for kind in kinds for type_ in _types_in(kind)}
-    _, parts = msgspec.json.schema_components(kinds, ref_template=_PLACE + "{name}")
+    _, definitions = msgspec.json.schema_components(kinds, ref_template=_DEFINITIONS + "{name}")
     for name, type_ in types.items():
-        parts[name] = _completed(parts[name], fields_of_struct(type_))
-    if modes and Networking.__name__ in parts:
-        properties = parts[Networking.__name__]["properties"]
+        definitions[name] = _completed(definitions[name], fields_of_struct(type_))
+    if modes and Networking.__name__ in definitions:
+        properties = definitions[Networking.__name__]["properties"]
         properties.update(
-            {field: _mode(properties[field], known) for field, known in modes.items()}
+            {field: _mode(properties[field], options) for field, options in modes.items()}
         )
-    meta = parts[ObjectMeta.__name__]
-    its_name = {
+    meta = definitions[ObjectMeta.__name__]
+    name_property = {
         "type": "string",
         "minLength": 1,
         "description": "Unique among the objects of this kind in its namespace.",
     }
-    parts[_NAMED] = meta | {
-        "properties": meta["properties"] | {"name": its_name},
+    definitions[_NAMED] = meta | {
+        "properties": meta["properties"] | {"name": name_property},
         "required": ["name"],
     }
-    documents = {kind.kind: _document(kind, parts[kind.__name__]) for kind in kinds}
-    return {
-        name: part for name, part in parts.items() if name not in {kind.__name__ for kind in kinds}
-    } | documents
+    documents = {kind.kind: _document(kind, definitions[kind.__name__]) for kind in kinds}
+    for kind in kinds:
+        definitions.pop(kind.__name__)
+    return definitions | documents
 
 
 def _types_in(type_: type[Struct]) -> Iterator[type[Struct]]:
-    """A type and all below it."""
+    """Yield a type and all types inside it."""
     yield type_
     for field in fields_of_struct(type_):
-        for below in structs_in(field.type):
-            yield from _types_in(below)
+        for child in structs_in(field.type):
+            yield from _types_in(child)
 
 
-def _completed(part: Schema, fields: Iterable[Field]) -> Schema:
-    """What msgspec says of a type, with the fields' meanings, without defaults that say nothing, and null where nothing may stand."""
-    properties = {field.name: _property(part["properties"][field.name], field) for field in fields}
-    return part | {"properties": properties}
-
-
-def _property(given: Schema, field: Field) -> Schema:
-    found = {
-        word: value
-        for word, value in given.items()
-        if word != "default" or value or isinstance(value, (bool, int))
+def _completed(schema: Schema, fields: Iterable[Field]) -> Schema:
+    """Return the schema that msgspec makes of a struct, with completed properties."""
+    properties = {
+        field.name: _property(schema["properties"][field.name], field) for field in fields
     }
-    if isinstance(found.get("additionalProperties"), dict):
-        found["additionalProperties"] = _or_null(found["additionalProperties"])
+    return schema | {"properties": properties}
+
+
+def _property(schema: Schema, field: Field) -> Schema:
+    """Return the schema of a field: with its description and null, without an empty default."""
+    completed = {
+        keyword: value
+        for keyword, value in schema.items()
+        if keyword != "default" or value or isinstance(value, (bool, int))
+    }
+    if isinstance(completed.get("additionalProperties"), dict):
+        completed["additionalProperties"] = _or_null(completed["additionalProperties"])
     if not field.is_required:
-        found = _or_null(found)
-    return found | ({"description": field.note} if field.note else {})
+        completed = _or_null(completed)
+    return completed | ({"description": field.note} if field.note else {})
 
 
-def _or_null(given: Schema) -> Schema:
-    """The schema, or null."""
+def _or_null(schema: Schema) -> Schema:
+    """Return a schema that allows null, too."""
     null = {"type": "null"}
-    if "$ref" in given:
-        return {word: value for word, value in given.items() if word != "$ref"} | {
-            "anyOf": [{"$ref": given["$ref"]}, null]
-        }
-    if "anyOf" in given:
-        return given if null in given["anyOf"] else given | {"anyOf": [*given["anyOf"], null]}
-    if "enum" in given:
-        return given | {"enum": [*given["enum"], None]}
-    return given | {"type": [given["type"], "null"]} if "type" in given else given
+    if "$ref" in schema:
+        others = {keyword: value for keyword, value in schema.items() if keyword != "$ref"}
+        return others | {"anyOf": [{"$ref": schema["$ref"]}, null]}
+    if "anyOf" in schema:
+        return schema if null in schema["anyOf"] else schema | {"anyOf": [*schema["anyOf"], null]}
+    if "enum" in schema:
+        return schema | {"enum": [*schema["enum"], None]}
+    return schema | {"type": [schema["type"], "null"]} if "type" in schema else schema
 
 
-def _mode(field: Schema, known: Mapping[str, type[Struct]]) -> Schema:
-    """A mode by its name, or as a mapping of its name and options."""
+def _mode(field: Schema, modes: Mapping[str, type[Struct]]) -> Schema:
+    """Return the schema of a mode: its name, or a mapping of its name and options."""
     mappings = []
-    for name, type_ in known.items():
-        _, parts = msgspec.json.schema_components((type_,), ref_template=_PLACE + "{name}")
-        options = _completed(parts[type_.__name__], fields_of_struct(type_))
+    for name, type_ in modes.items():
+        _, definitions = msgspec.json.schema_components(
+            (type_,), ref_template=_DEFINITIONS + "{name}"
+        )
+        options = _completed(definitions[type_.__name__], fields_of_struct(type_))
         mappings.append(
             options
             | {
@@ -159,44 +170,50 @@ def _mode(field: Schema, known: Mapping[str, type[Struct]]) -> Schema:
                 "required": ["type"],
             }
         )
-    return field | {"anyOf": [{"enum": list(known)}, *mappings, {"type": "null"}]}
+    return field | {"anyOf": [{"enum": list(modes)}, *mappings, {"type": "null"}]}
 
 
-def _document(kind: type[Resource], part: Schema) -> Schema:
-    """A kind's type as a whole document; a status is the cluster's to write, and is not read."""
+def _document(kind: type[Resource], schema: Schema) -> Schema:
+    """Return the schema of a kind's documents. The status can have any value: it is ignored."""
     properties: Schema = {}
     for field in fields_of(kind):
         match field:
             case Field(name="apiVersion" | "kind", type=inspect.LiteralType(values=values)):
-                found: Schema = {"const": values[0]} if len(values) == 1 else {"enum": list(values)}
-                properties[field.name] = found | {"description": field.doc}
+                allowed: Schema = (
+                    {"const": values[0]} if len(values) == 1 else {"enum": list(values)}
+                )
+                properties[field.name] = allowed | {"description": field.doc}
             case Field(name="name"):
                 properties[field.name] = {"type": ["string", "null"], "description": field.doc}
             case Field(name="metadata"):
                 properties[field.name] = _reference(_NAMED)
             case _:
-                properties[field.name] = part["properties"][field.name]
-    properties["status"] = {"description": "Written by the cluster: what stands here is not read."}
+                properties[field.name] = schema["properties"][field.name]
+    properties["status"] = {"description": "Observed state. Set by the lab, and ignored here."}
     required = [field.name for field in fields_of(kind) if field.is_required]
-    return part | {"title": kind.kind, "properties": properties, "required": required}
+    return schema | {"title": kind.kind, "properties": properties, "required": required}
 
 
 def _list() -> Schema:
     return {
-        "description": "Several documents in one.",
+        "description": "List of documents.",
         "properties": {"items": {"type": ["array", "null"], "items": {"$ref": "#"}}},
     }
 
 
 def _other() -> Schema:
-    """Any other kind: kept with whatever is in it, but of an API that there is."""
+    """Return the schema of kinds that the lab does not model.
+
+    Their content is free. A kind of Kubernetes must have one of its API versions, and a kind in an
+    API group of Kubernetes must exist.
+    """
     versions = {
         version: {"kind": {"enum": sorted(kinds)}} for version, kinds in builtin.KINDS.items()
     }
     groups = {re.escape(group_of(version)) for version in versions if "/" in version}
-    own = "|".join(re.escape(group_of(version)) for version in API_VERSIONS)
+    config_groups = "|".join(re.escape(group_of(version)) for version in API_VERSIONS)
     return {
-        "description": "A kind that the lab does not model: it is kept as it is.",
+        "description": "Object of a kind that the lab does not model. It is stored as given.",
         "properties": {
             "metadata": {
                 "type": "object",
@@ -209,9 +226,9 @@ def _other() -> Schema:
             *(
                 {
                     "if": {"properties": {"apiVersion": {"const": version}}},
-                    "then": {"properties": found},
+                    "then": {"properties": kinds},
                 }
-                for version, found in versions.items()
+                for version, kinds in versions.items()
             ),
             {
                 "if": {"properties": {"apiVersion": {"not": {"enum": list(versions)}}}},
@@ -234,7 +251,7 @@ def _other() -> Schema:
                 "if": {
                     "properties": {
                         "kind": {"const": ClusterConfig.kind},
-                        "apiVersion": {"pattern": f"^(?:{own})/"},
+                        "apiVersion": {"pattern": f"^(?:{config_groups})/"},
                     }
                 },
                 "then": {"properties": {"apiVersion": {"enum": list(API_VERSIONS)}}},
@@ -243,8 +260,8 @@ def _other() -> Schema:
     }
 
 
-def _is(kind: type[Resource]) -> Schema:
-    """Holds for the documents of a kind."""
+def _is_of(kind: type[Resource]) -> Schema:
+    """Return a schema that only documents of a kind match."""
     return {
         "properties": {
             "apiVersion": {"enum": list(versions_of(kind))},
@@ -255,21 +272,24 @@ def _is(kind: type[Resource]) -> Schema:
 
 
 def _reference(name: str) -> Schema:
-    return {"$ref": _PLACE + name}
+    return {"$ref": _DEFINITIONS + name}
 
 
-def _used(parts: Mapping[str, Schema], root: Schema) -> dict[str, Schema]:
-    """The parts that the root leads to, in their order: what only a status needs is left out."""
-    found: set[str] = set()
-    waiting: list[Any] = [root]
-    while waiting:
-        value = waiting.pop()
+def _used(definitions: Mapping[str, Schema], root: Schema) -> dict[str, Schema]:
+    """Return the definitions that the root refers to, directly or not.
+
+    Those that only a status uses are left out.
+    """
+    used: set[str] = set()
+    queue: list[Any] = [root]
+    while queue:
+        value = queue.pop()
         if isinstance(value, dict):
-            name = str(value.get("$ref", "")).removeprefix(_PLACE)
-            if name in parts and name not in found:
-                found.add(name)
-                waiting.append(parts[name])
-            waiting += value.values()
+            name = str(value.get("$ref", "")).removeprefix(_DEFINITIONS)
+            if name in definitions and name not in used:
+                used.add(name)
+                queue.append(definitions[name])
+            queue += value.values()
         elif isinstance(value, list):
-            waiting += value
-    return {name: part for name, part in parts.items() if name in found}
+            queue += value
+    return {name: schema for name, schema in definitions.items() if name in used}

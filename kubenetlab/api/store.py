@@ -1,4 +1,7 @@
-"""Cluster: all objects of a lab as one immutable value; a change gives a new value that shares what did not change."""
+"""Cluster: all objects of a lab as one immutable value.
+
+A change returns a new value that shares everything unchanged with the previous one.
+"""
 
 from __future__ import annotations
 
@@ -19,27 +22,27 @@ R = TypeVar("R", bound=Resource)
 Kind = type[Resource]
 Document = Mapping[str, Any]
 GivenKey = tuple[str, str, str]
-"""(kind, namespace, name); the kind as `kinds.qualified_kind` has it"""
+"""(kind, namespace, name), with the kind as `kinds.qualified_kind` returns it."""
 
 
 class DocumentSource(Struct, frozen=True):
-    """File and line of a document."""
+    """File and line of an object's document."""
 
     file: str
-    """Path of its file as an absolute one; a name in angle brackets, such as `<stdin>`, is no file."""
+    """Absolute path of the file, or a name in angle brackets such as `<stdin>`."""
     line: int
     """Line at which the object begins."""
 
 
 class GivenDocument(Struct, frozen=True):
-    """A document as a user gave it."""
+    """Document as a user gave it."""
 
     document: Document
     source: DocumentSource | None = None
 
 
 class Delete(NamedTuple):
-    """The wish that an object be gone; deleting what is gone is success."""
+    """Deletion of an object. Deleting a missing object succeeds."""
 
     kind: Kind
     namespace: str
@@ -50,18 +53,18 @@ Change = Resource | Delete
 
 
 def deletion(obj: Resource) -> Delete:
-    """The wish that this object be gone."""
+    """Return the deletion of an object."""
     return Delete(type(obj), obj.namespace, obj.name)
 
 
 class Cluster:
-    """The store: objects by kind, namespace and name, with the indexes that controllers and layers ask for.
+    """Store of objects by kind, namespace and name, with the indexes of controllers and layers.
 
-    `given` holds the documents as users wrote them, by (kind, namespace, name), those of kinds the lab does not model too.
-    `revision` counts changes and becomes the resourceVersion of what was changed.
+    given: documents as users wrote them, including those of kinds that the lab does not model.
+    revision: number of changes; it becomes the resourceVersion of a changed object.
     """
 
-    __slots__ = ("_indexes", "_lasting", "_objects", "_renewed", "given", "revision")
+    __slots__ = ("_by_kinds", "_cache", "_incremental", "_objects", "given", "revision")
 
     def __init__(
         self,
@@ -70,21 +73,25 @@ class Cluster:
         revision: int = 0,
     ) -> None:
         self._objects: dict[Kind, VersionedMap[tuple[str, str], Any]] = {
-            kind: _versioned(found) for kind, found in (objects or {}).items()
+            kind: _versioned(by_key) for kind, by_key in (objects or {}).items()
         }
-        self._indexes: dict[Any, Any] = {}
-        self._lasting: dict[Any, tuple[Kind, ...]] = {}
-        """Of those that follow from some kinds alone, these."""
-        self._renewed: dict[Any, Any] = {}
+        self._cache: dict[Any, Any] = {}
+        """Name → value of `derived` and `renewed`."""
+        self._by_kinds: dict[Any, tuple[Kind, ...]] = {}
+        """Name of a `derived` value → kinds that it depends on."""
+        self._incremental: dict[Any, Any] = {}
+        """Name → latest value of `renewed`, in this store or in an earlier one."""
         self.given = _versioned(given or {})
         self.revision = revision
 
     def all(self, kind: type[R], namespace: str | None = None) -> Sequence[R]:
-        """Every object of a kind, in the order in which they came; of one namespace, or of all."""
-        every: Sequence[R] = self.derived(
+        """Return the objects of a kind, of one namespace or of all, in order of creation."""
+        objects: Sequence[R] = self.derived(
             ("all", kind), lambda: tuple(self.keyed(kind).values()), (kind,)
         )
-        return every if namespace is None else [obj for obj in every if obj.namespace == namespace]
+        if namespace is None:
+            return objects
+        return [obj for obj in objects if obj.namespace == namespace]
 
     def get(self, kind: type[R], namespace: str, name: str) -> R | None:
         return self.keyed(kind).get((namespace, name))
@@ -95,15 +102,14 @@ class Cluster:
         return configs[0] if configs else ClusterConfig()
 
     def pods_on(self, node: str) -> Sequence[Pod]:
-        """The pods bound to a node, in the order in which they came."""
-        by_node = self.derived(
+        """Return the pods bound to a node, in order of creation."""
+        by_node: Mapping[str, Sequence[Pod]] = self.derived(
             "pods by node", lambda: _group(self.all(Pod), lambda pod: pod.spec.node_name), (Pod,)
         )
-        found: Sequence[Pod] = by_node.get(node, ())
-        return found
+        return by_node.get(node, ())
 
     def select(self, namespace: str, selector: LabelSelector | Labels) -> Sequence[Pod]:
-        """The pods of a namespace that a selector matches; a plain mapping is Service's old form of a selector."""
+        """Return the pods of a namespace that a selector, or the selector of a Service, matches."""
         labels = selector.match_labels if isinstance(selector, LabelSelector) else selector
         if labels:
             by_label = self.derived("pods by label", lambda: _by_label(self.all(Pod)), (Pod,))
@@ -125,82 +131,90 @@ class Cluster:
         return [pod for pod in pods if matches(pod.labels)]
 
     def owned_by(self, kind: type[R], owner: Resource) -> Sequence[R]:
-        """The objects of a kind whose controller is `owner`."""
-        by_owner = self.derived(
+        """Return the objects of a kind whose controller is `owner`."""
+        by_owner: Mapping[str, Sequence[R]] = self.derived(
             ("owned", kind), lambda: _group(self.all(kind), _controller_uid), (kind,)
         )
-        found: Sequence[R] = by_owner.get(owner.uid, ())
-        return found
+        return by_owner.get(owner.uid, ())
 
     def slices_of(self, service: Service) -> Sequence[EndpointSlice]:
-        """The EndpointSlices that belong to a Service, whoever made them."""
+        """Return the EndpointSlices of a Service, including those that a user created."""
         return self.slices_by_service.get(service.key, ())
 
     @property
     def slices_by_service(self) -> VersionedMap[tuple[str, str], tuple[EndpointSlice, ...]]:
-        """Namespace and name of a Service → its slices, in the order in which they came."""
-        found: VersionedMap[tuple[str, str], tuple[EndpointSlice, ...]] = self.renewed(
+        """Namespace and name of a Service → its EndpointSlices, in order of creation."""
+        slices: VersionedMap[tuple[str, str], tuple[EndpointSlice, ...]] = self.renewed(
             "slices by service", self._slices_by_service
         )
-        return found
+        return slices
 
-    def _slices_by_service(self, former: Any) -> Any:
-        news = self.since("slices by service", (EndpointSlice,))
-        if news is None or former is None:
+    def _slices_by_service(self, previous: Any) -> Any:
+        """Return the index from the previous one and the EndpointSlices changed since then."""
+        changes = self.since("slices by service", (EndpointSlice,))
+        if changes is None or previous is None:
             groups = _group(self.all(EndpointSlice), _service_of)
-            return VersionedMap((key, tuple(pieces)) for key, pieces in groups.items())
-        touched: dict[tuple[str, str], dict[tuple[str, str], EndpointSlice]] = {}
-        for pair in news[EndpointSlice]:
+            return VersionedMap((key, tuple(slices)) for key, slices in groups.items())
+        updated: dict[tuple[str, str], dict[tuple[str, str], EndpointSlice]] = {}
+        for pair in changes[EndpointSlice]:
             for key in {_service_of(piece) for piece in pair if piece is not None}:
-                touched.setdefault(key, {piece.key: piece for piece in former.get(key, ())})
-        for before, after in news[EndpointSlice]:
+                updated.setdefault(key, {piece.key: piece for piece in previous.get(key, ())})
+        for before, after in changes[EndpointSlice]:
             if before is not None and (after is None or _service_of(after) != _service_of(before)):
-                touched[_service_of(before)].pop(before.key, None)
+                updated[_service_of(before)].pop(before.key, None)
             if after is not None:
-                touched[_service_of(after)][after.key] = after
-        return former.with_changes(
-            {key: tuple(pieces.values()) or None for key, pieces in touched.items()}
+                updated[_service_of(after)][after.key] = after
+        return previous.with_changes(
+            {key: tuple(slices.values()) or None for key, slices in updated.items()}
         )
 
     def keyed(self, kind: type[R]) -> VersionedMap[tuple[str, str], R]:
-        """Namespace and name → object."""
+        """Return the objects of a kind by (namespace, name)."""
         return self._objects.get(kind, _NONE)
 
     def since(
         self, name: Any, kinds: tuple[Kind, ...]
     ) -> Mapping[Kind, Sequence[tuple[Any, Any]]] | None:
-        """What has changed from the store in which the same was asked the last time, as pairs of before and now, None for what was not
-        or is not there. None the first time: then everything is new."""
+        """Return the changes of some kinds since the store of the previous call with this name.
 
-        def build(former: Any) -> Any:
-            now = {kind: self.keyed(kind) for kind in kinds}
-            return now, None if former is None else {
-                kind: self.news(kind, former[0][kind]) for kind in kinds
-            }
+        Each change is a pair of the object before and now; None stands for a missing object. The
+        result is None for the first call with a name.
+        """
 
-        found: Mapping[Kind, Sequence[tuple[Any, Any]]] | None = self.renewed(
+        def build(previous: Any) -> Any:
+            objects = {kind: self.keyed(kind) for kind in kinds}
+            changes = (
+                None
+                if previous is None
+                else {kind: self.news(kind, previous[0][kind]) for kind in kinds}
+            )
+            return objects, changes
+
+        changes: Mapping[Kind, Sequence[tuple[Any, Any]]] | None = self.renewed(
             ("since", name), build
         )[1]
-        return found
+        return changes
 
     def news(self, kind: Kind, before: Mapping[Any, Any]) -> Sequence[tuple[Any, Any]]:
-        """How the objects of a kind differ from those that another store had `keyed`: pairs of before and now, None for what was not or
-        is not there."""
+        """Return the changes of a kind since another store, of which `before` is `keyed(kind)`.
+
+        Each change is a pair of the object before and now; None stands for a missing object.
+        """
         return tuple(self.keyed(kind).news(before).values())
 
     def snapshot(self, kinds: Iterable[Kind]) -> tuple[Any, ...]:
-        """Something that is the same object, kind by kind, as long as no object of that kind changes."""
+        """Return a value for each kind that is identical as long as no object of it changes."""
         return tuple(self._objects.get(kind) for kind in kinds)
 
     def node(self, name: str) -> Node | None:
         return self.get(Node, "", name)
 
     def with_changes(self, changes: Iterable[Change]) -> Cluster:
-        """The store after the changes; itself when none of them changes anything.
+        """Return the store after some changes; the store itself if they change nothing.
 
-        What was given goes with its object; with a namespace all that was given in it, of whatever kind.
+        The document of a deleted object is deleted, too; with a namespace all documents in it.
         """
-        touched: dict[Kind, dict[tuple[str, str], Resource | None]] = {}
+        updated: dict[Kind, dict[tuple[str, str], Resource | None]] = {}
         revision, given = self.revision, self.given
         for change in changes:
             kind, key = (
@@ -208,99 +222,107 @@ class Cluster:
                 if isinstance(change, Delete)
                 else (type(change), change.key)
             )
-            others = touched.setdefault(kind, {})
-            current = others[key] if key in others else self.keyed(kind).get(key)
+            updates = updated.setdefault(kind, {})
+            current = updates[key] if key in updates else self.keyed(kind).get(key)
             if isinstance(change, Delete):
                 if current is not None:
                     revision += 1
-                    others[key] = None
+                    updates[key] = None
                     given = _without(given, change)
             elif not _is_same(change, current):
                 revision += 1
-                others[key] = structs.replace(
+                updates[key] = structs.replace(
                     change,
                     metadata=structs.replace(change.metadata, resource_version=str(revision)),
                 )
         if revision == self.revision:
             return self
-        return self._followed(
-            {kind: self.keyed(kind).with_changes(others) for kind, others in touched.items()},
+        return self._successor(
+            {kind: self.keyed(kind).with_changes(updates) for kind, updates in updated.items()},
             given,
             revision,
         )
 
     def with_given(self, documents: Mapping[GivenKey, GivenDocument | None]) -> Cluster:
-        """Return the store with some documents as given replaced; None takes one away."""
+        """Return the store with some given documents replaced, or removed with None."""
         if all(self.given.get(key) == given for key, given in documents.items()):
             return self
-        return self._followed({}, self.given.with_changes(documents), self.revision)
+        return self._successor({}, self.given.with_changes(documents), self.revision)
 
     def source_of(self, obj: Resource) -> DocumentSource | None:
-        """Return where an object's document stands; None where no document says so."""
+        """Return the file and line of an object's document; None if they are not known."""
         given = self.given.get((obj.kind, obj.namespace, obj.name))
         return given.source if given is not None else None
 
     def derived(self, name: Any, build: Callable[[], Any], kinds: tuple[Kind, ...] = ()) -> Any:
-        """What follows from this store alone, computed when it is first asked for by its name.
+        """Return a value that depends on this store alone; build it at the first call with a name.
 
-        With `kinds` it follows from objects of those alone: a store in which none of them has changed takes it over.
+        kinds: kinds that the value depends on. A later store in which they are unchanged keeps it.
         """
-        if name not in self._indexes:
-            self._indexes[name] = build()
+        if name not in self._cache:
+            self._cache[name] = build()
             if kinds:
-                self._lasting[name] = kinds
-        return self._indexes[name]
+                self._by_kinds[name] = kinds
+        return self._cache[name]
 
     def renewed(self, name: Any, build: Callable[[Any], Any]) -> Any:
-        """The same, built from what it was in the store before, or from None."""
-        if name not in self._indexes:
-            self._indexes[name] = self._renewed[name] = build(self._renewed.get(name))
-        return self._indexes[name]
+        """Return a value that is built from its latest value in an earlier store, or from None."""
+        if name not in self._cache:
+            self._cache[name] = self._incremental[name] = build(self._incremental.get(name))
+        return self._cache[name]
 
     def afresh(self) -> Cluster:
-        """The same store, of which nothing has been asked: to ask it takes no news away from others."""
+        """Return the same store without cached values.
+
+        A call of its `since` does not affect the changes that other callers get.
+        """
         return Cluster(self._objects, self.given, self.revision)
 
-    def _followed(
+    def _successor(
         self,
         changed: Mapping[Kind, VersionedMap[tuple[str, str], Any]],
         given: VersionedMap[GivenKey, GivenDocument],
         revision: int,
     ) -> Cluster:
-        """The store after this one, with other objects of some kinds."""
-        changed = {kind: found for kind, found in changed.items() if found is not self.keyed(kind)}
-        after = Cluster({**self._objects, **changed}, given, revision)
-        after._lasting = {
-            name: kinds for name, kinds in self._lasting.items() if changed.keys().isdisjoint(kinds)
+        """Return the store that follows this one, with the objects of some kinds replaced."""
+        changed = {
+            kind: objects for kind, objects in changed.items() if objects is not self.keyed(kind)
         }
-        after._indexes = {name: self._indexes[name] for name in after._lasting}
-        after._renewed = dict(self._renewed)
+        after = Cluster({**self._objects, **changed}, given, revision)
+        after._by_kinds = {
+            name: kinds
+            for name, kinds in self._by_kinds.items()
+            if changed.keys().isdisjoint(kinds)
+        }
+        after._cache = {name: self._cache[name] for name in after._by_kinds}
+        after._incremental = dict(self._incremental)
         return after
 
 
 _NONE: VersionedMap[Any, Any] = VersionedMap()
 
 
-def _versioned(found: Mapping[Any, Any]) -> VersionedMap[Any, Any]:
-    return found if isinstance(found, VersionedMap) else VersionedMap(found)
+def _versioned(mapping: Mapping[Any, Any]) -> VersionedMap[Any, Any]:
+    return mapping if isinstance(mapping, VersionedMap) else VersionedMap(mapping)
 
 
 def _without(
-    given: VersionedMap[GivenKey, GivenDocument], gone: Delete
+    given: VersionedMap[GivenKey, GivenDocument], deleted: Delete
 ) -> VersionedMap[GivenKey, GivenDocument]:
-    if gone.kind is not Namespace:
-        return given.with_changes({(gone.kind.kind, gone.namespace, gone.name): None})
+    """Return the given documents without that of a deleted object, or of objects inside it."""
+    deleted_key = (deleted.kind.kind, deleted.namespace, deleted.name)
+    if deleted.kind is not Namespace:
+        return given.with_changes({deleted_key: None})
     return given.with_changes(
-        {
-            key: None
-            for key in given
-            if key[1] == gone.name or key == (gone.kind.kind, gone.namespace, gone.name)
-        }
+        {key: None for key in given if key[1] == deleted.name or key == deleted_key}
     )
 
 
 def _is_same(new: Resource, old: Resource | None) -> bool:
-    """True when nothing differs but the resource version: that is the store's own, and who makes an object anew does not know it."""
+    """Return True if two objects differ at most in the resource version.
+
+    The store sets the resource version: a controller that builds an object does not know it.
+    """
     if old is None or new == old:
         return old is not None
     meta = structs.replace(new.metadata, resource_version=old.metadata.resource_version)
@@ -316,7 +338,7 @@ def _controller_uid(obj: Resource) -> str:
 
 
 def _by_label(pods: Iterable[Pod]) -> dict[tuple[str, str, str], list[Pod]]:
-    """(namespace, label, its value) → pods."""
+    """Return the pods by (namespace, key of a label, value of the label)."""
     groups: dict[tuple[str, str, str], list[Pod]] = {}
     for pod in pods:
         for pair in pod.labels.items():

@@ -1,24 +1,29 @@
-"""Kinds that the lab keeps without enforcing them, although they change in a cluster which connections succeed.
+"""Kinds that affect connections in a cluster and that the lab stores without enforcing them.
 
-Kinds that are in no entry have no influence on connections (RBAC, autoscaling, storage …), as far as is known here.
-Source: the API references of the projects named, November 2026.
+All other kinds, such as those of RBAC, autoscaling and storage, are assumed not to affect
+connections. Source: API references of the projects named, November 2026.
 """
 
 from collections.abc import Mapping
 from typing import Any, Final, Literal, NamedTuple
 
 Effect = Literal["policy", "route", "addresses", "mesh"]
-"""policy: allows and denies connections between pods.  route: opens a way in from outside.  addresses: gives addresses, or
-decides where packets to them go.  mesh: a proxy beside each pod redirects, splits or refuses connections."""
+"""Effect on connections.
+
+policy: allows and denies connections between pods. route: makes Services reachable from outside.
+addresses: allocates addresses, or routes packets to them. mesh: makes proxies redirect, split or
+refuse connections.
+"""
 
 
 class _Kinds(NamedTuple):
-    """Kinds of an API group, or with a leading dot of the groups below a domain."""
+    """Kinds with an effect."""
 
     group: str
+    """API group; with a leading dot all groups below a domain."""
     effect: Effect
     kinds: str = ""
-    """Names with blanks between; empty for every kind of the group."""
+    """Names of the kinds, separated by spaces; empty for all kinds of the group."""
 
 
 _KNOWN: Final = (
@@ -31,7 +36,8 @@ _KNOWN: Final = (
     _Kinds(
         "gateway.networking.k8s.io",
         "route",
-        "Gateway HTTPRoute GRPCRoute TLSRoute TCPRoute UDPRoute ListenerSet BackendTLSPolicy BackendLBPolicy",
+        "Gateway HTTPRoute GRPCRoute TLSRoute TCPRoute UDPRoute ListenerSet BackendTLSPolicy "
+        "BackendLBPolicy",
     ),
     _Kinds("gateway.networking.x-k8s.io", "route"),
     _Kinds("multicluster.x-k8s.io", "addresses", "ServiceImport ServiceExport"),
@@ -44,12 +50,14 @@ _KNOWN: Final = (
             _Kinds(
                 group,
                 "policy",
-                "NetworkPolicy GlobalNetworkPolicy Tier GlobalNetworkSet NetworkSet HostEndpoint Profile",
+                "NetworkPolicy GlobalNetworkPolicy Tier GlobalNetworkSet NetworkSet HostEndpoint "
+                "Profile",
             ),
             _Kinds(
                 group,
                 "addresses",
-                "IPPool IPReservation BGPConfiguration BGPPeer BGPFilter FelixConfiguration EgressGatewayPolicy",
+                "IPPool IPReservation BGPConfiguration BGPPeer BGPFilter FelixConfiguration "
+                "EgressGatewayPolicy",
             ),
         )
     ),
@@ -64,8 +72,9 @@ _KNOWN: Final = (
     _Kinds(
         "cilium.io",
         "addresses",
-        "CiliumEgressGatewayPolicy CiliumLoadBalancerIPPool CiliumL2AnnouncementPolicy CiliumPodIPPool CiliumNodeConfig "
-        "CiliumBGPPeeringPolicy CiliumBGPClusterConfig CiliumBGPPeerConfig CiliumBGPAdvertisement",
+        "CiliumEgressGatewayPolicy CiliumLoadBalancerIPPool CiliumL2AnnouncementPolicy "
+        "CiliumPodIPPool CiliumNodeConfig CiliumBGPPeeringPolicy CiliumBGPClusterConfig "
+        "CiliumBGPPeerConfig CiliumBGPAdvertisement",
     ),
     _Kinds("crd.antrea.io", "policy", "NetworkPolicy ClusterNetworkPolicy Tier ClusterGroup Group"),
     _Kinds("crd.antrea.io", "addresses", "Egress ExternalIPPool IPPool TrafficControl"),
@@ -126,15 +135,13 @@ _KNOWN: Final = (
 
 
 def effect_of(document: Mapping[str, Any]) -> Effect | None:
-    """Return how a document of a kind that the lab does not model would change connections; None where it would not."""
-    group, kind = (
-        str(document.get("apiVersion", "")).rpartition("/")[0],
-        str(document.get("kind", "")),
-    )
-    for known in _KNOWN:
+    """Return the effect of a document of a kind that the lab does not model; None without one."""
+    group = str(document.get("apiVersion", "")).rpartition("/")[0]
+    kind = str(document.get("kind", ""))
+    for entry in _KNOWN:
         is_group = (
-            group.endswith(known.group) if known.group.startswith(".") else group == known.group
+            group.endswith(entry.group) if entry.group.startswith(".") else group == entry.group
         )
-        if is_group and (not known.kinds or kind in known.kinds.split()):
-            return known.effect
+        if is_group and (not entry.kinds or kind in entry.kinds.split()):
+            return entry.effect
     return "policy" if "NetworkPolicy" in kind else None

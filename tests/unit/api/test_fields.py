@@ -136,7 +136,7 @@ def test_what_is_kept_without_effect_says_so() -> None:
         (
             "pod",
             "spec.volumes.name",
-            'Pod.spec.volumes is kept as it was given: the lab knows no field "name" of it',
+            'Pod.spec.volumes is stored as given: its field "name" is not known to the lab',
         ),
         (
             "pod",
