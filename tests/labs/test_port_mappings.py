@@ -104,7 +104,7 @@ def test_a_port_leads_to_one_node(lab: Lab) -> None:
         MANIFEST.replace("hostPort: 9090, listenAddress: 127.0.0.1", "hostPort: 8080"), status=2
     )
     assert (
-        "nodes[1].extraPortMappings[3].hostPort: TCP port 8080 is taken by nodes[1].extraPortMappings[0] already"
+        "nodes[1].extraPortMappings[3].hostPort: TCP port 8080 is already taken by nodes[1].extraPortMappings[0]"
         in said.err
     )
     said = lab.up(

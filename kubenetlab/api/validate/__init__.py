@@ -1,7 +1,7 @@
-"""What Kubernetes refuses although the fields have the right types: one generator of findings per kind.
+"""Validation of objects whose fields have the right types: one generator of findings per kind.
 
-Only what can be seen in the object itself (and in the Cluster document it is meant for) is checked here; what depends on
-other objects is checked at admission. Source: k8s.io/kubernetes pkg/apis/core/validation/validation.go and its neighbours (1.33).
+Objects are validated on their own. Admission checks what depends on other objects.
+Source: k8s.io/kubernetes pkg/apis/core/validation/validation.go and similar files (1.33).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -54,7 +54,7 @@ _VALIDATORS: Mapping[type[Resource], Callable[[Any], Iterator[Finding]]] = {
 
 
 def validate(obj: Resource) -> Iterator[Finding]:
-    """Everything that Kubernetes would refuse in this object."""
+    """Validate an object on its own, as Kubernetes does; yield every finding."""
     if not isinstance(obj, ClusterConfig):
         yield from validate_metadata(obj)
     yield from _VALIDATORS[type(obj)](obj)

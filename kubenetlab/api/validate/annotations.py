@@ -1,4 +1,4 @@
-"""The lab's own annotations, of pods and of Services: a wrong value is refused, and what would have no effect is told."""
+"""Validation of the lab's own annotations of pods and Services."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final, get_args
@@ -26,7 +26,8 @@ from kubenetlab.api.validate.syntax import key_fault
 from kubenetlab.errors import did_you_mean
 
 PREFIX: Final = "kubenetlab.dev/"
-_OF_THE_KUBELET: Final = (
+"""Prefix of the lab's own annotations."""
+_SYSTEM_CONDITIONS: Final = (
     "PodScheduled",
     "PodReadyToStartContainers",
     "Initialized",
@@ -35,35 +36,37 @@ _OF_THE_KUBELET: Final = (
 )
 """Pod conditions that the scheduler and the kubelet set."""
 MAX_EXIT_CODE: Final = 255
+"""Maximum exit status of a process."""
 
 
 def validate_annotations(meta: ObjectMeta, path: Path, kind: str) -> Iterator[Finding]:
-    """`kind` is whose metadata it is, a pod's also that of a template. What only has no effect counts as an unknown field."""
+    """Yield the findings about the lab's own annotations.
+
+    kind: kind of the object with the metadata; Pod for the metadata of a pod template.
+    An annotation without effect counts as an unknown field.
+    """
     for key, value in meta.annotations.items():
-        here = (*path, "annotations", key)
+        annotation_path = (*path, "annotations", key)
         if not key.startswith(PREFIX):
             continue
-        if key not in _FAULTS:
-            known = f"known: {', '.join(_FAULTS)}"
+        if key not in _VALIDATORS:
             yield Finding(
-                here,
-                f"unknown annotation{did_you_mean(key, _FAULTS)}",
+                annotation_path,
+                f"unknown annotation{did_you_mean(key, _VALIDATORS)}",
                 is_unknown_field=True,
-                hints=(known,),
+                hints=(f"known: {', '.join(_VALIDATORS)}",),
             )
             continue
-        whose, fault_of = _FAULTS[key]
+        annotated_kind, fault_of = _VALIDATORS[key]
         if fault := fault_of(value):
-            yield Finding(here, fault)
-        elif whose != kind:
-            hints = (
-                ("of a workload it belongs into spec.template.metadata",) if whose == "Pod" else ()
-            )
+            yield Finding(annotation_path, fault)
+        elif annotated_kind != kind:
+            hint = "in a workload, it belongs in spec.template.metadata"
             yield Finding(
-                here,
-                f"only {whose}s have this annotation; here it has no effect",
+                annotation_path,
+                f"only {annotated_kind}s have this annotation; here it has no effect",
                 is_unknown_field=True,
-                hints=hints,
+                hints=(hint,) if annotated_kind == "Pod" else (),
             )
 
 
@@ -96,11 +99,16 @@ def _conditions_fault(value: str) -> str | None:
     try:
         conditions = conditions_in(value)
     except ValueError as error:
-        expected = 'conditions such as "example.com/load-balancer=True", each once, with the status True, False or Unknown'
-        return f"expected {expected}, found {found(str(error))}"
+        return (
+            'expected conditions such as "example.com/load-balancer=True", each once, '
+            f"with the status True, False or Unknown, found {found(str(error))}"
+        )
     for condition in conditions:
-        if condition.type in _OF_THE_KUBELET:
-            return f"the condition {condition.type} is set by the scheduler or the kubelet; an annotation cannot set it"
+        if condition.type in _SYSTEM_CONDITIONS:
+            return (
+                f"the condition {condition.type} is set by the scheduler or the kubelet; "
+                "an annotation cannot set it"
+            )
         if fault := key_fault(condition.type):
             return fault
     return None
@@ -136,7 +144,7 @@ def _ip_mode_fault(value: str) -> str | None:
     )
 
 
-_FAULTS: Final[Mapping[str, tuple[str, Callable[[str], str | None]]]] = {
+_VALIDATORS: Final[Mapping[str, tuple[str, Callable[[str], str | None]]]] = {
     ADDRESSES_ANNOTATION: ("Pod", _addresses_fault),
     POOL_ANNOTATION: ("Pod", _pool_fault),
     READY_ANNOTATION: ("Pod", _bool_fault),
@@ -147,4 +155,4 @@ _FAULTS: Final[Mapping[str, tuple[str, Callable[[str], str | None]]]] = {
     REAL_COMMANDS_ANNOTATION: ("Pod", _bool_fault),
     IP_MODE_ANNOTATION: ("Service", _ip_mode_fault),
 }
-"""Every annotation that the lab knows: whose it is, and why a value cannot be one of it."""
+"""Annotation → kind that has it, function that returns the fault of a value or None."""

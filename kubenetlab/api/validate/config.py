@@ -1,4 +1,4 @@
-"""The Cluster document: ranges that fit and do not overlap, nodes and hosts with addresses to be had."""
+"""Validation of the Cluster document: ranges, nodes, pools, external hosts, port mappings."""
 
 from collections.abc import Iterator
 from ipaddress import ip_address
@@ -10,6 +10,7 @@ from kubenetlab.api.config import (
     NODE_SUBNETS,
     VERSIONS,
     ClusterConfig,
+    ExternalHost,
     Network,
     Pool,
     networks,
@@ -22,19 +23,24 @@ from kubenetlab.api.validate.node_ranges import range_faults
 from kubenetlab.api.validate.syntax import subdomain_fault
 
 MAX_NODES = 1000
+"""Maximum number of nodes."""
 _EXAMPLES = {
     (4,): "10.244.0.0/16",
     (6,): "fd00:10:244::/56",
     (4, 6): "10.244.0.0/16,fd00:10:244::/56",
 }
+"""IP versions of a cluster → example of a range."""
 _SERVICE_SIZES = {4: (12, 28), 6: (108, 124)}
-"""IP version → the shortest and the longest prefix. Source: cmd/kube-apiserver/app/options/validation.go (20 bits for Services)."""
+"""IP version → minimum and maximum prefix length of the Service range.
+
+Source: cmd/kube-apiserver/app/options/validation.go (20 bits for Services).
+"""
 SWITCH_PORTS = (names.SWITCH_BRIDGE, "lo", "router")
-"""What is on a switch beside the ports named after nodes and external hosts."""
+"""Names of the lab's own links on a switch. All others are named after nodes or external hosts."""
 
 
 def validate_config(config: ClusterConfig) -> Iterator[Finding]:
-    """What speaks against a Cluster document."""
+    """Validate a Cluster document; yield every finding."""
     if config.name and (fault := names.lab_name_fault(config.name)):
         yield Finding(("name",), fault)
     yield from _validate_nodes(config)
@@ -61,19 +67,19 @@ def _validate_nodes(config: ClusterConfig) -> Iterator[Finding]:
             yield Finding(("nodes", index, "name"), fault)
         if name in node_names[:index]:
             yield Finding(
-                ("nodes", index, "name"), f"{found(name)} is the name of another node already"
+                ("nodes", index, "name"), f"{found(name)} is already the name of another node"
             )
         if name in SWITCH_PORTS:
             yield Finding(
                 ("nodes", index, "name"),
-                f"{found(name)} is the name of a link of the lab's own on the switch",
+                f"{found(name)} is reserved for a link of the lab on the switch",
             )
         yield from validate_labels(node.labels, ("nodes", index, "labels"))
 
 
 def _validate_port_mappings(config: ClusterConfig) -> Iterator[Finding]:
-    """Ports of the world outside: each leads to one node."""
-    seen: dict[tuple[str, int], list[tuple[str, str]]] = {}
+    mappings: dict[tuple[str, int], list[tuple[str, str]]] = {}
+    """(protocol, port of the host) → (listen address, field) of each mapping."""
     for index, node in enumerate(config.nodes):
         for number, mapping in enumerate(node.extra_port_mappings):
             path: Path = ("nodes", index, "extraPortMappings", number)
@@ -84,16 +90,20 @@ def _validate_port_mappings(config: ClusterConfig) -> Iterator[Finding]:
                 )
                 continue
             if not _versions(address) & set(config.networking.versions):
-                message = f"{address} is IPv{version_of(address)}, which this cluster does not have: nobody listens there"
+                family = f"IPv{version_of(address)}"
+                message = (
+                    f"{address} is {family}, which this cluster does not have: port not opened"
+                )
                 yield Finding((*path, "listenAddress"), message, is_warning=True)
-            others = seen.setdefault((mapping.protocol, port), [])
-            if taken := next((whose for other, whose in others if _overlap(address, other)), None):
+            others = mappings.setdefault((mapping.protocol, port), [])
+            user = next((field for other, field in others if _overlap(address, other)), None)
+            if user is not None:
                 yield Finding(
                     (*path, "hostPort"),
-                    f"{mapping.protocol} port {port} is taken by {taken} already",
+                    f"{mapping.protocol} port {port} is already taken by {user}",
                 )
             others.append((address, f"nodes[{index}].extraPortMappings[{number}]"))
-    if seen and not config.external:
+    if mappings and not config.external:
         yield Finding(
             ("external",), "expected a host that publishes the nodes' extraPortMappings, found none"
         )
@@ -104,44 +114,42 @@ def _versions(listen_address: str) -> set[int]:
 
 
 def _overlap(one: str, other: str) -> bool:
-    """True when two listen addresses cannot have the same port: they are the same, or one stands for all."""
+    """Return True if two listen addresses conflict: they are equal, or one is the wildcard."""
     is_any = bool({one, other} & {"", "0.0.0.0", "::"})
     return bool(_versions(one) & _versions(other)) and (one == other or is_any)
 
 
 def _validate_ranges(config: ClusterConfig) -> Iterator[Finding]:
-    wanted = VERSIONS[config.networking.ip_family]
+    versions = VERSIONS[config.networking.ip_family]
     ranges: list[tuple[Path, str, Network]] = [
-        ((), whose, subnets[version])
-        for whose, subnets in (
+        ((), owner, subnets[version])
+        for owner, subnets in (
             ("the nodes", NODE_SUBNETS),
             ("the internet", INTERNET_SUBNETS),
             ("load balancers", LOAD_BALANCER_SUBNETS),
         )
-        for version in wanted
+        for version in versions
     ]
     orders: dict[str, list[int]] = {}
     fields = (
         ("podSubnet", "pods", config.networking.pod_subnet),
         ("serviceSubnet", "Services", config.networking.service_subnet),
     )
-    for field, whose, text in fields:
+    for field, owner, text in fields:
         path: Path = ("networking", field)
         try:
             parts = networks(text)
         except ValueError as error:
             yield Finding(
                 path,
-                f"expected a range such as {_EXAMPLES[wanted]}, found {found(text)}",
+                f"expected a range such as {_EXAMPLES[versions]}, found {found(text)}",
                 hints=(str(error),),
             )
             continue
-        if sorted(part.version for part in parts) != sorted(wanted):
-            kinds = " and ".join(f"one IPv{version} range" for version in wanted)
-            yield Finding(
-                path,
-                f"expected {kinds} with ipFamily {config.networking.ip_family}, found {found(text)}",
-            )
+        if sorted(part.version for part in parts) != sorted(versions):
+            expected = " and ".join(f"one IPv{version} range" for version in versions)
+            family = config.networking.ip_family
+            yield Finding(path, f"expected {expected} with ipFamily {family}, found {found(text)}")
             continue
         orders[field] = [part.version for part in parts]
         for part in parts:
@@ -151,14 +159,15 @@ def _validate_ranges(config: ClusterConfig) -> Iterator[Finding]:
                 )
             for other_path, other, network in ranges:
                 if part.version == network.version and part.overlaps(network):
-                    named = f"{other} ({'.'.join(map(str, other_path)) + ': ' if other_path else ''}{network})"
-                    yield Finding(path, f"{part} overlaps the range of {named}")
-            ranges.append((path, whose, part))
+                    prefix = f"{'.'.join(map(str, other_path))}: " if other_path else ""
+                    yield Finding(path, f"{part} overlaps the range of {other} ({prefix}{network})")
+            ranges.append((path, owner, part))
             yield from _validate_size(config, field, part)
     if len(orders) == 2 and orders["podSubnet"] != orders["serviceSubnet"]:
         yield Finding(
             ("networking", "serviceSubnet"),
-            f"expected the families in the order of podSubnet ({config.networking.pod_subnet}), found {config.networking.service_subnet}",
+            f"expected the families in the order of podSubnet ({config.networking.pod_subnet}), "
+            f"found {config.networking.service_subnet}",
             hints=("the first is the primary family of the cluster",),
         )
 
@@ -186,19 +195,20 @@ def _validate_size(config: ClusterConfig, field: str, network: Network) -> Itera
         yield Finding(
             path, f"expected room for a /{mask_size} per node, found a /{network.prefixlen}"
         )
-    elif 2 ** (mask_size - network.prefixlen) < len(config.nodes):
+    elif (capacity := 2 ** (mask_size - network.prefixlen)) < len(config.nodes):
         yield Finding(
             path,
-            f"{network} holds {2 ** (mask_size - network.prefixlen)} ranges of /{mask_size}, one per node, for {len(config.nodes)} nodes",
+            f"{network} holds {capacity} ranges of /{mask_size}, one per node, "
+            f"for {len(config.nodes)} nodes",
         )
 
 
 def _validate_pod_cidrs(config: ClusterConfig) -> Iterator[Finding]:
-    names_of_nodes = config.node_names
-    given = {name: node.pod_cidrs for node, name in zip(config.nodes, names_of_nodes, strict=True)}
+    node_names = config.node_names
+    given = {name: node.pod_cidrs for node, name in zip(config.nodes, node_names, strict=True)}
     for fault in range_faults(config, given):
         path: Path = (
-            ("nodes", names_of_nodes.index(fault.node), "podCIDRs")
+            ("nodes", node_names.index(fault.node), "podCIDRs")
             if fault.node
             else ("networking", "podSubnet")
         )
@@ -206,44 +216,14 @@ def _validate_pod_cidrs(config: ClusterConfig) -> Iterator[Finding]:
 
 
 def _validate_pools(config: ClusterConfig) -> Iterator[Finding]:
-    """Pools that lie inside every node's range, and do not share an address."""
-    sizes = [
-        2 ** ((32 if version == 4 else 128) - config.networking.node_mask_size(version))
-        for version in VERSIONS[config.networking.ip_family]
-    ]
     pools = config.networking.ipam.pools
-
-    def takes_the_next(pool: Pool) -> bool:
-        """True when the pool is for a node that brings no range of its own."""
-        return any(
-            pool.serves(name) and not node.pod_cidrs
-            for node, name in zip(config.nodes, config.node_names, strict=True)
-        )
-
     for index, pool in enumerate(pools):
         path: Path = ("networking", "ipam", "pools", index)
-        if fault := subdomain_fault(pool.name):
-            yield Finding((*path, "name"), fault)
-        if pool.last < pool.first:
-            yield Finding(
-                (*path, "last"),
-                f"expected at least {pool.first}, where the pool begins, found {pool.last}",
-            )
-        elif takes_the_next(pool) and pool.last > min(sizes) - 2:
-            yield Finding(
-                (*path, "last"),
-                f"expected at most {min(sizes) - 2}, the last number in a node's range, found {pool.last}",
-            )
-        for name in pool.nodes:
-            if name not in config.node_names:
-                yield Finding(
-                    (*path, "nodes"),
-                    f"no node is called {found(name)}; there are: {', '.join(config.node_names)}",
-                )
+        yield from _validate_pool(config, pool, path)
         for other in pools[:index]:
             if other.name == pool.name:
                 yield Finding(
-                    (*path, "name"), f"{found(pool.name)} is the name of another pool already"
+                    (*path, "name"), f"{found(pool.name)} is already the name of another pool"
                 )
             shares_node = any(
                 pool.serves(node) and other.serves(node) for node in config.node_names
@@ -251,12 +231,55 @@ def _validate_pools(config: ClusterConfig) -> Iterator[Finding]:
             if shares_node and pool.first <= other.last and other.first <= pool.last:
                 yield Finding(
                     path,
-                    f"{pool.first} to {pool.last} overlaps pool {other.name} ({other.first} to {other.last})",
+                    f"{pool.first} to {pool.last} overlaps pool {other.name} "
+                    f"({other.first} to {other.last})",
                 )
 
 
+def _validate_pool(config: ClusterConfig, pool: Pool, path: Path) -> Iterator[Finding]:
+    if fault := subdomain_fault(pool.name):
+        yield Finding((*path, "name"), fault)
+    last_number = _last_number(config)
+    if pool.last < pool.first:
+        yield Finding(
+            (*path, "last"),
+            f"expected at least {pool.first}, where the pool begins, found {pool.last}",
+        )
+    elif _uses_allocated_range(config, pool) and pool.last > last_number:
+        yield Finding(
+            (*path, "last"),
+            f"expected at most {last_number}, the last number in a node's range, found {pool.last}",
+        )
+    for name in pool.nodes:
+        if name not in config.node_names:
+            nodes = ", ".join(config.node_names)
+            yield Finding(
+                (*path, "nodes"), f"there is no node {found(name)}; the nodes are: {nodes}"
+            )
+
+
+def _last_number(config: ClusterConfig) -> int:
+    """Return the number of the last usable address in the smallest allocated node range."""
+    mask_sizes = {
+        version: config.networking.node_mask_size(version)
+        for version in VERSIONS[config.networking.ip_family]
+    }
+    host_bits = min(
+        (32 if version == 4 else 128) - mask_size for version, mask_size in mask_sizes.items()
+    )
+    return (1 << host_bits) - 2
+
+
+def _uses_allocated_range(config: ClusterConfig, pool: Pool) -> bool:
+    """Return True if the pool serves a node whose range the cluster allocates."""
+    return any(
+        pool.serves(name) and not node.pod_cidrs
+        for node, name in zip(config.nodes, config.node_names, strict=True)
+    )
+
+
 def _validate_external(config: ClusterConfig) -> Iterator[Finding]:
-    seen: dict[str, str] = {}
+    owners: dict[str, str] = {}
     for index, host in enumerate(config.external):
         path: Path = ("external", index)
         if fault := subdomain_fault(host.name):
@@ -264,35 +287,39 @@ def _validate_external(config: ClusterConfig) -> Iterator[Finding]:
         if host.name in SWITCH_PORTS:
             yield Finding(
                 (*path, "name"),
-                f"{found(host.name)} is the name of a link of the lab's own on the internet's switch",
+                f"{found(host.name)} is reserved for a link of the lab on the internet's switch",
             )
-        versions: list[int] = []
-        for text in host.given_addresses:
-            if not is_address(text):
-                yield Finding((*path, "address"), f"expected an IP address, found {found(text)}")
-                continue
-            address = ip_address(text)
-            internet = INTERNET_SUBNETS[address.version]
-            if address not in internet or address in (internet[0], internet[1], internet[-1]):
-                yield Finding(
-                    (*path, "address"),
-                    f"expected a free address of {internet} ({internet[1]} is the router's), found {text}",
-                )
-            if address.version in versions:
-                yield Finding(
-                    (*path, "address"),
-                    f"expected one address per family, found {found(host.address)}",
-                )
-            versions.append(address.version)
-        if versions == [6] and config.networking.ip_family == "ipv4":
-            yield Finding(
-                (*path, "address"),
-                f"expected an IPv4 address with ipFamily ipv4, found {host.address}",
-            )
+        yield from _validate_addresses(config, host, path)
         for field, value in (
             ("name", host.name),
             *(("address", text) for text in host.given_addresses),
         ):
-            if value in seen:
-                yield Finding((*path, field), f"{found(value)} belongs to {seen[value]} already")
-            seen[value] = f"external[{index}]"
+            if value in owners:
+                yield Finding((*path, field), f"{found(value)} already belongs to {owners[value]}")
+            owners[value] = f"external[{index}]"
+
+
+def _validate_addresses(config: ClusterConfig, host: ExternalHost, path: Path) -> Iterator[Finding]:
+    address_path = (*path, "address")
+    versions: list[int] = []
+    for text in host.given_addresses:
+        if not is_address(text):
+            yield Finding(address_path, f"expected an IP address, found {found(text)}")
+            continue
+        address = ip_address(text)
+        internet = INTERNET_SUBNETS[address.version]
+        if address not in internet or address in (internet[0], internet[1], internet[-1]):
+            yield Finding(
+                address_path,
+                f"expected a free address of {internet} ({internet[1]} is the router's), "
+                f"found {text}",
+            )
+        if address.version in versions:
+            yield Finding(
+                address_path, f"expected one address per family, found {found(host.address)}"
+            )
+        versions.append(address.version)
+    if versions == [6] and config.networking.ip_family == "ipv4":
+        yield Finding(
+            address_path, f"expected an IPv4 address with ipFamily ipv4, found {host.address}"
+        )

@@ -1,4 +1,4 @@
-"""Names, labels and annotations of objects."""
+"""Validation of names, labels, annotations and selectors."""
 
 from collections.abc import Iterator, Mapping
 
@@ -18,14 +18,14 @@ from kubenetlab.names import label_fault
 
 
 def validate_metadata(obj: Resource) -> Iterator[Finding]:
-    """Name, namespace, labels and annotations of any object."""
+    """Validate the metadata of an object; yield every finding."""
     meta = obj.metadata
     fault_of = {"Namespace": label_fault, "Service": service_name_fault}.get(
         obj.kind, subdomain_fault
     )
     if not meta.name:
         hint = (
-            ("generateName is for `kubectl create`; what is applied needs a name",)
+            ("generateName works only with `kubectl create`; set metadata.name",)
             if meta.generate_name
             else ()
         )
@@ -33,7 +33,7 @@ def validate_metadata(obj: Resource) -> Iterator[Finding]:
     elif fault := fault_of(meta.name):
         yield Finding(("metadata", "name"), fault)
     if meta.namespace and not obj.is_namespaced:
-        yield Finding(("metadata", "namespace"), f"a {obj.kind} belongs to no namespace")
+        yield Finding(("metadata", "namespace"), f"a {obj.kind} has no namespace")
     elif meta.namespace and (fault := label_fault(meta.namespace)):
         yield Finding(("metadata", "namespace"), fault)
     yield from validate_template_metadata(meta, ("metadata",), kind=obj.kind)
@@ -42,7 +42,7 @@ def validate_metadata(obj: Resource) -> Iterator[Finding]:
 def validate_template_metadata(
     meta: ObjectMeta, path: Path, *, kind: str = Pod.kind
 ) -> Iterator[Finding]:
-    """Labels and annotations; of a pod template's metadata nothing else matters."""
+    """Validate labels and annotations, the only metadata of a pod template that is used."""
     yield from validate_labels(meta.labels, (*path, "labels"))
     for key in meta.annotations:
         if fault := key_fault(key):
@@ -51,7 +51,7 @@ def validate_template_metadata(
 
 
 def validate_labels(labels: Mapping[str, str], path: Path) -> Iterator[Finding]:
-    """Keys and values of labels."""
+    """Validate the keys and values of labels; yield every finding."""
     for key, value in labels.items():
         if fault := key_fault(key):
             yield Finding((*path, key), fault)
@@ -60,21 +60,23 @@ def validate_labels(labels: Mapping[str, str], path: Path) -> Iterator[Finding]:
         elif value and not QUALIFIED_NAME.fullmatch(value):
             yield Finding(
                 (*path, key),
-                f"expected letters, digits, -, _ and ., a letter or digit at both ends, found {found(value)}",
+                "expected letters, digits, -, _ and ., a letter or digit at both ends, "
+                f"found {found(value)}",
             )
 
 
 def validate_selector(selector: LabelSelector, path: Path) -> Iterator[Finding]:
-    """Labels and expressions of a selector."""
+    """Validate the labels and requirements of a selector; yield every finding."""
     yield from validate_labels(selector.match_labels, (*path, "matchLabels"))
-    for index, part in enumerate(selector.match_expressions):
-        here = (*path, "matchExpressions", index, "values")
-        if part.operator in ("In", "NotIn") and not part.values:
-            yield Finding(here, f"required with operator {part.operator}")
-        if part.operator in ("Exists", "DoesNotExist") and part.values:
-            yield Finding(here, f"not allowed with operator {part.operator}")
+    for index, requirement in enumerate(selector.match_expressions):
+        operator, values = requirement.operator, requirement.values
+        values_path = (*path, "matchExpressions", index, "values")
+        if operator in ("In", "NotIn") and not values:
+            yield Finding(values_path, f"required with operator {operator}")
+        if operator in ("Exists", "DoesNotExist") and values:
+            yield Finding(values_path, f"not allowed with operator {operator}")
 
 
 def validate_namespace(namespace: Namespace) -> Iterator[Finding]:
-    """Nothing beyond its metadata can be wrong with a Namespace."""
+    """Yield nothing: a Namespace has only metadata."""
     return iter(())

@@ -1,131 +1,155 @@
-"""The pod ranges that nodes bring with them: one per family, inside the pods' range, nobody else's, with room left for the others.
+"""Validation of the pod ranges of nodes: one per IP family, inside the pod range, without overlaps.
 
-Source of how nodes get theirs: k8s.io/kubernetes pkg/controller/nodeipam.
+The remaining part of the pod range must have room for the nodes whose range the cluster allocates.
+Source of the allocation: k8s.io/kubernetes pkg/controller/nodeipam.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import ip_network
-from itertools import count, islice
+from itertools import islice, repeat
 from typing import NamedTuple
 
 from kubenetlab.api.config import ClusterConfig, Network
 
 SMALLEST = 4
-"""Addresses in the smallest range that holds a pod beside the network, the gateway and the last one."""
+"""Size of the smallest range with a pod: the network, the gateway, the pod and the last address."""
 
 
 class RangeFault(NamedTuple):
-    """What is wrong with a node's ranges; with those of all when no node is named."""
+    """Mistake in the ranges of a node, or of all nodes."""
 
     node: str
+    """Name of the node; empty if the mistake is not one of a single node."""
     message: str
     hints: tuple[str, ...] = ()
 
 
+class _NodeRange(NamedTuple):
+    """Pod range of a node, and the range of the cluster of the same IP version."""
+
+    node: str
+    range: Network
+    pod_network: Network
+
+
 def range_faults(config: ClusterConfig, given: Mapping[str, Sequence[str]]) -> Iterator[RangeFault]:
-    """What speaks against the ranges `given` by the names of nodes; those without get the next free ones."""
+    """Yield the mistakes in the ranges given to nodes; other nodes get the next free ranges.
+
+    given: name of a node → its ranges, empty for an allocated one.
+    """
     try:
         pod_networks = config.networking.pod_networks
     except ValueError:
-        return  # which is told elsewhere
-    found = {name: _parts(name, texts, pod_networks) for name, texts in given.items() if texts}
-    seen = [
-        (name, part)
-        for name, parts in found.items()
-        if not isinstance(parts, RangeFault)
-        for part in parts
-    ]
-    others: dict[int, list[int]] = {}
-    for one, other in overlapping([part for _, part in seen]):
-        others.setdefault(max(one, other), []).append(min(one, other))
-    place = count()
-    for name, parts in found.items():
-        if isinstance(parts, RangeFault):
-            yield parts
+        return  # the validation of podSubnet reports it
+    node_ranges: list[_NodeRange] = []
+    for name, texts in given.items():
+        if not texts:
             continue
-        for part, network in zip(parts, pod_networks, strict=True):
-            before = [seen[index] for index in sorted(others.get(next(place), ()))]
-            yield from (
-                RangeFault(name, message)
-                for message in _faults(config, name, part, network, before)
-            )
-    waiting = sum(not given.get(name) for name in config.node_names)
-    for network in pod_networks:
-        mask_size = config.networking.node_mask_size(network.version)
-        if mask_size < network.prefixlen:
-            continue  # which is told elsewhere
-        taken = [part for _, part in seen if part.version == network.version]
-        if not taken:
-            continue
-        left = list(islice(free_ranges(network, mask_size, taken), waiting))
-        if len(left) < waiting:
-            yield RangeFault(
-                "",
-                f"{network} has room for {len(left)} more ranges of /{mask_size}, expected {waiting}, one for each node without",
-            )
+        parsed = _parse(name, texts, pod_networks)
+        if isinstance(parsed, RangeFault):
+            yield parsed
+        else:
+            node_ranges += map(_NodeRange, repeat(name), parsed, pod_networks)
+    overlaps: dict[int, list[int]] = {}
+    for one, other in overlapping([entry.range for entry in node_ranges]):
+        overlaps.setdefault(max(one, other), []).append(min(one, other))
+    for index, entry in enumerate(node_ranges):
+        earlier = [node_ranges[other] for other in sorted(overlaps.get(index, ()))]
+        for message in _faults(config, entry, earlier):
+            yield RangeFault(entry.node, message)
+    yield from _capacity_faults(config, given, node_ranges)
 
 
-def _parts(
+def _parse(
     name: str, texts: Sequence[str], pod_networks: Sequence[Network]
 ) -> Sequence[Network] | RangeFault:
-    """A node's ranges, one for each of the cluster's."""
+    """Return a node's ranges, one for each range of the cluster."""
     try:
-        parts = [ip_network(text) for text in texts]
+        ranges = [ip_network(text) for text in texts]
     except ValueError as error:
         return RangeFault(name, "expected ranges such as 10.244.7.0/24", (str(error),))
-    if [part.version for part in parts] != [network.version for network in pod_networks]:
+    if [range_.version for range_ in ranges] != [network.version for network in pod_networks]:
         families = " and ".join(f"one IPv{network.version} range" for network in pod_networks)
         return RangeFault(name, f"expected {families}, found {', '.join(texts)}")
-    return parts
+    return ranges
 
 
 def _faults(
-    config: ClusterConfig,
-    name: str,
-    part: Network,
-    network: Network,
-    before: Sequence[tuple[str, Network]],
+    config: ClusterConfig, entry: _NodeRange, overlapped: Sequence[_NodeRange]
 ) -> Iterator[str]:
-    """`before` are those overlapping that came before it."""
-    if not part.subnet_of(network):  # type: ignore[arg-type]
-        yield f"expected a part of the pods' range {network}, found {part}"
-    if part.num_addresses < SMALLEST:
-        yield f"expected room for pods, at least a /{part.max_prefixlen - SMALLEST.bit_length() + 1}, found {part}"
-    yield from (f"{part} overlaps {other} of node {whose}" for whose, other in before)
+    """Yield the mistakes in one range. `overlapped` are earlier ranges that it overlaps."""
+    range_ = entry.range
+    if not range_.subnet_of(entry.pod_network):  # type: ignore[arg-type]
+        yield f"expected a part of the pods' range {entry.pod_network}, found {range_}"
+    if range_.num_addresses < SMALLEST:
+        longest = range_.max_prefixlen - SMALLEST.bit_length() + 1
+        yield f"expected room for pods, at least a /{longest}, found {range_}"
+    for other in overlapped:
+        yield f"{range_} overlaps {other.range} of node {other.node}"
     for pool in config.networking.ipam.pools:
-        if pool.serves(name) and pool.last > part.num_addresses - 2:
-            yield f"{part} is too small for pool {pool.name} ({pool.first} to {pool.last})"
+        if pool.serves(entry.node) and pool.last > range_.num_addresses - 2:
+            yield f"{range_} is too small for pool {pool.name} ({pool.first} to {pool.last})"
+
+
+def _capacity_faults(
+    config: ClusterConfig, given: Mapping[str, Sequence[str]], node_ranges: Sequence[_NodeRange]
+) -> Iterator[RangeFault]:
+    """Yield the pod ranges with too few free parts for the nodes without given ranges."""
+    needed = sum(not given.get(name) for name in config.node_names)
+    for network in config.networking.pod_networks:
+        mask_size = config.networking.node_mask_size(network.version)
+        if mask_size < network.prefixlen:
+            continue  # the validation of podSubnet reports it
+        taken = [entry.range for entry in node_ranges if entry.range.version == network.version]
+        if not taken:
+            continue
+        free = len(list(islice(free_ranges(network, mask_size, taken), needed)))
+        if free < needed:
+            yield RangeFault(
+                "",
+                f"{network} has room for {free} more ranges of /{mask_size}, "
+                f"but {needed} nodes need one",
+            )
 
 
 def free_ranges(
     pod_network: Network, mask_size: int, taken: Sequence[Network]
 ) -> Iterator[Network]:
-    """The shares of the pod range that are nobody's, in the order in which nodes get them. What is taken is of the same family."""
-    left = sorted(map(_ends, taken), reverse=True)
+    """Yield the free parts of the pod range, in the order in which they are allocated to nodes.
+
+    mask_size: prefix length of the parts.
+    taken: ranges of the same IP version that are in use.
+    """
+    remaining = sorted(map(_ends, taken), reverse=True)
     for part in pod_network.subnets(new_prefix=mask_size):
         first, last = _ends(part)
-        while left and left[-1][1] < first:
-            left.pop()
-        if not left or left[-1][0] > last:
+        while remaining and remaining[-1][1] < first:
+            remaining.pop()
+        if not remaining or remaining[-1][0] > last:
             yield part
 
 
 def overlapping(ranges: Sequence[Network]) -> Iterator[tuple[int, int]]:
-    """Each two that overlap, by their places: one of them lies in the other, so one pass from the first to the last address finds them."""
+    """Yield the indices of each two ranges that overlap.
+
+    One of two overlapping networks contains the other, so a single pass in the order of addresses
+    finds all of them.
+    """
     spans = sorted(
-        (part.version, first, -last, place)
-        for place, part in enumerate(ranges)
-        for first, last in [_ends(part)]
+        (range_.version, first, -last, index)
+        for index, range_ in enumerate(ranges)
+        for first, last in [_ends(range_)]
     )
-    around: list[tuple[int, int, int]] = []
-    for version, first, minus_last, place in spans:
-        while around and (around[-1][0] != version or around[-1][1] < first):
-            around.pop()
-        yield from ((outer, place) for _, _, outer in around)
-        around.append((version, -minus_last, place))
+    containing: list[tuple[int, int, int]] = []
+    """(version, last address, index) of the ranges that contain the current address."""
+    for version, first, negative_last, index in spans:
+        while containing and (containing[-1][0] != version or containing[-1][1] < first):
+            containing.pop()
+        yield from ((outer, index) for _, _, outer in containing)
+        containing.append((version, -negative_last, index))
 
 
-def _ends(part: Network) -> tuple[int, int]:
-    return int(part.network_address), int(part.broadcast_address)
+def _ends(network: Network) -> tuple[int, int]:
+    return int(network.network_address), int(network.broadcast_address)

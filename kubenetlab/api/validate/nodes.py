@@ -1,4 +1,4 @@
-"""Nodes: taints, and ranges that the node brings with it."""
+"""Validation of nodes: taints and pod ranges."""
 
 from collections.abc import Iterator
 from ipaddress import ip_network
@@ -10,16 +10,16 @@ from kubenetlab.api.validate.syntax import key_fault
 
 
 def validate_node(node: Node) -> Iterator[Finding]:
-    """What speaks against a Node."""
-    seen: set[tuple[str, str]] = set()
+    """Validate a Node; yield every finding."""
+    pairs: set[tuple[str, str]] = set()
     for index, taint in enumerate(node.spec.taints):
-        here = ("spec", "taints", index)
+        path = ("spec", "taints", index)
         if fault := key_fault(taint.key):
-            yield Finding((*here, "key"), fault)
-        yield from validate_labels({"value": taint.value}, here)
-        if (taint.key, taint.effect) in seen:
-            yield Finding(here, "taints must be unique by key and effect pair")
-        seen.add((taint.key, taint.effect))
+            yield Finding((*path, "key"), fault)
+        yield from validate_labels({"value": taint.value}, path)
+        if (taint.key, taint.effect) in pairs:
+            yield Finding(path, "taints must be unique by key and effect pair")
+        pairs.add((taint.key, taint.effect))
     if node.spec.pod_cidr and node.spec.pod_cidrs and node.spec.pod_cidr != node.spec.pod_cidrs[0]:
         yield Finding(
             ("spec", "podCIDRs", 0),

@@ -1,112 +1,90 @@
-"""Pod specs: containers, ports, probes, DNS."""
+"""Validation of pod specs: containers, ports, probes, hooks, scheduling, DNS."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from kubenetlab.api.containers import Container, Lifecycle, LifecycleHandler, Probe
+from kubenetlab.api.containers import Container, ContainerPort, Lifecycle, LifecycleHandler, Probe
 from kubenetlab.api.decode import Finding, found
 from kubenetlab.api.documents import Path
 from kubenetlab.api.ip import is_address
 from kubenetlab.api.pods import Pod, PodSpec
+from kubenetlab.api.scheduling import NodeSelectorRequirement
 from kubenetlab.api.validate.environment import validate_environment
 from kubenetlab.api.validate.metadata import validate_labels, validate_selector
 from kubenetlab.api.validate.resources import validate_resources
 from kubenetlab.api.validate.syntax import key_fault, port_name_fault, subdomain_fault
 from kubenetlab.names import label_fault
 
-_HANDLERS = ("httpGet", "tcpSocket", "grpc", "exec")
+_PROBE_HANDLERS = ("httpGet", "tcpSocket", "grpc", "exec")
+_HOOK_HANDLERS = ("exec", "httpGet", "sleep", "tcpSocket")
+_REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 
 
 def validate_pod(pod: Pod) -> Iterator[Finding]:
-    """What speaks against a Pod."""
+    """Validate a Pod on its own; yield every finding."""
     yield from validate_pod_spec(pod.spec, ("spec",))
 
 
 def validate_pod_spec(spec: PodSpec, path: Path) -> Iterator[Finding]:
-    """What speaks against a pod spec, in a Pod or in a template."""
+    """Validate the spec of a Pod or of a pod template; yield every finding."""
     if not spec.containers:
         yield Finding((*path, "containers"), "required: a pod has at least one container")
-    seen: dict[str, str] = {}
-    host_ports: dict[tuple[str, str, int], str] = {}
-    for field, containers in (
-        ("initContainers", spec.init_containers),
-        ("containers", spec.containers),
-    ):
-        for index, container in enumerate(containers):
-            here = (*path, field, index)
-            if container.name in seen:
-                yield Finding(
-                    (*here, "name"),
-                    f"{found(container.name)} is the name of {seen[container.name]} already",
-                )
-            seen[container.name] = f"{field}[{index}]"
-            yield from _validate_container(container, spec, here)
-            if field == "initContainers" and not container.is_sidecar:
-                given = [
-                    probe
-                    for probe in ("readinessProbe", "livenessProbe", "startupProbe")
-                    if container.probe(probe.removesuffix("Probe"))
-                ]
-                for extra in (
-                    *given,
-                    *(["lifecycle"] if container.lifecycle != Lifecycle() else []),
-                ):
-                    yield Finding(
-                        (*here, extra),
-                        "may not be set for init containers without restartPolicy: Always",
-                    )
-            for number, port in enumerate(container.ports):
-                key = (port.protocol, port.host_ip, port.host_port)
-                if port.host_port and key in host_ports:
-                    yield Finding(
-                        (*here, "ports", number, "hostPort"),
-                        f"{port.host_port} is a hostPort of {host_ports[key]} already",
-                    )
-                host_ports[key] = f"{field}[{index}]"
+    yield from _validate_containers(spec, path)
     for field, name in (("hostname", spec.hostname), ("subdomain", spec.subdomain)):
         if name and (fault := label_fault(name)):
             yield Finding((*path, field), fault)
     if spec.node_name and (fault := subdomain_fault(spec.node_name)):
         yield Finding((*path, "nodeName"), fault)
     yield from validate_labels(spec.node_selector, (*path, "nodeSelector"))
-    for index, toleration in enumerate(spec.tolerations):
-        here = (*path, "tolerations", index)
-        if not toleration.key and toleration.operator != "Exists":
-            yield Finding((*here, "operator"), "expected Exists where key is empty, found Equal")
-        if toleration.operator == "Exists" and toleration.value:
-            yield Finding((*here, "value"), "not allowed with operator Exists")
-        if toleration.toleration_seconds is not None and toleration.effect != "NoExecute":
-            yield Finding(
-                (*here, "effect"),
-                f"expected NoExecute where tolerationSeconds is set, found {found(toleration.effect)}",
-            )
+    yield from _validate_tolerations(spec, path)
     yield from _validate_gates(spec, path)
-    yield from _validate_affinity(spec, path)
+    yield from _validate_node_affinity(spec, path)
+    yield from _validate_pod_affinity(spec, path)
+    yield from _validate_spread(spec, path)
     yield from _validate_dns(spec, path)
-    for index, alias in enumerate(spec.host_aliases):
-        if not is_address(alias.ip):
-            yield Finding(
-                (*path, "hostAliases", index, "ip"),
-                f"expected an IP address, found {found(alias.ip)}",
-            )
-        for number, hostname in enumerate(alias.hostnames):
-            if fault := subdomain_fault(hostname):
-                yield Finding((*path, "hostAliases", index, "hostnames", number), fault)
+    yield from _validate_host_aliases(spec, path)
 
 
-def _validate_gates(spec: PodSpec, path: Path) -> Iterator[Finding]:
-    """Yield the faults of scheduling gates and readiness gates."""
-    names = [gate.name for gate in spec.scheduling_gates]
-    for index, name in enumerate(names):
-        here = (*path, "schedulingGates", index, "name")
-        if fault := key_fault(name):
-            yield Finding(here, fault)
-        elif name in names[:index]:
-            yield Finding(here, f"{found(name)} is listed twice")
-    if names and spec.node_name:
-        yield Finding((*path, "nodeName"), "may not be set until all schedulingGates are removed")
-    for index, gate in enumerate(spec.readiness_gates):
-        if fault := key_fault(gate.condition_type):
-            yield Finding((*path, "readinessGates", index, "conditionType"), fault)
+def _validate_containers(spec: PodSpec, path: Path) -> Iterator[Finding]:
+    names: dict[str, str] = {}
+    host_ports: dict[tuple[str, str, int], str] = {}
+    for field, containers in (
+        ("initContainers", spec.init_containers),
+        ("containers", spec.containers),
+    ):
+        for index, container in enumerate(containers):
+            container_path, place = (*path, field, index), f"{field}[{index}]"
+            if container.name in names:
+                yield Finding(
+                    (*container_path, "name"),
+                    f"{found(container.name)} is already the name of {names[container.name]}",
+                )
+            names[container.name] = place
+            yield from _validate_container(container, spec, container_path)
+            if field == "initContainers" and not container.is_sidecar:
+                yield from _validate_init_container(container, container_path)
+            for number, port in enumerate(container.ports):
+                key = (port.protocol, port.host_ip, port.host_port)
+                if port.host_port and key in host_ports:
+                    yield Finding(
+                        (*container_path, "ports", number, "hostPort"),
+                        f"{port.host_port} is already a hostPort of {host_ports[key]}",
+                    )
+                host_ports[key] = place
+
+
+def _validate_init_container(container: Container, path: Path) -> Iterator[Finding]:
+    """Yield the fields that only containers and sidecars can have."""
+    fields = [
+        field
+        for field in ("readinessProbe", "livenessProbe", "startupProbe")
+        if container.probe(field.removesuffix("Probe"))
+    ]
+    if container.lifecycle != Lifecycle():
+        fields.append("lifecycle")
+    for field in fields:
+        yield Finding(
+            (*path, field), "may not be set for init containers without restartPolicy: Always"
+        )
 
 
 def _validate_container(container: Container, spec: PodSpec, path: Path) -> Iterator[Finding]:
@@ -122,127 +100,154 @@ def _validate_container(container: Container, spec: PodSpec, path: Path) -> Iter
     yield from validate_environment(container, path)
     if container.resources is not None:
         yield from validate_resources(container.resources, (*path, "resources"))
-    names: set[str] = set()
-    for index, port in enumerate(container.ports):
-        here = (*path, "ports", index)
-        if port.name:
-            if fault := port_name_fault(port.name):
-                yield Finding((*here, "name"), fault)
-            if port.name in names:
-                yield Finding(
-                    (*here, "name"), f"{found(port.name)} names two ports of this container"
-                )
-            names.add(port.name)
-        if port.host_ip and not is_address(port.host_ip):
-            yield Finding((*here, "hostIP"), f"expected an IP address, found {found(port.host_ip)}")
-        if spec.host_network and port.host_port not in (0, port.container_port):
-            yield Finding(
-                (*here, "hostPort"),
-                f"expected {port.container_port} (a hostNetwork pod's hostPort is its containerPort), found {port.host_port}",
-            )
-    for field, probe in (
-        ("readinessProbe", container.readiness_probe),
-        ("livenessProbe", container.liveness_probe),
-        ("startupProbe", container.startup_probe),
-    ):
+    yield from _validate_ports(container.ports, spec, path)
+    for field in ("readinessProbe", "livenessProbe", "startupProbe"):
+        probe = container.probe(field.removesuffix("Probe"))
         if probe is not None:
             yield from _validate_probe(field, probe, (*path, field))
-    for field, handler in (
+    for field, hook in (
         ("postStart", container.lifecycle.post_start),
         ("preStop", container.lifecycle.pre_stop),
     ):
-        if handler is not None:
-            yield from _validate_hook(handler, spec, (*path, "lifecycle", field))
+        if hook is not None:
+            yield from _validate_hook(hook, spec, (*path, "lifecycle", field))
+
+
+def _validate_ports(ports: Sequence[ContainerPort], spec: PodSpec, path: Path) -> Iterator[Finding]:
+    names: set[str] = set()
+    for index, port in enumerate(ports):
+        port_path = (*path, "ports", index)
+        if port.name:
+            if fault := port_name_fault(port.name):
+                yield Finding((*port_path, "name"), fault)
+            if port.name in names:
+                yield Finding((*port_path, "name"), f"duplicate port name {found(port.name)}")
+            names.add(port.name)
+        if port.host_ip and not is_address(port.host_ip):
+            yield Finding(
+                (*port_path, "hostIP"), f"expected an IP address, found {found(port.host_ip)}"
+            )
+        if spec.host_network and port.host_port not in (0, port.container_port):
+            yield Finding(
+                (*port_path, "hostPort"),
+                f"expected {port.container_port} (with hostNetwork the hostPort is the "
+                f"containerPort), found {port.host_port}",
+            )
 
 
 def _validate_hook(hook: LifecycleHandler, spec: PodSpec, path: Path) -> Iterator[Finding]:
-    names = ("exec", "httpGet", "sleep", "tcpSocket")
-    handlers = [
-        name
-        for name, handler in zip(
-            names, (hook.exec, hook.http_get, hook.sleep, hook.tcp_socket), strict=True
-        )
-        if handler is not None
-    ]
-    if not handlers:
-        yield Finding(path, f"required: one of {', '.join(names)}")
-    for extra in handlers[1:]:
-        yield Finding((*path, extra), f"not allowed beside {handlers[0]}: a hook does one thing")
-    if hook.sleep is not None and hook.sleep.seconds > spec.termination_grace_period_seconds:
-        limit = f"at most terminationGracePeriodSeconds ({spec.termination_grace_period_seconds})"
+    actions = (hook.exec, hook.http_get, hook.sleep, hook.tcp_socket)
+    yield from _validate_handlers(_HOOK_HANDLERS, actions, "hook", path)
+    grace_s = spec.termination_grace_period_seconds
+    if hook.sleep is not None and hook.sleep.seconds > grace_s:
+        limit = f"at most terminationGracePeriodSeconds ({grace_s})"
         yield Finding((*path, "sleep", "seconds"), f"expected {limit}, found {hook.sleep.seconds}")
     if hook.tcp_socket is not None:
         yield Finding(
             (*path, "tcpSocket"),
-            "Kubernetes accepts this hook and cannot run it: it always fails",
+            "Kubernetes accepts this hook, but it always fails",
             is_unknown_field=True,
         )
-    if (
-        hook.http_get is not None
-        and isinstance(hook.http_get.port, str)
-        and (fault := port_name_fault(hook.http_get.port))
-    ):
-        yield Finding((*path, "httpGet", "port"), fault)
+    if hook.http_get is not None:
+        yield from _validate_port_name(hook.http_get.port, (*path, "httpGet", "port"))
 
 
 def _validate_probe(field: str, probe: Probe, path: Path) -> Iterator[Finding]:
-    handlers = [
-        name
-        for name, handler in zip(
-            _HANDLERS, (probe.http_get, probe.tcp_socket, probe.grpc, probe.exec), strict=True
-        )
-        if handler is not None
-    ]
-    if not handlers:
-        yield Finding(path, f"required: one of {', '.join(_HANDLERS)}")
-    for extra in handlers[1:]:
-        yield Finding(
-            (*path, extra), f"not allowed beside {handlers[0]}: a probe asks one question"
-        )
+    actions = (probe.http_get, probe.tcp_socket, probe.grpc, probe.exec)
+    yield from _validate_handlers(_PROBE_HANDLERS, actions, "probe", path)
     if field != "readinessProbe" and probe.success_threshold != 1:
         yield Finding(
             (*path, "successThreshold"), f"expected 1 in a {field}, found {probe.success_threshold}"
         )
     for handler, action in (("httpGet", probe.http_get), ("tcpSocket", probe.tcp_socket)):
-        if (
-            action is not None
-            and isinstance(action.port, str)
-            and (fault := port_name_fault(action.port))
-        ):
-            yield Finding((*path, handler, "port"), fault)
+        if action is not None:
+            yield from _validate_port_name(action.port, (*path, handler, "port"))
 
 
-def _validate_affinity(spec: PodSpec, path: Path) -> Iterator[Finding]:
-    required = "requiredDuringSchedulingIgnoredDuringExecution"
-    affinity = spec.affinity
-    nodes = affinity.node_affinity.required_during_scheduling_ignored_during_execution
-    here = (*path, "affinity", "nodeAffinity", required, "nodeSelectorTerms")
-    if nodes is not None and not nodes.node_selector_terms:
-        yield Finding(here, "required: at least one term")
-    for index, term in enumerate(nodes.node_selector_terms if nodes is not None else ()):
-        for number, part in enumerate(term.match_expressions):
-            place = (*here, index, "matchExpressions", number, "values")
-            if part.operator in ("In", "NotIn") and not part.values:
-                yield Finding(place, f"required with operator {part.operator}")
-            if part.operator in ("Exists", "DoesNotExist") and part.values:
-                yield Finding(place, f"not allowed with operator {part.operator}")
-            if part.operator in ("Gt", "Lt") and (
-                len(part.values) != 1 or not part.values[0].lstrip("-").isdigit()
-            ):
-                yield Finding(place, f"expected one whole number with operator {part.operator}")
-    for field, terms in (
-        ("podAffinity", affinity.pod_affinity.required_during_scheduling_ignored_during_execution),
-        (
-            "podAntiAffinity",
-            affinity.pod_anti_affinity.required_during_scheduling_ignored_during_execution,
-        ),
+def _validate_handlers(
+    names: Sequence[str], actions: Sequence[object], noun: str, path: Path
+) -> Iterator[Finding]:
+    """Check that exactly one handler of a probe or hook is set."""
+    given = [name for name, action in zip(names, actions, strict=True) if action is not None]
+    if not given:
+        yield Finding(path, f"required: one of {', '.join(names)}")
+    for name in given[1:]:
+        yield Finding((*path, name), f"not allowed beside {given[0]}: a {noun} has one handler")
+
+
+def _validate_port_name(port: int | str, path: Path) -> Iterator[Finding]:
+    if isinstance(port, str) and (fault := port_name_fault(port)):
+        yield Finding(path, fault)
+
+
+def _validate_tolerations(spec: PodSpec, path: Path) -> Iterator[Finding]:
+    for index, toleration in enumerate(spec.tolerations):
+        toleration_path = (*path, "tolerations", index)
+        if not toleration.key and toleration.operator != "Exists":
+            yield Finding(
+                (*toleration_path, "operator"), "expected Exists where key is empty, found Equal"
+            )
+        if toleration.operator == "Exists" and toleration.value:
+            yield Finding((*toleration_path, "value"), "not allowed with operator Exists")
+        if toleration.toleration_seconds is not None and toleration.effect != "NoExecute":
+            effect = found(toleration.effect)
+            yield Finding(
+                (*toleration_path, "effect"),
+                f"expected NoExecute where tolerationSeconds is set, found {effect}",
+            )
+
+
+def _validate_gates(spec: PodSpec, path: Path) -> Iterator[Finding]:
+    names = [gate.name for gate in spec.scheduling_gates]
+    for index, name in enumerate(names):
+        name_path = (*path, "schedulingGates", index, "name")
+        if fault := key_fault(name):
+            yield Finding(name_path, fault)
+        elif name in names[:index]:
+            yield Finding(name_path, f"{found(name)} is listed twice")
+    if names and spec.node_name:
+        yield Finding((*path, "nodeName"), "may not be set until all schedulingGates are removed")
+    for index, gate in enumerate(spec.readiness_gates):
+        if fault := key_fault(gate.condition_type):
+            yield Finding((*path, "readinessGates", index, "conditionType"), fault)
+
+
+def _validate_node_affinity(spec: PodSpec, path: Path) -> Iterator[Finding]:
+    selector = spec.affinity.node_affinity.required_during_scheduling_ignored_during_execution
+    if selector is None:
+        return
+    terms_path = (*path, "affinity", "nodeAffinity", _REQUIRED, "nodeSelectorTerms")
+    if not selector.node_selector_terms:
+        yield Finding(terms_path, "required: at least one term")
+    for index, term in enumerate(selector.node_selector_terms):
+        for number, requirement in enumerate(term.match_expressions):
+            values_path = (*terms_path, index, "matchExpressions", number, "values")
+            yield from _validate_requirement(requirement, values_path)
+
+
+def _validate_requirement(requirement: NodeSelectorRequirement, path: Path) -> Iterator[Finding]:
+    operator, values = requirement.operator, requirement.values
+    if operator in ("In", "NotIn") and not values:
+        yield Finding(path, f"required with operator {operator}")
+    if operator in ("Exists", "DoesNotExist") and values:
+        yield Finding(path, f"not allowed with operator {operator}")
+    if operator in ("Gt", "Lt") and (len(values) != 1 or not values[0].lstrip("-").isdigit()):
+        yield Finding(path, f"expected one whole number with operator {operator}")
+
+
+def _validate_pod_affinity(spec: PodSpec, path: Path) -> Iterator[Finding]:
+    for field, affinity in (
+        ("podAffinity", spec.affinity.pod_affinity),
+        ("podAntiAffinity", spec.affinity.pod_anti_affinity),
     ):
-        for index, pod_term in enumerate(terms):
-            if pod_term.label_selector is not None:
-                yield from validate_selector(
-                    pod_term.label_selector,
-                    (*path, "affinity", field, required, index, "labelSelector"),
-                )
+        terms = affinity.required_during_scheduling_ignored_during_execution
+        for index, term in enumerate(terms):
+            if term.label_selector is not None:
+                selector_path = (*path, "affinity", field, _REQUIRED, index, "labelSelector")
+                yield from validate_selector(term.label_selector, selector_path)
+
+
+def _validate_spread(spec: PodSpec, path: Path) -> Iterator[Finding]:
     for index, constraint in enumerate(spec.topology_spread_constraints):
         if constraint.min_domains is not None and constraint.when_unsatisfiable != "DoNotSchedule":
             yield Finding(
@@ -252,20 +257,33 @@ def _validate_affinity(spec: PodSpec, path: Path) -> Iterator[Finding]:
 
 
 def _validate_dns(spec: PodSpec, path: Path) -> Iterator[Finding]:
-    config, here = spec.dns_config, (*path, "dnsConfig")
+    config, config_path = spec.dns_config, (*path, "dnsConfig")
     if spec.dns_policy == "None" and not config.nameservers:
-        yield Finding((*here, "nameservers"), "required with dnsPolicy None")
+        yield Finding((*config_path, "nameservers"), "required with dnsPolicy None")
     if len(config.nameservers) > 3:
         yield Finding(
-            (*here, "nameservers"), f"expected at most 3, found {len(config.nameservers)}"
+            (*config_path, "nameservers"), f"expected at most 3, found {len(config.nameservers)}"
         )
     for index, server in enumerate(config.nameservers):
         if not is_address(server):
             yield Finding(
-                (*here, "nameservers", index), f"expected an IP address, found {found(server)}"
+                (*config_path, "nameservers", index),
+                f"expected an IP address, found {found(server)}",
             )
     if len(config.searches) > 32:
-        yield Finding((*here, "searches"), f"expected at most 32, found {len(config.searches)}")
+        yield Finding(
+            (*config_path, "searches"), f"expected at most 32, found {len(config.searches)}"
+        )
     for index, search in enumerate(config.searches):
         if search != "." and (fault := subdomain_fault(search.removesuffix("."))):
-            yield Finding((*here, "searches", index), fault)
+            yield Finding((*config_path, "searches", index), fault)
+
+
+def _validate_host_aliases(spec: PodSpec, path: Path) -> Iterator[Finding]:
+    for index, alias in enumerate(spec.host_aliases):
+        alias_path = (*path, "hostAliases", index)
+        if not is_address(alias.ip):
+            yield Finding((*alias_path, "ip"), f"expected an IP address, found {found(alias.ip)}")
+        for number, hostname in enumerate(alias.hostnames):
+            if fault := subdomain_fault(hostname):
+                yield Finding((*alias_path, "hostnames", number), fault)

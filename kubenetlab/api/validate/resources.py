@@ -1,6 +1,7 @@
-"""Resources of a container: quantities that can be read, of resources that containers can have, requests within limits.
+"""Validation of a container's resources: names, quantities, and requests within limits.
 
-Source: k8s.io/kubernetes pkg/apis/core/validation/validation.go ValidateContainerResourceRequirements() (1.33).
+Source: ValidateContainerResourceRequirements() in k8s.io/kubernetes
+pkg/apis/core/validation/validation.go (1.33).
 """
 
 from __future__ import annotations
@@ -20,48 +21,48 @@ if TYPE_CHECKING:
 _STANDARD = ("cpu", "memory", "ephemeral-storage")
 _HUGE_PAGES = "hugepages-"
 _WHOLE = ("memory", "ephemeral-storage")
-"""Resources that are counted in bytes: a fraction of one is a mistake that upstream only warns of."""
+"""Resources in bytes. For a fraction of a byte upstream only warns."""
 
 
 def validate_resources(resources: ResourceRequirements, path: Path) -> Iterator[Finding]:
-    """Yield every problem of a container's requests and limits."""
-    limits = yield from _read(resources.limits, (*path, "limits"))
-    requests = yield from _read(resources.requests, (*path, "requests"))
+    """Validate the requests and limits of a container; yield every finding."""
+    limits = yield from _parse(resources.limits, (*path, "limits"))
+    requests = yield from _parse(resources.requests, (*path, "requests"))
     for name, request in requests.items():
         limit = limits.get(name)
-        here = (*path, "requests", name)
         if limit is not None and request > limit:
             yield Finding(
-                here,
-                f"must be less than or equal to the {name} limit of {resources.limits[name]}, found {resources.requests[name]}",
+                (*path, "requests", name),
+                f"must be less than or equal to the {name} limit of {resources.limits[name]}, "
+                f"found {resources.requests[name]}",
             )
         elif "/" in name and limit is None and name not in resources.limits:
             yield Finding((*path, "limits"), f"required for {name}, which cannot be overcommitted")
 
 
-def _read(
+def _parse(
     quantities: Mapping[str, Quantity], path: Path
 ) -> Generator[Finding, None, dict[str, Fraction]]:
-    """Yield the problems of one of the two mappings; the generator returns the values that can be used."""
+    """Yield the findings about quantities; the generator returns the valid values by name."""
     values: dict[str, Fraction] = {}
     for name, text in quantities.items():
-        here = (*path, name)
+        quantity_path = (*path, name)
         if fault := _name_fault(name):
-            yield Finding(here, fault)
+            yield Finding(quantity_path, fault)
         try:
             value = parse_quantity(text)
         except ValueError:
-            yield Finding(here, f"expected a quantity ({SYNTAX}), found {found(text)}")
+            yield Finding(quantity_path, f"expected a quantity ({SYNTAX}), found {found(text)}")
             continue
         if value < 0:
-            yield Finding(here, f"must be greater than or equal to 0, found {text}")
+            yield Finding(quantity_path, f"must be greater than or equal to 0, found {text}")
             continue
         if value.denominator != 1 and "/" in name:
-            yield Finding(here, f"must be an integer, found {text}")
+            yield Finding(quantity_path, f"must be an integer, found {text}")
             continue
         if value.denominator != 1 and name in _WHOLE:
             yield Finding(
-                here,
+                quantity_path,
                 f"fractional byte value {found(text)} is invalid, must be an integer",
                 is_warning=True,
             )
@@ -72,9 +73,7 @@ def _read(
 def _name_fault(name: str) -> str:
     if "/" in name:
         return key_fault(name) or ""
-    is_standard = name in _STANDARD or name.startswith(_HUGE_PAGES)
-    return (
-        ""
-        if is_standard
-        else f"must be a standard resource for containers ({', '.join(_STANDARD)}) or have a domain as its prefix"
-    )
+    if name in _STANDARD or name.startswith(_HUGE_PAGES):
+        return ""
+    standard = ", ".join(_STANDARD)
+    return f"must be a standard resource for containers ({standard}) or have a domain as prefix"

@@ -1,4 +1,4 @@
-"""Service and EndpointSlice."""
+"""Validation of Services, EndpointSlices and Endpoints."""
 
 from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address, ip_network
@@ -13,13 +13,16 @@ from kubenetlab.api.validate.syntax import port_name_fault, subdomain_fault
 from kubenetlab.names import label_fault
 
 NODE_PORTS = range(30000, 32768)
-"""Source: cmd/kube-apiserver --service-node-port-range."""
+"""Range of node ports. Source: default of kube-apiserver --service-node-port-range."""
 _LINK_LOCAL_MULTICAST = IPv4Network("224.0.0.0/24")
-_NOT_IN_RANGE = f"provided port is not in the valid range. The range of valid ports is {NODE_PORTS[0]}-{NODE_PORTS[-1]}"
+_NOT_IN_RANGE = (
+    "provided port is not in the valid range. "
+    f"The range of valid ports is {NODE_PORTS[0]}-{NODE_PORTS[-1]}"
+)
 
 
 def validate_service(service: Service) -> Iterator[Finding]:
-    """What speaks against a Service, whatever else is in the cluster."""
+    """Validate a Service on its own; yield every finding."""
     spec, path = service.spec, ("spec",)
     yield from validate_labels(spec.selector, (*path, "selector"))
     yield from _validate_external_ips(spec)
@@ -46,12 +49,16 @@ def validate_service(service: Service) -> Iterator[Finding]:
     ):
         yield Finding(
             (*path, "externalTrafficPolicy"),
-            "may only be set for externally-accessible Services (NodePort, LoadBalancer, externalIPs)",
+            "may only be set for externally-accessible Services "
+            "(NodePort, LoadBalancer, externalIPs)",
         )
 
 
 def _validate_load_balancer(spec: ServiceSpec) -> Iterator[Finding]:
-    """What only a load balancer has. Source: pkg/apis/core/validation ValidateService, validateLoadBalancerNodePorts (1.33)."""
+    """Validate the fields for load balancers.
+
+    Source: pkg/apis/core/validation ValidateService, validateLoadBalancerNodePorts (1.33).
+    """
     is_balanced = spec.type == "LoadBalancer"
     if spec.load_balancer_source_ranges and not is_balanced:
         yield Finding(
@@ -82,7 +89,7 @@ def _validate_load_balancer(spec: ServiceSpec) -> Iterator[Finding]:
 
 
 def _is_range(text: str) -> bool:
-    """True for an address range; spaces round it are let pass, as upstream does."""
+    """Return True for an address range. Spaces around it are allowed, as upstream."""
     try:
         ip_network(text.strip(), strict=False)
     except ValueError:
@@ -101,36 +108,42 @@ def _validate_external_name(spec: ServiceSpec) -> Iterator[Finding]:
 
 def _validate_ports(spec: ServiceSpec) -> Iterator[Finding]:
     names: set[str] = set()
-    numbers: set[tuple[str, int]] = set()
-    node_ports: set[tuple[str, int]] = set()
+    ports: set[tuple[str, int]] = set()
     for index, port in enumerate(spec.ports):
-        here: Path = ("spec", "ports", index)
+        path: Path = ("spec", "ports", index)
         if port.name:
             if fault := label_fault(port.name):
-                yield Finding((*here, "name"), fault)
+                yield Finding((*path, "name"), fault)
             if port.name in names:
-                yield Finding((*here, "name"), f"{found(port.name)} names two ports")
+                yield Finding((*path, "name"), f"duplicate port name {found(port.name)}")
             names.add(port.name)
         elif len(spec.ports) > 1:
-            yield Finding((*here, "name"), "required when a Service has several ports")
-        if (port.protocol, port.port) in numbers:
-            yield Finding((*here, "port"), f"{port.port}/{port.protocol} stands here a second time")
-        numbers.add((port.protocol, port.port))
+            yield Finding((*path, "name"), "required when a Service has several ports")
+        if (port.protocol, port.port) in ports:
+            yield Finding((*path, "port"), f"duplicate port {port.port}/{port.protocol}")
+        ports.add((port.protocol, port.port))
         if isinstance(port.target_port, str) and (fault := port_name_fault(port.target_port)):
-            yield Finding((*here, "targetPort"), fault)
-        if port.node_port and spec.type == "ClusterIP":
-            yield Finding((*here, "nodePort"), "may not be used when type is ClusterIP")
-        elif port.node_port and port.node_port not in NODE_PORTS:
-            yield Finding((*here, "nodePort"), f"invalid value {port.node_port}: {_NOT_IN_RANGE}")
-        if port.node_port and (port.protocol, port.node_port) in node_ports:
-            yield Finding(
-                (*here, "nodePort"), f"{port.node_port}/{port.protocol} stands here a second time"
-            )
-        node_ports.add((port.protocol, port.node_port or 0))
+            yield Finding((*path, "targetPort"), fault)
+    yield from _validate_node_ports(spec)
+
+
+def _validate_node_ports(spec: ServiceSpec) -> Iterator[Finding]:
+    node_ports: set[tuple[str, int]] = set()
+    for index, port in enumerate(spec.ports):
+        if not port.node_port:
+            continue
+        path: Path = ("spec", "ports", index, "nodePort")
+        if spec.type == "ClusterIP":
+            yield Finding(path, "may not be used when type is ClusterIP")
+        elif port.node_port not in NODE_PORTS:
+            yield Finding(path, f"invalid value {port.node_port}: {_NOT_IN_RANGE}")
+        if (port.protocol, port.node_port) in node_ports:
+            yield Finding(path, f"duplicate node port {port.node_port}/{port.protocol}")
+        node_ports.add((port.protocol, port.node_port))
 
 
 def _validate_external_ips(spec: ServiceSpec) -> Iterator[Finding]:
-    """Yield what is wrong with external IPs; Kubernetes looks at them whatever the type."""
+    """Validate external IPs, which Kubernetes does for every type of Service."""
     for index, address in enumerate(spec.external_ips):
         if not is_address(address):
             yield Finding(
@@ -150,7 +163,8 @@ def _validate_addresses(spec: ServiceSpec) -> Iterator[Finding]:
     if spec.cluster_ips and spec.cluster_ip != spec.cluster_ips[0]:
         yield Finding(
             (*path, "clusterIPs", 0),
-            f"expected the value of clusterIP ({spec.cluster_ip or 'nothing'}), found {found(spec.cluster_ips[0])}",
+            f"expected the value of clusterIP ({spec.cluster_ip or 'nothing'}), "
+            f"found {found(spec.cluster_ips[0])}",
         )
     if len(spec.cluster_ips) > 2:
         yield Finding(
@@ -163,55 +177,57 @@ def _validate_addresses(spec: ServiceSpec) -> Iterator[Finding]:
                 (*path, "clusterIPs", index), f"expected an IP address, found {found(address)}"
             )
     if len(set(spec.ip_families)) < len(spec.ip_families):
-        yield Finding((*path, "ipFamilies"), "each family may stand here once")
+        yield Finding((*path, "ipFamilies"), "an IP family is listed twice")
 
 
 def validate_endpoint_slice(piece: EndpointSlice) -> Iterator[Finding]:
-    """What speaks against an EndpointSlice."""
+    """Validate an EndpointSlice; yield every finding."""
     if len(piece.endpoints) > 1000:
         yield Finding(("endpoints",), f"expected at most 1000, found {len(piece.endpoints)}")
     version = {"IPv4": 4, "IPv6": 6}.get(piece.address_type)
     for index, endpoint in enumerate(piece.endpoints):
-        here: Path = ("endpoints", index)
+        path: Path = ("endpoints", index)
         for number, address in enumerate(endpoint.addresses):
             if version is None:
                 if fault := subdomain_fault(address):
-                    yield Finding((*here, "addresses", number), fault)
+                    yield Finding((*path, "addresses", number), fault)
             elif not is_address(address) or ip_address(address).version != version:
                 yield Finding(
-                    (*here, "addresses", number),
+                    (*path, "addresses", number),
                     f"expected an {piece.address_type} address, found {found(address)}",
                 )
             elif fault := _special_fault(address):
-                yield Finding((*here, "addresses", number), fault)
+                yield Finding((*path, "addresses", number), fault)
         if endpoint.node_name and (fault := subdomain_fault(endpoint.node_name)):
-            yield Finding((*here, "nodeName"), fault)
+            yield Finding((*path, "nodeName"), fault)
         if endpoint.hostname and (fault := label_fault(endpoint.hostname)):
-            yield Finding((*here, "hostname"), fault)
+            yield Finding((*path, "hostname"), fault)
     yield from _validate_endpoint_ports(piece.ports, ())
 
 
 def validate_endpoints(endpoints: Endpoints) -> Iterator[Finding]:
-    """What speaks against an Endpoints object."""
+    """Validate an Endpoints object; yield every finding."""
     for index, subset in enumerate(endpoints.subsets):
-        here: Path = ("subsets", index)
+        path: Path = ("subsets", index)
         if not subset.addresses and not subset.not_ready_addresses:
-            yield Finding(here, "required: addresses or notReadyAddresses")
+            yield Finding(path, "required: addresses or notReadyAddresses")
         for field, addresses in (
             ("addresses", subset.addresses),
             ("notReadyAddresses", subset.not_ready_addresses),
         ):
             for number, address in enumerate(addresses):
-                place = (*here, field, number, "ip")
+                address_path = (*path, field, number, "ip")
                 if not is_address(address.ip):
-                    yield Finding(place, f"expected an IP address, found {found(address.ip)}")
+                    yield Finding(
+                        address_path, f"expected an IP address, found {found(address.ip)}"
+                    )
                 elif fault := _special_fault(address.ip):
-                    yield Finding(place, fault)
-        yield from _validate_endpoint_ports(subset.ports, here)
+                    yield Finding(address_path, fault)
+        yield from _validate_endpoint_ports(subset.ports, path)
 
 
 def _special_fault(address: str) -> str | None:
-    """Return why an address cannot be an endpoint or an external IP; None when it can.
+    """Return the reason why an address cannot be an endpoint or external IP; None if it can.
 
     Source: pkg/apis/core/validation ValidateNonSpecialIP (1.33).
     """
@@ -225,12 +241,16 @@ def _special_fault(address: str) -> str | None:
     if ip.is_link_local:
         return f"may not be in the link-local range (169.254.0.0/16, fe80::/10), found {address}"
     if _is_link_local_multicast(ip):
-        return f"may not be in the link-local multicast range (224.0.0.0/24, ffx2::/16), found {address}"
+        ranges = "224.0.0.0/24, ffx2::/16"
+        return f"may not be in the link-local multicast range ({ranges}), found {address}"
     return None
 
 
 def _is_link_local_multicast(ip: IPv4Address | IPv6Address) -> bool:
-    """Return True for the scope of one link; the four flags in an IPv6 address may have any value (RFC 4291 section 2.7)."""
+    """Return True for a multicast address of link-local scope.
+
+    The four flag bits of an IPv6 address are ignored (RFC 4291 section 2.7).
+    """
     if isinstance(ip, IPv4Address):
         return ip in _LINK_LOCAL_MULTICAST
     return ip.packed[0] == 0xFF and ip.packed[1] & 0x0F == 2
@@ -242,4 +262,6 @@ def _validate_endpoint_ports(ports: Sequence[EndpointPort], path: Path) -> Itera
         if port.name and (fault := label_fault(port.name)):
             yield Finding((*path, "ports", index, "name"), fault)
         if port.name in names[:index]:
-            yield Finding((*path, "ports", index, "name"), f"{found(port.name)} names two ports")
+            yield Finding(
+                (*path, "ports", index, "name"), f"duplicate port name {found(port.name)}"
+            )

@@ -1,4 +1,4 @@
-"""Syntax of names and of keys.
+"""Syntax of names and keys.
 
 Source: RFC 1035 §2.3.1, RFC 1123 §2.1; k8s.io/apimachinery pkg/util/validation/validation.go.
 """
@@ -10,21 +10,27 @@ from kubenetlab.names import LABEL, label_fault
 
 _SUBDOMAIN = re.compile(rf"{LABEL.pattern}(\.{LABEL.pattern})*")
 QUALIFIED_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
-"""Value of a label, and the part of a key behind its prefix."""
+"""Value of a label, and part of a key after its prefix."""
 _PORT_NAME = re.compile(r"(?=[a-z0-9-]*[a-z])(?!.*--)[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 
 
 def subdomain_fault(name: str) -> str | None:
-    """Why `name` is no DNS subdomain, or None when it is one."""
+    """Return the reason why `name` is not a DNS subdomain; None if it is one."""
     if len(name) > 253:
         return f"expected at most 253 characters, found {len(name)}"
     if not _SUBDOMAIN.fullmatch(name):
-        return f"expected a DNS subdomain (RFC 1123: lower-case letters, digits, - and ., a letter or digit at both ends), found {found(name)}"
+        return (
+            "expected a DNS subdomain (RFC 1123: lower-case letters, digits, - and ., "
+            f"a letter or digit at both ends), found {found(name)}"
+        )
     return None
 
 
 def service_name_fault(name: str) -> str | None:
-    """Why `name` cannot name a Service, or None when it can: a DNS label of RFC 1035, so no digit comes first."""
+    """Return the reason why `name` is not a Service name; None if it is one.
+
+    A Service name is a DNS label (RFC 1035), which does not begin with a digit.
+    """
     if fault := label_fault(name):
         return fault
     if name[0].isdigit():
@@ -33,16 +39,22 @@ def service_name_fault(name: str) -> str | None:
 
 
 def port_name_fault(name: str) -> str | None:
-    """Why `name` cannot name a port of a container, or None when it can (IANA service name, RFC 6335 §5.1)."""
+    """Return the reason why `name` is not a port name; None if it is one.
+
+    A port name is an IANA service name (RFC 6335 §5.1).
+    """
     if len(name) > 15:
         return f"expected at most 15 characters, found {len(name)}"
     if not _PORT_NAME.fullmatch(name):
-        return f"expected lower-case letters, digits and single -, with a letter in it, found {found(name)}"
+        return (
+            "expected lower-case letters, digits and single -, at least one letter, "
+            f"found {found(name)}"
+        )
     return None
 
 
 def key_fault(key: str) -> str | None:
-    """Why `key` can be no label's, annotation's or taint's, or None when it can."""
+    """Return the reason why `key` is not a key of a label, annotation or taint; None if it is."""
     prefix, slash, name = key.rpartition("/")
     if slash and (subdomain_fault(prefix) is not None):
         return f"the part before / must be a DNS subdomain, found {found(prefix)}"

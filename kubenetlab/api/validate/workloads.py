@@ -1,17 +1,18 @@
-"""Workloads: selector and template must fit."""
+"""Validation of workloads: selector, template and update strategy."""
 
 from collections.abc import Iterator
 
 from kubenetlab.api.apps import DaemonSet, Deployment, StatefulSet, Workload
 from kubenetlab.api.batch import Job
 from kubenetlab.api.decode import Finding
+from kubenetlab.api.meta import Labels
 from kubenetlab.api.validate.metadata import validate_selector, validate_template_metadata
 from kubenetlab.api.validate.pods import validate_pod_spec
 from kubenetlab.api.validate.syntax import service_name_fault
 
 
 def validate_workload(workload: Workload) -> Iterator[Finding]:
-    """What speaks against a workload."""
+    """Validate a workload; yield every finding."""
     selector, template = workload.spec.selector, workload.spec.template
     yield from validate_selector(selector, ("spec", "selector"))
     yield from validate_template_metadata(template.metadata, ("spec", "template", "metadata"))
@@ -21,18 +22,12 @@ def validate_workload(workload: Workload) -> Iterator[Finding]:
             ("spec", "selector"), f"an empty selector is not allowed in a {workload.kind}"
         )
     elif not selector.matches(template.metadata.labels):
-        labels = (
-            ", ".join(f"{key}={value}" for key, value in template.metadata.labels.items())
-            or "no labels"
-        )
-        wanted = (
-            ", ".join(f"{key}={value}" for key, value in selector.match_labels.items())
-            or "other labels"
-        )
+        required = _format_labels(selector.match_labels) or "other labels"
+        labels = _format_labels(template.metadata.labels) or "no labels"
         yield Finding(
             ("spec", "template", "metadata", "labels"),
             "`selector` does not match template `labels`",
-            hints=(f"spec.selector wants: {wanted}", f"the template has: {labels}"),
+            hints=(f"spec.selector requires: {required}", f"the template has: {labels}"),
         )
     match workload:
         case Deployment():
@@ -72,7 +67,7 @@ def _validate_strategy(deployment: Deployment) -> Iterator[Finding]:
 
 
 def validate_job(job: Job) -> Iterator[Finding]:
-    """What speaks against a Job."""
+    """Validate a Job; yield every finding."""
     template = job.spec.template
     yield from validate_template_metadata(template.metadata, ("spec", "template", "metadata"))
     yield from validate_pod_spec(template.spec, ("spec", "template", "spec"))
@@ -84,4 +79,8 @@ def validate_job(job: Job) -> Iterator[Finding]:
     if job.spec.completion_mode == "Indexed" and job.spec.completions is None:
         yield Finding(("spec", "completions"), "required when completion mode is Indexed")
     if job.spec.selector is not None and not job.spec.manual_selector:
-        yield Finding(("spec", "selector"), "is made by the Job itself; leave it out")
+        yield Finding(("spec", "selector"), "set by the Job itself; remove the field")
+
+
+def _format_labels(labels: Labels) -> str:
+    return ", ".join(f"{key}={value}" for key, value in labels.items())

@@ -211,7 +211,7 @@ def test_an_annotation_without_effect_is_a_warning() -> None:
         True,
         "only Pods have this annotation; here it has no effect",
     )
-    assert misplaced.hints == ("of a workload it belongs into spec.template.metadata",)
+    assert misplaced.hints == ("in a workload, it belongs in spec.template.metadata",)
     assert (
         problems_of(
             deployment().replace("{app: web}}\n    spec", f"{{app: web}}{ready}}}\n    spec")
@@ -231,12 +231,12 @@ def test_an_annotation_without_effect_is_a_warning() -> None:
         pytest.param(replaced(deployment(), ("{app: web}}\n    spec", "{app: web}, annotations: {kubenetlab.dev/addresses: nowhere}}\n    spec")), 'spec.template.metadata.annotations[kubenetlab.dev/addresses]: expected IP addresses, found "nowhere"', id="addresses in a template"),
         pytest.param(POD % ", ports: [{containerPort: 0}]", "spec.containers[0].ports[0].containerPort: expected a port number from 1 to 65535, found 0", id="port"),
         pytest.param(POD % ", ports: [{containerPort: 1, name: THE_PORT}]", "spec.containers[0].ports[0].name: expected lower-case letters", id="port name"),
-        pytest.param(POD % "} \n  - {name: web, image: x", 'spec.containers[1].name: "web" is the name of containers[0] already', id="two containers of one name"),
+        pytest.param(POD % "} \n  - {name: web, image: x", 'spec.containers[1].name: "web" is already the name of containers[0]', id="two containers of one name"),
         pytest.param(POD.replace(", image: nginx%s", ""), "spec.containers[0].image: required, but missing", id="no image"),
         pytest.param(POD % ", readinessProbe: {periodSeconds: 1}", "spec.containers[0].readinessProbe: required: one of httpGet", id="probe that asks nothing"),
         pytest.param(deployment().replace("labels: {app: web}", "labels: {app: wep}"), "spec.template.metadata.labels: `selector` does not match template `labels`", id="selector"),
         pytest.param(deployment(restartPolicy="Never"), "spec.template.spec.restartPolicy: expected Always in a Deployment, found Never", id="restartPolicy"),
-        pytest.param(service().replace("[{port: 80", "[{port: 80}, {port: 80"), "spec.ports[1].port: 80/TCP stands here a second time", id="duplicate port"),
+        pytest.param(service().replace("[{port: 80", "[{port: 80}, {port: 80"), "spec.ports[1].port: duplicate port 80/TCP", id="duplicate port"),
         pytest.param(service().replace("[{port: 80", "[{port: 81}, {port: 80"), "spec.ports[0].name: required when a Service has several ports", id="unnamed ports"),
         pytest.param(service(clusterIP="10.96.0.300"), 'spec.clusterIP: expected an IP address, "None" or nothing, found "10.96.0.300"', id="clusterIP"),
         pytest.param("apiVersion: v1\nkind: Pod\nmetadata: {generateName: x-}\nspec: {containers: [{name: a, image: b}]}", "metadata.name: required, but missing", id="generateName"),
@@ -318,7 +318,7 @@ def test_refuses_what_kubernetes_refuses(text: str, message: str) -> None:
         ),
         (
             "nodes: [{podCIDRs: [10.244.0.128/25]}, {role: worker}, {role: worker}]\nnetworking: {podSubnet: 10.244.0.0/22, nodeCIDRMaskSizeIPv4: 23}",
-            "networking.podSubnet: 10.244.0.0/22 has room for 1 more ranges of /23, expected 2, one for each node without",
+            "networking.podSubnet: 10.244.0.0/22 has room for 1 more ranges of /23, but 2 nodes need one",
         ),
         (
             "nodes: [{podCIDRs: [10.244.7.0/28]}]\nnetworking: {ipam: {pools: [{name: db, first: 64, last: 80}]}}",
@@ -334,7 +334,7 @@ def test_refuses_what_kubernetes_refuses(text: str, message: str) -> None:
         ),
         (
             "nodes: [{role: worker, name: a}, {role: worker, name: a}]",
-            'nodes[1].name: "a" is the name of another node already',
+            'nodes[1].name: "a" is already the name of another node',
         ),
         (
             "nodes: [{role: master}]",
@@ -488,8 +488,8 @@ def test_kinds_of_other_groups_are_others() -> None:
     ("text", "said"),
     [
         ("kind: List\napiVersion: v1\nitems: foo", "expected a list"),
-        ("kind: Cluster\napiVersion: kubenetlab.dev/v1alpha1\nnodes: [{role: worker, name: router}]", "the name of a link of the lab's own"),
-        ("kind: Cluster\napiVersion: kubenetlab.dev/v1alpha1\nexternal: [{name: br0, address: 198.51.100.9}]", "the name of a link"),
+        ("kind: Cluster\napiVersion: kubenetlab.dev/v1alpha1\nnodes: [{role: worker, name: router}]", "is reserved for a link of the lab"),
+        ("kind: Cluster\napiVersion: kubenetlab.dev/v1alpha1\nexternal: [{name: br0, address: 198.51.100.9}]", "is reserved for a link of the lab"),
         ("kind: Cluster\napiVersion: kubenetlab.dev/v1alpha1\nnetworking: {podSubnet: 224.0.0.0/8}", "a range of unicast addresses"),
         ("kind: Service\napiVersion: v1\nmetadata: {name: a}\nspec: {type: NodePort, ports: [{port: 1, nodePort: 80}]}", "30000-32767"),
         ("kind: Service\napiVersion: v1\nmetadata: {name: a}\nspec: {ports: [{port: 1}], loadBalancerSourceRanges: [1.2.3.0/24]}", "when type is LoadBalancer"),

@@ -182,14 +182,17 @@ def test_a_missing_reference_keeps_the_container_from_starting(container: str, f
         ),
         (
             manifest('env: [{name: A, value: "a\\0b"}]'),
-            "holds a NUL byte, which no process can be given",
+            "contains a NUL byte, which a process cannot be given",
         ),
         (
             manifest('env: [{name: "A\\0", value: b}]'),
-            "holds a NUL byte, which no process can be given",
+            "contains a NUL byte, which a process cannot be given",
         ),
-        (manifest('command: [sh, "a\\0b"]'), "holds a NUL byte, which no process can be given"),
-        (manifest('args: ["\\0"]'), "holds a NUL byte, which no process can be given"),
+        (
+            manifest('command: [sh, "a\\0b"]'),
+            "contains a NUL byte, which a process cannot be given",
+        ),
+        (manifest('args: ["\\0"]'), "contains a NUL byte, which a process cannot be given"),
         (manifest("envFrom: [{prefix: A}]"), "expected one of configMapRef and secretRef"),
         (
             "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\ndata: {x: plain text!}",

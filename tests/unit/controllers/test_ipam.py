@@ -225,14 +225,14 @@ def test_a_pod_can_name_its_pool() -> None:
             "expected at most 254, the last number in a node's range, found 255",
         ),
         ("[{name: a, first: 1, last: 9}]", "expected the number of an address in a node's range"),
-        ("[{name: a, first: 2, last: 9, nodes: [nobody]}]", 'no node is called "nobody"'),
+        ("[{name: a, first: 2, last: 9, nodes: [nobody]}]", 'there is no node "nobody"'),
         (
             "[{name: a, first: 2, last: 9}, {name: b, first: 9, last: 12}]",
             "9 to 12 overlaps pool a (2 to 9)",
         ),
         (
             "[{name: a, first: 2, last: 9}, {name: a, first: 19, last: 22}]",
-            '"a" is the name of another pool already',
+            '"a" is already the name of another pool',
         ),
     ],
 )

@@ -142,7 +142,7 @@ def test_a_job_has_a_deadline_and_a_ttl() -> None:
     [
         (job(policy="Always"), "expected OnFailure or Never in a Job"),
         (job("completionMode: Indexed"), "required when completion mode is Indexed"),
-        (job("selector: {matchLabels: {a: b}}"), "is made by the Job itself"),
+        (job("selector: {matchLabels: {a: b}}"), "set by the Job itself"),
     ],
 )
 def test_invalid_jobs_are_rejected(text: str, message: str) -> None:

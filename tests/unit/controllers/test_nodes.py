@@ -161,7 +161,7 @@ def test_invalid_node_documents_are_rejected_with_the_reason(text: str, message:
         ),
         (
             NODE % ("worker", "", "podCIDR: 10.244.0.0/16"),
-            "10.244.0.0/16 has room for 0 more ranges of /24, expected 2",
+            "10.244.0.0/16 has room for 0 more ranges of /24, but 2 nodes need one",
         ),
         (
             NODE % ("worker", "", "podCIDR: 10.244.8.0/24")
@@ -319,7 +319,7 @@ def test_a_published_port_belongs_to_one_node(first: str, second: str, is_taken:
     )
     taken = (
         "nodes[0].extraPortMappings[1].hostPort",
-        "TCP port 80 is taken by nodes[0].extraPortMappings[0] already",
+        "TCP port 80 is already taken by nodes[0].extraPortMappings[0]",
     )
     assert [(problem.path, problem.message) for problem in problems] == [taken] * is_taken
 
@@ -333,4 +333,4 @@ def test_an_unknown_listen_address_is_reported() -> None:
     )
     (problem,) = problems_of(text)
     assert problem.is_warning
-    assert "::1 is IPv6, which this cluster does not have: nobody listens there" in problem.message
+    assert "::1 is IPv6, which this cluster does not have: port not opened" in problem.message

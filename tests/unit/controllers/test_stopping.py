@@ -247,7 +247,7 @@ def test_invalid_hooks_are_rejected() -> None:
         (f"{path}.preStop", "required: one of exec, httpGet, sleep, tcpSocket")
     ]
     assert problems("lifecycle: {preStop: {exec: {command: [a]}, sleep: {seconds: 1}}}") == [
-        (f"{path}.preStop.sleep", "not allowed beside exec: a hook does one thing")
+        (f"{path}.preStop.sleep", "not allowed beside exec: a hook has one handler")
     ]
     assert problems(
         "lifecycle: {preStop: {sleep: {seconds: 9}}}", ", terminationGracePeriodSeconds: 5"
@@ -260,7 +260,7 @@ def test_invalid_hooks_are_rejected() -> None:
     assert problems("lifecycle: {postStart: {tcpSocket: {port: 80}}}") == [
         (
             f"{path}.postStart.tcpSocket",
-            "Kubernetes accepts this hook and cannot run it: it always fails",
+            "Kubernetes accepts this hook, but it always fails",
         )
     ]
     init = f", initContainers: [{{name: i, image: busybox, {PRE_STOP}}}]"
