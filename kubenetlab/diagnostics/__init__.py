@@ -1,7 +1,8 @@
-"""What is doubtful in a lab's objects although Kubernetes accepts them: from the store alone, nothing is probed.
+"""Diagnostics of objects that Kubernetes accepts, from the store alone: nothing is probed.
 
-Two kinds of things: objects that the lab keeps without enforcing them, so that a result says less than it seems to; and
-misconfigurations that a cluster punishes with refused connections, names that do not resolve, or pods that never get ready.
+There are two kinds: objects that the lab stores without enforcing them, so that a probe may have
+another result in a cluster; and misconfigurations that lead to refused connections, names that do
+not resolve, or pods that never become ready.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ MISCONFIGURATIONS: Final = (
     "no-such-node",
     "no-node-fits",
 )
-"""Codes of everything but objects that are not enforced."""
+"""Codes of misconfigurations: all codes except NOT_ENFORCED."""
 
 __all__ = [
     "CHECKS",
@@ -54,16 +55,19 @@ __all__ = [
 
 
 def diagnose(cluster: Cluster, real_commands: Sequence[str] = ()) -> tuple[Diagnostic, ...]:
-    """Return everything doubtful, in the order of the checks and of the objects.
+    """Return all diagnostics of a store, in the order of the checks and of the objects.
 
-    real_commands: commands that the lab runs as programs of this machine; nothing is known of their ports.
+    real_commands: commands that the lab runs as programs of this machine. Their ports are unknown.
     """
     templates = Templates(cluster, real_commands)
     return tuple(diagnostic for check in CHECKS for diagnostic in check(cluster, templates))
 
 
 def refused_codes(*, allow_undeclared: bool) -> list[str]:
-    """Return the codes that are errors where misconfigurations are to be errors."""
+    """Return the codes that count as errors when misconfigurations are refused.
+
+    allow_undeclared: accept numeric target ports that no container declares.
+    """
     return [
         code for code in MISCONFIGURATIONS if not (allow_undeclared and code == PORT_NOT_SERVED)
     ]

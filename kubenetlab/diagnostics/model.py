@@ -1,4 +1,4 @@
-"""What a check of the lab's objects reports, and which connections it concerns."""
+"""Diagnostics and the connections that they concern."""
 
 from __future__ import annotations
 
@@ -10,38 +10,43 @@ from kubenetlab.api.documents import Path
 
 
 class Connection(Struct, frozen=True):
-    """Both ends of a connection, as far as they are objects of the cluster; pods and Services are named `namespace/name`."""
+    """Objects of the cluster at both ends of a connection. Names are `namespace/name`."""
 
     source: str = ""
-    """Pod that connects; empty for nodes and hosts."""
+    """Pod that connects; empty for nodes and external hosts."""
     services: AbstractSet[str] = frozenset()
-    """Services whose name, address or node port is used: two for an ExternalName that is another Service's name."""
+    """Services whose name, address or node port is used.
+
+    There are two if an ExternalName refers to another Service.
+    """
     destinations: AbstractSet[str] = frozenset()
-    """Pods that it may reach."""
+    """Pods that the connection may reach."""
     name_servers: AbstractSet[str] = frozenset()
-    """Pods that resolve the target's name."""
+    """Pods that resolve the name of the target."""
     port: int = 0
-    """Port that is asked for, of a Service its own also where a node port is used; 0 for a ping."""
+    """Port of the target, for a node port that of its Service; 0 for a ping."""
     is_from_outside: bool = False
+    """True if the connection comes from outside of the cluster."""
 
 
 class Scope(Struct, frozen=True):
-    """Connections that a diagnostic is about: those that fit any of the fields."""
+    """Connections that a diagnostic concerns: those that match any of the fields."""
 
     is_everything: bool = False
+    """True for all connections."""
     services: tuple[str, ...] = ()
     """Connections to these Services."""
     port: int = 0
-    """The only port of the Services that counts; 0 for all."""
+    """Port of the Services that is concerned; 0 for all ports."""
     into: tuple[str, ...] = ()
     """Connections to these pods."""
     out_of: tuple[str, ...] = ()
     """Connections from these pods."""
     is_outside_only: bool = False
-    """True where only connections from outside the cluster count."""
+    """True if only connections from outside of the cluster count."""
 
     def covers(self, connection: Connection) -> bool:
-        """Return True when the diagnostic may change what becomes of a connection."""
+        """Return True if the diagnostic may affect the result of a connection."""
         return self.covers_target(connection) or (
             not self.is_outside_only
             and (
@@ -51,7 +56,7 @@ class Scope(Struct, frozen=True):
         )
 
     def covers_target(self, connection: Connection) -> bool:
-        """Return True when the diagnostic is about the target of a connection, not only about its source."""
+        """Return True if the diagnostic concerns the target of a connection."""
         if self.is_outside_only and not connection.is_from_outside:
             return False
         return (
@@ -65,22 +70,27 @@ class Scope(Struct, frozen=True):
 
 
 class Diagnostic(Struct, frozen=True):
-    """Something about one object that Kubernetes accepts and that makes a result doubtful."""
+    """Property of an object that Kubernetes accepts and that makes a probe's result doubtful."""
 
     code: str
-    """What it is, the same in every report: `selector-matches-no-pod`."""
+    """Stable code of the diagnostic, such as `selector-matches-no-pod`."""
     kind: str
+    """Kind of the object."""
     namespace: str
+    """Namespace of the object."""
     name: str
+    """Name of the object."""
     path: Path
-    """Field that says so, in the object's document."""
+    """Field of the object's document that causes the diagnostic."""
     message: str
     hints: tuple[str, ...] = ()
+    """Further lines: existing values, and actions to take."""
     scope: Scope = Scope()
+    """Connections that the diagnostic concerns."""
 
     @property
     def title(self) -> str:
-        """`Service default/web`."""
+        """`Kind namespace/name` of the object."""
         return (
             f"{self.kind} {self.namespace}/{self.name}"
             if self.namespace
@@ -89,6 +99,6 @@ class Diagnostic(Struct, frozen=True):
 
 
 NOT_ENFORCED = "not-enforced"
-"""Code of an object that the lab keeps without enforcing it."""
+"""Code of an object that the lab stores without enforcing it."""
 PORT_NOT_SERVED = "port-not-served"
 """Code of a numeric target port on which no container listens."""

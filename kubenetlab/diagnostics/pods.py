@@ -1,10 +1,10 @@
-"""Pods that can never be ready: a probe that cannot succeed, a node that does not exist."""
+"""Diagnostics of pods that can never become ready: their probes cannot succeed, or no node fits."""
 
 from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from kubenetlab.api.containers import Container, Probe
 from kubenetlab.api.core import Node
@@ -19,7 +19,7 @@ _KINDS = ("startup_probe", "readiness_probe", "liveness_probe")
 
 
 def check_pods(cluster: Cluster, templates: Templates) -> Iterator[Diagnostic]:
-    """Check every workload and every bare pod that a user gave."""
+    """Check every workload and every pod without a controller that a user created."""
     for template in templates:
         owner = template.owner
         if (owner.kind, *owner.key) in cluster.given and not owner.is_terminating:
@@ -50,7 +50,7 @@ def _check_probe(
         action = getattr(probe, name)
         if action is None:
             continue
-        here = (*path, kubernetes_name(name), "port")
+        port_path = (*path, kubernetes_name(name), "port")
         number = action.port
         if isinstance(number, str):
             names = [port.name for port in container.ports if port.name]
@@ -59,12 +59,13 @@ def _check_probe(
             )
             if number is None:
                 known = f"; its ports: {', '.join(names) or 'none has a name'}"
-                message = f"container {container.name} has no port named {action.port}{did_you_mean(action.port, names) or known}"
-                yield _of(template, "probe-cannot-succeed", here, message)
+                guess = did_you_mean(action.port, names) or known
+                message = f"container {container.name} has no port named {action.port}{guess}"
+                yield _diagnostic(template, "probe-cannot-succeed", port_path, message)
                 continue
-        elsewhere = getattr(action, "host", "")
+        has_other_host = bool(getattr(action, "host", ""))
         if (
-            not elsewhere
+            not has_other_host
             and template.listening is not None
             and ("TCP", number) not in template.listening
         ):
@@ -72,49 +73,30 @@ def _check_probe(
                 ", ".join(f"{port}/{protocol}" for protocol, port in sorted(template.listening))
                 or "no port"
             )
-            yield _of(
-                template,
-                "probe-cannot-succeed",
-                here,
-                f"nothing in the pod listens on {number}/TCP; it listens on {listening}",
-            )
+            message = f"nothing in the pod listens on {number}/TCP; it listens on {listening}"
+            yield _diagnostic(template, "probe-cannot-succeed", port_path, message)
 
 
 def _check_nodes(cluster: Cluster, template: PodTemplate) -> Iterator[Diagnostic]:
-    """Check that some node has the labels that are asked for; taints and room are the scheduler's to tell."""
+    """Check that a node has the required name or labels.
+
+    The scheduler reports taints and a lack of capacity.
+    """
     nodes, spec = cluster.all(Node), template.spec
     if not nodes:
         return
     if spec.node_name:
         if cluster.node(spec.node_name) is None:
             names = [node.name for node in nodes]
-            message = f"there is no node {spec.node_name}{did_you_mean(spec.node_name, names)}; the cluster has {', '.join(names)}"
-            yield _of(template, "no-such-node", (*template.path, "nodeName"), message)
+            guess = did_you_mean(spec.node_name, names)
+            message = (
+                f"there is no node {spec.node_name}{guess}; the cluster has {', '.join(names)}"
+            )
+            yield _diagnostic(template, "no-such-node", (*template.path, "nodeName"), message)
         return
     selector = spec.node_selector
     if selector and not any(matches_labels(selector, node.labels) for node in nodes):
-        words = ",".join(f"{key}={value}" for key, value in selector.items())
-        known = sorted(
-            {
-                f"{key}={node.labels[key]}"
-                for key in selector
-                for node in nodes
-                if key in node.labels
-            }
-        )
-        labels = sorted({key for node in nodes for key in node.labels})
-        guess = next(
-            (
-                guess
-                for key in selector
-                if key not in labels and (guess := did_you_mean(key, labels))
-            ),
-            "",
-        )
-        advice = "" if guess else _label_a_node(nodes[-1].name, selector)
-        hints = (f"nodes have: {', '.join(known)}",) if known else (advice,) if advice else ()
-        message = f"no node has the labels {words}{guess}"
-        yield _of(template, "no-node-fits", (*template.path, "nodeSelector"), message, hints)
+        yield _selector_diagnostic(template, nodes)
     required = spec.affinity.node_affinity.required_during_scheduling_ignored_during_execution
     if required is not None and not any(
         term.matches(node.name, node.labels)
@@ -127,11 +109,30 @@ def _check_nodes(cluster: Cluster, template: PodTemplate) -> Iterator[Diagnostic
             "nodeAffinity",
             "requiredDuringSchedulingIgnoredDuringExecution",
         )
-        yield _of(template, "no-node-fits", path, "no node fulfils any of these terms")
+        yield _diagnostic(template, "no-node-fits", path, "no node matches any of these terms")
 
 
-def _label_a_node(name: str, labels: Mapping[str, str]) -> str:
-    """Return the command that gives a node labels."""
+def _selector_diagnostic(template: PodTemplate, nodes: Sequence[Node]) -> Diagnostic:
+    """Return the diagnostic of a nodeSelector that no node matches."""
+    selector = template.spec.node_selector
+    required = ",".join(f"{key}={value}" for key, value in selector.items())
+    known = sorted(
+        {f"{key}={node.labels[key]}" for key in selector for node in nodes if key in node.labels}
+    )
+    keys = sorted({key for node in nodes for key in node.labels})
+    guesses = (did_you_mean(key, keys) for key in selector if key not in keys)
+    guess = next((guess for guess in guesses if guess), "")
+    hints: tuple[str, ...] = ()
+    if known:
+        hints = (f"nodes have: {', '.join(known)}",)
+    elif not guess:
+        hints = (_label_command(nodes[-1].name, selector),)
+    message = f"no node has the labels {required}{guess}"
+    return _diagnostic(template, "no-node-fits", (*template.path, "nodeSelector"), message, hints)
+
+
+def _label_command(name: str, labels: Mapping[str, str]) -> str:
+    """Return a hint with the command that adds labels to a node."""
     document = {
         "apiVersion": "v1",
         "kind": "Node",
@@ -140,7 +141,7 @@ def _label_a_node(name: str, labels: Mapping[str, str]) -> str:
     return f"to label a node: echo {shlex.quote(json.dumps(document))} | kubenetlab apply -f -"
 
 
-def _of(
+def _diagnostic(
     template: PodTemplate, code: str, path: Path, message: str, hints: tuple[str, ...] = ()
 ) -> Diagnostic:
     owner = template.owner

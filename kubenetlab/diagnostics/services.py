@@ -1,4 +1,4 @@
-"""Services that lead nowhere: a selector, a port or a name that fits nothing."""
+"""Diagnostics of Services whose selector, port or external name matches nothing."""
 
 from __future__ import annotations
 
@@ -17,47 +17,56 @@ from kubenetlab.errors import did_you_mean
 
 
 def check_services(cluster: Cluster, templates: Templates) -> Iterator[Diagnostic]:
-    """Check every Service that a user gave; those that the lab makes itself are as they should be."""
+    """Check every Service that a user created."""
     for service in cluster.all(Service):
         if (service.kind, *service.key) in cluster.given and not service.is_terminating:
             yield from check_service(cluster, service, templates)
 
 
 def check_service(cluster: Cluster, service: Service, templates: Templates) -> Iterator[Diagnostic]:
-    """Check one Service against what it selects."""
+    """Check one Service against the pods that it selects, or against its endpoints."""
     if service.spec.type == "ExternalName":
         if _is_address(service.spec.external_name):
-            message = f"{service.spec.external_name} is an address, and DNS answers with it as if it were a name: nothing resolves"
-            hints = (
-                "for an address: a Service without a selector, and an EndpointSlice with the address",
+            message = (
+                f"{service.spec.external_name} is an address, not a DNS name: "
+                "the name of the Service does not resolve"
             )
-            yield _of(service, "external-name-is-address", ("spec", "externalName"), message, hints)
+            hints = (
+                "to reach an address, use a Service without a selector and an EndpointSlice with "
+                "the address",
+            )
+            path = ("spec", "externalName")
+            yield _diagnostic(service, "external-name-is-address", path, message, hints)
     elif not service.spec.selector:
         yield from _check_endpoints(cluster, service)
     elif selected := templates.selected_by(service):
         for index, port in enumerate(service.spec.ports):
             yield from _check_port(service, index, port, selected)
     else:
-        words = ",".join(f"{key}={value}" for key, value in service.spec.selector.items())
-        message = f"no pod and no workload has the labels {words}{_nearest(service, templates)}"
-        yield _of(service, "selector-matches-no-pod", ("spec", "selector"), message)
+        labels = ",".join(f"{key}={value}" for key, value in service.spec.selector.items())
+        message = f"no pod and no workload has the labels {labels}{_guess(service, templates)}"
+        yield _diagnostic(service, "selector-matches-no-pod", ("spec", "selector"), message)
 
 
 def _check_endpoints(cluster: Cluster, service: Service) -> Iterator[Diagnostic]:
-    """Check the endpoints that a user gave to a Service without a selector: kube-proxy finds them by name and protocol of the port."""
-    given = cluster.get(Endpoints, *service.key)  # before an EndpointSlice mirrors it
-    subsets = (
-        [one for one in given.subsets if one.addresses or one.not_ready_addresses]
-        if given is not None
-        else []
-    )
+    """Check the endpoints of a Service without a selector.
+
+    kube-proxy matches their ports by name and protocol.
+    """
+    endpoints = cluster.get(Endpoints, *service.key)  # its mirroring slices may not exist yet
+    subsets = [
+        subset
+        for subset in (endpoints.subsets if endpoints is not None else ())
+        if subset.addresses or subset.not_ready_addresses
+    ]
     slices = [piece for piece in cluster.slices_of(service) if piece.endpoints]
     if not slices and not subsets:
         message = "it has neither a selector nor endpoints: connections are refused"
         hints = (
-            f"add a selector, or an EndpointSlice with the label kubernetes.io/service-name: {service.name}",
+            "add a selector, or an EndpointSlice with the label "
+            f"kubernetes.io/service-name: {service.name}",
         )
-        yield _of(service, "no-selector-no-endpoints", ("spec",), message, hints)
+        yield _diagnostic(service, "no-selector-no-endpoints", ("spec",), message, hints)
         return
     ports = chain(*(piece.ports for piece in slices), *(subset.ports for subset in subsets))
     known = dict.fromkeys((port.name, port.protocol) for port in ports)
@@ -70,11 +79,12 @@ def _check_endpoints(cluster: Cluster, service: Service) -> Iterator[Diagnostic]
             guess = did_you_mean(
                 port.name, [name for name, protocol in known if name and protocol == port.protocol]
             )
-            wanted = f"named {port.name}" if port.name else "without a name"
+            port_name = f"named {port.name}" if port.name else "without a name"
             message = (
-                f"no endpoint has a {port.protocol} port {wanted}{guess}: connections are refused"
+                f"no endpoint has a {port.protocol} port {port_name}{guess}: "
+                "connections are refused"
             )
-            yield _of(
+            yield _diagnostic(
                 service,
                 "port-name-unknown",
                 ("spec", "ports", index, "name"),
@@ -93,64 +103,75 @@ def _check_port(
             template: template.number_of(port.target_port, port.protocol) for template in selected
         }
         if not any(numbers.values()):
-            ports = [
-                known
-                for template in selected
-                for container in template.spec.long_running_containers
-                for known in container.ports
-            ]
-            names = list(
-                dict.fromkeys(
-                    known.name for known in ports if known.name and known.protocol == port.protocol
-                )
-            )
-            message = f"no selected pod has a {port.protocol} port named {port.target_port}{did_you_mean(port.target_port, names)}"
-            declared = ", ".join(
-                dict.fromkeys(
-                    f"{known.name or '(no name)'} {known.container_port}/{known.protocol}"
-                    for known in ports
-                )
-            )
-            known_ports = f"{_titles(selected)} declares: {declared or 'no port'}"
-            yield _of(service, "port-name-unknown", path, message, (known_ports,), port.port)
+            yield _unknown_port_diagnostic(service, port, port.target_port, path, selected)
             return
     elif service.is_headless:
-        return  # clients connect to the pods themselves, and the number is often a placeholder
+        return  # clients connect to the pods directly, and the number is often a placeholder
     else:
         numbers = dict.fromkeys(selected, port.target_port)
-    lacking = [
+    not_listening = [
         template
         for template, number in numbers.items()
         if number is not None
         and template.listening is not None
         and (port.protocol, number) not in template.listening
     ]
-    if lacking:
-        number = numbers[lacking[0]]
-        message = f"nothing listens on {number}/{port.protocol} in the pods of {_titles(lacking)}: connections are refused"
+    if not_listening:
+        target = f"{numbers[not_listening[0]]}/{port.protocol}"
+        message = (
+            f"nothing listens on {target} in the pods of {_titles(not_listening)}: "
+            "connections are refused"
+        )
         listening = sorted(
             {
-                f"{one}/{protocol}"
-                for template in lacking
-                for protocol, one in template.listening or ()
+                f"{number}/{protocol}"
+                for template in not_listening
+                for protocol, number in template.listening or ()
             }
         )
         hints = [f"they listen on {', '.join(listening) or 'no port'}"]
-        if any(template.may_be_stated for template in lacking):
-            stated = f'annotation {LISTEN_ANNOTATION}: "{number}/{port.protocol}" on the pod'
-            hints.append(f"if the real image does listen there: {stated}, or --allow-undeclared")
-        yield _of(service, PORT_NOT_SERVED, path, message, tuple(hints), port.port)
+        if any(template.accepts_listen_annotation for template in not_listening):
+            hints.append(
+                "if the real image listens there: "
+                f'annotation {LISTEN_ANNOTATION}: "{target}" on the pod, or --allow-undeclared'
+            )
+        yield _diagnostic(service, PORT_NOT_SERVED, path, message, tuple(hints), port.port)
 
 
-def _nearest(service: Service, templates: Templates) -> str:
-    """Return what was perhaps meant: the nearest value of a label, or the nearest label."""
+def _unknown_port_diagnostic(
+    service: Service, port: ServicePort, target: str, path: Path, selected: Sequence[PodTemplate]
+) -> Diagnostic:
+    """Return the diagnostic of a target port whose name no selected pod declares."""
+    declared = [
+        container_port
+        for template in selected
+        for container in template.spec.long_running_containers
+        for container_port in container.ports
+    ]
+    names = dict.fromkeys(
+        declaration.name
+        for declaration in declared
+        if declaration.name and declaration.protocol == port.protocol
+    )
+    guess = did_you_mean(target, list(names))
+    message = f"no selected pod has a {port.protocol} port named {target}{guess}"
+    shown = dict.fromkeys(
+        f"{declaration.name or '(no name)'} {declaration.container_port}/{declaration.protocol}"
+        for declaration in declared
+    )
+    hint = f"{_titles(selected)} declares: {', '.join(shown) or 'no port'}"
+    return _diagnostic(service, "port-name-unknown", path, message, (hint,), port.port)
+
+
+def _guess(service: Service, templates: Templates) -> str:
+    """Return `; did you mean X?` for the nearest existing label of a selector, or nothing."""
     for key, value in service.spec.selector.items():
         values = templates.values_of(service.namespace, key)
         if not values:
             if guess := did_you_mean(key, templates.labels_in(service.namespace)):
                 return guess
         elif value not in values and (
-            guess := did_you_mean(f"{key}={value}", [f"{key}={one}" for one in values])
+            guess := did_you_mean(f"{key}={value}", [f"{key}={known}" for known in values])
         ):
             return guess
     return ""
@@ -169,7 +190,7 @@ def _is_address(text: str) -> bool:
     return True
 
 
-def _of(
+def _diagnostic(
     service: Service,
     code: str,
     path: Path,

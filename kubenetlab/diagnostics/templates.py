@@ -1,4 +1,4 @@
-"""Where pods come from: bare pods and the templates of workloads, with what their containers run."""
+"""Templates of pods: those of workloads, and pods without a controller."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _WORKLOADS = (Deployment, StatefulSet, DaemonSet, Job, ReplicaSet, ReplicationCo
 
 
 class PodTemplate:
-    """One template, or a bare pod, and what follows from it for every pod made of it."""
+    """Template of a workload, or a pod without a controller, with the properties of its pods."""
 
     def __init__(self, cluster: Cluster, owner: Resource, real_commands: tuple[str, ...]) -> None:
         self.owner = owner
         self.services: list[Service] = []
-        """Services that select its pods."""
+        """Services that select the pods."""
         self._cluster = cluster
         self._real_commands = real_commands
         if isinstance(owner, Pod):
@@ -49,7 +49,7 @@ class PodTemplate:
 
     @cached_property
     def pods(self) -> tuple[str, ...]:
-        """`namespace/name` of the pods that it has now."""
+        """`namespace/name` of the existing pods."""
         if isinstance(self.owner, Pod):
             return (self.owner.full_name,)
         return (
@@ -60,7 +60,7 @@ class PodTemplate:
 
     @cached_property
     def setups(self) -> Setups:
-        """What its containers run."""
+        """Program of each container, by name."""
         ports = numeric_target_ports(self.labels, self.spec, self.services)
         return setups_of(
             self.spec, self.annotations, isinstance(self.owner, Job), ports, self._real_commands
@@ -68,21 +68,21 @@ class PodTemplate:
 
     @cached_property
     def listening(self) -> frozenset[tuple[str, int]] | None:
-        """(protocol, port) of everything on which its containers listen; None where a program of the machine is among them."""
-        running = [self.setups[container.name] for container in self.spec.long_running_containers]
-        if any(setup.program == COMMAND for setup in running):
+        """(protocol, port) pairs that the containers listen on; None if one runs a real command."""
+        setups = [self.setups[container.name] for container in self.spec.long_running_containers]
+        if any(setup.program == COMMAND for setup in setups):
             return None
         return frozenset(
-            (listener.protocol, listener.port) for setup in running for listener in setup.listeners
+            (listener.protocol, listener.port) for setup in setups for listener in setup.listeners
         )
 
     @property
-    def may_be_stated(self) -> bool:
-        """True where the annotation `kubenetlab.dev/listen` can state other ports: some container's program does not know its own."""
+    def accepts_listen_annotation(self) -> bool:
+        """True if a container's built-in program takes its ports from the listen annotation."""
         return any(takes_ports(container.image) for container in self.spec.long_running_containers)
 
     def number_of(self, name: str, protocol: str) -> int | None:
-        """Return the number of a named port; None where no container has a port of that name and protocol."""
+        """Return the number of a named port; None if no container declares it."""
         ports = (
             port for container in self.spec.long_running_containers for port in container.ports
         )
@@ -97,7 +97,7 @@ class PodTemplate:
 
 
 class Templates:
-    """All workloads and all pods that no workload owns, found by their labels."""
+    """Templates of all workloads, and all pods without a controller, with an index by label."""
 
     def __init__(self, cluster: Cluster, real_commands: Sequence[str]) -> None:
         owners = (
@@ -116,7 +116,7 @@ class Templates:
         return iter(self._all)
 
     def selected_by(self, service: Service) -> list[PodTemplate]:
-        """Return the templates whose pods a Service selects; none for one without a selector."""
+        """Return the templates whose pods a Service selects; none without a selector."""
         selector = service.spec.selector
         if not selector:
             return []
@@ -127,14 +127,14 @@ class Templates:
         return [template for template in candidates if matches_labels(selector, template.labels)]
 
     def values_of(self, namespace: str, label: str) -> list[str]:
-        """Return the values that a label has in a namespace, in order."""
+        """Return the values of a label in a namespace, sorted."""
         return sorted(
-            {value for known, key, value in self._by_label if (known, key) == (namespace, label)}
+            {value for space, key, value in self._by_label if (space, key) == (namespace, label)}
         )
 
     def labels_in(self, namespace: str) -> list[str]:
-        """Return the labels that templates of a namespace have, in order."""
-        return sorted({key for known, key, _ in self._by_label if known == namespace})
+        """Return the keys of the labels in a namespace, sorted."""
+        return sorted({key for space, key, _ in self._by_label if space == namespace})
 
 
 def _is_owned(obj: Resource) -> bool:

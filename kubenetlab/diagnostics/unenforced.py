@@ -1,4 +1,4 @@
-"""Objects that the lab keeps without enforcing them: which connections they would change in a cluster."""
+"""Diagnostics of objects that affect connections in a cluster and that the lab does not enforce."""
 
 from __future__ import annotations
 
@@ -15,26 +15,25 @@ from kubenetlab.api.unenforced import effect_of
 from kubenetlab.diagnostics.model import NOT_ENFORCED, Diagnostic, Scope
 from kubenetlab.diagnostics.templates import Templates
 
-_WORDS = {
+_EFFECTS = {
     "policy": "it decides in a cluster which connections are allowed",
     "route": "it opens a way into the cluster",
     "addresses": "it decides in a cluster about addresses, or about the way to them",
     "mesh": "it redirects or refuses connections in a cluster",
 }
-
-
+"""Effect → what the object does in a cluster, for the message."""
 _DIRECTIONS = ("Ingress", "Egress")
 
 
 def check_unenforced(cluster: Cluster, templates: Templates) -> Iterator[Diagnostic]:
-    """Report every document of a kind that would change connections and that the lab does not enforce."""
+    """Yield a diagnostic for every document that affects connections and is not enforced."""
     for given in cluster.given.values():
         document = given.document
         effect = effect_of(document) if writable(document) is None else None
         if effect is None:
             continue
         meta = document["metadata"]
-        message = f"not enforced by this lab, although {_WORDS[effect]}"
+        message = f"not enforced by this lab, although {_EFFECTS[effect]}"
         scope = _scope(cluster, document, effect)
         yield Diagnostic(
             NOT_ENFORCED,
@@ -49,6 +48,7 @@ def check_unenforced(cluster: Cluster, templates: Templates) -> Iterator[Diagnos
 
 
 def _scope(cluster: Cluster, document: Mapping[str, Any], effect: str) -> Scope:
+    """Return the connections that an object may affect in a cluster."""
     namespace = document["metadata"].get("namespace", "")
     spec = document.get("spec") if isinstance(document.get("spec"), Mapping) else {}
     assert isinstance(spec, Mapping)
@@ -60,15 +60,19 @@ def _scope(cluster: Cluster, document: Mapping[str, Any], effect: str) -> Scope:
     if document["kind"] == "NetworkPolicy" and str(document["apiVersion"]).startswith(
         "networking.k8s.io/"
     ):
-        return _of_policy(cluster, spec, namespace or "default")
+        return _policy_scope(cluster, spec, namespace or "default")
     if not namespace:
         return Scope(is_everything=True)
     pods = tuple(pod.full_name for pod in cluster.select(namespace, LabelSelector()))
     return Scope(into=pods, out_of=pods)
 
 
-def _of_policy(cluster: Cluster, spec: Mapping[str, Any], namespace: str) -> Scope:
-    """Connections of the pods that a NetworkPolicy isolates; all of its namespace's, or in both directions, where it cannot be read."""
+def _policy_scope(cluster: Cluster, spec: Mapping[str, Any], namespace: str) -> Scope:
+    """Return the connections of the pods that a NetworkPolicy isolates.
+
+    An invalid selector counts for all pods of the namespace, invalid policyTypes for both
+    directions.
+    """
     try:
         selector = msgspec.convert(spec.get("podSelector") or {}, LabelSelector)
     except msgspec.ValidationError:
@@ -81,7 +85,10 @@ def _of_policy(cluster: Cluster, spec: Mapping[str, Any], namespace: str) -> Sco
 
 
 def _backends(part: Any, namespace: str) -> Iterable[str]:
-    """Yield the Services that an Ingress or a route names, wherever in it: `service: {name: …}`, `backendRefs: [{name: …}]` and the like."""
+    """Yield the Services that an Ingress or route refers to anywhere in its spec.
+
+    References are `service: {name: …}`, `backendRefs: [{name: …}]` and similar fields.
+    """
     if isinstance(part, Mapping):
         single = [part[field] for field in ("service", "serviceRef", "to") if field in part]
         several = [
