@@ -1,4 +1,4 @@
-"""Text → documents."""
+"""Text → documents: splitting, scalars, syntax errors and limits."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def read(text: str | bytes) -> tuple[list[Any], list[str]]:
         pytest.param("a: &x {b: 1}\nc: *x\n", [{"a": {"b": 1}, "c": {"b": 1}}], id="alias"),
     ],
 )
-def test_reads_what_kubectl_reads(text: str, values: list[Any]) -> None:
-    """Documents are split and read as kubectl does."""
+def test_documents_are_read_as_kubectl_reads_them(text: str, values: list[Any]) -> None:
+    """Documents are split and parsed as kubectl does."""
     assert read(text) == (values, [])
 
 
@@ -68,8 +68,8 @@ def test_reads_what_kubectl_reads(text: str, values: list[Any]) -> None:
         ("0x1" + "0" * 16, 2.0**64),
     ],
 )
-def test_resolves_scalars_as_kubernetes_does(scalar: str, value: object) -> None:
-    """No timestamps, no base-60 numbers, octal modes."""
+def test_scalars_are_resolved_as_in_kubernetes(scalar: str, value: object) -> None:
+    """No timestamps, no base-60 numbers, octal file modes."""
     assert read(f"a: {scalar}") == ([{"a": value}], [])
 
 
@@ -182,8 +182,8 @@ def test_resolves_scalars_as_kubernetes_does(scalar: str, value: object) -> None
         ),
     ],
 )
-def test_says_what_is_wrong_and_where(text: str | bytes, problem: str) -> None:
-    """What cannot be read is named with its line, and nothing crashes."""
+def test_a_syntax_error_is_reported_with_its_line(text: str | bytes, problem: str) -> None:
+    """A document that cannot be read is reported with its line and never crashes the parser."""
     values, problems = read(text)
     assert values == []
     assert problems[0].splitlines()[0] == problem
@@ -201,23 +201,25 @@ def test_says_what_is_wrong_and_where(text: str | bytes, problem: str) -> None:
         ("a: @b\n", "a: @b", "a value that begins with this character needs quotes"),
     ],
 )
-def test_messages_of_the_parser_name_the_usual_cause(text: str, shown: str, hint: str) -> None:
-    """The parser reports the line where it could not go on; the cause is often an indentation."""
+def test_a_message_of_the_parser_has_a_hint_at_the_usual_cause(
+    text: str, shown: str, hint: str
+) -> None:
+    """The parser reports the line at which it stopped; the cause is often an indentation."""
     _, (problem,) = read(text)
     _, line, advice = problem.splitlines()
     assert line.strip() == shown
     assert hint in advice
 
 
-def test_a_fault_in_one_document_does_not_hide_the_next() -> None:
-    """Each document is read by itself."""
+def test_an_error_in_one_document_does_not_hide_those_in_the_next() -> None:
+    """Each document is parsed separately."""
     values, problems = read("a: 1\n---\nb: [\n---\nc: 1\n---\nd: *x\n")
     assert values == [{"a": 1}, {"c": 1}]
     assert [problem.split("  ")[0] for problem in problems] == ["f.yaml:4", "f.yaml:7"]
 
 
-def test_finds_the_line_of_a_field() -> None:
-    """A path leads to its line; a field that is missing leads to the one above it."""
+def test_a_path_leads_to_the_line_of_its_field() -> None:
+    """The path of a missing field leads to the line of the field above it."""
     (document,), _ = read_documents("f.yaml", b"# head\na:\n  b:\n  - c: 1\n  - c: 2\n")
     assert [
         document.line_of(path)
@@ -225,39 +227,39 @@ def test_finds_the_line_of_a_field() -> None:
     ] == [2, 5, 5, 2]
 
 
-def test_numbers_that_are_none_are_told() -> None:
-    """YAML's own pattern lets some through that no number is made of."""
+def test_text_that_only_looks_like_a_number_is_an_error() -> None:
+    """The pattern of YAML accepts text that cannot be converted to a number."""
     for text in ("a: 0x_", "a: " + "9" * 5000):
         _, problems = read_documents("f.yaml", text.encode())
         assert ["is not a number" in problem.message for problem in problems] == [True]
 
 
-def test_deep_json_is_refused_as_deep_yaml_is() -> None:
-    """Before anything recurses into it."""
+def test_deeply_nested_json_is_rejected() -> None:
+    """It is rejected before any function recurses into it."""
     _, problems = read_documents("f.json", ('{"a":' * 600 + "1" + "}" * 600).encode())
     assert [problem.message for problem in problems] == ["nested deeper than 100 levels"]
 
 
-def test_a_long_line_is_shown_in_part() -> None:
+def test_a_message_shows_only_the_beginning_of_a_long_line() -> None:
     (problem,) = read("a: " + "9" * 5000)[1]
     assert len(problem) < 400
 
 
-def test_json_has_the_same_numbers() -> None:
+def test_numbers_in_json_have_the_same_bounds_as_in_yaml() -> None:
     assert read('{"a": 18446744073709551616, "b": -1}') == ([{"a": 2.0**64, "b": -1}], [])
 
 
 @pytest.mark.parametrize(("levels", "is_too_deep"), [(100, False), (101, True)])
 @pytest.mark.parametrize("text", ["[", '{"a":'], ids=["list", "mapping"])
-def test_json_has_the_same_depth(text: str, levels: int, is_too_deep: bool) -> None:
+def test_json_has_the_same_maximum_depth_as_yaml(text: str, levels: int, is_too_deep: bool) -> None:
     _, problems = read(
         text * levels + ("" if text == "[" else "1") + ("]" if text == "[" else "}") * levels
     )
     assert bool(problems) == is_too_deep
 
 
-def test_files_that_were_put_together_are_read() -> None:
-    """A byte order mark before a later document, as of files from Windows, is passed over as the first one is."""
+def test_concatenated_files_are_read() -> None:
+    """A byte order mark before a later document, as in files from Windows, is ignored."""
     documents, problems = read_documents(
         "m.yaml",
         b'\xef\xbb\xbfa: 1\r\n---\r\n\xef\xbb\xbfb: 2\r\nd: 3\r\n---\r\nc: "\xef\xbb\xbf"\r\n',
@@ -270,8 +272,8 @@ def test_files_that_were_put_together_are_read() -> None:
     assert problems == []
 
 
-def test_a_stream_of_json_is_read() -> None:
-    """As `jq -c '.items[]'` prints objects, and kubectl reads them; each with its own line."""
+def test_a_stream_of_json_objects_is_read() -> None:
+    """As `jq -c ".items[]"` prints objects and kubectl reads them; each has its own line."""
     documents, problems = read_documents("m.json", b'{"a": 1}{"b": 2}\n\n{\n  "c":\n 3}\n')
     assert [(document.value, document.first_line) for document in documents] == [
         ({"a": 1}, 1),

@@ -1,4 +1,4 @@
-"""What fields are, as `explain` tells it."""
+"""Descriptions of fields, as `explain` shows them."""
 
 from __future__ import annotations
 
@@ -78,21 +78,21 @@ def kind(word: str) -> type[Resource]:
 def test_a_field_has_a_type_and_bounds(
     word: str, path: str, type_: str, bounds: tuple[str, ...]
 ) -> None:
-    """In kubectl's notation; what must stand there, what it may be, and what it is when nothing stands there."""
+    """Types are in kubectl's notation; bounds are `required`, limits and the default."""
     found = explain(kind(word), path)
     assert (found.path, found.type, found.bounds) == (path, type_, bounds)
 
 
-def test_a_path_of_a_message_is_understood() -> None:
-    """`spec.containers[0].ports[1]` is what the loader writes."""
+def test_indices_in_a_path_are_ignored() -> None:
+    """`spec.containers[0].ports[1]` is a path as in messages."""
     assert explain(kind("pod"), "spec.containers[0].ports[1].name") == explain(
         kind("pod"), "spec.containers.ports.name"
     )
     assert explain(kind("pod"), "metadata.labels[app.kubernetes.io/name]").path == "metadata.labels"
 
 
-def test_what_is_below_a_field_is_listed() -> None:
-    """In the order of the type, with types and bounds; what has no effect is said."""
+def test_the_fields_of_a_field_are_listed() -> None:
+    """They are in the order of the type, with types and bounds, or marked as without effect."""
     lines = {
         line.name: (line.type, line.bounds)
         for line in explain(kind("pod"), "spec.containers").fields
@@ -103,8 +103,8 @@ def test_what_is_below_a_field_is_listed() -> None:
     assert explain(kind("pod"), "spec.containers.name").fields == ()
 
 
-def test_a_field_is_described_by_its_own_words_and_its_types() -> None:
-    """The docstring under it, then that of what it holds."""
+def test_a_description_has_the_docstrings_of_the_field_and_its_type() -> None:
+    """The docstring under the field comes first, then that of its type."""
     found = explain(kind("pod"), "spec.containers.livenessProbe").description
     assert (
         found == "Probe that decides whether the container is restarted.\n"
@@ -113,8 +113,8 @@ def test_a_field_is_described_by_its_own_words_and_its_types() -> None:
     assert explain(kind("pod")).description.startswith("Containers that share a network namespace")
 
 
-def test_what_is_kept_without_effect_says_so() -> None:
-    """Also when there is more to say of it."""
+def test_a_field_without_effect_is_described_as_such() -> None:
+    """The remark follows the docstring of the field, if there is one."""
     assert (
         explain(kind("pod"), "spec.volumes").description
         == "Accepted and stored, but without effect in the lab."
@@ -130,7 +130,8 @@ def test_what_is_kept_without_effect_says_so() -> None:
         (
             "pod",
             "spec.container",
-            'Pod.spec has no field "container"; did you mean containers?\n  known: containers, initContainers',
+            'Pod.spec has no field "container"; did you mean containers?\n  known: containers, '
+            "initContainers",
         ),
         ("pod", "Spec", 'Pod has no field "Spec"; did you mean spec?'),
         (
@@ -146,15 +147,15 @@ def test_what_is_kept_without_effect_says_so() -> None:
         ("cluster", "metadata", 'Cluster has no field "metadata"'),
     ],
 )
-def test_an_unknown_field_is_a_mistake_in_the_command(word: str, path: str, said: str) -> None:
-    """With what was most likely meant, and what there is."""
+def test_an_unknown_field_is_a_usage_error(word: str, path: str, said: str) -> None:
+    """The message has the nearest known field, and all known fields."""
     with pytest.raises(UsageError) as caught:
         explain(kind(word), path)
     assert str(caught.value).startswith(said)
 
 
-def test_every_field_of_every_kind_can_be_told() -> None:
-    """All the way down, each with a type."""
+def test_every_field_of_every_kind_has_a_description() -> None:
+    """At every depth, each field has a type."""
     for each in SERVED:
         waiting = [""]
         while waiting:

@@ -1,4 +1,4 @@
-"""Gates: a pod that the scheduler leaves alone, and a pod that waits for conditions set outside of the cluster."""
+"""Scheduling gates and readiness gates of pods."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ def scheduled(cluster: Cluster, name: str = "a") -> tuple[str, str, str]:
 
 
 def row(cluster: Cluster, name: str = "a") -> list[str]:
-    """A pod's cells of `get pods -o wide`, without colours."""
+    """Return the cells of a pod in `get pods -o wide`, without colours."""
     cells = columns("Pod", render(cluster, pod_named(cluster, name)), is_wide=True)
     return [re.sub(r"\x1b\[[0-9;]*m", "", cell) for cell in cells]
 
 
 def state(cluster: Cluster, name: str = "a") -> tuple[str, str]:
     return next(
-        (one.state, one.reason) for one in verdicts(cluster) if one.pod == f"default/{name}"
+        (item.state, item.reason) for item in verdicts(cluster) if item.pod == f"default/{name}"
     )
 
 
 def test_a_gated_pod_stays_pending() -> None:
-    """Without a node, an address or an event of the scheduler; after the last gate it is bound and runs."""
+    """It has no node, no address and no event of the scheduler until the last gate is removed."""
     cluster = running(store(pod("a", GATED)))
     assert (pod_named(cluster, "a").status.phase, pod_named(cluster, "a").spec.node_name) == (
         "Pending",
@@ -70,14 +70,14 @@ def test_a_gated_pod_stays_pending() -> None:
     assert scheduled(cluster) == ("True", "", "")
 
 
-def test_a_pod_without_gates_that_fits_nowhere_is_unschedulable() -> None:
+def test_a_pod_without_gates_that_no_node_fits_is_unschedulable() -> None:
     """The reason changes from SchedulingGated to Unschedulable."""
     nowhere = ", nodeSelector: {disk: ssd}"
     cluster = applied(store(pod("a", nowhere + ONE_GATE)), pod("a", nowhere))
     assert scheduled(cluster)[:2] == ("False", "Unschedulable")
 
 
-def test_a_gated_pod_does_not_take_a_place() -> None:
+def test_a_gated_pod_reserves_no_resources() -> None:
     """Its host port is free for another pod."""
     host = ", ports: [{containerPort: 80, hostPort: 8080}]"
     cluster = store(
@@ -90,25 +90,30 @@ def test_a_gated_pod_does_not_take_a_place() -> None:
 
 
 def test_gated_pods_of_a_daemon_set_belong_to_their_nodes() -> None:
-    """One for each node, counted as scheduled nowhere yet; each runs on its own node when its gates are removed."""
+    """Each node has one gated pod, which counts as not scheduled.
+
+    Each pod runs on its own node when its gates are removed.
+    """
     text = (
-        "apiVersion: apps/v1\nkind: DaemonSet\nmetadata: {name: d}\nspec:\n  selector: {matchLabels: {app: d}}\n"
-        "  template: {metadata: {labels: {app: d}}, spec: {containers: [{name: main, image: agnhost, args: [netexec]}]"
+        "apiVersion: apps/v1\nkind: DaemonSet\nmetadata: {name: d}\nspec:\n  selector: "
+        "{matchLabels: {app: d}}\n"
+        "  template: {metadata: {labels: {app: d}}, spec: {containers: [{name: main, image: "
+        "agnhost, args: [netexec]}]"
         f"{ONE_GATE}}}}}\n"
     )
     cluster = running(store(text))
-    pods = [one for one in cluster.all(Pod) if one.labels.get("app") == "d"]
-    assert [one.spec.node_name for one in pods] == ["", ""]
+    pods = [item for item in cluster.all(Pod) if item.labels.get("app") == "d"]
+    assert [item.spec.node_name for item in pods] == ["", ""]
     daemon_set = cluster.get(DaemonSet, "default", "d")
     assert daemon_set is not None
     assert (daemon_set.status.desired_number_scheduled, daemon_set.status.number_ready) == (2, 0)
     free = [
-        structs.replace(one, spec=structs.replace(one.spec, scheduling_gates=())) for one in pods
+        structs.replace(item, spec=structs.replace(item.spec, scheduling_gates=())) for item in pods
     ]
     cluster = running(settled(cluster.with_changes(free)))
-    after = [one for one in cluster.all(Pod) if one.labels.get("app") == "d"]
-    assert {one.name for one in after} == {one.name for one in pods}
-    assert sorted(one.spec.node_name for one in after) == ["worker", "worker2"]
+    after = [item for item in cluster.all(Pod) if item.labels.get("app") == "d"]
+    assert {item.name for item in after} == {item.name for item in pods}
+    assert sorted(item.spec.node_name for item in after) == ["worker", "worker2"]
 
 
 def affinity(*terms: str) -> str:
@@ -126,21 +131,75 @@ TERMS = f"spec.affinity.nodeAffinity.{REQUIRED}.nodeSelectorTerms"
 @pytest.mark.parametrize(
     ("before", "after", "refusal"),
     [
-        pytest.param(ONE_GATE, GATED, 'spec.schedulingGates[0].name: only deletion is allowed, but found new scheduling gate "example.com/quota"', id="a new gate"),
-        pytest.param("", ONE_GATE, 'spec.schedulingGates[0].name: only deletion is allowed, but found new scheduling gate "example.com/arch"', id="a gate too late"),
-        pytest.param(GATED + ", nodeSelector: {a: b}", GATED + ", nodeSelector: {a: b, c: d}", "", id="a label more"),
-        pytest.param(GATED + ", nodeSelector: {a: b}", ONE_GATE + ", nodeSelector: {a: c}", "spec.nodeSelector: only additions are allowed while the pod has schedulingGates", id="another label"),
+        pytest.param(
+            ONE_GATE,
+            GATED,
+            "spec.schedulingGates[0].name: only deletion is allowed, but found new scheduling "
+            'gate "example.com/quota"',
+            id="a new gate",
+        ),
+        pytest.param(
+            "",
+            ONE_GATE,
+            "spec.schedulingGates[0].name: only deletion is allowed, but found new scheduling "
+            'gate "example.com/arch"',
+            id="a gate too late",
+        ),
+        pytest.param(
+            GATED + ", nodeSelector: {a: b}",
+            GATED + ", nodeSelector: {a: b, c: d}",
+            "",
+            id="a label more",
+        ),
+        pytest.param(
+            GATED + ", nodeSelector: {a: b}",
+            ONE_GATE + ", nodeSelector: {a: c}",
+            "spec.nodeSelector: only additions are allowed while the pod has schedulingGates",
+            id="another label",
+        ),
         pytest.param(GATED, GATED + affinity(LINUX, LARGE), "", id="affinity"),
-        pytest.param(GATED + affinity(LINUX), GATED + affinity(f"{LINUX}, {LARGE}"), "", id="a narrower affinity"),
-        pytest.param(GATED + affinity(LINUX), GATED + affinity(LARGE), f"{TERMS}[0]: only additions are allowed while the pod has schedulingGates", id="another affinity"),
-        pytest.param(GATED + affinity(LINUX), GATED + affinity(LINUX, LARGE), f"{TERMS}: terms cannot be added or removed: expected 1, found 2", id="an alternative"),
-        pytest.param(GATED + affinity(LINUX), GATED, f"{TERMS}: terms cannot be added or removed: expected 1, found 0", id="no affinity"),
-        pytest.param(GATED, GATED + ", hostNetwork: true", "spec: a pod's spec is immutable but for", id="anything else"),
-        pytest.param("", ", nodeSelector: {a: b}", "spec: a pod's spec is immutable but for", id="a label without gates"),
+        pytest.param(
+            GATED + affinity(LINUX),
+            GATED + affinity(f"{LINUX}, {LARGE}"),
+            "",
+            id="a narrower affinity",
+        ),
+        pytest.param(
+            GATED + affinity(LINUX),
+            GATED + affinity(LARGE),
+            f"{TERMS}[0]: only additions are allowed while the pod has schedulingGates",
+            id="another affinity",
+        ),
+        pytest.param(
+            GATED + affinity(LINUX),
+            GATED + affinity(LINUX, LARGE),
+            f"{TERMS}: terms cannot be added or removed: expected 1, found 2",
+            id="an alternative",
+        ),
+        pytest.param(
+            GATED + affinity(LINUX),
+            GATED,
+            f"{TERMS}: terms cannot be added or removed: expected 1, found 0",
+            id="no affinity",
+        ),
+        pytest.param(
+            GATED,
+            GATED + ", hostNetwork: true",
+            "spec: a pod's spec is immutable but for",
+            id="anything else",
+        ),
+        pytest.param(
+            "",
+            ", nodeSelector: {a: b}",
+            "spec: a pod's spec is immutable but for",
+            id="a label without gates",
+        ),
     ],
-)  # fmt: skip
-def test_what_may_change_while_a_pod_is_gated(before: str, after: str, refusal: str) -> None:
-    """Gates can only be removed; until they are, the pod's choice of nodes may become narrower."""
+)
+def test_only_some_fields_may_change_while_a_pod_is_gated(
+    before: str, after: str, refusal: str
+) -> None:
+    """Gates can only be removed. Until then the pod's choice of nodes may become narrower."""
     cluster = store(pod("a", before))
     if not refusal:
         applied(cluster, pod("a", after))
@@ -171,8 +230,8 @@ def test_what_may_change_while_a_pod_is_gated(before: str, after: str, refusal: 
         ),
     ],
 )
-def test_wrong_gates_are_refused(spec: str, message: str) -> None:
-    """With the field, in a pod as in a template."""
+def test_invalid_gates_are_rejected(spec: str, message: str) -> None:
+    """The problem names the field."""
     (problem,) = problems_of(pod("a", spec))
     assert message in str(problem)
 
@@ -188,65 +247,79 @@ def conditions(value: str) -> str:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("", f'corresponding condition of pod readiness gate "{LB}" does not exist., corresponding condition of pod readiness gate "{DNS}" does not exist.'),
+        (
+            "",
+            f'corresponding condition of pod readiness gate "{LB}" does not exist., '
+            f'corresponding condition of pod readiness gate "{DNS}" does not exist.',
+        ),
         (f"{LB}=True", f'corresponding condition of pod readiness gate "{DNS}" does not exist.'),
-        (f"{LB}=True, {DNS}=False", f'the status of pod readiness gate "{DNS}" is not "True", but False'),
-        (f"{LB}=Unknown,{DNS}=True", f'the status of pod readiness gate "{LB}" is not "True", but Unknown'),
+        (
+            f"{LB}=True, {DNS}=False",
+            f'the status of pod readiness gate "{DNS}" is not "True", but False',
+        ),
+        (
+            f"{LB}=Unknown,{DNS}=True",
+            f'the status of pod readiness gate "{LB}" is not "True", but Unknown',
+        ),
         (f"{LB}=True,{DNS}=True", ""),
     ],
-)  # fmt: skip
+)
 def test_a_pod_is_ready_when_all_its_readiness_gates_are_true(value: str, message: str) -> None:
-    """The conditions stand in its status beside the kubelet's; its endpoint is ready when the pod is."""
+    """The conditions are in the pod's status; its endpoint is ready when the pod is."""
     text = (
         pod("a", GATES, meta=(conditions(value) if value else "") + ", labels: {app: web}")
         + service()
     )
     cluster = running(store(text))
-    found = pod_named(cluster, "a")
-    ready = found.status.condition("Ready")
+    gated_pod = pod_named(cluster, "a")
+    ready = gated_pod.status.condition("Ready")
     assert ready is not None
     assert (ready.status, ready.message) == (("False", message) if message else ("True", ""))
     assert (ready.reason == "ReadinessGatesNotReady") == bool(message)
-    containers_ready = found.status.condition("ContainersReady")
+    containers_ready = gated_pod.status.condition("ContainersReady")
     assert containers_ready is not None
     assert containers_ready.status == "True"
     expected = dict(part.split("=") for part in value.replace(" ", "").split(",") if part)
     own = {
-        one.type: (one.status, one.last_transition_time)
-        for one in found.status.conditions
-        if "/" in one.type
+        item.type: (item.status, item.last_transition_time)
+        for item in gated_pod.status.conditions
+        if "/" in item.type
     }
     assert own == {name: (status, "2023-11-14T22:13:20Z") for name, status in expected.items()}
     assert row(cluster)[7] == f"{list(expected.values()).count('True')}/2"
-    (piece,) = (one for one in cluster.all(EndpointSlice) if one.service_name == "web")
+    (piece,) = (item for item in cluster.all(EndpointSlice) if item.service_name == "web")
     assert [endpoint.conditions.is_ready for endpoint in piece.endpoints] == [not message]
     assert cluster.get(Service, "default", "web") is not None
 
 
 def test_conditions_follow_the_annotation() -> None:
-    """The pod becomes ready and unready in place; a condition keeps the time of its last change of status."""
+    """The pod becomes ready and unready in place; a condition has the time of its last change."""
     cluster = running(store(pod("a", GATES, meta=conditions(f"{LB}=True,{DNS}=False"))))
     assert state(cluster) == (
         "unready",
-        f'ReadinessGatesNotReady: the status of pod readiness gate "{DNS}" is not "True", but False',
+        f'ReadinessGatesNotReady: the status of pod readiness gate "{DNS}" is not "True", but '
+        "False",
     )
     later = 1_700_000_060.0
     cluster = applied(cluster, pod("a", GATES, meta=conditions(f"{LB}=True,{DNS}=True")), now=later)
-    found = pod_named(cluster, "a")
-    assert found.is_ready
+    gated_pod = pod_named(cluster, "a")
+    assert gated_pod.is_ready
     times = {
-        one.type: one.last_transition_time for one in found.status.conditions if "/" in one.type
+        item.type: item.last_transition_time
+        for item in gated_pod.status.conditions
+        if "/" in item.type
     }
     assert times == {LB: "2023-11-14T22:13:20Z", DNS: "2023-11-14T22:14:20Z"}
     cluster = applied(cluster, pod("a", GATES), now=later)
     assert not pod_named(cluster, "a").is_ready
 
 
-def test_a_gate_that_nothing_opens_is_a_reason() -> None:
-    """A condition that is missing will not come by itself: the pod is stuck. A gate that a condition keeps shut is on purpose."""
+def test_a_readiness_gate_without_its_condition_makes_a_pod_stuck() -> None:
+    """A missing condition never appears by itself. A false condition is intended."""
     assert state(running(store(pod("a", GATES, meta=conditions(f"{LB}=False"))))) == (
         "stuck",
-        f'ReadinessGatesNotReady: the status of pod readiness gate "{LB}" is not "True", but False, '
+        f'ReadinessGatesNotReady: the status of pod readiness gate "{LB}" is not "True", but '
+        "False, "
         f'corresponding condition of pod readiness gate "{DNS}" does not exist. '
         f'(set it by the annotation kubenetlab.dev/conditions: "{DNS}=True")',
     )
@@ -260,15 +333,23 @@ def test_a_gate_that_nothing_opens_is_a_reason() -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("example.com/a", 'expected conditions such as "example.com/load-balancer=True", each once, with the status True, False or Unknown, found "example.com/a"'),
+        (
+            "example.com/a",
+            'expected conditions such as "example.com/load-balancer=True", each once, with the '
+            'status True, False or Unknown, found "example.com/a"',
+        ),
         ("a=true", 'status True, False or Unknown, found "a=true"'),
         ("a=True, a=False", 'each once, with the status True, False or Unknown, found "a=False"'),
         ("=True", 'status True, False or Unknown, found "=True"'),
         ("a b=True", "expected a name of at most 63 letters"),
-        ("Ready=True", "the condition Ready is set by the scheduler or the kubelet; an annotation cannot set it"),
+        (
+            "Ready=True",
+            "the condition Ready is set by the scheduler or the kubelet; an annotation cannot "
+            "set it",
+        ),
     ],
-)  # fmt: skip
-def test_a_wrong_condition_is_refused(value: str, message: str) -> None:
-    """With the part that is wrong."""
+)
+def test_an_invalid_condition_is_rejected(value: str, message: str) -> None:
+    """The message has the invalid part."""
     (problem,) = problems_of(pod("a", meta=conditions(value)))
     assert (problem.is_warning, message in problem.message) == (False, True)

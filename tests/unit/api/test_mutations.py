@@ -1,4 +1,4 @@
-"""Manifests with mistakes by chance: each is loaded, or refused with a place and a reason; what is loaded makes a whole lab."""
+"""Randomly changed manifests: each is either rejected with a place and a reason, or makes a lab."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ DECISIONS = Decisions(pod_layout="onlink", neighbors="permanent")
 
 
 def read(data: bytes) -> LoadedManifests | None:
-    """What a file holds; None when it is refused, and then for good reasons."""
+    """Return the objects of a file; None if it is rejected with proper problems."""
     documents, faults = read_documents("chance.yaml", data)
     loaded, problems = attempt(lambda: load_documents(documents, faults, check=modes.check))
     assert (loaded is None) == any(not problem.is_warning for problem in problems)
@@ -53,15 +53,15 @@ def read(data: bytes) -> LoadedManifests | None:
 
 
 def attempt(make: Callable[[], T]) -> tuple[T | None, Sequence[Problem]]:
-    """What is made, or the problems for which it is refused. Whatever else is raised is a mistake of ours."""
+    """Return the result of `make`, or the problems of its ManifestError."""
     try:
         return make(), ()
     except ManifestError as error:
         return None, error.problems
 
 
-def made(loaded: LoadedManifests) -> Cluster | None:
-    """The lab's first store; None when admission refuses it."""
+def bootstrapped(loaded: LoadedManifests) -> Cluster | None:
+    """Return the lab's first store; None if admission rejects the objects."""
     config = next(
         (entry for entry in loaded.entries if isinstance(entry.object, ClusterConfig)), None
     )
@@ -74,8 +74,8 @@ def made(loaded: LoadedManifests) -> Cluster | None:
     return found
 
 
-def is_a_lab(cluster: Cluster) -> None:
-    """Controllers are at rest, and there is a plan that a kernel can carry out and that is then carried out."""
+def assert_is_a_lab(cluster: Cluster) -> None:
+    """Assert that controllers have converged and that a kernel can apply the plan."""
     assert controllers.run(cluster, NOW)[0] is cluster
     kernel, desired = FakeKernel(), plan(cluster, DECISIONS)
     plan_probes(cluster, DECISIONS, PlanCache())
@@ -85,42 +85,46 @@ def is_a_lab(cluster: Cluster) -> None:
 
 @settings(max_examples=300)
 @given(random=st.randoms(use_true_random=True))
-def test_any_text_is_read_or_refused(random: Random) -> None:
-    """Whatever bytes stand in a file."""
+def test_any_text_is_read_or_rejected(random: Random) -> None:
+    """Random bytes never crash the loader."""
     read(Chance(random).text())
 
 
 @settings(max_examples=150)
 @given(random=st.randoms(use_true_random=True))
-def test_any_document_is_refused_or_makes_a_lab(random: Random) -> None:
-    """At first, when all its pods run, when some go, much later; what was given and what was made of it can be written as JSON."""
+def test_any_document_is_rejected_or_makes_a_lab(random: Random) -> None:
+    """At first, when all pods run, when some terminate, and much later.
+
+    The given documents can be written as JSON.
+    """
     documents = Chance(random).documents()
     text = "".join(
-        f"---\n{json.dumps(one) if random.random() < 0.3 else yaml.safe_dump(one, allow_unicode=True)}\n"
+        "---\n"
+        f"{json.dumps(one) if random.random() < 0.3 else yaml.safe_dump(one, allow_unicode=True)}\n"
         for one in documents
     )
     loaded = read(text.encode())
-    cluster = made(loaded) if loaded is not None else None
+    cluster = bootstrapped(loaded) if loaded is not None else None
     if loaded is None or cluster is None:
         return
     for entry in loaded.entries:
         msgspec.json.decode(json.dumps(entry.value))
-    is_a_lab(cluster)
+    assert_is_a_lab(cluster)
     cluster = running(cluster)
-    is_a_lab(cluster)
+    assert_is_a_lab(cluster)
     going = [change for pod in list(cluster.all(Pod))[:3] for change in terminated(pod, NOW)]
-    is_a_lab(settled(cluster.with_changes(going)))
+    assert_is_a_lab(settled(cluster.with_changes(going)))
     settled(cluster, NOW + 1e7)
 
 
 @settings(max_examples=30)
 @given(random=st.randoms(use_true_random=True))
-def test_what_is_kept_is_read_back(
+def test_a_stored_lab_is_read_back(
     tmp_path_factory: pytest.TempPathFactory, random: Random
 ) -> None:
-    """The store on disk holds all that the next agent needs: the same objects, and so the same plan."""
+    """The store on disk has the same objects for the next agent, which plans the same."""
     loaded = read(yaml.safe_dump_all(Chance(random).documents()).encode())
-    cluster = made(loaded) if loaded is not None else None
+    cluster = bootstrapped(loaded) if loaded is not None else None
     if cluster is None:
         return
     file = tmp_path_factory.mktemp("state") / "store.json"
@@ -133,14 +137,14 @@ def test_what_is_kept_is_read_back(
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: "-".join(path.parts[-2:]))
-def test_every_manifest_is_read_or_refused(file: Path) -> None:
-    """As it is: those that chance changes are themselves sound, or examples of what is refused."""
+def test_every_manifest_is_read_or_rejected(file: Path) -> None:
+    """The unchanged manifests are valid, or examples of rejected ones."""
     data = file.read_bytes()
     assert data in TEXTS
     loaded, problems = attempt(lambda: load([str(file)], check=modes.check))
     assert all(
         problem.file == str(file) and problem.line and problem.message for problem in problems
     )
-    cluster = made(loaded) if loaded is not None else None
+    cluster = bootstrapped(loaded) if loaded is not None else None
     if cluster is not None:
-        is_a_lab(cluster)
+        assert_is_a_lab(cluster)

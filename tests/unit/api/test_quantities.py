@@ -46,15 +46,15 @@ def test_quantities_are_read_as_upstream_reads_them(text: Quantity, value: int) 
 @pytest.mark.parametrize(
     "text", ["", "64MB", "64mi", "64 Mi", "Mi", "1KI", "0x10", "1.2.3", "1e", "--1", "1K", "\u0661"]
 )
-def test_what_is_no_quantity_is_refused(text: str) -> None:
-    """Upper case K and two-letter units of other notations are the common mistakes."""
+def test_text_that_is_not_a_quantity_is_rejected(text: str) -> None:
+    """Upper-case K and two-letter units of other notations are the common mistakes."""
     with pytest.raises(ValueError, match="not a quantity"):
         parse_quantity(text)
 
 
 @given(st.integers(0, 2**52), st.sampled_from(["", "Ki", "Mi"]))
 def test_a_quantity_scales_with_its_suffix(number: int, suffix: str) -> None:
-    """Whatever the number."""
+    """For any number."""
     assert parse_quantity(f"{number}{suffix}") == Fraction(number) * 1024 ** ["", "Ki", "Mi"].index(
         suffix
     )
@@ -72,7 +72,7 @@ def test_a_quantity_scales_with_its_suffix(number: int, suffix: str) -> None:
     ],
 )
 def test_bytes_are_shown_in_a_unit_without_a_fraction(amount: int, text: str) -> None:
-    """As a manifest would say it."""
+    """In the notation of manifests."""
     assert format_bytes(amount) == text
 
 
@@ -126,15 +126,15 @@ def test_bytes_are_shown_in_a_unit_without_a_fraction(amount: int, text: str) ->
 def test_resources_are_validated(
     limits: dict[str, Quantity], requests: dict[str, Quantity], path: tuple[str, ...], message: str
 ) -> None:
-    """Each problem at its field; half a byte is a warning, as upstream."""
+    """Each problem is at its field; a fraction of a byte is a warning, as upstream."""
     (finding,) = validate_resources(ResourceRequirements(limits=limits, requests=requests), POD)
     assert finding.path == (*POD, *path)
     assert finding.message.startswith(message)
     assert finding.is_warning == ("fractional" in message)
 
 
-def test_sound_resources_are_accepted() -> None:
-    """Of every kind that containers have."""
+def test_valid_resources_are_accepted() -> None:
+    """Of every kind of resource that containers have."""
     limits: dict[str, Quantity] = {
         "cpu": 1,
         "memory": "1Gi",
@@ -151,12 +151,16 @@ def test_sound_resources_are_accepted() -> None:
 
 @pytest.mark.parametrize(
     ("resources", "limit"),
-    [(None, None), (ResourceRequirements(requests={"memory": "1Mi"}), None), (ResourceRequirements({"memory": 0}), None),
-     (ResourceRequirements({"memory": "64Mi"}), 64 << 20)],
-)  # fmt: skip
+    [
+        (None, None),
+        (ResourceRequirements(requests={"memory": "1Mi"}), None),
+        (ResourceRequirements({"memory": 0}), None),
+        (ResourceRequirements({"memory": "64Mi"}), 64 << 20),
+    ],
+)
 def test_a_real_command_is_started_with_its_memory_limit(
     resources: ResourceRequirements | None, limit: int | None
 ) -> None:
-    """Neither a request nor a limit of 0 limits it."""
+    """Neither a request nor a limit of 0 limits its memory."""
     container = Container("main", command=("true",), resources=resources)
     assert configure_command(container, 30).options.get("memory_limit") == limit

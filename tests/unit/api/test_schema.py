@@ -1,4 +1,4 @@
-"""The schema for editors: it takes what the loader takes, and underlines what the loader refuses or warns of."""
+"""JSON Schema for editors: it accepts and rejects the same documents as the loader."""
 
 from __future__ import annotations
 
@@ -41,8 +41,17 @@ EVERYTHING = """\
 apiVersion: kubenetlab.dev/v1alpha1
 kind: Cluster
 name: demo
-nodes: [{role: worker, name: n1, labels: {a: b}, extraPortMappings: [{containerPort: 80, hostPort: 8080}], image: x}]
-networking: {podSubnet: 10.1.0.0/16, cni: {type: bridge, layout: routed}, kubeProxyMode: none, apiServerPort: 1}
+nodes:
+- role: worker
+  name: n1
+  labels: {a: b}
+  extraPortMappings: [{containerPort: 80, hostPort: 8080}]
+  image: x
+networking:
+  podSubnet: 10.1.0.0/16
+  cni: {type: bridge, layout: routed}
+  kubeProxyMode: none
+  apiServerPort: 1
 fabric: {topology: switched, links: {mtu: 9000}}
 external: [{name: c, address: 198.51.100.10, ports: [443]}]
 featureGates: {A: true}
@@ -56,7 +65,11 @@ apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
 metadata: {name: a}
 addressType: IPv4
-endpoints: [{addresses: [10.0.0.1], conditions: {ready: true}, targetRef: {kind: Pod, name: a}, hints: {forZones: [{name: a}]}}]
+endpoints:
+- addresses: [10.0.0.1]
+  conditions: {ready: true}
+  targetRef: {kind: Pod, name: a}
+  hints: {forZones: [{name: a}]}
 ports: [{name: http, port: 80, protocol: TCP, appProtocol: null}]
 ---
 apiVersion: v1
@@ -67,12 +80,17 @@ subsets: [{addresses: [{ip: 10.0.0.1, nodeName: n1}], ports: [{port: 80}]}]
 apiVersion: v1
 kind: ReplicationController
 metadata: {name: a}
-spec: {replicas: 2, selector: {a: b}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: a, image: a}]}}}
+spec:
+  replicas: 2
+  selector: {a: b}
+  template: {metadata: {labels: {a: b}}, spec: {containers: [{name: a, image: a}]}}
 ---
 apiVersion: apps/v1
 kind: ReplicaSet
 metadata: {name: a, ownerReferences: [{apiVersion: v1, kind: Pod, name: a, uid: "1"}]}
-spec: {selector: {matchExpressions: [{key: a, operator: In, values: [b]}]}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: a, image: a}]}}}
+spec:
+  selector: {matchExpressions: [{key: a, operator: In, values: [b]}]}
+  template: {metadata: {labels: {a: b}}, spec: {containers: [{name: a, image: a}]}}
 ---
 apiVersion: apps/v1
 kind: StatefulSet
@@ -96,7 +114,10 @@ spec:
 apiVersion: batch/v1
 kind: Job
 metadata: {name: a}
-spec: {completions: 2, parallelism: 1, template: {spec: {restartPolicy: Never, containers: [{name: a, image: a}]}}}
+spec:
+  completions: 2
+  parallelism: 1
+  template: {spec: {restartPolicy: Never, containers: [{name: a, image: a}]}}
 ---
 apiVersion: v1
 kind: Node
@@ -117,11 +138,17 @@ data: {a: Yg==}
 stringData: {c: d}
 ---
 """
-PROBES = ", ports: [{containerPort: 80}], readinessProbe: {httpGet: {port: http, httpHeaders: [{name: a}]}}, env: [{name: A, value: b}]"
+PROBES = (
+    ", ports: [{containerPort: 80}], readinessProbe: {httpGet: {port: http, httpHeaders: "
+    "[{name: a}]}}, env: [{name: A, value: b}]"
+)
 PLACES = (
-    ", tolerations: [{key: a, operator: Exists}], dnsConfig: {nameservers: [1.1.1.1], options: [{name: ndots, value: '2'}]}"
-    ", affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [{key: a, operator: Exists}]}]}},"
-    " podAntiAffinity: {requiredDuringSchedulingIgnoredDuringExecution: [{topologyKey: a, labelSelector: {matchLabels: {a: b}}}]}}"
+    ", tolerations: [{key: a, operator: Exists}], dnsConfig: {nameservers: [1.1.1.1], options: "
+    "[{name: ndots, value: '2'}]}"
+    ", affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: "
+    "{nodeSelectorTerms: [{matchExpressions: [{key: a, operator: Exists}]}]}},"
+    " podAntiAffinity: {requiredDuringSchedulingIgnoredDuringExecution: [{topologyKey: a, "
+    "labelSelector: {matchLabels: {a: b}}}]}}"
 )
 
 
@@ -136,21 +163,21 @@ WHOLE = documents(EVERYTHING + deployment() + service() + pod("web", PLACES, con
 
 @cache
 def validator(kind: type[Resource] | None = None) -> Draft202012Validator:
-    """Of any document, or of one kind."""
+    """Return a validator of all documents, or of the documents of one kind."""
     schema = schema_of_documents(_modes()) if kind is None else schema_of_kind(kind, _modes())
     Draft202012Validator.check_schema(schema)
     return Draft202012Validator(schema)
 
 
 def faults(document: Any, kind: type[Resource] | None = None) -> list[str]:
-    """What the schema has against a document, one line each."""
+    """Return the errors of the schema in a document, one line each."""
     return [
         f"{error.json_path}: {error.message}" for error in validator(kind).iter_errors(document)
     ]
 
 
 def leaves(document: Any) -> Iterator[Any]:
-    """The innermost errors of the schema: where an editor underlines."""
+    """Yield the innermost errors of the schema: the places that an editor underlines."""
     for error in validator().iter_errors(document):
         waiting = [error]
         while waiting:
@@ -160,14 +187,14 @@ def leaves(document: Any) -> Iterator[Any]:
                 yield inner.json_path
 
 
-def test_every_kind_that_a_manifest_may_hold_is_among_the_examples() -> None:
-    """So that what follows is about all of them."""
+def test_the_examples_have_every_kind_of_a_manifest() -> None:
+    """The tests below cover all kinds."""
     assert {writable(document) for document in WHOLE} == set(WRITABLE)
 
 
 @pytest.mark.parametrize("file", OURS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_what_can_be_applied_is_valid(file: Path) -> None:
-    """All labs to start from, the quickstart, and the plans written down: as a document, and as one of its kind."""
+def test_manifests_of_the_project_are_valid(file: Path) -> None:
+    """All example labs, the quickstart and the golden cases, as documents and as their kinds."""
     for document in documents(file.read_bytes()):
         assert faults(document) == []
         kind = writable(document)
@@ -185,11 +212,14 @@ NO_MANIFESTS = ("expect.yaml", "records.yaml")
 
 @pytest.mark.skipif(
     not SHARED,
-    reason="needs a folder of example manifests that nobody here wrote, beside the checkout (../shared/cases)",
+    reason=(
+        "needs a folder of example manifests that nobody here wrote, beside the checkout "
+        "(../shared/cases)"
+    ),
 )
 @pytest.mark.parametrize("file", [file for file in SHARED if not file.endswith(NO_MANIFESTS)])
-def test_what_is_loaded_without_a_word_is_valid(file: str) -> None:
-    """Manifests that nobody here wrote: the schema underlines only what the loader names."""
+def test_manifests_without_a_warning_are_valid(file: str) -> None:
+    """Manifests of other projects: the schema finds nothing that the loader does not report."""
     data = (CASES / file).read_bytes()
     found, problems = read_documents(file, data)
     for document in found:
@@ -201,8 +231,8 @@ def test_what_is_loaded_without_a_word_is_valid(file: str) -> None:
     assert problems == []
 
 
-def is_refused(document: Any) -> bool:
-    """Whether the loader refuses a document, or warns of it, for the types of its fields, its name, or its modes."""
+def is_rejected(document: Any) -> bool:
+    """Return True if the loader reports an error or warning about types, the name or modes."""
     type_ = writable(document)
     assert type_ is not None
     decoded = decode_object(document, type_)
@@ -213,56 +243,103 @@ def is_refused(document: Any) -> bool:
     )
 
 
-def changeable(document: Any) -> list[tuple[Any, ...]]:
-    """Every place in a document but those that say of what kind it is."""
+def changeable_paths(document: Any) -> list[tuple[Any, ...]]:
+    """Return the paths of all fields of a document except its apiVersion and kind."""
     return [path for path in paths(document)[1:] if path[0] not in ("apiVersion", "kind")]
 
 
 @given(st.data())
 def test_the_schema_and_the_loader_agree(data: st.DataObject) -> None:
-    """Whatever stands wherever: what the one refuses by its type, the other refuses. (An unknown field that is null the loader cannot see.)"""
+    """With a random value in any field, both accept the document or both reject it.
+
+    The loader cannot see an unknown field that is null.
+    """
     document = data.draw(st.sampled_from(WHOLE))
     broken = with_at(
-        document, data.draw(st.sampled_from(changeable(document))), data.draw(ANYTHING)
+        document, data.draw(st.sampled_from(changeable_paths(document))), data.draw(ANYTHING)
     )
     plain = without_nulls(broken)
-    assert is_refused(broken) == bool(faults(plain)) == bool(faults(plain, writable(document)))
-    assert not is_refused(broken) or faults(broken)
+    assert is_rejected(broken) == bool(faults(plain)) == bool(faults(plain, writable(document)))
+    assert not is_rejected(broken) or faults(broken)
 
 
-def test_null_stands_for_nothing() -> None:
-    """As the loader reads it: where a field may be left out, not where something must stand."""
+def test_null_is_valid_for_optional_fields_alone() -> None:
+    """The loader reads null as an absent field."""
     for document in WHOLE:
-        for path in changeable(document):
+        for path in changeable_paths(document):
             empty = with_at(document, path, None)
-            assert is_refused(empty) == bool(faults(empty)), path
+            assert is_rejected(empty) == bool(faults(empty)), path
 
 
 @pytest.mark.parametrize(
     ("text", "place"),
     [
         pytest.param(service(port=70000), "$.spec.ports[0].port", id="a port out of range"),
-        pytest.param(service(target="true"), "$.spec.ports[0].targetPort", id="neither a number nor a name"),
+        pytest.param(
+            service(target="true"), "$.spec.ports[0].targetPort", id="neither a number nor a name"
+        ),
         pytest.param(service(typ="ClusterIP"), "$.spec", id="a field that nobody knows"),
         pytest.param(service(type="Clusterip"), "$.spec.type", id="none of the words"),
         pytest.param(deployment(replicas=30000), "$.spec.replicas", id="too many"),
-        pytest.param(deployment(strategy="x").replace("    spec:", "    sepc:"), "$.spec.template", id="a required field is missing"),
-        pytest.param(pod("a", container=", ports: [{name: a}]"), "$.spec.containers[0].ports[0]", id="no port in a port"),
+        pytest.param(
+            deployment(strategy="x").replace("    spec:", "    sepc:"),
+            "$.spec.template",
+            id="a required field is missing",
+        ),
+        pytest.param(
+            pod("a", container=", ports: [{name: a}]"),
+            "$.spec.containers[0].ports[0]",
+            id="no port in a port",
+        ),
         pytest.param(pod("a").replace("{name: a}", "{labels: {a: b}}"), "$.metadata", id="no name"),
-        pytest.param(pod("a").replace("{name: a}", "{name: a, labels: {a: 1}}"), "$.metadata.labels.a", id="a label that is no string"),
-        pytest.param("apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {cni: flanel}", "$.networking.cni", id="a mode that is none"),
-        pytest.param("apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {cni: {type: bridge, layout: round}}", "$.networking.cni.layout", id="a mode's option"),
-        pytest.param("apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nmetadata: {name: a}", "$", id="a Cluster with metadata"),
-        pytest.param("apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Pod, metadata: {name: a}}", "$.items[0]", id="in a List"),
-        pytest.param("apiVersion: v1\nkind: ConfigMap\ndata: {a: b}", "$", id="no metadata in a kind that is kept"),
-        pytest.param("apiVersion: apps/v1\nkind: Pod\nmetadata: {name: a}", "$.kind", id="a kind of another group"),
-        pytest.param("apiVersion: apps/v1beta1\nkind: Deployment\nmetadata: {name: a}", "$.apiVersion", id="a version that is gone"),
+        pytest.param(
+            pod("a").replace("{name: a}", "{name: a, labels: {a: 1}}"),
+            "$.metadata.labels.a",
+            id="a label that is no string",
+        ),
+        pytest.param(
+            "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {cni: flanel}",
+            "$.networking.cni",
+            id="a mode that is none",
+        ),
+        pytest.param(
+            "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {cni: {type: "
+            "bridge, layout: round}}",
+            "$.networking.cni.layout",
+            id="a mode's option",
+        ),
+        pytest.param(
+            "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nmetadata: {name: a}",
+            "$",
+            id="a Cluster with metadata",
+        ),
+        pytest.param(
+            "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Pod, metadata: "
+            "{name: a}}",
+            "$.items[0]",
+            id="in a List",
+        ),
+        pytest.param(
+            "apiVersion: v1\nkind: ConfigMap\ndata: {a: b}",
+            "$",
+            id="no metadata in a kind that is kept",
+        ),
+        pytest.param(
+            "apiVersion: apps/v1\nkind: Pod\nmetadata: {name: a}",
+            "$.kind",
+            id="a kind of another group",
+        ),
+        pytest.param(
+            "apiVersion: apps/v1beta1\nkind: Deployment\nmetadata: {name: a}",
+            "$.apiVersion",
+            id="a version that is gone",
+        ),
         pytest.param("kind: Pod\nmetadata: {name: a}", "$", id="no apiVersion"),
         pytest.param("- a", "$", id="no mapping"),
     ],
-)  # fmt: skip
-def test_what_is_wrong_is_underlined_where_it_stands(text: str, place: str) -> None:
-    """The place that an editor marks is the field that the loader names."""
+)
+def test_an_error_is_at_the_field_that_the_loader_names(text: str, place: str) -> None:
+    """An editor underlines the field."""
     (document,) = documents(text)
     assert place in list(leaves(document))
     assert (
@@ -270,13 +347,24 @@ def test_what_is_wrong_is_underlined_where_it_stands(text: str, place: str) -> N
     )  # which the loader takes for a Cluster's name
 
 
-VERSIONS = [*builtin.KINDS, "", "v2", "apps/v1beta1", "extensions/v1beta1", "foo/v1", "serving.knative.dev/v1", "kubenetlab.dev/v1alpha1", "kind.x-k8s.io/v1", "policy/v1beta1"]  # fmt: skip
+VERSIONS = [
+    *builtin.KINDS,
+    "",
+    "v2",
+    "apps/v1beta1",
+    "extensions/v1beta1",
+    "foo/v1",
+    "serving.knative.dev/v1",
+    "kubenetlab.dev/v1alpha1",
+    "kind.x-k8s.io/v1",
+    "policy/v1beta1",
+]
 KINDS = [*sorted(builtin.all_kinds()), "Cluster", "Gateway", "Deploymnt", "PodList", "", None]
 
 
 @given(st.sampled_from(VERSIONS), st.sampled_from(KINDS))
 def test_the_schema_and_the_loader_know_the_same_kinds(version: str, kind: str | None) -> None:
-    """A kind that is in no version of Kubernetes' groups is a mistake, one of another group is not."""
+    """An unknown kind is an error in an API group of Kubernetes, and valid in any other."""
     known = {(document["apiVersion"], document["kind"]): document for document in WHOLE}
     document = known.get(
         (version, str(kind)),
@@ -291,15 +379,15 @@ def test_the_schema_and_the_loader_know_the_same_kinds(version: str, kind: str |
     assert refused == bool(faults(document))
 
 
-def test_a_status_may_say_anything() -> None:
-    """What `kubectl get -o yaml` shows can be edited: the loader does not read it, and a kind's schema is none the larger."""
+def test_a_status_can_have_any_value() -> None:
+    """The output of `kubectl get -o yaml` is valid: the loader ignores the status."""
     (document,) = documents(pod("a"))
     assert faults(document | {"status": {"anything": [1]}}) == []
     assert "PodStatus" not in validator(writable(document)).schema["$defs"]
 
 
-def test_fields_are_explained() -> None:
-    """By what is written under them and what their types are, with the values they have when nobody sets them."""
+def test_fields_have_descriptions_and_defaults() -> None:
+    """Descriptions are the docstrings of fields and types."""
     parts = validator().schema["$defs"]
     assert parts["Probe"]["description"].startswith("Periodic check of a container")
     assert (

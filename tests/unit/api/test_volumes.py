@@ -32,7 +32,10 @@ def manifest(
     args: str = "--tls-cert-file=/certs/tls.crt, --tls-private-key-file=/certs/tls.key",
 ) -> str:
     container = f"{{name: c0, image: agnhost, args: [netexec, {args}], volumeMounts: [{mounts}]}}"
-    return f"apiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\nspec: {{volumes: [{volumes}], containers: [{container}]}}\n---\n"
+    return (
+        f"apiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\nspec: {{volumes: [{volumes}], "
+        f"containers: [{container}]}}\n---\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -99,7 +102,8 @@ def manifest(
             "bytes",
         ),
         (
-            "{name: v, projected: {sources: [{configMap: {name: settings}}, {secret: {name: web}}]}}",
+            "{name: v, projected: {sources: [{configMap: {name: settings}}, {secret: {name: "
+            "web}}]}}",
             "{name: v, mountPath: /all}",
             "/all/tls.key",
             "KEY",
@@ -115,20 +119,20 @@ def manifest(
         ("nonsense", "nonsense", "/certs/tls.crt", None),
     ],
 )
-def test_a_volume_puts_files_where_it_is_mounted(
+def test_a_volume_has_its_files_at_the_mount_path(
     volumes: str, mounts: str, path: str, expected: str | None
 ) -> None:
-    """Of Secrets, ConfigMaps and both in one; the longest mount path counts."""
+    """For Secrets, ConfigMaps and projected volumes; the longest mount path has precedence."""
     cluster = store(DATA + manifest(volumes, mounts))
-    found = pod_named(cluster, "a")
-    assert file_text(cluster, found, found.spec.containers[0], path) == expected
+    pod = pod_named(cluster, "a")
+    assert file_text(cluster, pod, pod.spec.containers[0], path) == expected
 
 
 VOLUME = "{name: v, secret: {secretName: web}}", "{name: v, mountPath: /certs}"
 
 
-def test_a_program_serves_with_the_files_that_it_finds() -> None:
-    """What a Secret holds when the container starts; nothing: it says what is missing and ends."""
+def test_a_program_reads_files_when_its_container_starts() -> None:
+    """If a file is missing, the program reports it and exits."""
     cluster = running(store(DATA + manifest(*VOLUME)))
     (run,) = runs_of(cluster)
     assert (run.program, run.options["tls"]) == ("netexec", {"certificate": "CERT", "key": "KEY"})
@@ -146,8 +150,8 @@ def test_a_program_serves_with_the_files_that_it_finds() -> None:
     assert keyless.options == {"message": "open : no such file or directory"}
 
 
-def test_agnhosts_image_has_a_certificate() -> None:
-    """At the root, which is the working directory, too."""
+def test_the_image_of_agnhost_has_a_certificate() -> None:
+    """The root directory, which is also the working directory, contains it."""
     for prefix in ("/", ""):
         args = (
             f"--tls-cert-file={prefix}localhost.crt, --tls-private-key-file={prefix}localhost.key"
@@ -156,21 +160,21 @@ def test_agnhosts_image_has_a_certificate() -> None:
         assert run.options["tls"] == {"certificate": CERTIFICATE, "key": KEY}
 
 
-def test_only_who_names_files_reads_some() -> None:
-    """For all others nothing is looked for."""
+def test_only_a_program_with_file_options_reads_files() -> None:
+    """No files are looked up for any other pod."""
     cluster = store(manifest(*VOLUME))
-    assert [files_read(found.spec) for found in cluster.all(Pod) if found.name != "a"] == [()] * (
+    assert [files_read(pod.spec) for pod in cluster.all(Pod) if pod.name != "a"] == [()] * (
         len(cluster.all(Pod)) - 1
     )
-    found = pod_named(cluster, "a")
-    assert files_read(found.spec) == (("c0", "/certs/tls.crt"), ("c0", "/certs/tls.key"))
+    pod = pod_named(cluster, "a")
+    assert files_read(pod.spec) == (("c0", "/certs/tls.crt"), ("c0", "/certs/tls.key"))
     assert (
-        setups_of(found.spec, {}, False, (), ())["c0"].program == "netexec"
+        setups_of(pod.spec, {}, False, (), ())["c0"].program == "netexec"
     )  # where files do not matter
 
 
-def test_an_https_probe_is_asked_in_tls() -> None:
-    """And an HTTP probe is not."""
+def test_an_https_probe_uses_tls() -> None:
+    """An HTTP probe does not."""
     text = manifest("", "", "--http-port=80").replace(
         "args:", "readinessProbe: {httpGet: {port: 80, scheme: SCHEME}}, args:"
     )

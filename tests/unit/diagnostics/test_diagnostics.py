@@ -1,4 +1,4 @@
-"""What is doubtful in objects that Kubernetes accepts: each diagnostic with its field, and what is nearly one and is none."""
+"""Diagnostics of objects that Kubernetes accepts: the field of each, and similar valid objects."""
 
 from __future__ import annotations
 
@@ -30,13 +30,17 @@ spec:
   selector: {matchLabels: {app: web}}
   template:
     metadata: {labels: {app: web}}
-    spec: {containers: [{name: main, image: example/shop, ports: [{containerPort: 8080, name: http}]}]}
+    spec:
+      containers: [{name: main, image: example/shop, ports: [{containerPort: 8080, name: http}]}]
 ---
 """
-NODES = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnodes: [{role: control-plane}, {role: worker}]\n---\n"
+NODES = (
+    "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnodes: [{role: control-plane}, {role: "
+    "worker}]\n---\n"
+)
 
 
-def found_in(text: str) -> list[Diagnostic]:
+def diagnostics_of(text: str) -> list[Diagnostic]:
     documents, problems = read_documents("m.yaml", (NODES + text).encode())
     loaded = load_documents(documents, problems)
     config, *entries = loaded.entries
@@ -48,7 +52,10 @@ def service(spec: str) -> str:
 
 
 def pod(spec: str) -> str:
-    return f"apiVersion: v1\nkind: Pod\nmetadata: {{name: one, labels: {{app: one}}}}\nspec: {spec}\n---\n"
+    return (
+        f"apiVersion: v1\nkind: Pod\nmetadata: {{name: one, labels: {{app: one}}}}\nspec: {spec}\n"
+        "---\n"
+    )
 
 
 ENDPOINTS = """\
@@ -63,7 +70,7 @@ endpoints: {}
 
 
 def main(fields: str) -> str:
-    """A pod with one container."""
+    """Return a pod with one container."""
     return pod(f"{{containers: [{{name: main, image: x{fields}}}]}}")
 
 
@@ -96,7 +103,8 @@ WRONG = [
     (
         WEB
         + service(
-            "{selector: {app: web}, ports: [{name: a, port: 8080}, {name: b, port: 80, targetPort: 9090}]}"
+            "{selector: {app: web}, ports: [{name: a, port: 8080}, {name: b, port: 80, "
+            "targetPort: 9090}]}"
         ),
         "port-not-served",
         "spec.ports[1].targetPort",
@@ -160,7 +168,8 @@ WRONG = [
     ),
     (
         pod(
-            "{nodeSelector: {kubernetes.io/hostname: worker9}, containers: [{name: main, image: x}]}"
+            "{nodeSelector: {kubernetes.io/hostname: worker9}, containers: [{name: main, "
+            "image: x}]}"
         ),
         "no-node-fits",
         "spec.nodeSelector",
@@ -174,23 +183,25 @@ WRONG = [
     WRONG,
     ids=[f"{entry[1]}-{index}" for index, entry in enumerate(WRONG)],
 )
-def test_misconfigurations(text: str, code: str, path: str, words: str) -> None:
-    """One diagnostic, at the field that is wrong, with what was probably meant."""
-    (one,) = found_in(text)
-    assert (one.code, format_path(one.path)) == (code, path)
-    assert words in one.message
+def test_a_misconfiguration_has_one_diagnostic(text: str, code: str, path: str, words: str) -> None:
+    """It is at the wrong field, with the nearest valid value."""
+    (diagnostic,) = diagnostics_of(text)
+    assert (diagnostic.code, format_path(diagnostic.path)) == (code, path)
+    assert words in diagnostic.message
     assert code in MISCONFIGURATIONS
 
 
-def test_a_label_that_no_node_has_comes_with_the_command_that_sets_it() -> None:
+def test_a_label_that_no_node_has_is_reported_with_the_command_that_sets_it() -> None:
     """A Node document adds labels to a node of the Cluster document."""
-    (one,) = found_in(pod("{nodeSelector: {disktype: ssd}, containers: [{name: main, image: x}]}"))
-    (hint,) = one.hints
+    (diagnostic,) = diagnostics_of(
+        pod("{nodeSelector: {disktype: ssd}, containers: [{name: main, image: x}]}")
+    )
+    (hint,) = diagnostic.hints
     _, _, command = hint.partition(": ")
     echo, document, *rest = shlex.split(command)
     assert [echo, *rest] == ["echo", "|", "kubenetlab", "apply", "-f", "-"]
     assert json.loads(document)["metadata"]["labels"] == {"disktype": "ssd"}
-    (typo,) = found_in(
+    (typo,) = diagnostics_of(
         pod("{nodeSelector: {kubernetes.io/hostnam: worker}, containers: [{name: main, image: x}]}")
     )
     assert "did you mean" in typo.message
@@ -233,9 +244,9 @@ endpoints: [{addresses: [10.1.2.3]}]
         ),
     ],
 )
-def test_what_is_as_it_should_be(text: str) -> None:
-    """Nothing is reported; nor of the objects that the lab makes itself, such as default/kubernetes without endpoints."""
-    assert found_in(text) == []
+def test_valid_objects_have_no_diagnostics(text: str) -> None:
+    """The lab's own objects, such as default/kubernetes without endpoints, have none either."""
+    assert diagnostics_of(text) == []
 
 
 POLICY = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: deny}\nspec: "
@@ -255,32 +266,46 @@ POLICY = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name
     ],
 )
 def test_the_scope_of_a_network_policy(spec: str, into: bool, out_of: bool) -> None:
-    """The pods it selects, in the directions that it isolates; a selector that cannot be read counts for all pods."""
-    (one,) = found_in(main("") + POLICY + spec)
-    assert one.code == NOT_ENFORCED
+    """It is the selected pods in the isolated directions; an invalid selector means all pods."""
+    (diagnostic,) = diagnostics_of(main("") + POLICY + spec)
+    assert diagnostic.code == NOT_ENFORCED
     assert (
-        one.scope.covers(Connection(source="default/a", destinations=frozenset(["default/one"])))
+        diagnostic.scope.covers(
+            Connection(source="default/a", destinations=frozenset(["default/one"]))
+        )
         == into
     )
     assert (
-        one.scope.covers(Connection(source="default/one", services=frozenset(["default/web"])))
+        diagnostic.scope.covers(
+            Connection(source="default/one", services=frozenset(["default/web"]))
+        )
         == out_of
     )
-    assert not one.scope.covers(
+    assert not diagnostic.scope.covers(
         Connection(source="default/a", destinations=frozenset(["shop/one"]))
     )
 
 
 def test_the_scope_of_an_ingress() -> None:
-    """Connections from outside to the Services that it names."""
-    text = "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: i, namespace: shop}\nspec: "
-    rules = "{rules: [{http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: web, port: {number: 80}}}}]}}]}"
-    (one,) = found_in(
+    """It is connections from outside to the Services of its backends."""
+    text = (
+        "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: i, namespace: shop}\n"
+        "spec: "
+    )
+    rules = (
+        "{rules: [{http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: web, port: "
+        "{number: 80}}}}]}}]}"
+    )
+    (diagnostic,) = diagnostics_of(
         text + rules + "\n---\napiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n"
     )
-    assert one.scope.covers(Connection(services=frozenset(["shop/web"]), is_from_outside=True))
-    assert not one.scope.covers(Connection(services=frozenset(["shop/web"])))
-    assert not one.scope.covers(Connection(services=frozenset(["shop/db"]), is_from_outside=True))
+    assert diagnostic.scope.covers(
+        Connection(services=frozenset(["shop/web"]), is_from_outside=True)
+    )
+    assert not diagnostic.scope.covers(Connection(services=frozenset(["shop/web"])))
+    assert not diagnostic.scope.covers(
+        Connection(services=frozenset(["shop/db"]), is_from_outside=True)
+    )
 
 
 @pytest.mark.parametrize(
@@ -301,9 +326,11 @@ def test_the_scope_of_an_ingress() -> None:
     ],
 )
 def test_the_scope_of_a_route(version: str, kind: str, spec: str) -> None:
-    """The Services that it names, by whichever field of its kind."""
-    (one,) = found_in(f"apiVersion: {version}\nkind: {kind}\nmetadata: {{name: x}}\nspec: {spec}\n")
-    assert one.scope.services == ("default/web",)
+    """It is the Services of its backends, whatever the field is called."""
+    (diagnostic,) = diagnostics_of(
+        f"apiVersion: {version}\nkind: {kind}\nmetadata: {{name: x}}\nspec: {spec}\n"
+    )
+    assert diagnostic.scope.services == ("default/web",)
 
 
 @pytest.mark.parametrize(
@@ -323,39 +350,48 @@ def test_the_scope_of_a_route(version: str, kind: str, spec: str) -> None:
         ("example.com/v1", "Widget", False),
     ],
 )
-def test_kinds_that_change_connections(version: str, kind: str, is_unenforced: bool) -> None:
-    """Policies, routes and meshes do; what has no influence on the network is no diagnostic."""
+def test_only_kinds_that_affect_connections_are_reported(
+    version: str, kind: str, is_unenforced: bool
+) -> None:
+    """These are policies, routes and meshes."""
     text = f"apiVersion: {version}\nkind: {kind}\nmetadata: {{name: x}}\nspec: {{}}\n"
-    assert [one.code for one in found_in(text)] == [NOT_ENFORCED] * is_unenforced
+    assert [diagnostic.code for diagnostic in diagnostics_of(text)] == [
+        NOT_ENFORCED
+    ] * is_unenforced
 
 
 def test_a_scope_with_a_port_covers_that_port_alone() -> None:
-    """A port that nobody serves says nothing of the Service's other ports."""
+    """A port without a listener does not affect the other ports of the Service."""
     scope = Scope(services=("default/web",), port=80)
     assert scope.covers(Connection(services=frozenset(["default/web"]), port=80))
     assert not scope.covers(Connection(services=frozenset(["default/web"]), port=81))
 
 
 def test_a_misconfigured_source_is_not_a_misconfigured_target() -> None:
-    """A connection from the pods of a workload concerns its diagnostic, but is not about it as a target."""
-    (one,) = found_in(main(", ports: [{containerPort: 80}], readinessProbe: {httpGet: {port: 81}}"))
+    """A connection from a misconfigured pod is covered, but not its target."""
+    (diagnostic,) = diagnostics_of(
+        main(", ports: [{containerPort: 80}], readinessProbe: {httpGet: {port: 81}}")
+    )
     outward, inward = (
         Connection(source="default/one"),
         Connection(source="default/a", destinations=frozenset(["default/one"])),
     )
-    assert (one.scope.covers(outward), one.scope.covers_target(outward)) == (True, False)
-    assert (one.scope.covers(inward), one.scope.covers_target(inward)) == (True, True)
+    assert (diagnostic.scope.covers(outward), diagnostic.scope.covers_target(outward)) == (
+        True,
+        False,
+    )
+    assert (diagnostic.scope.covers(inward), diagnostic.scope.covers_target(inward)) == (True, True)
 
 
-def test_a_policy_of_the_name_servers_concerns_names() -> None:
-    """A target by name needs the pods of the cluster's DNS, but is not about them."""
+def test_a_policy_for_the_name_servers_covers_connections_by_name() -> None:
+    """A target by name needs the pods of the cluster's DNS, which are not the target."""
     scope = Scope(into=("kube-system/coredns",))
     by_name = Connection(source="default/a", name_servers=frozenset(["kube-system/coredns"]))
     assert (scope.covers(by_name), scope.covers_target(by_name)) == (True, False)
 
 
-def test_what_allow_undeclared_accepts() -> None:
-    """Target ports that nothing serves, and nothing else."""
+def test_allow_undeclared_accepts_only_undeclared_target_ports() -> None:
+    """All other misconfigurations are still errors."""
     assert set(refused_codes(allow_undeclared=False)) - set(
         refused_codes(allow_undeclared=True)
     ) == {"port-not-served"}
