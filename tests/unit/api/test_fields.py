@@ -11,9 +11,9 @@ from kubenetlab.errors import UsageError
 
 
 def kind(word: str) -> type[Resource]:
-    found = find_kind(word)
-    assert found is not None
-    return found
+    result = find_kind(word)
+    assert result is not None
+    return result
 
 
 @pytest.mark.parametrize(
@@ -79,8 +79,8 @@ def test_a_field_has_a_type_and_bounds(
     word: str, path: str, type_: str, bounds: tuple[str, ...]
 ) -> None:
     """Types are in kubectl's notation; bounds are `required`, limits and the default."""
-    found = explain(kind(word), path)
-    assert (found.path, found.type, found.bounds) == (path, type_, bounds)
+    explanation = explain(kind(word), path)
+    assert (explanation.path, explanation.type, explanation.bounds) == (path, type_, bounds)
 
 
 def test_indices_in_a_path_are_ignored() -> None:
@@ -105,9 +105,9 @@ def test_the_fields_of_a_field_are_listed() -> None:
 
 def test_a_description_has_the_docstrings_of_the_field_and_its_type() -> None:
     """The docstring under the field comes first, then that of its type."""
-    found = explain(kind("pod"), "spec.containers.livenessProbe").description
+    explanation = explain(kind("pod"), "spec.containers.livenessProbe").description
     assert (
-        found == "Probe that decides whether the container is restarted.\n"
+        explanation == "Probe that decides whether the container is restarted.\n"
         "Periodic check of a container by the kubelet of its node."
     )
     assert explain(kind("pod")).description.startswith("Containers that share a network namespace")
@@ -125,7 +125,7 @@ def test_a_field_without_effect_is_described_as_such() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "path", "said"),
+    ("word", "path", "message"),
     [
         (
             "pod",
@@ -147,11 +147,11 @@ def test_a_field_without_effect_is_described_as_such() -> None:
         ("cluster", "metadata", 'Cluster has no field "metadata"'),
     ],
 )
-def test_an_unknown_field_is_a_usage_error(word: str, path: str, said: str) -> None:
+def test_an_unknown_field_is_a_usage_error(word: str, path: str, message: str) -> None:
     """The message has the nearest known field, and all known fields."""
     with pytest.raises(UsageError) as caught:
         explain(kind(word), path)
-    assert str(caught.value).startswith(said)
+    assert str(caught.value).startswith(message)
 
 
 def test_every_field_of_every_kind_has_a_description() -> None:
@@ -160,6 +160,6 @@ def test_every_field_of_every_kind_has_a_description() -> None:
         waiting = [""]
         while waiting:
             path = waiting.pop()
-            found = explain(each, path)
-            assert found.type
-            waiting += [f"{path}.{line.name}".lstrip(".") for line in found.fields]
+            explanation = explain(each, path)
+            assert explanation.type
+            waiting += [f"{path}.{line.name}".lstrip(".") for line in explanation.fields]

@@ -55,11 +55,11 @@ def test_special_files_in_a_folder_are_reported(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").symlink_to("/dev/zero")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "d.yaml"))
-        found = problem_of(tmp_path)
-    assert f"{tmp_path}/a.yaml  is a FIFO, not a file" in found
-    assert f"{tmp_path}/c.yaml  is a device, not a file" in found
-    assert f"{tmp_path}/d.yaml  is a socket, not a file" in found
-    assert "spec.contaners" in found
+        report = problem_of(tmp_path)
+    assert f"{tmp_path}/a.yaml  is a FIFO, not a file" in report
+    assert f"{tmp_path}/c.yaml  is a device, not a file" in report
+    assert f"{tmp_path}/d.yaml  is a socket, not a file" in report
+    assert "spec.contaners" in report
 
 
 def test_a_fifo_is_read_if_a_process_writes_to_it(tmp_path: Path) -> None:

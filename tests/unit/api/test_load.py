@@ -22,7 +22,7 @@ POD = (
 
 def test_a_list_stands_for_its_items() -> None:
     """Objects of kinds that the lab does not model are stored, and each kind is named once."""
-    found = loaded(
+    manifests = loaded(
         """
         apiVersion: v1
         kind: List
@@ -33,28 +33,28 @@ def test_a_list_stands_for_its_items() -> None:
         - {apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: g}}
         """
     )
-    assert [entry.title for entry in found.entries] == [
+    assert [entry.title for entry in manifests.entries] == [
         "Namespace shop",
         "ServiceAccount default/a",
         "ServiceAccount default/b",
         "Gateway default/g",
     ]
-    assert found.without_effect == {"ServiceAccount": ("a", "b")}
+    assert manifests.without_effect == {"ServiceAccount": ("a", "b")}
 
 
 def test_null_counts_as_absent() -> None:
     """As in `creationTimestamp: null`, which kubectl writes."""
-    found = loaded(
+    manifests = loaded(
         "apiVersion: v1\nkind: Service\nmetadata: {name: a, creationTimestamp: null}\nspec: "
         "{ports: [{port: 80, name: null}], selector: null}"
     )
-    assert isinstance(found.entries[0].object, Service)
-    assert found.warnings == ()
-    found = loaded(
+    assert isinstance(manifests.entries[0].object, Service)
+    assert manifests.warnings == ()
+    manifests = loaded(
         "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nname: null\nnodes: null\n"
         "networking: null"
     )
-    assert found.config == ClusterConfig()
+    assert manifests.config == ClusterConfig()
 
 
 def test_all_problems_of_all_documents_are_reported_at_once() -> None:
@@ -116,7 +116,7 @@ def test_an_unknown_field_is_a_warning_and_in_strict_mode_an_error() -> None:
 
 def test_a_configuration_of_kind_is_accepted_unchanged() -> None:
     """Without nodes it has one node, which is kind's default."""
-    found = loaded(
+    manifests = loaded(
         """
         kind: Cluster
         apiVersion: kind.x-k8s.io/v1alpha4
@@ -127,13 +127,17 @@ def test_a_configuration_of_kind_is_accepted_unchanged() -> None:
         featureGates: {A: true}
         """
     )
-    assert found.config is not None
-    assert (found.config.name, found.config.node_names, found.config.networking.cni_mode) == (
+    assert manifests.config is not None
+    assert (
+        manifests.config.name,
+        manifests.config.node_names,
+        manifests.config.networking.cni_mode,
+    ) == (
         "demo",
         ("control-plane",),
         ("none", {}),
     )
-    assert found.warnings == ()
+    assert manifests.warnings == ()
 
 
 def test_an_object_defined_twice_is_a_warning_and_the_later_definition_counts() -> None:
@@ -190,14 +194,16 @@ def test_any_value_in_any_field_is_decoded_or_reported(data: st.DataObject) -> N
     broken = with_at(fields, data.draw(st.sampled_from(paths(fields)[1:])), data.draw(ANYTHING))
     type_ = writable(document)
     assert type_ is not None
-    found = decode(broken, type_)
-    assert (found.value is None) == any(not finding.is_unknown_field for finding in found.findings)
-    assert isinstance(found.value if found.value is not None else found.repaired, type_)
+    decoded = decode(broken, type_)
+    assert (decoded.value is None) == any(
+        not finding.is_unknown_field for finding in decoded.findings
+    )
+    assert isinstance(decoded.value if decoded.value is not None else decoded.repaired, type_)
 
 
 def test_kinds_of_other_api_groups_are_different_kinds() -> None:
     """A Cluster of PostgreSQL is not the Cluster document, and no duplicate of another kind."""
-    found = loaded(
+    manifests = loaded(
         """
         apiVersion: postgresql.cnpg.io/v1
         kind: Cluster
@@ -213,12 +219,12 @@ def test_kinds_of_other_api_groups_are_different_kinds() -> None:
         spec: {ports: [{port: 80}]}
         """
     )
-    assert found.without_effect == {
+    assert manifests.without_effect == {
         "Cluster.postgresql.cnpg.io": ("web",),
         "Service.serving.knative.dev": ("web",),
     }
-    assert found.config is None
-    assert found.warnings == ()
+    assert manifests.config is None
+    assert manifests.warnings == ()
 
 
 def test_control_characters_are_escaped_in_messages() -> None:

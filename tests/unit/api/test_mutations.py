@@ -99,9 +99,10 @@ def test_any_document_is_rejected_or_makes_a_lab(random: Random) -> None:
     """
     documents = Chance(random).documents()
     text = "".join(
-        "---\n"
-        f"{json.dumps(one) if random.random() < 0.3 else yaml.safe_dump(one, allow_unicode=True)}\n"
-        for one in documents
+        f"---\n{json.dumps(document)}\n"
+        if random.random() < 0.3
+        else f"---\n{yaml.safe_dump(document, allow_unicode=True)}\n"
+        for document in documents
     )
     loaded = read(text.encode())
     cluster = bootstrapped(loaded) if loaded is not None else None

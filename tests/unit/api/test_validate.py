@@ -83,12 +83,12 @@ def test_special_addresses_cannot_be_external_ips_or_endpoints(address: str, fau
             6,
         ),
     ]
-    found = [[str(problem) for problem in problems_of(text)] for text, _, _ in given]
+    problems = [[str(problem) for problem in problems_of(text)] for text, _, _ in given]
     expected = [
         [f"test.yaml:{line}  {place}: {fault}, found {address}"] if fault else []
         for _, place, line in given
     ]
-    assert found == expected
+    assert problems == expected
 
 
 @pytest.mark.parametrize(
@@ -106,9 +106,9 @@ def test_special_addresses_cannot_be_external_ips_or_endpoints(address: str, fau
 def test_a_host_ip_must_be_an_address(address: str, is_fine: bool) -> None:
     """A name, a part of an address and an address with a zone are rejected."""
     text = POD % f", ports: [{{containerPort: 80, hostPort: 80, hostIP: '{address}'}}]"
-    found = [str(problem) for problem in problems_of(text)]
+    problems = [str(problem) for problem in problems_of(text)]
     place = "test.yaml:6  Pod default/web: spec.containers[0].ports[0].hostIP"
-    assert found == ([] if is_fine else [f'{place}: expected an IP address, found "{address}"'])
+    assert problems == ([] if is_fine else [f'{place}: expected an IP address, found "{address}"'])
 
 
 def test_an_annotation_without_effect_is_a_warning() -> None:
@@ -354,7 +354,7 @@ def test_an_invalid_cluster_document_is_rejected(cluster: str, message: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("kind: List\napiVersion: v1\nitems: foo", "expected a list"),
         (
@@ -410,13 +410,15 @@ def test_an_invalid_cluster_document_is_rejected(cluster: str, message: str) -> 
         ),
     ],
 )
-def test_invalid_objects_are_rejected(text: str, said: str) -> None:
+def test_invalid_objects_are_rejected(text: str, message: str) -> None:
     """By a rule of Kubernetes, or of the lab."""
-    assert any(said in problem.message for problem in problems_of(text) if not problem.is_warning)
+    assert any(
+        message in problem.message for problem in problems_of(text) if not problem.is_warning
+    )
 
 
 @pytest.mark.parametrize(
-    ("meta", "said"),
+    ("meta", "message"),
     [
         (
             "labels: 5",
@@ -425,9 +427,9 @@ def test_invalid_objects_are_rejected(text: str, said: str) -> None:
         ("annotations: {b: 1}", "metadata.annotations.b: expected a string, found 1"),
     ],
 )
-def test_labels_and_annotations_of_unmodelled_kinds_are_validated(meta: str, said: str) -> None:
+def test_labels_and_annotations_of_unmodelled_kinds_are_validated(meta: str, message: str) -> None:
     """Their values must be strings, as in Kubernetes."""
     text = f"apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: a, {meta}}}\n"
     with pytest.raises(ManifestError) as caught:
         loaded(text, file="m.yaml")
-    assert said in str(caught.value)
+    assert message in str(caught.value)
