@@ -96,7 +96,7 @@ def shape_findings(value: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _text_findings(texts: Any, path: Path) -> Iterator[Finding]:
-    """Yield what keeps a value from being a mapping of strings; None is fine."""
+    """Yield the findings about a value that is not a mapping of strings; None is valid."""
     if texts is not None and not isinstance(texts, Mapping):
         yield Finding(path, f"expected a mapping, found {found(texts)}")
     elif texts is not None:

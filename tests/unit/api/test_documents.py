@@ -34,7 +34,7 @@ def read(text: str | bytes) -> tuple[list[Any], list[str]]:
         pytest.param(
             '{"a": 1,\n\t"b": [true, null]}', [{"a": 1, "b": [True, None]}], id="JSON with tabs"
         ),
-        pytest.param("{a: 1, b: [x]}", [{"a": 1, "b": ["x"]}], id="flow style that is no JSON"),
+        pytest.param("{a: 1, b: [x]}", [{"a": 1, "b": ["x"]}], id="flow style that is not JSON"),
         pytest.param("a: |\n  ---\n  x\n", [{"a": "---\nx\n"}], id="an indented --- in a block"),
         pytest.param("<<: {a: 1, b: 1}\nb: 2\n", [{"a": 1, "b": 2}], id="merge key"),
         pytest.param("a: &x {b: 1}\nc: *x\n", [{"a": {"b": 1}, "c": {"b": 1}}], id="alias"),
@@ -113,11 +113,13 @@ def test_scalars_are_resolved_as_in_kubernetes(scalar: str, value: object) -> No
         pytest.param("[" * 100_000, "f.yaml:1  nested deeper than 100 levels", id="deep flow"),
         pytest.param("- " * 500 + "a", "f.yaml:1  nested deeper than 100 levels", id="deep block"),
         pytest.param(b"x" * (MAX_BYTES + 1), "f.yaml  too large: more than 16 MB", id="too large"),
-        pytest.param("? [a]\n: b\n", "f.yaml:1  a key must be a scalar", id="key that is no word"),
+        pytest.param(
+            "? [a]\n: b\n", "f.yaml:1  a key must be a scalar", id="key that is not a scalar"
+        ),
         pytest.param(
             "a: 1\nb: !!bool stable\n",
             'f.yaml:2  "stable" is not a boolean',
-            id="tag that does not fit",
+            id="tag that does not match the value",
         ),
         pytest.param(
             "a: !!int [1]\n", "f.yaml:1  this sequence is not a number", id="number that is a list"
@@ -140,7 +142,7 @@ def test_scalars_are_resolved_as_in_kubernetes(scalar: str, value: object) -> No
         pytest.param(
             "a: !x b\n",
             "f.yaml:1  the tag !x is not supported in Kubernetes manifests",
-            id="tag of somebody's own",
+            id="custom tag",
         ),
         pytest.param("a: .nan\n", 'f.yaml:1  ".nan" is not a number', id="not a number"),
         pytest.param(
@@ -168,12 +170,12 @@ def test_scalars_are_resolved_as_in_kubernetes(scalar: str, value: object) -> No
         pytest.param(
             '{"a": "\\ud800"}',
             "f.yaml:1  found invalid Unicode character escape code",
-            id="half a character in JSON",
+            id="half of a surrogate pair in JSON",
         ),
         pytest.param(
             "a: \x85b\nc: {",
             "f.yaml:2  could not find expected ':'",
-            id="what ends a line for YAML alone",
+            id="line break that only YAML has",
         ),
         pytest.param(
             "a: {b: 1\nc: 2",

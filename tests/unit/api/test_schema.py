@@ -213,7 +213,7 @@ NO_MANIFESTS = ("expect.yaml", "records.yaml")
 @pytest.mark.skipif(
     not SHARED,
     reason=(
-        "needs a folder of example manifests that nobody here wrote, beside the checkout "
+        "needs a folder of example manifests of other projects beside the checkout "
         "(../shared/cases)"
     ),
 )
@@ -278,8 +278,8 @@ def test_null_is_valid_for_optional_fields_alone() -> None:
         pytest.param(
             service(target="true"), "$.spec.ports[0].targetPort", id="neither a number nor a name"
         ),
-        pytest.param(service(typ="ClusterIP"), "$.spec", id="a field that nobody knows"),
-        pytest.param(service(type="Clusterip"), "$.spec.type", id="none of the words"),
+        pytest.param(service(typ="ClusterIP"), "$.spec", id="an unknown field"),
+        pytest.param(service(type="Clusterip"), "$.spec.type", id="an unknown value"),
         pytest.param(deployment(replicas=30000), "$.spec.replicas", id="too many"),
         pytest.param(
             deployment(strategy="x").replace("    spec:", "    sepc:"),
@@ -289,7 +289,7 @@ def test_null_is_valid_for_optional_fields_alone() -> None:
         pytest.param(
             pod("a", container=", ports: [{name: a}]"),
             "$.spec.containers[0].ports[0]",
-            id="no port in a port",
+            id="a port without a number",
         ),
         pytest.param(pod("a").replace("{name: a}", "{labels: {a: b}}"), "$.metadata", id="no name"),
         pytest.param(
@@ -300,7 +300,7 @@ def test_null_is_valid_for_optional_fields_alone() -> None:
         pytest.param(
             "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {cni: flanel}",
             "$.networking.cni",
-            id="a mode that is none",
+            id="an unknown mode",
         ),
         pytest.param(
             "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {cni: {type: "
@@ -322,7 +322,7 @@ def test_null_is_valid_for_optional_fields_alone() -> None:
         pytest.param(
             "apiVersion: v1\nkind: ConfigMap\ndata: {a: b}",
             "$",
-            id="no metadata in a kind that is kept",
+            id="an unmodelled kind without metadata",
         ),
         pytest.param(
             "apiVersion: apps/v1\nkind: Pod\nmetadata: {name: a}",
@@ -332,7 +332,7 @@ def test_null_is_valid_for_optional_fields_alone() -> None:
         pytest.param(
             "apiVersion: apps/v1beta1\nkind: Deployment\nmetadata: {name: a}",
             "$.apiVersion",
-            id="a version that is gone",
+            id="a removed API version",
         ),
         pytest.param("kind: Pod\nmetadata: {name: a}", "$", id="no apiVersion"),
         pytest.param("- a", "$", id="no mapping"),
