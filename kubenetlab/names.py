@@ -52,8 +52,8 @@ def label_fault(name: str) -> str | None:
         return f"expected at most 63 characters, found {len(name)}"
     if not LABEL.fullmatch(name):
         return (
-            "expected a DNS label (RFC 1123: lower-case letters, digits and -, a letter or digit at "
-            f'both ends), found "{name}"'
+            "expected a DNS label (RFC 1123: lower-case letters, digits and -, a letter or digit "
+            f'at both ends), found "{name}"'
         )
     return None
 

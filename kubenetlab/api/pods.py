@@ -3,9 +3,10 @@
 Source: k8s.io/api core/v1/types.go (1.33).
 """
 
-from typing import Literal, get_args
+from typing import Literal
 
-from kubenetlab.api.containers import MAX_PORT, Container, NotNegative, Protocol
+from kubenetlab.api.annotation_values import split_list
+from kubenetlab.api.containers import Container, NotNegative
 from kubenetlab.api.meta import Condition, ObjectMeta, Record, Resource, Unmodelled
 from kubenetlab.api.scheduling import Affinity, TopologySpreadConstraint
 
@@ -360,45 +361,6 @@ def wanted_addresses(meta: ObjectMeta) -> tuple[str, ...]:
 def is_of_job(meta: ObjectMeta) -> bool:
     """Return True when a Job made the pod with this metadata."""
     return any(owner.kind == "Job" and owner.controller for owner in meta.owner_references)
-
-
-def split_list(text: str) -> tuple[str, ...]:
-    """Return the entries of a comma-separated list, without spaces around them."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def conditions_in(text: str) -> tuple[Condition, ...]:
-    """Return the conditions of the annotation `kubenetlab.dev/conditions`.
-
-    Raises ValueError with the first part that is not a condition or repeats one.
-    """
-    conditions: dict[str, Condition] = {}
-    for part in split_list(text):
-        name, _, status = (word.strip() for word in part.partition("="))
-        match status:
-            case "True" | "False" | "Unknown" if name and name not in conditions:
-                conditions[name] = Condition(name, status)
-            case _:
-                raise ValueError(part)
-    return tuple(conditions.values())
-
-
-def ports_in(text: str) -> tuple[tuple[Protocol, int], ...]:
-    """Return the (protocol, port) pairs of the annotation `kubenetlab.dev/listen`, each once.
-
-    Raises ValueError with the first part that is not a port.
-    """
-    ports: dict[tuple[Protocol, int], None] = {}
-    for part in split_list(text):
-        number, _, suffix = part.partition("/")
-        name = suffix.strip().upper() or "TCP"
-        protocol = next((known for known in get_args(Protocol) if known == name), None)
-        if protocol is None or not (
-            number.isascii() and number.isdigit() and 1 <= int(number[:6]) <= MAX_PORT
-        ):
-            raise ValueError(part)
-        ports[protocol, int(number)] = None
-    return tuple(ports)
 
 
 class PodTemplateSpec(Record, kw_only=True, frozen=True):

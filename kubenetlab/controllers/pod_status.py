@@ -11,6 +11,7 @@ from typing import Literal
 
 from msgspec import structs
 
+from kubenetlab.api.annotation_values import conditions_in
 from kubenetlab.api.core import Node
 from kubenetlab.api.lab import Kill, PodRuntimeStatus
 from kubenetlab.api.meta import Condition, timestamp
@@ -21,7 +22,6 @@ from kubenetlab.api.pods import (
     Pod,
     PodIP,
     PodStatus,
-    conditions_in,
 )
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.containers import (

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from operator import itemgetter
 
+from kubenetlab.api.annotation_values import ports_in
 from kubenetlab.api.containers import Container
 from kubenetlab.api.core import Service
 from kubenetlab.api.meta import Labels, matches_labels
-from kubenetlab.api.pods import LISTEN_ANNOTATION, Pod, PodSpec, ports_in
+from kubenetlab.api.pods import LISTEN_ANNOTATION, Pod, PodSpec
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.containers import should_run
 from kubenetlab.controllers.stopping import gets_signal

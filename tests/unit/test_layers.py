@@ -67,7 +67,7 @@ IMPURE_MODULES = {
     "multiprocessing",
     "secrets",
 }
-MAX_LINES = 600
+MAX_LINES = 400
 
 
 def modules(package: str) -> Iterator[Path]:

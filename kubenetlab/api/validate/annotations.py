@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final, get_args
 
+from kubenetlab.api.annotation_values import conditions_in, ports_in, split_list
 from kubenetlab.api.core import IP_MODE_ANNOTATION, IpMode
 from kubenetlab.api.decode import Finding, found
 from kubenetlab.api.documents import Path
@@ -18,9 +19,6 @@ from kubenetlab.api.pods import (
     POOL_ANNOTATION,
     READY_ANNOTATION,
     REAL_COMMANDS_ANNOTATION,
-    conditions_in,
-    ports_in,
-    split_list,
 )
 from kubenetlab.api.validate.syntax import key_fault
 from kubenetlab.errors import did_you_mean

@@ -392,10 +392,8 @@ def _owner(inspected: Mapping[str, Any], address: str) -> str | None:
 
 
 def _pod(pod: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: pod[name]
-        for name in ("namespace", "name", "node", "addresses", "host_ifname", "ready")
-    }
+    fields = ("namespace", "name", "node", "addresses", "host_ifname", "ready")
+    return {field: pod[field] for field in fields}
 
 
 def _state(pod: Mapping[str, Any]) -> str:

@@ -16,8 +16,6 @@ pkg/kubelet/kubelet_network_linux.go (1.33).
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Iterator, Sequence
 
 from msgspec import Struct
@@ -26,6 +24,13 @@ from kubenetlab.api.core import Service
 from kubenetlab.api.decode import Finding
 from kubenetlab.datapath.modes import ModeOptions, Needs, PodNetwork
 from kubenetlab.datapath.proxy import local_traffic
+from kubenetlab.datapath.proxy.iptables_names import (
+    endpoint_chain,
+    external_chain,
+    firewall_chain,
+    local_chain,
+    service_chain,
+)
 from kubenetlab.datapath.proxy.local_traffic import DetectLocal, Detector, LocalMode, detectors
 from kubenetlab.datapath.proxy.services import Backend, PortView, node_port_addresses, port_views
 from kubenetlab.datapath.proxy.udp_flows import udp_flows
@@ -184,9 +189,8 @@ class Mode(ModeOptions, frozen=True):
 
     def _service_port(self, port: PortView, detector: Detector) -> Iterator[IptablesObject]:
         outsiders = detector.iptables(is_local=False) if detector.is_implemented else None
-        return _PortRules(
-            FAMILIES[detector.version], port, detector, "" if self.masquerade_all else outsiders
-        ).all()
+        source = "" if self.masquerade_all else outsiders
+        return _PortRules(FAMILIES[detector.version], port, detector, source).all()
 
 
 def _fixed(
@@ -203,11 +207,8 @@ def _fixed(
     )
     last = comment("kubernetes service nodeports; NOTE: this must be the last rule in this chain")
     if addresses is None:
-        loopback = (
-            ""
-            if family == "ip" and has_localhost
-            else f" ! -d {'127.0.0.0/8' if family == 'ip' else '::1/128'}"
-        )
+        localhost = "127.0.0.0/8" if family == "ip" else "::1/128"
+        loopback = "" if family == "ip" and has_localhost else f" ! -d {localhost}"
         tail = [f"{last} -m addrtype --dst-type LOCAL{loopback} -j KUBE-NODEPORTS"]
     else:
         tail = [f"{last} -d {address} -j KUBE-NODEPORTS" for address in addresses]
@@ -395,33 +396,3 @@ class _PortRules(Struct, frozen=True):
 
     def _chain(self, name: str, *rules: str) -> IptablesChain:
         return IptablesChain("", self.family, "nat", name, rules)
-
-
-def service_chain(port: PortView) -> str:
-    """Return kube-proxy's name of the chain of all endpoints: `KUBE-SVC-XPGD46QRK7WJZT7O`."""
-    return f"KUBE-SVC-{_digest(port)}"
-
-
-def local_chain(port: PortView) -> str:
-    """Return kube-proxy's name of the chain of local endpoints: `KUBE-SVL-XPGD46QRK7WJZT7O`."""
-    return f"KUBE-SVL-{_digest(port)}"
-
-
-def external_chain(port: PortView) -> str:
-    """Return kube-proxy's name of the chain for external addresses: `KUBE-EXT-XPGD46QRK7WJZT7O`."""
-    return f"KUBE-EXT-{_digest(port)}"
-
-
-def firewall_chain(port: PortView) -> str:
-    """Return kube-proxy's name of the chain of source ranges: `KUBE-FW-XPGD46QRK7WJZT7O`."""
-    return f"KUBE-FW-{_digest(port)}"
-
-
-def endpoint_chain(port: PortView, endpoint: Backend) -> str:
-    """Return kube-proxy's name of the chain of one endpoint: `KUBE-SEP-SXIVWICOYRO3J4NJ`."""
-    return f"KUBE-SEP-{_digest(port, str(endpoint))}"
-
-
-def _digest(port: PortView, endpoint: str = "") -> str:
-    digest = hashlib.sha256(f"{port.title}{port.protocol}{endpoint}".encode()).digest()
-    return base64.b32encode(digest[:10]).decode()

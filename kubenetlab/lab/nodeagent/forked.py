@@ -34,7 +34,7 @@ async def in_child(work: Callable[[], bytes]) -> bytes:
         raise
     finally:
         # Does not block for long: the child has closed its pipe at exit, or was killed.
-        _, status = os.waitpid(child, 0)
+        _, status = os.waitpid(child, 0)  # noqa: ASYNC222
     if status:
         reason = (
             result.decode(errors="replace")

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubenetlab.datapath.proxy import iptables as proxy
+from kubenetlab.datapath.proxy import iptables_names
 from kubenetlab.datapath.proxy.local_traffic import Detector
 from kubenetlab.datapath.proxy.services import Backend, PortView
 from kubenetlab.hoststate.rules.iptables import (
@@ -28,8 +29,11 @@ PORT = PortView("ns1", "svc1", "p80", "tcp", "172.30.0.41", 80, (Backend("10.180
 
 def test_names_are_those_of_kube_proxy() -> None:
     """Names equal those in kube-proxy's proxier_test.go."""
-    assert proxy.service_chain(PORT) == "KUBE-SVC-XPGD46QRK7WJZT7O"
-    assert proxy.endpoint_chain(PORT, PORT.cluster_endpoints[0]) == "KUBE-SEP-SXIVWICOYRO3J4NJ"
+    assert iptables_names.service_chain(PORT) == "KUBE-SVC-XPGD46QRK7WJZT7O"
+    assert (
+        iptables_names.endpoint_chain(PORT, PORT.cluster_endpoints[0])
+        == "KUBE-SEP-SXIVWICOYRO3J4NJ"
+    )
 
 
 @given(st.integers(1, 40))

@@ -12,7 +12,7 @@ import kubenetlab.datapath
 FOLDER = Path(kubenetlab.datapath.__file__).parent
 SOURCES = {
     "nftables": ("nftables", "nftables_table", "nftables_maps"),
-    "iptables": ("iptables",),
+    "iptables": ("iptables", "iptables_names"),
     "ipvs": ("ipvs", "ipvs_rules"),
 }
 PATTERNS = {
