@@ -93,12 +93,15 @@ def group_number(address: str) -> int:
 
 
 def target_nodes(cluster: Cluster, service: Service) -> Sequence[Node]:
-    """Return the nodes that get the packets of a Service."""
+    """Return the nodes that get the packets of a Service; all of them when no node is healthy.
+
+    Source: k8s.io/cloud-provider controllers/service/controller.go (nodeIncludedPredicate).
+    """
     ready = [node for node in cluster.all(Node) if node.is_ready]
     workers = [node for node in ready if not _EXCLUDING.intersection(node.labels)] or ready
     if service.spec.external_traffic_policy == "Local":
         return [
-            node for node in ready if passes_health_check(cluster, node.name, service)
+            node for node in workers if passes_health_check(cluster, node.name, service)
         ] or workers
     return [node for node in workers if proxy_view(cluster, node.name).is_healthy] or workers
 

@@ -113,6 +113,19 @@ def test_the_router_leads_to_the_nodes_that_can_take_it(policy: str) -> None:
     assert router(applied(cluster, service("web"))) == {}
 
 
+def test_an_excluded_node_gets_nothing_whatever_the_policy() -> None:
+    """Its ready pod does not count; with no other pod every worker is tried."""
+    excluded = (
+        "apiVersion: v1\nkind: Node\nmetadata: {name: worker2, labels: "
+        '{node.kubernetes.io/exclude-from-external-load-balancers: ""}}\n---\n'
+    )
+    text = balanced("web", externalTrafficPolicy="Local") + deployment(
+        replicas=1, nodeName="worker2"
+    )
+    assert router(running(store(text)))["203.0.113.1/32"] == ("172.18.0.4",)
+    assert router(running(store(text + excluded)))["203.0.113.1/32"] == ("172.18.0.3",)
+
+
 PROXY = "metadata: {name: web, annotations: {kubenetlab.dev/load-balancer-ip-mode: Proxy}}"
 
 
