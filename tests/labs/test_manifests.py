@@ -105,4 +105,4 @@ def test_without_a_cni_and_then_with_one(lab: Lab) -> None:
         host["addresses"],
     )
     assert lab.run("check", "-o", "json").json["ok"]
-    assert "3 do not" in lab.run("check", "-f", str(NO_CNI / "expect.yaml"), status=1).out
+    assert "3 fail" in lab.run("check", "-f", str(NO_CNI / "expect.yaml"), status=1).out

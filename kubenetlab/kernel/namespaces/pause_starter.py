@@ -49,7 +49,8 @@ class PauseStarter:
             waiter = _Waiter({netns for netns in namespaces if netns in self._running}, callback)
             for netns in waiter.missing:
                 self._waiters.setdefault(netns, []).append(waiter)
-        if not waiter.missing:
+            is_due = not waiter.missing  # read under the lock: a thread may empty it right after
+        if is_due:
             callback()
 
     def finish(self) -> None:

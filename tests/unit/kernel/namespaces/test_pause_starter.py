@@ -55,3 +55,29 @@ def test_an_unexpected_exception_is_raised_by_finish() -> None:
         with pytest.raises(RuntimeError, match="a bug"):
             starter.finish()
     assert called == ["a"]
+
+
+def test_a_callback_is_called_once_when_its_namespace_is_held_meanwhile() -> None:
+    """The thread of the last namespace may end right after the callback was registered."""
+    called: list[str] = []
+
+    class EndingLock:
+        """Lock at whose release another thread ends the namespace `a`."""
+
+        is_armed = True
+
+        def __enter__(self) -> None:
+            pass
+
+        def __exit__(self, *error: object) -> None:
+            if self.is_armed:
+                self.is_armed = False
+                for callback in starter._mark_ended("a"):
+                    callback()
+
+    with ThreadPoolExecutor(STARTERS) as pool:
+        starter = PauseStarter(pool)
+        starter._running.add("a")
+        starter._lock = EndingLock()  # type: ignore[assignment]
+        starter.call_when_held(["a"], lambda: called.append("a"))
+    assert called == ["a"]
