@@ -97,7 +97,7 @@ def _modes(machine_results: Sequence[CheckResult]) -> list[CheckResult]:
     for family, name in all_modes:
         title, needs = f"{family} {name}", modes.load(family, name, {}).needs
         unmet = list(faults(title, needs, is_root=is_root(), has_program=has_program))
-        if missing := [feature for feature in needs.features if feature not in available]:
+        if missing := [feature for feature in needs.all_features if feature not in available]:
             unmet.append(f"missing kernel features: {', '.join(missing)}")
         summary = modes.manual(family, name).partition("\n")[0].partition(": ")[2]
         results.append(

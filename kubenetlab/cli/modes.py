@@ -84,7 +84,7 @@ def _mode_data(family: str, name: str) -> dict[str, Any]:
     mode = load(family, name, {})
     needs = [
         *mode.needs.programs,
-        *mode.needs.features,
+        *mode.needs.all_features,
         *([f"root, for {mode.needs.root}"] if mode.needs.root else []),
     ]
     return {

@@ -60,10 +60,17 @@ class Needs(Struct, frozen=True):
     programs: tuple[str, ...] = ()
     """Programs that must be in PATH, such as `nft`."""
     features: tuple[str, ...] = ()
-    """Kernel features, by the names that `doctor` uses."""
+    """Kernel features without which there is no lab at all, by the names that `doctor` uses."""
+    own_features: tuple[str, ...] = ()
+    """Kernel features that only some modes need, likewise; `up` probes them."""
     root: str = ""
     """Part of the mode that needs root on the machine, such as `eBPF programs`; empty without any.
     """
+
+    @property
+    def all_features(self) -> tuple[str, ...]:
+        """Every kernel feature of the mode."""
+        return self.features + self.own_features
 
 
 class PodNetwork(Struct, frozen=True):
@@ -145,14 +152,21 @@ class ServiceProxy(Protocol):
 @cache
 def known(family: str) -> tuple[str, ...]:
     """Return the names of all modes of a family in alphabetical order."""
+    return tuple(name for name in _module_names(family) if _mode_type(family, name) is not None)
+
+
+def _module_names(family: str) -> list[str]:
+    """Return the names of all modules of a family, in the spelling of modes."""
     package = importlib.import_module(f"{__package__}.{family}")
-    modules = (info.name for info in pkgutil.iter_modules(package.__path__))
-    return tuple(name.replace("_", "-") for name in sorted(modules) if is_mode(family, name))
+    return sorted(info.name.replace("_", "-") for info in pkgutil.iter_modules(package.__path__))
 
 
-def is_mode(family: str, module: str) -> bool:
-    """Return True for a module that holds a mode, False for code that modes share."""
-    return hasattr(importlib.import_module(f"{__package__}.{family}.{module}"), "Mode")
+def _mode_type(family: str, name: str) -> Any:
+    """Return the class of a mode, or None if there is no such mode. Imports only its module."""
+    if name not in _module_names(family):
+        return None
+    module = importlib.import_module(f"{__package__}.{family}.{name.replace('-', '_')}")
+    return getattr(module, "Mode", None)  # None for code that modes share
 
 
 def load(family: str, name: str, options: Mapping[str, Any]) -> Any:
@@ -171,12 +185,12 @@ def load(family: str, name: str, options: Mapping[str, Any]) -> Any:
 def try_load(family: str, name: str, options: Mapping[str, Any]) -> tuple[Any, Sequence[Finding]]:
     """Return (mode, no findings) or (None, the findings about its name and options)."""
     field = FAMILIES[family].field
-    if name not in known(family):
+    type_ = _mode_type(family, name)
+    if type_ is None:
         message = f'"{name}" is not known{did_you_mean(name, known(family))}'
         return None, [
             Finding(("networking", field), message, hints=(f"known: {', '.join(known(family))}",))
         ]
-    type_ = importlib.import_module(f"{__package__}.{family}.{name.replace('-', '_')}").Mode
     decoded = decode(dict(options), type_)
     if decoded.findings:
         options_known = (

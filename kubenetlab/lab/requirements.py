@@ -32,14 +32,13 @@ def require_modes(config: ClusterConfig, before: ClusterConfig | None = None) ->
     """
     problems: list[str] = []
     probed = (
-        {feature for _, needs in selected_modes(before) for feature in needs.features}
+        {feature for _, needs in selected_modes(before) for feature in needs.own_features}
         if before is not None
         else set()
     )
     for title, needs in selected_modes(config):
-        new = structs.replace(
-            needs, features=tuple(feature for feature in needs.features if feature not in probed)
-        )
+        unprobed = tuple(feature for feature in needs.own_features if feature not in probed)
+        new = structs.replace(needs, own_features=unprobed)
         problems += list(
             faults(title, needs, is_root=is_root(), has_program=has_program)
         ) or missing_features(title, new)
@@ -83,13 +82,13 @@ def faults(
 
 
 def missing_features(title: str, needs: Needs) -> Iterator[str]:
-    """Yield the kernel features of a mode that are optional for labs and not available here."""
+    """Yield the kernel features that only some modes need and that are not available here."""
+    if not needs.own_features:
+        return  # most labs: the probes take long to import
     from kubenetlab.kernel.features.feature_probes import TRIALS
     from kubenetlab.kernel.features.probing import outcomes
 
-    for outcome in outcomes(
-        [trial for trial in TRIALS if trial.without and trial.name in needs.features]
-    ):
+    for outcome in outcomes([trial for trial in TRIALS if trial.name in needs.own_features]):
         if outcome.fault:
             yield (
                 f"{title} needs {outcome.trial.name}: {outcome.fault}; "

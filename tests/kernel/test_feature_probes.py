@@ -76,15 +76,17 @@ def test_probes_work_without_a_writable_cache() -> None:
 
 
 def test_every_feature_that_a_mode_needs_has_a_probe() -> None:
-    """They have the same name."""
-    names = {probe.name for probe in TRIALS}
-    needed = {
-        feature
+    """They have the same name. Labs cannot do without the features of every mode."""
+    probes = {probe.name: probe for probe in TRIALS}
+    all_needs = [
+        modes.load(family, name, {}).needs
         for family in modes.FAMILIES
         for name in modes.known(family)
-        for feature in modes.load(family, name, {}).needs.features
-    }
-    assert needed <= names
+    ]
+    assert {feature for needs in all_needs for feature in needs.all_features} <= set(probes)
+    for needs in all_needs:
+        assert not any(probes[feature].without for feature in needs.features)
+        assert all(probes[feature].without for feature in needs.own_features)
 
 
 def test_doctor_finds_nothing_missing_here() -> None:

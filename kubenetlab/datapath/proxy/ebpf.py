@@ -74,7 +74,7 @@ class Mode(ModeOptions, frozen=True):
         Default: false.
     """
 
-    needs = Needs(programs=("libbpf.so.1",), features=("tc programs",), root="eBPF programs")
+    needs = Needs(programs=("libbpf.so.1",), own_features=("tc programs",), root="eBPF programs")
 
     masquerade_all: bool = False
     """Masquerade all traffic to cluster IPs, also that of pods."""

@@ -141,7 +141,7 @@ class Mode(ModeOptions, frozen=True):
         address.
     """
 
-    needs = Needs(programs=("iptables-nft-restore",), features=("iptables",))
+    needs = Needs(programs=("iptables-nft-restore",), own_features=("iptables",))
 
     localhost_node_ports: bool = True
     """Node ports also answer at 127.0.0.1."""

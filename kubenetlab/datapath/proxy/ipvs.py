@@ -88,7 +88,7 @@ class Mode(ModeOptions, frozen=True):
 
     needs = Needs(
         programs=("iptables-nft-restore", "ipset"),
-        features=("iptables", "ipset", "dummy", "ipvs"),
+        own_features=("iptables", "ipset", "dummy", "ipvs"),
         root="the settings of IPVS, net.ipv4.vs.…",
     )
 

@@ -73,7 +73,7 @@ def test_a_missing_kernel_feature_is_reported(
         FeatureProbe("basic", refused, "a test", "another kernel"),
     ]
     monkeypatch.setattr("kubenetlab.kernel.features.feature_probes.TRIALS", makes)
-    assert list(missing_features("proxy test", Needs(features=("special", "basic")))) == [
+    assert list(missing_features("proxy test", Needs(("nft",), ("basic",), ("special",)))) == [
         "proxy test needs special: Operation not supported; required: another kernel"
     ]
     assert list(missing_features("proxy test", Needs(features=("basic",)))) == []
@@ -117,7 +117,7 @@ def test_features_of_a_running_lab_are_not_probed_again(monkeypatch: pytest.Monk
     probed: list[str] = []
 
     def probe(title: str, needs: Needs) -> list[str]:
-        probed.extend(needs.features)
+        probed.extend(needs.own_features)
         return []
 
     monkeypatch.setattr(requirements, "is_root", lambda: True)
