@@ -92,8 +92,9 @@ def running(
 
 
 def rules_of(dialect: str, text: str, then: str = "") -> list[Any]:
-    """What the node `worker` wants in one dialect, in a lab where everything runs; with `then`,
-    after that has been applied, too.
+    """Return the rules of the node `worker` in one rule backend, in a lab where everything runs.
+
+    then: manifest that is applied afterwards.
     """
     cluster = running(store(text))
     if then:

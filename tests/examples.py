@@ -1,5 +1,6 @@
-"""Which examples Hypothesis tries: the same in every run; HYPOTHESIS_PROFILE=explore looks for new
-ones.
+"""Profiles of Hypothesis: the same examples in every run, or new ones.
+
+HYPOTHESIS_PROFILE=explore searches for new examples.
 
 Folders whose tests have examples import this in their conftest.py; the others start without
 Hypothesis, which takes long to import.

@@ -117,7 +117,7 @@ def test_a_program(added: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_kind_of_kernel_object(added: dict[str, ModuleType]) -> None:
-    """What it encodes it decodes; a plan with it can be made."""
+    """Its decoder reads what its encoder writes."""
     module = added["blackhole"]
     route = module.Blackhole("node/a", "10.9.0.0/16")
     ((*_, body),) = messages(route.create(None))  # no link is named in it

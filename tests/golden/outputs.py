@@ -1,6 +1,4 @@
-"""What a golden case gives: the plan, each node's rules and a script, or the report of what is
-wrong.
-"""
+"""Outputs of a golden case: the plan, each node's rules and a script, or the error report."""
 
 from __future__ import annotations
 

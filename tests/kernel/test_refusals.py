@@ -253,7 +253,7 @@ def test_a_syntax_error_is_shown_with_its_line() -> None:
 
 
 def test_a_long_statement_is_cut_off_around_the_error() -> None:
-    """Of a thousand elements, those near the mark remain."""
+    """A report of a thousand elements keeps only those near the error."""
     elements = ", ".join(f"10.0.{number // 250}.{number % 250}" for number in range(1000))
     loader = nftables.open_here()
     with pytest.raises(RulesError) as caught:

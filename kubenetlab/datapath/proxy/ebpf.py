@@ -60,7 +60,7 @@ class Mode(ModeOptions, frozen=True):
     masqueradeAll: true | false
         Masquerade all traffic to cluster IPs, also that of pods. Default: false.
     detectLocalMode: ClusterCIDR | NodeCIDR | BridgeInterface | InterfaceNamePrefix | none
-        How traffic of pods is recognised. ClusterCIDR: the source is in podSubnet. NodeCIDR: the
+        Criterion for traffic of pods. ClusterCIDR: the source is in podSubnet. NodeCIDR: the
         source is in the node's part of podSubnet. BridgeInterface, InterfaceNamePrefix: the packet
         arrives by an interface that detectLocal names. none: never. Default: ClusterCIDR.
     detectLocal: {bridgeInterface: NAME} | {interfaceNamePrefix: PREFIX}
@@ -79,7 +79,7 @@ class Mode(ModeOptions, frozen=True):
     masquerade_all: bool = False
     """Masquerade all traffic to cluster IPs, also that of pods."""
     detect_local_mode: LocalMode = "ClusterCIDR"
-    """How traffic of pods is recognised; see the manual page."""
+    """Criterion by which traffic counts as traffic of pods; see the manual page."""
     detect_local: DetectLocal = DetectLocal()
     """Interface names for two of the modes."""
     node_port_addresses: tuple[str, ...] = (PRIMARY,)

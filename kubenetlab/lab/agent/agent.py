@@ -206,7 +206,7 @@ class Agent:
 
     @property
     def decisions(self) -> Decisions:
-        """How the lab is built on this machine, such as its pod layout, and the reasons."""
+        """Choices for this lab on this machine, such as its pod layout, with the reasons."""
         return machine.decisions(self.cluster)
 
     @property

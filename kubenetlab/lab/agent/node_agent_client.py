@@ -84,7 +84,7 @@ class NodeAgentClient:
         self._on_sync = on_sync
         self._checkpoints_path = directory / "rules.json"
         self._checkpoints: dict[str, RulesetCheckpoint] = {}
-        """By the namespace of a node."""
+        """Namespace of a node → state of its rules after the last transaction."""
         self._stale: set[str] = set()
         """Namespaces whose rules are loaded completely by the next transaction."""
         self._loads = Batcher(self._send_loads)

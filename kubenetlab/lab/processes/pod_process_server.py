@@ -62,7 +62,7 @@ class PodProcessServer:
         self._role_in_pod = role_in_pod
         self._processes = PodProcesses()
         self._connections: dict[int, tuple[socket.socket, Frames]] = {}
-        """By descriptor."""
+        """Descriptor → connection of a client, and its frame decoder."""
 
     def __contains__(self, fd: int) -> bool:
         return fd in self._connections
