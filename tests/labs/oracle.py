@@ -2,7 +2,7 @@
 package, nor of how a mode does it.
 
 Source: kubernetes.io/docs/concepts/services-networking/service, virtual-ips; k8s.io/kubernetes
-pkg/proxy/topology.go (1.33).
+pkg/proxy/topology.go (1.33); k8s.io/cloud-provider controllers/service (nodeIncludedPredicate).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Literal
 NODES = {"control-plane": "a", "worker": "a", "worker2": "b"}
 """Node → its zone.
 
-Only the others take in what a load balancer shares out, as long as one of them is ready.
+A load balancer leads to the others only, whatever the policy, as long as one of them is ready.
 """
 WORKERS = ("worker", "worker2")
 REFUSED, SILENCE = "refused", "silence"
@@ -182,7 +182,7 @@ class State:
             ready = {
                 self.pods[name].node for name, (is_ready, _) in self._endpoints(service) if is_ready
             }
-            return ready or WORKERS
+            return ready.intersection(WORKERS) or WORKERS
         return WORKERS
 
     # --- endpoints ---
