@@ -34,7 +34,7 @@ from bench.plot import svg
 from kubenetlab.api.core import Service
 from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.objects import decode_object
-from kubenetlab.cli.input.options import mode as parse_mode
+from kubenetlab.cli.input.options import parse_mode as parse_mode
 from kubenetlab.datapath import modes
 from kubenetlab.datapath.modes import PodNetwork
 from kubenetlab.datapath.plan_cache import PlanCache
@@ -42,7 +42,7 @@ from kubenetlab.datapath.proxy_views import ProxyView
 from kubenetlab.datapath.service_rules import service_rules
 from kubenetlab.datapath.view import Family, NodeView, ServiceView
 from kubenetlab.hoststate.rules.rulesets import NodeRules, RuleObject, RuleSet, steps
-from kubenetlab.kernel.rules.backends import open_here
+from kubenetlab.kernel.rules.backends import open_loader
 from kubenetlab.versioned import VersionedMap
 
 SIZES = (100, 1000)
@@ -360,7 +360,7 @@ def load_here(option: str, services: int) -> None:
     transactions = steps([], objects, {}, anew=False)
     rendered = time.perf_counter()
     for transaction in transactions:
-        with closing(open_here(transaction.dialect)) as loader:
+        with closing(open_loader(transaction.backend)) as loader:
             loader.run(transaction.text)
     print(f"{rendered - started:.6f} {time.perf_counter() - rendered:.6f}")
 

@@ -52,7 +52,7 @@ class Problem(Struct, frozen=True):
             if part
         )
         indent = " " * (len(place) + 2 if place else 2)
-        return printable("\n".join([head, *(indent + hint for hint in self.hints)]))
+        return escape_control_characters("\n".join([head, *(indent + hint for hint in self.hints)]))
 
 
 class ManifestError(KubenetlabError):
@@ -60,7 +60,7 @@ class ManifestError(KubenetlabError):
 
     exit_status = 2
 
-    def __init__(self, problems: Iterable[Problem], sound: Sequence[Any] = ()) -> None:
+    def __init__(self, problems: Iterable[Problem], valid: Sequence[Any] = ()) -> None:
         """Create the report: one entry for each distinct problem, by file and line.
 
         sound: entries without problems; callers may run further checks on them for the same report.
@@ -70,7 +70,7 @@ class ManifestError(KubenetlabError):
         self.problems = tuple(
             sorted(distinct, key=lambda problem: (files.index(problem.file), problem.line))
         )
-        self.sound = tuple(sound)
+        self.valid = tuple(valid)
         super().__init__(
             "\n".join(
                 str(problem) + (" (a warning)" if problem.is_warning else "")
@@ -112,23 +112,23 @@ class BugError(KubenetlabError):
         )
 
 
-def refusal(error: OSError) -> str:
+def os_error_text(error: OSError) -> str:
     """Return an OSError in one line: the file or call, if known, and the kernel's message."""
     subject = f"{error.filename}: " if error.filename else ""
     return f"{subject}{error.strerror or error}"
 
 
-def reason(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     """Return the cause of a failure in one line.
 
     Errors other than OSError and KubenetlabError are not meant for users: their type is included.
     """
     if isinstance(error, OSError):
-        return refusal(error)
+        return os_error_text(error)
     return str(error) if isinstance(error, KubenetlabError) else f"{type(error).__name__}: {error}"
 
 
-def printable(text: str) -> str:
+def escape_control_characters(text: str) -> str:
     """Return `text` with control characters escaped: manifests must not control a terminal."""
     return "".join(
         char if char in "\n\t" or char.isprintable() else f"\\x{ord(char):02x}" for char in text

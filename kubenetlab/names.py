@@ -46,7 +46,7 @@ PORT_MAPPING_TABLE = "port-mappings"
 UPLINK_TABLE = "uplink"
 
 
-def label_fault(name: str) -> str | None:
+def label_problem(name: str) -> str | None:
     """Return why `name` is not a DNS label, or None if it is one."""
     if len(name) > 63:
         return f"expected at most 63 characters, found {len(name)}"
@@ -62,7 +62,7 @@ def lab_name_fault(name: str) -> str | None:
     """Return why `name` is not a valid name of a lab, or None if it is."""
     if len(name) > MAX_LAB_NAME:
         return f"expected at most {MAX_LAB_NAME} characters, found {len(name)}"
-    return label_fault(name)
+    return label_problem(name)
 
 
 def hostname(name: str) -> str:

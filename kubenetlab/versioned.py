@@ -19,7 +19,7 @@ A difference from a version before these steps is found by comparing all entries
 """
 _SERIALS: Final = count()
 
-News = Mapping[K, tuple[V | None, V | None]]
+ChangedEntries = Mapping[K, tuple[V | None, V | None]]
 """Value before and value now by key; None for a key that was missing or is missing now."""
 
 
@@ -55,7 +55,7 @@ class VersionedMap(dict[K, V]):
             result._steps = (*self._steps[1 - MAX_STEPS :], (self._serial, old_values))
         return result
 
-    def news(self, before: Mapping[K, V]) -> News[K, V]:
+    def changes_since(self, before: Mapping[K, V]) -> ChangedEntries[K, V]:
         """Return the entries that differ from `before`, in the order in which they changed.
 
         Values are compared by identity.

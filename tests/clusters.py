@@ -21,7 +21,12 @@ from kubenetlab.datapath import checks, plan
 from kubenetlab.errors import ManifestError, Problem
 from kubenetlab.hoststate.rules.rulesets import RuleObject
 from kubenetlab.lab import simulation
-from kubenetlab.lab.bootstrap import bootstrap_store, incoming, refuse, with_network_facts
+from kubenetlab.lab.bootstrap import (
+    admission_requests,
+    bootstrap_store,
+    raise_findings,
+    with_network_facts,
+)
 
 NOW = 1_700_000_000.0
 """The time of all tests that need one: 2023-11-14T22:13:20Z."""
@@ -65,8 +70,8 @@ def store(text: str = "", *, now: float = NOW) -> Cluster:
 def applied(cluster: Cluster, text: str, *, now: float = NOW) -> Cluster:
     """The store after another apply. Raises ManifestError."""
     entries = loaded(text).entries
-    admission = admit(cluster, incoming(entries), now)
-    refuse(admission, entries)
+    admission = admit(cluster, admission_requests(entries), now)
+    raise_findings(admission, entries)
     return settled(with_network_facts(admission.cluster), now)
 
 
@@ -91,7 +96,7 @@ def running(
     )
 
 
-def rules_of(dialect: str, text: str, then: str = "") -> list[Any]:
+def rules_of(backend: str, text: str, then: str = "") -> list[Any]:
     """Return the rules of the node `worker` in one rule backend, in a lab where everything runs.
 
     then: manifest that is applied afterwards.
@@ -102,7 +107,7 @@ def rules_of(dialect: str, text: str, then: str = "") -> list[Any]:
     return [
         obj
         for obj in plan(cluster, ONLINK)["node/worker"].values()
-        if isinstance(obj, RuleObject) and obj.dialect == dialect
+        if isinstance(obj, RuleObject) and obj.backend == backend
     ]
 
 

@@ -50,7 +50,7 @@ class JobSpec(Record, kw_only=True, frozen=True):
     success_policy: Unmodelled = None
 
     @property
-    def goal(self) -> int | None:
+    def required_completions(self) -> int | None:
         """Number of pods that must succeed; None for a work queue.
 
         A work queue sets only `parallelism`: it is complete once a pod has succeeded and no pod
@@ -59,7 +59,7 @@ class JobSpec(Record, kw_only=True, frozen=True):
         return 1 if self.completions is None and self.parallelism is None else self.completions
 
     @property
-    def at_a_time(self) -> int:
+    def max_parallel(self) -> int:
         """Maximum number of pods that run at the same time."""
         return 1 if self.parallelism is None else self.parallelism
 

@@ -335,9 +335,9 @@ class Pod(Resource, frozen=True):
         return self.spec.hostname or self.metadata.name
 
     @property
-    def wanted_addresses(self) -> tuple[str, ...]:
+    def requested_addresses(self) -> tuple[str, ...]:
         """Addresses requested by annotation; none for a pod with hostNetwork."""
-        return () if self.spec.host_network else wanted_addresses(self.metadata)
+        return () if self.spec.host_network else requested_addresses(self.metadata)
 
     def container(self, name: str) -> Container | None:
         return next(
@@ -353,7 +353,7 @@ class Pod(Resource, frozen=True):
         return next((status for status in self.container_statuses if status.name == name), None)
 
 
-def wanted_addresses(meta: ObjectMeta) -> tuple[str, ...]:
+def requested_addresses(meta: ObjectMeta) -> tuple[str, ...]:
     """Return the addresses that the annotation `kubenetlab.dev/addresses` requests."""
     return split_list(meta.annotations.get(ADDRESSES_ANNOTATION, ""))
 

@@ -46,7 +46,7 @@ def parse_quantity(text: Quantity) -> Fraction:
     return Fraction(number) * scale
 
 
-def whole(text: Quantity) -> int:
+def rounded_up(text: Quantity) -> int:
     """Return the value of a quantity rounded away from zero, at most MAX. Raises ValueError.
 
     Source: Quantity.Value() upstream.

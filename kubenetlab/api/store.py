@@ -200,7 +200,7 @@ class Cluster:
 
         Each change is a pair of the object before and now; None stands for a missing object.
         """
-        return tuple(self.keyed(kind).news(before).values())
+        return tuple(self.keyed(kind).changes_since(before).values())
 
     def snapshot(self, kinds: Iterable[Kind]) -> tuple[Any, ...]:
         """Return a value for each kind that is identical as long as no object of it changes."""

@@ -43,14 +43,14 @@ def doctor(
     from msgspec import to_builtins
 
     from kubenetlab.errors import RequirementError
-    from kubenetlab.kernel.features.doctor import examine
+    from kubenetlab.kernel.features.doctor import check_machine
     from kubenetlab.lab import rundir
 
     try:
-        cache = rundir.base() / rundir.TRIED
+        cache = rundir.base_directory() / rundir.PROBE_CACHE
     except RequirementError:
         cache = None
-    machine_results = examine(cache, again=again)
+    machine_results = check_machine(cache, again=again)
     results = [*machine_results, _capacity(), *_modes(machine_results)]
     missing = [result for result in results if result.state == "missing"]
     if output.is_data:
@@ -89,14 +89,14 @@ def _modes(machine_results: Sequence[CheckResult]) -> list[CheckResult]:
     from kubenetlab.kernel.features.detection import has_program
     from kubenetlab.kernel.features.doctor import CheckResult
     from kubenetlab.kernel.processes.permissions import is_root
-    from kubenetlab.lab.requirements import faults
+    from kubenetlab.lab.requirements import unmet_requirements
 
     available = {result.name for result in machine_results if result.state == "ok"}
     results = []
     all_modes = [(family, name) for family in modes.FAMILIES for name in modes.known(family)]
     for family, name in all_modes:
         title, needs = f"{family} {name}", modes.load(family, name, {}).needs
-        unmet = list(faults(title, needs, is_root=is_root(), has_program=has_program))
+        unmet = list(unmet_requirements(title, needs, is_root=is_root(), has_program=has_program))
         if missing := [feature for feature in needs.all_features if feature not in available]:
             unmet.append(f"missing kernel features: {', '.join(missing)}")
         summary = modes.manual(family, name).partition("\n")[0].partition(": ")[2]
@@ -110,9 +110,9 @@ def _capacity() -> CheckResult:
     """Return the maximum number of pods on this machine, and the limit that is reached first."""
     from kubenetlab.kernel.features import limits
     from kubenetlab.kernel.features.doctor import LIMITS, CheckResult
-    from kubenetlab.lab.capacity import pods_that_fit
+    from kubenetlab.lab.capacity import max_pods
 
-    pods, scarcest = pods_that_fit(limits.read())
+    pods, scarcest = max_pods(limits.read_limits())
     detail = f"about {pods:,} pods; the first limit is {scarcest.resource} ({scarcest.setting})"
     return CheckResult(
         LIMITS,

@@ -39,9 +39,9 @@ def schema(
         print_data(_of_output(kind.partition("/")[2]), "json")
         return
     print_data(
-        schema_of_documents(_modes())
+        schema_of_documents(mode_options())
         if kind is None
-        else schema_of_kind(_read_kind(kind), _modes()),
+        else schema_of_kind(_read_kind(kind), mode_options()),
         "json",
     )
 
@@ -79,7 +79,7 @@ def _read_kind(word: str) -> type[Resource]:
     )
 
 
-def _modes() -> dict[str, dict[str, Any]]:
+def mode_options() -> dict[str, dict[str, Any]]:
     """Return the types of the modes' options, by field of `networking` and name of the mode."""
     from kubenetlab.datapath.modes import FAMILIES, known, load
 

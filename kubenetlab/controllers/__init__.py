@@ -11,7 +11,7 @@ in passes until a pass changes nothing. Two optional constants change how a cont
 
 - `CONVERGES_IN_ONE_PASS`: a second run right after the first would change nothing, so the
   controller does not run for its own changes.
-- `IN_BURSTS`: `reconcile` takes a third argument, the maximum number of pods it creates or deletes
+- `IN_BATCHES`: `reconcile` takes a third argument, the maximum number of pods it creates or deletes
   for each workload in one run (None: no limit). It yields a `Wake` for `now` when more remain.
 """
 
@@ -91,7 +91,7 @@ def run(cluster: Cluster, now: float) -> tuple[Cluster, float | None]:
     return Controllers().run(cluster, now)
 
 
-BURST: Final = 100
+BATCH_LIMIT: Final = 100
 """Maximum number of pods created or deleted per workload and run in a running lab.
 
 The agent answers clients between two bursts.
@@ -138,7 +138,7 @@ class Controllers:
                 before, cluster = cluster, self._reconcile(controller, cluster, now)
                 if cluster is not before:
                     changed.append(name)
-                if hasattr(controller, "IN_BURSTS") and (self._wakes[name] or math.inf) <= now:
+                if hasattr(controller, "IN_BATCHES") and (self._wakes[name] or math.inf) <= now:
                     paused.add(name)  # the rest of the burst belongs to the next run
             if not changed:
                 wakes = (at for at in self._wakes.values() if at is not None)
@@ -154,7 +154,7 @@ class Controllers:
     def _reconcile(self, controller: Any, cluster: Cluster, now: float) -> Cluster:
         """Run one controller once and return the store with its changes."""
         name = _name_of(controller)
-        arguments = (self._burst,) if hasattr(controller, "IN_BURSTS") else ()
+        arguments = (self._burst,) if hasattr(controller, "IN_BATCHES") else ()
         results = list(controller.reconcile(cluster, now, *arguments))
         self._wakes[name] = min(
             (result.at for result in results if isinstance(result, Wake)), default=None

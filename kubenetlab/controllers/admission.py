@@ -66,7 +66,7 @@ class ApplyOutcome(Struct, frozen=True):
     """Changed fields of a Cluster document, each as `path before → after`."""
 
 
-class Admission(Struct, frozen=True):
+class AdmissionResult(Struct, frozen=True):
     """Result of a request.
 
     When a finding is an error, `cluster` is the store as it was.
@@ -80,7 +80,7 @@ class Admission(Struct, frozen=True):
     """Namespaces that no document defines and that were created for their objects."""
 
 
-def admit(cluster: Cluster, incoming: Sequence[AdmissionRequest], now: float) -> Admission:
+def admit(cluster: Cluster, incoming: Sequence[AdmissionRequest], now: float) -> AdmissionResult:
     """Store new objects and update existing ones, as `kubectl apply` does.
 
     now: time in seconds since 1970.
@@ -114,11 +114,11 @@ def admit(cluster: Cluster, incoming: Sequence[AdmissionRequest], now: float) ->
     if any(isinstance(request.object, (ClusterConfig, Node)) for request in incoming):
         findings += _range_findings(staged.result(), incoming)
     if any(not finding.is_warning for _, finding in findings):
-        return Admission(cluster, findings=tuple(findings))
+        return AdmissionResult(cluster, findings=tuple(findings))
     given = {
         request.given_key: GivenDocument(request.document, request.source) for request in incoming
     }
-    return Admission(
+    return AdmissionResult(
         staged.result().with_given(given),
         tuple(outcomes),
         tuple(findings),

@@ -16,7 +16,7 @@ from kubenetlab.api.meta import (
 from kubenetlab.api.pods import Pod, PodTemplateSpec
 from kubenetlab.api.store import Change, Cluster
 from kubenetlab.controllers.events import event
-from kubenetlab.controllers.termination import terminated
+from kubenetlab.controllers.termination import deletion_changes
 
 
 def owner_reference(owner: Resource) -> OwnerReference:
@@ -71,7 +71,7 @@ def delete_pod(
     cluster: Cluster, owner: Resource, pod: Pod, source: str, now: float
 ) -> Iterator[Change]:
     """Yield the changes that start a pod's termination, and their event."""
-    yield from terminated(pod, now)
+    yield from deletion_changes(pod, now)
     yield event(
         cluster, owner, "Normal", "SuccessfulDelete", f"Deleted pod: {pod.name}", source, now
     )

@@ -65,7 +65,7 @@ def next_start(status: ContainerStatus) -> float | None:
     return seconds(last.finished_at or "") + back_off_s(status.restart_count)
 
 
-def how_it_ended(terminated: Terminated) -> str:
+def termination_text(terminated: Terminated) -> str:
     """Return a terminated container's exit status and message: `exit status 3: bye`.
 
     Return only the message when the container was ended from outside.

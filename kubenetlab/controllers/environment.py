@@ -89,7 +89,7 @@ def container_config_errors(cluster: Cluster, pod: Pod) -> dict[str, str]:
     return errors
 
 
-def resolved(cluster: Cluster, pod: Pod) -> Pod:
+def with_resolved_variables(cluster: Cluster, pod: Pod) -> Pod:
     """Return the pod with every variable of its containers as a plain value."""
     spec = pod.spec
     containers = {
@@ -100,7 +100,7 @@ def resolved(cluster: Cluster, pod: Pod) -> Pod:
     return structs.replace(pod, spec=resolved_spec)
 
 
-def refers(spec: PodSpec) -> bool:
+def has_references(spec: PodSpec) -> bool:
     """Return True when a variable or an argument of a container refers to another value."""
     for container in spec.all_containers:
         words = (

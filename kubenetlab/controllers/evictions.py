@@ -17,7 +17,7 @@ from kubenetlab.api.store import Change, Cluster, Kind
 from kubenetlab.controllers.events import event
 from kubenetlab.controllers.nodes import NOT_READY_TAINT
 from kubenetlab.controllers.scheduler_filters import tolerates
-from kubenetlab.controllers.termination import terminated
+from kubenetlab.controllers.termination import deletion_changes
 from kubenetlab.controllers.wake import Wake
 
 WATCHES: Final[tuple[Kind, ...]] = (Node, Pod)
@@ -51,7 +51,7 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
                 SOURCE,
                 now,
             )
-            yield from terminated(pod, now)
+            yield from deletion_changes(pod, now)
 
 
 def _evicted_at(pod: Pod, taints: list[Taint]) -> float | None:

@@ -35,7 +35,7 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
             yield Wake(snapshot.overdue_at)
 
 
-def what_stops(cluster: Cluster, pod: Pod) -> Fault | None:
+def stopping_fault(cluster: Cluster, pod: Pod) -> Fault | None:
     """Return the fault that stops a pod's processes; None when none does."""
     for fault in cluster.all(Fault):
         for stopped in fault.spec.stops:

@@ -24,7 +24,7 @@ from kubenetlab.api.lab import (
 from kubenetlab.api.meta import OwnerReference, Resource, seconds, timestamp
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, Kind, deletion
-from kubenetlab.controllers.termination import terminated
+from kubenetlab.controllers.termination import deletion_changes
 from kubenetlab.controllers.wake import Wake
 
 EVENT_TTL_S = 3600.0
@@ -81,7 +81,7 @@ def _orphans(cluster: Cluster, now: float) -> Iterator[Change]:
     for obj in suspects:
         owners = obj.metadata.owner_references
         if owners and not any(_is_alive(cluster, obj, owner) for owner in owners):
-            yield from terminated(obj, now)
+            yield from deletion_changes(obj, now)
 
 
 def _is_gone(before: Resource | None, after: Resource | None) -> bool:

@@ -52,14 +52,14 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
             cursor = node.name if pool is None else f"{node.name} {pool.name}"
             result = (
                 _requested(pod, node, taken)
-                if pod.wanted_addresses
+                if pod.requested_addresses
                 else _free(cluster, pod, node, pool, last.get(cursor, ()), taken)
             )
             if isinstance(result, AllocationFailure):
                 yield from _failure_event(cluster, pod, node, facts.plugin, result, now)
                 continue
             taken |= dict.fromkeys(result, f"pod {pod.full_name}")
-            if not pod.wanted_addresses:
+            if not pod.requested_addresses:
                 last[cursor] = result
             number = numbers.get(node.name, 0)
             numbers[node.name] = number + 1
@@ -180,7 +180,7 @@ def _is_reserved(address: object, subnet: Network, pools: Sequence[Pool]) -> boo
 
 def _requested(pod: Pod, node: Node, taken: dict[str, str]) -> tuple[str, ...] | AllocationFailure:
     """Return the addresses that the pod requests, in the order of the node's IP families."""
-    requested = [ip_address(address) for address in pod.wanted_addresses]
+    requested = [ip_address(address) for address in pod.requested_addresses]
     addresses: list[str] = []
     for cidr in node.spec.pod_cidrs:
         subnet = ip.network(cidr)
@@ -188,7 +188,7 @@ def _requested(pod: Pod, node: Node, taken: dict[str, str]) -> tuple[str, ...] |
             (address for address in requested if address.version == subnet.version), None
         )
         if address is None:
-            shown = ", ".join(pod.wanted_addresses)
+            shown = ", ".join(pod.requested_addresses)
             return AllocationFailure(
                 f"the pod asks for {shown}, and for no IPv{subnet.version} address"
             )

@@ -121,7 +121,7 @@ def _end_condition(job: Job, pods: _Pods, now: float) -> Condition | None:
             "Job was active longer than specified deadline",
             stamp,
         )
-    goal = job.spec.goal
+    goal = job.spec.required_completions
     is_complete = (
         bool(pods.counted.succeeded) and not pods.active
         if goal is None
@@ -203,9 +203,11 @@ def _desired_pods(job: Job, pods: _Pods) -> int:
     """Return the number of pods that should run now."""
     if job.spec.suspend:
         return 0
-    if job.spec.goal is None:
-        return len(pods.active) if pods.counted.succeeded else job.spec.at_a_time
-    return min(job.spec.at_a_time, job.spec.goal - len(_completions(job, pods.counted)))
+    if job.spec.required_completions is None:
+        return len(pods.active) if pods.counted.succeeded else job.spec.max_parallel
+    return min(
+        job.spec.max_parallel, job.spec.required_completions - len(_completions(job, pods.counted))
+    )
 
 
 def _completions(job: Job, counted: JobTracking) -> list[str]:

@@ -86,7 +86,7 @@ def kills_after_hooks(
         or not any(container.lifecycle.pre_stop for container in pod.spec.long_running_containers)
     ):
         return {}
-    known = awaited(cluster, pod)
+    known = pending_kills(cluster, pod)
     kills: dict[str, Kill] = {}
     for container in pod.spec.long_running_containers:
         run = runtime.containers.get(container.name)
@@ -106,7 +106,7 @@ def kills_after_hooks(
     return kills
 
 
-def awaited(cluster: Cluster, pod: Pod) -> Mapping[str, Kill]:
+def pending_kills(cluster: Cluster, pod: Pod) -> Mapping[str, Kill]:
     """Return container → kill for the kills that were recorded when their preStop hooks began."""
     termination = termination_of(cluster, pod)
     return termination.killed if termination is not None else {}

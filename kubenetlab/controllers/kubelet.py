@@ -21,7 +21,7 @@ from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, Kind, deletion
 from kubenetlab.controllers.containers import next_start, should_run
 from kubenetlab.controllers.ipam import network
-from kubenetlab.controllers.killing import awaited, kills_after_hooks, record_kills
+from kubenetlab.controllers.killing import kills_after_hooks, pending_kills, record_kills
 from kubenetlab.controllers.pod_events import (
     network_not_ready_events,
     status_events,
@@ -51,7 +51,7 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
     for pod in _affected(cluster):
         if pod.is_finished and not pod.is_terminating:
             continue
-        runtime = observed_of(cluster, pod)
+        runtime = runtime_status_of(cluster, pod)
         if _can_be_removed(cluster, pod, runtime, now):
             yield deletion(pod)
         elif pod.spec.node_name:
@@ -86,7 +86,7 @@ def _sync(
     kills = kills_after_hooks(cluster, pod, runtime)
     status = pod_status(cluster, pod, node, runtime, kills, now)
     containers = (*status.init_container_statuses, *status.container_statuses)
-    if runtime is not None and (kills or awaited(cluster, pod)):
+    if runtime is not None and (kills or pending_kills(cluster, pod)):
         attempts = {
             container.name: container.restart_count
             for container in containers
@@ -146,7 +146,7 @@ def _awaits_timer(pod: Pod) -> bool:
     )
 
 
-def observed_of(cluster: Cluster, pod: Pod) -> PodRuntimeStatus | None:
+def runtime_status_of(cluster: Cluster, pod: Pod) -> PodRuntimeStatus | None:
     """Return the runtime status of exactly this pod.
 
     Return None when there is none yet, or only that of an older pod with the same name.

@@ -10,7 +10,7 @@ from typing import Final
 from kubenetlab.api.core import Namespace
 from kubenetlab.api.kinds import NAMESPACED
 from kubenetlab.api.store import Change, Cluster, Kind, deletion
-from kubenetlab.controllers.termination import terminated
+from kubenetlab.controllers.termination import deletion_changes
 
 WATCHES: Final[tuple[Kind, ...]] = (Namespace, *NAMESPACED)
 
@@ -21,6 +21,6 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
             continue
         contents = [obj for kind in NAMESPACED for obj in cluster.all(kind, namespace.name)]
         for obj in contents:
-            yield from terminated(obj, now)
+            yield from deletion_changes(obj, now)
         if not contents:
             yield deletion(namespace)

@@ -14,10 +14,10 @@ from kubenetlab.controllers.containers import (
     CHANGED_MESSAGE,
     CONFIG_ERROR,
     CRASH_LOOP,
-    how_it_ended,
+    termination_text,
 )
 from kubenetlab.controllers.events import event, is_recorded
-from kubenetlab.controllers.killing import awaited, is_kill, kill_events
+from kubenetlab.controllers.killing import is_kill, kill_events, pending_kills
 from kubenetlab.controllers.nodes import NETWORK_NOT_READY
 
 
@@ -53,12 +53,12 @@ def _container_events(
     is_started = container.state.running is not None or (ended is not None and has_run)
     if is_started and not was_running:
         yield event(cluster, pod, "Normal", "Started", f"Started container {name}", source, now)
-    if ended is not None and is_killed and name not in awaited(cluster, pod):
+    if ended is not None and is_killed and name not in pending_kills(cluster, pod):
         yield from kill_events(cluster, pod, name, ended.message, now)
     is_failure = ended is not None and ended.exit_code and not is_killed
     if ended is not None and is_failure and report is not None and not pod.is_terminating:
         message = (
-            f"Container {name} ended: {how_it_ended(ended)}"
+            f"Container {name} ended: {termination_text(ended)}"
             if has_run
             else f"Error: {ended.message}"
         )

@@ -30,7 +30,7 @@ from kubenetlab.controllers.containers import (
     terminated_with_pod,
 )
 from kubenetlab.controllers.environment import container_config_errors
-from kubenetlab.controllers.faults import what_stops
+from kubenetlab.controllers.faults import stopping_fault
 from kubenetlab.controllers.ipam import attachment_of
 from kubenetlab.controllers.scheduler import SCHEDULED
 
@@ -54,7 +54,7 @@ def pod_status(
     has_sandbox = runtime is not None and runtime.sandbox_pid != 0
     initialized = pod.status.condition(INITIALIZED)
     is_initialized = has_sandbox and initialized is not None and initialized.status == "True"
-    fault = what_stops(cluster, pod)
+    fault = stopping_fault(cluster, pod)
     stopped_by = fault.title if fault is not None else ""
     init_statuses, app_statuses = container_statuses(
         pod,

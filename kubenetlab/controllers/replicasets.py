@@ -24,7 +24,7 @@ SOURCE = "replicaset-controller"
 
 WATCHES: Final[tuple[Kind, ...]] = (ReplicaSet, ReplicationController, Pod)
 
-IN_BURSTS = True
+IN_BATCHES = True
 
 Replicated = ReplicaSet | ReplicationController
 

@@ -146,7 +146,7 @@ def _node_affinity(pod: Pod, node: Node, assignments: NodeAssignments) -> str | 
 
 def _addresses(pod: Pod, node: Node, assignments: NodeAssignments) -> str | None:
     """Reject nodes whose ranges do not contain the addresses that the pod requests."""
-    requested = [ip_address(address) for address in pod.wanted_addresses]
+    requested = [ip_address(address) for address in pod.requested_addresses]
     ranges = [ip.network(cidr) for cidr in node.spec.pod_cidrs]
     is_routed = all(
         any(address in cidr for cidr in ranges if cidr.version == address.version)
@@ -284,7 +284,7 @@ def _anti_affinity(pod: Pod) -> tuple[PodAffinityTerm, ...]:
 SPEC_FILTERS: Final[tuple[Filter, ...]] = (_unschedulable, _taints, _node_affinity)
 """Filters whose result depends only on the pod's spec and the node."""
 POD_FILTERS: Final[tuple[tuple[Filter, AppliesTo], ...]] = (
-    (_addresses, lambda pod, _: bool(pod.wanted_addresses)),
+    (_addresses, lambda pod, _: bool(pod.requested_addresses)),
     (_ports, lambda pod, _: bool(pod.spec.host_ports)),
     (_spread, lambda pod, _: bool(pod.spec.topology_spread_constraints)),
     (_pod_affinity, lambda pod, _: bool(_affinity(pod))),

@@ -9,10 +9,10 @@ from __future__ import annotations
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.addons import is_dns_starting
-from kubenetlab.controllers.kubelet import observed_of
+from kubenetlab.controllers.kubelet import runtime_status_of
 
 
-def is_anybody_starting(cluster: Cluster) -> bool:
+def is_any_pod_starting(cluster: Cluster) -> bool:
     """Return True while the cluster's DNS starts, or a pod awaits its first probe result."""
     is_starting: bool = cluster.derived(
         "is anybody starting",
@@ -31,7 +31,7 @@ def _awaits_first_probe(cluster: Cluster, pod: Pod) -> bool:
     """
     if pod.status.phase != "Running" or pod.is_ready or pod.is_terminating:
         return False
-    runtime = observed_of(cluster, pod)
+    runtime = runtime_status_of(cluster, pod)
     for container in pod.spec.long_running_containers:
         status = pod.container_status(container.name)
         if status is None or status.ready or status.state.running is None or status.restart_count:

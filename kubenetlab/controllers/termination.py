@@ -14,7 +14,7 @@ from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, deletion
 
 
-def terminated(obj: Resource, now: float) -> Iterator[Change]:
+def deletion_changes(obj: Resource, now: float) -> Iterator[Change]:
     """Yield the changes that `kubectl delete` makes to one object."""
     if not isinstance(obj, (Pod, Namespace)):
         yield deletion(obj)

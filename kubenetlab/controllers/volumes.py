@@ -17,7 +17,7 @@ from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 
 
-def file_text(cluster: Cluster, pod: Pod, container: Container, path: str) -> str | None:
+def file_content(cluster: Cluster, pod: Pod, container: Container, path: str) -> str | None:
     """Return the content of the file at an absolute path in a container.
 
     Return None when no Secret and no ConfigMap provides the file.

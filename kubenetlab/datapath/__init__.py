@@ -11,8 +11,8 @@ from kubenetlab.api.kinds import STORED
 from kubenetlab.api.lab import Decisions, NodeReport, PodRuntimeStatus
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
-from kubenetlab.controllers.killing import awaited
-from kubenetlab.controllers.startup_order import is_anybody_starting
+from kubenetlab.controllers.killing import pending_kills
+from kubenetlab.controllers.startup_order import is_any_pod_starting
 from kubenetlab.datapath import containers
 from kubenetlab.datapath.hooks import hooks
 from kubenetlab.datapath.layers import LAYERS
@@ -29,14 +29,14 @@ from kubenetlab.hoststate.state import Contents, HostState, contents_of
 _PLANNED_FROM = tuple(kind for kind in STORED if kind not in (Event, NodeReport, PodRuntimeStatus))
 
 
-def basis(cluster: Cluster) -> tuple[object, ...]:
+def plan_inputs(cluster: Cluster) -> tuple[object, ...]:
     """Return the objects of the store from which `plan` and `plan_probes` are computed.
 
     While every element is identical to the previous call's, the plan is unchanged. Events and
     reports of nodes change often and concern only the controllers, except whether a container is
     starting.
     """
-    return (*cluster.snapshot(_PLANNED_FROM), is_anybody_starting(cluster))
+    return (*cluster.snapshot(_PLANNED_FROM), is_any_pod_starting(cluster))
 
 
 def plan(cluster: Cluster, decisions: Decisions, memo: PlanCache | None = None) -> HostState:
@@ -70,7 +70,7 @@ def plan_probes(
     for node in node_views(cluster, decisions):
         for view, pod in pods_of(cluster, node, memo):
             netns, setups = view.netns, setups_of(memo, cluster, pod, view, decisions)
-            killed = tuple(awaited(cluster, pod))
+            killed = tuple(pending_kills(cluster, pod))
             desired[netns] = memo(
                 ("probes", netns), _probes, without_pods_and_peers(node), view, pod, setups, killed
             )

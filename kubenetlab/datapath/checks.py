@@ -10,7 +10,7 @@ from kubenetlab.api.meta import Resource
 from kubenetlab.api.pods import Pod, PodTemplateSpec
 from kubenetlab.datapath import modes
 from kubenetlab.programs import unmodelled_options
-from kubenetlab.programs.command import runs_real_command
+from kubenetlab.programs.command import runs_own_command
 
 
 def check(obj: Resource) -> Iterator[Finding]:
@@ -29,7 +29,7 @@ def _options(pod: Pod | PodTemplateSpec, path: Path) -> Iterator[Finding]:
         ("containers", pod.spec.containers),
     ):
         for index, container in enumerate(containers):
-            if runs_real_command(pod.metadata.annotations, container, ()):
+            if runs_own_command(pod.metadata.annotations, container, ()):
                 continue
             for words, place, message in unmodelled_options(container):
                 yield Finding((*path, field, index, words, place), message, is_unknown_field=True)

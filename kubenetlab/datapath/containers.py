@@ -20,15 +20,15 @@ from kubenetlab.programs import (
     DONE,
     Ports,
     Setup,
+    delays_shutdown,
     is_one_shot,
     program_of_image,
     reads_arguments,
-    serves_on,
     setup,
     takes_ports,
     tls,
 )
-from kubenetlab.programs.command import configure_command, runs_real_command
+from kubenetlab.programs.command import configure_command, runs_own_command
 from kubenetlab.programs.ending import Ending, ending_of, with_ending
 
 ASSUMING = (DEFAULT, "web")
@@ -69,7 +69,7 @@ def programs(
             setup_.program,
             setup_.options,
             setup_.listeners,
-            is_stopping and serves_on(setup_),
+            is_stopping and delays_shutdown(setup_),
         )
 
 
@@ -97,7 +97,7 @@ def setups_of(
     ports = ports_of(spec, annotations, target_ports)
 
     def setup_of(container: Container) -> Setup:
-        if runs_real_command(annotations, container, real_commands):
+        if runs_own_command(annotations, container, real_commands):
             return configure_command(container, spec.termination_grace_period_seconds)
         ending = ending_of(spec, container, annotations, is_of_job=is_of_job)
         built_in = _built_in(spec, container, ports.get(container.name, Ports()), ending)

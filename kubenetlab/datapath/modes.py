@@ -24,7 +24,7 @@ from kubenetlab.api.meta import Resource, kubernetes_name
 from kubenetlab.datapath.view import NodePlace, NodeView, PodView, ServiceView
 from kubenetlab.errors import ManifestError, Problem, did_you_mean
 from kubenetlab.hoststate.object import Object
-from kubenetlab.hoststate.rules.rulesets import Rules
+from kubenetlab.hoststate.rules.rulesets import SubjectRules
 
 
 class ModeFamily(NamedTuple):
@@ -145,7 +145,7 @@ class ServiceProxy(Protocol):
 
     def service(
         self, service: ServiceView, place: NodePlace, network: PodNetwork
-    ) -> tuple[Rules | Object, ...]:
+    ) -> tuple[SubjectRules | Object, ...]:
         """Return the rules and other objects of one Service on a node, without a namespace yet."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from kubenetlab.versioned import News, VersionedMap
+from kubenetlab.versioned import ChangedEntries, VersionedMap
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -42,7 +42,9 @@ class PlanCache:
         When the inputs equal those of the last call, only changed items are computed.
         """
 
-        def build(former: VersionedMap[K, T] | None, news: News[K, V]) -> VersionedMap[K, T]:
+        def build(
+            former: VersionedMap[K, T] | None, news: ChangedEntries[K, V]
+        ) -> VersionedMap[K, T]:
             self.calls += len(news) - 1  # `follow` counts one
             changes = {
                 name: function(item, *inputs) if item is not None else None
@@ -69,7 +71,9 @@ class PlanCache:
                 result: T = former
                 return result
         self.calls += 1
-        result = build(former, *(now.news(then) for now, then in zip(maps, before, strict=True)))
+        result = build(
+            former, *(now.changes_since(then) for now, then in zip(maps, before, strict=True))
+        )
         self._followed[key] = (given, maps, result)
         return result
 

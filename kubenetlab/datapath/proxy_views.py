@@ -98,7 +98,7 @@ def _updated_stats(
     services: VersionedMap[_Key, ServiceView], former: ProxyStats | None
 ) -> ProxyStats:
     former = former or ProxyStats(VersionedMap(), 0, 0, VersionedMap(), VersionedMap())
-    news = services.news(former.services)
+    news = services.changes_since(former.services)
     counted = [(sign, pair[side]) for pair in news.values() for side, sign in ((0, -1), (1, 1))]
     proxied = [
         (sign, view) for sign, view in counted if view is not None and _has_rules(view.service)
@@ -125,7 +125,7 @@ def _updated_stats(
 def _views(cluster: Cluster) -> dict[str, ProxyView]:
     """Return the views by node; the key of the shared view is the empty name."""
     views = {"": ProxyView(service_views(cluster))}
-    for fault, fault_type in faults.of(cluster):
+    for fault, fault_type in faults.active_faults(cluster):
         views[fault.spec.node] = fault_type.kube_proxy_view(
             cluster, views.get(fault.spec.node, views[""])
         )
@@ -224,7 +224,9 @@ def summary(cluster: Cluster, node: str) -> dict[str, Any]:
 
 def changes(before: ProxyView | None, after: ProxyView) -> dict[str, int]:
     """Return the numbers of Services and of their slices that differ between two views."""
-    pairs = tuple(after.services.news(before.services if before is not None else {}).values())
+    pairs = tuple(
+        after.services.changes_since(before.services if before is not None else {}).values()
+    )
     services = sum(
         (old.service if old else None) != (new.service if new else None) for old, new in pairs
     )

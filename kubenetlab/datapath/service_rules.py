@@ -19,11 +19,11 @@ from kubenetlab.datapath.proxy.services import depends_on_node
 from kubenetlab.datapath.proxy_views import ProxyView
 from kubenetlab.datapath.view import ANYWHERE, NodePlace, NodeView, ServiceView
 from kubenetlab.hoststate.object import Object
-from kubenetlab.hoststate.rules.rulesets import Rules, RuleSet, Subject
-from kubenetlab.versioned import News, VersionedMap
+from kubenetlab.hoststate.rules.rulesets import RuleSet, Subject, SubjectRules
+from kubenetlab.versioned import ChangedEntries, VersionedMap
 
 _Key = tuple[str, str]
-_Needs = tuple[Rules | Object, ...]
+_Needs = tuple[SubjectRules | Object, ...]
 """Rules of one Service, and other objects it needs."""
 
 
@@ -75,7 +75,7 @@ def _placed(
     views: VersionedMap[_Key, ServiceView],
     everywhere: VersionedMap[_Key, _Needs | _NodeByNode],
     former: VersionedMap[_Key, ServiceView] | None,
-    *changes: News[_Key, object],
+    *changes: ChangedEntries[_Key, object],
 ) -> VersionedMap[_Key, ServiceView]:
     """Return the Services whose rules are computed for each node."""
     updated = {
@@ -86,10 +86,10 @@ def _placed(
     return (VersionedMap() if former is None else former).with_changes(updated)
 
 
-def _all(former: _All | None, *changes_by_map: News[_Key, _Needs | _NodeByNode]) -> _All:
+def _all(former: _All | None, *changes_by_map: ChangedEntries[_Key, _Needs | _NodeByNode]) -> _All:
     """Return the rules by backend, and every other object once."""
     former = former or _All({}, {}, ())
-    changes: dict[str, dict[Subject, Rules | None]] = {}
+    changes: dict[str, dict[Subject, SubjectRules | None]] = {}
     beside: Counter[Object] = Counter()
     changed_needs = [
         news_of_map[key]
@@ -101,8 +101,8 @@ def _all(former: _All | None, *changes_by_map: News[_Key, _Needs | _NodeByNode])
         for pair in changed_needs:
             needs = pair[side]
             for need in needs if isinstance(needs, tuple) else ():
-                if isinstance(need, Rules):
-                    changes.setdefault(need.dialect, {})[need.whose] = need if side else None
+                if isinstance(need, SubjectRules):
+                    changes.setdefault(need.backend, {})[need.key] = need if side else None
                 else:
                     beside[need] += sign
     sets = dict(former.sets)

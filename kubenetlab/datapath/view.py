@@ -284,7 +284,7 @@ def _service_views(
     parts: _Parts = (services, slices, taken)
     before, views = former or ((VersionedMap(), VersionedMap(), VersionedMap()), VersionedMap())
     changed_keys = dict.fromkeys(
-        key for now, then in zip(parts, before, strict=True) for key in now.news(then)
+        key for now, then in zip(parts, before, strict=True) for key in now.changes_since(then)
     )
     changes: dict[tuple[str, str], ServiceView | None] = {}
     for key in changed_keys:

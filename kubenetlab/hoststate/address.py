@@ -130,7 +130,7 @@ def dump_addresses() -> bytes:
     return message(wire.RTM_GETADDR, wire.NLM_F_DUMP, _IFADDRMSG.pack(0, 0, 0, 0, 0))
 
 
-def address_in(body: memoryview) -> str:
+def decode_only_address(body: memoryview) -> str:
     """Decode only the address of one RTM_NEWADDR message."""
     attrs = attributes(body[_IFADDRMSG.size :])
     return str(as_address(attrs.get(IFA_LOCAL, attrs[IFA_ADDRESS])))

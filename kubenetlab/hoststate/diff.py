@@ -105,7 +105,7 @@ class Changes(Struct, frozen=True):
     def __bool__(self) -> bool:
         return bool(self.namespaces)
 
-    def around_rules(self) -> tuple[Changes, Changes]:
+    def split_around_rules(self) -> tuple[Changes, Changes]:
         """Split into the changes to apply before the rules, and those to apply after them.
 
         A dummy link and its addresses are removed after the rules have changed: until then the old
@@ -130,11 +130,11 @@ class Changes(Struct, frozen=True):
         return sum(len(changes.operations) for changes in self.namespaces)
 
     @property
-    def touched(self) -> set[str]:
+    def changed_namespaces(self) -> set[str]:
         """Namespaces that have operations."""
         return {entry.netns for entry in self.namespaces}
 
-    def departed(self) -> set[str]:
+    def removed_namespaces(self) -> set[str]:
         """Return the namespaces that are removed, for which callers can drop what they cached."""
         return {
             operation.object.netns

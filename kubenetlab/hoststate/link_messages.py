@@ -37,7 +37,7 @@ _IFINFOMSG = struct.Struct("=BxHiII")
 """family, device type, index, flags, change mask"""
 
 
-class SeenLink(Struct, frozen=True):
+class ObservedLink(Struct, frozen=True):
     """One link of a dump, before veth ends are matched to pairs by their interface indexes."""
 
     index: int
@@ -52,13 +52,13 @@ class SeenLink(Struct, frozen=True):
     is_hairpin: bool
 
 
-def decode_link(body: memoryview) -> SeenLink:
+def decode_link(body: memoryview) -> ObservedLink:
     """Decode one RTM_NEWLINK message: ifinfomsg (16 bytes) | attributes."""
     _, _, index, flags, _ = _IFINFOMSG.unpack_from(body)
     attrs = attributes(body[_IFINFOMSG.size :])
     info = attributes(attrs[IFLA_LINKINFO]) if IFLA_LINKINFO in attrs else {}
     port = attributes(info[IFLA_INFO_SLAVE_DATA]) if IFLA_INFO_SLAVE_DATA in info else {}
-    return SeenLink(
+    return ObservedLink(
         index=index,
         name=as_string(attrs[IFLA_IFNAME]),
         kind=as_string(info[IFLA_INFO_KIND]) if IFLA_INFO_KIND in info else "",

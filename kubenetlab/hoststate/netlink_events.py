@@ -17,7 +17,7 @@ from msgspec import Struct
 from kubenetlab.hoststate import wire
 from kubenetlab.hoststate.address import decode_address
 from kubenetlab.hoststate.link import LOOPBACK, Dummy, LinkUp, Port
-from kubenetlab.hoststate.link_messages import SeenLink, decode_link, is_bridge_port_message
+from kubenetlab.hoststate.link_messages import ObservedLink, decode_link, is_bridge_port_message
 from kubenetlab.hoststate.neighbor import Neighbor, decode_neighbor, deleted_neighbor_key
 from kubenetlab.hoststate.nexthop import decode_nexthop
 from kubenetlab.hoststate.object import Key, Object
@@ -53,7 +53,7 @@ class NetlinkEvent(Struct, frozen=True):
     """Message without its nlmsghdr."""
 
 
-def contradict(
+def is_contradicted(
     netns: str, events: Sequence[NetlinkEvent], known: Contents, indexes: Mapping[str, int]
 ) -> bool:
     """Return True if the latest event about an object differs from the known object.
@@ -67,7 +67,7 @@ def contradict(
     if any(event.type == RTM_NEWNETCONF and _is_for_all_links(event.body) for event in events):
         return True
     names = {index: name for name, index in indexes.items()} | {1: LOOPBACK}
-    latest: dict[Key, Object | SeenLink | None] = {}
+    latest: dict[Key, Object | ObservedLink | None] = {}
     for event in events:
         latest.update(_decode_event(netns, event, names))
 
@@ -82,7 +82,7 @@ def contradict(
 
 def _decode_event(
     netns: str, event: NetlinkEvent, names: Mapping[int, str]
-) -> Iterator[tuple[Key, Object | SeenLink | None]]:
+) -> Iterator[tuple[Key, Object | ObservedLink | None]]:
     """Yield the key and the new state of the object that an event is about, None if it is deleted.
 
     Yield nothing for objects that the lab does not manage.
@@ -124,7 +124,7 @@ def _is_for_all_links(body: bytes) -> bool:
 
 def _contradicts(
     key: Key,
-    state: Object | SeenLink | None,
+    state: Object | ObservedLink | None,
     known: Contents,
     indexes: Mapping[str, int],
     macs: Callable[[Key], Mapping[str, str]],
@@ -139,8 +139,10 @@ def _contradicts(
     return mac is not None and not (isinstance(state, Neighbor) and state.mac == mac)
 
 
-def _matches(observed: Object | SeenLink | None, known: Object, indexes: Mapping[str, int]) -> bool:
-    if not isinstance(observed, SeenLink):
+def _matches(
+    observed: Object | ObservedLink | None, known: Object, indexes: Mapping[str, int]
+) -> bool:
+    if not isinstance(observed, ObservedLink):
         return observed == known
     if isinstance(known, LinkUp):
         return observed.is_up == known.is_up

@@ -29,7 +29,7 @@ class Object(Struct, frozen=True):
     rank: ClassVar[int]
     """Creation order within a namespace: a link comes before its addresses, an address before the
     routes that use it."""
-    hand: ClassVar[Hand] = "netlink"
+    applier: ClassVar[Hand] = "netlink"
     """Process that applies objects of this class."""
 
     netns: str

@@ -27,7 +27,7 @@ class Peers(Object, frozen=True):
     link: str
     table: tuple[Entry, ...]
     """Addresses of one IP version; not empty."""
-    own: str = ""
+    own_address: str = ""
     """Address of the link itself; empty if the table does not contain it."""
 
     @property
@@ -35,7 +35,7 @@ class Peers(Object, frozen=True):
         return peers_key(self.link, self.table[0][0])
 
     def __contains__(self, address: str) -> bool:
-        return address != self.own and any(address == entry[0] for entry in self.table)
+        return address != self.own_address and any(address == entry[0] for entry in self.table)
 
     @property
     def depends_on(self) -> Key | None:
@@ -44,7 +44,7 @@ class Peers(Object, frozen=True):
     @property
     def entries(self) -> tuple[Entry, ...]:
         """Entries without the link's own, in the order of the table."""
-        return tuple(entry for entry in self.table if entry[0] != self.own)
+        return tuple(entry for entry in self.table if entry[0] != self.own_address)
 
     def __str__(self) -> str:
         entries = self.entries
@@ -61,7 +61,7 @@ class Peers(Object, frozen=True):
             links.index(self.netns, self.link),
             wire.RTM_NEWNEIGH,
             self.table,
-            self.own,
+            self.own_address,
         )
 
     def change_from(self, before: Peers, links: Links) -> list[tuple[bytes, bool]]:
@@ -89,7 +89,7 @@ def peers_key(link: str, address: str) -> Key:
     return ("Peers", link, "IPv6" if ":" in address else "IPv4")
 
 
-def peers_of(netns: str, neighbors: Iterable[Neighbor], desired: Peers) -> Peers:
+def observed_peers(netns: str, neighbors: Iterable[Neighbor], desired: Peers) -> Peers:
     """Return the observed neighbors as an object: `desired` itself if all entries match."""
     entries = {(neighbor.address, neighbor.mac) for neighbor in neighbors}
     return (

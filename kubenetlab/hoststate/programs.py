@@ -28,7 +28,7 @@ class ProgramRun(Object, frozen=True):
     """
 
     rank = 200
-    hand = "programs"
+    applier = "programs"
 
     container: str
     attempt: int

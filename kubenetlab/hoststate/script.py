@@ -16,7 +16,7 @@ from typing import Final
 
 from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.object import Key, Origin, ShellName
-from kubenetlab.hoststate.rules.rulesets import dialect
+from kubenetlab.hoststate.rules.rulesets import rule_backend
 from kubenetlab.hoststate.sandbox import Sysctl
 from kubenetlab.hoststate.sections import Section, common_settings, sections
 from kubenetlab.hoststate.state import Contents, HostState
@@ -220,7 +220,7 @@ def _section(section: Section, common: Sequence[Sysctl]) -> Iterator[str]:
             for obj in group.objects:
                 yield from obj.commands(shell_name)
         for ruleset in section.rulesets:
-            if commands := list(dialect(ruleset.dialect).commands(ruleset.objects)):
+            if commands := list(rule_backend(ruleset.backend).commands(ruleset.objects)):
                 yield from _origin_comments([ruleset.origin], section)
                 yield from (f'ip netns exec "$NS" {command}' for command in commands)
     for program in section.programs:

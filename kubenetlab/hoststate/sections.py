@@ -32,10 +32,10 @@ class ObjectGroup(Struct, frozen=True):
 
 
 class ComponentRules(Struct, frozen=True):
-    """Rules of one component for one rule backend (`dialect`)."""
+    """Rules of one component for one rule backend (`backend`)."""
 
     origin: Origin | None
-    dialect: str
+    backend: str
     objects: tuple[RuleObject, ...]
 
 
@@ -70,7 +70,7 @@ def sections(state: HostState) -> Iterator[Section]:
         own_objects = [
             obj
             for obj in contents.values()
-            if obj.hand == "netlink" and id(obj) not in created_elsewhere
+            if obj.applier == "netlink" and id(obj) not in created_elsewhere
         ]
         yield Section(
             title,
@@ -169,6 +169,6 @@ def _rulesets(state: HostState, contents: Contents) -> Iterator[ComponentRules]:
     rulesets: dict[tuple[Origin | None, str], list[RuleObject]] = {}
     for obj in contents.values():
         if isinstance(obj, RuleObject):
-            rulesets.setdefault((state.origin(obj), obj.dialect), []).append(obj)
-    for (origin, dialect), objects in rulesets.items():
-        yield ComponentRules(origin, dialect, tuple(objects))
+            rulesets.setdefault((state.origin(obj), obj.backend), []).append(obj)
+    for (origin, backend), objects in rulesets.items():
+        yield ComponentRules(origin, backend, tuple(objects))

@@ -49,7 +49,7 @@ class HostState:
         )
 
 
-def peer_ends(state: HostState, namespaces: Iterable[str]) -> set[str]:
+def linked_namespaces(state: HostState, namespaces: Iterable[str]) -> set[str]:
     """Return the other namespaces that are linked to `namespaces` by veth pairs."""
     own = set(namespaces)
     return {

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-WAITS: Final = (
+DEPENDENCY_FAILED: Final = (
     "the object that it depends on is gone; the lab creates it again and retries by itself"
 )
 """Advice for an operation that failed only because another one did."""
@@ -96,7 +96,7 @@ _ADVICE_BY_ERRNO: Final[Sequence[_Advice]] = (
         "the link to this machine is gone: kubenetlab up --uplink creates it again, "
         "up --no-uplink runs the lab without it",
     ),
-    _Advice((errno.ENODEV, errno.ENXIO, errno.ESRCH), (), WAITS),
+    _Advice((errno.ENODEV, errno.ENXIO, errno.ESRCH), (), DEPENDENCY_FAILED),
     _Advice(
         (errno.ENETUNREACH,),
         ("Route",),
@@ -130,7 +130,7 @@ _NFT_ADVICE: Final = (
 """(part of an error message of nft, advice) pairs; the first match applies."""
 
 
-def said(number: int, text: str = "") -> str:
+def describe_error(number: int, text: str = "") -> str:
     """Return the kernel's message, or that of its errno, with the errno's name.
 
     Example: `File exists (EEXIST)`.

@@ -18,11 +18,11 @@ from msgspec import structs
 from kubenetlab.hoststate.address import decode_address, dump_addresses
 from kubenetlab.hoststate.diff import Changes, NetnsChanges, Operation
 from kubenetlab.hoststate.link import LOOPBACK, Port
-from kubenetlab.hoststate.link_messages import SeenLink, decode_link, dump_links
+from kubenetlab.hoststate.link_messages import ObservedLink, decode_link, dump_links
 from kubenetlab.hoststate.neighbor import Neighbor, decode_neighbor, dump_neighbors
 from kubenetlab.hoststate.nexthop import decode_nexthop, dump_nexthops
 from kubenetlab.hoststate.object import Key, Object
-from kubenetlab.hoststate.peers import Peers, peers_key, peers_of
+from kubenetlab.hoststate.peers import Peers, observed_peers, peers_key
 from kubenetlab.hoststate.route import decode_route, dump_routes
 from kubenetlab.hoststate.sandbox import Sandbox, Settings, Sysctl
 from kubenetlab.hoststate.state import Contents, contents_of
@@ -32,7 +32,7 @@ from kubenetlab.kernel.namespaces.sandboxes import Sandboxes
 from kubenetlab.kernel.namespaces.sysctls import Sysctls, SysctlWriter
 from kubenetlab.kernel.netlink.rtnetlink import RouteSocket
 from kubenetlab.kernel.observed_links import observed_links
-from kubenetlab.kernel.port_queue import PortQueue, far_namespaces
+from kubenetlab.kernel.port_queue import PortQueue, connected_namespaces
 from kubenetlab.kernel.report import Failure, OnNetnsDone, Report, failure_of, ignore, with_causes
 from kubenetlab.kernel.syscalls import open_namespace
 
@@ -130,7 +130,7 @@ class LinuxKernel:
     ) -> int:
         """Create or change one namespace and queue its new ports; return the operation count."""
         netlink = [
-            operation for operation in entry.operations if operation.object.hand == "netlink"
+            operation for operation in entry.operations if operation.object.applier == "netlink"
         ]
         ports = [operation for operation in netlink if _is_new_port(operation)]
         operations = [operation for operation in netlink if not _is_new_port(operation)]
@@ -139,7 +139,7 @@ class LinuxKernel:
         elif hold := self._make(
             entry, operations, sysctls, failures, is_peer=queue.is_awaited(entry.netns)
         ):
-            prerequisites = (_sandbox(operations).shares, *far_namespaces(entry))
+            prerequisites = (_sandbox(operations).shares, *connected_namespaces(entry))
             starter.start(entry.netns, hold, prerequisites)
         queue.add(entry.netns, ports)
         return len(netlink)
@@ -214,7 +214,7 @@ class LinuxKernel:
         self, operations: Sequence[Operation]
     ) -> tuple[int | None, Sequence[Operation]]:
         """Return a preallocated namespace, or None, and the operations left to apply in it."""
-        pool = self.sandboxes.blanks
+        pool = self.sandboxes.netns_pool
         if pool is None or not operations:
             return None, operations
         existing = {obj.key: obj for obj in pool.initial_objects}
@@ -272,7 +272,7 @@ class LinuxKernel:
 
         Namespaces without a running pause process are left out.
         """
-        seen: dict[str, list[SeenLink]] = {}
+        seen: dict[str, list[ObservedLink]] = {}
         observed: dict[str, list[Object]] = {}
         for netns, contents in desired.items():
             sandbox = next((obj for obj in contents.values() if isinstance(obj, Sandbox)), None)
@@ -304,21 +304,21 @@ class LinuxKernel:
             observed[netns] += observed_links(netns, links, veths, desired[netns])
         return {netns: contents_of(objects) for netns, objects in observed.items()}
 
-    def _read_peer_links(self, netns: str) -> list[SeenLink]:
+    def _read_peer_links(self, netns: str) -> list[ObservedLink]:
         try:
             with self.sandboxes.inside(netns), RouteSocket() as route:
                 return self._read_links(netns, route)
         except (KeyError, FileNotFoundError, ProcessLookupError):
             return []  # there is no such sandbox, or its pause process has exited
 
-    def _read_links(self, netns: str, route: RouteSocket) -> list[SeenLink]:
+    def _read_links(self, netns: str, route: RouteSocket) -> list[ObservedLink]:
         links = [decode_link(body) for body in route.dump(dump_links())]
         self._indexes[netns] = {link.name: link.index for link in links}
         self._next_index = max(self._next_index, *(link.index + 1 for link in links))
         return links
 
     def _read_other_objects(
-        self, netns: str, desired: Contents, links: Sequence[SeenLink], route: RouteSocket
+        self, netns: str, desired: Contents, links: Sequence[ObservedLink], route: RouteSocket
     ) -> Iterator[Object]:
         """Yield sysctls, addresses, neighbours and routes of the current namespace."""
         yield from self._sysctls.read(
@@ -343,7 +343,7 @@ class LinuxKernel:
                 elif is_ours or obj.key in desired:
                     yield obj
         yield from (
-            peers_of(netns, peer_neighbors[key], obj)
+            observed_peers(netns, peer_neighbors[key], obj)
             for key, obj in peers.items()
             if peer_neighbors[key]
         )

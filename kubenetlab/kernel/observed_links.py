@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from kubenetlab.hoststate.link import Bridge, Dummy, LinkUp, Port, Veth
-from kubenetlab.hoststate.link_messages import SeenLink
+from kubenetlab.hoststate.link_messages import ObservedLink
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.state import Contents
 
 
 def observed_links(
     netns: str,
-    links: Sequence[SeenLink],
-    veths: Mapping[int, tuple[str, SeenLink]],
+    links: Sequence[ObservedLink],
+    veths: Mapping[int, tuple[str, ObservedLink]],
     desired: Contents,
 ) -> Iterable[Object]:
     """Yield the links of a namespace that have the name of a desired link.

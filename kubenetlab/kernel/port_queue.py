@@ -25,7 +25,7 @@ class PortQueue:
             that create veths into it were added to the queue.
         """
         self._on_complete = on_complete
-        self._peers = {entry.netns: far_namespaces(entry) for entry in changes.namespaces}
+        self._peers = {entry.netns: connected_namespaces(entry) for entry in changes.namespaces}
         self._remaining = Counter(peer for peers in self._peers.values() for peer in peers)
         """Number of namespaces that have yet to create veths into a namespace."""
         self._connected: dict[str, list[str]] = {}
@@ -50,7 +50,7 @@ class PortQueue:
             self._on_complete(netns, self._ports.pop(netns), self._connected.pop(netns, ()))
 
 
-def far_namespaces(entry: NetnsChanges) -> set[str]:
+def connected_namespaces(entry: NetnsChanges) -> set[str]:
     """Return the namespaces that hold the peers of links created in this namespace."""
     return {
         peer_end[0]

@@ -14,7 +14,7 @@ from kubenetlab.hoststate.diff import Changes, Operation
 from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.route import Route
 from kubenetlab.hoststate.state import Contents
-from kubenetlab.kernel.advice import advice, report, said
+from kubenetlab.kernel.advice import advice, describe_error, report
 
 OnNetnsDone = Callable[[str], None]
 """Called with each namespace that was changed."""
@@ -86,7 +86,10 @@ def failure_of(netns: str, operation: Operation, error: OSError | KeyError) -> F
     """Return the failure of an operation whose namespace could not be created or entered."""
     if isinstance(error, OSError):
         return Failure(
-            netns, operation, error.errno or 0, said(error.errno or 0, error.strerror or str(error))
+            netns,
+            operation,
+            error.errno or 0,
+            describe_error(error.errno or 0, error.strerror or str(error)),
         )
     return Failure(netns, operation, errno.ESRCH, f"there is no namespace {error}")
 

@@ -251,7 +251,7 @@ def raise_thread_priority() -> None:
 
     Source: sched(7), sched_setscheduler(2).
     """
-    if len(os.sched_getaffinity(0)) > 1 and is_as_urgent_as_any():
+    if len(os.sched_getaffinity(0)) > 1 and has_default_scheduling():
         with suppress(OSError):
             os.sched_setscheduler(
                 0,
@@ -260,12 +260,12 @@ def raise_thread_priority() -> None:
             )
 
 
-def is_as_urgent_as_any() -> bool:
+def has_default_scheduling() -> bool:
     """Return True if this thread has the default scheduling policy and nice value."""
     return os.sched_getscheduler(0) == os.SCHED_OTHER and os.nice(0) == 0
 
 
-def have_room_for_descriptors(count: int) -> None:
+def enlarge_fd_table(count: int) -> None:
     """Enlarge this process's file descriptor table to `count`, or to its limit.
 
     Call it while the process has one thread. With several threads each enlargement waits about 5 ms
@@ -277,7 +277,7 @@ def have_room_for_descriptors(count: int) -> None:
         os.close(fcntl.fcntl(source, fcntl.F_DUPFD_CLOEXEC, last))
 
 
-def give_memory_back() -> None:
+def trim_memory() -> None:
     """Return unused memory to the kernel if the C library can; see malloc_trim(3)."""
     if hasattr(_libc, "malloc_trim"):
         _libc.malloc_trim(0)

@@ -18,8 +18,8 @@ from typing import Any
 from kubenetlab import names
 from kubenetlab.errors import LabError
 from kubenetlab.hoststate.rules import nftables
-from kubenetlab.hoststate.rules.rulesets import Name
-from kubenetlab.kernel.rules.backends import RulesError, open_here
+from kubenetlab.hoststate.rules.rulesets import OwnedName
+from kubenetlab.kernel.rules.backends import RulesError, open_loader
 
 LINKS = {4: ip_network("198.18.0.0/15"), 6: ip_network("fd6b:6e6c::/32")}
 """Address ranges for links between the machine and labs.
@@ -72,7 +72,7 @@ def free_link(version: int, first: int, prefix_length: int) -> tuple[str, str]:
     )
 
 
-def is_listened_at(address: str, port: int, protocol: str, version: int) -> bool:
+def is_port_in_use(address: str, port: int, protocol: str, version: int) -> bool:
     """Return True if a program of the machine uses a port.
 
     address: an address of the machine; empty: any.
@@ -141,7 +141,7 @@ def disconnect(link: str) -> None:
             raise
 
 
-def not_forwarding() -> list[str]:
+def links_without_forwarding() -> list[str]:
     """Return the machine's links that have IPv4 addresses but do not forward packets.
 
     Loopback and the uplinks of labs are left out.
@@ -168,9 +168,9 @@ def forward(link: str, value: str) -> None:
         pass
 
 
-def load(objects: Sequence[nftables.NftObject], former: Sequence[Name]) -> None:
+def load(objects: Sequence[nftables.NftObject], former: Sequence[OwnedName]) -> None:
     """Replace the tables named in `former`, which belong to the lab, by these."""
-    loader = open_here("nftables")
+    loader = open_loader("nftables")
     try:
         loader.run(nftables.replacement(objects, former))
     except RulesError as error:
@@ -179,12 +179,12 @@ def load(objects: Sequence[nftables.NftObject], former: Sequence[Name]) -> None:
         loader.close()
 
 
-def dropping() -> list[str]:
+def dropping_chains() -> list[str]:
     """Return the machine's chains that drop forwarded packets by default.
 
     Example: `ip filter FORWARD`, as created by Docker.
     """
-    loader = open_here("nftables")
+    loader = open_loader("nftables")
     try:
         text = loader.run("list chains")
     finally:

@@ -11,7 +11,7 @@ from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.load import ManifestObject
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.addons import initial_objects
-from kubenetlab.controllers.admission import Admission, AdmissionRequest, admit
+from kubenetlab.controllers.admission import AdmissionRequest, AdmissionResult, admit
 from kubenetlab.datapath import modes
 from kubenetlab.errors import ManifestError
 from kubenetlab.lab.machine import decisions
@@ -19,7 +19,7 @@ from kubenetlab.lab.machine import decisions
 
 def bootstrap_store(
     config: ManifestObject | None, entries: Sequence[ManifestObject], now: float, lab: str = ""
-) -> tuple[Cluster, Admission]:
+) -> tuple[Cluster, AdmissionResult]:
     """Return the first store of a lab, and the admission of the user's documents.
 
     config: the Cluster document, if there is one. A Cluster without a name gets the lab's name.
@@ -52,8 +52,8 @@ def bootstrap_store(
     cluster = base.cluster.with_given(
         {key: None for key in base.cluster.given if key[0] != cluster_config.kind}
     )
-    admission = admit(cluster, incoming(entries), now)
-    refuse(admission, entries)
+    admission = admit(cluster, admission_requests(entries), now)
+    raise_findings(admission, entries)
     settled, _ = controllers.run(with_network_facts(admission.cluster), now)
     settled = settled.with_changes([decisions(settled)])
     return settled, admission
@@ -64,12 +64,12 @@ def with_network_facts(cluster: Cluster) -> Cluster:
     return cluster.with_changes([modes.network_facts(cluster.config)])
 
 
-def incoming(entries: Sequence[ManifestObject]) -> list[AdmissionRequest]:
+def admission_requests(entries: Sequence[ManifestObject]) -> list[AdmissionRequest]:
     """Return documents of manifests as admission requests."""
     return [AdmissionRequest(entry.value, entry.object, entry.source) for entry in entries]
 
 
-def refuse(admission: Admission, entries: Sequence[ManifestObject]) -> None:
+def raise_findings(admission: AdmissionResult, entries: Sequence[ManifestObject]) -> None:
     """Raise ManifestError, with file and line, if admission found errors."""
     if any(not finding.is_warning for _, finding in admission.findings):
         raise ManifestError(

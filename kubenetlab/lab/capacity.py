@@ -28,9 +28,9 @@ from kubenetlab.kernel.features.limits import (
     PROCESSES,
     Limit,
     Need,
-    measured_anew,
-    read,
-    require_room,
+    read_limits,
+    remeasured,
+    require_available,
 )
 from kubenetlab.lab.context import LabContext
 
@@ -71,7 +71,7 @@ def workers_for(nodes: int) -> int:
     return min(MAX_WORKERS, max(1, nodes))
 
 
-def check_room(
+def require_capacity(
     lab: str, cluster: Cluster, limits: Iterable[Limit], before: Cluster | None = None
 ) -> None:
     """Raise RequirementError if a lab needs more of a resource than the machine has left.
@@ -87,16 +87,16 @@ def check_room(
     ):
         return
     size = f"{len(cluster.all(Node)):,} nodes and {_pods(cluster):,} pods"
-    require_room(lab, size, needed, limits, current)
+    require_available(lab, size, needed, limits, current)
 
 
 def check_growth(context: LabContext, cluster: Cluster, before: Cluster) -> None:
     """Raise RequirementError if a running lab would outgrow the machine; called inside the lab."""
-    now = read(f"/proc/self/fd/{context.outer_proc}")
-    check_room(context.lab, cluster, measured_anew(context.limits, now), before)
+    now = read_limits(f"/proc/self/fd/{context.outer_proc_fd}")
+    require_capacity(context.lab, cluster, remeasured(context.limits, now), before)
 
 
-def pods_that_fit(limits: Iterable[Limit]) -> tuple[int, Limit]:
+def max_pods(limits: Iterable[Limit]) -> tuple[int, Limit]:
     """Return the maximum number of pods in a lab of a few nodes, and the limit that determines it.
 
     The number is rounded down to two significant digits.
@@ -104,14 +104,17 @@ def pods_that_fit(limits: Iterable[Limit]) -> tuple[int, Limit]:
     maxima = []
     for limit in limits:
         if limit.resource == MEMORY:
-            maxima.append(((limit.room - _BASE_MB) * 1024 // _KB_PER_SANDBOX, limit))
+            maxima.append(((limit.available - _BASE_MB) * 1024 // _KB_PER_SANDBOX, limit))
         elif limit.resource in (
             PROCESSES,
             FILES,
             *(NAMESPACES[word] for word in ("net", "pid", "uts", "ipc")),
         ):
             maxima.append(
-                (limit.room - (_SPARE_FILES if limit.resource == FILES else _BASE_COUNT), limit)
+                (
+                    limit.available - (_SPARE_FILES if limit.resource == FILES else _BASE_COUNT),
+                    limit,
+                )
             )
     pods, scarcest = min(maxima, key=lambda entry: entry[0])
     digits = max(0, len(str(pods)) - 2)

@@ -23,10 +23,10 @@ def claim(lab: str) -> int:
     Closing the descriptor releases the lock: when the lab has been created, or its creation failed.
     Raises LabError if the lab is up, or if another command holds the lock.
     """
-    directory = rundir.of(lab)
+    directory = rundir.run_directory(lab)
     while True:
         try:
-            rundir.base().mkdir(
+            rundir.base_directory().mkdir(
                 mode=0o755 if rundir.owns_run() else 0o700, parents=True, exist_ok=True
             )
             directory.mkdir(mode=0o700, exist_ok=True)
@@ -44,7 +44,7 @@ def claim(lab: str) -> int:
         return lock
 
 
-def sweep(lab: str, held: int | None = None) -> bool:
+def remove_dead_lab(lab: str, held: int | None = None) -> bool:
     """Remove the run directory of a dead lab and its links in /run/netns.
 
     Return False, and change nothing, if the lab is alive.
@@ -52,7 +52,7 @@ def sweep(lab: str, held: int | None = None) -> bool:
     held: a descriptor returned by `claim`, which is closed here; None if there is none.
     Raises LabError if another command holds the directory for longer than SWEEP_TIMEOUT_S.
     """
-    directory = rundir.of(lab)
+    directory = rundir.run_directory(lab)
     if held is None:
         held = _lock(directory, SWEEP_TIMEOUT_S)
     if held is not None:
@@ -78,7 +78,7 @@ def remove_remains(dead: Sequence[str]) -> None:
     now.
     """
     for lab in dead:
-        _remove_cgroups(rundir.of(lab))
+        _remove_cgroups(rundir.run_directory(lab))
         # `down` of that lab reports the error; commands for other labs continue.
         with suppress(KubenetlabError, OSError):
             _remove_uplink(lab)
@@ -123,7 +123,7 @@ def _lock(directory: Path, timeout_s: float) -> int | None:
 
 def _remove_uplink(lab: str) -> None:
     """Remove the machine's part of a lab's uplink, if the lab has one."""
-    if (rundir.of(lab) / rundir.UPLINK).exists():
+    if (rundir.run_directory(lab) / rundir.UPLINK).exists():
         from kubenetlab.lab import uplink  # imported here because few labs have one
 
         uplink.remove_from_machine(lab)

@@ -72,7 +72,7 @@ class Client:
         self.lab = lab
         self._timeout_s = timeout_s
         self._on_warning = on_warning or _print_once
-        self._path = str(rundir.of(lab) / rundir.API_SOCKET)
+        self._path = str(rundir.run_directory(lab) / rundir.API_SOCKET)
 
     @property
     def init_pid(self) -> int:
@@ -117,7 +117,7 @@ class Client:
         items: list[Any] = self.get(f"{LAB_API}/diagnostics")["items"]
         return items
 
-    def given(self) -> list[Any]:
+    def given_documents(self) -> list[Any]:
         """Return the documents of kinds that the lab stores without modelling them."""
         items: list[Any] = self.get(f"{LAB_API}/given")["items"]
         return items
@@ -169,9 +169,8 @@ class Client:
                 fds = self._exchange(exchange)
             except (ConnectionError, TimeoutError) as error:
                 if attempt == ATTEMPTS - 1 or isinstance(error, TimeoutError):
-                    raise LabError(
-                        f"lab {self.lab} does not answer; see {rundir.of(self.lab) / rundir.LOG}"
-                    ) from None
+                    log = rundir.run_directory(self.lab) / rundir.LOG
+                    raise LabError(f"lab {self.lab} does not answer; see {log}") from None
                 continue
             self._warn(exchange.headers)
             return _reply(exchange.response, fds)
@@ -180,11 +179,11 @@ class Client:
     def stream(self, path: str, **query: str) -> Iterator[Any]:
         """Yield the JSON lines of a streamed response; end with the response or with the lab."""
         buffer = b""
-        for piece in self.pieces(path, **query):
+        for piece in self.stream_parts(path, **query):
             *lines, buffer = (buffer + piece).split(b"\n")
             yield from (json.loads(line) for line in lines if line)
 
-    def pieces(self, path: str, **query: str) -> Iterator[bytes]:
+    def stream_parts(self, path: str, **query: str) -> Iterator[bytes]:
         """Yield the parts of a streamed response; end with the response or with the lab."""
         from kubenetlab.lab.transport.exchange import Exchange
         from kubenetlab.programs.http import Response
@@ -257,14 +256,14 @@ class Client:
         return connection
 
 
-def running() -> list[str]:
+def running_labs() -> list[str]:
     """Return the names of all labs that are up, and remove the remains of the dead ones."""
-    known = {name: rundir.is_alive(name) for name in rundir.names()}
+    known = {name: rundir.is_alive(name) for name in rundir.lab_names()}
     cleanup.remove_remains([name for name, is_alive in known.items() if not is_alive])
     return [name for name, is_alive in known.items() if is_alive]
 
 
-def choose(lab: str | None) -> Client:
+def select_lab(lab: str | None) -> Client:
     """Return a client of the named lab, or of the only lab that is up.
 
     Raises LabError if the lab is not up, or if no name is given and not exactly one lab is up.
@@ -280,7 +279,7 @@ def choose(lab: str | None) -> Client:
 
 def only_running() -> str | None:
     """Return the only lab that is up, or None. Raises LabError if several labs are up."""
-    labs = running()
+    labs = running_labs()
     if len(labs) > 1:
         raise LabError(f"several labs are up: {', '.join(labs)}; choose one with --lab NAME")
     return labs[0] if labs else None
@@ -288,7 +287,7 @@ def only_running() -> str | None:
 
 def _suggestion(lab: str) -> str:
     """Return the end of an error message: the labs that are up, or how to create one."""
-    labs = running()
+    labs = running_labs()
     return (
         f"; up {'is' if len(labs) == 1 else 'are'}: {', '.join(labs)}{did_you_mean(lab, labs)}"
         if labs

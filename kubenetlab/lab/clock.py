@@ -32,7 +32,7 @@ class Clock:
         """Seconds by which the machine's clock is ahead of the lab's."""
         return time.time() - self.now()
 
-    def of_lab(self, reports: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    def to_lab_time(self, reports: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         """Convert the field `at` of reports, if present, from the machine's to the lab's time."""
         skew_s = self.skew_s
         return [

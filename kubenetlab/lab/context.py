@@ -25,41 +25,41 @@ class LabContext:
         self,
         lab: str,
         directory: Path,
-        node_agents: int,
-        workers: int,
+        node_agent_count: int,
+        worker_count: int,
         state: Any,
         progress: socket.socket,
     ) -> None:
         self.lab = lab
         self.directory = directory
-        self.node_agents = node_agents
-        self.workers = workers
+        self.node_agent_count = node_agent_count
+        self.worker_count = worker_count
         self.state = state
         """Store that `up` planned. Only the first agent uses it; later ones read the store file."""
         self.progress: socket.socket | None = progress
         """Socket for progress messages to `up`; None for every agent but the first."""
-        self.blanks: NetnsPoolSource | None = None
+        self.netns_pool: NetnsPoolSource | None = None
         """Source of preallocated network namespaces for the first agent."""
-        self.outer_proc = -1
+        self.outer_proc_fd = -1
         """Descriptor of the /proc that `up` sees: it shows the lab's processes by outer pids."""
-        self.run_netns = -1
+        self.run_netns_fd = -1
         """Descriptor of the machine's /run/netns, or -1 if it is not writable."""
         self.limits: Sequence[Limit] = ()
         """Limits of the machine as read by `up`: inside the lab some of them look unlimited."""
         self.listeners: dict[str, socket.socket] = {}
-        self.hidden = rundir.hidden_directories()
+        self.hidden_directories = rundir.hidden_directories()
         """Directories of the machine that containers do not see.
 
         They are read in `up`, because they depend on its environment variables.
         """
         self.clock = Clock(time.time() - time.monotonic())
 
-    def tell_progress(self, **message: Any) -> None:
-        """Send a progress message to `up`, unless `end_progress` was called."""
+    def send_progress(self, **message: Any) -> None:
+        """Send a progress message to `up`, unless `close_progress` was called."""
         if self.progress is not None:
             self.progress.sendall(encode(message))
 
-    def end_progress(self) -> None:
+    def close_progress(self) -> None:
         """Close the progress socket: `up` then uses the API like every other client."""
         if self.progress is not None:
             self.progress.close()

@@ -13,10 +13,10 @@ def log(message: str) -> None:
     """Write one line with the current time."""
     now = time.time()
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
-    say(f"{stamp}.{int(now % 1 * 1000):03d}Z {message}")
+    write_text(f"{stamp}.{int(now % 1 * 1000):03d}Z {message}")
 
 
-def say(text: str) -> None:
+def write_text(text: str) -> None:
     """Write a text without a time stamp."""
     with suppress(OSError):
         # In one write, because other processes write to the same file.

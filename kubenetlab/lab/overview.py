@@ -86,8 +86,8 @@ def overview(
 
 def _directories() -> Iterator[tuple[str, Path]]:
     """Yield name and run directory of each lab, alive or dead: for root those of all users."""
-    for name in rundir.names():
-        yield name, rundir.base() / name
+    for name in rundir.lab_names():
+        yield name, rundir.base_directory() / name
     if os.geteuid() == 0:
         for pattern in _OTHERS:
             yield from (

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 LAB_API: Final = "/apis/kubenetlab.dev/v1alpha1"
 """Root of the lab's own API group."""
 
-LAB: Final = "the lab"
+WHOLE_LAB: Final = "the lab"
 """Key for failures of a whole reconcile pass, where other keys are namespaces."""
 
 

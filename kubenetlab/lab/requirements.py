@@ -40,7 +40,7 @@ def require_modes(config: ClusterConfig, before: ClusterConfig | None = None) ->
         unprobed = tuple(feature for feature in needs.own_features if feature not in probed)
         new = structs.replace(needs, own_features=unprobed)
         problems += list(
-            faults(title, needs, is_root=is_root(), has_program=has_program)
+            unmet_requirements(title, needs, is_root=is_root(), has_program=has_program)
         ) or missing_features(title, new)
     if 6 in config.networking.versions and not has_ipv6():
         problems.append(
@@ -64,7 +64,7 @@ def selected_modes(config: ClusterConfig) -> Iterator[tuple[str, Needs]]:
         yield f"{family.name} {name}", modes.load(family.name, name, options).needs
 
 
-def faults(
+def unmet_requirements(
     title: str, needs: Needs, *, is_root: bool, has_program: Callable[[str], bool]
 ) -> Iterator[str]:
     """Yield the missing permissions and programs of a mode.
@@ -85,12 +85,12 @@ def missing_features(title: str, needs: Needs) -> Iterator[str]:
     """Yield the kernel features that only some modes need and that are not available here."""
     if not needs.own_features:
         return  # most labs: the probes take long to import
-    from kubenetlab.kernel.features.feature_probes import TRIALS
-    from kubenetlab.kernel.features.probing import outcomes
+    from kubenetlab.kernel.features.feature_probes import PROBES
+    from kubenetlab.kernel.features.probing import run_probes
 
-    for outcome in outcomes([trial for trial in TRIALS if trial.name in needs.own_features]):
+    for outcome in run_probes([trial for trial in PROBES if trial.name in needs.own_features]):
         if outcome.fault:
             yield (
-                f"{title} needs {outcome.trial.name}: {outcome.fault}; "
-                f"required: {outcome.trial.advice}"
+                f"{title} needs {outcome.probe.name}: {outcome.fault}; "
+                f"required: {outcome.probe.advice}"
             )

@@ -30,7 +30,7 @@ STORE, LOG, PAUSE, UPLINK = "store.json", "log", "pause", "uplink.json"
 CGROUPS = "cgroups.json"
 FORWARDING = "forwarding.json"
 """File beside the labs: the machine's links on which forwarding is enabled for uplinks."""
-TRIED = "doctor.json"
+PROBE_CACHE = "doctor.json"
 """File beside the labs: the cached results of the feature probes."""
 LOG_ENDING_BYTES = 9
 """Length of the suffixes `.previous` and `.oldtimes` (lab/runtime/container_logs.py)."""
@@ -41,10 +41,10 @@ def hidden_directories() -> tuple[str, ...]:
 
     These are the home directories, and the directory with the sockets of all labs.
     """
-    return ("/root", "/home", os.path.expanduser("~"), str(base()))
+    return ("/root", "/home", os.path.expanduser("~"), str(base_directory()))
 
 
-def base() -> Path:
+def base_directory() -> Path:
     """Return the directory of this user's labs, which may not exist yet.
 
     Raises RequirementError if the directory is inaccessible or belongs to another user.
@@ -87,14 +87,14 @@ def unusable_error(directory: Path, reason: str) -> RequirementError:
     return RequirementError(f"{directory} cannot be used: {reason}; {hint}")
 
 
-def of(lab: str) -> Path:
+def run_directory(lab: str) -> Path:
     """Return the run directory of a lab.
 
     Raises UsageError for an invalid name, which could be a path to another directory.
     """
     if fault := lab_name_fault(lab):
         raise UsageError(f"--lab {lab}: {fault}")
-    return base() / lab
+    return base_directory() / lab
 
 
 def node_agent_socket(number: int) -> str:
@@ -115,9 +115,9 @@ def container_log(netns: str, container: str) -> str:
     return file_name(f"{netns.replace('/', '_')}.{container}.log", spare=LOG_ENDING_BYTES)
 
 
-def names() -> list[str]:
+def lab_names() -> list[str]:
     """Return the names of all labs that have a run directory, alive or dead."""
-    directory = base()
+    directory = base_directory()
     return (
         sorted(entry.name for entry in directory.iterdir() if entry.is_dir())
         if directory.is_dir()
@@ -132,7 +132,7 @@ def is_alive(lab: str) -> bool:
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
-            probe.connect(str(of(lab) / API_SOCKET))
+            probe.connect(str(run_directory(lab) / API_SOCKET))
         except OSError:
             return False
     return True

@@ -26,7 +26,7 @@ _PID = 1
 """Arbitrary pid: no component of a simulated lab uses it."""
 
 
-def rehearse(cluster: Cluster, now: float) -> Cluster:
+def simulate(cluster: Cluster, now: float) -> Cluster:
     """Return the store of a new lab after everything has started successfully."""
     while True:
         after, _ = controllers.run(cluster.with_changes(reports(cluster, now)), now)

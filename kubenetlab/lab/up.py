@@ -17,18 +17,18 @@ from typing import Any
 
 from kubenetlab import errors
 from kubenetlab.api.store import Cluster
-from kubenetlab.errors import KubenetlabError, LabError, RequirementError, refusal
-from kubenetlab.kernel.features.limits import read as read_limits
+from kubenetlab.errors import KubenetlabError, LabError, RequirementError, os_error_text
+from kubenetlab.kernel.features.limits import read_limits as read_limits
 from kubenetlab.kernel.namespaces import pause
 from kubenetlab.kernel.namespaces.netns_pool import NetnsPoolSource
 from kubenetlab.kernel.processes.identity import ProcessId, open_process
 from kubenetlab.kernel.processes.inheritance import default_umask
 from kubenetlab.lab import cleanup, rundir
-from kubenetlab.lab.capacity import check_room, node_agents_for, workers_for
+from kubenetlab.lab.capacity import node_agents_for, require_capacity, workers_for
 from kubenetlab.lab.context import LabContext
 from kubenetlab.lab.processes import init
 from kubenetlab.lab.store import store_file
-from kubenetlab.lab.transport.frames import Frames
+from kubenetlab.lab.transport.frames import FrameDecoder
 
 STOPPED_BY_SIGINT = 130
 """Exit status of a command that was interrupted."""
@@ -70,7 +70,7 @@ def create(
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         return creation.wait_until_built(on_progress, keep_failed=keep_failed)
     except OSError as error:
-        raise RequirementError(f"cannot create lab {lab}: {refusal(error)}") from error
+        raise RequirementError(f"cannot create lab {lab}: {os_error_text(error)}") from error
     finally:
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         creation.finish()
@@ -89,7 +89,7 @@ class _Creation:
         self._context: LabContext | None = None
         self._socket: socket.socket | None = None
         """This process's end of the progress socket."""
-        self._frames = Frames()
+        self._frames = FrameDecoder()
         self._init: int | None = None
         """Pidfd of the lab's init."""
         self._is_kept = False
@@ -97,16 +97,16 @@ class _Creation:
     def start(self, cluster: Cluster, nodes: int, namespaces: NetnsPoolSource | None) -> None:
         """Check the machine, create the run directory, and fork the lab's init."""
         limits = read_limits()
-        check_room(self._lab, cluster, limits)
+        require_capacity(self._lab, cluster, limits)
         with default_umask():
             self._claim = cleanup.claim(self._lab)
             for number in _SIGNALS:
                 signal.signal(number, _interrupt)
             self._context, self._socket = _prepare(self._lab, cluster, nodes)
         self._context.limits = limits
-        self._context.blanks = namespaces
+        self._context.netns_pool = namespaces
         init.start(self._context, self._socket, self._claim)
-        self._context.end_progress()
+        self._context.close_progress()
         if namespaces is not None:
             namespaces.close()
 
@@ -137,13 +137,13 @@ class _Creation:
                 os.close(self._claim)
             return
         if self._context is not None:
-            self._context.end_progress()
+            self._context.close_progress()
         if self._init is None and self._socket is not None:
             self._init = _wait_for_init(self._socket, self._frames)
         if self._init is not None:
             _kill(self._init)
         if self._claim is not None:
-            cleanup.sweep(self._lab, self._claim)
+            cleanup.remove_dead_lab(self._lab, self._claim)
 
     def _keep(self) -> None:
         """Tell the lab to continue without this process."""
@@ -154,7 +154,7 @@ class _Creation:
 
 def _prepare(lab: str, cluster: Cluster, nodes: int) -> tuple[LabContext, socket.socket]:
     """Write the files that init needs; return its context and our end of the progress socket."""
-    directory = rundir.of(lab)
+    directory = rundir.run_directory(lab)
     if rundir.owns_run():
         with suppress(OSError):  # only `ip netns` needs the directory
             os.makedirs(rundir.RUN_NETNS, mode=0o755, exist_ok=True)
@@ -176,7 +176,7 @@ def _open_init(message: dict[str, Any]) -> int | None:
         return None
 
 
-def _wait_for_init(connection: socket.socket, frames: Frames) -> int | None:
+def _wait_for_init(connection: socket.socket, frames: FrameDecoder) -> int | None:
     """Wait for the message with init's pid and open a pidfd of it; None if init is dead.
 
     The run directory cannot be removed as long as an init is running that has not sent its pid.
@@ -219,7 +219,7 @@ def _log_tail(lab: str) -> str:
     """Return the last lines of the lab's log, for a lab that died without reporting an error."""
     try:
         lines: Sequence[str] = (
-            (rundir.of(lab) / rundir.LOG).read_text(errors="replace").splitlines()
+            (rundir.run_directory(lab) / rundir.LOG).read_text(errors="replace").splitlines()
         )
     except OSError:
         return ""

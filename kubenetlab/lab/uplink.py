@@ -24,7 +24,7 @@ from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.lab import Uplink
 from kubenetlab.datapath import uplink as desired
 from kubenetlab.datapath.port_mappings import PublishedPort, published_ports
-from kubenetlab.errors import KubenetlabError, LabError, refusal
+from kubenetlab.errors import KubenetlabError, LabError, os_error_text
 from kubenetlab.kernel import uplink as machine
 from kubenetlab.kernel.files import replace_file
 from kubenetlab.lab import rundir
@@ -47,7 +47,7 @@ class UplinkRecord(Struct, frozen=True):
     """Family and name of each nftables table."""
 
 
-def bring(client: Client, config: ClusterConfig) -> UplinkRecord:
+def create(client: Client, config: ClusterConfig) -> UplinkRecord:
     """Create the uplink of a lab, or repair the existing one.
 
     Raises LabError or another KubenetlabError; the uplink has been removed then.
@@ -93,7 +93,7 @@ def _bring(client: Client, config: ClusterConfig) -> UplinkRecord:
             _report_removal(client)
         remove_from_machine(lab)
         if isinstance(error, OSError):
-            raise LabError(f"lab {lab} has no uplink: {refusal(error)}") from error
+            raise LabError(f"lab {lab} has no uplink: {os_error_text(error)}") from error
         raise
     return record
 
@@ -119,7 +119,7 @@ def _locked(lab: str) -> Iterator[None]:
 
     The lock is on the pause program, a file that exists as long as the lab.
     """
-    lock = os.open(rundir.of(lab) / rundir.PAUSE, os.O_RDONLY | os.O_CLOEXEC)
+    lock = os.open(rundir.run_directory(lab) / rundir.PAUSE, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -127,9 +127,9 @@ def _locked(lab: str) -> Iterator[None]:
         os.close(lock)
 
 
-def in_the_way() -> list[str]:
+def dropping_chains() -> list[str]:
     """Return the chains of the machine whose policy may drop packets from the lab."""
-    return machine.dropping()
+    return machine.dropping_chains()
 
 
 def remove_from_machine(lab: str) -> None:
@@ -180,7 +180,7 @@ def _require_free(published: Sequence[PublishedPort]) -> None:
     taken = [
         port
         for port in published
-        if machine.is_listened_at(port.listen_address, port.port, port.protocol, port.version)
+        if machine.is_port_in_use(port.listen_address, port.port, port.protocol, port.version)
     ]
     if taken:
         ports = ", ".join(dict.fromkeys(f"{port.port}/{port.protocol.upper()}" for port in taken))
@@ -193,7 +193,7 @@ def _require_free(published: Sequence[PublishedPort]) -> None:
 def _enable_forwarding(lab: str) -> None:
     """Enable forwarding on all links of the machine, and record those on which it was disabled."""
     with _forwarding() as links:
-        for link in (*links, *machine.not_forwarding()):
+        for link in (*links, *machine.links_without_forwarding()):
             if lab not in links.setdefault(link, []):
                 links[link].append(lab)
     for link in links:
@@ -206,8 +206,8 @@ def _forwarding() -> Iterator[dict[str, list[str]]]:
 
     The record is locked within the block, and written at its end.
     """
-    path = rundir.base() / rundir.FORWARDING
-    lock = os.open(rundir.base(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    path = rundir.base_directory() / rundir.FORWARDING
+    lock = os.open(rundir.base_directory(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
@@ -240,7 +240,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _record_path(lab: str) -> Path:
-    return rundir.of(lab) / rundir.UPLINK
+    return rundir.run_directory(lab) / rundir.UPLINK
 
 
 def _read(path: Path) -> UplinkRecord | None:

@@ -21,7 +21,7 @@ from kubenetlab.errors import UsageError
 from kubenetlab.observe.connections import Ends
 from kubenetlab.observe.grammar import Target, with_port
 from kubenetlab.observe.locations import Location
-from kubenetlab.observe.meanings import meaning
+from kubenetlab.observe.meanings import resolve_name
 from kubenetlab.observe.prober import Outcome, ProbeRequest, outcome_of, run
 from kubenetlab.observe.request import HTTP_ERROR
 from kubenetlab.observe.row_destinations import (
@@ -31,7 +31,7 @@ from kubenetlab.observe.row_destinations import (
     with_service_port,
 )
 from kubenetlab.observe.targets import named_places, read
-from kubenetlab.observe.truth_table import FITS, Row, TruthTable, with_target
+from kubenetlab.observe.truth_table import EXPECTED_OUTCOMES, Row, TruthTable, with_target
 
 State = Literal["holds", "fails"]
 
@@ -122,7 +122,7 @@ def check(
             verdicts.append(asyncio.run(_check_reply(table, entry, network, deadline_s)))
         else:
             result = next(results)
-            state = _state(result.outcome in FITS[entry.row.expected])
+            state = _state(result.outcome in EXPECTED_OUTCOMES[entry.row.expected])
             verdicts.append(_verdict(table, entry, result.outcome, state, result.ms))
     return verdicts
 
@@ -136,7 +136,7 @@ def needs_network(row: Row, seen: Mapping[str, Any], source: Location) -> bool:
     return (
         bool(row.source or target.path)
         or row.resolves is not None
-        or meaning(target, seen, source).target.kind == "name"
+        or resolve_name(target, seen, source).target.kind == "name"
     )
 
 
@@ -183,7 +183,7 @@ def _destinations(
     """
     version = {"IPv4": 4, "IPv6": 6, None: None}[row.family]
     restricted = [source.of_version(version) for source in sources]
-    meanings = [(source, meaning(target, inputs.seen, source)) for source in restricted]
+    meanings = [(source, resolve_name(target, inputs.seen, source)) for source in restricted]
     rows = [
         (source, meant.target, with_service_port(row, meant, inputs.seen))
         for source, meant in meanings
@@ -353,7 +353,7 @@ def _failed_reply(table: TruthTable, probe: _RowProbe, error: OSError) -> RowVer
         if isinstance(error, TimeoutError)
         else outcome_of(error.errno or errno.EHOSTUNREACH)
     )
-    return _verdict(table, probe, outcome, _state(outcome in FITS[probe.row.expected]))
+    return _verdict(table, probe, outcome, _state(outcome in EXPECTED_OUTCOMES[probe.row.expected]))
 
 
 def _ms_since(start: float) -> float:

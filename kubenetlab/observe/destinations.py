@@ -13,9 +13,9 @@ from kubenetlab.observe.expect import Destination, ServiceTarget, service_ports
 from kubenetlab.observe.grammar import Target, with_port
 from kubenetlab.observe.locations import Location
 from kubenetlab.observe.lookups import service_named
-from kubenetlab.observe.meanings import Meaning, meaning
+from kubenetlab.observe.meanings import Meaning, resolve_name
 from kubenetlab.observe.request import ProbeSpecification
-from kubenetlab.observe.suggestions import near
+from kubenetlab.observe.suggestions import suggest_similar
 from kubenetlab.observe.targets import node_ports, resolve
 
 
@@ -58,7 +58,7 @@ async def find(
 
     Raises UsageError if there is none.
     """
-    meant = meaning(target, seen, source)
+    meant = resolve_name(target, seen, source)
     destination = await _find(resolver, seen, source, meant, request)
     is_service_too = any(text.startswith("svc:") for text in meant.alternatives)
     if target.kind != "word" or (meant.target.kind == "pod" and not is_service_too):
@@ -125,7 +125,7 @@ async def _address(
             service = "/".join(meant.service)
             hint = f"; {source.title} does not use the cluster's DNS, use svc:{service}"
         else:
-            hint = near(target.name.partition(".")[0], seen, with_services=True)
+            hint = suggest_similar(target.name.partition(".")[0], seen, with_services=True)
         raise UsageError(f"{source.title}: {error.strerror or error}{hint}") from None
 
 
@@ -240,7 +240,7 @@ def service_port(
         known = sorted({f"{target.kind}:{entry.namespace}/{entry.name}" for entry in of_kind})
         address_kind = "cluster IP" if target.kind == "svc" else "load balancer's address"
         similar = (
-            near(target.name, seen, with_services=True)
+            suggest_similar(target.name, seen, with_services=True)
             if service_named(seen, *service) is None
             else ""
         )

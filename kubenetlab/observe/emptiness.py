@@ -8,7 +8,7 @@ from typing import Any
 from kubenetlab.errors import did_you_mean
 
 
-def why_empty(service: Mapping[str, Any], pods: Iterable[Mapping[str, Any]]) -> str:
+def explain_empty(service: Mapping[str, Any], pods: Iterable[Mapping[str, Any]]) -> str:
     """Return the reason in a few words: no pod matches, none is ready, or a named port is missing.
 
     service, pods: documents of the Service and of the pods of its namespace. Empty without a

@@ -67,7 +67,7 @@ FORWARD, but not from OUTPUT.
 """
 
 
-class World(Struct, frozen=True):
+class ClusterFacts(Struct, frozen=True):
     """Facts that the rules need beside source and destination."""
 
     listening: Mapping[str, frozenset[tuple[str, int]]]
@@ -128,7 +128,7 @@ def _is_same_family(first: str, second: str) -> bool:
     return (":" in first) == (":" in second)
 
 
-def world(seen: Mapping[str, Any]) -> World:
+def facts_of(seen: Mapping[str, Any]) -> ClusterFacts:
     """Return the facts in a document of `inspect` that the rules need."""
     listening: dict[str, set[tuple[str, int]]] = {}
     unknown = {
@@ -140,7 +140,7 @@ def world(seen: Mapping[str, Any]) -> World:
     for pod in seen["pods"]:
         for address in (address for address in pod["addresses"] if address not in unknown):
             listening.setdefault(address, set()).update(_listening(pod["containers"]))
-    return World(
+    return ClusterFacts(
         {address: frozenset(ports) for address, ports in listening.items()}, seen["kube_proxy_mode"]
     )
 
@@ -162,7 +162,7 @@ def _listening(containers: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, i
             yield protocol, int(port)
 
 
-def expect(source: Location, destination: Destination, context: World) -> Expectation:
+def expect(source: Location, destination: Destination, context: ClusterFacts) -> Expectation:
     """Return the expected outcome of a probe."""
     if isinstance(destination, ServiceTarget):
         return _service(source, destination, context)
@@ -182,7 +182,7 @@ def _is_excluded(source: Location, port: ServiceTarget) -> bool:
     )
 
 
-def _service(source: Location, port: ServiceTarget, context: World) -> Expectation:
+def _service(source: Location, port: ServiceTarget, context: ClusterFacts) -> Expectation:
     if port.is_sent_on and (not port.is_proxied or (port.sources and source.kind == "pod")):
         # Without kube-proxy the node itself answers. A pod reaches the balancer with the address of
         # its node.

@@ -4,7 +4,7 @@
     ext:name    svc:[ns/]name    lb:[ns/]name    nodeport:node/[ns/]name    ADDRESS (ip:ADDRESS)
     dns:NAME, or a name with a dot    http://NAME[:PORT]/PATH
     kubectl's KIND/NAME: pod/web-0, svc/web, deployment/web, node/worker
-    NAME alone: a pod, a Service, a workload or a DNS name; `meanings.meaning` decides which
+    NAME alone: a pod, a Service, a workload or a DNS name; `meanings.resolve_name` decides which
 
 A port may follow every form, with its protocol: `svc:web:53/udp`, `[::1]:80`. A target that a
 command prints, such as `svc:default/web:80/TCP IPv6`, is parsed to the same target.

@@ -12,13 +12,13 @@ from kubenetlab.observe.expect import (
     Expectation,
     ServiceTarget,
     expect,
+    facts_of,
     service_ports,
-    world,
 )
 from kubenetlab.observe.locations import Location, places
 from kubenetlab.observe.prober import ProbeRequest, Result, run
 
-FITS: Mapping[Expectation, tuple[str, ...]] = {
+EXPECTED_OUTCOMES: Mapping[Expectation, tuple[str, ...]] = {
     "answer": ("answer",),
     "refused": ("refused",),
     "nothing": ("unreachable", "silence"),
@@ -38,7 +38,7 @@ class Cell(Struct, frozen=True):
 
     @property
     def is_as_promised(self) -> bool:
-        return self.result.outcome in FITS[self.expected]
+        return self.result.outcome in EXPECTED_OUTCOMES[self.expected]
 
     @property
     def result(self) -> Result:
@@ -53,7 +53,11 @@ class Cell(Struct, frozen=True):
     @property
     def _decisive(self) -> tuple[str, Result]:
         return next(
-            (entry for entry in self.results if entry[1].outcome not in FITS[self.expected]),
+            (
+                entry
+                for entry in self.results
+                if entry[1].outcome not in EXPECTED_OUTCOMES[self.expected]
+            ),
             self.results[0],
         )
 
@@ -71,7 +75,7 @@ class Matrix(Struct, frozen=True):
         return [cell for cell in self.cells if not cell.is_as_promised]
 
 
-def everyone(seen: Mapping[str, Any]) -> list[Location]:
+def matrix_places(seen: Mapping[str, Any]) -> list[Location]:
     """Return the places of a matrix: everything that runs.
 
     Cluster components with hostNetwork are left out, since their nodes are in the matrix.
@@ -90,13 +94,13 @@ def probe_matrix(
 
     seen: document of `inspect`. sources: the rows; every place if None.
     """
-    all_places = everyone(seen)
+    all_places = matrix_places(seen)
     rows = tuple(sources if sources is not None else all_places)
     candidates: tuple[Destination, ...] = (*all_places, *service_ports(seen))
     columns = tuple(
         column for column in candidates if any(_have_common_family(row, column) for row in rows)
     )
-    context = world(seen)
+    context = facts_of(seen)
     pairs = [
         (row, column)
         for row in rows

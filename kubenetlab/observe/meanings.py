@@ -39,7 +39,9 @@ class Meaning(Struct, frozen=True):
         )
 
 
-def meaning(target: Target, seen: Mapping[str, Any], source: Location | None = None) -> Meaning:
+def resolve_name(
+    target: Target, seen: Mapping[str, Any], source: Location | None = None
+) -> Meaning:
     """Resolve a destination against the objects of the lab.
 
     A bare name is a pod, else a Service (reached by its DNS name, as a client in `source` reaches
@@ -100,7 +102,7 @@ def service_of(
             if target.name in (*entry["cluster_ips"], *entry["load_balancer_ips"])
         ]
         return (owners[0]["namespace"], owners[0]["name"]) if len(owners) == 1 else None
-    return meaning(target, seen, source).service
+    return resolve_name(target, seen, source).service
 
 
 def _service_by_dns_name(

@@ -12,7 +12,7 @@ from kubenetlab.observe.grammar import Target
 from kubenetlab.observe.locations import Location
 from kubenetlab.observe.lookups import service_named
 from kubenetlab.observe.meanings import Meaning
-from kubenetlab.observe.suggestions import near
+from kubenetlab.observe.suggestions import suggest_similar
 from kubenetlab.observe.targets import node_ports, resolve
 from kubenetlab.observe.truth_table import Row
 
@@ -53,7 +53,9 @@ def _title_and_addresses(target: Target, seen: Mapping[str, Any]) -> tuple[str, 
             else ("load_balancer_ips", "load balancer's address")
         )
         if service is None or not service[field]:
-            similar = near(target.name, seen, with_services=True) if service is None else ""
+            similar = (
+                suggest_similar(target.name, seen, with_services=True) if service is None else ""
+            )
             name = f"{target.namespace}/{target.name}"
             raise UsageError(f"there is no Service {name} with a {address_kind}{similar}")
         return str(target.bare), tuple(service[field])

@@ -19,13 +19,13 @@ from kubenetlab.api.pods import (
     Terminated,
 )
 from kubenetlab.api.store import Cluster
-from kubenetlab.controllers.containers import CONFIG_ERROR, CRASH_LOOP, how_it_ended
-from kubenetlab.controllers.faults import what_stops
-from kubenetlab.controllers.kubelet import observed_of
+from kubenetlab.controllers.containers import CONFIG_ERROR, CRASH_LOOP, termination_text
+from kubenetlab.controllers.faults import stopping_fault
+from kubenetlab.controllers.kubelet import runtime_status_of
 from kubenetlab.controllers.pod_status import GATES_NOT_READY
 from kubenetlab.controllers.scheduler import SCHEDULED, SCHEDULING_GATED
 from kubenetlab.programs import image_name, is_one_shot, runs_until_stopped, setup
-from kubenetlab.programs.command import runs_real_command
+from kubenetlab.programs.command import runs_own_command
 from kubenetlab.programs.ending import ending_in
 
 State = Literal["ready", "unready", "completed", "waiting", "stuck"]
@@ -82,7 +82,7 @@ def _job_verdict(cluster: Cluster, job: Job) -> JobVerdict:
     if job.outcome == "Failed":
         ended = next(condition for condition in status.conditions if condition.type == "Failed")
         return JobVerdict(name, "failed", f"{ended.reason}: {ended.message}")
-    if job.spec.suspend or job.spec.at_a_time == 0:
+    if job.spec.suspend or job.spec.max_parallel == 0:
         return JobVerdict(
             name,
             "suspended",
@@ -91,7 +91,7 @@ def _job_verdict(cluster: Cluster, job: Job) -> JobVerdict:
     pods = cluster.owned_by(Pod, job)
     if endless := _endless(cluster, job, pods):
         return JobVerdict(name, "failed", endless)
-    progress = f"{status.succeeded} of {job.spec.goal or 1} completed"
+    progress = f"{status.succeeded} of {job.spec.required_completions or 1} completed"
     ends = [
         status_
         for pod in pods
@@ -101,7 +101,7 @@ def _job_verdict(cluster: Cluster, job: Job) -> JobVerdict:
     if ends:
         latest = max(ends, key=lambda status_: (_end_of(status_) or _NO_END).finished_at or "")
         progress += (
-            f"; container {latest.name} failed last: {how_it_ended(_end_of(latest) or _NO_END)}"
+            f"; container {latest.name} failed last: {termination_text(_end_of(latest) or _NO_END)}"
         )
     return JobVerdict(name, "waiting", progress)
 
@@ -117,7 +117,7 @@ def _endless(cluster: Cluster, job: Job, pods: Sequence[Pod]) -> str:
         return ""
     for pod in pods[:1]:  # all pods have the same template
         for container in pod.spec.containers:
-            is_built_in = not runs_real_command(pod.metadata.annotations, container, real_commands)
+            is_built_in = not runs_own_command(pod.metadata.annotations, container, real_commands)
             if is_built_in and runs_until_stopped(container) and ending_in(pod, container) is None:
                 program = " ".join((image_name(container.image), *container.args[:1]))
                 return (
@@ -187,7 +187,7 @@ def verdict(
         return PodVerdict(name, state, f"{scheduled.reason}: {scheduled.message}")
     if pod.spec.node_name and cluster.node(pod.spec.node_name) is None:
         return PodVerdict(name, "stuck", f"spec.nodeName: there is no node {pod.spec.node_name}")
-    if (fault := what_stops(cluster, pod)) is not None:
+    if (fault := stopping_fault(cluster, pod)) is not None:
         return PodVerdict(name, "unready", fault.title)
     reason = next(_faults(cluster, pod, is_retried=is_retried), "")
     if not reason and pod.status.phase == "Pending":
@@ -225,10 +225,10 @@ def will_end(pod: Pod, container: Container) -> bool:
 
 def _faults(cluster: Cluster, pod: Pod, *, is_retried: bool) -> Iterator[str]:
     """Yield the reasons why containers of a pod are stuck."""
-    report = observed_of(cluster, pod)
+    report = runtime_status_of(cluster, pod)
     for container in pod.container_statuses:
         ended = container.state.terminated or container.last_state.terminated
-        detail = how_it_ended(ended) if ended else ""
+        detail = termination_text(ended) if ended else ""
         waits = container.state.waiting
         if waits is not None and waits.reason == CONFIG_ERROR:
             yield f"{CONFIG_ERROR}: container {container.name}: {waits.message}"

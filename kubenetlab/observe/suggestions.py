@@ -11,7 +11,7 @@ _NEAR_NAMES: Final = 5
 """Maximum number of targets that a message suggests."""
 
 
-def near(name: str, seen: Mapping[str, Any], *, with_services: bool = False) -> str:
+def suggest_similar(name: str, seen: Mapping[str, Any], *, with_services: bool = False) -> str:
     """Return `; did you mean …?` with targets of the same or a similar name; empty without any.
 
     Targets of the same name in other namespaces take precedence over similar names.

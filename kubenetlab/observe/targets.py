@@ -22,7 +22,7 @@ from kubenetlab.observe.grammar import (
 )
 from kubenetlab.observe.locations import Location, node_or_host_location, places, pod_location
 from kubenetlab.observe.lookups import exists, only, pod_named, service_named, workloads_called
-from kubenetlab.observe.suggestions import near
+from kubenetlab.observe.suggestions import suggest_similar
 
 _NAMED_PODS: Final = 5
 """Maximum number of pods that a message lists."""
@@ -86,7 +86,7 @@ def pod_of(target: Target, seen: Mapping[str, Any]) -> tuple[str, str]:
         raise UsageError(f"{target}: expected a pod")
     if pod_named(seen, target.namespace, target.name) is None:
         raise UsageError(
-            f"there is no pod {target.namespace}/{target.name}{near(target.name, seen)}"
+            f"there is no pod {target.namespace}/{target.name}{suggest_similar(target.name, seen)}"
         )
     return target.namespace, target.name
 
@@ -101,7 +101,7 @@ def resolve(target: Target, seen: Mapping[str, Any], *, is_destination: bool = F
     if target.kind == "pod":
         pod = pod_named(seen, target.namespace, target.name)
         if pod is None:
-            similar = near(target.name, seen, with_services=is_destination)
+            similar = suggest_similar(target.name, seen, with_services=is_destination)
             raise UsageError(f"there is no pod {target.namespace}/{target.name}{similar}")
         return _running(pod_location(pod))
     if target.kind in WORKLOADS:
@@ -278,7 +278,7 @@ def _why_no_place(target: Target, seen: Mapping[str, Any]) -> str:
         name = target.name.rpartition("/")[2]
         service = service_named(seen, target.namespace, name)
         if service is None:
-            similar = near(name, seen, with_services=True)
+            similar = suggest_similar(name, seen, with_services=True)
             return (
                 f"{target}: {expected}; and there is no Service {target.namespace}/{name}{similar}"
             )

@@ -31,7 +31,7 @@ from kubenetlab.observe.request import RequestOptions, make_request
 Expected = Literal["allow", "deny", "reject", "drop"]
 """Result that a row expects; `deny` is either `reject` or `drop`."""
 
-FITS: Final[Mapping[Expected, tuple[Outcome, ...]]] = {
+EXPECTED_OUTCOMES: Final[Mapping[Expected, tuple[Outcome, ...]]] = {
     "allow": ("answer",),
     "deny": ("refused", "unreachable", "silence"),
     "reject": ("refused", "unreachable"),

@@ -9,9 +9,9 @@ runtime opens the sockets and calls the program's functions. A module defines:
 - `main(context)`: does the work of a program that ends by itself; returns the exit status.
 - `runs_until_stopped(container)`: returns True when the image's program is known never to end.
 - `options_of(container)`: returns the program's title and the flags that are modelled.
-- `memory()`: returns the state of a program that has one, kept as `context.memory`.
-- `configured(context)`: receives the options, at the start and after every change.
-- `told(message, context)`: receives a message of the lab.
+- `initial_state()`: returns the state of a program that has one, kept as `context.memory`.
+- `on_options(context)`: receives the options, at the start and after every change.
+- `on_event(message, context)`: receives a message of the lab.
 
 All but `configure` are optional.
 """
@@ -166,7 +166,7 @@ def unmodelled_options(container: Container) -> Iterator[tuple[str, int, str]]:
             yield field, index, f"{message}; modelled: {modelled}"
 
 
-def serves_on(setup: Setup) -> bool:
+def delays_shutdown(setup: Setup) -> bool:
     """Return True for a built-in program that keeps serving for a while after SIGTERM."""
     return bool(setup.options.get(DELAY_SHUTDOWN))
 

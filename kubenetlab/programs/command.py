@@ -7,14 +7,14 @@ from typing import Any
 
 from kubenetlab.api.containers import Container, SecurityContext
 from kubenetlab.api.pods import REAL_COMMANDS_ANNOTATION
-from kubenetlab.api.quantity import whole
+from kubenetlab.api.quantity import rounded_up
 from kubenetlab.programs import Setup
 
 IS_PROCESS = True
 READS_ARGUMENTS = True
 
 
-def runs_real_command(
+def runs_own_command(
     annotations: Mapping[str, str], container: Container, real_commands: tuple[str, ...]
 ) -> bool:
     """Return True when the container's own command runs.
@@ -50,5 +50,7 @@ def memory_limit(container: Container) -> int:
     limit of 0 means no limit.
     """
     return (
-        whole(container.resources.limits.get("memory", 0)) if container.resources is not None else 0
+        rounded_up(container.resources.limits.get("memory", 0))
+        if container.resources is not None
+        else 0
     )

@@ -12,7 +12,7 @@ from typing import Final
 from kubenetlab.api.durations import duration_s
 from kubenetlab.programs import Setup
 from kubenetlab.programs.arguments import misused, options, port_number
-from kubenetlab.programs.http import PodIdentity
+from kubenetlab.programs.http import ProgramContext
 
 OPTIONS: Final = frozenset(("timeout", "protocol", "sctpconntrackcheck"))
 """Modelled flags."""
@@ -47,7 +47,7 @@ def configure_arguments(words: tuple[str, ...]) -> Setup:
     )
 
 
-async def main(context: PodIdentity) -> int:
+async def main(context: ProgramContext) -> int:
     """Connect, and return the exit status."""
     host, number, timeout_s = (
         context.options["host"],

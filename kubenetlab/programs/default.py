@@ -10,7 +10,7 @@ from __future__ import annotations
 from kubenetlab.api.containers import Container
 from kubenetlab.names import socket_address
 from kubenetlab.programs import Ports, Setup, netexec
-from kubenetlab.programs.http import Peer, PodIdentity, Request, Response, text
+from kubenetlab.programs.http import Peer, ProgramContext, Request, Response, text
 
 TAKES_PORTS = True
 SERVES_TLS = True
@@ -27,7 +27,7 @@ def configure(container: Container, ports: Ports) -> Setup:
     return Setup("default", {}, ports.of(container))
 
 
-async def http(request: Request, context: PodIdentity) -> Response:
+async def http(request: Request, context: ProgramContext) -> Response:
     if request.path in _NETEXEC_PATHS:
         return await netexec.http(request, context)
     client = socket_address(*request.peer)
@@ -36,7 +36,7 @@ async def http(request: Request, context: PodIdentity) -> Response:
     )
 
 
-def datagram(data: bytes, peer: Peer, context: PodIdentity) -> bytes | None:
+def datagram(data: bytes, peer: Peer, context: ProgramContext) -> bytes | None:
     """Answer any datagram, so that the server of an unknown image is reachable over UDP."""
     reply = netexec.datagram(data, peer, context)
     command = data.decode(errors="replace").strip().partition(" ")[0]

@@ -114,7 +114,7 @@ def is_foreign(zone: Zone, data: bytes) -> bool:
     return not zone.is_inside(name) and zone.lookup(name, QTYPE.get(query.q.qtype)) is None
 
 
-def failed(data: bytes) -> bytes:
+def servfail(data: bytes) -> bytes:
     """Return the encoded answer SERVFAIL to an encoded question."""
     reply = dnslib.DNSRecord.parse(data).reply(ra=1, aa=0)
     reply.header.rcode = RCODE.SERVFAIL
@@ -129,7 +129,7 @@ class DnsQuestion(Struct, frozen=True):
     edns: Edns | None
 
 
-def question(data: bytes) -> DnsQuestion:
+def parse_question(data: bytes) -> DnsQuestion:
     """Return the first question of an encoded message."""
     query = dnslib.DNSRecord.parse(data)
     return DnsQuestion(str(query.q.qname), QTYPE.get(query.q.qtype), edns_of(query))

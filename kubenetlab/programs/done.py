@@ -6,10 +6,10 @@ do work that the lab cannot do.
 
 from __future__ import annotations
 
-from kubenetlab.programs.http import PodIdentity
+from kubenetlab.programs.http import ProgramContext
 
 
-async def main(context: PodIdentity) -> int:
+async def main(context: ProgramContext) -> int:
     """Return the exit status in the options; 0 by default."""
     status: int = context.options.get("exit_code", 0)
     reason = ", as the annotation kubenetlab.dev/exit-code says" if status else ""

@@ -90,7 +90,7 @@ class Network(Protocol):
         """Open and close a TCP connection."""
 
 
-class PodIdentity(Struct, frozen=True):
+class ProgramContext(Struct, frozen=True):
     """Context of a running program: its pod, its options and its functions."""
 
     namespace: str
@@ -114,5 +114,5 @@ class PodIdentity(Struct, frozen=True):
     """True after SIGTERM, while the program keeps serving."""
 
 
-HttpHandler = Callable[[Request, PodIdentity], Awaitable[Response]]
-DatagramHandler = Callable[[bytes, Peer, PodIdentity], bytes | None]
+HttpHandler = Callable[[Request, ProgramContext], Awaitable[Response]]
+DatagramHandler = Callable[[bytes, Peer, ProgramContext], bytes | None]

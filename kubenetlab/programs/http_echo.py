@@ -10,7 +10,7 @@ from kubenetlab.api.containers import Container
 from kubenetlab.hoststate.programs import ListenPort
 from kubenetlab.programs import Ports, Setup
 from kubenetlab.programs.arguments import arguments, misused, options, port_number
-from kubenetlab.programs.http import PodIdentity, Request, Response, text
+from kubenetlab.programs.http import ProgramContext, Request, Response, text
 
 READS_ARGUMENTS = True
 
@@ -42,5 +42,5 @@ def configure(container: Container, ports: Ports) -> Setup:
     return Setup("http_echo", {"text": body}, (ListenPort("TCP", port),))
 
 
-async def http(request: Request, context: PodIdentity) -> Response:
+async def http(request: Request, context: ProgramContext) -> Response:
     return text(f"{context.options['text']}\n")

@@ -21,7 +21,7 @@ from kubenetlab.api.containers import Container
 from kubenetlab.api.lab import SYNC_PERIOD_S
 from kubenetlab.hoststate.programs import ListenPort
 from kubenetlab.programs import Ports, Setup
-from kubenetlab.programs.http import PodIdentity, Request, Response, text
+from kubenetlab.programs.http import ProgramContext, Request, Response, text
 from kubenetlab.programs.kube_proxy_metrics import Metrics
 
 HEALTH_PORT, METRICS_PORT = 10256, 10249
@@ -29,7 +29,7 @@ LOGS_REQUESTS: Final = False
 NO_SNIFF: Final = {"X-Content-Type-Options": "nosniff"}
 
 
-class Memory:
+class ProxyState:
     """State of one run of kube-proxy."""
 
     def __init__(self) -> None:
@@ -41,8 +41,8 @@ class Memory:
         self.options: Mapping[str, Any] = {}
 
 
-def memory() -> Memory:
-    return Memory()
+def initial_state() -> ProxyState:
+    return ProxyState()
 
 
 def configure(container: Container, ports: Ports) -> Setup:
@@ -57,9 +57,9 @@ def configure(container: Container, ports: Ports) -> Setup:
     )
 
 
-def configured(context: PodIdentity) -> None:
+def on_options(context: ProgramContext) -> None:
     """Log the changes of the options."""
-    state: Memory = context.memory
+    state: ProxyState = context.memory
     before, state.options = state.options, context.options
     if before.get("mode") != context.options.get("mode"):
         context.log(f"Using {context.options.get('mode', 'no')} Proxier on node {context.node}")
@@ -78,9 +78,9 @@ def configured(context: PodIdentity) -> None:
         context.log("Watching Services and EndpointSlices again")
 
 
-def told(message: Mapping[str, Any], context: PodIdentity) -> None:
+def on_event(message: Mapping[str, Any], context: ProgramContext) -> None:
     """Record the result of a sync of the node's rules, and log it."""
-    state: Memory = context.memory
+    state: ProxyState = context.memory
     if "error" in message:
         state.failing_since = state.failing_since or context.now()
         state.metrics.failures += 1
@@ -98,7 +98,7 @@ def told(message: Mapping[str, Any], context: PodIdentity) -> None:
         context.log(f"Synced {counts} in {message['ms']:.3g} ms")
 
 
-async def http(request: Request, context: PodIdentity) -> Response:
+async def http(request: Request, context: ProgramContext) -> Response:
     if request.port == HEALTH_PORT:
         return _health(request, context)
     if request.port == METRICS_PORT:
@@ -110,7 +110,7 @@ async def http(request: Request, context: PodIdentity) -> Response:
     return _service_health(check, context) if check is not None else _not_found()
 
 
-def is_healthy(context: PodIdentity) -> bool:
+def is_healthy(context: ProgramContext) -> bool:
     """Return True while kube-proxy receives changes and can sync them.
 
     It becomes unhealthy when the lab reports so (`healthy`), or after two sync periods of failures.
@@ -120,7 +120,7 @@ def is_healthy(context: PodIdentity) -> bool:
     return bool(context.options.get("healthy", True)) and not is_stale
 
 
-def _health(request: Request, context: PodIdentity) -> Response:
+def _health(request: Request, context: ProgramContext) -> Response:
     if request.path not in ("/healthz", "/livez"):
         return _not_found()
     is_good, is_eligible = is_healthy(context), bool(context.options.get("eligible", True))
@@ -138,7 +138,7 @@ def _health(request: Request, context: PodIdentity) -> Response:
     return _json(code, body)
 
 
-def _metrics(request: Request, context: PodIdentity) -> Response:
+def _metrics(request: Request, context: ProgramContext) -> Response:
     match request.path:
         case "/metrics":
             body = context.memory.metrics.text(
@@ -152,7 +152,7 @@ def _metrics(request: Request, context: PodIdentity) -> Response:
     return _not_found()
 
 
-def _service_health(check: Mapping[str, Any], context: PodIdentity) -> Response:
+def _service_health(check: Mapping[str, Any], context: ProgramContext) -> Response:
     count, is_good = check["endpoints"], is_healthy(context)
     body = {
         "service": {"namespace": check["namespace"], "name": check["name"]},

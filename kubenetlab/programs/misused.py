@@ -1,8 +1,8 @@
 """misused: a program that prints an error about its arguments and exits with 1."""
 
-from kubenetlab.programs.http import PodIdentity
+from kubenetlab.programs.http import ProgramContext
 
 
-async def main(context: PodIdentity) -> int:
+async def main(context: ProgramContext) -> int:
     context.log(f"Error: {context.options['message']}")
     return 1

@@ -25,7 +25,7 @@ from kubenetlab.hoststate.programs import ListenPort
 from kubenetlab.names import socket_address
 from kubenetlab.programs import DELAY_SHUTDOWN, Setup
 from kubenetlab.programs.arguments import misused, options, port_number
-from kubenetlab.programs.http import Peer, PodIdentity, Request, Response, text
+from kubenetlab.programs.http import Peer, ProgramContext, Request, Response, text
 from kubenetlab.programs.tls import TLS, tls_option
 
 OPTIONS: Final = frozenset(
@@ -84,7 +84,7 @@ def configure_arguments(words: tuple[str, ...], container: Container) -> Setup:
     return Setup("netexec", program_options, listeners)
 
 
-async def http(request: Request, context: PodIdentity) -> Response:
+async def http(request: Request, context: ProgramContext) -> Response:
     """Answer a request.
 
     With --http-override every request is answered as a GET of that path without client and headers.
@@ -99,7 +99,7 @@ async def http(request: Request, context: PodIdentity) -> Response:
     return _ANSWERS.get(request.path, _now)(request, context)
 
 
-def datagram(data: bytes, peer: Peer, context: PodIdentity) -> bytes | None:
+def datagram(data: bytes, peer: Peer, context: ProgramContext) -> bytes | None:
     """Answer a datagram, ignoring case; unknown commands get no answer."""
     command = data.decode(errors="replace").strip().lower()
     context.log(f"received {command.partition(' ')[0]} from {socket_address(*peer)} (UDP)")
@@ -110,40 +110,40 @@ def datagram(data: bytes, peer: Peer, context: PodIdentity) -> bytes | None:
     return command.removeprefix("echo ").encode() if command.startswith("echo ") else None
 
 
-def _now(request: Request, context: PodIdentity) -> Response:
+def _now(request: Request, context: ProgramContext) -> Response:
     return text(f"NOW: {context.clock()}")
 
 
-def _hostname(request: Request, context: PodIdentity) -> Response:
+def _hostname(request: Request, context: ProgramContext) -> Response:
     return text(context.hostname)
 
 
-def _client_ip(request: Request, context: PodIdentity) -> Response:
+def _client_ip(request: Request, context: ProgramContext) -> Response:
     return text(socket_address(*request.peer) if request.peer[0] else "")
 
 
-def _healthz(request: Request, context: PodIdentity) -> Response:
+def _healthz(request: Request, context: ProgramContext) -> Response:
     return text("", _ready_status(context))
 
 
-def _readyz(request: Request, context: PodIdentity) -> Response:
+def _readyz(request: Request, context: ProgramContext) -> Response:
     """Answer as /healthz, but with 503 while the server shuts down."""
     if context.is_stopping:
         return text("shutting down", 503)
     return text("" if context.options.get("is_unready") else "ok", _ready_status(context))
 
 
-def _shutdown(request: Request, context: PodIdentity) -> Response:
+def _shutdown(request: Request, context: ProgramContext) -> Response:
     context.exit(0, 0.0)
     return text("")
 
 
-def _not_modelled(request: Request, context: PodIdentity) -> Response:
+def _not_modelled(request: Request, context: ProgramContext) -> Response:
     reason = "built-in programs run no commands and keep no files"
     return text(f"{request.path} is not modelled: {reason}\n", 501)
 
 
-def _ready_status(context: PodIdentity) -> int:
+def _ready_status(context: ProgramContext) -> int:
     """Return the status of the health paths.
 
     The server is ready when its UDP or SCTP server has started, so never when both are off.
@@ -162,7 +162,7 @@ def _form(request: Request) -> Mapping[str, str]:
     return {**request.query, **{name: values[0] for name, values in body.items()}}
 
 
-def _header(request: Request, context: PodIdentity) -> Response:
+def _header(request: Request, context: ProgramContext) -> Response:
     """Return one header's value, or all headers as JSON.
 
     Names are written as Go does, and Host is left out.
@@ -177,7 +177,7 @@ def _header(request: Request, context: PodIdentity) -> Response:
     return text(json.dumps(dict(sorted(headers.items())), separators=(",", ":")))
 
 
-def _redirect(request: Request, context: PodIdentity) -> Response:
+def _redirect(request: Request, context: ProgramContext) -> Response:
     """Answer as Go's http.Redirect: a relative location is resolved against the request's path."""
     import html  # imported here: both take 3 ms, and the path is rarely requested
     from http import HTTPStatus
@@ -202,7 +202,7 @@ def _redirect(request: Request, context: PodIdentity) -> Response:
     return Response(status, body.encode(), "text/html; charset=utf-8", {"Location": quoted})
 
 
-def _echo(request: Request, context: PodIdentity) -> Response:
+def _echo(request: Request, context: ProgramContext) -> Response:
     values = _form(request)
     code = values.get("code", "")
     if code and not (code.isdigit() and 100 <= int(code) <= 999):
@@ -210,7 +210,7 @@ def _echo(request: Request, context: PodIdentity) -> Response:
     return text(values.get("msg", ""), int(code) if code else 200)
 
 
-def _exit(request: Request, context: PodIdentity) -> Response:
+def _exit(request: Request, context: ProgramContext) -> Response:
     values = _form(request)
     code = values.get("code", "0") or "0"
     for name in ("timeout", "wait"):
@@ -223,7 +223,7 @@ def _exit(request: Request, context: PodIdentity) -> Response:
     return text("")
 
 
-async def _dial(query: Mapping[str, str], context: PodIdentity) -> Response:
+async def _dial(query: Mapping[str, str], context: ProgramContext) -> Response:
     protocol = query.get("protocol", "http").lower() or "http"
     host, port, request, tries = (
         query.get(name, "") for name in ("host", "port", "request", "tries")
@@ -264,7 +264,7 @@ async def _dial(query: Mapping[str, str], context: PodIdentity) -> Response:
     return Response(200, json.dumps(output, separators=(",", ":")).encode(), "application/json")
 
 
-_ANSWERS: Final[Mapping[str, Callable[[Request, PodIdentity], Response]]] = {
+_ANSWERS: Final[Mapping[str, Callable[[Request, ProgramContext], Response]]] = {
     "/hostname": _hostname,
     "/hostName": _hostname,
     "/clientip": _client_ip,

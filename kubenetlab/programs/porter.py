@@ -8,7 +8,7 @@ import re
 from kubenetlab.api.containers import Container
 from kubenetlab.hoststate.programs import ListenPort
 from kubenetlab.programs import Setup
-from kubenetlab.programs.http import PodIdentity, Request, Response, text
+from kubenetlab.programs.http import ProgramContext, Request, Response, text
 
 
 def configure_environment(container: Container) -> Setup:
@@ -23,5 +23,5 @@ def configure_environment(container: Container) -> Setup:
     )
 
 
-async def http(request: Request, context: PodIdentity) -> Response:
+async def http(request: Request, context: ProgramContext) -> Response:
     return text(context.options["bodies"].get(str(request.port), ""))

@@ -9,7 +9,7 @@ from typing import Final
 from kubenetlab.hoststate.programs import ListenPort
 from kubenetlab.programs import Setup
 from kubenetlab.programs.arguments import misused, options, port_number
-from kubenetlab.programs.http import Peer, PodIdentity, Request, Response, text
+from kubenetlab.programs.http import Peer, ProgramContext, Request, Response, text
 
 OPTIONS: Final = frozenset(("tcp", "udp", "http", "port"))
 """Modelled flags."""
@@ -31,9 +31,9 @@ def configure_arguments(words: tuple[str, ...]) -> Setup:
     return Setup("serve_hostname", {}, tuple(listeners))
 
 
-async def http(request: Request, context: PodIdentity) -> Response:
+async def http(request: Request, context: ProgramContext) -> Response:
     return text(context.hostname)
 
 
-def datagram(data: bytes, peer: Peer, context: PodIdentity) -> bytes | None:
+def datagram(data: bytes, peer: Peer, context: ProgramContext) -> bytes | None:
     return context.hostname.encode()

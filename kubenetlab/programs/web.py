@@ -11,7 +11,7 @@ from typing import Final
 from kubenetlab.api.containers import Container
 from kubenetlab.hoststate.programs import ListenPort
 from kubenetlab.programs import Ports, Setup, declared_ports, image_name
-from kubenetlab.programs.http import PodIdentity, Request, Response
+from kubenetlab.programs.http import ProgramContext, Request, Response
 
 TAKES_PORTS = True
 SERVES_TLS = True
@@ -58,7 +58,7 @@ def _is_configured(container: Container) -> bool:
     )
 
 
-async def http(request: Request, context: PodIdentity) -> Response:
+async def http(request: Request, context: ProgramContext) -> Response:
     kind = context.options["server"]
     if request.path not in ("/", "/index.html"):
         body = (

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kubenetlab.api.lab import Decisions, PodRuntimeStatus
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
-from kubenetlab.controllers.termination import terminated
+from kubenetlab.controllers.termination import deletion_changes
 from kubenetlab.datapath import modes, plan
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.errors import ManifestError
@@ -68,7 +68,7 @@ def test_golden_labs_can_be_built(file: Path, layout: Any) -> None:
 def without_some(cluster: Cluster, pods: list[Pod]) -> Cluster:
     """Return the store after some pods have ended and their sandboxes are detached."""
     terminating = settled(
-        cluster.with_changes(change for pod_ in pods for change in terminated(pod_, NOW))
+        cluster.with_changes(change for pod_ in pods for change in deletion_changes(pod_, NOW))
     )
     uids = {pod_.uid for pod_ in pods}
     detached = [

@@ -92,7 +92,7 @@ def test_a_fault(added: dict[str, ModuleType]) -> None:
     assert "proxy-amnesia" in faults.known()
     assert faults.manual("proxy-amnesia").startswith("proxy-amnesia: ")
     cluster = running(store(deployment() + service()))
-    changes = faults.begun(cluster, "proxy-amnesia", {"node": "worker"}, NOW)
+    changes = faults.break_changes(cluster, "proxy-amnesia", {"node": "worker"}, NOW)
     broken = settled(cluster.with_changes(changes), NOW)
 
     def services(node: str) -> int:

@@ -9,7 +9,7 @@ from kubenetlab.api.lab import Decisions
 from kubenetlab.datapath import plan
 from kubenetlab.errors import ManifestError
 from kubenetlab.hoststate.diff import diff
-from kubenetlab.hoststate.rules.rulesets import RuleObject, by_backend, dialect
+from kubenetlab.hoststate.rules.rulesets import RuleObject, by_backend, rule_backend
 from kubenetlab.hoststate.script import script
 from kubenetlab.hoststate.state import HostState
 from tests.clusters import running, store
@@ -20,7 +20,7 @@ CASES = Path(__file__).with_name("cases")
 def outputs(case: Path) -> dict[str, str]:
     """File name → text, for a folder with an `input.yaml`.
 
-    `plan.txt` and each node's rules in their dialects, or `error.txt`.
+    `plan.txt` and each node's rules in their backends, or `error.txt`.
 
     Of a lab of one node, small enough to be read as a whole, there is `lab.sh` too. All pods of the
     store run and are ready. Where neither layout nor neighbours are asked for, they are onlink and
@@ -46,7 +46,7 @@ def outputs(case: Path) -> dict[str, str]:
     for name in config.node_names:
         rules = [obj for obj in desired[f"node/{name}"].values() if isinstance(obj, RuleObject)]
         for words, objects in by_backend(rules).items():
-            if text := "".join(f"{command}\n" for command in dialect(words).commands(objects)):
+            if text := "".join(f"{command}\n" for command in rule_backend(words).commands(objects)):
                 found[f"{name}.{words}"] = text
     if len(config.node_names) == 1:
         found["lab.sh"] = script(desired, case.name)

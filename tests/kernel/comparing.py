@@ -9,21 +9,27 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from kubenetlab.hoststate.rules.listing import Difference
-from kubenetlab.hoststate.rules.rulesets import Name, RuleObject, by_backend, dialect, steps
+from kubenetlab.hoststate.rules.rulesets import (
+    OwnedName,
+    RuleObject,
+    by_backend,
+    rule_backend,
+    steps,
+)
 from kubenetlab.kernel.processes.identity import ProcessId
 from kubenetlab.kernel.rules.comparison import Compared, compare
 from kubenetlab.lab.nodeagent.forked import in_child
 
 
 def differences(
-    desired: Iterable[RuleObject], former: Sequence[Name] = (), name: str = ""
+    desired: Iterable[RuleObject], former: Sequence[OwnedName] = (), name: str = ""
 ) -> tuple[Difference, ...]:
     """Compare the rules of backends whose programs rewrite them.
 
     former: names that backend `name` owned before.
     """
     objects = by_backend(desired)
-    names = {each: dialect(each).names(mine) for each, mine in objects.items()}
+    names = {each: rule_backend(each).names(mine) for each, mine in objects.items()}
     if name:
         names[name] = (*names.get(name, ()), *former)
     transactions = steps((), [obj for mine in objects.values() for obj in mine], {}, anew=False)
@@ -36,6 +42,8 @@ def differences(
     return compared.differences
 
 
-def lines(desired: Iterable[RuleObject], former: Sequence[Name] = (), name: str = "") -> list[str]:
+def lines(
+    desired: Iterable[RuleObject], former: Sequence[OwnedName] = (), name: str = ""
+) -> list[str]:
     """Return the differences as `diff` prints them."""
     return [difference.line for difference in differences(desired, former, name)]

@@ -141,7 +141,7 @@ class Node:
                 service,
                 all_list,
                 local_list,
-                is_fenced=is_fenced,
+                has_source_ranges=is_fenced,
                 **outside,
             ),
             Frontend(

@@ -25,7 +25,7 @@ Make = Callable[[], LinuxKernel]
 def netlink(state: HostState) -> HostState:
     """Return the objects that LinuxKernel applies: no rules and no programs."""
     kept = {
-        netns: {key: obj for key, obj in contents.items() if obj.hand == "netlink"}
+        netns: {key: obj for key, obj in contents.items() if obj.applier == "netlink"}
         for netns, contents in state.namespaces.items()
     }
     return HostState(kept, state.origins)

@@ -15,7 +15,7 @@ from kubenetlab.hoststate.rules import bpf
 from kubenetlab.hoststate.rules.bpf import BpfPrograms, ClusterIp, FamilyConfig, Frontend, PodLink
 from kubenetlab.kernel.processes.permissions import is_root
 from kubenetlab.kernel.rules.backends import RulesError
-from kubenetlab.kernel.rules.bpf import OBJECT, BpfLoader, open_here
+from kubenetlab.kernel.rules.bpf import OBJECT, BpfLoader, open_loader
 from kubenetlab.kernel.rules.libbpf import LIBRARY, Libbpf, has_library
 from tests.patience import patiently
 
@@ -31,12 +31,12 @@ SERVICE: list[Any] = [
 BOTH = ["coming", "going"]
 
 
-def open_loader() -> BpfLoader:
+def new_loader() -> BpfLoader:
     if not has_library() or not is_root():
         pytest.skip(
             f"the programs are loaded by {LIBRARY} (apt-get install libbpf1) as root of the machine"
         )
-    return open_here()
+    return open_loader()
 
 
 def with_links(*names: str) -> None:
@@ -49,12 +49,12 @@ def with_links(*names: str) -> None:
 def process_events(loader: BpfLoader) -> None:
     """Wait for an event and process it, as the node agent does."""
     assert select.select([loader], [], [], patiently(5))[0], "nothing is heard"
-    loader.heard()
+    loader.process_events()
 
 
 def test_services_are_loaded_changed_and_removed() -> None:
     """Updates and replacements are covered; differences are named."""
-    loader = open_loader()
+    loader = new_loader()
     with_links("eth0")
     loader.run(bpf.update([], NODE + SERVICE))
     assert list(bpf.differences(NODE + SERVICE, loader.listed(()))) == []
@@ -77,7 +77,7 @@ def test_services_are_loaded_changed_and_removed() -> None:
     loader.run(bpf.replacement(NODE + SERVICE[:1]))
     assert list(bpf.differences(NODE + SERVICE[:1], loader.listed(()))) == []
     loader.run(bpf.update(NODE + SERVICE[:1], [], [bpf.NAME]))
-    loader.tend()
+    loader.maintain()
     assert loader.listed(()) == {"links": {}, "maps": {}}
     loader.close()
 
@@ -101,7 +101,7 @@ def test_stopped_programs_finish_open_flows(monkeypatch: pytest.MonkeyPatch) -> 
 
     The programs are removed when no more packets arrive, or after a timeout, without blocking.
     """
-    loader = open_loader()
+    loader = new_loader()
     with_links("eth0")
     attached = {"lo": ["going"], "eth0": BOTH}
     for is_timeout in (False, True):
@@ -109,7 +109,7 @@ def test_stopped_programs_finish_open_flows(monkeypatch: pytest.MonkeyPatch) -> 
         loader.run(bpf.update([], NODE + SERVICE))
         add_flow(loader, FAR_FUTURE_NS)
         loader.run(bpf.update(NODE + SERVICE, [], [bpf.NAME]))
-        loader.tend()
+        loader.maintain()
         listed = loader.listed(())
         assert (listed["links"], listed["maps"]["fronts"], listed["maps"]["endpoints"]) == (
             attached,
@@ -120,28 +120,28 @@ def test_stopped_programs_finish_open_flows(monkeypatch: pytest.MonkeyPatch) -> 
             monkeypatch.setattr("kubenetlab.kernel.rules.bpf.GRACE_S", 0)
         else:
             add_flow(loader, 0)
-        loader.tend()
+        loader.maintain()
         assert loader.listed(()) == {"links": {}, "maps": {}}
     loader.close()
 
 
 def test_stopped_programs_can_be_started_again() -> None:
     """They still know their flows."""
-    loader = open_loader()
+    loader = new_loader()
     with_links("eth0")
     loader.run(bpf.update([], NODE + SERVICE))
     add_flow(loader, FAR_FUTURE_NS)
     loader.run(bpf.update(NODE + SERVICE, [], [bpf.NAME]))
     loader.run(bpf.update([], NODE + SERVICE))
     add_flow(loader, 0)
-    loader.tend()
+    loader.maintain()
     assert list(bpf.differences(NODE + SERVICE, loader.listed(()))) == []
     loader.close()
 
 
 def compare_all(loader: BpfLoader, calls: int = 20) -> bool:
     """Call `was_touched` often enough to compare all entries; return True if there was drift."""
-    return any(loader.was_touched() for _ in range(calls))
+    return any(loader.has_drift() for _ in range(calls))
 
 
 @pytest.mark.parametrize("change", ["taken away", "changed", "added"])
@@ -149,7 +149,7 @@ def test_drift_of_map_entries_is_detected(change: str, monkeypatch: pytest.Monke
     """Entries are compared some at a time. Own changes are no drift, and drift is reported once."""
     monkeypatch.setattr("kubenetlab.kernel.rules.bpf.ENTRIES_PER_CHECK", 2)
     monkeypatch.setattr("kubenetlab.kernel.rules.bpf.CHECK_INTERVAL_S", 3600)
-    loader = open_loader()
+    loader = new_loader()
     with_links("eth0")
     loader.run(bpf.update([], NODE + SERVICE))
     loader.run(bpf.update(NODE + SERVICE, NODE + SERVICE[:2]))
@@ -175,11 +175,11 @@ def test_drift_of_map_entries_is_detected(change: str, monkeypatch: pytest.Monke
 
 def test_another_process_continues_with_the_attached_programs() -> None:
     """Links keep the programs and their maps, and thereby the flows."""
-    first = open_loader()
+    first = new_loader()
     with_links("eth0")
     first.run(bpf.update([], NODE + SERVICE))
     first.close()
-    second = open_loader()
+    second = new_loader()
     assert list(bpf.differences(NODE + SERVICE, second.listed(()))) == []
     ids = [
         filter_.program_id
@@ -198,7 +198,7 @@ def test_another_process_continues_with_the_attached_programs() -> None:
 
 def test_programs_are_attached_to_new_links() -> None:
     """This needs no update. A replaced link of the same name gets them, too; other links do not."""
-    loader = open_loader()
+    loader = new_loader()
     with_links("eth0")
     loader.run(bpf.update([], [*NODE, PodLink("", "veth0")]))
     for _ in range(2):
@@ -213,7 +213,7 @@ def test_programs_are_attached_to_new_links() -> None:
 
 def test_programs_are_detached_from_links_without_need() -> None:
     """Other links keep them."""
-    loader = open_loader()
+    loader = new_loader()
     with_links("eth0", "veth0")
     both = [*NODE, PodLink("", "veth0")]
     loader.run(bpf.update([], both))
@@ -225,10 +225,10 @@ def test_programs_are_detached_from_links_without_need() -> None:
 @pytest.mark.parametrize("command", ["filter del dev eth0 ingress", "qdisc del dev eth0 clsact"])
 def test_detached_programs_are_attached_again(command: str) -> None:
     """A notification of the kernel triggers it."""
-    loader = open_loader()
+    loader = new_loader()
     with_links("eth0")
     loader.run(bpf.update([], NODE))
-    loader.heard()
+    loader.process_events()
     subprocess.run(["tc", *command.split()], check=True)
     assert loader.listed(())["links"] != {"lo": ["going"], "eth0": BOTH}
     process_events(loader)
@@ -238,10 +238,10 @@ def test_detached_programs_are_attached_again(command: str) -> None:
 
 def test_a_foreign_program_is_replaced() -> None:
     """The foreign program runs only until the notification is processed."""
-    loader, another = open_loader(), open_loader()
+    loader, another = new_loader(), new_loader()
     with_links("eth0")
     loader.run(bpf.update([], NODE))
-    loader.heard()
+    loader.process_events()
     (index,) = (index for name, index in loader._links().items() if name == "eth0")
     ids = [item.program_id for item in loader._filters(index)]
     foreign = Libbpf().load(OBJECT.read_bytes())
@@ -252,14 +252,14 @@ def test_a_foreign_program_is_replaced() -> None:
     assert [item.name for item in loader._filters(index)] == ["theirs", "going"]
     process_events(loader)
     assert [item.program_id for item in loader._filters(index)] == ids
-    loader.heard()
+    loader.process_events()
     for item in (foreign, another, loader):
         item.close()
 
 
 def test_a_refusal_names_the_entry() -> None:
     """The entry identifies the object that caused it."""
-    loader = open_loader()
+    loader = new_loader()
     commands = bpf.update([], NODE + SERVICE).replace(
         f'["fronts", "{next(iter(SERVICE[1].entries()))[0][1].hex()}"', '["fronts", "00"'
     )
@@ -270,9 +270,9 @@ def test_a_refusal_names_the_entry() -> None:
 
 def test_a_closed_loader_leaves_nothing_open() -> None:
     """Neither descriptors nor programs without a link remain."""
-    open_loader().close()  # what the library itself keeps open
+    new_loader().close()  # what the library itself keeps open
     before = os.listdir("/proc/self/fd")
-    loader = open_loader()
+    loader = new_loader()
     loader.run(bpf.update([], NODE + SERVICE))
     loader.close()
     assert os.listdir("/proc/self/fd") == before

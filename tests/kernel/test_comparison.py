@@ -29,7 +29,7 @@ def compare_in_child(
 
 def test_only_the_reference_namespace_is_written() -> None:
     """The compared namespace keeps its rules and its generation."""
-    loader = nftables.open_here()
+    loader = nftables.open_loader()
     loader.run("add table ip t\nadd chain ip t mine\n")
     generations = nftables.Generations()
     before = generations.read()

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 from kubenetlab.datapath import modes
-from kubenetlab.kernel.features.doctor import KERNEL, examine
-from kubenetlab.kernel.features.feature_probes import TRIALS
-from kubenetlab.kernel.features.probing import FeatureProbe, outcomes
+from kubenetlab.kernel.features.doctor import KERNEL, check_machine
+from kubenetlab.kernel.features.feature_probes import PROBES
+from kubenetlab.kernel.features.probing import FeatureProbe, run_probes
 
 CACHE = Path("/run/kubenetlab/doctor.json")
 
@@ -33,9 +33,9 @@ def test_a_successful_probe_is_run_once() -> None:
     """A failed probe is run again each time, since its cause may be gone; `again` runs all."""
     probes = [counting_probe("good"), counting_probe("bad", "it is broken")]
     for _ in range(3):
-        assert [outcome.fault for outcome in outcomes(probes, CACHE)] == ["", "it is broken"]
+        assert [outcome.fault for outcome in run_probes(probes, CACHE)] == ["", "it is broken"]
     assert (run_count("good"), run_count("bad")) == (1, 3)
-    outcomes(probes, CACHE, again=True)
+    run_probes(probes, CACHE, again=True)
     assert (run_count("good"), run_count("bad")) == (2, 4)
 
 
@@ -43,7 +43,7 @@ def test_a_probe_of_files_is_run_each_time() -> None:
     """A range of /etc/subuid can be removed without a reboot."""
     probes = [counting_probe("boot"), counting_probe("file")._replace(is_cached=False)]
     for _ in range(3):
-        outcomes(probes, CACHE)
+        run_probes(probes, CACHE)
     assert (run_count("boot"), run_count("file")) == (1, 3)
 
 
@@ -53,7 +53,7 @@ def test_the_cache_is_valid_for_one_boot_and_one_caller() -> None:
     They are also run again if the file is damaged.
     """
     probes = [counting_probe("good")]
-    outcomes(probes, CACHE)
+    run_probes(probes, CACHE)
     record = json.loads(CACHE.read_text())
     for text in (
         json.dumps({**record, "asker": "another boot"}),
@@ -62,7 +62,7 @@ def test_the_cache_is_valid_for_one_boot_and_one_caller() -> None:
     ):
         CACHE.write_text(text)
         before = run_count("good")
-        outcomes(probes, CACHE)
+        run_probes(probes, CACHE)
         assert run_count("good") == before + 1
         assert json.loads(CACHE.read_text()) == record
 
@@ -71,13 +71,13 @@ def test_probes_work_without_a_writable_cache() -> None:
     """Results are not cached then."""
     probes = [counting_probe("good")]
     for _ in range(2):
-        assert outcomes(probes, Path("/proc/no/doctor.json"))[0].fault == ""
+        assert run_probes(probes, Path("/proc/no/doctor.json"))[0].fault == ""
     assert run_count("good") == 2
 
 
 def test_every_feature_that_a_mode_needs_has_a_probe() -> None:
     """They have the same name. Labs cannot do without the features of every mode."""
-    probes = {probe.name: probe for probe in TRIALS}
+    probes = {probe.name: probe for probe in PROBES}
     all_needs = [
         modes.load(family, name, {}).needs
         for family in modes.FAMILIES
@@ -85,15 +85,15 @@ def test_every_feature_that_a_mode_needs_has_a_probe() -> None:
     ]
     assert {feature for needs in all_needs for feature in needs.all_features} <= set(probes)
     for needs in all_needs:
-        assert not any(probes[feature].without for feature in needs.features)
-        assert all(probes[feature].without for feature in needs.own_features)
+        assert not any(probes[feature].effect_if_missing for feature in needs.features)
+        assert all(probes[feature].effect_if_missing for feature in needs.own_features)
 
 
 def test_doctor_finds_nothing_missing_here() -> None:
     """As root in new namespaces all probes are run, and a lab can be created."""
-    results = examine(CACHE)
+    results = check_machine(CACHE)
     assert [result for result in results if result.state == "missing"] == []
     assert {result.name for result in results if result.group == KERNEL} == {
-        *(probe.name for probe in TRIALS),
+        *(probe.name for probe in PROBES),
         "br_netfilter",
     }

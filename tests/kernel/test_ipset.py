@@ -8,7 +8,7 @@ from contextlib import closing
 import pytest
 
 from kubenetlab.hoststate.rules.ipset import (
-    Filled,
+    IpsetRules,
     Member,
     Set,
     failed_object,
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def sets(text: str) -> list[Filled]:
+def sets(text: str) -> list[IpsetRules]:
     """Return kube-proxy's sets on node `worker` in a lab where everything runs."""
     return rules_of("ipset", CLUSTER + text)
 
@@ -62,16 +62,16 @@ def test_updates_and_replacement_load_the_same_sets(monkeypatch: pytest.MonkeyPa
     The lab's own changes are not taken for drift.
     """
     monkeypatch.setattr("kubenetlab.kernel.rules.ipset.CHECK_INTERVAL_S", 0)
-    with closing(ipset.open_here()) as loader:
-        before: list[Filled] = []
+    with closing(ipset.open_loader()) as loader:
+        before: list[IpsetRules] = []
         for desired in (SMALL, LARGE, SMALL):
             loader.run(update(before, desired))
             changed = contents(loader)
             assert lines(desired) == []
-            assert not loader.was_touched()
+            assert not loader.has_drift()
             loader.run(replacement(desired))
             assert contents(loader) == changed
-            assert not loader.was_touched()
+            assert not loader.has_drift()
             before = desired
         loader.run(update(before, []))
         assert loader.text() == ""
@@ -79,11 +79,11 @@ def test_updates_and_replacement_load_the_same_sets(monkeypatch: pytest.MonkeyPa
 
 def test_sets_of_others_are_kept() -> None:
     """Unknown sets with the lab's names are drift, and a replacement deletes them."""
-    with closing(ipset.open_here()) as loader:
+    with closing(ipset.open_loader()) as loader:
         loader.restore("create MINE hash:ip family inet\nadd MINE 192.0.2.1\n")
         before = loader.text()
         loader.run(update([], LARGE))
-        assert not loader.was_touched()
+        assert not loader.has_drift()
         ours = {("remove", f"ipset {obj.name}") for obj in LARGE if isinstance(obj, Set)}
         drift = differences([], names(LARGE), "ipset")
         assert {(difference.action, difference.object) for difference in drift} == ours
@@ -104,21 +104,21 @@ def test_drift_is_detected_and_named(
 ) -> None:
     """The replacement repairs it."""
     monkeypatch.setattr("kubenetlab.kernel.rules.ipset.CHECK_INTERVAL_S", 0)
-    with closing(ipset.open_here()) as loader:
+    with closing(ipset.open_loader()) as loader:
         loader.run(update([], LARGE))
         loader.run(update(LARGE, SMALL))
-        assert not loader.was_touched()
+        assert not loader.has_drift()
         loader.restore(change)
         assert lines(SMALL) == [said]
-        assert loader.was_touched()
+        assert loader.has_drift()
         loader.run(replacement(SMALL))
-        assert not loader.was_touched()
+        assert not loader.has_drift()
 
 
 def test_a_refused_member_is_named() -> None:
     """The message has the reason, the line and the object."""
-    with closing(ipset.open_here()) as loader:
-        wrong: list[Filled] = [
+    with closing(ipset.open_loader()) as loader:
+        wrong: list[IpsetRules] = [
             Set("n", "KUBE-A", "hash:ip family inet"),
             Member("n", "KUBE-A", "192.0.2.1,tcp:80"),
         ]
@@ -154,9 +154,9 @@ def test_sets_and_rules_that_match_them_are_compared(change: tuple[str, str], sh
     """
     text = CLUSTER + deployment() + service()
     desired = [*rules_of("ipset", text), *rules_of("iptables", text)]
-    with closing(ipset.open_here()) as set_loader, closing(iptables.open_here()) as rule_loader:
+    with closing(ipset.open_loader()) as set_loader, closing(iptables.open_loader()) as rule_loader:
         for step in steps((), desired, {}, anew=False):
-            (set_loader if step.dialect == "ipset" else rule_loader).run(step.text)
+            (set_loader if step.backend == "ipset" else rule_loader).run(step.text)
         assert "--match-set KUBE-" in rule_loader.text()
         assert lines(desired) == []
         name, commands = change

@@ -46,7 +46,7 @@ def test_updates_and_replacement_load_the_same_rules() -> None:
 
     Each update raises the ruleset's generation, by which changes of others are detected.
     """
-    with closing(iptables.open_here()) as loader:
+    with closing(iptables.open_loader()) as loader:
         generations = nftables.Generations()
         before: list[Ruled] = []
         for desired in (SMALL, LARGE, SMALL):
@@ -73,7 +73,7 @@ def test_an_update_contains_only_changed_chains() -> None:
 
 def test_rules_of_others_are_kept() -> None:
     """The lab's own rules are removed completely, including empty tables of any program."""
-    with closing(iptables.open_here()) as loader:
+    with closing(iptables.open_loader()) as loader:
         theirs = "*filter\n:MINE - [0:0]\n-A MINE -j RETURN\n-A FORWARD -j MINE\nCOMMIT\n"
         loader.restore("ip", theirs)
         before = loader.text()
@@ -90,7 +90,7 @@ def test_rules_of_others_are_kept() -> None:
 
 def test_a_replacement_deletes_unknown_chains_of_the_lab() -> None:
     """A former agent left them, with the jumps to them."""
-    with closing(iptables.open_here()) as loader:
+    with closing(iptables.open_loader()) as loader:
         loader.run(update([], LARGE))
         loader.run(replacement(SMALL))
         assert lines(SMALL) == []
@@ -133,7 +133,7 @@ def test_a_replacement_deletes_unknown_chains_of_the_lab() -> None:
 )
 def test_drift_is_named(change: str, said: str) -> None:
     """One edit is one difference."""
-    with closing(iptables.open_here()) as loader:
+    with closing(iptables.open_loader()) as loader:
         loader.run(update([], SMALL))
         loader.restore("ip", change)
         assert lines(SMALL) == [said]
@@ -141,7 +141,7 @@ def test_drift_is_named(change: str, said: str) -> None:
 
 def test_a_refused_rule_is_named_without_any_effect() -> None:
     """The message has the reason, the table and the line."""
-    with closing(iptables.open_here()) as loader:
+    with closing(iptables.open_loader()) as loader:
         wrong: list[Ruled] = [
             IptablesChain("n", "ip", "nat", "KUBE-A", ("-j KUBE-B",)),
             Jump("n", "ip", "nat", "OUTPUT", "-j KUBE-A"),

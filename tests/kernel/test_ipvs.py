@@ -13,7 +13,7 @@ from kubenetlab.errors import RequirementError
 from kubenetlab.hoststate.rules import ipvs_messages as messages
 from kubenetlab.hoststate.rules.ipvs import (
     NAMES,
-    Balanced,
+    IpvsRules,
     RealServer,
     VirtualServer,
     differences,
@@ -29,8 +29,8 @@ SERVERS = (
     VirtualServer("n", "udp", "10.96.0.10", 53, "rr", 600),
     VirtualServer("n", "tcp", "fd00:10:96::9", 80, "rr"),
 )
-SMALL: list[Balanced] = [SERVERS[0], RealServer("n", "tcp", "10.96.0.9", 80, "10.244.1.2", 8080)]
-LARGE: list[Balanced] = [
+SMALL: list[IpvsRules] = [SERVERS[0], RealServer("n", "tcp", "10.96.0.9", 80, "10.244.1.2", 8080)]
+LARGE: list[IpvsRules] = [
     *SERVERS,
     *(RealServer("n", "tcp", "10.96.0.9", 80, f"10.244.1.{last}", 8080) for last in range(2, 200)),
     RealServer("n", "udp", "10.96.0.10", 53, "10.244.1.2", 53),
@@ -41,7 +41,7 @@ LARGE: list[Balanced] = [
 @contextmanager
 def open_loader() -> Iterator[ipvs.Ipvs]:
     try:
-        loader = ipvs.open_here()
+        loader = ipvs.open_loader()
     except RequirementError as error:
         pytest.skip(str(error))
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
@@ -56,16 +56,16 @@ def test_updates_and_replacement_create_the_same_servers(monkeypatch: pytest.Mon
     """
     monkeypatch.setattr("kubenetlab.kernel.rules.ipvs.CHECK_INTERVAL_S", 0)
     with open_loader() as loader:
-        before: list[Balanced] = []
+        before: list[IpvsRules] = []
         for desired in (SMALL, LARGE, SMALL):
             loader.run(update(before, desired))
-            loader.tend()
+            loader.maintain()
             changed = loader.text()
             assert list(differences(desired, loader.listed(NAMES))) == []
-            assert not loader.was_touched()
+            assert not loader.has_drift()
             loader.run(replacement(desired))
             assert loader.text() == changed
-            assert not loader.was_touched()
+            assert not loader.has_drift()
             before = desired
         loader.run(update(before, []))
         assert loader.text() == ""
@@ -76,20 +76,20 @@ def test_updates_and_replacement_create_the_same_servers(monkeypatch: pytest.Mon
     [[], LARGE, [VirtualServer("n", "tcp", "10.96.0.9", 80, "lc")]],
     ids=["gone", "more", "another scheduler"],
 )
-def test_drift_is_detected(foreign: list[Balanced], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drift_is_detected(foreign: list[IpvsRules], monkeypatch: pytest.MonkeyPatch) -> None:
     """After a replacement there is none."""
     monkeypatch.setattr("kubenetlab.kernel.rules.ipvs.CHECK_INTERVAL_S", 0)
     with open_loader() as loader, open_loader() as other:
         loader.run(update([], SMALL))
         other.run(replacement(foreign, NAMES))
-        assert loader.was_touched()
+        assert loader.has_drift()
         loader.run(replacement(SMALL))
-        assert not loader.was_touched()
+        assert not loader.has_drift()
 
 
 def test_the_scheduler_of_a_virtual_server_is_changed() -> None:
     """Its real servers are kept."""
-    other: list[Balanced] = [VirtualServer("n", "tcp", "10.96.0.9", 80, "lc", 60), SMALL[1]]
+    other: list[IpvsRules] = [VirtualServer("n", "tcp", "10.96.0.9", 80, "lc", 60), SMALL[1]]
     with open_loader() as loader:
         loader.run(update([], SMALL))
         loader.run(update(SMALL, other))
@@ -142,7 +142,7 @@ def test_drift_shows_servers_before_and_after() -> None:
 
 def test_a_real_server_is_deleted_after_its_last_connection() -> None:
     """Until then it gets no new connections, and can be used again."""
-    reals: list[Balanced] = [
+    reals: list[IpvsRules] = [
         RealServer("n", "tcp", "192.0.2.9", 80, "127.0.0.1", port) for port in (8080, 8081)
     ]
     server = VirtualServer("n", "tcp", "192.0.2.9", 80, "rr")
@@ -155,7 +155,7 @@ def test_a_real_server_is_deleted_after_its_last_connection() -> None:
         loader.run(update([], [server, *reals]))
         connections = [socket.create_connection(("192.0.2.9", 80)) for _ in range(4)]
         loader.run(update([server, *reals], [server, reals[0]]))
-        loader.tend()
+        loader.maintain()
         assert loader.text().count(" -r ") == 2
         assert list(differences([server, reals[0]], loader.listed(NAMES))) == []
         loader.run(update([server, reals[0]], [server, *reals]))
@@ -166,7 +166,7 @@ def test_a_real_server_is_deleted_after_its_last_connection() -> None:
 
 def test_a_refused_server_is_named() -> None:
     """The kernel does not have its scheduler."""
-    wrong: list[Balanced] = [VirtualServer("n", "tcp", "10.96.0.9", 80, "nosuch")]
+    wrong: list[IpvsRules] = [VirtualServer("n", "tcp", "10.96.0.9", 80, "nosuch")]
     with open_loader() as loader:
         with pytest.raises(RulesError) as caught:
             loader.run(update([], wrong))

@@ -15,14 +15,14 @@ from kubenetlab.hoststate.diff import diff
 from kubenetlab.hoststate.sandbox import Sandbox
 from kubenetlab.hoststate.state import HostState
 from kubenetlab.kernel.linux import LinuxKernel
-from kubenetlab.kernel.namespaces.netns_pool import MIN_COUNT, NetnsPool, ahead
+from kubenetlab.kernel.namespaces.netns_pool import MIN_COUNT, NetnsPool, preallocate
 from tests.clusters import FAMILIES, deployment, store
 from tests.kernel.states import netlink
 
 
 def make_pool(count: int) -> NetnsPool:
     """Return a pool with at most `count` namespaces, at least one of which exists."""
-    source = ahead(count)
+    source = preallocate(count)
     assert source is not None
     select.select([source.socket], [], [], 10)
     return NetnsPool(source)
@@ -41,7 +41,7 @@ def test_the_pools_process_ends_when_the_pool_is_opened() -> None:
 
 def test_namespaces_outlive_the_process_that_created_them() -> None:
     """The process may exit without reading the pool's message, which the kernel reports first."""
-    source = ahead(5 * MIN_COUNT)
+    source = preallocate(5 * MIN_COUNT)
     assert source is not None
     pool = NetnsPool(source)
     os.waitid(os.P_ALL, 0, os.WEXITED)
@@ -68,7 +68,7 @@ def test_few_namespaces_are_open_at_a_time() -> None:
 
 def test_small_labs_have_no_pool() -> None:
     """Creating namespaces ahead takes longer than it saves there."""
-    assert ahead(MIN_COUNT - 1) is None
+    assert preallocate(MIN_COUNT - 1) is None
 
 
 def test_a_sandbox_uses_a_namespace_of_the_pool(
@@ -76,7 +76,7 @@ def test_a_sandbox_uses_a_namespace_of_the_pool(
 ) -> None:
     """The sandbox's namespace is the one taken, and its descriptor is closed."""
     sandboxes = kernel().sandboxes
-    sandboxes.blanks = pool = make_pool(MIN_COUNT)
+    sandboxes.netns_pool = pool = make_pool(MIN_COUNT)
     taken: list[int] = []
 
     def take() -> int | None:
@@ -92,9 +92,9 @@ def test_a_sandbox_uses_a_namespace_of_the_pool(
     fd = sandboxes.open("n")
     assert [os.fstat(fd).st_ino] == taken
     os.close(fd)
-    sandboxes.close_blanks()
+    sandboxes.close_netns_pool()
     assert len(os.listdir("/proc/self/fd")) == before - 1
-    assert sandboxes.blanks is None
+    assert sandboxes.netns_pool is None
     sandboxes.remove("n")
     os.wait()
 
@@ -113,11 +113,11 @@ def test_namespaces_of_the_pool_are_completed(
             Decisions(pod_layout="routed", neighbors="dynamic"),
         )
     )
-    source = ahead(MIN_COUNT, tuple(loopback_and_sysctls("", has_ipv6=family != "ipv4")))
+    source = preallocate(MIN_COUNT, tuple(loopback_and_sysctls("", has_ipv6=family != "ipv4")))
     assert source is not None
     select.select([source.socket], [], [], 10)
     linux = kernel()
-    linux.sandboxes.blanks = pool = NetnsPool(source)
+    linux.sandboxes.netns_pool = pool = NetnsPool(source)
     taken: list[int] = []
     limit = 4
 
@@ -129,7 +129,7 @@ def test_namespaces_of_the_pool_are_completed(
 
     monkeypatch.setattr(pool, "take", take)
     linux.apply(diff(HostState(), desired)).raise_failures()
-    linux.sandboxes.close_blanks()
+    linux.sandboxes.close_netns_pool()
     assert str(diff(HostState(linux.observe(desired.namespaces)), desired)) == ""
     inodes = {
         netns: os.stat(f"/proc/{pid}/ns/net").st_ino for netns, pid in linux.sandboxes.pids.items()

@@ -145,7 +145,7 @@ def test_large_transactions_are_split(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_refused_messages_are_explained_by_nft() -> None:
     """Refused messages change nothing; the library then names the line."""
     Side()
-    loader = nftables.open_here()
+    loader = nftables.open_loader()
     loader.run("add table ip kube-proxy\nadd chain ip kube-proxy there\n")
     before, generation = loader.text(), nftables.Generations().read()
     text = "add chain ip kube-proxy good\nadd rule ip kube-proxy good jump nosuch\n"
@@ -167,7 +167,7 @@ def test_a_thousand_refusals_do_not_affect_later_transactions() -> None:
     Late ones are not taken for replies to the next transaction, which is not repeated.
     """
     Side()
-    loader = nftables.open_here()
+    loader = nftables.open_loader()
     lines = "".join(
         f"add chain ip kube-proxy c{number}\nadd rule ip kube-proxy c{number} jump marked\n"
         for number in range(1000)
@@ -184,7 +184,7 @@ def test_a_thousand_refusals_do_not_affect_later_transactions() -> None:
 def test_large_sets_of_elements_are_split(monkeypatch: pytest.MonkeyPatch) -> None:
     """One line has all new elements of a map. A single message that is too large is refused."""
     Side()
-    loader = nftables.open_here()
+    loader = nftables.open_loader()
     loader.run(
         "add table ip kube-proxy\nadd chain ip kube-proxy x\nadd map ip kube-proxy m { type "
         "ipv4_addr : verdict ; }\n"

@@ -23,7 +23,7 @@ from kubenetlab.kernel import syscalls
 from kubenetlab.kernel.linux import LinuxKernel
 from kubenetlab.kernel.rules import nftables
 from kubenetlab.kernel.rules.backends import RulesError
-from kubenetlab.lab.agent.error_report import rules_refused
+from kubenetlab.lab.agent.error_report import describe_refused_rules
 
 Make = Callable[[], LinuxKernel]
 ORIGIN = Origin("cni bridge", "Pod default/web")
@@ -227,7 +227,7 @@ def test_the_rejected_rule_is_shown_with_a_mark(backend: str) -> None:
     with pytest.raises(RulesError) as caught:
         loader.run(replacement(objects))
     loader.close()
-    message = rules_refused("n", "nftables", str(caught.value), desired)
+    message = describe_refused_rules("n", "nftables", str(caught.value), desired)
     assert message.splitlines() == [
         "n: cannot load rules: nft chain ip t b: 2 rules",
         "  nftables: Could not process rule: No such file or directory      wanted by: proxy "
@@ -242,7 +242,7 @@ def test_the_rejected_rule_is_shown_with_a_mark(backend: str) -> None:
 
 def test_a_syntax_error_is_shown_with_its_line() -> None:
     """The program rejects it before the kernel is involved."""
-    loader = nftables.open_here()
+    loader = nftables.open_loader()
     with pytest.raises(RulesError) as caught:
         loader.run("add table ip t\nadd chain ip t c\nadd rule ip t c ip sadr 10.0.0.1 drop\n")
     loader.close()
@@ -255,7 +255,7 @@ def test_a_syntax_error_is_shown_with_its_line() -> None:
 def test_a_long_statement_is_cut_off_around_the_error() -> None:
     """A report of a thousand elements keeps only those near the error."""
     elements = ", ".join(f"10.0.{number // 250}.{number % 250}" for number in range(1000))
-    loader = nftables.open_here()
+    loader = nftables.open_loader()
     with pytest.raises(RulesError) as caught:
         loader.run(
             f"add table ip t\nadd set ip t s {{ type ipv4_addr ; }}\nadd element ip t s "

@@ -9,7 +9,7 @@ from contextlib import ExitStack, closing
 
 import pytest
 
-from kubenetlab.cli.input.options import mode
+from kubenetlab.cli.input.options import parse_mode
 from kubenetlab.datapath import plan
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.errors import RequirementError
@@ -18,11 +18,11 @@ from kubenetlab.hoststate.rules.rulesets import (
     ExactBackend,
     RuleObject,
     by_backend,
-    dialect,
     names,
+    rule_backend,
     steps,
 )
-from kubenetlab.kernel.rules.backends import Loader, open_here
+from kubenetlab.kernel.rules.backends import Loader, open_loader
 from tests.clusters import ONLINK, running, store
 from tests.kernel.comparing import lines
 
@@ -66,7 +66,9 @@ def manifests(proxy: str, seed: int) -> Iterator[str]:
         yield "".join(
             (
                 "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n",
-                f"networking: {{ipFamily: dual, kubeProxyMode: {mode(proxy)}}}\n".replace("'", '"'),
+                f"networking: {{ipFamily: dual, kubeProxyMode: {parse_mode(proxy)}}}\n".replace(
+                    "'", '"'
+                ),
                 *(
                     "---\napiVersion: v1\nkind: Pod\nmetadata: "
                     f"{{name: {name}{number}, labels: {{app: {name}}}}}\n"
@@ -100,7 +102,7 @@ def differences(loaders: dict[str, Loader], desired: list[RuleObject]) -> list[s
     result: list[str] = []
     rewritten: list[RuleObject] = []
     for name, objects in by_backend(desired).items():
-        backend = dialect(name)
+        backend = rule_backend(name)
         if isinstance(backend, ExactBackend):
             result += [
                 difference.line
@@ -142,7 +144,7 @@ def test_incremental_changes_reach_the_desired_rules(proxy: str, seed: int) -> N
     with ExitStack() as stack:
         try:
             loaders = {
-                name: stack.enter_context(closing(open_here(name)))
+                name: stack.enter_context(closing(open_loader(name)))
                 for name in ("nftables", "conntrack", *MODES[proxy])
             }
         except RequirementError as error:
@@ -159,6 +161,6 @@ def test_incremental_changes_reach_the_desired_rules(proxy: str, seed: int) -> N
                 - existing_links
             )
             for step in steps(before, desired, names(before), anew=False):
-                loaders[step.dialect].run(step.text)
+                loaders[step.backend].run(step.text)
             assert differences(loaders, desired) == [], f"step {number}"
             before = desired

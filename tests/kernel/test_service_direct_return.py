@@ -37,7 +37,11 @@ def neighbor_of(addresses: Addresses) -> Addresses:
     """Return the addresses of the node that runs the third pod."""
     node = addresses.node[:-1] + "3"
     ranges = FamilyConfig(
-        node, addresses.ranges.pods, addresses.ranges.services, (node,), addresses.ranges.local
+        node,
+        addresses.ranges.pod_cidr,
+        addresses.ranges.service_cidr,
+        (node,),
+        addresses.ranges.local_cidr,
     )
     return addresses._replace(node=node, ranges=ranges)
 

@@ -77,7 +77,7 @@ def test_node_ports_answer_at_configured_addresses_only(addresses: Addresses) ->
     """Node ports answer at the configured addresses of the node only, from the same address."""
     node = Node(addresses)
     node.serve([(addresses.pods[2], 8080)])
-    for port, door in enumerate(addresses.ranges.doors, 40000):
+    for port, door in enumerate(addresses.ranges.node_port_addresses, 40000):
         sent = node.send(node.receive(tcp((addresses.pods[0], port), (door, NODE_PORT))))
         assert sent.destination == addresses.pods[2]
         assert node.send(node.receive(reply_to(sent))).four_tuple == (
@@ -88,7 +88,7 @@ def test_node_ports_answer_at_configured_addresses_only(addresses: Addresses) ->
         )
     node = Node(
         addresses._replace(
-            ranges=structs.replace(addresses.ranges, doors=addresses.ranges.doors[1:])
+            ranges=structs.replace(addresses.ranges, doors=addresses.ranges.node_port_addresses[1:])
         )
     )
     node.serve([(addresses.pods[2], 8080)])

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kubenetlab.cli.input.options import mode
+from kubenetlab.cli.input.options import parse_mode
 from tests.labs.conftest import new_lab
 from tests.labs.lab import Lab
 from tests.labs.world import PROXIES, World, in_document
@@ -133,4 +133,4 @@ def test_the_command_line_names_fields_of_a_field() -> None:
         "detectLocalMode": "BridgeInterface",
         "detectLocal": {"bridgeInterface": "cbr0"},
     }
-    assert mode(f"iptables,detectLocalMode={BRIDGE}") == expected
+    assert parse_mode(f"iptables,detectLocalMode={BRIDGE}") == expected

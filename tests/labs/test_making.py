@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from kubenetlab.kernel.syscalls import is_as_urgent_as_any
+from kubenetlab.kernel.syscalls import has_default_scheduling
 from tests.clusters import replaced
 from tests.labs.lab import COMMAND, Lab, descendants, run, title_of, wait_for
 from tests.labs.test_life import MANIFEST, web_answers
@@ -229,7 +229,7 @@ def test_only_who_makes_links_goes_before_others(lab: Lab, monkeypatch: pytest.M
     """One thread of the agent; neither what it starts, pause processes, nor anything that runs in
     the pods. With one processor, or when it is said that nothing is urgent, not even that.
     """
-    may_go_before = len(os.sched_getaffinity(0)) > 1 and is_as_urgent_as_any()
+    may_go_before = len(os.sched_getaffinity(0)) > 1 and has_default_scheduling()
     assert goes_before(lab) == may_go_before
     lab.down()
     with monkeypatch.context() as patched:

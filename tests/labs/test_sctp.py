@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from kubenetlab.kernel.features.feature_probes import TRIALS
-from kubenetlab.kernel.features.probing import outcomes
+from kubenetlab.kernel.features.feature_probes import PROBES
+from kubenetlab.kernel.features.probing import run_probes
 from tests.labs.lab import Lab
 
-(FOUND,) = outcomes([trial for trial in TRIALS if trial.name == "SCTP"])
+(FOUND,) = run_probes([trial for trial in PROBES if trial.name == "SCTP"])
 POD = """\
 apiVersion: v1
 kind: Pod

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from kubenetlab.api.config import ClusterConfig, Networking
-from kubenetlab.cli.input.options import mode
+from kubenetlab.cli.input.options import parse_mode
 from kubenetlab.datapath import modes
 from kubenetlab.errors import RequirementError
 from kubenetlab.lab.requirements import require_modes
@@ -18,7 +18,7 @@ from tests.labs.traffic_client import Answer, Target
 
 def in_document(proxy: str) -> str:
     """A mode as the Cluster document has it."""
-    return json.dumps(mode(proxy))
+    return json.dumps(parse_mode(proxy))
 
 
 def _lacking(proxy: str) -> str:
@@ -26,7 +26,7 @@ def _lacking(proxy: str) -> str:
     nothing where it can be had.
     """
     try:
-        require_modes(ClusterConfig(networking=Networking(kube_proxy_mode=mode(proxy))))
+        require_modes(ClusterConfig(networking=Networking(kube_proxy_mode=parse_mode(proxy))))
     except RequirementError as error:
         return str(error)
     return ""

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubenetlab.hoststate.rules.nftables import Element
-from kubenetlab.hoststate.rules.rulesets import Rules, RuleSet
+from kubenetlab.hoststate.rules.rulesets import RuleSet, SubjectRules
 from kubenetlab.versioned import MAX_STEPS, MAX_TOUCHED, VersionedMap
 
 CHANGES = st.dictionaries(
@@ -28,12 +28,12 @@ def test_news_contain_the_entries_that_differ(
         )
     before, after = (maps[min(position, len(maps) - 1)] for position in (one, other))
     keys = before.keys() | after.keys()
-    assert dict(after.news(before)) == {
+    assert dict(after.changes_since(before)) == {
         key: (before.get(key), after.get(key))
         for key in keys
         if before.get(key) is not after.get(key)
     }
-    assert dict(after.news(dict(before))) == dict(after.news(before))
+    assert dict(after.changes_since(dict(before))) == dict(after.changes_since(before))
 
 
 @given(CHANGES, CHANGES)
@@ -54,7 +54,7 @@ def test_news_are_in_the_order_of_the_changes() -> None:
     last = (
         first.with_changes({"c": "x"}).with_changes({"b": "x"}).with_changes({"a": "x", "c": "y"})
     )
-    assert list(last.news(first)) == ["c", "b", "a"] == list(last)[1:]
+    assert list(last.changes_since(first)) == ["c", "b", "a"] == list(last)[1:]
 
 
 def test_an_old_version_is_compared_entry_by_entry() -> None:
@@ -64,15 +64,15 @@ def test_an_old_version_is_compared_entry_by_entry() -> None:
     for number in range(MAX_STEPS + 2):
         last = last.with_changes({"a": str(number)})
     assert len(last._steps) == MAX_STEPS
-    assert dict(last.news(first)) == {"a": ("x", str(MAX_STEPS + 1))}
+    assert dict(last.changes_since(first)) == {"a": ("x", str(MAX_STEPS + 1))}
     after = last.with_changes({str(number): "many" for number in range(MAX_TOUCHED + 1)})
     assert after._steps == ()
-    assert len(after.news(last)) == MAX_TOUCHED + 1
+    assert len(after.changes_since(last)) == MAX_TOUCHED + 1
 
 
-def rules(name: str, *shared: str) -> Rules:
+def rules(name: str, *shared: str) -> SubjectRules:
     objects = tuple(Element("", "ip", "t", "set", item) for item in shared)
-    return Rules("nftables", "ip", name, (), objects)
+    return SubjectRules("nftables", "ip", name, (), objects)
 
 
 SUBJECTS = st.dictionaries(

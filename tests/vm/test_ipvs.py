@@ -39,14 +39,14 @@ spec: {{nodeName: {node}, containers: [{{name: main, image: agnhost, args: [nete
 """
 NO_SERVERS = """
 from kubenetlab.hoststate.rules.ipvs import NAMES, replacement
-from kubenetlab.kernel.rules.ipvs import open_here
-open_here().run(replacement([], NAMES))
+from kubenetlab.kernel.rules.ipvs import open_loader
+open_loader().run(replacement([], NAMES))
 """
 """Program that deletes all virtual servers of its namespace."""
 OTHER_WEIGHTS = """
 from kubenetlab.hoststate.rules import ipvs_messages as messages
-from kubenetlab.kernel.rules.ipvs import open_here
-ipvs = open_here()
+from kubenetlab.kernel.rules.ipvs import open_loader
+ipvs = open_loader()
 reals = [real for listed in ipvs._list() for real, _, _ in listed.reals]
 ipvs._send_all([
     (real, ipvs._request(messages.SET_DEST, messages.destination(real, weight=7)))

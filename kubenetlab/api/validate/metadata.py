@@ -14,13 +14,13 @@ from kubenetlab.api.validate.syntax import (
     service_name_fault,
     subdomain_fault,
 )
-from kubenetlab.names import label_fault
+from kubenetlab.names import label_problem
 
 
 def validate_metadata(obj: Resource) -> Iterator[Finding]:
     """Validate the metadata of an object; yield every finding."""
     meta = obj.metadata
-    fault_of = {"Namespace": label_fault, "Service": service_name_fault}.get(
+    fault_of = {"Namespace": label_problem, "Service": service_name_fault}.get(
         obj.kind, subdomain_fault
     )
     if not meta.name:
@@ -34,7 +34,7 @@ def validate_metadata(obj: Resource) -> Iterator[Finding]:
         yield Finding(("metadata", "name"), fault)
     if meta.namespace and not obj.is_namespaced:
         yield Finding(("metadata", "namespace"), f"a {obj.kind} has no namespace")
-    elif meta.namespace and (fault := label_fault(meta.namespace)):
+    elif meta.namespace and (fault := label_problem(meta.namespace)):
         yield Finding(("metadata", "namespace"), fault)
     yield from validate_template_metadata(meta, ("metadata",), kind=obj.kind)
 

@@ -12,7 +12,7 @@ from kubenetlab.api.validate.environment import validate_environment
 from kubenetlab.api.validate.metadata import validate_labels, validate_selector
 from kubenetlab.api.validate.resources import validate_resources
 from kubenetlab.api.validate.syntax import key_fault, port_name_fault, subdomain_fault
-from kubenetlab.names import label_fault
+from kubenetlab.names import label_problem
 
 _PROBE_HANDLERS = ("httpGet", "tcpSocket", "grpc", "exec")
 _HOOK_HANDLERS = ("exec", "httpGet", "sleep", "tcpSocket")
@@ -30,7 +30,7 @@ def validate_pod_spec(spec: PodSpec, path: Path) -> Iterator[Finding]:
         yield Finding((*path, "containers"), "required: a pod has at least one container")
     yield from _validate_containers(spec, path)
     for field, name in (("hostname", spec.hostname), ("subdomain", spec.subdomain)):
-        if name and (fault := label_fault(name)):
+        if name and (fault := label_problem(name)):
             yield Finding((*path, field), fault)
     if spec.node_name and (fault := subdomain_fault(spec.node_name)):
         yield Finding((*path, "nodeName"), fault)
@@ -88,7 +88,7 @@ def _validate_init_container(container: Container, path: Path) -> Iterator[Findi
 
 
 def _validate_container(container: Container, spec: PodSpec, path: Path) -> Iterator[Finding]:
-    if fault := label_fault(container.name):
+    if fault := label_problem(container.name):
         yield Finding((*path, "name"), fault)
     if not container.image.strip():
         yield Finding((*path, "image"), "required, but missing")

@@ -10,7 +10,7 @@ from kubenetlab.api.documents import Path
 from kubenetlab.api.ip import is_address
 from kubenetlab.api.validate.metadata import validate_labels
 from kubenetlab.api.validate.syntax import port_name_fault, subdomain_fault
-from kubenetlab.names import label_fault
+from kubenetlab.names import label_problem
 
 NODE_PORTS = range(30000, 32768)
 """Range of node ports. Source: default of kube-apiserver --service-node-port-range."""
@@ -112,7 +112,7 @@ def _validate_ports(spec: ServiceSpec) -> Iterator[Finding]:
     for index, port in enumerate(spec.ports):
         path: Path = ("spec", "ports", index)
         if port.name:
-            if fault := label_fault(port.name):
+            if fault := label_problem(port.name):
                 yield Finding((*path, "name"), fault)
             if port.name in names:
                 yield Finding((*path, "name"), f"duplicate port name {found(port.name)}")
@@ -200,7 +200,7 @@ def validate_endpoint_slice(piece: EndpointSlice) -> Iterator[Finding]:
                 yield Finding((*path, "addresses", number), fault)
         if endpoint.node_name and (fault := subdomain_fault(endpoint.node_name)):
             yield Finding((*path, "nodeName"), fault)
-        if endpoint.hostname and (fault := label_fault(endpoint.hostname)):
+        if endpoint.hostname and (fault := label_problem(endpoint.hostname)):
             yield Finding((*path, "hostname"), fault)
     yield from _validate_endpoint_ports(piece.ports, ())
 
@@ -259,7 +259,7 @@ def _is_link_local_multicast(ip: IPv4Address | IPv6Address) -> bool:
 def _validate_endpoint_ports(ports: Sequence[EndpointPort], path: Path) -> Iterator[Finding]:
     names = [port.name for port in ports]
     for index, port in enumerate(ports):
-        if port.name and (fault := label_fault(port.name)):
+        if port.name and (fault := label_problem(port.name)):
             yield Finding((*path, "ports", index, "name"), fault)
         if port.name in names[:index]:
             yield Finding(

@@ -6,7 +6,7 @@ Source: RFC 1035 §2.3.1, RFC 1123 §2.1; k8s.io/apimachinery pkg/util/validatio
 import re
 
 from kubenetlab.api.decode import found
-from kubenetlab.names import LABEL, label_fault
+from kubenetlab.names import LABEL, label_problem
 
 _SUBDOMAIN = re.compile(rf"{LABEL.pattern}(\.{LABEL.pattern})*")
 QUALIFIED_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
@@ -31,7 +31,7 @@ def service_name_fault(name: str) -> str | None:
 
     A Service name is a DNS label (RFC 1035), which does not begin with a digit.
     """
-    if fault := label_fault(name):
+    if fault := label_problem(name):
         return fault
     if name[0].isdigit():
         return f"expected a DNS label that begins with a letter (RFC 1035), found {found(name)}"

@@ -26,7 +26,7 @@ from kubenetlab.observe.locations import Location
 from kubenetlab.observe.lookups import service_named
 from kubenetlab.observe.meanings import service_of
 from kubenetlab.observe.nat_notes import nat_notes
-from kubenetlab.observe.suggestions import near
+from kubenetlab.observe.suggestions import suggest_similar
 from kubenetlab.observe.targets import source_target
 
 _MAX_LINES: Final = 60
@@ -126,7 +126,7 @@ def selected_service(target: Target, inspected: Mapping[str, Any]) -> tuple[str,
     if service is not None and service_named(inspected, *service) is None:
         raise UsageError(
             f"there is no Service {'/'.join(service)}"
-            + near(service[1], inspected, with_services=True)
+            + suggest_similar(service[1], inspected, with_services=True)
         )
     return service
 

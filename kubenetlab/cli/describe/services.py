@@ -98,6 +98,8 @@ def explain_no_endpoints(client: Client, service: Mapping[str, Any]) -> str:
     """
     from kubenetlab.api.pods import Pod
     from kubenetlab.lab.paths import kind_path
-    from kubenetlab.observe.emptiness import why_empty
+    from kubenetlab.observe.emptiness import explain_empty
 
-    return why_empty(service, client.get(kind_path(Pod, service["metadata"]["namespace"]))["items"])
+    return explain_empty(
+        service, client.get(kind_path(Pod, service["metadata"]["namespace"]))["items"]
+    )

@@ -25,7 +25,7 @@ def labs() -> list[str]:
     from kubenetlab.lab import rundir
 
     try:
-        return [name for name in rundir.names() if rundir.is_alive(name)]
+        return [name for name in rundir.lab_names() if rundir.is_alive(name)]
     except (KubenetlabError, OSError):
         return []
 
@@ -214,10 +214,10 @@ def _inspect(ctx: typer.Context) -> Mapping[str, Any]:
 def _get(ctx: typer.Context, path: str) -> Any:
     """Return the lab's reply to a GET; None if no lab is selected or it does not reply in time."""
     from kubenetlab.errors import KubenetlabError
-    from kubenetlab.lab.client import Client, choose
+    from kubenetlab.lab.client import Client, select_lab
 
     try:
-        return Client(choose(ctx.params.get("lab")).lab, TIMEOUT_S).get(path)
+        return Client(select_lab(ctx.params.get("lab")).lab, TIMEOUT_S).get(path)
     except (KubenetlabError, OSError):
         return None
 

@@ -12,7 +12,7 @@ from kubenetlab.api.config import API_VERSIONS, ClusterConfig
 from kubenetlab.api.documents import Document, read_documents
 from kubenetlab.api.load import LoadedManifests, ManifestObject, load, load_documents
 from kubenetlab.cli.input.kustomize import Kustomization, build
-from kubenetlab.cli.input.options import mode
+from kubenetlab.cli.input.options import parse_mode
 from kubenetlab.datapath import checks
 from kubenetlab.errors import ManifestError
 from kubenetlab.lab.paths import LAB_API
@@ -68,8 +68,12 @@ class Flags(Struct, frozen=True):
     @property
     def networking(self) -> dict[str, Any]:
         """Fields that the options set in `networking`."""
-        cni = {"cni": mode(self.cni), "disableDefaultCNI": False} if self.cni is not None else {}
-        return cni | ({"kubeProxyMode": mode(self.proxy)} if self.proxy is not None else {})
+        cni = (
+            {"cni": parse_mode(self.cni), "disableDefaultCNI": False}
+            if self.cni is not None
+            else {}
+        )
+        return cni | ({"kubeProxyMode": parse_mode(self.proxy)} if self.proxy is not None else {})
 
     @property
     def top_level(self) -> dict[str, Any]:
@@ -159,7 +163,7 @@ def load_for_lab(
     from kubenetlab.lab.client import only_running
 
     if lab is not None:
-        rundir.of(lab)  # reject an invalid name before reading any file
+        rundir.run_directory(lab)  # reject an invalid name before reading any file
     is_up = lab is not None and rundir.is_alive(lab)
     if (
         not files
@@ -203,7 +207,7 @@ def _with_admission(error: ManifestError) -> ManifestError:
     """Add the problems that admission to a new lab finds in the valid objects of a failed load."""
     from kubenetlab.lab.bootstrap import bootstrap_store
 
-    config = next((entry for entry in error.sound if isinstance(entry.object, ClusterConfig)), None)
+    config = next((entry for entry in error.valid if isinstance(entry.object, ClusterConfig)), None)
     if config is None and any(
         problem.object.startswith(f"{ClusterConfig.kind} ") for problem in error.problems
     ):
@@ -211,7 +215,7 @@ def _with_admission(error: ManifestError) -> ManifestError:
     try:
         bootstrap_store(
             config,
-            [entry for entry in error.sound if not isinstance(entry.object, ClusterConfig)],
+            [entry for entry in error.valid if not isinstance(entry.object, ClusterConfig)],
             0.0,
         )
     except ManifestError as admission_error:

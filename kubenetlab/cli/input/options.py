@@ -249,7 +249,7 @@ def manifest_files(
     return [*map(Kustomization, kustomizations or ()), *(files or ()), *(paths or ())] or None
 
 
-def mode(text: str) -> dict[str, object]:
+def parse_mode(text: str) -> dict[str, object]:
     """Parse a mode with options into its form in a Cluster document.
 
     `bridge,layout=routed` becomes `{type: bridge, layout: routed}`. Lists are written in brackets

@@ -48,7 +48,11 @@ def requested_kinds(
     for word in names:
         kind = find_kind(word)
         if kind is None:
-            kept = kept if kept is not None else [document["kind"] for document in client.given()]
+            kept = (
+                kept
+                if kept is not None
+                else [document["kind"] for document in client.given_documents()]
+            )
             known = next(
                 (
                     name
@@ -131,7 +135,7 @@ def fetch(
     from kubenetlab.lab.paths import kind_path, object_path
 
     if isinstance(kind, str):
-        items = client.given()
+        items = client.given_documents()
         matching = [
             item
             for item in items

@@ -141,7 +141,7 @@ def _place(source: Mapping[str, Any] | None, diagnostic: Diagnostic) -> tuple[st
             documents, _ = read_documents(file, stream.read())
         entries = load_documents(documents).entries
     except ManifestError as error:
-        entries = error.sound
+        entries = error.valid
     except OSError:
         return shown, line
     same = [entry for entry in entries if _is_of(entry, diagnostic)]

@@ -31,7 +31,7 @@ def down(
     from kubenetlab.errors import LabError, UsageError, did_you_mean
     from kubenetlab.lab import cleanup, client, rundir
 
-    existing = rundir.names()
+    existing = rundir.lab_names()
     for name in names or ():
         # A lab named with --lab is not checked: a crash may have left only traces of it.
         if name not in existing:
@@ -50,7 +50,7 @@ def down(
     for name in labs:
         try:
             was_alive = client.Client(name).kill()
-            while not cleanup.sweep(name):  # an `up` has finished in between
+            while not cleanup.remove_dead_lab(name):  # an `up` has finished in between
                 was_alive |= client.Client(name).kill()
         except LabError as error:  # remove the other labs all the same
             errors.append(error)
@@ -60,4 +60,4 @@ def down(
         raise LabError("\n".join(map(str, errors)))
     if not labs:
         echo("no lab is up")
-    hint("kubenetlab up" if not client.running() else "kubenetlab list")
+    hint("kubenetlab up" if not client.running_labs() else "kubenetlab list")

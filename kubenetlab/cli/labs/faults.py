@@ -80,9 +80,9 @@ def break_(
     Example: kubenetlab break kube-proxy --node worker --how stopped
     """
     from kubenetlab.errors import UsageError
-    from kubenetlab.lab.client import ApiError, choose
+    from kubenetlab.lab.client import ApiError, select_lab
 
-    client = choose(lab)
+    client = select_lab(lab)
     if fault is None or list_:
         _list(client, output)
         return
@@ -120,9 +120,9 @@ def heal(
 
     Example: kubenetlab heal 1
     """
-    from kubenetlab.lab.client import ApiError, choose
+    from kubenetlab.lab.client import ApiError, select_lab
 
-    client = choose(lab)
+    client = select_lab(lab)
     summaries = {
         item["metadata"]["name"]: item["spec"]["summary"]
         for item in client.get(FAULTS_PATH)["items"]

@@ -23,7 +23,7 @@ from kubenetlab.cli.terminal.printing import (
     print_data,
     terminal_width,
 )
-from kubenetlab.errors import printable
+from kubenetlab.errors import escape_control_characters
 
 if TYPE_CHECKING:
     from kubenetlab.lab.overview import LabSummary
@@ -53,13 +53,13 @@ def list_(
 
     Example: kubenetlab list -w
     """
-    from kubenetlab.lab.client import running
+    from kubenetlab.lab.client import running_labs
     from kubenetlab.lab.overview import overview
 
     if watch:
         _watch(output)
         return
-    running()  # removes the links in /run/netns that dead labs left behind
+    running_labs()  # removes the links in /run/netns that dead labs left behind
     warnings: list[str] = []
     labs = overview(on_warning=warnings.append)
     for text in dict.fromkeys(warnings):
@@ -187,8 +187,8 @@ def _row(lab: LabSummary) -> tuple[str, ...]:
     pods = "?" if lab.pods is None else f"{lab.ready}/{lab.pods} ready"
     faults = "?" if lab.faults is None else str(len(lab.faults))
     return (
-        printable(lab.name),
-        printable(lab.owner),
+        escape_control_characters(lab.name),
+        escape_control_characters(lab.owner),
         paint(lab.state, BAD) if lab.state == "no answer" else lab.state,
         short_age(lab.age_s),
         "?" if lab.nodes is None else str(lab.nodes),

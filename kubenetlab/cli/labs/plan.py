@@ -122,7 +122,7 @@ def uplink_plan(name: str, manifests: Manifests) -> list[dict[str, Any]]:
     from kubenetlab import names
     from kubenetlab.lab import rundir
 
-    has_uplink = rundir.is_alive(name) and (rundir.of(name) / rundir.UPLINK).exists()
+    has_uplink = rundir.is_alive(name) and (rundir.run_directory(name) / rundir.UPLINK).exists()
     if manifests.config is None or manifests.cluster_config.uplink == has_uplink:
         return []
     mark = "-" if has_uplink else "+"
@@ -147,8 +147,8 @@ def new_lab_script(manifests: Manifests, name: str) -> str:
     from kubenetlab.hoststate.script import script
     from kubenetlab.lab.bootstrap import bootstrap_store
     from kubenetlab.lab.machine import decisions
-    from kubenetlab.lab.simulation import rehearse
+    from kubenetlab.lab.simulation import simulate
 
     now = time.time()
-    cluster = rehearse(bootstrap_store(manifests.config, manifests.entries, now, name)[0], now)
+    cluster = simulate(bootstrap_store(manifests.config, manifests.entries, now, name)[0], now)
     return script(plan(cluster, decisions(cluster)), name)

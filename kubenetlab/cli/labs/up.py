@@ -114,14 +114,14 @@ def apply(
     from kubenetlab.cli.input.manifest_warnings import warn
     from kubenetlab.cli.input.manifests import read
     from kubenetlab.errors import UsageError
-    from kubenetlab.lab.client import choose
+    from kubenetlab.lab.client import select_lab
 
     files = manifest_files(paths, files, kustomizations)
     if not files:
         raise UsageError("nothing to apply: name manifests with -f FILE")
     started = time.monotonic()
     timeout_s = parse_duration_s(timeout)
-    client = choose(lab)
+    client = select_lab(lab)
     manifests = read(files, strict=strict, lab=lab)
     warn(manifests)
     _apply(client, manifests, Strictness(strict, allow_undeclared))
@@ -165,14 +165,14 @@ def _create(name: str, manifests: Manifests, keep: bool, strictness: Strictness)
     gc.disable()
     from kubenetlab.cli.labs.progress import Progress
     from kubenetlab.datapath.sandboxes import loopback_and_sysctls
-    from kubenetlab.kernel.namespaces.netns_pool import ahead
+    from kubenetlab.kernel.namespaces.netns_pool import preallocate
     from kubenetlab.lab import up as creation
     from kubenetlab.lab.bootstrap import bootstrap_store
     from kubenetlab.lab.requirements import require
 
     config = manifests.cluster_config
     require(config)
-    blank_namespaces = ahead(
+    blank_namespaces = preallocate(
         manifests.count_of_pods,
         tuple(loopback_and_sysctls("", has_ipv6=6 in config.networking.versions)),
     )
@@ -256,12 +256,12 @@ def _link_up(name: str, manifests: Manifests) -> None:
         from kubenetlab.lab import uplink
         from kubenetlab.lab.client import Client
 
-        record = uplink.bring(Client(name), manifests.cluster_config)
+        record = uplink.create(Client(name), manifests.cluster_config)
         echo(
             f"{paint('✓', GOOD)} uplink: this machine's link {record.link} leads to the lab's "
             f"router, {', '.join(record.router)}"
         )
-        for chain in uplink.in_the_way():
+        for chain in uplink.dropping_chains():
             commands = "; ".join(
                 f"iptables -I FORWARD {option} {record.link} -j ACCEPT" for option in ("-i", "-o")
             )
@@ -269,7 +269,7 @@ def _link_up(name: str, manifests: Manifests) -> None:
                 f"{paint('note:', WARNING)} {chain} of this machine drops forwarded packets; "
                 f"to let the lab's pass: {commands}"
             )
-    elif (rundir.of(name) / rundir.UPLINK).exists():
+    elif (rundir.run_directory(name) / rundir.UPLINK).exists():
         from kubenetlab.lab import uplink
         from kubenetlab.lab.client import Client
 

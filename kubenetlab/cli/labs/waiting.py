@@ -13,7 +13,7 @@ import typer
 
 from kubenetlab.cli.terminal.printing import BAD, DIM, echo, hint, note, paint, print_failures
 from kubenetlab.lab import rundir
-from kubenetlab.lab.paths import LAB, LAB_API
+from kubenetlab.lab.paths import LAB_API, WHOLE_LAB
 
 RETRY_INTERVAL_S: Final = 0.05
 """Time between two requests to an agent that closes the connection without a reply, in seconds."""
@@ -77,7 +77,7 @@ def _wait_until_settled(name: str, timeout_s: float) -> State:
             if not has_reply and not left_s:
                 raise LabError(
                     f"the agent of lab {name} closes the connection without a reply; "
-                    f"see its log: {rundir.of(name)}/log"
+                    f"see its log: {rundir.run_directory(name)}/log"
                 )
             if not has_reply:
                 time.sleep(RETRY_INTERVAL_S)
@@ -123,8 +123,8 @@ def _next_after_failure(state: State) -> str:
     ):
         return "install a network: kubenetlab up --cni bridge"
     no_space = os.strerror(errno.ENOSPC)
-    if any(place == LAB and no_space in text for place, text in state["failures"].items()):
-        return f"free disk space in {rundir.base()}, then: kubenetlab up"
+    if any(place == WHOLE_LAB and no_space in text for place, text in state["failures"].items()):
+        return f"free disk space in {rundir.base_directory()}, then: kubenetlab up"
     pods = [entry["pod"] for entry in state["stuck"]] or state["waiting"]
     jobs = [job["job"] for job in _jobs(state, "failed", "waiting")]
     for kind, names in (("pod", pods), ("job", jobs)):
@@ -158,6 +158,6 @@ def _first_names(pods: list[str]) -> str:
 
 def name_if_ambiguous(name: str) -> str | None:
     """Return the lab's name for a hint if several labs are up, so that commands need --lab."""
-    from kubenetlab.lab.client import running
+    from kubenetlab.lab.client import running_labs
 
-    return name if len(running()) > 1 else None
+    return name if len(running_labs()) > 1 else None

@@ -47,7 +47,7 @@ def delete(
     """
     from kubenetlab.api.kinds import find_kind
     from kubenetlab.cli.objects import deletion
-    from kubenetlab.lab.client import choose
+    from kubenetlab.lab.client import select_lab
 
     if (
         resources
@@ -57,7 +57,7 @@ def delete(
     ):
         resources, files = None, resources  # as in: delete web.yaml
     files = manifest_files(None, files, kustomizations)
-    client = choose(lab)
+    client = select_lab(lab)
     deletion.delete(
         client,
         resources or [],

@@ -62,7 +62,7 @@ def delete(
         raise UsageError(
             "nothing to delete: name objects, for example pod web-0, or manifests with -f FILE"
         )
-    kept = {_given_key(document) for document in client.given()}
+    kept = {_given_key(document) for document in client.given_documents()}
     deleted = _delete_objects(client, selected)
     if keys := [key for key in given if key in kept]:
         client.post(f"{LAB_API}/delete", {"keys": keys})
@@ -148,7 +148,7 @@ def _given_key(document: Mapping[str, Any]) -> GivenKey:
 
 def _find_given(client: Client, word: str, namespace: str, name: str) -> GivenKey | None:
     """Return the key of a kept document, by its name and the singular or plural of its kind."""
-    for document in client.given():
+    for document in client.given_documents():
         if (
             is_kind_name(str(document["kind"]), word)
             and document["metadata"]["name"] == name

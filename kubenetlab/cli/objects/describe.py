@@ -37,9 +37,9 @@ def describe(
     Example: kubenetlab describe pod client
     """
     from kubenetlab.cli.describe.objects import describe_object
-    from kubenetlab.lab.client import choose
+    from kubenetlab.lab.client import select_lab
 
-    client = choose(lab)
+    client = select_lab(lab)
     requested = requested_kinds(client, "describe", resources)
     refuse_selector_beside_names(selector, requested)
     objects = [

@@ -126,10 +126,10 @@ def _enter(
     from kubenetlab.errors import UsageError
     from kubenetlab.kernel.namespaces.enter import HostFiles, OwnFiles, run
     from kubenetlab.lab import rundir
-    from kubenetlab.lab.client import choose
+    from kubenetlab.lab.client import select_lab
     from kubenetlab.observe.targets import read, resolve
 
-    client = choose(lab)
+    client = select_lab(lab)
     inspected = client.inspect()
     location = resolve(read(target, inspected, namespace), inspected)
     names = [
@@ -152,7 +152,7 @@ def _enter(
         command,
         hosts=body["hosts"],
         resolv_conf=body["resolv_conf"],
-        files=HostFiles(str(rundir.base()))
+        files=HostFiles(str(rundir.base_directory()))
         if host_files
         else OwnFiles(rundir.hidden_directories()),
         environment={**variables, **(environment or {})},

@@ -67,7 +67,7 @@ def get(
     Example: kubenetlab get pods -A -o wide
     """
     from kubenetlab.errors import UsageError
-    from kubenetlab.lab.client import choose
+    from kubenetlab.lab.client import select_lab
 
     form, template = parse_get_output(output)
     print_template = _printer(template) if form is GetOutput.jsonpath else None
@@ -78,7 +78,7 @@ def get(
         and _show_clusters(form)
     ):
         return
-    client = choose(lab)
+    client = select_lab(lab)
     requested = requested_kinds(client, "get", resources)
     refuse_selector_beside_names(selector, requested)
     first_kind, first_names = requested[0]
@@ -183,10 +183,10 @@ def _printer(template: str) -> Callable[[Any], None]:
 def _show_clusters(output: GetOutput) -> bool:
     """Show the Cluster documents of all labs; return False if exactly one lab is up."""
     from kubenetlab.errors import LabError
-    from kubenetlab.lab.client import Client, running
+    from kubenetlab.lab.client import Client, running_labs
     from kubenetlab.lab.paths import LAB_API
 
-    names = running()
+    names = running_labs()
     if len(names) == 1:
         return False
     documents = []

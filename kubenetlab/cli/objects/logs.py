@@ -88,7 +88,7 @@ def logs(
     Example: kubenetlab logs client -f
     """
     from kubenetlab.errors import UsageError
-    from kubenetlab.lab.client import choose
+    from kubenetlab.lab.client import select_lab
     from kubenetlab.observe.targets import pod_of, read
 
     if follow and previous:
@@ -101,7 +101,7 @@ def logs(
             if target is None
             else f"-l cannot be combined with {target}"
         )
-    client = choose(lab)
+    client = select_lab(lab)
     if target is not None:
         inspected = client.inspect()
         pods = [pod_of(read(target, inspected, namespace), inspected)]
@@ -184,5 +184,5 @@ def _follow(logs: Sequence[_Log], query: Mapping[str, str]) -> None:
 
 
 def _follow_one(log: _Log, query: Mapping[str, str]) -> None:
-    for piece in log.client.pieces(log.path, **query, follow="true"):
+    for piece in log.client.stream_parts(log.path, **query, follow="true"):
         log.print(piece.decode(errors="replace"))

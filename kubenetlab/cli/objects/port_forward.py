@@ -64,12 +64,12 @@ def port_forward(
 
     from kubenetlab.errors import LabError
     from kubenetlab.kernel.namespaces.enter import enter_lab
-    from kubenetlab.lab.client import choose
+    from kubenetlab.lab.client import select_lab
     from kubenetlab.lab.port_forwarding import Relay, listen
     from kubenetlab.observe.forwarding import parse_addresses, parse_ports
 
     port_arguments, addresses = parse_ports(ports or ()), parse_addresses(address)
-    client = choose(lab)
+    client = select_lab(lab)
     inspected = client.inspect()
     location, forwards = _resolve_target(client, inspected, target, namespace, port_arguments)
     (pidfd,) = client.enter(location.sandbox).fds

@@ -68,11 +68,11 @@ def restart(resources: Workloads, namespace: Namespace = None, lab: Lab = None) 
     Example: kubenetlab rollout restart deployment web
     """
     from kubenetlab.cli.input.not_found import with_suggestion
-    from kubenetlab.lab.client import choose
+    from kubenetlab.lab.client import select_lab
     from kubenetlab.lab.paths import object_path
 
     workloads = _workloads("rollout restart", resources)
-    client = choose(lab)
+    client = select_lab(lab)
     for kind, name in workloads:
         with with_suggestion(client, kind, namespace or "default", name):
             client.request("PUT", f"{object_path(kind, namespace or 'default', name)}/restart")
@@ -92,11 +92,11 @@ def status(
     """
     from kubenetlab.cli.input.not_found import with_suggestion
     from kubenetlab.errors import LabError
-    from kubenetlab.lab.client import choose
+    from kubenetlab.lab.client import select_lab
     from kubenetlab.lab.paths import object_path
 
     workloads = _workloads("rollout status", resources)
-    client = choose(lab)
+    client = select_lab(lab)
     deadline = time.monotonic() + parse_duration_s(timeout)
     for kind, name in workloads:
         printed = ""

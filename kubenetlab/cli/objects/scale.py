@@ -39,7 +39,7 @@ def scale(
     from kubenetlab.cli.input.not_found import with_suggestion
     from kubenetlab.cli.input.object_names import parse_object_names
     from kubenetlab.errors import UsageError, did_you_mean
-    from kubenetlab.lab.client import choose
+    from kubenetlab.lab.client import select_lab
     from kubenetlab.lab.paths import object_path
 
     if replicas is None:
@@ -59,7 +59,7 @@ def scale(
     for kind, word, _ in workloads:
         if kind is None:
             raise UsageError(f'scale: there is no kind "{word}"{did_you_mean(word, known_words())}')
-    client = choose(lab)
+    client = select_lab(lab)
     for kind, _, name in workloads:
         assert kind is not None
         path = f"{object_path(kind, namespace or 'default', name)}/scale"

@@ -64,12 +64,12 @@ def check(
     Example: kubenetlab check -f manifests/11-microservices-demo/expect.yaml
     """
     from kubenetlab.cli.labs.diagnostics import assess
-    from kubenetlab.lab.client import choose
+    from kubenetlab.lab.client import select_lab
     from kubenetlab.observe.truth_table import load
 
     if junit is not None:
         _refuse_unwritable(junit)
-    client = choose(lab)
+    client = select_lab(lab)
     tables = [(file, *load(file)) for file in manifest_files(paths, files) or ()]
     manifests = [
         os.path.join(os.path.dirname(file), name)

@@ -44,9 +44,9 @@ def inspect(
 
     Example: kubenetlab inspect svc:web
     """
-    from kubenetlab.lab.client import choose
+    from kubenetlab.lab.client import select_lab
 
-    client = choose(lab)
+    client = select_lab(lab)
     inspected = client.inspect()
     if target is None:
         if output.is_data:
@@ -111,9 +111,9 @@ def diff(output: OutputOption = Output.table, lab: Lab = None) -> None:
     Example: kubenetlab diff
     """
     from kubenetlab.cli.labs.plan_output import show_differences
-    from kubenetlab.lab.client import choose
+    from kubenetlab.lab.client import select_lab
 
-    client = choose(lab)
+    client = select_lab(lab)
     report: dict[str, Any] = client.get(f"{LAB_API}/diff")
     if output.is_data:
         print_data(report, output)

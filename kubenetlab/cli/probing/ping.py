@@ -137,8 +137,8 @@ def ping(
     Example: kubenetlab ping client svc:shop/frontend --http /
     """
     from kubenetlab.errors import UsageError
-    from kubenetlab.lab.client import choose
-    from kubenetlab.observe.matrix import everyone
+    from kubenetlab.lab.client import select_lab
+    from kubenetlab.observe.matrix import matrix_places
     from kubenetlab.observe.targets import read, resolve
 
     if only_ipv4 and only_ipv6:
@@ -154,7 +154,7 @@ def ping(
         raise UsageError(f"{options[0]} cannot be combined with {' or '.join(options[1:])}")
     if count is not None and (destination is None or matrix):
         raise UsageError("--count needs a source and a destination, and excludes --matrix")
-    client = choose(lab)
+    client = select_lab(lab)
     inspected = client.inspect()
     if source is not None and destination is not None and not matrix:
         from kubenetlab.observe.request import RequestOptions, ip_version, make_request
@@ -198,7 +198,7 @@ def ping(
         sources = (
             [resolve(read(source, inspected, namespace), inspected)]
             if source is not None
-            else everyone(inspected)
+            else matrix_places(inspected)
         )
         sources = [source_row.of_version(version) for source_row in sources]
         is_fine = _matrix(client, inspected, sources, deadline, allow_unmodelled, output)

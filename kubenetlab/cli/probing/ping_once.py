@@ -29,12 +29,12 @@ from kubenetlab.lab.runtime.pod_network import NetnsSocketFactory, PodSockets
 from kubenetlab.names import socket_address
 from kubenetlab.observe.connections import Ends
 from kubenetlab.observe.destinations import ResolvedDestination, find
-from kubenetlab.observe.expect import ServiceTarget, expect, world
+from kubenetlab.observe.expect import ServiceTarget, expect, facts_of
 from kubenetlab.observe.grammar import Target, pod_title
 from kubenetlab.observe.locations import Location
 from kubenetlab.observe.lookups import service_named
-from kubenetlab.observe.matrix import FITS
-from kubenetlab.observe.meanings import meaning, service_of
+from kubenetlab.observe.matrix import EXPECTED_OUTCOMES
+from kubenetlab.observe.meanings import resolve_name, service_of
 from kubenetlab.observe.prober import ProbeRequest, Result, run
 from kubenetlab.observe.request import HTTP_ERROR, ProbeSpecification
 from kubenetlab.programs.resolver import parse as parse_resolver
@@ -104,11 +104,13 @@ def ping_once(
         probe = ProbeRequest(source, destination.protocol, destination.address, destination.port)  # type: ignore[arg-type]
         (result,), body = run([probe], deadline_s=deadline_s), ""
     expected = (
-        expect(source, destination.known, world(inspected))
+        expect(source, destination.known, facts_of(inspected))
         if destination.known is not None
         else None
     )
-    is_as_promised = result.outcome in FITS[expected or "answer"] and status < HTTP_ERROR
+    is_as_promised = (
+        result.outcome in EXPECTED_OUTCOMES[expected or "answer"] and status < HTTP_ERROR
+    )
     assessed = assess(
         unenforced, [connection_of(inspected, source, target, destination)], kinds=allowed
     )
@@ -189,7 +191,7 @@ def connection_of(
     """
     return Ends(inspected).of_row(
         source,
-        meaning(target, inspected, source).target.bare,
+        resolve_name(target, inspected, source).target.bare,
         destination.port,
         destination.address,
         destination.protocol,

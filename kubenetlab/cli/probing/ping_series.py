@@ -33,10 +33,10 @@ from kubenetlab.names import socket_address
 from kubenetlab.observe.destinations import ResolvedDestination
 from kubenetlab.observe.distribution import ServerShare, clients, endpoints, explanation, shares
 from kubenetlab.observe.distribution import SourceAddress as SeenClient
-from kubenetlab.observe.expect import Expectation, expect, world
+from kubenetlab.observe.expect import Expectation, expect, facts_of
 from kubenetlab.observe.grammar import Target
 from kubenetlab.observe.locations import Location
-from kubenetlab.observe.matrix import FITS
+from kubenetlab.observe.matrix import EXPECTED_OUTCOMES
 from kubenetlab.observe.meanings import service_of
 from kubenetlab.observe.request import ProbeSpecification
 from kubenetlab.observe.series import Answer, SeriesTarget, failures, latency, run_series
@@ -138,7 +138,7 @@ def ping_series(
         destination,
         request.http,
         answers,
-        expect(source, destination.known, world(inspected))
+        expect(source, destination.known, facts_of(inspected))
         if destination.known is not None
         else None,
         server_shares,
@@ -220,7 +220,7 @@ def _show(report: _Report) -> None:
     )
     if report.failures:
         kinds = ", ".join(f"{number} {kind}" for kind, number in report.failures.items())
-        as_promised = set(report.failures) <= set(FITS[report.expected or "answer"])
+        as_promised = set(report.failures) <= set(EXPECTED_OUTCOMES[report.expected or "answer"])
         echo(
             f"{paint('failed:', BAD)} {kinds}"
             + describe_promise(destination, report.expected, report.empty, is_fine=as_promised)

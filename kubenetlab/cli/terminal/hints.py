@@ -55,6 +55,6 @@ def _has_others(lab: str) -> bool:
     from kubenetlab.lab import rundir
 
     try:
-        return any(name != lab and rundir.is_alive(name) for name in rundir.names())
+        return any(name != lab and rundir.is_alive(name) for name in rundir.lab_names())
     except KubenetlabError:
         return False  # the command itself reports an invalid run directory

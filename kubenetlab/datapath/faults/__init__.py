@@ -77,7 +77,7 @@ def load(name: str, options: Mapping[str, Any]) -> BreakOptions:
     return decoded.value
 
 
-def of(cluster: Cluster) -> list[tuple[Fault, BreakOptions]]:
+def active_faults(cluster: Cluster) -> list[tuple[Fault, BreakOptions]]:
     """Return the faults of a store, each with its implementation."""
     faults: list[tuple[Fault, BreakOptions]] = cluster.derived(
         "faults",
@@ -89,7 +89,9 @@ def of(cluster: Cluster) -> list[tuple[Fault, BreakOptions]]:
     return faults
 
 
-def begun(cluster: Cluster, name: str, options: Mapping[str, Any], now: float) -> list[Change]:
+def break_changes(
+    cluster: Cluster, name: str, options: Mapping[str, Any], now: float
+) -> list[Change]:
     """Return the changes that break something; the first one is the fault.
 
     Raises UsageError if it is not possible in this lab, or already broken.

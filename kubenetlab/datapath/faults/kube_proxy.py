@@ -156,7 +156,7 @@ def _all_moved(
         key: structs.replace(view, slices=tuple(_moved(slice_, ranges) for slice_ in view.slices))
         if view is not None
         else None
-        for key, (_, view) in views.news(before).items()
+        for key, (_, view) in views.changes_since(before).items()
     }
     return views, moved_views.with_changes(changes)
 

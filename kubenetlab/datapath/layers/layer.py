@@ -99,8 +99,8 @@ def pods_of(cluster: Cluster, node: NodeView, memo: PlanCache) -> Iterator[tuple
         if pod is not None:
             yield (
                 view,
-                environment.resolved(cluster, pod)
-                if memo(("refers", view.netns), environment.refers, pod.spec)
+                environment.with_resolved_variables(cluster, pod)
+                if memo(("refers", view.netns), environment.has_references, pod.spec)
                 else pod,
             )
 

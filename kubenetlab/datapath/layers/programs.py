@@ -8,9 +8,9 @@ from kubenetlab.api.lab import Decisions
 from kubenetlab.api.pods import Pod, is_of_job
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.kube_proxy import is_kube_proxy
-from kubenetlab.controllers.startup_order import is_anybody_starting
+from kubenetlab.controllers.startup_order import is_any_pod_starting
 from kubenetlab.controllers.stopping import termination_of
-from kubenetlab.controllers.volumes import file_text
+from kubenetlab.controllers.volumes import file_content
 from kubenetlab.datapath import containers
 from kubenetlab.datapath.layers.layer import (
     DesiredObjects,
@@ -27,7 +27,7 @@ from kubenetlab.hoststate.object import Origin
 
 def _inputs(context: PlanContext) -> Iterator[tuple[str, Inputs]]:
     cluster, memo = context.cluster, context.memo
-    is_starting = is_anybody_starting(cluster)
+    is_starting = is_any_pod_starting(cluster)
     for node in context.nodes:
         for view, pod in context.pods_of(node):
             netns, setups = view.netns, setups_of(memo, cluster, pod, view, context.decisions)
@@ -68,7 +68,10 @@ def setups_of(
     files: dict[str, dict[str, str]] = {}
     for name, path in memo(("files", netns), containers.files_read, pod.spec):
         container = pod.container(name)
-        if container is not None and (text := file_text(cluster, pod, container, path)) is not None:
+        if (
+            container is not None
+            and (text := file_content(cluster, pod, container, path)) is not None
+        ):
             files.setdefault(name, {})[path] = text
     return memo(
         ("setups", netns),

@@ -29,7 +29,7 @@ from kubenetlab.datapath.proxy import local_traffic
 from kubenetlab.datapath.proxy.local_traffic import DetectLocal, LocalMode, detectors
 from kubenetlab.datapath.proxy.services import (
     PRIMARY,
-    Backend,
+    EndpointAddress,
     PortView,
     node_port_addresses,
     port_views,
@@ -47,7 +47,7 @@ from kubenetlab.hoststate.rules.bpf import (
     RemoteRange,
 )
 from kubenetlab.hoststate.rules.bpf_entries import PROTOCOLS
-from kubenetlab.hoststate.rules.rulesets import RuleObject, Rules
+from kubenetlab.hoststate.rules.rulesets import RuleObject, SubjectRules
 from kubenetlab.hoststate.sandbox import Sysctl
 from kubenetlab.names import NODE_UPLINK
 
@@ -107,7 +107,7 @@ class Mode(ModeOptions, frozen=True):
 
     def service(
         self, service: ServiceView, place: NodePlace, network: PodNetwork
-    ) -> tuple[Rules, ...]:
+    ) -> tuple[SubjectRules, ...]:
         rules = []
         for cluster_cidr in network.cluster_cidrs:
             version = ip.version_of(cluster_cidr)
@@ -123,7 +123,9 @@ class Mode(ModeOptions, frozen=True):
                 )
                 frontends = (obj for port in ports for obj in _service_port(port, version, self))
                 rules.append(
-                    Rules("bpf", f"IPv{version}", service.service.full_name, (*ips, *frontends))
+                    SubjectRules(
+                        "bpf", f"IPv{version}", service.service.full_name, (*ips, *frontends)
+                    )
                 )
         return tuple(rules)
 
@@ -179,10 +181,10 @@ def _service_port(port: PortView, version: int, mode: Mode) -> Iterator[RuleObje
                 is_outside,
                 is_local,
                 address in restricted,
-                is_hiding=mode.masquerade_all and not is_outside,
+                masquerades_all=mode.masquerade_all and not is_outside,
                 is_direct=mode.dsr and is_outside and not is_local,
             )
 
 
-def _pairs(endpoints: tuple[Backend, ...]) -> list[tuple[str, int]]:
+def _pairs(endpoints: tuple[EndpointAddress, ...]) -> list[tuple[str, int]]:
     return [(endpoint.address, endpoint.port) for endpoint in endpoints]

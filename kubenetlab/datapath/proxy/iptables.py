@@ -32,7 +32,12 @@ from kubenetlab.datapath.proxy.iptables_names import (
     service_chain,
 )
 from kubenetlab.datapath.proxy.local_traffic import DetectLocal, Detector, LocalMode, detectors
-from kubenetlab.datapath.proxy.services import Backend, PortView, node_port_addresses, port_views
+from kubenetlab.datapath.proxy.services import (
+    EndpointAddress,
+    PortView,
+    node_port_addresses,
+    port_views,
+)
 from kubenetlab.datapath.proxy.udp_flows import udp_flows
 from kubenetlab.datapath.view import NodePlace, NodeView, ServiceView
 from kubenetlab.hoststate.object import Object
@@ -44,7 +49,7 @@ from kubenetlab.hoststate.rules.iptables import (
     Jump,
     comment,
 )
-from kubenetlab.hoststate.rules.rulesets import Rules
+from kubenetlab.hoststate.rules.rulesets import SubjectRules
 from kubenetlab.hoststate.sandbox import Sysctl
 
 MASQUERADE_MARK = "0x4000"
@@ -171,8 +176,8 @@ class Mode(ModeOptions, frozen=True):
 
     def service(
         self, service: ServiceView, place: NodePlace, network: PodNetwork
-    ) -> tuple[Rules, ...]:
-        rules: list[Rules] = []
+    ) -> tuple[SubjectRules, ...]:
+        rules: list[SubjectRules] = []
         for detector in detectors(
             self.detect_local_mode, self.detect_local, network, place.families
         ):
@@ -182,7 +187,7 @@ class Mode(ModeOptions, frozen=True):
                 obj for port in ports for obj in self._service_port(port, detector)
             ):
                 rules.append(
-                    Rules("iptables", FAMILIES[version], service.service.full_name, objects)
+                    SubjectRules("iptables", FAMILIES[version], service.service.full_name, objects)
                 )
             rules += udp_flows(service.service.full_name, ports, version)
         return tuple(rules)
@@ -344,7 +349,9 @@ class _PortRules(Struct, frozen=True):
         if port.local_endpoints:
             yield f"-j {local_chain(port)}"
 
-    def _choice(self, chain: str, endpoints: Sequence[Backend], is_internal: bool) -> IptablesChain:
+    def _choice(
+        self, chain: str, endpoints: Sequence[EndpointAddress], is_internal: bool
+    ) -> IptablesChain:
         """Return the chain that selects an endpoint.
 
         Rules for session affinity come first. With n endpoints left, each rule matches one nth of
@@ -362,19 +369,13 @@ class _PortRules(Struct, frozen=True):
             has_affinity = f"-m recent --name {name} --rcheck --seconds {port.affinity_s} --reap"
             rules.append(f"{self._comment(f'-> {endpoint}')} {has_affinity} -j {name}")
         for index, endpoint in enumerate(endpoints):
-            remaining = len(endpoints) - index
-            probability = (
-                f" -m statistic --mode random --probability {1 / remaining:.10f}"
-                if remaining > 1
-                else ""
-            )
-            rules.append(
-                f"{self._comment(f'-> {endpoint}')}{probability} "
-                f"-j {endpoint_chain(port, endpoint)}"
-            )
+            remaining, name = len(endpoints) - index, endpoint_chain(port, endpoint)
+            statistic = f" -m statistic --mode random --probability {1 / remaining:.10f}"
+            share = statistic if remaining > 1 else ""
+            rules.append(f"{self._comment(f'-> {endpoint}')}{share} -j {name}")
         return self._chain(chain, *rules)
 
-    def _endpoint(self, endpoint: Backend) -> IptablesChain:
+    def _endpoint(self, endpoint: EndpointAddress) -> IptablesChain:
         port, name = self.port, endpoint_chain(self.port, endpoint)
         remember = f" -m recent --name {name} --set" if port.affinity_s else ""
         title, match = comment(port.title), f"-m {port.protocol} -p {port.protocol}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 
-from kubenetlab.datapath.proxy.services import Backend, PortView
+from kubenetlab.datapath.proxy.services import EndpointAddress, PortView
 
 
 def service_chain(port: PortView) -> str:
@@ -32,7 +32,7 @@ def firewall_chain(port: PortView) -> str:
     return f"KUBE-FW-{_digest(port)}"
 
 
-def endpoint_chain(port: PortView, endpoint: Backend) -> str:
+def endpoint_chain(port: PortView, endpoint: EndpointAddress) -> str:
     """Return kube-proxy's name of the chain of one endpoint: `KUBE-SEP-SXIVWICOYRO3J4NJ`."""
     return f"KUBE-SEP-{_digest(port, str(endpoint))}"
 

@@ -34,7 +34,7 @@ from kubenetlab.datapath.proxy import ipvs_rules as fixed
 from kubenetlab.datapath.proxy import local_traffic
 from kubenetlab.datapath.proxy.local_traffic import DetectLocal, LocalMode, detectors
 from kubenetlab.datapath.proxy.services import (
-    Backend,
+    EndpointAddress,
     PortView,
     has_node_ports,
     node_port_addresses,
@@ -48,7 +48,7 @@ from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.rules.ipset import Member
 from kubenetlab.hoststate.rules.iptables import FAMILIES, ChainEntry, comment
 from kubenetlab.hoststate.rules.ipvs import IpvsObject, RealServer, VirtualServer
-from kubenetlab.hoststate.rules.rulesets import RuleObject, Rules
+from kubenetlab.hoststate.rules.rulesets import RuleObject, SubjectRules
 from kubenetlab.hoststate.sandbox import Sysctl
 from kubenetlab.names import link_alias, mac_of
 
@@ -133,8 +133,8 @@ class Mode(ModeOptions, frozen=True):
 
     def service(
         self, service: ServiceView, place: NodePlace, network: PodNetwork
-    ) -> tuple[Rules | Object, ...]:
-        objects: list[Rules | Object] = []
+    ) -> tuple[SubjectRules | Object, ...]:
+        objects: list[SubjectRules | Object] = []
         for cluster_cidr in network.cluster_cidrs:
             version = ip.version_of(cluster_cidr)
             addresses = self._node_addresses(place, version)
@@ -144,7 +144,7 @@ class Mode(ModeOptions, frozen=True):
             ports = [_Port(version, port, self.scheduler, addresses) for port in views]
             by_backend: dict[str, list[RuleObject]] = {"ipset": [], "iptables": [], "ipvs": []}
             for obj in (obj for port in ports for obj in port.all()):
-                by_backend[obj.dialect].append(obj)
+                by_backend[obj.backend].append(obj)
             if health := service.service.spec.health_check_node_port:
                 by_backend["ipset"].append(
                     fixed.member(version, "HEALTH-CHECK-NODE-PORT", str(health))
@@ -154,10 +154,12 @@ class Mode(ModeOptions, frozen=True):
             subject = service.service.full_name
             # Set members are shared objects: several Services may have the same endpoint.
             objects.append(
-                Rules("ipset", FAMILIES[version], subject, (), tuple(by_backend.pop("ipset")))
+                SubjectRules(
+                    "ipset", FAMILIES[version], subject, (), tuple(by_backend.pop("ipset"))
+                )
             )
             objects += (
-                Rules(name, FAMILIES[version], subject, tuple(rules))
+                SubjectRules(name, FAMILIES[version], subject, tuple(rules))
                 for name, rules in by_backend.items()
                 if rules
             )
@@ -209,7 +211,7 @@ class _Port(Struct, frozen=True):
             yield from self._server(address, port.node_port, outside)
 
     def _server(
-        self, address: str, number: int, endpoints: Sequence[Backend]
+        self, address: str, number: int, endpoints: Sequence[EndpointAddress]
     ) -> Iterator[IpvsObject]:
         """Yield a virtual server and its real servers."""
         port = self.port

@@ -30,7 +30,7 @@ from kubenetlab.datapath.proxy.local_traffic import DetectLocal, Detector, Local
 from kubenetlab.datapath.proxy.nftables_table import FamilyTable, destination, node_port_key, table
 from kubenetlab.datapath.proxy.services import (
     PRIMARY,
-    Backend,
+    EndpointAddress,
     PortView,
     node_port_addresses,
     port_views,
@@ -39,7 +39,7 @@ from kubenetlab.datapath.proxy.udp_flows import udp_flows
 from kubenetlab.datapath.view import NodePlace, NodeView, PodView, ServiceView
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.rules.nftables import MAX_NAME, NFT_FAMILIES, InTable, Rule, TableRules
-from kubenetlab.hoststate.rules.rulesets import Rules
+from kubenetlab.hoststate.rules.rulesets import SubjectRules
 
 MAX_FAITHFUL = 1000
 """Maximum number of Services for which `layout: auto` is `faithful`."""
@@ -108,8 +108,8 @@ class Mode(ModeOptions, frozen=True):
 
     def service(
         self, service: ServiceView, place: NodePlace, network: PodNetwork
-    ) -> tuple[Rules, ...]:
-        rules: list[Rules] = []
+    ) -> tuple[SubjectRules, ...]:
+        rules: list[SubjectRules] = []
         for detector in self._detectors(place, network):
             version = detector.version
             family_table = FamilyTable(NFT_FAMILIES[version])
@@ -243,7 +243,7 @@ def _without_endpoints(family_table: FamilyTable, port: PortView) -> Iterator[In
 
 
 def _choice(
-    family_table: FamilyTable, port: PortView, endpoints: Sequence[Backend]
+    family_table: FamilyTable, port: PortView, endpoints: Sequence[EndpointAddress]
 ) -> Iterator[Rule]:
     """Yield the rules that select an endpoint: session affinity first, then at random."""
     if port.affinity_s:
@@ -332,7 +332,7 @@ def firewall_chain(port: PortView) -> str:
     return _chain_name("firewall", _base(port))
 
 
-def endpoint_chain(port: PortView, endpoint: Backend) -> str:
+def endpoint_chain(port: PortView, endpoint: EndpointAddress) -> str:
     """Return kube-proxy's name of the chain of one endpoint.
 
     Example: `endpoint-5OJB2KTY-ns1/svc1/tcp/p80__10.180.0.1/80`.
@@ -340,7 +340,7 @@ def endpoint_chain(port: PortView, endpoint: Backend) -> str:
     return _chain_name("endpoint", _endpoint_base(port, endpoint))
 
 
-def affinity_set(port: PortView, endpoint: Backend) -> str:
+def affinity_set(port: PortView, endpoint: EndpointAddress) -> str:
     """Return kube-proxy's name of the set of an endpoint's recent clients.
 
     Example: `affinity-5OJB2KTY-ns1/svc1/tcp/p80__10.180.0.1/80`.
@@ -352,7 +352,7 @@ def _base(port: PortView) -> str:
     return f"{port.namespace}/{port.service}/{port.protocol}/{port.port_name}"
 
 
-def _endpoint_base(port: PortView, endpoint: Backend) -> str:
+def _endpoint_base(port: PortView, endpoint: EndpointAddress) -> str:
     """Return the name with the endpoint. An IPv6 address has dots, as nft names have no colons."""
     return f"{_base(port)}__{endpoint.address.replace(':', '.')}/{endpoint.port}"
 

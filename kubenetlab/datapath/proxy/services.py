@@ -23,7 +23,7 @@ PRIMARY = "primary"
 """Value of `nodePortAddresses` that stands for the node's own address."""
 
 
-class Backend(Struct, frozen=True, order=True):
+class EndpointAddress(Struct, frozen=True, order=True):
     """Address and port of an endpoint."""
 
     address: str
@@ -43,9 +43,9 @@ class PortView(Struct, frozen=True):
     """Protocol in lower case, as nft writes it."""
     cluster_ip: str
     port: int
-    cluster_endpoints: tuple[Backend, ...]
+    cluster_endpoints: tuple[EndpointAddress, ...]
     """Endpoints for new connections with the policy Cluster."""
-    local_endpoints: tuple[Backend, ...] = ()
+    local_endpoints: tuple[EndpointAddress, ...] = ()
     """Endpoints for new connections with the policy Local: those on this node."""
     is_internal_local: bool = False
     """True if internalTrafficPolicy is Local."""
@@ -59,7 +59,7 @@ class PortView(Struct, frozen=True):
     """Ranges from which load balancer addresses may be reached; empty allows every client."""
     is_external_local: bool = False
     """True if externalTrafficPolicy is Local."""
-    serving: tuple[Backend, ...] = ()
+    serving: tuple[EndpointAddress, ...] = ()
     """All endpoints that answer, also terminating ones: existing flows may continue to them."""
     affinity_s: int = 0
     """Timeout of session affinity in seconds; 0 without affinity."""
@@ -70,12 +70,12 @@ class PortView(Struct, frozen=True):
         return f"{self.namespace}/{self.service}" + (f":{self.port_name}" if self.port_name else "")
 
     @property
-    def internal(self) -> tuple[Backend, ...]:
+    def internal(self) -> tuple[EndpointAddress, ...]:
         """Endpoints for traffic to the cluster IP."""
         return self.local_endpoints if self.is_internal_local else self.cluster_endpoints
 
     @property
-    def external(self) -> tuple[Backend, ...]:
+    def external(self) -> tuple[EndpointAddress, ...]:
         """Endpoints for traffic from outside."""
         return self.local_endpoints if self.is_external_local else self.cluster_endpoints
 
@@ -212,7 +212,9 @@ def _port_view(
     )
 
 
-def categorize(endpoints: Sequence[tuple[Endpoint, Backend]]) -> tuple[Backend, ...]:
+def categorize(
+    endpoints: Sequence[tuple[Endpoint, EndpointAddress]],
+) -> tuple[EndpointAddress, ...]:
     """Return the ready endpoints, or if there are none those that serve while they terminate."""
     ready = [address for endpoint, address in endpoints if endpoint.conditions.is_ready]
     serving = [
@@ -224,8 +226,8 @@ def categorize(endpoints: Sequence[tuple[Endpoint, Backend]]) -> tuple[Backend, 
 
 
 def _hinted(
-    endpoints: Sequence[tuple[Endpoint, Backend]], place: NodePlace
-) -> list[tuple[Endpoint, Backend]]:
+    endpoints: Sequence[tuple[Endpoint, EndpointAddress]], place: NodePlace
+) -> list[tuple[Endpoint, EndpointAddress]]:
     """Return the ready endpoints hinted for this node, else for its zone; empty without either.
 
     Hints count only if every ready endpoint has one.
@@ -272,7 +274,7 @@ def _sources(
 
 def _endpoints(
     view: ServiceView, port: ServicePort, version: int
-) -> Iterator[tuple[Endpoint, Backend]]:
+) -> Iterator[tuple[Endpoint, EndpointAddress]]:
     for slice_ in view.slices:
         target_port = next(
             (
@@ -285,4 +287,4 @@ def _endpoints(
         if target_port is None or slice_.address_type != f"IPv{version}":
             continue
         for endpoint in slice_.endpoints:
-            yield endpoint, Backend(endpoint.addresses[0], target_port)
+            yield endpoint, EndpointAddress(endpoint.addresses[0], target_port)

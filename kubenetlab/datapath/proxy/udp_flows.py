@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 
 from kubenetlab.datapath.proxy.services import PortView
 from kubenetlab.hoststate.rules.conntrack import FlowDestination
-from kubenetlab.hoststate.rules.rulesets import Rules
+from kubenetlab.hoststate.rules.rulesets import SubjectRules
 
 
-def udp_flows(subject: str, ports: Sequence[PortView], version: int) -> tuple[Rules, ...]:
+def udp_flows(subject: str, ports: Sequence[PortView], version: int) -> tuple[SubjectRules, ...]:
     """Return the destinations of a Service's UDP ports; empty without any."""
     destinations = tuple(
         destination
@@ -20,7 +20,9 @@ def udp_flows(subject: str, ports: Sequence[PortView], version: int) -> tuple[Ru
         if port.protocol == "udp"
         for destination in _destinations(port, version)
     )
-    return (Rules("conntrack", f"IPv{version}", subject, destinations),) if destinations else ()
+    return (
+        (SubjectRules("conntrack", f"IPv{version}", subject, destinations),) if destinations else ()
+    )
 
 
 def _destinations(port: PortView, version: int) -> Iterator[FlowDestination]:

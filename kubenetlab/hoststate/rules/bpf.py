@@ -38,7 +38,7 @@ from kubenetlab.hoststate.rules.bpf_objects import (
 )
 from kubenetlab.hoststate.rules.listing import Difference
 from kubenetlab.hoststate.rules.rules_diff import changed_members
-from kubenetlab.hoststate.rules.rulesets import Name, NodeRules, members
+from kubenetlab.hoststate.rules.rulesets import NodeRules, OwnedName, members
 
 __all__ = (
     "COMING",
@@ -60,7 +60,7 @@ __all__ = (
 )
 """Objects that callers of this backend import from here."""
 
-NAME: Final[Name] = ("tc", "services")
+NAME: Final[OwnedName] = ("tc", "services")
 """The only name of this backend: programs, maps and attachments are created and removed as one."""
 
 IS_WATCHED: Final = True
@@ -83,7 +83,7 @@ class MapUpdate(Struct, omit_defaults=True):
     """Map and key of each entry to delete."""
 
 
-def update(old: Sequence[Ruled], new: Sequence[Ruled], former: Iterable[Name] = ()) -> str:
+def update(old: Sequence[Ruled], new: Sequence[Ruled], former: Iterable[OwnedName] = ()) -> str:
     """Return the update from `old` to `new`; empty if nothing has to be done.
 
     New endpoint lists are set before the frontends that refer to them; old ones are deleted after.
@@ -107,7 +107,7 @@ def update(old: Sequence[Ruled], new: Sequence[Ruled], former: Iterable[Name] = 
     )
 
 
-def replacement(objects: Sequence[Ruled], former: Iterable[Name] = ()) -> str:
+def replacement(objects: Sequence[Ruled], former: Iterable[OwnedName] = ()) -> str:
     """Return an update of all maps except those that packets fill, so that flows continue."""
     if not (links := _links(objects)):
         return _text(MapUpdate()) if NAME in tuple(former) else ""
@@ -119,7 +119,7 @@ def replacement(objects: Sequence[Ruled], former: Iterable[Name] = ()) -> str:
     )
 
 
-def names(objects: Iterable[Ruled]) -> tuple[Name, ...]:
+def names(objects: Iterable[Ruled]) -> tuple[OwnedName, ...]:
     """Return the only name of this backend if there are any programs."""
     return (NAME,) if _links(objects) else ()
 
@@ -155,7 +155,7 @@ def differences(objects: Sequence[Ruled], listed: Any) -> Iterator[Difference]:
         name
         for obj in desired
         if isinstance(obj, Frontend)
-        for name, _ in (obj.everywhere, obj.here)
+        for name, _ in (obj.cluster_endpoints, obj.local_endpoints)
     ]
     return bpf_listing.differences(links, entries, listed, {packed_id(name): name for name in ids})
 

@@ -24,7 +24,7 @@ IS_OUTSIDE, IS_LOCAL, IS_FENCED, IS_HIDING, IS_DIRECT = 1, 2, 4, 8, 16
 UNSPECIFIED: Final = {4: "0.0.0.0", 6: "::"}
 
 
-def readable(name: str, key: bytes, value: bytes) -> str:
+def describe_entry(name: str, key: bytes, value: bytes) -> str:
     """Return a map entry as one line of text."""
     match name:
         case "fronts":

@@ -52,7 +52,7 @@ class BpfObject(RuleObject, frozen=True):
     """Base class of the objects of this backend."""
 
     @property
-    def dialect(self) -> str:
+    def backend(self) -> str:
         return "bpf"
 
     @property
@@ -70,13 +70,13 @@ class FamilyConfig(Struct, frozen=True):
 
     node: str
     """Address of the node."""
-    pods: str
+    pod_cidr: str
     """CIDR block of the cluster's pods."""
-    services: str
+    service_cidr: str
     """CIDR block of the cluster IPs."""
-    doors: tuple[str, ...] = ()
+    node_port_addresses: tuple[str, ...] = ()
     """Addresses of the node at which node ports are reached."""
-    local: str | None = None
+    local_cidr: str | None = None
     """CIDR block of sources that count as pods for traffic policies; empty: no source does; None:
     local traffic is not detected."""
 
@@ -104,16 +104,18 @@ class BpfPrograms(BpfObject, frozen=True):
         ]
         value = b"".join(packed_address(config.node) for config in both)
         range_groups = (
-            [config.pods for config in both],
-            [config.services for config in both],
-            [config.local or "" for config in both],
+            [config.pod_cidr for config in both],
+            [config.service_cidr for config in both],
+            [config.local_cidr or "" for config in both],
         )
         value += b"".join(packed_range(cidr) for ranges in range_groups for cidr in ranges)
         yield (
             ("settings", bytes(4)),
-            value + IS_DETECTING.pack(any(config.local is not None for config in both)),
+            value + IS_DETECTING.pack(any(config.local_cidr is not None for config in both)),
         )
-        for address in (address for config in self.ranges for address in config.doors):
+        for address in (
+            address for config in self.ranges for address in config.node_port_addresses
+        ):
             yield ("doors", packed_address(address)), b"\1"
 
     def __str__(self) -> str:
@@ -240,19 +242,19 @@ class Frontend(BpfObject, frozen=True):
     protocol: str
     service: str
     """`namespace/name:port/protocol`; session affinity applies to all addresses of the Service."""
-    everywhere: EndpointList
+    cluster_endpoints: EndpointList
     """Endpoints by the traffic policy Cluster."""
-    here: EndpointList = NOWHERE
+    local_endpoints: EndpointList = NOWHERE
     """Endpoints by the traffic policy Local."""
     affinity_s: int = 0
     """Timeout of session affinity, in seconds; 0: no affinity."""
-    is_outside: bool = False
+    is_external: bool = False
     """True for an external address or a node port, to which the external traffic policy applies."""
     is_local: bool = False
     """True if the traffic policy is Local."""
-    is_fenced: bool = False
+    has_source_ranges: bool = False
     """True if only clients in an `AllowedSource` may connect."""
-    is_hiding: bool = False
+    masquerades_all: bool = False
     """True if all clients are masqueraded, so that endpoints see the address of the node."""
     is_direct: bool = False
     """True if endpoints see the clients' addresses, and answer them from their own nodes."""
@@ -266,17 +268,27 @@ class Frontend(BpfObject, frozen=True):
         key = FRONT_KEY.pack(
             packed_address(self.address), packed_port(self.port), PROTOCOLS[self.protocol], kind
         )
-        flags = self.is_outside * IS_OUTSIDE | self.is_local * IS_LOCAL | self.is_fenced * IS_FENCED
-        flags |= self.is_hiding * IS_HIDING | self.is_direct * IS_DIRECT
-        lists = (packed_id(self.everywhere[0]), packed_id(self.here[0]), packed_id(self.service))
+        flags = (
+            self.is_external * IS_OUTSIDE
+            | self.is_local * IS_LOCAL
+            | self.has_source_ranges * IS_FENCED
+        )
+        flags |= self.masquerades_all * IS_HIDING | self.is_direct * IS_DIRECT
+        lists = (
+            packed_id(self.cluster_endpoints[0]),
+            packed_id(self.local_endpoints[0]),
+            packed_id(self.service),
+        )
         yield (
             ("fronts", key),
-            FRONT.pack(*lists, self.everywhere[1], self.here[1], self.affinity_s, flags),
+            FRONT.pack(
+                *lists, self.cluster_endpoints[1], self.local_endpoints[1], self.affinity_s, flags
+            ),
         )
 
     def __str__(self) -> str:
         policy = "Local" if self.is_local else "Cluster"
-        _, count = self.here if self.is_local else self.everywhere
+        _, count = self.local_endpoints if self.is_local else self.cluster_endpoints
         place = f"{self.address} {self.port}/{self.protocol}"
         return f"bpf front {place} of {self.service}: {policy} {count}"
 

@@ -16,7 +16,7 @@ from msgspec import Struct
 from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.rules.listing import Difference
 from kubenetlab.hoststate.rules.rules_diff import changed_members
-from kubenetlab.hoststate.rules.rulesets import Name, NodeRules, RuleObject
+from kubenetlab.hoststate.rules.rulesets import NodeRules, OwnedName, RuleObject
 
 COMES_LAST = True
 """Flows are deleted after the rules have changed that decide about the next packet."""
@@ -25,7 +25,7 @@ COMES_LAST = True
 class FlowDestination(RuleObject, frozen=True):
     """A UDP address and port of a Service, or a node port, with the endpoints of its flows."""
 
-    dialect = "conntrack"
+    backend = "conntrack"
     rank = 140
 
     address: str
@@ -48,7 +48,7 @@ class FlowDestination(RuleObject, frozen=True):
 Ruled = FlowDestination | NodeRules
 
 
-class Allowed(Struct, frozen=True):
+class FlowUpdate(Struct, frozen=True):
     """Order to delete the flows of one destination that lead to other endpoints than these."""
 
     version: int
@@ -57,12 +57,12 @@ class Allowed(Struct, frozen=True):
     endpoints: tuple[tuple[str, int], ...]
 
 
-def decode(text: str) -> list[Allowed]:
+def decode(text: str) -> list[FlowUpdate]:
     """Decode a transaction of this backend."""
-    return msgspec.json.decode(text, type=list[Allowed])
+    return msgspec.json.decode(text, type=list[FlowUpdate])
 
 
-def update(old: Sequence[Ruled], new: Sequence[Ruled], former: Iterable[Name] = ()) -> str:
+def update(old: Sequence[Ruled], new: Sequence[Ruled], former: Iterable[OwnedName] = ()) -> str:
     """Return the destinations that are new, have lost an endpoint or are removed.
 
     A destination that gets its first endpoint is left alone: until then its packets were rejected
@@ -70,24 +70,24 @@ def update(old: Sequence[Ruled], new: Sequence[Ruled], former: Iterable[Name] = 
     """
     before, after = changed_members(old, new)
     touched = [
-        Allowed(obj.version, obj.address, obj.port, obj.endpoints)
+        FlowUpdate(obj.version, obj.address, obj.port, obj.endpoints)
         for key, obj in after.items()
         if _is_touched(before.get(key), obj)
     ]
     touched += [
-        Allowed(obj.version, obj.address, obj.port, ())
+        FlowUpdate(obj.version, obj.address, obj.port, ())
         for key, obj in before.items()
         if key not in after
     ]
     return msgspec.json.encode(touched).decode() if touched else ""
 
 
-def replacement(objects: Sequence[Ruled], former: Iterable[Name] = ()) -> str:
+def replacement(objects: Sequence[Ruled], former: Iterable[OwnedName] = ()) -> str:
     """Return all destinations."""
     return update([], objects)
 
 
-def names(objects: Iterable[Ruled]) -> tuple[Name, ...]:
+def names(objects: Iterable[Ruled]) -> tuple[OwnedName, ...]:
     """Return nothing: this backend owns no part of a namespace."""
     return ()
 

@@ -18,7 +18,7 @@ from msgspec import Struct
 from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.rules.listing import RuleContainer
 from kubenetlab.hoststate.rules.rules_diff import changed_members
-from kubenetlab.hoststate.rules.rulesets import Name, NodeRules, RuleObject, members
+from kubenetlab.hoststate.rules.rulesets import NodeRules, OwnedName, RuleObject, members
 
 FAMILIES: Final[Mapping[int, str]] = {4: "inet", 6: "inet6"}
 """Family in a set's description, by IP version."""
@@ -35,7 +35,7 @@ _TEMPORARY_PREFIX: Final = "NEW"
 class _Ipset(RuleObject, frozen=True):
     """Base class of the objects of this backend."""
 
-    dialect = "ipset"
+    backend = "ipset"
 
 
 class Set(_Ipset, frozen=True):
@@ -74,7 +74,7 @@ class Member(_Ipset, frozen=True):
 
 
 IpsetObject = Set | Member
-Filled = IpsetObject | NodeRules
+IpsetRules = IpsetObject | NodeRules
 
 Contents = Mapping[str, frozenset[str]]
 """Members by name of the set."""
@@ -95,7 +95,9 @@ def decode_restore(text: str) -> IpsetRestore:
     return msgspec.json.decode(text, type=IpsetRestore)
 
 
-def update(old: Sequence[Filled], new: Sequence[Filled], former: Iterable[Name] = ()) -> str:
+def update(
+    old: Sequence[IpsetRules], new: Sequence[IpsetRules], former: Iterable[OwnedName] = ()
+) -> str:
     """Return the commands that add sets, add and delete members, and destroy sets."""
     before, after = changed_members(old, new)
     added, removed = (
@@ -116,7 +118,7 @@ def update(old: Sequence[Filled], new: Sequence[Filled], former: Iterable[Name] 
     return _encode(IpsetRestore(_lines(lines))) if lines else ""
 
 
-def replacement(objects: Sequence[Filled], former: Iterable[Name] = ()) -> str:
+def replacement(objects: Sequence[IpsetRules], former: Iterable[OwnedName] = ()) -> str:
     """Return the commands that fill each set under a temporary name, then swap it with the old."""
     all_members = list(members(objects))
     items: dict[str, dict[str, None]] = {}
@@ -141,7 +143,7 @@ def replacement(objects: Sequence[Filled], former: Iterable[Name] = ()) -> str:
     )
 
 
-def followed(before: Contents, restore: IpsetRestore) -> Contents:
+def members_after(before: Contents, restore: IpsetRestore) -> Contents:
     """Return the members of the lab's sets after `restore`, if they were `before`."""
     sets = {name: set(items) for name, items in before.items()}
     for line in restore.text.splitlines():
@@ -165,7 +167,7 @@ def followed(before: Contents, restore: IpsetRestore) -> Contents:
     }
 
 
-def is_as_told(expected: Contents, saved: str) -> bool:
+def matches(expected: Contents, saved: str) -> bool:
     """Return True if the output of `ipset save` has exactly these sets of their owners."""
     owners = tuple({owner(name) for name in expected})
     return expected == {
@@ -173,7 +175,7 @@ def is_as_told(expected: Contents, saved: str) -> bool:
     }
 
 
-def names(objects: Iterable[Filled]) -> tuple[Name, ...]:
+def names(objects: Iterable[IpsetRules]) -> tuple[OwnedName, ...]:
     """Return an empty family and the prefix of set names for each owner."""
     return tuple(dict.fromkeys(("", owner(obj.name)) for obj in objects if isinstance(obj, Set)))
 
@@ -183,7 +185,7 @@ def owner(name: str) -> str:
     return name.partition("-")[0] + "-"
 
 
-def failed_object(message: str, objects: Iterable[Filled]) -> tuple[Object, Object] | None:
+def failed_object(message: str, objects: Iterable[IpsetRules]) -> tuple[Object, Object] | None:
     """Return the set or member of the line that `ipset restore` rejected."""
     words = message.rpartition("\n")[2].split(maxsplit=1)
     arguments = (words[1:] or [""])[0].removeprefix("-exist ")
@@ -197,12 +199,12 @@ def failed_object(message: str, objects: Iterable[Filled]) -> tuple[Object, Obje
     return by_arguments.get(arguments)
 
 
-def commands(objects: Sequence[Filled]) -> Iterator[str]:
+def commands(objects: Sequence[IpsetRules]) -> Iterator[str]:
     """Yield one `ipset restore` command."""
     yield f"ipset restore <<'EOF'\n{decode_restore(update([], objects)).text}EOF"
 
 
-def containers(listed: str, names: Sequence[Name]) -> Iterator[RuleContainer]:
+def containers(listed: str, names: Sequence[OwnedName]) -> Iterator[RuleContainer]:
     """Yield the sets of these owners in the output of `ipset save`, without kernel properties."""
     prefixes = tuple(prefix for _, prefix in names)
     descriptions: dict[str, str] = {}
@@ -243,7 +245,7 @@ def failed_line(message: str) -> int:
     return int(match[1]) if match else 0
 
 
-def _parts(objects: Iterable[Filled]) -> Iterator[tuple[Object, Object]]:
+def _parts(objects: Iterable[IpsetRules]) -> Iterator[tuple[Object, Object]]:
     return ((whole, part) for whole in objects for part in whole.parts)
 
 

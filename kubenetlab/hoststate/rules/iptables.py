@@ -19,7 +19,7 @@ from msgspec import Struct
 from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.rules.listing import RuleContainer
 from kubenetlab.hoststate.rules.rules_diff import changed_members
-from kubenetlab.hoststate.rules.rulesets import Name, NodeRules, RuleObject, members
+from kubenetlab.hoststate.rules.rulesets import NodeRules, OwnedName, RuleObject, members
 
 FAMILIES: Final[Mapping[int, str]] = {4: "ip", 6: "ip6"}
 """Family by IP version, with which the names of its programs begin."""
@@ -35,7 +35,7 @@ ChainId = tuple[str, str, str]
 class _Iptables(RuleObject, frozen=True):
     """Base class of the objects of this backend."""
 
-    dialect = "iptables"
+    backend = "iptables"
 
 
 class IptablesChain(_Iptables, frozen=True):
@@ -132,7 +132,7 @@ def owner(chain: str) -> str:
     return chain.partition("-")[0] + "-"
 
 
-def update(old: Sequence[Ruled], new: Sequence[Ruled], former: Iterable[Name] = ()) -> str:
+def update(old: Sequence[Ruled], new: Sequence[Ruled], former: Iterable[OwnedName] = ()) -> str:
     """Return the input that replaces changed chains, deletes removed ones and updates jumps."""
     before, after = changed_members(old, new)
     desired = _chains(new)
@@ -153,7 +153,7 @@ def update(old: Sequence[Ruled], new: Sequence[Ruled], former: Iterable[Name] = 
     return msgspec.json.encode(restores).decode() if restores else ""
 
 
-def replacement(objects: Sequence[Ruled], former: Iterable[Name] = ()) -> str:
+def replacement(objects: Sequence[Ruled], former: Iterable[OwnedName] = ()) -> str:
     """Return the input with all chains and jumps, after removing existing ones of their owners."""
     by_key = {obj.key: obj for obj in members(objects)}
     contents, jumps = _contents(objects, _chains(objects)), _jumps(by_key, {})
@@ -173,7 +173,7 @@ def replacement(objects: Sequence[Ruled], former: Iterable[Name] = ()) -> str:
     return msgspec.json.encode(restores).decode() if restores else ""
 
 
-def names(objects: Iterable[Ruled]) -> tuple[Name, ...]:
+def names(objects: Iterable[Ruled]) -> tuple[OwnedName, ...]:
     """Return the family and the prefix of chain names for each owner."""
     return tuple(
         dict.fromkeys(
@@ -201,7 +201,9 @@ def commands(objects: Sequence[Ruled]) -> Iterator[str]:
         yield f"{restore.family}tables-restore --noflush <<'EOF'\n{restore.text}EOF"
 
 
-def containers(listed: Iterable[tuple[str, str]], names: Sequence[Name]) -> Iterator[RuleContainer]:
+def containers(
+    listed: Iterable[tuple[str, str]], names: Sequence[OwnedName]
+) -> Iterator[RuleContainer]:
     """Yield the chains of these owners, and other chains with only the rules that jump to them.
 
     listed: family and output of `iptables-save`.
@@ -242,7 +244,7 @@ def parse(saved: str) -> dict[tuple[str, str], list[str]]:
     return chains
 
 
-def cleaning(saved: str, prefixes: Sequence[str]) -> str:
+def removal_input(saved: str, prefixes: Sequence[str]) -> str:
     """Return the input that removes chains with these prefixes, and the rules that jump to them.
 
     saved: output of `iptables-save`.
@@ -262,7 +264,7 @@ def cleaning(saved: str, prefixes: Sequence[str]) -> str:
     )
 
 
-def idle_tables(saved: str) -> list[str]:
+def empty_tables(saved: str) -> list[str]:
     """Return the tables of `iptables-save` that have no rules and no user-defined chains."""
     in_use: dict[str, list[bool]] = {}
     for (table, chain), rules in parse(saved).items():

@@ -18,10 +18,10 @@ from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.rules import listing
 from kubenetlab.hoststate.rules.listing import Difference, RuleContainer
 from kubenetlab.hoststate.rules.rules_diff import changed_members
-from kubenetlab.hoststate.rules.rulesets import Name, NodeRules, RuleObject, members
+from kubenetlab.hoststate.rules.rulesets import NodeRules, OwnedName, RuleObject, members
 from kubenetlab.names import socket_address
 
-NAMES: Final[tuple[Name, ...]] = (("", "ipvs"),)
+NAMES: Final[tuple[OwnedName, ...]] = (("", "ipvs"),)
 """Names of this backend. A namespace has one table of virtual servers, owned by one component."""
 IS_WATCHED: Final = True
 """The loader polls, because the kernel reports neither changes nor the end of connections."""
@@ -34,7 +34,7 @@ _OPTIONS: Final[Mapping[str, str]] = {"tcp": "-t", "udp": "-u", "sctp": "--sctp-
 class _Ipvs(RuleObject, frozen=True):
     """Base class of the objects of this backend: the key of a virtual server."""
 
-    dialect = "ipvs"
+    backend = "ipvs"
 
     protocol: str
     address: str
@@ -112,7 +112,7 @@ class RealServer(_Ipvs, frozen=True):
 
 
 IpvsObject = VirtualServer | RealServer
-Balanced = IpvsObject | NodeRules
+IpvsRules = IpvsObject | NodeRules
 
 
 class IpvsChanges(Struct, frozen=True):
@@ -138,12 +138,14 @@ class ListedServer(Struct, frozen=True):
     """Real servers, each with its weight and its number of connections."""
 
 
-def decode_orders(text: str) -> IpvsChanges:
+def decode_changes(text: str) -> IpvsChanges:
     """Decode a transaction of this backend."""
     return msgspec.json.decode(text, type=IpvsChanges)
 
 
-def update(old: Sequence[Balanced], new: Sequence[Balanced], former: Iterable[Name] = ()) -> str:
+def update(
+    old: Sequence[IpvsRules], new: Sequence[IpvsRules], former: Iterable[OwnedName] = ()
+) -> str:
     """Return the servers to add, change or remove.
 
     Real servers of a removed virtual server are not listed: the kernel removes them with it.
@@ -165,7 +167,7 @@ def update(old: Sequence[Balanced], new: Sequence[Balanced], former: Iterable[Na
     return _encode(changes) if added or removed else ""
 
 
-def replacement(objects: Sequence[Balanced], former: Iterable[Name] = ()) -> str:
+def replacement(objects: Sequence[IpvsRules], former: Iterable[OwnedName] = ()) -> str:
     """Return a transaction with all servers, which keeps existing servers that match."""
     all_members = list(members(objects))
     if not all_members and not tuple(former):
@@ -179,7 +181,7 @@ def replacement(objects: Sequence[Balanced], former: Iterable[Name] = ()) -> str
     )
 
 
-def against(changes: IpvsChanges, listed: Iterable[ListedServer]) -> IpvsChanges:
+def with_removals(changes: IpvsChanges, listed: Iterable[ListedServer]) -> IpvsChanges:
     """Return complete changes together with the removals of all other listed servers."""
     servers, reals = {obj.key for obj in changes.servers}, {obj.key for obj in changes.reals}
     listed_servers = list(listed)
@@ -197,7 +199,7 @@ def against(changes: IpvsChanges, listed: Iterable[ListedServer]) -> IpvsChanges
     )
 
 
-def followed(before: Iterable[IpvsObject], changes: IpvsChanges) -> tuple[IpvsObject, ...]:
+def servers_after(before: Iterable[IpvsObject], changes: IpvsChanges) -> tuple[IpvsObject, ...]:
     """Return the servers that exist after `changes`, if `before` existed."""
     expected = {
         obj.key: obj
@@ -214,12 +216,12 @@ def followed(before: Iterable[IpvsObject], changes: IpvsChanges) -> tuple[IpvsOb
     )
 
 
-def names(objects: Iterable[Balanced]) -> tuple[Name, ...]:
+def names(objects: Iterable[IpvsRules]) -> tuple[OwnedName, ...]:
     """Return the name of the only table if there are any objects."""
     return NAMES if any(True for _ in objects) else ()
 
 
-def failed_object(message: str, objects: Iterable[Balanced]) -> tuple[Object, Object] | None:
+def failed_object(message: str, objects: Iterable[IpvsRules]) -> tuple[Object, Object] | None:
     """Return the server named in the last line of the message."""
     last = message.rpartition("\n")[2]
     return next(
@@ -227,12 +229,12 @@ def failed_object(message: str, objects: Iterable[Balanced]) -> tuple[Object, Ob
     )
 
 
-def commands(objects: Sequence[Balanced]) -> Iterator[str]:
+def commands(objects: Sequence[IpvsRules]) -> Iterator[str]:
     """Yield one `ipvsadm -R` command."""
-    yield f"ipvsadm -R <<'EOF'\n{told(members(objects))}EOF"
+    yield f"ipvsadm -R <<'EOF'\n{ipvsadm_listing(members(objects))}EOF"
 
 
-def told(objects: Iterable[Any]) -> str:
+def ipvsadm_listing(objects: Iterable[Any]) -> str:
     """Return servers in the format of `ipvsadm -Sn`: real servers follow their virtual server."""
     all_members = list(objects)
     reals: dict[str, list[str]] = {}
@@ -245,7 +247,7 @@ def told(objects: Iterable[Any]) -> str:
     )
 
 
-def differences(objects: Sequence[Balanced], listed: Any) -> Iterator[Difference]:
+def differences(objects: Sequence[IpvsRules], listed: Any) -> Iterator[Difference]:
     """Compare with `ListedServer` of all virtual servers.
 
     An additional real server of weight 0 is no difference: it waits for the end of its connections.

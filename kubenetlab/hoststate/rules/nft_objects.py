@@ -8,7 +8,7 @@ from typing import Final
 from msgspec import Struct
 
 from kubenetlab.hoststate.object import Key
-from kubenetlab.hoststate.rules.rulesets import Name, RuleObject
+from kubenetlab.hoststate.rules.rulesets import OwnedName, RuleObject
 
 NFT_FAMILIES: Final[Mapping[int, str]] = {4: "ip", 6: "ip6"}
 """nft's family by IP version; expressions name the packet's header in the same way."""
@@ -21,7 +21,7 @@ MAX_NAME = 240
 class _NftBase(RuleObject, frozen=True):
     """Base class of the objects of nftables."""
 
-    dialect = "nftables"
+    backend = "nftables"
 
 
 class Table(_NftBase, frozen=True):
@@ -141,6 +141,6 @@ def quoted(comment: str) -> str:
     return f'"{text}"'
 
 
-def table_of(obj: NftObject) -> Name:
+def table_of(obj: NftObject) -> OwnedName:
     """Return family and name of the object's table."""
     return (obj.family, obj.name) if isinstance(obj, Table) else (obj.family, obj.table)

@@ -29,7 +29,7 @@ from kubenetlab.hoststate.rules.nft_objects import (
     table_of,
 )
 from kubenetlab.hoststate.rules.rules_diff import RulesDiff, members_by_key, rules_diff
-from kubenetlab.hoststate.rules.rulesets import Name, NodeRules, Rules, members
+from kubenetlab.hoststate.rules.rulesets import NodeRules, OwnedName, SubjectRules, members
 
 __all__ = (
     "MAX_NAME",
@@ -49,7 +49,7 @@ Ruled = NftObject | NodeRules
 """Object of this backend in a namespace."""
 
 
-class TableRules(Rules, frozen=True, dict=True):
+class TableRules(SubjectRules, frozen=True, dict=True):
     """Rules whose commands are rendered once, for all nodes that get them for a new subject."""
 
     @cached_property
@@ -69,7 +69,7 @@ class AddCommands(NamedTuple):
     """Elements, separated by commas, by family, table and name of their collection."""
 
 
-def update(old: Sequence[Ruled], new: Sequence[Ruled], former: Iterable[Name] = ()) -> str:
+def update(old: Sequence[Ruled], new: Sequence[Ruled], former: Iterable[OwnedName] = ()) -> str:
     """Return the transaction from `old` to `new`.
 
     It replaces all tables if something cannot be changed in place: the hook of a base chain, the
@@ -188,7 +188,7 @@ def _lines(lines: Iterable[str]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def replacement(objects: Sequence[Ruled], former: Iterable[Name] = ()) -> str:
+def replacement(objects: Sequence[Ruled], former: Iterable[OwnedName] = ()) -> str:
     """Return the commands that replace the tables of `objects` in one transaction.
 
     former: family and name of tables that the lab owned before; they are deleted, too.
@@ -210,7 +210,7 @@ def _needs_replacement(old: NftObject, new: NftObject) -> bool:
     return False
 
 
-def names(objects: Iterable[Ruled]) -> tuple[Name, ...]:
+def names(objects: Iterable[Ruled]) -> tuple[OwnedName, ...]:
     """Return family and name of each table; the lab owns all that is in them."""
     return tuple((obj.family, obj.name) for obj in objects if isinstance(obj, Table))
 
@@ -245,7 +245,7 @@ def commands(objects: Sequence[Ruled]) -> Iterator[str]:
 
     For readability each element has a line, and the elements of a collection are together.
     """
-    tables: dict[Name, list[NftObject]] = {}
+    tables: dict[OwnedName, list[NftObject]] = {}
     for obj in members(objects):
         tables.setdefault(table_of(obj), []).append(obj)
     for in_table in tables.values():
@@ -258,7 +258,7 @@ def commands(objects: Sequence[Ruled]) -> Iterator[str]:
         yield f"nft -f - <<'EOF'\n{text}{added}EOF"
 
 
-def containers(listed: Sequence[str | None], names: Sequence[Name]) -> Iterator[RuleContainer]:
+def containers(listed: Sequence[str | None], names: Sequence[OwnedName]) -> Iterator[RuleContainer]:
     """Yield the containers in the output of `nft --stateless list table` for each name.
 
     listed: one listing for each name; None for a table that does not exist.

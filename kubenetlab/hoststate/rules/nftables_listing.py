@@ -23,7 +23,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from kubenetlab.hoststate.rules.listing import RuleContainer
-from kubenetlab.hoststate.rules.rulesets import Name
+from kubenetlab.hoststate.rules.rulesets import OwnedName
 
 _BLOCK = re.compile(r"\t([a-z][a-z ]*) (\S+) \{")
 _CHAIN_PROPERTY = re.compile(r'type \S+ hook .*|policy \S+|comment ".*"')
@@ -33,7 +33,7 @@ _END_OF_KEY = re.compile(r" : | (?:comment|counter|ct|expires|last|limit|quota|t
 _DYNAMIC = re.compile(r"(?:^|; )flags [^;]*\bdynamic\b")
 
 
-def containers(listed: Sequence[str | None], names: Sequence[Name]) -> Iterator[RuleContainer]:
+def containers(listed: Sequence[str | None], names: Sequence[OwnedName]) -> Iterator[RuleContainer]:
     """Read the listings of these tables; None stands for a table that does not exist."""
     for (family, table), text in zip(names, listed, strict=True):
         if text is not None:

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
 from kubenetlab.hoststate.object import Key
-from kubenetlab.hoststate.rules.rulesets import ChangedSubjects, NodeRules, Rules, RuleSet
+from kubenetlab.hoststate.rules.rulesets import ChangedSubjects, NodeRules, RuleSet, SubjectRules
 from kubenetlab.versioned import VersionedMap
 
 T = TypeVar("T")
@@ -21,9 +21,9 @@ class RulesDiff(NamedTuple):
     """All single objects of the old list, by key."""
     after: dict[Key, Any]
     """All single objects of the new list, by key."""
-    removed: list[Rules]
-    added: list[Rules]
-    changed: list[tuple[Rules, Rules]]
+    removed: list[SubjectRules]
+    added: list[SubjectRules]
+    changed: list[tuple[SubjectRules, SubjectRules]]
     is_kept: Callable[[Key], bool]
     """Return True for a shared object that unchanged rules need."""
     sets: tuple[RuleSet, RuleSet]

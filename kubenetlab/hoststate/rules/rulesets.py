@@ -1,6 +1,6 @@
 """Rules that the node agent loads into a node's namespace, and the interface of rule backends.
 
-A rule backend is a module of this package; objects refer to it by its name (`dialect`). It defines
+A rule backend is a module of this package; objects refer to it by its name (`backend`). It defines
 rule objects, renders the transaction from old to new objects, and lists the names (tables, prefixes
 of chain names) that belong to it in a namespace and may be removed.
 """
@@ -23,7 +23,7 @@ from kubenetlab.versioned import VersionedMap
 
 T = TypeVar("T")
 
-Name = tuple[str, str]
+OwnedName = tuple[str, str]
 """Family, and a table or a prefix of chain names: a part of a namespace owned by a backend."""
 
 
@@ -34,21 +34,21 @@ Subject = tuple[str, str]
 class RuleObject(Object, frozen=True):
     """Base class of the objects of all rule backends."""
 
-    hand = "rules"
+    applier = "rules"
 
     @property
     @abstractmethod
-    def dialect(self) -> str:
+    def backend(self) -> str:
         """Name of the rule backend."""
 
 
-class Rules(Struct, frozen=True, dict=True):
+class SubjectRules(Struct, frozen=True, dict=True):
     """Rule objects of one subject, such as a Service; all nodes that need them share one value.
 
     The objects have an empty `netns`.
     """
 
-    dialect: str
+    backend: str
     family: str
     subject: str
     """`default/web`; unique in its family."""
@@ -57,7 +57,7 @@ class Rules(Struct, frozen=True, dict=True):
     """Objects that several subjects may need; they exist as long as any of them does."""
 
     @property
-    def whose(self) -> Subject:
+    def key(self) -> Subject:
         """Key of the subject."""
         return self.family, self.subject
 
@@ -73,9 +73,9 @@ class Rules(Struct, frozen=True, dict=True):
 class ChangedSubjects(NamedTuple):
     """Rules of the subjects in which two rule sets differ; changed ones as (old, new)."""
 
-    removed: list[Rules]
-    added: list[Rules]
-    changed: list[tuple[Rules, Rules]]
+    removed: list[SubjectRules]
+    added: list[SubjectRules]
+    changed: list[tuple[SubjectRules, SubjectRules]]
 
 
 class RuleSet(Struct, frozen=True, dict=True):
@@ -84,11 +84,11 @@ class RuleSet(Struct, frozen=True, dict=True):
     Totals are updated from those of the previous set, if they have been computed there.
     """
 
-    dialect: str
-    by_subject: VersionedMap[Subject, Rules]
+    backend: str
+    by_subject: VersionedMap[Subject, SubjectRules]
 
     @property
-    def rules(self) -> Iterable[Rules]:
+    def rules(self) -> Iterable[SubjectRules]:
         """Rules of each subject, in order."""
         return self.by_subject.values()
 
@@ -106,12 +106,12 @@ class RuleSet(Struct, frozen=True, dict=True):
     def digest(self) -> bytes:
         return hashlib.sha256(str(self.total).encode()).digest()
 
-    def with_changes(self, changes: Mapping[Subject, Rules | None]) -> RuleSet:
+    def with_changes(self, changes: Mapping[Subject, SubjectRules | None]) -> RuleSet:
         """Return a copy with changed rules for some subjects; None removes a subject's rules."""
-        result = RuleSet(self.dialect, self.by_subject.with_changes(changes))
+        result = RuleSet(self.backend, self.by_subject.with_changes(changes))
         if result.by_subject is self.by_subject:
             return self
-        pairs = result.by_subject.news(self.by_subject).values()
+        pairs = result.by_subject.changes_since(self.by_subject).values()
         removed, added = (
             [rules for rules in side if rules is not None] for side in zip(*pairs, strict=True)
         )
@@ -135,12 +135,13 @@ class RuleSet(Struct, frozen=True, dict=True):
         An empty set does not cache the result: `NO_RULES` would keep every set it is compared with.
         """
         if not self.by_subject:
-            return _changed_subjects(self.by_subject.news(old.by_subject).values())
+            return _changed_subjects(self.by_subject.changes_since(old.by_subject).values())
         if self._cached_diff.get("old") is not old:
             old._cached_diff.clear()  # otherwise every set would keep all its predecessors
             self._cached_diff.clear()
             self._cached_diff.update(
-                old=old, diff=_changed_subjects(self.by_subject.news(old.by_subject).values())
+                old=old,
+                diff=_changed_subjects(self.by_subject.changes_since(old.by_subject).values()),
             )
         result: ChangedSubjects = self._cached_diff["diff"]
         return result
@@ -160,7 +161,9 @@ class RuleSet(Struct, frozen=True, dict=True):
         return {}
 
 
-def _changed_subjects(pairs: Iterable[tuple[Rules | None, Rules | None]]) -> ChangedSubjects:
+def _changed_subjects(
+    pairs: Iterable[tuple[SubjectRules | None, SubjectRules | None]],
+) -> ChangedSubjects:
     result = ChangedSubjects([], [], [])
     for before, after in pairs:
         if after is None:
@@ -180,25 +183,25 @@ class NodeRules(RuleObject, frozen=True):
     rules: RuleSet
 
     @property
-    def dialect(self) -> str:
-        return self.rules.dialect
+    def backend(self) -> str:
+        return self.rules.backend
 
     @property
     def key(self) -> Key:
-        return ("NodeRules", self.rules.dialect)
+        return ("NodeRules", self.rules.backend)
 
     @property
     def parts(self) -> tuple[Object, ...]:
         return tuple(obj for rules in self.rules.rules for obj in (*rules.objects, *rules.shared))
 
     def __str__(self) -> str:
-        return f"{self.dialect} rules of {len(self.rules.by_subject)} subjects"
+        return f"{self.backend} rules of {len(self.rules.by_subject)} subjects"
 
 
 class Transaction(Struct, frozen=True):
     """Input of one backend's loader, applied atomically as far as the kernel allows."""
 
-    dialect: str
+    backend: str
     text: str
 
 
@@ -210,13 +213,15 @@ class RuleBackend(Protocol):
     and `IS_WATCHED` (its loader also works between transactions).
     """
 
-    def update(self, old: Sequence[Any], new: Sequence[Any], former: Iterable[Name] = ()) -> str:
+    def update(
+        self, old: Sequence[Any], new: Sequence[Any], former: Iterable[OwnedName] = ()
+    ) -> str:
         """Return the transaction from `old` to `new`; empty if nothing has to be done."""
 
-    def replacement(self, objects: Sequence[Any], former: Iterable[Name] = ()) -> str:
+    def replacement(self, objects: Sequence[Any], former: Iterable[OwnedName] = ()) -> str:
         """Return the transaction that replaces all existing objects by `objects`."""
 
-    def names(self, objects: Iterable[Any]) -> tuple[Name, ...]:
+    def names(self, objects: Iterable[Any]) -> tuple[OwnedName, ...]:
         """Return the names in a namespace that belong to these objects."""
 
     def failed_object(self, message: str, objects: Iterable[Any]) -> tuple[Object, Object] | None:
@@ -236,7 +241,7 @@ class RewritingBackend(Protocol):
     reference namespace into which the desired rules are loaded.
     """
 
-    def containers(self, listed: Any, names: Sequence[Name]) -> Iterator[RuleContainer]:
+    def containers(self, listed: Any, names: Sequence[OwnedName]) -> Iterator[RuleContainer]:
         """Yield the containers of a listing that the loader of this backend made of `names`."""
 
 
@@ -248,7 +253,7 @@ class ExactBackend(Protocol):
         """Compare the objects with a listing that the loader of this backend made."""
 
 
-def dialect(name: str) -> RuleBackend:
+def rule_backend(name: str) -> RuleBackend:
     """Return the rule backend of that name."""
     return cast(RuleBackend, importlib.import_module(f"{__package__}.{name}"))
 
@@ -266,14 +271,14 @@ def by_backend(objects: Iterable[RuleObject]) -> dict[str, list[RuleObject]]:
     """Return the objects of each backend by its name, in order."""
     by_name: dict[str, list[RuleObject]] = {}
     for obj in objects:
-        by_name.setdefault(obj.dialect, []).append(obj)
+        by_name.setdefault(obj.backend, []).append(obj)
     return by_name
 
 
 def steps(
     old: Iterable[RuleObject],
     new: Iterable[RuleObject],
-    former: Mapping[str, Iterable[Name]],
+    former: Mapping[str, Iterable[OwnedName]],
     *,
     anew: bool,
 ) -> tuple[Transaction, ...]:
@@ -291,8 +296,8 @@ def steps(
     # over.
     new_backends = (name for name in after if name not in before)
     backends = dict.fromkeys((*new_backends, *after, *reversed(before), *reversed(tuple(former))))
-    for name in sorted(backends, key=lambda name: getattr(dialect(name), "COMES_LAST", False)):
-        backend = dialect(name)
+    for name in sorted(backends, key=lambda name: getattr(rule_backend(name), "COMES_LAST", False)):
+        backend = rule_backend(name)
         objects, former_names = after.get(name, []), former.get(name, ())
         if anew:
             text = backend.replacement(objects, former_names)
@@ -303,9 +308,11 @@ def steps(
     return tuple(transactions)
 
 
-def names(objects: Iterable[RuleObject]) -> dict[str, tuple[Name, ...]]:
+def names(objects: Iterable[RuleObject]) -> dict[str, tuple[OwnedName, ...]]:
     """Return the names in a namespace that belong to each backend."""
-    return {backend: dialect(backend).names(objs) for backend, objs in by_backend(objects).items()}
+    return {
+        backend: rule_backend(backend).names(objs) for backend, objs in by_backend(objects).items()
+    }
 
 
 def digest(objects: Iterable[RuleObject]) -> str:

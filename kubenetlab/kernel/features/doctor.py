@@ -14,7 +14,7 @@ from msgspec import Struct
 from kubenetlab.kernel import uplink
 from kubenetlab.kernel.features import limits
 from kubenetlab.kernel.features.detection import PACKAGES, has_br_netfilter, has_program
-from kubenetlab.kernel.features.feature_probes import NAMESPACE_REMEDIES, TRIALS
+from kubenetlab.kernel.features.feature_probes import NAMESPACE_REMEDIES, PROBES
 from kubenetlab.kernel.features.limits import (
     BRIDGE_PORTS,
     FILES,
@@ -24,7 +24,7 @@ from kubenetlab.kernel.features.limits import (
     PROCESSES,
     Limit,
 )
-from kubenetlab.kernel.features.probing import ProbeOutcome, outcomes
+from kubenetlab.kernel.features.probing import ProbeOutcome, run_probes
 from kubenetlab.kernel.namespaces import pause
 from kubenetlab.kernel.processes import cgroups
 from kubenetlab.kernel.processes.inheritance import inherited_problems
@@ -35,7 +35,7 @@ from kubenetlab.kernel.processes.permissions import (
     effective_capabilities,
     has_mounted_root,
     is_root,
-    lacking,
+    missing_capabilities,
     remedy,
 )
 from kubenetlab.kernel.rules import nftables
@@ -82,7 +82,7 @@ class CheckResult(Struct, frozen=True):
     remedy: str = ""
 
 
-def examine(cache_path: Path | None = None, *, again: bool = False) -> list[CheckResult]:
+def check_machine(cache_path: Path | None = None, *, again: bool = False) -> list[CheckResult]:
     """Check everything that labs need or can use; return the results in order of display.
 
     cache_path: file of the probes that succeeded since the last boot.
@@ -91,7 +91,7 @@ def examine(cache_path: Path | None = None, *, again: bool = False) -> list[Chec
     permissions = list(_permissions())
     is_allowed = all(result.state == "ok" for result in permissions)
     kernel = (
-        _kernel(outcomes(TRIALS, cache_path, again=again))
+        _kernel(run_probes(PROBES, cache_path, again=again))
         if is_allowed
         else [_untried("all", "the permissions above")]
     )
@@ -102,7 +102,7 @@ def examine(cache_path: Path | None = None, *, again: bool = False) -> list[Chec
         _container_limits(limiters()),
         *kernel,
         *_inherited(),
-        *_limits(limits.read()),
+        *_limits(limits.read_limits()),
     ]
 
 
@@ -157,7 +157,7 @@ def _permissions() -> Iterator[CheckResult]:
             "ok",
             f"ordinary user (uid {os.geteuid()}): labs are created in a user namespace",
         )
-    elif missing := lacking(effective_capabilities()):
+    elif missing := missing_capabilities(effective_capabilities()):
         explanation = "; ".join(
             f"{name} is missing (for {purpose})" for name, purpose in missing.items()
         )
@@ -223,7 +223,7 @@ def _container_limits(by_controller: Mapping[str, str]) -> CheckResult:
 def _kernel(probed: Sequence[ProbeOutcome]) -> Iterator[CheckResult]:
     first = probed[0]
     for outcome in probed:
-        probe = outcome.trial
+        probe = outcome.probe
         if not outcome.fault:
             yield CheckResult(KERNEL, probe.name, "ok", probe.purpose)
         elif outcome is first:
@@ -235,10 +235,14 @@ def _kernel(probed: Sequence[ProbeOutcome]) -> Iterator[CheckResult]:
                 NAMESPACE_REMEDIES.get(outcome.fault) or remedy(),
             )
         elif first.fault:
-            yield _untried(probe.name, first.trial.name)
-        elif probe.without:
+            yield _untried(probe.name, first.probe.name)
+        elif probe.effect_if_missing:
             yield CheckResult(
-                KERNEL, probe.name, "optional", f"{outcome.fault}: {probe.without}", probe.advice
+                KERNEL,
+                probe.name,
+                "optional",
+                f"{outcome.fault}: {probe.effect_if_missing}",
+                probe.advice,
             )
         else:
             yield CheckResult(
@@ -270,20 +274,20 @@ def _limits(all_limits: Sequence[Limit]) -> Iterator[CheckResult]:
         of_kind = [limit for limit in all_limits if limit.resource in resources]
         if not of_kind or (name == "user namespaces" and not os.geteuid()):
             continue
-        limit = min(of_kind, key=lambda limit: limit.room)
+        limit = min(of_kind, key=lambda limit: limit.available)
         unit = _UNITS.get(name, "")
         amount = (
             f"{limit.used:,} of {limit.maximum:,}{unit} taken"
             if limit.used is not None
             else f"{limit.maximum:,}{unit}"
         )
-        state: State = "ok" if limit.room else "missing"
+        state: State = "ok" if limit.available else "missing"
         yield CheckResult(
             LIMITS,
             name,
             state,
             f"{amount} ({limit.setting})",
-            "" if limit.room else limit.remedy.format(enough=limit.maximum + 1000),
+            "" if limit.available else limit.remedy.format(enough=limit.maximum + 1000),
         )
 
 

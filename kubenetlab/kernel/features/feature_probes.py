@@ -51,7 +51,7 @@ NAMESPACE_REMEDIES: Final = {
 
 
 def _probe_namespaces() -> None:
-    unshare.leave(unshare.OF_LABS)
+    unshare.enter_new_namespaces(unshare.LAB_NAMESPACES)
     try:
         syscalls.set_hostname(os.uname().nodename)
     except PermissionError:
@@ -61,7 +61,9 @@ def _probe_namespaces() -> None:
 
 def _probe_settings() -> None:
     """Write a sysctl in a /proc as labs mount it."""
-    unshare.leave(syscalls.CLONE_NEWPID | syscalls.CLONE_NEWNS | syscalls.CLONE_NEWNET)
+    unshare.enter_new_namespaces(
+        syscalls.CLONE_NEWPID | syscalls.CLONE_NEWNS | syscalls.CLONE_NEWNET
+    )
     _run_as_pid_1(
         lambda: Path("/proc/sys/net/ipv4/ip_forward").write_text("1"),
         "sysctls below /proc/sys/net cannot be written",
@@ -76,7 +78,7 @@ def _run_as_pid_1(action: Callable[[], object], fault: str) -> None:
     child = os.fork()
     if child == 0:
         try:
-            unshare.keep_mounts_here()
+            unshare.stop_mount_propagation()
             unshare.mount_proc()
             action()
             os._exit(0)
@@ -111,8 +113,8 @@ def _probe_dummy() -> None:
 
 def _probe_confinement() -> None:
     """Apply what real commands are confined by: read-only mounts and fewer capabilities."""
-    unshare.leave(syscalls.CLONE_NEWNS)
-    unshare.keep_mounts_here()
+    unshare.enter_new_namespaces(syscalls.CLONE_NEWNS)
+    unshare.stop_mount_propagation()
     syscalls.make_read_only("/")
     confine()
 
@@ -123,7 +125,7 @@ def _probe_monitor() -> None:
 
 def _probe_users() -> None:
     """Switch to another user, as servers do after their start."""
-    if fault := unshare.leave(syscalls.CLONE_NEWNET, with_users=True):
+    if fault := unshare.enter_new_namespaces(syscalls.CLONE_NEWNET, with_users=True):
         raise OSError(fault)
     os.setgroups([])
     os.setgid(1)
@@ -132,7 +134,7 @@ def _probe_users() -> None:
 
 _NO_IPVS: Final = "kubeProxyMode: ipvs is not available"
 
-TRIALS: Final = (
+PROBES: Final = (
     FeatureProbe(
         "namespaces",
         _probe_namespaces,
@@ -181,7 +183,7 @@ TRIALS: Final = (
         _KERNEL_WITH.format(
             options="CONFIG_NFT_COMPAT and the matches and targets of CONFIG_NETFILTER_XT_…"
         ),
-        without="kubeProxyMode: iptables is not available",
+        effect_if_missing="kubeProxyMode: iptables is not available",
         programs=(iptables.PROGRAM,),
     ),
     FeatureProbe(
@@ -193,7 +195,7 @@ TRIALS: Final = (
             options="CONFIG_BPF_SYSCALL, CONFIG_NET_CLS_ACT and CONFIG_NET_CLS_BPF"
         )
         + ", 5.16 or newer",
-        without="--proxy ebpf is not available",
+        effect_if_missing="--proxy ebpf is not available",
         programs=(libbpf.LIBRARY,),
     ),
     FeatureProbe(
@@ -201,7 +203,7 @@ TRIALS: Final = (
         _probe_dummy,
         "the device kube-ipvs0 of kube-proxy's mode ipvs",
         f"sudo modprobe dummy; {_KERNEL_WITH.format(options='CONFIG_DUMMY')}",
-        without=_NO_IPVS,
+        effect_if_missing=_NO_IPVS,
     ),
     FeatureProbe(
         "ipset",
@@ -210,7 +212,7 @@ TRIALS: Final = (
         _KERNEL_WITH.format(
             options="CONFIG_IP_SET, its hash and bitmap sets, and CONFIG_NETFILTER_XT_SET"
         ),
-        without=_NO_IPVS,
+        effect_if_missing=_NO_IPVS,
         programs=(ipset.PROGRAM, iptables.PROGRAM),
     ),
     FeatureProbe(
@@ -219,35 +221,35 @@ TRIALS: Final = (
         "the kernel's load balancer, kube-proxy's mode of that name",
         "sudo modprobe ip_vs; "
         + _KERNEL_WITH.format(options="CONFIG_IP_VS, CONFIG_IP_VS_RR and CONFIG_IP_VS_NFCT"),
-        without=_NO_IPVS,
+        effect_if_missing=_NO_IPVS,
     ),
     FeatureProbe(
         "SCTP",
         probe_sctp,
         "Services and built-in programs with SCTP, besides TCP and UDP",
         f"sudo modprobe sctp; {_KERNEL_WITH.format(options='CONFIG_IP_SCTP')}",
-        without="ports with protocol: SCTP are not served",
+        effect_if_missing="ports with protocol: SCTP are not served",
     ),
     FeatureProbe(
         "IPv6",
         probe_ipv6,
         "labs can be dual-stack, or have IPv6 alone",
         "boot without ipv6.disable=1; CONFIG_IPV6, CONFIG_NF_TABLES_IPV6",
-        without="labs have IPv4 only",
+        effect_if_missing="labs have IPv4 only",
     ),
     FeatureProbe(
         "drift",
         _probe_monitor,
         "changes that others make in a lab are detected at once",
         "in a container: docker run --cap-add NET_BROADCAST",
-        without="drift is detected by scans, after half a minute or more",
+        effect_if_missing="drift is detected by scans, after half a minute or more",
     ),
     FeatureProbe(
         "real commands",
         _probe_confinement,
         "programs of this machine as containers, with its files read-only",
         "Linux 5.12 or newer",
-        without="containers run built-in programs only",
+        effect_if_missing="containers run built-in programs only",
     ),
     FeatureProbe(
         "other users",
@@ -255,7 +257,7 @@ TRIALS: Final = (
         "programs in pods that change user (tcpdump, nginx, bird)",
         "a line USER:100000:65536 in /etc/subuid and /etc/subgid, "
         "with a range that no other user has",
-        without="root is the only user in a lab, and programs that change user fail",
+        effect_if_missing="root is the only user in a lab, and programs that change user fail",
         programs=("newuidmap",),
         is_cached=False,
     ),

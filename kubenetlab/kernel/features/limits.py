@@ -55,7 +55,7 @@ class Limit(Struct, frozen=True):
     """Amount in use by all users of the machine; None if the kernel does not report it."""
 
     @property
-    def room(self) -> int:
+    def available(self) -> int:
         """Return the amount that is left."""
         return max(0, self.maximum - (self.used or 0))
 
@@ -65,7 +65,7 @@ class Need(Struct, frozen=True):
 
     resource: str
     amount: int
-    whose: str = ""
+    component: str = ""
     """Part of the lab that needs it, if it is one part: `cbr0 of node n1`."""
 
 
@@ -76,7 +76,7 @@ class Shortfall(Struct, frozen=True):
     limit: Limit
 
     def __str__(self) -> str:
-        whose = f" ({self.need.whose})" if self.need.whose else ""
+        whose = f" ({self.need.component})" if self.need.component else ""
         used = f", {self.limit.used:,} of them taken" if self.limit.used else ""
         enough = self.need.amount + (self.limit.used or 0)
         text = (
@@ -105,12 +105,12 @@ def shortfalls(
         need = needed.get(limit.resource)
         if need is not None and limit.used is not None:
             need = structs.replace(need, amount=need.amount - had_amounts.get(need.resource, 0))
-        if need is not None and need.amount > limit.room:
+        if need is not None and need.amount > limit.available:
             result.append(Shortfall(need, limit))
     return result
 
 
-def require_room(
+def require_available(
     lab: str,
     size: str,
     needs: Iterable[Need],
@@ -130,7 +130,7 @@ def require_room(
         )
 
 
-def measured_anew(limits: Iterable[Limit], current: Iterable[Limit]) -> list[Limit]:
+def remeasured(limits: Iterable[Limit], current: Iterable[Limit]) -> list[Limit]:
     """Return the limits with the current use.
 
     The maxima are kept, because some of them cannot be seen in a lab's own namespaces.
@@ -142,7 +142,7 @@ def measured_anew(limits: Iterable[Limit], current: Iterable[Limit]) -> list[Lim
     ]
 
 
-def read(proc: str = "/proc", cgroups: str = "/sys/fs/cgroup") -> list[Limit]:
+def read_limits(proc: str = "/proc", cgroups: str = "/sys/fs/cgroup") -> list[Limit]:
     """Return the limits that apply to this process.
 
     proc, cgroups: mount points.
@@ -231,7 +231,7 @@ def _cgroup_limits(proc: Path, cgroups: Path) -> Iterator[Limit]:
         ]
         for limits in (pids, memory):
             if finite := [limit for limit in limits if limit.maximum < _UNLIMITED]:
-                yield min(finite, key=lambda limit: limit.room)
+                yield min(finite, key=lambda limit: limit.available)
 
 
 def _cgroup_memory_limits(directory: Path) -> Iterator[Limit]:

@@ -32,7 +32,7 @@ class FeatureProbe(NamedTuple):
     It is called in a process of its own, which ends afterwards."""
     purpose: str
     remedy: str = ""
-    without: str = ""
+    effect_if_missing: str = ""
     """Effect on labs if the feature is missing; empty if labs cannot do without."""
     programs: tuple[str, ...] = ()
     """Required programs and libraries, keys of `detection.PACKAGES`."""
@@ -50,7 +50,7 @@ class FeatureProbe(NamedTuple):
 class ProbeOutcome(Struct, frozen=True):
     """Result of one probe; `fault` is empty if the feature works."""
 
-    trial: FeatureProbe
+    probe: FeatureProbe
     fault: str = ""
 
 
@@ -61,7 +61,7 @@ class _Record(Struct):
     worked: list[str]
 
 
-def outcomes(
+def run_probes(
     probes: Sequence[FeatureProbe], cache_path: Path | None = None, *, again: bool = False
 ) -> list[ProbeOutcome]:
     """Run probes and return their results in order.
@@ -75,7 +75,7 @@ def outcomes(
         ProbeOutcome(probe, "" if probe.name in known else _run_in_child(probe.run))
         for probe in probes
     ]
-    worked = [outcome.trial.name for outcome in result if not outcome.fault]
+    worked = [outcome.probe.name for outcome in result if not outcome.fault]
     if cache_path is not None and (again or set(worked) != cached):
         _save(cache_path, worked)
     return result

@@ -54,8 +54,8 @@ def nft_probe(family: str, *statements: str) -> Callable[[], None]:
     """Return a probe that loads nft commands into table `t` of a family."""
 
     def load() -> None:
-        unshare.leave()
-        rules = nftables.open_here()
+        unshare.enter_new_namespaces()
+        rules = nftables.open_loader()
         try:
             text = "".join(f"{statement}\n" for statement in ("add table ip t", *statements))
             rules.run(
@@ -71,8 +71,8 @@ def nft_probe(family: str, *statements: str) -> Callable[[], None]:
 
 def probe_iptables() -> None:
     """Load iptables rules with all matches and targets of kube-proxy."""
-    unshare.leave()
-    loader = iptables.open_here()
+    unshare.enter_new_namespaces()
+    loader = iptables.open_loader()
     try:
         loader.restore("ip", "".join(f"{line}\n" for line in _IPTABLES_RULES))
     finally:
@@ -82,10 +82,10 @@ def probe_iptables() -> None:
 def probe_bpf() -> None:
     """Load the BPF programs and attach them to loopback."""
     from kubenetlab.hoststate.rules import bpf
-    from kubenetlab.kernel.rules.bpf import open_here
+    from kubenetlab.kernel.rules.bpf import open_loader
 
-    unshare.leave()
-    loader = open_here()
+    unshare.enter_new_namespaces()
+    loader = open_loader()
     try:
         loader.run(bpf.update((), [bpf.BpfPrograms("", (), bpf.LOOPBACK)]))
     finally:
@@ -94,7 +94,7 @@ def probe_bpf() -> None:
 
 def probe_ipset() -> None:
     """Create sets of all types that kube-proxy uses, and rules that match them."""
-    unshare.leave()
+    unshare.enter_new_namespaces()
     kinds = {
         "hash:ip": "dst",
         "hash:ip,port": "dst,dst",
@@ -105,11 +105,11 @@ def probe_ipset() -> None:
     sets["T-bitmap:port"] = ("bitmap:port range 0-65535", "dst")
     for loader, lines in (
         (
-            ipset.open_here(),
+            ipset.open_loader(),
             [f"create {name} {description}" for name, (description, _) in sets.items()],
         ),
         (
-            iptables.open_here(),
+            iptables.open_loader(),
             [
                 "*filter",
                 *(

@@ -12,7 +12,7 @@ from kubenetlab.kernel.namespaces import unshare
 
 def enter_scratch_namespace() -> Links:
     """Enter a new network namespace; return its empty table of link indexes."""
-    unshare.leave()
+    unshare.enter_new_namespaces()
     return _ScratchLinks()
 
 

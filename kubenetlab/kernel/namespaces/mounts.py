@@ -20,7 +20,11 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from kubenetlab.kernel.namespaces.unshare import keep_mounts_apart, keep_mounts_here, mount_proc
+from kubenetlab.kernel.namespaces.unshare import (
+    keep_mounts_apart,
+    mount_proc,
+    stop_mount_propagation,
+)
 from kubenetlab.kernel.syscalls import (
     CLONE_NEWNS,
     MS_BIND,
@@ -100,7 +104,7 @@ def host_files(hosts: str, resolv_conf: str, scratch: str) -> None:
     scratch: directory for the replacements; hidden in this mount namespace only.
     """
     unshare(CLONE_NEWNS)
-    keep_mounts_here()
+    stop_mount_propagation()
     mount_proc()
     try:
         mount("sysfs", "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC)

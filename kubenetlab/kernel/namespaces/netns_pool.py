@@ -38,7 +38,7 @@ class NetnsPoolSource(NamedTuple):
         self.socket.close()
 
 
-def ahead(count: int, initial_objects: Sequence[Object] = ()) -> NetnsPoolSource | None:
+def preallocate(count: int, initial_objects: Sequence[Object] = ()) -> NetnsPoolSource | None:
     """Start a process that creates namespaces; return the connection to it.
 
     count: maximum number of namespaces.

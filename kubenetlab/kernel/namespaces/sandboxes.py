@@ -100,7 +100,7 @@ class Sandboxes:
         self._home = {kind: open_namespace(kind) for kind in (*_CLONE_FLAGS, "pid")}
         self._lock = threading.Lock()
         self.pauses: dict[str, Pause] = {}
-        self.blanks: NetnsPool | None = None
+        self.netns_pool: NetnsPool | None = None
         """Preallocated network namespaces; None when there are none left to use."""
 
     @property
@@ -259,11 +259,11 @@ class Sandboxes:
         for fd in self._home.values():
             os.close(fd)
 
-    def close_blanks(self) -> None:
+    def close_netns_pool(self) -> None:
         """Close the preallocated namespaces that are left."""
-        if self.blanks is not None:
-            self.blanks.close()
-            self.blanks = None
+        if self.netns_pool is not None:
+            self.netns_pool.close()
+            self.netns_pool = None
 
     def _enter_new(self) -> int:
         """Enter a new network namespace and return its descriptor."""

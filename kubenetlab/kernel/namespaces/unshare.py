@@ -12,7 +12,7 @@ from typing import Final
 from kubenetlab.kernel import syscalls
 from kubenetlab.kernel.namespaces.id_maps import Mapper
 
-OF_LABS: Final = (
+LAB_NAMESPACES: Final = (
     syscalls.CLONE_NEWPID
     | syscalls.CLONE_NEWNS
     | syscalls.CLONE_NEWNET
@@ -22,7 +22,7 @@ OF_LABS: Final = (
 """Namespaces that each lab has for itself."""
 
 
-def leave(flags: int = syscalls.CLONE_NEWNET, *, with_users: bool = False) -> str:
+def enter_new_namespaces(flags: int = syscalls.CLONE_NEWNET, *, with_users: bool = False) -> str:
     """Move this process to new namespaces; CLONE_NEWPID applies to its children only.
 
     Unless root calls it, a user namespace is created first, in which the caller is root.
@@ -47,7 +47,7 @@ def leave(flags: int = syscalls.CLONE_NEWNET, *, with_users: bool = False) -> st
     return fault
 
 
-def keep_mounts_here() -> None:
+def stop_mount_propagation() -> None:
     """Stop mounts of this namespace from propagating to others.
 
     Unmounts of the machine still propagate to this namespace; otherwise a lab would keep a disk

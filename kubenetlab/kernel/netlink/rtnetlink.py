@@ -26,7 +26,7 @@ from kubenetlab.hoststate.wire import (
     attributes,
     messages,
 )
-from kubenetlab.kernel.advice import said
+from kubenetlab.kernel.advice import describe_error
 from kubenetlab.kernel.netlink import sockets
 from kubenetlab.kernel.netlink.sockets import RECEIVE_BYTES
 
@@ -51,7 +51,7 @@ class NetlinkRefusal(Struct, frozen=True):
     """Extended acknowledgement of the kernel; often empty."""
 
     def __str__(self) -> str:
-        return said(self.errno, self.text)
+        return describe_error(self.errno, self.text)
 
 
 class RouteSocket:

@@ -42,7 +42,7 @@ _STACK_BYTES: Final = 8 << 20
 """Default soft limit of the stack in the kernel (include/uapi/linux/resource.h _STK_LIM)."""
 
 
-def start_afresh(keep: Iterable[int] = ()) -> None:
+def reset_inherited(keep: Iterable[int] = ()) -> None:
     """Reset all inherited attributes, except those that this module keeps.
 
     keep: descriptors that stay open besides the standard ones.

@@ -109,7 +109,7 @@ def effective_capabilities(proc: str = "/proc") -> int:
     )
 
 
-def lacking(capabilities: int) -> dict[str, str]:
+def missing_capabilities(capabilities: int) -> dict[str, str]:
     """Return required capability → purpose, for those missing in the bit set."""
     return {
         name: entry.purpose
@@ -146,7 +146,7 @@ def require_permissions() -> None:
     """
     if not has_mounted_root():
         raise RequirementError(f"{ROOT_NOT_MOUNTED}\n  → {MOUNT_ROOT}\n  see kubenetlab doctor")
-    missing = lacking(effective_capabilities()) if os.geteuid() == 0 else {}
+    missing = missing_capabilities(effective_capabilities()) if os.geteuid() == 0 else {}
     if missing:
         lines = "".join(f"\n  {name}: {purpose}" for name, purpose in missing.items())
         raise RequirementError(

@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Sequence
 from typing import Any, Protocol, cast, runtime_checkable
 
-from kubenetlab.hoststate.rules.rulesets import Name
+from kubenetlab.hoststate.rules.rulesets import OwnedName
 
 
 class RulesError(Exception):
@@ -26,7 +26,7 @@ class Loader(Protocol):
         parts. Raises RulesError.
         """
 
-    def listed(self, names: Sequence[Name]) -> Any:
+    def listed(self, names: Sequence[OwnedName]) -> Any:
         """Return the loaded rules of these names, as JSON types, for `differences`."""
 
     def text(self) -> str:
@@ -42,7 +42,7 @@ class WatchingLoader(Protocol):
     def fileno(self) -> int:
         """Return a descriptor that is readable when there are events."""
 
-    def heard(self) -> None:
+    def process_events(self) -> None:
         """Process the pending events."""
 
 
@@ -50,7 +50,7 @@ class WatchingLoader(Protocol):
 class MaintainedLoader(Protocol):
     """Loader with work to do some time after a change; it stays open, too."""
 
-    def tend(self) -> None:
+    def maintain(self) -> None:
         """Do the work that is due.
 
         Raises RulesError, or OSError if the namespace is gone.
@@ -61,17 +61,17 @@ class MaintainedLoader(Protocol):
 class ComparingLoader(Protocol):
     """Loader that checks by itself whether its rules are still loaded; it stays open, too."""
 
-    def was_touched(self) -> bool:
+    def has_drift(self) -> bool:
         """Return True if a check found a change made by others.
 
         Called often, so each call checks only a part of the rules, or nothing if no check is due.
         """
 
 
-def open_here(dialect: str) -> Loader:
+def open_loader(backend: str) -> Loader:
     """Open a backend's loader in the current network namespace.
 
     Raises RequirementError if a required library or program is missing.
     """
-    module = importlib.import_module(f"{__package__}.{dialect}")
-    return cast(Loader, module.open_here())
+    module = importlib.import_module(f"{__package__}.{backend}")
+    return cast(Loader, module.open_loader())

@@ -23,8 +23,8 @@ import msgspec
 
 from kubenetlab.hoststate import tc
 from kubenetlab.hoststate.rules.bpf import COMING, GOING, Entry, MapUpdate, programs_on
-from kubenetlab.hoststate.rules.bpf_entries import readable
-from kubenetlab.hoststate.rules.rulesets import Name
+from kubenetlab.hoststate.rules.bpf_entries import describe_entry
+from kubenetlab.hoststate.rules.rulesets import OwnedName
 from kubenetlab.hoststate.wire import (
     NLM_F_DUMP,
     RTM_DELLINK,
@@ -58,7 +58,7 @@ _INDEX = struct.Struct("=i")
 _BUFFER_BYTES = 1024 * 1024
 
 
-def open_here() -> BpfLoader:
+def open_loader() -> BpfLoader:
     """Open the bpf loader in the current network namespace.
 
     Raises RequirementError if libbpf is missing.
@@ -119,14 +119,14 @@ class BpfLoader:
             raise RulesError(str(error)) from None
         return ""
 
-    def tend(self) -> None:
+    def maintain(self) -> None:
         """Remove stopped programs when no packets arrive any more, or after GRACE_S."""
         if self._stopping_since is None or self._loaded is None:
             return
         if not _is_busy(self._loaded) or time.monotonic() - self._stopping_since > GRACE_S:
             self._remove()
 
-    def was_touched(self) -> bool:
+    def has_drift(self) -> bool:
         """Return True if one of the entries compared in this call was changed by others.
 
         The comparison then pauses for CHECK_INTERVAL_S.
@@ -139,7 +139,7 @@ class BpfLoader:
                 return True
         return False
 
-    def listed(self, names: Sequence[Name]) -> Any:
+    def listed(self, names: Sequence[OwnedName]) -> Any:
         links = self._links()
         programs = {
             link: [filter_.name for filter_ in self._filters(index)]
@@ -164,7 +164,7 @@ class BpfLoader:
             for name in ("doors", "homes", "fronts", "endpoints", "sources")
         }
         lines += sorted(
-            readable(name, bytes.fromhex(key), bytes.fromhex(value))
+            describe_entry(name, bytes.fromhex(key), bytes.fromhex(value))
             for name, entries in maps.items()
             for key, value in entries.items()
         )
@@ -173,7 +173,7 @@ class BpfLoader:
     def fileno(self) -> int:
         return self._notifications.fileno()
 
-    def heard(self) -> None:
+    def process_events(self) -> None:
         """Attach the programs to new links, and attach them again where others detached them."""
         is_changed = False
         while True:

@@ -17,12 +17,17 @@ from msgspec import Struct
 
 from kubenetlab.errors import RequirementError
 from kubenetlab.hoststate.rules.listing import Difference, differences
-from kubenetlab.hoststate.rules.rulesets import Name, RewritingBackend, Transaction, dialect
+from kubenetlab.hoststate.rules.rulesets import (
+    OwnedName,
+    RewritingBackend,
+    Transaction,
+    rule_backend,
+)
 from kubenetlab.kernel.processes.identity import Process, ProcessId
-from kubenetlab.kernel.rules.backends import RulesError, open_here
+from kubenetlab.kernel.rules.backends import RulesError, open_loader
 from kubenetlab.kernel.syscalls import CLONE_NEWNET, open_namespace, unshare
 
-Names = Mapping[str, Sequence[Name]]
+Names = Mapping[str, Sequence[OwnedName]]
 """Rule backend → names in a namespace that belong to the lab."""
 
 
@@ -63,7 +68,7 @@ def _compare(observed: _Listings, desired: _Listings, names: Names) -> Compared:
     result: list[Difference] = []
     for name in names:
         if name not in errors and observed.texts[name] != desired.texts[name]:
-            backend = cast(RewritingBackend, dialect(name))
+            backend = cast(RewritingBackend, rule_backend(name))
             sides = (
                 backend.containers(side.texts[name], names[name]) for side in (desired, observed)
             )
@@ -94,15 +99,15 @@ def _list(steps: Sequence[Transaction], names: Names) -> _Listings:
         loaders = {}
         for name in names:
             try:
-                loaders[name] = stack.enter_context(closing(open_here(name)))
+                loaders[name] = stack.enter_context(closing(open_loader(name)))
             except RequirementError as error:
                 listings.errors[name] = str(error)
         for step in steps:
             try:
-                if step.dialect not in listings.errors:
-                    loaders[step.dialect].run(step.text)
+                if step.backend not in listings.errors:
+                    loaders[step.backend].run(step.text)
             except RulesError as error:
-                listings.errors[step.dialect] = (
+                listings.errors[step.backend] = (
                     f"the desired rules cannot be loaded for comparison: {error}"
                 )
         for name in names:

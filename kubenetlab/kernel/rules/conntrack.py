@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 from typing import Any, Final, NamedTuple
 
-from kubenetlab.hoststate.address import address_in, dump_addresses
-from kubenetlab.hoststate.rules.conntrack import Allowed, decode
-from kubenetlab.hoststate.rules.rulesets import Name
+from kubenetlab.hoststate.address import decode_only_address, dump_addresses
+from kubenetlab.hoststate.rules.conntrack import FlowUpdate, decode
+from kubenetlab.hoststate.rules.rulesets import OwnedName
 from kubenetlab.hoststate.wire import (
     NLA_F_NESTED,
     NLM_F_ACK,
@@ -52,7 +52,7 @@ class Flow(NamedTuple):
     """Attributes that identify the flow in a request to delete it."""
 
 
-def open_here() -> Conntrack:
+def open_loader() -> Conntrack:
     """Open the conntrack loader in the current network namespace."""
     return Conntrack()
 
@@ -82,7 +82,7 @@ class Conntrack:
                 self._delete(version, flow)
         return ""
 
-    def listed(self, names: Sequence[Name]) -> Any:
+    def listed(self, names: Sequence[OwnedName]) -> Any:
         return []
 
     def text(self) -> str:
@@ -118,7 +118,7 @@ class Conntrack:
 
     def _own_addresses(self) -> set[str]:
         """Return the addresses of this namespace, where its node ports listen."""
-        return set(map(address_in, sockets.ask(self._addresses, dump_addresses())))
+        return set(map(decode_only_address, sockets.ask(self._addresses, dump_addresses())))
 
     def _count(self) -> int:
         """Return the number of tracked flows of all protocols in this namespace."""
@@ -149,7 +149,7 @@ class Conntrack:
 
 
 def _is_stale(
-    flow: Flow, by_destination: dict[AddressPort, Allowed], own_addresses: set[str]
+    flow: Flow, by_destination: dict[AddressPort, FlowUpdate], own_addresses: set[str]
 ) -> bool:
     """Return True if a flow does not lead to an endpoint of its destination.
 

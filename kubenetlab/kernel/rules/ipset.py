@@ -14,10 +14,10 @@ from kubenetlab.hoststate.rules.ipset import (
     Contents,
     decode_restore,
     failed_line,
-    followed,
-    is_as_told,
+    matches,
+    members_after,
 )
-from kubenetlab.hoststate.rules.rulesets import Name
+from kubenetlab.hoststate.rules.rulesets import OwnedName
 from kubenetlab.kernel.rules.backends import RulesError
 from kubenetlab.kernel.rules.programs import ProgramRunner, require_program
 
@@ -29,7 +29,7 @@ CHECK_INTERVAL_S: Final = 10.0
 _PREFIX = re.compile(r"^ipset v[\d.]+: (Error in line \d+: )?")
 
 
-def open_here() -> Ipset:
+def open_loader() -> Ipset:
     """Open the ipset loader in the current network namespace.
 
     Raises RequirementError if the program is missing.
@@ -57,21 +57,21 @@ class Ipset:
                 if name.startswith(restore.anew) and name not in restore.kept
             ]
             self.restore("".join(f"destroy {name}\n" for name in obsolete))
-        self._desired = followed(self._desired, restore)
+        self._desired = members_after(self._desired, restore)
         return ""
 
-    def was_touched(self) -> bool:
+    def has_drift(self) -> bool:
         if not self._desired or time.monotonic() < self._next_check_at:
             return False
         self._next_check_at = time.monotonic() + CHECK_INTERVAL_S
-        return not is_as_told(self._desired, self.text())
+        return not matches(self._desired, self.text())
 
     def restore(self, text: str) -> None:
         """Run `ipset restore` with this input."""
         if text:
             self._run(["restore"], text)
 
-    def listed(self, names: Sequence[Name]) -> str:
+    def listed(self, names: Sequence[OwnedName]) -> str:
         return self.text()
 
     def text(self) -> str:
@@ -83,11 +83,11 @@ class Ipset:
     def _run(self, arguments: list[str], text: str = "") -> str:
         result = self._programs.run([PROGRAM, *arguments], text)
         if result.returncode:
-            raise RulesError(readable(result.stderr, text))
+            raise RulesError(format_error(result.stderr, text))
         return result.stdout
 
 
-def readable(output: str, text: str) -> str:
+def format_error(output: str, text: str) -> str:
     """Return the program's error message, with the line that it rejected."""
     reason = _PREFIX.sub("", output.strip()) or "the program failed without a message"
     number = failed_line(output)

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from contextlib import closing
 from typing import Final
 
-from kubenetlab.hoststate.rules.iptables import TABLES, cleaning, decode_restores, idle_tables
-from kubenetlab.hoststate.rules.rulesets import Name
+from kubenetlab.hoststate.rules.iptables import TABLES, decode_restores, empty_tables, removal_input
+from kubenetlab.hoststate.rules.rulesets import OwnedName
 from kubenetlab.kernel.rules import nftables
 from kubenetlab.kernel.rules.backends import RulesError
 from kubenetlab.kernel.rules.programs import ProgramRunner, require_program
@@ -29,7 +29,7 @@ _CHAIN_NAME = re.compile(r"Chain '(\S+)'")
 _PREFIX = re.compile(r"^ip6?tables\S*( v[\d.]+)?( \(nf_tables\))?: ")
 
 
-def open_here() -> Iptables:
+def open_loader() -> Iptables:
     """Open the iptables loader in the current network namespace.
 
     Raises RequirementError if the programs are missing.
@@ -47,13 +47,15 @@ class Iptables:
     def run(self, text: str) -> str:
         for restore in decode_restores(text):
             if restore.anew:
-                self.restore(restore.family, cleaning(self._save(restore.family), restore.anew))
+                self.restore(
+                    restore.family, removal_input(self._save(restore.family), restore.anew)
+                )
             self.restore(restore.family, restore.text)
             if restore.is_last:
                 self._delete_idle_tables(restore.family)
         return ""
 
-    def listed(self, names: Sequence[Name]) -> list[tuple[str, str]]:
+    def listed(self, names: Sequence[OwnedName]) -> list[tuple[str, str]]:
         """Return (family, output of `iptables-save`) pairs.
 
         Raises RulesError if a table has rules that iptables cannot show.
@@ -88,7 +90,7 @@ class Iptables:
             return
         result = self._programs.run([f"{family}tables-nft-restore", "--noflush"], text)
         if result.returncode:
-            raise RulesError(readable(result.stderr, family, text))
+            raise RulesError(format_error(result.stderr, family, text))
 
     def _delete_idle_tables(self, family: str) -> None:
         """Delete tables without rules and own chains.
@@ -97,14 +99,14 @@ class Iptables:
         of every packet.
         """
         commands = "".join(
-            f"delete table {family} {table}\n" for table in idle_tables(self._save(family))
+            f"delete table {family} {table}\n" for table in empty_tables(self._save(family))
         )
         if commands:
-            with closing(self._programs.inside(nftables.open_here)) as nft:
+            with closing(self._programs.inside(nftables.open_loader)) as nft:
                 nft.run(commands)
 
 
-def readable(output: str, family: str, text: str) -> str:
+def format_error(output: str, family: str, text: str) -> str:
     """Return the program's error message, with the rejected line and its table."""
     messages = [
         line.strip()

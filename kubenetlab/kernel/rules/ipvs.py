@@ -20,13 +20,13 @@ from kubenetlab.hoststate.rules.ipvs import (
     ListedServer,
     RealServer,
     VirtualServer,
-    against,
-    decode_orders,
+    decode_changes,
     differences,
-    followed,
-    told,
+    ipvsadm_listing,
+    servers_after,
+    with_removals,
 )
-from kubenetlab.hoststate.rules.rulesets import Name
+from kubenetlab.hoststate.rules.rulesets import OwnedName
 from kubenetlab.hoststate.wire import HEADER, NLM_F_ACK, NLM_F_DUMP, NLMSG_ERROR
 from kubenetlab.hoststate.wire import messages as parts_of
 from kubenetlab.kernel.netlink import sockets
@@ -42,7 +42,7 @@ ServerRequest = tuple[Server, bytes]
 """A server, and the request about it."""
 
 
-def open_here() -> Ipvs:
+def open_loader() -> Ipvs:
     """Open the IPVS loader in the current network namespace.
 
     Raises RequirementError if the kernel has no IPVS.
@@ -75,10 +75,10 @@ class Ipvs:
         self._next_check_at = 0.0
 
     def run(self, text: str) -> str:
-        changes = decode_orders(text)
-        self._desired = followed(self._desired, changes)
+        changes = decode_changes(text)
+        self._desired = servers_after(self._desired, changes)
         if changes.is_anew:
-            changes = against(changes, self._list())
+            changes = with_removals(changes, self._list())
         self._create_or_update(
             changes.servers, messages.NEW_SERVICE, messages.SET_SERVICE, messages.service
         )
@@ -89,7 +89,7 @@ class Ipvs:
         self._delete(changes.gone, messages.DEL_SERVICE, messages.which)
         return ""
 
-    def tend(self) -> None:
+    def maintain(self) -> None:
         """Delete draining real servers that have no connections any more."""
         if self._has_draining:
             draining = [
@@ -105,17 +105,17 @@ class Ipvs:
             )
             self._has_draining = any(connections for _, connections in draining)
 
-    def was_touched(self) -> bool:
+    def has_drift(self) -> bool:
         if not self._desired or time.monotonic() < self._next_check_at:
             return False
         self._next_check_at = time.monotonic() + CHECK_INTERVAL_S
         return any(differences(self._desired, self.listed(())))
 
-    def listed(self, names: Sequence[Name]) -> Any:
+    def listed(self, names: Sequence[OwnedName]) -> Any:
         return msgspec.to_builtins(list(self._list()))
 
     def text(self) -> str:
-        return told(
+        return ipvsadm_listing(
             obj
             for listed in self._list()
             for obj in (listed.server, *(real for real, _, _ in listed.reals))

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from kubenetlab.errors import RequirementError
 from kubenetlab.hoststate.rules import nft_messages
-from kubenetlab.hoststate.rules.rulesets import Name
+from kubenetlab.hoststate.rules.rulesets import OwnedName
 from kubenetlab.hoststate.wire import NLM_F_ACK, NLMSG_ERROR, attributes, message, messages
 from kubenetlab.kernel.netlink import sockets
 from kubenetlab.kernel.rules.backends import RulesError
@@ -47,7 +47,7 @@ _CONTEXT_CHARS = 60
 """Characters of a long statement that are shown on each side of an error."""
 
 
-def open_here() -> Nft:
+def open_loader() -> Nft:
     """Open the nftables loader in the current network namespace.
 
     Raises RequirementError if neither the library nor the program is installed.
@@ -108,7 +108,7 @@ class Nft:
     def text(self) -> str:
         return self._nft.text()
 
-    def listed(self, names: Sequence[Name]) -> list[str | None]:
+    def listed(self, names: Sequence[OwnedName]) -> list[str | None]:
         return self._nft.listed(names)
 
     def close(self) -> None:
@@ -222,7 +222,7 @@ class LibraryNft:
                     self._library.nft_run_cmd_from_filename, f"/proc/self/fd/{memory}".encode()
                 )
         if failed:
-            raise RulesError(readable(errors, text))
+            raise RulesError(format_error(errors, text))
         return printed
 
     def _run(self, function: Any, argument: bytes) -> tuple[int, str, str]:
@@ -239,7 +239,7 @@ class LibraryNft:
     def text(self) -> str:
         return self.run("list ruleset")
 
-    def listed(self, names: Sequence[Name]) -> list[str | None]:
+    def listed(self, names: Sequence[OwnedName]) -> list[str | None]:
         """Return nft's listing of each table, without state; None for one that does not exist."""
         self._library.nft_ctx_output_set_flags(self._context, _STATELESS_OUTPUT)
         try:
@@ -270,7 +270,7 @@ class ProgramNft:
     def text(self) -> str:
         return self._run(["list", "ruleset"])
 
-    def listed(self, names: Sequence[Name]) -> list[str | None]:
+    def listed(self, names: Sequence[OwnedName]) -> list[str | None]:
         """Return nft's listing of each table, without state; None for one that does not exist."""
         return [
             _list_table(partial(self._run, ["--stateless", "list", "table", *name]))
@@ -283,7 +283,7 @@ class ProgramNft:
     def _run(self, arguments: list[str], text: str = "") -> str:
         result = self._programs.run([PROGRAM, *arguments], text)
         if result.returncode:
-            raise RulesError(readable(result.stderr, text))
+            raise RulesError(format_error(result.stderr, text))
         return result.stdout
 
 
@@ -300,7 +300,7 @@ def _list_table(run: Callable[[], str]) -> str | None:
         return None
 
 
-def readable(output: str, text: str) -> str:
+def format_error(output: str, text: str) -> str:
     """Return nft's error messages without file names.
 
     The result has the first error, its statement with a mark below, and the number of further

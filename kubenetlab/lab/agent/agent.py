@@ -19,9 +19,9 @@ from typing import Any, Final
 from kubenetlab.api.lab import Decisions
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster
-from kubenetlab.controllers import BURST, Controllers
+from kubenetlab.controllers import BATCH_LIMIT, Controllers
 from kubenetlab.datapath.contexts import Contexts
-from kubenetlab.errors import ApplyError, reason, refusal
+from kubenetlab.errors import ApplyError, error_text, os_error_text
 from kubenetlab.hoststate.diff import Changes
 from kubenetlab.hoststate.state import Contents, HostState
 from kubenetlab.kernel.linux import LinuxKernel
@@ -31,7 +31,7 @@ from kubenetlab.lab import machine, rundir
 from kubenetlab.lab.agent import status_reports
 from kubenetlab.lab.agent.builder import Builder, Refused
 from kubenetlab.lab.agent.desired_state import DesiredState
-from kubenetlab.lab.agent.error_report import condensed
+from kubenetlab.lab.agent.error_report import condense
 from kubenetlab.lab.agent.exit_watcher import ExitWatcher
 from kubenetlab.lab.agent.kube_proxy_notifier import KubeProxyNotifier
 from kubenetlab.lab.agent.netns_links import NetnsLinks
@@ -50,7 +50,7 @@ from kubenetlab.lab.agent.watchers import Watchers
 from kubenetlab.lab.capacity import check_growth
 from kubenetlab.lab.context import LabContext
 from kubenetlab.lab.log import log
-from kubenetlab.lab.paths import LAB
+from kubenetlab.lab.paths import WHOLE_LAB
 from kubenetlab.lab.store import recovery, store_file
 from kubenetlab.lab.transport.rpc import exit_on_failure
 
@@ -79,7 +79,7 @@ class Agent:
         self.directory = Path(context.directory)
         self.clock = context.clock
         self.cluster: Cluster = context.state or Cluster()
-        self.controllers = Controllers(BURST)
+        self.controllers = Controllers(BATCH_LIMIT)
         self.desired_state = DesiredState()
         self.failures: dict[str, str] = {}
         """Namespace → what the kernel refused there, until it succeeds."""
@@ -88,7 +88,7 @@ class Agent:
         self.watchers = Watchers()
         """Notified when the store or `is_idle` changes."""
         self.turns = Turns()
-        self.check_room = partial(check_growth, context)
+        self.require_capacity = partial(check_growth, context)
         # `up` has written `context.state` to disk already.
         self._store = store_file.StoreFile(self.directory / rundir.STORE, context.state)
         self._dirty = asyncio.Event()
@@ -102,24 +102,24 @@ class Agent:
 
         self.sandboxes = Sandboxes(context.lab, context.path(rundir.PAUSE))
         self.kernel = LinuxKernel(self.sandboxes)
-        self.kernel_is_free = asyncio.Lock()
+        self.kernel_lock = asyncio.Lock()
         """Held while the kernel is changed, and while it is read outside a reconcile pass."""
         events = ProcessEvents(self)
-        self.sight = ObservedState(
+        self.observed_state = ObservedState(
             self.kernel, lambda: self.is_idle, self._repair_soon, events.pause_exited
         )
         self.exit_watcher = ExitWatcher(events.pause_exited)
-        self.runs = RuntimeClient(
+        self.runtime = RuntimeClient(
             self.directory,
-            context.workers,
+            context.worker_count,
             events.programs_reported,
             events.programs_lost,
             self.sandboxes.id,
         )
-        self.kube_proxies = KubeProxyNotifier(self.runs)
+        self.kube_proxies = KubeProxyNotifier(self.runtime)
         node_agents = NodeAgentConnections(
             self.directory,
-            context.node_agents,
+            context.node_agent_count,
             events.node_agent_reported,
             events.node_agent_replaced,
         )
@@ -127,16 +127,16 @@ class Agent:
             node_agents, self.directory, events.rules_edited, self.kube_proxies.queue_sync
         )
         self.rule_edits = RuleEdits(
-            self.rules, self.sight, self.sandboxes, self.kernel_is_free, self._repair_soon
+            self.rules, self.observed_state, self.sandboxes, self.kernel_lock, self._repair_soon
         )
         self.probes = ProbeClient(node_agents, events.probes_reported)
         self.builder = Builder(
             self.kernel,
-            self.sight,
+            self.observed_state,
             self.rules,
             self.probes,
-            self.runs,
-            NetnsLinks(context.lab, context.run_netns, context.outer_proc),
+            self.runtime,
+            NetnsLinks(context.lab, context.run_netns_fd, context.outer_proc_fd),
             self.exit_watcher,
             self.kube_proxies,
         )
@@ -148,11 +148,11 @@ class Agent:
         """
         is_first = self._context.progress is not None
         if not is_first:
-            self.cluster = self._store.adopt(recovery.recovered(self.directory / rundir.STORE))
+            self.cluster = self._store.adopt(recovery.recover(self.directory / rundir.STORE))
         self._serve(serve, rundir.INNER_API_SOCKET)
         if is_first:
             await self._converge()
-            self.sight.start_monitoring()
+            self.observed_state.start_monitoring()
             self._end_progress()
             self._serve(serve, rundir.API_SOCKET)
         else:
@@ -170,19 +170,19 @@ class Agent:
 
     # --- requests of the API and of other modules ---
 
-    def learn(self, changes: Iterable[Change]) -> None:
+    def apply_changes(self, changes: Iterable[Change]) -> None:
         """Change objects in the store, and reconcile if that makes a difference."""
         after = self.cluster.with_changes(changes)
         if after is not self.cluster:
             self.cluster = after
             self.wake()
 
-    def replace(self, cluster: Cluster, content: Controllers | None = None) -> None:
+    def replace(self, cluster: Cluster, controllers: Controllers | None = None) -> None:
         """Replace the store, and reconcile.
 
-        content: controllers that have already run on `cluster`.
+        controllers: those that have already run on `cluster`.
         """
-        self.cluster, self.controllers = cluster, content or self.controllers
+        self.cluster, self.controllers = cluster, controllers or self.controllers
         self.wake()
 
     def wake(self, *, check: bool = False) -> None:
@@ -200,9 +200,9 @@ class Agent:
         return self.desired_state.state
 
     @property
-    def known(self) -> dict[str, Contents]:
+    def observed(self) -> dict[str, Contents]:
         """The objects that exist in each namespace, as far as they were made, read or reported."""
-        return self.sight.contents
+        return self.observed_state.contents
 
     @property
     def decisions(self) -> Decisions:
@@ -225,42 +225,44 @@ class Agent:
             log(f"a reconcile pass failed:\n{traceback.format_exc()}")
             if self._is_applying:
                 os._exit(1)  # how much was applied is unknown: the next agent reads the kernel
-            self.failures[LAB] = reason(error)
-            self._retry(self._failed_passes, [LAB])
+            self.failures[WHOLE_LAB] = error_text(error)
+            self._retry(self._failed_passes, [WHOLE_LAB])
             self.watchers.notify()
 
     async def _converge(self) -> None:
         """Run reconcile passes until one changes nothing."""
-        self.failures.pop(LAB, None)
+        self.failures.pop(WHOLE_LAB, None)
         for _ in range(MAX_PASSES):
             self._dirty.clear()
             await self._refresh()
             before = self.cluster
             await self.turns.yield_to_clients()
             await reconcile(self)
-            if self.cluster is before and not self._dirty.is_set() and not self.sight.is_stale:
+            is_unchanged = self.cluster is before and not self._dirty.is_set()
+            if is_unchanged and not self.observed_state.is_stale:
                 self._failed_passes.reset()
                 break
         else:
             log(f"{MAX_PASSES} reconcile passes did not reach a stable state; pausing")
-            self._retry(self._failed_passes, [LAB])
+            self._retry(self._failed_passes, [WHOLE_LAB])
         self.is_idle = True
         self.watchers.notify()
 
     async def _refresh(self) -> None:
         """Bring the observed state up to date, as the first step of a pass."""
-        self.sight.keeps_drift = self.cluster.config.drift == "keep"
+        self.observed_state.keeps_drift = self.cluster.config.drift == "keep"
         is_checking, self._needs_check = self._needs_check, False
         if is_checking:
             await self.rule_edits.check(self.builder.nodes)
-        self.sight.refresh(self.desired)
+        self.observed_state.refresh(self.desired)
         if is_checking:
-            self.sight.mark_shared_stale()  # read by the next pass, after this one has applied
+            # Read by the next pass, after this one has applied.
+            self.observed_state.mark_shared_stale()
 
     async def _wait(self) -> None:
         """Return when there is something to do: an event, a timer, or drift."""
         while True:
-            scan_s = self.sight.until_next_batch_s
+            scan_s = self.observed_state.until_next_batch_s
             wake_s = self._wake_at - self.clock.now() if self._wake_at is not None else scan_s
             try:
                 async with asyncio.timeout(max(0.0, min(scan_s, wake_s))):
@@ -270,19 +272,19 @@ class Agent:
                 if self._wake_at is not None and self._wake_at <= self.clock.now():
                     return
             try:
-                if self.sight.refresh(self.desired):
+                if self.observed_state.refresh(self.desired):
                     return
             except OSError as error:
-                log(f"the namespaces cannot be read: {refusal(error)}")
+                log(f"the namespaces cannot be read: {os_error_text(error)}")
                 return
 
     def _end_progress(self) -> None:
         """Tell `up` that the lab is built; from now on `up` is an ordinary client."""
-        self._context.tell_progress(
-            built=len(self.known),
+        self._context.send_progress(
+            built=len(self.observed),
             reasons=list(self.decisions.reasons) if self.decisions.is_final else [],
         )
-        self._context.end_progress()
+        self._context.close_progress()
 
     # --- steps of a reconcile pass ---
 
@@ -302,7 +304,7 @@ class Agent:
         """
         if self._store.save(self.cluster):
             self.watchers.notify()
-        self.runs.acknowledge()
+        self.runtime.acknowledge()
 
     def save_readable(self) -> None:
         """Write the store to disk; keep the former state of objects that a new agent cannot read.
@@ -321,7 +323,7 @@ class Agent:
         self.failures = {
             netns: text
             for netns, text in self.failures.items()
-            if netns in changes.touched or netns == LAB
+            if netns in changes.changed_namespaces or netns == WHOLE_LAB
         }
 
     async def apply(self, changes: Changes) -> None:
@@ -330,20 +332,20 @@ class Agent:
         Raises ApplyError for refusals while `up` is waiting.
         """
         self._is_applying = True
-        async with self.kernel_is_free:
-            if self._context.blanks is not None:
-                self.sandboxes.blanks, self._context.blanks = NetnsPool(self._context.blanks), None
+        async with self.kernel_lock:
+            if (source := self._context.netns_pool) is not None:
+                self.sandboxes.netns_pool, self._context.netns_pool = NetnsPool(source), None
             refused = await self.builder.apply(
                 changes,
                 self.desired,
                 self.contexts,
                 self.desired_state.probes,
-                self._context.tell_progress,
+                self._context.send_progress,
             )
         self.exit_watcher.reap()
-        self.sandboxes.close_blanks()
+        self.sandboxes.close_netns_pool()
         self._record_sandboxes(changes)
-        if departed := changes.departed():
+        if departed := changes.removed_namespaces():
             self.desired_state.forget(departed)
         self._record_applied(changes, refused)
         self._is_applying = False
@@ -352,7 +354,7 @@ class Agent:
     def _record_sandboxes(self, changes: Changes) -> None:
         """Store the pause processes of new sandboxes."""
         pauses = self.sandboxes.pauses.copy()
-        self.learn(
+        self.apply_changes(
             change
             for netns in (entry.netns for entry in changes.namespaces if entry.is_new)
             if netns in pauses
@@ -365,16 +367,16 @@ class Agent:
             self.failures.pop(entry.netns, None)
             if entry.netns in refused or entry.netns not in self.sandboxes.pauses:
                 continue
-            self.known[entry.netns] = self.desired[entry.netns]
+            self.observed[entry.netns] = self.desired[entry.netns]
         for netns, texts in refused.items():
             self.failures[netns] = "\n".join(texts)
-            self.learn(status_reports.sandbox_failed(self.cluster, netns, texts[0]))
+            self.apply_changes(status_reports.sandbox_failed(self.cluster, netns, texts[0]))
             for text in texts:
                 log(text)
         if refused:
             if self._context.progress is not None:
-                raise ApplyError(condensed(text for texts in refused.values() for text in texts))
-            self.sight.read(self.desired, refused)
+                raise ApplyError(condense(text for texts in refused.values() for text in texts))
+            self.observed_state.read(self.desired, refused)
 
     def schedule_retries(self, *, are_probes_accepted: bool) -> None:
         """Schedule the next attempt of everything that failed in this pass."""
@@ -391,7 +393,7 @@ class Agent:
         if not self.builder.nodes_with_refused_rules:
             for pod in self.cluster.all(Pod):
                 if pod.is_terminating:
-                    self.learn(status_reports.detached(self.cluster, pod))
+                    self.apply_changes(status_reports.detached(self.cluster, pod))
 
     def _repair_soon(self) -> None:
         """Reconcile after REPAIR_AFTER_S."""

@@ -15,16 +15,16 @@ from typing import Any, Final
 
 from kubenetlab.datapath.contexts import Contexts
 from kubenetlab.datapath.probes import ProbeSpec
-from kubenetlab.errors import refusal
+from kubenetlab.errors import os_error_text
 from kubenetlab.hoststate.diff import Changes, NetnsChanges, Verb
 from kubenetlab.hoststate.programs import ProgramRun
 from kubenetlab.hoststate.state import HostState
 from kubenetlab.kernel.linux import LinuxKernel
 from kubenetlab.kernel.namespaces.sandboxes import Pause
-from kubenetlab.kernel.port_queue import far_namespaces
+from kubenetlab.kernel.port_queue import connected_namespaces
 from kubenetlab.kernel.processes.identity import ProcessId
 from kubenetlab.kernel.syscalls import raise_thread_priority
-from kubenetlab.lab.agent.error_report import program_refused, rules_refused
+from kubenetlab.lab.agent.error_report import describe_refused_program, describe_refused_rules
 from kubenetlab.lab.agent.exit_watcher import ExitWatcher
 from kubenetlab.lab.agent.kube_proxy_notifier import KubeProxyNotifier
 from kubenetlab.lab.agent.netns_links import NetnsLinks
@@ -51,7 +51,7 @@ class Builder:
     def __init__(
         self,
         kernel: LinuxKernel,
-        sight: ObservedState,
+        observed_state: ObservedState,
         rules: NodeAgentClient,
         probes: ProbeClient,
         runs: RuntimeClient,
@@ -63,7 +63,7 @@ class Builder:
         """Namespaces of nodes whose rules are not the desired ones."""
         self.links = links
         self.kernel = kernel
-        self.sight = sight
+        self.observed_state = observed_state
         self.rules = rules
         self.probes = probes
         self.runs = runs
@@ -102,7 +102,7 @@ class Builder:
         def on_made(netns: str) -> None:
             loop.call_soon_threadsafe(application.namespace_made, netns)
 
-        early, late = changes.around_rules()
+        early, late = changes.split_around_rules()
         if any(map(_changes_kernel, early.namespaces)):
             report = await loop.run_in_executor(self._thread, self.kernel.apply, early, on_made)
             for failure in report.failures:
@@ -127,7 +127,7 @@ class Builder:
         self.links.remove(netns)
         self.runs.forget(netns)
         self.rules.forget(netns)
-        self.sight.forget(netns)
+        self.observed_state.forget(netns)
 
     def _watch_new(self, changes: Changes) -> None:
         """Watch the pause processes and the netlink events of new namespaces.
@@ -143,7 +143,7 @@ class Builder:
         }
         for netns, pause in made.items():
             self._exit_watcher.watch(netns, pause)
-        self.sight.monitor(pause.pid for pause in made.values())
+        self.observed_state.monitor(pause.pid for pause in made.values())
 
 
 class _Application:
@@ -176,12 +176,12 @@ class _Application:
         self._new_pods: dict[str, list[str]] = {}
         """Node's namespace → new pods whose links are plugged in there."""
         for entry in self._entries.values():
-            for peer in far_namespaces(entry) if entry.is_new else ():
+            for peer in connected_namespaces(entry) if entry.is_new else ():
                 self._new_pods.setdefault(peer, []).append(entry.netns)
         self._without_rules = {
             netns
             for netns, entry in self._entries.items()
-            if any(operation.object.hand == "rules" for operation in entry.operations)
+            if any(operation.object.applier == "rules" for operation in entry.operations)
         }
         """Namespaces whose rules are still to be loaded."""
         self._with_servers: set[str] = set()
@@ -247,17 +247,19 @@ class _Application:
             return
         self._without_rules.discard(netns)
         old, new = (
-            of_hand(contents.values(), "rules")
-            for contents in (builder.sight.contents.get(netns, {}), self._desired[netns])
+            owned_by(contents.values(), "rules")
+            for contents in (builder.observed_state.contents.get(netns, {}), self._desired[netns])
         )
         error = await builder.rules.apply(netns, pause.id, old, new)
         self._probes()  # plans the probes, which are needed next, while other nodes load rules
         if error is None:
             builder.nodes_with_refused_rules.discard(netns)
-            builder.sight.record_applied(netns, new, removed=old)
+            builder.observed_state.record_applied(netns, new, removed=old)
         else:
             builder.nodes_with_refused_rules.add(netns)
-            self.refused.setdefault(netns, []).append(rules_refused(netns, *error, self._desired))
+            self.refused.setdefault(netns, []).append(
+                describe_refused_rules(netns, *error, self._desired)
+            )
 
     def _program_changes(
         self, namespaces: Iterable[str], selects: Callable[[str], bool]
@@ -280,23 +282,23 @@ class _Application:
         for verb, run in operations:
             if verb == "remove":
                 await builder.runs.stop(run, context.node)
-                builder.sight.record_applied(netns, removed=[run])
+                builder.observed_state.record_applied(netns, removed=[run])
                 continue
             environment = partial(self._contexts.environment, netns, run.container)
             try:
                 error = await builder.runs.start(run, pause.id, context, environment)
             except OSError as log_error:  # the container's log cannot be put aside or written
-                error = refusal(log_error)
+                error = os_error_text(log_error)
             if error is None:
-                builder.sight.record_applied(netns, [run], removed=[run])
+                builder.observed_state.record_applied(netns, [run], removed=[run])
             else:
-                message = program_refused(run, error, self._desired)
+                message = describe_refused_program(run, error, self._desired)
                 self.refused.setdefault(netns, []).append(message)
 
 
-def of_hand(objects: Iterable[Any], hand: str) -> list[Any]:
+def owned_by(objects: Iterable[Any], applier: str) -> list[Any]:
     """Return the objects that one hand makes: `netlink`, `rules` or `programs`."""
-    return [obj for obj in objects if obj.hand == hand]
+    return [obj for obj in objects if obj.applier == applier]
 
 
 def _changes_kernel(entry: NetnsChanges) -> bool:
@@ -304,7 +306,7 @@ def _changes_kernel(entry: NetnsChanges) -> bool:
     return (
         entry.is_new
         or entry.is_removed
-        or any(operation.object.hand == "netlink" for operation in entry.operations)
+        or any(operation.object.applier == "netlink" for operation in entry.operations)
     )
 
 

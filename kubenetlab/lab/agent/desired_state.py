@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from kubenetlab.api.store import Cluster
-from kubenetlab.datapath import basis, plan, plan_probes
+from kubenetlab.datapath import plan, plan_inputs, plan_probes
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.probes import ProbeSpec
 from kubenetlab.hoststate.state import HostState
@@ -26,7 +26,7 @@ class DesiredState:
 
     def update(self, cluster: Cluster) -> HostState:
         """Plan a store if an input of the plan has changed; return the desired state."""
-        inputs, self._cluster = basis(cluster), cluster
+        inputs, self._cluster = plan_inputs(cluster), cluster
         if self._inputs is None or any(
             new is not old for new, old in zip(inputs, self._inputs, strict=True)
         ):

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable
 
 from kubenetlab.hoststate.object import Object
-from kubenetlab.hoststate.rules.rulesets import RuleObject, by_backend, dialect
+from kubenetlab.hoststate.rules.rulesets import RuleObject, by_backend, rule_backend
 from kubenetlab.hoststate.state import HostState
-from kubenetlab.kernel.advice import WAITS, advice, report, rules_advice
+from kubenetlab.kernel.advice import DEPENDENCY_FAILED, advice, report, rules_advice
 
 _ERRNO = re.compile(r"\[Errno (\d+)\] ?")
 """The error number in Python's text of an OSError."""
@@ -17,7 +17,7 @@ _NAME = re.compile(r"'[^']*'")
 """A quoted name: errors that differ in names only have the same reason."""
 
 
-def condensed(refusals: Iterable[str], shown: int = 2) -> str:
+def condense(refusals: Iterable[str], shown: int = 2) -> str:
     """Combine error messages into one report.
 
     A missing permission affects hundreds of objects: of messages with the same reason the first
@@ -27,7 +27,7 @@ def condensed(refusals: Iterable[str], shown: int = 2) -> str:
     """
     groups: dict[str, list[str]] = {}
     unique = list(dict.fromkeys(refusals))
-    causes = [refusal for refusal in unique if "\n" in refusal and WAITS not in refusal]
+    causes = [refusal for refusal in unique if "\n" in refusal and DEPENDENCY_FAILED not in refusal]
     for refusal in causes or unique:
         reason = "\n".join(line.partition(_WANTED_BY)[0] for line in refusal.splitlines()[1:])
         groups.setdefault(_NAME.sub("…", reason), []).append(refusal)
@@ -45,7 +45,7 @@ def condensed(refusals: Iterable[str], shown: int = 2) -> str:
     )
 
 
-def rules_refused(netns: str, name: str, error: str, desired: HostState) -> str:
+def describe_refused_rules(netns: str, name: str, error: str, desired: HostState) -> str:
     """Return the message for rules that one node refused.
 
     name:  rule backend, whose error text identifies the object; "" for the node agent itself.
@@ -53,7 +53,10 @@ def rules_refused(netns: str, name: str, error: str, desired: HostState) -> str:
     objects = by_backend(obj for obj in desired[netns].values() if isinstance(obj, RuleObject)).get(
         name, ()
     )
-    obj, planned = (dialect(name).failed_object(error, objects) if name else None) or (None, None)
+    obj, planned = (rule_backend(name).failed_object(error, objects) if name else None) or (
+        None,
+        None,
+    )
     subject = f"{netns}: cannot load rules{f': {obj}' if obj else ''}"
     return report(
         subject,
@@ -64,7 +67,7 @@ def rules_refused(netns: str, name: str, error: str, desired: HostState) -> str:
     )
 
 
-def program_refused(run: Object, error: str, desired: HostState) -> str:
+def describe_refused_program(run: Object, error: str, desired: HostState) -> str:
     """Return the message for a container's program that cannot start."""
     number = _ERRNO.search(error)
     what_to_do = advice(int(number[1]), "Sandbox") if number else ""

@@ -8,7 +8,7 @@ from typing import Final
 
 from kubenetlab.lab import rundir
 from kubenetlab.lab.runtime import container_logs
-from kubenetlab.lab.runtime.container_logs import LogPart, Which
+from kubenetlab.lab.runtime.container_logs import LogPart, RunSelection
 
 ENDED_LOGS: Final = 256
 """Maximum number of log files that are kept of containers whose sandbox is gone."""
@@ -51,7 +51,7 @@ class LogFiles:
             file.write(text)
 
     def read(
-        self, netns: str, container: str, which: Which, after: int, *, is_going_on: bool
+        self, netns: str, container: str, which: RunSelection, after: int, *, is_going_on: bool
     ) -> LogPart | None:
         """Return the part of a run's log behind `after`; None if that run has no log file."""
         key, path = (netns, container), self.path(netns, container)

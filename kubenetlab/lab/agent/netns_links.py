@@ -16,15 +16,15 @@ from kubenetlab.names import run_netns_name
 class NetnsLinks:
     """The symlinks of one lab. They are a convenience: a lab works without them."""
 
-    def __init__(self, lab: str, run_netns: int, outer_proc: int) -> None:
+    def __init__(self, lab: str, run_netns_fd: int, outer_proc_fd: int) -> None:
         """Manage the symlinks of a lab.
 
-        run_netns:  descriptor of /run/netns, or -1 if it cannot be written: nothing is done then.
-        outer_proc: descriptor of the /proc of the PID namespace in which `up` was called.
+        run_netns_fd:  descriptor of /run/netns, or -1 if it cannot be written: nothing is done.
+        outer_proc_fd: descriptor of the /proc of the PID namespace in which `up` was called.
         """
         self._lab = lab
-        self._run_netns = run_netns
-        self._outer_proc = outer_proc
+        self._run_netns = run_netns_fd
+        self._outer_proc = outer_proc_fd
         self._init = 0
         """Cached pid of init in the outer PID namespace; 0 if it is not known yet."""
         self._owners: dict[str, str] = {}

@@ -15,15 +15,15 @@ from typing import NamedTuple
 import msgspec
 from msgspec import Struct
 
-from kubenetlab.errors import refusal
+from kubenetlab.errors import os_error_text
 from kubenetlab.hoststate.rules.listing import Difference
 from kubenetlab.hoststate.rules.rulesets import (
-    Name,
+    OwnedName,
     RuleObject,
     Transaction,
-    dialect,
     digest,
     names,
+    rule_backend,
     steps,
 )
 from kubenetlab.kernel.files import replace_file
@@ -42,14 +42,14 @@ class RulesetCheckpoint(Struct, frozen=True):
     generation: int
     digest: str
     """Digest of the rule objects that were loaded."""
-    names: dict[str, tuple[Name, ...]]
+    names: dict[str, tuple[OwnedName, ...]]
     """Rule backend → tables and other containers of rules that it owns in the namespace."""
 
 
 class RefusedRules(NamedTuple):
     """Error of a transaction."""
 
-    dialect: str
+    backend: str
     """Rule backend that was refused; "" if the transaction was not begun."""
     error: str
 
@@ -108,7 +108,7 @@ class NodeAgentClient:
         try:
             replace_file(self._checkpoints_path, msgspec.json.encode(self._checkpoints))
         except OSError as error:
-            log(f"cannot write the checkpoints of the rules: {refusal(error)}")
+            log(f"cannot write the checkpoints of the rules: {os_error_text(error)}")
 
     async def is_unchanged(
         self, netns: str, node: ProcessId, objects: Sequence[RuleObject]
@@ -186,7 +186,7 @@ class NodeAgentClient:
         self._on_sync(netns, answer)
         if "error" in answer:
             self._stale.add(netns)
-            return RefusedRules(answer.get("dialect", ""), str(answer["error"]))
+            return RefusedRules(answer.get("backend", ""), str(answer["error"]))
         self._stale.discard(netns)
         self._checkpoints[netns] = RulesetCheckpoint(answer["generation"], digest(new), names(new))
         return None
@@ -234,15 +234,15 @@ class NodeAgentClient:
         return (await self.differences({netns: loaded}, {netns: node}))[netns]
 
     async def listings(
-        self, netns: str, node: ProcessId, dialects: Iterable[str]
+        self, netns: str, node: ProcessId, backends: Iterable[str]
     ) -> dict[str, str]:
         """Return the rules of a namespace by backend, as the backend's own program prints them.
 
         An error takes the place of a listing.
         """
         answers = {
-            name: await self._client(netns).call(do="text", netns=netns, node=node, dialect=name)
-            for name in dialects
+            name: await self._client(netns).call(do="text", netns=netns, node=node, backend=name)
+            for name in backends
         }
         return {
             name: str(answer.get("text", answer.get("error", ""))).rstrip()
@@ -284,6 +284,6 @@ def _is_unwatched(checkpoint: RulesetCheckpoint, answer: Message) -> bool:
     A new node agent watches none until it has loaded rules.
     """
     return any(
-        getattr(dialect(name), "IS_WATCHED", False) and name not in answer["open"]
+        getattr(rule_backend(name), "IS_WATCHED", False) and name not in answer["open"]
         for name in checkpoint.names
     )

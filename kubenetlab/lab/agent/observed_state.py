@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable
 from math import ceil
 from typing import Final
 
-from kubenetlab.hoststate.netlink_events import NetlinkEvent, contradict
+from kubenetlab.hoststate.netlink_events import NetlinkEvent, is_contradicted
 from kubenetlab.hoststate.object import Object
-from kubenetlab.hoststate.state import Contents, HostState, contents_of, peer_ends
+from kubenetlab.hoststate.state import Contents, HostState, contents_of, linked_namespaces
 from kubenetlab.kernel.linux import LinuxKernel
 from kubenetlab.kernel.namespaces.sandboxes import Pause
 from kubenetlab.kernel.netlink.monitor import Monitor
@@ -115,7 +115,7 @@ class ObservedState:
 
         Shared namespaces may have changed without an event.
         """
-        self.doubt(netns for netns in self.contents if not netns.startswith("pod/"))
+        self.mark_stale(netns for netns in self.contents if not netns.startswith("pod/"))
         self._stale.update(self.contents if self._lost_events else self._kept_drift)
         self._lost_events = False
         self._kept_drift = set()
@@ -134,7 +134,7 @@ class ObservedState:
         kept = (obj for key, obj in self.contents.get(netns, {}).items() if key not in removed_keys)
         self.contents[netns] = contents_of((*kept, *added))
 
-    def doubt(self, namespaces: Iterable[str]) -> None:
+    def mark_stale(self, namespaces: Iterable[str]) -> None:
         """Mark namespaces as stale: the next `refresh` reads them again."""
         self._stale.update(namespaces)
 
@@ -182,11 +182,11 @@ class ObservedState:
         """
         selected = {netns: desired[netns] for netns in namespaces if netns in desired.namespaces}
         pauses = self._kernel.sandboxes.pauses.copy()
-        observed = self._kernel.observe(selected, peer_ends(desired, selected))
+        observed = self._kernel.observe(selected, linked_namespaces(desired, selected))
         for netns in selected:
             if netns in observed:
                 cached = self.contents.get(netns, {}).values()
-                reported = (obj for obj in cached if obj.hand != "netlink")
+                reported = (obj for obj in cached if obj.applier != "netlink")
                 self.contents[netns] = contents_of((*observed[netns].values(), *reported))
             else:
                 self.contents.pop(netns, None)
@@ -205,7 +205,7 @@ class ObservedState:
         self._scan_queue = [netns for netns in self._scan_queue if netns in self.contents]
         if not self._scan_queue:
             self._scan_queue = sorted(
-                self.contents, key=lambda netns: sorted(peer_ends(desired, [netns]))[:1]
+                self.contents, key=lambda netns: sorted(linked_namespaces(desired, [netns]))[:1]
             )
         batch, self._scan_queue = self._scan_queue[:BATCH_SIZE], self._scan_queue[BATCH_SIZE:]
         return batch
@@ -232,7 +232,7 @@ class ObservedState:
         netns_of = {pid: netns for netns, pid in self._kernel.sandboxes.pids.items()}
         for pid, events in pending.items():
             netns = netns_of.get(pid, "")
-            if netns in self.contents and contradict(
+            if netns in self.contents and is_contradicted(
                 netns, events, self.contents[netns], self._kernel.indexes(netns)
             ):
                 if self.keeps_drift:

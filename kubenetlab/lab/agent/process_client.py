@@ -286,9 +286,7 @@ def _started(labels: Message, program: str) -> Message:
 def _exited(event: Message, log: Path) -> Message:
     """Return the report of a process that has exited; its message is the end of the log."""
     code = os.waitstatus_to_exitcode(event["status"])
-    message = (
-        container_logs.last_words(log) if code > 0 else f"{KILLED} {-code}" if code < 0 else ""
-    )
+    message = container_logs.last_line(log) if code > 0 else f"{KILLED} {-code}" if code < 0 else ""
     oom_limit = event.get("oom_limit") if code else 0
     if oom_limit:
         message = f"the container used more than its memory limit of {format_bytes(oom_limit)}"

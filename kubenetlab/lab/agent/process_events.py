@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from kubenetlab.hoststate.sandbox import Sandbox
-from kubenetlab.hoststate.state import peer_ends
+from kubenetlab.hoststate.state import linked_namespaces
 from kubenetlab.kernel.namespaces.sandboxes import Pause
 from kubenetlab.lab.agent import status_reports
-from kubenetlab.lab.agent.builder import of_hand
+from kubenetlab.lab.agent.builder import owned_by
 from kubenetlab.lab.log import log
 from kubenetlab.lab.transport.frames import Message
 
@@ -42,28 +42,28 @@ class ProcessEvents:
 
     def probes_reported(self, results: Sequence[Message]) -> None:
         """Store the results of probes."""
-        reports = self._agent.clock.of_lab(results)
-        self._agent.learn(status_reports.probe_reports(self._agent.cluster, reports))
+        reports = self._agent.clock.to_lab_time(results)
+        self._agent.apply_changes(status_reports.probe_reports(self._agent.cluster, reports))
 
     def programs_reported(self, reports: Sequence[Message]) -> None:
         """Store the states of containers."""
-        reports = self._agent.clock.of_lab(reports)
-        self._agent.learn(status_reports.program_reports(self._agent.cluster, reports))
+        reports = self._agent.clock.to_lab_time(reports)
+        self._agent.apply_changes(status_reports.program_reports(self._agent.cluster, reports))
 
     def programs_lost(self, namespaces: Sequence[str]) -> None:
         """Start the built-in programs of a dead app worker again, in its successor."""
         agent = self._agent
         agent.kube_proxies.forget(namespaces)
         for netns in namespaces:
-            programs = of_hand(agent.known.get(netns, {}).values(), "programs")
-            agent.sight.record_applied(netns, removed=programs)
+            programs = owned_by(agent.observed.get(netns, {}).values(), "programs")
+            agent.observed_state.record_applied(netns, removed=programs)
         agent.wake()
 
     def pause_exited(self, netns: str, pause: Pause) -> None:
         """Record the exit of a pause process, once and never as that of its successor."""
         if self._agent.sandboxes.discard(netns, pause):
             forget_sandbox(self._agent, netns)
-        if not self._agent.kernel_is_free.locked():
+        if not self._agent.kernel_lock.locked():
             self._agent.exit_watcher.reap()
 
 
@@ -74,11 +74,11 @@ def forget_sandbox(agent: Agent, netns: str) -> None:
     is_shared = not netns.startswith("pod/")  # no link is plugged into a pod
     for other, contents in agent.desired.namespaces.items() if is_shared else ():
         if any(obj.peer_end is not None and obj.peer_end[0] == netns for obj in contents.values()):
-            agent.sight.doubt([other])
+            agent.observed_state.mark_stale([other])
         if any(isinstance(obj, Sandbox) and obj.shares == netns for obj in contents.values()):
             # A hostNetwork pod would keep the network and the links of the dead node alive.
             agent.sandboxes.kill(other)
     agent.refusals.reset()
-    agent.sight.doubt(peer_ends(agent.desired, [netns]))
-    agent.learn(status_reports.sandbox_made(agent.cluster, netns, 0))
+    agent.observed_state.mark_stale(linked_namespaces(agent.desired, [netns]))
+    agent.apply_changes(status_reports.sandbox_made(agent.cluster, netns, 0))
     agent.wake()

@@ -12,18 +12,18 @@ import msgspec
 from kubenetlab.hoststate.rules.listing import Difference
 from kubenetlab.hoststate.rules.rulesets import (
     ExactBackend,
-    Name,
+    OwnedName,
     RuleObject,
     Transaction,
     by_backend,
-    dialect,
+    rule_backend,
     steps,
 )
 from kubenetlab.kernel.processes.identity import ProcessId
 from kubenetlab.kernel.rules.comparison import Compared
 from kubenetlab.lab.transport.frames import Message
 
-Owned = tuple[tuple[str, tuple[Name, ...]], ...]
+Owned = tuple[tuple[str, tuple[OwnedName, ...]], ...]
 """Rule backends, each with the tables and other containers of rules that it owns."""
 
 
@@ -33,7 +33,7 @@ class ComparedNamespace(NamedTuple):
     netns: str
     node: ProcessId
     desired: Sequence[RuleObject]
-    former: Mapping[str, tuple[Name, ...]]
+    former: Mapping[str, tuple[OwnedName, ...]]
     """Rule backend → containers of rules that it owned when rules were loaded last."""
 
 
@@ -56,7 +56,7 @@ async def rule_differences(
     groups: dict[tuple[tuple[Transaction, ...], Owned], dict[str, ProcessId]] = {}
     for subject in subjects:
         objects, owned = by_backend(subject.desired), _owned_names(subject)
-        exact = [name for name in owned if isinstance(dialect(name), ExactBackend)]
+        exact = [name for name in owned if isinstance(rule_backend(name), ExactBackend)]
         result[subject.netns] = [
             difference
             for name in exact
@@ -79,13 +79,13 @@ async def rule_differences(
     return result
 
 
-def _owned_names(subject: ComparedNamespace) -> dict[str, tuple[Name, ...]]:
+def _owned_names(subject: ComparedNamespace) -> dict[str, tuple[OwnedName, ...]]:
     """Return what each backend owns: desired containers of rules, then those of a former mode."""
     objects = by_backend(subject.desired)
     owned = {
         name: tuple(
             dict.fromkeys(
-                (*dialect(name).names(objects.get(name, ())), *subject.former.get(name, ()))
+                (*rule_backend(name).names(objects.get(name, ())), *subject.former.get(name, ()))
             )
         )
         for name in dict.fromkeys((*objects, *subject.former))
@@ -97,16 +97,16 @@ async def _compare_exactly(
     subject: ComparedNamespace,
     name: str,
     objects: Sequence[RuleObject],
-    owned: Sequence[Name],
+    owned: Sequence[OwnedName],
     call: ComparisonRequest,
 ) -> list[Difference]:
     """Compare the objects of a backend with its listing, without a reference namespace."""
     answer = await call(
-        subject.netns, do="list", netns=subject.netns, node=subject.node, dialect=name, names=owned
+        subject.netns, do="list", netns=subject.netns, node=subject.node, backend=name, names=owned
     )
     if "error" in answer:
         return [_unknown(name, answer["error"])]
-    return list(cast(ExactBackend, dialect(name)).differences(objects, answer["listed"]))
+    return list(cast(ExactBackend, rule_backend(name)).differences(objects, answer["listed"]))
 
 
 async def _compare_with_reference(

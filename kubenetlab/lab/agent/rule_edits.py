@@ -10,7 +10,7 @@ from typing import Final
 from kubenetlab.hoststate.rules.rulesets import RuleObject
 from kubenetlab.kernel.namespaces.sandboxes import Sandboxes
 from kubenetlab.kernel.processes.identity import ProcessId
-from kubenetlab.lab.agent.builder import of_hand
+from kubenetlab.lab.agent.builder import owned_by
 from kubenetlab.lab.agent.node_agent_client import NodeAgentClient
 from kubenetlab.lab.agent.observed_state import ObservedState
 from kubenetlab.lab.log import log
@@ -27,7 +27,7 @@ class RuleEdits:
     def __init__(
         self,
         rules: NodeAgentClient,
-        sight: ObservedState,
+        observed_state: ObservedState,
         sandboxes: Sandboxes,
         kernel_lock: asyncio.Lock,
         on_repair: Callable[[], None],
@@ -38,7 +38,7 @@ class RuleEdits:
         on_repair:   called when rules have been marked to be loaded again.
         """
         self._rules = rules
-        self._sight = sight
+        self._observed_state = observed_state
         self._sandboxes = sandboxes
         self._kernel_lock = kernel_lock
         self._on_repair = on_repair
@@ -49,11 +49,11 @@ class RuleEdits:
 
     def record(self, netns: str) -> None:
         """Record an edit: mark the rules of the namespace to be loaded again, or keep the edit."""
-        if self._sight.keeps_drift:
-            self._sight.record_kept_drift(netns)
+        if self._observed_state.keeps_drift:
+            self._observed_state.record_kept_drift(netns)
             self._kept.add(netns)
             return
-        loaded = of_hand(self._sight.contents.get(netns, {}).values(), "rules")
+        loaded = owned_by(self._observed_state.contents.get(netns, {}).values(), "rules")
         self._mark_stale(netns)
         if loaded:
             task = asyncio.get_running_loop().create_task(self._log(netns, loaded))
@@ -64,15 +64,15 @@ class RuleEdits:
     async def check(self, nodes: Mapping[str, ProcessId]) -> None:
         """Mark all rules that were edited since they were loaded, including kept edits."""
         edited = {*await self._rules.edited_namespaces(nodes), *self._kept}
-        for netns in edited & self._sight.contents.keys():
+        for netns in edited & self._observed_state.contents.keys():
             self._mark_stale(netns)
         self._kept.clear()
 
     def _mark_stale(self, netns: str) -> None:
         log(f"{netns}: another process changed the rules; they are loaded again")
         self._rules.mark_stale(netns)
-        loaded = of_hand(self._sight.contents.get(netns, {}).values(), "rules")
-        self._sight.record_applied(netns, removed=loaded)
+        loaded = owned_by(self._observed_state.contents.get(netns, {}).values(), "rules")
+        self._observed_state.record_applied(netns, removed=loaded)
 
     async def _log(self, netns: str, loaded: Sequence[RuleObject]) -> None:
         """Log the differences, unless the comparison takes so long that it delays the repair."""

@@ -18,7 +18,7 @@ from kubenetlab.lab.agent.container_reports import ContainerReports, OnReports, 
 from kubenetlab.lab.agent.log_files import LogFiles
 from kubenetlab.lab.agent.process_client import REPLACE_AFTER_S, ProcessClient
 from kubenetlab.lab.log import log
-from kubenetlab.lab.runtime.container_logs import LogPart, Which
+from kubenetlab.lab.runtime.container_logs import LogPart, RunSelection
 from kubenetlab.lab.transport.frames import Message
 from kubenetlab.lab.transport.rpc import RpcClient
 
@@ -119,7 +119,7 @@ class RuntimeClient:
         )
         return bool(answer.get("ok"))
 
-    def process(self, netns: str, container: str) -> int | None:
+    def pid(self, netns: str, container: str) -> int | None:
         """Return the pid of a container that is a process of its own; None for any other."""
         return self._processes.pid(netns, container)
 
@@ -136,10 +136,10 @@ class RuntimeClient:
         netns: str,
         container: str,
         node: str,
-        which: Which = "latest",
+        which: RunSelection = "latest",
         *,
         after: int = 0,
-        is_going_on: bool = False,
+        is_running: bool = False,
     ) -> LogPart | None:
         """Return the log of a container's run behind `after`; None if there is no log.
 
@@ -147,7 +147,7 @@ class RuntimeClient:
         worker that was is not known for a pod that is gone: all workers are asked then.
         """
         if self._logs.has_log(netns, container):
-            return self._logs.read(netns, container, which, after, is_going_on=is_going_on)
+            return self._logs.read(netns, container, which, after, is_going_on=is_running)
         is_known = netns in self._worker_of
         for worker in (self._worker(netns, node),) if is_known else self._workers:
             answer = await worker.call(

@@ -19,7 +19,7 @@ from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, deletion
 from kubenetlab.controllers.ipam import attachment_of
-from kubenetlab.controllers.kubelet import observed_of
+from kubenetlab.controllers.kubelet import runtime_status_of
 from kubenetlab.names import node_netns, pod_netns
 
 
@@ -60,7 +60,7 @@ def recorded_sandboxes(cluster: Cluster) -> Iterator[tuple[str, int]]:
         report = cluster.get(NodeReport, "", node.name)
         yield node_netns(node.name), report.sandbox_pid if report else 0
     for pod in cluster.all(Pod):
-        status = observed_of(cluster, pod)
+        status = runtime_status_of(cluster, pod)
         yield pod_netns(pod.namespace, pod.name, pod.uid), status.sandbox_pid if status else 0
 
 
@@ -141,13 +141,13 @@ def _probe_report(status: PodRuntimeStatus, report: dict[str, Any]) -> PodRuntim
 
 def detached(cluster: Cluster, pod: Pod) -> Iterator[Change]:
     """Yield the change for a terminating pod whose endpoints have left all rules."""
-    status = observed_of(cluster, pod)
+    status = runtime_status_of(cluster, pod)
     if status is not None and not status.is_detached:
         yield structs.replace(status, is_detached=True)
 
 
 def _status(cluster: Cluster, pod: Pod) -> PodRuntimeStatus:
     """Return the stored status of a pod, or an empty one."""
-    return observed_of(cluster, pod) or PodRuntimeStatus(
+    return runtime_status_of(cluster, pod) or PodRuntimeStatus(
         ObjectMeta(name=pod.name, namespace=pod.namespace), pod.uid
     )

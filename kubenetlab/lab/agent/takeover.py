@@ -8,7 +8,7 @@ from kubenetlab.hoststate.programs import ProgramRun
 from kubenetlab.hoststate.sandbox import Sandbox
 from kubenetlab.hoststate.state import contents_of
 from kubenetlab.lab.agent import status_reports
-from kubenetlab.lab.agent.builder import of_hand
+from kubenetlab.lab.agent.builder import owned_by
 from kubenetlab.lab.agent.process_events import forget_sandbox
 from kubenetlab.lab.log import log
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 async def take_over(agent: Agent) -> None:
     """Find the sandboxes, rules and programs of a former agent, and record changes since then."""
-    async with agent.kernel_is_free:
+    async with agent.kernel_lock:
         await _observe(agent)
     _record_changes(agent)
-    log(f"a new agent took over {len(agent.known)} namespaces")
+    log(f"a new agent took over {len(agent.observed)} namespaces")
 
 
 async def _observe(agent: Agent) -> None:
@@ -31,16 +31,16 @@ async def _observe(agent: Agent) -> None:
     for netns, pause in pauses.items():
         agent.exit_watcher.watch(netns, pause)
         # A namespace that is not desired is only removed: its other objects need not be known.
-        agent.known[netns] = (
+        agent.observed[netns] = (
             contents_of([Sandbox(netns, "?")]) if netns not in desired.namespaces else {}
         )
-    agent.sight.start_monitoring()
-    agent.sight.read(desired, list(agent.known))
+    agent.observed_state.start_monitoring()
+    agent.observed_state.read(desired, list(agent.observed))
     agent.rules.load_checkpoints()
-    await agent.runs.adopt()
+    await agent.runtime.adopt()
     agent.kube_proxies.adopt(agent.cluster)
-    for netns in list(agent.known):
-        rules = of_hand(desired[netns].values(), "rules")
+    for netns in list(agent.observed):
+        rules = owned_by(desired[netns].values(), "rules")
         is_current = False
         if rules and netns in pauses:
             is_current = await agent.rules.is_unchanged(netns, pauses[netns].id, rules)
@@ -48,11 +48,11 @@ async def _observe(agent: Agent) -> None:
             obj
             for obj in desired[netns].values()
             if isinstance(obj, ProgramRun)
-            and agent.runs.running.get((netns, obj.container)) == obj.attempt
+            and agent.runtime.running.get((netns, obj.container)) == obj.attempt
         ]
-        if netns in agent.known:  # its pause process has not exited meanwhile
-            agent.known[netns] = contents_of(
-                (*agent.known[netns].values(), *(rules if is_current else ()), *runs)
+        if netns in agent.observed:  # its pause process has not exited meanwhile
+            agent.observed[netns] = contents_of(
+                (*agent.observed[netns].values(), *(rules if is_current else ()), *runs)
             )
 
 
@@ -64,4 +64,4 @@ def _record_changes(agent: Agent) -> None:
         if recorded and process is None:
             forget_sandbox(agent, netns)
         elif process is not None and process.pid != recorded:
-            agent.learn(status_reports.sandbox_made(agent.cluster, netns, process.pid))
+            agent.apply_changes(status_reports.sandbox_made(agent.cluster, netns, process.pid))

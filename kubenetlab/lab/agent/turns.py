@@ -34,7 +34,7 @@ class Turns:
             self.reset()
 
 
-def at_once(work: Coroutine[Any, Any, T]) -> T:
+def run_synchronously(work: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine that never waits, and return its result.
 
     A request that changes the lab must not wait: another request could change the lab meanwhile,

@@ -14,7 +14,7 @@ class Watchers:
         self._events: set[asyncio.Event] = set()
 
     @contextmanager
-    def one(self) -> Iterator[asyncio.Event]:
+    def subscribe(self) -> Iterator[asyncio.Event]:
         """Yield an event that is set at every change until the block ends."""
         event = asyncio.Event()
         self._events.add(event)

@@ -14,7 +14,7 @@ from kubenetlab.api.kinds import writable
 from kubenetlab.api.objects import decode_object, shape_findings
 from kubenetlab.api.store import Cluster, DocumentSource
 from kubenetlab.api.validate import validate
-from kubenetlab.controllers.admission import Admission, AdmissionRequest, admit
+from kubenetlab.controllers.admission import AdmissionRequest, AdmissionResult, admit
 from kubenetlab.datapath import modes
 from kubenetlab.lab.bootstrap import with_network_facts
 
@@ -36,7 +36,7 @@ def admit_documents(
     now: float,
     documents: Sequence[Mapping[str, Any]],
     sources: Sequence[DocumentSource | None] = (),
-) -> Admission:
+) -> AdmissionResult:
     """Admit documents to a store; on any finding return the store unchanged.
 
     The command line validates documents before it sends them. They are validated again here,
@@ -64,12 +64,12 @@ def admit_documents(
             ]
         incoming.append(AdmissionRequest(document, obj, source))
     if findings:
-        return Admission(cluster, findings=tuple(findings))
+        return AdmissionResult(cluster, findings=tuple(findings))
     admission = admit(cluster, incoming, now)
     return structs.replace(admission, cluster=with_network_facts(admission.cluster))
 
 
-def render_admission(admission: Admission) -> dict[str, Any]:
+def render_admission(admission: AdmissionResult) -> dict[str, Any]:
     """Return the result of an admission as the API shows it."""
     return {
         "outcomes": [msgspec.to_builtins(outcome) for outcome in admission.outcomes],

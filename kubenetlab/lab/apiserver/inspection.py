@@ -106,7 +106,7 @@ def _pod(agent: Agent, pod: Pod, location: dict[str, Any]) -> dict[str, Any]:
     containers = [
         {
             "name": container.name,
-            "pid": agent.runs.process(location["sandbox"], container.name),
+            "pid": agent.runtime.pid(location["sandbox"], container.name),
             **_program(runs.get(container.name), assumed.get(container.name, ())),
             "real": setups[container.name].program == COMMAND,
         }

@@ -11,7 +11,7 @@ from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.hoststate.diff import Changes, diff
 from kubenetlab.hoststate.rules.listing import Difference
 from kubenetlab.hoststate.state import HostState
-from kubenetlab.lab.agent.builder import of_hand
+from kubenetlab.lab.agent.builder import owned_by
 
 if TYPE_CHECKING:
     from kubenetlab.lab.agent.agent import Agent
@@ -22,7 +22,7 @@ async def kernel_differences(agent: Agent) -> list[dict[str, Any]]:
 
     The kernel is read anew. Return one entry for each namespace that differs.
     """
-    async with agent.kernel_is_free:
+    async with agent.kernel_lock:
         healthy = (
             plan(faults.healed(agent.cluster), agent.decisions, PlanCache())
             if agent.cluster.all(Fault)
@@ -43,7 +43,7 @@ async def kernel_differences(agent: Agent) -> list[dict[str, Any]]:
             for entry in diff(observed, desired).namespaces
         }
         rules = {
-            netns: of_hand(contents.values(), "rules")
+            netns: owned_by(contents.values(), "rules")
             for netns, contents in healthy.namespaces.items()
         }
         nodes = {netns: pause.id for netns, pause in agent.sandboxes.pauses.items()}
@@ -70,4 +70,4 @@ def render_changes(changes: Changes) -> list[dict[str, Any]]:
 
 
 def _netlink_objects(contents: Mapping[Any, Any]) -> dict[Any, Any]:
-    return {key: obj for key, obj in contents.items() if obj.hand == "netlink"}
+    return {key: obj for key, obj in contents.items() if obj.applier == "netlink"}

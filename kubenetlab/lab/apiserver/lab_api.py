@@ -36,10 +36,10 @@ from kubenetlab.errors import ManifestError, RequirementError, UsageError
 from kubenetlab.hoststate.diff import diff
 from kubenetlab.hoststate.rules.rulesets import by_backend
 from kubenetlab.hoststate.script import script
-from kubenetlab.hoststate.state import HostState, peer_ends
+from kubenetlab.hoststate.state import HostState, linked_namespaces
 from kubenetlab.kernel.processes.identity import open_process
 from kubenetlab.lab import rundir
-from kubenetlab.lab.agent.builder import of_hand
+from kubenetlab.lab.agent.builder import owned_by
 from kubenetlab.lab.apiserver.document_admission import (
     DocumentsBody,
     admit_documents,
@@ -119,7 +119,7 @@ class LabApi:
             cluster, _ = trial.run(admission.cluster, agent.clock.now())
             try:
                 require_modes(cluster.config, agent.cluster.config)
-                agent.check_room(cluster, agent.cluster)
+                agent.require_capacity(cluster, agent.cluster)
             except RequirementError as error:
                 return _failure(507, str(error))
             agent.replace(cluster, trial)
@@ -143,7 +143,7 @@ class LabApi:
         result = render_admission(admission)
         if body.script:
             return json_response({**result, "script": script(desired, agent.lab)})
-        changes = render_changes(diff(HostState(agent.known), desired))
+        changes = render_changes(diff(HostState(agent.observed), desired))
         return json_response({**result, "changes": changes, "diagnostics": diagnostics_of(cluster)})
 
     async def _delete_given(self, request: Request) -> Answer:
@@ -160,19 +160,21 @@ class LabApi:
         """Create a fault."""
         body = body_of(request, _BreakBody)
         try:
-            changes = faults.begun(
+            changes = faults.break_changes(
                 self._agent.cluster, body.fault, body.options, self._agent.clock.now()
             )
         except UsageError as error:
             return _failure(422, str(error))
-        self._agent.learn(changes)
+        self._agent.apply_changes(changes)
         return json_response(msgspec.to_builtins(changes[0]))
 
     async def _uplink(self, request: Request) -> Answer:
         """Store the addresses of both ends of the uplink; delete the uplink if there are none."""
         uplink = _decode_uplink(body_of(request, _UplinkBody))
-        self._agent.sight.doubt([names.ROUTER])  # a command has moved a link into this namespace
-        self._agent.learn([uplink if uplink.router else Delete(Uplink, "", uplink.name)])
+        self._agent.observed_state.mark_stale(
+            [names.ROUTER]
+        )  # a command has moved a link into this namespace
+        self._agent.apply_changes([uplink if uplink.router else Delete(Uplink, "", uplink.name)])
         self._agent.wake()  # an uplink with the same addresses may have a new link
         return json_response({})
 
@@ -213,11 +215,11 @@ class LabApi:
         process = agent.sandboxes.id(netns)
         if netns not in agent.desired.namespaces or process is None:
             return _failure(404, f"there is no namespace {netns}")
-        async with agent.kernel_is_free:
+        async with agent.kernel_lock:
             observed = agent.kernel.observe(
-                {netns: agent.desired[netns]}, peer_ends(agent.desired, [netns])
+                {netns: agent.desired[netns]}, linked_namespaces(agent.desired, [netns])
             ).get(netns, {})
-        backends = by_backend(of_hand(agent.desired[netns].values(), "rules"))
+        backends = by_backend(owned_by(agent.desired[netns].values(), "rules"))
         listings = await agent.rules.listings(netns, process, backends)
         return json_response(
             {

@@ -17,7 +17,7 @@ from kubenetlab.lab.apiserver.statuses import (
     number_of,
     with_warnings,
 )
-from kubenetlab.lab.runtime.container_logs import LogPart, Which
+from kubenetlab.lab.runtime.container_logs import LogPart, RunSelection
 from kubenetlab.lab.transport.http import Answer, Stream
 from kubenetlab.programs.http import Request, Response
 
@@ -99,15 +99,15 @@ async def _read_log(
     agent: Agent,
     pod: Pod,
     container: str,
-    which: Which = "latest",
+    which: RunSelection = "latest",
     *,
     after: int = 0,
     is_running: bool = False,
 ) -> LogPart | None:
     """Return the part of a run's log that follows position `after`; None if no log is kept."""
     netns = names.pod_netns(pod.namespace, pod.name, pod.uid)
-    return await agent.runs.logs(
-        netns, container, pod.spec.node_name, which, after=after, is_going_on=is_running
+    return await agent.runtime.logs(
+        netns, container, pod.spec.node_name, which, after=after, is_running=is_running
     )
 
 

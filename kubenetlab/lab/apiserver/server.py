@@ -31,10 +31,10 @@ from kubenetlab.api.meta import LabelSelector, Resource, parse_selector, timesta
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.render import render
 from kubenetlab.api.store import Cluster, deletion
-from kubenetlab.controllers.termination import terminated
-from kubenetlab.errors import RequirementError, StoreError, refusal
+from kubenetlab.controllers.termination import deletion_changes
+from kubenetlab.errors import RequirementError, StoreError, os_error_text
 from kubenetlab.lab import rundir
-from kubenetlab.lab.agent.turns import at_once
+from kubenetlab.lab.agent.turns import run_synchronously
 from kubenetlab.lab.apiserver.lab_api import LabApi
 from kubenetlab.lab.apiserver.pod_logs import pod_log
 from kubenetlab.lab.apiserver.statuses import (
@@ -110,7 +110,7 @@ class ApiServer:
         before = self._agent.cluster
         try:
             if is_change:
-                answer = at_once(self._route(request))
+                answer = run_synchronously(self._route(request))
                 self._save(before)
             else:
                 answer = await self._route(request)
@@ -139,7 +139,9 @@ class ApiServer:
             raise ApiFaultError(400, "Invalid", f"nothing was changed: {error}") from None
         except OSError as error:
             self._agent.replace(before)
-            message = f"nothing was changed: the lab's store cannot be written: {refusal(error)}"
+            message = (
+                f"nothing was changed: the lab's store cannot be written: {os_error_text(error)}"
+            )
             raise ApiFaultError(507, "InsufficientStorage", message) from None
 
     async def _route(self, request: Request) -> Answer:
@@ -199,7 +201,7 @@ class ApiServer:
             self._agent.cluster.get(NodeSettings, "", obj.name) if isinstance(obj, Node) else None
         )
         if settings is not None:
-            self._agent.learn([deletion(settings)])
+            self._agent.apply_changes([deletion(settings)])
             return _deleted(
                 obj,
                 settings.uid,
@@ -218,7 +220,7 @@ class ApiServer:
                 "Forbidden",
                 f'namespaces "{obj.name}" is forbidden: this namespace may not be deleted',
             )
-        self._agent.learn(terminated(obj, self._agent.clock.now()))
+        self._agent.apply_changes(deletion_changes(obj, self._agent.clock.now()))
         return _deleted(obj, obj.uid, "")
 
     def _restart(self, path: ResourcePath) -> Response:
@@ -235,7 +237,7 @@ class ApiServer:
             template, metadata=structs.replace(template.metadata, annotations=annotations)
         )
         meta = structs.replace(obj.metadata, generation=obj.metadata.generation + 1)
-        self._agent.learn(
+        self._agent.apply_changes(
             [structs.replace(obj, metadata=meta, spec=structs.replace(obj.spec, template=template))]
         )
         return json_response(self._rendered(self._agent.cluster, self._get(path)))
@@ -258,7 +260,7 @@ class ApiServer:
         cluster, _ = trial.run(self._agent.cluster.with_changes([change]), self._agent.clock.now())
         if replicas > before:
             try:
-                self._agent.check_room(cluster, self._agent.cluster)
+                self._agent.require_capacity(cluster, self._agent.cluster)
             except RequirementError as error:
                 raise ApiFaultError(507, "InsufficientStorage", str(error)) from None
         self._agent.replace(cluster, trial)

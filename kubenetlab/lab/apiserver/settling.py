@@ -24,7 +24,7 @@ async def progress_until_settled(agent: Agent, timeout_s: float) -> AsyncIterato
     """
     deadline = time.monotonic() + timeout_s
     last: Any = None
-    with agent.watchers.one() as changed:
+    with agent.watchers.subscribe() as changed:
         while True:
             changed.clear()
             line = {**_progress(agent), "timeout": time.monotonic() >= deadline}

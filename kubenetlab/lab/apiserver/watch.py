@@ -23,7 +23,7 @@ async def watch_events(
     """
     known: Mapping[tuple[str, str], Resource] = {}
     is_first = True
-    with agent.watchers.one() as changed:
+    with agent.watchers.subscribe() as changed:
         while True:
             changed.clear()
             cluster = agent.cluster

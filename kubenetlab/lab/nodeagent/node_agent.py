@@ -18,7 +18,7 @@ import msgspec
 
 from kubenetlab.datapath.probes import ProbeSpec
 from kubenetlab.errors import RequirementError
-from kubenetlab.hoststate.rules.rulesets import Name, Transaction
+from kubenetlab.hoststate.rules.rulesets import OwnedName, Transaction
 from kubenetlab.kernel.processes.identity import Process, ProcessId
 from kubenetlab.kernel.rules import nftables
 from kubenetlab.kernel.rules.backends import (
@@ -27,10 +27,10 @@ from kubenetlab.kernel.rules.backends import (
     MaintainedLoader,
     RulesError,
     WatchingLoader,
-    open_here,
+    open_loader,
 )
 from kubenetlab.kernel.rules.comparison import compare
-from kubenetlab.kernel.syscalls import give_memory_back, open_namespace
+from kubenetlab.kernel.syscalls import open_namespace, trim_memory
 from kubenetlab.lab.context import LabContext
 from kubenetlab.lab.nodeagent.executor import Executor
 from kubenetlab.lab.nodeagent.forked import in_child
@@ -67,11 +67,11 @@ class LoadedRules:
         start = time.perf_counter()
         for transaction in transactions:
             if len(transaction.text) > LARGE_BYTES:
-                self._grown.add(transaction.dialect)
+                self._grown.add(transaction.backend)
             try:
-                self._loader(transaction.dialect).run(transaction.text)
+                self._loader(transaction.backend).run(transaction.text)
             except (RulesError, RequirementError) as error:
-                return {"error": str(error), "dialect": transaction.dialect}
+                return {"error": str(error), "backend": transaction.backend}
         took_ms = round((time.perf_counter() - start) * 1000, 2)
         return {"generation": self.generation(), "ms": took_ms}
 
@@ -85,7 +85,7 @@ class LoadedRules:
         self._last_generation = self._generations.read()
         return self._last_generation
 
-    def was_touched(self) -> bool:
+    def has_drift(self) -> bool:
         """Return True if another program has changed rules.
 
         That is the case if the generation differs from the one read last, or if a loader finds
@@ -94,7 +94,7 @@ class LoadedRules:
         before = self._last_generation
         # A list, so that every loader is asked.
         touched = [
-            loader.was_touched()
+            loader.has_drift()
             for loader in self._loaders.values()
             if isinstance(loader, ComparingLoader)
         ]
@@ -104,7 +104,7 @@ class LoadedRules:
         """Run the periodic work of the loaders that have some."""
         for loader in self._loaders.values():
             if isinstance(loader, MaintainedLoader):
-                loader.tend()
+                loader.maintain()
 
     def shrink(self) -> bool:
         """Close loaders that have loaded a large script; the next use opens new ones.
@@ -121,7 +121,7 @@ class LoadedRules:
         self._grown.clear()
         return had_grown
 
-    def listed(self, backend: str, names: Sequence[Name]) -> Any:
+    def listed(self, backend: str, names: Sequence[OwnedName]) -> Any:
         """Return the loaded objects with these names, as plain data."""
         return self._loader(backend).listed(names)
 
@@ -140,9 +140,9 @@ class LoadedRules:
     def _loader(self, backend: str) -> Loader:
         if backend not in self._loaders:
             with self.node.network(self._home):
-                self._loaders[backend] = loader = open_here(backend)
+                self._loaders[backend] = loader = open_loader(backend)
             if isinstance(loader, WatchingLoader):
-                asyncio.get_running_loop().add_reader(loader.fileno(), loader.heard)
+                asyncio.get_running_loop().add_reader(loader.fileno(), loader.process_events)
         return self._loaders[backend]
 
 
@@ -200,14 +200,14 @@ class NodeAgent:
             had_grown = False
             for netns, ruleset in self._rulesets.items():
                 try:
-                    if ruleset.was_touched():
+                    if ruleset.has_drift():
                         self._notify({"event": "touched", "netns": netns})
                     ruleset.maintain()
                     had_grown |= ruleset.shrink()
                 except (OSError, RequirementError, RulesError):
                     continue  # the node has just exited, or a resource is exhausted: try again
             if had_grown:
-                give_memory_back()
+                trim_memory()
 
     def _notify(self, event: Message) -> None:
         """Send an event to the agent, if there is one.
@@ -246,13 +246,13 @@ class NodeAgent:
                 case "list":
                     return {
                         "listed": self._ruleset(request).listed(
-                            request["dialect"], request["names"]
+                            request["backend"], request["names"]
                         )
                     }
                 case "compare":
                     return self._compare(request)
                 case "text":
-                    return {"text": self._ruleset(request).text(request["dialect"])}
+                    return {"text": self._ruleset(request).text(request["backend"])}
                 case "probes":
                     return self._set_probes(request)
             return {"error": f"unknown request {request['do']}"}

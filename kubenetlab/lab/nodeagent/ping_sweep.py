@@ -10,7 +10,7 @@ import socket
 from collections.abc import Sequence
 
 from kubenetlab.datapath.probes import ProbeSpec
-from kubenetlab.errors import refusal
+from kubenetlab.errors import os_error_text
 from kubenetlab.kernel.ping_sockets import echo_of
 from kubenetlab.lab.nodeagent.prober import FIRST_RETRY_S, RETRY_GROWTH, ProbeState
 from kubenetlab.lab.runtime.pod_network import NetnsSocketFactory
@@ -54,7 +54,7 @@ class PingSweep:
                 await self._ping_all(wait_s)
                 fault = ""
             except OSError as error:  # no descriptor is left, or the node has exited
-                fault = refusal(error)
+                fault = os_error_text(error)
             self._probes = [
                 self._probes[number]
                 for number in sorted(self._pending)

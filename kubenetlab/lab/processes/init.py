@@ -23,7 +23,7 @@ from kubenetlab.kernel.processes.identity import end_group, start_time
 from kubenetlab.kernel.processes.inheritance import UMASK
 from kubenetlab.lab import rundir
 from kubenetlab.lab.context import LabContext
-from kubenetlab.lab.log import say
+from kubenetlab.lab.log import write_text
 from kubenetlab.lab.processes.children import Child
 from kubenetlab.lab.processes.isolation import enter_namespaces, set_up_namespaces
 from kubenetlab.lab.processes.output import Outputs, print_into
@@ -65,16 +65,16 @@ def _run(context: LabContext) -> NoReturn:
     try:
         set_up_namespaces()
         syscalls.set_process_name("knl-init", f"kubenetlab {context.lab} init")
-        outer_pid = int(os.readlink("self", dir_fd=context.outer_proc))
-        send(context, {"init": (outer_pid, start_time("self", context.outer_proc))})
+        outer_pid = int(os.readlink("self", dir_fd=context.outer_proc_fd))
+        send(context, {"init": (outer_pid, start_time("self", context.outer_proc_fd))})
         print_into(context.path(rundir.LOG))
         gc.enable()
         names = [
             rundir.API_SOCKET,
             rundir.INNER_API_SOCKET,
             rundir.INIT_SOCKET,
-            *(rundir.node_agent_socket(number) for number in range(context.node_agents)),
-            *(rundir.worker_socket(number) for number in range(context.workers)),
+            *(rundir.node_agent_socket(number) for number in range(context.node_agent_count)),
+            *(rundir.worker_socket(number) for number in range(context.worker_count)),
         ]
         os.umask(0o177)
         context.listeners = {name: _listen(context.path(name)) for name in names}
@@ -82,7 +82,7 @@ def _run(context: LabContext) -> NoReturn:
         Init(context).run()
     except BaseException as error:
         if not isinstance(error, KubenetlabError | OSError):
-            say(traceback.format_exc())
+            write_text(traceback.format_exc())
         send_error(context, error)
     finally:
         os._exit(1)
@@ -132,9 +132,9 @@ class Init:
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
         for child in self._children:
             self._start(child)
-        if self._context.blanks is not None:
-            self._context.blanks.close()  # the agent has inherited its own copy
-            self._context.blanks = None
+        if self._context.netns_pool is not None:
+            self._context.netns_pool.close()  # the agent has inherited its own copy
+            self._context.netns_pool = None
         listener = self._context.listeners[rundir.INIT_SOCKET]
         progress = self._context.progress
         assert progress is not None
@@ -205,7 +205,7 @@ class Init:
         if not self._is_kept and child.name == "agent":
             os._exit(1)  # the agent has told `up` why
         delay_s = child.schedule(time.monotonic())
-        say(f"{child.name} {failure}; next start in {delay_s:.1f} s")
+        write_text(f"{child.name} {failure}; next start in {delay_s:.1f} s")
 
     def _start(self, child: Child) -> None:
         try:

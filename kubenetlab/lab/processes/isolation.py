@@ -9,7 +9,7 @@ import signal
 from kubenetlab.errors import RequirementError
 from kubenetlab.kernel import syscalls
 from kubenetlab.kernel.namespaces import unshare
-from kubenetlab.kernel.processes.inheritance import start_afresh
+from kubenetlab.kernel.processes.inheritance import reset_inherited
 from kubenetlab.kernel.processes.permissions import FILTERED_CALLS, HIDDEN_PROC, remedy
 from kubenetlab.lab import rundir
 from kubenetlab.lab.context import LabContext
@@ -21,14 +21,14 @@ def enter_namespaces(context: LabContext) -> None:
     Everything inherited from the caller is closed, except for the descriptors in `context`. The
     descriptors of outer directories that the lab needs are opened first. Raises RequirementError.
     """
-    start_afresh(_descriptors(context))
+    reset_inherited(_descriptors(context))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.setsid()
-    context.outer_proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    context.outer_proc_fd = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     if rundir.owns_run():
-        context.run_netns = _open_run_netns()
+        context.run_netns_fd = _open_run_netns()
     try:
-        unshare.leave(unshare.OF_LABS, with_users=True)
+        unshare.enter_new_namespaces(unshare.LAB_NAMESPACES, with_users=True)
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.EACCES, errno.ENOSPC):
             raise
@@ -48,7 +48,7 @@ def set_up_namespaces() -> None:
     try:
         syscalls.set_hostname(os.uname().nodename)
         action, advice = "mount the lab's own /proc", HIDDEN_PROC
-        unshare.keep_mounts_here()
+        unshare.stop_mount_propagation()
         unshare.mount_proc()
     except OSError as error:
         raise RequirementError(
@@ -58,7 +58,10 @@ def set_up_namespaces() -> None:
 
 def _descriptors(context: LabContext) -> list[int]:
     """Return the descriptors that `up` has opened for the lab."""
-    sockets = (context.progress, context.blanks.socket if context.blanks is not None else None)
+    sockets = (
+        context.progress,
+        context.netns_pool.socket if context.netns_pool is not None else None,
+    )
     return [socket.fileno() for socket in sockets if socket is not None]
 
 

@@ -14,8 +14,8 @@ from typing import Final
 
 from msgspec import Struct
 
-from kubenetlab.errors import refusal
-from kubenetlab.lab.log import say
+from kubenetlab.errors import os_error_text
+from kubenetlab.lab.log import write_text
 from kubenetlab.lab.runtime.container_logs import MARK_EVERY_S, MAX_BYTES, mark
 
 CHUNK_BYTES: Final = 64 * 1024
@@ -140,7 +140,9 @@ class Outputs:
 
 
 def _log_loss(path: str, error: OSError) -> None:
-    say(f"{os.path.basename(path)}: the output of the container is lost: {refusal(error)}")
+    write_text(
+        f"{os.path.basename(path)}: the output of the container is lost: {os_error_text(error)}"
+    )
 
 
 def print_into(path: str) -> None:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 from kubenetlab.kernel.processes.identity import ProcessId
 from kubenetlab.lab import rundir
 from kubenetlab.lab.context import LabContext, Role
-from kubenetlab.lab.log import say
+from kubenetlab.lab.log import write_text
 from kubenetlab.lab.processes.output import Outputs
 from kubenetlab.lab.processes.pod_processes import PodProcess, PodProcesses
 from kubenetlab.lab.processes.spawner import Spawner
-from kubenetlab.lab.transport.frames import Frames, encode
+from kubenetlab.lab.transport.frames import FrameDecoder, encode
 
 if TYPE_CHECKING:
     from kubenetlab.lab.runtime.container_limits import ContainerLimits
@@ -61,7 +61,7 @@ class PodProcessServer:
         self._limits = limits
         self._role_in_pod = role_in_pod
         self._processes = PodProcesses()
-        self._connections: dict[int, tuple[socket.socket, Frames]] = {}
+        self._connections: dict[int, tuple[socket.socket, FrameDecoder]] = {}
         """Descriptor → connection of a client, and its frame decoder."""
 
     def __contains__(self, fd: int) -> bool:
@@ -72,10 +72,10 @@ class PodProcessServer:
         try:
             connection, _ = listener.accept()
         except OSError as error:
-            say(f"cannot accept a connection: {error.strerror}")
+            write_text(f"cannot accept a connection: {error.strerror}")
             time.sleep(ACCEPT_PAUSE_S)
             return
-        self._connections[connection.fileno()] = (connection, Frames())
+        self._connections[connection.fileno()] = (connection, FrameDecoder())
         self._poll.register(connection.fileno(), select.POLLIN)
 
     def receive(self, fd: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from typing import Any
 
-from kubenetlab.errors import KubenetlabError, RequirementError, refusal
+from kubenetlab.errors import KubenetlabError, RequirementError, os_error_text
 from kubenetlab.lab.context import LabContext
 from kubenetlab.lab.transport.frames import encode
 
@@ -26,7 +26,7 @@ def send_error(context: LabContext, error: BaseException) -> None:
     bug.
     """
     if isinstance(error, OSError):
-        error = RequirementError(f"cannot make lab {context.lab}: {refusal(error)}")
+        error = RequirementError(f"cannot make lab {context.lab}: {os_error_text(error)}")
     kind = type(error).__name__ if isinstance(error, KubenetlabError) else "BugError"
     text = str(error) if isinstance(error, KubenetlabError) else f"{type(error).__name__}: {error}"
     send(context, {"error": text, "kind": kind, "trace": traceback.format_exc()})

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Final
 
 from kubenetlab.errors import StoreError
-from kubenetlab.kernel.syscalls import have_room_for_descriptors
+from kubenetlab.kernel.syscalls import enlarge_fd_table
 from kubenetlab.lab import rundir
 from kubenetlab.lab.agent.agent import Agent
 from kubenetlab.lab.apiserver.server import ApiServer, refuse_clients
@@ -44,11 +44,11 @@ def permanent_roles(context: LabContext) -> Sequence[tuple[str, Role]]:
                 f"node-agent-{number}",
                 lambda context, number=number: node_agent.main(context, number),
             )
-            for number in range(context.node_agents)
+            for number in range(context.node_agent_count)
         ),
         *(
             (f"worker-{number}", lambda context, number=number: worker.main(context, number))
-            for number in range(context.workers)
+            for number in range(context.worker_count)
         ),
     ]
 
@@ -58,7 +58,7 @@ def _agent(context: LabContext) -> None:
 
     If the store of a former agent cannot be read, answer every request with the reason instead.
     """
-    have_room_for_descriptors(DESCRIPTORS)
+    enlarge_fd_table(DESCRIPTORS)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     gc.set_threshold(*GC_THRESHOLDS)
 

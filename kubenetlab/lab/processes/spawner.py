@@ -12,7 +12,7 @@ from typing import Final, NoReturn
 from kubenetlab.kernel import syscalls
 from kubenetlab.kernel.processes.identity import ProcessId, open_process
 from kubenetlab.lab.context import LabContext, Role
-from kubenetlab.lab.log import say
+from kubenetlab.lab.log import write_text
 from kubenetlab.lab.processes.output import Outputs, become_output
 from kubenetlab.lab.processes.progress import send_error
 
@@ -51,12 +51,12 @@ class Spawner:
                 signal.signal(number, signal.SIG_DFL)
             syscalls.set_process_name(f"knl-{name}", f"kubenetlab {self._context.lab} {name}")
             self._close_inherited()
-            if name != "agent" and self._context.blanks is not None:
-                self._context.blanks.close()
+            if name != "agent" and self._context.netns_pool is not None:
+                self._context.netns_pool.close()
             role(self._context)
             os._exit(0)
         except BaseException as error:
-            say(traceback.format_exc())
+            write_text(traceback.format_exc())
             if name == "agent":
                 send_error(self._context, error)
         finally:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kubenetlab.errors import refusal
+from kubenetlab.errors import os_error_text
 from kubenetlab.kernel.features.detection import no_such_command
 from kubenetlab.kernel.namespaces import mounts
 from kubenetlab.kernel.processes.identity import ProcessId, start_time
@@ -44,13 +44,13 @@ def main(context: LabContext, arguments: dict[str, Any]) -> None:
         environment = (
             _join(ProcessId(*arguments["beside"]))
             if arguments.get("beside")
-            else _prepare(arguments, context.hidden)
+            else _prepare(arguments, context.hidden_directories)
         )
     except ProcessLookupError:
         print("the container has exited", flush=True)
         os._exit(NOT_FOUND)
     except OSError as error:
-        print(f"the command's files cannot be prepared: {refusal(error)}", flush=True)
+        print(f"the command's files cannot be prepared: {os_error_text(error)}", flush=True)
         os._exit(NOT_EXECUTABLE)
     try:
         confine(**arguments.get("capabilities") or {})
@@ -63,7 +63,11 @@ def main(context: LabContext, arguments: dict[str, Any]) -> None:
         os._exit(NOT_EXECUTABLE)
     close_other_descriptors()
     _execute(
-        arguments["argv"], environment, arguments.get("working_dir") or "/", rlimits, context.hidden
+        arguments["argv"],
+        environment,
+        arguments.get("working_dir") or "/",
+        rlimits,
+        context.hidden_directories,
     )
 
 

@@ -21,7 +21,7 @@ from kubenetlab.lab.transport.frames import Message
 from kubenetlab.lab.transport.http import IDLE_TIMEOUT_S, RECEIVE_BYTES, serve
 from kubenetlab.lab.transport.tls import HANDSHAKE, TlsConnection, localhost_context, server_context
 from kubenetlab.names import socket_address
-from kubenetlab.programs.http import Peer, PodIdentity, Request, Response, plain_peer
+from kubenetlab.programs.http import Peer, ProgramContext, Request, Response, plain_peer
 from kubenetlab.programs.resolver import parse
 
 if TYPE_CHECKING:
@@ -78,13 +78,13 @@ class ContainerInstance:
             self._close(self.sockets.pop(listener))
         self.program, self.options = program, options
         self._module = programs.load(program)
-        if self._memory is None and hasattr(self._module, "memory"):
-            self._memory = self._module.memory()
+        if self._memory is None and hasattr(self._module, "initial_state"):
+            self._memory = self._module.initial_state()
         for listener, open_socket in opened.items():
             self.sockets[listener] = open_socket
             self._serve_socket(listener, open_socket)
-        if hasattr(self._module, "configured"):
-            self._module.configured(self._identity())
+        if hasattr(self._module, "on_options"):
+            self._module.on_options(self._identity())
 
     def _open(self, listeners: list[ListenPort]) -> dict[ListenPort, socket.socket]:
         """Open listening sockets in the pod's namespace: all of them, or none (OSError)."""
@@ -118,8 +118,8 @@ class ContainerInstance:
 
     def notify(self, event: Message) -> None:
         """Pass an event of the lab to the program, if it handles events."""
-        if hasattr(self._module, "told") and not self._has_ended:
-            self._module.told(event, self._identity())
+        if hasattr(self._module, "on_event") and not self._has_ended:
+            self._module.on_event(event, self._identity())
 
     def start_main(self) -> None:
         """Start the program's main function, and schedule its exit if its options set one."""
@@ -260,9 +260,9 @@ class ContainerInstance:
         headers = {**answer.headers, **identification}
         return Response(answer.status, answer.body, answer.content_type, headers)
 
-    def _identity(self) -> PodIdentity:
+    def _identity(self) -> ProgramContext:
         """Return what the program's functions get to know about the pod and this run."""
-        return PodIdentity(
+        return ProgramContext(
             **self.pod.identity,
             container=self.container,
             options=self.options,

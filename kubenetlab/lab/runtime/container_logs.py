@@ -27,7 +27,7 @@ TAIL_BYTES = 1024 * 1024
 """Maximum number of bytes of a log that are shown, from its end."""
 
 
-Which = int | Literal["latest", "previous"]
+RunSelection = int | Literal["latest", "previous"]
 """Selection of a run: its attempt number, the latest run, or the one before it."""
 
 
@@ -138,7 +138,7 @@ def mark(log: str, moment: float, offset: int) -> None:
         os.close(descriptor)
 
 
-def last_words(path: Path) -> str:
+def last_line(path: Path) -> str:
     """Return the last non-blank line of a log, at most MAX_MESSAGE characters; "" if none."""
     try:
         lines = read(path).lines

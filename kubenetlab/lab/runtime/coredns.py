@@ -33,7 +33,14 @@ from kubenetlab.lab.transport.exchange import Exchange
 from kubenetlab.lab.transport.http import serve
 from kubenetlab.names import socket_address
 from kubenetlab.programs.coredns import DNS_PORT, HEALTH_PORT, METRICS_PORT, READY_PORT
-from kubenetlab.programs.dns import MAX_TCP_BYTES, answer, failed, is_foreign, question, udp_limit
+from kubenetlab.programs.dns import (
+    MAX_TCP_BYTES,
+    answer,
+    is_foreign,
+    parse_question,
+    servfail,
+    udp_limit,
+)
 from kubenetlab.programs.http import Request, Response, plain_peer, text
 from kubenetlab.programs.zone import Zone
 
@@ -146,7 +153,7 @@ class CoreDNS:
         self._queries += 1
         response = await dns_forwarder.forward(
             data, is_udp=is_udp, but_for=self._own_ranges
-        ) or failed(data)
+        ) or servfail(data)
         self._log(data, logged(data, response, is_udp=is_udp), peer, start)
         return response
 
@@ -346,7 +353,7 @@ def logged(query: bytes, response: bytes, *, is_udp: bool) -> str:
     three values after the transport are the size of the query, its flag DO, and the maximum size of
     responses that the client accepts. The last value is the size of the response.
     """
-    parsed = question(query)
+    parsed = parse_question(query)
     flags = int.from_bytes(response[2:4])
     names = ",".join(name for bit, name in _FLAGS if flags & bit)
     transport, limit = ("udp", udp_limit(parsed.edns)) if is_udp else ("tcp", MAX_TCP_BYTES)

@@ -19,7 +19,7 @@ from kubenetlab.kernel.processes.identity import Process, ProcessId
 from kubenetlab.kernel.syscalls import open_namespace
 from kubenetlab.lab.context import LabContext
 from kubenetlab.lab.runtime.container_instances import ContainerInstance, PodInstance
-from kubenetlab.lab.runtime.container_logs import Which
+from kubenetlab.lab.runtime.container_logs import RunSelection
 from kubenetlab.lab.transport.accepting import accept
 from kubenetlab.lab.transport.channel import Channel
 from kubenetlab.lab.transport.frames import Message
@@ -173,7 +173,7 @@ class Worker:
             run.stop()
         return {"ok": True}
 
-    def _logs(self, netns: str, container: str, which: Which, after: int) -> Message:
+    def _logs(self, netns: str, container: str, which: RunSelection, after: int) -> Message:
         """Return the lines of a run after the first `after`; an empty reply if no log is kept."""
         pod = self._pods.get(netns)
         runs = (

@@ -19,7 +19,7 @@ from kubenetlab.lab.store import store_file
 _ASIDE = ".unreadable-"
 
 
-def recovered(path: Path) -> Cluster:
+def recover(path: Path) -> Cluster:
     """Return the newest store that can be read; rename files that cannot be read.
 
     Raises StoreError if the snapshot cannot be read either. No file is renamed then, so that the

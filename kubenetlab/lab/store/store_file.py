@@ -231,7 +231,9 @@ def _changes(before: Cluster, after: Cluster) -> Iterator[Resource | Delete]:
 
 
 def _given(before: Cluster, after: Cluster) -> Iterator[_Given]:
-    yield from ((*key, document) for key, (_, document) in after.given.news(before.given).items())
+    yield from (
+        (*key, document) for key, (_, document) in after.given.changes_since(before.given).items()
+    )
 
 
 def _lines(journal: Path) -> Iterator[_Line]:

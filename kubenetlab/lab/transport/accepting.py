@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-from kubenetlab.errors import refusal
+from kubenetlab.errors import os_error_text
 from kubenetlab.lab.log import log
 
 PAUSE_S: Final = 0.05
@@ -33,7 +33,7 @@ async def accept(listener: socket.socket) -> socket.socket:
         except OSError as error:
             if error.errno not in EXHAUSTED:
                 raise
-            log(f"a client has to wait: {refusal(error)}")
+            log(f"a client has to wait: {os_error_text(error)}")
             await asyncio.sleep(PAUSE_S)
 
 

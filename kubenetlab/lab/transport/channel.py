@@ -7,7 +7,7 @@ import socket
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-from kubenetlab.lab.transport.frames import Frames, Message, encode
+from kubenetlab.lab.transport.frames import FrameDecoder, Message, encode
 
 RECEIVE_BYTES = 256 * 1024
 _DIED = "the process at the other end died"
@@ -19,7 +19,7 @@ class Channel:
     def __init__(self, connection: socket.socket) -> None:
         connection.setblocking(False)
         self._socket = connection
-        self._frames = Frames()
+        self._frames = FrameDecoder()
         self._outbox: list[bytes] = []
         self._sending: asyncio.Task[None] | None = None
 
@@ -78,7 +78,7 @@ class Channel:
         self._socket.close()
 
 
-class Caller:
+class RpcConnection:
     """Requests over a channel: replies are matched by number, all other messages are events."""
 
     def __init__(self, channel: Channel) -> None:

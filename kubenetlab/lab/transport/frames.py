@@ -22,7 +22,7 @@ def encode(message: Mapping[str, Any]) -> bytes:
     return _LENGTH.pack(len(body)) + body
 
 
-class Frames:
+class FrameDecoder:
     """Decoder of frames from the parts of a stream."""
 
     def __init__(self) -> None:

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 from msgspec import Struct
 
-from kubenetlab.lab.log import say
+from kubenetlab.lab.log import write_text
 from kubenetlab.lab.transport.exchange import BODILESS, Exchange, chunk, head
 from kubenetlab.lab.transport.request_parser import ParsedRequest, RequestParser
 from kubenetlab.lab.transport.tls import TlsConnection
@@ -136,7 +136,7 @@ async def _handled(request: Request, handler: Handler) -> Answer:
     try:
         return await handler(request)
     except Exception as error:
-        say(traceback.format_exc())
+        write_text(traceback.format_exc())
         return Response(500, f"{type(error).__name__}: {error}\n".encode())
 
 

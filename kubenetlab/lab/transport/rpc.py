@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from kubenetlab.lab.log import log
-from kubenetlab.lab.transport.channel import Caller, Channel
+from kubenetlab.lab.transport.channel import Channel, RpcConnection
 from kubenetlab.lab.transport.frames import Message
 
 RECONNECT_S = 0.02
@@ -38,7 +38,7 @@ class RpcClient:
         self._path = path
         self._on_event = on_event
         self._on_connect = on_connect
-        self._caller: Caller | None = None
+        self._caller: RpcConnection | None = None
         self._connected = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._run())
         self._task.add_done_callback(exit_on_failure)
@@ -74,7 +74,7 @@ class RpcClient:
         is_first = True
         while True:
             try:
-                caller = self._caller = Caller(await Channel.connect(self._path))
+                caller = self._caller = RpcConnection(await Channel.connect(self._path))
             except OSError:
                 await asyncio.sleep(RECONNECT_S)
                 continue

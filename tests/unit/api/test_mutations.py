@@ -22,7 +22,7 @@ from kubenetlab.api.lab import Decisions
 from kubenetlab.api.load import LoadedManifests, load, load_documents
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
-from kubenetlab.controllers.termination import terminated
+from kubenetlab.controllers.termination import deletion_changes
 from kubenetlab.datapath import modes, plan, plan_probes
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.errors import ManifestError, Problem
@@ -113,7 +113,7 @@ def test_any_document_is_rejected_or_makes_a_lab(random: Random) -> None:
     assert_is_a_lab(cluster)
     cluster = running(cluster)
     assert_is_a_lab(cluster)
-    going = [change for pod in list(cluster.all(Pod))[:3] for change in terminated(pod, NOW)]
+    going = [change for pod in list(cluster.all(Pod))[:3] for change in deletion_changes(pod, NOW)]
     assert_is_a_lab(settled(cluster.with_changes(going)))
     settled(cluster, NOW + 1e7)
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubenetlab.api.containers import Container, ResourceRequirements
-from kubenetlab.api.quantity import MAX, Quantity, format_bytes, parse_quantity, whole
+from kubenetlab.api.quantity import MAX, Quantity, format_bytes, parse_quantity, rounded_up
 from kubenetlab.api.validate.resources import validate_resources
 from kubenetlab.programs.command import configure_command
 
@@ -40,7 +40,7 @@ POD = ("spec", "containers", 0, "resources")
 )
 def test_quantities_are_read_as_upstream_reads_them(text: Quantity, value: int) -> None:
     """Fractions of the smallest unit are rounded up; 1E is a suffix, 1E3 an exponent."""
-    assert whole(text) == value
+    assert rounded_up(text) == value
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_quantity_scales_with_its_suffix(number: int, suffix: str) -> None:
     assert parse_quantity(f"{number}{suffix}") == Fraction(number) * 1024 ** ["", "Ki", "Mi"].index(
         suffix
     )
-    assert whole(f"{number}m") == math.ceil(Fraction(number, 1000))
+    assert rounded_up(f"{number}m") == math.ceil(Fraction(number, 1000))
 
 
 @pytest.mark.parametrize(

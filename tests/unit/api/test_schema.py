@@ -21,7 +21,7 @@ from kubenetlab.api.load import load_documents
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.objects import decode_object
 from kubenetlab.api.schema import schema_of_documents, schema_of_kind
-from kubenetlab.cli.schema import _modes
+from kubenetlab.cli.schema import mode_options
 from kubenetlab.datapath import modes
 from kubenetlab.errors import ManifestError
 from tests.clusters import deployment, pod, problems_of, service
@@ -164,7 +164,11 @@ WHOLE = documents(EVERYTHING + deployment() + service() + pod("web", PLACES, con
 @cache
 def validator(kind: type[Resource] | None = None) -> Draft202012Validator:
     """Return a validator of all documents, or of the documents of one kind."""
-    schema = schema_of_documents(_modes()) if kind is None else schema_of_kind(kind, _modes())
+    schema = (
+        schema_of_documents(mode_options())
+        if kind is None
+        else schema_of_kind(kind, mode_options())
+    )
     Draft202012Validator.check_schema(schema)
     return Draft202012Validator(schema)
 

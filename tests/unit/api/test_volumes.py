@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kubenetlab.api.pods import Pod
-from kubenetlab.controllers.volumes import file_text
+from kubenetlab.controllers.volumes import file_content
 from kubenetlab.datapath.containers import files_read, setups_of
 from kubenetlab.programs.localhost_certificate import CERTIFICATE, KEY
 from tests.clusters import applied, pod_named, running, store
@@ -125,7 +125,7 @@ def test_a_volume_has_its_files_at_the_mount_path(
     """For Secrets, ConfigMaps and projected volumes; the longest mount path has precedence."""
     cluster = store(DATA + manifest(volumes, mounts))
     pod = pod_named(cluster, "a")
-    assert file_text(cluster, pod, pod.spec.containers[0], path) == expected
+    assert file_content(cluster, pod, pod.spec.containers[0], path) == expected
 
 
 VOLUME = "{name: v, secret: {secretName: web}}", "{name: v, mountPath: /certs}"

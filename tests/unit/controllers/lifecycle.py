@@ -14,7 +14,7 @@ from kubenetlab.api.lab import (
 from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
-from kubenetlab.controllers.termination import terminated
+from kubenetlab.controllers.termination import deletion_changes
 from kubenetlab.datapath import plan_probes
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.probes import ProbeSpec
@@ -63,7 +63,9 @@ def terminating(cluster: Cluster, *, grace_s: int | None = None) -> Cluster:
     runtime = cluster.get(PodRuntimeStatus, "default", "a")
     assert runtime is not None
     return settled(
-        cluster.with_changes([*terminated(pod_, NOW), structs.replace(runtime, is_detached=True)])
+        cluster.with_changes(
+            [*deletion_changes(pod_, NOW), structs.replace(runtime, is_detached=True)]
+        )
     )
 
 

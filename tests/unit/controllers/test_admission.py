@@ -14,9 +14,9 @@ from kubenetlab.api.load import load
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster, DocumentSource
 from kubenetlab.controllers.addresses import cluster_ip_for, static_band
-from kubenetlab.controllers.admission import Admission, admit
+from kubenetlab.controllers.admission import AdmissionResult, admit
 from kubenetlab.errors import ManifestError
-from kubenetlab.lab.bootstrap import incoming
+from kubenetlab.lab.bootstrap import admission_requests
 from tests.clusters import DUAL, NOW, applied, deployment, loaded, replaced, service, settled, store
 from tests.unit.api.test_load import POD
 
@@ -43,7 +43,7 @@ def test_applying_the_same_documents_again_changes_nothing() -> None:
     text = deployment() + service() + POD % ""
     cluster = store(text)
     entries = loaded(text).entries
-    again = admit(cluster, incoming(entries), NOW + 60)
+    again = admit(cluster, admission_requests(entries), NOW + 60)
     assert [outcome.action for outcome in again.outcomes] == ["unchanged"] * 3
     assert list(again.cluster.all(Service)) == list(cluster.all(Service))
     assert again.cluster.revision == cluster.revision
@@ -55,7 +55,7 @@ def test_a_missing_namespace_is_created() -> None:
         "apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: shop}\n"
         "spec: {containers: [{name: a, image: b}]}"
     ).entries
-    admission = admit(store(), incoming(entries), NOW)
+    admission = admit(store(), admission_requests(entries), NOW)
     assert admission.made_namespaces == ("shop",)
     namespace = admission.cluster.get(Namespace, "", "shop")
     assert namespace is not None
@@ -282,8 +282,8 @@ def test_a_document_is_stored_with_its_file_and_line(tmp_path: Path) -> None:
     first.write_text(f"# two objects\n---\n{deployment()}# a Service\n\n{service()}")
     second.write_text(service().removeprefix("---\n"))
 
-    def applied_from(file: Path, cluster: Cluster) -> Admission:
-        return admit(cluster, incoming(load([str(file)]).entries), NOW)
+    def applied_from(file: Path, cluster: Cluster) -> AdmissionResult:
+        return admit(cluster, admission_requests(load([str(file)]).entries), NOW)
 
     cluster = applied_from(first, store()).cluster
     line = (

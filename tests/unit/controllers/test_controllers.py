@@ -16,7 +16,7 @@ from kubenetlab.controllers import Controllers
 from kubenetlab.controllers.events import event
 from kubenetlab.controllers.garbage import KEPT_FRACTION, MIN_EVENTS
 from kubenetlab.controllers.naming import ALPHABET
-from kubenetlab.controllers.termination import terminated
+from kubenetlab.controllers.termination import deletion_changes
 from kubenetlab.errors import ManifestError
 from tests.clusters import (
     NO_CNI,
@@ -139,7 +139,7 @@ def test_a_deleted_pod_is_replaced_by_a_new_one() -> None:
     """The new pod has another name and uid, and not the same address at once."""
     cluster = running(store(deployment()))
     old = web_pods(cluster)[0]
-    after = running(settled(cluster.with_changes(terminated(old, NOW)), NOW))
+    after = running(settled(cluster.with_changes(deletion_changes(old, NOW)), NOW))
     new = [
         pod for pod in web_pods(after) if pod.name not in {pod.name for pod in web_pods(cluster)}
     ]
@@ -190,7 +190,7 @@ def test_deleting_a_deployment_deletes_its_replica_sets_and_pods() -> None:
     cluster = running(store(deployment() + service()))
     web = cluster.get(Deployment, "default", "web")
     assert web is not None
-    after = settled(cluster.with_changes(terminated(web, NOW)))
+    after = settled(cluster.with_changes(deletion_changes(web, NOW)))
     after = settled(
         after.with_changes(
             structs.replace(runtime, is_detached=True) for runtime in after.all(PodRuntimeStatus)
@@ -257,7 +257,7 @@ def test_addresses_are_assigned_cyclically() -> None:
     """A released address is reused only after the whole range was used."""
     cluster = running(store(ONE_NODE + pod("first")))
     assert pod_named(cluster, "first").addresses == ("10.244.0.2",)
-    after = settled(cluster.with_changes(terminated(pod_named(cluster, "first"), NOW)))
+    after = settled(cluster.with_changes(deletion_changes(pod_named(cluster, "first"), NOW)))
     after = settled(
         after.with_changes(
             structs.replace(runtime, is_detached=True) for runtime in after.all(PodRuntimeStatus)
@@ -275,7 +275,7 @@ def test_a_pod_without_a_free_address_stays_pending_with_an_event() -> None:
     assert event.message.endswith("no IP addresses available in range set: 10.244.0.1-10.244.0.254")
     assert event.count == 1
     victim = next(pod for pod in web_pods(cluster) if pod.addresses)
-    after = settled(cluster.with_changes(terminated(victim, NOW)))
+    after = settled(cluster.with_changes(deletion_changes(victim, NOW)))
     after = settled(after.with_changes([structs.replace(observed(victim), is_detached=True)]))
     assert victim.addresses[0] in {attachment.addresses[0] for attachment in after.all(Attachment)}
 
@@ -320,7 +320,9 @@ def test_a_recreated_object_has_another_uid() -> None:
     cluster = running(store(deployment("web", 2) + service()))
     (old,) = cluster.all(ReplicaSet)[-1:]
     (slice_,) = slices(cluster)
-    without = settled(cluster.with_changes([*terminated(old, NOW), *terminated(slice_, NOW)]))
+    without = settled(
+        cluster.with_changes([*deletion_changes(old, NOW), *deletion_changes(slice_, NOW)])
+    )
     assert without.get(ReplicaSet, "default", old.name).uid != old.uid  # type: ignore[union-attr]
     assert slices(without)[0].uid != slice_.uid
 
@@ -398,7 +400,7 @@ def test_documents_are_deleted_with_their_objects() -> None:
     cluster = store(text + pod("p", meta=", namespace: a"))
     kept = {key for key in cluster.given if key[0] != "Cluster"}
     namespace = next(obj for obj in cluster.all(Namespace) if obj.name == "a")
-    without = settled(settled(cluster.with_changes(terminated(namespace, NOW))))
+    without = settled(settled(cluster.with_changes(deletion_changes(namespace, NOW))))
     assert kept - set(without.given) == {
         ("Namespace", "", "a"),
         ("ConfigMap", "a", "x"),
@@ -434,7 +436,7 @@ def test_a_terminating_namespace_accepts_no_new_objects() -> None:
     inside = pod("a", meta=", namespace: going")
     cluster = running(store(inside))
     namespace = next(obj for obj in cluster.all(Namespace) if obj.name == "going")
-    terminating = settled(cluster.with_changes(terminated(namespace, NOW)))
+    terminating = settled(cluster.with_changes(deletion_changes(namespace, NOW)))
     assert pod_named(terminating, "a", "going").is_terminating
     with pytest.raises(
         ManifestError,

@@ -7,7 +7,7 @@ import pytest
 from kubenetlab.api.core import Service
 from kubenetlab.api.discovery import Endpoints
 from kubenetlab.api.store import Cluster
-from kubenetlab.controllers.termination import terminated
+from kubenetlab.controllers.termination import deletion_changes
 from tests.clusters import (
     NOW,
     applied,
@@ -46,7 +46,7 @@ def test_endpoints_follow_readiness() -> None:
     assert conditions(cluster) == dict.fromkeys(names, (False, False, False))
     cluster = running(cluster)
     assert conditions(cluster) == dict.fromkeys(names, (True, True, False))
-    cluster = settled(cluster.with_changes(terminated(web_pods(cluster)[0], NOW)))
+    cluster = settled(cluster.with_changes(deletion_changes(web_pods(cluster)[0], NOW)))
     assert conditions(cluster)[names[0]] == (False, True, True)
 
 
@@ -138,7 +138,7 @@ def test_endpoints_have_the_addresses_of_the_slices() -> None:
     assert (len(subset.addresses), len(subset.not_ready_addresses)) == (1, 1)
     after = settled(
         cluster.with_changes(
-            terminated(next(s for s in cluster.all(Service) if s.name == "web"), NOW)
+            deletion_changes(next(s for s in cluster.all(Service) if s.name == "web"), NOW)
         )
     )
     assert after.get(Endpoints, "default", "web") is None
@@ -163,7 +163,7 @@ def test_endpoints_of_users_are_mirrored_to_slices() -> None:
     assert len(slices(changed, "outside")[0].endpoints) == 2
     endpoints = cluster.get(Endpoints, "default", "outside")
     assert endpoints is not None
-    assert not slices(settled(cluster.with_changes(terminated(endpoints, NOW))), "outside")
+    assert not slices(settled(cluster.with_changes(deletion_changes(endpoints, NOW))), "outside")
     skipped = store(
         OUTSIDE
         + ADDRESSES.replace(

@@ -8,7 +8,7 @@ from kubenetlab.api.core import Event
 from kubenetlab.api.lab import Attachment
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
-from kubenetlab.controllers.termination import terminated
+from kubenetlab.controllers.termination import deletion_changes
 from kubenetlab.lab.agent.status_reports import detached
 from tests.clusters import (
     DUAL,
@@ -63,7 +63,7 @@ def test_a_pod_gets_the_address_it_requests() -> None:
         "worker2",
     )
     cluster = running(cluster)
-    cluster = settled(cluster.with_changes(terminated(pod_named(cluster, "a"), NOW)))
+    cluster = settled(cluster.with_changes(deletion_changes(pod_named(cluster, "a"), NOW)))
     cluster = settled(cluster.with_changes(detached(cluster, pod_named(cluster, "a"))))
     assert addresses(cluster, "a") == ()
     assert addresses(applied(cluster, pod("b", meta=at("10.244.2.77"))), "b") == ("10.244.2.77",)
@@ -194,7 +194,11 @@ def test_an_exhausted_pool_serves_again_after_a_release() -> None:
     freed = addresses(cluster, "b", "shop")
     cluster = settled(
         cluster.with_changes(
-            [change for name in "b" for change in terminated(pod_named(cluster, name, "shop"), NOW)]
+            [
+                change
+                for name in "b"
+                for change in deletion_changes(pod_named(cluster, name, "shop"), NOW)
+            ]
         )
     )
     pods = cluster.all(Pod)

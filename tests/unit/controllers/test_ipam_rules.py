@@ -21,7 +21,7 @@ from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.pods import Pod, PodSpec
 from kubenetlab.api.store import Cluster, deletion
 from kubenetlab.controllers.addresses import cluster_ip_for, pod_addresses_after
-from kubenetlab.controllers.termination import terminated
+from kubenetlab.controllers.termination import deletion_changes
 from tests.clusters import NOW, observed, settled, store
 
 RANGES = {"a": "10.244.7.0/29", "b": "10.244.9.8/29"}
@@ -91,7 +91,7 @@ class AddressModel:
         pods = self.own_pods()
         for pod in self.random.sample(pods, min(len(pods), self.random.randint(1, 3))):
             self.cluster = self.cluster.with_changes(
-                [structs.replace(observed(pod), is_detached=True), *terminated(pod, NOW)]
+                [structs.replace(observed(pod), is_detached=True), *deletion_changes(pod, NOW)]
             )
             self.addresses.pop(pod.name, None)
             for names in self.waiting.values():

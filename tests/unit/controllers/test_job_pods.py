@@ -9,7 +9,7 @@ from kubenetlab.api.batch import Job
 from kubenetlab.api.lab import ContainerReport, JobTracking, PodRuntimeStatus
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, deletion
-from kubenetlab.controllers.termination import terminated
+from kubenetlab.controllers.termination import deletion_changes
 from kubenetlab.errors import ManifestError
 from tests.clusters import NOW, applied, observed, pod_named, problems_of, settled, store
 
@@ -159,7 +159,7 @@ def test_a_jobs_template_cannot_change() -> None:
 def deleted(cluster: Cluster, pod: Pod, now: float = NOW) -> Cluster:
     """Return the store after a user has deleted a pod and it is gone."""
     runtime = cluster.get(PodRuntimeStatus, pod.namespace, pod.name)
-    changes: list[Change] = [*terminated(pod, now)]
+    changes: list[Change] = [*deletion_changes(pod, now)]
     if runtime is not None:
         changes.append(structs.replace(runtime, is_detached=True))
     cluster = settled(cluster.with_changes(changes), now)

@@ -13,7 +13,7 @@ from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.cli.objects.rollout import outstanding
 from kubenetlab.controllers.rollout import RolloutShare, limits, new_share, old_shares
-from kubenetlab.controllers.termination import terminated
+from kubenetlab.controllers.termination import deletion_changes
 from tests.clusters import (
     NOW,
     applied,
@@ -165,7 +165,7 @@ def test_a_rollback_reuses_the_old_replica_set() -> None:
     )
     owner = cluster.get(Deployment, "default", "web")
     assert owner is not None
-    assert not settled(cluster.with_changes(terminated(owner, NOW))).get(
+    assert not settled(cluster.with_changes(deletion_changes(owner, NOW))).get(
         Deployment, "default", "web"
     )
 

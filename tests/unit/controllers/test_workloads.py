@@ -12,7 +12,7 @@ from kubenetlab.api.lab import PodRuntimeStatus
 from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
-from kubenetlab.controllers.termination import terminated
+from kubenetlab.controllers.termination import deletion_changes
 from kubenetlab.errors import ManifestError
 from tests.clusters import NOW, applied, observed, pod_named, problems_of, running, settled, store
 
@@ -125,7 +125,7 @@ def test_a_replaced_stateful_pod_keeps_its_name() -> None:
     """It has a new uid and address, and is created when the old pod is gone."""
     cluster = running(running(running(store(HEADLESS + stateful()))))
     old = pod_named(cluster, "db-1")
-    deleted = settled(cluster.with_changes(terminated(old, NOW)))
+    deleted = settled(cluster.with_changes(deletion_changes(old, NOW)))
     assert names(deleted) == ["db-0", "db-2"]
     after = running(detached(deleted))
     new = pod_named(after, "db-1")

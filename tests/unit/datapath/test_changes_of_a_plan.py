@@ -15,7 +15,7 @@ from kubenetlab.api.faults import Fault
 from kubenetlab.api.pods import READY_ANNOTATION, Pod
 from kubenetlab.api.store import Cluster, Delete, deletion
 from kubenetlab.controllers import Controllers
-from kubenetlab.datapath import basis, faults, plan, plan_probes
+from kubenetlab.datapath import faults, plan, plan_inputs, plan_probes
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.view import service_views
 from kubenetlab.hoststate.programs import ProgramRun
@@ -258,7 +258,7 @@ def break_or_heal(how: str) -> Edit:
             return settled(faults.healed(cluster))
         return settled(
             cluster.with_changes(
-                faults.begun(cluster, "kube-proxy", {"node": "worker", "how": how}, NOW)
+                faults.break_changes(cluster, "kube-proxy", {"node": "worker", "how": how}, NOW)
             )
         )
 
@@ -309,15 +309,15 @@ def test_incremental_and_full_plans_are_equal(mode: str, edits: list[Edit]) -> N
     memo = PlanCache()
     cluster = running(store(proxy_mode_document(mode)))
     before, result, probes = (
-        basis(cluster),
+        plan_inputs(cluster),
         plan(cluster, ONLINK, memo),
         plan_probes(cluster, ONLINK, memo),
     )
     for edit in edits:
         cluster = edit(cluster)
-        if any(now is not then for now, then in zip(basis(cluster), before, strict=True)):
+        if any(now is not then for now, then in zip(plan_inputs(cluster), before, strict=True)):
             before, result, probes = (
-                basis(cluster),
+                plan_inputs(cluster),
                 plan(cluster, ONLINK, memo),
                 plan_probes(cluster, ONLINK, memo),
             )
@@ -378,7 +378,7 @@ def test_a_one_shot_program_starts_when_the_first_probe_of_others_has_failed() -
     cluster = add_unprobed_pod("j")(cluster)
     asker = pod_netns("default", "h", pod_named(cluster, "h").uid)
     cluster = settled(cluster.with_changes(status_reports.sandbox_made(cluster, asker, 7)))
-    before = basis(cluster)
+    before = plan_inputs(cluster)
     assert not any(isinstance(obj, ProgramRun) for obj in plan(cluster, ONLINK)[asker].values())
     answer = {
         "netns": pod_netns("default", "j", pod_named(cluster, "j").uid),
@@ -390,5 +390,5 @@ def test_a_one_shot_program_starts_when_the_first_probe_of_others_has_failed() -
     after = settled(
         cluster.with_changes(status_reports.probe_reports(cluster, [{**answer, **failed}]))
     )
-    assert basis(after) != before
+    assert plan_inputs(after) != before
     assert any(isinstance(obj, ProgramRun) for obj in plan(after, ONLINK)[asker].values())

@@ -30,7 +30,9 @@ DECISIONS = Decisions(pod_layout="onlink", neighbors="dynamic")
 
 def broken(cluster: Cluster, how: str, node: str = "worker", now: float = NOW) -> Cluster:
     return settled(
-        cluster.with_changes(faults.begun(cluster, "kube-proxy", {"node": node, "how": how}, now)),
+        cluster.with_changes(
+            faults.break_changes(cluster, "kube-proxy", {"node": node, "how": how}, now)
+        ),
         now,
     )
 
@@ -60,7 +62,7 @@ def rules(cluster: Cluster, node: str) -> list[str]:
     return sorted(
         repr(obj)
         for obj in members(plan(cluster, DECISIONS)[f"node/{node}"].values())
-        if obj.hand == "rules"
+        if obj.applier == "rules"
     )
 
 
@@ -206,7 +208,7 @@ def test_load_balancers_leave_a_node_with_an_unhealthy_kube_proxy(policy: str) -
 def test_an_invalid_fault_is_refused(name: str, options: dict[str, str], message: str) -> None:
     """The message lists the known values."""
     with pytest.raises(UsageError) as refused:
-        faults.begun(store(), name, options, NOW)
+        faults.break_changes(store(), name, options, NOW)
     assert message in str(refused.value)
 
 

@@ -8,23 +8,25 @@ from hypothesis import strategies as st
 from kubenetlab.datapath.proxy import iptables as proxy
 from kubenetlab.datapath.proxy import iptables_names
 from kubenetlab.datapath.proxy.local_traffic import Detector
-from kubenetlab.datapath.proxy.services import Backend, PortView
+from kubenetlab.datapath.proxy.services import EndpointAddress, PortView
 from kubenetlab.hoststate.rules.iptables import (
     ChainEntry,
     IptablesChain,
     Jump,
-    cleaning,
     decode_restores,
+    empty_tables,
     failed_object,
-    idle_tables,
     parse,
+    removal_input,
     update,
 )
-from kubenetlab.hoststate.rules.rulesets import NodeRules, Rules, RuleSet
+from kubenetlab.hoststate.rules.rulesets import NodeRules, RuleSet, SubjectRules
 from kubenetlab.versioned import VersionedMap
 
 DETECTOR = Detector(4, "10.244.0.0/16")
-PORT = PortView("ns1", "svc1", "p80", "tcp", "172.30.0.41", 80, (Backend("10.180.0.1", 80),))
+PORT = PortView(
+    "ns1", "svc1", "p80", "tcp", "172.30.0.41", 80, (EndpointAddress("10.180.0.1", 80),)
+)
 
 
 def test_names_are_those_of_kube_proxy() -> None:
@@ -39,7 +41,7 @@ def test_names_are_those_of_kube_proxy() -> None:
 @given(st.integers(1, 40))
 def test_each_endpoint_has_the_same_share(count: int) -> None:
     """With n endpoints left, a rule matches one nth, and the last rule matches the rest."""
-    endpoints = tuple(Backend(f"10.0.0.{number + 1}", 80) for number in range(count))
+    endpoints = tuple(EndpointAddress(f"10.0.0.{number + 1}", 80) for number in range(count))
     (chain,) = [
         obj
         for obj in proxy._PortRules(
@@ -62,7 +64,7 @@ def test_each_endpoint_has_the_same_share(count: int) -> None:
 def entries(*names: str) -> NodeRules:
     """Return one chain per subject, and a rule that jumps to each."""
     own = (
-        Rules(
+        SubjectRules(
             "iptables",
             "ip",
             name,
@@ -73,7 +75,7 @@ def entries(*names: str) -> NodeRules:
         )
         for name in names
     )
-    return NodeRules("n", RuleSet("iptables", VersionedMap((one.whose, one) for one in own)))
+    return NodeRules("n", RuleSet("iptables", VersionedMap((one.key, one) for one in own)))
 
 
 def test_entries_come_before_the_chains_own_rules() -> None:
@@ -138,7 +140,7 @@ COMMIT
 
 
 def test_own_chains_are_found_by_their_prefix() -> None:
-    assert cleaning(SAVED, ["KUBE-"]).splitlines() == [
+    assert removal_input(SAVED, ["KUBE-"]).splitlines() == [
         "*nat",
         ":KUBE-SERVICES - [0:0]",
         ":KUBE-OLD - [0:0]",
@@ -152,7 +154,7 @@ def test_own_chains_are_found_by_their_prefix() -> None:
         '-m comment --comment "a b" -j KUBE-SERVICES',
         "-j THEIRS",
     ]
-    assert idle_tables(SAVED) == ["filter"]
+    assert empty_tables(SAVED) == ["filter"]
 
 
 def test_a_rejected_line_names_its_chain() -> None:

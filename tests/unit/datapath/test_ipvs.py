@@ -18,10 +18,10 @@ from kubenetlab.hoststate.rules.ipvs import (
     ListedServer,
     RealServer,
     VirtualServer,
-    against,
-    decode_orders,
+    decode_changes,
+    with_removals,
 )
-from kubenetlab.hoststate.rules.rulesets import NodeRules, RuleObject, Rules, RuleSet, steps
+from kubenetlab.hoststate.rules.rulesets import NodeRules, RuleObject, RuleSet, SubjectRules, steps
 from kubenetlab.hoststate.sandbox import Sandbox
 from kubenetlab.hoststate.state import HostState, contents_of
 from kubenetlab.versioned import VersionedMap
@@ -49,7 +49,7 @@ def parts(spec: str, mode: Mode = Mode(), place: NodePlace = PLACE) -> list[str]
     found = [
         part
         for one in mode.service(view, place, NETWORK)
-        for part in ((*one.objects, *one.shared) if isinstance(one, Rules) else (one,))
+        for part in ((*one.objects, *one.shared) if isinstance(one, SubjectRules) else (one,))
     ]
     return [str(part).replace(view.service.cluster_ips[0], "VIP") for part in found]
 
@@ -133,20 +133,18 @@ SET = Set("n", "KUBE-A", "hash:ip family inet")
 
 
 def bundle(name: str, *objects: RuleObject) -> NodeRules:
-    return bundled(Rules(objects[0].dialect, "ip", name, (), objects))
+    return bundled(SubjectRules(objects[0].backend, "ip", name, (), objects))
 
 
-def bundled(*rules: Rules) -> NodeRules:
-    return NodeRules(
-        "n", RuleSet(rules[0].dialect, VersionedMap((one.whose, one) for one in rules))
-    )
+def bundled(*rules: SubjectRules) -> NodeRules:
+    return NodeRules("n", RuleSet(rules[0].backend, VersionedMap((one.key, one) for one in rules)))
 
 
 def test_a_shared_member_stays_until_its_last_service_is_deleted() -> None:
     """Two Services may have the same external address."""
     shared, own = Member("", "KUBE-A", "192.0.2.1"), Member("", "KUBE-A", "10.96.0.9")
     one, other = (
-        Rules("ipset", "ip", name, (), members)
+        SubjectRules("ipset", "ip", name, (), members)
         for name, members in (("one", (shared, own)), ("other", (shared,)))
     )
     before, after = bundled(one, other), bundled(other)
@@ -189,9 +187,9 @@ REALS = [RealServer("", "tcp", "10.96.0.9", 80, f"10.244.1.{last}", 8080) for la
 
 def test_real_servers_are_deleted_alone_or_with_their_virtual_server() -> None:
     both, one = [bundle("web", SERVER, *REALS)], [bundle("web", SERVER, REALS[0])]
-    fewer = decode_orders(ipvs.update(both, one))
+    fewer = decode_changes(ipvs.update(both, one))
     assert ([str(real) for real in fewer.leaving], fewer.gone) == ([str(REALS[1])], ())
-    none = decode_orders(ipvs.update(both, []))
+    none = decode_changes(ipvs.update(both, []))
     assert (none.leaving, [str(server) for server in none.gone]) == ((), [str(SERVER)])
     assert ipvs.update(both, both) == ""
 
@@ -200,7 +198,9 @@ def test_a_rebuild_changes_only_differences() -> None:
     """Correct objects are not touched."""
     other = VirtualServer("", "udp", "10.96.0.10", 53, "rr")
     there = [ListedServer(SERVER, tuple((real, 1, 0) for real in REALS)), ListedServer(other, ())]
-    orders = against(decode_orders(ipvs.replacement([bundle("web", SERVER, REALS[0])])), there)
+    orders = with_removals(
+        decode_changes(ipvs.replacement([bundle("web", SERVER, REALS[0])])), there
+    )
     assert (orders.leaving, orders.gone) == ((REALS[1],), (other,))
 
 
@@ -210,12 +210,12 @@ def test_rules_are_deleted_before_the_sets_they_use() -> None:
 
     chain = IptablesChain("n", "ip", "filter", "KUBE-A", ("-m set --match-set KUBE-A dst -j DROP",))
     objects = [SET, chain, bundle("web", SERVER)]
-    assert [step.dialect for step in steps([], objects, {}, anew=False)] == [
+    assert [step.backend for step in steps([], objects, {}, anew=False)] == [
         "ipset",
         "iptables",
         "ipvs",
     ]
-    assert [step.dialect for step in steps(objects, [], {}, anew=False)] == [
+    assert [step.backend for step in steps(objects, [], {}, anew=False)] == [
         "ipvs",
         "iptables",
         "ipset",
@@ -264,8 +264,10 @@ def test_addresses_are_deleted_after_the_rules_that_use_them() -> None:
     dummy, address = Dummy("n", DEVICE, "0a:58:00:00:00:01"), Address("n", DEVICE, "10.96.0.9/32")
     link = Address("n", "eth0", "172.18.0.3/16")
     there = HostState({"n": contents_of([Sandbox("n", "n"), dummy, address, link])})
-    early, late = diff(there, HostState({"n": contents_of([Sandbox("n", "n")])})).around_rules()
+    early, late = diff(
+        there, HostState({"n": contents_of([Sandbox("n", "n")])})
+    ).split_around_rules()
     assert [str(operation.object) for operation in early.operations()] == [str(link)]
     assert [operation.object for operation in late.operations()] == [address, dummy]
     changes = diff(there, HostState({"n": contents_of([Sandbox("n", "n"), dummy, link])}))
-    assert changes.around_rules() == (changes, Changes(()))
+    assert changes.split_around_rules() == (changes, Changes(()))

@@ -22,7 +22,7 @@ from kubenetlab.datapath.proxy_views import (
     summary,
 )
 from kubenetlab.programs import kube_proxy
-from kubenetlab.programs.http import PodIdentity, Request, Response
+from kubenetlab.programs.http import ProgramContext, Request, Response
 from kubenetlab.programs.kube_proxy import HEALTH_PORT, METRICS_PORT
 from tests.clusters import NOW, applied, deployment, pod_named, report, running, service, store
 
@@ -48,12 +48,12 @@ class Process:
     options: dict[str, Any] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
     now: float = NOW
-    memory: kube_proxy.Memory = field(default_factory=kube_proxy.memory)
+    memory: kube_proxy.ProxyState = field(default_factory=kube_proxy.initial_state)
 
     @property
-    def me(self) -> PodIdentity:
+    def me(self) -> ProgramContext:
         none: Any = None
-        return PodIdentity(
+        return ProgramContext(
             "kube-system",
             "kube-proxy-x",
             "worker",
@@ -71,10 +71,10 @@ class Process:
 
     def configure(self, **options: Any) -> None:
         self.options = {"mode": "nftables", "families": ["IPv4"], **options}
-        kube_proxy.configured(self.me)
+        kube_proxy.on_options(self.me)
 
     def tell(self, **news: Any) -> None:
-        kube_proxy.told(news, self.me)
+        kube_proxy.on_event(news, self.me)
 
     def get(self, path: str, port: int = HEALTH_PORT) -> Response:
         return asyncio.run(

@@ -38,7 +38,7 @@ def lines_of(proxy: str, options: str, *, layout: str = "") -> list[str]:
         + service("open").replace("app: open", "app: web")
     )
     objects = plan(running(store(text)), ONLINK)["node/worker"].values()
-    found: list[Any] = list(members(obj for obj in objects if hasattr(obj, "dialect")))
+    found: list[Any] = list(members(obj for obj in objects if hasattr(obj, "backend")))
     lines = []
     for obj in found:
         rules = [str(getattr(rule, "text", rule)) for rule in getattr(obj, "rules", ())] or [
@@ -132,7 +132,7 @@ def test_ebpf_compares_addresses(options: str, local: str | None) -> None:
         for obj in plan(running(store(text)), ONLINK)["node/worker"].values()
         if isinstance(obj, BpfPrograms)
     )
-    assert [one.local for one in programs.ranges] == [local]
+    assert [one.local_cidr for one in programs.ranges] == [local]
 
 
 def test_every_node_has_its_own_range() -> None:
@@ -152,7 +152,7 @@ def test_every_node_has_its_own_range() -> None:
     found: dict[str, set[str]] = {}
     for node in expected:
         objects: list[Any] = list(
-            members(obj for obj in state[f"node/{node}"].values() if hasattr(obj, "dialect"))
+            members(obj for obj in state[f"node/{node}"].values() if hasattr(obj, "backend"))
         )
         texts = [getattr(rule, "text", "") for obj in objects for rule in getattr(obj, "rules", ())]
         found[node] = {

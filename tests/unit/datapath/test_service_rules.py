@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from kubenetlab.api.store import Cluster
-from kubenetlab.controllers.termination import terminated
-from kubenetlab.datapath.proxy.services import Backend, categorize
+from kubenetlab.controllers.termination import deletion_changes
+from kubenetlab.datapath.proxy.services import EndpointAddress, categorize
 from kubenetlab.hoststate.rules.nftables import Chain, Collection
 from tests.clusters import (
     NOW,
@@ -121,7 +121,7 @@ def test_terminating_endpoints_serve_when_there_are_no_others() -> None:
     """Ready endpoints come first, then those that serve while they terminate; no others serve."""
     cluster = running(store(deployment(replicas=2) + service()))
     first, second = web_pods(cluster)
-    cluster = settled(cluster.with_changes(terminated(first, NOW)))
+    cluster = settled(cluster.with_changes(deletion_changes(first, NOW)))
 
     def targets(found: Cluster) -> set[str]:
         return {
@@ -135,7 +135,7 @@ def test_terminating_endpoints_serve_when_there_are_no_others() -> None:
     assert first.addresses[0] not in targets(cluster)
     alone = running(store(deployment(replicas=1) + service()))
     (only,) = web_pods(alone)
-    dying = settled(alone.with_changes(terminated(only, NOW)), NOW)
+    dying = settled(alone.with_changes(deletion_changes(only, NOW)), NOW)
     assert targets(dying) == {only.addresses[0]}
     assert second.addresses[0] in targets(cluster)
 
@@ -146,11 +146,11 @@ def test_categorize_selects_endpoints_as_upstream() -> None:
 
     def endpoint(
         number: int, *, ready: bool, serving: bool, terminating: bool
-    ) -> tuple[Endpoint, Backend]:
+    ) -> tuple[Endpoint, EndpointAddress]:
         address = f"10.0.0.{number}"
-        return Endpoint((address,), EndpointConditions(ready, serving, terminating)), Backend(
-            address, 80
-        )
+        return Endpoint(
+            (address,), EndpointConditions(ready, serving, terminating)
+        ), EndpointAddress(address, 80)
 
     ready = endpoint(1, ready=True, serving=True, terminating=False)
     dying = endpoint(2, ready=False, serving=True, terminating=True)

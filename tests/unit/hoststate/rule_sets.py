@@ -7,18 +7,18 @@ from kubenetlab.hoststate.rules.nftables import (
     Element,
     Rule,
 )
-from kubenetlab.hoststate.rules.rulesets import NodeRules, Rules, RuleSet
+from kubenetlab.hoststate.rules.rulesets import NodeRules, RuleSet, SubjectRules
 from kubenetlab.versioned import VersionedMap
 
 
-def service_rules(name: str, *endpoints: str) -> Rules:
+def service_rules(name: str, *endpoints: str) -> SubjectRules:
     """Return rules of a Service with a chain for each endpoint, and one that selects among them."""
     choice = Rule(f"numgen random mod {len(endpoints)} vmap {{ … }}")
     chains = [
         Chain("", "ip", "t", f"{name}-{endpoint}", (Rule(f"dnat to {endpoint}"),))
         for endpoint in endpoints
     ]
-    return Rules(
+    return SubjectRules(
         "nftables",
         "ip",
         name,
@@ -30,5 +30,5 @@ def service_rules(name: str, *endpoints: str) -> Rules:
     )
 
 
-def node_rules(*rules: Rules) -> NodeRules:
-    return NodeRules("n", RuleSet("nftables", VersionedMap((item.whose, item) for item in rules)))
+def node_rules(*rules: SubjectRules) -> NodeRules:
+    return NodeRules("n", RuleSet("nftables", VersionedMap((item.key, item) for item in rules)))

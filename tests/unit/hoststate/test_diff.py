@@ -164,4 +164,6 @@ def test_removed_namespaces_are_reported() -> None:
             "gone": contents_of([Sandbox("gone", "h")]),
         }
     )
-    assert diff(before, HostState({"n": contents_of([Sandbox("n", "h")])})).departed() == {"gone"}
+    assert diff(
+        before, HostState({"n": contents_of([Sandbox("n", "h")])})
+    ).removed_namespaces() == {"gone"}

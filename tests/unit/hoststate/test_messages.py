@@ -18,7 +18,7 @@ from kubenetlab.hoststate.address import Address, decode_address
 from kubenetlab.hoststate.link import Bridge, Port, Veth
 from kubenetlab.hoststate.link_messages import decode_link
 from kubenetlab.hoststate.neighbor import Neighbor, decode_neighbor
-from kubenetlab.hoststate.peers import Peers, peers_of
+from kubenetlab.hoststate.peers import Peers, observed_peers
 from kubenetlab.hoststate.route import Route, decode_route
 
 NAMES = {1: "lo", 7: "eth0", 8: "cbr0"}
@@ -149,7 +149,7 @@ def test_peers_have_the_messages_of_their_neighbors(own: str) -> None:
     singly = [Neighbor("n", "cbr0", address, mac) for address, mac in TABLE if address != own]
     assert split(peers.create(Indexes())) == [neighbor.create(Indexes()) for neighbor in singly]
     assert split(peers.delete(Indexes())) == [neighbor.delete(Indexes()) for neighbor in singly]
-    assert peers_of("n", singly, peers) is peers
+    assert observed_peers("n", singly, peers) is peers
 
 
 @given(

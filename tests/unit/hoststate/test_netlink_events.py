@@ -20,7 +20,7 @@ from kubenetlab.hoststate.link_messages import (
     IFLA_MTU,
 )
 from kubenetlab.hoststate.neighbor import Neighbor
-from kubenetlab.hoststate.netlink_events import RTM_NEWNETCONF, NetlinkEvent, contradict
+from kubenetlab.hoststate.netlink_events import RTM_NEWNETCONF, NetlinkEvent, is_contradicted
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.peers import Peers
 from kubenetlab.hoststate.route import Route
@@ -73,7 +73,7 @@ def link_event(
 
 
 def contradicts(*events: NetlinkEvent) -> bool:
-    return contradict(NETNS, events, KNOWN, INDEXES)
+    return is_contradicted(NETNS, events, KNOWN, INDEXES)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_neighbor_events_are_compared_with_peers() -> None:
     peer = Neighbor(NETNS, "eth0", "10.244.1.7", "0a:58:0a:f4:01:07")
 
     def is_contradiction(type_: int, neighbor: Neighbor) -> bool:
-        return contradict(NETNS, [event_of(type_, neighbor)], contents_of([peers]), INDEXES)
+        return is_contradicted(NETNS, [event_of(type_, neighbor)], contents_of([peers]), INDEXES)
 
     assert not is_contradiction(wire.RTM_NEWNEIGH, peer)
     assert is_contradiction(wire.RTM_DELNEIGH, peer)
@@ -131,7 +131,7 @@ def test_events_about_other_objects_are_ignored() -> None:
         event_of(wire.RTM_DELADDR, structs.replace(ADDRESS, address="192.0.2.1/32"))
     )
     assert not contradicts(link_event(wire.RTM_DELLINK, 77, "veth0", PORT.mac))
-    assert not contradict(NETNS, [event_of(wire.RTM_DELROUTE, ROUTE)], KNOWN, {})
+    assert not is_contradicted(NETNS, [event_of(wire.RTM_DELROUTE, ROUTE)], KNOWN, {})
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_a_dummy_is_compared_by_its_kind() -> None:
         event = NetlinkEvent(
             template.type, template.body + nested(IFLA_LINKINFO, string(IFLA_INFO_KIND, kind))
         )
-        return contradict(NETNS, [event], known, {"kube-ipvs0": 10})
+        return is_contradicted(NETNS, [event], known, {"kube-ipvs0": 10})
 
     assert not is_contradiction("dummy")
     assert is_contradiction("bridge")

@@ -16,7 +16,7 @@ from kubenetlab.hoststate.sandbox import Sandbox, Sysctl
 from kubenetlab.hoststate.script import script
 from kubenetlab.hoststate.sections import common_settings, sections
 from kubenetlab.hoststate.state import HostState, contents_of
-from kubenetlab.lab.simulation import rehearse
+from kubenetlab.lab.simulation import simulate
 from tests.clusters import NO_CNI, NOW, deployment, pod, service, store
 
 DECISIONS = [
@@ -40,7 +40,7 @@ def by_origin(*objects: tuple[str, Object]) -> HostState:
 
 
 def planned(text: str = "", decisions: Decisions = DECISIONS[0]) -> HostState:
-    return plan(rehearse(store(text), NOW), decisions)
+    return plan(simulate(store(text), NOW), decisions)
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,16 @@ from kubenetlab.kernel.processes.permissions import (
     NEEDED,
     effective_capabilities,
     is_first_user_namespace,
-    lacking,
+    missing_capabilities,
     remedy,
 )
 from kubenetlab.lab import requirements
-from kubenetlab.lab.requirements import faults, missing_features, require_modes, selected_modes
+from kubenetlab.lab.requirements import (
+    missing_features,
+    require_modes,
+    selected_modes,
+    unmet_requirements,
+)
 
 
 def test_each_selected_mode_has_requirements() -> None:
@@ -54,7 +59,9 @@ def test_an_unmet_requirement_is_an_error(needs: Needs, is_root: bool, expected:
     """A missing program, and missing root permissions, are reported; no other mode replaces it."""
     assert (
         list(
-            faults("cni test", needs, is_root=is_root, has_program=lambda program: program == "nft")
+            unmet_requirements(
+                "cni test", needs, is_root=is_root, has_program=lambda program: program == "nft"
+            )
         )
         == expected
     )
@@ -72,7 +79,7 @@ def test_a_missing_kernel_feature_is_reported(
         FeatureProbe("special", refused, "a test", "another kernel", "labs without it"),
         FeatureProbe("basic", refused, "a test", "another kernel"),
     ]
-    monkeypatch.setattr("kubenetlab.kernel.features.feature_probes.TRIALS", makes)
+    monkeypatch.setattr("kubenetlab.kernel.features.feature_probes.PROBES", makes)
     assert list(missing_features("proxy test", Needs(("nft",), ("basic",), ("special",)))) == [
         "proxy test needs special: Operation not supported; required: another kernel"
     ]
@@ -136,9 +143,9 @@ def test_features_of_a_running_lab_are_not_probed_again(monkeypatch: pytest.Monk
 def test_missing_capabilities_are_named() -> None:
     """Docker's default set contains none of the administrative capabilities."""
     everything, docker = (1 << 41) - 1, 0xA80425FB
-    assert lacking(everything) == {}
-    assert list(lacking(docker)) == ["CAP_SYS_ADMIN", "CAP_NET_ADMIN"]
-    assert list(lacking(0)) == list(NEEDED)
+    assert missing_capabilities(everything) == {}
+    assert list(missing_capabilities(docker)) == ["CAP_SYS_ADMIN", "CAP_NET_ADMIN"]
+    assert list(missing_capabilities(0)) == list(NEEDED)
 
 
 def test_capabilities_and_user_namespace_are_read_from_proc(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kubenetlab.api.lab import Decisions
 from kubenetlab.api.pods import Pod
 from kubenetlab.datapath import plan
-from kubenetlab.lab.simulation import rehearse
+from kubenetlab.lab.simulation import simulate
 from kubenetlab.observe.settled import verdicts
 from tests.clusters import NO_CNI, NOW, deployment, pod, pod_named, service, slices, store
 
@@ -13,7 +13,7 @@ from tests.clusters import NO_CNI, NOW, deployment, pod, pod_named, service, sli
 def states(text: str) -> dict[str, str]:
     return {
         verdict.pod: verdict.state
-        for verdict in verdicts(rehearse(store(text), NOW))
+        for verdict in verdicts(simulate(store(text), NOW))
         if verdict.pod.startswith("default/")
     }
 
@@ -33,7 +33,7 @@ spec:
     spec: {containers: [{name: db, image: agnhost, args: [netexec]}]}
 ---
 """
-    cluster = rehearse(store(text + deployment() + service()), NOW)
+    cluster = simulate(store(text + deployment() + service()), NOW)
     assert {verdict.state for verdict in verdicts(cluster)} == {"ready"}
     assert [pod_named(cluster, f"db-{number}").is_ready for number in range(4)] == [True] * 4
     assert [
@@ -57,7 +57,7 @@ spec:
       containers: [{name: main, image: agnhost, args: [connect, "10.96.0.1:443"]}]
 ---
 """
-    cluster = rehearse(store(text), NOW)
+    cluster = simulate(store(text), NOW)
     phases = [job_pod.status.phase for job_pod in cluster.all(Pod) if "once-" in job_pod.name]
     assert phases == ["Succeeded"] * 3
     assert not [

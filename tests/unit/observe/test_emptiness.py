@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kubenetlab.observe.emptiness import why_empty
+from kubenetlab.observe.emptiness import explain_empty
 
 WANTING: dict[str, Any] = {
     "metadata": {"namespace": "default", "name": "web"},
@@ -65,4 +65,4 @@ def test_reasons_for_a_service_without_ready_endpoints(
     changes: dict[str, Any], pods: list[Any], said: str
 ) -> None:
     """Its selector and its ports are compared with the pods."""
-    assert why_empty({**WANTING, "spec": {**WANTING["spec"], **changes}}, pods) == said
+    assert explain_empty({**WANTING, "spec": {**WANTING["spec"], **changes}}, pods) == said

@@ -9,7 +9,7 @@ from msgspec import structs
 
 from kubenetlab.errors import UsageError
 from kubenetlab.observe.destinations import service_port
-from kubenetlab.observe.expect import ServiceTarget, World, expect, service_ports, world
+from kubenetlab.observe.expect import ClusterFacts, ServiceTarget, expect, facts_of, service_ports
 from kubenetlab.observe.grammar import Target, parse
 from kubenetlab.observe.locations import Location, places
 from kubenetlab.observe.targets import named_places, pod_of, resolve
@@ -171,7 +171,7 @@ def test_a_missing_port_of_a_service_is_refused(
     where = service_port(SEEN, POD, parse("svc:web"), protocol, port)
     assert (where.title, where.lacking) == (found, lacking)
     assert where.known is not None
-    assert expect(POD, where.known, world(SEEN)) == (
+    assert expect(POD, where.known, facts_of(SEEN)) == (
         "answer" if not lacking and port != 81 else "refused"
     )
 
@@ -242,7 +242,7 @@ def test_targets_lead_to_namespaces() -> None:
     ]
 
 
-KNOWN = world(SEEN)
+KNOWN = facts_of(SEEN)
 
 
 WEB, EMPTY = service_ports(SEEN)
@@ -301,7 +301,7 @@ WEB, EMPTY = service_ports(SEEN)
     ],
 )
 def test_expectations_follow_the_network_model(
-    source: Location, destination: Any, known: World, expected: str
+    source: Location, destination: Any, known: ClusterFacts, expected: str
 ) -> None:
     """Pods and nodes reach each other and hosts; hosts reach nodes.
 
@@ -316,7 +316,7 @@ def test_a_port_of_another_protocol_is_not_served() -> None:
         {**entry, "containers": [{"ports": [8080], "listening": ["8080/TCP"]}]}
         for entry in SEEN["pods"]
     ]
-    known = world({**SEEN, "pods": pods})
+    known = facts_of({**SEEN, "pods": pods})
     port = ServiceTarget("d", "s", "10.96.0.9", 80, "UDP", (("10.244.1.2", 8080),))
     assert expect(POD, port, known) == "refused"
     assert expect(POD, structs.replace(port, protocol="TCP"), known) == "answer"

@@ -10,7 +10,7 @@ from msgspec import structs
 from kubenetlab.errors import UsageError
 from kubenetlab.observe.grammar import KUBECTL_KINDS, Target, parse
 from kubenetlab.observe.locations import Location
-from kubenetlab.observe.meanings import meaning, service_of
+from kubenetlab.observe.meanings import resolve_name, service_of
 from kubenetlab.observe.targets import named_places, pod_of, read, resolve
 from tests.unit.observe.documents import HOST, POD, SEEN
 
@@ -34,17 +34,19 @@ def test_a_bare_name_is_a_pod_a_service_a_workload_or_a_dns_name(
     text: str, target: str, service_name: tuple[str, str] | None
 ) -> None:
     """For a client in namespace default."""
-    found = meaning(read(text, SEEN), SEEN, POD)
+    found = resolve_name(read(text, SEEN), SEEN, POD)
     assert (str(found.target), found.service) == (target, service_name)
 
 
 def test_a_service_is_looked_up_in_the_clients_namespace() -> None:
     """DNS completes a bare name with it; -n gives another one."""
     client = structs.replace(POD, namespace="shop")
-    assert meaning(parse("db"), SEEN, client) == meaning(parse("db", "shop"), SEEN, client)
-    assert str(meaning(parse("db", "shop"), SEEN, POD).target) == "db.shop"
-    assert meaning(parse("web"), SEEN, client).service is None
-    found = meaning(parse("db"), SEEN, client)
+    assert resolve_name(parse("db"), SEEN, client) == resolve_name(
+        parse("db", "shop"), SEEN, client
+    )
+    assert str(resolve_name(parse("db", "shop"), SEEN, POD).target) == "db.shop"
+    assert resolve_name(parse("web"), SEEN, client).service is None
+    found = resolve_name(parse("db"), SEEN, client)
     assert found.explanation("db") == "db: Service shop/db by its DNS name db (not sts:shop/db)"
 
 
@@ -59,14 +61,14 @@ def test_a_service_is_looked_up_in_the_clients_namespace() -> None:
 def test_an_ambiguous_destination_is_refused_with_the_exact_forms(text: str, forms: str) -> None:
     """Each form in the message parses, and is not ambiguous."""
     with pytest.raises(UsageError, match=re.escape(forms)):
-        meaning(read(text, SEEN), SEEN, POD)
+        resolve_name(read(text, SEEN), SEEN, POD)
     for form in forms.partition("use one of: ")[2].split(", "):
-        assert str(meaning(read(form, SEEN), SEEN, POD).target) == form
+        assert str(resolve_name(read(form, SEEN), SEEN, POD).target) == form
 
 
 def test_a_name_alone_is_the_pod_before_the_service() -> None:
     """The Service of the same name is named as the alternative."""
-    found = meaning(parse("both"), SEEN, POD)
+    found = resolve_name(parse("both"), SEEN, POD)
     assert str(found.target) == "default/both"
     assert found.explanation("both") == "both: default/both (not svc:default/both)"
 
@@ -74,7 +76,7 @@ def test_a_name_alone_is_the_pod_before_the_service() -> None:
 @pytest.mark.parametrize("source", [HOST, None], ids=["host", "none"])
 def test_a_client_without_cluster_dns_means_the_pod(source: Location | None) -> None:
     """A Service of the same name is no alternative for it."""
-    assert str(meaning(parse("both"), SEEN, source).target) == "default/both"
+    assert str(resolve_name(parse("both"), SEEN, source).target) == "default/both"
 
 
 def test_a_namespace_named_like_a_kind_still_holds_pods() -> None:

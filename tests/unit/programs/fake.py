@@ -9,7 +9,7 @@ import msgspec
 
 from kubenetlab import programs
 from kubenetlab.api.containers import Container
-from kubenetlab.programs.http import PodIdentity, Request, Response
+from kubenetlab.programs.http import ProgramContext, Request, Response
 from tests.clusters import NOW
 
 AGNHOST = "registry.k8s.io/e2e-test-images/agnhost:2.47"
@@ -48,7 +48,7 @@ class FakeProgram:
     def __init__(self, **options_: Any) -> None:
         self.lines: list[str] = []
         self.exits: list[tuple[int, float]] = []
-        self.context = PodIdentity(
+        self.context = ProgramContext(
             "default",
             "web-0",
             "web-0",

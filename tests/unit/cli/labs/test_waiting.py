@@ -39,7 +39,7 @@ def test_the_hint_after_a_failure_names_the_cause_to_fix_first(
     monkeypatch: pytest.MonkeyPatch, failures: dict[str, str], stuck: list[Any], expected: str
 ) -> None:
     """A full disk comes before pods that are not ready."""
-    monkeypatch.setattr(rundir, "base", lambda: Path("/r"))
+    monkeypatch.setattr(rundir, "base_directory", lambda: Path("/r"))
     state = {"failures": failures, "stuck": stuck, "waiting": [], "jobs": []}
     assert _next_after_failure(state) == expected
 

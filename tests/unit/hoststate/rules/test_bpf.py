@@ -21,7 +21,7 @@ from kubenetlab.hoststate.rules.bpf import (
     PodLink,
     RemoteRange,
 )
-from kubenetlab.hoststate.rules.bpf_entries import packed_id, readable
+from kubenetlab.hoststate.rules.bpf_entries import describe_entry, packed_id
 from kubenetlab.hoststate.rules.rulesets import RuleObject, members
 from tests.clusters import applied, deployment, running, service, store
 
@@ -70,7 +70,7 @@ def rules(text: str, then: str = "") -> list[Any]:
     cluster = running(store(LAB + text))
     cluster = running(applied(cluster, then)) if then else cluster
     objects = plan(cluster, Decisions(pod_layout="onlink", neighbors="dynamic"))["node/worker"]
-    return [obj for obj in objects.values() if isinstance(obj, RuleObject) and obj.dialect == "bpf"]
+    return [obj for obj in objects.values() if isinstance(obj, RuleObject) and obj.backend == "bpf"]
 
 
 STATES = [
@@ -129,7 +129,7 @@ def test_changed_endpoints_are_a_new_list() -> None:
                 ("a", 2),
                 ("b", 1),
                 60,
-                is_outside=True,
+                is_external=True,
                 is_local=True,
             ),
             (
@@ -138,7 +138,7 @@ def test_changed_endpoints_are_a_new_list() -> None:
             ),
         ),
         (
-            Frontend("", "2001:db8::1", 80, "TCP", "s", ("a", 2), is_fenced=True),
+            Frontend("", "2001:db8::1", 80, "TCP", "s", ("a", 2), has_source_ranges=True),
             "front 2001:db8::1 80/TCP: Cluster, 2 in ca978112ca1bbdca, fenced",
         ),
         (
@@ -147,7 +147,7 @@ def test_changed_endpoints_are_a_new_list() -> None:
         ),
         (ClusterIp("", "fd00:10:96::a"), "front fd00:10:96::a: a cluster IP"),
         (
-            Frontend("", "0.0.0.0", 30080, "TCP", "s", ("a", 2), is_outside=True, is_direct=True),
+            Frontend("", "0.0.0.0", 30080, "TCP", "s", ("a", 2), is_external=True, is_direct=True),
             "front node port 0.0.0.0 30080/TCP: Cluster, 2 in ca978112ca1bbdca, direct",
         ),
         (RemoteRange("", "10.244.2.0/24", "172.18.0.4"), "home of 10.244.2.0/24: 172.18.0.4"),
@@ -163,7 +163,7 @@ def test_changed_endpoints_are_a_new_list() -> None:
 def test_map_entries_are_readable(obj: Any, line: str) -> None:
     """The text contains the fields of the object."""
     *_, ((name, key), value) = obj.entries()
-    assert readable(name, key, value) == line
+    assert describe_entry(name, key, value) == line
 
 
 def test_differences_name_links_and_entries() -> None:
@@ -236,7 +236,7 @@ def test_node_ports_have_the_configured_addresses(
         "node/worker"
     ].values()
     (programs,) = (obj for obj in objects if isinstance(obj, BpfPrograms))
-    assert tuple(door for config in programs.ranges for door in config.doors) == doors
+    assert tuple(door for config in programs.ranges for door in config.node_port_addresses) == doors
 
 
 DIRECT = LAB.replace("kubeProxyMode: ebpf", "kubeProxyMode: {type: ebpf, dsr: true}")
@@ -253,7 +253,7 @@ def test_direct_return_applies_to_external_traffic_with_policy_cluster() -> None
     objects = plan(cluster, Decisions(pod_layout="onlink", neighbors="dynamic"))[
         "node/worker"
     ].values()
-    rules = [obj for obj in objects if isinstance(obj, RuleObject) and obj.dialect == "bpf"]
+    rules = [obj for obj in objects if isinstance(obj, RuleObject) and obj.backend == "bpf"]
     fronts = [obj for obj in members(rules) if isinstance(obj, Frontend)]
     assert {
         (front.service.partition("/TCP")[0], front.address) for front in fronts if front.is_direct

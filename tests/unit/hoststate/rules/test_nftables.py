@@ -15,7 +15,7 @@ from kubenetlab.hoststate.rules.nftables import (
     transaction,
     update,
 )
-from kubenetlab.hoststate.rules.rulesets import NodeRules, Rules
+from kubenetlab.hoststate.rules.rulesets import NodeRules, SubjectRules
 from kubenetlab.hoststate.state import HostState, contents_of
 from tests.unit.hoststate.rule_sets import node_rules, service_rules
 
@@ -121,7 +121,7 @@ def test_nodes_with_the_same_rules_share_the_text() -> None:
     assert "10.0.0.3" in update([table, after], [table, other])
     assert "delete chain ip t web-10.0.0.2" in update([table, after], [table, other])
     commented = node_rules(
-        Rules("nftables", "ip", "web", (Chain("", "ip", "t", "web", comment="said"),))
+        SubjectRules("nftables", "ip", "web", (Chain("", "ip", "t", "web", comment="said"),))
     )
     for extra_objects in ((), (extra,)):
         text = update([table, *extra_objects, before], [table, *extra_objects, commented])
@@ -135,7 +135,7 @@ def test_shared_objects_exist_as_long_as_a_subject_needs_them() -> None:
 
     def sharing(*names: str) -> NodeRules:
         rules = (
-            Rules(
+            SubjectRules(
                 "nftables",
                 "ip",
                 name,

@@ -19,11 +19,11 @@ from kubenetlab.kernel.features.limits import (
     PROCESSES,
     Limit,
     Need,
-    measured_anew,
-    read,
+    read_limits,
+    remeasured,
     shortfalls,
 )
-from kubenetlab.lab.capacity import check_room, needs, pods_that_fit
+from kubenetlab.lab.capacity import max_pods, needs, require_capacity
 from tests.clusters import NOW, ONE_NODE, applied, deployment, pod, store
 
 PIDS = Limit(PROCESSES, 1000, "kernel.pid_max", "sudo sysctl -w kernel.pid_max={enough}", used=900)
@@ -40,7 +40,7 @@ ROOMY = [
 
 
 def amounts(text: str) -> dict[str, tuple[int, str]]:
-    return {need.resource: (need.amount, need.whose) for need in needs(store(text))}
+    return {need.resource: (need.amount, need.component) for need in needs(store(text))}
 
 
 def test_a_lab_is_counted() -> None:
@@ -111,7 +111,7 @@ def test_only_dynamic_neighbours_are_counted() -> None:
 def test_all_shortfalls_come_in_one_report() -> None:
     """Each line has the setting, its value, the need and the remedy."""
     with pytest.raises(RequirementError) as error:
-        check_room("big", store(deployment(replicas=100)), [PIDS, NETS, *ROOMY])
+        require_capacity("big", store(deployment(replicas=100)), [PIDS, NETS, *ROOMY])
     assert str(error.value).splitlines() == [
         "lab big does not fit on this machine: 3 nodes and 105 pods",
         "  processes: 121 needed; kernel.pid_max is 1,000, 900 of them taken",
@@ -128,17 +128,17 @@ def test_a_full_bridge_names_its_node() -> None:
     with pytest.raises(
         RequirementError, match=r"ports of one bridge \(cbr0 of node control-plane\): 62 needed"
     ):
-        check_room("l", store(ONE_NODE + deployment(replicas=60)), [fullest])
+        require_capacity("l", store(ONE_NODE + deployment(replicas=60)), [fullest])
 
 
 def test_resources_of_a_running_lab_are_not_counted_twice() -> None:
     """Growth must fit in addition to the lab's current use; shrinking always fits."""
     before = store(deployment(replicas=50))
     room = Limit(PROCESSES, 1000, "kernel.pid_max", used=940)
-    check_room("l", applied(before, deployment(replicas=100)), [room], before)
+    require_capacity("l", applied(before, deployment(replicas=100)), [room], before)
     with pytest.raises(RequirementError, match="processes: 70 needed"):
-        check_room("l", applied(before, deployment(replicas=120)), [room], before)
-    check_room(
+        require_capacity("l", applied(before, deployment(replicas=120)), [room], before)
+    require_capacity(
         "l",
         applied(before, deployment(replicas=10)),
         [Limit(PROCESSES, 1, "kernel.pid_max", used=1)],
@@ -159,7 +159,7 @@ def test_maxima_are_kept_when_use_is_measured_again() -> None:
         Limit(PROCESSES, 4_194_304, "kernel.pid_max", used=950),
         Limit("network namespaces", 2**31, "user.max_net_namespaces"),
     ]
-    assert [(limit.maximum, limit.used) for limit in measured_anew([PIDS, NETS], seen)] == [
+    assert [(limit.maximum, limit.used) for limit in remeasured([PIDS, NETS], seen)] == [
         (1000, 950),
         (30, None),
     ]
@@ -177,7 +177,7 @@ def test_maxima_are_kept_when_use_is_measured_again() -> None:
 )
 def test_how_many_pods_fit(limits: list[Limit], pods: int) -> None:
     """The number is rounded; the scarcest resource counts."""
-    assert pods_that_fit(limits)[0] == pods
+    assert max_pods(limits)[0] == pods
 
 
 FILES_OF_A_MACHINE = {
@@ -220,15 +220,15 @@ def test_limits_are_read_from_proc_and_cgroups(tmp_path: Path, cgroups: dict[str
         path.write_text(text)
     limits = {
         (limit.resource, limit.setting.partition(" of ")[0]): limit
-        for limit in read(f"{tmp_path}/proc", f"{tmp_path}/cg")
+        for limit in read_limits(f"{tmp_path}/proc", f"{tmp_path}/cg")
     }
-    assert (limits[PROCESSES, "kernel.pid_max"].used, limits[PROCESSES, "pids.max"].room) == (
+    assert (limits[PROCESSES, "kernel.pid_max"].used, limits[PROCESSES, "pids.max"].available) == (
         345,
         60,
     )
     assert limits["network namespaces", "user.max_net_namespaces"].maximum == 12
     assert ("user namespaces", "user.max_user_namespaces") not in limits
-    assert limits[MEMORY, "this machine's memory"].room == 1000
+    assert limits[MEMORY, "this machine's memory"].available == 1000
     (memory,) = [
         limit
         for (resource, setting), limit in limits.items()

@@ -9,9 +9,13 @@ import pytest
 from kubenetlab.hoststate.object import Origin
 from kubenetlab.hoststate.programs import ListenPort, ProgramRun
 from kubenetlab.hoststate.state import HostState, contents_of
-from kubenetlab.kernel.advice import WAITS, advice, said
-from kubenetlab.kernel.rules.nftables import readable
-from kubenetlab.lab.agent.error_report import condensed, program_refused, rules_refused
+from kubenetlab.kernel.advice import DEPENDENCY_FAILED, advice, describe_error
+from kubenetlab.kernel.rules.nftables import format_error
+from kubenetlab.lab.agent.error_report import (
+    condense,
+    describe_refused_program,
+    describe_refused_rules,
+)
 
 RUN = ProgramRun("pod/default/web/1234", "main", 0, "netexec", {}, (ListenPort("TCP", 80),))
 DESIRED = HostState(
@@ -21,7 +25,7 @@ DESIRED = HostState(
 
 def test_a_message_about_a_program_names_its_pod() -> None:
     """The message has the error without Python's number, the object's origin and advice."""
-    assert program_refused(
+    assert describe_refused_program(
         RUN, "BlockingIOError: [Errno 11] Resource temporarily unavailable", DESIRED
     ).splitlines() == [
         "pod/default/web/1234: cannot start program netexec for container main, "
@@ -31,7 +35,7 @@ def test_a_message_about_a_program_names_its_pod() -> None:
         "  → a limit of processes is reached: use fewer pods or raise the limit; "
         "kubenetlab doctor shows ulimit -Hu, kernel.pid_max and pids.max",
     ]
-    assert program_refused(RUN, "the app worker 0 died", DESIRED).splitlines()[1:] == [
+    assert describe_refused_program(RUN, "the app worker 0 died", DESIRED).splitlines()[1:] == [
         "  reason: the app worker 0 died      wanted by: containers, for Pod default/web"
     ]
 
@@ -39,7 +43,7 @@ def test_a_message_about_a_program_names_its_pod() -> None:
 def test_a_message_about_rules_without_an_object_names_only_the_node() -> None:
     """An nft error that names no statement is not attributed to an object."""
     text = "cache initialization failed: Operation not permitted"
-    assert rules_refused("node/worker", "nftables", text, DESIRED).splitlines() == [
+    assert describe_refused_rules("node/worker", "nftables", text, DESIRED).splitlines() == [
         "node/worker: cannot load rules",
         f"  nftables: {text}",
         "  → a permission is missing: kubenetlab doctor shows which",
@@ -56,9 +60,9 @@ def test_messages_with_the_same_reason_are_condensed() -> None:
     other = "node/n7: cannot add bridge cbr0\n  kernel: File exists (EEXIST)"
     consequences = [
         "node/n8: cannot add port b: it needs a of pod, which was refused",
-        f"node/n9: cannot add port b\n  kernel: gone\n  → {WAITS}",
+        f"node/n9: cannot add port b\n  kernel: gone\n  → {DEPENDENCY_FAILED}",
     ]
-    assert condensed([*same[:8], other, *consequences, *same[8:]]).splitlines() == [
+    assert condense([*same[:8], other, *consequences, *same[8:]]).splitlines() == [
         *same[0].splitlines(),
         *same[1].splitlines(),
         "and 38 more with the same reason",
@@ -80,7 +84,7 @@ def test_messages_with_the_same_reason_are_condensed() -> None:
 )
 def test_the_errno_is_named(number: int, text: str, message: str) -> None:
     """The name follows the kernel's explanation or, without one, the C library's text."""
-    assert said(number, text) == message
+    assert describe_error(number, text) == message
 
 
 def test_advice_depends_on_the_object() -> None:
@@ -92,6 +96,6 @@ def test_advice_depends_on_the_object() -> None:
 
 def test_an_nft_error_without_a_position_is_unchanged() -> None:
     """Errors of the library itself refer to no statement of the script."""
-    assert readable(
+    assert format_error(
         "netlink: Error: cache initialization failed: Operation not permitted\n", "add table ip t\n"
     ) == ("netlink: Error: cache initialization failed: Operation not permitted")

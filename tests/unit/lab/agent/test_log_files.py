@@ -9,7 +9,7 @@ import pytest
 from kubenetlab.lab import rundir
 from kubenetlab.lab.agent import log_files
 from kubenetlab.lab.agent.log_files import LogFiles
-from kubenetlab.lab.runtime.container_logs import Which
+from kubenetlab.lab.runtime.container_logs import RunSelection
 
 POD = "pod/default/web/1"
 
@@ -21,7 +21,7 @@ def logs(tmp_path: Path) -> LogFiles:
     return LogFiles(tmp_path)
 
 
-def lines(logs: LogFiles, which: Which, netns: str = POD) -> list[str] | None:
+def lines(logs: LogFiles, which: RunSelection, netns: str = POD) -> list[str] | None:
     """Return the lines of a run's log."""
     part = logs.read(netns, "main", which, 0, is_going_on=False)
     return None if part is None else part.lines

@@ -31,7 +31,7 @@ class RecordingAgent:
         self.accepts_probes = True
         self.turns = SimpleNamespace(yield_to_clients=self._give_turn)
         self.desired_state = SimpleNamespace(update=lambda _: self._planned(desired), probes=dict)
-        self.sight = SimpleNamespace(state=observed)
+        self.observed_state = SimpleNamespace(state=observed)
         self.builder = SimpleNamespace(nodes={})
         self.probes = SimpleNamespace(
             replace=self._replace_probes, wait_for_first_results=self._wait_for_results

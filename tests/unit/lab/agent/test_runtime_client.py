@@ -233,7 +233,7 @@ def test_an_exit_is_reported_in_any_order_of_answer_and_event(
             await reported(servers, "exited")
             assert [report["state"] for report in servers.reports][-1] == "exited"
             assert runs.running == {}
-            assert runs.process(NEW, "main") is None
+            assert runs.pid(NEW, "main") is None
 
     asyncio.run(scenario())
 

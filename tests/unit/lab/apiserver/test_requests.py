@@ -66,7 +66,7 @@ class ReadableAgent(DyingAgent):
         self.is_idle = True
         self.sandboxes = SimpleNamespace(pauses={}, pids={}, id=lambda netns: None)
         self.builder = SimpleNamespace(links=SimpleNamespace(path=str, init_pid=1, outer_pid=int))
-        self.runs = SimpleNamespace(process=lambda netns, container: None, logs=_no_logs)
+        self.runtime = SimpleNamespace(pid=lambda netns, container: None, logs=_no_logs)
         self.contexts = SimpleNamespace(get=lambda netns: None)
 
     @property

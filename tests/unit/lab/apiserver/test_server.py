@@ -19,7 +19,7 @@ from kubenetlab.api.lab import ContainerReport
 from kubenetlab.api.store import Change, Cluster
 from kubenetlab.controllers import Controllers
 from kubenetlab.errors import BugError
-from kubenetlab.lab.agent.turns import at_once
+from kubenetlab.lab.agent.turns import run_synchronously
 from kubenetlab.lab.apiserver.server import ApiServer
 from kubenetlab.lab.apiserver.statuses import warnings_of
 from kubenetlab.lab.clock import Clock
@@ -44,15 +44,15 @@ class DyingAgent:
         self._store_file = StoreFile(path, None)
         self.clock = Clock(time.time() - time.monotonic())
         self.saves = 0
-        self.sight = SimpleNamespace(doubt=lambda namespaces: None)
+        self.observed_state = SimpleNamespace(mark_stale=lambda namespaces: None)
         self.controllers = Controllers()
-        self.runs = SimpleNamespace()
+        self.runtime = SimpleNamespace()
 
-    def learn(self, changes: Iterable[Change]) -> None:
+    def apply_changes(self, changes: Iterable[Change]) -> None:
         self.cluster = self.cluster.with_changes(changes)
 
-    def replace(self, cluster: Cluster, content: Controllers | None = None) -> None:
-        self.cluster, self.controllers = cluster, content or self.controllers
+    def replace(self, cluster: Cluster, controllers: Controllers | None = None) -> None:
+        self.cluster, self.controllers = cluster, controllers or self.controllers
 
     def save(self) -> None:
         if self.cluster is not self._saved:
@@ -63,7 +63,7 @@ class DyingAgent:
     def wake(self, *, check: bool = False) -> None:
         pass
 
-    def check_room(self, cluster: Cluster, before: Cluster) -> None:
+    def require_capacity(self, cluster: Cluster, before: Cluster) -> None:
         pass
 
 
@@ -159,7 +159,7 @@ def test_a_log_that_is_no_longer_kept_causes_a_warning(tmp_path: Path, is_kept: 
     async def logs(*args: Any, **kwargs: Any) -> LogPart | None:
         return LogPart([], 0) if is_kept else None
 
-    agent.runs = SimpleNamespace(logs=logs)
+    agent.runtime = SimpleNamespace(logs=logs)
     response = ask(agent, "GET", "/api/v1/namespaces/default/pods/web/log")
     assert (response.status, response.body) == (200, b"")
     warnings = warnings_of(response.headers.get("warning", ""))
@@ -216,6 +216,6 @@ def test_a_change_that_waits_is_a_bug() -> None:
             await asyncio.sleep(pause_s)
         return "changed"
 
-    assert at_once(change(None)) == "changed"
+    assert run_synchronously(change(None)) == "changed"
     with pytest.raises(BugError, match="waited"):
-        at_once(change(0))
+        run_synchronously(change(0))

@@ -12,7 +12,7 @@ from kubenetlab.lab.runtime import container_logs
 from kubenetlab.lab.runtime.container_logs import (
     LogPart,
     begin_run,
-    last_words,
+    last_line,
     previous,
     read,
     remove,
@@ -58,18 +58,18 @@ def test_two_runs_have_logs(tmp_path: Path) -> None:
         begin_run(path)
         path.write_text(text)
     assert (read(path).lines[0], read(previous(path)).lines[0]) == ("third", "second")
-    assert last_words(path) == "third"
+    assert last_line(path) == "third"
     remove(path)
     remove(path)
     assert list(tmp_path.iterdir()) == []
-    assert last_words(path) == ""
+    assert last_line(path) == ""
 
 
 def test_the_last_line_is_truncated(tmp_path: Path) -> None:
     """Events about the container's exit store it, and a line of a log may have megabytes."""
     path = tmp_path / "c.log"
     path.write_text("x" * 900_000 + "\n\n")
-    assert last_words(path) == "x" * 2048
+    assert last_line(path) == "x" * 2048
 
 
 def test_lines_are_selected_by_time(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from kubenetlab.api.kinds import STORED
 from kubenetlab.api.store import Cluster, GivenDocument, deletion
 from kubenetlab.errors import StoreError
 from kubenetlab.lab.store import store_file
-from kubenetlab.lab.store.recovery import recovered, warnings
+from kubenetlab.lab.store.recovery import recover, warnings
 from kubenetlab.lab.store.store_file import StoreFile, journal_of
 from tests.clusters import applied, deployment, pod, running, service, store
 
@@ -221,14 +221,14 @@ def test_a_damaged_store_is_set_aside(tmp_path: Path, damage: str) -> None:
     damaged = DAMAGES[damage](path.read_bytes())
     assert damaged != path.read_bytes()
     path.write_bytes(damaged)
-    assert contents(recovered(path)) == contents(first)
+    assert contents(recover(path)) == contents(first)
     assert not path.exists()
     assert (tmp_path / "store.json.unreadable-1").read_bytes() == damaged
     (warning,) = warnings(path)
     assert str(tmp_path / "store.json.unreadable-1") in warning
     store_file.save(first, path)
     path.write_bytes(b"{}")
-    assert contents(recovered(path)) == contents(first)
+    assert contents(recover(path)) == contents(first)
     assert len(warnings(path)) == 2
     for file in tmp_path.glob("*.unreadable-*"):
         file.unlink()
@@ -241,7 +241,7 @@ def test_a_missing_store_is_replaced_by_the_snapshot(tmp_path: Path) -> None:
     store_file.save(first, path)
     store_file.save(applied(first, service()), path)
     path.unlink()
-    assert contents(recovered(path)) == contents(first)
+    assert contents(recover(path)) == contents(first)
     assert len(warnings(path)) == 1
 
 
@@ -256,7 +256,7 @@ def test_a_damaged_line_ends_the_journal(tmp_path: Path) -> None:
     lines = journal_of(path).read_bytes().splitlines(keepends=True)
     assert len(lines) == 2
     journal_of(path).write_bytes(lines[0] + lines[1].replace(b"third", b"th\xffrd"))
-    assert contents(recovered(path)) == contents(second)
+    assert contents(recover(path)) == contents(second)
     assert path.exists()
     assert [file.name for file in tmp_path.glob("*.unreadable-*")] == ["store.journal.unreadable-1"]
     assert len(warnings(path)) == 1
@@ -270,7 +270,7 @@ def test_the_snapshot_has_its_journal(tmp_path: Path) -> None:
     StoreFile(path, cluster).save(second := applied(cluster, service("second")))
     store_file.save(applied(second, service("third")), path)
     path.write_bytes(b"")
-    assert contents(recovered(path)) == contents(second)
+    assert contents(recover(path)) == contents(second)
 
 
 def test_no_file_is_renamed_if_the_snapshot_is_unreadable(tmp_path: Path) -> None:
@@ -283,6 +283,6 @@ def test_no_file_is_renamed_if_the_snapshot_is_unreadable(tmp_path: Path) -> Non
     with pytest.raises(
         StoreError, match=r"store.json: .*nor can its snapshot .*store.previous.json"
     ):
-        recovered(path)
+        recover(path)
     assert path.exists()
     assert warnings(path) == []

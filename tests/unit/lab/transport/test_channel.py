@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from kubenetlab.lab.transport.channel import Caller, Channel
-from kubenetlab.lab.transport.frames import Frames, Message, encode
+from kubenetlab.lab.transport.channel import Channel, RpcConnection
+from kubenetlab.lab.transport.frames import FrameDecoder, Message, encode
 
 Story = Callable[[Channel, socket.socket], Awaitable[None]]
 
@@ -37,7 +37,7 @@ def test_messages_of_one_loop_iteration_are_sent_in_one_write() -> None:
         for number in range(50):
             channel.send({"number": number})
         await channel.sent()
-        assert [message["number"] for message in Frames().feed(other.recv(1 << 16))] == list(
+        assert [message["number"] for message in FrameDecoder().feed(other.recv(1 << 16))] == list(
             range(50)
         )
 
@@ -52,7 +52,7 @@ def test_a_message_larger_than_the_socket_buffer_is_sent() -> None:
         await asyncio.sleep(0)
         channel.send({"text": "end"})
         other.setblocking(False)
-        frames = Frames()
+        frames = FrameDecoder()
         received: list[Message] = []
         while len(received) < 2:
             received += frames.feed(await asyncio.get_running_loop().sock_recv(other, 1 << 16))
@@ -65,7 +65,7 @@ def test_calls_fail_when_the_peer_has_died() -> None:
     """Calls that wait for a reply fail, and so do later ones."""
 
     async def story(channel: Channel, other: socket.socket) -> None:
-        caller = Caller(channel)
+        caller = RpcConnection(channel)
 
         async def listen() -> list[Message]:
             return [event async for event in caller.events()]
@@ -88,7 +88,7 @@ def test_each_part_of_a_request_gets_a_reply() -> None:
     """The request is sent once. If the peer dies, the parts without a reply get an error."""
 
     async def story(channel: Channel, other: socket.socket) -> None:
-        caller = Caller(channel)
+        caller = RpcConnection(channel)
         listening = asyncio.create_task(anext(caller.events(), None))
         futures = [asyncio.get_running_loop().create_future() for _ in "abc"]
         caller.call_each(
@@ -96,7 +96,7 @@ def test_each_part_of_a_request_gets_a_reply() -> None:
             {future: {"what": name} for name, future in zip("abc", futures, strict=True)},
         )
         await channel.sent()
-        (request,) = Frames().feed(other.recv(1 << 16))
+        (request,) = FrameDecoder().feed(other.recv(1 << 16))
         assert (request["do"], [part["what"] for part in request["each"]]) == (
             "this",
             ["a", "b", "c"],
@@ -120,11 +120,11 @@ def test_a_reply_to_a_cancelled_call_is_not_an_event() -> None:
     """The channel ignores the reply."""
 
     async def story(channel: Channel, other: socket.socket) -> None:
-        caller = Caller(channel)
+        caller = RpcConnection(channel)
         call = asyncio.create_task(caller.call(do="this"))
         await asyncio.sleep(0)
         await channel.sent()
-        (request,) = Frames().feed(other.recv(1 << 16))
+        (request,) = FrameDecoder().feed(other.recv(1 << 16))
         call.cancel()
         other.sendall(encode({"answers": request["id"]}) + encode({"event": "next"}))
         assert await anext(caller.events()) == {"event": "next"}
