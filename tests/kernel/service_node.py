@@ -106,9 +106,9 @@ class Node:
         """
         protocol = options.pop("protocol", "TCP")
         service = f"default/web/{protocol}"
-        is_fenced = options.pop("is_fenced", False)
+        has_source_ranges = options.pop("has_source_ranges", False)
         outside = {
-            "is_outside": True,
+            "is_external": True,
             "is_local": options.pop("is_local", False),
             "is_direct": options.pop("is_direct", False),
             **options,
@@ -141,7 +141,7 @@ class Node:
                 service,
                 all_list,
                 local_list,
-                has_source_ranges=is_fenced,
+                has_source_ranges=has_source_ranges,
                 **outside,
             ),
             Frontend(

@@ -45,7 +45,7 @@ def test_a_pod_connects_to_a_cluster_ip(addresses: Addresses) -> None:
 def test_masquerade_all_hides_pods(addresses: Addresses) -> None:
     """With masqueradeAll endpoints do not see pods either."""
     node = Node(addresses)
-    node.serve([(addresses.pods[2], 8080)], is_hiding=True)
+    node.serve([(addresses.pods[2], 8080)], masquerades_all=True)
     assert (
         node.send(node.receive(tcp((addresses.pods[0], 40000), (addresses.cluster_ip, 80)))).source
         == addresses.node
@@ -88,7 +88,9 @@ def test_node_ports_answer_at_configured_addresses_only(addresses: Addresses) ->
         )
     node = Node(
         addresses._replace(
-            ranges=structs.replace(addresses.ranges, doors=addresses.ranges.node_port_addresses[1:])
+            ranges=structs.replace(
+                addresses.ranges, node_port_addresses=addresses.ranges.node_port_addresses[1:]
+            )
         )
     )
     node.serve([(addresses.pods[2], 8080)])
@@ -126,7 +128,7 @@ def test_policy_local_shows_external_clients(addresses: Addresses) -> None:
 def test_load_balancer_source_ranges_restrict_clients(addresses: Addresses) -> None:
     """Packets of other clients are dropped there; the node port is open to all."""
     node = Node(addresses)
-    node.serve([(addresses.pods[0], 8080)], is_fenced=True)
+    node.serve([(addresses.pods[0], 8080)], has_source_ranges=True)
     request = tcp((addresses.outside, 50000), (addresses.load_balancer_ip, 80))
     assert node.coming(request)[0] == DROP
     assert (
