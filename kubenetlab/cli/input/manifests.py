@@ -11,7 +11,6 @@ from msgspec import Struct, structs
 from kubenetlab.api.config import API_VERSIONS, ClusterConfig
 from kubenetlab.api.documents import Document, read_documents
 from kubenetlab.api.load import LoadedManifests, ManifestObject, load, load_documents
-from kubenetlab.cli.input.kustomize import Kustomization, build
 from kubenetlab.cli.input.options import parse_mode
 from kubenetlab.datapath import checks
 from kubenetlab.errors import ManifestError
@@ -105,6 +104,8 @@ def read(
     Raises ManifestError.
     """
     if files:
+        from kubenetlab.cli.input.kustomize import Kustomization, build
+
         try:
             documents, problems = build([file for file in files if isinstance(file, Kustomization)])
             plain = [file for file in files if not isinstance(file, Kustomization)]

@@ -13,8 +13,6 @@ from typing import Literal
 
 from msgspec import Struct, structs
 
-from kubenetlab.hoststate.rules.alignment import align
-
 Action = Literal["add", "change", "move", "remove", "unknown"]
 """What a repair would do. Unknown: the state could not be compared."""
 
@@ -136,6 +134,8 @@ def _rules(desired: RuleContainer, observed: RuleContainer) -> Iterator[Differen
 
     Positions in the desired rules are called left, positions in the observed rules right.
     """
+    from kubenetlab.hoststate.rules.alignment import align
+
     aligned = align(desired.rules, observed.rules)
     kept = [position for position, _ in aligned.kept]
     by_position: list[tuple[int, Difference]] = []

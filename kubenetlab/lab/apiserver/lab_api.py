@@ -35,7 +35,6 @@ from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.errors import ManifestError, RequirementError, UsageError
 from kubenetlab.hoststate.diff import diff
 from kubenetlab.hoststate.rules.rulesets import by_backend
-from kubenetlab.hoststate.script import script
 from kubenetlab.hoststate.state import HostState, linked_namespaces
 from kubenetlab.kernel.processes.identity import open_process
 from kubenetlab.lab import rundir
@@ -142,6 +141,8 @@ class LabApi:
             return _failure(422, str(error))
         result = render_admission(admission)
         if body.script:
+            from kubenetlab.hoststate.script import script
+
             return json_response({**result, "script": script(desired, agent.lab)})
         changes = render_changes(diff(HostState(agent.observed), desired))
         return json_response({**result, "changes": changes, "diagnostics": diagnostics_of(cluster)})
