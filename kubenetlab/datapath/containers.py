@@ -26,10 +26,10 @@ from kubenetlab.programs import (
     reads_arguments,
     setup,
     takes_ports,
-    tls,
 )
 from kubenetlab.programs.command import configure_command, runs_own_command
-from kubenetlab.programs.ending import Ending, ending_of, with_ending
+from kubenetlab.programs.support import tls
+from kubenetlab.programs.support.ending import Ending, ending_of, with_ending
 
 ASSUMING = (DEFAULT, "web")
 """Programs that may listen on the target ports of Services when their container declares no port.

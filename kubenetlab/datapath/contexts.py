@@ -33,7 +33,7 @@ class Context(Struct, frozen=True):
 
     @property
     def identity(self) -> dict[str, str]:
-        """Fields of `programs.http.Me` that identify the pod, node or host."""
+        """Fields of `programs.support.http.ProgramContext` that identify the pod, node or host."""
         return {
             "namespace": self.namespace,
             "pod": self.name,

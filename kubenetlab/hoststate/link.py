@@ -36,15 +36,7 @@ from kubenetlab.hoststate.link_messages import (
     port_settings,
 )
 from kubenetlab.hoststate.object import Key, Object, ShellName
-from kubenetlab.hoststate.wire import (
-    Links,
-    attribute,
-    mac_bytes,
-    message,
-    nested,
-    number,
-    string,
-)
+from kubenetlab.hoststate.wire import Links, attribute, mac_bytes, message, nested, number, string
 
 LOOPBACK = "lo"
 

@@ -26,7 +26,7 @@ from kubenetlab.lab import cleanup, rundir
 from kubenetlab.lab.paths import LAB_API
 
 if TYPE_CHECKING:
-    from kubenetlab.programs.http import Response
+    from kubenetlab.programs.support.http import Response
 
 ATTEMPTS = 5
 """Number of attempts per request: an agent that dies takes its connections with it."""
@@ -186,7 +186,7 @@ class Client:
     def stream_parts(self, path: str, **query: str) -> Iterator[bytes]:
         """Yield the parts of a streamed response; end with the response or with the lab."""
         from kubenetlab.lab.transport.exchange import Exchange
-        from kubenetlab.programs.http import Response
+        from kubenetlab.programs.support.http import Response
 
         target = path + (
             "?" + "&".join(f"{name}={quote(value, safe='')}" for name, value in query.items())

@@ -20,7 +20,7 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.ipam import attachment_of
 from kubenetlab.lab.machine import decisions
 from kubenetlab.observe.settled import will_end
-from kubenetlab.programs.ending import ending_in
+from kubenetlab.programs.support.ending import ending_in
 
 _PID = 1
 """Arbitrary pid: no component of a simulated lab uses it."""

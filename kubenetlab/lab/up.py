@@ -18,7 +18,7 @@ from typing import Any
 from kubenetlab import errors
 from kubenetlab.api.store import Cluster
 from kubenetlab.errors import KubenetlabError, LabError, RequirementError, os_error_text
-from kubenetlab.kernel.features.limits import read_limits as read_limits
+from kubenetlab.kernel.features.limits import read_limits
 from kubenetlab.kernel.namespaces import pause
 from kubenetlab.kernel.namespaces.netns_pool import NetnsPoolSource
 from kubenetlab.kernel.processes.identity import ProcessId, open_process

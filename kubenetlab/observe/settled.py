@@ -26,7 +26,7 @@ from kubenetlab.controllers.pod_status import GATES_NOT_READY
 from kubenetlab.controllers.scheduler import SCHEDULED, SCHEDULING_GATED
 from kubenetlab.programs import image_name, is_one_shot, runs_until_stopped, setup
 from kubenetlab.programs.command import runs_own_command
-from kubenetlab.programs.ending import ending_in
+from kubenetlab.programs.support.ending import ending_in
 
 State = Literal["ready", "unready", "completed", "waiting", "stuck"]
 """State of a pod.

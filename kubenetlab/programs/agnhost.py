@@ -7,7 +7,7 @@ from typing import Final
 
 from kubenetlab.api.containers import Container
 from kubenetlab.programs import Ports, Setup, connect, default, netexec, porter, serve_hostname
-from kubenetlab.programs.arguments import arguments
+from kubenetlab.programs.support.arguments import arguments
 
 READS_ARGUMENTS = True
 

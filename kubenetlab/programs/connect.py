@@ -11,8 +11,8 @@ from typing import Final
 
 from kubenetlab.api.durations import duration_s
 from kubenetlab.programs import Setup
-from kubenetlab.programs.arguments import misused, options, port_number
-from kubenetlab.programs.http import ProgramContext
+from kubenetlab.programs.support.arguments import misused, options, port_number
+from kubenetlab.programs.support.http import ProgramContext
 
 OPTIONS: Final = frozenset(("timeout", "protocol", "sctpconntrackcheck"))
 """Modelled flags."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from kubenetlab.api.containers import Container
 from kubenetlab.names import socket_address
 from kubenetlab.programs import Ports, Setup, netexec
-from kubenetlab.programs.http import Peer, ProgramContext, Request, Response, text
+from kubenetlab.programs.support.http import Peer, ProgramContext, Request, Response, text
 
 TAKES_PORTS = True
 SERVES_TLS = True

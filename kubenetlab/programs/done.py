@@ -6,7 +6,7 @@ do work that the lab cannot do.
 
 from __future__ import annotations
 
-from kubenetlab.programs.http import ProgramContext
+from kubenetlab.programs.support.http import ProgramContext
 
 
 async def main(context: ProgramContext) -> int:

@@ -9,8 +9,8 @@ from typing import Final
 from kubenetlab.api.containers import Container
 from kubenetlab.hoststate.programs import ListenPort
 from kubenetlab.programs import Ports, Setup
-from kubenetlab.programs.arguments import arguments, misused, options, port_number
-from kubenetlab.programs.http import ProgramContext, Request, Response, text
+from kubenetlab.programs.support.arguments import arguments, misused, options, port_number
+from kubenetlab.programs.support.http import ProgramContext, Request, Response, text
 
 READS_ARGUMENTS = True
 

@@ -21,8 +21,8 @@ from kubenetlab.api.containers import Container
 from kubenetlab.api.lab import SYNC_PERIOD_S
 from kubenetlab.hoststate.programs import ListenPort
 from kubenetlab.programs import Ports, Setup
-from kubenetlab.programs.http import ProgramContext, Request, Response, text
 from kubenetlab.programs.kube_proxy_metrics import Metrics
+from kubenetlab.programs.support.http import ProgramContext, Request, Response, text
 
 HEALTH_PORT, METRICS_PORT = 10256, 10249
 LOGS_REQUESTS: Final = False

@@ -1,6 +1,6 @@
 """misused: a program that prints an error about its arguments and exits with 1."""
 
-from kubenetlab.programs.http import ProgramContext
+from kubenetlab.programs.support.http import ProgramContext
 
 
 async def main(context: ProgramContext) -> int:

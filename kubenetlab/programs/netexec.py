@@ -24,9 +24,9 @@ from kubenetlab.api.ip import is_address
 from kubenetlab.hoststate.programs import ListenPort
 from kubenetlab.names import socket_address
 from kubenetlab.programs import DELAY_SHUTDOWN, Setup
-from kubenetlab.programs.arguments import misused, options, port_number
-from kubenetlab.programs.http import Peer, ProgramContext, Request, Response, text
-from kubenetlab.programs.tls import TLS, tls_option
+from kubenetlab.programs.support.arguments import misused, options, port_number
+from kubenetlab.programs.support.http import Peer, ProgramContext, Request, Response, text
+from kubenetlab.programs.support.tls import TLS, tls_option
 
 OPTIONS: Final = frozenset(
     (

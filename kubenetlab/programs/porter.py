@@ -8,7 +8,7 @@ import re
 from kubenetlab.api.containers import Container
 from kubenetlab.hoststate.programs import ListenPort
 from kubenetlab.programs import Setup
-from kubenetlab.programs.http import ProgramContext, Request, Response, text
+from kubenetlab.programs.support.http import ProgramContext, Request, Response, text
 
 
 def configure_environment(container: Container) -> Setup:

@@ -8,8 +8,8 @@ from typing import Final
 
 from kubenetlab.hoststate.programs import ListenPort
 from kubenetlab.programs import Setup
-from kubenetlab.programs.arguments import misused, options, port_number
-from kubenetlab.programs.http import Peer, ProgramContext, Request, Response, text
+from kubenetlab.programs.support.arguments import misused, options, port_number
+from kubenetlab.programs.support.http import Peer, ProgramContext, Request, Response, text
 
 OPTIONS: Final = frozenset(("tcp", "udp", "http", "port"))
 """Modelled flags."""

@@ -11,7 +11,7 @@ from typing import Final
 from kubenetlab.api.containers import Container
 from kubenetlab.hoststate.programs import ListenPort
 from kubenetlab.programs import Ports, Setup, declared_ports, image_name
-from kubenetlab.programs.http import ProgramContext, Request, Response
+from kubenetlab.programs.support.http import ProgramContext, Request, Response
 
 TAKES_PORTS = True
 SERVES_TLS = True

@@ -24,7 +24,7 @@ from kubenetlab.hoststate.rules.rulesets import members
 from kubenetlab.hoststate.state import Contents, HostState
 from kubenetlab.hoststate.wire import messages
 from kubenetlab.kernel.fake import FakeKernel
-from kubenetlab.programs.http import Request
+from kubenetlab.programs.support.http import Request
 from tests.clusters import NOW, deployment, running, service, settled, store
 
 ROOT = Path(__file__).parents[2]

@@ -13,12 +13,7 @@ from kubenetlab.api.meta import Resource
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import GivenKey
 from kubenetlab.cli.input.object_names import parse_object_names
-from kubenetlab.cli.input.selection import (
-    fetch,
-    is_in_namespace,
-    is_kind_name,
-    requested_kinds,
-)
+from kubenetlab.cli.input.selection import fetch, is_in_namespace, is_kind_name, requested_kinds
 from kubenetlab.cli.terminal.printing import echo
 from kubenetlab.errors import LabError, UsageError, did_you_mean
 from kubenetlab.lab.client import ApiError, Client

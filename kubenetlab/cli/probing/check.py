@@ -196,7 +196,7 @@ class _Networks:
         from kubenetlab.errors import UsageError
         from kubenetlab.observe.check import needs_network
         from kubenetlab.observe.targets import named_places, read
-        from kubenetlab.programs.resolver import parse as parse_resolver
+        from kubenetlab.programs.dns.resolver import parse as parse_resolver
 
         for row in table.probes:
             try:

@@ -37,7 +37,7 @@ from kubenetlab.observe.matrix import EXPECTED_OUTCOMES
 from kubenetlab.observe.meanings import resolve_name, service_of
 from kubenetlab.observe.prober import ProbeRequest, Result, run
 from kubenetlab.observe.request import HTTP_ERROR, ProbeSpecification
-from kubenetlab.programs.resolver import parse as parse_resolver
+from kubenetlab.programs.dns.resolver import parse as parse_resolver
 
 VERBS = {"ICMP": "ping", "TCP": "connect", "UDP": "datagram", "SCTP": "associate"}
 """Word for a probe of each protocol."""

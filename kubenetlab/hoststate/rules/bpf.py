@@ -14,9 +14,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from kubenetlab.hoststate.object import Object
-from kubenetlab.hoststate.rules.bpf_entries import (
-    packed_id,
-)
+from kubenetlab.hoststate.rules.bpf_entries import packed_id
 from kubenetlab.hoststate.rules.bpf_objects import (
     COMING,
     GOING,

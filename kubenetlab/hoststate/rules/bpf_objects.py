@@ -33,9 +33,7 @@ from kubenetlab.hoststate.rules.bpf_entries import (
     packed_prefix,
     packed_range,
 )
-from kubenetlab.hoststate.rules.rulesets import (
-    RuleObject,
-)
+from kubenetlab.hoststate.rules.rulesets import RuleObject
 
 LOOPBACK: Final = "lo"
 COMING, GOING = "coming", "going"

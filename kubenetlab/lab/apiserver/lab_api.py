@@ -54,7 +54,7 @@ from kubenetlab.lab.paths import LAB_API
 from kubenetlab.lab.requirements import require_modes
 from kubenetlab.lab.store import recovery
 from kubenetlab.lab.transport.http import Answer, FdReply, Stream
-from kubenetlab.programs.http import Request, Response
+from kubenetlab.programs.support.http import Request, Response
 
 if TYPE_CHECKING:
     from kubenetlab.lab.agent.agent import Agent

@@ -11,15 +11,10 @@ from typing import TYPE_CHECKING, Final
 from kubenetlab import names
 from kubenetlab.api.pods import Pod
 from kubenetlab.lab.agent.log_files import ENDED_LOGS
-from kubenetlab.lab.apiserver.statuses import (
-    ApiFaultError,
-    is_enabled,
-    number_of,
-    with_warnings,
-)
+from kubenetlab.lab.apiserver.statuses import ApiFaultError, is_enabled, number_of, with_warnings
 from kubenetlab.lab.runtime.container_logs import LogPart, RunSelection
 from kubenetlab.lab.transport.http import Answer, Stream
-from kubenetlab.programs.http import Request, Response
+from kubenetlab.programs.support.http import Request, Response
 
 if TYPE_CHECKING:
     from kubenetlab.lab.agent.agent import Agent

@@ -49,7 +49,7 @@ from kubenetlab.lab.log import log
 from kubenetlab.lab.store import recovery
 from kubenetlab.lab.transport.accepting import accept
 from kubenetlab.lab.transport.http import Answer, Handler, Stream, serve
-from kubenetlab.programs.http import Request, Response
+from kubenetlab.programs.support.http import Request, Response
 
 if TYPE_CHECKING:
     from kubenetlab.lab.agent.agent import Agent

@@ -17,7 +17,7 @@ from msgspec import structs
 from kubenetlab.api.decode import found
 from kubenetlab.lab.store.readable import FAILURES
 from kubenetlab.lab.transport.http import Answer, FdReply
-from kubenetlab.programs.http import Request, Response
+from kubenetlab.programs.support.http import Request, Response
 
 T = TypeVar("T")
 _WARNING: Final = re.compile(r'299 - "([^"]*)"')

@@ -21,8 +21,8 @@ from kubenetlab.lab.transport.frames import Message
 from kubenetlab.lab.transport.http import IDLE_TIMEOUT_S, RECEIVE_BYTES, serve
 from kubenetlab.lab.transport.tls import HANDSHAKE, TlsConnection, localhost_context, server_context
 from kubenetlab.names import socket_address
-from kubenetlab.programs.http import Peer, ProgramContext, Request, Response, plain_peer
-from kubenetlab.programs.resolver import parse
+from kubenetlab.programs.dns.resolver import parse
+from kubenetlab.programs.support.http import Peer, ProgramContext, Request, Response, plain_peer
 
 if TYPE_CHECKING:
     from ssl import SSLContext

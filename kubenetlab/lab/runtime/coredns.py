@@ -33,7 +33,7 @@ from kubenetlab.lab.transport.exchange import Exchange
 from kubenetlab.lab.transport.http import serve
 from kubenetlab.names import socket_address
 from kubenetlab.programs.coredns import DNS_PORT, HEALTH_PORT, METRICS_PORT, READY_PORT
-from kubenetlab.programs.dns import (
+from kubenetlab.programs.dns.messages import (
     MAX_TCP_BYTES,
     answer,
     is_foreign,
@@ -41,8 +41,8 @@ from kubenetlab.programs.dns import (
     servfail,
     udp_limit,
 )
-from kubenetlab.programs.http import Request, Response, plain_peer, text
-from kubenetlab.programs.zone import Zone
+from kubenetlab.programs.dns.zone import Zone
+from kubenetlab.programs.support.http import Request, Response, plain_peer, text
 
 CACHE_SIZE = 10_000
 """Maximum number of cached responses."""

@@ -20,8 +20,8 @@ from kubenetlab.lab.transport import dns_stream
 from kubenetlab.lab.transport.http import fetch
 from kubenetlab.names import socket_address
 from kubenetlab.programs.coredns import DNS_PORT
-from kubenetlab.programs.http import Response
-from kubenetlab.programs.resolver import ResolverConfig, first_address, is_truncated
+from kubenetlab.programs.dns.resolver import ResolverConfig, first_address, is_truncated
+from kubenetlab.programs.support.http import Response
 
 DATAGRAM_BYTES = 64 * 1024
 KINDS: Final = {
@@ -71,7 +71,7 @@ class NetnsSocketFactory:
 
 
 class PodSockets:
-    """Implementation of `programs.http.Network` with sockets of a pod.
+    """Implementation of `programs.support.http.Network` with sockets of a pod.
 
     Every method raises OSError with a message for users.
     """

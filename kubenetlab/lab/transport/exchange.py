@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from httptools import HttpParserError, HttpResponseParser
 
-from kubenetlab.programs.http import Response
+from kubenetlab.programs.support.http import Response
 
 MAX_HEAD_BYTES = 1024 * 1024
 """Maximum size of the headers of a response."""

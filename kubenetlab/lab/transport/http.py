@@ -17,7 +17,7 @@ from kubenetlab.lab.log import write_text
 from kubenetlab.lab.transport.exchange import BODILESS, Exchange, chunk, head
 from kubenetlab.lab.transport.request_parser import ParsedRequest, RequestParser
 from kubenetlab.lab.transport.tls import TlsConnection
-from kubenetlab.programs.http import Peer, Request, Response, plain_peer
+from kubenetlab.programs.support.http import Peer, Request, Response, plain_peer
 
 RECEIVE_BYTES = 64 * 1024
 MAX_BODY_BYTES = 64 * 1024 * 1024

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from msgspec import Struct
 
-from kubenetlab.programs.http import Peer, Request, Response
+from kubenetlab.programs.support.http import Peer, Request, Response
 
 MAX_HEAD_BYTES = 64 * 1024
 """Maximum size of the headers of a request."""

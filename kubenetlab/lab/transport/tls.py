@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from kubenetlab.programs.localhost_certificate import CERTIFICATE, KEY
+from kubenetlab.programs.support.localhost_certificate import CERTIFICATE, KEY
 
 if TYPE_CHECKING:
     from ssl import SSLContext

@@ -7,7 +7,7 @@ import pytest
 from kubenetlab.api.pods import Pod
 from kubenetlab.controllers.volumes import file_content
 from kubenetlab.datapath.containers import files_read, setups_of
-from kubenetlab.programs.localhost_certificate import CERTIFICATE, KEY
+from kubenetlab.programs.support.localhost_certificate import CERTIFICATE, KEY
 from tests.clusters import applied, pod_named, running, store
 from tests.unit.controllers.lifecycle import active_probes, runs_of
 

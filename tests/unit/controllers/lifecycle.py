@@ -5,12 +5,7 @@ from __future__ import annotations
 from msgspec import structs
 
 from kubenetlab.api.core import Event
-from kubenetlab.api.lab import (
-    ContainerReport,
-    HookKind,
-    PodRuntimeStatus,
-    ProbeReport,
-)
+from kubenetlab.api.lab import ContainerReport, HookKind, PodRuntimeStatus, ProbeReport
 from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster

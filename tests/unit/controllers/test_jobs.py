@@ -12,7 +12,7 @@ from kubenetlab.cli.describe.columns import columns
 from kubenetlab.datapath.containers import setups_of
 from kubenetlab.observe.settled import job_verdicts, verdicts
 from kubenetlab.programs import Setup
-from kubenetlab.programs.ending import Ending, ending_in
+from kubenetlab.programs.support.ending import Ending, ending_in
 from tests.clusters import (
     NOW,
     deployment,

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from msgspec import structs
 
-from kubenetlab.api.lab import (
-    PodRuntimeStatus,
-    ProbeKind,
-    ProbeReport,
-    Termination,
-)
+from kubenetlab.api.lab import PodRuntimeStatus, ProbeKind, ProbeReport, Termination
 from kubenetlab.api.store import Cluster
 from tests.clusters import (
     NOW,

@@ -5,12 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec import structs
 
-from kubenetlab.api.lab import (
-    ContainerReport,
-    PodRuntimeStatus,
-    ProbeReport,
-    Termination,
-)
+from kubenetlab.api.lab import ContainerReport, PodRuntimeStatus, ProbeReport, Termination
 from kubenetlab.datapath.hooks import slept_s
 from tests.clusters import (
     NOW,

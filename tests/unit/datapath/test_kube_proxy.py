@@ -22,8 +22,8 @@ from kubenetlab.datapath.proxy_views import (
     summary,
 )
 from kubenetlab.programs import kube_proxy
-from kubenetlab.programs.http import ProgramContext, Request, Response
 from kubenetlab.programs.kube_proxy import HEALTH_PORT, METRICS_PORT
+from kubenetlab.programs.support.http import ProgramContext, Request, Response
 from tests.clusters import NOW, applied, deployment, pod_named, report, running, service, store
 
 LOCAL = service("web", 80, "http", type="LoadBalancer", externalTrafficPolicy="Local")

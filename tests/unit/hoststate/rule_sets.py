@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from kubenetlab.hoststate.rules.nftables import (
-    Chain,
-    Element,
-    Rule,
-)
+from kubenetlab.hoststate.rules.nftables import Chain, Element, Rule
 from kubenetlab.hoststate.rules.rulesets import NodeRules, RuleSet, SubjectRules
 from kubenetlab.versioned import VersionedMap
 

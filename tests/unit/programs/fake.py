@@ -9,7 +9,7 @@ import msgspec
 
 from kubenetlab import programs
 from kubenetlab.api.containers import Container
-from kubenetlab.programs.http import ProgramContext, Request, Response
+from kubenetlab.programs.support.http import ProgramContext, Request, Response
 from tests.clusters import NOW
 
 AGNHOST = "registry.k8s.io/e2e-test-images/agnhost:2.47"

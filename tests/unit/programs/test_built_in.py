@@ -14,7 +14,7 @@ from kubenetlab.api.durations import duration_s
 from kubenetlab.api.meta import parse_selector
 from kubenetlab.hoststate.programs import ListenPort
 from kubenetlab.lab.transport.exchange import Exchange
-from kubenetlab.programs.arguments import arguments, options
+from kubenetlab.programs.support.arguments import arguments, options
 from tests.clusters import deployment, problems_of
 from tests.unit.programs.fake import FakeProgram, container
 

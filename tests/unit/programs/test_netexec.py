@@ -10,7 +10,7 @@ import pytest
 from msgspec import structs
 
 from kubenetlab import programs
-from kubenetlab.programs.http import Request, Response
+from kubenetlab.programs.support.http import Request, Response
 from tests.unit.programs.fake import FakeProgram, container
 
 

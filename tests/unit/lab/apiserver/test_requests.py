@@ -24,7 +24,7 @@ from kubenetlab.lab.machine import decisions
 from kubenetlab.lab.paths import LAB_API, kind_path
 from kubenetlab.lab.store import store_file
 from kubenetlab.lab.transport.http import Answer, FdReply, Stream
-from kubenetlab.programs.http import Request, Response
+from kubenetlab.programs.support.http import Request, Response
 from tests.clusters import deployment, pod, running, service, store
 from tests.mutations import ODD, Chance, edited, paths
 from tests.unit.lab.apiserver.test_server import DyingAgent

@@ -28,7 +28,7 @@ from kubenetlab.lab.store import store_file
 from kubenetlab.lab.store.store_file import StoreFile
 from kubenetlab.lab.transport.exchange import Exchange
 from kubenetlab.lab.transport.http import Stream, fetch, serve
-from kubenetlab.programs.http import Request, Response
+from kubenetlab.programs.support.http import Request, Response
 from tests.clusters import NOW, deployment, pod, report, running, settled, store
 
 WEB = "/apis/apps/v1/namespaces/default/deployments/web"

@@ -10,7 +10,7 @@ import pytest
 from kubenetlab.lab.runtime import coredns
 from kubenetlab.lab.transport import dns_stream
 from tests.patience import patiently
-from tests.unit.programs.test_dns import encoded_question, zone_with_addresses
+from tests.unit.programs.dns.test_messages import encoded_question, zone_with_addresses
 
 
 def test_a_client_that_reads_no_responses_is_disconnected(

@@ -14,7 +14,7 @@ from kubenetlab.lab.transport import http
 from kubenetlab.lab.transport.exchange import Exchange
 from kubenetlab.lab.transport.http import Answer, Stream, fetch, serve
 from kubenetlab.lab.transport.request_parser import MAX_HEAD_BYTES, RequestParser
-from kubenetlab.programs.http import Request, Response
+from kubenetlab.programs.support.http import Request, Response
 
 HOST = b"Host: web\r\n\r\n"
 MAX_BODY_BYTES = 1000

@@ -15,8 +15,8 @@ from kubenetlab.lab.transport.tls import (
     localhost_context,
     server_context,
 )
-from kubenetlab.programs.http import Request, Response
-from kubenetlab.programs.localhost_certificate import CERTIFICATE, KEY
+from kubenetlab.programs.support.http import Request, Response
+from kubenetlab.programs.support.localhost_certificate import CERTIFICATE, KEY
 from tests.patience import patiently
 
 Talk = Callable[[TlsConnection, TlsConnection], Awaitable[None]]

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from kubenetlab.api.containers import Container
 from kubenetlab.programs import Setup
-from kubenetlab.programs.arguments import misused
-from kubenetlab.programs.localhost_certificate import CERTIFICATE, KEY
+from kubenetlab.programs.support.arguments import misused
+from kubenetlab.programs.support.localhost_certificate import CERTIFICATE, KEY
 
 TLS: Final = "tls"
 """Option of a program that serves TLS.

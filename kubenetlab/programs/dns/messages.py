@@ -17,7 +17,7 @@ import dnslib
 from dnslib import QTYPE, RCODE, RR
 from msgspec import Struct
 
-from kubenetlab.programs.zone import TTL_S, Zone
+from kubenetlab.programs.dns.zone import TTL_S, Zone
 
 MIN_UDP_BYTES: Final = 512
 MAX_UDP_BYTES: Final = 65_507

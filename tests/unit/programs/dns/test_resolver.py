@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kubenetlab.programs.resolver import parse
+from kubenetlab.programs.dns.resolver import parse
 
 HOSTS = "# a comment\n127.0.0.1\tlocalhost\n10.244.1.2\tweb-0.web.default.svc.cluster.local web-0\n"
 

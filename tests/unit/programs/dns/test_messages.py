@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from kubenetlab.api.core import SERVICE_NAME_LABEL, Namespace, Service, ServicePort, ServiceSpec
 from kubenetlab.api.discovery import Endpoint, EndpointConditions, EndpointPort, EndpointSlice
 from kubenetlab.api.meta import ObjectMeta
-from kubenetlab.programs.dns import answer, is_foreign
-from kubenetlab.programs.resolver import first_address
-from kubenetlab.programs.zone import Zone
+from kubenetlab.programs.dns.messages import answer, is_foreign
+from kubenetlab.programs.dns.resolver import first_address
+from kubenetlab.programs.dns.zone import Zone
 
 
 def zone_with_addresses(count: int) -> Zone:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from kubenetlab.api.core import SERVICE_NAME_LABEL, Namespace, Service, ServicePort, ServiceSpec
 from kubenetlab.api.discovery import Endpoint, EndpointConditions, EndpointPort, EndpointSlice
 from kubenetlab.api.meta import ObjectMeta
-from kubenetlab.programs.dns import answer
-from kubenetlab.programs.zone import Zone
+from kubenetlab.programs.dns.messages import answer
+from kubenetlab.programs.dns.zone import Zone
 from tests.clusters import ONE_NODE, deployment, running, service, store
 
 

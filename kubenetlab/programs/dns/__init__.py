@@ -1,0 +1,1 @@
+"""DNS as pure functions: messages, the zone of the cluster, and name resolution."""

@@ -1,0 +1,1 @@
+"""What several programs need: arguments, HTTP, TLS, and how they end."""
