@@ -33,6 +33,7 @@ WORKLOADS: Final = (
     "container_lives",
     "containers",
     "real_commands",
+    "command_probes",
     "boutique",
     "first_days",
 )
@@ -44,6 +45,7 @@ LIFE: Final = (
     "full_disk",
     "histories",
     "changes",
+    "drift",
     "limits",
     "inheritance",
     "store",
@@ -52,6 +54,8 @@ LIFE: Final = (
 )
 COMMANDS: Final = (
     "screens",
+    "terminals",
+    "doctor_and_plan",
     "habits",
     "completion",
     "only_lab",
@@ -87,9 +91,9 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/datapath/proxy/": (*SERVICES, "diff", "node_port_addresses", "local_traffic"),
     "kubenetlab/datapath/proxy/ebpf": ("ebpf", "direct_return"),
     "kubenetlab/datapath/proxy_views": ("broken", "switching"),
-    "kubenetlab/datapath/uplink": ("uplink",),
+    "kubenetlab/datapath/uplink": ("uplink", "uplink_faults"),
     "kubenetlab/diagnostics/": ("trust",),
-    "kubenetlab/hoststate/": ("changes", "script", "flows", "switching", "diff"),
+    "kubenetlab/hoststate/": ("changes", "drift", "script", "flows", "switching", "diff"),
     "kubenetlab/hoststate/rules/bpf": ("ebpf", "direct_return"),
     "kubenetlab/hoststate/nexthop": ("load_balancers",),
     "kubenetlab/kernel/": (
@@ -97,6 +101,7 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
         "faults",
         "killing",
         "changes",
+        "drift",
         "limits",
         "sandboxed",
         "rootless",
@@ -111,11 +116,11 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/kernel/processes/inheritance": ("inheritance",),
     "kubenetlab/kernel/processes/privileges": ("inside", "real_commands", "sandboxed"),
     "kubenetlab/kernel/namespaces/mounts": ("inside", "containers", "real_commands", "sandboxed"),
-    "kubenetlab/kernel/uplink": ("uplink",),
+    "kubenetlab/kernel/uplink": ("uplink", "uplink_faults"),
     "kubenetlab/lab/": (*LIFE, *WORKLOADS),
     "kubenetlab/lab/runtime/coredns": ("dns", "cases"),
     "kubenetlab/lab/port_forwarding": ("port_forward",),
-    "kubenetlab/lab/uplink": ("uplink",),
+    "kubenetlab/lab/uplink": ("uplink", "uplink_faults"),
     "kubenetlab/observe/": ("screens", "manifests", "flows", "cases", "targets", "inspect_objects"),
     "kubenetlab/observe/forwarding": ("port_forward",),
     "kubenetlab/programs/": (

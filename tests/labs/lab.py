@@ -258,7 +258,12 @@ def descendants(pid: int) -> list[int]:
 
 def title_of(pid: int) -> str:
     """What `ps` shows as its command."""
+    return cmdline(pid).split(b"\0")[0].decode()
+
+
+def cmdline(pid: int) -> bytes:
+    """Return the arguments of a process, each ended by a zero byte; nothing once it has ended."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode()
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
-        return ""
+        return b""

@@ -9,13 +9,9 @@ from __future__ import annotations
 
 import json
 import os
-import pty
-import select
 import shutil
 import signal
-import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +20,9 @@ import pytest
 from tests.conftest import OURS
 from tests.labs import users
 from tests.labs.conftest import new_lab
-from tests.labs.lab import DEADLINE_S, INSTALLED, Lab, wait_for
+from tests.labs.lab import Lab, cmdline, wait_for
+from tests.labs.owner_commands import owner_command
+from tests.labs.terminal import on_terminal
 from tests.labs.users import NOBODY, UsersLab
 
 PLACES = ("client", "node:worker", "ext:client")
@@ -199,17 +197,8 @@ def test_the_machines_variables_stay_outside(lab: Lab, monkeypatch: pytest.Monke
         "BASH_ENV": "/dev/null",
         "HOME": "/nowhere",
     }
-    line = lab_line(lab, "exec", "client", "--", "env")
-    done = subprocess.run(
-        line.words,
-        env={**line.environment, **values},
-        capture_output=True,
-        text=True,
-        check=True,
-        user=line.user,
-        group=line.user,
-        extra_groups=line.groups,
-    )
+    line = owner_command(lab, "exec", "client", "--", "env")
+    done = line.run(values)
     found = dict(entry.split("=", 1) for entry in done.stdout.splitlines())
     assert {name: found.get(name) for name in values} == {
         "SECRET_TOKEN": None, "LC_TIME": "C", "TERM": "dumb", "LANG": "C.UTF-8", "BASH_ENV": None, "HOME": "/root",
@@ -222,18 +211,8 @@ def test_the_machines_variables_stay_outside(lab: Lab, monkeypatch: pytest.Monke
 def test_host_files_come_without_a_pods_variables(lab: Lab, marker: Path) -> None:
     """The machine's files can be written to, and its variables and the working directory are there."""
     script = f"echo $GREETING$PROMPT_COMMAND$LD_PRELOAD; touch {marker}/by-hand && rm {marker}/by-hand && pwd"
-    line = lab_line(lab, "exec", "--host-files", "hostile", "--", "bash", "-c", script)
-    done = subprocess.run(
-        line.words,
-        env=line.environment,
-        capture_output=True,
-        text=True,
-        check=True,
-        user=line.user,
-        group=line.user,
-        extra_groups=line.groups,
-        cwd=marker,
-    )
+    line = owner_command(lab, "exec", "--host-files", "hostile", "--", "bash", "-c", script)
+    done = line.run(cwd=marker)
     assert done.stdout == f"\n{marker}\n"
     assert (
         lab.run("shell", "--host-files", "hostile", given="echo $GREETING; hostname\n").out
@@ -298,10 +277,8 @@ def test_containers_cannot_get_at_the_callers_terminal_and_files(lab: Lab) -> No
     container may have.
     """
     lab.apply(SPY)
-    line = lab_line(lab, "exec", "spy", "--", "tail", "-f", "/dev/null")
-    process = subprocess.Popen(
-        line.words, env=line.environment, user=line.user, group=line.user, extra_groups=line.groups
-    )
+    line = owner_command(lab, "exec", "spy", "--", "tail", "-f", "/dev/null")
+    process = line.start()
     try:
         wait_for(
             lambda: "denied" in lab.run("logs", "spy").out, "the container's look at the program"
@@ -373,7 +350,7 @@ def test_network_tools_work(lab: Lab, where: str, tool: str) -> None:
 def test_descriptors_of_the_caller_are_closed(lab: Lab, marker: Path) -> None:
     """A directory that the caller has open would lead to files that can be written to."""
     directory = os.open(marker, os.O_RDONLY | os.O_DIRECTORY)
-    line = lab_line(
+    line = owner_command(
         lab,
         "exec",
         "client",
@@ -382,19 +359,9 @@ def test_descriptors_of_the_caller_are_closed(lab: Lab, marker: Path) -> None:
         "-c",
         f"ls /proc/self/fd; touch /proc/self/fd/{directory}/x",
     )
-    done = subprocess.run(
-        line.words,
-        env=line.environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        user=line.user,
-        group=line.user,
-        extra_groups=line.groups,
-        pass_fds=[directory],
-    )
+    result = line.run(status=1, pass_fds=[directory])
     os.close(directory)
-    assert (done.stdout.split(), done.returncode) == (["0", "1", "2", "3"], 1)
+    assert result.stdout.split() == ["0", "1", "2", "3"]
 
 
 def _become_unusual() -> None:
@@ -406,79 +373,14 @@ def _become_unusual() -> None:
 
 def test_signals_and_umask_of_the_caller_stay_outside(lab: Lab) -> None:
     """As under nohup, in the background of a script, or with a strict umask."""
-    line = lab_line(
+    line = owner_command(
         lab, "exec", "client", "--", "grep", "-E", "^(SigBlk|SigIgn|Umask)", "/proc/self/status"
     )
-    done = subprocess.run(
-        line.words,
-        env=line.environment,
-        capture_output=True,
-        text=True,
-        check=True,
-        user=line.user,
-        group=line.user,
-        extra_groups=line.groups,
-        preexec_fn=_become_unusual,
-        restore_signals=False,
-    )
+    done = line.run(preexec_fn=_become_unusual, restore_signals=False)
     assert done.stdout.split() == ["Umask:", "0022", "SigBlk:", "0" * 16, "SigIgn:", "0" * 16]
 
 
 # --- the terminal, and the end ---
-
-
-class Line:
-    """A command line of the lab's owner."""
-
-    def __init__(self, words: list[str], environment: dict[str, str], user: int | None) -> None:
-        self.words, self.environment, self.user = words, environment, user
-        self.groups = None if user is None else list[int]()
-
-
-def lab_line(lab: Lab, command: str, *rest: str) -> Line:
-    """Return how the lab's owner starts a command in a process of its own."""
-    words = ["-m", "kubenetlab", command, "--lab", lab.name, *rest]
-    if not isinstance(lab, UsersLab):
-        root = str(Path(__file__).parents[2])
-        return Line([*INSTALLED[:1], *words], {**os.environ, "PYTHONPATH": root}, None)
-    python, variables = users.interpreter(NOBODY)
-    own = {
-        "HOME": str(lab.user.home),
-        "XDG_RUNTIME_DIR": str(lab.user.run_directory),
-        "PATH": os.environ["PATH"],
-    }
-    return Line([python, *words], {**own, **variables}, NOBODY)
-
-
-def on_terminal(line: Line, *steps: tuple[str, str]) -> str:
-    """Type a text when another one has been drawn, for each step; return all that was drawn until
-    the end.
-    """
-    child, terminal = pty.fork()
-    if child == 0:
-        os.chdir("/")
-        if line.user is not None:
-            os.fchown(0, line.user, -1)
-            os.setgroups([])
-            os.setgid(line.user)
-            os.setuid(line.user)
-        os.execve(line.words[0], line.words, line.environment)
-    drawn, seen, deadline, left = "", 0, time.monotonic() + DEADLINE_S, list(steps)
-    while True:
-        assert time.monotonic() < deadline, drawn
-        if not select.select([terminal], [], [], 0.1)[0]:
-            continue
-        try:
-            data = os.read(terminal, 65536)
-        except OSError:
-            break
-        drawn += data.decode()
-        while left and left[0][0] in drawn[seen:]:
-            seen = len(drawn)
-            os.write(terminal, left.pop(0)[1].encode())
-    os.close(terminal)
-    os.waitpid(child, 0)
-    return drawn
 
 
 INJECTS = """\
@@ -499,15 +401,17 @@ def test_a_program_cannot_type_into_the_terminal(lab: Lab) -> None:
     """The caller's shell would execute it after the end of the program."""
     if not Path("/usr/bin/python3").exists():
         pytest.skip("python3 is not installed")
-    drawn = on_terminal(lab_line(lab, "exec", "client", "--", "python3", "-S", "-E", "-c", INJECTS))
+    _, drawn = on_terminal(
+        owner_command(lab, "exec", "client", "--", "python3", "-S", "-E", "-c", INJECTS).execute
+    )
     assert "typed" not in drawn
     assert drawn.count("refused 1\r\n") == 6
 
 
 def test_a_shell_has_its_terminal(lab: Lab) -> None:
     """Job control works, PROMPT_COMMAND of a manifest runs among the files inside."""
-    drawn = on_terminal(
-        lab_line(lab, "shell", "hostile"),
+    _, drawn = on_terminal(
+        owner_command(lab, "shell", "hostile").execute,
         ("[hostile /]", "sleep 1000 & jobs; kill %1; echo at-$(hostname)\n"),
         ("at-hostile", "exit\n"),
     )
@@ -518,10 +422,8 @@ def test_a_shell_has_its_terminal(lab: Lab) -> None:
 
 def test_a_program_ends_with_its_command(lab: Lab) -> None:
     """Also when that is killed, though the program has fewer privileges."""
-    line = lab_line(lab, "exec", "client", "--", "sleep", "4711")
-    process = subprocess.Popen(
-        line.words, env=line.environment, user=line.user, group=line.user, extra_groups=line.groups
-    )
+    line = owner_command(lab, "exec", "client", "--", "sleep", "4711")
+    process = line.start()
 
     def sleeping() -> list[int]:
         return [
@@ -545,10 +447,3 @@ def children(pid: int) -> list[int]:
         ]
     except OSError:
         return []
-
-
-def cmdline(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""

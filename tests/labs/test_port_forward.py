@@ -11,19 +11,17 @@ import signal
 import socket
 import struct
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from contextlib import ExitStack
 
 import pytest
 
 from tests.clusters import deployment
 from tests.labs.conftest import new_lab
-from tests.labs.lab import COMMAND, DEADLINE_S, Lab, wait_for
+from tests.labs.forwarding import MIB, all_of, forwarding, get, peer_of, said, server
+from tests.labs.lab import DEADLINE_S, Lab, wait_for
 
-MIB = 1 << 20
 MANIFEST = (
     """\
 apiVersion: kubenetlab.dev/v1alpha1
@@ -56,111 +54,6 @@ metadata: {name: web-0, labels: {app: web}, annotations: {kubenetlab.dev/ready: 
 spec: {containers: [{name: main, image: agnhost, args: [netexec], ports: [{name: http, containerPort: 8080}]}]}
 """
 )
-
-
-class Forwarding:
-    """A port-forward that runs, and what it has said."""
-
-    def __init__(self, process: subprocess.Popen[str], count: int) -> None:
-        self.process = process
-        assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(count)]
-        assert all(lines), process.communicate()[1]
-        self.told = [
-            re.fullmatch(r"Forwarding from (\S+):(\d+) -> (\d+)\n", line) for line in lines
-        ]
-        self.ports = [int(match[2]) for match in self.told if match]
-        assert len(self.ports) == count, lines
-
-    def connect(self, index: int = 0) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.ports[index]), timeout=DEADLINE_S)
-
-    def get(self, path: str, index: int = 0) -> str:
-        return get(self.connect(index), path)
-
-    def stop(self, number: signal.Signals = signal.SIGINT) -> tuple[int, str, str]:
-        """(exit status, what it said since, its errors)"""
-        self.process.send_signal(number)
-        return self.end()
-
-    def end(self) -> tuple[int, str, str]:
-        out, err = self.process.communicate(timeout=DEADLINE_S)
-        return self.process.returncode, out, err
-
-
-@contextmanager
-def forwarding(lab: Lab, *words: str, count: int = 1, **more: Any) -> Iterator[Forwarding]:
-    command = [*COMMAND, "port-forward", "--lab", lab.name, *words]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more
-    )
-    try:
-        yield Forwarding(process, count)
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def get(connection: socket.socket, path: str) -> str:
-    with connection:
-        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
-        head, _, body = all_of(connection).partition(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 200"), head
-        return body.decode()
-
-
-def all_of(connection: socket.socket) -> bytes:
-    found = bytearray()
-    while data := connection.recv(MIB):
-        found += data
-    return bytes(found)
-
-
-@contextmanager
-def server(lab: Lab, pod: str, program: str) -> Iterator[tuple[int, subprocess.Popen[str]]]:
-    """A program of this machine that serves one connection (`peer`) at the pod's localhost: its
-    port and its process.
-    """
-    script = f"""
-import hashlib, socket, struct, sys
-listener = socket.create_server(("127.0.0.1", 0))
-print(listener.getsockname()[1], flush=True)
-peer, _ = listener.accept()
-{program}
-"""
-    command = [
-        "nsenter",
-        f"--net={lab.pod(pod)['netns']}",
-        sys.executable,
-        "-S",
-        "-E",
-        "-c",
-        script,
-    ]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        try:
-            yield int(process.stdout.readline()), process
-        finally:
-            process.kill()
-
-
-@contextmanager
-def peer_of(lab: Lab, program: str) -> Iterator[tuple[socket.socket, subprocess.Popen[str]]]:
-    """A connection, relayed, to a program in the pod `client`."""
-    with (
-        server(lab, "client", program) as (port, process),
-        forwarding(lab, "client", f":{port}") as forward,
-        forward.connect() as connection,
-    ):
-        yield connection, process
-
-
-def said(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
 
 
 @pytest.fixture(scope="module")

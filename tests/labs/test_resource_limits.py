@@ -16,7 +16,7 @@ from kubenetlab.lab.runtime.container_limits import MAX_PIDS
 from tests.conftest import OURS
 from tests.labs import users
 from tests.labs.lab import Lab, cgroups_of, run, wait_for
-from tests.labs.test_real_commands import ONE_NODE, pod, said, status
+from tests.labs.real_commands import ONE_NODE, pod, said, status
 from tests.labs.users import NOBODY, UsersLab
 
 needs_groups = pytest.mark.skipif(

@@ -6,11 +6,8 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
-import select
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -349,84 +346,6 @@ def test_scale_and_delete_say_what_they_do(running: Lab) -> None:
     )
 
 
-def test_doctor_says_what_this_machine_can_do() -> None:
-    """And exits with 0 where labs can be made, as here."""
-    said = run("doctor")
-    assert said.out.count("✓") >= 7
-    assert {finding["state"] for finding in run("doctor", "-o", "json").json} <= {"ok", "optional"}
-
-
-def test_plan_says_what_up_would_do() -> None:
-    """For a lab that is not there: every object, namespace by namespace; and nothing is done."""
-    said = run("plan", "--lab", "planned-only")
-    assert "node/worker" in said.out.splitlines()
-    assert "+ nft chain ip kube-proxy services: 2 rules" in said.out
-    assert re.search(r"\d+ operations in 22 namespaces", said.out)
-    assert "planned-only" not in run("list").out
-
-
-# --- on a terminal ---
-
-
-def on_terminal(*words: str, width: int = 100) -> tuple[int, str]:
-    """(exit status, everything drawn) of a command that has a terminal."""
-    child, terminal = pty.fork()
-    if child == 0:
-        os.environ |= {"TERM": "xterm-256color", "COLUMNS": str(width)}
-        os.environ.pop("NO_COLOR", None)
-        os.execv(COMMAND[0], [*COMMAND, *words])
-    drawn, deadline = b"", time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if select.select([terminal], [], [], 1)[0]:
-            try:
-                data = os.read(terminal, 65536)
-            except OSError:
-                break
-            if not data:
-                break
-            drawn += data
-    os.close(terminal)
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status), drawn.decode()
-
-
-def test_up_draws_its_progress_on_a_terminal(lab: Lab) -> None:
-    """One line, over and over, gone in the end; colours; elsewhere plain lines without any codes."""
-    status, drawn = on_terminal("up", "--lab", lab.name, "--nodes", "4")
-    assert status == 0
-    assert f"building {lab.name}: " in drawn
-    assert "\r\x1b[K" in drawn
-    last = [line.rpartition("\r\x1b[K")[2] for line in drawn.split("\n") if line.strip()]
-    assert not any("building" in line for line in last)
-    assert "\x1b[32m✓\x1b[0m built" in drawn
-    plain = lab.run("ping").out
-    assert "\x1b" not in plain
-    assert "●" in plain
-
-
-def test_a_shell_on_a_terminal_is_interactive(running: Lab) -> None:
-    """A prompt that says where one is; Ctrl-D leaves."""
-    child, terminal = pty.fork()
-    if child == 0:
-        os.execv(COMMAND[0], [*COMMAND, "shell", "client", "--lab", running.name])
-    drawn, deadline = b"", time.monotonic() + 20
-
-    def read_until(text: bytes) -> None:
-        nonlocal drawn
-        while text not in drawn:
-            assert time.monotonic() < deadline, drawn
-            if select.select([terminal], [], [], 0.1)[0]:
-                drawn += os.read(terminal, 65536)
-
-    read_until(b"[client ")
-    os.write(terminal, b"echo inside-$(hostname)\n")
-    read_until(b"inside-client")
-    os.write(terminal, b"exit 3\n")
-    _, status = os.waitpid(child, 0)
-    os.close(terminal)
-    assert os.waitstatus_to_exitcode(status) == 3
-
-
 def test_json_is_json_in_every_command(running: Lab) -> None:
     """-o json of all that print data."""
     for words in (
@@ -521,16 +440,3 @@ def test_labels_are_a_column_where_they_are_asked_for(running: Lab) -> None:
     nodes = running.run("get", "nodes", "-o", "wide", "--show-labels").out
     assert "kubernetes.io/hostname=worker,kubernetes.io/os=linux" in nodes
     assert "LABELS" not in running.run("get", "pods").out
-
-
-def test_the_list_of_labs_fits_on_a_terminal(running: Lab) -> None:
-    """A narrow one has fewer columns, and says which are left out; -o wide and a pipe have all."""
-    _, drawn = on_terminal("list", width=72)
-    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in drawn.splitlines()]
-    assert max(map(len, lines[:2])) <= 72
-    assert "SERVICES" not in lines[0]
-    assert any(line.startswith("hidden columns: ") and "SERVICES" in line for line in lines)
-    assert running.name in drawn
-    for whole in (on_terminal("list", "-o", "wide", width=72)[1], run("list").out):
-        assert "SERVICES" in whole
-        assert "hidden columns" not in whole
