@@ -8,6 +8,18 @@ from kubenetlab.errors import ManifestError
 from tests.clusters import deployment, loaded, pod, problems_of, replaced, service
 from tests.unit.api.test_load import POD
 
+CLUSTER = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n"
+
+
+def assert_rejected(text: str, message: str) -> None:
+    """Assert that one of the errors of a manifest, with its path, contains a message."""
+    errors = [
+        f"{problem.path}: {problem.message}"
+        for problem in problems_of(text)
+        if not problem.is_warning
+    ]
+    assert any(message in error for error in errors), errors
+
 
 @pytest.mark.parametrize(
     ("annotation", "message"),
@@ -237,12 +249,7 @@ def test_an_annotation_without_effect_is_a_warning() -> None:
 )
 def test_objects_that_kubernetes_rejects_are_rejected(text: str, message: str) -> None:
     """The message names the field and its expected value."""
-    problems = problems_of(text)
-    assert problems, "nothing was found wrong"
-    assert any(message in f"{problem.path}: {problem.message}" for problem in problems), [
-        str(problem) for problem in problems
-    ]
-    assert any(not problem.is_warning for problem in problems)
+    assert_rejected(text, message)
 
 
 @pytest.mark.parametrize(
@@ -347,10 +354,7 @@ def test_objects_that_kubernetes_rejects_are_rejected(text: str, message: str) -
 )
 def test_an_invalid_cluster_document_is_rejected(cluster: str, message: str) -> None:
     """Ranges must not overlap, addresses must be in range, and modes must be known."""
-    problems = problems_of(f"apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n{cluster}\n")
-    assert any(message in f"{problem.path}: {problem.message}" for problem in problems), [
-        str(problem) for problem in problems
-    ]
+    assert_rejected(f"{CLUSTER}{cluster}\n", message)
 
 
 @pytest.mark.parametrize(
@@ -358,43 +362,35 @@ def test_an_invalid_cluster_document_is_rejected(cluster: str, message: str) -> 
     [
         ("kind: List\napiVersion: v1\nitems: foo", "expected a list"),
         (
-            "kind: Cluster\napiVersion: kubenetlab.dev/v1alpha1\nnodes: [{role: worker, name: "
-            "router}]",
+            CLUSTER + "nodes: [{role: worker, name: router}]",
             "is reserved for a link of the lab",
         ),
         (
-            "kind: Cluster\napiVersion: kubenetlab.dev/v1alpha1\nexternal: [{name: br0, "
-            "address: 198.51.100.9}]",
+            CLUSTER + "external: [{name: br0, address: 198.51.100.9}]",
             "is reserved for a link of the lab",
         ),
         (
-            "kind: Cluster\napiVersion: kubenetlab.dev/v1alpha1\nnetworking: {podSubnet: "
-            "224.0.0.0/8}",
+            CLUSTER + "networking: {podSubnet: 224.0.0.0/8}",
             "a range of unicast addresses",
         ),
         (
-            "kind: Service\napiVersion: v1\nmetadata: {name: a}\nspec: {type: NodePort, ports: "
-            "[{port: 1, nodePort: 80}]}",
+            service(type="NodePort").replace("port: 80", "port: 1, nodePort: 80"),
             "30000-32767",
         ),
         (
-            "kind: Service\napiVersion: v1\nmetadata: {name: a}\nspec: {ports: [{port: 1}], "
-            "loadBalancerSourceRanges: [1.2.3.0/24]}",
+            service(loadBalancerSourceRanges="[1.2.3.0/24]"),
             "when type is LoadBalancer",
         ),
         (
-            "kind: Pod\napiVersion: v1\nmetadata: {name: a}\nspec: {containers: [{name: a, "
-            "image: ' a '}]}",
+            POD.replace("image: nginx%s", "image: ' a '"),
             "whitespace",
         ),
         (
-            "kind: Pod\napiVersion: v1\nmetadata: {name: a}\nspec: {containers: [{name: a, "
-            'image: a}], hostAliases: [{ip: 1.2.3.4, hostnames: ["a b"]}]}',
+            pod("a", spec=', hostAliases: [{ip: 1.2.3.4, hostnames: ["a b"]}]'),
             "DNS subdomain",
         ),
         (
-            "kind: Pod\napiVersion: v1\nmetadata: {name: a}\nspec: {containers: [{name: a, "
-            "image: a}], tolerations: [{key: a, operator: Exists, tolerationSeconds: 3}]}",
+            pod("a", spec=", tolerations: [{key: a, operator: Exists, tolerationSeconds: 3}]"),
             "expected NoExecute",
         ),
         (
@@ -403,18 +399,14 @@ def test_an_invalid_cluster_document_is_rejected(cluster: str, message: str) -> 
             "link-local",
         ),
         (
-            "kind: ReplicaSet\napiVersion: apps/v1\nmetadata: {name: a}\nspec: {replicas: "
-            "3000000000, selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: "
-            "b}}, spec: {containers: [{name: a, image: a}]}}}",
+            deployment(replicas=3_000_000_000).replace("kind: Deployment", "kind: ReplicaSet"),
             "from 0 to 20000",
         ),
     ],
 )
 def test_invalid_objects_are_rejected(text: str, message: str) -> None:
     """By a rule of Kubernetes, or of the lab."""
-    assert any(
-        message in problem.message for problem in problems_of(text) if not problem.is_warning
-    )
+    assert_rejected(text, message)
 
 
 @pytest.mark.parametrize(

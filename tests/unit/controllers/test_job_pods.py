@@ -6,12 +6,13 @@ import pytest
 from msgspec import structs
 
 from kubenetlab.api.batch import Job
-from kubenetlab.api.lab import ContainerReport, JobTracking, PodRuntimeStatus
+from kubenetlab.api.lab import JobTracking, PodRuntimeStatus
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, deletion
 from kubenetlab.controllers.termination import deletion_changes
 from kubenetlab.errors import ManifestError
-from tests.clusters import NOW, applied, observed, pod_named, problems_of, settled, store
+from tests.clusters import NOW, applied, pod_named, problems_of, settled, store
+from tests.unit.controllers.jobs import active_pods, with_exit, work
 
 
 def job(more: str = "", policy: str = "Never") -> str:
@@ -29,46 +30,20 @@ spec:
 """
 
 
-def work(cluster: Cluster) -> Job:
-    job_ = cluster.get(Job, "default", "work")
-    assert job_ is not None
-    return job_
-
-
-def workers(cluster: Cluster) -> list[Pod]:
-    return [
-        pod
-        for pod in cluster.owned_by(Pod, work(cluster))
-        if not pod.is_finished and not pod.is_terminating
-    ]
-
-
-def ended(cluster: Cluster, pod: Pod, code: int = 0, now: float = NOW) -> Cluster:
-    """Return the store once a pod's container has ended."""
-    runtime = observed(pod)
-    done = PodRuntimeStatus(
-        runtime.metadata,
-        runtime.pod_uid,
-        20,
-        containers={"main": ContainerReport(0, "exited", code, at=now)},
-    )
-    return settled(cluster.with_changes([done]), now)
-
-
 def test_a_job_completes_when_its_pod_succeeds() -> None:
     """The pod stays, without an address; the Job has the result."""
     cluster = store(job())
-    (pod,) = workers(cluster)
+    (pod,) = active_pods(cluster)
     assert pod.labels["batch.kubernetes.io/job-name"] == pod.labels["job-name"] == "work"
     assert work(cluster).status.active == 1
-    cluster = ended(cluster, pod)
+    cluster = with_exit(cluster, pod)
     assert (work(cluster).outcome, work(cluster).status.succeeded, work(cluster).status.active) == (
         "Complete",
         1,
         0,
     )
     assert pod_named(cluster, pod.name).status.phase == "Succeeded"
-    assert not workers(cluster)
+    assert not active_pods(cluster)
     assert settled(cluster, NOW + 1000) is cluster
 
 
@@ -77,16 +52,16 @@ def test_completions_and_parallelism() -> None:
     cluster = store(job("completions: 5\n  parallelism: 2"))
     seen = []
     while not work(cluster).outcome:
-        seen.append(len(workers(cluster)))
-        cluster = ended(cluster, workers(cluster)[0])
+        seen.append(len(active_pods(cluster)))
+        cluster = with_exit(cluster, active_pods(cluster)[0])
     assert seen == [2, 2, 2, 2, 1]
-    assert not workers(store(job("suspend: true")))
+    assert not active_pods(store(job("suspend: true")))
     queue = store(job("parallelism: 3"))
-    first, *rest = workers(queue)
-    queue = ended(queue, first)
-    assert [pod.name for pod in workers(queue)] == [pod.name for pod in rest]
+    first, *rest = active_pods(queue)
+    queue = with_exit(queue, first)
+    assert [pod.name for pod in active_pods(queue)] == [pod.name for pod in rest]
     for pod in rest:
-        queue = ended(queue, pod)
+        queue = with_exit(queue, pod)
     assert work(queue).outcome == "Complete"
 
 
@@ -95,17 +70,21 @@ def test_an_indexed_job_completes_each_index_once() -> None:
     cluster = store(job("completionMode: Indexed\n  completions: 3\n  parallelism: 3"))
     assert sorted(
         (pod.labels["batch.kubernetes.io/job-completion-index"], pod.spec.hostname)
-        for pod in workers(cluster)
+        for pod in active_pods(cluster)
     ) == [
         ("0", "work-0"),
         ("1", "work-1"),
         ("2", "work-2"),
     ]
-    first = next(pod for pod in workers(cluster) if pod.spec.hostname == "work-1")
-    cluster = settled(ended(cluster, first, 1), NOW + 11)
-    assert sorted(pod.spec.hostname for pod in workers(cluster)) == ["work-0", "work-1", "work-2"]
-    for pod in workers(cluster):
-        cluster = ended(cluster, pod, now=NOW + 11)
+    first = next(pod for pod in active_pods(cluster) if pod.spec.hostname == "work-1")
+    cluster = settled(with_exit(cluster, first, 1), NOW + 11)
+    assert sorted(pod.spec.hostname for pod in active_pods(cluster)) == [
+        "work-0",
+        "work-1",
+        "work-2",
+    ]
+    for pod in active_pods(cluster):
+        cluster = with_exit(cluster, pod, now=NOW + 11)
     assert (work(cluster).outcome, work(cluster).status.completed_indexes) == ("Complete", "0,1,2")
 
 
@@ -114,13 +93,13 @@ def test_failed_pods_are_replaced_with_back_off_until_the_limit() -> None:
     cluster = store(job("backoffLimit: 2"))
     now = NOW
     for wait in (10, 20):
-        cluster = ended(cluster, workers(cluster)[0], 1, now)
-        assert not workers(cluster)
-        assert not workers(settled(cluster, now + wait - 1))
+        cluster = with_exit(cluster, active_pods(cluster)[0], 1, now)
+        assert not active_pods(cluster)
+        assert not active_pods(settled(cluster, now + wait - 1))
         now += wait
         cluster = settled(cluster, now)
-        assert len(workers(cluster)) == 1
-    cluster = ended(cluster, workers(cluster)[0], 1, now)
+        assert len(active_pods(cluster)) == 1
+    cluster = with_exit(cluster, active_pods(cluster)[0], 1, now)
     assert work(cluster).outcome == "Failed"
     assert work(cluster).status.conditions[0].reason == "BackoffLimitExceeded"
 
@@ -130,9 +109,12 @@ def test_a_job_has_a_deadline_and_a_ttl() -> None:
     cluster = store(job("activeDeadlineSeconds: 60"))
     assert work(settled(cluster, NOW + 59)).outcome == ""
     expired = settled(cluster, NOW + 60)
-    assert (work(expired).status.conditions[0].reason, workers(expired)) == ("DeadlineExceeded", [])
+    assert (work(expired).status.conditions[0].reason, active_pods(expired)) == (
+        "DeadlineExceeded",
+        [],
+    )
     short = store(job("ttlSecondsAfterFinished: 30"))
-    done = ended(short, workers(short)[0])
+    done = with_exit(short, active_pods(short)[0])
     assert settled(done, NOW + 29).get(Job, "default", "work") is not None
     assert settled(done, NOW + 30).get(Job, "default", "work") is None
 
@@ -170,34 +152,34 @@ def deleted(cluster: Cluster, pod: Pod, now: float = NOW) -> Cluster:
 def test_a_deleted_pod_counts_as_it_ended() -> None:
     """A finished pod keeps its success after its deletion; the work is not repeated."""
     cluster = store(job("completions: 2"))
-    cluster = ended(cluster, workers(cluster)[0])
+    cluster = with_exit(cluster, active_pods(cluster)[0])
     (finished,) = [pod for pod in cluster.all(Pod) if pod.is_finished]
     cluster = deleted(cluster, finished)
     assert work(cluster).status.succeeded == 1
-    cluster = ended(cluster, workers(cluster)[0])
+    cluster = with_exit(cluster, active_pods(cluster)[0])
     assert (work(cluster).outcome, work(cluster).status.succeeded) == ("Complete", 2)
 
 
 def test_an_active_pod_that_is_deleted_has_failed() -> None:
     """As in Kubernetes; pods that the Job deletes itself do not count."""
     cluster = store(job("backoffLimit: 0"))
-    cluster = deleted(cluster, workers(cluster)[0])
+    cluster = deleted(cluster, active_pods(cluster)[0])
     assert work(cluster).status.conditions[0].reason == "BackoffLimitExceeded"
     patient = store(job("completions: 4\n  parallelism: 3\n  backoffLimit: 0"))
     fewer = work(patient)
     fewer = structs.replace(fewer, spec=structs.replace(fewer.spec, parallelism=1))
     patient = settled(patient.with_changes([fewer]))
-    assert len(workers(patient)) == 1
+    assert len(active_pods(patient)) == 1
     assert (work(patient).outcome, work(patient).status.failed) == ("", 0)
     paused = structs.replace(fewer, spec=structs.replace(fewer.spec, suspend=True))
     patient = settled(patient.with_changes([paused]))
-    assert (len(workers(patient)), work(patient).status.failed) == (0, 0)
+    assert (len(active_pods(patient)), work(patient).status.failed) == (0, 0)
 
 
 def test_another_job_of_the_same_name_begins_at_nothing() -> None:
     """What was counted belongs to the Job that was deleted."""
     cluster = store(job("completions: 2"))
-    cluster = ended(cluster, workers(cluster)[0])
+    cluster = with_exit(cluster, active_pods(cluster)[0])
     cluster = settled(cluster.with_changes([deletion(work(cluster))]))
     assert not cluster.all(JobTracking)
     cluster = settled(applied(cluster, job("completions: 1")))

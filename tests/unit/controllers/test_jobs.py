@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from kubenetlab.api.batch import Job
-from kubenetlab.api.lab import ContainerReport, PodRuntimeStatus
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.cli.describe.columns import columns
@@ -16,13 +14,13 @@ from kubenetlab.programs.support.ending import Ending, ending_in
 from tests.clusters import (
     NOW,
     deployment,
-    observed,
     pod_named,
     problems_of,
     running,
     settled,
     store,
 )
+from tests.unit.controllers.jobs import active_pods, with_exit, work
 
 
 def job(
@@ -47,30 +45,9 @@ spec:
 """
 
 
-def work(cluster: Cluster) -> Job:
-    job_ = cluster.get(Job, "default", "work")
-    assert job_ is not None
-    return job_
-
-
-def active(cluster: Cluster) -> list[Pod]:
-    return [
-        pod
-        for pod in cluster.owned_by(Pod, work(cluster))
-        if not pod.is_finished and not pod.is_terminating
-    ]
-
-
 def ended(cluster: Cluster, code: int, now: float, attempt: int = 0) -> Cluster:
     """Return the store once the first active pod's container has ended."""
-    runtime = observed(active(cluster)[0])
-    done = PodRuntimeStatus(
-        runtime.metadata,
-        runtime.pod_uid,
-        20,
-        containers={"main": ContainerReport(attempt, "exited", code, at=now)},
-    )
-    return settled(cluster.with_changes([done]), now)
+    return with_exit(cluster, active_pods(cluster)[0], code, now, attempt=attempt)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +75,7 @@ def test_a_jobs_program_ends_unless_its_image_runs_forever(
     container: str, annotations: str, expected: Ending | None
 ) -> None:
     """It succeeds at once, or ends as the annotations say."""
-    (pod,) = active(store(job(container, annotations=annotations)))
+    (pod,) = active_pods(store(job(container, annotations=annotations)))
     assert ending_in(pod, pod.spec.containers[0]) == expected
 
 
@@ -131,7 +108,7 @@ def test_a_program_with_a_duration_serves_until_its_end() -> None:
     """A program that ends at once opens no port; one-shot programs end by themselves."""
 
     def setup(container: str, annotations: str = "") -> Setup:
-        (pod,) = active(store(job(container, annotations=annotations)))
+        (pod,) = active_pods(store(job(container, annotations=annotations)))
         return setups_of(pod.spec, pod.metadata.annotations, True, (), ())["main"]
 
     ports = "image: worker, ports: [{containerPort: 9000}]"
@@ -180,19 +157,19 @@ def test_a_success_resets_the_back_off() -> None:
     cluster, now = store(job(more="completions: 9\n  backoffLimit: 20")), NOW
     for wait in (10, 20, 40):
         cluster = ended(cluster, 1, now)
-        assert not active(settled(cluster, now + wait - 1))
+        assert not active_pods(settled(cluster, now + wait - 1))
         now += wait
         cluster = settled(cluster, now)
     cluster = ended(cluster, 0, now)
     cluster = ended(cluster, 1, now + 1)
-    assert not active(settled(cluster, now + 10))
-    assert active(settled(cluster, now + 11))
+    assert not active_pods(settled(cluster, now + 10))
+    assert active_pods(settled(cluster, now + 11))
     failing, now = store(job(more="backoffLimit: 20")), NOW
     for _ in range(9):
         failing = ended(failing, 1, now)
         now += 600
         failing = settled(failing, now)
-        assert active(failing)
+        assert active_pods(failing)
 
 
 def test_a_suspended_job_has_no_deadline() -> None:

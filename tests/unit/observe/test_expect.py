@@ -13,78 +13,34 @@ from kubenetlab.observe.expect import ClusterFacts, ServiceTarget, expect, facts
 from kubenetlab.observe.grammar import Target, parse
 from kubenetlab.observe.locations import Location, places
 from kubenetlab.observe.targets import named_places, pod_of, resolve
+from tests.unit.observe import documents
+from tests.unit.observe.documents import pod, service
 
 SEEN: dict[str, Any] = {
-    "nodes": [
-        {
-            "name": "worker",
-            "pid": 10,
-            "sandbox": "node/worker",
-            "netns": "/n10",
-            "addresses": ["172.18.0.3"],
-        }
-    ],
-    "external": [
-        {
-            "name": "client",
-            "pid": 30,
-            "sandbox": "ext/client",
-            "netns": "/n30",
-            "addresses": ["198.51.100.10"],
-        }
-    ],
+    **documents.SEEN,
     "pods": [
         {
-            "namespace": "default",
-            "name": "web-6bd7cd67c6-hcxd6",
-            "workload": "Deployment/web",
-            "node": "worker",
-            "pid": 20,
-            "sandbox": "pod/a",
+            **pod("web-6bd7cd67c6-hcxd6", "10.244.1.2", workload="Deployment/web"),
             "netns": "/n20",
-            "addresses": ["10.244.1.2"],
-            "ready": True,
-            "host_network": False,
-            "containers": [{"ports": [8080]}],
         },
         {
-            "namespace": "shop",
-            "name": "cart",
-            "workload": "Job/once",
+            **pod("cart", "", "shop", "Job/once"),
             "node": "",
             "pid": 0,
-            "sandbox": "pod/b",
             "netns": None,
             "addresses": [],
             "ready": False,
-            "host_network": False,
             "containers": [],
         },
         {
-            "namespace": "shop",
-            "name": "agent",
-            "workload": None,
-            "node": "worker",
-            "pid": 22,
-            "sandbox": "pod/c",
+            **pod("agent", "172.18.0.3", "shop", host_network=True),
             "netns": "/n10",
-            "addresses": ["172.18.0.3"],
-            "ready": True,
-            "host_network": True,
             "containers": [],
         },
     ],
-    "kube_proxy_mode": "nftables",
     "services": [
         {
-            "namespace": "default",
-            "name": "web",
-            "proxied": True,
-            "internal_traffic_policy": "Cluster",
-            "cluster_ips": ["10.96.7.7"],
-            "load_balancer_ips": [],
-            "virtual_ips": [],
-            "source_ranges": [],
+            **service("web", ["10.96.7.7"]),
             "ports": [
                 {"name": "http", "port": 80, "protocol": "TCP", "node_port": None},
                 {"name": "x", "port": 81, "protocol": "TCP", "node_port": None},
@@ -94,18 +50,7 @@ SEEN: dict[str, Any] = {
                 {"address": "10.244.1.9", "port": 9, "port_name": "x", "ready": False},
             ],
         },
-        {
-            "namespace": "default",
-            "name": "headless",
-            "proxied": True,
-            "internal_traffic_policy": "Cluster",
-            "cluster_ips": [],
-            "load_balancer_ips": [],
-            "virtual_ips": [],
-            "source_ranges": [],
-            "ports": [{"name": "", "port": 80, "protocol": "TCP", "node_port": None}],
-            "endpoints": [],
-        },
+        {**service("headless", []), "endpoints": []},
     ],
 }
 
