@@ -29,9 +29,7 @@ async def reconcile(agent: Agent) -> None:
     desired = agent.desired_state.update(cluster)  # objects that every component wants      pure
     await agent.turns.yield_to_clients()
 
-    observed = (
-        agent.observed_state.state
-    )  # objects that exist, cached: the loop refreshes it       Linux
+    observed = agent.observed_state.state  # objects that exist: the loop refreshes it      Linux
     changes = diff(observed, desired)  # the difference between the two                      pure
     agent.drop_resolved_failures(changes)
     if changes:
