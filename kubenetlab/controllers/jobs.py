@@ -302,6 +302,27 @@ def _status(job: Job, pods: _Pods, ended: Condition | None, now: float) -> JobSt
         failed=len(pods.counted.failed),
         start_time=None if job.spec.suspend else job.status.start_time or timestamp(now),
         completion_time=timestamp(now) if ended and ended.type == "Complete" else None,
-        completed_indexes=",".join(completions) if job.spec.completion_mode == "Indexed" else "",
+        completed_indexes=(
+            _intervals([int(index) for index in completions])
+            if job.spec.completion_mode == "Indexed"
+            else ""
+        ),
         conditions=(ended,) if ended else (),
+    )
+
+
+def _intervals(indexes: Sequence[int]) -> str:
+    """Return ascending numbers as text, three or more in a row as an interval: `0,1,4-6`.
+
+    Source: pkg/controller/job/indexed_job_utils.go (orderedIntervals.serialize).
+    """
+    intervals: list[list[int]] = []
+    for index in indexes:
+        if intervals and index == intervals[-1][1] + 1:
+            intervals[-1][1] = index
+        else:
+            intervals.append([index, index])
+    return ",".join(
+        f"{first}" if first == last else f"{first}{',' if last == first + 1 else '-'}{last}"
+        for first, last in intervals
     )

@@ -85,7 +85,29 @@ def test_an_indexed_job_completes_each_index_once() -> None:
     ]
     for pod in active_pods(cluster):
         cluster = with_exit(cluster, pod, now=NOW + 11)
-    assert (work(cluster).outcome, work(cluster).status.completed_indexes) == ("Complete", "0,1,2")
+    assert (work(cluster).outcome, work(cluster).status.completed_indexes) == ("Complete", "0-2")
+
+
+@pytest.mark.parametrize(
+    ("succeeded", "text"),
+    [
+        ([], ""),
+        ([3], "3"),
+        ([1, 0], "0,1"),
+        ([2, 0, 1], "0-2"),
+        ([0, 1, 2, 4], "0-2,4"),
+        ([10, 9, 8, 5, 4, 0], "0,4,5,8-10"),
+    ],
+    ids=["none", "one", "two-neighbours", "interval", "interval-and-one", "by-number"],
+)
+def test_completed_indexes_are_written_as_intervals(succeeded: list[int], text: str) -> None:
+    """Three or more indexes in a row are an interval; two are not, as in Kubernetes."""
+    cluster = store(job("completionMode: Indexed\n  completions: 12\n  parallelism: 12"))
+    pods = {pod.spec.hostname: pod for pod in active_pods(cluster)}
+    for index in succeeded:
+        cluster = with_exit(cluster, pods[f"work-{index}"])
+    assert work(cluster).status.completed_indexes == text
+    assert work(cluster).status.succeeded == len(succeeded)
 
 
 def test_failed_pods_are_replaced_with_back_off_until_the_limit() -> None:
