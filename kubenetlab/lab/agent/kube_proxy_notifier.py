@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from kubenetlab import names
+from kubenetlab.api.core import Node
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.kube_proxy import LABELS, NAMESPACE, is_kube_proxy
 from kubenetlab.datapath.proxy_views import ProxyView, changes, proxy_view, summary
@@ -42,8 +43,15 @@ class KubeProxyNotifier:
         self._notified = {node: (netns, attempt) for node, netns, _, attempt in running}
 
     def set_cluster(self, cluster: Cluster) -> None:
-        """Set the store from which the next rules are made."""
+        """Set the store from which the next rules are made; drop the state of removed nodes."""
+        nodes, known = cluster.keyed(Node), self._cluster.keyed(Node)
         self._cluster = cluster
+        if nodes is known:
+            return
+        for node in (*self._views, *self._pending, *self._notified):
+            if ("", node) not in nodes:
+                for state in (self._views, self._pending, self._notified):
+                    state.pop(node, None)
 
     def forget(self, namespaces: Iterable[str]) -> None:
         """Drop the runs in these sandboxes: they have ended."""
@@ -56,6 +64,8 @@ class KubeProxyNotifier:
         answer: the node agent's, with `error` if the rules were refused.
         """
         node = netns.removeprefix("node/")
+        if self._cluster.node(node) is None:
+            return  # the last transaction of a removed node
         pending = self._pending.setdefault(node, deque(maxlen=MAX_PENDING))
         if "error" in answer:
             pending.append({"error": str(answer["error"])})

@@ -6,7 +6,8 @@ import asyncio
 from typing import Any, cast
 
 from kubenetlab import names
-from kubenetlab.api.store import Cluster
+from kubenetlab.api.core import Node
+from kubenetlab.api.store import Cluster, deletion
 from kubenetlab.controllers.kube_proxy import LABELS, NAMESPACE
 from kubenetlab.lab.agent.kube_proxy_notifier import MAX_PENDING, KubeProxyNotifier
 from kubenetlab.lab.transport.frames import Message
@@ -98,3 +99,20 @@ def test_the_latest_syncs_are_kept() -> None:
     assert [event["error"] for event in runtime.received] == [
         str(number) for number in range(5, MAX_PENDING + 5)
     ]
+
+
+def test_a_removed_node_leaves_nothing_behind() -> None:
+    """Its view, pending syncs and run are dropped; a late sync of its rules is ignored."""
+    notifier, runtime = create()
+    runtime.running[runtime.key] = 0
+    notifier.queue_sync(NETNS, {"ms": 3.0})
+    asyncio.run(notifier.deliver())
+    notifier.queue_sync(NETNS, {"error": "no such chain"})
+    notifier.queue_sync("node/worker2", {"ms": 3.0})
+    node = notifier._cluster.get(Node, "", NODE)
+    assert node is not None
+    notifier.set_cluster(notifier._cluster.with_changes([deletion(node)]))
+    assert (set(notifier._views), set(notifier._pending)) == ({"worker2"}, {"worker2"})
+    assert notifier._notified == {}
+    notifier.queue_sync(NETNS, {"ms": 3.0})
+    assert NODE not in {*notifier._views, *notifier._pending}
