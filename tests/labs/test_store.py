@@ -69,8 +69,12 @@ def test_a_scale_that_is_no_number_is_refused(shared: Lab, replicas: Any) -> Non
 
 @pytest.mark.parametrize(
     "damage",
-    [lambda data: data[: len(data) // 2], lambda data: b"\0" * len(data)],
-    ids=["half", "zeros"],
+    [
+        lambda data: data[: len(data) // 2],
+        lambda data: b"\0" * len(data),
+        lambda data: data.replace(b'"format":1', b'"format":99', 1),
+    ],
+    ids=["half", "zeros", "newer-format"],
 )
 def test_a_damaged_store_does_not_end_a_lab(shared: Lab, damage: Callable[[bytes], bytes]) -> None:
     """Every command says so, `diff` by its exit status as well; what runs goes on, and the lab can

@@ -15,6 +15,8 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.errors import StoreError
 from kubenetlab.lab.log import log
 from kubenetlab.lab.store import store_file
+from kubenetlab.lab.store.formats import read_format
+from kubenetlab.lab.store.readable import FAILURES
 
 _ASIDE = ".unreadable-"
 
@@ -49,10 +51,21 @@ def recover(path: Path) -> Cluster:
 def warnings(path: Path) -> list[str]:
     """Return a warning for each file that was set aside, until the user removes the file."""
     return [
-        f"the lab's store could not be read and is set aside as {file}; "
+        f"the lab's store could not be read and is set aside as {file}{_format_problem(file)}; "
         "the latest changes may be lost: apply your manifests again, then remove that file"
         for file in sorted(path.parent.glob(f"{path.stem}.*{_ASIDE}*"))
     ]
+
+
+def _format_problem(file: Path) -> str:
+    """Return ` (REASON)` for a file whose format this version does not support, or nothing."""
+    try:
+        read_format(file.read_bytes())
+    except StoreError as error:
+        return f" ({error})"
+    except (OSError, *FAILURES):
+        pass
+    return ""
 
 
 def _set_aside(file: Path) -> None:

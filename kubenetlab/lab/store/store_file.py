@@ -16,11 +16,13 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
+from kubenetlab import __version__
 from kubenetlab.api.kinds import STORED
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.store import Cluster, Delete, GivenDocument, GivenKey, Kind, deletion
 from kubenetlab.errors import StoreError
 from kubenetlab.kernel.files import append_line, replace_file
+from kubenetlab.lab.store.formats import FORMAT, migrate, read_format
 from kubenetlab.lab.store.readable import FAILURES, unreadable_documents, unreadable_objects
 
 MAX_LINE_OBJECTS: Final = 200
@@ -34,9 +36,11 @@ _Given = tuple[str, str, str, GivenDocument | None]
 """Kind, namespace and name of a document, and the document; None for a deleted one."""
 
 
-class _Saved(Struct):
-    """Contents of the store file."""
+class _Saved(Struct, kw_only=True):
+    """Contents of the store file: the header (formats.py), then the store."""
 
+    format: int = FORMAT
+    writer: str = __version__
     revision: int
     objects: dict[str, msgspec.Raw]
     given: list[_Given]
@@ -68,9 +72,8 @@ class UnstorableError(StoreError):
 def save(cluster: Cluster, path: Path) -> None:
     """Write the whole store; the file that it replaces becomes the snapshot. Raises OSError."""
     objects = {kind.kind: msgspec.Raw(msgspec.json.encode(cluster.all(kind))) for kind in STORED}
-    saved = _Saved(
-        cluster.revision, objects, [(*key, document) for key, document in cluster.given.items()]
-    )
+    given = [(*key, document) for key, document in cluster.given.items()]
+    saved = _Saved(revision=cluster.revision, objects=objects, given=given)
     if replace_file(path, msgspec.json.encode(saved), former=snapshot_of(path)):
         with suppress(OSError):  # without its journal, the snapshot is only older
             journal_of(path).rename(journal_of(snapshot_of(path)))
@@ -112,10 +115,13 @@ def load(path: Path, *, is_lenient: bool = False) -> Cluster:
     """Read a store from its file and its journal.
 
     is_lenient: True to ignore the journal from its first unreadable line on, instead of failing.
+    Files with an older format are migrated (formats.py).
     Raises StoreError, which names the file and the reason, if the store cannot be read.
     """
     with _reading(path):
-        saved = msgspec.json.decode(path.read_bytes(), type=_Saved)
+        data = path.read_bytes()
+        format_ = read_format(data)
+        saved = msgspec.json.decode(migrate(data, format_), type=_Saved)
         objects = {kind: {obj.key: obj for obj in _decoded(kind, saved)} for kind in STORED}
     given = {
         (kind, namespace, name): document
@@ -125,7 +131,7 @@ def load(path: Path, *, is_lenient: bool = False) -> Cluster:
     revision = saved.revision
     try:
         with _reading(journal_of(path)):
-            for line in _lines(journal_of(path)):
+            for line in _lines(journal_of(path), format_):
                 if line.base == saved.revision:
                     _replay(line, objects, given)
                     revision = line.revision
@@ -153,7 +159,9 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}") from error
-    except (*FAILURES, KeyError) as error:
+    except StoreError as error:
+        raise StoreError(f"{path}: {error}") from None
+    except (*FAILURES, KeyError, AttributeError) as error:
         raise StoreError(f"{path}: {error}") from error
 
 
@@ -236,14 +244,17 @@ def _given(before: Cluster, after: Cluster) -> Iterator[_Given]:
     )
 
 
-def _lines(journal: Path) -> Iterator[_Line]:
-    """Yield the complete lines of a journal: the last one may be cut off if its writer died."""
+def _lines(journal: Path, format_: int) -> Iterator[_Line]:
+    """Yield the complete lines of a journal: the last one may be cut off if its writer died.
+
+    format_: format of the store file.
+    """
     try:
         text = journal.read_bytes()
     except FileNotFoundError:
         return
     for line in text.split(b"\n")[:-1]:
-        yield msgspec.json.decode(line, type=_Line)
+        yield msgspec.json.decode(migrate(line, format_), type=_Line)
 
 
 def _replay(

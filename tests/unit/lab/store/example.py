@@ -1,0 +1,143 @@
+"""Example of a store with objects of every kind, as a file of the current format.
+
+`python -m tests.unit.lab.store.example` writes it to `formats/N` of this folder, for format N. Run
+it before a change increments `FORMAT`: the examples of older formats are never written again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kubenetlab.api.core import Taint
+from kubenetlab.api.lab import NodeSettings, Termination, Uplink
+from kubenetlab.api.meta import ObjectMeta
+from kubenetlab.api.store import Cluster
+from kubenetlab.controllers.termination import deletion_changes
+from kubenetlab.datapath import faults
+from kubenetlab.lab.store import store_file
+from kubenetlab.lab.store.formats import FORMAT
+from kubenetlab.lab.store.store_file import StoreFile
+from tests.clusters import NOW, ONLINK, applied, deployment, running, service, settled, store
+from tests.clusters import web_pods as pods
+
+FORMATS = Path(__file__).with_name("formats")
+MANIFEST = """\
+apiVersion: kubenetlab.dev/v1alpha1
+kind: Cluster
+name: example
+networking: {ipFamily: dual}
+nodes: [{role: control-plane}, {role: worker}]
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: settings}
+data: {mode: fast}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: password}
+stringData: {password: secret}
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: db}
+spec:
+  serviceName: db
+  replicas: 1
+  selector: {matchLabels: {app: db}}
+  template:
+    metadata: {labels: {app: db}}
+    spec: {containers: [{name: db, image: agnhost, args: [netexec]}]}
+---
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: agent}
+spec:
+  selector: {matchLabels: {app: agent}}
+  template:
+    metadata: {labels: {app: agent}}
+    spec: {containers: [{name: agent, image: agnhost, args: [netexec]}]}
+---
+apiVersion: v1
+kind: ReplicationController
+metadata: {name: old}
+spec:
+  replicas: 1
+  selector: {app: old}
+  template:
+    metadata: {labels: {app: old}}
+    spec: {containers: [{name: old, image: agnhost, args: [netexec]}]}
+---
+apiVersion: batch/v1
+kind: Job
+metadata: {name: work}
+spec:
+  template:
+    spec:
+      restartPolicy: Never
+      containers: [{name: main, image: agnhost, args: [connect, "db:5432"]}]
+---
+apiVersion: v1
+kind: Endpoints
+metadata: {name: outside}
+subsets: [{addresses: [{ip: 198.51.100.10}], ports: [{port: 80}]}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: outside}
+spec: {ports: [{port: 80}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: deny}
+spec: {podSelector: {}}
+---
+"""
+
+
+def example() -> Cluster:
+    """Return a running lab with objects of every kind, and with a fault."""
+    balanced = service(type="LoadBalancer", externalTrafficPolicy="Local")
+    cluster = running(store(MANIFEST + deployment("web", 2) + balanced))
+    stopped = {"node": "worker", "how": "stopped"}
+    termination = Termination(ObjectMeta("old-1", "default"), "uid-of-old-1", ("old",))
+    settings = NodeSettings(
+        ObjectMeta("worker"), (Taint(key="dedicated", value="db", effect="NoSchedule"),)
+    )
+    cluster = settled(
+        cluster.with_changes(
+            [
+                ONLINK,
+                Uplink(machine=("192.0.2.1",), router=("192.0.2.2",)),
+                settings,
+                *faults.break_changes(cluster, "kube-proxy", stopped, NOW),
+            ]
+        )
+    )
+    return cluster.with_changes([termination])
+
+
+def changed(cluster: Cluster) -> Cluster:
+    """Return the store after a change that a journal records: new, changed and deleted objects."""
+    cluster = applied(cluster, service("late"))
+    return settled(cluster.with_changes(deletion_changes(pods(cluster)[0], NOW)))
+
+
+def write(directory: Path) -> Cluster:
+    """Write the example, with a journal, to a directory; return the store that the files hold."""
+    path = directory / "store.json"
+    store_file.save(cluster := example(), path)
+    StoreFile(path, cluster).save(after := changed(cluster))
+    return after
+
+
+if __name__ == "__main__":
+    store_file.MIN_STORE_BYTES = 0  # type: ignore[misc]
+    target = FORMATS / str(FORMAT)
+    target.mkdir(parents=True, exist_ok=True)
+    write(target)
+    print(f"wrote {target}")
