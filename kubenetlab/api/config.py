@@ -22,10 +22,9 @@ from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta
 
+from kubenetlab.api.config_versions import API_VERSION
 from kubenetlab.api.containers import Port, Protocol
 from kubenetlab.api.meta import Labels, ObjectMeta, Record, Resource, Unmodelled
-
-API_VERSIONS = ("kubenetlab.dev/v1alpha1", "kind.x-k8s.io/v1alpha4")
 
 Network = IPv4Network | IPv6Network
 
@@ -220,7 +219,7 @@ class ExternalHost(Record, frozen=True):
 class ClusterConfig(Resource, frozen=True):
     """Configuration of a lab: its nodes, ranges, modes and external hosts."""
 
-    api_version = API_VERSIONS[0]
+    api_version = API_VERSION
     kind = "Cluster"
     plural = "clusters"
     is_namespaced = False

@@ -17,7 +17,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct, inspect
 
-from kubenetlab.api.config import API_VERSIONS, ClusterConfig
+from kubenetlab.api.config import ClusterConfig
+from kubenetlab.api.config_versions import served_versions
 from kubenetlab.api.meta import Resource
 from kubenetlab.errors import UsageError, did_you_mean
 
@@ -122,7 +123,7 @@ def explain(kind: type[Resource], path: str = "") -> Explanation:
 
 def versions_of(kind: type[Resource]) -> tuple[str, ...]:
     """Return the API versions of a kind, the lab's own first."""
-    return API_VERSIONS if kind is ClusterConfig else (kind.api_version,)
+    return served_versions() if kind is ClusterConfig else (kind.api_version,)
 
 
 def fields_of(kind: type[Resource]) -> tuple[Field, ...]:

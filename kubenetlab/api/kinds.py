@@ -12,7 +12,8 @@ from kubenetlab.api.apps import (
     StatefulSet,
 )
 from kubenetlab.api.batch import Job
-from kubenetlab.api.config import API_VERSIONS, ClusterConfig
+from kubenetlab.api.config import ClusterConfig
+from kubenetlab.api.config_versions import served_versions
 from kubenetlab.api.core import Event, Namespace, Node, Service
 from kubenetlab.api.discovery import Endpoints, EndpointSlice
 from kubenetlab.api.environment import ConfigMap, Secret
@@ -137,11 +138,12 @@ def plurals() -> tuple[str, ...]:
     return tuple(kind.plural for kind in SERVED)
 
 
-_CONFIG_GROUPS = tuple(group_of(version) for version in API_VERSIONS)
+CONFIG_GROUPS: Final = tuple(group_of(version) for version in served_versions())
+"""API groups of the Cluster document: the lab's own, and kind's."""
 _BY_GROUP = {(group_of(kind.api_version), kind.kind): kind for kind in WRITABLE} | {
-    (group, ClusterConfig.kind): ClusterConfig for group in _CONFIG_GROUPS
+    (group, ClusterConfig.kind): ClusterConfig for group in CONFIG_GROUPS
 }
-_PLAIN_GROUPS = {*(group_of(version) for version in builtin.KINDS), *_CONFIG_GROUPS}
+_PLAIN_GROUPS = {*(group_of(version) for version in builtin.KINDS), *CONFIG_GROUPS}
 _BY_WORD = {
     word: kind for kind in SERVED for word in (kind.kind.lower(), kind.plural, *kind.short_names)
 }

@@ -7,17 +7,18 @@ from typing import Any
 
 from msgspec import structs
 
+from kubenetlab import __version__
 from kubenetlab.api import builtin
 from kubenetlab.api.config import (
-    API_VERSIONS,
     POD_SUBNETS,
     SERVICE_SUBNETS,
     VERSIONS,
     ClusterConfig,
 )
+from kubenetlab.api.config_versions import convert, served_versions
 from kubenetlab.api.decode import Decoded, Finding, decode, found
 from kubenetlab.api.documents import MAX_DEPTH, Path, is_deeper
-from kubenetlab.api.kinds import group_of, writable
+from kubenetlab.api.kinds import CONFIG_GROUPS, group_of, writable
 from kubenetlab.api.meta import Resource
 from kubenetlab.errors import did_you_mean
 
@@ -44,9 +45,9 @@ def unknown_kind_hints(api_version: str, kind: str) -> tuple[str, ...] | None:
     Return None for a known kind, and for one that may be defined by a custom resource.
     """
     group, slash, _ = api_version.partition("/")
-    if kind == ClusterConfig.kind and group in {group_of(version) for version in API_VERSIONS}:
-        is_known = api_version in API_VERSIONS
-        return None if is_known else (f"expected apiVersion {' or '.join(API_VERSIONS)}",)
+    if group in CONFIG_GROUPS:
+        # `decode_object` checks the version of a Cluster document.
+        return None if kind == ClusterConfig.kind else (f"{group} has: {ClusterConfig.kind}",)
     kinds = builtin.KINDS.get(api_version, frozenset())
     if kind in kinds:
         return None
@@ -107,15 +108,17 @@ def _text_findings(texts: Any, path: Path) -> Iterator[Finding]:
 
 def decode_object(value: Mapping[str, Any], type_: type[Resource]) -> Decoded[Resource]:
     """Decode a document of a known kind: set the namespace `default`, and drop the status."""
-    fields = {
-        key: item for key, item in value.items() if key not in ("apiVersion", "kind", "status")
-    }
     if type_ is ClusterConfig:
-        return _decode_config(value, fields)
-    decoded = decode(fields, type_)
+        return _decode_config(value)
+    decoded = decode(_fields(value), type_)
     return Decoded(
         _with_namespace(decoded.value), decoded.findings, _with_namespace(decoded.repaired)
     )
+
+
+def _fields(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a document without its version, kind and status."""
+    return {key: item for key, item in value.items() if key not in ("apiVersion", "kind", "status")}
 
 
 def _with_namespace(obj: Resource | None) -> Resource | None:
@@ -124,19 +127,20 @@ def _with_namespace(obj: Resource | None) -> Resource | None:
     return structs.replace(obj, metadata=structs.replace(obj.metadata, namespace="default"))
 
 
-def _decode_config(value: Mapping[str, Any], fields: dict[str, Any]) -> Decoded[Resource]:
+def _decode_config(value: Mapping[str, Any]) -> Decoded[Resource]:
     """Decode a Cluster document, which has its name at the top and no metadata.
 
-    With kind's apiVersion a document without nodes has one node, as in kind.
+    A document of another served version is converted to the current one first.
     """
+    if value["apiVersion"] not in served_versions():
+        return Decoded(None, (_version_finding(value["apiVersion"]),))
+    fields = _fields(convert(value))
     name = fields.pop("name", None)
     name = "" if name is None else name
     if not isinstance(name, str):
         return Decoded(None, (Finding(("name",), f"expected a string, found {found(name)}"),))
     if fields.get("nodes") in (None, []):
         fields.pop("nodes", None)
-        if value["apiVersion"] != API_VERSIONS[0]:
-            fields["nodes"] = [{"role": "control-plane"}]
     networking = fields.get("networking")
     if isinstance(networking, Mapping) and (
         versions := VERSIONS.get(str(networking.get("ipFamily") or "ipv4"))
@@ -154,3 +158,12 @@ def _decode_config(value: Mapping[str, Any], fields: dict[str, Any]) -> Decoded[
         fields["networking"] = {**networking, **missing}
     decoded = decode({"metadata": {"name": name}, **fields}, ClusterConfig)
     return Decoded(decoded.value, decoded.findings, decoded.repaired)
+
+
+def _version_finding(api_version: object) -> Finding:
+    """Return the finding about a Cluster document of a version that is not served."""
+    return Finding(
+        ("apiVersion",),
+        f"expected {' or '.join(served_versions())}, found {found(api_version)}",
+        hints=(f"kubenetlab {__version__} does not know another version of the Cluster document",),
+    )

@@ -16,7 +16,8 @@ import msgspec
 from msgspec import Struct, inspect
 
 from kubenetlab.api import builtin
-from kubenetlab.api.config import API_VERSIONS, ClusterConfig, Networking
+from kubenetlab.api.config import ClusterConfig, Networking
+from kubenetlab.api.config_versions import served_versions
 from kubenetlab.api.fields import (
     API_VERSION_DOC,
     KIND_DOC,
@@ -26,7 +27,7 @@ from kubenetlab.api.fields import (
     structs_in,
     versions_of,
 )
-from kubenetlab.api.kinds import WRITABLE, group_of
+from kubenetlab.api.kinds import CONFIG_GROUPS, WRITABLE, group_of
 from kubenetlab.api.meta import ObjectMeta, Resource
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
@@ -211,7 +212,7 @@ def _other() -> Schema:
         version: {"kind": {"enum": sorted(kinds)}} for version, kinds in builtin.KINDS.items()
     }
     groups = {re.escape(group_of(version)) for version in versions if "/" in version}
-    config_groups = "|".join(re.escape(group_of(version)) for version in API_VERSIONS)
+    config_groups = "|".join(map(re.escape, CONFIG_GROUPS))
     return {
         "description": "Object of a kind that the lab does not model. It is stored as given.",
         "properties": {
@@ -248,13 +249,13 @@ def _other() -> Schema:
                 "then": {"properties": {"apiVersion": {"pattern": r"^[^/]*\."}}},
             },
             {
-                "if": {
+                "if": {"properties": {"apiVersion": {"pattern": f"^(?:{config_groups})/"}}},
+                "then": {
                     "properties": {
+                        "apiVersion": {"enum": list(served_versions())},
                         "kind": {"const": ClusterConfig.kind},
-                        "apiVersion": {"pattern": f"^(?:{config_groups})/"},
                     }
                 },
-                "then": {"properties": {"apiVersion": {"enum": list(API_VERSIONS)}}},
             },
         ],
     }

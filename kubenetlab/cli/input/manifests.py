@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec import Struct, structs
 
-from kubenetlab.api.config import API_VERSIONS, ClusterConfig
+from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.documents import Document, read_documents
 from kubenetlab.api.load import LoadedManifests, ManifestObject, load, load_documents
 from kubenetlab.cli.input.options import parse_mode
@@ -236,7 +236,7 @@ def _with_flags(value: Mapping[str, Any] | None, flags: Flags) -> ManifestObject
 
     --nodes keeps the first nodes of the document: it appends workers or removes the last nodes.
     """
-    base = dict(value or {"apiVersion": API_VERSIONS[0], "kind": ClusterConfig.kind})
+    base = dict(value or {"apiVersion": ClusterConfig.api_version, "kind": ClusterConfig.kind})
     merged = {
         **base,
         **flags.top_level,

@@ -338,6 +338,16 @@ def test_null_is_valid_for_optional_fields_alone() -> None:
             "$.apiVersion",
             id="a removed API version",
         ),
+        pytest.param(
+            "apiVersion: kubenetlab.dev/v2\nkind: Cluster\nmetadata: {name: a}",
+            "$.apiVersion",
+            id="an unknown version of the Cluster document",
+        ),
+        pytest.param(
+            "apiVersion: kubenetlab.dev/v1alpha1\nkind: Clustr\nmetadata: {name: a}",
+            "$.kind",
+            id="an unknown kind of the lab",
+        ),
         pytest.param("kind: Pod\nmetadata: {name: a}", "$", id="no apiVersion"),
         pytest.param("- a", "$", id="no mapping"),
     ],
@@ -360,6 +370,7 @@ VERSIONS = [
     "foo/v1",
     "serving.knative.dev/v1",
     "kubenetlab.dev/v1alpha1",
+    "kubenetlab.dev/v1alpha2",
     "kind.x-k8s.io/v1",
     "policy/v1beta1",
 ]
