@@ -8,7 +8,8 @@
     - {from: default/client, to: "svc:default/web", port: 80, expect: allow, source: 10.244.1.2}
     - {from: default/client, to: "svc:default/gone", resolves: false}
 
-A plain list of probes is also accepted.
+A plain list of probes is also accepted. `version: 1` states the version of the format, which is
+the only one. A field with a default may be added to it; every other change needs a new version.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from typing import Final, Literal
 
 from msgspec import field, structs
 
+from kubenetlab import __version__
 from kubenetlab.api.containers import Port
-from kubenetlab.api.decode import decode, format_path
+from kubenetlab.api.decode import decode, format_path, found
 from kubenetlab.api.documents import Document, read_documents
 from kubenetlab.api.ip import is_address
 from kubenetlab.api.meta import Record
@@ -27,6 +29,9 @@ from kubenetlab.errors import ManifestError, Problem, UsageError
 from kubenetlab.observe.grammar import Target, parse
 from kubenetlab.observe.prober import Outcome
 from kubenetlab.observe.request import RequestOptions, make_request
+
+VERSIONS: Final = (1,)
+"""Versions of the format that can be read; that of tables without a version first."""
 
 Expected = Literal["allow", "deny", "reject", "drop"]
 """Result that a row expects; `deny` is either `reject` or `drop`."""
@@ -81,6 +86,8 @@ class Row(Record, frozen=True):
 class TruthTable(Record, frozen=True):
     """Truth table of one file."""
 
+    version: int = VERSIONS[0]
+    """Version of the format."""
     name: str = ""
     manifests: tuple[str, ...] = ()
     probes: tuple[Row, ...] = ()
@@ -122,6 +129,8 @@ def load(file: str) -> tuple[TruthTable, list[str]]:
                 )
             ]
         )
+    if isinstance(document.value, dict):
+        _require_version(document, document.value.get("version", VERSIONS[0]))
     decoded = decode({"probes": document.value} if is_list else document.value, TruthTable)
     if decoded.value is None or decoded.findings:
         raise ManifestError(
@@ -136,6 +145,18 @@ def load(file: str) -> tuple[TruthTable, list[str]]:
         for index in range(len(decoded.value.probes))
     ]
     return decoded.value, [f"{document.file}:{line}" for line in lines]
+
+
+def _require_version(document: Document, version: object) -> None:
+    """Raise ManifestError for a version that cannot be read.
+
+    It is the only problem of the report: in another version, other fields may be valid.
+    """
+    if type(version) is not int or version not in VERSIONS:
+        expected = " or ".join(map(str, VERSIONS))
+        problem = _problem(document, ("version",), f"expected {expected}, found {found(version)}")
+        hint = f"the versions of tables that kubenetlab {__version__} reads: {expected}"
+        raise ManifestError([structs.replace(problem, hints=(hint,))])
 
 
 def _problem(document: Document, path: tuple[str | int, ...], message: str) -> Problem:

@@ -28,6 +28,25 @@ def test_a_table_and_a_plain_list_are_read(tmp_path: Path) -> None:
         assert places == [f"{file}:{first}", f"{file}:{first + 1}"]
 
 
+def test_a_table_may_have_a_version(tmp_path: Path) -> None:
+    """Without one it is version 1, and so is a plain list."""
+    file = tmp_path / "expect.yaml"
+    row = "{from: a, to: b, expect: deny}"
+    for text in (f"version: 1\nprobes: [{row}]", f"probes: [{row}]", f"[{row}]"):
+        file.write_text(text)
+        table, _ = load(str(file))
+        assert table.version == 1
+
+
+def test_only_the_version_of_a_table_with_an_unknown_one_is_reported(tmp_path: Path) -> None:
+    """All other fields may have another meaning in that version."""
+    file = tmp_path / "expect.yaml"
+    file.write_text("version: 7\nchecks: [{client: a, server: b}]")
+    with pytest.raises(ManifestError) as caught:
+        load(str(file))
+    assert [problem.path for problem in caught.value.problems] == ["version"]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -77,6 +96,14 @@ def test_a_table_and_a_plain_list_are_read(tmp_path: Path) -> None:
             "to make a lab of this file: kubenetlab up -f ",
         ),
         ("name: shop", "probes: holds no probe"),
+        (
+            "name: shop\nversion: 2\nprobes: [{from: a, to: b, expects: deny}]",
+            "expect.yaml:2  version: expected 1, found 2\n",
+        ),
+        ("version: 2\nprobes: []", " reads: 1"),
+        ("version: '1'\nprobes: [{from: a, to: b, expect: deny}]", 'expected 1, found "1"'),
+        ("version: true\nprobes: [{from: a, to: b, expect: deny}]", "expected 1, found true"),
+        ("version: null\nprobes: [{from: a, to: b, expect: deny}]", "expected 1, found nothing"),
     ],
 )
 def test_problems_of_a_table_are_reported_with_their_line(
