@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 from typing import Final
@@ -58,9 +59,9 @@ class BpfObject(RuleObject, frozen=True):
         """Links to which the programs are attached."""
         return ()
 
+    @abstractmethod
     def entries(self) -> Iterator[tuple[Entry, bytes]]:
         """Yield the map entries of the object."""
-        raise NotImplementedError
 
 
 class FamilyConfig(Struct, frozen=True):
