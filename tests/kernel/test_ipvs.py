@@ -114,19 +114,23 @@ def test_drift_shows_servers_before_and_after() -> None:
             [
                 (
                     draining,
-                    other._request(messages.NEW_DEST, messages.destination(draining, weight=0)),
+                    messages.destination_request(
+                        other._family, messages.NEW_DEST, draining, weight=0
+                    ),
                 )
             ]
         )
         assert list(differences(SMALL, loader.listed(NAMES))) == []
         other._send_all(
-            [(real, other._request(messages.SET_DEST, messages.destination(real, weight=7)))]
+            [(real, messages.destination_request(other._family, messages.SET_DEST, real, weight=7))]
         )
         other._send_all(
             [
                 (
                     draining,
-                    other._request(messages.SET_DEST, messages.destination(draining, weight=1)),
+                    messages.destination_request(
+                        other._family, messages.SET_DEST, draining, weight=1
+                    ),
                 )
             ]
         )

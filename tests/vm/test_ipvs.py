@@ -49,7 +49,7 @@ from kubenetlab.kernel.rules.ipvs import open_loader
 ipvs = open_loader()
 reals = [real for listed in ipvs._list() for real, _, _ in listed.reals]
 ipvs._send_all([
-    (real, ipvs._request(messages.SET_DEST, messages.destination(real, weight=7)))
+    (real, messages.destination_request(ipvs._family, messages.SET_DEST, real, weight=7))
     for real in reals
 ])
 """

@@ -40,6 +40,8 @@ _REQUESTS_PER_BATCH: Final = 64
 Server = VirtualServer | RealServer
 ServerRequest = tuple[Server, bytes]
 """A server, and the request about it."""
+Encoder = Callable[[int, int, Any], bytes]
+"""Function that encodes a request from the family's number, a command and a server."""
 
 
 def open_loader() -> Ipvs:
@@ -63,7 +65,7 @@ class Ipvs:
         self._socket = sockets.open_socket(sockets.NETLINK_GENERIC)
         self._sequence = 0
         try:
-            self._family = messages.family_number(self._query(messages.ask_for_family())[0])
+            self._family = messages.family_number(self._query(messages.family_request())[0])
         except OSError:
             self._socket.close()
             raise
@@ -80,13 +82,13 @@ class Ipvs:
         if changes.is_anew:
             changes = with_removals(changes, self._list())
         self._create_or_update(
-            changes.servers, messages.NEW_SERVICE, messages.SET_SERVICE, messages.service
+            changes.servers, messages.NEW_SERVICE, messages.SET_SERVICE, messages.service_request
         )
         self._create_or_update(
-            changes.reals, messages.NEW_DEST, messages.SET_DEST, messages.destination
+            changes.reals, messages.NEW_DEST, messages.SET_DEST, messages.destination_request
         )
         self._drain(changes.leaving)
-        self._delete(changes.gone, messages.DEL_SERVICE, messages.which)
+        self._delete(changes.gone, messages.DEL_SERVICE, messages.service_removal)
         return ""
 
     def maintain(self) -> None:
@@ -101,7 +103,7 @@ class Ipvs:
             self._delete(
                 [real for real, connections in draining if not connections],
                 messages.DEL_DEST,
-                messages.destination,
+                messages.destination_request,
             )
             self._has_draining = any(connections for _, connections in draining)
 
@@ -125,13 +127,13 @@ class Ipvs:
         self._socket.close()
 
     def _create_or_update(
-        self, servers: Sequence[Any], new: int, change: int, encode: Callable[[Any], bytes]
+        self, servers: Sequence[Any], new: int, change: int, encode: Encoder
     ) -> None:
         """Create servers; update those that exist already."""
         existing = self._send_all(
-            [(obj, self._request(new, encode(obj))) for obj in servers], errno.EEXIST
+            [(obj, encode(self._family, new, obj)) for obj in servers], errno.EEXIST
         )
-        self._send_all([(obj, self._request(change, encode(obj))) for obj in existing])
+        self._send_all([(obj, encode(self._family, change, obj)) for obj in existing])
 
     def _drain(self, leaving: Iterable[RealServer]) -> None:
         """Send no new connections to these real servers.
@@ -142,19 +144,19 @@ class Ipvs:
         self._delete(
             [real for real in servers if real.protocol == "udp"],
             messages.DEL_DEST,
-            messages.destination,
+            messages.destination_request,
         )
         draining = [real for real in servers if real.protocol != "udp"]
         requests = [
-            (real, self._request(messages.SET_DEST, messages.destination(real, weight=0)))
+            (real, messages.destination_request(self._family, messages.SET_DEST, real, weight=0))
             for real in draining
         ]
         self._send_all(requests, errno.ENOENT, errno.ESRCH)
         self._has_draining |= bool(draining)
 
-    def _delete(self, servers: Sequence[Any], command: int, encode: Callable[[Any], bytes]) -> None:
+    def _delete(self, servers: Sequence[Any], command: int, encode: Encoder) -> None:
         self._send_all(
-            [(obj, self._request(command, encode(obj))) for obj in servers],
+            [(obj, encode(self._family, command, obj)) for obj in servers],
             errno.ENOENT,
             errno.ESRCH,
         )
@@ -162,11 +164,11 @@ class Ipvs:
     def _list(self) -> Iterator[ListedServer]:
         servers = [
             messages.decode_service(body)
-            for body in self._query(self._request(messages.GET_SERVICE), NLM_F_DUMP)
+            for body in self._query(messages.list_services(self._family), NLM_F_DUMP)
         ]
         for server in servers:
             if server is not None:
-                request = self._request(messages.GET_DEST, messages.which(server))
+                request = messages.list_destinations(self._family, server)
                 yield ListedServer(
                     server,
                     tuple(
@@ -174,9 +176,6 @@ class Ipvs:
                         for body in self._query(request, NLM_F_DUMP)
                     ),
                 )
-
-    def _request(self, command: int, body: bytes = b"") -> bytes:
-        return messages.request(self._family, command, body)
 
     def _send_all(self, requests: Sequence[ServerRequest], *tolerated: int) -> list[Server]:
         """Send requests; return the servers whose requests were refused with a tolerated errno.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from pyroute2.netlink.generic.ipvs import ipvsmsg
 
 from kubenetlab.datapath.modes import PodNetwork
 from kubenetlab.datapath.proxy.ipvs import DEVICE, Mode
@@ -12,7 +11,7 @@ from kubenetlab.datapath.view import Family, NodePlace, ServiceView, service_vie
 from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.diff import Changes, diff
 from kubenetlab.hoststate.link import Dummy
-from kubenetlab.hoststate.rules import ipset, ipvs, ipvs_messages
+from kubenetlab.hoststate.rules import ipset, ipvs
 from kubenetlab.hoststate.rules.ipset import Member, Set
 from kubenetlab.hoststate.rules.ipvs import (
     ListedServer,
@@ -220,33 +219,6 @@ def test_rules_are_deleted_before_the_sets_they_use() -> None:
         "iptables",
         "ipset",
     ]
-
-
-@pytest.mark.parametrize(
-    "server", [SERVER, VirtualServer("", "sctp", "fd00:10:96::9", 80, "mh", 600)]
-)
-def test_messages_are_decoded_to_the_same_objects(server: VirtualServer) -> None:
-    """The decoders are pyroute2's and the project's own."""
-    real = RealServer("", server.protocol, server.address, server.port, server.address, 8080)
-    request = ipvs_messages.request(30, ipvs_messages.NEW_DEST, ipvs_messages.service(server))
-    seen = ipvsmsg(request)
-    seen.decode()
-    told = seen.get_attr("IPVS_CMD_ATTR_SERVICE")
-    assert (seen["cmd"], told.get_attr("IPVS_SVC_ATTR_PORT")) == (
-        ipvs_messages.NEW_DEST,
-        server.port,
-    )
-    assert told.get_attr("IPVS_SVC_ATTR_SCHED_NAME") == server.scheduler
-    assert told.get_attr("IPVS_SVC_ATTR_TIMEOUT") == server.persistence_s
-    assert ipvs_messages.decode_service(memoryview(request)[16:]) == server
-    seen = ipvsmsg(
-        ipvs_messages.request(30, ipvs_messages.NEW_DEST, ipvs_messages.destination(real, weight=7))
-    )
-    seen.decode()
-    told = seen.get_attr("IPVS_CMD_ATTR_DEST")
-    assert [
-        told.get_attr(f"IPVS_DEST_ATTR_{name}") for name in ("PORT", "WEIGHT", "FWD_METHOD")
-    ] == [8080, 7, 0]
 
 
 def test_service_addresses_are_no_source_addresses() -> None:
