@@ -1,4 +1,7 @@
-"""Connection tracking entries of all protocols in the current network namespace.
+"""Connection tracking entries of the current network namespace.
+
+Counting and listing entries needs no attributes, so a namespace without entries, as during `up`,
+does not import pyroute2.
 
 Source: include/uapi/linux/netfilter/nfnetlink_conntrack.h, nf_conntrack_tcp.h (6.12).
 """
@@ -7,23 +10,25 @@ from __future__ import annotations
 
 import socket
 import struct
-from ipaddress import ip_address
-from typing import Final
+from typing import Any, Final
 
 from msgspec import Struct
 
-from kubenetlab.hoststate.wire import NLM_F_ACK, NLM_F_DUMP, Attributes, attributes, message
+from kubenetlab.hoststate.message_classes import MessageClass, nest
+from kubenetlab.hoststate.wire import NLM_F_ACK, NLM_F_DUMP, attributes, message
 from kubenetlab.kernel.netlink import sockets
 
-_GET, _GET_STATS = 1 << 8 | 1, 1 << 8 | 5
-"""NFNL_SUBSYS_CTNETLINK with IPCTNL_MSG_CT_GET and IPCTNL_MSG_CT_GET_STATS."""
-_CTA_TUPLE_ORIG, _CTA_TUPLE_REPLY, _CTA_STATUS, _CTA_PROTOINFO, _CTA_TIMEOUT = 1, 2, 3, 4, 7
-_CTA_TUPLE_IP, _CTA_TUPLE_PROTO = 1, 2
-_CTA_IP_SRC, _CTA_IP_DST = {4: 1, 6: 3}, {4: 2, 6: 4}
-_CTA_PROTO_NUM, _CTA_PROTO_SRC_PORT, _CTA_PROTO_DST_PORT = 1, 2, 3
-_CTA_PROTOINFO_TCP, _CTA_PROTOINFO_TCP_STATE = 1, 1
+ENTRY: Final = MessageClass("pyroute2.netlink.nfnetlink.nfctsocket", "nfct_msg")
+CTA_PROTO_DST_PORT: Final = 3
+ORIGINAL, REPLY = "CTA_TUPLE_ORIG", "CTA_TUPLE_REPLY"
+"""Directions of an entry."""
+
+_GET, _DELETE, _GET_STATS = 1 << 8 | 1, 1 << 8 | 2, 1 << 8 | 5
+"""NFNL_SUBSYS_CTNETLINK with IPCTNL_MSG_CT_GET, _DELETE and _GET_STATS."""
 _CTA_STATS_GLOBAL_ENTRIES = 1
 _FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
+_ADDRESSES: Final = {socket.AF_INET: "CTA_IP_V4", socket.AF_INET6: "CTA_IP_V6"}
+"""Address family → beginning of the names of its address attributes."""
 _NFGENMSG = struct.Struct("=BBH")
 _PROTOCOLS: Final = {
     socket.IPPROTO_TCP: "TCP",
@@ -46,6 +51,9 @@ _TCP_STATES: Final = (
 )
 _IPS_SEEN_REPLY: Final = 1 << 1
 
+AddressPort = tuple[str, int]
+"""Address and port; the port is 0 for protocols without ports."""
+
 
 class ConntrackEntry(Struct, frozen=True):
     """One tracked connection; the differences between both directions are the translations."""
@@ -53,13 +61,13 @@ class ConntrackEntry(Struct, frozen=True):
     protocol: str
     state: str
     """State of a TCP connection; other protocols: UNREPLIED until a reply was seen, then empty."""
-    client: tuple[str, int]
+    client: AddressPort
     """Source of the first packet; ports are 0 for protocols without them."""
-    destination: tuple[str, int]
+    destination: AddressPort
     """Destination of the first packet."""
-    server: tuple[str, int]
+    server: AddressPort
     """Source of replies: the endpoint after DNAT."""
-    seen_as: tuple[str, int]
+    seen_as: AddressPort
     """Destination of replies: the client after masquerading."""
     timeout_s: int
 
@@ -70,62 +78,99 @@ def tracked_entries() -> list[ConntrackEntry]:
     Raises OSError if the kernel refuses.
     """
     with sockets.open_socket(sockets.NETLINK_NETFILTER) as connection:
-        # A dump walks the table of all namespaces, which takes 10 ms: skip it in an empty one.
-        (statistics,) = sockets.ask(
-            connection, message(_GET_STATS, NLM_F_ACK, _NFGENMSG.pack(socket.AF_UNSPEC, 0, 0))
-        )
-        if not int.from_bytes(
-            attributes(statistics[_NFGENMSG.size :])[_CTA_STATS_GLOBAL_ENTRIES], "big"
-        ):
-            return []
-        entries = []
-        for version, family in _FAMILIES.items():
-            bodies = sockets.ask(
-                connection, message(_GET, NLM_F_DUMP, _NFGENMSG.pack(family, 0, 0))
-            )
-            entries += [
-                decode_entry(attributes(body[_NFGENMSG.size :]), version) for body in bodies
-            ]
-        return entries
+        return [
+            decode_entry(body)
+            for version in _FAMILIES
+            for body in entry_messages(connection, version)
+        ]
 
 
-def decode_entry(entry: Attributes, version: int) -> ConntrackEntry:
-    """Decode the attributes of an IPCTNL_MSG_CT_NEW message.
+def entry_messages(connection: socket.socket, version: int) -> list[memoryview]:
+    """Return the message about each entry of an IP version, without its nlmsghdr.
 
-    Raises WireError if an attribute is cut short.
+    If nothing is tracked, no dump is requested: the kernel would walk the tables of all
+    namespaces, which takes 10 ms. Raises OSError if the kernel refuses.
     """
-    original, reply = attributes(entry[_CTA_TUPLE_ORIG]), attributes(entry[_CTA_TUPLE_REPLY])
-    protocol = attributes(original[_CTA_TUPLE_PROTO])[_CTA_PROTO_NUM][0]
-    source, destination = (
-        (_CTA_IP_SRC[version], _CTA_PROTO_SRC_PORT),
-        (_CTA_IP_DST[version], _CTA_PROTO_DST_PORT),
+    if not _count(connection):
+        return []
+    return sockets.ask(
+        connection, message(_GET, NLM_F_DUMP, _NFGENMSG.pack(_FAMILIES[version], 0, 0))
     )
+
+
+def decode_entry(body: memoryview) -> ConntrackEntry:
+    """Decode a message about an entry."""
+    entry = ENTRY.decode(body)
+    protocol = protocol_of(entry)
     return ConntrackEntry(
         _PROTOCOLS.get(protocol, str(protocol)),
         _state(entry),
-        _endpoint(original, *source),
-        _endpoint(original, *destination),
-        _endpoint(reply, *source),
-        _endpoint(reply, *destination),
-        int.from_bytes(entry.get(_CTA_TIMEOUT, b""), "big"),
+        source_of(entry, ORIGINAL),
+        destination_of(entry, ORIGINAL),
+        source_of(entry, REPLY),
+        destination_of(entry, REPLY),
+        entry.get_attr("CTA_TIMEOUT") or 0,
     )
 
 
-def _state(entry: Attributes) -> str:
-    if _CTA_PROTOINFO in entry:
-        of_tcp = attributes(entry[_CTA_PROTOINFO]).get(_CTA_PROTOINFO_TCP)
-        number = (
-            attributes(of_tcp).get(_CTA_PROTOINFO_TCP_STATE, b"\0")[0]
-            if of_tcp is not None
-            else len(_TCP_STATES)
-        )
-        if number < len(_TCP_STATES):
-            return _TCP_STATES[number]
-    return (
-        "" if int.from_bytes(entry.get(_CTA_STATUS, b""), "big") & _IPS_SEEN_REPLY else "UNREPLIED"
+def protocol_of(entry: Any) -> int:
+    """Return the number of an entry's protocol."""
+    number: int = entry.get_nested(ORIGINAL, "CTA_TUPLE_PROTO", "CTA_PROTO_NUM")
+    return number
+
+
+def source_of(entry: Any, direction: str) -> AddressPort:
+    """Return the source of an entry's packets in one direction: ORIGINAL or REPLY."""
+    return _end(entry, direction, "SRC")
+
+
+def destination_of(entry: Any, direction: str) -> AddressPort:
+    """Return the destination of an entry's packets in one direction: ORIGINAL or REPLY."""
+    return _end(entry, direction, "DST")
+
+
+def deletion(entry: Any) -> bytes:
+    """Return the request that deletes an entry; ENOENT if it does not exist any more."""
+    family = entry["nfgen_family"]
+    (source, source_port), (destination, destination_port) = (
+        source_of(entry, ORIGINAL),
+        destination_of(entry, ORIGINAL),
+    )
+    addresses = nest(
+        (f"{_ADDRESSES[family]}_SRC", source), (f"{_ADDRESSES[family]}_DST", destination)
+    )
+    protocol = nest(
+        ("CTA_PROTO_NUM", protocol_of(entry)),
+        ("CTA_PROTO_SRC_PORT", source_port),
+        ("CTA_PROTO_DST_PORT", destination_port),
+    )
+    return ENTRY.encode(
+        _DELETE,
+        NLM_F_ACK,
+        {"nfgen_family": family},
+        [
+            (ORIGINAL, nest(("CTA_TUPLE_IP", addresses), ("CTA_TUPLE_PROTO", protocol))),
+            ("CTA_ID", entry.get_attr("CTA_ID")),
+        ],
     )
 
 
-def _endpoint(parts: Attributes, address: int, port: int) -> tuple[str, int]:
-    ip, protocol = attributes(parts[_CTA_TUPLE_IP]), attributes(parts[_CTA_TUPLE_PROTO])
-    return str(ip_address(bytes(ip[address]))), int.from_bytes(protocol.get(port, b""), "big")
+def _count(connection: socket.socket) -> int:
+    """Return the number of tracked connections of all protocols in the socket's namespace."""
+    (body,) = sockets.ask(
+        connection, message(_GET_STATS, NLM_F_ACK, _NFGENMSG.pack(socket.AF_UNSPEC, 0, 0))
+    )
+    return int.from_bytes(attributes(body[_NFGENMSG.size :])[_CTA_STATS_GLOBAL_ENTRIES], "big")
+
+
+def _end(entry: Any, direction: str, side: str) -> AddressPort:
+    parts = entry.get_attr(direction)
+    address = parts.get_nested("CTA_TUPLE_IP", f"{_ADDRESSES[entry['nfgen_family']]}_{side}")
+    return address, parts.get_nested("CTA_TUPLE_PROTO", f"CTA_PROTO_{side}_PORT") or 0
+
+
+def _state(entry: Any) -> str:
+    number = entry.get_nested("CTA_PROTOINFO", "CTA_PROTOINFO_TCP", "CTA_PROTOINFO_TCP_STATE")
+    if number is not None and number < len(_TCP_STATES):
+        return _TCP_STATES[number]
+    return "" if (entry.get_attr("CTA_STATUS") or 0) & _IPS_SEEN_REPLY else "UNREPLIED"
