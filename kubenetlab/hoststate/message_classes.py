@@ -14,6 +14,7 @@ import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
+from types import ModuleType
 from typing import Any, Final, NamedTuple
 
 from kubenetlab.hoststate.wire import HEADER, NLM_F_REQUEST
@@ -75,15 +76,33 @@ def _load(message_class: MessageClass) -> Any:
     return getattr(importlib.import_module(message_class.module), message_class.name)
 
 
+class _UnexecutedPackage(ModuleType):
+    """A package whose modules can be imported; its `__init__` runs when other code needs it."""
+
+    def __getattr__(self, name: str) -> Any:
+        spec = self.__spec__
+        # `from package import module` looks for an attribute before it imports the module.
+        is_module = name.startswith("__") or importlib.util.find_spec(f"{PACKAGE}.{name}")
+        if is_module or spec is None or spec.loader is None:
+            raise AttributeError(f"module {PACKAGE!r} has no attribute {name!r}")
+        self.__class__ = ModuleType  # type: ignore[assignment]
+        spec.loader.exec_module(self)
+        return getattr(self, name)
+
+
 def _register_package() -> None:
     """Make the modules of pyroute2 importable without those that the package itself imports.
 
     The package's `__init__` imports all of pyroute2, with its database and its servers: 193
-    modules, 60 ms and 10 MB. The modules with message classes need a third of that. The package is
-    left as it is if another module has imported it already.
+    modules, 60 ms and 10 MB. The modules with message classes need a third of that. Other code in
+    this process may still import the package: its `__init__` runs then. The package is left as it
+    is if another module has imported it already.
     """
-    if PACKAGE not in sys.modules:
-        spec = importlib.util.find_spec(PACKAGE)
-        if spec is None:
-            raise ModuleNotFoundError(f"No module named {PACKAGE!r}", name=PACKAGE)
-        sys.modules[PACKAGE] = importlib.util.module_from_spec(spec)
+    if PACKAGE in sys.modules:
+        return
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None:
+        raise ModuleNotFoundError(f"No module named {PACKAGE!r}", name=PACKAGE)
+    package = importlib.util.module_from_spec(spec)
+    package.__class__ = _UnexecutedPackage
+    sys.modules[PACKAGE] = package

@@ -63,6 +63,19 @@ def test_the_whole_package_can_be_imported_first() -> None:
     )
 
 
+def test_the_whole_package_can_be_imported_later() -> None:
+    """A test of a user may need pyroute2 in the process that has sent messages for a lab."""
+    run(
+        "from kubenetlab.hoststate.message_classes import MessageClass\n"
+        "links = MessageClass('pyroute2.netlink.rtnl.ifinfmsg', 'ifinfmsg')\n"
+        "links.load()\n"
+        "from pyroute2 import IPRoute, NetNS\n"
+        "import pyroute2\n"
+        "assert pyroute2.IPRoute is IPRoute and not hasattr(pyroute2, 'missing')\n"
+        "assert links.encode(16, 0, {'index': 7})"
+    )
+
+
 def test_a_request_is_encoded_with_its_attributes() -> None:
     """Fields that are not given are 0."""
     request = LINKS.encode(
