@@ -184,11 +184,15 @@ def _become(request: dict[str, Any], streams: Sequence[int]) -> NoReturn:
         os._exit(1)
 
 
+_ON_DEMAND = ("kubenetlab.__main__", "kubenetlab.hoststate.bpf_filter_message")
+"""Modules that commands do not import as a whole: the second one imports pyroute2."""
+
+
 def _import_everything() -> None:
     import kubenetlab
 
     for module in pkgutil.walk_packages(kubenetlab.__path__, "kubenetlab."):
-        if not module.name.endswith("__main__"):
+        if module.name not in _ON_DEMAND:
             importlib.import_module(module.name)
 
 

@@ -54,6 +54,9 @@ class Conntrack:
                     self._delete(entry)
         return ""
 
+    def prepare(self) -> None:
+        ENTRY.load()
+
     def listed(self, names: Sequence[OwnedName]) -> Any:
         return []
 

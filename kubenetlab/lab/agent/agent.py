@@ -28,7 +28,7 @@ from kubenetlab.kernel.linux import LinuxKernel
 from kubenetlab.kernel.namespaces.netns_pool import NetnsPool
 from kubenetlab.kernel.namespaces.sandboxes import Sandboxes
 from kubenetlab.lab import machine, rundir
-from kubenetlab.lab.agent import status_reports
+from kubenetlab.lab.agent import preparation, status_reports
 from kubenetlab.lab.agent.builder import Builder, Refused
 from kubenetlab.lab.agent.desired_state import DesiredState
 from kubenetlab.lab.agent.error_report import condense
@@ -69,7 +69,7 @@ class Agent:
     """The state of a lab as one agent process has it.
 
     `cluster` has the objects of the store, `desired` the kernel objects that follow from them, and
-    `known` the kernel objects that exist.
+    `observed` the kernel objects that exist.
     """
 
     def __init__(self, context: LabContext) -> None:
@@ -123,6 +123,7 @@ class Agent:
             events.node_agent_reported,
             events.node_agent_replaced,
         )
+        self.preparation = preparation.NodeAgentPreparation(self, node_agents)
         self.rules = NodeAgentClient(
             node_agents, self.directory, events.rules_edited, self.kube_proxies.queue_sync
         )
@@ -255,8 +256,7 @@ class Agent:
         if is_checking:
             await self.rule_edits.check(self.builder.nodes)
         self.observed_state.refresh(self.desired)
-        if is_checking:
-            # Read by the next pass, after this one has applied.
+        if is_checking:  # read by the next pass, after this one has applied
             self.observed_state.mark_shared_stale()
 
     async def _wait(self) -> None:

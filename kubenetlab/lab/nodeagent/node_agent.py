@@ -25,6 +25,7 @@ from kubenetlab.kernel.rules.backends import (
     ComparingLoader,
     Loader,
     MaintainedLoader,
+    PreparedLoader,
     RulesError,
     WatchingLoader,
     open_loader,
@@ -105,6 +106,12 @@ class LoadedRules:
         for loader in self._loaders.values():
             if isinstance(loader, MaintainedLoader):
                 loader.maintain()
+
+    def prepare(self) -> None:
+        """Import what later transactions need."""
+        for loader in self._loaders.values():
+            if isinstance(loader, PreparedLoader):
+                loader.prepare()
 
     def shrink(self) -> bool:
         """Close loaders that have loaded a large script; the next use opens new ones.
@@ -255,6 +262,8 @@ class NodeAgent:
                     return {"text": self._ruleset(request).text(request["backend"])}
                 case "probes":
                     return self._set_probes(request)
+                case "prepare":
+                    return self._prepare()
             return {"error": f"unknown request {request['do']}"}
         except (RequirementError, RulesError) as error:
             return {"error": str(error)}
@@ -280,6 +289,11 @@ class NodeAgent:
                 self._rulesets.pop(netns).close()
             known = self._rulesets[netns] = LoadedRules(process, self._home)
         return known
+
+    def _prepare(self) -> Message:
+        for ruleset in self._rulesets.values():
+            ruleset.prepare()
+        return {"ok": True}
 
     def _node(self, node: ProcessId) -> Process:
         """Return the pause process of a node. Raises ProcessLookupError if it has exited."""
