@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Iterator
 
 from kubenetlab.hoststate import wire
+from kubenetlab.hoststate.link_kinds import change_link, new_link
 from kubenetlab.hoststate.link_messages import (
     IFF_UP,
     IFLA_ADDRESS,
@@ -139,24 +140,14 @@ class Dummy(Object, frozen=True):
 
     def create(self, links: Links) -> bytes:
         index = links.new_index(self.netns, self.name)
-        body = (
-            ifinfo(index)
-            + string(IFLA_IFNAME, self.name)
-            + attribute(IFLA_ADDRESS, mac_bytes(self.mac))
-        )
-        body += nested(IFLA_LINKINFO, string(IFLA_INFO_KIND, "dummy"))
-        created = message(wire.RTM_NEWLINK, wire.NLM_F_CREATE | wire.NLM_F_EXCL, body)
-        return created + (
-            message(wire.RTM_NEWLINK, 0, ifinfo(index) + string(IFLA_IFALIAS, self.alias))
-            if self.alias
-            else b""
-        )
+        mac = ("IFLA_ADDRESS", self.mac)
+        created = new_link("dummy", self.name, mac, index=index)
+        alias = ("IFLA_IFALIAS", self.alias)
+        return created + (change_link(index, alias) if self.alias else b"")
 
     def change(self, links: Links) -> bytes:
-        body = ifinfo(links.index(self.netns, self.name)) + attribute(
-            IFLA_ADDRESS, mac_bytes(self.mac)
-        )
-        return message(wire.RTM_NEWLINK, 0, body + string(IFLA_IFALIAS, self.alias))
+        index = links.index(self.netns, self.name)
+        return change_link(index, ("IFLA_ADDRESS", self.mac), ("IFLA_IFALIAS", self.alias))
 
     def delete(self, links: Links) -> bytes:
         return delete_link(links, self.netns, self.name)

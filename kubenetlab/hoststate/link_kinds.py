@@ -1,0 +1,57 @@
+"""rtnetlink messages about links of any kind, encoded by pyroute2.
+
+Each pod has a veth pair and a bridge port, which link.py encodes. All other kinds of links are
+encoded here: a kind is its name and its attributes (IFLA_INFO_DATA), which pyroute2 knows by their
+names in include/uapi/linux/if_link.h. An object of such a kind needs no encoder of its own.
+Source: net/core/rtnetlink.c (6.12).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from kubenetlab.hoststate import wire
+from kubenetlab.hoststate.link_messages import IFF_UP
+from kubenetlab.hoststate.message_classes import Attribute, MessageClass, nest
+
+_LINK = MessageClass("pyroute2.netlink.rtnl.ifinfmsg", "ifinfmsg")
+
+
+def new_link(
+    kind: str,
+    name: str,
+    *settings: Attribute,
+    index: int = 0,
+    data: Sequence[Attribute] = (),
+) -> bytes:
+    """Return the request that creates a link, which is down.
+
+    kind:     name of the kind: dummy, vxlan …
+    settings: attributes that all kinds have: `("IFLA_MTU", 1450)`. The kernel ignores an alias.
+    index:    interface index; 0: the kernel chooses.
+    data:     attributes of the kind: `("IFLA_VXLAN_ID", 1)`.
+    """
+    info = [("IFLA_INFO_KIND", kind), *([("IFLA_INFO_DATA", nest(*data))] if data else [])]
+    return _LINK.encode(
+        wire.RTM_NEWLINK,
+        wire.NLM_F_CREATE | wire.NLM_F_EXCL,
+        {"index": index},
+        [("IFLA_IFNAME", name), *settings, ("IFLA_LINKINFO", nest(*info))],
+    )
+
+
+def change_link(index: int, *settings: Attribute, is_up: bool | None = None) -> bytes:
+    """Return the request that changes settings of a link.
+
+    is_up: True to set it up, False to set it down, None to leave it as it is.
+    """
+    flags: dict[str, Any] = (
+        {} if is_up is None else {"flags": IFF_UP if is_up else 0, "change": IFF_UP}
+    )
+    return _LINK.encode(wire.RTM_NEWLINK, 0, {"index": index, **flags}, settings)
+
+
+def delete_link(name: str) -> bytes:
+    """Return the request that deletes a link of the current namespace; ENODEV if there is none."""
+    return _LINK.encode(wire.RTM_DELLINK, 0, {}, [("IFLA_IFNAME", name)])
