@@ -1,24 +1,34 @@
 """The machine's end of a lab's uplink: its link, addresses and forwarding.
 
-All functions work in the current network namespace. They run the program `ip`: an uplink is set up
-once per lab, and these are the commands that a user would type.
+All functions work in the current network namespace.
 """
 
 from __future__ import annotations
 
 import errno
-import json
+import os
 import socket
-import subprocess
-from collections.abc import Iterator, Sequence
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from collections.abc import Sequence
+from ipaddress import ip_network
 from pathlib import Path
-from typing import Any
 
 from kubenetlab import names
 from kubenetlab.errors import LabError
+from kubenetlab.hoststate.link import LOOPBACK
+from kubenetlab.hoststate.link_kinds import change_link, delete_link, new_link
+from kubenetlab.hoststate.link_messages import ObservedLink, decode_link, dump_links
+from kubenetlab.hoststate.machine_network import (
+    MachineAddress,
+    add_address,
+    decode_address,
+    decode_destinations,
+    list_addresses,
+    list_routes,
+)
+from kubenetlab.hoststate.message_classes import nest
 from kubenetlab.hoststate.rules import nftables
 from kubenetlab.hoststate.rules.rulesets import OwnedName
+from kubenetlab.kernel.netlink.rtnetlink import RouteSocket
 from kubenetlab.kernel.rules.backends import RulesError, open_loader
 
 LINKS = {4: ip_network("198.18.0.0/15"), 6: ip_network("fd6b:6e6c::/32")}
@@ -50,7 +60,7 @@ def _is_set(setting: Path) -> bool:
 
 def has_link(link: str) -> bool:
     """Return True if the machine has a link of this name."""
-    return Path("/sys/class/net", link).exists() or link in _links()
+    return _index(link) is not None
 
 
 def free_link(version: int, first: int, prefix_length: int) -> tuple[str, str]:
@@ -58,7 +68,8 @@ def free_link(version: int, first: int, prefix_length: int) -> tuple[str, str]:
 
     first: number of the subnet of LINKS at which the search starts.
     """
-    routed = list(_networks(version))
+    with RouteSocket() as route:
+        routed = decode_destinations(route.dump(list_routes(version)))
     pool = LINKS[version]
     size = 2 ** (pool.max_prefixlen - prefix_length)
     count = min(pool.num_addresses // size, 1 << 15)
@@ -96,19 +107,26 @@ def is_port_in_use(address: str, port: int, protocol: str, version: int) -> bool
 
 
 def connect(link: str, peer: str, netns: str, addresses: Sequence[str]) -> None:
-    """Create a link to `peer` in a namespace of /run/netns and set its addresses.
+    """Create a link to `peer` in another namespace and set its addresses.
 
+    netns:     path of the namespace.
     addresses: with prefix lengths.
     """
-    _ip("link", "add", link, "type", "veth", "peer", "name", peer, "netns", netns)
-    for address in addresses:
-        _ip("address", "add", address, "dev", link, *(("nodad",) if ":" in address else ()))
+    namespace = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        end = nest(("IFLA_IFNAME", peer), ("IFLA_NET_NS_FD", namespace))
+        _send(f"link {link}", new_link("veth", link, data=[("VETH_INFO_PEER", end)]))
+    finally:
+        os.close(namespace)
     for name in _SETTINGS:
         (_CONF / f"ipv4/conf/{link}/{name}").write_text("1")
     if any(":" in address for address in addresses):
         # Duplicate address detection would take a second; only the lab is on this link.
         (_CONF / f"ipv6/conf/{link}/accept_dad").write_text("0")
-    _ip("link", "set", link, "up")
+    index = socket.if_nametoindex(link)
+    for address in addresses:
+        _send(f"address {address} of {link}", add_address(index, address))
+    _send(f"link {link}", change_link(index, is_up=True))
 
 
 def is_connected(link: str, addresses: Sequence[str]) -> bool:
@@ -116,12 +134,10 @@ def is_connected(link: str, addresses: Sequence[str]) -> bool:
 
     It may not be: `connect` was interrupted, or the link was changed.
     """
-    link_state = next((entry for entry in _ip_json("address") if entry["ifname"] == link), None)
-    if link_state is None or "UP" not in link_state["flags"]:
+    state = next((entry for entry in _links() if entry.name == link), None)
+    if state is None or not state.is_up:
         return False
-    configured = {
-        f"{entry['local']}/{entry['prefixlen']}" for entry in link_state.get("addr_info", ())
-    }
+    configured = {entry.address for entry in _addresses() if entry.link_index == state.index}
     return configured >= set(addresses) and all(
         _is_set(_CONF / f"ipv4/conf/{link}/{name}") for name in _SETTINGS
     )
@@ -132,13 +148,8 @@ def disconnect(link: str) -> None:
 
     It may disappear at any moment, together with the lab's end.
     """
-    if not has_link(link):
-        return
-    try:
-        _ip("link", "delete", link)
-    except LabError:
-        if has_link(link):
-            raise
+    if has_link(link):
+        _send(f"link {link}", delete_link(link), tolerated=errno.ENODEV)
 
 
 def links_without_forwarding() -> list[str]:
@@ -146,12 +157,9 @@ def links_without_forwarding() -> list[str]:
 
     Loopback and the uplinks of labs are left out.
     """
-    with_addresses = [
-        link["ifname"]
-        for link in _ip_json("-4", "address")
-        if link.get("addr_info") and "LOOPBACK" not in link["flags"]
-    ]
-    own = [link for link in with_addresses if not link.startswith(names.MACHINE_LINKS)]
+    with_addresses = {entry.link_index for entry in _addresses(socket.AF_INET)}
+    links = [link.name for link in _links() if link.index in with_addresses]
+    own = [link for link in links if link != LOOPBACK and not link.startswith(names.MACHINE_LINKS)]
     return [link for link in own if _forwarding(link).read_text().strip() == "0"]
 
 
@@ -206,27 +214,29 @@ def _forwarding(link: str) -> Path:
     return _CONF / f"ipv4/conf/{link}/forwarding"
 
 
-def _networks(version: int) -> Iterator[IPv4Network | IPv6Network]:
-    """Yield the destinations of the machine's routes, except default routes."""
-    for route in _ip_json(f"-{version}", "route", "show", "table", "all"):
-        destination = route["dst"]
-        if destination != "default":
-            yield ip_network(destination, strict=False)
+def _index(link: str) -> int | None:
+    """Return the interface index of a link, None if it does not exist."""
+    try:
+        return socket.if_nametoindex(link)
+    except OSError:
+        return None
 
 
-def _links() -> list[str]:
-    return [link["ifname"] for link in _ip_json("link")]
+def _links() -> list[ObservedLink]:
+    with RouteSocket() as route:
+        return [decode_link(body) for body in route.dump(dump_links())]
 
 
-def _ip_json(*arguments: str) -> Any:
-    return json.loads(_ip("-j", *arguments) or "[]")
+def _addresses(family: int = 0) -> list[MachineAddress]:
+    with RouteSocket() as route:
+        return [decode_address(body) for body in route.dump(list_addresses(family))]
 
 
-def _ip(*arguments: str) -> str:
-    result = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
-    if result.returncode:
-        raise LabError(
-            "cannot configure the machine's end of the uplink: "
-            f"ip {' '.join(arguments)}: {result.stderr.strip()}"
-        )
-    return result.stdout
+def _send(subject: str, request: bytes, *, tolerated: int = 0) -> None:
+    """Send a request to the kernel. Raises LabError, unless it is refused with `tolerated`."""
+    with RouteSocket() as route:
+        for refusal in route.batch([request]):
+            if refusal.errno != tolerated:
+                raise LabError(
+                    f"cannot configure the machine's end of the uplink: {subject}: {refusal}"
+                )

@@ -58,7 +58,7 @@ def require_modes(config: ClusterConfig, before: ClusterConfig | None = None) ->
 def selected_modes(config: ClusterConfig) -> Iterator[tuple[str, Needs]]:
     """Yield title and needs of each selected mode of a cluster; a title is `cni bridge`."""
     if config.uplink:
-        yield "uplink", Needs(programs=("ip",), root="a link to the machine's own network")
+        yield "uplink", Needs(root="a link to the machine's own network")
     for family in modes.FAMILIES.values():
         name, options = family.chosen(config.networking)
         yield f"{family.name} {name}", modes.load(family.name, name, options).needs

@@ -84,7 +84,10 @@ def _bring(client: Client, config: ClusterConfig) -> UplinkRecord:
         if not machine.is_connected(link, addresses):
             machine.disconnect(link)
             machine.connect(
-                link, names.ROUTER_UPLINK, names.run_netns_name(lab, names.ROUTER), addresses
+                link,
+                names.ROUTER_UPLINK,
+                f"{rundir.RUN_NETNS}/{names.run_netns_name(lab, names.ROUTER)}",
+                addresses,
             )
         machine.load(objects, record.tables)
         client.post(f"{LAB_API}/uplink", {"machine": record.machine, "router": record.router})

@@ -183,7 +183,7 @@ def _uplink() -> Iterator[CheckResult]:
             "only root of the machine can connect a lab to its network",
             "sudo kubenetlab up --uplink",
         )
-    elif has_program("ip"):
+    else:
         families = (
             "IPv4 and IPv6"
             if uplink.forwards(6)
@@ -194,14 +194,6 @@ def _uplink() -> Iterator[CheckResult]:
             "uplink",
             "ok",
             f"up --uplink connects a lab to this machine's network: {families}",
-        )
-    else:
-        yield CheckResult(
-            PERMISSIONS,
-            "uplink",
-            "optional",
-            "up --uplink requires the program ip",
-            f"sudo apt-get install {PACKAGES['ip']}",
         )
 
 
