@@ -12,6 +12,7 @@ from kubenetlab.kernel.features.limits import Limit
 from kubenetlab.kernel.namespaces.netns_pool import NetnsPoolSource
 from kubenetlab.lab import rundir
 from kubenetlab.lab.clock import Clock
+from kubenetlab.lab.messages.creation import CreationMessage
 from kubenetlab.lab.transport.frames import encode
 
 
@@ -54,7 +55,7 @@ class LabContext:
         """
         self.clock = Clock(time.time() - time.monotonic())
 
-    def send_progress(self, **message: Any) -> None:
+    def send_progress(self, message: CreationMessage) -> None:
         """Send a progress message to `up`, unless `close_progress` was called."""
         if self.progress is not None:
             self.progress.sendall(encode(message))

@@ -11,9 +11,8 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any
 
 from kubenetlab import errors
 from kubenetlab.api.store import Cluster
@@ -21,14 +20,22 @@ from kubenetlab.errors import KubenetlabError, LabError, RequirementError, os_er
 from kubenetlab.kernel.features.limits import read_limits
 from kubenetlab.kernel.namespaces import pause
 from kubenetlab.kernel.namespaces.netns_pool import NetnsPoolSource
-from kubenetlab.kernel.processes.identity import ProcessId, open_process
+from kubenetlab.kernel.processes.identity import open_process
 from kubenetlab.kernel.processes.inheritance import default_umask
 from kubenetlab.lab import cleanup, rundir
 from kubenetlab.lab.capacity import node_agents_for, require_capacity, workers_for
 from kubenetlab.lab.context import LabContext
+from kubenetlab.lab.messages.creation import (
+    CreationFailed,
+    CreationMessage,
+    InitStarted,
+    LabBuilt,
+    Progress,
+)
 from kubenetlab.lab.processes import init
 from kubenetlab.lab.store import store_file
 from kubenetlab.lab.transport.frames import FrameDecoder
+from kubenetlab.lab.transport.protocol import MessageError, decode, decoder_of
 
 STOPPED_BY_SIGINT = 130
 """Exit status of a command that was interrupted."""
@@ -37,7 +44,7 @@ UNDO_TIMEOUT_S = 5.0
 _RECEIVE_BYTES = 65536
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-OnProgress = Callable[[dict[str, Any]], None]
+OnProgress = Callable[[Progress], None]
 
 
 class Interrupted(KeyboardInterrupt):
@@ -52,7 +59,7 @@ def create(
     keep_failed: bool = False,
     on_progress: OnProgress = lambda message: None,
     blank_namespaces: NetnsPoolSource | None = None,
-) -> dict[str, Any]:
+) -> LabBuilt:
     """Create a lab from a store to which all controllers were applied; return the agent's report.
 
     keep_failed: True if a lab whose agent reports an error continues to run.
@@ -110,24 +117,25 @@ class _Creation:
         if namespaces is not None:
             namespaces.close()
 
-    def wait_until_built(self, on_progress: OnProgress, *, keep_failed: bool) -> dict[str, Any]:
+    def wait_until_built(self, on_progress: OnProgress, *, keep_failed: bool) -> LabBuilt:
         """Return the agent's report that everything was built. Raises KubenetlabError."""
         assert self._socket is not None
         while data := self._socket.recv(_RECEIVE_BYTES):
-            for message in self._frames.feed(data):
-                if "init" in message:
-                    self._init = _open_init(message)
-                elif "error" in message:
-                    if keep_failed:
+            for message in _decode_messages(self._frames, data):
+                match message:
+                    case InitStarted():
+                        self._init = _open_init(message)
+                    case CreationFailed():
+                        if keep_failed:
+                            self._keep()
+                        raise _error(message)
+                    case LabBuilt():
+                        # A signal that arrives from here on must not remove the lab.
+                        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
                         self._keep()
-                    raise _error(message)
-                elif "built" in message:
-                    # A signal that arrives from here on must not remove the lab.
-                    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-                    self._keep()
-                    return message
-                else:
-                    on_progress(message)
+                        return message
+                    case _:
+                        on_progress(message)
         raise LabError(f"the lab died while it was being created{_log_tail(self._lab)}")
 
     def finish(self) -> None:
@@ -168,10 +176,19 @@ def _prepare(lab: str, cluster: Cluster, nodes: int) -> tuple[LabContext, socket
     return context, ours
 
 
-def _open_init(message: dict[str, Any]) -> int | None:
-    """Open a pidfd of init from the message with its pid and start time; None if it is dead."""
+def _decode_messages(frames: FrameDecoder, data: bytes) -> Iterator[CreationMessage]:
+    """Yield the messages that the received bytes complete."""
+    for frame in frames.feed(data):
+        try:
+            yield decode(frame.body, decoder_of(CreationMessage))
+        except MessageError as error:
+            raise LabError(f"the new lab sent a message that cannot be decoded: {error}") from None
+
+
+def _open_init(message: InitStarted) -> int | None:
+    """Open a pidfd of init; None if it is dead."""
     try:
-        return open_process(ProcessId(*message["init"]))
+        return open_process(message.process)
     except ProcessLookupError:
         return None
 
@@ -184,10 +201,10 @@ def _wait_for_init(connection: socket.socket, frames: FrameDecoder) -> int | Non
     connection.settimeout(UNDO_TIMEOUT_S)
     try:
         while data := connection.recv(_RECEIVE_BYTES):
-            for message in frames.feed(data):
-                if "init" in message:
+            for message in _decode_messages(frames, data):
+                if isinstance(message, InitStarted):
                     return _open_init(message)
-    except OSError:
+    except (OSError, LabError):
         pass
     return None
 
@@ -206,12 +223,12 @@ def _interrupt(number: int, frame: object) -> None:
     raise Interrupted
 
 
-def _error(message: dict[str, Any]) -> KubenetlabError:
+def _error(message: CreationFailed) -> KubenetlabError:
     """Return the error that a process of the lab reported, as an exception of this process."""
-    type_ = getattr(errors, str(message["kind"]), errors.BugError)
+    type_ = getattr(errors, message.kind, errors.BugError)
     if "KUBENETLAB_DEBUG" in os.environ:
-        print(message["trace"], file=sys.stderr)
-    error: KubenetlabError = type_(message["error"])
+        print(message.trace, file=sys.stderr)
+    error: KubenetlabError = type_(message.error)
     return error
 
 

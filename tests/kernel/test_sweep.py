@@ -20,7 +20,7 @@ from kubenetlab.kernel.processes.identity import Process
 from kubenetlab.lab.nodeagent.ping_sweep import PingSweep
 from kubenetlab.lab.nodeagent.prober import ProbeState
 from kubenetlab.lab.runtime.pod_network import NetnsSocketFactory
-from kubenetlab.lab.transport.frames import Message
+from kubenetlab.lab.transport.json_frames import Message
 from tests.patience import patiently
 
 PODS = 150

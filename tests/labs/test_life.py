@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from kubenetlab.lab.transport.frames import encode
+from kubenetlab.lab.transport.json_frames import encode
 from tests.clusters import deployment, replaced
 from tests.labs.lab import Lab, descendants, title_of, wait_for
 

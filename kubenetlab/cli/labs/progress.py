@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from kubenetlab.cli.terminal.printing import DIM, GOOD, echo, paint
+from kubenetlab.lab.messages.creation import LabBuilt, NamespaceMade, PhaseStarted
 
 _REDRAW_S = 0.04
 """Minimum time between two redraws, in seconds."""
@@ -42,28 +43,25 @@ class Progress:
         self._phase = "namespaces"
         self._total = self._done = 0
 
-    def update(self, message: dict[str, Any]) -> None:
-        """Show a message of the agent.
-
-        message: a new phase with its number of namespaces, or the number of completed namespaces
-        and the name of the last one.
-        """
-        if "phase" in message:
-            self._phase, self._total, self._done = message["phase"], message.get("total", 0), 0
+    def update(self, message: PhaseStarted | NamespaceMade) -> None:
+        """Show a message of the agent."""
+        netns = ""
+        if isinstance(message, PhaseStarted):
+            self._phase, self._total, self._done = message.phase, message.total, 0
         else:
-            self._done = message["count"]
-        count = f" {self._done}/{self._total}  {message.get('done', '')}" if self._total else ""
+            netns, self._done = message.netns, message.count
+        count = f" {self._done}/{self._total}  {netns}" if self._total else ""
         self._line.draw(f"building {self._lab}: {self._phase}{count}")
 
-    def built(self, message: dict[str, Any]) -> None:
+    def built(self, message: LabBuilt) -> None:
         """Print the summary of a built lab, and the reasons for choices the agent made."""
         self._line.clear()
         nodes = f"{self._nodes} node{'s' if self._nodes != 1 else ''}"
         echo(
-            f"{paint('✓', GOOD)} built {message['built']} namespaces: "
+            f"{paint('✓', GOOD)} built {message.namespaces} namespaces: "
             f"the fabric, {nodes}, pods and external hosts"
         )
-        for reason in message["reasons"]:
+        for reason in message.reasons:
             echo(f"  {paint(reason, DIM)}")
 
     def stop(self) -> None:

@@ -50,6 +50,7 @@ from kubenetlab.lab.agent.watchers import Watchers
 from kubenetlab.lab.capacity import check_growth
 from kubenetlab.lab.context import LabContext
 from kubenetlab.lab.log import log
+from kubenetlab.lab.messages.creation import LabBuilt
 from kubenetlab.lab.paths import WHOLE_LAB
 from kubenetlab.lab.store import recovery, store_file
 from kubenetlab.lab.transport.rpc import exit_on_failure
@@ -280,10 +281,8 @@ class Agent:
 
     def _end_progress(self) -> None:
         """Tell `up` that the lab is built; from now on `up` is an ordinary client."""
-        self._context.send_progress(
-            built=len(self.observed),
-            reasons=list(self.decisions.reasons) if self.decisions.is_final else [],
-        )
+        reasons = self.decisions.reasons if self.decisions.is_final else ()
+        self._context.send_progress(LabBuilt(len(self.observed), tuple(reasons)))
         self._context.close_progress()
 
     # --- steps of a reconcile pass ---

@@ -32,6 +32,7 @@ from kubenetlab.lab.agent.node_agent_client import NodeAgentClient
 from kubenetlab.lab.agent.observed_state import ObservedState
 from kubenetlab.lab.agent.probe_client import ProbeClient
 from kubenetlab.lab.agent.runtime_client import RuntimeClient
+from kubenetlab.lab.messages.creation import NamespaceMade, PhaseStarted, Progress
 from kubenetlab.programs import COMMAND, is_one_shot
 
 PROGRESS_INTERVAL_S: Final = 0.04
@@ -41,8 +42,8 @@ Refused = dict[str, list[str]]
 """Namespace → error messages."""
 Probes = Callable[[], Mapping[str, tuple[ProbeSpec, ...]]]
 """Return the probes of each sandbox."""
-ReportProgress = Callable[..., None]
-"""Send a progress message to `up`, given as keyword arguments."""
+ReportProgress = Callable[[Progress], None]
+"""Send a progress message to `up`."""
 
 
 class Builder:
@@ -97,7 +98,7 @@ class Builder:
         self._kube_proxies.set_cluster(contexts.cluster)
         application = _Application(self, changes, desired, contexts, probes, report_progress)
         loop = asyncio.get_running_loop()
-        report_progress(phase="namespaces", total=len(changes.namespaces))
+        report_progress(PhaseStarted("namespaces", len(changes.namespaces)))
 
         def on_made(netns: str) -> None:
             loop.call_soon_threadsafe(application.namespace_made, netns)
@@ -111,7 +112,7 @@ class Builder:
             if entry.is_removed:
                 self.forget(entry.netns)
         self._watch_new(changes)
-        report_progress(phase="rules and programs")
+        report_progress(PhaseStarted("rules and programs"))
         await application.finish()
         if late:
             report = await loop.run_in_executor(self._thread, self.kernel.apply, late)
@@ -199,7 +200,7 @@ class _Application:
         self._made_count += 1
         if (now := time.monotonic()) - self._progress_at >= PROGRESS_INTERVAL_S:
             self._progress_at = now
-            self._report_progress(done=netns, count=self._made_count)
+            self._report_progress(NamespaceMade(netns, self._made_count))
         if netns not in self._builder.pauses:
             return
         if self._entries[netns].is_new:

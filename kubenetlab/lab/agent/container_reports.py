@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from kubenetlab.kernel.processes.identity import ProcessId
 from kubenetlab.lab.transport.batcher import Batcher
-from kubenetlab.lab.transport.frames import Message
+from kubenetlab.lab.transport.json_frames import Message
 
 OnReports = Callable[[Sequence[Message]], None]
 """Called with the reports of one iteration of the event loop."""

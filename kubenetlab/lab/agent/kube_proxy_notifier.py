@@ -16,7 +16,7 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.kube_proxy import LABELS, NAMESPACE, is_kube_proxy
 from kubenetlab.datapath.proxy_views import ProxyView, changes, proxy_view, summary
 from kubenetlab.lab.agent.runtime_client import RuntimeClient
-from kubenetlab.lab.transport.frames import Message
+from kubenetlab.lab.transport.json_frames import Message
 
 MAX_PENDING = 32
 """Maximum number of syncs of a node that are kept for a kube-proxy that does not run yet."""

@@ -32,8 +32,8 @@ from kubenetlab.lab.agent.node_agent_connections import NodeAgentConnections
 from kubenetlab.lab.agent.rule_differences import ComparedNamespace, rule_differences
 from kubenetlab.lab.log import log
 from kubenetlab.lab.transport.batcher import Batcher
-from kubenetlab.lab.transport.frames import Message
-from kubenetlab.lab.transport.rpc import RpcClient
+from kubenetlab.lab.transport.json_frames import Message
+from kubenetlab.lab.transport.json_rpc import RpcClient
 
 
 class RulesetCheckpoint(Struct, frozen=True):

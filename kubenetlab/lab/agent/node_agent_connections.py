@@ -7,8 +7,8 @@ from pathlib import Path
 from zlib import crc32
 
 from kubenetlab.lab import rundir
-from kubenetlab.lab.transport.frames import Message
-from kubenetlab.lab.transport.rpc import RpcClient
+from kubenetlab.lab.transport.json_frames import Message
+from kubenetlab.lab.transport.json_rpc import RpcClient
 
 
 class NodeAgentConnections:

@@ -12,8 +12,8 @@ from kubenetlab.datapath.probes import ProbeSpec
 from kubenetlab.kernel.processes.identity import ProcessId
 from kubenetlab.lab.agent.node_agent_connections import NodeAgentConnections
 from kubenetlab.lab.log import log
-from kubenetlab.lab.transport.frames import Message
-from kubenetlab.lab.transport.rpc import RpcClient
+from kubenetlab.lab.transport.json_frames import Message
+from kubenetlab.lab.transport.json_rpc import RpcClient
 
 NodeProbes = tuple[tuple[ProbeSpec, ProcessId], ...]
 """Probes of one sandbox, each with the pause process of the node that runs it."""

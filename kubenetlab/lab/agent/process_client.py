@@ -25,8 +25,8 @@ from kubenetlab.lab import rundir
 from kubenetlab.lab.agent.container_reports import ContainerReports
 from kubenetlab.lab.agent.log_files import LogFiles
 from kubenetlab.lab.runtime import container_logs
-from kubenetlab.lab.transport.frames import Message
-from kubenetlab.lab.transport.rpc import RpcClient
+from kubenetlab.lab.transport.json_frames import Message
+from kubenetlab.lab.transport.json_rpc import RpcClient
 
 KILL_AFTER_S: Final = 30.0
 """Default time allowed for a process to exit after SIGTERM, in seconds."""

@@ -11,7 +11,7 @@ from kubenetlab.kernel.namespaces.sandboxes import Pause
 from kubenetlab.lab.agent import status_reports
 from kubenetlab.lab.agent.builder import owned_by
 from kubenetlab.lab.log import log
-from kubenetlab.lab.transport.frames import Message
+from kubenetlab.lab.transport.json_frames import Message
 
 if TYPE_CHECKING:
     from kubenetlab.lab.agent.agent import Agent

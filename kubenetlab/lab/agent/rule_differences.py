@@ -21,7 +21,7 @@ from kubenetlab.hoststate.rules.rulesets import (
 )
 from kubenetlab.kernel.processes.identity import ProcessId
 from kubenetlab.kernel.rules.comparison import Compared
-from kubenetlab.lab.transport.frames import Message
+from kubenetlab.lab.transport.json_frames import Message
 
 Owned = tuple[tuple[str, tuple[OwnedName, ...]], ...]
 """Rule backends, each with the tables and other containers of rules that it owns."""

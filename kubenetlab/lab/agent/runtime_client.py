@@ -19,8 +19,8 @@ from kubenetlab.lab.agent.log_files import LogFiles
 from kubenetlab.lab.agent.process_client import REPLACE_AFTER_S, ProcessClient
 from kubenetlab.lab.log import log
 from kubenetlab.lab.runtime.container_logs import LogPart, RunSelection
-from kubenetlab.lab.transport.frames import Message
-from kubenetlab.lab.transport.rpc import RpcClient
+from kubenetlab.lab.transport.json_frames import Message
+from kubenetlab.lab.transport.json_rpc import RpcClient
 
 OnLost = Callable[[list[str]], None]
 """Called with the sandboxes whose programs ended with their app worker."""

@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from kubenetlab.lab import rundir
-from kubenetlab.lab.transport.frames import Message
-from kubenetlab.lab.transport.rpc import RpcClient
+from kubenetlab.lab.transport.json_frames import Message
+from kubenetlab.lab.transport.json_rpc import RpcClient
 
 MAX_OUTPUT_BYTES = 10 * 1024
 """Maximum output of a command that is read. Source: the kubelet's pkg/probe/exec/exec.go."""

@@ -41,8 +41,8 @@ from kubenetlab.lab.nodeagent.prober import PeriodicProbe, ProbeState
 from kubenetlab.lab.runtime.pod_network import NetnsSocketFactory
 from kubenetlab.lab.transport.accepting import accept
 from kubenetlab.lab.transport.batcher import Batcher
-from kubenetlab.lab.transport.channel import Channel
-from kubenetlab.lab.transport.frames import Message
+from kubenetlab.lab.transport.json_channel import Channel
+from kubenetlab.lab.transport.json_frames import Message
 
 CHECK_INTERVAL_S = 0.5
 """Time between two checks for rules that other programs changed, in seconds."""

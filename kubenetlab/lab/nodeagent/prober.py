@@ -19,8 +19,8 @@ from kubenetlab.kernel.processes.identity import ProcessId
 from kubenetlab.lab.nodeagent.executor import Executor
 from kubenetlab.lab.runtime.pod_network import NetnsSocketFactory
 from kubenetlab.lab.transport import grpc_health
-from kubenetlab.lab.transport.frames import Message
 from kubenetlab.lab.transport.http import Connection, fetch
+from kubenetlab.lab.transport.json_frames import Message
 from kubenetlab.lab.transport.tls import TlsConnection, client_context
 from kubenetlab.names import socket_address
 

@@ -19,11 +19,12 @@ from typing import Final, NoReturn
 
 from kubenetlab.errors import KubenetlabError
 from kubenetlab.kernel import syscalls
-from kubenetlab.kernel.processes.identity import end_group, start_time
+from kubenetlab.kernel.processes.identity import ProcessId, end_group, start_time
 from kubenetlab.kernel.processes.inheritance import UMASK
 from kubenetlab.lab import rundir
 from kubenetlab.lab.context import LabContext
 from kubenetlab.lab.log import write_text
+from kubenetlab.lab.messages.creation import InitStarted
 from kubenetlab.lab.processes.children import Child
 from kubenetlab.lab.processes.isolation import enter_namespaces, set_up_namespaces
 from kubenetlab.lab.processes.output import Outputs, print_into
@@ -66,7 +67,8 @@ def _run(context: LabContext) -> NoReturn:
         set_up_namespaces()
         syscalls.set_process_name("knl-init", f"kubenetlab {context.lab} init")
         outer_pid = int(os.readlink("self", dir_fd=context.outer_proc_fd))
-        send(context, {"init": (outer_pid, start_time("self", context.outer_proc_fd))})
+        outer_id = ProcessId(outer_pid, start_time("self", context.outer_proc_fd))
+        send(context, InitStarted(outer_id))
         print_into(context.path(rundir.LOG))
         gc.enable()
         names = [

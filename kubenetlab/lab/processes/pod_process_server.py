@@ -17,7 +17,7 @@ from kubenetlab.lab.log import write_text
 from kubenetlab.lab.processes.output import Outputs
 from kubenetlab.lab.processes.pod_processes import PodProcess, PodProcesses
 from kubenetlab.lab.processes.spawner import Spawner
-from kubenetlab.lab.transport.frames import FrameDecoder, encode
+from kubenetlab.lab.transport.json_frames import FrameDecoder, encode
 
 if TYPE_CHECKING:
     from kubenetlab.lab.runtime.container_limits import ContainerLimits

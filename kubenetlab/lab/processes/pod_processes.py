@@ -15,7 +15,7 @@ from typing import Any
 from msgspec import Struct
 
 from kubenetlab.kernel.processes.identity import ProcessId
-from kubenetlab.lab.transport.frames import Message
+from kubenetlab.lab.transport.json_frames import Message
 
 
 class PodProcess(Struct):

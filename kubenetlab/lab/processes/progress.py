@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import traceback
-from typing import Any
 
 from kubenetlab.errors import KubenetlabError, RequirementError, os_error_text
 from kubenetlab.lab.context import LabContext
+from kubenetlab.lab.messages.creation import CreationFailed, CreationMessage
 from kubenetlab.lab.transport.frames import encode
 
 
-def send(context: LabContext, message: dict[str, Any]) -> None:
+def send(context: LabContext, message: CreationMessage) -> None:
     """Send a message to `up`, if it is waiting and its end of the socket is open."""
     if context.progress is not None:
         try:
@@ -29,4 +29,4 @@ def send_error(context: LabContext, error: BaseException) -> None:
         error = RequirementError(f"cannot make lab {context.lab}: {os_error_text(error)}")
     kind = type(error).__name__ if isinstance(error, KubenetlabError) else "BugError"
     text = str(error) if isinstance(error, KubenetlabError) else f"{type(error).__name__}: {error}"
-    send(context, {"error": text, "kind": kind, "trace": traceback.format_exc()})
+    send(context, CreationFailed(text, kind, traceback.format_exc()))

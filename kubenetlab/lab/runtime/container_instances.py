@@ -17,8 +17,8 @@ from kubenetlab.lab.runtime.listeners import PKTINFO_SPACE, open_listener, reply
 from kubenetlab.lab.runtime.pod_network import DATAGRAM_BYTES, NetnsSocketFactory, PodSockets
 from kubenetlab.lab.transport import grpc_health
 from kubenetlab.lab.transport.accepting import accept_each
-from kubenetlab.lab.transport.frames import Message
 from kubenetlab.lab.transport.http import IDLE_TIMEOUT_S, RECEIVE_BYTES, serve
+from kubenetlab.lab.transport.json_frames import Message
 from kubenetlab.lab.transport.tls import HANDSHAKE, TlsConnection, localhost_context, server_context
 from kubenetlab.names import socket_address
 from kubenetlab.programs.dns.resolver import parse

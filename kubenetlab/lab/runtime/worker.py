@@ -21,8 +21,8 @@ from kubenetlab.lab.context import LabContext
 from kubenetlab.lab.runtime.container_instances import ContainerInstance, PodInstance
 from kubenetlab.lab.runtime.container_logs import RunSelection
 from kubenetlab.lab.transport.accepting import accept
-from kubenetlab.lab.transport.channel import Channel
-from kubenetlab.lab.transport.frames import Message
+from kubenetlab.lab.transport.json_channel import Channel
+from kubenetlab.lab.transport.json_frames import Message
 
 ENDED_LOGS = 256
 """Number of deleted pods whose logs are kept, so that users can see why they ended."""

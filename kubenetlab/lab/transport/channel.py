@@ -4,10 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Generic, TypeVar
 
-from kubenetlab.lab.transport.frames import FrameDecoder, Message, encode
+import msgspec
+
+from kubenetlab.lab.log import log
+from kubenetlab.lab.transport.frames import EVENT, Frame, FrameDecoder, encode
+from kubenetlab.lab.transport.protocol import (
+    AnyRequest,
+    BatchRequest,
+    Message,
+    MessageError,
+    ReplyT,
+    Request,
+    RequestFailed,
+    decode,
+    reply_decoder,
+)
+
+EventT = TypeVar("EventT", bound=Message)
 
 RECEIVE_BYTES = 256 * 1024
 _DIED = "the process at the other end died"
@@ -34,12 +50,12 @@ class Channel:
             raise
         return cls(connection)
 
-    def send(self, message: Mapping[str, Any]) -> None:
+    def send(self, message: Message, number: int = EVENT) -> None:
         """Send a message, together with all others of the same loop iteration.
 
         The message is lost if the peer is dead; `receive` then ends.
         """
-        self._outbox.append(encode(message))
+        self._outbox.append(encode(message, number))
         if self._sending is None:
             self._sending = asyncio.get_running_loop().create_task(self._send())
 
@@ -58,8 +74,8 @@ class Channel:
         finally:
             self._sending = None
 
-    async def receive(self) -> AsyncIterator[Message]:
-        """Yield every message until the peer closes the connection or dies."""
+    async def receive(self) -> AsyncIterator[Frame]:
+        """Yield every message, not decoded, until the peer closes the connection or dies."""
         loop = asyncio.get_running_loop()
         while True:
             try:
@@ -68,8 +84,8 @@ class Channel:
                 return
             if not data:
                 return
-            for message in self._frames.feed(data):
-                yield message
+            for frame in self._frames.feed(data):
+                yield frame
 
     def close(self) -> None:
         """Close the connection; messages that have not been sent are lost."""
@@ -78,69 +94,98 @@ class Channel:
         self._socket.close()
 
 
-class RpcConnection:
-    """Requests over a channel: replies are matched by number, all other messages are events."""
+class RpcConnection(Generic[EventT]):
+    """Client's end of a connection: replies are matched to requests by number."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(
+        self, channel: Channel, peer: str, events: msgspec.msgpack.Decoder[EventT]
+    ) -> None:
+        """Use a connected channel.
+
+        peer: name of the server, for messages.
+        """
         self._channel = channel
-        self._waiting: dict[int, asyncio.Future[Message]] = {}
-        self._next = 0
+        self._peer = peer
+        self._event_decoder = events
+        self._waiting: dict[int, tuple[type[AnyRequest], asyncio.Future[Any]]] = {}
+        """Number → type of the request, and the future of its reply."""
+        self._last_number = 0
         self._is_closed = False
 
-    async def call(self, **request: Any) -> Message:
+    async def call(self, request: Request[ReplyT]) -> ReplyT | RequestFailed:
         """Send a request and return the reply.
 
         Raises ConnectionError if the peer dies before it replies.
         """
         if self._is_closed:
             raise ConnectionResetError(_DIED)
-        number = self._register(future := asyncio.get_running_loop().create_future())
+        future: asyncio.Future[ReplyT | RequestFailed] = asyncio.get_running_loop().create_future()
+        number = self._register(request, (future,))
         try:
-            self._channel.send({"id": number, **request})
-            reply: Message = await future
-            return reply
+            self._channel.send(request, number)
+            return await future
         finally:
             self._waiting.pop(number, None)
 
     def call_each(
-        self, request: Mapping[str, Any], each: Mapping[asyncio.Future[Message], Mapping[str, Any]]
+        self,
+        request: BatchRequest[Any, ReplyT],
+        futures: Sequence[asyncio.Future[ReplyT | RequestFailed]],
     ) -> None:
-        """Send one request with several parts, each of which gets its own reply.
+        """Send a request with several parts.
 
-        each: the parts, by the future that gets the reply or a ConnectionError.
+        futures: of the parts in their order; each gets the reply to its part, or a ConnectionError.
         """
-        numbered = [{"id": self._register(future), **part} for future, part in each.items()]
+        number = self._register(request, futures)
         if self._is_closed:
             self._fail()
         else:
-            self._channel.send({**request, "each": numbered})
+            self._channel.send(request, number)
 
-    def _register(self, future: asyncio.Future[Message]) -> int:
-        """Return a new request number, whose reply is set on `future`."""
-        self._next += 1
-        self._waiting[self._next] = future
-        return self._next
+    def _register(self, request: AnyRequest, futures: Sequence[asyncio.Future[Any]]) -> int:
+        """Return the number of a request, whose replies are set on the futures."""
+        first = self._last_number + 1
+        for future in futures:
+            self._last_number += 1
+            self._waiting[self._last_number] = type(request), future
+        return first
 
-    async def events(self) -> AsyncIterator[Message]:
+    async def events(self) -> AsyncIterator[EventT]:
         """Yield the peer's events until it closes the connection or dies; then fail all calls.
 
-        Replies arrive only while this iterator runs.
+        Replies arrive only while this iterator runs. An event that cannot be decoded is logged.
         """
         try:
-            async for message in self._channel.receive():
-                if "answers" not in message:
-                    yield message
+            async for frame in self._channel.receive():
+                if frame.number != EVENT:
+                    self._receive_reply(frame)
                     continue
-                future = self._waiting.pop(message["answers"], None)
-                if future is not None and not future.done():  # else the call was cancelled
-                    future.set_result(message)
+                try:
+                    event: EventT = decode(frame.body, self._event_decoder)
+                except MessageError as error:
+                    log(f"an event of the {self._peer} cannot be decoded: {error}")
+                    continue
+                yield event
         finally:
             self._is_closed = True
             self._fail()
 
+    def _receive_reply(self, frame: Frame) -> None:
+        request, future = self._waiting.pop(frame.number, (None, None))
+        if request is None or future is None or future.done():
+            return  # the call was cancelled
+        try:
+            reply = decode(frame.body, reply_decoder(request))
+        except MessageError as error:
+            reply = RequestFailed(
+                f"the reply of the {self._peer} to {request.__name__} cannot be decoded: {error}"
+            )
+            log(reply.error)
+        future.set_result(reply)
+
     def _fail(self) -> None:
         """Fail all calls that wait for a reply."""
-        for future in self._waiting.values():
+        for _, future in self._waiting.values():
             if not future.done():
                 future.set_exception(ConnectionResetError(_DIED))
         self._waiting.clear()

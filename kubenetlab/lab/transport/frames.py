@@ -1,25 +1,37 @@
-"""Frames of the messages between a lab's own processes: JSON over Unix stream sockets.
+"""Frames of the messages between a lab's own processes: MessagePack over Unix stream sockets.
 
-frame := u32 length, big-endian | JSON
+frame := u32 length of the message, big-endian | u64 number | message
+
+A request and its reply have the same number, which is not 0. An event has number 0.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
+from typing import Final, NamedTuple
 
 import msgspec
 
-_LENGTH = struct.Struct(">I")
+from kubenetlab.lab.transport.protocol import Message
 
-Message = dict[str, Any]
+EVENT: Final = 0
+"""Number of messages that are neither a request nor a reply."""
+_HEADER: Final = struct.Struct(">IQ")
+_ENCODER: Final = msgspec.msgpack.Encoder()
 
 
-def encode(message: Mapping[str, Any]) -> bytes:
+class Frame(NamedTuple):
+    """A message that is not decoded yet."""
+
+    number: int
+    body: bytes
+
+
+def encode(message: Message, number: int = EVENT) -> bytes:
     """Encode a message as a frame."""
-    body = msgspec.json.encode(message)
-    return _LENGTH.pack(len(body)) + body
+    body = _ENCODER.encode(message)
+    return _HEADER.pack(len(body), number) + body
 
 
 class FrameDecoder:
@@ -28,14 +40,14 @@ class FrameDecoder:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> Iterator[Message]:
-        """Add received bytes and yield every message that they complete."""
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """Add received bytes and yield every frame that they complete."""
         self._buffer += data
-        while len(self._buffer) >= _LENGTH.size:
-            (size,) = _LENGTH.unpack_from(self._buffer)
-            end = _LENGTH.size + size
+        while len(self._buffer) >= _HEADER.size:
+            size, number = _HEADER.unpack_from(self._buffer)
+            end = _HEADER.size + size
             if len(self._buffer) < end:
                 return
-            message: Message = msgspec.json.decode(self._buffer[_LENGTH.size : end])
+            body = bytes(self._buffer[_HEADER.size : end])
             del self._buffer[:end]
-            yield message
+            yield Frame(number, body)

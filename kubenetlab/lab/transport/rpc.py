@@ -5,21 +5,20 @@ from __future__ import annotations
 import asyncio
 import os
 import traceback
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Generic
+
+import msgspec
 
 from kubenetlab.lab.log import log
-from kubenetlab.lab.transport.channel import Channel, RpcConnection
-from kubenetlab.lab.transport.frames import Message
+from kubenetlab.lab.transport.channel import Channel, EventT, RpcConnection
+from kubenetlab.lab.transport.protocol import BatchRequest, ReplyT, Request, RequestFailed
 
 RECONNECT_S = 0.02
 """Pause between two attempts to connect, in seconds."""
 
-OnEvent = Callable[[Message], None]
-"""Called with each event that the other process sends."""
 
-
-class RpcClient:
+class RpcClient(Generic[EventT]):
     """Client of one process: sends requests and receives events.
 
     Init owns the process's listening socket, so connections succeed even while the process is
@@ -27,70 +26,81 @@ class RpcClient:
     """
 
     def __init__(
-        self, name: str, path: str, on_event: OnEvent, on_connect: Callable[[], None]
+        self,
+        name: str,
+        path: str,
+        events: msgspec.msgpack.Decoder[EventT],
+        on_event: Callable[[EventT], None],
+        on_connect: Callable[[], None],
     ) -> None:
         """Start to connect.
 
         name: of the process, for messages.
+        on_event: called with each event that the process sends.
         on_connect: called after every reconnection: the new process has no state of the former one.
         """
         self.name = name
         self._path = path
+        self._event_decoder = events
         self._on_event = on_event
         self._on_connect = on_connect
-        self._caller: RpcConnection | None = None
+        self._connection: RpcConnection[EventT] | None = None
         self._connected = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._run())
         self._task.add_done_callback(exit_on_failure)
 
-    async def call(self, **request: Any) -> Message:
-        """Send a request and return the reply; `{"error": …}` if the process dies before it."""
+    async def call(self, request: Request[ReplyT]) -> ReplyT | RequestFailed:
+        """Send a request and return the reply; `RequestFailed` if the process dies before it."""
         await self._connected.wait()
-        caller = self._caller
-        if caller is None:
-            return {"error": f"the {self.name} is being restarted"}
+        connection = self._connection
+        if connection is None:
+            return RequestFailed(f"the {self.name} is being restarted")
         try:
-            return await caller.call(**request)
+            return await connection.call(request)
         except ConnectionError:
-            return {"error": f"the {self.name} died"}
+            return RequestFailed(f"the {self.name} died")
 
     async def call_each(
-        self, request: Mapping[str, Any], each: Mapping[asyncio.Future[Message], Mapping[str, Any]]
+        self,
+        request: BatchRequest[Any, ReplyT],
+        futures: Sequence[asyncio.Future[ReplyT | RequestFailed]],
     ) -> None:
-        """Send one request with several parts, whose futures get a reply each.
+        """Send a request with several parts, whose futures get a reply each.
 
-        While the process is being restarted, the reply is `{"error": …}`. If the process dies
+        While the process is being restarted, the reply is `RequestFailed`. If the process dies
         before it replies, the future gets a ConnectionError.
         """
         await self._connected.wait()
-        if self._caller is None:
-            for future in each:
+        if self._connection is None:
+            for future in futures:
                 if not future.done():
-                    future.set_result({"error": f"the {self.name} is being restarted"})
+                    future.set_result(RequestFailed(f"the {self.name} is being restarted"))
         else:
-            self._caller.call_each(request, each)
+            self._connection.call_each(request, futures)
 
     async def _run(self) -> None:
         is_first = True
         while True:
             try:
-                caller = self._caller = RpcConnection(await Channel.connect(self._path))
+                channel = await Channel.connect(self._path)
             except OSError:
                 await asyncio.sleep(RECONNECT_S)
                 continue
+            connection = RpcConnection(channel, self.name, self._event_decoder)
+            self._connection = connection
             self._connected.set()
             if not is_first:
                 log(f"reconnected to the {self.name}")
                 self._on_connect()
             is_first = False
             try:
-                async for event in caller.events():
+                async for event in connection.events():
                     self._on_event(event)
             except ConnectionError:
                 pass
             self._connected.clear()
-            self._caller = None
-            caller.close()
+            self._connection = None
+            connection.close()
             log(f"the connection to the {self.name} was lost")
 
 

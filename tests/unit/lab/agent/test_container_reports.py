@@ -9,7 +9,7 @@ import pytest
 
 from kubenetlab.kernel.processes.identity import ProcessId
 from kubenetlab.lab.agent.container_reports import ContainerReports
-from kubenetlab.lab.transport.frames import Message
+from kubenetlab.lab.transport.json_frames import Message
 
 POD = "pod/default/web/1"
 SANDBOX, SUCCESSOR = ProcessId(1, 1), ProcessId(1, 2)

@@ -10,7 +10,7 @@ from kubenetlab.api.core import Node
 from kubenetlab.api.store import Cluster, deletion
 from kubenetlab.controllers.kube_proxy import LABELS, NAMESPACE
 from kubenetlab.lab.agent.kube_proxy_notifier import MAX_PENDING, KubeProxyNotifier
-from kubenetlab.lab.transport.frames import Message
+from kubenetlab.lab.transport.json_frames import Message
 from tests.clusters import deployment, running, service, store
 
 NODE = "worker"

@@ -11,7 +11,7 @@ from msgspec import structs
 from kubenetlab.datapath.probes import ProbeSpec
 from kubenetlab.kernel.processes.identity import ProcessId
 from kubenetlab.lab.agent.probe_client import ProbeClient
-from kubenetlab.lab.transport.frames import Message
+from kubenetlab.lab.transport.json_frames import Message
 from tests.patience import patiently
 
 NODE, OTHER_NODE = "node/a", "node/b"

@@ -17,8 +17,8 @@ from kubenetlab.hoststate.programs import ListenPort, ProgramRun
 from kubenetlab.kernel.processes.identity import ProcessId
 from kubenetlab.lab import rundir
 from kubenetlab.lab.agent.runtime_client import RuntimeClient
-from kubenetlab.lab.transport.channel import Channel
-from kubenetlab.lab.transport.frames import Message
+from kubenetlab.lab.transport.json_channel import Channel
+from kubenetlab.lab.transport.json_frames import Message
 from tests.patience import patiently
 
 OLD, NEW, ELSEWHERE = "pod/default/old/1", "pod/default/new/2", "pod/default/elsewhere/3"
