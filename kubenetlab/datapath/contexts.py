@@ -12,6 +12,7 @@ from kubenetlab.controllers.environment import MissingError, environment
 from kubenetlab.datapath import pods
 from kubenetlab.datapath.pods import PodFiles
 from kubenetlab.datapath.view import NodeView, PodView, node_views
+from kubenetlab.programs.support.http import PodIdentity
 
 
 class Context(Struct, frozen=True):
@@ -32,15 +33,11 @@ class Context(Struct, frozen=True):
         return [6 if ":" in address else 4 for address in self.addresses]
 
     @property
-    def identity(self) -> dict[str, str]:
-        """Fields of `programs.support.http.ProgramContext` that identify the pod, node or host."""
-        return {
-            "namespace": self.namespace,
-            "pod": self.name,
-            "hostname": self.files.hostname,
-            "address": self.addresses[0],
-            "node": self.node,
-        }
+    def identity(self) -> PodIdentity:
+        """The pod, node or host, as programs get it."""
+        return PodIdentity(
+            self.namespace, self.name, self.files.hostname, self.addresses[0], self.node
+        )
 
 
 class Contexts:

@@ -21,6 +21,7 @@ from kubenetlab.datapath.modes import PodNetwork
 from kubenetlab.datapath.proxy.services import is_proxied
 from kubenetlab.datapath.view import ServiceView, service_views
 from kubenetlab.hoststate.programs import ListenPort, ProgramRun
+from kubenetlab.programs.kube_proxy_events import RuleCounts
 from kubenetlab.versioned import VersionedMap
 
 PROGRAM = "kube_proxy"
@@ -200,29 +201,23 @@ def local_endpoints(view: ServiceView, node: str) -> int:
     )
 
 
-def summary(cluster: Cluster, node: str) -> dict[str, Any]:
-    """Return the metrics of a sync.
-
-    Numbers of Services and of ready endpoints, and the number of Services of which a policy Local
-    leads to no endpoint on this node.
-    """
+def rule_counts(cluster: Cluster, node: str) -> RuleCounts:
+    """Return what the rules of a node's kube-proxy cover."""
     stats = proxy_stats(cluster, proxy_view(cluster, node))
     lost = [
         service_view.service.spec
         for service_view in stats.local.values()
         if service_view.ready and not local_endpoints(service_view, node)
     ]
-    return {
-        "services": stats.proxied,
-        "endpoints": stats.endpoints,
-        "no_local": {
-            "internal": sum(spec.internal_traffic_policy == "Local" for spec in lost),
-            "external": sum(spec.external_traffic_policy == "Local" for spec in lost),
-        },
-    }
+    return RuleCounts(
+        stats.proxied,
+        stats.endpoints,
+        sum(spec.internal_traffic_policy == "Local" for spec in lost),
+        sum(spec.external_traffic_policy == "Local" for spec in lost),
+    )
 
 
-def changes(before: ProxyView | None, after: ProxyView) -> dict[str, int]:
+def changes(before: ProxyView | None, after: ProxyView) -> tuple[int, int]:
     """Return the numbers of Services and of their slices that differ between two views."""
     pairs = tuple(
         after.services.changes_since(before.services if before is not None else {}).values()
@@ -237,7 +232,7 @@ def changes(before: ProxyView | None, after: ProxyView) -> dict[str, int]:
         )
         for old, new in pairs
     )
-    return {"service_changes": services, "endpoint_changes": slices}
+    return services, slices
 
 
 def _differing(before: dict[tuple[str, str], EndpointSlice], after: Sequence[EndpointSlice]) -> int:

@@ -8,6 +8,9 @@ from msgspec import Struct
 
 from kubenetlab.hoststate.object import Key, Object
 
+ProgramOptions = dict[str, Any]
+"""Options of a program, as JSON. Each program has its own, and knows their types."""
+
 
 class ListenPort(Struct, frozen=True):
     """A listening port."""
@@ -34,7 +37,7 @@ class ProgramRun(Object, frozen=True):
     attempt: int
     program: str
     """Name of the module in `programs/` that implements the program."""
-    options: dict[str, Any]
+    options: ProgramOptions
     listeners: tuple[ListenPort, ...]
     is_stopping: bool = False
     """True after SIGTERM, until the program exits."""

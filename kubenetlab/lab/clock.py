@@ -8,8 +8,6 @@ the difference.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from typing import Any
 
 
 class Clock:
@@ -31,11 +29,3 @@ class Clock:
     def skew_s(self) -> float:
         """Seconds by which the machine's clock is ahead of the lab's."""
         return time.time() - self.now()
-
-    def to_lab_time(self, reports: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Convert the field `at` of reports, if present, from the machine's to the lab's time."""
-        skew_s = self.skew_s
-        return [
-            {**report, "at": report["at"] - skew_s} if "at" in report else report
-            for report in reports
-        ]

@@ -11,7 +11,7 @@ runtime opens the sockets and calls the program's functions. A module defines:
 - `options_of(container)`: returns the program's title and the flags that are modelled.
 - `initial_state()`: returns the state of a program that has one, kept as `context.memory`.
 - `on_options(context)`: receives the options, at the start and after every change.
-- `on_event(message, context)`: receives a message of the lab.
+- `on_event(event, context)`: receives an event of the lab (kube_proxy_events).
 
 All but `configure` are optional.
 """
@@ -22,12 +22,12 @@ import importlib
 import re
 from collections.abc import Iterator, Mapping
 from types import ModuleType
-from typing import Any, Final
+from typing import Final
 
 from msgspec import Struct
 
 from kubenetlab.api.containers import Container
-from kubenetlab.hoststate.programs import ListenPort
+from kubenetlab.hoststate.programs import ListenPort, ProgramOptions
 
 DEFAULT: Final = "default"
 DONE: Final = "done"
@@ -79,7 +79,7 @@ class Setup(Struct, frozen=True):
     """The program of one container, its options (plain data), and the ports on which it listens."""
 
     program: str
-    options: dict[str, Any] = {}
+    options: ProgramOptions = {}
     listeners: tuple[ListenPort, ...] = ()
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+
+from msgspec import Struct, to_builtins
 
 from kubenetlab.api.containers import Container, SecurityContext
 from kubenetlab.api.pods import REAL_COMMANDS_ANNOTATION
@@ -12,6 +13,26 @@ from kubenetlab.programs import Setup
 
 IS_PROCESS = True
 READS_ARGUMENTS = True
+
+
+class ChangedCapabilities(Struct, frozen=True, omit_defaults=True):
+    """Changes of a container's capabilities."""
+
+    add: tuple[str, ...] = ()
+    drop: tuple[str, ...] = ()
+
+
+class CommandOptions(Struct, frozen=True, omit_defaults=True):
+    """Options of the program `command`."""
+
+    argv: tuple[str, ...]
+    working_dir: str = ""
+    """Empty: the root directory."""
+    grace_s: float = 30.0
+    """Time allowed for the process to exit after SIGTERM, in seconds."""
+    capabilities: ChangedCapabilities = ChangedCapabilities()
+    memory_limit: int = 0
+    """Bytes; 0: no limit."""
 
 
 def runs_own_command(
@@ -31,16 +52,14 @@ def configure_command(container: Container, grace_s: int) -> Setup:
     It has no listeners, because the ports of the process are not known.
     """
     capabilities = (container.security_context or SecurityContext()).capabilities
-    options: dict[str, Any] = {
-        "argv": [*container.command, *container.args],
-        "working_dir": container.working_dir,
-        "grace_s": grace_s,
-    }
-    if capabilities.add or capabilities.drop:
-        options["capabilities"] = {"add": list(capabilities.add), "drop": list(capabilities.drop)}
-    if limit_bytes := memory_limit(container):
-        options["memory_limit"] = limit_bytes
-    return Setup("command", options)
+    options = CommandOptions(
+        (*container.command, *container.args),
+        container.working_dir,
+        grace_s,
+        ChangedCapabilities(tuple(capabilities.add), tuple(capabilities.drop)),
+        memory_limit(container),
+    )
+    return Setup("command", to_builtins(options))
 
 
 def memory_limit(container: Container) -> int:

@@ -19,8 +19,9 @@ from typing import Any, Final
 
 from kubenetlab.api.containers import Container
 from kubenetlab.api.lab import SYNC_PERIOD_S
-from kubenetlab.hoststate.programs import ListenPort
+from kubenetlab.hoststate.programs import ListenPort, ProgramOptions
 from kubenetlab.programs import Ports, Setup
+from kubenetlab.programs.kube_proxy_events import SyncEvent, SyncFailed
 from kubenetlab.programs.kube_proxy_metrics import Metrics
 from kubenetlab.programs.support.http import ProgramContext, Request, Response, text
 
@@ -38,7 +39,7 @@ class ProxyState:
         """Time of the last successful sync in seconds since 1970."""
         self.failing_since: float | None = None
         """Time of the first failed sync since then."""
-        self.options: Mapping[str, Any] = {}
+        self.options: ProgramOptions = {}
 
 
 def initial_state() -> ProxyState:
@@ -78,24 +79,23 @@ def on_options(context: ProgramContext) -> None:
         context.log("Watching Services and EndpointSlices again")
 
 
-def on_event(message: Mapping[str, Any], context: ProgramContext) -> None:
+def on_event(event: SyncEvent, context: ProgramContext) -> None:
     """Record the result of a sync of the node's rules, and log it."""
     state: ProxyState = context.memory
-    if "error" in message:
+    if isinstance(event, SyncFailed):
         state.failing_since = state.failing_since or context.now()
         state.metrics.failures += 1
-        context.log(f"Sync failed, will be retried: {' '.join(message['error'].split())}")
+        context.log(f"Sync failed, will be retried: {' '.join(event.error.split())}")
         return
     state.failing_since = None
-    state.synced_at = message["at"]
-    state.metrics.note_sync(message)
-    counts = (
-        f"{_count(message['services'], 'Service')} with {_count(message['endpoints'], 'endpoint')}"
-    )
-    if message["ms"] is None:
+    state.synced_at = event.at
+    state.metrics.note_sync(event)
+    services = _count(event.counts.services, "Service")
+    counts = f"{services} with {_count(event.counts.endpoints, 'endpoint')}"
+    if event.duration_ms is None:
         context.log(f"Rules in force: {counts}")
     else:
-        context.log(f"Synced {counts} in {message['ms']:.3g} ms")
+        context.log(f"Synced {counts} in {event.duration_ms:.3g} ms")
 
 
 async def http(request: Request, context: ProgramContext) -> Response:

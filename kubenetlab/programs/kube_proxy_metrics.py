@@ -7,8 +7,10 @@ prometheus.io/docs/instrumenting/exposition_formats.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from kubenetlab.programs.kube_proxy_events import SyncSucceeded
 
 BUCKETS_S: Final = tuple(0.001 * 2**step for step in range(15))
 """Upper bounds of the histogram's buckets in seconds."""
@@ -27,14 +29,17 @@ class Metrics:
         self._no_local = {"internal": 0, "external": 0}
         self._answers: dict[tuple[str, int], int] = {}
 
-    def note_sync(self, message: Mapping[str, Any]) -> None:
-        """Count a successful sync. Its duration counts only when it was measured (`ms`)."""
-        self._synced_at = message["at"]
-        self._no_local = message["no_local"]
-        for kind in self._changes:
-            self._changes[kind] += message[f"{kind}_changes"]
-        if message["ms"] is not None:
-            took_s = message["ms"] / 1000
+    def note_sync(self, sync: SyncSucceeded) -> None:
+        """Count a successful sync. Its duration counts only when it was measured."""
+        self._synced_at = sync.at
+        self._no_local = {
+            "internal": sync.counts.no_local_internal,
+            "external": sync.counts.no_local_external,
+        }
+        self._changes["service"] += sync.service_changes
+        self._changes["endpoint"] += sync.endpoint_changes
+        if sync.duration_ms is not None:
+            took_s = sync.duration_ms / 1000
             self._count, self._sum_s = self._count + 1, self._sum_s + took_s
             self._buckets = [
                 count + (took_s <= bound)

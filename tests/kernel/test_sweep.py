@@ -17,10 +17,10 @@ from kubenetlab.hoststate.sandbox import Sandbox, Sysctl
 from kubenetlab.hoststate.state import HostState, contents_of
 from kubenetlab.kernel.linux import LinuxKernel
 from kubenetlab.kernel.processes.identity import Process
+from kubenetlab.lab.messages.node_agent import ProbeResult
 from kubenetlab.lab.nodeagent.ping_sweep import PingSweep
 from kubenetlab.lab.nodeagent.prober import ProbeState
 from kubenetlab.lab.runtime.pod_network import NetnsSocketFactory
-from kubenetlab.lab.transport.json_frames import Message
 from tests.patience import patiently
 
 PODS = 150
@@ -71,14 +71,14 @@ def test_a_sweep_repeats_pings_until_all_pods_answer(
     here, (text, length) = kernel(), FAMILIES[family]
     here.apply(diff(HostState(), pods(text, length))).raise_failures()
     node, late = here.sandboxes.pauses["node"].id, here.sandboxes.pids[LATE]
-    answers: list[Message] = []
+    results: list[ProbeResult] = []
 
     async def sweep_pods() -> None:
         home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         has_news = asyncio.Event()
 
-        def record(answer: Message) -> None:
-            answers.append(answer)
+        def record(result: ProbeResult) -> None:
+            results.append(result)
             has_news.set()
 
         async def wait_until(condition: Callable[[], bool]) -> None:
@@ -96,21 +96,21 @@ def test_a_sweep_repeats_pings_until_all_pods_answer(
         reachable = {f"pod{number}" for number in range(PODS)} - {LATE, "pod8"}
         await wait_until(
             lambda: (
-                {answer["netns"] for answer in answers if answer["ok"]} >= reachable
-                and LATE in {answer["netns"] for answer in answers}
+                {result.netns for result in results if result.outcome.ok} >= reachable
+                and LATE in {result.netns for result in results}
             )
         )
-        silence = next(answer for answer in answers if answer["netns"] == LATE)
-        assert (silence["ok"], silence["message"]) == (
+        silence = next(result.outcome for result in results if result.netns == LATE)
+        assert (silence.ok, silence.message) == (
             False,
             f"no answer to a ping to {text.format(9)}",
         )
-        assert {answer["netns"] for answer in answers} == reachable | {LATE}
+        assert {result.netns for result in results} == reachable | {LATE}
         flags = ["nodad"] if family == "IPv6" else []
         command = ["ip", "address", "add", f"{text.format(9)}/{length}", "dev", "eth0", *flags]
         enter = ["nsenter", f"--net=/proc/{late}/ns/net"]
         await asyncio.to_thread(subprocess.run, [*enter, *command], check=True)
         await sweep.ended()
-        assert [answer["ok"] for answer in answers if answer["netns"] == LATE][-1]
+        assert [result.outcome.ok for result in results if result.netns == LATE][-1]
 
     asyncio.run(sweep_pods())

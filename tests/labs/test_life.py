@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from kubenetlab.lab.transport.json_frames import encode
+from kubenetlab.lab.messages.init import ListProcesses
+from kubenetlab.lab.transport.frames import encode
 from tests.clusters import deployment, replaced
 from tests.labs.lab import Lab, descendants, title_of, wait_for
 
@@ -317,7 +318,7 @@ def test_a_client_of_init_that_hangs_up_does_no_harm(lab: Lab) -> None:
     for _ in range(3):
         with socket.socket(socket.AF_UNIX) as rude:
             rude.connect(str(lab.directory / "init.sock"))
-            rude.sendall(encode({"id": 1, "do": "list"}) * 5000)
+            rude.sendall(encode(ListProcesses(), 1) * 5000)
     assert lab.run("get", "pods").status == 0
     assert web_answers(lab)
 

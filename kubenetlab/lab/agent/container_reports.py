@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from kubenetlab.kernel.processes.identity import ProcessId
+from kubenetlab.lab.messages.app_worker import RunReport
 from kubenetlab.lab.transport.batcher import Batcher
-from kubenetlab.lab.transport.json_frames import Message
 
-OnReports = Callable[[Sequence[Message]], None]
+OnReports = Callable[[Sequence[RunReport]], None]
 """Called with the reports of one iteration of the event loop."""
 SandboxOf = Callable[[str], ProcessId | None]
 """Return the pause process that holds a sandbox now."""
@@ -32,12 +32,12 @@ class ContainerReports:
         self._delivered: list[str] = []
         """Runs whose exits were passed on since the last `take_delivered`."""
 
-    def add(self, report: Message) -> bool:
+    def add(self, report: RunReport) -> bool:
         """Pass a report on at the end of the loop iteration; return False if it is dropped."""
         if not self._is_current(report):
             return False
-        key, attempt = (report["netns"], report["container"]), report["attempt"]
-        if report["state"] == "running":
+        key, attempt = (report.netns, report.container), report.outcome.attempt
+        if report.outcome.state == "running":
             if attempt <= self._ended.get(key, -1):
                 return False
             self.running[key] = attempt
@@ -59,11 +59,11 @@ class ContainerReports:
             for key in [key for key in states if key[0] == netns]:
                 del states[key]
 
-    def _deliver(self, reports: Sequence[Message]) -> None:
+    def _deliver(self, reports: Sequence[RunReport]) -> None:
         # A sandbox may have exited in the iteration in which its last reports arrived.
         self._on_reports([report for report in reports if self._is_current(report)])
-        self._delivered += [report["run"] for report in reports if "run" in report]
+        self._delivered += [report.run for report in reports if report.run]
 
-    def _is_current(self, report: Message) -> bool:
+    def _is_current(self, report: RunReport) -> bool:
         """Return False if the sandbox has gone; a successor has another pause process."""
-        return self._sandbox_of(report["netns"]) == tuple(report["sandbox"])
+        return self._sandbox_of(report.netns) == report.sandbox

@@ -14,9 +14,11 @@ from kubenetlab import names
 from kubenetlab.api.core import Node
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.kube_proxy import LABELS, NAMESPACE, is_kube_proxy
-from kubenetlab.datapath.proxy_views import ProxyView, changes, proxy_view, summary
+from kubenetlab.datapath.proxy_views import ProxyView, changes, proxy_view, rule_counts
+from kubenetlab.lab.agent.node_agent_client import LoadReply
 from kubenetlab.lab.agent.runtime_client import RuntimeClient
-from kubenetlab.lab.transport.json_frames import Message
+from kubenetlab.lab.messages.node_agent import RulesLoaded
+from kubenetlab.programs.kube_proxy_events import SyncEvent, SyncFailed, SyncSucceeded
 
 MAX_PENDING = 32
 """Maximum number of syncs of a node that are kept for a kube-proxy that does not run yet."""
@@ -28,7 +30,7 @@ class KubeProxyNotifier:
     def __init__(self, runs: RuntimeClient) -> None:
         self._runs = runs
         self._cluster = Cluster()
-        self._pending: dict[str, deque[Message]] = {}
+        self._pending: dict[str, deque[SyncEvent]] = {}
         """Node → syncs that its kube-proxy has not been told of."""
         self._views: dict[str, ProxyView] = {}
         """Node → Services and endpoints from which its rules in force were made."""
@@ -58,28 +60,26 @@ class KubeProxyNotifier:
         ended = set(namespaces)
         self._notified = {node: run for node, run in self._notified.items() if run[0] not in ended}
 
-    def queue_sync(self, netns: str, answer: Message) -> None:
-        """Queue the result of a transaction of rules in a node's namespace.
-
-        answer: the node agent's, with `error` if the rules were refused.
-        """
+    def queue_sync(self, netns: str, reply: LoadReply) -> None:
+        """Queue the result of a transaction of rules in a node's namespace."""
         node = netns.removeprefix("node/")
         if self._cluster.node(node) is None:
             return  # the last transaction of a removed node
         pending = self._pending.setdefault(node, deque(maxlen=MAX_PENDING))
-        if "error" in answer:
-            pending.append({"error": str(answer["error"])})
+        if not isinstance(reply, RulesLoaded):
+            pending.append(SyncFailed(reply.error))
             return
         view = proxy_view(self._cluster, node)
-        pending.append(self._sync(node, answer.get("ms"), changes(self._views.get(node), view)))
+        pending.append(self._sync(node, reply.duration_ms, *changes(self._views.get(node), view)))
         self._views[node] = view
 
     async def deliver(self) -> None:
         """Send pending notifications to the programs that run; keep those that do not arrive."""
         for node, netns, container, attempt in self._running():
-            pending = events = list(self._pending.pop(node, ()))
+            events: list[SyncEvent] = list(self._pending.pop(node, ()))
+            pending = events
             if self._notified.get(node) != (netns, attempt) and not pending:
-                events = [self._sync(node, None, {"service_changes": 0, "endpoint_changes": 0})]
+                events = [self._sync(node, None)]
             if not events:
                 continue
             if await self._runs.notify(netns, container, node, events):
@@ -88,9 +88,16 @@ class KubeProxyNotifier:
                 newer = self._pending.get(node, ())
                 self._pending[node] = deque((*pending, *newer), maxlen=MAX_PENDING)
 
-    def _sync(self, node: str, duration_ms: float | None, counts: Message) -> Message:
+    def _sync(
+        self,
+        node: str,
+        duration_ms: float | None,
+        service_changes: int = 0,
+        endpoint_changes: int = 0,
+    ) -> SyncSucceeded:
         """Return the notification of a successful sync."""
-        return {"at": time.time(), "ms": duration_ms, **counts, **summary(self._cluster, node)}
+        counts = rule_counts(self._cluster, node)
+        return SyncSucceeded(time.time(), duration_ms, counts, service_changes, endpoint_changes)
 
     def _running(self) -> list[tuple[str, str, str, int]]:
         """Return (node, sandbox, container, attempt) of each kube-proxy that runs."""

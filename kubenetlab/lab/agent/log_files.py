@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Final
 
 from kubenetlab.lab import rundir
+from kubenetlab.lab.messages.app_worker import RunSelection
 from kubenetlab.lab.runtime import container_logs
-from kubenetlab.lab.runtime.container_logs import LogPart, RunSelection
+from kubenetlab.lab.runtime.container_logs import LogPart
 
 ENDED_LOGS: Final = 256
 """Maximum number of log files that are kept of containers whose sandbox is gone."""

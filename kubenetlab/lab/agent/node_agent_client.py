@@ -31,9 +31,20 @@ from kubenetlab.kernel.processes.identity import ProcessId
 from kubenetlab.lab.agent.node_agent_connections import NodeAgentConnections
 from kubenetlab.lab.agent.rule_differences import ComparedNamespace, rule_differences
 from kubenetlab.lab.log import log
+from kubenetlab.lab.messages.node_agent import (
+    Generation,
+    LoadRules,
+    Node,
+    NodeAgentEvent,
+    PrintRules,
+    ReadGeneration,
+    RulesLoaded,
+    RulesRefused,
+    RulesText,
+)
 from kubenetlab.lab.transport.batcher import Batcher
-from kubenetlab.lab.transport.json_frames import Message
-from kubenetlab.lab.transport.json_rpc import RpcClient
+from kubenetlab.lab.transport.protocol import RequestFailed
+from kubenetlab.lab.transport.rpc import RpcClient
 
 
 class RulesetCheckpoint(Struct, frozen=True):
@@ -54,13 +65,16 @@ class RefusedRules(NamedTuple):
     error: str
 
 
+LoadReply = RulesLoaded | RulesRefused | RequestFailed
+"""Result of the transactions on one node."""
+
+
 class _Load(NamedTuple):
     """Transactions to run on one node."""
 
-    netns: str
-    node: ProcessId
-    steps: tuple[Transaction, ...]
-    answer: asyncio.Future[Message]
+    node: Node
+    transactions: tuple[Transaction, ...]
+    reply: asyncio.Future[LoadReply]
 
 
 class NodeAgentClient:
@@ -71,13 +85,13 @@ class NodeAgentClient:
         node_agents: NodeAgentConnections,
         directory: Path,
         on_edit: Callable[[str], None],
-        on_sync: Callable[[str, Message], None],
+        on_sync: Callable[[str, LoadReply], None],
     ) -> None:
         """Begin without checkpoints.
 
         directory: run directory of the lab.
         on_edit:   called with a namespace in which another process has changed rules.
-        on_sync:   called with a namespace and the node agent's answer after each transaction.
+        on_sync:   called with a namespace and the node agent's reply after each transaction.
         """
         self._node_agents = node_agents
         self._on_edit = on_edit
@@ -117,13 +131,13 @@ class NodeAgentClient:
 
         Otherwise the next transaction loads them completely.
         """
-        answer = await self._client(netns).call(do="generation", netns=netns, node=node)
+        state = await self._client(netns).call(ReadGeneration(Node(netns, node)))
         checkpoint = self._checkpoints.get(netns)
         if (
             checkpoint is not None
-            and (checkpoint.generation, checkpoint.digest)
-            == (answer.get("generation"), digest(objects))
-            and not _is_unwatched(checkpoint, answer)
+            and isinstance(state, Generation)
+            and (checkpoint.generation, checkpoint.digest) == (state.generation, digest(objects))
+            and not _is_unwatched(checkpoint, state)
         ):
             return True
         self._stale.add(netns)
@@ -135,19 +149,19 @@ class NodeAgentClient:
         nodes: pause process of each node, by its namespace.
         """
         queried = [(netns, nodes[netns]) for netns in self._checkpoints if netns in nodes]
-        answers = await asyncio.gather(
+        states = await asyncio.gather(
             *(
-                self._client(netns).call(do="generation", netns=netns, node=node)
+                self._client(netns).call(ReadGeneration(Node(netns, node)))
                 for netns, node in queried
             )
         )
         return [
             netns
-            for (netns, _), answer in zip(queried, answers, strict=True)
-            if "generation" in answer
+            for (netns, _), state in zip(queried, states, strict=True)
+            if isinstance(state, Generation)
             and (
-                answer["generation"] != self._checkpoints[netns].generation
-                or _is_unwatched(self._checkpoints[netns], answer)
+                state.generation != self._checkpoints[netns].generation
+                or _is_unwatched(self._checkpoints[netns], state)
             )
         ]
 
@@ -177,19 +191,27 @@ class NodeAgentClient:
         transactions = steps(old, new, former, anew=netns in self._stale)
         if not transactions:
             return None
-        load = _Load(netns, node, transactions, asyncio.get_running_loop().create_future())
-        self._loads.add(load)
+        future = asyncio.get_running_loop().create_future()
+        self._loads.add(_Load(Node(netns, node), transactions, future))
+        reply: LoadReply
         try:
-            answer = await load.answer
+            reply = await future
         except ConnectionError:
-            answer = {"error": f"the {self._client(netns).name} died"}
-        self._on_sync(netns, answer)
-        if "error" in answer:
-            self._stale.add(netns)
-            return RefusedRules(answer.get("backend", ""), str(answer["error"]))
-        self._stale.discard(netns)
-        self._checkpoints[netns] = RulesetCheckpoint(answer["generation"], digest(new), names(new))
-        return None
+            reply = RequestFailed(f"the {self._client(netns).name} died")
+        self._on_sync(netns, reply)
+        match reply:
+            case RulesLoaded():
+                self._stale.discard(netns)
+                self._checkpoints[netns] = RulesetCheckpoint(
+                    reply.generation, digest(new), names(new)
+                )
+                return None
+            case RulesRefused():
+                self._stale.add(netns)
+                return RefusedRules(reply.backend, reply.error)
+            case RequestFailed():
+                self._stale.add(netns)
+                return RefusedRules("", reply.error)
 
     async def differences(
         self, desired: Mapping[str, Sequence[RuleObject]], nodes: Mapping[str, ProcessId]
@@ -208,9 +230,7 @@ class NodeAgentClient:
             for netns, rules in desired.items()
             if netns in nodes
         ]
-        result = await rule_differences(
-            subjects, lambda node, /, **request: self._client(node).call(**request)
-        )
+        result = await rule_differences(subjects, self._client)
         for netns, differences in result.items():
             is_edited = any(difference.action != "unknown" for difference in differences)
             if (
@@ -240,50 +260,52 @@ class NodeAgentClient:
 
         An error takes the place of a listing.
         """
-        answers = {
-            name: await self._client(netns).call(do="text", netns=netns, node=node, backend=name)
+        replies = {
+            name: await self._client(netns).call(PrintRules(Node(netns, node), name))
             for name in backends
         }
         return {
-            name: str(answer.get("text", answer.get("error", ""))).rstrip()
-            for name, answer in answers.items()
+            name: (reply.text if isinstance(reply, RulesText) else reply.error).rstrip()
+            for name, reply in replies.items()
         }
 
-    def _client(self, netns: str) -> RpcClient:
+    def _client(self, netns: str) -> RpcClient[NodeAgentEvent]:
         return self._node_agents.client(netns)
 
     def _send_loads(self, loads: Sequence[_Load]) -> None:
         """Send transactions that are equal on several nodes of a node agent in one request."""
-        groups: dict[tuple[RpcClient, tuple[Transaction, ...]], list[_Load]] = {}
+        groups: dict[tuple[RpcClient[NodeAgentEvent], tuple[Transaction, ...]], list[_Load]] = {}
         for load in loads:
-            groups.setdefault((self._client(load.netns), load.steps), []).append(load)
+            groups.setdefault((self._client(load.node.netns), load.transactions), []).append(load)
         for (client, transactions), equal in groups.items():
-            request = {"do": "rules", "steps": [msgspec.to_builtins(step) for step in transactions]}
-            each = {load.answer: {"netns": load.netns, "node": load.node} for load in equal}
+            request = LoadRules(transactions, tuple(load.node for load in equal))
+            replies = [load.reply for load in equal]
             self._requests.add(
-                task := asyncio.get_running_loop().create_task(_call_each(client, request, each))
+                task := asyncio.get_running_loop().create_task(_call_each(client, request, replies))
             )
             task.add_done_callback(self._requests.discard)
 
 
 async def _call_each(
-    client: RpcClient, request: Message, each: Mapping[asyncio.Future[Message], Message]
+    client: RpcClient[NodeAgentEvent],
+    request: LoadRules,
+    replies: Sequence[asyncio.Future[LoadReply]],
 ) -> None:
     """Send a request; pass an exception to every future that would wait for ever without it."""
     try:
-        await client.call_each(request, each)
+        await client.call_each(request, replies)
     except Exception as error:
-        for answer in each:
-            if not answer.done():
-                answer.set_exception(error)
+        for reply in replies:
+            if not reply.done():
+                reply.set_exception(error)
 
 
-def _is_unwatched(checkpoint: RulesetCheckpoint, answer: Message) -> bool:
+def _is_unwatched(checkpoint: RulesetCheckpoint, state: Generation) -> bool:
     """Return True if the node agent does not watch a rule backend that has to be watched.
 
     A new node agent watches none until it has loaded rules.
     """
     return any(
-        getattr(rule_backend(name), "IS_WATCHED", False) and name not in answer["open"]
+        getattr(rule_backend(name), "IS_WATCHED", False) and name not in state.backends
         for name in checkpoint.names
     )

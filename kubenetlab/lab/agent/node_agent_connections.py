@@ -7,8 +7,9 @@ from pathlib import Path
 from zlib import crc32
 
 from kubenetlab.lab import rundir
-from kubenetlab.lab.transport.json_frames import Message
-from kubenetlab.lab.transport.json_rpc import RpcClient
+from kubenetlab.lab.messages.node_agent import NodeAgentEvent
+from kubenetlab.lab.transport.protocol import decoder_of
+from kubenetlab.lab.transport.rpc import RpcClient
 
 
 class NodeAgentConnections:
@@ -18,7 +19,7 @@ class NodeAgentConnections:
         self,
         directory: Path,
         node_agents: int,
-        on_event: Callable[[Message], None],
+        on_event: Callable[[NodeAgentEvent], None],
         on_reconnect: Callable[[], None],
     ) -> None:
         """Connect to the node agents.
@@ -28,19 +29,20 @@ class NodeAgentConnections:
         on_reconnect: called when a node agent was replaced by a new one, which has no probes.
         """
         self._clients = [
-            RpcClient(
+            RpcClient[NodeAgentEvent](
                 f"node agent {number}",
                 str(directory / rundir.node_agent_socket(number)),
+                decoder_of(NodeAgentEvent),
                 on_event,
                 on_reconnect,
             )
             for number in range(node_agents)
         ]
 
-    def __iter__(self) -> Iterator[RpcClient]:
+    def __iter__(self) -> Iterator[RpcClient[NodeAgentEvent]]:
         return iter(self._clients)
 
-    def client(self, node_netns: str) -> RpcClient:
+    def client(self, node_netns: str) -> RpcClient[NodeAgentEvent]:
         """Return the client for the node agent that serves a node.
 
         The choice depends on the name alone, so that a new agent of the lab finds the node agent

@@ -10,6 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from kubenetlab.lab.agent.node_agent_connections import NodeAgentConnections
+from kubenetlab.lab.messages.node_agent import PrepareLoaders
 from kubenetlab.observe.settled import has_settled
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class NodeAgentPreparation:
 
     async def _prepare(self) -> None:
         await self._wait_until_settled()
-        await asyncio.gather(*(client.call(do="prepare") for client in self._node_agents))
+        await asyncio.gather(*(client.call(PrepareLoaders()) for client in self._node_agents))
 
     async def _wait_until_settled(self) -> None:
         """Return when nothing has changed for IDLE_S, and the lab has settled."""

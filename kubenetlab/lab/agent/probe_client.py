@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
-import msgspec
 
 from kubenetlab.datapath.probes import ProbeSpec
 from kubenetlab.kernel.processes.identity import ProcessId
 from kubenetlab.lab.agent.node_agent_connections import NodeAgentConnections
 from kubenetlab.lab.log import log
-from kubenetlab.lab.transport.json_frames import Message
-from kubenetlab.lab.transport.json_rpc import RpcClient
+from kubenetlab.lab.messages.node_agent import NodeAgentEvent, ProbeResult, ReplaceProbes
+from kubenetlab.lab.transport.protocol import Done, RequestFailed
+from kubenetlab.lab.transport.rpc import RpcClient
 
 NodeProbes = tuple[tuple[ProbeSpec, ProcessId], ...]
 """Probes of one sandbox, each with the pause process of the node that runs it."""
@@ -25,7 +23,7 @@ class ProbeClient:
     def __init__(
         self,
         node_agents: NodeAgentConnections,
-        on_results: Callable[[Sequence[Message]], None],
+        on_results: Callable[[Sequence[ProbeResult]], None],
     ) -> None:
         """Begin without probes.
 
@@ -72,10 +70,10 @@ class ProbeClient:
             return True
         self._expect_results(changed)
         resets = self._resets
-        answers = await asyncio.gather(
+        replies = await asyncio.gather(
             *(self._send(client, changed, nodes) for client in self._node_agents)
         )
-        if errors := [str(answer["error"]) for answer in answers if "error" in answer]:
+        if errors := [reply.error for reply in replies if isinstance(reply, RequestFailed)]:
             log(f"node agents did not accept probes: {'; '.join(errors)}")
         # A node agent that was replaced while the request was under way has no probes.
         is_accepted = not errors and resets == self._resets
@@ -94,10 +92,10 @@ class ProbeClient:
             except TimeoutError:
                 self._pending.clear()
 
-    def record_results(self, results: Sequence[Message]) -> None:
+    def record_results(self, results: Sequence[ProbeResult]) -> None:
         """Pass on the results of an event."""
         self._pending.difference_update(
-            (result["netns"], result["container"], result["kind"]) for result in results
+            (result.netns, result.container, result.outcome.kind) for result in results
         )
         if not self._pending:
             self._none_pending.set()
@@ -123,31 +121,30 @@ class ProbeClient:
 
     async def _send(
         self,
-        client: RpcClient,
+        client: RpcClient[NodeAgentEvent],
         changed: Mapping[str, NodeProbes],
         nodes: Mapping[str, ProcessId],
-    ) -> Message:
-        """Send one node agent its share of the changed probes and return the answer.
+    ) -> Done | RequestFailed:
+        """Send one node agent its share of the changed probes and return the reply.
 
         A sandbox whose probes move to another node agent is sent to the former one without them.
         """
-        specs: dict[str, list[Any]] = {}
+        specs: dict[str, list[ProbeSpec]] = {}
         for netns, desired in changed.items():
             for is_desired, probes in ((False, self._probes.get(netns, ())), (True, desired)):
                 for spec, _ in probes:
                     if self._node_agents.client(spec.node_netns) is client:
-                        specs.setdefault(netns, []).extend(
-                            [msgspec.to_builtins(spec)] if is_desired else []
-                        )
+                        specs.setdefault(netns, []).extend([spec] if is_desired else [])
         if not specs:
-            return {}
+            return Done()
         return await client.call(
-            do="probes",
-            netns=list(specs),
-            probes=[spec for of_sandbox in specs.values() for spec in of_sandbox],
-            nodes={
-                netns: node
-                for netns, node in nodes.items()
-                if self._node_agents.client(netns) is client
-            },
+            ReplaceProbes(
+                tuple(specs),
+                tuple(spec for of_sandbox in specs.values() for spec in of_sandbox),
+                {
+                    netns: node
+                    for netns, node in nodes.items()
+                    if self._node_agents.client(netns) is client
+                },
+            )
         )

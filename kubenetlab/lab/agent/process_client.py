@@ -8,25 +8,40 @@ import signal
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, convert, structs
 
-from kubenetlab import programs
 from kubenetlab.api.environment import expand
+from kubenetlab.api.lab import ContainerReport
 from kubenetlab.api.quantity import format_bytes
 from kubenetlab.controllers.containers import KILLED, OOM_KILLED
 from kubenetlab.datapath.contexts import Context
-from kubenetlab.hoststate.programs import ProgramRun
+from kubenetlab.hoststate.programs import ProgramOptions, ProgramRun
 from kubenetlab.kernel.features.detection import has_command, no_such_command
 from kubenetlab.kernel.processes.identity import ProcessId
 from kubenetlab.kernel.processes.inheritance import CONTAINER_PATH
 from kubenetlab.lab import rundir
 from kubenetlab.lab.agent.container_reports import ContainerReports
 from kubenetlab.lab.agent.log_files import LogFiles
+from kubenetlab.lab.messages.app_worker import RunReport
+from kubenetlab.lab.messages.init import (
+    AcknowledgeExits,
+    Command,
+    CoreDns,
+    InitEvent,
+    ListProcesses,
+    PodProcess,
+    ProcessExited,
+    SendSignal,
+    SignalSent,
+    StartContainer,
+)
 from kubenetlab.lab.runtime import container_logs
-from kubenetlab.lab.transport.json_frames import Message
-from kubenetlab.lab.transport.json_rpc import RpcClient
+from kubenetlab.lab.transport.protocol import Request, RequestFailed, decoder_of
+from kubenetlab.lab.transport.rpc import RpcClient
+from kubenetlab.programs import COMMAND
+from kubenetlab.programs.command import CommandOptions
 
 KILL_AFTER_S: Final = 30.0
 """Default time allowed for a process to exit after SIGTERM, in seconds."""
@@ -60,8 +75,12 @@ class ProcessClient:
         """
         self._reports = reports
         self._logs = logs
-        self._init = RpcClient(
-            "init", str(directory / rundir.INIT_SOCKET), self._receive_event, self._resync
+        self._init = RpcClient[InitEvent](
+            "init",
+            str(directory / rundir.INIT_SOCKET),
+            decoder_of(InitEvent),
+            self._receive_event,
+            self._resync,
         )
         self._token = os.urandom(4).hex()
         """Prefix of this agent's run names; those of its predecessors have another."""
@@ -72,8 +91,8 @@ class ProcessClient:
         """Runs whose exit a task waits for; their exits are not reported."""
         self._kill_timers: dict[str, asyncio.TimerHandle] = {}
         """Runs that were sent SIGTERM → the timer that sends SIGKILL."""
-        self._requests: set[asyncio.Task[Message]] = set()
-        """Requests whose answers are not needed, referenced until they are answered."""
+        self._requests: set[asyncio.Task[object]] = set()
+        """Requests whose replies are not needed, referenced until they are answered."""
 
     def __contains__(self, key: tuple[str, str]) -> bool:
         return key in self._processes
@@ -100,44 +119,31 @@ class ProcessClient:
         Return an error, or None if the container was started or its command does not exist: that
         is a failure of the container. Raises OSError if its log cannot be written.
         """
-        labels = {
-            "netns": run.netns,
-            "sandbox": sandbox,
-            "container": run.container,
-            "attempt": run.attempt,
-        }
         key = run.netns, run.container
         if (former := self._processes.get(key)) is not None:
             await self._end_and_wait(former.run)
             self._processes.pop(key, None)
         variables = environment()
-        argv = [expand(word, variables) for word in run.options.get("argv", ())]
-        path = variables.get("PATH", CONTAINER_PATH)
         self._logs.begin_run(*key, run.attempt)
-        if argv and "/" not in argv[0] and not has_command(argv[0], path):
-            self._report_missing_command(labels, no_such_command(argv[0]))
+        program = _command(run.options, context, variables) if run.program == COMMAND else CoreDns()
+        if isinstance(program, Command) and not _can_be_found(program):
+            self._report_missing_command(run, sandbox, no_such_command(program.options.argv[0]))
             return None
-        arguments = {
-            **labels,
-            **run.options,
-            "argv": argv,
-            "hosts": context.files.hosts,
-            "resolv_conf": context.files.resolv_conf,
-            "identity": context.identity,
-            "environment": variables,
-        }
         self._last_serial += 1
-        # Recorded before the request: the event of its exit may arrive before the answer is seen.
-        process = self._processes[key] = _Process(f"{self._token}-{self._last_serial}", sandbox)
-        answer = await self._init.call(
-            do="spawn", run=process.run, role=run.program, sandbox=sandbox, arguments=arguments
+        name = f"{self._token}-{self._last_serial}"
+        # Recorded before the request: the event of its exit may arrive before the reply is seen.
+        process = self._processes[key] = _Process(name, sandbox)
+        reply = await self._init.call(
+            StartContainer(name, run.netns, sandbox, run.container, run.attempt, program)
         )
-        if "error" in answer:
+        if isinstance(reply, RequestFailed):
             if self._processes.get(key) is process:
                 del self._processes[key]
-            return str(answer["error"])
-        process.pid = answer["pid"]
-        self._reports.add(_started(labels, run.program))
+            return reply.error
+        process.pid = reply.pid
+        self._reports.add(
+            _started(PodProcess(name, run.program, run.netns, sandbox, run.container, run.attempt))
+        )
         return None
 
     def stop(self, run: ProgramRun) -> bool:
@@ -162,7 +168,7 @@ class ProcessClient:
         Called when the store that the reports changed is on disk.
         """
         if runs := self._reports.take_delivered():
-            self._send(do="acknowledge", runs=runs)
+            self._send(AcknowledgeExits(tuple(runs)))
 
     def forget(self, netns: str) -> dict[str, asyncio.Event]:
         """Drop the processes of a sandbox that is gone; return the event of the exit of each run.
@@ -178,25 +184,18 @@ class ProcessClient:
         for run in runs:
             self._awaited_exits.pop(run, None)
 
-    def _report_missing_command(self, labels: dict[str, Any], message: str) -> None:
+    def _report_missing_command(self, run: ProgramRun, sandbox: ProcessId, message: str) -> None:
         """Log and report a container whose command does not exist."""
-        self._logs.append(labels["netns"], labels["container"], f"{message}\n")
-        self._reports.add(
-            {
-                **labels,
-                "state": "failed",
-                "exit_code": NOT_FOUND,
-                "message": message,
-                "at": time.time(),
-            }
-        )
+        self._logs.append(run.netns, run.container, f"{message}\n")
+        outcome = ContainerReport(run.attempt, "failed", NOT_FOUND, message, time.time())
+        self._reports.add(RunReport(run.netns, sandbox, run.container, outcome))
 
     async def _end_and_wait(self, run: str) -> None:
         """End a process and wait for its exit: its ports must be free for its replacement."""
         exited = self._awaited_exits.setdefault(run, asyncio.Event())
         for number, wait_s in ((signal.SIGTERM, REPLACE_AFTER_S), (signal.SIGKILL, KILL_AFTER_S)):
-            answer = await self._init.call(do="signal", run=run, signal=int(number))
-            if not answer.get("ok"):
+            reply = await self._init.call(SendSignal(run, int(number)))
+            if not (isinstance(reply, SignalSent) and reply.is_running):
                 break  # the process had exited before
             try:
                 async with asyncio.timeout(wait_s):
@@ -208,30 +207,28 @@ class ProcessClient:
 
     def _signal(self, run: str, number: signal.Signals) -> None:
         """Have init send a signal: it reaps the process, so the pid cannot be another process's."""
-        self._send(do="signal", run=run, signal=int(number))
+        self._send(SendSignal(run, int(number)))
 
-    def _send(self, **request: Any) -> None:
-        """Send a request whose answer is not needed."""
-        self._requests.add(
-            task := asyncio.get_running_loop().create_task(self._init.call(**request))
-        )
+    def _send(self, request: Request[object]) -> None:
+        """Send a request whose reply is not needed."""
+        self._requests.add(task := asyncio.get_running_loop().create_task(self._init.call(request)))
         task.add_done_callback(self._requests.discard)
 
-    def _receive_event(self, event: Message) -> None:
-        if event["event"] == "exited" and not event["is_probe"]:
-            self._record_exit(event, is_expected=self._is_current(event))
+    def _receive_event(self, event: InitEvent) -> None:
+        if not event.process.is_probe:
+            self._record_exit(event, is_expected=self._is_current(event.process))
 
-    def _is_current(self, event: Message) -> bool:
-        """Return True if the event is about the latest process of its container."""
-        process = self._processes.get((event["netns"], event["container"]))
-        return process is not None and process.run == event["run"]
+    def _is_current(self, process: PodProcess) -> bool:
+        """Return True for the latest process of its container."""
+        known = self._processes.get((process.netns, process.container))
+        return known is not None and known.run == process.run
 
-    def _record_exit(self, event: Message, *, is_expected: bool) -> None:
+    def _record_exit(self, event: ProcessExited, *, is_expected: bool) -> None:
         """Report an exit, or acknowledge it at once if it is not to be reported.
 
         is_expected: False for a process that was replaced or whose sandbox is gone.
         """
-        run, key = event["run"], (event["netns"], event["container"])
+        run, key = event.process.run, (event.process.netns, event.process.container)
         if (timer := self._kill_timers.pop(run, None)) is not None:
             timer.cancel()
         if (exited := self._awaited_exits.pop(run, None)) is not None:
@@ -240,60 +237,80 @@ class ProcessClient:
         if is_expected:
             self._processes.pop(key, None)
         if not is_expected or not self._reports.add(_exited(event, self._logs.path(*key))):
-            self._send(do="acknowledge", runs=[run])
+            self._send(AcknowledgeExits((run,)))
 
     def _resync(self) -> None:
         """Ask init for everything again: events may be lost, as the connection was broken."""
         self._requests.add(task := asyncio.get_running_loop().create_task(self._sync()))
         task.add_done_callback(self._requests.discard)
 
-    async def _sync(self, *, is_first: bool = False) -> Message:
+    async def _sync(self, *, is_first: bool = False) -> None:
         """Take over the processes and exits that init knows of.
 
         is_first: True if a former agent has started all of them.
         """
-        answer = await self._init.call(do="list")
-        for process in answer.get("processes", ()):
-            key = process["netns"], process["container"]
-            if process["is_probe"] or (key in self._processes and not self._is_current(process)):
+        reply = await self._init.call(ListProcesses())
+        if isinstance(reply, RequestFailed):
+            return
+        for process in reply.processes:
+            key = process.netns, process.container
+            if process.is_probe or (key in self._processes and not self._is_current(process)):
                 continue
-            self._processes[key] = _Process(
-                process["run"], ProcessId(*process["sandbox"]), process["pid"]
-            )
-            self._logs.record_run(*key, process["attempt"])
+            self._processes[key] = _Process(process.run, process.sandbox, process.pid)
+            self._logs.record_run(*key, process.attempt)
             # The former agent may have been killed before it stored the start.
-            self._reports.add(_started(process, process["role"]))
-        for event in answer.get("exits", ()):
-            key = event["netns"], event["container"]
+            self._reports.add(_started(process))
+        for event in reply.exits:
+            process, key = event.process, (event.process.netns, event.process.container)
             if is_first and key not in self._processes:
-                self._logs.record_run(*key, event["attempt"])
+                self._logs.record_run(*key, process.attempt)
                 self._record_exit(event, is_expected=True)
             else:
-                self._record_exit(event, is_expected=self._is_current(event))
-        return answer
+                self._record_exit(event, is_expected=self._is_current(process))
 
 
-def _started(labels: Message, program: str) -> Message:
+def _command(options: ProgramOptions, context: Context, environment: dict[str, str]) -> Command:
+    """Return the command of a container in its pod."""
+    command = convert(options, CommandOptions)
+    argv = tuple(expand(word, environment) for word in command.argv)
+    files = context.files
+    return Command(
+        structs.replace(command, argv=argv),
+        files.hosts,
+        files.resolv_conf,
+        files.hostname,
+        environment,
+    )
+
+
+def _can_be_found(command: Command) -> bool:
+    """Return False if the name of the executable is in no directory of PATH."""
+    name = command.options.argv[0] if command.options.argv else "/"
+    return "/" in name or has_command(name, command.environment.get("PATH", CONTAINER_PATH))
+
+
+def _started(process: PodProcess) -> RunReport:
     """Return the report of a process that has started."""
-    return {
-        **{name: labels[name] for name in ("netns", "sandbox", "container", "attempt")},
-        "state": "running",
-        "is_process": program == programs.COMMAND,
-        "at": time.time(),
-    }
+    outcome = ContainerReport(
+        process.attempt, "running", at=time.time(), is_process=process.program == COMMAND
+    )
+    return RunReport(process.netns, process.sandbox, process.container, outcome)
 
 
-def _exited(event: Message, log: Path) -> Message:
+def _exited(event: ProcessExited, log: Path) -> RunReport:
     """Return the report of a process that has exited; its message is the end of the log."""
-    code = os.waitstatus_to_exitcode(event["status"])
+    code = os.waitstatus_to_exitcode(event.status)
     message = container_logs.last_line(log) if code > 0 else f"{KILLED} {-code}" if code < 0 else ""
-    oom_limit = event.get("oom_limit") if code else 0
+    oom_limit = event.oom_limit if code else 0
     if oom_limit:
         message = f"the container used more than its memory limit of {format_bytes(oom_limit)}"
-    return {
-        **{name: event[name] for name in ("run", "netns", "sandbox", "container", "attempt", "at")},
-        "state": "exited",
-        "exit_code": code if code >= 0 else 128 - code,
-        "message": message,
-        "reason": OOM_KILLED if oom_limit else "",
-    }
+    process = event.process
+    outcome = ContainerReport(
+        process.attempt,
+        "exited",
+        code if code >= 0 else 128 - code,
+        message,
+        event.at,
+        reason=OOM_KILLED if oom_limit else "",
+    )
+    return RunReport(process.netns, process.sandbox, process.container, outcome, process.run)

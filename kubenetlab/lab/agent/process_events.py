@@ -11,7 +11,13 @@ from kubenetlab.kernel.namespaces.sandboxes import Pause
 from kubenetlab.lab.agent import status_reports
 from kubenetlab.lab.agent.builder import owned_by
 from kubenetlab.lab.log import log
-from kubenetlab.lab.transport.json_frames import Message
+from kubenetlab.lab.messages.app_worker import RunReport
+from kubenetlab.lab.messages.node_agent import (
+    NodeAgentEvent,
+    ProbeResult,
+    ProbeResults,
+    RulesEdited,
+)
 
 if TYPE_CHECKING:
     from kubenetlab.lab.agent.agent import Agent
@@ -23,13 +29,13 @@ class ProcessEvents:
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
 
-    def node_agent_reported(self, event: Message) -> None:
+    def node_agent_reported(self, event: NodeAgentEvent) -> None:
         """Pass an event of a node agent to the client that it concerns."""
-        match event["event"]:
-            case "probes":
-                self._agent.probes.record_results(event["probes"])
-            case "touched":
-                self._agent.rules.record_edit(event["netns"])
+        match event:
+            case ProbeResults():
+                self._agent.probes.record_results(event.results)
+            case RulesEdited():
+                self._agent.rules.record_edit(event.netns)
 
     def node_agent_replaced(self) -> None:
         """Send a new node agent its probes, and check the rules that its predecessor watched."""
@@ -41,15 +47,15 @@ class ProcessEvents:
         """Repair or keep rules that another process has changed."""
         self._agent.rule_edits.record(netns)
 
-    def probes_reported(self, results: Sequence[Message]) -> None:
+    def probes_reported(self, results: Sequence[ProbeResult]) -> None:
         """Store the results of probes."""
-        reports = self._agent.clock.to_lab_time(results)
-        self._agent.apply_changes(status_reports.probe_reports(self._agent.cluster, reports))
+        cluster, skew_s = self._agent.cluster, self._agent.clock.skew_s
+        self._agent.apply_changes(status_reports.probe_reports(cluster, results, skew_s))
 
-    def programs_reported(self, reports: Sequence[Message]) -> None:
+    def programs_reported(self, reports: Sequence[RunReport]) -> None:
         """Store the states of containers."""
-        reports = self._agent.clock.to_lab_time(reports)
-        self._agent.apply_changes(status_reports.program_reports(self._agent.cluster, reports))
+        cluster, skew_s = self._agent.cluster, self._agent.clock.skew_s
+        self._agent.apply_changes(status_reports.program_reports(cluster, reports, skew_s))
 
     def programs_lost(self, namespaces: Sequence[str]) -> None:
         """Start the built-in programs of a dead app worker again, in its successor."""

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple, Protocol, cast
-
-import msgspec
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple, cast
 
 from kubenetlab.hoststate.rules.listing import Difference
 from kubenetlab.hoststate.rules.rulesets import (
@@ -20,8 +18,9 @@ from kubenetlab.hoststate.rules.rulesets import (
     steps,
 )
 from kubenetlab.kernel.processes.identity import ProcessId
-from kubenetlab.kernel.rules.comparison import Compared
-from kubenetlab.lab.transport.json_frames import Message
+from kubenetlab.lab.messages.node_agent import CompareRules, ListRules, Node, NodeAgentEvent
+from kubenetlab.lab.transport.protocol import RequestFailed
+from kubenetlab.lab.transport.rpc import RpcClient
 
 Owned = tuple[tuple[str, tuple[OwnedName, ...]], ...]
 """Rule backends, each with the tables and other containers of rules that it owns."""
@@ -37,15 +36,12 @@ class ComparedNamespace(NamedTuple):
     """Rule backend → containers of rules that it owned when rules were loaded last."""
 
 
-class ComparisonRequest(Protocol):
-    """A request to the node agent of a namespace."""
-
-    async def __call__(self, node: str, /, **request: object) -> Message:
-        """Return the answer, or a message with `error`."""
+ClientOf = Callable[[str], RpcClient[NodeAgentEvent]]
+"""Return the client for the node agent of a namespace."""
 
 
 async def rule_differences(
-    subjects: Iterable[ComparedNamespace], call: ComparisonRequest
+    subjects: Iterable[ComparedNamespace], client_of: ClientOf
 ) -> dict[str, list[Difference]]:
     """Return the differences by namespace.
 
@@ -61,7 +57,7 @@ async def rule_differences(
             difference
             for name in exact
             for difference in await _compare_exactly(
-                subject, name, objects.get(name, ()), owned[name], call
+                subject, name, objects.get(name, ()), owned[name], client_of
             )
         ]
         rewritten = {name: names for name, names in owned.items() if name not in exact}
@@ -72,7 +68,10 @@ async def rule_differences(
             groups.setdefault((loads, tuple(rewritten.items())), {})[subject.netns] = subject.node
     limit = asyncio.Semaphore(len(os.sched_getaffinity(0)))
     for compared in await asyncio.gather(
-        *(_compare_with_reference(*group, nodes, call, limit) for group, nodes in groups.items())
+        *(
+            _compare_with_reference(*group, nodes, client_of, limit)
+            for group, nodes in groups.items()
+        )
     ):
         for netns, differences in compared.items():
             result[netns] += differences
@@ -98,41 +97,35 @@ async def _compare_exactly(
     name: str,
     objects: Sequence[RuleObject],
     owned: Sequence[OwnedName],
-    call: ComparisonRequest,
+    client_of: ClientOf,
 ) -> list[Difference]:
     """Compare the objects of a backend with its listing, without a reference namespace."""
-    answer = await call(
-        subject.netns, do="list", netns=subject.netns, node=subject.node, backend=name, names=owned
-    )
-    if "error" in answer:
-        return [_unknown(name, answer["error"])]
-    return list(cast(ExactBackend, rule_backend(name)).differences(objects, answer["listed"]))
+    request = ListRules(Node(subject.netns, subject.node), name, tuple(owned))
+    reply = await client_of(subject.netns).call(request)
+    if isinstance(reply, RequestFailed):
+        return [_unknown(name, reply.error)]
+    return list(cast(ExactBackend, rule_backend(name)).differences(objects, reply.objects))
 
 
 async def _compare_with_reference(
     loads: Sequence[Transaction],
     owned: Owned,
     nodes: Mapping[str, ProcessId],
-    call: ComparisonRequest,
+    client_of: ClientOf,
     limit: asyncio.Semaphore,
 ) -> dict[str, list[Difference]]:
     """Compare namespaces that have the same desired rules with a reference namespace."""
     async with limit:
-        request = {
-            "steps": [msgspec.to_builtins(step) for step in loads],
-            "names": dict(owned),
-            "nodes": nodes,
-        }
-        answer = await call(next(iter(nodes)), do="compare", **request)
-    if "error" in answer:
-        return {netns: [_unknown(name, answer["error"]) for name, _ in owned] for netns in nodes}
-    compared = msgspec.convert(answer["compared"], dict[str, Compared])
+        request = CompareRules(tuple(loads), dict(owned), dict(nodes))
+        reply = await client_of(next(iter(nodes))).call(request)
+    if isinstance(reply, RequestFailed):
+        return {netns: [_unknown(name, reply.error) for name, _ in owned] for netns in nodes}
     return {
         netns: [
-            *comparison.differences,
-            *(_unknown(name, error) for name, error in comparison.errors.items()),
+            *compared.differences,
+            *(_unknown(name, error) for name, error in compared.errors.items()),
         ]
-        for netns, comparison in compared.items()
+        for netns, compared in reply.nodes.items()
     }
 
 

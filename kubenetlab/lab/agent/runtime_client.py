@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-
-import msgspec
 
 from kubenetlab import programs
 from kubenetlab.datapath.contexts import Context
@@ -18,9 +16,25 @@ from kubenetlab.lab.agent.container_reports import ContainerReports, OnReports, 
 from kubenetlab.lab.agent.log_files import LogFiles
 from kubenetlab.lab.agent.process_client import REPLACE_AFTER_S, ProcessClient
 from kubenetlab.lab.log import log
-from kubenetlab.lab.runtime.container_logs import LogPart, RunSelection
-from kubenetlab.lab.transport.json_frames import Message
-from kubenetlab.lab.transport.json_rpc import RpcClient
+from kubenetlab.lab.messages.app_worker import (
+    AppWorkerEvent,
+    ForgetSandbox,
+    LogLines,
+    NotifyProgram,
+    Ping,
+    ProgramNotified,
+    ProgramPod,
+    ReadLog,
+    RunReport,
+    RunSelection,
+    StartProgram,
+    StopProgram,
+    WorkerStarted,
+)
+from kubenetlab.lab.runtime.container_logs import LogPart
+from kubenetlab.lab.transport.protocol import RequestFailed, decoder_of
+from kubenetlab.lab.transport.rpc import RpcClient
+from kubenetlab.programs.kube_proxy_events import SyncEvent
 
 OnLost = Callable[[list[str]], None]
 """Called with the sandboxes whose programs ended with their app worker."""
@@ -47,9 +61,10 @@ class RuntimeClient:
         self._logs = LogFiles(directory)
         self._processes = ProcessClient(directory, self._reports, self._logs)
         self._workers = [
-            RpcClient(
+            RpcClient[AppWorkerEvent](
                 f"app worker {number}",
                 str(directory / rundir.worker_socket(number)),
+                decoder_of(AppWorkerEvent),
                 partial(self._receive_event, number),
                 lambda: None,
             )
@@ -72,7 +87,7 @@ class RuntimeClient:
         """Learn from init and from the app workers which programs run already."""
         await self._processes.adopt()
         for worker in self._workers:
-            await worker.call(do="nothing")  # the worker's `hello` comes before the answer
+            await worker.call(Ping())  # the event WorkerStarted comes before the reply
 
     async def start(
         self,
@@ -92,32 +107,35 @@ class RuntimeClient:
             await asyncio.wait(closing)
         if programs.is_process(run.program):
             return await self._processes.start(run, sandbox, context, environment)
-        answer = await self._worker(run.netns, context.node).call(
-            do="run",
-            netns=run.netns,
-            sandbox=sandbox,
-            container=run.container,
-            attempt=run.attempt,
-            program=run.program,
-            options=run.options,
-            listeners=[msgspec.to_builtins(listener) for listener in run.listeners],
-            is_stopping=run.is_stopping,
-            identity=context.identity,
-            versions=context.versions,
-            hosts=context.files.hosts,
-            resolv_conf=context.files.resolv_conf,
+        request = StartProgram(
+            run.netns,
+            sandbox,
+            run.container,
+            run.attempt,
+            run.program,
+            run.options,
+            run.listeners,
+            ProgramPod(
+                context.identity,
+                tuple(context.versions),
+                context.files.hosts,
+                context.files.resolv_conf,
+            ),
+            run.is_stopping,
         )
-        if "error" in answer:
-            return str(answer["error"])
-        self._reports.add(answer)
+        reply = await self._worker(run.netns, context.node).call(request)
+        if isinstance(reply, RequestFailed):
+            return reply.error
+        self._reports.add(reply)
         return None
 
-    async def notify(self, netns: str, container: str, node: str, events: list[Message]) -> bool:
+    async def notify(
+        self, netns: str, container: str, node: str, events: Sequence[SyncEvent]
+    ) -> bool:
         """Send events to a built-in program; return False if it does not run."""
-        answer = await self._worker(netns, node).call(
-            do="tell", netns=netns, container=container, news=events
-        )
-        return bool(answer.get("ok"))
+        request = NotifyProgram(netns, container, tuple(events))
+        reply = await self._worker(netns, node).call(request)
+        return isinstance(reply, ProgramNotified) and reply.is_running
 
     def pid(self, netns: str, container: str) -> int | None:
         """Return the pid of a container that is a process of its own; None for any other."""
@@ -127,9 +145,7 @@ class RuntimeClient:
         """Stop a program; success if it has ended already."""
         self._reports.running.pop((run.netns, run.container), None)
         if not self._processes.stop(run):
-            await self._worker(run.netns, node).call(
-                do="stop", netns=run.netns, container=run.container
-            )
+            await self._worker(run.netns, node).call(StopProgram(run.netns, run.container))
 
     async def logs(
         self,
@@ -150,11 +166,9 @@ class RuntimeClient:
             return self._logs.read(netns, container, which, after, is_going_on=is_running)
         is_known = netns in self._worker_of
         for worker in (self._worker(netns, node),) if is_known else self._workers:
-            answer = await worker.call(
-                do="logs", netns=netns, container=container, which=which, after=after
-            )
-            if "lines" in answer:
-                return LogPart(answer["lines"], answer["end"])
+            reply = await worker.call(ReadLog(netns, container, which, after))
+            if isinstance(reply, LogLines):
+                return LogPart(reply.lines, reply.end)
         return None
 
     def forget(self, netns: str) -> None:
@@ -178,7 +192,10 @@ class RuntimeClient:
         self._processes.acknowledge()
 
     async def _close(
-        self, netns: str, worker: RpcClient | None, exits: Mapping[str, asyncio.Event]
+        self,
+        netns: str,
+        worker: RpcClient[AppWorkerEvent] | None,
+        exits: Mapping[str, asyncio.Event],
     ) -> None:
         """Return when a former sandbox holds no port any more, or after REPLACE_AFTER_S.
 
@@ -188,7 +205,7 @@ class RuntimeClient:
         try:
             async with asyncio.timeout(REPLACE_AFTER_S):
                 if worker is not None:
-                    await worker.call(do="forget", netns=netns)
+                    await worker.call(ForgetSandbox(netns))
                 for exited in exits.values():
                     await exited.wait()
         except TimeoutError:
@@ -196,7 +213,7 @@ class RuntimeClient:
         finally:
             self._processes.stop_waiting(exits)
 
-    def _worker(self, netns: str, node: str) -> RpcClient:
+    def _worker(self, netns: str, node: str) -> RpcClient[AppWorkerEvent]:
         """Return the app worker of a sandbox; a new sandbox gets the one of its node."""
         if netns not in self._worker_of:
             self._worker_of[netns] = self._worker_of_node.setdefault(
@@ -204,14 +221,17 @@ class RuntimeClient:
             )
         return self._workers[self._worker_of[netns]]
 
-    def _receive_event(self, number: int, event: Message) -> None:
+    def _receive_event(self, number: int, event: AppWorkerEvent) -> None:
         """Pass on a report of an app worker, or compare the runs of a new one with the known."""
-        if event["event"] == "run":
-            self._reports.add(event)
-            return
-        running = {
-            (run["netns"], run["container"]) for run in event["runs"] if run["state"] == "running"
-        }
+        match event:
+            case RunReport():
+                self._reports.add(event)
+            case WorkerStarted():
+                self._compare_runs(number, event.runs)
+
+    def _compare_runs(self, number: int, runs: Sequence[RunReport]) -> None:
+        """Learn the runs of a connected app worker, and report those that it has lost."""
+        running = {(run.netns, run.container) for run in runs if run.outcome.state == "running"}
         lost = [
             key
             for key in self._reports.running
@@ -221,8 +241,8 @@ class RuntimeClient:
         ]
         for key in lost:
             del self._reports.running[key]
-        for run in event["runs"]:
-            self._worker_of[run["netns"]] = number
+        for run in runs:
+            self._worker_of[run.netns] = number
             self._reports.add(run)
         if lost:
             self._on_lost([netns for netns, _ in lost])

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import TypeVar
 
 from msgspec import structs
 
 from kubenetlab.api.core import Node
 from kubenetlab.api.lab import (
     Attachment,
-    ContainerReport,
     NodeReport,
     PodRuntimeStatus,
-    ProbeReport,
 )
 from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, deletion
 from kubenetlab.controllers.ipam import attachment_of
 from kubenetlab.controllers.kubelet import runtime_status_of
+from kubenetlab.lab.messages.app_worker import RunReport
+from kubenetlab.lab.messages.node_agent import ProbeResult
 from kubenetlab.names import node_netns, pod_netns
+
+ReportT = TypeVar("ReportT", RunReport, ProbeResult)
 
 
 def pod_of(cluster: Cluster, netns: str) -> Pod | None:
@@ -71,20 +73,32 @@ def sandbox_failed(cluster: Cluster, netns: str, message: str) -> Iterator[Chang
         yield structs.replace(_status(cluster, pod), sandbox_error=message)
 
 
-def program_reports(cluster: Cluster, reports: Iterable[dict[str, Any]]) -> Iterator[Change]:
-    """Yield the changes for reports of containers that have started or ended."""
-    return _changed(cluster, reports, _program_report)
+def program_reports(
+    cluster: Cluster, reports: Iterable[RunReport], skew_s: float
+) -> Iterator[Change]:
+    """Yield the changes for reports of containers that have started or ended.
+
+    skew_s: seconds by which the times of the reports are ahead of the lab's clock.
+    """
+    return _changed(
+        cluster, reports, lambda status, report: _with_container(status, report, skew_s)
+    )
 
 
-def probe_reports(cluster: Cluster, reports: Iterable[dict[str, Any]]) -> Iterator[Change]:
-    """Yield the changes for the results of probes."""
-    return _changed(cluster, reports, _probe_report)
+def probe_reports(
+    cluster: Cluster, results: Iterable[ProbeResult], skew_s: float
+) -> Iterator[Change]:
+    """Yield the changes for the results of probes.
+
+    skew_s: as for `program_reports`.
+    """
+    return _changed(cluster, results, lambda status, result: _with_probe(status, result, skew_s))
 
 
 def _changed(
     cluster: Cluster,
-    reports: Iterable[dict[str, Any]],
-    update: Callable[[PodRuntimeStatus, dict[str, Any]], PodRuntimeStatus],
+    reports: Iterable[ReportT],
+    update: Callable[[PodRuntimeStatus, ReportT], PodRuntimeStatus],
 ) -> Iterator[Change]:
     """Yield the status of each pod that the reports change.
 
@@ -92,49 +106,32 @@ def _changed(
     """
     changed: dict[str, PodRuntimeStatus] = {}
     for report in reports:
-        netns = report["netns"]
-        pod = pod_of(cluster, netns)
+        pod = pod_of(cluster, report.netns)
         if pod is not None:
-            before = changed.get(netns) or _status(cluster, pod)
+            before = changed.get(report.netns) or _status(cluster, pod)
             after = update(before, report)
             if after is not before:
-                changed[netns] = after
+                changed[report.netns] = after
     yield from changed.values()
 
 
-def _program_report(status: PodRuntimeStatus, report: dict[str, Any]) -> PodRuntimeStatus:
-    new = ContainerReport(
-        report["attempt"],
-        report["state"],
-        report.get("exit_code", 0),
-        report.get("message", ""),
-        report.get("at", 0.0),
-        report.get("is_process", False),
-        report.get("ends_later", False),
-        report.get("reason", ""),
-    )
-    known = status.containers.get(report["container"])
+def _with_container(status: PodRuntimeStatus, report: RunReport, skew_s: float) -> PodRuntimeStatus:
+    new = report.outcome
+    known = status.containers.get(report.container)
     if known is not None and (known.attempt, known.state != "running") >= (
         new.attempt,
         new.state != "running",
     ):
         return status  # known already, or older than the report of its end or of a later run
-    return structs.replace(status, containers={**status.containers, report["container"]: new})
+    new = structs.replace(new, at=new.at - skew_s)
+    return structs.replace(status, containers={**status.containers, report.container: new})
 
 
-def _probe_report(status: PodRuntimeStatus, report: dict[str, Any]) -> PodRuntimeStatus:
-    new = ProbeReport(
-        report["attempt"],
-        report["kind"],
-        report["ok"],
-        report["message"],
-        report["at"],
-        report["failures"],
-        report["is_settled"],
-    )
-    key = f"{report['container']}/{report['kind']}"
+def _with_probe(status: PodRuntimeStatus, result: ProbeResult, skew_s: float) -> PodRuntimeStatus:
+    new = structs.replace(result.outcome, at=result.outcome.at - skew_s)
+    key = f"{result.container}/{new.kind}"
     known = status.probes.get(key)
-    if known is not None and structs.replace(known, at=0.0) == structs.replace(new, at=0.0):
+    if known is not None and structs.replace(known, at=new.at) == new:
         return status
     return structs.replace(status, probes={**status.probes, key: new})
 

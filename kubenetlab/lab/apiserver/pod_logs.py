@@ -12,7 +12,8 @@ from kubenetlab import names
 from kubenetlab.api.pods import Pod
 from kubenetlab.lab.agent.log_files import ENDED_LOGS
 from kubenetlab.lab.apiserver.statuses import ApiFaultError, is_enabled, number_of, with_warnings
-from kubenetlab.lab.runtime.container_logs import LogPart, RunSelection
+from kubenetlab.lab.messages.app_worker import RunSelection
+from kubenetlab.lab.runtime.container_logs import LogPart
 from kubenetlab.lab.transport.http import Answer, Stream
 from kubenetlab.programs.support.http import Request, Response
 

@@ -10,8 +10,15 @@ from functools import partial
 from pathlib import Path
 
 from kubenetlab.lab import rundir
-from kubenetlab.lab.transport.json_frames import Message
-from kubenetlab.lab.transport.json_rpc import RpcClient
+from kubenetlab.lab.messages.init import (
+    ExecuteInContainer,
+    InitEvent,
+    SendSignal,
+    SignalSent,
+    Started,
+)
+from kubenetlab.lab.transport.protocol import RequestFailed, decoder_of
+from kubenetlab.lab.transport.rpc import RpcClient
 
 MAX_OUTPUT_BYTES = 10 * 1024
 """Maximum output of a command that is read. Source: the kubelet's pkg/probe/exec/exec.go."""
@@ -22,15 +29,19 @@ class Executor:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._init = RpcClient(
-            "init", str(directory / rundir.INIT_SOCKET), self._on_event, self._on_reconnect
+        self._init = RpcClient[InitEvent](
+            "init",
+            str(directory / rundir.INIT_SOCKET),
+            decoder_of(InitEvent),
+            self._on_event,
+            self._on_reconnect,
         )
         self._token = os.urandom(4).hex()
         """Part of command names that distinguishes them from those of an earlier process."""
         self._serial = 0
         self._exits: dict[str, asyncio.Future[int]] = {}
         """Exit status of each running command, by name."""
-        self._requests: set[asyncio.Future[Message]] = set()
+        self._requests: set[asyncio.Future[SignalSent | RequestFailed]] = set()
         """Requests whose replies are ignored, kept so that they are not garbage-collected."""
 
     async def run(
@@ -44,16 +55,15 @@ class Executor:
         self._serial += 1
         name = f"{container}.probe-{self._token}-{self._serial}"
         exited = self._exits[name] = asyncio.get_running_loop().create_future()
-        arguments = {"netns": netns, "container": name, "argv": list(command), "beside": container}
         started = asyncio.ensure_future(
-            self._init.call(do="exec", run=name, role="command", arguments=arguments)
+            self._init.call(ExecuteInContainer(name, netns, container, tuple(command)))
         )
         log = self._directory / rundir.container_log(netns, name)
         try:
             async with asyncio.timeout(timeout_s):
                 reply = await asyncio.shield(started)
-                if "error" in reply:
-                    raise OSError(str(reply["error"]))
+                if isinstance(reply, RequestFailed):
+                    raise OSError(reply.error)
                 status = await exited
             return status, _read_output(log)
         finally:
@@ -64,12 +74,10 @@ class Executor:
             del self._exits[name]
             log.unlink(missing_ok=True)
 
-    def _on_event(self, event: Message) -> None:
-        if event["event"] != "exited":
-            return
-        exited = self._exits.get(event["run"])
+    def _on_event(self, event: InitEvent) -> None:
+        exited = self._exits.get(event.process.run)
         if exited is not None and not exited.done():
-            exited.set_result(os.waitstatus_to_exitcode(event["status"]))
+            exited.set_result(os.waitstatus_to_exitcode(event.status))
 
     def _on_reconnect(self) -> None:
         """Fail all running commands: their exits may have been missed while disconnected."""
@@ -77,13 +85,11 @@ class Executor:
             if not exited.done():
                 exited.set_exception(ConnectionResetError("the connection to init was lost"))
 
-    def _kill(self, name: str, log: Path, started: asyncio.Future[Message]) -> None:
+    def _kill(self, name: str, log: Path, started: asyncio.Future[Started | RequestFailed]) -> None:
         """Tell init to kill a command that was started, and remove its log."""
         log.unlink(missing_ok=True)  # init may have created it after the first removal
-        if not started.cancelled() and "pid" in started.result():
-            request = asyncio.ensure_future(
-                self._init.call(do="signal", run=name, signal=int(signal.SIGKILL))
-            )
+        if not started.cancelled() and isinstance(started.result(), Started):
+            request = asyncio.ensure_future(self._init.call(SendSignal(name, int(signal.SIGKILL))))
             self._requests.add(request)
             request.add_done_callback(self._requests.discard)
 

@@ -13,14 +13,17 @@ import time
 from collections.abc import Callable
 from ipaddress import ip_address
 
+from msgspec import structs
+
+from kubenetlab.api.lab import ProbeReport
 from kubenetlab.datapath.probes import USER_AGENT, ProbeSpec
 from kubenetlab.kernel.ping_sockets import echo_of
 from kubenetlab.kernel.processes.identity import ProcessId
+from kubenetlab.lab.messages.node_agent import ProbeResult
 from kubenetlab.lab.nodeagent.executor import Executor
 from kubenetlab.lab.runtime.pod_network import NetnsSocketFactory
 from kubenetlab.lab.transport import grpc_health
 from kubenetlab.lab.transport.http import Connection, fetch
-from kubenetlab.lab.transport.json_frames import Message
 from kubenetlab.lab.transport.tls import TlsConnection, client_context
 from kubenetlab.names import socket_address
 
@@ -40,21 +43,21 @@ BODY_BYTES = 10 * 1024
 Source: the kubelet's pkg/probe/http/http.go (maxRespBodyLength).
 """
 
-OnReport = Callable[[Message], None]
-"""Called with each report of a probe."""
+OnResult = Callable[[ProbeResult], None]
+"""Called with each result of a probe that differs from the former one."""
 
 
 class ProbeState:
-    """Probe and its latest report. A report that equals the latest one is not sent again."""
+    """Probe and its latest result. A result that equals the latest one is not reported again."""
 
-    def __init__(self, spec: ProbeSpec, node: ProcessId, on_report: OnReport) -> None:
+    def __init__(self, spec: ProbeSpec, node: ProcessId, on_result: OnResult) -> None:
         self.spec = spec
         self.node = node
         """Pause process of the node that sends the probe."""
         self.is_stopped = False
-        self._on_report = on_report
-        self.last: Message | None = None
-        """Latest report, without its time."""
+        self._on_result = on_result
+        self._last: ProbeResult | None = None
+        """Latest result, without its time."""
 
     def stop(self) -> None:
         """Stop probing."""
@@ -71,7 +74,7 @@ class ProbeState:
         elapsed_s: time since the first attempt, in seconds.
         """
         is_failed = failures >= self.spec.failure_threshold
-        if self.spec.kind != "readiness" or is_failed or self.last is None:
+        if self.spec.kind != "readiness" or is_failed or self._last is None:
             self._report(
                 False,
                 fault,
@@ -79,21 +82,26 @@ class ProbeState:
                 is_settled=is_failed and elapsed_s >= self.spec.final_after_s,
             )
 
+    def report_again(self) -> None:
+        """Report the latest result, if there is one, as a result of now."""
+        if (result := self._last) is not None:
+            outcome = structs.replace(result.outcome, at=time.time())
+            self._on_result(ProbeResult(result.netns, result.container, outcome))
+
     def _report(self, ok: bool, message: str, failures: int, *, is_settled: bool) -> None:
         spec = self.spec
-        report = {
-            "netns": spec.netns,
-            "container": spec.container,
-            "attempt": spec.attempt,
-            "kind": spec.kind,
-            "ok": ok,
-            "message": message,
-            "failures": min(failures, spec.failure_threshold),
-            "is_settled": is_settled,
-        }
-        if report != self.last:
-            self.last = report
-            self._on_report({**report, "at": time.time()})
+        outcome = ProbeReport(
+            spec.attempt,
+            spec.kind,
+            ok,
+            message,
+            failures=min(failures, spec.failure_threshold),
+            is_settled=is_settled,
+        )
+        result = ProbeResult(spec.netns, spec.container, outcome)
+        if result != self._last:
+            self._last = result
+            self.report_again()
 
 
 class PeriodicProbe(ProbeState):
@@ -105,9 +113,9 @@ class PeriodicProbe(ProbeState):
         node: ProcessId,
         namespace: NetnsSocketFactory,
         executor: Callable[[], Executor],
-        on_report: OnReport,
+        on_result: OnResult,
     ) -> None:
-        super().__init__(spec, node, on_report)
+        super().__init__(spec, node, on_result)
         self._executor = executor
         self._namespace = namespace
         self._task = asyncio.get_running_loop().create_task(self._run())

@@ -123,7 +123,7 @@ class Init:
             self._spawner,
             self._outputs,
             container_limits.ContainerLimits(context),
-            roles.role_in_pod,
+            roles,
         )
 
     def run(self) -> NoReturn:

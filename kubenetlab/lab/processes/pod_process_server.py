@@ -6,39 +6,59 @@ import os
 import select
 import socket
 import time
-from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, Protocol
+
+from msgspec import structs
 
 from kubenetlab.kernel.processes.identity import ProcessId
 from kubenetlab.lab import rundir
 from kubenetlab.lab.context import LabContext, Role
 from kubenetlab.lab.log import write_text
+from kubenetlab.lab.messages.init import (
+    AcknowledgeExits,
+    Command,
+    CoreDns,
+    ExecuteInContainer,
+    ListProcesses,
+    PodProcess,
+    ProcessExited,
+    ProcessList,
+    SendSignal,
+    SignalSent,
+    StartContainer,
+    Started,
+)
 from kubenetlab.lab.processes.output import Outputs
-from kubenetlab.lab.processes.pod_processes import PodProcess, PodProcesses
+from kubenetlab.lab.processes.pod_processes import PodProcesses, TrackedProcess
 from kubenetlab.lab.processes.spawner import Spawner
-from kubenetlab.lab.transport.json_frames import FrameDecoder, encode
+from kubenetlab.lab.transport.frames import EVENT, FrameDecoder, encode
+from kubenetlab.lab.transport.handlers import Handlers
+from kubenetlab.lab.transport.protocol import Done, Message
+from kubenetlab.programs import COMMAND
+from kubenetlab.programs.command import CommandOptions
 
 if TYPE_CHECKING:
-    from kubenetlab.lab.runtime.container_limits import ContainerLimits
+    from kubenetlab.lab.runtime.container_limits import AppliedLimits, ContainerLimits
 
 ACCEPT_PAUSE_S: Final = 0.05
 """Delay after a connection that could not be accepted, in seconds: poll() returns it at once."""
-_SHARED: Final = ("working_dir", "capabilities")
-"""Arguments that the command of a probe has in common with its container's own process."""
+
+
+class PodRoles(Protocol):
+    """Roles of processes in pods; see roles.py."""
+
+    def container_role(self, program: Command | CoreDns, limits: AppliedLimits | None) -> Role:
+        """Return the role of a container's own process."""
+
+    def command_role(
+        self, options: CommandOptions, limits: AppliedLimits | None, beside: ProcessId
+    ) -> Role:
+        """Return the role of the command of a probe or hook."""
 
 
 class PodProcessServer:
-    """Connections of clients, and the processes in pods that they have asked for.
-
-    Requests, by their key `do` (all pids are of the lab's PID namespace):
-
-    spawn        fork a container's own process into a pod
-    exec         fork a process that joins a container's own process; it ends with the connection
-    signal       send a signal to the process of a run
-    list         return all processes, and the exits that are not acknowledged
-    acknowledge  drop such exits
-    """
+    """Connections of clients, and the processes in pods that they have asked for."""
 
     def __init__(
         self,
@@ -47,22 +67,29 @@ class PodProcessServer:
         spawner: Spawner,
         outputs: Outputs,
         limits: ContainerLimits,
-        role_in_pod: Callable[[str, dict[str, Any]], Role],
+        roles: PodRoles,
     ) -> None:
         """Create a server without connections.
 
-        poll:        registers the descriptors of connections; the caller passes their events on.
-        role_in_pod: returns the role of a name with its arguments, or raises KeyError.
+        poll: registers the descriptors of connections; the caller passes their events on.
         """
         self._context = context
         self._poll = poll
         self._spawner = spawner
         self._outputs = outputs
         self._limits = limits
-        self._role_in_pod = role_in_pod
+        self._roles = roles
         self._processes = PodProcesses()
         self._connections: dict[int, tuple[socket.socket, FrameDecoder]] = {}
         """Descriptor → connection of a client, and its frame decoder."""
+        self._handlers: Handlers[int] = Handlers(
+            "init",
+            StartContainer.handled_by(self._start_container),
+            ExecuteInContainer.handled_by(self._execute_in_container),
+            SendSignal.handled_by(self._send_signal),
+            ListProcesses.handled_by(self._list_processes),
+            AcknowledgeExits.handled_by(self._acknowledge_exits),
+        )
 
     def __contains__(self, fd: int) -> bool:
         return fd in self._connections
@@ -88,8 +115,10 @@ class PodProcessServer:
         if not data:
             self._drop(fd)
             return
-        for message in frames.feed(data):
-            self._send(fd, {"answers": message.get("id", 0), **self._serve(message, fd)})
+        for frame in frames.feed(data):
+            for number, reply in enumerate(self._handlers.replies(frame.body, fd), frame.number):
+                assert isinstance(reply, Message)  # no handler is a coroutine
+                self._send(fd, reply, number)
 
     def has_process(self, pid: int) -> bool:
         """Return True for a process that was forked on request."""
@@ -100,9 +129,11 @@ class PodProcessServer:
 
         status: as waitpid() returns it.
         """
-        event = self._processes.record_exit(pid, status, time.time())
-        if event is not None:
-            event |= self._limits.end(event["run"])
+        process = self._processes.take_exited(pid)
+        if process is not None:
+            oom_limit = self._limits.end(process.run)
+            event = ProcessExited(process, status, time.time(), oom_limit)
+            self._processes.record_exit(event)
             self._outputs.drain(pid)
             for fd in list(self._connections):
                 self._send(fd, event)
@@ -112,80 +143,80 @@ class PodProcessServer:
         for connection, _ in self._connections.values():
             connection.close()
 
-    def _serve(self, message: dict[str, Any], client: int) -> dict[str, Any]:
-        """Return the answer to one request.
+    def _list_processes(self, request: ListProcesses, client: int) -> ProcessList:
+        return self._processes.listing()
 
-        client: descriptor of the connection.
+    def _acknowledge_exits(self, request: AcknowledgeExits, client: int) -> Done:
+        self._processes.acknowledge(request.runs)
+        return Done()
+
+    def _send_signal(self, request: SendSignal, client: int) -> SignalSent:
+        return SignalSent(self._processes.signal(request.run, request.signal))
+
+    def _start_container(self, request: StartContainer, client: int) -> Started:
+        """Fork a container's own process."""
+        program, options, limits = request.program, None, None
+        if isinstance(program, Command):
+            options = program.options
+            limits = self._limits.begin(request.run, request.container, options.memory_limit)
+        process = PodProcess(
+            request.run,
+            COMMAND if options is not None else "coredns",
+            request.netns,
+            request.sandbox,
+            request.container,
+            request.attempt,
+        )
+        return self._start(
+            TrackedProcess(process, options), self._roles.container_role(program, limits)
+        )
+
+    def _execute_in_container(self, request: ExecuteInContainer, client: int) -> Started:
+        """Fork a process that joins a container's own process.
+
+        client: descriptor of the connection with which the process ends.
         """
-        try:
-            match message["do"]:
-                case "list":
-                    return self._processes.listing()
-                case "acknowledge":
-                    self._processes.acknowledge(message["runs"])
-                    return {"ok": True}
-                case "signal":
-                    return {"ok": self._processes.signal(message["run"], message["signal"])}
-                case "spawn":
-                    return self._start(
-                        message, ProcessId(*message["sandbox"]), message["arguments"]
-                    )
-                case "exec":
-                    return self._start_beside(message, client)
-            return {"error": f"unknown request {message['do']}"}
-        except ProcessLookupError as error:
-            return {"error": str(error)}
-        except (KeyError, OSError, ValueError) as error:
-            return {"error": f"{type(error).__name__}: {error}"}
+        container = self._processes.of_container(request.netns, request.container)
+        own = container.process
+        options = container.options or CommandOptions(())
+        role = self._roles.command_role(
+            structs.replace(options, argv=request.argv),
+            self._limits.of(own.run),
+            ProcessId.of(own.pid),
+        )
+        process = PodProcess(
+            request.run, COMMAND, request.netns, own.sandbox, request.run, is_probe=True
+        )
+        return self._start(TrackedProcess(process, client=client), role)
 
-    def _start_beside(self, message: dict[str, Any], client: int) -> dict[str, Any]:
-        """Fork a process that joins a container's own process; return the answer."""
-        arguments = message["arguments"]
-        container = self._processes.of_container(arguments["netns"], arguments["beside"])
-        shared = {name: container.arguments.get(name) for name in _SHARED}
-        joined = {
-            "beside": ProcessId.of(container.pid),
-            "limits": self._limits.of(container.run),
-        }
-        return self._start(message, container.sandbox, {**arguments, **shared, **joined}, client)
-
-    def _start(
-        self,
-        message: dict[str, Any],
-        sandbox: ProcessId,
-        arguments: dict[str, Any],
-        client: int = -1,
-    ) -> dict[str, Any]:
-        """Fork the process of a request; return the answer.
-
-        client: descriptor of the connection with which the process ends; -1 for none.
-        """
-        is_limited = message["role"] == "command" and "beside" not in arguments
-        limits = {"limits": self._limits.begin(message["run"], arguments)} if is_limited else {}
-        role = self._role_in_pod(message["role"], {**arguments, **limits})
-        log = self._log(arguments)
+    def _start(self, tracked: TrackedProcess, role: Role) -> Started:
+        """Fork the process of a request."""
+        process = tracked.process
         try:
             pid = self._spawner.spawn_in_pod(
-                str(message["role"]), role, sandbox, log, has_times="beside" not in arguments
+                process.program,
+                role,
+                process.sandbox,
+                self._log(process),
+                has_times=not process.is_probe,
             )
         except BaseException:
-            self._limits.end(message["run"])
+            self._limits.end(process.run)
             raise
-        self._processes.add(
-            PodProcess(message["run"], pid, message["role"], sandbox, arguments, client)
-        )
-        return {"pid": pid}
+        tracked.process = structs.replace(process, pid=pid)
+        self._processes.add(tracked)
+        return Started(pid)
 
-    def _log(self, arguments: Mapping[str, Any]) -> str:
-        return self._context.path(rundir.container_log(arguments["netns"], arguments["container"]))
+    def _log(self, process: PodProcess) -> str:
+        return self._context.path(rundir.container_log(process.netns, process.container))
 
-    def _send(self, fd: int, message: dict[str, Any]) -> None:
+    def _send(self, fd: int, message: Message, number: int = EVENT) -> None:
         """Send a message on a connection, unless it has been dropped."""
         if fd not in self._connections:
             return
         connection, _ = self._connections[fd]
         try:
-            connection.sendall(encode(message))
+            connection.sendall(encode(message, number))
         except OSError:
             self._drop(fd)
 
@@ -196,4 +227,4 @@ class PodProcessServer:
         connection.close()
         for process in self._processes.abandon(fd):
             with suppress(OSError):
-                os.unlink(self._log(process.arguments))
+                os.unlink(self._log(process))

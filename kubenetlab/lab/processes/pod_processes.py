@@ -9,100 +9,68 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from msgspec import Struct
 
-from kubenetlab.kernel.processes.identity import ProcessId
-from kubenetlab.lab.transport.json_frames import Message
+from kubenetlab.lab.messages.init import PodProcess, ProcessExited, ProcessList
+from kubenetlab.programs.command import CommandOptions
 
 
-class PodProcess(Struct):
+class TrackedProcess(Struct):
     """A process that init has forked into a pod and has not reaped, so that its pid is its own."""
 
-    run: str
-    pid: int
-    role: str
-    sandbox: ProcessId
-    """The pause process of the pod."""
-    arguments: Mapping[str, Any]
-    """Arguments of the role, as the client sent them."""
+    process: PodProcess
+    options: CommandOptions | None = None
+    """Options of a container with a real command, for the commands of its probes."""
     client: int = -1
     """Descriptor of the connection that requested a probe's command; -1 for other processes."""
-
-    @property
-    def container(self) -> tuple[str, str]:
-        """The container that the process belongs to, as (sandbox, container)."""
-        return self.arguments["netns"], self.arguments["container"]
-
-    @property
-    def is_probe(self) -> bool:
-        """True for the command of a probe or hook, beside the container's own process."""
-        return bool(self.arguments.get("beside"))
-
-    def description(self) -> Message:
-        """Return the description of the process in answers and events."""
-        netns, container = self.container
-        return {
-            "run": self.run,
-            "role": self.role,
-            "netns": netns,
-            "sandbox": self.sandbox,
-            "container": container,
-            "attempt": self.arguments.get("attempt", 0),
-            "is_probe": self.is_probe,
-        }
 
 
 class PodProcesses:
     """The processes that run in pods, and the exits that no agent has acknowledged."""
 
     def __init__(self) -> None:
-        self._by_pid: dict[int, PodProcess] = {}
-        self._exits: dict[str, Message] = {}
+        self._by_pid: dict[int, TrackedProcess] = {}
+        self._exits: dict[str, ProcessExited] = {}
         """Events by run, in the order in which they happened."""
 
-    def add(self, process: PodProcess) -> None:
+    def add(self, tracked: TrackedProcess) -> None:
         """Track a process that has just been started."""
-        self._by_pid[process.pid] = process
+        self._by_pid[tracked.process.pid] = tracked
 
     def __contains__(self, pid: int) -> bool:
         return pid in self._by_pid
 
-    def of_container(self, netns: str, container: str) -> PodProcess:
+    def of_container(self, netns: str, container: str) -> TrackedProcess:
         """Return a container's own process. Raises ProcessLookupError if there is none."""
-        for process in self._by_pid.values():
-            if process.container == (netns, container) and not process.is_probe:
-                return process
+        for tracked in self._by_pid.values():
+            process = tracked.process
+            if (process.netns, process.container) == (netns, container) and not process.is_probe:
+                return tracked
         raise ProcessLookupError(f"container {container} is not running")
 
-    def record_exit(self, pid: int, status: int, at: float) -> Message | None:
-        """Drop a process and return the event of its exit; None if it was not forked into a pod.
+    def take_exited(self, pid: int) -> PodProcess | None:
+        """Drop a process that has exited, and return it; None if it was not forked into a pod."""
+        tracked = self._by_pid.pop(pid, None)
+        return tracked.process if tracked is not None else None
 
-        status: as waitpid() returns it. at: seconds since the epoch.
-        """
-        process = self._by_pid.pop(pid, None)
-        if process is None:
-            return None
-        event = {"event": "exited", **process.description(), "status": status, "at": at}
-        if not process.is_probe:
-            self._exits[process.run] = event
-        return event
+    def record_exit(self, event: ProcessExited) -> None:
+        """Keep the exit of a container's own process until it is acknowledged."""
+        if not event.process.is_probe:
+            self._exits[event.process.run] = event
 
     def acknowledge(self, runs: Iterable[str]) -> None:
         """Drop exits that the agent has stored or does not need."""
         for run in runs:
             self._exits.pop(run, None)
 
-    def listing(self) -> Message:
+    def listing(self) -> ProcessList:
         """Return all processes and all exits that are not acknowledged."""
-        return {
-            "processes": [
-                {**process.description(), "pid": process.pid} for process in self._by_pid.values()
-            ],
-            "exits": list(self._exits.values()),
-        }
+        return ProcessList(
+            tuple(tracked.process for tracked in self._by_pid.values()),
+            tuple(self._exits.values()),
+        )
 
     def abandon(self, client: int) -> list[PodProcess]:
         """Kill the probe commands of a closed connection, and return them.
@@ -110,19 +78,19 @@ class PodProcesses:
         No other client knows of them or reads their output.
         """
         abandoned = [
-            process
-            for process in self._by_pid.values()
-            if process.is_probe and process.client == client
+            tracked
+            for tracked in self._by_pid.values()
+            if tracked.process.is_probe and tracked.client == client
         ]
-        for process in abandoned:
-            process.client = -1  # the next connection may get the same descriptor
-            os.kill(process.pid, signal.SIGKILL)
-        return abandoned
+        for tracked in abandoned:
+            tracked.client = -1  # the next connection may get the same descriptor
+            os.kill(tracked.process.pid, signal.SIGKILL)
+        return [tracked.process for tracked in abandoned]
 
     def signal(self, run: str, number: int) -> bool:
         """Send a signal to a process; return False if it has been reaped already."""
-        process = next((process for process in self._by_pid.values() if process.run == run), None)
-        if process is None:
-            return False
-        os.kill(process.pid, signal.Signals(number))
-        return True
+        for tracked in self._by_pid.values():
+            if tracked.process.run == run:
+                os.kill(tracked.process.pid, signal.Signals(number))
+                return True
+        return False

@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from kubenetlab.errors import StoreError
+from kubenetlab.kernel.processes.identity import ProcessId
 from kubenetlab.kernel.syscalls import enlarge_fd_table
 from kubenetlab.lab import rundir
 from kubenetlab.lab.agent.agent import Agent
 from kubenetlab.lab.apiserver.server import ApiServer, refuse_clients
 from kubenetlab.lab.context import LabContext, Role
+from kubenetlab.lab.messages.init import Command, CoreDns
 from kubenetlab.lab.nodeagent import node_agent
 from kubenetlab.lab.runtime import command, coredns, worker
+from kubenetlab.lab.runtime.container_limits import AppliedLimits
+from kubenetlab.programs.command import CommandOptions
 
 SWITCH_INTERVAL_S: Final = 0.0005
 """Interval after which a thread of the agent has to release the interpreter lock, in seconds.
@@ -75,15 +79,17 @@ def _agent(context: LabContext) -> None:
     asyncio.run(run())
 
 
-def role_in_pod(role: str, arguments: dict[str, Any]) -> Role:
-    """Return the role of a program that is a process of its own. Raises KeyError for any other."""
-    mains = {"coredns": coredns.main, "command": command.main}
-    return partial(_with_arguments, mains[role], arguments)
+def container_role(program: Command | CoreDns, limits: AppliedLimits | None) -> Role:
+    """Return the role of a container's own process.
+
+    limits: of a container with a real command.
+    """
+    if isinstance(program, CoreDns):
+        return coredns.main
+    assert limits is not None
+    return partial(command.main, command=program, limits=limits)
 
 
-def _with_arguments(
-    main: Callable[[LabContext, dict[str, Any]], None],
-    arguments: dict[str, Any],
-    context: LabContext,
-) -> None:
-    main(context, arguments)
+def command_role(options: CommandOptions, limits: AppliedLimits | None, beside: ProcessId) -> Role:
+    """Return the role of the command of a probe or hook; see `command.main_beside`."""
+    return partial(command.main_beside, options=options, limits=limits, beside=beside)

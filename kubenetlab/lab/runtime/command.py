@@ -9,9 +9,8 @@ has the same environment.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from kubenetlab.errors import os_error_text
 from kubenetlab.kernel.features.detection import no_such_command
@@ -26,26 +25,48 @@ from kubenetlab.kernel.processes.privileges import confine
 from kubenetlab.kernel.processes.rlimits import apply_rlimits
 from kubenetlab.kernel.syscalls import CLONE_NEWNS, open_namespace, setns
 from kubenetlab.lab.context import LabContext
-from kubenetlab.lab.runtime.container_limits import enter_groups
+from kubenetlab.lab.messages.init import Command
+from kubenetlab.lab.runtime.container_limits import AppliedLimits, enter_groups
+from kubenetlab.programs.command import CommandOptions
 
 NOT_FOUND, NOT_EXECUTABLE = 127, 126
 """Exit statuses of a command that cannot be executed, as a shell reports them."""
 
 
-def main(context: LabContext, arguments: dict[str, Any]) -> None:
-    """Execute the command of a container, a probe or a hook; never return.
+def main(context: LabContext, command: Command, limits: AppliedLimits) -> None:
+    """Execute the command of a container; never return."""
+    _run(context, command.options, limits, lambda: _prepare(context, command))
+
+
+def main_beside(
+    context: LabContext, options: CommandOptions, limits: AppliedLimits | None, beside: ProcessId
+) -> None:
+    """Execute the command of a probe or hook; never return.
+
+    options: those of the container, with the arguments of the probe's command.
+    beside:  the container's own process.
+    """
+    _run(context, options, limits, lambda: _join(beside))
+
+
+def _run(
+    context: LabContext,
+    options: CommandOptions,
+    limits: AppliedLimits | None,
+    enter: Callable[[], dict[str, str]],
+) -> None:
+    """Execute a command; never return.
 
     The process becomes the leader of a session, so that all its children can be killed with it.
+
+    enter: gives the process its file system and returns its environment. Raises
+    ProcessLookupError if the container has exited, and OSError.
     """
     os.setsid()
     reset_signals(of_python=True)
-    rlimits = enter_groups(arguments["limits"]) if arguments.get("limits") else {}
+    rlimits = enter_groups(limits) if limits is not None else {}
     try:
-        environment = (
-            _join(ProcessId(*arguments["beside"]))
-            if arguments.get("beside")
-            else _prepare(arguments, context.hidden_directories)
-        )
+        environment = enter()
     except ProcessLookupError:
         print("the container has exited", flush=True)
         os._exit(NOT_FOUND)
@@ -53,7 +74,7 @@ def main(context: LabContext, arguments: dict[str, Any]) -> None:
         print(f"the command's files cannot be prepared: {os_error_text(error)}", flush=True)
         os._exit(NOT_EXECUTABLE)
     try:
-        confine(**arguments.get("capabilities") or {})
+        confine(options.capabilities.add, options.capabilities.drop)
     except OSError as error:
         print(
             f"the command's permissions cannot be limited ({error.strerror}), "
@@ -63,26 +84,25 @@ def main(context: LabContext, arguments: dict[str, Any]) -> None:
         os._exit(NOT_EXECUTABLE)
     close_other_descriptors()
     _execute(
-        arguments["argv"],
+        options.argv,
         environment,
-        arguments.get("working_dir") or "/",
+        options.working_dir or "/",
         rlimits,
         context.hidden_directories,
     )
 
 
-def _prepare(arguments: dict[str, Any], hidden: Sequence[str]) -> dict[str, str]:
+def _prepare(context: LabContext, command: Command) -> dict[str, str]:
     """Mount the file system of a container's own process and return its environment.
 
-    hidden: directories of the machine that the container does not see.
     Raises OSError.
     """
-    mounts.container(arguments["hosts"], arguments["resolv_conf"], hidden)
+    mounts.container(command.hosts, command.resolv_conf, context.hidden_directories)
     return {
         "PATH": CONTAINER_PATH,
         "HOME": "/root",
-        "HOSTNAME": arguments["identity"]["hostname"],
-        **arguments["environment"],
+        "HOSTNAME": command.hostname,
+        **command.environment,
     }
 
 
@@ -105,7 +125,7 @@ def _join(beside: ProcessId) -> dict[str, str]:
 
 
 def _execute(
-    argv: list[str],
+    argv: tuple[str, ...],
     environment: dict[str, str],
     working_dir: str,
     rlimits: dict[str, int],

@@ -6,22 +6,24 @@ import asyncio
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final
 
 from kubenetlab import programs
-from kubenetlab.hoststate.programs import ListenPort
+from kubenetlab.api.lab import ContainerReport
+from kubenetlab.hoststate.programs import ListenPort, ProgramOptions
 from kubenetlab.kernel.processes.identity import Process
+from kubenetlab.lab.messages.app_worker import ProgramPod, RunReport
 from kubenetlab.lab.runtime.listeners import PKTINFO_SPACE, open_listener, reply_source
 from kubenetlab.lab.runtime.pod_network import DATAGRAM_BYTES, NetnsSocketFactory, PodSockets
 from kubenetlab.lab.transport import grpc_health
 from kubenetlab.lab.transport.accepting import accept_each
 from kubenetlab.lab.transport.http import IDLE_TIMEOUT_S, RECEIVE_BYTES, serve
-from kubenetlab.lab.transport.json_frames import Message
 from kubenetlab.lab.transport.tls import HANDSHAKE, TlsConnection, localhost_context, server_context
 from kubenetlab.names import socket_address
 from kubenetlab.programs.dns.resolver import parse
+from kubenetlab.programs.kube_proxy_events import SyncEvent
 from kubenetlab.programs.support.http import Peer, ProgramContext, Request, Response, plain_peer
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ class ContainerInstance:
         self.container = container
         self.attempt = attempt
         self.program = ""
-        self.options: dict[str, Any] = {}
+        self.options: ProgramOptions = {}
         self.sockets: dict[ListenPort, socket.socket] = {}
         self.log: deque[str] = deque(maxlen=LOG_LINES)
         self.log_end = 0
@@ -63,10 +65,16 @@ class ContainerInstance:
         self._memory: Any = None
         self._tls: SSLContext | None = None
         """TLS context of the program's servers, if its arguments enable TLS."""
-        self.outcome: Message = {"state": "running"}
-        """State or exit of the run, as reported to the agent."""
+        self._outcome = ContainerReport(attempt, "running", at=time.time())
 
-    def update(self, program: str, options: dict[str, Any], listeners: list[ListenPort]) -> None:
+    @property
+    def report(self) -> RunReport:
+        """State of the run."""
+        return RunReport(self.pod.netns, self.pod.process.id, self.container, self._outcome)
+
+    def update(
+        self, program: str, options: ProgramOptions, listeners: Sequence[ListenPort]
+    ) -> None:
         """Set program, options and listening ports; open new sockets and close unused ones.
 
         Raises OSError if a port cannot be opened; no new socket is left open then.
@@ -84,9 +92,9 @@ class ContainerInstance:
             self.sockets[listener] = open_socket
             self._serve_socket(listener, open_socket)
         if hasattr(self._module, "on_options"):
-            self._module.on_options(self._identity())
+            self._module.on_options(self._context())
 
-    def _open(self, listeners: list[ListenPort]) -> dict[ListenPort, socket.socket]:
+    def _open(self, listeners: Sequence[ListenPort]) -> dict[ListenPort, socket.socket]:
         """Open listening sockets in the pod's namespace: all of them, or none (OSError)."""
         opened: dict[ListenPort, socket.socket] = {}
         try:
@@ -116,13 +124,16 @@ class ContainerInstance:
         kind = "HTTP" if listener.protocol == "TCP" else listener.protocol
         self.note(f"Started {kind} server on port {listener.port}")
 
-    def notify(self, event: Message) -> None:
+    def notify(self, event: SyncEvent) -> None:
         """Pass an event of the lab to the program, if it handles events."""
         if hasattr(self._module, "on_event") and not self._has_ended:
-            self._module.on_event(event, self._identity())
+            self._module.on_event(event, self._context())
 
     def start_main(self) -> None:
         """Start the program's main function, and schedule its exit if its options set one."""
+        self._outcome = ContainerReport(
+            self.attempt, "running", at=time.time(), ends_later=self.shutdown_delay_s > 0
+        )
         if hasattr(self._module, "main"):
             self._spawn(self._main())
         if (ending := self.options.get("ending")) is not None:
@@ -142,6 +153,12 @@ class ContainerInstance:
             self.is_stopping = True
             self.note(f"Sleeping {self.shutdown_delay_s:g} seconds before terminating...")
             self._exit(0, self.shutdown_delay_s)
+
+    def fail(self, error: str) -> None:
+        """End a run that could not start."""
+        self.note(f"Error: {error}")
+        self.stop()
+        self._outcome = ContainerReport(self.attempt, "failed", 1, error, time.time())
 
     def stop(self) -> None:
         """Close all sockets and cancel all tasks."""
@@ -226,7 +243,7 @@ class ContainerInstance:
     def _answer(self, data: bytes, peer: Peer) -> bytes | None:
         """Return the program's answer to a datagram, if it has one."""
         answer: bytes | None = (
-            self._module.datagram(data, peer, self._identity())
+            self._module.datagram(data, peer, self._context())
             if hasattr(self._module, "datagram")
             else None
         )
@@ -252,18 +269,23 @@ class ContainerInstance:
             self.note(f"{request.method} {request.target} from {client}")
         if not hasattr(self._module, "http"):
             return Response(404)
-        answer: Response = await self._module.http(request, self._identity())
+        answer: Response = await self._module.http(request, self._context())
         identification = {
-            "X-Kubenetlab-Pod": f"{self.pod.identity['namespace']}/{self.pod.identity['pod']}",
+            "X-Kubenetlab-Pod": f"{self.pod.identity.namespace}/{self.pod.identity.pod}",
             "X-Kubenetlab-Client": socket_address(*request.peer),
         }
         headers = {**answer.headers, **identification}
         return Response(answer.status, answer.body, answer.content_type, headers)
 
-    def _identity(self) -> ProgramContext:
+    def _context(self) -> ProgramContext:
         """Return what the program's functions get to know about the pod and this run."""
+        identity = self.pod.identity
         return ProgramContext(
-            **self.pod.identity,
+            identity.namespace,
+            identity.pod,
+            identity.hostname,
+            identity.address,
+            identity.node,
             container=self.container,
             options=self.options,
             network=self.pod.network,
@@ -282,7 +304,7 @@ class ContainerInstance:
 
     async def _main(self) -> None:
         try:
-            status = await self._module.main(self._identity())
+            status = await self._module.main(self._context())
         except Exception as error:
             self._end(2, f"{type(error).__name__}: {error}")
         else:
@@ -292,12 +314,7 @@ class ContainerInstance:
         """End the run and report its exit status."""
         if not self._has_ended:
             self.stop()
-            self.outcome = {
-                "state": "exited",
-                "exit_code": status,
-                "message": message,
-                "at": time.time(),
-            }
+            self._outcome = ContainerReport(self.attempt, "exited", status, message, time.time())
             self._on_end(self)
 
     def _spawn(self, work: Any) -> None:
@@ -316,19 +333,16 @@ class PodInstance:
         self,
         netns: str,
         process: Process,
-        identity: dict[str, str],
-        versions: list[int],
-        hosts: str,
-        resolv_conf: str,
+        pod: ProgramPod,
         home: int,
     ) -> None:
         self.netns = netns
         self.process = process
         """Pause process of the pod."""
-        self.identity = identity
+        self.identity = pod.identity
         self.namespace = NetnsSocketFactory(process, home)
-        self.has_ipv6 = 6 in versions
-        self._names = hosts, resolv_conf, versions
+        self.has_ipv6 = 6 in pod.versions
+        self._names = pod.hosts, pod.resolv_conf, pod.versions
         self.runs: dict[str, ContainerInstance] = {}
         self.former_runs: dict[str, ContainerInstance] = {}
         """Previous run of each container, for its log."""

@@ -13,9 +13,10 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
+from msgspec import Struct
 
 from kubenetlab.kernel.processes import cgroups
 from kubenetlab.kernel.processes.cgroups import MEMORY, PIDS, ContainerGroup, LabGroups, Limits
@@ -31,6 +32,17 @@ Kubernetes has no field for it: the kubelet's podPidsLimit applies to all pods o
 """
 
 
+class AppliedLimits(Struct, frozen=True):
+    """Limits of a container, as its processes apply them to themselves."""
+
+    entries: tuple[str, ...]
+    """Files of cgroups that a process writes to in order to enter them."""
+    rlimits: dict[str, int]
+    """Arguments of `apply_rlimits` for the resources that no cgroup limits."""
+    memory: int
+    """Memory limit in bytes; 0: no limit."""
+
+
 class ContainerLimits:
     """Limits of a lab's containers, managed by init."""
 
@@ -38,43 +50,44 @@ class ContainerLimits:
         self._context = context
         self._groups: LabGroups | None = None
         self._groups_of: dict[str, ContainerGroup] = {}
-        self._limits_of: dict[str, dict[str, Any]] = {}
+        self._limits_of: dict[str, AppliedLimits] = {}
         """Result of `begin` for each running container, by the run of its own process."""
 
-    def begin(self, run: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Create the cgroups of a container; return the arguments of its `enter_groups`."""
-        limits = Limits(arguments.get("memory_limit", 0), MAX_PIDS)
-        group = self._create(f"{arguments['container']}-{run}", limits)
+    def begin(self, run: str, container: str, memory_limit: int) -> AppliedLimits:
+        """Create the cgroups of a container; return the argument of its `enter_groups`.
+
+        memory_limit: bytes; 0 for no limit.
+        """
+        limits = Limits(memory_limit, MAX_PIDS)
+        group = self._create(f"{container}-{run}", limits)
         enforced = group.enforced if group is not None else ()
         if group is not None:
             self._groups_of[run] = group
         entries = group.entries if group is not None else []
-        self._limits_of[run] = {
-            "entries": entries,
-            "rlimits": _rlimits(limits, enforced),
-            "memory": limits.memory,
-        }
+        self._limits_of[run] = AppliedLimits(
+            tuple(entries), _rlimits(limits, enforced), limits.memory
+        )
         return self._limits_of[run]
 
-    def of(self, run: str) -> dict[str, Any] | None:
-        """Return the arguments of `enter_groups` for another command in the same container.
+    def of(self, run: str) -> AppliedLimits | None:
+        """Return the argument of `enter_groups` for another command in the same container.
 
         Return None for a container without limits.
         """
         return self._limits_of.get(run)
 
-    def end(self, run: str) -> dict[str, Any]:
+    def end(self, run: str) -> int:
         """Remove the cgroups of a container that has exited.
 
-        Return `{"oom_limit": BYTES}` if it exceeded its memory limit, otherwise an empty dict.
+        Return its memory limit in bytes if it has exceeded it, otherwise 0.
         """
         self._limits_of.pop(run, None)
         group = self._groups_of.pop(run, None)
         if group is None or self._groups is None:
-            return {}
+            return 0
         is_killed = group.oom_kills() > 0
         self._groups.discard(group)
-        return {"oom_limit": group.limits.memory} if is_killed else {}
+        return group.limits.memory if is_killed else 0
 
     def _create(self, name: str, limits: Limits) -> ContainerGroup | None:
         """Create the cgroups of a container; return None if that is not possible."""
@@ -101,23 +114,22 @@ class ContainerLimits:
             Path(self._context.path(rundir.CGROUPS)).write_bytes(msgspec.json.encode(directories))
 
 
-def enter_groups(limits: dict[str, Any]) -> dict[str, int]:
+def enter_groups(limits: AppliedLimits) -> dict[str, int]:
     """Move this process into the cgroups that `ContainerLimits.begin` created for its container.
 
     Return the arguments of `apply_rlimits`, which must be called right before the command is
     executed: until then, this process may need more.
     """
-    rlimits: dict[str, int] = limits["rlimits"]
     try:
-        cgroups.enter(limits["entries"])
+        cgroups.enter(limits.entries)
     except OSError as error:
         print(
             f"the container's cgroup cannot be entered ({error.strerror}): "
             "its limits apply to each process instead",
             flush=True,
         )
-        return {MEMORY: limits["memory"], **rlimits}
-    return rlimits
+        return {MEMORY: limits.memory, **limits.rlimits}
+    return limits.rlimits
 
 
 def remove_groups(directory: Path) -> None:

@@ -11,7 +11,7 @@ import time
 from bisect import bisect_right
 from datetime import datetime
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from msgspec import Struct
 
@@ -25,10 +25,6 @@ is in bytes.
 """
 TAIL_BYTES = 1024 * 1024
 """Maximum number of bytes of a log that are shown, from its end."""
-
-
-RunSelection = int | Literal["latest", "previous"]
-"""Selection of a run: its attempt number, the latest run, or the one before it."""
 
 
 MARK: Final = struct.Struct("<dQ")

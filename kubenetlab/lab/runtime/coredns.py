@@ -362,7 +362,7 @@ def logged(query: bytes, response: bytes, *, is_udp: bool) -> str:
     return f"{head} {_RCODES.get(flags & 15, str(flags & 15))} {names} {len(response)}"
 
 
-def main(context: LabContext, arguments: dict[str, Any]) -> None:
+def main(context: LabContext) -> None:
     """Run CoreDNS in its pod; never return."""
     import dnslib  # noqa: F401  (imported now, so that the first query is not delayed)
 

@@ -10,19 +10,28 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
-import time
 
-import msgspec
-
-from kubenetlab.hoststate.programs import ListenPort
-from kubenetlab.kernel.processes.identity import Process, ProcessId
+from kubenetlab.kernel.processes.identity import Process
 from kubenetlab.kernel.syscalls import open_namespace
 from kubenetlab.lab.context import LabContext
+from kubenetlab.lab.messages.app_worker import (
+    AppWorkerEvent,
+    ForgetSandbox,
+    LogLines,
+    NoLog,
+    NotifyProgram,
+    Ping,
+    ProgramNotified,
+    ReadLog,
+    RunReport,
+    StartProgram,
+    StopProgram,
+    WorkerStarted,
+)
 from kubenetlab.lab.runtime.container_instances import ContainerInstance, PodInstance
-from kubenetlab.lab.runtime.container_logs import RunSelection
-from kubenetlab.lab.transport.accepting import accept
-from kubenetlab.lab.transport.json_channel import Channel
-from kubenetlab.lab.transport.json_frames import Message
+from kubenetlab.lab.transport.handlers import Handlers
+from kubenetlab.lab.transport.protocol import Done
+from kubenetlab.lab.transport.server import RpcServer
 
 ENDED_LOGS = 256
 """Number of deleted pods whose logs are kept, so that users can see why they ended."""
@@ -31,74 +40,41 @@ ENDED_LOGS = 256
 class Worker:
     """Pods of one or more nodes."""
 
-    def __init__(self, listener: socket.socket) -> None:
-        self._listener = listener
+    def __init__(self, listener: socket.socket, name: str) -> None:
+        """Create a worker without pods.
+
+        name: of this process, for messages.
+        """
         self._home = open_namespace("net")
         self._pods: dict[str, PodInstance] = {}
         self._ended: dict[str, dict[str, list[str]]] = {}
         """Logs of deleted pods, by sandbox and container."""
-        self._agent: Channel | None = None
+        handlers = Handlers(
+            name,
+            StartProgram.handled_by(self._start),
+            NotifyProgram.handled_by(self._notify),
+            StopProgram.handled_by(self._stop),
+            ForgetSandbox.handled_by(self._forget_sandbox),
+            ReadLog.handled_by(self._read_log),
+            Ping.handled_by(lambda _: Done()),
+        )
+        self._server = RpcServer[AppWorkerEvent](listener, handlers, self._greeting)
 
     async def run(self) -> None:
         """Serve one agent after another; never return."""
-        while True:
-            connection = await accept(self._listener)
-            self._agent = agent = Channel(connection)
-            try:
-                agent.send(
-                    {
-                        "event": "hello",
-                        "runs": [
-                            _report(run) for pod in self._pods.values() for run in pod.runs.values()
-                        ],
-                    }
-                )
-                async for request in agent.receive():
-                    agent.send({"answers": request.get("id", 0), **self._serve(request)})
-            finally:
-                self._agent = None
-                agent.close()
+        await self._server.run()
 
-    def _serve(self, request: Message) -> Message:
-        """Return the reply to a request."""
-        try:
-            match request["do"]:
-                case "run":
-                    return self._start(request)
-                case "tell":
-                    return self._notify(request["netns"], request["container"], request["news"])
-                case "stop":
-                    return self._stop(request["netns"], request["container"])
-                case "forget":
-                    self._forget(request["netns"])
-                    return {"ok": True}
-                case "logs":
-                    return self._logs(
-                        request["netns"], request["container"], request["which"], request["after"]
-                    )
-                case "nothing":
-                    return {"ok": True}
-            return {"error": f"unknown request {request['do']}"}
-        except (KeyError, OSError, ValueError) as error:
-            return {"error": f"{type(error).__name__}: {error}"}
+    def _greeting(self) -> list[AppWorkerEvent]:
+        """Return what a new agent has to know."""
+        runs = (run for pod in self._pods.values() for run in pod.runs.values())
+        return [WorkerStarted(tuple(run.report for run in runs))]
 
-    def _start(self, request: Message) -> Message:
+    def _start(self, request: StartProgram) -> RunReport:
         """Start a program, or update a running one; return the report of the run."""
-        netns, name, attempt = request["netns"], request["container"], request["attempt"]
-        sandbox = ProcessId(*request["sandbox"])
+        netns, name, attempt = request.netns, request.container, request.attempt
         pod = self._pods.get(netns)
-        if pod is None or pod.process.id != sandbox:
-            files = request["hosts"], request["resolv_conf"]
-            pod = self._add(
-                PodInstance(
-                    netns,
-                    Process(sandbox),
-                    request["identity"],
-                    request["versions"],
-                    *files,
-                    self._home,
-                )
-            )
+        if pod is None or pod.process.id != request.sandbox:
+            pod = self._add(PodInstance(netns, Process(request.sandbox), request.pod, self._home))
         run = pod.runs.get(name)
         if run is not None and run.attempt != attempt:
             run.stop()
@@ -106,32 +82,19 @@ class Worker:
         is_new = run is None or run.attempt != attempt
         if run is None or is_new:
             run = pod.runs[name] = ContainerInstance(pod, name, attempt, self._report_end)
-        listeners = [msgspec.convert(entry, ListenPort) for entry in request["listeners"]]
         try:
-            run.update(request["program"], request["options"], listeners)
+            run.update(request.program, request.options, request.listeners)
         except ProcessLookupError:  # not a failure of the program: the sandbox has exited
             self._forget(netns)
             raise
         except OSError as error:
-            run.note(f"Error: {error.strerror}")
-            run.stop()
-            run.outcome = {
-                "state": "failed",
-                "exit_code": 1,
-                "message": error.strerror or str(error),
-                "at": time.time(),
-            }
-            return _report(run)
+            run.fail(error.strerror or str(error))
+            return run.report
         if is_new:
             run.start_main()
-            run.outcome = {
-                "state": "running",
-                "at": time.time(),
-                "ends_later": run.shutdown_delay_s > 0,
-            }
-        if request["is_stopping"]:
+        if request.is_stopping:
             run.signal_termination()
-        return _report(run)
+        return run.report
 
     def _add(self, pod: PodInstance) -> PodInstance:
         """Add a pod in place of an earlier one in the same sandbox, and watch its pause process."""
@@ -143,6 +106,10 @@ class Worker:
     def _on_pause_exit(self, pod: PodInstance) -> None:
         if self._pods.get(pod.netns) is pod:
             self._forget(pod.netns)
+
+    def _forget_sandbox(self, request: ForgetSandbox) -> Done:
+        self._forget(request.netns)
+        return Done()
 
     def _forget(self, netns: str) -> None:
         """Stop the programs of a pod; keep their logs."""
@@ -156,70 +123,54 @@ class Worker:
             asyncio.get_running_loop().remove_reader(pod.process.pidfd)
             pod.process.close()
 
-    def _notify(self, netns: str, container: str, events: list[Message]) -> Message:
-        """Pass events to a program; reply with `ok` false if it does not run."""
+    def _run_of(self, netns: str, container: str) -> ContainerInstance | None:
         pod = self._pods.get(netns)
-        run = pod.runs.get(container) if pod else None
-        if run is None:
-            return {"ok": False}
-        for event in events:
-            run.notify(event)
-        return {"ok": True}
+        return pod.runs.get(container) if pod is not None else None
 
-    def _stop(self, netns: str, container: str) -> Message:
-        pod = self._pods.get(netns)
-        run = pod.runs.get(container) if pod else None
+    def _notify(self, request: NotifyProgram) -> ProgramNotified:
+        """Pass events to a program."""
+        run = self._run_of(request.netns, request.container)
+        if run is not None:
+            for event in request.events:
+                run.notify(event)
+        return ProgramNotified(run is not None)
+
+    def _stop(self, request: StopProgram) -> Done:
+        run = self._run_of(request.netns, request.container)
         if run is not None:
             run.stop()
-        return {"ok": True}
+        return Done()
 
-    def _logs(self, netns: str, container: str, which: RunSelection, after: int) -> Message:
-        """Return the lines of a run after the first `after`; an empty reply if no log is kept."""
-        pod = self._pods.get(netns)
-        runs = (
-            [
-                run
-                for known in (pod.runs, pod.former_runs)
-                if (run := known.get(container)) is not None
-            ]
-            if pod
-            else []
-        )
-        index = {"latest": 0, "previous": 1}.get(which) if isinstance(which, str) else None
-        selected = (
-            runs[index : index + 1]
-            if index is not None
-            else [run for run in runs if run.attempt == which]
-        )
-        for run in selected:
-            return {
-                "lines": list(run.log)[max(0, len(run.log) - max(0, run.log_end - after)) :],
-                "end": run.log_end,
-            }
-        ended = self._ended.get(netns, {}).get(container) if which != "previous" else None
-        return {"lines": ended[after:], "end": len(ended)} if ended is not None else {}
+    def _read_log(self, request: ReadLog) -> LogLines | NoLog:
+        """Return the end of a log; that of a deleted pod as long as it is kept."""
+        netns, container, after = request.netns, request.container, request.after
+        if (run := self._selected_run(request)) is not None:
+            new_lines = max(0, run.log_end - max(0, after))
+            return LogLines(list(run.log)[max(0, len(run.log) - new_lines) :], run.log_end)
+        ended = self._ended.get(netns, {}).get(container)
+        if ended is None or request.selection == "previous":
+            return NoLog()
+        return LogLines(ended[after:], len(ended))
+
+    def _selected_run(self, request: ReadLog) -> ContainerInstance | None:
+        """Return the run whose log is requested."""
+        pod = self._pods.get(request.netns)
+        known = (pod.runs, pod.former_runs) if pod is not None else ()
+        runs = [runs[request.container] for runs in known if request.container in runs]
+        if isinstance(request.selection, int):
+            return next((run for run in runs if run.attempt == request.selection), None)
+        index = {"latest": 0, "previous": 1}[request.selection]
+        return runs[index] if index < len(runs) else None
 
     def _report_end(self, run: ContainerInstance) -> None:
         """Report the end of a run to the agent, if there is one."""
-        if self._agent is not None:
-            self._agent.send({"event": "run", **_report(run)})
+        self._server.notify(run.report)
 
 
 def main(context: LabContext, number: int) -> None:
     """Run a worker; never return while the lab is up."""
     from kubenetlab.lab import rundir
 
-    worker = Worker(context.listeners[rundir.worker_socket(number)])
+    worker = Worker(context.listeners[rundir.worker_socket(number)], f"app worker {number}")
     sys.stdout.flush()
     asyncio.run(worker.run())
-
-
-def _report(run: ContainerInstance) -> Message:
-    """Return the state of a run as the agent gets it."""
-    return {
-        "netns": run.pod.netns,
-        "sandbox": run.pod.process.id,
-        "container": run.container,
-        "attempt": run.attempt,
-        **run.outcome,
-    }

@@ -9,6 +9,7 @@ from typing import Generic
 from kubenetlab.errors import KubenetlabError
 from kubenetlab.lab.log import log
 from kubenetlab.lab.transport.protocol import (
+    AnyRequest,
     BatchRequest,
     Handler,
     Message,
@@ -46,6 +47,11 @@ class Handlers(Generic[P]):
             *described_errors,
         )
         self._decoder = decoder_of(*self._handle)
+
+    @property
+    def requests(self) -> set[type[AnyRequest]]:
+        """Types of requests that have a handler."""
+        return set(self._handle)
 
     def replies(
         self, body: bytes, *args: P.args, **kwargs: P.kwargs

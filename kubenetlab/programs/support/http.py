@@ -8,6 +8,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from msgspec import Struct
 
+from kubenetlab.hoststate.programs import ProgramOptions
+
 Peer = tuple[str, int]
 """(address, port) of the client."""
 
@@ -90,16 +92,24 @@ class Network(Protocol):
         """Open and close a TCP connection."""
 
 
-class ProgramContext(Struct, frozen=True):
-    """Context of a running program: its pod, its options and its functions."""
+class PodIdentity(Struct, frozen=True):
+    """Pod, node or external host in whose namespaces a program runs."""
 
     namespace: str
+    """Empty for nodes and external hosts."""
     pod: str
+    """Name of the pod, node or host."""
     hostname: str
     address: str
+    """Address of the primary family."""
     node: str
+
+
+class ProgramContext(PodIdentity, frozen=True):
+    """Context of a running program: its pod, its options and its functions."""
+
     container: str
-    options: Mapping[str, Any]
+    options: ProgramOptions
     network: Network
     log: Callable[[str], None]
     exit: Callable[[int, float], None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Literal
 
 import pytest
 from msgspec import structs
@@ -13,9 +14,13 @@ from kubenetlab.api.core import Event
 from kubenetlab.api.lab import Attachment, ContainerReport, PodRuntimeStatus, ProbeReport
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.containers import back_off_s
+from kubenetlab.kernel.processes.identity import ProcessId
 from kubenetlab.lab.agent.status_reports import program_reports
+from kubenetlab.lab.messages.app_worker import RunReport
 from kubenetlab.names import pod_netns
 from tests.clusters import NOW, observed, pod, pod_named, report, running, settled, store
+
+State = Literal["running", "exited"]
 
 
 def test_a_pod_is_ready_only_after_reports() -> None:
@@ -217,21 +222,10 @@ def test_an_outdated_report_changes_nothing() -> None:
     cluster = running(store(pod("a")))
     netns = pod_netns("default", "a", pod_named(cluster, "a").uid)
 
-    def reported(cluster: Cluster, state: str, attempt: int = 0) -> Cluster:
-        return cluster.with_changes(
-            program_reports(
-                cluster,
-                [
-                    {
-                        "netns": netns,
-                        "container": "main",
-                        "attempt": attempt,
-                        "state": state,
-                        "at": NOW,
-                    }
-                ],
-            )
-        )
+    def reported(cluster: Cluster, state: State, attempt: int = 0) -> Cluster:
+        outcome = ContainerReport(attempt, state, at=NOW)
+        run_report = RunReport(netns, ProcessId(7, 1), "main", outcome)
+        return cluster.with_changes(program_reports(cluster, [run_report], 0.0))
 
     ended = reported(cluster, "exited")
     assert reported(ended, "running") is ended
@@ -240,23 +234,18 @@ def test_an_outdated_report_changes_nothing() -> None:
     assert (again.containers["main"].attempt, again.containers["main"].state) == (1, "running")
 
 
-REPORTS = [(0, "running"), (0, "exited"), (1, "running"), (1, "exited")]
+REPORTS: list[tuple[int, State]] = [(0, "running"), (0, "exited"), (1, "running"), (1, "exited")]
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(REPORTS)), ids=str)
-def test_the_order_of_reports_does_not_matter(order: Sequence[tuple[int, str]]) -> None:
+def test_the_order_of_reports_does_not_matter(order: Sequence[tuple[int, State]]) -> None:
     """The latest run counts, and a run that has ended does not run again."""
     cluster = store(pod("a"))
     netns = pod_netns("default", "a", pod_named(cluster, "a").uid)
     for attempt, state in order:
-        report_ = {
-            "netns": netns,
-            "container": "main",
-            "attempt": attempt,
-            "state": state,
-            "exit_code": attempt,
-        }
-        cluster = cluster.with_changes(program_reports(cluster, [report_]))
+        outcome = ContainerReport(attempt, state, attempt)
+        run_report = RunReport(netns, ProcessId(7, 1), "main", outcome)
+        cluster = cluster.with_changes(program_reports(cluster, [run_report], 0.0))
     runtime = cluster.get(PodRuntimeStatus, "default", "a")
     assert runtime is not None
     assert runtime.containers["main"] == ContainerReport(1, "exited", 1)

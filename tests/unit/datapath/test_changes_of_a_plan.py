@@ -12,6 +12,7 @@ from kubenetlab.api.apps import Deployment, ReplicaSet
 from kubenetlab.api.core import Service
 from kubenetlab.api.discovery import Endpoints, EndpointSlice
 from kubenetlab.api.faults import Fault
+from kubenetlab.api.lab import ContainerReport, ProbeReport
 from kubenetlab.api.pods import READY_ANNOTATION, Pod
 from kubenetlab.api.store import Cluster, Delete, deletion
 from kubenetlab.controllers import Controllers
@@ -20,7 +21,10 @@ from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.view import service_views
 from kubenetlab.hoststate.programs import ProgramRun
 from kubenetlab.hoststate.rules.rulesets import RuleObject, digest
+from kubenetlab.kernel.processes.identity import ProcessId
 from kubenetlab.lab.agent import status_reports
+from kubenetlab.lab.messages.app_worker import RunReport
+from kubenetlab.lab.messages.node_agent import ProbeResult
 from kubenetlab.names import pod_netns
 from tests.clusters import (
     NOW,
@@ -120,19 +124,7 @@ def report_state(number: int, what: str) -> Edit:
             chosen.spec.all_containers[number % len(chosen.spec.all_containers)],
         )
         status = chosen.container_status(container.name)
-        report = {
-            "netns": netns,
-            "container": container.name,
-            "attempt": status.restart_count if status else 0,
-            "at": NOW,
-        }
-        probe = {
-            "kind": "readiness",
-            "ok": what == "answers",
-            "message": "",
-            "failures": 3,
-            "is_settled": True,
-        }
+        attempt = status.restart_count if status else 0
         if what in ("lost", "made"):
             return settled(
                 cluster.with_changes(
@@ -140,18 +132,19 @@ def report_state(number: int, what: str) -> Edit:
                 )
             )
         if what in ("fails", "answers"):
+            is_ok = what == "answers"
+            probe = ProbeReport(attempt, "readiness", is_ok, at=NOW, failures=3, is_settled=True)
+            result = ProbeResult(netns, container.name, probe)
             return settled(
-                cluster.with_changes(status_reports.probe_reports(cluster, [{**report, **probe}]))
+                cluster.with_changes(status_reports.probe_reports(cluster, [result], 0.0))
             )
-        code = 0 if what == "done" else 1
-        return settled(
-            cluster.with_changes(
-                status_reports.program_reports(
-                    cluster,
-                    [{**report, "state": what.replace("done", "exited"), "exit_code": code}],
-                )
-            )
+        outcome = (
+            ContainerReport(attempt, "running", at=NOW)
+            if what == "running"
+            else ContainerReport(attempt, "exited", int(what != "done"), at=NOW)
         )
+        report = RunReport(netns, ProcessId(7, 1), container.name, outcome)
+        return settled(cluster.with_changes(status_reports.program_reports(cluster, [report], 0.0)))
 
     return edit
 
@@ -380,15 +373,12 @@ def test_a_one_shot_program_starts_when_the_first_probe_of_others_has_failed() -
     cluster = settled(cluster.with_changes(status_reports.sandbox_made(cluster, asker, 7)))
     before = plan_inputs(cluster)
     assert not any(isinstance(obj, ProgramRun) for obj in plan(cluster, ONLINK)[asker].values())
-    answer = {
-        "netns": pod_netns("default", "j", pod_named(cluster, "j").uid),
-        "container": "main",
-        "attempt": 0,
-        "at": NOW,
-    }
-    failed = {"kind": "readiness", "ok": False, "message": "", "failures": 3, "is_settled": True}
+    failed = ProbeReport(0, "readiness", False, at=NOW, failures=3, is_settled=True)
+    netns = pod_netns("default", "j", pod_named(cluster, "j").uid)
     after = settled(
-        cluster.with_changes(status_reports.probe_reports(cluster, [{**answer, **failed}]))
+        cluster.with_changes(
+            status_reports.probe_reports(cluster, [ProbeResult(netns, "main", failed)], 0.0)
+        )
     )
     assert plan_inputs(after) != before
     assert any(isinstance(obj, ProgramRun) for obj in plan(after, ONLINK)[asker].values())

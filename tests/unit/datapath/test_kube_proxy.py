@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from kubenetlab.api.apps import DaemonSet
 from kubenetlab.api.core import Service
@@ -19,10 +20,11 @@ from kubenetlab.datapath.proxy_views import (
     kube_proxy_config,
     passes_health_check,
     proxy_view,
-    summary,
+    rule_counts,
 )
 from kubenetlab.programs import kube_proxy
 from kubenetlab.programs.kube_proxy import HEALTH_PORT, METRICS_PORT
+from kubenetlab.programs.kube_proxy_events import RuleCounts, SyncEvent, SyncFailed, SyncSucceeded
 from kubenetlab.programs.support.http import ProgramContext, Request, Response
 from tests.clusters import NOW, applied, deployment, pod_named, report, running, service, store
 
@@ -30,15 +32,7 @@ LOCAL = service("web", 80, "http", type="LoadBalancer", externalTrafficPolicy="L
 NO_PROXY = (
     "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {kubeProxyMode: none}\n---\n"
 )
-SYNCED = {
-    "at": NOW,
-    "ms": 3.0,
-    "services": 12,
-    "endpoints": 1,
-    "service_changes": 2,
-    "endpoint_changes": 5,
-    "no_local": {"internal": 0, "external": 1},
-}
+SYNCED = SyncSucceeded(NOW, 3.0, RuleCounts(12, 1, 0, 1), service_changes=2, endpoint_changes=5)
 
 
 @dataclass
@@ -73,8 +67,8 @@ class Process:
         self.options = {"mode": "nftables", "families": ["IPv4"], **options}
         kube_proxy.on_options(self.me)
 
-    def tell(self, **news: Any) -> None:
-        kube_proxy.on_event(news, self.me)
+    def tell(self, event: SyncEvent) -> None:
+        kube_proxy.on_event(event, self.me)
 
     def get(self, path: str, port: int = HEALTH_PORT) -> Response:
         return asyncio.run(
@@ -111,12 +105,8 @@ def test_the_summary_counts_services_and_endpoints() -> None:
             + deployment(replicas=2, nodeName="worker2")
         )
     )
-    assert summary(cluster, "worker") == {
-        "services": 3,
-        "endpoints": 4,
-        "no_local": {"internal": 0, "external": 1},
-    }
-    assert summary(cluster, "worker2")["no_local"] == {"internal": 0, "external": 0}
+    assert rule_counts(cluster, "worker") == RuleCounts(3, 4, 0, 1)
+    assert rule_counts(cluster, "worker2") == RuleCounts(3, 4, 0, 0)
 
 
 def test_changes_are_counted_between_two_syncs() -> None:
@@ -124,16 +114,10 @@ def test_changes_are_counted_between_two_syncs() -> None:
     text = service() + deployment(replicas=1)
     before = running(store(text))
     after = running(applied(before, text.replace("replicas: 1", "replicas: 2")))
-    first = changes(None, proxy_view(before, ""))
-    assert first["service_changes"] == len(before.all(Service))
-    assert changes(proxy_view(before, ""), proxy_view(after, "")) == {
-        "service_changes": 0,
-        "endpoint_changes": 1,
-    }
-    assert changes(proxy_view(before, ""), proxy_view(before, "")) == {
-        "service_changes": 0,
-        "endpoint_changes": 0,
-    }
+    services, _ = changes(None, proxy_view(before, ""))
+    assert services == len(before.all(Service))
+    assert changes(proxy_view(before, ""), proxy_view(after, "")) == (0, 1)
+    assert changes(proxy_view(before, ""), proxy_view(before, "")) == (0, 0)
 
 
 def test_a_health_check_counts_ready_endpoints_of_the_node() -> None:
@@ -191,8 +175,8 @@ def test_a_kube_proxy_that_cannot_sync_becomes_unhealthy() -> None:
     """It does so two periods after the first failure, until the next sync. Texts are upstream's."""
     process = Process()
     process.configure()
-    process.tell(**SYNCED)
-    process.tell(error="no\nroom")
+    process.tell(SYNCED)
+    process.tell(SyncFailed("no\nroom"))
     process.now += 2 * SYNC_PERIOD_S
     assert process.get("/healthz").status == 200
     process.now += 1
@@ -203,7 +187,7 @@ def test_a_kube_proxy_that_cannot_sync_becomes_unhealthy() -> None:
         == '{"lastUpdated": "2023-11-14 22:13:20.000000 +0000 UTC", "currentTime": "2023-11-14 '
         '22:13:31.000000 +0000 UTC", "nodeEligible": true}'
     )
-    process.tell(**{**SYNCED, "at": process.now})
+    process.tell(structs.replace(SYNCED, at=process.now))
     assert process.get("/healthz").status == 200
     assert process.lines == [
         "Using nftables Proxier on node worker",
@@ -243,8 +227,8 @@ def test_metrics_have_the_prometheus_format() -> None:
     """Buckets of the histogram are cumulative; syncs without a duration are left out."""
     process = Process()
     process.configure()
-    for sync in (SYNCED, {**SYNCED, "ms": 40.0}, {**SYNCED, "ms": None}):
-        process.tell(**sync)
+    for duration_ms in (3.0, 40.0, None):
+        process.tell(structs.replace(SYNCED, duration_ms=duration_ms))
     process.get("/healthz")
     response = process.get("/metrics", METRICS_PORT)
     assert response.content_type.startswith("text/plain; version=0.0.4")

@@ -3,38 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Literal
 
 import pytest
 
+from kubenetlab.api.lab import ContainerReport
 from kubenetlab.kernel.processes.identity import ProcessId
 from kubenetlab.lab.agent.container_reports import ContainerReports
-from kubenetlab.lab.transport.json_frames import Message
+from kubenetlab.lab.messages.app_worker import RunReport
 
 POD = "pod/default/web/1"
 SANDBOX, SUCCESSOR = ProcessId(1, 1), ProcessId(1, 2)
 
 
-def report(state: str, attempt: int = 0, **extra: Any) -> Message:
+def report(
+    state: Literal["running", "exited"],
+    attempt: int = 0,
+    *,
+    run: str = "",
+    sandbox: ProcessId = SANDBOX,
+) -> RunReport:
     """Return a report of a container's state."""
-    return {
-        "netns": POD,
-        "sandbox": SANDBOX,
-        "container": "main",
-        "attempt": attempt,
-        "state": state,
-        **extra,
-    }
+    return RunReport(POD, sandbox, "main", ContainerReport(attempt, state), run)
 
 
-def passed_on(sent: list[Message]) -> tuple[list[list[Message]], ContainerReports]:
+def passed_on(sent: list[RunReport]) -> tuple[list[list[RunReport]], ContainerReports]:
     """Return the batches that are passed on when reports are added in one loop iteration."""
-    batches: list[list[Message]] = []
+    batches: list[list[RunReport]] = []
 
     async def scenario() -> ContainerReports:
         reports = ContainerReports(lambda batch: batches.append(list(batch)), {POD: SANDBOX}.get)
-        for message in sent:
-            reports.add(message)
+        for sent_report in sent:
+            reports.add(sent_report)
         await asyncio.sleep(0)
         return reports
 
@@ -70,6 +70,6 @@ def test_the_end_of_an_earlier_run_leaves_a_later_one_running() -> None:
 
 def test_a_report_of_a_former_sandbox_of_the_same_name_is_dropped() -> None:
     """The sandbox is identified by its pause process: by pid and start time."""
-    batches, reports = passed_on([{**report("running"), "sandbox": SUCCESSOR}])
+    batches, reports = passed_on([report("running", sandbox=SUCCESSOR)])
     assert batches == []
     assert reports.running == {}

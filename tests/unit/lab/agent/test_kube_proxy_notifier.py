@@ -10,7 +10,9 @@ from kubenetlab.api.core import Node
 from kubenetlab.api.store import Cluster, deletion
 from kubenetlab.controllers.kube_proxy import LABELS, NAMESPACE
 from kubenetlab.lab.agent.kube_proxy_notifier import MAX_PENDING, KubeProxyNotifier
-from kubenetlab.lab.transport.json_frames import Message
+from kubenetlab.lab.messages.node_agent import RulesLoaded, RulesRefused
+from kubenetlab.lab.transport.protocol import RequestFailed
+from kubenetlab.programs.kube_proxy_events import SyncEvent, SyncFailed, SyncSucceeded
 from tests.clusters import deployment, running, service, store
 
 NODE = "worker"
@@ -25,9 +27,9 @@ class FakeRuntime:
         self.key = names.pod_netns(pod.namespace, pod.name, pod.uid), pod.spec.containers[0].name
         self.running: dict[tuple[str, str], int] = {}
         self.is_reachable = True
-        self.received: list[Message] = []
+        self.received: list[SyncEvent] = []
 
-    async def notify(self, netns: str, container: str, node: str, events: list[Message]) -> bool:
+    async def notify(self, netns: str, container: str, node: str, events: list[SyncEvent]) -> bool:
         assert (netns, container, node) == (*self.key, NODE)
         if self.is_reachable:
             self.received += events
@@ -46,15 +48,16 @@ def create() -> tuple[KubeProxyNotifier, FakeRuntime]:
 def test_a_program_that_starts_gets_the_syncs_that_it_missed() -> None:
     """They come in order; a failed one is an error."""
     notifier, runtime = create()
-    notifier.queue_sync(NETNS, {"ms": 3.0})
-    notifier.queue_sync(NETNS, {"error": "no such chain"})
+    notifier.queue_sync(NETNS, RulesLoaded(7, 3.0))
+    notifier.queue_sync(NETNS, RulesRefused("no such chain", "nftables"))
     asyncio.run(notifier.deliver())
     assert runtime.received == []
     runtime.running[runtime.key] = 0
     asyncio.run(notifier.deliver())
     first, second = runtime.received
-    assert (first["ms"], second) == (3.0, {"error": "no such chain"})
-    assert first["service_changes"] > 0
+    assert isinstance(first, SyncSucceeded)
+    assert (first.duration_ms, second) == (3.0, SyncFailed("no such chain"))
+    assert first.service_changes > 0
     asyncio.run(notifier.deliver())
     assert len(runtime.received) == 2
 
@@ -66,7 +69,8 @@ def test_a_program_that_missed_nothing_gets_the_rules_in_force() -> None:
     asyncio.run(notifier.deliver())
     asyncio.run(notifier.deliver())
     (sync,) = runtime.received
-    assert (sync["ms"], sync["service_changes"], sync["endpoint_changes"]) == (None, 0, 0)
+    assert isinstance(sync, SyncSucceeded)
+    assert (sync.duration_ms, sync.service_changes, sync.endpoint_changes) == (None, 0, 0)
     runtime.running[runtime.key] = 1
     notifier.adopt(notifier._cluster)
     asyncio.run(notifier.deliver())
@@ -81,38 +85,36 @@ def test_a_sync_that_could_not_be_delivered_is_delivered_later() -> None:
     notifier, runtime = create()
     runtime.running[runtime.key] = 0
     runtime.is_reachable = False
-    notifier.queue_sync(NETNS, {"error": "first"})
+    notifier.queue_sync(NETNS, RequestFailed("first"))
     asyncio.run(notifier.deliver())
-    notifier.queue_sync(NETNS, {"error": "second"})
+    notifier.queue_sync(NETNS, RequestFailed("second"))
     runtime.is_reachable = True
     asyncio.run(notifier.deliver())
-    assert [event["error"] for event in runtime.received] == ["first", "second"]
+    assert runtime.received == [SyncFailed("first"), SyncFailed("second")]
 
 
 def test_the_latest_syncs_are_kept() -> None:
     """A kube-proxy that does not run for long gets no more than MAX_PENDING of them."""
     notifier, runtime = create()
     for number in range(MAX_PENDING + 5):
-        notifier.queue_sync(NETNS, {"error": str(number)})
+        notifier.queue_sync(NETNS, RequestFailed(str(number)))
     runtime.running[runtime.key] = 0
     asyncio.run(notifier.deliver())
-    assert [event["error"] for event in runtime.received] == [
-        str(number) for number in range(5, MAX_PENDING + 5)
-    ]
+    assert runtime.received == [SyncFailed(str(number)) for number in range(5, MAX_PENDING + 5)]
 
 
 def test_a_removed_node_leaves_nothing_behind() -> None:
     """Its view, pending syncs and run are dropped; a late sync of its rules is ignored."""
     notifier, runtime = create()
     runtime.running[runtime.key] = 0
-    notifier.queue_sync(NETNS, {"ms": 3.0})
+    notifier.queue_sync(NETNS, RulesLoaded(7, 3.0))
     asyncio.run(notifier.deliver())
-    notifier.queue_sync(NETNS, {"error": "no such chain"})
-    notifier.queue_sync("node/worker2", {"ms": 3.0})
+    notifier.queue_sync(NETNS, RulesRefused("no such chain", "nftables"))
+    notifier.queue_sync("node/worker2", RulesLoaded(7, 3.0))
     node = notifier._cluster.get(Node, "", NODE)
     assert node is not None
     notifier.set_cluster(notifier._cluster.with_changes([deletion(node)]))
     assert (set(notifier._views), set(notifier._pending)) == ({"worker2"}, {"worker2"})
     assert notifier._notified == {}
-    notifier.queue_sync(NETNS, {"ms": 3.0})
+    notifier.queue_sync(NETNS, RulesLoaded(7, 3.0))
     assert NODE not in {*notifier._views, *notifier._pending}

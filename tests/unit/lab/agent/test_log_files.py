@@ -9,7 +9,7 @@ import pytest
 from kubenetlab.lab import rundir
 from kubenetlab.lab.agent import log_files
 from kubenetlab.lab.agent.log_files import LogFiles
-from kubenetlab.lab.runtime.container_logs import RunSelection
+from kubenetlab.lab.messages.app_worker import RunSelection
 
 POD = "pod/default/web/1"
 

@@ -8,10 +8,12 @@ from typing import Any, cast
 
 from msgspec import structs
 
+from kubenetlab.api.lab import ProbeReport
 from kubenetlab.datapath.probes import ProbeSpec
 from kubenetlab.kernel.processes.identity import ProcessId
 from kubenetlab.lab.agent.probe_client import ProbeClient
-from kubenetlab.lab.transport.json_frames import Message
+from kubenetlab.lab.messages.node_agent import ProbeResult, ReplaceProbes
+from kubenetlab.lab.transport.protocol import Done, RequestFailed
 from tests.patience import patiently
 
 NODE, OTHER_NODE = "node/a", "node/b"
@@ -26,28 +28,26 @@ def spec(netns: str, *, node: str = NODE, delay_s: float = 0.0) -> ProbeSpec:
     )
 
 
-def result(netns: str) -> Message:
+def result(netns: str) -> ProbeResult:
     """Return a result of that probe."""
-    return {"netns": netns, "container": "main", "kind": "readiness"}
+    return ProbeResult(netns, "main", ProbeReport(0, "readiness", True))
 
 
 class FakeNodeAgent:
-    """A connection to a node agent that records requests and answers them with `answer`."""
+    """A connection to a node agent that records requests and answers them with `reply`."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[list[str], list[str]]] = []
         """Of each request the sandboxes, and the sandbox of each probe."""
-        self.answer: Message = {"ok": True}
+        self.reply: Done | RequestFailed = Done()
         self.client: ProbeClient | None = None
         """Client to reset before the answer, as if the node agent was replaced."""
 
-    async def call(self, **request: Any) -> Message:
-        self.requests.append(
-            (sorted(request["netns"]), [probe["netns"] for probe in request["probes"]])
-        )
+    async def call(self, request: ReplaceProbes) -> Done | RequestFailed:
+        self.requests.append((sorted(request.sandboxes), [probe.netns for probe in request.probes]))
         if self.client is not None:
             self.client.reset()
-        return self.answer
+        return self.reply
 
 
 class FakeConnections:
@@ -63,9 +63,9 @@ class FakeConnections:
         return self.by_node[node_netns]
 
 
-def create() -> tuple[ProbeClient, FakeConnections, list[Message]]:
+def create() -> tuple[ProbeClient, FakeConnections, list[ProbeResult]]:
     """Return a client, its connections, and the list of results that it passes on."""
-    connections, results = FakeConnections(), list[Message]()
+    connections, results = FakeConnections(), list[ProbeResult]()
     return ProbeClient(cast(Any, connections), results.extend), connections, results
 
 
@@ -109,9 +109,9 @@ def test_refused_probes_are_sent_again() -> None:
     async def scenario() -> None:
         client, connections, _ = create()
         node_agent = connections.by_node[NODE]
-        node_agent.answer = {"error": "the node agent 0 died"}
+        node_agent.reply = RequestFailed("the node agent 0 died")
         assert not await client.replace({POD: (spec(POD),)}, NODES)
-        node_agent.answer = {"ok": True}
+        node_agent.reply = Done()
         assert await client.replace({POD: (spec(POD),)}, NODES)
         assert node_agent.requests == [([POD], [POD])] * 2
 

@@ -8,21 +8,49 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 
+from kubenetlab.api.lab import ContainerReport
 from kubenetlab.datapath.contexts import Context
 from kubenetlab.datapath.pods import PodFiles
 from kubenetlab.hoststate.programs import ListenPort, ProgramRun
 from kubenetlab.kernel.processes.identity import ProcessId
 from kubenetlab.lab import rundir
 from kubenetlab.lab.agent.runtime_client import RuntimeClient
-from kubenetlab.lab.transport.json_channel import Channel
-from kubenetlab.lab.transport.json_frames import Message
+from kubenetlab.lab.messages.app_worker import (
+    AppWorkerRequest,
+    ForgetSandbox,
+    RunReport,
+    StartProgram,
+    WorkerStarted,
+)
+from kubenetlab.lab.messages.init import (
+    AcknowledgeExits,
+    CoreDns,
+    InitRequest,
+    ListProcesses,
+    PodProcess,
+    ProcessExited,
+    ProcessList,
+    SendSignal,
+    SignalSent,
+    StartContainer,
+    Started,
+)
+from kubenetlab.lab.transport.channel import Channel
+from kubenetlab.lab.transport.protocol import Done, Message, decode, decoder_of
+from kubenetlab.lab.transport.rpc import RpcClient
 from tests.patience import patiently
 
 OLD, NEW, ELSEWHERE = "pod/default/old/1", "pod/default/new/2", "pod/default/elsewhere/3"
 SANDBOX = ProcessId(1, 1)
+STATES: tuple[Literal["running"], Literal["exited"]] = ("running", "exited")
+
+
+Spawned = tuple[int, StartContainer]
+"""Number of a request, and the request."""
 
 
 class FakeServers:
@@ -30,15 +58,15 @@ class FakeServers:
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, str]] = []
-        """Requests that start or end programs, as (request, sandbox)."""
+        """Requests that start or end programs, as (type, sandbox)."""
         self.may_forget = asyncio.Event()
-        """Set to let the app worker answer `forget`."""
+        """Set to let the app worker answer ForgetSandbox."""
         self.init: Channel | None = None
-        self.reports: list[Message] = []
+        self.reports: list[RunReport] = []
         self.sandboxes = dict.fromkeys((OLD, NEW, ELSEWHERE), SANDBOX)
-        self.spawned: list[Message] = []
+        self.spawned: list[Spawned] = []
         self.acknowledged: list[str] = []
-        self.listing: Message = {"processes": [], "exits": []}
+        self.listing = ProcessList((), ())
         self.short_lived: Sequence[str] = ()
         """Order in which the answer to a start and the exit of that program are sent.
 
@@ -47,70 +75,65 @@ class FakeServers:
 
     async def serve_worker(self, channel: Channel) -> None:
         """Answer as the app worker."""
-        channel.send({"event": "hello", "runs": []})
-        async for request in channel.receive():
-            if request["do"] == "forget":
-                await self.may_forget.wait()
-            self.requests.append((request["do"], request.get("netns", "")))
-            answer = {"answers": request["id"], **_reported(request, "running")}
-            exited = {"event": "run", **_reported(request, "exited"), "exit_code": 1}
-            self._send(channel, answer, exited if request["do"] == "run" else None)
+        channel.send(WorkerStarted(()))
+        async for number, body in channel.receive():
+            match decode(body, decoder_of(AppWorkerRequest)):
+                case StartProgram() as request:
+                    self.requests.append(("StartProgram", request.netns))
+                    answer, exit_ = (
+                        RunReport(
+                            request.netns,
+                            SANDBOX,
+                            request.container,
+                            ContainerReport(request.attempt, state, int(state == "exited")),
+                        )
+                        for state in STATES
+                    )
+                    self._send(channel, number, answer, exit_)
+                case ForgetSandbox() as request:
+                    await self.may_forget.wait()
+                    self.requests.append(("ForgetSandbox", request.netns))
+                    channel.send(Done(), number)
+                case _:
+                    channel.send(Done(), number)
 
     async def serve_init(self, channel: Channel) -> None:
         """Answer as init."""
         self.init = channel
-        async for request in channel.receive():
-            match request["do"]:
-                case "spawn":
-                    self.requests.append(("spawn", request["arguments"]["netns"]))
-                    self.spawned.append(request)
-                    self._send(channel, {"answers": request["id"], "pid": 4711}, exited(request))
-                case "list":
-                    channel.send({"answers": request["id"], **self.listing})
-                case "acknowledge":
-                    self.acknowledged += request["runs"]
-                    channel.send({"answers": request["id"], "ok": True})
-                case "signal":
-                    channel.send({"answers": request["id"], "ok": True})
-                    channel.send(
-                        exited(
-                            next(spawn for spawn in self.spawned if spawn["run"] == request["run"]),
-                            status=15,
-                        )
-                    )
+        async for number, body in channel.receive():
+            match decode(body, decoder_of(InitRequest)):
+                case StartContainer() as request:
+                    self.requests.append(("StartContainer", request.netns))
+                    self.spawned.append((number, request))
+                    self._send(channel, number, Started(4711), exited(request))
+                case ListProcesses():
+                    channel.send(self.listing, number)
+                case AcknowledgeExits() as request:
+                    self.acknowledged += request.runs
+                    channel.send(Done(), number)
+                case SendSignal() as request:
+                    channel.send(SignalSent(True), number)
+                    spawned = next(spawn for _, spawn in self.spawned if spawn.run == request.run)
+                    channel.send(exited(spawned, status=15))
 
-    def _send(self, channel: Channel, answer: Message, exited: Message | None) -> None:
+    def _send(self, channel: Channel, number: int, answer: Message, exit_: Message) -> None:
         """Send both in one write, which the client reads at once."""
-        for message in self.short_lived if exited is not None else ("answer",):
-            channel.send({"answer": answer, "exit": exited or {}}[message])
-        if not self.short_lived and exited is not None:
-            channel.send(answer)
+        for name in self.short_lived or ("answer",):
+            if name == "answer":
+                channel.send(answer, number)
+            else:
+                channel.send(exit_)
 
 
-def _reported(request: Message, state: str) -> Message:
-    return {
-        "netns": request.get("netns"),
-        "sandbox": SANDBOX,
-        "container": request.get("container"),
-        "attempt": request.get("attempt", 0),
-        "state": state,
-    }
-
-
-def exited(spawned: Message, status: int = 256) -> Message:
+def exited(request: StartContainer, status: int = 256, netns: str = "") -> ProcessExited:
     """Return init's event that a process has exited."""
-    arguments = spawned["arguments"]
-    labels = {name: arguments[name] for name in ("netns", "container", "attempt")}
-    return {
-        "event": "exited",
-        "run": spawned["run"],
-        "sandbox": SANDBOX,
-        "role": "command",
-        **labels,
-        "is_probe": False,
-        "status": status,
-        "at": 1.0,
-    }
+    return ProcessExited(process_of(request, netns or request.netns), status, 1.0)
+
+
+def process_of(request: StartContainer, netns: str, pid: int = 0) -> PodProcess:
+    return PodProcess(
+        request.run, "command", netns, SANDBOX, request.container, request.attempt, pid=pid
+    )
 
 
 @asynccontextmanager
@@ -130,16 +153,17 @@ async def connected(directory: Path) -> AsyncIterator[tuple[RuntimeClient, FakeS
         directory, 1, servers.reports.extend, lambda lost: None, servers.sandboxes.get
     )
     try:
-        yield runs, servers
+        async with asyncio.timeout(patiently(30)):
+            yield runs, servers
     finally:
-        clients = (*runs._workers, runs._processes._init)
+        clients: list[RpcClient[Any]] = [*runs._workers, runs._processes._init]
         for task in (*tasks, *(client._task for client in clients)):
             task.cancel()
         for listener in listeners:
             listener.close()
         for client in clients:
-            if client._caller is not None:
-                client._caller.close()
+            if client._connection is not None:
+                client._connection.close()
 
 
 def _listener(path: Path) -> socket.socket:
@@ -177,10 +201,10 @@ def test_a_port_is_free_before_the_next_program_wants_it(tmp_path: Path) -> None
             runs.forget(OLD)
             following = asyncio.create_task(start(runs, NEW))
             await start(runs, ELSEWHERE, node="worker2", program="command")  # another network
-            assert servers.requests == [("run", OLD), ("spawn", ELSEWHERE)]
+            assert servers.requests == [("StartProgram", OLD), ("StartContainer", ELSEWHERE)]
             servers.may_forget.set()
             await following
-            assert servers.requests[2:] == [("forget", OLD), ("run", NEW)]
+            assert servers.requests[2:] == [("ForgetSandbox", OLD), ("StartProgram", NEW)]
 
     asyncio.run(scenario())
 
@@ -196,9 +220,13 @@ def test_a_process_is_gone_before_the_next_program_starts(tmp_path: Path) -> Non
             await start(runs, ELSEWHERE, node="worker2")
             assert not following.done()
             assert servers.init is not None
-            servers.init.send(exited(servers.spawned[0], status=9))
+            servers.init.send(exited(servers.spawned[0][1], status=9))
             await following
-            assert servers.requests == [("spawn", OLD), ("run", ELSEWHERE), ("run", NEW)]
+            assert servers.requests == [
+                ("StartContainer", OLD),
+                ("StartProgram", ELSEWHERE),
+                ("StartProgram", NEW),
+            ]
 
     asyncio.run(scenario())
 
@@ -211,7 +239,7 @@ def test_a_namespace_without_programs_delays_no_start(tmp_path: Path, netns: str
         async with connected(tmp_path) as (runs, servers):
             runs.forget(netns)
             await start(runs, NEW)
-            assert servers.requests == [("run", NEW)]
+            assert servers.requests == [("StartProgram", NEW)]
 
     asyncio.run(scenario())
 
@@ -231,7 +259,7 @@ def test_an_exit_is_reported_in_any_order_of_answer_and_event(
             servers.short_lived = order
             await start(runs, NEW, program=program)
             await reported(servers, "exited")
-            assert [report["state"] for report in servers.reports][-1] == "exited"
+            assert servers.reports[-1].outcome.state == "exited"
             assert runs.running == {}
             assert runs.pid(NEW, "main") is None
 
@@ -247,18 +275,18 @@ def test_an_exit_is_reported_if_answer_and_event_are_far_apart(tmp_path: Path, l
             servers.short_lived = ("answer",) if late == "exit" else ("exit",)
             starting = asyncio.create_task(start(runs, NEW, program="command"))
             await until(lambda: bool(servers.spawned))
-            (spawned,) = servers.spawned
+            ((number, spawned),) = servers.spawned
             assert servers.init is not None
             if late == "exit":
                 await starting
                 servers.init.send(exited(spawned))
             else:
                 await reported(servers, "exited")
-                servers.init.send({"answers": spawned["id"], "pid": 4711})
+                servers.init.send(Started(4711), number)
                 await starting
             await reported(servers, "exited")
-            assert servers.reports[-1]["state"] == "exited"
-            assert servers.reports[-1]["exit_code"] == 1
+            outcome = servers.reports[-1].outcome
+            assert (outcome.state, outcome.exit_code) == ("exited", 1)
 
     asyncio.run(scenario())
 
@@ -273,7 +301,7 @@ def test_an_exit_is_acknowledged_when_its_report_is_stored(tmp_path: Path) -> No
             await reported(servers, "exited")
             assert servers.acknowledged == []
             runs.acknowledge()
-            await until(lambda: servers.acknowledged == [servers.spawned[0]["run"]])
+            await until(lambda: servers.acknowledged == [servers.spawned[0][1].run])
 
     asyncio.run(scenario())
 
@@ -283,15 +311,14 @@ def test_an_agent_learns_of_exits_that_its_predecessor_did_not_store(tmp_path: P
 
     async def scenario() -> None:
         async with connected(tmp_path) as (runs, servers):
-            ended, replaced = (_spawn_request(NEW, f"former-{number}") for number in (1, 2))
-            continuing = _spawn_request(OLD, "former-3")
-            servers.listing = {
-                "processes": [{**exited(continuing), "pid": 7}],
-                "exits": [exited(ended), {**exited(replaced), "netns": OLD}],
-            }
+            ended, replaced = (_start_request(NEW, f"former-{number}") for number in (1, 2))
+            continuing = _start_request(OLD, "former-3")
+            servers.listing = ProcessList(
+                (process_of(continuing, OLD, pid=7),), (exited(ended), exited(replaced, netns=OLD))
+            )
             await runs.adopt()
             await reported(servers, "exited")
-            assert [(report["netns"], report["state"]) for report in servers.reports] == [
+            assert [(report.netns, report.outcome.state) for report in servers.reports] == [
                 (OLD, "running"),
                 (NEW, "exited"),
             ]
@@ -310,10 +337,10 @@ def test_a_process_that_another_one_replaces_is_not_reported_to_have_exited(tmp_
             await until(
                 lambda: (
                     len(servers.reports) == 2
-                    and servers.acknowledged == [servers.spawned[0]["run"]]
+                    and servers.acknowledged == [servers.spawned[0][1].run]
                 )
             )
-            assert [report["state"] for report in servers.reports] == ["running", "running"]
+            assert [report.outcome.state for report in servers.reports] == ["running", "running"]
             assert runs.running == {(NEW, "main"): 0}
 
     asyncio.run(scenario())
@@ -329,11 +356,12 @@ def test_a_report_of_a_former_sandbox_is_dropped(tmp_path: Path, program: str) -
             servers.sandboxes[NEW] = ProcessId(SANDBOX.pid, 2)  # another process with the same pid
             await start(runs, NEW, program=program)
             if program == "command":
-                await until(lambda: servers.acknowledged == [servers.spawned[0]["run"]])
+                await until(lambda: servers.acknowledged == [servers.spawned[0][1].run])
             servers.sandboxes[NEW] = SANDBOX
             await start(runs, NEW, program=program)
             await reported(servers, "exited")
-            assert len([report for report in servers.reports if report["state"] == "exited"]) == 1
+            states = [report.outcome.state for report in servers.reports]
+            assert states.count("exited") == 1
 
     asyncio.run(scenario())
 
@@ -350,24 +378,24 @@ def test_a_report_is_dropped_if_its_sandbox_is_forgotten_in_the_same_iteration(
         async with connected(tmp_path) as (runs, servers):
             await start(runs, NEW, program="command")
             await reported(servers, "running")
-            runs._processes._receive_event(exited(servers.spawned[0], status=9))
+            runs._processes._receive_event(exited(servers.spawned[0][1], status=9))
             servers.sandboxes[NEW] = ProcessId(SANDBOX.pid, 2)
             runs.forget(NEW)
             await until(lambda: not runs._reports._batcher._pending)
-            assert [report["state"] for report in servers.reports] == ["running"]
+            assert [report.outcome.state for report in servers.reports] == ["running"]
             runs.acknowledge()
-            await until(lambda: servers.acknowledged == [servers.spawned[0]["run"]])
+            await until(lambda: servers.acknowledged == [servers.spawned[0][1].run])
 
     asyncio.run(scenario())
 
 
-def _spawn_request(netns: str, run: str) -> Message:
-    return {"run": run, "arguments": {"netns": netns, "container": "main", "attempt": 0}}
+def _start_request(netns: str, run: str) -> StartContainer:
+    return StartContainer(run, netns, SANDBOX, "main", 0, CoreDns())
 
 
 async def reported(servers: FakeServers, state: str) -> None:
     """Return when a report of this state has been passed on."""
-    await until(lambda: any(report["state"] == state for report in servers.reports))
+    await until(lambda: any(report.outcome.state == state for report in servers.reports))
 
 
 async def until(condition: Callable[[], bool]) -> None:

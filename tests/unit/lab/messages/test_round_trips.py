@@ -10,12 +10,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kubenetlab.lab.messages import creation
+from kubenetlab.lab.messages import app_worker, creation, init, node_agent
 from kubenetlab.lab.transport.frames import FrameDecoder, encode
 from kubenetlab.lab.transport.protocol import Message, MessageError, decode, decoder_of
 
 PROTOCOLS: dict[str, Any] = {
     "creation": creation.CreationMessage,
+    "requests to init": init.InitRequest,
+    "events of init": init.InitEvent,
+    "requests to node agents": node_agent.NodeAgentRequest,
+    "events of node agents": node_agent.NodeAgentEvent,
+    "requests to app workers": app_worker.AppWorkerRequest,
+    "events of app workers": app_worker.AppWorkerEvent,
 }
 """Union of the messages that travel in one direction."""
 MESSAGES = [

@@ -7,10 +7,13 @@ import sys
 
 from tests.patience import patiently
 
-PROBE = (
-    "from kubenetlab.lab.runtime import command; "
-    "command.main(None, {'beside': (4194305, 1), 'argv': ['true']})"
-)
+PROBE = """
+from kubenetlab.kernel.processes.identity import ProcessId
+from kubenetlab.lab.runtime import command
+from kubenetlab.programs.command import CommandOptions
+
+command.main_beside(None, CommandOptions(("true",)), None, ProcessId(4194305, 1))
+"""
 """Probe in the container of a process that cannot exist: the kernel's PID_MAX_LIMIT is 4194304."""
 
 
