@@ -81,7 +81,8 @@ def _row(mode: str, services: int, rounds: int) -> list[str]:
         client = Client(LAB)
         inspected = client.inspect()
         pods = {pod["name"]: pod["addresses"][0] for pod in inspected["pods"]}
-        nodes = [os.open(node["netns"], os.O_RDONLY | os.O_CLOEXEC) for node in inspected["nodes"]]
+        paths = [node["netns"] or "" for node in inspected["nodes"]]
+        nodes = [os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in paths]
         number = services // 2
         _measure_change(client, nodes, number, "one", pods["one"])
         durations = [

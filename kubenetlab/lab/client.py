@@ -26,6 +26,8 @@ from kubenetlab.lab import cleanup, rundir
 from kubenetlab.lab.paths import LAB_API
 
 if TYPE_CHECKING:
+    from kubenetlab.lab.transport.exchange import Exchange
+    from kubenetlab.observe.inspection import Inspection
     from kubenetlab.programs.support.http import Response
 
 ATTEMPTS = 5
@@ -108,9 +110,10 @@ class Client:
         """Return the decoded body of a GET request."""
         return self.request("GET", path, query=query).body
 
-    def inspect(self) -> Any:
+    def inspect(self) -> Inspection:
         """Return everything that runs, as `inspect -o json` shows it."""
-        return self.get(f"{LAB_API}/inspect")
+        inspection: Inspection = self.get(f"{LAB_API}/inspect")
+        return inspection
 
     def diagnostics(self) -> list[Any]:
         """Return misconfigurations and objects without effect, as plain data (diagnostics/)."""
@@ -235,7 +238,7 @@ class Client:
             os.close(init)
         return True
 
-    def _exchange(self, exchange: Any) -> tuple[int, ...]:
+    def _exchange(self, exchange: Exchange) -> tuple[int, ...]:
         fds: list[int] = []
         with self._connect() as connection:
             connection.settimeout(self._timeout_s)

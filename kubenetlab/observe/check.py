@@ -9,7 +9,7 @@ import asyncio
 import errno
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from kubenetlab.diagnostics import Connection
 from kubenetlab.errors import UsageError
 from kubenetlab.observe.connections import Ends
 from kubenetlab.observe.grammar import Target, with_port
+from kubenetlab.observe.inspection import Inspection
 from kubenetlab.observe.locations import Location
 from kubenetlab.observe.meanings import resolve_name
 from kubenetlab.observe.prober import Outcome, ProbeRequest, outcome_of, run
@@ -87,7 +88,7 @@ class _Check(Struct, frozen=True):
     """Inputs of the check of one table."""
 
     table: TruthTable
-    seen: Mapping[str, Any]
+    seen: Inspection
     network_of: Callable[[Location], Any]
     ends: Ends
 
@@ -95,7 +96,7 @@ class _Check(Struct, frozen=True):
 def check(
     table: TruthTable,
     places: Sequence[str],
-    seen: Mapping[str, Any],
+    seen: Inspection,
     network_of: Any,
     *,
     deadline_s: float = 1.0,
@@ -127,7 +128,7 @@ def check(
     return verdicts
 
 
-def needs_network(row: Row, seen: Mapping[str, Any], source: Location) -> bool:
+def needs_network(row: Row, seen: Inspection, source: Location) -> bool:
     """Return True for a row that needs more than a packet to an address.
 
     That is name resolution, HTTP, or the client address that the server saw.

@@ -5,15 +5,15 @@ Diagnostics are matched with these objects, and rows get names that do not chang
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from msgspec import structs
 
 from kubenetlab.diagnostics.model import Connection
 from kubenetlab.observe.expect import Destination, ServiceTarget
 from kubenetlab.observe.grammar import WORKLOADS, Target
+from kubenetlab.observe.inspection import Inspection
 from kubenetlab.observe.locations import Location
 from kubenetlab.observe.lookups import service_named
 from kubenetlab.observe.targets import named_places
@@ -38,7 +38,7 @@ class _Reached(NamedTuple):
 class Ends:
     """Ends of probes in one lab. `seen` is the document of `inspect`."""
 
-    def __init__(self, seen: Mapping[str, Any]) -> None:
+    def __init__(self, seen: Inspection) -> None:
         self._seen = seen
 
     def of_cell(self, source: Location, destination: Destination) -> Connection:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from ipaddress import ip_address
-from typing import Any, Protocol
+from typing import Protocol
 
 from msgspec import Struct, structs
 
 from kubenetlab.errors import UsageError
 from kubenetlab.observe.expect import Destination, ServiceTarget, service_ports
 from kubenetlab.observe.grammar import Target, with_port
+from kubenetlab.observe.inspection import Inspection
 from kubenetlab.observe.locations import Location
 from kubenetlab.observe.lookups import service_named
 from kubenetlab.observe.meanings import Meaning, resolve_name
@@ -49,7 +50,7 @@ class ResolvedDestination(Struct, frozen=True):
 
 async def find(
     resolver: SourceResolver,
-    seen: Mapping[str, Any],
+    seen: Inspection,
     source: Location,
     target: Target,
     request: ProbeSpecification,
@@ -68,7 +69,7 @@ async def find(
 
 async def _find(
     resolver: SourceResolver,
-    seen: Mapping[str, Any],
+    seen: Inspection,
     source: Location,
     meant: Meaning,
     request: ProbeSpecification,
@@ -112,7 +113,7 @@ async def _find(
 
 
 async def _address(
-    resolver: SourceResolver, seen: Mapping[str, Any], source: Location, meant: Meaning
+    resolver: SourceResolver, seen: Inspection, source: Location, meant: Meaning
 ) -> str:
     """Return the address itself, or the result of the source's name resolution."""
     target = meant.target
@@ -129,9 +130,7 @@ async def _address(
         raise UsageError(f"{source.title}: {error.strerror or error}{hint}") from None
 
 
-def _service_at(
-    seen: Mapping[str, Any], address: str, port: int, protocol: str
-) -> ServiceTarget | None:
+def _service_at(seen: Inspection, address: str, port: int, protocol: str) -> ServiceTarget | None:
     """Return the Service port at an address and port; None unless there is exactly one."""
     matching = [
         entry
@@ -143,7 +142,7 @@ def _service_at(
 
 async def _by_name(
     resolver: SourceResolver,
-    seen: Mapping[str, Any],
+    seen: Inspection,
     source: Location,
     meant: Meaning,
     request: ProbeSpecification,
@@ -154,7 +153,8 @@ async def _by_name(
     """
     assert meant.service is not None
     namespace, name = meant.service
-    entry = service_named(seen, namespace, name) or {}
+    entry = service_named(seen, namespace, name)
+    assert entry is not None
     protocol = request.protocol if request.protocol != "ICMP" else ""
     if entry["cluster_ips"]:
         destination = service_port(
@@ -214,7 +214,7 @@ def common(source: Location, title: str, addresses: Sequence[str]) -> tuple[str,
 
 
 def service_port(
-    seen: Mapping[str, Any], source: Location, target: Target, protocol: str, port: int | None
+    seen: Inspection, source: Location, target: Target, protocol: str, port: int | None
 ) -> ResolvedDestination:
     """Return a port of a Service at its address of the source's first common family.
 
@@ -280,7 +280,7 @@ def service_port(
     )
 
 
-def _require_address(seen: Mapping[str, Any], target: Target) -> None:
+def _require_address(seen: Inspection, target: Target) -> None:
     """Raise UsageError for a Service without an address of its own.
 
     Its DNS name leads to it.

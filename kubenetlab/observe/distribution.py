@@ -17,6 +17,7 @@ from kubenetlab.names import MAX_HOSTNAME
 from kubenetlab.observe.destinations import ResolvedDestination
 from kubenetlab.observe.expect import ServiceTarget
 from kubenetlab.observe.grammar import pod_title
+from kubenetlab.observe.inspection import InspectedService, Inspection
 from kubenetlab.observe.locations import Location, places
 from kubenetlab.observe.lookups import service_named
 from kubenetlab.observe.series import Answer
@@ -55,7 +56,7 @@ class SourceAddress(Struct, frozen=True):
     count: int
 
 
-def endpoints(seen: Mapping[str, Any], where: ResolvedDestination) -> list[PossibleServer]:
+def endpoints(seen: Inspection, where: ResolvedDestination) -> list[PossibleServer]:
     """Return the ready endpoints of the addressed Service; empty for other destinations."""
     if isinstance(where.known, ServiceTarget):
         ready = list(where.known.endpoints)
@@ -65,7 +66,7 @@ def endpoints(seen: Mapping[str, Any], where: ResolvedDestination) -> list[Possi
     return list(dict.fromkeys(_server(seen, address, port) for address, port in ready))
 
 
-def _ready(entry: Mapping[str, Any], where: ResolvedDestination) -> list[tuple[str, int]]:
+def _ready(entry: InspectedService, where: ResolvedDestination) -> list[tuple[str, int]]:
     """Return address and port of each ready endpoint.
 
     The endpoints are those behind the node port, or all of a headless Service.
@@ -83,7 +84,7 @@ def _ready(entry: Mapping[str, Any], where: ResolvedDestination) -> list[tuple[s
     ]
 
 
-def _server(seen: Mapping[str, Any], address: str, port: int) -> PossibleServer:
+def _server(seen: Inspection, address: str, port: int) -> PossibleServer:
     """Return the owner of an endpoint: a pod, an external host, or the bare address.
 
     Of several pods in a node's network it is the one that listens on the port.
@@ -99,7 +100,7 @@ def _server(seen: Mapping[str, Any], address: str, port: int) -> PossibleServer:
 
 
 def shares(
-    seen: Mapping[str, Any], answers: Iterable[Answer], ready: Sequence[PossibleServer]
+    seen: Inspection, answers: Iterable[Answer], ready: Sequence[PossibleServer]
 ) -> list[ServerShare]:
     """Return every server that answered and every ready endpoint, sorted by number of connections.
 
@@ -140,7 +141,7 @@ def _by_hostname(titles: Iterable[str]) -> dict[str, str]:
     return {title.rpartition("/")[2][:MAX_HOSTNAME]: title for title in titles}
 
 
-def clients(seen: Mapping[str, Any], answers: Iterable[Answer]) -> list[SourceAddress]:
+def clients(seen: Inspection, answers: Iterable[Answer]) -> list[SourceAddress]:
     """Return the source addresses that servers have seen, the most frequent first."""
     owners = {
         address: place.title
@@ -155,7 +156,7 @@ def clients(seen: Mapping[str, Any], answers: Iterable[Answer]) -> list[SourceAd
     ]
 
 
-def _bridge(seen: Mapping[str, Any], address: str) -> str:
+def _bridge(seen: Inspection, address: str) -> str:
     """Return the node whose pod range contains an address that no pod has.
 
     It is the address of the node's bridge.

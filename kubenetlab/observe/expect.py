@@ -16,10 +16,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import ip_address, ip_network
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from msgspec import Struct
 
+from kubenetlab.observe.inspection import InspectedContainer, Inspection
 from kubenetlab.observe.locations import Location
 from kubenetlab.programs import COMMAND
 
@@ -75,7 +76,7 @@ class ClusterFacts(Struct, frozen=True):
     kube_proxy_mode: str = ""
 
 
-def service_ports(seen: Mapping[str, Any]) -> list[ServiceTarget]:
+def service_ports(seen: Inspection) -> list[ServiceTarget]:
     """Return every Service port at every cluster IP and load balancer address.
 
     seen: document of `inspect`.
@@ -107,7 +108,7 @@ def service_ports(seen: Mapping[str, Any]) -> list[ServiceTarget]:
                         port["protocol"],
                         tuple((entry["address"], entry["port"]) for entry in ready),
                         service["proxied"],
-                        tuple(entry["node"] for entry in ready) if is_local else (),
+                        tuple(entry["node"] or "" for entry in ready) if is_local else (),
                         ("IPv6" if ":" in address else "IPv4")
                         if len(service["cluster_ips"]) > 1
                         else "",
@@ -128,7 +129,7 @@ def _is_same_family(first: str, second: str) -> bool:
     return (":" in first) == (":" in second)
 
 
-def facts_of(seen: Mapping[str, Any]) -> ClusterFacts:
+def facts_of(seen: Inspection) -> ClusterFacts:
     """Return the facts in a document of `inspect` that the rules need."""
     listening: dict[str, set[tuple[str, int]]] = {}
     unknown = {
@@ -145,7 +146,7 @@ def facts_of(seen: Mapping[str, Any]) -> ClusterFacts:
     )
 
 
-def _listening(containers: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, int]]:
+def _listening(containers: Sequence[InspectedContainer]) -> Iterator[tuple[str, int]]:
     """Yield (protocol, port) of every port on which containers listen.
 
     The agent of an earlier version reports no protocols: then any protocol is assumed.

@@ -7,9 +7,8 @@ convertPodNamedPortToNumber) and pkg/util (1.33).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
-from typing import Any
 
 from msgspec import Struct, structs
 
@@ -19,6 +18,7 @@ from kubenetlab.api.meta import matches_labels
 from kubenetlab.api.pods import Pod
 from kubenetlab.controllers.endpointslices import resolved_ports
 from kubenetlab.errors import UsageError, did_you_mean
+from kubenetlab.observe.inspection import Inspection
 
 LOCALHOST = ("127.0.0.1", "::1")
 MAX_PORT = 65535
@@ -72,7 +72,7 @@ def parse_addresses(text: str) -> list[str]:
     return list(addresses)
 
 
-def service_pod(service: Service, pods: Iterable[Pod], seen: Mapping[str, Any]) -> Pod:
+def service_pod(service: Service, pods: Iterable[Pod], seen: Inspection) -> Pod:
     """Return the pod that is used for a Service: the first ready pod, else the first running one.
 
     Raises UsageError if there is none.

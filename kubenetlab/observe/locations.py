@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from ipaddress import ip_address
-from typing import Any, Literal
+from typing import Literal
 
 from msgspec import Struct, structs
 
 from kubenetlab.errors import UsageError
 from kubenetlab.observe.grammar import pod_title
+from kubenetlab.observe.inspection import InspectedHost, InspectedPod, Inspection
 
 
 class Location(Struct, frozen=True):
@@ -62,7 +62,7 @@ class Location(Struct, frozen=True):
         return structs.replace(self, addresses=matching)
 
 
-def places(seen: Mapping[str, Any]) -> list[Location]:
+def places(seen: Inspection) -> list[Location]:
     """Return all running locations in the order pods, nodes, external hosts."""
     locations = [pod_location(pod) for pod in seen["pods"] if pod["pid"] and pod["addresses"]]
     locations += [node_or_host_location("node", entry) for entry in seen["nodes"] if entry["pid"]]
@@ -71,7 +71,7 @@ def places(seen: Mapping[str, Any]) -> list[Location]:
     ]
 
 
-def node_or_host_location(kind: Literal["node", "ext"], entry: Mapping[str, Any]) -> Location:
+def node_or_host_location(kind: Literal["node", "ext"], entry: InspectedHost) -> Location:
     """Return the location of a node or an external host from its entry in `inspect`."""
     node = entry["name"] if kind == "node" else ""
     return Location(
@@ -85,7 +85,7 @@ def node_or_host_location(kind: Literal["node", "ext"], entry: Mapping[str, Any]
     )
 
 
-def pod_location(pod: Mapping[str, Any]) -> Location:
+def pod_location(pod: InspectedPod) -> Location:
     """Return the location of a pod from its entry in `inspect`."""
     return Location(
         "pod",

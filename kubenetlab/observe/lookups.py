@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from msgspec import structs
 
 from kubenetlab.errors import UsageError
 from kubenetlab.observe.grammar import PREFIX_OF, Target
+from kubenetlab.observe.inspection import InspectedPod, InspectedService, Inspection
 
 
-def service_named(seen: Mapping[str, Any], namespace: str, name: str) -> Mapping[str, Any] | None:
+def service_named(seen: Inspection, namespace: str, name: str) -> InspectedService | None:
     """Return the entry of a Service in `inspect`; None when there is no such Service."""
     return next(
         (
@@ -23,14 +23,14 @@ def service_named(seen: Mapping[str, Any], namespace: str, name: str) -> Mapping
     )
 
 
-def pod_named(seen: Mapping[str, Any], namespace: str, name: str) -> Mapping[str, Any] | None:
+def pod_named(seen: Inspection, namespace: str, name: str) -> InspectedPod | None:
     """Return the entry of a pod in `inspect`; None when there is no such pod."""
     return next(
         (pod for pod in seen["pods"] if (pod["namespace"], pod["name"]) == (namespace, name)), None
     )
 
 
-def pods_called(target: Target, seen: Mapping[str, Any], namespaces: Sequence[str]) -> list[Target]:
+def pods_called(target: Target, seen: Inspection, namespaces: Sequence[str]) -> list[Target]:
     """Return a target for each pod with the target's name in one of the namespaces."""
     matching = (
         namespace for namespace in namespaces if pod_named(seen, namespace, target.name) is not None
@@ -38,9 +38,7 @@ def pods_called(target: Target, seen: Mapping[str, Any], namespaces: Sequence[st
     return [structs.replace(target, kind="pod", namespace=namespace) for namespace in matching]
 
 
-def workloads_called(
-    target: Target, seen: Mapping[str, Any], namespaces: Sequence[str]
-) -> list[Target]:
+def workloads_called(target: Target, seen: Inspection, namespaces: Sequence[str]) -> list[Target]:
     """Return a target for each workload of any kind with this name and at least one pod."""
     existing = {(pod["namespace"], pod["workload"]) for pod in seen["pods"]}
     return [
@@ -63,7 +61,7 @@ def only(target: Target, candidates: Sequence[Target]) -> Target:
     return candidates[0]
 
 
-def exists(target: Target, seen: Mapping[str, Any]) -> bool:
+def exists(target: Target, seen: Inspection) -> bool:
     """Return True for a pod, node, Service or workload (with pods) of the lab."""
     match target.kind:
         case "pod":

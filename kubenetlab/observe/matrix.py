@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from msgspec import Struct
 
@@ -15,6 +14,7 @@ from kubenetlab.observe.expect import (
     facts_of,
     service_ports,
 )
+from kubenetlab.observe.inspection import Inspection
 from kubenetlab.observe.locations import Location, places
 from kubenetlab.observe.prober import ProbeRequest, Result, run
 
@@ -75,7 +75,7 @@ class Matrix(Struct, frozen=True):
         return [cell for cell in self.cells if not cell.is_as_promised]
 
 
-def matrix_places(seen: Mapping[str, Any]) -> list[Location]:
+def matrix_places(seen: Inspection) -> list[Location]:
     """Return the places of a matrix: everything that runs.
 
     Cluster components with hostNetwork are left out, since their nodes are in the matrix.
@@ -88,7 +88,7 @@ def matrix_places(seen: Mapping[str, Any]) -> list[Location]:
 
 
 def probe_matrix(
-    seen: Mapping[str, Any], *, sources: Sequence[Location] | None = None, deadline_s: float = 1.0
+    seen: Inspection, *, sources: Sequence[Location] | None = None, deadline_s: float = 1.0
 ) -> Matrix:
     """Send every probe of the matrix in every family.
 

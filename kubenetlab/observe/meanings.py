@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from msgspec import Struct, structs
 
 from kubenetlab.observe.grammar import DEFAULT_NAMESPACE, Target
+from kubenetlab.observe.inspection import Inspection
 from kubenetlab.observe.locations import Location
 from kubenetlab.observe.lookups import only, pods_called, service_named, workloads_called
 
@@ -39,9 +37,7 @@ class Meaning(Struct, frozen=True):
         )
 
 
-def resolve_name(
-    target: Target, seen: Mapping[str, Any], source: Location | None = None
-) -> Meaning:
+def resolve_name(target: Target, seen: Inspection, source: Location | None = None) -> Meaning:
     """Resolve a destination against the objects of the lab.
 
     A bare name is a pod, else a Service (reached by its DNS name, as a client in `source` reaches
@@ -85,7 +81,7 @@ def resolve_name(
 
 
 def service_of(
-    target: Target, seen: Mapping[str, Any], source: Location | None = None
+    target: Target, seen: Inspection, source: Location | None = None
 ) -> tuple[str, str] | None:
     """Return (namespace, name) of the Service that a target names, or None.
 
@@ -105,9 +101,7 @@ def service_of(
     return resolve_name(target, seen, source).service
 
 
-def _service_by_dns_name(
-    name: str, seen: Mapping[str, Any], namespace: str
-) -> tuple[str, str] | None:
+def _service_by_dns_name(name: str, seen: Inspection, namespace: str) -> tuple[str, str] | None:
     """Return the Service with a DNS name for a client in `namespace`; None when there is none.
 
     name: NAME[.NAMESPACE[.svc[.DOMAIN]]]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from msgspec import Struct, structs
 
 from kubenetlab.errors import UsageError
 from kubenetlab.observe.grammar import Target
+from kubenetlab.observe.inspection import Inspection
 from kubenetlab.observe.locations import Location
 from kubenetlab.observe.lookups import service_named
 from kubenetlab.observe.meanings import Meaning
@@ -27,7 +27,7 @@ class RowDestination(Struct, frozen=True):
     """DNS name, where there are no addresses."""
 
 
-def row_destinations(target: Target, row: Row, seen: Mapping[str, Any]) -> list[RowDestination]:
+def row_destinations(target: Target, row: Row, seen: Inspection) -> list[RowDestination]:
     """Return the destinations of a row: one, or every node for `nodeport:*`."""
     if target.kind == "nodeport":
         return [
@@ -41,24 +41,24 @@ def row_destinations(target: Target, row: Row, seen: Mapping[str, Any]) -> list[
     return [RowDestination(title, addresses, row.port or 0, target.name)]
 
 
-def _title_and_addresses(target: Target, seen: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
+def _title_and_addresses(target: Target, seen: Inspection) -> tuple[str, tuple[str, ...]]:
     """Return the title and the addresses of a destination. Raises UsageError when it has none."""
     if target.kind == "ip":
         return target.name, (target.name,)
     if target.kind in ("svc", "lb"):
         service = service_named(seen, target.namespace, target.name)
-        field, address_kind = (
-            ("cluster_ips", "cluster IP")
-            if target.kind == "svc"
-            else ("load_balancer_ips", "load balancer's address")
+        is_cluster_ip = target.kind == "svc"
+        addresses = (
+            service["cluster_ips" if is_cluster_ip else "load_balancer_ips"] if service else []
         )
-        if service is None or not service[field]:
+        if not addresses:
+            address_kind = "cluster IP" if is_cluster_ip else "load balancer's address"
             similar = (
                 suggest_similar(target.name, seen, with_services=True) if service is None else ""
             )
             name = f"{target.namespace}/{target.name}"
             raise UsageError(f"there is no Service {name} with a {address_kind}{similar}")
-        return str(target.bare), tuple(service[field])
+        return str(target.bare), tuple(addresses)
     place = resolve(target, seen, is_destination=True)
     return place.title, place.addresses
 
@@ -78,7 +78,7 @@ def address_of_family(source: Location, title: str, addresses: Sequence[str]) ->
     )
 
 
-def with_service_port(row: Row, meant: Meaning, seen: Mapping[str, Any]) -> Row:
+def with_service_port(row: Row, meant: Meaning, seen: Inspection) -> Row:
     """Return a row without a port with the first port of its Service, as `ping` uses it.
 
     Raises UsageError for UDP or SCTP, and for a row with `source`, when there is no such port.

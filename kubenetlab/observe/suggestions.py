@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from kubenetlab.observe.grammar import PREFIX_OF, pod_title
+from kubenetlab.observe.inspection import Inspection
 
 _NEAR_NAMES: Final = 5
 """Maximum number of targets that a message suggests."""
 
 
-def suggest_similar(name: str, seen: Mapping[str, Any], *, with_services: bool = False) -> str:
+def suggest_similar(name: str, seen: Inspection, *, with_services: bool = False) -> str:
     """Return `; did you mean …?` with targets of the same or a similar name; empty without any.
 
     Targets of the same name in other namespaces take precedence over similar names.
@@ -26,7 +26,7 @@ def suggest_similar(name: str, seen: Mapping[str, Any], *, with_services: bool =
     return f"; did you mean {' or '.join(candidates[:_NEAR_NAMES])}?" if candidates else ""
 
 
-def _named_targets(seen: Mapping[str, Any], *, with_services: bool) -> list[tuple[str, str]]:
+def _named_targets(seen: Inspection, *, with_services: bool) -> list[tuple[str, str]]:
     """Return (name, target) of every pod, Service, workload, node and external host."""
     services = [
         (entry["name"], f"svc:{entry['namespace']}/{entry['name']}")

@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from msgspec import Struct, structs
 
@@ -20,6 +19,7 @@ from kubenetlab.observe.grammar import (
     parse,
     pod_title,
 )
+from kubenetlab.observe.inspection import InspectedPod, Inspection
 from kubenetlab.observe.locations import Location, node_or_host_location, places, pod_location
 from kubenetlab.observe.lookups import exists, only, pod_named, service_named, workloads_called
 from kubenetlab.observe.suggestions import suggest_similar
@@ -31,7 +31,7 @@ _ENDED = ("Succeeded", "Failed")
 """Phases of pods that have ended."""
 
 
-def read(text: str, seen: Mapping[str, Any], namespace: str | None = None) -> Target:
+def read(text: str, seen: Inspection, namespace: str | None = None) -> Target:
     """Parse a target and decide what `svc/web` means.
 
     It is the Service `web`, or the pod `web` in the namespace `svc` when only that pod exists.
@@ -49,7 +49,7 @@ def read(text: str, seen: Mapping[str, Any], namespace: str | None = None) -> Ta
     return pod
 
 
-def source_target(target: Target, seen: Mapping[str, Any]) -> Target:
+def source_target(target: Target, seen: Inspection) -> Target:
     """Resolve a source, or a place to run a command in.
 
     A bare name is a pod, else a workload; an address is the pod, node or host that owns it.
@@ -73,7 +73,7 @@ def source_target(target: Target, seen: Mapping[str, Any]) -> Target:
     return only(target, workloads) if workloads else pod
 
 
-def pod_of(target: Target, seen: Mapping[str, Any]) -> tuple[str, str]:
+def pod_of(target: Target, seen: Inspection) -> tuple[str, str]:
     """Return (namespace, name) of the pod, running or not.
 
     Raises UsageError when there is no such pod.
@@ -91,7 +91,7 @@ def pod_of(target: Target, seen: Mapping[str, Any]) -> tuple[str, str]:
     return target.namespace, target.name
 
 
-def resolve(target: Target, seen: Mapping[str, Any], *, is_destination: bool = False) -> Location:
+def resolve(target: Target, seen: Inspection, *, is_destination: bool = False) -> Location:
     """Return the running pod, node or host that a target names.
 
     is_destination: the target may have a port, and messages also suggest Services.
@@ -117,7 +117,7 @@ def resolve(target: Target, seen: Mapping[str, Any], *, is_destination: bool = F
     return _running(_place_named(target, seen))
 
 
-def named_places(target: Target, seen: Mapping[str, Any]) -> list[Location]:
+def named_places(target: Target, seen: Inspection) -> list[Location]:
     """Return every place that a target names; for `each:Kind/ns/name`, every running pod.
 
     Raises UsageError when there is none, and for a pod of `each:` that does not run although it has
@@ -155,7 +155,7 @@ class NodePort(Struct, frozen=True):
 
 
 def node_ports(
-    target: Target, seen: Mapping[str, Any], port: int | None, protocol: str = "TCP"
+    target: Target, seen: Inspection, port: int | None, protocol: str = "TCP"
 ) -> list[NodePort]:
     """Return the node port that `nodeport:node/ns/name` means, for each of the named nodes.
 
@@ -189,7 +189,7 @@ def node_ports(
             f"Service {target.namespace}/{name} has no node port for "
             f"{port or 'any port'}/{protocol}; it has {known}"
         )
-    node_port = matching[0]["node_port"]
+    node_port = matching[0]["node_port"] or 0
     return [
         NodePort(
             f"nodeport:{entry['name']}/{target.namespace}/{name}",
@@ -200,7 +200,7 @@ def node_ports(
     ]
 
 
-def _place_named(target: Target, seen: Mapping[str, Any]) -> Location:
+def _place_named(target: Target, seen: Inspection) -> Location:
     """Return the location of an existing node or external host."""
     entries = seen["nodes" if target.kind == "node" else "external"]
     return node_or_host_location(
@@ -221,7 +221,7 @@ def _running(place: Location) -> Location:
     return place
 
 
-def _one_of(target: Target, seen: Mapping[str, Any], *, must_run: bool = True) -> Mapping[str, Any]:
+def _one_of(target: Target, seen: Inspection, *, must_run: bool = True) -> InspectedPod:
     """Return one pod of a workload: a ready pod, else a running one.
 
     must_run: False also accepts a pod that does not run. Raises UsageError when there is none.
@@ -241,7 +241,7 @@ def _one_of(target: Target, seen: Mapping[str, Any], *, must_run: bool = True) -
     return next((pod for pod in candidates if pod["ready"]), candidates[0])
 
 
-def _owner(target: Target, seen: Mapping[str, Any]) -> Target:
+def _owner(target: Target, seen: Inspection) -> Target:
     """Return the node, pod or host that has an address; `target` itself when no place has it.
 
     Pods with hostNetwork are passed over: their address belongs to the node.
@@ -257,7 +257,7 @@ def _owner(target: Target, seen: Mapping[str, Any]) -> Target:
     return structs.replace(target, kind=owner.kind, namespace=owner.namespace, name=owner.name)
 
 
-def _dotted(target: Target, seen: Mapping[str, Any]) -> Target:
+def _dotted(target: Target, seen: Inspection) -> Target:
     """Return the source that a name with dots means.
 
     It is a pod of that name, else the pod or workload NAME in NAMESPACE.
@@ -271,7 +271,7 @@ def _dotted(target: Target, seen: Mapping[str, Any]) -> Target:
     return only(target, workloads) if workloads and not exists(inside, seen) else inside
 
 
-def _why_no_place(target: Target, seen: Mapping[str, Any]) -> str:
+def _why_no_place(target: Target, seen: Inspection) -> str:
     """Return why a target cannot be a source, with the pods behind it when it is a Service."""
     expected = "expected a pod, workload (deploy: and others), node: or ext:"
     if target.kind in ("svc", "lb", "nodeport"):

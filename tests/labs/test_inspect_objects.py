@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
+from kubenetlab.observe.inspection import Inspection
 from tests.clusters import deployment, pod, service
 from tests.labs.conftest import new_lab
 from tests.labs.lab import Lab
@@ -23,6 +25,13 @@ def running(request: pytest.FixtureRequest) -> Iterator[Lab]:
         lab.up(MANIFEST, "--proxy", request.param)
         lab.mode = request.param  # type: ignore[attr-defined]
         yield lab
+
+
+def test_inspect_has_the_types_that_the_commands_rely_on(running: Lab) -> None:
+    """Every field of `Inspection` is there, with its type."""
+    document = running.run("inspect", "-o", "json").json
+    inspection = msgspec.convert(document, Inspection)
+    assert [list(pod) for pod in inspection["pods"]] == [list(pod) for pod in document["pods"]]
 
 
 def test_a_service_is_on_every_node(running: Lab) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from ipaddress import ip_address, ip_network
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ from kubenetlab.lab.client import Client
 from kubenetlab.lab.paths import LAB_API
 from kubenetlab.names import socket_address
 from kubenetlab.observe.grammar import WORKLOADS, Target, pod_title
+from kubenetlab.observe.inspection import InspectedPod, Inspection, ServedEndpoint
 from kubenetlab.observe.listing import ListedSubject, extract
 from kubenetlab.observe.locations import Location
 from kubenetlab.observe.lookups import service_named
@@ -50,7 +51,7 @@ class Page(Struct, frozen=True):
 
 
 def inspect_service(
-    client: Client, inspected: Mapping[str, Any], key: tuple[str, str], output: Output
+    client: Client, inspected: Inspection, key: tuple[str, str], output: Output
 ) -> None:
     """Print addresses, endpoints, rules per node and tracked connections of a Service.
 
@@ -61,7 +62,7 @@ def inspect_service(
     assert entry is not None
     addresses = (*entry["cluster_ips"], *entry["load_balancer_ips"], *entry["external_ips"])
     node_ports = frozenset(port["node_port"] for port in entry["ports"] if port["node_port"])
-    endpoints = [
+    endpoints: list[ServedEndpoint] = [
         {**endpoint, "pod": _owner(inspected, endpoint["address"])}
         for endpoint in entry["endpoints"]
     ]
@@ -80,10 +81,8 @@ def inspect_service(
 
     page = _page(client, inspected, subject, is_own, backend_addresses)
     if output.is_data:
-        fields = {
-            name: entry[name]
-            for name in ("type", "cluster_ips", "load_balancer_ips", "external_ips", "ports")
-        }
+        shown = {"type", "cluster_ips", "load_balancer_ips", "external_ips", "ports"}
+        fields = {name: value for name, value in entry.items() if name in shown}
         print_data(
             {
                 "kind": "Service",
@@ -112,7 +111,7 @@ def inspect_service(
     hint(f"kubenetlab ping SRC svc:{key[0]}/{key[1]} --count 100")
 
 
-def selected_service(target: Target, inspected: Mapping[str, Any]) -> tuple[str, str] | None:
+def selected_service(target: Target, inspected: Inspection) -> tuple[str, str] | None:
     """Return (namespace, name) if a target of `inspect` is a Service, else None.
 
     A bare name is a Service only if no pod or workload has that name.
@@ -132,8 +131,8 @@ def selected_service(target: Target, inspected: Mapping[str, Any]) -> tuple[str,
 
 
 def selected_pods(
-    target: Target, inspected: Mapping[str, Any], location: Location
-) -> tuple[str, list[Mapping[str, Any]]]:
+    target: Target, inspected: Inspection, location: Location
+) -> tuple[str, list[InspectedPod]]:
     """Return title and pods of a target: all pods of a workload, or one pod."""
     resolved = source_target(target.bare, inspected)
     pods = [pod for pod in inspected["pods"] if names_pod(resolved, pod)]
@@ -142,7 +141,7 @@ def selected_pods(
     return f"{WORKLOADS[resolved.kind]} {resolved.namespace}/{resolved.name}", pods
 
 
-def names_pod(target: Target, pod: Mapping[str, Any]) -> bool:
+def names_pod(target: Target, pod: InspectedPod) -> bool:
     """Return True if a target names this pod, or a workload of this pod."""
     if target.kind in WORKLOADS:
         return bool(
@@ -156,8 +155,8 @@ def names_pod(target: Target, pod: Mapping[str, Any]) -> bool:
 
 def inspect_pods(
     client: Client,
-    inspected: Mapping[str, Any],
-    pods: Sequence[Mapping[str, Any]],
+    inspected: Inspection,
+    pods: Sequence[InspectedPod],
     title: str,
     output: Output,
 ) -> dict[str, Any]:
@@ -212,9 +211,9 @@ def inspect_pods(
 
 def _page(
     client: Client,
-    inspected: Mapping[str, Any],
+    inspected: Inspection,
     subject: ListedSubject,
-    is_own: Any,
+    is_own: Callable[[ConntrackEntry], bool],
     endpoints: frozenset[str],
     node_links: Sequence[tuple[str, str]] | set[tuple[str, str]] = (),
 ) -> Page:
@@ -223,8 +222,8 @@ def _page(
     The process enters the lab in between; an unprivileged process cannot leave it again.
     """
     rules: dict[str, list[str]] = {}
-    nodes = [node for node in inspected["nodes"] if node["netns"]]
-    for node in nodes:
+    nodes = [(node, node["netns"]) for node in inspected["nodes"] if node["netns"]]
+    for node, _ in nodes:
         detail = client.get(f"{LAB_API}/detail", netns=node["sandbox"])
         own_links = {name for node_name, name in node_links if node_name == node["name"]}
         objects = (
@@ -234,9 +233,9 @@ def _page(
     enter_lab(client.open_init())
     entries: Tracked = []
     untracked = []
-    for node in nodes:
+    for node, netns in nodes:
         try:
-            entries += [(node["name"], entry) for entry in _tracked(node["netns"]) if is_own(entry)]
+            entries += [(node["name"], entry) for entry in _tracked(netns) if is_own(entry)]
         except OSError as error:
             untracked.append(f"{node['name']}: {error.strerror or error}")
     lines = [text for texts in rules.values() for text in texts]
@@ -354,7 +353,7 @@ def _address_text(end: tuple[str, int]) -> str:
     return socket_address(*end) if end[1] else end[0]
 
 
-def _endpoints(endpoints: Sequence[Mapping[str, Any]]) -> None:
+def _endpoints(endpoints: Sequence[ServedEndpoint]) -> None:
     if not endpoints:
         print_field("Endpoints", "none")
         return
@@ -371,7 +370,7 @@ def _endpoints(endpoints: Sequence[Mapping[str, Any]]) -> None:
     print_table(("  ADDRESS", "POD", "NODE", "STATE"), rows)
 
 
-def _services_of(inspected: Mapping[str, Any], addresses: frozenset[str]) -> list[str]:
+def _services_of(inspected: Inspection, addresses: frozenset[str]) -> list[str]:
     """Return the Services that have an endpoint with one of the addresses."""
     return [
         f"{entry['namespace']}/{entry['name']}"
@@ -380,7 +379,7 @@ def _services_of(inspected: Mapping[str, Any], addresses: frozenset[str]) -> lis
     ]
 
 
-def _owner(inspected: Mapping[str, Any], address: str) -> str | None:
+def _owner(inspected: Inspection, address: str) -> str | None:
     return next(
         (
             pod_title(pod["namespace"], pod["name"])
@@ -391,10 +390,10 @@ def _owner(inspected: Mapping[str, Any], address: str) -> str | None:
     )
 
 
-def _pod(pod: Mapping[str, Any]) -> dict[str, Any]:
-    fields = ("namespace", "name", "node", "addresses", "host_ifname", "ready")
-    return {field: pod[field] for field in fields}
+def _pod(pod: InspectedPod) -> dict[str, Any]:
+    fields = {"namespace", "name", "node", "addresses", "host_ifname", "ready"}
+    return {name: value for name, value in pod.items() if name in fields}
 
 
-def _state(pod: Mapping[str, Any]) -> str:
+def _state(pod: InspectedPod) -> str:
     return "ready" if pod["ready"] else "not ready"

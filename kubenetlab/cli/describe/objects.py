@@ -12,6 +12,8 @@ from kubenetlab.cli.describe.jobs import describe_job
 from kubenetlab.cli.describe.services import describe_service
 from kubenetlab.cli.describe.workloads import WORKLOADS, describe_workload
 from kubenetlab.cli.terminal.printing import echo, print_table
+from kubenetlab.observe.inspection import InspectedContainer
+from kubenetlab.observe.lookups import pod_named
 
 if TYPE_CHECKING:
     from kubenetlab.lab.client import Client
@@ -46,23 +48,18 @@ def _pod(client: Client, pod: Mapping[str, Any]) -> None:
     )
     print_field("Status", pod_status(pod))
     print_field("IPs", ", ".join(entry["ip"] for entry in status.get("podIPs", ())) or "<none>")
-    inspected: dict[str, Any] = next(
-        (
-            entry
-            for entry in client.inspect()["pods"]
-            if (entry["namespace"], entry["name"])
-            == (pod["metadata"]["namespace"], pod["metadata"]["name"])
-        ),
-        {},
-    )
+    meta = pod["metadata"]
+    inspected = pod_named(client.inspect(), meta["namespace"], meta["name"])
     print_field(
         "Sandbox",
         f"{inspected['sandbox']}, pause process {inspected['pid']} in the lab's PID namespace"
-        if inspected.get("pid")
+        if inspected is not None and inspected["pid"]
         else "<none>",
     )
-    print_field("Link on node", inspected.get("host_ifname") or "<none>")
-    programs = {container["name"]: container for container in inspected.get("containers", ())}
+    print_field("Link on node", (inspected and inspected["host_ifname"]) or "<none>")
+    programs = {
+        container["name"]: container for container in (inspected["containers"] if inspected else ())
+    }
     states = {
         container["name"]: container
         for field in ("initContainerStatuses", "containerStatuses")
@@ -76,7 +73,7 @@ def _pod(client: Client, pod: Mapping[str, Any]) -> None:
             _container(
                 container,
                 states.get(container["name"], {}),
-                programs.get(container["name"], {}),
+                programs.get(container["name"]),
                 has_probes=has_probes,
             )
     print_conditions(pod)
@@ -85,13 +82,13 @@ def _pod(client: Client, pod: Mapping[str, Any]) -> None:
 def _container(
     container: Mapping[str, Any],
     status: Mapping[str, Any],
-    inspected: Mapping[str, Any],
+    inspected: InspectedContainer | None,
     *,
     has_probes: bool,
 ) -> None:
     """Print one container.
 
-    inspected: entry of the container in the lab's reply to `inspect`; {} if there is none.
+    inspected: entry of the container in the lab's reply to `inspect`; None if there is none.
     has_probes: False for an init container that is not a sidecar; the kubelet probes only others.
     """
     from kubenetlab.api.containers import Probe
@@ -101,18 +98,20 @@ def _container(
 
     echo(f"  {container['name']}:")
     print_field("Image", container.get("image", ""), 2)
-    is_real = bool(inspected.get("real"))  # also while it does not run
+    is_real = inspected is not None and inspected["real"]  # also while it does not run
+    program = inspected["program"] if inspected is not None else None
     if is_real:
         words = shlex.join((*container.get("command", ()), *container.get("args", ())))
-        pid = inspected.get("pid")
+        pid = inspected["pid"] if inspected is not None else None
         print_field("Program", f"{words} ({f'process {pid}' if pid else 'not running'})", 2)
     else:
         print_field(
             "Program",
-            f"built-in {inspected['program']}" if inspected.get("program") else "<not running>",
+            f"built-in {program}" if program else "<not running>",
             2,
         )
-        assumed = ", ".join(inspected.get("assumed_ports", ()))
+        assumed = ", ".join(inspected["assumed_ports"] if inspected is not None else ())
+        ports = ", ".join(str(port) for port in (inspected["ports"] if inspected else ()))
         remark = (
             f"  ({assumed} assumed: target port of Services; the container declares no port)"
             if assumed
@@ -120,7 +119,7 @@ def _container(
         )
         print_field(
             "Listening on",
-            (", ".join(str(port) for port in inspected.get("ports", ())) or "<nothing>") + remark,
+            (ports or "<nothing>") + remark,
             2,
         )
     for name, field in (("State", "state"), ("Last State", "lastState")):
@@ -142,7 +141,7 @@ def _container(
         if probe is not None:
             print_field(kind, describe(probe, is_real=is_real), 2)
         elif kind == "Readiness":
-            print_field(kind, describe_implied(inspected.get("program") or COMMAND), 2)
+            print_field(kind, describe_implied(program or COMMAND), 2)
 
 
 def _node(client: Client, node: Mapping[str, Any]) -> None:

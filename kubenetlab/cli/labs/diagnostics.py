@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from kubenetlab.cli.terminal.printing import BAD, WARNING, note, paint
 from kubenetlab.errors import ManifestError, Problem
+from kubenetlab.observe.inspection import Inspection
 
 if TYPE_CHECKING:
     from kubenetlab.api.load import ManifestObject
@@ -346,7 +347,7 @@ def assess(
     return assessed
 
 
-def note_absent_pods(inspected: Mapping[str, Any]) -> None:
+def note_absent_pods(inspected: Inspection) -> None:
     """Print the pods that are missing from the matrix because they do not run.
 
     inspected: reply of the lab's API to `inspect`.

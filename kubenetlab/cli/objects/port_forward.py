@@ -10,6 +10,7 @@ import typer
 
 from kubenetlab.cli.input.options import Lab, Namespace
 from kubenetlab.cli.terminal.printing import echo, hint, note
+from kubenetlab.observe.inspection import Inspection
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -109,7 +110,7 @@ def port_forward(
 
 def _resolve_target(
     client: Client,
-    inspected: Any,
+    inspected: Inspection,
     target: str,
     namespace: str | None,
     port_arguments: Sequence[PortArgument],

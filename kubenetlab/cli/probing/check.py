@@ -20,6 +20,7 @@ from kubenetlab.cli.labs.diagnostics import (
     note_absent_pods,
 )
 from kubenetlab.cli.terminal.printing import BAD, DIM, GOOD, WARNING, echo, hint, paint, print_data
+from kubenetlab.observe.inspection import Inspection
 
 if TYPE_CHECKING:
     from kubenetlab.cli.labs.diagnostics import AssessedDiagnostic
@@ -191,7 +192,7 @@ class _Networks:
         self._client = client
         self._resolvers: dict[str, Any] = {}
 
-    def learn(self, table: Any, inspected: Any) -> None:
+    def learn(self, table: Any, inspected: Inspection) -> None:
         """Read the resolver files of all sources of a table that need a network."""
         from kubenetlab.errors import UsageError
         from kubenetlab.observe.check import needs_network

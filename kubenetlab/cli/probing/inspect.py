@@ -19,6 +19,7 @@ from kubenetlab.cli.terminal.printing import (
     print_table,
 )
 from kubenetlab.lab.paths import LAB_API
+from kubenetlab.observe.inspection import Inspection
 
 
 def inspect(
@@ -133,7 +134,7 @@ def diff(output: OutputOption = Output.table, lab: Lab = None) -> None:
         raise typer.Exit(1)
 
 
-def _show(inspected: dict[str, Any]) -> None:
+def _show(inspected: Inspection) -> None:
     echo(
         f"lab {paint(inspected['lab'], None, bold=True)}: init {inspected['init_pid']}, "
         f"agent {inspected['agent_pid']}, {inspected['run_directory']}"

@@ -28,6 +28,7 @@ from kubenetlab.cli.terminal.printing import (
     print_faults,
     terminal_width,
 )
+from kubenetlab.observe.inspection import Inspection
 
 if TYPE_CHECKING:
     from kubenetlab.cli.labs.diagnostics import AssessedDiagnostic
@@ -208,7 +209,7 @@ def ping(
 
 def _matrix(
     client: Client,
-    inspected: dict[str, Any],
+    inspected: Inspection,
     sources: Any,
     deadline_s: float,
     allowed: list[str] | None,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from kubenetlab.api.core import Service
 from kubenetlab.cli.describe.services import explain_no_endpoints
@@ -31,6 +30,7 @@ from kubenetlab.observe.connections import Ends
 from kubenetlab.observe.destinations import ResolvedDestination, find
 from kubenetlab.observe.expect import ServiceTarget, expect, facts_of
 from kubenetlab.observe.grammar import Target, pod_title
+from kubenetlab.observe.inspection import Inspection
 from kubenetlab.observe.locations import Location
 from kubenetlab.observe.lookups import service_named
 from kubenetlab.observe.matrix import EXPECTED_OUTCOMES
@@ -52,7 +52,7 @@ _RESULTS = {
 
 def find_destination(
     network: PodSockets,
-    inspected: Mapping[str, Any],
+    inspected: Inspection,
     source: Location,
     target: Target,
     request: ProbeSpecification,
@@ -73,7 +73,7 @@ def find_destination(
 
 def ping_once(
     client: Client,
-    inspected: Mapping[str, Any],
+    inspected: Inspection,
     source: Location,
     target: Target,
     request: ProbeSpecification,
@@ -183,7 +183,7 @@ def ping_once(
 
 
 def connection_of(
-    inspected: Mapping[str, Any], source: Location, target: Target, destination: ResolvedDestination
+    inspected: Inspection, source: Location, target: Target, destination: ResolvedDestination
 ) -> Connection:
     """Return the objects at both ends of a request.
 
@@ -199,7 +199,7 @@ def connection_of(
 
 
 def _about_destination(
-    inspected: Mapping[str, Any], source: Location, destination: ResolvedDestination
+    inspected: Inspection, source: Location, destination: ResolvedDestination
 ) -> str:
     """Return a command that explains why a destination without a promise does not answer."""
     if destination.service is not None:
@@ -244,9 +244,7 @@ def print_not_resolved(source: Location, destination: ResolvedDestination, outpu
     return False
 
 
-def explain_empty(
-    client: Client, inspected: Mapping[str, Any], service: tuple[str, str] | None
-) -> str:
+def explain_empty(client: Client, inspected: Inspection, service: tuple[str, str] | None) -> str:
     """Return the reason why a Service has no ready endpoint; empty if it has one, or for None."""
     entry = service_named(inspected, *service) if service is not None else None
     if (

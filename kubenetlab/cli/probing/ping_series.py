@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from msgspec import Struct, structs
@@ -35,6 +35,7 @@ from kubenetlab.observe.distribution import ServerShare, clients, endpoints, exp
 from kubenetlab.observe.distribution import SourceAddress as SeenClient
 from kubenetlab.observe.expect import Expectation, expect, facts_of
 from kubenetlab.observe.grammar import Target
+from kubenetlab.observe.inspection import Inspection
 from kubenetlab.observe.locations import Location
 from kubenetlab.observe.matrix import EXPECTED_OUTCOMES
 from kubenetlab.observe.meanings import service_of
@@ -93,7 +94,7 @@ class _Report(Struct, frozen=True):
 
 def ping_series(
     client: Client,
-    inspected: Mapping[str, Any],
+    inspected: Inspection,
     source: Location,
     target: Target,
     request: ProbeSpecification,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kubenetlab import names
 from kubenetlab.api.core import Node, Service
@@ -25,20 +25,29 @@ from kubenetlab.datapath.containers import assumed_ports, setups_of
 from kubenetlab.datapath.modes import ServiceProxy
 from kubenetlab.datapath.proxy.services import is_proxied
 from kubenetlab.hoststate.programs import ListenPort, ProgramRun
+from kubenetlab.observe.inspection import (
+    InspectedContainer,
+    InspectedEndpoint,
+    InspectedFault,
+    InspectedPod,
+    InspectedSandbox,
+    InspectedService,
+    Inspection,
+)
 from kubenetlab.programs import COMMAND
 
 if TYPE_CHECKING:
     from kubenetlab.lab.agent.agent import Agent
 
 
-def inspection(agent: Agent) -> dict[str, Any]:
+def inspection(agent: Agent) -> Inspection:
     """Return the document that `inspect -o json` prints."""
     cluster, pids = agent.cluster, agent.sandboxes.pids
     links = agent.builder.links
     versions = cluster.config.networking.versions
     uplink = cluster.get(Uplink, "", "uplink")
 
-    def location(netns: str) -> dict[str, Any]:
+    def location(netns: str) -> InspectedSandbox:
         pid = pids.get(netns, 0)
         return {"pid": pid, "netns": links.path(pid) if pid else None, "sandbox": netns}
 
@@ -80,7 +89,7 @@ def inspection(agent: Agent) -> dict[str, Any]:
     }
 
 
-def summarize_faults(cluster: Cluster) -> list[dict[str, Any]]:
+def summarize_faults(cluster: Cluster) -> list[InspectedFault]:
     """Return name, kind and summary of each fault that was created with `break`."""
     return [
         {"name": fault.name, "fault": fault.spec.fault, "summary": fault.spec.summary}
@@ -88,7 +97,7 @@ def summarize_faults(cluster: Cluster) -> list[dict[str, Any]]:
     ]
 
 
-def _pod(agent: Agent, pod: Pod, location: dict[str, Any]) -> dict[str, Any]:
+def _pod(agent: Agent, pod: Pod, location: InspectedSandbox) -> InspectedPod:
     attachment = attachment_of(agent.cluster, pod)
     runs = {
         obj.container: obj
@@ -104,12 +113,13 @@ def _pod(agent: Agent, pod: Pod, location: dict[str, Any]) -> dict[str, Any]:
     )
     assumed = assumed_ports(agent.cluster, pod)
     containers = [
-        {
-            "name": container.name,
-            "pid": agent.runtime.pid(location["sandbox"], container.name),
-            **_program(runs.get(container.name), assumed.get(container.name, ())),
-            "real": setups[container.name].program == COMMAND,
-        }
+        _container(
+            container.name,
+            agent.runtime.pid(location["sandbox"], container.name),
+            runs.get(container.name),
+            assumed.get(container.name, ()),
+            is_real=setups[container.name].program == COMMAND,
+        )
         for container in pod.spec.all_containers
     ]
     return {
@@ -127,19 +137,29 @@ def _pod(agent: Agent, pod: Pod, location: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _program(run: ProgramRun | None, assumed: Collection[ListenPort]) -> dict[str, Any]:
-    """Return the program of a container and its ports; empty values if it does not run.
+def _container(
+    name: str,
+    pid: int | None,
+    run: ProgramRun | None,
+    assumed: Collection[ListenPort],
+    *,
+    is_real: bool,
+) -> InspectedContainer:
+    """Return a container with its program and its ports; empty values if it does not run.
 
     assumed: ports that no manifest declares.
     """
     listeners = run.listeners if run is not None else ()
     return {
+        "name": name,
+        "pid": pid,
         "ports": list(dict.fromkeys(listener.port for listener in listeners)),
         "listening": list(
             dict.fromkeys(f"{listener.port}/{listener.protocol}" for listener in listeners)
         ),
         "assumed_ports": [str(listener) for listener in listeners if listener in assumed],
         "program": run.program if run is not None else None,
+        "real": is_real,
     }
 
 
@@ -156,9 +176,9 @@ def _workload(cluster: Cluster, pod: Pod) -> str | None:
     return f"{owner.kind}/{owner.name}" if owner is not pod else None
 
 
-def _service(agent: Agent, service: Service) -> dict[str, Any]:
+def _service(agent: Agent, service: Service) -> InspectedService:
     mode: ServiceProxy = modes.load("proxy", *agent.cluster.config.networking.proxy_mode)
-    endpoints = [
+    endpoints: list[InspectedEndpoint] = [
         {
             "address": address,
             "port": port.port,
@@ -170,6 +190,7 @@ def _service(agent: Agent, service: Service) -> dict[str, Any]:
         for endpoint in endpoint_slice.endpoints
         for address in endpoint.addresses
         for port in endpoint_slice.ports
+        if port.port is not None  # kube-proxy ignores the others, too
     ]
     return {
         "namespace": service.namespace,

@@ -15,7 +15,7 @@ def pod(
     workload: str | None = None,
     *,
     host_network: bool = False,
-) -> dict[str, Any]:
+) -> Any:
     """Return the entry of a pod."""
     return {
         "namespace": namespace,
@@ -38,7 +38,7 @@ def service(
     port: int = 80,
     namespace: str = "default",
     endpoint: str = "10.244.1.2",
-) -> dict[str, Any]:
+) -> Any:
     """Return the entry of a Service."""
     return {
         "namespace": namespace,
@@ -55,7 +55,7 @@ def service(
     }
 
 
-SEEN: dict[str, Any] = {
+SEEN: Any = {
     "nodes": [
         {
             "name": "worker",

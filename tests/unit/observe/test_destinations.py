@@ -206,7 +206,7 @@ def test_stable_names_say_which_pod() -> None:
         ("agent-x", "DaemonSet/agent"),
         ("web-a", "Deployment/web"),
     ]
-    seen = {
+    seen: Any = {
         **SEEN,
         "pods": [
             pod(name, f"10.0.0.{index}", workload=owner)

@@ -19,7 +19,7 @@ from kubenetlab.observe.expect import service_ports
 from kubenetlab.observe.series import Answer, failures, latency, parse_head
 from tests.unit.observe.documents import HOST, POD, SEEN, pod, service
 
-SEEN_NODES: dict[str, Any] = {
+SEEN_NODES: Any = {
     **SEEN,
     "nodes": [{**SEEN["nodes"][0], "pod_cidrs": ["10.244.1.0/24"]}],
 }
@@ -92,7 +92,7 @@ def test_endpoints_in_a_nodes_network_are_told_apart_by_their_ports() -> None:
     """Of several pods with the node's address the endpoint is the one that listens on the port."""
     first, second = (pod(name, "172.18.0.3", host_network=True) for name in ("first", "second"))
     first["containers"], second["containers"] = [{"ports": [9100]}], [{"ports": [8080]}]
-    seen = {
+    seen: Any = {
         **SEEN,
         "pods": [first, second],
         "services": [service("edge", ["10.96.9.9"], endpoint="172.18.0.3")],
@@ -101,7 +101,7 @@ def test_endpoints_in_a_nodes_network_are_told_apart_by_their_ports() -> None:
     assert endpoints(seen, ResolvedDestination("", port.address, 80, "TCP", port)) == [
         PossibleServer("default/second", "worker")
     ]
-    headless = {**seen, "services": [service("edge", [], endpoint="172.18.0.3")]}
+    headless: Any = {**seen, "services": [service("edge", [], endpoint="172.18.0.3")]}
     assert endpoints(
         headless, ResolvedDestination("", "172.18.0.3", 80, "TCP", service=("default", "edge"))
     ) == [PossibleServer("default/second", "worker")]

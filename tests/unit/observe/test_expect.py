@@ -16,7 +16,7 @@ from kubenetlab.observe.targets import named_places, pod_of, resolve
 from tests.unit.observe import documents
 from tests.unit.observe.documents import pod, service
 
-SEEN: dict[str, Any] = {
+SEEN: Any = {
     **documents.SEEN,
     "pods": [
         {
@@ -261,7 +261,8 @@ def test_a_port_of_another_protocol_is_not_served() -> None:
         {**entry, "containers": [{"ports": [8080], "listening": ["8080/TCP"]}]}
         for entry in SEEN["pods"]
     ]
-    known = facts_of({**SEEN, "pods": pods})
+    seen: Any = {**SEEN, "pods": pods}
+    known = facts_of(seen)
     port = ServiceTarget("d", "s", "10.96.0.9", 80, "UDP", (("10.244.1.2", 8080),))
     assert expect(POD, port, known) == "refused"
     assert expect(POD, structs.replace(port, protocol="TCP"), known) == "answer"

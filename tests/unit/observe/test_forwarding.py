@@ -68,7 +68,7 @@ def service(cluster: Cluster, name: str) -> Service:
     return found
 
 
-def seen(cluster: Cluster, **states: bool) -> dict[str, Any]:
+def seen(cluster: Cluster, **states: bool) -> Any:
     """Return the document of `inspect` with these running pods, ready or not."""
     pods = [
         {
