@@ -53,7 +53,7 @@ def printed(lab: Lab, name: str) -> Any:
 def fits(name: str, output: Any) -> None:
     faults = [
         f"{error.json_path}: {error.message}"
-        for error in Draft202012Validator(schema_of(name)).iter_errors(output)
+        for error in Draft202012Validator(schema_of(name, allows_more=False)).iter_errors(output)
     ]
     assert not faults, f"{name}: {faults[:5]}"
 

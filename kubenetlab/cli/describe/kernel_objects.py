@@ -11,7 +11,8 @@ from msgspec import Struct
 
 from kubenetlab.cli.describe.fields import print_field
 from kubenetlab.cli.input.options import Output
-from kubenetlab.cli.terminal.printing import BAD, DIM, echo, hint, note, paint, print_data
+from kubenetlab.cli.terminal.output_documents import print_document
+from kubenetlab.cli.terminal.printing import BAD, DIM, echo, hint, note, paint
 from kubenetlab.cli.terminal.tables import print_table
 from kubenetlab.errors import UsageError
 from kubenetlab.kernel.namespaces.enter import enter_lab
@@ -83,7 +84,7 @@ def inspect_service(
     if output.is_data:
         shown = {"type", "cluster_ips", "load_balancer_ips", "external_ips", "ports"}
         fields = {name: value for name, value in entry.items() if name in shown}
-        print_data(
+        print_document(
             {
                 "kind": "Service",
                 "name": "/".join(key),

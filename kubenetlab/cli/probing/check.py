@@ -19,7 +19,8 @@ from kubenetlab.cli.labs.diagnostics import (
     describe_unenforced,
     note_absent_pods,
 )
-from kubenetlab.cli.terminal.printing import BAD, DIM, GOOD, WARNING, echo, hint, paint, print_data
+from kubenetlab.cli.terminal.output_documents import print_document
+from kubenetlab.cli.terminal.printing import BAD, DIM, GOOD, WARNING, echo, hint, paint
 from kubenetlab.observe.inspection import Inspection
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def check(
     failed = [verdict for verdict in verdicts if verdict.state == "fails"]
     is_fine = not failed and all(diagnostic.is_accepted for diagnostic in assessed)
     if output.is_data:
-        print_data(_as_data(verdicts, assessed, is_fine=is_fine), output)
+        print_document(_as_data(verdicts, assessed, is_fine=is_fine), output)
     else:
         _show(verdicts, assessed, took_s)
         hint(

@@ -8,12 +8,12 @@ import typer
 
 from kubenetlab.cli.input.completion import candidates
 from kubenetlab.cli.input.options import Lab, Namespace, Output, OutputOption
+from kubenetlab.cli.terminal.output_documents import print_document
 from kubenetlab.cli.terminal.printing import (
     GOOD,
     echo,
     hint,
     paint,
-    print_data,
     print_failures,
     print_faults,
     print_table,
@@ -51,7 +51,7 @@ def inspect(
     inspected = client.inspect()
     if target is None:
         if output.is_data:
-            print_data(inspected, output)
+            print_document(inspected, output)
             return
         _show(inspected)
         hint(f"kubenetlab inspect node:{inspected['nodes'][0]['name']}")
@@ -80,7 +80,7 @@ def inspect(
         title, pods = selected_pods(parsed, inspected, location)
         document |= inspect_pods(client, inspected, pods, title, output)
     if output.is_data:
-        print_data(document, output)
+        print_document(document, output)
         return
     hint(f"kubenetlab shell {target}")
 
@@ -117,7 +117,7 @@ def diff(output: OutputOption = Output.table, lab: Lab = None) -> None:
     client = select_lab(lab)
     report: dict[str, Any] = client.get(f"{LAB_API}/diff")
     if output.is_data:
-        print_data(report, output)
+        print_document(report, output)
     elif report["changes"] or report["failures"]:
         if report["changes"]:
             show_differences(report["changes"], is_wide=output is Output.wide)

@@ -18,13 +18,13 @@ from kubenetlab.cli.labs.diagnostics import (
     note_absent_pods,
     unenforced_objects,
 )
+from kubenetlab.cli.terminal.output_documents import print_document
 from kubenetlab.cli.terminal.printing import (
     BAD,
     GOOD,
     echo,
     hint,
     paint,
-    print_data,
     print_faults,
     terminal_width,
 )
@@ -234,7 +234,7 @@ def _matrix(
     )
     is_fine = not matrix.faults and all(item.is_accepted for item in assessed)
     if output.is_data:
-        print_data(_as_data(matrix, assessed, is_fine=is_fine), output)
+        print_document(_as_data(matrix, assessed, is_fine=is_fine), output)
         return is_fine
     width = terminal_width()
     for line in (*matrix_lines(matrix, width), *legend_lines(width)):

@@ -16,7 +16,8 @@ from kubenetlab.cli.labs.diagnostics import (
     assess,
     unenforced_objects,
 )
-from kubenetlab.cli.terminal.printing import BAD, DIM, GOOD, echo, hint, note, paint, print_data
+from kubenetlab.cli.terminal.output_documents import print_document
+from kubenetlab.cli.terminal.printing import BAD, DIM, GOOD, echo, hint, note, paint
 from kubenetlab.diagnostics.model import Connection
 from kubenetlab.errors import RequirementError
 from kubenetlab.kernel.features.detection import has_sctp
@@ -119,7 +120,7 @@ def ping_once(
     ]
     is_fine = is_as_promised and not unenforced_titles
     if output.is_data:
-        print_data(
+        print_document(
             {
                 "from": source.title,
                 "to": destination.title,
@@ -220,7 +221,7 @@ def _about_destination(
 def print_not_resolved(source: Location, destination: ResolvedDestination, output: Output) -> bool:
     """Print that the source cannot resolve the name of one of the lab's Services; return False."""
     if output.is_data:
-        print_data(
+        print_document(
             {
                 "from": source.title,
                 "to": destination.title,

@@ -25,7 +25,8 @@ from kubenetlab.cli.probing.ping_once import (
     print_not_resolved,
     source_network,
 )
-from kubenetlab.cli.terminal.printing import BAD, DIM, GOOD, WARNING, echo, hint, paint, print_data
+from kubenetlab.cli.terminal.output_documents import print_document
+from kubenetlab.cli.terminal.printing import BAD, DIM, GOOD, WARNING, echo, hint, paint
 from kubenetlab.cli.terminal.tables import print_table
 from kubenetlab.lab.client import Client
 from kubenetlab.lab.paths import object_path
@@ -156,7 +157,7 @@ def ping_series(
             ),
         )
     if output.is_data:
-        print_data(_as_data(report), output)
+        print_document(_as_data(report), output)
     else:
         _show(report)
     return report.is_fine

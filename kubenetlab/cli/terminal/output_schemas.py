@@ -2,13 +2,16 @@
 
 `OUTPUTS` holds them in a short form: a string is a type with a description, a list has items of
 one form, a mapping has exactly these fields. `?` after a type allows null, `?` before a field makes
-it optional, and the field `*` stands for any field.
+it optional, and the field `*` stands for any field. Mappings at the top also have
+`schema_version`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Final
+
+from kubenetlab.cli.terminal.output_documents import SCHEMA_VERSION
 
 DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
 _TYPES: Final = {
@@ -260,24 +263,37 @@ OUTPUTS: Final[Mapping[str, Any]] = {
 """Form of each output by name. `get` prints Kubernetes objects, several as a List."""
 
 
-def schema_of(name: str) -> dict[str, Any]:
-    """Return the JSON Schema (draft 2020-12) of an output. Raises KeyError for an unknown name."""
-    return {"$schema": DRAFT, "title": f"kubenetlab: {name} -o json", **_schema(OUTPUTS[name])}
+def schema_of(name: str, *, allows_more: bool = True) -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of an output.
+
+    allows_more: True if mappings may have fields that the schema does not describe, so that the
+        output of a later version of kubenetlab matches, too.
+    Raises KeyError for an unknown name.
+    """
+    title = f"kubenetlab: {name} -o json, version {SCHEMA_VERSION}"
+    schema = _schema(OUTPUTS[name], allows_more)
+    if schema["type"] == "object":
+        version = {"const": SCHEMA_VERSION, "description": "version of this schema"}
+        schema["properties"] = {"schema_version": version, **schema["properties"]}
+        schema["required"] = ["schema_version", *schema["required"]]
+    return {"$schema": DRAFT, "title": title, **schema}
 
 
-def _schema(form: Any) -> dict[str, Any]:
+def _schema(form: Any, allows_more: bool) -> dict[str, Any]:
     if isinstance(form, list):
-        return {"type": "array", "items": _schema(form[0])}
+        return {"type": "array", "items": _schema(form[0], allows_more)}
     if isinstance(form, Mapping):
         if "*" in form:
-            return {"type": "object", "additionalProperties": _schema(form["*"])}
-        fields = {name.removeprefix("?"): _schema(value) for name, value in form.items()}
+            return {"type": "object", "additionalProperties": _schema(form["*"], allows_more)}
+        fields = {
+            name.removeprefix("?"): _schema(value, allows_more) for name, value in form.items()
+        }
         required = [name for name in form if not name.startswith("?")]
         return {
             "type": "object",
             "properties": fields,
             "required": required,
-            "additionalProperties": False,
+            "additionalProperties": allows_more,
         }
     word, _, meaning = str(form).partition(": ")
     type_ = _TYPES[word.removesuffix("?")]
