@@ -14,16 +14,21 @@ from kubenetlab.controllers.addons import initial_objects
 from kubenetlab.controllers.admission import AdmissionRequest, AdmissionResult, admit
 from kubenetlab.datapath import modes
 from kubenetlab.errors import ManifestError
-from kubenetlab.lab.machine import decisions
+from kubenetlab.lab.machine import Decide, decisions
 
 
 def bootstrap_store(
-    config: ManifestObject | None, entries: Sequence[ManifestObject], now: float, lab: str = ""
+    config: ManifestObject | None,
+    entries: Sequence[ManifestObject],
+    now: float,
+    lab: str = "",
+    decide: Decide = decisions,
 ) -> tuple[Cluster, AdmissionResult]:
     """Return the first store of a lab, and the admission of the user's documents.
 
     config: the Cluster document, if there is one. A Cluster without a name gets the lab's name.
     entries: all other documents.
+    decide: returns the decisions; by default those for this machine.
     Raises ManifestError if a document is refused.
     """
     cluster_config = (
@@ -55,7 +60,7 @@ def bootstrap_store(
     admission = admit(cluster, admission_requests(entries), now)
     raise_findings(admission, entries)
     settled, _ = controllers.run(with_network_facts(admission.cluster), now)
-    settled = settled.with_changes([decisions(settled)])
+    settled = settled.with_changes([decide(settled)])
     return settled, admission
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from kubenetlab.api.lab import Decisions
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath.decisions import decide
 from kubenetlab.kernel.features.detection import has_br_netfilter, has_command
 from kubenetlab.lab import rundir
+
+Decide = Callable[[Cluster], Decisions]
+"""Function that returns the decisions for a store."""
 
 
 def decisions(cluster: Cluster) -> Decisions:

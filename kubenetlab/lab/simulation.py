@@ -18,7 +18,7 @@ from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.ipam import attachment_of
-from kubenetlab.lab.machine import decisions
+from kubenetlab.lab.machine import Decide, decisions
 from kubenetlab.observe.settled import will_end
 from kubenetlab.programs.support.ending import ending_in
 
@@ -26,11 +26,14 @@ _PID = 1
 """Arbitrary pid: no component of a simulated lab uses it."""
 
 
-def simulate(cluster: Cluster, now: float) -> Cluster:
-    """Return the store of a new lab after everything has started successfully."""
+def simulate(cluster: Cluster, now: float, decide: Decide = decisions) -> Cluster:
+    """Return the store of a new lab after everything has started successfully.
+
+    decide: returns the decisions; by default those for this machine.
+    """
     while True:
         after, _ = controllers.run(cluster.with_changes(reports(cluster, now)), now)
-        after = after.with_changes([decisions(after)])
+        after = after.with_changes([decide(after)])
         if after is cluster:
             return cluster
         cluster = after

@@ -120,10 +120,10 @@ def read(
         loaded = load_documents(documents, problems, strict=strict, check=checks.check)
     else:
         loaded = LoadedManifests(())
-    return _of_loaded(loaded, flags, base, lab, is_quickstart=not files and with_quickstart)
+    return merge_options(loaded, flags, base, lab, is_quickstart=not files and with_quickstart)
 
 
-def _of_loaded(
+def merge_options(
     loaded: LoadedManifests,
     flags: Flags,
     base: Mapping[str, Any] | None,
@@ -131,7 +131,7 @@ def _of_loaded(
     *,
     is_quickstart: bool = False,
 ) -> Manifests:
-    """Merge options into the Cluster document of loaded manifests; see `read`."""
+    """Return loaded manifests, with options merged into the Cluster document; see `read`."""
     config = next(
         (entry for entry in loaded.entries if isinstance(entry.object, ClusterConfig)), None
     )
@@ -192,7 +192,7 @@ def load_for_lab(
     ):
         # Use the loaded manifests again: standard input can be read only once.
         loaded = LoadedManifests(()) if manifests.is_quickstart else manifests.loaded
-        manifests = _of_loaded(loaded, flags, _document_of(name), lab)
+        manifests = merge_options(loaded, flags, _document_of(name), lab)
     return name, manifests
 
 
