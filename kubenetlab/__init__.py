@@ -1,3 +1,101 @@
-"""Kubernetes' networking model on one Linux machine, built from real kernel objects."""
+"""Kubernetes' networking model on one Linux machine, built from real kernel objects.
+
+The names in `__all__` are the public interface for Python (docs/api.md). They are imported at
+their first use, so that commands do not import them.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False  # for type checkers it is True; importing `typing` would take time
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from kubenetlab.errors import (
+        ApplyError,
+        BugError,
+        KubenetlabError,
+        LabError,
+        ManifestError,
+        Problem,
+        RequirementError,
+        StoreError,
+        UsageError,
+    )
+    from kubenetlab.library.lab import Lab, LabWarning
+    from kubenetlab.library.planning import LabPlan, plan
+    from kubenetlab.library.results import (
+        CheckResult,
+        ClientAddress,
+        MatrixCell,
+        PingMatrix,
+        PingResult,
+        PingSeries,
+        ReportedDiagnostic,
+        RowResult,
+        ServerShare,
+    )
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "ApplyError",
+    "BugError",
+    "CheckResult",
+    "ClientAddress",
+    "KubenetlabError",
+    "Lab",
+    "LabError",
+    "LabPlan",
+    "LabWarning",
+    "ManifestError",
+    "MatrixCell",
+    "PingMatrix",
+    "PingResult",
+    "PingSeries",
+    "Problem",
+    "ReportedDiagnostic",
+    "RequirementError",
+    "RowResult",
+    "ServerShare",
+    "StoreError",
+    "UsageError",
+    "plan",
+]
+_MODULES = {
+    "ApplyError": "errors",
+    "BugError": "errors",
+    "CheckResult": "library.results",
+    "ClientAddress": "library.results",
+    "KubenetlabError": "errors",
+    "Lab": "library.lab",
+    "LabError": "errors",
+    "LabPlan": "library.planning",
+    "LabWarning": "library.lab",
+    "ManifestError": "errors",
+    "MatrixCell": "library.results",
+    "PingMatrix": "library.results",
+    "PingResult": "library.results",
+    "PingSeries": "library.results",
+    "Problem": "errors",
+    "ReportedDiagnostic": "library.results",
+    "RequirementError": "errors",
+    "RowResult": "library.results",
+    "ServerShare": "library.results",
+    "StoreError": "errors",
+    "UsageError": "errors",
+    "plan": "library.planning",
+}
+"""Public name → module that defines it."""
+
+if not TYPE_CHECKING:  # otherwise type checkers would accept every name
+
+    def __getattr__(name: str) -> Any:
+        """Import a public name from the module that defines it."""
+        from kubenetlab.lazy import import_name
+
+        return import_name(__name__, name, _MODULES)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -74,6 +74,7 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/cli/": COMMANDS,
     "kubenetlab/cli/__init__": ("search_path",),
     "kubenetlab/cli/probing/check": ("trust", "outputs"),
+    "kubenetlab/cli/terminal/output_documents": ("outputs", "library"),
     "kubenetlab/cli/terminal/output_schemas": ("outputs",),
     "kubenetlab/cli/probing/ping": ("containers", "boutique", "flows", "trust", "ping_series"),
     "kubenetlab/cli/objects/port_forward": ("port_forward",),
@@ -96,6 +97,7 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/hoststate/": ("changes", "drift", "script", "flows", "switching", "diff"),
     "kubenetlab/hoststate/rules/bpf": ("ebpf", "direct_return"),
     "kubenetlab/hoststate/nexthop": ("load_balancers",),
+    "kubenetlab/library/": ("library", "api_page"),
     "kubenetlab/kernel/": (
         "life",
         "faults",
@@ -138,6 +140,7 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/programs/dns/zone": ("dns", "cases"),
     "kubenetlab/kernel/processes/permissions": ("podman",),
     "kubenetlab/lab/processes/isolation": ("podman",),
+    "docs/api": ("api_page",),
     "docs/ci": ("podman",),
     "Containerfile": ("podman",),
     "kubenetlab/kernel/namespaces/id_maps": ("id_ranges",),

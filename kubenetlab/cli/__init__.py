@@ -10,6 +10,7 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Callable
 from typing import Final
 
 _STANDARD_ERROR = 2
@@ -19,8 +20,16 @@ _GC_THRESHOLDS: Final = (50_000, 20, 20)
 """Thresholds of Python's garbage collector; the defaults lengthen imports by one twentieth."""
 
 
-def main() -> None:
-    """Run the command `kubenetlab` and exit."""
+Report = Callable[[Exception, bool], None]
+"""Function that reports an error; the second argument is True with `--debug`."""
+
+
+def main(report: Report | None = None) -> None:
+    """Run the command `kubenetlab` and exit.
+
+    report: function that reports an error; without it, errors are printed to standard error.
+    """
+    report = report or _report
     gc.set_threshold(*_GC_THRESHOLDS)
     _open_standard_descriptors()
     # A caller that ignores SIGCHLD would keep this process from waiting for its children.
@@ -36,18 +45,18 @@ def main() -> None:
     sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115
     sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
-    status = _run(is_debug)
+    status = _run(is_debug, report)
     try:
         sys.stdout.flush()
     except OSError as error:
-        _report(_output_error(error), is_debug)
+        report(_output_error(error), is_debug)
         status = 1
     sys.stderr.flush()
     # An orderly shutdown of the interpreter would take longer than building six pods.
     os._exit(status)
 
 
-def _run(is_debug: bool) -> int:
+def _run(is_debug: bool, report: Report) -> int:
     """Run the command that `sys.argv` names, report its failure and return the exit status."""
     from kubenetlab.errors import KubenetlabError
 
@@ -61,7 +70,7 @@ def _run(is_debug: bool) -> int:
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
     except KubenetlabError as error:
-        _report(error, is_debug)
+        report(error, is_debug)
         return error.exit_status
     except KeyboardInterrupt:
         return 130
@@ -71,7 +80,7 @@ def _run(is_debug: bool) -> int:
     except Exception as error:
         if is_debug:
             raise
-        _report(_described(error), is_debug)
+        report(_described(error), is_debug)
         return 1
     return 0
 

@@ -45,6 +45,8 @@ from kubenetlab.controllers import (
 from kubenetlab.controllers.wake import Wake
 from kubenetlab.errors import BugError
 
+__all__ = ["CONTROLLERS", "Controller", "Controllers", "Wake", "run"]
+
 MAX_ROUNDS = 30
 """Maximum number of passes over all controllers before `Controllers.run` gives up."""
 

@@ -26,6 +26,8 @@ from kubenetlab.hoststate.object import Key, Object, Origin
 from kubenetlab.hoststate.sandbox import Settings, Sysctl
 from kubenetlab.hoststate.state import Contents, HostState, contents_of
 
+__all__ = ["PlanCache", "plan"]
+
 _PLANNED_FROM = tuple(kind for kind in STORED if kind not in (Event, NodeReport, PodRuntimeStatus))
 
 

@@ -17,8 +17,9 @@ MAY_IMPORT = {
     "errors": set(),
     "names": set(),
     "versioned": set(),
-    "hoststate": {"errors", "versioned", "names"},
-    "api": {"errors", "versioned", "names"},
+    "lazy": set(),
+    "hoststate": {"errors", "versioned", "names", "lazy"},
+    "api": {"errors", "versioned", "names", "lazy"},
     "programs": {"api", "hoststate", "errors", "names"},
     "controllers": {"api", "errors", "names"},
     "datapath": {"api", "controllers", "programs", "hoststate", "errors", "versioned", "names"},
@@ -50,6 +51,7 @@ MAY_IMPORT = {
         "errors",
         "names",
     },
+    "library": {"api", "datapath", "diagnostics", "hoststate", "lab", "cli", "errors"},
 }
 """Package → packages of ours that it may import beside itself."""
 

@@ -1,0 +1,66 @@
+"""Arguments of commands from those of `Lab`'s methods."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+Path = str | os.PathLike[str]
+"""Path of a file or folder."""
+Paths = Path | Iterable[Path]
+"""One path or several."""
+Protocol = Literal["TCP", "UDP", "SCTP"]
+
+
+def paths_of(paths: Paths) -> Iterator[str]:
+    """Yield one path or several as text."""
+    for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
+        yield os.fspath(path)
+
+
+def manifest_arguments(paths: Paths, text: str) -> list[str]:
+    """Return the options for files, and for text on standard input."""
+    return repeated("-f", (*paths_of(paths), *(("-",) if text else ())))
+
+
+def apply_arguments(strict: bool, allow_undeclared: bool, wait: bool) -> list[str]:
+    """Return the options that `up` and `apply` share."""
+    return switches(
+        ("--strict", strict), ("--allow-undeclared", allow_undeclared), ("--no-wait", not wait)
+    )
+
+
+def probe_arguments(
+    port: int | None,
+    protocol: Protocol,
+    path: str | None,
+    family: Literal["IPv4", "IPv6"] | None,
+    namespace: str | None,
+    allow_unmodelled: Iterable[str],
+    deadline_s: float,
+) -> list[str]:
+    """Return the options of `ping`."""
+    return [
+        *options((f"--{protocol.lower()}", port), ("--http", path), ("--namespace", namespace)),
+        *switches(("-4", family == "IPv4"), ("-6", family == "IPv6")),
+        *repeated("--allow-unmodelled", allow_unmodelled),
+        "--deadline",
+        str(deadline_s),
+    ]
+
+
+def options(*options: tuple[str, object]) -> list[str]:
+    """Return options with their values; leave out those whose value is None."""
+    given = ((name, value) for name, value in options if value is not None)
+    return [word for name, value in given for word in (name, str(value))]
+
+
+def switches(*switches: tuple[str, bool]) -> list[str]:
+    """Return the options without a value that are on."""
+    return [name for name, is_on in switches if is_on]
+
+
+def repeated(option: str, values: Iterable[str]) -> list[str]:
+    """Return an option once for each value."""
+    return [word for value in values for word in (option, value)]
