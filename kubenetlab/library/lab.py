@@ -283,8 +283,7 @@ class Lab:
 
     def inspect(self) -> dict[str, Any]:
         """Return processes, network namespaces and addresses: the data of `inspect -o json`."""
-        document: dict[str, Any] = Client(self.name, on_warning=_on_warning).inspect()
-        return document
+        return dict(Client(self.name, on_warning=_on_warning).inspect())
 
     def run(
         self, command: str, *arguments: str, stdin: str = "", timeout_s: float | None = None
