@@ -10,12 +10,19 @@ from __future__ import annotations
 
 import socket
 import struct
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from msgspec import Struct
 
-from kubenetlab.hoststate.message_classes import MessageClass, nest
-from kubenetlab.hoststate.wire import NLM_F_ACK, NLM_F_DUMP, attributes, message
+from kubenetlab.hoststate.message_classes import MessageClass
+from kubenetlab.hoststate.wire import (
+    NLA_F_NESTED,
+    NLM_F_ACK,
+    NLM_F_DUMP,
+    attribute,
+    attributes,
+    message,
+)
 from kubenetlab.kernel.netlink import sockets
 
 ENTRY: Final = MessageClass("pyroute2.netlink.nfnetlink.nfctsocket", "nfct_msg")
@@ -26,6 +33,7 @@ ORIGINAL, REPLY = "CTA_TUPLE_ORIG", "CTA_TUPLE_REPLY"
 _GET, _DELETE, _GET_STATS = 1 << 8 | 1, 1 << 8 | 2, 1 << 8 | 5
 """NFNL_SUBSYS_CTNETLINK with IPCTNL_MSG_CT_GET, _DELETE and _GET_STATS."""
 _CTA_STATS_GLOBAL_ENTRIES = 1
+_CTA_TUPLE_ORIG, _CTA_ID = 1, 12
 _FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
 _ADDRESSES: Final = {socket.AF_INET: "CTA_IP_V4", socket.AF_INET6: "CTA_IP_V6"}
 """Address family → beginning of the names of its address attributes."""
@@ -53,6 +61,14 @@ _IPS_SEEN_REPLY: Final = 1 << 1
 
 AddressPort = tuple[str, int]
 """Address and port; the port is 0 for protocols without ports."""
+
+
+class Direction(NamedTuple):
+    """Packets of an entry in one direction."""
+
+    protocol: int
+    source: AddressPort
+    destination: AddressPort
 
 
 class ConntrackEntry(Struct, frozen=True):
@@ -101,58 +117,38 @@ def entry_messages(connection: socket.socket, version: int) -> list[memoryview]:
 def decode_entry(body: memoryview) -> ConntrackEntry:
     """Decode a message about an entry."""
     entry = ENTRY.decode(body)
-    protocol = protocol_of(entry)
+    original, reply = direction_of(entry, ORIGINAL), direction_of(entry, REPLY)
     return ConntrackEntry(
-        _PROTOCOLS.get(protocol, str(protocol)),
+        _PROTOCOLS.get(original.protocol, str(original.protocol)),
         _state(entry),
-        source_of(entry, ORIGINAL),
-        destination_of(entry, ORIGINAL),
-        source_of(entry, REPLY),
-        destination_of(entry, REPLY),
+        original.source,
+        original.destination,
+        reply.source,
+        reply.destination,
         entry.get_attr("CTA_TIMEOUT") or 0,
     )
 
 
-def protocol_of(entry: Any) -> int:
-    """Return the number of an entry's protocol."""
-    number: int = entry.get_nested(ORIGINAL, "CTA_TUPLE_PROTO", "CTA_PROTO_NUM")
-    return number
-
-
-def source_of(entry: Any, direction: str) -> AddressPort:
-    """Return the source of an entry's packets in one direction: ORIGINAL or REPLY."""
-    return _end(entry, direction, "SRC")
-
-
-def destination_of(entry: Any, direction: str) -> AddressPort:
-    """Return the destination of an entry's packets in one direction: ORIGINAL or REPLY."""
-    return _end(entry, direction, "DST")
-
-
-def deletion(entry: Any) -> bytes:
-    """Return the request that deletes an entry; ENOENT if it does not exist any more."""
-    family = entry["nfgen_family"]
-    (source, source_port), (destination, destination_port) = (
-        source_of(entry, ORIGINAL),
-        destination_of(entry, ORIGINAL),
+def direction_of(entry: Any, name: str) -> Direction:
+    """Return the packets of a decoded entry in one direction: ORIGINAL or REPLY."""
+    parts, family = entry.get_attr(name), _ADDRESSES[entry["nfgen_family"]]
+    addresses, protocol = parts.get_attr("CTA_TUPLE_IP"), parts.get_attr("CTA_TUPLE_PROTO")
+    return Direction(
+        protocol.get_attr("CTA_PROTO_NUM"),
+        (addresses.get_attr(f"{family}_SRC"), protocol.get_attr("CTA_PROTO_SRC_PORT") or 0),
+        (addresses.get_attr(f"{family}_DST"), protocol.get_attr("CTA_PROTO_DST_PORT") or 0),
     )
-    addresses = nest(
-        (f"{_ADDRESSES[family]}_SRC", source), (f"{_ADDRESSES[family]}_DST", destination)
-    )
-    protocol = nest(
-        ("CTA_PROTO_NUM", protocol_of(entry)),
-        ("CTA_PROTO_SRC_PORT", source_port),
-        ("CTA_PROTO_DST_PORT", destination_port),
-    )
-    return ENTRY.encode(
-        _DELETE,
-        NLM_F_ACK,
-        {"nfgen_family": family},
-        [
-            (ORIGINAL, nest(("CTA_TUPLE_IP", addresses), ("CTA_TUPLE_PROTO", protocol))),
-            ("CTA_ID", entry.get_attr("CTA_ID")),
-        ],
-    )
+
+
+def deletion(body: memoryview) -> bytes:
+    """Return the request that deletes an entry; ENOENT if it does not exist any more.
+
+    The kernel gets back the two attributes that identify the entry, as it has sent them.
+    """
+    header, attrs = body[: _NFGENMSG.size], attributes(body[_NFGENMSG.size :])
+    identity = attribute(_CTA_TUPLE_ORIG | NLA_F_NESTED, bytes(attrs[_CTA_TUPLE_ORIG]))
+    identity += attribute(_CTA_ID, bytes(attrs[_CTA_ID]))
+    return message(_DELETE, NLM_F_ACK, bytes(header) + identity)
 
 
 def _count(connection: socket.socket) -> int:
@@ -161,12 +157,6 @@ def _count(connection: socket.socket) -> int:
         connection, message(_GET_STATS, NLM_F_ACK, _NFGENMSG.pack(socket.AF_UNSPEC, 0, 0))
     )
     return int.from_bytes(attributes(body[_NFGENMSG.size :])[_CTA_STATS_GLOBAL_ENTRIES], "big")
-
-
-def _end(entry: Any, direction: str, side: str) -> AddressPort:
-    parts = entry.get_attr(direction)
-    address = parts.get_nested("CTA_TUPLE_IP", f"{_ADDRESSES[entry['nfgen_family']]}_{side}")
-    return address, parts.get_nested("CTA_TUPLE_PROTO", f"CTA_PROTO_{side}_PORT") or 0
 
 
 def _state(entry: Any) -> str:

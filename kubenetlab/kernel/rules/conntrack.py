@@ -9,8 +9,8 @@ from __future__ import annotations
 import errno
 import re
 import socket
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 from kubenetlab.hoststate.address import decode_only_address, dump_addresses
 from kubenetlab.hoststate.rules.conntrack import FlowUpdate, decode
@@ -23,11 +23,10 @@ from kubenetlab.kernel.netlink.conntrack_entries import (
     ORIGINAL,
     REPLY,
     AddressPort,
+    Direction,
     deletion,
-    destination_of,
+    direction_of,
     entry_messages,
-    protocol_of,
-    source_of,
 )
 from kubenetlab.kernel.rules.backends import RulesError
 
@@ -37,6 +36,26 @@ _VERSIONS: Final = (4, 6)
 def open_loader() -> Conntrack:
     """Open the conntrack loader in the current network namespace."""
     return Conntrack()
+
+
+class Flow(NamedTuple):
+    """A tracked UDP flow."""
+
+    message: memoryview
+    """The kernel's message about it."""
+    entry: Any
+    """The decoded message."""
+    reply: Direction
+
+    @property
+    def destination(self) -> AddressPort:
+        """Destination of the client's packets."""
+        return direction_of(self.entry, ORIGINAL).destination
+
+    @property
+    def server(self) -> AddressPort:
+        """Source of the replies: the endpoint."""
+        return self.reply.source
 
 
 class Conntrack:
@@ -50,8 +69,8 @@ class Conntrack:
         destinations = decode(text)
         for version in _VERSIONS:
             if updates := [update for update in destinations if update.version == version]:
-                for entry in self._stale_flows(version, updates):
-                    self._delete(entry)
+                for flow in self._stale_flows(version, updates):
+                    self._delete(flow)
         return ""
 
     def prepare(self) -> None:
@@ -64,9 +83,8 @@ class Conntrack:
         """Return the UDP flows, one per line."""
         lines = []
         for version in _VERSIONS:
-            for entry in _flows(self._messages(version)):
-                address, port = destination_of(entry, ORIGINAL)
-                server, server_port = source_of(entry, REPLY)
+            for flow in _flows(self._messages(version)):
+                (address, port), (server, server_port) = flow.destination, flow.server
                 lines.append(f"udp {address} port {port} answered by {server} port {server_port}\n")
         return "".join(sorted(lines))
 
@@ -74,7 +92,7 @@ class Conntrack:
         self._socket.close()
         self._addresses.close()
 
-    def _stale_flows(self, version: int, updates: Sequence[FlowUpdate]) -> list[Any]:
+    def _stale_flows(self, version: int, updates: Sequence[FlowUpdate]) -> list[Flow]:
         """Return the UDP flows that do not lead to an endpoint of their destination."""
         by_destination = {(update.address, update.port): update for update in updates}
         flows = list(_flows(_with_ports(self._messages(version), updates)))
@@ -92,13 +110,13 @@ class Conntrack:
         """Return the addresses of this namespace, where its node ports listen."""
         return set(map(decode_only_address, sockets.ask(self._addresses, dump_addresses())))
 
-    def _delete(self, flow: Any) -> None:
+    def _delete(self, flow: Flow) -> None:
         """Delete a flow; one that does not exist any more is no error."""
         try:
-            sockets.ask(self._socket, deletion(flow))
+            sockets.ask(self._socket, deletion(flow.message))
         except OSError as error:
             if error.errno != errno.ENOENT:
-                address, port = destination_of(flow, ORIGINAL)
+                address, port = flow.destination
                 raise RulesError(
                     f"cannot delete a UDP flow to {address} port {port}: {error.strerror}"
                 ) from None
@@ -109,32 +127,34 @@ def _with_ports(
 ) -> Iterator[memoryview]:
     """Yield the messages that contain the port of an update as a destination.
 
-    Only these are decoded: one takes 0.2 ms, and a lab with DNS clients has hundreds.
+    Only these are decoded: one takes 0.1 ms, and a lab with DNS clients has hundreds.
     """
     ports = {attribute(CTA_PROTO_DST_PORT, update.port.to_bytes(2, "big")) for update in updates}
     pattern = re.compile(b"|".join(map(re.escape, sorted(ports))), re.DOTALL)
     return (body for body in bodies if pattern.search(body))
 
 
-def _flows(bodies: Iterator[memoryview] | Sequence[memoryview]) -> Iterator[Any]:
+def _flows(bodies: Iterable[memoryview]) -> Iterator[Flow]:
     """Decode messages about entries; yield those of UDP."""
-    entries = map(ENTRY.decode, bodies)
-    return (entry for entry in entries if protocol_of(entry) == socket.IPPROTO_UDP)
+    for body in bodies:
+        entry = ENTRY.decode(body)
+        reply = direction_of(entry, REPLY)
+        if reply.protocol == socket.IPPROTO_UDP:
+            yield Flow(body, entry, reply)
 
 
 def _is_stale(
-    flow: Any, updates: Mapping[AddressPort, FlowUpdate], own_addresses: Collection[str]
+    flow: Flow, updates: Mapping[AddressPort, FlowUpdate], own_addresses: Collection[str]
 ) -> bool:
     """Return True if a flow does not lead to an endpoint of its destination.
 
     A flow counts as one to a node port if its destination was translated, whatever the address, or
     if it was sent to an address of this namespace before the node port existed.
     """
-    server = source_of(flow, REPLY)
-    if all(server in update.endpoints for update in updates.values()):
-        return False
-    destination = destination_of(flow, ORIGINAL)
+    if all(flow.server in update.endpoints for update in updates.values()):
+        return False  # without its destination, which takes half of the time to decode
+    destination = flow.destination
     update = updates.get(destination)
-    if update is None and (server != destination or destination[0] in own_addresses):
+    if update is None and (flow.server != destination or destination[0] in own_addresses):
         update = updates.get(("", destination[1]))
-    return update is not None and server not in update.endpoints
+    return update is not None and flow.server not in update.endpoints
