@@ -58,8 +58,16 @@ def list_services(family: int) -> bytes:
     return _request(family, GET_SERVICE)
 
 
-def list_destinations(family: int, server: VirtualServer) -> bytes:
-    """Return the request for the real servers of a virtual server, without flags."""
+def find_service(family: int, server: VirtualServer) -> bytes:
+    """Return the request for one virtual server, without flags; ESRCH if it does not exist."""
+    return _request(family, GET_SERVICE, _service(server))
+
+
+def list_destinations(family: int, server: VirtualServer | RealServer) -> bytes:
+    """Return the request for the real servers of a virtual server, without flags.
+
+    server: the virtual server, or one of its real servers.
+    """
     return _request(family, GET_DEST, _service(server))
 
 
@@ -123,8 +131,13 @@ def decode_service(body: memoryview) -> VirtualServer | None:
     )
 
 
-def decode_destination(body: memoryview, server: VirtualServer) -> tuple[RealServer, int, int]:
-    """Decode a reply to GET_DEST; return a real server, its weight and number of connections."""
+def decode_destination(
+    body: memoryview, server: VirtualServer | RealServer
+) -> tuple[RealServer, int, int]:
+    """Decode a reply to `list_destinations`.
+
+    Return a real server, its weight and its number of connections.
+    """
     message = _IPVS.decode(body)
     attrs = message.get_attr("IPVS_CMD_ATTR_DEST")
     method = attrs.get_attr("IPVS_DEST_ATTR_FWD_METHOD")

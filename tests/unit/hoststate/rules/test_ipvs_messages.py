@@ -15,24 +15,25 @@ from kubenetlab.hoststate.wire import (
     Attributes,
     as_number,
     as_string,
-    attribute,
     attributes,
-    message,
     messages,
-    nested,
-    number,
-    string,
+)
+from tests.ipvs_replies import (
+    AF,
+    FAMILY_NUMBER,
+    HEADER,
+    PROTOCOLS,
+    destination_reply,
+    family_reply,
+    mark_reply,
+    service_reply,
+    version,
 )
 
-FAMILY_NUMBER = 30
-HEADER = struct.Struct("=BBH")
-"""genlmsghdr: command, version, reserved."""
 SERVERS = [
     VirtualServer("", "tcp", "10.96.0.9", 80, "rr"),
     VirtualServer("", "sctp", "fd00:10:96::9", 80, "mh", 600),
 ]
-AF = {4: 2, 6: 10}
-PROTOCOLS = {"tcp": 6, "sctp": 132}
 
 
 def decode(request: bytes, command: int) -> Attributes:
@@ -41,10 +42,6 @@ def decode(request: bytes, command: int) -> Attributes:
     assert (type_, flags) == (FAMILY_NUMBER, NLM_F_REQUEST)
     assert HEADER.unpack_from(body) == (command, 1, 0)
     return attributes(body[HEADER.size :])
-
-
-def version(address: str) -> int:
-    return ip_address(address).version
 
 
 def identity(server: VirtualServer | RealServer) -> list[object]:
@@ -101,39 +98,14 @@ def test_a_real_server_is_encoded_with_its_virtual_server(server: VirtualServer)
     assert as_number(destination[11]) == AF[version(server.address)]
 
 
-def reply(command: int, *parts: bytes) -> memoryview:
-    ((_, _, _, body),) = messages(message(30, 0, HEADER.pack(command, 1, 0) + b"".join(parts)))
-    return body
-
-
-def nf_inet_addr(type_: int, address: str) -> bytes:
-    """Encode an address as the kernel reports it, with sixteen bytes in both families."""
-    return attribute(type_, ip_address(address).packed.ljust(16, b"\0"))
-
-
-def service_reply(server: VirtualServer, *more: bytes) -> memoryview:
-    flags = struct.pack("=II", 0x1 if server.persistence_s else 0, 0xFFFFFFFF)
-    parts = (
-        attribute(1, struct.pack("=H", AF[version(server.address)])),
-        attribute(2, struct.pack("=H", PROTOCOLS[server.protocol])),
-        nf_inet_addr(3, server.address),
-        attribute(4, struct.pack("!H", server.port)),
-        string(6, server.scheduler),
-        attribute(7, flags),
-        number(8, server.persistence_s or 360),
-    )
-    return reply(ipvs_messages.NEW_SERVICE, nested(1, *parts, *more))
-
-
 @pytest.mark.parametrize("server", SERVERS, ids=["IPv4", "IPv6"])
 def test_a_listed_virtual_server_is_decoded(server: VirtualServer) -> None:
     """Its statistics are not read. The timeout of a server without persistence is ignored."""
-    assert ipvs_messages.decode_service(service_reply(server, nested(10, number(1, 9)))) == server
+    assert ipvs_messages.decode_service(service_reply(server)) == server
 
 
 def test_a_virtual_server_for_a_mark_is_none_of_ours() -> None:
-    parts = (attribute(1, struct.pack("=H", 2)), number(5, 33), string(6, "rr"))
-    assert ipvs_messages.decode_service(reply(ipvs_messages.NEW_SERVICE, nested(1, *parts))) is None
+    assert ipvs_messages.decode_service(mark_reply(33)) is None
 
 
 @pytest.mark.parametrize(
@@ -142,31 +114,15 @@ def test_a_virtual_server_for_a_mark_is_none_of_ours() -> None:
 )
 @pytest.mark.parametrize("server", SERVERS, ids=["IPv4", "IPv6"])
 def test_a_listed_real_server_is_decoded(server: VirtualServer, method: int, option: str) -> None:
-    """The kernel reports the address before its family."""
-    parts = (
-        nf_inet_addr(1, server.address),
-        attribute(2, struct.pack("!H", 8080)),
-        number(3, method),
-        number(4, 7),
-        number(5, 0),
-        number(6, 0),
-        number(7, 2),
-        number(8, 3),
-        number(9, 100),
-        attribute(11, struct.pack("=H", AF[version(server.address)])),
-    )
-    real, weight, connections = ipvs_messages.decode_destination(
-        reply(ipvs_messages.NEW_DEST, nested(2, *parts)), server
-    )
-    assert real == RealServer(
+    real = RealServer(
         "", server.protocol, server.address, server.port, server.address, 8080, option
     )
-    assert (weight, connections) == (7, 5)
+    body = destination_reply(real, weight=7, connections=5, method=method)
+    assert ipvs_messages.decode_destination(body, server) == (real, 7, 5)
 
 
 def test_the_number_of_the_family_is_asked_for_by_its_name() -> None:
     ((type_, flags, _, body),) = messages(ipvs_messages.family_request())
     assert (type_, flags, HEADER.unpack_from(body)) == (16, NLM_F_REQUEST, (3, 1, 0))
     assert as_string(attributes(body[HEADER.size :])[2]) == "IPVS"
-    answer = reply(1, string(2, "IPVS"), attribute(1, struct.pack("=H", FAMILY_NUMBER)))
-    assert ipvs_messages.family_number(answer) == FAMILY_NUMBER
+    assert ipvs_messages.family_number(family_reply()) == FAMILY_NUMBER
