@@ -44,6 +44,9 @@ Ports = tuple[EndpointPort, ...]
 
 def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
     serials = Serials(cluster)
+    # Deletions come first: a slice whose label was moved to another Service has the name of the
+    # one that its own Service lacks.
+    updated: list[EndpointSlice] = []
     for service in _affected(cluster):
         owned = [
             slice_
@@ -67,7 +70,8 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
                 )
             else:
                 meta = structs.replace(old.metadata, labels=slice_.labels)
-            yield structs.replace(slice_, metadata=meta)
+            updated.append(structs.replace(slice_, metadata=meta))
+    yield from updated
     yield from serials.changes()
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import structs
 
-from kubenetlab.api.core import Service
+from kubenetlab.api.core import SERVICE_NAME_LABEL, Service
 from kubenetlab.api.discovery import Endpoints
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.termination import deletion_changes
@@ -172,6 +173,17 @@ def test_endpoints_of_users_are_mirrored_to_slices() -> None:
         )
     )
     assert not slices(skipped, "outside")
+
+
+@pytest.mark.parametrize("other", ["api", "zzz"])
+def test_a_slice_that_is_moved_to_another_service_is_replaced(other: str) -> None:
+    """The controller deletes the moved slice, and creates one of the same name for its Service."""
+    cluster = running(store(deployment() + service() + service(other)))
+    (before,) = slices(cluster)
+    labels = {**before.labels, SERVICE_NAME_LABEL: other}
+    moved = structs.replace(before, metadata=structs.replace(before.metadata, labels=labels))
+    (after,) = slices(settled(cluster.with_changes([moved])))
+    assert (after.name, after.endpoints) == (before.name, before.endpoints)
 
 
 @pytest.mark.parametrize(
