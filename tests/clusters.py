@@ -61,10 +61,9 @@ def store(text: str = "", *, now: float = NOW) -> Cluster:
     """The store of a new lab, with the controllers content. Raises ManifestError."""
     found = loaded(text)
     config = next((entry for entry in found.entries if entry.value["kind"] == "Cluster"), None)
-    cluster, _ = bootstrap_store(
+    return bootstrap_store(
         config, [entry for entry in found.entries if entry is not config], now
-    )
-    return cluster
+    ).cluster
 
 
 def applied(cluster: Cluster, text: str, *, now: float = NOW) -> Cluster:
@@ -76,7 +75,7 @@ def applied(cluster: Cluster, text: str, *, now: float = NOW) -> Cluster:
 
 
 def settled(cluster: Cluster, now: float = NOW) -> Cluster:
-    return controllers.run(cluster, now)[0]
+    return controllers.settle(cluster, now)
 
 
 def running(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from msgspec import Struct, structs
 
@@ -15,11 +15,14 @@ from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.core import Namespace, Node, Service
 from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.meta import Labels, LabelSelector, Resource, matches_labels
+from kubenetlab.api.object_map import Changes, Cursor, ObjectKey, ObjectMap
+from kubenetlab.api.object_map import Kind as Kind
 from kubenetlab.api.pods import Pod
 from kubenetlab.versioned import VersionedMap
 
 R = TypeVar("R", bound=Resource)
-Kind = type[Resource]
+K = TypeVar("K")
+T = TypeVar("T")
 Document = Mapping[str, Any]
 GivenKey = tuple[str, str, str]
 """(kind, namespace, name), with the kind as `kinds.qualified_kind` returns it."""
@@ -57,44 +60,60 @@ def deletion(obj: Resource) -> Delete:
     return Delete(type(obj), obj.namespace, obj.name)
 
 
-class Cluster:
+class Cluster(Struct, frozen=True, eq=False):
     """Store of objects by kind, namespace and name, with the indexes of controllers and layers.
 
-    given: documents as users wrote them, including those of kinds that the lab does not model.
-    revision: number of changes; it becomes the resourceVersion of a changed object.
+    A store remembers nothing of its readers. A reader that wants the changes since its last look
+    holds a `cursor`; a function that computes something from its former result is given that
+    result by its caller (`controllers.ControllerStates`, `datapath.plan_cache.PlanCache`).
     """
 
-    __slots__ = ("_by_kinds", "_cache", "_incremental", "_objects", "given", "revision")
+    objects: Mapping[Kind, ObjectMap[Any]] = {}
+    """Objects by kind. Kinds without objects may be missing."""
+    given: VersionedMap[GivenKey, GivenDocument] = VersionedMap()
+    """Documents as users wrote them, including those of kinds that the lab does not model."""
+    revision: int = 0
+    """Number of changes; it becomes the resourceVersion of a changed object."""
+    slices_by_service: VersionedMap[tuple[str, str], tuple[EndpointSlice, ...]] = VersionedMap()
+    """Namespace and name of a Service → its EndpointSlices, by name."""
 
-    def __init__(
-        self,
-        objects: Mapping[Kind, Mapping[tuple[str, str], Resource]] | None = None,
-        given: Mapping[GivenKey, GivenDocument] | None = None,
-        revision: int = 0,
-    ) -> None:
-        self._objects: dict[Kind, VersionedMap[tuple[str, str], Any]] = {
-            kind: _versioned(by_key) for kind, by_key in (objects or {}).items()
-        }
-        self._cache: dict[Any, Any] = {}
-        """Name → value of `derived` and `renewed`."""
-        self._by_kinds: dict[Any, tuple[Kind, ...]] = {}
-        """Name of a `derived` value → kinds that it depends on."""
-        self._incremental: dict[Any, Any] = {}
-        """Name → latest value of `renewed`, in this store or in an earlier one."""
-        self.given = _versioned(given or {})
-        self.revision = revision
+    @classmethod
+    def of(
+        cls,
+        objects: Mapping[Kind, Mapping[ObjectKey, Resource]],
+        given: Mapping[GivenKey, GivenDocument],
+        revision: int,
+    ) -> Cluster:
+        """Return a store of these objects and documents, which derives from no other store."""
+        maps = {kind: ObjectMap(by_key) for kind, by_key in objects.items()}
+        return cls(
+            maps,
+            VersionedMap(given),
+            revision,
+            _with_slices(VersionedMap(), _NONE, maps.get(EndpointSlice, _NONE)),
+        )
+
+    def by_key(self, kind: type[R]) -> ObjectMap[R]:
+        """Return the objects of a kind by (namespace, name)."""
+        return self.objects.get(kind, _NONE)
 
     def all(self, kind: type[R], namespace: str | None = None) -> Sequence[R]:
         """Return the objects of a kind, of one namespace or of all, in order of creation."""
-        objects: Sequence[R] = self.derived(
-            ("all", kind), lambda: tuple(self.keyed(kind).values()), (kind,)
-        )
+        objects = self.by_key(kind).objects
         if namespace is None:
             return objects
         return [obj for obj in objects if obj.namespace == namespace]
 
     def get(self, kind: type[R], namespace: str, name: str) -> R | None:
-        return self.keyed(kind).get((namespace, name))
+        return self.by_key(kind).get((namespace, name))
+
+    def index(self, kind: Kind, build: Callable[..., T], *arguments: Any) -> T:
+        """Return `build(objects, *arguments)` for all objects of a kind.
+
+        It is computed once for each version of these objects. build: a pure function, defined at
+        the top level of a module.
+        """
+        return self.by_key(kind).index(build, *arguments)
 
     @property
     def config(self) -> ClusterConfig:
@@ -103,26 +122,17 @@ class Cluster:
 
     def pods_on(self, node: str) -> Sequence[Pod]:
         """Return the pods bound to a node, in order of creation."""
-        by_node: Mapping[str, Sequence[Pod]] = self.derived(
-            "pods by node", lambda: _group(self.all(Pod), lambda pod: pod.spec.node_name), (Pod,)
-        )
-        return by_node.get(node, ())
+        return self.index(Pod, _by_node).get(node, ())
 
     def select(self, namespace: str, selector: LabelSelector | Labels) -> Sequence[Pod]:
         """Return the pods of a namespace that a selector, or the selector of a Service, matches."""
         labels = selector.match_labels if isinstance(selector, LabelSelector) else selector
+        pods: Sequence[Pod]
         if labels:
-            by_label = self.derived("pods by label", lambda: _by_label(self.all(Pod)), (Pod,))
-            pods: Sequence[Pod] = min(
-                (by_label.get((namespace, *pair), ()) for pair in labels.items()), key=len
-            )
+            by_label = self.index(Pod, _by_label)
+            pods = min((by_label.get((namespace, *pair), ()) for pair in labels.items()), key=len)
         else:
-            by_namespace = self.derived(
-                "pods by namespace",
-                lambda: _group(self.all(Pod), lambda pod: pod.namespace),
-                (Pod,),
-            )
-            pods = by_namespace.get(namespace, ())
+            pods = self.index(Pod, _by_namespace).get(namespace, ())
         matches = (
             selector.matches
             if isinstance(selector, LabelSelector)
@@ -132,79 +142,33 @@ class Cluster:
 
     def owned_by(self, kind: type[R], owner: Resource) -> Sequence[R]:
         """Return the objects of a kind whose controller is `owner`."""
-        by_owner: Mapping[str, Sequence[R]] = self.derived(
-            ("owned", kind), lambda: _group(self.all(kind), _controller_uid), (kind,)
-        )
+        by_owner: Mapping[str, Sequence[R]] = self.index(kind, _by_controller)
         return by_owner.get(owner.uid, ())
 
     def slices_of(self, service: Service) -> Sequence[EndpointSlice]:
         """Return the EndpointSlices of a Service, including those that a user created."""
         return self.slices_by_service.get(service.key, ())
 
-    @property
-    def slices_by_service(self) -> VersionedMap[tuple[str, str], tuple[EndpointSlice, ...]]:
-        """Namespace and name of a Service → its EndpointSlices, in order of creation."""
-        slices: VersionedMap[tuple[str, str], tuple[EndpointSlice, ...]] = self.renewed(
-            "slices by service", self._slices_by_service
-        )
-        return slices
+    def cursor(self, kinds: Iterable[Kind]) -> Cursor:
+        """Return the position of a reader that has seen the objects of some kinds in this store."""
+        return Cursor({kind: self.by_key(kind) for kind in kinds})
 
-    def _slices_by_service(self, previous: Any) -> Any:
-        """Return the index from the previous one and the EndpointSlices changed since then."""
-        changes = self.since("slices by service", (EndpointSlice,))
-        if changes is None or previous is None:
-            groups = _group(self.all(EndpointSlice), _service_of)
-            return VersionedMap((key, tuple(slices)) for key, slices in groups.items())
-        updated: dict[tuple[str, str], dict[tuple[str, str], EndpointSlice]] = {}
-        for pair in changes[EndpointSlice]:
-            for key in {_service_of(piece) for piece in pair if piece is not None}:
-                updated.setdefault(key, {piece.key: piece for piece in previous.get(key, ())})
-        for before, after in changes[EndpointSlice]:
-            if before is not None and (after is None or _service_of(after) != _service_of(before)):
-                updated[_service_of(before)].pop(before.key, None)
-            if after is not None:
-                updated[_service_of(after)][after.key] = after
-        return previous.with_changes(
-            {key: tuple(slices.values()) or None for key, slices in updated.items()}
+    def changes_since(self, cursor: Cursor) -> Changes:
+        """Return the changes that lead from the store of a cursor to this one, for its kinds.
+
+        Any store can give the cursor: an earlier one, a later one, or another branch. Only recent
+        changes are remembered; for an old cursor all objects are compared.
+        """
+        return Changes(
+            {
+                kind: tuple(self.by_key(kind).changes_since(seen).values())
+                for kind, seen in cursor.seen.items()
+            }
         )
 
-    def keyed(self, kind: type[R]) -> VersionedMap[tuple[str, str], R]:
-        """Return the objects of a kind by (namespace, name)."""
-        return self._objects.get(kind, _NONE)
-
-    def since(
-        self, name: Any, kinds: tuple[Kind, ...]
-    ) -> Mapping[Kind, Sequence[tuple[Any, Any]]] | None:
-        """Return the changes of some kinds since the store of the previous call with this name.
-
-        Each change is a pair of the object before and now; None stands for a missing object. The
-        result is None for the first call with a name.
-        """
-
-        def build(previous: Any) -> Any:
-            objects = {kind: self.keyed(kind) for kind in kinds}
-            changes = (
-                None
-                if previous is None
-                else {kind: self.news(kind, previous[0][kind]) for kind in kinds}
-            )
-            return objects, changes
-
-        changes: Mapping[Kind, Sequence[tuple[Any, Any]]] | None = self.renewed(
-            ("since", name), build
-        )[1]
-        return changes
-
-    def news(self, kind: Kind, before: Mapping[Any, Any]) -> Sequence[tuple[Any, Any]]:
-        """Return the changes of a kind since another store, of which `before` is `keyed(kind)`.
-
-        Each change is a pair of the object before and now; None stands for a missing object.
-        """
-        return tuple(self.keyed(kind).changes_since(before).values())
-
-    def snapshot(self, kinds: Iterable[Kind]) -> tuple[Any, ...]:
-        """Return a value for each kind that is identical as long as no object of it changes."""
-        return tuple(self._objects.get(kind) for kind in kinds)
+    def has_changed_since(self, cursor: Cursor) -> bool:
+        """Return True if an object of the cursor's kinds has changed, was added or removed."""
+        return any(self.by_key(kind) is not seen for kind, seen in cursor.seen.items())
 
     def node(self, name: str) -> Node | None:
         return self.get(Node, "", name)
@@ -214,7 +178,7 @@ class Cluster:
 
         The document of a deleted object is deleted, too; with a namespace all documents in it.
         """
-        updated: dict[Kind, dict[tuple[str, str], Resource | None]] = {}
+        updated: dict[Kind, dict[ObjectKey, Resource | None]] = {}
         revision, given = self.revision, self.given
         for change in changes:
             kind, key = (
@@ -223,7 +187,7 @@ class Cluster:
                 else (type(change), change.key)
             )
             updates = updated.setdefault(kind, {})
-            current = updates[key] if key in updates else self.keyed(kind).get(key)
+            current = updates[key] if key in updates else self.by_key(kind).get(key)
             if isinstance(change, Delete):
                 if current is not None:
                     revision += 1
@@ -237,73 +201,60 @@ class Cluster:
                 )
         if revision == self.revision:
             return self
-        return self._successor(
-            {kind: self.keyed(kind).with_changes(updates) for kind, updates in updated.items()},
-            given,
-            revision,
+        objects = {
+            **self.objects,
+            **{
+                kind: self.by_key(kind).with_changes(updates)
+                for kind, updates in updated.items()
+                if updates
+            },
+        }
+        slices = _with_slices(
+            self.slices_by_service,
+            self.by_key(EndpointSlice),
+            objects.get(EndpointSlice, _NONE),
         )
+        return Cluster(objects, given, revision, slices)
 
     def with_given(self, documents: Mapping[GivenKey, GivenDocument | None]) -> Cluster:
         """Return the store with some given documents replaced, or removed with None."""
         if all(self.given.get(key) == given for key, given in documents.items()):
             return self
-        return self._successor({}, self.given.with_changes(documents), self.revision)
+        return structs.replace(self, given=self.given.with_changes(documents))
 
     def source_of(self, obj: Resource) -> DocumentSource | None:
         """Return the file and line of an object's document; None if they are not known."""
         given = self.given.get((obj.kind, obj.namespace, obj.name))
         return given.source if given is not None else None
 
-    def derived(self, name: Any, build: Callable[[], Any], kinds: tuple[Kind, ...] = ()) -> Any:
-        """Return a value that depends on this store alone; build it at the first call with a name.
 
-        kinds: kinds that the value depends on. A later store in which they are unchanged keeps it.
-        """
-        if name not in self._cache:
-            self._cache[name] = build()
-            if kinds:
-                self._by_kinds[name] = kinds
-        return self._cache[name]
+_NONE: Final[ObjectMap[Any]] = ObjectMap()
+"""Objects of a kind of which there are none."""
 
-    def renewed(self, name: Any, build: Callable[[Any], Any]) -> Any:
-        """Return a value that is built from its latest value in an earlier store, or from None."""
-        if name not in self._cache:
-            self._cache[name] = self._incremental[name] = build(self._incremental.get(name))
-        return self._cache[name]
 
-    def afresh(self) -> Cluster:
-        """Return the same store without cached values.
-
-        A call of its `since` does not affect the changes that other callers get.
-        """
-        return Cluster(self._objects, self.given, self.revision)
-
-    def _successor(
-        self,
-        changed: Mapping[Kind, VersionedMap[tuple[str, str], Any]],
-        given: VersionedMap[GivenKey, GivenDocument],
-        revision: int,
-    ) -> Cluster:
-        """Return the store that follows this one, with the objects of some kinds replaced."""
-        changed = {
-            kind: objects for kind, objects in changed.items() if objects is not self.keyed(kind)
+def _with_slices(
+    slices_by_service: VersionedMap[tuple[str, str], tuple[EndpointSlice, ...]],
+    before: ObjectMap[EndpointSlice],
+    after: ObjectMap[EndpointSlice],
+) -> VersionedMap[tuple[str, str], tuple[EndpointSlice, ...]]:
+    """Return the slices of each Service after changes of slices, in order of their names."""
+    updated: dict[tuple[str, str], dict[str, EndpointSlice]] = {}
+    for pair in after.changes_since(before).values():
+        for piece in pair:
+            if piece is not None and (service := _service_of(piece)) not in updated:
+                known = slices_by_service.get(service, ())
+                updated[service] = {old.name: old for old in known}
+        old, new = pair
+        if old is not None:
+            updated[_service_of(old)].pop(old.name)
+        if new is not None:
+            updated[_service_of(new)][new.name] = new
+    return slices_by_service.with_changes(
+        {
+            service: tuple(pieces[name] for name in sorted(pieces)) or None
+            for service, pieces in updated.items()
         }
-        after = Cluster({**self._objects, **changed}, given, revision)
-        after._by_kinds = {
-            name: kinds
-            for name, kinds in self._by_kinds.items()
-            if changed.keys().isdisjoint(kinds)
-        }
-        after._cache = {name: self._cache[name] for name in after._by_kinds}
-        after._incremental = dict(self._incremental)
-        return after
-
-
-_NONE: VersionedMap[Any, Any] = VersionedMap()
-
-
-def _versioned(mapping: Mapping[Any, Any]) -> VersionedMap[Any, Any]:
-    return mapping if isinstance(mapping, VersionedMap) else VersionedMap(mapping)
+    )
 
 
 def _without(
@@ -333,8 +284,12 @@ def _service_of(piece: EndpointSlice) -> tuple[str, str]:
     return piece.namespace, piece.service_name
 
 
-def _controller_uid(obj: Resource) -> str:
-    return next((owner.uid for owner in obj.metadata.owner_references if owner.controller), "")
+def _by_node(pods: Iterable[Pod]) -> dict[str, list[Pod]]:
+    return _group(pods, lambda pod: pod.spec.node_name)
+
+
+def _by_namespace(pods: Iterable[Pod]) -> dict[str, list[Pod]]:
+    return _group(pods, lambda pod: pod.namespace)
 
 
 def _by_label(pods: Iterable[Pod]) -> dict[tuple[str, str, str], list[Pod]]:
@@ -346,8 +301,17 @@ def _by_label(pods: Iterable[Pod]) -> dict[tuple[str, str, str], list[Pod]]:
     return groups
 
 
-def _group(objects: Iterable[Any], key: Any) -> dict[Any, list[Any]]:
-    groups: dict[Any, list[Any]] = {}
+def _by_controller(objects: Iterable[R]) -> dict[str, list[R]]:
+    """Return objects by the uid of their controller; empty for objects without one."""
+    return _group(objects, _controller_uid)
+
+
+def _controller_uid(obj: Resource) -> str:
+    return next((owner.uid for owner in obj.metadata.owner_references if owner.controller), "")
+
+
+def _group(objects: Iterable[R], key: Callable[[R], K]) -> dict[K, list[R]]:
+    groups: dict[K, list[R]] = {}
     for obj in objects:
         groups.setdefault(key(obj), []).append(obj)
     return groups

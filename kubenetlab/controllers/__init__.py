@@ -7,19 +7,26 @@ Each controller is a module with two names:
   the times at which it must run again.
 
 Controllers do not call each other: each reads from the store what the others have written. They run
-in passes until a pass changes nothing. Two optional constants change how a controller runs:
+in passes until a pass changes nothing. Neither a controller nor the store remembers anything: what
+each controller has seen is a value, `ControllerStates`, that `run` takes and returns.
 
+Optional constants change how a controller runs:
+
+- `INCREMENTAL`: `reconcile` takes an argument `changes`, the changes of the watched kinds since its
+  last run (None: it has not run before).
 - `CONVERGES_IN_ONE_PASS`: a second run right after the first would change nothing, so the
   controller does not run for its own changes.
-- `IN_BATCHES`: `reconcile` takes a third argument, the maximum number of pods it creates or deletes
-  for each workload in one run (None: no limit). It yields a `Wake` for `now` when more remain.
+- `IN_BATCHES`: `reconcile` takes an argument `batch_limit`, the maximum number of pods it creates
+  or deletes for each workload in one run (None: no limit). It yields a `Wake` for `now` when more
+  remain.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any, Final, Protocol
+
+from msgspec import structs
 
 from kubenetlab.api.store import Change, Cluster, Kind
 from kubenetlab.controllers import (
@@ -42,13 +49,14 @@ from kubenetlab.controllers import (
     scheduler,
     statefulsets,
 )
+from kubenetlab.controllers.states import ControllerState, ControllerStates
 from kubenetlab.controllers.wake import Wake
 from kubenetlab.errors import BugError
 
 __all__ = ["CONTROLLERS", "Controller", "Controllers", "Wake", "run"]
 
 MAX_ROUNDS = 30
-"""Maximum number of passes over all controllers before `Controllers.run` gives up."""
+"""Maximum number of passes over all controllers before `run` gives up."""
 
 
 class Controller(Protocol):
@@ -84,89 +92,66 @@ CONTROLLERS: Final[tuple[Any, ...]] = (
 """All controllers, in the order of a pod's life. Each is a `Controller`."""
 
 
-def run(cluster: Cluster, now: float) -> tuple[Cluster, float | None]:
-    """Run new controllers until none of them changes the store.
+def run(cluster: Cluster, states: ControllerStates, now: float) -> tuple[Cluster, ControllerStates]:
+    """Run the controllers until none of them changes the store.
 
-    Return the store, and the time of the next `Wake` in seconds since 1970 (None: no `Wake`).
+    states: what the controllers have seen; `ControllerStates()` for new controllers. The store may
+    be any other one, such as a branch that is rejected later: nothing is kept but what is returned.
+
+    Return the store, and the states in which the controllers have seen it. `states.wake_at` is the
+    time of the next run without a change.
+    Raises BugError, naming the controllers, when they do not come to rest.
+    """
+    by_name = dict(states.by_name)
+    due = {name for name, state in by_name.items() if state.is_due(now)}
+    paused: set[str] = set()
+    for _ in range(MAX_ROUNDS):
+        changed = []
+        for controller in CONTROLLERS:
+            name = _name_of(controller)
+            state = by_name.get(name)
+            is_needed = name in due or state is None or cluster.has_changed_since(state.seen)
+            if name in paused or not is_needed:
+                continue
+            due.discard(name)
+            before = cluster
+            cluster, by_name[name] = _reconcile(controller, cluster, state, now, states.batch_limit)
+            if cluster is not before:
+                changed.append(name)
+            if hasattr(controller, "IN_BATCHES") and by_name[name].is_due(now):
+                paused.add(name)  # the rest of the batch belongs to the next run
+        if not changed:
+            return cluster, structs.replace(states, by_name=by_name)
+    raise BugError(f"the controllers {', '.join(changed)} do not come to rest")
+
+
+def settle(cluster: Cluster, now: float) -> Cluster:
+    """Run new controllers until none of them changes the store, and return it.
+
     Raises BugError when the controllers do not come to rest.
     """
-    return Controllers().run(cluster, now)
+    return run(cluster, ControllerStates(), now)[0]
 
 
-BATCH_LIMIT: Final = 100
-"""Maximum number of pods created or deleted per workload and run in a running lab.
-
-The agent answers clients between two bursts.
-Source: k8s.io/kubernetes pkg/controller/replicaset (BurstReplicas, which is 500 there).
-"""
-
-
-class Controllers:
-    """The controllers with the snapshots that they saw last.
-
-    A controller runs again only when an object that it watches has changed or its `Wake` is due.
-    """
-
-    def __init__(self, burst: int | None = None) -> None:
-        """Create controllers that have not seen any store.
-
-        burst: maximum number of pods created or deleted per workload and run; None for no limit.
-        """
-        self._burst = burst
-        self._seen: dict[str, tuple[Any, ...]] = {}
-        self._wakes: dict[str, float | None] = {}
-
-    def copy(self) -> Controllers:
-        """Return a copy that can run on a store which may still be rejected."""
-        copy = Controllers(self._burst)
-        copy._seen, copy._wakes = dict(self._seen), dict(self._wakes)
-        return copy
-
-    def run(self, cluster: Cluster, now: float) -> tuple[Cluster, float | None]:
-        """Run the controllers until none of them changes the store.
-
-        Return the store, and the time of the next `Wake` in seconds since 1970 (None: no `Wake`).
-        Raises BugError, naming the controllers, when they do not come to rest.
-        """
-        due = {name for name, at in self._wakes.items() if at is not None and at <= now}
-        paused: set[str] = set()
-        for _ in range(MAX_ROUNDS):
-            changed = []
-            for controller in CONTROLLERS:
-                name = _name_of(controller)
-                if name in paused or not (name in due or self._has_changes(controller, cluster)):
-                    continue
-                due.discard(name)
-                before, cluster = cluster, self._reconcile(controller, cluster, now)
-                if cluster is not before:
-                    changed.append(name)
-                if hasattr(controller, "IN_BATCHES") and (self._wakes[name] or math.inf) <= now:
-                    paused.add(name)  # the rest of the burst belongs to the next run
-            if not changed:
-                wakes = (at for at in self._wakes.values() if at is not None)
-                return cluster, min(wakes, default=None)
-        raise BugError(f"the controllers {', '.join(changed)} do not come to rest")
-
-    def _has_changes(self, controller: Any, cluster: Cluster) -> bool:
-        """Return True when an object that the controller watches has changed since its last run."""
-        seen = self._seen.get(_name_of(controller))
-        snapshot = cluster.snapshot(controller.WATCHES)
-        return seen is None or any(a is not b for a, b in zip(seen, snapshot, strict=True))
-
-    def _reconcile(self, controller: Any, cluster: Cluster, now: float) -> Cluster:
-        """Run one controller once and return the store with its changes."""
-        name = _name_of(controller)
-        arguments = (self._burst,) if hasattr(controller, "IN_BATCHES") else ()
-        results = list(controller.reconcile(cluster, now, *arguments))
-        self._wakes[name] = min(
-            (result.at for result in results if isinstance(result, Wake)), default=None
-        )
-        self._seen[name] = cluster.snapshot(controller.WATCHES)
-        after = cluster.with_changes(result for result in results if not isinstance(result, Wake))
-        if after is not cluster and getattr(controller, "CONVERGES_IN_ONE_PASS", False):
-            self._seen[name] = after.snapshot(controller.WATCHES)
-            after.since(name, controller.WATCHES)  # moves its cursor past its own changes
-        return after
+def _reconcile(
+    controller: Any,
+    cluster: Cluster,
+    state: ControllerState | None,
+    now: float,
+    batch_limit: int | None,
+) -> tuple[Cluster, ControllerState]:
+    """Run one controller once; return the store with its changes, and the controller's state."""
+    options: dict[str, Any] = {}
+    if hasattr(controller, "IN_BATCHES"):
+        options["batch_limit"] = batch_limit
+    if hasattr(controller, "INCREMENTAL"):
+        options["changes"] = cluster.changes_since(state.seen) if state is not None else None
+    results = list(controller.reconcile(cluster, now, **options))
+    after = cluster.with_changes(result for result in results if not isinstance(result, Wake))
+    # What a controller has just written need not be read by itself if it converges at once.
+    seen = after if hasattr(controller, "CONVERGES_IN_ONE_PASS") else cluster
+    wakes = (result.at for result in results if isinstance(result, Wake))
+    return after, ControllerState(seen.cursor(controller.WATCHES), min(wakes, default=None))
 
 
 def _name_of(controller: Any) -> str:

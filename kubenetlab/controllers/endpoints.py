@@ -24,6 +24,7 @@ from kubenetlab.api.discovery import (
     EndpointSubset,
 )
 from kubenetlab.api.meta import ObjectMeta, timestamp
+from kubenetlab.api.object_map import Changes
 from kubenetlab.api.store import Change, Cluster, Kind, deletion
 from kubenetlab.controllers.children import owner_reference
 from kubenetlab.controllers.endpointslices import CONTROLLER as SLICE_CONTROLLER
@@ -32,6 +33,7 @@ from kubenetlab.controllers.serials import Serials
 
 WATCHES: Final[tuple[Kind, ...]] = (Service, Endpoints, EndpointSlice)
 CONVERGES_IN_ONE_PASS: Final = True
+INCREMENTAL: Final = True
 
 MANAGED_LABEL = "endpoints.kubernetes.io/managed-by"
 MANAGER = "endpoint-controller"
@@ -39,9 +41,9 @@ MIRROR = "endpointslicemirroring-controller.k8s.io"
 SKIP_MIRROR_LABEL = "endpointslice.kubernetes.io/skip-mirror"
 
 
-def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
+def reconcile(cluster: Cluster, now: float, *, changes: Changes | None = None) -> Iterator[Change]:
     serials = Serials(cluster)
-    for key in _affected(cluster):
+    for key in _affected(cluster, changes):
         service, endpoints = cluster.get(Service, *key), cluster.get(Endpoints, *key)
         mirrors = [
             slice_
@@ -91,31 +93,19 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
     yield from serials.changes()
 
 
-def _affected(cluster: Cluster) -> Iterable[tuple[str, str]]:
+def _affected(cluster: Cluster, changes: Changes | None) -> Iterable[tuple[str, str]]:
     """Return (namespace, name) of the Services to reconcile.
 
     These are Services that have changed since the last run, or whose Endpoints or slices have.
     """
-    changes = cluster.since("endpoints", WATCHES)
     if changes is None:
         return dict.fromkeys(
-            (*cluster.keyed(Service), *cluster.keyed(Endpoints), *cluster.slices_by_service)
+            (*cluster.by_key(Service), *cluster.by_key(Endpoints), *cluster.slices_by_service)
         )
-    keys = {
-        obj.key
-        for kind in (Service, Endpoints)
-        for pair in changes[kind]
-        for obj in pair
-        if obj is not None
-    }
+    keys = {obj.key for obj in changes.objects(Service, Endpoints)}
     return sorted(
         keys
-        | {
-            (slice_.namespace, slice_.service_name)
-            for pair in changes[EndpointSlice]
-            for slice_ in pair
-            if slice_ is not None
-        }
+        | {(slice_.namespace, slice_.service_name) for slice_ in changes.objects(EndpointSlice)}
     )
 
 

@@ -23,6 +23,7 @@ from kubenetlab.api.discovery import (
     ForZone,
 )
 from kubenetlab.api.meta import ObjectMeta, matches_labels, timestamp
+from kubenetlab.api.object_map import Changes
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, Kind, deletion
 from kubenetlab.controllers.children import owner_reference
@@ -31,6 +32,7 @@ from kubenetlab.controllers.serials import Serials
 
 WATCHES: Final[tuple[Kind, ...]] = (Service, Pod, Node, EndpointSlice)
 CONVERGES_IN_ONE_PASS: Final = True
+INCREMENTAL: Final = True
 
 CONTROLLER = "endpointslice-controller.k8s.io"
 HEADLESS_LABEL = "service.kubernetes.io/headless"
@@ -42,12 +44,12 @@ _FAMILIES: Final[tuple[tuple[Literal["IPv4", "IPv6"], int], ...]] = (("IPv4", 4)
 Ports = tuple[EndpointPort, ...]
 
 
-def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
+def reconcile(cluster: Cluster, now: float, *, changes: Changes | None = None) -> Iterator[Change]:
     serials = Serials(cluster)
     # Deletions come first: a slice whose label was moved to another Service has the name of the
     # one that its own Service lacks.
     updated: list[EndpointSlice] = []
-    for service in _affected(cluster):
+    for service in _affected(cluster, changes):
         owned = [
             slice_
             for slice_ in cluster.slices_of(service)
@@ -75,30 +77,18 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
     yield from serials.changes()
 
 
-def _affected(cluster: Cluster) -> Iterable[Service]:
+def _affected(cluster: Cluster, changes: Changes | None) -> Iterable[Service]:
     """Return the Services to reconcile.
 
     These are Services that have changed since the last run, or whose slices have, or that select or
     selected a changed pod. In the first run, and when a node has changed, it is all Services.
     """
-    changes = cluster.since("endpointslices", WATCHES)
     if changes is None or changes[Node]:
         return cluster.all(Service)
     keys = {service.key for _, service in changes[Service] if service is not None}
-    keys |= {
-        (slice_.namespace, slice_.service_name)
-        for pair in changes[EndpointSlice]
-        for slice_ in pair
-        if slice_ is not None
-    }
-    by_pair = (
-        cluster.derived(
-            "services by selector", lambda: _by_selector(cluster.all(Service)), (Service,)
-        )
-        if changes[Pod]
-        else {}
-    )
-    for pod in (pod for pair in changes[Pod] for pod in pair if pod is not None):
+    keys |= {(slice_.namespace, slice_.service_name) for slice_ in changes.objects(EndpointSlice)}
+    by_pair = cluster.index(Service, _by_selector) if changes[Pod] else {}
+    for pod in changes.objects(Pod):
         selecting = (
             service
             for pair in pod.labels.items()

@@ -9,7 +9,7 @@ pkg/kubelet/envvars/envvars.go, third_party/forked/golang/expansion (1.33).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from msgspec import structs
@@ -215,16 +215,17 @@ def _of_namespace(cluster: Cluster, namespace: str) -> list[tuple[str, dict[str,
 
     The result is computed once for all pods.
     """
-    entries: list[tuple[str, dict[str, str]]] = cluster.derived(
-        ("service variables", namespace),
-        lambda: [
-            (service.metadata.creation_timestamp or "", dict(_variables(service)))
-            for service in cluster.all(Service, namespace)
-            if service.cluster_ips
-        ],
-        (Service,),
-    )
-    return entries
+    return cluster.index(Service, _variables_by_time, namespace)
+
+
+def _variables_by_time(
+    services: Iterable[Service], namespace: str
+) -> list[tuple[str, dict[str, str]]]:
+    return [
+        (service.metadata.creation_timestamp or "", dict(_variables(service)))
+        for service in services
+        if service.namespace == namespace and service.cluster_ips
+    ]
 
 
 def _variables(service: Service) -> Iterator[tuple[str, str]]:

@@ -6,7 +6,7 @@ that are too old or too many.
 Source: k8s.io/kubernetes pkg/controller/garbagecollector; cmd/kube-apiserver --event-ttl (1 hour).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from msgspec import structs
@@ -22,6 +22,7 @@ from kubenetlab.api.lab import (
     Termination,
 )
 from kubenetlab.api.meta import OwnerReference, Resource, seconds, timestamp
+from kubenetlab.api.object_map import Changes
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, Kind, deletion
 from kubenetlab.controllers.termination import deletion_changes
@@ -38,11 +39,25 @@ A pod that starts has six events. Kubernetes has no such limit.
 KEPT_FRACTION: Final = 0.75
 """Fraction of the limit that is kept when it is exceeded, so that purges are rare."""
 
-WATCHES: Final[tuple[Kind, ...]] = (*SERVED, Attachment, PodRuntimeStatus, Termination)
+WATCHES: Final[tuple[Kind, ...]] = (
+    *SERVED,
+    AllocationState,
+    Attachment,
+    PodRuntimeStatus,
+    Termination,
+)
+INCREMENTAL: Final = True
 
 
-def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
-    yield from _orphans(cluster, now)
+def reconcile(
+    cluster: Cluster, now: float, *, changes: Changes | None = None
+) -> Iterator[Change | Wake]:
+    has_deletions = changes is None or any(
+        _is_gone(*pair) for kind in SERVED for pair in changes[kind]
+    )
+    yield from _orphans(cluster, now, None if has_deletions else changes)
+    if changes is None or has_deletions or changes[AllocationState]:
+        yield from _unused_serials(cluster)
     pods = {pod.uid for pod in cluster.all(Pod) if not pod.is_finished}
     for attachment in cluster.all(Attachment):
         if attachment.pod_uid not in pods:
@@ -59,29 +74,39 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
     yield from _old_events(cluster, now)
 
 
-def _orphans(cluster: Cluster, now: float) -> Iterator[Change]:
-    """Yield the deletion of objects whose owners are gone, and of the serials of those owners.
+def _orphans(cluster: Cluster, now: float, changes: Changes | None) -> Iterator[Change]:
+    """Yield the deletion of objects whose owners are gone.
 
-    While no object is deleted, only new objects can lack an owner: then only those are checked.
+    changes: changes without deletions; only new objects can then lack an owner. None: any object
+    can.
     """
-    changes = cluster.since("garbage", SERVED)
-    if changes is None or any(_is_gone(*pair) for kind in SERVED for pair in changes[kind]):
-        suspects = [obj for kind in NAMESPACED for obj in cluster.all(kind)]
-        alive = {owner.uid for kind in SERVED for owner in cluster.all(kind)}
-        allocations = cluster.get(AllocationState, "", "ledger")
-        if allocations is not None and not alive.issuperset(allocations.serials):
-            yield structs.replace(
-                allocations,
-                serials={
-                    uid: serial for uid, serial in allocations.serials.items() if uid in alive
-                },
-            )
-    else:
-        suspects = [obj for kind in NAMESPACED for _, obj in changes[kind]]
+    suspects = (
+        [obj for kind in NAMESPACED for obj in cluster.all(kind)]
+        if changes is None
+        else [obj for kind in NAMESPACED for _, obj in changes[kind]]
+    )
     for obj in suspects:
         owners = obj.metadata.owner_references
         if owners and not any(_is_alive(cluster, obj, owner) for owner in owners):
             yield from deletion_changes(obj, now)
+
+
+def _unused_serials(cluster: Cluster) -> Iterator[Change]:
+    """Yield the deletion of the serials of owners that are gone."""
+    allocations = cluster.get(AllocationState, "", "ledger")
+    if allocations is None:
+        return
+    used = {
+        uid: serial
+        for uid, serial in allocations.serials.items()
+        if any(uid in cluster.index(kind, _uids) for kind in SERVED)
+    }
+    if len(used) != len(allocations.serials):
+        yield structs.replace(allocations, serials=used)
+
+
+def _uids(objects: Iterable[Resource]) -> frozenset[str]:
+    return frozenset(obj.uid for obj in objects)
 
 
 def _is_gone(before: Resource | None, after: Resource | None) -> bool:

@@ -17,6 +17,7 @@ from kubenetlab.api.core import Node
 from kubenetlab.api.environment import ConfigMap, Secret
 from kubenetlab.api.faults import Fault
 from kubenetlab.api.lab import Attachment, NetworkFacts, PodRuntimeStatus, Termination
+from kubenetlab.api.object_map import Changes
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, Kind, deletion
 from kubenetlab.controllers.containers import next_start, should_run
@@ -42,13 +43,16 @@ WATCHES: Final[tuple[Kind, ...]] = (
     Fault,
 )
 CONVERGES_IN_ONE_PASS: Final = True
+INCREMENTAL: Final = True
 
 _CLUSTER_WIDE: Final[tuple[Kind, ...]] = (NetworkFacts, ConfigMap, Secret, Fault)
 """Kinds of which one object may concern every pod."""
 
 
-def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
-    for pod in _affected(cluster):
+def reconcile(
+    cluster: Cluster, now: float, *, changes: Changes | None = None
+) -> Iterator[Change | Wake]:
+    for pod in _affected(cluster, changes):
         if pod.is_finished and not pod.is_terminating:
             continue
         runtime = runtime_status_of(cluster, pod)
@@ -102,41 +106,29 @@ def _sync(
         yield from network_not_ready_events(cluster, pod, now)
 
 
-def _affected(cluster: Cluster) -> Iterable[Pod]:
+def _affected(cluster: Cluster, changes: Changes | None) -> Iterable[Pod]:
     """Return the pods that may have changed since the last run.
 
     These are pods that have changed themselves, or whose node, attachment or runtime status has,
     and pods that wait for a time. In the first run, and after a change that may concern every pod,
     it is all pods.
     """
-    changes = cluster.since("kubelet", WATCHES)
     if (
         changes is None
         or any(changes[kind] for kind in _CLUSTER_WIDE)
         or not network(cluster).has_network
     ):
         return cluster.all(Pod)
-    keys = {
-        obj.key
-        for kind in (Pod, Attachment, PodRuntimeStatus)
-        for pair in changes[kind]
-        for obj in pair
-        if obj is not None
-    }
-    keys |= {
-        pod.key
-        for pair in changes[Node]
-        for node in pair
-        if node is not None
-        for pod in cluster.pods_on(node.name)
-    }
+    keys = {obj.key for obj in changes.objects(Pod, Attachment, PodRuntimeStatus)}
+    keys |= {pod.key for node in changes.objects(Node) for pod in cluster.pods_on(node.name)}
     keys |= {termination.key for termination in cluster.all(Termination) if termination.killed}
-    keys |= cluster.derived(
-        "pods that wait",
-        lambda: {pod.key for pod in cluster.all(Pod) if _awaits_timer(pod)},
-        (Pod,),
-    )
+    keys |= cluster.index(Pod, _awaiting_timers)
     return [pod for pod in cluster.all(Pod) if pod.key in keys]
+
+
+def _awaiting_timers(pods: Iterable[Pod]) -> set[tuple[str, str]]:
+    """Return namespace and name of the pods that wait for a time."""
+    return {pod.key for pod in pods if _awaits_timer(pod)}
 
 
 def _awaits_timer(pod: Pod) -> bool:

@@ -29,8 +29,10 @@ IN_BATCHES = True
 Replicated = ReplicaSet | ReplicationController
 
 
-def reconcile(cluster: Cluster, now: float, burst: int | None = None) -> Iterator[Change | Wake]:
-    """Yield the creation of missing pods and the deletion of surplus pods, at most a burst each."""
+def reconcile(
+    cluster: Cluster, now: float, batch_limit: int | None = None
+) -> Iterator[Change | Wake]:
+    """Yield the creation of missing pods and the deletion of surplus pods, limited per run."""
     serials = Serials(cluster)
     sets: Iterable[Replicated] = (*cluster.all(ReplicaSet), *cluster.all(ReplicationController))
     for replica_set in sets:
@@ -44,8 +46,8 @@ def reconcile(cluster: Cluster, now: float, burst: int | None = None) -> Iterato
         desired = replica_set.spec.replicas
         taken = {pod.name for pod in owned}
         missing = desired - len(active)
-        if burst is not None and missing > burst:
-            missing = burst
+        if batch_limit is not None and missing > batch_limit:
+            missing = batch_limit
             yield Wake(now)
         for _ in range(missing):
             name, serials[replica_set] = child_name(
@@ -63,8 +65,8 @@ def reconcile(cluster: Cluster, now: float, burst: int | None = None) -> Iterato
             yield from create_pod(cluster, replica_set, pod, SOURCE, now)
         if not adoptable:
             excess = max(0, len(active) - desired)
-            if burst is not None and excess > burst:
-                excess = burst
+            if batch_limit is not None and excess > batch_limit:
+                excess = batch_limit
                 yield Wake(now)
             for pod in _ranked_for_removal(active)[:excess]:
                 yield from delete_pod(cluster, replica_set, pod, SOURCE, now)

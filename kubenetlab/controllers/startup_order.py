@@ -14,14 +14,9 @@ from kubenetlab.controllers.kubelet import runtime_status_of
 
 def is_any_pod_starting(cluster: Cluster) -> bool:
     """Return True while the cluster's DNS starts, or a pod awaits its first probe result."""
-    is_starting: bool = cluster.derived(
-        "is anybody starting",
-        lambda: (
-            is_dns_starting(cluster)
-            or any(_awaits_first_probe(cluster, pod) for pod in cluster.all(Pod))
-        ),
+    return is_dns_starting(cluster) or any(
+        _awaits_first_probe(cluster, pod) for pod in cluster.all(Pod)
     )
-    return is_starting
 
 
 def _awaits_first_probe(cluster: Cluster, pod: Pod) -> bool:

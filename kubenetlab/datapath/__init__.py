@@ -12,7 +12,6 @@ from kubenetlab.api.lab import Decisions, NodeReport, PodRuntimeStatus
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.killing import pending_kills
-from kubenetlab.controllers.startup_order import is_any_pod_starting
 from kubenetlab.datapath import containers
 from kubenetlab.datapath.hooks import hooks
 from kubenetlab.datapath.layers import LAYERS
@@ -20,6 +19,7 @@ from kubenetlab.datapath.layers.layer import DesiredObjects, PlanContext, pods_o
 from kubenetlab.datapath.layers.programs import setups_of
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.probes import ProbeSpec, probes
+from kubenetlab.datapath.startup import is_any_pod_starting
 from kubenetlab.datapath.view import NodeView, PodView, node_views, without_pods_and_peers
 from kubenetlab.errors import BugError
 from kubenetlab.hoststate.object import Key, Object, Origin
@@ -31,14 +31,15 @@ __all__ = ["PlanCache", "plan"]
 _PLANNED_FROM = tuple(kind for kind in STORED if kind not in (Event, NodeReport, PodRuntimeStatus))
 
 
-def plan_inputs(cluster: Cluster) -> tuple[object, ...]:
+def plan_inputs(cluster: Cluster, cache: PlanCache) -> tuple[object, ...]:
     """Return the objects of the store from which `plan` and `plan_probes` are computed.
 
     While every element is identical to the previous call's, the plan is unchanged. Events and
     reports of nodes change often and concern only the controllers, except whether a container is
     starting.
     """
-    return (*cluster.snapshot(_PLANNED_FROM), is_any_pod_starting(cluster))
+    objects = (cluster.by_key(kind) for kind in _PLANNED_FROM)
+    return (*objects, is_any_pod_starting(cluster, cache))
 
 
 def plan(cluster: Cluster, decisions: Decisions, memo: PlanCache | None = None) -> HostState:
@@ -69,7 +70,7 @@ def plan_probes(
 ) -> dict[str, tuple[ProbeSpec, ...]]:
     """Return the probes and lifecycle hooks that the kubelets run now, by sandbox."""
     desired: dict[str, tuple[ProbeSpec, ...]] = {}
-    for node in node_views(cluster, decisions):
+    for node in node_views(cluster, decisions, memo):
         for view, pod in pods_of(cluster, node, memo):
             netns, setups = view.netns, setups_of(memo, cluster, pod, view, decisions)
             killed = tuple(pending_kills(cluster, pod))

@@ -18,6 +18,7 @@ from kubenetlab.api import ip
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath.loadbalancers import target_nodes
 from kubenetlab.datapath.proxy.services import source_ranges
+from kubenetlab.datapath.proxy_views import ProxyViews
 from kubenetlab.datapath.view import reached_from_outside
 from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.object import Object
@@ -42,14 +43,14 @@ class BalancedPort(Struct, frozen=True):
     """Ranges of the allowed clients; empty allows every client."""
 
 
-def balanced_ports(cluster: Cluster) -> tuple[BalancedPort, ...]:
+def balanced_ports(cluster: Cluster, proxies: ProxyViews) -> tuple[BalancedPort, ...]:
     """Return every port of every Service that has such an address, in order."""
     ports = []
     for service in reached_from_outside(cluster):
         own = [
             address for address in service.load_balancer_ips if address not in service.virtual_ips
         ]
-        nodes = target_nodes(cluster, service) if own else ()
+        nodes = target_nodes(cluster, proxies, service) if own else ()
         for address in own:
             version = ip.version_of(address)
             node_addresses = tuple(

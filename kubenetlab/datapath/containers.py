@@ -184,19 +184,17 @@ def numeric_services(cluster: Cluster, pod: Pod) -> tuple[Service, ...]:
 
     They are found by one of the pod's labels.
     """
-    by_label: dict[tuple[str, str, str], list[tuple[int, Service]]] = cluster.derived(
-        "numeric services", lambda: _by_label(cluster), (Service,)
-    )
+    by_label = cluster.index(Service, _by_label)
     candidates = [
         entry for pair in pod.labels.items() for entry in by_label.get((pod.namespace, *pair), ())
     ]
     return tuple(service for _, service in sorted(candidates, key=itemgetter(0)))
 
 
-def _by_label(cluster: Cluster) -> dict[tuple[str, str, str], list[tuple[int, Service]]]:
+def _by_label(services: Iterable[Service]) -> dict[tuple[str, str, str], list[tuple[int, Service]]]:
     """Return (namespace, label, value) of the first selector term → (index, Service)."""
     index: dict[tuple[str, str, str], list[tuple[int, Service]]] = {}
-    for number, service in enumerate(cluster.all(Service)):
+    for number, service in enumerate(services):
         if service.spec.selector and any(
             isinstance(port.target_port, int) for port in service.spec.ports
         ):

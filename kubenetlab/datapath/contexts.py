@@ -10,6 +10,7 @@ from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.environment import MissingError, environment
 from kubenetlab.datapath import pods
+from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.pods import PodFiles
 from kubenetlab.datapath.view import NodeView, PodView, node_views
 from kubenetlab.programs.support.http import PodIdentity
@@ -43,9 +44,9 @@ class Context(Struct, frozen=True):
 class Contexts:
     """Contexts of one store, computed on demand."""
 
-    def __init__(self, cluster: Cluster, decisions: Decisions) -> None:
+    def __init__(self, cluster: Cluster, decisions: Decisions, cache: PlanCache) -> None:
         self.cluster = cluster
-        self._nodes = {node.netns: node for node in node_views(cluster, decisions)}
+        self._nodes = {node.netns: node for node in node_views(cluster, decisions, cache)}
         self._pods: dict[str, tuple[NodeView, PodView]] = {
             pod.netns: (node, pod) for node in self._nodes.values() for pod in node.pods
         }

@@ -22,7 +22,7 @@ from kubenetlab.api import ip
 from kubenetlab.api.core import Node, Service
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.nodes import CONTROL_PLANE_LABEL
-from kubenetlab.datapath.proxy_views import passes_health_check, proxy_view
+from kubenetlab.datapath.proxy_views import ProxyViews, passes_health_check
 from kubenetlab.datapath.view import reached_from_outside
 from kubenetlab.hoststate.nexthop import Nexthop, NexthopGroup
 from kubenetlab.hoststate.object import Object
@@ -38,7 +38,7 @@ AddressNextHops = tuple[str, tuple[str, ...]]
 """(address of a load balancer, addresses of the nodes that get its packets)"""
 
 
-def next_hops(cluster: Cluster) -> tuple[AddressNextHops, ...]:
+def next_hops(cluster: Cluster, proxies: ProxyViews) -> tuple[AddressNextHops, ...]:
     """Return the next hops of every external address of every Service, in order.
 
     The address of a node or of an external host is left out, and an address of two Services belongs
@@ -54,7 +54,7 @@ def next_hops(cluster: Cluster) -> tuple[AddressNextHops, ...]:
                 for address in addresses
                 if address not in owned and address not in nodes_by_address
             ]
-            nodes_by_address |= _next_hops(cluster, service, free)
+            nodes_by_address |= _next_hops(target_nodes(cluster, proxies, service), free)
     return tuple(nodes_by_address.items())
 
 
@@ -92,7 +92,7 @@ def group_number(address: str) -> int:
     return 1 << 30 | crc32(ip_address(address).packed) >> 2
 
 
-def target_nodes(cluster: Cluster, service: Service) -> Sequence[Node]:
+def target_nodes(cluster: Cluster, proxies: ProxyViews, service: Service) -> Sequence[Node]:
     """Return the nodes that get the packets of a Service; all of them when no node is healthy.
 
     Source: k8s.io/cloud-provider controllers/service/controller.go (nodeIncludedPredicate).
@@ -101,15 +101,14 @@ def target_nodes(cluster: Cluster, service: Service) -> Sequence[Node]:
     workers = [node for node in ready if not _EXCLUDING.intersection(node.labels)] or ready
     if service.spec.external_traffic_policy == "Local":
         return [
-            node for node in workers if passes_health_check(cluster, node.name, service)
+            node
+            for node in workers
+            if passes_health_check(proxies.of(node.name), node.name, service)
         ] or workers
-    return [node for node in workers if proxy_view(cluster, node.name).is_healthy] or workers
+    return [node for node in workers if proxies.of(node.name).is_healthy] or workers
 
 
-def _next_hops(
-    cluster: Cluster, service: Service, addresses: Iterable[str]
-) -> Iterator[AddressNextHops]:
-    chosen = target_nodes(cluster, service)
+def _next_hops(chosen: Sequence[Node], addresses: Iterable[str]) -> Iterator[AddressNextHops]:
     for address in addresses:
         if nodes := tuple(
             own for node in chosen for own in node.addresses if (":" in own) == (":" in address)

@@ -13,9 +13,12 @@ T = TypeVar("T")
 
 
 class PlanCache:
-    """Cache of results by key and inputs.
+    """Cache of results by key and inputs, held by the loop that plans one store after the other.
 
     Equal inputs return the identical value. `calls` is the number of results that were computed.
+
+    The stores need not follow each other: a result is only reused, or updated, by what its inputs
+    are, so a plan for another branch is correct, too. It merely replaces the results it differs in.
     """
 
     def __init__(self) -> None:
@@ -31,6 +34,22 @@ class PlanCache:
             return value
         self.calls += 1
         value = function(*inputs)
+        self._known[key] = (inputs, value)
+        return value
+
+    def by_identity(self, key: Any, build: Callable[[], T], *inputs: Any) -> T:
+        """Return `build()`, or the last result for `key` if every input is the identical object.
+
+        It is for inputs that are expensive to compare, such as all objects of a kind.
+        """
+        known = self._known.get(key)
+        if known is not None and all(
+            now is then for now, then in zip(inputs, known[0], strict=True)
+        ):
+            value: T = known[1]
+            return value
+        self.calls += 1
+        value = build()
         self._known[key] = (inputs, value)
         return value
 

@@ -7,22 +7,22 @@ one node its own view: the last one before it was stopped, or that of another cl
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from msgspec import Struct, structs
 
-from kubenetlab.api.core import Service
+from kubenetlab.api.core import Node, Service
 from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.node_ports import needs_health_check
 from kubenetlab.datapath import faults
 from kubenetlab.datapath.modes import PodNetwork
+from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.proxy.services import is_proxied
 from kubenetlab.datapath.view import ServiceView, service_views
 from kubenetlab.hoststate.programs import ListenPort, ProgramRun
 from kubenetlab.programs.kube_proxy_events import RuleCounts
-from kubenetlab.versioned import VersionedMap
+from kubenetlab.versioned import ChangedEntries, VersionedMap
 
 PROGRAM = "kube_proxy"
 LEAVING_TAINT = "ToBeDeletedByClusterAutoscaler"
@@ -60,10 +60,21 @@ class ProxyView(Struct, frozen=True):
         )
 
 
+class ProxyViews(Struct, frozen=True):
+    """View of the cluster of each node's kube-proxy."""
+
+    shared: ProxyView
+    own: Mapping[str, ProxyView]
+    """Views of the nodes where a fault has changed it."""
+
+    def of(self, node: str) -> ProxyView:
+        """Return the view of a node's kube-proxy."""
+        return self.own.get(node, self.shared)
+
+
 class ProxyStats(Struct, frozen=True):
     """Counts of the Services that a kube-proxy knows, and Services that need a check per node."""
 
-    services: VersionedMap[_Key, ServiceView]
     proxied: int
     """Number of Services with rules."""
     endpoints: int
@@ -81,31 +92,30 @@ class KubeProxyConfig(Struct, frozen=True):
     listeners: tuple[ListenPort, ...]
 
 
-def proxy_view(cluster: Cluster, node: str) -> ProxyView:
-    """Return the view of a node's kube-proxy."""
-    views: dict[str, ProxyView] = cluster.derived("proxy views", lambda: _views(cluster))
-    return views.get(node, views[""])
+def proxy_views(cluster: Cluster, cache: PlanCache) -> ProxyViews:
+    """Return the view of each node's kube-proxy."""
+    shared = ProxyView(service_views(cluster, cache))
+    own: dict[str, ProxyView] = {}
+    for fault, fault_type in faults.active_faults(cluster):
+        node = fault.spec.node
+        own[node] = fault_type.kube_proxy_view(cluster, own.get(node, shared), cache)
+    return ProxyViews(shared, own)
 
 
-def proxy_stats(cluster: Cluster, view: ProxyView) -> ProxyStats:
+def proxy_stats(view: ProxyView, cache: PlanCache) -> ProxyStats:
     """Return the counts of a view, updated by the changes since the last call."""
-    stats: ProxyStats = cluster.renewed(
-        ("tally", view.node), partial(_updated_stats, view.services)
-    )
-    return stats
+    return cache.follow(("proxy stats", view.node), _updated_stats, view.services)
 
 
 def _updated_stats(
-    services: VersionedMap[_Key, ServiceView], former: ProxyStats | None
+    former: ProxyStats | None, news: ChangedEntries[_Key, ServiceView]
 ) -> ProxyStats:
-    former = former or ProxyStats(VersionedMap(), 0, 0, VersionedMap(), VersionedMap())
-    news = services.changes_since(former.services)
+    former = former or ProxyStats(0, 0, VersionedMap(), VersionedMap())
     counted = [(sign, pair[side]) for pair in news.values() for side, sign in ((0, -1), (1, 1))]
     proxied = [
         (sign, view) for sign, view in counted if view is not None and _has_rules(view.service)
     ]
     return ProxyStats(
-        services,
         former.proxied + sum(sign for sign, _ in proxied),
         former.endpoints + sum(sign * view.ready for sign, view in proxied),
         former.local.with_changes(
@@ -123,30 +133,19 @@ def _updated_stats(
     )
 
 
-def _views(cluster: Cluster) -> dict[str, ProxyView]:
-    """Return the views by node; the key of the shared view is the empty name."""
-    views = {"": ProxyView(service_views(cluster))}
-    for fault, fault_type in faults.active_faults(cluster):
-        views[fault.spec.node] = fault_type.kube_proxy_view(
-            cluster, views.get(fault.spec.node, views[""])
-        )
-    return views
-
-
-def kube_proxy_config(cluster: Cluster, node: str, mode: str) -> KubeProxyConfig:
+def kube_proxy_config(node: Node, view: ProxyView, stats: ProxyStats, mode: str) -> KubeProxyConfig:
     """Return the configuration of the kube-proxy process on a node.
 
     It holds the health checks of Services that it answers, and whether it is healthy itself.
+    stats: those of `view`. mode: the cluster's proxy mode.
     """
-    view = proxy_view(cluster, node)
-    node_object = cluster.node(node)
-    checked = proxy_stats(cluster, view).checked.values()
+    checked = stats.checked.values()
     checks = [
         {
             "port": service_view.service.spec.health_check_node_port,
             "namespace": service_view.service.namespace,
             "name": service_view.service.name,
-            "endpoints": local_endpoints(service_view, node),
+            "endpoints": local_endpoints(service_view, node.name),
         }
         for service_view in checked
     ]
@@ -154,11 +153,8 @@ def kube_proxy_config(cluster: Cluster, node: str, mode: str) -> KubeProxyConfig
         "mode": view.mode[0] if view.mode is not None else mode,
         "healthy": view.is_healthy,
         "log": list(view.log),
-        "families": ["IPv6" if ":" in address else "IPv4" for address in node_object.addresses]
-        if node_object is not None
-        else [],
-        "eligible": node_object is None
-        or not any(taint.key == LEAVING_TAINT for taint in node_object.spec.taints),
+        "families": ["IPv6" if ":" in address else "IPv4" for address in node.addresses],
+        "eligible": not any(taint.key == LEAVING_TAINT for taint in node.spec.taints),
         "checks": checks,
     }
     return KubeProxyConfig(
@@ -181,9 +177,11 @@ def with_config(run: ProgramRun, config: KubeProxyConfig | None) -> ProgramRun:
     )
 
 
-def passes_health_check(cluster: Cluster, node: str, service: Service) -> bool:
-    """Return True if the node's health check of a Service tells load balancers to send traffic."""
-    proxy = proxy_view(cluster, node)
+def passes_health_check(proxy: ProxyView, node: str, service: Service) -> bool:
+    """Return True if the node's health check of a Service tells load balancers to send traffic.
+
+    proxy: view of the node's kube-proxy.
+    """
     view = proxy.services.get(service.key) if proxy.is_healthy else None
     return view is not None and local_endpoints(view, node) > 0
 
@@ -201,9 +199,8 @@ def local_endpoints(view: ServiceView, node: str) -> int:
     )
 
 
-def rule_counts(cluster: Cluster, node: str) -> RuleCounts:
+def rule_counts(stats: ProxyStats, node: str) -> RuleCounts:
     """Return what the rules of a node's kube-proxy cover."""
-    stats = proxy_stats(cluster, proxy_view(cluster, node))
     lost = [
         service_view.service.spec
         for service_view in stats.local.values()

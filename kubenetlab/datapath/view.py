@@ -8,7 +8,7 @@ computed again.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from typing import Any, Final, Literal
 
 from msgspec import Struct, structs
@@ -23,7 +23,8 @@ from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.addresses import dns_address
 from kubenetlab.controllers.ipam import attachment_of, network
-from kubenetlab.versioned import VersionedMap
+from kubenetlab.datapath.plan_cache import PlanCache
+from kubenetlab.versioned import ChangedEntries, VersionedMap
 
 DEFAULT_ROUTES: Final = {4: "0.0.0.0/0", 6: "::/0"}
 """IP version → destination of the default route."""
@@ -199,23 +200,14 @@ def router_address(subnet: Network) -> str:
     return str(subnet[1])
 
 
-def node_views(cluster: Cluster, decisions: Decisions) -> Sequence[NodeView]:
+_NODE_VIEW_KINDS: Final = (ClusterConfig, NetworkFacts, Node, Pod, Attachment)
+"""Kinds from which node views are computed."""
+
+
+def node_views(cluster: Cluster, decisions: Decisions, cache: PlanCache) -> Sequence[NodeView]:
     """Return a view for each node, in order."""
-    cached: list[tuple[Decisions, list[NodeView]]] = cluster.derived(
-        "node views", list, (ClusterConfig, NetworkFacts, Node, Pod, Attachment)
-    )
-    views = next(
-        (
-            cached_views
-            for cached_decisions, cached_views in cached
-            if cached_decisions is decisions
-        ),
-        None,
-    )
-    if views is None:
-        views = _node_views(cluster, decisions)
-        cached.append((decisions, views))
-    return views
+    inputs = (decisions, *(cluster.by_key(kind) for kind in _NODE_VIEW_KINDS))
+    return cache.by_identity("node views", lambda: _node_views(cluster, decisions), *inputs)
 
 
 def _node_views(cluster: Cluster, decisions: Decisions) -> list[NodeView]:
@@ -260,49 +252,41 @@ def without_pods_and_peers(node: NodeView) -> NodeView:
     return structs.replace(node, pods=(), peers=())
 
 
-def service_views(cluster: Cluster) -> VersionedMap[tuple[str, str], ServiceView]:
+_Key = tuple[str, str]
+
+
+def service_views(cluster: Cluster, cache: PlanCache) -> VersionedMap[_Key, ServiceView]:
     """Return every Service with its slices, in order.
 
     If several Services claim the same port of an external address, the first one gets it. A view
     that did not change since the last call is the identical value.
     """
-    _, views = cluster.renewed("service views", partial(_service_views, cluster))
-    return views  # type: ignore[no-any-return]
+    services, slices = cluster.by_key(Service), cluster.slices_by_service
+    taken = cluster.index(Service, _taken)
+
+    def build(
+        former: VersionedMap[_Key, ServiceView] | None, *changes_by_map: ChangedEntries[_Key, Any]
+    ) -> VersionedMap[_Key, ServiceView]:
+        views = VersionedMap[_Key, ServiceView]() if former is None else former
+        changes: dict[_Key, ServiceView | None] = {}
+        for key in dict.fromkeys(key for news in changes_by_map for key in news):
+            service, view = services.get(key), views.get(key)
+            current = (
+                ServiceView(service, slices.get(key, ()), taken.get(key, ()))
+                if service is not None
+                else None
+            )
+            changes[key] = view if current == view else current
+        return views.with_changes(changes)
+
+    return cache.follow("service views", build, services, slices, taken)
 
 
-_Parts = tuple[VersionedMap[tuple[str, str], Any], ...]
-
-
-def _service_views(
-    cluster: Cluster, former: tuple[_Parts, VersionedMap[tuple[str, str], ServiceView]] | None
-) -> Any:
-    """Return the Services, their slices and contested ports, and the views made of them."""
-    services, slices = cluster.keyed(Service), cluster.slices_by_service
-    taken: VersionedMap[tuple[str, str], tuple[Claim, ...]] = cluster.derived(
-        "contested ports", lambda: VersionedMap(_taken(cluster)), (Service,)
-    )
-    parts: _Parts = (services, slices, taken)
-    before, views = former or ((VersionedMap(), VersionedMap(), VersionedMap()), VersionedMap())
-    changed_keys = dict.fromkeys(
-        key for now, then in zip(parts, before, strict=True) for key in now.changes_since(then)
-    )
-    changes: dict[tuple[str, str], ServiceView | None] = {}
-    for key in changed_keys:
-        service, view = services.get(key), views.get(key)
-        renewed = (
-            ServiceView(service, slices.get(key, ()), taken.get(key, ()))
-            if service is not None
-            else None
-        )
-        changes[key] = view if renewed == view else renewed
-    return parts, views.with_changes(changes)
-
-
-def _taken(cluster: Cluster) -> dict[tuple[str, str], tuple[Claim, ...]]:
+def _taken(services: Sequence[Service]) -> VersionedMap[_Key, tuple[Claim, ...]]:
     """Return the ports of each Service that an earlier Service has at the same external address."""
     claimed: set[Claim] = set()
-    taken_by_service: dict[tuple[str, str], tuple[Claim, ...]] = {}
-    for service in reached_from_outside(cluster):
+    taken_by_service: dict[_Key, tuple[Claim, ...]] = {}
+    for service in _reached_from_outside(services):
         outside = dict.fromkeys((*service.external_ips, *service.load_balancer_ips))
         claims = [
             (address, port.protocol, port.port)
@@ -312,21 +296,20 @@ def _taken(cluster: Cluster) -> dict[tuple[str, str], tuple[Claim, ...]]:
         if taken := tuple(claim for claim in claims if claim in claimed):
             taken_by_service[service.key] = taken
         claimed.update(claims)
-    return taken_by_service
+    return VersionedMap(taken_by_service)
 
 
 def reached_from_outside(cluster: Cluster) -> Sequence[Service]:
     """Return the Services with external addresses: external IPs, or those of a load balancer."""
-    services: Sequence[Service] = cluster.derived(
-        "reached from outside",
-        lambda: [
-            service
-            for service in cluster.all(Service)
-            if service.spec.external_ips or service.status.load_balancer.ingress
-        ],
-        (Service,),
-    )
-    return services
+    return cluster.index(Service, _reached_from_outside)
+
+
+def _reached_from_outside(services: Sequence[Service]) -> Sequence[Service]:
+    return [
+        service
+        for service in services
+        if service.spec.external_ips or service.status.load_balancer.ingress
+    ]
 
 
 def pod_view(pod: Pod, node: Node, attachment: Attachment | None) -> PodView | None:

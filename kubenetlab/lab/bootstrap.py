@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from msgspec import structs
 
@@ -12,9 +13,21 @@ from kubenetlab.api.load import ManifestObject
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.addons import initial_objects
 from kubenetlab.controllers.admission import AdmissionRequest, AdmissionResult, admit
+from kubenetlab.controllers.states import BATCH_LIMIT, ControllerStates
 from kubenetlab.datapath import modes
 from kubenetlab.errors import ManifestError
 from kubenetlab.lab.machine import Decide, decisions
+
+
+class Bootstrap(NamedTuple):
+    """Start of a lab."""
+
+    cluster: Cluster = Cluster()
+    """First store; the controllers have run on it."""
+    controller_states: ControllerStates = ControllerStates(BATCH_LIMIT)
+    """What the controllers have seen of it; a running lab continues from here, in batches."""
+    admission: AdmissionResult = AdmissionResult(Cluster())
+    """Admission of the user's documents."""
 
 
 def bootstrap_store(
@@ -23,8 +36,8 @@ def bootstrap_store(
     now: float,
     lab: str = "",
     decide: Decide = decisions,
-) -> tuple[Cluster, AdmissionResult]:
-    """Return the first store of a lab, and the admission of the user's documents.
+) -> Bootstrap:
+    """Return the first store of a lab.
 
     config: the Cluster document, if there is one. A Cluster without a name gets the lab's name.
     entries: all other documents.
@@ -59,9 +72,14 @@ def bootstrap_store(
     )
     admission = admit(cluster, admission_requests(entries), now)
     raise_findings(admission, entries)
-    settled, _ = controllers.run(with_network_facts(admission.cluster), now)
-    settled = settled.with_changes([decide(settled)])
-    return settled, admission
+    settled, states = controllers.run(
+        with_network_facts(admission.cluster), ControllerStates(), now
+    )
+    return Bootstrap(
+        settled.with_changes([decide(settled)]),
+        structs.replace(states, batch_limit=BATCH_LIMIT),
+        admission,
+    )
 
 
 def with_network_facts(cluster: Cluster) -> Cluster:

@@ -6,7 +6,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from kubenetlab.kernel.features.limits import Limit
 from kubenetlab.kernel.namespaces.netns_pool import NetnsPoolSource
@@ -14,6 +14,9 @@ from kubenetlab.lab import rundir
 from kubenetlab.lab.clock import Clock
 from kubenetlab.lab.messages.creation import CreationMessage
 from kubenetlab.lab.transport.frames import encode
+
+if TYPE_CHECKING:
+    from kubenetlab.lab.bootstrap import Bootstrap
 
 
 class LabContext:
@@ -28,14 +31,14 @@ class LabContext:
         directory: Path,
         node_agent_count: int,
         worker_count: int,
-        state: Any,
+        bootstrap: Bootstrap | None,
         progress: socket.socket,
     ) -> None:
         self.lab = lab
         self.directory = directory
         self.node_agent_count = node_agent_count
         self.worker_count = worker_count
-        self.state = state
+        self.bootstrap = bootstrap
         """Store that `up` planned. Only the first agent uses it; later ones read the store file."""
         self.progress: socket.socket | None = progress
         """Socket for progress messages to `up`; None for every agent but the first."""

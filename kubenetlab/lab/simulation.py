@@ -32,7 +32,7 @@ def simulate(cluster: Cluster, now: float, decide: Decide = decisions) -> Cluste
     decide: returns the decisions; by default those for this machine.
     """
     while True:
-        after, _ = controllers.run(cluster.with_changes(reports(cluster, now)), now)
+        after = controllers.settle(cluster.with_changes(reports(cluster, now)), now)
         after = after.with_changes([decide(after)])
         if after is cluster:
             return cluster

@@ -23,6 +23,7 @@ from kubenetlab.kernel.namespaces.netns_pool import NetnsPoolSource
 from kubenetlab.kernel.processes.identity import open_process
 from kubenetlab.kernel.processes.inheritance import default_umask
 from kubenetlab.lab import cleanup, rundir
+from kubenetlab.lab.bootstrap import Bootstrap
 from kubenetlab.lab.capacity import node_agents_for, require_capacity, workers_for
 from kubenetlab.lab.context import LabContext
 from kubenetlab.lab.messages.creation import (
@@ -53,14 +54,14 @@ class Interrupted(KeyboardInterrupt):
 
 def create(
     lab: str,
-    cluster: Cluster,
+    bootstrap: Bootstrap,
     *,
     nodes: int,
     keep_failed: bool = False,
     on_progress: OnProgress = lambda message: None,
     blank_namespaces: NetnsPoolSource | None = None,
 ) -> LabBuilt:
-    """Create a lab from a store to which all controllers were applied; return the agent's report.
+    """Create a lab from its first store; return the agent's report.
 
     keep_failed: True if a lab whose agent reports an error continues to run.
     on_progress: called with each progress message of the agent.
@@ -73,7 +74,7 @@ def create(
     handlers = {number: signal.getsignal(number) for number in _SIGNALS}
     creation = _Creation(lab)
     try:
-        creation.start(cluster, nodes, blank_namespaces)
+        creation.start(bootstrap, nodes, blank_namespaces)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         return creation.wait_until_built(on_progress, keep_failed=keep_failed)
     except OSError as error:
@@ -101,15 +102,15 @@ class _Creation:
         """Pidfd of the lab's init."""
         self._is_kept = False
 
-    def start(self, cluster: Cluster, nodes: int, namespaces: NetnsPoolSource | None) -> None:
+    def start(self, bootstrap: Bootstrap, nodes: int, namespaces: NetnsPoolSource | None) -> None:
         """Check the machine, create the run directory, and fork the lab's init."""
         limits = read_limits()
-        require_capacity(self._lab, cluster, limits)
+        require_capacity(self._lab, bootstrap.cluster, limits)
         with default_umask():
             self._claim = cleanup.claim(self._lab)
             for number in _SIGNALS:
                 signal.signal(number, _interrupt)
-            self._context, self._socket = _prepare(self._lab, cluster, nodes)
+            self._context, self._socket = _prepare(self._lab, bootstrap, nodes)
         self._context.limits = limits
         self._context.netns_pool = namespaces
         init.start(self._context, self._socket, self._claim)
@@ -160,18 +161,18 @@ class _Creation:
         self._is_kept = True
 
 
-def _prepare(lab: str, cluster: Cluster, nodes: int) -> tuple[LabContext, socket.socket]:
+def _prepare(lab: str, bootstrap: Bootstrap, nodes: int) -> tuple[LabContext, socket.socket]:
     """Write the files that init needs; return its context and our end of the progress socket."""
     directory = rundir.run_directory(lab)
     if rundir.owns_run():
         with suppress(OSError):  # only `ip netns` needs the directory
             os.makedirs(rundir.RUN_NETNS, mode=0o755, exist_ok=True)
     pause.install(directory / rundir.PAUSE)
-    store_file.require_readable(cluster, Cluster())
-    store_file.save(cluster, directory / rundir.STORE)
+    store_file.require_readable(bootstrap.cluster, Cluster())
+    store_file.save(bootstrap.cluster, directory / rundir.STORE)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     context = LabContext(
-        lab, directory, node_agents_for(nodes), workers_for(nodes), cluster, theirs
+        lab, directory, node_agents_for(nodes), workers_for(nodes), bootstrap, theirs
     )
     return context, ours
 

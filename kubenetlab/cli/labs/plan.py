@@ -108,7 +108,7 @@ def new_lab_plan(manifests: Manifests) -> tuple[list[dict[str, Any]], list[dict[
     from kubenetlab.lab.bootstrap import bootstrap_store
     from kubenetlab.lab.machine import decisions
 
-    cluster, _ = bootstrap_store(manifests.config, manifests.entries, time.time())
+    cluster = bootstrap_store(manifests.config, manifests.entries, time.time()).cluster
     changes = diff(HostState(), plan(cluster, decisions(cluster)))
     rendered = [
         {"netns": entry.netns, "operations": [str(operation) for operation in entry.details()]}
@@ -150,5 +150,5 @@ def new_lab_script(manifests: Manifests, name: str) -> str:
     from kubenetlab.lab.simulation import simulate
 
     now = time.time()
-    cluster = simulate(bootstrap_store(manifests.config, manifests.entries, now, name)[0], now)
+    cluster = simulate(bootstrap_store(manifests.config, manifests.entries, now, name).cluster, now)
     return script(plan(cluster, decisions(cluster)), name)

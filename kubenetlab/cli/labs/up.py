@@ -176,19 +176,20 @@ def _create(name: str, manifests: Manifests, keep: bool, strictness: Strictness)
         manifests.count_of_pods,
         tuple(loopback_and_sysctls("", has_ipv6=6 in config.networking.versions)),
     )
-    cluster, admission = bootstrap_store(manifests.config, manifests.entries, time.time(), name)
+    bootstrap = bootstrap_store(manifests.config, manifests.entries, time.time(), name)
     if codes := strictness.refused_codes:
         from kubenetlab.lab.apiserver.diagnostics import diagnostics
 
         raise_misconfigurations(
-            [item for item in diagnostics(cluster) if item["code"] in codes], manifests.all_entries
+            [item for item in diagnostics(bootstrap.cluster) if item["code"] in codes],
+            manifests.all_entries,
         )
-    _warn_of_made_namespaces(admission.made_namespaces)
+    _warn_of_made_namespaces(bootstrap.admission.made_namespaces)
     progress = Progress(name, len(config.nodes))
     try:
         built = creation.create(
             name,
-            cluster,
+            bootstrap,
             nodes=len(config.nodes),
             keep_failed=keep,
             on_progress=progress.update,

@@ -11,7 +11,7 @@ import importlib
 import inspect
 import pkgutil
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, get_args, get_type_hints
 
 import msgspec
@@ -25,6 +25,7 @@ from kubenetlab.api.store import Change, Cluster, deletion
 from kubenetlab.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
+    from kubenetlab.datapath.plan_cache import PlanCache
     from kubenetlab.datapath.proxy_views import ProxyView
 
 
@@ -46,7 +47,7 @@ class BreakOptions(Struct, frozen=True, rename=kubernetes_name, forbid_unknown_f
         """Yield objects that hold the state at the moment of breaking, under the fault's name."""
         return iter(())
 
-    def kube_proxy_view(self, cluster: Cluster, view: ProxyView) -> ProxyView:
+    def kube_proxy_view(self, cluster: Cluster, view: ProxyView, cache: PlanCache) -> ProxyView:
         """Return the view that the kube-proxy of the fault's node has instead of the shared one."""
         return view
 
@@ -79,14 +80,11 @@ def load(name: str, options: Mapping[str, Any]) -> BreakOptions:
 
 def active_faults(cluster: Cluster) -> list[tuple[Fault, BreakOptions]]:
     """Return the faults of a store, each with its implementation."""
-    faults: list[tuple[Fault, BreakOptions]] = cluster.derived(
-        "faults",
-        lambda: [
-            (fault, load(fault.spec.fault, fault.spec.options)) for fault in cluster.all(Fault)
-        ],
-        (Fault,),
-    )
-    return faults
+    return cluster.index(Fault, _with_implementations)
+
+
+def _with_implementations(faults: Iterable[Fault]) -> list[tuple[Fault, BreakOptions]]:
+    return [(fault, load(fault.spec.fault, fault.spec.options)) for fault in faults]
 
 
 def break_changes(

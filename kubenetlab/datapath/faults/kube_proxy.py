@@ -24,7 +24,6 @@ With stopped and stale, change something first, for example with `kubenetlab sca
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import partial
 from ipaddress import ip_address
 from typing import ClassVar, Literal
 
@@ -40,6 +39,7 @@ from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.store import Change, Cluster
 from kubenetlab.controllers.kube_proxy import LABELS, NAMESPACE
 from kubenetlab.datapath.faults import BreakOptions
+from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.proxy_views import ProxyView
 from kubenetlab.datapath.view import ServiceView
 from kubenetlab.errors import did_you_mean
@@ -103,16 +103,17 @@ class Break(BreakOptions, frozen=True):
                 overdue_at=now + 2 * SYNC_PERIOD_S,
             )
 
-    def kube_proxy_view(self, cluster: Cluster, view: ProxyView) -> ProxyView:
+    def kube_proxy_view(self, cluster: Cluster, view: ProxyView, cache: PlanCache) -> ProxyView:
         if self.how == "misconfigured":
-            return _elsewhere(cluster, structs.replace(view, node=self.node))
+            return _elsewhere(cluster, structs.replace(view, node=self.node), cache)
         last = cluster.get(ProxySnapshot, "", self.node)
         if last is None:
             return view
-        services: _Views = cluster.derived(
+        services = cache.by_identity(
             ("last view", self.node),
             lambda: _remembered(last.services, last.slices),
-            (ProxySnapshot,),
+            last.services,
+            last.slices,
         )
         lost = "Watch of Services and EndpointSlices is lost: keeping the last known state"
         stale = f"No update received for {2 * SYNC_PERIOD_S} s: the rules may be stale"
@@ -136,29 +137,18 @@ def _remembered(services: Iterable[Service], slices: Iterable[EndpointSlice]) ->
     )
 
 
-def _elsewhere(cluster: Cluster, view: ProxyView) -> ProxyView:
+def _elsewhere(cluster: Cluster, view: ProxyView, cache: PlanCache) -> ProxyView:
     """Return the view in a cluster whose pods have the range that follows this cluster's."""
     ranges = cluster.config.networking.pod_networks
-    _, services = cluster.renewed(
-        ("elsewhere", view.node), partial(_all_moved, view.services, ranges)
-    )
+    services = cache.each(("elsewhere", view.node), _moved_view, view.services, ranges)
     return structs.replace(
         view, services=services, cluster_cidrs=tuple(str(_twin(network)) for network in ranges)
     )
 
 
-def _all_moved(
-    views: _Views, ranges: tuple[Network, ...], former: tuple[_Views, _Views] | None
-) -> tuple[_Views, _Views]:
-    """Return the Services, and the same Services with endpoints in the other ranges."""
-    before, moved_views = former or (VersionedMap(), VersionedMap())
-    changes = {
-        key: structs.replace(view, slices=tuple(_moved(slice_, ranges) for slice_ in view.slices))
-        if view is not None
-        else None
-        for key, (_, view) in views.changes_since(before).items()
-    }
-    return views, moved_views.with_changes(changes)
+def _moved_view(view: ServiceView, ranges: tuple[Network, ...]) -> ServiceView:
+    """Return a Service with endpoints in the other ranges."""
+    return structs.replace(view, slices=tuple(_moved(slice_, ranges) for slice_ in view.slices))
 
 
 def _moved(slice_: EndpointSlice, ranges: tuple[Network, ...]) -> EndpointSlice:

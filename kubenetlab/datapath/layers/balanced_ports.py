@@ -16,7 +16,7 @@ from kubenetlab.hoststate.object import Origin
 
 
 def _inputs(context: PlanContext) -> Iterator[tuple[str, Inputs]]:
-    yield "", (balanced_ports.balanced_ports(context.cluster),)
+    yield "", (balanced_ports.balanced_ports(context.cluster, context.proxy_views),)
 
 
 def _objects(ports: tuple[balanced_ports.BalancedPort, ...]) -> tuple[DesiredObjects, ...]:

@@ -15,7 +15,7 @@ from kubenetlab.datapath import modes
 from kubenetlab.datapath.modes import CNI, PodNetwork, ServiceProxy
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.port_mappings import PublishedPort, published_ports
-from kubenetlab.datapath.proxy_views import ProxyView, proxy_view
+from kubenetlab.datapath.proxy_views import ProxyView, ProxyViews, proxy_views
 from kubenetlab.datapath.view import NodeView, PodView, node_views
 from kubenetlab.hoststate.object import Object, Origin
 
@@ -56,7 +56,8 @@ class PlanContext:
         self.memo = memo
         self.networking: Networking = cluster.config.networking
         self.cni: CNI = modes.load("cni", *self.networking.cni_mode)
-        self.nodes: Sequence[NodeView] = node_views(cluster, decisions)
+        self.nodes: Sequence[NodeView] = node_views(cluster, decisions, memo)
+        self.proxy_views: ProxyViews = proxy_views(cluster, memo)
         self._proxies: dict[str, NodeProxy] = {}
 
     @cached_property
@@ -77,7 +78,7 @@ class PlanContext:
         A fault may have changed its view of the cluster, and with it its mode.
         """
         if node.name not in self._proxies:
-            view = proxy_view(self.cluster, node.name)
+            view = self.proxy_views.of(node.name)
             mode: ServiceProxy = (
                 modes.load("proxy", *view.mode) if view.mode is not None else self._default_proxy
             )

@@ -17,7 +17,7 @@ from kubenetlab.hoststate.object import Origin
 
 def _inputs(context: PlanContext) -> Iterator[tuple[str, Inputs]]:
     addresses = tuple(address for node in context.nodes for address in node.addresses)
-    yield "", (loadbalancers.next_hops(context.cluster), addresses)
+    yield "", (loadbalancers.next_hops(context.cluster, context.proxy_views), addresses)
 
 
 def _objects(

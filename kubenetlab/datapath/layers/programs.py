@@ -8,7 +8,6 @@ from kubenetlab.api.lab import Decisions
 from kubenetlab.api.pods import Pod, is_of_job
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.kube_proxy import is_kube_proxy
-from kubenetlab.controllers.startup_order import is_any_pod_starting
 from kubenetlab.controllers.stopping import termination_of
 from kubenetlab.controllers.volumes import file_content
 from kubenetlab.datapath import containers
@@ -20,26 +19,36 @@ from kubenetlab.datapath.layers.layer import (
     by_namespace,
 )
 from kubenetlab.datapath.plan_cache import PlanCache
-from kubenetlab.datapath.proxy_views import KubeProxyConfig, kube_proxy_config, with_config
-from kubenetlab.datapath.view import PodView
+from kubenetlab.datapath.proxy_views import (
+    KubeProxyConfig,
+    kube_proxy_config,
+    proxy_stats,
+    with_config,
+)
+from kubenetlab.datapath.startup import is_any_pod_starting
+from kubenetlab.datapath.view import NodeView, PodView
 from kubenetlab.hoststate.object import Origin
 
 
 def _inputs(context: PlanContext) -> Iterator[tuple[str, Inputs]]:
     cluster, memo = context.cluster, context.memo
-    is_starting = is_any_pod_starting(cluster)
+    is_starting = is_any_pod_starting(cluster, memo)
     for node in context.nodes:
         for view, pod in context.pods_of(node):
             netns, setups = view.netns, setups_of(memo, cluster, pod, view, context.decisions)
             waits = is_starting and memo(("waits", netns), containers.asks_once, pod.spec, setups)
-            config = (
-                kube_proxy_config(cluster, node.name, context.networking.proxy_mode[0])
-                if is_kube_proxy(pod)
-                else None
-            )
+            config = _kube_proxy_config(context, node) if is_kube_proxy(pod) else None
             termination = termination_of(cluster, pod) if pod.is_terminating else None
             signalled = termination.signalled if termination is not None else ()
             yield netns, (view, pod, setups, waits, config, signalled)
+
+
+def _kube_proxy_config(context: PlanContext, node: NodeView) -> KubeProxyConfig | None:
+    obj, view = context.cluster.node(node.name), context.proxy_views.of(node.name)
+    if obj is None:
+        return None
+    stats = proxy_stats(view, context.memo)
+    return kube_proxy_config(obj, view, stats, context.networking.proxy_mode[0])
 
 
 def _objects(

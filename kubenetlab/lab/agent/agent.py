@@ -16,10 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from kubenetlab import controllers
 from kubenetlab.api.lab import Decisions
-from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster
-from kubenetlab.controllers import BATCH_LIMIT, Controllers
+from kubenetlab.controllers.states import ControllerStates
 from kubenetlab.datapath.contexts import Contexts
 from kubenetlab.errors import ApplyError, error_text, os_error_text
 from kubenetlab.hoststate.diff import Changes
@@ -47,6 +47,7 @@ from kubenetlab.lab.agent.runtime_client import RuntimeClient
 from kubenetlab.lab.agent.takeover import take_over
 from kubenetlab.lab.agent.turns import Turns
 from kubenetlab.lab.agent.watchers import Watchers
+from kubenetlab.lab.bootstrap import Bootstrap
 from kubenetlab.lab.capacity import check_growth
 from kubenetlab.lab.context import LabContext
 from kubenetlab.lab.log import log
@@ -79,8 +80,8 @@ class Agent:
         self.lab = context.lab
         self.directory = Path(context.directory)
         self.clock = context.clock
-        self.cluster: Cluster = context.state or Cluster()
-        self.controllers = Controllers(BATCH_LIMIT)
+        start = context.bootstrap or Bootstrap()
+        self.cluster, self.controller_states = start.cluster, start.controller_states
         self.desired_state = DesiredState()
         self.failures: dict[str, str] = {}
         """Namespace → what the kernel refused there, until it succeeds."""
@@ -90,8 +91,8 @@ class Agent:
         """Notified when the store or `is_idle` changes."""
         self.turns = Turns()
         self.require_capacity = partial(check_growth, context)
-        # `up` has written `context.state` to disk already.
-        self._store = store_file.StoreFile(self.directory / rundir.STORE, context.state)
+        # `up` has written this store to disk already.
+        self._store = store_file.StoreFile(self.directory / rundir.STORE, start.cluster)
         self._dirty = asyncio.Event()
         """Set when there is something to reconcile."""
         self._needs_check = False
@@ -117,7 +118,7 @@ class Agent:
             events.programs_lost,
             self.sandboxes.id,
         )
-        self.kube_proxies = KubeProxyNotifier(self.runtime)
+        self.kube_proxies = KubeProxyNotifier(self.runtime, self.desired_state.cache)
         node_agents = NodeAgentConnections(
             self.directory,
             context.node_agent_count,
@@ -179,12 +180,12 @@ class Agent:
             self.cluster = after
             self.wake()
 
-    def replace(self, cluster: Cluster, controllers: Controllers | None = None) -> None:
+    def replace(self, cluster: Cluster, states: ControllerStates | None = None) -> None:
         """Replace the store, and reconcile.
 
-        controllers: those that have already run on `cluster`.
+        states: those of the controllers if they have already run on `cluster`.
         """
-        self.cluster, self.controllers = cluster, controllers or self.controllers
+        self.cluster, self.controller_states = cluster, states or self.controller_states
         self.wake()
 
     def wake(self, *, check: bool = False) -> None:
@@ -214,7 +215,7 @@ class Agent:
     @property
     def contexts(self) -> Contexts:
         """The context of every namespace that programs run in."""
-        return Contexts(self.cluster, self.decisions)
+        return Contexts(self.cluster, self.decisions, self.desired_state.cache)
 
     # --- the loop ---
 
@@ -289,9 +290,10 @@ class Agent:
 
     def run_controllers(self) -> Cluster:
         """Run the controllers on the store and return the new one; note when to run them again."""
-        cluster, self._wake_at = self.cluster, None
-        if cluster is not self._context.state:  # `up` has just run the controllers on that one
-            cluster, self._wake_at = self.controllers.run(cluster, self.clock.now())
+        cluster, self.controller_states = controllers.run(
+            self.cluster, self.controller_states, self.clock.now()
+        )
+        self._wake_at = self.controller_states.wake_at
         self.cluster = cluster.with_changes([machine.decisions(cluster)])
         return self.cluster
 
@@ -390,9 +392,7 @@ class Agent:
     def record_detached_pods(self) -> None:
         """Record that terminating pods have left all rules, unless a node's rules are outdated."""
         if not self.builder.nodes_with_refused_rules:
-            for pod in self.cluster.all(Pod):
-                if pod.is_terminating:
-                    self.apply_changes(status_reports.detached(self.cluster, pod))
+            self.apply_changes(status_reports.all_detached(self.cluster))
 
     def _repair_soon(self) -> None:
         """Reconcile after REPAIR_AFTER_S."""

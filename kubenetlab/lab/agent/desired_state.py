@@ -17,7 +17,8 @@ class DesiredState:
 
     def __init__(self) -> None:
         self.state = HostState()
-        self._cache = PlanCache()
+        self.cache = PlanCache()
+        """Results of layers for this store and the former ones, shared with other readers."""
         self._cluster: Cluster | None = None
         self._inputs: tuple[object, ...] | None = None
         """Inputs of the plan in `state`, compared by identity."""
@@ -26,11 +27,11 @@ class DesiredState:
 
     def update(self, cluster: Cluster) -> HostState:
         """Plan a store if an input of the plan has changed; return the desired state."""
-        inputs, self._cluster = plan_inputs(cluster), cluster
+        inputs, self._cluster = plan_inputs(cluster, self.cache), cluster
         if self._inputs is None or any(
             new is not old for new, old in zip(inputs, self._inputs, strict=True)
         ):
-            self.state = plan(cluster, machine.decisions(cluster), self._cache)
+            self.state = plan(cluster, machine.decisions(cluster), self.cache)
             self._probes, self._inputs = None, inputs
         return self.state
 
@@ -41,10 +42,10 @@ class DesiredState:
         """
         if self._probes is None:
             assert self._cluster is not None
-            self._probes = plan_probes(self._cluster, machine.decisions(self._cluster), self._cache)
+            self._probes = plan_probes(self._cluster, machine.decisions(self._cluster), self.cache)
         return self._probes
 
     def forget(self, removed: set[str]) -> None:
         """Drop cached plans of namespaces that no longer exist."""
         names = removed | {netns.removeprefix("node/") for netns in removed}
-        self._cache.forget(lambda key: isinstance(key, tuple) and key[1] in names)
+        self.cache.forget(lambda key: isinstance(key, tuple) and key[1] in names)

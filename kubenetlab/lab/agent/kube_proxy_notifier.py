@@ -14,7 +14,14 @@ from kubenetlab import names
 from kubenetlab.api.core import Node
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.kube_proxy import LABELS, NAMESPACE, is_kube_proxy
-from kubenetlab.datapath.proxy_views import ProxyView, changes, proxy_view, rule_counts
+from kubenetlab.datapath.plan_cache import PlanCache
+from kubenetlab.datapath.proxy_views import (
+    ProxyView,
+    changes,
+    proxy_stats,
+    proxy_views,
+    rule_counts,
+)
 from kubenetlab.lab.agent.node_agent_client import LoadReply
 from kubenetlab.lab.agent.runtime_client import RuntimeClient
 from kubenetlab.lab.messages.node_agent import RulesLoaded
@@ -27,8 +34,10 @@ MAX_PENDING = 32
 class KubeProxyNotifier:
     """Pending notifications of each node's kube-proxy."""
 
-    def __init__(self, runs: RuntimeClient) -> None:
+    def __init__(self, runs: RuntimeClient, cache: PlanCache) -> None:
+        """Create a notifier that reads the views of kube-proxies from the cache of the plan."""
         self._runs = runs
+        self._cache = cache
         self._cluster = Cluster()
         self._pending: dict[str, deque[SyncEvent]] = {}
         """Node → syncs that its kube-proxy has not been told of."""
@@ -41,12 +50,12 @@ class KubeProxyNotifier:
         """Assume that a former agent has notified all programs that run."""
         self._cluster = cluster
         running = self._running()
-        self._views = {node: proxy_view(cluster, node) for node, *_ in running}
+        self._views = {node: self._view(node) for node, *_ in running}
         self._notified = {node: (netns, attempt) for node, netns, _, attempt in running}
 
     def set_cluster(self, cluster: Cluster) -> None:
         """Set the store from which the next rules are made; drop the state of removed nodes."""
-        nodes, known = cluster.keyed(Node), self._cluster.keyed(Node)
+        nodes, known = cluster.by_key(Node), self._cluster.by_key(Node)
         self._cluster = cluster
         if nodes is known:
             return
@@ -69,7 +78,7 @@ class KubeProxyNotifier:
         if not isinstance(reply, RulesLoaded):
             pending.append(SyncFailed(reply.error))
             return
-        view = proxy_view(self._cluster, node)
+        view = self._view(node)
         pending.append(self._sync(node, reply.duration_ms, *changes(self._views.get(node), view)))
         self._views[node] = view
 
@@ -96,8 +105,12 @@ class KubeProxyNotifier:
         endpoint_changes: int = 0,
     ) -> SyncSucceeded:
         """Return the notification of a successful sync."""
-        counts = rule_counts(self._cluster, node)
+        counts = rule_counts(proxy_stats(self._view(node), self._cache), node)
         return SyncSucceeded(time.time(), duration_ms, counts, service_changes, endpoint_changes)
+
+    def _view(self, node: str) -> ProxyView:
+        """Return the view of a node's kube-proxy from which the next rules are made."""
+        return proxy_views(self._cluster, self._cache).of(node)
 
     def _running(self) -> list[tuple[str, str, str, int]]:
         """Return (node, sandbox, container, attempt) of each kube-proxy that runs."""

@@ -136,6 +136,13 @@ def _with_probe(status: PodRuntimeStatus, result: ProbeResult, skew_s: float) ->
     return structs.replace(status, probes={**status.probes, key: new})
 
 
+def all_detached(cluster: Cluster) -> Iterator[Change]:
+    """Yield the changes for terminating pods once the endpoints of all have left all rules."""
+    for pod in cluster.all(Pod):
+        if pod.is_terminating:
+            yield from detached(cluster, pod)
+
+
 def detached(cluster: Cluster, pod: Pod) -> Iterator[Change]:
     """Yield the change for a terminating pod whose endpoints have left all rules."""
     status = runtime_status_of(cluster, pod)

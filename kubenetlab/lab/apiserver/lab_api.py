@@ -24,7 +24,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from kubenetlab import controllers, names
 from kubenetlab.api.kinds import writable
@@ -114,14 +114,15 @@ class LabApi:
         ):
             return json_response({**render_admission(admission), "diagnostics": refusing})
         if admission.cluster is not agent.cluster:
-            trial = agent.controllers.copy()
-            cluster, _ = trial.run(admission.cluster, agent.clock.now())
+            cluster, states = controllers.run(
+                admission.cluster, agent.controller_states, agent.clock.now()
+            )
             try:
                 require_modes(cluster.config, agent.cluster.config)
                 agent.require_capacity(cluster, agent.cluster)
             except RequirementError as error:
                 return _failure(507, str(error))
-            agent.replace(cluster, trial)
+            agent.replace(cluster, states)
         agent.wake(check=True)
         return json_response({**render_admission(admission), "diagnostics": []})
 
@@ -134,7 +135,8 @@ class LabApi:
         admission = admit_documents(agent.cluster, agent.clock.now(), body.documents)
         if admission.findings:
             return json_response(render_admission(admission))
-        cluster, _ = controllers.run(admission.cluster.afresh(), agent.clock.now())
+        states = structs.replace(agent.controller_states, batch_limit=None)
+        cluster, _ = controllers.run(admission.cluster, states, agent.clock.now())
         try:
             desired = plan(cluster, decisions(cluster), PlanCache())
         except ManifestError as error:

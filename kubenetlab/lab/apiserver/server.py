@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct, structs
 
+from kubenetlab import controllers
 from kubenetlab.api.apps import MAX_REPLICAS, RESTARTED_ANNOTATION, Restartable, Scalable
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.core import Namespace, Node
@@ -256,14 +257,17 @@ class ApiServer:
             )
         before = obj.spec.replicas
         change = structs.replace(obj, spec=structs.replace(obj.spec, replicas=replicas))
-        trial = self._agent.controllers.copy()
-        cluster, _ = trial.run(self._agent.cluster.with_changes([change]), self._agent.clock.now())
+        cluster, states = controllers.run(
+            self._agent.cluster.with_changes([change]),
+            self._agent.controller_states,
+            self._agent.clock.now(),
+        )
         if replicas > before:
             try:
                 self._agent.require_capacity(cluster, self._agent.cluster)
             except RequirementError as error:
                 raise ApiFaultError(507, "InsufficientStorage", str(error)) from None
-        self._agent.replace(cluster, trial)
+        self._agent.replace(cluster, states)
         return json_response(
             {
                 "apiVersion": "autoscaling/v1",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from kubenetlab.api.meta import LabelSelector, Resource
 from kubenetlab.api.render import render
+from kubenetlab.api.store import Cluster
 
 if TYPE_CHECKING:
     from kubenetlab.lab.agent.agent import Agent
@@ -21,17 +22,17 @@ async def watch_events(
 
     namespace: the watched namespace, or None for all.
     """
-    known: Mapping[tuple[str, str], Resource] = {}
+    cursor = Cluster().cursor([kind])
     is_first = True
     with agent.watchers.subscribe() as changed:
         while True:
             changed.clear()
             cluster = agent.cluster
             events = sorted(
-                _events(cluster.news(kind, known), namespace, selector),
+                _events(cluster.changes_since(cursor)[kind], namespace, selector),
                 key=lambda event: event[0] != "DELETED",
             )
-            known = cluster.keyed(kind)
+            cursor = cluster.cursor([kind])
             lines = [
                 msgspec.json.encode(
                     {"type": type_, "object": render(cluster, obj, agent.clock.skew_s)}

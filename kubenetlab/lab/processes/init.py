@@ -175,7 +175,7 @@ class Init:
         self._poll.unregister(progress.fileno())
         progress.close()
         self._context.progress = None
-        self._context.state = None
+        self._context.bootstrap = None
 
     def _reap(self) -> None:
         """Reap all processes that have exited, report those of pods and restart the lab's own."""

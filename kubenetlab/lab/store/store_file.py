@@ -72,7 +72,7 @@ class UnstorableError(StoreError):
 def save(cluster: Cluster, path: Path) -> None:
     """Write the whole store; the file that it replaces becomes the snapshot. Raises OSError."""
     objects = {kind.kind: msgspec.Raw(msgspec.json.encode(cluster.all(kind))) for kind in STORED}
-    given = [(*key, document) for key, document in cluster.given.items()]
+    given: list[_Given] = [(*key, document) for key, document in cluster.given.items()]
     saved = _Saved(revision=cluster.revision, objects=objects, given=given)
     if replace_file(path, msgspec.json.encode(saved), former=snapshot_of(path)):
         with suppress(OSError):  # without its journal, the snapshot is only older
@@ -138,7 +138,7 @@ def load(path: Path, *, is_lenient: bool = False) -> Cluster:
     except StoreError:
         if not is_lenient:
             raise
-    return Cluster(objects, given, revision)
+    return Cluster.of(objects, given, revision)
 
 
 def _decoded(kind: Kind, saved: _Saved) -> list[Resource]:
@@ -230,8 +230,9 @@ class StoreFile:
 
 def _changes(before: Cluster, after: Cluster) -> Iterator[Resource | Delete]:
     """Yield the changed objects and deletions; a replaced object is deleted first."""
+    changes = after.changes_since(before.cursor(STORED))
     for kind in STORED:
-        for old, new in after.news(kind, before.keyed(kind)):
+        for old, new in changes[kind]:
             if old is not None and (new is None or new.uid != old.uid):
                 yield deletion(old)
             if new is not None:

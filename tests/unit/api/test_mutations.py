@@ -66,9 +66,11 @@ def bootstrapped(loaded: LoadedManifests) -> Cluster | None:
         (entry for entry in loaded.entries if isinstance(entry.object, ClusterConfig)), None
     )
     found, problems = attempt(
-        lambda: bootstrap_store(
-            config, [entry for entry in loaded.entries if entry is not config], NOW
-        )[0]
+        lambda: (
+            bootstrap_store(
+                config, [entry for entry in loaded.entries if entry is not config], NOW
+            ).cluster
+        )
     )
     assert all(problem.file and problem.line and problem.message for problem in problems)
     return found
@@ -76,7 +78,7 @@ def bootstrapped(loaded: LoadedManifests) -> Cluster | None:
 
 def assert_is_a_lab(cluster: Cluster) -> None:
     """Assert that controllers have converged and that a kernel can apply the plan."""
-    assert controllers.run(cluster, NOW)[0] is cluster
+    assert controllers.settle(cluster, NOW) is cluster
     kernel, desired = FakeKernel(), plan(cluster, DECISIONS)
     plan_probes(cluster, DECISIONS, PlanCache())
     kernel.apply(diff(HostState(), desired)).raise_failures()

@@ -12,10 +12,10 @@ from kubenetlab.api.apps import Deployment, ReplicaSet
 from kubenetlab.api.core import Event, Namespace, Node, Service
 from kubenetlab.api.lab import Attachment, PodRuntimeStatus
 from kubenetlab.api.render import render
-from kubenetlab.controllers import Controllers
 from kubenetlab.controllers.events import event
 from kubenetlab.controllers.garbage import KEPT_FRACTION, MIN_EVENTS
 from kubenetlab.controllers.naming import ALPHABET
+from kubenetlab.controllers.states import ControllerStates
 from kubenetlab.controllers.termination import deletion_changes
 from kubenetlab.errors import ManifestError
 from tests.clusters import (
@@ -286,7 +286,7 @@ def test_a_pod_without_a_free_address_stays_pending_with_an_event() -> None:
 def test_the_controllers_come_to_rest() -> None:
     """A second run changes nothing, not even the order."""
     cluster = running(store(deployment(replicas=20) + service() + pod("a")))
-    assert controllers.run(cluster, NOW)[0] is cluster
+    assert controllers.settle(cluster, NOW) is cluster
 
 
 def test_documents_show_the_api_servers_defaults() -> None:
@@ -362,13 +362,13 @@ def test_the_number_of_events_is_limited() -> None:
     assert settled(after, NOW + MIN_EVENTS / 10 + 1).all(Event) == after.all(Event)
 
 
-def test_many_pods_are_created_and_deleted_in_bursts() -> None:
+def test_many_pods_are_created_and_deleted_in_batches() -> None:
     """A running agent answers clients in between; the resulting pods are the same."""
     start = applied(store(deployment("web", 2)), deployment("web", 10))
     expected = {pod_.name for pod_ in web_pods(start)}
     cluster = store(deployment("web", 2))
-    controllers = Controllers(burst=3)
-    cluster, _ = controllers.run(cluster, NOW)
+    states = ControllerStates(batch_limit=3)
+    cluster, states = controllers.run(cluster, states, NOW)
     for target, counts in ((10, [5, 8, 10, 10]), (1, [7, 4, 1, 1])):
         web = cluster.get(Deployment, "default", "web")
         assert web is not None
@@ -376,10 +376,10 @@ def test_many_pods_are_created_and_deleted_in_bursts() -> None:
             [structs.replace(web, spec=structs.replace(web.spec, replicas=target))]
         )
         for count in counts:
-            cluster, wake_at = controllers.run(cluster, NOW)
+            cluster, states = controllers.run(cluster, states, NOW)
             pods = [pod_ for pod_ in web_pods(cluster) if not pod_.is_terminating]
             assert len(pods) == count
-            assert count == target or wake_at == NOW
+            assert count == target or states.wake_at == NOW
         if target == 10:
             assert {pod_.name for pod_ in pods} == expected
 

@@ -62,7 +62,7 @@ def test_publish_not_ready_addresses_makes_endpoints_ready() -> None:
 def test_a_slice_has_at_most_a_hundred_endpoints() -> None:
     """Names and labels of the slices are those of Kubernetes."""
     cluster = running(store(deployment(replicas=205) + service()))
-    assert [len(slice_.endpoints) for slice_ in slices(cluster)] == [100, 100, 5]
+    assert sorted(len(slice_.endpoints) for slice_ in slices(cluster)) == [5, 100, 100]
     for slice_ in slices(cluster):
         assert slice_.labels["kubernetes.io/service-name"] == "web"
         assert (

@@ -113,7 +113,7 @@ class AddressModel:
         """
         before = self.cluster
         self.cluster = settled(self.cluster)
-        assert controllers.run(self.cluster, NOW)[0] is self.cluster
+        assert controllers.settle(self.cluster, NOW) is self.cluster
         taken = {attachment.addresses[0] for attachment in before.all(Attachment)}
         for held in (taken, set(self.addresses.values())):
             for node, names in self.waiting.items():

@@ -14,6 +14,7 @@ from kubenetlab.api.core import Event, Node
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.api.validate.node_ranges import free_ranges, overlapping
+from kubenetlab.controllers.states import ControllerStates
 from kubenetlab.errors import ManifestError
 from tests.clusters import (
     FAMILIES,
@@ -259,8 +260,8 @@ def test_a_no_execute_taint_evicts_pods_that_do_not_tolerate_it() -> None:
         and event.message == "Marking for deletion Pod default/goes"
         for event in cluster.all(Event)
     )
-    _, wake = controllers.run(cluster, NOW + 30)
-    assert wake == NOW + 70
+    _, states = controllers.run(cluster, ControllerStates(), NOW + 30)
+    assert states.wake_at == NOW + 70
     assert not pod_named(settled(cluster, NOW + 69), "later").is_terminating
     after = settled(cluster, NOW + 70)
     assert pod_named(after, "later").is_terminating

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from kubenetlab.controllers import Controllers, endpoints, endpointslices, kubelet
+from kubenetlab import controllers
+from kubenetlab.controllers import endpoints, endpointslices, kubelet
+from kubenetlab.controllers.states import ControllerStates
 from tests.clusters import NOW, deployment, observed, service, store, web_pods
 
 
@@ -19,17 +21,18 @@ def test_a_controller_that_converges_in_one_pass_does_not_run_for_its_own_change
     module: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each of these controllers runs once when a pod becomes ready."""
-    controllers = Controllers()
-    cluster, _ = controllers.run(store(deployment(replicas=1) + service()), NOW)
+    cluster, states = controllers.run(
+        store(deployment(replicas=1) + service()), ControllerStates(), NOW
+    )
     reconcile = module.reconcile
     changes_per_run: list[int] = []
 
-    def recording(*arguments: Any) -> Iterator[Any]:
-        changes = list(reconcile(*arguments))
+    def recording(*arguments: Any, **options: Any) -> Iterator[Any]:
+        changes = list(reconcile(*arguments, **options))
         changes_per_run.append(len(changes))
         return iter(changes)
 
     monkeypatch.setattr(module, "reconcile", recording)
-    controllers.run(cluster.with_changes(map(observed, web_pods(cluster))), NOW)
+    controllers.run(cluster.with_changes(map(observed, web_pods(cluster))), states, NOW)
     assert len(changes_per_run) == 1
     assert changes_per_run[0] > 0

@@ -14,6 +14,7 @@ from kubenetlab.api.core import Event
 from kubenetlab.api.lab import Attachment, ContainerReport, PodRuntimeStatus, ProbeReport
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.containers import back_off_s
+from kubenetlab.controllers.states import ControllerStates
 from kubenetlab.kernel.processes.identity import ProcessId
 from kubenetlab.lab.agent.status_reports import program_reports
 from kubenetlab.lab.messages.app_worker import RunReport
@@ -72,8 +73,8 @@ def test_a_crashed_container_restarts_with_back_off() -> None:
     )
     assert status.last_state.terminated is not None
     assert status.last_state.terminated.message == crashed.message
-    again, wake_at = controllers.run(cluster, NOW + 5)
-    assert (again, wake_at) == (cluster, NOW + 11)
+    again, states = controllers.run(cluster, ControllerStates(), NOW + 5)
+    assert (again, states.wake_at) == (cluster, NOW + 11)
     status = pod_named(settled(cluster, NOW + 11), "a").status.container_statuses[0]
     assert (status.restart_count, status.state.waiting and status.state.waiting.reason) == (
         2,

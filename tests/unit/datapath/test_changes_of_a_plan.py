@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
-from kubenetlab.api.apps import Deployment, ReplicaSet
+from kubenetlab import controllers
 from kubenetlab.api.core import Service
 from kubenetlab.api.discovery import Endpoints, EndpointSlice
 from kubenetlab.api.faults import Fault
 from kubenetlab.api.lab import ContainerReport, ProbeReport
 from kubenetlab.api.pods import READY_ANNOTATION, Pod
 from kubenetlab.api.store import Cluster, Delete, deletion
-from kubenetlab.controllers import Controllers
+from kubenetlab.controllers.states import ControllerStates
 from kubenetlab.datapath import faults, plan, plan_inputs, plan_probes
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.view import service_views
 from kubenetlab.hoststate.programs import ProgramRun
 from kubenetlab.hoststate.rules.rulesets import RuleObject, digest
+from kubenetlab.hoststate.state import HostState
 from kubenetlab.kernel.processes.identity import ProcessId
 from kubenetlab.lab.agent import status_reports
 from kubenetlab.lab.messages.app_worker import RunReport
@@ -30,7 +31,6 @@ from tests.clusters import (
     NOW,
     ONLINK,
     applied,
-    deployment,
     observed,
     pod,
     pod_named,
@@ -39,7 +39,6 @@ from tests.clusters import (
     service,
     settled,
     store,
-    web_pods,
 )
 
 Edit = Callable[[Cluster], Cluster]
@@ -177,7 +176,7 @@ def test_incremental_and_full_reconciliation_agree(edits: list[Edit]) -> None:
         cluster = edit(cluster)
     kinds = (Pod, Service, EndpointSlice, Endpoints)
     afresh = Cluster().with_changes(obj for kind in kinds for obj in cluster.all(kind))
-    whole = Cluster(cluster._objects, cluster.given, cluster.revision)
+    whole = Cluster.of(cluster.objects, cluster.given, cluster.revision)
     assert settled(whole, NOW) is whole
     seen = {
         key: {slice_.key for slice_ in slices}
@@ -190,7 +189,7 @@ def test_incremental_and_full_reconciliation_agree(edits: list[Edit]) -> None:
     views = [
         {
             view.service.full_name: sorted(slice_.name for slice_ in view.slices)
-            for view in service_views(each).values()
+            for view in service_views(each, PlanCache()).values()
         }
         for each in (cluster, whole)
     ]
@@ -199,18 +198,19 @@ def test_incremental_and_full_reconciliation_agree(edits: list[Edit]) -> None:
 
 def test_a_backoff_ends_although_other_objects_change() -> None:
     """A container that ended twice restarts after its back-off, if other pods change meanwhile."""
-    controllers = Controllers()
+    states = ControllerStates()
     cluster = running(store(pod("a") + pod("b")))
     for now in (NOW, NOW + 1):
         cluster = report_state(0, "exited")(cluster)
-        cluster, wake_at = controllers.run(
-            report_state(0, "running")(cluster) if now == NOW else cluster, now
+        cluster, states = controllers.run(
+            report_state(0, "running")(cluster) if now == NOW else cluster, states, now
         )
+    wake_at = states.wake_at
     assert wake_at is not None
     restarts = cluster.all(Pod, "default")[0].container_statuses[0].restart_count
-    cluster, again_at = controllers.run(report_state(1, "fails")(cluster), wake_at - 1)
-    assert again_at == wake_at
-    cluster, _ = controllers.run(cluster, wake_at)
+    cluster, states = controllers.run(report_state(1, "fails")(cluster), states, wake_at - 1)
+    assert states.wake_at == wake_at
+    cluster, _ = controllers.run(cluster, states, wake_at)
     assert cluster.all(Pod, "default")[0].container_statuses[0].restart_count == restarts + 1
 
 
@@ -299,22 +299,42 @@ def test_incremental_and_full_plans_are_equal(mode: str, edits: list[Edit]) -> N
 
     It also does where nothing is computed, since the inputs of the plan are unchanged.
     """
-    memo = PlanCache()
+    cache = PlanCache()
     cluster = running(store(proxy_mode_document(mode)))
     before, result, probes = (
-        plan_inputs(cluster),
-        plan(cluster, ONLINK, memo),
-        plan_probes(cluster, ONLINK, memo),
+        plan_inputs(cluster, cache),
+        plan(cluster, ONLINK, cache),
+        plan_probes(cluster, ONLINK, cache),
     )
     for edit in edits:
         cluster = edit(cluster)
-        if any(now is not then for now, then in zip(plan_inputs(cluster), before, strict=True)):
+        if any(
+            now is not then for now, then in zip(plan_inputs(cluster, cache), before, strict=True)
+        ):
             before, result, probes = (
-                plan_inputs(cluster),
-                plan(cluster, ONLINK, memo),
-                plan_probes(cluster, ONLINK, memo),
+                plan_inputs(cluster, cache),
+                plan(cluster, ONLINK, cache),
+                plan_probes(cluster, ONLINK, cache),
             )
-    alone = Cluster(cluster._objects, cluster.given, cluster.revision)
+    assert_is_plan_of(cluster, result, probes)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sampled_from(MODES), st.lists(st.tuples(PLANNED, PLANNED), min_size=1, max_size=4))
+def test_one_cache_plans_any_branch(mode: str, edits: list[tuple[Edit, Edit]]) -> None:
+    """Plans of stores that are then rejected do not influence the plans of the others."""
+    cache = PlanCache()
+    cluster = running(store(proxy_mode_document(mode)))
+    for kept, rejected in edits:
+        for branch in (rejected(cluster), cluster, after := kept(cluster), cluster, after):
+            result = plan(branch, ONLINK, cache)
+            assert_is_plan_of(branch, result, plan_probes(branch, ONLINK, cache))
+        cluster = after
+
+
+def assert_is_plan_of(cluster: Cluster, result: HostState, probes: Mapping[str, object]) -> None:
+    """Assert that a plan and probes equal those of the same store, seen for the first time."""
+    alone = Cluster.of(cluster.objects, cluster.given, cluster.revision)
     afresh = plan(alone, ONLINK)
     assert probes == plan_probes(alone, ONLINK, PlanCache())
     for netns, contents in afresh.namespaces.items():
@@ -327,51 +347,14 @@ def test_incremental_and_full_plans_are_equal(mode: str, edits: list[Edit]) -> N
     assert result.namespaces.keys() == afresh.namespaces.keys()
 
 
-def test_a_trial_run_consumes_no_changes() -> None:
-    """Controllers that run on a copy of the store leave all changes to the lab's controllers."""
-    own = Controllers()
-    cluster, _ = own.run(running(store(deployment(replicas=2) + service())), NOW)
-    gone = cluster.with_changes(
-        deletion(obj)
-        for kind in (Deployment, EndpointSlice)
-        for obj in cluster.all(kind, "default")
-    )
-    Controllers().run(gone.afresh(), NOW)
-    later = gone.with_changes([observed(web_pods(gone)[0], ready=False)])
-    result, _ = own.run(later, NOW)
-    assert result.all(ReplicaSet, "default") == []
-    assert [slice_.name for slice_ in result.all(EndpointSlice, "default")] == [
-        slice_.name for slice_ in cluster.all(EndpointSlice, "default")
-    ]
-
-
-def test_changes_since_the_last_call_are_returned_once() -> None:
-    """The first call returns None, later calls return pairs of old and new objects."""
-    cluster = running(store(service("s")))
-    assert cluster.since("reader", (Service,)) is None
-    assert cluster.since("reader", (Service,)) is None  # the same store
-    after = applied(applied(cluster, service("t")), service("s", port=81))
-    news = after.since("reader", (Service,))
-    assert news is not None
-    assert sorted((old.name if old else "", new.name) for old, new in news[Service]) == [
-        ("", "t"),
-        ("s", "s"),
-    ]
-    service_s = after.get(Service, "default", "s")
-    assert service_s is not None
-    gone = after.with_changes([deletion(service_s)])
-    assert [(old.name, new) for old, new in (gone.since("reader", (Service,)) or {})[Service]] == [
-        ("s", None)
-    ]
-
-
 def test_a_one_shot_program_starts_when_the_first_probe_of_others_has_failed() -> None:
     """The result changes no object, only which containers are still starting."""
     cluster = add_one_shot_pod("h")(running(store()))
     cluster = add_unprobed_pod("j")(cluster)
     asker = pod_netns("default", "h", pod_named(cluster, "h").uid)
     cluster = settled(cluster.with_changes(status_reports.sandbox_made(cluster, asker, 7)))
-    before = plan_inputs(cluster)
+    cache = PlanCache()
+    before = plan_inputs(cluster, cache)
     assert not any(isinstance(obj, ProgramRun) for obj in plan(cluster, ONLINK)[asker].values())
     failed = ProbeReport(0, "readiness", False, at=NOW, failures=3, is_settled=True)
     netns = pod_netns("default", "j", pod_named(cluster, "j").uid)
@@ -380,5 +363,5 @@ def test_a_one_shot_program_starts_when_the_first_probe_of_others_has_failed() -
             status_reports.probe_reports(cluster, [ProbeResult(netns, "main", failed)], 0.0)
         )
     )
-    assert plan_inputs(after) != before
+    assert plan_inputs(after, cache) != before
     assert any(isinstance(obj, ProgramRun) for obj in plan(after, ONLINK)[asker].values())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath import plan
+from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.view import service_views
 from kubenetlab.hoststate.rules.nftables import Element
 from kubenetlab.hoststate.rules.rulesets import members
@@ -47,7 +48,7 @@ def test_the_first_service_has_the_address() -> None:
 def test_a_contested_port_belongs_to_the_first_service() -> None:
     taken = {
         view.service.name: view.taken
-        for view in service_views(with_same_external_ip("a", "b")).values()
+        for view in service_views(with_same_external_ip("a", "b"), PlanCache()).values()
     }
     assert taken["a"] == ()
     assert taken["b"] == (("192.0.2.50", "TCP", 80),)

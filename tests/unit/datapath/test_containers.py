@@ -112,7 +112,7 @@ def test_a_container_in_backoff_is_not_run() -> None:
 def test_resolv_conf_follows_the_dns_policy(spec: str, resolv_conf: str) -> None:
     """Entries of dnsConfig are appended without duplicates."""
     cluster = store(pod("a", spec))
-    context = Contexts(cluster, ONLINK).get(netns_of(cluster, "a"))
+    context = Contexts(cluster, ONLINK, PlanCache()).get(netns_of(cluster, "a"))
     assert context is not None
     assert context.files.resolv_conf == resolv_conf
 
@@ -126,7 +126,7 @@ def test_hosts_has_the_pods_line_and_aliases() -> None:
             "[foo.remote, bar.remote]}]",
         )
     )
-    context = Contexts(cluster, ONLINK).get(netns_of(cluster, "a"))
+    context = Contexts(cluster, ONLINK, PlanCache()).get(netns_of(cluster, "a"))
     assert context is not None
     assert context.files.hostname == "h"
     assert context.files.hosts.splitlines()[0] == "# Kubernetes-managed hosts file."

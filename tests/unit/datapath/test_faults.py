@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
+from kubenetlab import controllers
 from kubenetlab.api.faults import Fault
 from kubenetlab.api.lab import SYNC_PERIOD_S, Decisions, ProxySnapshot
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster, deletion
-from kubenetlab.controllers import run
 from kubenetlab.controllers.kube_proxy import is_kube_proxy
+from kubenetlab.controllers.states import ControllerStates
 from kubenetlab.datapath import faults, plan
 from kubenetlab.datapath.loadbalancers import node_number
-from kubenetlab.datapath.proxy_views import kube_proxy_config
 from kubenetlab.errors import UsageError
 from kubenetlab.hoststate.nexthop import NexthopGroup
 from kubenetlab.hoststate.programs import ProgramRun
@@ -23,6 +23,7 @@ from kubenetlab.hoststate.rules.nftables import Chain
 from kubenetlab.hoststate.rules.rulesets import members
 from kubenetlab.observe.settled import verdict
 from tests.clusters import DUAL, NOW, applied, deployment, running, service, settled, store
+from tests.unit.datapath.test_kube_proxy import config_of
 
 WEB = service() + deployment(replicas=2)
 DECISIONS = Decisions(pod_layout="onlink", neighbors="dynamic")
@@ -152,19 +153,16 @@ def test_a_stopped_kube_proxy_is_not_restarted() -> None:
 def test_a_stale_kube_proxy_is_unhealthy_after_two_periods() -> None:
     """Before that it is healthy; its log has a line for each event."""
     cluster = broken(running(store()), "stale")
-    _, wake_at = run(cluster, NOW)
-    assert wake_at == NOW + 2 * SYNC_PERIOD_S
+    _, states = controllers.run(cluster, ControllerStates(), NOW)
+    assert states.wake_at == NOW + 2 * SYNC_PERIOD_S
 
     def options(at: float) -> Mapping[str, Any]:
-        return kube_proxy_config(settled(cluster, at), "worker", "nftables").options
+        return config_of(settled(cluster, at), "worker").options
 
     assert options(NOW + 2 * SYNC_PERIOD_S - 1)["healthy"] is True
     late = options(NOW + 2 * SYNC_PERIOD_S)
     assert (late["healthy"], len(late["log"])) == (False, 2)
-    assert (
-        kube_proxy_config(settled(cluster, NOW + 60), "worker2", "nftables").options["healthy"]
-        is True
-    )
+    assert config_of(settled(cluster, NOW + 60), "worker2").options["healthy"] is True
 
 
 @pytest.mark.parametrize("policy", ["Cluster", "Local"])

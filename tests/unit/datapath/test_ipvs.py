@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kubenetlab.datapath.modes import PodNetwork
+from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.proxy.ipvs import DEVICE, Mode
 from kubenetlab.datapath.proxy.ipvs_rules import set_name
 from kubenetlab.datapath.view import Family, NodePlace, ServiceView, service_views
@@ -37,7 +38,7 @@ def views(spec: str) -> ServiceView:
     text = f"{head}spec: {{selector: {{app: web}}, {spec}}}\n"
     return next(
         view
-        for view in service_views(running(store(WEB + text))).values()
+        for view in service_views(running(store(WEB + text)), PlanCache()).values()
         if view.service.name == "web"
     )
 

@@ -15,11 +15,16 @@ from kubenetlab.api.lab import SYNC_PERIOD_S, ContainerReport
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.kube_proxy import is_kube_proxy
+from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.proxy_views import (
+    KubeProxyConfig,
+    ProxyStats,
+    ProxyView,
     changes,
     kube_proxy_config,
     passes_health_check,
-    proxy_view,
+    proxy_stats,
+    proxy_views,
     rule_counts,
 )
 from kubenetlab.programs import kube_proxy
@@ -96,6 +101,21 @@ def test_a_cluster_has_a_kube_proxy_on_each_node_or_none() -> None:
     assert store(NO_PROXY).all(DaemonSet) == ()
 
 
+def view_of(cluster: Cluster, node: str = "worker") -> ProxyView:
+    return proxy_views(cluster, PlanCache()).of(node)
+
+
+def stats_of(view: ProxyView) -> ProxyStats:
+    return proxy_stats(view, PlanCache())
+
+
+def config_of(cluster: Cluster, name: str) -> KubeProxyConfig:
+    """Return the configuration of a node's kube-proxy in a cluster with the mode nftables."""
+    node, view = cluster.node(name), view_of(cluster, name)
+    assert node is not None
+    return kube_proxy_config(node, view, stats_of(view), "nftables")
+
+
 def test_the_summary_counts_services_and_endpoints() -> None:
     """It also counts Services of which a policy Local leads to no endpoint on the node."""
     cluster = running(
@@ -105,8 +125,9 @@ def test_the_summary_counts_services_and_endpoints() -> None:
             + deployment(replicas=2, nodeName="worker2")
         )
     )
-    assert rule_counts(cluster, "worker") == RuleCounts(3, 4, 0, 1)
-    assert rule_counts(cluster, "worker2") == RuleCounts(3, 4, 0, 0)
+    stats = stats_of(view_of(cluster))
+    assert rule_counts(stats, "worker") == RuleCounts(3, 4, 0, 1)
+    assert rule_counts(stats, "worker2") == RuleCounts(3, 4, 0, 0)
 
 
 def test_changes_are_counted_between_two_syncs() -> None:
@@ -114,10 +135,11 @@ def test_changes_are_counted_between_two_syncs() -> None:
     text = service() + deployment(replicas=1)
     before = running(store(text))
     after = running(applied(before, text.replace("replicas: 1", "replicas: 2")))
-    services, _ = changes(None, proxy_view(before, ""))
+    old, new = view_of(before), view_of(after)
+    services, _ = changes(None, old)
     assert services == len(before.all(Service))
-    assert changes(proxy_view(before, ""), proxy_view(after, "")) == (0, 1)
-    assert changes(proxy_view(before, ""), proxy_view(before, "")) == (0, 0)
+    assert changes(old, new) == (0, 1)
+    assert changes(old, view_of(before)) == (0, 0)
 
 
 def test_a_health_check_counts_ready_endpoints_of_the_node() -> None:
@@ -130,11 +152,12 @@ def test_a_health_check_counts_ready_endpoints_of_the_node() -> None:
     def counted(node: str) -> list[tuple[int, int]]:
         return [
             (check["port"], check["endpoints"])
-            for check in kube_proxy_config(cluster, node, "nftables").options["checks"]
+            for check in config_of(cluster, node).options["checks"]
         ]
 
     assert (counted("worker"), counted("worker2")) == ([(port, 3)], [(port, 0)])
-    assert [passes_health_check(cluster, node, web) for node in ("worker", "worker2")] == [
+    view = view_of(cluster)
+    assert [passes_health_check(view, node, web) for node in ("worker", "worker2")] == [
         True,
         False,
     ]
@@ -145,9 +168,7 @@ def test_a_health_check_counts_ready_endpoints_of_the_node() -> None:
     cluster = running(applied(cluster, deployment(replicas=1, nodeName="worker")), only=[])
     assert counted("worker") == [(port, 1)]
     assert pod_named(cluster, second) is not None
-    assert (
-        kube_proxy_config(running(store(service())), "worker", "nftables").options["checks"] == []
-    )
+    assert config_of(running(store(service())), "worker").options["checks"] == []
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,7 @@ def test_a_changed_endpoint_recomputes_only_what_depends_on_it() -> None:
     calls = memo.calls
     changed = settled(cluster.with_changes([observed(web_pods(cluster)[7], ready=False)]))
     after = planned(changed, memo=memo)
+    views_of_nodes_and_services, is_a_pod_starting, counts_of_the_proxy = 2, 1, 1
     (
         its_programs,
         rules_of_its_service,
@@ -131,7 +132,10 @@ def test_a_changed_endpoint_recomputes_only_what_depends_on_it() -> None:
         contents_of_nodes,
     ) = 1, 1, 1, 1, 3, 3
     expected = (
-        its_programs
+        views_of_nodes_and_services
+        + is_a_pod_starting
+        + counts_of_the_proxy
+        + its_programs
         + rules_of_its_service
         + is_it_the_same_everywhere
         + set_of_rules

@@ -44,7 +44,7 @@ def diagnostics_of(text: str) -> list[Diagnostic]:
     documents, problems = read_documents("m.yaml", (NODES + text).encode())
     loaded = load_documents(documents, problems)
     config, *entries = loaded.entries
-    return list(diagnose(bootstrap_store(config, entries, 0.0)[0]))
+    return list(diagnose(bootstrap_store(config, entries, 0.0).cluster))
 
 
 def service(spec: str) -> str:

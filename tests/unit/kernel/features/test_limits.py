@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
+from kubenetlab import controllers
 from kubenetlab.api.apps import Deployment
 from kubenetlab.api.pods import Pod
-from kubenetlab.controllers import Controllers
+from kubenetlab.controllers.states import ControllerStates
 from kubenetlab.errors import RequirementError
 from kubenetlab.kernel.features.limits import (
     BRIDGE_PORTS,
@@ -84,18 +85,20 @@ spec:
 
 
 def test_pods_that_are_not_created_yet_are_counted() -> None:
-    """A running lab creates pods in bursts; all of them must fit before the first one."""
+    """A running lab creates pods in batches; all of them must fit before the first one."""
     whole = applied(store(deployment(replicas=1)), deployment(replicas=600))
     few = store(deployment(replicas=1))
     web = few.get(Deployment, "default", "web")
     assert web is not None
-    begun, _ = Controllers(burst=10).run(
-        few.with_changes([structs.replace(web, spec=structs.replace(web.spec, replicas=600))]), NOW
+    begun, _ = controllers.run(
+        few.with_changes([structs.replace(web, spec=structs.replace(web.spec, replicas=600))]),
+        ControllerStates(batch_limit=10),
+        NOW,
     )
     assert len(begun.all(Pod)) < 50
-    for at_once, in_bursts in zip(needs(whole), needs(begun), strict=True):
-        assert in_bursts.resource == at_once.resource
-        assert in_bursts.amount == pytest.approx(at_once.amount, rel=0.02), at_once
+    for at_once, in_batches in zip(needs(whole), needs(begun), strict=True):
+        assert in_batches.resource == at_once.resource
+        assert in_batches.amount == pytest.approx(at_once.amount, rel=0.02), at_once
 
 
 def test_only_dynamic_neighbours_are_counted() -> None:

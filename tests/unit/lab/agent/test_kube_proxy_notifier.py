@@ -9,6 +9,7 @@ from kubenetlab import names
 from kubenetlab.api.core import Node
 from kubenetlab.api.store import Cluster, deletion
 from kubenetlab.controllers.kube_proxy import LABELS, NAMESPACE
+from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.lab.agent.kube_proxy_notifier import MAX_PENDING, KubeProxyNotifier
 from kubenetlab.lab.messages.node_agent import RulesLoaded, RulesRefused
 from kubenetlab.lab.transport.protocol import RequestFailed
@@ -40,7 +41,7 @@ def create() -> tuple[KubeProxyNotifier, FakeRuntime]:
     """Return a notifier for a lab with one Service, and the runtime that it notifies."""
     cluster = running(store(deployment("web", 2) + service()))
     runtime = FakeRuntime(cluster)
-    notifier = KubeProxyNotifier(cast(Any, runtime))
+    notifier = KubeProxyNotifier(cast(Any, runtime), PlanCache())
     notifier.set_cluster(cluster)
     return notifier, runtime
 

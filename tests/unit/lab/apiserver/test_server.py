@@ -17,7 +17,7 @@ from kubenetlab.api.apps import Deployment
 from kubenetlab.api.documents import read_documents
 from kubenetlab.api.lab import ContainerReport
 from kubenetlab.api.store import Change, Cluster
-from kubenetlab.controllers import Controllers
+from kubenetlab.controllers.states import ControllerStates
 from kubenetlab.errors import BugError
 from kubenetlab.lab.agent.turns import run_synchronously
 from kubenetlab.lab.apiserver.server import ApiServer
@@ -45,14 +45,14 @@ class DyingAgent:
         self.clock = Clock(time.time() - time.monotonic())
         self.saves = 0
         self.observed_state = SimpleNamespace(mark_stale=lambda namespaces: None)
-        self.controllers = Controllers()
+        self.controller_states = ControllerStates()
         self.runtime = SimpleNamespace()
 
     def apply_changes(self, changes: Iterable[Change]) -> None:
         self.cluster = self.cluster.with_changes(changes)
 
-    def replace(self, cluster: Cluster, controllers: Controllers | None = None) -> None:
-        self.cluster, self.controllers = cluster, controllers or self.controllers
+    def replace(self, cluster: Cluster, states: ControllerStates | None = None) -> None:
+        self.cluster, self.controller_states = cluster, states or self.controller_states
 
     def save(self) -> None:
         if self.cluster is not self._saved:
