@@ -3,6 +3,7 @@
 Source: k8s.io/api core/v1/types.go (1.33).
 """
 
+from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import Annotated, Literal
 
@@ -162,7 +163,7 @@ class ServiceSpec(Record, frozen=True):
 
     type: Literal["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"] = "ClusterIP"
     """Way in which the Service is exposed."""
-    selector: dict[str, str] = {}
+    selector: Mapping[str, str] = {}
     """Labels of the pods that serve it. Without a selector, create its EndpointSlices yourself."""
     ports: tuple[ServicePort, ...] = ()
     """Ports that the Service exposes."""

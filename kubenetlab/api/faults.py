@@ -1,5 +1,6 @@
 """Fault: a defect injected by `break` and removed by `heal`."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from kubenetlab.api.meta import Labels, ObjectMeta, Record, Resource
@@ -21,7 +22,7 @@ class FaultSpec(Record, kw_only=True, frozen=True):
 
     fault: str
     """Name of the fault, as `break` lists it."""
-    options: dict[str, Any] = {}
+    options: Mapping[str, Any] = {}
     """Options given on the command line."""
     node: str = ""
     """Node that has the fault; empty for a fault of no particular node."""

@@ -5,6 +5,7 @@ the kubelet and the container runtime, counters in allocators. In the lab they a
 store, so that one value holds the whole state. The API never serves them.
 """
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from kubenetlab.api.core import Service, Taint
@@ -101,9 +102,9 @@ class PodRuntimeStatus(Internal, frozen=True):
     """Cause of the failure to create the sandbox; empty if there was none."""
     is_detached: bool = False
     """True if a terminating pod's endpoints have been removed from the rules of every node."""
-    containers: dict[str, ContainerReport] = {}
+    containers: Mapping[str, ContainerReport] = {}
     """Latest state of each container, by name."""
-    probes: dict[str, ProbeReport] = {}
+    probes: Mapping[str, ProbeReport] = {}
     """Latest result of each probe and hook, by `container/kind`."""
 
     def hook(self, container: str, kind: HookKind, attempt: int) -> ProbeReport | None:
@@ -137,7 +138,7 @@ class Termination(Internal, frozen=True):
 
     Containers without a hook are sent it at once and are not listed.
     """
-    killed: dict[str, Kill] = {}
+    killed: Mapping[str, Kill] = {}
     """Container → run to kill after its preStop hook. restartPolicy decides about a restart."""
 
 
@@ -152,9 +153,9 @@ class JobTracking(Internal, frozen=True):
 
     metadata: ObjectMeta
     job_uid: str
-    succeeded: dict[str, str] = {}
+    succeeded: Mapping[str, str] = {}
     """Pod UID → completion index; in a Job that is not indexed the pod's name."""
-    failed: dict[str, float] = {}
+    failed: Mapping[str, float] = {}
     """Pod UID → time of the failure, in seconds of Unix time. A deleted pod has failed, too."""
     last_success: float = 0.0
     """Time of the latest success, in seconds of Unix time; 0 before the first."""
@@ -207,7 +208,7 @@ class ProxySnapshot(Internal, kw_only=True, frozen=True):
     """EndpointSlices at that time."""
     proxy_mode: str
     """Name of the proxy mode at that time."""
-    proxy_options: dict[str, Any]
+    proxy_options: Mapping[str, Any]
     """Options of the proxy mode at that time."""
     overdue_at: float
     """Time from which the rules count as stale, in seconds since 1970."""
@@ -223,11 +224,11 @@ class AllocationState(Internal, frozen=True):
     is_namespaced = False
 
     metadata: ObjectMeta = ObjectMeta(name="ledger")
-    serials: dict[str, int] = {}
+    serials: Mapping[str, int] = {}
     """Owner's uid → number of objects it has created, so that names and uids are never reused."""
-    last_addresses: dict[str, tuple[str, ...]] = {}
+    last_addresses: Mapping[str, tuple[str, ...]] = {}
     """Node → address allocated last, per IP family."""
-    next_veth: dict[str, int] = {}
+    next_veth: Mapping[str, int] = {}
     """Node → number of the next `veth` link."""
 
 

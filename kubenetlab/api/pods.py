@@ -3,6 +3,7 @@
 Source: k8s.io/api core/v1/types.go (1.33).
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 from kubenetlab.api.annotation_values import split_list
@@ -106,7 +107,7 @@ class PodSpec(Record, frozen=True):
     """
     node_name: str = ""
     """Name of the node to run on. Chosen by the scheduler if empty."""
-    node_selector: dict[str, str] = {}
+    node_selector: Mapping[str, str] = {}
     """Labels that the node must have."""
     affinity: Affinity = Affinity()
     """Scheduling constraints by labels of nodes and of other pods."""
