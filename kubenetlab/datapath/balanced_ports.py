@@ -22,7 +22,14 @@ from kubenetlab.datapath.proxy_views import ProxyViews
 from kubenetlab.datapath.view import reached_from_outside
 from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.object import Object
-from kubenetlab.hoststate.rules.nftables import NFT_FAMILIES, Chain, Rule, Table
+from kubenetlab.hoststate.rules.nftables import NFT_FAMILIES, Chain, Hook, Table, rule
+from kubenetlab.hoststate.rules.nftables.statements import (
+    DnatInTurn,
+    Masquerade,
+    Match,
+    OneOf,
+    drop,
+)
 
 WHY = "load balancer: ports of addresses with ipMode Proxy"
 
@@ -89,15 +96,17 @@ def rules(ports: Sequence[BalancedPort]) -> Iterator[Object]:
 def _table(netns: str, family: str, ports: Sequence[BalancedPort]) -> Iterator[Object]:
     table = names.LOAD_BALANCER_TABLE
     drops = [
-        Rule(
-            f"{_match(family, port)} {family} saddr != {{ {', '.join(port.sources)} }} drop",
-            port.service,
+        rule(
+            *_match(family, port),
+            OneOf(f"{family} saddr", port.sources, is_negated=True),
+            drop,
+            comment=port.service,
         )
         for port in ports
         if port.sources
     ]
     forwards = [
-        Rule(f"{_match(family, port)} {_target(port)}", port.service)
+        rule(*_match(family, port), _target(port), comment=port.service)
         for port in ports
         if port.node_port and port.nodes
     ]
@@ -108,24 +117,21 @@ def _table(netns: str, family: str, ports: Sequence[BalancedPort]) -> Iterator[O
         table,
         "firewall",
         tuple(drops),
-        "type filter hook prerouting priority -110",
+        Hook("filter", "prerouting", -110),
     )
-    yield Chain(
-        netns, family, table, "ports", tuple(forwards), "type nat hook prerouting priority -100"
+    yield Chain(netns, family, table, "ports", tuple(forwards), Hook("nat", "prerouting", -100))
+    masquerade = rule(
+        Match("ct status", "dnat"),
+        Masquerade(),
+        comment="connections to nodes are the balancer's own",
     )
-    masquerade = Rule("ct status dnat masquerade", "connections to nodes are the balancer's own")
-    yield Chain(
-        netns, family, table, "connections", (masquerade,), "type nat hook postrouting priority 100"
-    )
+    yield Chain(netns, family, table, "connections", (masquerade,), Hook("nat", "postrouting", 100))
 
 
-def _match(family: str, port: BalancedPort) -> str:
-    return f"{family} daddr {port.address} {port.protocol} dport {port.port}"
+def _match(family: str, port: BalancedPort) -> tuple[Match, Match]:
+    return Match(f"{family} daddr", port.address), Match(f"{port.protocol} dport", str(port.port))
 
 
-def _target(port: BalancedPort) -> str:
-    """Return the rule's verdict, which uses the nodes in turn."""
-    targets = ", ".join(
-        f"{number} : {node} . {port.node_port}" for number, node in enumerate(port.nodes)
-    )
-    return f"dnat to numgen inc mod {len(port.nodes)} map {{ {targets} }}"
+def _target(port: BalancedPort) -> DnatInTurn:
+    """Return the rule's last statement, which uses the nodes in turn."""
+    return DnatInTurn(tuple((node, port.node_port) for node in port.nodes))

@@ -14,7 +14,8 @@ from kubenetlab.api.ip import version_of
 from kubenetlab.api.masquerade import MasqueradeConfig
 from kubenetlab.datapath.view import NodeView
 from kubenetlab.hoststate.object import Object
-from kubenetlab.hoststate.rules.nftables import NFT_FAMILIES, Chain, Rule, Table
+from kubenetlab.hoststate.rules.nftables import NFT_FAMILIES, Chain, Hook, Rule, Table, rule
+from kubenetlab.hoststate.rules.nftables.statements import Masquerade, Match, jump, return_
 from kubenetlab.names import MASQUERADE_TABLE
 
 AGENT_CHAIN = "IP-MASQ-AGENT"
@@ -60,23 +61,25 @@ def _table(node: NodeView, family: str, kept: Kept) -> Iterator[Object]:
         table,
         AGENT_CHAIN,
         (
-            *(Rule(_keeping(family, cidr), comment) for cidr, comment in kept),
-            Rule(
-                "masquerade fully-random",
-                "ip-masq-agent: outbound traffic is subject to MASQUERADE",
+            *(_keeping(family, cidr, comment) for cidr, comment in kept),
+            rule(
+                Masquerade(is_fully_random=True),
+                comment="ip-masq-agent: outbound traffic is subject to MASQUERADE",
             ),
         ),
     )
-    jump = Rule(
-        f"fib daddr type != local jump {AGENT_CHAIN}",
-        "ip-masq-agent: ensure nat POSTROUTING directs all non-LOCAL destination traffic "
+    to_agent = rule(
+        Match("fib daddr type", "local", is_negated=True),
+        jump(AGENT_CHAIN),
+        comment="ip-masq-agent: ensure nat POSTROUTING directs all non-LOCAL destination traffic "
         "to our chain",
     )
     yield Chain(
-        node.netns, family, table, "postrouting", (jump,), "type nat hook postrouting priority 100"
+        node.netns, family, table, "postrouting", (to_agent,), Hook("nat", "postrouting", 100)
     )
 
 
-def _keeping(family: str, cidr: str) -> str:
+def _keeping(family: str, cidr: str, comment: str) -> Rule:
     """Return the rule that keeps sources towards a range; a range of length 0 needs no match."""
-    return "return" if cidr.endswith("/0") else f"{family} daddr {cidr} return"
+    match = () if cidr.endswith("/0") else (Match(f"{family} daddr", cidr),)
+    return rule(*match, return_, comment=comment)

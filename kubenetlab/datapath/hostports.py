@@ -16,9 +16,10 @@ from collections.abc import Iterator
 from kubenetlab.api import ip
 from kubenetlab.datapath.view import NodeView, PodView
 from kubenetlab.hoststate.object import Object
-from kubenetlab.hoststate.rules.nftables import NFT_FAMILIES, Chain, Rule, Table
+from kubenetlab.hoststate.rules.nftables import NFT_FAMILIES, Chain, Hook, Rule, Table, rule
+from kubenetlab.hoststate.rules.nftables.statements import Dnat, Masquerade, Match, jump
 from kubenetlab.hoststate.sandbox import Sysctl
-from kubenetlab.names import HOST_PORT_TABLE, socket_address
+from kubenetlab.names import HOST_PORT_TABLE
 
 HOST_PORTS, HOST_IP_PORTS = "hostports", "hostip_hostports"
 LOOPBACKS = {4: "127.0.0.1", 6: "::1"}
@@ -44,29 +45,33 @@ def _table(
     for pod in pods:
         address, comment = pod.addresses[index], f"pod {pod.full_name}"
         for host_ip, protocol, number, target in pod.host_ports:
-            forward = f"{protocol.lower()} dport {number} dnat to {socket_address(address, target)}"
+            forward = Match(f"{protocol.lower()} dport", str(number)), Dnat(address, target)
             if host_ip in _ANY:
-                any_address.append(Rule(forward, comment))
+                any_address.append(rule(*forward, comment=comment))
             elif ip.version_of(host_ip) == version:
-                with_host_ip.append(Rule(f"{family} daddr {host_ip} {forward}", comment))
+                to_host_ip = Match(f"{family} daddr", host_ip)
+                with_host_ip.append(rule(to_host_ip, *forward, comment=comment))
         masquerades += (
-            Rule(f"{family} saddr {source} {family} daddr {address} masquerade", comment)
+            rule(
+                Match(f"{family} saddr", source),
+                Match(f"{family} daddr", address),
+                Masquerade(),
+                comment=comment,
+            )
             for source in (address, LOOPBACKS[version])
         )
-    local = f"fib daddr type local jump {HOST_PORTS}"
+    local = rule(Match("fib daddr type", "local"), jump(HOST_PORTS))
     yield Table(netns, family, HOST_PORT_TABLE, "CNI portmap plugin")
     yield Chain(netns, family, HOST_PORT_TABLE, HOST_IP_PORTS, tuple(with_host_ip))
     yield Chain(netns, family, HOST_PORT_TABLE, HOST_PORTS, tuple(any_address))
     for hook in ("prerouting", "output"):
-        jumps = (Rule(f"jump {HOST_IP_PORTS}"), Rule(local))
-        yield Chain(
-            netns, family, HOST_PORT_TABLE, hook, jumps, f"type nat hook {hook} priority -100"
-        )
+        jumps = (rule(jump(HOST_IP_PORTS)), local)
+        yield Chain(netns, family, HOST_PORT_TABLE, hook, jumps, Hook("nat", hook, -100))
     yield Chain(
         netns,
         family,
         HOST_PORT_TABLE,
         "masquerading",
         tuple(masquerades),
-        "type nat hook postrouting priority 100",
+        Hook("nat", "postrouting", 100),
     )

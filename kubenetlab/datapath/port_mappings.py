@@ -18,9 +18,10 @@ from msgspec import Struct
 from kubenetlab.api import ip
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.hoststate.object import Object
-from kubenetlab.hoststate.rules.nftables import NFT_FAMILIES, Chain, Rule, Table
+from kubenetlab.hoststate.rules.nftables import NFT_FAMILIES, Chain, Hook, Table, rule
+from kubenetlab.hoststate.rules.nftables.statements import Dnat, Masquerade, Match, jump
 from kubenetlab.hoststate.sandbox import Sysctl
-from kubenetlab.names import PORT_MAPPING_TABLE, socket_address
+from kubenetlab.names import PORT_MAPPING_TABLE
 
 _ANY = ("", "0.0.0.0", "::")
 
@@ -44,14 +45,14 @@ class PublishedPort(Struct, frozen=True):
         return ip.version_of(self.address)
 
     @property
-    def match(self) -> str:
-        """Match of the packets to this port, in nft syntax."""
+    def match(self) -> tuple[Match, Match]:
+        """Match of the packets to this port."""
         destination = (
-            f"{NFT_FAMILIES[self.version]} daddr {self.listen_address}"
+            Match(f"{NFT_FAMILIES[self.version]} daddr", self.listen_address)
             if self.listen_address
-            else "fib daddr type local"
+            else Match("fib daddr type", "local")
         )
-        return f"{destination} {self.protocol} dport {self.port}"
+        return destination, Match(f"{self.protocol} dport", str(self.port))
 
 
 def published_ports(
@@ -88,10 +89,7 @@ def rules(netns: str, ports: Sequence[PublishedPort]) -> Iterator[Object]:
             continue
         yield Table(netns, family, PORT_MAPPING_TABLE, "extraPortMappings of the nodes")
         forwards = tuple(
-            Rule(
-                f"{port.match} dnat to {socket_address(port.address, port.node_port)}",
-                f"Node {port.node}",
-            )
+            rule(*port.match, Dnat(port.address, port.node_port), comment=f"Node {port.node}")
             for port in own
         )
         yield Chain(netns, family, PORT_MAPPING_TABLE, "ports", forwards)
@@ -101,15 +99,17 @@ def rules(netns: str, ports: Sequence[PublishedPort]) -> Iterator[Object]:
                 family,
                 PORT_MAPPING_TABLE,
                 hook,
-                (Rule("jump ports"),),
-                f"type nat hook {hook} priority -100",
+                (rule(jump("ports")),),
+                Hook("nat", hook, -100),
             )
-        masquerade = Rule("ct status dnat masquerade", "replies return through this host")
+        masquerade = rule(
+            Match("ct status", "dnat"), Masquerade(), comment="replies return through this host"
+        )
         yield Chain(
             netns,
             family,
             PORT_MAPPING_TABLE,
             "masquerading",
             (masquerade,),
-            "type nat hook postrouting priority 100",
+            Hook("nat", "postrouting", 100),
         )

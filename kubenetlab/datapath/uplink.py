@@ -21,7 +21,17 @@ from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.link import LinkUp
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.route import Route
-from kubenetlab.hoststate.rules.nftables import NFT_FAMILIES, Chain, Rule, Table
+from kubenetlab.hoststate.rules.nftables import NFT_FAMILIES, Chain, Hook, Table, rule
+from kubenetlab.hoststate.rules.nftables.statements import (
+    Dnat,
+    Masked,
+    Masquerade,
+    Match,
+    OneOf,
+    Reject,
+    drop,
+    jump,
+)
 
 PREFIX_LENGTHS = {4: 30, 6: 126}
 """IP version → prefix length of the link, which has two addresses in use."""
@@ -54,10 +64,11 @@ def router(
         yield Route(netns, DEFAULT_ROUTES[version], link, via=machine)
         yield Table(netns, family, names.UPLINK_TABLE, "uplink to the machine's own network")
         forwards = tuple(
-            Rule(
-                f'iifname "{link}" {port.protocol} dport {FIRST_PORT + number} '
-                f"dnat to {names.socket_address(port.address, port.node_port)}",
-                f"Node {port.node}",
+            rule(
+                Match("iifname", link),
+                Match(f"{port.protocol} dport", str(FIRST_PORT + number)),
+                Dnat(port.address, port.node_port),
+                comment=f"Node {port.node}",
             )
             for number, port in enumerate(published)
             if port.version == version
@@ -68,12 +79,13 @@ def router(
             names.UPLINK_TABLE,
             "prerouting",
             forwards,
-            "type nat hook prerouting priority -100",
+            Hook("nat", "prerouting", -100),
         )
-        unreachable = Rule(
-            f'oifname "{link}" {family} daddr {{ {", ".join(inside(config, version))} }} '
-            f"reject with {_UNREACHABLE[version]}",
-            "the lab's own ranges",
+        unreachable = rule(
+            Match("oifname", link),
+            OneOf(f"{family} daddr", inside(config, version)),
+            Reject(_UNREACHABLE[version]),
+            comment="the lab's own ranges",
         )
         yield Chain(
             netns,
@@ -81,16 +93,18 @@ def router(
             names.UPLINK_TABLE,
             "forward",
             (unreachable,),
-            "type filter hook forward priority 0",
+            Hook("filter", "forward", 0),
         )
-        masquerade = Rule(f'oifname "{link}" masquerade', "the machine knows this router alone")
+        masquerade = rule(
+            Match("oifname", link), Masquerade(), comment="the machine knows this router alone"
+        )
         yield Chain(
             netns,
             family,
             names.UPLINK_TABLE,
             "postrouting",
             (masquerade,),
-            "type nat hook postrouting priority 100",
+            Hook("nat", "postrouting", 100),
         )
 
 
@@ -113,9 +127,10 @@ def machine(
         family = NFT_FAMILIES[version]
         yield Table("", family, table, f"uplink of lab {lab}")
         forwards = tuple(
-            Rule(
-                f"{port.match} dnat to {names.socket_address(own, FIRST_PORT + number)}",
-                f"Node {port.node} of lab {lab}",
+            rule(
+                *port.match,
+                Dnat(own, FIRST_PORT + number),
+                comment=f"Node {port.node} of lab {lab}",
             )
             for number, port in enumerate(published)
             if port.version == version
@@ -127,25 +142,30 @@ def machine(
                 family,
                 table,
                 hook,
-                (Rule("jump ports"),),
-                f"type nat hook {hook} priority -100",
+                (rule(jump("ports")),),
+                Hook("nat", hook, -100),
             )
-        block = Rule(
-            f'oifname "{link}" ct state new ct status & dnat == 0 drop',
-            "only published ports are open",
+        block = rule(
+            Match("oifname", link),
+            Match("ct state", "new"),
+            Masked("ct status", "dnat"),
+            drop,
+            comment="only published ports are open",
         )
-        yield Chain("", family, table, "forward", (block,), "type filter hook forward priority 0")
-        ambiguous = ", ".join((_LOOPBACKS[version], *inside(config, version)))
+        yield Chain("", family, table, "forward", (block,), Hook("filter", "forward", 0))
+        ambiguous = (_LOOPBACKS[version], *inside(config, version))
         masquerades = (
-            Rule(
-                f'{family} saddr {own} oifname != "{link}" masquerade',
-                "traffic of the lab leaves with the machine's address",
+            rule(
+                Match(f"{family} saddr", own),
+                Match("oifname", link, is_negated=True),
+                Masquerade(),
+                comment="traffic of the lab leaves with the machine's address",
             ),
-            Rule(
-                f'oifname "{link}" {family} saddr {{ {ambiguous} }} masquerade',
-                "clients whose range is also used in the lab",
+            rule(
+                Match("oifname", link),
+                OneOf(f"{family} saddr", ambiguous),
+                Masquerade(),
+                comment="clients whose range is also used in the lab",
             ),
         )
-        yield Chain(
-            "", family, table, "postrouting", masquerades, "type nat hook postrouting priority 100"
-        )
+        yield Chain("", family, table, "postrouting", masquerades, Hook("nat", "postrouting", 100))

@@ -29,7 +29,8 @@ from kubenetlab.hoststate.message_classes import nest
 from kubenetlab.hoststate.rules import nftables
 from kubenetlab.hoststate.rules.rulesets import OwnedName
 from kubenetlab.kernel.netlink.rtnetlink import RouteSocket
-from kubenetlab.kernel.rules.backends import RulesError, open_loader
+from kubenetlab.kernel.rules.backends import RulesError
+from kubenetlab.kernel.rules.nftables import open_loader as open_nft
 
 LINKS = {4: ip_network("198.18.0.0/15"), 6: ip_network("fd6b:6e6c::/32")}
 """Address ranges for links between the machine and labs.
@@ -178,7 +179,7 @@ def forward(link: str, value: str) -> None:
 
 def load(objects: Sequence[nftables.NftObject], former: Sequence[OwnedName]) -> None:
     """Replace the tables named in `former`, which belong to the lab, by these."""
-    loader = open_loader("nftables")
+    loader = open_nft()
     try:
         loader.run(nftables.replacement(objects, former))
     except RulesError as error:
@@ -192,9 +193,9 @@ def dropping_chains() -> list[str]:
 
     Example: `ip filter FORWARD`, as created by Docker.
     """
-    loader = open_loader("nftables")
+    loader = open_nft()
     try:
-        text = loader.run("list chains")
+        text = loader.run_commands("list chains")
     finally:
         loader.close()
     table = chain = ""

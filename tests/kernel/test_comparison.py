@@ -7,6 +7,10 @@ import os
 
 import msgspec
 
+from kubenetlab.hoststate.rules.nftables import rule
+from kubenetlab.hoststate.rules.nftables.chain_commands import AddChain, AddRules, AddTable
+from kubenetlab.hoststate.rules.nftables.statements import accept
+from kubenetlab.hoststate.rules.nftables.transactions import encode_transaction
 from kubenetlab.hoststate.rules.rulesets import Transaction
 from kubenetlab.kernel.processes.identity import ProcessId
 from kubenetlab.kernel.rules import nftables
@@ -30,11 +34,11 @@ def compare_in_child(
 def test_only_the_reference_namespace_is_written() -> None:
     """The compared namespace keeps its rules and its generation."""
     loader = nftables.open_loader()
-    loader.run("add table ip t\nadd chain ip t mine\n")
+    loader.run_commands("add table ip t\nadd chain ip t mine\n")
     generations = nftables.Generations()
     before = generations.read()
     results = compare_in_child(
-        "add table ip t\nadd chain ip t ours\n",
+        encode_transaction([AddTable("ip", "t"), AddChain("ip", "t", "ours")]),
         {"a": ProcessId.of(os.getpid()), "b": ProcessId.of(os.getpid())},
     )
     lines = ["+ nft chain ip t ours: 0 rules", "- nft chain ip t mine: 0 rules"]
@@ -49,7 +53,8 @@ def test_only_the_reference_namespace_is_written() -> None:
 def test_rules_that_the_kernel_refuses_are_an_error() -> None:
     """A backend that cannot be compared does not count as equal."""
     (result,) = compare_in_child(
-        "add rule ip nosuch chain accept\n", {"a": ProcessId.of(os.getpid())}
+        encode_transaction([AddRules("ip", "nosuch", "chain", (rule(accept),))]),
+        {"a": ProcessId.of(os.getpid())},
     ).values()
     assert result.differences == ()
     assert result.errors["nftables"].startswith(
@@ -65,7 +70,8 @@ def test_an_exited_node_is_an_error_of_that_node_only() -> None:
     exited = ProcessId.of(pid)
     os.waitpid(pid, 0)
     results = compare_in_child(
-        "add table ip t\n", {"gone": exited, "here": ProcessId.of(os.getpid())}
+        encode_transaction([AddTable("ip", "t")]),
+        {"gone": exited, "here": ProcessId.of(os.getpid())},
     )
     assert results["gone"].errors["nftables"].startswith("its namespace is gone: ")
     assert [difference.line for difference in results["here"].differences] == ["+ nft table ip t"]

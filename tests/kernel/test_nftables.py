@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 
 import pytest
 
-from kubenetlab.hoststate.rules.nftables import NftObject, replacement, transaction
+from kubenetlab.hoststate.rules import nftables as nftables_rules
+from kubenetlab.hoststate.rules.nftables import NftObject
+from kubenetlab.hoststate.rules.nftables.transactions import transaction_text
 from kubenetlab.kernel.rules import nftables
-from kubenetlab.kernel.rules.backends import Loader, RulesError
+from kubenetlab.kernel.rules.backends import RulesError
 from tests.clusters import deployment, rules_of, service
 from tests.kernel.comparing import lines
 
@@ -18,7 +21,17 @@ def rules(text: str, then: str = "") -> list[NftObject]:
     return rules_of("nftables", text, then)
 
 
-def open_loader(backend: str) -> Loader:
+def transaction(old: Sequence[NftObject], new: Sequence[NftObject]) -> str:
+    """Return the commands of a transaction in nft syntax."""
+    return transaction_text(nftables_rules.transaction(old, new))
+
+
+def replacement(objects: Sequence[NftObject]) -> str:
+    """Return the commands of a replacement in nft syntax."""
+    return transaction_text(nftables_rules.replacement(objects))
+
+
+def open_loader(backend: str) -> nftables.LibraryNft | nftables.ProgramNft:
     if backend == "library" and not nftables.has_library():
         pytest.skip(f"{nftables.LIBRARY} is not here (apt-get install nftables)")
     if backend == "program" and shutil.which("nft") is None:

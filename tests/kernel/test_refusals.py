@@ -16,7 +16,9 @@ from kubenetlab.hoststate.diff import Changes, NetnsChanges, Operation
 from kubenetlab.hoststate.link import Bridge, LinkUp, Port, Veth
 from kubenetlab.hoststate.object import Object, Origin
 from kubenetlab.hoststate.route import Route
-from kubenetlab.hoststate.rules.nftables import Chain, NftObject, Rule, Table, replacement
+from kubenetlab.hoststate.rules.nftables import Chain, NftObject, Table, replacement, rule
+from kubenetlab.hoststate.rules.nftables.statements import Counter, jump
+from kubenetlab.hoststate.rules.nftables.transactions import transaction_text
 from kubenetlab.hoststate.sandbox import Sandbox, Sysctl
 from kubenetlab.hoststate.state import HostState, contents_of
 from kubenetlab.kernel import syscalls
@@ -215,7 +217,7 @@ def test_the_rejected_rule_is_shown_with_a_mark(backend: str) -> None:
     ):
         pytest.skip(f"{backend} is not here (apt-get install nftables)")
     chains = [
-        Chain("n", "ip", "t", name, (Rule("counter"), Rule(f"jump {to}")))
+        Chain("n", "ip", "t", name, (rule(Counter()), rule(jump(to))))
         for name, to in (("a", "b"), ("b", "c"), ("d", "e"))
     ]
     objects: list[NftObject] = [Table("n", "ip", "t"), *chains]
@@ -225,7 +227,7 @@ def test_the_rejected_rule_is_shown_with_a_mark(backend: str) -> None:
     )
     loader = nftables.LibraryNft() if backend == "library" else nftables.ProgramNft()
     with pytest.raises(RulesError) as caught:
-        loader.run(replacement(objects))
+        loader.run(transaction_text(replacement(objects)))
     loader.close()
     message = describe_refused_rules("n", "nftables", str(caught.value), desired)
     assert message.splitlines() == [
@@ -244,7 +246,9 @@ def test_a_syntax_error_is_shown_with_its_line() -> None:
     """The program rejects it before the kernel is involved."""
     loader = nftables.open_loader()
     with pytest.raises(RulesError) as caught:
-        loader.run("add table ip t\nadd chain ip t c\nadd rule ip t c ip sadr 10.0.0.1 drop\n")
+        loader.run_commands(
+            "add table ip t\nadd chain ip t c\nadd rule ip t c ip sadr 10.0.0.1 drop\n"
+        )
     loader.close()
     assert str(caught.value).splitlines()[:2] == [
         "syntax error, unexpected string",
@@ -257,7 +261,7 @@ def test_a_long_statement_is_cut_off_around_the_error() -> None:
     elements = ", ".join(f"10.0.{number // 250}.{number % 250}" for number in range(1000))
     loader = nftables.open_loader()
     with pytest.raises(RulesError) as caught:
-        loader.run(
+        loader.run_commands(
             f"add table ip t\nadd set ip t s {{ type ipv4_addr ; }}\nadd element ip t s "
             f"{{ {elements}, bad/address }}\n"
         )

@@ -157,7 +157,7 @@ def arm(turns: _Turns) -> None:
     inheritance.close_other_descriptors = lambda keep=(): real_close(
         [*keep, turns.fd]
     )  # the plan stays open in the lab
-    real_batch, real_run = rtnetlink.RouteSocket.batch, nftables.LibraryNft.run
+    real_batch, real_run = rtnetlink.RouteSocket.batch, nftables.Nft.run
 
     def batch(
         self: rtnetlink.RouteSocket, requests: Sequence[bytes]
@@ -173,13 +173,13 @@ def arm(turns: _Turns) -> None:
         ]
         return [rtnetlink.NetlinkRefusal(0, number, ""), *moved]
 
-    def run(self: nftables.LibraryNft, text: str) -> str:
-        number = 0 if text.startswith("list ") else turns.take("nft", text[:60])
+    def run(self: nftables.Nft, text: str) -> str:
+        number = turns.take("nft", text[:60])
         if number:
             raise RulesError(f"Error: Could not process rule: {os.strerror(number)}")
         return real_run(self, text)
 
-    rtnetlink.RouteSocket.batch, nftables.LibraryNft.run = batch, run  # type: ignore[method-assign]
+    rtnetlink.RouteSocket.batch, nftables.Nft.run = batch, run  # type: ignore[method-assign]
 
 
 def _written(fd: int, data: bytes) -> Call | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubenetlab.hoststate.rules.nftables import Element
+from kubenetlab.hoststate.rules.nftables import Element, SetType
 from kubenetlab.hoststate.rules.rulesets import RuleSet, SubjectRules
 from kubenetlab.versioned import MAX_STEPS, MAX_TOUCHED, VersionedMap
 
@@ -71,7 +71,9 @@ def test_an_old_version_is_compared_entry_by_entry() -> None:
 
 
 def rules(name: str, *shared: str) -> SubjectRules:
-    objects = tuple(Element("", "ip", "t", "set", item) for item in shared)
+    objects = tuple(
+        Element("", "ip", "t", "set", SetType(("ipv4_addr",)), (item,)) for item in shared
+    )
     return SubjectRules("nftables", "ip", name, (), objects)
 
 

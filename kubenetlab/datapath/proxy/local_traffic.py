@@ -21,6 +21,7 @@ from kubenetlab.api.decode import Finding, found
 from kubenetlab.api.meta import kubernetes_name
 from kubenetlab.datapath.modes import PodNetwork
 from kubenetlab.datapath.view import Family
+from kubenetlab.hoststate.rules.nftables.statements import Match
 
 LocalMode = Literal["ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix", "none"]
 _FIELDS: Final = {
@@ -56,15 +57,15 @@ class Detector(Struct, frozen=True):
     def is_implemented(self) -> bool:
         return bool(self.cidr or self.interface)
 
-    def nft(self, *, is_local: bool) -> str:
-        """Return the match in nft syntax, followed by a space.
+    def nft(self, *, is_local: bool) -> Match:
+        """Return the match of nftables.
 
         The interface need not exist: it is matched by name.
         """
-        inverted = "" if is_local else "!= "
         if self.cidr:
-            return f"{'ip6' if self.version == 6 else 'ip'} saddr {inverted}{self.cidr} "
-        return f'iifname {inverted}"{self.interface}{"*" * self.is_prefix}" '
+            family = "ip6" if self.version == 6 else "ip"
+            return Match(f"{family} saddr", self.cidr, is_negated=not is_local)
+        return Match("iifname", f"{self.interface}{'*' * self.is_prefix}", is_negated=not is_local)
 
     def iptables(self, *, is_local: bool) -> str:
         """Return the match in iptables syntax, preceded by a space."""

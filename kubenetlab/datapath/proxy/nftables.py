@@ -27,7 +27,13 @@ from kubenetlab.datapath.modes import ModeOptions, Needs, PodNetwork
 from kubenetlab.datapath.proxy import local_traffic
 from kubenetlab.datapath.proxy import nftables_maps as maps
 from kubenetlab.datapath.proxy.local_traffic import DetectLocal, Detector, LocalMode, detectors
-from kubenetlab.datapath.proxy.nftables_table import FamilyTable, destination, node_port_key, table
+from kubenetlab.datapath.proxy.nftables_table import (
+    MARK,
+    FamilyTable,
+    destination,
+    node_port_key,
+    table,
+)
 from kubenetlab.datapath.proxy.services import (
     PRIMARY,
     EndpointAddress,
@@ -38,7 +44,25 @@ from kubenetlab.datapath.proxy.services import (
 from kubenetlab.datapath.proxy.udp_flows import udp_flows
 from kubenetlab.datapath.view import NodePlace, NodeView, PodView, ServiceView
 from kubenetlab.hoststate.object import Object
-from kubenetlab.hoststate.rules.nftables import MAX_NAME, NFT_FAMILIES, InTable, Rule, TableRules
+from kubenetlab.hoststate.rules.nftables import (
+    MAX_NAME,
+    NFT_FAMILIES,
+    InTable,
+    Rule,
+    TableRules,
+    rule,
+)
+from kubenetlab.hoststate.rules.nftables.statements import (
+    AnyStatement,
+    Dnat,
+    InSet,
+    Match,
+    OneOf,
+    RandomVerdict,
+    UpdateSet,
+    drop,
+    goto,
+)
 from kubenetlab.hoststate.rules.rulesets import SubjectRules
 
 MAX_FAITHFUL = 1000
@@ -117,7 +141,7 @@ class Mode(ModeOptions, frozen=True):
             ports = port_views(place, service, version)
             fast = [port for port in ports if self.layout == "fast" and maps.fits(port)]
             own: list[InTable] = [
-                family_table.element("cluster-ips", address)
+                family_table.address("cluster-ips", address)
                 for address in dict.fromkeys(port.cluster_ip for port in ports)
             ]
             for port in ports:
@@ -142,18 +166,21 @@ class Mode(ModeOptions, frozen=True):
             rules += udp_flows(service.service.full_name, ports, version)
         return tuple(rules)
 
-    def _outsiders(self, detector: Detector) -> str | None:
+    def _outsiders(self, detector: Detector) -> tuple[AnyStatement, ...] | None:
         """Return the match of masqueraded traffic to a cluster IP; None if there is none."""
         if self.masquerade_all:
-            return ""
-        return detector.nft(is_local=False) if detector.is_implemented else None
+            return ()
+        return (detector.nft(is_local=False),) if detector.is_implemented else None
 
     def _detectors(self, place: NodeView | NodePlace, network: PodNetwork) -> tuple[Detector, ...]:
         return detectors(self.detect_local_mode, self.detect_local, network, place.families)
 
 
 def _service_port(
-    family_table: FamilyTable, port: PortView, detector: Detector, outsiders: str | None
+    family_table: FamilyTable,
+    port: PortView,
+    detector: Detector,
+    outsiders: tuple[AnyStatement, ...] | None,
 ) -> Iterator[InTable]:
     """Yield the chains of one port, and the elements that lead to them.
 
@@ -168,11 +195,7 @@ def _service_port(
     marking = (
         ()
         if outsiders is None
-        else (
-            Rule(
-                f"{family_table.family} daddr {port.cluster_ip} {outsiders}jump mark-for-masquerade"
-            ),
-        )
+        else (rule(Match(f"{family_table.family} daddr", port.cluster_ip), *outsiders, MARK),)
     )
     policies = (
         (service_chain(port), port.uses_cluster_policy, port.cluster_endpoints),
@@ -185,23 +208,19 @@ def _service_port(
                 name, (*own_marking, *_choice(family_table, port, endpoints)), comment=port.title
             )
     if port.internal:
-        yield family_table.element(
-            "service-ips", destination(port, port.cluster_ip), f"goto {internal}", port.title
+        yield family_table.verdict(
+            "service-ips", destination(port, port.cluster_ip), goto(internal), port.title
         )
     if port.is_reached_from_outside:
-        yield family_table.chain(
-            external_chain(port), tuple(_from_outside(port, detector)), comment=port.title
-        )
+        external = external_chain(port)
+        yield family_table.chain(external, tuple(_from_outside(port, detector)), comment=port.title)
         for address in port.outside_ips:
-            yield family_table.element(
-                "service-ips",
-                destination(port, address),
-                f"goto {external_chain(port)}",
-                port.title,
+            yield family_table.verdict(
+                "service-ips", destination(port, address), goto(external), port.title
             )
         if port.node_port:
-            yield family_table.element(
-                "service-nodeports", node_port_key(port), f"goto {external_chain(port)}", port.title
+            yield family_table.verdict(
+                "service-nodeports", node_port_key(port), goto(external), port.title
             )
     yield from _endpoints(family_table, port)
 
@@ -209,14 +228,12 @@ def _service_port(
 def _firewall(family_table: FamilyTable, port: PortView) -> Iterator[InTable]:
     """Yield the chain and elements that drop clients outside loadBalancerSourceRanges."""
     if port.virtual_ips and port.sources:
-        refuse = Rule(f"{family_table.family} saddr != {{ {', '.join(port.sources)} }} drop")
-        yield family_table.chain(firewall_chain(port), (refuse,), comment=port.title)
+        outside = OneOf(f"{family_table.family} saddr", tuple(port.sources), is_negated=True)
+        firewall = firewall_chain(port)
+        yield family_table.chain(firewall, (rule(outside, drop),), comment=port.title)
         for address in port.virtual_ips:
-            yield family_table.element(
-                "firewall-ips",
-                destination(port, address),
-                f"goto {firewall_chain(port)}",
-                port.title,
+            yield family_table.verdict(
+                "firewall-ips", destination(port, address), goto(firewall), port.title
             )
 
 
@@ -226,18 +243,18 @@ def _without_endpoints(family_table: FamilyTable, port: PortView) -> Iterator[In
     They reject if the Service has no endpoint at all, and drop if only a policy Local excludes
     them.
     """
-    verdict = "drop" if port.cluster_endpoints else "goto reject-chain"
+    verdict = drop if port.cluster_endpoints else goto("reject-chain")
     if not port.internal:
-        yield family_table.element(
+        yield family_table.verdict(
             "no-endpoint-services", destination(port, port.cluster_ip), verdict, port.title
         )
     if not port.external:
         for address in port.outside_ips:
-            yield family_table.element(
+            yield family_table.verdict(
                 "no-endpoint-services", destination(port, address), verdict, port.title
             )
         if port.node_port:
-            yield family_table.element(
+            yield family_table.verdict(
                 "no-endpoint-nodeports", node_port_key(port), verdict, port.title
             )
 
@@ -248,15 +265,9 @@ def _choice(
     """Yield the rules that select an endpoint: session affinity first, then at random."""
     if port.affinity_s:
         for endpoint in endpoints:
-            yield Rule(
-                f"{family_table.family} saddr @{affinity_set(port, endpoint)} "
-                f"goto {endpoint_chain(port, endpoint)}"
-            )
-    choices = ", ".join(
-        f"{index} : goto {endpoint_chain(port, endpoint)}"
-        for index, endpoint in enumerate(endpoints)
-    )
-    yield Rule(f"numgen random mod {len(endpoints)} vmap {{ {choices} }}")
+            clients = InSet((f"{family_table.family} saddr",), affinity_set(port, endpoint))
+            yield rule(clients, goto(endpoint_chain(port, endpoint)))
+    yield rule(RandomVerdict(tuple(endpoint_chain(port, endpoint) for endpoint in endpoints)))
 
 
 def _from_outside(port: PortView, detector: Detector) -> Iterator[Rule]:
@@ -267,15 +278,16 @@ def _from_outside(port: PortView, detector: Detector) -> Iterator[Rule]:
     """
     cluster = service_chain(port)
     if not port.is_external_local:
-        yield Rule("jump mark-for-masquerade")
-        yield Rule(f"goto {cluster}")
+        yield rule(MARK)
+        yield rule(goto(cluster))
         return
     if detector.is_implemented:
-        yield Rule(f"{detector.nft(is_local=True)}goto {cluster}", "short-circuit pod traffic")
-    yield Rule("fib saddr type local jump mark-for-masquerade", "masquerade local traffic")
-    yield Rule(f"fib saddr type local goto {cluster}", "short-circuit local traffic")
+        yield rule(detector.nft(is_local=True), goto(cluster), comment="short-circuit pod traffic")
+    from_node = Match("fib saddr type", "local")
+    yield rule(from_node, MARK, comment="masquerade local traffic")
+    yield rule(from_node, goto(cluster), comment="short-circuit local traffic")
     if port.local_endpoints:
-        yield Rule(f"goto {local_chain(port)}")
+        yield rule(goto(local_chain(port)))
 
 
 def _endpoints(family_table: FamilyTable, port: PortView) -> Iterator[InTable]:
@@ -283,18 +295,15 @@ def _endpoints(family_table: FamilyTable, port: PortView) -> Iterator[InTable]:
     used = (port.cluster_endpoints if port.uses_cluster_policy else ()) + (
         port.local_endpoints if port.uses_local_policy else ()
     )
+    source, protocol = f"{family_table.family} saddr", Match("meta l4proto", port.protocol)
     for endpoint in dict.fromkeys(used):
+        remember: tuple[Rule, ...] = ()
         if port.affinity_s:
-            yield family_table.collection(
-                affinity_set(port, endpoint), "ADDR", timeout_s=port.affinity_s
-            )
-        hairpin = Rule(f"{family_table.family} saddr {endpoint.address} jump mark-for-masquerade")
-        remember = (
-            (Rule(f"update @{affinity_set(port, endpoint)} {{ {family_table.family} saddr }}"),)
-            if port.affinity_s
-            else ()
-        )
-        rewrite = Rule(f"meta l4proto {port.protocol} dnat to {endpoint}")
+            clients = affinity_set(port, endpoint)
+            yield family_table.clients(clients, port.affinity_s)
+            remember = (rule(UpdateSet(source, clients)),)
+        hairpin = rule(Match(source, endpoint.address), MARK)
+        rewrite = rule(protocol, Dnat(endpoint.address, endpoint.port))
         yield family_table.chain(
             endpoint_chain(port, endpoint), (hairpin, *remember, rewrite), comment=port.title
         )

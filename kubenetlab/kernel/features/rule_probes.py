@@ -58,7 +58,7 @@ def nft_probe(family: str, *statements: str) -> Callable[[], None]:
         rules = nftables.open_loader()
         try:
             text = "".join(f"{statement}\n" for statement in ("add table ip t", *statements))
-            rules.run(
+            rules.run_commands(
                 text
                 if family == "ip"
                 else text.replace(" ip ", " ip6 ").replace("ipv4_addr", "ipv6_addr")

@@ -103,7 +103,7 @@ class Iptables:
         )
         if commands:
             with closing(self._programs.inside(nftables.open_loader)) as nft:
-                nft.run(commands)
+                nft.run_commands(commands)
 
 
 def format_error(output: str, family: str, text: str) -> str:

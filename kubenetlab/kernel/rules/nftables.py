@@ -1,9 +1,8 @@
 """nftables backend: transactions, listings, and the number of the ruleset's generation.
 
-Commands that concern single endpoints are sent as netlink messages, without libnftables. All other
-commands are run by libnftables, called by ctypes; its context is created inside the namespace and
-kept, so that a change takes 0.2 to 1 ms instead of a process. Without the library the program `nft`
-is used.
+Transactions are sent as netlink messages. libnftables runs those that the kernel refuses, to get an
+error that names the statement, and lists rules. It is called by ctypes; its context is created
+inside the namespace and kept. Without the library the program `nft` is used.
 
 Source: libnftables(3); include/uapi/linux/netfilter/nf_tables.h; net/netfilter/nfnetlink.c (6.12).
 """
@@ -22,7 +21,12 @@ from functools import partial
 from typing import Any, Final
 
 from kubenetlab.errors import RequirementError
-from kubenetlab.hoststate.rules import nft_messages
+from kubenetlab.hoststate.rules.nftables.encoding import BEGIN, END
+from kubenetlab.hoststate.rules.nftables.transactions import (
+    forget,
+    transaction_messages,
+    transaction_text,
+)
 from kubenetlab.hoststate.rules.rulesets import OwnedName
 from kubenetlab.hoststate.wire import NLM_F_ACK, NLMSG_ERROR, attributes, message, messages
 from kubenetlab.kernel.netlink import sockets
@@ -52,16 +56,22 @@ def open_loader() -> Nft:
 
     Raises RequirementError if neither the library nor the program is installed.
     """
-    nft: LibraryNft | ProgramNft
+    return Nft(_open_nft())
+
+
+def _open_nft() -> LibraryNft | ProgramNft:
+    """Open the library in the current network namespace, or the program.
+
+    Raises RequirementError if neither is installed.
+    """
     try:
-        nft = LibraryNft()
+        return LibraryNft()
     except OSError:
         if shutil.which(PROGRAM) is None:
             raise RequirementError(
                 f"neither {LIBRARY} nor the program {PROGRAM} is installed; {INSTALL_HINT}"
             ) from None
-        nft = ProgramNft()
-    return Nft(nft)
+        return ProgramNft()
 
 
 def has_library() -> bool:
@@ -76,24 +86,25 @@ def has_library() -> bool:
 class Nft:
     """Loader of the nftables backend.
 
-    Transactions are sent as netlink messages where possible. If the kernel refuses them, nft runs
-    the commands again to get a readable error.
+    Transactions are sent as netlink messages. If the kernel refuses them, nft runs the same
+    commands to get a readable error.
     """
 
     def __init__(self, nft: LibraryNft | ProgramNft) -> None:
-        self._nft = nft
         self._netlink = NetlinkTransactions()
+        self._nft = nft
 
     def run(self, text: str) -> str:
-        transaction = nft_messages.transaction(text)
-        if transaction is not None and self._netlink.apply(transaction):
+        messages = transaction_messages(text)
+        if messages is not None and self._netlink.apply(messages):
             return ""
-        return self._run_commands(text)
+        return self.run_commands(transaction_text(text))
 
-    def _run_commands(self, text: str) -> str:
-        """Run commands by nft; split them if the kernel does not accept so many at once.
+    def run_commands(self, text: str) -> str:
+        """Run commands in nft syntax; split them if the kernel does not accept so many at once.
 
         The kernel limits an ordinary user's transactions. A line depends only on lines before it.
+        Return the output. Raises RulesError.
         """
         try:
             return self._nft.run(text)
@@ -101,7 +112,7 @@ class Nft:
             lines = text.splitlines(keepends=True)
             if os.strerror(errno.EMSGSIZE) not in str(error) or len(lines) < 2:
                 raise
-        return self._run_commands("".join(lines[: len(lines) // 2])) + self._run_commands(
+        return self.run_commands("".join(lines[: len(lines) // 2])) + self.run_commands(
             "".join(lines[len(lines) // 2 :])
         )
 
@@ -114,7 +125,7 @@ class Nft:
     def close(self) -> None:
         self._nft.close()
         self._netlink.close()
-        nft_messages.forget()
+        forget()
 
 
 class NetlinkTransactions:
@@ -149,16 +160,16 @@ class NetlinkTransactions:
 
         An ordinary user's lab cannot raise the limit (net.core.wmem_max).
         """
-        framing = len(nft_messages.BEGIN) + len(nft_messages.END)
+        framing = len(BEGIN) + len(END)
         capacity = self._buffer_capacity(sum(map(len, transaction)) + framing) - framing
-        size, part = 0, [nft_messages.BEGIN]
+        size, part = 0, [BEGIN]
         for request in transaction:
             if size + len(request) > capacity and size:
-                yield b"".join((*part, nft_messages.END))
-                size, part = 0, [nft_messages.BEGIN]
+                yield b"".join((*part, END))
+                size, part = 0, [BEGIN]
             part.append(request)
             size += len(request)
-        yield b"".join((*part, nft_messages.END))
+        yield b"".join((*part, END))
 
     def _buffer_capacity(self, desired: int) -> int:
         """Return the maximum size of a message, after trying to raise it to `desired` bytes."""

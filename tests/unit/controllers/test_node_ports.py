@@ -181,4 +181,4 @@ def test_source_ranges_admit_only_the_named_clients(ranges: list[str], admitted:
     fenced = [
         obj.item for obj in rules if isinstance(obj, Element) and obj.collection == "firewall-ips"
     ]
-    assert fenced == ["203.0.113.1 . tcp . 80"]
+    assert fenced == [("203.0.113.1", "tcp", "80")]

@@ -36,9 +36,9 @@ def netns_of(cluster: Cluster, name: str) -> str:
 
 
 def elements(state: HostState, node: str, collection: str) -> dict[str, str]:
-    """Return item → value of a set or map on a node."""
+    """Return key → value of a set or map on a node, in nft syntax."""
     return {
-        element.item: element.value
+        " . ".join(element.item): str(element.verdict or " . ".join(element.data))
         for element in objects_of(state, f"node/{node}", Element)
         if element.collection == collection
     }

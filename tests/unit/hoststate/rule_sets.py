@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from kubenetlab.hoststate.rules.nftables import Chain, Element, Rule
+from kubenetlab.hoststate.rules.nftables import Chain, Element, SetType, rule
+from kubenetlab.hoststate.rules.nftables.statements import Dnat, RandomVerdict
 from kubenetlab.hoststate.rules.rulesets import NodeRules, RuleSet, SubjectRules
 from kubenetlab.versioned import VersionedMap
 
 
 def service_rules(name: str, *endpoints: str) -> SubjectRules:
     """Return rules of a Service with a chain for each endpoint, and one that selects among them."""
-    choice = Rule(f"numgen random mod {len(endpoints)} vmap {{ … }}")
+    choice = rule(RandomVerdict(tuple(f"{name}-{endpoint}" for endpoint in endpoints)))
     chains = [
-        Chain("", "ip", "t", f"{name}-{endpoint}", (Rule(f"dnat to {endpoint}"),))
+        Chain("", "ip", "t", f"{name}-{endpoint}", (rule(Dnat(endpoint, 80)),))
         for endpoint in endpoints
     ]
     return SubjectRules(
@@ -19,7 +20,7 @@ def service_rules(name: str, *endpoints: str) -> SubjectRules:
         "ip",
         name,
         (
-            Element("", "ip", "t", "ips", f"of {name}"),
+            Element("", "ip", "t", "ips", SetType(("ipv4_addr",)), (f"of {name}",)),
             Chain("", "ip", "t", name, (choice,)),
             *chains,
         ),

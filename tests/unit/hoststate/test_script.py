@@ -11,7 +11,8 @@ from kubenetlab.hoststate.link import Bridge, Dummy, LinkUp, Port, Veth
 from kubenetlab.hoststate.neighbor import Neighbor
 from kubenetlab.hoststate.object import Key, Object, Origin
 from kubenetlab.hoststate.route import Route
-from kubenetlab.hoststate.rules.nftables import Chain, Element, Rule, Table
+from kubenetlab.hoststate.rules.nftables import Chain, Element, SetType, Table, rule
+from kubenetlab.hoststate.rules.nftables.statements import accept
 from kubenetlab.hoststate.sandbox import Sandbox, Sysctl
 from kubenetlab.hoststate.script import script
 from kubenetlab.hoststate.sections import common_settings, sections
@@ -219,15 +220,18 @@ def test_common_sysctls_are_written_by_one_function() -> None:
     assert 'ip netns exec "$NS" sysctl -qew net.bridge.bridge-nf-call-iptables=1' in lines
 
 
+ADDRESSES = SetType(("ipv4_addr",))
+
+
 def test_rules_are_input_of_nft() -> None:
     """Each component has one transaction a table, with one element a line."""
     family = "node/a", "ip"
     state = by_origin(
         ("fabric", Sandbox("node/a", "a")),
         ("proxy", Table(*family, "t")),
-        ("proxy", Chain(*family, "t", "c", (Rule("accept", "why"),))),
-        ("policy", Element(*family, "t", "s", "10.0.0.1")),
-        ("policy", Element(*family, "t", "s", "10.0.0.2")),
+        ("proxy", Chain(*family, "t", "c", (rule(accept, comment="why"),))),
+        ("policy", Element(*family, "t", "s", ADDRESSES, ("10.0.0.1",))),
+        ("policy", Element(*family, "t", "s", ADDRESSES, ("10.0.0.2",))),
     )
     text = script(state, "t")
     assert text[text.index("# proxy") : text.index("\ncat")] == (

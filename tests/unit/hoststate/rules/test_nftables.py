@@ -2,44 +2,68 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from kubenetlab.hoststate.diff import diff
+from kubenetlab.hoststate.rules import nftables
 from kubenetlab.hoststate.rules.nftables import (
     Chain,
     Collection,
     Element,
+    Hook,
     NftObject,
-    Rule,
-    Ruled,
+    NftRules,
+    SetType,
     Table,
-    replacement,
-    transaction,
-    update,
+    rule,
 )
+from kubenetlab.hoststate.rules.nftables.datatypes import VERDICT
+from kubenetlab.hoststate.rules.nftables.statements import (
+    AnyStatement,
+    Counter,
+    accept,
+    drop,
+    goto,
+)
+from kubenetlab.hoststate.rules.nftables.transactions import transaction_text
 from kubenetlab.hoststate.rules.rulesets import NodeRules, SubjectRules
 from kubenetlab.hoststate.state import HostState, contents_of
 from tests.unit.hoststate.rule_sets import node_rules, service_rules
 
+VERDICTS = SetType(("ipv4_addr",), VERDICT)
 
-def chain(name: str, *rules: str, hook: str = "") -> Chain:
-    return Chain("n", "ip", "t", name, tuple(Rule(rule) for rule in rules), hook)
+
+def chain(name: str, *statements: AnyStatement, hook: Hook | None = None) -> Chain:
+    """Return a chain with a rule for each statement."""
+    return Chain("n", "ip", "t", name, tuple(map(rule, statements)), hook)
+
+
+def transaction(old: Sequence[NftRules], new: Sequence[NftRules]) -> str:
+    """Return the commands of a transaction in nft syntax."""
+    return transaction_text(nftables.transaction(old, new))
+
+
+def replacement(objects: Sequence[NftRules], former: Sequence[tuple[str, str]] = ()) -> str:
+    """Return the commands of a replacement in nft syntax."""
+    return transaction_text(nftables.replacement(objects, former))
 
 
 def test_a_transaction_is_in_the_order_of_reference_counts() -> None:
     """Chains are added before elements that refer to them, and deleted after these elements."""
-    table, services = Table("n", "ip", "t"), Collection("n", "ip", "t", "m", "ipv4_addr : verdict")
+    table, services = Table("n", "ip", "t"), Collection("n", "ip", "t", "m", VERDICTS)
     old: list[NftObject] = [
         table,
         services,
-        chain("a", "accept"),
-        chain("b", "drop"),
-        Element("n", "ip", "t", "m", "10.0.0.1", "goto a"),
+        chain("a", accept),
+        chain("b", drop),
+        Element("n", "ip", "t", "m", VERDICTS, ("10.0.0.1",), goto("a")),
     ]
     new: list[NftObject] = [
         table,
         services,
-        chain("b", "counter", "drop"),
-        chain("c", "drop"),
-        Element("n", "ip", "t", "m", "10.0.0.1", "goto c", "web"),
+        chain("b", Counter(), drop),
+        chain("c", drop),
+        Element("n", "ip", "t", "m", VERDICTS, ("10.0.0.1",), goto("c"), comment="web"),
     ]
     assert transaction(old, new).splitlines() == [
         "add chain ip t c",
@@ -62,7 +86,7 @@ def test_a_transaction_is_in_the_order_of_reference_counts() -> None:
 
 def test_comments_are_cut_and_cannot_contain_quotes() -> None:
     """Comments in nft have at most 128 bytes and contain no quotes."""
-    text = Element("n", "ip", "t", "m", "1", comment='a "b" ' + "ü" * 100).text
+    text = str(Element("n", "ip", "t", "m", VERDICTS, ("1",), comment='a "b" ' + "ü" * 100))
     assert text.count('"') == 2
     assert len(text.split('"')[1].encode()) < 128
 
@@ -84,7 +108,7 @@ def test_only_changed_rules_of_a_node_are_sent() -> None:
     ).splitlines() == [
         "flush chain ip t web",
         "flush chain ip t web-10.0.0.1",
-        "add rule ip t web numgen random mod 1 vmap { … }",
+        "add rule ip t web numgen random mod 1 vmap { 0 : goto web-10.0.0.2 }",
         "delete chain ip t web-10.0.0.1",
     ]
     (changes,) = diff(
@@ -103,35 +127,38 @@ def test_only_changed_rules_of_a_node_are_sent() -> None:
     ] == "- nft element ip t ips { of other }"
 
 
-def test_nodes_with_the_same_rules_share_the_text() -> None:
-    """The text is not shared if single objects differ or the tables have to be replaced."""
+def test_nodes_with_the_same_rules_share_the_transaction() -> None:
+    """The transaction is not shared if single objects differ or the tables have to be replaced."""
     table, before, after = (
         Table("n", "ip", "t"),
         node_rules(service_rules("web", "10.0.0.1")),
         node_rules(service_rules("web", "10.0.0.2")),
     )
-    extra = Chain("n", "ip", "t", "extra", (Rule("accept"),))
-    first = update([table, before], [table, after])
-    assert first.splitlines()[-1] == "delete chain ip t web-10.0.0.1"
-    assert update([table, extra, before], [table, extra, after]) is first
-    assert update([table, before], [table, extra, after]) != first
-    assert update([table, before], [table, after]) is first
+    extra = Chain("n", "ip", "t", "extra", (rule(accept),))
+    first = nftables.update([table, before], [table, after])
+    assert transaction_text(first).splitlines()[-1] == "delete chain ip t web-10.0.0.1"
+    assert nftables.update([table, extra, before], [table, extra, after]) is first
+    assert nftables.update([table, before], [table, extra, after]) != first
+    assert nftables.update([table, before], [table, after]) is first
     other = node_rules(service_rules("web", "10.0.0.3"))
-    assert "10.0.0.3" in update([table, before], [table, other])
-    assert "10.0.0.3" in update([table, after], [table, other])
-    assert "delete chain ip t web-10.0.0.2" in update([table, after], [table, other])
+    assert "10.0.0.3" in nftables.update([table, before], [table, other])
+    assert "10.0.0.3" in nftables.update([table, after], [table, other])
+    update = nftables.update([table, after], [table, other])
+    assert "delete chain ip t web-10.0.0.2" in transaction_text(update)
     commented = node_rules(
         SubjectRules("nftables", "ip", "web", (Chain("", "ip", "t", "web", comment="said"),))
     )
     for extra_objects in ((), (extra,)):
-        text = update([table, *extra_objects, before], [table, *extra_objects, commented])
+        text = transaction_text(
+            nftables.update([table, *extra_objects, before], [table, *extra_objects, commented])
+        )
         assert "delete table ip t" in text
         assert ("add chain ip t extra" in text) == bool(extra_objects)
 
 
 def test_shared_objects_exist_as_long_as_a_subject_needs_them() -> None:
     """They are added with the first subject and deleted with the last."""
-    table, common = Table("n", "ip", "t"), Chain("", "ip", "t", "common", (Rule("accept"),))
+    table, common = Table("n", "ip", "t"), Chain("", "ip", "t", "common", (rule(accept),))
 
     def sharing(*names: str) -> NodeRules:
         rules = (
@@ -139,15 +166,15 @@ def test_shared_objects_exist_as_long_as_a_subject_needs_them() -> None:
                 "nftables",
                 "ip",
                 name,
-                (Chain("", "ip", "t", name, (Rule("goto common"),)),),
+                (Chain("", "ip", "t", name, (rule(goto("common")),)),),
                 (common,),
             )
             for name in names
         )
         return node_rules(*rules)
 
-    first: list[Ruled] = [table, sharing("a")]
-    both: list[Ruled] = [table, sharing("a", "b")]
+    first: list[NftRules] = [table, sharing("a")]
+    both: list[NftRules] = [table, sharing("a", "b")]
     assert transaction([table], both).splitlines().count("add rule ip t common accept") == 1
     assert "common accept" not in transaction(first, both)
     assert "delete chain ip t common" not in transaction(both, first)

@@ -1,33 +1,55 @@
 """Rule backend nftables: commands that turn old tables, chains, sets and maps into new ones.
 
-A chain is replaced as a whole; elements are added and deleted one by one. The commands are never
-compared with the kernel's listing, because nft rewrites rules: `diff` compares two listings of the
-kernel (nftables_listing.py). Source: nft(8) 1.0.6.
+Objects consist of typed rules (objects.py, statements/). A transaction is a list of typed
+commands (transactions.py), from which netlink messages and nft text are made. A chain is replaced
+as a whole; elements are added and deleted one by one. The commands are never compared with the
+kernel's listing, because the kernel normalizes rules: `diff` compares two listings (listing.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
+import msgspec
 from msgspec import structs
 
 from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.rules.listing import RuleContainer
-from kubenetlab.hoststate.rules.nft_objects import (
+from kubenetlab.hoststate.rules.nftables.chain_commands import (
+    AddChain,
+    AddRules,
+    AddTable,
+    DeleteChain,
+    DeleteTable,
+    FlushChain,
+)
+from kubenetlab.hoststate.rules.nftables.command import Command
+from kubenetlab.hoststate.rules.nftables.datatypes import SetType
+from kubenetlab.hoststate.rules.nftables.objects import (
     MAX_NAME,
     NFT_FAMILIES,
     Chain,
     Collection,
     Element,
+    Entry,
+    Hook,
     InTable,
     NftObject,
     Rule,
     Table,
-    quoted,
+    rule,
     table_of,
 )
+from kubenetlab.hoststate.rules.nftables.set_commands import (
+    AddElements,
+    AddSet,
+    DeleteElements,
+    DeleteSet,
+)
+from kubenetlab.hoststate.rules.nftables.transactions import encode_transaction, text_of
 from kubenetlab.hoststate.rules.rules_diff import RulesDiff, members_by_key, rules_diff
 from kubenetlab.hoststate.rules.rulesets import NodeRules, OwnedName, SubjectRules, members
 
@@ -37,39 +59,51 @@ __all__ = (
     "Chain",
     "Collection",
     "Element",
+    "Hook",
     "InTable",
     "NftObject",
     "Rule",
+    "SetType",
     "Table",
-    "quoted",
+    "rule",
 )
 """Objects that callers of this backend import from here."""
 
-Ruled = NftObject | NodeRules
+NftRules = NftObject | NodeRules
 """Object of this backend in a namespace."""
+
+Place = tuple[str, str, str]
+"""Family, table and name of a collection."""
 
 
 class TableRules(SubjectRules, frozen=True, dict=True):
-    """Rules whose commands are rendered once, for all nodes that get them for a new subject."""
+    """Rules whose commands are made once, for all nodes that get them for a new subject."""
 
     @cached_property
     def added(self) -> AddCommands:
         """Commands that add the objects; shared objects are added separately."""
         return _added(self.objects)  # type: ignore[arg-type]
 
+    @cached_property
+    def digest(self) -> bytes:
+        shared = _added(self.shared)  # type: ignore[arg-type]
+        return hashlib.sha256(msgspec.json.encode((self.added, shared))).digest()
+
 
 class AddCommands(NamedTuple):
     """Commands that add objects, in the order that the kernel requires."""
 
-    declarations: str
+    declarations: list[Command]
     """Commands that add tables, chains and collections."""
-    rules: str
+    rules: list[Command]
     """Commands that add rules."""
-    elements: Mapping[str, str]
-    """Elements, separated by commas, by family, table and name of their collection."""
+    elements: list[tuple[Place, SetType, list[Entry]]]
+    """Elements of each collection."""
 
 
-def update(old: Sequence[Ruled], new: Sequence[Ruled], former: Iterable[OwnedName] = ()) -> str:
+def update(
+    old: Sequence[NftRules], new: Sequence[NftRules], former: Iterable[OwnedName] = ()
+) -> str:
     """Return the transaction from `old` to `new`.
 
     It replaces all tables if something cannot be changed in place: the hook of a base chain, the
@@ -81,18 +115,22 @@ def update(old: Sequence[Ruled], new: Sequence[Ruled], former: Iterable[OwnedNam
 
 
 def _in_place(diff: RulesDiff) -> str | None:
-    """Return the commands of a change, or None if something cannot be changed in place."""
+    """Return the transaction of a change, or None if something cannot be changed in place."""
     before, after, added_rules = _split_added(diff)
     if any(
         key in before and before[key] != obj and _needs_replacement(before[key], obj)
         for key, obj in after.items()
     ):
         return None
-    return _commands(before, after, added_rules)
+    return encode_transaction(_commands(before, after, added_rules))
 
 
-def transaction(old: Iterable[Ruled], new: Iterable[Ruled]) -> str:
-    """Return the commands of one transaction from `old` to `new`; empty if they are equal."""
+def transaction(old: Iterable[NftRules], new: Iterable[NftRules]) -> str:
+    """Return one transaction from `old` to `new`; empty if they are equal."""
+    return encode_transaction(_transaction(old, new))
+
+
+def _transaction(old: Iterable[NftRules], new: Iterable[NftRules]) -> list[Command]:
     return _commands(*_split_added(rules_diff(old, new)))
 
 
@@ -114,25 +152,36 @@ def _split_added(
 
 
 def _added(objects: Iterable[NftObject]) -> AddCommands:
-    objects = list(objects)
-    chains = [obj for obj in objects if isinstance(obj, Chain)]
-    declarations = [
-        *(_add_table(obj) for obj in objects if isinstance(obj, Table)),
-        *map(_add_chain, chains),
-        *(_add_collection(obj) for obj in objects if isinstance(obj, Collection)),
-    ]
-    return AddCommands(
-        _lines(declarations),
-        _lines(_add_rules(chains)),
-        _by_collection(objects, lambda element: element.text),
-    )
+    tables: list[Command] = []
+    chains: list[Command] = []
+    collections: list[Command] = []
+    rules: list[Command] = []
+    elements: dict[Place, tuple[Place, SetType, list[Entry]]] = {}
+    for obj in objects:
+        match obj:
+            case Chain():
+                chains.append(AddChain(obj.family, obj.table, obj.name, obj.hook, obj.comment))
+                if obj.rules:
+                    rules.append(AddRules(obj.family, obj.table, obj.name, obj.rules))
+            case Element():
+                place = (obj.family, obj.table, obj.collection)
+                elements.setdefault(place, (place, obj.type, []))[2].append(obj.entry)
+            case Collection():
+                collections.append(_add_collection(obj))
+            case Table():
+                tables.append(AddTable(obj.family, obj.name, obj.comment))
+    return AddCommands([*tables, *chains, *collections], rules, list(elements.values()))
+
+
+def _add_collection(obj: Collection) -> AddSet:
+    return AddSet(obj.family, obj.table, obj.name, obj.type, obj.comment, obj.timeout_s)
 
 
 def _commands(
     before: Mapping[Key, NftObject],
     after: Mapping[Key, NftObject],
     from_rules: Sequence[AddCommands],
-) -> str:
+) -> list[Command]:
     """Return the commands in the order that the kernel's reference counts require.
 
     Add chains and collections, delete elements, fill chains, add elements, then delete collections
@@ -152,53 +201,57 @@ def _commands(
     ]
     rewritten = [new_chain for _, new_chain in changed if isinstance(new_chain, Chain)]
     removed_chains = [obj for obj in removed if isinstance(obj, Chain)]
+    changes = _added(new for _, new in changed)
     added = [_added(obj for key, obj in after.items() if key not in before), *from_rules]
-    rewritten_elements = _by_collection((pair[1] for pair in changed), lambda element: element.text)
-    parts = (
-        *(part.declarations for part in added),
-        _elements(
-            "delete",
-            [
-                _by_collection(
-                    (*removed, *(pair[0] for pair in changed)), lambda element: element.item
-                )
-            ],
-        ),
-        _lines(
-            f"flush chain {chain.family} {chain.table} {chain.name}"
+    return [
+        *(command for part in added for command in part.declarations),
+        *_delete_elements((*removed, *(old for old, _ in changed))),
+        *(
+            FlushChain(chain.family, chain.table, chain.name)
             for chain in (*rewritten, *removed_chains)
         ),
-        *(part.rules for part in added),
-        _lines(_add_rules(rewritten)),
-        _elements("add", [*(part.elements for part in added), rewritten_elements]),
-        _lines(
-            f"delete {obj.kind} {obj.family} {obj.table} {obj.name}"
+        *(command for part in added for command in part.rules),
+        *changes.rules,
+        *_add_elements([*added, changes]),
+        *(
+            DeleteSet(obj.family, obj.table, obj.name, bool(obj.type.value))
             for obj in removed
             if isinstance(obj, Collection)
         ),
-        _lines(
-            f"delete chain {chain.family} {chain.table} {chain.name}" for chain in removed_chains
-        ),
-        _lines(f"delete table {family} {name}" for family, name in sorted(removed_tables)),
-    )
-    return "".join(parts)
+        *(DeleteChain(chain.family, chain.table, chain.name) for chain in removed_chains),
+        *(DeleteTable(family, name) for family, name in sorted(removed_tables)),
+    ]
 
 
-def _lines(lines: Iterable[str]) -> str:
-    return "".join(f"{line}\n" for line in lines)
+def _add_elements(parts: Iterable[AddCommands]) -> Iterator[Command]:
+    """Yield one command for each collection."""
+    merged: dict[Place, tuple[SetType, list[Entry]]] = {}
+    for part in parts:
+        for place, type_, entries in part.elements:
+            merged.setdefault(place, (type_, []))[1].extend(entries)
+    for place, (type_, entries) in merged.items():
+        yield AddElements(*place, type_, tuple(entries))
 
 
-def replacement(objects: Sequence[Ruled], former: Iterable[OwnedName] = ()) -> str:
-    """Return the commands that replace the tables of `objects` in one transaction.
+def _delete_elements(objects: Iterable[NftObject]) -> Iterator[Command]:
+    """Yield one command for each collection."""
+    for place, type_, entries in _added(
+        obj for obj in objects if isinstance(obj, Element)
+    ).elements:
+        yield DeleteElements(*place, type_, tuple(entry.item for entry in entries))
+
+
+def replacement(objects: Sequence[NftRules], former: Iterable[OwnedName] = ()) -> str:
+    """Return the transaction that replaces the tables of `objects`.
 
     former: family and name of tables that the lab owned before; they are deleted, too.
     """
     tables = dict.fromkeys((obj.family, obj.name) for obj in objects if isinstance(obj, Table))
-    deletions = "".join(
-        f"add table {family} {name}\ndelete table {family} {name}\n"
-        for family, name in {**tables, **dict.fromkeys(former)}
-    )
-    return deletions + transaction((), objects)
+    deletions: list[Command] = []
+    for family, name in {**tables, **dict.fromkeys(former)}:
+        # A table is added before it is deleted: deleting one that does not exist is an error.
+        deletions += (AddTable(family, name), DeleteTable(family, name))
+    return encode_transaction([*deletions, *_transaction((), objects)])
 
 
 def _needs_replacement(old: NftObject, new: NftObject) -> bool:
@@ -210,12 +263,12 @@ def _needs_replacement(old: NftObject, new: NftObject) -> bool:
     return False
 
 
-def names(objects: Iterable[Ruled]) -> tuple[OwnedName, ...]:
+def names(objects: Iterable[NftRules]) -> tuple[OwnedName, ...]:
     """Return family and name of each table; the lab owns all that is in them."""
     return tuple((obj.family, obj.name) for obj in objects if isinstance(obj, Table))
 
 
-def failed_object(message: str, objects: Iterable[Ruled]) -> tuple[Object, Object] | None:
+def failed_object(message: str, objects: Iterable[NftRules]) -> tuple[Object, Object] | None:
     """Return the object of the statement that nft quotes in its error message."""
     by_key = {part.key: (part, whole) for whole in objects for part in whole.parts}
     return next(
@@ -240,7 +293,7 @@ def _key_of(statement: str) -> Key | None:
     return None
 
 
-def commands(objects: Sequence[Ruled]) -> Iterator[str]:
+def commands(objects: Sequence[NftRules]) -> Iterator[str]:
     """Yield one `nft -f` command for each table.
 
     For readability each element has a line, and the elements of a collection are together.
@@ -253,8 +306,8 @@ def commands(objects: Sequence[Ruled]) -> Iterator[str]:
             (obj for obj in in_table if isinstance(obj, Element)),
             key=lambda element: element.collection,
         )
-        text = transaction((), [obj for obj in in_table if not isinstance(obj, Element)])
-        added = "".join(transaction((), [element]) for element in elements)
+        text = text_of(_transaction((), [obj for obj in in_table if not isinstance(obj, Element)]))
+        added = "".join(text_of(_transaction((), [element])) for element in elements)
         yield f"nft -f - <<'EOF'\n{text}{added}EOF"
 
 
@@ -263,60 +316,6 @@ def containers(listed: Sequence[str | None], names: Sequence[OwnedName]) -> Iter
 
     listed: one listing for each name; None for a table that does not exist.
     """
-    from kubenetlab.hoststate.rules.nftables_listing import containers as of_tables
+    from kubenetlab.hoststate.rules.nftables.listing import containers as of_tables
 
     return of_tables(listed, names)
-
-
-def _add_table(table: Table) -> str:
-    comment = f" {{ comment {quoted(table.comment)} ; }}" if table.comment else ""
-    return f"add table {table.family} {table.name}{comment}"
-
-
-def _add_chain(chain: Chain) -> str:
-    parts = ([f"{chain.hook} ;"] if chain.hook else []) + (
-        [f"comment {quoted(chain.comment)} ;"] if chain.comment else []
-    )
-    return f"add chain {chain.family} {chain.table} {chain.name}" + (
-        f" {{ {' '.join(parts)} }}" if parts else ""
-    )
-
-
-def _add_collection(collection: Collection) -> str:
-    timeout = (
-        f" flags dynamic,timeout ; timeout {collection.timeout_s}s ;"
-        if collection.timeout_s
-        else ""
-    )
-    comment = f" comment {quoted(collection.comment)} ;" if collection.comment else ""
-    type_ = f"{'typeof' if collection.is_typeof else 'type'} {collection.type} ;"
-    place = f"{collection.family} {collection.table} {collection.name}"
-    return f"add {collection.kind} {place} {{ {type_}{timeout}{comment} }}"
-
-
-def _add_rules(chains: Iterable[Chain]) -> Iterator[str]:
-    return (
-        f"add rule {chain.family} {chain.table} {chain.name} {rule}"
-        for chain in chains
-        for rule in chain.rules
-    )
-
-
-def _by_collection(objects: Iterable[NftObject], text: Callable[[Element], str]) -> dict[str, str]:
-    groups: dict[str, list[str]] = {}
-    for obj in objects:
-        if isinstance(obj, Element):
-            groups.setdefault(f"{obj.family} {obj.table} {obj.collection}", []).append(text(obj))
-    return {collection: ", ".join(items) for collection, items in groups.items()}
-
-
-def _elements(verb: str, groups: Iterable[Mapping[str, str]]) -> str:
-    """Return one command for each collection."""
-    merged: dict[str, list[str]] = {}
-    for group in groups:
-        for collection, items in group.items():
-            merged.setdefault(collection, []).append(items)
-    return _lines(
-        f"{verb} element {collection} {{ {', '.join(items)} }}"
-        for collection, items in merged.items()
-    )

@@ -1,19 +1,20 @@
-"""Objects of nftables: tables, chains with rules, sets, maps and elements. Source: nft(8) 1.0.6."""
+"""Objects of nftables: tables, chains with rules, sets, maps and elements."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Literal
 
 from msgspec import Struct
 
 from kubenetlab.hoststate.object import Key
+from kubenetlab.hoststate.rules.nftables.datatypes import SetType
+from kubenetlab.hoststate.rules.nftables.encoding import storable
+from kubenetlab.hoststate.rules.nftables.statements import AnyStatement, Verdict
 from kubenetlab.hoststate.rules.rulesets import OwnedName, RuleObject
 
 NFT_FAMILIES: Final[Mapping[int, str]] = {4: "ip", 6: "ip6"}
 """nft's family by IP version; expressions name the packet's header in the same way."""
-MAX_COMMENT = 128
-"""NFTNL_UDATA_COMMENT_MAXLEN, with the terminating zero."""
 MAX_NAME = 240
 """kube-proxy's limit for chain names; the kernel's is 255."""
 
@@ -41,14 +42,37 @@ class Table(_NftBase, frozen=True):
         return f"nft table {self.family} {self.name}"
 
 
-class Rule(Struct, frozen=True):
-    """One rule in nft's syntax; the comment names its origin."""
+class Rule(Struct, frozen=True, gc=False, array_like=True):
+    """One rule; the comment names its origin."""
 
-    text: str
+    statements: tuple[AnyStatement, ...]
     comment: str = ""
 
+    @property
+    def text(self) -> str:
+        """Statements in nft syntax, without the comment."""
+        return " ".join(map(str, self.statements))
+
     def __str__(self) -> str:
+        """Return the rule in nft syntax."""
         return f"{self.text} comment {quoted(self.comment)}" if self.comment else self.text
+
+
+def rule(*statements: AnyStatement, comment: str = "") -> Rule:
+    """Return a rule of these statements."""
+    return Rule(statements, comment)
+
+
+class Hook(Struct, frozen=True, gc=False, array_like=True):
+    """Place in a packet's path at which a base chain is called."""
+
+    type: Literal["filter", "nat"]
+    name: str
+    """`prerouting`, `input`, `forward`, `output` or `postrouting`"""
+    priority: int
+
+    def __str__(self) -> str:
+        return f"type {self.type} hook {self.name} priority {self.priority}"
 
 
 class Chain(_NftBase, frozen=True):
@@ -60,8 +84,8 @@ class Chain(_NftBase, frozen=True):
     table: str
     name: str
     rules: tuple[Rule, ...] = ()
-    hook: str = ""
-    """Declaration of a base chain: `type nat hook prerouting priority -100`; else empty."""
+    hook: Hook | None = None
+    """Hook of a base chain; None for a chain that others jump to."""
     comment: str = ""
 
     @property
@@ -81,14 +105,11 @@ class Collection(_NftBase, frozen=True):
     family: str
     table: str
     name: str
-    type: str
-    """Type in nft's syntax: `ipv4_addr . inet_proto . inet_service : verdict`."""
+    type: SetType
     comment: str = ""
     timeout_s: int = 0
     """Lifetime of elements, in seconds; 0: unlimited. Rules add the elements of a collection with a
     timeout, and the kernel deletes them."""
-    is_typeof: bool = False
-    """True if the type is given by expressions: `ip daddr . th dport`."""
 
     @property
     def key(self) -> Key:
@@ -97,36 +118,57 @@ class Collection(_NftBase, frozen=True):
     @property
     def kind(self) -> str:
         """Keyword in nft's syntax: `map` or `set`."""
-        return "map" if " : " in self.type else "set"
+        return "map" if self.type.value else "set"
 
     def __str__(self) -> str:
         return f"nft {self.kind} {self.family} {self.table} {self.name} of {self.type}"
 
 
 class Element(_NftBase, frozen=True):
-    """One element of a set (empty `value`) or a map."""
+    """One element of a set or a map."""
 
     rank = 120
 
     family: str
     table: str
     collection: str
-    item: str
-    value: str = ""
+    type: SetType
+    """Type of the collection."""
+    item: tuple[str, ...]
+    """Components of the key: `10.96.0.10`, `tcp`, `80`."""
+    verdict: Verdict | None = None
+    """Value in a map of verdicts."""
+    data: tuple[str, ...] = ()
+    """Components of the value in another map; empty in a set."""
     comment: str = ""
 
     @property
     def key(self) -> Key:
-        return ("Element", self.family, self.table, self.collection, self.item)
+        return ("Element", self.family, self.table, self.collection, *self.item)
 
     @property
-    def text(self) -> str:
-        """Element in nft's syntax."""
-        comment = f" comment {quoted(self.comment)}" if self.comment else ""
-        return f"{self.item}{comment} : {self.value}" if self.value else f"{self.item}{comment}"
+    def entry(self) -> Entry:
+        """Element as it is in a command."""
+        return Entry(self.item, self.verdict, self.data, self.comment)
 
     def __str__(self) -> str:
-        return f"nft element {self.family} {self.table} {self.collection} {{ {self.text} }}"
+        return f"nft element {self.family} {self.table} {self.collection} {{ {self.entry} }}"
+
+
+class Entry(Struct, frozen=True, gc=False, array_like=True):
+    """Element without the name of its collection."""
+
+    item: tuple[str, ...]
+    verdict: Verdict | None = None
+    data: tuple[str, ...] = ()
+    comment: str = ""
+
+    def __str__(self) -> str:
+        """Return the element in nft syntax."""
+        key = " . ".join(self.item)
+        comment = f" comment {quoted(self.comment)}" if self.comment else ""
+        value = str(self.verdict) if self.verdict else " . ".join(self.data)
+        return f"{key}{comment} : {value}" if value else f"{key}{comment}"
 
 
 InTable = Chain | Collection | Element
@@ -136,9 +178,8 @@ NftObject = Table | InTable
 
 
 def quoted(comment: str) -> str:
-    """Return a comment in nft's syntax; a comment that is too long is cut."""
-    text = comment.replace('"', "'").encode()[: MAX_COMMENT - 1].decode(errors="ignore")
-    return f'"{text}"'
+    """Return a comment in nft syntax."""
+    return f'"{storable(comment)}"'
 
 
 def table_of(obj: NftObject) -> OwnedName:
