@@ -106,7 +106,7 @@ def _list(steps: Sequence[Transaction], names: Names) -> _Listings:
             try:
                 if step.backend not in listings.errors:
                     loaders[step.backend].run(step.text)
-            except RulesError as error:
+            except (RulesError, RequirementError) as error:
                 listings.errors[step.backend] = (
                     f"the desired rules cannot be loaded for comparison: {error}"
                 )
@@ -114,6 +114,6 @@ def _list(steps: Sequence[Transaction], names: Names) -> _Listings:
             try:
                 if name not in listings.errors:
                     listings.texts[name] = loaders[name].listed(names[name])
-            except RulesError as error:
+            except (RulesError, RequirementError) as error:
                 listings.errors[name] = str(error)
     return listings

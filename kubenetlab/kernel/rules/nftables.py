@@ -2,7 +2,7 @@
 
 Transactions are sent as netlink messages. libnftables runs those that the kernel refuses, to get an
 error that names the statement, and lists rules. It is called by ctypes; its context is created
-inside the namespace and kept. Without the library the program `nft` is used.
+inside the namespace when it is needed, and kept. Without the library the program `nft` is used.
 
 Source: libnftables(3); include/uapi/linux/netfilter/nf_tables.h; net/netfilter/nfnetlink.c (6.12).
 """
@@ -31,6 +31,7 @@ from kubenetlab.hoststate.rules.rulesets import OwnedName
 from kubenetlab.hoststate.wire import NLM_F_ACK, NLMSG_ERROR, attributes, message, messages
 from kubenetlab.kernel.netlink import sockets
 from kubenetlab.kernel.rules.backends import RulesError
+from kubenetlab.kernel.syscalls import open_namespace
 
 LIBRARY: Final = "libnftables.so.1"
 PROGRAM: Final = "nft"
@@ -52,11 +53,8 @@ _CONTEXT_CHARS = 60
 
 
 def open_loader() -> Nft:
-    """Open the nftables loader in the current network namespace.
-
-    Raises RequirementError if neither the library nor the program is installed.
-    """
-    return Nft(_open_nft())
+    """Open the nftables loader in the current network namespace."""
+    return Nft()
 
 
 def _open_nft() -> LibraryNft | ProgramNft:
@@ -87,12 +85,23 @@ class Nft:
     """Loader of the nftables backend.
 
     Transactions are sent as netlink messages. If the kernel refuses them, nft runs the same
-    commands to get a readable error.
+    commands to get a readable error. nft is opened when it is needed, which is seldom. Methods that
+    need it raise RequirementError if neither the library nor the program is installed.
     """
 
-    def __init__(self, nft: LibraryNft | ProgramNft) -> None:
+    def __init__(self) -> None:
         self._netlink = NetlinkTransactions()
-        self._nft = nft
+        self._netns = open_namespace("net")
+        self._opened: LibraryNft | ProgramNft | None = None
+
+    @property
+    def _nft(self) -> LibraryNft | ProgramNft:
+        if self._opened is None:
+            # Imports threads and subprocesses, which loading rules does not need.
+            from kubenetlab.kernel.rules.programs import call_inside
+
+            self._opened = call_inside(self._netns, _open_nft)
+        return self._opened
 
     def run(self, text: str) -> str:
         messages = transaction_messages(text)
@@ -123,7 +132,9 @@ class Nft:
         return self._nft.listed(names)
 
     def close(self) -> None:
-        self._nft.close()
+        if self._opened is not None:
+            self._opened.close()
+        os.close(self._netns)
         self._netlink.close()
         forget()
 

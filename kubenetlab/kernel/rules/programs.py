@@ -27,20 +27,25 @@ class ProgramRunner:
         )
 
     def inside(self, work: Callable[[], T]) -> T:
-        """Call a function in the namespace, in a thread of its own.
-
-        The thread ends afterwards, because an ordinary user cannot return to its former namespace.
-        """
-
-        def enter() -> T:
-            setns(self._netns, CLONE_NEWNET)
-            return work()
-
-        with ThreadPoolExecutor(1) as thread:
-            return thread.submit(enter).result()
+        """Call a function in the namespace."""
+        return call_inside(self._netns, work)
 
     def close(self) -> None:
         os.close(self._netns)
+
+
+def call_inside(netns: int, work: Callable[[], T]) -> T:
+    """Call a function in a network namespace, in a thread of its own.
+
+    The thread ends afterwards, because an ordinary user cannot return to its former namespace.
+    """
+
+    def enter() -> T:
+        setns(netns, CLONE_NEWNET)
+        return work()
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(enter).result()
 
 
 def require_program(program: str, hint: str) -> None:
