@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from kubenetlab.datapath.proxy.nftables_table import (
     MARK,
@@ -55,7 +56,7 @@ def fits(port: PortView) -> bool:
     )
 
 
-class _EndpointMap(NamedTuple):
+class _EndpointMap(Struct, frozen=True):
     """Map from an address or a node port, and a number, to an endpoint."""
 
     name: str

@@ -11,10 +11,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import NamedTuple
 
 import msgspec
-from msgspec import structs
+from msgspec import Struct, structs
 
 from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.rules.listing import RuleContainer
@@ -90,7 +89,7 @@ class TableRules(SubjectRules, frozen=True, dict=True):
         return hashlib.sha256(msgspec.json.encode((self.added, shared))).digest()
 
 
-class AddCommands(NamedTuple):
+class AddCommands(Struct, frozen=True):
     """Commands that add objects, in the order that the kernel requires."""
 
     declarations: list[Command]

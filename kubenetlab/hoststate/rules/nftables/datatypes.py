@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from ipaddress import ip_network
-from typing import Final, NamedTuple
+from typing import Final
 
 from msgspec import Struct
 
@@ -42,7 +42,7 @@ _HOST_NUMBER: Final = struct.Struct("=I")
 _PORT: Final = struct.Struct(">H")
 
 
-class DataType(NamedTuple):
+class DataType(Struct, frozen=True, gc=False):
     """A data type of nft."""
 
     number: int

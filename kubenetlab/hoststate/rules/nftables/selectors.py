@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final
+
+from msgspec import Struct
 
 from kubenetlab.hoststate.rules.nftables.datatypes import BYTEORDER_BIG, DATA_TYPES, DataType
 from kubenetlab.hoststate.rules.nftables.encoding import (
@@ -48,7 +50,7 @@ _NUMGEN_TYPE, _NUMGEN_MODULUS, _NUMGEN_OFFSET = 0, 1, 2
 """NFTNL_UDATA_NUMGEN_TYPE, _MOD and _OFFSET"""
 
 
-class Selector(NamedTuple):
+class Selector(Struct, frozen=True, gc=False):
     """How a selector is loaded into a register."""
 
     type: DataType
