@@ -32,6 +32,7 @@ from kubenetlab.hoststate.rules.nftables.sets import (
     VERDICT_DATA,
     encode_element,
     interval_elements,
+    interval_size,
     set_userdata,
 )
 from kubenetlab.hoststate.wire import NLM_F_CREATE, attribute, nested, string
@@ -63,6 +64,7 @@ def anonymous_set(
         b"",
         set_userdata(types, is_merged=is_interval, key_typeof=selector.typeof),
         elements,
+        interval_size(elements) if is_interval else len(elements),
     )
 
 
@@ -137,6 +139,7 @@ def anonymous_address_map(
         u32(6, concatenated_number(types)) + u32(7, size),
         set_userdata((_INTEGER,), types),
         elements,
+        len(elements),
     )
 
 
@@ -149,6 +152,7 @@ def _create(
     value_attributes: bytes,
     userdata: bytes,
     elements: Sequence[bytes],
+    size: int,
 ) -> tuple[str, int]:
     set_id = next_set_id()
     named, numbered = string(2, name), u32(4, set_id)
@@ -161,7 +165,7 @@ def _create(
             (key_type, key_size),
             value_attributes,
             userdata,
-            len(elements),
+            size,
             set_id,
         )
     )

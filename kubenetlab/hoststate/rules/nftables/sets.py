@@ -95,6 +95,15 @@ def range_element(
     return nested(1, data(1, first), data(10, last), value, commented(6, comment))
 
 
+_IS_OPEN: Final = attribute(6, tlv_u32(UDATA_ELEMENT_FLAGS, ELEMENT_IS_OPEN))
+"""User data of a range that ends with the last value, and therefore has no second element."""
+
+
+def interval_size(elements: Sequence[bytes]) -> int:
+    """Return the size of a set of ranges; the end of an open one counts, as in libnftables."""
+    return len(elements) + elements[-1].endswith(_IS_OPEN)
+
+
 def interval_elements(types: Sequence[DataType], values: Sequence[str]) -> Iterator[bytes]:
     """Yield the elements of ranges of a single type, merged and in order.
 
@@ -119,8 +128,7 @@ def interval_elements(types: Sequence[DataType], values: Sequence[str]) -> Itera
         yield _interval_end(0, size)
     for first, last in merged:
         is_open = last + 1 == limit
-        userdata = attribute(6, tlv_u32(UDATA_ELEMENT_FLAGS, ELEMENT_IS_OPEN)) if is_open else b""
-        yield nested(1, data(1, first.to_bytes(size)), userdata)
+        yield nested(1, data(1, first.to_bytes(size)), _IS_OPEN if is_open else b"")
         if not is_open:
             yield _interval_end(last + 1, size)
 
