@@ -130,6 +130,8 @@ def error_text(error: Exception) -> str:
 
 def escape_control_characters(text: str) -> str:
     """Return `text` with control characters escaped: manifests must not control a terminal."""
+    if text.isprintable():
+        return text
     return "".join(
         char if char in "\n\t" or char.isprintable() else f"\\x{ord(char):02x}" for char in text
     )

@@ -8,17 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kubenetlab.cli.input.options import Output, OutputOption
-from kubenetlab.cli.terminal.printing import (
-    BAD,
-    DIM,
-    GOOD,
-    WARNING,
-    echo,
-    hanging_indent,
-    hint,
-    paint,
-    print_data,
-)
+from kubenetlab.cli.terminal.printing import echo, hint, print_data
+from kubenetlab.cli.terminal.theme import BAD, GOOD, HEADING, MUTED, WARNING, paint
 
 if TYPE_CHECKING:
     from kubenetlab.kernel.features.doctor import CheckResult
@@ -72,15 +63,13 @@ def _show(results: Sequence[CheckResult]) -> None:
         if result.group != group:
             if group:
                 echo()
-            echo(paint(result.group, None, bold=True))
+            echo(paint(result.group, HEADING))
             group = result.group
         echo(
-            hanging_indent(
-                f"{_MARKS[result.state]} {result.name.ljust(width)}  ", result.detail, width + 4
-            )
+            f"{_MARKS[result.state]} {result.name.ljust(width)}  {result.detail}", indent=width + 4
         )
         if result.remedy:
-            echo(hanging_indent(f"  {' ' * width}  {paint('→', DIM)} ", result.remedy, width + 6))
+            echo(f"  {' ' * width}  {paint('→', MUTED)} {result.remedy}", indent=width + 6)
 
 
 def _modes(machine_results: Sequence[CheckResult]) -> list[CheckResult]:

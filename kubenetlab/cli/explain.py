@@ -9,7 +9,7 @@ import typer
 from kubenetlab.cli import modes
 from kubenetlab.cli.input.completion import candidates
 from kubenetlab.cli.input.options import Output, OutputOption
-from kubenetlab.cli.terminal.printing import column_widths, echo, format_row, hint, print_data
+from kubenetlab.cli.terminal.printing import echo, hint, print_data, print_table
 
 if TYPE_CHECKING:
     from kubenetlab.api.fields import Explanation
@@ -137,9 +137,7 @@ def _show(explanation: Explanation) -> None:
         lines = [
             (field.name, f"<{field.type}>", "; ".join(field.bounds)) for field in explanation.fields
         ]
-        widths = column_widths(lines)
-        for line in lines:
-            echo(f"  {format_row(line, widths)}".rstrip())
+        print_table(("FIELD", "TYPE", "VALUE"), lines, indent=2, has_header=False)
 
 
 def _next(explanation: Explanation) -> str:

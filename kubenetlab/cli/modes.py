@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from kubenetlab.cli.input.options import Output, OutputOption, format_mode_option
-from kubenetlab.cli.terminal.printing import echo, hanging_indent, hint, print_data
+from kubenetlab.cli.terminal.printing import echo, hint, print_data
+from kubenetlab.cli.terminal.theme import HEADING, MUTED, paint
 
 
 def modes(output: OutputOption = Output.table) -> None:
@@ -26,18 +27,13 @@ def modes(output: OutputOption = Output.table) -> None:
         if index == 0 or mode["family"] != all_modes[index - 1]["family"]:
             family = FAMILIES[mode["family"]]
             echo(f"{family.flag} ({family.path} in a Cluster document)")
-        echo(
-            hanging_indent(
-                f"  {mode['name'].ljust(width)}  ",
-                mode["manual"].partition("\n")[0].partition(": ")[2],
-                width + 4,
-            )
-        )
+        summary = mode["manual"].partition("\n")[0].partition(": ")[2]
+        echo(f"  {paint(mode['name'].ljust(width), HEADING)}  {summary}", indent=width + 4)
         if output is Output.wide and mode["options"]:
             options = ", ".join(
                 format_mode_option(name, value) for name, value in mode["options"].items()
             )
-            echo(hanging_indent(f"  {' ' * width}  ", options, width + 4))
+            echo(f"  {' ' * width}  {paint(options, MUTED)}", indent=width + 4)
     hint(f"kubenetlab explain {all_modes[0]['name']}")
 
 

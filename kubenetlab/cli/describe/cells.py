@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from kubenetlab.api.pods import READY_ANNOTATION
-from kubenetlab.cli.terminal.printing import BAD, GOOD, WARNING, paint
+from kubenetlab.cli.terminal.theme import BAD, GOOD, WARNING, paint
 
 Document = Mapping[str, Any]
 
@@ -150,6 +150,17 @@ def painted_pod_status(document: Document) -> str:
         "Terminating": WARNING,
     }.get(word, BAD)
     return paint(word, WARNING if word.startswith("Init:") and "/" in word else colour)
+
+
+def paint_readiness(*, is_ready: bool) -> str:
+    """Return the state of a pod or an endpoint in its colour."""
+    return paint("ready", GOOD) if is_ready else paint("not ready", WARNING)
+
+
+def paint_event_type(event: Document) -> str:
+    """Return the type of an event, with warnings in their colour."""
+    type_: str = event.get("type", "Normal")
+    return paint(type_, WARNING if type_ == "Warning" else None)
 
 
 def restarts(document: Document) -> str:

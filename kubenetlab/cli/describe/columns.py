@@ -202,7 +202,7 @@ _COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
     ),
     "Event": (
         ("LAST SEEN", lambda item: cells.age(item.get("lastTimestamp")), False),
-        ("TYPE", lambda item: item.get("type", "Normal"), False),
+        ("TYPE", cells.paint_event_type, False),
         ("REASON", lambda item: item.get("reason", ""), False),
         (
             "OBJECT",

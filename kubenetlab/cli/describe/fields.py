@@ -6,21 +6,41 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from kubenetlab.cli.terminal.printing import echo, print_table
+from kubenetlab.cli.terminal.theme import HEADING, LABEL, WARNING, paint
 
 WIDTH: Final = 19
 """Column at which values start."""
 
+_POSITIVE: Final = frozenset(
+    (
+        "Available",
+        "ContainersReady",
+        "Initialized",
+        "PodReadyToStartContainers",
+        "PodScheduled",
+        "Ready",
+    )
+)
+"""Conditions that are true in the normal state."""
+
 
 def print_field(name: str, value: Any, depth: int = 0) -> None:
     """Print `Name:  value`, indented by `depth` steps; all values start in one column."""
-    echo(f"{'  ' * depth}{(name + ':').ljust(WIDTH - 2 * depth - 1)} {value}".rstrip())
+    text = str(value).rstrip()
+    label = f"{name}:" if not text else f"{name}:".ljust(WIDTH - 2 * depth - 1) + " "
+    echo(f"{'  ' * depth}{paint(label, LABEL)}{text}", indent=WIDTH)
+
+
+def print_heading(title: str, depth: int = 0) -> None:
+    """Print the title of the lines or the table that follow."""
+    echo("  " * depth + paint(f"{title}:", HEADING))
 
 
 def print_values(name: str, values: Sequence[str], depth: int = 0) -> None:
     """Print a name with any number of values, one per line."""
     print_field(name, values[0] if values else "<none>", depth)
     for value in values[1:]:
-        echo(" " * WIDTH + value)
+        echo(" " * WIDTH + value, indent=WIDTH)
 
 
 def print_mapping(name: str, values: Mapping[str, str], depth: int = 0) -> None:
@@ -30,16 +50,20 @@ def print_mapping(name: str, values: Mapping[str, str], depth: int = 0) -> None:
 
 def print_conditions(document: Mapping[str, Any]) -> None:
     """Print the conditions of an object as a table."""
-    echo("Conditions:")
+    print_heading("Conditions")
     rows = [
         (
             condition["type"],
-            condition["status"],
+            _paint_status(condition),
             condition.get("reason", ""),
             condition.get("message", ""),
         )
         for condition in document.get("status", {}).get("conditions", ())
     ]
-    print_table(
-        ("  TYPE", "STATUS", "REASON", "MESSAGE"), [(f"  {type_}", *rest) for type_, *rest in rows]
-    )
+    print_table(("TYPE", "STATUS", "REASON", "MESSAGE"), rows, indent=2)
+
+
+def _paint_status(condition: Mapping[str, Any]) -> str:
+    """Return the status of a condition, painted if it should be true and is not."""
+    is_met = condition["status"] == "True" or condition["type"] not in _POSITIVE
+    return paint(condition["status"], None if is_met else WARNING)

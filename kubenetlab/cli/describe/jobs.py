@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from kubenetlab.cli.describe.cells import job_duration
-from kubenetlab.cli.describe.fields import print_conditions, print_field
+from kubenetlab.cli.describe.fields import print_conditions, print_field, print_heading
 from kubenetlab.cli.describe.workloads import describe_pods, describe_template
-from kubenetlab.cli.terminal.printing import echo
 
 if TYPE_CHECKING:
     from kubenetlab.lab.client import Client
@@ -40,7 +39,7 @@ def describe_job(client: Client, document: Mapping[str, Any]) -> None:
     )
     if spec.get("completionMode") == "Indexed":
         print_field("Completed Indexes", status.get("completedIndexes") or "<none>")
-    echo("Pod Template:")
+    print_heading("Pod Template")
     describe_template(spec["template"])
     if status.get("conditions"):
         print_conditions(document)

@@ -9,11 +9,12 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from kubenetlab.cli.describe.fields import print_field
+from kubenetlab.cli.describe.cells import paint_readiness
+from kubenetlab.cli.describe.fields import print_field, print_heading
 from kubenetlab.cli.input.options import Output
 from kubenetlab.cli.terminal.output_documents import print_document
-from kubenetlab.cli.terminal.printing import BAD, DIM, echo, hint, note, paint
-from kubenetlab.cli.terminal.tables import print_table
+from kubenetlab.cli.terminal.printing import echo, hint, note, print_table
+from kubenetlab.cli.terminal.theme import BAD, HEADING, MUTED, paint
 from kubenetlab.errors import UsageError
 from kubenetlab.kernel.namespaces.enter import enter_lab
 from kubenetlab.kernel.netlink.conntrack_entries import ConntrackEntry, tracked_entries
@@ -95,7 +96,7 @@ def inspect_service(
             output,
         )
         return
-    echo(f"{paint(f'Service {key[0]}/{key[1]}', None, bold=True)}  {entry['type']}")
+    echo(f"{paint(f'Service {key[0]}/{key[1]}', HEADING)}  {entry['type']}")
     print_field(
         "Cluster IP", ", ".join(entry["cluster_ips"]) or "none: DNS answers with the endpoints"
     )
@@ -186,13 +187,13 @@ def inspect_pods(
         return document
     echo()
     if not title.startswith("Pod "):
-        echo(f"{paint(title, None, bold=True)}: its pods (the namespace above is that of one pod)")
+        echo(f"{paint(title, HEADING)}: its pods (the namespace above is that of one pod)")
         rows = [
             (
                 pod_title(pod["namespace"], pod["name"]),
                 ", ".join(pod["addresses"]) or "-",
                 pod["node"] or "-",
-                _state(pod),
+                paint_readiness(is_ready=pod["ready"]),
             )
             for pod in pods
         ]
@@ -304,12 +305,12 @@ def _show(page: Page, output: Output) -> None:
     is_wide = output is Output.wide
     for names, lines in _group_by_lines(page.rules):
         echo()
-        echo(paint(f"On {', '.join(names)}:", None, bold=True) + ("" if lines else " nothing"))
+        echo(paint(f"On {', '.join(names)}:", HEADING) + ("" if lines else " nothing"))
         shown = lines if is_wide else lines[:_MAX_LINES]
         for text in shown:
             echo(f"  {text}")
         if len(lines) > len(shown):
-            echo(paint(f"  … and {len(lines) - len(shown)} more lines: -o wide", DIM))
+            echo(paint(f"  … and {len(lines) - len(shown)} more lines: -o wide", MUTED))
     echo()
     _connections(page.entries, is_wide=is_wide)
     for text in page.untracked:
@@ -347,7 +348,7 @@ def _connections(entries: Tracked, *, is_wide: bool) -> None:
     ]
     print_table(("NODE", "PROTO", "STATE", "CLIENT", "SENT TO", "ANSWERED BY", "SEEN AS"), rows)
     if len(entries) > len(shown):
-        echo(paint(f"… and {len(entries) - len(shown)} more connections: -o wide", DIM))
+        echo(paint(f"… and {len(entries) - len(shown)} more connections: -o wide", MUTED))
 
 
 def _address_text(end: tuple[str, int]) -> str:
@@ -358,17 +359,17 @@ def _endpoints(endpoints: Sequence[ServedEndpoint]) -> None:
     if not endpoints:
         print_field("Endpoints", "none")
         return
-    echo("Endpoints:")
+    print_heading("Endpoints")
     rows = [
         (
-            f"  {socket_address(each['address'], each['port'])}",
+            socket_address(each["address"], each["port"]),
             each["pod"] or "-",
             each["node"] or "-",
-            "ready" if each["ready"] else "not ready",
+            paint_readiness(is_ready=each["ready"]),
         )
         for each in endpoints
     ]
-    print_table(("  ADDRESS", "POD", "NODE", "STATE"), rows)
+    print_table(("ADDRESS", "POD", "NODE", "STATE"), rows, indent=2)
 
 
 def _services_of(inspected: Inspection, addresses: frozenset[str]) -> list[str]:
@@ -394,7 +395,3 @@ def _owner(inspected: Inspection, address: str) -> str | None:
 def _pod(pod: InspectedPod) -> dict[str, Any]:
     fields = {"namespace", "name", "node", "addresses", "host_ifname", "ready"}
     return {name: value for name, value in pod.items() if name in fields}
-
-
-def _state(pod: InspectedPod) -> str:
-    return "ready" if pod["ready"] else "not ready"

@@ -6,12 +6,17 @@ import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from kubenetlab.cli.describe.cells import age, pod_status
-from kubenetlab.cli.describe.fields import print_conditions, print_field, print_mapping
+from kubenetlab.cli.describe.cells import age, paint_event_type, painted_pod_status
+from kubenetlab.cli.describe.fields import (
+    print_conditions,
+    print_field,
+    print_heading,
+    print_mapping,
+)
 from kubenetlab.cli.describe.jobs import describe_job
 from kubenetlab.cli.describe.services import describe_service
 from kubenetlab.cli.describe.workloads import WORKLOADS, describe_workload
-from kubenetlab.cli.terminal.printing import echo, print_table
+from kubenetlab.cli.terminal.printing import print_table
 from kubenetlab.observe.inspection import InspectedContainer
 from kubenetlab.observe.lookups import pod_named
 
@@ -46,7 +51,7 @@ def _pod(client: Client, pod: Mapping[str, Any]) -> None:
     print_field(
         "Node", f"{pod['spec'].get('nodeName', '<none>')}/{status.get('hostIP', '')}".rstrip("/")
     )
-    print_field("Status", pod_status(pod))
+    print_field("Status", painted_pod_status(pod))
     print_field("IPs", ", ".join(entry["ip"] for entry in status.get("podIPs", ())) or "<none>")
     meta = pod["metadata"]
     inspected = pod_named(client.inspect(), meta["namespace"], meta["name"])
@@ -67,7 +72,7 @@ def _pod(client: Client, pod: Mapping[str, Any]) -> None:
     }
     for title, field in (("Init Containers", "initContainers"), ("Containers", "containers")):
         if pod["spec"].get(field):
-            echo(f"{title}:")
+            print_heading(title)
         for container in pod["spec"].get(field, ()):
             has_probes = field == "containers" or container.get("restartPolicy") == "Always"
             _container(
@@ -96,7 +101,7 @@ def _container(
     from kubenetlab.datapath.probes import describe, describe_implied
     from kubenetlab.programs import COMMAND
 
-    echo(f"  {container['name']}:")
+    print_heading(container["name"], 1)
     print_field("Image", container.get("image", ""), 2)
     is_real = inspected is not None and inspected["real"]  # also while it does not run
     program = inspected["program"] if inspected is not None else None
@@ -159,18 +164,19 @@ def _node(client: Client, node: Mapping[str, Any]) -> None:
         for pod in client.get("/api/v1/pods")["items"]
         if pod["spec"].get("nodeName") == node["metadata"]["name"]
     ]
-    echo("Pods:")
+    print_heading("Pods")
     print_table(
-        ("  NAMESPACE", "NAME", "STATUS", "IP"),
+        ("NAMESPACE", "NAME", "STATUS", "IP"),
         [
             (
-                f"  {pod['metadata']['namespace']}",
+                pod["metadata"]["namespace"],
                 pod["metadata"]["name"],
-                pod_status(pod),
+                painted_pod_status(pod),
                 pod.get("status", {}).get("podIP", ""),
             )
             for pod in pods
         ],
+        indent=2,
     )
 
 
@@ -188,13 +194,15 @@ def _events(client: Client, document: Mapping[str, Any]) -> None:
         for event in client.get("/api/v1/events")["items"]
         if event["involvedObject"].get("uid") == uid
     ]
-    echo("Events:" if events else "Events:            <none>")
-    if events:
+    if not events:
+        print_field("Events", "<none>")
+    else:
+        print_heading("Events")
         print_table(
-            ("  TYPE", "REASON", "AGE", "FROM", "MESSAGE"),
+            ("TYPE", "REASON", "AGE", "FROM", "MESSAGE"),
             [
                 (
-                    f"  {event.get('type', 'Normal')}",
+                    paint_event_type(event),
                     event.get("reason", ""),
                     age(event.get("lastTimestamp")),
                     event.get("source", {}).get("component", ""),
@@ -202,4 +210,5 @@ def _events(client: Client, document: Mapping[str, Any]) -> None:
                 )
                 for event in events
             ],
+            indent=2,
         )

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from kubenetlab.api.core import ClientIPConfig
-from kubenetlab.cli.describe.fields import print_field, print_mapping
+from kubenetlab.cli.describe.cells import paint_readiness
+from kubenetlab.cli.describe.fields import print_field, print_heading, print_mapping
 from kubenetlab.cli.terminal.printing import echo, print_table
 from kubenetlab.observe.lookups import service_named
 
@@ -34,16 +35,16 @@ def describe_service(client: Client, service: Mapping[str, Any]) -> None:
     inspected = service_named(client.inspect(), meta["namespace"], meta["name"])
     rows = [
         (
-            f"  {entry['address']}",
+            entry["address"],
             str(entry["port"]),
             entry["node"] or "",
-            "ready" if entry["ready"] else "not ready",
+            paint_readiness(is_ready=entry["ready"]),
         )
         for entry in (inspected["endpoints"] if inspected is not None else ())
     ]
-    echo("Endpoints:")
+    print_heading("Endpoints")
     if rows:
-        print_table(("  ADDRESS", "PORT", "NODE", "STATE"), rows)
+        print_table(("ADDRESS", "PORT", "NODE", "STATE"), rows, indent=2)
     else:
         effect = (
             "DNS has no address" if spec.get("clusterIP") == "None" else "connections are rejected"

@@ -13,10 +13,11 @@ from kubenetlab.cli.describe.columns import columns, header
 from kubenetlab.cli.describe.fields import (
     print_conditions,
     print_field,
+    print_heading,
     print_mapping,
     print_values,
 )
-from kubenetlab.cli.terminal.printing import echo, print_table
+from kubenetlab.cli.terminal.printing import print_table
 
 if TYPE_CHECKING:
     from kubenetlab.lab.client import Client
@@ -31,7 +32,7 @@ def describe_workload(client: Client, document: Mapping[str, Any]) -> None:
     print_field("Replicas" if document["kind"] != "DaemonSet" else "Nodes", _replicas(document))
     for name, value in _strategy(document).items():
         print_field(name, value)
-    echo("Pod Template:")
+    print_heading("Pod Template")
     describe_template(spec["template"])
     if document.get("status", {}).get("conditions"):
         print_conditions(document)
@@ -119,9 +120,9 @@ def describe_template(template: Mapping[str, Any]) -> None:
             print_mapping(name, meta[field], 1)
     for title, field in (("Init Containers", "initContainers"), ("Containers", "containers")):
         if template["spec"].get(field):
-            echo(f"  {title}:")
+            print_heading(title, 1)
         for container in template["spec"].get(field, ()):
-            echo(f"    {container['name']}:")
+            print_heading(container["name"], 2)
             print_field("Image", container.get("image", ""), 3)
             ports = [
                 f"{port['containerPort']}/{port.get('protocol', 'TCP')}"
@@ -176,8 +177,10 @@ def describe_pods(client: Client, document: Mapping[str, Any]) -> None:
         for pod in _objects_beside(client, "pods", document)
         if pod["metadata"]["name"] in names or _is_owned(pod, document)
     ]
-    echo("Pods:" if pods else "Pods:              <none>")
-    if pods:
+    if not pods:
+        print_field("Pods", "<none>")
+    else:
+        print_heading("Pods")
         headings = ("NAME", "READY", "STATUS", "RESTARTS", "IP", "NODE")
         indices = [
             index
@@ -192,7 +195,7 @@ def describe_pods(client: Client, document: Mapping[str, Any]) -> None:
             ]
             for pod in pods
         ]
-        print_table(("  NAME", *headings[1:]), [(f"  {row[0]}", *row[1:]) for row in rows])
+        print_table(headings, rows, indent=2)
 
 
 def _objects_beside(

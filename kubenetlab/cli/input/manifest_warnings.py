@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.cli.input.kind_config_notes import kind_notes
-from kubenetlab.cli.terminal.printing import WARNING, note, paint
+from kubenetlab.cli.terminal.printing import note
+from kubenetlab.cli.terminal.theme import WARNING, paint
 
 if TYPE_CHECKING:
     from kubenetlab.api.load import ManifestObject

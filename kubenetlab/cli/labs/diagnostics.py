@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from msgspec import Struct
 
-from kubenetlab.cli.terminal.printing import BAD, WARNING, note, paint
+from kubenetlab.cli.terminal.printing import note
+from kubenetlab.cli.terminal.theme import BAD, WARNING, paint
 from kubenetlab.errors import ManifestError, Problem
 from kubenetlab.observe.inspection import Inspection
 

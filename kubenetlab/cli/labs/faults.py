@@ -10,16 +10,14 @@ import typer
 from kubenetlab.cli.input.completion import candidates
 from kubenetlab.cli.input.options import Lab, Output, OutputOption
 from kubenetlab.cli.terminal.printing import (
-    BAD,
-    GOOD,
     echo,
     hint,
     note,
-    paint,
     print_data,
     print_failures,
     print_table,
 )
+from kubenetlab.cli.terminal.theme import BAD, GOOD, HEADING, paint
 from kubenetlab.lab.paths import LAB_API
 
 if TYPE_CHECKING:
@@ -100,7 +98,7 @@ def break_(
         print_data(fault_object, output)
         return
     name = fault_object["metadata"]["name"]
-    echo(f"fault {paint(name, None, bold=True)}: {paint(fault_object['spec']['summary'], BAD)}")
+    echo(f"fault {paint(name, HEADING)}: {paint(fault_object['spec']['summary'], BAD)}")
     hint(f"kubenetlab explain {fault} (what to look at), or kubenetlab heal {name}")
 
 

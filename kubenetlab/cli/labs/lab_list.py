@@ -10,19 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from kubenetlab.cli.input.options import Output, OutputOption
+from kubenetlab.cli.terminal.layout import TableLayout
 from kubenetlab.cli.terminal.printing import (
-    BAD,
-    DIM,
-    WARNING,
-    column_widths,
+    TableWriter,
     echo,
-    format_row,
     hint,
     note,
-    paint,
     print_data,
-    terminal_width,
+    print_table,
+    print_verbatim,
+    redrawn_table,
 )
+from kubenetlab.cli.terminal.theme import BAD, MUTED, WARNING, paint
 from kubenetlab.errors import escape_control_characters
 
 if TYPE_CHECKING:
@@ -71,18 +70,13 @@ def list_(
         echo("no lab is up")
         hint("kubenetlab up")
         return
-    from kubenetlab.cli.terminal.tables import fit_columns, print_table
-
-    header, rows = _rows(labs, output)
-    width = terminal_width()
-    shown = (
-        fit_columns(header, rows, width, _OPTIONAL)
-        if width is not None and output is not Output.wide
-        else (header, rows)
+    left_out = print_table(
+        *_rows(labs, output),
+        numbers=_NUMERIC,
+        optional=_OPTIONAL if output is not Output.wide else (),
     )
-    print_table(*shown, numbers=_NUMERIC)
-    if left_out := [name for name in header if name not in shown[0]]:
-        echo(paint(f"hidden columns: {', '.join(left_out)}; show them with -o wide", DIM))
+    if left_out:
+        echo(paint(f"hidden columns: {', '.join(left_out)}; show them with -o wide", MUTED))
     silent = [lab.name for lab in labs if lab.state == "no answer"]
     if silent:
         note(
@@ -97,19 +91,13 @@ def _watch(output: Output) -> None:
     """Show the labs periodically until Ctrl-C."""
     from kubenetlab.lab.overview import overview
 
-    if sys.stdout.isatty() and not output.is_data:
-        from rich.live import Live
-
-        from kubenetlab.cli.terminal.tables import fit_columns, rich_table
-
-        with Live(auto_refresh=False, screen=False) as live:
+    if not output.is_data and (table := redrawn_table(_NUMERIC, _OPTIONAL)) is not None:
+        with table as redraw:
             while True:
-                header, rows = _rows(overview(on_warning=_drop_warning), output)
-                shown = fit_columns(header, rows, live.console.width, _OPTIONAL)
-                live.update(rich_table(*shown, numbers=_NUMERIC), refresh=True)
+                redraw(*_rows(overview(on_warning=_drop_warning), output))
                 time.sleep(INTERVAL_S)
     before: dict[tuple[str, str], LabSummary] = {}
-    widths: list[int] = []
+    table_writer: TableWriter | None = None
     while True:
         labs = {(lab.owner, lab.name): lab for lab in overview(on_warning=_drop_warning)}
         changed = [
@@ -121,7 +109,10 @@ def _watch(output: Output) -> None:
         if output.is_data:
             _print_data(changed, gone)
         else:
-            widths = _print_lines(changed, gone, output, widths)
+            header, rows = _rows(changed, output)
+            ended = [(lab.name, lab.owner, "down", *["-"] * (len(header) - 3)) for lab in gone]
+            table_writer = table_writer or TableWriter(TableLayout(header))
+            table_writer.write([*rows, *ended])
         sys.stdout.flush()
         before = labs
         time.sleep(INTERVAL_S)
@@ -130,28 +121,9 @@ def _watch(output: Output) -> None:
 def _print_data(changed: list[LabSummary], gone: list[LabSummary]) -> None:
     """Print one JSON document per line for each lab that changed or ended."""
     for lab in changed:
-        echo(json.dumps(_as_data(lab)))
+        print_verbatim(json.dumps(_as_data(lab)))
     for lab in gone:
-        echo(json.dumps({**_as_data(lab), "state": "down"}))
-
-
-def _print_lines(
-    changed: list[LabSummary], gone: list[LabSummary], output: Output, widths: list[int]
-) -> list[int]:
-    """Print one line for each lab that changed or ended; return the widths of the columns.
-
-    widths: return value of the previous call; the first call passes [] and prints headings.
-    """
-    header, rows = _rows(changed, output)
-    lines = [list(row) for row in rows] + [
-        [lab.name, lab.owner, "down", *["-"] * (len(header) - 3)] for lab in gone
-    ]
-    if not widths:
-        lines = [list(header), *lines]
-        widths = column_widths(lines)
-    for line in lines:
-        echo(format_row(line, widths))
-    return widths
+        print_verbatim(json.dumps({**_as_data(lab), "state": "down"}))
 
 
 def _watched_fields(lab: LabSummary) -> tuple[Any, ...]:

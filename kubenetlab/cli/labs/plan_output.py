@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from kubenetlab.cli.terminal.printing import BAD, GOOD, WARNING, echo, paint
+from kubenetlab.cli.terminal.printing import echo
+from kubenetlab.cli.terminal.theme import BAD, GOOD, HEADING, WARNING, paint
 
 if TYPE_CHECKING:
     pass
@@ -68,7 +69,7 @@ def _show(
     noun: str = "operation",
 ) -> None:
     for entry in changes:
-        echo(paint(entry["netns"], None, bold=True))
+        echo(paint(entry["netns"], HEADING))
         for line in lines_of(entry):
             echo(f"  {paint(line[:1], _COLOURS.get(line[:1]))}{line[1:]}")
     count = sum(len(entry["operations"]) for entry in changes)

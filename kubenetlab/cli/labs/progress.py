@@ -6,7 +6,8 @@ import sys
 import time
 from typing import Any
 
-from kubenetlab.cli.terminal.printing import DIM, GOOD, echo, paint
+from kubenetlab.cli.terminal.printing import echo
+from kubenetlab.cli.terminal.theme import GOOD, MUTED, paint
 from kubenetlab.lab.messages.creation import LabBuilt, NamespaceMade, PhaseStarted
 
 _REDRAW_S = 0.04
@@ -62,7 +63,7 @@ class Progress:
             f"the fabric, {nodes}, pods and external hosts"
         )
         for reason in message.reasons:
-            echo(f"  {paint(reason, DIM)}")
+            echo(f"  {paint(reason, MUTED)}")
 
     def stop(self) -> None:
         self._line.clear()
@@ -81,7 +82,7 @@ class WaitProgress:
             *(f"Job {job['job']}" for job in state["jobs"] if job["state"] == "waiting"),
         ]
         names = ", ".join(waiting[:3]) + (" …" if len(waiting) > 3 else "")
-        self._line.draw(f"pods ready: {state['ready']}/{state['total']}  {paint(names, DIM)}")
+        self._line.draw(f"pods ready: {state['ready']}/{state['total']}  {paint(names, MUTED)}")
 
     def stop(self) -> None:
         self._line.clear()

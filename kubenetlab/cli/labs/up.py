@@ -32,7 +32,8 @@ from kubenetlab.cli.labs.diagnostics import (
     raise_misconfigurations,
 )
 from kubenetlab.cli.labs.waiting import name_if_ambiguous, wait
-from kubenetlab.cli.terminal.printing import DIM, GOOD, WARNING, echo, hint, note, paint
+from kubenetlab.cli.terminal.printing import echo, hint, note
+from kubenetlab.cli.terminal.theme import GOOD, MUTED, WARNING, paint
 from kubenetlab.lab.paths import LAB_API
 
 if TYPE_CHECKING:
@@ -225,7 +226,7 @@ def _apply(client: Client, manifests: Manifests, strictness: Strictness) -> None
     raise_findings(answer, manifests)
     raise_misconfigurations(answer.get("diagnostics", []), manifests.all_entries)
     _warn_of_made_namespaces(answer["namespaces"])
-    colours = {"created": GOOD, "configured": WARNING, "kept": DIM, "unchanged": DIM}
+    colours = {"created": GOOD, "configured": WARNING, "kept": MUTED, "unchanged": MUTED}
     for outcome in answer["outcomes"]:
         changes = f": {', '.join(outcome['changes'])}" if outcome["changes"] else ""
         echo(f"{outcome['title']} {paint(outcome['action'], colours[outcome['action']])}{changes}")

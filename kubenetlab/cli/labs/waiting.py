@@ -11,7 +11,8 @@ from typing import Any, Final, NoReturn
 
 import typer
 
-from kubenetlab.cli.terminal.printing import BAD, DIM, echo, hint, note, paint, print_failures
+from kubenetlab.cli.terminal.printing import echo, hint, note, print_failures
+from kubenetlab.cli.terminal.theme import BAD, HEADING, MUTED, paint
 from kubenetlab.lab import rundir
 from kubenetlab.lab.paths import LAB_API, WHOLE_LAB
 
@@ -42,10 +43,10 @@ def wait(
     if not is_fine and not has_reason:
         note(f"{paint('not settled:', BAD)} after {timeout_s:g} s the lab is still changing")
     on_diagnostics(state.get("diagnostics", []))  # an agent of an older version sends none
-    took = paint(f"({time.monotonic() - started:.2f} s)", DIM)
+    took = paint(f"({time.monotonic() - started:.2f} s)", MUTED)
     unready = f", {len(state['unready'])} unready on purpose" if state["unready"] else ""
     echo(
-        f"lab {paint(name, None, bold=True)}: "
+        f"lab {paint(name, HEADING)}: "
         f"{state['ready']} of {state['total']} pods ready{unready} {took}"
     )
     hint("kubenetlab ping" if is_fine else _next_after_failure(state), name_if_ambiguous(name))

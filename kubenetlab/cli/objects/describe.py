@@ -13,7 +13,7 @@ from kubenetlab.cli.input.selection import (
     refuse_selector_beside_names,
     requested_kinds,
 )
-from kubenetlab.cli.terminal.printing import echo, hint, print_data
+from kubenetlab.cli.terminal.printing import echo, hint, prepare_drawing, print_data
 
 
 def describe(
@@ -40,6 +40,7 @@ def describe(
     from kubenetlab.lab.client import select_lab
 
     client = select_lab(lab)
+    prepare_drawing()
     requested = requested_kinds(client, "describe", resources)
     refuse_selector_beside_names(selector, requested)
     objects = [

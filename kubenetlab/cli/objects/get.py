@@ -24,13 +24,15 @@ from kubenetlab.cli.input.selection import (
     refuse_selector_beside_names,
     requested_kinds,
 )
+from kubenetlab.cli.terminal.layout import TableLayout
 from kubenetlab.cli.terminal.printing import (
-    column_widths,
+    TableWriter,
     echo,
-    format_row,
     hint,
+    prepare_drawing,
     print_data,
     print_table,
+    print_verbatim,
 )
 
 if TYPE_CHECKING:
@@ -106,7 +108,7 @@ def get(
     if form is GetOutput.name:
         for _, items in fetched:
             for document in items:
-                echo(typed_name(document))
+                print_verbatim(typed_name(document))
         return
     is_only_kind = len(requested) == 1
     documents = _show_tables(
@@ -143,6 +145,7 @@ def _show_tables(
     has_labels: bool,
 ) -> list[dict[str, Any]]:
     """Print one table per kind, with a blank line between tables; return all documents."""
+    prepare_drawing()
     documents: list[dict[str, Any]] = []
     for kind, items in fetched:
         if documents and items:
@@ -199,7 +202,7 @@ def _show_clusters(output: GetOutput) -> bool:
         print_data({"apiVersion": "v1", "kind": "List", "items": documents}, output)
     elif output is GetOutput.name:
         for document in documents:
-            echo(typed_name(document))
+            print_verbatim(typed_name(document))
     elif documents:
         _show("Cluster", documents, False, output)
         hint(f"kubenetlab get pods -A --lab {names[0]}")
@@ -305,8 +308,8 @@ def _watch(
         has_namespace=namespace is None and kind.is_namespaced,
         has_labels=has_labels,
     )
-    rows = [columns.heading]
-    widths: list[int] = []
+    table = TableWriter(TableLayout(columns.heading))
+    rows: list[list[str]] = []
     is_live = False
     for event in client.stream(
         kind_path(kind, namespace),
@@ -319,14 +322,11 @@ def _watch(
         elif output.is_data:
             print_data(document, output)
         elif output is GetOutput.name:
-            echo(typed_name(document))
+            print_verbatim(typed_name(document))
         else:
             rows.append(columns.row(document))
         if is_live and not (output.is_data or output is GetOutput.name):
-            # The objects that exist at the start determine the widths of the columns.
-            widths = widths or column_widths(rows)
-            for row in rows:
-                echo(format_row(row, widths))
+            table.write(rows)  # those that exist at the start decide the widths of the columns
             rows = []
 
 

@@ -20,7 +20,8 @@ from kubenetlab.cli.labs.diagnostics import (
     note_absent_pods,
 )
 from kubenetlab.cli.terminal.output_documents import print_document
-from kubenetlab.cli.terminal.printing import BAD, DIM, GOOD, WARNING, echo, hint, paint
+from kubenetlab.cli.terminal.printing import echo, hint
+from kubenetlab.cli.terminal.theme import BAD, GOOD, MUTED, WARNING, paint
 from kubenetlab.observe.inspection import Inspection
 
 if TYPE_CHECKING:
@@ -293,7 +294,7 @@ def _show(
     unenforced = _unenforced_by_verdict(assessed)
     for index, verdict in enumerate(verdicts):
         if verdict.state == "fails":
-            place = f"{paint(verdict.place, DIM)}  " if verdict.place else ""
+            place = f"{paint(verdict.place, MUTED)}  " if verdict.place else ""
             echo(
                 f"{paint('✗', BAD)} {place}{verdict.source} → {verdict.target}: "
                 f"expected {verdict.expected}, found {verdict.found}"

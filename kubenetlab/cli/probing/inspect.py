@@ -10,14 +10,13 @@ from kubenetlab.cli.input.completion import candidates
 from kubenetlab.cli.input.options import Lab, Namespace, Output, OutputOption
 from kubenetlab.cli.terminal.output_documents import print_document
 from kubenetlab.cli.terminal.printing import (
-    GOOD,
     echo,
     hint,
-    paint,
     print_failures,
     print_faults,
     print_table,
 )
+from kubenetlab.cli.terminal.theme import GOOD, HEADING, paint
 from kubenetlab.lab.paths import LAB_API
 from kubenetlab.observe.inspection import Inspection
 
@@ -89,7 +88,7 @@ def _show_namespace(document: dict[str, Any], addresses: tuple[str, ...], *, is_
     """Print the links, addresses, routes and rules of one network namespace."""
     from kubenetlab.cli.labs.plan_output import fold
 
-    echo(f"{paint(document['name'], None, bold=True)}  {', '.join(addresses)}")
+    echo(f"{paint(document['name'], HEADING)}  {', '.join(addresses)}")
     echo(f"netns {document['netns']}")
     for line in document["objects"] if is_wide else fold(document["objects"]):
         echo(f"  {line}")
@@ -136,7 +135,7 @@ def diff(output: OutputOption = Output.table, lab: Lab = None) -> None:
 
 def _show(inspected: Inspection) -> None:
     echo(
-        f"lab {paint(inspected['lab'], None, bold=True)}: init {inspected['init_pid']}, "
+        f"lab {paint(inspected['lab'], HEADING)}: init {inspected['init_pid']}, "
         f"agent {inspected['agent_pid']}, {inspected['run_directory']}"
     )
     echo(f"pods {inspected['pod_layout']}, neighbours {inspected['neighbors']}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from kubenetlab.cli.terminal.printing import BAD, DIM, GOOD, WARNING, paint
+from kubenetlab.cli.terminal.theme import BAD, GOOD, MUTED, WARNING, paint
 from kubenetlab.observe.locations import Location
 from kubenetlab.observe.matrix import Cell, Matrix
 
@@ -35,9 +35,9 @@ def matrix_lines(matrix: Matrix, width: int | None = None) -> Iterator[str]:
             heading = "".join(
                 numbers[column.title].rjust(depth)[level] + gap for column, gap in block
             )
-            yield " " * margin + paint(heading.rstrip(), DIM)
+            yield " " * margin + paint(heading.rstrip(), MUTED)
         for row in matrix.sources:
-            number = paint(numbers.get(row.title, "").rjust(depth), DIM)
+            number = paint(numbers.get(row.title, "").rjust(depth), MUTED)
             marks = "".join(
                 _mark(cells.get((row.sandbox, column.title))) + gap for column, gap in block
             )
@@ -47,8 +47,8 @@ def matrix_lines(matrix: Matrix, width: int | None = None) -> Iterator[str]:
     others = [column for column in matrix.destinations if column.title not in rows]
     for column in others:
         note = "" if isinstance(column, Location) or column.endpoints else "  no ready endpoint"
-        number = paint(numbers[column.title].rjust(depth), DIM)
-        yield f"{number} {column.title}  {paint(_addresses(column) + note, DIM)}"
+        number = paint(numbers[column.title].rjust(depth), MUTED)
+        yield f"{number} {column.title}  {paint(_addresses(column) + note, MUTED)}"
     if others:
         yield ""
 
@@ -58,7 +58,7 @@ def legend_lines(width: int | None = None) -> Iterator[str]:
     entries = (
         ("●", GOOD, "answers"),
         ("×", WARNING, "refuses"),
-        ("·", DIM, "no answer"),
+        ("·", MUTED, "no answer"),
         ("!", BAD, "answers, against the promise"),
         ("✗", BAD, "does not, against the promise"),
     )
@@ -110,12 +110,12 @@ def _width(block: Sequence[tuple[Any, str]]) -> int:
 
 def _mark(cell: Cell | None) -> str:
     if cell is None:
-        return paint("-", DIM)
+        return paint("-", MUTED)
     outcome = cell.result.outcome
     if not cell.is_as_promised:
-        return paint("✗" if outcome != "answer" else "!", BAD, bold=True)
+        return paint("✗" if outcome != "answer" else "!", BAD)
     return paint(
-        _MARKS[outcome], GOOD if outcome == "answer" else WARNING if outcome == "refused" else DIM
+        _MARKS[outcome], GOOD if outcome == "answer" else WARNING if outcome == "refused" else MUTED
     )
 
 

@@ -18,16 +18,10 @@ from kubenetlab.cli.labs.diagnostics import (
     note_absent_pods,
     unenforced_objects,
 )
+from kubenetlab.cli.terminal.display import standard_output
 from kubenetlab.cli.terminal.output_documents import print_document
-from kubenetlab.cli.terminal.printing import (
-    BAD,
-    GOOD,
-    echo,
-    hint,
-    paint,
-    print_faults,
-    terminal_width,
-)
+from kubenetlab.cli.terminal.printing import echo, hint, print_faults
+from kubenetlab.cli.terminal.theme import BAD, GOOD, paint
 from kubenetlab.observe.inspection import Inspection
 
 if TYPE_CHECKING:
@@ -236,7 +230,7 @@ def _matrix(
     if output.is_data:
         print_document(_as_data(matrix, assessed, is_fine=is_fine), output)
         return is_fine
-    width = terminal_width()
+    width = standard_output().width
     for line in (*matrix_lines(matrix, width), *legend_lines(width)):
         echo(line)
     _summary(matrix, assessed, took_s)

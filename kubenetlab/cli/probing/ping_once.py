@@ -17,7 +17,8 @@ from kubenetlab.cli.labs.diagnostics import (
     unenforced_objects,
 )
 from kubenetlab.cli.terminal.output_documents import print_document
-from kubenetlab.cli.terminal.printing import BAD, DIM, GOOD, echo, hint, note, paint
+from kubenetlab.cli.terminal.printing import echo, hint, note
+from kubenetlab.cli.terminal.theme import BAD, GOOD, MUTED, paint
 from kubenetlab.diagnostics.model import Connection
 from kubenetlab.errors import RequirementError
 from kubenetlab.kernel.features.detection import has_sctp
@@ -151,7 +152,7 @@ def ping_once(
     )
     echo(
         f"{source.title} ({source.address}) → {destination.title} ({address}) "
-        f"{paint(verb, DIM)}: {verdict}"
+        f"{paint(verb, MUTED)}: {verdict}"
     )
     for line in body.splitlines():
         echo(f"  {line}")

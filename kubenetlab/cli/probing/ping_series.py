@@ -26,8 +26,8 @@ from kubenetlab.cli.probing.ping_once import (
     source_network,
 )
 from kubenetlab.cli.terminal.output_documents import print_document
-from kubenetlab.cli.terminal.printing import BAD, DIM, GOOD, WARNING, echo, hint, paint
-from kubenetlab.cli.terminal.tables import print_table
+from kubenetlab.cli.terminal.printing import echo, hint, print_table
+from kubenetlab.cli.terminal.theme import BAD, GOOD, MUTED, WARNING, paint
 from kubenetlab.lab.client import Client
 from kubenetlab.lab.paths import object_path
 from kubenetlab.names import socket_address
@@ -218,7 +218,7 @@ def _show(report: _Report) -> None:
     verdict = paint(f"{report.answered} of {count} answered", BAD if report.failures else GOOD)
     echo(
         f"{source.title} ({source.address}) → {destination.title} ({address}) "
-        f"{paint(verb, DIM)}: {verdict}{took}"
+        f"{paint(verb, MUTED)}: {verdict}{took}"
     )
     if report.failures:
         kinds = ", ".join(f"{number} {kind}" for kind, number in report.failures.items())

@@ -1,72 +1,84 @@
 """Printing: results to standard output; notes, warnings and hints to standard error.
 
-Tables look like kubectl's. Colours are used only on a terminal.
+This is the one place where output meets the terminal. Commands print lines, fields and tables whose
+parts are painted with the styles of the theme. In a pipe or a file they appear as plain text, with
+columns like kubectl's. On a terminal they are laid out for its width: lines are folded between
+words, and rich draws tables and pages. Control characters of manifests are escaped there.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import re
-import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
+from msgspec import structs
 
+from kubenetlab.cli.terminal import display, layout
+from kubenetlab.cli.terminal.display import Display
 from kubenetlab.cli.terminal.hints import with_lab_option
+from kubenetlab.cli.terminal.layout import TableLayout
+from kubenetlab.cli.terminal.theme import BAD, MUTED, WARNING, paint, sgr, spans, unpaint
+from kubenetlab.errors import escape_control_characters
 
-_COLOUR_CODES = re.compile(r"\x1b\[[0-9;]*m")
+if TYPE_CHECKING:
+    from kubenetlab.cli.terminal.drawing import Grid
 
-_MIN_TEXT_WIDTH = 20
+_MIN_TEXT_WIDTH: Final = 20
 """Minimum width for wrapping a text beside its label, in columns."""
-
-GOOD, BAD, WARNING, DIM = "green", "red", "yellow", "bright_black"
-
-
-def paint(text: str, colour: str | None, *, bold: bool = False) -> str:
-    """Return text with ANSI colour codes; `typer.echo` removes them if there is no terminal."""
-    return (
-        typer.style(text, fg=colour, bold=bold or None)
-        if (colour or bold) and has_colours()
-        else text
-    )
+_RESET: Final = "\x1b[0m"
 
 
-def has_colours() -> bool:
-    """Return False if NO_COLOR is set (no-color.org) or the terminal has no colours."""
-    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+def echo(text: str = "", indent: int | None = None) -> None:
+    """Print a line of the command's result to standard output.
 
-
-def echo(text: str = "") -> None:
-    """Print a line of the command's result to standard output."""
-    typer.echo(text)
+    indent: column at which the second and later lines start if the line is folded on a terminal;
+    by default two columns to the right of its beginning.
+    """
+    _print(text, display.standard_output(), indent)
 
 
 def note(text: str) -> None:
     """Print a line for people to standard error, which programs do not read."""
-    typer.echo(text, err=True)
+    _print(text, display.standard_error(), None, is_error=True)
 
 
-def terminal_width() -> int | None:
-    """Return the width of the terminal in columns; None if standard output is not a terminal."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+def print_verbatim(text: str) -> None:
+    """Print data for programs to standard output, which a terminal shows unchanged."""
+    typer.echo(text)
 
 
-def hanging_indent(label: str, text: str, indent: int) -> str:
-    """Return a label and a text, wrapped to the terminal with a hanging indent.
+def _print(text: str, screen: Display, indent: int | None, *, is_error: bool = False) -> None:
+    if not screen.is_drawn:
+        typer.echo(unpaint(text), err=is_error)
+        return
+    for line in text.split("\n"):
+        typer.echo("\n".join(_drawn(line, screen, indent)), err=is_error, color=True)
 
-    indent: column at which the second and later lines start.
-    The text stays on one line without a terminal, or on one that is too narrow.
-    """
-    import textwrap
 
-    width = terminal_width()
+def _drawn(line: str, screen: Display, indent: int | None) -> Iterator[str]:
+    """Yield the lines of a painted line: escaped, folded to the display's width and coloured."""
+    parts = [(escape_control_characters(text).expandtabs(), style) for text, style in spans(line)]
+    whole = "".join(text for text, _ in parts)
+    if indent is None:
+        indent = len(whole) - len(whole.lstrip(" ")) + 2
+    width = screen.width
     if width is None or width - indent < _MIN_TEXT_WIDTH:
-        return label + text
-    lines = textwrap.wrap(text, width - indent, break_long_words=False, break_on_hyphens=False)
-    return label + ("\n" + " " * indent).join(lines)
+        folded: Iterable[tuple[int, int]] = ((0, len(whole)),)
+    else:
+        folded = layout.fold(whole, width, indent)
+    for number, (start, end) in enumerate(folded):
+        drawn, offset = [" " * indent if number else ""], 0
+        for text, style in parts:
+            piece = text[max(0, start - offset) : max(0, end - offset)]
+            is_coloured = piece and style and screen.has_colours
+            drawn.append(f"{sgr(style)}{piece}{_RESET}" if is_coloured else piece)
+            offset += len(text)
+        yield "".join(drawn)
 
 
 def print_failures(failures: Mapping[str, str]) -> None:
@@ -82,47 +94,118 @@ def print_faults(faults: Iterable[Mapping[str, Any]]) -> None:
 
 
 def hint(text: str, lab: str | None = None) -> None:
-    """Print the command to run next to standard error; never part of data.
+    """Print the command to run next to standard error; never part of data, and never folded.
 
     lab: name to add as --lab to each command; by default only if the user gave one.
     """
     sys.stdout.flush()
-    typer.echo(paint(f"next: {with_lab_option(text, lab)}", DIM), err=True)
+    screen = display.standard_error()
+    line = paint(f"next: {with_lab_option(text, lab)}", MUTED)
+    _print(line, structs.replace(screen, width=None), None, is_error=True)
 
 
-def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print columns three spaces apart, as kubectl does; cells are never cut."""
-    lines = [list(header), *(list(row) for row in rows)]
-    widths = column_widths(lines)
-    for line in lines:
-        echo(format_row(line, widths))
+def prepare_drawing() -> None:
+    """Import rich in the background if standard output is drawn.
+
+    Commands call this before they wait for the lab, so that most of the import costs no time. A
+    process with threads cannot enter a user namespace, so this is not for commands that do that.
+    """
+    if not display.standard_output().is_drawn:
+        return
+    import threading
+
+    with suppress(RuntimeError):  # no thread can be started: the import happens when it is needed
+        threading.Thread(
+            target=import_module, args=("kubenetlab.cli.terminal.drawing",), daemon=True
+        ).start()
+
+
+def print_table(
+    header: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    numbers: Sequence[str] = (),
+    optional: Sequence[str] = (),
+    indent: int = 0,
+    has_header: bool = True,
+) -> list[str]:
+    """Print a table; return the headings of the optional columns that a terminal leaves out.
+
+    On a terminal, cells are folded so that its lines fit. See TableLayout for the arguments.
+    """
+    writer = TableWriter(TableLayout(header, numbers, optional, indent, has_header))
+    writer.write(rows)
+    return writer.hidden
+
+
+class TableWriter:
+    """A table that is printed in several parts. Columns are as wide as the first rows need them.
+
+    On a terminal, later rows can widen them.
+    """
+
+    def __init__(self, table: TableLayout) -> None:
+        self._table = table
+        self._screen = display.standard_output()
+        self._widths: list[int] = []
+        self._grid: Grid | None = None
+
+    @property
+    def hidden(self) -> list[str]:
+        """Headings of the optional columns that are left out."""
+        return self._grid.hidden if self._grid is not None else []
+
+    def write(self, rows: Iterable[Sequence[str]]) -> None:
+        """Print rows, below the header if they are the first."""
+        if self._screen.is_drawn:
+            from kubenetlab.cli.terminal import drawing
+
+            self._grid = self._grid or drawing.Grid(self._table)
+            drawing.draw(self._grid.with_rows(rows), self._screen)
+            return
+        lines = [[unpaint(cell) for cell in row] for row in rows]
+        if not self._widths:
+            if self._table.has_header:
+                lines.insert(0, list(self._table.header))
+            self._widths = column_widths(lines)
+        for line in lines:
+            typer.echo((" " * self._table.indent + format_row(line, self._widths)).rstrip())
+
+
+def redrawn_table(
+    numbers: Sequence[str], optional: Sequence[str]
+) -> AbstractContextManager[Callable[[Sequence[str], Iterable[Sequence[str]]], None]] | None:
+    """Return a table that is redrawn in place; None if standard output cannot redraw lines.
+
+    The context manager returns the function that draws a header and rows.
+    numbers, optional: see TableLayout.
+    """
+    screen = display.standard_output()
+    if not screen.is_live:
+        return None
+    from kubenetlab.cli.terminal.drawing import redrawn
+
+    return redrawn(screen, numbers, optional)
 
 
 def column_widths(lines: Sequence[Sequence[str]]) -> list[int]:
-    """Return the width of each column, in terminal columns."""
-    return [max(_width(line[column]) for line in lines) for column in range(len(lines[0]))]
+    """Return the number of characters of the longest cell of each column."""
+    return [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
 
 
 def format_row(line: Sequence[str], widths: Sequence[int]) -> str:
-    """Return a row of a table with its cells padded to the column widths."""
-    return "   ".join(
-        cell + " " * (width - _width(cell)) for cell, width in zip(line, widths, strict=True)
-    ).rstrip()
-
-
-def _width(text: str) -> int:
-    """Return the width of a text without its colour codes."""
-    return len(_COLOUR_CODES.sub("", text))
+    """Return a row of a table as plain text, with its cells padded to the column widths."""
+    return "   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
 
 
 def print_data(value: Any, output: str) -> None:
     """Print a value as JSON or YAML."""
     if output == "json":
-        echo(json.dumps(value, indent=2))
+        print_verbatim(json.dumps(value, indent=2))
         return
     import yaml
 
-    echo(
+    print_verbatim(
         yaml.dump(
             value,
             sort_keys=False,

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kubenetlab.cli.probing.matrix_lines import legend_lines, matrix_lines
+from kubenetlab.cli.terminal.theme import unpaint
 from kubenetlab.observe.expect import Destination, ServiceTarget
 from kubenetlab.observe.locations import Location
 from kubenetlab.observe.matrix import Cell, Matrix
 from kubenetlab.observe.prober import Result
 
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _MARGIN = len("12 default/web-0000 ")
 
 
@@ -58,7 +56,7 @@ def _matrix(pods: int, services: int) -> Matrix:
 
 
 def _lines(matrix: Matrix, width: int | None) -> list[str]:
-    return [_COLOURS.sub("", line) for line in matrix_lines(matrix, width)]
+    return [unpaint(line) for line in matrix_lines(matrix, width)]
 
 
 def _marks(lines: list[str], title: str) -> str:
@@ -114,7 +112,7 @@ def test_every_mark_is_drawn_and_no_line_is_too_wide(
 
 @pytest.mark.parametrize("width", [None, 120, 80, 60, 10])
 def test_the_legend_breaks_between_its_entries(width: int | None) -> None:
-    lines = [_COLOURS.sub("", line) for line in legend_lines(width)]
+    lines = [unpaint(line) for line in legend_lines(width)]
     assert "  ".join(lines) == (
         "● answers  × refuses  · no answer  "
         "! answers, against the promise  ✗ does not, against the promise"

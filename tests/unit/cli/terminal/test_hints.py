@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from kubenetlab.cli.terminal.hints import with_lab_option
-from kubenetlab.cli.terminal.printing import GOOD, paint
 
 
 @pytest.mark.parametrize(
@@ -36,18 +35,3 @@ def test_a_hint_names_the_lab(hint: str, expected: str) -> None:
     """Each command gets --lab before `--`, unless it has the option or needs no lab."""
     assert with_lab_option(hint, "b") == expected
     assert with_lab_option(hint) == hint
-
-
-@pytest.mark.parametrize(
-    ("variables", "is_coloured"),
-    [({}, True), ({"NO_COLOR": "1"}, False), ({"NO_COLOR": ""}, True), ({"TERM": "dumb"}, False)],
-)
-def test_colours_can_be_turned_off(
-    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], is_coloured: bool
-) -> None:
-    """NO_COLOR turns them off unless it is empty (no-color.org), and so does TERM=dumb."""
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    monkeypatch.setenv("TERM", "xterm")
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    assert (paint("ready", GOOD) != "ready") is is_coloured

@@ -1,0 +1,186 @@
+"""Screens of commands, drawn from fixed data: as plain text, and on terminals of two widths."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any, Final, cast
+from unittest import mock
+
+from kubenetlab.cli.terminal.display import PLAIN, Display
+from kubenetlab.cli.terminal.theme import STYLES, sgr
+
+SCREENS: Final = Path(__file__).with_name("screens")
+NOW: Final = 1_790_000_000.0
+CREATED: Final = "2026-09-21T14:11:20Z"  # two minutes before NOW
+
+DISPLAYS: Final[Mapping[str, Display]] = {
+    "plain.txt": PLAIN,
+    "80.txt": Display(is_drawn=True, has_colours=False, is_live=False, width=80),
+    "140.txt": Display(is_drawn=True, has_colours=False, is_live=False, width=140),
+    "colours.txt": Display(is_drawn=True, has_colours=True, is_live=False, width=None),
+}
+"""File → display. In colours.txt, control sequences appear as the definitions of their styles."""
+
+
+def outputs(draw: Callable[[], None]) -> dict[str, str]:
+    """Return file name → text of one screen."""
+    return {name: _readable(capture(draw, screen)) for name, screen in DISPLAYS.items()}
+
+
+def capture(draw: Callable[[], object], screen: Display) -> str:
+    """Return what a function prints to a display: standard output, then standard error."""
+    output, errors = io.StringIO(), io.StringIO()
+    with ExitStack() as stack:
+        stack.enter_context(redirect_stdout(output))
+        stack.enter_context(redirect_stderr(errors))
+        for name in ("standard_output", "standard_error"):
+            stack.enter_context(
+                mock.patch(f"kubenetlab.cli.terminal.display.{name}", return_value=screen)
+            )
+        stack.enter_context(mock.patch("time.time", return_value=NOW))
+        draw()
+    return output.getvalue() + errors.getvalue()
+
+
+def _readable(text: str) -> str:
+    definitions = {sgr(name): definition for name, definition in STYLES.items()}
+    text = re.sub(
+        r"\x1b\[[0-9;]*m",
+        lambda match: "⟨/⟩" if match[0] == "\x1b[0m" else f"⟨{definitions[match[0]]}⟩",
+        text,
+    )
+    return text.replace("\x1b", "␛").replace("\x07", "␇")
+
+
+def _pod(name: str, *, reason: str = "", restarts: int = 0, node: str = "worker") -> dict[str, Any]:
+    """Return a pod whose container runs, or waits for a reason."""
+    is_ready = not reason
+    state = {"running": {"startedAt": CREATED}} if is_ready else {"waiting": {"reason": reason}}
+    status = "True" if is_ready else "False"
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": name,
+            "namespace": "shop",
+            "uid": f"uid-{name}",
+            "creationTimestamp": CREATED,
+            "labels": {"app": "web", "pod-template-hash": "689d74864d", "zone": "[red]eu"},
+            "annotations": {"note": "世界 \x1b[31mred\x1b[0m [bold]not bold[/bold]"},
+        },
+        "spec": {
+            "nodeName": node,
+            "containers": [{"name": "web", "image": "registry.k8s.io/agnhost:2.47"}],
+        },
+        "status": {
+            "phase": "Running",
+            "podIP": "10.244.1.3",
+            "podIPs": [{"ip": "10.244.1.3"}],
+            "hostIP": "172.18.0.3",
+            "conditions": [
+                {"type": "PodScheduled", "status": "True"},
+                {"type": "Ready", "status": status, "reason": "" if is_ready else "NotReady"},
+            ],
+            "containerStatuses": [
+                {"name": "web", "state": state, "ready": is_ready, "restartCount": restarts}
+            ],
+        },
+    }
+
+
+PODS: Final = (
+    _pod("web-689d74864d-r98w8"),
+    _pod("web-689d74864d-xlq2g", reason="CrashLoopBackOff", restarts=12, node="control-plane"),
+)
+EVENTS: Final = tuple(
+    {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": f"event-{number}", "namespace": "shop"},
+        "involvedObject": {
+            "kind": "Pod",
+            "name": "web-689d74864d-r98w8",
+            "uid": "uid-web-689d74864d-r98w8",
+        },
+        "type": type_,
+        "reason": reason,
+        "message": message,
+        "source": {"component": component},
+        "lastTimestamp": CREATED,
+    }
+    for number, (type_, reason, component, message) in enumerate(
+        (
+            (
+                "Normal",
+                "Scheduled",
+                "default-scheduler",
+                "Successfully assigned shop/web-689d74864d-r98w8 to worker",
+            ),
+            (
+                "Warning",
+                "Unhealthy",
+                "kubelet, worker",
+                "Readiness probe failed: Get http://10.244.1.3:8080/[ready]: no answer within 1 s, "
+                "\x1b]0;title\x07which is the third failure in a row",
+            ),
+        )
+    )
+)
+
+
+class FakeClient:
+    """Client of a lab with the pods and events above."""
+
+    def get(self, path: str, **_: str) -> dict[str, Any]:
+        """Return a list by its path."""
+        return {"items": {"/api/v1/events": EVENTS, "/api/v1/pods": PODS}[path]}
+
+    def inspect(self) -> dict[str, Any]:
+        """Return the processes of the lab."""
+        return {
+            "pods": [
+                {
+                    "namespace": "shop",
+                    "name": "web-689d74864d-r98w8",
+                    "sandbox": "pod/shop/web-689d74864d-r98w8/cc9766a2",
+                    "pid": 19,
+                    "host_ifname": "veth0",
+                    "containers": [
+                        {
+                            "name": "web",
+                            "pid": None,
+                            "program": "netexec",
+                            "ports": [8080],
+                            "assumed_ports": [],
+                            "real": False,
+                        }
+                    ],
+                }
+            ]
+        }
+
+
+def _get(kind: str, documents: tuple[dict[str, Any], ...], form: str) -> None:
+    from kubenetlab.cli.input.options import GetOutput
+    from kubenetlab.cli.objects.get import _show
+
+    _show(kind, list(documents), True, GetOutput(form), has_labels=form == "wide")
+
+
+def _describe() -> None:
+    from kubenetlab.cli.describe.objects import describe_object
+
+    describe_object(cast(Any, FakeClient()), PODS[0])
+
+
+SCREEN_FUNCTIONS: Final[Mapping[str, Callable[[], None]]] = {
+    "get-pods": lambda: _get("Pod", PODS, "table"),
+    "get-pods-wide": lambda: _get("Pod", PODS, "wide"),
+    "get-events": lambda: _get("Event", EVENTS, "table"),
+    "describe-pod": _describe,
+}
+"""Name of a screen → function that prints it."""

@@ -1,0 +1,89 @@
+"""Lines and tables in pipes, on terminals, and in pipes with forced colours."""
+
+from __future__ import annotations
+
+import pytest
+
+from kubenetlab.cli.terminal.display import PLAIN, Display
+from kubenetlab.cli.terminal.layout import TableLayout
+from kubenetlab.cli.terminal.printing import (
+    TableWriter,
+    echo,
+    hint,
+    note,
+    print_data,
+    print_table,
+    print_verbatim,
+)
+from kubenetlab.cli.terminal.theme import BAD, GOOD, paint
+from tests.golden.screens import capture
+
+NARROW = Display(is_drawn=True, has_colours=False, is_live=True, width=40)
+COLOURED = Display(is_drawn=True, has_colours=True, is_live=True, width=40)
+FORCED = Display(is_drawn=True, has_colours=True, is_live=False, width=None)
+LONG = f"{paint('✗', BAD)} veth  links of pods and nodes, as ports of a br_netfilter-bridge"
+
+
+@pytest.mark.parametrize(
+    ("display", "expected"),
+    [
+        (PLAIN, "✗ veth  links of pods and nodes, as ports of a br_netfilter-bridge\n"),
+        (NARROW, "✗ veth  links of pods and nodes, as\n        ports of a br_netfilter-bridge\n"),
+        (
+            COLOURED,
+            "\x1b[1;31m✗\x1b[0m veth  links of pods and nodes, as\n"
+            "        ports of a br_netfilter-bridge\n",
+        ),
+        (
+            FORCED,
+            "\x1b[1;31m✗\x1b[0m veth  links of pods and nodes, as ports of a br_netfilter-bridge\n",
+        ),
+        (
+            Display(is_drawn=True, has_colours=False, is_live=True, width=27),
+            "✗ veth  links of pods and nodes, as ports of a br_netfilter-bridge\n",
+        ),
+    ],
+)
+def test_a_line_is_folded_on_a_terminal_alone(display: Display, expected: str) -> None:
+    """With a hanging indent; a terminal that is too narrow for this folds it itself."""
+    assert capture(lambda: echo(LONG, indent=8), display) == expected
+
+
+def test_control_characters_do_not_reach_a_terminal() -> None:
+    """Those of styles do; brackets are no markup."""
+    text = "[bold]" + paint("a\x1b[2Jb", GOOD) + "\u202e[/bold]"
+    assert capture(lambda: note(text), COLOURED) == (
+        "[bold]\x1b[32ma\\x1b[2Jb\x1b[0m\\x202e[/bold]\n"
+    )
+    table = capture(lambda: print_table(("NAME",), [("a\x1b[2J[red]",)]), COLOURED)
+    assert table.splitlines()[1] == "a\\x1b[2J[red]"
+
+
+def test_data_and_commands_are_not_folded() -> None:
+    """Data can be piped on, and the command of a hint can be copied."""
+    long = "x" * 50
+    assert capture(lambda: print_verbatim(long), NARROW) == f"{long}\n"
+    assert capture(lambda: print_data({"a": long}, "yaml"), NARROW) == f"a: {long}\n"
+    assert capture(lambda: hint(f"kubenetlab {long}"), NARROW) == f"next: kubenetlab {long}\n"
+
+
+def test_a_table_can_be_printed_in_parts() -> None:
+    """As `get -w` does: a terminal widens columns for later rows."""
+
+    def write() -> None:
+        table = TableWriter(TableLayout(("NAME", "AGE"), numbers=("AGE",)))
+        table.write([("web", "5s")])
+        table.write([("a-long-name", "100s")])
+
+    assert capture(write, PLAIN) == "NAME   AGE\nweb    5s\na-long-name   100s\n"
+    assert capture(write, NARROW) == "NAME   AGE\nweb     5s\na-long-name   100s\n"
+
+
+def test_a_pipe_with_colours_has_the_columns_of_a_pipe() -> None:
+    rows = [(paint("Running", GOOD), "x" * 200), ("Pending", "")]
+    plain = capture(lambda: print_table(("STATUS", "MESSAGE"), rows), PLAIN)
+    coloured = capture(lambda: print_table(("STATUS", "MESSAGE"), rows), FORCED)
+    for code in ("\x1b[1m", "\x1b[32m", "\x1b[0m"):
+        assert code in coloured
+        coloured = coloured.replace(code, "")
+    assert coloured == plain
