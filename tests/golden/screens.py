@@ -12,6 +12,10 @@ from unittest import mock
 
 from kubenetlab.cli.terminal.display import PLAIN, Display
 from kubenetlab.cli.terminal.theme import STYLES, sgr
+from kubenetlab.observe.expect import ServiceTarget
+from kubenetlab.observe.locations import Location
+from kubenetlab.observe.matrix import Cell, Matrix
+from kubenetlab.observe.prober import Result
 
 SCREENS: Final = Path(__file__).with_name("screens")
 NOW: Final = 1_790_000_000.0
@@ -177,10 +181,67 @@ def _describe() -> None:
     describe_object(cast(Any, FakeClient()), PODS[0])
 
 
+def _matrix() -> Matrix:
+    """Return a matrix of two pods, a node and two Services, in which the second pod is cut off."""
+    pods = tuple(
+        Location("pod", "shop", name, f"pod/{name}", f"/{name}", (address,))
+        for name, address in (
+            ("frontend-5f4b6bbbb5-pdcp5", "10.244.1.3"),
+            ("web-[red]", "10.244.2.4"),
+        )
+    )
+    node = Location("node", "", "worker", "node/worker", "/worker", ("172.18.0.3",))
+    services = (
+        ServiceTarget("shop", "frontend", "10.96.168.87", 80, "TCP", (("10.244.1.3", 8080),)),
+        ServiceTarget("shop", "empty", "10.96.0.7", 443, "TCP", ()),
+    )
+    rows = (*pods, node)
+    columns: tuple[Location | ServiceTarget, ...] = (*rows, *services)
+    cells = tuple(
+        Cell(row, column, expected, ((address, Result("silence" if row is pods[1] else expected)),))
+        for row in rows
+        for column in columns
+        if row is not column
+        for address in (column.address,)
+        for expected in ("refused" if column is services[1] else "answer",)
+    )
+    return Matrix(rows, columns, cells)
+
+
+def _ping() -> None:
+    from kubenetlab.cli.probing.ping import _show, _summary
+
+    _show(_matrix())
+    _summary(_matrix(), [], 0.25)
+
+
+def _check() -> None:
+    from kubenetlab.cli.probing.check import _show
+    from kubenetlab.observe.check import RowVerdict
+
+    verdicts = [
+        RowVerdict(
+            "", "default/client", "svc:web:80/TCP", "answer", "answer", "holds", "expect.yaml:4"
+        ),
+        RowVerdict(
+            "",
+            "shop/frontend-5f4b6bbbb5-pdcp5",
+            "svc:shop/web-[red]:8081/UDP",
+            "refused",
+            "silence",
+            "fails",
+            "expect.yaml:12",
+        ),
+    ]
+    _show(verdicts, [], 0.25)
+
+
 SCREEN_FUNCTIONS: Final[Mapping[str, Callable[[], None]]] = {
     "get-pods": lambda: _get("Pod", PODS, "table"),
     "get-pods-wide": lambda: _get("Pod", PODS, "wide"),
     "get-events": lambda: _get("Event", EVENTS, "table"),
     "describe-pod": _describe,
+    "ping-matrix": _ping,
+    "check": _check,
 }
 """Name of a screen → function that prints it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,8 +20,8 @@ from kubenetlab.cli.labs.diagnostics import (
     note_absent_pods,
 )
 from kubenetlab.cli.terminal.output_documents import print_document
-from kubenetlab.cli.terminal.printing import echo, hint
-from kubenetlab.cli.terminal.theme import BAD, GOOD, MUTED, WARNING, paint
+from kubenetlab.cli.terminal.printing import echo, hint, print_table
+from kubenetlab.cli.terminal.theme import BAD, GOOD, PLACE, WARNING, paint
 from kubenetlab.observe.inspection import Inspection
 
 if TYPE_CHECKING:
@@ -292,15 +292,7 @@ def _show(
     verdicts: Sequence[RowVerdict], assessed: Sequence[AssessedDiagnostic], took_s: float
 ) -> None:
     unenforced = _unenforced_by_verdict(assessed)
-    for index, verdict in enumerate(verdicts):
-        if verdict.state == "fails":
-            place = f"{paint(verdict.place, MUTED)}  " if verdict.place else ""
-            echo(
-                f"{paint('✗', BAD)} {place}{verdict.source} → {verdict.target}: "
-                f"expected {verdict.expected}, found {verdict.found}"
-            )
-            if index in unenforced:
-                echo(f"    {paint(_remark(unenforced[index]), WARNING)}")
+    _print_failed(verdicts, unenforced)
     names = [f"{verdict.source} → {verdict.target}" for verdict in verdicts]
     for item in assessed:
         if not item.is_accepted:
@@ -311,6 +303,37 @@ def _show(
     parts += [paint(f"{failing} fail", BAD)] if failing else []
     parts += [paint(part, BAD) for part in count_problems(assessed)]
     echo(f"{len(verdicts)} checks in {took_s:.2f} s: {', '.join(parts)}")
+
+
+def _print_failed(verdicts: Sequence[RowVerdict], unenforced: Mapping[int, list[str]]) -> None:
+    """Print the expectations that do not hold.
+
+    unenforced: titles of unenforced objects, by index of the verdict that they could change.
+    """
+    rows = [
+        (
+            f"{paint('✗', BAD)} {verdict.source}",
+            verdict.target,
+            verdict.expected,
+            paint(verdict.found, BAD),
+            paint(verdict.place, PLACE),
+            paint(_remark(unenforced[index]), WARNING) if index in unenforced else "",
+        )
+        for index, verdict in enumerate(verdicts)
+        if verdict.state == "fails"
+    ]
+    if rows:
+        print_table(
+            ("SOURCE", "TARGET", "EXPECTED", "FOUND", "PLACE", "REMARK"), rows, plain=_sentence
+        )
+
+
+def _sentence(row: Sequence[str]) -> str:
+    """Return a row of failed expectations as a line, and a second one for its remark."""
+    source, target, expected, found, place, remark = row
+    mark, _, source = source.partition(" ")
+    line = f"{f'{place}  ' if place else ''}{source} → {target}: expected {expected}, found {found}"
+    return f"{mark} {line}" + (f"\n    {remark}" if remark else "")
 
 
 def _write_junit(

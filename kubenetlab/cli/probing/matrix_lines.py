@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+from kubenetlab.cli.terminal.printing import echo, print_table
 from kubenetlab.cli.terminal.theme import BAD, GOOD, MUTED, WARNING, paint
 from kubenetlab.observe.locations import Location
 from kubenetlab.observe.matrix import Cell, Matrix
@@ -21,15 +23,18 @@ _MIN_COLUMNS: Final = 8
 def matrix_lines(matrix: Matrix, width: int | None = None) -> Iterator[str]:
     """Yield the lines of a matrix that is at most `width` columns wide; None sets no limit.
 
-    Destinations are numbered: those that are also sources by their rows, the others in the list
-    below the rows. If the matrix is too wide, first the spaces between marks are dropped, then it
-    is split into blocks of columns, one below the other.
+    Destinations are numbered: those that are also sources by their rows, the others in the list of
+    `print_other_destinations`. If the matrix is too wide, first the spaces between marks are
+    dropped, then it is split into blocks of columns, one below the other.
     """
     numbers = {column.title: str(index + 1) for index, column in enumerate(matrix.destinations)}
     depth = max((len(number) for number in numbers.values()), default=0)
     titles = max((len(row.title) for row in matrix.sources), default=0)
     margin = depth + titles + 2
     cells = {(cell.source.sandbox, cell.destination.title): cell for cell in matrix.cells}
+    cells_of: dict[str, list[Cell]] = {}
+    for cell in matrix.cells:
+        cells_of.setdefault(cell.source.sandbox, []).append(cell)
     for block in _blocks(matrix.destinations, None if width is None else width - margin):
         for level in range(depth):
             heading = "".join(
@@ -41,16 +46,34 @@ def matrix_lines(matrix: Matrix, width: int | None = None) -> Iterator[str]:
             marks = "".join(
                 _mark(cells.get((row.sandbox, column.title))) + gap for column, gap in block
             )
-            yield f"{number} {row.title.ljust(titles)} {marks.rstrip()}"
+            is_fine = all(cell.is_as_promised for cell in cells_of.get(row.sandbox, ()))
+            title = _paint_title(row.title, None if is_fine else BAD)
+            yield f"{number} {title}{' ' * (titles - len(row.title))} {marks.rstrip()}"
         yield ""
+
+
+def print_other_destinations(matrix: Matrix) -> None:
+    """Print the numbers of the destinations that are no sources, with their addresses."""
     rows = {row.title for row in matrix.sources}
-    others = [column for column in matrix.destinations if column.title not in rows]
-    for column in others:
-        note = "" if isinstance(column, Location) or column.endpoints else "  no ready endpoint"
-        number = paint(numbers[column.title].rjust(depth), MUTED)
-        yield f"{number} {column.title}  {paint(_addresses(column) + note, MUTED)}"
-    if others:
-        yield ""
+    depth = len(str(len(matrix.destinations)))
+    others = [
+        (
+            f"{paint(str(index + 1).rjust(depth), MUTED)} {_paint_title(column.title)}",
+            paint(_addresses(column), MUTED),
+            "" if isinstance(column, Location) or column.endpoints else "no ready endpoint",
+        )
+        for index, column in enumerate(matrix.destinations)
+        if column.title not in rows
+    ]
+    if not others:
+        return
+    print_table(
+        ("DESTINATION", "ADDRESS", "REMARK"),
+        others,
+        has_header=False,
+        plain=lambda row: "  ".join(filter(None, row)),
+    )
+    echo()
 
 
 def legend_lines(width: int | None = None) -> Iterator[str]:
@@ -117,6 +140,13 @@ def _mark(cell: Cell | None) -> str:
     return paint(
         _MARKS[outcome], GOOD if outcome == "answer" else WARNING if outcome == "refused" else MUTED
     )
+
+
+def _paint_title(title: str, style: str | None = None) -> str:
+    """Return a title whose kind and namespace are secondary to its name, which has a style."""
+    scope = re.match(r"(?:[a-z]+:)?(?:[^/:]+/)?", title)
+    end = scope.end() if scope is not None else 0
+    return paint(title[:end], MUTED) + paint(title[end:], style)
 
 
 def _addresses(column: Any) -> str:

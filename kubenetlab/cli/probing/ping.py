@@ -18,10 +18,10 @@ from kubenetlab.cli.labs.diagnostics import (
     note_absent_pods,
     unenforced_objects,
 )
-from kubenetlab.cli.terminal.display import standard_output
+from kubenetlab.cli.terminal import display
 from kubenetlab.cli.terminal.output_documents import print_document
-from kubenetlab.cli.terminal.printing import echo, hint, print_faults
-from kubenetlab.cli.terminal.theme import BAD, GOOD, paint
+from kubenetlab.cli.terminal.printing import echo, hint, print_faults, print_table
+from kubenetlab.cli.terminal.theme import BAD, GOOD, MUTED, paint
 from kubenetlab.observe.inspection import Inspection
 
 if TYPE_CHECKING:
@@ -209,7 +209,6 @@ def _matrix(
     allowed: list[str] | None,
     output: Output,
 ) -> bool:
-    from kubenetlab.cli.probing.matrix_lines import legend_lines, matrix_lines
     from kubenetlab.kernel.namespaces.enter import enter_lab
     from kubenetlab.observe.connections import Ends
     from kubenetlab.observe.matrix import probe_matrix
@@ -230,12 +229,26 @@ def _matrix(
     if output.is_data:
         print_document(_as_data(matrix, assessed, is_fine=is_fine), output)
         return is_fine
-    width = standard_output().width
-    for line in (*matrix_lines(matrix, width), *legend_lines(width)):
-        echo(line)
+    _show(matrix)
     _summary(matrix, assessed, took_s)
     print_faults(inspected["faults"])
     return is_fine
+
+
+def _show(matrix: Matrix) -> None:
+    """Print the marks, the destinations that are no sources, and the legend."""
+    from kubenetlab.cli.probing.matrix_lines import (
+        legend_lines,
+        matrix_lines,
+        print_other_destinations,
+    )
+
+    width = display.standard_output().width
+    for line in matrix_lines(matrix, width):
+        echo(line)
+    print_other_destinations(matrix)
+    for line in legend_lines(width):
+        echo(line)
 
 
 def _as_data(
@@ -262,9 +275,23 @@ def _as_data(
 
 
 def _summary(matrix: Matrix, assessed: Sequence[AssessedDiagnostic], took_s: float) -> None:
-    for cell in matrix.faults[:_MAX_FAILURES]:
-        pair = f"{cell.source.title} → {cell.destination.title} ({cell.address})"
-        echo(f"{paint('✗', BAD)} {pair}: {_VERBS[cell.result.outcome]}, promised: {cell.expected}")
+    if matrix.faults:
+        print_table(
+            ("SOURCE", "DESTINATION", "ADDRESS", "RESULT", "PROMISED"),
+            [
+                (
+                    f"{paint('✗', BAD)} {cell.source.title}",
+                    cell.destination.title,
+                    paint(cell.address, MUTED),
+                    paint(_VERBS[cell.result.outcome], BAD),
+                    cell.expected,
+                )
+                for cell in matrix.faults[:_MAX_FAILURES]
+            ],
+            optional=("ADDRESS",),
+            is_apart=True,
+            plain=lambda row: f"{row[0]} → {row[1]} ({row[2]}): {row[3]}, promised: {row[4]}",
+        )
     if len(matrix.faults) > _MAX_FAILURES:
         echo(f"  … and {len(matrix.faults) - _MAX_FAILURES} more")
     probes = sum(len(cell.results) for cell in matrix.cells)

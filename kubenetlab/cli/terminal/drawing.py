@@ -126,6 +126,8 @@ class Grid:
         rows = self._rows or []
         if self._has_grown(rows) or self._arrangement is None:
             self._arrangement = layout.arrange(self._table, self._natural, width, self._blank)
+        if self._table.is_apart:
+            yield Segment.line()
         if self._draws_header:
             yield from self._row(self._table.header, _PALETTE[HEADER], _PALETTE[HEADER])
         for row in rows:

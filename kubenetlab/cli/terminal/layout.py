@@ -6,7 +6,7 @@ Widths are counted in the columns of a terminal, where a wide character such as 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Final
 
@@ -16,6 +16,10 @@ _MIN_FREE_TEXT: Final = 32
 """Width below which a column with free text is moved to lines of its own."""
 _MIN_WIDTH: Final = 4
 """Width below which no column is narrowed."""
+_MAX_EXCESS: Final = 8
+"""Width by which a line may be too wide for long names to be folded instead of moving columns."""
+_MIN_LONG_NAME: Final = 24
+"""Width of a long name."""
 _MIN_COLUMNS: Final = 2
 """Number of columns that stay side by side on any terminal."""
 _GAPS: Final = (3, 2)
@@ -27,13 +31,23 @@ _PIECES: Final = tuple(
 )
 """Pieces that are kept on one line if they fit, in the order in which they are given up."""
 FREE_TEXT: Final = frozenset(
-    ("MESSAGE", "LABELS", "SELECTOR", "IMAGES", "DESCRIPTION", "SUMMARY", "ENDPOINTS", "NETNS")
+    (
+        "REMARK",
+        "MESSAGE",
+        "LABELS",
+        "SELECTOR",
+        "IMAGES",
+        "DESCRIPTION",
+        "SUMMARY",
+        "ENDPOINTS",
+        "NETNS",
+    )
 )
 """Headings of the columns that are narrowed first."""
 
 
 class TableLayout(Struct, frozen=True):
-    """Columns of a table. Only the header appears in plain text; the rest is for terminals."""
+    """Columns of a table, and the form of its rows in plain text."""
 
     header: Sequence[str]
     numbers: Sequence[str] = ()
@@ -44,6 +58,10 @@ class TableLayout(Struct, frozen=True):
     """Columns to the left of the table."""
     has_header: bool = True
     """False if the headings are not printed."""
+    is_apart: bool = False
+    """True if a terminal shows an empty line above the table."""
+    plain: Callable[[Sequence[str]], str] | None = None
+    """Returns a row as plain text, for rows that are sentences there; None: columns of text."""
 
 
 class Arrangement(Struct, frozen=True):
@@ -60,18 +78,20 @@ def arrange(
 ) -> Arrangement:
     """Fit a table into a width.
 
-    First the gaps are reduced, headings are folded, and columns without any value are left out.
+    Columns in which every cell is empty are left out. If that is not enough, first the gaps are
+    reduced, headings are folded, and columns without any value are left out.
     Then columns with free text are narrowed, or get a line of their own below the others. Then the
-    last columns are moved to a second line. Only if two columns are too wide are they narrowed.
+    last columns are moved to a second line, unless it is enough to narrow long names a little.
 
     natural: width of the widest cell of each column.
     width: width for the whole table.
     blank: indices of the columns without any value.
     """
-    header = table.header
+    header = table.header if table.has_header else [""] * len(natural)
     width -= table.indent
     whole = [max(cell, cell_width(name)) for cell, name in zip(natural, header, strict=True)]
-    columns = list(range(len(header)))
+    columns = [index for index in range(len(header)) if natural[index]]
+    columns = columns or list(range(len(header)))
     for name in table.optional:
         if _total(whole, columns, _GAPS[0]) <= width:
             break
@@ -85,13 +105,17 @@ def arrange(
         max(cell, max(map(cell_width, name.split()), default=0))
         for cell, name in zip(natural, header, strict=True)
     ]
-    texts = [index for index in columns[1:] if header[index] in FREE_TEXT]
+    texts = [index for index in columns[1:] if table.header[index] in FREE_TEXT]
     widths = _narrowed(folded, texts, _MIN_FREE_TEXT, _total(folded, columns, gap) - width)
     if _total(widths, columns, gap) <= width:
         return Arrangement([[(index, widths[index]) for index in columns]], gap)
     columns = [index for index in columns if index not in texts]
     moved: list[int] = []
-    while len(columns) > _MIN_COLUMNS and _total(folded, columns, gap) > width:
+    while len(columns) > _MIN_COLUMNS:
+        has_long_names = max(folded[index] for index in columns) >= _MIN_LONG_NAME
+        excess = _total(folded, columns, gap) - width
+        if excess <= (_MAX_EXCESS if has_long_names else 0):
+            break
         moved.insert(0, columns.pop())
     below = max(1, width - DETAIL_INDENT)
     return Arrangement(

@@ -128,12 +128,15 @@ def print_table(
     optional: Sequence[str] = (),
     indent: int = 0,
     has_header: bool = True,
+    is_apart: bool = False,
+    plain: Callable[[Sequence[str]], str] | None = None,
 ) -> list[str]:
     """Print a table; return the headings of the optional columns that a terminal leaves out.
 
     On a terminal, cells are folded so that its lines fit. See TableLayout for the arguments.
     """
-    writer = TableWriter(TableLayout(header, numbers, optional, indent, has_header))
+    table = TableLayout(header, numbers, optional, indent, has_header, is_apart, plain)
+    writer = TableWriter(table)
     writer.write(rows)
     return writer.hidden
 
@@ -162,6 +165,10 @@ class TableWriter:
 
             self._grid = self._grid or drawing.Grid(self._table)
             drawing.draw(self._grid.with_rows(rows), self._screen)
+            return
+        if self._table.plain is not None:
+            for row in rows:
+                typer.echo(unpaint(self._table.plain(row)))
             return
         lines = [[unpaint(cell) for cell in row] for row in rows]
         if not self._widths:

@@ -68,7 +68,7 @@ NATURAL = (11, 25, 7, 6, 13, 60)
         (110, (3,), [[11, 25, 7, 13, 46]]),
         (90, (), [[11, 25, 7, 9, 13], [88]]),
         (70, (3,), [[11, 25, 7, 13], [68]]),
-        (60, (3,), [[11, 25, 7], [13], [58]]),
+        (60, (3,), [[11, 23, 7, 13], [58]]),
         (30, (3,), [[11, 17], [7, 13], [28]]),
     ],
 )
@@ -88,11 +88,12 @@ def test_a_table_is_arranged_for_the_width(
 def test_no_line_of_a_table_is_too_wide(
     columns: list[tuple[str, int]], width: int, indent: int
 ) -> None:
-    """And every column is shown once, unless it is empty."""
+    """And every column with a value is shown once."""
     layout = TableLayout([name for name, _ in columns], indent=indent)
     arrangement = arrange(layout, [natural for _, natural in columns], width)
     shown = [index for line in arrangement.lines for index, _ in line]
-    assert sorted(shown) == list(range(len(columns)))
+    with_value = [index for index, (_, natural) in enumerate(columns) if natural]
+    assert sorted(shown) == (with_value or list(range(len(columns))))
     for number, line in enumerate(arrangement.lines):
         total = sum(column + arrangement.gap for _, column in line) - arrangement.gap
         least = 4 * len(line) + arrangement.gap * (len(line) - 1)
