@@ -236,6 +236,21 @@ def _check() -> None:
     _show(verdicts, [], 0.25)
 
 
+def _diff() -> None:
+    from kubenetlab.cli.labs.plan_output import show_differences
+
+    lines = (
+        "~ route 10.244.2.0/24 via 172.18.0.4 dev eth0"
+        "    (was: route 10.244.2.0/24 via 172.18.0.1 dev eth0)",
+        '- nft rule ip kube-proxy services: ip daddr 10.96.0.10 comment "[red]" drop',
+        "~ nft chain ip kube-proxy masquerading: 3 rules    (was: 0 rules)",
+        "~ nft rule ip kube-proxy nodeports: tcp dport 30080 counter accept"
+        "    (moved: rule 1, was: rule 3)",
+        "+ nft element ip kube-proxy cluster-ips { 10.96.0.10 }",
+    )
+    show_differences([{"netns": "node/worker", "operations": lines}])
+
+
 SCREEN_FUNCTIONS: Final[Mapping[str, Callable[[], None]]] = {
     "get-pods": lambda: _get("Pod", PODS, "table"),
     "get-pods-wide": lambda: _get("Pod", PODS, "wide"),
@@ -243,5 +258,6 @@ SCREEN_FUNCTIONS: Final[Mapping[str, Callable[[], None]]] = {
     "describe-pod": _describe,
     "ping-matrix": _ping,
     "check": _check,
+    "diff": _diff,
 }
 """Name of a screen → function that prints it."""

@@ -2,36 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from typing import Any
 
-from kubenetlab.cli.terminal.printing import echo
+from kubenetlab.cli.terminal.printing import LiveLine, echo, progress_bar
 from kubenetlab.cli.terminal.theme import GOOD, MUTED, paint
 from kubenetlab.lab.messages.creation import LabBuilt, NamespaceMade, PhaseStarted
-
-_REDRAW_S = 0.04
-"""Minimum time between two redraws, in seconds."""
-
-
-class _Line:
-    """The last line of the terminal, redrawn in place; does nothing without a terminal."""
-
-    def __init__(self) -> None:
-        self._is_live = sys.stdout.isatty()
-        self._drawn_at = 0.0
-
-    def draw(self, text: str) -> None:
-        now = time.monotonic()
-        if self._is_live and now - self._drawn_at >= _REDRAW_S:
-            self._drawn_at = now
-            sys.stdout.write(f"\r\x1b[K{text}")
-            sys.stdout.flush()
-
-    def clear(self) -> None:
-        if self._is_live:
-            sys.stdout.write("\r\x1b[K")
-            sys.stdout.flush()
 
 
 class Progress:
@@ -40,7 +15,7 @@ class Progress:
     def __init__(self, lab: str, nodes: int) -> None:
         self._lab = lab
         self._nodes = nodes
-        self._line = _Line()
+        self._line = LiveLine()
         self._phase = "namespaces"
         self._total = self._done = 0
 
@@ -51,8 +26,8 @@ class Progress:
             self._phase, self._total, self._done = message.phase, message.total, 0
         else:
             netns, self._done = message.netns, message.count
-        count = f" {self._done}/{self._total}  {netns}" if self._total else ""
-        self._line.draw(f"building {self._lab}: {self._phase}{count}")
+        bar = f"  {progress_bar(self._done, self._total)}" if self._total else ""
+        self._line.draw(f"building {self._lab}: {self._phase}{bar}  {paint(netns, MUTED)}")
 
     def built(self, message: LabBuilt) -> None:
         """Print the summary of a built lab, and the reasons for choices the agent made."""
@@ -73,7 +48,7 @@ class WaitProgress:
     """Progress of waiting for pods and Jobs."""
 
     def __init__(self) -> None:
-        self._line = _Line()
+        self._line = LiveLine()
 
     def update(self, state: dict[str, Any]) -> None:
         """Show the number of ready pods and the first names of those the lab waits for."""
@@ -82,7 +57,9 @@ class WaitProgress:
             *(f"Job {job['job']}" for job in state["jobs"] if job["state"] == "waiting"),
         ]
         names = ", ".join(waiting[:3]) + (" …" if len(waiting) > 3 else "")
-        self._line.draw(f"pods ready: {state['ready']}/{state['total']}  {paint(names, MUTED)}")
+        if state["total"]:
+            bar = progress_bar(state["ready"], state["total"])
+            self._line.draw(f"pods ready: {bar}  {paint(names, MUTED)}")
 
     def stop(self) -> None:
         self._line.clear()

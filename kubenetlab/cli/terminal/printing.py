@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from importlib import import_module
@@ -22,7 +23,18 @@ from kubenetlab.cli.terminal import display, layout
 from kubenetlab.cli.terminal.display import Display
 from kubenetlab.cli.terminal.hints import with_lab_option
 from kubenetlab.cli.terminal.layout import TableLayout
-from kubenetlab.cli.terminal.theme import BAD, MUTED, WARNING, paint, sgr, spans, unpaint
+from kubenetlab.cli.terminal.theme import (
+    BAD,
+    BREAK,
+    GOOD,
+    MUTED,
+    WARNING,
+    Span,
+    paint,
+    sgr,
+    spans,
+    unpaint,
+)
 from kubenetlab.errors import escape_control_characters
 
 if TYPE_CHECKING:
@@ -30,6 +42,10 @@ if TYPE_CHECKING:
 
 _MIN_TEXT_WIDTH: Final = 20
 """Minimum width for wrapping a text beside its label, in columns."""
+_REDRAW_S: Final = 0.04
+"""Minimum time between two drawings of a line, in seconds."""
+_BAR_WIDTH: Final = 20
+"""Width of a progress bar, in columns."""
 _RESET: Final = "\x1b[0m"
 
 
@@ -56,29 +72,66 @@ def _print(text: str, screen: Display, indent: int | None, *, is_error: bool = F
     if not screen.is_drawn:
         typer.echo(unpaint(text), err=is_error)
         return
+    if screen.width is None:
+        text = text.replace(BREAK, "    ")
     for line in text.split("\n"):
         typer.echo("\n".join(_drawn(line, screen, indent)), err=is_error, color=True)
 
 
 def _drawn(line: str, screen: Display, indent: int | None) -> Iterator[str]:
     """Yield the lines of a painted line: escaped, folded to the display's width and coloured."""
-    parts = [(escape_control_characters(text).expandtabs(), style) for text, style in spans(line)]
-    whole = "".join(text for text, _ in parts)
+    first, *others = line.split(BREAK)
     if indent is None:
-        indent = len(whole) - len(whole.lstrip(" ")) + 2
+        indent = len(first) - len(first.lstrip(" ")) + 2
+    yield from _folded(_escaped(first), screen, indent)
+    for text in others:
+        yield from _folded([Span(" " * indent, ""), *_escaped(text)], screen, indent)
+
+
+def _folded(parts: Sequence[Span], screen: Display, indent: int) -> Iterator[str]:
+    """Yield the lines of a text that is folded to the display's width."""
+    whole = "".join(text for text, _ in parts)
     width = screen.width
     if width is None or width - indent < _MIN_TEXT_WIDTH:
         folded: Iterable[tuple[int, int]] = ((0, len(whole)),)
     else:
         folded = layout.fold(whole, width, indent)
     for number, (start, end) in enumerate(folded):
-        drawn, offset = [" " * indent if number else ""], 0
-        for text, style in parts:
-            piece = text[max(0, start - offset) : max(0, end - offset)]
-            is_coloured = piece and style and screen.has_colours
-            drawn.append(f"{sgr(style)}{piece}{_RESET}" if is_coloured else piece)
-            offset += len(text)
-        yield "".join(drawn)
+        yield " " * (indent if number else 0) + _coloured(_slice(parts, start, end), screen)
+
+
+def _escaped(text: str) -> list[Span]:
+    """Return the parts of a painted line without control characters."""
+    return [
+        Span(escape_control_characters(part).expandtabs(), style) for part, style in spans(text)
+    ]
+
+
+def _slice(parts: Sequence[Span], start: int, end: int) -> Iterator[Span]:
+    """Yield the parts between two characters of a text."""
+    offset = 0
+    for text, style in parts:
+        yield Span(text[max(0, start - offset) : max(0, end - offset)], style)
+        offset += len(text)
+
+
+def _cut(parts: Sequence[Span], width: int) -> Sequence[Span]:
+    """Return the parts that fit into a width, with an ellipsis if some do not."""
+    whole = "".join(text for text, _ in parts)
+    if layout.cell_width(whole) <= width:
+        return parts
+    end = len(whole)
+    while end and layout.cell_width(whole[:end]) >= width:
+        end -= 1
+    return [*_slice(parts, 0, end), Span("…", "")]
+
+
+def _coloured(parts: Iterable[Span], screen: Display) -> str:
+    """Return painted parts with control sequences for their styles."""
+    return "".join(
+        f"{sgr(style)}{text}{_RESET}" if text and style and screen.has_colours else text
+        for text, style in parts
+    )
 
 
 def print_failures(failures: Mapping[str, str]) -> None:
@@ -177,6 +230,39 @@ class TableWriter:
             self._widths = column_widths(lines)
         for line in lines:
             typer.echo((" " * self._table.indent + format_row(line, self._widths)).rstrip())
+
+
+class LiveLine:
+    """The last line of a terminal, redrawn in place. Nothing is printed where that is impossible.
+
+    Lines are drawn without rich: its import would take processor time from the work that is shown.
+    """
+
+    def __init__(self) -> None:
+        self._screen = display.standard_output()
+        self._drawn_at = 0.0
+
+    def draw(self, text: str) -> None:
+        """Show a painted text, cut to the terminal's width, unless the last one is very new."""
+        now = time.monotonic()
+        if self._screen.is_live and now - self._drawn_at >= _REDRAW_S:
+            self._drawn_at = now
+            parts = _cut(_escaped(text), (self._screen.width or 80) - 1)
+            sys.stdout.write(f"\r\x1b[K{_coloured(parts, self._screen)}")
+            sys.stdout.flush()
+
+    def clear(self) -> None:
+        """Remove the line."""
+        if self._screen.is_live:
+            sys.stdout.write("\r\x1b[K")
+            sys.stdout.flush()
+
+
+def progress_bar(done: int, total: int) -> str:
+    """Return a painted bar of fixed width with the numbers of completed steps and of all."""
+    full = _BAR_WIDTH * done // total
+    bar = paint("━" * full, GOOD) + paint("━" * (_BAR_WIDTH - full), MUTED)
+    return f"{bar} {done}/{total}"
 
 
 def redrawn_table(

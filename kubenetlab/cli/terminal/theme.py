@@ -55,6 +55,8 @@ _NAMES: Final = tuple(STYLES)
 _END: Final = chr(_FIRST_MARK + len(_NAMES))
 _MARKS: Final = {name: chr(_FIRST_MARK + index) for index, name in enumerate(_NAMES)}
 _ANY_MARK: Final = re.compile(f"[{chr(_FIRST_MARK)}-{_END}]")
+BREAK: Final = "\ufdef"
+"""A place where a terminal starts a new line of the same text; in plain text four blanks."""
 _PART: Final = re.compile(f"([{chr(_FIRST_MARK)}-{_END}])")
 
 
@@ -71,8 +73,8 @@ def paint(text: str, style: str | None) -> str:
 
 
 def unpaint(text: str) -> str:
-    """Return a text without the marks of `paint`."""
-    return _ANY_MARK.sub("", text)
+    """Return a painted text as plain text."""
+    return _ANY_MARK.sub("", text.replace(BREAK, "    "))
 
 
 def spans(text: str) -> Iterator[Span]:

@@ -7,6 +7,7 @@ import pytest
 from kubenetlab.cli.terminal.display import PLAIN, Display
 from kubenetlab.cli.terminal.layout import TableLayout
 from kubenetlab.cli.terminal.printing import (
+    LiveLine,
     TableWriter,
     echo,
     hint,
@@ -14,8 +15,9 @@ from kubenetlab.cli.terminal.printing import (
     print_data,
     print_table,
     print_verbatim,
+    progress_bar,
 )
-from kubenetlab.cli.terminal.theme import BAD, GOOD, paint
+from kubenetlab.cli.terminal.theme import BAD, BREAK, GOOD, paint
 from tests.golden.screens import capture
 
 NARROW = Display(is_drawn=True, has_colours=False, is_live=True, width=40)
@@ -87,3 +89,35 @@ def test_a_pipe_with_colours_has_the_columns_of_a_pipe() -> None:
         assert code in coloured
         coloured = coloured.replace(code, "")
     assert coloured == plain
+
+
+@pytest.mark.parametrize(
+    ("display", "expected"),
+    [
+        (PLAIN, "  a    (was: b)\n"),
+        (FORCED, "  a    (was: b)\n"),
+        (NARROW, "  a\n      (was: b)\n"),
+    ],
+)
+def test_a_terminal_breaks_a_line_where_asked(display: Display, expected: str) -> None:
+    assert capture(lambda: echo(f"  a{BREAK}(was: b)", indent=6), display) == expected
+
+
+def test_progress_is_one_line_that_is_redrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is cut to the terminal's width, and nothing of it is printed elsewhere."""
+    monkeypatch.setattr("kubenetlab.cli.terminal.printing._REDRAW_S", 0.0)
+
+    def draw() -> None:
+        line = LiveLine()
+        line.draw(f"pods ready: {progress_bar(5, 20)}")
+        line.draw(f"pods ready: {progress_bar(20, 20)}  " + "x" * 40)
+        line.clear()
+
+    assert capture(draw, PLAIN) == ""
+    assert capture(draw, FORCED) == ""
+    assert capture(draw, NARROW).split("\r\x1b[K") == [
+        "",
+        f"pods ready: {'━' * 20} 5/20",
+        f"pods ready: {'━' * 20} 20/20…",
+        "",
+    ]
