@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kubenetlab.cli.terminal.printing import echo
-from kubenetlab.cli.terminal.theme import BAD, GOOD, HEADING, WARNING, paint
+from kubenetlab.cli.terminal.theme import ADDED, BREAK, CHANGED, HEADING, MUTED, REMOVED, paint
 
-if TYPE_CHECKING:
-    pass
-
-_COLOURS = {"+": GOOD, "-": BAD, "~": WARNING}
+_STYLES = {"+": ADDED, "-": REMOVED, "~": CHANGED}
 _MARKS = (
-    ("+", GOOD, "missing in the kernel"),
-    ("-", BAD, "in the kernel only"),
-    ("~", WARNING, "changed in the kernel"),
+    ("+", ADDED, "missing in the kernel"),
+    ("-", REMOVED, "in the kernel only"),
+    ("~", CHANGED, "changed in the kernel"),
     ("?", None, "not compared"),
 )
 """(mark, colour, meaning) of the marks of `diff`. In a plan, + adds, - removes, ~ changes."""
+_REMARK, _WAS = "    (", "(was: "
 _SYSCTL, _ELEMENT = "sysctl ", "nft element "
 
 
@@ -71,10 +70,44 @@ def _show(
     for entry in changes:
         echo(paint(entry["netns"], HEADING))
         for line in lines_of(entry):
-            echo(f"  {paint(line[:1], _COLOURS.get(line[:1]))}{line[1:]}")
+            echo(f"  {_paint_line(line)}", indent=6)
     count = sum(len(entry["operations"]) for entry in changes)
     namespaces = f"{len(changes)} namespace{'s' if len(changes) != 1 else ''}"
     echo(f"{count} {noun}{'s' if count != 1 else ''} in {namespaces}" if count else "nothing to do")
+
+
+def _paint_line(line: str) -> str:
+    """Return a line of a diff in its colours, with the observed state on a line of its own.
+
+    Of a change, the words are painted in which the two states differ.
+    """
+    mark = line[:1]
+    desired, separator, remark = line.partition(_REMARK)
+    if mark != "~" or not separator:
+        return paint(line, _STYLES.get(mark))
+    remark = "(" + remark
+    if remark.startswith(_WAS):
+        desired, observed = _paint_differences(desired[2:], remark[len(_WAS) : -1])
+        return f"{paint(mark, CHANGED)} {desired}{BREAK}{paint(f'{_WAS}{observed})', MUTED)}"
+    return f"{paint(mark, CHANGED)} {desired[2:]}{BREAK}{paint(remark, MUTED)}"
+
+
+def _paint_differences(desired: str, observed: str) -> tuple[str, str]:
+    """Return two texts in which the words that differ are painted."""
+    from difflib import SequenceMatcher
+
+    before, after = re.split("( )", observed), re.split("( )", desired)
+    # An observed state that is only the end of the line, such as `0 rules`, has no other beginning.
+    missing = len(after) - len(before) if before[0] != after[0] else 0
+    painted_before, painted_after = "", "".join(after[: max(0, missing)])
+    after = after[max(0, missing) :]
+    matcher = SequenceMatcher(None, before, after, autojunk=False)
+    for action, start, end, new_start, new_end in matcher.get_opcodes():
+        old, new = "".join(before[start:end]), "".join(after[new_start:new_end])
+        is_same = action == "equal"
+        painted_before += old if is_same else paint(old, REMOVED)
+        painted_after += new if is_same else paint(new, ADDED)
+    return painted_after, painted_before
 
 
 def fold(lines: Iterable[str], mark: str = "", *, counts_elements: bool = True) -> Iterable[str]:
