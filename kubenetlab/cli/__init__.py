@@ -150,12 +150,11 @@ def _report(error: Exception, is_debug: bool) -> None:
         import traceback
 
         traceback.print_exception(error)
-    from kubenetlab.errors import escape_control_characters
+    try:
+        from kubenetlab.cli.terminal.reports import print_error
 
-    has_colours = (
-        sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    )
-    red, plain = ("\x1b[31m", "\x1b[0m") if has_colours else ("", "")
-    text = escape_control_characters(str(error))
-    separator = "\n" if "\n" in text else " "
-    print(f"{red}error:{plain}{separator}{text}", file=sys.stderr)
+        print_error(error)
+    except (ImportError, MemoryError):  # too little memory to import what lays the report out
+        from kubenetlab.errors import escape_control_characters
+
+        print(f"error: {escape_control_characters(str(error))}", file=sys.stderr)

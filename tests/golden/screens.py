@@ -16,6 +16,7 @@ from kubenetlab.observe.expect import ServiceTarget
 from kubenetlab.observe.locations import Location
 from kubenetlab.observe.matrix import Cell, Matrix
 from kubenetlab.observe.prober import Result
+from tests.golden.outputs import CASES
 
 SCREENS: Final = Path(__file__).with_name("screens")
 NOW: Final = 1_790_000_000.0
@@ -251,6 +252,17 @@ def _diff() -> None:
     show_differences([{"netns": "node/worker", "operations": lines}])
 
 
+def _errors() -> None:
+    from kubenetlab.cli.terminal.reports import print_error
+    from kubenetlab.errors import ManifestError
+    from tests.clusters import store
+
+    try:
+        store((CASES / "errors" / "input.yaml").read_text())
+    except ManifestError as error:
+        print_error(error)
+
+
 SCREEN_FUNCTIONS: Final[Mapping[str, Callable[[], None]]] = {
     "get-pods": lambda: _get("Pod", PODS, "table"),
     "get-pods-wide": lambda: _get("Pod", PODS, "wide"),
@@ -259,5 +271,6 @@ SCREEN_FUNCTIONS: Final[Mapping[str, Callable[[], None]]] = {
     "ping-matrix": _ping,
     "check": _check,
     "diff": _diff,
+    "errors": _errors,
 }
 """Name of a screen → function that prints it."""

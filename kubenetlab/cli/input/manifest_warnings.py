@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.cli.input.kind_config_notes import kind_notes
 from kubenetlab.cli.terminal.printing import note
+from kubenetlab.cli.terminal.reports import print_warning
 from kubenetlab.cli.terminal.theme import WARNING, paint
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ _NEVER_REPORTED = ("managed_fields", "self_link")
 def warn(manifests: Manifests) -> None:
     """Print warnings about manifests, and notes about parts that act differently in the lab."""
     for problem in manifests.loaded.warnings:
-        note(f"{paint('warning:', WARNING)} {problem}")
+        print_warning(problem)
     for text in _notes(manifests):
         note(f"{paint('note:', WARNING)} {text}")
 

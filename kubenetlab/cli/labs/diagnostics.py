@@ -15,6 +15,7 @@ import typer
 from msgspec import Struct
 
 from kubenetlab.cli.terminal.printing import note
+from kubenetlab.cli.terminal.reports import print_warning
 from kubenetlab.cli.terminal.theme import BAD, WARNING, paint
 from kubenetlab.errors import ManifestError, Problem
 from kubenetlab.observe.inspection import Inspection
@@ -202,7 +203,7 @@ def print_diagnostics(
         )
     accepted = (NOT_ENFORCED, PORT_NOT_SERVED) if allow_undeclared else (NOT_ENFORCED,)
     for problem in to_problems([item for item in items if item["code"] not in accepted], entries):
-        note(f"{paint('warning:', WARNING)} {problem}")
+        print_warning(problem)
 
 
 def raise_misconfigurations(

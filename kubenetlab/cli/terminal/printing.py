@@ -58,9 +58,12 @@ def echo(text: str = "", indent: int | None = None) -> None:
     _print(text, display.standard_output(), indent)
 
 
-def note(text: str) -> None:
-    """Print a line for people to standard error, which programs do not read."""
-    _print(text, display.standard_error(), None, is_error=True)
+def note(text: str, indent: int | None = None) -> None:
+    """Print a line for people to standard error, which programs do not read.
+
+    indent: as for `echo`.
+    """
+    _print(text, display.standard_error(), indent, is_error=True)
 
 
 def print_verbatim(text: str) -> None:
