@@ -9,7 +9,8 @@ import typer
 from kubenetlab.cli import modes
 from kubenetlab.cli.input.completion import candidates
 from kubenetlab.cli.input.options import Output, OutputOption
-from kubenetlab.cli.terminal.printing import echo, hint, print_data, print_table
+from kubenetlab.cli.terminal.printing import echo, hint, print_data, print_manual, print_table
+from kubenetlab.cli.terminal.theme import HEADING, LABEL, MUTED, paint
 
 if TYPE_CHECKING:
     from kubenetlab.api.fields import Explanation
@@ -76,7 +77,8 @@ def _show_all(output: Output) -> None:
         print_data(names, output)
         return
     for title, entries in names.items():
-        echo(f"{title.upper() + ':':<9} {', '.join(entries)}")
+        label = f"{title.upper()}:".ljust(9)
+        echo(f"{paint(label, LABEL)} {', '.join(entries)}", indent=10)
     hint("kubenetlab explain pod.spec, or kubenetlab explain bridge")
 
 
@@ -89,10 +91,10 @@ def _show_fault(name: str, output: Output) -> None:
             output,
         )
         return
-    echo(faults.manual(name))
+    print_manual(faults.manual(name))
     echo()
     options = " ".join(f"--{option} …" for option in faults.option_names(name))
-    echo(f"On the command line: kubenetlab break {name} {options}")
+    echo(f"{paint('On the command line:', LABEL)} kubenetlab break {name} {options}")
     hint("kubenetlab break --list")
 
 
@@ -122,22 +124,23 @@ def _field(subject: str) -> Explanation:
 
 
 def _show(explanation: Explanation) -> None:
-    echo(f"KIND:     {explanation.kind}")
-    echo(f"VERSION:  {', '.join(explanation.versions)}")
+    echo(f"{paint('KIND:', LABEL)}     {explanation.kind}")
+    echo(f"{paint('VERSION:', LABEL)}  {', '.join(explanation.versions)}")
     if explanation.path:
-        echo(f"FIELD:    {explanation.path} <{explanation.type}>")
+        echo(f"{paint('FIELD:', LABEL)}    {explanation.path} <{explanation.type}>")
     if explanation.bounds:
-        echo(f"VALUE:    {'; '.join(explanation.bounds)}")
+        echo(f"{paint('VALUE:', LABEL)}    {'; '.join(explanation.bounds)}")
     if explanation.description:
         echo()
         echo(explanation.description)
     if explanation.fields:
         echo()
-        echo("FIELDS:")
+        echo(paint("FIELDS:", HEADING))
         lines = [
-            (field.name, f"<{field.type}>", "; ".join(field.bounds)) for field in explanation.fields
+            (field.name, paint(f"<{field.type}>", MUTED), "; ".join(field.bounds))
+            for field in explanation.fields
         ]
-        print_table(("FIELD", "TYPE", "VALUE"), lines, indent=2, has_header=False)
+        print_table(("FIELD", "TYPE", "DESCRIPTION"), lines, indent=2, has_header=False)
 
 
 def _next(explanation: Explanation) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from kubenetlab.cli.input.options import Output, OutputOption, format_mode_option
-from kubenetlab.cli.terminal.printing import echo, hint, print_data
-from kubenetlab.cli.terminal.theme import HEADING, MUTED, paint
+from kubenetlab.cli.terminal.printing import echo, hint, print_data, print_manual
+from kubenetlab.cli.terminal.theme import BREAK, HEADING, LABEL, MUTED, paint
 
 
 def modes(output: OutputOption = Output.table) -> None:
@@ -59,17 +59,18 @@ def show_manual(name: str) -> None:
         family = FAMILIES[mode["family"]]
         if number:
             echo()
-        echo(mode["manual"])
+        print_manual(mode["manual"])
         echo()
         options = "".join(
             f",{format_mode_option(key, value)}" for key, value in mode["options"].items()
         )
         echo(
-            f"In a Cluster document: {family.path}: {name}"
-            f"      On the command line: {family.flag} {name}{options}"
+            f"{paint('In a Cluster document:', LABEL)} {family.path}: {name}  {BREAK}"
+            f"{paint('On the command line:', LABEL)} {family.flag} {name}{options}",
+            indent=0,
         )
         if mode["needs"]:
-            echo(f"Needs: {', '.join(mode['needs'])}")
+            echo(f"{paint('Needs:', LABEL)} {', '.join(mode['needs'])}")
 
 
 def _mode_data(family: str, name: str) -> dict[str, Any]:

@@ -263,6 +263,12 @@ def _errors() -> None:
         print_error(error)
 
 
+def _explain(subject: str) -> None:
+    from kubenetlab.cli.explain import explain
+
+    explain(subject)
+
+
 SCREEN_FUNCTIONS: Final[Mapping[str, Callable[[], None]]] = {
     "get-pods": lambda: _get("Pod", PODS, "table"),
     "get-pods-wide": lambda: _get("Pod", PODS, "wide"),
@@ -272,5 +278,8 @@ SCREEN_FUNCTIONS: Final[Mapping[str, Callable[[], None]]] = {
     "check": _check,
     "diff": _diff,
     "errors": _errors,
+    "explain-field": lambda: _explain("pod.spec.containers.ports"),
+    "explain-fault": lambda: _explain("kube-proxy"),
+    "explain-mode": lambda: _explain("bridge"),
 }
 """Name of a screen → function that prints it."""

@@ -71,6 +71,18 @@ def print_verbatim(text: str) -> None:
     typer.echo(text)
 
 
+def print_manual(text: str) -> None:
+    """Print a manual page, reflowed on a terminal that is narrower than the page."""
+    screen = display.standard_output()
+    if not screen.is_drawn:
+        typer.echo(text)
+        return
+    from kubenetlab.cli.terminal.manual import manual_lines
+
+    for line, indent in manual_lines(text, screen.width):
+        echo(line, indent)
+
+
 def _print(text: str, screen: Display, indent: int | None, *, is_error: bool = False) -> None:
     if not screen.is_drawn:
         typer.echo(unpaint(text), err=is_error)
@@ -83,7 +95,7 @@ def _print(text: str, screen: Display, indent: int | None, *, is_error: bool = F
 
 def _drawn(line: str, screen: Display, indent: int | None) -> Iterator[str]:
     """Yield the lines of a painted line: escaped, folded to the display's width and coloured."""
-    first, *others = line.split(BREAK)
+    first, *others = (part.rstrip(" ") for part in line.split(BREAK))
     if indent is None:
         indent = len(first) - len(first.lstrip(" ")) + 2
     yield from _folded(_escaped(first), screen, indent)
@@ -95,10 +107,13 @@ def _folded(parts: Sequence[Span], screen: Display, indent: int) -> Iterator[str
     """Yield the lines of a text that is folded to the display's width."""
     whole = "".join(text for text, _ in parts)
     width = screen.width
-    if width is None or width - indent < _MIN_TEXT_WIDTH:
-        folded: Iterable[tuple[int, int]] = ((0, len(whole)),)
-    else:
-        folded = layout.fold(whole, width, indent)
+    if width is not None and width - indent < _MIN_TEXT_WIDTH:
+        indent = 0
+    folded: Iterable[tuple[int, int]] = (
+        ((0, len(whole)),)
+        if width is None or width < _MIN_TEXT_WIDTH
+        else layout.fold(whole, width, indent)
+    )
     for number, (start, end) in enumerate(folded):
         yield " " * (indent if number else 0) + _coloured(_slice(parts, start, end), screen)
 

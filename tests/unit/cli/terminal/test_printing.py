@@ -42,12 +42,16 @@ LONG = f"{paint('✗', BAD)} veth  links of pods and nodes, as ports of a br_net
         ),
         (
             Display(is_drawn=True, has_colours=False, is_live=True, width=27),
+            "✗ veth  links of pods and\nnodes, as ports of a\nbr_netfilter-bridge\n",
+        ),
+        (
+            Display(is_drawn=True, has_colours=False, is_live=True, width=19),
             "✗ veth  links of pods and nodes, as ports of a br_netfilter-bridge\n",
         ),
     ],
 )
 def test_a_line_is_folded_on_a_terminal_alone(display: Display, expected: str) -> None:
-    """With a hanging indent; a terminal that is too narrow for this folds it itself."""
+    """With a hanging indent, if there is room for it; a very narrow terminal folds lines itself."""
     assert capture(lambda: echo(LONG, indent=8), display) == expected
 
 
