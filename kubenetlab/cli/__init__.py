@@ -62,10 +62,7 @@ def _run(is_debug: bool, report: Report) -> int:
 
     try:
         from kubenetlab.cli.app import app
-        from kubenetlab.cli.input.completion import enable_completion, is_completing
 
-        if is_completing():
-            enable_completion()
         app(prog_name="kubenetlab", standalone_mode=True)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1

@@ -14,6 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from kubenetlab import __version__
+from kubenetlab.cli.input.completion import is_completing
 from kubenetlab.cli.input.short_options import Command
 
 LIFECYCLE = "Create and change labs"
@@ -112,6 +113,10 @@ class _Group(TyperGroup):
         super().__init__(**attributes)
         self.commands = _Commands()  # type: ignore[assignment]
 
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Leave out the options that typer adds with completion: `completion` replaces them."""
+        return [param for param in super().get_params(ctx) if param.name not in _COMPLETION_OPTIONS]
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Move options before the command behind it, as kubectl allows: `-n shop get pods`."""
         leading: list[str] = []
@@ -142,6 +147,7 @@ class _Group(TyperGroup):
 
 _LEADING_OPTION: Final = re.compile(r"(-n|--namespace|--lab)(?P<value>=.*)?", re.DOTALL)
 """Options that are allowed before the command."""
+_COMPLETION_OPTIONS: Final = ("install_completion", "show_completion")
 _SETTINGS: Final = {"help_option_names": ["-h", "--help"]}
 
 app = typer.Typer(
@@ -152,7 +158,7 @@ app = typer.Typer(
     ),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
+    add_completion=is_completing(),  # otherwise nothing of it is needed
     epilog="`--debug` before or after any command prints the traceback of an error.",
     context_settings=_SETTINGS,
 )

@@ -212,3 +212,38 @@ def test_modes_do_not_import_one_another() -> None:
                 assert not any(
                     module.startswith(name) for name in names if not name.endswith(path.stem)
                 ), f"{path} imports {module}"
+
+
+def _imports(path: Path) -> Iterator[str]:
+    """Yield the absolute names of all modules that a file imports, wherever it does."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            yield node.module
+
+
+def test_the_command_line_uses_the_public_api_of_typer_and_rich() -> None:
+    """A private module may disappear with any release."""
+    private = {
+        f"{path.relative_to(PACKAGE)}: {module}"
+        for path in PACKAGE.rglob("*.py")
+        for module in _imports(path)
+        if module.partition(".")[0] in ("typer", "rich", "click") and "._" in module
+    }
+    assert private == set()
+
+
+def test_one_module_draws_with_rich_and_one_asks_for_terminals() -> None:
+    """Commands print documents; how these appear is decided in one place."""
+    commands = {path.relative_to(PACKAGE / "cli"): path for path in (PACKAGE / "cli").rglob("*.py")}
+    with_rich = {
+        str(name)
+        for name, path in commands.items()
+        if any(module.partition(".")[0] == "rich" for module in _imports(path))
+    }
+    assert with_rich == {"terminal/drawing.py", "terminal/layout.py"}
+    with_terminals = {
+        str(name) for name, path in commands.items() if ".isatty()" in path.read_text()
+    }
+    assert with_terminals == {"terminal/display.py"}

@@ -13,7 +13,7 @@ from typing import Annotated, Final
 
 import typer
 
-from kubenetlab.cli.terminal.printing import echo
+from kubenetlab.cli.terminal.printing import print_verbatim
 
 COMPLETE_VARIABLE: Final = "_KUBENETLAB_COMPLETE"
 """Environment variable set by completion scripts, such as to `complete_bash`."""
@@ -37,12 +37,37 @@ complete -o default -F _kubenetlab_completion kubenetlab"""
 """Completion script for bash. The one of typer splits words at colons, as bash does."""
 
 
+ZSH: Final = (
+    "#compdef kubenetlab\n\n"
+    "_kubenetlab_completion() {\n"
+    '  eval $(env _TYPER_COMPLETE_ARGS="${words[1,$CURRENT]}" '
+    "_KUBENETLAB_COMPLETE=complete_zsh kubenetlab)\n"
+    "}\n\n"
+    "compdef _kubenetlab_completion kubenetlab"
+)
+"""Completion script for zsh, as typer writes it."""
+
+_FISH_CALL: Final = (
+    "env _KUBENETLAB_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION={action} "
+    "_TYPER_COMPLETE_ARGS=(commandline -cp) kubenetlab"
+)
+FISH: Final = (
+    "complete --command kubenetlab --no-files "
+    f'--arguments "({_FISH_CALL.format(action="get-args")})" '
+    f'--condition "{_FISH_CALL.format(action="is-args")}"'
+)
+"""Completion script for fish, as typer writes it."""
+
+
 class Shell(StrEnum):
     """Shells with a completion script."""
 
     bash = "bash"
     zsh = "zsh"
     fish = "fish"
+
+
+_SCRIPTS: Final = {Shell.bash: BASH, Shell.zsh: ZSH, Shell.fish: FISH}
 
 
 def completion(
@@ -57,15 +82,7 @@ def completion(
 
     Example: source <(kubenetlab completion bash)
     """
-    from typer._completion_shared import get_completion_script
-
-    echo(
-        BASH
-        if shell is Shell.bash
-        else get_completion_script(
-            prog_name="kubenetlab", complete_var=COMPLETE_VARIABLE, shell=shell
-        )
-    )
+    print_verbatim(_SCRIPTS[shell])
 
 
 def candidates(name: str) -> Callable[..., list[str]] | None:
@@ -84,10 +101,3 @@ def candidates(name: str) -> Callable[..., list[str]] | None:
 def is_completing() -> bool:
     """Return True if a shell asks for candidates, so that no command runs."""
     return COMPLETE_VARIABLE in os.environ
-
-
-def enable_completion() -> None:
-    """Enable typer's completion, which is off because the application does not use its options."""
-    from typer._completion_classes import completion_init
-
-    completion_init()
