@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import os
 import pty
@@ -30,6 +31,7 @@ def on_terminal(
             execute()
         finally:
             os._exit(127)
+    decoder = codecs.getincrementaldecoder("utf-8")()  # a read may end within a character
     drawn, seen_length, deadline, pending = "", 0, time.monotonic() + DEADLINE_S, list(steps)
     while True:
         assert time.monotonic() < deadline, drawn
@@ -41,7 +43,7 @@ def on_terminal(
             break
         if not data:
             break
-        drawn += data.decode()
+        drawn += decoder.decode(data)
         while pending and pending[0][0] in drawn[seen_length:]:
             seen_length = len(drawn)
             os.write(terminal, pending.pop(0)[1].encode())
