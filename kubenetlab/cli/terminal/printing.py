@@ -89,7 +89,7 @@ def _print(text: str, screen: Display, indent: int | None, *, is_error: bool = F
         return
     if screen.width is None:
         text = text.replace(BREAK, "    ")
-    for line in text.split("\n"):
+    for line in text.expandtabs().split("\n"):
         typer.echo("\n".join(_drawn(line, screen, indent)), err=is_error, color=True)
 
 

@@ -55,6 +55,15 @@ def test_a_line_is_folded_on_a_terminal_alone(display: Display, expected: str) -
     assert capture(lambda: echo(LONG, indent=8), display) == expected
 
 
+def test_an_indented_line_continues_below_its_beginning() -> None:
+    """Also after tabs, with which nft indents."""
+    text = "\t\tip daddr 10.96.0.10 jump mark"
+    assert capture(lambda: echo(text), NARROW) == (
+        "                ip daddr 10.96.0.10 jump\n                  mark\n"
+    )
+    assert capture(lambda: echo(text), PLAIN) == f"{text}\n"
+
+
 def test_control_characters_do_not_reach_a_terminal() -> None:
     """Those of styles do; brackets are no markup."""
     text = "[bold]" + paint("a\x1b[2Jb", GOOD) + "\u202e[/bold]"
