@@ -1,4 +1,4 @@
-"""Stores for tests: manifests in, a settled store out, with the kubelets' reports played by hand."""
+"""Stores for tests: manifests in, a settled store out, with simulated reports of the kubelets."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ NO_CNI = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {cni: 
 IPV6 = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {ipFamily: ipv6}\n---\n"
 DUAL = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {ipFamily: dual}\n---\n"
 FAMILIES = {"ipv4": "", "ipv6": IPV6, "dual": DUAL}
-"""What to put before a manifest for a cluster of each family."""
+"""Documents to put before a manifest for a cluster of each address family."""
 ONE_NODE = (
     "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnodes: [{role: control-plane}]\n---\n"
 )
 
 
 def loaded(text: str, *, strict: bool = False, file: str = "test.yaml") -> LoadedManifests:
-    """The objects of a manifest. Raises ManifestError."""
+    """Return the objects of a manifest. Raises ManifestError."""
     documents, problems = read_documents(file, dedent(text).encode())
     return load_documents(documents, problems, strict=strict, check=checks.check)
 
 
 def problems_of(text: str, *, strict: bool = False) -> list[Problem]:
-    """Everything that is wrong with a manifest on its own, warnings too."""
+    """Return all errors and warnings of a manifest on its own."""
     try:
         return list(loaded(text, strict=strict).warnings)
     except ManifestError as error:
@@ -58,16 +58,16 @@ def problems_of(text: str, *, strict: bool = False) -> list[Problem]:
 
 
 def store(text: str = "", *, now: float = NOW) -> Cluster:
-    """The store of a new lab, with the controllers content. Raises ManifestError."""
-    found = loaded(text)
-    config = next((entry for entry in found.entries if entry.value["kind"] == "Cluster"), None)
+    """Return the settled store of a new lab. Raises ManifestError."""
+    manifests = loaded(text)
+    config = next((entry for entry in manifests.entries if entry.value["kind"] == "Cluster"), None)
     return bootstrap_store(
-        config, [entry for entry in found.entries if entry is not config], now
+        config, [entry for entry in manifests.entries if entry is not config], now
     ).cluster
 
 
 def applied(cluster: Cluster, text: str, *, now: float = NOW) -> Cluster:
-    """The store after another apply. Raises ManifestError."""
+    """Return the store after another `apply`. Raises ManifestError."""
     entries = loaded(text).entries
     admission = admit(cluster, admission_requests(entries), now)
     raise_findings(admission, entries)
@@ -81,15 +81,18 @@ def settled(cluster: Cluster, now: float = NOW) -> Cluster:
 def running(
     cluster: Cluster, *, now: float = NOW, ready: bool = True, only: Iterable[str] | None = None
 ) -> Cluster:
-    """The store once every sandbox is made, every container runs and every probe has answered
-    (well, or not); one step of a rehearsal.
+    """Return the store once all sandboxes and containers run and all probes have succeeded.
+
+    ready: False for probes that fail.
+
+    only: names of the pods whose reports arrive; None for all.
     """
-    heard = simulation.reports(cluster, now, ready=ready)
+    reports = simulation.reports(cluster, now, ready=ready)
     return settled(
         cluster.with_changes(
-            told
-            for told in heard
-            if isinstance(told, NodeReport) or only is None or told.name in only
+            report
+            for report in reports
+            if isinstance(report, NodeReport) or only is None or report.name in only
         ),
         now,
     )
@@ -111,7 +114,7 @@ def rules_of(backend: str, text: str, then: str = "") -> list[Any]:
 
 
 def observed(pod: Pod, *, now: float = NOW, ready: bool = True) -> PodRuntimeStatus:
-    """A report that all containers of a pod run, in their present attempt."""
+    """Return a report that all containers of a pod run, in their present attempt."""
     return simulation.report(pod, now, ready=ready)
 
 
@@ -123,26 +126,26 @@ def report(
     now: float,
     namespace: str = "default",
 ) -> Cluster:
-    """The store after news of the first container of a pod."""
+    """Return the store after a report about the first container of a pod."""
     pod = pod_named(cluster, name, namespace)
-    seen = cluster.get(PodRuntimeStatus, namespace, name) or observed(pod)
+    status = cluster.get(PodRuntimeStatus, namespace, name) or observed(pod)
     first = pod.spec.long_running_containers[0].name
     return settled(
         cluster.with_changes(
-            [structs.replace(seen, containers={**seen.containers, first: container})]
+            [structs.replace(status, containers={**status.containers, first: container})]
         ),
         now,
     )
 
 
 def pod_named(cluster: Cluster, name: str, namespace: str = "default") -> Pod:
-    found = cluster.get(Pod, namespace, name)
-    assert found is not None, f"there is no pod {namespace}/{name}"
-    return found
+    pod = cluster.get(Pod, namespace, name)
+    assert pod is not None, f"there is no pod {namespace}/{name}"
+    return pod
 
 
 def deployment(name: str = "web", replicas: int = 3, **spec: object) -> str:
-    """A Deployment of agnhost pods as YAML."""
+    """Return a Deployment of agnhost pods as YAML."""
     extra = "".join(f"\n      {key}: {value}" for key, value in spec.items())
     return f"""\
 apiVersion: apps/v1
@@ -164,7 +167,7 @@ spec:
 
 
 def service(name: str = "web", port: int = 80, target: object = "http", **spec: object) -> str:
-    """A Service for the Deployment of the same name as YAML."""
+    """Return a Service for the Deployment of the same name as YAML."""
     extra = "".join(f"\n  {key}: {value}" for key, value in spec.items())
     return f"""\
 apiVersion: v1
@@ -178,12 +181,16 @@ spec:{extra}
 
 
 def pod(name: str, spec: str = "", meta: str = "", container: str = "") -> str:
-    """The manifest of a Pod, with more in its spec, its metadata or its container."""
-    return f"apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}{meta}}}\nspec: {{containers: [{{name: main, image: agnhost, args: [netexec]{container}}}]{spec}}}\n---\n"
+    """Return a Pod as YAML, with additions to its spec, its metadata or its container."""
+    main = f"{{name: main, image: agnhost, args: [netexec]{container}}}"
+    return (
+        f"apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}{meta}}}\n"
+        f"spec: {{containers: [{main}]{spec}}}\n---\n"
+    )
 
 
 def replaced(text: str, *pairs: tuple[str, str]) -> str:
-    """A manifest with something else in it; what is to be replaced has to be there."""
+    """Return a manifest with replacements; each replaced text must occur in it."""
     for old, new in pairs:
         assert old in text, f"{old!r} is not in the manifest"
         text = text.replace(old, new)
@@ -191,12 +198,12 @@ def replaced(text: str, *pairs: tuple[str, str]) -> str:
 
 
 def web_pods(cluster: Cluster) -> list[Pod]:
-    """Pods of `app: web` that are not going."""
+    """Return the pods of `app: web` that do not terminate."""
     return [pod for pod in cluster.select("default", {"app": "web"}) if not pod.is_terminating]
 
 
 def slices(cluster: Cluster, name: str = "web") -> list[EndpointSlice]:
-    """The slices of a Service."""
-    found = cluster.get(Service, "default", name)
-    assert found is not None
-    return list(cluster.slices_of(found))
+    """Return the EndpointSlices of a Service."""
+    owner = cluster.get(Service, "default", name)
+    assert owner is not None
+    return list(cluster.slices_of(owner))

@@ -1,8 +1,7 @@
-"""The whole run leaves the machine as it found it: compared before the first test and after the
-last.
+"""The test run leaves the machine as it found it.
 
-Tests may run in several worker processes (pytest-xdist). Only the process that the user started
-looks at the machine.
+The state is compared before the first test and after the last. Tests may run in several worker
+processes (pytest-xdist); only the process that the user started observes the machine.
 """
 
 from __future__ import annotations
@@ -19,17 +18,16 @@ from typing import Any
 import pytest
 
 os.environ.pop("KUBENETLAB_LAB", None)
-if (
-    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-):  # what a shell starts in the background would not hear of Ctrl-C, nor what it starts
+# A shell's background process ignores SIGINT, and so would the processes of the tests.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-RUN = os.environ.setdefault("KUBENETLAB_TEST_RUN", f"t{os.getpid()}-")
+RUN_PREFIX = os.environ.setdefault("KUBENETLAB_TEST_RUN", f"t{os.getpid()}-")
 """Prefix of the names of all labs of this run, shared by its workers.
 
 Other labs may come and go meanwhile.
 """
-OURS = RUN + "".join(
+LAB_PREFIX = RUN_PREFIX + "".join(
     f"{worker.removeprefix('gw')}-" for worker in os.environ.get("PYTEST_XDIST_WORKER", "").split()
 )
 """Prefix of the names of the labs of this process."""
@@ -50,12 +48,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--thorough",
         action="store_true",
-        help="every call refused once, and many random histories: three quarters of an hour or more",
+        help="make every call fail once, and use many random histories (45 minutes or more)",
     )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips here what is for the emulated machine."""
+    """Skip the tests for the emulated machine on any other machine."""
     if "KUBENETLAB_VM" not in os.environ:
         for item in items:
             if item.get_closest_marker("vm"):
@@ -70,27 +68,25 @@ _CHANGED = pytest.StashKey[list[str]]()
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     if "PYTEST_XDIST_WORKER" not in os.environ and not session.config.option.collectonly:
-        session.config.stash[_BEFORE] = machine()
+        session.config.stash[_BEFORE] = machine_state()
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
-    """Compare links, addresses, routes, ruleset, settings, mounts, names in /run/netns, run
-    directories and processes.
-    """
-    yield  # the workers end here
+    """Fail the run if it has changed the machine's state."""
+    yield  # the workers end during this yield
     before = session.config.stash.get(_BEFORE, None)
     if before is None:
         return
-    after = machine()
-    # A module that the kernel has loaded meanwhile brings settings with it.
+    after = machine_state()
+    # A kernel module that was loaded meanwhile adds settings.
     after["sysctls"] = {
         name: setting for name, setting in after["sysctls"].items() if name in before["sysctls"]
     }
     session.config.stash[_CHANGED] = [
-        f"the tests have changed the machine's {what}:\n{_difference(before[what], after[what])}"
-        for what in before
-        if after[what] != before[what]
+        f"the tests have changed the machine's {part}:\n{_difference(before[part], after[part])}"
+        for part in before
+        if after[part] != before[part]
     ]
     if session.config.stash[_CHANGED] and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -98,8 +94,10 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
 
 def _difference(before: Any, after: Any) -> str:
     """Return the lines, or the entries of a mapping, that differ."""
-    found = difflib.unified_diff(_lines(before), _lines(after), "before", "after", n=0, lineterm="")
-    return "\n".join(f"  {line.rstrip()}" for line in found)
+    differences = difflib.unified_diff(
+        _lines(before), _lines(after), "before", "after", n=0, lineterm=""
+    )
+    return "\n".join(f"  {line.rstrip()}" for line in differences)
 
 
 def _lines(state: Any) -> list[str]:
@@ -115,31 +113,33 @@ def pytest_terminal_summary(
         terminalreporter.write_line(line, red=True)
 
 
-def machine() -> dict[str, Any]:
-    """All of the machine's state that a lab could get at."""
+def machine_state() -> dict[str, Any]:
+    """Return the state of the machine that a lab could change."""
     return {
-        "links": _said("ip", "-j", "link"),
+        "links": _output("ip", "-j", "link"),
         "addresses": [
             (link["ifname"], [entry["local"] for entry in link["addr_info"]])
-            for link in json.loads(_said("ip", "-j", "addr"))
+            for link in json.loads(_output("ip", "-j", "addr"))
         ],
-        "routes": _said("ip", "route", "show", "table", "all"),
-        "ruleset": _said("nft", "list", "ruleset"),
+        "routes": _output("ip", "route", "show", "table", "all"),
+        "ruleset": _output("nft", "list", "ruleset"),
         "sysctls": _sysctls(),
         "mounts": sorted(
             line.split(" ", 4)[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()
         ),
-        "names in /run/netns": [name for name in _names("/run/netns") if name.startswith(RUN)],
-        "run directories": [name for name in _names("/run/kubenetlab") if name.startswith(RUN)],
-        "processes": [process for process in lab_processes() if f" {RUN}" in process],
+        "names in /run/netns": [
+            name for name in _names("/run/netns") if name.startswith(RUN_PREFIX)
+        ],
+        "run directories": [
+            name for name in _names("/run/kubenetlab") if name.startswith(RUN_PREFIX)
+        ],
+        "processes": [process for process in lab_processes() if f" {RUN_PREFIX}" in process],
     }
 
 
 def lab_processes() -> list[str]:
-    """Processes that hold a PID or network namespace other than ours and run something of the
-    package.
-    """
-    found = []
+    """Return the processes that run the package or have a title of it."""
+    processes = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
@@ -154,11 +154,11 @@ def lab_processes() -> list[str]:
             except OSError:
                 continue
             if "/kubenetlab/" in program or title.startswith("kubenetlab"):
-                found.append(f"{entry.name} {title.removeprefix('kubenetlab')} ({program})")
-    return sorted(found)
+                processes.append(f"{entry.name} {title.removeprefix('kubenetlab')} ({program})")
+    return sorted(processes)
 
 
-def _said(*command: str) -> str:
+def _output(*command: str) -> str:
     try:
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout
     except FileNotFoundError:
@@ -166,18 +166,18 @@ def _said(*command: str) -> str:
 
 
 def _sysctls() -> dict[str, str]:
-    found = {}
+    sysctls = {}
     for root in _SYSCTL_ROOTS:
         for path in sorted(Path("/proc/sys", root).rglob("*")):
             name = str(path)
             if path.is_file() and not any(part in name for part in _CHANGES_BY_ITSELF):
                 try:
-                    found[name] = path.read_text()
+                    sysctls[name] = path.read_text()
                 except OSError:
                     continue
     return {
         name: value
-        for name, value in found.items()
+        for name, value in sysctls.items()
         if not name.startswith(("/proc/sys/kernel/ns_last_pid", "/proc/sys/kernel/pty/nr"))
     }
 

@@ -1,7 +1,7 @@
-"""Manifests with mistakes by chance, made from those that are there.
+"""Random invalid manifests, made from valid ones.
 
-Keys go, come twice or are called otherwise; values are of another type, too large, odd, from
-elsewhere, or what else a field of that type may hold; and bytes of a text change.
+Keys are removed, repeated or renamed. Values get another type, become too large or odd, are copied
+from elsewhere, or are set to another value that their type permits. Bytes of a text change.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from kubenetlab.api.documents import read_documents
 from kubenetlab.api.kinds import writable
 
 ROOT = Path(__file__).parents[1]
-OTHERS = ROOT.parent / "shared" / "cases"
-"""Manifests that nobody here wrote, where there are any."""
+OTHER_MANIFESTS = ROOT.parent / "shared" / "cases"
+"""Manifests of other projects, if the folder exists."""
 FILES = sorted(
     path
     for path in (
         *ROOT.glob("manifests/**/*.yaml"),
         ROOT / "kubenetlab" / "quickstart.yaml",
         *ROOT.glob("tests/golden/cases/*/input.yaml"),
-        *OTHERS.rglob("*.yaml"),
+        *OTHER_MANIFESTS.rglob("*.yaml"),
     )
     if path.name != "expect.yaml"
 )
@@ -100,17 +100,19 @@ DOCUMENTS = OF_EACH_KIND + [
 ]
 
 ODD: tuple[Any, ...] = (
-    None, True, False, 0, 1, -1, 2, 65535, 65536, 2**31, 2**63, 2**64, 10**30, -(10**30), 0.5, 1e308,
-    "", " ", "\n", "a", "A", "é", "x" * 300, "a" * 63, "a" * 64, "-a", "a-", "a.b", "a..b", "/", "a/b", "\x1b[31m", "\u202e", "²", "%s", "{}",
-    "0", "-1", "80", "25%", "101%", "true", "None", "none", "TCP", "::1", "fe80::1%eth0", "0.0.0.0", "256.1.1.1", "1.2.3", "127.0.0.1",
-    "10.96.0.1", "10.96.0.10", "10.244.0.1", "10.244.0.0/16", "0.0.0.0/0", "fd00::/64",
-    [], {}, [[]], [{}], {"": ""}, {"a": {}}, [None], {"a": None}, [1, 2], ["a", "a"],
+    None, True, False, 0, 1, -1, 2, 65535, 65536, 2**31, 2**63, 2**64, 10**30, -(10**30), 0.5,
+    1e308, "", " ", "\n", "a", "A", "é", "x" * 300, "a" * 63, "a" * 64, "-a", "a-", "a.b", "a..b",
+    "/", "a/b", "\x1b[31m", "\u202e", "²", "%s", "{}", "0", "-1", "80", "25%", "101%", "true",
+    "None", "none", "TCP", "::1", "fe80::1%eth0", "0.0.0.0", "256.1.1.1", "1.2.3", "127.0.0.1",
+    "10.96.0.1", "10.96.0.10", "10.244.0.1", "10.244.0.0/16", "0.0.0.0/0", "fd00::/64", [], {},
+    [[]], [{}], {"": ""}, {"a": {}}, [None], {"a": None}, [1, 2], ["a", "a"],
 )  # fmt: skip
 BYTES = (
-    b" ", b"\n", b"\t", b"\r", b":", b"- ", b"{", b"[", b"]", b"}", b'"', b"'", b"#", b"|", b">", b"? ", b"<<: ", b"&a ", b"*a", b"---\n",
-    b"...\n", b"%YAML 1.1\n", b"!x ", b"!!int ", b"!!float ", b"!!bool ", b"!!null ", b"!!str ", b"!!map ", b"!!seq ", b"!!set ", b"!!omap ",
-    b"!!binary ", b"!!timestamp ", b"!!python/object:os.system ", b".nan", b".inf", b"\\ud800", b"\x00", b"\xff", b"\x85", b"\xef\xbb\xbf",
-    b"\xe2\x80\xa8", b"1e999", b"0x_",
+    b" ", b"\n", b"\t", b"\r", b":", b"- ", b"{", b"[", b"]", b"}", b'"', b"'", b"#", b"|", b">",
+    b"? ", b"<<: ", b"&a ", b"*a", b"---\n", b"...\n", b"%YAML 1.1\n", b"!x ", b"!!int ",
+    b"!!float ", b"!!bool ", b"!!null ", b"!!str ", b"!!map ", b"!!seq ", b"!!set ", b"!!omap ",
+    b"!!binary ", b"!!timestamp ", b"!!python/object:os.system ", b".nan", b".inf", b"\\ud800",
+    b"\x00", b"\xff", b"\x85", b"\xef\xbb\xbf", b"\xe2\x80\xa8", b"1e999", b"0x_",
 )  # fmt: skip
 WORDS = (
     "web",
@@ -127,29 +129,29 @@ WORDS = (
     "netexec",
     "--http-port=80",
 )
-MANY = ("replicas", "parallelism", "completions")
-"""Fields of which a large number is right, and slow."""
-MOST = 20
+COUNT_FIELDS = ("replicas", "parallelism", "completions")
+"""Fields for which a large number is valid, and slow."""
+MAX_COUNT = 20
 
 Path_ = tuple[Any, ...]
 
 
-class Chance:
-    """Changes documents and texts; the same seed makes the same changes."""
+class Mutator:
+    """Random changes of documents and texts; the same seed makes the same changes."""
 
     def __init__(self, random: Random) -> None:
         self.random = random
 
     def documents(self) -> list[Any]:
-        """One to three documents, each changed in up to three places."""
+        """Return one to three documents, each changed in up to three places."""
         count = self.random.choice([1, 1, 2, 3])
-        found = [
+        chosen = [
             self.random.choice(self.random.choice([OF_EACH_KIND, DOCUMENTS])) for _ in range(count)
         ]
-        return [self.changed(document, self.random.choice([0, 1, 1, 2, 3])) for document in found]
+        return [self.changed(document, self.random.choice([0, 1, 1, 2, 3])) for document in chosen]
 
     def text(self) -> bytes:
-        """A file in which up to six places are others."""
+        """Return a file with up to six changed places."""
         data = bytearray(self.random.choice(TEXTS))
         for _ in range(self.random.randint(1, 6)):
             values = [match.end() for match in re.finditer(rb"[:-] ", data)] or [0]
@@ -180,7 +182,7 @@ class Chance:
         return bounded(document)
 
     def mutated(self, value: Any) -> Any:
-        """The document with one place changed, whatever may stand there."""
+        """Return the document with one changed place of any type."""
         path = self.random.choice(paths(value))
         if not path:
             return value
@@ -199,8 +201,8 @@ class Chance:
                             "a/b",
                             *(
                                 part
-                                for found in paths(value)
-                                for part in found
+                                for path_ in paths(value)
+                                for part in path_
                                 if isinstance(part, str)
                             ),
                         ]
@@ -216,7 +218,7 @@ class Chance:
         return edited(value, path, lambda step, old: {step: [old, old]})
 
     def with_field(self, value: Any, type_: inspect.Type) -> Any:
-        """The document with some field, that its type has, set to something of the field's type."""
+        """Return the document with one field set to a value of the field's type."""
         places = list(structs_in(value, type_))
         if not places:
             return value
@@ -237,50 +239,50 @@ class Chance:
         )
 
     def of_type(self, info: inspect.Type, depth: int) -> Any:
-        """Something that fits a type; deep below no more than it must have."""
-        chance = self.random
+        """Return a value of a type; deeply nested values have only required fields."""
+        random = self.random
         if isinstance(info, inspect.Metadata):
             examples = (info.extra_json_schema or {}).get("examples")
             return examples[0] if examples else self.of_type(info.type, depth)
         match info:
             case inspect.StructType():
-                wanted = [
+                fields = [
                     field
                     for field in info.fields
-                    if field.required or chance.random() < 0.3 / (depth + 1)
+                    if field.required or random.random() < 0.3 / (depth + 1)
                 ]
-                return {field.encode_name: self.of_type(field.type, depth + 1) for field in wanted}
+                return {field.encode_name: self.of_type(field.type, depth + 1) for field in fields}
             case inspect.DictType():
                 return {
-                    chance.choice(["app", "zone"]): self.of_type(info.value_type, depth + 1)
-                    for _ in range(chance.choice([0, 1, 1, 2]))
+                    random.choice(["app", "zone"]): self.of_type(info.value_type, depth + 1)
+                    for _ in range(random.choice([0, 1, 1, 2]))
                 }
             case inspect.VarTupleType() | inspect.ListType():
                 return [
                     self.of_type(info.item_type, depth + 1)
-                    for _ in range(max(info.min_length or 0, chance.choice([0, 1, 1, 2])))
+                    for _ in range(max(info.min_length or 0, random.choice([0, 1, 1, 2])))
                 ]
             case inspect.UnionType():
-                return self.of_type(chance.choice(info.types), depth)
+                return self.of_type(random.choice(info.types), depth)
             case inspect.LiteralType():
-                return chance.choice(info.values)
+                return random.choice(info.values)
             case inspect.IntType():
-                least, most = (
+                lowest, highest = (
                     info.ge if info.ge is not None else -2,
                     info.le if info.le is not None else 2**63,
                 )
-                return chance.choice([least, least + 1, 3, 80, 8080, most])
+                return random.choice([lowest, lowest + 1, 3, 80, 8080, highest])
             case inspect.BoolType():
-                return chance.random() < 0.5
+                return random.random() < 0.5
             case inspect.StrType():
-                return chance.choice(WORDS)
+                return random.choice(WORDS)
             case inspect.NoneType():
                 return None
-        return chance.choice([None, 1, "x", {}, [], {"a": [1]}])
+        return random.choice([None, 1, "x", {}, [], {"a": [1]}])
 
 
-def paths(value: Any, here: Path_ = ()) -> list[Path_]:
-    """Every place in a document."""
+def paths(value: Any, path: Path_ = ()) -> list[Path_]:
+    """Return every path in a document."""
     inside = (
         value.items()
         if isinstance(value, dict)
@@ -288,7 +290,10 @@ def paths(value: Any, here: Path_ = ()) -> list[Path_]:
         if isinstance(value, list)
         else ()
     )
-    return [here, *(path for step, item in inside for path in paths(item, (*here, step)))]
+    return [
+        path,
+        *(item_path for step, item in inside for item_path in paths(item, (*path, step))),
+    ]
 
 
 def at_path(value: Any, path: Path_) -> Any:
@@ -298,10 +303,10 @@ def at_path(value: Any, path: Path_) -> Any:
 
 
 def edited(value: Any, path: Path_, edit: Any) -> Any:
-    """The document in which one entry is those that `edit(step, entry)` gives, by key."""
+    """Return the document with one entry replaced by those of `edit(step, entry)`, by key."""
     first, *rest = path
     items = value.items() if isinstance(value, dict) else enumerate(value)
-    made = [
+    pairs = [
         pair
         for step, item in items
         for pair in (
@@ -312,41 +317,41 @@ def edited(value: Any, path: Path_, edit: Any) -> Any:
             else tuple(edit(step, item).items())
         )
     ]
-    return dict(made) if isinstance(value, dict) else [item for _, item in made]
+    return dict(pairs) if isinstance(value, dict) else [item for _, item in pairs]
 
 
 def structs_in(
-    value: Any, info: inspect.Type, here: Path_ = ()
+    value: Any, info: inspect.Type, path: Path_ = ()
 ) -> Iterator[tuple[Path_, inspect.StructType]]:
-    """(place, type) of each mapping in a document that is one of the API's types."""
+    """Yield (path, type) of each mapping in a document that has a type of the API."""
     if isinstance(info, inspect.Metadata):
         info = info.type
     match info:
         case inspect.StructType() if isinstance(value, Mapping):
-            yield here, info
+            yield path, info
             for field in info.fields:
                 if field.encode_name in value:
                     yield from structs_in(
-                        value[field.encode_name], field.type, (*here, field.encode_name)
+                        value[field.encode_name], field.type, (*path, field.encode_name)
                     )
         case inspect.VarTupleType() | inspect.ListType() if isinstance(value, list):
             for index, item in enumerate(value):
-                yield from structs_in(item, info.item_type, (*here, index))
+                yield from structs_in(item, info.item_type, (*path, index))
         case inspect.UnionType():
             for option in info.types:
                 if isinstance(option, inspect.StructType):
-                    yield from structs_in(value, option, here)
+                    yield from structs_in(value, option, path)
 
 
 def bounded(value: Any) -> Any:
-    """The document with a few pods where many would be right."""
+    """Return the document with a few pods instead of many."""
     if isinstance(value, dict):
         return {
-            key: MOST if key in MANY and _is_many(item) else bounded(item)
+            key: MAX_COUNT if key in COUNT_FIELDS and _is_many(item) else bounded(item)
             for key, item in value.items()
         }
     return [bounded(item) for item in value] if isinstance(value, list) else value
 
 
 def _is_many(value: Any) -> bool:
-    return isinstance(value, int) and MOST < value <= 20_000
+    return isinstance(value, int) and MAX_COUNT < value <= 20_000

@@ -1,5 +1,6 @@
-"""How long tests wait: as long as a real processor needs, times KUBENETLAB_PATIENCE, which an
-emulated one sets.
+"""Deadlines of tests: seconds on a real processor, times KUBENETLAB_PATIENCE.
+
+The emulated machine sets it, because everything takes longer there.
 """
 
 from __future__ import annotations
@@ -10,5 +11,5 @@ PATIENCE = float(os.environ.get("KUBENETLAB_PATIENCE", "1"))
 
 
 def patiently(seconds: float) -> float:
-    """A deadline that holds here."""
+    """Return a deadline for this machine, in seconds."""
     return seconds * PATIENCE

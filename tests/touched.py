@@ -1,9 +1,7 @@
-"""Print the tests of labs that a change touches: `scripts/test --changed`.
+"""Print the lab tests that a change affects: `scripts/test --changed`.
 
-Pure code is tested as a whole, which is quick.
-
-A change is what differs from the branch `main`, or from the commit before on `main` itself; files
-that are not committed count.
+Pure code is always tested as a whole, which is fast. A change is the difference from the branch
+`main`, or on `main` itself from the previous commit. Uncommitted files are included.
 """
 
 from __future__ import annotations
@@ -65,8 +63,8 @@ COMMANDS: Final = (
     "first_days",
     "lab_list",
 )
-ANY: Final = ("manifests", "life", "screens", "flows")
-"""For files that no entry of TOUCHES names."""
+DEFAULT_TESTS: Final = ("manifests", "life", "screens", "flows")
+"""Tests for files that no entry of TOUCHES names."""
 
 TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/api/": (*WORKLOADS, "manifests", "cases"),
@@ -153,7 +151,7 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """Beginning of a file's path → names of modules of tests/labs.
 
-Every entry counts with which a path begins.
+All entries that match a path apply.
 """
 KERNEL: Final = (
     "kubenetlab/hoststate/",
@@ -161,30 +159,32 @@ KERNEL: Final = (
     "kubenetlab/bpf/",
     "kubenetlab/datapath/proxy/",
 )
-"""Beginnings of the paths that tests/kernel is about."""
-ELSEWHERE: Final = ("names", "sctp")
-"""Modules that no single part of the project touches."""
+"""Beginnings of the paths that tests/kernel covers."""
+UNLISTED_TESTS: Final = ("names", "sctp")
+"""Modules that no single part of the project affects."""
 
 
 def touched_tests(changed: Iterable[str]) -> Iterator[str]:
     """Yield the paths of the tests for changed files, each once."""
-    found: dict[str, None] = {}
+    selected: dict[str, None] = {}
     for path in changed:
         if path.startswith(("tests/labs/test_", "tests/kernel/test_")) and (ROOT / path).exists():
-            found[path] = None
+            selected[path] = None
         if path.startswith(KERNEL):
-            found["tests/kernel"] = None
+            selected["tests/kernel"] = None
         names = [
             name
-            for beginning, some in TOUCHES.items()
+            for beginning, modules in TOUCHES.items()
             if path.startswith(beginning)
-            for name in some
+            for name in modules
         ]
         if not names and path.startswith("kubenetlab/"):
-            names = list(ANY)
-        found |= dict.fromkeys(f"tests/labs/test_{name}.py" for name in names)
+            names = list(DEFAULT_TESTS)
+        selected |= dict.fromkeys(f"tests/labs/test_{name}.py" for name in names)
     yield from sorted(
-        path for path in found if not (path.startswith("tests/kernel/") and "tests/kernel" in found)
+        path
+        for path in selected
+        if not (path.startswith("tests/kernel/") and "tests/kernel" in selected)
     )
 
 

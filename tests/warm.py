@@ -1,9 +1,9 @@
-"""kubenetlab commands by a process that has imported the package already: most of a short command's
-time is its imports.
+"""Run kubenetlab commands in forks of a process that has already imported the package.
 
-Each command is a fork of that process with its own arguments, environment, working directory and
-standard streams. From there on it is what the installed command is, `kubenetlab.cli.main`. Tests of
-the installed command itself, of other users and of other namespaces start a Python of their own.
+Most of the time of a short command is spent on imports. Each command is a fork with its own
+arguments, environment, working directory and standard streams; it calls `kubenetlab.cli.main`, like
+the installed command. Tests of the installed command itself, of other users and of other namespaces
+start a Python of their own.
 """
 
 from __future__ import annotations
@@ -27,23 +27,24 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 ROOT = Path(__file__).parents[1]
-_ROOM = "-" * 200
-"""Last argument of the server: a process can overwrite no more than its own arguments, and titles
-of labs are long.
+_TITLE_SPACE = "-" * 200
+"""Last argument of the server.
+
+A process can overwrite no more than its own arguments, and titles of labs are long.
 """
 _LENGTH_BYTES = 4
 _DESCRIPTORS = 4
-"""Standard input, output and error of a command, and where its PID and exit status go."""
+"""Standard input, output and error of a command, and the socket for its PID and exit status."""
 
 
 class Server:
-    """The test's end: starts the process that forks commands, which ends with this one."""
+    """Client side: starts the process that forks commands. The two processes end together."""
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
-        """`environment` is what the package is imported with; each command has its own."""
+        """Start the process; `environment` applies to the import of the package."""
         ours, theirs = socket.socketpair()
         with theirs:
-            line = [sys.executable, "-m", "tests.warm", str(theirs.fileno()), _ROOM]
+            line = [sys.executable, "-m", "tests.warm", str(theirs.fileno()), _TITLE_SPACE]
             self._process = subprocess.Popen(
                 line,
                 cwd=ROOT,
@@ -57,14 +58,12 @@ class Server:
     def run(
         self,
         words: Sequence[str],
-        given: str | None,
+        stdin: str | None,
         timeout_s: float,
         cwd: Path | None = None,
         environment: Mapping[str, str] = os.environ,
     ) -> subprocess.CompletedProcess[str]:
-        """Run `kubenetlab WORDS…` as subprocess.run() does; raise subprocess.TimeoutExpired as that
-        does.
-        """
+        """Run `kubenetlab WORDS…` like subprocess.run(); raise subprocess.TimeoutExpired."""
         request = {
             "words": list(words),
             "cwd": str(cwd or Path.cwd()),
@@ -73,25 +72,25 @@ class Server:
         ours, theirs = socket.socketpair()
         with (
             ours,
-            tempfile.TemporaryFile() as stdin,
+            tempfile.TemporaryFile() as input_file,
             tempfile.TemporaryFile() as out,
             tempfile.TemporaryFile() as err,
         ):
-            stdin.write((given or "").encode())
-            stdin.seek(0)
+            input_file.write((stdin or "").encode())
+            input_file.seek(0)
             with theirs:
                 self._send(
                     json.dumps(request).encode(),
-                    [stream.fileno() for stream in (stdin, out, err, theirs)],
+                    [stream.fileno() for stream in (input_file, out, err, theirs)],
                 )
-            pid = _number(ours)
+            pid = _read_number(ours)
             if not select.select([ours], [], [], timeout_s)[0]:
                 os.kill(pid, signal.SIGKILL)
                 raise subprocess.TimeoutExpired(
                     ["kubenetlab", *words], timeout_s, _content(out), _content(err)
                 )
             return subprocess.CompletedProcess(
-                ["kubenetlab", *words], _number(ours), _content(out), _content(err)
+                ["kubenetlab", *words], _read_number(ours), _content(out), _content(err)
             )
 
     def _send(self, request: bytes, descriptors: Sequence[int]) -> None:
@@ -103,7 +102,7 @@ class Server:
 
 @cache
 def server() -> Server:
-    """Return the server of this process; it is started with the first call."""
+    """Return the server of this process, which the first call starts."""
     return Server()
 
 
@@ -112,10 +111,10 @@ def _content(stream: IO[bytes]) -> str:
     return stream.read().decode()
 
 
-def _number(connection: socket.socket) -> int:
+def _read_number(connection: socket.socket) -> int:
     data = connection.recv(_LENGTH_BYTES)
     if not data:
-        raise RuntimeError("the process that runs commands for tests is gone")
+        raise RuntimeError("the process that runs commands for tests has ended")
     return int.from_bytes(data, "big", signed=True)
 
 
@@ -123,12 +122,12 @@ def _number(connection: socket.socket) -> int:
 
 
 def serve(control: socket.socket) -> None:
-    """Fork a command for each request, until the test's end is closed."""
+    """Fork a command for each request, until the client's end is closed."""
     running: dict[int, socket.socket] = {}
     children, wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(wakeup)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the commands get it, too
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it reaches the commands, too
     while True:
         ready, _, _ = select.select([control.fileno(), children], [], [])
         if children in ready:
@@ -161,7 +160,7 @@ def _reap(running: dict[int, socket.socket]) -> None:
                     os.waitstatus_to_exitcode(status).to_bytes(_LENGTH_BYTES, "big", signed=True)
                 )
             except OSError:
-                pass  # the test has given it up
+                pass  # the command has timed out, and nothing reads its status
 
 
 def _become(request: dict[str, Any], streams: Sequence[int]) -> NoReturn:

@@ -1,6 +1,4 @@
-"""Labs for the tests of this folder: each test (or module) makes its own, under a name that no
-other test run has.
-"""
+"""Labs for the tests of this folder, under names that no other test run has."""
 
 from __future__ import annotations
 
@@ -11,34 +9,33 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import OURS
+from tests.conftest import LAB_PREFIX
 from tests.labs import users
-from tests.labs.changing import Changing
-from tests.labs.faulty import Plan
+from tests.labs.changed_lab import ChangedLab
+from tests.labs.fault_injection import FaultPlan
 from tests.labs.lab import Lab, run
-from tests.labs.users import NOBODY, User
+from tests.labs.users import NO_PYTHON_FOR_USERS, NOBODY, User
 
 _SERIAL = iter(range(10_000))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group what shares a lab for one worker, and skip with doctor's words where no lab can be
-    made.
-    """
-    here = os.path.dirname(__file__)
-    mine = [item for item in items if str(item.path).startswith(here)]
-    for item in mine:
+    """Group the tests that share a lab for one worker; skip all where no lab can be created."""
+    folder = os.path.dirname(__file__)
+    lab_tests = [item for item in items if str(item.path).startswith(folder)]
+    for item in lab_tests:
         if _shares_fixtures(item):
             item.add_marker(pytest.mark.xdist_group(str(item.path)))
-    if not mine or not (reason := _why_not()):
+    if not lab_tests or not (reason := _skip_reason()):
         return
-    for item in mine:
+    for item in lab_tests:
         item.add_marker(pytest.mark.skip(reason=reason))
 
 
 def _shares_fixtures(item: pytest.Item) -> bool:
-    """Return True for a test with a fixture of its module, such as a lab: the module's tests belong
-    to one worker.
+    """Return True if the test uses a fixture of its module, such as a lab.
+
+    Those tests run in one worker.
     """
     fixtures = getattr(item, "_fixtureinfo").name2fixturedefs  # noqa: B009 (pytest has no public way)
     return any(
@@ -48,14 +45,14 @@ def _shares_fixtures(item: pytest.Item) -> bool:
     )
 
 
-def _why_not() -> str:
+def _skip_reason() -> str:
     if os.geteuid() == 0 and run("doctor", status=None).status == 0:
         return ""
-    return "labs cannot be made here; `kubenetlab doctor` says what is missing"
+    return "labs cannot be created here; `kubenetlab doctor` lists the missing requirements"
 
 
 def new_lab() -> Iterator[Lab]:
-    lab = Lab(f"{OURS}{next(_SERIAL)}")
+    lab = Lab(f"{LAB_PREFIX}{next(_SERIAL)}")
     try:
         yield lab
     finally:
@@ -65,60 +62,61 @@ def new_lab() -> Iterator[Lab]:
 
 @pytest.fixture
 def lab() -> Iterator[Lab]:
-    """A lab that is not up yet; gone after the test."""
+    """Yield a lab that is not up yet; remove it after the test."""
     yield from new_lab()
 
 
 @pytest.fixture
 def labs() -> Iterator[Callable[[], Lab]]:
-    """Makes labs."""
-    made: list[Iterator[Lab]] = []
+    """Yield a function that returns a new lab each time."""
+    generators: list[Iterator[Lab]] = []
 
     def make() -> Lab:
-        made.append(new_lab())
-        return next(made[-1])
+        generators.append(new_lab())
+        return next(generators[-1])
 
     yield make
-    for one in made:
-        for _ in one:
+    for generator in generators:
+        for _ in generator:
             pass
 
 
 @pytest.fixture
-def plan(tmp_path: Path) -> Plan:
-    """Which call to Linux of a lab fails."""
-    return Plan(tmp_path / "plan")
+def plan(tmp_path: Path) -> FaultPlan:
+    """Return the plan file of the call to Linux that fails in a lab."""
+    return FaultPlan(tmp_path / "plan")
 
 
 @pytest.fixture(scope="module")
-def changing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Changing]:
-    """A lab that is up, and whose calls can fail."""
-    plan = Plan(tmp_path_factory.mktemp("changing") / "plan")
+def changed_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChangedLab]:
+    """Yield a lab that is up, whose calls to Linux can fail."""
+    plan = FaultPlan(tmp_path_factory.mktemp("changing") / "plan")
     for lab in new_lab():
-        made = Changing(lab, plan)
-        made.up()
-        yield made
+        changed_lab = ChangedLab(lab, plan)
+        changed_lab.up()
+        yield changed_lab
 
 
-def some_of(metafunc: pytest.Metafunc, name: str, values: Sequence[int], few: int) -> None:
-    """Gives a test that has such an argument a few of the values, the same in each run; with
-    `--thorough` all.
+def parametrize_sample(
+    metafunc: pytest.Metafunc, name: str, values: Sequence[int], size: int
+) -> None:
+    """Parametrize a test that has the argument with a fixed sample of the values.
+
+    With `--thorough`, use all values.
     """
     if name in metafunc.fixturenames:
         metafunc.parametrize(
             name,
             values
             if metafunc.config.getoption("thorough")
-            else sorted(random.Random(4).sample(values, few)),
+            else sorted(random.Random(4).sample(values, size)),
         )
 
 
 @pytest.fixture
 def nobody() -> Iterator[User]:
-    """A user without any right."""
+    """Yield an unprivileged user."""
     if not users.interpreter(NOBODY)[0]:
-        pytest.skip(
-            "no Python that an ordinary user can run has the package's dependencies; apt-get install python3"
-        )
+        pytest.skip(NO_PYTHON_FOR_USERS)
     with users.user(NOBODY) as user:
         yield user

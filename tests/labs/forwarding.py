@@ -1,4 +1,4 @@
-"""A running `port-forward`, and servers in pods for it to reach."""
+"""A running `port-forward`, and servers in pods that it reaches."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ MIB = 1 << 20
 
 
 class Forwarding:
-    """A port-forward that runs, and what it has said."""
+    """A running port-forward and the ports that it has announced."""
 
     def __init__(self, process: subprocess.Popen[str], count: int) -> None:
         self.process = process
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(count)]
         assert all(lines), process.communicate()[1]
-        self.told = [
+        self.announced = [
             re.fullmatch(r"Forwarding from (\S+):(\d+) -> (\d+)\n", line) for line in lines
         ]
-        self.ports = [int(match[2]) for match in self.told if match]
+        self.ports = [int(match[2]) for match in self.announced if match]
         assert len(self.ports) == count, lines
 
     def connect(self, index: int = 0) -> socket.socket:
@@ -37,7 +37,7 @@ class Forwarding:
         return get(self.connect(index), path)
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> tuple[int, str, str]:
-        """(exit status, what it said since, its errors)"""
+        """Send a signal; return the exit status, the output since the start, and the errors."""
         self.process.send_signal(number)
         return self.end()
 
@@ -62,22 +62,23 @@ def forwarding(lab: Lab, *words: str, count: int = 1, **more: Any) -> Iterator[F
 def get(connection: socket.socket, path: str) -> str:
     with connection:
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
-        head, _, body = all_of(connection).partition(b"\r\n\r\n")
+        head, _, body = receive_all(connection).partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200"), head
         return body.decode()
 
 
-def all_of(connection: socket.socket) -> bytes:
-    found = bytearray()
+def receive_all(connection: socket.socket) -> bytes:
+    received = bytearray()
     while data := connection.recv(MIB):
-        found += data
-    return bytes(found)
+        received += data
+    return bytes(received)
 
 
 @contextmanager
 def server(lab: Lab, pod: str, program: str) -> Iterator[tuple[int, subprocess.Popen[str]]]:
-    """A program of this machine that serves one connection (`peer`) at the pod's localhost: its
-    port and its process.
+    """Yield the port and the process of a program that serves one connection, `peer`.
+
+    The program of this machine listens on the localhost of a pod.
     """
     script = f"""
 import hashlib, socket, struct, sys
@@ -106,8 +107,10 @@ peer, _ = listener.accept()
 
 
 @contextmanager
-def peer_of(lab: Lab, program: str) -> Iterator[tuple[socket.socket, subprocess.Popen[str]]]:
-    """A connection, relayed, to a program in the pod `client`."""
+def relayed_connection(
+    lab: Lab, program: str
+) -> Iterator[tuple[socket.socket, subprocess.Popen[str]]]:
+    """Yield a relayed connection to a program in the pod `client`, and the process."""
     with (
         server(lab, "client", program) as (port, process),
         forwarding(lab, "client", f":{port}") as forward,
@@ -116,6 +119,6 @@ def peer_of(lab: Lab, program: str) -> Iterator[tuple[socket.socket, subprocess.
         yield connection, process
 
 
-def said(process: subprocess.Popen[str]) -> str:
+def read_line(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     return process.stdout.readline().strip()

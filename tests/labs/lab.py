@@ -1,6 +1,4 @@
-"""One lab as a user has it: by the command line only, and by `nsenter` into the namespaces that
-`inspect` names.
-"""
+"""Command-line access to one lab, and programs in the namespaces that `inspect` names."""
 
 from __future__ import annotations
 
@@ -23,11 +21,12 @@ from tests.patience import patiently
 from tests.warm import server
 
 DEADLINE_S = patiently(20)
+ROOT = Path(__file__).parents[2]
 COMMAND = INSTALLED = (sys.executable, "-m", "kubenetlab")
 
 
-class Ran(Struct, frozen=True):
-    """What a command said."""
+class CommandResult(Struct, frozen=True):
+    """Exit status and output of a command."""
 
     status: int
     out: str
@@ -38,24 +37,40 @@ class Ran(Struct, frozen=True):
         return json.loads(self.out)
 
 
+def run_module(
+    module: str, *words: str, stdin: str | None = None, status: int | None = 0
+) -> CommandResult:
+    """Run `python -m MODULE WORDS…` in a process of its own; it must end with `status`."""
+    completed = subprocess.run(
+        [sys.executable, "-m", module, *words],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=patiently(90),
+        cwd=ROOT,
+    )
+    return command_result(completed, status)
+
+
 def run(
     *words: str,
-    given: str | None = None,
+    stdin: str | None = None,
     status: int | None = 0,
     cwd: Path | None = None,
-    before: Sequence[str] = (),
-) -> Ran:
-    """A kubenetlab command, begun by another one `before` it.
+    prefix: Sequence[str] = (),
+) -> CommandResult:
+    """Run a kubenetlab command; it must end with `status`, unless that is None.
 
-    Fails unless it ends with `status`; None: whatever it ends with.
+    prefix: words before the command line, such as `nsenter` with its options.
     """
-    if not before and COMMAND is INSTALLED:
-        return ran(server().run(words, given, patiently(90), cwd), status)
-    line = [*before, *COMMAND, *words]
-    return ran(
+    if not prefix and COMMAND is INSTALLED:
+        return command_result(server().run(words, stdin, patiently(90), cwd), status)
+    line = [*prefix, *COMMAND, *words]
+    return command_result(
         subprocess.run(
             line,
-            input=given,
+            input=stdin,
             capture_output=True,
             text=True,
             check=False,
@@ -66,52 +81,53 @@ def run(
     )
 
 
-def ran(done: subprocess.CompletedProcess[str], status: int | None) -> Ran:
-    """What a command said that has ended as it should: with `status`, or None: somehow, but not in
-    a traceback.
-    """
-    assert "Traceback" not in done.stderr, done.stderr
-    assert status in (None, done.returncode), (
-        f"{' '.join(done.args)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+def command_result(
+    completed: subprocess.CompletedProcess[str], status: int | None
+) -> CommandResult:
+    """Return the result of a command that ended with `status`, or anyhow if that is None."""
+    assert "Traceback" not in completed.stderr, completed.stderr
+    assert status in (None, completed.returncode), (
+        f"{' '.join(completed.args)} ended with {completed.returncode}\n"
+        f"{completed.stdout}\n{completed.stderr}"
     )
-    return Ran(done.returncode, done.stdout, done.stderr)
+    return CommandResult(completed.returncode, completed.stdout, completed.stderr)
 
 
-def wait_for(condition: Callable[[], Any], what: str, within_s: float = DEADLINE_S) -> Any:
-    """The first true value of the condition."""
+def wait_for(condition: Callable[[], Any], description: str, within_s: float = DEADLINE_S) -> Any:
+    """Return the first true value of the condition."""
     deadline = time.monotonic() + within_s
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"{what}: not within {within_s:g} s"
+        assert time.monotonic() < deadline, f"{description}: not within {within_s:g} s"
         os.sched_yield()
     return value
 
 
 class Lab:
-    """A lab by name.
+    """A lab by its name.
 
-    `run` is the command line with `--lab`, begun by another command where the lab is somewhere
-    else.
+    `run` is the command line with `--lab`. A prefix, such as `nsenter`, reaches labs in other
+    namespaces.
     """
 
-    def __init__(self, name: str, before: Sequence[str] = ()) -> None:
+    def __init__(self, name: str, prefix: Sequence[str] = ()) -> None:
         self.name = name
-        self._before = before
+        self._prefix = prefix
 
     @property
     def directory(self) -> Path:
         return Path("/run/kubenetlab", self.name)
 
-    def run(self, *words: str, given: str | None = None, status: int | None = 0) -> Ran:
+    def run(self, *words: str, stdin: str | None = None, status: int | None = 0) -> CommandResult:
         command, *rest = words
         return run(
-            command, "--lab", self.name, *rest, given=given, status=status, before=self._before
+            command, "--lab", self.name, *rest, stdin=stdin, status=status, prefix=self._prefix
         )
 
-    def up(self, manifest: str, *words: str, status: int = 0) -> Ran:
-        return self.run("up", "-f", "-", *words, given=manifest, status=status)
+    def up(self, manifest: str, *words: str, status: int = 0) -> CommandResult:
+        return self.run("up", "-f", "-", *words, stdin=manifest, status=status)
 
     def kill(self, role: str) -> int:
-        """Kills one of its own processes, and waits for its successor; the pid of the dead."""
+        """Kill one of the lab's own processes and wait for its successor; return its pid."""
         (victim,) = self.pids(f"kubenetlab {self.name} {role}")
         os.kill(victim, signal.SIGKILL)
         wait_for(
@@ -120,121 +136,120 @@ class Lab:
         )
         return victim
 
-    def apply(self, manifest: str, *words: str, status: int | None = 0) -> Ran:
-        return self.run("apply", "-f", "-", *words, given=manifest, status=status)
+    def apply(self, manifest: str, *words: str, status: int | None = 0) -> CommandResult:
+        return self.run("apply", "-f", "-", *words, stdin=manifest, status=status)
 
     def down(self) -> None:
         self.run("down")
 
-    # --- what is there ---
+    # --- objects ---
 
     @property
-    def seen(self) -> Any:
-        """What `inspect -o json` shows.
+    def inspected(self) -> Any:
+        """Output of `inspect -o json`.
 
-        It comes from the API directly where that is in reach: tests ask often.
+        It comes from the API directly unless the lab has a prefix, because tests read it often.
         """
         return (
-            self.run("inspect", "-o", "json").json if self._before else Client(self.name).inspect()
+            self.run("inspect", "-o", "json").json if self._prefix else Client(self.name).inspect()
         )
 
     def pod(self, name: str, namespace: str = "default") -> Any:
-        """A pod by its name, or by the name of its Deployment: then the first."""
+        """Return a pod by its name, or the first pod of the Deployment of that name."""
         return self.pods(name, namespace)[0]
 
     def pods(self, name: str, namespace: str = "default") -> list[Any]:
-        found = [
+        pods = [
             pod
-            for pod in self.seen["pods"]
+            for pod in self.inspected["pods"]
             if pod["namespace"] == namespace and f"{pod['name']}-".startswith(f"{name}-")
         ]
-        assert found, f"there is no pod {namespace}/{name}"
-        return found
+        assert pods, f"there is no pod {namespace}/{name}"
+        return pods
 
     def service(self, name: str, namespace: str = "default") -> Any:
         return next(
             entry
-            for entry in self.seen["services"]
+            for entry in self.inspected["services"]
             if (entry["namespace"], entry["name"]) == (namespace, name)
         )
 
     def place(self, kind: str, name: str) -> Any:
-        """kind: nodes or external."""
-        return next(entry for entry in self.seen[kind] if entry["name"] == name)
+        """Return a node or an external host.
+
+        kind: nodes or external.
+        """
+        return next(entry for entry in self.inspected[kind] if entry["name"] == name)
 
     def get(self, *words: str) -> Any:
         return self.run("get", *words, "-o", "json").json
 
-    def seen_names_alive(self) -> list[str]:
-        """Names in /run/netns that lead to a namespace."""
+    def live_netns_names(self) -> list[str]:
+        """Return the names in /run/netns that refer to a namespace."""
         return [str(path) for path in Path("/run/netns").glob(f"{self.name}_*") if path.exists()]
 
     @property
-    def remains(self) -> list[str]:
-        """What there is of it on this machine: processes, names in /run/netns, cgroups, the run
-        directory.
-        """
+    def leftovers(self) -> list[str]:
+        """Traces of the lab on this machine: processes, netns names, cgroups and run directory."""
         titles = (f"{self.name}/", f"kubenetlab {self.name} ")
-        found = [
+        leftovers = [
             title
             for path in Path("/proc").glob("[0-9]*")
             if (title := title_of(int(path.name))).startswith(titles)
         ]
-        found += [str(path) for path in Path("/run/netns").glob(f"{self.name}_*")]
-        found += cgroups_of(self.name)
-        return found + [str(self.directory)] * self.directory.exists()
+        leftovers += [str(path) for path in Path("/run/netns").glob(f"{self.name}_*")]
+        leftovers += cgroups_of(self.name)
+        return leftovers + [str(self.directory)] * self.directory.exists()
 
     @property
-    def faults(self) -> list[str]:
-        """What is not as promised: pods that are not ready, pairs that do not reach each other,
-        objects the kernel lacks.
-        """
-        well = (True, "Running", True)
-        found = [
+    def problems(self) -> list[str]:
+        """Unready pods, missing or unexpected connectivity, and drift from the plan."""
+        expected = (True, "Running", True)
+        problems = [
             f"{pod['name']} is not ready"
-            for pod in self.seen["pods"]
-            if (pod["ready"], pod["phase"], bool(pod["addresses"])) != well
+            for pod in self.inspected["pods"]
+            if (pod["ready"], pod["phase"], bool(pod["addresses"])) != expected
         ]
         pings, diff = self.run("ping", "-o", "json", status=None), self.run("diff", status=None)
         return (
-            found
+            problems
             + ["ping: " + pings.out[:500]] * bool(pings.status)
             + [f"diff: {diff.out}"] * bool(diff.status)
         )
 
     # --- packets ---
 
-    def inside(self, place: Any, *command: str, given: str | None = None, status: int = 0) -> str:
-        """What a program of the machine prints in the network of a place of `inspect`."""
-        done = subprocess.run(
+    def inside(self, place: Any, *command: str, stdin: str | None = None, status: int = 0) -> str:
+        """Return the output of a program that runs in the network of a place of `inspect`."""
+        completed = subprocess.run(
             ["nsenter", f"--net={place['netns']}", *command],
-            input=given,
+            input=stdin,
             capture_output=True,
             text=True,
             check=False,
             timeout=patiently(60),
         )
-        assert done.returncode == status, (
-            f"{command}: {done.returncode}\n{done.stdout}{done.stderr}"
+        assert completed.returncode == status, (
+            f"{command}: {completed.returncode}\n{completed.stdout}{completed.stderr}"
         )
-        return done.stdout
+        return completed.stdout
 
     def ask(self, place: Any, *targets: Target) -> list[Answer]:
-        """Return what servers answer to clients in the network of a place."""
+        """Return the answers that a client in the network of a place receives."""
         return self.ask_each((place, targets))[0]
 
     def ask_each(self, *questions: tuple[Any, Sequence[Target]]) -> list[list[Answer]]:
-        """Return the answers to clients in several places, which all ask at the same time."""
+        """Return the answers to clients in several places, which ask at the same time."""
         return ask([(place["netns"], targets) for place, targets in questions])
 
     def pids(self, title: str = "") -> list[int]:
-        """The machine's pids of all processes of the lab, or of those whose title begins so."""
-        init = self.seen["init_pid"]
+        """Return the machine's pids of the lab's processes whose title begins with `title`."""
+        init = self.inspected["init_pid"]
         return [pid for pid in descendants(init) if title_of(pid).startswith(title)]
 
 
 def cgroups_of(lab: str) -> list[str]:
-    """Return the control groups of a lab, wherever this process can see them."""
+    """Return the control groups of a lab in all hierarchies that this process can see."""
     tops = [
         path
         for parent in read_parents()
@@ -244,7 +259,7 @@ def cgroups_of(lab: str) -> list[str]:
 
 
 def descendants(pid: int) -> list[int]:
-    """A process and all below it, as far as they live."""
+    """Return the pid and those of all descendants that are alive."""
     try:
         children = [
             int(child)
@@ -253,11 +268,11 @@ def descendants(pid: int) -> list[int]:
         ]
     except OSError:
         return []
-    return [pid, *(found for child in children for found in descendants(child))]
+    return [pid, *(descendant for child in children for descendant in descendants(child))]
 
 
 def title_of(pid: int) -> str:
-    """What `ps` shows as its command."""
+    """Return the title of a process, as `ps` shows it."""
     return cmdline(pid).split(b"\0")[0].decode()
 
 

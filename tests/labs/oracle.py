@@ -1,5 +1,6 @@
-"""What Kubernetes promises of a packet to a Service, in plain Python: it knows nothing of the
-package, nor of how a mode does it.
+"""The outcomes that Kubernetes promises for a packet to a Service, in plain Python.
+
+This module knows neither the package nor the implementation of a mode.
 
 Source: kubernetes.io/docs/concepts/services-networking/service, virtual-ips; k8s.io/kubernetes
 pkg/proxy/topology.go (1.33); k8s.io/cloud-provider controllers/service (nodeIncludedPredicate).
@@ -15,7 +16,7 @@ from typing import Literal
 NODES = {"control-plane": "a", "worker": "a", "worker2": "b"}
 """Node → its zone.
 
-A load balancer leads to the others only, whatever the policy, as long as one of them is ready.
+A load balancer only uses the workers, with either policy, as long as one of them is ready.
 """
 WORKERS = ("worker", "worker2")
 REFUSED, SILENCE = "refused", "silence"
@@ -33,7 +34,7 @@ class Pod:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One entry of a slice that somebody wrote by hand."""
+    """One entry of a manually written slice."""
 
     pod: str
     is_ready: bool = True
@@ -43,12 +44,12 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Service:
-    """One Service of one port."""
+    """A Service with one port."""
 
     type: Literal["ClusterIP", "NodePort", "LoadBalancer"]
     protocol: Literal["TCP", "UDP"]
     app: str
-    """Whom it selects; "": nobody, its endpoints are `slice`."""
+    """Label of the selected pods; "": no selector, the endpoints are `slice`."""
     slice: tuple[Endpoint, ...] = ()
     internal: Literal["Cluster", "Local"] = "Cluster"
     external: Literal["Cluster", "Local"] = "Cluster"
@@ -61,22 +62,22 @@ class Service:
 
 @dataclass(frozen=True)
 class Place:
-    """Who asks."""
+    """The client of a connection."""
 
     kind: Literal["pod", "node", "ext"]
     name: str
     address: str
     node: str = ""
-    """Where a pod is; a node itself."""
+    """Node of a pod, or the node itself."""
 
 
-Way = Literal["cluster", "node", "balanced", "external"]
-"""By which of its addresses a Service is asked."""
+AddressKind = Literal["cluster", "node", "balanced", "external"]
+"""Kind of the address under which a Service is contacted."""
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What may come of it: (who answers, which address it sees), or that nobody does."""
+    """Possible outcomes: (server, client address that it sees), or an error."""
 
     answers: frozenset[tuple[str, str]] = frozenset()
     errors: frozenset[str] = frozenset()
@@ -84,46 +85,63 @@ class Outcomes:
 
 @dataclass
 class State:
-    """What is to be in the lab."""
+    """Desired objects of the lab."""
 
     pods: dict[str, Pod]
     services: dict[str, Service]
     node_addresses: Mapping[str, str]
     mode: str
-    """kube-proxy's."""
+    """Mode of kube-proxy."""
     pods_range: str = ""
     changes: list[str] = field(default_factory=list)
 
     def outcomes(
-        self, source: Place, service: Service, way: Way, node: str = ""
+        self, source: Place, service: Service, kind_of_address: AddressKind, node: str = ""
     ) -> Outcomes | None:
-        """What may become of a connection; `node` is whose node port is asked.
+        """Return the possible outcomes of a connection, or None if nothing is promised.
 
-        None where nothing is promised.
+        node: the node whose node port is contacted.
         """
-        if way == "cluster":
-            return self._inside(source, service)
-        if way == "balanced" and service.sources and not _is_in(source.address, service.sources):
-            # Whether a refusal comes before the ranges is each mode's own.
+        if kind_of_address == "cluster":
+            return self._by_cluster_ip(source, service)
+        if (
+            kind_of_address == "balanced"
+            and service.sources
+            and not _is_in(source.address, service.sources)
+        ):
+            # The modes differ in whether they refuse before they check the ranges.
             return Outcomes(
-                errors=frozenset((SILENCE, REFUSED) if not self._usable(service) else (SILENCE,))
+                errors=frozenset(
+                    (SILENCE, REFUSED) if not self._has_usable_endpoint(service) else (SILENCE,)
+                )
             )
-        if way == "node":
+        if kind_of_address == "node":
             return self._by_node_port(source, service, node)
         if source.kind == "ext":
-            return _either(self._taken_in(source, service, node) for node in self._led_to(service))
-        if source.kind == "node" and self.mode == "iptables" and not self._usable(service):
+            return _either(
+                self._from_elsewhere(source, service, node)
+                for node in self._load_balancer_nodes(service)
+            )
+        if (
+            source.kind == "node"
+            and self.mode == "iptables"
+            and not self._has_usable_endpoint(service)
+        ):
             return Outcomes(
+                # The packet leaves the node: another node refuses it, or it is lost at its own.
                 errors=frozenset((REFUSED, SILENCE))
-            )  # it goes out, to be refused by another node, or lost at its own
-        return self._short_cut(source, service, source.node)
+            )
+        return self._from_own_node(source, service, source.node)
 
-    def _inside(self, source: Place, service: Service) -> Outcomes:
-        """By the cluster IP: a pod is seen itself, a node by its own address."""
+    def _by_cluster_ip(self, source: Place, service: Service) -> Outcomes:
+        """Return the outcomes at the cluster IP.
+
+        Endpoints see a pod's own address and a node's own address.
+        """
         chosen = (
-            self._local(service, source.node)
+            self._local_endpoints(service, source.node)
             if service.internal == "Local"
-            else self._cluster(service, source.node)
+            else self._cluster_endpoints(service, source.node)
         )
         return self._answers(
             service, chosen, source, masquerades=source.kind != "pod", node=source.node
@@ -131,25 +149,37 @@ class State:
 
     def _by_node_port(self, source: Place, service: Service, node: str) -> Outcomes | None:
         if source.node == node:
-            return self._short_cut(source, service, node)
+            return self._from_own_node(source, service, node)
         if service.external == "Local" and source.kind == "pod":
-            chosen = self._cluster(service, node)
+            chosen = self._cluster_endpoints(service, node)
             if any(self.pods[name].node != node for name in chosen):
-                return None  # the answer of another node's pod goes straight back to who asked somebody else
+                # A pod on another node would answer the client directly, from an unknown address.
+                return None
             return self._answers(service, chosen, source, masquerades=False, node=node)
-        return self._taken_in(source, service, node)
+        return self._from_elsewhere(source, service, node)
 
-    def _short_cut(self, source: Place, service: Service, node: str) -> Outcomes:
-        """From a pod or a node by its own node: every endpoint will do, whatever the policy."""
+    def _from_own_node(self, source: Place, service: Service, node: str) -> Outcomes:
+        """Return the outcomes for a pod or node that contacts its own node.
+
+        All endpoints are used, with either policy.
+        """
         masquerades = service.external == "Cluster" or source.kind == "node"
         return self._answers(
-            service, self._cluster(service, node), source, masquerades=masquerades, node=node
+            service,
+            self._cluster_endpoints(service, node),
+            source,
+            masquerades=masquerades,
+            node=node,
         )
 
-    def _taken_in(self, source: Place, service: Service, node: str) -> Outcomes:
-        """From elsewhere, by a node."""
+    def _from_elsewhere(self, source: Place, service: Service, node: str) -> Outcomes:
+        """Return the outcomes for a client outside `node`."""
         is_local = service.external == "Local"
-        chosen = self._local(service, node) if is_local else self._cluster(service, node)
+        chosen = (
+            self._local_endpoints(service, node)
+            if is_local
+            else self._cluster_endpoints(service, node)
+        )
         return self._answers(service, chosen, source, masquerades=not is_local, node=node)
 
     def _answers(
@@ -162,13 +192,15 @@ class State:
         node: str,
     ) -> Outcomes:
         if not chosen:
-            return Outcomes(errors=frozenset((SILENCE if self._usable(service) else REFUSED,)))
-        own = self.node_addresses[node]
+            return Outcomes(
+                errors=frozenset((SILENCE if self._has_usable_endpoint(service) else REFUSED,))
+            )
+        node_address = self.node_addresses[node]
         return Outcomes(
             frozenset(
                 (
                     name,
-                    own
+                    node_address
                     if masquerades or self.pods[name].address == source.address
                     else source.address,
                 )
@@ -176,8 +208,8 @@ class State:
             )
         )
 
-    def _led_to(self, service: Service) -> Collection[str]:
-        """The nodes to which a load balancer may lead."""
+    def _load_balancer_nodes(self, service: Service) -> Collection[str]:
+        """Return the nodes that a load balancer may use."""
         if service.external == "Local":
             ready = {
                 self.pods[name].node for name, (is_ready, _) in self._endpoints(service) if is_ready
@@ -188,7 +220,7 @@ class State:
     # --- endpoints ---
 
     def _endpoints(self, service: Service) -> Iterator[tuple[str, tuple[bool, bool]]]:
-        """Pod → (ready, still serving while it terminates)."""
+        """Yield pod → (ready, still serving while it terminates)."""
         if service.app:
             for name, pod in self.pods.items():
                 if pod.app == service.app:
@@ -197,42 +229,46 @@ class State:
             for entry in service.slice:
                 yield entry.pod, (entry.is_ready, entry.is_serving and entry.is_terminating)
 
-    def _cluster(self, service: Service, node: str) -> set[str]:
+    def _cluster_endpoints(self, service: Service, node: str) -> set[str]:
         ready = {name for name, (is_ready, _) in self._endpoints(service) if is_ready}
         if service.app and service.distribution:
-            here = {name for name in ready if self.pods[name].node == node}
-            near = {name for name in ready if NODES[self.pods[name].node] == NODES[node]}
+            on_node = {name for name in ready if self.pods[name].node == node}
+            in_zone = {name for name in ready if NODES[self.pods[name].node] == NODES[node]}
             return (
-                (here if service.distribution == "PreferSameNode" else set())
-                or near
+                (on_node if service.distribution == "PreferSameNode" else set())
+                or in_zone
                 or ready
-                or self._last(service)
+                or self._terminating(service)
             )
-        return ready or self._last(service)
+        return ready or self._terminating(service)
 
-    def _last(self, service: Service) -> set[str]:
-        return {name for name, (_, is_last) in self._endpoints(service) if is_last}
+    def _terminating(self, service: Service) -> set[str]:
+        return {name for name, (_, is_terminating) in self._endpoints(service) if is_terminating}
 
-    def _local(self, service: Service, node: str) -> set[str]:
+    def _local_endpoints(self, service: Service, node: str) -> set[str]:
         ready = {
             name
             for name, (is_ready, _) in self._endpoints(service)
             if is_ready and self.pods[name].node == node
         }
-        return ready or {name for name in self._last(service) if self.pods[name].node == node}
+        return ready or {
+            name for name in self._terminating(service) if self.pods[name].node == node
+        }
 
-    def _usable(self, service: Service) -> bool:
-        return any(is_ready or is_last for _, (is_ready, is_last) in self._endpoints(service))
+    def _has_usable_endpoint(self, service: Service) -> bool:
+        return any(
+            is_ready or is_terminating for _, (is_ready, is_terminating) in self._endpoints(service)
+        )
 
 
 def _is_in(address: str, ranges: Collection[str]) -> bool:
     return any(ip_address(address) in ip_network(text) for text in ranges)
 
 
-def _either(found: Iterator[Outcomes]) -> Outcomes:
+def _either(alternatives: Iterator[Outcomes]) -> Outcomes:
     answers: set[tuple[str, str]] = set()
     errors: set[str] = set()
-    for one in found:
-        answers |= one.answers
-        errors |= one.errors
+    for outcomes in alternatives:
+        answers |= outcomes.answers
+        errors |= outcomes.errors
     return Outcomes(frozenset(answers), frozenset(errors))

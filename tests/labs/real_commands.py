@@ -1,13 +1,30 @@
-"""Pods that run commands of this machine: manifests and what tests ask about them."""
+"""Pods that run commands of this machine: manifests, and what tests read about them."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
+from tests.clusters import service
 from tests.labs.lab import Lab
 
-ONE_NODE = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnodes: [{role: control-plane}]\nexternal: []\n---\n"
+ONE_NODE = (
+    "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n"
+    "nodes: [{role: control-plane}]\nexternal: []\n---\n"
+)
+
+
+SERVES = """\
+  - name: main
+    image: python
+    command: [python3, -m, http.server, "8000"]
+    ports: [{containerPort: 8000}]
+    readinessProbe: {httpGet: {port: 8000}}
+    livenessProbe:
+      exec: {command: [test, "!", -e, /tmp/ill]}
+      periodSeconds: 1
+      failureThreshold: 1
+"""
+SERVICE = service("web", target=8000)
 
 
 def pod(
@@ -16,49 +33,20 @@ def pod(
     spec: str = "",
     annotation: str = ", annotations: {kubenetlab.dev/real-commands: 'true'}",
 ) -> str:
-    return f"apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: {name}}}{annotation}}}\nspec:\n  containers:\n{containers}{spec}---\n"
+    return (
+        "apiVersion: v1\nkind: Pod\n"
+        f"metadata: {{name: {name}, labels: {{app: {name}}}{annotation}}}\n"
+        f"spec:\n  containers:\n{containers}{spec}---\n"
+    )
 
 
 def status(lab: Lab, name: str) -> Any:
-    """The first container's status."""
+    """Return the status of the first container."""
     return lab.get("pod", name)["status"]["containerStatuses"][0]
 
 
-def said(lab: Lab, name: str, *words: str) -> list[str]:
+def log_lines(lab: Lab, name: str, *words: str) -> list[str]:
     return lab.run("logs", name, *words).out.splitlines()
-
-
-SERVES = """\
-  - name: main
-    image: python
-    command: [python3, -m, http.server, "8000"]
-    ports: [{containerPort: 8000}]
-    readinessProbe: {httpGet: {port: 8000}}
-    livenessProbe: {exec: {command: [test, "!", -e, /tmp/ill]}, periodSeconds: 1, failureThreshold: 1}
-"""
-
-
-SERVICE = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {selector: {app: web}, ports: [{port: 80, targetPort: 8000}]}\n---\n"
-
-
-SERVES = """\
-  - name: main
-    image: python
-    command: [python3, -m, http.server, "8000"]
-    ports: [{containerPort: 8000}]
-    readinessProbe: {httpGet: {port: 8000}}
-    livenessProbe: {exec: {command: [test, "!", -e, /tmp/ill]}, periodSeconds: 1, failureThreshold: 1}
-"""
-
-
-SERVICE = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {selector: {app: web}, ports: [{port: 80, targetPort: 8000}]}\n---\n"
-
-
-def cmdline(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
 
 
 def probe_files(lab: Lab) -> list[str]:

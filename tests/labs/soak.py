@@ -1,8 +1,8 @@
-"""A soak: a lab that changes for minutes on end must not grow. Run by scripts/soak.
+"""A soak test: the resource use of a lab that changes for minutes must not grow.
 
-Pods come, go, fail and are replaced, configuration changes, a container prints, the agent dies now
-and then. Memory, descriptors, events and files of the lab are sampled; the largest values of the
-last third are compared with those of the middle one.
+scripts/soak runs it. Pods are created, deleted, fail and are replaced, the configuration changes, a
+container prints, and the agent is killed now and then. Memory, descriptors, events and files of the
+lab are sampled. The largest values of the last third are compared with those of the middle third.
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ from tests.clusters import deployment, pod, service
 from tests.labs.lab import Lab, descendants, title_of
 
 TOLERANCE = 1.10
-"""How much larger the last third may be: allocators keep some of what was returned to them."""
+"""Permitted growth in the last third: allocators keep part of the memory returned to them."""
 SAMPLE_S = 2.0
 PRINTING = """\
 apiVersion: v1
 kind: Pod
 metadata: {name: prints, annotations: {kubenetlab.dev/real-commands: "true"}}
-spec: {containers: [{name: main, image: x, command: [sh, -c, "while :; do seq 100000; sleep 1; done"]}]}
+spec:
+  containers:
+  - {name: main, image: x, command: [sh, -c, "while :; do seq 100000; sleep 1; done"]}
 ---
 """
 FAILING = """\
@@ -43,14 +45,14 @@ spec: {containers: [{name: main, image: x, command: [sh, -c, "echo failed; exit 
 
 
 class Sample(Struct, frozen=True):
-    """What a lab takes at one moment."""
+    """Resource use of a lab at one moment."""
 
     at_s: float
     memory_mb: float
-    """Of its own processes, shared pages divided among those that share them."""
+    """Memory of the lab's own processes; shared pages are divided among their users."""
     descriptors: int
     files_mb: float
-    """Of the run directory."""
+    """Size of the files in the run directory."""
     events: int
 
 
@@ -68,7 +70,7 @@ def sample(lab: Lab, begun: float, init: int) -> Sample:
 
 
 def churn(lab: Lab) -> Iterator[None]:
-    """One change after the other, for ever."""
+    """Yield after each of an endless sequence of changes."""
     for number in cycle(range(1000)):
         match number % 6:
             case 0:
@@ -80,14 +82,14 @@ def churn(lab: Lab) -> Iterator[None]:
             case 3:
                 lab.run("rollout", "restart", "deployment", "web", status=None)
             case 4:
-                os.kill(lab.pod("web")["pid"] and _outer(lab, lab.pod("web")), signal.SIGKILL)
+                os.kill(lab.pod("web")["pid"] and _pause_pid(lab, lab.pod("web")), signal.SIGKILL)
             case 5 if number % 60 == 5:
                 lab.kill("agent")
         yield
 
 
-def _outer(lab: Lab, found: Any) -> int:
-    (pid,) = lab.pids(f"{lab.name}/{found['sandbox']}")
+def _pause_pid(lab: Lab, pod: Any) -> int:
+    (pid,) = lab.pids(f"{lab.name}/{pod['sandbox']}")
     return pid
 
 
@@ -110,15 +112,18 @@ def verdicts(samples: list[Sample]) -> list[str]:
     """Return what grew: the largest of the last third against the largest of the middle third."""
     third = len(samples) // 3
     middle, last = samples[third : 2 * third], samples[2 * third :]
-    found = []
+    growth = []
     for name in ("memory_mb", "descriptors", "files_mb", "events"):
-        before, after = (max(getattr(one, name) for one in some) for some in (middle, last))
+        before, after = (
+            max(getattr(sample, name) for sample in samples_of_third)
+            for samples_of_third in (middle, last)
+        )
         bound = MIN_EVENTS if name == "events" else 0
         if after > max(bound, before * TOLERANCE):
-            found.append(
+            growth.append(
                 f"{name}: at most {before:.1f} in the middle third, {after:.1f} in the last"
             )
-    return found
+    return growth
 
 
 def main() -> None:
@@ -127,8 +132,8 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--lab", default="soak")
-    asked = parser.parse_args()
-    lab, samples, changes = Lab(asked.lab), [], 0
+    options = parser.parse_args()
+    lab, samples, changes = Lab(options.lab), [], 0
     begun = printed = time.monotonic()
     try:
         lab.run(
@@ -137,24 +142,25 @@ def main() -> None:
             "-",
             "--timeout",
             "5s",
-            given=deployment("web", 5) + service() + pod("client") + PRINTING + FAILING,
+            stdin=deployment("web", 5) + service() + pod("client") + PRINTING + FAILING,
             status=None,
         )
-        init = lab.seen["init_pid"]
+        init = lab.inspected["init_pid"]
         print("   s  changes  memory MB  descriptors  files MB  events", flush=True)
         due = 0.0
         for _ in churn(lab):
             changes += 1
             if time.monotonic() >= due:
-                samples.append(one := sample(lab, begun, init))
+                samples.append(current := sample(lab, begun, init))
                 due = time.monotonic() + SAMPLE_S
                 if time.monotonic() - printed >= 30 or len(samples) == 1:
                     printed = time.monotonic()
                     print(
-                        f"{one.at_s:4.0f}  {changes:7}  {one.memory_mb:9.1f}  {one.descriptors:11}  {one.files_mb:8.1f}  {one.events:6}",
+                        f"{current.at_s:4.0f}  {changes:7}  {current.memory_mb:9.1f}  "
+                        f"{current.descriptors:11}  {current.files_mb:8.1f}  {current.events:6}",
                         flush=True,
                     )
-            if time.monotonic() - begun > asked.minutes * 60:
+            if time.monotonic() - begun > options.minutes * 60:
                 break
     finally:
         lab.run("down", status=None)

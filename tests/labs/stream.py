@@ -1,8 +1,9 @@
-"""Opens connections at a steady pace; a program of its own, run inside a namespace.
+"""Open connections at a steady pace; this program runs inside a namespace.
 
 Run as: stream.py ADDRESS PORT PER_SECOND
 
-stdout: a line for each, as it ends: who answered, or `failed: …`. It ends with its standard input.
+Each connection that ends prints a line: the name of the server, or `failed: …`. The program ends
+when its standard input is closed.
 """
 
 import os
@@ -26,20 +27,20 @@ def connect(address: str, port: int) -> str:
 
 
 def main(address: str, port: int, per_second: float) -> None:
-    is_over = threading.Event()
-    threading.Thread(target=wait_for_the_end, args=(is_over,), daemon=True).start()
+    stopping = threading.Event()
+    threading.Thread(target=wait_for_end_of_input, args=(stopping,), daemon=True).start()
     due = time.monotonic()
-    while not is_over.wait(max(0.0, due - time.monotonic())):
-        # One write, for there are many threads.
+    while not stopping.wait(max(0.0, due - time.monotonic())):
+        # A single write per line, because many threads print.
         threading.Thread(
             target=lambda: print(f"{connect(address, port)}\n", end="", flush=True)
         ).start()
         due += 1 / per_second
 
 
-def wait_for_the_end(is_over: threading.Event) -> None:
+def wait_for_end_of_input(stopping: threading.Event) -> None:
     sys.stdin.read()
-    is_over.set()
+    stopping.set()
 
 
 if __name__ == "__main__":

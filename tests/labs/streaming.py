@@ -1,4 +1,4 @@
-"""Connections at a steady pace from a place of a lab, as a test reads how they end."""
+"""Connections at a steady pace from a place of a lab."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ STREAM = Path(__file__).with_name("stream.py")
 
 @contextmanager
 def streaming(place: Any, address: str, port: int, per_second: float) -> Iterator[IO[str]]:
-    """Lines as stream.py prints them; when the block ends, those that are still on their way can be
-    read until there are no more.
+    """Yield the output of stream.py.
+
+    After the block, the remaining lines are read; none may be a failure.
     """
     line = [
         "nsenter",

@@ -1,7 +1,7 @@
-"""The examples of docs/api.md: each one is run as it stands on the page.
+"""Each example of docs/api.md runs without changes.
 
-An example whose first line is a comment with a file name is a file of that name; a file of tests is
-run by pytest. All others are programs.
+An example is a file if its first line is a comment with the file's name; pytest runs a file of
+tests. All other examples are programs.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ EXAMPLES = re.findall(
 
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
 def test_an_example_runs(number: int, tmp_path: Path) -> None:
-    """In the directory of the checkout, where the manifests of the examples are."""
+    """It runs in the directory of the checkout, which has the manifests of the examples."""
     text = EXAMPLES[number]
-    named = re.match(r"# (\S+\.py)\n", text)
-    file = tmp_path / (named[1] if named else "example.py")
+    file_name = re.match(r"# (\S+\.py)\n", text)
+    file = tmp_path / (file_name[1] if file_name else "example.py")
     file.write_text(text)
     runner = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path)]
     is_test = file.name.startswith("test_")
     before = set(running_labs())
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, *(runner if is_test else []), str(file)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
@@ -42,11 +42,11 @@ def test_an_example_runs(number: int, tmp_path: Path) -> None:
         check=False,
         timeout=patiently(120),
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "Warning" not in done.stdout + done.stderr
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "Warning" not in result.stdout + result.stderr
     assert {lab for lab in set(running_labs()) - before if lab.startswith("lab-")} == set()
 
 
-def test_there_are_examples_of_both_kinds() -> None:
+def test_the_page_has_examples_of_both_kinds() -> None:
     assert any(text.startswith("# test_") for text in EXAMPLES)
     assert any(not text.startswith("# ") for text in EXAMPLES)

@@ -1,5 +1,6 @@
-"""A kube-proxy that is broken on purpose, and healed: who reaches whom, what tells it, and that
-nothing stays.
+"""A kube-proxy that is broken on purpose, and healed again.
+
+The tests cover connectivity, the reports of the fault, and that nothing of it remains.
 """
 
 from __future__ import annotations
@@ -9,26 +10,26 @@ from typing import Any
 
 import pytest
 
-from tests.clusters import deployment, service
-from tests.labs.asking import Said, ask
+from tests.clusters import deployment, pod, service
 from tests.labs.conftest import new_lab
+from tests.labs.http_client import HttpReply, http_get
 from tests.labs.lab import Lab, run, wait_for
-from tests.labs.world import PROXIES
+from tests.labs.lab_view import PROXY_MODES
 
 HEALTH = 10256
 NOBODY = {"silence", "unreachable"}
 
 
 def client(name: str, node: str) -> str:
-    return f"apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec: {{nodeName: {node}, containers: [{{name: c, image: agnhost, args: [netexec]}}]}}\n---\n"
+    return pod(name, spec=f", nodeName: {node}")
 
 
 LOCAL = service("local", 80, "http", type="LoadBalancer", externalTrafficPolicy="Local").replace(
     "app: local", "app: both"
 )
 SHOP = (
-    client("here", "worker")
-    + client("there", "worker2")
+    client("near", "worker")
+    + client("far", "worker2")
     + deployment(replicas=2, nodeName="worker2")
     + service()
 )
@@ -39,8 +40,9 @@ BOTH = client("one", "worker").replace("name: one", "name: one, labels: {app: bo
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Lab]:
-    """A client on each worker, `web` on worker2, and a pod on each behind a load balancer that
-    keeps sources.
+    """Yield a lab with a client on each worker, and `web` on worker2.
+
+    A load balancer with externalTrafficPolicy Local has a pod on each worker.
     """
     for lab in new_lab():
         lab.up(
@@ -55,25 +57,23 @@ def running() -> Iterator[Lab]:
 
 @pytest.fixture(autouse=True)
 def healed(running: Lab) -> Iterator[None]:
-    """After each test the lab is as a new one: every pod, every packet, every rule; and nothing is
-    written down.
-    """
+    """Heal all faults after each test; then the lab is like a new one, without stored faults."""
     yield
     running.run("heal")
     assert running.get("faults")["items"] == []
-    assert running.faults == []
+    assert running.problems == []
     assert running.run("heal").out == "nothing is broken\n"
 
 
 def reaches(lab: Lab, source: str, name: str = "web") -> str:
-    """What a pod hears from a Service: a name, or the kind of error."""
+    """Return whether a Service answers a pod, or the kind of error."""
     (answer,) = lab.ask(lab.pod(source), ("TCP", lab.service(name)["cluster_ips"][0], 80))
     return answer.error or "answered"
 
 
-def health(lab: Lab, node: str, port: int = HEALTH) -> Said:
-    """Asked from another node."""
-    return ask(
+def health(lab: Lab, node: str, port: int = HEALTH) -> HttpReply:
+    """Return the health of a node's kube-proxy as another node sees it."""
+    return http_get(
         lab,
         lab.place("nodes", "control-plane"),
         lab.place("nodes", node)["addresses"][0],
@@ -86,19 +86,19 @@ def kube_proxy(lab: Lab, node: str) -> Any:
     return next(pod for pod in lab.pods("kube-proxy", "kube-system") if pod["node"] == node)
 
 
-def test_a_stopped_one_misses_what_changes(running: Lab) -> None:
-    """Its node goes on with its rules, which lead to pods that go; new Services do not exist there.
+def test_a_stopped_kube_proxy_misses_all_changes(running: Lab) -> None:
+    """The node keeps its rules, which lead to deleted pods.
 
-    Nothing else is touched, also not by the death of the agent. Healed, the node has it all at
-    once.
+    New Services do not exist there. Nothing else changes, also not when the agent is killed. Once
+    healed, the node catches up at once.
     """
-    said = running.run("break", "kube-proxy", "--node", "worker", "--how", "stopped")
+    result = running.run("break", "kube-proxy", "--node", "worker", "--how", "stopped")
     assert (
-        said.out
-        == "fault 1: kube-proxy on worker is stopped: the node keeps its rules, and misses every change\n"
+        result.out == "fault 1: kube-proxy on worker is stopped: "
+        "the node keeps its rules, and misses every change\n"
     )
-    assert said.err.startswith("next: kubenetlab explain kube-proxy")
-    assert (reaches(running, "here"), reaches(running, "there")) == ("answered", "answered")
+    assert result.err.startswith("next: kubenetlab explain kube-proxy")
+    assert (reaches(running, "near"), reaches(running, "far")) == ("answered", "answered")
     assert (health(running, "worker").error, health(running, "worker2").status) == (
         "ConnectionRefusedError",
         200,
@@ -107,65 +107,62 @@ def test_a_stopped_one_misses_what_changes(running: Lab) -> None:
     run("rollout", "restart", "deployment", "web", "--lab", running.name)
     run("rollout", "status", "deployment", "web", "--lab", running.name)
     running.apply(service("late").replace("app: late", "app: web"))
-    wait_for(lambda: reaches(running, "there", "late") == "answered", "a new Service elsewhere")
-    assert reaches(running, "there") == "answered"
-    assert {reaches(running, "here"), reaches(running, "here", "late")} <= NOBODY
+    wait_for(lambda: reaches(running, "far", "late") == "answered", "a new Service elsewhere")
+    assert reaches(running, "far") == "answered"
+    assert {reaches(running, "near"), reaches(running, "near", "late")} <= NOBODY
     running.kill("agent")
-    assert {reaches(running, "here"), reaches(running, "here", "late")} <= NOBODY
-    told = running.run("diff", status=1)
-    assert "service-" in told.out
-    assert "broken on purpose: kube-proxy on worker is stopped" in told.err
-    assert [line for line in told.out.splitlines() if not line.startswith(" ")][:-2] == [
-        "fabric/router",  # whose load balancer has left the node out
+    assert {reaches(running, "near"), reaches(running, "near", "late")} <= NOBODY
+    drift = running.run("diff", status=1)
+    assert "service-" in drift.out
+    assert "broken on purpose: kube-proxy on worker is stopped" in drift.err
+    assert [line for line in drift.out.splitlines() if not line.startswith(" ")][:-2] == [
+        "fabric/router",  # the load balancer has removed the node
         "node/worker",
     ]
     running.run("heal", "1")
-    assert (reaches(running, "here"), reaches(running, "here", "late")) == ("answered", "answered")
+    assert (reaches(running, "near"), reaches(running, "near", "late")) == ("answered", "answered")
     assert health(running, "worker").status == 200
     running.run("delete", "service", "late")
 
 
 @pytest.mark.skipif(
-    "iptables" not in PROXIES, reason="this machine has no iptables (apt-get install iptables)"
+    "iptables" not in PROXY_MODES, reason="this machine has no iptables (apt-get install iptables)"
 )
-def test_a_stopped_one_misses_another_mode(running: Lab) -> None:
-    """What its node has too much is named in the words of the former mode, what lacks in those of
-    the new one; there and back.
-    """
+def test_a_stopped_kube_proxy_misses_a_change_of_the_mode(running: Lab) -> None:
+    """`diff` shows surplus rules of the former mode and missing rules of the new mode."""
     first = "nft table ip kube-proxy"
     second = "iptables chain nat KUBE-SERVICES"
-    for mode, gone, come in (("iptables", first, second), ("nftables", second, first)):
+    for mode, surplus, missing in (("iptables", first, second), ("nftables", second, first)):
         running.run("break", "kube-proxy", "--node", "worker", "--how", "stopped")
         running.run("up", "--proxy", mode)
-        told = running.run("diff", status=1).out
-        assert f"- {gone}" in told
-        assert f"+ {come}" in told
-        assert reaches(running, "here") == reaches(running, "there") == "answered"
+        output = running.run("diff", status=1).out
+        assert f"- {surplus}" in output
+        assert f"+ {missing}" in output
+        assert reaches(running, "near") == reaches(running, "far") == "answered"
         running.run("heal")
-        assert running.faults == []
+        assert running.problems == []
 
 
-def test_pods_of_other_nodes_are_not_waited_for(running: Lab) -> None:
-    """What is applied to a broken lab is settled when everything is that can be; what is broken is
-    named, and no failure.
-    """
+def test_apply_does_not_wait_for_pods_that_are_unready_on_purpose(running: Lab) -> None:
+    """The output names the broken pods; they are no failure."""
     running.run("break", "kube-proxy", "--node", "worker")
-    said = running.apply(client("later", "worker"))
-    assert "unready on purpose: kube-system/kube-proxy-" in said.err
+    result = running.apply(client("later", "worker"))
+    assert "unready on purpose: kube-system/kube-proxy-" in result.err
     running.run("delete", "pod", "later")
 
 
-def test_a_stale_one_tells_so_after_a_while(running: Lab) -> None:
-    """It runs and is Ready; two periods later load balancers hear that it is not well, and lead
-    their packets to another node.
+def test_a_stale_kube_proxy_becomes_unhealthy_after_two_periods(running: Lab) -> None:
+    """Its pod runs and is Ready.
+
+    After two periods, load balancers see that it is unhealthy and use another node.
     """
-    outside, address = (
+    external_client, address = (
         running.place("external", "client"),
         running.service("local")["load_balancer_ips"][0],
     )
     nodes = {pod: running.pod(pod)["node"] for pod in ("one", "two")}
-    (before,) = running.ask(outside, ("TCP", address, 80))
-    node, other = nodes[before.who], next(pod for pod in nodes if pod != before.who)
+    (before,) = running.ask(external_client, ("TCP", address, 80))
+    node, other_pod = nodes[before.server], next(pod for pod in nodes if pod != before.server)
     running.run("break", "kube-proxy", "--node", node, "--how", "stale")
     name, port = (
         kube_proxy(running, node)["name"],
@@ -181,7 +178,7 @@ def test_a_stale_one_tells_so_after_a_while(running: Lab) -> None:
     assert "No update received for 10 s" in running.run("logs", f"kube-system/{name}").out
     assert kube_proxy(running, node)["ready"]
     wait_for(
-        lambda: running.ask(outside, ("TCP", address, 80))[0].who == other,
+        lambda: running.ask(external_client, ("TCP", address, 80))[0].server == other_pod,
         "an answer from the other node",
     )
     running.run("heal")
@@ -191,53 +188,54 @@ def test_a_stale_one_tells_so_after_a_while(running: Lab) -> None:
         in running.run("logs", f"kube-system/{name}").out
     )
     wait_for(
-        lambda: running.ask(outside, ("TCP", address, 80))[0].who == before.who,
+        lambda: running.ask(external_client, ("TCP", address, 80))[0].server == before.server,
         "an answer from the first node",
     )
 
 
-def test_a_misconfigured_one_leads_nowhere(running: Lab) -> None:
-    """From its node alone; it says that it is well, and `ping` and `diff` say what is wrong."""
+def test_a_misconfigured_kube_proxy_breaks_its_own_node(running: Lab) -> None:
+    """It claims to be healthy; `ping` and `diff` show the errors."""
     running.run("break", "kube-proxy", "--node", "worker", "--how", "misconfigured")
-    assert reaches(running, "here") != "answered"
-    assert reaches(running, "there") == "answered"
+    assert reaches(running, "near") != "answered"
+    assert reaches(running, "far") == "answered"
     assert health(running, "worker").status == 200
-    assert running.run("ping", "here", "svc:web", "--tcp", "80", status=1).out
+    assert running.run("ping", "near", "svc:web", "--tcp", "80", status=1).out
     matrix = running.run("ping", "-o", "json", status=1).json
     on_node = {
         f"{pod['namespace']}/{pod['name']}"
-        for pod in running.seen["pods"]
+        for pod in running.inspected["pods"]
         if pod["node"] == "worker"
     } | {"node:worker"}
-    wrong = {cell["from"] for cell in matrix["cells"] if not cell["ok"]}
-    assert wrong
-    assert wrong <= on_node | {"ext:client"}
-    told = running.run("diff", status=1)
+    failing_sources = {cell["from"] for cell in matrix["cells"] if not cell["ok"]}
+    assert failing_sources
+    assert failing_sources <= on_node | {"ext:client"}
+    result = running.run("diff", status=1)
     address = running.pod("web")["addresses"][0]
-    assert f"__{address}/8080" in told.out
-    assert "- nft chain ip kube-proxy endpoint-" in told.out
-    assert f"__{address.replace('10.244.', '10.245.')}/8080" in told.out
+    assert f"__{address}/8080" in result.out
+    assert "- nft chain ip kube-proxy endpoint-" in result.out
+    assert f"__{address.replace('10.244.', '10.245.')}/8080" in result.out
 
 
-def test_a_broken_lab_survives_its_processes(running: Lab) -> None:
-    """Faults are in the store: neither agent nor worker nor node agent takes them along."""
+def test_faults_survive_killed_processes(running: Lab) -> None:
+    """Faults are in the store, and killed processes do not remove them."""
     running.run("break", "kube-proxy", "--node", "worker", "--how", "misconfigured")
     running.run("break", "kube-proxy", "--node", "worker2", "--how", "stopped")
     for role in ("agent", "worker-1", "worker-2", "node-agent-0"):
         running.kill(role)
     assert [fault["metadata"]["name"] for fault in running.get("faults")["items"]] == ["1", "2"]
-    wait_for(lambda: reaches(running, "here") not in ("answered", ""), "no answer")
+    wait_for(lambda: reaches(running, "near") not in ("answered", ""), "no answer")
     wait_for(lambda: health(running, "worker").status == 200, "an answer of the process")
     assert health(running, "worker2").error == "ConnectionRefusedError"
     assert (
         running.run("heal", "2").out
-        == "fault 2 is healed; it was: kube-proxy on worker2 is stopped: the node keeps its rules, and misses every change\n"
+        == "fault 2 is healed; it was: kube-proxy on worker2 is stopped: "
+        "the node keeps its rules, and misses every change\n"
     )
     assert [fault["metadata"]["name"] for fault in running.get("faults")["items"]] == ["1"]
 
 
-def test_what_is_said_wrongly_is_told(running: Lab) -> None:
-    """With exit status 2, and what there is."""
+def test_invalid_arguments_of_break_are_explained(running: Lab) -> None:
+    """The exit status is 2, and the message names valid values."""
     assert (
         "did you mean worker?"
         in running.run("break", "kube-proxy", "--node", "workr", status=2).err

@@ -1,6 +1,4 @@
-"""Manifests and truth tables that nobody here wrote: the documentation's examples, a table of DNS
-records.
-"""
+"""Manifests and expected results of other projects: examples of the documentation, DNS records."""
 
 from __future__ import annotations
 
@@ -21,54 +19,60 @@ from tests.labs.test_dns import look_up
 CASES = Path(__file__).parents[3] / "shared" / "cases"
 pytestmark = pytest.mark.skipif(
     not CASES.is_dir(),
-    reason="needs a folder of example manifests that nobody here wrote, beside the checkout (../shared/cases)",
+    reason="needs a folder of example manifests of other projects "
+    "beside the checkout (../shared/cases)",
 )
 
 WEBSITE = CASES / "website"
 REFUSED = {
-    "service/networking/dual-stack-ipfamilies-ipv6.yaml": 'spec.ipFamilies[0]: Invalid value: "IPv6": not configured on this cluster',
+    "service/networking/dual-stack-ipfamilies-ipv6.yaml": (
+        'spec.ipFamilies[0]: Invalid value: "IPv6": not configured on this cluster'
+    ),
 }
 FILES = sorted(path.relative_to(WEBSITE).as_posix() for path in WEBSITE.rglob("*.yaml"))
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_the_documentations_examples_are_taken_as_they_are(file: str) -> None:
-    """All but what Kubernetes itself refuses on an IPv4 cluster, with its reason."""
-    said = run("plan", "-f", str(WEBSITE / file), status=2 if file in REFUSED else 0)
-    assert "error" not in said.err or file in REFUSED
+def test_examples_of_the_documentation_are_accepted(file: str) -> None:
+    """Only what Kubernetes rejects on an IPv4 cluster is rejected, with its reason."""
+    result = run("plan", "-f", str(WEBSITE / file), status=2 if file in REFUSED else 0)
+    assert "error" not in result.err or file in REFUSED
     if file in REFUSED:
-        assert REFUSED[file] in said.err
-        assert f"{file}:9" in said.err
+        assert REFUSED[file] in result.err
+        assert f"{file}:9" in result.err
 
 
 @pytest.mark.parametrize("file", REFUSED)
-def test_what_a_single_stack_refuses_a_dual_stack_takes(file: str) -> None:
-    """The same file, behind a Cluster document with both families."""
-    said = run("plan", "-f", "-", "-f", str(WEBSITE / file), given=DUAL, status=0)
-    assert "ip6 kube-proxy no-endpoint-services" in said.out
+def test_a_dual_stack_cluster_accepts_dual_stack_examples(file: str) -> None:
+    """The same file follows a Cluster document with both families."""
+    result = run("plan", "-f", "-", "-f", str(WEBSITE / file), stdin=DUAL, status=0)
+    assert "ip6 kube-proxy no-endpoint-services" in result.out
 
 
-def test_the_documentations_examples_live_together(lab: Lab) -> None:
-    """All files in one lab: pods run, Services answer, kinds of later days are kept and named."""
-    twice = "service/networking/run-my-nginx.yaml"  # another Deployment my-nginx is in application/nginx-app.yaml
+def test_all_examples_of_the_documentation_run_in_one_lab(lab: Lab) -> None:
+    """Pods run, Services answer, and kinds that are not modelled are kept and named."""
+    # Another Deployment my-nginx is in application/nginx-app.yaml.
+    twice = "service/networking/run-my-nginx.yaml"
     accepted = [
         word
         for file in FILES
         if file not in (*REFUSED, twice)
         for word in ("-f", str(WEBSITE / file))
     ]
-    said = lab.run("up", *accepted, "-f", str(WEBSITE / twice), status=2)
-    assert f"{twice}:6  Deployment default/my-nginx: spec.selector: field is immutable" in said.err
-    assert "is given twice: keep one of them" in said.err
-    said = lab.run("up", *accepted, status=1)
-    assert re.search(r"not enforced: .*NetworkPolicy", said.err)
-    assert "Unschedulable" in said.err  # pod-nginx wants a node labelled disktype: ssd
+    result = lab.run("up", *accepted, "-f", str(WEBSITE / twice), status=2)
+    assert (
+        f"{twice}:6  Deployment default/my-nginx: spec.selector: field is immutable" in result.err
+    )
+    assert "is given twice: keep one of them" in result.err
+    result = lab.run("up", *accepted, status=1)
+    assert re.search(r"not enforced: .*NetworkPolicy", result.err)
+    assert "Unschedulable" in result.err  # pod-nginx requires a node with the label disktype=ssd
     pods = {pod["metadata"]["name"]: pod for pod in lab.get("pods")["items"]}
     assert pods["nginx"]["status"]["phase"] == "Pending"
     assert lab.run("get", "networkpolicies", "-A").out.count("\n") > 3
-    kept = lab.get("ingress")["items"]
-    assert kept
-    assert kept[0]["spec"]["rules"]
+    ingresses = lab.get("ingress")["items"]
+    assert ingresses
+    assert ingresses[0]["spec"]["rules"]
     kinds = [
         word
         for kind in ("NetworkPolicy", "Ingress", "Gateway", "HTTPRoute")
@@ -80,7 +84,7 @@ def test_the_documentations_examples_live_together(lab: Lab) -> None:
     assert look_up(lab, frontend["name"], "hello") == [backend["cluster_ips"]]
     names = {pod["name"] for pod in lab.pods("backend")}
     answers = lab.ask(frontend, *[("TCP", backend["cluster_ips"][0], 80)] * 30)
-    assert {answer.who for answer in answers} == names
+    assert {answer.server for answer in answers} == names
     assert (
         lab.run("ping", "ext:client", "lb:frontend", "--tcp", "80", "-o", "json", *kinds).json[
             "found"
@@ -99,12 +103,11 @@ def test_the_documentations_examples_live_together(lab: Lab) -> None:
 @pytest.fixture(scope="module")
 def zone() -> Iterator[Lab]:
     for lab in new_lab():
-        said = lab.run(
-            "up", "-f", "-", "-f", str(CASES / "dns" / "objects.yaml"), given=DUAL, status=1
+        result = lab.run(
+            "up", "-f", "-", "-f", str(CASES / "dns" / "objects.yaml"), stdin=DUAL, status=1
         )
-        assert (
-            "demo/sick: Unhealthy" in said.err
-        )  # its readiness probe asks a port that nobody serves
+        # The port of its readiness probe is not served.
+        assert "demo/sick: Unhealthy" in result.err
         yield lab
 
 
@@ -116,7 +119,7 @@ RECORDS = (
 
 
 def fill(text: str, lab: Lab) -> str:
-    """`${podIP:demo/plain}` and its kin, as the lab has them."""
+    """Replace `${podIP:demo/plain}` and similar placeholders by the values of the lab."""
 
     def value(match: re.Match[str]) -> str:
         kind, _, rest = match[1].partition(":")
@@ -134,7 +137,7 @@ def fill(text: str, lab: Lab) -> str:
         address = str(
             next(
                 pod
-                for pod in lab.seen["pods"]
+                for pod in lab.inspected["pods"]
                 if (pod["namespace"], pod["name"]) == (namespace, name)
             )["addresses"][0]
         )
@@ -143,7 +146,7 @@ def fill(text: str, lab: Lab) -> str:
     return re.sub(r"\$\{([^}]*)\}", value, text)
 
 
-ASKER = """
+DNS_CLIENT = """
 import socket, sys
 connection = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 connection.settimeout(2)
@@ -153,38 +156,41 @@ print(connection.recv(65535).hex())
 
 
 @pytest.mark.parametrize("row", RECORDS["records"], ids=lambda row: f"{row['name']}-{row['type']}")
-def test_records_are_those_of_the_specification(zone: Lab, row: dict[str, Any]) -> None:
-    """Asked over the wire from a pod: response code, answers as a set, aliases."""
+def test_dns_records_follow_the_specification(zone: Lab, row: dict[str, Any]) -> None:
+    """A pod's DNS query returns the response code, the set of answers and the aliases."""
     import dnslib
 
     question = bytes(dnslib.DNSRecord.question(fill(row["name"], zone), row["type"]).pack()).hex()
     plain = next(
-        pod for pod in zone.seen["pods"] if (pod["namespace"], pod["name"]) == ("demo", "plain")
+        pod
+        for pod in zone.inspected["pods"]
+        if (pod["namespace"], pod["name"]) == ("demo", "plain")
     )
     reply = dnslib.DNSRecord.parse(
-        bytes.fromhex(zone.inside(plain, "python3", "-S", "-c", ASKER, question).strip())
+        bytes.fromhex(zone.inside(plain, "python3", "-S", "-c", DNS_CLIENT, question).strip())
     )
     assert dnslib.RCODE[reply.header.rcode] == row.get("rcode", "NOERROR")
-    found: dict[str, set[str]] = {}
+    records: dict[str, set[str]] = {}
     for record in reply.rr:
         text = str(record.rdata).rstrip(".").strip('"')
-        found.setdefault(dnslib.QTYPE[record.rtype], set()).add(
+        records.setdefault(dnslib.QTYPE[record.rtype], set()).add(
             " ".join(text.split()[2:]) if record.rtype == dnslib.QTYPE.SRV else text
         )
-    assert found.get(row["type"], set()) == {fill(answer, zone) for answer in row.get("answer", ())}
+    assert records.get(row["type"], set()) == {
+        fill(answer, zone) for answer in row.get("answer", ())
+    }
     if "cname" in row:
-        assert found["CNAME"] == {row["cname"]}
+        assert records["CNAME"] == {row["cname"]}
 
 
 @pytest.mark.parametrize("row", RECORDS["search"], ids=lambda row: f"{row['from']}-{row['name']}")
-def test_searches_are_a_pods_own(zone: Lab, row: dict[str, Any]) -> None:
-    """By libc's resolver inside the pod."""
+def test_a_pod_resolves_names_with_its_own_search_path(zone: Lab, row: dict[str, Any]) -> None:
+    """The resolver is that of libc inside the pod."""
     *pod, service, namespace = (row["finds"] or ".").partition(".svc.")[0].split(".")
     expected: Any = "none"
     if pod:
-        expected = zone.pod(pod[0], namespace)["addresses"][
-            :1
-        ]  # the headless Service is single-stack
+        # The headless Service is single-stack.
+        expected = zone.pod(pod[0], namespace)["addresses"][:1]
     elif row["finds"]:
         expected = zone.service(service, namespace)["cluster_ips"]
     assert look_up(zone, row["from"], row["name"]) == [expected]

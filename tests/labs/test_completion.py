@@ -1,4 +1,4 @@
-"""What a shell is told while a lab is up: its names."""
+"""Shell completion in a running lab: names of labs and objects."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ spec: {clusterIP: None, selector: {app: till}, ports: [{port: 80}]}
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    """Nodes n1 and n2, a client, a Deployment and a Service web, and a pod and a Service till in
-    another namespace.
+    """Nodes n1 and n2, a client, a Deployment and a Service web, and objects in another namespace.
+
+    The other namespace has a pod and a Service till.
     """
     for lab in new_lab():
         lab.run("up", "-f", str(ROOT / "manifests" / "05-service-and-endpoints"))
@@ -42,14 +43,14 @@ def lab() -> Iterator[Lab]:
         yield lab
 
 
-def test_labs_are_told(lab: Lab) -> None:
-    """Those that are up."""
+def test_names_of_labs_are_completed(lab: Lab) -> None:
+    """Only running labs are offered."""
     assert lab.name in complete("kubenetlab get --lab ")
     assert complete(f"kubenetlab down --lab {lab.name}") == [lab.name]
 
 
-def test_objects_are_told_by_kind(lab: Lab) -> None:
-    """In the namespace meant; each once; with a slash, too."""
+def test_names_of_objects_are_completed_by_kind(lab: Lab) -> None:
+    """Names come from the selected namespace, each once, also in the form KIND/NAME."""
     webs = {pod["name"] for pod in lab.pods("web")}
     assert set(complete(f"kubenetlab get --lab {lab.name} pods ")) == {"client", *webs}
     assert set(complete(f"kubenetlab get --lab {lab.name} pods client ")) == webs
@@ -61,8 +62,8 @@ def test_objects_are_told_by_kind(lab: Lab) -> None:
     assert complete(f"kubenetlab get --lab {lab.name} pods -n sh") == ["shop"]
 
 
-def test_places_are_told(lab: Lab) -> None:
-    """As targets are written: pods, deployments, nodes, hosts; Services where a packet goes."""
+def test_targets_are_completed(lab: Lab) -> None:
+    """Pods, Deployments, nodes and hosts are offered; Services where packets are sent."""
     places = complete(f"kubenetlab exec --lab {lab.name} ")
     assert {
         "client",
@@ -86,16 +87,16 @@ def test_places_are_told(lab: Lab) -> None:
     ]
 
 
-def test_bash_is_told_what_follows_a_colon(lab: Lab) -> None:
-    """To bash a colon ends a word: it puts in what stands behind it, and leaves what stands before."""
+def test_bash_gets_only_the_part_after_a_colon(lab: Lab) -> None:
+    """For bash, a colon ends a word: it replaces only the part behind it."""
     assert bash(f"kubenetlab shell --lab {lab.name} node:") == ["control-plane", "n1", "n2"]
     assert bash(f"kubenetlab ping --lab={lab.name} ext:client svc:shop/t") == ["shop/till"]
     assert bash(f"kubenetlab get --lab={lab.name}") == [lab.name]
 
 
-def test_a_lab_that_hangs_is_not_waited_for(lab: Lab) -> None:
-    """What cannot be told at once is left out; what needs no lab is told."""
-    agent = lab.seen["agent_pid"]
+def test_completion_does_not_wait_for_a_lab_that_hangs(lab: Lab) -> None:
+    """Names of objects are left out; names of commands need no lab."""
+    agent = lab.inspected["agent_pid"]
     os.kill(agent, signal.SIGSTOP)
     try:
         assert complete(f"kubenetlab get --lab {lab.name} pods ") == []

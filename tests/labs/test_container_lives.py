@@ -1,4 +1,4 @@
-"""How containers start, are probed, and end."""
+"""Start, probes and end of containers."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ spec:
 """
 
 
-def test_two_containers_on_one_port(lab: Lab) -> None:
-    """The second one crashes with the kernel's words, and is tried again with a pause; the first
-    one serves. `up` says so and ends with 1, and the lab is there to be looked at.
+def test_the_second_container_on_a_port_crashes(lab: Lab) -> None:
+    """It fails with the kernel's message and restarts after a back-off.
+
+    The first container serves. `up` reports it and ends with 1, and the lab stays up.
     """
-    said = lab.up(TWO_ON_ONE_PORT, status=1)
-    assert "default/two" in said.err
-    assert "address already in use" in said.err
+    result = lab.up(TWO_ON_ONE_PORT, status=1)
+    assert "default/two" in result.err
+    assert "address already in use" in result.err
 
     def statuses() -> dict[str, Any]:
         return {
@@ -37,9 +38,8 @@ def test_two_containers_on_one_port(lab: Lab) -> None:
             for status in lab.get("pod", "two")["status"]["containerStatuses"]
         }
 
-    wait_for(
-        lambda: statuses()["first"]["ready"], "the one that has got the port"
-    )  # `up` ends when one of them has failed for good
+    # `up` may end before the first container is ready, because the second one has failed.
+    wait_for(lambda: statuses()["first"]["ready"], "the container that has the port")
     assert statuses()["second"]["state"]["waiting"]["reason"] == "CrashLoopBackOff"
     assert (
         "listen tcp :8080: bind: address already in use"
@@ -55,12 +55,13 @@ def test_two_containers_on_one_port(lab: Lab) -> None:
 UNHEALTHY = pod(
     "a",
     container=", ports: [{containerPort: 8080}], "
-    'livenessProbe: {httpGet: {path: "/echo?code=500", port: 8080}, periodSeconds: 1, failureThreshold: 2}',
+    'livenessProbe: {httpGet: {path: "/echo?code=500", port: 8080}, '
+    "periodSeconds: 1, failureThreshold: 2}",
 )
 
 
-def test_a_container_that_fails_its_liveness_probe_is_killed_and_restarted(lab: Lab) -> None:
-    """By real requests from the node; the count rises, the events say why."""
+def test_a_failed_liveness_probe_restarts_its_container(lab: Lab) -> None:
+    """The node sends real requests; the count of restarts rises, and events give the reason."""
     lab.up(UNHEALTHY, "--no-wait")
 
     def restarts() -> int:
@@ -68,9 +69,9 @@ def test_a_container_that_fails_its_liveness_probe_is_killed_and_restarted(lab: 
         return int(status.get("containerStatuses", [{}])[0].get("restartCount", 0))
 
     wait_for(lambda: restarts() >= 1, "a restart")
-    said = lab.run("describe", "pod", "a").out
-    assert "Liveness probe failed: HTTP probe failed with statuscode: 500" in said
-    assert "failed liveness probe, will be restarted" in said
+    output = lab.run("describe", "pod", "a").out
+    assert "Liveness probe failed: HTTP probe failed with statuscode: 500" in output
+    assert "failed liveness probe, will be restarted" in output
 
 
 READY_LATER = """\
@@ -79,7 +80,11 @@ kind: Pod
 metadata: {name: a, labels: {app: a}}
 spec:
   containers:
-  - {name: main, image: agnhost, args: [netexec], ports: [{containerPort: 8080}], readinessProbe: {tcpSocket: {port: 9999}, periodSeconds: 1}}
+  - name: main
+    image: agnhost
+    args: [netexec]
+    ports: [{containerPort: 8080}]
+    readinessProbe: {tcpSocket: {port: 9999}, periodSeconds: 1}
 ---
 apiVersion: v1
 kind: Pod
@@ -95,14 +100,15 @@ spec: {selector: {app: a}, ports: [{port: 80, targetPort: 8080}]}
 """ + pod("client")
 
 
-def test_nothing_is_ready_because_it_was_made(lab: Lab) -> None:
-    """A probe that nobody answers: not Ready, no endpoint, the Service refuses; the port opens.
+def test_a_pod_is_ready_only_while_its_probe_succeeds(lab: Lab) -> None:
+    """A pod whose probe gets no answer has no ready endpoint, and its Service refuses.
 
-    Ready, and it serves. What is unready on purpose says so.
+    When the port is opened, the pod becomes Ready and serves. The output names pods that are
+    unready on purpose.
     """
-    said = lab.up(READY_LATER, status=1)
-    assert "default/a: Unhealthy: container main: Readiness probe failed: dial tcp" in said.err
-    assert "unready on purpose: default/b" in said.err
+    result = lab.up(READY_LATER, status=1)
+    assert "default/a: Unhealthy: container main: Readiness probe failed: dial tcp" in result.err
+    assert "unready on purpose: default/b" in result.err
     service = ("TCP", lab.service("a")["cluster_ips"][0], 80)
     assert lab.ask(lab.pod("client"), service)[0].error == "refused"
     assert [endpoint["ready"] for endpoint in lab.service("a")["endpoints"]] == [False, False]
@@ -114,7 +120,8 @@ def test_nothing_is_ready_because_it_was_made(lab: Lab) -> None:
     ) as late:
         wait_for(lambda: lab.pod("a")["ready"], "the pod to become ready")
         wait_for(
-            lambda: lab.ask(lab.pod("client"), service)[0].who == "a", "the Service to lead there"
+            lambda: lab.ask(lab.pod("client"), service)[0].server == "a",
+            "the Service to use the pod",
         )
         assert late.stdin is not None
         late.stdin.close()
@@ -127,7 +134,10 @@ def test_nothing_is_ready_because_it_was_made(lab: Lab) -> None:
 GATED = """\
 apiVersion: v1
 kind: Pod
-metadata: {name: a, labels: {app: a}, annotations: {kubenetlab.dev/conditions: "example.com/load-balancer=%s"}}
+metadata:
+  name: a
+  labels: {app: a}
+  annotations: {kubenetlab.dev/conditions: "example.com/load-balancer=%s"}
 spec:
   readinessGates: [{conditionType: example.com/load-balancer}]
   containers: [{name: main, image: agnhost, args: [netexec], ports: [{containerPort: 8080}]}]
@@ -147,12 +157,13 @@ spec: {selector: {app: a}, ports: [{port: 80, targetPort: 8080}]}
 """ + pod("client")
 
 
-def test_gates_hold_pods_back(lab: Lab) -> None:
-    """A readiness gate keeps a pod out of its Service until its condition is True, a scheduling
-    gate keeps a pod Pending.
+def test_readiness_and_scheduling_gates_hold_pods_back(lab: Lab) -> None:
+    """A readiness gate keeps a pod out of its Service until its condition is True.
+
+    A scheduling gate keeps a pod Pending.
     """
-    given = lab.up(GATED % ("False", "{name: example.com/quota}"))
-    assert "unready on purpose: default/a, default/b" in given.err
+    result = lab.up(GATED % ("False", "{name: example.com/quota}"))
+    assert "unready on purpose: default/a, default/b" in result.err
     service = ("TCP", lab.service("a")["cluster_ips"][0], 80)
     assert lab.ask(lab.pod("client"), service)[0].error == "refused"
     listed = {
@@ -165,7 +176,9 @@ def test_gates_hold_pods_back(lab: Lab) -> None:
     }
     lab.apply(GATED % ("True", ""))
     wait_for(lambda: lab.pod("a")["ready"] and lab.pod("b")["ready"], "the gates to open")
-    wait_for(lambda: lab.ask(lab.pod("client"), service)[0].who == "a", "the Service to lead there")
+    wait_for(
+        lambda: lab.ask(lab.pod("client"), service)[0].server == "a", "the Service to use the pod"
+    )
     lab.apply(GATED % ("Unknown", ""))
     wait_for(
         lambda: lab.ask(lab.pod("client"), service)[0].error == "refused", "the Service to refuse"
@@ -206,10 +219,10 @@ spec:
         ("Never", 3, lambda status: status["phase"] == "Failed"),
     ],
 )
-def test_a_container_that_exits_is_restarted_as_its_policy_says(
+def test_an_exited_container_is_restarted_according_to_its_policy(
     lab: Lab, policy: str, code: int, check: Callable[[Any], bool]
 ) -> None:
-    """netexec's /exit, with a status; the pod keeps its address."""
+    """A request to netexec's /exit ends it with a status; the pod keeps its address."""
     lab.up(EXITS % policy)
     pod = lab.pod("a")
     lab.run("ping", "node:worker", "a", "--tcp", "8080", "--http", f"/exit?code={code}")
@@ -227,10 +240,17 @@ metadata: {name: ordered}
 spec:
   initContainers:
   - {name: first, image: busybox, command: [sh, -c, "sleep 1"]}
-  - {name: proxy, image: envoy, restartPolicy: Always, ports: [{containerPort: 15001}], startupProbe: {tcpSocket: {port: 15001}}}
+  - name: proxy
+    image: envoy
+    restartPolicy: Always
+    ports: [{containerPort: 15001}]
+    startupProbe: {tcpSocket: {port: 15001}}
   - {name: dials, image: agnhost, args: [connect, "127.0.0.1:15001"]}
   containers:
-  - {name: main, image: agnhost, args: [netexec], readinessProbe: {httpGet: {path: /healthz, port: 8080}}}
+  - name: main
+    image: agnhost
+    args: [netexec]
+    readinessProbe: {httpGet: {path: /healthz, port: 8080}}
 ---
 apiVersion: v1
 kind: Pod
@@ -247,7 +267,9 @@ spec:
 apiVersion: v1
 kind: Pod
 metadata: {name: other}
-spec: {containers: [{name: main, image: coredns, readinessProbe: {grpc: {port: 8181}, periodSeconds: 1}}]}
+spec:
+  containers:
+  - {name: main, image: coredns, readinessProbe: {grpc: {port: 8181}, periodSeconds: 1}}
 ---
 apiVersion: v1
 kind: Pod
@@ -262,23 +284,30 @@ kind: Pod
 metadata: {name: slow}
 spec:
   containers:
-  - {name: main, image: agnhost, args: [netexec], startupProbe: {tcpSocket: {port: 9}, periodSeconds: 1, failureThreshold: 2}}
+  - name: main
+    image: agnhost
+    args: [netexec]
+    startupProbe: {tcpSocket: {port: 9}, periodSeconds: 1, failureThreshold: 2}
 """
 
 
-def test_containers_start_in_order_and_are_asked_in_every_way(lab: Lab) -> None:
-    """Init containers one by one, a sidecar before the next; probes by gRPC; what fails says how."""
-    said = lab.up(STARTING, status=1)
+def test_containers_start_in_order_with_every_kind_of_probe(lab: Lab) -> None:
+    """Init containers run one after the other, and a sidecar starts before the next.
+
+    Probes use gRPC, too. Reports of failures contain the reason.
+    """
+    result = lab.up(STARTING, status=1)
     assert (
         "default/broken: Error: container dials: exit status 1: REFUSED: dial tcp 127.0.0.1:1"
-        in said.err
+        in result.err
     )
     assert (
-        "default/slow: CrashLoopBackOff: container main: Startup probe failed: dial tcp" in said.err
+        "default/slow: CrashLoopBackOff: container main: Startup probe failed: dial tcp"
+        in result.err
     )
     assert (
-        "default/other: Unhealthy: container main: Readiness probe failed: rpc error: code = Unavailable"
-        in said.err
+        "default/other: Unhealthy: container main: Readiness probe failed: "
+        "rpc error: code = Unavailable" in result.err
     )
     pods = {pod["metadata"]["name"]: pod for pod in lab.get("pods")["items"]}
     begun = [

@@ -1,4 +1,4 @@
-"""What runs in pods: programs and their answers; and what somebody finds who goes inside."""
+"""Programs in pods and their answers, and `exec` and `shell` inside."""
 
 from __future__ import annotations
 
@@ -29,7 +29,12 @@ kind: Pod
 metadata: {name: porter}
 spec:
   containers:
-  - {name: main, image: agnhost, args: [porter], env: [{name: SERVE_PORT_80, value: "eighty"}, {name: SERVE_PORT_81, value: "eighty-one"}]}
+  - name: main
+    image: agnhost
+    args: [porter]
+    env:
+    - {name: SERVE_PORT_80, value: "eighty"}
+    - {name: SERVE_PORT_81, value: "eighty-one"}
 ---
 apiVersion: v1
 kind: Pod
@@ -52,7 +57,9 @@ spec:
 apiVersion: v1
 kind: Service
 metadata: {name: other}
-spec: {selector: {app: other}, ports: [{name: declared, port: 3000}, {name: wrong, port: 80, targetPort: 4000}]}
+spec:
+  selector: {app: other}
+  ports: [{name: declared, port: 3000}, {name: wrong, port: 80, targetPort: 4000}]
 ---
 apiVersion: v1
 kind: Pod
@@ -103,8 +110,8 @@ def running() -> Iterator[Lab]:
 
 
 def get(lab: Lab, name: str, port: int, path: str = "/", status: int = 200) -> str:
-    """What a pod answers to another one."""
-    found = lab.run(
+    """Return the body of a pod's HTTP response to another pod."""
+    report = lab.run(
         "ping",
         "client",
         name,
@@ -116,11 +123,11 @@ def get(lab: Lab, name: str, port: int, path: str = "/", status: int = 200) -> s
         "json",
         status=int(status >= 400),
     ).json
-    first, _, rest = found["body"].partition("\n")
+    first, _, rest = report["body"].partition("\n")
     code, _, body = str(rest).partition(": ")
-    assert (found["found"], code) == ("answer", str(status)), found
-    seen = f"default/{name} answered and saw {lab.pod('client')['addresses'][0]}:"
-    assert first.startswith(seen)
+    assert (report["found"], code) == ("answer", str(status)), report
+    first_line = f"default/{name} answered and saw {lab.pod('client')['addresses'][0]}:"
+    assert first.startswith(first_line)
     return body
 
 
@@ -137,18 +144,20 @@ def get(lab: Lab, name: str, port: int, path: str = "/", status: int = 200) -> s
         ("stated", 6000, "/hostname", "stated"),
     ],
 )
-def test_programs_answer_as_the_images_do(
+def test_built_in_programs_answer_like_their_images(
     running: Lab, name: str, port: int, path: str, answer: str
 ) -> None:
-    """agnhost's, http-echo; an unknown image where it says, or where Services lead if it says
-    nothing.
+    """The programs are those of agnhost and http-echo.
+
+    Unknown images listen on declared ports, or otherwise on the target ports of Services.
     """
     assert get(running, name, port, path) == answer
 
 
-def test_nothing_listens_that_nobody_asked_for(running: Lab) -> None:
-    """A declared port keeps Services' target ports away, and the annotation the declared ones;
-    `describe` names what is assumed.
+def test_only_declared_or_assumed_ports_listen(running: Lab) -> None:
+    """A declared port excludes target ports of Services; the annotation excludes declared ports.
+
+    `describe` names assumed ports.
     """
     for name, port in (("other", 4000), ("stated", 3000), ("stated", 4000)):
         (answer,) = running.ask(
@@ -160,30 +169,28 @@ def test_nothing_listens_that_nobody_asked_for(running: Lab) -> None:
     assert "assumed" not in running.run("describe", "pod", "other").out
 
 
-def test_nginx_welcomes(running: Lab) -> None:
-    """Its page on port 80; other paths are not found."""
+def test_nginx_serves_its_welcome_page(running: Lab) -> None:
+    """The page is on port 80; other paths are not found."""
     assert "<h1>Welcome to nginx!</h1>" in get(running, "nginx", 80)
     assert "404 Not Found" in get(running, "nginx", 80, "/missing", status=404)
 
 
-def test_dial_leaves_from_the_pod(running: Lab) -> None:
-    """netexec's /dial: the other side sees the dialling pod, and names are the pod's own to
-    resolve.
-    """
-    here = running.pod("client")["addresses"][0]
+def test_netexec_dial_sends_from_the_pod(running: Lab) -> None:
+    """The server sees the dialling pod, which resolves names itself."""
+    client_address = running.pod("client")["addresses"][0]
     for protocol, port, request in (("http", 3000, "clientip"), ("udp", 8081, "clientip")):
-        host = "other" if protocol == "http" else here
+        host = "other" if protocol == "http" else client_address
         path = f"/dial?host={host}&port={port}&protocol={protocol}&request={request}"
         (answer,) = json.loads(get(running, "client", 8080, path))["responses"]
-        assert answer.rpartition(":")[0] == here
-    said = get(
+        assert answer.rpartition(":")[0] == client_address
+    response = get(
         running, "client", 8080, "/dial?host=nowhere.example&port=80&request=hostname", status=400
     )
-    assert "nowhere.example" in said
+    assert "nowhere.example" in response
 
 
-def test_connect_says_how_it_went_by_its_exit_status(running: Lab) -> None:
-    """0 and Completed; 1 and REFUSED in the log and in the message."""
+def test_agnhost_connect_reports_the_result_by_its_exit_status(running: Lab) -> None:
+    """The status is 0 with Completed, or 1 with REFUSED in the log and the message."""
     pods = {pod["metadata"]["name"]: pod["status"] for pod in running.get("pods")["items"]}
     assert pods["connector"]["phase"] == "Succeeded"
     ended = pods["refused"]["containerStatuses"][0]["state"]["terminated"]
@@ -191,18 +198,19 @@ def test_connect_says_how_it_went_by_its_exit_status(running: Lab) -> None:
     assert "REFUSED" in running.run("logs", "refused").out
 
 
-def test_logs_tell_who_asked_for_what(running: Lab) -> None:
-    """Requests with the address that was seen; --tail cuts."""
+def test_logs_contain_requests_and_client_addresses(running: Lab) -> None:
+    """The address is the one that the server saw; --tail limits the output."""
     get(running, "other", 3000, "/a-path")
-    here = running.pod("client")["addresses"][0]
+    client_address = running.pod("client")["addresses"][0]
     lines = running.run("logs", "other").out.splitlines()
-    assert any(f"GET /a-path from {here}:" in line for line in lines)
+    assert any(f"GET /a-path from {client_address}:" in line for line in lines)
     assert running.run("logs", "other", "--tail", "1").out.splitlines() == lines[-1:]
 
 
-def test_a_stand_in_speaks_http_and_grpcs_health_protocol_on_one_port(lab: Lab) -> None:
-    """Which of them, it sees by how the connection begins; of other methods it says that it does
-    not know them.
+def test_a_built_in_program_serves_http_and_grpc_health_checks_on_one_port(lab: Lab) -> None:
+    """It recognizes the protocol by the first bytes.
+
+    Other gRPC methods are unimplemented.
     """
     import h2.config
     import h2.connection
@@ -211,7 +219,7 @@ def test_a_stand_in_speaks_http_and_grpcs_health_protocol_on_one_port(lab: Lab) 
     lab.up(POD_ON_5000)
     pod = lab.pod("server")
     (answer,) = lab.ask(pod, ("TCP", pod["addresses"][0], 5000))
-    assert answer.who == "server"
+    assert answer.server == "server"
     protocol = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
     protocol.initiate_connection()
     for stream, path in ((1, "/grpc.health.v1.Health/Check"), (3, "/shop.Cart/Add")):
@@ -224,18 +232,18 @@ def test_a_stand_in_speaks_http_and_grpcs_health_protocol_on_one_port(lab: Lab) 
         ]
         protocol.send_headers(stream, head)
         protocol.send_data(stream, bytes(5), end_stream=True)
-    asked = protocol.data_to_send().hex()
-    said = bytes.fromhex(
-        lab.inside(pod, "python3", "-S", "-c", _TALKER, pod["addresses"][0], asked).strip()
+    request = protocol.data_to_send().hex()
+    response = bytes.fromhex(
+        lab.inside(pod, "python3", "-S", "-c", _GRPC_CLIENT, pod["addresses"][0], request).strip()
     )
-    found: dict[int, dict[str, str]] = {1: {}, 3: {}}
-    for event in protocol.receive_data(said):
+    headers: dict[int, dict[str, str]] = {1: {}, 3: {}}
+    for event in protocol.receive_data(response):
         if isinstance(event, (h2.events.ResponseReceived, h2.events.TrailersReceived)):
-            found[event.stream_id] |= {str(name): str(value) for name, value in event.headers}
+            headers[event.stream_id] |= {str(name): str(value) for name, value in event.headers}
         elif isinstance(event, h2.events.DataReceived):
-            found[event.stream_id]["data"] = event.data.hex()
-    assert (found[1]["grpc-status"], found[1]["data"]) == ("0", "00000000020801")
-    assert (found[3]["grpc-status"], found[3]["grpc-message"]) == (
+            headers[event.stream_id]["data"] = event.data.hex()
+    assert (headers[1]["grpc-status"], headers[1]["data"]) == ("0", "00000000020801")
+    assert (headers[3]["grpc-status"], headers[3]["grpc-message"]) == (
         "12",
         "unknown method /shop.Cart/Add",
     )
@@ -248,7 +256,7 @@ metadata: {name: server}
 spec: {containers: [{name: main, image: some/server, ports: [{containerPort: 5000}]}]}
 """
 
-_TALKER = """
+_GRPC_CLIENT = """
 import socket, sys
 connection = socket.create_connection((sys.argv[1], 5000), 2)
 connection.sendall(bytes.fromhex(sys.argv[2]))
@@ -264,8 +272,8 @@ def inside(lab: Lab, target: str, *command: str) -> str:
     return lab.run("exec", target, "--", *command).out.strip()
 
 
-def test_inside_a_pod_all_is_the_pods(running: Lab) -> None:
-    """Hostname, hosts, resolv.conf, links, processes, sysctls' namespace; not the machine's."""
+def test_a_program_inside_a_pod_sees_only_the_pod(running: Lab) -> None:
+    """This covers hostname, hosts, resolv.conf, links, processes and /sys."""
     pod = running.pod("who")
     (address,) = pod["addresses"]
     assert inside(running, "who", "hostname") == "my-name"
@@ -284,16 +292,17 @@ def test_inside_a_pod_all_is_the_pods(running: Lab) -> None:
     assert len(processes) == 2  # pause and ps
 
 
-def test_inside_a_node_and_the_internet(running: Lab) -> None:
-    """node: and ext: are places too, with names of their own."""
+def test_nodes_and_external_hosts_can_be_entered(running: Lab) -> None:
+    """The targets node: and ext: have names of their own."""
     assert inside(running, "node:worker", "hostname") == "worker"
     assert inside(running, "ext:client", "hostname") == "client"
     assert "cbr0" in inside(running, "node:worker", "ls", "/sys/class/net")
 
 
-def test_names_are_looked_up_by_the_pods_dns(running: Lab) -> None:
-    """A real program's getaddrinfo: search path, other namespace, the whole name; the machine's
-    resolver is not asked.
+def test_a_real_program_resolves_names_with_the_pods_dns(running: Lab) -> None:
+    """The resolver of libc finds short, qualified and whole names.
+
+    The machine's resolver is not used.
     """
     address = running.service("other")["cluster_ips"][0]
     for name in ("other", "other.default", "other.default.svc.cluster.local"):
@@ -304,22 +313,22 @@ def test_names_are_looked_up_by_the_pods_dns(running: Lab) -> None:
     )
 
 
-def test_an_exit_status_is_handed_on(running: Lab) -> None:
-    """The program's own; 127 where there is none; what it writes and reads is ours."""
+def test_exec_returns_the_exit_status_of_the_program(running: Lab) -> None:
+    """The status is 127 for a missing program; standard streams are connected."""
     assert running.run("exec", "client", "--", "sh", "-c", "exit 7", status=7).out == ""
     assert (
         "no such program" in running.run("exec", "client", "--", "no-such-program", status=127).err
     )
-    assert running.run("exec", "client", "--", "cat", given="from outside").out == "from outside"
+    assert running.run("exec", "client", "--", "cat", stdin="from outside").out == "from outside"
 
 
-def test_a_shell_is_a_shell_inside(running: Lab) -> None:
-    """What is typed runs there."""
-    assert "my-name" in running.run("shell", "who", given="hostname\n").out
+def test_a_shell_runs_inside_the_pod(running: Lab) -> None:
+    """Typed commands run there."""
+    assert "my-name" in running.run("shell", "who", stdin="hostname\n").out
 
 
-def test_links_in_run_netns_lead_inside(running: Lab) -> None:
-    """So that `ip netns exec` works, for pods, nodes and hosts."""
+def test_names_in_run_netns_refer_to_the_namespaces(running: Lab) -> None:
+    """`ip netns exec` works for pods, nodes and hosts."""
     for name, place in (
         ("pod_default_who", running.pod("who")),
         ("node_worker", running.place("nodes", "worker")),

@@ -1,4 +1,4 @@
-"""scripts/demo: the first command of the README."""
+"""scripts/demo, the first command of the README."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from tests.labs import users
-from tests.labs.users import NOBODY, User
+from tests.labs.users import NO_PYTHON_FOR_USERS, NOBODY, User
 
 ROOT = Path(__file__).parents[2]
 
 
 def _environment(user: User) -> Path:
-    """Make what scripts/prepare.sh takes for an installed virtual environment."""
+    """Create a folder that scripts/prepare.sh accepts as an installed virtual environment."""
     python, variables = users.interpreter(NOBODY)
     folder = user.home / "venv"
     (folder / "bin").mkdir(parents=True)
@@ -33,15 +33,13 @@ def _environment(user: User) -> Path:
 
 
 def test_the_demo_needs_neither_root_nor_sudo() -> None:
-    """An ordinary user sees it to its end, and no lab is left."""
+    """An ordinary user can run it to its end, and no lab is left."""
     if not users.interpreter(NOBODY)[0]:
-        pytest.skip(
-            "no Python that an ordinary user can run has the package's dependencies; apt-get install python3"
-        )
+        pytest.skip(NO_PYTHON_FOR_USERS)
     with users.user(NOBODY) as user:
-        done = user.shell(f"KUBENETLAB_VENV={_environment(user)} scripts/demo", ROOT)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert "15 of 15 pods ready" in done.stdout
-        assert "all as Kubernetes promises" in done.stdout
-        assert f"$ source {user.home}/venv/bin/activate" in done.stdout
+        result = user.shell(f"KUBENETLAB_VENV={_environment(user)} scripts/demo", ROOT)
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert "15 of 15 pods ready" in result.stdout
+        assert "all as Kubernetes promises" in result.stdout
+        assert f"$ source {user.home}/venv/bin/activate" in result.stdout
         assert user.run("list").out == "no lab is up\n"

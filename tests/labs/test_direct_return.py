@@ -1,5 +1,7 @@
-"""The option dsr of the mode ebpf: endpoints on other nodes see their clients, and answer them past
-the node that was asked.
+"""The option dsr of the mode ebpf.
+
+Endpoints on other nodes see their clients and answer them directly, not through the node that the
+client contacted.
 """
 
 from __future__ import annotations
@@ -14,9 +16,9 @@ import pytest
 
 from kubenetlab.kernel.rules.libbpf import LIBRARY, has_library
 from tests.labs.lab import wait_for
+from tests.labs.lab_view import LabView, SharedLab
 from tests.labs.test_ebpf import datagram, program
 from tests.labs.test_ways_in import EXTERNAL_IPS, NODES, Outcome, manifest, outcomes
-from tests.labs.world import Labs, World
 
 pytestmark = pytest.mark.skipif(
     not has_library(), reason=f"{LIBRARY} is missing (apt-get install libbpf1)"
@@ -27,49 +29,56 @@ UPLOAD = f"""---
 apiVersion: v1
 kind: Service
 metadata: {{name: upload}}
-spec: {{type: NodePort, ipFamilyPolicy: PreferDualStack, selector: {{app: b}}, ports: [{{port: 80, targetPort: 7700, nodePort: {UPLOAD_PORT}}}]}}
+spec:
+  type: NodePort
+  ipFamilyPolicy: PreferDualStack
+  selector: {{app: b}}
+  ports: [{{port: 80, targetPort: 7700, nodePort: {UPLOAD_PORT}}}]
 """
-WATCHER = """
+PACKET_COUNTER = """
 import json, socket, sys
 from ipaddress import ip_address
-service, node, port = ip_address(sys.argv[1]).packed, ip_address(sys.argv[2]).packed, int(sys.argv[3])
-wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
-wire.bind(("eth0", 0))
-wire.setblocking(False)
+service, node = (ip_address(word).packed for word in sys.argv[1:3])
+port, geneve = (number.to_bytes(2, "big") for number in (int(sys.argv[3]), 6081))
+link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+link.bind(("eth0", 0))
+link.setblocking(False)
 print("ready", flush=True)
 for line in sys.stdin:
-    found = {"answers": 0, "handed on": 0}
+    counts = {"answers": 0, "forwarded": 0}
     while True:
         try:
-            frame = wire.recv(65536)
+            frame = link.recv(65536)
         except BlockingIOError:
             break
-        at, size, protocol = (26, 4, frame[23]) if frame[12:14] == b"\\x08\\x00" else (22, 16, frame[20])
+        is_ipv4 = frame[12:14] == b"\\x08\\x00"
+        at, size, protocol = (26, 4, frame[23]) if is_ipv4 else (22, 16, frame[20])
         source, ports = frame[at : at + size], frame[at + 2 * size : at + 2 * size + 4]
-        found["answers"] += source == service and protocol in (6, 17) and ports[:2] == port.to_bytes(2, "big")
-        found["handed on"] += source == node and protocol == 17 and ports[2:] == (6081).to_bytes(2, "big")
-    print(json.dumps(found), flush=True)
+        counts["answers"] += source == service and protocol in (6, 17) and ports[:2] == port
+        counts["forwarded"] += source == node and protocol == 17 and ports[2:] == geneve
+    print(json.dumps(counts), flush=True)
 """
-RECEIVER = """
+UPLOAD_SERVER = """
 import hashlib, socket, sys
-server = socket.create_server((sys.argv[1], int(sys.argv[2])), family=socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET)
+family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+server = socket.create_server((sys.argv[1], int(sys.argv[2])), family=family)
 print("ready", flush=True)
 while True:
     connection, client = server.accept()
-    told = hashlib.sha256()
+    digest = hashlib.sha256()
     while data := connection.recv(65536):
-        told.update(data)
-    connection.sendall(f"{client[0]} {told.hexdigest()}".encode())
+        digest.update(data)
+    connection.sendall(f"{client[0]} {digest.hexdigest()}".encode())
     connection.close()
 """
-SENDER = """
+UPLOAD_CLIENT = """
 import hashlib, json, random, socket, sys
 data = random.Random(1).randbytes(int(sys.argv[3]))
 with socket.create_connection((sys.argv[1], int(sys.argv[2])), 10) as connection:
     connection.sendall(data)
     connection.shutdown(socket.SHUT_WR)
-    seen, found = connection.recv(1000).decode().split()
-print(json.dumps([seen, found == hashlib.sha256(data).hexdigest()]))
+    seen_client, digest = connection.recv(1000).decode().split()
+print(json.dumps([seen_client, digest == hashlib.sha256(data).hexdigest()]))
 """
 
 
@@ -78,90 +87,98 @@ def with_direct_return(layout: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def of_kind() -> Iterator[Labs]:
-    labs = Labs(with_direct_return)
-    yield labs
-    labs.end()
+def shared_lab() -> Iterator[SharedLab]:
+    shared = SharedLab(with_direct_return)
+    yield shared
+    shared.down()
 
 
 @pytest.fixture(
     scope="module", params=[("onlink", 4), ("onlink", 6), ("routed", 4), ("routed", 6)], ids=str
 )
-def world(request: pytest.FixtureRequest, of_kind: Labs) -> World:
+def view(request: pytest.FixtureRequest, shared_lab: SharedLab) -> LabView:
     layout, version = request.param
-    return World(of_kind.of(layout), version)
+    return LabView(shared_lab.up(layout), version)
 
 
-def test_the_pod_sees_who_asks_whichever_node(world: World) -> None:
-    """From outside and from pods, by TCP and UDP; the pod itself is masqueraded, and its node by
-    all but itself.
+def test_the_pod_sees_its_client_for_every_contacted_node(view: LabView) -> None:
+    """This holds from outside and from pods, with TCP and UDP.
+
+    Only connections of the pod itself and of its own node are masqueraded.
     """
-    asked = [world.address(node) for node in NODES]
-    ways = [(address, NODE_PORT, protocol) for protocol in ("TCP", "UDP") for address in asked]
+    node_addresses = [view.address(node) for node in NODES]
+    targets = [
+        (address, NODE_PORT, protocol) for protocol in ("TCP", "UDP") for address in node_addresses
+    ]
     for source in ("ext:client", "a", "c"):
-        assert outcomes(world, source, *ways) == [("b", world.address(source))] * 6, source
+        assert outcomes(view, source, *targets) == [("b", view.address(source))] * 6, source
     for node in ("node:control-plane", "node:worker2"):
-        assert outcomes(world, node, *ways) == [("b", world.address(node))] * 6, node
-    mine = [("b", address) for address in asked] * 2
-    assert outcomes(world, "node:worker", *ways) == mine
-    assert outcomes(world, "b", *ways) == mine
+        assert outcomes(view, node, *targets) == [("b", view.address(node))] * 6, node
+    masqueraded = [("b", address) for address in node_addresses] * 2
+    assert outcomes(view, "node:worker", *targets) == masqueraded
+    assert outcomes(view, "b", *targets) == masqueraded
 
 
-def test_other_addresses_from_outside_do_as_well(world: World) -> None:
-    """A load balancer's with its fence, and external IPs; the policy Local is what it is."""
-    client: Outcome = ("b", world.address("ext:client"))
-    ways = [
-        (world.outside["fenced"], 80),
-        (world.outside["bare"], 80),
-        (EXTERNAL_IPS["given"][world.version], 80),
+def test_load_balancer_and_external_ips_use_direct_return_too(view: LabView) -> None:
+    """Source ranges of a load balancer are enforced, and the policy Local is unchanged."""
+    client: Outcome = ("b", view.address("ext:client"))
+    targets = [
+        (view.load_balancer_ips["restricted"], 80),
+        (view.load_balancer_ips["bare"], 80),
+        (EXTERNAL_IPS["external"][view.version], 80),
     ]
-    assert outcomes(world, "ext:client", *ways) == [client] * 3
-    assert outcomes(world, "ext:stranger", ways[0])[0][0] == "silence"
-    assert outcomes(world, "ext:client", (world.address("node:worker2"), 30090)) == [
-        ("c", client[1])
-    ]
-    assert outcomes(world, "a", *ways[1:]) == [("b", world.address("a"))] * 2
+    assert outcomes(view, "ext:client", *targets) == [client] * 3
+    assert outcomes(view, "ext:stranger", targets[0])[0][0] == "silence"
+    assert outcomes(view, "ext:client", (view.address("node:worker2"), 30090)) == [("c", client[1])]
+    assert outcomes(view, "a", *targets[1:]) == [("b", view.address("a"))] * 2
 
 
-def test_answers_do_not_pass_the_node_that_was_asked(world: World) -> None:
-    """It hands on what the client sends; what comes back leaves the pod's node as from the address
-    that was asked.
+def test_answers_bypass_the_contacted_node(view: LabView) -> None:
+    """The contacted node forwards the client's packets.
+
+    Answers leave the pod's node with the contacted address as their source.
     """
-    first, own = world.address("node:control-plane"), "node:worker"
+    contacted, pod_node = view.address("node:control-plane"), "node:worker"
     with ExitStack() as stack:
-        watchers = [
-            stack.enter_context(program(world, node, WATCHER, first, first, NODE_PORT))
-            for node in ("node:control-plane", own, "node:worker2")
+        counters = [
+            stack.enter_context(
+                program(view, node, PACKET_COUNTER, contacted, contacted, NODE_PORT)
+            )
+            for node in ("node:control-plane", pod_node, "node:worker2")
         ]
-        assert [next(watcher) for watcher in watchers] == ["ready"] * 3
+        assert [next(counter) for counter in counters] == ["ready"] * 3
         for protocol in ("TCP", "UDP"):
-            assert outcomes(world, "ext:client", (first, NODE_PORT, protocol)) == [
-                ("b", world.address("ext:client"))
+            assert outcomes(view, "ext:client", (contacted, NODE_PORT, protocol)) == [
+                ("b", view.address("ext:client"))
             ]
-            at_first, at_own, elsewhere = seen = [Counter[str]() for _ in watchers]
+            at_contacted, at_pod_node, at_other_node = counts = [Counter[str]() for _ in counters]
 
             def has_arrived(
-                seen: list[Counter[str]] = seen,
-                at_first: Counter[str] = at_first,
-                at_own: Counter[str] = at_own,
+                counts: list[Counter[str]] = counts,
+                at_contacted: Counter[str] = at_contacted,
+                at_pod_node: Counter[str] = at_pod_node,
             ) -> bool:
-                for watcher, count in zip(watchers, seen, strict=True):
-                    count.update(json.loads(watcher.send("now")))
-                return at_own["answers"] > 0 and at_own["handed on"] == at_first["handed on"] > 0
+                for counter, count in zip(counters, counts, strict=True):
+                    count.update(json.loads(counter.send("now")))
+                return (
+                    at_pod_node["answers"] > 0
+                    and at_pod_node["forwarded"] == at_contacted["forwarded"] > 0
+                )
 
-            wait_for(has_arrived, "at the pod's node whatever the first node hands on")
-            assert (at_first["answers"], +elsewhere) == (0, Counter()), protocol
+            wait_for(has_arrived, "the forwarded packets to arrive at the pod's node")
+            assert (at_contacted["answers"], +at_other_node) == (0, Counter()), protocol
 
 
 @pytest.mark.parametrize("segments", [65535, 1], ids=["segmented late", "segmented at once"])
-def test_large_uploads_arrive_whole(world: World, segments: int) -> None:
-    """Whether the client's kernel cuts them, and has to learn how much fits, or leaves that to the
-    link.
+def test_large_uploads_arrive_whole(view: LabView, segments: int) -> None:
+    """The client's kernel segments the data itself, or leaves that to the link.
+
+    In the first case it has to learn the path MTU.
     """
-    lab, place = world.lab, world.places["ext:client"]
+    lab, place = view.lab, view.places["ext:client"]
     lab.inside(place, "ip", "link", "set", "eth0", "gso_max_segs", str(segments))
     try:
-        with program(world, "b", RECEIVER, world.address("b"), 7700) as receiver:
+        with program(view, "b", UPLOAD_SERVER, view.address("b"), 7700) as receiver:
             assert next(receiver) == "ready"
             for node in NODES:
                 words = (
@@ -169,23 +186,23 @@ def test_large_uploads_arrive_whole(world: World, segments: int) -> None:
                     "-S",
                     "-E",
                     "-c",
-                    SENDER,
-                    world.address(node),
+                    UPLOAD_CLIENT,
+                    view.address(node),
                     str(UPLOAD_PORT),
                     str(3_000_000),
                 )
                 assert json.loads(lab.inside(place, *words)) == [
-                    world.address("ext:client"),
+                    view.address("ext:client"),
                     True,
                 ], node
     finally:
         lab.inside(place, "ip", "link", "set", "eth0", "gso_max_segs", "65535")
 
 
-def test_large_datagrams_arrive_as_soon_as_the_client_knows_how_much_fits(world: World) -> None:
-    """The first may be lost: its sender hears why."""
-    way = (world.address("node:control-plane"), NODE_PORT)
-    wait_for(lambda: datagram(world, "ext:client", way, 4000) == "whole", "a datagram from outside")
+def test_large_datagrams_arrive_once_the_client_knows_the_path_mtu(view: LabView) -> None:
+    """The first datagram may be lost: its sender receives an ICMP error."""
+    way = (view.address("node:control-plane"), NODE_PORT)
+    wait_for(lambda: datagram(view, "ext:client", way, 4000) == "whole", "a datagram from outside")
     wait_for(
-        lambda: datagram(world, "c", way, 4000) == "whole", "a datagram from another node's pod"
+        lambda: datagram(view, "c", way, 4000) == "whole", "a datagram from another node's pod"
     )

@@ -1,10 +1,13 @@
-"""Names: asked from inside pods, over the wire, through the Service of CoreDNS, by a client that
-shares no code with the server's.
+"""DNS, queried from inside pods through the Service of CoreDNS.
+
+The client shares no code with the server.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -21,7 +24,9 @@ MANIFEST = (
     """\
 apiVersion: kubenetlab.dev/v1alpha1
 kind: Cluster
-external: [{name: client, address: 198.51.100.10}, {name: api.example.com, address: 198.51.100.20, ports: [443]}]
+external:
+- {name: client, address: 198.51.100.10}
+- {name: api.example.com, address: 198.51.100.20, ports: [443]}
 ---
 """
     + pod("client")
@@ -66,7 +71,7 @@ spec: {type: ExternalName, externalName: api.example.com}
 """
 )
 
-ASKER = """
+RESOLVER = """
 import json, socket, sys
 def lookup(name):
     try:
@@ -85,15 +90,16 @@ def running() -> Iterator[Lab]:
 
 
 def look_up(lab: Lab, pod: str, *names: str) -> Any:
-    """What libc's resolver finds inside a pod: sorted addresses, or `none`."""
-    return json.loads(lab.run("exec", pod, "--", "python3", "-S", "-E", "-c", ASKER, *names).out)
+    """Return the result of libc's resolver in a pod for each name: sorted addresses, or `none`."""
+    return json.loads(lab.run("exec", pod, "--", "python3", "-S", "-E", "-c", RESOLVER, *names).out)
 
 
-def test_services_by_every_length_of_their_name(running: Lab) -> None:
-    """By the search path in one's own namespace, with the namespace in others, with a final dot
-    nowhere else.
+def test_services_have_names_of_every_length(running: Lab) -> None:
+    """The search path covers the own namespace; other namespaces need their name.
+
+    A final dot disables the search path.
     """
-    here, there = (
+    default_ips, shop_ips = (
         running.service("web")["cluster_ips"],
         running.service("web", "shop")["cluster_ips"],
     )
@@ -104,13 +110,13 @@ def test_services_by_every_length_of_their_name(running: Lab) -> None:
         "web.default.svc.cluster.local",
         "web.default.svc.cluster.local.",
     ]
-    assert look_up(running, "client", *names) == [here] * len(names)
-    assert look_up(running, "client", "web.shop", "web.shop.svc.cluster.local") == [there] * 2
+    assert look_up(running, "client", *names) == [default_ips] * len(names)
+    assert look_up(running, "client", "web.shop", "web.shop.svc.cluster.local") == [shop_ips] * 2
     assert look_up(running, "client", "web.", "nothing", "web.nowhere") == ["none"] * 3
 
 
-def test_headless_services_give_their_pods(running: Lab) -> None:
-    """All ready ones; a pod with a hostname and subdomain has a name of its own."""
+def test_a_headless_service_resolves_to_its_pods(running: Lab) -> None:
+    """All ready pods are returned; a pod with hostname and subdomain has a name of its own."""
     assert look_up(running, "client", "web-pods") == [
         sorted(pod["addresses"][0] for pod in running.pods("web"))
     ]
@@ -121,8 +127,8 @@ def test_headless_services_give_their_pods(running: Lab) -> None:
     )
 
 
-def test_pods_have_names_of_their_addresses(running: Lab) -> None:
-    """10-244-1-2.default.pod.cluster.local, in namespaces that exist."""
+def test_pods_have_names_made_of_their_addresses(running: Lab) -> None:
+    """10-244-1-2.default.pod.cluster.local exists if the namespace does."""
     (address,) = running.pod("client")["addresses"]
     dashed = address.replace(".", "-")
     assert look_up(
@@ -133,14 +139,14 @@ def test_pods_have_names_of_their_addresses(running: Lab) -> None:
     ) == [[address], "none"]
 
 
-def test_names_of_the_outside(running: Lab) -> None:
-    """External hosts by their names, ExternalName Services by what they stand for."""
+def test_external_names_are_resolved(running: Lab) -> None:
+    """External hosts have their names; ExternalName Services are aliases."""
     assert look_up(running, "client", "api.example.com", "elsewhere") == [["198.51.100.20"]] * 2
     assert look_up(running, "client", "www.example.com") == ["none"]
 
 
-def test_questions_cross_the_service_of_the_dns_pods(running: Lab) -> None:
-    """The DNS pods saw the asking pod's own address; both answer in turn."""
+def test_queries_reach_both_dns_pods_with_the_clients_address(running: Lab) -> None:
+    """The logs of the DNS pods contain the address of the client pod."""
     (address,) = running.pod("client")["addresses"]
     look_up(running, "client", *[f"missing-{number}" for number in range(20)])
     logs = [
@@ -150,14 +156,15 @@ def test_questions_cross_the_service_of_the_dns_pods(running: Lab) -> None:
     assert all(f"[INFO] {address}:" in log for log in logs)
 
 
-def test_dns_answers_over_tcp_too(running: Lab) -> None:
-    """Large answers need it: the same question, behind its length."""
+def test_dns_answers_over_tcp(running: Lab) -> None:
+    """Large answers need TCP, where the length precedes a message."""
     import dnslib
 
     question = bytes(dnslib.DNSRecord.question("web.default.svc.cluster.local").pack())
     code = (
-        "import socket, sys; s = socket.create_connection(('10.96.0.10', 53)); q = bytes.fromhex(sys.argv[1]);"
-        "s.sendall(len(q).to_bytes(2, 'big') + q); f = s.makefile('rb'); print(f.read(int.from_bytes(f.read(2), 'big')).hex())"
+        "import socket, sys; s = socket.create_connection(('10.96.0.10', 53)); "
+        "q = bytes.fromhex(sys.argv[1]); s.sendall(len(q).to_bytes(2, 'big') + q); "
+        "f = s.makefile('rb'); print(f.read(int.from_bytes(f.read(2), 'big')).hex())"
     )
     answer = dnslib.DNSRecord.parse(
         bytes.fromhex(
@@ -169,7 +176,7 @@ def test_dns_answers_over_tcp_too(running: Lab) -> None:
     assert [str(record.rdata) for record in answer.rr] == running.service("web")["cluster_ips"]
 
 
-BY_UDP = """
+UDP_CLIENT = """
 import socket, sys
 connection = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 connection.settimeout(2)
@@ -180,28 +187,26 @@ KUBE_DNS = "kube-dns.kube-system.svc.cluster.local."
 
 
 def reply_to(lab: Lab, name: str, type_: str) -> Any:
-    """The parsed answer of the cluster's DNS to a question by UDP from a pod."""
+    """Return the parsed reply of the cluster's DNS to a UDP query of a pod."""
     import dnslib
 
     question = bytes(dnslib.DNSRecord.question(name, type_).pack())
     return dnslib.DNSRecord.parse(
         bytes.fromhex(
-            lab.inside(lab.pod("client"), "python3", "-S", "-c", BY_UDP, question.hex()).strip()
+            lab.inside(lab.pod("client"), "python3", "-S", "-c", UDP_CLIENT, question.hex()).strip()
         )
     )
 
 
-def test_the_apex_of_the_zone(running: Lab) -> None:
-    """SOA, and as its name server the Service of the DNS pods, with its address beside; ns.dns has
-    that address.
-    """
+def test_the_apex_of_the_zone_has_soa_and_ns_records(running: Lab) -> None:
+    """The name server is the Service of the DNS pods, and ns.dns has its address."""
     (soa,) = reply_to(running, "cluster.local", "SOA").rr
     *names, serial, _, _, _, minimum = str(soa.rdata).split()
     assert (names, minimum) == (["ns.dns.cluster.local.", "hostmaster.cluster.local."], "30")
-    born = datetime.fromisoformat(
+    created = datetime.fromisoformat(
         running.get("pod", "client")["metadata"]["creationTimestamp"]
     ).timestamp()
-    assert born - 1 <= int(serial) <= time.time()  # the time of the last change
+    assert created - 1 <= int(serial) <= time.time()  # the time of the last change
     reply = reply_to(running, "cluster.local", "NS")
     assert [str(record.rdata) for record in reply.rr] == [KUBE_DNS]
     assert [(str(record.rname), str(record.rdata)) for record in reply.ar] == [
@@ -210,9 +215,10 @@ def test_the_apex_of_the_zone(running: Lab) -> None:
     assert look_up(running, "client", "ns.dns.cluster.local") == [["10.96.0.10"]]
 
 
-def test_srv_of_a_service_without_port_labels(running: Lab) -> None:
-    """A record for each port, of a headless Service for each pod, too; the ports of group have no
-    name.
+def test_an_srv_query_for_a_service_returns_all_ports(running: Lab) -> None:
+    """A headless Service returns a record per port and pod.
+
+    The ports of the Service group have no name.
     """
     reply = reply_to(running, KUBE_DNS, "SRV")
     assert sorted(str(record.rdata) for record in reply.rr) == [
@@ -234,25 +240,26 @@ def test_srv_of_a_service_without_port_labels(running: Lab) -> None:
     ]
 
 
-def test_names_follow_the_objects(running: Lab) -> None:
-    """A new Service is known, a deleted one forgotten; a headless one follows its pods."""
+def test_dns_follows_changes_of_objects(running: Lab) -> None:
+    """New Services are added and deleted ones removed; a headless Service follows its pods."""
     running.apply(
-        "{apiVersion: v1, kind: Service, metadata: {name: fresh}, spec: {selector: {app: web}, ports: [{port: 80}]}}"
+        "{apiVersion: v1, kind: Service, metadata: {name: fresh}, "
+        "spec: {selector: {app: web}, ports: [{port: 80}]}}"
     )
     wait_for(
         lambda: look_up(running, "client", "fresh") == [running.service("fresh")["cluster_ips"]],
         "the new name",
     )
     running.run("delete", "service", "fresh")
-    wait_for(lambda: look_up(running, "client", "fresh") == ["none"], "the name to be forgotten")
+    wait_for(lambda: look_up(running, "client", "fresh") == ["none"], "the name to be removed")
     running.run("scale", "deployment", "web", "--replicas", "1")
     wait_for(
-        lambda: [len(found) for found in look_up(running, "client", "web-pods")] == [1],
+        lambda: [len(addresses) for addresses in look_up(running, "client", "web-pods")] == [1],
         "the headless Service to follow",
     )
 
 
-MANY = """
+MANY_QUERIES = """
 import socket, sys
 question, count = bytes.fromhex(sys.argv[2]), int(sys.argv[3])
 connection = socket.create_connection((sys.argv[1], 53), timeout=20)
@@ -266,28 +273,34 @@ print("answered")
 """
 
 
-def test_dns_answers_however_much_it_has_logged(running: Lab) -> None:
-    """Several megabytes of log: each question is a line, and the log goes to init through a pipe,
-    which cannot be truncated.
+def test_dns_answers_after_megabytes_of_log_output(running: Lab) -> None:
+    """Each query is a line of the log.
+
+    The log goes to init through a pipe, which cannot be truncated.
     """
     import dnslib
 
     name = ".".join(["x" * 60] * 3 + ["default.svc.cluster.local"])
     question, count = bytes(dnslib.DNSRecord.question(name).pack()), 8000
     server = running.pods("coredns", "kube-system")[0]["addresses"][0]
-    inside = running.inside(
-        running.pod("client"), "python3", "-S", "-c", MANY, server, question.hex(), str(count)
+    output = running.inside(
+        running.pod("client"),
+        "python3",
+        "-S",
+        "-c",
+        MANY_QUERIES,
+        server,
+        question.hex(),
+        str(count),
     )
     assert count * len(name) > 1024 * 1024
-    assert inside.strip() == "answered"
+    assert output.strip() == "answered"
 
 
-def test_a_killed_dns_server_comes_back(running: Lab) -> None:
-    """Its container is restarted in the same pod; the other pod answers meanwhile."""
+def test_a_killed_dns_server_is_restarted(running: Lab) -> None:
+    """Its container restarts in the same pod; the other pod answers meanwhile."""
     pod = running.pods("coredns", "kube-system")[0]
     title = f"kubenetlab {running.name} coredns"
-    import os
-    import signal
 
     victim = next(
         pid
@@ -296,37 +309,41 @@ def test_a_killed_dns_server_comes_back(running: Lab) -> None:
     )
     os.kill(victim, signal.SIGKILL)
 
-    def restarts() -> bool:
+    def has_restarted() -> bool:
         status = running.get("pod", pod["name"], "-n", "kube-system")["status"]
         return bool(
             status["containerStatuses"][0]["restartCount"] == 1
             and status["containerStatuses"][0]["ready"]
         )
 
-    wait_for(restarts, "the restart")
+    wait_for(has_restarted, "the restart")
     assert look_up(running, "client", *["web"] * 10) == [running.service("web")["cluster_ips"]] * 10
 
 
 CHAIN = [f"{'x' * 58}-{number:03}" for number in range(6)]
-"""Services that lead to one another: with five aliases, and in a namespace like this, no address
-fits into 512 bytes.
+"""Services that are aliases of one another.
+
+With five aliases in a namespace with a long name, no address fits into 512 bytes.
 """
-FAR_NAMESPACE = "y" * 63
+LONG_NAMESPACE = "y" * 63
 LARGE = (
     "{apiVersion: kubenetlab.dev/v1alpha1, kind: Cluster, networking: {ipFamily: dual}}\n---\n"
     + pod("client")
     + "".join(deployment(f"crowd{count}", replicas=count) for count in (30, 100))
     + "".join(
         f"{{apiVersion: v1, kind: Service, metadata: {{name: crowd{count}}}, "
-        f"spec: {{clusterIP: None, ipFamilyPolicy: RequireDualStack, selector: {{app: crowd{count}}}, ports: [{{port: 8080}}]}}}}\n---\n"
+        "spec: {clusterIP: None, ipFamilyPolicy: RequireDualStack, "
+        f"selector: {{app: crowd{count}}}, ports: [{{port: 8080}}]}}}}\n---\n"
         for count in (30, 100)
     )
     + "".join(
-        f"{{apiVersion: v1, kind: Service, metadata: {{name: {name}, namespace: {FAR_NAMESPACE}}}, "
-        f"spec: {{type: ExternalName, externalName: {following}.{FAR_NAMESPACE}.svc.cluster.local}}}}\n---\n"
+        "{apiVersion: v1, kind: Service, "
+        f"metadata: {{name: {name}, namespace: {LONG_NAMESPACE}}}, spec: {{type: ExternalName, "
+        f"externalName: {following}.{LONG_NAMESPACE}.svc.cluster.local}}}}\n---\n"
         for name, following in pairwise(CHAIN)
     )
-    + f"{{apiVersion: v1, kind: Service, metadata: {{name: {CHAIN[-1]}, namespace: {FAR_NAMESPACE}}}, "
+    + "{apiVersion: v1, kind: Service, "
+    f"metadata: {{name: {CHAIN[-1]}, namespace: {LONG_NAMESPACE}}}, "
     "spec: {selector: {app: crowd30}, ports: [{port: 80, targetPort: 8080}]}}\n"
 )
 
@@ -345,23 +362,24 @@ def crowded() -> Iterator[Lab]:
 def test_glibc_finds_every_pod_of_a_large_headless_service(
     crowded: Lab, count: int, database: str, is_of_family: str
 ) -> None:
-    """The answer is too large for a datagram: getent asks once more by TCP and prints the addresses
-    of all pods.
+    """The answer is too large for a datagram.
+
+    getent repeats the query by TCP and prints the addresses of all pods.
     """
-    found = {
+    resolved = {
         line.split()[0]
         for line in crowded.run(
             "exec", "client", "--", "getent", database, f"crowd{count}"
         ).out.splitlines()
     }
     addresses = {address for pod in crowded.pods(f"crowd{count}") for address in pod["addresses"]}
-    assert found == {
+    assert resolved == {
         address for address in addresses if any(mark in address for mark in is_of_family)
     }
 
 
 def test_a_truncated_answer_keeps_its_question(crowded: Lab) -> None:
-    """With TC, and with as many addresses as fit; the question is what glibc compares with its own."""
+    """It has the TC flag and as many addresses as fit; glibc compares the question."""
     reply = reply_to(crowded, "crowd100.default.svc.cluster.local", "A")
     assert (reply.header.tc, len(reply.questions), str(reply.q.qname)) == (
         1,
@@ -371,16 +389,15 @@ def test_a_truncated_answer_keeps_its_question(crowded: Lab) -> None:
     assert len(reply.rr) == (512 - 12 - (len("crowd100.default.svc.cluster.local.") + 1 + 4)) // 16
 
 
-def test_the_commands_own_resolver_asks_by_tcp_too(crowded: Lab) -> None:
-    """Where not one address fits into the datagram, behind aliases.
+def test_the_resolver_of_ping_repeats_truncated_queries_by_tcp(crowded: Lab) -> None:
+    """Behind aliases, not even one address fits into the datagram.
 
-    `ping` finds the Service as getent does.
+    `ping` finds the Service like getent.
     """
-    name = f"{CHAIN[0]}.{FAR_NAMESPACE}"
-    (address,) = crowded.service(CHAIN[-1], FAR_NAMESPACE)["cluster_ips"]
+    name = f"{CHAIN[0]}.{LONG_NAMESPACE}"
+    (address,) = crowded.service(CHAIN[-1], LONG_NAMESPACE)["cluster_ips"]
     reply = reply_to(crowded, f"{name}.svc.cluster.local", "A")
     assert (reply.header.tc, {record.rtype for record in reply.rr}) == (1, {5})  # CNAME
     assert look_up(crowded, "client", name) == [[address]]
-    assert (
-        f"({address}:80)" in crowded.run("ping", "client", name, "--tcp", "80", status=1).out
-    )  # where it has no pods
+    # The Service has no pods.
+    assert f"({address}:80)" in crowded.run("ping", "client", name, "--tcp", "80", status=1).out

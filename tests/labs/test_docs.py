@@ -1,11 +1,10 @@
-"""What the documentation shows is what is seen: every command in it is run, every screen in it
-compared.
+"""The documentation shows the real output: each command in it runs, and its output is compared.
 
-`console` blocks hold commands after `$ ` and what they print; `sh` blocks hold commands alone. `…`
-stands for any text, a line of only `…` for any lines; times, ages, ports of clients and white space
-at the end do not count. A command in a `sh` block ends well unless the comment behind it says `exit
-status N`. Each page begins where no lab is up, and others may be up elsewhere. The pages of the
-labs are followed twice: by root, and by an ordinary user.
+`console` blocks contain commands after `$ ` and their output; `sh` blocks contain only commands.
+`…` stands for any text, and a line of only `…` for any lines. Times, ages, client ports and
+trailing white space are ignored. A command in a `sh` block succeeds unless the comment behind it
+contains `exit status N`. Each page starts without a lab, and other labs may be up elsewhere. Root
+and an ordinary user run the pages of the labs.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from pathlib import Path
 import pytest
 
 from tests.labs import users
-from tests.labs.elsewhere import elsewhere
-from tests.labs.users import NOBODY
+from tests.labs.private_run import private_run_directory
+from tests.labs.users import NO_PYTHON_FOR_USERS, NOBODY
 from tests.patience import patiently
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +42,7 @@ _CHANGING = (
 
 
 def steps(page: Path) -> Iterator[tuple[str, list[int], list[str] | None]]:
-    """(command, how it may end, the lines it prints or None) in the order of the page."""
+    """Yield (command, permitted exit statuses, expected lines or None) in the order of the page."""
     for language, block in _BLOCK.findall((ROOT / page).read_text()):
         if language == "sh":
             for line in block.splitlines():
@@ -58,7 +57,7 @@ def steps(page: Path) -> Iterator[tuple[str, list[int], list[str] | None]]:
 
 
 def pattern(lines: Sequence[str]) -> str:
-    """A regular expression for what the page shows."""
+    """Return a regular expression for the output that the page shows."""
     return "".join(r"(?:.*\n)*" if line.strip() == "…" else _line(line) for line in lines)
 
 
@@ -73,12 +72,12 @@ def _plain(text: str) -> str:
 
 
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=str)
-def test_pages_show_what_is_seen(page: Path) -> None:
-    """Each command of a page ends as the page says, and each screen is as it is printed."""
+def test_the_commands_of_a_page_print_what_it_shows(page: Path) -> None:
+    """Each command ends with the documented status and output."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
     def run(command: str) -> subprocess.CompletedProcess[str]:
-        line = [*there, "sh", "-c", command]
+        line = [*prefix, "sh", "-c", command]
         return subprocess.run(
             line,
             env=environment,
@@ -88,21 +87,17 @@ def test_pages_show_what_is_seen(page: Path) -> None:
             timeout=patiently(90),
         )
 
-    with elsewhere(str(ROOT)) as there:
+    with private_run_directory(str(ROOT)) as prefix:
         _follow(page, run)
 
 
 @pytest.mark.parametrize(
     "page", [page for page in WITH_COMMANDS if page.parts[0] == "manifests"], ids=str
 )
-def test_labs_pages_hold_without_root(page: Path) -> None:
-    """An ordinary user sees the same on the pages of the labs, whose run directory is empty at
-    first.
-    """
+def test_the_pages_of_labs_hold_for_an_ordinary_user(page: Path) -> None:
+    """The user's run directory is empty at first, and the output is the same."""
     if not users.interpreter(NOBODY)[0]:
-        pytest.skip(
-            "no Python that an ordinary user can run has the package's dependencies; apt-get install python3"
-        )
+        pytest.skip(NO_PYTHON_FOR_USERS)
     with users.user(NOBODY) as user:
         try:
             _follow(page, lambda command: user.shell(command, ROOT))
@@ -112,19 +107,19 @@ def test_labs_pages_hold_without_root(page: Path) -> None:
 
 def _follow(page: Path, run: Callable[[str], subprocess.CompletedProcess[str]]) -> None:
     for command, statuses, printed in steps(page):
-        done = run(command)
-        output = done.stdout + done.stderr
-        assert done.returncode in statuses, f"{command} ended with {done.returncode}\n{output}"
+        result = run(command)
+        output = result.stdout + result.stderr
+        assert result.returncode in statuses, f"{command} ended with {result.returncode}\n{output}"
         if printed is not None:
-            seen = "".join(f"{line.rstrip()}\n" for line in _plain(output).splitlines())
-            assert re.fullmatch(pattern(printed), seen), (
+            printed_now = "".join(f"{line.rstrip()}\n" for line in _plain(output).splitlines())
+            assert re.fullmatch(pattern(printed), printed_now), (
                 f"$ {command}\n{output}\n--- but {page} shows\n" + "\n".join(printed)
             )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
-def test_links_lead_somewhere(page: Path) -> None:
-    """Every link to a file of this project finds one."""
+def test_links_to_files_of_the_project_are_valid(page: Path) -> None:
+    """Every relative link of a page refers to an existing file."""
     text = (ROOT / page).read_text()
     links = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text) if "://" not in link]
     assert [link for link in links if not (ROOT / page).parent.joinpath(link).exists()] == []

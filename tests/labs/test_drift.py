@@ -1,4 +1,4 @@
-"""Drift: what others change in the kernel is found, shown and repaired."""
+"""Drift: changes of the kernel state by other processes are found, shown and repaired."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from tests.labs.conftest import new_lab
 from tests.labs.lab import Lab, wait_for
-from tests.labs.test_life import MANIFEST, web_answers
+from tests.labs.web_lab import MANIFEST, web_answers
 
 DRIFT = [
     ("ip route del 10.244.2.0/24", "+ route 10.244.2.0/24"),
@@ -25,12 +25,15 @@ DRIFT = [
 ]
 
 
-PERMANENT = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {cni: {type: bridge, neighbors: permanent}}\n---\n"
+PERMANENT = (
+    "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n"
+    "networking: {cni: {type: bridge, neighbors: permanent}}\n---\n"
+)
 
 
 @pytest.fixture(scope="module")
-def attentive() -> Iterator[Lab]:
-    """A lab that is read when the kernel tells of a change, and never otherwise."""
+def event_driven() -> Iterator[Lab]:
+    """Yield a lab that finds drift only through netlink events, without scans."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KUBENETLAB_NO_PASSES", "1")
         for lab in new_lab():
@@ -38,29 +41,30 @@ def attentive() -> Iterator[Lab]:
             yield lab
 
 
-@pytest.mark.parametrize(("command", "shown"), DRIFT)
-def test_drift_is_shown_repaired_and_written_down(attentive: Lab, command: str, shown: str) -> None:
-    """`diff` sees it as long as it is there, nobody has to ask for the repair, the log names it,
-    and packets flow again.
+@pytest.mark.parametrize(("command", "line"), DRIFT)
+def test_drift_is_shown_repaired_and_logged(event_driven: Lab, command: str, line: str) -> None:
+    """`diff` shows drift until it is repaired, without a request.
+
+    The log names it, and connectivity returns.
     """
-    lab, log = attentive, attentive.directory / "log"
+    lab, log = event_driven, event_driven.directory / "log"
     before = len(log.read_text())
 
     def is_seen() -> bool:
         lab.run("exec", "node:worker", "--", *command.split(), status=None)
-        return shown in lab.run("diff", status=None).out
+        return line in lab.run("diff", status=None).out
 
-    wait_for(
-        is_seen, "the drift to be shown"
-    )  # on a machine that is busy it is repaired before anybody looks
+    # The edit is repeated, because the drift may be repaired before `diff` runs.
+    wait_for(is_seen, "the drift to be shown")
     wait_for(lambda: lab.run("diff", status=None).status == 0, "the repair")
-    wait_for(lambda: lab.run("ping", "-o", "json", status=None).json["ok"], "every packet")
+    wait_for(lambda: lab.run("ping", "-o", "json", status=None).json["ok"], "the whole matrix")
     assert "node/worker: another process" in log.read_text()[before:]
 
 
-def test_drift_is_kept_where_that_is_asked_for(lab: Lab) -> None:
-    """With `drift: keep` a deleted route, a flushed ruleset and a pod's address stay gone, are told
-    once, and come with the next `up`.
+def test_drift_can_be_kept(lab: Lab) -> None:
+    """With `drift: keep`, changes stay until the next `up`, and each is reported once.
+
+    The changes are a deleted route, a flushed ruleset and a removed address of a pod.
     """
     lab.up(MANIFEST)
     lab.run("up", "--drift", "keep")
@@ -72,49 +76,51 @@ def test_drift_is_kept_where_that_is_asked_for(lab: Lab) -> None:
     for where, command in broken:
         lab.run("exec", where, "--", *command.split())
 
-    def told() -> int:
+    def reported() -> int:
         return (lab.directory / "log").read_text().count("(drift: keep)")
 
-    wait_for(lambda: told() == len(broken), "each to be told")
-    shown = lab.run("diff", status=1).out
-    assert all(what in shown for what in ("10.244.2.0/24", "ip kube-proxy", "eth0"))
-    lab.run(
-        "scale", "deployment", "web", "--replicas", "1"
-    )  # what needs the rules makes them anew; nothing needs the route
+    wait_for(lambda: reported() == len(broken), "a report of each change")
+    output = lab.run("diff", status=1).out
+    assert all(part in output for part in ("10.244.2.0/24", "ip kube-proxy", "eth0"))
+    # The change needs the rules, and so loads them again; it does not need the route.
+    lab.run("scale", "deployment", "web", "--replicas", "1")
     lab.run("ping", "node:worker", "node:worker2")
     assert "10.244.2.0/24" in lab.run("diff", status=1).out
-    assert told() == len(broken)
+    assert reported() == len(broken)
     lab.run("up", "--drift", "repair")
     assert lab.run("diff").status == 0
     assert lab.run("ping", "-o", "json").json["ok"]
 
 
-def test_what_somebody_adds_is_left_alone(attentive: Lab) -> None:
-    """A route, an address, a table beside ours are theirs."""
-    worker = attentive.place("nodes", "worker")
-    attentive.inside(worker, "ip", "route", "add", "192.0.2.0/24", "via", "172.18.0.1")
-    attentive.inside(worker, "ip", "address", "add", "192.0.2.200/32", "dev", "lo")
-    attentive.inside(worker, "ip", "link", "add", "mine", "type", "veth", "peer", "name", "yours")
-    attentive.run(
-        "exec", "node:worker", "--", "ip", "route", "del", "10.244.2.0/24"
-    )  # so that it is read
-    wait_for(lambda: "10.244.2.0/24" in attentive.inside(worker, "ip", "route"), "the repair")
-    assert "192.0.2.0/24" in attentive.inside(worker, "ip", "route")
-    assert "192.0.2.200" in attentive.inside(worker, "ip", "address")
-    assert "yours" in attentive.inside(worker, "ip", "link")
-    assert attentive.run("diff").status == 0
+def test_additional_objects_of_others_are_left_alone(event_driven: Lab) -> None:
+    """Additional routes, addresses and links are not removed."""
+    worker = event_driven.place("nodes", "worker")
+    event_driven.inside(worker, "ip", "route", "add", "192.0.2.0/24", "via", "172.18.0.1")
+    event_driven.inside(worker, "ip", "address", "add", "192.0.2.200/32", "dev", "lo")
+    event_driven.inside(
+        worker, "ip", "link", "add", "mine", "type", "veth", "peer", "name", "yours"
+    )
+    # This drift makes the agent read the namespace.
+    event_driven.run("exec", "node:worker", "--", "ip", "route", "del", "10.244.2.0/24")
+    wait_for(lambda: "10.244.2.0/24" in event_driven.inside(worker, "ip", "route"), "the repair")
+    assert "192.0.2.0/24" in event_driven.inside(worker, "ip", "route")
+    assert "192.0.2.200" in event_driven.inside(worker, "ip", "address")
+    assert "yours" in event_driven.inside(worker, "ip", "link")
+    assert event_driven.run("diff").status == 0
 
 
-def test_drift_in_a_pod_is_repaired(attentive: Lab) -> None:
-    """Pods' namespaces are listened to like nodes'."""
-    pod = attentive.pod("client")
-    other = attentive.pods("web")[0]["addresses"][0]
+def test_drift_in_a_pod_is_repaired(event_driven: Lab) -> None:
+    """The agent receives events of pods' namespaces like those of nodes."""
+    pod = event_driven.pod("client")
+    other_address = event_driven.pods("web")[0]["addresses"][0]
     for command in (
-        f"ip neighbor del {other} dev eth0",
+        f"ip neighbor del {other_address} dev eth0",
         "ip route del default",
         "ip link set eth0 down",
         "ip address flush dev eth0",
     ):
-        attentive.inside(pod, *command.split())
-        wait_for(lambda: web_answers(attentive), f"an answer after {command}")
-        wait_for(lambda: attentive.run("diff", status=None).status == 0, f"the repair of {command}")
+        event_driven.inside(pod, *command.split())
+        wait_for(lambda: web_answers(event_driven), f"an answer after {command}")
+        wait_for(
+            lambda: event_driven.run("diff", status=None).status == 0, f"the repair of {command}"
+        )

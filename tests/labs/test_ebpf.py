@@ -1,6 +1,4 @@
-"""What is the mode ebpf's alone: fragments and errors are translated by programs of ours, and those
-outlive whoever put them there.
-"""
+"""The mode ebpf: its programs translate fragments and ICMP errors, and survive the agents."""
 
 from __future__ import annotations
 
@@ -14,8 +12,8 @@ import pytest
 
 from kubenetlab.kernel.rules.libbpf import LIBRARY, Libbpf, has_library
 from tests.labs.lab import wait_for
+from tests.labs.lab_view import LabView, SharedLab
 from tests.labs.test_ways_in import manifest
-from tests.labs.world import Labs, World
 from tests.patience import patiently
 
 pytestmark = pytest.mark.skipif(
@@ -23,13 +21,17 @@ pytestmark = pytest.mark.skipif(
 )
 
 SOURCES = ("a", "b", "c", "node:worker", "node:worker2", "ext:client")
-MORE = """---
+CLOSED_SERVICE = """---
 apiVersion: v1
 kind: Service
 metadata: {name: closed}
-spec: {type: NodePort, ipFamilyPolicy: PreferDualStack, selector: {app: c}, ports: [{port: 80, protocol: UDP, targetPort: 9, nodePort: 30200}]}
+spec:
+  type: NodePort
+  ipFamilyPolicy: PreferDualStack
+  selector: {app: c}
+  ports: [{port: 80, protocol: UDP, targetPort: 9, nodePort: 30200}]
 """
-DATAGRAM = """
+DATAGRAM_CLIENT = """
 import json, socket, sys
 address, port, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 client = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
@@ -43,15 +45,16 @@ try:
 except OSError as error:
     print(json.dumps(type(error).__name__))
 """
-LISTENER = """
+UPPERCASE_SERVER = """
 import socket, sys
-server = socket.create_server((sys.argv[1], int(sys.argv[2])), family=socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET)
+family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+server = socket.create_server((sys.argv[1], int(sys.argv[2])), family=family)
 print("ready", flush=True)
 connection, _ = server.accept()
 while data := connection.recv(100):
     connection.sendall(data.upper())
 """
-TALKER = """
+LINE_CLIENT = """
 import socket, sys
 connection = socket.create_connection((sys.argv[1], int(sys.argv[2])), 5)
 for line in sys.stdin:
@@ -61,10 +64,10 @@ for line in sys.stdin:
 
 
 @pytest.fixture(scope="module")
-def of_kind() -> Iterator[Labs]:
-    labs = Labs(lambda layout, family: manifest(layout, family, "ebpf") + MORE)
-    yield labs
-    labs.end()
+def shared_lab() -> Iterator[SharedLab]:
+    shared = SharedLab(lambda layout, family: manifest(layout, family, "ebpf") + CLOSED_SERVICE)
+    yield shared
+    shared.down()
 
 
 @pytest.fixture(
@@ -77,59 +80,64 @@ def of_kind() -> Iterator[Labs]:
     ],
     ids=str,
 )
-def world(request: pytest.FixtureRequest, of_kind: Labs) -> World:
+def view(request: pytest.FixtureRequest, shared_lab: SharedLab) -> LabView:
     layout, family, version = request.param
-    return World(of_kind.of(layout, family), version)
+    return LabView(shared_lab.up(layout, family), version)
 
 
-def datagram(world: World, source: str, way: tuple[str, int], size: int) -> str:
-    """What becomes of a datagram of this size that asks for its own text."""
+def datagram(view: LabView, source: str, target: tuple[str, int], size: int) -> str:
+    """Send an echo request of a size; return whether the answer is whole, or the error."""
     words = (
         sys.executable,
         "-S",
         "-E",
         "-c",
-        DATAGRAM,
-        way[0],
-        str(way[1]),
+        DATAGRAM_CLIENT,
+        target[0],
+        str(target[1]),
         str(size),
         str(patiently(2)),
     )
-    found: str = json.loads(world.lab.inside(world.places[source], *words))
-    return found
+    outcome: str = json.loads(view.lab.inside(view.places[source], *words))
+    return outcome
 
 
-def ways(world: World, name: str, port: int, node_port: int, source: str) -> list[tuple[str, int]]:
-    """To a Service from somewhere: its cluster IP from inside, a node's port from everywhere."""
-    inside = [(world.services[name], port)] if not source.startswith("ext:") else []
-    return [*inside, (world.address("node:control-plane"), node_port)]
+def targets(
+    view: LabView, name: str, port: int, node_port: int, source: str
+) -> list[tuple[str, int]]:
+    """Return the addresses of a Service for a source.
 
-
-@pytest.mark.parametrize("source", SOURCES)
-def test_large_datagrams_come_and_go_in_fragments(world: World, source: str) -> None:
-    """Each is put together where it arrives, the answers too."""
-    for way in ways(world, "open", 80, 30080, source):
-        assert datagram(world, source, way, 4000) == "whole", way
-
-
-@pytest.mark.parametrize("source", SOURCES)
-def test_a_pods_refusal_reaches_who_asked_its_service(world: World, source: str) -> None:
-    """An ICMP error about a packet that was translated finds its way back, and the client's socket
-    knows what it is about.
+    They are its cluster IP, for sources inside the cluster, and a node port.
     """
-    for way in ways(world, "closed", 80, 30200, source):
-        assert datagram(world, source, way, 10) == "ConnectionRefusedError", way
+    inside = [(view.cluster_ips[name], port)] if not source.startswith("ext:") else []
+    return [*inside, (view.address("node:control-plane"), node_port)]
 
 
-def test_no_rule_of_netfilter_is_for_services(world: World) -> None:
-    """The only tables are those that masquerade what leaves the cluster."""
-    tables = world.lab.inside(world.places["node:worker"], "nft", "list", "tables").splitlines()
+@pytest.mark.parametrize("source", SOURCES)
+def test_large_datagrams_are_sent_and_answered_in_fragments(view: LabView, source: str) -> None:
+    """The receivers reassemble requests and answers."""
+    for target in targets(view, "open", 80, 30080, source):
+        assert datagram(view, source, target, 4000) == "whole", target
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_an_icmp_error_of_a_pod_reaches_the_client_of_its_service(
+    view: LabView, source: str
+) -> None:
+    """The error is translated back, and the client's socket reports it."""
+    for target in targets(view, "closed", 80, 30200, source):
+        assert datagram(view, source, target, 10) == "ConnectionRefusedError", target
+
+
+def test_services_need_no_netfilter_rules(view: LabView) -> None:
+    """The only tables are those that masquerade traffic out of the cluster."""
+    tables = view.lab.inside(view.places["node:worker"], "nft", "list", "tables").splitlines()
     assert tables == ["table ip ip-masq-agent", "table ip6 ip-masq-agent"]
 
 
-def test_a_new_node_agent_listens_again(world: World) -> None:
-    """A link from which somebody takes the programs gets them again, whoever put them there."""
-    lab, node, link = world.lab, world.places["node:worker"], world.places["a"]["host_ifname"]
+def test_a_new_node_agent_restores_removed_programs(view: LabView) -> None:
+    """This includes links whose programs the former agent had attached."""
+    lab, node, link = view.lab, view.places["node:worker"], view.places["a"]["host_ifname"]
 
     def programs() -> int:
         return lab.inside(node, "tc", "filter", "show", "dev", link, "ingress").count(
@@ -144,45 +152,52 @@ def test_a_new_node_agent_listens_again(world: World) -> None:
     wait_for(programs, "the programs of a link that has lost its qdisc")
 
 
-def test_an_entry_that_somebody_takes_away_is_made_again(world: World) -> None:
-    """Of what Services are as the node's programs know them."""
-    with without_fronts(world) as (before, now):
-        wait_for(lambda: now() == before, "the fronts as they were")
-    (answer,) = world.ask("a", ("TCP", world.services["open"], 80))
-    assert answer.who == "b"
+def test_removed_map_entries_are_restored(view: LabView) -> None:
+    """The entries are the frontends of Services."""
+    with without_frontends(view) as (before, current_entries):
+        wait_for(lambda: current_entries() == before, "the former frontends")
+    (answer,) = view.ask("a", ("TCP", view.cluster_ips["open"], 80))
+    assert answer.server == "b"
 
 
-def test_an_entry_that_somebody_takes_away_is_left_so_where_that_is_asked_for(world: World) -> None:
-    """With `drift: keep` it is told, and made again by the next `up`."""
-    lab = world.lab
+def test_removed_map_entries_can_be_kept_removed(
+    view: LabView,
+) -> None:
+    """With `drift: keep`, the removal is reported, and the next `up` restores the entries."""
+    lab = view.lab
     lab.run("up", "--drift", "keep")
 
-    def told() -> int:
+    def drift_reports() -> int:
         return (lab.directory / "log").read_text().count("(drift: keep)")
 
-    told_before = told()
-    with without_fronts(world) as (before, now):
-        wait_for(lambda: told() > told_before, "a word of it")
+    reports_before = drift_reports()
+    with without_frontends(view) as (before, current_entries):
+        wait_for(lambda: drift_reports() > reports_before, "a report of the drift")
         assert "+ bpf" in lab.run("diff", status=1).out
-        assert now() == {}
+        assert current_entries() == {}
         lab.run("up", "--drift", "repair")
-        assert now() == before
+        assert current_entries() == before
     assert lab.run("diff").status == 0
 
 
 @contextmanager
-def without_fronts(
-    world: World,
+def without_frontends(
+    view: LabView,
 ) -> Iterator[tuple[dict[bytes, bytes], Callable[[], dict[bytes, bytes]]]]:
-    """What the programs of a node knew of Services' addresses, none of which is left, and how to
-    ask what they know now.
+    """Remove all frontends from a node's maps.
+
+    Yield the removed entries, and a function that returns the current ones.
     """
     filters = json.loads(
-        world.lab.inside(
-            world.places["node:worker"], "tc", "-j", "filter", "show", "dev", "eth0", "ingress"
+        view.lab.inside(
+            view.places["node:worker"], "tc", "-j", "filter", "show", "dev", "eth0", "ingress"
         )
     )
-    (program_id,) = (one["options"]["prog"]["id"] for one in filters if "options" in one)
+    (program_id,) = (
+        program_filter["options"]["prog"]["id"]
+        for program_filter in filters
+        if "options" in program_filter
+    )
     loaded = Libbpf().open_loaded({"coming": program_id})
     try:
         before = dict(loaded.entries("fronts"))
@@ -193,47 +208,56 @@ def without_fronts(
         loaded.close()
 
 
-def test_a_connection_outlives_the_agents(world: World) -> None:
-    """The programs are the links'. A pod that comes afterwards is served as any."""
-    lab, port = world.lab, 7777
+def test_a_connection_survives_killed_agents(view: LabView) -> None:
+    """The programs belong to the links. A later pod is served, too."""
+    lab, port = view.lab, 7777
     spec = f"""---
 apiVersion: v1
 kind: Service
 metadata: {{name: talk}}
-spec: {{ipFamilyPolicy: PreferDualStack, selector: {{app: c}}, ports: [{{port: 80, targetPort: {port}}}]}}
+spec:
+  ipFamilyPolicy: PreferDualStack
+  selector: {{app: c}}
+  ports: [{{port: 80, targetPort: {port}}}]
 """
     lab.apply(spec)
-    place, late = World(lab, world.version), f"late-{world.version}"
+    before_kill, late = LabView(lab, view.version), f"late-{view.version}"
     with ExitStack() as stack:
-        server = stack.enter_context(program(place, "c", LISTENER, place.address("c"), port))
+        server = stack.enter_context(
+            program(before_kill, "c", UPPERCASE_SERVER, before_kill.address("c"), port)
+        )
         assert next(server) == "ready"
-        client = stack.enter_context(program(place, "a", TALKER, place.services["talk"], 80))
+        client = stack.enter_context(
+            program(before_kill, "a", LINE_CLIENT, before_kill.cluster_ips["talk"], 80)
+        )
         assert client.send("before") == "BEFORE"
         lab.kill("agent")
         lab.kill("node-agent-0")
         assert client.send("meanwhile") == "MEANWHILE"
         lab.apply(
-            f"{{apiVersion: v1, kind: Pod, metadata: {{name: {late}}}, spec: {{nodeName: worker, containers: [{{name: main, image: agnhost}}]}}}}"
+            f"{{apiVersion: v1, kind: Pod, metadata: {{name: {late}}}, "
+            "spec: {nodeName: worker, containers: [{name: main, image: agnhost}]}}"
         )
         wait_for(lambda: lab.pod(late)["ready"], "the new pod")
-        after = World(lab, world.version)
-        (answer,) = after.ask(late, ("TCP", after.services["open"], 80))
-        assert (answer.who, answer.seen[0]) == ("b", after.address(late))
+        after = LabView(lab, view.version)
+        (answer,) = after.ask(late, ("TCP", after.cluster_ips["open"], 80))
+        assert (answer.server, answer.client[0]) == ("b", after.address(late))
         assert client.send("after") == "AFTER"
-    lab.run("delete", "-f", "-", given=spec)
-    wait_for(lambda: not lab.faults, "a lab without faults")
+    lab.run("delete", "-f", "-", stdin=spec)
+    wait_for(lambda: not lab.problems, "a lab without problems")
 
 
 @contextmanager
 def program(
-    world: World, where: str, text: str, *words: object
+    view: LabView, place: str, text: str, *words: object
 ) -> Iterator[Generator[str, str, None]]:
-    """A Python program in the network of a place: a generator of the lines that it prints, to which
-    lines can be sent.
+    """Run a Python program in the network of a place.
+
+    Yield a generator of the lines that it prints; lines can be sent to it.
     """
     command = (
         "nsenter",
-        f"--net={world.places[where]['netns']}",
+        f"--net={view.places[place]['netns']}",
         sys.executable,
         "-S",
         "-E",

@@ -1,6 +1,4 @@
-"""What one meets in the first days with a lab: changes that hold, rollouts that end well, and
-answers that say what is meant.
-"""
+"""First experiences with a lab: durable changes, clean rollouts, and helpful output."""
 
 from __future__ import annotations
 
@@ -42,7 +40,11 @@ JOB = """\
 apiVersion: batch/v1
 kind: Job
 metadata: {name: once}
-spec: {template: {spec: {restartPolicy: Never, containers: [{name: main, image: agnhost, args: [connect, "web:80"]}]}}}
+spec:
+  template:
+    spec:
+      restartPolicy: Never
+      containers: [{name: main, image: agnhost, args: [connect, "web:80"]}]
 ---
 """
 POLICY = """\
@@ -52,15 +54,15 @@ metadata: {name: deny-all}
 spec: {podSelector: {}, policyTypes: [Ingress]}
 ---
 """
-REMARK = "not enforced by this lab, could change this result: NetworkPolicy deny-all"
+NOT_ENFORCED = "not enforced by this lab, could change this result: NetworkPolicy deny-all"
 
 
-def test_a_confirmed_change_outlives_the_agent(lab: Lab) -> None:
-    """Killed as soon as it has answered, its successor knows of every change."""
+def test_an_acknowledged_change_survives_a_kill_of_the_agent(lab: Lab) -> None:
+    """The agent is killed right after its response; its successor knows every change."""
     lab.up(ONE_NODE + deployment("web", 1))
     client = Client(lab.name)
     for replicas in (2, 3, 4):
-        agent = lab.seen["agent_pid"]
+        agent = lab.inspected["agent_pid"]
         client.request("PUT", f"{WEB}/scale", {"spec": {"replicas": replicas}})
         os.kill(agent, signal.SIGKILL)
         assert client.get(WEB)["spec"]["replicas"] == replicas
@@ -68,9 +70,10 @@ def test_a_confirmed_change_outlives_the_agent(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("manifest", [BUILT_IN, REAL], ids=["built-in", "real"])
-def test_the_nodes_port_is_free_for_the_next_pod(lab: Lab, manifest: str) -> None:
-    """A DaemonSet in its node's network gets new pods again and again: none of them meets its
-    predecessor's socket.
+def test_a_new_pod_finds_the_port_of_its_node_free(lab: Lab, manifest: str) -> None:
+    """The pods of a hostNetwork DaemonSet are replaced several times.
+
+    No new pod conflicts with its predecessor's socket.
     """
     lab.up(ONE_NODE + manifest)
     for turn in range(5):
@@ -83,46 +86,52 @@ def test_the_nodes_port_is_free_for_the_next_pod(lab: Lab, manifest: str) -> Non
     assert pod["status"]["containerStatuses"][0]["restartCount"] == 0
 
 
-def test_answers_say_what_is_meant(labs: Callable[[], Lab], tmp_path: Path) -> None:
-    """Of two labs the one that was asked, in each hint; a port that is not there; policies that
-    would change the answer; completed pods.
+def test_output_names_the_lab_and_the_reasons(labs: Callable[[], Lab], tmp_path: Path) -> None:
+    """Hints name the selected lab of several.
+
+    Results name missing ports and policies that could change them. `list` counts completed pods.
     """
-    lab, other = labs(), labs()
+    lab, other_lab = labs(), labs()
     lab.up(ONE_NODE + pod("client") + deployment("web", 1) + service("web") + JOB + POLICY)
-    other.up(ONE_NODE + pod("client"))
-    here = f" --lab {lab.name}"
+    other_lab.up(ONE_NODE + pod("client"))
+    lab_option = f" --lab {lab.name}"
     refused = lab.run(
         "ping", "client", "svc:web", "--tcp", "81", "--allow-unmodelled", "NetworkPolicy"
     )
     assert "refused, as promised: the Service has no port 81/TCP; it has 80/TCP" in refused.out
-    assert refused.err == f"next: kubenetlab ping{here}\n"
-    assert lab.run("get", "pod", "client").err == f"next: kubenetlab exec client{here} -- ip addr\n"
+    assert refused.err == f"next: kubenetlab ping{lab_option}\n"
+    assert (
+        lab.run("get", "pod", "client").err
+        == f"next: kubenetlab exec client{lab_option} -- ip addr\n"
+    )
     assert (
         lab.run("scale", "deploy/web", "--replicas", "1").err
-        == f"next: kubenetlab get pods -w{here}\n"
+        == f"next: kubenetlab get pods -w{lab_option}\n"
     )
 
     table = tmp_path / "expect.yaml"
     table.write_text(
-        "- {from: client, to: 'svc:web', port: 80, allowed: false}\n- {from: client, to: 'svc:web', port: 80, allowed: true}\n"
+        "- {from: client, to: 'svc:web', port: 80, allowed: false}\n"
+        "- {from: client, to: 'svc:web', port: 80, allowed: true}\n"
     )
-    said = lab.run(
+    output = lab.run(
         "check", "-f", str(table), "--junit", str(tmp_path / "junit.xml"), status=1
     ).out.splitlines()
-    assert said[1].strip() == REMARK
-    assert said[-1].endswith("1 hold, 1 fail, 1 object not enforced")
+    assert output[1].strip() == NOT_ENFORCED
+    assert output[-1].endswith("1 hold, 1 fail, 1 object not enforced")
     suite = ElementTree.parse(tmp_path / "junit.xml").getroot()
     first, _ = suite.iter("failure")
-    assert (first.text or "").splitlines()[0::2] == [f"{table}:1", REMARK]
+    assert (first.text or "").splitlines()[0::2] == [f"{table}:1", NOT_ENFORCED]
     assert "1 object not enforced" in lab.run("check", status=1).out
 
     (listed,) = [entry for entry in run("list", "-o", "json").json if entry["name"] == lab.name]
     assert listed["ready"] == listed["pods"]
 
 
-def test_kubectls_habits_are_understood(lab: Lab) -> None:
-    """exec -it, names to be taken up again, short names of kinds that are only kept, workloads for
-    their pods; namespaces in order.
+def test_forms_of_kubectl_are_accepted(lab: Lab) -> None:
+    """`exec -it`, output names as arguments, short names of kept kinds, and workloads.
+
+    Workloads stand for their pods. Namespaces are sorted.
     """
     late = pod("a", meta=", namespace: aaa")
     lab.up(ONE_NODE + pod("client") + deployment("web", 1) + service("web") + JOB + POLICY + late)
@@ -157,21 +166,24 @@ spec: {containers: [{name: main, image: x, command: [sh, -c, "date +%N; exit 1"]
 """
 
 
-def test_logs_of_former_and_coming_runs(lab: Lab) -> None:
-    """-p is the run before the last restart, of processes and of stand-ins; -f goes on until the
-    container ends.
+def test_logs_cover_previous_and_following_runs(lab: Lab) -> None:
+    """-p prints the run before the last restart.
+
+    -f follows until the container ends. Both work for processes and for built-in programs.
     """
-    lab.run("up", "-f", "-", given=ONE_NODE + pod("client") + CRASHING, status=None)
+    lab.run("up", "-f", "-", stdin=ONE_NODE + pod("client") + CRASHING, status=None)
     wait_for(lambda: lab.run("logs", "crashing", "-p", status=None).status == 0, "a former run")
-    now, before = (lab.run("logs", "crashing", *words).out.splitlines() for words in ((), ("-p",)))
-    assert (len(now), len(before)) == (1, 1)
-    assert now != before
+    current, previous = (
+        lab.run("logs", "crashing", *words).out.splitlines() for words in ((), ("-p",))
+    )
+    assert (len(current), len(previous)) == (1, 1)
+    assert current != previous
     assert "previous terminated container" in lab.run("logs", "client", "-p", status=1).err
     words = [*COMMAND, "logs", "-f", "client", "--lab", lab.name]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as following:
         assert following.stdout is not None
-        told = [following.stdout.readline(), following.stdout.readline()]
-        assert ["Started HTTP" in told[0], "Started UDP" in told[1]] == [True, True]
+        first_lines = [following.stdout.readline(), following.stdout.readline()]
+        assert ["Started HTTP" in first_lines[0], "Started UDP" in first_lines[1]] == [True, True]
         lab.run("ping", "node:control-plane", "client", "--http", "/hostname?one", "--tcp", "8080")
         assert "GET /hostname?one" in following.stdout.readline()
         lab.run(
@@ -190,8 +202,8 @@ def test_logs_of_former_and_coming_runs(lab: Lab) -> None:
     assert rest in lab.run("logs", "client", "-p").out
 
 
-def test_following_a_log_ends_with_ctrl_c(lab: Lab) -> None:
-    """As any command does, and without a word."""
+def test_ctrl_c_ends_following_a_log(lab: Lab) -> None:
+    """The command ends without an error message."""
     lab.up(ONE_NODE + pod("client"))
     words = [*COMMAND, "logs", "-f", "client", "--lab", lab.name]
     with subprocess.Popen(

@@ -1,5 +1,6 @@
-"""No space left where labs keep their files: a small tmpfs over the run directory's base, in mount
-namespaces of its own.
+"""No space left for the files of labs.
+
+A small tmpfs is mounted over the base of the run directory, in a private mount namespace.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import OURS
+from tests.conftest import LAB_PREFIX
 from tests.labs.lab import Lab, wait_for
-from tests.labs.test_life import MANIFEST, web_answers
+from tests.labs.web_lab import MANIFEST, web_answers
 
 SIZE = 256 * 1024
 PAGE = 4096
 LARGER = MANIFEST.replace("replicas: 4", "replicas: 6")
 
-MOUNTED = f"""
+MOUNT_SCRIPT = f"""
 mkdir -p /run/kubenetlab
 mount -t tmpfs -o size={SIZE},mode=0755 tmpfs /run/kubenetlab
 echo mounted
@@ -40,7 +41,7 @@ class LabOnSmallDisk(Lab):
         return self.filler.with_name(self.name)
 
     def fill(self, free: int = 0) -> None:
-        """Leaves so many bytes free; 0: none at all."""
+        """Fill the file system except for a number of bytes."""
         fd = os.open(self.filler, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         try:
             while True:
@@ -55,84 +56,90 @@ class LabOnSmallDisk(Lab):
 
 
 @pytest.fixture
-def cramped() -> Iterator[LabOnSmallDisk]:
+def small_lab() -> Iterator[LabOnSmallDisk]:
     with subprocess.Popen(
-        ["unshare", "--mount", "sh", "-ec", MOUNTED],
+        ["unshare", "--mount", "sh", "-ec", MOUNT_SCRIPT],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "mounted\n"
-        lab = LabOnSmallDisk(f"{OURS}cramped", holder.pid)
+        lab = LabOnSmallDisk(f"{LAB_PREFIX}cramped", holder.pid)
         try:
             yield lab
         finally:
             lab.down()
-            assert not lab.remains
+            assert not lab.leftovers
             holder.kill()
 
 
 @pytest.mark.parametrize("pages", [0, 1, 2, 4, 8, 12])
-def test_an_up_on_a_full_disk(cramped: LabOnSmallDisk, pages: int) -> None:
-    """It says which file could not be written, wherever the space ends, and leaves nothing."""
-    cramped.fill(free=pages * PAGE)
-    said = cramped.up(MANIFEST, status=1)
-    assert len(said.err.splitlines()) <= 3, said.err
-    assert f"/run/kubenetlab/{cramped.name}" in said.err
-    assert "No space left on device" in said.err
-    assert "bug" not in said.err
-    assert not cramped.remains
-    cramped.make_space()
-    cramped.up(MANIFEST)
-    assert web_answers(cramped)
+def test_up_on_a_full_disk_reports_the_file_and_leaves_nothing(
+    small_lab: LabOnSmallDisk, pages: int
+) -> None:
+    """This holds for several amounts of free space."""
+    small_lab.fill(free=pages * PAGE)
+    result = small_lab.up(MANIFEST, status=1)
+    assert len(result.err.splitlines()) <= 3, result.err
+    assert f"/run/kubenetlab/{small_lab.name}" in result.err
+    assert "No space left on device" in result.err
+    assert "bug" not in result.err
+    assert not small_lab.leftovers
+    small_lab.make_space()
+    small_lab.up(MANIFEST)
+    assert web_answers(small_lab)
 
 
-def test_a_disk_that_runs_full_under_a_lab(cramped: LabOnSmallDisk) -> None:
-    """What runs goes on, names are resolved, dead agents come back; a change is refused, and can be
-    made when there is space.
+def test_a_lab_keeps_running_when_its_disk_becomes_full(small_lab: LabOnSmallDisk) -> None:
+    """Pods and names keep working, and killed agents are replaced.
+
+    Changes are rejected until there is space again.
     """
-    cramped.up(MANIFEST)
-    before = {pod["name"]: (pod["pid"], pod["addresses"]) for pod in cramped.seen["pods"]}
-    cramped.fill()
-    assert web_answers(cramped)
-    cramped.run("ping")
+    small_lab.up(MANIFEST)
+    before = {pod["name"]: (pod["pid"], pod["addresses"]) for pod in small_lab.inspected["pods"]}
+    small_lab.fill()
+    assert web_answers(small_lab)
+    small_lab.run("ping")
     for refused in (
-        cramped.apply(LARGER, status=1),
-        cramped.run("scale", "deployment", "web", "--replicas", "6", status=1),
-        cramped.run("delete", "service", "web", status=1),
+        small_lab.apply(LARGER, status=1),
+        small_lab.run("scale", "deployment", "web", "--replicas", "6", status=1),
+        small_lab.run("delete", "service", "web", status=1),
     ):
         assert "nothing was changed: the lab's store cannot be written" in refused.err
-        assert f"/run/kubenetlab/{cramped.name}/store.json: No space left on device" in refused.err
+        assert (
+            f"/run/kubenetlab/{small_lab.name}/store.json: No space left on device" in refused.err
+        )
     for role in ("agent", "node-agent"):
-        cramped.kill(role)
-    assert web_answers(cramped)
-    cramped.make_space()
-    cramped.apply(LARGER)
-    assert not cramped.faults
-    after = {pod["name"]: (pod["pid"], pod["addresses"]) for pod in cramped.seen["pods"]}
+        small_lab.kill(role)
+    assert web_answers(small_lab)
+    small_lab.make_space()
+    small_lab.apply(LARGER)
+    assert not small_lab.problems
+    after = {pod["name"]: (pod["pid"], pod["addresses"]) for pod in small_lab.inspected["pods"]}
     assert len(after) == len(before) + 2
     assert before.items() <= after.items()
 
 
-def test_a_pod_that_dies_while_the_disk_is_full(cramped: LabOnSmallDisk) -> None:
-    """What is to become of it cannot be written down, which is told; it is made anew by itself when
-    there is space.
+def test_a_pod_that_ends_on_a_full_disk_is_replaced_later(small_lab: LabOnSmallDisk) -> None:
+    """Its replacement cannot be stored, which is reported.
+
+    The pod is replaced without a request once there is space.
     """
-    cramped.up(MANIFEST)
-    pod = cramped.pod("web")
-    cramped.fill()
-    (victim,) = cramped.pids(f"{cramped.name}/{pod['sandbox']}")
+    small_lab.up(MANIFEST)
+    pod = small_lab.pod("web")
+    small_lab.fill()
+    (victim,) = small_lab.pids(f"{small_lab.name}/{pod['sandbox']}")
     os.kill(victim, signal.SIGKILL)
     wait_for(
-        lambda: "store.json: No space left on device" in cramped.run("diff", status=1).err,
-        "the word of it",
+        lambda: "store.json: No space left on device" in small_lab.run("diff", status=1).err,
+        "the report",
     )
-    cramped.kill("agent")
+    small_lab.kill("agent")
     wait_for(
-        lambda: "store.json: No space left on device" in cramped.run("diff", status=1).err,
-        "the same word from the next agent",
+        lambda: "store.json: No space left on device" in small_lab.run("diff", status=1).err,
+        "the same report of the next agent",
     )
-    cramped.make_space()
-    wait_for(lambda: not cramped.faults, "the pod")
-    assert cramped.pod(pod["name"])["addresses"] != pod["addresses"]
+    small_lab.make_space()
+    wait_for(lambda: not small_lab.problems, "the new pod")
+    assert small_lab.pod(pod["name"])["addresses"] != pod["addresses"]

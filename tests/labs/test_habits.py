@@ -1,6 +1,4 @@
-"""What people type first, by kubectl's and kind's habits: it does what is meant, or the error says
-what to type.
-"""
+"""Habits of kubectl and kind: each command works, or its error names the command to use."""
 
 from __future__ import annotations
 
@@ -55,18 +53,16 @@ def is_logged(lab: Lab, pod_name: str, line: str) -> bool:
     return line in lab.run("logs", pod_name, status=None).out
 
 
-def test_files_and_names_stand_alone(lab: Lab, tmp_path: Path) -> None:
-    """`up my.yaml`, `apply`, `plan` and `delete` with a file, `scale deploy/web 3`, `down NAME`,
-    `help`.
-    """
-    file, more = tmp_path / "my.yaml", tmp_path / "more.yaml"
+def test_files_and_names_need_no_options(lab: Lab, tmp_path: Path) -> None:
+    """Examples are `up my.yaml`, `apply`, `plan` and `delete` with a file, and `down NAME`."""
+    file, more_file = tmp_path / "my.yaml", tmp_path / "more.yaml"
     file.write_text(ONE_NODE + deployment("web", 1))
-    more.write_text(service("web"))
+    more_file.write_text(service("web"))
     run("up", str(file), "--lab", lab.name)
-    assert lab.run("apply", str(more)).out.startswith("Service default/web created")
+    assert lab.run("apply", str(more_file)).out.startswith("Service default/web created")
     assert (
-        "nothing" in lab.run("plan", str(more)).out
-        or not lab.run("plan", str(more), "-o", "json").json
+        "nothing" in lab.run("plan", str(more_file)).out
+        or not lab.run("plan", str(more_file), "-o", "json").json
     )
     assert lab.run("scale", "deploy/web", "3").out == "deployment web scaled from 1 to 3\n"
     assert lab.run("scale", "deployment", "web", "2").out == "deployment web scaled from 3 to 2\n"
@@ -77,7 +73,7 @@ def test_files_and_names_stand_alone(lab: Lab, tmp_path: Path) -> None:
         lab.run("up", "not/there.yaml", status=2).err
         == "error: there is no file or directory not/there.yaml\n"
     )
-    assert lab.run("delete", str(more)).out == "Service default/web deleted\n"
+    assert lab.run("delete", str(more_file)).out == "Service default/web deleted\n"
     assert run("down", lab.name).out == f"lab {lab.name} is down\n"
     assert f"there is no lab {lab.name}" in run("down", lab.name, status=2).err
     assert "scale" in run("help").out
@@ -85,20 +81,22 @@ def test_files_and_names_stand_alone(lab: Lab, tmp_path: Path) -> None:
 
 
 def test_get_clusters_lists_all_labs(labs: Callable[[], Lab]) -> None:
-    """As kind does; of one lab where it is named."""
-    one, other = labs(), labs()
-    one.up(ONE_NODE)
-    other.up(ONE_NODE)
+    """Like kind, it lists all labs, or only the selected one."""
+    first, second = labs(), labs()
+    first.up(ONE_NODE)
+    second.up(ONE_NODE)
     listed = [line.split()[0] for line in run("get", "clusters").out.splitlines()[1:]]
-    assert {one.name, other.name} <= set(listed)
-    assert [line.split()[0] for line in one.run("get", "clusters").out.splitlines()[1:]] == [
-        one.name
+    assert {first.name, second.name} <= set(listed)
+    assert [line.split()[0] for line in first.run("get", "clusters").out.splitlines()[1:]] == [
+        first.name
     ]
 
 
-def test_a_file_is_deleted_whatever_its_order(lab: Lab, tmp_path: Path) -> None:
-    """A namespace takes its objects along: they were there when the command began, and are no
-    error. --ignore-not-found.
+def test_a_file_can_be_deleted_in_any_order(lab: Lab, tmp_path: Path) -> None:
+    """Deleting a namespace also deletes its objects.
+
+    They existed when the command began, so they are no error. --ignore-not-found accepts missing
+    objects.
     """
     file = tmp_path / "shop.yaml"
     file.write_text(SHOP)
@@ -124,35 +122,37 @@ def test_a_file_is_deleted_whatever_its_order(lab: Lab, tmp_path: Path) -> None:
     )
 
 
-def test_labels_choose_objects(lab: Lab) -> None:
+def test_labels_select_objects(lab: Lab) -> None:
     """-l works with get, describe, logs and delete, also for kept kinds, but not with a name."""
     lab.up(ONE_NODE + SHOP + POLICY)
-    here = ("-n", "shop", "-l", "tier=front")
-    assert lab.run("get", "pods", *here, "-o", "name").out == "pod/web-two\n"
+    selection = ("-n", "shop", "-l", "tier=front")
+    assert lab.run("get", "pods", *selection, "-o", "name").out == "pod/web-two\n"
     assert [
         line.split()[1]
-        for line in lab.run("describe", "pods", *here).out.splitlines()
+        for line in lab.run("describe", "pods", *selection).out.splitlines()
         if line.startswith("Name:")
     ] == ["web-two"]
-    told = lab.run(
+    output = lab.run(
         "logs", "-n", "shop", "-l", "app=web", "--prefix", "--tail", "1"
     ).out.splitlines()
-    assert [line.split()[0] for line in told] == ["[pod/web-one/main]", "[pod/web-two/main]"]
+    assert [line.split()[0] for line in output] == ["[pod/web-one/main]", "[pod/web-two/main]"]
     assert "nothing found" in lab.run("logs", "-l", "app=nobody").out
-    assert "-l cannot be combined with web-one" in lab.run("logs", "web-one", *here, status=2).err
+    assert (
+        "-l cannot be combined with web-one" in lab.run("logs", "web-one", *selection, status=2).err
+    )
     assert (
         "-l cannot be combined with a name"
-        in lab.run("get", "pods", "web-one", *here, status=2).err
+        in lab.run("get", "pods", "web-one", *selection, status=2).err
     )
     for words in (("get", "pods"), ("get", "pods", "-w"), ("describe", "pods"), ("delete", "pods")):
         assert "is not part of a label selector" in lab.run(*words, "-l", "=", status=2).err
     assert (
         "-l cannot be combined with a name"
-        in lab.run("delete", "pod", "web-one", *here, status=2).err
+        in lab.run("delete", "pod", "web-one", *selection, status=2).err
     )
     assert "needs a kind" in lab.run("delete", "-l", "app=web", status=2).err
-    assert lab.run("delete", "pods,services", *here).out == "Pod shop/web-two deleted\n"
-    assert "nothing found" in lab.run("delete", "all", *here).out
+    assert lab.run("delete", "pods,services", *selection).out == "Pod shop/web-two deleted\n"
+    assert "nothing found" in lab.run("delete", "all", *selection).out
     assert (
         lab.run("delete", "networkpolicies", "-l", "app=web").out
         == "NetworkPolicy deny-all deleted\n"
@@ -162,8 +162,8 @@ def test_labels_choose_objects(lab: Lab) -> None:
     ]
 
 
-def test_options_may_stand_before_the_command(lab: Lab) -> None:
-    """-n and --lab, as kubectl takes its own."""
+def test_options_may_precede_the_command(lab: Lab) -> None:
+    """-n and --lab are accepted there, as kubectl accepts its own."""
     lab.up(ONE_NODE + SHOP)
     for words in (("-n", "shop"), ("-n=shop",), ("--namespace", "shop"), ("--namespace=shop",)):
         assert (
@@ -178,9 +178,10 @@ def test_options_may_stand_before_the_command(lab: Lab) -> None:
     assert run("-n", status=2).err
 
 
-def test_kept_objects_are_in_one_namespace(lab: Lab) -> None:
-    """One that names none, or null, is in `default`, and not in every namespace; one of no
-    namespace is in all.
+def test_a_kept_object_belongs_to_one_namespace(lab: Lab) -> None:
+    """Without a namespace, or with null, it belongs to `default`.
+
+    Objects of cluster scope belong to no namespace.
     """
     lab.up(
         ONE_NODE
@@ -195,30 +196,28 @@ def test_kept_objects_are_in_one_namespace(lab: Lab) -> None:
     lab.run("delete", "netpol", "deny-all", status=0)
 
 
-def test_logs_of_several_pods_are_followed(lab: Lab, tmp_path: Path) -> None:
-    """What comes from each, with its name, until all have ended."""
+def test_logs_of_several_pods_can_be_followed(lab: Lab, tmp_path: Path) -> None:
+    """Each line has the name of its pod; the command ends with the last pod."""
     lab.up(ONE_NODE + SHOP + pod("client"))
-    told = tmp_path / "log"
+    log_file = tmp_path / "log"
     words = [*COMMAND, "logs", "-f", "-l", "app=web", "-n", "shop", "--prefix", "--lab", lab.name]
-    with told.open("w") as out, subprocess.Popen(words, stdout=out) as following:
-        wait_for(lambda: told.read_text().count("Started HTTP") == 2, "the logs of both")
+    with log_file.open("w") as out, subprocess.Popen(words, stdout=out) as following:
+        wait_for(lambda: log_file.read_text().count("Started HTTP") == 2, "the logs of both")
         for name in ("web-one", "web-two"):
             lab.run(
                 "ping", "client", f"shop/{name}", "--http", f"/hostname?{name}", "--tcp", "8080"
             )
             expected = f"GET /hostname?{name} from"
-            wait_for(partial(is_in, expected, told), "a request")
+            wait_for(partial(is_in, expected, log_file), "a request")
         lab.run("delete", "namespace", "shop")
         assert following.wait(timeout=patiently(60)) == 0
-    for line in told.read_text().splitlines():
+    for line in log_file.read_text().splitlines():
         if "GET" in line:
             assert line.split()[0] == f"[pod/{line.split('?')[1].split()[0]}/main]"
 
 
-def test_a_beginning_stands_for_names(lab: Lab) -> None:
-    """describe of a name that no object has shows all that begin with it, and one of no such
-    beginning is an error.
-    """
+def test_describe_accepts_the_beginning_of_names(lab: Lab) -> None:
+    """It shows all objects whose names begin with the word, if none has it as its name."""
     lab.up(ONE_NODE + SHOP)
     described = lab.run("describe", "pod", "web", "-n", "shop").out.splitlines()
     assert [line.split()[1] for line in described if line.startswith("Name:")] == [
@@ -230,13 +229,14 @@ def test_a_beginning_stands_for_names(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "hint"),
     [
         ("create -f web.yaml", "kubenetlab apply -f web.yaml"),
         ("create cluster --config kind.yaml", "kubenetlab up -f kind.yaml"),
         (
             "create deployment web --image=nginx",
-            "kubectl create deployment web --image=nginx --dry-run=client -o yaml | kubenetlab apply -f -",
+            "kubectl create deployment web --image=nginx --dry-run=client -o yaml "
+            "| kubenetlab apply -f -",
         ),
         (
             "run web --image=nginx",
@@ -257,50 +257,48 @@ def test_a_beginning_stands_for_names(lab: Lab) -> None:
         ("cluster-info", "kubenetlab list"),
     ],
 )
-def test_other_verbs_name_the_command(words: str, said: str) -> None:
-    """Exit status 2, and the command with the words that were given."""
+def test_unsupported_verbs_name_the_command_to_use(words: str, hint: str) -> None:
+    """The exit status is 2, and the command contains the given arguments."""
     assert (
-        f"there is no command {words.split()[0]}; use: {said}" in run(*words.split(), status=2).err
+        f"there is no command {words.split()[0]}; use: {hint}" in run(*words.split(), status=2).err
     )
 
 
-def test_other_verbs_of_rollout_name_the_command() -> None:
-    """As those of kubectl itself."""
-    said = run("rollout", "undo", "deploy/web", status=2).err
-    assert "there is no command rollout undo; use: kubenetlab apply -f FILE" in said
+def test_unsupported_verbs_of_rollout_name_the_command_to_use() -> None:
+    """The same holds for top-level verbs of kubectl."""
+    errors = run("rollout", "undo", "deploy/web", status=2).err
+    assert "there is no command rollout undo; use: kubenetlab apply -f FILE" in errors
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "hint"),
     [
         ("scale web 3", "for example: scale deployment web, or deployment/web"),
         ("scale deploy 3", "for example: scale deploy NAME, or deploy/NAME"),
         ("delete netpol", "for example: delete netpol NAME, or netpol/NAME"),
     ],
 )
-def test_a_lone_word_lacks_a_kind_or_a_name(lab: Lab, words: str, said: str) -> None:
-    """The example has the word in its place."""
+def test_a_single_word_needs_a_kind_or_a_name(lab: Lab, words: str, hint: str) -> None:
+    """The example in the message contains the word at its place."""
     lab.up(ONE_NODE)
-    assert said in lab.run(*words.split(), status=2).err
+    assert hint in lab.run(*words.split(), status=2).err
 
 
-def test_what_is_to_be_typed_can_be_typed() -> None:
-    """Words with blanks stay one word."""
-    said = run("run", "web", "--image=nginx", "--env", "A=b c", status=2).err
-    assert "kubectl run web --image=nginx --env 'A=b c' --dry-run=client" in said
+def test_suggested_commands_are_quoted_for_the_shell() -> None:
+    """Arguments with spaces stay one argument."""
+    errors = run("run", "web", "--image=nginx", "--env", "A=b c", status=2).err
+    assert "kubectl run web --image=nginx --env 'A=b c' --dry-run=client" in errors
 
 
-def test_what_edit_names_works(lab: Lab) -> None:
-    """An object as `get -o yaml` shows it can be applied again: nothing changes."""
+def test_output_of_get_can_be_applied_again(lab: Lab) -> None:
+    """Applying the output of `get -o yaml` changes nothing."""
     lab.up(ONE_NODE + deployment("web", 1))
-    shown = lab.run("get", "deploy", "web", "-o", "yaml").out
-    assert lab.apply(shown).out.startswith("Deployment default/web unchanged")
+    output = lab.run("get", "deploy", "web", "-o", "yaml").out
+    assert lab.apply(output).out.startswith("Deployment default/web unchanged")
 
 
-def test_templates_and_order(lab: Lab) -> None:
-    """-o jsonpath= prints by kubectl's templates, --sort-by sorts by a field; what cannot be read
-    ends with 2.
-    """
+def test_get_supports_jsonpath_templates_and_sorting(lab: Lab) -> None:
+    """Invalid templates and fields end with exit status 2."""
     lab.up(ONE_NODE + SHOP)
     names = "jsonpath={range .items[*]}{.metadata.name}={.spec.nodeName}{'\\n'}{end}"
     assert (
@@ -339,21 +337,20 @@ def test_templates_and_order(lab: Lab) -> None:
         assert lab.run("get", "pods", "-n", "shop", *words, status=2).err
 
 
-def test_folders_of_kustomize(lab: Lab, tmp_path: Path) -> None:
-    """-k applies and deletes what the program kustomize builds; its errors, and its absence, are
-    told.
-    """
+def test_kustomize_folders_can_be_applied_and_deleted(lab: Lab, tmp_path: Path) -> None:
+    """-k uses the program kustomize, and reports its errors and its absence."""
     folder, programs = tmp_path / "base", tmp_path / "programs"
     folder.mkdir()
     programs.mkdir()
     (folder / "all.yaml").write_text(SHOP)
-    stand_in = programs / "kustomize"
-    stand_in.write_text(
-        '#!/bin/sh\n[ -f "$2/all.yaml" ] || { echo "Error: no kustomization in $2" >&2; exit 1; }\ncat "$2/all.yaml"\n'
+    kustomize = programs / "kustomize"
+    kustomize.write_text(
+        '#!/bin/sh\n[ -f "$2/all.yaml" ] || '
+        '{ echo "Error: no kustomization in $2" >&2; exit 1; }\ncat "$2/all.yaml"\n'
     )
-    stand_in.chmod(0o755)
+    kustomize.chmod(0o755)
 
-    def ask(path: str, *words: str) -> subprocess.CompletedProcess[str]:
+    def knl(path: str, *words: str) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "PATH": path}
         return subprocess.run(
             [*COMMAND, *words, "--lab", lab.name],
@@ -365,19 +362,18 @@ def test_folders_of_kustomize(lab: Lab, tmp_path: Path) -> None:
 
     lab.up(ONE_NODE)
     path = f"{programs}:/usr/sbin:/sbin:/usr/bin:/bin"
-    applied = ask(path, "apply", "-k", str(folder))
+    applied = knl(path, "apply", "-k", str(folder))
     assert (applied.returncode, applied.stdout.splitlines()[0]) == (0, "Namespace shop created")
-    assert "unchanged" in ask(path, "up", "-k", str(folder)).stdout
-    assert ask(path, "delete", "-k", str(folder)).returncode == 0
-    wrong = ask(path, "apply", "-k", str(programs))
+    assert "unchanged" in knl(path, "up", "-k", str(folder)).stdout
+    assert knl(path, "delete", "-k", str(folder)).returncode == 0
+    wrong = knl(path, "apply", "-k", str(programs))
     assert (wrong.returncode, "kustomize build: no kustomization in" in wrong.stderr) == (2, True)
     if (
         shutil.which("kubectl", path="/usr/sbin:/sbin") is None
         and shutil.which("kustomize", path="/usr/sbin:/sbin") is None
     ):
-        missing = ask(
-            str(tmp_path), "apply", "-k", str(folder)
-        )  # the directories that every search path gets are all that is left
+        # Only the directories that kubenetlab adds to every search path are left.
+        missing = knl(str(tmp_path), "apply", "-k", str(folder))
         assert (
             missing.returncode,
             "-k needs the program kustomize or kubectl" in missing.stderr,
@@ -388,14 +384,19 @@ REAL = """\
 apiVersion: v1
 kind: Pod
 metadata: {name: real, annotations: {kubenetlab.dev/real-commands: "true"}}
-spec: {containers: [{name: main, image: x, command: [sh, -c, "echo begun; exec cat /proc/self/task/1/nothing"]}], restartPolicy: Never}
+spec:
+  restartPolicy: Never
+  containers:
+  - name: main
+    image: x
+    command: [sh, -c, "echo begun; exec cat /proc/self/task/1/nothing"]
 ---
 """
 
 
-def test_logs_since_a_while(lab: Lab) -> None:
-    """--since and --since-time, of built-in programs and of processes."""
-    lab.run("up", "-f", "-", given=ONE_NODE + pod("client") + REAL, status=None)
+def test_logs_can_be_limited_by_time(lab: Lab) -> None:
+    """--since and --since-time work for built-in programs and for processes."""
+    lab.run("up", "-f", "-", stdin=ONE_NODE + pod("client") + REAL, status=None)
     for name, line in (("client", "Started HTTP"), ("real", "begun")):
         wait_for(partial(is_logged, lab, name, line), f"the log of {name}")
         assert line in lab.run("logs", name, "--since", "1h").out

@@ -1,4 +1,4 @@
-"""Histories drawn by chance: what a lab has been through cannot be seen in it."""
+"""Random histories: a lab does not depend on its history."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.labs.conftest import some_of
+from tests.labs.conftest import parametrize_sample
+from tests.labs.kernel_comparison import kernel_differences
 from tests.labs.lab import Lab, title_of, wait_for
-from tests.labs.likeness import difference
 
 STEPS = 6
 CLUSTER = """\
@@ -30,46 +30,51 @@ kind: Node
 metadata: {name: worker2}
 spec: {unschedulable: true}
 """
-"""Nothing is left to the scheduler: the servers of names are on the control-plane, all others name
-their nodes.
+"""Nodes on which only the control plane is schedulable.
+
+CoreDNS runs there, and all other pods name their nodes, so that no decision is left to the
+scheduler.
 """
 PROGRAM = "containers: [{name: main, image: agnhost, args: [netexec]}]"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    some_of(metafunc, "seed", range(50), 4)
+    parametrize_sample(metafunc, "seed", range(50), 4)
 
 
-class World:
-    """What is to be in a lab, and what is done to it."""
+class History:
+    """Desired objects of a lab, and random changes of it."""
 
     def __init__(self, lab: Lab, seed: int) -> None:
         self.lab = lab
-        self.chance = random.Random(seed)
+        self.random = random.Random(seed)
         self.deployments = {"one": 2, "two": 1}
         self.services = {"one": 80}
         self.pods = {"client"}
-        self.story: list[str] = []
+        self.steps: list[str] = []
         self.killed: set[str] = set()
-        """The pods and nodes whose pause process was killed since the lab was last at rest."""
+        """Pods and nodes whose pause process was killed."""
 
     @property
     def manifest(self) -> str:
-        """All of it."""
+        """Manifest of all desired objects."""
         places = {"one": "worker", "two": "worker2", "client": "control-plane", "other": "worker"}
         documents = [CLUSTER]
         documents += [
-            f"apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec: {{nodeName: {places[name]}, {PROGRAM}}}\n"
+            f"apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\n"
+            f"spec: {{nodeName: {places[name]}, {PROGRAM}}}\n"
             for name in sorted(self.pods)
         ]
         documents += [
-            f"apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: {name}}}\nspec:\n  replicas: {replicas}\n"
-            f"  selector: {{matchLabels: {{app: {name}}}}}\n  template:\n    metadata: {{labels: {{app: {name}}}}}\n"
+            f"apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: {name}}}\n"
+            f"spec:\n  replicas: {replicas}\n  selector: {{matchLabels: {{app: {name}}}}}\n"
+            f"  template:\n    metadata: {{labels: {{app: {name}}}}}\n"
             f"    spec: {{nodeName: {places[name]}, {PROGRAM}}}\n"
             for name, replicas in sorted(self.deployments.items())
         ]
         documents += [
-            f"apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{selector: {{app: {name}}}, ports: [{{port: {port}, targetPort: 8080}}]}}\n"
+            f"apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\n"
+            f"spec: {{selector: {{app: {name}}}, ports: [{{port: {port}, targetPort: 8080}}]}}\n"
             for name, port in sorted(self.services.items())
         ]
         return "---\n".join(documents)
@@ -83,109 +88,108 @@ class World:
             self.kill,
             self.kill,
         ]
-        self.story.append(self.chance.choice(possible)())
+        self.steps.append(self.random.choice(possible)())
 
     def apply(self) -> str:
-        """Something more, or something else."""
-        what = self.chance.choice(("deployment", "service", "pod"))
-        match what:
+        """Add or change an object."""
+        kind = self.random.choice(("deployment", "service", "pod"))
+        match kind:
             case "deployment":
-                self.deployments[self.chance.choice(("one", "two"))] = self.chance.randint(0, 4)
+                self.deployments[self.random.choice(("one", "two"))] = self.random.randint(0, 4)
             case "service":
-                self.services[self.chance.choice(("one", "two"))] = self.chance.choice(
+                self.services[self.random.choice(("one", "two"))] = self.random.choice(
                     (80, 8000, 9000)
                 )
             case "pod":
                 self.pods.add("other")
-        self.lab.apply(self.manifest, *self._patience)
-        return f"apply a {what}"
+        self.lab.apply(self.manifest, *self._random_wait_option)
+        return f"apply a {kind}"
 
     def scale(self) -> str:
-        name = self.chance.choice(sorted(self.deployments) or ["one"])
+        name = self.random.choice(sorted(self.deployments) or ["one"])
         if name not in self.deployments:
             return self.apply()
-        self.deployments[name] = self.chance.randint(0, 4)
+        self.deployments[name] = self.random.randint(0, 4)
         self.lab.run("scale", "deployment", name, "--replicas", str(self.deployments[name]))
         return f"scale {name} to {self.deployments[name]}"
 
     def delete(self) -> str:
-        kind, there = self.chance.choice(
+        kind, names = self.random.choice(
             (("deployment", self.deployments), ("service", self.services), ("pod", self.pods))
         )
-        if not there:
+        if not names:
             return self.apply()
-        name = self.chance.choice(sorted(there))
-        there.remove(name) if isinstance(there, set) else there.pop(name)
-        self.lab.run("delete", kind, name, *self._patience)
+        name = self.random.choice(sorted(names))
+        names.remove(name) if isinstance(names, set) else names.pop(name)
+        self.lab.run("delete", kind, name, *self._random_wait_option)
         return f"delete {kind} {name}"
 
     def kill(self) -> str:
-        """One of the lab's processes, or a pause process: a pod's, a node's."""
+        """Kill one of the lab's processes, or the pause process of a pod or node."""
         titles = [
             f"kubenetlab {self.lab.name} {role}"
             for role in ("agent", "node-agent", "worker-0", "worker-1")
         ]
-        seen = self.lab.seen
+        inspected = self.lab.inspected
         places = {
             f"{self.lab.name}/{place['sandbox']}": place["name"]
-            for place in (*seen["pods"], *seen["nodes"])
+            for place in (*inspected["pods"], *inspected["nodes"])
         }
-        title = self.chance.choice([*titles, *self.chance.sample(sorted(places), 2)])
+        title = self.random.choice([*titles, *self.random.sample(sorted(places), 2)])
         for pid in self.lab.pids(title):
             if title in places and title_of(pid) != title:
-                continue  # of worker2, whose name begins so
+                continue  # title is a prefix, for example of the title of worker2
             self.killed.add(places.get(title, ""))
             self.killed.update(
                 pod["name"]
-                for pod in seen["pods"]
+                for pod in inspected["pods"]
                 if pod["host_network"] and pod["node"] == places.get(title)
             )
             os.kill(pid, signal.SIGKILL)
         return f"kill {title}"
 
     @property
-    def _patience(self) -> tuple[str, ...]:
-        return ("--no-wait",) if self.chance.random() < 0.5 else ()
+    def _random_wait_option(self) -> tuple[str, ...]:
+        return ("--no-wait",) if self.random.random() < 0.5 else ()
 
     @property
-    def numbers(self) -> dict[str, Any]:
-        """The processes, addresses and links of what runs."""
-        seen = self.lab.seen
+    def identities(self) -> dict[str, Any]:
+        """Processes, addresses and links of pods and nodes."""
+        inspected = self.lab.inspected
         pods = {
             pod["name"]: (pod["sandbox"], pod["pid"], pod["addresses"], pod["host_ifname"])
-            for pod in seen["pods"]
+            for pod in inspected["pods"]
         }
-        return {**pods, **{node["name"]: node["pid"] for node in seen["nodes"]}}
+        return {**pods, **{node["name"]: node["pid"] for node in inspected["nodes"]}}
 
 
-def test_a_lab_is_like_a_new_one_whatever_has_happened_to_it(
-    labs: Callable[[], Lab], seed: int
-) -> None:
-    """After changes and killings in any order; what went on running meanwhile has kept its process,
-    its addresses and its links.
+def test_a_lab_equals_a_new_one_after_any_history(labs: Callable[[], Lab], seed: int) -> None:
+    """The history consists of changes and kills.
+
+    Pods that kept running keep their process, addresses and links.
     """
     lab = labs()
-    world = World(lab, seed)
-    lab.up(world.manifest)
-    before = world.numbers
+    history = History(lab, seed)
+    lab.up(history.manifest)
+    before = history.identities
     for _ in range(STEPS):
-        world.step()
-    lab.apply(world.manifest)
-    wait_for(lambda: not lab.faults, f"the lab to be as it should be after {world.story}")
-    after = world.numbers
+        history.step()
+    lab.apply(history.manifest)
+    wait_for(lambda: not lab.problems, f"the lab to be as it should be after {history.steps}")
+    after = history.identities
     changed = {
-        name: (numbers, after[name])
-        for name, numbers in before.items()
-        if name in after and after[name] != numbers
+        name: (identities, after[name])
+        for name, identities in before.items()
+        if name in after and after[name] != identities
     }
-    assert {name for name, (old, new) in changed.items() if _is_same(old, new)} <= world.killed, (
-        world.story
+    assert {name for name, (old, new) in changed.items() if _is_same(old, new)} <= history.killed, (
+        history.steps
     )
-    fresh = labs()
-    fresh.up(world.manifest)
-    assert difference(lab, fresh) == [], world.story
+    new_lab = labs()
+    new_lab.up(history.manifest)
+    assert kernel_differences(lab, new_lab) == [], history.steps
 
 
 def _is_same(old: Any, new: Any) -> bool:
-    """A node, or the very same pod: one that was deleted and made again has another sandbox."""
+    """Return True for a node, or for the same pod; a replaced pod has another sandbox."""
     return isinstance(old, int) or old[0] == new[0]

@@ -1,5 +1,6 @@
-"""An ordinary user with a range of user numbers: programs in a lab change user, as nginx, BIRD and
-tcpdump do.
+"""An ordinary user with ranges of subordinate ids: programs in a lab can change their user.
+
+nginx, BIRD and tcpdump do so.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.clusters import pod
-from tests.conftest import OURS
+from tests.conftest import LAB_PREFIX
 from tests.labs.users import NOBODY, User, UsersLab
 
 CLIENT = pod("client")
@@ -23,16 +24,22 @@ CHANGING_USER = """\
 apiVersion: v1
 kind: Pod
 metadata: {name: real, annotations: {kubenetlab.dev/real-commands: "true"}}
-spec: {containers: [{name: main, image: busybox, command: [sh, -c, "setpriv --reuid=33 --regid=34 --clear-groups id; exec sleep 1000"]}]}
+spec:
+  containers:
+  - name: main
+    image: busybox
+    command: [sh, -c, "setpriv --reuid=33 --regid=34 --clear-groups id; exec sleep 1000"]
 ---
 """
-# tcpdump opens the link as root and becomes the user that it is told; this prints the user that it
-# has become.
-CAPTURE = 'tcpdump -Z tcpdump -n -i lo -w - icmp > /dev/null & while ! grep "^Uid:.$1." /proc/$!/status; do kill -0 $! || exit; done; kill $!; wait $!'
+# tcpdump opens the link as root and then changes its user; the script prints the new user.
+CAPTURE = (
+    "tcpdump -Z tcpdump -n -i lo -w - icmp > /dev/null & "
+    'while ! grep "^Uid:.$1." /proc/$!/status; do kill -0 $! || exit; done; kill $!; wait $!'
+)
 
 
 def with_range(nobody: User, files: dict[str, str]) -> User:
-    """The same user on a machine with other files in /etc."""
+    """Return the same user with other files in /etc."""
     etc = nobody.home / "etc"
     etc.mkdir()
     for name, text in files.items():
@@ -40,8 +47,8 @@ def with_range(nobody: User, files: dict[str, str]) -> User:
     return User(nobody.uid, nobody.home, etc)
 
 
-def found_by_doctor(user: User) -> tuple[str, str, str]:
-    """Return (state, detail, remedy) of what doctor says of other users than root."""
+def doctor_finding(user: User) -> tuple[str, str, str]:
+    """Return (state, detail, remedy) of doctor's finding about other users than root."""
     findings = user.run("doctor", "-o", "json").json
     return next(
         (item["state"], item["detail"], item["remedy"])
@@ -51,16 +58,17 @@ def found_by_doctor(user: User) -> tuple[str, str, str]:
 
 
 @pytest.mark.skipif(shutil.which("newuidmap") is None, reason="apt-get install uidmap")
-def test_a_range_lets_programs_change_user(nobody: User) -> None:
-    """With newuidmap and a range: tcpdump drops root, and a container's command becomes a user of
-    the range outside.
+def test_programs_can_change_to_a_user_of_the_range(nobody: User) -> None:
+    """This needs newuidmap.
+
+    tcpdump drops root, and a container's command becomes a user of the range.
     """
     user = with_range(nobody, RANGE)
-    lab = UsersLab(f"{OURS}r", user)
+    lab = UsersLab(f"{LAB_PREFIX}r", user)
     try:
-        assert found_by_doctor(user)[0] == "ok"
-        lab.run("up", "-f", "-", given=CHANGING_USER + CLIENT)
-        init = Path("/proc", str(lab.seen["init_pid"]))
+        assert doctor_finding(user)[0] == "ok"
+        lab.run("up", "-f", "-", stdin=CHANGING_USER + CLIENT)
+        init = Path("/proc", str(lab.inspected["init_pid"]))
         assert [line.split() for line in (init / "uid_map").read_text().splitlines()] == [
             ["0", "65534", "1"],
             ["1", "300000", "65536"],
@@ -80,7 +88,9 @@ def test_a_range_lets_programs_change_user(nobody: User) -> None:
         lab.run("down")
         assert list(nobody.run_directory.glob("kubenetlab/*/")) == []
         (nobody.home / "etc" / "subuid").write_text("")
-        assert found_by_doctor(user)[:1] == ("optional",), "what worked is not taken for granted"
+        assert doctor_finding(user)[:1] == ("optional",), (
+            "doctor does not assume that a former result still holds"
+        )
     finally:
         lab.down()
 
@@ -126,41 +136,43 @@ spec:
     command: [PLACE/usr/sbin/bird, -f, -u, daemon, -g, daemon, -c, PLACE/bird.conf, -s, /tmp/socket]
     env: [{name: LD_LIBRARY_PATH, value: LIBRARIES}]
     securityContext: {capabilities: {add: [NET_ADMIN, NET_BROADCAST]}}
-    readinessProbe: {exec: {command: [sh, -c, "ip route | grep -q 'blackhole 10.77.0.0/16 proto bird'"]}, periodSeconds: 1}
+    readinessProbe:
+      exec: {command: [sh, -c, "ip route | grep -q 'blackhole 10.77.0.0/16 proto bird'"]}
+      periodSeconds: 1
 ---
 """
 
 
 @pytest.fixture
 def servers() -> Iterator[Path]:
-    """nginx and BIRD, unpacked: installed they would be services of the machine.
+    """Yield a folder with nginx and BIRD, unpacked where commands in pods see them.
 
-    In a place that commands in pods see.
+    Installed, they would be services of the machine.
     """
-    with tempfile.TemporaryDirectory(dir="/opt") as place:
+    with tempfile.TemporaryDirectory(dir="/opt") as folder:
         download = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", *SERVERS]
         if (
             shutil.which("apt-get") is None
-            or subprocess.run(download, cwd=place, capture_output=True, check=False).returncode
+            or subprocess.run(download, cwd=folder, capture_output=True, check=False).returncode
         ):
             pytest.skip("apt-get cannot download nginx and bird2")
-        for package in Path(place).glob("*.deb"):
-            subprocess.run(["dpkg", "-x", package, place], check=True)
-        Path(place, "nginx.conf").write_text(NGINX)
-        Path(place, "bird.conf").write_text(BIRD)
-        Path(place).chmod(0o755)
-        yield Path(place)
+        for package in Path(folder).glob("*.deb"):
+            subprocess.run(["dpkg", "-x", package, folder], check=True)
+        Path(folder, "nginx.conf").write_text(NGINX)
+        Path(folder, "bird.conf").write_text(BIRD)
+        Path(folder).chmod(0o755)
+        yield Path(folder)
 
 
 @pytest.mark.skipif(shutil.which("newuidmap") is None, reason="apt-get install uidmap")
-def test_servers_that_change_user_run_without_root(nobody: User, servers: Path) -> None:
-    """Workers of nginx are www-data's and answer; BIRD is a daemon's and sets routes of its pod."""
+def test_servers_that_change_their_user_run_without_root(nobody: User, servers: Path) -> None:
+    """Workers of nginx run as www-data, and BIRD as daemon sets routes in its pod."""
     user = with_range(nobody, RANGE)
-    lab = UsersLab(f"{OURS}s", user)
-    (libraries,) = {str(found.parent) for found in servers.glob("usr/lib/*/libssh-gcrypt.so.4")}
+    lab = UsersLab(f"{LAB_PREFIX}s", user)
+    (libraries,) = {str(library.parent) for library in servers.glob("usr/lib/*/libssh-gcrypt.so.4")}
     try:
         text = REAL_SERVERS.replace("PLACE", str(servers)).replace("LIBRARIES", libraries)
-        lab.run("up", "-f", "-", "--timeout", "30s", given=text + CLIENT)
+        lab.run("up", "-f", "-", "--timeout", "30s", stdin=text + CLIENT)
         address = lab.pod("nginx")["addresses"][0]
         assert (
             lab.run("exec", "client", "--", "curl", "-s", f"http://{address}/").out
@@ -195,21 +207,24 @@ def test_servers_that_change_user_run_without_root(nobody: User, servers: Path) 
     ids=["no range", "no groups", "own uid in the range"],
 )
 @pytest.mark.skipif(shutil.which("newuidmap") is None, reason="apt-get install uidmap")
-def test_without_a_range_root_is_alone_and_doctor_says_so(
+def test_without_a_range_root_is_the_only_user(
     nobody: User, files: dict[str, str], missing: str
 ) -> None:
-    """The lab is made all the same; a program that changes user is refused."""
+    """Doctor reports it.
+
+    The lab is created nevertheless; a program that changes its user fails.
+    """
     user = with_range(nobody, files)
-    lab = UsersLab(f"{OURS}r", user)
+    lab = UsersLab(f"{LAB_PREFIX}r", user)
     try:
-        state, detail, remedy = found_by_doctor(user)
+        state, detail, remedy = doctor_finding(user)
         assert (state, detail) == (
             "optional",
             f"{missing}: root is the only user in a lab, and programs that change user fail",
         )
         assert remedy.startswith("a line USER:100000:65536 in /etc/subuid")
-        lab.run("up", "-f", "-", given=CLIENT)
-        assert (Path("/proc", str(lab.seen["init_pid"])) / "uid_map").read_text().split() == [
+        lab.run("up", "-f", "-", stdin=CLIENT)
+        assert (Path("/proc", str(lab.inspected["init_pid"])) / "uid_map").read_text().split() == [
             "0",
             "65534",
             "1",

@@ -89,7 +89,7 @@ def test_the_node_agent_imports_it_when_the_lab_has_settled(
     (found,) = wait_for(imports.read, "an import")
     assert found.process.startswith("knl-node-agent")
     assert found.at - started >= delay_s + IDLE_S
-    wait_for(lambda: lab.seen, "an answer afterwards")
+    wait_for(lambda: lab.inspected, "an answer afterwards")
     assert imports.read() == [found]
 
 

@@ -1,6 +1,4 @@
-"""Attributes of the caller of `up`: which of them the processes of the lab have, and which end with
-`up`.
-"""
+"""Attributes of the caller of `up`: the processes of the lab inherit only some of them."""
 
 from __future__ import annotations
 
@@ -43,12 +41,12 @@ spec: {containers: [{name: main, image: agnhost, args: [netexec]}]}
 """
 IGNORED_BY_PYTHON = {signal.SIGPIPE, signal.SIGXFSZ}
 IGNORED_BY_LIBC = {32, 33}
-"""In what posix_spawn() starts: the signals of its threads."""
+"""Signals of the threads of programs that posix_spawn() starts."""
 KEPT_SOFT_LIMITS = ("Max stack size", "Max core file size")
 
 
 class Caller:
-    """A caller of `up` with unusual attributes, some of which hold something that others wait for."""
+    """A caller of `up` with unusual attributes, some of which block other processes."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -58,31 +56,31 @@ class Caller:
         self._lock = os.open(self.lock, os.O_RDWR | os.O_CREAT)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
 
-    def run(self, *words: str, given: str = "") -> subprocess.CompletedProcess[str]:
-        """Run a command that inherits the descriptors, which are closed here afterwards."""
-        mine = (self._writing, self._directory, self._lock)
+    def run(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """Run a command that inherits the descriptors, and close them here afterwards."""
+        descriptors = (self._writing, self._directory, self._lock)
         line = [sys.executable, "-m", "kubenetlab", *words]
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
         try:
             return subprocess.run(
                 line,
-                input=given,
+                input=stdin,
                 capture_output=True,
                 text=True,
                 check=False,
                 timeout=60,
                 cwd=self.directory,
                 env=environment,
-                pass_fds=mine,
-                preexec_fn=_become_unusual,
+                pass_fds=descriptors,
+                preexec_fn=_set_unusual_attributes,
                 restore_signals=False,
             )
         finally:
-            for fd in mine:
+            for fd in descriptors:
                 os.close(fd)
 
 
-def _become_unusual() -> None:
+def _set_unusual_attributes() -> None:
     for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGCHLD, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGALRM, signal.SIGUSR2, signal.SIGTERM))
@@ -97,12 +95,12 @@ def _become_unusual() -> None:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Lab, Caller]]:
-    """A lab that an unusual caller has made."""
+def unusual_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Lab, Caller]]:
+    """Yield a lab and the unusual caller that created it."""
     caller = Caller(tmp_path_factory.mktemp("caller"))
     for lab in new_lab():
-        done = caller.run("up", "--lab", lab.name, "-f", "-", given=MANIFEST)
-        assert done.returncode == 0, done.stderr
+        completed = caller.run("up", "--lab", lab.name, "-f", "-", stdin=MANIFEST)
+        assert completed.returncode == 0, completed.stderr
         yield lab, caller
 
 
@@ -116,83 +114,86 @@ def signals(bits: str) -> set[int]:
 
 
 def processes(lab: Lab) -> dict[str, int]:
-    """The lab's own processes, one of each kind, by their titles, and those of its containers."""
-    wanted = {"init", "agent", "worker-0", "node-agent-0", "sleep"}
+    """Return one process of each kind by its title, including those of containers."""
+    required = {"init", "agent", "worker-0", "node-agent-0", "sleep"}
 
     def found() -> dict[str, int]:
         titles = {
             title_of(pid).removeprefix(f"kubenetlab {lab.name} ").removeprefix(f"{lab.name}/"): pid
             for pid in lab.pids()
         }
-        return titles if wanted <= set(titles) else {}
+        return titles if required <= set(titles) else {}
 
-    titles: dict[str, int] = wait_for(found, f"{wanted}: the pod's shell becomes sleep")
+    titles: dict[str, int] = wait_for(found, f"{required}: the pod's shell becomes sleep")
     return titles
 
 
-def test_descriptors_end_with_the_command(made: tuple[Lab, Caller]) -> None:
-    """A pipe ends, a lock is free, and no process of the lab has the directory open or as its
-    working directory.
+def test_the_lab_inherits_no_descriptors(unusual_lab: tuple[Lab, Caller]) -> None:
+    """The caller's pipe ends and its lock is released.
+
+    No process of the lab keeps the directory open or has it as its working directory.
     """
-    lab, caller = made
+    lab, caller = unusual_lab
     assert select.select([caller.reading], [], [], DEADLINE_S)[0]
     assert os.read(caller.reading, 1) == b""
     with open(caller.lock) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    ours = str(caller.directory)
+    directory = str(caller.directory)
     for title, pid in processes(lab).items():
-        held = [
+        targets = [
             target_of(path)
             for path in (*Path(f"/proc/{pid}/fd").iterdir(), Path(f"/proc/{pid}/cwd"))
         ]
-        assert not [path for path in held if path.startswith(ours)], title
+        assert not [path for path in targets if path.startswith(directory)], title
 
 
 def target_of(path: Path) -> str:
-    """Return what a descriptor of a process refers to; nothing if it was closed meanwhile."""
+    """Return the target of a descriptor of a process, or nothing once it is closed."""
     try:
         return os.readlink(path)
     except FileNotFoundError:
         return ""
 
 
-def test_a_container_has_the_standard_descriptors_alone(made: tuple[Lab, Caller]) -> None:
-    """`ls` has one more open while it reads the directory."""
-    lab, _ = made
+def test_a_container_has_only_the_standard_descriptors(unusual_lab: tuple[Lab, Caller]) -> None:
+    """`ls` opens one more to read the directory."""
+    lab, _ = unusual_lab
     assert lab.run("logs", "looks").out.split() == ["0", "1", "2", "3", "0022"]
 
 
-def test_signals_act_as_by_default(made: tuple[Lab, Caller]) -> None:
-    """No signal is blocked; the processes of the lab, but not of containers, ignore those that
-    Python and libc ignore, and SIGINT.
+def test_signals_have_their_default_actions(unusual_lab: tuple[Lab, Caller]) -> None:
+    """No signal is blocked.
+
+    The lab's own processes ignore only SIGINT, SIGCHLD, and the signals that Python and libc
+    ignore.
     """
-    lab, _ = made
+    lab, _ = unusual_lab
     for title, pid in processes(lab).items():
-        now = status(pid)
+        attributes = status(pid)
         allowed = (
             set()
             if title == "sleep"
             else IGNORED_BY_PYTHON | IGNORED_BY_LIBC | {signal.SIGINT, signal.SIGCHLD}
         )
-        assert signals(now["SigIgn"]) <= allowed, title
-        assert signals(now["SigBlk"]) == set(), title
+        assert signals(attributes["SigIgn"]) <= allowed, title
+        assert signals(attributes["SigBlk"]) == set(), title
 
 
-def test_permissions_of_new_files_do_not_depend_on_the_caller(made: tuple[Lab, Caller]) -> None:
-    """The umask is the same everywhere, and the run directory can be used by its owner."""
-    lab, _ = made
+def test_the_umask_does_not_depend_on_the_caller(unusual_lab: tuple[Lab, Caller]) -> None:
+    """It is the same in all processes, and the owner can use the run directory."""
+    lab, _ = unusual_lab
     assert {title: status(pid)["Umask"] for title, pid in processes(lab).items()} == dict.fromkeys(
         processes(lab), "0022"
     )
     assert lab.directory.stat().st_mode & 0o777 == 0o700
 
 
-def test_soft_limits_are_the_hard_ones(made: tuple[Lab, Caller]) -> None:
-    """But for the stack, which has the kernel's default, and core files.
+def test_soft_limits_equal_hard_limits(unusual_lab: tuple[Lab, Caller]) -> None:
+    """The exceptions are the stack, with the kernel's default, and core files.
 
     The nice value is the caller's.
     """
-    lab, _ = made
+    lab, _ = unusual_lab
     for title, pid in processes(lab).items():
         lines = Path(f"/proc/{pid}/limits").read_text().splitlines()[1:]
         limits = {line[:26].strip(): line[26:].split()[:2] for line in lines}
@@ -203,28 +204,29 @@ def test_soft_limits_are_the_hard_ones(made: tuple[Lab, Caller]) -> None:
         assert nice == os.nice(0) + 1, title
 
 
-def test_closed_standard_descriptors(lab: Lab) -> None:
-    """They are opened on /dev/null: no file or socket of the lab gets their numbers, and all of it
-    works.
-    """
+def test_up_works_with_closed_standard_descriptors(lab: Lab) -> None:
+    """They are opened on /dev/null, so that no file or socket of the lab gets their numbers."""
     words = [sys.executable, "-m", "kubenetlab", "up", "--lab", lab.name, "--nodes", "1"]
-    done = subprocess.run(["sh", "-c", '"$@" <&- >&- 2>&-', "sh", *words], check=False, timeout=60)
-    assert done.returncode == 0
+    completed = subprocess.run(
+        ["sh", "-c", '"$@" <&- >&- 2>&-', "sh", *words], check=False, timeout=60
+    )
+    assert completed.returncode == 0
     assert lab.run("ping", "-o", "json").json["ok"]
     for pid in lab.pids():
-        stdin, *written = [Path(f"/proc/{pid}/fd/{fd}").readlink() for fd in range(3)]
+        stdin, *outputs = [Path(f"/proc/{pid}/fd/{fd}").readlink() for fd in range(3)]
         assert stdin == Path("/dev/null")
+        # Processes in pods print through a pipe to init.
         assert all(
-            path.parent == lab.directory or path.name.startswith("pipe:") for path in written
-        )  # what is in pods prints by way of init
-    said = subprocess.run(
+            path.parent == lab.directory or path.name.startswith("pipe:") for path in outputs
+        )
+    listing = subprocess.run(
         ["sh", "-c", '"$@" >&-', "sh", sys.executable, "-m", "kubenetlab", "list"],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert said.returncode == 0
-    assert "next: " in said.stderr  # other labs may have no answer to give
+    assert listing.returncode == 0
+    assert "next: " in listing.stderr  # other labs may add notes that they do not answer
 
 
 CAPABLE = """\
@@ -235,7 +237,7 @@ spec:
   containers: [{name: main, image: x, command: [sh, -c, "cat /proc/self/status; exec sleep 1000"]}]
 """
 SYS_ADMIN = 1 << 21
-SEARCHES = """\
+KEY_SEARCH = """\
 import ctypes, os
 keyctl = {"x86_64": 250, "aarch64": 219}[os.uname().machine]
 print(ctypes.CDLL(None).syscall(keyctl, 10, -3, b"user", b"knl-secret", 0))
@@ -243,42 +245,48 @@ print(ctypes.CDLL(None).syscall(keyctl, 10, -3, b"user", b"knl-secret", 0))
 """Print the number of a key in the session keyring, or -1."""
 
 
-def _hold_a_key() -> None:
+def _add_key() -> None:
     libc, keyctl = ctypes.CDLL(None), {"x86_64": 250, "aarch64": 219}[os.uname().machine]
     libc.syscall(keyctl, 1, None)
     libc.syscall(keyctl - 2, b"user", b"knl-secret", b"x", 1, -3)
 
 
-def test_keys_of_the_caller_stay_outside(lab: Lab) -> None:
+def test_the_lab_inherits_no_keyring(lab: Lab) -> None:
     """Kerberos and file systems keep secrets in the session keyring, which children inherit."""
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": "keys", "annotations": {"kubenetlab.dev/real-commands": "true"}},
     }
-    command = ["python3", "-S", "-E", "-u", "-c", SEARCHES + "import signal; signal.pause()"]
-    given = json.dumps(
+    command = ["python3", "-S", "-E", "-u", "-c", KEY_SEARCH + "import signal; signal.pause()"]
+    manifest = json.dumps(
         {**pod, "spec": {"containers": [{"name": "main", "image": "x", "command": command}]}}
     )
-    search = [sys.executable, "-S", "-E", "-c", SEARCHES]
-    said = subprocess.run(
-        search, capture_output=True, text=True, check=True, preexec_fn=_hold_a_key
+    search = [sys.executable, "-S", "-E", "-c", KEY_SEARCH]
+    found_key = subprocess.run(
+        search, capture_output=True, text=True, check=True, preexec_fn=_add_key
     ).stdout
-    if said == "-1\n":
+    if found_key == "-1\n":
         pytest.skip("this kernel has no keyrings")
     for words in (["up", "-f", "-"], ["exec", "keys", "--", "python3", *search[1:]]):
         line = [sys.executable, "-m", "kubenetlab", words[0], "--lab", lab.name, *words[1:]]
-        done = subprocess.run(
-            line, input=given, capture_output=True, text=True, check=False, preexec_fn=_hold_a_key
+        completed = subprocess.run(
+            line,
+            input=manifest,
+            capture_output=True,
+            text=True,
+            check=False,
+            preexec_fn=_add_key,
         )
-        assert done.returncode == 0, done.stderr
-    assert done.stdout == "-1\n"
+        assert completed.returncode == 0, completed.stderr
+    assert completed.stdout == "-1\n"
     assert lab.run("logs", "keys").out == "-1\n"
 
 
-def test_inheritable_capabilities_do_not_reach_containers(lab: Lab) -> None:
-    """Root's programs get the caller's inheritable and ambient capabilities in spite of their
-    bounding set.
+def test_containers_get_no_inheritable_capabilities(lab: Lab) -> None:
+    """Programs of root would gain the caller's inheritable and ambient capabilities.
+
+    The bounding set does not prevent that.
     """
     words = [
         "setpriv",
@@ -291,42 +299,48 @@ def test_inheritable_capabilities_do_not_reach_containers(lab: Lab) -> None:
         "--lab",
         lab.name,
     ]
-    done = subprocess.run(
+    completed = subprocess.run(
         [*words, "-f", "-"], input=CAPABLE, capture_output=True, text=True, check=False, timeout=60
     )
-    assert done.returncode == 0, done.stderr
-    shown = dict(line.split(":\t") for line in lab.run("logs", "capable").out.splitlines())
+    assert completed.returncode == 0, completed.stderr
+    output = dict(line.split(":\t") for line in lab.run("logs", "capable").out.splitlines())
     assert {
-        name: int(shown[name], 16) & SYS_ADMIN for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")
+        name: int(output[name], 16) & SYS_ADMIN for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")
     } == dict.fromkeys(("CapInh", "CapPrm", "CapEff", "CapAmb"), 0)
 
 
-def _become_hindered() -> None:
+def _set_harmful_attributes() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (500, 500))
     resource.setrlimit(resource.RLIMIT_MEMLOCK, (1 << 20, 1 << 20))
     os.nice(19)
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
-def test_doctor_names_what_harms_a_lab() -> None:
-    """Of the attributes that a lab keeps: each with its value, the harm and what to do; none of it
-    makes labs impossible.
+def test_doctor_reports_harmful_attributes_of_the_caller() -> None:
+    """Each finding has the value, its effect and a remedy.
+
+    None of them prevents labs.
     """
     line = [sys.executable, "-m", "kubenetlab", "doctor", "-o", "json"]
-    done = subprocess.run(
-        line, capture_output=True, text=True, check=False, timeout=60, preexec_fn=_become_hindered
+    completed = subprocess.run(
+        line,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        preexec_fn=_set_harmful_attributes,
     )
-    assert done.returncode == 0, done.stderr
-    found = {
+    assert completed.returncode == 0, completed.stderr
+    findings = {
         entry["name"]: entry
-        for entry in json.loads(done.stdout)
+        for entry in json.loads(completed.stdout)
         if entry["group"] == "What a lab inherits from this shell"
     }
-    assert {"nofile", "memlock", "nice", "scheduling"} <= set(found)
-    assert {(entry["state"], bool(entry["remedy"])) for entry in found.values()} == {
+    assert {"nofile", "memlock", "nice", "scheduling"} <= set(findings)
+    assert {(entry["state"], bool(entry["remedy"])) for entry in findings.values()} == {
         ("optional", True)
     }
-    assert found["nofile"]["detail"].startswith("the hard limit is 500 open files: ")
-    assert found["memlock"]["detail"].startswith("the hard limit is 1 MiB: ")
-    assert found["nice"]["detail"].startswith(f"the nice value is {min(19, os.nice(0) + 19)}: ")
-    assert found["scheduling"]["detail"].startswith("it is idle: ")
+    assert findings["nofile"]["detail"].startswith("the hard limit is 500 open files: ")
+    assert findings["memlock"]["detail"].startswith("the hard limit is 1 MiB: ")
+    assert findings["nice"]["detail"].startswith(f"the nice value is {min(19, os.nice(0) + 19)}: ")
+    assert findings["scheduling"]["detail"].startswith("it is idle: ")

@@ -1,4 +1,4 @@
-"""Labs from Python: `kubenetlab.Lab` does what the commands do, and leaves nothing behind."""
+"""Labs from Python: `kubenetlab.Lab` has the effects of the commands, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from kubenetlab import (
 )
 from kubenetlab.lab.client import running_labs
 from tests.clusters import ONE_NODE, deployment, pod, service
-from tests.conftest import OURS
+from tests.conftest import LAB_PREFIX
 from tests.labs import lab as commands
 from tests.labs.lab import run
 from tests.labs.users import User
@@ -41,23 +41,23 @@ UNREADY = pod("never", container=", readinessProbe: {tcpSocket: {port: 9}, perio
 
 
 def name(suffix: str) -> str:
-    return f"{OURS}py-{suffix}"
+    return f"{LAB_PREFIX}py-{suffix}"
 
 
-def remains(lab: str) -> list[str]:
-    return commands.Lab(lab).remains
+def leftovers(lab: str) -> list[str]:
+    return commands.Lab(lab).leftovers
 
 
 @pytest.fixture(scope="module")
 def web() -> Iterator[Lab]:
-    """A lab with a Service of two pods, and a client."""
+    """Start a lab with a Service of two pods, and a client."""
     with Lab.up(text=WEB, name=name("web"), timeout_s=patiently(30)) as lab:
         yield lab
-    assert remains(lab.name) == []
+    assert leftovers(lab.name) == []
 
 
 def test_a_lab_lasts_as_long_as_the_block(tmp_path: Path) -> None:
-    """It is made from files and text together, and can be changed."""
+    """Files and text together describe it, and it can be changed."""
     file = tmp_path / "web.yaml"
     file.write_text(ONE_NODE + deployment("web", 1) + service("web"))
     lab_name = name("block")
@@ -69,7 +69,7 @@ def test_a_lab_lasts_as_long_as_the_block(tmp_path: Path) -> None:
         assert lab.run("scale", "deploy/web", "2").returncode == 0
         assert lab.get("deployment", "web")["spec"]["replicas"] == 2
     assert not lab.is_up
-    assert remains(lab_name) == []
+    assert leftovers(lab_name) == []
     lab.down()
 
 
@@ -80,14 +80,14 @@ def test_a_lab_is_removed_after_an_error_in_the_block() -> None:
         Lab.up(text=ONE_NODE, name=name("error"), timeout_s=patiently(30)) as lab,
     ):
         raise ZeroDivisionError
-    assert remains(lab.name) == []
+    assert leftovers(lab.name) == []
 
 
 def test_a_lab_that_does_not_become_ready_is_removed() -> None:
     """The error says why; without waiting, the lab stays."""
     with pytest.raises(LabError, match=r"not ready: .*default/never"):
         Lab.up(text=ONE_NODE + UNREADY, name=name("unready"), timeout_s=1)
-    assert remains(name("unready")) == []
+    assert leftovers(name("unready")) == []
     with pytest.warns(LabWarning, match="nothing in the pod listens on 9/TCP"):
         lab = Lab.up(text=ONE_NODE + UNREADY, name=name("unready"), wait=False)
     with lab:
@@ -103,11 +103,11 @@ def test_a_warning_that_is_an_error_leaves_no_lab() -> None:
         warnings.simplefilter("error")
         with pytest.raises(LabWarning, match="not enforced"):
             Lab.up(text=ONE_NODE + POLICY, name=name("warning"), timeout_s=patiently(30))
-    assert remains(name("warning")) == []
+    assert leftovers(name("warning")) == []
 
 
 def test_problems_of_manifests_have_file_and_line(tmp_path: Path) -> None:
-    """All of them are in one error, as on the command line, and no lab is made."""
+    """One error has all problems, like the error of the command, and no lab is made."""
     file = tmp_path / "web.yaml"
     file.write_text("apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: 7}\n")
     with pytest.raises(ManifestError) as caught:
@@ -116,7 +116,7 @@ def test_problems_of_manifests_have_file_and_line(tmp_path: Path) -> None:
         (str(file), 4),
         ("<stdin>", 1),
     ]
-    assert remains(name("wrong")) == []
+    assert leftovers(name("wrong")) == []
 
 
 def test_warnings_are_python_warnings(web: Lab) -> None:
@@ -130,14 +130,14 @@ def test_warnings_are_python_warnings(web: Lab) -> None:
 
 
 def test_the_name_of_a_lab_belongs_to_one_lab(web: Lab) -> None:
-    """A second one is refused, and the first one is as before."""
+    """A second lab of that name is refused, and the first lab is unchanged."""
     with pytest.raises(LabError, match=rf"{web.name} is up already; connect to it with Lab\("):
         Lab.up(text=ONE_NODE, name=web.name)
     assert web.ping("client", "svc:web").ok
 
 
-def test_labs_get_names_of_their_own_and_can_be_made_at_the_same_time() -> None:
-    """Also by threads of one process."""
+def test_labs_get_different_names_and_can_be_made_at_the_same_time() -> None:
+    """Threads of one process make two labs."""
 
     def answer(_: int) -> tuple[str, bool]:
         with Lab.up(text=WEB, timeout_s=patiently(60)) as lab:
@@ -147,12 +147,12 @@ def test_labs_get_names_of_their_own_and_can_be_made_at_the_same_time() -> None:
         results = dict(threads.map(answer, range(2)))
     assert len(results) == 2
     assert set(results.values()) == {True}
-    assert [remains(lab) for lab in results] == [[], []]
+    assert [leftovers(lab) for lab in results] == [[], []]
 
 
 def test_a_running_lab_is_found_by_its_name(web: Lab) -> None:
-    same = Lab(web.name)
-    assert same.name == web.name
+    connected = Lab(web.name)
+    assert connected.name == web.name
     with pytest.raises(LabError, match=f"no lab {web.name}x is up"):
         Lab(f"{web.name}x")
     if running_labs() == [web.name]:
@@ -160,7 +160,7 @@ def test_a_running_lab_is_found_by_its_name(web: Lab) -> None:
 
 
 def test_a_ping_has_the_result_of_the_command(web: Lab) -> None:
-    """Every field, for a Service, a ping, a refused port and a GET."""
+    """A Service, an ICMP ping, a refused port and a GET have the fields of the command."""
     answered = web.ping("client", "svc:web", family="IPv4", deadline_s=patiently(2))
     assert (answered.ok, answered.outcome, answered.expected) == (True, "answer", "answer")
     assert (answered.protocol, answered.port) == ("TCP", 80)
@@ -170,8 +170,8 @@ def test_a_ping_has_the_result_of_the_command(web: Lab) -> None:
     assert (refused.ok, refused.outcome, refused.is_answered) == (False, "refused", False)
     page = web.ping("client", "svc:web", path="/hostname", namespace="default")
     assert "web-" in page.body
-    said = run("ping", "--lab", web.name, "client", "svc:web", "-o", "json").json
-    assert (said["from"], said["to"]) == (answered.source, answered.destination)
+    command_result = run("ping", "--lab", web.name, "client", "svc:web", "-o", "json").json
+    assert (command_result["from"], command_result["to"]) == (answered.source, answered.destination)
 
 
 def test_this_process_stays_in_its_namespaces(web: Lab) -> None:
@@ -185,8 +185,8 @@ def test_this_process_stays_in_its_namespaces(web: Lab) -> None:
     assert threading.active_count() == threads
 
 
-def test_a_series_and_a_matrix(web: Lab) -> None:
-    """Servers share the requests, and every pair is as promised."""
+def test_a_series_and_a_matrix_have_the_results_of_all_pings(web: Lab) -> None:
+    """Servers share the requests of a series, and every pair of the matrix is as expected."""
     series = web.ping_series("client", "svc:web", 20, path="/hostname")
     assert isinstance(series, PingSeries)
     assert (series.ok, series.count, series.answered, series.failed) == (True, 20, 20, {})
@@ -198,8 +198,8 @@ def test_a_series_and_a_matrix(web: Lab) -> None:
     assert {"default/client", "node:control-plane"} <= {cell.source for cell in matrix.cells}
 
 
-def test_a_table_of_expectations(web: Lab, tmp_path: Path) -> None:
-    """Rows of files and of text; a row that fails is a result and no error."""
+def test_a_check_compares_tables_of_files_and_text_with_the_lab(web: Lab, tmp_path: Path) -> None:
+    """A row that fails is a result, and no error."""
     file = tmp_path / "expect.yaml"
     file.write_text(
         "version: 1\nname: shop\nprobes:\n- {from: client, to: svc:web, expect: deny}\n"
@@ -215,7 +215,7 @@ def test_a_table_of_expectations(web: Lab, tmp_path: Path) -> None:
 
 
 def test_objects_that_are_not_enforced_make_a_result_meaningless() -> None:
-    """They are named in the result, and can be accepted."""
+    """The result names them, and the caller can accept them."""
     with pytest.warns(LabWarning, match="not enforced"):
         lab = Lab.up(text=WEB + POLICY, name=name("policy"), timeout_s=patiently(30))
     with lab:
@@ -233,8 +233,8 @@ def test_programs_run_inside_a_pod(web: Lab) -> None:
     addresses = json.loads(web.exec("client", ["ip", "-j", "address", "show", "eth0"]).stdout)
     (entry,) = [pod for pod in web.inspect()["pods"] if pod["name"] == "client"]
     assert addresses[0]["addr_info"][0]["local"] == entry["addresses"][0]
-    done = web.exec("deploy:web", ["sh", "-c", "cat; echo no >&2; exit 3"], stdin="given")
-    assert (done.returncode, done.stdout, done.stderr) == (3, "given", "no\n")
+    result = web.exec("deploy:web", ["sh", "-c", "cat; echo no >&2; exit 3"], stdin="given")
+    assert (result.returncode, result.stdout, result.stderr) == (3, "given", "no\n")
     with pytest.raises(LabError, match="has not ended after 1 s"):
         web.exec("client", ["sleep", "60"], timeout_s=1)
     with pytest.raises(UsageError, match="no pod default/nobody"):
@@ -269,8 +269,8 @@ print(lab.is_up, end="")
 
 def test_an_ordinary_user_has_labs_in_python(nobody: User) -> None:
     """A process of such a user cannot leave a lab that it has entered."""
-    done = nobody.process("-", given=SCRIPT)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "False", "")
+    result = nobody.run_python("-", stdin=SCRIPT)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "False", "")
 
 
 def test_the_names_of_the_package_are_imported_at_their_first_use() -> None:

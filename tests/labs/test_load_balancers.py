@@ -1,6 +1,4 @@
-"""The lab's load balancer: flows are shared among nodes, and keep theirs whatever becomes of the
-others.
-"""
+"""The lab's load balancer distributes flows over nodes; flows stay when other nodes leave."""
 
 from __future__ import annotations
 
@@ -13,12 +11,16 @@ from typing import Any
 import pytest
 
 from tests.labs.lab import Lab, wait_for
-from tests.labs.world import World
+from tests.labs.lab_view import LabView
 
 MANIFEST = """\
 apiVersion: kubenetlab.dev/v1alpha1
 kind: Cluster
-nodes: [{role: control-plane}, {role: worker, name: n1}, {role: worker, name: n2}, {role: worker, name: n3}]
+nodes:
+- {role: control-plane}
+- {role: worker, name: n1}
+- {role: worker, name: n2}
+- {role: worker, name: n3}
 networking: {ipFamily: dual}
 ---
 apiVersion: apps/v1
@@ -26,67 +28,83 @@ kind: DaemonSet
 metadata: {name: web}
 spec:
   selector: {matchLabels: {app: web}}
-  template: {metadata: {labels: {app: web}}, spec: {containers: [{name: main, image: agnhost, args: [netexec]}]}}
+  template:
+    metadata: {labels: {app: web}}
+    spec: {containers: [{name: main, image: agnhost, args: [netexec]}]}
 ---
 apiVersion: v1
 kind: Service
 metadata: {name: shared}
-spec: {type: LoadBalancer, ipFamilyPolicy: RequireDualStack, selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
+spec:
+  type: LoadBalancer
+  ipFamilyPolicy: RequireDualStack
+  selector: {app: web}
+  ports: [{port: 80, targetPort: 8080}]
 ---
 apiVersion: v1
 kind: Service
 metadata: {name: local}
-spec: {type: LoadBalancer, externalTrafficPolicy: Local, ipFamilyPolicy: RequireDualStack, selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
+spec:
+  type: LoadBalancer
+  externalTrafficPolicy: Local
+  ipFamilyPolicy: RequireDualStack
+  selector: {app: web}
+  ports: [{port: 80, targetPort: 8080}]
 """
 NODES = ("node:n1", "node:n2", "node:n3")
 FLOWS = 30
-KEPT = """
+PERSISTENT_CLIENT = """
 import http.client, sys
-connections = [http.client.HTTPConnection(sys.argv[1], 80, timeout=2) for _ in range(int(sys.argv[2]))]
+address, count = sys.argv[1], int(sys.argv[2])
+connections = [http.client.HTTPConnection(address, 80, timeout=2) for _ in range(count)]
 for line in sys.stdin:
-    found = []
+    answers = []
     for connection in connections:
         try:
             connection.request("GET", "/hostname")
-            who = connection.getresponse().read().decode()
+            server = connection.getresponse().read().decode()
             connection.request("GET", "/clientip")
-            found.append(who + " " + connection.getresponse().read().decode().rpartition(":")[0])
+            client = connection.getresponse().read().decode().rpartition(":")[0]
+            answers.append(f"{server} {client}")
         except (OSError, http.client.HTTPException):
             connection.close()
-            found.append(" ")
-    print(*found, sep=",", flush=True)
+            answers.append(" ")
+    print(*answers, sep=",", flush=True)
 """
-"""Asks once by each connection for each line that it reads; a connection that was lost is made anew
-by the next question.
+"""Send a request on each connection for each input line.
+
+A lost connection is reopened by the next request.
 """
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_flows_are_shared_among_the_nodes(lab: Lab, version: int) -> None:
-    """By the policy Cluster each node takes some in, for any pod; by Local each for its own, and
-    the client is seen itself.
+def test_flows_are_distributed_over_the_nodes(lab: Lab, version: int) -> None:
+    """With the policy Cluster, each node forwards flows to any pod.
+
+    With Local, each node serves its own pod, which sees the client.
     """
     lab.up(MANIFEST)
-    world = World(lab, version)
-    answers = world.ask("ext:client", *[("TCP", world.outside["shared"], 80)] * 200)
-    assert {answer.seen[0] for answer in answers} == {world.address(node) for node in NODES}
-    answers = world.ask("ext:client", *[("TCP", world.outside["local"], 80)] * 200)
-    assert {answer.who for answer in answers} == {pod["name"] for pod in lab.pods("web")}
-    assert all(answer.seen[0] == answer.source[0] for answer in answers)
+    view = LabView(lab, version)
+    answers = view.ask("ext:client", *[("TCP", view.load_balancer_ips["shared"], 80)] * 200)
+    assert {answer.client[0] for answer in answers} == {view.address(node) for node in NODES}
+    answers = view.ask("ext:client", *[("TCP", view.load_balancer_ips["local"], 80)] * 200)
+    assert {answer.server for answer in answers} == {pod["name"] for pod in lab.pods("web")}
+    assert all(answer.client[0] == answer.source[0] for answer in answers)
 
 
 @pytest.mark.parametrize("service", ["shared", "local"])
-def test_only_the_flows_of_a_node_that_leaves_break(lab: Lab, service: str) -> None:
-    """Thirty connections over three nodes, one of which is not well any more: those by the other
-    two go on, and new ones are led past it.
+def test_only_the_flows_of_a_removed_node_break(lab: Lab, service: str) -> None:
+    """One of three nodes becomes unhealthy.
+
+    Connections through the other two nodes continue, and new ones avoid the unhealthy node.
     """
     lab.up(MANIFEST)
-    world = World(lab, 4)
-    address, client = world.outside[service], world.places["ext:client"]
+    view = LabView(lab, 4)
+    address, client = view.load_balancer_ips[service], view.places["ext:client"]
     with connected(client, address) as ask:
         before = ask()
         by_node = {
-            node: {flow for flow, answer in enumerate(before) if answer[1] == world.address(node)}
+            node: {flow for flow, answer in enumerate(before) if answer[1] == view.address(node)}
             for node in NODES
         }
         if service == "local":
@@ -99,16 +117,17 @@ def test_only_the_flows_of_a_node_that_leaves_break(lab: Lab, service: str) -> N
         assert all(by_node[node] for node in NODES)
         lab.run("break", "kube-proxy", "--node", "n2", "--how", "stopped")
         wait_for(
-            lambda: "172.18.0.4" not in router(lab, "ip", "route", "show", address), "n2 to leave"
+            lambda: "172.18.0.4" not in router(lab, "ip", "route", "show", address),
+            "the removal of n2",
         )
         after = ask()
-        stayed = by_node["node:n1"] | by_node["node:n3"]
-        assert [after[flow] for flow in stayed] == [before[flow] for flow in stayed]
-        assert all(who for who, _ in ask())
+        unaffected = by_node["node:n1"] | by_node["node:n3"]
+        assert [after[flow] for flow in unaffected] == [before[flow] for flow in unaffected]
+        assert all(server for server, _ in ask())
 
 
 def router(lab: Lab, *command: str) -> str:
-    """What a command says in the fabric's router."""
+    """Return the output of a command in the fabric's router."""
     return subprocess.run(
         ["ip", "netns", "exec", f"{lab.name}_fabric_router", *command],
         capture_output=True,
@@ -119,8 +138,19 @@ def router(lab: Lab, *command: str) -> str:
 
 @contextmanager
 def connected(place: Any, address: str) -> Iterator[Any]:
-    """Asks by every connection, and says who answered, and whom it saw."""
-    line = ["nsenter", f"--net={place['netns']}", sys.executable, "-c", KEPT, address, str(FLOWS)]
+    """Yield a function that sends a request on each connection.
+
+    It returns the name of the server and the client address that it saw.
+    """
+    line = [
+        "nsenter",
+        f"--net={place['netns']}",
+        sys.executable,
+        "-c",
+        PERSISTENT_CLIENT,
+        address,
+        str(FLOWS),
+    ]
     with subprocess.Popen(
         line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
     ) as process:
@@ -130,9 +160,9 @@ def connected(place: Any, address: str) -> Iterator[Any]:
             assert process.stdout is not None
             process.stdin.write("ask\n")
             return [
-                (who, saw)
-                for who, _, saw in (
-                    found.partition(" ") for found in process.stdout.readline()[:-1].split(",")
+                (server, client)
+                for server, _, client in (
+                    answer.partition(" ") for answer in process.stdout.readline()[:-1].split(",")
                 )
             ]
 
@@ -141,11 +171,11 @@ def connected(place: Any, address: str) -> Iterator[Any]:
         process.stdin.close()
 
 
-@pytest.mark.parametrize("what", ["nexthop", "group", "route"])
-def test_what_somebody_takes_from_the_router_is_made_anew(lab: Lab, what: str) -> None:
-    """A next hop, a group, a route: with whatever the kernel takes along."""
+@pytest.mark.parametrize("kind", ["nexthop", "group", "route"])
+def test_removed_objects_of_the_router_are_restored(lab: Lab, kind: str) -> None:
+    """The kernel removes dependent objects with them."""
     lab.up(MANIFEST)
-    address = World(lab, 4).outside["shared"]
+    address = LabView(lab, 4).load_balancer_ips["shared"]
     before = router(lab, "ip", "route", "show", address)
     group = before.partition("nhid ")[2].split()[0]
     commands = {
@@ -153,12 +183,12 @@ def test_what_somebody_takes_from_the_router_is_made_anew(lab: Lab, what: str) -
         "group": ("nexthop", "del", "id", group),
         "route": ("route", "del", address),
     }
-    router(lab, "ip", *commands[what])
+    router(lab, "ip", *commands[kind])
     assert router(lab, "ip", "route", "show", address) != before
     wait_for(
         lambda: router(lab, "ip", "route", "show", address) == before,
         "the router to be as it was",
         within_s=5,
     )
-    wait_for(lambda: not lab.faults, "the lab to be whole")
+    wait_for(lambda: not lab.problems, "the lab to be whole")
     assert lab.run("diff").out.strip() == "the kernel is as it should be"

@@ -1,5 +1,6 @@
-"""Every lab of manifests/: what its table says holds by real packets, its opposite does not, and
-nothing is left. test_docs.py runs its page.
+"""Every lab of manifests/: its table holds, the opposite does not, and nothing is left.
+
+test_docs.py runs the pages of the labs.
 """
 
 from __future__ import annotations
@@ -27,62 +28,64 @@ def started(request: pytest.FixtureRequest) -> Iterator[tuple[Lab, Path]]:
         yield lab, folder
 
 
-def test_its_table_holds(started: tuple[Lab, Path]) -> None:
-    """Every row, with the addresses that it names; none is skipped."""
+def test_the_table_of_a_lab_holds(started: tuple[Lab, Path]) -> None:
+    """Every row holds with the addresses that it names; none is skipped."""
     lab, folder = started
-    found = lab.run("check", "-f", str(folder / "expect.yaml"), "-o", "json").json
-    assert [check for check in found["checks"] if check["state"] != "holds"] == []
+    report = lab.run("check", "-f", str(folder / "expect.yaml"), "-o", "json").json
+    assert [check for check in report["checks"] if check["state"] != "holds"] == []
 
 
-def test_the_table_turned_round_does_not(started: tuple[Lab, Path], tmp_path: Path) -> None:
-    """Row by row: no row is there that would hold whatever happens."""
+def test_the_opposite_of_each_row_fails(started: tuple[Lab, Path], tmp_path: Path) -> None:
+    """No row would hold in any case."""
     lab, folder = started
     table = yaml.safe_load((folder / "expect.yaml").read_text())
-    turned = tmp_path / "expect.yaml"
-    turned.write_text(yaml.safe_dump([opposite(row) for row in table["probes"]]))
-    found = lab.run("check", "-f", str(turned), "-o", "json", status=1).json
-    assert not found["ok"]
-    assert [check for check in found["checks"] if check["state"] == "holds"] == []
+    opposite_table = tmp_path / "expect.yaml"
+    opposite_table.write_text(yaml.safe_dump([opposite(row) for row in table["probes"]]))
+    report = lab.run("check", "-f", str(opposite_table), "-o", "json", status=1).json
+    assert not report["ok"]
+    assert [check for check in report["checks"] if check["state"] == "holds"] == []
 
 
 def opposite(row: dict[str, Any]) -> dict[str, Any]:
-    """A row that must not hold where this one does; where a row names a source, another source."""
-    asked = {
+    """Return a row that must fail where this row holds."""
+    question = {
         name: row[name] for name in ("from", "to", "port", "protocol", "family") if name in row
     }
     if "resolves" in row:
-        return asked | {"resolves": not row["resolves"]}
+        return question | {"resolves": not row["resolves"]}
     if "source" in row:
-        return asked | {"expect": "allow", "source": "192.0.2.1"}
+        return question | {"expect": "allow", "source": "192.0.2.1"}
     is_allowed = row.get("expect", "allow") == "allow" and row.get("allowed", True)
-    return asked | {"allowed": not is_allowed}
+    return question | {"allowed": not is_allowed}
 
 
-def test_what_runs_is_as_planned_and_promised(started: tuple[Lab, Path]) -> None:
-    """The kernel holds what the plan says, and everybody reaches whom Kubernetes promises."""
+def test_a_lab_is_as_planned_and_as_promised(started: tuple[Lab, Path]) -> None:
+    """The kernel state matches the plan, and connectivity is as Kubernetes promises."""
     lab, _ = started
     assert lab.run("diff").status == 0
     assert lab.run("ping", "-o", "json").json["ok"]
 
 
-def test_nothing_is_left_of_it(started: tuple[Lab, Path]) -> None:
-    """No process, no name of a namespace, no directory."""
+def test_down_leaves_nothing_of_a_lab(started: tuple[Lab, Path]) -> None:
+    """No process, no name of a namespace and no directory is left."""
     lab, _ = started
-    processes = descendants(lab.seen["init_pid"])
-    assert lab.seen_names_alive()
+    processes = descendants(lab.inspected["init_pid"])
+    assert lab.live_netns_names()
     lab.down()
     assert [title_of(pid) for pid in processes if title_of(pid)] == []
     assert list(Path("/run/netns").glob(f"{lab.name}_*")) == []
     assert not lab.directory.exists()
 
 
-def test_without_a_cni_and_then_with_one(lab: Lab) -> None:
-    """Nodes are NotReady with the runtime's own message, ordinary pods Pending, hostNetwork pods
-    run; a mode that is installed makes all Ready, without touching what ran.
+def test_a_cni_can_be_added_to_a_running_lab(lab: Lab) -> None:
+    """Without a CNI, nodes are NotReady and only hostNetwork pods run.
+
+    The messages are those of the container runtime. A CNI mode makes all Ready and does not touch
+    running pods.
     """
-    said = lab.run("up", "-f", str(NO_CNI), status=1)
-    assert "0/3 nodes are available" in said.err
-    assert "--cni bridge" in said.err
+    result = lab.run("up", "-f", str(NO_CNI), status=1)
+    assert "0/3 nodes are available" in result.err
+    assert "--cni bridge" in result.err
     for node in lab.get("nodes")["items"]:
         ready = next(
             condition for condition in node["status"]["conditions"] if condition["type"] == "Ready"
@@ -99,7 +102,7 @@ def test_without_a_cni_and_then_with_one(lab: Lab) -> None:
 
     lab.run("up", "--cni", "bridge")
     assert [row.split()[1] for row in lab.run("get", "nodes").out.splitlines()[1:]] == ["Ready"] * 3
-    assert all(pod["ready"] for pod in lab.seen["pods"])
+    assert all(pod["ready"] for pod in lab.inspected["pods"])
     assert (lab.pod("host")["pid"], lab.pod("host")["addresses"]) == (
         host["pid"],
         host["addresses"],

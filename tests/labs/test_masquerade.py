@@ -1,6 +1,4 @@
-"""ip-masq-agent's ConfigMap in a running lab: which source addresses servers see, inside the
-cluster and outside.
-"""
+"""ip-masq-agent's ConfigMap in a running lab, and the source addresses that servers see."""
 
 from __future__ import annotations
 
@@ -11,9 +9,9 @@ import pytest
 
 from tests.labs.conftest import new_lab
 from tests.labs.lab import Lab
+from tests.labs.lab_view import LabView
 from tests.labs.test_local_traffic import LOST_PORT, TRIES, node_port_of_worker2
 from tests.labs.test_local_traffic import manifest as local_traffic
-from tests.labs.world import World
 
 PODS, SERVICES, NODES = (
     ("10.244.0.0/16", "fd00:10:244::/56"),
@@ -24,29 +22,33 @@ PODS, SERVICES, NODES = (
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    for one in new_lab():
-        one.up(
+    for lab in new_lab():
+        lab.up(
             local_traffic("nftables").replace(
                 "networking:",
                 "external: [{name: server, address: 198.51.100.20, ports: [80]}]\nnetworking:",
             )
         )
-        yield one
+        yield lab
 
 
-def configured(lab: Lab, ranges: tuple[str, ...] | None, version: int) -> World:
-    """The lab with a ConfigMap that keeps sources towards these ranges; None: without one."""
+def configured(lab: Lab, ranges: tuple[str, ...] | None, version: int) -> LabView:
+    """Configure the ranges towards which sources are kept, and return a view of the lab.
+
+    None: without a ConfigMap.
+    """
     if ranges is None:
         lab.run("delete", "configmap", "ip-masq-agent", "-n", "kube-system", status=None)
-        return World(lab, version)
+        return LabView(lab, version)
     data = json.dumps(
         {"config": json.dumps({"nonMasqueradeCIDRs": ranges, "resyncInterval": "30s"})}
     )
     lab.apply(
-        f"apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: ip-masq-agent, namespace: kube-system}}\ndata: {data}\n"
+        "apiVersion: v1\nkind: ConfigMap\n"
+        f"metadata: {{name: ip-masq-agent, namespace: kube-system}}\ndata: {data}\n"
     )
     lab.run("diff")
-    return World(lab, version)
+    return LabView(lab, version)
 
 
 @pytest.mark.parametrize("version", [4, 6])
@@ -61,34 +63,35 @@ def configured(lab: Lab, ranges: tuple[str, ...] | None, version: int) -> World:
     ],
     ids=["no ConfigMap", "pods", "nodes", "everything", "nothing"],
 )
-def test_sources_are_kept_towards_the_ranges(
+def test_sources_are_kept_towards_the_configured_ranges(
     lab: Lab, ranges: tuple[str, ...] | None, by_pod: str, outside: str, version: int
 ) -> None:
-    """Which source a pod on another node sees, and which a server outside.
+    """The sources are those that a pod on another node and an external server see.
 
-    Every node on the way masquerades, so that a pod sees the last one: its own. The internet knows
-    no way back to pods.
+    Every node on the path masquerades, so a pod sees its own node. External hosts have no routes to
+    pods.
     """
-    found = configured(lab, ranges, version)
-    answers = found.ask(
-        "client", ("TCP", found.address("far"), 8080), ("TCP", found.address("ext:server"), 80)
+    view = configured(lab, ranges, version)
+    answers = view.ask(
+        "client", ("TCP", view.address("far"), 8080), ("TCP", view.address("ext:server"), 80)
     )
-    seen = [answer.seen[0] if not answer.error else answer.error for answer in answers]
-    assert seen == [
-        found.address(by_pod),
-        found.address(outside) if outside != "silence" else outside,
+    clients = [answer.client[0] if not answer.error else answer.error for answer in answers]
+    assert clients == [
+        view.address(by_pod),
+        view.address(outside) if outside != "silence" else outside,
     ]
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_masquerade_between_nodes_keeps_local_node_ports(lab: Lab, version: int) -> None:
-    """What a pod sends to another node's node port comes from its node: only endpoints there
-    answer, and none is lost.
+def test_masquerading_between_nodes_prevents_lost_connections(lab: Lab, version: int) -> None:
+    """Connections of a pod to another node's node port come from the pod's node.
+
+    Only endpoints of the other node answer.
     """
-    found = configured(lab, (*PODS, *SERVICES), version)
-    assert node_port_of_worker2(found) == {("far", found.address("node:worker")): TRIES}
-    found = configured(lab, None, version)
-    assert set(node_port_of_worker2(found, LOST_PORT)) == {
-        ("far", found.address("client")),
+    view = configured(lab, (*PODS, *SERVICES), version)
+    assert node_port_of_worker2(view) == {("far", view.address("node:worker")): TRIES}
+    view = configured(lab, None, version)
+    assert set(node_port_of_worker2(view, LOST_PORT)) == {
+        ("far", view.address("client")),
         ("", "silence"),
     }

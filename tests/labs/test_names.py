@@ -1,4 +1,4 @@
-"""The longest names that Kubernetes allows, in everything that has a name."""
+"""The longest names that Kubernetes permits, for all objects."""
 
 from __future__ import annotations
 
@@ -14,8 +14,13 @@ NODE, HOST, POD, DEPLOYMENT = (f"{letter}{SUBDOMAIN[1:]}" for letter in "wepd")
 MANIFEST = f"""\
 apiVersion: kubenetlab.dev/v1alpha1
 kind: Cluster
-nodes: [{{role: control-plane}}, {{role: worker, name: {NODE}}}, {{role: worker, name: {NODE[:-1]}x}}]
-external: [{{name: {HOST}, address: 198.51.100.20, ports: [80]}}, {{name: {HOST[:-1]}x, address: 198.51.100.21}}]
+nodes:
+- {{role: control-plane}}
+- {{role: worker, name: {NODE}}}
+- {{role: worker, name: {NODE[:-1]}x}}
+external:
+- {{name: {HOST}, address: 198.51.100.20, ports: [80]}}
+- {{name: {HOST[:-1]}x, address: 198.51.100.21}}
 ---
 apiVersion: v1
 kind: Pod
@@ -24,7 +29,10 @@ spec:
   hostname: {HOSTNAME}
   subdomain: {SERVICE}
   containers:
-  - {{name: {CONTAINER}, image: agnhost, args: [netexec, --http-port=80, --udp-port=81], ports: [{{name: fifteen-letters, containerPort: 80}}]}}
+  - name: {CONTAINER}
+    image: agnhost
+    args: [netexec, --http-port=80, --udp-port=81]
+    ports: [{{name: fifteen-letters, containerPort: 80}}]
   - {{name: {CONTAINER[:-1]}x, image: coredns}}
 ---
 apiVersion: v1
@@ -48,24 +56,28 @@ spec:
 """
 
 
-def test_the_longest_names_are_names_like_others(lab: Lab) -> None:
-    """Built, ready, found again by the next agent, reached, logged; nothing differs in the kernel."""
+def test_a_lab_works_with_the_longest_names(lab: Lab) -> None:
+    """Its pods run, survive a kill of the agent, are reachable, and have logs."""
     lab.up(MANIFEST)
     (pod,) = lab.pods(POD, NAMESPACE)
-    pids = [entry["pid"] for entry in lab.seen["pods"]]
-    os.kill(lab.seen["agent_pid"], signal.SIGKILL)
-    assert [entry["pid"] for entry in lab.seen["pods"]] == pids
+    pids = [entry["pid"] for entry in lab.inspected["pods"]]
+    os.kill(lab.inspected["agent_pid"], signal.SIGKILL)
+    assert [entry["pid"] for entry in lab.inspected["pods"]] == pids
     assert lab.run("ping", "-o", "json").json["ok"]
     (answer,) = lab.ask(
         lab.place("nodes", NODE), ("TCP", lab.service(SERVICE, NAMESPACE)["cluster_ips"][0], 65535)
     )
-    assert answer.who == HOSTNAME
+    assert answer.server == HOSTNAME
     assert "/hostname from" in lab.run("logs", f"{NAMESPACE}/{POD}", "-c", CONTAINER).out
     assert "CoreDNS" in lab.run("logs", f"{NAMESPACE}/{POD}", "-c", f"{CONTAINER[:-1]}x").out
     assert lab.run("exec", f"{NAMESPACE}/{POD}", "--", "hostname").out.strip() == HOSTNAME
     assert lab.inside(pod, "ip", "-o", "link", "show", "eth0").count("alias cni bridge: pod n") == 1
     assert lab.run("diff").out.strip() == "the kernel is as it should be"
-    names = lab.seen_names_alive()
+    names = lab.live_netns_names()
     assert (
-        len(names) == len(lab.seen["nodes"]) + len(lab.seen["pods"]) + len(lab.seen["external"]) + 3
+        len(names)
+        == len(lab.inspected["nodes"])
+        + len(lab.inspected["pods"])
+        + len(lab.inspected["external"])
+        + 3
     )

@@ -1,5 +1,6 @@
-"""The option nodePortAddresses: at which of its addresses a node answers for node ports, in every
-mode that has it.
+"""The option nodePortAddresses limits the addresses of a node for node ports.
+
+Every mode that has the option is tested.
 """
 
 from __future__ import annotations
@@ -9,47 +10,47 @@ from collections.abc import Iterator
 import pytest
 
 from kubenetlab.datapath import modes
+from tests.labs.lab_view import PROXY_MODES, LabView, SharedLab, mode_in_document
 from tests.labs.test_ways_in import REFUSED, manifest, outcomes
-from tests.labs.world import PROXIES, Labs, World, in_document
 
 MODES = [
     name
-    for name in PROXIES
+    for name in PROXY_MODES
     if hasattr(modes.load("proxy", name.partition(",")[0], {}), "node_port_addresses")
 ]
 GATEWAYS = {4: "10.244.1.1", 6: "fd00:10:244:1::1"}
-"""Of the pods of the node `worker`."""
+"""Gateway addresses of the pods of the node `worker`."""
 RANGES = "[10.244.0.0/16, 'fd00:10:244::/56']"
 
 
-def given(proxy: str, wanted: str) -> str:
+def manifest_with(proxy: str, addresses: str) -> str:
     name = proxy.partition(",")[0]
     return manifest("onlink", "dual", name).replace(
-        in_document(name), f"{{type: {name}, nodePortAddresses: {wanted}}}"
+        mode_in_document(name), f"{{type: {name}, nodePortAddresses: {addresses}}}"
     )
 
 
 @pytest.fixture(scope="module")
-def of_kind() -> Iterator[Labs]:
-    labs = Labs(given)
-    yield labs
-    labs.end()
+def shared_lab() -> Iterator[SharedLab]:
+    shared = SharedLab(manifest_with)
+    yield shared
+    shared.down()
 
 
 @pytest.mark.parametrize(
-    ("wanted", "at_node", "at_gateway"),
+    ("addresses", "at_node", "at_gateway"),
     [(RANGES, REFUSED, "b"), ("[primary]", "b", REFUSED), ("[]", "b", "b")],
 )
 @pytest.mark.parametrize("proxy", dict.fromkeys(name.partition(",")[0] for name in MODES))
-def test_a_node_answers_at_these(
-    of_kind: Labs, proxy: str, wanted: str, at_node: str, at_gateway: str
+def test_node_ports_answer_only_at_the_configured_addresses(
+    shared_lab: SharedLab, proxy: str, addresses: str, at_node: str, at_gateway: str
 ) -> None:
-    """And at its others as if there were no Service."""
-    lab = of_kind.of(proxy, wanted)
+    """At other addresses, the node behaves as without the Service."""
+    lab = shared_lab.up(proxy, addresses)
     for version in (4, 6):
-        world = World(lab, version)
+        view = LabView(lab, version)
         for source in ("a", "node:worker"):
-            found = outcomes(
-                world, source, (world.address("node:worker"), 30080), (GATEWAYS[version], 30080)
+            results = outcomes(
+                view, source, (view.address("node:worker"), 30080), (GATEWAYS[version], 30080)
             )
-            assert [who for who, _ in found] == [at_node, at_gateway], (source, version)
+            assert [server for server, _ in results] == [at_node, at_gateway], (source, version)

@@ -1,4 +1,4 @@
-"""Commands that name no lab, where one is up, or several, or none."""
+"""Commands without a lab's name, with one, several or no labs."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from collections.abc import Iterator
 import pytest
 
 from tests.clusters import deployment, pod
-from tests.conftest import OURS
-from tests.labs.elsewhere import elsewhere
-from tests.labs.lab import COMMAND, Ran, ran
+from tests.conftest import LAB_PREFIX
+from tests.labs.lab import COMMAND, CommandResult, command_result
+from tests.labs.private_run import private_run_directory
 from tests.patience import patiently
 
-NAMED = f"apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nname: {OURS}mine\n---\n"
+NAMED = f"apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nname: {LAB_PREFIX}mine\n---\n"
 
 
-class Place:
-    """Commands where no other lab can be seen."""
+class CommandLine:
+    """Commands where no other lab is visible."""
 
-    def __init__(self, there: list[str]) -> None:
-        self._there = there
+    def __init__(self, prefix: list[str]) -> None:
+        self._prefix = prefix
 
-    def run(self, *words: str, given: str = "", status: int = 0) -> Ran:
-        line = [*self._there, *COMMAND, *words]
-        return ran(
+    def run(self, *words: str, stdin: str = "", status: int = 0) -> CommandResult:
+        line = [*self._prefix, *COMMAND, *words]
+        return command_result(
             subprocess.run(
                 line,
-                input=given,
+                input=stdin,
                 capture_output=True,
                 text=True,
                 check=False,
@@ -36,9 +36,9 @@ class Place:
             status,
         )
 
-    def begun(self, *line: str) -> subprocess.Popen[str]:
+    def start(self, *line: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [*self._there, *line], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [*self._prefix, *line], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
     @property
@@ -47,88 +47,110 @@ class Place:
 
 
 @pytest.fixture
-def place() -> Iterator[Place]:
-    with elsewhere("/") as there:
-        yield Place(there)
+def command_line() -> Iterator[CommandLine]:
+    with private_run_directory("/") as prefix:
+        yield CommandLine(prefix)
 
 
-def test_options_alone_change_the_only_lab_that_is_up(place: Place) -> None:
-    """Another mode, another node: of that lab, whatever its name is, and nothing else in it; no
-    second one is made.
-    """
-    place.run("up", "-f", "-", given=NAMED + pod("client"))
-    said = place.run("up", "--proxy", "iptables")
+def test_options_alone_change_the_only_lab(command_line: CommandLine) -> None:
+    """They change its mode and its nodes, and nothing else; no second lab is created."""
+    command_line.run("up", "-f", "-", stdin=NAMED + pod("client"))
+    result = command_line.run("up", "--proxy", "iptables")
     assert (
-        f"Cluster {OURS}mine configured: networking.kubeProxyMode nftables → iptables\n" in said.out
+        f"Cluster {LAB_PREFIX}mine configured: networking.kubeProxyMode nftables → iptables\n"
+        in result.out
     )
     assert (
         "KUBE-SERVICES"
-        in place.run("exec", "node:worker", "--", "iptables-nft-save", "-t", "nat").out
+        in command_line.run("exec", "node:worker", "--", "iptables-nft-save", "-t", "nat").out
     )
-    assert f"Cluster {OURS}mine configured: nodes 3 → 4\n" in place.run("up", "--nodes", "4").out
-    assert "node/worker" in place.run("plan", "--proxy", "ebpf").out
-    assert place.labs == [f"{OURS}mine"]
-    again = place.run("apply", "-f", "-", given=NAMED).out
     assert (
-        f"Cluster {OURS}mine configured: nodes 4 → 3, networking.kubeProxyMode iptables → nftables\n"
-        in again
+        f"Cluster {LAB_PREFIX}mine configured: nodes 3 → 4\n"
+        in command_line.run("up", "--nodes", "4").out
+    )
+    assert "node/worker" in command_line.run("plan", "--proxy", "ebpf").out
+    assert command_line.labs == [f"{LAB_PREFIX}mine"]
+    again = command_line.run("apply", "-f", "-", stdin=NAMED).out
+    assert (
+        f"Cluster {LAB_PREFIX}mine configured: nodes 4 → 3, "
+        "networking.kubeProxyMode iptables → nftables\n" in again
     )
 
 
-def test_options_alone_leave_the_quickstart_as_it_was_changed(place: Place) -> None:
-    """What was scaled stays so."""
-    place.run("up")
-    place.run("scale", "deployment", "web", "--replicas", "5")
-    said = place.run("up", "--proxy", "nftables,layout=fast").out
+def test_options_alone_keep_other_changes_of_the_quickstart(command_line: CommandLine) -> None:
+    """A scaled Deployment keeps its number of replicas."""
+    command_line.run("up")
+    command_line.run("scale", "deployment", "web", "--replicas", "5")
+    output = command_line.run("up", "--proxy", "nftables,layout=fast").out
     assert (
         "Cluster quickstart configured: networking.kubeProxyMode nftables → nftables,layout=fast\n"
-        in said
+        in output
     )
-    assert "Deployment" not in said
+    assert "Deployment" not in output
     assert (
         len(
             [
-                one
-                for one in place.run("get", "pods", "-o", "json").json["items"]
-                if one["metadata"]["name"].startswith("web-")
+                item
+                for item in command_line.run("get", "pods", "-o", "json").json["items"]
+                if item["metadata"]["name"].startswith("web-")
             ]
         )
         == 5
     )
 
 
-def test_options_alone_where_several_labs_are_up(place: Place) -> None:
-    """There is no telling which is meant; where it is said, that one."""
+def test_options_alone_are_ambiguous_with_several_labs(command_line: CommandLine) -> None:
+    """With --lab, they change that lab."""
     for name in ("a", "b"):
-        place.run("up", "--lab", f"{OURS}{name}", "-f", "-", given=deployment(replicas=1))
-    refused = place.run("up", "--proxy", "iptables", status=1)
-    assert f"several labs are up: {OURS}a, {OURS}b; choose one with --lab NAME" in refused.err
-    assert "nftables → iptables" in place.run("up", "--proxy", "iptables", "--lab", f"{OURS}b").out
-    assert place.labs == [f"{OURS}a", f"{OURS}b"]
+        command_line.run(
+            "up", "--lab", f"{LAB_PREFIX}{name}", "-f", "-", stdin=deployment(replicas=1)
+        )
+    refused = command_line.run("up", "--proxy", "iptables", status=1)
+    assert (
+        f"several labs are up: {LAB_PREFIX}a, {LAB_PREFIX}b; choose one with --lab NAME"
+        in refused.err
+    )
+    assert (
+        "nftables → iptables"
+        in command_line.run("up", "--proxy", "iptables", "--lab", f"{LAB_PREFIX}b").out
+    )
+    assert command_line.labs == [f"{LAB_PREFIX}a", f"{LAB_PREFIX}b"]
 
 
-def test_a_lab_without_a_cluster_document_is_called_by_its_name(place: Place) -> None:
-    """Also where what it is told of its Cluster document has none."""
-    place.run("up", "-f", "-", given=pod("client"))
-    assert "Cluster lab configured: nodes 3 → 2\n" in place.run("up", "--nodes", "2").out
+def test_a_lab_without_a_cluster_document_is_called_lab(command_line: CommandLine) -> None:
+    """This also holds for reports about its Cluster document."""
+    command_line.run("up", "-f", "-", stdin=pod("client"))
+    assert "Cluster lab configured: nodes 3 → 2\n" in command_line.run("up", "--nodes", "2").out
 
 
-def test_options_alone_where_none_is_up(place: Place) -> None:
-    """It is the quickstart, with them."""
-    place.run("up", "--nodes", "2")
-    assert place.labs == ["quickstart"]
-    assert len(place.run("get", "nodes", "-o", "json").json["items"]) == 2
+def test_options_alone_create_the_quickstart(command_line: CommandLine) -> None:
+    """They apply to the new lab."""
+    command_line.run("up", "--nodes", "2")
+    assert command_line.labs == ["quickstart"]
+    assert len(command_line.run("get", "nodes", "-o", "json").json["items"]) == 2
 
 
-def test_one_lab_that_does_not_go_keeps_no_other(place: Place) -> None:
-    """Somebody holds the directory of the first: the second goes, and what was in the way is told."""
+def test_down_removes_other_labs_although_one_fails(command_line: CommandLine) -> None:
+    """Another process holds the lock of the first lab.
+
+    The second lab is removed, and the reason of the failure is reported.
+    """
     for name in ("a", "b"):
-        place.run("up", "--lab", f"{OURS}{name}", "--no-wait", "-f", "-", given=pod("client"))
-    with place.begun("flock", f"/run/kubenetlab/{OURS}a", "-c", "echo held; exec cat") as holder:
+        command_line.run(
+            "up", "--lab", f"{LAB_PREFIX}{name}", "--no-wait", "-f", "-", stdin=pod("client")
+        )
+    with command_line.start(
+        "flock", f"/run/kubenetlab/{LAB_PREFIX}a", "-c", "echo held; exec cat"
+    ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        said = place.run("down", "--all", status=1)
-        assert f"lab {OURS}b is down" in said.out
-        assert f"error: another command is creating or removing lab {OURS}a; try again" in said.err
+        result = command_line.run("down", "--all", status=1)
+        assert f"lab {LAB_PREFIX}b is down" in result.out
+        assert (
+            f"error: another command is creating or removing lab {LAB_PREFIX}a; try again"
+            in result.err
+        )
         holder.communicate()
-    assert f"lab {OURS}a is not up: nothing to remove" in place.run("down", "--all").out
+    assert (
+        f"lab {LAB_PREFIX}a is not up: nothing to remove" in command_line.run("down", "--all").out
+    )

@@ -1,6 +1,4 @@
-"""What commands print with `-o json` is as its schema says, in a whole lab and in one with faults
-and diagnostics.
-"""
+"""Output with `-o json` matches its schema, in an intact lab and in one with faults."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from kubenetlab.cli.terminal.output_schemas import OUTPUTS, schema_of
 from tests.clusters import ONE_NODE, deployment, pod, service
 from tests.labs.lab import Lab, run
 
-DOUBTFUL = """\
+MISCONFIGURED = """\
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: deny}
@@ -43,30 +41,30 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 WITHOUT_LAB = ("list", "doctor", "modes")
 
 
-def printed(lab: Lab, name: str) -> Any:
+def json_output(lab: Lab, name: str) -> Any:
     words = (*COMMANDS[name], "-o", "json")
-    said = run(*words, status=None) if name in WITHOUT_LAB else lab.run(*words, status=None)
-    assert said.status in (0, 1), said.err
-    return json.loads(said.out)
+    result = run(*words, status=None) if name in WITHOUT_LAB else lab.run(*words, status=None)
+    assert result.status in (0, 1), result.err
+    return json.loads(result.out)
 
 
-def fits(name: str, output: Any) -> None:
-    faults = [
+def assert_valid(name: str, output: Any) -> None:
+    errors = [
         f"{error.json_path}: {error.message}"
         for error in Draft202012Validator(schema_of(name, allows_more=False)).iter_errors(output)
     ]
-    assert not faults, f"{name}: {faults[:5]}"
+    assert not errors, f"{name}: {errors[:5]}"
 
 
-def test_outputs_are_as_their_schemas_say(lab: Lab) -> None:
-    """Each command of a lab in which all is well, then of one that is broken and doubtful."""
+def test_json_output_matches_its_schema(lab: Lab) -> None:
+    """Each command runs in an intact lab, and then in one that is broken and misconfigured."""
     lab.up(ONE_NODE + pod("client") + deployment("web", 2) + service("web"))
     for name in COMMANDS:
-        fits(name, printed(lab, name))
-    plan = json.loads(lab.run("plan", "-f", "-", "-o", "json", given=pod("more")).out)
+        assert_valid(name, json_output(lab, name))
+    plan = json.loads(lab.run("plan", "-f", "-", "-o", "json", stdin=pod("more")).out)
     assert plan
-    fits("plan", plan)
-    lab.apply(DOUBTFUL)
+    assert_valid("plan", plan)
+    lab.apply(MISCONFIGURED)
     lab.run("break", "kube-proxy", "--node", "control-plane", "--how", "stale")
     lab.run("scale", "deploy/web", "1")
     for name in (
@@ -79,13 +77,14 @@ def test_outputs_are_as_their_schemas_say(lab: Lab) -> None:
         "inspect-service",
         "list",
     ):
-        fits(name, printed(lab, name))
-    assert printed(lab, "check")["diagnostics"]
+        assert_valid(name, json_output(lab, name))
+    assert json_output(lab, "check")["diagnostics"]
 
 
-def test_all_schemas_are_covered_and_printed() -> None:
-    """By the commands above, and by `schema output/NAME`; an unknown one names those that there
-    are.
+def test_all_schemas_are_tested_and_can_be_printed() -> None:
+    """The commands above cover all of them.
+
+    `schema output/NAME` prints them; an unknown name leads to a suggestion.
     """
     assert set(OUTPUTS) == {*COMMANDS, "plan"}
     for name in OUTPUTS:
@@ -94,14 +93,14 @@ def test_all_schemas_are_covered_and_printed() -> None:
 
 
 @pytest.mark.parametrize("status", [0, 1])
-def test_ok_is_the_exit_status(lab: Lab, status: int) -> None:
-    """`ok` says the same as the exit status does."""
+def test_ok_agrees_with_the_exit_status(lab: Lab, status: int) -> None:
+    """`ok` is true exactly when the exit status is 0."""
     lab.up(
         ONE_NODE
         + pod("client")
         + deployment("web", 1)
         + service("web")
-        + (DOUBTFUL if status else "")
+        + (MISCONFIGURED if status else "")
     )
     for name in ("ping", "ping-matrix", "check"):
         assert lab.run(*COMMANDS[name], "-o", "json", status=status).json["ok"] == (status == 0)

@@ -1,4 +1,4 @@
-"""ping --count: real connections, counted by server, by source address seen and by kind of failure."""
+"""ping --count: real connections, counted by server, source address and kind of failure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,12 @@ BOTH = """\
 apiVersion: v1
 kind: Service
 metadata: {name: datagrams}
-spec: {type: NodePort, selector: {app: web}, ports: [{name: u, port: 81, protocol: UDP, targetPort: 8081}, {name: t, port: 80, targetPort: http}]}
+spec:
+  type: NodePort
+  selector: {app: web}
+  ports:
+  - {name: u, port: 81, protocol: UDP, targetPort: 8081}
+  - {name: t, port: 80, targetPort: http}
 ---
 """
 MANIFEST = (
@@ -34,14 +39,14 @@ MANIFEST = (
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Lab]:
-    """Three pods on two nodes, behind several Services."""
+    """Yield a lab with three pods on two nodes behind several Services."""
     for lab in new_lab():
         lab.up(MANIFEST)
         yield lab
 
 
-def counts(found: dict[str, object]) -> dict[str, int]:
-    servers = found["servers"]
+def counts(report: dict[str, object]) -> dict[str, int]:
+    servers = report["servers"]
     assert isinstance(servers, list)
     return {server["name"]: server["count"] for server in servers}
 
@@ -56,37 +61,43 @@ def counts(found: dict[str, object]) -> dict[str, int]:
         "nodeport:worker/datagrams:80",
     ],
 )
-def test_connections_are_spread_over_the_endpoints(running: Lab, target: str) -> None:
-    """Each of three endpoints gets between a sixth and a half of 300: chance fails that once in 10⁹
-    runs.
+def test_connections_are_distributed_over_the_endpoints(running: Lab, target: str) -> None:
+    """Each of three endpoints gets between a sixth and a half of 300 connections.
+
+    This fails by chance once in 10⁹ runs.
     """
-    found = running.run("ping", "client", target, "--count", "300", "-o", "json").json
-    assert (found["answered"], found["failed"], found["ok"], found["unnamed"]) == (300, {}, True, 0)
-    assert set(counts(found)) == {f"default/{pod['name']}" for pod in running.pods("web")}
-    assert sum(counts(found).values()) == 300
-    assert all(50 < count < 150 for count in counts(found).values())
-    assert found["explanation"] == ""
-    assert 0 < found["ms"]["min"] <= found["ms"]["median"] <= found["ms"]["max"]
+    report = running.run("ping", "client", target, "--count", "300", "-o", "json").json
+    assert (report["answered"], report["failed"], report["ok"], report["unnamed"]) == (
+        300,
+        {},
+        True,
+        0,
+    )
+    assert set(counts(report)) == {f"default/{pod['name']}" for pod in running.pods("web")}
+    assert sum(counts(report).values()) == 300
+    assert all(50 < count < 150 for count in counts(report).values())
+    assert report["explanation"] == ""
+    assert 0 < report["ms"]["min"] <= report["ms"]["median"] <= report["ms"]["max"]
 
 
-def test_source_addresses_are_those_that_servers_see(running: Lab) -> None:
-    """The client's own; of a pod that reaches itself by its Service (hairpin) its node's."""
+def test_ping_counts_the_source_addresses_that_servers_see(running: Lab) -> None:
+    """It is the client's own, or the node's if a pod reaches itself (hairpin)."""
     client = running.pod("client")
-    found = running.run("ping", "client", "svc:web", "--count", "30", "-o", "json").json
-    assert found["sources"] == [
+    report = running.run("ping", "client", "svc:web", "--count", "30", "-o", "json").json
+    assert report["sources"] == [
         {"address": client["addresses"][0], "owner": "default/client", "count": 30}
     ]
     server = running.pod("web")
-    found = running.run("ping", server["name"], "svc:web", "--count", "90", "-o", "json").json
-    seen = {source["owner"]: source["count"] for source in found["sources"]}
-    assert seen == {
-        f"default/{server['name']}": 90 - counts(found)[f"default/{server['name']}"],
-        f"node:{server['node']}": counts(found)[f"default/{server['name']}"],
+    report = running.run("ping", server["name"], "svc:web", "--count", "90", "-o", "json").json
+    counts_by_owner = {source["owner"]: source["count"] for source in report["sources"]}
+    assert counts_by_owner == {
+        f"default/{server['name']}": 90 - counts(report)[f"default/{server['name']}"],
+        f"node:{server['node']}": counts(report)[f"default/{server['name']}"],
     }
 
 
-def test_an_uneven_distribution_is_explained(running: Lab) -> None:
-    """By sessionAffinity and internalTrafficPolicy."""
+def test_ping_explains_an_uneven_distribution(running: Lab) -> None:
+    """Reasons are sessionAffinity and internalTrafficPolicy."""
     sticky = running.run("ping", "client", "svc:sticky", "--count", "40")
     assert (
         "one endpoint got every connection: sessionAffinity is ClientIP, with a timeout of 10800 s"
@@ -96,18 +107,18 @@ def test_an_uneven_distribution_is_explained(running: Lab) -> None:
     node = running.pod("client")["node"]
     assert {server["node"] for server in local["servers"] if server["count"]} == {node}
     assert (
-        local["explanation"]
-        == f"only endpoints on {node}, the client's node, got connections: internalTrafficPolicy is Local"
+        local["explanation"] == f"only endpoints on {node}, the client's node, got connections: "
+        "internalTrafficPolicy is Local"
     )
 
 
 def test_failures_are_counted_and_change_the_exit_status(running: Lab) -> None:
-    """Refusals, silence and HTTP errors; also where a refusal is as promised."""
+    """These are refusals, timeouts and HTTP errors, also promised refusals."""
     refused = running.run("ping", "client", "svc:empty", "--count", "7", status=1)
     assert "0 of 7 answered" in refused.out
     assert (
-        "failed: 7 refused, as promised: the Service has no ready endpoint: no pod has the labels app=empty"
-        in refused.out
+        "failed: 7 refused, as promised: the Service has no ready endpoint: "
+        "no pod has the labels app=empty" in refused.out
     )
     silent = running.run(
         "ping",
@@ -136,8 +147,8 @@ def test_failures_are_counted_and_change_the_exit_status(running: Lab) -> None:
     )
 
 
-def test_pings_and_servers_without_names_are_counted(running: Lab) -> None:
-    """CoreDNS does not name itself: its pods' counts are unknown, not zero."""
+def test_servers_without_names_have_unknown_counts(running: Lab) -> None:
+    """CoreDNS does not return its name. ICMP pings are counted, too."""
     pings = running.run("ping", "client", "node:worker2", "--count", "50", "-o", "json").json
     assert (pings["protocol"], pings["answered"], pings["servers"]) == ("ICMP", 50, [])
     dns = running.run("ping", "client", "10.96.0.10:53/udp", "--count", "20", "-o", "json").json
@@ -145,26 +156,26 @@ def test_pings_and_servers_without_names_are_counted(running: Lab) -> None:
     assert {server["count"] for server in dns["servers"]} == {None}
 
 
-def test_a_terminal_gets_a_drawn_table_and_a_pipe_plain_columns(running: Lab) -> None:
-    """The same cells in both."""
+def test_a_series_is_a_drawn_table_on_terminals_and_plain_in_pipes(running: Lab) -> None:
+    """Both have the same cells."""
     words = ("ping", "--lab", running.name, "client", "svc:web", "--count", "30")
     piped = running.run("ping", *words[3:]).out
     assert "SERVER" in piped
     assert "─" not in piped
-    mine, theirs = pty.openpty()
+    terminal, process_end = pty.openpty()
     environment = {**os.environ, "NO_COLOR": "1", "TERM": "xterm"}
     with subprocess.Popen(
-        [*COMMAND, *words], stdout=theirs, stderr=subprocess.DEVNULL, env=environment
+        [*COMMAND, *words], stdout=process_end, stderr=subprocess.DEVNULL, env=environment
     ) as process:
-        os.close(theirs)
+        os.close(process_end)
         drawn = b""
         try:
-            while data := os.read(mine, 4096):
+            while data := os.read(terminal, 4096):
                 drawn += data
         except OSError:  # EIO: the process has closed its end
             pass
         assert process.wait(patiently(30)) == 0
-    os.close(mine)
+    os.close(terminal)
     text = drawn.decode()
     assert "─────" in text
     assert "\x1b[3" not in text
@@ -173,7 +184,7 @@ def test_a_terminal_gets_a_drawn_table_and_a_pipe_plain_columns(running: Lab) ->
 
 
 def test_a_series_needs_a_source_and_a_destination(running: Lab) -> None:
-    """Wrong use, exit status 2."""
+    """Otherwise the exit status is 2."""
     for words in (("client",), ("client", "svc:web", "--matrix"), ()):
         assert (
             "--count needs a source and a destination"
@@ -181,8 +192,11 @@ def test_a_series_needs_a_source_and_a_destination(running: Lab) -> None:
         )
 
 
-def test_a_policy_that_is_not_enforced_makes_the_result_doubtful(running: Lab) -> None:
-    """It could drop what was answered: exit status 1, unless its kind is accepted."""
+def test_a_series_fails_if_a_policy_is_not_enforced(running: Lab) -> None:
+    """The policy could drop the connections, so the exit status is 1.
+
+    It is 0 if its kind is accepted.
+    """
     running.apply(
         "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: deny}\n"
         "spec: {podSelector: {matchLabels: {app: web}}, policyTypes: [Ingress]}\n",
@@ -193,8 +207,8 @@ def test_a_policy_that_is_not_enforced_makes_the_result_doubtful(running: Lab) -
         "not enforced by this lab, could change this result: NetworkPolicy deny"
         in running.run(*words, status=1).out
     )
-    found = running.run(*words, "-o", "json", status=1).json
-    assert (found["ok"], found["answered"], found["unenforced"]) == (
+    report = running.run(*words, "-o", "json", status=1).json
+    assert (report["ok"], report["answered"], report["unenforced"]) == (
         False,
         5,
         ["NetworkPolicy deny"],

@@ -1,6 +1,4 @@
-"""Labs in real containers, as docs/ci.md shows them: the image of the Containerfile, run by Podman
-and runc.
-"""
+"""Labs in real containers as in docs/ci.md, with the Containerfile's image, Podman and runc."""
 
 from __future__ import annotations
 
@@ -14,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.labs import containers
-from tests.labs.containers import ROOT, Engine
+from tests.labs import container_engine
+from tests.labs.container_engine import ROOT, Engine
 
 PAGE = (ROOT / "docs" / "ci.md").read_text()
 COMMANDS = re.findall(r"^podman run (.*)$", PAGE, re.MULTILINE)
@@ -28,18 +26,16 @@ LAB = ROOT / "manifests" / "05-service-and-endpoints"
 
 @pytest.fixture(scope="module")
 def podman() -> Iterator[Engine]:
-    """An engine with the image, built once."""
-    if reason := containers.why_not():
+    """Yield an engine with the image, which is built once."""
+    if reason := container_engine.missing_requirement():
         pytest.skip(reason)
-    with containers.engine() as engine:
+    with container_engine.engine() as engine:
         yield engine
 
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A project with manifests and expectations in k8s/, as the recipes have it, which any user may
-    write to.
-    """
+    """Create a project with manifests and expectations in k8s/, which any user may write to."""
     shutil.copytree(LAB, tmp_path / "k8s")
     for directory in (tmp_path.parent.parent, tmp_path.parent):
         directory.chmod(0o755)
@@ -51,15 +47,13 @@ def checkout(tmp_path: Path) -> Path:
     "command", COMMANDS, ids=["privileged", "capabilities", "user", "read-only"]
 )
 def test_the_quickstart_in_a_container(podman: Engine, command: str) -> None:
-    """Each way to run a container that the page shows makes the quickstart's lab, and all checks
-    hold.
-    """
-    said = podman.run(*[word for word in shlex.split(command) if word != "--rm"]).stdout
-    assert re.search(r"lab quickstart: (\d+) of \1 pods ready", said), said
-    assert re.search(r"(\d+) checks in .*: \1 hold", said), said
+    """Each documented way to run a container creates the lab, and all checks hold."""
+    result = podman.run(*[word for word in shlex.split(command) if word != "--rm"]).stdout
+    assert re.search(r"lab quickstart: (\d+) of \1 pods ready", result), result
+    assert re.search(r"(\d+) checks in .*: \1 hold", result), result
 
 
-def test_each_way_is_shown() -> None:
+def test_the_page_shows_every_kind_of_container() -> None:
     """Privileged, two capabilities, an ordinary user, and a read-only root."""
     options = [set(shlex.split(command)) for command in COMMANDS]
     assert any("--privileged" in words for words in options)
@@ -72,24 +66,22 @@ def test_each_way_is_shown() -> None:
     assert any("--read-only" in words for words in options)
 
 
-def test_the_recipe_for_github(podman: Engine, checkout: Path) -> None:
-    """The job's container has the options that it names; its steps make the lab and check it."""
+def test_the_recipe_for_github_works(podman: Engine, checkout: Path) -> None:
+    """The container has the options of the job; its steps create and check the lab."""
     (job,) = recipe("jobs")["jobs"].values()
     steps = [step["run"] for step in job["steps"] if "run" in step]
-    checked(podman, shlex.split(job["container"]["options"]), steps, checkout)
+    check_script(podman, shlex.split(job["container"]["options"]), steps, checkout)
 
 
-def test_the_recipe_for_gitlab(podman: Engine, checkout: Path) -> None:
-    """The job's script runs in what a privileged runner gives it."""
+def test_the_recipe_for_gitlab_works(podman: Engine, checkout: Path) -> None:
+    """The job's script runs in a container like that of a privileged runner."""
     job = recipe("network")["network"]
     assert job["artifacts"]["reports"]["junit"] == "network.xml"
-    checked(podman, ["--privileged"], job["script"], checkout)
+    check_script(podman, ["--privileged"], job["script"], checkout)
 
 
-def test_the_recipe_for_a_pod(podman: Engine, checkout: Path) -> None:
-    """A pod's container has the permissions of its security context and the volumes that it mounts,
-    and no more.
-    """
+def test_the_recipe_for_a_pod_works(podman: Engine, checkout: Path) -> None:
+    """The container has only the permissions and volumes of the pod."""
     spec = recipe("spec")["spec"]
     (container,) = spec["containers"]
     volumes = {volume["name"]: volume for volume in spec["volumes"]}
@@ -101,19 +93,19 @@ def test_the_recipe_for_a_pod(podman: Engine, checkout: Path) -> None:
             "configMap": ["--volume", f"{checkout}/k8s:{mount['mountPath']}:ro"],
         }
         options += place[kind]
-    said = podman.run(*options, "kubenetlab", *container["command"]).stdout
-    assert re.search(r"(\d+) checks in .*: \1 hold", said), said
+    result = podman.run(*options, "kubenetlab", *container["command"]).stdout
+    assert re.search(r"(\d+) checks in .*: \1 hold", result), result
 
 
 def recipe(key: str) -> Any:
-    """Return the recipe of the page with a key."""
-    return next(found for found in RECIPES if isinstance(found, dict) and key in found)
+    """Return the recipe of the page that has a key."""
+    return next(
+        candidate for candidate in RECIPES if isinstance(candidate, dict) and key in candidate
+    )
 
 
 def options_of(context: Mapping[str, Any]) -> Sequence[str]:
-    """Return the options of `podman run` that a security context stands for, as CRI runtimes read
-    it.
-    """
+    """Return the options of `podman run` for a security context, as CRI runtimes interpret it."""
     known = {"capabilities", "seccompProfile", "appArmorProfile", "readOnlyRootFilesystem"}
     assert set(context) <= known, f"not translated: {set(context) - known}"
     options = [word for name in context["capabilities"]["add"] for word in ("--cap-add", name)]
@@ -127,10 +119,14 @@ def options_of(context: Mapping[str, Any]) -> Sequence[str]:
     )
 
 
-def checked(podman: Engine, options: Sequence[str], script: Sequence[str], checkout: Path) -> None:
-    """Run a recipe's script in a container, and find the report that it wrote."""
-    said = podman.run(*options, "kubenetlab", "sh", "-e", "-c", "\n".join(script), mounted=checkout)
-    assert re.search(r"(\d+) checks in .*: \1 hold", said.stdout), said
+def check_script(
+    podman: Engine, options: Sequence[str], script: Sequence[str], checkout: Path
+) -> None:
+    """Run a recipe's script in a container, and check the report that it wrote."""
+    result = podman.run(
+        *options, "kubenetlab", "sh", "-e", "-c", "\n".join(script), mounted=checkout
+    )
+    assert re.search(r"(\d+) checks in .*: \1 hold", result.stdout), result
     assert 'failures="0"' in (checkout / "network.xml").read_text()
 
 
@@ -154,13 +150,13 @@ FILTERED = ("--user", "1000:1000", "--security-opt", "systempaths=unconfined")
     ],
     ids=["masked /proc", "seccomp"],
 )
-def test_an_ordinary_user_is_told_what_the_container_forbids(
+def test_an_ordinary_user_gets_advice_about_the_containers_restrictions(
     podman: Engine, options: Sequence[str], refusal: str, advice: str
 ) -> None:
-    """By `up`, before it makes anything, and by doctor, which ends with 1."""
-    refused = podman.run(*options, "kubenetlab", "kubenetlab", "up", status=1).stderr
-    assert refusal in refused
-    assert advice in refused
-    examined = podman.run(*options, "kubenetlab", "kubenetlab", "doctor", status=1).stdout
-    (found,) = re.findall(r"^✗ namespaces .*\n +→ .*$", examined, re.MULTILINE)
-    assert advice in found
+    """`up` reports them before it creates anything, and doctor ends with 1."""
+    errors = podman.run(*options, "kubenetlab", "kubenetlab", "up", status=1).stderr
+    assert refusal in errors
+    assert advice in errors
+    doctor_output = podman.run(*options, "kubenetlab", "kubenetlab", "doctor", status=1).stdout
+    (finding,) = re.findall(r"^✗ namespaces .*\n +→ .*$", doctor_output, re.MULTILINE)
+    assert advice in finding

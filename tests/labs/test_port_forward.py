@@ -1,4 +1,4 @@
-"""port-forward: connections of this machine's programs, relayed into a pod's localhost."""
+"""port-forward: connections from this machine, relayed into a pod's localhost."""
 
 from __future__ import annotations
 
@@ -17,9 +17,17 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.clusters import deployment
+from tests.clusters import deployment, pod
 from tests.labs.conftest import new_lab
-from tests.labs.forwarding import MIB, all_of, forwarding, get, peer_of, said, server
+from tests.labs.forwarding import (
+    MIB,
+    forwarding,
+    get,
+    read_line,
+    receive_all,
+    relayed_connection,
+    server,
+)
 from tests.labs.lab import DEADLINE_S, Lab, wait_for
 
 MANIFEST = (
@@ -33,7 +41,13 @@ apiVersion: v1
 kind: Pod
 metadata: {name: client}
 spec:
-  containers: [{name: main, image: agnhost, args: [netexec], ports: [{name: web, containerPort: 8080}, {name: talk, containerPort: 8081, protocol: UDP}]}]
+  containers:
+  - name: main
+    image: agnhost
+    args: [netexec]
+    ports:
+    - {name: web, containerPort: 8080}
+    - {name: talk, containerPort: 8081, protocol: UDP}
 ---
 """
     + deployment(replicas=2)
@@ -41,7 +55,11 @@ spec:
 apiVersion: v1
 kind: Service
 metadata: {name: web}
-spec: {selector: {app: web}, ports: [{name: front, port: 80, targetPort: http}, {name: talk, port: 81, protocol: UDP, targetPort: 8081}]}
+spec:
+  selector: {app: web}
+  ports:
+  - {name: front, port: 80, targetPort: http}
+  - {name: talk, port: 81, protocol: UDP, targetPort: 8081}
 ---
 apiVersion: v1
 kind: Service
@@ -51,7 +69,12 @@ spec: {clusterIP: None, selector: {app: web}, ports: [{name: front, port: 8080, 
 apiVersion: v1
 kind: Pod
 metadata: {name: web-0, labels: {app: web}, annotations: {kubenetlab.dev/ready: "false"}}
-spec: {containers: [{name: main, image: agnhost, args: [netexec], ports: [{name: http, containerPort: 8080}]}]}
+spec:
+  containers:
+  - name: main
+    image: agnhost
+    args: [netexec]
+    ports: [{name: http, containerPort: 8080}]
 """
 )
 
@@ -63,11 +86,11 @@ def running() -> Iterator[Lab]:
         yield lab
 
 
-# --- where it leads ---
+# --- targets ---
 
 
-def test_a_browser_reaches_a_pod(running: Lab) -> None:
-    """Its server sees its own localhost; what is printed is what kubectl prints."""
+def test_a_program_of_the_machine_reaches_a_pod(running: Lab) -> None:
+    """The server sees its own localhost; the output is that of kubectl."""
     with forwarding(running, "client", ":8080") as forward:
         assert forward.get("/hostname") == "client"
         assert forward.get("/clientip").startswith("127.0.0.1:")
@@ -77,10 +100,10 @@ def test_a_browser_reaches_a_pod(running: Lab) -> None:
     assert "stopped forwarding to default/client" in err
 
 
-def test_a_service_stands_for_one_of_its_ready_pods(running: Lab) -> None:
-    """Its port is translated to that pod's, by name too; which pod is said.
+def test_a_service_is_replaced_by_one_of_its_ready_pods(running: Lab) -> None:
+    """Ports of the Service are translated, also by name; the output names the pod.
 
-    A headless Service's ports are the pod's.
+    Ports of a headless Service are those of the pod.
     """
     by_service = (
         ("svc:web", "0:80"),
@@ -95,8 +118,8 @@ def test_a_service_stands_for_one_of_its_ready_pods(running: Lab) -> None:
     )
     for words in (*by_service, *by_name):
         with forwarding(running, *words) as forward:
-            assert forward.told[0] is not None
-            assert forward.told[0][3] == "8080"
+            assert forward.announced[0] is not None
+            assert forward.announced[0][3] == "8080"
             name = forward.get("/hostname")
             _, _, err = forward.stop()
         assert re.fullmatch(r"web-\w+-\w+", name), "the pod that is not ready was chosen"
@@ -104,25 +127,25 @@ def test_a_service_stands_for_one_of_its_ready_pods(running: Lab) -> None:
 
 
 @pytest.mark.parametrize("target", ["deploy:web", "deployment/web", "pod/client", "ext:server"])
-def test_other_places_are_reached_too(running: Lab, target: str) -> None:
-    """One pod of a Deployment, kubectl's way to write a pod, an external host."""
+def test_deployments_pods_and_external_hosts_are_targets(running: Lab, target: str) -> None:
+    """A Deployment stands for one of its pods."""
     with forwarding(running, target, ":8080") as forward:
         assert forward.get("/hostname").startswith(
             target.partition("/")[2] or target.partition(":")[2]
         )
 
 
-def test_a_node_is_reached(running: Lab) -> None:
-    """What listens on its localhost, such as a hostNetwork pod's server."""
-    text = "apiVersion: v1\nkind: Pod\nmetadata: {name: host}\nspec: {hostNetwork: true, containers: [{name: main, image: agnhost, args: [netexec, --http-port=9100]}]}\n"
-    running.up(text)
+def test_nodes_are_targets(running: Lab) -> None:
+    """Servers of hostNetwork pods listen on a node's localhost."""
+    host = pod("host", spec=", hostNetwork: true")
+    running.up(host.replace("args: [netexec]", "args: [netexec, --http-port=9100]"))
     for target in ("node:control-plane", "host"):
         with forwarding(running, target, ":9100") as forward:
             assert forward.get("/hostname") == "control-plane"
 
 
-def test_several_ports_at_once(running: Lab) -> None:
-    """Each has its own listener; a name is a container's port."""
+def test_several_ports_are_forwarded_at_once(running: Lab) -> None:
+    """Each has its own listener; a name is that of a container's port."""
     with (
         server(running, "client", "peer.sendall(b'other')") as (port, _),
         forwarding(running, "client", ":web", f":{port}", count=2) as two,
@@ -135,13 +158,13 @@ def test_several_ports_at_once(running: Lab) -> None:
         )
 
 
-def test_localhost_is_both_addresses(running: Lab) -> None:
-    """With --address; a free port is the same at both."""
+def test_localhost_stands_for_both_address_families(running: Lab) -> None:
+    """With --address localhost, a free port is the same for both."""
     with forwarding(
         running, "client", ":8080", "--address", "localhost", count=2 if has_ipv6() else 1
     ) as forward:
         assert len(set(forward.ports)) == 1
-        for match in forward.told:
+        for match in forward.announced:
             assert match is not None
             with socket.create_connection(
                 (match[1].strip("[]"), int(match[2])), timeout=DEADLINE_S
@@ -158,14 +181,14 @@ def has_ipv6() -> bool:
     return True
 
 
-# --- what passes ---
+# --- transfer ---
 
 
-def test_much_passes_both_ways_at_once(running: Lab) -> None:
-    """32 MiB come back as they went, while they go."""
+def test_32_mib_are_transferred_in_both_directions_at_once(running: Lab) -> None:
+    """The server echoes the data while the client still sends."""
     echo = "while data := peer.recv(65536): peer.sendall(data)\npeer.close()"
     sent = os.urandom(MIB) * 32
-    with peer_of(running, echo) as (connection, _):
+    with relayed_connection(running, echo) as (connection, _):
 
         def send() -> None:
             connection.sendall(sent)
@@ -173,63 +196,76 @@ def test_much_passes_both_ways_at_once(running: Lab) -> None:
 
         sending = threading.Thread(target=send)
         sending.start()
-        assert hashlib.sha256(all_of(connection)).digest() == hashlib.sha256(sent).digest()
+        assert hashlib.sha256(receive_all(connection)).digest() == hashlib.sha256(sent).digest()
         sending.join()
 
 
-def test_one_side_may_end_before_the_other(running: Lab) -> None:
-    """The end of one direction is passed on, and the other goes on: from the client first, and from
-    the server first.
+def test_each_direction_can_end_on_its_own(running: Lab) -> None:
+    """The end of one direction is relayed, and the other direction continues.
+
+    The client ends first, and then the server.
     """
-    count = "found = 0\nwhile data := peer.recv(65536): found += len(data)\n"
-    with peer_of(running, count + "peer.sendall(str(found).encode())") as (connection, _):
+    count_bytes = "size = 0\nwhile data := peer.recv(65536): size += len(data)\n"
+    with relayed_connection(running, count_bytes + "peer.sendall(str(size).encode())") as (
+        connection,
+        _,
+    ):
         connection.sendall(b"x" * 3 * MIB)
         connection.shutdown(socket.SHUT_WR)
-        assert all_of(connection) == str(3 * MIB).encode()
-    first = "peer.sendall(b'bye'); peer.shutdown(socket.SHUT_WR)\n"
-    with peer_of(running, first + count + "print(found)") as (connection, process):
-        assert all_of(connection) == b"bye"
+        assert receive_all(connection) == str(3 * MIB).encode()
+    send_first = "peer.sendall(b'bye'); peer.shutdown(socket.SHUT_WR)\n"
+    with relayed_connection(running, send_first + count_bytes + "print(size)") as (
+        connection,
+        process,
+    ):
+        assert receive_all(connection) == b"bye"
         connection.sendall(b"x" * 3 * MIB)
         connection.close()
-        assert said(process) == str(3 * MIB)
+        assert read_line(process) == str(3 * MIB)
 
 
-def test_who_does_not_read_is_not_sent_more(running: Lab) -> None:
-    """The client has to wait too: nothing is piled up in between.
+def test_a_slow_reader_slows_down_the_sender(running: Lab) -> None:
+    """The relay does not buffer without limit.
 
-    What was sent arrives when it is read at last.
+    All data arrives once the server reads it.
     """
-    slow = "sys.stdin.readline()\nfound = 0\nwhile data := peer.recv(1 << 20): found += len(data)\nprint(found)"
-    with peer_of(running, slow) as (connection, process):
+    slow = (
+        "sys.stdin.readline()\nsize = 0\n"
+        "while data := peer.recv(1 << 20): size += len(data)\nprint(size)"
+    )
+    with relayed_connection(running, slow) as (connection, process):
         connection.setblocking(False)
         sent, chunk = 0, b"x" * MIB
         while select.select([], [connection], [], 0.5)[1]:
             sent += connection.send(chunk)
-            assert sent < 64 * MIB, "far more than the kernel's buffers hold"
+            assert sent < 64 * MIB, "the relay buffers more than the kernel's buffers hold"
         connection.close()
         assert process.stdin is not None
         process.stdin.write("now\n")
         process.stdin.flush()
-        assert said(process) == str(sent)
+        assert read_line(process) == str(sent)
 
 
-def test_a_reset_is_passed_on(running: Lab) -> None:
-    """Whoever breaks off is not mistaken for one that has said all."""
+def test_a_reset_is_relayed(running: Lab) -> None:
+    """A reset is distinguishable from the end of the data."""
     linger = "peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))\n"
-    with peer_of(running, linger + "peer.recv(1); peer.close()") as (connection, _):
+    with relayed_connection(running, linger + "peer.recv(1); peer.close()") as (connection, _):
         connection.sendall(b"x")
         with pytest.raises(ConnectionResetError):
-            all_of(connection)
-    wait = "try:\n    while peer.recv(65536): pass\n    print('ended')\nexcept ConnectionResetError: print('reset')"
-    with peer_of(running, "peer.sendall(b'x')\n" + wait) as (connection, process):
+            receive_all(connection)
+    wait = (
+        "try:\n    while peer.recv(65536): pass\n    print('ended')\n"
+        "except ConnectionResetError: print('reset')"
+    )
+    with relayed_connection(running, "peer.sendall(b'x')\n" + wait) as (connection, process):
         assert connection.recv(1) == b"x"
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         connection.close()
-        assert said(process) == "reset"
+        assert read_line(process) == "reset"
 
 
-def test_many_connections_at_once(running: Lab) -> None:
-    """Two hundred are open together, and all are answered; nobody reads what is printed meanwhile."""
+def test_two_hundred_connections_are_open_at_once(running: Lab) -> None:
+    """All are answered, although the output of the command is not read meanwhile."""
     with forwarding(running, "client", ":8080") as forward, ExitStack() as open_together:
         assert forward.process.stdout is not None
         fcntl.fcntl(forward.process.stdout, fcntl.F_SETPIPE_SZ, 4096)
@@ -237,11 +273,11 @@ def test_many_connections_at_once(running: Lab) -> None:
         assert {get(connection, "/hostname") for connection in reversed(connections)} == {"client"}
 
 
-# --- what goes wrong ---
+# --- failures ---
 
 
-def test_a_port_at_which_nobody_listens(running: Lab) -> None:
-    """The connection is closed, a line says why, and the relay goes on."""
+def test_a_closed_port_ends_only_its_connection(running: Lab) -> None:
+    """A message gives the reason, and the command continues."""
     with forwarding(running, "client", ":4711", ":8080", count=2) as forward:
         with forward.connect() as connection:
             assert connection.recv(1) == b""
@@ -249,13 +285,13 @@ def test_a_port_at_which_nobody_listens(running: Lab) -> None:
         status, _, err = forward.stop(signal.SIGTERM)
     assert status == 0
     assert (
-        f"{forward.ports[0]} -> 4711: cannot connect to localhost:4711 in default/client: connection refused\n"
-        in err
+        f"{forward.ports[0]} -> 4711: cannot connect to localhost:4711 in default/client: "
+        "connection refused\n" in err
     )
 
 
-def test_ctrl_c_ends_open_connections_too(running: Lab) -> None:
-    """And the port is free again at once."""
+def test_ctrl_c_closes_open_connections(running: Lab) -> None:
+    """The local port is free again at once."""
     with (
         server(running, "client", "print(peer.recv(1))") as (port, process),
         forwarding(running, "client", f":{port}") as forward,
@@ -263,16 +299,17 @@ def test_ctrl_c_ends_open_connections_too(running: Lab) -> None:
         with forward.connect() as connection:
             assert forward.stop()[0] == 0
             assert connection.recv(1) == b""
-            assert said(process) == "b''"
+            assert read_line(process) == "b''"
         with forwarding(running, "client", f"{forward.ports[0]}:8080") as again:
             assert again.get("/hostname") == "client"
 
 
-def test_a_pod_that_ends_ends_the_relay(running: Lab) -> None:
-    """Exit status 1; the connection is closed, and nothing keeps the pod's network alive."""
-    running.up(
-        "apiVersion: v1\nkind: Pod\nmetadata: {name: brief}\nspec: {containers: [{name: main, image: agnhost, args: [netexec]}]}\n"
-    )
+def test_the_end_of_a_pod_ends_the_command(running: Lab) -> None:
+    """The exit status is 1.
+
+    The connection is closed, and no process keeps the pod's network.
+    """
+    running.up(pod("brief"))
     network = os.stat(running.pod("brief")["netns"]).st_ino
     with forwarding(running, "brief", ":8080") as forward, forward.connect() as connection:
         connection.sendall(b"GET")
@@ -285,17 +322,17 @@ def test_a_pod_that_ends_ends_the_relay(running: Lab) -> None:
 
 
 def networks() -> set[int]:
-    """Network namespaces that a process is in or holds open."""
-    found = set()
+    """Return the network namespaces that a process belongs to or keeps open."""
+    inodes = set()
     for path in subprocess.run(
         ["lsns", "-t", "net", "-n", "-o", "NS"], capture_output=True, text=True, check=True
     ).stdout.split():
-        found.add(int(path))
-    return found
+        inodes.add(int(path))
+    return inodes
 
 
-def test_the_end_of_the_lab_ends_the_relay(lab: Lab) -> None:
-    """`down` need not ask who is forwarding."""
+def test_the_end_of_the_lab_ends_the_command(lab: Lab) -> None:
+    """`down` does not wait for it."""
     lab.up(MANIFEST)
     with forwarding(lab, "client", ":8080") as forward:
         lab.down()
@@ -304,20 +341,22 @@ def test_the_end_of_the_lab_ends_the_relay(lab: Lab) -> None:
     assert "lost connection to pod default/client" in err
 
 
-def test_a_port_that_is_taken(running: Lab) -> None:
-    """Everything that cannot be had is told, with what to do; then none of the ports is opened."""
+def test_a_port_in_use_is_reported(running: Lab) -> None:
+    """The message has a remedy, and none of the ports is opened."""
     with (
         socket.create_server(("127.0.0.1", 0)) as owner,
         socket.create_server(("127.0.0.1", 0)) as free,
     ):
-        taken, given_up = owner.getsockname()[1], free.getsockname()[1]
+        used_port, free_port = owner.getsockname()[1], free.getsockname()[1]
         free.close()
-        done = running.run("port-forward", "client", f"{given_up}:8080", f"{taken}:8080", status=1)
+        result = running.run(
+            "port-forward", "client", f"{free_port}:8080", f"{used_port}:8080", status=1
+        )
     assert (
-        f"127.0.0.1:{taken} is used by another program; choose another local port, or any free one with :8080"
-        in done.err
+        f"127.0.0.1:{used_port} is used by another program; "
+        "choose another local port, or any free one with :8080" in result.err
     )
-    assert done.out == ""
+    assert result.out == ""
 
 
 @pytest.mark.parametrize(
@@ -364,6 +403,6 @@ def test_a_port_that_is_taken(running: Lab) -> None:
         ),
     ],
 )
-def test_wrong_use_is_explained(running: Lab, words: Sequence[str], message: str) -> None:
-    """Before anything is opened: exit status 2."""
+def test_invalid_arguments_are_explained(running: Lab, words: Sequence[str], message: str) -> None:
+    """Nothing is opened, and the exit status is 2."""
     assert message in running.run("port-forward", *words, status=2).err

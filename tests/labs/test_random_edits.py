@@ -1,8 +1,7 @@
-"""Whatever is edited, packets go where Kubernetes promises: random edits of Services, slices and
-pods, and probes after each batch.
+"""Random edits of Services, EndpointSlices and pods, with probes after each batch of edits.
 
-What is promised says tests/labs/oracle.py, which shares nothing with the package: all addresses and
-node ports are asked for by the manifests, so that it need not look.
+tests/labs/oracle.py knows the promised outcomes and does not import the package. The manifests
+request all addresses and node ports, so that the tests need not read them.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ from typing import Any
 import pytest
 
 from tests.labs.lab import Lab
-from tests.labs.oracle import NODES, Endpoint, Outcomes, Place, Pod, Service, State, Way
+from tests.labs.lab_view import PROXY_MODES, LabView, mode_in_document
+from tests.labs.oracle import NODES, AddressKind, Endpoint, Outcomes, Place, Pod, Service, State
 from tests.labs.traffic_client import Answer
-from tests.labs.world import PROXIES, World, in_document
 
 BATCHES, EDITS, PROBES = 4, 25, 60
 THOROUGH_BATCHES = 20
@@ -33,11 +32,11 @@ CLIENTS = {
 }
 FIXED = ("f0", "f1", "f2")
 SELECTING = tuple(f"s{number}" for number in range(7))
-BY_HAND = ("h7", "h8", "h9")
+WITH_SLICES = ("h7", "h8", "h9")
 APPS = ("x", "y", "z")
 
-Probe = tuple[str, str, Way, str]
-"""Who asks which Service by which of its addresses, with a node port at which node."""
+Probe = tuple[str, str, AddressKind, str]
+"""(source, Service, kind of its address, node of a node port)"""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -47,12 +46,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         )
 
 
-class Edited:
-    """What is in the lab, what is asked of it, and what has to come of that."""
+class EditedLab:
+    """Desired objects of the lab, probes of its Services, and their expected outcomes."""
 
     def __init__(self, proxy: str, version: int, seed: int) -> None:
         self.proxy, self.version = proxy, version
-        self.chance = Random(seed)
+        self.random = Random(seed)
         nodes, self.pod_prefix, self.cluster_prefix, self.balanced_prefix, self.external_prefix = (
             PREFIXES[version]
         )
@@ -60,44 +59,45 @@ class Edited:
         self.state = State({}, {}, node_addresses, proxy.partition(",")[0])
         for number, name in enumerate(FIXED):
             self.state.pods[name] = self._pod(name, list(NODES)[number], "fixed")
-        for name in (*SELECTING[:4], *BY_HAND[:1]):
+        for name in (*SELECTING[:4], *WITH_SLICES[:1]):
             self.state.services[name] = self._service(name)
-        self.gone: set[str] = set()
-        """`kind/name` of what has been deleted since the last batch."""
+        self.deleted: set[str] = set()
+        """Objects, as `kind/name`, that were deleted since the last batch."""
 
     # --- edits ---
 
     def edit(self) -> None:
-        self.chance.choices((self._edit_service, self._edit_pod, self._delete), (6, 5, 2))[0]()
+        self.random.choices((self._edit_service, self._edit_pod, self._delete), (6, 5, 2))[0]()
 
     def _edit_service(self) -> None:
-        name = self.chance.choice((*SELECTING, *BY_HAND))
-        fresh = self._service(name)
-        if old := self.state.services.get(name):
-            some = self.chance.sample(sorted(vars(fresh)), 2)
-            fresh = replace(
-                old, **{key: value for key, value in vars(fresh).items() if key in some}
+        name = self.random.choice((*SELECTING, *WITH_SLICES))
+        service = self._service(name)
+        if former := self.state.services.get(name):
+            changed_fields = self.random.sample(sorted(vars(service)), 2)
+            service = replace(
+                former,
+                **{key: value for key, value in vars(service).items() if key in changed_fields},
             )
-        self.state.services[name] = fresh
+        self.state.services[name] = service
 
     def _edit_pod(self) -> None:
-        number = self.chance.randrange(8)
+        number = self.random.randrange(8)
         name = f"p{number}"
         node = list(NODES)[number % len(NODES)]
         self.state.pods[name] = self._pod(
-            name, node, self.chance.choice(APPS), is_ready=self.chance.random() < 0.7
+            name, node, self.random.choice(APPS), is_ready=self.random.random() < 0.7
         )
 
     def _delete(self) -> None:
         services, pods = sorted(self.state.services), sorted(set(self.state.pods) - set(FIXED))
-        if pods and self.chance.random() < 0.6:
-            name = self.chance.choice(pods)
+        if pods and self.random.random() < 0.6:
+            name = self.random.choice(pods)
             del self.state.pods[name]
-            self.gone.add(f"pod/{name}")
+            self.deleted.add(f"pod/{name}")
         elif services:
-            name = self.chance.choice(services)
+            name = self.random.choice(services)
             del self.state.services[name]
-            self.gone.add(f"service/{name}")
+            self.deleted.add(f"service/{name}")
 
     def _pod(self, name: str, node: str, app: str, *, is_ready: bool = True) -> Pod:
         number = list(NODES).index(node)
@@ -106,20 +106,20 @@ class Edited:
         return Pod(node, str(address), app, is_ready)
 
     def _service(self, name: str) -> Service:
-        chance = self.chance
+        random = self.random
         address = CLIENTS[self.version]["client"]
         ranges = (
             f"{address}/{32 if self.version == 4 else 128}",
             f"{self.state.node_addresses['worker']}/{32 if self.version == 4 else 128}",
         )
         return Service(
-            chance.choice(("ClusterIP", "NodePort", "LoadBalancer")),
-            chance.choice(("TCP", "TCP", "UDP")),
-            "" if name in BY_HAND else chance.choice((*APPS, "nobody")),
+            random.choice(("ClusterIP", "NodePort", "LoadBalancer")),
+            random.choice(("TCP", "TCP", "UDP")),
+            "" if name in WITH_SLICES else random.choice((*APPS, "nobody")),
             tuple(
                 Endpoint(
                     pod,
-                    *chance.choice(
+                    *random.choice(
                         (
                             (True, True, False),
                             (False, True, True),
@@ -128,58 +128,64 @@ class Edited:
                         )
                     ),
                 )
-                for pod in chance.sample(FIXED, chance.randint(0, 3))
+                for pod in random.sample(FIXED, random.randint(0, 3))
             )
-            if name in BY_HAND
+            if name in WITH_SLICES
             else (),
-            chance.choice(("Cluster", "Local")),
-            chance.choice(("Cluster", "Local")),
-            chance.random() < 0.3,
-            chance.random() < 0.3,
-            tuple(chance.sample(ranges, chance.randint(1, 2))) if chance.random() < 0.3 else (),
-            chance.random() < 0.2,
-            chance.choice(("", "", "PreferSameZone", "PreferSameNode")),
+            random.choice(("Cluster", "Local")),
+            random.choice(("Cluster", "Local")),
+            random.random() < 0.3,
+            random.random() < 0.3,
+            tuple(random.sample(ranges, random.randint(1, 2))) if random.random() < 0.3 else (),
+            random.random() < 0.2,
+            random.choice(("", "", "PreferSameZone", "PreferSameNode")),
         )
 
     # --- probes ---
 
     def places(self) -> dict[str, Place]:
-        """Who may ask."""
-        found = {
+        """Return the possible clients."""
+        pods = {
             name: Place("pod", name, pod.address, pod.node) for name, pod in self.state.pods.items()
         }
-        found |= {
+        pods |= {
             f"node:{name}": Place("node", name, address, name)
             for name, address in self.state.node_addresses.items()
         }
-        return found | {
+        return pods | {
             f"ext:{name}": Place("ext", name, address)
             for name, address in CLIENTS[self.version].items()
         }
 
     def probes(self, count: int) -> list[Probe]:
-        """Each Service by each of its ways, from somewhere; then whatever chance adds."""
-        ways = [
-            (name, way)
+        """Return one probe for each kind of address of each Service, and random ones."""
+        addresses = [
+            (name, kind)
             for name, service in self.state.services.items()
-            for way in self._ways(service)
+            for kind in self._address_kinds(service)
         ]
-        chosen = ways + self.chance.choices(ways, k=max(0, count - len(ways))) if ways else []
+        chosen = (
+            addresses + self.random.choices(addresses, k=max(0, count - len(addresses)))
+            if addresses
+            else []
+        )
         places = sorted(self.places())
-        found: list[Probe] = []
-        for name, way in chosen:
-            inside = [place for place in places if way != "cluster" or not place.startswith("ext:")]
-            found.append(
+        probes: list[Probe] = []
+        for name, kind in chosen:
+            clients = [
+                place for place in places if kind != "cluster" or not place.startswith("ext:")
+            ]
+            probes.append(
                 (
-                    self.chance.choice(inside),
+                    self.random.choice(clients),
                     name,
-                    way,
-                    self.chance.choice(sorted(NODES)) if way == "node" else "",
+                    kind,
+                    self.random.choice(sorted(NODES)) if kind == "node" else "",
                 )
             )
-        return found
+        return probes
 
-    def _ways(self, service: Service) -> Iterator[Way]:
+    def _address_kinds(self, service: Service) -> Iterator[AddressKind]:
         yield "cluster"
         if service.type != "ClusterIP":
             yield "node"
@@ -189,34 +195,39 @@ class Edited:
             yield "external"
 
     def target(self, probe: Probe) -> tuple[str, str, int]:
-        _, name, way, node = probe
+        _, name, kind, node = probe
         protocol, number = self.state.services[name].protocol, int(name[1:])
-        if way == "node":
+        if kind == "node":
             return protocol, self.state.node_addresses[node], 30010 + number
         prefix = {
             "cluster": self.cluster_prefix,
             "balanced": self.balanced_prefix,
             "external": self.external_prefix,
-        }[way]
+        }[kind]
         return protocol, f"{prefix}{10 + number}", 80
 
     def expected(self, probe: Probe) -> Outcomes | None:
-        source, name, way, node = probe
-        return self.state.outcomes(self.places()[source], self.state.services[name], way, node)
+        source, name, kind, node = probe
+        return self.state.outcomes(self.places()[source], self.state.services[name], kind, node)
 
     # --- manifests ---
 
     def cluster(self) -> str:
         nodes = ", ".join(
-            f"{{role: {'control-plane' if name == 'control-plane' else 'worker'}, name: {name}, labels: {{topology.kubernetes.io/zone: {zone}}}}}"
+            f"{{role: {'control-plane' if name == 'control-plane' else 'worker'}, "
+            f"name: {name}, labels: {{topology.kubernetes.io/zone: {zone}}}}}"
             for name, zone in NODES.items()
         )
         external = ", ".join(
             f"{{name: {name}, address: '{address}'}}"
             for name, address in CLIENTS[self.version].items()
         )
-        document = f"apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnodes: [{nodes}]\nexternal: [{external}]\n"
-        return f"{document}networking: {{ipFamily: ipv{self.version}, kubeProxyMode: {in_document(self.proxy)}}}\n"
+        proxy = mode_in_document(self.proxy)
+        return (
+            "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n"
+            f"nodes: [{nodes}]\nexternal: [{external}]\n"
+            f"networking: {{ipFamily: ipv{self.version}, kubeProxyMode: {proxy}}}\n"
+        )
 
     def manifest(self) -> str:
         documents = [
@@ -224,7 +235,7 @@ class Edited:
         ]
         for name, service in self.state.services.items():
             documents.append(json.dumps(self._service_document(name, service)))
-            if name in BY_HAND:
+            if name in WITH_SLICES:
                 documents.append(json.dumps(self._slice_document(name, service)))
         return "\n---\n".join([self.cluster(), *documents])
 
@@ -303,67 +314,70 @@ class Edited:
         }
 
 
-KINDS = [(proxy, 4 + 2 * (number % 2)) for number, proxy in enumerate(PROXIES)]
+VARIANTS = [(proxy, 4 + 2 * (number % 2)) for number, proxy in enumerate(PROXY_MODES)]
 """Every mode, in one IP version or the other."""
 
 
-@pytest.mark.parametrize(("proxy", "version"), KINDS)
-def test_packets_follow_every_edit(lab: Lab, proxy: str, version: int, batches: int) -> None:
-    """Every way of every Service after each batch: who answers, whom it sees, or how it is that
-    nobody does.
+@pytest.mark.parametrize(("proxy", "version"), VARIANTS)
+def test_outcomes_follow_every_edit(lab: Lab, proxy: str, version: int, batches: int) -> None:
+    """After each batch, each kind of address of each Service is probed.
+
+    The outcome is the server and the client address that it sees, or the error.
     """
-    follow(lab, Edited(proxy, version, seed=version), batches)
+    run_batches(lab, EditedLab(proxy, version, seed=version), batches)
 
 
-def follow(lab: Lab, edited: Edited, batches: int) -> None:
-    """A lab through so many batches of edits, each with its probes."""
+def run_batches(lab: Lab, edited: EditedLab, batches: int) -> None:
+    """Apply batches of random edits, and probe after each."""
     for batch in range(batches + 1):
         for _ in range(EDITS if batch else 0):
             edited.edit()
-        if edited.gone:
-            lab.run(
-                "delete", *sorted(edited.gone), status=None
-            )  # some are to be made anew, or were never made
-            edited.gone.clear()
-        lab.run("up", "-f", "-", given=edited.manifest())
-        probe(edited, World(lab, edited.version), batch)
+        if edited.deleted:
+            # Some of them are created again, or were never applied.
+            lab.run("delete", *sorted(edited.deleted), status=None)
+            edited.deleted.clear()
+        lab.run("up", "-f", "-", stdin=edited.manifest())
+        probe(edited, LabView(lab, edited.version), batch)
 
 
-def probe(edited: Edited, world: World, batch: int) -> None:
-    """Asks all at once, and holds every answer against what is promised."""
+def probe(edited: EditedLab, view: LabView, batch: int) -> None:
+    """Send all probes at the same time, and compare every answer with the expected outcomes."""
     probes = edited.probes(PROBES)
     by_source = {
         source: [entry for entry in probes if entry[0] == source]
         for source in sorted({entry[0] for entry in probes})
     }
-    asked = world.ask_each(
+    all_answers = view.ask_each(
         *(
             (source, [edited.target(entry) for entry in entries])
             for source, entries in by_source.items()
         )
     )
-    for entries, answers in zip(by_source.values(), asked, strict=True):
+    for entries, answers in zip(by_source.values(), all_answers, strict=True):
         for entry, answer in zip(entries, answers, strict=True):
             expected = edited.expected(entry)
             if answer.error == RESET:
-                (answer,) = world.ask(entry[0], edited.target(entry))
+                (answer,) = view.ask(entry[0], edited.target(entry))
             if expected is not None:
-                what = f"batch {batch}: {entry} {edited.target(entry)}: {edited.state.services[entry[1]]}, pods {edited.state.pods}"
-                assert is_among(answer, expected), f"{what}\n{answer}\nwanted {expected}"
+                context = (
+                    f"batch {batch}: {entry} {edited.target(entry)}: "
+                    f"{edited.state.services[entry[1]]}, pods {edited.state.pods}"
+                )
+                assert is_among(answer, expected), f"{context}\n{answer}\nexpected {expected}"
 
 
 RESET = "[Errno 104] Connection reset by peer"
-"""What connection tracking finds invalid, a late packet of a connection, is not translated.
+"""Error of a connection with a late packet that connection tracking does not translate.
 
-By iptables kube-proxy drops it; by nftables it goes out to the load balancer, which may lead it to
-another node's endpoint, and that knows of no such connection. Who asks anew is answered.
+kube-proxy's mode iptables drops such a packet. In nftables, it reaches the load balancer, which may
+send it to another node's endpoint without the connection. A new connection succeeds.
 """
 DENIED = "[Errno 1] Operation not permitted"
-"""What a program hears whose datagram is refused, or dropped, on the way out of its own node."""
+"""Error for a datagram that is rejected, or dropped, on the way out of the client's own node."""
 
 
 def is_among(answer: Answer, expected: Outcomes) -> bool:
-    """True for one of the outcomes that may come."""
+    """Return True if the answer is one of the expected outcomes."""
     if answer.error:
         return bool(expected.errors) if answer.error == DENIED else answer.error in expected.errors
-    return (answer.who, answer.seen[0]) in expected.answers
+    return (answer.server, answer.client[0]) in expected.answers

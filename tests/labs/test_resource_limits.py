@@ -1,6 +1,4 @@
-"""Limits of real commands: memory and processes, by control groups, and by limits of single
-processes where there are none.
-"""
+"""Memory and process limits of real commands, by cgroups or by limits of single processes."""
 
 from __future__ import annotations
 
@@ -13,21 +11,29 @@ import pytest
 
 from kubenetlab.kernel.processes.limiters import has_groups, limiters
 from kubenetlab.lab.runtime.container_limits import MAX_PIDS
-from tests.conftest import OURS
+from tests.conftest import LAB_PREFIX
 from tests.labs import users
 from tests.labs.lab import Lab, cgroups_of, run, wait_for
-from tests.labs.real_commands import ONE_NODE, pod, said, status
-from tests.labs.users import NOBODY, UsersLab
+from tests.labs.real_commands import ONE_NODE, log_lines, pod, status
+from tests.labs.users import NO_PYTHON_FOR_USERS, NOBODY, UsersLab
 
 needs_groups = pytest.mark.skipif(
     not has_groups(limiters()),
-    reason="no cgroups for memory and processes can be made here: as root, or systemd-run -p Delegate=yes",
+    reason="no cgroups for memory and processes can be created here: "
+    "run as root, or with systemd-run -p Delegate=yes",
 )
 
 GREEDY = """\
   - name: main
     image: x
-    command: [python3, -c, "held = bytearray(512 << 20); print('got it', flush=True); import signal; signal.pause()"]
+    command:
+    - python3
+    - -c
+    - |
+      allocated = bytearray(512 << 20)
+      print('got it', flush=True)
+      import signal
+      signal.pause()
     resources: {limits: {memory: 64Mi}}
 """
 MODEST = "  - {name: main, image: x, command: [sleep, '1000']}\n"
@@ -52,40 +58,45 @@ THREADS = """\
 """
 
 
-def begin(lab: Lab, manifest: str) -> str:
-    """Return the notes of `up`; a pod that dies early may have been ready for a moment."""
-    return lab.run("up", "-f", "-", given=ONE_NODE + manifest, status=None).err
+def start_lab(lab: Lab, manifest: str) -> str:
+    """Run `up` with any exit status and return its notes.
+
+    A pod that ends early may have been ready for a moment.
+    """
+    return lab.run("up", "-f", "-", stdin=ONE_NODE + manifest, status=None).err
 
 
 def count_of_threads(lab: Lab) -> int:
-    """Return the number that the command THREADS prints when it gets no more."""
-    (line,) = wait_for(lambda: said(lab, "bomb"), "the last thread")
+    """Return the number of threads that the command THREADS could start."""
+    (line,) = wait_for(lambda: log_lines(lab, "bomb"), "the last thread")
     return int(line)
 
 
 @needs_groups
-def test_a_command_beyond_its_memory_limit_is_killed(lab: Lab) -> None:
-    """OOMKilled with 137, as in a cluster, and started again; its neighbour lives.
+def test_a_command_beyond_its_memory_limit_is_oom_killed(lab: Lab) -> None:
+    """It is OOMKilled with 137, as in a cluster, and restarted.
 
-    Once it is kept down, no group of it is left.
+    Its neighbour keeps running. Between runs, no cgroup of the container is left.
     """
-    told = begin(lab, pod("greedy", GREEDY) + pod("modest", MODEST))
+    notes = start_lab(lab, pod("greedy", GREEDY) + pod("modest", MODEST))
     assert "limits.memory of Pod default/greedy is enforced by a cgroup (version " in " ".join(
-        told.split()
+        notes.split()
     )
-    ended = wait_for(lambda: status(lab, "greedy").get("lastState", {}).get("terminated"), "an end")
-    assert (ended["exitCode"], ended["reason"]) == (137, "OOMKilled")
-    assert ended["message"] == "the container used more than its memory limit of 64Mi"
-    assert f"OOMKilled: {ended['message']}" in lab.run("describe", "pod", "greedy").out
-    wait_for(lambda: status(lab, "greedy")["restartCount"] >= 1, "another start")
-    assert "got it" not in said(lab, "greedy")
+    terminated = wait_for(
+        lambda: status(lab, "greedy").get("lastState", {}).get("terminated"), "an end"
+    )
+    assert (terminated["exitCode"], terminated["reason"]) == (137, "OOMKilled")
+    assert terminated["message"] == "the container used more than its memory limit of 64Mi"
+    assert f"OOMKilled: {terminated['message']}" in lab.run("describe", "pod", "greedy").out
+    wait_for(lambda: status(lab, "greedy")["restartCount"] >= 1, "a restart")
+    assert "got it" not in log_lines(lab, "greedy")
     assert status(lab, "modest")["restartCount"] == 0
     assert status(lab, "modest")["ready"]
     wait_for(
         lambda: (
             not [path for path in cgroups_of(lab.name) if "/main-" in path and not _processes(path)]
         ),
-        "an end of empty groups",
+        "the removal of empty cgroups",
     )
 
 
@@ -97,35 +108,37 @@ def _processes(group: str) -> str:
 
 
 @needs_groups
-def test_a_job_that_may_not_restart_stays_killed(lab: Lab) -> None:
-    """restartPolicy Never: the pod has failed, with the reason; a memory limit that suffices does
-    not matter.
+def test_an_oom_killed_pod_that_may_not_restart_fails(lab: Lab) -> None:
+    """With restartPolicy Never, the pod's status has the reason.
+
+    A sufficient limit has no effect.
     """
     enough = GREEDY.replace("512 << 20", "8 << 20").replace("signal.pause()", "")
     never = "  restartPolicy: Never\n"
-    begin(lab, pod("greedy", GREEDY, never) + pod("enough", enough, never))
+    start_lab(lab, pod("greedy", GREEDY, never) + pod("enough", enough, never))
     wait_for(lambda: lab.get("pod", "greedy")["status"]["phase"] == "Failed", "an end")
     assert status(lab, "greedy")["state"]["terminated"]["reason"] == "OOMKilled"
     wait_for(lambda: lab.get("pod", "enough")["status"]["phase"] == "Succeeded", "an end")
-    assert said(lab, "enough") == ["got it"]
+    assert log_lines(lab, "enough") == ["got it"]
 
 
 @needs_groups
 def test_processes_of_a_container_are_limited(lab: Lab) -> None:
     """Threads count as well.
 
-    The rest of the machine still gets processes, and the lab ends as ever.
+    Other programs of the lab can still start processes.
     """
     lab.up(ONE_NODE + pod("bomb", THREADS) + pod("modest", MODEST))
     assert count_of_threads(lab) == MAX_PIDS
     assert lab.run("exec", "modest", "--", "echo", "alive").out == "alive\n"
-    assert not lab.faults
+    assert not lab.problems
 
 
 @needs_groups
-def test_nothing_is_left_of_groups(lab: Lab) -> None:
-    """After a deletion, `down`, and a kill of init with a daemon in a group; a lab without real
-    commands has none.
+def test_cgroups_are_removed(lab: Lab) -> None:
+    """They are removed with their container, by `down`, and after a kill of init.
+
+    A lab without real commands has none.
     """
     daemon = (
         "  - {name: main, image: x, command: [sh, -c, 'setsid sleep 1000 & exec sleep 1000']}\n"
@@ -140,68 +153,78 @@ def test_nothing_is_left_of_groups(lab: Lab) -> None:
         lambda: (
             not [path for path in cgroups_of(lab.name) if "/main-" in path and not _processes(path)]
         ),
-        "the groups' end",
+        "the removal of the cgroups",
     )
-    os.kill(lab.seen["init_pid"], signal.SIGKILL)
+    os.kill(lab.inspected["init_pid"], signal.SIGKILL)
     wait_for(lambda: run("down", "--lab", lab.name, status=None).status == 0, "down")
-    assert lab.remains == []
+    assert lab.leftovers == []
 
 
 PROBED = """\
   - name: main
     image: x
-    command: [sh, -c, "until [ -s /tmp/asked ]; do sleep 0.1; done; LOOK; cat /tmp/asked; echo end; exec sleep 1000"]
-    readinessProbe: {exec: {command: [sh, -c, "LOOK > /tmp/new; mv /tmp/new /tmp/asked"]}, periodSeconds: 1, timeoutSeconds: 20}
+    command:
+    - sh
+    - -c
+    - >-
+      until [ -s /tmp/probed ]; do sleep 0.1; done;
+      INSPECT; cat /tmp/probed; echo end; exec sleep 1000
+    readinessProbe:
+      exec: {command: [sh, -c, "INSPECT > /tmp/new; mv /tmp/new /tmp/probed"]}
+      periodSeconds: 1
+      timeoutSeconds: 20
     resources: {limits: {memory: 64Mi}}
 """
 
 
-def ended(lines: list[str]) -> list[str]:
-    """Return the lines when the last of PROBED is among them."""
+def complete_output(lines: list[str]) -> list[str]:
+    """Return the lines once the last line of PROBED is among them."""
     return lines if lines[-1:] == ["end"] else []
 
 
 @needs_groups
 def test_a_probe_has_the_limits_of_its_container(lab: Lab) -> None:
-    """It runs in the container's cgroups: neither its memory nor a fork bomb in it is the
-    machine's.
-    """
-    lab.up(ONE_NODE + pod("web", PROBED.replace("LOOK", "cat /proc/self/cgroup")))
-    *lines, _ = wait_for(lambda: ended(said(lab, "web")), "a probe")
-    own, probes = lines[: len(lines) // 2], lines[len(lines) // 2 :]
-    assert any("/main-" in line for line in own)
-    assert own == probes
+    """It runs in the container's cgroups, so its memory and processes are limited, too."""
+    lab.up(ONE_NODE + pod("web", PROBED.replace("INSPECT", "cat /proc/self/cgroup")))
+    *lines, _ = wait_for(lambda: complete_output(log_lines(lab, "web")), "a probe")
+    of_container, of_probe = lines[: len(lines) // 2], lines[len(lines) // 2 :]
+    assert any("/main-" in line for line in of_container)
+    assert of_container == of_probe
 
 
 @pytest.fixture
 def users_lab() -> Iterator[UsersLab]:
-    """A lab of a user who can make no cgroups; gone after the test."""
+    """Yield a lab of a user without cgroups; remove it after the test."""
     if not users.interpreter(NOBODY)[0]:
-        pytest.skip(
-            "no Python that an ordinary user can run has the package's dependencies; apt-get install python3"
-        )
+        pytest.skip(NO_PYTHON_FOR_USERS)
     with users.user(NOBODY) as user:
-        made = UsersLab(f"{OURS}l", user)
+        lab = UsersLab(f"{LAB_PREFIX}l", user)
         try:
-            yield made
+            yield lab
         finally:
-            made.down()
+            lab.down()
 
 
-def test_limits_of_a_user_without_cgroups(users_lab: UsersLab) -> None:
-    """A process is refused more memory, and ends by itself; more processes it does not get either.
+def test_limits_without_cgroups_apply_to_each_process(users_lab: UsersLab) -> None:
+    """Allocations and new processes beyond the limits fail.
 
-    `up` and doctor say by what.
+    `up` and doctor name the mechanism.
     """
-    told = begin(users_lab, pod("greedy", GREEDY) + pod("bomb", THREADS) + pod("modest", MODEST))
+    notes = start_lab(
+        users_lab, pod("greedy", GREEDY) + pod("bomb", THREADS) + pod("modest", MODEST)
+    )
     assert (
         "limits.memory of Pod default/greedy is enforced by RLIMIT_DATA of each process"
-        in " ".join(told.split())
+        in " ".join(notes.split())
     )
-    ended = wait_for(
+    complete_output = wait_for(
         lambda: status(users_lab, "greedy").get("lastState", {}).get("terminated"), "an end"
     )
-    assert (ended["exitCode"], ended["reason"], ended["message"]) == (1, "Error", "MemoryError")
+    assert (complete_output["exitCode"], complete_output["reason"], complete_output["message"]) == (
+        1,
+        "Error",
+        "MemoryError",
+    )
     assert MAX_PIDS - 10 <= count_of_threads(users_lab) <= MAX_PIDS + 100
     assert users_lab.run("exec", "modest", "--", "echo", "alive").out == "alive\n"
     assert "memory is limited by RLIMIT_DATA of each process" in " ".join(
@@ -209,15 +232,19 @@ def test_limits_of_a_user_without_cgroups(users_lab: UsersLab) -> None:
     )
 
 
-def test_probes_of_a_user_without_cgroups(users_lab: UsersLab) -> None:
-    """The limit of its container, as one of each process, in kilobytes."""
-    users_lab.up(ONE_NODE + pod("web", PROBED.replace("LOOK", "ulimit -d")))
-    assert wait_for(lambda: ended(said(users_lab, "web")), "a probe") == ["65536", "65536", "end"]
+def test_a_probe_without_cgroups_has_the_limit_of_its_container(users_lab: UsersLab) -> None:
+    """It is a limit of each process, in kilobytes."""
+    users_lab.up(ONE_NODE + pod("web", PROBED.replace("INSPECT", "ulimit -d")))
+    assert wait_for(lambda: complete_output(log_lines(users_lab, "web")), "a probe") == [
+        "65536",
+        "65536",
+        "end",
+    ]
 
 
-def test_a_limit_that_is_no_quantity_is_refused(lab: Lab) -> None:
-    """With file and line, before anything is made."""
-    told = lab.up(ONE_NODE + pod("greedy", GREEDY.replace("64Mi", "64MB")), status=2).err
-    assert "<stdin>:" in told
-    assert "spec.containers[0].resources.limits.memory: expected a quantity" in told
-    assert not lab.remains
+def test_an_invalid_limit_is_rejected(lab: Lab) -> None:
+    """The message has file and line, and nothing is created."""
+    errors = lab.up(ONE_NODE + pod("greedy", GREEDY.replace("64Mi", "64MB")), status=2).err
+    assert "<stdin>:" in errors
+    assert "spec.containers[0].resources.limits.memory: expected a quantity" in errors
+    assert not lab.leftovers

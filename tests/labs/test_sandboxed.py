@@ -1,6 +1,7 @@
-"""Inside something like a container: /proc/sys and /sys read-only, no /run/netns, few capabilities.
+"""Labs inside something like a container.
 
-A lab works there, or is told what lacks.
+/proc/sys and /sys are read-only, /run/netns is missing, and capabilities are few. A lab works
+there, or the missing requirements are reported.
 """
 
 from __future__ import annotations
@@ -11,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import OURS
-from tests.labs.faulty import ROOT
-from tests.labs.lab import Ran, ran
-from tests.labs.users import NOBODY, interpreter
+from tests.conftest import LAB_PREFIX
+from tests.labs.lab import ROOT, CommandResult, command_result
+from tests.labs.users import NO_PYTHON_FOR_USERS, NOBODY, interpreter
 from tests.patience import patiently
 
 CONTAINER = """
@@ -41,12 +41,16 @@ REAL = """\
 apiVersion: v1
 kind: Pod
 metadata: {name: real, annotations: {kubenetlab.dev/real-commands: "true"}}
-spec: {containers: [{name: main, image: x, command: [sh, -c, "grep CapPrm /proc/self/status; exec sleep 1000"]}]}
+spec:
+  containers:
+  - name: main
+    image: x
+    command: [sh, -c, "grep CapPrm /proc/self/status; exec sleep 1000"]
 """
 NET_BIND_SERVICE, NET_ADMIN = 1 << 10, 1 << 12
-LAB = f"{OURS}box"
-ENOUGH = ("sys_admin", "net_admin", "net_bind_service")
-DOCKERS = (
+LAB = f"{LAB_PREFIX}box"
+REQUIRED_CAPABILITIES = ("sys_admin", "net_admin", "net_bind_service")
+DOCKER_CAPABILITIES = (
     "chown",
     "dac_override",
     "fowner",
@@ -61,10 +65,13 @@ DOCKERS = (
 
 
 def in_container(
-    capabilities: tuple[str, ...], script: str, *user: str, status: int = 0, given: str = MANIFEST
-) -> Ran:
-    """A shell script as root of a container, or as somebody else there; `knl` is the command line."""
-    bounds = ",".join(["-all", *(f"+{name}" for name in capabilities)])
+    capabilities: tuple[str, ...], script: str, *user: str, status: int = 0, stdin: str = MANIFEST
+) -> CommandResult:
+    """Run a shell script as root of a container, or as another user there.
+
+    `knl` is the command line in the script.
+    """
+    bounding_set = ",".join(["-all", *(f"+{name}" for name in capabilities)])
     python, variables = interpreter(NOBODY) if user else (sys.executable, {})
     knl = f'set -e; knl() {{ {python} -m kubenetlab "$@"; }}\n'
     command = [
@@ -85,7 +92,7 @@ def in_container(
     confined = [
         "setpriv",
         "--bounding-set",
-        bounds,
+        bounding_set,
         "--inh-caps=-all",
         *user,
         "sh",
@@ -93,46 +100,49 @@ def in_container(
         knl + script,
     ]
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "KUBENETLAB_LAB": LAB, **variables}
-    done = subprocess.run(
+    completed = subprocess.run(
         [*command, *confined],
-        input=given,
+        input=stdin,
         env=environment,
         capture_output=True,
         text=True,
         check=False,
         timeout=90,
     )
-    return ran(done, status)
+    return command_result(completed, status)
 
 
 def test_a_lab_in_a_container() -> None:
-    """Three capabilities are enough; settings are written through the lab's own /proc, and
-    /run/netns is done without where it cannot be.
+    """Three capabilities are enough.
 
-    Programs inside have none of the three but those of the network, though the bounding set cannot
-    be changed.
+    Settings are written through the lab's own /proc, and the lab works without /run/netns. Programs
+    inside have only those of the three capabilities that concern the network, although the bounding
+    set cannot be changed.
     """
-    look = "knl exec client -- hostname; knl exec client -- grep CapPrm /proc/self/status; knl logs real"
-    said = in_container(
-        ENOUGH,
-        f"touch /run/netns; knl up -f -; knl ping > /dev/null; {look}; knl down; ls /run",
-        given=MANIFEST + REAL,
+    inspection = (
+        "knl exec client -- hostname; "
+        "knl exec client -- grep CapPrm /proc/self/status; knl logs real"
+    )
+    output = in_container(
+        REQUIRED_CAPABILITIES,
+        f"touch /run/netns; knl up -f -; knl ping > /dev/null; {inspection}; knl down; ls /run",
+        stdin=MANIFEST + REAL,
     ).out.splitlines()
-    assert [line for line in said if line.startswith("CapPrm")] == [
+    assert [line for line in output if line.startswith("CapPrm")] == [
         f"CapPrm:\t{NET_ADMIN | NET_BIND_SERVICE:016x}",
         f"CapPrm:\t{NET_BIND_SERVICE:016x}",
     ]
-    assert any("6 of 6 pods ready" in line for line in said), said
-    assert "client" in said
-    assert f"lab {LAB} is down" in said
-    assert "kubenetlab" not in said
+    assert any("6 of 6 pods ready" in line for line in output), output
+    assert "client" in output
+    assert f"lab {LAB} is down" in output
+    assert "kubenetlab" not in output
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "lacking"),
+    ("capabilities", "missing"),
     [
         (
-            DOCKERS,
+            DOCKER_CAPABILITIES,
             [
                 "  CAP_SYS_ADMIN: namespaces, mounts and host names",
                 "  CAP_NET_ADMIN: links, addresses, routes and rules",
@@ -149,43 +159,43 @@ def test_a_lab_in_a_container() -> None:
     ],
     ids=["Docker's", "no NET_ADMIN", "no NET_BIND_SERVICE"],
 )
-def test_a_container_that_may_too_little(capabilities: tuple[str, ...], lacking: list[str]) -> None:
-    """One report with every permission that lacks and what to do; nothing is begun. doctor says the
-    same.
-    """
-    said = in_container(capabilities, "knl up -f -; ls /run", status=1)
-    lines = said.err.splitlines()
-    assert lines[1:-2] == ["root lacks permissions here that a lab needs", *lacking]
+def test_missing_capabilities_are_reported_together(
+    capabilities: tuple[str, ...], missing: list[str]
+) -> None:
+    """`up` creates nothing and reports all of them, with a remedy; doctor agrees."""
+    result = in_container(capabilities, "knl up -f -; ls /run", status=1)
+    lines = result.err.splitlines()
+    assert lines[1:-2] == ["root lacks permissions here that a lab needs", *missing]
     assert "docker run --privileged" in lines[-2]
-    assert "kubenetlab" not in said.out
-    asked = in_container(capabilities, "knl doctor", status=1).out
-    assert all(line.split(":")[0].strip() in asked for line in lacking)
+    assert "kubenetlab" not in result.out
+    doctor_output = in_container(capabilities, "knl doctor", status=1).out
+    assert all(line.split(":")[0].strip() in doctor_output for line in missing)
 
 
-def test_an_ordinary_user_of_a_container() -> None:
-    """A container hides parts of /proc, and so the kernel gives its users no /proc of their own:
-    told, with what to do.
-    """
+def test_an_ordinary_user_of_a_container_needs_an_unmasked_proc() -> None:
+    """The kernel gives users no /proc of their own where a container hides parts of it."""
     if not interpreter(NOBODY)[0]:
-        pytest.skip(
-            "no Python that an ordinary user can run has the package's dependencies; apt-get install python3"
-        )
-    said = in_container(
+        pytest.skip(NO_PYTHON_FOR_USERS)
+    errors = in_container(
         (), "knl up -f -", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", status=1
     ).err
-    assert "cannot mount the lab's own /proc: mount: Operation not permitted" in said
-    assert "docker run --privileged, or --security-opt systempaths=unconfined" in said
+    assert "cannot mount the lab's own /proc: mount: Operation not permitted" in errors
+    assert "docker run --privileged, or --security-opt systempaths=unconfined" in errors
 
 
-def test_a_plain_chroot_is_called_by_its_name(tmp_path: Path) -> None:
-    """Its root is no mount point, so nothing can be mounted that nobody outside would see; made
-    one, it does.
+def test_a_plain_chroot_is_reported(tmp_path: Path) -> None:
+    """A private mount needs a root that is a mount point.
+
+    A bind mount of the root makes labs possible.
     """
     script = f"""
 set -e
 mount -t tmpfs none {tmp_path}; mkdir {tmp_path}/root; cd {tmp_path}/root
 for name in $(ls /); do
-    case $name in proc|sys|run|tmp) mkdir $name;; *) if [ -d /$name ]; then mkdir $name; mount --rbind /$name $name; fi;; esac
+    case $name in
+    proc|sys|run|tmp) mkdir $name;;
+    *) if [ -d /$name ]; then mkdir $name; mount --rbind /$name $name; fi;;
+    esac
 done
 mount -t proc proc proc; mount --rbind /sys sys; mount -t tmpfs none tmp
 try() {{ chroot {tmp_path}/root {sys.executable} -m kubenetlab "$@"; }}
@@ -197,7 +207,7 @@ try down --lab {LAB}
 """
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "MANIFEST": MANIFEST}
     command = ["unshare", "--mount", "sh", "-c", script]
-    said = ran(
+    result = command_result(
         subprocess.run(
             command,
             env=environment,
@@ -209,18 +219,18 @@ try down --lab {LAB}
         ),
         0,
     )
-    told = "the root directory is not a mount point: this is a plain chroot"
-    assert said.err.count(told) == 1
-    assert said.out.count(told) >= 1
-    assert "mount --bind DIR DIR before chroot DIR" in said.err
-    assert "up ended with 1" in said.out
-    assert "doctor ended with 1" in said.out
-    assert "container hides" not in said.out + said.err
-    assert f"lab {LAB}: " in said.out
+    message = "the root directory is not a mount point: this is a plain chroot"
+    assert result.err.count(message) == 1
+    assert result.out.count(message) >= 1
+    assert "mount --bind DIR DIR before chroot DIR" in result.err
+    assert "up ended with 1" in result.out
+    assert "doctor ended with 1" in result.out
+    assert "container hides" not in result.out + result.err
+    assert f"lab {LAB}: " in result.out
 
 
-def test_a_mount_of_the_machine_is_not_held(tmp_path: Path) -> None:
-    """What is unmounted while a lab is up is gone in the lab, too: a disk is not kept busy."""
+def test_a_lab_does_not_keep_mounts_of_the_machine(tmp_path: Path) -> None:
+    """A file system that is unmounted while a lab runs disappears in the lab, too."""
     disk = tmp_path / "disk"
     disk.mkdir()
     script = f"""
@@ -230,7 +240,8 @@ mount -t tmpfs none /run
 mount -t tmpfs disk {disk}
 knl() {{ {sys.executable} -m kubenetlab "$@" --lab {LAB}; }}
 printf '%s' "$MANIFEST" | knl up -f - > /dev/null
-init=$(knl inspect -o json | {sys.executable} -c 'import json, sys; print(json.load(sys.stdin)["init_pid"])')
+init=$(knl inspect -o json |
+  {sys.executable} -c 'import json, sys; print(json.load(sys.stdin)["init_pid"])')
 grep -c {disk} /proc/$init/mountinfo
 umount {disk}
 grep -c {disk} /proc/$init/mountinfo || echo gone
@@ -239,7 +250,7 @@ knl down > /dev/null
 """
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "MANIFEST": MANIFEST}
     command = ["unshare", "--mount", "sh", "-c", script]
-    said = ran(
+    result = command_result(
         subprocess.run(
             command,
             env=environment,
@@ -251,4 +262,4 @@ knl down > /dev/null
         ),
         0,
     )
-    assert said.out.split() == ["1", "0", "gone", "1"], said.out
+    assert result.out.split() == ["1", "0", "gone", "1"], result.out

@@ -1,6 +1,4 @@
-"""What commands print: tables as kubectl's, data for programs, progress on terminals, and always a
-next step.
-"""
+"""Output of commands: tables like kubectl's, data for programs, and hints for the next step."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ from tests.labs.lab import COMMAND, Lab, run, wait_for
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Lab]:
-    """The quickstart."""
+    """Yield the quickstart."""
     for lab in new_lab():
         lab.run("up")
         yield lab
@@ -31,14 +29,16 @@ def rows(text: str) -> list[list[str]]:
     return [re.split(r"\s{2,}", line) for line in text.splitlines()]
 
 
-def test_the_quickstart_is_three_nodes_and_a_shop(running: Lab) -> None:
-    """3 nodes, at least 12 pods and 4 Services, all ready, DNS among them."""
-    seen = running.seen
-    assert len(seen["nodes"]) == 3
-    assert len(seen["pods"]) >= 12
-    assert len(seen["services"]) >= 4
-    assert all(pod["ready"] for pod in seen["pods"])
-    assert {pod["node"] for pod in seen["pods"]} == {node["name"] for node in seen["nodes"]}
+def test_the_quickstart_has_three_nodes_and_a_shop(running: Lab) -> None:
+    """It has at least 12 pods and 4 Services, including DNS, and all pods are ready."""
+    inspected = running.inspected
+    assert len(inspected["nodes"]) == 3
+    assert len(inspected["pods"]) >= 12
+    assert len(inspected["services"]) >= 4
+    assert all(pod["ready"] for pod in inspected["pods"])
+    assert {pod["node"] for pod in inspected["pods"]} == {
+        node["name"] for node in inspected["nodes"]
+    }
 
 
 @pytest.mark.parametrize(
@@ -67,58 +67,59 @@ def test_the_quickstart_is_three_nodes_and_a_shop(running: Lab) -> None:
 def test_get_prints_kubectls_columns(
     running: Lab, words: tuple[str, ...], header: list[str]
 ) -> None:
-    """By every name of a kind; a hint follows on standard error."""
-    said = running.run("get", *words)
-    found = rows(said.out)
-    assert found[0] == header
-    assert len(found) > 1
-    assert said.err.startswith("next: kubenetlab ")
+    """This holds for every name of a kind; a hint follows on standard error."""
+    result = running.run("get", *words)
+    table = rows(result.out)
+    assert table[0] == header
+    assert len(table) > 1
+    assert result.err.startswith("next: kubenetlab ")
 
 
 def test_get_prints_data_for_programs(running: Lab) -> None:
-    """JSON and YAML say the same, one object by its name, many as a List; nothing else is on
-    standard output.
+    """JSON and YAML agree.
+
+    One object is printed by its name, several as a List, and nothing else is on standard output.
     """
-    one = running.run("get", "pod", "client", "-o", "json").json
-    assert (one["kind"], one["metadata"]["name"], one["status"]["phase"]) == (
+    pod = running.run("get", "pod", "client", "-o", "json").json
+    assert (pod["kind"], pod["metadata"]["name"], pod["status"]["phase"]) == (
         "Pod",
         "client",
         "Running",
     )
-    assert yaml.safe_load(running.run("get", "pod/client", "-o", "yaml").out) == one
-    many = running.get("pods", "-n", "shop", "-l", "app=cart")
-    assert many["kind"] == "List"
-    assert {item["metadata"]["labels"]["app"] for item in many["items"]} == {"cart"}
-    both = running.get("deploy,svc", "-n", "shop")
-    assert {item["kind"] for item in both["items"]} == {"Deployment", "Service"}
+    assert yaml.safe_load(running.run("get", "pod/client", "-o", "yaml").out) == pod
+    pods = running.get("pods", "-n", "shop", "-l", "app=cart")
+    assert pods["kind"] == "List"
+    assert {item["metadata"]["labels"]["app"] for item in pods["items"]} == {"cart"}
+    objects = running.get("deploy,svc", "-n", "shop")
+    assert {item["kind"] for item in objects["items"]} == {"Deployment", "Service"}
 
 
-def test_get_watches(running: Lab) -> None:
-    """What is there, then every change as it comes."""
-    watching = subprocess.Popen(
+def test_get_follows_changes(running: Lab) -> None:
+    """It prints the existing objects, and then a line for each change."""
+    process = subprocess.Popen(
         [*COMMAND, "get", "pods", "-n", "shop", "-w", "--lab", running.name],
         stdout=subprocess.PIPE,
         text=True,
     )
     try:
-        assert watching.stdout is not None
-        lines = [watching.stdout.readline() for _ in range(7)]
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(7)]
         assert lines[0].split() == ["NAME", "READY", "STATUS", "RESTARTS", "AGE"]
         assert {line.index("Running") for line in lines[1:]} == {lines[0].index("STATUS")}
         running.run("scale", "deployment", "cart", "-n", "shop", "--replicas", "3")
         known = {line.split()[0] for line in lines}
-        found = [watching.stdout.readline().split()]
-        while found[-1][0] in known or found[-1][1] != "1/1":
-            found.append(watching.stdout.readline().split())
+        watched = [process.stdout.readline().split()]
+        while watched[-1][0] in known or watched[-1][1] != "1/1":
+            watched.append(process.stdout.readline().split())
     finally:
-        watching.kill()
-        watching.communicate()
+        process.kill()
+        process.communicate()
     running.run("scale", "deployment", "cart", "-n", "shop", "--replicas", "2")
     wait_for(lambda: len(running.pods("cart", "shop")) == 2, "two pods again")
 
 
-def test_describe_tells_all(running: Lab) -> None:
-    """Pod, Service, node: fields, conditions, endpoints, events."""
+def test_describe_shows_fields_conditions_endpoints_and_events(running: Lab) -> None:
+    """The kinds are Pod, Service, Node and Deployment."""
     pod = running.run("describe", "pod", "client").out
     for part in (
         "Name: ",
@@ -145,12 +146,23 @@ def test_describe_tells_all(running: Lab) -> None:
     assert all(f"  {entry['name']} " in deployment for entry in web)
 
 
-def test_inspect_is_as_promised(running: Lab) -> None:
-    """The document that other programs rely on; every path in it leads into a namespace of its own."""
-    seen = running.seen
-    assert seen["lab"] == running.name
-    assert set(seen) >= {"lab", "init_pid", "agent_pid", "nodes", "pods", "external", "services"}
-    for pod in seen["pods"]:
+def test_inspect_has_the_documented_fields(running: Lab) -> None:
+    """Other programs rely on the document.
+
+    Each path in it refers to a different namespace.
+    """
+    inspected = running.inspected
+    assert inspected["lab"] == running.name
+    assert set(inspected) >= {
+        "lab",
+        "init_pid",
+        "agent_pid",
+        "nodes",
+        "pods",
+        "external",
+        "services",
+    }
+    for pod in inspected["pods"]:
         assert set(pod) >= {
             "namespace",
             "name",
@@ -163,7 +175,7 @@ def test_inspect_is_as_promised(running: Lab) -> None:
             "ready",
             "containers",
         }
-    for service in seen["services"]:
+    for service in inspected["services"]:
         assert set(service) >= {
             "namespace",
             "name",
@@ -175,9 +187,9 @@ def test_inspect_is_as_promised(running: Lab) -> None:
             "endpoints",
         }
     places = [
-        *seen["nodes"],
-        *(pod for pod in seen["pods"] if not pod["host_network"]),
-        *seen["external"],
+        *inspected["nodes"],
+        *(pod for pod in inspected["pods"] if not pod["host_network"]),
+        *inspected["external"],
     ]
     assert len({os.stat(place["netns"]).st_ino for place in places}) == len(places)
     for place in places:
@@ -201,12 +213,17 @@ spec: {clusterIP: None, selector: {app: web}, ports: [{port: 80, targetPort: 808
 apiVersion: v1
 kind: Service
 metadata: {name: mistaken}
-spec: {type: LoadBalancer, sessionAffinity: ClientIP, externalTrafficPolicy: Local, selector: {app: web}, ports: [{port: 80, targetPort: htpp}]}
+spec:
+  type: LoadBalancer
+  sessionAffinity: ClientIP
+  externalTrafficPolicy: Local
+  selector: {app: web}
+  ports: [{port: 80, targetPort: htpp}]
 """
 
 
-def test_services_are_described_by_their_type(running: Lab) -> None:
-    """What a Service has, how it is reached, and why nobody is behind it."""
+def test_describe_explains_each_type_of_service(running: Lab) -> None:
+    """It shows the fields, the addresses, and the reason for missing endpoints."""
     running.apply(SERVICES)
     try:
         elsewhere = running.run("describe", "svc", "elsewhere").out
@@ -222,27 +239,27 @@ def test_services_are_described_by_their_type(running: Lab) -> None:
         ):
             assert part in mistaken
         assert (
-            "<none>  connections are rejected: 3 pods match app=web, and no container has a TCP port of the name htpp"
-            in mistaken
+            "<none>  connections are rejected: 3 pods match app=web, "
+            "and no container has a TCP port of the name htpp" in mistaken
         )
         assert (
             "headless, DNS answers with the endpoints"
             in running.run("describe", "svc", "bodiless").out
         )
-        for name, what in (("elsewhere", "of type ExternalName"), ("bodiless", "headless")):
-            said = running.run("ping", "client", f"svc:{name}", status=2).err
+        for name, description in (("elsewhere", "of type ExternalName"), ("bodiless", "headless")):
+            errors = running.run("ping", "client", f"svc:{name}", status=2).err
             assert (
-                f"Service default/{name} is {what}, it has no address of its own; use its name: kubenetlab ping SRC {name}.default"
-                in said
+                f"Service default/{name} is {description}, it has no address of its own; "
+                f"use its name: kubenetlab ping SRC {name}.default" in errors
             )
-        assert "--tcp 8080" in said
+        assert "--tcp 8080" in errors
         assert "answered" in running.run("ping", "client", "bodiless.default", "--tcp", "8080").out
     finally:
         running.run("delete", "svc", "elsewhere", "bodiless", "mistaken")
 
 
-def test_ping_says_who_answered(running: Lab) -> None:
-    """One probe of each kind, and the wrong end of each."""
+def test_ping_reports_the_answer_of_every_protocol(running: Lab) -> None:
+    """Failures are reported for every protocol, too."""
     assert "answered in" in running.run("ping", "client", "node:worker2").out
     assert "answered in" in running.run("ping", "client", "svc:web", "--udp", "8081").out
     by_sctp = running.run("ping", "client", "node:worker2", "--sctp", "4711", status=1)
@@ -251,9 +268,9 @@ def test_ping_says_who_answered(running: Lab) -> None:
         if has_sctp()
         else "error: SCTP is not available; " in by_sctp.err
     )
-    http = running.run("ping", "client", "svc:shop/frontend", "--http", "/").out
-    assert "answered and saw" in http
-    assert "Welcome to nginx!" in http
+    http_result = running.run("ping", "client", "svc:shop/frontend", "--http", "/").out
+    assert "answered and saw" in http_result
+    assert "Welcome to nginx!" in http_result
     by_name = running.run("ping", "client", "cart.shop", "--tcp", "7070").out
     assert running.service("cart", "shop")["cluster_ips"][0] in by_name
     refused = running.run("ping", "client", "web.default.svc", "--tcp", "4711", status=1).out
@@ -261,46 +278,49 @@ def test_ping_says_who_answered(running: Lab) -> None:
     assert "no such host" in running.run("ping", "client", "no.such.name", status=2).err
 
 
-def test_the_matrix_of_a_hundred_pods(running: Lab) -> None:
-    """Every pair of a hundred pods, each a real packet; how long that takes is the bench's."""
+def test_the_matrix_covers_a_hundred_pods(running: Lab) -> None:
+    """Every pair exchanges a real packet; the benchmarks measure the duration."""
     running.run("scale", "deployment", "web", "--replicas", "92")
-    wait_for(lambda: sum(pod["ready"] for pod in running.seen["pods"]) >= 104, "a hundred pods")
-    found = running.run("ping", "-o", "json").json
-    assert found["ok"]
-    pods = {pod["name"] for pod in running.seen["pods"] if not pod["host_network"]}
+    wait_for(
+        lambda: sum(pod["ready"] for pod in running.inspected["pods"]) >= 104, "a hundred pods"
+    )
+    report = running.run("ping", "-o", "json").json
+    assert report["ok"]
+    pods = {pod["name"] for pod in running.inspected["pods"] if not pod["host_network"]}
     pairs = [
         cell
-        for cell in found["cells"]
+        for cell in report["cells"]
         if cell["from"].partition("/")[2] in pods and cell["to"].partition("/")[2] in pods
     ]
     assert len(pairs) == len(pods) * (len(pods) - 1)
     assert {cell["found"] for cell in pairs} == {"answer"}
-    assert running.seen["neighbors"] == "permanent"
+    assert running.inspected["neighbors"] == "permanent"
     running.run("scale", "deployment", "web", "--replicas", "3")
     wait_for(lambda: len(running.pods("web")) == 3, "three pods again")
 
 
-def test_ping_ends_with_1_where_something_is_not_as_promised(running: Lab) -> None:
-    """A rule that nobody promised: the matrix shows it, with the command that helps."""
+def test_ping_ends_with_1_if_connectivity_is_not_as_promised(running: Lab) -> None:
+    """A drop rule is added manually; the matrix shows its effect."""
     pod = running.pod("client")
     running.inside(
         pod,
         "nft",
-        "add table ip mine; add chain ip mine in { type filter hook input priority 0 ; } ; add rule ip mine in drop",
+        "add table ip mine; add chain ip mine in { type filter hook input priority 0 ; } ; "
+        "add rule ip mine in drop",
     )
     try:
-        said = running.run("ping", "node:worker", "--deadline", "0.3", status=1)
+        result = running.run("ping", "node:worker", "--deadline", "0.3", status=1)
         assert (
             f"✗ node:worker → default/client ({pod['addresses'][0]}): no answer, promised: answer"
-            in said.out
+            in result.out
         )
-        assert "not as Kubernetes promises" in said.out
+        assert "not as Kubernetes promises" in result.out
     finally:
         running.inside(pod, "nft", "delete", "table", "ip", "mine")
 
 
-def test_words_may_name_objects_of_several_kinds(running: Lab) -> None:
-    """As kubectl takes them: each name is looked for in its own kind, and several tables name it."""
+def test_arguments_may_name_objects_of_several_kinds(running: Lab) -> None:
+    """As in kubectl, each kind has a table, and its rows have the kind."""
     tables = running.run("get", "pod/client", "svc/web").out
     assert [line.partition(" ")[0] for line in tables.splitlines()] == [
         "NAME",
@@ -310,24 +330,23 @@ def test_words_may_name_objects_of_several_kinds(running: Lab) -> None:
         "service/web",
     ]
     assert "\ndeployment.apps/web " in running.run("get", "all").out
-    found = running.run("get", "pod/client", "svc/web", "-o", "json").json["items"]
-    assert [(document["kind"], document["metadata"]["name"]) for document in found] == [
+    documents = running.run("get", "pod/client", "svc/web", "-o", "json").json["items"]
+    assert [(document["kind"], document["metadata"]["name"]) for document in documents] == [
         ("Pod", "client"),
         ("Service", "web"),
     ]
-    said = running.run("describe", "pod/client", "svc/web")
-    assert [line.split()[1] for line in said.out.splitlines() if line.startswith("Name:")] == [
+    result = running.run("describe", "pod/client", "svc/web")
+    assert [line.split()[1] for line in result.out.splitlines() if line.startswith("Name:")] == [
         "client",
         "web",
     ]
-    assert said.err.startswith(
-        "next: kubenetlab inspect client"
-    )  # with --lab where other labs are up
+    # The hint contains --lab if other labs are up.
+    assert result.err.startswith("next: kubenetlab inspect client")
     assert "expected a kind and a name" in running.run("get", "pod/client", "web", status=2).err
 
 
-def test_scale_and_delete_say_what_they_do(running: Lab) -> None:
-    """And what to do next; what is not there is told with what is."""
+def test_errors_of_scale_delete_and_exec_suggest_alternatives(running: Lab) -> None:
+    """They name existing objects, kinds or an example."""
     assert (
         'deployments "wob" not found'
         in running.run("scale", "deployment", "wob", "--replicas", "1", status=1).err
@@ -346,8 +365,8 @@ def test_scale_and_delete_say_what_they_do(running: Lab) -> None:
     )
 
 
-def test_json_is_json_in_every_command(running: Lab) -> None:
-    """-o json of all that print data."""
+def test_data_of_every_command_is_valid_json_and_yaml(running: Lab) -> None:
+    """The commands are those with -o json and -o yaml."""
     for words in (
         ("get", "pods"),
         ("inspect",),
@@ -360,19 +379,17 @@ def test_json_is_json_in_every_command(running: Lab) -> None:
         yaml.safe_load(running.run(*words, "-o", "yaml").out)
 
 
-def test_what_is_not_there_is_said_with_what_is(running: Lab) -> None:
-    """A typo, an object of another namespace, a pod by its workload's name, a namespace that does
-    not exist.
-    """
+def test_messages_about_missing_objects_name_existing_ones(running: Lab) -> None:
+    """Cases: a typo, another namespace, a workload's name for a pod, an unknown namespace."""
     for words in (("get",), ("describe",)):
         assert (
             running.run(*words, "pod", "clent", status=1).err
             == 'error: pods "clent" not found; did you mean client?\n'
         )
-        elsewhere = (
+        expected = (
             'error: services "cart" not found in namespace default; there is one with -n shop\n'
         )
-        assert running.run(*words, "svc", "cart", status=1).err == elsewhere
+        assert running.run(*words, "svc", "cart", status=1).err == expected
     assert (
         'pods "web" not found; did you mean web-' in running.run("get", "pod", "web", status=1).err
     )
@@ -384,13 +401,13 @@ def test_what_is_not_there_is_said_with_what_is(running: Lab) -> None:
         assert "there is one with -n shop" in run(*command, "--lab", running.name, status=1).err
     nothing = running.run("get", "pods", "-n", "shp").out
     assert (
-        nothing
-        == "nothing found in namespace shp: this namespace does not exist; the lab has: default, kube-system, shop\n"
+        nothing == "nothing found in namespace shp: this namespace does not exist; "
+        "the lab has: default, kube-system, shop\n"
     )
 
 
-def test_a_ping_that_fails_is_followed_by_a_command_about_its_destination(running: Lab) -> None:
-    """Where nothing is promised, the lab is as it should be: `diff` would show nothing."""
+def test_the_hint_after_a_failed_ping_is_about_its_destination(running: Lab) -> None:
+    """The lab itself is intact, so `diff` would show nothing."""
     for words, expected in (
         (("http://web:81/",), "kubenetlab describe svc web"),
         (
@@ -399,15 +416,15 @@ def test_a_ping_that_fails_is_followed_by_a_command_about_its_destination(runnin
         ),
         (("192.0.2.1",), "kubenetlab exec default/client -- ip route get 192.0.2.1"),
     ):
-        done = run("ping", "client", *words, "--lab", running.name, status=1)
-        hinted = (
-            done.err.splitlines()[-1].removeprefix("next: ").replace(f" --lab {running.name}", "")
+        result = run("ping", "client", *words, "--lab", running.name, status=1)
+        hint = (
+            result.err.splitlines()[-1].removeprefix("next: ").replace(f" --lab {running.name}", "")
         )
-        assert hinted.startswith(expected), done.err
+        assert hint.startswith(expected), result.err
 
 
-def test_a_node_that_a_manifest_changes_is_configured(running: Lab, tmp_path: Path) -> None:
-    """The Cluster document has made it: a Node document adds labels, and creates nothing."""
+def test_a_node_document_changes_an_existing_node(running: Lab, tmp_path: Path) -> None:
+    """The Cluster document creates nodes; a Node document only adds labels."""
     file = tmp_path / "node.yaml"
     file.write_text(
         "{apiVersion: v1, kind: Node, metadata: {name: worker, labels: {disktype: ssd}}}"
@@ -418,9 +435,9 @@ def test_a_node_that_a_manifest_changes_is_configured(running: Lab, tmp_path: Pa
         running.run("get", "node", "worker", "-o", "json").json["metadata"]["labels"]["disktype"]
         == "ssd"
     )
-    gone = running.run("delete", "-f", str(file)).out
+    output = running.run("delete", "-f", str(file)).out
     assert (
-        gone == "Node worker is still part of the Cluster document; "
+        output == "Node worker is still part of the Cluster document; "
         "only the settings of its own document are deleted\n"
     )
     assert (
@@ -429,8 +446,8 @@ def test_a_node_that_a_manifest_changes_is_configured(running: Lab, tmp_path: Pa
     )
 
 
-def test_labels_are_a_column_where_they_are_asked_for(running: Lab) -> None:
-    """The last one, of every table."""
+def test_show_labels_adds_a_column(running: Lab) -> None:
+    """It is the last column of every table."""
     pods = running.run("get", "pods", "--show-labels").out.splitlines()
     assert pods[0].endswith("   LABELS")
     assert [line.rsplit(maxsplit=1)[1] for line in pods[1:] if line.startswith("client ")] == [

@@ -1,4 +1,7 @@
-"""SCTP where the kernel has none: who asks for it is told. With it: tests/vm/test_sctp.py."""
+"""SCTP on a kernel without it: the container reports it.
+
+tests/vm/test_sctp.py covers kernels with SCTP.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +16,18 @@ POD = """\
 apiVersion: v1
 kind: Pod
 metadata: {name: a}
-spec: {nodeName: worker, containers: [{name: main, image: agnhost, args: [netexec, --sctp-port=8082]}]}
+spec:
+  nodeName: worker
+  containers: [{name: main, image: agnhost, args: [netexec, --sctp-port=8082]}]
 """
 
 
 @pytest.mark.skipif(not FOUND.fault, reason="this kernel has SCTP")
-def test_a_program_that_listens_by_sctp_says_why_it_cannot(lab: Lab) -> None:
-    """The container ends, as it would in a cluster, and its log names what the machine lacks."""
+def test_a_program_reports_that_sctp_is_not_available(lab: Lab) -> None:
+    """Its container ends, as in a cluster, and the log names the missing feature."""
     lab.up(POD, status=1)
-    said = lab.run("logs", "a").out
+    output = lab.run("logs", "a").out
     assert (
         "listen sctp :8082: protocol not supported by this kernel; see SCTP in kubenetlab doctor"
-        in said
+        in output
     )

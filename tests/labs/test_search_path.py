@@ -1,4 +1,4 @@
-"""System programs in /usr/sbin and /sbin are found, whatever PATH says."""
+"""Programs in /usr/sbin and /sbin are found with any PATH."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Iterator
 import pytest
 
 from tests.clusters import deployment, pod, service
-from tests.conftest import OURS
-from tests.labs.lab import Lab, Ran, ran
+from tests.conftest import LAB_PREFIX
+from tests.labs.lab import CommandResult, Lab, command_result
 from tests.patience import patiently
 from tests.warm import server
 
-LAB = f"{OURS}path"
+LAB = f"{LAB_PREFIX}path"
 NEEDED = ("nft", "iptables-nft-restore", "ipset")
-"""Programs that Debian has in /usr/sbin only."""
+"""Programs that Debian installs only in /usr/sbin."""
 
 
 @pytest.fixture
 def knl() -> Iterator[Knl]:
-    """The command line for a lab of its own; the lab is gone afterwards."""
+    """Yield the command line for a lab of its own; remove the lab afterwards."""
     try:
         yield Knl()
     finally:
@@ -28,16 +28,18 @@ def knl() -> Iterator[Knl]:
 
 
 class Knl:
-    """Commands with a PATH of the caller's choice."""
+    """Commands with a given PATH."""
 
     def __call__(
-        self, *words: str, path: str | None, given: str | None = None, status: int = 0
-    ) -> Ran:
+        self, *words: str, path: str | None, stdin: str | None = None, status: int = 0
+    ) -> CommandResult:
         environment = {name: value for name, value in os.environ.items() if name != "PATH"} | {
             "KUBENETLAB_LAB": LAB
         }
         environment |= {"PATH": path} if path is not None else {}
-        return ran(server().run(words, given, patiently(90), environment=environment), status)
+        return command_result(
+            server().run(words, stdin, patiently(90), environment=environment), status
+        )
 
 
 @pytest.mark.parametrize(
@@ -46,7 +48,7 @@ class Knl:
     ids=["Debian's for users", "elsewhere", "empty", "unset"],
 )
 def test_doctor_finds_system_programs(knl: Knl, path: str | None) -> None:
-    """No package is asked for that is installed."""
+    """It does not report installed packages as missing."""
     findings = knl("doctor", "-o", "json", "--again", path=path).json
     ip = next(
         finding
@@ -64,9 +66,7 @@ def test_doctor_finds_system_programs(knl: Knl, path: str | None) -> None:
 
 
 def test_labs_and_programs_in_them_find_system_programs(knl: Knl) -> None:
-    """The agent calls iptables; a program run inside finds nft, and so does a shell's command
-    there.
-    """
+    """The agent runs iptables; programs and shells inside find nft."""
     path = "/usr/bin:/bin"
     assert not any(
         os.path.exists(f"{directory}/{program}")
@@ -74,7 +74,7 @@ def test_labs_and_programs_in_them_find_system_programs(knl: Knl) -> None:
         for directory in path.split(":")
     )
     manifest = pod("client") + deployment(replicas=1) + service()
-    knl("up", "-f", "-", "--proxy", "iptables", path=path, given=manifest)
+    knl("up", "-f", "-", "--proxy", "iptables", path=path, stdin=manifest)
     assert (
         "KUBE-SERVICES" in knl("exec", "node:worker", "--", "nft", "list", "ruleset", path=path).out
     )

@@ -1,4 +1,4 @@
-"""Many connections: every endpoint gets its share, and none is lost while endpoints come and go."""
+"""Many connections: endpoints get equal shares, and none is lost while endpoints change."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.clusters import pod
 from tests.labs.lab import run
+from tests.labs.lab_view import PROXY_MODES, LabView, SharedLab, mode_in_document
 from tests.labs.streaming import streaming
-from tests.labs.world import PROXIES, Labs, World, in_document
 
 PODS, CONNECTIONS, AT_ONCE = 5, 1200, 200
 IMPROBABLE = 40.0
-"""A chi-squared of four degrees of freedom is that large once in twenty million times."""
+"""Chi-squared that four degrees of freedom exceed once in twenty million runs."""
 PER_SECOND = 200
 
 
@@ -21,7 +22,7 @@ def manifest(proxy: str) -> str:
     return f"""\
 apiVersion: kubenetlab.dev/v1alpha1
 kind: Cluster
-networking: {{kubeProxyMode: {in_document(proxy)}}}
+networking: {{kubeProxyMode: {mode_in_document(proxy)}}}
 ---
 apiVersion: apps/v1
 kind: Deployment
@@ -40,52 +41,53 @@ spec:
         readinessProbe: {{httpGet: {{path: /hostname, port: 8080}}, periodSeconds: 1}}
         lifecycle: {{preStop: {{sleep: {{seconds: 1}}}}}}
 ---
-{{apiVersion: v1, kind: Pod, metadata: {{name: client}}, spec: {{nodeName: worker, containers: [{{name: main, image: agnhost, args: [netexec]}}]}}}}
----
+{pod("client", spec=", nodeName: worker")}\
 apiVersion: v1
 kind: Service
 metadata: {{name: web}}
-spec: {{type: NodePort, selector: {{app: web}}, ports: [{{port: 80, targetPort: 8080, nodePort: 30080}}]}}
+spec:
+  type: NodePort
+  selector: {{app: web}}
+  ports: [{{port: 80, targetPort: 8080, nodePort: 30080}}]
 """
 
 
 @pytest.fixture(scope="module")
-def of_mode() -> Iterator[Labs]:
-    labs = Labs(manifest)
-    yield labs
-    labs.end()
+def shared_lab() -> Iterator[SharedLab]:
+    shared = SharedLab(manifest)
+    yield shared
+    shared.down()
 
 
-@pytest.fixture(scope="module", params=PROXIES)
-def world(request: pytest.FixtureRequest, of_mode: Labs) -> World:
-    return World(of_mode.of(request.param), 4)
+@pytest.fixture(scope="module", params=PROXY_MODES)
+def view(request: pytest.FixtureRequest, shared_lab: SharedLab) -> LabView:
+    return LabView(shared_lab.up(request.param), 4)
 
 
 @pytest.mark.parametrize("source", ["client", "ext:client"])
-def test_endpoints_have_equal_shares(world: World, source: str) -> None:
-    """Of connections to the cluster IP from a pod, to a node port from outside: chi-squared against
-    equal shares.
-    """
+def test_endpoints_have_equal_shares(view: LabView, source: str) -> None:
+    """Connections go to the cluster IP from a pod, or to a node port from outside."""
     target = (
-        (world.services["web"], 80)
+        (view.cluster_ips["web"], 80)
         if source == "client"
-        else (world.address("node:worker2"), 30080)
+        else (view.address("node:worker2"), 30080)
     )
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for _ in range(CONNECTIONS // AT_ONCE):
-        found.update(answer.who for answer in world.ask(source, *[("TCP", *target)] * AT_ONCE))
-    assert len(found) == PODS
+        counts.update(answer.server for answer in view.ask(source, *[("TCP", *target)] * AT_ONCE))
+    assert len(counts) == PODS
     share = CONNECTIONS / PODS
-    assert sum((count - share) ** 2 / share for count in found.values()) < IMPROBABLE, found
+    assert sum((count - share) ** 2 / share for count in counts.values()) < IMPROBABLE, counts
 
 
-def test_no_connection_is_lost_while_endpoints_roll(world: World) -> None:
-    """200 a second by the cluster IP while all pods are replaced: whoever is asked is ready, or
-    still serves on its way out.
+def test_no_connection_is_lost_during_a_rollout(view: LabView) -> None:
+    """All pods are replaced during 200 connections per second.
+
+    Each used endpoint is ready, or still serves while it terminates.
     """
-    lab = world.lab
+    lab = view.lab
     before = {pod["name"] for pod in lab.pods("web")}
-    with streaming(lab.pod("client"), world.services["web"], 80, PER_SECOND) as answers:
+    with streaming(lab.pod("client"), view.cluster_ips["web"], 80, PER_SECOND) as answers:
         assert answers.readline().strip() in before
         for verb in ("restart", "status"):
             run("rollout", verb, "deployment/web", "--lab", lab.name)

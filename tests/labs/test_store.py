@@ -1,9 +1,8 @@
-"""The store of a lab can always be loaded, or the lab goes on without it."""
+"""The store of a lab can always be loaded; otherwise the lab keeps running without it."""
 
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,28 +13,12 @@ from kubenetlab.api.apps import Deployment
 from kubenetlab.lab import rundir
 from kubenetlab.lab.client import ApiError, Client
 from kubenetlab.lab.store import store_file
+from tests.clusters import deployment, service
 from tests.labs.conftest import new_lab
-from tests.labs.faulty import ROOT
-from tests.labs.lab import Lab, ran, wait_for
-from tests.patience import patiently
+from tests.labs.lab import Lab, run_module, wait_for
 
 WEB = "/apis/apps/v1/namespaces/default/deployments/web"
-MANIFEST = """\
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: web}
-spec:
-  replicas: 2
-  selector: {matchLabels: {app: web}}
-  template:
-    metadata: {labels: {app: web}}
-    spec: {containers: [{name: web, image: registry.k8s.io/e2e-test-images/agnhost:2.53, args: [netexec], ports: [{containerPort: 8080}]}]}
----
-apiVersion: v1
-kind: Service
-metadata: {name: web}
-spec: {selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
-"""
+MANIFEST = deployment(replicas=2) + service()
 
 
 @pytest.fixture(scope="module")
@@ -49,22 +32,22 @@ def store_of(lab: Lab) -> Path:
     return lab.directory / rundir.STORE
 
 
-def numbers(lab: Lab) -> Any:
-    """What a lab must not lose: each pod's process and addresses."""
-    return {pod["name"]: (pod["pid"], pod["addresses"]) for pod in lab.seen["pods"]}
+def identities(lab: Lab) -> Any:
+    """Return the process and the addresses of each pod, which a lab must not lose."""
+    return {pod["name"]: (pod["pid"], pod["addresses"]) for pod in lab.inspected["pods"]}
 
 
 @pytest.mark.parametrize("replicas", [True, "2", 2.5, 10**30, -1, None, [2]], ids=repr)
-def test_a_scale_that_is_no_number_is_refused(shared: Lab, replicas: Any) -> None:
-    """The lab outlives its agent's next death."""
-    before = numbers(shared)
+def test_replicas_that_are_no_number_are_rejected(shared: Lab, replicas: Any) -> None:
+    """The lab survives the next kill of its agent."""
+    before = identities(shared)
     with pytest.raises(ApiError) as refused:
         Client(shared.name).request("PUT", f"{WEB}/scale", {"spec": {"replicas": replicas}})
     assert refused.value.code in (400, 422)
     assert "spec.replicas" in str(refused.value)
     shared.kill("agent")
-    assert numbers(shared) == before
-    assert not shared.faults
+    assert identities(shared) == before
+    assert not shared.problems
 
 
 @pytest.mark.parametrize(
@@ -76,18 +59,18 @@ def test_a_scale_that_is_no_number_is_refused(shared: Lab, replicas: Any) -> Non
     ],
     ids=["half", "zeros", "newer-format"],
 )
-def test_a_damaged_store_does_not_end_a_lab(shared: Lab, damage: Callable[[bytes], bytes]) -> None:
-    """Every command says so, `diff` by its exit status as well; what runs goes on, and the lab can
-    be changed.
+def test_a_lab_survives_a_damaged_store(shared: Lab, damage: Callable[[bytes], bytes]) -> None:
+    """Every command reports it, `diff` also by its exit status.
+
+    Pods keep running, and the lab can be changed.
     """
-    before = numbers(shared)
+    before = identities(shared)
     store = store_of(shared)
     store.write_bytes(damage(store.read_bytes()))
     shared.kill("agent")
-    assert (
-        before.items() <= numbers(shared).items()
-    )  # a pod of the store before may be there for a moment
-    aside = shared.directory / "store.json.unreadable-1"
+    # A pod of the former store may exist for a moment.
+    assert before.items() <= identities(shared).items()
+    damaged_copy = shared.directory / "store.json.unreadable-1"
     for words in (
         ("get", "pods"),
         ("list",),
@@ -95,91 +78,83 @@ def test_a_damaged_store_does_not_end_a_lab(shared: Lab, damage: Callable[[bytes
         ("ping",),
         ("describe", "service", "web"),
     ):
-        said = shared.run(*words) if words != ("list",) else ran(_command("list"), 0)
+        result = shared.run(*words) if words != ("list",) else run_module("kubenetlab", "list")
         assert (
-            said.err.count(f"the lab's store could not be read and is set aside as {aside}") == 1
+            result.err.count(
+                f"the lab's store could not be read and is set aside as {damaged_copy}"
+            )
+            == 1
         ), words
-    assert str(aside) in shared.run("diff", status=1).err
+    assert str(damaged_copy) in shared.run("diff", status=1).err
     shared.apply(MANIFEST.replace("replicas: 2", "replicas: 3"))
     wait_for(lambda: len(shared.pods("web")) == 3, "a third pod")
-    aside.unlink()
+    damaged_copy.unlink()
     assert shared.run("get", "pods").err.count("set aside") == 0
     shared.apply(MANIFEST)
     wait_for(
-        lambda: len(numbers(shared)) == len(before) and not shared.faults, "the lab to be as before"
+        lambda: len(identities(shared)) == len(before) and not shared.problems,
+        "the lab to be as before",
     )
 
 
-def test_without_any_store_the_lab_runs_and_says_so(lab: Lab) -> None:
-    """Nothing of the kernel's is touched: the Service answers, and `down` takes everything away."""
+def test_a_lab_runs_without_any_store_and_reports_it(lab: Lab) -> None:
+    """The kernel state is not touched: the Service answers, and `down` removes everything."""
     lab.up(MANIFEST)
     lab.run("scale", "deployment/web", "--replicas", "3")
-    wait_for(lambda: not lab.faults, "all pods")
+    wait_for(lambda: not lab.problems, "all pods")
     client = lab.pod("web")
     address = lab.service("web")["cluster_ips"][0]
-    for name in (store_of(lab), store_file.snapshot_of(store_of(lab))):
-        name.write_bytes(b"nothing")
+    for path in (store_of(lab), store_file.snapshot_of(store_of(lab))):
+        path.write_bytes(b"nothing")
     (agent,) = lab.pids(f"kubenetlab {lab.name} agent")
     subprocess.run(["kill", "-KILL", str(agent)], check=True)
     for words in (("get", "pods"), ("diff",), ("apply", "-f", "-"), ("ping",)):
-        said = lab.run(*words, given=MANIFEST, status=1)
-        assert f"no store of lab {lab.name} can be read" in said.err, words
-        assert "kubenetlab down" in said.err
+        result = lab.run(*words, stdin=MANIFEST, status=1)
+        assert f"no store of lab {lab.name} can be read" in result.err, words
+        assert "kubenetlab down" in result.err
     assert "200" in lab.inside(
         client, "curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", f"http://{address}/hostname"
     )
     lab.down()
-    assert not lab.remains
+    assert not lab.leftovers
 
 
-def test_a_controllers_mistake_is_reported_and_not_stored(lab: Lab, tmp_path: Path) -> None:
-    """The pass fails, and the next ones until it is over; agents can die meanwhile, and what runs
-    goes on.
+def test_an_invalid_object_of_a_controller_is_reported_and_not_stored(
+    lab: Lab, tmp_path: Path
+) -> None:
+    """Reconcile passes fail until the controller is repaired.
+
+    Agents may be killed meanwhile, and pods keep running.
     """
     flag = tmp_path / "flag"
-    ran(
-        _command(
-            "up",
-            "--lab",
-            lab.name,
-            "-f",
-            "-",
-            before=["-m", "tests.labs.mistaken", str(flag)],
-            given=MANIFEST,
-        ),
-        0,
+    run_module(
+        "tests.labs.faulty_controller",
+        str(flag),
+        "up",
+        "--lab",
+        lab.name,
+        "-f",
+        "-",
+        stdin=MANIFEST,
     )
-    before = numbers(lab)
+    before = identities(lab)
     flag.touch()
     pod = lab.pod("web")["name"]
     lab.run("delete", "pod", pod, "--no-wait")
     wait_for(
         lambda: "Deployment default/web: spec.replicas" in lab.run("diff", status=None).err,
-        "the mistake to be shown",
+        "the error to be shown",
     )
     lab.kill("agent")
     assert "Deployment default/web: spec.replicas" in wait_for(
-        lambda: lab.run("diff", status=1).err, "the mistake to be shown"
+        lambda: lab.run("diff", status=1).err, "the error to be shown"
     )
     web = store_file.load(store_of(lab)).get(Deployment, "default", "web")
     assert web is not None
     assert web.spec.replicas == 2
-    others = {name: number for name, number in before.items() if name != pod}
-    assert others.items() <= numbers(lab).items()
+    kept_pods = {name: identity for name, identity in before.items() if name != pod}
+    assert kept_pods.items() <= identities(lab).items()
     flag.unlink()
-    wait_for(lambda: len(numbers(lab)) == len(before) and not lab.faults, "the lab to be whole")
-
-
-def _command(
-    *words: str, before: list[str] | None = None, given: str | None = None
-) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, *(before or ["-m", "kubenetlab"]), *words]
-    return subprocess.run(
-        line,
-        input=given,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=patiently(90),
-        cwd=ROOT,
+    wait_for(
+        lambda: len(identities(lab)) == len(before) and not lab.problems, "the lab to be whole"
     )

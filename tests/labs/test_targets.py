@@ -1,4 +1,4 @@
-"""Every form of a target, in the commands that take one, by real packets."""
+"""Every form of a target, in all commands with targets, with real packets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ MANIFEST = pod("client") + pod("both") + deployment("web", 2) + service("web") +
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Lab]:
-    """A Deployment behind a Service of its name, and a pod and a Service that share a name."""
+    """Yield a lab with a Deployment behind a Service of its name, and with equal names.
+
+    A pod and a Service are called `both`.
+    """
     for lab in new_lab():
         lab.up(MANIFEST)
         yield lab
@@ -41,8 +44,10 @@ def running() -> Iterator[Lab]:
         ("198.51.100.10", 0, "ICMP"),
     ],
 )
-def test_ping_takes_every_form(running: Lab, target: str, port: int, protocol: str) -> None:
-    """A packet is answered, on the port and by the protocol that the target names."""
+def test_ping_accepts_every_form_of_a_target(
+    running: Lab, target: str, port: int, protocol: str
+) -> None:
+    """The answer comes from the port and by the protocol that the target names."""
     found: Any = running.run("ping", "client", target, "-o", "json").json
     assert (found["found"], found["port"], found["protocol"], found["ok"]) == (
         "answer",
@@ -52,8 +57,8 @@ def test_ping_takes_every_form(running: Lab, target: str, port: int, protocol: s
     )
 
 
-def test_a_title_is_a_target(running: Lab) -> None:
-    """The title in a result asks the same question again."""
+def test_the_title_of_a_result_is_a_target(running: Lab) -> None:
+    """It leads to the same destination."""
     for target in ("svc:web:80", "web", "web.default:80", "pod/both"):
         titles = [running.run("ping", "client", target, "-o", "json").json["to"]]
         titles.append(running.run("ping", "client", titles[0], "-o", "json").json["to"])
@@ -61,7 +66,7 @@ def test_a_title_is_a_target(running: Lab) -> None:
 
 
 def test_ambiguous_and_unknown_names_are_usage_errors(running: Lab) -> None:
-    """With the exact forms, and with names that are near."""
+    """The message has the exact forms, or similar names."""
     ambiguous = running.run("ping", "client", "both:80", status=2)
     assert (
         ambiguous.err
@@ -81,26 +86,26 @@ def test_ambiguous_and_unknown_names_are_usage_errors(running: Lab) -> None:
     assert f"its pods are: {pods}" in running.run("ping", "svc:web", "client", status=2).err
 
 
-def test_a_service_whose_name_is_not_resolved_is_a_failure(running: Lab) -> None:
-    """The Service exists, so it is the lab that fails: exit status 1."""
+def test_an_unresolved_name_of_an_existing_service_is_a_failure(running: Lab) -> None:
+    """The Service exists, so the lab fails, with exit status 1."""
     running.apply(pod("deaf", ", dnsPolicy: None, dnsConfig: {nameservers: [192.0.2.1]}"))
     assert "default/deaf" in running.run("ping", "deaf", "svc:web").out
     assert "not resolved" in running.run("ping", "deaf", "web", status=1).out
-    found = running.run("ping", "deaf", "web.default", "-o", "json", status=1).json
-    assert (found["found"], found["ok"]) == ("unresolved", False)
+    report = running.run("ping", "deaf", "web.default", "-o", "json", status=1).json
+    assert (report["found"], report["ok"]) == ("unresolved", False)
 
 
-def test_other_commands_take_the_same_forms(running: Lab) -> None:
-    """exec, logs and inspect: by workload, by kubectl's form and by address."""
-    (first, _) = running.pods("web")
-    for target in ("web", "deploy/web", f"pod/{first['name']}", first["addresses"][0]):
-        assert running.run("exec", target, "--", "hostname").out.strip() == first["name"]
-        assert first["name"] in running.run("inspect", target, "-o", "json").json["name"]
+def test_exec_logs_and_inspect_accept_the_same_forms(running: Lab) -> None:
+    """Forms are a workload, kubectl's KIND/NAME and an address."""
+    (first_pod, _) = running.pods("web")
+    for target in ("web", "deploy/web", f"pod/{first_pod['name']}", first_pod["addresses"][0]):
+        assert running.run("exec", target, "--", "hostname").out.strip() == first_pod["name"]
+        assert first_pod["name"] in running.run("inspect", target, "-o", "json").json["name"]
         assert running.run("logs", target).status == 0
 
 
-def test_tables_take_the_same_forms(running: Lab, tmp_path: Path) -> None:
-    """Ports and paths in the target; what does not hold is told in the same words."""
+def test_tables_accept_the_same_forms(running: Lab, tmp_path: Path) -> None:
+    """Targets contain ports and paths; reports of failures have the same wording."""
     table = tmp_path / "expect.yaml"
     table.write_text(
         """\

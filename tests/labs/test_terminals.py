@@ -1,4 +1,4 @@
-"""Commands that draw on a terminal: progress, colours, an interactive shell, narrow tables."""
+"""Output on a terminal: progress, colours, an interactive shell, narrow tables."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STEADY = (("explain", "bridge"), ("break", "--list"), ("diff",), ("modes", "-o",
 
 
 def drawn_by(*words: str, width: int = 100, **variables: str) -> tuple[int, str]:
-    """(exit status, everything drawn) of a kubenetlab command that has a terminal.
+    """Return the exit status and everything drawn by a kubenetlab command on a terminal.
 
     variables: further variables of its environment.
     """
@@ -51,7 +51,7 @@ def piped(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def drawn_up() -> Iterator[tuple[Lab, str]]:
-    """A lab that `up` has made on a terminal, and everything that `up` drew."""
+    """Yield a lab that `up` has created on a terminal, and everything that `up` drew."""
     for lab in new_lab():
         status, drawn = drawn_by("up", "--lab", lab.name, "--nodes", "4")
         assert status == 0
@@ -64,7 +64,10 @@ def running(drawn_up: tuple[Lab, str]) -> Lab:
 
 
 def test_up_draws_its_progress_on_a_terminal(drawn_up: tuple[Lab, str]) -> None:
-    """One line, over and over, gone in the end; colours; elsewhere plain lines without any codes."""
+    """One line is redrawn, and erased at the end.
+
+    Terminals get colours, and pipes plain text.
+    """
     lab, drawn = drawn_up
     assert f"building {lab.name}: " in drawn
     assert "\r\x1b[K" in drawn
@@ -77,7 +80,7 @@ def test_up_draws_its_progress_on_a_terminal(drawn_up: tuple[Lab, str]) -> None:
 
 
 def test_a_shell_on_a_terminal_is_interactive(running: Lab) -> None:
-    """A prompt that says where one is; Ctrl-D leaves."""
+    """The prompt names the place, and `exit` returns its status."""
     line = [*COMMAND, "shell", "client", "--lab", running.name]
     status, _ = on_terminal(
         lambda: os.execv(line[0], line),
@@ -88,16 +91,19 @@ def test_a_shell_on_a_terminal_is_interactive(running: Lab) -> None:
 
 
 def test_the_list_of_labs_fits_on_a_terminal(running: Lab) -> None:
-    """A narrow one has fewer columns, and says which are left out; -o wide and a pipe have all."""
+    """A narrow terminal has fewer columns and names the hidden ones.
+
+    -o wide and pipes have all columns.
+    """
     _, drawn = drawn_by("list", width=72)
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in drawn.splitlines()]
     assert max(map(len, lines[:2])) <= 72
     assert "SERVICES" not in lines[0]
     assert any(line.startswith("hidden columns: ") and "SERVICES" in line for line in lines)
     assert running.name in drawn
-    for whole in (drawn_by("list", "-o", "wide", width=72)[1], run("list").out):
-        assert "SERVICES" in whole
-        assert "hidden columns" not in whole
+    for output in (drawn_by("list", "-o", "wide", width=72)[1], run("list").out):
+        assert "SERVICES" in output
+        assert "hidden columns" not in output
 
 
 @pytest.mark.parametrize("words", STEADY, ids=" ".join)

@@ -1,6 +1,4 @@
-"""How pods end in a lab: hooks run, servers go on meanwhile, and what turns unready leaves the
-serving endpoints.
-"""
+"""Termination of pods: hooks run, servers continue meanwhile, and unready pods stop serving."""
 
 from __future__ import annotations
 
@@ -11,13 +9,14 @@ from tests.labs.lab import Lab, wait_for
 
 
 def server(
-    fields: str = "", *, image: str = "agnhost, args: [netexec]", meta: str = "", more: str = ""
+    fields: str = "", *, image: str = "agnhost, args: [netexec]", meta: str = "", spec: str = ""
 ) -> str:
     return f"""\
 apiVersion: v1
 kind: Pod
 metadata: {{name: server, labels: {{app: server}}{meta}}}
-spec: {{containers: [{{name: main, image: {image}, ports: [{{containerPort: 8080}}]{fields}}}]{more}}}
+spec:
+  {{containers: [{{name: main, image: {image}, ports: [{{containerPort: 8080}}]{fields}}}]{spec}}}
 ---
 """
 
@@ -30,13 +29,20 @@ spec: {selector: {app: server}, ports: [{port: 80, targetPort: 8080}]}
 ---
 """
 REAL = ', annotations: {kubenetlab.dev/real-commands: "true"}'
-READY = ", readinessProbe: {httpGet: {port: 8080, path: /readyz}, periodSeconds: 1, failureThreshold: 1}"
+READY = (
+    ", readinessProbe: {httpGet: {port: 8080, path: /readyz}, "
+    "periodSeconds: 1, failureThreshold: 1}"
+)
 
 
 def endpoints(lab: Lab) -> list[dict[str, bool]]:
-    """The conditions of the Service's endpoints."""
-    pieces = lab.get("endpointslices", "-l", "kubernetes.io/service-name=server")["items"]
-    return [endpoint["conditions"] for piece in pieces for endpoint in piece.get("endpoints", ())]
+    """Return the conditions of the Service's endpoints."""
+    slices = lab.get("endpointslices", "-l", "kubernetes.io/service-name=server")["items"]
+    return [
+        endpoint["conditions"]
+        for endpoint_slice in slices
+        for endpoint in endpoint_slice.get("endpoints", ())
+    ]
 
 
 def events(lab: Lab) -> list[tuple[str, str]]:
@@ -44,18 +50,20 @@ def events(lab: Lab) -> list[tuple[str, str]]:
 
 
 def restarts(lab: Lab) -> int:
-    (found,) = [
-        found for found in lab.get("pods")["items"] if found["metadata"]["name"] == "server"
+    (server_pod,) = [
+        server_pod
+        for server_pod in lab.get("pods")["items"]
+        if server_pod["metadata"]["name"] == "server"
     ]
-    return int(found["status"]["containerStatuses"][0].get("restartCount", 0))
+    return int(server_pod["status"]["containerStatuses"][0].get("restartCount", 0))
 
 
 def is_gone(lab: Lab) -> bool:
-    return not any(found["name"] == "server" for found in lab.seen["pods"])
+    return not any(server_pod["name"] == "server" for server_pod in lab.inspected["pods"])
 
 
-def asks(lab: Lab) -> Any:
-    """A client, and the Service's address."""
+def client_and_service(lab: Lab) -> Any:
+    """Return a client, and the Service as its target."""
     return lab.pod("client"), ("TCP", lab.service("server")["cluster_ips"][0], 80)
 
 
@@ -64,25 +72,29 @@ UNREADY = {"ready": False, "serving": False, "terminating": True}
 
 
 def test_a_pod_serves_while_its_pre_stop_hook_runs(lab: Lab) -> None:
-    """Alone, it is what the Service falls back to; then it is gone, also when the agent dies
-    meanwhile.
+    """The Service uses it as its only endpoint.
+
+    Afterwards the pod is removed, although the agent was killed meanwhile.
     """
     lab.up(
         ONE_NODE + pod("client") + SERVICE + server(", lifecycle: {preStop: {sleep: {seconds: 6}}}")
     )
     lab.run("delete", "pod", "server", "--no-wait")
     wait_for(lambda: endpoints(lab) == [TERMINATING], "its endpoint to terminate")
-    assert lab.ask(*asks(lab))[0].who == "server"
+    assert lab.ask(*client_and_service(lab))[0].server == "server"
     lab.kill("agent")
     assert "Terminating" in lab.run("get", "pod", "server").out
     wait_for(lambda: is_gone(lab), "the pod to be gone")
-    wait_for(lambda: lab.ask(*asks(lab))[0].error == "refused", "the Service to refuse")
+    wait_for(
+        lambda: lab.ask(*client_and_service(lab))[0].error == "refused", "the Service to refuse"
+    )
     assert lab.run("diff").status == 0
 
 
-def test_a_server_that_turns_unready_after_sigterm_leaves_the_endpoints(lab: Lab) -> None:
-    """`netexec --delay-shutdown` serves on, unready: terminating stays, serving is false, and no
-    rule leads there.
+def test_a_server_that_becomes_unready_after_sigterm_stops_serving(lab: Lab) -> None:
+    """`netexec --delay-shutdown` continues, unready.
+
+    The endpoint is terminating and not serving, so no rule leads to it.
     """
     waits = 'agnhost, args: [netexec, "--delay-shutdown=7"]'
     lab.up(ONE_NODE + pod("client") + SERVICE + server(READY, image=waits))
@@ -90,8 +102,10 @@ def test_a_server_that_turns_unready_after_sigterm_leaves_the_endpoints(lab: Lab
     direct = ("TCP", place["addresses"][0], 8080)
     lab.run("delete", "pod", "server", "--no-wait")
     wait_for(lambda: endpoints(lab) == [UNREADY], "its endpoint to serve no more")
-    assert lab.ask(lab.pod("client"), direct)[0].who == "server"  # it is there still
-    wait_for(lambda: lab.ask(*asks(lab))[0].error == "refused", "the Service to refuse")
+    assert lab.ask(lab.pod("client"), direct)[0].server == "server"  # the pod still answers
+    wait_for(
+        lambda: lab.ask(*client_and_service(lab))[0].error == "refused", "the Service to refuse"
+    )
     wait_for(lambda: is_gone(lab), "the pod to be gone")
 
 
@@ -114,18 +128,22 @@ http.server.ThreadingHTTPServer(('', 8080), Handler).serve_forever()
 """
 
 
-def test_hooks_of_a_real_server(lab: Lab) -> None:
-    """postStart by HTTP, preStop by a command beside it; SIGTERM when that is over; SIGKILL when
-    the grace period is.
+def test_hooks_of_a_real_server_run_in_order(lab: Lab) -> None:
+    """The postStart hook is a command, and the preStop hook an HTTP request.
+
+    SIGTERM follows the preStop hook, and SIGKILL the end of the grace period.
     """
-    hooks = ", lifecycle: {postStart: {exec: {command: [sleep, '1']}}, preStop: {httpGet: {port: 8080, path: /stopping}}}"
+    hooks = (
+        ", lifecycle: {postStart: {exec: {command: [sleep, '1']}}, "
+        "preStop: {httpGet: {port: 8080, path: /stopping}}}"
+    )
     command = f"python, command: [python3, -u, -c, {SIGNALS!r}]"
     lab.up(
         ONE_NODE
         + pod("client")
         + SERVICE
         + server(
-            READY + hooks, image=command, meta=REAL, more=", terminationGracePeriodSeconds: 9"
+            READY + hooks, image=command, meta=REAL, spec=", terminationGracePeriodSeconds: 9"
         ),
         "--timeout",
         "30s",
@@ -138,35 +156,37 @@ def test_hooks_of_a_real_server(lab: Lab) -> None:
     wait_for(lambda: is_gone(lab), "the pod to be gone")
 
 
-def test_a_failed_post_start_hook_kills_the_container(lab: Lab) -> None:
-    """Nothing listens where it asks.
+def test_a_failed_post_start_hook_kills_its_container(lab: Lab) -> None:
+    """The event is FailedPostStartHook.
 
-    FailedPostStartHook, again and again; one that is answered lets the pod be.
+    A hook that gets an answer has no effect on the container.
     """
     failing = ", lifecycle: {postStart: {httpGet: {port: 9999}}}"
-    said = lab.up(ONE_NODE + server(failing), status=1)
-    assert "PostStartHook failed: dial tcp" in said.err
-    found = events(lab)
+    result = lab.up(ONE_NODE + server(failing), status=1)
+    assert "PostStartHook failed: dial tcp" in result.err
+    event_list = events(lab)
     assert any(
         reason == "FailedPostStartHook" and "connection refused" in message
-        for reason, message in found
+        for reason, message in event_list
     )
-    assert ("Killing", "FailedPostStartHook") in found
+    assert ("Killing", "FailedPostStartHook") in event_list
     lab.run("delete", "pod", "server")
     lab.up(ONE_NODE + server(failing.replace("9999", "8080")))
     assert any("GET / from" in line for line in lab.run("logs", "server").out.splitlines())
 
 
-def test_a_container_killed_by_its_liveness_probe_runs_its_pre_stop_hook_first(lab: Lab) -> None:
-    """A real server answers the hook and the Service until then, also when the agent dies; then the
-    next run begins.
+def test_the_pre_stop_hook_runs_before_a_liveness_restart(lab: Lab) -> None:
+    """A real server answers the hook and the Service until then.
+
+    The agent may be killed meanwhile. Then the container restarts.
     """
     fields = (
-        ", livenessProbe: {tcpSocket: {port: 81}, initialDelaySeconds: 2, periodSeconds: 1, failureThreshold: 1}"
+        ", livenessProbe: {tcpSocket: {port: 81}, initialDelaySeconds: 2, "
+        "periodSeconds: 1, failureThreshold: 1}"
         ", lifecycle: {preStop: {httpGet: {port: 8080, path: /slowly}}}"
     )
     command = f"python, command: [python3, -u, -c, {SIGNALS!r}]"
-    text = server(fields, image=command, meta=REAL, more=", terminationGracePeriodSeconds: 8")
+    text = server(fields, image=command, meta=REAL, spec=", terminationGracePeriodSeconds: 8")
     lab.up(ONE_NODE + pod("client") + SERVICE + text, "--timeout", "30s")
     killing = ("Killing", "Container main failed liveness probe, will be restarted")
     wait_for(lambda: killing in events(lab), "the kill to be announced")

@@ -1,5 +1,6 @@
-"""What a green result means: what is not enforced, and what is misconfigured, is named beside it
-and changes the exit status.
+"""A success covers everything: unenforced and misconfigured objects change the exit status.
+
+They are named beside the result.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import pytest
 from tests.clusters import ONE_NODE, deployment, pod, replaced, service
 from tests.labs.lab import Lab, run
 
-POLICY = """\
+DENY_WEB = """\
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: deny-web}
@@ -26,8 +27,11 @@ metadata: {name: way-in}
 spec: {defaultBackend: {service: {name: web, port: {number: 80}}}}
 ---
 """
-BUDGET = "apiVersion: policy/v1\nkind: PodDisruptionBudget\nmetadata: {name: web}\nspec: {minAvailable: 1}\n---\n"
-OTHER = """\
+BUDGET = (
+    "apiVersion: policy/v1\nkind: PodDisruptionBudget\nmetadata: {name: web}\n"
+    "spec: {minAvailable: 1}\n---\n"
+)
+MISCONFIGURED_SERVICE = """\
 apiVersion: v1
 kind: Service
 metadata: {name: other}
@@ -37,22 +41,24 @@ spec: {selector: {app: web}, ports: [{port: 80, targetPort: 9999}]}
 WEB = ONE_NODE + pod("client") + deployment("web", 1) + service("web")
 
 
-def table(place: Path, *rows: str) -> str:
-    file = place / "expect.yaml"
+def table(directory: Path, *rows: str) -> str:
+    file = directory / "expect.yaml"
     file.write_text("".join(f"- {{{row}}}\n" for row in rows))
     return str(file)
 
 
 def test_policies_that_are_not_enforced_fail_a_check(lab: Lab, tmp_path: Path) -> None:
-    """`up` says it in a line; check names them beside the rows they could affect, and ends with 1
-    until they are accepted.
+    """`up` reports them in a line.
+
+    `check` names them beside the rows that they could affect, and ends with 1 unless their kind is
+    accepted.
     """
-    said = lab.up(WEB + POLICY + BUDGET).err
+    errors = lab.up(WEB + DENY_WEB + BUDGET).err
     assert (
         "not enforced: NetworkPolicy deny-web: in a cluster it changes which connections succeed"
-        in said
+        in errors
     )
-    assert "kept, without effect on the network: PodDisruptionBudget web" in said
+    assert "kept, without effect on the network: PodDisruptionBudget web" in errors
     rows = table(
         tmp_path,
         "from: client, to: 'svc:web', port: 80, allowed: true",
@@ -62,8 +68,8 @@ def test_policies_that_are_not_enforced_fail_a_check(lab: Lab, tmp_path: Path) -
     failed = lab.run("check", "-f", rows, "--junit", str(junit), status=1)
     (line,) = [line for line in failed.out.splitlines() if line.startswith("✗")]
     assert (
-        "NetworkPolicy deny-web is not enforced by this lab; it could change 1 of 2 results: default/client → svc:default/web:80"
-        in line
+        "NetworkPolicy deny-web is not enforced by this lab; it could change 1 of 2 results: "
+        "default/client → svc:default/web:80" in line
     )
     assert failed.out.splitlines()[-1].endswith("2 hold, 1 object not enforced")
     assert "next: kubenetlab check --allow-unmodelled NetworkPolicy" in failed.err
@@ -79,12 +85,13 @@ def test_policies_that_are_not_enforced_fail_a_check(lab: Lab, tmp_path: Path) -
     ) == (rows, "2")
     assert cases["NetworkPolicy deny-web: not-enforced"].find("failure") is not None
 
-    found = lab.run("check", "-f", rows, "-o", "json", status=1).json
-    assert not found["ok"]
-    assert [check["unenforced"] for check in found["checks"]] == [["NetworkPolicy deny-web"], []]
-    assert [(one["code"], one["accepted"], one["affects"]) for one in found["diagnostics"]] == [
-        ("not-enforced", False, ["pod/client → svc/web:80/TCP"])
-    ]
+    report = lab.run("check", "-f", rows, "-o", "json", status=1).json
+    assert not report["ok"]
+    assert [check["unenforced"] for check in report["checks"]] == [["NetworkPolicy deny-web"], []]
+    assert [
+        (diagnostic["code"], diagnostic["accepted"], diagnostic["affects"])
+        for diagnostic in report["diagnostics"]
+    ] == [("not-enforced", False, ["pod/client → svc/web:80/TCP"])]
     for words in ("NetworkPolicy", "networkpolicies", "netpol"):
         assert (
             lab.run("check", "-f", rows, "--allow-unmodelled", words, status=0)
@@ -94,19 +101,22 @@ def test_policies_that_are_not_enforced_fail_a_check(lab: Lab, tmp_path: Path) -
     lab.run("check", "-f", rows, "--allow-unmodelled", "Ingress", status=1)
 
 
-def test_the_matrix_and_a_single_ping_say_so_too(lab: Lab) -> None:
-    """They end with 1 where an object that is not enforced could change what they show, and a ping
-    that it does not concern with 0.
+def test_policies_that_are_not_enforced_fail_a_ping(lab: Lab) -> None:
+    """The matrix and single pings end with 1 if an unenforced object could affect them.
+
+    Other pings end with 0.
     """
-    lab.up(WEB + POLICY)
+    lab.up(WEB + DENY_WEB)
     matrix = lab.run("ping", status=1)
     assert "all as Kubernetes promises, 1 object not enforced" in matrix.out
     assert "NetworkPolicy deny-web is not enforced by this lab; it could change" in matrix.out
     assert not lab.run("ping", "-o", "json", status=1).json["ok"]
     assert lab.run("ping", "--allow-unmodelled", "netpol", "-o", "json", status=0).json["ok"]
-    asked = lab.run("ping", "client", "svc:web", status=1)
-    assert "answered" in asked.out
-    assert "not enforced by this lab, could change this result: NetworkPolicy deny-web" in asked.out
+    result = lab.run("ping", "client", "svc:web", status=1)
+    assert "answered" in result.out
+    assert (
+        "not enforced by this lab, could change this result: NetworkPolicy deny-web" in result.out
+    )
     assert lab.run("ping", "client", "svc:web", "-o", "json", status=1).json["unenforced"] == [
         "NetworkPolicy deny-web"
     ]
@@ -114,7 +124,7 @@ def test_the_matrix_and_a_single_ping_say_so_too(lab: Lab) -> None:
     lab.run("ping", "deploy:web", "client", status=0)
 
 
-ROUNDABOUT = """\
+INDIRECT_SERVICES = """\
 apiVersion: v1
 kind: Service
 metadata: {name: alias}
@@ -131,38 +141,41 @@ DB = replaced(
     ("kind: Deployment", "kind: StatefulSet"),
     ("  replicas:", "  serviceName: db\n  replicas:"),
 )
-HEADLESS = "apiVersion: v1\nkind: Service\nmetadata: {name: db}\nspec: {clusterIP: None, selector: {app: db}}\n---\n"
+HEADLESS = (
+    "apiVersion: v1\nkind: Service\nmetadata: {name: db}\n"
+    "spec: {clusterIP: None, selector: {app: db}}\n---\n"
+)
 
 
-def test_policies_are_named_whatever_leads_to_their_pods(lab: Lab, tmp_path: Path) -> None:
-    """A pod's own name, an ExternalName, a node port: what counts is where the packets go, of a
-    ping and of a row alike.
-    """
-    policy = replaced(POLICY, ("{app: web}", "{app: db}"), ("deny-web", "deny-db"))
-    lab.up(WEB + DB + HEADLESS + replaced(ROUNDABOUT, ("web.default", "outer.default")) + policy)
-    (node,) = [entry["name"] for entry in lab.seen["nodes"]]
+def test_policies_are_found_for_every_form_of_a_destination(lab: Lab, tmp_path: Path) -> None:
+    """The pods that receive the packets count, for pings and for rows of a table."""
+    policy = replaced(DENY_WEB, ("{app: web}", "{app: db}"), ("deny-web", "deny-db"))
+    lab.up(
+        WEB + DB + HEADLESS + replaced(INDIRECT_SERVICES, ("web.default", "outer.default")) + policy
+    )
+    (node,) = [entry["name"] for entry in lab.inspected["nodes"]]
     forms = (
         "db-0.db:8080",
         "alias:80",
         f"node:{node}:30080",
-        f"{lab.seen['nodes'][0]['addresses'][0]}:30080",
+        f"{lab.inspected['nodes'][0]['addresses'][0]}:30080",
         "db:8080",
     )
     for form in forms:
-        for more in ((), ("--count", "2")):
-            asked = lab.run("ping", "client", form, *more, status=1).out
-            assert "NetworkPolicy deny-db" in asked, form
+        for options in ((), ("--count", "2")):
+            output = lab.run("ping", "client", form, *options, status=1).out
+            assert "NetworkPolicy deny-db" in output, form
     lab.run("ping", "client", "web:80", status=0)
     lab.run("ping", "client", f"node:{node}", status=0)
     rows = table(tmp_path, *(f"from: client, to: '{form}', allowed: true" for form in forms))
-    found = lab.run("check", "-f", rows, "-o", "json", status=1).json
-    assert [check["unenforced"] for check in found["checks"]] == [["NetworkPolicy deny-db"]] * len(
+    report = lab.run("check", "-f", rows, "-o", "json", status=1).json
+    assert [check["unenforced"] for check in report["checks"]] == [["NetworkPolicy deny-db"]] * len(
         forms
     )
 
 
-def test_an_http_error_is_no_answer_to_trust(lab: Lab, tmp_path: Path) -> None:
-    """A single GET ends with 1, as a series of them and a row of a table do."""
+def test_an_http_error_is_a_failure(lab: Lab, tmp_path: Path) -> None:
+    """A single GET, a series and a row of a table end with 1."""
     lab.up(WEB)
     assert "GET /dial: answered in" in (
         said := lab.run("ping", "client", "http://web/dial", status=1).out
@@ -176,9 +189,10 @@ def test_an_http_error_is_no_answer_to_trust(lab: Lab, tmp_path: Path) -> None:
     lab.run("ping", "client", "http://web/hostname", status=0)
 
 
-def test_pods_that_do_not_run_are_not_passed_over(lab: Lab, tmp_path: Path) -> None:
-    """each: is every pod of a workload, and fails while one waits for a node; the matrix names
-    those that take no part.
+def test_pods_that_do_not_run_are_reported(lab: Lab, tmp_path: Path) -> None:
+    """`each:` is every pod of a workload, and fails if one of them does not run.
+
+    The matrix names pods without a part in it.
     """
     text = replaced(
         WEB,
@@ -195,15 +209,19 @@ def test_pods_that_do_not_run_are_not_passed_over(lab: Lab, tmp_path: Path) -> N
         assert "not checked: 1 pod does not run: default/web-" in lab.run(command, status=0).err
 
 
-def test_tables_and_reports_stand_anywhere(lab: Lab, tmp_path: Path) -> None:
-    """A table by its name alone or from standard input; a report that cannot be written is refused
-    before anything is sent.
+def test_tables_and_reports_can_be_at_any_path(lab: Lab, tmp_path: Path) -> None:
+    """A table can be an argument or standard input.
+
+    A report that cannot be written is rejected before any packet is sent.
     """
     lab.up(WEB)
-    row = "- {from: client, to: 'svc:web', allowed: true}\n- {from: client, to: 'svc:web:81', allowed: true}\n"
+    row = (
+        "- {from: client, to: 'svc:web', allowed: true}\n"
+        "- {from: client, to: 'svc:web:81', allowed: true}\n"
+    )
     assert (
         "<stdin>:2  default/client → svc:default/web:81/TCP: expected allow"
-        in lab.run("check", "-f", "-", given=row, status=1).out
+        in lab.run("check", "-f", "-", stdin=row, status=1).out
     )
     rows = table(tmp_path, "from: client, to: 'svc:web', allowed: true")
     assert lab.run("check", rows).out.endswith("1 hold\n")
@@ -221,8 +239,8 @@ def test_tables_and_reports_stand_anywhere(lab: Lab, tmp_path: Path) -> None:
     )
 
 
-def test_a_row_without_a_port_uses_the_first_of_a_service(lab: Lab, tmp_path: Path) -> None:
-    """As ping does: a ping of a cluster IP would be refused, and would say nothing of the Service."""
+def test_a_row_without_a_port_uses_the_services_first_port(lab: Lab, tmp_path: Path) -> None:
+    """Like ping, because an ICMP ping of a cluster IP says nothing about the Service."""
     lab.up(WEB)
     rows = table(
         tmp_path,
@@ -232,9 +250,9 @@ def test_a_row_without_a_port_uses_the_first_of_a_service(lab: Lab, tmp_path: Pa
             for word in ("true", "false")
         ),
     )
-    found = lab.run("check", "-f", rows, "-o", "json", status=1).json["checks"]
+    checks = lab.run("check", "-f", rows, "-o", "json", status=1).json["checks"]
     assert [
-        (check["name"].rpartition(":")[2], check["found"], check["state"]) for check in found
+        (check["name"].rpartition(":")[2], check["found"], check["state"]) for check in checks
     ] == [
         ("80/TCP", "answer", "holds"),
         ("80/TCP", "answer", "fails"),
@@ -246,43 +264,44 @@ def test_a_row_without_a_port_uses_the_first_of_a_service(lab: Lab, tmp_path: Pa
     )
 
 
-def test_a_lab_without_pods_in_scope_is_not_trusted_either(lab: Lab) -> None:
-    """An Ingress opens a way that the lab does not: no row is about it, and the check says so and
-    ends with 1.
-    """
+def test_an_unenforced_ingress_fails_a_check(lab: Lab) -> None:
+    """No row is about it, but the lab does not provide what it promises."""
     lab.up(WEB + INGRESS)
-    said = lab.run("check", status=1).out
-    assert "Ingress way-in is not enforced by this lab" in said
+    output = lab.run("check", status=1).out
+    assert "Ingress way-in is not enforced by this lab" in output
     lab.run("check", "--allow-unmodelled", "ing", status=0)
 
 
-def test_misconfigurations_are_reported_where_people_look(lab: Lab, tmp_path: Path) -> None:
-    """up, apply and check report them with file and line; check fails on them; --strict makes them
-    errors before anything is made.
-    """
+def test_misconfigurations_are_reported_by_up_apply_plan_and_check(
+    lab: Lab, tmp_path: Path
+) -> None:
+    """They have file and line. `check` fails; --strict makes them errors."""
     file = tmp_path / "shop.yaml"
-    file.write_text(WEB + OTHER)
-    line = (WEB + OTHER).splitlines().index(
+    file.write_text(WEB + MISCONFIGURED_SERVICE)
+    line = (WEB + MISCONFIGURED_SERVICE).splitlines().index(
         "spec: {selector: {app: web}, ports: [{port: 80, targetPort: 9999}]}"
     ) + 1
-    place = f"{file}:{line}  Service default/other: spec.ports[0].targetPort: nothing listens on 9999/TCP in the pods of Deployment default/web"
+    message = (
+        f"{file}:{line}  Service default/other: spec.ports[0].targetPort: "
+        "nothing listens on 9999/TCP in the pods of Deployment default/web"
+    )
     refused = lab.run("up", "-f", str(file), "--strict", status=2)
-    assert place in refused.err
+    assert message in refused.err
     assert not lab.directory.exists()
-    assert f"warning: {place}" in lab.run("plan", "-f", str(file)).err
-    assert f"warning: {place}" in lab.run("up", "-f", str(file)).err
-    assert f"warning: {place}" in lab.run("apply", "-f", str(file)).err
-    assert f"warning: {place}" in lab.run("apply", "-f", str(file), "--no-wait").err
+    assert f"warning: {message}" in lab.run("plan", "-f", str(file)).err
+    assert f"warning: {message}" in lab.run("up", "-f", str(file)).err
+    assert f"warning: {message}" in lab.run("apply", "-f", str(file)).err
+    assert f"warning: {message}" in lab.run("apply", "-f", str(file), "--no-wait").err
     assert "warning" not in lab.run("apply", "-f", str(file), "--allow-undeclared").err
-    assert place in lab.run("check", status=1).out
+    assert message in lab.run("check", status=1).out
     assert lab.run("check", "-o", "json", status=1).json["diagnostics"][0]["line"] == line
-    file.write_text("# more\n" + WEB + OTHER)  # the object is found where it stands by now
+    file.write_text("# more\n" + WEB + MISCONFIGURED_SERVICE)  # the line is read again
     assert lab.run("check", "-o", "json", status=1).json["diagnostics"][0]["line"] == line + 1
-    file.write_text(WEB + OTHER)
+    file.write_text(WEB + MISCONFIGURED_SERVICE)
     lab.run("check", "--allow-undeclared", status=0)
 
     allowed = "from: client, to: 'svc:web', port: 80, allowed: true"
-    assert place in lab.run("check", "-f", table(tmp_path, allowed), status=1).out
+    assert message in lab.run("check", "-f", table(tmp_path, allowed), status=1).out
     rejected = "from: client, to: 'svc:other', port: 80, expect: reject"
     assert (
         lab.run("check", "-f", table(tmp_path, allowed, rejected), status=0)
@@ -291,64 +310,76 @@ def test_misconfigurations_are_reported_where_people_look(lab: Lab, tmp_path: Pa
     )
 
 
-def test_a_refusal_from_a_misconfigured_pod_does_not_accept_it(lab: Lab, tmp_path: Path) -> None:
-    """Only a row to the misconfigured object does."""
+def test_a_row_from_a_misconfigured_pod_does_not_accept_it(lab: Lab, tmp_path: Path) -> None:
+    """Only a row to the misconfigured object accepts it."""
     lab.up(WEB)
     lab.apply(pod("sick", container=", readinessProbe: {tcpSocket: {port: 9}}"), status=1)
     rows = table(tmp_path, "from: sick, to: 'client:81', expect: reject")
-    found = lab.run("check", "-f", rows, status=1).out
-    assert "readinessProbe.tcpSocket.port" in found
-    assert "1 hold, 1 misconfiguration" in found
+    output = lab.run("check", "-f", rows, status=1).out
+    assert "readinessProbe.tcpSocket.port" in output
+    assert "1 hold, 1 misconfiguration" in output
     lab.run("check", "-f", table(tmp_path, "from: client, to: 'sick:9', expect: reject"), status=0)
 
 
-def test_a_port_that_is_served_by_another_protocol(lab: Lab) -> None:
-    """Accepted by --allow-undeclared, it is refused as promised."""
+def test_a_port_served_by_another_protocol_is_a_misconfiguration(lab: Lab) -> None:
+    """With --allow-undeclared, the refusal is as promised."""
     lab.up(
         WEB
         + replaced(
-            OTHER, ("port: 80, targetPort: 9999", "port: 80, targetPort: 8080, protocol: UDP")
+            MISCONFIGURED_SERVICE,
+            ("port: 80, targetPort: 9999", "port: 80, targetPort: 8080, protocol: UDP"),
         )
     )
     assert "nothing listens on 8080/UDP" in lab.run("check", status=1).out
     lab.run("check", "--allow-undeclared", status=0)
 
 
-def test_a_strict_apply_changes_nothing(lab: Lab, tmp_path: Path) -> None:
-    """Whole documents are refused when one of them is misconfigured, or makes another object so;
-    exit status 2.
+def test_a_strict_apply_rejects_misconfigurations(lab: Lab, tmp_path: Path) -> None:
+    """All documents are rejected if one of them is misconfigured.
+
+    The same holds if one makes another object misconfigured. The exit status is 2.
     """
     lab.up(WEB)
-    refused = lab.apply(OTHER + pod("late"), "--strict", status=2)
+    refused = lab.apply(MISCONFIGURED_SERVICE + pod("late"), "--strict", status=2)
     assert (
         "<stdin>:4  Service default/other: spec.ports[0].targetPort: nothing listens on 9999/TCP"
         in refused.err
     )
-    assert [entry["name"] for entry in lab.seen["pods"] if entry["name"] == "late"] == []
+    assert [entry["name"] for entry in lab.inspected["pods"] if entry["name"] == "late"] == []
     assert lab.get("services")["items"] != []
     moved = replaced(service("web"), ("app: web", "app: wbe"))
     assert "did you mean app=web?" in lab.apply(moved, "--strict", status=2).err
-    lab.apply(OTHER, "--strict", "--allow-undeclared", status=0)
+    lab.apply(MISCONFIGURED_SERVICE, "--strict", "--allow-undeclared", status=0)
     assert lab.apply(service("web"), "--strict", status=0).out.startswith(
         "Service default/web unchanged"
     )
-    addresses = "apiVersion: v1\nkind: Endpoints\nmetadata: {name: outside}\nsubsets: [{addresses: [{ip: 10.9.9.9}], ports: [{port: 80}]}]\n"
-    outside = "apiVersion: v1\nkind: Service\nmetadata: {name: outside}\nspec: {ports: [{port: 80}]}\n---\n"
+    addresses = (
+        "apiVersion: v1\nkind: Endpoints\nmetadata: {name: outside}\n"
+        "subsets: [{addresses: [{ip: 10.9.9.9}], ports: [{port: 80}]}]\n"
+    )
+    outside = (
+        "apiVersion: v1\nkind: Service\nmetadata: {name: outside}\n"
+        "spec: {ports: [{port: 80}]}\n---\n"
+    )
     lab.apply(outside + addresses, "--strict", status=0)
 
 
-def test_the_listen_annotation_states_what_the_image_does(lab: Lab, tmp_path: Path) -> None:
-    """With it the port answers, and nothing is doubtful any more."""
+def test_the_listen_annotation_declares_ports_of_an_image(lab: Lab, tmp_path: Path) -> None:
+    """With it the port answers, and there is no misconfiguration."""
     listening = replaced(
         deployment("web", 1),
         (
             "labels: {app: web}}\n    spec",
-            'labels: {app: web}, annotations: {kubenetlab.dev/listen: "8080/TCP,9999/TCP"}}\n    spec',
+            "labels: {app: web}, "
+            'annotations: {kubenetlab.dev/listen: "8080/TCP,9999/TCP"}}\n    spec',
         ),
         ("image: agnhost\n        args: [netexec]", "image: example/shop"),
     )
     assert (
-        "warning" not in lab.up(ONE_NODE + pod("client") + listening + service("web") + OTHER).err
+        "warning"
+        not in lab.up(
+            ONE_NODE + pod("client") + listening + service("web") + MISCONFIGURED_SERVICE
+        ).err
     )
     rows = table(tmp_path, "from: client, to: 'svc:other', port: 80, allowed: true")
     assert lab.run("check", "-f", rows, status=0).out.splitlines()[-1].endswith("1 hold")
@@ -357,7 +388,7 @@ def test_the_listen_annotation_states_what_the_image_does(lab: Lab, tmp_path: Pa
 @pytest.mark.parametrize(
     "words", [("check", "-f", "none.yaml"), ("up", "-f", "none.yaml"), ("ping", "nobody", "client")]
 )
-def test_wrong_input_ends_with_2(lab: Lab, words: tuple[str, ...]) -> None:
-    """What cannot be asked is neither good nor bad: exit status 2."""
+def test_invalid_input_ends_with_2(lab: Lab, words: tuple[str, ...]) -> None:
+    """Nothing was tested, so this is neither a success nor a failure."""
     lab.up(ONE_NODE + pod("client"))
     assert run(*words, "--lab", lab.name, status=2).err

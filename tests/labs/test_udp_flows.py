@@ -1,6 +1,4 @@
-"""UDP clients that keep their port: connection tracking forgets what leads nowhere any more, and
-nothing else.
-"""
+"""UDP clients with a fixed port: connection tracking forgets exactly the stale entries."""
 
 from __future__ import annotations
 
@@ -13,22 +11,22 @@ from typing import Any
 import pytest
 
 from tests.labs.lab import Lab, wait_for
-from tests.labs.world import PROXIES
+from tests.labs.lab_view import PROXY_MODES
 
 MODES = ("nftables", "nftables,layout=fast", "iptables")
-OUTSIDE = "192.0.2.77"
-CLIENT = """
+EXTERNAL_IP = "192.0.2.77"
+PERSISTENT_CLIENT = """
 import socket, sys
-kept = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-kept.settimeout(0.3)
+client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+client.settimeout(0.3)
 for line in sys.stdin:
     try:
-        kept.sendto(b"hostname", (sys.argv[1], int(sys.argv[2])))
-        print(kept.recv(1500).decode().strip(), flush=True)
+        client.sendto(b"hostname", (sys.argv[1], int(sys.argv[2])))
+        print(client.recv(1500).decode().strip(), flush=True)
     except OSError as error:
         print("", flush=True)
 """
-"""Asks once for each line that it reads, always from the same port."""
+"""Send a request for each input line, always from the same port."""
 PODS = """\
 apiVersion: apps/v1
 kind: Deployment
@@ -36,23 +34,45 @@ metadata: {name: web}
 spec:
   replicas: 3
   selector: {matchLabels: {app: web}}
-  template: {metadata: {labels: {app: web}}, spec: {terminationGracePeriodSeconds: 0, containers: [{name: main, image: agnhost, args: [netexec]}]}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      terminationGracePeriodSeconds: 0
+      containers: [{name: main, image: agnhost, args: [netexec]}]
 ---
-{apiVersion: v1, kind: Pod, metadata: {name: client}, spec: {nodeName: worker, containers: [{name: main, image: agnhost, args: [netexec]}]}}
+apiVersion: v1
+kind: Pod
+metadata: {name: client}
+spec: {nodeName: worker, containers: [{name: main, image: agnhost, args: [netexec]}]}
 ---
 """
 SERVICE = f"""\
 apiVersion: v1
 kind: Service
 metadata: {{name: web}}
-spec: {{type: NodePort, externalIPs: [{OUTSIDE}], selector: {{app: web}}, ports: [{{port: 81, targetPort: 8081, nodePort: 30081, protocol: UDP}}]}}
+spec:
+  type: NodePort
+  externalIPs: [{EXTERNAL_IP}]
+  selector: {{app: web}}
+  ports: [{{port: 81, targetPort: 8081, nodePort: 30081, protocol: UDP}}]
 """
 
 
 @contextmanager
 def client_of(place: Any, address: str, port: int) -> Iterator[Callable[[], str]]:
-    """Asks, and says who answered; nothing when nobody did."""
-    line = ["nsenter", f"--net={place['netns']}", sys.executable, "-c", CLIENT, address, str(port)]
+    """Yield a function that sends a request and returns the server's name.
+
+    It returns nothing without an answer.
+    """
+    line = [
+        "nsenter",
+        f"--net={place['netns']}",
+        sys.executable,
+        "-c",
+        PERSISTENT_CLIENT,
+        address,
+        str(port),
+    ]
     with subprocess.Popen(
         line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
     ) as process:
@@ -69,83 +89,93 @@ def client_of(place: Any, address: str, port: int) -> Iterator[Callable[[], str]
 
 
 @pytest.mark.parametrize("proxy", MODES)
-@pytest.mark.parametrize("way", ["cluster IP", "node port"])
-def test_a_client_is_led_on_when_its_endpoint_goes(lab: Lab, proxy: str, way: str) -> None:
-    """As long as its pod is there it stays with it, whatever becomes of others; then the next
-    datagram reaches another one.
+@pytest.mark.parametrize("address_kind", ["cluster IP", "node port"])
+def test_a_client_gets_another_endpoint_when_its_endpoint_ends(
+    lab: Lab, proxy: str, address_kind: str
+) -> None:
+    """It keeps its pod while other pods are deleted.
+
+    When its own pod is deleted, the next datagram reaches another one.
     """
     lab.up(PODS + SERVICE, "--proxy", proxy)
-    place = (
+    address = (
         lab.place("nodes", "worker2")["addresses"][0]
-        if way == "node port"
+        if address_kind == "node port"
         else lab.service("web")["cluster_ips"][0]
     )
-    with client_of(lab.pod("client"), place, 30081 if way == "node port" else 81) as ask:
+    with client_of(lab.pod("client"), address, 30081 if address_kind == "node port" else 81) as ask:
         first = ask()
         assert first.startswith("web-")
-        other = next(pod["name"] for pod in lab.pods("web") if pod["name"] != first)
-        lab.run("delete", "pod", other)
+        other_pod = next(pod["name"] for pod in lab.pods("web") if pod["name"] != first)
+        lab.run("delete", "pod", other_pod)
         assert {ask() for _ in range(3)} == {first}
         lab.run("delete", "pod", first)
-        second = wait_for(ask, "an answer by somebody else")
+        second = wait_for(ask, "an answer of another pod")
         assert second.startswith("web-")
         assert second != first
 
 
 @pytest.mark.parametrize("proxy", MODES)
-@pytest.mark.parametrize("way", ["external IP", "node port"])
-def test_a_client_that_asked_before_there_was_a_service(lab: Lab, proxy: str, way: str) -> None:
-    """Its datagrams went out by the default route, or to a node that did not know the port; from
-    the moment when the Service is there they reach it. And once more when it was gone for a while.
+@pytest.mark.parametrize("address_kind", ["external IP", "node port"])
+def test_a_client_reaches_a_service_created_after_its_first_datagram(
+    lab: Lab, proxy: str, address_kind: str
+) -> None:
+    """Its first datagrams leave by the default route, or reach a node without the port.
+
+    Once the Service exists, they reach it. The same holds after the Service was deleted for a
+    while.
     """
     lab.up(PODS, "--proxy", proxy)
-    to = (
-        (OUTSIDE, 81)
-        if way == "external IP"
+    target = (
+        (EXTERNAL_IP, 81)
+        if address_kind == "external IP"
         else (lab.place("nodes", "worker2")["addresses"][0], 30081)
     )
     with (
-        client_of(lab.pod("client"), *to) as inside,
-        client_of(lab.place("external", "client"), *to) as outside,
+        client_of(lab.pod("client"), *target) as pod_client,
+        client_of(lab.place("external", "client"), *target) as external_client,
     ):
         for _ in range(2):
-            assert (inside(), outside()) == ("", "")
+            assert (pod_client(), external_client()) == ("", "")
             lab.apply(SERVICE)
-            assert wait_for(inside, "an answer").startswith("web-")
-            assert wait_for(outside, "an answer outside").startswith("web-")
+            assert wait_for(pod_client, "an answer").startswith("web-")
+            assert wait_for(external_client, "an answer outside").startswith("web-")
             lab.run("delete", "svc", "web")
 
 
-@pytest.mark.parametrize("proxy", PROXIES)
+@pytest.mark.parametrize("proxy", PROXY_MODES)
 @pytest.mark.parametrize("policy", ["Cluster", "Local"])
-def test_a_client_that_asked_a_service_without_endpoints(lab: Lab, proxy: str, policy: str) -> None:
-    """It was refused, or not heard; the first endpoint answers it on the same port, by whichever
-    way it asked.
+def test_a_client_reaches_the_first_endpoint_of_a_service(
+    lab: Lab, proxy: str, policy: str
+) -> None:
+    """Its first datagram was rejected or dropped.
+
+    The first endpoint answers on the same port, for every kind of address.
     """
-    asks_before_there_is_anybody(lab, proxy, policy)
+    request_before_endpoints_exist(lab, proxy, policy)
 
 
-def asks_before_there_is_anybody(lab: Lab, proxy: str, policy: str) -> None:
-    """What that test does."""
-    nobody, somebody = PODS.replace("replicas: 3", "replicas: 0"), PODS
+def request_before_endpoints_exist(lab: Lab, proxy: str, policy: str) -> None:
+    """Send datagrams to every address of the Service before and after it has endpoints."""
+    without_pods, with_pods = PODS.replace("replicas: 3", "replicas: 0"), PODS
     lab.up(
-        nobody
+        without_pods
         + SERVICE.replace("type: NodePort", f"type: NodePort, externalTrafficPolicy: {policy}"),
         "--proxy",
         proxy,
     )
-    ways = (
+    targets = (
         (lab.service("web")["cluster_ips"][0], 81),
-        (OUTSIDE, 81),
+        (EXTERNAL_IP, 81),
         (lab.place("nodes", "worker2")["addresses"][0], 30081),
     )
     with ExitStack() as stack:
-        clients = [stack.enter_context(client_of(lab.pod("client"), *way)) for way in ways]
+        clients = [stack.enter_context(client_of(lab.pod("client"), *target)) for target in targets]
         clients += [
-            stack.enter_context(client_of(lab.place("external", "client"), *way))
-            for way in ways[1:]
+            stack.enter_context(client_of(lab.place("external", "client"), *target))
+            for target in targets[1:]
         ]
         assert [ask() for ask in clients] == [""] * len(clients)
-        lab.apply(somebody)
+        lab.apply(with_pods)
         for ask in clients:
             assert wait_for(ask, "an answer").startswith("web-")

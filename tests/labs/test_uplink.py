@@ -1,8 +1,6 @@
-"""The uplink: the lab reaches what the machine reaches, published ports are the machine's, and
-nothing stays behind.
+"""The uplink: labs reach the network of the machine, whose ports lead to the lab.
 
-The machine is a namespace of its own here, linked to a “real network” with a server; what plays no
-part is not touched.
+Nothing stays behind.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from tests.labs.lab import COMMAND, Lab, wait_for
 from tests.labs.uplink_machine import (
     CLUSTER,
     MACHINE,
-    REAL,
+    REAL_SERVER,
     Machine,
     running_machine,
     seen_by_the_real_server,
@@ -36,17 +34,19 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 
 @pytest.fixture
 def lab(lab: Lab, machine: Machine) -> Iterator[Lab]:
-    """A lab of that machine; gone after the test."""
-    there = Lab(lab.name, before=machine.inside)
-    yield there
-    there.down()
+    """Yield a lab of that machine; remove it after the test."""
+    uplinked_lab = Lab(lab.name, prefix=machine.inside)
+    yield uplinked_lab
+    uplinked_lab.down()
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_pods_reach_the_machines_network(lab: Lab, machine: Machine, version: int) -> None:
-    """As the machine itself; so do nodes and the lab's internet.
+def test_pods_nodes_and_external_hosts_reach_the_machines_network(
+    lab: Lab, machine: Machine, version: int
+) -> None:
+    """Servers there see the machine's address.
 
-    Nobody outside reaches them, and what the lab promises holds.
+    They cannot reach pods, and the lab's own connectivity is unchanged.
     """
     lab.up(CLUSTER, "--uplink")
     for place in ("web", "node:worker", "ext:client"):
@@ -54,23 +54,28 @@ def test_pods_reach_the_machines_network(lab: Lab, machine: Machine, version: in
     pod = next(
         address for address in lab.pod("web")["addresses"] if (":" in address) == (version == 6)
     )
-    machine.said(
+    machine.output(
         "ip",
         f"-{version}",
         "route",
         "add",
         pod,
         "via",
-        next(one for one in lab.seen["uplink"] if (":" in one) == (version == 6)),
+        next(
+            uplink_address
+            for uplink_address in lab.inspected["uplink"]
+            if (":" in uplink_address) == (version == 6)
+        ),
     )
     assert machine.ask(machine.inside, ("TCP", pod, 8080))[0][0] != "web"
     assert lab.run("ping", "-o", "json").json["ok"]
     assert lab.run("diff").out.strip() == "the kernel is as it should be"
 
 
-def test_published_ports_are_the_machines(lab: Lab, machine: Machine) -> None:
-    """From the real network the pod sees the client itself, as the policy Local has it; from the
-    machine's loopback the machine's end.
+def test_published_ports_answer_on_the_machine(lab: Lab, machine: Machine) -> None:
+    """With the policy Local, the pod sees clients of the real network.
+
+    For clients on the machine's loopback, it sees the machine's end of the uplink.
     """
     lab.up(CLUSTER, "--uplink")
     for version in (4, 6):
@@ -80,43 +85,51 @@ def test_published_ports_are_the_machines(lab: Lab, machine: Machine) -> None:
             ("TCP", MACHINE[version], 9090),
         )
         assert machine.ask(machine.real, *targets) == [
-            ("web", REAL[version]),
-            ("web", REAL[version]),
+            ("web", REAL_SERVER[version]),
+            ("web", REAL_SERVER[version]),
             ("refused", ""),
         ]
-    end = next(
-        one
-        for one in machine.said("ip", "-br", "-4", "address").split()
-        if one.startswith(("198.18.", "198.19."))
+    machine_end = next(
+        word
+        for word in machine.output("ip", "-br", "-4", "address").split()
+        if word.startswith(("198.18.", "198.19."))
     ).partition("/")[0]
-    found = machine.ask(
+    answers = machine.ask(
         machine.inside,
         *(("TCP", "127.0.0.1", port) for port in (8080, 9090)),
         ("TCP", MACHINE[4], 8080),
     )
-    assert found == [("web", end), ("web", end), ("web", MACHINE[4])]
+    assert answers == [("web", machine_end), ("web", machine_end), ("web", MACHINE[4])]
 
 
-def test_names_outside_are_the_machines_servers_business(lab: Lab, machine: Machine) -> None:
-    """What nobody knows there does not exist; the cluster's own names stay CoreDNS'."""
+def test_the_machines_name_servers_resolve_external_names(lab: Lab, machine: Machine) -> None:
+    """Names that they do not know do not exist; CoreDNS resolves the cluster's names."""
     lab.up(CLUSTER, "--uplink")
     look_up = ("exec", "web", "--", "getent", "ahostsv4")
-    assert lab.run(*look_up, "real.example").out.split()[0] == REAL[4]
+    assert lab.run(*look_up, "real.example").out.split()[0] == REAL_SERVER[4]
     assert lab.run(*look_up, "web.default.svc.cluster.local").out.startswith("10.96.")
     lab.run(*look_up, "unknown.example", status=2)
     lab.run("up", "--no-uplink")
     lab.run(*look_up, "real.example", status=2)
 
 
-def test_it_comes_and_goes_on_a_running_lab(lab: Lab, machine: Machine) -> None:
-    """Nothing of the lab is another, and of the machine all is as it was."""
+def test_an_uplink_can_be_added_and_removed(lab: Lab, machine: Machine) -> None:
+    """Nothing else changes in the lab, and the machine is restored."""
     before = machine.state
     lab.up(CLUSTER)
-    made = lab.seen
+    without_uplink = lab.inspected
     assert machine.state == before
     assert (
         lab.run(
-            "exec", "web", "--", "curl", "-s", "-m", "2", f"http://{REAL[4]}:8000/", status=None
+            "exec",
+            "web",
+            "--",
+            "curl",
+            "-s",
+            "-m",
+            "2",
+            f"http://{REAL_SERVER[4]}:8000/",
+            status=None,
         ).out
         == ""
     )
@@ -130,8 +143,8 @@ def test_it_comes_and_goes_on_a_running_lab(lab: Lab, machine: Machine) -> None:
         assert link.split()[2].rstrip(",") in machine.state["links"]
         assert lab.run("plan", "--uplink", "-o", "json").json == []
         assert seen_by_the_real_server(lab, "web", 4) == MACHINE[4]
-        lab.run("up", "--uplink")  # once more: it is there
-    assert {**lab.seen, "uplink": []} == made
+        lab.run("up", "--uplink")  # a repetition changes nothing
+    assert {**lab.inspected, "uplink": []} == without_uplink
     assert {
         line[0]
         for entry in lab.run("plan", "--no-uplink", "-o", "json").json
@@ -139,20 +152,20 @@ def test_it_comes_and_goes_on_a_running_lab(lab: Lab, machine: Machine) -> None:
     } == {"-"}
     lab.run("up", "--no-uplink")
     assert machine.state == before
-    assert lab.seen == made
+    assert lab.inspected == without_uplink
     assert lab.run("diff").out.strip() == "the kernel is as it should be"
 
 
 @pytest.mark.parametrize("how", ["down", "init"])
-def test_nothing_of_it_stays(lab: Lab, machine: Machine, how: str) -> None:
-    """After `down`; after init was killed, by whichever command is next."""
+def test_nothing_of_an_uplink_stays(lab: Lab, machine: Machine, how: str) -> None:
+    """`down` removes it; after a kill of init, the next command removes it."""
     before = machine.state
     lab.up(CLUSTER, "--uplink")
     assert machine.state != before
     if how == "down":
         lab.down()
     else:
-        os.kill(lab.seen["init_pid"], signal.SIGKILL)
+        os.kill(lab.inspected["init_pid"], signal.SIGKILL)
         wait_for(lambda: "knl-" not in machine.state["links"], "the link to be gone with the lab")
         subprocess.run(
             [*machine.inside, *COMMAND, "list"], check=True, capture_output=True, timeout=30
@@ -160,30 +173,33 @@ def test_nothing_of_it_stays(lab: Lab, machine: Machine, how: str) -> None:
     assert machine.state == before
 
 
-def test_two_labs_have_one_each(lab: Lab, machine: Machine, labs: Any) -> None:
-    """With the same addresses inside; the first to go leaves the other its way."""
+def test_two_labs_have_separate_uplinks(lab: Lab, machine: Machine, labs: Any) -> None:
+    """The labs have the same addresses.
+
+    Removing one uplink does not affect the other.
+    """
     before = machine.state
-    other = Lab(labs().name, before=machine.inside)
+    other_lab = Lab(labs().name, prefix=machine.inside)
     lab.up(CLUSTER, "--uplink")
-    other.up(CLUSTER.replace("hostPort: 80", "hostPort: 81"), "--uplink")
-    assert lab.seen["uplink"] != other.seen["uplink"]
-    for one in (lab, other):
-        assert seen_by_the_real_server(one, "web", 4) == MACHINE[4]
+    other_lab.up(CLUSTER.replace("hostPort: 80", "hostPort: 81"), "--uplink")
+    assert lab.inspected["uplink"] != other_lab.inspected["uplink"]
+    for each_lab in (lab, other_lab):
+        assert seen_by_the_real_server(each_lab, "web", 4) == MACHINE[4]
     assert [
-        who
-        for who, _ in machine.ask(
+        server
+        for server, _ in machine.ask(
             machine.real, ("TCP", MACHINE[4], 8080), ("TCP", MACHINE[4], 8180)
         )
     ] == ["web", "web"]
     lab.down()
-    assert seen_by_the_real_server(other, "web", 4) == MACHINE[4]
-    other.down()
+    assert seen_by_the_real_server(other_lab, "web", 4) == MACHINE[4]
+    other_lab.down()
     assert machine.state == before
 
 
-def test_an_ordinary_user_is_told(machine: Machine) -> None:
-    """Before anything is made."""
+def test_an_uplink_needs_root(machine: Machine) -> None:
+    """The message precedes the creation of the lab."""
     with user(NOBODY) as nobody:
-        said = nobody.run("up", "--lab", "t", "--uplink", status=1).err
-        assert "uplink needs root of the machine (a link to the machine's own network)" in said
+        errors = nobody.run("up", "--lab", "t", "--uplink", status=1).err
+        assert "uplink needs root of the machine (a link to the machine's own network)" in errors
         assert not (nobody.run_directory / "kubenetlab" / "t").exists()

@@ -1,4 +1,4 @@
-"""The uplink when something is in its way, damaged or taken."""
+"""Uplinks with obstacles, damage and conflicts."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.labs.lab import Lab, wait_for
 from tests.labs.uplink_machine import (
     CLUSTER,
     MACHINE,
-    REAL,
-    SERVERS,
+    REAL_SERVER,
+    SERVER_PROGRAM,
     Machine,
     link_of,
     running_machine,
@@ -23,19 +23,20 @@ from tests.labs.uplink_machine import (
 )
 
 
-def test_a_firewall_in_the_way_is_told(lab: Lab, machine: Machine) -> None:
-    """Docker's chain FORWARD drops what it does not know, whatever other tables accept."""
+def test_a_firewall_that_drops_packets_is_reported(lab: Lab, machine: Machine) -> None:
+    """Docker's chain FORWARD drops unknown packets, regardless of other tables."""
     chain = "type filter hook forward priority 0; policy drop;"
-    machine.said(
+    machine.output(
         "nft",
-        f"add table ip filter; add chain ip filter FORWARD {{ {chain} }}; add chain ip filter OTHER",
+        f"add table ip filter; add chain ip filter FORWARD {{ {chain} }}; "
+        "add chain ip filter OTHER",
     )
     link = next(word for word in lab.up(CLUSTER, "--uplink").err.split() if word.startswith("knl-"))
-    machine.said(
+    machine.output(
         "sh",
         "-c",
         "".join(
-            f"nft add rule ip filter FORWARD {way} {link} accept;" for way in ("iifname", "oifname")
+            f"nft add rule ip filter FORWARD {key} {link} accept;" for key in ("iifname", "oifname")
         ),
     )
     assert seen_by_the_real_server(lab, "web", 4) == MACHINE[4]
@@ -52,14 +53,14 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 
 @pytest.fixture
 def lab(lab: Lab, machine: Machine) -> Iterator[Lab]:
-    """A lab of that machine; gone after the test."""
-    there = Lab(lab.name, before=machine.inside)
-    yield there
-    there.down()
+    """Yield a lab of that machine; remove it after the test."""
+    uplinked_lab = Lab(lab.name, prefix=machine.inside)
+    yield uplinked_lab
+    uplinked_lab.down()
 
 
-def test_a_killed_agent_finds_it(lab: Lab, machine: Machine) -> None:
-    """Packets go on, and the next one knows of it."""
+def test_an_uplink_survives_a_killed_agent(lab: Lab, machine: Machine) -> None:
+    """Packets continue, and the next agent knows the uplink."""
     lab.up(CLUSTER, "--uplink")
     lab.kill("agent")
     assert seen_by_the_real_server(lab, "web", 4) == MACHINE[4]
@@ -68,28 +69,29 @@ def test_a_killed_agent_finds_it(lab: Lab, machine: Machine) -> None:
     assert seen_by_the_real_server(lab, "web", 4) == MACHINE[4]
 
 
-def test_what_cannot_be_made_is_told_and_leaves_nothing(lab: Lab, machine: Machine) -> None:
-    """The machine's routes leave no room: the lab is there, and goes without; nothing has changed,
-    and a later try succeeds.
+def test_a_failed_uplink_is_reported_and_leaves_nothing(lab: Lab, machine: Machine) -> None:
+    """The machine's routes cover all subnets.
+
+    The lab runs without an uplink, and a later attempt succeeds.
     """
     for network in ("198.18.0.0/15", "fd6b:6e6c::/32"):
-        machine.said("ip", "route", "add", network, "dev", "eth0")
+        machine.output("ip", "route", "add", network, "dev", "eth0")
     before = machine.state
-    said = lab.up(CLUSTER, "--uplink", status=1).err
+    errors = lab.up(CLUSTER, "--uplink", status=1).err
     assert (
         "no free subnet in 198.18.0.0/15 for the uplink: the machine's routes cover all of them"
-        in said
+        in errors
     )
     assert machine.state == before
     assert lab.run("ping", "-o", "json").json["ok"]
-    machine.said("ip", "route", "del", "198.18.0.0/15")
-    machine.said("ip", "-6", "route", "del", "fd6b:6e6c::/32")
+    machine.output("ip", "route", "del", "198.18.0.0/15")
+    machine.output("ip", "-6", "route", "del", "fd6b:6e6c::/32")
     lab.run("up", "--uplink")
     assert seen_by_the_real_server(lab, "web", 4) == MACHINE[4]
 
 
 @pytest.mark.parametrize(
-    "harm",
+    "damage",
     [
         "ip link set {link} down",
         "ip address flush dev {link}",
@@ -98,16 +100,16 @@ def test_what_cannot_be_made_is_told_and_leaves_nothing(lab: Lab, machine: Machi
         "nft flush ruleset",
     ],
 )
-def test_what_is_there_of_it_is_brought_into_line(lab: Lab, machine: Machine, harm: str) -> None:
-    """Somebody's hand, or a command that ended in the middle: the next one makes it whole."""
+def test_up_repairs_a_damaged_uplink(lab: Lab, machine: Machine, damage: str) -> None:
+    """The damage is manual, or from an interrupted command."""
     before = machine.state
     lab.up(CLUSTER, "--uplink")
-    machine.said("sh", "-c", harm.format(link=link_of(machine)))
+    machine.output("sh", "-c", damage.format(link=link_of(machine)))
     lab.run("up", "--uplink")
     assert seen_by_the_real_server(lab, "web", 4) == MACHINE[4]
     assert [
-        who
-        for who, _ in machine.ask(
+        server
+        for server, _ in machine.ask(
             machine.inside, ("TCP", "127.0.0.1", 8080), ("TCP", MACHINE[6], 8080)
         )
     ] == ["web", "web"]
@@ -115,64 +117,68 @@ def test_what_is_there_of_it_is_brought_into_line(lab: Lab, machine: Machine, ha
     assert machine.state == before
 
 
-def test_a_port_that_the_machine_has_itself_is_left_to_it(lab: Lab, machine: Machine) -> None:
-    """The lab is there and goes without; when the port is free, the uplink can be had."""
+def test_a_published_port_in_use_prevents_the_uplink(lab: Lab, machine: Machine) -> None:
+    """The lab runs without an uplink until the port is free."""
     before = machine.state
     server = [
         *machine.inside,
         sys.executable,
         "-c",
-        SERVERS.replace('("::", 8000)', '("::", 8080)').replace(REAL[4], "127.0.0.1"),
+        SERVER_PROGRAM.replace('("::", 8000)', '("::", 8080)').replace(REAL_SERVER[4], "127.0.0.1"),
     ]
-    with subprocess.Popen(server, stdout=subprocess.PIPE, text=True) as own:
-        assert own.stdout is not None
-        assert own.stdout.readline() == "up\n"
-        said = lab.up(CLUSTER, "--uplink", status=1).err
+    with subprocess.Popen(server, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "up\n"
+        errors = lab.up(CLUSTER, "--uplink", status=1).err
         assert (
-            "extraPortMappings: a program of this machine listens on 8080/TCP; take another hostPort"
-            in said
+            "extraPortMappings: a program of this machine listens on 8080/TCP; "
+            "take another hostPort" in errors
         )
         assert machine.state == before
-        own.kill()
+        program.kill()
     lab.run("up", "--uplink")
-    assert machine.ask(machine.real, ("TCP", MACHINE[4], 8080)) == [("web", REAL[4])]
+    assert machine.ask(machine.real, ("TCP", MACHINE[4], 8080)) == [("web", REAL_SERVER[4])]
 
 
-def test_an_uplink_that_cannot_be_made_again_is_none(lab: Lab, machine: Machine) -> None:
-    """Its link is gone, and there is no room for another: the lab is told, and wants none any more."""
+def test_an_uplink_that_cannot_be_recreated_is_removed_from_the_lab(
+    lab: Lab, machine: Machine
+) -> None:
+    """Its link is deleted, and no subnet is free for a new one."""
     lab.up(CLUSTER, "--uplink")
-    machine.said("ip", "link", "delete", link_of(machine))
-    machine.said("ip", "route", "add", "198.18.0.0/15", "dev", "eth0")
+    machine.output("ip", "link", "delete", link_of(machine))
+    machine.output("ip", "route", "add", "198.18.0.0/15", "dev", "eth0")
     lab.run("up", "--uplink", status=1)
-    assert lab.seen["uplink"] == []
+    assert lab.inspected["uplink"] == []
     lab.run("up", "--no-uplink")
     assert lab.run("diff").out.strip() == "the kernel is as it should be"
 
 
-def test_settings_that_others_make_meanwhile_stay(lab: Lab, machine: Machine, labs: Any) -> None:
-    """Somebody has switched forwarding on and off, and both labs were brought into line: one goes,
-    the other's packets go on. And what forwards for somebody else when the last goes, goes on, too.
+def test_forwarding_changed_by_others_is_kept(lab: Lab, machine: Machine, labs: Any) -> None:
+    """Forwarding is switched on and off manually, and `up` repairs both labs.
+
+    One lab is removed, and the other's packets continue. Forwarding that another process needs also
+    stays when the last lab is removed.
     """
-    other = Lab(labs().name, before=machine.inside)
+    other_lab = Lab(labs().name, prefix=machine.inside)
     lab.up(CLUSTER, "--uplink")
-    other.up(CLUSTER.replace("hostPort: 80", "hostPort: 81"), "--uplink")
-    machine.said("sysctl", "-q", "net.ipv4.ip_forward=1")
-    machine.said("sysctl", "-q", "net.ipv4.ip_forward=0")
-    for one in (lab, other):
-        one.run("up", "--uplink")
-        assert seen_by_the_real_server(one, "web", 4) == MACHINE[4]
+    other_lab.up(CLUSTER.replace("hostPort: 80", "hostPort: 81"), "--uplink")
+    machine.output("sysctl", "-q", "net.ipv4.ip_forward=1")
+    machine.output("sysctl", "-q", "net.ipv4.ip_forward=0")
+    for each_lab in (lab, other_lab):
+        each_lab.run("up", "--uplink")
+        assert seen_by_the_real_server(each_lab, "web", 4) == MACHINE[4]
     lab.down()
-    assert seen_by_the_real_server(other, "web", 4) == MACHINE[4]
-    machine.said("sysctl", "-q", "net.ipv4.ip_forward=1")
-    other.down()
-    assert machine.said("sysctl", "-n", "net.ipv4.conf.eth0.forwarding").strip() == "1"
+    assert seen_by_the_real_server(other_lab, "web", 4) == MACHINE[4]
+    machine.output("sysctl", "-q", "net.ipv4.ip_forward=1")
+    other_lab.down()
+    assert machine.output("sysctl", "-n", "net.ipv4.conf.eth0.forwarding").strip() == "1"
 
 
-def test_a_machine_without_ipv6_on_new_links(lab: Lab, machine: Machine) -> None:
-    """A lab of both families goes along by IPv4."""
-    machine.said("sysctl", "-q", "net.ipv6.conf.default.disable_ipv6=1")
+def test_an_uplink_is_ipv4_only_where_new_links_have_no_ipv6(lab: Lab, machine: Machine) -> None:
+    """The lab itself has both families."""
+    machine.output("sysctl", "-q", "net.ipv6.conf.default.disable_ipv6=1")
     lab.up(CLUSTER, "--uplink")
-    assert [":" in address for address in lab.seen["uplink"]] == [False]
+    assert [":" in address for address in lab.inspected["uplink"]] == [False]
     assert seen_by_the_real_server(lab, "web", 4) == MACHINE[4]
 
 
@@ -185,12 +191,13 @@ def test_a_machine_without_ipv6_on_new_links(lab: Lab, machine: Machine) -> None
         b"nameserver 10.96.0.10\n",
     ],
 )
-def test_name_servers_that_are_none_are_passed_over(
+def test_invalid_name_servers_are_skipped(
     lab: Lab, machine: Machine, tmp_path: Path, before: bytes
 ) -> None:
-    """What is no address, what is no text, and the lab's own, which would ask itself without end."""
+    """Cases: no address, no text, and the lab's own name server, which would query itself."""
     lab.up(CLUSTER, "--uplink")
-    (tmp_path / "resolv.conf").write_bytes(before + f"nameserver {REAL[4]}\n".encode())
+    (tmp_path / "resolv.conf").write_bytes(before + f"nameserver {REAL_SERVER[4]}\n".encode())
     assert (
-        lab.run("exec", "web", "--", "getent", "ahostsv4", "real.example").out.split()[0] == REAL[4]
+        lab.run("exec", "web", "--", "getent", "ahostsv4", "real.example").out.split()[0]
+        == REAL_SERVER[4]
     )

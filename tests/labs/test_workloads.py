@@ -1,4 +1,4 @@
-"""StatefulSets, DaemonSets and Jobs in a lab: names, addresses, order, by real packets."""
+"""StatefulSets, DaemonSets and Jobs: names, addresses and order, with real packets."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def running() -> Iterator[Lab]:
 def addresses(lab: Lab) -> dict[str, str]:
     return {
         pod["name"]: pod["addresses"][0]
-        for pod in lab.seen["pods"]
+        for pod in lab.inspected["pods"]
         if pod["name"].startswith("db-") and pod["ready"]
     }
 
 
-def test_pods_answer_by_their_own_names(running: Lab) -> None:
-    """`db-1.db` is that pod and no other, `db` is all of them; each sees the client's own address."""
+def test_pods_of_a_statefulset_have_dns_names(running: Lab) -> None:
+    """`db-1.db` is that pod, `db` all of them; each sees the client's own address."""
     known = addresses(running)
     assert sorted(known) == ["db-0", "db-1", "db-2"]
     assert sorted(look_up(running, "default/client", "db")[0]) == sorted(known.values())
@@ -38,7 +38,7 @@ def test_pods_answer_by_their_own_names(running: Lab) -> None:
     for name, address in known.items():
         assert look_up(running, "default/client", f"{name}.db") == [[address]]
         (answer,) = running.ask(client, ("TCP", address, 5432))
-        assert (answer.who, answer.seen[0]) == (name, client["addresses"][0])
+        assert (answer.server, answer.client[0]) == (name, client["addresses"][0])
     assert (
         running.inside(running.pod("db-1"), "ip", "-br", "addr", "show", "eth0")
         .split()[2]
@@ -47,8 +47,8 @@ def test_pods_answer_by_their_own_names(running: Lab) -> None:
     )
 
 
-def test_a_deleted_pod_comes_back_by_its_name(running: Lab) -> None:
-    """With another address, to which its name leads from then on; the others stay."""
+def test_a_deleted_pod_of_a_statefulset_returns_with_its_name(running: Lab) -> None:
+    """Its name resolves to the new address; the other pods stay."""
     before = addresses(running)
     running.run("delete", "pod", "db-1")
     wait_for(lambda: len(addresses(running)) == 3, "three pods")
@@ -59,7 +59,7 @@ def test_a_deleted_pod_comes_back_by_its_name(running: Lab) -> None:
     }
     wait_for(
         lambda: look_up(running, "default/client", "db-1.db") == [[after["db-1"]]],
-        "its name to lead there",
+        "the name to have the new address",
     )
     assert running.run("diff").status == 0
     links = sorted(
@@ -68,12 +68,15 @@ def test_a_deleted_pod_comes_back_by_its_name(running: Lab) -> None:
     assert links == [f"{running.name}_pod_default_db-{number}" for number in range(3)]
 
 
-def test_numbers_go_and_come(running: Lab) -> None:
-    """From the top down, from the bottom up; a new template replaces them one by one."""
+def test_a_statefulset_is_scaled_in_order(running: Lab) -> None:
+    """Pods are removed from the highest number, and added from the lowest.
+
+    A new template replaces them one by one.
+    """
     running.run("scale", "statefulset", "db", "--replicas", "1")
     wait_for(
         lambda: (
-            [pod["name"] for pod in running.seen["pods"] if pod["name"].startswith("db-")]
+            [pod["name"] for pod in running.inspected["pods"] if pod["name"].startswith("db-")]
             == ["db-0"]
         ),
         "one pod",
@@ -92,16 +95,18 @@ def test_numbers_go_and_come(running: Lab) -> None:
     assert "3/3" in running.run("get", "sts").out
 
 
-def test_every_node_has_its_agent(running: Lab) -> None:
-    """The control plane too, which it tolerates; a new node gets one, and everybody reaches
-    everybody.
-    """
-    agents = [pod for pod in running.seen["pods"] if pod["name"].startswith("agent-")]
+def test_a_daemonset_has_a_pod_on_every_node(running: Lab) -> None:
+    """It tolerates the taint of the control plane; a new node gets a pod, too."""
+    agents = [pod for pod in running.inspected["pods"] if pod["name"].startswith("agent-")]
     assert sorted(pod["node"] for pod in agents) == ["control-plane", "worker", "worker2"]
     running.run("up", "--nodes", "4")
     wait_for(
         lambda: (
-            sum(pod["ready"] for pod in running.seen["pods"] if pod["name"].startswith("agent-"))
+            sum(
+                pod["ready"]
+                for pod in running.inspected["pods"]
+                if pod["name"].startswith("agent-")
+            )
             == 4
         ),
         "the fourth agent",
@@ -117,32 +122,38 @@ metadata: {name: ask}
 spec:
   completions: 3
   parallelism: 2
-  template: {spec: {restartPolicy: Never, containers: [{name: main, image: agnhost, args: [connect, "db-0.db:5432"]}]}}
+  template:
+    spec:
+      restartPolicy: Never
+      containers: [{name: main, image: agnhost, args: [connect, "db-0.db:5432"]}]
 ---
 apiVersion: batch/v1
 kind: Job
 metadata: {name: lost}
 spec:
   backoffLimit: 0
-  template: {spec: {restartPolicy: Never, containers: [{name: main, image: agnhost, args: [connect, "db-0.db:1", --timeout=1s]}]}}
+  template:
+    spec:
+      restartPolicy: Never
+      containers: [{name: main, image: agnhost, args: [connect, "db-0.db:1", --timeout=1s]}]
 """
 
 
-def test_jobs_run_to_their_end(running: Lab) -> None:
-    """Three pods connect and are done; one is refused, and its Job has failed.
+def test_jobs_complete_or_fail(running: Lab) -> None:
+    """Three pods connect and succeed; one is refused, and its Job fails.
 
-    What has ended has no place in the network any more.
+    Ended pods have no network namespace.
     """
     running.apply(JOBS, status=1)
     wait_for(
         lambda: running.get("job", "ask")["status"].get("succeeded") == 3, "three pods to be done"
     )
-    shown = {
+    rows = {
         line.split()[0]: line.split()[1:3]
         for line in running.run("get", "jobs").out.splitlines()[1:]
     }
-    assert shown == {"ask": ["Complete", "3/3"], "lost": ["Failed", "0/1"]}
-    pods = [pod for pod in running.seen["pods"] if pod["name"].startswith(("ask-", "lost-"))]
+    assert rows == {"ask": ["Complete", "3/3"], "lost": ["Failed", "0/1"]}
+    pods = [pod for pod in running.inspected["pods"] if pod["name"].startswith(("ask-", "lost-"))]
     assert sorted(pod["phase"] for pod in pods) == ["Failed", "Succeeded", "Succeeded", "Succeeded"]
     assert not any(pod["pid"] for pod in pods)
     assert (
@@ -152,9 +163,13 @@ def test_jobs_run_to_their_end(running: Lab) -> None:
     running.run("delete", "job", "ask", "lost")
     wait_for(
         lambda: (
-            not [pod for pod in running.seen["pods"] if pod["name"].startswith(("ask-", "lost-"))]
+            not [
+                pod
+                for pod in running.inspected["pods"]
+                if pod["name"].startswith(("ask-", "lost-"))
+            ]
         ),
-        "their pods to go",
+        "their pods to be removed",
     )
 
 
@@ -181,15 +196,16 @@ spec: {containers: [{name: main, image: agnhost, args: [netexec]}]}
 """
 
 
-def test_a_service_can_lead_outside(lab: Lab) -> None:
-    """By hand-made Endpoints: a server in the internet answers, and sees the node, for it would not
-    find the pod.
+def test_a_service_can_have_external_endpoints(lab: Lab) -> None:
+    """Its Endpoints are written manually.
+
+    The external server sees the node, because it has no route to the pod.
     """
     lab.up(OUTSIDE)
     client = lab.pod("client")
     (answer,) = lab.ask(client, ("TCP", lab.service("outside")["cluster_ips"][0], 443))
-    assert (answer.who, answer.source[0]) == ("api.example.com", client["addresses"][0])
-    assert answer.seen[0] == lab.place("nodes", "worker")["addresses"][0]
+    assert (answer.server, answer.source[0]) == ("api.example.com", client["addresses"][0])
+    assert answer.client[0] == lab.place("nodes", "worker")["addresses"][0]
     assert "198.51.100.20:8443" in lab.run("get", "ep").out
     lab.run("delete", "endpoints", "outside")
     wait_for(
@@ -202,22 +218,26 @@ def test_a_service_can_lead_outside(lab: Lab) -> None:
 
 
 def test_a_restart_replaces_every_pod(running: Lab) -> None:
-    """As the strategy of each kind says, and `rollout status` waits for the end."""
+    """It follows the strategy of the kind, and `rollout status` waits for its end."""
     for kind, prefix in (("statefulset", "db"), ("daemonset", "agent")):
         before = {
-            pod["pid"] for pod in running.seen["pods"] if pod["name"].startswith(f"{prefix}-")
+            pod["pid"] for pod in running.inspected["pods"] if pod["name"].startswith(f"{prefix}-")
         }
         assert (
             run("rollout", "restart", kind, prefix, "--lab", running.name).out
             == f"{kind} {prefix} restarted\n"
         )
-        said = run("rollout", "status", kind, prefix, "--lab", running.name).out
-        assert said.endswith(f"rollout of {kind} {prefix} is complete\n")
-        after = {pod["pid"] for pod in running.seen["pods"] if pod["name"].startswith(f"{prefix}-")}
+        output = run("rollout", "status", kind, prefix, "--lab", running.name).out
+        assert output.endswith(f"rollout of {kind} {prefix} is complete\n")
+        after = {
+            pod["pid"] for pod in running.inspected["pods"] if pod["name"].startswith(f"{prefix}-")
+        }
         assert len(after) == len(before)
         assert not after & before
-    said = run("rollout", "status", "statefulset/db", "daemonset/agent", "--lab", running.name).out
-    assert said.splitlines()[:2] == [
+    output = run(
+        "rollout", "status", "statefulset/db", "daemonset/agent", "--lab", running.name
+    ).out
+    assert output.splitlines()[:2] == [
         "rollout of statefulset db is complete",
         "rollout of daemonset agent is complete",
     ]

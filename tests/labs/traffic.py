@@ -1,12 +1,16 @@
-"""Ask servers who they are and which client address they see. A program of its own that knows nothing of the package.
+"""Ask servers for their name and for the client address that they see.
 
-It reads one request a line from standard input, and writes one line with the answers of each:
+This program does not import the package. It reads one request per line from standard input and
+writes one line with its answers:
 
-    request:  [[netns path or null, [["TCP" | "UDP" | "SCTP", address, port], …]], …]
-    answers:  [[{"who": hostname, "seen": [address, port], "source": [address, port]} or {"error": …}, …], …]
+request:  [[netns path or null, [[protocol, address, port], …]], …]
 
-All targets of a request are asked at the same time, each from the network namespace of its entry (null: the one of this
-process). `error` is refused, unreachable, silence, or the text of the error.
+answers:  [[{"server": name, "client": […], "source": […]} or {"error": …}, …], …]
+
+The protocol is "TCP", "UDP" or "SCTP". All targets of a request are asked at the same time, each
+from the network namespace of its entry (null: the one of this process). `client` and `source` are
+address and port of the client, as the server sees them and in the client's namespace. `error` is
+refused, unreachable, silence, or the text of the error.
 """
 
 import ctypes
@@ -23,13 +27,13 @@ from typing import Any
 PATIENCE = float(os.environ.get("KUBENETLAB_PATIENCE", "1"))
 """As in tests/patience.py.
 
-It stretches the time for answers, not the time after which a connect counts as silence.
+It extends the time for answers, but not the time after which a connection attempt counts as
+silence.
 """
 DEADLINE_S = 1.5
-"""Longer than TCP waits before it repeats a SYN, so that one lost packet is not taken for silence.
-"""
+"""Longer than the first SYN timeout of TCP, so that one lost packet is not silence."""
 THREADS = 64
-WORDS = {
+ERROR_NAMES = {
     errno.ECONNREFUSED: "refused",
     errno.EHOSTUNREACH: "unreachable",
     errno.ENETUNREACH: "unreachable",
@@ -41,7 +45,7 @@ RECEIVE_ERRORS = {
 }
 """IP_RECVERR and IPV6_RECVERR: an ICMP error is reported when it arrives.
 
-Without it a TCP client that shares a machine with the sender of the error hears of it only when it
+Without it, a TCP client on the same machine as the sender of the error is notified only when it
 repeats its SYN (net/ipv6/tcp_ipv6.c, tcp_v6_err()).
 """
 
@@ -91,8 +95,9 @@ def queued_error(connection: socket.socket) -> int:
 
 
 def ask_tcp(connection: socket.socket) -> list[str]:
-    """Ask both questions over one connection: a second connection to a Service may lead to another
-    pod.
+    """Ask both questions over one connection.
+
+    A second connection to a Service may lead to another pod.
     """
     stream = connection.makefile("rwb")
     answers = []
@@ -112,7 +117,7 @@ def ask_tcp(connection: socket.socket) -> list[str]:
 def ask_by_messages(connection: socket.socket) -> list[str]:
     """Ask over one socket: its datagrams are one flow and reach one pod.
 
-    By SCTP it is one association.
+    With SCTP they are one association.
     """
     answers = []
     for question in (b"hostname", b"clientip"):
@@ -133,16 +138,16 @@ def ask(netns: str | None, protocol: str, address: str, port: int) -> dict[str, 
             else:
                 connect(connection, address, port)
                 connection.settimeout(DEADLINE_S * PATIENCE)
-            who, seen = (ask_tcp if protocol == "TCP" else ask_by_messages)(connection)
+            server, seen_client = (ask_tcp if protocol == "TCP" else ask_by_messages)(connection)
             source = list(connection.getsockname()[:2])
     except TimeoutError:
         return {"error": "silence"}
     except OSError as error:
-        return {"error": WORDS.get(error.errno or 0, str(error))}
-    seen_address, _, seen_port = seen.strip().rpartition(":")
+        return {"error": ERROR_NAMES.get(error.errno or 0, str(error))}
+    address, _, client_port = seen_client.strip().rpartition(":")
     return {
-        "who": who.strip(),
-        "seen": [seen_address.strip("[]"), int(seen_port)],
+        "server": server.strip(),
+        "client": [address.strip("[]"), int(client_port)],
         "source": source,
     }
 

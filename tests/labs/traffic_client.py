@@ -1,5 +1,6 @@
-"""One long-lived traffic.py for all tests of a run: to start a Python for each question takes
-longer than the question.
+"""One long-lived traffic.py process for all tests of a run.
+
+Starting Python for each request takes longer than the request.
 """
 
 from __future__ import annotations
@@ -17,26 +18,27 @@ from msgspec import Struct, convert
 PROGRAM = (sys.executable, "-S", "-E", str(Path(__file__).with_name("traffic.py")))
 
 Target = tuple[str, str, int]
-"""(TCP, UDP or SCTP, address, port)"""
+"""(TCP, UDP or SCTP; address; port)"""
 
 
 class Answer(Struct, frozen=True):
-    """Who answered, which client it saw, and from where the question was sent; or what went wrong.
+    """Name of the server, the client address that it saw and the real one; or the error.
 
-    Where no rule translates anything the address seen is the source's, and the port nearly always.
-    Where two flows, one of them through a Service, would look the same from the other end,
-    connection tracking takes another port for the second (nf_nat_core.c, get_unique_tuple()).
+    Without address translation both addresses are equal, and nearly always both ports. Where two
+    flows, one of them through a Service, would look the same from the other end, connection
+    tracking chooses another port for the second (nf_nat_core.c, get_unique_tuple()).
     """
 
-    who: str = ""
-    seen: tuple[str, int] = ("", 0)
+    server: str = ""
+    client: tuple[str, int] = ("", 0)
     source: tuple[str, int] = ("", 0)
     error: str = ""
 
 
 def ask(questions: Sequence[tuple[str | None, Sequence[Target]]]) -> list[list[Answer]]:
-    """Ask all targets at the same time, each entry from its network namespace; return the answers
-    entry by entry.
+    """Ask all targets at the same time, each entry from its network namespace.
+
+    Return the answers entry by entry.
     """
     client = _client()
     assert client.stdin is not None
@@ -49,10 +51,10 @@ def ask(questions: Sequence[tuple[str | None, Sequence[Target]]]) -> list[list[A
 @cache
 def _client() -> subprocess.Popen[str]:
     client = subprocess.Popen(PROGRAM, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    atexit.register(_end, client)
+    atexit.register(_stop, client)
     return client
 
 
-def _end(client: subprocess.Popen[str]) -> None:
+def _stop(client: subprocess.Popen[str]) -> None:
     client.kill()
     client.communicate()

@@ -97,7 +97,7 @@ def imports(path: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("package", MAY_IMPORT)
 def test_imports_point_one_way(package: str) -> None:
-    """api ← controllers ← datapath → hoststate ← kernel ← lab ← cli."""
+    """A package imports only those to its left: api ← controllers ← datapath ← … ← lab ← cli."""
     for path in modules(package):
         for module in imports(path):
             if module.startswith("kubenetlab."):
@@ -151,7 +151,7 @@ PLUG_INS = ("datapath.cni", "datapath.proxy", "datapath.faults", "controllers", 
 
 
 def group_of(module: str, package: str) -> str:
-    """Return the subpackage of a module, or the module itself where it lies in the package's own folder."""
+    """Return the subpackage of a module, or the module itself if it is in the package's folder."""
     parts = module.removeprefix("kubenetlab.").split(".")
     depth = 3 if ".".join(parts[:2]) in PLUG_INS else 2
     return ".".join(parts[:depth]) if len(parts) > 1 else package

@@ -1,8 +1,9 @@
-"""A second kernel to test on: Debian's own, with its modules, in a machine that qemu emulates; `scripts/vm-test` is its command.
+"""A second kernel for tests: Debian's own with its modules, in a machine that qemu emulates.
 
-The machine has this machine's files (whatever it changes is gone with it), no network, and one job: `pytest -m "vm or kernel"`.
+The command is `scripts/vm-test`. The machine sees this machine's files, and its changes of them are
+discarded. It has no network, and one job: `pytest -m "vm or kernel"`.
 
-  debian.py     the kernel and its modules, unpacked beside, never installed
-  initramfs.py  what the kernel starts with: init.sh, a few modules, busybox, the job
-  machine.py    qemu, its files and its end
+    debian.py     the kernel and its modules, unpacked, never installed
+    initramfs.py  the initial files of the kernel: init.sh, some modules, busybox, the job
+    machine.py    qemu, its file server and its end
 """

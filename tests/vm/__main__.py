@@ -1,4 +1,4 @@
-"""Runs pytest on the emulated machine; scripts/vm-test sees to what that needs."""
+"""Run pytest on the emulated machine; scripts/vm-test provides the requirements."""
 
 from __future__ import annotations
 
@@ -13,25 +13,28 @@ from tests.vm.machine import TIMED_OUT, environment, run
 LIMIT_S = int(os.environ.get("KUBENETLAB_VM_LIMIT_S", "1800"))
 
 PROVISIONED = ("sh", "-c", 'scripts/provision && exec "$@"', "sh")
-"""The machine is made ready as the Vagrantfile's is, with the programs and the virtual environment
-of the machine around it.
+"""Shell command that provisions the machine like the Vagrantfile's.
+
+Programs and the virtual environment of the outer machine are present.
 """
 SELECTED = ("-m", "vm or kernel", "-o", "testpaths=tests/kernel tests/vm")
-"""Where no paths are given, no others are read: reading all tests takes longer there than running
-these.
+"""Default selection of tests.
+
+Collecting all tests takes longer there than running these.
 """
 
 
 def main() -> int:
-    """Exit status: pytest's, 124 after the time limit, 130 after Ctrl-C, 1 when there is no
-    machine.
+    """Run the tests; return pytest's exit status.
+
+    The status is 124 after the time limit, 130 after Ctrl-C, and 1 without a machine.
     """
-    begun = time.monotonic()
+    started_at = time.monotonic()
     try:
-        found = kernel()
-        print(f"starting Linux {found.modules.name}, emulated", flush=True)
+        debian_kernel = kernel()
+        print(f"starting Linux {debian_kernel.modules.name}, emulated", flush=True)
         status = run(
-            found,
+            debian_kernel,
             [*PROVISIONED, sys.executable, "-m", "pytest", *SELECTED, *sys.argv[1:]],
             environment(),
             LIMIT_S,
@@ -46,7 +49,7 @@ def main() -> int:
             f"vm-test: stopped after {LIMIT_S} s; KUBENETLAB_VM_LIMIT_S allows more",
             file=sys.stderr,
         )
-    print(f"the emulated machine is off after {time.monotonic() - begun:.0f} s", flush=True)
+    print(f"the emulated machine is off after {time.monotonic() - started_at:.0f} s", flush=True)
     return status
 
 

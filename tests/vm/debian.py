@@ -1,4 +1,4 @@
-"""Debian's kernel for clouds: the package is fetched and unpacked into a cache.
+"""Debian's kernel for clouds: the package is downloaded and unpacked into a cache.
 
 Nothing of it is installed.
 """
@@ -14,12 +14,12 @@ from pathlib import Path
 from msgspec import Struct
 
 PACKAGE = "linux-image-cloud-amd64"
-"""Depends on the package that has the newest kernel of this Debian."""
+"""Package that depends on the package of the newest kernel of this Debian release."""
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "kubenetlab/kernels")
 
 
 class VmError(Exception):
-    """The machine cannot be had, or did not end as it should."""
+    """The machine is not available, or did not end as expected."""
 
 
 class Kernel(Struct, frozen=True):
@@ -30,23 +30,28 @@ class Kernel(Struct, frozen=True):
     """Directory with modules.dep, as below /lib/modules."""
 
     def with_dependencies(self, *names: str) -> list[Path]:
-        """Files of modules, each after those it needs; what is built into the kernel has none."""
-        needs = {}
+        """Return the files of modules, each after its dependencies.
+
+        Modules that are built into the kernel have no file.
+        """
+        files_of_module = {}
         for line in (self.modules / "modules.dep").read_text().splitlines():
-            path, _, others = line.partition(":")
-            needs[Path(path).name.partition(".ko")[0].replace("-", "_")] = [
-                *reversed(others.split()),
+            path, _, dependencies = line.partition(":")
+            files_of_module[Path(path).name.partition(".ko")[0].replace("-", "_")] = [
+                *reversed(dependencies.split()),
                 path,
             ]
         return [
             self.modules / path
-            for path in dict.fromkeys(path for name in names for path in needs.get(name, ()))
+            for path in dict.fromkeys(
+                path for name in names for path in files_of_module.get(name, ())
+            )
         ]
 
 
 def kernel() -> Kernel:
-    """The newest that this machine's apt knows, from the cache when it is there."""
-    package = _newest() or (_said("apt-get", "update", "-q") and _newest())
+    """Return the newest kernel that this machine's apt knows, from the cache if possible."""
+    package = _newest() or (_output("apt-get", "update", "-q") and _newest())
     if not package:
         raise VmError(
             f"apt knows no package {PACKAGE}: the machine needs Debian's kernel for amd64"
@@ -65,31 +70,31 @@ def kernel() -> Kernel:
 
 
 def _newest() -> str:
-    """Such as linux-image-6.1.0-56-cloud-amd64; empty when apt does not know."""
-    found = re.search(
-        r"Depends: (linux-image-\S+)", _said("apt-cache", "depends", PACKAGE, check=False)
+    """Return a name such as linux-image-6.1.0-56-cloud-amd64, or nothing if apt knows none."""
+    match = re.search(
+        r"Depends: (linux-image-\S+)", _output("apt-cache", "depends", PACKAGE, check=False)
     )
-    return found[1] if found else ""
+    return match[1] if match else ""
 
 
 def _unpack(package: str, to: Path) -> None:
     to.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=to.parent) as scratch:
         try:
-            _said("apt-get", "download", "-q", package, cwd=scratch)
-        except VmError:  # the lists are older than the archive
-            _said("apt-get", "update", "-q")
-            _said("apt-get", "download", "-q", package, cwd=scratch)
+            _output("apt-get", "download", "-q", package, cwd=scratch)
+        except VmError:  # the package lists are older than the archive
+            _output("apt-get", "update", "-q")
+            _output("apt-get", "download", "-q", package, cwd=scratch)
         (archive,) = Path(scratch).glob("*.deb")
         files = Path(scratch, "files")
-        _said("dpkg", "-x", str(archive), str(files))
+        _output("dpkg", "-x", str(archive), str(files))
         (image,) = files.glob("boot/vmlinuz-*")
-        _said("depmod", "-b", str(files), image.name.removeprefix("vmlinuz-"))
+        _output("depmod", "-b", str(files), image.name.removeprefix("vmlinuz-"))
         files.rename(to)
 
 
-def _said(*command: str, cwd: str | None = None, check: bool = True) -> str:
-    done = subprocess.run(
+def _output(*command: str, cwd: str | None = None, check: bool = True) -> str:
+    completed = subprocess.run(
         command,
         cwd=cwd,
         capture_output=True,
@@ -97,6 +102,8 @@ def _said(*command: str, cwd: str | None = None, check: bool = True) -> str:
         check=False,
         env=os.environ | {"LC_ALL": "C.UTF-8"},
     )
-    if check and done.returncode:
-        raise VmError(f"{' '.join(command)} ended with {done.returncode}\n{done.stderr.strip()}")
-    return done.stdout
+    if check and completed.returncode:
+        raise VmError(
+            f"{' '.join(command)} ended with {completed.returncode}\n{completed.stderr.strip()}"
+        )
+    return completed.stdout

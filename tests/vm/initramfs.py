@@ -1,4 +1,4 @@
-"""The file system in memory that a kernel starts with, as a cpio archive.
+"""The initial RAM file system of the kernel, as a cpio archive.
 
 Source: Documentation/driver-api/early-userspace/buffer-format.rst, format newc.
 """
@@ -19,7 +19,7 @@ _CONSOLE = (5, 1)
 
 
 def initramfs(modules: Iterable[Path], files: Mapping[str, bytes]) -> bytes:
-    """init.sh, busybox, the modules that it loads, in this order, and further files by their names."""
+    """Return an archive with init.sh, busybox, modules in loading order, and other files."""
     entries = [_entry(name, stat.S_IFDIR | 0o755) for name in DIRECTORIES]
     entries.append(_entry("dev/console", stat.S_IFCHR | 0o600, device=_CONSOLE))
     entries.append(_entry("init", stat.S_IFREG | 0o755, INIT.read_bytes()))
@@ -35,8 +35,8 @@ def initramfs(modules: Iterable[Path], files: Mapping[str, bytes]) -> bytes:
 
 def _entry(name: str, mode: int, content: bytes = b"", device: tuple[int, int] = (0, 0)) -> bytes:
     path = name.encode() + b"\0"
-    # inode (0: no hard links), mode, uid, gid, links, mtime, size, device of the file, device it
-    # is, name, checksum
+    # inode (0: no hard links), mode, uid, gid, links, mtime, size, device of the file, device
+    # number of a device file, length of the name, checksum
     numbers = (0, mode, 0, 0, 1, 0, len(content), 0, 0, *device, len(path), 0)
     return _padded(b"070701" + b"".join(b"%08x" % number for number in numbers) + path) + _padded(
         content
@@ -51,9 +51,7 @@ def _busybox() -> bytes:
     program = shutil.which("busybox")
     content = Path(program).read_bytes() if program else b""
     if not content or b"/ld-linux" in content:
-        raise VmError(
-            "busybox has to be one that needs no libraries: apt-get install busybox-static"
-        )
+        raise VmError("busybox must be statically linked: apt-get install busybox-static")
     return content
 
 

@@ -1,9 +1,9 @@
-"""The emulated machine: started with a command, it ends with the command's exit status.
+"""The emulated machine: it runs one command and ends with the command's exit status.
 
-It is emulated in software (TCG), also where the processor could do it: the tests ask for the same
-machine everywhere, and /dev/kvm is never opened; in the mount namespace of qemu there is none. It
-has one processor: several make each of them slower, and with one, things happen in another order
-than on the machine around it.
+It is emulated in software (TCG), also where the processor supports virtualization. The tests need
+the same machine everywhere, and /dev/kvm is never opened; it is hidden in qemu's mount namespace.
+The machine has one processor. Several processors are slower to emulate, and one processor schedules
+processes in another order than the outer machine.
 """
 
 from __future__ import annotations
@@ -25,25 +25,23 @@ from tests.vm.initramfs import initramfs
 
 MEMORY = "1536M"
 PATIENCE = 10
-"""How many times as long as on a real processor things may take there (tests/patience.py)."""
+"""Factor by which deadlines are longer there than on a real processor (tests/patience.py)."""
 TIMED_OUT = 124
-"""As timeout(1) says it."""
+"""Exit status of timeout(1) after the time limit."""
 
 _KERNEL_ARGUMENTS = (
-    "console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off nokaslr no_timer_check tsc=reliable nowatchdog "
-    "random.trust_cpu=on rcupdate.rcu_expedited=1"
+    "console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off nokaslr no_timer_check "
+    "tsc=reliable nowatchdog random.trust_cpu=on rcupdate.rcu_expedited=1"
 )
 
 
 def run(
     kernel: Kernel, command: Sequence[str], environment: Mapping[str, str], limit_s: int
 ) -> int:
-    """Runs a command in the working directory of this process, on the other kernel.
+    """Run a command in this process's working directory on the other kernel.
 
-    Its exit status, or TIMED_OUT.
-
-    What it prints goes to standard output. Raises VmError when the machine ended before the command
-    did.
+    Its output goes to standard output. Return its exit status, or TIMED_OUT. Raise VmError if the
+    machine ends before the command.
     """
     with tempfile.TemporaryDirectory(prefix="kubenetlab-vm-") as scratch:
         root, archive, status, socket = (
@@ -56,21 +54,28 @@ def run(
             initramfs(needed, {"job": job, "modules-directory": str(kernel.modules).encode()})
         )
         with _file_server(root, socket):
-            words = _qemu(kernel.image, archive, socket, status)
-            limited = ["timeout", "--foreground", str(limit_s), *words]
-            done = subprocess.run(limited, stdin=subprocess.DEVNULL, check=False, preexec_fn=_leave)
-        if done.returncode == TIMED_OUT:
-            return TIMED_OUT
-        if not (said := status.read_text().strip() if status.exists() else ""):
-            raise VmError(
-                f"the machine ended without a word; qemu's exit status is {done.returncode}"
+            qemu_command = _qemu(kernel.image, archive, socket, status)
+            command_with_limit = ["timeout", "--foreground", str(limit_s), *qemu_command]
+            completed = subprocess.run(
+                command_with_limit,
+                stdin=subprocess.DEVNULL,
+                check=False,
+                preexec_fn=_enter_private_mount_namespace,
             )
-        return int(said)
+        if completed.returncode == TIMED_OUT:
+            return TIMED_OUT
+        if not (reported_status := status.read_text().strip() if status.exists() else ""):
+            raise VmError(
+                "the machine ended without reporting a status; "
+                f"qemu's exit status is {completed.returncode}"
+            )
+        return int(reported_status)
 
 
 def _job(command: Sequence[str], environment: Mapping[str, str]) -> str:
-    """The shell script that is the machine's first process in the end: it runs the command, writes
-    its status, and turns the machine off.
+    """Return the script that finally becomes the machine's first process.
+
+    It runs the command, reports its status, and turns the machine off.
     """
     return "\n".join(
         (
@@ -79,7 +84,7 @@ def _job(command: Sequence[str], environment: Mapping[str, str]) -> str:
             "stty -onlcr",
             shlex.join(command) + " </dev/null",
             "echo $? >/dev/ttyS1",
-            "echo 0 >/proc/sys/kernel/printk",  # else the kernel says that the power is off
+            "echo 0 >/proc/sys/kernel/printk",  # suppress the kernel's message about power-off
             "exec busybox poweroff -f",
             "",
         )
@@ -88,16 +93,17 @@ def _job(command: Sequence[str], environment: Mapping[str, str]) -> str:
 
 @contextmanager
 def _file_server(root: Path, socket: Path) -> Iterator[None]:
-    """virtiofsd, which serves this machine's files, listening for the length of the block.
+    """Run virtiofsd, which serves this machine's files, during the block.
 
-    root: an empty directory, and empty it stays for everybody but virtiofsd.
+    root: an empty directory, which only virtiofsd sees filled.
     """
     program = shutil.which("virtiofsd")
     if program is None:
         raise VmError(
-            "there is no virtiofsd: apt-get install virtiofsd, or qemu-system-common where that has it"
+            "there is no virtiofsd: apt-get install virtiofsd, "
+            "or qemu-system-common where that contains it"
         )
-    words = [
+    command = [
         program,
         f"--socket-path={socket}",
         "--thread-pool-size=1",
@@ -108,20 +114,22 @@ def _file_server(root: Path, socket: Path) -> Iterator[None]:
         "-o",
         "sandbox=chroot",
     ]
-    said = Path(f"{socket}.log")
-    with said.open("wb") as log:
+    log_file = Path(f"{socket}.log")
+    with log_file.open("wb") as log:
         server = subprocess.Popen(
-            words,
+            command,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            preexec_fn=lambda: _see_files(root),
+            preexec_fn=lambda: _mount_files(root),
         )
     try:
         deadline = time.monotonic() + 10
         while not socket.exists():
             if server.poll() is not None or time.monotonic() > deadline:
-                raise VmError(f"{program} does not serve this machine's files\n{said.read_text()}")
+                raise VmError(
+                    f"{program} does not serve this machine's files\n{log_file.read_text()}"
+                )
             os.sched_yield()
         yield
     finally:
@@ -129,34 +137,39 @@ def _file_server(root: Path, socket: Path) -> Iterator[None]:
         server.wait()
 
 
-def _leave() -> None:
-    """Into a mount namespace without /dev/kvm, which nobody else sees."""
+def _enter_private_mount_namespace() -> None:
+    """Enter a private mount namespace without /dev/kvm."""
     syscalls.unshare(syscalls.CLONE_NEWNS)
     syscalls.mount("none", "/", flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
     if os.path.exists("/dev/kvm"):
         syscalls.mount("/dev/null", "/dev/kvm", flags=syscalls.MS_BIND)
 
 
-def _see_files(root: Path) -> None:
-    """Into one that has all of this machine's files below `root`, read-only."""
-    _leave()
+def _mount_files(root: Path) -> None:
+    """Enter a private mount namespace with this machine's files below `root`, read-only."""
+    _enter_private_mount_namespace()
     syscalls.mount("/", str(root), flags=syscalls.MS_BIND | syscalls.MS_REC)
     syscalls.make_read_only(str(root))
 
 
 def _qemu(image: Path, archive: Path, socket: Path, status: Path) -> list[str]:
     return [
-        "qemu-system-x86_64", "-accel", "tcg,thread=multi,tb-size=512", "-machine", "q35", "-cpu", "qemu64", "-smp", "1",
-        "-m", MEMORY, "-object", f"memory-backend-memfd,id=memory,size={MEMORY},share=on", "-numa", "node,memdev=memory",
-        "-no-user-config", "-nodefaults", "-display", "none", "-no-reboot", "-net", "none", "-device", "virtio-rng-pci",
-        "-chardev", f"socket,id=files,path={socket}", "-device", "vhost-user-fs-pci,chardev=files,tag=files",
-        "-serial", "stdio", "-serial", f"file:{status}",
-        "-kernel", str(image), "-initrd", str(archive), "-append", _KERNEL_ARGUMENTS,
-    ]  # fmt: skip
+        "qemu-system-x86_64",
+        *("-accel", "tcg,thread=multi,tb-size=512"),
+        *("-machine", "q35", "-cpu", "qemu64", "-smp", "1", "-m", MEMORY),
+        *("-object", f"memory-backend-memfd,id=memory,size={MEMORY},share=on"),
+        *("-numa", "node,memdev=memory"),
+        *("-no-user-config", "-nodefaults", "-display", "none", "-no-reboot", "-net", "none"),
+        *("-device", "virtio-rng-pci"),
+        *("-chardev", f"socket,id=files,path={socket}"),
+        *("-device", "vhost-user-fs-pci,chardev=files,tag=files"),
+        *("-serial", "stdio", "-serial", f"file:{status}"),
+        *("-kernel", str(image), "-initrd", str(archive), "-append", _KERNEL_ARGUMENTS),
+    ]
 
 
 def environment() -> dict[str, str]:
-    """What the command finds in its environment there."""
+    """Return the environment of the command there."""
     on_terminal = sys.stdout.isatty()
     return {
         "PATH": os.environ["PATH"],

@@ -1,4 +1,4 @@
-"""Limits of real commands by cgroups of version 2, which Debian's kernel has at their root."""
+"""Limits of real commands by cgroups of version 2, which Debian's kernel mounts at their root."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from kubenetlab.kernel.processes.cgroups import Parent, read_parents
-from tests.conftest import OURS
+from tests.conftest import LAB_PREFIX
 from tests.labs import test_resource_limits
 from tests.labs.lab import Lab
 
@@ -16,27 +16,27 @@ pytestmark = pytest.mark.vm
 
 @pytest.fixture
 def lab() -> Iterator[Lab]:
-    """A lab that is not up yet; gone after the test."""
-    lab = Lab(f"{OURS}vm")
+    """Yield a lab that is not up yet; remove it after the test."""
+    lab = Lab(f"{LAB_PREFIX}vm")
     yield lab
     if lab.directory.exists():
         lab.down()
-    assert lab.remains == []
+    assert lab.leftovers == []
 
 
-def test_limits_of_version_2(lab: Lab) -> None:
-    """Memory.
+def test_limits_by_cgroups_of_version_2(lab: Lab) -> None:
+    """They are the limits of memory and processes, also for probes.
 
-    OOMKilled, the neighbour lives; the number of processes; probes too; and nothing is left after a
-    kill of init.
+    A container beyond its memory is OOMKilled, and its neighbour keeps running. Nothing is left
+    after a kill of init.
     """
     (parent,) = read_parents()
     assert isinstance(parent, Parent)
     assert (parent.version, parent.controllers) == (2, ("memory", "pids"))
-    test_resource_limits.test_a_command_beyond_its_memory_limit_is_killed(lab)
+    test_resource_limits.test_a_command_beyond_its_memory_limit_is_oom_killed(lab)
     lab.down()
     test_resource_limits.test_processes_of_a_container_are_limited(lab)
     lab.down()
     test_resource_limits.test_a_probe_has_the_limits_of_its_container(lab)
     lab.down()
-    test_resource_limits.test_nothing_is_left_of_groups(lab)
+    test_resource_limits.test_cgroups_are_removed(lab)

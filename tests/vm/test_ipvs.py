@@ -1,6 +1,4 @@
-"""kube-proxy's mode ipvs on a kernel that has it: schedulers, pings, leaves taken, and the change
-from and to other modes.
-"""
+"""kube-proxy's mode ipvs on a kernel with IPVS: schedulers, pings, endpoints and other modes."""
 
 from __future__ import annotations
 
@@ -13,8 +11,8 @@ import pytest
 
 from tests.labs.conftest import new_lab
 from tests.labs.lab import Lab, wait_for
-from tests.labs.test_switching import KEPT
-from tests.labs.world import World
+from tests.labs.lab_view import LabView
+from tests.labs.test_switching import PERSISTENT_CLIENT
 
 pytestmark = pytest.mark.vm
 
@@ -23,27 +21,36 @@ apiVersion: kubenetlab.dev/v1alpha1
 kind: Cluster
 networking: {ipFamily: dual, kubeProxyMode: ipvs}
 ---
-{apiVersion: v1, kind: Pod, metadata: {name: client}, spec: {nodeName: worker, containers: [{name: main, image: agnhost, args: [netexec]}]}}
+apiVersion: v1
+kind: Pod
+metadata: {name: client}
+spec: {nodeName: worker, containers: [{name: main, image: agnhost, args: [netexec]}]}
 ---
 apiVersion: v1
 kind: Service
 metadata: {name: web}
-spec: {ipFamilyPolicy: RequireDualStack, selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
+spec:
+  ipFamilyPolicy: RequireDualStack
+  selector: {app: web}
+  ports: [{port: 80, targetPort: 8080}]
 """
 POD = """\
 ---
 apiVersion: v1
 kind: Pod
 metadata: {{name: {name}, labels: {{app: {app}}}}}
-spec: {{nodeName: {node}, containers: [{{name: main, image: agnhost, args: [netexec], ports: [{{containerPort: 8080}}]}}]}}
+spec:
+  nodeName: {node}
+  containers:
+  - {{name: main, image: agnhost, args: [netexec], ports: [{{containerPort: 8080}}]}}
 """
-NO_SERVERS = """
+DELETE_SERVERS = """
 from kubenetlab.hoststate.rules.ipvs import NAMES, replacement
 from kubenetlab.kernel.rules.ipvs import open_loader
 open_loader().run(replacement([], NAMES))
 """
 """Program that deletes all virtual servers of its namespace."""
-OTHER_WEIGHTS = """
+CHANGE_WEIGHTS = """
 from kubenetlab.hoststate.rules import ipvs_messages as messages
 from kubenetlab.kernel.rules.ipvs import open_loader
 ipvs = open_loader()
@@ -53,7 +60,7 @@ ipvs._send_all([
     for real in reals
 ])
 """
-"""Program that gives every real server of its namespace another weight."""
+"""Program that changes the weights of all real servers of its namespace."""
 WEB = {"a": "worker", "b": "worker", "c": "worker2"}
 
 
@@ -67,125 +74,126 @@ def lab() -> Iterator[Lab]:
         yield lab
 
 
-def answers(lab: Lab, count: int) -> Counter[str]:
-    """Who answers so many connections of one client."""
-    world = World(lab, 4)
+def answers_by_server(lab: Lab, count: int) -> Counter[str]:
+    """Count a client's connections by the server that answers."""
+    view = LabView(lab, 4)
     return Counter(
-        answer.who for answer in world.ask("client", *[("TCP", world.services["web"], 80)] * count)
+        answer.server
+        for answer in view.ask("client", *[("TCP", view.cluster_ips["web"], 80)] * count)
     )
 
 
-def test_in_turn_everybody_has_the_same_share(lab: Lab) -> None:
-    """rr draws no lots: of thirty connections ten."""
-    assert answers(lab, 30) == dict.fromkeys(WEB, 10)
+def test_round_robin_gives_equal_shares(lab: Lab) -> None:
+    """Each of three pods answers exactly ten of thirty connections."""
+    assert answers_by_server(lab, 30) == dict.fromkeys(WEB, 10)
 
 
 @pytest.mark.parametrize("source", ["client", "node:worker"])
 def test_a_cluster_ip_answers_pings(lab: Lab, source: str) -> None:
-    """The node that the client is on does."""
-    world = World(lab, 4)
+    """The client's own node answers."""
+    view = LabView(lab, 4)
     for address in lab.service("web")["cluster_ips"]:
-        lab.inside(world.places[source], "ping", "-c1", "-W5", address)
+        lab.inside(view.places[source], "ping", "-c1", "-W5", address)
 
 
-def test_who_leaves_keeps_its_connections(lab: Lab) -> None:
-    """A pod that its Service does not select any more: what it has goes on, what is new goes to
-    others; and it may come back.
-    """
+def test_a_deselected_pod_keeps_its_connections(lab: Lab) -> None:
+    """Existing connections continue, new ones use other pods, and the pod can be selected again."""
     line = [
         "nsenter",
         f"--net={lab.pod('client')['netns']}",
         sys.executable,
         "-c",
-        KEPT,
+        PERSISTENT_CLIENT,
         lab.service("web")["cluster_ips"][0],
     ]
     with subprocess.Popen(
         line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
-    ) as kept:
-        assert kept.stdin is not None
-        assert kept.stdout is not None
-        kept.stdin.write("once\n")
-        who = kept.stdout.readline().strip()
-        lab.apply(POD.format(name=who, app="other", node=WEB[who]))
-        assert answers(lab, 12) == dict.fromkeys(set(WEB) - {who}, 6)
-        kept.stdin.write("again\n")
-        assert kept.stdout.readline().strip() == who
-        kept.stdin.close()
+    ) as client_process:
+        assert client_process.stdin is not None
+        assert client_process.stdout is not None
+        client_process.stdin.write("once\n")
+        server = client_process.stdout.readline().strip()
+        lab.apply(POD.format(name=server, app="other", node=WEB[server]))
+        assert answers_by_server(lab, 12) == dict.fromkeys(set(WEB) - {server}, 6)
+        client_process.stdin.write("again\n")
+        assert client_process.stdout.readline().strip() == server
+        client_process.stdin.close()
     assert lab.run("diff").out.strip() == "the kernel is as it should be"
-    lab.apply(POD.format(name=who, app="web", node=WEB[who]))
-    assert answers(lab, 30) == dict.fromkeys(WEB, 10)
+    lab.apply(POD.format(name=server, app="web", node=WEB[server]))
+    assert answers_by_server(lab, 30) == dict.fromkeys(WEB, 10)
 
 
-def test_a_new_node_agent_goes_on(lab: Lab) -> None:
-    """It finds the virtual servers as they should be, and changes what changes."""
+def test_a_new_node_agent_adopts_the_virtual_servers(lab: Lab) -> None:
+    """It finds them as desired, and applies later changes."""
     lab.kill("node-agent-0")
     lab.apply(POD.format(name="a", app="other", node=WEB["a"]))
-    assert answers(lab, 12) == {"b": 6, "c": 6}
+    assert answers_by_server(lab, 12) == {"b": 6, "c": 6}
     lab.apply(POD.format(name="a", app="web", node=WEB["a"]))
-    assert answers(lab, 30) == dict.fromkeys(WEB, 10)
+    assert answers_by_server(lab, 30) == dict.fromkeys(WEB, 10)
     assert lab.run("diff").out.strip() == "the kernel is as it should be"
 
 
-def test_by_the_clients_address_it_stays_with_one(lab: Lab) -> None:
-    """sh, given to a running lab."""
+def test_source_hashing_sends_a_client_to_one_pod(lab: Lab) -> None:
+    """The scheduler sh is configured in a running lab."""
     lab.run("up", "--proxy", "ipvs,scheduler=sh")
-    assert list(answers(lab, 12).values()) == [12]
+    assert list(answers_by_server(lab, 12).values()) == [12]
     lab.run("up", "--proxy", "ipvs")
-    assert answers(lab, 30) == dict.fromkeys(WEB, 10)
+    assert answers_by_server(lab, 30) == dict.fromkeys(WEB, 10)
 
 
 @pytest.mark.parametrize("scheduler", ["wrr", "lc", "wlc", "sed", "nq", "mh"])
-def test_schedulers_by_load_or_in_turn_reach_all(lab: Lab, scheduler: str) -> None:
-    """The pods are alike and nobody is busy."""
+def test_schedulers_by_load_or_in_turn_use_all_pods(lab: Lab, scheduler: str) -> None:
+    """The pods are equal and idle."""
     lab.run("up", "--proxy", f"ipvs,scheduler={scheduler}")
-    assert set(answers(lab, 30)) == set(WEB)
+    assert set(answers_by_server(lab, 30)) == set(WEB)
 
 
 @pytest.mark.parametrize("scheduler", ["dh", "lblc", "lblcr"])
-def test_schedulers_by_destination_stay_with_one_pod(lab: Lab, scheduler: str) -> None:
-    """One after the other: lblc and lblcr leave a pod that has more connections open than its
-    weight, which is 1.
+def test_schedulers_by_destination_use_one_pod(lab: Lab, scheduler: str) -> None:
+    """Connections are opened one after the other.
+
+    lblc and lblcr leave a pod with more open connections than its weight, which is 1.
     """
     lab.run("up", "--proxy", f"ipvs,scheduler={scheduler}")
-    assert len(sum((answers(lab, 1) for _ in range(5)), Counter())) == 1
+    assert len(sum((answers_by_server(lab, 1) for _ in range(5)), Counter())) == 1
 
 
 @pytest.mark.parametrize(
-    ("command", "shown"),
+    ("command", "line"),
     [
         pytest.param(
             ["ipset", "flush", "KUBE-CLUSTER-IP"],
             "+ ipset KUBE-CLUSTER-IP member",
             id="members of a set",
         ),
-        pytest.param([sys.executable, "-c", NO_SERVERS], "+ ipvs -t", id="virtual servers"),
+        pytest.param([sys.executable, "-c", DELETE_SERVERS], "+ ipvs -t", id="virtual servers"),
         pytest.param(
-            [sys.executable, "-c", OTHER_WEIGHTS], ":8080 -m -w 7)", id="weights of real servers"
+            [sys.executable, "-c", CHANGE_WEIGHTS], ":8080 -m -w 7)", id="weights of real servers"
         ),
     ],
 )
-def test_what_others_change_is_told_and_made_anew(lab: Lab, command: list[str], shown: str) -> None:
-    """`diff` names what is gone as long as it is; nobody has to ask for the repair."""
+def test_drift_of_ipvs_is_shown_and_repaired(lab: Lab, command: list[str], line: str) -> None:
+    """`diff` shows it until it is repaired, without a request."""
 
     def is_seen() -> bool:
         lab.inside(lab.place("nodes", "worker"), *command)
-        return shown in lab.run("diff", status=None).out
+        return line in lab.run("diff", status=None).out
 
     lab.run("up", "--proxy", "ipvs")
-    wait_for(is_seen, "the drift to be shown")  # it may have been repaired before anybody looks
+    # The edit is repeated, because the drift may be repaired before `diff` runs.
+    wait_for(is_seen, "the drift to be shown")
     wait_for(lambda: lab.run("diff", status=None).status == 0, "the repair")
-    assert answers(lab, 30) == dict.fromkeys(WEB, 10)
+    assert answers_by_server(lab, 30) == dict.fromkeys(WEB, 10)
 
 
-def test_nothing_is_left_of_it(lab: Lab) -> None:
-    """No device, no set, no virtual server, no chain."""
+def test_another_mode_removes_everything_of_ipvs(lab: Lab) -> None:
+    """No device, ipset, virtual server or chain is left."""
     lab.run("up", "--proxy", "nftables")
     node = lab.place("nodes", "worker")
     assert lab.inside(node, "ip", "-o", "link", "show", "type", "dummy") == ""
     assert lab.inside(node, "ipset", "list", "-n") == ""
     assert "KUBE-" not in lab.inside(node, "nft", "list", "ruleset")
     assert len(lab.inside(node, "cat", "/proc/net/ip_vs").splitlines()) == 3
-    assert set(answers(lab, 60)) == set(WEB)
+    assert set(answers_by_server(lab, 60)) == set(WEB)
     lab.run("up", "--proxy", "ipvs")
-    assert answers(lab, 30) == dict.fromkeys(WEB, 10)
+    assert answers_by_server(lab, 30) == dict.fromkeys(WEB, 10)

@@ -1,6 +1,4 @@
-"""Random edits, as in tests/labs/test_random_edits.py, in the mode ipvs, which needs this kernel's
-modules.
-"""
+"""Random edits as in tests/labs/test_random_edits.py, in the mode ipvs on a kernel with IPVS."""
 
 from __future__ import annotations
 
@@ -10,7 +8,7 @@ import pytest
 
 from tests.labs.conftest import new_lab
 from tests.labs.lab import Lab
-from tests.labs.test_random_edits import THOROUGH_BATCHES, Edited, follow
+from tests.labs.test_random_edits import THOROUGH_BATCHES, EditedLab, run_batches
 
 pytestmark = pytest.mark.vm
 
@@ -20,10 +18,10 @@ def lab() -> Iterator[Lab]:
     yield from new_lab()
 
 
-def test_packets_follow_every_edit(lab: Lab, pytestconfig: pytest.Config) -> None:
-    """A few, for emulation is slow; with `--thorough` as many as in the other modes."""
-    follow(
+def test_outcomes_follow_every_edit(lab: Lab, pytestconfig: pytest.Config) -> None:
+    """One batch, because emulation is slow; with `--thorough` as many as in the other modes."""
+    run_batches(
         lab,
-        Edited("ipvs", 4, seed=4),
+        EditedLab("ipvs", 4, seed=4),
         batches=THOROUGH_BATCHES if pytestconfig.getoption("thorough") else 1,
     )

@@ -1,6 +1,4 @@
-"""The flows of tests/labs/test_flows.py through kube-proxy's mode ipvs, which needs this kernel's
-modules.
-"""
+"""The tests of tests/labs/test_flows.py in kube-proxy's mode ipvs, on a kernel with IPVS."""
 
 from __future__ import annotations
 
@@ -9,34 +7,35 @@ from collections.abc import Iterator
 import pytest
 
 from tests.labs import test_flows
+from tests.labs.lab_view import LabView, SharedLab
 from tests.labs.test_flows import (  # noqa: F401
-    test_a_load_balancers_address_is_reached_from_everywhere,
-    test_a_local_policy_is_silent_where_there_is_no_pod,
-    test_a_node_sees_itself_at_the_address_that_others_see,
-    test_a_port_that_a_service_does_not_have,
-    test_a_service_without_pods_refuses,
+    test_a_load_balancer_address_is_reachable_from_everywhere,
+    test_a_node_reaches_itself_with_its_own_address,
+    test_a_service_without_pods_refuses_connections,
+    test_an_unknown_port_of_a_service_is_refused,
+    test_internal_traffic_policy_local_drops_packets_without_a_local_endpoint,
     test_nodes_reach_services,
-    test_pods_reach_pods_by_their_service,
-    test_session_affinity_keeps_a_client_with_one_pod,
-    test_the_matrix_says_the_same,
+    test_pods_reach_pods_through_their_services,
+    test_session_affinity_sends_a_client_to_one_pod,
+    test_the_matrix_agrees_with_these_tests,
 )
-from tests.labs.world import Labs, World
 
 pytestmark = pytest.mark.vm
 
-KIND = ("onlink", "dynamic", "dual")
-"""One lab, which is looked at by IPv6: emulation is slow, and tests/vm/test_ipvs.py looks at it by
-IPv4.
+PARAMETERS = ("onlink", "dynamic", "dual")
+"""Parameters of the one lab.
+
+It is tested with IPv6, because emulation is slow and tests/vm/test_ipvs.py uses IPv4.
 """
 
 
 @pytest.fixture(scope="module")
-def of_kind() -> Iterator[Labs]:
-    labs = Labs(test_flows.manifest)
-    yield labs
-    labs.end()
+def shared_lab() -> Iterator[SharedLab]:
+    shared = SharedLab(test_flows.manifest)
+    yield shared
+    shared.down()
 
 
 @pytest.fixture(scope="module")
-def world(of_kind: Labs) -> World:
-    return World(of_kind.of(*KIND, "ipvs"), 6)
+def view(shared_lab: SharedLab) -> LabView:
+    return LabView(shared_lab.up(*PARAMETERS, "ipvs"), 6)

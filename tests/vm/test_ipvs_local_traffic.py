@@ -1,4 +1,4 @@
-"""Local traffic in the mode ipvs, on a kernel that has it: see tests/labs/test_local_traffic.py."""
+"""Local traffic in the mode ipvs, on a kernel with IPVS: see tests/labs/test_local_traffic.py."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.labs.test_local_traffic import (
     manifest,
     node_port_of_worker2,
     seen_at_cluster_ip,
-    world,
+    view_with,
 )
 
 pytestmark = pytest.mark.vm
@@ -23,24 +23,25 @@ pytestmark = pytest.mark.vm
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    for one in new_lab():
-        one.up(manifest("ipvs"))
-        yield one
+    for lab in new_lab():
+        lab.up(manifest("ipvs"))
+        yield lab
 
 
 @pytest.mark.parametrize("detect", ["ClusterCIDR", *DETECTORS])
 def test_no_connection_to_a_node_port_is_lost(lab: Lab, detect: str) -> None:
-    """A virtual server has the endpoints of its own node whoever asks; pods of the node are seen
-    themselves at the cluster IP.
+    """A virtual server has the endpoints of its own node for all clients.
+
+    At the cluster IP, endpoints see pods of the node themselves.
     """
-    found = world(lab, f"ipvs,detectLocalMode={detect}", 4)
-    client = found.address("client")
-    assert node_port_of_worker2(found) == {("far", client): TRIES}
-    assert seen_at_cluster_ip(found) == {("near", client), ("far", client)}
+    view = view_with(lab, f"ipvs,detectLocalMode={detect}", 4)
+    client = view.address("client")
+    assert node_port_of_worker2(view) == {("far", client): TRIES}
+    assert seen_at_cluster_ip(view) == {("near", client), ("far", client)}
 
 
-def test_a_pod_that_is_no_local_traffic_is_masqueraded(lab: Lab) -> None:
+def test_traffic_that_is_not_detected_as_local_is_masqueraded(lab: Lab) -> None:
     """With the name of another bridge, endpoints see the node."""
-    found = world(lab, f"ipvs,detectLocalMode={OTHER_BRIDGE}", 4)
-    node = found.address("node:worker")
-    assert seen_at_cluster_ip(found) == {("near", node), ("far", node)}
+    view = view_with(lab, f"ipvs,detectLocalMode={OTHER_BRIDGE}", 4)
+    node = view.address("node:worker")
+    assert seen_at_cluster_ip(view) == {("near", node), ("far", node)}

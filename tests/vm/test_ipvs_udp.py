@@ -1,6 +1,4 @@
-"""UDP clients that ask a Service before anybody is there, through kube-proxy's mode ipvs, which
-needs this kernel's modules.
-"""
+"""UDP clients of a Service without endpoints, in kube-proxy's mode ipvs on a kernel with IPVS."""
 
 from __future__ import annotations
 
@@ -10,7 +8,7 @@ import pytest
 
 from tests.labs.conftest import new_lab
 from tests.labs.lab import Lab
-from tests.labs.test_udp_flows import asks_before_there_is_anybody
+from tests.labs.test_udp_flows import request_before_endpoints_exist
 
 pytestmark = pytest.mark.vm
 
@@ -21,5 +19,5 @@ def lab() -> Iterator[Lab]:
 
 
 @pytest.mark.parametrize("policy", ["Cluster", "Local"])
-def test_a_client_that_asked_a_service_without_endpoints(lab: Lab, policy: str) -> None:
-    asks_before_there_is_anybody(lab, "ipvs", policy)
+def test_a_client_reaches_the_first_endpoint_of_a_service(lab: Lab, policy: str) -> None:
+    request_before_endpoints_exist(lab, "ipvs", policy)

@@ -1,6 +1,4 @@
-"""The ways in of tests/labs/test_ways_in.py that IPVS has rules of its own for, on a kernel that
-has it.
-"""
+"""Tests of tests/labs/test_ways_in.py for rules of IPVS' own, on a kernel with IPVS."""
 
 from __future__ import annotations
 
@@ -9,23 +7,23 @@ from collections.abc import Iterator
 import pytest
 
 from tests.labs import test_ways_in
+from tests.labs.lab_view import LabView, SharedLab
 from tests.labs.test_ways_in import (  # noqa: F401
-    test_a_load_balancers_source_ranges_shut_the_others_out,
-    test_a_node_port_by_the_policy_local,
-    test_external_ips_are_taken_in_by_nodes,
+    test_a_node_port_with_the_policy_local_keeps_client_addresses,
+    test_nodes_accept_packets_to_external_ips,
+    test_source_ranges_limit_the_clients_of_a_load_balancer,
 )
-from tests.labs.world import Labs, World
 
 pytestmark = pytest.mark.vm
 
 
 @pytest.fixture(scope="module")
-def of_kind() -> Iterator[Labs]:
-    labs = Labs(test_ways_in.manifest)
-    yield labs
-    labs.end()
+def shared_lab() -> Iterator[SharedLab]:
+    shared = SharedLab(test_ways_in.manifest)
+    yield shared
+    shared.down()
 
 
 @pytest.fixture(scope="module")
-def world(of_kind: Labs) -> World:
-    return World(of_kind.of("routed", "dual", "ipvs"), 4)
+def view(shared_lab: SharedLab) -> LabView:
+    return LabView(shared_lab.up("routed", "dual", "ipvs"), 4)

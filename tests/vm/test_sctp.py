@@ -1,4 +1,4 @@
-"""SCTP on a kernel that has it: Services and stand-ins, in every mode of kube-proxy."""
+"""SCTP on a kernel with SCTP: Services and built-in programs, in every kube-proxy mode."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from tests.labs.conftest import new_lab
 from tests.labs.lab import Lab
-from tests.labs.world import PROXIES, World
+from tests.labs.lab_view import PROXY_MODES, LabView
 
 pytestmark = pytest.mark.vm
 
@@ -17,7 +17,9 @@ POD = """\
 apiVersion: v1
 kind: Pod
 metadata: {{name: {name}, labels: {{app: {name}}}}}
-spec: {{nodeName: {node}, containers: [{{name: main, image: agnhost, args: [netexec, --sctp-port=8082]}}]}}
+spec:
+  nodeName: {node}
+  containers: [{{name: main, image: agnhost, args: [netexec, --sctp-port=8082]}}]
 """
 MANIFEST = (
     "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n"
@@ -29,7 +31,10 @@ MANIFEST = (
 apiVersion: v1
 kind: Service
 metadata: {name: b}
-spec: {type: LoadBalancer, selector: {app: b}, ports: [{port: 80, protocol: SCTP, targetPort: 8082, nodePort: 30082}]}
+spec:
+  type: LoadBalancer
+  selector: {app: b}
+  ports: [{port: 80, protocol: SCTP, targetPort: 8082, nodePort: 30082}]
 """
 )
 
@@ -41,40 +46,42 @@ def lab() -> Iterator[Lab]:
         yield lab
 
 
-def test_every_mode_is_here() -> None:
-    """The kernel has what ipvs needs."""
-    assert set(PROXIES) >= {"nftables", "iptables", "ipvs"}
+def test_the_kernel_supports_every_mode() -> None:
+    """It has the modules that ipvs needs."""
+    assert set(PROXY_MODES) >= {"nftables", "iptables", "ipvs"}
 
 
-@pytest.mark.parametrize(
-    "proxy", [proxy for proxy in PROXIES if proxy != "ebpf"]
-)  # it refuses SCTP: docs/proxy-modes.md
-def test_a_service_by_sctp(lab: Lab, proxy: str) -> None:
-    """By its cluster IP the pod sees the client, by a node port the node that was asked; the load
-    balancer's address leads there, too.
+# The mode ebpf rejects SCTP: docs/proxy-modes.md
+@pytest.mark.parametrize("proxy", [proxy for proxy in PROXY_MODES if proxy != "ebpf"])
+def test_a_service_accepts_sctp(lab: Lab, proxy: str) -> None:
+    """At the cluster IP, the pod sees the client.
+
+    At a node port, it sees the contacted node. The load balancer's address works, too.
     """
     lab.run("up", "--proxy", proxy)
-    world = World(lab, 4)
-    node = world.address("node:worker")
-    direct, inside, here = world.ask(
+    view = LabView(lab, 4)
+    node = view.address("node:worker")
+    direct, at_cluster_ip, at_node_port = view.ask(
         "a",
-        ("SCTP", world.address("b"), 8082),
-        ("SCTP", world.services["b"], 80),
+        ("SCTP", view.address("b"), 8082),
+        ("SCTP", view.cluster_ips["b"], 80),
         ("SCTP", node, 30082),
     )
-    assert [(answer.who, answer.seen[0]) for answer in (direct, inside, here)] == [
-        ("b", world.address("a")),
-        ("b", world.address("a")),
+    assert [
+        (answer.server, answer.client[0]) for answer in (direct, at_cluster_ip, at_node_port)
+    ] == [
+        ("b", view.address("a")),
+        ("b", view.address("a")),
         ("b", node),
     ]
-    at_node, balanced = world.ask(
-        "ext:client", ("SCTP", node, 30082), ("SCTP", world.outside["b"], 80)
+    at_node, balanced = view.ask(
+        "ext:client", ("SCTP", node, 30082), ("SCTP", view.load_balancer_ips["b"], 80)
     )
-    assert ((at_node.who, at_node.seen[0]), balanced.who) == (("b", node), "b")
+    assert ((at_node.server, at_node.client[0]), balanced.server) == (("b", node), "b")
 
 
-def test_the_command_asks_by_sctp(lab: Lab) -> None:
-    """A Service's port by the protocol that it has; and the matrix agrees."""
+def test_ping_supports_sctp(lab: Lab) -> None:
+    """It uses a Service's protocol, and the matrix agrees."""
     assert "associate" in lab.run("ping", "a", "svc:b").out
     for words in (
         ("svc:b", "--sctp", "80"),

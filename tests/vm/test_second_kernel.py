@@ -1,5 +1,6 @@
-"""A whole lab on Debian's kernel, which scripts/provision has made ready: on a bridge, and routed
-where br_netfilter is missing.
+"""A whole lab on Debian's kernel, provisioned by scripts/provision.
+
+Pods are on a bridge, or routed if br_netfilter is missing.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from kubenetlab.kernel.features.detection import has_br_netfilter
-from tests.conftest import OURS
+from tests.conftest import LAB_PREFIX
 from tests.labs.lab import Lab
 
 pytestmark = pytest.mark.vm
@@ -23,8 +24,8 @@ PROXIES = ("nftables", "ebpf")
 
 @pytest.fixture
 def lab() -> Iterator[Lab]:
-    """A lab that is not up yet; gone after the test."""
-    lab = Lab(f"{OURS}vm")
+    """Yield a lab that is not up yet; remove it after the test."""
+    lab = Lab(f"{LAB_PREFIX}vm")
     yield lab
     if lab.directory.exists():
         lab.down()
@@ -32,7 +33,7 @@ def lab() -> Iterator[Lab]:
 
 @pytest.fixture
 def without_br_netfilter() -> Iterator[None]:
-    """As on a machine that nobody provisioned."""
+    """Remove br_netfilter during the test, as on a machine that is not provisioned."""
     subprocess.run(["modprobe", "-r", "br_netfilter"], check=True)
     assert not has_br_netfilter()
     yield
@@ -40,7 +41,7 @@ def without_br_netfilter() -> Iterator[None]:
 
 
 def test_the_machine_is_provisioned() -> None:
-    """The command is there for everybody, and br_netfilter is, now and after the next start."""
+    """The command is available to all users; br_netfilter is loaded, also after a reboot."""
     assert platform.release().endswith("-cloud-amd64")
     assert has_br_netfilter()
     assert Path("/etc/modules-load.d/kubenetlab.conf").read_text() == "br_netfilter\n"
@@ -48,30 +49,34 @@ def test_the_machine_is_provisioned() -> None:
 
 
 @pytest.mark.parametrize("proxy", PROXIES)
-def test_a_lab_on_bridges(lab: Lab, proxy: str) -> None:
-    """The quickstart, with each node's pods on its bridge."""
-    works(lab, "onlink", proxy)
+def test_the_quickstart_works_on_bridges(lab: Lab, proxy: str) -> None:
+    """The pods of each node are on its bridge."""
+    check_quickstart(lab, "onlink", proxy)
 
 
 @pytest.mark.usefixtures("without_br_netfilter")
 @pytest.mark.parametrize("proxy", PROXIES)
-def test_a_lab_without_br_netfilter(lab: Lab, proxy: str) -> None:
-    """The quickstart: `up` says that nodes route their pods, and Services work as well."""
-    assert "this kernel has no br_netfilter" in works(lab, "routed", proxy)
+def test_the_quickstart_works_without_br_netfilter(lab: Lab, proxy: str) -> None:
+    """`up` reports that nodes route their pods; Services work nevertheless."""
+    assert "this kernel has no br_netfilter" in check_quickstart(lab, "routed", proxy)
 
 
-def works(lab: Lab, layout: str, proxy: str) -> str:
-    """From `up` to `down`: everybody is ready and reaches whom Kubernetes promises, and nothing is
-    left; what `up` says.
+def check_quickstart(lab: Lab, layout: str, proxy: str) -> str:
+    """Create, check and remove the quickstart; return the output of `up`.
+
+    All pods are ready, connectivity is as Kubernetes promises, and nothing is left.
     """
-    said = lab.run("up", "--proxy", proxy).out
-    seen = lab.seen
-    assert (seen["pod_layout"], [pod["name"] for pod in seen["pods"] if not pod["ready"]]) == (
+    output = lab.run("up", "--proxy", proxy).out
+    inspected = lab.inspected
+    assert (
+        inspected["pod_layout"],
+        [pod["name"] for pod in inspected["pods"] if not pod["ready"]],
+    ) == (
         layout,
         [],
     )
     assert lab.run("ping", "-o", "json").json["ok"]
-    assert lab.seen_names_alive()
+    assert lab.live_netns_names()
     lab.down()
-    assert lab.remains == []
-    return said
+    assert lab.leftovers == []
+    return output

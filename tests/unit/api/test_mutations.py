@@ -32,7 +32,7 @@ from kubenetlab.kernel.fake import FakeKernel
 from kubenetlab.lab.bootstrap import bootstrap_store
 from kubenetlab.lab.store import store_file
 from tests.clusters import NOW, running, settled
-from tests.mutations import FILES, TEXTS, Chance
+from tests.mutations import FILES, TEXTS, Mutator
 
 T = TypeVar("T")
 
@@ -89,7 +89,7 @@ def assert_is_a_lab(cluster: Cluster) -> None:
 @given(random=st.randoms(use_true_random=True))
 def test_any_text_is_read_or_rejected(random: Random) -> None:
     """Random bytes never crash the loader."""
-    read(Chance(random).text())
+    read(Mutator(random).text())
 
 
 @settings(max_examples=150)
@@ -99,7 +99,7 @@ def test_any_document_is_rejected_or_makes_a_lab(random: Random) -> None:
 
     The given documents can be written as JSON.
     """
-    documents = Chance(random).documents()
+    documents = Mutator(random).documents()
     text = "".join(
         f"---\n{json.dumps(document)}\n"
         if random.random() < 0.3
@@ -126,7 +126,7 @@ def test_a_stored_lab_is_read_back(
     tmp_path_factory: pytest.TempPathFactory, random: Random
 ) -> None:
     """The store on disk has the same objects for the next agent, which plans the same."""
-    loaded = read(yaml.safe_dump_all(Chance(random).documents()).encode())
+    loaded = read(yaml.safe_dump_all(Mutator(random).documents()).encode())
     cluster = bootstrapped(loaded) if loaded is not None else None
     if cluster is None:
         return

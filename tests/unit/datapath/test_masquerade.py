@@ -107,7 +107,8 @@ def test_each_family_has_its_ranges() -> None:
         ),
         (
             "nonMasqueradeCIDRs: [10.0.0.0/255.0.0.0]",
-            'nonMasqueradeCIDRs[0]: expected a range such as 10.0.0.0/8, found "10.0.0.0/255.0.0.0"',
+            "nonMasqueradeCIDRs[0]: expected a range such as 10.0.0.0/8, "
+            'found "10.0.0.0/255.0.0.0"',
         ),
         ("nonMasqueradeCIDRs: 10.0.0.0/8", "nonMasqueradeCIDRs: expected a list"),
         (

@@ -26,7 +26,7 @@ from kubenetlab.lab.store import store_file
 from kubenetlab.lab.transport.http import Answer, FdReply, Stream
 from kubenetlab.programs.support.http import Request, Response
 from tests.clusters import deployment, pod, running, service, store
-from tests.mutations import ODD, Chance, edited, paths
+from tests.mutations import ODD, Mutator, edited, paths
 from tests.unit.lab.apiserver.test_server import DyingAgent
 
 CHANGES: dict[str, dict[str, Any]] = {
@@ -126,7 +126,7 @@ def requests(random: Random) -> Iterable[tuple[str, str, bytes]]:
             yield (
                 "POST",
                 f"{LAB_API}/{name}",
-                json.dumps({**CHANGES[name], "documents": Chance(random).documents()}).encode(),
+                json.dumps({**CHANGES[name], "documents": Mutator(random).documents()}).encode(),
             )
         case "odd":
             name = random.choice(list(CHANGES))

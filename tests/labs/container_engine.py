@@ -1,10 +1,9 @@
 """Real containers.
 
-Podman with runc, on an image of the Containerfile whose base is a root made by debootstrap.
-
-Everything is temporary: the storage, and a mount namespace with a /run of its own, in which all
-programs run, so that nothing stays mounted. A folder of the cache (`KUBENETLAB_CACHE`, else
-`.cache` in the checkout) keeps the root, if the folder exists.
+Podman with runc runs an image of the Containerfile whose base is a root file system made by
+debootstrap. Everything is temporary: the storage, and a mount namespace with a /run of its own, in
+which all programs run, so that nothing stays mounted. A folder of the cache (`KUBENETLAB_CACHE`,
+otherwise `.cache` in the checkout) keeps the root file system, if the folder exists.
 """
 
 from __future__ import annotations
@@ -32,17 +31,18 @@ PROGRAMS: Final = ("podman", "runc", "debootstrap")
 _CONTAINERFILE = (ROOT / "Containerfile").read_text()
 _MIRROR: Final = "http://deb.debian.org/debian"
 _PYTHON: Final = {"bookworm": "3.11"}
-"""Debian's suite → its Python, for which wheels are fetched."""
+"""Debian's suite → its version of Python, for which wheels are downloaded."""
 _LIMITS: Final = ("--ulimit", "nofile=4096:4096", "--ulimit", "nproc=8192:8192")
-"""Podman asks for more than the machine may allow."""
+"""Limits of containers; Podman's own defaults may exceed those of the machine."""
 _PRIVATE: Final = "mount -t tmpfs tmpfs /run && echo ready && exec cat"
 
 
-def why_not() -> str:
-    """Return why there are no containers on this machine; nothing where there are."""
+def missing_requirement() -> str:
+    """Return why no containers can run on this machine, or nothing."""
     missing = [program for program in PROGRAMS if shutil.which(program) is None]
     if missing:
-        return f"needs {', '.join(missing)}: apt-get install --no-install-recommends {' '.join(missing)}"
+        packages = " ".join(missing)
+        return f"needs {', '.join(missing)}: apt-get install --no-install-recommends {packages}"
     return "" if os.geteuid() == 0 else "debootstrap needs root"
 
 
@@ -58,17 +58,18 @@ class Engine:
     def run(
         self, *words: str, mounted: Path | None = None, status: int | None = 0
     ) -> subprocess.CompletedProcess[str]:
-        """`podman run WORDS…`, with a folder as the container's working directory; it must end with
-        `status`.
+        """Run `podman run WORDS…`; it must end with `status`.
+
+        mounted: folder that becomes the working directory of the container.
         """
         volume = ["--volume", f"{mounted}:/work", "--workdir", "/work"] if mounted else []
         limits = [*_LIMITS, "--cgroup-parent", self._cgroup, "--network", "none"]
         return self._call([*self._podman, "run", "--rm", *limits, *volume, *words], status=status)
 
     def build(self) -> None:
-        """The image, by the Containerfile, without a network.
+        """Build the image with the Containerfile, without a network.
 
-        Debian's packages are in the base, wheels in a folder.
+        The base contains Debian's packages, and a folder contains the wheels.
         """
         suite = re.findall(r"debian:(\w+)-slim", _CONTAINERFILE)[0]
         base = self._base(
@@ -78,7 +79,7 @@ class Engine:
         self._podman = self._engine()
         self._call([*self._podman, "import", "--quiet", str(base), "localhost/debian"])
         arguments = {"BASE": "localhost/debian", "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/wheels"}
-        given = [
+        build_arguments = [
             word for name, value in arguments.items() for word in ("--build-arg", f"{name}={value}")
         ]
         options = [
@@ -92,12 +93,22 @@ class Engine:
             "--layers=false",
         ]
         self._call(
-            [*self._podman, "build", "--quiet", *options, *given, "--tag", "kubenetlab", str(ROOT)]
+            [
+                *self._podman,
+                "build",
+                "--quiet",
+                *options,
+                *build_arguments,
+                "--tag",
+                "kubenetlab",
+                str(ROOT),
+            ]
         )
 
     def _engine(self) -> list[str]:
-        """Podman's words for the overlay driver, else for the one that works everywhere and copies
-        files.
+        """Return the command line of Podman with the overlay driver, or with vfs as a fallback.
+
+        The driver vfs works everywhere, but copies files.
         """
         storage = [
             "--root",
@@ -105,9 +116,9 @@ class Engine:
             "--runroot",
             str(self._directory / "run"),
         ]
-        other = ["--runtime", "runc", "--cgroup-manager", "cgroupfs", "--events-backend", "file"]
+        options = ["--runtime", "runc", "--cgroup-manager", "cgroupfs", "--events-backend", "file"]
         overlay, copying = (
-            ["podman", *storage, *other, "--storage-driver", driver]
+            ["podman", *storage, *options, "--storage-driver", driver]
             for driver in ("overlay", "vfs")
         )
         if self._call([*overlay, "info"], status=None).returncode == 0:
@@ -116,9 +127,9 @@ class Engine:
         return copying
 
     def _base(self, suite: str, packages: Sequence[str]) -> Path:
-        """An archive of a root with Debian's packages."""
-        kept = Path(os.environ.get("KUBENETLAB_CACHE", ROOT / ".cache"))
-        folder = kept if kept.is_dir() else self._directory
+        """Return an archive of a root file system with Debian's packages."""
+        cache = Path(os.environ.get("KUBENETLAB_CACHE", ROOT / ".cache"))
+        folder = cache if cache.is_dir() else self._directory
         digest = hashlib.sha256(" ".join(packages).encode()).hexdigest()[:12]
         archive = folder / f"debian-{suite}-{os.uname().machine}-{digest}.tar"
         if archive.exists():
@@ -144,9 +155,7 @@ class Engine:
         return archive
 
     def _wheels(self, python: str) -> Path:
-        """A folder with what pip needs to build and install the package: from its cache where that
-        has them.
-        """
+        """Return a folder with the wheels that pip needs to build and install the package."""
         project = tomllib.loads((ROOT / "pyproject.toml").read_text())
         required = [*project["build-system"]["requires"], *project["project"]["dependencies"]]
         wheels = self._directory / "wheels"
@@ -164,7 +173,7 @@ class Engine:
     def _call(
         self, command: Sequence[str], *, status: int | None = 0
     ) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
+        completed = subprocess.run(
             [*self._enter, *command],
             env={**os.environ, "DPKG_FORCE": "unsafe-io"},
             stdin=subprocess.DEVNULL,
@@ -173,14 +182,16 @@ class Engine:
             check=False,
             timeout=patiently(300),
         )
-        assert status in (None, done.returncode), (
-            f"{' '.join(command)} ended with {done.returncode}\n{done.stdout}{done.stderr}"
+        assert status in (None, completed.returncode), (
+            f"{' '.join(command)} ended with {completed.returncode}\n"
+            f"{completed.stdout}{completed.stderr}"
         )
-        return done
+        return completed
 
     def remove_cgroups(self) -> None:
-        """Remove the groups that the containers were in: with cgroupfs, an engine leaves their
-        parents behind.
+        """Remove the control groups of the containers.
+
+        With cgroupfs, an engine leaves their parents behind.
         """
         name = self._cgroup.strip("/")
         parents = [*Path("/sys/fs/cgroup").glob(f"*/{name}"), *Path("/sys/fs/cgroup").glob(name)]
@@ -198,7 +209,7 @@ class Engine:
 
 
 def _is_removed(group: Path) -> bool:
-    """Remove a control group; return False while a process of it is still ending."""
+    """Remove a control group; return False while it still has a process."""
     try:
         group.rmdir()
     except OSError as error:
@@ -210,7 +221,7 @@ def _is_removed(group: Path) -> bool:
 
 @contextmanager
 def engine() -> Iterator[Engine]:
-    """An engine with the image; all of it is gone afterwards."""
+    """Yield an engine with the image; remove everything afterwards."""
     directory = Path(tempfile.mkdtemp(prefix="knl-containers-"))
     try:
         command = ["unshare", "--mount", "sh", "-c", _PRIVATE]
@@ -219,14 +230,14 @@ def engine() -> Iterator[Engine]:
         ) as holder:
             assert holder.stdout is not None
             assert holder.stdout.readline() == "ready\n"
-            made = Engine(
+            engine = Engine(
                 directory, ["nsenter", f"--target={holder.pid}", "--mount", f"--wdns={directory}"]
             )
             try:
-                made.build()
-                yield made
+                engine.build()
+                yield engine
             finally:
                 holder.communicate()
-                made.remove_cgroups()
+                engine.remove_cgroups()
     finally:
         shutil.rmtree(directory)

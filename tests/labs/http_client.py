@@ -1,4 +1,4 @@
-"""HTTP from inside a place: the whole answer, as a program there gets it."""
+"""HTTP requests from the network of a place, with the whole response."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ from msgspec import Struct, convert
 
 from tests.labs.lab import Lab
 
-_ASKER = """
+_REQUEST = """
 import http.client, json, sys
 address, port, path = sys.argv[1:]
 connection = http.client.HTTPConnection(address, int(port), timeout=2)
 try:
     connection.request("GET", path)
     answer = connection.getresponse()
-    print(json.dumps({"status": answer.status, "headers": {k.lower(): v for k, v in answer.getheaders()}, "body": answer.read().decode()}))
+    headers = {name.lower(): value for name, value in answer.getheaders()}
+    body = answer.read().decode()
+    print(json.dumps({"status": answer.status, "headers": headers, "body": body}))
 except OSError as error:
     print(json.dumps({"error": type(error).__name__}))
 """
 
 
-class Said(Struct, frozen=True):
-    """An answer, or the kind of error that came in its place."""
+class HttpReply(Struct, frozen=True):
+    """A response, or the kind of the error that occurred instead."""
 
     status: int = 0
     headers: dict[str, str] = {}
@@ -36,11 +38,11 @@ class Said(Struct, frozen=True):
         return json.loads(self.body)
 
 
-def ask(lab: Lab, place: Any, address: str, port: int, path: str = "/") -> Said:
-    """A GET from the network of a place of `inspect`."""
+def http_get(lab: Lab, place: Any, address: str, port: int, path: str = "/") -> HttpReply:
+    """Send a GET request from the network of a place of `inspect`."""
     return convert(
         json.loads(
-            lab.inside(place, sys.executable, "-S", "-E", "-c", _ASKER, address, str(port), path)
+            lab.inside(place, sys.executable, "-S", "-E", "-c", _REQUEST, address, str(port), path)
         ),
-        Said,
+        HttpReply,
     )

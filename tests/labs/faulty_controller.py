@@ -1,8 +1,9 @@
-"""kubenetlab with a controller that makes a mistake as long as a file is there.
+"""kubenetlab with a controller that returns an invalid object as long as a file exists.
 
-Run as: mistaken.py FILE COMMAND…
+Run as: faulty_controller.py FILE COMMAND…
 
-All processes of a lab are forks of the `up` that makes it: the mistake is made in its agents.
+All processes of a lab are forks of the `up` that creates it, so its agents have the faulty
+controller.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.cli import main
 from kubenetlab.controllers import deployments
 
-_right = deployments.reconcile
+_real_reconcile = deployments.reconcile
 
 
 def reconcile(cluster: Cluster, now: float) -> Iterator[Any]:
-    """Give every Deployment a number of replicas that no store can hold."""
-    yield from _right(cluster, now)
+    """Set the replicas of every Deployment to a value that the store rejects."""
+    yield from _real_reconcile(cluster, now)
     if Path(_flag).exists():
         for obj in cluster.all(Deployment):
             if obj.spec.replicas is not True:

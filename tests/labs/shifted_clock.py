@@ -1,7 +1,9 @@
-"""kubenetlab on a machine whose clock is set. Run as: skewed.py FILE COMMAND…
+"""kubenetlab on a machine whose clock has been set.
 
-The file holds by how many seconds the clock was set, for all processes of a lab: they are forks of
-the `up` that makes it.
+Run as: shifted_clock.py FILE COMMAND…
+
+The file holds the offset of the clock in seconds, for all processes of a lab, because they are
+forks of the `up` that creates it.
 """
 
 from __future__ import annotations

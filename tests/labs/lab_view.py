@@ -1,4 +1,4 @@
-"""A running lab as tests of flows look at it: everything in it by a short name, in one IP version."""
+"""A running lab for tests of connections: places and Services by short names, in one IP version."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from tests.labs.lab import Lab
 from tests.labs.traffic_client import Answer, Target
 
 
-def in_document(proxy: str) -> str:
-    """A mode as the Cluster document has it."""
+def mode_in_document(proxy: str) -> str:
+    """Return a kube-proxy mode as a Cluster document spells it."""
     return json.dumps(parse_mode(proxy))
 
 
-def _lacking(proxy: str) -> str:
-    """What this machine lacks for a mode of kube-proxy, by the same trials as `up` and doctor;
-    nothing where it can be had.
+def _unmet_requirement(proxy: str) -> str:
+    """Return the unmet requirement of a kube-proxy mode, or nothing.
+
+    The check is that of `up` and doctor.
     """
     try:
         require_modes(ClusterConfig(networking=Networking(kube_proxy_mode=parse_mode(proxy))))
@@ -36,32 +37,32 @@ _SERVING = (
     *(name for name in modes.known("proxy") if modes.load("proxy", name, {}).serves),
     "nftables,layout=fast",
 )
-LACKING = {proxy: _lacking(proxy) for proxy in _SERVING}
-"""Mode of kube-proxy, as the command line names it → what this machine lacks for it."""
-PROXIES = tuple(proxy for proxy, lacking in LACKING.items() if not lacking)
-"""Those that can be had here: what a test of Services says holds in each."""
+MISSING = {proxy: _unmet_requirement(proxy) for proxy in _SERVING}
+"""Kube-proxy mode, as on the command line → its unmet requirement on this machine."""
+PROXY_MODES = tuple(proxy for proxy, requirement in MISSING.items() if not requirement)
+"""Modes that are available on this machine; tests of Services run in each."""
 
 
-class World:
-    """A running lab, and everything in it by a short name, as it is in one IP version."""
+class LabView:
+    """A running lab, with short names for its places, in one IP version."""
 
     def __init__(self, lab: Lab, version: int) -> None:
         self.lab = lab
         self.version = version
-        seen = lab.seen
-        self.seen = seen
+        inspected = lab.inspected
+        self.inspected = inspected
         self.places: dict[str, Any] = {
-            pod["name"]: pod for pod in seen["pods"] if pod["namespace"] == "default"
+            pod["name"]: pod for pod in inspected["pods"] if pod["namespace"] == "default"
         }
-        self.places |= {f"node:{node['name']}": node for node in seen["nodes"]}
-        self.places |= {f"ext:{host['name']}": host for host in seen["external"]}
-        self.services = {
+        self.places |= {f"node:{node['name']}": node for node in inspected["nodes"]}
+        self.places |= {f"ext:{host['name']}": host for host in inspected["external"]}
+        self.cluster_ips = {
             service["name"]: self._of_version(service["cluster_ips"])
-            for service in seen["services"]
+            for service in inspected["services"]
         }
-        self.outside = {
+        self.load_balancer_ips = {
             service["name"]: self._of_version(service["load_balancer_ips"])
-            for service in seen["services"]
+            for service in inspected["services"]
         }
         self.localhost = "127.0.0.1" if version == 4 else "::1"
 
@@ -80,9 +81,7 @@ class World:
         return self.lab.ask(self.places[source], *targets)
 
     def ask_from(self, sources: Sequence[str], *targets: Target) -> list[list[Answer]]:
-        """Return the answers to each of several sources, which all ask the same at the same time:
-        silence takes long.
-        """
+        """Return the answers to several sources, which ask the same targets at the same time."""
         return self.ask_each(*((source, targets) for source in sources))
 
     def ask_each(self, *questions: tuple[str, Sequence[Target]]) -> list[list[Answer]]:
@@ -90,24 +89,24 @@ class World:
         return self.lab.ask_each(*((self.places[source], targets) for source, targets in questions))
 
 
-class Labs:
-    """One lab at a time; the next one that asks for the same gets the same."""
+class SharedLab:
+    """One lab at a time, which tests with equal parameters share."""
 
     def __init__(self, manifest: Callable[..., str]) -> None:
         self._manifest = manifest
-        self._what: tuple[str, ...] = ()
-        self._life: Iterator[Lab] = iter(())
+        self._parameters: tuple[str, ...] = ()
+        self._generator: Iterator[Lab] = iter(())
         self._lab: Lab | None = None
 
-    def of(self, *what: str) -> Lab:
-        """The lab of a manifest made from these words."""
-        if self._lab is None or self._what != what:
-            self.end()
-            self._what, self._life = what, new_lab()
-            self._lab = next(self._life)
-            self._lab.up(self._manifest(*what))
+    def up(self, *parameters: str) -> Lab:
+        """Return the lab with the manifest for these parameters."""
+        if self._lab is None or self._parameters != parameters:
+            self.down()
+            self._parameters, self._generator = parameters, new_lab()
+            self._lab = next(self._generator)
+            self._lab.up(self._manifest(*parameters))
         return self._lab
 
-    def end(self) -> None:
-        for _ in self._life:
+    def down(self) -> None:
+        for _ in self._generator:
             pass

@@ -1,8 +1,9 @@
-"""Reads what is in the namespaces of a lab, by `ip`, `nft`, `iptables` and /proc/sys alone, and
-prints it as JSON. Run as: reading.py LAB
+"""Print the state of a lab's namespaces as JSON, read with `ip`, `nft`, `iptables` and /proc/sys.
 
-Namespaces are found by their names in /run/netns. What differs from one making to the next is left
-out or put in order: numbers of links, handles, timers, counters, the order of chains and elements.
+Run as: kernel_state.py LAB
+
+The namespaces are found by their names in /run/netns. Properties that differ between two equal labs
+are left out or sorted: link numbers, handles, timers, counters, the order of chains and elements.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from kubenetlab.hoststate.rules.iptables import parse
 from kubenetlab.kernel.syscalls import CLONE_NEWNET, setns
 
 _OF_IPTABLES = ("nat", "filter", "mangle")
-"""Tables of which nft shows but the names of matches: iptables' own program tells the whole."""
+"""Tables whose matches nft shows only by name; the programs of iptables show them whole."""
 _PROBABILITY = re.compile(r" -m statistic --mode random --probability [\d.]+")
 
 RUN_NETNS = Path("/run/netns")
@@ -28,32 +29,32 @@ _NUMBERS = ("ifindex", "link_index", "link_netnsid")
 _CHANGES_BY_ITSELF = ("nf_conntrack_count", "tcp_fastopen_key", "stable_secret", "route/flush")
 
 
-def reading(lab: str) -> dict[str, Any]:
-    """Namespace without the lab's name → what is in it.
+def read_kernel_state(lab: str) -> dict[str, Any]:
+    """Return the state of each namespace, by its name without the lab's name.
 
-    One that has several names is read once, under the first.
+    A namespace with several names is read once, under the first.
     """
     files = {
         os.stat(path).st_ino: path for path in sorted(RUN_NETNS.glob(f"{lab}_*"), reverse=True)
     }
     names = {path.name: files[os.stat(path).st_ino].name for path in RUN_NETNS.glob(f"{lab}_*")}
-    found = {}
+    states = {}
     for path in files.values():
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         setns(fd, CLONE_NEWNET)
         os.close(fd)
-        found[path.name] = _here(names)
-    for seen in found.values():
-        for link in seen["links"].values():
+        states[path.name] = _current_namespace(names)
+    for state in states.values():
+        for link in state["links"].values():
             if "peer" in link:
-                link["peer"] = _far_end(found, *link["peer"])
-    for seen in found.values():
-        del seen["numbers"]
-    return {name.removeprefix(f"{lab}_"): seen for name, seen in sorted(found.items())}
+                link["peer"] = _peer(states, *link["peer"])
+    for state in states.values():
+        del state["numbers"]
+    return {name.removeprefix(f"{lab}_"): state for name, state in sorted(states.items())}
 
 
-def _here(names: dict[str, str]) -> dict[str, Any]:
-    """What is in the namespace in which we stand."""
+def _current_namespace(names: dict[str, str]) -> dict[str, Any]:
+    """Return the state of the current namespace."""
     links = _json("ip", "-j", "-d", "link")
     namespaces = {
         entry["nsid"]: names.get(entry.get("name", ""), "?")
@@ -72,7 +73,7 @@ def _here(names: dict[str, str]) -> dict[str, Any]:
         "neighbors": _sorted(_json("ip", "-j", "-d", "neighbor", "show", "nud", "permanent")),
         "rules": _rules(_json("nft", "-j", "list", "ruleset")),
         "iptables": {
-            family: _iptables(_said(f"{family}-nft-save"))
+            family: _iptables(_output(f"{family}-nft-save"))
             for family in ("iptables", "ip6tables")
             if shutil.which(f"{family}-nft-save")
         },
@@ -80,10 +81,10 @@ def _here(names: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def _far_end(found: dict[str, Any], namespace: str, number: int) -> str:
+def _peer(states: dict[str, Any], namespace: str, number: int) -> str:
     return (
-        f"{found[namespace]['numbers'][number]} in {namespace.partition('_')[2]}"
-        if namespace in found
+        f"{states[namespace]['numbers'][number]} in {namespace.partition('_')[2]}"
+        if namespace in states
         else "?"
     )
 
@@ -111,8 +112,9 @@ def _without_timers(value: Any) -> Any:
 
 
 def _addresses(entry: dict[str, Any]) -> Any:
-    """Who made an address is shown by some versions of `ip`, and set by none of those that are
-    common.
+    """Return the addresses of a link without their origin (`protocol`).
+
+    Some versions of `ip` show it, and none of the common ones sets it.
     """
     return _sorted(
         [
@@ -123,13 +125,13 @@ def _addresses(entry: dict[str, Any]) -> Any:
 
 
 def _rules(listing: dict[str, Any]) -> Any:
-    """Rules in order, chain by chain; elements by name."""
-    found: dict[str, Any] = {}
+    """Return rules in order, chain by chain; elements by name."""
+    tables: dict[str, Any] = {}
     for entry in listing["nftables"]:
         for kind, value in entry.items():
             if kind == "metainfo" or value.get("table", value.get("name")) in _OF_IPTABLES:
                 continue
-            place = found.setdefault(
+            table = tables.setdefault(
                 " ".join(
                     (
                         value["family"],
@@ -142,22 +144,25 @@ def _rules(listing: dict[str, Any]) -> Any:
             if "elem" in plain:
                 plain["elem"] = _sorted(plain["elem"])
             if kind == "rule":
-                place.setdefault(f"chain {value['chain']}", {}).setdefault("rules", []).append(
+                table.setdefault(f"chain {value['chain']}", {}).setdefault("rules", []).append(
                     plain
                 )
             else:
-                place.setdefault(f"{kind} {value['name']}", {}).update(plain)
-    return found
+                table.setdefault(f"{kind} {value['name']}", {}).update(plain)
+    return tables
 
 
 def _iptables(saved: str) -> Any:
-    """Chain by chain; of those that draw, the rules in any order, for that follows from addresses."""
-    found = {
+    """Return the rules chain by chain; sort those of chains that choose at random.
+
+    Their order follows from addresses.
+    """
+    chains = {
         f"{table} {chain}": [_PROBABILITY.sub("", rule) for rule in rules]
         for (table, chain), rules in parse(saved).items()
     }
     return {
-        place: sorted(rules) if " KUBE-SV" in place else rules for place, rules in found.items()
+        chain: sorted(rules) if " KUBE-SV" in chain else rules for chain, rules in chains.items()
     }
 
 
@@ -177,12 +182,12 @@ def _sorted(values: list[Any]) -> list[Any]:
 
 
 def _json(*command: str) -> Any:
-    return json.loads(_said(*command) or "[]")
+    return json.loads(_output(*command) or "[]")
 
 
-def _said(*command: str) -> str:
+def _output(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 if __name__ == "__main__":
-    print(json.dumps(reading(sys.argv[1])))
+    print(json.dumps(read_kernel_state(sys.argv[1])))

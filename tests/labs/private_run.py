@@ -1,4 +1,4 @@
-"""A /run of its own, in which no other labs can be seen: for commands that name none."""
+"""A private /run without other labs, for commands that name no lab."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _BEGIN = "mount -t tmpfs tmpfs /run && mkdir /run/netns && echo ready && exec ca
 
 
 @contextmanager
-def elsewhere(folder: str) -> Iterator[list[str]]:
-    """The words that run there, and in a folder, what follows them.
+def private_run_directory(folder: str) -> Iterator[list[str]]:
+    """Yield the prefix of commands that run with the private /run, in `folder`.
 
-    In the end all labs there are taken down.
+    At the end all labs there are removed.
     """
     with subprocess.Popen(
         ["unshare", "--mount", "sh", "-c", _BEGIN],
