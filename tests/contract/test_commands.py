@@ -58,11 +58,11 @@ def test_the_installed_command_behaves_as_the_test_server() -> None:
     installed = subprocess.run(
         command_line, capture_output=True, text=True, cwd=ROOT, timeout=30, check=False
     )
-    other = run("modes")
+    server_result = run("modes")
     assert (installed.returncode, installed.stdout, installed.stderr) == (
         0,
-        other.stdout,
-        other.stderr,
+        server_result.stdout,
+        server_result.stderr,
     )
 
 
@@ -108,11 +108,11 @@ def test_a_plan_is_data_for_other_programs() -> None:
 
 def test_a_plan_is_a_script() -> None:
     """Standard output is a valid shell script; other commands have no such format."""
-    done = run("plan", "-o", "sh", "-f", "manifests/05-service-and-endpoints")
-    assert done.stdout.startswith("#!/bin/sh\n# The lab service-and-endpoints as shell commands")
+    result = run("plan", "-o", "sh", "-f", "manifests/05-service-and-endpoints")
+    assert result.stdout.startswith("#!/bin/sh\n# The lab service-and-endpoints as shell commands")
     assert (
         subprocess.run(
-            ["sh", "-n"], input=done.stdout, text=True, capture_output=True, check=False
+            ["sh", "-n"], input=result.stdout, text=True, capture_output=True, check=False
         ).stderr
         == ""
     )
@@ -233,9 +233,9 @@ def test_wrong_use_is_explained(
     words: tuple[str, ...], stdin: str, status: int, message: str
 ) -> None:
     """The exit status is 2 for invalid input and 1 for a missing lab; there is no traceback."""
-    done = run(*words, stdin=stdin)
-    output = " ".join((done.stdout + done.stderr).replace("│", " ").split())
-    assert done.returncode == status, output
+    result = run(*words, stdin=stdin)
+    output = " ".join((result.stdout + result.stderr).replace("│", " ").split())
+    assert result.returncode == status, output
     assert " ".join(message.split()) in output
     assert "Traceback" not in output
 
@@ -255,11 +255,11 @@ spec: {ports: [{port: 70000}]}
 ---
 a: [
 """
-    done = run("plan", "-f", "-", stdin=manifest)
-    assert done.returncode == 2
+    result = run("plan", "-f", "-", stdin=manifest)
+    assert result.returncode == 2
     assert [
         line.partition(" ")[0]
-        for line in done.stderr.splitlines()[1:]
+        for line in result.stderr.splitlines()[1:]
         if line.startswith("<stdin>")
     ] == [
         "<stdin>:4",
@@ -274,20 +274,22 @@ def test_a_second_cluster_document_is_one_problem() -> None:
     documents = (
         "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {ipFamily: FAMILY}\n---\n"
     )
-    done = run(
+    result = run(
         "plan",
         "-f",
         "-",
         stdin=documents.replace("FAMILY", "ipv4") + documents.replace("FAMILY", "dual"),
     )
-    assert done.returncode == 2
-    assert done.stderr == "error: <stdin>:5  Cluster: a second Cluster; the first is at <stdin>:1\n"
+    assert result.returncode == 2
+    assert (
+        result.stderr == "error: <stdin>:5  Cluster: a second Cluster; the first is at <stdin>:1\n"
+    )
 
 
 def test_down_without_a_lab_succeeds() -> None:
     """Removing a lab that does not exist is no error."""
-    done = run("down", "--lab", "nosuch")
-    assert (done.returncode, done.stdout) == (0, "lab nosuch is not up: nothing to remove\n")
+    result = run("down", "--lab", "nosuch")
+    assert (result.returncode, result.stdout) == (0, "lab nosuch is not up: nothing to remove\n")
 
 
 def test_options_of_modes_are_in_the_wide_list() -> None:
@@ -335,7 +337,8 @@ def test_a_field_is_explained() -> None:
         "VERSION:  v1",
         "FIELD:    spec.containers.readinessProbe <Probe>",
         "",
-        "Probe that decides whether the container is ready. Without one it is ready once it listens.",
+        "Probe that decides whether the container is ready. "
+        "Without one it is ready once it listens.",
         "Periodic check of a container by the kubelet of its node.",
         "",
     ]

@@ -43,9 +43,9 @@ def complete(line: str, shell: str = "bash") -> list[str]:
         **environment,
         "_KUBENETLAB_COMPLETE": f"complete_{shell}",
     }
-    done = completion_server().run([], None, 30, environment=environment)
-    assert (done.returncode, done.stderr) == (0, "")
-    return [word for word in done.stdout.splitlines() if word]
+    completed = completion_server().run([], None, 30, environment=environment)
+    assert (completed.returncode, completed.stderr) == (0, "")
+    return [word for word in completed.stdout.splitlines() if word]
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def bash(line: str) -> list[str]:
         _kubenetlab_completion kubenetlab
         [[ ${#COMPREPLY[@]} -eq 0 ]] || printf '%s\\n' "${COMPREPLY[@]}"
     """
-    done = subprocess.run(
+    completed = subprocess.run(
         ["bash", "--norc", "-uc", script, "bash", line],
         env={**os.environ, **NO_LAB, "PATH": BIN},
         capture_output=True,
@@ -161,5 +161,5 @@ def bash(line: str) -> list[str]:
         check=False,
         timeout=30,
     )
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout.splitlines()
+    assert (completed.returncode, completed.stderr) == (0, "")
+    return completed.stdout.splitlines()

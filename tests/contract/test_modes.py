@@ -15,7 +15,7 @@ from kubenetlab.kernel.fake import FakeKernel
 from kubenetlab.names import MAX_LINK_NAME
 from tests.clusters import applied, deployment, running, service, store
 
-CNIS, PROXIES = modes.known("cni"), modes.known("proxy")
+CNIS, PROXY_MODES = modes.known("cni"), modes.known("proxy")
 LAYOUTS = [
     Decisions(pod_layout=layout, neighbors=neighbors)
     for layout in ("onlink", "routed")
@@ -33,7 +33,7 @@ def lab(cni: str, proxy: str) -> str:
 @pytest.mark.parametrize(
     "decisions", LAYOUTS, ids=lambda made: f"{made.pod_layout}-{made.neighbors}"
 )
-@pytest.mark.parametrize("proxy", PROXIES)
+@pytest.mark.parametrize("proxy", PROXY_MODES)
 @pytest.mark.parametrize("cni", CNIS)
 def test_a_plan_can_be_applied_and_leaves_no_difference(
     cni: str, proxy: str, decisions: Decisions
@@ -75,7 +75,7 @@ def test_a_mode_has_a_manual_and_defaults(family: str, name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("proxy", PROXIES)
+@pytest.mark.parametrize("proxy", PROXY_MODES)
 @pytest.mark.parametrize("cni", CNIS)
 def test_names_fit_the_kernel(cni: str, proxy: str) -> None:
     """Names of links have at most 15 characters, also for long names of nodes and hosts."""
@@ -92,13 +92,13 @@ def test_names_fit_the_kernel(cni: str, proxy: str) -> None:
     assert len({(obj.netns, obj.key) for obj in state.objects()}) == len(state)
 
 
-@pytest.mark.parametrize("proxy", PROXIES)
+@pytest.mark.parametrize("proxy", PROXY_MODES)
 def test_rules_do_not_depend_on_earlier_rules(proxy: str) -> None:
     """A stepwise change ends with the same rules as creating them from scratch."""
     cluster = running(store(lab("bridge", proxy)))
     states = [
-        plan(found, LAYOUTS[0])
-        for found in (cluster, running(applied(cluster, deployment(replicas=1))))
+        plan(state, LAYOUTS[0])
+        for state in (cluster, running(applied(cluster, deployment(replicas=1))))
     ]
     rules = [
         [obj for obj in state["node/worker"].values() if isinstance(obj, RuleObject)]

@@ -137,7 +137,7 @@ external: [{hosts}]
                 "{name: a, port: 80, targetPort: http}, {name: b, port: 81, targetPort: 8080}",
             ]
         )
-        more = self.pick(
+        option = self.pick(
             [
                 "",
                 "",
@@ -155,7 +155,7 @@ metadata: {{name: {name}}}
 spec:
   selector: {{app: {self.pick([name, name, "web"])}}}
   ports: [{ports}]
-  {more}
+  {option}
 """
 
 

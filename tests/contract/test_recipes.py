@@ -1,4 +1,4 @@
-"""Recipes of CONTRIBUTING.md: their examples are followed as they stand on the page."""
+"""The recipes of CONTRIBUTING.md work: the tests use the examples of the page."""
 
 from __future__ import annotations
 
@@ -41,27 +41,27 @@ DECISIONS = Decisions(pod_layout="onlink", neighbors="dynamic")
 
 @pytest.fixture
 def added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, ModuleType]]:
-    """The examples as modules of the packages in which the page puts them: name → module."""
+    """Yield the examples by name, as modules of the packages that the page names."""
     packages = {"cni": importlib.import_module(bridge.__name__.rpartition(".")[0])}
     packages |= {"faults": faults, "programs": programs, "hoststate": hoststate}
-    found: dict[str, ModuleType] = {}
+    modules: dict[str, ModuleType] = {}
     for path, text in EXAMPLES.items():
         folder, name = Path(path).parent.name, Path(path).stem
-        place = tmp_path / folder
-        place.mkdir()
-        (place / f"{name}.py").write_text(textwrap.dedent(text))
+        directory = tmp_path / folder
+        directory.mkdir()
+        (directory / f"{name}.py").write_text(textwrap.dedent(text))
         package = packages[folder]
-        monkeypatch.setattr(package, "__path__", [*package.__path__, str(place)])
-        found[name] = importlib.import_module(f"{package.__name__}.{name}")
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(directory)])
+        modules[name] = importlib.import_module(f"{package.__name__}.{name}")
     modes.known.cache_clear()
-    yield found
+    yield modules
     modes.known.cache_clear()
-    for module in found.values():
+    for module in modules.values():
         del sys.modules[module.__name__]
 
 
-def test_the_page_has_examples_and_names_files_that_exist() -> None:
-    """One for each recipe with code; every path without NAME is one of this checkout."""
+def test_the_page_has_examples_and_refers_to_existing_files() -> None:
+    """Each recipe with code has an example; paths without NAME belong to this checkout."""
     assert sorted(Path(path).stem for path in EXAMPLES) == [
         "blackhole",
         "proxy_amnesia",
@@ -73,8 +73,8 @@ def test_the_page_has_examples_and_names_files_that_exist() -> None:
     assert [path for path in paths if "NAME" not in path and not (ROOT / path).exists()] == []
 
 
-def test_a_mode(added: dict[str, ModuleType]) -> None:
-    """It is found by its name, has a manual, and what it plans can be made and is all there then."""
+def test_the_recipe_for_a_mode_works(added: dict[str, ModuleType]) -> None:
+    """The mode is found by its name and has a manual; its plan can be applied and read back."""
     assert "walled" in modes.known("cni")
     assert modes.manual("cni", "walled").startswith("walled: ")
     networking = "networking: {cni: {type: walled, mtu: 1400}}"
@@ -87,8 +87,8 @@ def test_a_mode(added: dict[str, ModuleType]) -> None:
     assert any("veth eth0" in line and "mtu 1400" in line for line in kernel.applied)
 
 
-def test_a_fault(added: dict[str, ModuleType]) -> None:
-    """One node's rules of Services go while it lasts, and nothing else changes."""
+def test_the_recipe_for_a_fault_works(added: dict[str, ModuleType]) -> None:
+    """One node's Service rules are removed during the fault, and nothing else changes."""
     assert "proxy-amnesia" in faults.known()
     assert faults.manual("proxy-amnesia").startswith("proxy-amnesia: ")
     cluster = running(store(deployment() + service()))
@@ -102,25 +102,27 @@ def test_a_fault(added: dict[str, ModuleType]) -> None:
     assert services("worker") < services("worker2")
 
 
-def test_a_program(added: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch) -> None:
-    """An image leads to it; it listens and answers as its arguments say."""
+def test_the_recipe_for_a_program_works(
+    added: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image selects the program, which listens and answers according to its arguments."""
     monkeypatch.setattr(
         programs, "_PROGRAM_OF_IMAGE", {**programs._PROGRAM_OF_IMAGE, "whoami": "whoami"}
     )
     container = Container("main", image="traefik/whoami:v1.10", args=("--port=8081", "--name=me"))
     setup = programs.setup(container)
     assert [(listener.protocol, listener.port) for listener in setup.listeners] == [("TCP", 8081)]
-    me = SimpleNamespace(options=setup.options, hostname="web-0")
+    context = SimpleNamespace(options=setup.options, hostname="web-0")
     request = Request("GET", "/", ("10.244.1.7", 40000), {}, b"")
-    answer = asyncio.run(added["whoami"].http(request, me))
+    answer = asyncio.run(added["whoami"].http(request, context))
     assert answer.body == b"Hostname: me\nRemoteAddr: 10.244.1.7\n"
 
 
-def test_a_kind_of_kernel_object(added: dict[str, ModuleType]) -> None:
+def test_the_recipe_for_a_kind_of_kernel_object_works(added: dict[str, ModuleType]) -> None:
     """Its decoder reads what its encoder writes."""
     module = added["blackhole"]
     route = module.Blackhole("node/a", "10.9.0.0/16")
-    ((*_, body),) = messages(route.create(None))  # no link is named in it
+    ((*_, body),) = messages(route.create(None))  # the route names no link
     assert module.decode_blackhole("node/a", body, {}) == (route, True)
     assert list(route.commands(lambda netns: "a")) == [
         "ip -n a route add blackhole 10.9.0.0/16 proto static"
@@ -128,6 +130,6 @@ def test_a_kind_of_kernel_object(added: dict[str, ModuleType]) -> None:
 
 
 def test_the_examples_leave_nothing_behind() -> None:
-    """Without the files there is no such mode and no such fault."""
+    """Without the files, the mode and the fault do not exist."""
     assert "walled" not in modes.known("cni")
     assert "proxy-amnesia" not in faults.known()

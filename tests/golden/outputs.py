@@ -18,13 +18,11 @@ CASES = Path(__file__).with_name("cases")
 
 
 def outputs(case: Path) -> dict[str, str]:
-    """File name → text, for a folder with an `input.yaml`.
+    """Return the text of each output file of a golden case, a folder with an `input.yaml`.
 
-    `plan.txt` and each node's rules in their backends, or `error.txt`.
-
-    Of a lab of one node, small enough to be read as a whole, there is `lab.sh` too. All pods of the
-    store run and are ready. Where neither layout nor neighbours are asked for, they are onlink and
-    dynamic.
+    The files are `plan.txt` and each node's rules in their backends, or `error.txt`. A lab with one
+    node is small enough to be read as a whole, and also has `lab.sh`. All pods of the store run and
+    are ready. Defaults are the layout onlink and dynamic neighbours.
     """
     text = (case / "input.yaml").read_text()
     try:
@@ -41,13 +39,15 @@ def outputs(case: Path) -> dict[str, str]:
         for entry in changes.namespaces
         for line in (entry.netns, *(f"  {operation}" for operation in entry.details()))
     ]
-    found = {"plan.txt": "".join(f"{line}\n" for line in lines)}
+    files = {"plan.txt": "".join(f"{line}\n" for line in lines)}
     (config,) = cluster.all(ClusterConfig)
     for name in config.node_names:
         rules = [obj for obj in desired[f"node/{name}"].values() if isinstance(obj, RuleObject)]
-        for words, objects in by_backend(rules).items():
-            if text := "".join(f"{command}\n" for command in rule_backend(words).commands(objects)):
-                found[f"{name}.{words}"] = text
+        for backend, objects in by_backend(rules).items():
+            if text := "".join(
+                f"{command}\n" for command in rule_backend(backend).commands(objects)
+            ):
+                files[f"{name}.{backend}"] = text
     if len(config.node_names) == 1:
-        found["lab.sh"] = script(desired, case.name)
-    return found
+        files["lab.sh"] = script(desired, case.name)
+    return files

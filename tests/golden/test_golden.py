@@ -1,6 +1,4 @@
-"""Whole results, written down: what `scripts/golden` writes is read by a person before it is
-committed.
-"""
+"""Golden results: `scripts/golden` writes them, and their diff is reviewed."""
 
 from __future__ import annotations
 
@@ -12,7 +10,9 @@ from tests.golden.outputs import CASES, outputs
 
 
 @pytest.mark.parametrize("case", sorted(CASES.iterdir()), ids=lambda case: case.name)
-def test_results_are_as_written_down(case: Path) -> None:
-    """Every object, every rule, every word of a report; and no file more."""
-    written = {path.name: path.read_text() for path in case.iterdir() if path.name != "input.yaml"}
-    assert written == outputs(case)
+def test_outputs_equal_the_golden_files(case: Path) -> None:
+    """Every object, every rule and every report is compared, and there are no other files."""
+    golden_files = {
+        path.name: path.read_text() for path in case.iterdir() if path.name != "input.yaml"
+    }
+    assert golden_files == outputs(case)

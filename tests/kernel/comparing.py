@@ -35,9 +35,9 @@ def differences(
     transactions = steps((), [obj for mine in objects.values() for obj in mine], {}, anew=False)
     process = ProcessId.of(os.getpid())
     data = asyncio.run(
-        in_child(lambda: msgspec.json.encode(compare({"here": process}, transactions, names)))
+        in_child(lambda: msgspec.json.encode(compare({"current": process}, transactions, names)))
     )
-    compared = msgspec.json.decode(data, type=dict[str, Compared])["here"]
+    compared = msgspec.json.decode(data, type=dict[str, Compared])["current"]
     assert compared.errors == {}
     return compared.differences
 

@@ -48,7 +48,7 @@ def with_links(*names: str) -> None:
 
 def process_events(loader: BpfLoader) -> None:
     """Wait for an event and process it, as the node agent does."""
-    assert select.select([loader], [], [], patiently(5))[0], "nothing is heard"
+    assert select.select([loader], [], [], patiently(5))[0], "no event arrives"
     loader.process_events()
 
 
@@ -270,7 +270,7 @@ def test_a_refusal_names_the_entry() -> None:
 
 def test_a_closed_loader_leaves_nothing_open() -> None:
     """Neither descriptors nor programs without a link remain."""
-    new_loader().close()  # what the library itself keeps open
+    new_loader().close()  # descriptors that the library itself keeps open
     before = os.listdir("/proc/self/fd")
     loader = new_loader()
     loader.run(bpf.update([], NODE + SERVICE))

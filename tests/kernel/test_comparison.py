@@ -71,7 +71,9 @@ def test_an_exited_node_is_an_error_of_that_node_only() -> None:
     os.waitpid(pid, 0)
     results = compare_in_child(
         encode_transaction([AddTable("ip", "t")]),
-        {"gone": exited, "here": ProcessId.of(os.getpid())},
+        {"gone": exited, "current": ProcessId.of(os.getpid())},
     )
     assert results["gone"].errors["nftables"].startswith("its namespace is gone: ")
-    assert [difference.line for difference in results["here"].differences] == ["+ nft table ip t"]
+    assert [difference.line for difference in results["current"].differences] == [
+        "+ nft table ip t"
+    ]

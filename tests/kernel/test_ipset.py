@@ -30,7 +30,7 @@ CLUSTER = (
 
 pytestmark = pytest.mark.skipif(
     shutil.which(ipset.PROGRAM) is None,
-    reason=f"the program {ipset.PROGRAM} is not here (apt-get install ipset)",
+    reason=f"the program {ipset.PROGRAM} is not installed (apt-get install ipset)",
 )
 
 
@@ -92,7 +92,7 @@ def test_sets_of_others_are_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "line"),
     [
         ("add KUBE-IPVS-IPS 192.0.2.9\n", "- ipset KUBE-IPVS-IPS member 192.0.2.9"),
         ("create KUBE-X hash:ip family inet\n", "- ipset KUBE-X: 0 members"),
@@ -100,7 +100,7 @@ def test_sets_of_others_are_kept() -> None:
     ],
 )
 def test_drift_is_detected_and_named(
-    change: str, said: str, monkeypatch: pytest.MonkeyPatch
+    change: str, line: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The replacement repairs it."""
     monkeypatch.setattr("kubenetlab.kernel.rules.ipset.CHECK_INTERVAL_S", 0)
@@ -109,7 +109,7 @@ def test_drift_is_detected_and_named(
         loader.run(update(LARGE, SMALL))
         assert not loader.has_drift()
         loader.restore(change)
-        assert lines(SMALL) == [said]
+        assert lines(SMALL) == [line]
         assert loader.has_drift()
         loader.run(replacement(SMALL))
         assert not loader.has_drift()
@@ -129,7 +129,7 @@ def test_a_refused_member_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "shown"),
+    ("change", "line"),
     [
         (
             ("ipset", "add KUBE-CLUSTER-IP 10.96.9.9,tcp:80\n"),
@@ -147,7 +147,7 @@ def test_a_refused_member_is_named() -> None:
     ],
     ids=["member added", "member removed", "rule replaced"],
 )
-def test_sets_and_rules_that_match_them_are_compared(change: tuple[str, str], shown: str) -> None:
+def test_sets_and_rules_that_match_them_are_compared(change: tuple[str, str], line: str) -> None:
     """For the comparison sets are loaded before the rules that match them.
 
     One edit is one difference, in either backend.
@@ -164,4 +164,4 @@ def test_sets_and_rules_that_match_them_are_compared(change: tuple[str, str], sh
             set_loader.restore(commands)
         else:
             rule_loader.restore("ip", commands)
-        assert lines(desired) == [shown]
+        assert lines(desired) == [line]

@@ -28,7 +28,7 @@ CLUSTER = (
 
 pytestmark = pytest.mark.skipif(
     shutil.which(iptables.PROGRAM) is None,
-    reason=f"the program {iptables.PROGRAM} is not here (apt-get install iptables)",
+    reason=f"the program {iptables.PROGRAM} is not installed (apt-get install iptables)",
 )
 
 
@@ -97,7 +97,7 @@ def test_a_replacement_deletes_unknown_chains_of_the_lab() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "line"),
     [
         (
             "*nat\n-F KUBE-MARK-MASQ\nCOMMIT\n",
@@ -131,12 +131,12 @@ def test_a_replacement_deletes_unknown_chains_of_the_lab() -> None:
         ),
     ],
 )
-def test_drift_is_named(change: str, said: str) -> None:
+def test_drift_is_named(change: str, line: str) -> None:
     """One edit is one difference."""
     with closing(iptables.open_loader()) as loader:
         loader.run(update([], SMALL))
         loader.restore("ip", change)
-        assert lines(SMALL) == [said]
+        assert lines(SMALL) == [line]
 
 
 def test_a_refused_rule_is_named_without_any_effect() -> None:

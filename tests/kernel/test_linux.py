@@ -251,8 +251,8 @@ def test_large_batches_are_split_and_errors_keep_their_index(kernel: Make) -> No
     assert len(ip(linux, "n", "neighbor").splitlines()) == 4000 - len(broken)
 
 
-@pytest.mark.parametrize("what", ["mac", "mtu", "alias", "master", "down"])
-def test_every_attribute_of_a_link_is_repaired(kernel: Make, what: str) -> None:
+@pytest.mark.parametrize("attribute", ["mac", "mtu", "alias", "master", "down"])
+def test_every_attribute_of_a_link_is_repaired(kernel: Make, attribute: str) -> None:
     """Both ends of a veth pair and a bridge are covered."""
     linux = kernel()
     desired = state_of(
@@ -267,12 +267,12 @@ def test_every_attribute_of_a_link_is_repaired(kernel: Make, what: str) -> None:
         "alias": ["alias", "mine"],
         "master": ["nomaster"],
         "down": ["down"],
-    }[what]
+    }[attribute]
     for netns, link in (
         ("node", "veth0"),
-        *((("node", "br0"), ("pod", "eth0")) if what != "master" else ()),
+        *((("node", "br0"), ("pod", "eth0")) if attribute != "master" else ()),
     ):
         ip(linux, netns, "link", "set", "dev", link, *arguments)
-        assert difference(linux, desired) != "", f"{link} {what} is not seen"
+        assert difference(linux, desired) != "", f"{link} {attribute} is not detected"
         assert not linux.apply(diff(HostState(linux.observe(desired.namespaces)), desired)).failures
-        assert difference(linux, desired) == "", f"{link} {what}"
+        assert difference(linux, desired) == "", f"{link} {attribute}"

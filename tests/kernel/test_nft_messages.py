@@ -221,7 +221,7 @@ def test_large_sets_of_elements_are_split(monkeypatch: pytest.MonkeyPatch) -> No
         nftables.NetlinkTransactions, "_buffer_capacity", lambda self, desired: 1 << 30
     )
     assert not netlink.apply(messages), (
-        "the kernel takes not so much at once, and nothing has been done"
+        "the kernel accepts less at once, and nothing has been changed"
     )
     netlink.close()
     loader.close()

@@ -33,9 +33,9 @@ def replacement(objects: Sequence[NftObject]) -> str:
 
 def open_loader(backend: str) -> nftables.LibraryNft | nftables.ProgramNft:
     if backend == "library" and not nftables.has_library():
-        pytest.skip(f"{nftables.LIBRARY} is not here (apt-get install nftables)")
+        pytest.skip(f"{nftables.LIBRARY} is not installed (apt-get install nftables)")
     if backend == "program" and shutil.which("nft") is None:
-        pytest.skip("the program nft is not here (apt-get install nftables)")
+        pytest.skip("the program nft is not installed (apt-get install nftables)")
     return nftables.LibraryNft() if backend == "library" else nftables.ProgramNft()
 
 
@@ -70,7 +70,7 @@ def test_a_refused_transaction_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "said"),
+    ("command", "line"),
     [
         (
             "flush chain ip kube-proxy services",
@@ -88,7 +88,7 @@ def test_a_refused_transaction_changes_nothing() -> None:
         ("delete table ip ip-masq-agent", "+ nft table ip ip-masq-agent"),
     ],
 )
-def test_drift_is_named(command: str, said: str) -> None:
+def test_drift_is_named(command: str, line: str) -> None:
     """Chains, rules, elements and tables are covered; the generation shows that there is drift."""
     loader = open_loader("library")
     desired = rules(deployment() + service())
@@ -97,14 +97,14 @@ def test_drift_is_named(command: str, said: str) -> None:
     assert lines(desired) == []
     loader.run(command)
     assert nftables.Generations().read() == generation + 1
-    assert said in lines(desired)
+    assert line in lines(desired)
     loader.run(replacement(desired))
     assert lines(desired) == []
 
 
 @pytest.mark.parametrize("backend", ["library", "program"])
 @pytest.mark.parametrize(
-    ("command", "shown"),
+    ("command", "line"),
     [
         (
             "replace rule ip kube-proxy cluster-ips-check handle {drop} ip daddr 10.96.0.0/16 "
@@ -146,7 +146,7 @@ def test_drift_is_named(command: str, said: str) -> None:
     ],
     ids=["verdict", "order", "rule added", "element", "policy", "dormant"],
 )
-def test_one_edit_is_one_difference(command: str, shown: str, backend: str) -> None:
+def test_one_edit_is_one_difference(command: str, line: str, backend: str) -> None:
     """Comments and counters do not matter."""
     loader = open_loader(backend)
     desired = rules(deployment() + service())
@@ -157,7 +157,7 @@ def test_one_edit_is_one_difference(command: str, shown: str, backend: str) -> N
         for chain, name in (("cluster-ips-check", "drop"), ("masquerading", "return"))
     }
     edits.run(command.format(**handles))
-    assert lines(desired) == [shown.format()]
+    assert lines(desired) == [line.format()]
 
 
 def _handle(nft: nftables.ProgramNft, chain: str, verdict: str) -> str:

@@ -108,13 +108,13 @@ def test_a_consequence_names_the_refused_object(kernel: Make) -> None:
         NetnsChanges("pod", tuple(Operation("add", obj, origin=ORIGIN) for obj in inside)),
         NetnsChanges("n", (Operation("add", port, origin=ORIGIN),)),
     ]
-    first, *others = linux.apply(Changes(tuple(changes))).failures
+    first, *consequences = linux.apply(Changes(tuple(changes))).failures
     assert "(EEXIST)" in str(first)
     assert "pod: cannot add veth eth0" in str(first)
-    assert {str(failure).partition(": it needs ")[2] for failure in others} == {
+    assert {str(failure).partition(": it needs ")[2] for failure in consequences} == {
         "eth0 of pod, which was refused"
     }
-    assert {type(failure.operation.object) for failure in others} >= {Address, Route}
+    assert {type(failure.operation.object) for failure in consequences} >= {Address, Route}
 
 
 def test_a_route_names_its_refused_source_address(kernel: Make) -> None:
@@ -166,7 +166,9 @@ def test_a_limit_of_namespaces_is_reached(kernel: Make) -> None:
             | syscalls.CLONE_NEWIPC
         )
     except OSError as error:
-        pytest.skip(f"no user namespace can be made here: {error.strerror}; see kubenetlab doctor")
+        pytest.skip(
+            f"no user namespace can be created here: {error.strerror}; see kubenetlab doctor"
+        )
     Path("/proc/self/uid_map").write_text("0 0 1")
     linux = kernel()
     Path("/proc/sys/user/max_net_namespaces").write_text("1")
@@ -215,7 +217,7 @@ def test_the_rejected_rule_is_shown_with_a_mark(backend: str) -> None:
     if (backend == "program" and shutil.which("nft") is None) or (
         backend == "library" and not nftables.has_library()
     ):
-        pytest.skip(f"{backend} is not here (apt-get install nftables)")
+        pytest.skip(f"{backend} is not installed (apt-get install nftables)")
     chains = [
         Chain("n", "ip", "t", name, (rule(Counter()), rule(jump(to))))
         for name, to in (("a", "b"), ("b", "c"), ("d", "e"))

@@ -38,7 +38,7 @@ def test_a_pod_connects_to_a_cluster_ip(addresses: Addresses) -> None:
                 40000,
             )
             assert node.receive(reply_to(received)) == reply_to(received), (
-                "what comes for a pod is left as it is"
+                "packets to a pod are left alone"
             )
 
 

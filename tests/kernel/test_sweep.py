@@ -62,15 +62,15 @@ def pods(text: str, length: int) -> HostState:
     return HostState({netns: contents_of(objects) for netns, objects in contents.items()})
 
 
-@pytest.mark.first_kernel  # what is tested is a program's patience, not the kernel
+@pytest.mark.first_kernel  # the test is about a program's timeouts, not the kernel
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_sweep_repeats_pings_until_all_pods_answer(
     kernel: Callable[[], LinuxKernel], family: str
 ) -> None:
     """A pod without reply is reported after some time, and found once it has its address."""
-    here, (text, length) = kernel(), FAMILIES[family]
-    here.apply(diff(HostState(), pods(text, length))).raise_failures()
-    node, late = here.sandboxes.pauses["node"].id, here.sandboxes.pids[LATE]
+    linux, (text, length) = kernel(), FAMILIES[family]
+    linux.apply(diff(HostState(), pods(text, length))).raise_failures()
+    node, late = linux.sandboxes.pauses["node"].id, linux.sandboxes.pids[LATE]
     results: list[ProbeResult] = []
 
     async def sweep_pods() -> None:

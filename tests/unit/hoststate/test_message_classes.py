@@ -1,4 +1,4 @@
-"""Messages of pyroute2: its classes are imported by the first message, and without the rest of it."""
+"""Messages of pyroute2: the first message imports its classes, and none of the other modules."""
 
 from __future__ import annotations
 
