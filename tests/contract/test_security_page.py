@@ -24,8 +24,8 @@ def test_every_named_test_exists() -> None:
     text = PAGE.read_text()
     assert len(NAMED.findall(text)) > 20
     assert list(missing(text)) == []
-    assert list(missing("`test_inside::test_nothing` and `test_nowhere`")) == [
-        "test_inside::test_nothing",
+    assert list(missing("`test_exec_isolation::test_nothing` and `test_nowhere`")) == [
+        "test_exec_isolation::test_nothing",
         "test_nowhere::",
     ]
 

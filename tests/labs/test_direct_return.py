@@ -18,7 +18,7 @@ from kubenetlab.kernel.rules.libbpf import LIBRARY, has_library
 from tests.labs.lab import wait_for
 from tests.labs.lab_view import LabView, SharedLab
 from tests.labs.test_ebpf import datagram, program
-from tests.labs.test_ways_in import EXTERNAL_IPS, NODES, Outcome, manifest, outcomes
+from tests.labs.test_external_access import EXTERNAL_IPS, NODES, Outcome, manifest, outcomes
 
 pytestmark = pytest.mark.skipif(
     not has_library(), reason=f"{LIBRARY} is missing (apt-get install libbpf1)"

@@ -13,7 +13,7 @@ import pytest
 from kubenetlab.kernel.rules.libbpf import LIBRARY, Libbpf, has_library
 from tests.labs.lab import wait_for
 from tests.labs.lab_view import LabView, SharedLab
-from tests.labs.test_ways_in import manifest
+from tests.labs.test_external_access import manifest
 from tests.patience import patiently
 
 pytestmark = pytest.mark.skipif(

@@ -11,7 +11,7 @@ import pytest
 
 from kubenetlab.datapath import modes
 from tests.labs.lab_view import PROXY_MODES, LabView, SharedLab, mode_in_document
-from tests.labs.test_ways_in import REFUSED, manifest, outcomes
+from tests.labs.test_external_access import REFUSED, manifest, outcomes
 
 MODES = [
     name

@@ -43,7 +43,7 @@ def test_a_change_finds_its_tests() -> None:
             [
                 "kubenetlab/datapath/proxy/ebpf.py",
                 "tests/kernel/test_bpf.py",
-                "tests/labs/test_names.py",
+                "tests/labs/test_long_names.py",
             ]
         )
     )
@@ -51,6 +51,6 @@ def test_a_change_finds_its_tests() -> None:
     assert {
         "tests/labs/test_ebpf.py",
         "tests/labs/test_flows.py",
-        "tests/labs/test_names.py",
+        "tests/labs/test_long_names.py",
     } <= set(selected)
     assert list(touched_tests(["LICENSE"])) == []

@@ -12,7 +12,7 @@ import pytest
 from tests.labs.conftest import new_lab
 from tests.labs.lab import Lab, wait_for
 from tests.labs.lab_view import LabView
-from tests.labs.test_switching import PERSISTENT_CLIENT
+from tests.labs.test_proxy_mode_changes import PERSISTENT_CLIENT
 
 pytestmark = pytest.mark.vm
 

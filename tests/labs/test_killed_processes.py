@@ -26,7 +26,7 @@ from tests.labs.web_lab import MANIFEST, kernel_state, rule_generations
 
 PER_SECOND, CONNECTIONS, KILLS = 50, 400, 8
 CALLS = {"last_call": (140, 8), "killing_call": (300, 4), "stopped_at": (300, 4)}
-"""Argument → (upper bound of the number of calls, size of the sample), as in test_faults."""
+"""Argument → (upper bound of the number of calls, size of the sample), as in test_failing_calls."""
 EARLY = (1, 4, 6, 11)
 """Calls at which init has just started, and may not have reported its pid."""
 
