@@ -1,4 +1,4 @@
-"""pyroute2 is imported in idle time, when the lab is up, and only by processes that need it."""
+"""Processes of a lab import pyroute2 when the lab is up and idle, and only if they need it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ spec:
   initContainers: [{name: wait, image: busybox, command: [sleep, "%d"]}]
   containers: [{name: main, image: busybox, command: [sleep, "1000"]}]
 """
-"""A pod that is ready after so many seconds."""
+"""A pod that is ready after the given number of seconds."""
 RECORDER = """
 import os, sys, time
 class Recorder:
@@ -44,7 +44,7 @@ class Recorder:
                 log.write(f"{time.monotonic()} {title.read()}")
 sys.meta_path.insert(0, Recorder)
 """
-"""Module that Python imports at its start: it records imports, and leaves them to others."""
+"""Module that Python imports at its start: it records imports, and other finders do them."""
 
 
 class Import(NamedTuple):
@@ -56,7 +56,7 @@ class Import(NamedTuple):
 
 
 class Imports:
-    """The imports of pyroute2 by the processes of a lab, and by the commands about it."""
+    """Imports of pyroute2 by the processes of a lab, and by commands about the lab."""
 
     def __init__(self, folder: Path) -> None:
         self._log = folder / "imports"
@@ -80,26 +80,27 @@ def lab(imports: Imports) -> Iterator[Lab]:
 
 
 @pytest.mark.parametrize("delay_s", [0, DELAY_S], ids=["ready at once", "ready later"])
-def test_the_node_agent_imports_it_when_the_lab_has_settled(
+def test_the_node_agent_imports_pyroute2_when_the_lab_has_settled(
     lab: Lab, imports: Imports, delay_s: int
 ) -> None:
-    """Not while `up` waits for a pod, however idle the lab is meanwhile; no other process does."""
-    started = time.monotonic()
+    """It does not while `up` waits for a pod, even if the lab is idle; no other process does."""
+    started_at = time.monotonic()
     lab.up(MANIFEST + (SLOW % delay_s if delay_s else ""))
-    (found,) = wait_for(imports.read, "an import")
-    assert found.process.startswith("knl-node-agent")
-    assert found.at - started >= delay_s + IDLE_S
+    (first_import,) = wait_for(imports.read, "an import")
+    assert first_import.process.startswith("knl-node-agent")
+    assert first_import.at - started_at >= delay_s + IDLE_S
     wait_for(lambda: lab.inspected, "an answer afterwards")
-    assert imports.read() == [found]
+    assert imports.read() == [first_import]
 
 
 def test_a_new_node_agent_is_prepared_as_well(lab: Lab, imports: Imports) -> None:
-    """It opens its loaders with the first rules that it loads."""
+    """The new agent imports pyroute2 with the first rules that it loads."""
     lab.up(MANIFEST)
     wait_for(imports.read, "an import")
     lab.kill("node-agent-0")
     lab.apply(MANIFEST.replace("port: 81,", "port: 82,"))
-    _, second = wait_for(
-        lambda: found if len(found := imports.read()) > 1 else [], "an import by the new one"
+    _, new_import = wait_for(
+        lambda: all_imports if len(all_imports := imports.read()) > 1 else [],
+        "an import by the new one",
     )
-    assert second.process.startswith("knl-node-agent")
+    assert new_import.process.startswith("knl-node-agent")
