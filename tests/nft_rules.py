@@ -1,4 +1,4 @@
-"""Random rules of nftables: every statement, set type and command, in combinations that nft takes."""
+"""Random nftables rules: every statement, set type and command, in combinations nft accepts."""
 
 from __future__ import annotations
 

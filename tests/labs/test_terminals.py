@@ -36,7 +36,7 @@ def drawn_by(*words: str, width: int = 100, **variables: str) -> tuple[int, str]
 
 
 def piped(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """A kubenetlab command whose output goes to pipes."""
+    """Run a kubenetlab command whose output goes to pipes."""
     unset = ("NO_COLOR", "FORCE_COLOR", "COLUMNS")
     environment = {name: value for name, value in os.environ.items() if name not in unset}
     return subprocess.run(
