@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.kinds import qualified_kind, writable
 from kubenetlab.api.meta import LabelSelector
 from kubenetlab.api.store import Cluster
@@ -47,7 +48,7 @@ def check_unenforced(cluster: Cluster, templates: Templates) -> Iterator[Diagnos
         )
 
 
-def _scope(cluster: Cluster, document: Mapping[str, Any], effect: str) -> Scope:
+def _scope(cluster: Cluster, document: JsonMapping, effect: str) -> Scope:
     """Return the connections that an object may affect in a cluster."""
     namespace = document["metadata"].get("namespace", "")
     spec = document.get("spec") if isinstance(document.get("spec"), Mapping) else {}
@@ -67,7 +68,7 @@ def _scope(cluster: Cluster, document: Mapping[str, Any], effect: str) -> Scope:
     return Scope(into=pods, out_of=pods)
 
 
-def _policy_scope(cluster: Cluster, spec: Mapping[str, Any], namespace: str) -> Scope:
+def _policy_scope(cluster: Cluster, spec: JsonMapping, namespace: str) -> Scope:
     """Return the connections of the pods that a NetworkPolicy isolates.
 
     An invalid selector counts for all pods of the namespace, invalid policyTypes for both

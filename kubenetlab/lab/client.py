@@ -21,6 +21,7 @@ from urllib.parse import quote
 
 from msgspec import Struct
 
+from kubenetlab.api.json_types import JsonMapping, JsonObject
 from kubenetlab.errors import LabError, did_you_mean
 from kubenetlab.lab import cleanup, rundir
 from kubenetlab.lab.paths import LAB_API
@@ -43,7 +44,7 @@ _RECEIVE_BYTES = 256 * 1024
 class ApiError(LabError):
     """Failure that the lab's API reported, as a Status object."""
 
-    def __init__(self, status: Mapping[str, Any]) -> None:
+    def __init__(self, status: JsonMapping) -> None:
         self.status = status
         self.code = int(status.get("code", 500))
         super().__init__(str(status.get("message", "the lab's API refused")))
@@ -115,14 +116,14 @@ class Client:
         inspection: Inspection = self.get(f"{LAB_API}/inspect")
         return inspection
 
-    def diagnostics(self) -> list[Any]:
+    def diagnostics(self) -> list[JsonObject]:
         """Return misconfigurations and objects without effect, as plain data (diagnostics/)."""
-        items: list[Any] = self.get(f"{LAB_API}/diagnostics")["items"]
+        items: list[JsonObject] = self.get(f"{LAB_API}/diagnostics")["items"]
         return items
 
-    def given_documents(self) -> list[Any]:
+    def given_documents(self) -> list[JsonObject]:
         """Return the documents of kinds that the lab stores without modelling them."""
-        items: list[Any] = self.get(f"{LAB_API}/given")["items"]
+        items: list[JsonObject] = self.get(f"{LAB_API}/given")["items"]
         return items
 
     def enter(self, sandbox: str, container: str = "") -> Reply:
@@ -139,7 +140,7 @@ class Client:
         """Return the body of a GET request as text."""
         return str(self.request("GET", path, query=query).body or "")
 
-    def post(self, path: str, body: Any = None, **query: str) -> Any:
+    def post(self, path: str, body: object = None, **query: str) -> Any:
         """Return the decoded body of a POST request."""
         return self.request("POST", path, body, query=query).body
 
@@ -147,7 +148,7 @@ class Client:
         self,
         method: str,
         path: str,
-        body: Any = None,
+        body: object = None,
         *,
         query: Mapping[str, str] | None = None,
         content_type: str = "application/json",

@@ -14,14 +14,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from msgspec import Struct, structs
 
 from kubenetlab.errors import KubenetlabError
-from kubenetlab.kernel.processes.usage import usage
+from kubenetlab.kernel.processes.usage import Usage, usage
 from kubenetlab.lab import rundir
 from kubenetlab.lab.client import Client
+from kubenetlab.observe.inspection import Inspection
 
 DEADLINE_S: Final = 3.0
 """Time after which a lab's agent is reported as not answering, in seconds."""
@@ -117,15 +118,15 @@ def _init(name: str, directory: Path, deadline_s: float) -> _Init | None:
 
 def _inspect_all(
     inits: list[_Init], deadline_s: float, on_warning: Callable[[str], None] | None
-) -> dict[Path, Any]:
+) -> dict[Path, Inspection | None]:
     """Return the data of `inspect` by run directory, for the labs that answer in time."""
-    replies: queue.Queue[tuple[Path, Any]] = queue.Queue()
+    replies: queue.Queue[tuple[Path, Inspection | None]] = queue.Queue()
     for init in inits:
         # No thread pool: at exit it would join threads that wait for labs that do not answer.
         threading.Thread(
             target=_inspect, args=(init, deadline_s, on_warning, replies), daemon=True
         ).start()
-    result: dict[Path, Any] = {}
+    result: dict[Path, Inspection | None] = {}
     deadline = time.monotonic() + deadline_s
     for _ in inits:
         try:
@@ -140,17 +141,17 @@ def _inspect(
     init: _Init,
     deadline_s: float,
     on_warning: Callable[[str], None] | None,
-    replies: queue.Queue[tuple[Path, Any]],
+    replies: queue.Queue[tuple[Path, Inspection | None]],
 ) -> None:
     """Put the run directory of a lab and its data of `inspect`, or None, into a queue."""
     try:
-        inspection = Client(init.name, deadline_s, on_warning).inspect()
+        inspection: Inspection | None = Client(init.name, deadline_s, on_warning).inspect()
     except (KubenetlabError, OSError):
         inspection = None
     replies.put((init.directory, inspection))
 
 
-def _summary(init: _Init, inspection: Any, used: Any) -> LabSummary:
+def _summary(init: _Init, inspection: Inspection | None, used: Usage) -> LabSummary:
     state: Literal["no answer", "private"] = "no answer" if init.uid == os.geteuid() else "private"
     summary = LabSummary(
         init.name,

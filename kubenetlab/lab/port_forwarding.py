@@ -18,7 +18,7 @@ import socket
 import struct
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from kubenetlab.errors import LabError
 from kubenetlab.kernel.syscalls import inside_network, open_namespace
@@ -122,7 +122,7 @@ class Relay:
         accepting = [loop.create_task(self._accept(listener)) for listener in self._listeners]
         try:
             on_ready()
-            waiting: list[asyncio.Future[Any]] = [ended, *accepting]
+            waiting: list[asyncio.Future[bool] | asyncio.Task[None]] = [ended, *accepting]
             for done in (await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED))[0]:
                 done.result()  # raises if an accept loop has failed
             return ended.result()

@@ -6,13 +6,14 @@ It is explained by fields of the Service.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from ipaddress import ip_address, ip_network
-from typing import Any, Final
+from typing import Final
 
 from msgspec import Struct
 
 from kubenetlab.api.core import ClientIPConfig
+from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.names import MAX_HOSTNAME
 from kubenetlab.observe.destinations import ResolvedDestination
 from kubenetlab.observe.expect import ServiceTarget
@@ -168,7 +169,7 @@ def _bridge(seen: Inspection, address: str) -> str:
 
 
 def explanation(
-    spec: Mapping[str, Any],
+    spec: JsonMapping,
     server_shares: Sequence[ServerShare],
     source: Location,
     *,

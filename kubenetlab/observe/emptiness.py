@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
+from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.errors import did_you_mean
 
 
-def explain_empty(service: Mapping[str, Any], pods: Iterable[Mapping[str, Any]]) -> str:
+def explain_empty(service: JsonMapping, pods: Iterable[JsonMapping]) -> str:
     """Return the reason in a few words: no pod matches, none is ready, or a named port is missing.
 
     service, pods: documents of the Service and of the pods of its namespace. Empty without a
@@ -45,7 +45,7 @@ def explain_empty(service: Mapping[str, Any], pods: Iterable[Mapping[str, Any]])
     return ""
 
 
-def _suggested_label(selector: Mapping[str, str], pods: Iterable[Mapping[str, Any]]) -> str:
+def _suggested_label(selector: Mapping[str, str], pods: Iterable[JsonMapping]) -> str:
     """Return a suggestion: a label value of some pod that is similar to the selector's."""
     for key, value in selector.items():
         values = {
@@ -60,14 +60,14 @@ def _suggested_label(selector: Mapping[str, str], pods: Iterable[Mapping[str, An
     return ""
 
 
-def _is_ready(pod: Mapping[str, Any]) -> bool:
+def _is_ready(pod: JsonMapping) -> bool:
     return any(
         condition["type"] == "Ready" and condition["status"] == "True"
         for condition in pod.get("status", {}).get("conditions", ())
     )
 
 
-def _port_names(pod: Mapping[str, Any], protocol: str) -> Iterable[str]:
+def _port_names(pod: JsonMapping, protocol: str) -> Iterable[str]:
     for container in (*pod["spec"].get("initContainers", ()), *pod["spec"].get("containers", ())):
         for port in container.get("ports", ()):
             if port.get("name") and port.get("protocol", "TCP") == protocol:

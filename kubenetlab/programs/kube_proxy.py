@@ -15,9 +15,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 from kubenetlab.api.containers import Container
+from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.lab import SYNC_PERIOD_S
 from kubenetlab.hoststate.programs import ListenPort, ProgramOptions
 from kubenetlab.programs import Ports, Setup
@@ -152,7 +153,7 @@ def _metrics(request: Request, context: ProgramContext) -> Response:
     return _not_found()
 
 
-def _service_health(check: Mapping[str, Any], context: ProgramContext) -> Response:
+def _service_health(check: JsonMapping, context: ProgramContext) -> Response:
     count, is_good = check["endpoints"], is_healthy(context)
     body = {
         "service": {"namespace": check["namespace"], "name": check["name"]},
@@ -164,7 +165,7 @@ def _service_health(check: Mapping[str, Any], context: ProgramContext) -> Respon
     )
 
 
-def _json(code: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
+def _json(code: int, body: JsonMapping, headers: Mapping[str, str] | None = None) -> Response:
     return Response(
         code, json.dumps(body).encode(), "application/json", {**NO_SNIFF, **(headers or {})}
     )
@@ -174,7 +175,7 @@ def _not_found() -> Response:
     return text("404 page not found\n", 404)
 
 
-def _title(check: Mapping[str, Any]) -> str:
+def _title(check: JsonMapping) -> str:
     return f"{check['namespace']}/{check['name']}"
 
 

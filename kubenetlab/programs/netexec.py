@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import posixpath
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Final
 from urllib.parse import parse_qs, quote, urlsplit
 
 from msgspec import structs
@@ -21,7 +21,7 @@ from msgspec import structs
 from kubenetlab.api.containers import Container
 from kubenetlab.api.durations import duration_s
 from kubenetlab.api.ip import is_address
-from kubenetlab.hoststate.programs import ListenPort
+from kubenetlab.hoststate.programs import ListenPort, ProgramOptions
 from kubenetlab.names import socket_address
 from kubenetlab.programs import DELAY_SHUTDOWN, Setup
 from kubenetlab.programs.support.arguments import misused, options, port_number
@@ -72,7 +72,7 @@ def configure_arguments(words: tuple[str, ...], container: Container) -> Setup:
         ListenPort("SCTP", sctp),
     )
     listeners = tuple(listener for listener in ports if listener.port > 0)
-    program_options: dict[str, Any] = {DELAY_SHUTDOWN: delay_s} if delay_s > 0 else {}
+    program_options: ProgramOptions = {DELAY_SHUTDOWN: delay_s} if delay_s > 0 else {}
     if override := flags.get("http-override", ""):
         program_options["http_override"] = override
     if certificate := flags.get("tls-cert-file", ""):

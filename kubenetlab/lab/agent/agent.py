@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from kubenetlab import controllers
 from kubenetlab.api.lab import Decisions
@@ -63,7 +63,7 @@ GREETING_S: Final = 0.005
 PROBES: Final = "probes"
 """Key for probes that a node agent did not accept, among the failures to retry."""
 
-Serve = Callable[["Agent", str], Coroutine[Any, Any, None]]
+Serve = Callable[["Agent", str], Coroutine[object, object, None]]
 """Answer the API on the listening socket of a name, for ever."""
 
 

@@ -11,13 +11,15 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from kubenetlab.datapath.contexts import Contexts
 from kubenetlab.datapath.probes import ProbeSpec
 from kubenetlab.errors import os_error_text
 from kubenetlab.hoststate.diff import Changes, NetnsChanges, Verb
+from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.programs import ProgramRun
+from kubenetlab.hoststate.rules.rulesets import RuleObject
 from kubenetlab.hoststate.state import HostState
 from kubenetlab.kernel.linux import LinuxKernel
 from kubenetlab.kernel.namespaces.sandboxes import Pause
@@ -225,7 +227,7 @@ class _Application:
         )
         await asyncio.gather(*self._program_changes(self._entries, is_one_shot))
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+    def _begin(self, work: Coroutine[object, object, None]) -> None:
         self._tasks.append(asyncio.get_running_loop().create_task(work))
 
     async def _start_servers(self, pods: list[str]) -> None:
@@ -248,7 +250,7 @@ class _Application:
             return
         self._without_rules.discard(netns)
         old, new = (
-            owned_by(contents.values(), "rules")
+            rules_of(contents.values())
             for contents in (builder.observed_state.contents.get(netns, {}), self._desired[netns])
         )
         error = await builder.rules.apply(netns, pause.id, old, new)
@@ -264,7 +266,7 @@ class _Application:
 
     def _program_changes(
         self, namespaces: Iterable[str], selects: Callable[[str], bool]
-    ) -> Iterator[Coroutine[Any, Any, None]]:
+    ) -> Iterator[Coroutine[object, object, None]]:
         """Yield a coroutine for each namespace with changes of programs that `selects` accepts."""
         for netns in namespaces:
             if operations := [
@@ -297,9 +299,14 @@ class _Application:
                 self.refused.setdefault(netns, []).append(message)
 
 
-def owned_by(objects: Iterable[Any], applier: str) -> list[Any]:
-    """Return the objects that one hand makes: `netlink`, `rules` or `programs`."""
-    return [obj for obj in objects if obj.applier == applier]
+def rules_of(objects: Iterable[Object]) -> list[RuleObject]:
+    """Return the objects that node agents load."""
+    return [obj for obj in objects if isinstance(obj, RuleObject)]
+
+
+def programs_of(objects: Iterable[Object]) -> list[ProgramRun]:
+    """Return the objects that app workers and init run."""
+    return [obj for obj in objects if isinstance(obj, ProgramRun)]
 
 
 def _changes_kernel(entry: NetnsChanges) -> bool:

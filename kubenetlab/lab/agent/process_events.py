@@ -9,7 +9,7 @@ from kubenetlab.hoststate.sandbox import Sandbox
 from kubenetlab.hoststate.state import linked_namespaces
 from kubenetlab.kernel.namespaces.sandboxes import Pause
 from kubenetlab.lab.agent import status_reports
-from kubenetlab.lab.agent.builder import owned_by
+from kubenetlab.lab.agent.builder import programs_of
 from kubenetlab.lab.log import log
 from kubenetlab.lab.messages.app_worker import RunReport
 from kubenetlab.lab.messages.node_agent import (
@@ -62,7 +62,7 @@ class ProcessEvents:
         agent = self._agent
         agent.kube_proxies.forget(namespaces)
         for netns in namespaces:
-            programs = owned_by(agent.observed.get(netns, {}).values(), "programs")
+            programs = programs_of(agent.observed.get(netns, {}).values())
             agent.observed_state.record_applied(netns, removed=programs)
         agent.wake()
 

@@ -10,7 +10,7 @@ from typing import Final
 from kubenetlab.hoststate.rules.rulesets import RuleObject
 from kubenetlab.kernel.namespaces.sandboxes import Sandboxes
 from kubenetlab.kernel.processes.identity import ProcessId
-from kubenetlab.lab.agent.builder import owned_by
+from kubenetlab.lab.agent.builder import rules_of
 from kubenetlab.lab.agent.node_agent_client import NodeAgentClient
 from kubenetlab.lab.agent.observed_state import ObservedState
 from kubenetlab.lab.log import log
@@ -53,7 +53,7 @@ class RuleEdits:
             self._observed_state.record_kept_drift(netns)
             self._kept.add(netns)
             return
-        loaded = owned_by(self._observed_state.contents.get(netns, {}).values(), "rules")
+        loaded = rules_of(self._observed_state.contents.get(netns, {}).values())
         self._mark_stale(netns)
         if loaded:
             task = asyncio.get_running_loop().create_task(self._log(netns, loaded))
@@ -71,7 +71,7 @@ class RuleEdits:
     def _mark_stale(self, netns: str) -> None:
         log(f"{netns}: another process changed the rules; they are loaded again")
         self._rules.mark_stale(netns)
-        loaded = owned_by(self._observed_state.contents.get(netns, {}).values(), "rules")
+        loaded = rules_of(self._observed_state.contents.get(netns, {}).values())
         self._observed_state.record_applied(netns, removed=loaded)
 
     async def _log(self, netns: str, loaded: Sequence[RuleObject]) -> None:

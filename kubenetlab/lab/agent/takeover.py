@@ -8,7 +8,7 @@ from kubenetlab.hoststate.programs import ProgramRun
 from kubenetlab.hoststate.sandbox import Sandbox
 from kubenetlab.hoststate.state import contents_of
 from kubenetlab.lab.agent import status_reports
-from kubenetlab.lab.agent.builder import owned_by
+from kubenetlab.lab.agent.builder import rules_of
 from kubenetlab.lab.agent.process_events import forget_sandbox
 from kubenetlab.lab.log import log
 
@@ -40,7 +40,7 @@ async def _observe(agent: Agent) -> None:
     await agent.runtime.adopt()
     agent.kube_proxies.adopt(agent.cluster)
     for netns in list(agent.observed):
-        rules = owned_by(desired[netns].values(), "rules")
+        rules = rules_of(desired[netns].values())
         is_current = False
         if rules and netns in pauses:
             is_current = await agent.rules.is_unchanged(netns, pauses[netns].id, rules)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine
-from typing import Any, Final, TypeVar, cast
+from typing import Final, TypeVar, cast
 
 from kubenetlab.errors import BugError
 
@@ -34,7 +34,7 @@ class Turns:
             self.reset()
 
 
-def run_synchronously(work: Coroutine[Any, Any, T]) -> T:
+def run_synchronously(work: Coroutine[object, object, T]) -> T:
     """Run a coroutine that never waits, and return its result.
 
     A request that changes the lab must not wait: another request could change the lab meanwhile,

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from kubenetlab.api.json_types import JsonMapping, JsonObject
 from kubenetlab.api.kinds import qualified_kind
 from kubenetlab.api.store import Cluster
 from kubenetlab.diagnostics import Diagnostic, diagnose
 from kubenetlab.lab.machine import decisions
 
 
-def diagnostics(cluster: Cluster) -> list[dict[str, Any]]:
+def diagnostics(cluster: Cluster) -> list[JsonObject]:
     """Return every diagnostic of a store as plain data."""
     return _rendered(cluster, diagnose(cluster, decisions(cluster).real_commands))
 
 
 def refusing(
-    before: Cluster, after: Cluster, documents: Sequence[Mapping[str, Any]], codes: Sequence[str]
-) -> list[dict[str, Any]]:
+    before: Cluster, after: Cluster, documents: Sequence[JsonMapping], codes: Sequence[str]
+) -> list[JsonObject]:
     """Return the diagnostics that prevent documents from being applied.
 
     These have one of `codes`, and either concern an object of the documents or are new in `after`.
@@ -48,12 +48,12 @@ def refusing(
     return _rendered(after, refusing)
 
 
-def _rendered(cluster: Cluster, entries: Iterable[Diagnostic]) -> list[dict[str, Any]]:
+def _rendered(cluster: Cluster, entries: Iterable[Diagnostic]) -> list[JsonObject]:
     """Return diagnostics as plain data, each with the source of its object: `{file, line}`."""
     return [{**msgspec.to_builtins(entry), "source": _source(cluster, entry)} for entry in entries]
 
 
-def _source(cluster: Cluster, diagnostic: Diagnostic) -> Any:
+def _source(cluster: Cluster, diagnostic: Diagnostic) -> object:
     """Return file and line of the document that created an object, or None if unknown."""
     given = cluster.given.get((diagnostic.kind, diagnostic.namespace, diagnostic.name))
     return msgspec.to_builtins(given.source) if given is not None else None

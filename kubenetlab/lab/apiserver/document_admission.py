@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import zip_longest
-from typing import Any
 
 import msgspec
 from msgspec import Struct, structs
 
 from kubenetlab.api.decode import Finding
+from kubenetlab.api.json_types import JsonMapping, JsonObject
 from kubenetlab.api.kinds import writable
 from kubenetlab.api.objects import decode_object, shape_findings
 from kubenetlab.api.store import Cluster, DocumentSource
@@ -22,7 +22,7 @@ from kubenetlab.lab.bootstrap import with_network_facts
 class DocumentsBody(Struct):
     """Body of the requests `apply` and `plan`."""
 
-    documents: list[dict[str, Any]]
+    documents: list[JsonObject]
     sources: list[DocumentSource | None] = []
     """File and line of each document, if the client sends them."""
     refuse: list[str] = []
@@ -34,7 +34,7 @@ class DocumentsBody(Struct):
 def admit_documents(
     cluster: Cluster,
     now: float,
-    documents: Sequence[Mapping[str, Any]],
+    documents: Sequence[JsonMapping],
     sources: Sequence[DocumentSource | None] = (),
 ) -> AdmissionResult:
     """Admit documents to a store; on any finding return the store unchanged.
@@ -69,7 +69,7 @@ def admit_documents(
     return structs.replace(admission, cluster=with_network_facts(admission.cluster))
 
 
-def render_admission(admission: AdmissionResult) -> dict[str, Any]:
+def render_admission(admission: AdmissionResult) -> JsonObject:
     """Return the result of an admission as the API shows it."""
     return {
         "outcomes": [msgspec.to_builtins(outcome) for outcome in admission.outcomes],
@@ -81,9 +81,7 @@ def render_admission(admission: AdmissionResult) -> dict[str, Any]:
     }
 
 
-def refusing_diagnostics(
-    before: Cluster, after: Cluster, body: DocumentsBody
-) -> list[dict[str, Any]]:
+def refusing_diagnostics(before: Cluster, after: Cluster, body: DocumentsBody) -> list[JsonObject]:
     """Return the diagnostics that prevent documents from being applied, as plain data."""
     if not body.refuse:
         return []

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from kubenetlab.api.faults import Fault
+from kubenetlab.api.json_types import JsonObject
 from kubenetlab.datapath import faults, plan
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.hoststate.diff import Changes, diff
+from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.rules.listing import Difference
-from kubenetlab.hoststate.state import HostState
-from kubenetlab.lab.agent.builder import owned_by
+from kubenetlab.hoststate.state import Contents, HostState
+from kubenetlab.lab.agent.builder import rules_of
 
 if TYPE_CHECKING:
     from kubenetlab.lab.agent.agent import Agent
 
 
-async def kernel_differences(agent: Agent) -> list[dict[str, Any]]:
+async def kernel_differences(agent: Agent) -> list[JsonObject]:
     """Compare the kernel with the desired state of the lab without its faults.
 
     The kernel is read anew. Return one entry for each namespace that differs.
@@ -43,8 +45,7 @@ async def kernel_differences(agent: Agent) -> list[dict[str, Any]]:
             for entry in diff(observed, desired).namespaces
         }
         rules = {
-            netns: owned_by(contents.values(), "rules")
-            for netns, contents in healthy.namespaces.items()
+            netns: rules_of(contents.values()) for netns, contents in healthy.namespaces.items()
         }
         nodes = {netns: pause.id for netns, pause in agent.sandboxes.pauses.items()}
         for netns, of_rules in (await agent.rules.differences(rules, nodes)).items():
@@ -52,7 +53,7 @@ async def kernel_differences(agent: Agent) -> list[dict[str, Any]]:
     return [render_differences(netns, entries) for netns, entries in differences.items() if entries]
 
 
-def render_differences(netns: str, differences: Sequence[Difference]) -> dict[str, Any]:
+def render_differences(netns: str, differences: Sequence[Difference]) -> JsonObject:
     """Return the differences of one namespace: as lines of text, and with their fields."""
     return {
         "netns": netns,
@@ -61,7 +62,7 @@ def render_differences(netns: str, differences: Sequence[Difference]) -> dict[st
     }
 
 
-def render_changes(changes: Changes) -> list[dict[str, Any]]:
+def render_changes(changes: Changes) -> list[JsonObject]:
     """Return planned changes: one entry for each namespace, one line for each operation."""
     return [
         {"netns": entry.netns, "operations": [str(operation) for operation in entry.details()]}
@@ -69,5 +70,5 @@ def render_changes(changes: Changes) -> list[dict[str, Any]]:
     ]
 
 
-def _netlink_objects(contents: Mapping[Any, Any]) -> dict[Any, Any]:
+def _netlink_objects(contents: Contents) -> dict[Key, Object]:
     return {key: obj for key, obj in contents.items() if obj.applier == "netlink"}

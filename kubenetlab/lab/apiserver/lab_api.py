@@ -27,6 +27,7 @@ import msgspec
 from msgspec import Struct, structs
 
 from kubenetlab import controllers, names
+from kubenetlab.api.json_types import JsonObject
 from kubenetlab.api.kinds import writable
 from kubenetlab.api.lab import Uplink
 from kubenetlab.api.store import Delete, GivenKey
@@ -38,7 +39,7 @@ from kubenetlab.hoststate.rules.rulesets import by_backend
 from kubenetlab.hoststate.state import HostState, linked_namespaces
 from kubenetlab.kernel.processes.identity import open_process
 from kubenetlab.lab import rundir
-from kubenetlab.lab.agent.builder import owned_by
+from kubenetlab.lab.agent.builder import rules_of
 from kubenetlab.lab.apiserver.document_admission import (
     DocumentsBody,
     admit_documents,
@@ -70,7 +71,7 @@ class _BreakBody(Struct):
     """Body of the request `break`."""
 
     fault: str
-    options: dict[str, Any]
+    options: JsonObject
 
 
 class _UplinkBody(Struct):
@@ -222,7 +223,7 @@ class LabApi:
             observed = agent.kernel.observe(
                 {netns: agent.desired[netns]}, linked_namespaces(agent.desired, [netns])
             ).get(netns, {})
-        backends = by_backend(owned_by(agent.desired[netns].values(), "rules"))
+        backends = by_backend(rules_of(agent.desired[netns].values()))
         listings = await agent.rules.listings(netns, process, backends)
         return json_response(
             {

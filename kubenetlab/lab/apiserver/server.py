@@ -18,7 +18,7 @@ import socket
 import struct
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct, structs
 
@@ -26,6 +26,7 @@ from kubenetlab import controllers
 from kubenetlab.api.apps import MAX_REPLICAS, RESTARTED_ANNOTATION, Restartable, Scalable
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.core import Namespace, Node
+from kubenetlab.api.json_types import JsonObject
 from kubenetlab.api.kinds import SERVED
 from kubenetlab.api.lab import NodeSettings
 from kubenetlab.api.meta import LabelSelector, Resource, parse_selector, timestamp
@@ -174,7 +175,7 @@ class ApiServer:
             raise ApiFaultError(404, "NotFound", f'{path.kind.plural} "{path.name}" not found')
         return obj
 
-    def _rendered(self, cluster: Cluster, obj: Resource) -> dict[str, Any]:
+    def _rendered(self, cluster: Cluster, obj: Resource) -> JsonObject:
         return render(cluster, obj, self._agent.clock.skew_s)
 
     def _list(self, path: ResourcePath, request: Request) -> Response:

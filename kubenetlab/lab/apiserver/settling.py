@@ -6,10 +6,11 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
+from kubenetlab.api.json_types import JsonObject
 from kubenetlab.api.store import Cluster
 from kubenetlab.observe.settled import job_verdicts, verdicts
 
@@ -23,7 +24,7 @@ async def progress_until_settled(agent: Agent, timeout_s: float) -> AsyncIterato
     The last line has `settled` or `timeout` set, and contains the diagnostics.
     """
     deadline = time.monotonic() + timeout_s
-    last: Any = None
+    last: JsonObject | None = None
     with agent.watchers.subscribe() as changed:
         while True:
             changed.clear()
@@ -40,7 +41,7 @@ async def progress_until_settled(agent: Agent, timeout_s: float) -> AsyncIterato
                     await changed.wait()
 
 
-def _progress(agent: Agent) -> dict[str, Any]:
+def _progress(agent: Agent) -> JsonObject:
     """Return the state of the pods, of the Jobs, and of the agent's work."""
     pods, jobs = verdicts(agent.cluster), job_verdicts(agent.cluster)
     return {
@@ -63,7 +64,7 @@ def _progress(agent: Agent) -> dict[str, Any]:
     }
 
 
-def diagnostics_of(cluster: Cluster) -> list[dict[str, Any]]:
+def diagnostics_of(cluster: Cluster) -> list[JsonObject]:
     """Return the diagnostics of a store as plain data."""
     # Imported here because the first lines of progress do not need it.
     from kubenetlab.lab.apiserver.diagnostics import diagnostics

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 from msgspec import structs
@@ -44,7 +44,7 @@ class ApiFaultError(Exception):
         return json_response(status, self.code)
 
 
-def json_response(body: Any, code: int = 200) -> Response:
+def json_response(body: object, code: int = 200) -> Response:
     """Return a response with a JSON body."""
     return Response(code, msgspec.json.encode(body), "application/json")
 

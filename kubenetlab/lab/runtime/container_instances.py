@@ -6,7 +6,7 @@ import asyncio
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -58,7 +58,7 @@ class ContainerInstance:
         self.log_end = 0
         """Number of lines written so far, including those that the log no longer keeps."""
         self._on_end = on_end
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
         self._has_ended = False
         self.is_stopping = False
         """True after SIGTERM."""
@@ -178,9 +178,7 @@ class ContainerInstance:
         asyncio.get_running_loop().remove_reader(open_socket.fileno())
         open_socket.close()
 
-    def _serve_connection(
-        self, serve: Callable[[ContainerInstance, socket.socket], Any], connection: socket.socket
-    ) -> None:
+    def _serve_connection(self, serve: _Serve, connection: socket.socket) -> None:
         self._spawn(serve(self, connection))
 
     def _log_pause(self, error: OSError) -> None:
@@ -317,13 +315,17 @@ class ContainerInstance:
             self._outcome = ContainerReport(self.attempt, "exited", status, message, time.time())
             self._on_end(self)
 
-    def _spawn(self, work: Any) -> None:
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
 
-_SERVERS: Final = {"TCP": ContainerInstance._serve_tcp, "SCTP": ContainerInstance._serve_sctp}
+_Serve = Callable[[ContainerInstance, socket.socket], Coroutine[object, object, None]]
+_SERVERS: Final[Mapping[str, _Serve]] = {
+    "TCP": ContainerInstance._serve_tcp,
+    "SCTP": ContainerInstance._serve_sctp,
+}
 
 
 class PodInstance:

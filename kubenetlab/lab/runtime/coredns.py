@@ -11,11 +11,11 @@ import json
 import os
 import socket
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
+from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any
 
 from kubenetlab.api.config import ClusterConfig, Network
 from kubenetlab.api.core import Namespace, Service
@@ -42,7 +42,7 @@ from kubenetlab.programs.dns.messages import (
     udp_limit,
 )
 from kubenetlab.programs.dns.zone import Zone
-from kubenetlab.programs.support.http import Request, Response, plain_peer, text
+from kubenetlab.programs.support.http import Request, Response, SocketName, plain_peer, text
 
 CACHE_SIZE = 10_000
 """Maximum number of cached responses."""
@@ -57,6 +57,8 @@ _FLAGS = ((0x8000, "qr"), (0x0400, "aa"), (0x0200, "tc"), (0x0100, "rd"), (0x008
 """Flags in the second word of a message (RFC 1035 §4.1.1)."""
 _WATCHED: tuple[type[Resource], ...] = (Namespace, Service, EndpointSlice, ClusterConfig)
 
+Handle = Callable[[socket.socket], Coroutine[object, object, None]]
+"""Serve a connection."""
 Key = tuple[str, str]
 """Namespace and name of an object."""
 
@@ -81,7 +83,7 @@ class CoreDNS:
         The key of a query over TCP begins with `t`.
         """
         self._queries = 0
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
 
     @property
     def is_ready(self) -> bool:
@@ -99,10 +101,10 @@ class CoreDNS:
             (READY_PORT, self._ready),
             (METRICS_PORT, self._metrics),
         ):
-            self._listen(port, lambda connection, handler=handler: serve(connection, handler))
+            self._listen(port, partial(serve, handler=handler))
         await asyncio.gather(*(self._watch(kind) for kind in _WATCHED))
 
-    def resolve(self, data: bytes, peer: tuple[Any, ...], *, is_udp: bool = True) -> bytes | None:
+    def resolve(self, data: bytes, peer: SocketName, *, is_udp: bool = True) -> bytes | None:
         """Return the encoded response to an encoded query, from the cache if possible.
 
         Return None while the initial objects are missing, and for messages that are not queries.
@@ -125,7 +127,7 @@ class CoreDNS:
         self._log(data, line, peer, start)
         return data[:2] + response_without_id
 
-    def _log(self, data: bytes, line: str, peer: tuple[Any, ...], start: float) -> None:
+    def _log(self, data: bytes, line: str, peer: SocketName, start: float) -> None:
         """Write a query to the log, with the time since `start`."""
         client, number = socket_address(*plain_peer(peer)), int.from_bytes(data[:2])
         log_query(f"[INFO] {client} - {number} {line} {time.perf_counter() - start:.6f}s")
@@ -142,12 +144,12 @@ class CoreDNS:
                 with suppress(OSError):
                     udp.sendto(response, peer)
 
-    async def _forward_udp(self, udp: socket.socket, data: bytes, peer: tuple[Any, ...]) -> None:
+    async def _forward_udp(self, udp: socket.socket, data: bytes, peer: SocketName) -> None:
         response = await self._forward(data, peer, is_udp=True)
         with suppress(OSError):
             udp.sendto(response, peer)
 
-    async def _forward(self, data: bytes, peer: tuple[Any, ...], *, is_udp: bool) -> bytes:
+    async def _forward(self, data: bytes, peer: SocketName, *, is_udp: bool) -> bytes:
         """Return the response of the machine's name servers; SERVFAIL if none responds."""
         start = time.perf_counter()
         self._queries += 1
@@ -187,7 +189,7 @@ class CoreDNS:
         finally:
             connection.close()
 
-    def _listen(self, port: int, handle: Any) -> None:
+    def _listen(self, port: int, handle: Handle) -> None:
         listener = _bound(socket.SOCK_STREAM, port)
         listener.listen(128)
         accept_each(
@@ -196,7 +198,7 @@ class CoreDNS:
             lambda error: log(f"clients have to wait: {error.strerror}"),
         )
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

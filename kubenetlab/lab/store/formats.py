@@ -8,18 +8,19 @@ increments `FORMAT` and adds an entry to `MIGRATIONS`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta, Struct
 
 from kubenetlab import __version__
+from kubenetlab.api.json_types import JsonObject
 from kubenetlab.errors import StoreError
 
 FORMAT: Final = 1
 """Format that this version writes."""
 
-Document = dict[str, Any]
+Document = JsonObject
 """Content of a store file, or one line of its journal: both have `objects` by kind."""
 Migration = Callable[[Document], Document]
 """Function that returns a document of one format in the next format."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -47,11 +47,11 @@ def unreadable_documents(
 
 
 @cache
-def _decoder(type_: Any) -> msgspec.json.Decoder[Any]:
+def _decoder(type_: object) -> msgspec.json.Decoder[object]:
     return msgspec.json.Decoder(type_)
 
 
-def _fault(value: Any, type_: Any) -> str | None:
+def _fault(value: object, type_: object) -> str | None:
     """Return the error of decoding a value from its encoding, after its field; None on success."""
     try:
         _decoder(type_).decode(msgspec.json.encode(value))

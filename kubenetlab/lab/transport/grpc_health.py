@@ -14,7 +14,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
 
 from kubenetlab.datapath.probes import USER_AGENT
 
@@ -153,7 +154,7 @@ def _verdict(headers: dict[str, str], body: bytes) -> str | None:
     return None if name == "SERVING" else f'service unhealthy (responded with "{name}")'
 
 
-def _texts(headers: Any) -> dict[str, str]:
+def _texts(headers: Iterable[tuple[object, object]] | None) -> dict[str, str]:
     """Return the headers of an h2 event as text."""
     return {str(name): str(value) for name, value in headers or ()}
 

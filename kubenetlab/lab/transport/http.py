@@ -128,7 +128,7 @@ def _addresses(connection: Connection) -> tuple[Peer, int]:
     """Return the peer's address and the local port; empty values for a Unix socket."""
     if connection.family == socket.AF_UNIX:
         return ("", 0), 0
-    return plain_peer(connection.getpeername()), connection.getsockname()[1]
+    return plain_peer(connection.getpeername()), int(connection.getsockname()[1])
 
 
 async def _handled(request: Request, handler: Handler) -> Answer:

@@ -28,6 +28,7 @@ from msgspec import Struct
 PartT = TypeVar("PartT")
 ReplyT = TypeVar("ReplyT", covariant=True)
 P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Message(Struct, frozen=True, tag=True):
@@ -98,7 +99,7 @@ class MessageError(ValueError):
     """A message that cannot be decoded; the text names its type and the field."""
 
 
-def decode(body: bytes, decoder: msgspec.msgpack.Decoder[Any]) -> Any:
+def decode(body: bytes, decoder: msgspec.msgpack.Decoder[T]) -> T:
     """Decode a message. Raises MessageError."""
     try:
         return decoder.decode(body)
@@ -107,7 +108,7 @@ def decode(body: bytes, decoder: msgspec.msgpack.Decoder[Any]) -> Any:
 
 
 @cache
-def decoder_of(*types: Any) -> msgspec.msgpack.Decoder[Any]:
+def decoder_of(*types: object) -> msgspec.msgpack.Decoder[Any]:
     """Return a decoder of messages of several types."""
     return msgspec.msgpack.Decoder(Union[types])  # noqa: UP007
 

@@ -104,7 +104,7 @@ class RpcClient(Generic[EventT]):
             log(f"the connection to the {self.name} was lost")
 
 
-def exit_on_failure(task: asyncio.Task[Any]) -> None:
+def exit_on_failure(task: asyncio.Task[object]) -> None:
     """End this process when a task ends that it cannot work without; init then restarts it.
 
     A callback for `Task.add_done_callback`. An exception of the task is logged.

@@ -12,8 +12,9 @@ import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
+from kubenetlab.programs.support.http import SocketName
 from kubenetlab.programs.support.localhost_certificate import CERTIFICATE, KEY
 
 if TYPE_CHECKING:
@@ -139,11 +140,13 @@ class TlsConnection:
     def setblocking(self, flag: bool) -> None:
         self._socket.setblocking(flag)
 
-    def getpeername(self) -> Any:
-        return self._socket.getpeername()
+    def getpeername(self) -> SocketName:
+        name: SocketName = self._socket.getpeername()
+        return name
 
-    def getsockname(self) -> Any:
-        return self._socket.getsockname()
+    def getsockname(self) -> SocketName:
+        name: SocketName = self._socket.getsockname()
+        return name
 
     def close(self) -> None:
         """Send close_notify if that does not block, and close the socket."""

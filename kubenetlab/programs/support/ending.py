@@ -9,13 +9,13 @@ own …) go on, as in a cluster. The annotations `kubenetlab.dev/duration` and
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from msgspec import Struct, to_builtins
 
 from kubenetlab.api.containers import Container
 from kubenetlab.api.durations import duration_s
 from kubenetlab.api.pods import DURATION_ANNOTATION, EXIT_CODE_ANNOTATION, Pod, PodSpec, is_of_job
+from kubenetlab.hoststate.programs import ProgramOptions
 from kubenetlab.programs import DONE, Setup, is_one_shot, is_process, runs_until_stopped
 
 
@@ -61,5 +61,5 @@ def with_ending(setup: Setup, ending: Ending | None) -> Setup:
         return setup
     if not ending.after_s:
         return Setup(DONE, {"exit_code": ending.exit_code})
-    options: dict[str, Any] = {**setup.options, "ending": to_builtins(ending)}
+    options: ProgramOptions = {**setup.options, "ending": to_builtins(ending)}
     return Setup(setup.program, options, setup.listeners)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -12,11 +12,13 @@ from kubenetlab.hoststate.programs import ProgramOptions
 
 Peer = tuple[str, int]
 """(address, port) of the client."""
+SocketName = tuple[str | int, ...]
+"""Name of a socket as the system calls return it: address, port and, for IPv6, two numbers."""
 
 _MAPPED = "::ffff:"
 
 
-def plain_peer(name: Sequence[Any]) -> Peer:
+def plain_peer(name: SocketName) -> Peer:
     """Return the address and port of a socket's peer.
 
     A dual-stack socket reports an IPv4 address as an IPv6 one (RFC 4291 §2.5.5.2); it is returned

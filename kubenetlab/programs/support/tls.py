@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from kubenetlab.api.containers import Container
+from kubenetlab.hoststate.programs import ProgramOptions
 from kubenetlab.programs import Setup
 from kubenetlab.programs.support.arguments import misused
 from kubenetlab.programs.support.localhost_certificate import CERTIFICATE, KEY
@@ -58,7 +59,7 @@ def with_files(setup: Setup, files: Mapping[str, str]) -> Setup:
     tls: Mapping[str, str] | None = setup.options.get(TLS)
     if tls is None:
         return setup
-    contents: dict[str, Any] = {}
+    contents: ProgramOptions = {}
     for part in _PARTS:
         path = tls[f"{part}_file"]
         text = files.get(path, _FILES_OF_THE_IMAGE.get(path))
