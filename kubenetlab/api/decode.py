@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct, inspect
 
 from kubenetlab.api.documents import Path
+from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.errors import did_you_mean
 
 T = TypeVar("T", bound=Struct)
@@ -49,7 +50,7 @@ class Decoded(Struct, Generic[T], frozen=True):
     """
 
 
-def decode(document: Mapping[str, Any], type_: type[T]) -> Decoded[T]:
+def decode(document: JsonMapping, type_: type[T]) -> Decoded[T]:
     """Decode a document as `type_`. Null counts as absent, as in Kubernetes."""
     try:
         return Decoded(msgspec.convert(document, type_))
@@ -85,7 +86,7 @@ def format_path(path: Path) -> str:
     return text
 
 
-def found(value: Any) -> str:
+def found(value: object) -> str:
     """Return a value as messages show it: a short text, or the type of a mapping or list."""
     match value:
         case bool():
@@ -101,7 +102,7 @@ def found(value: Any) -> str:
     return str(value)
 
 
-def without_nulls(value: Any) -> Any:
+def without_nulls(value: object) -> Any:
     """Return a document without null values, which to Kubernetes are the same as absent ones."""
     if isinstance(value, Mapping):
         return {key: without_nulls(item) for key, item in value.items() if item is not None}
@@ -110,7 +111,7 @@ def without_nulls(value: Any) -> Any:
     return value
 
 
-def _without(value: Any, paths: set[Path], prefix: Path = ()) -> Any:
+def _without(value: object, paths: set[Path], prefix: Path = ()) -> Any:
     """Return a document without the fields at some paths. `prefix` is the path of `value`."""
     if isinstance(value, Mapping):
         return {
@@ -123,7 +124,7 @@ def _without(value: Any, paths: set[Path], prefix: Path = ()) -> Any:
     return value
 
 
-def _compare(value: Any, info: inspect.Type, path: Path) -> Iterator[Finding]:
+def _compare(value: object, info: inspect.Type, path: Path) -> Iterator[Finding]:
     """Yield the differences between a value and its type. Values of other types always fit."""
     title = _title(info)
     bare = _without_metadata(info)
@@ -133,7 +134,7 @@ def _compare(value: Any, info: inspect.Type, path: Path) -> Iterator[Finding]:
 
 
 def _compare_union(
-    value: Any, info: inspect.UnionType, path: Path, title: str
+    value: object, info: inspect.UnionType, path: Path, title: str
 ) -> Iterator[Finding]:
     options = [option for option in info.types if not isinstance(option, inspect.NoneType)]
     candidates = [option for option in options if _has_type(value, option)]
@@ -147,7 +148,7 @@ def _compare_union(
 
 
 def _compare_struct(
-    value: Any, info: inspect.StructType, path: Path, title: str
+    value: object, info: inspect.StructType, path: Path, title: str
 ) -> Iterator[Finding]:
     if not isinstance(value, Mapping):
         yield Finding(path, f"expected a mapping, found {found(value)}")
@@ -165,7 +166,9 @@ def _compare_struct(
             yield Finding((*path, name), "required, but missing")
 
 
-def _compare_dict(value: Any, info: inspect.DictType, path: Path, title: str) -> Iterator[Finding]:
+def _compare_dict(
+    value: object, info: inspect.DictType, path: Path, title: str
+) -> Iterator[Finding]:
     if not isinstance(value, Mapping):
         yield Finding(path, f"expected a mapping, found {found(value)}")
         return
@@ -174,7 +177,7 @@ def _compare_dict(value: Any, info: inspect.DictType, path: Path, title: str) ->
 
 
 def _compare_list(
-    value: Any, info: inspect.VarTupleType | inspect.ListType, path: Path, title: str
+    value: object, info: inspect.VarTupleType | inspect.ListType, path: Path, title: str
 ) -> Iterator[Finding]:
     if not isinstance(value, list):
         yield Finding(path, f"expected a list, found {found(value)}")
@@ -189,7 +192,7 @@ def _compare_list(
 
 
 def _compare_literal(
-    value: Any, info: inspect.LiteralType, path: Path, title: str
+    value: object, info: inspect.LiteralType, path: Path, title: str
 ) -> Iterator[Finding]:
     if value in info.values:
         return
@@ -199,7 +202,7 @@ def _compare_literal(
     yield Finding(path, f"expected one of {known}, found {found(value)}{guess}")
 
 
-def _compare_int(value: Any, info: inspect.IntType, path: Path, title: str) -> Iterator[Finding]:
+def _compare_int(value: object, info: inspect.IntType, path: Path, title: str) -> Iterator[Finding]:
     noun = title or "a whole number"
     if isinstance(value, bool) or not isinstance(value, int):
         yield Finding(path, f"expected {noun}, found {found(value)}")
@@ -209,18 +212,20 @@ def _compare_int(value: Any, info: inspect.IntType, path: Path, title: str) -> I
 
 
 def _compare_float(
-    value: Any, info: inspect.FloatType, path: Path, title: str
+    value: object, info: inspect.FloatType, path: Path, title: str
 ) -> Iterator[Finding]:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         yield Finding(path, f"expected a number, found {found(value)}")
 
 
-def _compare_bool(value: Any, info: inspect.BoolType, path: Path, title: str) -> Iterator[Finding]:
+def _compare_bool(
+    value: object, info: inspect.BoolType, path: Path, title: str
+) -> Iterator[Finding]:
     if not isinstance(value, bool):
         yield Finding(path, f"expected true or false, found {found(value)}")
 
 
-def _compare_str(value: Any, info: inspect.StrType, path: Path, title: str) -> Iterator[Finding]:
+def _compare_str(value: object, info: inspect.StrType, path: Path, title: str) -> Iterator[Finding]:
     if not isinstance(value, str):
         quotes = "; put it in quotes" if isinstance(value, (int, float, bool)) else ""
         yield Finding(path, f"expected {title or 'a string'}, found {found(value)}{quotes}")
@@ -246,7 +251,7 @@ _COMPARISONS: Final[Mapping[type[inspect.Type], Callable[..., Iterator[Finding]]
 """Type → comparison of (value, type without metadata, path, title of the type or "")."""
 
 
-def _repaired(value: Any, info: inspect.Type) -> Any:
+def _repaired(value: object, info: inspect.Type) -> Any:
     """Return a value without the mistakes that `_compare` finds.
 
     A mistake is left out, or replaced by a sample where a value is required.
@@ -308,7 +313,7 @@ def _sample(info: inspect.Type) -> Any:
     return None
 
 
-def _has_type(value: Any, info: inspect.Type) -> bool:
+def _has_type(value: object, info: inspect.Type) -> bool:
     """Return True if a value has the type of a union's option, whatever its bounds."""
     match _without_metadata(info):
         case inspect.IntType():
@@ -344,7 +349,7 @@ def _title(info: inspect.Type) -> str:
     return str(_extra(info).get("title", ""))
 
 
-def _extra(info: inspect.Type) -> Mapping[str, Any]:
+def _extra(info: inspect.Type) -> JsonMapping:
     return (info.extra_json_schema or {}) if isinstance(info, inspect.Metadata) else {}
 
 

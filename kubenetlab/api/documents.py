@@ -17,6 +17,7 @@ from typing import Any, Final
 import yaml
 from msgspec import Struct
 
+from kubenetlab.api.json_types import JsonObject
 from kubenetlab.api.kubernetes_yaml import KubernetesLoader, bounded_integer, finite_float
 from kubenetlab.errors import Problem
 
@@ -234,7 +235,7 @@ def is_deeper(value: Any, levels: int) -> bool:
     return True
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> JsonObject:
     value = dict(pairs)
     if len(value) != len(pairs):
         raise ValueError("duplicate key")  # the text is parsed again as YAML, which finds the line

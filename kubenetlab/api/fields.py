@@ -19,6 +19,7 @@ from msgspec import Struct, inspect
 
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.config_versions import served_versions
+from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.meta import Resource
 from kubenetlab.errors import UsageError, did_you_mean
 
@@ -269,7 +270,7 @@ def _docs_of_module(name: str) -> Mapping[str, Mapping[str, str]]:
 
 def _limit(info: inspect.Type) -> str:
     """Return the constraints of a type; an empty text if there are none."""
-    extra: Mapping[str, Any] = {}
+    extra: JsonMapping = {}
     if isinstance(info, inspect.Metadata):
         extra, info = info.extra_json_schema or {}, info.type
     match info:

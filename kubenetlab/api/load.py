@@ -17,6 +17,7 @@ from msgspec import Struct
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.decode import Decoded, Finding, format_path, found, is_disjoint
 from kubenetlab.api.documents import MAX_BYTES, Document, Path, read_documents
+from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.kinds import qualified_kind, writable
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.objects import (
@@ -45,7 +46,7 @@ class ManifestObject(Struct, frozen=True):
     """Document that contains the object."""
     path: Path
     """Path of the object in its document: empty, or `("items", 3)` in a List."""
-    value: Mapping[str, Any]
+    value: JsonMapping
     """Object as given."""
     object: Resource | None
     """Typed object; None if it cannot be decoded, and for kinds that the lab does not model."""
@@ -253,9 +254,7 @@ def _read(file: str) -> bytes:
             return (first or b"") + rest.read(MAX_BYTES)
 
 
-def _objects(
-    document: Document, problems: list[Problem]
-) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+def _objects(document: Document, problems: list[Problem]) -> Iterator[tuple[Path, JsonMapping]]:
     """Yield (path, object) of each object in a document: a List holds several.
 
     Append the problems of values that are not objects to `problems`.
@@ -297,13 +296,13 @@ def _object_finding(value: Any) -> Finding | None:
     return None
 
 
-def _is_list(value: Mapping[str, Any]) -> bool:
+def _is_list(value: JsonMapping) -> bool:
     kind: str = value["kind"]
     return kind == "List" or (kind.endswith("List") and isinstance(value.get("items"), list))
 
 
 def _entry(
-    document: Document, path: Path, value: Mapping[str, Any], strict: bool, check: Check | None
+    document: Document, path: Path, value: JsonMapping, strict: bool, check: Check | None
 ) -> tuple[ManifestObject, list[Problem]]:
     """Decode and validate one object; return it with its problems."""
     type_ = writable(value)

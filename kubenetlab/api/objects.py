@@ -18,12 +18,13 @@ from kubenetlab.api.config import (
 from kubenetlab.api.config_versions import convert, served_versions
 from kubenetlab.api.decode import Decoded, Finding, decode, found
 from kubenetlab.api.documents import MAX_DEPTH, Path, is_deeper
+from kubenetlab.api.json_types import JsonMapping, JsonObject
 from kubenetlab.api.kinds import CONFIG_GROUPS, group_of, writable
 from kubenetlab.api.meta import Resource
 from kubenetlab.errors import did_you_mean
 
 
-def title_of(value: Mapping[str, Any]) -> str:
+def title_of(value: JsonMapping) -> str:
     """Return `Kind namespace/name` of a document, without the parts that it lacks."""
     meta = value.get("metadata")
     meta = meta if isinstance(meta, Mapping) else {}
@@ -64,7 +65,7 @@ def unknown_kind_hints(api_version: str, kind: str) -> tuple[str, ...] | None:
     return None
 
 
-def metadata_without_nulls(value: Mapping[str, Any]) -> Mapping[str, Any]:
+def metadata_without_nulls(value: JsonMapping) -> JsonMapping:
     """Return a document without the null fields of its metadata, which count as absent."""
     meta = value.get("metadata")
     if not isinstance(meta, Mapping) or None not in meta.values():
@@ -72,7 +73,7 @@ def metadata_without_nulls(value: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**value, "metadata": {key: item for key, item in meta.items() if item is not None}}
 
 
-def shape_findings(value: Mapping[str, Any]) -> Iterator[Finding]:
+def shape_findings(value: JsonMapping) -> Iterator[Finding]:
     """Yield violations of the shape that all objects share.
 
     For a kind that the lab models, `decode_object` checks the metadata.
@@ -106,7 +107,7 @@ def _text_findings(texts: Any, path: Path) -> Iterator[Finding]:
                 yield Finding((*path, key), f"expected a string, found {found(text)}")
 
 
-def decode_object(value: Mapping[str, Any], type_: type[Resource]) -> Decoded[Resource]:
+def decode_object(value: JsonMapping, type_: type[Resource]) -> Decoded[Resource]:
     """Decode a document of a known kind: set the namespace `default`, and drop the status."""
     if type_ is ClusterConfig:
         return _decode_config(value)
@@ -116,7 +117,7 @@ def decode_object(value: Mapping[str, Any], type_: type[Resource]) -> Decoded[Re
     )
 
 
-def _fields(value: Mapping[str, Any]) -> dict[str, Any]:
+def _fields(value: JsonMapping) -> JsonObject:
     """Return a document without its version, kind and status."""
     return {key: item for key, item in value.items() if key not in ("apiVersion", "kind", "status")}
 
@@ -127,7 +128,7 @@ def _with_namespace(obj: Resource | None) -> Resource | None:
     return structs.replace(obj, metadata=structs.replace(obj.metadata, namespace="default"))
 
 
-def _decode_config(value: Mapping[str, Any]) -> Decoded[Resource]:
+def _decode_config(value: JsonMapping) -> Decoded[Resource]:
     """Decode a Cluster document, which has its name at the top and no metadata.
 
     A document of another served version is converted to the current one first.

@@ -11,10 +11,11 @@ from msgspec import Struct, structs
 
 from kubenetlab.api.config import Networking
 from kubenetlab.api.decode import without_nulls
+from kubenetlab.api.json_types import JsonMapping, JsonObject
 from kubenetlab.api.meta import Resource, Unmodelled, seconds, timestamp
 from kubenetlab.api.store import Cluster
 
-_SHOWN_DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
+_SHOWN_DEFAULTS: Final[Mapping[str, JsonMapping]] = {
     "Cluster": {
         "nodes[].role": "control-plane",
         "networking": {},
@@ -68,7 +69,7 @@ _TIMES: Final = frozenset(
 """Names of fields that contain a time."""
 
 
-def render(cluster: Cluster, obj: Resource, skew_s: float = 0.0) -> dict[str, Any]:
+def render(cluster: Cluster, obj: Resource, skew_s: float = 0.0) -> JsonObject:
     """Return the document of an object: the fields as given, updated by the cluster.
 
     skew_s: seconds by which the machine's time of day is ahead of the times in the store. Less
@@ -104,7 +105,7 @@ def _shift_times(key: str, value: Any, by_s: float) -> Any:
     return timestamp(seconds(value) + by_s) if key in _TIMES and isinstance(value, str) else value
 
 
-def _set_default(document: dict[str, Any], path: list[str], value: Any) -> None:
+def _set_default(document: JsonObject, path: list[str], value: Any) -> None:
     """Set the field at a path if it is missing and the field above it is not."""
     first, *rest = path
     name = first.removesuffix("[]")
@@ -136,8 +137,8 @@ def _render(value: Any, given: Any) -> Any:
     return msgspec.to_builtins(value)
 
 
-def _render_struct(value: Struct, given: Mapping[str, Any]) -> dict[str, Any]:
-    modelled: dict[str, Any] = {}
+def _render_struct(value: Struct, given: JsonMapping) -> JsonObject:
+    modelled: JsonObject = {}
     fields = _fields(type(value))
     for name, (attribute, default, is_modelled) in fields.items():
         current = getattr(value, attribute)

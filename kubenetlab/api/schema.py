@@ -27,6 +27,7 @@ from kubenetlab.api.fields import (
     structs_in,
     versions_of,
 )
+from kubenetlab.api.json_types import JsonObject
 from kubenetlab.api.kinds import CONFIG_GROUPS, WRITABLE, group_of
 from kubenetlab.api.meta import ObjectMeta, Resource
 
@@ -34,7 +35,7 @@ DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 _DEFINITIONS: Final = "#/$defs/"
 """Prefix of references to definitions."""
 
-Schema = dict[str, Any]
+Schema = JsonObject
 Modes = Mapping[str, Mapping[str, type[Struct]]]
 """Field of `networking` → name of a mode → its options."""
 

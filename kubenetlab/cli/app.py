@@ -14,6 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from kubenetlab import __version__
+from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.cli.input.completion import is_completing
 from kubenetlab.cli.input.short_options import Command
 
@@ -66,7 +67,7 @@ def load(name: str) -> Any:
     return getattr(import_module(f"kubenetlab.cli.{COMMANDS[name].file}"), COMMANDS[name].function)
 
 
-class _Commands(Mapping[str, Any]):
+class _Commands(JsonMapping):
     """Commands as typer expects them, created on access.
 
     Creating all of them would take longer than most commands run.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kubenetlab.api.json_types import JsonObject
 from kubenetlab.cli.input.completion import candidates
 from kubenetlab.cli.terminal.printing import print_data
 
@@ -46,7 +47,7 @@ def schema(
     )
 
 
-def _of_output(name: str) -> dict[str, Any]:
+def _of_output(name: str) -> JsonObject:
     """Return the schema of a command's output. Raises UsageError for an unknown name."""
     from kubenetlab.cli.terminal.output_schemas import OUTPUTS, schema_of
     from kubenetlab.errors import UsageError, did_you_mean
@@ -79,7 +80,7 @@ def _read_kind(word: str) -> type[Resource]:
     )
 
 
-def mode_options() -> dict[str, dict[str, Any]]:
+def mode_options() -> dict[str, JsonObject]:
     """Return the types of the modes' options, by field of `networking` and name of the mode."""
     from kubenetlab.datapath.modes import FAMILIES, known, load
 

@@ -9,9 +9,9 @@ Source: k8s.io/kubernetes pkg/apis/core/validation (the *Update functions), 1.33
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 from msgspec import Struct, structs
 
@@ -23,6 +23,7 @@ from kubenetlab.api.decode import Finding
 from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.documents import Path
 from kubenetlab.api.environment import ConfigMap, Secret, sealed
+from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.kinds import qualified_kind
 from kubenetlab.api.lab import NodeSettings
 from kubenetlab.api.masquerade import foreign_ranges
@@ -42,7 +43,7 @@ class AdmissionRequest(Struct, frozen=True):
     `object` is None for a kind that the lab does not model.
     """
 
-    document: Mapping[str, Any]
+    document: JsonMapping
     object: Resource | None
     source: DocumentSource | None = None
 
@@ -177,7 +178,7 @@ class _StagedStore:
         }
 
     @cached_property
-    def _node_ports(self) -> dict[Any, str]:
+    def _node_ports(self) -> dict[int, str]:
         """Node port → title of the Service that has it."""
         services = self._cluster.all(Service)
         return {
@@ -213,9 +214,7 @@ class _StagedStore:
             )
             yield Finding(("metadata", "namespace"), message, hints=("try again when it is gone",))
 
-    def as_stored(
-        self, obj: Resource, document: Mapping[str, Any]
-    ) -> tuple[Resource, list[Finding]]:
+    def as_stored(self, obj: Resource, document: JsonMapping) -> tuple[Resource, list[Finding]]:
         """Return the object to store for a given one, and its problems.
 
         The Cluster document creates Nodes; a Node document is stored as settings of its Node.
@@ -239,7 +238,7 @@ class _StagedStore:
         return NodeSettings(meta, taints, obj.spec.unschedulable, cidrs), []
 
     def put(
-        self, obj: Resource, old: Resource | None, document: Mapping[str, Any]
+        self, obj: Resource, old: Resource | None, document: JsonMapping
     ) -> tuple[Resource, list[Finding]]:
         """Stage the object, and return it as it will be stored, with its problems."""
         if old is None:
@@ -312,7 +311,7 @@ def make_uid(*parts: str) -> str:
     return "-".join((digest[:8], digest[8:12], digest[12:16], digest[16:20], digest[20:32]))
 
 
-def _merge(old: Resource, new: Resource, document: Mapping[str, Any]) -> Resource:
+def _merge(old: Resource, new: Resource, document: JsonMapping) -> Resource:
     """Return the stored object with the new document's content; fields set by the cluster stay."""
     if isinstance(new, ClusterConfig) and isinstance(old, ClusterConfig):
         return structs.replace(new, metadata=old.metadata)

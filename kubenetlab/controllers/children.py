@@ -1,7 +1,6 @@
 """Operations that all workload controllers share: create, delete, find and adopt pods."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from msgspec import structs
 
@@ -38,7 +37,7 @@ def new_pod(
     uid: str,
     now: float,
     labels: Labels,
-    **spec: Any,
+    **spec: object,
 ) -> Pod:
     """Return a pod of a workload.
 

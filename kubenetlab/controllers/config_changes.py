@@ -7,6 +7,7 @@ from typing import Any
 
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.decode import Finding
+from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.meta import Record, kubernetes_name
 
 
@@ -72,7 +73,7 @@ def _format_value(value: Any) -> str:
     return str(value)
 
 
-def _options(options: Mapping[str, Any], path: str = "") -> Iterator[str]:
+def _options(options: JsonMapping, path: str = "") -> Iterator[str]:
     """Yield a mode's options as on the command line.
 
     For example `layout=fast`, `detectLocal.bridgeInterface=cbr0`.

@@ -9,10 +9,10 @@ from __future__ import annotations
 import posixpath
 from base64 import b64decode
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from kubenetlab.api.containers import Container
 from kubenetlab.api.environment import ConfigMap, Secret
+from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 
@@ -44,9 +44,7 @@ def file_content(cluster: Cluster, pod: Pod, container: Container, path: str) ->
     return None
 
 
-def _contents(
-    cluster: Cluster, namespace: str, source: Mapping[str, Any]
-) -> Iterator[Mapping[str, str]]:
+def _contents(cluster: Cluster, namespace: str, source: JsonMapping) -> Iterator[Mapping[str, str]]:
     """Yield the files of one source of a volume, path → text."""
     secret, config_map = _mapping(source.get("secret")), _mapping(source.get("configMap"))
     if secret:  # the field is `secretName` in a volume, `name` in a projected one
@@ -70,7 +68,7 @@ def _contents(
         )
 
 
-def _select_items(values: Mapping[str, str], source: Mapping[str, Any]) -> Mapping[str, str]:
+def _select_items(values: Mapping[str, str], source: JsonMapping) -> Mapping[str, str]:
     """Return all values by their keys, or those that `items` selects by their paths."""
     items = _mappings(source.get("items"))
     return (
@@ -88,11 +86,11 @@ def _is_below(path: str, mount: str) -> bool:
     return bool(mount) and (path == mount.rstrip("/") or path.startswith(f"{mount.rstrip('/')}/"))
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
+def _mapping(value: object) -> JsonMapping:
     return value if isinstance(value, Mapping) else {}
 
 
-def _mappings(value: Any) -> list[Mapping[str, Any]]:
+def _mappings(value: object) -> list[JsonMapping]:
     return (
         [item for item in value if isinstance(item, Mapping)]
         if isinstance(value, list | tuple)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any, ClassVar, Final, NamedTuple, Protocol, Self
 
@@ -19,6 +19,7 @@ from msgspec import Struct, structs
 from kubenetlab.api.config import ClusterConfig, Networking
 from kubenetlab.api.core import Service
 from kubenetlab.api.decode import Finding, decode, format_path
+from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.lab import NetworkFacts
 from kubenetlab.api.meta import Resource, kubernetes_name
 from kubenetlab.datapath.view import NodePlace, NodeView, PodView, ServiceView
@@ -36,7 +37,7 @@ class ModeFamily(NamedTuple):
     """Field of `networking` in a Cluster document that selects the mode."""
     flag: str
     """Command-line option that selects the mode."""
-    chosen: Callable[[Networking], tuple[str, Mapping[str, Any]]]
+    chosen: Callable[[Networking], tuple[str, JsonMapping]]
     """Function that returns name and options of the mode that a Cluster document selects."""
 
     @property
@@ -169,7 +170,7 @@ def _mode_type(family: str, name: str) -> Any:
     return getattr(module, "Mode", None)  # None for code that modes share
 
 
-def load(family: str, name: str, options: Mapping[str, Any]) -> Any:
+def load(family: str, name: str, options: JsonMapping) -> Any:
     """Return the mode with its options.
 
     Raises ManifestError for an unknown name or an invalid option.
@@ -182,7 +183,7 @@ def load(family: str, name: str, options: Mapping[str, Any]) -> Any:
     return mode
 
 
-def try_load(family: str, name: str, options: Mapping[str, Any]) -> tuple[Any, Sequence[Finding]]:
+def try_load(family: str, name: str, options: JsonMapping) -> tuple[Any, Sequence[Finding]]:
     """Return (mode, no findings) or (None, the findings about its name and options)."""
     field = FAMILIES[family].field
     type_ = _mode_type(family, name)

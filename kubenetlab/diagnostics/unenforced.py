@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
-from typing import Any
 
 import msgspec
 
@@ -85,7 +84,7 @@ def _policy_scope(cluster: Cluster, spec: JsonMapping, namespace: str) -> Scope:
     return Scope(into=pods if "Ingress" in types else (), out_of=pods if "Egress" in types else ())
 
 
-def _backends(part: Any, namespace: str) -> Iterable[str]:
+def _backends(part: object, namespace: str) -> Iterable[str]:
     """Yield the Services that an Ingress or route refers to anywhere in its spec.
 
     References are `service: {name: …}`, `backendRefs: [{name: …}]` and similar fields.

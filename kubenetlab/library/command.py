@@ -6,9 +6,9 @@ import json
 import os
 import sys
 from functools import partial
-from typing import Any
 
 from kubenetlab import cli, errors
+from kubenetlab.api.json_types import JsonObject
 from kubenetlab.errors import KubenetlabError, ManifestError
 
 
@@ -27,13 +27,13 @@ def write_error(fd: int, error: Exception, is_debug: bool) -> None:
     os.write(fd, json.dumps(_record(error)).encode())
 
 
-def _record(error: Exception) -> dict[str, Any]:
+def _record(error: Exception) -> JsonObject:
     """Return the narrowest public type of an error, and the arguments to create it again."""
     type_ = next(
         (base for base in type(error).__mro__ if getattr(errors, base.__name__, None) is base),
         KubenetlabError,
     )
-    record: dict[str, Any] = {"type": type_.__name__, "message": str(Exception.__str__(error))}
+    record: JsonObject = {"type": type_.__name__, "message": str(Exception.__str__(error))}
     if isinstance(error, ManifestError):
         import msgspec
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from kubenetlab.api.json_types import JsonObject
 from kubenetlab.errors import LabError
 from kubenetlab.lab import rundir
 from kubenetlab.lab.client import Client, select_lab
@@ -262,26 +263,24 @@ class Lab:
         done = self._run(arguments, stdin, timeout_s)
         return subprocess.CompletedProcess(list(command), done.status, done.output, done.messages)
 
-    def get(self, kind: str, name: str, *, namespace: str | None = None) -> dict[str, Any]:
+    def get(self, kind: str, name: str, *, namespace: str | None = None) -> JsonObject:
         """Return an object as Kubernetes' API shows it.
 
         Raises LabError if there is no such object, and UsageError for an unknown kind.
         """
-        document: dict[str, Any] = self._data(
-            ["get", kind, name, *options(("--namespace", namespace))]
-        )
+        document: JsonObject = self._data(["get", kind, name, *options(("--namespace", namespace))])
         return document
 
-    def get_all(self, kind: str, *, namespace: str | None = None) -> list[dict[str, Any]]:
+    def get_all(self, kind: str, *, namespace: str | None = None) -> list[JsonObject]:
         """Return all objects of a kind, of one namespace or by default of all.
 
         Raises UsageError for an unknown kind.
         """
         scope = ["--namespace", namespace] if namespace is not None else ["--all-namespaces"]
-        items: list[dict[str, Any]] = self._data(["get", kind, *scope])["items"]
+        items: list[JsonObject] = self._data(["get", kind, *scope])["items"]
         return items
 
-    def inspect(self) -> dict[str, Any]:
+    def inspect(self) -> JsonObject:
         """Return processes, network namespaces and addresses: the data of `inspect -o json`."""
         return dict(Client(self.name, on_warning=_on_warning).inspect())
 

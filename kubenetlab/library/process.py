@@ -7,12 +7,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from msgspec import Struct
 
 from kubenetlab import errors
+from kubenetlab.api.json_types import JsonObject
 from kubenetlab.errors import KubenetlabError, LabError, ManifestError, Problem, UsageError
 
 _NOT_WARNINGS: Final = ("note: ", "next: ")
@@ -87,7 +88,7 @@ def run_command(
     return Completed(tuple(arguments), done.returncode, done.stdout, done.stderr)
 
 
-def read_error(record: dict[str, Any]) -> KubenetlabError:
+def read_error(record: JsonObject) -> KubenetlabError:
     """Return the error that the process wrote (command.py)."""
     if "problems" in record:
         return ManifestError(msgspec.convert(record["problems"], list[Problem]))

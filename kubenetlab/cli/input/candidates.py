@@ -5,11 +5,12 @@ The user has pressed a key and waits, so an error or a slow lab yields no candid
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
+from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.lab.paths import LAB_API
 
 if TYPE_CHECKING:
@@ -204,7 +205,7 @@ def _names(ctx: typer.Context, kind: type[Resource] | None) -> list[str]:
     return [item["metadata"]["name"] for item in reply["items"]] if reply is not None else []
 
 
-def _inspect(ctx: typer.Context) -> Mapping[str, Any]:
+def _inspect(ctx: typer.Context) -> JsonMapping:
     """Return the reply to `inspect`, cached; empty lists if no lab replies."""
     if "inspected" not in ctx.meta:
         ctx.meta["inspected"] = _get(ctx, f"{LAB_API}/inspect")

@@ -52,7 +52,7 @@ class JsonPathTemplate(Struct, frozen=True):
 
     parts: tuple[_Part, ...]
 
-    def fill(self, document: Any) -> str:
+    def fill(self, document: object) -> str:
         """Return the template filled with values of a document; a missing field gives nothing."""
         return "".join(_fill(self.parts, document))
 
@@ -66,7 +66,7 @@ def parse(text: str) -> JsonPathTemplate:
     return JsonPathTemplate(tuple(parts))
 
 
-def values(path: str, document: Any) -> list[Any]:
+def values(path: str, document: object) -> list[Any]:
     """Return the values that a path of --sort-by finds in a document. Raises UsageError."""
     return _find(
         _to_rfc9535(path.strip().removeprefix("{").removesuffix("}").strip(), path), document
@@ -156,7 +156,7 @@ def _expanded(path: str) -> Iterator[str]:
             yield path[: match.start()] + "".join(f"[{json.dumps(part)}]" for part in names) + rest
 
 
-def _find(paths: Sequence[str], document: Any) -> list[Any]:
+def _find(paths: Sequence[str], document: object) -> list[Any]:
     import jsonpath
 
     if not isinstance(document, dict | list):
@@ -164,7 +164,7 @@ def _find(paths: Sequence[str], document: Any) -> list[Any]:
     return [value for path in paths for value in jsonpath.findall(path, document)]
 
 
-def _fill(parts: Sequence[_Part], document: Any) -> Iterator[str]:
+def _fill(parts: Sequence[_Part], document: object) -> Iterator[str]:
     for part in parts:
         if isinstance(part, _Text):
             yield part.text
@@ -175,7 +175,7 @@ def _fill(parts: Sequence[_Part], document: Any) -> Iterator[str]:
                 yield from _fill(part.parts, value)
 
 
-def _printed(value: Any) -> str:
+def _printed(value: object) -> str:
     """Return a value as kubectl prints it: strings as they are, other values as JSON."""
     return (
         value
@@ -184,7 +184,7 @@ def _printed(value: Any) -> str:
     )
 
 
-def sort_key(path: str, document: Any) -> tuple[int, float, str]:
+def sort_key(path: str, document: object) -> tuple[int, float, str]:
     """Return the sort key of a document for --sort-by.
 
     Numbers sort by value, strings and times as text; documents without the field come first.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import resources
-from typing import Any
 
 from msgspec import Struct, structs
 
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.documents import Document, read_documents
+from kubenetlab.api.json_types import JsonMapping, JsonObject
 from kubenetlab.api.load import LoadedManifests, ManifestObject, load, load_documents
 from kubenetlab.cli.input.options import parse_mode
 from kubenetlab.datapath import checks
@@ -65,7 +65,7 @@ class Flags(Struct, frozen=True):
         return self != Flags()
 
     @property
-    def networking(self) -> dict[str, Any]:
+    def networking(self) -> JsonObject:
         """Fields that the options set in `networking`."""
         cni = (
             {"cni": parse_mode(self.cni), "disableDefaultCNI": False}
@@ -75,7 +75,7 @@ class Flags(Struct, frozen=True):
         return cni | ({"kubeProxyMode": parse_mode(self.proxy)} if self.proxy is not None else {})
 
     @property
-    def top_level(self) -> dict[str, Any]:
+    def top_level(self) -> JsonObject:
         """Fields that the options set at the top level of the document."""
         fields = {
             "realCommands": self.real_commands or None,
@@ -91,7 +91,7 @@ def read(
     strict: bool = False,
     flags: Flags = Flags(),
     with_quickstart: bool = False,
-    base: Mapping[str, Any] | None = None,
+    base: JsonMapping | None = None,
     for_new_lab: bool = False,
     lab: str | None = None,
 ) -> Manifests:
@@ -126,7 +126,7 @@ def read(
 def merge_options(
     loaded: LoadedManifests,
     flags: Flags,
-    base: Mapping[str, Any] | None,
+    base: JsonMapping | None,
     lab: str | None,
     *,
     is_quickstart: bool = False,
@@ -196,7 +196,7 @@ def load_for_lab(
     return name, manifests
 
 
-def _document_of(lab: str) -> dict[str, Any]:
+def _document_of(lab: str) -> JsonObject:
     """Return the Cluster document of a running lab."""
     from kubenetlab.lab.client import Client
 
@@ -231,7 +231,7 @@ def _named(config: ManifestObject, lab: str) -> ManifestObject:
     return structs.replace(config, value={**config.value, "name": lab}, object=obj)
 
 
-def _with_flags(value: Mapping[str, Any] | None, flags: Flags) -> ManifestObject:
+def _with_flags(value: JsonMapping | None, flags: Flags) -> ManifestObject:
     """Return a Cluster document with options applied.
 
     --nodes keeps the first nodes of the document: it appends workers or removes the last nodes.

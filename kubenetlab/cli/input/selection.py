@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from kubenetlab.api import builtin
+from kubenetlab.api.json_types import JsonMapping, JsonObject
 
 if TYPE_CHECKING:
     from kubenetlab.api.meta import LabelSelector, Resource
@@ -95,7 +96,7 @@ def is_kind_name(kind: str, word: str) -> bool:
     )
 
 
-def is_in_namespace(document: Mapping[str, Any], namespace: str) -> bool:
+def is_in_namespace(document: JsonMapping, namespace: str) -> bool:
     """Return True if a kept document belongs to a namespace.
 
     A document without namespace belongs to `default`, or to any namespace if its kind is
@@ -123,7 +124,7 @@ def fetch(
     *,
     every: bool = False,
     selector: str = "",
-) -> list[dict[str, Any]]:
+) -> list[JsonObject]:
     """Return objects of a kind from the lab's API.
 
     names: names of the objects; empty for all objects of the namespace, sorted by namespace.
@@ -164,7 +165,7 @@ def fetch(
 
 def fetch_by_prefix(
     client: Client, kind: type[Resource] | str, names: Sequence[str], namespace: str, selector: str
-) -> list[dict[str, Any]]:
+) -> list[JsonObject]:
     """Return the objects that `describe` shows: as `fetch`, but a missing name acts as a prefix."""
     from kubenetlab.errors import LabError
 
@@ -197,7 +198,7 @@ def parse_label_selector(selector: str) -> LabelSelector:
         raise UsageError(f"--selector {selector}: {error}") from None
 
 
-def _with_labels(documents: list[dict[str, Any]], selector: str) -> list[dict[str, Any]]:
+def _with_labels(documents: list[JsonObject], selector: str) -> list[JsonObject]:
     """Return the kept documents that match a label selector.
 
     For kinds that the lab models, its API selects the objects.
@@ -210,6 +211,6 @@ def _with_labels(documents: list[dict[str, Any]], selector: str) -> list[dict[st
     ]
 
 
-def _by_namespace(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _by_namespace(documents: list[JsonObject]) -> list[JsonObject]:
     """Return documents sorted by namespace; the order within a namespace stays."""
     return sorted(documents, key=lambda document: document["metadata"].get("namespace", ""))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Any
 
 from kubenetlab.api import builtin
+from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.kinds import find_kind, known_words, qualified_kind
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.pods import Pod
@@ -136,7 +136,7 @@ def _by_labels(
     return selected, given
 
 
-def _given_key(document: Mapping[str, Any]) -> GivenKey:
+def _given_key(document: JsonMapping) -> GivenKey:
     meta = document["metadata"]
     return qualified_kind(document), meta.get("namespace", ""), meta["name"]
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from kubenetlab.api.json_types import JsonObject
 from kubenetlab.cli.input.completion import candidates
 from kubenetlab.cli.input.options import Lab, Namespace
 
@@ -143,7 +144,7 @@ def _enter(
             f"{location.title} has no container {container}; it has: {', '.join(names) or 'none'}"
         )
     reply = client.enter(location.sandbox, container or "")
-    body: dict[str, Any] = reply.body
+    body: JsonObject = reply.body
     variables = (
         dict(os.environ) if host_files else _variables_inside(body["hostname"], body["environment"])
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, TextIO, TypeVar
 
 import typer
 
@@ -15,11 +15,15 @@ from kubenetlab.observe.inspection import Inspection
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from kubenetlab.api.json_types import JsonObject
+    from kubenetlab.api.meta import Resource
     from kubenetlab.lab.client import Client
     from kubenetlab.lab.port_forwarding import ForwardedPort
     from kubenetlab.observe.forwarding import Forward, PortArgument
     from kubenetlab.observe.grammar import Target
     from kubenetlab.observe.locations import Location
+
+ResourceT = TypeVar("ResourceT", bound="Resource")
 
 
 def port_forward(
@@ -186,20 +190,30 @@ def _with_target_port(
     return [PortArgument(str(target.port))]
 
 
-def _get_object(client: Client, kind: Any, namespace: str, name: str) -> Any:
-    from kubenetlab.api.objects import decode_object
+def _get_object(client: Client, kind: type[ResourceT], namespace: str, name: str) -> ResourceT:
     from kubenetlab.lab.paths import object_path
 
-    return decode_object(client.get(object_path(kind, namespace, name)), kind).value
+    return _decode(client.get(object_path(kind, namespace, name)), kind)
 
 
-def _get_objects(client: Client, kind: Any, namespace: str) -> list[Any]:
-    from kubenetlab.api.objects import decode_object
+def _get_objects(client: Client, kind: type[ResourceT], namespace: str) -> list[ResourceT]:
     from kubenetlab.lab.paths import kind_path
 
-    return [
-        decode_object(item, kind).value for item in client.get(kind_path(kind, namespace))["items"]
-    ]
+    return [_decode(item, kind) for item in client.get(kind_path(kind, namespace))["items"]]
+
+
+def _decode(document: JsonObject, kind: type[ResourceT]) -> ResourceT:
+    """Decode an object of the lab. Raises LabError if this version does not understand it."""
+    from kubenetlab.api.objects import decode_object
+    from kubenetlab.errors import LabError
+
+    obj = decode_object(document, kind).value
+    if not isinstance(obj, kind):
+        raise LabError(
+            f"{kind.kind} {document['metadata']['name']} of the lab cannot be read; "
+            "use the version of kubenetlab that made the lab"
+        )
+    return obj
 
 
 def _is_writable(stream: TextIO) -> bool:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from typer.core import TyperGroup
 
+from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.cli.input.completion import candidates
 from kubenetlab.cli.input.options import Lab, Namespace, Timeout, parse_duration_s
 from kubenetlab.cli.input.short_options import Command
@@ -117,7 +117,7 @@ def status(
     hint(f"kubenetlab get pods{f' -n {namespace}' if namespace else ''} -o wide")
 
 
-def outstanding(document: Mapping[str, Any]) -> str | None:
+def outstanding(document: JsonMapping) -> str | None:
     """Return what a rollout still waits for, worded as by kubectl; None if it is complete."""
     spec, status_ = document["spec"], document.get("status", {})
     if status_.get("observedGeneration", 0) < document["metadata"].get("generation", 0):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
+from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.cli.terminal.printing import print_data
 
 SCHEMA_VERSION: Final = 1
@@ -15,6 +15,6 @@ version. Outputs that are lists have no place for a version: in the next one, th
 """
 
 
-def print_document(document: Mapping[str, Any], output: str) -> None:
+def print_document(document: JsonMapping, output: str) -> None:
     """Print the output of a command as JSON or YAML, with the version of its schema."""
     print_data({"schema_version": SCHEMA_VERSION, **document}, output)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from kubenetlab.api.json_types import JsonMapping, JsonObject
 from kubenetlab.cli.terminal.output_documents import SCHEMA_VERSION
 
 DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
@@ -62,7 +63,7 @@ _PLACE: Final = {
     "sandbox": "text: name of the sandbox",
 }
 
-OUTPUTS: Final[Mapping[str, Any]] = {
+OUTPUTS: Final[JsonMapping] = {
     "list": [
         {
             "name": "text: name of the lab",
@@ -263,7 +264,7 @@ OUTPUTS: Final[Mapping[str, Any]] = {
 """Form of each output by name. `get` prints Kubernetes objects, several as a List."""
 
 
-def schema_of(name: str, *, allows_more: bool = True) -> dict[str, Any]:
+def schema_of(name: str, *, allows_more: bool = True) -> JsonObject:
     """Return the JSON Schema (draft 2020-12) of an output.
 
     allows_more: True if mappings may have fields that the schema does not describe, so that the
@@ -279,7 +280,7 @@ def schema_of(name: str, *, allows_more: bool = True) -> dict[str, Any]:
     return {"$schema": DRAFT, "title": title, **schema}
 
 
-def _schema(form: Any, allows_more: bool) -> dict[str, Any]:
+def _schema(form: Any, allows_more: bool) -> JsonObject:
     if isinstance(form, list):
         return {"type": "array", "items": _schema(form[0], allows_more)}
     if isinstance(form, Mapping):
