@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from msgspec import Struct, structs
 
@@ -22,7 +22,9 @@ from kubenetlab.errors import KubenetlabError
 from kubenetlab.kernel.processes.usage import Usage, usage
 from kubenetlab.lab import rundir
 from kubenetlab.lab.client import Client
-from kubenetlab.observe.inspection import Inspection
+
+if TYPE_CHECKING:
+    from kubenetlab.observe.inspection import Inspection
 
 DEADLINE_S: Final = 3.0
 """Time after which a lab's agent is reported as not answering, in seconds."""

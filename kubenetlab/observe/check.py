@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct
 
@@ -20,7 +20,6 @@ from kubenetlab.diagnostics import Connection
 from kubenetlab.errors import UsageError
 from kubenetlab.observe.connections import Ends
 from kubenetlab.observe.grammar import Target, with_port
-from kubenetlab.observe.inspection import Inspection
 from kubenetlab.observe.locations import Location
 from kubenetlab.observe.meanings import resolve_name
 from kubenetlab.observe.prober import Outcome, ProbeRequest, outcome_of, run
@@ -33,6 +32,9 @@ from kubenetlab.observe.row_destinations import (
 )
 from kubenetlab.observe.targets import named_places, read
 from kubenetlab.observe.truth_table import EXPECTED_OUTCOMES, Row, TruthTable, with_target
+
+if TYPE_CHECKING:
+    from kubenetlab.observe.inspection import Inspection
 
 State = Literal["holds", "fails"]
 

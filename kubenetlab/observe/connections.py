@@ -6,17 +6,19 @@ Diagnostics are matched with these objects, and rows get names that do not chang
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from msgspec import structs
 
 from kubenetlab.diagnostics.model import Connection
 from kubenetlab.observe.expect import Destination, ServiceTarget
 from kubenetlab.observe.grammar import WORKLOADS, Target
-from kubenetlab.observe.inspection import Inspection
 from kubenetlab.observe.locations import Location
 from kubenetlab.observe.lookups import service_named
 from kubenetlab.observe.targets import named_places
+
+if TYPE_CHECKING:
+    from kubenetlab.observe.inspection import Inspection
 
 _SHORT = {kind: prefix for prefix, kind in WORKLOADS.items()}
 

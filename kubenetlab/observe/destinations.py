@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from ipaddress import ip_address
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct, structs
 
 from kubenetlab.errors import UsageError
 from kubenetlab.observe.expect import Destination, ServiceTarget, service_ports
 from kubenetlab.observe.grammar import Target, with_port
-from kubenetlab.observe.inspection import Inspection
 from kubenetlab.observe.locations import Location
 from kubenetlab.observe.lookups import service_named
 from kubenetlab.observe.meanings import Meaning, resolve_name
 from kubenetlab.observe.request import ProbeSpecification
 from kubenetlab.observe.suggestions import suggest_similar
 from kubenetlab.observe.targets import node_ports, resolve
+
+if TYPE_CHECKING:
+    from kubenetlab.observe.inspection import Inspection
 
 
 class SourceResolver(Protocol):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from ipaddress import ip_address, ip_network
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
@@ -18,10 +18,12 @@ from kubenetlab.names import MAX_HOSTNAME
 from kubenetlab.observe.destinations import ResolvedDestination
 from kubenetlab.observe.expect import ServiceTarget
 from kubenetlab.observe.grammar import pod_title
-from kubenetlab.observe.inspection import InspectedService, Inspection
 from kubenetlab.observe.locations import Location, places
 from kubenetlab.observe.lookups import service_named
 from kubenetlab.observe.series import Answer
+
+if TYPE_CHECKING:
+    from kubenetlab.observe.inspection import InspectedService, Inspection
 
 MANY: Final = 20
 """Expected connections per endpoint from which an endpoint without any is reported.

@@ -16,13 +16,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import ip_address, ip_network
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from msgspec import Struct
 
-from kubenetlab.observe.inspection import InspectedContainer, Inspection
 from kubenetlab.observe.locations import Location
 from kubenetlab.programs import COMMAND
+
+if TYPE_CHECKING:
+    from kubenetlab.observe.inspection import InspectedContainer, Inspection
 
 Expectation = Literal["answer", "refused", "nothing", "any"]
 """Expected outcome of a probe; `nothing` is silence or a report that there is no route."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
+from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
 
@@ -18,7 +19,9 @@ from kubenetlab.api.meta import matches_labels
 from kubenetlab.api.pods import Pod
 from kubenetlab.controllers.endpointslices import resolved_ports
 from kubenetlab.errors import UsageError, did_you_mean
-from kubenetlab.observe.inspection import Inspection
+
+if TYPE_CHECKING:
+    from kubenetlab.observe.inspection import Inspection
 
 LOCALHOST = ("127.0.0.1", "::1")
 MAX_PORT = 65535

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct, structs
 
 from kubenetlab.errors import UsageError
 from kubenetlab.observe.grammar import pod_title
-from kubenetlab.observe.inspection import InspectedHost, InspectedPod, Inspection
+
+if TYPE_CHECKING:
+    from kubenetlab.observe.inspection import InspectedHost, InspectedPod, Inspection
 
 
 class Location(Struct, frozen=True):

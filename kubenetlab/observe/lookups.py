@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from msgspec import structs
 
 from kubenetlab.errors import UsageError
 from kubenetlab.observe.grammar import PREFIX_OF, Target
-from kubenetlab.observe.inspection import InspectedPod, InspectedService, Inspection
+
+if TYPE_CHECKING:
+    from kubenetlab.observe.inspection import InspectedPod, InspectedService, Inspection
 
 
 def service_named(seen: Inspection, namespace: str, name: str) -> InspectedService | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
@@ -14,9 +15,11 @@ from kubenetlab.observe.expect import (
     facts_of,
     service_ports,
 )
-from kubenetlab.observe.inspection import Inspection
 from kubenetlab.observe.locations import Location, places
 from kubenetlab.observe.prober import ProbeRequest, Result, run
+
+if TYPE_CHECKING:
+    from kubenetlab.observe.inspection import Inspection
 
 EXPECTED_OUTCOMES: Mapping[Expectation, tuple[str, ...]] = {
     "answer": ("answer",),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from msgspec import Struct, structs
 
 from kubenetlab.observe.grammar import DEFAULT_NAMESPACE, Target
-from kubenetlab.observe.inspection import Inspection
 from kubenetlab.observe.locations import Location
 from kubenetlab.observe.lookups import only, pods_called, service_named, workloads_called
+
+if TYPE_CHECKING:
+    from kubenetlab.observe.inspection import Inspection
 
 
 class Meaning(Struct, frozen=True):

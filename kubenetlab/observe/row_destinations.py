@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
 
 from kubenetlab.errors import UsageError
 from kubenetlab.observe.grammar import Target
-from kubenetlab.observe.inspection import Inspection
 from kubenetlab.observe.locations import Location
 from kubenetlab.observe.lookups import service_named
 from kubenetlab.observe.meanings import Meaning
 from kubenetlab.observe.suggestions import suggest_similar
 from kubenetlab.observe.targets import node_ports, resolve
 from kubenetlab.observe.truth_table import Row
+
+if TYPE_CHECKING:
+    from kubenetlab.observe.inspection import Inspection
 
 
 class RowDestination(Struct, frozen=True):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from kubenetlab.observe.grammar import PREFIX_OF, pod_title
-from kubenetlab.observe.inspection import Inspection
+
+if TYPE_CHECKING:
+    from kubenetlab.observe.inspection import Inspection
 
 _NEAR_NAMES: Final = 5
 """Maximum number of targets that a message suggests."""

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct, structs
 
@@ -19,10 +19,12 @@ from kubenetlab.observe.grammar import (
     parse,
     pod_title,
 )
-from kubenetlab.observe.inspection import InspectedPod, Inspection
 from kubenetlab.observe.locations import Location, node_or_host_location, places, pod_location
 from kubenetlab.observe.lookups import exists, only, pod_named, service_named, workloads_called
 from kubenetlab.observe.suggestions import suggest_similar
+
+if TYPE_CHECKING:
+    from kubenetlab.observe.inspection import InspectedPod, Inspection
 
 _NAMED_PODS: Final = 5
 """Maximum number of pods that a message lists."""

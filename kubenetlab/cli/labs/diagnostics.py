@@ -18,13 +18,13 @@ from kubenetlab.cli.terminal.printing import note
 from kubenetlab.cli.terminal.reports import print_warning
 from kubenetlab.cli.terminal.theme import BAD, WARNING, paint
 from kubenetlab.errors import ManifestError, Problem
-from kubenetlab.observe.inspection import Inspection
 
 if TYPE_CHECKING:
     from kubenetlab.api.load import ManifestObject
     from kubenetlab.cli.input.manifests import Manifests
     from kubenetlab.diagnostics import Connection, Diagnostic
     from kubenetlab.lab.client import Client
+    from kubenetlab.observe.inspection import Inspection
 
 MAX_NAMES = 3
 """Maximum number of objects or connections that a message names."""

@@ -10,7 +10,6 @@ import typer
 
 from kubenetlab.cli.input.options import Lab, Namespace
 from kubenetlab.cli.terminal.printing import echo, hint, note
-from kubenetlab.observe.inspection import Inspection
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from kubenetlab.lab.port_forwarding import ForwardedPort
     from kubenetlab.observe.forwarding import Forward, PortArgument
     from kubenetlab.observe.grammar import Target
+    from kubenetlab.observe.inspection import Inspection
     from kubenetlab.observe.locations import Location
 
 ResourceT = TypeVar("ResourceT", bound="Resource")

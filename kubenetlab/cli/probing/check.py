@@ -22,11 +22,11 @@ from kubenetlab.cli.labs.diagnostics import (
 from kubenetlab.cli.terminal.output_documents import print_document
 from kubenetlab.cli.terminal.printing import echo, hint, print_table
 from kubenetlab.cli.terminal.theme import BAD, GOOD, PLACE, WARNING, paint
-from kubenetlab.observe.inspection import Inspection
 
 if TYPE_CHECKING:
     from kubenetlab.cli.labs.diagnostics import AssessedDiagnostic
     from kubenetlab.observe.check import RowVerdict
+    from kubenetlab.observe.inspection import Inspection
 
 
 def check(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,7 +18,9 @@ from kubenetlab.cli.terminal.printing import (
 )
 from kubenetlab.cli.terminal.theme import GOOD, HEADING, paint
 from kubenetlab.lab.paths import LAB_API
-from kubenetlab.observe.inspection import Inspection
+
+if TYPE_CHECKING:
+    from kubenetlab.observe.inspection import Inspection
 
 
 def inspect(

@@ -22,11 +22,11 @@ from kubenetlab.cli.terminal import display
 from kubenetlab.cli.terminal.output_documents import print_document
 from kubenetlab.cli.terminal.printing import echo, hint, print_faults, print_table
 from kubenetlab.cli.terminal.theme import BAD, GOOD, MUTED, paint
-from kubenetlab.observe.inspection import Inspection
 
 if TYPE_CHECKING:
     from kubenetlab.cli.labs.diagnostics import AssessedDiagnostic
     from kubenetlab.lab.client import Client
+    from kubenetlab.observe.inspection import Inspection
     from kubenetlab.observe.matrix import Matrix
 
 _VERBS = {

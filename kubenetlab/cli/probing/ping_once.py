@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from kubenetlab.api.core import Service
 from kubenetlab.cli.describe.services import explain_no_endpoints
@@ -32,7 +33,6 @@ from kubenetlab.observe.connections import Ends
 from kubenetlab.observe.destinations import ResolvedDestination, find
 from kubenetlab.observe.expect import ServiceTarget, expect, facts_of
 from kubenetlab.observe.grammar import Target, pod_title
-from kubenetlab.observe.inspection import Inspection
 from kubenetlab.observe.locations import Location
 from kubenetlab.observe.lookups import service_named
 from kubenetlab.observe.matrix import EXPECTED_OUTCOMES
@@ -40,6 +40,9 @@ from kubenetlab.observe.meanings import resolve_name, service_of
 from kubenetlab.observe.prober import ProbeRequest, Result, run
 from kubenetlab.observe.request import HTTP_ERROR, ProbeSpecification
 from kubenetlab.programs.dns.resolver import parse as parse_resolver
+
+if TYPE_CHECKING:
+    from kubenetlab.observe.inspection import Inspection
 
 VERBS = {"ICMP": "ping", "TCP": "connect", "UDP": "datagram", "SCTP": "associate"}
 """Word for a probe of each protocol."""

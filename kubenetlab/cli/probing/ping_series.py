@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, structs
 
@@ -36,12 +36,14 @@ from kubenetlab.observe.distribution import ServerShare, clients, endpoints, exp
 from kubenetlab.observe.distribution import SourceAddress as SeenClient
 from kubenetlab.observe.expect import Expectation, expect, facts_of
 from kubenetlab.observe.grammar import Target
-from kubenetlab.observe.inspection import Inspection
 from kubenetlab.observe.locations import Location
 from kubenetlab.observe.matrix import EXPECTED_OUTCOMES
 from kubenetlab.observe.meanings import service_of
 from kubenetlab.observe.request import ProbeSpecification
 from kubenetlab.observe.series import Answer, SeriesTarget, failures, latency, run_series
+
+if TYPE_CHECKING:
+    from kubenetlab.observe.inspection import Inspection
 
 
 class _Report(Struct, frozen=True):

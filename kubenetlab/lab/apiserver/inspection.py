@@ -25,19 +25,19 @@ from kubenetlab.datapath.containers import assumed_ports, setups_of
 from kubenetlab.datapath.modes import ServiceProxy
 from kubenetlab.datapath.proxy.services import is_proxied
 from kubenetlab.hoststate.programs import ListenPort, ProgramRun
-from kubenetlab.observe.inspection import (
-    InspectedContainer,
-    InspectedEndpoint,
-    InspectedFault,
-    InspectedPod,
-    InspectedSandbox,
-    InspectedService,
-    Inspection,
-)
 from kubenetlab.programs import COMMAND
 
 if TYPE_CHECKING:
     from kubenetlab.lab.agent.agent import Agent
+    from kubenetlab.observe.inspection import (
+        InspectedContainer,
+        InspectedEndpoint,
+        InspectedFault,
+        InspectedPod,
+        InspectedSandbox,
+        InspectedService,
+        Inspection,
+    )
 
 
 def inspection(agent: Agent) -> Inspection:
