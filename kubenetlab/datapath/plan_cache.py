@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
 from kubenetlab.versioned import ChangedEntries, VersionedMap
@@ -10,6 +10,7 @@ from kubenetlab.versioned import ChangedEntries, VersionedMap
 K = TypeVar("K")
 V = TypeVar("V")
 T = TypeVar("T")
+_Maps = tuple[VersionedMap[Any, Any], ...]
 
 
 class PlanCache:
@@ -22,11 +23,11 @@ class PlanCache:
     """
 
     def __init__(self) -> None:
-        self._known: dict[Any, tuple[Any, Any]] = {}
-        self._followed: dict[Any, tuple[Any, tuple[VersionedMap[Any, Any], ...], Any]] = {}
+        self._known: dict[Hashable, tuple[tuple[object, ...], Any]] = {}
+        self._followed: dict[Hashable, tuple[object, _Maps, Any]] = {}
         self.calls = 0
 
-    def __call__(self, key: Any, function: Callable[..., T], *inputs: Any) -> T:
+    def __call__(self, key: Hashable, function: Callable[..., T], *inputs: object) -> T:
         """Return `function(*inputs)`, or the last result for `key` if the inputs are equal."""
         known = self._known.get(key)
         if known is not None and known[0] == inputs:
@@ -37,7 +38,7 @@ class PlanCache:
         self._known[key] = (inputs, value)
         return value
 
-    def by_identity(self, key: Any, build: Callable[[], T], *inputs: Any) -> T:
+    def by_identity(self, key: Hashable, build: Callable[[], T], *inputs: object) -> T:
         """Return `build()`, or the last result for `key` if every input is the identical object.
 
         It is for inputs that are expensive to compare, such as all objects of a kind.
@@ -54,7 +55,7 @@ class PlanCache:
         return value
 
     def each(
-        self, key: Any, function: Callable[..., T], items: VersionedMap[K, V], *inputs: Any
+        self, key: Hashable, function: Callable[..., T], items: VersionedMap[K, V], *inputs: object
     ) -> VersionedMap[K, T]:
         """Return `function(item, *inputs)` for each item.
 
@@ -74,7 +75,11 @@ class PlanCache:
         return self.follow(key, build, items, given=inputs)
 
     def follow(
-        self, key: Any, build: Callable[..., T], *maps: VersionedMap[Any, Any], given: Any = ()
+        self,
+        key: Hashable,
+        build: Callable[..., T],
+        *maps: VersionedMap[Any, Any],
+        given: object = (),
     ) -> T:
         """Return `build(former, *changes)`.
 
@@ -96,7 +101,7 @@ class PlanCache:
         self._followed[key] = (given, maps, result)
         return result
 
-    def forget(self, gone: Callable[[Any], bool]) -> None:
+    def forget(self, gone: Callable[[Hashable], bool]) -> None:
         """Drop the results of keys that will not be used again."""
         self._known = {key: value for key, value in self._known.items() if not gone(key)}
         self._followed = {key: value for key, value in self._followed.items() if not gone(key)}

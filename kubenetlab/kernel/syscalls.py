@@ -15,7 +15,6 @@ import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
@@ -50,7 +49,7 @@ _MOUNT_ATTR_RDONLY, _AT_RECURSIVE, _AT_FDCWD = 0x1, 0x8000, -100
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _call(name: str, *args: Any) -> int:
+def _call(name: str, *args: object) -> int:
     result: int = getattr(_libc, name)(*args)
     if result < 0:
         number = ctypes.get_errno()

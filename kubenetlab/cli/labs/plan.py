@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kubenetlab.api.json_types import JsonObject
 from kubenetlab.cli.input.options import (
     Cni,
     DriftOption,
@@ -76,7 +77,7 @@ def plan(
     )
     warn(manifests)
     is_script = output is PlanOutput.sh
-    reply: dict[str, Any] = {}
+    reply: JsonObject = {}
     if rundir.is_alive(name):
         documents = [entry.value for entry in manifests.all_entries]
         reply = Client(name).post(f"{LAB_API}/plan", {"documents": documents, "script": is_script})
@@ -99,7 +100,7 @@ def plan(
         hint("kubenetlab ping", name_if_ambiguous(name))
 
 
-def new_lab_plan(manifests: Manifests) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def new_lab_plan(manifests: Manifests) -> tuple[list[JsonObject], list[JsonObject]]:
     """Return the operations that make a new lab, per namespace, and the lab's diagnostics."""
     from kubenetlab.datapath import plan
     from kubenetlab.hoststate.diff import diff
@@ -117,7 +118,7 @@ def new_lab_plan(manifests: Manifests) -> tuple[list[dict[str, Any]], list[dict[
     return rendered, diagnostics(cluster)
 
 
-def uplink_plan(name: str, manifests: Manifests) -> list[dict[str, Any]]:
+def uplink_plan(name: str, manifests: Manifests) -> list[JsonObject]:
     """Return the operations on this machine itself: those that create or remove the uplink."""
     from kubenetlab import names
     from kubenetlab.lab import rundir

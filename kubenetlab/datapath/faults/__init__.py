@@ -124,7 +124,7 @@ def break_changes(
 
 def healed(cluster: Cluster) -> Cluster:
     """Return the store without faults and what they remember."""
-    kinds: tuple[Any, ...] = (Fault, ProxySnapshot)
+    kinds: tuple[type[Fault | ProxySnapshot], ...] = (Fault, ProxySnapshot)
     return cluster.with_changes(deletion(obj) for kind in kinds for obj in cluster.all(kind))
 
 

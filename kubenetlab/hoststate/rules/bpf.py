@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
@@ -37,6 +37,9 @@ from kubenetlab.hoststate.rules.bpf_objects import (
 from kubenetlab.hoststate.rules.listing import Difference
 from kubenetlab.hoststate.rules.rules_diff import changed_members
 from kubenetlab.hoststate.rules.rulesets import NodeRules, OwnedName, members
+
+if TYPE_CHECKING:
+    from kubenetlab.hoststate.rules.bpf_listing import BpfListing
 
 __all__ = (
     "COMING",
@@ -135,11 +138,8 @@ def failed_object(message: str, objects: Iterable[Ruled]) -> tuple[Object, Objec
     return programs
 
 
-def differences(objects: Sequence[Ruled], listed: Any) -> Iterator[Difference]:
-    """Compare with a listing of the programs on each link and of the map entries.
-
-    listed: `{"links": {…}, "maps": {…}}`, without the maps that packets fill.
-    """
+def differences(objects: Sequence[Ruled], listed: BpfListing) -> Iterator[Difference]:
+    """Compare with a listing of the programs on each link and of the map entries."""
     from kubenetlab.hoststate.rules import bpf_listing
 
     desired = list(members(objects))

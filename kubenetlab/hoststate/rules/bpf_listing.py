@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Final, TypedDict
 
 from kubenetlab.hoststate.rules import listing
 from kubenetlab.hoststate.rules.bpf_entries import (
@@ -46,10 +46,19 @@ Ids = Mapping[bytes, str]
 """Names by the eight-byte ids that stand for them in keys and values."""
 
 
+class BpfListing(TypedDict):
+    """Listing of a loader, without the maps that packets fill."""
+
+    links: dict[str, list[str]]
+    """Link → programs on it."""
+    maps: dict[str, dict[str, str]]
+    """Map → its entries, keys and values in hexadecimal."""
+
+
 def differences(
     links: Mapping[str, Sequence[str]],
     entries: Mapping[str, Mapping[bytes, bytes]],
-    listed: Any,
+    listed: BpfListing,
     ids: Ids,
 ) -> Iterator[Difference]:
     """Compare programs by link, and entries by map, with a listing of the loader.

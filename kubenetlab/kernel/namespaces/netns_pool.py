@@ -14,7 +14,7 @@ import select
 import signal
 import socket
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from kubenetlab.hoststate.diff import Operation
 from kubenetlab.hoststate.object import Object
@@ -101,7 +101,7 @@ class NetnsPool:
             os.set_inheritable(fd, False)  # otherwise pause processes would keep them open
         self._open = fds
 
-    def _receive_message(self) -> tuple[bytes, list[int], int, Any]:
+    def _receive_message(self) -> tuple[bytes, list[int], int, object]:
         try:
             return socket.recv_fds(self._source, 1, _FDS_PER_MESSAGE)
         except ConnectionResetError:

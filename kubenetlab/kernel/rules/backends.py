@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 from kubenetlab.hoststate.rules.rulesets import OwnedName
 
@@ -26,7 +26,7 @@ class Loader(Protocol):
         parts. Raises RulesError.
         """
 
-    def listed(self, names: Sequence[OwnedName]) -> Any:
+    def listed(self, names: Sequence[OwnedName]) -> object:
         """Return the loaded rules of these names, as JSON types, for `differences`."""
 
     def text(self) -> str:

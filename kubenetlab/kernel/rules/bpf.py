@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -39,6 +39,9 @@ from kubenetlab.kernel.netlink.rtnetlink import SOL_NETLINK, RouteSocket
 from kubenetlab.kernel.netlink.sockets import RECEIVE_BYTES
 from kubenetlab.kernel.rules.backends import RulesError
 from kubenetlab.kernel.rules.libbpf import Libbpf, LoadedPrograms
+
+if TYPE_CHECKING:
+    from kubenetlab.hoststate.rules.bpf_listing import BpfListing
 
 OBJECT: Final = Path(__file__).parents[2] / "bpf" / "service.bpf.o"
 SIDES: Final[Mapping[str, tc.Side]] = {COMING: "ingress", GOING: "egress"}
@@ -139,7 +142,7 @@ class BpfLoader:
                 return True
         return False
 
-    def listed(self, names: Sequence[OwnedName]) -> Any:
+    def listed(self, names: Sequence[OwnedName]) -> BpfListing:
         links = self._links()
         programs = {
             link: [filter_.name for filter_ in self._filters(index)]

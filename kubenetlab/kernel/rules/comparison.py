@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
-from typing import Any, cast
+from typing import cast
 
 from msgspec import Struct
 
@@ -42,7 +42,7 @@ class Compared(Struct, frozen=True, omit_defaults=True):
 class _Listings(Struct):
     """Listings of one namespace by rule backend, and the reasons for missing ones."""
 
-    texts: dict[str, Any]
+    texts: dict[str, object]
     errors: dict[str, str]
 
 

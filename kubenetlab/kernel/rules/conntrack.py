@@ -76,7 +76,7 @@ class Conntrack:
     def prepare(self) -> None:
         ENTRY.load()
 
-    def listed(self, names: Sequence[OwnedName]) -> Any:
+    def listed(self, names: Sequence[OwnedName]) -> object:
         return []
 
     def text(self) -> str:

@@ -125,7 +125,7 @@ class Ipvs:
             raise
         return False
 
-    def listed(self, names: Sequence[OwnedName]) -> Any:
+    def listed(self, names: Sequence[OwnedName]) -> object:
         return msgspec.to_builtins(list(self._list()))
 
     def text(self) -> str:

@@ -9,7 +9,7 @@ import ctypes
 import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from kubenetlab.errors import RequirementError
 
@@ -77,7 +77,9 @@ class LoadedPrograms:
     The kernel keeps them as long as this object is open or a link has the programs.
     """
 
-    def __init__(self, library: Any, programs: Mapping[str, int], maps: Mapping[str, Map]) -> None:
+    def __init__(
+        self, library: ctypes.CDLL, programs: Mapping[str, int], maps: Mapping[str, Map]
+    ) -> None:
         self._library = library
         self.programs = dict(programs)
         self.maps = dict(maps)
