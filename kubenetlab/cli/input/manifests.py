@@ -8,6 +8,7 @@ from importlib import resources
 from msgspec import Struct, structs
 
 from kubenetlab.api.config import ClusterConfig
+from kubenetlab.api.config_versions import convert
 from kubenetlab.api.documents import Document, read_documents
 from kubenetlab.api.json_types import JsonMapping, JsonObject
 from kubenetlab.api.load import LoadedManifests, ManifestObject, load, load_documents
@@ -232,11 +233,12 @@ def _named(config: ManifestObject, lab: str) -> ManifestObject:
 
 
 def _with_flags(value: JsonMapping | None, flags: Flags) -> ManifestObject:
-    """Return a Cluster document with options applied.
+    """Return a Cluster document with options applied, in the current version of the API.
 
     --nodes keeps the first nodes of the document: it appends workers or removes the last nodes.
     """
-    base = dict(value or {"apiVersion": ClusterConfig.api_version, "kind": ClusterConfig.kind})
+    default = {"apiVersion": ClusterConfig.api_version, "kind": ClusterConfig.kind}
+    base = dict(convert(value or default))
     merged = {
         **base,
         **flags.top_level,

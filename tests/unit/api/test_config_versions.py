@@ -18,6 +18,7 @@ from kubenetlab.api.config_versions import (
     served_versions,
 )
 from kubenetlab.api.objects import decode_object
+from kubenetlab.cli.input.manifests import Flags, merge_options
 from tests.clusters import loaded, problems_of
 
 OLD = "kubenetlab.dev/v1alpha0"
@@ -112,3 +113,19 @@ def test_a_configuration_of_kind_keeps_its_nodes() -> None:
     document = {"apiVersion": KIND_API_VERSION, "nodes": [{"role": "worker"}]}
     assert convert(document)["nodes"] == [{"role": "worker"}]
     assert convert({**document, "nodes": None})["nodes"] == [{"role": "control-plane"}]
+
+
+@pytest.mark.usefixtures("old_version")
+def test_options_change_a_document_of_an_older_version() -> None:
+    """They have the field names of the current version."""
+    text = f"apiVersion: {OLD}\nkind: Cluster\nnetworking: {{network: bridge}}\n"
+    manifests = merge_options(loaded(text), Flags(cni="none", nodes=2), None, None)
+    assert manifests.cluster_config.networking.cni == {"type": "none"}
+    assert len(manifests.cluster_config.nodes) == 2
+
+
+def test_options_keep_the_default_of_a_configuration_of_kind() -> None:
+    """Without nodes it has one node, also when an option changes something else."""
+    text = f"apiVersion: {KIND_API_VERSION}\nkind: Cluster\n"
+    manifests = merge_options(loaded(text), Flags(cni="none"), None, None)
+    assert [node.role for node in manifests.cluster_config.nodes] == ["control-plane"]
