@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from kubenetlab.library.results import (
         CheckResult,
         ClientAddress,
+        LatencySummary,
         MatrixCell,
         PingMatrix,
         PingResult,
@@ -48,6 +49,7 @@ __all__ = [
     "LabError",
     "LabPlan",
     "LabWarning",
+    "LatencySummary",
     "ManifestError",
     "MatrixCell",
     "PingMatrix",
@@ -72,6 +74,7 @@ _MODULES = {
     "LabError": "errors",
     "LabPlan": "library.planning",
     "LabWarning": "library.lab",
+    "LatencySummary": "library.results",
     "ManifestError": "errors",
     "MatrixCell": "library.results",
     "PingMatrix": "library.results",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import subprocess
 import warnings
@@ -26,6 +27,7 @@ from kubenetlab.library.arguments import (
 )
 from kubenetlab.library.process import Completed, run_command
 from kubenetlab.library.results import (
+    SCHEMA_VERSION,
     CheckResult,
     PingMatrix,
     PingResult,
@@ -55,10 +57,11 @@ class Lab:
     def __init__(self, name: str | None = None) -> None:
         """Connect to a lab.
 
-        name: name of the lab; by default the only one that is up.
+        name: name of the lab; by default that of the environment variable KUBENETLAB_LAB, or the
+            only lab that is up.
         Raises LabError if the lab is not up, or if no name is given and several labs are up.
         """
-        self.name = select_lab(name).lab
+        self.name = select_lab(name or os.environ.get("KUBENETLAB_LAB")).lab
         """Name of the lab, as in the commands' option --lab."""
 
     @classmethod
@@ -282,7 +285,10 @@ class Lab:
 
     def inspect(self) -> JsonObject:
         """Return processes, network namespaces and addresses: the data of `inspect -o json`."""
-        return dict(Client(self.name, on_warning=_on_warning).inspect())
+        return {
+            "schema_version": SCHEMA_VERSION,
+            **Client(self.name, on_warning=_on_warning).inspect(),
+        }
 
     def run(
         self, command: str, *arguments: str, stdin: str = "", timeout_s: float | None = None

@@ -77,6 +77,17 @@ class ClientAddress(Struct, frozen=True):
     """Number of answers that report the address."""
 
 
+class LatencySummary(Struct, frozen=True):
+    """Times until the answers to a series of requests, in milliseconds."""
+
+    min: float
+    """Shortest time."""
+    median: float
+    """Median of the times."""
+    max: float
+    """Longest time."""
+
+
 class PingSeries(Struct, frozen=True, kw_only=True):
     """Result of several requests, with their distribution over servers."""
 
@@ -102,6 +113,10 @@ class PingSeries(Struct, frozen=True, kw_only=True):
     """Number of requests that failed, by kind of failure."""
     servers: tuple[ServerShare, ...]
     """Servers that answered, and ready endpoints that did not."""
+    unnamed: int | None = None
+    """Number of answers that do not name their server; None if unknown."""
+    latency_ms: LatencySummary | None = field(name="ms", default=None)
+    """Times until the answers; None without an answer."""
     client_addresses: tuple[ClientAddress, ...] = field(name="sources")
     """Client addresses that servers saw."""
     explanation: str
@@ -229,5 +244,7 @@ def decode_result(output: str, type_: type[Result]) -> Result:
     """
     version = msgspec.json.decode(output, type=_Header).schema_version
     if version != SCHEMA_VERSION:
-        raise LabError(f"output of kubenetlab: expected schema_version 1, found {version}")
+        raise LabError(
+            f"output of kubenetlab: expected schema_version {SCHEMA_VERSION}, found {version}"
+        )
     return msgspec.json.decode(output, type=type_)

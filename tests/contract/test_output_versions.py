@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from jsonschema import Draft202012Validator
+from msgspec import Struct
+from msgspec.structs import fields as msgspec_fields
 
 from kubenetlab.cli.terminal.output_documents import SCHEMA_VERSION
 from kubenetlab.cli.terminal.output_schemas import OUTPUTS, schema_of
+from kubenetlab.library import results
+from kubenetlab.library.results import CheckResult, PingMatrix, PingResult, PingSeries
 
 RECORDED = Path(__file__).with_name(f"outputs-{SCHEMA_VERSION}.txt")
 
@@ -67,3 +71,34 @@ def test_a_document_of_another_version_does_not_match() -> None:
     assert validator.is_valid({"schema_version": SCHEMA_VERSION, **place, "new": 1})
     assert not validator.is_valid({"schema_version": SCHEMA_VERSION + 1, **place})
     assert not validator.is_valid(place)
+
+
+@pytest.mark.parametrize(
+    ("name", "type_"),
+    [
+        ("ping", PingResult),
+        ("ping-count", PingSeries),
+        ("ping-matrix", PingMatrix),
+        ("check", CheckResult),
+    ],
+)
+def test_the_results_in_python_have_the_fields_of_the_schema(
+    name: str, type_: type[Struct]
+) -> None:
+    """And require none that the schema does not require."""
+    assert results.SCHEMA_VERSION == SCHEMA_VERSION
+    assert list(different(type_, schema_of(name), name)) == []
+
+
+def different(type_: type[Struct], schema: dict[str, Any], path: str) -> Iterator[str]:
+    """Yield the fields that only a struct or only a schema has, or that only a struct requires."""
+    fields = {field.encode_name: field for field in msgspec_fields(type_)}
+    names = set(schema["properties"]) - {"schema_version"}
+    yield from (f"{path}.{name}" for name in sorted(names ^ set(fields)))
+    for name in sorted(names & set(fields)):
+        if fields[name].required and name not in schema["required"]:
+            yield f"{path}.{name}: required"
+        items = schema["properties"][name].get("items")
+        for inner in get_args(fields[name].type):
+            if items and isinstance(inner, type) and issubclass(inner, Struct):
+                yield from different(inner, items, f"{path}.{name}[]")

@@ -6,7 +6,7 @@ import json
 import os
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -150,13 +150,30 @@ def test_labs_get_different_names_and_can_be_made_at_the_same_time() -> None:
     assert [leftovers(lab) for lab in results] == [[], []]
 
 
-def test_a_running_lab_is_found_by_its_name(web: Lab) -> None:
+def test_a_running_lab_is_found_by_its_name(web: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     connected = Lab(web.name)
     assert connected.name == web.name
     with pytest.raises(LabError, match=f"no lab {web.name}x is up"):
         Lab(f"{web.name}x")
     if running_labs() == [web.name]:
         assert Lab().name == web.name
+    monkeypatch.setenv("KUBENETLAB_LAB", web.name)
+    assert Lab().name == web.name
+
+
+def test_a_lab_is_inspected_as_by_the_command(web: Lab) -> None:
+    assert web.inspect() == run("inspect", "--lab", web.name, "-o", "json").json
+
+
+def test_objects_without_a_namespace_are_listed(web: Lab) -> None:
+    assert [node["metadata"]["name"] for node in web.get_all("nodes")] == ["control-plane"]
+
+
+@pytest.mark.parametrize("make", [lambda: Lab.up(name="../x"), lambda: Lab("../x")])
+def test_an_invalid_name_is_refused(make: Callable[[], Lab]) -> None:
+    """It could be a path."""
+    with pytest.raises(UsageError, match=r"\.\./x"):
+        make()
 
 
 def test_a_ping_has_the_result_of_the_command(web: Lab) -> None:
@@ -191,6 +208,9 @@ def test_a_series_and_a_matrix_have_the_results_of_all_pings(web: Lab) -> None:
     assert isinstance(series, PingSeries)
     assert (series.ok, series.count, series.answered, series.failed) == (True, 20, 20, {})
     assert sum(server.count or 0 for server in series.servers) == 20
+    assert series.unnamed == 0
+    assert series.latency_ms is not None
+    assert 0 < series.latency_ms.min <= series.latency_ms.median <= series.latency_ms.max
     assert [client.owner for client in series.client_addresses] == ["default/client"]
     matrix = web.ping_matrix()
     assert isinstance(matrix, PingMatrix)
