@@ -53,7 +53,7 @@ from kubenetlab.controllers.states import ControllerState, ControllerStates
 from kubenetlab.controllers.wake import Wake
 from kubenetlab.errors import BugError
 
-__all__ = ["CONTROLLERS", "Controller", "Controllers", "Wake", "run"]
+__all__ = ["CONTROLLERS", "Controller", "ControllerStates", "Wake", "run", "settle"]
 
 MAX_ROUNDS = 30
 """Maximum number of passes over all controllers before `run` gives up."""
