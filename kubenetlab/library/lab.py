@@ -111,7 +111,7 @@ class Lab:
             ).require(0)
             _warn(done)  # may raise, with a filter for warnings
         except BaseException:
-            if rundir.is_alive(name):
+            if rundir.run_directory(name).exists():  # also after a command that was killed
                 run_command(["down", "--lab", name])
             raise
         lab = cls.__new__(cls)

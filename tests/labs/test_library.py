@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -26,7 +29,7 @@ from kubenetlab.lab.client import running_labs
 from tests.clusters import ONE_NODE, deployment, pod, service
 from tests.conftest import LAB_PREFIX
 from tests.labs import lab as commands
-from tests.labs.lab import run
+from tests.labs.lab import run, wait_for
 from tests.labs.users import User
 from tests.patience import patiently
 
@@ -104,6 +107,38 @@ def test_a_warning_that_is_an_error_leaves_no_lab() -> None:
         with pytest.raises(LabWarning, match="not enforced"):
             Lab.up(text=ONE_NODE + POLICY, name=name("warning"), timeout_s=patiently(30))
     assert leftovers(name("warning")) == []
+
+
+BLOCK = """
+import sys
+from kubenetlab import Lab
+with Lab.up(name=sys.argv[1], text=sys.argv[2]):
+    print("in the block", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("is_in_block", [True, False], ids=["in the block", "while it is made"])
+def test_an_interrupt_removes_the_lab(is_in_block: bool) -> None:
+    """Ctrl-C interrupts the program and the command that it runs."""
+    lab = name("interrupt")
+    process = subprocess.Popen(
+        [sys.executable, "-c", BLOCK, lab, WEB],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
+    )
+    assert process.stdout is not None
+    if is_in_block:
+        assert process.stdout.readline() == "in the block\n"
+    else:
+        wait_for(commands.Lab(lab).directory.exists, "the lab's directory")
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=patiently(30))
+    assert errors.rstrip().endswith("KeyboardInterrupt")
+    assert remains(lab) == []
 
 
 def test_problems_of_manifests_have_file_and_line(tmp_path: Path) -> None:
