@@ -138,7 +138,7 @@ def test_an_interrupt_removes_the_lab(is_in_block: bool) -> None:
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=patiently(30))
     assert errors.rstrip().endswith("KeyboardInterrupt")
-    assert remains(lab) == []
+    assert leftovers(lab) == []
 
 
 def test_problems_of_manifests_have_file_and_line(tmp_path: Path) -> None:
