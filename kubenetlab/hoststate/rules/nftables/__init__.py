@@ -11,8 +11,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 
-import msgspec
 from msgspec import Struct, structs
 
 from kubenetlab.hoststate.object import Key, Object
@@ -43,12 +43,17 @@ from kubenetlab.hoststate.rules.nftables.objects import (
     table_of,
 )
 from kubenetlab.hoststate.rules.nftables.set_commands import (
-    AddElements,
     AddSet,
     DeleteElements,
     DeleteSet,
 )
-from kubenetlab.hoststate.rules.nftables.transactions import encode_transaction, text_of
+from kubenetlab.hoststate.rules.nftables.transactions import (
+    ADD_ELEMENTS_END,
+    add_elements_begin,
+    encode_items,
+    join_transaction,
+    transaction_text,
+)
 from kubenetlab.hoststate.rules.rules_diff import RulesDiff, members_by_key, rules_diff
 from kubenetlab.hoststate.rules.rulesets import NodeRules, OwnedName, SubjectRules, members
 
@@ -76,7 +81,7 @@ Place = tuple[str, str, str]
 
 
 class TableRules(SubjectRules, frozen=True, dict=True):
-    """Rules whose commands are made once, for all nodes that get them for a new subject."""
+    """Rules whose commands are encoded once, for all nodes that get them for a new subject."""
 
     @cached_property
     def added(self) -> AddCommands:
@@ -85,19 +90,25 @@ class TableRules(SubjectRules, frozen=True, dict=True):
 
     @cached_property
     def digest(self) -> bytes:
-        shared = _added(self.shared)  # type: ignore[arg-type]
-        return hashlib.sha256(msgspec.json.encode((self.added, shared))).digest()
+        result = hashlib.sha256()
+        for commands in (self.added, _added(self.shared)):  # type: ignore[arg-type]
+            parts = (commands.declarations, commands.rules, *chain(*commands.elements.items()))
+            result.update(b"\0".join(parts))
+        return result.digest()
 
 
 class AddCommands(Struct, frozen=True):
-    """Commands that add objects, in the order that the kernel requires."""
+    """Encoded commands that add objects, in the order that the kernel requires.
 
-    declarations: list[Command]
+    They are kept as bytes, because the garbage collector would visit thousands of commands.
+    """
+
+    declarations: bytes
     """Commands that add tables, chains and collections."""
-    rules: list[Command]
+    rules: bytes
     """Commands that add rules."""
-    elements: list[tuple[Place, SetType, list[Entry]]]
-    """Elements of each collection."""
+    elements: Mapping[bytes, bytes]
+    """Begin of the command for a collection → its elements."""
 
 
 def update(
@@ -121,15 +132,11 @@ def _in_place(diff: RulesDiff) -> str | None:
         for key, obj in after.items()
     ):
         return None
-    return encode_transaction(_commands(before, after, added_rules))
+    return _commands(before, after, added_rules)
 
 
 def transaction(old: Iterable[NftRules], new: Iterable[NftRules]) -> str:
     """Return one transaction from `old` to `new`; empty if they are equal."""
-    return encode_transaction(_transaction(old, new))
-
-
-def _transaction(old: Iterable[NftRules], new: Iterable[NftRules]) -> list[Command]:
     return _commands(*_split_added(rules_diff(old, new)))
 
 
@@ -155,7 +162,7 @@ def _added(objects: Iterable[NftObject]) -> AddCommands:
     chains: list[Command] = []
     collections: list[Command] = []
     rules: list[Command] = []
-    elements: dict[Place, tuple[Place, SetType, list[Entry]]] = {}
+    elements: dict[Place, tuple[SetType, list[Entry]]] = {}
     for obj in objects:
         match obj:
             case Chain():
@@ -164,12 +171,19 @@ def _added(objects: Iterable[NftObject]) -> AddCommands:
                     rules.append(AddRules(obj.family, obj.table, obj.name, obj.rules))
             case Element():
                 place = (obj.family, obj.table, obj.collection)
-                elements.setdefault(place, (place, obj.type, []))[2].append(obj.entry)
+                elements.setdefault(place, (obj.type, []))[1].append(obj.entry)
             case Collection():
                 collections.append(_add_collection(obj))
             case Table():
                 tables.append(AddTable(obj.family, obj.name, obj.comment))
-    return AddCommands([*tables, *chains, *collections], rules, list(elements.values()))
+    return AddCommands(
+        encode_items((*tables, *chains, *collections)),
+        encode_items(rules),
+        {
+            add_elements_begin(*place, type_): encode_items(entries)
+            for place, (type_, entries) in elements.items()
+        },
+    )
 
 
 def _add_collection(obj: Collection) -> AddSet:
@@ -180,8 +194,8 @@ def _commands(
     before: Mapping[Key, NftObject],
     after: Mapping[Key, NftObject],
     from_rules: Sequence[AddCommands],
-) -> list[Command]:
-    """Return the commands in the order that the kernel's reference counts require.
+) -> str:
+    """Return the transaction, in the order that the kernel's reference counts require.
 
     Add chains and collections, delete elements, fill chains, add elements, then delete collections
     and chains.
@@ -202,42 +216,48 @@ def _commands(
     removed_chains = [obj for obj in removed if isinstance(obj, Chain)]
     changes = _added(new for _, new in changed)
     added = [_added(obj for key, obj in after.items() if key not in before), *from_rules]
-    return [
-        *(command for part in added for command in part.declarations),
-        *_delete_elements((*removed, *(old for old, _ in changed))),
-        *(
-            FlushChain(chain.family, chain.table, chain.name)
-            for chain in (*rewritten, *removed_chains)
-        ),
-        *(command for part in added for command in part.rules),
-        *changes.rules,
-        *_add_elements([*added, changes]),
+    flushed = (*rewritten, *removed_chains)
+    deletions = (
         *(
             DeleteSet(obj.family, obj.table, obj.name, bool(obj.type.value))
             for obj in removed
             if isinstance(obj, Collection)
         ),
-        *(DeleteChain(chain.family, chain.table, chain.name) for chain in removed_chains),
+        *(DeleteChain(obj.family, obj.table, obj.name) for obj in removed_chains),
         *(DeleteTable(family, name) for family, name in sorted(removed_tables)),
-    ]
+    )
+    return join_transaction(
+        (
+            *(part.declarations for part in added),
+            encode_items(tuple(_delete_elements((*removed, *(old for old, _ in changed))))),
+            encode_items([FlushChain(obj.family, obj.table, obj.name) for obj in flushed]),
+            *(part.rules for part in added),
+            changes.rules,
+            *_add_elements((*added, changes)),
+            encode_items(deletions),
+        )
+    )
 
 
-def _add_elements(parts: Iterable[AddCommands]) -> Iterator[Command]:
+def _add_elements(parts: Iterable[AddCommands]) -> Iterator[bytes]:
     """Yield one command for each collection."""
-    merged: dict[Place, tuple[SetType, list[Entry]]] = {}
+    merged: dict[bytes, list[bytes]] = {}
     for part in parts:
-        for place, type_, entries in part.elements:
-            merged.setdefault(place, (type_, []))[1].extend(entries)
-    for place, (type_, entries) in merged.items():
-        yield AddElements(*place, type_, tuple(entries))
+        for begin, entries in part.elements.items():
+            merged.setdefault(begin, []).append(entries)
+    for begin, entries_of_parts in merged.items():
+        yield begin + b",".join(entries_of_parts) + ADD_ELEMENTS_END
 
 
 def _delete_elements(objects: Iterable[NftObject]) -> Iterator[Command]:
     """Yield one command for each collection."""
-    for place, type_, entries in _added(
-        obj for obj in objects if isinstance(obj, Element)
-    ).elements:
-        yield DeleteElements(*place, type_, tuple(entry.item for entry in entries))
+    items: dict[Place, tuple[SetType, list[tuple[str, ...]]]] = {}
+    for obj in objects:
+        if isinstance(obj, Element):
+            place = (obj.family, obj.table, obj.collection)
+            items.setdefault(place, (obj.type, []))[1].append(obj.item)
+    for place, (type_, items_of_place) in items.items():
+        yield DeleteElements(*place, type_, tuple(items_of_place))
 
 
 def replacement(objects: Sequence[NftRules], former: Iterable[OwnedName] = ()) -> str:
@@ -250,7 +270,7 @@ def replacement(objects: Sequence[NftRules], former: Iterable[OwnedName] = ()) -
     for family, name in {**tables, **dict.fromkeys(former)}:
         # A table is added before it is deleted: deleting one that does not exist is an error.
         deletions += (AddTable(family, name), DeleteTable(family, name))
-    return encode_transaction([*deletions, *_transaction((), objects)])
+    return join_transaction((encode_items(deletions), transaction((), objects)[1:-1].encode()))
 
 
 def _needs_replacement(old: NftObject, new: NftObject) -> bool:
@@ -305,8 +325,9 @@ def commands(objects: Sequence[NftRules]) -> Iterator[str]:
             (obj for obj in in_table if isinstance(obj, Element)),
             key=lambda element: element.collection,
         )
-        text = text_of(_transaction((), [obj for obj in in_table if not isinstance(obj, Element)]))
-        added = "".join(text_of(_transaction((), [element])) for element in elements)
+        others = [obj for obj in in_table if not isinstance(obj, Element)]
+        text = transaction_text(transaction((), others))
+        added = "".join(transaction_text(transaction((), [element])) for element in elements)
         yield f"nft -f - <<'EOF'\n{text}{added}EOF"
 
 

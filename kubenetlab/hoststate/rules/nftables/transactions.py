@@ -22,6 +22,8 @@ from kubenetlab.hoststate.rules.nftables.chain_commands import (
     FlushChain,
 )
 from kubenetlab.hoststate.rules.nftables.command import Command
+from kubenetlab.hoststate.rules.nftables.datatypes import SetType
+from kubenetlab.hoststate.rules.nftables.objects import Entry
 from kubenetlab.hoststate.rules.nftables.set_commands import (
     AddElements,
     AddSet,
@@ -50,7 +52,29 @@ AnyCommand = (
 
 def encode_transaction(commands: Sequence[Command]) -> str:
     """Return the transaction of commands; empty without any."""
-    return msgspec.json.encode(commands).decode() if commands else ""
+    return join_transaction((encode_items(commands),))
+
+
+def encode_items(items: Sequence[Command | Entry]) -> bytes:
+    """Encode commands or elements as the items of a JSON list, without its brackets."""
+    return msgspec.json.encode(items)[1:-1]
+
+
+def join_transaction(parts: Iterable[bytes]) -> str:
+    """Return the transaction of encoded commands; empty without any."""
+    body = b",".join(filter(None, parts))
+    return f"[{body.decode()}]" if body else ""
+
+
+ADD_ELEMENTS_END: Final = b"]]"
+"""End of an encoded `AddElements`, after its elements."""
+
+
+@lru_cache(256)
+def add_elements_begin(family: str, table: str, set_name: str, type_: SetType) -> bytes:
+    """Return an encoded `AddElements` up to its elements."""
+    encoded = msgspec.json.encode(AddElements(family, table, set_name, type_, ()))
+    return encoded.removesuffix(ADD_ELEMENTS_END)
 
 
 def transaction_text(transaction: str) -> str:
