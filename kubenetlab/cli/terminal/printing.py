@@ -95,12 +95,23 @@ def _print(text: str, screen: Display, indent: int | None, *, is_error: bool = F
 
 def _drawn(line: str, screen: Display, indent: int | None) -> Iterator[str]:
     """Yield the lines of a painted line: escaped, folded to the display's width and coloured."""
+    parts = _escaped(line) if BREAK not in line else ()
+    if parts and _is_short(parts, screen.width):
+        yield _coloured(parts, screen)
+        return
     first, *others = (part.rstrip(" ") for part in line.split(BREAK))
     if indent is None:
         indent = len(first) - len(first.lstrip(" ")) + 2
     yield from _folded(_escaped(first), screen, indent)
     for text in others:
         yield from _folded([Span(" " * indent, ""), *_escaped(text)], screen, indent)
+
+
+def _is_short(parts: Sequence[Span], width: int | None) -> bool:
+    """Return True if a line fits, however wide its characters are: most lines need no measuring."""
+    length = sum(len(text) for text, _ in parts)
+    is_ascii = all(text.isascii() for text, _ in parts)
+    return width is None or (1 if is_ascii else 2) * length <= width
 
 
 def _folded(parts: Sequence[Span], screen: Display, indent: int) -> Iterator[str]:
@@ -110,7 +121,7 @@ def _folded(parts: Sequence[Span], screen: Display, indent: int) -> Iterator[str
     if width is not None and width - indent < _MIN_TEXT_WIDTH:
         indent = 0
     folded: Iterable[tuple[int, int]] = (
-        ((0, len(whole)),)
+        [(0, len(whole))]
         if width is None or width < _MIN_TEXT_WIDTH
         else layout.fold(whole, width, indent)
     )
@@ -120,9 +131,7 @@ def _folded(parts: Sequence[Span], screen: Display, indent: int) -> Iterator[str
 
 def _escaped(text: str) -> list[Span]:
     """Return the parts of a painted line without control characters."""
-    return [
-        Span(escape_control_characters(part).expandtabs(), style) for part, style in spans(text)
-    ]
+    return [Span(escape_control_characters(part), style) for part, style in spans(text)]
 
 
 def _slice(parts: Sequence[Span], start: int, end: int) -> Iterator[Span]:

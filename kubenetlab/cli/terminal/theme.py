@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Final, NamedTuple
 
 GOOD, BAD, WARNING, MUTED = "good", "bad", "warning", "muted"
@@ -90,6 +91,7 @@ def spans(text: str) -> Iterator[Span]:
             yield Span(part, styles[-1])
 
 
+@cache
 def sgr(style: str) -> str:
     """Return the control sequence that starts a style."""
     return f"\x1b[{';'.join(_ATTRIBUTES[word] for word in STYLES[style].split())}m"
