@@ -195,9 +195,13 @@ def prepare_drawing() -> None:
     import threading
 
     with suppress(RuntimeError):  # no thread can be started: the import happens when it is needed
-        threading.Thread(
-            target=import_module, args=("kubenetlab.cli.terminal.drawing",), daemon=True
-        ).start()
+        threading.Thread(target=_import_drawing, daemon=True).start()
+
+
+def _import_drawing() -> None:
+    """Import the module that draws tables; an error is reported when a table needs it."""
+    with suppress(Exception):
+        import_module("kubenetlab.cli.terminal.drawing")
 
 
 def print_table(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from kubenetlab.cli.terminal.display import PLAIN, Display
@@ -12,6 +14,7 @@ from kubenetlab.cli.terminal.printing import (
     echo,
     hint,
     note,
+    prepare_drawing,
     print_data,
     print_table,
     print_verbatim,
@@ -19,6 +22,7 @@ from kubenetlab.cli.terminal.printing import (
 )
 from kubenetlab.cli.terminal.theme import BAD, BREAK, GOOD, paint
 from tests.golden.screens import capture
+from tests.patience import patiently
 
 NARROW = Display(is_drawn=True, has_colours=False, is_live=True, width=40)
 COLOURED = Display(is_drawn=True, has_colours=True, is_live=True, width=40)
@@ -72,6 +76,31 @@ def test_control_characters_do_not_reach_a_terminal() -> None:
     )
     table = capture(lambda: print_table(("NAME",), [("a\x1b[2J[red]",)]), COLOURED)
     assert table.splitlines()[1] == "a\\x1b[2J[red]"
+
+
+def test_an_error_of_the_import_in_the_background_is_not_printed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """For example where memory is short: the command itself reports it, once."""
+    imported = threading.Event()
+
+    def fail(_: str) -> None:
+        imported.set()
+        raise MemoryError
+
+    monkeypatch.setattr("kubenetlab.cli.terminal.printing.import_module", fail)
+
+    def prepare() -> None:
+        prepare_drawing()
+        assert imported.wait(patiently(20))
+        for thread in threading.enumerate():
+            if thread.daemon and thread.name.endswith("(_import_drawing)"):
+                thread.join(patiently(20))
+
+    assert capture(prepare, NARROW) == ""
+    imported.clear()
+    capture(prepare_drawing, PLAIN)
+    assert not imported.is_set()
 
 
 def test_data_and_commands_are_not_folded() -> None:
