@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from kubenetlab.api.json_types import JsonObject
 from kubenetlab.cli.input.options import Output, OutputOption, format_mode_option
 from kubenetlab.cli.terminal.printing import echo, hint, print_data, print_manual
 from kubenetlab.cli.terminal.theme import BREAK, HEADING, LABEL, MUTED, paint
@@ -44,7 +43,7 @@ def names() -> list[str]:
     return list(dict.fromkeys(name for family in FAMILIES for name in known(family)))
 
 
-def mode_data(name: str) -> list[dict[str, Any]]:
+def mode_data(name: str) -> list[JsonObject]:
     """Return the data of the modes with this name; CNI and kube-proxy may both have one."""
     from kubenetlab.datapath.modes import FAMILIES, known
 
@@ -73,7 +72,7 @@ def show_manual(name: str) -> None:
             echo(f"{paint('Needs:', LABEL)} {', '.join(mode['needs'])}")
 
 
-def _mode_data(family: str, name: str) -> dict[str, Any]:
+def _mode_data(family: str, name: str) -> JsonObject:
     from msgspec import to_builtins
 
     from kubenetlab.datapath.modes import load, manual

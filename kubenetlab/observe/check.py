@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 
@@ -35,6 +35,7 @@ from kubenetlab.observe.truth_table import EXPECTED_OUTCOMES, Row, TruthTable, w
 
 if TYPE_CHECKING:
     from kubenetlab.observe.inspection import Inspection
+    from kubenetlab.programs.support.http import Network
 
 State = Literal["holds", "fails"]
 
@@ -91,7 +92,7 @@ class _Check(Struct, frozen=True):
 
     table: TruthTable
     seen: Inspection
-    network_of: Callable[[Location], Any]
+    network_of: Callable[[Location], Network]
     ends: Ends
 
 
@@ -99,7 +100,7 @@ def check(
     table: TruthTable,
     places: Sequence[str],
     seen: Inspection,
-    network_of: Any,
+    network_of: Callable[[Location], Network],
     *,
     deadline_s: float = 1.0,
 ) -> list[RowVerdict]:
@@ -319,7 +320,7 @@ async def _check_name(
 
 
 async def _check_reply(
-    table: TruthTable, probe: _RowProbe, network: Any, deadline_s: float
+    table: TruthTable, probe: _RowProbe, network: Network, deadline_s: float
 ) -> RowVerdict:
     """Check the HTTP status of a reply, or the client address that the server saw."""
     row = probe.row

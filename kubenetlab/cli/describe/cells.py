@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.pods import READY_ANNOTATION
 from kubenetlab.cli.terminal.theme import BAD, GOOD, WARNING, paint
 
-Document = Mapping[str, Any]
+Document = JsonMapping
 
 
 def age(stamp: str | None) -> str:
@@ -328,13 +329,13 @@ def job_completions(job: Document) -> str:
     )
 
 
-def networking_field(cluster: Mapping[str, Any], field: str) -> str:
+def networking_field(cluster: JsonMapping, field: str) -> str:
     """Return a field of the Cluster document's `networking`; of a mode with options, its name."""
     value = cluster.get("networking", {}).get(field, "")
     return str(value["type"]) if isinstance(value, dict) else str(value)
 
 
-def cni_mode(cluster: Mapping[str, Any]) -> str:
+def cni_mode(cluster: JsonMapping) -> str:
     """Return the CNI mode, with a remark if it replaces kindnet in a configuration for kind."""
     networking = cluster.get("networking", {})
     if networking.get("disableDefaultCNI"):

@@ -6,11 +6,12 @@ Source: k8s.io/kubernetes pkg/printers/internalversion/printers.go (1.33).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
+from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.cli.describe import cells
 
-Document = Mapping[str, Any]
+Document = JsonMapping
 Column = tuple[str, Callable[[Document], str], bool]
 """(heading, text, only with -o wide)"""
 
@@ -216,7 +217,7 @@ _COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
 }
 
 
-def _state_of_kept(item: Mapping[str, Any]) -> str:
+def _state_of_kept(item: JsonMapping) -> str:
     """Return the effect of a document of a kind that the lab does not model."""
     from kubenetlab.api.unenforced import effect_of
 

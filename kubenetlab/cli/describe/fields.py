@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.cli.terminal.printing import echo, print_table
 from kubenetlab.cli.terminal.theme import HEADING, LABEL, WARNING, paint
 
@@ -48,7 +49,7 @@ def print_mapping(name: str, values: Mapping[str, str], depth: int = 0) -> None:
     print_values(name, [f"{key}={value}" for key, value in values.items()], depth)
 
 
-def print_conditions(document: Mapping[str, Any]) -> None:
+def print_conditions(document: JsonMapping) -> None:
     """Print the conditions of an object as a table."""
     print_heading("Conditions")
     rows = [
@@ -63,7 +64,7 @@ def print_conditions(document: Mapping[str, Any]) -> None:
     print_table(("TYPE", "STATUS", "REASON", "MESSAGE"), rows, indent=2)
 
 
-def _paint_status(condition: Mapping[str, Any]) -> str:
+def _paint_status(condition: JsonMapping) -> str:
     """Return the status of a condition, painted if it should be true and is not."""
     is_met = condition["status"] == "True" or condition["type"] not in _POSITIVE
     return paint(condition["status"], None if is_met else WARNING)

@@ -5,9 +5,9 @@ Source: k8s.io/kubectl pkg/describe/describe.go JobDescriber (1.33).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.cli.describe.cells import job_duration
 from kubenetlab.cli.describe.fields import print_conditions, print_field, print_heading
 from kubenetlab.cli.describe.workloads import describe_pods, describe_template
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kubenetlab.lab.client import Client
 
 
-def describe_job(client: Client, document: Mapping[str, Any]) -> None:
+def describe_job(client: Client, document: JsonMapping) -> None:
     """Print the part between a Job's metadata and its events."""
     spec, status = document["spec"], document.get("status", {})
     is_queue = "completions" not in spec and "parallelism" in spec

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from ipaddress import ip_address, ip_network
-from typing import Any, Final
+from typing import Final
 
 from msgspec import Struct
 
+from kubenetlab.api.json_types import JsonObject
 from kubenetlab.cli.describe.cells import paint_readiness
 from kubenetlab.cli.describe.fields import print_field, print_heading
 from kubenetlab.cli.input.options import Output
@@ -161,7 +162,7 @@ def inspect_pods(
     pods: Sequence[InspectedPod],
     title: str,
     output: Output,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Return addresses, Services, objects per node and tracked connections of pods.
 
     They are also printed unless `output` is JSON or YAML.
@@ -280,7 +281,7 @@ def _leads_to(destination: str, address: str) -> bool:
         return False
 
 
-def _as_data(page: Page) -> dict[str, Any]:
+def _as_data(page: Page) -> JsonObject:
     return {
         "nodes": [{"name": name, "rules": lines} for name, lines in page.rules.items()],
         "conntrack": [
@@ -392,6 +393,6 @@ def _owner(inspected: Inspection, address: str) -> str | None:
     )
 
 
-def _pod(pod: InspectedPod) -> dict[str, Any]:
+def _pod(pod: InspectedPod) -> JsonObject:
     fields = {"namespace", "name", "node", "addresses", "host_ifname", "ready"}
     return {name: value for name, value in pod.items() if name in fields}

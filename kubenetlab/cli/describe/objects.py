@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.cli.describe.cells import age, paint_event_type, painted_pod_status
 from kubenetlab.cli.describe.fields import (
     print_conditions,
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from kubenetlab.observe.inspection import InspectedContainer
 
 
-def describe_object(client: Client, document: Mapping[str, Any]) -> None:
+def describe_object(client: Client, document: JsonMapping) -> None:
     """Print one object."""
     meta = document["metadata"]
     print_field("Name", meta["name"])
@@ -46,7 +46,7 @@ def describe_object(client: Client, document: Mapping[str, Any]) -> None:
     _events(client, document)
 
 
-def _pod(client: Client, pod: Mapping[str, Any]) -> None:
+def _pod(client: Client, pod: JsonMapping) -> None:
     status = pod.get("status", {})
     print_field(
         "Node", f"{pod['spec'].get('nodeName', '<none>')}/{status.get('hostIP', '')}".rstrip("/")
@@ -85,8 +85,8 @@ def _pod(client: Client, pod: Mapping[str, Any]) -> None:
 
 
 def _container(
-    container: Mapping[str, Any],
-    status: Mapping[str, Any],
+    container: JsonMapping,
+    status: JsonMapping,
     inspected: InspectedContainer | None,
     *,
     has_probes: bool,
@@ -149,7 +149,7 @@ def _container(
             print_field(kind, describe_implied(program or COMMAND), 2)
 
 
-def _node(client: Client, node: Mapping[str, Any]) -> None:
+def _node(client: Client, node: JsonMapping) -> None:
     for entry in node.get("status", {}).get("addresses", ()):
         print_field(entry["type"], entry["address"])
     print_field("PodCIDR", node["spec"].get("podCIDR", ""))
@@ -180,14 +180,14 @@ def _node(client: Client, node: Mapping[str, Any]) -> None:
     )
 
 
-def _other(client: Client, document: Mapping[str, Any]) -> None:
+def _other(client: Client, document: JsonMapping) -> None:
     from kubenetlab.cli.terminal.printing import print_data
 
     rest = {key: value for key, value in document.items() if key not in ("metadata", "apiVersion")}
     print_data(rest, "yaml")
 
 
-def _events(client: Client, document: Mapping[str, Any]) -> None:
+def _events(client: Client, document: JsonMapping) -> None:
     uid = document["metadata"].get("uid")
     events = [
         event

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from kubenetlab.api.core import ClientIPConfig
+from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.cli.describe.cells import paint_readiness
 from kubenetlab.cli.describe.fields import print_field, print_heading, print_mapping
 from kubenetlab.cli.terminal.printing import echo, print_table
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from kubenetlab.lab.client import Client
 
 
-def describe_service(client: Client, service: Mapping[str, Any]) -> None:
+def describe_service(client: Client, service: JsonMapping) -> None:
     """Print the part between a Service's metadata and its events."""
     spec, meta = service["spec"], service["metadata"]
     service_type = spec.get("type", "ClusterIP")
@@ -53,7 +54,7 @@ def describe_service(client: Client, service: Mapping[str, Any]) -> None:
         echo(f"  <none>  {effect}{f': {reason}' if reason else ''}")
 
 
-def _fields(service: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _fields(service: JsonMapping) -> Iterator[tuple[str, str]]:
     """Yield (name, value) of the fields that a Service of this type has, in kubectl's order."""
     spec = service["spec"]
     type_, is_headless = spec.get("type", "ClusterIP"), spec.get("clusterIP") == "None"
@@ -92,7 +93,7 @@ def _fields(service: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "Distribution", spec["trafficDistribution"]
 
 
-def explain_no_endpoints(client: Client, service: Mapping[str, Any]) -> str:
+def explain_no_endpoints(client: Client, service: JsonMapping) -> str:
     """Return the reason why a Service has no ready endpoint.
 
     It is derived from the selector, the ports and the pods of the namespace; empty if unknown.

@@ -6,9 +6,9 @@ Source: k8s.io/kubectl pkg/describe/describe.go (1.33).
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
+from kubenetlab.api.json_types import JsonMapping, JsonObject
 from kubenetlab.cli.describe.columns import columns, header
 from kubenetlab.cli.describe.fields import (
     print_conditions,
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 WORKLOADS: Final = ("Deployment", "ReplicaSet", "StatefulSet", "DaemonSet")
 
 
-def describe_workload(client: Client, document: Mapping[str, Any]) -> None:
+def describe_workload(client: Client, document: JsonMapping) -> None:
     """Print the part between a workload's metadata and its events."""
     spec = document["spec"]
     print_values("Selector", _selector(spec["selector"]))
@@ -41,7 +41,7 @@ def describe_workload(client: Client, document: Mapping[str, Any]) -> None:
     describe_pods(client, document)
 
 
-def _selector(selector: Mapping[str, Any]) -> list[str]:
+def _selector(selector: JsonMapping) -> list[str]:
     """Return the parts of a selector in the syntax of `-l`."""
     parts = [f"{key}={value}" for key, value in selector.get("matchLabels", {}).items()]
     for expression in selector.get("matchExpressions", ()):
@@ -56,7 +56,7 @@ def _selector(selector: Mapping[str, Any]) -> list[str]:
     return parts
 
 
-def _replicas(document: Mapping[str, Any]) -> str:
+def _replicas(document: JsonMapping) -> str:
     spec, status = document["spec"], document.get("status", {})
     desired = spec.get("replicas", 1)
     counts: tuple[tuple[int, str], ...]
@@ -86,7 +86,7 @@ def _replicas(document: Mapping[str, Any]) -> str:
     return " | ".join(f"{number} {word}" for number, word in counts)
 
 
-def _strategy(document: Mapping[str, Any]) -> dict[str, Any]:
+def _strategy(document: JsonMapping) -> JsonObject:
     """Return the update strategy as fields, with Kubernetes' defaults."""
     spec = document["spec"]
     match document["kind"]:
@@ -112,7 +112,7 @@ def _strategy(document: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def describe_template(template: Mapping[str, Any]) -> None:
+def describe_template(template: JsonMapping) -> None:
     """Print a pod template."""
     meta = template.get("metadata", {})
     for name, field in (("Labels", "labels"), ("Annotations", "annotations")):
@@ -134,7 +134,7 @@ def describe_template(template: Mapping[str, Any]) -> None:
                     print_field(name, shlex.join(container[key]), 3)
 
 
-def _replica_sets(client: Client, deployment: Mapping[str, Any]) -> None:
+def _replica_sets(client: Client, deployment: JsonMapping) -> None:
     """Print the ReplicaSet of the current template, and older ones that still have pods."""
     owned = [
         item
@@ -149,7 +149,7 @@ def _replica_sets(client: Client, deployment: Mapping[str, Any]) -> None:
     print_field("New ReplicaSet", _replicas_created(newest) if newest is not None else "<none>")
 
 
-def _replicas_created(replica_set: Mapping[str, Any]) -> str:
+def _replicas_created(replica_set: JsonMapping) -> str:
     current, desired = (
         replica_set.get("status", {}).get("replicas", 0),
         replica_set["spec"].get("replicas", 1),
@@ -157,13 +157,13 @@ def _replicas_created(replica_set: Mapping[str, Any]) -> str:
     return f"{replica_set['metadata']['name']} ({current}/{desired} replicas created)"
 
 
-def _revision(replica_set: Mapping[str, Any]) -> int:
+def _revision(replica_set: JsonMapping) -> int:
     from kubenetlab.api.apps import REVISION_ANNOTATION
 
     return int(replica_set["metadata"].get("annotations", {}).get(REVISION_ANNOTATION, 0))
 
 
-def describe_pods(client: Client, document: Mapping[str, Any]) -> None:
+def describe_pods(client: Client, document: JsonMapping) -> None:
     """Print the pods of a workload, including those that its ReplicaSets own."""
     kind, meta = document["kind"], document["metadata"]
     inspected = client.inspect()["pods"]
@@ -198,22 +198,20 @@ def describe_pods(client: Client, document: Mapping[str, Any]) -> None:
         print_table(headings, rows, indent=2)
 
 
-def _objects_beside(
-    client: Client, plural: str, document: Mapping[str, Any]
-) -> list[dict[str, Any]]:
+def _objects_beside(client: Client, plural: str, document: JsonMapping) -> list[JsonObject]:
     """Return the objects of a kind in the namespace of `document`."""
     from kubenetlab.api.kinds import find_kind
     from kubenetlab.lab.paths import kind_path
 
     kind = find_kind(plural)
     assert kind is not None
-    items: list[dict[str, Any]] = client.get(kind_path(kind, document["metadata"]["namespace"]))[
+    items: list[JsonObject] = client.get(kind_path(kind, document["metadata"]["namespace"]))[
         "items"
     ]
     return items
 
 
-def _is_owned(item: Mapping[str, Any], owner: Mapping[str, Any]) -> bool:
+def _is_owned(item: JsonMapping, owner: JsonMapping) -> bool:
     return any(
         reference["uid"] == owner["metadata"]["uid"]
         for reference in item["metadata"].get("ownerReferences", ())

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from kubenetlab.api.config import ClusterConfig
+from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.cli.input.kind_config_notes import kind_notes
 from kubenetlab.cli.terminal.printing import note
 from kubenetlab.cli.terminal.reports import print_warning
@@ -192,7 +193,7 @@ def _ignored(record: Any, *, is_real: bool, used: tuple[str, ...]) -> Iterator[s
 
 
 @cache
-def _annotations(type_: type) -> Mapping[str, Any]:
+def _annotations(type_: type) -> JsonMapping:
     """Return the annotations of a record's fields, including those of its base classes."""
     return {
         name: annotation

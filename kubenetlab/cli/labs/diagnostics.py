@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from msgspec import Struct
 
+from kubenetlab.api.json_types import JsonMapping, JsonObject
 from kubenetlab.cli.terminal.printing import note
 from kubenetlab.cli.terminal.reports import print_warning
 from kubenetlab.cli.terminal.theme import BAD, WARNING, paint
@@ -49,7 +50,7 @@ AllowUndeclared = Annotated[
 ]
 
 
-def decode(items: Iterable[Mapping[str, Any]]) -> list[Diagnostic]:
+def decode(items: Iterable[JsonMapping]) -> list[Diagnostic]:
     """Convert diagnostics of the lab's API to objects."""
     import msgspec
 
@@ -76,7 +77,7 @@ def is_accepted(diagnostic: Diagnostic, kinds: Sequence[str] | None, *, undeclar
 
 
 def to_problems(
-    items: Iterable[Mapping[str, Any]], entries: Sequence[ManifestObject] = ()
+    items: Iterable[JsonMapping], entries: Sequence[ManifestObject] = ()
 ) -> list[Problem]:
     """Convert diagnostics to problems with file and line.
 
@@ -125,7 +126,7 @@ def to_problems(
     return result
 
 
-def _place(source: Mapping[str, Any] | None, diagnostic: Diagnostic) -> tuple[str, int]:
+def _place(source: JsonMapping | None, diagnostic: Diagnostic) -> tuple[str, int]:
     """Return file and line of the field that a diagnostic is about.
 
     The line is the recorded one of the object if its file is missing or not readable.
@@ -171,7 +172,7 @@ def _is_of(entry: ManifestObject, diagnostic: Diagnostic) -> bool:
 
 
 def print_diagnostics(
-    items: Sequence[Mapping[str, Any]],
+    items: Sequence[JsonMapping],
     entries: Sequence[ManifestObject] = (),
     *,
     allow_undeclared: bool = False,
@@ -207,7 +208,7 @@ def print_diagnostics(
 
 
 def raise_misconfigurations(
-    items: Sequence[Mapping[str, Any]], entries: Sequence[ManifestObject]
+    items: Sequence[JsonMapping], entries: Sequence[ManifestObject]
 ) -> None:
     """Raise ManifestError if there are misconfigurations that the command treats as errors."""
     from msgspec import structs
@@ -218,7 +219,7 @@ def raise_misconfigurations(
         )
 
 
-def raise_findings(reply: dict[str, Any], manifests: Manifests) -> None:
+def raise_findings(reply: JsonObject, manifests: Manifests) -> None:
     """Raise ManifestError for the problems in a reply of the lab.
 
     The reply holds the field of each problem; the manifests add file and line.
@@ -277,7 +278,7 @@ class AssessedDiagnostic(Struct, frozen=True):
             f"{self.problem.file}:{self.problem.line}" if self.problem.line else self.problem.file
         )
 
-    def as_data(self, names: Sequence[str]) -> dict[str, Any]:
+    def as_data(self, names: Sequence[str]) -> JsonObject:
         """Return the JSON form; `names` are the names of all results, by index."""
         diagnostic = self.diagnostic
         subject = {
@@ -299,7 +300,7 @@ class AssessedDiagnostic(Struct, frozen=True):
         }
 
 
-def unenforced_objects(client: Client) -> list[Mapping[str, Any]]:
+def unenforced_objects(client: Client) -> list[JsonMapping]:
     """Return the diagnostics of objects that the lab does not enforce."""
     from kubenetlab.diagnostics import NOT_ENFORCED
 
@@ -307,7 +308,7 @@ def unenforced_objects(client: Client) -> list[Mapping[str, Any]]:
 
 
 def assess(
-    items: Sequence[Mapping[str, Any]],
+    items: Sequence[JsonMapping],
     connections: Sequence[Connection | None],
     *,
     kinds: Sequence[str] | None = None,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from kubenetlab.api.json_types import JsonObject
 from kubenetlab.cli.input.options import Output, OutputOption
 from kubenetlab.cli.terminal.layout import TableLayout
 from kubenetlab.cli.terminal.printing import (
@@ -172,10 +173,10 @@ def _row(lab: LabSummary) -> tuple[str, ...]:
     )
 
 
-def _as_data(lab: LabSummary) -> dict[str, Any]:
+def _as_data(lab: LabSummary) -> JsonObject:
     import msgspec
 
-    document: dict[str, Any] = msgspec.to_builtins(lab)
+    document: JsonObject = msgspec.to_builtins(lab)
     return document
 
 

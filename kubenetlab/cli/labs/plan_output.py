@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
 
+from kubenetlab.api.json_types import JsonObject
 from kubenetlab.cli.terminal.printing import echo
 from kubenetlab.cli.terminal.theme import ADDED, BREAK, CHANGED, HEADING, MUTED, REMOVED, paint
 
@@ -21,14 +21,14 @@ _REMARK, _WAS = "    (", "(was: "
 _SYSCTL, _ELEMENT = "sysctl ", "nft element "
 
 
-def show_changes(changes: Sequence[dict[str, Any]], *, is_wide: bool = False) -> None:
+def show_changes(changes: Sequence[JsonObject], *, is_wide: bool = False) -> None:
     """Print operations per namespace; fold settings and set elements unless `is_wide`."""
     _show(
         changes, lambda entry: entry["operations"] if is_wide else fold(entry["operations"], "+ ")
     )
 
 
-def show_differences(changes: Sequence[dict[str, Any]], *, is_wide: bool = False) -> None:
+def show_differences(changes: Sequence[JsonObject], *, is_wide: bool = False) -> None:
     """Print the differences that `diff` reports, per namespace.
 
     Settings of one namespace share a line. With `is_wide` each has its own, and a missing, emptied
@@ -51,7 +51,7 @@ def show_differences(changes: Sequence[dict[str, Any]], *, is_wide: bool = False
     )
 
 
-def _with_content(entry: dict[str, Any]) -> Iterator[str]:
+def _with_content(entry: JsonObject) -> Iterator[str]:
     for difference in entry["differences"]:
         line = difference["line"]
         yield line
@@ -63,8 +63,8 @@ def _with_content(entry: dict[str, Any]) -> Iterator[str]:
 
 
 def _show(
-    changes: Sequence[dict[str, Any]],
-    lines_of: Callable[[dict[str, Any]], Iterable[str]],
+    changes: Sequence[JsonObject],
+    lines_of: Callable[[JsonObject], Iterable[str]],
     noun: str = "operation",
 ) -> None:
     for entry in changes:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from kubenetlab.api.json_types import JsonObject
 from kubenetlab.cli.terminal.printing import LiveLine, echo, progress_bar
 from kubenetlab.cli.terminal.theme import GOOD, MUTED, paint
 from kubenetlab.lab.messages.creation import LabBuilt, NamespaceMade, PhaseStarted
@@ -50,7 +49,7 @@ class WaitProgress:
     def __init__(self) -> None:
         self._line = LiveLine()
 
-    def update(self, state: dict[str, Any]) -> None:
+    def update(self, state: JsonObject) -> None:
         """Show the number of ready pods and the first names of those the lab waits for."""
         waiting = [
             *state["waiting"],

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
+from kubenetlab.api.json_types import JsonObject
 from kubenetlab.cli.input.options import (
     Cni,
     DriftOption,
@@ -232,7 +233,7 @@ def _apply(client: Client, manifests: Manifests, strictness: Strictness) -> None
         echo(f"{outcome['title']} {paint(outcome['action'], colours[outcome['action']])}{changes}")
 
 
-def _documents(manifests: Manifests, strictness: Strictness) -> dict[str, Any]:
+def _documents(manifests: Manifests, strictness: Strictness) -> JsonObject:
     """Return the request body of `apply`.
 
     It holds the documents, their sources (file and line) and the codes of the diagnostics

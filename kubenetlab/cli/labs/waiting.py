@@ -11,6 +11,7 @@ from typing import Any, Final, NoReturn
 
 import typer
 
+from kubenetlab.api.json_types import JsonObject
 from kubenetlab.cli.terminal.printing import echo, hint, note, print_failures
 from kubenetlab.cli.terminal.theme import BAD, HEADING, MUTED, paint
 from kubenetlab.lab import rundir
@@ -19,7 +20,7 @@ from kubenetlab.lab.paths import LAB_API, WHOLE_LAB
 RETRY_INTERVAL_S: Final = 0.05
 """Time between two requests to an agent that closes the connection without a reply, in seconds."""
 
-State = dict[str, Any]
+State = JsonObject
 """One line of the API's `settled` stream: pods and Jobs by state, failures, diagnostics."""
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kubenetlab.api.json_types import JsonMapping, JsonObject
 from kubenetlab.cli.input.completion import candidates
 from kubenetlab.cli.input.options import (
     AllNamespaces,
@@ -121,7 +122,7 @@ def get(
     hint(_next(first_kind, documents if is_only_kind else []))
 
 
-def _sorted(documents: list[dict[str, Any]], sort_by: str) -> list[dict[str, Any]]:
+def _sorted(documents: list[JsonObject], sort_by: str) -> list[JsonObject]:
     """Sort documents by a field; without `sort_by` keep their order.
 
     Raises UsageError if no document has the field.
@@ -137,16 +138,16 @@ def _sorted(documents: list[dict[str, Any]], sort_by: str) -> list[dict[str, Any
 
 
 def _show_tables(
-    fetched: Iterable[tuple[type[Resource] | str, list[dict[str, Any]]]],
+    fetched: Iterable[tuple[type[Resource] | str, list[JsonObject]]],
     every: bool,
     output: GetOutput,
     *,
     is_only_kind: bool,
     has_labels: bool,
-) -> list[dict[str, Any]]:
+) -> list[JsonObject]:
     """Print one table per kind, with a blank line between tables; return all documents."""
     prepare_drawing()
-    documents: list[dict[str, Any]] = []
+    documents: list[JsonObject] = []
     for kind, items in fetched:
         if documents and items:
             echo()
@@ -212,7 +213,7 @@ def _show_clusters(output: GetOutput) -> bool:
     return True
 
 
-def typed_name(document: Mapping[str, Any]) -> str:
+def typed_name(document: JsonMapping) -> str:
     """Return an object's name as kubectl prints and accepts it: `deployment.apps/web`."""
     from kubenetlab.api.kinds import group_of
 
@@ -248,7 +249,7 @@ class _Table:
             *(["LABELS"] if has_labels else []),
         ]
 
-    def row(self, document: Mapping[str, Any]) -> list[str]:
+    def row(self, document: JsonMapping) -> list[str]:
         """Return the cells of one object."""
         from kubenetlab.cli.describe.cells import labels_text
         from kubenetlab.cli.describe.columns import columns
@@ -267,7 +268,7 @@ class _Table:
 
 def _show(
     kind: type[Resource] | str,
-    documents: list[dict[str, Any]],
+    documents: list[JsonObject],
     every: bool,
     output: GetOutput,
     *,
@@ -330,7 +331,7 @@ def _watch(
             rows = []
 
 
-def _next(kind: type[Resource] | str, documents: list[dict[str, Any]]) -> str:
+def _next(kind: type[Resource] | str, documents: list[JsonObject]) -> str:
     """Return the next command for a hint: one for the first object, or the first pod not ready."""
     if isinstance(kind, str) or not documents:
         return "kubenetlab get pods -A"
@@ -357,7 +358,7 @@ def _next(kind: type[Resource] | str, documents: list[dict[str, Any]]) -> str:
     return f"kubenetlab describe {kind.kind.lower()} {meta['name']}{namespace_option}"
 
 
-def _is_ready(document: dict[str, Any]) -> bool:
+def _is_ready(document: JsonObject) -> bool:
     status = document.get("status", {})
     return status.get("phase") == "Succeeded" or any(
         condition["type"] == "Ready" and condition["status"] == "True"

@@ -6,10 +6,11 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kubenetlab.api.json_types import JsonObject
 from kubenetlab.cli.input.options import Lab, Output, OutputOption, manifest_files
 from kubenetlab.cli.labs.diagnostics import (
     AllowUndeclared,
@@ -25,8 +26,13 @@ from kubenetlab.cli.terminal.theme import BAD, GOOD, PLACE, WARNING, paint
 
 if TYPE_CHECKING:
     from kubenetlab.cli.labs.diagnostics import AssessedDiagnostic
+    from kubenetlab.lab.client import Client
     from kubenetlab.observe.check import RowVerdict
     from kubenetlab.observe.inspection import Inspection
+    from kubenetlab.observe.locations import Location
+    from kubenetlab.observe.truth_table import TruthTable
+    from kubenetlab.programs.dns.resolver import ResolverConfig
+    from kubenetlab.programs.support.http import Network
 
 
 def check(
@@ -167,7 +173,11 @@ def _apply(lab: str, manifests: list[str]) -> None:
             raise
 
 
-def _tables(client: Any, tables: Sequence[Any], deadline_s: float) -> list[RowVerdict]:
+def _tables(
+    client: Client,
+    tables: Sequence[tuple[str, TruthTable, Sequence[str]]],
+    deadline_s: float,
+) -> list[RowVerdict]:
     from kubenetlab.kernel.namespaces.enter import enter_lab
     from kubenetlab.observe.check import check as run_table
 
@@ -190,11 +200,11 @@ class _Networks:
     lab: an unprivileged process cannot leave it again.
     """
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Client) -> None:
         self._client = client
-        self._resolvers: dict[str, Any] = {}
+        self._resolvers: dict[str, ResolverConfig] = {}
 
-    def learn(self, table: Any, inspected: Inspection) -> None:
+    def learn(self, table: TruthTable, inspected: Inspection) -> None:
         """Read the resolver files of all sources of a table that need a network."""
         from kubenetlab.errors import UsageError
         from kubenetlab.observe.check import needs_network
@@ -218,7 +228,7 @@ class _Networks:
                     reply.body["hosts"], reply.body["resolv_conf"], source.versions
                 )
 
-    def __call__(self, source: Any) -> Any:
+    def __call__(self, source: Location) -> Network:
         from kubenetlab.kernel.syscalls import open_namespace
         from kubenetlab.lab.runtime.pod_network import NetnsSocketFactory, PodSockets
 
@@ -227,7 +237,7 @@ class _Networks:
         )
 
 
-def _promise(client: Any, deadline_s: float) -> list[RowVerdict]:
+def _promise(client: Client, deadline_s: float) -> list[RowVerdict]:
     """Return the ping matrix, that is, what Kubernetes promises for every pair, as verdicts."""
     from kubenetlab.kernel.namespaces.enter import enter_lab
     from kubenetlab.observe.check import RowVerdict
@@ -271,7 +281,7 @@ def _remark(titles: Sequence[str]) -> str:
 
 def _as_data(
     verdicts: Sequence[RowVerdict], assessed: Sequence[AssessedDiagnostic], *, is_fine: bool
-) -> dict[str, Any]:
+) -> JsonObject:
     from msgspec import to_builtins
 
     unenforced = _unenforced_by_verdict(assessed)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kubenetlab.api.json_types import JsonObject
 from kubenetlab.cli.input.completion import candidates
 from kubenetlab.cli.input.options import Lab, Namespace, Output, OutputOption
 from kubenetlab.cli.terminal.output_documents import print_document
@@ -86,7 +87,7 @@ def inspect(
     hint(f"kubenetlab shell {target}")
 
 
-def _show_namespace(document: dict[str, Any], addresses: tuple[str, ...], *, is_wide: bool) -> None:
+def _show_namespace(document: JsonObject, addresses: tuple[str, ...], *, is_wide: bool) -> None:
     """Print the links, addresses, routes and rules of one network namespace."""
     from kubenetlab.cli.labs.plan_output import fold
 
@@ -116,7 +117,7 @@ def diff(output: OutputOption = Output.table, lab: Lab = None) -> None:
     from kubenetlab.lab.client import select_lab
 
     client = select_lab(lab)
-    report: dict[str, Any] = client.get(f"{LAB_API}/diff")
+    report: JsonObject = client.get(f"{LAB_API}/diff")
     if output.is_data:
         print_document(report, output)
     elif report["changes"] or report["failures"]:

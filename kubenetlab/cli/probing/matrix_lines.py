@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
 from kubenetlab.cli.terminal.printing import echo, print_table
 from kubenetlab.cli.terminal.theme import BAD, GOOD, MUTED, WARNING, paint
+from kubenetlab.observe.expect import Destination
 from kubenetlab.observe.locations import Location
 from kubenetlab.observe.matrix import Cell, Matrix
 
@@ -18,6 +19,9 @@ _MAX_SPACED: Final = 50
 """Maximum number of destinations for which marks are separated by spaces."""
 _MIN_COLUMNS: Final = 8
 """Minimum number of marks per line of a block, even if the terminal is too narrow for them."""
+
+_Block = list[tuple[Destination, str]]
+"""Destinations, each with the gap that follows it."""
 
 
 def matrix_lines(matrix: Matrix, width: int | None = None) -> Iterator[str]:
@@ -96,7 +100,7 @@ def legend_lines(width: int | None = None) -> Iterator[str]:
     yield line
 
 
-def _blocks(columns: Sequence[Any], max_width: int | None) -> list[list[tuple[Any, str]]]:
+def _blocks(columns: Sequence[Destination], max_width: int | None) -> list[_Block]:
     """Split destinations into blocks of at most `max_width` terminal columns; None sets no limit.
 
     Each destination has the gap that follows it.
@@ -107,7 +111,7 @@ def _blocks(columns: Sequence[Any], max_width: int | None) -> list[list[tuple[An
     for layout in layouts:
         if max_width is None or _width(layout) <= max_width:
             return [layout] if layout else []
-    blocks: list[list[tuple[Any, str]]] = [[]]
+    blocks: list[_Block] = [[]]
     for entry in layouts[-1]:
         if _width([*blocks[-1], entry]) > max(max_width or 0, _MIN_COLUMNS):
             blocks.append([])
@@ -115,7 +119,7 @@ def _blocks(columns: Sequence[Any], max_width: int | None) -> list[list[tuple[An
     return blocks
 
 
-def _with_gaps(columns: Sequence[Any], *, is_spaced: bool) -> list[tuple[Any, str]]:
+def _with_gaps(columns: Sequence[Destination], *, is_spaced: bool) -> _Block:
     """Return each destination with its gap, which is wider between kinds of destinations."""
     narrow, wide = (" ", "  ") if is_spaced else ("", " ")
     kinds = [column.kind if isinstance(column, Location) else "svc" for column in columns]
@@ -126,7 +130,7 @@ def _with_gaps(columns: Sequence[Any], *, is_spaced: bool) -> list[tuple[Any, st
     ]
 
 
-def _width(block: Sequence[tuple[Any, str]]) -> int:
+def _width(block: _Block) -> int:
     """Return the width of a block in terminal columns; the last gap is not drawn."""
     return sum(1 + len(gap) for _, gap in block) - (len(block[-1][1]) if block else 0)
 
@@ -149,5 +153,5 @@ def _paint_title(title: str, style: str | None = None) -> str:
     return paint(title[:end], MUTED) + paint(title[end:], style)
 
 
-def _addresses(column: Any) -> str:
+def _addresses(column: Destination) -> str:
     return ", ".join(column.addresses) if isinstance(column, Location) else str(column.address)

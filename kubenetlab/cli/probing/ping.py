@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kubenetlab.api.json_types import JsonObject
 from kubenetlab.cli.input.completion import candidates
 from kubenetlab.cli.input.options import Lab, Namespace, Output, OutputOption
 from kubenetlab.cli.labs.diagnostics import (
@@ -253,7 +254,7 @@ def _show(matrix: Matrix) -> None:
 
 def _as_data(
     matrix: Matrix, assessed: Sequence[AssessedDiagnostic], *, is_fine: bool
-) -> dict[str, Any]:
+) -> JsonObject:
     cells = [
         {
             "from": cell.source.title,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
 
 from kubenetlab.api.core import Service
+from kubenetlab.api.json_types import JsonObject
 from kubenetlab.cli.input.options import Output
 from kubenetlab.cli.labs.diagnostics import (
     AssessedDiagnostic,
@@ -165,7 +166,7 @@ def ping_series(
     return report.is_fine
 
 
-def _as_data(report: _Report) -> dict[str, Any]:
+def _as_data(report: _Report) -> JsonObject:
     destination, times = report.destination, latency(report.answers)
     return {
         "from": report.source.title,

@@ -19,9 +19,9 @@ GET  enter    ?netns=…                → pidfd of the pause process of a name
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import Struct, structs
@@ -86,7 +86,7 @@ class LabApi:
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
-        self._routes: Mapping[tuple[str, str], Callable[[Request], Any]] = {
+        self._routes: Mapping[tuple[str, str], Callable[[Request], Awaitable[Answer]]] = {
             ("POST", "apply"): self._apply,
             ("POST", "plan"): self._plan,
             ("POST", "delete"): self._delete_given,

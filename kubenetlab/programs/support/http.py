@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -76,10 +76,12 @@ class Network(Protocol):
     Every method may raise OSError with a readable message.
     """
 
-    async def resolve(self, name: str) -> str:
+    async def resolve(self, name: str, versions: Sequence[int] = ()) -> str:
         """Return an address of a name, by the pod's hosts file and resolv.conf.
 
-        Addresses of the pod's primary IP family are preferred. An address is returned as it is.
+        An address is returned as it is.
+
+        versions: IP versions in order of preference; by default those of the pod.
         """
 
     async def get(self, address: str, port: int, target: str, timeout_s: float) -> Response:

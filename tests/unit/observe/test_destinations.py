@@ -179,7 +179,10 @@ def test_rows_of_a_table_take_the_same_forms(tmp_path: Path) -> None:
         "- {from: one, to: 'both:80', allowed: true}\n- {from: twins, to: 'svc:web:80', "
         "allowed: true}\n- {from: one, to: 'svc:wbe', port: 80, allowed: false}\n"
     )
-    found = [verdict.found for verdict in check(*load(str(file)), SEEN, None)]
+    found = [
+        verdict.found
+        for verdict in check(*load(str(file)), SEEN, lambda source: pytest.fail(source.title))
+    ]
     assert found == [
         "both is ambiguous; use one of: default/both:80, svc:default/both:80",
         "twins is ambiguous; use one of: deploy:default/twins, sts:default/twins",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -22,7 +23,7 @@ def container(**fields: Any) -> Container:
 class FakeNetwork:
     """A network with one server at 10.0.0.9, called `web`; other connections are refused."""
 
-    async def resolve(self, name: str) -> str:
+    async def resolve(self, name: str, versions: Sequence[int] = ()) -> str:
         if name in ("web", "10.0.0.9", "10.0.0.8"):
             return "10.0.0.9" if name == "web" else name
         raise OSError(f"lookup {name}: no such host")
