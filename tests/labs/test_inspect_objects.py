@@ -145,3 +145,27 @@ def test_a_missing_object_is_a_usage_error(running: Lab) -> None:
         in running.run("inspect", "svc:wbe", status=2).err
     )
     assert "there is no pod default/wbe" in running.run("inspect", "wbe", status=2).err
+
+
+NO_PORT = """\
+apiVersion: v1
+kind: Service
+metadata: {name: manual}
+spec: {ports: [{port: 80, name: http}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: manual-1, labels: {kubernetes.io/service-name: manual}}
+addressType: IPv4
+endpoints: [{addresses: [10.244.1.2]}]
+ports: [{name: http}]
+---
+"""
+
+
+def test_a_port_without_a_number_is_no_endpoint(lab: Lab) -> None:
+    """kube-proxy ignores it, so a connection is refused, and `ping` names the reason."""
+    lab.up(NO_PORT + pod("client"))
+    assert lab.service("manual")["endpoints"] == []
+    result = lab.run("ping", "client", "svc:manual")
+    assert "refused, as promised: the Service has no ready endpoint" in result.out
