@@ -83,7 +83,7 @@ class LoadedRules:
                 loader.maintain()
 
     def prepare(self) -> None:
-        """Import what later transactions need."""
+        """Import what later transactions need; do nothing if that was done before."""
         for loader in self._loaders.values():
             if isinstance(loader, PreparedLoader):
                 loader.prepare()

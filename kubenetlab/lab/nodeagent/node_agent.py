@@ -71,6 +71,8 @@ class NodeAgent:
         """Pause processes of the nodes."""
         self._rulesets: dict[str, LoadedRules] = {}
         self._probes: dict[tuple[str, str, str], ProbeState] = {}
+        self._is_lab_settled = False
+        """True once the lab has settled: new loaders are prepared soon after they are opened."""
         handlers = Handlers(
             name,
             LoadRules.handled_by(self._load_rules),
@@ -114,6 +116,8 @@ class NodeAgent:
                     if ruleset.has_drift():
                         self._server.notify(RulesEdited(netns))
                     ruleset.maintain()
+                    if self._is_lab_settled:
+                        ruleset.prepare()
                     had_grown |= ruleset.shrink()
                 except (OSError, RequirementError, RulesError):
                     continue  # the node has just exited, or a resource is exhausted: try again
@@ -153,6 +157,7 @@ class NodeAgent:
         return known
 
     def _prepare(self, request: PrepareLoaders) -> Done:
+        self._is_lab_settled = True
         for ruleset in self._rulesets.values():
             ruleset.prepare()
         return Done()
