@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import pytest
 from jsonschema import Draft202012Validator
-from msgspec import Struct
+from msgspec import Struct, to_builtins
 from msgspec.structs import fields as msgspec_fields
 
 from kubenetlab.cli.terminal.output_documents import SCHEMA_VERSION
 from kubenetlab.cli.terminal.output_schemas import OUTPUTS, schema_of
+from kubenetlab.lab.overview import LabSummary
 from kubenetlab.library import results
 from kubenetlab.library.results import CheckResult, PingMatrix, PingResult, PingSeries
 
@@ -102,3 +103,13 @@ def different(type_: type[Struct], schema: dict[str, Any], path: str) -> Iterato
         for inner in get_args(fields[name].type):
             if items and isinstance(inner, type) and issubclass(inner, Struct):
                 yield from different(inner, items, f"{path}.{name}[]")
+
+
+@pytest.mark.parametrize("state", ["no answer", "private"])
+def test_a_lab_about_which_nothing_is_known_fits_the_schema(
+    state: Literal["no answer", "private"],
+) -> None:
+    """Its agent does not answer, or it belongs to another user."""
+    lab = to_builtins(LabSummary("demo", "root", state, 1, 0.5, 9, 4096))
+    validator = Draft202012Validator(schema_of("list", allows_more=False))
+    assert [error.message for error in validator.iter_errors([lab])] == []

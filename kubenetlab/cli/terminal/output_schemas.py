@@ -1,9 +1,9 @@
 """JSON Schemas of the data that commands print with `-o json`.
 
 `OUTPUTS` holds them in a short form: a string is a type with a description, a list has items of
-one form, a mapping has exactly these fields. `?` after a type allows null, `?` before a field makes
-it optional, and the field `*` stands for any field. Mappings at the top also have
-`schema_version`.
+one form, a mapping has exactly these fields. `?` after a type allows null, and so does None as the
+second item of a list. `?` before a field makes it optional, and the field `*` stands for any field.
+Mappings at the top also have `schema_version`.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ OUTPUTS: Final[JsonMapping] = {
             "pods": "whole?",
             "ready": "whole?: pods that are ready or have succeeded",
             "services": "whole?",
-            "faults": ["text: faults made by break"],
+            "faults": ["text: faults made by break", None],
         }
     ],
     "ping": {
@@ -282,7 +282,8 @@ def schema_of(name: str, *, allows_more: bool = True) -> JsonObject:
 
 def _schema(form: Any, allows_more: bool) -> JsonObject:
     if isinstance(form, list):
-        return {"type": "array", "items": _schema(form[0], allows_more)}
+        type_name = ["array", "null"] if None in form else "array"
+        return {"type": type_name, "items": _schema(form[0], allows_more)}
     if isinstance(form, Mapping):
         if "*" in form:
             return {"type": "object", "additionalProperties": _schema(form["*"], allows_more)}
