@@ -27,13 +27,16 @@ if TYPE_CHECKING:
     from kubenetlab.api.lab import Decisions
     from kubenetlab.api.load import LoadedManifests, ManifestObject, load_documents
     from kubenetlab.api.meta import Resource
+    from kubenetlab.api.object_map import Changes, Cursor
     from kubenetlab.api.pods import Pod
     from kubenetlab.api.store import Cluster
 
 __all__ = [
+    "Changes",
     "Cluster",
     "ClusterConfig",
     "ConfigMap",
+    "Cursor",
     "DaemonSet",
     "Decisions",
     "Deployment",
@@ -58,9 +61,11 @@ __all__ = [
     "read_documents",
 ]
 _MODULES = {
+    "Changes": "object_map",
     "Cluster": "store",
     "ClusterConfig": "config",
     "ConfigMap": "environment",
+    "Cursor": "object_map",
     "DaemonSet": "apps",
     "Decisions": "lab",
     "Deployment": "apps",
