@@ -33,7 +33,7 @@ from bench.measure import (
 from bench.plot import svg
 from kubenetlab.api.core import Service
 from kubenetlab.api.discovery import EndpointSlice
-from kubenetlab.api.objects import decode_object
+from kubenetlab.api.manifests.objects import decode_object
 from kubenetlab.cli.input.options import parse_mode
 from kubenetlab.datapath import modes
 from kubenetlab.datapath.modes import PodNetwork

@@ -11,12 +11,12 @@ from msgspec import structs
 from kubenetlab import controllers
 from kubenetlab.api.core import Service
 from kubenetlab.api.discovery import EndpointSlice
-from kubenetlab.api.documents import read_documents
 from kubenetlab.api.lab import ContainerReport, Decisions, NodeReport, PodRuntimeStatus
-from kubenetlab.api.load import LoadedManifests, load_documents
+from kubenetlab.api.manifests.load import LoadedManifests, load_documents
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
-from kubenetlab.controllers.admission import admit
+from kubenetlab.api.text.documents import read_documents
+from kubenetlab.controllers.admission.admission import admit
 from kubenetlab.datapath import checks, plan
 from kubenetlab.errors import ManifestError, Problem
 from kubenetlab.hoststate.rules.rulesets import RuleObject

@@ -14,8 +14,8 @@ from typing import Any
 
 from msgspec import inspect
 
-from kubenetlab.api.documents import read_documents
 from kubenetlab.api.kinds import writable
+from kubenetlab.api.text.documents import read_documents
 
 ROOT = Path(__file__).parents[1]
 OTHER_MANIFESTS = ROOT.parent / "shared" / "cases"

@@ -77,7 +77,11 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/cli/probing/ping": ("containers", "boutique", "flows", "verdicts", "ping_series"),
     "kubenetlab/cli/objects/port_forward": ("port_forward",),
     "kubenetlab/controllers/": (*WORKLOADS, "changes", "random_edits"),
-    "kubenetlab/controllers/loadbalancers": ("load_balancers", "balanced_ports", "external_access"),
+    "kubenetlab/controllers/services/loadbalancers": (
+        "load_balancers",
+        "balanced_ports",
+        "external_access",
+    ),
     "kubenetlab/datapath/": ("flows", "manifests", "plan_script", "changes"),
     "kubenetlab/datapath/balanced_ports": ("balanced_ports",),
     "kubenetlab/datapath/egress": ("masquerade",),

@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from kubenetlab.api.batch import Job
     from kubenetlab.api.config import ClusterConfig
     from kubenetlab.api.core import Event, Namespace, Node, Service
-    from kubenetlab.api.decode import Finding
     from kubenetlab.api.discovery import Endpoints, EndpointSlice
-    from kubenetlab.api.documents import Document, read_documents
     from kubenetlab.api.environment import ConfigMap, Secret
     from kubenetlab.api.lab import Decisions
-    from kubenetlab.api.load import LoadedManifests, ManifestObject, load_documents
+    from kubenetlab.api.manifests.load import LoadedManifests, ManifestObject, load_documents
     from kubenetlab.api.meta import Resource
     from kubenetlab.api.object_map import Changes, Cursor
     from kubenetlab.api.pods import Pod
     from kubenetlab.api.store import Cluster
+    from kubenetlab.api.text.decode import Finding
+    from kubenetlab.api.text.documents import Document, read_documents
 
 __all__ = [
     "Changes",
@@ -69,14 +69,14 @@ _MODULES = {
     "DaemonSet": "apps",
     "Decisions": "lab",
     "Deployment": "apps",
-    "Document": "documents",
+    "Document": "text.documents",
     "EndpointSlice": "discovery",
     "Endpoints": "discovery",
     "Event": "core",
-    "Finding": "decode",
+    "Finding": "text.decode",
     "Job": "batch",
-    "LoadedManifests": "load",
-    "ManifestObject": "load",
+    "LoadedManifests": "manifests.load",
+    "ManifestObject": "manifests.load",
     "Namespace": "core",
     "Node": "core",
     "Pod": "pods",
@@ -86,8 +86,8 @@ _MODULES = {
     "Secret": "environment",
     "Service": "core",
     "StatefulSet": "apps",
-    "load_documents": "load",
-    "read_documents": "documents",
+    "load_documents": "manifests.load",
+    "read_documents": "text.documents",
 }
 """Public name → module that defines it."""
 

@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from kubenetlab.api.environment import EnvFromSource, EnvVar
 from kubenetlab.api.meta import Record, Unmodelled
-from kubenetlab.api.quantity import Quantity
+from kubenetlab.api.values.quantity import Quantity
 
 Protocol = Literal["TCP", "UDP", "SCTP"]
 MAX_PORT = 65535

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Sequence
 from ipaddress import ip_interface
 from typing import Final
 
-from kubenetlab.api.decode import Decoded, Finding, decode, format_path, found
-from kubenetlab.api.documents import Path, read_documents
-from kubenetlab.api.durations import duration_s
 from kubenetlab.api.environment import ConfigMap
-from kubenetlab.api.ip import version_of
 from kubenetlab.api.meta import Record
+from kubenetlab.api.text.decode import Decoded, Finding, decode, format_path, found
+from kubenetlab.api.text.documents import Path, read_documents
+from kubenetlab.api.values.durations import duration_s
+from kubenetlab.api.values.ip import version_of
 
 CONFIG_MAP: Final = ("kube-system", "ip-masq-agent")
 """Namespace and name of the ConfigMap."""

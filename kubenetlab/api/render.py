@@ -10,10 +10,10 @@ import msgspec
 from msgspec import Struct, structs
 
 from kubenetlab.api.config import Networking
-from kubenetlab.api.decode import without_nulls
 from kubenetlab.api.json_types import JsonMapping, JsonObject
 from kubenetlab.api.meta import Resource, Unmodelled, seconds, timestamp
 from kubenetlab.api.store import Cluster
+from kubenetlab.api.text.decode import without_nulls
 
 _SHOWN_DEFAULTS: Final[Mapping[str, JsonMapping]] = {
     "Cluster": {

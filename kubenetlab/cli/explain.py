@@ -13,7 +13,7 @@ from kubenetlab.cli.terminal.printing import echo, hint, print_data, print_manua
 from kubenetlab.cli.terminal.theme import HEADING, LABEL, MUTED, paint
 
 if TYPE_CHECKING:
-    from kubenetlab.api.fields import Explanation
+    from kubenetlab.api.schema.fields import Explanation
 
 
 def explain(
@@ -100,8 +100,8 @@ def _show_fault(name: str, output: Output) -> None:
 
 def _field(subject: str) -> Explanation:
     """Return the explanation of KIND or KIND.FIELD. Raises UsageError for an unknown subject."""
-    from kubenetlab.api import fields
     from kubenetlab.api.kinds import find_kind, known_words
+    from kubenetlab.api.schema import fields
     from kubenetlab.datapath import faults
     from kubenetlab.errors import UsageError, did_you_mean
 

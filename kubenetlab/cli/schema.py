@@ -34,7 +34,7 @@ def schema(
 
     Example: kubenetlab schema cluster
     """
-    from kubenetlab.api.schema import schema_of_documents, schema_of_kind
+    from kubenetlab.api.schema.schema import schema_of_documents, schema_of_kind
 
     if kind is not None and kind.startswith("output"):
         print_data(_of_output(kind.partition("/")[2]), "json")

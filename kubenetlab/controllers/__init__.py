@@ -29,28 +29,20 @@ from typing import Any, Final, Protocol
 from msgspec import structs
 
 from kubenetlab.api.store import Change, Cluster, Kind
-from kubenetlab.controllers import (
-    addons,
+from kubenetlab.controllers.cluster import addons, faults, garbage, kube_proxy, namespaces
+from kubenetlab.controllers.kubelet import kubelet
+from kubenetlab.controllers.nodes import ipam, nodes
+from kubenetlab.controllers.scheduling import evictions, scheduler
+from kubenetlab.controllers.services import endpoints, endpointslices, loadbalancers
+from kubenetlab.controllers.states import ControllerState, ControllerStates
+from kubenetlab.controllers.support.wake import Wake
+from kubenetlab.controllers.workloads import (
     daemonsets,
     deployments,
-    endpoints,
-    endpointslices,
-    evictions,
-    faults,
-    garbage,
-    ipam,
     jobs,
-    kube_proxy,
-    kubelet,
-    loadbalancers,
-    namespaces,
-    nodes,
     replicasets,
-    scheduler,
     statefulsets,
 )
-from kubenetlab.controllers.states import ControllerState, ControllerStates
-from kubenetlab.controllers.wake import Wake
 from kubenetlab.errors import BugError
 
 __all__ = ["CONTROLLERS", "Controller", "ControllerStates", "Wake", "run", "settle"]

@@ -11,7 +11,7 @@ from kubenetlab.api.kinds import STORED
 from kubenetlab.api.lab import Decisions, NodeReport, PodRuntimeStatus
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
-from kubenetlab.controllers.killing import pending_kills
+from kubenetlab.controllers.kubelet.killing import pending_kills
 from kubenetlab.datapath import containers
 from kubenetlab.datapath.hooks import hooks
 from kubenetlab.datapath.layers import LAYERS

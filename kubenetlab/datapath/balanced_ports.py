@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from msgspec import Struct
 
 from kubenetlab import names
-from kubenetlab.api import ip
 from kubenetlab.api.store import Cluster
+from kubenetlab.api.values import ip
 from kubenetlab.datapath.loadbalancers import target_nodes
 from kubenetlab.datapath.proxy.services import source_ranges
 from kubenetlab.datapath.proxy_views import ProxyViews

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kubenetlab.api.decode import Finding
-from kubenetlab.api.documents import Path
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.pods import Pod, PodTemplateSpec
+from kubenetlab.api.text.decode import Finding
+from kubenetlab.api.text.documents import Path
 from kubenetlab.datapath import modes
 from kubenetlab.programs import unmodelled_options
 from kubenetlab.programs.command import runs_own_command

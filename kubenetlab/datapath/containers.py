@@ -11,8 +11,8 @@ from kubenetlab.api.core import Service
 from kubenetlab.api.meta import Labels, matches_labels
 from kubenetlab.api.pods import LISTEN_ANNOTATION, Pod, PodSpec
 from kubenetlab.api.store import Cluster
-from kubenetlab.controllers.containers import should_run
-from kubenetlab.controllers.stopping import gets_signal
+from kubenetlab.controllers.kubelet.containers import should_run
+from kubenetlab.controllers.kubelet.stopping import gets_signal
 from kubenetlab.hoststate.programs import ListenPort, ProgramRun
 from kubenetlab.programs import (
     COMMAND,

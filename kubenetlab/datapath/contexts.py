@@ -8,7 +8,7 @@ from kubenetlab import names
 from kubenetlab.api.lab import Decisions
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
-from kubenetlab.controllers.environment import MissingError, environment
+from kubenetlab.controllers.kubelet.environment import MissingError, environment
 from kubenetlab.datapath import pods
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.pods import PodFiles

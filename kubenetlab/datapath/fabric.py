@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from kubenetlab import names
-from kubenetlab.api import ip
 from kubenetlab.api.config import INTERNET_SUBNETS, ExternalHost, Network
+from kubenetlab.api.values import ip
 from kubenetlab.datapath import port_mappings
 from kubenetlab.datapath.port_mappings import PublishedPort
 from kubenetlab.datapath.sandboxes import link_local, loopback_and_sysctls, router_sysctls

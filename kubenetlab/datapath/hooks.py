@@ -19,11 +19,11 @@ from typing import Final
 from msgspec import structs
 
 from kubenetlab.api.containers import Container, LifecycleHandler
-from kubenetlab.api.durations import duration_s
 from kubenetlab.api.lab import HookKind
 from kubenetlab.api.pods import ContainerStatus, Pod
-from kubenetlab.controllers.containers import should_run
-from kubenetlab.controllers.stopping import grace_s, runs_pre_stop
+from kubenetlab.api.values.durations import duration_s
+from kubenetlab.controllers.kubelet.containers import should_run
+from kubenetlab.controllers.kubelet.stopping import grace_s, runs_pre_stop
 from kubenetlab.datapath.containers import Setups
 from kubenetlab.datapath.probes import ProbeSpec, port_number
 from kubenetlab.datapath.view import NodeView, PodView

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kubenetlab.api import ip
+from kubenetlab.api.values import ip
 from kubenetlab.datapath.view import NodeView, PodView
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.rules.nftables import NFT_FAMILIES, Chain, Hook, Rule, Table, rule

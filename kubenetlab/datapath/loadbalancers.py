@@ -18,10 +18,10 @@ from ipaddress import ip_address
 from zlib import crc32
 
 from kubenetlab import names
-from kubenetlab.api import ip
 from kubenetlab.api.core import Node, Service
 from kubenetlab.api.store import Cluster
-from kubenetlab.controllers.nodes import CONTROL_PLANE_LABEL
+from kubenetlab.api.values import ip
+from kubenetlab.controllers.nodes.nodes import CONTROL_PLANE_LABEL
 from kubenetlab.datapath.proxy_views import ProxyViews, passes_health_check
 from kubenetlab.datapath.view import reached_from_outside
 from kubenetlab.hoststate.nexthop import Nexthop, NexthopGroup

@@ -18,10 +18,10 @@ from msgspec import Struct, structs
 
 from kubenetlab.api.config import ClusterConfig, Networking
 from kubenetlab.api.core import Service
-from kubenetlab.api.decode import Finding, decode, format_path
 from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.lab import NetworkFacts
 from kubenetlab.api.meta import Resource, kubernetes_name
+from kubenetlab.api.text.decode import Finding, decode, format_path
 from kubenetlab.datapath.view import NodePlace, NodeView, PodView, ServiceView
 from kubenetlab.errors import ManifestError, Problem, did_you_mean
 from kubenetlab.hoststate.object import Object

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from msgspec import Struct
 
-from kubenetlab.api import ip
 from kubenetlab.api.config import ClusterConfig
+from kubenetlab.api.values import ip
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.rules.nftables import NFT_FAMILIES, Chain, Hook, Table, rule
 from kubenetlab.hoststate.rules.nftables.statements import Dnat, Masquerade, Match, jump

@@ -17,8 +17,8 @@ from msgspec import Struct, structs
 from kubenetlab.api.containers import Container, Probe
 from kubenetlab.api.lab import HookKind, ProbeKind
 from kubenetlab.api.pods import ContainerStatus, Pod
-from kubenetlab.controllers.containers import should_run
-from kubenetlab.controllers.killing import KILLING_PROBES
+from kubenetlab.controllers.kubelet.containers import should_run
+from kubenetlab.controllers.kubelet.killing import KILLING_PROBES
 from kubenetlab.datapath.containers import Setups
 from kubenetlab.datapath.view import NodeView, PodView
 from kubenetlab.programs import COMMAND, Setup, is_process

@@ -14,7 +14,7 @@ from msgspec import Struct, structs
 from kubenetlab.api.core import Node, Service
 from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.store import Cluster
-from kubenetlab.controllers.node_ports import needs_health_check
+from kubenetlab.controllers.allocation.node_ports import needs_health_check
 from kubenetlab.datapath import faults
 from kubenetlab.datapath.modes import PodNetwork
 from kubenetlab.datapath.plan_cache import PlanCache

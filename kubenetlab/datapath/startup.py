@@ -5,7 +5,7 @@ from __future__ import annotations
 from kubenetlab.api.lab import PodRuntimeStatus
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
-from kubenetlab.controllers import startup_order
+from kubenetlab.controllers.kubelet import startup_order
 from kubenetlab.datapath.plan_cache import PlanCache
 
 

@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from kubenetlab import names
-from kubenetlab.api import ip
 from kubenetlab.api.config import INTERNET_SUBNETS, LOAD_BALANCER_SUBNETS, ClusterConfig
 from kubenetlab.api.lab import Uplink
+from kubenetlab.api.values import ip
 from kubenetlab.datapath.port_mappings import PublishedPort
 from kubenetlab.datapath.view import DEFAULT_ROUTES
 from kubenetlab.hoststate.address import Address

@@ -14,15 +14,15 @@ from typing import Any, Final, Literal
 from msgspec import Struct, structs
 
 from kubenetlab import names
-from kubenetlab.api import ip
 from kubenetlab.api.config import ClusterConfig, Network
 from kubenetlab.api.core import ZONE_LABEL, Node, Service
 from kubenetlab.api.discovery import Endpoint, EndpointSlice
 from kubenetlab.api.lab import Attachment, Decisions, NetworkFacts
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
-from kubenetlab.controllers.addresses import dns_address
-from kubenetlab.controllers.ipam import attachment_of, network
+from kubenetlab.api.values import ip
+from kubenetlab.controllers.allocation.addresses import dns_address
+from kubenetlab.controllers.nodes.ipam import attachment_of, network
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.versioned import ChangedEntries, VersionedMap
 

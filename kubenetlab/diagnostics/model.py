@@ -6,7 +6,7 @@ from collections.abc import Set as AbstractSet
 
 from msgspec import Struct
 
-from kubenetlab.api.documents import Path
+from kubenetlab.api.text.documents import Path
 
 
 class Connection(Struct, frozen=True):

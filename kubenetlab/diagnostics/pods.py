@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from kubenetlab.api.containers import Container, Probe
 from kubenetlab.api.core import Node
-from kubenetlab.api.documents import Path
 from kubenetlab.api.meta import kubernetes_name, matches_labels
 from kubenetlab.api.store import Cluster
+from kubenetlab.api.text.documents import Path
 from kubenetlab.diagnostics.model import Diagnostic, Scope
 from kubenetlab.diagnostics.templates import PodTemplate, Templates
 from kubenetlab.errors import did_you_mean

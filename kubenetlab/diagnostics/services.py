@@ -8,9 +8,9 @@ from itertools import chain
 
 from kubenetlab.api.core import Service, ServicePort
 from kubenetlab.api.discovery import Endpoints
-from kubenetlab.api.documents import Path
 from kubenetlab.api.pods import LISTEN_ANNOTATION
 from kubenetlab.api.store import Cluster
+from kubenetlab.api.text.documents import Path
 from kubenetlab.diagnostics.model import PORT_NOT_SERVED, Diagnostic, Scope
 from kubenetlab.diagnostics.templates import PodTemplate, Templates
 from kubenetlab.errors import did_you_mean

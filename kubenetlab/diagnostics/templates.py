@@ -14,10 +14,10 @@ from kubenetlab.api.apps import (
 )
 from kubenetlab.api.batch import Job
 from kubenetlab.api.core import Service
-from kubenetlab.api.documents import Path
 from kubenetlab.api.meta import Labels, Resource, matches_labels
 from kubenetlab.api.pods import Pod, PodSpec
 from kubenetlab.api.store import Cluster
+from kubenetlab.api.text.documents import Path
 from kubenetlab.datapath.containers import Setups, numeric_target_ports, setups_of
 from kubenetlab.programs import COMMAND, takes_ports
 

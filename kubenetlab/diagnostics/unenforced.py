@@ -9,9 +9,9 @@ import msgspec
 
 from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.kinds import qualified_kind, writable
+from kubenetlab.api.manifests.unenforced import effect_of
 from kubenetlab.api.meta import LabelSelector
 from kubenetlab.api.store import Cluster
-from kubenetlab.api.unenforced import effect_of
 from kubenetlab.diagnostics.model import NOT_ENFORCED, Diagnostic, Scope
 from kubenetlab.diagnostics.templates import Templates
 

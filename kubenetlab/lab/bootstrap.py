@@ -9,10 +9,10 @@ from msgspec import structs
 
 from kubenetlab import controllers
 from kubenetlab.api.config import ClusterConfig
-from kubenetlab.api.load import ManifestObject
+from kubenetlab.api.manifests.load import ManifestObject
 from kubenetlab.api.store import Cluster
-from kubenetlab.controllers.addons import initial_objects
-from kubenetlab.controllers.admission import AdmissionRequest, AdmissionResult, admit
+from kubenetlab.controllers.admission.admission import AdmissionRequest, AdmissionResult, admit
+from kubenetlab.controllers.cluster.addons import initial_objects
 from kubenetlab.controllers.states import BATCH_LIMIT, ControllerStates
 from kubenetlab.datapath import modes
 from kubenetlab.errors import ManifestError

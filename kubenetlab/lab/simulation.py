@@ -17,7 +17,7 @@ from kubenetlab.api.lab import ContainerReport, NodeReport, PodRuntimeStatus, Pr
 from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
-from kubenetlab.controllers.ipam import attachment_of
+from kubenetlab.controllers.nodes.ipam import attachment_of
 from kubenetlab.lab.machine import Decide, decisions
 from kubenetlab.observe.settled import will_end
 from kubenetlab.programs.support.ending import ending_in

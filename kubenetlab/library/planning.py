@@ -8,9 +8,9 @@ from importlib import resources
 
 from msgspec import Struct
 
-from kubenetlab.api.documents import read_documents
-from kubenetlab.api.load import load
+from kubenetlab.api.manifests.load import load
 from kubenetlab.api.store import Cluster
+from kubenetlab.api.text.documents import read_documents
 from kubenetlab.cli.input.manifests import Flags, merge_options
 from kubenetlab.datapath import checks
 from kubenetlab.datapath import plan as plan_objects

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 
-from kubenetlab.api.ip import is_address
+from kubenetlab.api.values.ip import is_address
 from kubenetlab.diagnostics import Connection
 from kubenetlab.errors import UsageError
 from kubenetlab.observe.connections import Ends

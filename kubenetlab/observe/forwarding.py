@@ -17,7 +17,7 @@ from kubenetlab.api.containers import ContainerPort
 from kubenetlab.api.core import Service, ServicePort
 from kubenetlab.api.meta import matches_labels
 from kubenetlab.api.pods import Pod
-from kubenetlab.controllers.endpointslices import resolved_ports
+from kubenetlab.controllers.services.endpointslices import resolved_ports
 from kubenetlab.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:

@@ -19,11 +19,11 @@ from kubenetlab.api.pods import (
     Terminated,
 )
 from kubenetlab.api.store import Cluster
-from kubenetlab.controllers.containers import CONFIG_ERROR, CRASH_LOOP, termination_text
-from kubenetlab.controllers.faults import stopping_fault
-from kubenetlab.controllers.kubelet import runtime_status_of
-from kubenetlab.controllers.pod_status import GATES_NOT_READY
-from kubenetlab.controllers.scheduler import SCHEDULED, SCHEDULING_GATED
+from kubenetlab.controllers.cluster.faults import stopping_fault
+from kubenetlab.controllers.kubelet.containers import CONFIG_ERROR, CRASH_LOOP, termination_text
+from kubenetlab.controllers.kubelet.kubelet import runtime_status_of
+from kubenetlab.controllers.kubelet.pod_status import GATES_NOT_READY
+from kubenetlab.controllers.scheduling.scheduler import SCHEDULED, SCHEDULING_GATED
 from kubenetlab.programs import image_name, is_one_shot, runs_until_stopped, setup
 from kubenetlab.programs.command import runs_own_command
 from kubenetlab.programs.support.ending import ending_in

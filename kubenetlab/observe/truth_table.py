@@ -21,10 +21,10 @@ from msgspec import field, structs
 
 from kubenetlab import __version__
 from kubenetlab.api.containers import Port
-from kubenetlab.api.decode import decode, format_path, found
-from kubenetlab.api.documents import Document, read_documents
-from kubenetlab.api.ip import is_address
 from kubenetlab.api.meta import Record
+from kubenetlab.api.text.decode import decode, format_path, found
+from kubenetlab.api.text.documents import Document, read_documents
+from kubenetlab.api.values.ip import is_address
 from kubenetlab.errors import ManifestError, Problem, UsageError
 from kubenetlab.observe.grammar import Target, parse
 from kubenetlab.observe.prober import Outcome

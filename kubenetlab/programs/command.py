@@ -8,7 +8,7 @@ from msgspec import Struct, to_builtins
 
 from kubenetlab.api.containers import Container, SecurityContext
 from kubenetlab.api.pods import REAL_COMMANDS_ANNOTATION
-from kubenetlab.api.quantity import rounded_up
+from kubenetlab.api.values.quantity import rounded_up
 from kubenetlab.programs import Setup
 
 IS_PROCESS = True

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 from typing import Final
 
-from kubenetlab.api.durations import duration_s
+from kubenetlab.api.values.durations import duration_s
 from kubenetlab.programs import Setup
 from kubenetlab.programs.support.arguments import misused, options, port_number
 from kubenetlab.programs.support.http import ProgramContext

@@ -19,8 +19,8 @@ from urllib.parse import parse_qs, quote, urlsplit
 from msgspec import structs
 
 from kubenetlab.api.containers import Container
-from kubenetlab.api.durations import duration_s
-from kubenetlab.api.ip import is_address
+from kubenetlab.api.values.durations import duration_s
+from kubenetlab.api.values.ip import is_address
 from kubenetlab.hoststate.programs import ListenPort, ProgramOptions
 from kubenetlab.names import socket_address
 from kubenetlab.programs import DELAY_SHUTDOWN, Setup

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kubenetlab.api.lab import Decisions, PodRuntimeStatus
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
-from kubenetlab.controllers.termination import deletion_changes
+from kubenetlab.controllers.support.termination import deletion_changes
 from kubenetlab.datapath import modes, plan
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.errors import ManifestError

@@ -18,7 +18,7 @@ from msgspec import structs
 from kubenetlab.api.apps import Deployment
 from kubenetlab.api.store import Cluster
 from kubenetlab.cli import main
-from kubenetlab.controllers import deployments
+from kubenetlab.controllers.workloads import deployments
 
 _real_reconcile = deployments.reconcile
 

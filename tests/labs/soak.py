@@ -19,7 +19,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from kubenetlab.controllers.garbage import MIN_EVENTS
+from kubenetlab.controllers.cluster.garbage import MIN_EVENTS
 from tests.clusters import deployment, pod, service
 from tests.labs.lab import Lab, descendants, title_of
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,6 +71,7 @@ IMPURE_MODULES = {
     "secrets",
 }
 MAX_LINES = 400
+MAX_MODULES = 25
 
 
 def modules(package: str) -> Iterator[Path]:
@@ -118,7 +120,7 @@ def test_the_pure_packages_only_compute(package: str) -> None:
 
 
 def test_only_load_reads_files() -> None:
-    """`open` and `os` stand in api/load.py alone of the pure packages."""
+    """`open` and `os` stand in api/manifests/load.py alone of the pure packages."""
     readers = {
         path.name
         for package in PURE
@@ -146,7 +148,17 @@ def test_a_file_holds_one_idea() -> None:
     assert long == {}
 
 
-PLUG_INS = ("datapath.cni", "datapath.proxy", "datapath.faults", "controllers", "programs")
+def test_a_folder_holds_one_group() -> None:
+    """Modules beyond that belong in subpackages."""
+    folders = Counter(
+        str(path.parent.relative_to(PACKAGE))
+        for path in PACKAGE.rglob("*.py")
+        if path.name != "__init__.py"
+    )
+    assert {folder: count for folder, count in folders.items() if count > MAX_MODULES} == {}
+
+
+PLUG_INS = ("datapath.cni", "datapath.proxy", "datapath.faults", "programs")
 """Folders of modules that are found by name, or listed: each module counts by itself."""
 
 

@@ -17,11 +17,11 @@ from kubenetlab.api.apps import (
 from kubenetlab.api.batch import Job
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.core import Namespace, Node, Service
-from kubenetlab.api.decode import Finding
 from kubenetlab.api.discovery import Endpoints, EndpointSlice
 from kubenetlab.api.environment import ConfigMap, Secret
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.pods import Pod
+from kubenetlab.api.text.decode import Finding
 from kubenetlab.api.validate.config import validate_config
 from kubenetlab.api.validate.environment import validate_config_map, validate_secret
 from kubenetlab.api.validate.metadata import validate_metadata, validate_namespace

@@ -5,10 +5,6 @@ from typing import Final, get_args
 
 from kubenetlab.api.annotation_values import conditions_in, ports_in, split_list
 from kubenetlab.api.core import IP_MODE_ANNOTATION, IpMode
-from kubenetlab.api.decode import Finding, found
-from kubenetlab.api.documents import Path
-from kubenetlab.api.durations import duration_s
-from kubenetlab.api.ip import is_address
 from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.pods import (
     ADDRESSES_ANNOTATION,
@@ -20,7 +16,11 @@ from kubenetlab.api.pods import (
     READY_ANNOTATION,
     REAL_COMMANDS_ANNOTATION,
 )
+from kubenetlab.api.text.decode import Finding, found
+from kubenetlab.api.text.documents import Path
 from kubenetlab.api.validate.syntax import key_fault
+from kubenetlab.api.values.durations import duration_s
+from kubenetlab.api.values.ip import is_address
 from kubenetlab.errors import did_you_mean
 
 PREFIX: Final = "kubenetlab.dev/"

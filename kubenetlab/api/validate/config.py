@@ -15,12 +15,12 @@ from kubenetlab.api.config import (
     Pool,
     networks,
 )
-from kubenetlab.api.decode import Finding, found
-from kubenetlab.api.documents import Path
-from kubenetlab.api.ip import is_address, version_of
+from kubenetlab.api.text.decode import Finding, found
+from kubenetlab.api.text.documents import Path
 from kubenetlab.api.validate.metadata import validate_labels
 from kubenetlab.api.validate.node_ranges import range_faults
 from kubenetlab.api.validate.syntax import subdomain_fault
+from kubenetlab.api.values.ip import is_address, version_of
 
 MAX_NODES = 1000
 """Maximum number of nodes."""

@@ -5,10 +5,10 @@ from base64 import b64decode
 from collections.abc import Iterable, Iterator, Mapping
 
 from kubenetlab.api.containers import Container
-from kubenetlab.api.decode import Finding, found
-from kubenetlab.api.documents import Path
 from kubenetlab.api.environment import ConfigMap, EnvVarSource, Secret
 from kubenetlab.api.masquerade import CONFIG_MAP, masquerade_findings
+from kubenetlab.api.text.decode import Finding, found
+from kubenetlab.api.text.documents import Path
 
 _KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
 _FIELDS = (

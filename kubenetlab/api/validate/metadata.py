@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping
 
 from kubenetlab.api.core import Namespace
-from kubenetlab.api.decode import Finding, found
-from kubenetlab.api.documents import Path
 from kubenetlab.api.meta import LabelSelector, ObjectMeta, Resource
 from kubenetlab.api.pods import Pod
+from kubenetlab.api.text.decode import Finding, found
+from kubenetlab.api.text.documents import Path
 from kubenetlab.api.validate.annotations import validate_annotations
 from kubenetlab.api.validate.syntax import (
     QUALIFIED_NAME,

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from ipaddress import ip_network
 
 from kubenetlab.api.core import Node
-from kubenetlab.api.decode import Finding, found
+from kubenetlab.api.text.decode import Finding, found
 from kubenetlab.api.validate.metadata import validate_labels
 from kubenetlab.api.validate.syntax import key_fault
 

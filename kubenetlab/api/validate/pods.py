@@ -3,15 +3,15 @@
 from collections.abc import Iterator, Sequence
 
 from kubenetlab.api.containers import Container, ContainerPort, Lifecycle, LifecycleHandler, Probe
-from kubenetlab.api.decode import Finding, found
-from kubenetlab.api.documents import Path
-from kubenetlab.api.ip import is_address
 from kubenetlab.api.pods import Pod, PodSpec
 from kubenetlab.api.scheduling import NodeSelectorRequirement
+from kubenetlab.api.text.decode import Finding, found
+from kubenetlab.api.text.documents import Path
 from kubenetlab.api.validate.environment import validate_environment
 from kubenetlab.api.validate.metadata import validate_labels, validate_selector
 from kubenetlab.api.validate.resources import validate_resources
 from kubenetlab.api.validate.syntax import key_fault, port_name_fault, subdomain_fault
+from kubenetlab.api.values.ip import is_address
 from kubenetlab.names import label_problem
 
 _PROBE_HANDLERS = ("httpGet", "tcpSocket", "grpc", "exec")

@@ -10,10 +10,10 @@ from collections.abc import Generator, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from kubenetlab.api.containers import ResourceRequirements
-from kubenetlab.api.decode import Finding, found
-from kubenetlab.api.documents import Path
-from kubenetlab.api.quantity import SYNTAX, Quantity, parse_quantity
+from kubenetlab.api.text.decode import Finding, found
+from kubenetlab.api.text.documents import Path
 from kubenetlab.api.validate.syntax import key_fault
+from kubenetlab.api.values.quantity import SYNTAX, Quantity, parse_quantity
 
 if TYPE_CHECKING:
     from fractions import Fraction

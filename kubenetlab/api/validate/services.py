@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address, ip_network
 
 from kubenetlab.api.core import Service, ServiceSpec, SessionAffinityConfig
-from kubenetlab.api.decode import Finding, found
 from kubenetlab.api.discovery import EndpointPort, Endpoints, EndpointSlice
-from kubenetlab.api.documents import Path
-from kubenetlab.api.ip import is_address
+from kubenetlab.api.text.decode import Finding, found
+from kubenetlab.api.text.documents import Path
 from kubenetlab.api.validate.metadata import validate_labels
 from kubenetlab.api.validate.syntax import port_name_fault, subdomain_fault
+from kubenetlab.api.values.ip import is_address
 from kubenetlab.names import label_problem
 
 NODE_PORTS = range(30000, 32768)

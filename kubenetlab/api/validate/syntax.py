@@ -5,7 +5,7 @@ Source: RFC 1035 §2.3.1, RFC 1123 §2.1; k8s.io/apimachinery pkg/util/validatio
 
 import re
 
-from kubenetlab.api.decode import found
+from kubenetlab.api.text.decode import found
 from kubenetlab.names import LABEL, label_problem
 
 _SUBDOMAIN = re.compile(rf"{LABEL.pattern}(\.{LABEL.pattern})*")

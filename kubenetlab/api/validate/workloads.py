@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from kubenetlab.api.apps import DaemonSet, Deployment, StatefulSet, Workload
 from kubenetlab.api.batch import Job
-from kubenetlab.api.decode import Finding
 from kubenetlab.api.meta import Labels
+from kubenetlab.api.text.decode import Finding
 from kubenetlab.api.validate.metadata import validate_selector, validate_template_metadata
 from kubenetlab.api.validate.pods import validate_pod_spec
 from kubenetlab.api.validate.syntax import service_name_fault

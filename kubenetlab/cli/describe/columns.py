@@ -219,7 +219,7 @@ _COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
 
 def _state_of_kept(item: JsonMapping) -> str:
     """Return the effect of a document of a kind that the lab does not model."""
-    from kubenetlab.api.unenforced import effect_of
+    from kubenetlab.api.manifests.unenforced import effect_of
 
     return "kept, without effect" if effect_of(item) is None else "kept, not enforced"
 

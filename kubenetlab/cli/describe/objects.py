@@ -97,7 +97,7 @@ def _container(
     has_probes: False for an init container that is not a sidecar; the kubelet probes only others.
     """
     from kubenetlab.api.containers import Probe
-    from kubenetlab.api.decode import decode
+    from kubenetlab.api.text.decode import decode
     from kubenetlab.datapath.probes import describe, describe_implied
     from kubenetlab.programs import COMMAND
 

@@ -154,8 +154,8 @@ def explainable(incomplete: str) -> list[str]:
 
     If one candidate with subfields is left, also return it with a dot, so that the shell continues.
     """
-    from kubenetlab.api.fields import explain
     from kubenetlab.api.kinds import SERVED, find_kind
+    from kubenetlab.api.schema.fields import explain
     from kubenetlab.datapath import faults
     from kubenetlab.datapath.modes import known
     from kubenetlab.errors import UsageError

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Sequence
 from typing import Final
 
-from kubenetlab.api.documents import Document, read_documents
+from kubenetlab.api.text.documents import Document, read_documents
 from kubenetlab.errors import ManifestError, Problem, RequirementError
 
 _COMMANDS: Final = (("kustomize", "build"), ("kubectl", "kustomize"))

@@ -14,7 +14,7 @@ from kubenetlab.cli.terminal.reports import print_warning
 from kubenetlab.cli.terminal.theme import WARNING, paint
 
 if TYPE_CHECKING:
-    from kubenetlab.api.load import ManifestObject
+    from kubenetlab.api.manifests.load import ManifestObject
     from kubenetlab.cli.input.manifests import Manifests
 
 _NEVER_REPORTED = ("managed_fields", "self_link")

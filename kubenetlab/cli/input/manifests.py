@@ -9,9 +9,9 @@ from msgspec import Struct, structs
 
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.config_versions import convert
-from kubenetlab.api.documents import Document, read_documents
 from kubenetlab.api.json_types import JsonMapping, JsonObject
-from kubenetlab.api.load import LoadedManifests, ManifestObject, load, load_documents
+from kubenetlab.api.manifests.load import LoadedManifests, ManifestObject, load, load_documents
+from kubenetlab.api.text.documents import Document, read_documents
 from kubenetlab.cli.input.options import parse_mode
 from kubenetlab.datapath import checks
 from kubenetlab.errors import ManifestError

@@ -292,7 +292,7 @@ def format_mode_option(name: str, value: object) -> str:
 
 def parse_duration_s(text: str) -> float:
     """Return a duration such as `90`, `60s` or `1m30s` in seconds. Raises BadParameter."""
-    from kubenetlab.api.durations import duration_s
+    from kubenetlab.api.values.durations import duration_s
 
     value = duration_s(f"{text}s" if text.isdigit() else text)
     if value is None:

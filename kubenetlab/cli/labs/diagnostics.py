@@ -21,7 +21,7 @@ from kubenetlab.cli.terminal.theme import BAD, WARNING, paint
 from kubenetlab.errors import ManifestError, Problem
 
 if TYPE_CHECKING:
-    from kubenetlab.api.load import ManifestObject
+    from kubenetlab.api.manifests.load import ManifestObject
     from kubenetlab.cli.input.manifests import Manifests
     from kubenetlab.diagnostics import Connection, Diagnostic
     from kubenetlab.lab.client import Client
@@ -83,8 +83,8 @@ def to_problems(
 
     entries: the manifests of this command; for other objects, the file recorded by the lab is read.
     """
-    from kubenetlab.api.decode import Finding, format_path
     from kubenetlab.api.kinds import qualified_kind
+    from kubenetlab.api.text.decode import Finding, format_path
 
     entries_by_key = {
         (
@@ -131,8 +131,8 @@ def _place(source: JsonMapping | None, diagnostic: Diagnostic) -> tuple[str, int
 
     The line is the recorded one of the object if its file is missing or not readable.
     """
-    from kubenetlab.api.documents import read_documents
-    from kubenetlab.api.load import load_documents
+    from kubenetlab.api.manifests.load import load_documents
+    from kubenetlab.api.text.documents import read_documents
 
     if source is None:
         return "", 0
@@ -224,7 +224,7 @@ def raise_findings(reply: JsonObject, manifests: Manifests) -> None:
 
     The reply holds the field of each problem; the manifests add file and line.
     """
-    from kubenetlab.api.decode import Finding
+    from kubenetlab.api.text.decode import Finding
 
     entries = manifests.all_entries
     findings = [
@@ -257,7 +257,7 @@ class AssessedDiagnostic(Struct, frozen=True):
     @property
     def name(self) -> str:
         """Stable name for reports, such as `Service default/web: port-not-served (spec.ports)`."""
-        from kubenetlab.api.decode import format_path
+        from kubenetlab.api.text.decode import format_path
 
         path = format_path(self.diagnostic.path)
         return f"{self.diagnostic.title}: {self.diagnostic.code}{f' ({path})' if path else ''}"

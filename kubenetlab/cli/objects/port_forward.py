@@ -204,7 +204,7 @@ def _get_objects(client: Client, kind: type[ResourceT], namespace: str) -> list[
 
 def _decode(document: JsonObject, kind: type[ResourceT]) -> ResourceT:
     """Decode an object of the lab. Raises LabError if this version does not understand it."""
-    from kubenetlab.api.objects import decode_object
+    from kubenetlab.api.manifests.objects import decode_object
     from kubenetlab.errors import LabError
 
     obj = decode_object(document, kind).value

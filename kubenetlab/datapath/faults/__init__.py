@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args, get_type_hints
 import msgspec
 from msgspec import Struct
 
-from kubenetlab.api.decode import decode, format_path
 from kubenetlab.api.faults import Fault, FaultSpec
 from kubenetlab.api.lab import ProxySnapshot
 from kubenetlab.api.meta import ObjectMeta, kubernetes_name, timestamp
 from kubenetlab.api.store import Change, Cluster, deletion
+from kubenetlab.api.text.decode import decode, format_path
 from kubenetlab.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:

@@ -29,7 +29,6 @@ from typing import ClassVar, Literal
 
 from msgspec import structs
 
-from kubenetlab.api import ip
 from kubenetlab.api.config import Network
 from kubenetlab.api.core import Service
 from kubenetlab.api.discovery import EndpointSlice
@@ -37,7 +36,8 @@ from kubenetlab.api.faults import FaultSpec, StoppedPods
 from kubenetlab.api.lab import SYNC_PERIOD_S, NetworkFacts, ProxySnapshot
 from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.store import Change, Cluster
-from kubenetlab.controllers.kube_proxy import LABELS, NAMESPACE
+from kubenetlab.api.values import ip
+from kubenetlab.controllers.cluster.kube_proxy import LABELS, NAMESPACE
 from kubenetlab.datapath.faults import BreakOptions
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.proxy_views import ProxyView

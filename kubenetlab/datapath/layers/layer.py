@@ -10,7 +10,7 @@ from kubenetlab.api.config import Networking
 from kubenetlab.api.lab import Decisions
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
-from kubenetlab.controllers import environment
+from kubenetlab.controllers.kubelet import environment
 from kubenetlab.datapath import modes
 from kubenetlab.datapath.modes import CNI, PodNetwork, ServiceProxy
 from kubenetlab.datapath.plan_cache import PlanCache

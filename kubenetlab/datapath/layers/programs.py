@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from kubenetlab.api.lab import Decisions
 from kubenetlab.api.pods import Pod, is_of_job
 from kubenetlab.api.store import Cluster
-from kubenetlab.controllers.kube_proxy import is_kube_proxy
-from kubenetlab.controllers.stopping import termination_of
-from kubenetlab.controllers.volumes import file_content
+from kubenetlab.controllers.cluster.kube_proxy import is_kube_proxy
+from kubenetlab.controllers.kubelet.stopping import termination_of
+from kubenetlab.controllers.kubelet.volumes import file_content
 from kubenetlab.datapath import containers
 from kubenetlab.datapath.layers.layer import (
     DesiredObjects,

@@ -22,8 +22,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kubenetlab.api import ip
-from kubenetlab.api.decode import Finding
+from kubenetlab.api.text.decode import Finding
+from kubenetlab.api.values import ip
 from kubenetlab.datapath.modes import ModeOptions, Needs, PodNetwork
 from kubenetlab.datapath.proxy import local_traffic
 from kubenetlab.datapath.proxy.local_traffic import DetectLocal, LocalMode, detectors

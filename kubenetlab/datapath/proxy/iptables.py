@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from msgspec import Struct
 
 from kubenetlab.api.core import Service
-from kubenetlab.api.decode import Finding
+from kubenetlab.api.text.decode import Finding
 from kubenetlab.datapath.modes import ModeOptions, Needs, PodNetwork
 from kubenetlab.datapath.proxy import local_traffic
 from kubenetlab.datapath.proxy.iptables_names import (

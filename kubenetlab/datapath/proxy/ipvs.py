@@ -26,9 +26,9 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-from kubenetlab.api import ip
 from kubenetlab.api.core import Service
-from kubenetlab.api.decode import Finding
+from kubenetlab.api.text.decode import Finding
+from kubenetlab.api.values import ip
 from kubenetlab.datapath.modes import ModeOptions, Needs, PodNetwork
 from kubenetlab.datapath.proxy import ipvs_rules as fixed
 from kubenetlab.datapath.proxy import local_traffic

@@ -16,9 +16,9 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-from kubenetlab.api import ip
-from kubenetlab.api.decode import Finding, found
 from kubenetlab.api.meta import kubernetes_name
+from kubenetlab.api.text.decode import Finding, found
+from kubenetlab.api.values import ip
 from kubenetlab.datapath.modes import PodNetwork
 from kubenetlab.datapath.view import Family
 from kubenetlab.hoststate.rules.nftables.statements import Match

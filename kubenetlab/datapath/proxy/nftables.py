@@ -22,7 +22,7 @@ from typing import Literal
 from msgspec import structs
 
 from kubenetlab.api.core import Service
-from kubenetlab.api.decode import Finding
+from kubenetlab.api.text.decode import Finding
 from kubenetlab.datapath.modes import ModeOptions, Needs, PodNetwork
 from kubenetlab.datapath.proxy import local_traffic
 from kubenetlab.datapath.proxy import nftables_maps as maps

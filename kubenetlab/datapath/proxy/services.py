@@ -10,10 +10,10 @@ from ipaddress import ip_address, ip_network
 
 from msgspec import Struct
 
-from kubenetlab.api import ip
 from kubenetlab.api.config import Network
 from kubenetlab.api.core import Service, ServicePort, ServiceSpec
 from kubenetlab.api.discovery import Endpoint
+from kubenetlab.api.values import ip
 from kubenetlab.datapath.view import NodePlace, NodeView, ServiceView
 from kubenetlab.names import socket_address
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from kubenetlab import names
 from kubenetlab.api.core import Node
 from kubenetlab.api.store import Cluster
-from kubenetlab.controllers.kube_proxy import LABELS, NAMESPACE, is_kube_proxy
+from kubenetlab.controllers.cluster.kube_proxy import LABELS, NAMESPACE, is_kube_proxy
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.proxy_views import (
     ProxyView,

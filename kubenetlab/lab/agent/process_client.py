@@ -14,8 +14,8 @@ from msgspec import Struct, convert, structs
 
 from kubenetlab.api.environment import expand
 from kubenetlab.api.lab import ContainerReport
-from kubenetlab.api.quantity import format_bytes
-from kubenetlab.controllers.containers import KILLED, OOM_KILLED
+from kubenetlab.api.values.quantity import format_bytes
+from kubenetlab.controllers.kubelet.containers import KILLED, OOM_KILLED
 from kubenetlab.datapath.contexts import Context
 from kubenetlab.hoststate.programs import ProgramOptions, ProgramRun
 from kubenetlab.kernel.features.detection import has_command, no_such_command

@@ -16,8 +16,8 @@ from kubenetlab.api.lab import (
 from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, deletion
-from kubenetlab.controllers.ipam import attachment_of
-from kubenetlab.controllers.kubelet import runtime_status_of
+from kubenetlab.controllers.kubelet.kubelet import runtime_status_of
+from kubenetlab.controllers.nodes.ipam import attachment_of
 from kubenetlab.lab.messages.app_worker import RunReport
 from kubenetlab.lab.messages.node_agent import ProbeResult
 from kubenetlab.names import node_netns, pod_netns

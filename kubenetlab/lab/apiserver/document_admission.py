@@ -8,13 +8,13 @@ from itertools import zip_longest
 import msgspec
 from msgspec import Struct, structs
 
-from kubenetlab.api.decode import Finding
 from kubenetlab.api.json_types import JsonMapping, JsonObject
 from kubenetlab.api.kinds import writable
-from kubenetlab.api.objects import decode_object, shape_findings
+from kubenetlab.api.manifests.objects import decode_object, shape_findings
 from kubenetlab.api.store import Cluster, DocumentSource
+from kubenetlab.api.text.decode import Finding
 from kubenetlab.api.validate import validate
-from kubenetlab.controllers.admission import AdmissionRequest, AdmissionResult, admit
+from kubenetlab.controllers.admission.admission import AdmissionRequest, AdmissionResult, admit
 from kubenetlab.datapath import modes
 from kubenetlab.lab.bootstrap import with_network_facts
 

@@ -19,7 +19,7 @@ from kubenetlab.api.lab import Uplink
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.pods import Pod, is_of_job
 from kubenetlab.api.store import Cluster
-from kubenetlab.controllers.ipam import attachment_of
+from kubenetlab.controllers.nodes.ipam import attachment_of
 from kubenetlab.datapath import modes
 from kubenetlab.datapath.containers import assumed_ports, setups_of
 from kubenetlab.datapath.modes import ServiceProxy

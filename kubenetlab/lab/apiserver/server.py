@@ -33,7 +33,7 @@ from kubenetlab.api.meta import LabelSelector, Resource, parse_selector, timesta
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.render import render
 from kubenetlab.api.store import Cluster, deletion
-from kubenetlab.controllers.termination import deletion_changes
+from kubenetlab.controllers.support.termination import deletion_changes
 from kubenetlab.errors import RequirementError, StoreError, os_error_text
 from kubenetlab.lab import rundir
 from kubenetlab.lab.agent.turns import run_synchronously

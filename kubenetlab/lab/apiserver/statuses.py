@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 import msgspec
 from msgspec import structs
 
-from kubenetlab.api.decode import found
+from kubenetlab.api.text.decode import found
 from kubenetlab.lab.store.readable import FAILURES
 from kubenetlab.lab.transport.http import Answer, FdReply
 from kubenetlab.programs.support.http import Request, Response

@@ -20,8 +20,8 @@ from pathlib import Path
 from kubenetlab.api.config import ClusterConfig, Network
 from kubenetlab.api.core import Namespace, Service
 from kubenetlab.api.discovery import EndpointSlice
+from kubenetlab.api.manifests.objects import decode_object
 from kubenetlab.api.meta import Resource
-from kubenetlab.api.objects import decode_object
 from kubenetlab.datapath.uplink import inside
 from kubenetlab.lab import rundir
 from kubenetlab.lab.context import LabContext

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from msgspec import Struct, to_builtins
 
 from kubenetlab.api.containers import Container
-from kubenetlab.api.durations import duration_s
 from kubenetlab.api.pods import DURATION_ANNOTATION, EXIT_CODE_ANNOTATION, Pod, PodSpec, is_of_job
+from kubenetlab.api.values.durations import duration_s
 from kubenetlab.hoststate.programs import ProgramOptions
 from kubenetlab.programs import DONE, Setup, is_one_shot, is_process, runs_until_stopped
 

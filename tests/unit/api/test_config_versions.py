@@ -17,7 +17,7 @@ from kubenetlab.api.config_versions import (
     convert,
     served_versions,
 )
-from kubenetlab.api.objects import decode_object
+from kubenetlab.api.manifests.objects import decode_object
 from kubenetlab.cli.input.manifests import Flags, merge_options
 from tests.clusters import loaded, problems_of
 

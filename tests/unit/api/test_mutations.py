@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 
 from kubenetlab import controllers
 from kubenetlab.api.config import ClusterConfig
-from kubenetlab.api.documents import read_documents
 from kubenetlab.api.kinds import STORED
 from kubenetlab.api.lab import Decisions
-from kubenetlab.api.load import LoadedManifests, load, load_documents
+from kubenetlab.api.manifests.load import LoadedManifests, load, load_documents
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
-from kubenetlab.controllers.termination import deletion_changes
+from kubenetlab.api.text.documents import read_documents
+from kubenetlab.controllers.support.termination import deletion_changes
 from kubenetlab.datapath import modes, plan, plan_probes
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.errors import ManifestError, Problem

@@ -6,7 +6,7 @@ import pytest
 
 from kubenetlab.errors import ManifestError
 from tests.clusters import deployment, loaded, pod, problems_of, replaced, service
-from tests.unit.api.test_load import POD
+from tests.unit.api.manifests.test_load import POD
 
 CLUSTER = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n"
 

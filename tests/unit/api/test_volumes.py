@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kubenetlab.api.pods import Pod
-from kubenetlab.controllers.volumes import file_content
+from kubenetlab.controllers.kubelet.volumes import file_content
 from kubenetlab.datapath.containers import files_read, setups_of
 from kubenetlab.programs.support.localhost_certificate import CERTIFICATE, KEY
 from tests.clusters import applied, pod_named, running, store

@@ -9,7 +9,7 @@ from kubenetlab.api.lab import ContainerReport, HookKind, PodRuntimeStatus, Prob
 from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
-from kubenetlab.controllers.termination import deletion_changes
+from kubenetlab.controllers.support.termination import deletion_changes
 from kubenetlab.datapath import plan_probes
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.probes import ProbeSpec

@@ -12,11 +12,11 @@ from kubenetlab.api.apps import Deployment, ReplicaSet
 from kubenetlab.api.core import Event, Namespace, Node, Service
 from kubenetlab.api.lab import Attachment, PodRuntimeStatus
 from kubenetlab.api.render import render
-from kubenetlab.controllers.events import event
-from kubenetlab.controllers.garbage import KEPT_FRACTION, MIN_EVENTS
-from kubenetlab.controllers.naming import ALPHABET
+from kubenetlab.controllers.cluster.garbage import KEPT_FRACTION, MIN_EVENTS
 from kubenetlab.controllers.states import ControllerStates
-from kubenetlab.controllers.termination import deletion_changes
+from kubenetlab.controllers.support.events import event
+from kubenetlab.controllers.support.naming import ALPHABET
+from kubenetlab.controllers.support.termination import deletion_changes
 from kubenetlab.errors import ManifestError
 from tests.clusters import (
     NO_CNI,

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from kubenetlab import controllers
-from kubenetlab.controllers import endpoints, endpointslices, kubelet
+from kubenetlab.controllers.kubelet import kubelet
+from kubenetlab.controllers.services import endpoints, endpointslices
 from kubenetlab.controllers.states import ControllerStates
 from tests.clusters import NOW, deployment, observed, service, store, web_pods
 

@@ -18,7 +18,7 @@ from kubenetlab.api.lab import Attachment, PodRuntimeStatus
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster, deletion
-from kubenetlab.controllers.admission import admit
+from kubenetlab.controllers.admission.admission import admit
 from kubenetlab.controllers.states import ControllerStates
 from kubenetlab.lab.bootstrap import admission_requests
 from tests.clusters import (

@@ -12,7 +12,7 @@ from kubenetlab.api.faults import Fault
 from kubenetlab.api.lab import SYNC_PERIOD_S, Decisions, ProxySnapshot
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster, deletion
-from kubenetlab.controllers.kube_proxy import is_kube_proxy
+from kubenetlab.controllers.cluster.kube_proxy import is_kube_proxy
 from kubenetlab.controllers.states import ControllerStates
 from kubenetlab.datapath import faults, plan
 from kubenetlab.datapath.loadbalancers import node_number

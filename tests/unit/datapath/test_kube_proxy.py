@@ -14,7 +14,7 @@ from kubenetlab.api.core import Service
 from kubenetlab.api.lab import SYNC_PERIOD_S, ContainerReport
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
-from kubenetlab.controllers.kube_proxy import is_kube_proxy
+from kubenetlab.controllers.cluster.kube_proxy import is_kube_proxy
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.proxy_views import (
     KubeProxyConfig,

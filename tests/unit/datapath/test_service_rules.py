@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kubenetlab.api.store import Cluster
-from kubenetlab.controllers.termination import deletion_changes
+from kubenetlab.controllers.support.termination import deletion_changes
 from kubenetlab.datapath.proxy.services import EndpointAddress, categorize
 from kubenetlab.hoststate.rules.nftables import Chain, Collection
 from tests.clusters import (

@@ -7,9 +7,9 @@ import shlex
 
 import pytest
 
-from kubenetlab.api.decode import format_path
-from kubenetlab.api.documents import read_documents
-from kubenetlab.api.load import load_documents
+from kubenetlab.api.manifests.load import load_documents
+from kubenetlab.api.text.decode import format_path
+from kubenetlab.api.text.documents import read_documents
 from kubenetlab.diagnostics import (
     MISCONFIGURATIONS,
     NOT_ENFORCED,

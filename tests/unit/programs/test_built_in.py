@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubenetlab import programs
-from kubenetlab.api.durations import duration_s
 from kubenetlab.api.meta import parse_selector
+from kubenetlab.api.values.durations import duration_s
 from kubenetlab.hoststate.programs import ListenPort
 from kubenetlab.lab.transport.exchange import Exchange
 from kubenetlab.programs.support.arguments import arguments, options

@@ -8,7 +8,7 @@ from typing import Any, cast
 from kubenetlab import names
 from kubenetlab.api.core import Node
 from kubenetlab.api.store import Cluster, deletion
-from kubenetlab.controllers.kube_proxy import LABELS, NAMESPACE
+from kubenetlab.controllers.cluster.kube_proxy import LABELS, NAMESPACE
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.lab.agent.kube_proxy_notifier import MAX_PENDING, KubeProxyNotifier
 from kubenetlab.lab.messages.node_agent import RulesLoaded, RulesRefused

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from kubenetlab.api.apps import Deployment
-from kubenetlab.api.documents import read_documents
 from kubenetlab.api.lab import ContainerReport
 from kubenetlab.api.store import Change, Cluster
+from kubenetlab.api.text.documents import read_documents
 from kubenetlab.controllers.states import ControllerStates
 from kubenetlab.errors import BugError
 from kubenetlab.lab.agent.turns import run_synchronously

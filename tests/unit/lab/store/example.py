@@ -12,7 +12,7 @@ from kubenetlab.api.core import Taint
 from kubenetlab.api.lab import NodeSettings, Termination, Uplink
 from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.store import Cluster
-from kubenetlab.controllers.termination import deletion_changes
+from kubenetlab.controllers.support.termination import deletion_changes
 from kubenetlab.datapath import faults
 from kubenetlab.lab.store import store_file
 from kubenetlab.lab.store.formats import FORMAT

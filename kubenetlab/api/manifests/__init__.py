@@ -1,0 +1,1 @@
+"""Manifests: loading files, one typed object for each document."""

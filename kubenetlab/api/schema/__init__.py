@@ -1,0 +1,1 @@
+"""Documentation of all fields, and the JSON Schema of the kinds."""

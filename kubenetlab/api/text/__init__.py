@@ -1,0 +1,1 @@
+"""Text of manifests: YAML and JSON documents, and typed objects from them."""

@@ -1,0 +1,1 @@
+"""Values in fields: addresses, durations and quantities."""

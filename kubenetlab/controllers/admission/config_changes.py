@@ -1,0 +1,85 @@
+"""Changes of the Cluster document of a running lab: forbidden ones, and text for the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from kubenetlab.api.config import ClusterConfig
+from kubenetlab.api.json_types import JsonMapping
+from kubenetlab.api.meta import Record, kubernetes_name
+from kubenetlab.api.text.decode import Finding
+
+
+def forbidden_changes(old: ClusterConfig, new: ClusterConfig) -> Iterator[Finding]:
+    """Yield the changes that a running lab does not allow."""
+    for field, name in (
+        ("ip_family", "ipFamily"),
+        ("pod_subnet", "podSubnet"),
+        ("service_subnet", "serviceSubnet"),
+        ("dns_domain", "dnsDomain"),
+    ):
+        before, after = getattr(old.networking, field), getattr(new.networking, field)
+        if before != after:
+            yield Finding(
+                ("networking", name),
+                f"cannot change while the lab is up; it is {before}",
+                hints=("kubenetlab down, then up",),
+            )
+    if old.networking.cni_mode != new.networking.cni_mode and old.networking.cni_mode[0] != "none":
+        yield Finding(
+            ("networking", "cni"),
+            f"cannot change while the lab is up; it is {old.networking.cni_mode[0]}",
+            hints=("kubenetlab down, then up",),
+        )
+    if new.name and new.name != old.name:
+        yield Finding(
+            ("name",),
+            f"cannot change while the lab is up; it is {old.name}",
+            hints=("without a name, or with --lab NAME, the document fits any lab",),
+        )
+
+
+def describe_changes(old: Any, new: Any, path: str = "") -> Iterator[str]:
+    """Yield `networking.kubeProxyMode nftables → iptables` for each field that differs."""
+    for name in new.__struct_fields__:
+        before, after = getattr(old, name), getattr(new, name)
+        if before == after or name == "metadata":
+            continue
+        if isinstance(before, Record) and isinstance(after, Record):
+            yield from describe_changes(before, after, f"{path}{kubernetes_name(name)}.")
+        else:
+            yield f"{path}{kubernetes_name(name)} {_format_value(before)} → {_format_value(after)}"
+
+
+def _format_value(value: Any) -> str:
+    """Return a field's value as short text.
+
+    A mode is shown as on the command line, a list as its number of entries.
+    """
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple | list):
+        return str(len(value))
+    if isinstance(value, Mapping):
+        return ",".join(
+            (
+                str(value.get("type", "")),
+                *_options({key: inner for key, inner in value.items() if key != "type"}),
+            )
+        )
+    return str(value)
+
+
+def _options(options: JsonMapping, path: str = "") -> Iterator[str]:
+    """Yield a mode's options as on the command line.
+
+    For example `layout=fast`, `detectLocal.bridgeInterface=cbr0`.
+    """
+    for key, value in options.items():
+        if isinstance(value, Mapping):
+            yield from _options(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}={_format_value(value)}"

@@ -1,0 +1,1 @@
+"""Allocation of addresses, node ports and pod ranges, as pure functions."""

@@ -1,0 +1,1 @@
+"""Controllers of the whole cluster: system pods, namespaces, garbage, faults."""

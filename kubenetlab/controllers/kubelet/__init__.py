@@ -1,0 +1,1 @@
+"""The kubelet: containers, statuses, environment and end of a node's pods."""

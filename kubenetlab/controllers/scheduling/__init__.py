@@ -1,0 +1,1 @@
+"""The scheduler, and evictions by taints."""

@@ -1,0 +1,1 @@
+"""Controllers of Services: endpoints and load balancers."""

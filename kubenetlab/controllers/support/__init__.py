@@ -1,0 +1,1 @@
+"""What several controllers need: events, names, owners, deletion and timers."""

@@ -1,0 +1,1 @@
+"""Controllers of Deployments, StatefulSets, DaemonSets, Jobs and their pods."""
