@@ -8,9 +8,9 @@ from __future__ import annotations
 import struct
 from ipaddress import ip_address
 
+from kubenetlab.hoststate.netlink.wire import attribute, message, messages, nested, number, string
 from kubenetlab.hoststate.rules import ipvs_messages
 from kubenetlab.hoststate.rules.ipvs import RealServer, VirtualServer
-from kubenetlab.hoststate.wire import attribute, message, messages, nested, number, string
 
 HEADER = struct.Struct("=BBH")
 """genlmsghdr: command, version, reserved."""

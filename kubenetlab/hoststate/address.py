@@ -9,7 +9,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Mapping
 
-from kubenetlab.hoststate import wire
 from kubenetlab.hoststate.ip import (
     AF_INET6,
     OUR_PROTOCOL,
@@ -18,8 +17,16 @@ from kubenetlab.hoststate.ip import (
     as_address,
     packed_prefix,
 )
+from kubenetlab.hoststate.netlink import wire
+from kubenetlab.hoststate.netlink.wire import (
+    Links,
+    as_number,
+    attribute,
+    attributes,
+    message,
+    number,
+)
 from kubenetlab.hoststate.object import Key, Object, ShellName
-from kubenetlab.hoststate.wire import Links, as_number, attribute, attributes, message, number
 
 IFA_ADDRESS, IFA_LOCAL, IFA_CACHEINFO, IFA_FLAGS, IFA_PROTO = 1, 2, 6, 8, 11
 IFA_F_NODAD, IFA_F_DEPRECATED, IFA_F_NOPREFIXROUTE = 0x02, 0x20, 0x200

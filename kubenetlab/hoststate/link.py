@@ -9,9 +9,9 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
-from kubenetlab.hoststate import wire
 from kubenetlab.hoststate.link_kinds import change_link, new_link
-from kubenetlab.hoststate.link_messages import (
+from kubenetlab.hoststate.netlink import wire
+from kubenetlab.hoststate.netlink.link_messages import (
     IFF_UP,
     IFLA_ADDRESS,
     IFLA_BR_MCAST_SNOOPING,
@@ -36,8 +36,16 @@ from kubenetlab.hoststate.link_messages import (
     ifinfo,
     port_settings,
 )
+from kubenetlab.hoststate.netlink.wire import (
+    Links,
+    attribute,
+    mac_bytes,
+    message,
+    nested,
+    number,
+    string,
+)
 from kubenetlab.hoststate.object import Key, Object, ShellName
-from kubenetlab.hoststate.wire import Links, attribute, mac_bytes, message, nested, number, string
 
 LOOPBACK = "lo"
 

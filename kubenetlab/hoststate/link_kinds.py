@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from kubenetlab.hoststate import wire
-from kubenetlab.hoststate.link_messages import IFF_UP
-from kubenetlab.hoststate.message_classes import Attribute, MessageClass, nest
+from kubenetlab.hoststate.netlink import wire
+from kubenetlab.hoststate.netlink.link_messages import IFF_UP
+from kubenetlab.hoststate.netlink.message_classes import Attribute, MessageClass, nest
 
 _LINK = MessageClass("pyroute2.netlink.rtnl.ifinfmsg", "ifinfmsg")
 

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_interface, ip_network
 from typing import NamedTuple
 
-from kubenetlab.hoststate import wire
 from kubenetlab.hoststate.ip import AF_INET6, FAMILY_OF_VERSION
-from kubenetlab.hoststate.message_classes import MessageClass
+from kubenetlab.hoststate.netlink import wire
+from kubenetlab.hoststate.netlink.message_classes import MessageClass
 
 _ADDRESS = MessageClass("pyroute2.netlink.rtnl.ifaddrmsg", "ifaddrmsg")
 _ROUTE = MessageClass("pyroute2.netlink.rtnl.rtmsg", "rtmsg")

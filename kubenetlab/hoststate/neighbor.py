@@ -8,10 +8,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Mapping
 
-from kubenetlab.hoststate import wire
 from kubenetlab.hoststate.ip import OUR_PROTOCOL, address_text, packed
-from kubenetlab.hoststate.object import Key, Object, ShellName
-from kubenetlab.hoststate.wire import (
+from kubenetlab.hoststate.netlink import wire
+from kubenetlab.hoststate.netlink.wire import (
     Links,
     as_mac,
     as_number,
@@ -20,6 +19,7 @@ from kubenetlab.hoststate.wire import (
     mac_bytes,
     message,
 )
+from kubenetlab.hoststate.object import Key, Object, ShellName
 
 NDA_DST, NDA_LLADDR, NDA_PROTOCOL = 1, 2, 12
 NUD_PERMANENT = 0x80

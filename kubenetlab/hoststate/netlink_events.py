@@ -14,17 +14,21 @@ from typing import Final
 
 from msgspec import Struct
 
-from kubenetlab.hoststate import wire
 from kubenetlab.hoststate.address import decode_address
 from kubenetlab.hoststate.link import LOOPBACK, Dummy, LinkUp, Port
-from kubenetlab.hoststate.link_messages import ObservedLink, decode_link, is_bridge_port_message
 from kubenetlab.hoststate.neighbor import Neighbor, decode_neighbor, deleted_neighbor_key
+from kubenetlab.hoststate.netlink import wire
+from kubenetlab.hoststate.netlink.link_messages import (
+    ObservedLink,
+    decode_link,
+    is_bridge_port_message,
+)
+from kubenetlab.hoststate.netlink.wire import attributes
 from kubenetlab.hoststate.nexthop import decode_nexthop
 from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.peers import Peers, peers_key
 from kubenetlab.hoststate.route import decode_route
 from kubenetlab.hoststate.state import Contents
-from kubenetlab.hoststate.wire import attributes
 
 _DECODERS: Final = {
     wire.RTM_NEWADDR: decode_address,

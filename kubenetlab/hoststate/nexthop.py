@@ -11,10 +11,9 @@ import struct
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from kubenetlab.hoststate import wire
 from kubenetlab.hoststate.ip import AF_UNSPEC, OUR_PROTOCOL, address_text, packed
-from kubenetlab.hoststate.object import Key, Object, ShellName
-from kubenetlab.hoststate.wire import (
+from kubenetlab.hoststate.netlink import wire
+from kubenetlab.hoststate.netlink.wire import (
     Links,
     as_number,
     attribute,
@@ -23,6 +22,7 @@ from kubenetlab.hoststate.wire import (
     nested,
     number,
 )
+from kubenetlab.hoststate.object import Key, Object, ShellName
 
 NHA_ID, NHA_GROUP, NHA_GROUP_TYPE, NHA_OIF, NHA_GATEWAY, NHA_RES_GROUP = 1, 2, 3, 5, 6, 12
 NHA_RES_GROUP_BUCKETS = 1

@@ -10,10 +10,10 @@ import struct
 from collections.abc import Collection, Iterable, Iterator
 from functools import lru_cache
 
-from kubenetlab.hoststate import wire
 from kubenetlab.hoststate.neighbor import IFINDEX_OFFSET, Neighbor
+from kubenetlab.hoststate.netlink import wire
+from kubenetlab.hoststate.netlink.wire import HEADER, Links, UniformRequests
 from kubenetlab.hoststate.object import Key, Object, ShellName
-from kubenetlab.hoststate.wire import HEADER, Links, UniformRequests
 
 Entry = tuple[str, str]
 """(address, MAC)"""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Mapping
 
-from kubenetlab.hoststate import wire
 from kubenetlab.hoststate.ip import (
     AF_INET,
     AF_INET6,
@@ -20,8 +19,16 @@ from kubenetlab.hoststate.ip import (
     packed,
     packed_prefix,
 )
+from kubenetlab.hoststate.netlink import wire
+from kubenetlab.hoststate.netlink.wire import (
+    Links,
+    as_number,
+    attribute,
+    attributes,
+    message,
+    number,
+)
 from kubenetlab.hoststate.object import Key, Object, ShellName
-from kubenetlab.hoststate.wire import Links, as_number, attribute, attributes, message, number
 
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PREFSRC, RTA_TABLE, RTA_NH_ID = 1, 4, 5, 7, 15, 30
 RT_TABLE_MAIN = 254

@@ -18,8 +18,8 @@ from msgspec import structs
 from kubenetlab.hoststate.address import decode_address, dump_addresses
 from kubenetlab.hoststate.diff import Changes, NetnsChanges, Operation
 from kubenetlab.hoststate.link import LOOPBACK, Port
-from kubenetlab.hoststate.link_messages import ObservedLink, decode_link, dump_links
 from kubenetlab.hoststate.neighbor import Neighbor, decode_neighbor, dump_neighbors
+from kubenetlab.hoststate.netlink.link_messages import ObservedLink, decode_link, dump_links
 from kubenetlab.hoststate.nexthop import decode_nexthop, dump_nexthops
 from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.peers import Peers, observed_peers, peers_key
@@ -66,7 +66,7 @@ class LinuxKernel:
         self._pause_pool = ThreadPoolExecutor(STARTERS, "pauses")
         self._sysctls = Sysctls()
 
-    # --- what the encoders ask (hoststate.wire.Links) ---
+    # --- what the encoders ask (hoststate.netlink.wire.Links) ---
 
     def index(self, netns: str, link: str) -> int:
         return 1 if link == LOOPBACK else self._indexes.get(netns, {})[link]

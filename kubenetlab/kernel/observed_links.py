@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from kubenetlab.hoststate.link import Bridge, Dummy, LinkUp, Port, Veth
-from kubenetlab.hoststate.link_messages import ObservedLink
+from kubenetlab.hoststate.netlink.link_messages import ObservedLink
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.state import Contents
 

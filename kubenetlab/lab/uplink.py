@@ -22,8 +22,8 @@ from msgspec import Struct
 from kubenetlab import names
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.lab import Uplink
-from kubenetlab.datapath import uplink as desired
-from kubenetlab.datapath.port_mappings import PublishedPort, published_ports
+from kubenetlab.datapath.network import uplink as desired
+from kubenetlab.datapath.network.port_mappings import PublishedPort, published_ports
 from kubenetlab.errors import KubenetlabError, LabError, os_error_text
 from kubenetlab.kernel import uplink as machine
 from kubenetlab.kernel.files import replace_file

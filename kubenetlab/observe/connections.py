@@ -12,10 +12,10 @@ from msgspec import structs
 
 from kubenetlab.diagnostics.model import Connection
 from kubenetlab.observe.expect import Destination, ServiceTarget
-from kubenetlab.observe.grammar import WORKLOADS, Target
-from kubenetlab.observe.locations import Location
-from kubenetlab.observe.lookups import service_named
-from kubenetlab.observe.targets import named_places
+from kubenetlab.observe.targets.grammar import WORKLOADS, Target
+from kubenetlab.observe.targets.locations import Location
+from kubenetlab.observe.targets.lookups import service_named
+from kubenetlab.observe.targets.resolution import named_places
 
 if TYPE_CHECKING:
     from kubenetlab.observe.inspection import Inspection

@@ -10,13 +10,13 @@ from msgspec import Struct, structs
 
 from kubenetlab.errors import UsageError
 from kubenetlab.observe.expect import Destination, ServiceTarget, service_ports
-from kubenetlab.observe.grammar import Target, with_port
-from kubenetlab.observe.locations import Location
-from kubenetlab.observe.lookups import service_named
-from kubenetlab.observe.meanings import Meaning, resolve_name
 from kubenetlab.observe.request import ProbeSpecification
-from kubenetlab.observe.suggestions import suggest_similar
-from kubenetlab.observe.targets import node_ports, resolve
+from kubenetlab.observe.targets.grammar import Target, with_port
+from kubenetlab.observe.targets.locations import Location
+from kubenetlab.observe.targets.lookups import service_named
+from kubenetlab.observe.targets.meanings import Meaning, resolve_name
+from kubenetlab.observe.targets.resolution import node_ports, resolve
+from kubenetlab.observe.targets.suggestions import suggest_similar
 
 if TYPE_CHECKING:
     from kubenetlab.observe.inspection import Inspection

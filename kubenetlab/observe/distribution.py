@@ -17,10 +17,10 @@ from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.names import MAX_HOSTNAME
 from kubenetlab.observe.destinations import ResolvedDestination
 from kubenetlab.observe.expect import ServiceTarget
-from kubenetlab.observe.grammar import pod_title
-from kubenetlab.observe.locations import Location, places
-from kubenetlab.observe.lookups import service_named
 from kubenetlab.observe.series import Answer
+from kubenetlab.observe.targets.grammar import pod_title
+from kubenetlab.observe.targets.locations import Location, places
+from kubenetlab.observe.targets.lookups import service_named
 
 if TYPE_CHECKING:
     from kubenetlab.observe.inspection import InspectedService, Inspection

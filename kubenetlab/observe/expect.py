@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from msgspec import Struct
 
-from kubenetlab.observe.locations import Location
+from kubenetlab.observe.targets.locations import Location
 from kubenetlab.programs import COMMAND
 
 if TYPE_CHECKING:

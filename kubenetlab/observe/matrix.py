@@ -15,8 +15,8 @@ from kubenetlab.observe.expect import (
     facts_of,
     service_ports,
 )
-from kubenetlab.observe.locations import Location, places
 from kubenetlab.observe.prober import ProbeRequest, Result, run
+from kubenetlab.observe.targets.locations import Location, places
 
 if TYPE_CHECKING:
     from kubenetlab.observe.inspection import Inspection

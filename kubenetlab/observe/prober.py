@@ -21,7 +21,7 @@ from msgspec import Struct
 
 from kubenetlab.kernel.ping_sockets import Echo, echo_of, sequence_number
 from kubenetlab.kernel.syscalls import inside_network, open_namespace
-from kubenetlab.observe.locations import Location
+from kubenetlab.observe.targets.locations import Location
 
 Outcome = Literal["answer", "refused", "unreachable", "silence"]
 

@@ -10,7 +10,7 @@ from typing import Final, Literal
 from msgspec import Struct
 
 from kubenetlab.errors import UsageError
-from kubenetlab.observe.grammar import DEFAULT_PORTS, Target
+from kubenetlab.observe.targets.grammar import DEFAULT_PORTS, Target
 
 HTTP_ERROR: Final = 400
 """Lowest HTTP status that reports an error."""

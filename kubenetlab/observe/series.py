@@ -24,7 +24,6 @@ from msgspec import Struct
 from kubenetlab.kernel.ping_sockets import echo_of
 from kubenetlab.kernel.syscalls import inside_network, open_namespace
 from kubenetlab.names import socket_address
-from kubenetlab.observe.locations import Location
 from kubenetlab.observe.prober import (
     DNS_PORT,
     Outcome,
@@ -35,6 +34,7 @@ from kubenetlab.observe.prober import (
     run,
 )
 from kubenetlab.observe.request import HTTP_ERROR
+from kubenetlab.observe.targets.locations import Location
 
 MAX_COUNT: Final = 10_000
 """Maximum length of a series.

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kubenetlab.cli.input.manifests import read
-from kubenetlab.observe.truth_table import load
+from kubenetlab.observe.checks.truth_table import load
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
 FOLDERS = sorted(path for path in MANIFESTS.iterdir() if path.is_dir())

@@ -19,10 +19,10 @@ from kubenetlab.api.lab import Decisions
 from kubenetlab.datapath import faults, modes, plan
 from kubenetlab.datapath.cni import bridge
 from kubenetlab.hoststate.diff import diff
+from kubenetlab.hoststate.netlink.wire import messages
 from kubenetlab.hoststate.rules.nftables import Element
 from kubenetlab.hoststate.rules.rulesets import members
 from kubenetlab.hoststate.state import Contents, HostState
-from kubenetlab.hoststate.wire import messages
 from kubenetlab.kernel.fake import FakeKernel
 from kubenetlab.programs.support.http import Request
 from tests.clusters import NOW, deployment, running, service, settled, store

@@ -13,9 +13,9 @@ from unittest import mock
 from kubenetlab.cli.terminal.display import PLAIN, Display
 from kubenetlab.cli.terminal.theme import STYLES, sgr
 from kubenetlab.observe.expect import ServiceTarget
-from kubenetlab.observe.locations import Location
 from kubenetlab.observe.matrix import Cell, Matrix
 from kubenetlab.observe.prober import Result
+from kubenetlab.observe.targets.locations import Location
 from tests.golden.outputs import CASES
 
 SCREENS: Final = Path(__file__).with_name("screens")
@@ -218,7 +218,7 @@ def _ping() -> None:
 
 def _check() -> None:
     from kubenetlab.cli.probing.check import _show
-    from kubenetlab.observe.check import RowVerdict
+    from kubenetlab.observe.checks.check import RowVerdict
 
     verdicts = [
         RowVerdict(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from kubenetlab.hoststate import tc
+from kubenetlab.hoststate.netlink import tc
 from kubenetlab.hoststate.rules import bpf
 from kubenetlab.hoststate.rules.bpf import BpfPrograms, ClusterIp, FamilyConfig, Frontend, PodLink
 from kubenetlab.kernel.processes.permissions import is_root

@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing, contextmanager
 import msgspec
 import pytest
 
-from kubenetlab.hoststate import message_classes
+from kubenetlab.hoststate.netlink import message_classes
 from kubenetlab.hoststate.rules.conntrack import FlowUpdate
 from kubenetlab.kernel.netlink.conntrack_entries import ConntrackEntry, tracked_entries
 from kubenetlab.kernel.rules.conntrack import Conntrack, open_loader

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kubenetlab.hoststate.link_kinds import change_link, delete_link, new_link
-from kubenetlab.hoststate.message_classes import Attribute
+from kubenetlab.hoststate.netlink.message_classes import Attribute
 from kubenetlab.kernel.netlink.rtnetlink import RouteSocket
 
 MAC = "0a:58:00:00:00:07"

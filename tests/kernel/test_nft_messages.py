@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from kubenetlab.hoststate.netlink.wire import NLM_F_DUMP, message
 from kubenetlab.hoststate.rules.nftables import NftObject, containers, names, transaction
 from kubenetlab.hoststate.rules.nftables.chain_commands import AddChain, AddRules, AddTable
 from kubenetlab.hoststate.rules.nftables.command import Command
@@ -20,7 +21,6 @@ from kubenetlab.hoststate.rules.nftables.transactions import (
     transaction_messages,
     transaction_text,
 )
-from kubenetlab.hoststate.wire import NLM_F_DUMP, message
 from kubenetlab.kernel import syscalls
 from kubenetlab.kernel.netlink import sockets
 from kubenetlab.kernel.rules import nftables

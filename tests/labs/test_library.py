@@ -16,15 +16,7 @@ from pathlib import Path
 import pytest
 
 import kubenetlab
-from kubenetlab import (
-    Lab,
-    LabError,
-    LabWarning,
-    ManifestError,
-    PingMatrix,
-    PingSeries,
-    UsageError,
-)
+from kubenetlab import Lab, LabError, LabWarning, ManifestError, PingMatrix, PingSeries, UsageError
 from kubenetlab.lab.client import running_labs
 from tests.clusters import ONE_NODE, deployment, pod, service
 from tests.conftest import LAB_PREFIX

@@ -9,12 +9,7 @@ from msgspec import structs
 
 from kubenetlab import __version__
 from kubenetlab.api import builtin
-from kubenetlab.api.config import (
-    POD_SUBNETS,
-    SERVICE_SUBNETS,
-    VERSIONS,
-    ClusterConfig,
-)
+from kubenetlab.api.config import POD_SUBNETS, SERVICE_SUBNETS, VERSIONS, ClusterConfig
 from kubenetlab.api.config_versions import convert, served_versions
 from kubenetlab.api.json_types import JsonMapping, JsonObject
 from kubenetlab.api.kinds import CONFIG_GROUPS, group_of, writable

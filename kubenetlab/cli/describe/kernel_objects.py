@@ -23,15 +23,15 @@ from kubenetlab.kernel.syscalls import inside_network, open_namespace
 from kubenetlab.lab.client import Client
 from kubenetlab.lab.paths import LAB_API
 from kubenetlab.names import socket_address
-from kubenetlab.observe.grammar import WORKLOADS, Target, pod_title
 from kubenetlab.observe.inspection import InspectedPod, Inspection, ServedEndpoint
 from kubenetlab.observe.listing import ListedSubject, extract
-from kubenetlab.observe.locations import Location
-from kubenetlab.observe.lookups import service_named
-from kubenetlab.observe.meanings import service_of
 from kubenetlab.observe.nat_notes import nat_notes
-from kubenetlab.observe.suggestions import suggest_similar
-from kubenetlab.observe.targets import source_target
+from kubenetlab.observe.targets.grammar import WORKLOADS, Target, pod_title
+from kubenetlab.observe.targets.locations import Location
+from kubenetlab.observe.targets.lookups import service_named
+from kubenetlab.observe.targets.meanings import service_of
+from kubenetlab.observe.targets.resolution import source_target
+from kubenetlab.observe.targets.suggestions import suggest_similar
 
 _MAX_LINES: Final = 60
 """Maximum number of lines per group of nodes without -o wide."""

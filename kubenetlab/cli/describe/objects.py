@@ -17,7 +17,7 @@ from kubenetlab.cli.describe.jobs import describe_job
 from kubenetlab.cli.describe.services import describe_service
 from kubenetlab.cli.describe.workloads import WORKLOADS, describe_workload
 from kubenetlab.cli.terminal.printing import print_table
-from kubenetlab.observe.lookups import pod_named
+from kubenetlab.observe.targets.lookups import pod_named
 
 if TYPE_CHECKING:
     from kubenetlab.lab.client import Client

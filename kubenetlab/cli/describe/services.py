@@ -10,7 +10,7 @@ from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.cli.describe.cells import paint_readiness
 from kubenetlab.cli.describe.fields import print_field, print_heading, print_mapping
 from kubenetlab.cli.terminal.printing import echo, print_table
-from kubenetlab.observe.lookups import service_named
+from kubenetlab.observe.targets.lookups import service_named
 
 if TYPE_CHECKING:
     from kubenetlab.lab.client import Client

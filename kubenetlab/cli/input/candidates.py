@@ -63,7 +63,7 @@ def rollout_workloads(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def pods(ctx: typer.Context) -> list[str]:
     """Return pods, and workloads as `deploy:web`; those of other namespaces as NAMESPACE/NAME."""
-    from kubenetlab.observe.grammar import WORKLOADS
+    from kubenetlab.observe.targets.grammar import WORKLOADS
 
     items = _inspect(ctx)["pods"]
     prefixes = {kind: prefix for prefix, kind in WORKLOADS.items()}

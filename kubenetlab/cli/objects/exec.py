@@ -128,7 +128,7 @@ def _enter(
     from kubenetlab.kernel.namespaces.enter import HostFiles, OwnFiles, run
     from kubenetlab.lab import rundir
     from kubenetlab.lab.client import select_lab
-    from kubenetlab.observe.targets import read, resolve
+    from kubenetlab.observe.targets.resolution import read, resolve
 
     client = select_lab(lab)
     inspected = client.inspect()

@@ -90,7 +90,7 @@ def logs(
     """
     from kubenetlab.errors import UsageError
     from kubenetlab.lab.client import select_lab
-    from kubenetlab.observe.targets import pod_of, read
+    from kubenetlab.observe.targets.resolution import pod_of, read
 
     if follow and previous:
         raise UsageError("-f cannot be combined with -p: the previous run has ended")

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from kubenetlab.lab.client import Client
     from kubenetlab.lab.port_forwarding import ForwardedPort
     from kubenetlab.observe.forwarding import Forward, PortArgument
-    from kubenetlab.observe.grammar import Target
     from kubenetlab.observe.inspection import Inspection
-    from kubenetlab.observe.locations import Location
+    from kubenetlab.observe.targets.grammar import Target
+    from kubenetlab.observe.targets.locations import Location
 
 ResourceT = TypeVar("ResourceT", bound="Resource")
 
@@ -127,9 +127,9 @@ def _resolve_target(
     from kubenetlab.api.pods import Pod
     from kubenetlab.errors import UsageError, did_you_mean
     from kubenetlab.observe.forwarding import service_pod, to_host, to_pod, to_service
-    from kubenetlab.observe.grammar import WORKLOADS, Target
-    from kubenetlab.observe.meanings import service_of
-    from kubenetlab.observe.targets import read, resolve
+    from kubenetlab.observe.targets.grammar import WORKLOADS, Target
+    from kubenetlab.observe.targets.meanings import service_of
+    from kubenetlab.observe.targets.resolution import read, resolve
 
     parsed = read(target, inspected, namespace)
     service_name = service_of(parsed, inspected)

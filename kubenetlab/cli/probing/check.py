@@ -27,10 +27,10 @@ from kubenetlab.cli.terminal.theme import BAD, GOOD, PLACE, WARNING, paint
 if TYPE_CHECKING:
     from kubenetlab.cli.labs.diagnostics import AssessedDiagnostic
     from kubenetlab.lab.client import Client
-    from kubenetlab.observe.check import RowVerdict
+    from kubenetlab.observe.checks.check import RowVerdict
+    from kubenetlab.observe.checks.truth_table import TruthTable
     from kubenetlab.observe.inspection import Inspection
-    from kubenetlab.observe.locations import Location
-    from kubenetlab.observe.truth_table import TruthTable
+    from kubenetlab.observe.targets.locations import Location
     from kubenetlab.programs.dns.resolver import ResolverConfig
     from kubenetlab.programs.support.http import Network
 
@@ -74,7 +74,7 @@ def check(
     """
     from kubenetlab.cli.labs.diagnostics import assess
     from kubenetlab.lab.client import select_lab
-    from kubenetlab.observe.truth_table import load
+    from kubenetlab.observe.checks.truth_table import load
 
     if junit is not None:
         _refuse_unwritable(junit)
@@ -179,7 +179,7 @@ def _tables(
     deadline_s: float,
 ) -> list[RowVerdict]:
     from kubenetlab.kernel.namespaces.enter import enter_lab
-    from kubenetlab.observe.check import check as run_table
+    from kubenetlab.observe.checks.check import check as run_table
 
     inspected = client.inspect()
     networks = _Networks(client)
@@ -207,8 +207,8 @@ class _Networks:
     def learn(self, table: TruthTable, inspected: Inspection) -> None:
         """Read the resolver files of all sources of a table that need a network."""
         from kubenetlab.errors import UsageError
-        from kubenetlab.observe.check import needs_network
-        from kubenetlab.observe.targets import named_places, read
+        from kubenetlab.observe.checks.check import needs_network
+        from kubenetlab.observe.targets.resolution import named_places, read
         from kubenetlab.programs.dns.resolver import parse as parse_resolver
 
         for row in table.probes:
@@ -240,7 +240,7 @@ class _Networks:
 def _promise(client: Client, deadline_s: float) -> list[RowVerdict]:
     """Return the ping matrix, that is, what Kubernetes promises for every pair, as verdicts."""
     from kubenetlab.kernel.namespaces.enter import enter_lab
-    from kubenetlab.observe.check import RowVerdict
+    from kubenetlab.observe.checks.check import RowVerdict
     from kubenetlab.observe.connections import Ends
     from kubenetlab.observe.matrix import probe_matrix
 
@@ -350,7 +350,7 @@ def _write_junit(
     file: str, verdicts: Sequence[RowVerdict], assessed: Sequence[AssessedDiagnostic], took_s: float
 ) -> None:
     from kubenetlab.errors import LabError
-    from kubenetlab.observe.junit import Note, write
+    from kubenetlab.observe.checks.junit import Note, write
 
     remarks = {
         index: [_remark(titles)] for index, titles in _unenforced_by_verdict(assessed).items()

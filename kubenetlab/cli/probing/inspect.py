@@ -10,13 +10,7 @@ from kubenetlab.api.json_types import JsonObject
 from kubenetlab.cli.input.completion import candidates
 from kubenetlab.cli.input.options import Lab, Namespace, Output, OutputOption
 from kubenetlab.cli.terminal.output_documents import print_document
-from kubenetlab.cli.terminal.printing import (
-    echo,
-    hint,
-    print_failures,
-    print_faults,
-    print_table,
-)
+from kubenetlab.cli.terminal.printing import echo, hint, print_failures, print_faults, print_table
 from kubenetlab.cli.terminal.theme import GOOD, HEADING, paint
 from kubenetlab.lab.paths import LAB_API
 
@@ -64,7 +58,7 @@ def inspect(
         selected_pods,
         selected_service,
     )
-    from kubenetlab.observe.targets import read, resolve
+    from kubenetlab.observe.targets.resolution import read, resolve
 
     parsed = read(target, inspected, namespace)
     if (service := selected_service(parsed, inspected)) is not None:

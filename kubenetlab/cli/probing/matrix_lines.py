@@ -9,8 +9,8 @@ from typing import Final
 from kubenetlab.cli.terminal.printing import echo, print_table
 from kubenetlab.cli.terminal.theme import BAD, GOOD, MUTED, WARNING, paint
 from kubenetlab.observe.expect import Destination
-from kubenetlab.observe.locations import Location
 from kubenetlab.observe.matrix import Cell, Matrix
+from kubenetlab.observe.targets.locations import Location
 
 _MARKS: Final = {"answer": "●", "refused": "×", "unreachable": "·", "silence": "·"}
 """Mark per outcome. Silence and "unreachable" share a mark, because routers limit the rate of ICMP

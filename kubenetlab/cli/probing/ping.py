@@ -135,7 +135,7 @@ def ping(
     from kubenetlab.errors import UsageError
     from kubenetlab.lab.client import select_lab
     from kubenetlab.observe.matrix import matrix_places
-    from kubenetlab.observe.targets import read, resolve
+    from kubenetlab.observe.targets.resolution import read, resolve
 
     if only_ipv4 and only_ipv6:
         raise UsageError("-4 cannot be combined with -6; omit both to use all families")

@@ -32,13 +32,13 @@ from kubenetlab.names import socket_address
 from kubenetlab.observe.connections import Ends
 from kubenetlab.observe.destinations import ResolvedDestination, find
 from kubenetlab.observe.expect import ServiceTarget, expect, facts_of
-from kubenetlab.observe.grammar import Target, pod_title
-from kubenetlab.observe.locations import Location
-from kubenetlab.observe.lookups import service_named
 from kubenetlab.observe.matrix import EXPECTED_OUTCOMES
-from kubenetlab.observe.meanings import resolve_name, service_of
 from kubenetlab.observe.prober import ProbeRequest, Result, run
 from kubenetlab.observe.request import HTTP_ERROR, ProbeSpecification
+from kubenetlab.observe.targets.grammar import Target, pod_title
+from kubenetlab.observe.targets.locations import Location
+from kubenetlab.observe.targets.lookups import service_named
+from kubenetlab.observe.targets.meanings import resolve_name, service_of
 from kubenetlab.programs.dns.resolver import parse as parse_resolver
 
 if TYPE_CHECKING:

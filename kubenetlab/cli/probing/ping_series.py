@@ -36,12 +36,12 @@ from kubenetlab.observe.destinations import ResolvedDestination
 from kubenetlab.observe.distribution import ServerShare, clients, endpoints, explanation, shares
 from kubenetlab.observe.distribution import SourceAddress as SeenClient
 from kubenetlab.observe.expect import Expectation, expect, facts_of
-from kubenetlab.observe.grammar import Target
-from kubenetlab.observe.locations import Location
 from kubenetlab.observe.matrix import EXPECTED_OUTCOMES
-from kubenetlab.observe.meanings import service_of
 from kubenetlab.observe.request import ProbeSpecification
 from kubenetlab.observe.series import Answer, SeriesTarget, failures, latency, run_series
+from kubenetlab.observe.targets.grammar import Target
+from kubenetlab.observe.targets.locations import Location
+from kubenetlab.observe.targets.meanings import service_of
 
 if TYPE_CHECKING:
     from kubenetlab.observe.inspection import Inspection

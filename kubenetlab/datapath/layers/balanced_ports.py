@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kubenetlab.datapath import balanced_ports
 from kubenetlab.datapath.layers.layer import (
     DesiredObjects,
     Inputs,
@@ -12,6 +11,7 @@ from kubenetlab.datapath.layers.layer import (
     PlanContext,
     by_namespace,
 )
+from kubenetlab.datapath.network import balanced_ports
 from kubenetlab.hoststate.object import Origin
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kubenetlab.datapath import hostports
 from kubenetlab.datapath.layers.layer import (
     DesiredObjects,
     Inputs,
@@ -12,6 +11,7 @@ from kubenetlab.datapath.layers.layer import (
     PlanContext,
     by_namespace,
 )
+from kubenetlab.datapath.network import host_ports
 from kubenetlab.datapath.view import NodeView
 from kubenetlab.hoststate.object import Origin
 
@@ -22,7 +22,7 @@ def _inputs(context: PlanContext) -> Iterator[tuple[str, Inputs]]:
 
 
 def _objects(node: NodeView) -> tuple[DesiredObjects, ...]:
-    return tuple(by_namespace(hostports.rules(node), Origin("cni portmap", f"Node {node.name}")))
+    return tuple(by_namespace(host_ports.rules(node), Origin("cni portmap", f"Node {node.name}")))
 
 
 LAYER = Layer("host ports", _inputs, _objects)

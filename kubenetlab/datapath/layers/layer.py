@@ -13,8 +13,8 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.kubelet import environment
 from kubenetlab.datapath import modes
 from kubenetlab.datapath.modes import CNI, PodNetwork, ServiceProxy
+from kubenetlab.datapath.network.port_mappings import PublishedPort, published_ports
 from kubenetlab.datapath.plan_cache import PlanCache
-from kubenetlab.datapath.port_mappings import PublishedPort, published_ports
 from kubenetlab.datapath.proxy_views import ProxyView, ProxyViews, proxy_views
 from kubenetlab.datapath.view import NodeView, PodView, node_views
 from kubenetlab.hoststate.object import Object, Origin

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kubenetlab.datapath import loadbalancers
 from kubenetlab.datapath.layers.layer import (
     DesiredObjects,
     Inputs,
@@ -12,20 +11,21 @@ from kubenetlab.datapath.layers.layer import (
     PlanContext,
     by_namespace,
 )
+from kubenetlab.datapath.network import load_balancers
 from kubenetlab.hoststate.object import Origin
 
 
 def _inputs(context: PlanContext) -> Iterator[tuple[str, Inputs]]:
     addresses = tuple(address for node in context.nodes for address in node.addresses)
-    yield "", (loadbalancers.next_hops(context.cluster, context.proxy_views), addresses)
+    yield "", (load_balancers.next_hops(context.cluster, context.proxy_views), addresses)
 
 
 def _objects(
-    hops: tuple[loadbalancers.AddressNextHops, ...], nodes: tuple[str, ...]
+    hops: tuple[load_balancers.AddressNextHops, ...], nodes: tuple[str, ...]
 ) -> tuple[DesiredObjects, ...]:
     return tuple(
         by_namespace(
-            loadbalancers.routes(hops, nodes),
+            load_balancers.routes(hops, nodes),
             Origin("load balancer", "Services of type LoadBalancer"),
         )
     )

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from kubenetlab.api.environment import ConfigMap
 from kubenetlab.api.masquerade import CONFIG_MAP, MasqueradeConfig, masquerade_config
-from kubenetlab.datapath import egress, fabric
 from kubenetlab.datapath.layers.layer import (
     DesiredObjects,
     Inputs,
@@ -16,6 +15,7 @@ from kubenetlab.datapath.layers.layer import (
     mode_name,
 )
 from kubenetlab.datapath.modes import CNI
+from kubenetlab.datapath.network import egress, fabric
 from kubenetlab.datapath.view import NodeView
 from kubenetlab.hoststate.object import Origin
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.lab import Uplink
-from kubenetlab.datapath import uplink
 from kubenetlab.datapath.layers.layer import (
     DesiredObjects,
     Inputs,
@@ -14,7 +13,8 @@ from kubenetlab.datapath.layers.layer import (
     PlanContext,
     by_namespace,
 )
-from kubenetlab.datapath.port_mappings import PublishedPort
+from kubenetlab.datapath.network import uplink
+from kubenetlab.datapath.network.port_mappings import PublishedPort
 from kubenetlab.hoststate.object import Origin
 
 

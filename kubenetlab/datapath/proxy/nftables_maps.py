@@ -26,14 +26,7 @@ from kubenetlab.datapath.proxy.nftables_table import (
     node_port_key,
 )
 from kubenetlab.datapath.proxy.services import PortView
-from kubenetlab.hoststate.rules.nftables import (
-    Collection,
-    Element,
-    InTable,
-    Rule,
-    SetType,
-    rule,
-)
+from kubenetlab.hoststate.rules.nftables import Collection, Element, InTable, Rule, SetType, rule
 from kubenetlab.hoststate.rules.nftables.statements import (
     AnyStatement,
     DnatFromMap,

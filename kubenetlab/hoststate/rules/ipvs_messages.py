@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, ip_address
 from typing import Any, Final
 
 from kubenetlab.hoststate.ip import FAMILY_OF_VERSION
-from kubenetlab.hoststate.message_classes import Attribute, MessageClass, nest
+from kubenetlab.hoststate.netlink.message_classes import Attribute, MessageClass, nest
 from kubenetlab.hoststate.rules.ipvs import SOURCE_HASH, RealServer, VirtualServer
 
 FAMILY: Final = "IPVS"

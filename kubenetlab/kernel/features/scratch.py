@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 from kubenetlab.hoststate.link import LOOPBACK
-from kubenetlab.hoststate.wire import Links
+from kubenetlab.hoststate.netlink.wire import Links
 from kubenetlab.kernel.namespaces import unshare
 
 
@@ -27,7 +27,7 @@ def send_batch(requests: Sequence[bytes]) -> None:
 
 
 class _ScratchLinks:
-    """Link indexes of one scratch namespace (hoststate.wire.Links)."""
+    """Link indexes of one scratch namespace (hoststate.netlink.wire.Links)."""
 
     def __init__(self) -> None:
         self._indexes: dict[tuple[str, str], int] = {}

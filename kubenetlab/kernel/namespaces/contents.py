@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 from typing import Final, cast
 
 from kubenetlab.hoststate.diff import Operation, is_replaced
+from kubenetlab.hoststate.netlink.wire import Links, NetlinkObject
 from kubenetlab.hoststate.peers import Peers
 from kubenetlab.hoststate.sandbox import Settings, Sysctl
-from kubenetlab.hoststate.wire import Links, NetlinkObject
 from kubenetlab.kernel.namespaces.sysctls import SysctlWriter
 from kubenetlab.kernel.netlink.rtnetlink import RouteSocket
 from kubenetlab.kernel.report import Failure

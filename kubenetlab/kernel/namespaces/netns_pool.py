@@ -111,7 +111,7 @@ class NetnsPool:
 
 
 class _LoopbackLinks:
-    """Link indexes of a new namespace, where loopback is the only link (hoststate.wire.Links)."""
+    """Link indexes of a new namespace with loopback only (hoststate.netlink.wire.Links)."""
 
     def index(self, netns: str, link: str) -> int:
         return 1

@@ -14,8 +14,8 @@ from typing import Any, Final, NamedTuple
 
 from msgspec import Struct
 
-from kubenetlab.hoststate.message_classes import MessageClass
-from kubenetlab.hoststate.wire import (
+from kubenetlab.hoststate.netlink.message_classes import MessageClass
+from kubenetlab.hoststate.netlink.wire import (
     NLA_F_NESTED,
     NLM_F_ACK,
     NLM_F_DUMP,

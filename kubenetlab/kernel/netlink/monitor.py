@@ -20,8 +20,8 @@ from collections.abc import Iterable
 from typing import Final
 
 from kubenetlab.hoststate.neighbor import NUD_PERMANENT
+from kubenetlab.hoststate.netlink.wire import RTM_NEWNEIGH, attribute, message, messages, number
 from kubenetlab.hoststate.netlink_events import NetlinkEvent
-from kubenetlab.hoststate.wire import RTM_NEWNEIGH, attribute, message, messages, number
 from kubenetlab.kernel.netlink import sockets
 from kubenetlab.kernel.netlink.rtnetlink import SOL_NETLINK, RouteSocket
 from kubenetlab.kernel.netlink.sockets import RECEIVE_BYTES

@@ -16,7 +16,7 @@ from typing import NamedTuple, Self
 
 from msgspec import Struct
 
-from kubenetlab.hoststate.wire import (
+from kubenetlab.hoststate.netlink.wire import (
     HEADER,
     NLM_F_ACK,
     NLMSG_ERROR,

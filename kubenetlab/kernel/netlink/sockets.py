@@ -10,7 +10,7 @@ import socket
 import struct
 from typing import Final
 
-from kubenetlab.hoststate.wire import NLMSG_DONE, NLMSG_ERROR, messages
+from kubenetlab.hoststate.netlink.wire import NLMSG_DONE, NLMSG_ERROR, messages
 
 NETLINK_ROUTE: Final = socket.NETLINK_ROUTE
 NETLINK_NETFILTER, NETLINK_GENERIC = 12, 16

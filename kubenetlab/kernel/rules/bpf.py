@@ -21,11 +21,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from kubenetlab.hoststate import tc
-from kubenetlab.hoststate.rules.bpf import COMING, GOING, Entry, MapUpdate, programs_on
-from kubenetlab.hoststate.rules.bpf_entries import describe_entry
-from kubenetlab.hoststate.rules.rulesets import OwnedName
-from kubenetlab.hoststate.wire import (
+from kubenetlab.hoststate.netlink import tc
+from kubenetlab.hoststate.netlink.wire import (
     NLM_F_DUMP,
     RTM_DELLINK,
     RTM_GETLINK,
@@ -35,6 +32,9 @@ from kubenetlab.hoststate.wire import (
     message,
     messages,
 )
+from kubenetlab.hoststate.rules.bpf import COMING, GOING, Entry, MapUpdate, programs_on
+from kubenetlab.hoststate.rules.bpf_entries import describe_entry
+from kubenetlab.hoststate.rules.rulesets import OwnedName
 from kubenetlab.kernel.netlink.rtnetlink import SOL_NETLINK, RouteSocket
 from kubenetlab.kernel.netlink.sockets import RECEIVE_BYTES
 from kubenetlab.kernel.rules.backends import RulesError

@@ -13,9 +13,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from kubenetlab.hoststate.address import decode_only_address, dump_addresses
+from kubenetlab.hoststate.netlink.wire import attribute
 from kubenetlab.hoststate.rules.conntrack import FlowUpdate, decode
 from kubenetlab.hoststate.rules.rulesets import OwnedName
-from kubenetlab.hoststate.wire import attribute
 from kubenetlab.kernel.netlink import sockets
 from kubenetlab.kernel.netlink.conntrack_entries import (
     CTA_PROTO_DST_PORT,

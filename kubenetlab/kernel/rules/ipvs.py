@@ -15,6 +15,8 @@ from typing import Any, Final
 import msgspec
 
 from kubenetlab.errors import RequirementError
+from kubenetlab.hoststate.netlink.wire import HEADER, NLM_F_ACK, NLM_F_DUMP, NLMSG_ERROR
+from kubenetlab.hoststate.netlink.wire import messages as parts_of
 from kubenetlab.hoststate.rules import ipvs_messages as messages
 from kubenetlab.hoststate.rules.ipvs import (
     IpvsObject,
@@ -28,8 +30,6 @@ from kubenetlab.hoststate.rules.ipvs import (
     with_removals,
 )
 from kubenetlab.hoststate.rules.rulesets import OwnedName
-from kubenetlab.hoststate.wire import HEADER, NLM_F_ACK, NLM_F_DUMP, NLMSG_ERROR
-from kubenetlab.hoststate.wire import messages as parts_of
 from kubenetlab.kernel.netlink import sockets
 from kubenetlab.kernel.rules.backends import RulesError
 

@@ -21,6 +21,7 @@ from functools import partial
 from typing import Any, Final
 
 from kubenetlab.errors import RequirementError
+from kubenetlab.hoststate.netlink.wire import NLM_F_ACK, NLMSG_ERROR, attributes, message, messages
 from kubenetlab.hoststate.rules.nftables.encoding import BEGIN, END
 from kubenetlab.hoststate.rules.nftables.transactions import (
     forget,
@@ -28,7 +29,6 @@ from kubenetlab.hoststate.rules.nftables.transactions import (
     transaction_text,
 )
 from kubenetlab.hoststate.rules.rulesets import OwnedName
-from kubenetlab.hoststate.wire import NLM_F_ACK, NLMSG_ERROR, attributes, message, messages
 from kubenetlab.kernel.netlink import sockets
 from kubenetlab.kernel.rules.backends import RulesError
 from kubenetlab.kernel.syscalls import open_namespace

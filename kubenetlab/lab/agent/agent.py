@@ -30,20 +30,20 @@ from kubenetlab.kernel.namespaces.sandboxes import Sandboxes
 from kubenetlab.lab import machine, rundir
 from kubenetlab.lab.agent import preparation, status_reports
 from kubenetlab.lab.agent.builder import Builder, Refused
+from kubenetlab.lab.agent.clients.node_agent_client import NodeAgentClient
+from kubenetlab.lab.agent.clients.node_agent_connections import NodeAgentConnections
+from kubenetlab.lab.agent.clients.probe_client import ProbeClient
+from kubenetlab.lab.agent.clients.runtime_client import RuntimeClient
 from kubenetlab.lab.agent.desired_state import DesiredState
 from kubenetlab.lab.agent.error_report import condense
 from kubenetlab.lab.agent.exit_watcher import ExitWatcher
 from kubenetlab.lab.agent.kube_proxy_notifier import KubeProxyNotifier
 from kubenetlab.lab.agent.netns_links import NetnsLinks
-from kubenetlab.lab.agent.node_agent_client import NodeAgentClient
-from kubenetlab.lab.agent.node_agent_connections import NodeAgentConnections
 from kubenetlab.lab.agent.observed_state import ObservedState
-from kubenetlab.lab.agent.probe_client import ProbeClient
 from kubenetlab.lab.agent.process_events import ProcessEvents
 from kubenetlab.lab.agent.reconcile import reconcile
 from kubenetlab.lab.agent.retries import Retries
 from kubenetlab.lab.agent.rule_edits import REPAIR_AFTER_S, RuleEdits
-from kubenetlab.lab.agent.runtime_client import RuntimeClient
 from kubenetlab.lab.agent.takeover import take_over
 from kubenetlab.lab.agent.turns import Turns
 from kubenetlab.lab.agent.watchers import Watchers

@@ -26,14 +26,14 @@ from kubenetlab.kernel.namespaces.sandboxes import Pause
 from kubenetlab.kernel.port_queue import connected_namespaces
 from kubenetlab.kernel.processes.identity import ProcessId
 from kubenetlab.kernel.syscalls import raise_thread_priority
+from kubenetlab.lab.agent.clients.node_agent_client import NodeAgentClient
+from kubenetlab.lab.agent.clients.probe_client import ProbeClient
+from kubenetlab.lab.agent.clients.runtime_client import RuntimeClient
 from kubenetlab.lab.agent.error_report import describe_refused_program, describe_refused_rules
 from kubenetlab.lab.agent.exit_watcher import ExitWatcher
 from kubenetlab.lab.agent.kube_proxy_notifier import KubeProxyNotifier
 from kubenetlab.lab.agent.netns_links import NetnsLinks
-from kubenetlab.lab.agent.node_agent_client import NodeAgentClient
 from kubenetlab.lab.agent.observed_state import ObservedState
-from kubenetlab.lab.agent.probe_client import ProbeClient
-from kubenetlab.lab.agent.runtime_client import RuntimeClient
 from kubenetlab.lab.messages.creation import NamespaceMade, PhaseStarted, Progress
 from kubenetlab.programs import COMMAND, is_one_shot
 

@@ -22,8 +22,8 @@ from kubenetlab.datapath.proxy_views import (
     proxy_views,
     rule_counts,
 )
-from kubenetlab.lab.agent.node_agent_client import LoadReply
-from kubenetlab.lab.agent.runtime_client import RuntimeClient
+from kubenetlab.lab.agent.clients.node_agent_client import LoadReply
+from kubenetlab.lab.agent.clients.runtime_client import RuntimeClient
 from kubenetlab.lab.messages.node_agent import RulesLoaded
 from kubenetlab.programs.kube_proxy_events import SyncEvent, SyncFailed, SyncSucceeded
 

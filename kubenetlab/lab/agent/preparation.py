@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from kubenetlab.lab.agent.node_agent_connections import NodeAgentConnections
+from kubenetlab.lab.agent.clients.node_agent_connections import NodeAgentConnections
 from kubenetlab.lab.messages.node_agent import PrepareLoaders
 from kubenetlab.observe.settled import has_settled
 

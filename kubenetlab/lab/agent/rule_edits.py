@@ -11,7 +11,7 @@ from kubenetlab.hoststate.rules.rulesets import RuleObject
 from kubenetlab.kernel.namespaces.sandboxes import Sandboxes
 from kubenetlab.kernel.processes.identity import ProcessId
 from kubenetlab.lab.agent.builder import rules_of
-from kubenetlab.lab.agent.node_agent_client import NodeAgentClient
+from kubenetlab.lab.agent.clients.node_agent_client import NodeAgentClient
 from kubenetlab.lab.agent.observed_state import ObservedState
 from kubenetlab.lab.log import log
 

@@ -8,11 +8,7 @@ from typing import TypeVar
 from msgspec import structs
 
 from kubenetlab.api.core import Node
-from kubenetlab.api.lab import (
-    Attachment,
-    NodeReport,
-    PodRuntimeStatus,
-)
+from kubenetlab.api.lab import Attachment, NodeReport, PodRuntimeStatus
 from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, deletion

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from kubenetlab import names
 from kubenetlab.api.pods import Pod
-from kubenetlab.lab.agent.log_files import ENDED_LOGS
+from kubenetlab.lab.agent.clients.log_files import ENDED_LOGS
 from kubenetlab.lab.apiserver.statuses import ApiFaultError, is_enabled, number_of, with_warnings
 from kubenetlab.lab.messages.app_worker import RunSelection
 from kubenetlab.lab.runtime.container_logs import LogPart

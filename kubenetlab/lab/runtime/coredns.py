@@ -22,7 +22,7 @@ from kubenetlab.api.core import Namespace, Service
 from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.manifests.objects import decode_object
 from kubenetlab.api.meta import Resource
-from kubenetlab.datapath.uplink import inside
+from kubenetlab.datapath.network.uplink import inside
 from kubenetlab.lab import rundir
 from kubenetlab.lab.context import LabContext
 from kubenetlab.lab.log import log

@@ -15,7 +15,7 @@ from kubenetlab.api.store import Cluster, deletion
 from kubenetlab.controllers.cluster.kube_proxy import is_kube_proxy
 from kubenetlab.controllers.states import ControllerStates
 from kubenetlab.datapath import faults, plan
-from kubenetlab.datapath.loadbalancers import node_number
+from kubenetlab.datapath.network.load_balancers import node_number
 from kubenetlab.errors import UsageError
 from kubenetlab.hoststate.nexthop import NexthopGroup
 from kubenetlab.hoststate.programs import ProgramRun

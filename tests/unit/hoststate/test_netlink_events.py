@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from kubenetlab.hoststate import wire
 from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.link import Dummy, LinkUp, Port, Veth
-from kubenetlab.hoststate.link_messages import (
+from kubenetlab.hoststate.neighbor import Neighbor
+from kubenetlab.hoststate.netlink import wire
+from kubenetlab.hoststate.netlink.link_messages import (
     IFF_UP,
     IFLA_ADDRESS,
     IFLA_IFNAME,
@@ -19,14 +20,13 @@ from kubenetlab.hoststate.link_messages import (
     IFLA_MASTER,
     IFLA_MTU,
 )
-from kubenetlab.hoststate.neighbor import Neighbor
+from kubenetlab.hoststate.netlink.wire import HEADER, attribute, mac_bytes, nested, number, string
 from kubenetlab.hoststate.netlink_events import RTM_NEWNETCONF, NetlinkEvent, is_contradicted
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.peers import Peers
 from kubenetlab.hoststate.route import Route
 from kubenetlab.hoststate.state import contents_of
-from kubenetlab.hoststate.wire import HEADER, attribute, mac_bytes, nested, number, string
-from tests.unit.hoststate.test_messages import Indexes
+from tests.unit.hoststate.netlink.test_messages import Indexes
 
 NETNS = "node/worker"
 INDEXES = {"eth0": 7, "cbr0": 8, "veth0": 9}

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from kubenetlab.hoststate.netlink.wire import HEADER, as_number, attributes
 from kubenetlab.hoststate.rules import ipvs_messages
 from kubenetlab.hoststate.rules.ipvs import IpvsRules, RealServer, VirtualServer, update
-from kubenetlab.hoststate.wire import HEADER, as_number, attributes
 from kubenetlab.kernel.rules import ipvs
 from tests.ipvs_replies import destination_reply, family_reply, mark_reply, service_reply
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from kubenetlab.observe.locations import places
+from kubenetlab.observe.targets.locations import places
 
 
 def pod(

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from kubenetlab.errors import ManifestError, UsageError
-from kubenetlab.observe.check import check
+from kubenetlab.observe.checks.check import check
+from kubenetlab.observe.checks.truth_table import load
 from kubenetlab.observe.connections import Ends
 from kubenetlab.observe.destinations import find
-from kubenetlab.observe.grammar import parse
-from kubenetlab.observe.locations import Location, places
 from kubenetlab.observe.request import ProbeSpecification, RequestOptions, ip_version, make_request
-from kubenetlab.observe.targets import read
-from kubenetlab.observe.truth_table import load
+from kubenetlab.observe.targets.grammar import parse
+from kubenetlab.observe.targets.locations import Location, places
+from kubenetlab.observe.targets.resolution import read
 from tests.unit.observe.documents import HOST, POD, SEEN, pod
 
 

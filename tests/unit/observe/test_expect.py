@@ -10,9 +10,9 @@ from msgspec import structs
 from kubenetlab.errors import UsageError
 from kubenetlab.observe.destinations import service_port
 from kubenetlab.observe.expect import ClusterFacts, ServiceTarget, expect, facts_of, service_ports
-from kubenetlab.observe.grammar import Target, parse
-from kubenetlab.observe.locations import Location, places
-from kubenetlab.observe.targets import named_places, pod_of, resolve
+from kubenetlab.observe.targets.grammar import Target, parse
+from kubenetlab.observe.targets.locations import Location, places
+from kubenetlab.observe.targets.resolution import named_places, pod_of, resolve
 from tests.unit.observe import documents
 from tests.unit.observe.documents import pod, service
 

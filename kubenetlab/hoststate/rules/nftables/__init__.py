@@ -42,11 +42,7 @@ from kubenetlab.hoststate.rules.nftables.objects import (
     rule,
     table_of,
 )
-from kubenetlab.hoststate.rules.nftables.set_commands import (
-    AddSet,
-    DeleteElements,
-    DeleteSet,
-)
+from kubenetlab.hoststate.rules.nftables.set_commands import AddSet, DeleteElements, DeleteSet
 from kubenetlab.hoststate.rules.nftables.transactions import (
     ADD_ELEMENTS_END,
     add_elements_begin,

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
+from kubenetlab.hoststate.netlink.wire import NLM_F_CREATE, attribute, nested, string
 from kubenetlab.hoststate.rules.nftables.datatypes import DATA_TYPES, concatenated_number
 from kubenetlab.hoststate.rules.nftables.encoding import (
     NEW_ELEMENTS,
@@ -35,7 +36,6 @@ from kubenetlab.hoststate.rules.nftables.sets import (
     interval_size,
     set_userdata,
 )
-from kubenetlab.hoststate.wire import NLM_F_CREATE, attribute, nested, string
 
 _SET_NAME, _MAP_NAME = "__set%d", "__map%d"
 """Templates of names; the kernel fills in a number."""

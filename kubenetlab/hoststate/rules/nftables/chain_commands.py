@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from kubenetlab.hoststate.netlink.wire import NLM_F_CREATE, nested, string
 from kubenetlab.hoststate.rules.nftables.command import Command
 from kubenetlab.hoststate.rules.nftables.encoding import (
     DEL_CHAIN,
@@ -19,7 +20,6 @@ from kubenetlab.hoststate.rules.nftables.encoding import (
     u32,
 )
 from kubenetlab.hoststate.rules.nftables.objects import Hook, Rule, quoted
-from kubenetlab.hoststate.wire import NLM_F_CREATE, nested, string
 
 _HOOKS: Final = {"prerouting": 0, "input": 1, "forward": 2, "output": 3, "postrouting": 4}
 """`enum nf_inet_hooks`"""

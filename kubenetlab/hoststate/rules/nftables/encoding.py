@@ -19,7 +19,7 @@ from itertools import count
 from typing import Final
 
 from kubenetlab.hoststate import ip
-from kubenetlab.hoststate.wire import (
+from kubenetlab.hoststate.netlink.wire import (
     HEADER,
     NLA_F_NESTED,
     NLM_F_APPEND,

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Final
 
+from kubenetlab.hoststate.netlink.wire import NLM_F_CREATE, attribute, nested, string
 from kubenetlab.hoststate.rules.nftables.command import Command
 from kubenetlab.hoststate.rules.nftables.datatypes import (
     DATA_TYPES,
@@ -47,7 +48,6 @@ from kubenetlab.hoststate.rules.nftables.sets import (
     range_element,
     set_userdata,
 )
-from kubenetlab.hoststate.wire import NLM_F_CREATE, attribute, nested, string
 
 _NUMGEN: Final = "numgen random mod "
 

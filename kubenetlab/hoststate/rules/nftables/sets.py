@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from kubenetlab.hoststate.netlink.wire import attribute, nested
 from kubenetlab.hoststate.rules.nftables.datatypes import (
     BYTEORDER_BIG,
     BYTEORDER_NONE,
@@ -24,7 +25,6 @@ from kubenetlab.hoststate.rules.nftables.encoding import (
     tlv_u32,
     u32,
 )
-from kubenetlab.hoststate.wire import attribute, nested
 
 VERDICT_DATA: Final = 0xFFFFFF00
 """NFT_DATA_VERDICT"""

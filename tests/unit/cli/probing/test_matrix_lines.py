@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from kubenetlab.cli.probing.matrix_lines import legend_lines, matrix_lines
 from kubenetlab.cli.terminal.theme import unpaint
 from kubenetlab.observe.expect import Destination, ServiceTarget
-from kubenetlab.observe.locations import Location
 from kubenetlab.observe.matrix import Cell, Matrix
 from kubenetlab.observe.prober import Result
+from kubenetlab.observe.targets.locations import Location
 
 _MARGIN = len("12 default/web-0000 ")
 

@@ -6,13 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubenetlab.cli.terminal.layout import (
-    DETAIL_INDENT,
-    TableLayout,
-    arrange,
-    cell_width,
-    fold,
-)
+from kubenetlab.cli.terminal.layout import DETAIL_INDENT, TableLayout, arrange, cell_width, fold
 
 
 def _folded(text: str, width: int, indent: int = 0) -> list[str]:

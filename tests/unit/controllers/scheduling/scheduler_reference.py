@@ -12,11 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from kubenetlab.api.core import Node, Taint
 from kubenetlab.api.meta import LabelSelector, LabelSelectorRequirement
 from kubenetlab.api.pods import Pod, Toleration
-from kubenetlab.api.scheduling import (
-    NodeSelectorRequirement,
-    NodeSelectorTerm,
-    PodAffinityTerm,
-)
+from kubenetlab.api.scheduling import NodeSelectorRequirement, NodeSelectorTerm, PodAffinityTerm
 from tests.unit.controllers.scheduling.random_pods import SPACES
 
 

@@ -8,9 +8,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from kubenetlab.hoststate.rules import ipvs_messages
-from kubenetlab.hoststate.rules.ipvs import RealServer, VirtualServer
-from kubenetlab.hoststate.wire import (
+from kubenetlab.hoststate.netlink.wire import (
     NLM_F_REQUEST,
     Attributes,
     as_number,
@@ -18,6 +16,8 @@ from kubenetlab.hoststate.wire import (
     attributes,
     messages,
 )
+from kubenetlab.hoststate.rules import ipvs_messages
+from kubenetlab.hoststate.rules.ipvs import RealServer, VirtualServer
 from tests.ipvs_replies import (
     AF,
     FAMILY_NUMBER,

@@ -18,13 +18,7 @@ from kubenetlab.hoststate.rules.nftables import (
     rule,
 )
 from kubenetlab.hoststate.rules.nftables.datatypes import VERDICT
-from kubenetlab.hoststate.rules.nftables.statements import (
-    AnyStatement,
-    Counter,
-    accept,
-    drop,
-    goto,
-)
+from kubenetlab.hoststate.rules.nftables.statements import AnyStatement, Counter, accept, drop, goto
 from kubenetlab.hoststate.rules.nftables.transactions import transaction_text
 from kubenetlab.hoststate.rules.rulesets import NodeRules, SubjectRules
 from kubenetlab.hoststate.state import HostState, contents_of

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 
+from kubenetlab.hoststate.netlink.wire import messages
 from kubenetlab.hoststate.rules.nftables import NftObject, rule, transaction
 from kubenetlab.hoststate.rules.nftables.chain_commands import (
     AddChain,
@@ -17,12 +18,7 @@ from kubenetlab.hoststate.rules.nftables.chain_commands import (
 )
 from kubenetlab.hoststate.rules.nftables.command import Command
 from kubenetlab.hoststate.rules.nftables.datatypes import DATA_TYPES, VERDICT, SetType
-from kubenetlab.hoststate.rules.nftables.encoding import (
-    RuleContext,
-    register,
-    tlv,
-    tlv_u32,
-)
+from kubenetlab.hoststate.rules.nftables.encoding import RuleContext, register, tlv, tlv_u32
 from kubenetlab.hoststate.rules.nftables.objects import Entry
 from kubenetlab.hoststate.rules.nftables.set_commands import (
     AddElements,
@@ -49,7 +45,6 @@ from kubenetlab.hoststate.rules.nftables.transactions import (
     transaction_messages,
     transaction_text,
 )
-from kubenetlab.hoststate.wire import messages
 from tests.clusters import deployment, rules_of, service
 from tests.nft_rules import rulesets
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
+from kubenetlab.hoststate.netlink.wire import string
 from kubenetlab.hoststate.rules.nftables.datatypes import DATA_TYPES
 from kubenetlab.hoststate.rules.nftables.encoding import (
     REGISTER,
@@ -15,7 +16,6 @@ from kubenetlab.hoststate.rules.nftables.encoding import (
 )
 from kubenetlab.hoststate.rules.nftables.selectors import SELECTORS, bitwise, load
 from kubenetlab.hoststate.rules.nftables.statements.statement import Statement
-from kubenetlab.hoststate.wire import string
 
 _META_MARK: Final = 3
 """NFT_META_MARK"""

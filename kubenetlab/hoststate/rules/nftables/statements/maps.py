@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from functools import lru_cache
 
+from kubenetlab.hoststate.netlink.wire import string
 from kubenetlab.hoststate.rules.nftables.anonymous import anonymous_verdict_map
 from kubenetlab.hoststate.rules.nftables.encoding import (
     REGISTER,
@@ -15,7 +16,6 @@ from kubenetlab.hoststate.rules.nftables.encoding import (
 )
 from kubenetlab.hoststate.rules.nftables.selectors import NUMGEN_RANDOM, load_all, numgen
 from kubenetlab.hoststate.rules.nftables.statements.statement import Statement
-from kubenetlab.hoststate.wire import string
 
 _MAP_ID = struct.Struct(">I")
 

@@ -5,14 +5,10 @@ from __future__ import annotations
 from functools import lru_cache
 from ipaddress import ip_network
 
+from kubenetlab.hoststate.netlink.wire import string
 from kubenetlab.hoststate.rules.nftables.anonymous import anonymous_set
 from kubenetlab.hoststate.rules.nftables.datatypes import DATA_TYPES
-from kubenetlab.hoststate.rules.nftables.encoding import (
-    REGISTER,
-    RuleContext,
-    expression,
-    u32,
-)
+from kubenetlab.hoststate.rules.nftables.encoding import REGISTER, RuleContext, expression, u32
 from kubenetlab.hoststate.rules.nftables.selectors import (
     SELECTORS,
     compare,
@@ -23,7 +19,6 @@ from kubenetlab.hoststate.rules.nftables.selectors import (
     require_protocol,
 )
 from kubenetlab.hoststate.rules.nftables.statements.statement import Statement
-from kubenetlab.hoststate.wire import string
 
 _INVERTED = 1
 """NFT_LOOKUP_F_INV"""

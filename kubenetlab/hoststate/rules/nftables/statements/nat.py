@@ -6,6 +6,7 @@ import struct
 from functools import lru_cache
 from typing import Final
 
+from kubenetlab.hoststate.netlink.wire import string
 from kubenetlab.hoststate.rules.nftables.anonymous import anonymous_address_map
 from kubenetlab.hoststate.rules.nftables.datatypes import DATA_TYPES
 from kubenetlab.hoststate.rules.nftables.encoding import (
@@ -25,7 +26,6 @@ from kubenetlab.hoststate.rules.nftables.selectors import (
     words_of,
 )
 from kubenetlab.hoststate.rules.nftables.statements.statement import Statement
-from kubenetlab.hoststate.wire import string
 from kubenetlab.names import socket_address
 
 ADDRESS_TYPES: Final = {"ip": "ipv4_addr", "ip6": "ipv6_addr"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Final
 
+from kubenetlab.hoststate.netlink.wire import nested
 from kubenetlab.hoststate.rules.nftables.encoding import (
     VERDICT_REGISTER,
     RuleContext,
@@ -14,7 +15,6 @@ from kubenetlab.hoststate.rules.nftables.encoding import (
     verdict_data,
 )
 from kubenetlab.hoststate.rules.nftables.statements.statement import Statement
-from kubenetlab.hoststate.wire import nested
 
 _ICMP_UNREACHABLE: Final = 0
 """NFT_REJECT_ICMP_UNREACH"""

@@ -1,0 +1,106 @@
+"""rtnetlink messages about links: attributes, headers, and the decoder.
+
+Source: include/uapi/linux/if_link.h, net/core/rtnetlink.c (6.12); iproute2 ip/iplink.c.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from msgspec import Struct
+
+from kubenetlab.hoststate.netlink import wire
+from kubenetlab.hoststate.netlink.wire import (
+    Links,
+    as_mac,
+    as_number,
+    as_string,
+    attribute,
+    attributes,
+    message,
+    nested,
+    string,
+)
+
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK = 1, 3, 4, 5
+IFLA_MASTER, IFLA_LINKINFO, IFLA_IFALIAS, IFLA_NET_NS_FD = 10, 18, 20, 28
+IFLA_NUM_TX_QUEUES, IFLA_NUM_RX_QUEUES = 31, 32
+IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
+IFLA_BRPORT_MODE, IFLA_BRPORT_LEARNING, IFLA_BRPORT_UNICAST_FLOOD = 4, 8, 9
+IFLA_BRPORT_FLUSH, IFLA_BRPORT_MCAST_FLOOD, IFLA_BRPORT_BCAST_FLOOD = 24, 27, 30
+IFLA_BR_MCAST_SNOOPING = 23
+VETH_INFO_PEER = 1
+IFF_UP = 1
+AF_BRIDGE = 7
+
+_IFINFOMSG = struct.Struct("=BxHiII")
+"""family, device type, index, flags, change mask"""
+
+
+class ObservedLink(Struct, frozen=True):
+    """One link of a dump, before veth ends are matched to pairs by their interface indexes."""
+
+    index: int
+    name: str
+    kind: str
+    mac: str
+    mtu: int
+    is_up: bool
+    peer_index: int
+    master_index: int
+    alias: str
+    is_hairpin: bool
+
+
+def decode_link(body: memoryview) -> ObservedLink:
+    """Decode one RTM_NEWLINK message: ifinfomsg (16 bytes) | attributes."""
+    _, _, index, flags, _ = _IFINFOMSG.unpack_from(body)
+    attrs = attributes(body[_IFINFOMSG.size :])
+    info = attributes(attrs[IFLA_LINKINFO]) if IFLA_LINKINFO in attrs else {}
+    port = attributes(info[IFLA_INFO_SLAVE_DATA]) if IFLA_INFO_SLAVE_DATA in info else {}
+    return ObservedLink(
+        index=index,
+        name=as_string(attrs[IFLA_IFNAME]),
+        kind=as_string(info[IFLA_INFO_KIND]) if IFLA_INFO_KIND in info else "",
+        mac=as_mac(attrs[IFLA_ADDRESS]) if IFLA_ADDRESS in attrs else "",
+        mtu=as_number(attrs[IFLA_MTU]),
+        is_up=bool(flags & IFF_UP),
+        peer_index=as_number(attrs[IFLA_LINK]) if IFLA_LINK in attrs else 0,
+        master_index=as_number(attrs[IFLA_MASTER]) if IFLA_MASTER in attrs else 0,
+        alias=as_string(attrs[IFLA_IFALIAS]) if IFLA_IFALIAS in attrs else "",
+        is_hairpin=IFLA_BRPORT_MODE in port and bool(as_number(port[IFLA_BRPORT_MODE])),
+    )
+
+
+def is_bridge_port_message(body: memoryview) -> bool:
+    """Return True for the bridge's own message about a port, which has only a few attributes."""
+    return body[0] == AF_BRIDGE
+
+
+def dump_links() -> bytes:
+    """Return the request for all links of a namespace."""
+    return message(wire.RTM_GETLINK, wire.NLM_F_DUMP, ifinfo(0))
+
+
+def ifinfo(index: int, flags: int = 0) -> bytes:
+    """Encode an ifinfomsg that sets `flags` and leaves all other flags unchanged."""
+    return _IFINFOMSG.pack(0, 0, index, flags, flags)
+
+
+def hairpin_mode(is_on: bool) -> bytes:
+    """Encode the hairpin mode of a bridge port for a message about its link."""
+    return port_settings(attribute(IFLA_BRPORT_MODE, bytes([is_on])))
+
+
+def port_settings(settings: bytes) -> bytes:
+    """Encode attributes of a bridge port for a message about its link."""
+    return nested(
+        IFLA_LINKINFO,
+        string(IFLA_INFO_SLAVE_KIND, "bridge"),
+        nested(IFLA_INFO_SLAVE_DATA, settings),
+    )
+
+
+def delete_link(links: Links, netns: str, name: str) -> bytes:
+    """Return the request that deletes a link."""
+    return message(wire.RTM_DELLINK, 0, ifinfo(links.index(netns, name)))

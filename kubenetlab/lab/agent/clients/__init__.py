@@ -1,0 +1,1 @@
+"""Clients of the lab's other processes: node agents, app workers and init."""

@@ -1,0 +1,1 @@
+"""Truth tables: their rows, the probes of each row, and the verdict."""

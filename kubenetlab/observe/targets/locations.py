@@ -1,0 +1,101 @@
+"""Locations: the pods, nodes and external hosts of a running lab, as `inspect` shows them."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct, structs
+
+from kubenetlab.errors import UsageError
+from kubenetlab.observe.targets.grammar import pod_title
+
+if TYPE_CHECKING:
+    from kubenetlab.observe.inspection import InspectedHost, InspectedPod, Inspection
+
+
+class Location(Struct, frozen=True):
+    """A pod, a node or an external host that can run commands and send packets."""
+
+    kind: Literal["pod", "node", "ext"]
+    namespace: str
+    name: str
+    sandbox: str
+    netns: str
+    """Path of its network namespace."""
+    addresses: tuple[str, ...]
+    """At most one per family, the primary family first."""
+    is_host_network: bool = False
+    """True for a pod with hostNetwork: its addresses are those of its node."""
+    node: str = ""
+    """Node on which a pod runs, or the node itself; empty for external hosts."""
+
+    @property
+    def title(self) -> str:
+        return (
+            pod_title(self.namespace, self.name)
+            if self.kind == "pod"
+            else f"{self.kind}:{self.name}"
+        )
+
+    @property
+    def address(self) -> str:
+        """Address of the primary family; empty for a pod that has none yet."""
+        return self.addresses[0] if self.addresses else ""
+
+    @property
+    def versions(self) -> list[int]:
+        """IP versions of the addresses, the primary one first."""
+        return [ip_address(address).version for address in self.addresses]
+
+    def of_version(self, version: int | None) -> Location:
+        """Return the location with only its addresses of one IP version; None keeps all.
+
+        Raises UsageError when no address is left.
+        """
+        matching = tuple(
+            address for address in self.addresses if version in (None, ip_address(address).version)
+        )
+        if not matching:
+            raise UsageError(
+                f"{self.title} has no IPv{version} address; "
+                f"it has {', '.join(self.addresses) or 'none'}"
+            )
+        return structs.replace(self, addresses=matching)
+
+
+def places(seen: Inspection) -> list[Location]:
+    """Return all running locations in the order pods, nodes, external hosts."""
+    locations = [pod_location(pod) for pod in seen["pods"] if pod["pid"] and pod["addresses"]]
+    locations += [node_or_host_location("node", entry) for entry in seen["nodes"] if entry["pid"]]
+    return locations + [
+        node_or_host_location("ext", entry) for entry in seen["external"] if entry["pid"]
+    ]
+
+
+def node_or_host_location(kind: Literal["node", "ext"], entry: InspectedHost) -> Location:
+    """Return the location of a node or an external host from its entry in `inspect`."""
+    node = entry["name"] if kind == "node" else ""
+    return Location(
+        kind,
+        "",
+        entry["name"],
+        entry["sandbox"],
+        entry["netns"] or "",
+        tuple(entry["addresses"]),
+        node=node,
+    )
+
+
+def pod_location(pod: InspectedPod) -> Location:
+    """Return the location of a pod from its entry in `inspect`."""
+    return Location(
+        "pod",
+        pod["namespace"],
+        pod["name"],
+        pod["sandbox"],
+        pod["netns"] or "",
+        tuple(pod["addresses"]),
+        pod["host_network"],
+        pod["node"],
+    )
