@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 from msgspec import structs
 
@@ -14,6 +12,7 @@ from kubenetlab.api.pods import Pod
 from kubenetlab.api.render import render
 from kubenetlab.api.store import Cluster
 from kubenetlab.cli.describe.columns import columns
+from kubenetlab.cli.terminal.theme import unpaint
 from kubenetlab.errors import ManifestError
 from kubenetlab.observe.settled import verdicts
 from tests.clusters import (
@@ -43,7 +42,7 @@ def scheduled(cluster: Cluster, name: str = "a") -> tuple[str, str, str]:
 def row(cluster: Cluster, name: str = "a") -> list[str]:
     """Return the cells of a pod in `get pods -o wide`, without colours."""
     cells = columns("Pod", render(cluster, pod_named(cluster, name)), is_wide=True)
-    return [re.sub(r"\x1b\[[0-9;]*m", "", cell) for cell in cells]
+    return [unpaint(cell) for cell in cells]
 
 
 def state(cluster: Cluster, name: str = "a") -> tuple[str, str]:
