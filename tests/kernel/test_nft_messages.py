@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from kubenetlab.hoststate.netlink.wire import NLM_F_DUMP, message
+from kubenetlab.hoststate.netlink.wire import NLM_F_DUMP, as_string, attributes, message, string
 from kubenetlab.hoststate.rules.nftables import NftObject, containers, names, transaction
 from kubenetlab.hoststate.rules.nftables.chain_commands import AddChain, AddRules, AddTable
 from kubenetlab.hoststate.rules.nftables.command import Command
@@ -29,7 +30,9 @@ from tests.clusters import deployment, rules_of, service
 from tests.kernel.test_nftables import open_loader
 from tests.kernel.test_rule_changes import manifests
 
-GET_CHAINS, GET_RULES, GET_SETS = (10 << 8 | number for number in (4, 7, 10))
+GET_TABLES, GET_CHAINS, GET_RULES, GET_SETS, GET_ELEMENTS = (
+    10 << 8 | number for number in (1, 4, 7, 10, 13)
+)
 DUAL = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {ipFamily: dual}\n---\n"
 KINDS: dict[str, dict[str, Any]] = {
     "ClusterIP": {},
@@ -52,20 +55,38 @@ class Side:
         self._socket = sockets.open_socket(sockets.NETLINK_NETFILTER)
 
     def has(self, desired: list[NftObject]) -> tuple[Any, ...]:
-        """Return chains, rules and sets as the kernel dumps them, and the sorted elements.
+        """Return all objects as the kernel dumps them, and the elements as nft lists them, too.
 
         The dumps include names, handles and the user data of nft.
         """
-        dumps = [self._dump(request) for request in (GET_CHAINS, GET_RULES, GET_SETS)]
+        requests = (GET_TABLES, GET_CHAINS, GET_RULES, GET_SETS)
+        dumps = [self._dump(request) for request in requests]
+        elements = [sorted(self._elements(body)) for body in dumps[-1]]
         tables = containers(self.library.listed(names(desired)), names(desired))
-        return *dumps, [(one.name, sorted(one.elements.items())) for one in tables]
+        return *dumps, elements, [(one.name, sorted(one.elements.items())) for one in tables]
 
-    def _dump(self, request: int) -> list[bytes]:
+    def _elements(self, dumped: bytes) -> Iterator[bytes]:
+        """Yield the dumped elements of a dumped set; hash tables have them in any order."""
+        described = attributes(memoryview(dumped)[2:])
+        table, name = (as_string(described[type_]) for type_ in (1, 2))
+        for body in self._dump(GET_ELEMENTS, dumped[0], string(1, table) + string(2, name)):
+            if (elements := attributes(memoryview(body)[2:]).get(3)) is not None:
+                yield from list_items(elements)
+
+    def _dump(self, request: int, family: int = socket.AF_UNSPEC, body: bytes = b"") -> list[bytes]:
         """Return a dump without the generation's number in its headers."""
-        reply = sockets.ask(
-            self._socket, message(request, NLM_F_DUMP, struct.pack("=BBH", socket.AF_UNSPEC, 0, 0))
-        )
-        return [bytes(body[:2]) + bytes(body[4:]) for body in reply]
+        header = struct.pack("=BBH", family, 0, 0)
+        reply = sockets.ask(self._socket, message(request, NLM_F_DUMP, header + body))
+        return [bytes(part[:2]) + bytes(part[4:]) for part in reply]
+
+
+def list_items(items: memoryview) -> Iterator[bytes]:
+    """Yield the values of a list, whose attributes all have the same type."""
+    offset = 0
+    while offset < len(items):
+        (size,) = struct.unpack_from("=H", items, offset)
+        yield bytes(items[offset + 4 : offset + size])
+        offset += (size + 3) & ~3
 
 
 def rules(text: str, then: str = "") -> list[NftObject]:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from hypothesis import Phase, given, settings
 
+import tests.examples  # noqa: F401
 from kubenetlab.hoststate.rules.nftables import NftObject, replacement
 from tests.kernel.test_nft_messages import Side, load_both
 from tests.nft_rules import rulesets
 
-EXAMPLES = 150
 PHASES = (Phase.explicit, Phase.generate)
-"""Without shrinking, which would take minutes: a failure names the first rules that differ."""
+"""Without shrinking, which would take minutes: a failure shows the first rules that differ."""
 
 
 def test_random_rules_give_identical_kernel_state() -> None:
     """Every statement, type of set and comment; the kernel's dumps are compared byte by byte."""
     by_library, by_messages = Side(), Side()
 
-    @settings(max_examples=EXAMPLES, deadline=None, database=None, phases=PHASES)
+    @settings(phases=PHASES)
     @given(rulesets())
     def check(desired: list[NftObject]) -> None:
         load_both(replacement(desired), by_library, by_messages)

@@ -26,7 +26,7 @@ from kubenetlab.hoststate.rules.nftables.set_commands import (
     DeleteElements,
     DeleteSet,
 )
-from kubenetlab.hoststate.rules.nftables.sets import set_userdata
+from kubenetlab.hoststate.rules.nftables.sets import interval_elements, interval_size, set_userdata
 from kubenetlab.hoststate.rules.nftables.statements import (
     AnyStatement,
     Dnat,
@@ -208,3 +208,22 @@ def test_user_data_of_a_set_is_a_list_of_typed_values() -> None:
     assert set_userdata((address,), (verdict,), comment="why") == (
         tlv_u32(0, 2) + tlv_u32(1, 0) + tlv_u32(6, 0) + tlv(7, b"why\0")
     )
+
+
+@pytest.mark.parametrize(
+    ("values", "elements", "size"),
+    [
+        (("10.0.0.0/8",), 3, 3),
+        (("0.0.0.0/8", "10.0.0.1"), 4, 4),
+        (("10.0.0.0/9", "10.128.0.0/9", "10.1.0.0/16"), 3, 3),
+        (("98.55.149.186/31", "192.0.0.0/2"), 4, 5),
+        (("0.0.0.0/1", "128.0.0.0/1"), 1, 2),
+    ],
+    ids=["begins later", "begins with zero", "merged", "open", "everything"],
+)
+def test_ranges_are_elements_at_their_ends(
+    values: tuple[str, ...], elements: int, size: int
+) -> None:
+    """A range up to the last address has no end element, but nft counts one in the set's size."""
+    encoded = list(interval_elements((DATA_TYPES["ipv4_addr"],), values))
+    assert (len(encoded), interval_size(encoded)) == (elements, size)
