@@ -160,7 +160,7 @@ def request_before_endpoints_exist(lab: Lab, proxy: str, policy: str) -> None:
     without_pods, with_pods = PODS.replace("replicas: 3", "replicas: 0"), PODS
     lab.up(
         without_pods
-        + SERVICE.replace("type: NodePort", f"type: NodePort, externalTrafficPolicy: {policy}"),
+        + SERVICE.replace("type: NodePort", f"type: NodePort\n  externalTrafficPolicy: {policy}"),
         "--proxy",
         proxy,
     )
