@@ -228,10 +228,9 @@ def network_facts(config: ClusterConfig) -> NetworkFacts:
 
 
 def manual(family: str, name: str) -> str:
-    """Return a mode's manual page: the docstrings of its module and of its class."""
+    """Return a mode's manual page: the docstrings of its module, its class and shared options."""
     module = importlib.import_module(f"{__package__}.{family}.{name.replace('-', '_')}")
-    return (
-        inspect.cleandoc(module.__doc__ or "")
-        + "\n\n"
-        + inspect.cleandoc(module.Mode.__doc__ or "")
-    )
+    classes = module.Mode.__mro__[: module.Mode.__mro__.index(ModeOptions)]
+    options, *shared = (inspect.cleandoc(cls.__doc__ or "") for cls in classes)
+    entries = [text.partition("\n\n")[2] for text in shared]  # without their summaries
+    return "\n".join((f"{inspect.cleandoc(module.__doc__ or '')}\n\n{options}", *entries))

@@ -22,11 +22,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kubenetlab.api.text.decode import Finding
 from kubenetlab.api.values import ip
-from kubenetlab.datapath.modes import ModeOptions, Needs, PodNetwork
+from kubenetlab.datapath.modes import Needs, PodNetwork
 from kubenetlab.datapath.proxy import local_traffic
-from kubenetlab.datapath.proxy.local_traffic import DetectLocal, LocalMode, detectors
+from kubenetlab.datapath.proxy.local_traffic import LocalTrafficOptions
 from kubenetlab.datapath.proxy.services import (
     PRIMARY,
     EndpointAddress,
@@ -54,17 +53,9 @@ from kubenetlab.names import NODE_UPLINK
 _ANY_ADDRESS = {4: "0.0.0.0", 6: "::"}
 
 
-class Mode(ModeOptions, frozen=True):
+class Mode(LocalTrafficOptions, frozen=True):
     """Options, named as in kube-proxy's configuration (except dsr).
 
-    masqueradeAll: true | false
-        Masquerade all traffic to cluster IPs, also that of pods. Default: false.
-    detectLocalMode: ClusterCIDR | NodeCIDR | BridgeInterface | InterfaceNamePrefix | none
-        Criterion for traffic of pods. ClusterCIDR: the source is in podSubnet. NodeCIDR: the
-        source is in the node's part of podSubnet. BridgeInterface, InterfaceNamePrefix: the packet
-        arrives by an interface that detectLocal names. none: never. Default: ClusterCIDR.
-    detectLocal: {bridgeInterface: NAME} | {interfaceNamePrefix: PREFIX}
-        Interface for the detectLocalMode of that name.
     nodePortAddresses: list of ranges, or `primary` for the node's own address
         Node addresses at which node ports answer. An empty list means every address of the node
         except 127.0.0.1. Default: [primary].
@@ -76,19 +67,10 @@ class Mode(ModeOptions, frozen=True):
 
     needs = Needs(programs=("libbpf.so.1",), own_features=("tc programs",), root="eBPF programs")
 
-    masquerade_all: bool = False
-    """Masquerade all traffic to cluster IPs, also that of pods."""
-    detect_local_mode: LocalMode = "ClusterCIDR"
-    """Criterion by which traffic counts as traffic of pods; see the manual page."""
-    detect_local: DetectLocal = DetectLocal()
-    """Interface names for two of the modes."""
     node_port_addresses: tuple[str, ...] = (PRIMARY,)
     """Ranges of the node addresses at which node ports answer, or `primary`; empty for all."""
     dsr: bool = False
     """Direct server return for connections from outside to an endpoint on another node."""
-
-    def findings(self) -> Iterator[Finding]:
-        return local_traffic.findings(self.detect_local_mode, self.detect_local)
 
     def node(self, node: NodeView, network: PodNetwork) -> Iterator[Object]:
         # Connections of the node to itself through a Service arrive on lo from the node's address.
@@ -131,9 +113,7 @@ class Mode(ModeOptions, frozen=True):
 
     def _ranges(self, node: NodeView, network: PodNetwork) -> Iterator[FamilyConfig]:
         """Yield the addresses and ranges of each family, by which the programs classify packets."""
-        local_detectors = detectors(
-            self.detect_local_mode, self.detect_local, network, node.families
-        )
+        local_detectors = self.detectors(network, node.families)
         families = zip(
             node.families, network.cluster_cidrs, node.service_cidrs, local_detectors, strict=True
         )

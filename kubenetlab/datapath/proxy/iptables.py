@@ -21,9 +21,7 @@ from collections.abc import Iterator, Sequence
 from msgspec import Struct
 
 from kubenetlab.api.core import Service
-from kubenetlab.api.text.decode import Finding
-from kubenetlab.datapath.modes import ModeOptions, Needs, PodNetwork
-from kubenetlab.datapath.proxy import local_traffic
+from kubenetlab.datapath.modes import Needs, PodNetwork
 from kubenetlab.datapath.proxy.iptables_names import (
     endpoint_chain,
     external_chain,
@@ -31,7 +29,7 @@ from kubenetlab.datapath.proxy.iptables_names import (
     local_chain,
     service_chain,
 )
-from kubenetlab.datapath.proxy.local_traffic import DetectLocal, Detector, LocalMode, detectors
+from kubenetlab.datapath.proxy.local_traffic import Detector, LocalTrafficOptions
 from kubenetlab.datapath.proxy.services import (
     EndpointAddress,
     PortView,
@@ -128,19 +126,11 @@ _LOCALNET_GUARD = (
 )
 
 
-class Mode(ModeOptions, frozen=True):
+class Mode(LocalTrafficOptions, frozen=True):
     """Options, named as in kube-proxy's configuration.
 
     localhostNodePorts: true | false
         Node ports also answer at 127.0.0.1. Default: true.
-    masqueradeAll: true | false
-        Masquerade all traffic to cluster IPs, also that of pods. Default: false.
-    detectLocalMode: ClusterCIDR | NodeCIDR | BridgeInterface | InterfaceNamePrefix | none
-        Criterion for traffic of pods. ClusterCIDR: the source is in podSubnet. NodeCIDR: the
-        source is in the node's part of podSubnet. BridgeInterface, InterfaceNamePrefix: the packet
-        arrives by an interface that detectLocal names. none: never. Default: ClusterCIDR.
-    detectLocal: {bridgeInterface: NAME} | {interfaceNamePrefix: PREFIX}
-        Interface for the detectLocalMode of that name.
     nodePortAddresses: list of ranges, or `primary` for the node's own address
         Node addresses at which node ports answer. An empty list, the default, means every local
         address.
@@ -150,17 +140,8 @@ class Mode(ModeOptions, frozen=True):
 
     localhost_node_ports: bool = True
     """Node ports also answer at 127.0.0.1."""
-    masquerade_all: bool = False
-    """Masquerade all traffic to cluster IPs, also that of pods."""
-    detect_local_mode: LocalMode = "ClusterCIDR"
-    """Criterion by which traffic counts as traffic of pods; see the manual page."""
-    detect_local: DetectLocal = DetectLocal()
-    """Interface names for two of the modes."""
     node_port_addresses: tuple[str, ...] = ()
     """Ranges of the node addresses at which node ports answer, or `primary`; empty for all."""
-
-    def findings(self) -> Iterator[Finding]:
-        return local_traffic.findings(self.detect_local_mode, self.detect_local)
 
     def depends_on_node(self, service: Service) -> bool:
         return self.detect_local_mode == "NodeCIDR"
@@ -178,9 +159,7 @@ class Mode(ModeOptions, frozen=True):
         self, service: ServiceView, place: NodePlace, network: PodNetwork
     ) -> tuple[SubjectRules, ...]:
         rules: list[SubjectRules] = []
-        for detector in detectors(
-            self.detect_local_mode, self.detect_local, network, place.families
-        ):
+        for detector in self.detectors(network, place.families):
             version = detector.version
             ports = port_views(place, service, version)
             if objects := tuple(

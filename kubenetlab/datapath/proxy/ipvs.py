@@ -27,12 +27,10 @@ from typing import Final, Literal
 from msgspec import Struct
 
 from kubenetlab.api.core import Service
-from kubenetlab.api.text.decode import Finding
 from kubenetlab.api.values import ip
-from kubenetlab.datapath.modes import ModeOptions, Needs, PodNetwork
+from kubenetlab.datapath.modes import Needs, PodNetwork
 from kubenetlab.datapath.proxy import ipvs_rules as fixed
-from kubenetlab.datapath.proxy import local_traffic
-from kubenetlab.datapath.proxy.local_traffic import DetectLocal, LocalMode, detectors
+from kubenetlab.datapath.proxy.local_traffic import LocalTrafficOptions
 from kubenetlab.datapath.proxy.services import (
     EndpointAddress,
     PortView,
@@ -63,7 +61,7 @@ _NODE_PORTS: Final[Mapping[str, tuple[str, str]]] = {
 """Protocol → set of node ports, and set of those with externalTrafficPolicy Local."""
 
 
-class Mode(ModeOptions, frozen=True):
+class Mode(LocalTrafficOptions, frozen=True):
     """Options, named as in kube-proxy's configuration.
 
     scheduler: rr | wrr | lc | wlc | sh | mh | dh | sed | nq | lblc | lblcr
@@ -73,14 +71,6 @@ class Mode(ModeOptions, frozen=True):
     strictARP: true | false
         The node answers ARP requests on a link only for the addresses of that link (arp_ignore 1,
         arp_announce 2). MetalLB requires it. Default: false.
-    masqueradeAll: true | false
-        Masquerade all traffic to cluster IPs, also that of pods. Default: false.
-    detectLocalMode: ClusterCIDR | NodeCIDR | BridgeInterface | InterfaceNamePrefix | none
-        Criterion for traffic of pods. ClusterCIDR: the source is in podSubnet. NodeCIDR: the
-        source is in the node's part of podSubnet. BridgeInterface, InterfaceNamePrefix: the packet
-        arrives by an interface that detectLocal names. none: never. Default: ClusterCIDR.
-    detectLocal: {bridgeInterface: NAME} | {interfaceNamePrefix: PREFIX}
-        Interface for the detectLocalMode of that name.
     nodePortAddresses: list of ranges, or `primary` for the node's own address
         Node addresses at which node ports answer. An empty list, the default, means every address
         of the node except 127.0.0.1.
@@ -98,17 +88,8 @@ class Mode(ModeOptions, frozen=True):
     """IPVS scheduler, which selects a real server for a connection; see ipvsadm(8)."""
     strict_arp: bool = False
     """Set arp_ignore to 1 and arp_announce to 2, as MetalLB requires."""
-    masquerade_all: bool = False
-    """Masquerade all traffic to cluster IPs, also that of pods."""
-    detect_local_mode: LocalMode = "ClusterCIDR"
-    """Criterion by which traffic counts as traffic of pods; see the manual page."""
-    detect_local: DetectLocal = DetectLocal()
-    """Interface names for two of the modes."""
     node_port_addresses: tuple[str, ...] = ()
     """Ranges of the node addresses at which node ports answer, or `primary`; empty for all."""
-
-    def findings(self) -> Iterator[Finding]:
-        return local_traffic.findings(self.detect_local_mode, self.detect_local)
 
     def depends_on_node(self, service: Service) -> bool:
         return has_node_ports(service)
@@ -125,9 +106,7 @@ class Mode(ModeOptions, frozen=True):
             mac_of(node.addresses[0]),
             link_alias("kube-proxy ipvs", "the addresses of Services"),
         )
-        for detector in detectors(
-            self.detect_local_mode, self.detect_local, network, node.families
-        ):
+        for detector in self.detectors(network, node.families):
             yield from fixed.sets(node.netns, detector.version)
             yield from fixed.rules(node.netns, detector, is_all=self.masquerade_all)
 

@@ -19,7 +19,7 @@ from msgspec import Struct
 from kubenetlab.api.meta import kubernetes_name
 from kubenetlab.api.text.decode import Finding, found
 from kubenetlab.api.values import ip
-from kubenetlab.datapath.modes import PodNetwork
+from kubenetlab.datapath.modes import ModeOptions, PodNetwork
 from kubenetlab.datapath.view import Family
 from kubenetlab.hoststate.rules.nftables.statements import Match
 
@@ -77,31 +77,75 @@ class Detector(Struct, frozen=True):
         )
 
 
-def detectors(
-    mode: LocalMode, names: DetectLocal, network: PodNetwork, families: Sequence[Family]
-) -> tuple[Detector, ...]:
-    """Return the detector of each address family of the pods.
+class LocalTrafficOptions(ModeOptions, frozen=True):
+    """Options that all proxy modes share.
 
-    families: those of the node, used only by NodeCIDR.
+    masqueradeAll: true | false
+        Masquerade all traffic to cluster IPs, also that of pods. Default: false.
+    detectLocalMode: ClusterCIDR | NodeCIDR | BridgeInterface | InterfaceNamePrefix | none
+        Criterion for traffic of pods. ClusterCIDR: the source is in podSubnet. NodeCIDR: the
+        source is in the node's part of podSubnet. BridgeInterface, InterfaceNamePrefix: the packet
+        arrives by an interface that detectLocal names. none: never. Default: ClusterCIDR.
+    detectLocal: {bridgeInterface: NAME} | {interfaceNamePrefix: PREFIX}
+        Interface for the detectLocalMode of that name.
     """
-    pod_cidrs = {family.version: family.pod_cidr for family in families}
-    versions = [(ip.version_of(cidr), cidr) for cidr in network.cluster_cidrs]
-    match mode:
-        case "ClusterCIDR":
-            return tuple(Detector(version, cidr) for version, cidr in versions)
-        case "NodeCIDR":
-            return tuple(Detector(version, pod_cidrs[version]) for version, _ in versions)
-        case "BridgeInterface":
-            return tuple(
-                Detector(version, interface=names.bridge_interface) for version, _ in versions
+
+    masquerade_all: bool = False
+    """Masquerade all traffic to cluster IPs, also that of pods."""
+    detect_local_mode: LocalMode = "ClusterCIDR"
+    """Criterion by which traffic counts as traffic of pods; see the manual page."""
+    detect_local: DetectLocal = DetectLocal()
+    """Interface names for two of the modes."""
+
+    def findings(self) -> Iterator[Finding]:
+        """Yield the contradictions between the two options about pods."""
+        mode, names = self.detect_local_mode, self.detect_local
+        for needs, field in _FIELDS.items():
+            name = (
+                names.bridge_interface
+                if needs == "BridgeInterface"
+                else names.interface_name_prefix
             )
-        case "InterfaceNamePrefix":
-            return tuple(
-                Detector(version, interface=names.interface_name_prefix, is_prefix=True)
-                for version, _ in versions
-            )
-        case "none":
-            return tuple(Detector(version) for version, _ in versions)
+            path = ("detectLocal", field)
+            if mode == needs and not name:
+                yield Finding(path, f"required with detectLocalMode {mode}")
+            elif mode != needs and name:
+                yield Finding(
+                    path, f"has no effect with detectLocalMode {mode}; it belongs to {needs}"
+                )
+            elif len(name) > _MAX_INTERFACE_NAME or any(
+                char.isspace() or char in '/:"*+' for char in name
+            ):
+                expected = (
+                    f"expected the name of an interface: at most {_MAX_INTERFACE_NAME} characters "
+                    "without spaces, quotes, /, :, * and +"
+                )
+                yield Finding(path, f"{expected}, found {found(name)}")
+
+    def detectors(self, network: PodNetwork, families: Sequence[Family]) -> tuple[Detector, ...]:
+        """Return the detector of each address family of the pods.
+
+        families: those of the node, used only by NodeCIDR.
+        """
+        names = self.detect_local
+        pod_cidrs = {family.version: family.pod_cidr for family in families}
+        versions = [(ip.version_of(cidr), cidr) for cidr in network.cluster_cidrs]
+        match self.detect_local_mode:
+            case "ClusterCIDR":
+                return tuple(Detector(version, cidr) for version, cidr in versions)
+            case "NodeCIDR":
+                return tuple(Detector(version, pod_cidrs[version]) for version, _ in versions)
+            case "BridgeInterface":
+                return tuple(
+                    Detector(version, interface=names.bridge_interface) for version, _ in versions
+                )
+            case "InterfaceNamePrefix":
+                return tuple(
+                    Detector(version, interface=names.interface_name_prefix, is_prefix=True)
+                    for version, _ in versions
+                )
+            case "none":
+                return tuple(Detector(version) for version, _ in versions)
 
 
 def by_address(detector: Detector, family: Family, network: PodNetwork) -> str | None:
@@ -126,22 +170,3 @@ def by_address(detector: Detector, family: Family, network: PodNetwork) -> str |
         for name in known
     )
     return family.pod_cidr if is_of_pods else ""
-
-
-def findings(mode: LocalMode, names: DetectLocal) -> Iterator[Finding]:
-    """Yield the contradictions between the two options."""
-    for needs, field in _FIELDS.items():
-        name = names.bridge_interface if needs == "BridgeInterface" else names.interface_name_prefix
-        path = ("detectLocal", field)
-        if mode == needs and not name:
-            yield Finding(path, f"required with detectLocalMode {mode}")
-        elif mode != needs and name:
-            yield Finding(path, f"has no effect with detectLocalMode {mode}; it belongs to {needs}")
-        elif len(name) > _MAX_INTERFACE_NAME or any(
-            char.isspace() or char in '/:"*+' for char in name
-        ):
-            expected = (
-                f"expected the name of an interface: at most {_MAX_INTERFACE_NAME} characters "
-                "without spaces, quotes, /, :, * and +"
-            )
-            yield Finding(path, f"{expected}, found {found(name)}")

@@ -22,11 +22,9 @@ from typing import Literal
 from msgspec import structs
 
 from kubenetlab.api.core import Service
-from kubenetlab.api.text.decode import Finding
-from kubenetlab.datapath.modes import ModeOptions, Needs, PodNetwork
-from kubenetlab.datapath.proxy import local_traffic
+from kubenetlab.datapath.modes import Needs, PodNetwork
 from kubenetlab.datapath.proxy import nftables_maps as maps
-from kubenetlab.datapath.proxy.local_traffic import DetectLocal, Detector, LocalMode, detectors
+from kubenetlab.datapath.proxy.local_traffic import Detector, LocalTrafficOptions
 from kubenetlab.datapath.proxy.nftables_table import (
     MARK,
     FamilyTable,
@@ -69,7 +67,7 @@ MAX_FAITHFUL = 1000
 """Maximum number of Services for which `layout: auto` is `faithful`."""
 
 
-class Mode(ModeOptions, frozen=True):
+class Mode(LocalTrafficOptions, frozen=True):
     """Options, named as in kube-proxy's configuration (except layout).
 
     layout: auto | faithful | fast
@@ -77,14 +75,6 @@ class Mode(ModeOptions, frozen=True):
         of a few maps, for labs with thousands of Services; ports with session affinity, a policy
         Local or source ranges keep their chains. auto: faithful up to 1,000 Services, else fast.
         Default: auto.
-    masqueradeAll: true | false
-        Masquerade all traffic to cluster IPs, also that of pods. Default: false.
-    detectLocalMode: ClusterCIDR | NodeCIDR | BridgeInterface | InterfaceNamePrefix | none
-        Criterion for traffic of pods. ClusterCIDR: the source is in podSubnet. NodeCIDR: the
-        source is in the node's part of podSubnet. BridgeInterface, InterfaceNamePrefix: the packet
-        arrives by an interface that detectLocal names. none: never. Default: ClusterCIDR.
-    detectLocal: {bridgeInterface: NAME} | {interfaceNamePrefix: PREFIX}
-        Interface for the detectLocalMode of that name.
     nodePortAddresses: list of ranges, or `primary` for the node's own address
         Node addresses at which node ports answer. An empty list means every local address except
         127.0.0.1. Default: [primary].
@@ -94,17 +84,8 @@ class Mode(ModeOptions, frozen=True):
 
     layout: Literal["auto", "faithful", "fast"] = "auto"
     """Chains or map entries; see the manual page."""
-    masquerade_all: bool = False
-    """Masquerade all traffic to cluster IPs, also that of pods."""
-    detect_local_mode: LocalMode = "ClusterCIDR"
-    """Criterion by which traffic counts as traffic of pods; see the manual page."""
-    detect_local: DetectLocal = DetectLocal()
-    """Interface names for two of the modes."""
     node_port_addresses: tuple[str, ...] = (PRIMARY,)
     """Ranges of the node addresses at which node ports answer, or `primary`; empty for all."""
-
-    def findings(self) -> Iterator[Finding]:
-        return local_traffic.findings(self.detect_local_mode, self.detect_local)
 
     def depends_on_node(self, service: Service) -> bool:
         return self.detect_local_mode == "NodeCIDR"
@@ -173,7 +154,7 @@ class Mode(ModeOptions, frozen=True):
         return (detector.nft(is_local=False),) if detector.is_implemented else None
 
     def _detectors(self, place: NodeView | NodePlace, network: PodNetwork) -> tuple[Detector, ...]:
-        return detectors(self.detect_local_mode, self.detect_local, network, place.families)
+        return self.detectors(network, place.families)
 
 
 def _service_port(
