@@ -26,6 +26,21 @@ def columns(kind: str, document: Document, *, is_wide: bool) -> list[str]:
     return [text(document) for _, text, wide_only in _columns_of(kind) if is_wide or not wide_only]
 
 
+_CONTAINERS: Final[Sequence[Column]] = (
+    ("CONTAINERS", lambda item: cells.container_fields(item, "name"), True),
+    ("IMAGES", lambda item: cells.container_fields(item, "image"), True),
+)
+_SELECTOR: Final[Column] = (
+    "SELECTOR",
+    lambda item: cells.labels_text(item["spec"]["selector"].get("matchLabels", {})),
+    True,
+)
+_REPLICAS: Final[Sequence[Column]] = (
+    ("DESIRED", lambda item: str(cells.spec_field(item, "replicas", 1)), False),
+    ("CURRENT", lambda item: str(cells.status_field(item, "replicas", 0)), False),
+    ("READY", lambda item: str(cells.status_field(item, "readyReplicas", 0)), False),
+)
+
 _COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
     "Pod": (
         ("NAME", cells.name, False),
@@ -104,34 +119,24 @@ _COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
         ("UP-TO-DATE", lambda item: str(cells.status_field(item, "updatedReplicas", 0)), False),
         ("AVAILABLE", lambda item: str(cells.status_field(item, "availableReplicas", 0)), False),
         ("AGE", cells.object_age, False),
-        ("CONTAINERS", lambda item: cells.container_fields(item, "name"), True),
-        ("IMAGES", lambda item: cells.container_fields(item, "image"), True),
-        (
-            "SELECTOR",
-            lambda item: cells.labels_text(item["spec"]["selector"].get("matchLabels", {})),
-            True,
-        ),
+        *_CONTAINERS,
+        _SELECTOR,
     ),
     "ReplicaSet": (
         ("NAME", cells.name, False),
-        ("DESIRED", lambda item: str(cells.spec_field(item, "replicas", 1)), False),
-        ("CURRENT", lambda item: str(cells.status_field(item, "replicas", 0)), False),
-        ("READY", lambda item: str(cells.status_field(item, "readyReplicas", 0)), False),
+        *_REPLICAS,
         ("AGE", cells.object_age, False),
     ),
     "ReplicationController": (
         ("NAME", cells.name, False),
-        ("DESIRED", lambda item: str(cells.spec_field(item, "replicas", 1)), False),
-        ("CURRENT", lambda item: str(cells.status_field(item, "replicas", 0)), False),
-        ("READY", lambda item: str(cells.status_field(item, "readyReplicas", 0)), False),
+        *_REPLICAS,
         ("AGE", cells.object_age, False),
     ),
     "StatefulSet": (
         ("NAME", cells.name, False),
         ("READY", cells.ready_replicas, False),
         ("AGE", cells.object_age, False),
-        ("CONTAINERS", lambda item: cells.container_fields(item, "name"), True),
-        ("IMAGES", lambda item: cells.container_fields(item, "image"), True),
+        *_CONTAINERS,
     ),
     "DaemonSet": (
         ("NAME", cells.name, False),
@@ -152,13 +157,8 @@ _COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
             False,
         ),
         ("AGE", cells.object_age, False),
-        ("CONTAINERS", lambda item: cells.container_fields(item, "name"), True),
-        ("IMAGES", lambda item: cells.container_fields(item, "image"), True),
-        (
-            "SELECTOR",
-            lambda item: cells.labels_text(item["spec"]["selector"].get("matchLabels", {})),
-            True,
-        ),
+        *_CONTAINERS,
+        _SELECTOR,
     ),
     "Job": (
         ("NAME", cells.name, False),
@@ -166,8 +166,7 @@ _COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
         ("COMPLETIONS", cells.job_completions, False),
         ("DURATION", cells.job_duration, False),
         ("AGE", cells.object_age, False),
-        ("CONTAINERS", lambda item: cells.container_fields(item, "name"), True),
-        ("IMAGES", lambda item: cells.container_fields(item, "image"), True),
+        *_CONTAINERS,
         (
             "SELECTOR",
             lambda item: f"batch.kubernetes.io/controller-uid={item['metadata'].get('uid', '')}",
