@@ -42,21 +42,21 @@ def plan_inputs(cluster: Cluster, cache: PlanCache) -> tuple[object, ...]:
     return (*objects, is_any_pod_starting(cluster, cache))
 
 
-def plan(cluster: Cluster, decisions: Decisions, memo: PlanCache | None = None) -> HostState:
+def plan(cluster: Cluster, decisions: Decisions, cache: PlanCache | None = None) -> HostState:
     """Return every kernel object that the lab should have, namespace by namespace.
 
     Settings named by a `Sysctl` are left out of the general `Settings` of the same namespace.
     Raises BugError when two layers want different versions of the same object.
     """
-    memo = memo or PlanCache()
-    context = PlanContext(cluster, decisions, memo)
+    cache = cache or PlanCache()
+    context = PlanContext(cluster, decisions, cache)
     groups_by_netns: dict[str, list[DesiredObjects]] = {}
     for layer in LAYERS:
         for subject, inputs in layer.inputs(context):
-            for objects, origin in memo((layer.name, subject), layer.objects, *inputs):
+            for objects, origin in cache((layer.name, subject), layer.objects, *inputs):
                 groups_by_netns.setdefault(objects[0].netns, []).append((objects, origin))
     merged = {
-        netns: memo(("contents", netns), _merge, netns, tuple(groups))
+        netns: cache(("contents", netns), _merge, netns, tuple(groups))
         for netns, groups in groups_by_netns.items()
     }
     return HostState(
@@ -66,15 +66,15 @@ def plan(cluster: Cluster, decisions: Decisions, memo: PlanCache | None = None) 
 
 
 def plan_probes(
-    cluster: Cluster, decisions: Decisions, memo: PlanCache
+    cluster: Cluster, decisions: Decisions, cache: PlanCache
 ) -> dict[str, tuple[ProbeSpec, ...]]:
     """Return the probes and lifecycle hooks that the kubelets run now, by sandbox."""
     desired: dict[str, tuple[ProbeSpec, ...]] = {}
-    for node in node_views(cluster, decisions, memo):
-        for view, pod in pods_of(cluster, node, memo):
-            netns, setups = view.netns, setups_of(memo, cluster, pod, view, decisions)
+    for node in node_views(cluster, decisions, cache):
+        for view, pod in pods_of(cluster, node, cache):
+            netns, setups = view.netns, setups_of(cache, cluster, pod, view, decisions)
             killed = tuple(pending_kills(cluster, pod))
-            desired[netns] = memo(
+            desired[netns] = cache(
                 ("probes", netns), _probes, without_pods_and_peers(node), view, pod, setups, killed
             )
     return {netns: specs for netns, specs in desired.items() if specs}

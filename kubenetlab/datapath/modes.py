@@ -1,6 +1,6 @@
 """Modes: one file each, found by name.
 
-The CNI mode `kube-router` is `datapath/cni/kube_router.py`. Each file holds one frozen `Mode`: its
+The kube-proxy mode `ebpf` is `datapath/proxy/ebpf.py`. Each file holds one frozen `Mode`: its
 fields are the options, its docstring is the manual page, and `needs` is what `doctor` checks.
 """
 

@@ -47,17 +47,21 @@ class _All(Struct, frozen=True):
 
 
 def service_rules(
-    memo: PlanCache, proxy: ServiceProxy, proxy_view: ProxyView, node: NodeView, network: PodNetwork
+    cache: PlanCache,
+    proxy: ServiceProxy,
+    proxy_view: ProxyView,
+    node: NodeView,
+    network: PodNetwork,
 ) -> tuple[RuleSet | Object, ...]:
     """Return the rules that a kube-proxy with this knowledge wants on a node."""
     owner, views = proxy_view.node, proxy_view.services
-    everywhere = memo.each(("rules", owner), _anywhere, views, proxy, network)
-    placed = memo.follow(("placed", owner), partial(_placed, views, everywhere), views, everywhere)
+    everywhere = cache.each(("rules", owner), _anywhere, views, proxy, network)
+    placed = cache.follow(("placed", owner), partial(_placed, views, everywhere), views, everywhere)
     if not placed:
-        return memo.follow(("rule sets", owner), _all, everywhere).found
+        return cache.follow(("rule sets", owner), _all, everywhere).found
     place = NodePlace(node.name, node.families, node.zone)
-    own_rules = memo.each(("rules here", node.name), _service, placed, proxy, network, place)
-    return memo.follow(("rule sets here", node.name), _all, everywhere, own_rules).found
+    own_rules = cache.each(("rules here", node.name), _service, placed, proxy, network, place)
+    return cache.follow(("rule sets here", node.name), _all, everywhere, own_rules).found
 
 
 def _anywhere(view: ServiceView, proxy: ServiceProxy, network: PodNetwork) -> _Needs | _NodeByNode:

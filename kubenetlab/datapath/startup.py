@@ -1,4 +1,4 @@
-"""Whether a container of the cluster is starting, computed once for each plan."""
+"""Whether the cluster is starting, computed once for each plan."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from kubenetlab.datapath.plan_cache import PlanCache
 
 
 def is_any_pod_starting(cluster: Cluster, cache: PlanCache) -> bool:
-    """Return True while the cluster's DNS starts, or a pod awaits its first probe result."""
+    """Return True while the cluster's DNS starts, or a pod awaits its first probe result.
+
+    Programs that do their work once, and may need the network for it, start afterwards
+    (startup_order.py).
+    """
     return cache.by_identity(
         "is any pod starting",
         lambda: startup_order.is_any_pod_starting(cluster),

@@ -11,9 +11,9 @@ from msgspec import Struct
 Key = tuple[str, ...]
 """Identity of an object within its namespace: its kind and the fields that cannot change."""
 
-Hand = Literal["netlink", "rules", "programs"]
-"""Process that applies an object: the agent (netlink), the node agent (rules) or an app worker
-(programs)."""
+Applier = Literal["netlink", "rules", "programs"]
+"""Process that applies an object: the agent (netlink), a node agent (rules), or an app worker or
+init (programs)."""
 
 ShellName = Callable[[str], str]
 """Function that returns the shell expression for a namespace: `"$NS"`."""
@@ -29,7 +29,7 @@ class Object(Struct, frozen=True):
     rank: ClassVar[int]
     """Creation order within a namespace: a link comes before its addresses, an address before the
     routes that use it."""
-    applier: ClassVar[Hand] = "netlink"
+    applier: ClassVar[Applier] = "netlink"
     """Process that applies objects of this class."""
 
     netns: str
@@ -58,8 +58,8 @@ class Object(Struct, frozen=True):
     def commands(self, shell_name: ShellName) -> Iterator[str]:
         """Yield the shell commands, run as root, that create the object.
 
-        Only objects that the agent applies by netlink have commands: rules are text already, and
-        programs are not kernel objects.
+        Only objects that the agent applies by netlink have commands. For rules see
+        `RuleBackend.commands`; programs are not kernel objects.
         """
         raise NotImplementedError
 

@@ -39,7 +39,7 @@ def claim(lab: str) -> int:
             continue
         if rundir.is_alive(lab):
             os.close(lock)
-            raise LabError(f"lab {lab} is up already")
+            raise LabError(f"lab {lab} is up already; see: kubenetlab list")
         _empty(directory)
         return lock
 

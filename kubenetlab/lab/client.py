@@ -295,7 +295,7 @@ def _suggestion(lab: str) -> str:
     return (
         f"; up {'is' if len(labs) == 1 else 'are'}: {', '.join(labs)}{did_you_mean(lab, labs)}"
         if labs
-        else "; create one with: kubenetlab up"
+        else f"; create it with: kubenetlab up --lab {lab}"
     )
 
 

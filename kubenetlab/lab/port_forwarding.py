@@ -215,7 +215,10 @@ class Relay:
 
 
 async def _copy(source: socket.socket, destination: socket.socket) -> None:
-    """Copy a stream to its end, and shut down the destination; read only what is sent on."""
+    """Copy a stream to its end, and shut down the destination.
+
+    The next part is read after the former has been sent: a slow receiver slows down the sender.
+    """
     loop = asyncio.get_running_loop()
     while data := await loop.sock_recv(source, CHUNK_BYTES):
         await loop.sock_sendall(destination, data)

@@ -14,6 +14,7 @@ from typer import Typer
 from typer.main import get_command
 
 from kubenetlab.cli.app import COMMANDS, app, load
+from kubenetlab.datapath import faults
 from kubenetlab.datapath.modes import known
 from tests.warm import server
 
@@ -322,7 +323,7 @@ def test_explain_without_argument_lists_all_subjects() -> None:
     listed = json.loads(run("explain", "-o", "json").stdout)
     assert {"bridge", "nftables", "ebpf"} <= set(listed["modes"])
     assert {"cluster", "pod", "service"} <= set(listed["kinds"])
-    assert listed["faults"] == ["kube-proxy"]
+    assert listed["faults"] == list(faults.known())
     text = run("explain").stdout
     assert all(name in text for names in listed.values() for name in names)
     for name in (listed["modes"][0], listed["faults"][0], listed["kinds"][-1]):

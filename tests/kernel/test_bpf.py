@@ -140,7 +140,7 @@ def test_stopped_programs_can_be_started_again() -> None:
 
 
 def compare_all(loader: BpfLoader, calls: int = 20) -> bool:
-    """Call `was_touched` often enough to compare all entries; return True if there was drift."""
+    """Call `has_drift` often enough to compare all entries; return True if there was drift."""
     return any(loader.has_drift() for _ in range(calls))
 
 

@@ -35,7 +35,7 @@ PERMANENT = (
 def event_driven() -> Iterator[Lab]:
     """Yield a lab that finds drift only through netlink events, without scans."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KUBENETLAB_NO_PASSES", "1")
+        patch.setenv("KUBENETLAB_NO_SCANS", "1")
         for lab in new_lab():
             lab.up(PERMANENT + MANIFEST)
             yield lab

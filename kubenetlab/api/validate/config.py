@@ -193,7 +193,9 @@ def _validate_size(config: ClusterConfig, field: str, network: Network) -> Itera
             )
     elif network.prefixlen > mask_size:
         yield Finding(
-            path, f"expected room for a /{mask_size} per node, found a /{network.prefixlen}"
+            path,
+            f"expected a prefix length of at most {mask_size}, because each node gets a "
+            f"/{mask_size}; found {network.prefixlen}",
         )
     elif (capacity := 2 ** (mask_size - network.prefixlen)) < len(config.nodes):
         yield Finding(

@@ -192,7 +192,7 @@ def ports(document: Document) -> str:
 
 
 def readiness_gates(document: Document) -> str:
-    """Return the readiness gates of a pod that are true, such as `1/2`.
+    """Return how many readiness gates of a pod are true, such as `1/2`.
 
     The annotation that makes a pod unready counts as a gate that is false.
     """

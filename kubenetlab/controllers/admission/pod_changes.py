@@ -88,7 +88,8 @@ def _widened(old: PodSpec, new: PodSpec) -> Iterator[Finding]:
         if not _has_only_additions(old_term, new_term):
             yield Finding(
                 (*_NODE_AFFINITY, index),
-                "only additions are allowed while the pod has schedulingGates",
+                "while the pod has schedulingGates, expressions of this term may be added, "
+                "but none may be changed or removed",
             )
 
 

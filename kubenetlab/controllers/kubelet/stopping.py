@@ -75,6 +75,7 @@ def gets_signal(pod: Pod, container: Container, signalled: tuple[str, ...]) -> b
     """Return True when a container of a terminating pod receives SIGTERM.
 
     That is: it has no preStop hook, or the hook has ended.
+    signalled: names of the containers whose hook has ended.
     """
     return pod.is_terminating and (not runs_pre_stop(pod, container) or container.name in signalled)
 

@@ -1,8 +1,9 @@
 """Faults: one file each, found by name.
 
 The fault `kube-proxy` is `datapath/faults/kube_proxy.py`. Each file holds one frozen `Break`: its
-fields are the options, its docstring is the manual page. It defines the state to remember from the
-moment of breaking, and the view of other components while the fault lasts. Healing deletes both.
+fields are the options, and its docstring is part of the manual page. It defines the state to
+remember from the moment of breaking, and the view of other components while the fault lasts.
+Healing deletes the fault and its snapshots.
 """
 
 from __future__ import annotations
@@ -44,7 +45,10 @@ class BreakOptions(Struct, frozen=True, rename=kubernetes_name, forbid_unknown_f
         """Return the specification that is stored for the fault."""
 
     def snapshots(self, cluster: Cluster, name: str, now: float) -> Iterator[Change]:
-        """Yield objects that hold the state at the moment of breaking, under the fault's name."""
+        """Yield objects that hold the state at the moment of breaking.
+
+        name: that of the fault.
+        """
         return iter(())
 
     def kube_proxy_view(self, cluster: Cluster, view: ProxyView, cache: PlanCache) -> ProxyView:

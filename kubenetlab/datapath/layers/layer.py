@@ -50,14 +50,14 @@ class NodeProxy(NamedTuple):
 class PlanContext:
     """Input of the layers of one plan: the store, the views of its nodes, and the modes."""
 
-    def __init__(self, cluster: Cluster, decisions: Decisions, memo: PlanCache) -> None:
+    def __init__(self, cluster: Cluster, decisions: Decisions, cache: PlanCache) -> None:
         self.cluster = cluster
         self.decisions = decisions
-        self.memo = memo
+        self.cache = cache
         self.networking: Networking = cluster.config.networking
         self.cni: CNI = modes.load("cni", *self.networking.cni_mode)
-        self.nodes: Sequence[NodeView] = node_views(cluster, decisions, memo)
-        self.proxy_views: ProxyViews = proxy_views(cluster, memo)
+        self.nodes: Sequence[NodeView] = node_views(cluster, decisions, cache)
+        self.proxy_views: ProxyViews = proxy_views(cluster, cache)
         self._proxies: dict[str, NodeProxy] = {}
 
     @cached_property
@@ -90,10 +90,10 @@ class PlanContext:
 
     def pods_of(self, node: NodeView) -> Iterator[tuple[PodView, Pod]]:
         """Yield the pods of a node, with the environment of their containers resolved."""
-        return pods_of(self.cluster, node, self.memo)
+        return pods_of(self.cluster, node, self.cache)
 
 
-def pods_of(cluster: Cluster, node: NodeView, memo: PlanCache) -> Iterator[tuple[PodView, Pod]]:
+def pods_of(cluster: Cluster, node: NodeView, cache: PlanCache) -> Iterator[tuple[PodView, Pod]]:
     """Yield the pods of a node, with the environment of their containers resolved."""
     for view in node.pods:
         pod = cluster.get(Pod, view.namespace, view.name)
@@ -101,7 +101,7 @@ def pods_of(cluster: Cluster, node: NodeView, memo: PlanCache) -> Iterator[tuple
             yield (
                 view,
                 environment.with_resolved_variables(cluster, pod)
-                if memo(("refers", view.netns), environment.has_references, pod.spec)
+                if cache(("refers", view.netns), environment.has_references, pod.spec)
                 else pod,
             )
 

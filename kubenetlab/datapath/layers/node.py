@@ -21,7 +21,7 @@ from kubenetlab.hoststate.object import Origin
 
 
 def _inputs(context: PlanContext) -> Iterator[tuple[str, Inputs]]:
-    masquerade = context.memo(
+    masquerade = context.cache(
         "masquerade", _masquerade, context.cluster.get(ConfigMap, *CONFIG_MAP)
     )
     for node in context.nodes:

@@ -31,12 +31,12 @@ from kubenetlab.hoststate.object import Origin
 
 
 def _inputs(context: PlanContext) -> Iterator[tuple[str, Inputs]]:
-    cluster, memo = context.cluster, context.memo
-    is_starting = is_any_pod_starting(cluster, memo)
+    cluster, cache = context.cluster, context.cache
+    is_starting = is_any_pod_starting(cluster, cache)
     for node in context.nodes:
         for view, pod in context.pods_of(node):
-            netns, setups = view.netns, setups_of(memo, cluster, pod, view, context.decisions)
-            waits = is_starting and memo(("waits", netns), containers.asks_once, pod.spec, setups)
+            netns, setups = view.netns, setups_of(cache, cluster, pod, view, context.decisions)
+            waits = is_starting and cache(("waits", netns), containers.asks_once, pod.spec, setups)
             config = _kube_proxy_config(context, node) if is_kube_proxy(pod) else None
             termination = termination_of(cluster, pod) if pod.is_terminating else None
             signalled = termination.signalled if termination is not None else ()
@@ -47,7 +47,7 @@ def _kube_proxy_config(context: PlanContext, node: NodeView) -> KubeProxyConfig 
     obj, view = context.cluster.node(node.name), context.proxy_views.of(node.name)
     if obj is None:
         return None
-    stats = proxy_stats(view, context.memo)
+    stats = proxy_stats(view, context.cache)
     return kube_proxy_config(obj, view, stats, context.networking.proxy_mode[0])
 
 
@@ -68,21 +68,21 @@ def _objects(
 
 
 def setups_of(
-    memo: PlanCache, cluster: Cluster, pod: Pod, view: PodView, decisions: Decisions
+    cache: PlanCache, cluster: Cluster, pod: Pod, view: PodView, decisions: Decisions
 ) -> containers.Setups:
     """Return the program of each container of a pod, independent of the state of the containers."""
     netns, services = view.netns, containers.numeric_services(cluster, pod)
-    ports = memo(("ports", netns), containers.numeric_target_ports, pod.labels, pod.spec, services)
+    ports = cache(("ports", netns), containers.numeric_target_ports, pod.labels, pod.spec, services)
     of_job = is_of_job(pod.metadata)
     files: dict[str, dict[str, str]] = {}
-    for name, path in memo(("files", netns), containers.files_read, pod.spec):
+    for name, path in cache(("files", netns), containers.files_read, pod.spec):
         container = pod.container(name)
         if (
             container is not None
             and (text := file_content(cluster, pod, container, path)) is not None
         ):
             files.setdefault(name, {})[path] = text
-    return memo(
+    return cache(
         ("setups", netns),
         containers.setups_of,
         pod.spec,

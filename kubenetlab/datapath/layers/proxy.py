@@ -24,7 +24,7 @@ from kubenetlab.hoststate.rules.rulesets import NodeRules, RuleSet
 def _inputs(context: PlanContext) -> Iterator[tuple[str, Inputs]]:
     for node in context.nodes:
         proxy = context.proxy(node)
-        rules = service_rules(context.memo, proxy.mode, proxy.view, node, proxy.network)
+        rules = service_rules(context.cache, proxy.mode, proxy.view, node, proxy.network)
         yield node.name, (without_pods(node), rules, proxy.mode, proxy.network)
 
 

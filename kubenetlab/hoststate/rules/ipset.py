@@ -168,7 +168,7 @@ def members_after(before: Contents, restore: IpsetRestore) -> Contents:
 
 
 def matches(expected: Contents, saved: str) -> bool:
-    """Return True if the output of `ipset save` has exactly these sets of their owners."""
+    """Return True if `ipset save` printed these sets, and no others with their owners' prefixes."""
     owners = tuple({owner(name) for name in expected})
     return expected == {
         name: frozenset(items) for name, items in parse(saved).items() if name.startswith(owners)

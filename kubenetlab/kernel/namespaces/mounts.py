@@ -201,7 +201,7 @@ def _mount_own_files(
 def _mount_sys(*, is_tool: bool) -> None:
     """Mount a read-only /sys that shows the links of this network namespace.
 
-    A tool may write the attributes of these links.
+    is_tool: True for a program of `exec` or `shell`, which may write the attributes of these links.
     """
     flags = MS_NOSUID | MS_NODEV | MS_NOEXEC
     try:

@@ -69,6 +69,9 @@ class Ipvs:
         self._sequence = 0
         try:
             self._family = messages.family_number(self._query(messages.family_request())[0])
+        except FileNotFoundError as error:
+            self._socket.close()
+            raise FileNotFoundError(error.errno, "generic netlink family IPVS not found") from None
         except OSError:
             self._socket.close()
             raise

@@ -298,7 +298,7 @@ class Agent:
         return self.cluster
 
     def save(self) -> None:
-        """Write the store to disk if it has changed.
+        """Write the store to disk if it has changed, and let init forget exits that it contains.
 
         Called before the kernel is changed, and before a request that changed the store is
         answered. Raises UnstorableError.

@@ -57,7 +57,7 @@ class Builder:
         observed_state: ObservedState,
         rules: NodeAgentClient,
         probes: ProbeClient,
-        runs: RuntimeClient,
+        runtime: RuntimeClient,
         links: NetnsLinks,
         exit_watcher: ExitWatcher,
         kube_proxies: KubeProxyNotifier,
@@ -69,7 +69,7 @@ class Builder:
         self.observed_state = observed_state
         self.rules = rules
         self.probes = probes
-        self.runs = runs
+        self.runtime = runtime
         self._exit_watcher = exit_watcher
         self._kube_proxies = kube_proxies
         self._thread = ThreadPoolExecutor(1, "kernel", raise_thread_priority)
@@ -128,7 +128,7 @@ class Builder:
         """Drop everything that is known of a namespace that is gone."""
         self.nodes_with_refused_rules.discard(netns)
         self.links.remove(netns)
-        self.runs.forget(netns)
+        self.runtime.forget(netns)
         self.rules.forget(netns)
         self.observed_state.forget(netns)
 
@@ -284,12 +284,12 @@ class _Application:
             return
         for verb, run in operations:
             if verb == "remove":
-                await builder.runs.stop(run, context.node)
+                await builder.runtime.stop(run, context.node)
                 builder.observed_state.record_applied(netns, removed=[run])
                 continue
             environment = partial(self._contexts.environment, netns, run.container)
             try:
-                error = await builder.runs.start(run, pause.id, context, environment)
+                error = await builder.runtime.start(run, pause.id, context, environment)
             except OSError as log_error:  # the container's log cannot be put aside or written
                 error = os_error_text(log_error)
             if error is None:
@@ -324,5 +324,8 @@ def _is_server(program: str) -> bool:
 
 
 def _is_command(program: str) -> bool:
-    """Return True for a real command: it may use the network as soon as it starts."""
+    """Return True for a real command.
+
+    It may use the network as soon as it starts, so it starts after all rules have been loaded.
+    """
     return program == COMMAND

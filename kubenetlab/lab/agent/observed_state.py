@@ -30,7 +30,7 @@ BATCH_SIZE: Final = 20
 MIN_BATCH_INTERVAL_S: Final = 5.0
 """Minimum time between two batches: a lab of 1,000 namespaces is scanned every four minutes, which
 costs 0.1 % of one processor."""
-NO_SCANS: Final = "KUBENETLAB_NO_PASSES"
+NO_SCANS: Final = "KUBENETLAB_NO_SCANS"
 """Environment variable of `up` that disables full scans. Used by tests of the event path."""
 
 

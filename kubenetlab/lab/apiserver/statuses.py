@@ -84,7 +84,7 @@ def number_of(request: Request, name: str, default: float | None = None) -> floa
 
 
 def is_enabled(request: Request, name: str) -> bool:
-    """Return True if a boolean query parameter is set."""
+    """Return True if a query parameter is `true` or `1`."""
     return request.query.get(name) in ("true", "1")
 
 

@@ -57,7 +57,7 @@ class LoadedRules:
         return tuple(self._loaders)
 
     def generation(self) -> int:
-        """Read the generation of the node's nftables ruleset and remember it for `was_touched`."""
+        """Read the generation of the node's nftables ruleset and remember it for `has_drift`."""
         self._last_generation = self._generations.read()
         return self._last_generation
 

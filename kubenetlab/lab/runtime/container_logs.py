@@ -36,7 +36,7 @@ MAX_MARKS_BYTES: Final = 1024 * 1024
 
 
 class LogPart(Struct, frozen=True):
-    """Part of a log."""
+    """Part of a log, as one call reads it."""
 
     lines: list[str]
     end: int

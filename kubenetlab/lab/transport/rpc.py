@@ -31,7 +31,7 @@ class RpcClient(Generic[EventT]):
         path: str,
         events: msgspec.msgpack.Decoder[EventT],
         on_event: Callable[[EventT], None],
-        on_connect: Callable[[], None],
+        on_reconnect: Callable[[], None],
     ) -> None:
         """Start to connect.
 
@@ -43,7 +43,7 @@ class RpcClient(Generic[EventT]):
         self._path = path
         self._event_decoder = events
         self._on_event = on_event
-        self._on_connect = on_connect
+        self._on_reconnect = on_reconnect
         self._connection: RpcConnection[EventT] | None = None
         self._connected = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._run())
@@ -91,7 +91,7 @@ class RpcClient(Generic[EventT]):
             self._connected.set()
             if not is_first:
                 log(f"reconnected to the {self.name}")
-                self._on_connect()
+                self._on_reconnect()
             is_first = False
             try:
                 async for event in connection.events():

@@ -154,7 +154,8 @@ def named_places(target: Target, seen: Inspection) -> list[Location]:
         )
         raise UsageError(
             f"{len(waiting)} of {len(pods)} pods of {target.name} in namespace "
-            f"{target.namespace} do not run: {names}"
+            f"{target.namespace} do not run: {names}; "
+            f"see: kubenetlab get pods -n {target.namespace}"
         )
     return running
 

@@ -123,7 +123,7 @@ class ProgramContext(PodIdentity, frozen=True):
     now: Callable[[], float]
     """Return the time in seconds since 1970."""
     memory: Any = None
-    """State of the program while it runs; see `memory()` of programs."""
+    """State of the program while it runs; see `initial_state()` of programs."""
     is_stopping: bool = False
     """True after SIGTERM, while the program keeps serving."""
 

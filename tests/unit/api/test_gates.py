@@ -166,7 +166,8 @@ TERMS = f"spec.affinity.nodeAffinity.{REQUIRED}.nodeSelectorTerms"
         pytest.param(
             GATED + affinity(LINUX),
             GATED + affinity(LARGE),
-            f"{TERMS}[0]: only additions are allowed while the pod has schedulingGates",
+            f"{TERMS}[0]: while the pod has schedulingGates, expressions of this term may be "
+            "added, but none may be changed or removed",
             id="another affinity",
         ),
         pytest.param(

@@ -161,7 +161,7 @@ def encode_range(types: Sequence[DataType], components: Sequence[str]) -> tuple[
     Raises ValueError for numbers in host order, whose ranges are in network order in the kernel.
     """
     if any(type_.byteorder == BYTEORDER_HOST for type_ in types):
-        raise ValueError("ranges of numbers in host order")
+        raise ValueError("ranges of numbers in host order cannot be encoded")
     limits = [_limits(component) for component in components]
     first, last = ([limit[side] for limit in limits] for side in (0, 1))
     return encode_value(types, first), encode_value(types, last)

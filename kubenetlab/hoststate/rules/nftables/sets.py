@@ -111,7 +111,7 @@ def interval_elements(types: Sequence[DataType], values: Sequence[str]) -> Itera
     in one tree, which begins with an end if the first range does not begin with zero.
     """
     if types[0].byteorder != BYTEORDER_BIG:
-        raise ValueError("ranges of numbers in host order")
+        raise ValueError("ranges of numbers in host order cannot be encoded")
     size = types[0].size
     limit = 1 << 8 * size
     ranges = sorted(

@@ -219,8 +219,8 @@ class NodeAgentClient:
         """Compare the rules of namespaces with the desired ones, and with those of a former mode.
 
         If the desired rules are the ones that were loaded last, another process has made the
-        difference. It is reported to `on_edit`, because changes of maps and sets leave the
-        generation number as it is and are not noticed otherwise.
+        difference. It is reported to `on_edit`, because changes of IP sets and eBPF maps leave
+        the generation number of nftables as it is, and are not noticed otherwise.
         """
         checkpoints = self._checkpoints
         subjects = [
