@@ -57,13 +57,15 @@ class Side:
     def has(self, desired: list[NftObject]) -> tuple[Any, ...]:
         """Return all objects as the kernel dumps them, and the elements as nft lists them, too.
 
-        The dumps include names, handles and the user data of nft.
+        The dumps include names, handles and the user data of nft. Only the handles of tables are
+        left out: the kernel counts a transaction again when it had to load a module for it.
         """
-        requests = (GET_TABLES, GET_CHAINS, GET_RULES, GET_SETS)
-        dumps = [self._dump(request) for request in requests]
+        tables = [_without_table_handle(body) for body in self._dump(GET_TABLES)]
+        dumps = [self._dump(request) for request in (GET_CHAINS, GET_RULES, GET_SETS)]
         elements = [sorted(self._elements(body)) for body in dumps[-1]]
-        tables = containers(self.library.listed(names(desired)), names(desired))
-        return *dumps, elements, [(one.name, sorted(one.elements.items())) for one in tables]
+        listed = containers(self.library.listed(names(desired)), names(desired))
+        listed_elements = [(one.name, sorted(one.elements.items())) for one in listed]
+        return tables, *dumps, elements, listed_elements
 
     def _elements(self, dumped: bytes) -> Iterator[bytes]:
         """Yield the dumped elements of a dumped set; hash tables have them in any order."""
@@ -78,6 +80,12 @@ class Side:
         header = struct.pack("=BBH", family, 0, 0)
         reply = sockets.ask(self._socket, message(request, NLM_F_DUMP, header + body))
         return [bytes(part[:2]) + bytes(part[4:]) for part in reply]
+
+
+def _without_table_handle(dumped: bytes) -> tuple[int, dict[int, bytes]]:
+    """Return the family and the other attributes of a dumped table."""
+    described = attributes(memoryview(dumped)[2:])
+    return dumped[0], {type_: bytes(value) for type_, value in described.items() if type_ != 4}
 
 
 def list_items(items: memoryview) -> Iterator[bytes]:

@@ -80,8 +80,11 @@ def test_an_interrupt_while_waiting_leaves_the_lab_up(lab: Lab) -> None:
     assert process.stdout is not None
     assert "built" in process.stdout.readline()
     wait_for(
-        lambda: lab.run("get", "pods", status=None).status == 0 and lab.pod("web")["ready"],
-        "the lab",
+        lambda: (
+            lab.run("get", "pods", status=None).status == 0
+            and all(pod["ready"] for pod in lab.inspected["pods"] if pod["name"] != "client")
+        ),
+        "all pods but one",
     )
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)

@@ -146,8 +146,9 @@ def test_an_invalid_object_of_a_controller_is_reported_and_not_stored(
         "the error to be shown",
     )
     lab.kill("agent")
-    assert "Deployment default/web: spec.replicas" in wait_for(
-        lambda: lab.run("diff", status=1).err, "the error to be shown"
+    wait_for(
+        lambda: "Deployment default/web: spec.replicas" in lab.run("diff", status=1).err,
+        "the error to be shown",
     )
     web = store_file.load(store_of(lab)).get(Deployment, "default", "web")
     assert web is not None

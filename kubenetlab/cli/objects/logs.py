@@ -11,7 +11,7 @@ import typer
 from kubenetlab.cli.input.completion import candidates
 from kubenetlab.cli.input.options import Lab, Namespace, SelectorOption, parse_duration_s
 from kubenetlab.cli.input.selection import fetch
-from kubenetlab.cli.terminal.printing import echo, hint
+from kubenetlab.cli.terminal.printing import echo, hint, rendered
 from kubenetlab.cli.terminal.theme import MUTED, paint
 
 if TYPE_CHECKING:
@@ -150,7 +150,8 @@ class _Log:
             container = client.get(object_path(Pod, namespace, pod))["spec"]["containers"][0][
                 "name"
             ]
-        self._prefix = paint(f"[pod/{pod}/{container}]", MUTED) + " " if has_prefix else ""
+        title = rendered(paint(f"[pod/{pod}/{container}]", MUTED))
+        self._prefix = f"{title} " if has_prefix else ""
 
     def print(self, text: str) -> None:
         """Print whole lines, each after the prefix."""

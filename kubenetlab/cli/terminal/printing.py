@@ -66,6 +66,12 @@ def note(text: str, indent: int | None = None) -> None:
     _print(text, display.standard_error(), indent, is_error=True)
 
 
+def rendered(painted: str) -> str:
+    """Return a short painted text as it appears in standard output, for use in verbatim lines."""
+    screen = display.standard_output()
+    return _coloured(_escaped(painted), screen) if screen.is_drawn else unpaint(painted)
+
+
 def print_verbatim(text: str) -> None:
     """Print data for programs to standard output, which a terminal shows unchanged."""
     typer.echo(text)
