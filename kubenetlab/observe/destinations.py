@@ -285,7 +285,7 @@ def service_port(
 def _require_address(seen: Inspection, target: Target) -> None:
     """Raise UsageError for a Service without an address of its own.
 
-    Its DNS name leads to it.
+    The message proposes a ping of its DNS name instead.
     """
     entry = service_named(seen, target.namespace, target.name)
     if entry is None or entry["cluster_ips"]:

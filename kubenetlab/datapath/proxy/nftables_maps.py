@@ -42,7 +42,10 @@ _NUMBER = "numgen random mod 65536"
 
 
 def fits(port: PortView) -> bool:
-    """Return True for a port that only needs endpoints, each equally good for every client."""
+    """Return True for a port without affinity, policy Local and source ranges that has endpoints.
+
+    Any of its endpoints may serve any client.
+    """
     is_local = port.is_internal_local or (port.is_external_local and port.is_reached_from_outside)
     return bool(port.cluster_endpoints) and not (
         is_local or port.affinity_s or (port.virtual_ips and port.sources)

@@ -156,7 +156,7 @@ class Init:
             self._start_due()
 
     def _pass_on(self, fd: int) -> None:
-        """Pass on that a descriptor of a connection or of a pipe is readable."""
+        """Read from a readable descriptor: a connection of the server, or a pipe of output."""
         if fd in self._server:
             self._server.receive(fd)
         elif fd in self._outputs:
