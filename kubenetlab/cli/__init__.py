@@ -16,8 +16,11 @@ from typing import Final
 _STANDARD_ERROR = 2
 _SYSTEM_DIRECTORIES: Final = ("/usr/sbin", "/sbin")
 """Directories of nft, ip, iptables, ipset and sysctl, which Debian omits from a user's PATH."""
-_GC_THRESHOLDS: Final = (50_000, 20, 20)
-"""Thresholds of Python's garbage collector; the defaults lengthen imports by one twentieth."""
+_GC_THRESHOLDS: Final = (200_000, 20, 20)
+"""Thresholds of Python's garbage collector: imports and a short command stay below the first.
+
+A collection of all that was imported takes 14 ms, and finds nothing.
+"""
 
 
 Report = Callable[[Exception, bool], None]

@@ -24,6 +24,7 @@ from kubenetlab.kernel.netlink.conntrack_entries import (
     REPLY,
     AddressPort,
     Direction,
+    decode_entry,
     deletion,
     direction_of,
     entry_messages,
@@ -83,9 +84,12 @@ class Conntrack:
         """Return the UDP flows, one per line."""
         lines = []
         for version in _VERSIONS:
-            for flow in _flows(self._messages(version)):
-                (address, port), (server, server_port) = flow.destination, flow.server
-                lines.append(f"udp {address} port {port} answered by {server} port {server_port}\n")
+            for entry in map(decode_entry, self._messages(version)):
+                (address, port), (server, server_port) = entry.destination, entry.server
+                if entry.protocol == "UDP":
+                    lines.append(
+                        f"udp {address} port {port} answered by {server} port {server_port}\n"
+                    )
         return "".join(sorted(lines))
 
     def close(self) -> None:
