@@ -20,7 +20,9 @@ class EndpointConditions(Record, frozen=True):
     ready: bool | None = None
     """True if the endpoint accepts traffic. Unknown counts as true."""
     serving: bool | None = None
-    """As `ready`, but also while the endpoint terminates. Unknown counts as the value of `ready`.
+    """Like `ready`, but also true while the endpoint terminates.
+
+    Unknown counts as the value of `ready`.
     """
     terminating: bool | None = None
     """True if the endpoint is terminating. Unknown counts as false."""

@@ -25,7 +25,7 @@ class Bootstrap(NamedTuple):
     cluster: Cluster = Cluster()
     """First store; the controllers have run on it."""
     controller_states: ControllerStates = ControllerStates(BATCH_LIMIT)
-    """What the controllers have seen of it; a running lab continues from here, in batches."""
+    """States of the controllers after that run; a running lab continues from them, in batches."""
     admission: AdmissionResult = AdmissionResult(Cluster())
     """Admission of the user's documents."""
 

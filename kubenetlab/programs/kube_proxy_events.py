@@ -6,7 +6,7 @@ from msgspec import Struct
 
 
 class RuleCounts(Struct, frozen=True):
-    """What the rules of a node cover."""
+    """Numbers of Services and endpoints that the rules of a node cover."""
 
     services: int
     """Number of Services with rules."""

@@ -213,7 +213,7 @@ def test_cycles_are_found() -> None:
 
 
 def test_modes_do_not_import_one_another() -> None:
-    """What modes share lies beside them."""
+    """Code that modes share lies beside them."""
     for family in FAMILIES:
         files = [
             path for path in modules(f"datapath/{family}") if "\nclass Mode(" in path.read_text()

@@ -22,7 +22,7 @@ from msgspec import Struct
 
 
 class Display(Struct, frozen=True):
-    """How one stream shows output."""
+    """Capabilities of an output stream: drawing, colours and width."""
 
     is_drawn: bool
     """True if output is laid out for people; False for plain text."""

@@ -65,7 +65,7 @@ class TableLayout(Struct, frozen=True):
 
 
 class Arrangement(Struct, frozen=True):
-    """How a table fits into a width: each row has one or more lines of columns."""
+    """Arrangement of a table's columns in a given width, in one or more lines for each row."""
 
     lines: Sequence[Sequence[tuple[int, int]]]
     """Index and width of the columns of each line. All lines but the first are indented."""

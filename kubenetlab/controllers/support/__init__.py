@@ -1,1 +1,1 @@
-"""What several controllers need: events, names, owners, deletion and timers."""
+"""Code shared by several controllers: events, names, owners, deletion and timers."""

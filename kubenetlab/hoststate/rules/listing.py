@@ -14,7 +14,7 @@ from typing import Literal
 from msgspec import Struct, structs
 
 Action = Literal["add", "change", "move", "remove", "unknown"]
-"""What a repair would do. Unknown: the state could not be compared."""
+"""Action of a repair. Unknown: the state could not be compared."""
 
 
 class RuleContainer(Struct, frozen=True):

@@ -27,7 +27,7 @@ class ExitWatcher:
         self._on_exit = on_exit
         self._epoll: select.epoll | None = None
         self._watched: dict[int, tuple[str, Pause]] = {}
-        """By pidfd."""
+        """Watched processes by pidfd."""
         self._exited: list[Pause] = []
         """Reported and not yet reaped."""
 

@@ -93,7 +93,7 @@ class ProcessExited(Message, frozen=True):
 
     process: PodProcess
     status: int
-    """As waitpid(2) returns it."""
+    """Wait status of waitpid(2)."""
     at: float
     """Time of the exit, in seconds since 1970."""
     oom_limit: int = 0

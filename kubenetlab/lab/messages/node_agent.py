@@ -67,7 +67,7 @@ class RuleListing(Message, frozen=True):
     """Loaded objects of one rule backend."""
 
     objects: object
-    """As the loader's `listed` returns them."""
+    """Return value of the loader's `listed`."""
 
 
 class ListRules(Request[RuleListing], frozen=True):

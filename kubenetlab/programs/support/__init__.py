@@ -1,1 +1,1 @@
-"""What several programs need: arguments, HTTP, TLS, and how they end."""
+"""Code shared by several programs: arguments, HTTP, TLS, and the end of a program."""

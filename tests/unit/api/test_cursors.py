@@ -136,7 +136,7 @@ def test_an_old_cursor_finds_every_change() -> None:
 
 
 def test_an_object_that_is_created_again_with_another_value_is_one_change() -> None:
-    """What happened in between is not told."""
+    """Changes that later changes have undone are not reported."""
     cluster = Cluster().with_changes([service("a", "default", "x")])
     cursor = cluster.cursor([Service])
     gone = cluster.with_changes([Delete(Service, "default", "a")])

@@ -405,7 +405,7 @@ def test_an_invalid_cluster_document_is_rejected(cluster: str, message: str) -> 
     ],
 )
 def test_invalid_objects_are_rejected(text: str, message: str) -> None:
-    """By a rule of Kubernetes, or of the lab."""
+    """Kubernetes or the lab has a rule against each of these manifests."""
     assert_rejected(text, message)
 
 

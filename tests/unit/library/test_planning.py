@@ -57,7 +57,7 @@ def test_equal_manifests_have_equal_plans_on_every_machine(
 
 
 def test_files_and_text_and_options(tmp_path: Path) -> None:
-    """As for a lab; options replace the values of the Cluster document."""
+    """`plan` takes them like a lab; options replace the values of the Cluster document."""
     file = tmp_path / "web.yaml"
     file.write_text(deployment("web", 1) + service("web"))
     result = plan([file], text=pod("client"), nodes=5, kube_proxy_mode="ipvs", name="five")
@@ -74,7 +74,7 @@ def test_without_manifests_it_is_the_quickstart() -> None:
 
 
 def test_problems_are_errors_warnings_and_diagnostics() -> None:
-    """Of manifests that are wrong, of unknown fields, and of misconfigurations."""
+    """Wrong manifests raise, unknown fields warn, and misconfigurations are diagnostics."""
     with pytest.raises(ManifestError, match="<text>:1  Pod: apiVersion required"):
         plan(text="kind: Pod\n")
     with pytest.warns(LabWarning, match="<text>:4  Pod default/a: spec.colour: unknown field"):

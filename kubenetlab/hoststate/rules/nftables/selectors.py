@@ -51,7 +51,7 @@ _NUMGEN_TYPE, _NUMGEN_MODULUS, _NUMGEN_OFFSET = 0, 1, 2
 
 
 class Selector(Struct, frozen=True, gc=False):
-    """How a selector is loaded into a register."""
+    """Expression that loads a property of a packet into a register."""
 
     type: DataType
     load: Callable[[int, int], bytes]

@@ -134,7 +134,7 @@ def test_resources_are_validated(
 
 
 def test_valid_resources_are_accepted() -> None:
-    """Of every kind of resource that containers have."""
+    """Containers may limit every kind of resource."""
     limits: dict[str, Quantity] = {
         "cpu": 1,
         "memory": "1Gi",

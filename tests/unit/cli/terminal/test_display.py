@@ -1,4 +1,4 @@
-"""What a stream gets: plain text, or a drawing with or without colours."""
+"""Selection of plain text, or of a drawing with or without colours, for a stream."""
 
 from __future__ import annotations
 

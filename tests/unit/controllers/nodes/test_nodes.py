@@ -71,7 +71,7 @@ def test_a_node_document_adds_settings_to_its_node() -> None:
 
 
 def test_a_node_can_request_its_pod_range() -> None:
-    """By its own document or the Cluster document; other nodes get free ranges."""
+    """Its own document or the Cluster document names the range; other nodes get free ranges."""
     cluster = store(NODE % ("worker", "", "podCIDR: 10.244.0.0/24"))
     assert [node.spec.pod_cidr for node in cluster.all(Node)] == [
         "10.244.1.0/24",

@@ -199,7 +199,7 @@ def test_an_active_pod_that_is_deleted_has_failed() -> None:
 
 
 def test_another_job_of_the_same_name_begins_at_nothing() -> None:
-    """What was counted belongs to the Job that was deleted."""
+    """The counts belong to the Job that was deleted."""
     cluster = store(job("completions: 2"))
     cluster = with_exit(cluster, active_pods(cluster)[0])
     cluster = settled(cluster.with_changes([deletion(work(cluster))]))

@@ -224,7 +224,7 @@ def test_differences_name_links_and_entries() -> None:
 def test_node_ports_have_the_configured_addresses(
     option: str | None, doors: tuple[str, ...]
 ) -> None:
-    """By default these are the node's primary addresses; an empty list means all addresses."""
+    """The default is the node's primary addresses; an empty list means all addresses."""
     options = f"{{type: ebpf, nodePortAddresses: {option}}}" if option else "ebpf"
     cluster = running(
         store(

@@ -44,7 +44,7 @@ def test_each_older_format_has_a_migration() -> None:
 
 @ALL
 def test_no_field_of_an_older_file_is_lost(tmp_path: Path, number: int) -> None:
-    """What is loaded and saved again equals the migrated file: each object and each field.
+    """A file that is loaded and saved again equals the migrated one: each object and each field.
 
     This test fails after a change of the format without a new number and a migration.
     """

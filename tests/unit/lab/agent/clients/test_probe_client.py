@@ -38,7 +38,7 @@ class FakeNodeAgent:
 
     def __init__(self) -> None:
         self.requests: list[tuple[list[str], list[str]]] = []
-        """Of each request the sandboxes, and the sandbox of each probe."""
+        """(sandboxes, sandbox of each probe) of each request."""
         self.reply: Done | RequestFailed = Done()
         self.client: ProbeClient | None = None
         """Client to reset before the answer, as if the node agent was replaced."""
