@@ -70,13 +70,6 @@ class JobVerdict(Struct, frozen=True):
     reason: str = ""
 
 
-def has_settled(cluster: Cluster) -> bool:
-    """Return True if no pod and no Job is expected to change without an event from outside."""
-    return all(pod.is_settled for pod in verdicts(cluster)) and all(
-        job.state != "waiting" for job in job_verdicts(cluster)
-    )
-
-
 def job_verdicts(cluster: Cluster) -> list[JobVerdict]:
     """Return one verdict for each Job, in order."""
     return [_job_verdict(cluster, job) for job in cluster.all(Job)]

@@ -68,14 +68,6 @@ class ComparingLoader(Protocol):
         """
 
 
-@runtime_checkable
-class PreparedLoader(Protocol):
-    """Loader whose later calls of `run` need libraries that the first ones do without."""
-
-    def prepare(self) -> None:
-        """Import the libraries; called in idle time, when the lab has settled."""
-
-
 def open_loader(backend: str) -> Loader:
     """Open a backend's loader in the current network namespace.
 

@@ -28,7 +28,7 @@ from kubenetlab.kernel.linux import LinuxKernel
 from kubenetlab.kernel.namespaces.netns_pool import NetnsPool
 from kubenetlab.kernel.namespaces.sandboxes import Sandboxes
 from kubenetlab.lab import machine, rundir
-from kubenetlab.lab.agent import preparation, status_reports
+from kubenetlab.lab.agent import status_reports
 from kubenetlab.lab.agent.builder import Builder, Refused
 from kubenetlab.lab.agent.clients.node_agent_client import NodeAgentClient
 from kubenetlab.lab.agent.clients.node_agent_connections import NodeAgentConnections
@@ -125,7 +125,6 @@ class Agent:
             events.node_agent_reported,
             events.node_agent_replaced,
         )
-        self.preparation = preparation.NodeAgentPreparation(self, node_agents)
         self.rules = NodeAgentClient(
             node_agents, self.directory, events.rules_edited, self.kube_proxies.queue_sync
         )

@@ -40,7 +40,6 @@ class ProcessEvents:
     def node_agent_replaced(self) -> None:
         """Send a new node agent its probes, and check the rules that its predecessor watched."""
         self._agent.probes.reset()
-        self._agent.preparation.repeat()
         self._agent.wake(check=True)
 
     def rules_edited(self, netns: str) -> None:

@@ -115,10 +115,6 @@ class ReplaceProbes(Request[Done], frozen=True):
     """Namespace of a node → its pause process."""
 
 
-class PrepareLoaders(Request[Done], frozen=True):
-    """Import what later transactions need, while there is nothing else to do."""
-
-
 class ProbeResult(Struct, frozen=True):
     """Result of a probe or hook."""
 
@@ -141,12 +137,6 @@ class RulesEdited(Message, frozen=True):
 
 
 NodeAgentRequest = (
-    LoadRules
-    | ReadGeneration
-    | ListRules
-    | PrintRules
-    | CompareRules
-    | ReplaceProbes
-    | PrepareLoaders
+    LoadRules | ReadGeneration | ListRules | PrintRules | CompareRules | ReplaceProbes
 )
 NodeAgentEvent = ProbeResults | RulesEdited

@@ -14,7 +14,6 @@ from kubenetlab.kernel.rules.backends import (
     ComparingLoader,
     Loader,
     MaintainedLoader,
-    PreparedLoader,
     RulesError,
     WatchingLoader,
     open_loader,
@@ -81,12 +80,6 @@ class LoadedRules:
         for loader in self._loaders.values():
             if isinstance(loader, MaintainedLoader):
                 loader.maintain()
-
-    def prepare(self) -> None:
-        """Import what later transactions need; do nothing if that was done before."""
-        for loader in self._loaders.values():
-            if isinstance(loader, PreparedLoader):
-                loader.prepare()
 
     def shrink(self) -> bool:
         """Close loaders that have loaded a large script; the next use opens new ones.

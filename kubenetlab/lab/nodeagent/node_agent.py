@@ -27,7 +27,6 @@ from kubenetlab.lab.messages.node_agent import (
     LoadRules,
     Node,
     NodeAgentEvent,
-    PrepareLoaders,
     PrintRules,
     ProbeResult,
     ProbeResults,
@@ -71,8 +70,6 @@ class NodeAgent:
         """Pause processes of the nodes."""
         self._rulesets: dict[str, LoadedRules] = {}
         self._probes: dict[tuple[str, str, str], ProbeState] = {}
-        self._is_lab_settled = False
-        """True once the lab has settled: new loaders are prepared soon after they are opened."""
         handlers = Handlers(
             name,
             LoadRules.handled_by(self._load_rules),
@@ -81,7 +78,6 @@ class NodeAgent:
             PrintRules.handled_by(self._print_rules),
             CompareRules.handled_by(self._compare_rules),
             ReplaceProbes.handled_by(self._replace_probes),
-            PrepareLoaders.handled_by(self._prepare),
             described_errors=(RulesError,),
         )
         self._server = RpcServer[NodeAgentEvent](listener, handlers, self._greeting)
@@ -116,8 +112,6 @@ class NodeAgent:
                     if ruleset.has_drift():
                         self._server.notify(RulesEdited(netns))
                     ruleset.maintain()
-                    if self._is_lab_settled:
-                        ruleset.prepare()
                     had_grown |= ruleset.shrink()
                 except (OSError, RequirementError, RulesError):
                     continue  # the node has just exited, or a resource is exhausted: try again
@@ -155,12 +149,6 @@ class NodeAgent:
                 self._rulesets.pop(node.netns).close()
             known = self._rulesets[node.netns] = LoadedRules(process, self._home)
         return known
-
-    def _prepare(self, request: PrepareLoaders) -> Done:
-        self._is_lab_settled = True
-        for ruleset in self._rulesets.values():
-            ruleset.prepare()
-        return Done()
 
     def _node(self, node: ProcessId) -> Process:
         """Return the pause process of a node. Raises ProcessLookupError if it has exited."""
