@@ -14,6 +14,7 @@ from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.diff import diff
 from kubenetlab.hoststate.link import Bridge, Port, Veth
 from kubenetlab.hoststate.neighbor import Neighbor
+from kubenetlab.hoststate.peers import Peers
 from kubenetlab.hoststate.route import Route
 from kubenetlab.hoststate.sandbox import Sandbox
 from kubenetlab.hoststate.state import HostState
@@ -249,6 +250,19 @@ def test_large_batches_are_split_and_errors_keep_their_index(kernel: Make) -> No
         refusals = route.batch(requests)
     assert tuple(refusal.request for refusal in refusals) == broken
     assert len(ip(linux, "n", "neighbor").splitlines()) == 4000 - len(broken)
+
+
+def test_all_refusals_of_a_large_batch_are_reported(kernel: Make) -> None:
+    """The kernel drops replies that do not fit into the receive buffer of a socket."""
+    linux = kernel()
+    apply_desired(linux, state_of(Bridge("n", "br0", "0a:58:00:00:00:01")))
+    absent = [(f"10.0.{number >> 8}.{number & 255}", "0a:58:00:00:00:02") for number in range(2000)]
+    requests = [Neighbor("n", "br0", *entry).delete(linux) for entry in absent]
+    with linux.sandboxes.inside("n"), RouteSocket() as route:
+        refusals = route.batch(requests)
+        assert [refusal.request for refusal in refusals] == list(range(len(requests)))
+        mesh = Peers("n", "br0", tuple(absent))
+        assert [refusal.request for refusal in route.batch([mesh.delete(linux)])] == [0]
 
 
 @pytest.mark.parametrize("attribute", ["mac", "mtu", "alias", "master", "down"])

@@ -46,6 +46,27 @@ def test_a_killed_agent_changes_nothing(lab: Lab) -> None:
     wait_for(lambda: len(lab.service("web")["endpoints"]) == 5, "the new agent to work")
 
 
+def test_a_killed_agent_of_a_large_lab_is_replaced(lab: Lab) -> None:
+    """The next agent asks again to be notified of each of the namespaces."""
+    lab.up(
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec:\n"
+        "  replicas: 320\n  selector: {matchLabels: {app: web}}\n  template:\n"
+        "    metadata: {labels: {app: web}}\n"
+        "    spec: {containers: [{name: web, image: agnhost, args: [netexec]}]}\n",
+        "--nodes",
+        "3",
+    )
+    old_agent = lab.inspected["agent_pid"]
+    os.kill(old_agent, signal.SIGKILL)
+    lab.run("scale", "deployment", "web", "--replicas", "321")
+    assert lab.inspected["agent_pid"] == lab.inspected["agent_pid"] != old_agent
+    ready = "jsonpath={.status.readyReplicas}"
+    wait_for(
+        lambda: lab.run("get", "deployment", "web", "-o", ready).out.strip() == "321",
+        "the new agent to add a pod",
+    )
+
+
 @pytest.mark.parametrize("role", ["node-agent-0", "worker-0", "worker-1", "worker-2"])
 def test_killed_processes_of_a_lab_are_replaced(lab: Lab, role: str) -> None:
     """Rules stay in place.

@@ -33,6 +33,11 @@ from kubenetlab.kernel.netlink.sockets import RECEIVE_BYTES
 MAX_BATCH_BYTES = 128 * 1024
 """Maximum size of a datagram; the kernel accepts about 200 kB per sendmsg()."""
 
+_DESIRED_BUFFER_BYTES = 1024 * 1024
+"""Size of the receive buffer, as far as net.core.rmem_max allows it."""
+_REPLY_BYTES = 1024
+"""Maximum memory of a refusal in the receive buffer: the kernel counts about 800 bytes."""
+
 SOL_NETLINK, NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK = 270, 10, 11, 12
 _NLMSGERR_ATTR_MSG = 1
 _ERROR_BYTES = 4
@@ -62,6 +67,11 @@ class RouteSocket:
         for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK):
             self._socket.setsockopt(SOL_NETLINK, option, 1)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * MAX_BATCH_BYTES)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _DESIRED_BUFFER_BYTES)
+        self._max_replies = (
+            self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // _REPLY_BYTES
+        )
+        """Number of refusals that fit into the receive buffer: the kernel drops the others."""
 
     def __enter__(self) -> Self:
         return self
@@ -84,10 +94,24 @@ class RouteSocket:
         messages. The kernel acknowledges only the last message of a datagram, but reports the
         errors of all.
         """
-        refusals: list[NetlinkRefusal] = []
-        for start, part in _datagrams(requests):
-            refusals += self._exchange(start, part)
-        return refusals
+        refusals: dict[int, NetlinkRefusal] = {}
+        owners: list[int] = []
+        datagram, replies, last = bytearray(), 0, 0
+        for index, request in enumerate(requests):
+            for part in _numbered(request, len(owners) + 1, self._max_replies):
+                if datagram and (
+                    len(datagram) + len(part.data) > MAX_BATCH_BYTES
+                    or replies + part.messages > self._max_replies
+                ):
+                    self._exchange(datagram, last, owners, refusals)
+                    datagram, replies = bytearray(), 0
+                last = len(datagram) + len(part.data) - part.last_size
+                datagram += part.data
+                replies += part.messages
+                owners += [index] * part.numbers
+        if datagram:
+            self._exchange(datagram, last, owners, refusals)
+        return list(refusals.values())
 
     def dump(self, request: bytes) -> list[memoryview]:
         """Return the body of each message of a dump."""
@@ -96,71 +120,66 @@ class RouteSocket:
         except OSError as error:
             raise OSError(error.errno, f"rtnetlink dump: {error.strerror}") from None
 
-    def _exchange(self, start: int, requests: Sequence[bytes]) -> list[NetlinkRefusal]:
-        datagram, request_indexes = bytearray(), list[int]()
-        last = 0
-        for index, request in enumerate(requests):
-            for part in _numbered(request, len(request_indexes) + 1):
-                last = len(datagram) + len(part.data) - part.last_size
-                datagram += part.data
-                request_indexes += [start + index] * part.numbers
-        if not request_indexes:
-            return []
+    def _exchange(
+        self,
+        datagram: bytearray,
+        last: int,
+        owners: Sequence[int],
+        refusals: dict[int, NetlinkRefusal],
+    ) -> None:
+        """Send a datagram, and add the first refusal of each request.
+
+        last: offset of its last message; owners: index of the request by sequence number - 1.
+        """
         _request_ack(datagram, last)
         self._socket.send(datagram)
-        refusals: dict[int, NetlinkRefusal] = {}
         while True:
             for type_, flags, sequence, body in messages(self._socket.recv(RECEIVE_BYTES)):
                 if type_ != NLMSG_ERROR:
                     raise WireError(f"unexpected message of type {type_} in reply to a batch")
-                number, owner = sockets.error_number(body), request_indexes[sequence - 1]
+                number, owner = sockets.error_number(body), owners[sequence - 1]
                 if number:
                     refusals.setdefault(
                         owner, NetlinkRefusal(owner, number, _explanation(flags, body))
                     )
-                if sequence == len(request_indexes):
-                    return list(refusals.values())
-
-
-def _datagrams(requests: Sequence[bytes]) -> Iterator[tuple[int, Sequence[bytes]]]:
-    """Yield the index of the first request and the requests of each datagram."""
-    start, size = 0, 0
-    for index, request in enumerate(requests):
-        if size and size + len(request) > MAX_BATCH_BYTES:
-            yield start, requests[start:index]
-            start, size = index, 0
-        size += len(request)
-    if start < len(requests):
-        yield start, requests[start:]
+                if sequence == len(owners):
+                    return
 
 
 class _Part(NamedTuple):
     """Numbered messages."""
 
     data: bytes | bytearray
+    messages: int
     numbers: int
     """Number of sequence numbers used."""
     last_size: int
     """Length of the last message in bytes."""
 
 
-def _numbered(request: bytes, first: int) -> Iterator[_Part]:
+def _numbered(request: bytes, first: int, max_messages: int) -> Iterator[_Part]:
     """Yield the messages of a request with sequence numbers that start at `first`.
 
     Uniform requests need two numbers only: one for all messages but the last, and one for the last.
+    They are split into parts of at most `max_messages`.
     """
     if isinstance(request, UniformRequests) and len(request) > request.size:
-        data, size = bytearray(request), request.size
-        for position, byte in enumerate(_NUMBER.pack(first), _SEQUENCE_OFFSET):
-            data[position::size] = bytes([byte]) * (len(data) // size)
-        _NUMBER.pack_into(data, len(data) - size + _SEQUENCE_OFFSET, first + 1)
-        yield _Part(data, 2, size)
+        size = request.size
+        step = min(max_messages, MAX_BATCH_BYTES // size) * size
+        for start in range(0, len(request), step):
+            data = bytearray(request[start : start + step])
+            for position, byte in enumerate(_NUMBER.pack(first), _SEQUENCE_OFFSET):
+                data[position::size] = bytes([byte]) * (len(data) // size)
+            _NUMBER.pack_into(data, len(data) - size + _SEQUENCE_OFFSET, first + 1)
+            yield _Part(data, len(data) // size, 2, size)
+            first += 2
         return
     at = 0
     while at < len(request):
         size, type_, flags, _, _ = HEADER.unpack_from(request, at)
         yield _Part(
             HEADER.pack(size, type_, flags, first, 0) + request[at + HEADER.size : at + size],
+            1,
             1,
             size,
         )
