@@ -7,6 +7,7 @@ processes (pytest-xdist); only the process that the user started observes the ma
 from __future__ import annotations
 
 import difflib
+import gc
 import json
 import os
 import signal
@@ -60,6 +61,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(
                     pytest.mark.skip(reason="only on the emulated machine: scripts/vm-test")
                 )
+
+
+def pytest_collection_finish() -> None:
+    """Exclude the collected tests from garbage collections: that takes a tenth of the time."""
+    gc.collect()
+    gc.freeze()
 
 
 _BEFORE = pytest.StashKey[dict[str, Any]]()

@@ -21,6 +21,7 @@ from kubenetlab.hoststate.diff import diff
 from kubenetlab.hoststate.state import Contents, HostState
 from kubenetlab.kernel.fake import FakeKernel
 from tests.clusters import NOW, applied, deployment, pod, running, settled, store
+from tests.examples import examples
 
 CASES = sorted((Path(__file__).parents[1] / "golden" / "cases").iterdir())
 LABS = [case / "input.yaml" for case in CASES if not (case / "error.txt").exists()]
@@ -159,7 +160,7 @@ spec:
 """
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(random=st.randoms(use_true_random=True))
 def test_any_lab_becomes_any_other(random: Random) -> None:
     """Nodes, pods and Services come and go, and pods are ready or not, in any sequence."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 from collections.abc import Iterator
@@ -34,7 +35,8 @@ MODES = {
     "ebpf": ("bpf",),
 }
 """Mode → its rule backends besides nftables and conntrack."""
-STEPS = 25
+STEPS = 10 if "KUBENETLAB_VM" in os.environ else 25
+"""Number of changes; each takes seconds on the emulated machine."""
 SEEDS = (1, 2)
 ON_SECOND_KERNEL = {**dict.fromkeys(MODES, (1,)), "iptables": (), "ipvs": SEEDS}
 """Mode → seeds that also run on the emulated kernel.

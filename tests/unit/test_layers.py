@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -81,20 +82,27 @@ def modules(package: str) -> Iterator[Path]:
 
 def imports(path: Path) -> Iterator[str]:
     """Every module that a file imports at run time, wherever in it."""
-    tree = ast.parse(path.read_text())
-    only_for_types = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
-        for inner in ast.walk(node)
-    }
-    for node in ast.walk(tree):
-        if id(node) in only_for_types:
-            continue
+    return (name for name, is_for_types in all_imports(path) if not is_for_types)
+
+
+@cache
+def all_imports(path: Path) -> tuple[tuple[str, bool], ...]:
+    """Return what a file imports, each with True if it is imported for type checkers only."""
+    return tuple(_imported(ast.parse(path.read_text()).body, is_for_types=False))
+
+
+def _imported(statements: Iterable[ast.AST], *, is_for_types: bool) -> Iterator[tuple[str, bool]]:
+    for node in statements:
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            yield from ((alias.name, is_for_types) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            yield from ((f"{node.module}.{alias.name}", is_for_types) for alias in node.names)
+        for blocks in ("body", "handlers", "cases", "orelse", "finalbody"):
+            yield from _imported(
+                getattr(node, blocks, ()),
+                is_for_types=is_for_types
+                or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)),
+            )
 
 
 @pytest.mark.parametrize("package", MAY_IMPORT)
@@ -226,21 +234,12 @@ def test_modes_do_not_import_one_another() -> None:
                 ), f"{path} imports {module}"
 
 
-def _imports(path: Path) -> Iterator[str]:
-    """Yield the absolute names of all modules that a file imports, wherever it does."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module is not None:
-            yield node.module
-
-
 def test_the_command_line_uses_the_public_api_of_typer_and_rich() -> None:
     """A private module may disappear with any release."""
     private = {
         f"{path.relative_to(PACKAGE)}: {module}"
         for path in PACKAGE.rglob("*.py")
-        for module in _imports(path)
+        for module, _ in all_imports(path)
         if module.partition(".")[0] in ("typer", "rich", "click") and "._" in module
     }
     assert private == set()
@@ -252,7 +251,7 @@ def test_one_module_draws_with_rich_and_one_asks_for_terminals() -> None:
     with_rich = {
         str(name)
         for name, path in commands.items()
-        if any(module.partition(".")[0] == "rich" for module in _imports(path))
+        if any(module.partition(".")[0] == "rich" for module, _ in all_imports(path))
     }
     assert with_rich == {"terminal/drawing.py", "terminal/layout.py"}
     with_terminals = {

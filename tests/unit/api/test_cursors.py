@@ -17,6 +17,7 @@ from kubenetlab.api.object_map import Kind
 from kubenetlab.api.pods import Pod, PodSpec
 from kubenetlab.api.store import Change, Cluster, Delete
 from kubenetlab.versioned import MAX_STEPS, MAX_TOUCHED
+from tests.examples import examples
 
 KINDS: tuple[Kind, ...] = (Pod, Service, EndpointSlice)
 NAMES, NAMESPACES = "abc", ("default", "shop")
@@ -77,7 +78,7 @@ def indexes(cluster: Cluster) -> Any:
     )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(STEPS, st.integers(0, 99), st.integers(0, 99))
 def test_a_cursor_gives_what_differs_between_any_two_stores(
     steps: list[tuple[int, list[Change]]], one: int, other: int
@@ -102,7 +103,7 @@ def test_a_cursor_gives_what_differs_between_any_two_stores(
     assert before.changes_since(cursor) == before.changes_since(before.cursor(KINDS))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(STEPS, st.permutations(range(8)))
 def test_branches_do_not_influence_each_other(
     steps: list[tuple[int, list[Change]]], order: list[int]

@@ -32,6 +32,7 @@ from kubenetlab.kernel.fake import FakeKernel
 from kubenetlab.lab.bootstrap import bootstrap_store
 from kubenetlab.lab.store import store_file
 from tests.clusters import NOW, running, settled
+from tests.examples import examples
 from tests.mutations import FILES, TEXTS, Mutator
 
 T = TypeVar("T")
@@ -85,14 +86,14 @@ def assert_is_a_lab(cluster: Cluster) -> None:
     assert not diff(HostState(kernel.observe(desired.namespaces)), desired)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(random=st.randoms(use_true_random=True))
 def test_any_text_is_read_or_rejected(random: Random) -> None:
     """Random bytes never crash the loader."""
     read(Mutator(random).text())
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(random=st.randoms(use_true_random=True))
 def test_any_document_is_rejected_or_makes_a_lab(random: Random) -> None:
     """At first, when all pods run, when some terminate, and much later.
@@ -120,7 +121,7 @@ def test_any_document_is_rejected_or_makes_a_lab(random: Random) -> None:
     settled(cluster, NOW + 1e7)
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(random=st.randoms(use_true_random=True))
 def test_a_stored_lab_is_read_back(
     tmp_path_factory: pytest.TempPathFactory, random: Random

@@ -32,6 +32,7 @@ from tests.clusters import (
     store,
     web_pods,
 )
+from tests.examples import examples
 
 Edit = Callable[[Cluster], Cluster]
 """A change that no controller has seen yet."""
@@ -135,7 +136,7 @@ def values(cluster: Cluster) -> Mapping[Any, Any]:
     }
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 @given(st.lists(st.tuples(EDITS, EDITS), min_size=1, max_size=5))
 def test_continued_controllers_do_what_new_ones_do(edits: list[tuple[Edit, Edit]]) -> None:
     """It holds on every branch, also for states that are ahead of the store or aside of it."""

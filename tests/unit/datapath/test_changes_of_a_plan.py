@@ -40,6 +40,7 @@ from tests.clusters import (
     settled,
     store,
 )
+from tests.examples import examples
 
 Edit = Callable[[Cluster], Cluster]
 
@@ -167,7 +168,7 @@ EDITS = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(st.lists(EDITS, min_size=1, max_size=8))
 def test_incremental_and_full_reconciliation_agree(edits: list[Edit]) -> None:
     """After changes, full reconciliation changes nothing and sees the same Services and slices."""
@@ -292,7 +293,7 @@ PLANNED = st.one_of(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(st.sampled_from(MODES), st.lists(PLANNED, min_size=1, max_size=8))
 def test_incremental_and_full_plans_are_equal(mode: str, edits: list[Edit]) -> None:
     """A plan computed from changes equals the plan of a store seen for the first time.
@@ -319,7 +320,7 @@ def test_incremental_and_full_plans_are_equal(mode: str, edits: list[Edit]) -> N
     assert_is_plan_of(cluster, result, probes)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30))
 @given(st.sampled_from(MODES), st.lists(st.tuples(PLANNED, PLANNED), min_size=1, max_size=4))
 def test_one_cache_plans_any_branch(mode: str, edits: list[tuple[Edit, Edit]]) -> None:
     """Plans of stores that are then rejected do not influence the plans of the others."""

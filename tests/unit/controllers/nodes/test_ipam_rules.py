@@ -23,6 +23,7 @@ from kubenetlab.api.store import Cluster, deletion
 from kubenetlab.controllers.allocation.addresses import cluster_ip_for, pod_addresses_after
 from kubenetlab.controllers.support.termination import deletion_changes
 from tests.clusters import NOW, observed, settled, store
+from tests.examples import examples
 
 RANGES = {"a": "10.244.7.0/29", "b": "10.244.9.8/29"}
 STEPS = 12
@@ -131,7 +132,7 @@ class AddressModel:
         )
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(random=st.randoms(use_true_random=True))
 def test_addresses_follow_the_model(random: Random) -> None:
     """They are unique, assigned cyclically and kept for life; a waiting pod gets the next one."""

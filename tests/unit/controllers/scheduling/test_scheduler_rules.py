@@ -20,6 +20,7 @@ from kubenetlab.api.pods import Pod, PodSpec
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.scheduling import scheduler
 from tests.clusters import NOW
+from tests.examples import examples
 from tests.unit.controllers.scheduling.random_pods import FEATURES, SPACES, RandomCluster
 from tests.unit.controllers.scheduling.scheduler_reference import ReferenceCluster
 
@@ -37,7 +38,7 @@ def scheduled(cluster: Cluster) -> Cluster:
 @pytest.mark.parametrize(
     "features", [*((feature,) for feature in FEATURES), ("nodes", "spread"), FEATURES], ids="-".join
 )
-@settings(max_examples=EXAMPLES)
+@settings(max_examples=examples(EXAMPLES))
 @given(random=st.randoms(use_true_random=True))
 def test_pods_are_bound_only_where_the_reference_allows(
     features: tuple[str, ...], random: Random

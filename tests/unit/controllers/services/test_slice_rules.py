@@ -22,6 +22,7 @@ from kubenetlab.api.pods import Pod, PodIP, PodSpec, PodStatus
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.services import endpointslices
 from tests.clusters import NOW
+from tests.examples import examples
 
 FAMILIES = {"IPv4": "10.244.{}.{}", "IPv6": "fd00::{}:{}"}
 BY_HAND = "somebody.example.com"
@@ -259,7 +260,7 @@ def check(cluster: Cluster) -> None:
             )
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(random=st.randoms(use_true_random=True))
 def test_slices_match_the_reference(random: Random) -> None:
     """At first and after any change; a second run changes nothing, and slices of users stay."""

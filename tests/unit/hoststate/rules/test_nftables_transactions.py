@@ -46,6 +46,7 @@ from kubenetlab.hoststate.rules.nftables.transactions import (
     transaction_text,
 )
 from tests.clusters import deployment, rules_of, service
+from tests.examples import examples
 from tests.nft_rules import rulesets
 
 PLACE = ("ip", "t")
@@ -96,7 +97,7 @@ def test_commands_are_rendered_in_nft_syntax(command: Command, line: str) -> Non
     assert text_of([command]) == f"{line}\n"
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(rulesets())
 def test_the_node_agent_gets_the_same_commands(desired: list[NftObject]) -> None:
     """A transaction is decoded to the commands from which it was encoded, of every type."""

@@ -26,6 +26,7 @@ from kubenetlab.lab.store import store_file
 from kubenetlab.lab.transport.http import Answer, FdReply, Stream
 from kubenetlab.programs.support.http import Request, Response
 from tests.clusters import deployment, pod, running, service, store
+from tests.examples import examples
 from tests.mutations import ODD, Mutator, edited, paths
 from tests.unit.lab.apiserver.test_server import DyingAgent
 
@@ -174,7 +175,7 @@ def _query(random: Random, words: list[str]) -> str:
 
 
 @settings(
-    max_examples=150,
+    max_examples=examples(150),
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
     suppress_health_check=[HealthCheck.too_slow],

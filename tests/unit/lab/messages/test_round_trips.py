@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from kubenetlab.lab.messages import app_worker, creation, init, node_agent
 from kubenetlab.lab.transport.frames import FrameDecoder, encode
 from kubenetlab.lab.transport.protocol import Message, MessageError, decode, decoder_of
+from tests.examples import examples
 
 PROTOCOLS: dict[str, Any] = {
     "creation": creation.CreationMessage,
@@ -73,7 +74,7 @@ def values_of(type_: Any) -> st.SearchStrategy[Any]:
 
 
 @TYPES
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(25), suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_a_message_is_decoded_as_it_was_encoded(
     data: st.DataObject, decoder: msgspec.msgpack.Decoder[Any], type_: type[Message]

@@ -20,6 +20,7 @@ from kubenetlab.lab.store import store_file
 from kubenetlab.lab.store.recovery import recover, warnings
 from kubenetlab.lab.store.store_file import StoreFile, journal_of
 from tests.clusters import applied, deployment, pod, running, service, store
+from tests.examples import examples
 
 
 def contents(cluster: Cluster) -> object:
@@ -46,7 +47,7 @@ CHANGES = st.lists(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30))
 @given(changes=CHANGES, dies_at=st.integers(0, 8))
 def test_a_saved_store_is_read_back(
     tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[str, int]], dies_at: int
