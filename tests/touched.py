@@ -52,6 +52,8 @@ PROCESSES: Final = (
 )
 COMMANDS: Final = (
     "command_output",
+    "describe_output",
+    "ping_output",
     "terminals",
     "doctor_and_plan",
     "kubectl_habits",
@@ -74,7 +76,14 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/cli/probing/check": ("verdicts", "output_schemas"),
     "kubenetlab/cli/terminal/output_documents": ("output_schemas", "library"),
     "kubenetlab/cli/terminal/output_schemas": ("output_schemas",),
-    "kubenetlab/cli/probing/ping": ("containers", "boutique", "flows", "verdicts", "ping_series"),
+    "kubenetlab/cli/probing/ping": (
+        "containers",
+        "boutique",
+        "flows",
+        "verdicts",
+        "ping_output",
+        "ping_series",
+    ),
     "kubenetlab/cli/objects/port_forward": ("port_forward",),
     "kubenetlab/controllers/": (*WORKLOADS, "changes", "random_edits"),
     "kubenetlab/controllers/services/loadbalancers": (
@@ -119,13 +128,23 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
         "inheritance",
         "diff",
     ),
-    "kubenetlab/cli/objects/exec": ("exec_isolation", "containers"),
+    "kubenetlab/cli/objects/exec": ("exec_isolation", "exec_processes", "containers"),
     "kubenetlab/kernel/processes/cgroups": ("resource_limits",),
     "kubenetlab/kernel/processes/rlimits": ("resource_limits",),
     "kubenetlab/lab/runtime/container_limits": ("resource_limits",),
-    "kubenetlab/kernel/namespaces/enter": ("exec_isolation", "containers", "rootless"),
-    "kubenetlab/kernel/processes/inheritance": ("inheritance",),
-    "kubenetlab/kernel/processes/privileges": ("exec_isolation", "real_commands", "sandboxed"),
+    "kubenetlab/kernel/namespaces/enter": (
+        "exec_isolation",
+        "exec_processes",
+        "containers",
+        "rootless",
+    ),
+    "kubenetlab/kernel/processes/inheritance": ("inheritance", "exec_processes"),
+    "kubenetlab/kernel/processes/privileges": (
+        "exec_isolation",
+        "exec_processes",
+        "real_commands",
+        "sandboxed",
+    ),
     "kubenetlab/kernel/namespaces/mounts": (
         "exec_isolation",
         "containers",
@@ -145,7 +164,8 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/lab/port_forwarding": ("port_forward",),
     "kubenetlab/lab/uplink": ("uplink", "uplink_faults"),
     "kubenetlab/observe/": (
-        "command_output",
+        "describe_output",
+        "ping_output",
         "manifests",
         "flows",
         "external_manifests",
