@@ -230,6 +230,7 @@ Timeout = Annotated[
         help="Time to wait for the pods, such as `60s` or `2m`.",
     ),
 ]
+NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait for the pods.")]
 
 
 def manifest_files(

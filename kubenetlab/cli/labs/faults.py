@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -28,45 +28,56 @@ WAIT_S = 20.0
 """Time allowed for the lab to apply a change, in seconds."""
 
 
+def _optional_argument(metavar: str, help_: str, completion: str | None = None) -> Any:
+    return typer.Argument(
+        metavar=metavar,
+        help=help_,
+        show_default=False,
+        autocompletion=candidates(completion) if completion else None,
+    )
+
+
+Fault = Annotated[
+    str | None,
+    _optional_argument("FAULT", "Fault to inject. Without it, all faults are listed.", "faults"),
+]
+FaultOptions = Annotated[
+    list[str] | None,
+    _optional_argument("OPTION=VALUE…", "Other options of the fault; see `explain FAULT`."),
+]
+FaultId = Annotated[
+    str | None,
+    _optional_argument("ID", "ID of the fault to remove. Default: all faults.", "fault_ids"),
+]
+Node = Annotated[
+    str | None,
+    typer.Option(
+        "--node",
+        metavar="NODE",
+        help="Node to break; same as node=NODE.",
+        autocompletion=candidates("nodes"),
+    ),
+]
+How = Annotated[
+    str | None,
+    typer.Option(
+        "--how",
+        metavar="HOW",
+        help="Kind of failure, such as `stopped`, `stale` or `misconfigured`.",
+        autocompletion=candidates("how_values"),
+    ),
+]
+ListFaults = Annotated[
+    bool, typer.Option("--list", help="List active and available faults; change nothing.")
+]
+
+
 def break_(
-    fault: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="FAULT",
-            help="Fault to inject. Without it, all faults are listed.",
-            show_default=False,
-            autocompletion=candidates("faults"),
-        ),
-    ] = None,
-    options: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="OPTION=VALUE…",
-            help="Other options of the fault; see `explain FAULT`.",
-            show_default=False,
-        ),
-    ] = None,
-    node: Annotated[
-        str | None,
-        typer.Option(
-            "--node",
-            metavar="NODE",
-            help="Node to break; same as node=NODE.",
-            autocompletion=candidates("nodes"),
-        ),
-    ] = None,
-    how: Annotated[
-        str | None,
-        typer.Option(
-            "--how",
-            metavar="HOW",
-            help="Kind of failure, such as `stopped`, `stale` or `misconfigured`.",
-            autocompletion=candidates("how_values"),
-        ),
-    ] = None,
-    list_: Annotated[
-        bool, typer.Option("--list", help="List active and available faults; change nothing.")
-    ] = False,
+    fault: Fault = None,
+    options: FaultOptions = None,
+    node: Node = None,
+    how: How = None,
+    list_: ListFaults = False,
     output: OutputOption = Output.table,
     lab: Lab = None,
 ) -> None:
@@ -102,18 +113,7 @@ def break_(
     hint(f"kubenetlab explain {fault} (what to look at), or kubenetlab heal {name}")
 
 
-def heal(
-    fault: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="ID",
-            help="ID of the fault to remove. Default: all faults.",
-            show_default=False,
-            autocompletion=candidates("fault_ids"),
-        ),
-    ] = None,
-    lab: Lab = None,
-) -> None:
+def heal(fault: FaultId = None, lab: Lab = None) -> None:
     """Remove one fault or all of them, and repair what they broke.
 
     Example: kubenetlab heal 1

@@ -17,6 +17,7 @@ from kubenetlab.cli.input.options import (
     Lab,
     NewLab,
     Nodes,
+    NoWait,
     Paths,
     Proxy,
     RealCommands,
@@ -56,7 +57,7 @@ def up(
     drift: DriftOption = None,
     uplink: UplinkOption = None,
     timeout: Timeout = "60s",
-    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait for the pods.")] = False,
+    no_wait: NoWait = False,
     strict: Strict = False,
     allow_undeclared: AllowUndeclared = False,
     keep: Annotated[
@@ -106,7 +107,7 @@ def apply(
     lab: Lab = None,
     strict: Strict = False,
     allow_undeclared: AllowUndeclared = False,
-    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait for the pods.")] = False,
+    no_wait: NoWait = False,
     timeout: Timeout = "60s",
 ) -> None:
     """Apply manifests to a running lab and wait until its pods are ready.
