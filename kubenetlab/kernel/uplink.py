@@ -107,13 +107,13 @@ def is_port_in_use(address: str, port: int, protocol: str, version: int) -> bool
     return False
 
 
-def connect(link: str, peer: str, netns: str, addresses: Sequence[str]) -> None:
+def connect(link: str, peer: str, netns_path: str, addresses: Sequence[str]) -> None:
     """Create a link to `peer` in another namespace and set its addresses.
 
-    netns:     path of the namespace.
-    addresses: with prefix lengths.
+    netns_path: path of the namespace.
+    addresses:  with prefix lengths.
     """
-    namespace = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
+    namespace = os.open(netns_path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         end = nest(("IFLA_IFNAME", peer), ("IFLA_NET_NS_FD", namespace))
         _send(f"link {link}", new_link("veth", link, data=[("VETH_INFO_PEER", end)]))

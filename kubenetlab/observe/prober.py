@@ -67,7 +67,7 @@ def run(probes: Sequence[ProbeRequest], *, deadline_s: float = 1.0) -> list[Resu
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    ping_sockets = len({(probe.source.netns, ":" in probe.address) for probe in probes})
+    ping_sockets = len({(probe.source.netns_path, ":" in probe.address) for probe in probes})
     capacity = max(1, min(MAX_OPEN, hard - ping_sockets - _OTHER_FILES))
     results: list[Result] = []
     connects = 0
@@ -89,7 +89,7 @@ class _Batch:
         self._results: list[Result | None] = [None] * len(probes)
         self._poll = select.epoll()
         self._pingers: dict[tuple[str, Echo], socket.socket] = {}
-        """(namespace, family) → ICMP socket."""
+        """(path of the namespace, family) → ICMP socket."""
         self._pings: dict[tuple[int, int], tuple[int, float]] = {}
         """(file descriptor, sequence number) → (index of the probe, time of sending)."""
         self._connects: dict[int, tuple[int, socket.socket, float]] = {}
@@ -131,12 +131,12 @@ class _Batch:
         """
         by_source: dict[str, list[int]] = {}
         for index, probe in enumerate(self._probes):
-            by_source.setdefault(probe.source.netns, []).append(index)
-        for netns, indexes in by_source.items():
-            with inside_network(os.open(netns, os.O_RDONLY | os.O_CLOEXEC), self._own_netns):
-                self._open_here(netns, indexes)
+            by_source.setdefault(probe.source.netns_path, []).append(index)
+        for netns_path, indexes in by_source.items():
+            with inside_network(os.open(netns_path, os.O_RDONLY | os.O_CLOEXEC), self._own_netns):
+                self._open_here(netns_path, indexes)
 
-    def _open_here(self, netns: str, indexes: Sequence[int]) -> None:
+    def _open_here(self, netns_path: str, indexes: Sequence[int]) -> None:
         families = (
             echo_of(self._probes[index].address)
             for index in indexes
@@ -148,7 +148,7 @@ class _Batch:
             )
             echo.keep_errors(pinger)
             pinger.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-            self._pingers[netns, echo] = pinger
+            self._pingers[netns_path, echo] = pinger
             self._poll.register(pinger, select.EPOLLIN | select.EPOLLERR)
         for index in indexes:
             if self._probes[index].protocol != "ICMP":
@@ -207,7 +207,7 @@ class _Batch:
         ):
             probe = self._probes[index]
             echo = echo_of(probe.address)
-            pinger = self._pingers[probe.source.netns, echo]
+            pinger = self._pingers[probe.source.netns_path, echo]
             fd = pinger.fileno()
             numbers[fd] = number = numbers.get(fd, 0) + 1
             self._pings[fd, number] = (index, time.monotonic())

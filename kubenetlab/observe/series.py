@@ -175,10 +175,10 @@ class _Series:
         """Open a socket in the source's namespace, bound to a port that the series has not used."""
         kind, number = _SOCKETS[self._destination.protocol]
         repeated: list[socket.socket] = []
-        netns = os.open(self._destination.source.netns, os.O_RDONLY | os.O_CLOEXEC)
+        netns_fd = os.open(self._destination.source.netns_path, os.O_RDONLY | os.O_CLOEXEC)
         own_netns = open_namespace("net")
         try:
-            with inside_network(netns, own_netns):
+            with inside_network(netns_fd, own_netns):
                 for _ in range(_PORT_ATTEMPTS):
                     connection = socket.socket(
                         self._echo.family, kind | socket.SOCK_NONBLOCK, number

@@ -78,7 +78,7 @@ class Side:
     def _dump(self, request: int, family: int = socket.AF_UNSPEC, body: bytes = b"") -> list[bytes]:
         """Return a dump without the generation's number in its headers."""
         header = struct.pack("=BBH", family, 0, 0)
-        reply = sockets.ask(self._socket, message(request, NLM_F_DUMP, header + body))
+        reply = sockets.request(self._socket, message(request, NLM_F_DUMP, header + body))
         return [bytes(part[:2]) + bytes(part[4:]) for part in reply]
 
 

@@ -236,9 +236,9 @@ def _page(
     enter_lab(client.open_init())
     entries: Tracked = []
     untracked = []
-    for node, netns in nodes:
+    for node, netns_path in nodes:
         try:
-            entries += [(node["name"], entry) for entry in _tracked(netns) if is_own(entry)]
+            entries += [(node["name"], entry) for entry in _tracked(netns_path) if is_own(entry)]
         except OSError as error:
             untracked.append(f"{node['name']}: {error.strerror or error}")
     lines = [text for texts in rules.values() for text in texts]
@@ -250,10 +250,10 @@ def _page(
     )
 
 
-def _tracked(netns: str) -> list[ConntrackEntry]:
+def _tracked(netns_path: str) -> list[ConntrackEntry]:
     home = open_namespace("net")
     try:
-        with inside_network(os.open(netns, os.O_RDONLY | os.O_CLOEXEC), home):
+        with inside_network(os.open(netns_path, os.O_RDONLY | os.O_CLOEXEC), home):
             return tracked_entries()
     finally:
         os.close(home)

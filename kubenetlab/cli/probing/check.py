@@ -233,7 +233,8 @@ class _Networks:
         from kubenetlab.lab.runtime.pod_network import NetnsSocketFactory, PodSockets
 
         return PodSockets(
-            NetnsSocketFactory(source.netns, open_namespace("net")), self._resolvers[source.sandbox]
+            NetnsSocketFactory(source.netns_path, open_namespace("net")),
+            self._resolvers[source.sandbox],
         )
 
 

@@ -67,10 +67,12 @@ def inspect(
     location = resolve(parsed, inspected, is_destination=True)
     detail = client.get(f"{LAB_API}/detail", netns=location.sandbox)
     del detail["listings"]
-    document = {"name": location.title, "netns": location.netns, **detail}
+    document = {"name": location.title, "netns": location.netns_path, **detail}
     if not output.is_data:
         _show_namespace(
-            {**document, "netns": location.netns}, location.addresses, is_wide=output is Output.wide
+            {**document, "netns": location.netns_path},
+            location.addresses,
+            is_wide=output is Output.wide,
         )
     if location.kind == "pod":
         title, pods = selected_pods(parsed, inspected, location)

@@ -339,6 +339,6 @@ def source_network(client: Client, source: Location) -> PodSockets:
         os.close(fd)
     enter_lab(client.open_init())
     return PodSockets(
-        NetnsSocketFactory(source.netns, open_namespace("net")),
+        NetnsSocketFactory(source.netns_path, open_namespace("net")),
         parse_resolver(reply.body["hosts"], reply.body["resolv_conf"], source.versions),
     )

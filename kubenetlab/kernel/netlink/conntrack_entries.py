@@ -109,7 +109,7 @@ def entry_messages(connection: socket.socket, version: int) -> list[memoryview]:
     """
     if not _count(connection):
         return []
-    return sockets.ask(
+    return sockets.request(
         connection, message(_GET, NLM_F_DUMP, _NFGENMSG.pack(_FAMILIES[version], 0, 0))
     )
 
@@ -158,7 +158,7 @@ def deletion(body: memoryview) -> bytes:
 
 def _count(connection: socket.socket) -> int:
     """Return the number of tracked connections of all protocols in the socket's namespace."""
-    (body,) = sockets.ask(
+    (body,) = sockets.request(
         connection, message(_GET_STATS, NLM_F_ACK, _NFGENMSG.pack(socket.AF_UNSPEC, 0, 0))
     )
     return int.from_bytes(attributes(body[_NFGENMSG.size :])[_CTA_STATS_GLOBAL_ENTRIES], "big")

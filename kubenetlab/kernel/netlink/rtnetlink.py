@@ -116,7 +116,7 @@ class RouteSocket:
     def dump(self, request: bytes) -> list[memoryview]:
         """Return the body of each message of a dump."""
         try:
-            return sockets.ask(self._socket, request)
+            return sockets.request(self._socket, request)
         except OSError as error:
             raise OSError(error.errno, f"rtnetlink dump: {error.strerror}") from None
 

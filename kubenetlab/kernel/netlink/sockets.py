@@ -24,13 +24,13 @@ def open_socket(family: int, flags: int = 0) -> socket.socket:
     return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | flags, family)
 
 
-def ask(connection: socket.socket, request: bytes) -> list[memoryview]:
+def request(connection: socket.socket, message: bytes) -> list[memoryview]:
     """Send a request and return the bodies of the reply's messages.
 
-    The request must ask for a dump or an acknowledgement, which marks the end of the reply. Raises
-    OSError if the kernel refuses.
+    `message` must request a dump or an acknowledgement, which marks the end of the reply.
+    Raises OSError if the kernel refuses.
     """
-    connection.send(request)
+    connection.send(message)
     bodies: list[memoryview] = []
     while True:
         for type_, _, _, body in messages(connection.recv(RECEIVE_BYTES)):

@@ -89,12 +89,12 @@ class Conntrack:
 
     def _own_addresses(self) -> set[str]:
         """Return the addresses of this namespace, where its node ports listen."""
-        return set(map(decode_only_address, sockets.ask(self._addresses, dump_addresses())))
+        return set(map(decode_only_address, sockets.request(self._addresses, dump_addresses())))
 
     def _delete(self, flow: Flow) -> None:
         """Delete a flow; one that does not exist any more is no error."""
         try:
-            sockets.ask(self._socket, deletion(flow.message))
+            sockets.request(self._socket, deletion(flow.message))
         except OSError as error:
             if error.errno != errno.ENOENT:
                 address, port = flow.entry.destination

@@ -258,7 +258,7 @@ class Ipvs:
                         yield sequence, number
 
     def _query(self, request: bytes, flags: int = NLM_F_ACK) -> list[memoryview]:
-        return sockets.ask(self._socket, self._numbered(request, flags))
+        return sockets.request(self._socket, self._numbered(request, flags))
 
     def _numbered(self, request: bytes, flags: int) -> bytes:
         self._sequence += 1

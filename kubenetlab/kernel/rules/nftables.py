@@ -364,7 +364,7 @@ class Generations:
         self._socket = sockets.open_socket(sockets.NETLINK_NETFILTER)
 
     def read(self) -> int:
-        (reply,) = sockets.ask(
+        (reply,) = sockets.request(
             self._socket,
             message(_GET_GENERATION, NLM_F_ACK, _NFGENMSG.pack(socket.AF_UNSPEC, 0, 0)),
         )

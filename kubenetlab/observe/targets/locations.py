@@ -21,8 +21,8 @@ class Location(Struct, frozen=True):
     namespace: str
     name: str
     sandbox: str
-    netns: str
-    """Path of its network namespace."""
+    netns_path: str
+    """Path of its network namespace; empty if it does not run."""
     addresses: tuple[str, ...]
     """At most one per family, the primary family first."""
     is_host_network: bool = False

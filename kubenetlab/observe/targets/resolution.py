@@ -225,7 +225,7 @@ def _place_named(target: Target, seen: Inspection) -> Location:
 
 def _running(place: Location) -> Location:
     """Return the location. Raises UsageError when it does not run."""
-    if not place.netns:
+    if not place.netns_path:
         hint = (
             f"; see: kubenetlab describe pod {place.name} -n {place.namespace}"
             if place.kind == "pod"

@@ -160,10 +160,10 @@ def test_an_unknown_target_is_reported_with_suggestions(text: str, message: str)
 
 def test_each_is_every_pod_of_a_workload() -> None:
     """Only running pods are returned; any other target is a single place."""
-    assert [place.netns for place in named_places(parse("each:Deployment/default/web"), SEEN)] == [
-        "/n20"
-    ]
-    assert [place.netns for place in named_places(parse("node:worker"), SEEN)] == ["/n10"]
+    assert [
+        place.netns_path for place in named_places(parse("each:Deployment/default/web"), SEEN)
+    ] == ["/n20"]
+    assert [place.netns_path for place in named_places(parse("node:worker"), SEEN)] == ["/n10"]
     with pytest.raises(
         UsageError, match="StatefulSet/db in namespace default has no pod that runs"
     ):
@@ -172,8 +172,8 @@ def test_each_is_every_pod_of_a_workload() -> None:
 
 def test_targets_lead_to_namespaces() -> None:
     """A pod, one pod of a Deployment, a node and a host have a namespace if they run."""
-    assert resolve(parse("deploy:web"), SEEN).netns == "/n20"
-    assert resolve(parse("node:worker"), SEEN).netns == "/n10"
+    assert resolve(parse("deploy:web"), SEEN).netns_path == "/n20"
+    assert resolve(parse("node:worker"), SEEN).netns_path == "/n10"
     assert pod_of(parse("deployment/web"), SEEN) == ("default", "web-6bd7cd67c6-hcxd6")
     assert pod_of(parse("job:shop/once"), SEEN) == (
         "shop",
