@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from functools import cache
 
 from kubenetlab.hoststate.address import Address
-from kubenetlab.hoststate.link import LOOPBACK, LinkUp
+from kubenetlab.hoststate.links.existing import LinkUp
+from kubenetlab.hoststate.links.link import LOOPBACK
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.sandbox import Setting, Settings, Sysctl
 from kubenetlab.names import link_local_of

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from kubenetlab.hoststate.address import Address
-    from kubenetlab.hoststate.link import Bridge, Dummy, LinkUp, Port, Veth
+    from kubenetlab.hoststate.links.bridge import Bridge
+    from kubenetlab.hoststate.links.dummy import Dummy
+    from kubenetlab.hoststate.links.existing import LinkUp
+    from kubenetlab.hoststate.links.veth import Port, Veth
     from kubenetlab.hoststate.neighbor import Neighbor
     from kubenetlab.hoststate.nexthop import Nexthop, NexthopGroup
     from kubenetlab.hoststate.object import Object, Origin
@@ -44,23 +47,23 @@ __all__ = [
 ]
 _MODULES = {
     "Address": "address",
-    "Bridge": "link",
-    "Dummy": "link",
+    "Bridge": "links.bridge",
+    "Dummy": "links.dummy",
     "HostState": "state",
-    "LinkUp": "link",
+    "LinkUp": "links.existing",
     "Neighbor": "neighbor",
     "Nexthop": "nexthop",
     "NexthopGroup": "nexthop",
     "NodeRules": "rules.rulesets",
     "Object": "object",
     "Origin": "object",
-    "Port": "link",
+    "Port": "links.veth",
     "ProgramRun": "programs",
     "Route": "route",
     "Sandbox": "sandbox",
     "Settings": "sandbox",
     "Sysctl": "sandbox",
-    "Veth": "link",
+    "Veth": "links.veth",
 }
 """Public name → module that defines it."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping
+from typing import Final
 
 from kubenetlab.hoststate.ip import (
     AF_INET6,
@@ -26,7 +27,7 @@ from kubenetlab.hoststate.netlink.wire import (
     message,
     number,
 )
-from kubenetlab.hoststate.object import Key, Object, ShellName
+from kubenetlab.hoststate.object import Key, NetlinkObject, ObjectMessages, ShellName
 
 IFA_ADDRESS, IFA_LOCAL, IFA_CACHEINFO, IFA_FLAGS, IFA_PROTO = 1, 2, 6, 8, 11
 IFA_F_NODAD, IFA_F_DEPRECATED, IFA_F_NOPREFIXROUTE = 0x02, 0x20, 0x200
@@ -37,7 +38,7 @@ _DEPRECATED = struct.pack("=IIII", 0, 0xFFFFFFFF, 0, 0)
 """ifa_cacheinfo: preferred lifetime 0, valid forever"""
 
 
-class Address(Object, frozen=True):
+class Address(NetlinkObject, frozen=True):
     """An address of a link, with its prefix length: `10.244.1.5/24`.
 
     Duplicate address detection is disabled.
@@ -132,12 +133,15 @@ def decode_address(
     return address_obj, IFA_PROTO in attrs and as_number(attrs[IFA_PROTO]) == OUR_PROTOCOL
 
 
-def dump_addresses() -> bytes:
-    """Return the request for all addresses of a namespace."""
-    return message(wire.RTM_GETADDR, wire.NLM_F_DUMP, _IFADDRMSG.pack(0, 0, 0, 0, 0))
-
-
 def decode_only_address(body: memoryview) -> str:
     """Decode only the address of one RTM_NEWADDR message."""
     attrs = attributes(body[_IFADDRMSG.size :])
     return str(as_address(attrs.get(IFA_LOCAL, attrs[IFA_ADDRESS])))
+
+
+ADDRESS_MESSAGES: Final = ObjectMessages(
+    wire.RTM_NEWADDR,
+    wire.RTM_DELADDR,
+    message(wire.RTM_GETADDR, wire.NLM_F_DUMP, _IFADDRMSG.pack(0, 0, 0, 0, 0)),
+    decode_address,
+)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from kubenetlab.hoststate.link import Dummy, Veth
+from kubenetlab.hoststate.links.link import Link
 from kubenetlab.hoststate.object import Key, Object, Origin
 from kubenetlab.hoststate.rules.listing import Difference
 from kubenetlab.hoststate.sandbox import Sandbox
@@ -108,7 +108,7 @@ class Changes(Struct, frozen=True):
     def split_around_rules(self) -> tuple[Changes, Changes]:
         """Split into the changes to apply before the rules, and those to apply after them.
 
-        A dummy link and its addresses are removed after the rules have changed: until then the old
+        Some links and their addresses are removed after the rules have changed: until then the old
         rules need these addresses to be local to the node.
         """
         entries = [(entry, _deferred_removals(entry)) for entry in self.namespaces]
@@ -156,26 +156,18 @@ class Changes(Struct, frozen=True):
 
 def _deferred_removals(entry: NetnsChanges) -> tuple[Operation, ...]:
     removals = [operation for operation in entry.operations if operation.verb == "remove"]
-    dummies = {
-        operation.object.key for operation in removals if isinstance(operation.object, Dummy)
+    links = {
+        operation.object.key
+        for operation in removals
+        if isinstance(operation.object, Link) and operation.object.is_removed_after_rules
     }
-    if not dummies or entry.is_removed:
+    if not links or entry.is_removed:
         return ()
     return tuple(
         operation
         for operation in removals
-        if {operation.object.key, operation.object.depends_on} & dummies
+        if {operation.object.key, operation.object.depends_on} & links
     )
-
-
-def is_replaced(before: Object, obj: Object) -> bool:
-    """Return True if no message changes `before` into `obj`, so that it must be created again.
-
-    Objects that depend on it are removed with it, and created again, too.
-    """
-    if isinstance(obj, Veth) and isinstance(before, Veth):
-        return (obj.peer_netns, obj.peer) != (before.peer_netns, before.peer)
-    return type(before) is not type(obj)
 
 
 def diff(observed: HostState, desired: HostState) -> Changes:
@@ -213,7 +205,7 @@ def _without_deleted(observed: HostState, desired: HostState) -> HostState:
             continue
         for key, obj in contents.items():
             before = observed[netns].get(key)
-            is_kept = before is not None and not is_replaced(before, obj)
+            is_kept = before is not None and before.can_become(obj)
             if not is_kept and (peer_end := obj.peer_end) is not None:
                 (deleted if before is None else replaced).setdefault(netns, set()).add(key)
                 deleted.setdefault(peer_end[0], set()).add(peer_end[1])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping
+from typing import Final
 
 from kubenetlab.hoststate.ip import OUR_PROTOCOL, address_text, packed
 from kubenetlab.hoststate.netlink import wire
@@ -19,7 +20,7 @@ from kubenetlab.hoststate.netlink.wire import (
     mac_bytes,
     message,
 )
-from kubenetlab.hoststate.object import Key, Object, ShellName
+from kubenetlab.hoststate.object import Key, NetlinkObject, ObjectMessages, ShellName
 
 NDA_DST, NDA_LLADDR, NDA_PROTOCOL = 1, 2, 12
 NUD_PERMANENT = 0x80
@@ -30,7 +31,7 @@ IFINDEX_OFFSET = 4
 """Offset of the interface index in ndmsg, in bytes."""
 
 
-class Neighbor(Object, frozen=True):
+class Neighbor(NetlinkObject, frozen=True):
     """A permanent neighbor, which needs neither ARP nor neighbor discovery.
 
     Permanent entries do not count against the kernel's limit of 1,024 dynamic neighbors.
@@ -115,6 +116,10 @@ def deleted_neighbor_key(body: memoryview, names: Mapping[int, str]) -> Key | No
     )
 
 
-def dump_neighbors() -> bytes:
-    """Return the request for all neighbors of a namespace, of both families."""
-    return message(wire.RTM_GETNEIGH, wire.NLM_F_DUMP, _NDMSG.pack(0, 0, 0, 0, 0))
+NEIGHBOR_MESSAGES: Final = ObjectMessages(
+    wire.RTM_NEWNEIGH,
+    wire.RTM_DELNEIGH,
+    message(wire.RTM_GETNEIGH, wire.NLM_F_DUMP, _NDMSG.pack(0, 0, 0, 0, 0)),
+    decode_neighbor,
+    deleted_neighbor_key,
+)

@@ -10,38 +10,22 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import Final
 
 from msgspec import Struct
 
-from kubenetlab.hoststate.address import decode_address
-from kubenetlab.hoststate.link import LOOPBACK, Dummy, LinkUp, Port
-from kubenetlab.hoststate.neighbor import Neighbor, decode_neighbor, deleted_neighbor_key
-from kubenetlab.hoststate.netlink import wire
-from kubenetlab.hoststate.netlink.link_messages import (
+from kubenetlab.hoststate.kinds import decode_event
+from kubenetlab.hoststate.links.link import LOOPBACK, Link
+from kubenetlab.hoststate.links.messages import (
     ObservedLink,
     decode_link,
     is_bridge_port_message,
 )
+from kubenetlab.hoststate.neighbor import Neighbor
+from kubenetlab.hoststate.netlink import wire
 from kubenetlab.hoststate.netlink.wire import attributes
-from kubenetlab.hoststate.nexthop import decode_nexthop
 from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.peers import Peers, peers_key
-from kubenetlab.hoststate.route import decode_route
 from kubenetlab.hoststate.state import Contents
-
-_DECODERS: Final = {
-    wire.RTM_NEWADDR: decode_address,
-    wire.RTM_NEWROUTE: decode_route,
-    wire.RTM_NEWNEIGH: decode_neighbor,
-    wire.RTM_NEWNEXTHOP: decode_nexthop,
-}
-_DELETIONS: Final = {
-    wire.RTM_DELADDR: wire.RTM_NEWADDR,
-    wire.RTM_DELROUTE: wire.RTM_NEWROUTE,
-    wire.RTM_DELNEXTHOP: wire.RTM_NEWNEXTHOP,
-}
-
 
 RTM_NEWNETCONF = 80
 _NETCONFA_IFINDEX = 1
@@ -100,18 +84,8 @@ def _decode_event(
                 exists = event.type == wire.RTM_NEWLINK and link.name == name
                 yield ("Link", name), link if exists else None
         return
-    if event.type == wire.RTM_DELNEIGH:
-        if (key := deleted_neighbor_key(body, names)) is not None:
-            yield key, None
-        return
-    is_deleted = event.type in _DELETIONS
-    decode = _DECODERS.get(_DELETIONS.get(event.type, event.type))
-    try:
-        decoded = decode(netns, body, names) if decode is not None else None
-    except KeyError:
-        return  # the object is on a link that does not belong to the lab
-    if decoded is not None:
-        yield decoded[0].key, None if is_deleted else decoded[0]
+    if (decoded := decode_event(netns, event.type, body, names)) is not None:
+        yield decoded
 
 
 def _is_for_all_links(body: bytes) -> bool:
@@ -146,15 +120,6 @@ def _contradicts(
 def _matches(
     observed: Object | ObservedLink | None, known: Object, indexes: Mapping[str, int]
 ) -> bool:
-    if not isinstance(observed, ObservedLink):
-        return observed == known
-    if isinstance(known, LinkUp):
-        return observed.is_up == known.is_up
-    if isinstance(known, Dummy):
-        return (observed.kind, observed.mac) == ("dummy", known.mac)
-    is_equal = all(
-        getattr(observed, field) == getattr(known, field) for field in ("mac", "mtu", "is_up")
-    )
-    return is_equal and (
-        not isinstance(known, Port) or indexes.get(known.master) == observed.master_index
-    )
+    if isinstance(observed, ObservedLink):
+        return isinstance(known, Link) and known.matches(observed, indexes)
+    return observed == known

@@ -22,7 +22,7 @@ from kubenetlab.hoststate.netlink.wire import (
     nested,
     number,
 )
-from kubenetlab.hoststate.object import Key, Object, ShellName
+from kubenetlab.hoststate.object import Key, NetlinkObject, ObjectMessages, ShellName
 
 NHA_ID, NHA_GROUP, NHA_GROUP_TYPE, NHA_OIF, NHA_GATEWAY, NHA_RES_GROUP = 1, 2, 3, 5, 6, 12
 NHA_RES_GROUP_BUCKETS = 1
@@ -35,7 +35,7 @@ _MEMBER = struct.Struct("=IBBH")
 """struct nexthop_grp: id, weight minus one, high byte of the weight, reserved"""
 
 
-class Nexthop(Object, frozen=True):
+class Nexthop(NetlinkObject, frozen=True):
     """A gateway on a link, with an id (`number`)."""
 
     rank = 75
@@ -76,7 +76,7 @@ class Nexthop(Object, frozen=True):
         yield f"ip -n {shell_name(self.netns)} nexthop add {nexthop} proto static"
 
 
-class NexthopGroup(Object, frozen=True):
+class NexthopGroup(NetlinkObject, frozen=True):
     """A resilient group of next hops; routes refer to it by its id (`number`)."""
 
     rank = 76
@@ -154,6 +154,9 @@ def decode_nexthop(
     ), protocol == OUR_PROTOCOL
 
 
-def dump_nexthops() -> bytes:
-    """Return the request for all next hops and groups of a namespace."""
-    return message(wire.RTM_GETNEXTHOP, wire.NLM_F_DUMP, _NHMSG.pack(AF_UNSPEC, 0, 0, 0))
+NEXTHOP_MESSAGES: Final = ObjectMessages(
+    wire.RTM_NEWNEXTHOP,
+    wire.RTM_DELNEXTHOP,
+    message(wire.RTM_GETNEXTHOP, wire.NLM_F_DUMP, _NHMSG.pack(AF_UNSPEC, 0, 0, 0)),
+    decode_nexthop,
+)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
-from typing import ClassVar, Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import ClassVar, Literal, NamedTuple
 
 from msgspec import Struct
+
+from kubenetlab.hoststate.netlink.wire import Links
 
 Key = tuple[str, ...]
 """Identity of an object within its namespace: its kind and the fields that cannot change."""
@@ -55,6 +57,13 @@ class Object(Struct, frozen=True):
         """Objects that this one groups; an object that groups none is its own only part."""
         return (self,)
 
+    def can_become(self, desired: Object) -> bool:
+        """Return True if a change turns this object into `desired`, which has the same key.
+
+        Otherwise it is removed with all objects that depend on it, and they are created again.
+        """
+        return type(self) is type(desired)
+
     def commands(self, shell_name: ShellName) -> Iterator[str]:
         """Yield the shell commands, run as root, that create the object.
 
@@ -62,6 +71,49 @@ class Object(Struct, frozen=True):
         `RuleBackend.commands`; programs are not kernel objects.
         """
         raise NotImplementedError
+
+
+class NetlinkObject(Object, frozen=True):
+    """Base class of the objects that rtnetlink messages make."""
+
+    @abstractmethod
+    def create(self, links: Links) -> bytes:
+        """Return the request, or several, that creates the object; empty if none is needed."""
+
+    @abstractmethod
+    def change(self, links: Links) -> bytes:
+        """Return the request that gives every changeable field its value."""
+
+    def changes_from(self, before: Object, links: Links) -> Iterable[tuple[bytes, bool]]:
+        """Return requests that turn `before` into this object, each with True if it deletes."""
+        return [(self.change(links), False)]
+
+    @abstractmethod
+    def delete(self, links: Links) -> bytes:
+        """Return the request that deletes the object; empty if another one takes it along."""
+
+
+Decoder = Callable[[str, memoryview, Mapping[int, str]], tuple[Object, bool] | None]
+"""Function that decodes one message without its nlmsghdr into an object of one kind.
+
+Arguments: namespace, message, and link names by interface index. It returns the object, and True if
+the lab created it; None for a message about something else. It may raise KeyError for an unknown
+link.
+"""
+
+
+class ObjectMessages(NamedTuple):
+    """rtnetlink messages by which the kernel lists and reports the objects of one kind."""
+
+    added: int
+    """Type of the message about a new or changed object: RTM_NEWROUTE."""
+    deleted: int
+    dump: bytes
+    """Request that lists the objects of a namespace."""
+    decode: Decoder
+    deleted_key: Callable[[memoryview, Mapping[int, str]], Key | None] | None = None
+    """Function that returns the key of a deleted object, where the message about the deletion lacks
+    what `decode` needs; it returns None for a message about something else."""
 
 
 class Origin(Struct, frozen=True):

@@ -13,13 +13,13 @@ from functools import lru_cache
 from kubenetlab.hoststate.neighbor import IFINDEX_OFFSET, Neighbor
 from kubenetlab.hoststate.netlink import wire
 from kubenetlab.hoststate.netlink.wire import HEADER, Links, UniformRequests
-from kubenetlab.hoststate.object import Key, Object, ShellName
+from kubenetlab.hoststate.object import Key, NetlinkObject, Object, ShellName
 
 Entry = tuple[str, str]
 """(address, MAC)"""
 
 
-class Peers(Object, frozen=True):
+class Peers(NetlinkObject, frozen=True):
     """Permanent neighbors of one IP version on a link: a table without the link's own entry."""
 
     rank = 71
@@ -64,8 +64,12 @@ class Peers(Object, frozen=True):
             self.own_address,
         )
 
-    def change_from(self, before: Peers, links: Links) -> list[tuple[bytes, bool]]:
+    def change(self, links: Links) -> bytes:
+        return self.create(links)
+
+    def changes_from(self, before: Object, links: Links) -> list[tuple[bytes, bool]]:
         """Return requests for the entries that differ, each with True if it deletes entries."""
+        assert isinstance(before, Peers)
         index, old, new = links.index(self.netns, self.link), set(before.entries), set(self.entries)
         kept = {address for address, _ in new}
         deleted = [entry for entry in before.entries if entry[0] not in kept]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping
+from typing import Final
 
 from kubenetlab.hoststate.ip import (
     AF_INET,
@@ -28,7 +29,7 @@ from kubenetlab.hoststate.netlink.wire import (
     message,
     number,
 )
-from kubenetlab.hoststate.object import Key, Object, ShellName
+from kubenetlab.hoststate.object import Key, NetlinkObject, ObjectMessages, ShellName
 
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PREFSRC, RTA_TABLE, RTA_NH_ID = 1, 4, 5, 7, 15, 30
 RT_TABLE_MAIN = 254
@@ -41,7 +42,7 @@ _RTMSG = struct.Struct("=BBBBBBBBI")
 _ANY = {AF_INET: "0.0.0.0/0", AF_INET6: "::/0"}
 
 
-class Route(Object, frozen=True):
+class Route(NetlinkObject, frozen=True):
     """A route: by a gateway, to a directly connected network, or by a next hop group.
 
     The default routes are `0.0.0.0/0` and `::/0`. An IPv4 route without a gateway has scope
@@ -147,6 +148,9 @@ def decode_route(
     return route, protocol == OUR_PROTOCOL
 
 
-def dump_routes() -> bytes:
-    """Return the request for all routes of a namespace, of every family."""
-    return message(wire.RTM_GETROUTE, wire.NLM_F_DUMP, _RTMSG.pack(0, 0, 0, 0, 0, 0, 0, 0, 0))
+ROUTE_MESSAGES: Final = ObjectMessages(
+    wire.RTM_NEWROUTE,
+    wire.RTM_DELROUTE,
+    message(wire.RTM_GETROUTE, wire.NLM_F_DUMP, _RTMSG.pack(0, 0, 0, 0, 0, 0, 0, 0, 0)),
+    decode_route,
+)

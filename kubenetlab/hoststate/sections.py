@@ -12,7 +12,7 @@ from itertools import groupby
 
 from msgspec import Struct
 
-from kubenetlab.hoststate.link import LinkUp
+from kubenetlab.hoststate.links.existing import LinkUp
 from kubenetlab.hoststate.object import Key, Object, Origin
 from kubenetlab.hoststate.programs import ProgramRun
 from kubenetlab.hoststate.rules.rulesets import RuleObject

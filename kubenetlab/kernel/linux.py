@@ -15,15 +15,14 @@ from typing import Final
 
 from msgspec import structs
 
-from kubenetlab.hoststate.address import decode_address, dump_addresses
 from kubenetlab.hoststate.diff import Changes, NetnsChanges, Operation
-from kubenetlab.hoststate.link import LOOPBACK, Port
-from kubenetlab.hoststate.neighbor import Neighbor, decode_neighbor, dump_neighbors
-from kubenetlab.hoststate.netlink.link_messages import ObservedLink, decode_link, dump_links
-from kubenetlab.hoststate.nexthop import decode_nexthop, dump_nexthops
+from kubenetlab.hoststate.kinds import DUMPS, decode
+from kubenetlab.hoststate.links.link import LOOPBACK, Link
+from kubenetlab.hoststate.links.messages import ObservedLink, decode_link, dump_links
+from kubenetlab.hoststate.links.observed import observed_links
+from kubenetlab.hoststate.neighbor import Neighbor
 from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.peers import Peers, observed_peers, peers_key
-from kubenetlab.hoststate.route import decode_route, dump_routes
 from kubenetlab.hoststate.sandbox import Sandbox, Settings, Sysctl
 from kubenetlab.hoststate.state import Contents, contents_of
 from kubenetlab.kernel.namespaces.contents import fill, send
@@ -31,7 +30,6 @@ from kubenetlab.kernel.namespaces.pause_starter import STARTERS, PauseStarter
 from kubenetlab.kernel.namespaces.sandboxes import Sandboxes
 from kubenetlab.kernel.namespaces.sysctls import Sysctls, SysctlWriter
 from kubenetlab.kernel.netlink.rtnetlink import RouteSocket
-from kubenetlab.kernel.observed_links import observed_links
 from kubenetlab.kernel.port_queue import PortQueue, connected_namespaces
 from kubenetlab.kernel.report import Failure, OnNetnsDone, Report, failure_of, ignore, with_causes
 from kubenetlab.kernel.syscalls import open_namespace
@@ -40,13 +38,6 @@ FIRST_INDEX: Final = 1000
 """First interface index used for new links.
 
 It is far above the indexes that modules such as ipip take in every new namespace."""
-
-_DUMPS: Final = (
-    (dump_addresses(), decode_address),
-    (dump_neighbors(), decode_neighbor),
-    (dump_routes(), decode_route),
-    (dump_nexthops(), decode_nexthop),
-)
 
 
 class LinuxKernel:
@@ -132,8 +123,8 @@ class LinuxKernel:
         netlink = [
             operation for operation in entry.operations if operation.object.applier == "netlink"
         ]
-        ports = [operation for operation in netlink if _is_new_port(operation)]
-        operations = [operation for operation in netlink if not _is_new_port(operation)]
+        ports = [operation for operation in netlink if _is_created_by_peer(operation)]
+        operations = [operation for operation in netlink if not _is_created_by_peer(operation)]
         if not entry.is_new:
             failures += self._change(entry.netns, operations, sysctls)
         elif hold := self._make(
@@ -327,9 +318,9 @@ class LinuxKernel:
         names = {link.index: link.name for link in links}
         peers = {obj.key: obj for obj in desired.values() if isinstance(obj, Peers)}
         peer_neighbors: dict[Key, list[Neighbor]] = {key: [] for key in peers}
-        for request, decode in _DUMPS:
+        for request, decoders in DUMPS.items():
             for body in route.dump(request):
-                decoded = decode(netns, body, names)
+                decoded = decode(decoders, netns, body, names)
                 if decoded is None:
                     continue
                 obj, is_ours = decoded
@@ -366,6 +357,7 @@ def _exists_in(obj: Object, existing: Mapping[Key, Object]) -> bool:
     return other is not None and structs.replace(obj, netns=other.netns) == other
 
 
-def _is_new_port(operation: Operation) -> bool:
-    """Return True for a new port: its link is created later, by the veth of another namespace."""
-    return isinstance(operation.object, Port) and operation.verb != "remove"
+def _is_created_by_peer(operation: Operation) -> bool:
+    """Return True for a new link that is created later, by the veth of another namespace."""
+    obj = operation.object
+    return isinstance(obj, Link) and obj.is_created_by_peer and operation.verb != "remove"

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from kubenetlab import names
 from kubenetlab.errors import LabError
-from kubenetlab.hoststate.link import LOOPBACK
-from kubenetlab.hoststate.link_kinds import change_link, delete_link, new_link
+from kubenetlab.hoststate.links.link import LOOPBACK
+from kubenetlab.hoststate.links.messages import ObservedLink, decode_link, dump_links
+from kubenetlab.hoststate.links.requests import change_link, delete_link, new_link
 from kubenetlab.hoststate.machine_network import (
     MachineAddress,
     add_address,
@@ -24,7 +25,6 @@ from kubenetlab.hoststate.machine_network import (
     list_addresses,
     list_routes,
 )
-from kubenetlab.hoststate.netlink.link_messages import ObservedLink, decode_link, dump_links
 from kubenetlab.hoststate.netlink.message_classes import nest
 from kubenetlab.hoststate.rules import nftables
 from kubenetlab.hoststate.rules.rulesets import OwnedName

@@ -18,7 +18,9 @@ from kubenetlab.api.containers import Container
 from kubenetlab.api.lab import Decisions
 from kubenetlab.datapath import faults, modes, plan
 from kubenetlab.datapath.cni import bridge
+from kubenetlab.hoststate import kinds
 from kubenetlab.hoststate.diff import diff
+from kubenetlab.hoststate.netlink import wire
 from kubenetlab.hoststate.netlink.wire import messages
 from kubenetlab.hoststate.rules.nftables import Element
 from kubenetlab.hoststate.rules.rulesets import members
@@ -118,12 +120,20 @@ def test_the_recipe_for_a_program_works(
     assert answer.body == b"Hostname: me\nRemoteAddr: 10.244.1.7\n"
 
 
-def test_the_recipe_for_a_kind_of_kernel_object_works(added: dict[str, ModuleType]) -> None:
-    """Its decoder reads what its encoder writes."""
+def test_the_recipe_for_a_kind_of_kernel_object_works(
+    added: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its decoder reads what its encoder writes, and notifications about it are understood."""
     module = added["blackhole"]
     route = module.Blackhole("node/a", "10.9.0.0/16")
     ((*_, body),) = messages(route.create(None))  # the route names no link
     assert module.decode_blackhole("node/a", body, {}) == (route, True)
+    monkeypatch.setattr(kinds, "KINDS", (*kinds.KINDS, module.BLACKHOLE_MESSAGES))
+    states = [
+        kinds.decode_event("node/a", type_, body, {})
+        for type_ in (wire.RTM_NEWROUTE, wire.RTM_DELROUTE)
+    ]
+    assert states == [(route.key, route), (route.key, None)]
     assert list(route.commands(lambda netns: "a")) == [
         "ip -n a route add blackhole 10.9.0.0/16 proto static"
     ]

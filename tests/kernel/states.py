@@ -10,7 +10,7 @@ import pytest
 from kubenetlab.api.lab import Decisions
 from kubenetlab.datapath import plan
 from kubenetlab.hoststate.diff import diff
-from kubenetlab.hoststate.link import LinkUp
+from kubenetlab.hoststate.links.existing import LinkUp
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.sandbox import Sandbox
 from kubenetlab.hoststate.state import HostState, contents_of

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kubenetlab.hoststate.link_kinds import change_link, delete_link, new_link
+from kubenetlab.hoststate.links.requests import change_link, delete_link, new_link
 from kubenetlab.hoststate.netlink.message_classes import Attribute
 from kubenetlab.kernel.netlink.rtnetlink import RouteSocket
 

@@ -12,7 +12,8 @@ import pytest
 
 from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.diff import diff
-from kubenetlab.hoststate.link import Bridge, Port, Veth
+from kubenetlab.hoststate.links.bridge import Bridge
+from kubenetlab.hoststate.links.veth import Port, Veth
 from kubenetlab.hoststate.neighbor import Neighbor
 from kubenetlab.hoststate.peers import Peers
 from kubenetlab.hoststate.route import Route
@@ -263,6 +264,19 @@ def test_all_refusals_of_a_large_batch_are_reported(kernel: Make) -> None:
         assert [refusal.request for refusal in refusals] == list(range(len(requests)))
         mesh = Peers("n", "br0", tuple(absent))
         assert [refusal.request for refusal in route.batch([mesh.delete(linux)])] == [0]
+
+
+def test_a_link_of_another_kind_is_replaced(kernel: Make) -> None:
+    """The objects that depend on the link are created again."""
+    linux = kernel()
+    desired = state_of(Bridge("n", "br0", "0a:58:00:00:00:01"), Address("n", "br0", "192.0.2.1/24"))
+    apply_desired(linux, desired)
+    ip(linux, "n", "link", "delete", "br0")
+    ip(linux, "n", *["link", "add", "br0", "type", "veth", "peer", "name", "other"])
+    assert "(was: veth br0)" in difference(linux, desired)
+    apply_desired(linux, desired)
+    assert difference(linux, desired) == ""
+    assert "bridge" in ip(linux, "n", "-details", "link", "show", "br0")
 
 
 @pytest.mark.parametrize("attribute", ["mac", "mtu", "alias", "master", "down"])

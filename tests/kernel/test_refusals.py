@@ -13,7 +13,9 @@ import pytest
 
 from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.diff import Changes, NetnsChanges, Operation
-from kubenetlab.hoststate.link import Bridge, LinkUp, Port, Veth
+from kubenetlab.hoststate.links.bridge import Bridge
+from kubenetlab.hoststate.links.existing import LinkUp
+from kubenetlab.hoststate.links.veth import Port, Veth
 from kubenetlab.hoststate.object import Object, Origin
 from kubenetlab.hoststate.route import Route
 from kubenetlab.hoststate.rules.nftables import Chain, NftObject, Table, replacement, rule

@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from kubenetlab.hoststate.diff import diff
-from kubenetlab.hoststate.link import Bridge, LinkUp, Port, Veth
+from kubenetlab.hoststate.links.bridge import Bridge
+from kubenetlab.hoststate.links.existing import LinkUp
+from kubenetlab.hoststate.links.veth import Port, Veth
 from kubenetlab.hoststate.sandbox import Sandbox, Sysctl
 from kubenetlab.hoststate.state import HostState, contents_of
 from kubenetlab.kernel import syscalls

@@ -12,7 +12,9 @@ import pytest
 from kubenetlab.datapath.probes import ProbeSpec
 from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.diff import diff
-from kubenetlab.hoststate.link import Bridge, LinkUp, Port, Veth
+from kubenetlab.hoststate.links.bridge import Bridge
+from kubenetlab.hoststate.links.existing import LinkUp
+from kubenetlab.hoststate.links.veth import Port, Veth
 from kubenetlab.hoststate.sandbox import Sandbox, Sysctl
 from kubenetlab.hoststate.state import HostState, contents_of
 from kubenetlab.kernel.linux import LinuxKernel

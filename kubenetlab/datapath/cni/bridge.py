@@ -24,7 +24,8 @@ from kubenetlab.datapath.modes import ModeOptions, Needs, PodNetwork
 from kubenetlab.datapath.sandboxes import link_local
 from kubenetlab.datapath.view import NodeView, PodView
 from kubenetlab.hoststate.address import Address
-from kubenetlab.hoststate.link import Bridge, Port, Veth
+from kubenetlab.hoststate.links.bridge import Bridge
+from kubenetlab.hoststate.links.veth import Port, Veth
 from kubenetlab.hoststate.neighbor import Neighbor
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.peers import Peers

@@ -21,7 +21,8 @@ from kubenetlab.datapath.network.port_mappings import PublishedPort
 from kubenetlab.datapath.sandboxes import link_local, loopback_and_sysctls, router_sysctls
 from kubenetlab.datapath.view import DEFAULT_ROUTES, NodeView, router_address
 from kubenetlab.hoststate.address import Address
-from kubenetlab.hoststate.link import Bridge, Port, Veth
+from kubenetlab.hoststate.links.bridge import Bridge
+from kubenetlab.hoststate.links.veth import Port, Veth
 from kubenetlab.hoststate.neighbor import Neighbor
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.programs import ListenPort, ProgramRun

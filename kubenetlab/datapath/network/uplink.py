@@ -18,7 +18,7 @@ from kubenetlab.api.values import ip
 from kubenetlab.datapath.network.port_mappings import PublishedPort
 from kubenetlab.datapath.view import DEFAULT_ROUTES
 from kubenetlab.hoststate.address import Address
-from kubenetlab.hoststate.link import LinkUp
+from kubenetlab.hoststate.links.existing import LinkUp
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.route import Route
 from kubenetlab.hoststate.rules.nftables import NFT_FAMILIES, Chain, Hook, Table, rule

@@ -41,7 +41,7 @@ from kubenetlab.datapath.proxy.services import (
 from kubenetlab.datapath.proxy.udp_flows import udp_flows
 from kubenetlab.datapath.view import NodePlace, NodeView, ServiceView
 from kubenetlab.hoststate.address import Address
-from kubenetlab.hoststate.link import Dummy
+from kubenetlab.hoststate.links.dummy import Dummy
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.rules.ipset import Member
 from kubenetlab.hoststate.rules.iptables import FAMILIES, ChainEntry, comment

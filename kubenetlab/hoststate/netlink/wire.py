@@ -45,19 +45,6 @@ class Links(Protocol):
         """Return a descriptor of a network namespace that stays open until the batch is sent."""
 
 
-class NetlinkObject(Protocol):
-    """Object applied by rtnetlink messages.
-
-    A class whose objects are deleted together with another object has no `delete`.
-    """
-
-    def create(self, links: Links) -> bytes: ...
-
-    def change(self, links: Links) -> bytes: ...
-
-    def delete(self, links: Links) -> bytes: ...
-
-
 class WireError(ValueError):
     """Raised for bytes that are not an rtnetlink message."""
 

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from kubenetlab.hoststate.link import Bridge, Dummy, Port, Veth
+from kubenetlab.hoststate.links.bridge import Bridge
+from kubenetlab.hoststate.links.dummy import Dummy
+from kubenetlab.hoststate.links.veth import Port, Veth
 from kubenetlab.kernel import syscalls
 from kubenetlab.kernel.features.detection import probe_sctp
 from kubenetlab.kernel.features.probing import FeatureProbe

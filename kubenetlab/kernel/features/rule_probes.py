@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from kubenetlab.hoststate.link import LOOPBACK, LinkUp
+from kubenetlab.hoststate.links.existing import LinkUp
+from kubenetlab.hoststate.links.link import LOOPBACK
 from kubenetlab.hoststate.rules.ipvs import RealServer, VirtualServer, update
 from kubenetlab.kernel.features.detection import has_ipv6
 from kubenetlab.kernel.features.scratch import enter_scratch_namespace, send_batch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from kubenetlab.hoststate.link import LOOPBACK
+from kubenetlab.hoststate.links.link import LOOPBACK
 from kubenetlab.hoststate.netlink.wire import Links
 from kubenetlab.kernel.namespaces import unshare
 

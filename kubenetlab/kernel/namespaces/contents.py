@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable, Sequence
-from typing import Final, cast
+from typing import Final
 
-from kubenetlab.hoststate.diff import Operation, is_replaced
-from kubenetlab.hoststate.netlink.wire import Links, NetlinkObject
-from kubenetlab.hoststate.peers import Peers
+from kubenetlab.hoststate.diff import Operation
+from kubenetlab.hoststate.netlink.wire import Links
+from kubenetlab.hoststate.object import NetlinkObject
 from kubenetlab.hoststate.sandbox import Settings, Sysctl
 from kubenetlab.kernel.namespaces.sysctls import SysctlWriter
 from kubenetlab.kernel.netlink.rtnetlink import RouteSocket
@@ -71,14 +71,14 @@ def send(netns: str, operations: Sequence[Operation], links: Links) -> list[Fail
 def _encode(operation: Operation, links: Links) -> Iterable[tuple[bytes, bool]]:
     """Return the (request, is removal) pairs of one operation."""
     obj, before = operation.object, operation.before
-    desired, former = cast(NetlinkObject, obj), cast(NetlinkObject | None, before)
+    assert isinstance(obj, NetlinkObject)
     if operation.verb == "remove":
-        return [(desired.delete(links), True)] if hasattr(desired, "delete") else []
-    if before is None or former is None:
-        request = desired.create(links)
-        return [(request, False)] if request else []
-    if is_replaced(before, obj):
-        return [(former.delete(links), True), (desired.create(links), False)]
-    if isinstance(obj, Peers) and isinstance(before, Peers):
-        return obj.change_from(before, links)
-    return [(desired.change(links), False)]
+        requests: Iterable[tuple[bytes, bool]] = [(obj.delete(links), True)]
+    elif before is None:
+        requests = [(obj.create(links), False)]
+    elif before.can_become(obj):
+        requests = obj.changes_from(before, links)
+    else:
+        assert isinstance(before, NetlinkObject)
+        requests = [(before.delete(links), True), (obj.create(links), False)]
+    return [entry for entry in requests if entry[0]]

@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from kubenetlab.hoststate.address import decode_only_address, dump_addresses
+from kubenetlab.hoststate.address import ADDRESS_MESSAGES, decode_only_address
 from kubenetlab.hoststate.netlink.wire import attribute
 from kubenetlab.hoststate.rules.conntrack import FlowUpdate, decode
 from kubenetlab.hoststate.rules.rulesets import OwnedName
@@ -89,7 +89,9 @@ class Conntrack:
 
     def _own_addresses(self) -> set[str]:
         """Return the addresses of this namespace, where its node ports listen."""
-        return set(map(decode_only_address, sockets.request(self._addresses, dump_addresses())))
+        return set(
+            map(decode_only_address, sockets.request(self._addresses, ADDRESS_MESSAGES.dump))
+        )
 
     def _delete(self, flow: Flow) -> None:
         """Delete a flow; one that does not exist any more is no error."""

@@ -11,7 +11,7 @@ from kubenetlab.datapath.proxy.ipvs_rules import set_name
 from kubenetlab.datapath.view import Family, NodePlace, ServiceView, service_views
 from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.diff import Changes, diff
-from kubenetlab.hoststate.link import Dummy
+from kubenetlab.hoststate.links.dummy import Dummy
 from kubenetlab.hoststate.rules import ipset, ipvs
 from kubenetlab.hoststate.rules.ipset import Member, Set
 from kubenetlab.hoststate.rules.ipvs import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kubenetlab.api.lab import Decisions
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.hoststate.address import Address
-from kubenetlab.hoststate.link import Port, Veth
+from kubenetlab.hoststate.links.veth import Port, Veth
 from kubenetlab.hoststate.neighbor import Neighbor
 from kubenetlab.hoststate.peers import Peers
 from kubenetlab.hoststate.route import Route

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.diff import diff
-from kubenetlab.hoststate.link import Bridge, LinkUp, Port, Veth
+from kubenetlab.hoststate.links.bridge import Bridge
+from kubenetlab.hoststate.links.existing import LinkUp
+from kubenetlab.hoststate.links.veth import Port, Veth
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.route import Route
 from kubenetlab.hoststate.sandbox import Sandbox, Sysctl

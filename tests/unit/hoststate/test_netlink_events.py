@@ -8,10 +8,9 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from kubenetlab.hoststate.address import Address
-from kubenetlab.hoststate.link import Dummy, LinkUp, Port, Veth
-from kubenetlab.hoststate.neighbor import Neighbor
-from kubenetlab.hoststate.netlink import wire
-from kubenetlab.hoststate.netlink.link_messages import (
+from kubenetlab.hoststate.links.dummy import Dummy
+from kubenetlab.hoststate.links.existing import LinkUp
+from kubenetlab.hoststate.links.messages import (
     IFF_UP,
     IFLA_ADDRESS,
     IFLA_IFNAME,
@@ -20,6 +19,9 @@ from kubenetlab.hoststate.netlink.link_messages import (
     IFLA_MASTER,
     IFLA_MTU,
 )
+from kubenetlab.hoststate.links.veth import Port, Veth
+from kubenetlab.hoststate.neighbor import Neighbor
+from kubenetlab.hoststate.netlink import wire
 from kubenetlab.hoststate.netlink.wire import HEADER, attribute, mac_bytes, nested, number, string
 from kubenetlab.hoststate.netlink_events import RTM_NEWNETCONF, NetlinkEvent, is_contradicted
 from kubenetlab.hoststate.object import Object
@@ -68,6 +70,7 @@ def link_event(
         + string(IFLA_IFNAME, name)
         + attribute(IFLA_ADDRESS, mac_bytes(mac))
         + number(IFLA_MTU, mtu)
+        + nested(IFLA_LINKINFO, string(IFLA_INFO_KIND, "veth"))
         + tail,
     )
 

@@ -7,7 +7,10 @@ import pytest
 from kubenetlab.api.lab import Decisions
 from kubenetlab.datapath import plan
 from kubenetlab.hoststate.address import Address
-from kubenetlab.hoststate.link import Bridge, Dummy, LinkUp, Port, Veth
+from kubenetlab.hoststate.links.bridge import Bridge
+from kubenetlab.hoststate.links.dummy import Dummy
+from kubenetlab.hoststate.links.existing import LinkUp
+from kubenetlab.hoststate.links.veth import Port, Veth
 from kubenetlab.hoststate.neighbor import Neighbor
 from kubenetlab.hoststate.object import Key, Object, Origin
 from kubenetlab.hoststate.route import Route

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kubenetlab.hoststate.diff import Changes, NetnsChanges, Operation
-from kubenetlab.hoststate.link import Port, Veth
+from kubenetlab.hoststate.links.veth import Port, Veth
 from kubenetlab.hoststate.sandbox import Sandbox
 from kubenetlab.kernel.port_queue import PortQueue
 

@@ -14,10 +14,11 @@ from pyroute2.netlink.rtnl.ndmsg import ndmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from kubenetlab.hoststate.address import Address, decode_address
-from kubenetlab.hoststate.link import Bridge, Port, Veth
+from kubenetlab.hoststate.links.bridge import Bridge
+from kubenetlab.hoststate.links.messages import decode_link
+from kubenetlab.hoststate.links.veth import Port, Veth
 from kubenetlab.hoststate.neighbor import Neighbor, decode_neighbor
 from kubenetlab.hoststate.netlink import wire
-from kubenetlab.hoststate.netlink.link_messages import decode_link
 from kubenetlab.hoststate.peers import Peers, observed_peers
 from kubenetlab.hoststate.route import Route, decode_route
 
@@ -167,7 +168,7 @@ def test_only_changed_peers_are_sent(
     )
     flagged = [
         (part, is_removal)
-        for request, is_removal in new.change_from(old, Indexes())
+        for request, is_removal in new.changes_from(old, Indexes())
         for part in split(request)
     ]
     requests = [part for part, _ in flagged]

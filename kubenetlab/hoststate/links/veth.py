@@ -1,4 +1,4 @@
-"""Links: loopback, bridges, veth pairs, bridge ports and dummies.
+"""Veth pairs: the end that creates the pair, and its peer as a bridge port.
 
 Source: include/uapi/linux/if_link.h, net/core/rtnetlink.c, drivers/net/veth.c (6.12);
 iproute2 ip/iplink.c.
@@ -6,15 +6,13 @@ iproute2 ip/iplink.c.
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Self
 
-from kubenetlab.hoststate.link_kinds import change_link, new_link
-from kubenetlab.hoststate.netlink import wire
-from kubenetlab.hoststate.netlink.link_messages import (
+from kubenetlab.hoststate.links.link import Link, OtherLinks, alias_option, alias_words, down_word
+from kubenetlab.hoststate.links.messages import (
     IFF_UP,
     IFLA_ADDRESS,
-    IFLA_BR_MCAST_SNOOPING,
     IFLA_BRPORT_BCAST_FLOOD,
     IFLA_BRPORT_FLUSH,
     IFLA_BRPORT_LEARNING,
@@ -31,11 +29,12 @@ from kubenetlab.hoststate.netlink.link_messages import (
     IFLA_NUM_RX_QUEUES,
     IFLA_NUM_TX_QUEUES,
     VETH_INFO_PEER,
-    delete_link,
+    ObservedLink,
     hairpin_mode,
     ifinfo,
     port_settings,
 )
+from kubenetlab.hoststate.netlink import wire
 from kubenetlab.hoststate.netlink.wire import (
     Links,
     attribute,
@@ -47,136 +46,17 @@ from kubenetlab.hoststate.netlink.wire import (
 )
 from kubenetlab.hoststate.object import Key, Object, ShellName
 
-LOOPBACK = "lo"
 
-
-class LinkUp(Object, frozen=True):
-    """An existing link that is set up: loopback, or a link created outside the lab."""
-
-    rank = 20
-
-    name: str
-    is_up: bool = True
-
-    @property
-    def key(self) -> Key:
-        return ("Link", self.name)
-
-    def __str__(self) -> str:
-        return f"link {self.name} {'up' if self.is_up else 'down'}"
-
-    def create(self, links: Links) -> bytes:
-        return message(wire.RTM_NEWLINK, 0, ifinfo(links.index(self.netns, self.name), IFF_UP))
-
-    change = create
-
-    def commands(self, shell_name: ShellName) -> Iterator[str]:
-        yield f"ip -n {shell_name(self.netns)} link set {self.name} up"
-
-
-class Bridge(Object, frozen=True):
-    """A Linux bridge."""
-
-    rank = 30
-
-    name: str
-    mac: str
-    mtu: int = 1500
-    alias: str = ""
-    is_up: bool = True
-
-    @property
-    def key(self) -> Key:
-        return ("Link", self.name)
-
-    def __str__(self) -> str:
-        suffix = f"{_alias(self.alias)}{_down(self.is_up)}"
-        return f"bridge {self.name} mac {self.mac} mtu {self.mtu}{suffix}"
-
-    def create(self, links: Links) -> bytes:
-        index = links.new_index(self.netns, self.name)
-        body = ifinfo(index, IFF_UP) + string(IFLA_IFNAME, self.name) + self._settings()
-        link_info = nested(
-            IFLA_LINKINFO,
-            string(IFLA_INFO_KIND, "bridge"),
-            nested(IFLA_INFO_DATA, attribute(IFLA_BR_MCAST_SNOOPING, b"\0")),
-        )
-        created = message(wire.RTM_NEWLINK, wire.NLM_F_CREATE | wire.NLM_F_EXCL, body + link_info)
-        # The kernel ignores an alias in the message that creates a link.
-        return created + (
-            message(wire.RTM_NEWLINK, 0, ifinfo(index) + string(IFLA_IFALIAS, self.alias))
-            if self.alias
-            else b""
-        )
-
-    def change(self, links: Links) -> bytes:
-        body = (
-            ifinfo(links.index(self.netns, self.name), IFF_UP)
-            + self._settings()
-            + string(IFLA_IFALIAS, self.alias)
-        )
-        return message(wire.RTM_NEWLINK, 0, body)
-
-    def delete(self, links: Links) -> bytes:
-        return delete_link(links, self.netns, self.name)
-
-    def commands(self, shell_name: ShellName) -> Iterator[str]:
-        netns = shell_name(self.netns)
-        settings = f"address {self.mac} mtu {self.mtu} type bridge mcast_snooping 0"
-        yield f"ip -n {netns} link add {self.name} {settings}"
-        yield f"ip -n {netns} link set {self.name}{_alias_option(self.alias)} up"
-
-    def _settings(self) -> bytes:
-        return attribute(IFLA_ADDRESS, mac_bytes(self.mac)) + number(IFLA_MTU, self.mtu)
-
-
-class Dummy(Object, frozen=True):
-    """A dummy link that is down. Its addresses are local addresses of the machine all the same."""
-
-    rank = 30
-
-    name: str
-    mac: str
-    alias: str = ""
-
-    @property
-    def key(self) -> Key:
-        return ("Link", self.name)
-
-    def __str__(self) -> str:
-        return f"dummy {self.name} mac {self.mac}{_alias(self.alias)}"
-
-    def create(self, links: Links) -> bytes:
-        index = links.new_index(self.netns, self.name)
-        mac = ("IFLA_ADDRESS", self.mac)
-        created = new_link("dummy", self.name, mac, index=index)
-        alias = ("IFLA_IFALIAS", self.alias)
-        return created + (change_link(index, alias) if self.alias else b"")
-
-    def change(self, links: Links) -> bytes:
-        index = links.index(self.netns, self.name)
-        return change_link(index, ("IFLA_ADDRESS", self.mac), ("IFLA_IFALIAS", self.alias))
-
-    def delete(self, links: Links) -> bytes:
-        return delete_link(links, self.netns, self.name)
-
-    def commands(self, shell_name: ShellName) -> Iterator[str]:
-        netns = shell_name(self.netns)
-        yield f"ip -n {netns} link add {self.name} address {self.mac} type dummy"
-        if self.alias:
-            yield f"ip -n {netns} link set {self.name}{_alias_option(self.alias)}"
-
-
-class Veth(Object, frozen=True):
+class Veth(Link, frozen=True):
     """One end of a veth pair; creating it creates the peer in `peer_netns`, too.
 
     The peer end is configured by its own `Port` object. Both ends get interface indexes that are
     unique in the lab, so that a dump of one end identifies the other.
     """
 
+    kind = "veth"
     rank = 40
 
-    name: str
     mac: str
     peer_netns: str
     peer: str
@@ -185,17 +65,28 @@ class Veth(Object, frozen=True):
     is_up: bool = True
 
     @property
-    def key(self) -> Key:
-        return ("Link", self.name)
-
-    @property
     def peer_end(self) -> tuple[str, Key] | None:
         return self.peer_netns, ("Link", self.peer)
 
     def __str__(self) -> str:
-        suffix = f"{_alias(self.alias)}{_down(self.is_up)}"
+        suffix = f"{alias_words(self.alias)}{down_word(self.is_up)}"
         peer = f"{self.peer} in {self.peer_netns}"
         return f"veth {self.name} mac {self.mac} mtu {self.mtu} ↔ {peer}{suffix}"
+
+    @classmethod
+    def decode(cls, netns: str, link: ObservedLink, others: OtherLinks) -> Self:
+        """Return this end; a peer that was not found is called `?`."""
+        peer_netns, peer = others.veths.get(link.peer_index, ("?", None))
+        is_pair = peer is not None and peer.peer_index == link.index
+        peer_end = (peer_netns, peer.name) if is_pair and peer is not None else ("?", "?")
+        return cls(netns, link.name, link.mac, *peer_end, link.mtu, link.alias, link.is_up)
+
+    def can_become(self, desired: Object) -> bool:
+        """Return True if the pair is the same; its other end cannot be moved."""
+        return isinstance(desired, Veth) and (self.peer_netns, self.peer) == (
+            desired.peer_netns,
+            desired.peer,
+        )
 
     def create(self, links: Links) -> bytes:
         """Return the requests that create the pair and set this end up.
@@ -246,9 +137,6 @@ class Veth(Object, frozen=True):
         )
         return message(wire.RTM_NEWLINK, 0, body)
 
-    def delete(self, links: Links) -> bytes:
-        return delete_link(links, self.netns, self.name)
-
     def commands(self, shell_name: ShellName) -> Iterator[str]:
         """Yield the commands that create the pair; the peer's `Port` yields those for the peer."""
         netns, peer_netns, settings = (
@@ -258,19 +146,20 @@ class Veth(Object, frozen=True):
         )
         peer_end = f"type veth peer name {self.peer} netns {peer_netns} {settings}"
         yield f"ip -n {netns} link add {self.name} address {self.mac} {settings} \\\n    {peer_end}"
-        yield f"ip -n {netns} link set {self.name}{_alias_option(self.alias)} up"
+        yield f"ip -n {netns} link set {self.name}{alias_option(self.alias)} up"
 
 
-class Port(Object, frozen=True):
+class Port(Link, frozen=True):
     """The peer end of a `Veth`, as a port of a bridge.
 
     Hairpin mode allows the bridge to send a frame back to the port it came from, for a pod that
     reaches itself by its Service.
     """
 
+    kind = "veth"
+    is_created_by_peer = True
     rank = 50
 
-    name: str
     master: str
     """Name of the bridge; empty for an observed link without one."""
     mac: str
@@ -279,15 +168,27 @@ class Port(Object, frozen=True):
     is_hairpin: bool = False
     is_up: bool = True
 
-    @property
-    def key(self) -> Key:
-        return ("Link", self.name)
-
     def __str__(self) -> str:
         hairpin = " hairpin" if self.is_hairpin else ""
-        suffix = f"{hairpin}{_alias(self.alias)}{_down(self.is_up)}"
+        suffix = f"{hairpin}{alias_words(self.alias)}{down_word(self.is_up)}"
         bridge = self.master or "no bridge"
         return f"port {self.name} of {bridge} mac {self.mac} mtu {self.mtu}{suffix}"
+
+    @classmethod
+    def decode(cls, netns: str, link: ObservedLink, others: OtherLinks) -> Self:
+        return cls(
+            netns,
+            link.name,
+            others.names.get(link.master_index, ""),
+            link.mac,
+            link.mtu,
+            link.alias,
+            link.is_hairpin,
+            link.is_up,
+        )
+
+    def matches(self, link: ObservedLink, indexes: Mapping[str, int]) -> bool:
+        return super().matches(link, indexes) and indexes.get(self.master) == link.master_index
 
     def create(self, links: Links) -> bytes:
         """Return the requests that make the link a bridge port.
@@ -335,7 +236,7 @@ class Port(Object, frozen=True):
 
     def commands(self, shell_name: ShellName) -> Iterator[str]:
         netns = shell_name(self.netns)
-        settings = f"master {self.master} address {self.mac}{_alias_option(self.alias)}"
+        settings = f"master {self.master} address {self.mac}{alias_option(self.alias)}"
         yield f"ip -n {netns} link set {self.name} {settings} up"
         if self.is_hairpin:
             yield f"bridge -n {netns} link set dev {self.name} hairpin on"
@@ -347,15 +248,3 @@ class Port(Object, frozen=True):
             + attribute(IFLA_ADDRESS, mac_bytes(self.mac))
             + string(IFLA_IFALIAS, self.alias)
         )
-
-
-def _down(is_up: bool) -> str:
-    return "" if is_up else " down"
-
-
-def _alias(alias: str) -> str:
-    return f" alias “{alias}”" if alias else ""
-
-
-def _alias_option(alias: str) -> str:
-    return f" alias {shlex.quote(alias)}" if alias else ""

@@ -1,6 +1,6 @@
 """rtnetlink messages about links of any kind, encoded by pyroute2.
 
-Each pod has a veth pair and a bridge port, which link.py encodes. All other kinds of links are
+Each pod has a veth pair and a bridge port, which veth.py encodes. All other kinds of links are
 encoded here: a kind is its name and its attributes (IFLA_INFO_DATA), which pyroute2 knows by their
 names in include/uapi/linux/if_link.h. An object of such a kind needs no encoder of its own.
 Source: net/core/rtnetlink.c (6.12).
@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from kubenetlab.hoststate.links.messages import IFF_UP
 from kubenetlab.hoststate.netlink import wire
-from kubenetlab.hoststate.netlink.link_messages import IFF_UP
 from kubenetlab.hoststate.netlink.message_classes import Attribute, MessageClass, nest
 
 _LINK = MessageClass("pyroute2.netlink.rtnl.ifinfmsg", "ifinfmsg")
