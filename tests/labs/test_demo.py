@@ -33,13 +33,14 @@ def _environment(user: User) -> Path:
 
 
 def test_the_demo_needs_neither_root_nor_sudo() -> None:
-    """An ordinary user can run it to its end, and no lab is left."""
+    """An ordinary user can run it to its end; it prints no hints, and no lab is left."""
     if not users.interpreter(NOBODY)[0]:
         pytest.skip(NO_PYTHON_FOR_USERS)
     with users.user(NOBODY) as user:
         result = user.shell(f"KUBENETLAB_VENV={_environment(user)} scripts/demo", ROOT)
         assert result.returncode == 0, result.stdout + result.stderr
         assert "15 of 15 pods ready" in result.stdout
+        assert "next: " not in result.stdout + result.stderr
         assert "all as Kubernetes promises" in result.stdout
         assert f"$ source {user.home}/venv/bin/activate" in result.stdout
         assert user.run("list").out == "no lab is up\n"

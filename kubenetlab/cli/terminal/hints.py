@@ -1,4 +1,7 @@
-"""Add `--lab NAME` to the commands of hints if they would select another lab without it."""
+"""Hints: whether they are printed, and which lab their commands name.
+
+`--lab NAME` is added to the command of a hint if the command would select another lab without it.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from typing import Final
 import typer
 
 ENVIRONMENT: Final = "KUBENETLAB_LAB"
+NO_HINTS: Final = "KUBENETLAB_NO_HINTS"
+"""Environment variable that turns hints off if it is not empty."""
 _COMMANDS_WITHOUT_LAB: Final = ("list", "doctor", "modes", "explain", "schema", "completion")
 """Commands that need no lab."""
 _COMMAND: Final = re.compile(r"kubenetlab (?P<name>[a-z-]+)(?P<rest>.*?)(?=, or kubenetlab | \(|$)")
@@ -26,6 +31,11 @@ def remember_lab(context: typer.Context, lab: str | None) -> str | None:
     if lab is not None and _is_typed(context) and (os.environ.get(ENVIRONMENT) or _has_others(lab)):
         _lab_for_hints.set(lab)
     return lab
+
+
+def are_enabled() -> bool:
+    """Return True unless the environment turns hints off."""
+    return not os.environ.get(NO_HINTS)
 
 
 def with_lab_option(text: str, lab: str | None = None) -> str:

@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any, Final
 import typer
 from msgspec import structs
 
-from kubenetlab.cli.terminal import display, layout
+from kubenetlab.cli.terminal import display, hints, layout
 from kubenetlab.cli.terminal.display import Display
-from kubenetlab.cli.terminal.hints import with_lab_option
 from kubenetlab.cli.terminal.layout import TableLayout
 from kubenetlab.cli.terminal.theme import (
     BAD,
@@ -182,11 +181,15 @@ def print_faults(faults: Iterable[Mapping[str, Any]]) -> None:
 def hint(text: str, lab: str | None = None) -> None:
     """Print the command to run next to standard error; never part of data, and never folded.
 
+    The environment can turn hints off (hints.py).
+
     lab: name to add as --lab to each command; by default only if the user gave one.
     """
+    if not hints.are_enabled():
+        return
     sys.stdout.flush()
     screen = display.standard_error()
-    line = paint(f"next: {with_lab_option(text, lab)}", MUTED)
+    line = paint(f"next: {hints.with_lab_option(text, lab)}", MUTED)
     _print(line, structs.replace(screen, width=None), None, is_error=True)
 
 

@@ -111,6 +111,15 @@ def test_data_and_commands_are_not_folded() -> None:
     assert capture(lambda: hint(f"kubenetlab {long}"), NARROW) == f"next: kubenetlab {long}\n"
 
 
+def test_an_environment_variable_turns_hints_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty value means that it is not set; notes are printed always."""
+    monkeypatch.setenv("KUBENETLAB_NO_HINTS", "")
+    assert capture(lambda: hint("kubenetlab ping"), PLAIN) == "next: kubenetlab ping\n"
+    monkeypatch.setenv("KUBENETLAB_NO_HINTS", "1")
+    assert capture(lambda: hint("kubenetlab ping"), PLAIN) == ""
+    assert capture(lambda: note("note: slow"), PLAIN) == "note: slow\n"
+
+
 def test_a_table_can_be_printed_in_parts() -> None:
     """As `get -w` does: a terminal widens columns for later rows."""
 
