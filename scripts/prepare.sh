@@ -1,43 +1,68 @@
-# What the scripts begin with; to be sourced. Gives `programs` and `environment`; the checkout is the working directory.
+# Common beginning of the scripts; to be sourced.
+#
+# It changes to the directory of the checkout and defines the functions `programs` and
+# `environment`.
 # shellcheck shell=bash
+# shellcheck disable=SC2034 # the scripts that source this file use the lists
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 venv=${KUBENETLAB_VENV:-.venv}
-# Commands and their Debian packages: what the built-in lab takes, what a machine is given to run labs, what the tests call, what the
-# second kernel takes, what makes the programs of BPF, and what builds and runs containers. No recommendations are installed: nothing here may start a service.
+
+# Lists of COMMAND=PACKAGE, with the names of Debian's packages:
+#   shown        for the built-in lab
+#   provisioned  for all labs of a machine
+#   tested       for the tests
+#   emulated     for the tests on a second kernel
+#   contained    for the tests in containers
+#   compiled     for the BPF programs
 shown=(nft=nftables ip=iproute2 ping=iputils-ping python3=python3)
 provisioned=("${shown[@]}" iptables-nft-restore=iptables ipset=ipset tcpdump=tcpdump curl=curl)
-tested=("${shown[@]}" iptables-nft-restore=iptables ipset=ipset ss=iproute2 ps=procps sysctl=procps nsenter=util-linux newuidmap=uidmap tcpdump=tcpdump)
+tested=("${shown[@]}" iptables-nft-restore=iptables ipset=ipset ss=iproute2 ps=procps
+  sysctl=procps nsenter=util-linux newuidmap=uidmap tcpdump=tcpdump)
 emulated=(qemu-system-x86_64=qemu-system-x86 busybox=busybox-static depmod=kmod)
 contained=(podman=podman runc=runc debootstrap=debootstrap)
 compiled=(clang-14=clang-14 llvm-strip-14=llvm-14)
 
-# programs COMMAND=PACKAGE…: installs the Debian packages of the commands that are missing, when root or sudo can.
+# install_packages PACKAGE…: install Debian packages as root, or with sudo.
+# Recommended packages are left out: a package must not start a service.
+install_packages() {
+  local as=()
+  if [ "$(id -u)" -ne 0 ]; then
+    command -v sudo >/dev/null || {
+      echo "cannot install packages without root or sudo; please install: $*" >&2
+      return 1
+    }
+    as=(sudo)
+  fi
+  command -v apt-get >/dev/null || {
+    echo "cannot install packages without apt-get; please install: $*" >&2
+    return 1
+  }
+  echo "installing $*"
+  local install=("${as[@]}" env DEBIAN_FRONTEND=noninteractive
+    apt-get install -y -q --no-install-recommends "$@")
+  "${install[@]}" >/dev/null || {
+    "${as[@]}" apt-get update -q >/dev/null
+    "${install[@]}" >/dev/null
+  }
+}
+
+# programs COMMAND=PACKAGE…: install the packages of the commands that are missing.
 programs() {
   local pair missing=()
   for pair in "$@"; do
     PATH="$PATH:/usr/sbin:/sbin" command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
   done
-  [ ${#missing[@]} -gt 0 ] || return 0
-  local as=()
-  if [ "$(id -u)" -ne 0 ]; then
-    command -v sudo >/dev/null || { echo "please install: ${missing[*]} (neither root nor sudo here)" >&2; return 1; }
-    as=(sudo)
-  fi
-  command -v apt-get >/dev/null || { echo "please install: ${missing[*]} (no apt-get here)" >&2; return 1; }
-  echo "installing ${missing[*]}"
-  "${as[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}" >/dev/null || {
-    "${as[@]}" apt-get update -q >/dev/null
-    "${as[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}" >/dev/null
-  }
+  [ ${#missing[@]} -eq 0 ] || install_packages "${missing[@]}"
 }
 
-# environment WHAT: the checkout's virtual environment with WHAT (`.` or `.[dev]`) installed, made anew only when that changed.
+# environment REQUIREMENT: install REQUIREMENT (`.` or `.[dev]`) into the virtual environment, and
+# put its commands on the PATH. Installs again only if the requirement or a version has changed.
 environment() {
-  local stamp="$venv/installed" versions have
+  local stamp="$venv/installed" versions installed
   versions=$(cat pyproject.toml constraints.txt | sha256sum)
-  have=$(cat "$stamp" 2>/dev/null || true)
-  if [ "$have" != "$1 $versions" ] && [ "$have" != ".[dev] $versions" ]; then
+  installed=$(cat "$stamp" 2>/dev/null || true)
+  if [ "$installed" != "$1 $versions" ] && [ "$installed" != ".[dev] $versions" ]; then
     echo "installing kubenetlab into $venv"
     if [ ! -x "$venv/bin/pip" ]; then
       python3 -c 'import ensurepip' 2>/dev/null || programs kubenetlab-needs-venv=python3-venv
@@ -46,7 +71,8 @@ environment() {
     "$venv/bin/pip" install -q --disable-pip-version-check -c constraints.txt -e "$1"
     echo "$1 $versions" >"$stamp"
   fi
-  "$venv/bin/python" -m compileall -q kubenetlab # bytecode is not written by itself where PYTHONDONTWRITEBYTECODE is set
+  # With PYTHONDONTWRITEBYTECODE, Python does not write bytecode itself.
+  "$venv/bin/python" -m compileall -q kubenetlab
   PATH="$(realpath "$venv")/bin:$PATH:/usr/sbin:/sbin"
   export PATH
 }

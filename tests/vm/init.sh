@@ -1,6 +1,7 @@
 #!/bin/busybox sh
-# The first process of the emulated machine. Its files are those of the machine around it, read-only, with a layer in memory on top that
-# takes what is written; then it becomes the job.
+# shellcheck shell=dash
+# First process of the emulated machine. It mounts the files of the host machine read-only, with a
+# layer in memory for changes, and then executes the job.
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
@@ -11,7 +12,8 @@ done
 mount -t virtiofs -o ro files /files
 mount -t tmpfs tmpfs /changes
 mkdir /changes/upper /changes/work
-mount -t overlay -o lowerdir=/files,upperdir=/changes/upper,workdir=/changes/work,xino=off overlay /new
+mount -t overlay \
+  -o lowerdir=/files,upperdir=/changes/upper,workdir=/changes/work,xino=off overlay /new
 
 mount --move /proc /new/proc
 mount --move /sys /new/sys
@@ -19,7 +21,7 @@ mount --move /dev /new/dev
 mkdir -p /new/dev/pts /new/dev/shm
 mount -t devpts devpts /new/dev/pts
 mount -t tmpfs tmpfs /new/dev/shm
-mount -t tmpfs tmpfs /new/run # what runs around it is not to be seen here
+mount -t tmpfs tmpfs /new/run # hides the run directories of the host machine
 mount -t cgroup2 cgroup2 /new/sys/fs/cgroup
 
 mkdir -p /new/lib/modules
