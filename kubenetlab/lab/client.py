@@ -14,6 +14,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -180,15 +181,23 @@ class Client:
             return _reply(exchange.response, fds)
         raise AssertionError
 
-    def stream(self, path: str, **query: str) -> Iterator[Any]:
-        """Yield the JSON lines of a streamed response; end with the response or with the lab."""
+    def stream(self, path: str, deadline: float | None = None, /, **query: str) -> Iterator[Any]:
+        """Yield the JSON lines of a streamed response; end with the response or with the lab.
+
+        deadline: time of `time.monotonic()` at which to end at the latest.
+        """
         buffer = b""
-        for piece in self.stream_parts(path, **query):
+        for piece in self.stream_parts(path, deadline, **query):
             *lines, buffer = (buffer + piece).split(b"\n")
             yield from (json.loads(line) for line in lines if line)
 
-    def stream_parts(self, path: str, **query: str) -> Iterator[bytes]:
-        """Yield the parts of a streamed response; end with the response or with the lab."""
+    def stream_parts(
+        self, path: str, deadline: float | None = None, /, **query: str
+    ) -> Iterator[bytes]:
+        """Yield the parts of a streamed response; end with the response or with the lab.
+
+        deadline: time of `time.monotonic()` at which to end at the latest.
+        """
         from kubenetlab.lab.transport.exchange import Exchange
         from kubenetlab.programs.support.http import Response
 
@@ -202,9 +211,13 @@ class Client:
         with self._connect() as connection:
             connection.sendall(exchange.request_bytes)
             while not exchange.is_complete:
+                if deadline is not None:
+                    if (left_s := deadline - time.monotonic()) <= 0:
+                        return
+                    connection.settimeout(left_s)
                 try:
                     piece = exchange.feed(connection.recv(_RECEIVE_BYTES))
-                except ConnectionError:
+                except (ConnectionError, TimeoutError):
                     return
                 if exchange.status >= 400:
                     refusal += piece

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.clusters import deployment
 from tests.labs.conftest import new_lab
-from tests.labs.lab import Lab, run, wait_for
+from tests.labs.lab import COMMAND, Lab, run, wait_for
 from tests.labs.test_dns import look_up
+from tests.patience import patiently
 
 MANIFESTS = Path(__file__).parents[2] / "manifests" / "07-statefulset"
 
@@ -245,3 +250,36 @@ def test_a_restart_replaces_every_pod(running: Lab) -> None:
         "expected a Deployment, StatefulSet or DaemonSet"
         in run("rollout", "restart", "pod", "x", status=2).err
     )
+
+
+def test_rollout_status_ends_at_its_timeout_and_survives_the_agent(running: Lab) -> None:
+    """The error names what is missing. A watch ends with the agent; the next one goes on."""
+    never_ready = deployment("never", 1).replace(
+        "{app: never}}\n    spec",
+        '{app: never}, annotations: {kubenetlab.dev/ready: "false"}}\n    spec',
+    )
+    running.run("apply", "--no-wait", "-f", "-", stdin=never_ready)
+    try:
+        result = run(
+            *("rollout", "status", "deploy/never", "--timeout", "1s", "--lab", running.name),
+            status=1,
+        )
+        assert "waiting: 0 of 1 pods are available" in result.out
+        assert "deployment never is not complete after 1s: 0 of 1 pods are available" in result.err
+        process = subprocess.Popen(
+            [*COMMAND, "rollout", "status", "deploy/never", "--lab", running.name],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "waiting: 0 of 1 pods are available\n"
+            os.kill(running.inspected["agent_pid"], signal.SIGKILL)
+            running.run("scale", "deployment", "never", "--replicas", "0")
+            rest, _ = process.communicate(timeout=patiently(20))
+        finally:
+            process.kill()
+            process.communicate()
+        assert rest.endswith("rollout of deployment never is complete\n")
+    finally:
+        running.run("delete", "deployment", "never")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -16,9 +17,10 @@ from kubenetlab.cli.terminal.printing import echo, hint
 
 if TYPE_CHECKING:
     from kubenetlab.api.meta import Resource
+    from kubenetlab.lab.client import Client
 
-POLL_INTERVAL_S = 0.02
-"""Time between two checks of a workload's status, in seconds."""
+RETRY_INTERVAL_S: Final = 0.05
+"""Time between two watches that the agent ends without an event, in seconds."""
 
 _EDIT: Final = "kubenetlab get KIND/NAME -o yaml > FILE; {} spec.paused; kubenetlab apply -f FILE"
 _ALTERNATIVES: Final = {
@@ -103,18 +105,43 @@ def status(
         path = object_path(kind, namespace or "default", name)
         with with_suggestion(client, kind, namespace or "default", name):
             client.get(path)
-        while (missing := outstanding(client.get(path))) is not None:
+        for document in _states(client, kind, namespace or "default", name, deadline):
+            if (missing := outstanding(document)) is None:
+                break
             if missing != printed:
                 echo(f"waiting: {missing}")
                 printed = missing
-            if time.monotonic() >= deadline:
-                raise LabError(
-                    f"rollout of {kind.kind.lower()} {name} is not complete after {timeout}: "
-                    f"{missing}"
-                )
-            time.sleep(POLL_INTERVAL_S)
+        else:
+            raise LabError(
+                f"rollout of {kind.kind.lower()} {name} is not complete after {timeout}: {printed}"
+            )
         echo(f"rollout of {kind.kind.lower()} {name} is complete")
     hint(f"kubenetlab get pods{f' -n {namespace}' if namespace else ''} -o wide")
+
+
+def _states(
+    client: Client, kind: type[Resource], namespace: str, name: str, deadline: float
+) -> Iterator[JsonMapping]:
+    """Yield the state of a workload, and its new state after each change until the deadline.
+
+    Raises ApiError if the workload is deleted.
+    """
+    from kubenetlab.lab.paths import kind_path, object_path
+
+    yield client.get(object_path(kind, namespace, name))
+    while time.monotonic() < deadline:
+        has_event = False
+        # If the agent dies, the watch ends. The next one begins with the existing objects.
+        for event in client.stream(kind_path(kind, namespace), deadline, watch="true"):
+            has_event = True
+            if event["object"]["metadata"].get("name") != name:
+                continue
+            if event["type"] == "DELETED":
+                yield client.get(object_path(kind, namespace, name))
+            else:
+                yield event["object"]
+        if not has_event:
+            time.sleep(RETRY_INTERVAL_S)
 
 
 def outstanding(document: JsonMapping) -> str | None:
