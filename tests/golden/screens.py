@@ -210,10 +210,11 @@ def _matrix() -> Matrix:
 
 
 def _ping() -> None:
-    from kubenetlab.cli.probing.ping import _show, _summary
+    from kubenetlab.cli.probing.ping import _hint, _show, _summary
 
     _show(_matrix())
     _summary(_matrix(), [], 0.25)
+    _hint(_matrix(), [])
 
 
 def _check() -> None:

@@ -313,7 +313,8 @@ def _show(
     parts = [paint(f"{len(verdicts) - failing} hold", GOOD)]
     parts += [paint(f"{failing} fail", BAD)] if failing else []
     parts += [paint(part, BAD) for part in count_problems(assessed)]
-    echo(f"{len(verdicts)} checks in {took_s:.2f} s: {', '.join(parts)}")
+    noun = "check" if len(verdicts) == 1 else "checks"
+    echo(f"{len(verdicts)} {noun} in {took_s:.2f} s: {', '.join(parts)}")
 
 
 def _print_failed(verdicts: Sequence[RowVerdict], unenforced: Mapping[int, list[str]]) -> None:

@@ -233,6 +233,7 @@ def _matrix(
     _show(matrix)
     _summary(matrix, assessed, took_s)
     print_faults(inspected["faults"])
+    _hint(matrix, assessed)
     return is_fine
 
 
@@ -308,6 +309,10 @@ def _summary(matrix: Matrix, assessed: Sequence[AssessedDiagnostic], took_s: flo
         echo(f"{paint('✗', BAD)} {describe_unenforced(item, names)}")
     verdict += "".join(paint(f", {part}", BAD) for part in count_problems(assessed))
     echo(f"{pings} pings, {probes - pings} connects in {took_s:.2f} s: {verdict}")
+
+
+def _hint(matrix: Matrix, assessed: Sequence[AssessedDiagnostic]) -> None:
+    unaccepted = [item for item in assessed if not item.is_accepted]
     if matrix.faults:
         hint("kubenetlab diff")
     elif unaccepted:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 UNLIMITED: Final = 10_000
 """Width for which tables are arranged if lines may have any length, in columns."""
+_MARK_WIDTH: Final = 2
+"""Width of a mark and the blank after it."""
 _BLANK: Final = ("", "<none>")
 """Cells without a value."""
 _PALETTE: Final[Mapping[str, Style]] = {
@@ -206,13 +208,20 @@ def _cell(text: str, width: int, base: Style | None) -> Cell:
         (escape_control_characters(part), _PALETTE.get(style, base)) for part, style in spans(text)
     ]
     whole = "".join(part for part, _ in parts)
-    folded = []
-    for start, end in layout.fold(whole, width):
-        segments, offset = [], 0
+    folded: Cell = []
+    indent = _MARK_WIDTH if _starts_with_mark(whole) else 0
+    for start, end in layout.fold(whole, width, indent):
+        before = indent if folded else 0
+        segments, offset = [Segment(" " * before)] if before else [], 0
         for part, style in parts:
             piece = part[max(0, start - offset) : max(0, end - offset)]
             if piece:
                 segments.append(Segment(piece, style))
             offset += len(part)
-        folded.append((segments, layout.cell_width(whole[start:end])))
+        folded.append((segments, before + layout.cell_width(whole[start:end])))
     return folded
+
+
+def _starts_with_mark(text: str) -> bool:
+    """Return True if a cell starts with a mark such as ✗, under which no text continues."""
+    return text[1:_MARK_WIDTH] == " " and not text[0].isascii()

@@ -16,9 +16,10 @@ _MIN_FREE_TEXT: Final = 32
 """Width below which a column with free text is moved to lines of its own."""
 _MIN_WIDTH: Final = 4
 """Width below which no column is narrowed."""
-_MAX_EXCESS: Final = 8
-"""Width by which a line may be too wide for long names to be folded instead of moving columns."""
-_MIN_LONG_NAME: Final = 24
+_MAX_EXCESS: Final = 10
+"""Width, for each column of long names, by which a line may be too wide for these names to be
+folded instead of moving columns."""
+_MIN_LONG_NAME: Final = 20
 """Width of a long name."""
 _MIN_COLUMNS: Final = 2
 """Number of columns that stay side by side on any terminal."""
@@ -40,6 +41,7 @@ FREE_TEXT: Final = frozenset(
         "DESCRIPTION",
         "SUMMARY",
         "ENDPOINTS",
+        "FOUND",
         "NETNS",
     )
 )
@@ -81,7 +83,8 @@ def arrange(
     Columns in which every cell is empty are left out. If that is not enough, first the gaps are
     reduced, headings are folded, and columns without any value are left out.
     Then columns with free text are narrowed, or get a line of their own below the others. Then the
-    last columns are moved to a second line, unless it is enough to narrow long names a little.
+    last columns are moved to a second line, unless it is enough to narrow long names a little, so
+    that all columns stay in one line.
 
     natural: width of the widest cell of each column.
     width: width for the whole table.
@@ -105,16 +108,20 @@ def arrange(
         max(cell, max(map(cell_width, name.split()), default=0))
         for cell, name in zip(natural, header, strict=True)
     ]
-    texts = [index for index in columns[1:] if table.header[index] in FREE_TEXT]
+    texts = [
+        index
+        for index in columns[1:]
+        if table.header[index] in FREE_TEXT and folded[index] >= _MIN_LONG_NAME
+    ]
     widths = _narrowed(folded, texts, _MIN_FREE_TEXT, _total(folded, columns, gap) - width)
     if _total(widths, columns, gap) <= width:
         return Arrangement([[(index, widths[index]) for index in columns]], gap)
     columns = [index for index in columns if index not in texts]
     moved: list[int] = []
     while len(columns) > _MIN_COLUMNS:
-        has_long_names = max(folded[index] for index in columns) >= _MIN_LONG_NAME
-        excess = _total(folded, columns, gap) - width
-        if excess <= (_MAX_EXCESS if has_long_names else 0):
+        long_names = sum(folded[index] >= _MIN_LONG_NAME for index in columns)
+        allowed = 0 if moved else _MAX_EXCESS * long_names
+        if _total(folded, columns, gap) - width <= allowed:
             break
         moved.insert(0, columns.pop())
     below = max(1, width - DETAIL_INDENT)

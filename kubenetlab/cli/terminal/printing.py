@@ -45,6 +45,8 @@ _REDRAW_S: Final = 0.04
 """Minimum time between two drawings of a line, in seconds."""
 _BAR_WIDTH: Final = 20
 """Width of a progress bar, in columns."""
+_ALTERNATIVE: Final = ", or kubenetlab "
+"""Separator of the commands of a hint."""
 _RESET: Final = "\x1b[0m"
 
 
@@ -181,7 +183,8 @@ def print_faults(faults: Iterable[Mapping[str, Any]]) -> None:
 def hint(text: str, lab: str | None = None) -> None:
     """Print the command to run next to standard error; never part of data, and never folded.
 
-    The environment can turn hints off (hints.py).
+    On a terminal where two commands do not fit into one line, each has a line of its own. The
+    environment can turn hints off (hints.py).
 
     lab: name to add as --lab to each command; by default only if the user gave one.
     """
@@ -189,8 +192,11 @@ def hint(text: str, lab: str | None = None) -> None:
         return
     sys.stdout.flush()
     screen = display.standard_error()
-    line = paint(f"next: {hints.with_lab_option(text, lab)}", MUTED)
-    _print(line, structs.replace(screen, width=None), None, is_error=True)
+    line = f"next: {hints.with_lab_option(text, lab)}"
+    if screen.width is not None and len(line) > screen.width:
+        line = line.replace(_ALTERNATIVE, f", or\n{' ' * len('next: ')}kubenetlab ")
+    for part in line.split("\n"):
+        _print(paint(part, MUTED), structs.replace(screen, width=None), None, is_error=True)
 
 
 def prepare_drawing() -> None:

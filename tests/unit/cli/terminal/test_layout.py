@@ -74,6 +74,25 @@ def test_a_table_is_arranged_for_the_width(
     assert [[column for _, column in line] for line in lines] == expected
 
 
+@pytest.mark.parametrize(
+    ("natural", "width", "expected"),
+    [
+        ((33, 29, 7, 7, 14, 0), 80, [[21, 22, 8, 7, 14]]),
+        ((33, 29, 7, 7, 14, 0), 72, [[33, 29], [8, 7, 14]]),
+        ((17, 22, 7, 50, 14, 0), 80, [[17, 22, 8, 14], [78]]),
+        ((11, 18, 9, 12, 21, 3), 80, [[11, 16, 9, 12, 16, 6]]),
+        ((11, 18, 9, 12, 19, 3), 78, [[11, 18, 9, 12, 19], [6]]),
+    ],
+)
+def test_long_names_are_folded_if_no_column_has_to_move(
+    natural: tuple[int, ...], width: int, expected: list[list[int]]
+) -> None:
+    """A long result is free text, which gets a line of its own; a short one stays in its column."""
+    table = TableLayout(("SOURCE", "TARGET", "EXPECTED", "FOUND", "PLACE", "REMARK"))
+    lines = arrange(table, natural, width).lines
+    assert [[column for _, column in line] for line in lines] == expected
+
+
 @given(
     st.lists(st.tuples(st.sampled_from(WIDE.header), st.integers(0, 90)), min_size=1, max_size=9),
     st.integers(16, 200),

@@ -120,6 +120,30 @@ def test_an_environment_variable_turns_hints_off(monkeypatch: pytest.MonkeyPatch
     assert capture(lambda: note("note: slow"), PLAIN) == "note: slow\n"
 
 
+@pytest.mark.parametrize(
+    ("display", "expected"),
+    [
+        (NARROW, "next: kubenetlab explain stale, or\n      kubenetlab heal 1\n"),
+        (PLAIN, "next: kubenetlab explain stale, or kubenetlab heal 1\n"),
+        (FORCED, "\x1b[2mnext: kubenetlab explain stale, or kubenetlab heal 1\x1b[0m\n"),
+    ],
+)
+def test_two_commands_to_run_next_have_lines_of_their_own_on_a_narrow_terminal(
+    display: Display, expected: str
+) -> None:
+    command = "kubenetlab explain stale, or kubenetlab heal 1"
+    assert capture(lambda: hint(command), display) == expected
+
+
+def test_a_folded_cell_continues_beside_its_mark() -> None:
+    rows = [(f"{paint('✗', BAD)} default/web-689d74864d-zhm5x", "no answer")]
+    drawn = capture(lambda: print_table(("SOURCE", "RESULT"), rows), NARROW)
+    assert drawn.splitlines()[1:] == [
+        "✗ default/web-689d74864d-      no answer",
+        "  zhm5x",
+    ]
+
+
 def test_a_table_can_be_printed_in_parts() -> None:
     """As `get -w` does: a terminal widens columns for later rows."""
 
