@@ -10,13 +10,13 @@ from importlib import import_module
 from typing import Any, Final, NamedTuple
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand
 from typer.main import get_command
 
 from kubenetlab import __version__
 from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.cli.input.completion import is_completing
-from kubenetlab.cli.input.short_options import Command
+from kubenetlab.cli.input.short_options import Command, Group
 
 LIFECYCLE = "Create and change labs"
 OBSERVE = "Observe"
@@ -107,12 +107,27 @@ class _Summaries(_Commands):
         )
 
 
-class _Group(TyperGroup):
+class _Group(Group):
     """Command group that imports each command when typer reads it from the mapping."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
         self.commands = _Commands()  # type: ignore[assignment]
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run the command; report an error of the arguments in the style of all other errors."""
+        if not extra.get("standalone_mode", True):
+            return super().main(*args, **extra)
+        try:
+            status = super().main(*args, **extra | {"standalone_mode": False})
+        except _UsageError as error:
+            from kubenetlab.cli.terminal.command_help import print_usage_error
+
+            print_usage_error(error)
+            raise SystemExit(error.exit_code) from None
+        except typer.Abort:
+            raise SystemExit(1) from None
+        raise SystemExit(status if isinstance(status, int) else 0)
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Leave out the options that typer adds with completion: `completion` replaces them."""
@@ -148,6 +163,8 @@ class _Group(TyperGroup):
 
 _LEADING_OPTION: Final = re.compile(r"(-n|--namespace|--lab)(?P<value>=.*)?", re.DOTALL)
 """Options that are allowed before the command."""
+_UsageError: Final[Any] = typer.BadParameter.__base__
+"""Error of an argument; typer does not export this class of click."""
 _COMPLETION_OPTIONS: Final = ("install_completion", "show_completion")
 _SETTINGS: Final = {"help_option_names": ["-h", "--help"]}
 

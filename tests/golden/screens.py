@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, Final, cast
 from unittest import mock
@@ -270,6 +270,15 @@ def _explain(subject: str) -> None:
     explain(subject)
 
 
+def _run(*words: str) -> None:
+    from typer.main import get_command
+
+    from kubenetlab.cli.app import app
+
+    with suppress(SystemExit):
+        get_command(app).main(list(words), prog_name="kubenetlab")
+
+
 SCREEN_FUNCTIONS: Final[Mapping[str, Callable[[], None]]] = {
     "get-pods": lambda: _get("Pod", PODS, "table"),
     "get-pods-wide": lambda: _get("Pod", PODS, "wide"),
@@ -282,5 +291,8 @@ SCREEN_FUNCTIONS: Final[Mapping[str, Callable[[], None]]] = {
     "explain-field": lambda: _explain("pod.spec.containers.ports"),
     "explain-fault": lambda: _explain("kube-proxy"),
     "explain-mode": lambda: _explain("bridge"),
+    "help": lambda: _run("--help"),
+    "help-of-a-command": lambda: _run("ping", "--help"),
+    "usage-error": lambda: _run("get"),
 }
 """Name of a screen → function that prints it."""

@@ -1,17 +1,33 @@
-"""Short options with an equals sign, as kubectl accepts them: `-o=name`, `-l=app=web`."""
+"""Commands: short options with an equals sign, as kubectl accepts them, and their help page."""
 
 from __future__ import annotations
 
 import re
 from typing import Any, Final
 
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 _WITH_EQUALS: Final = re.compile(r"(-[A-Za-z])=(.*)", re.DOTALL)
 
 
+class Group(TyperGroup):
+    """A group of commands with a help page in the style of all other output."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help page."""
+        from kubenetlab.cli.terminal.command_help import print_group_help
+
+        print_group_help(self, ctx)
+
+
 class Command(TyperCommand):
     """A command that accepts `-o=name` for `-o name`; click alone would parse the value `=name`."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help page."""
+        from kubenetlab.cli.terminal.command_help import print_help
+
+        print_help(self, ctx)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         return super().parse_args(ctx, list(self._separated(ctx, args)))

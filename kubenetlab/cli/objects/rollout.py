@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
-from typer.core import TyperGroup
 
 from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.cli.input.completion import candidates
 from kubenetlab.cli.input.options import Lab, Namespace, Timeout, parse_duration_s
-from kubenetlab.cli.input.short_options import Command
+from kubenetlab.cli.input.short_options import Command, Group
 from kubenetlab.cli.terminal.printing import echo, hint
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ _ALTERNATIVES: Final = {
 """Subcommand of kubectl rollout → equivalent command of kubenetlab."""
 
 
-class _Group(TyperGroup):
+class _Group(Group):
     """Command group whose errors name the equivalents of kubectl's other subcommands."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:

@@ -39,7 +39,7 @@ def manual_lines(text: str, width: int | None) -> Iterator[Line]:
     """
     title, _, rest = text.partition("\n")
     name, colon, summary = title.partition(":")
-    yield Line(paint(name, HEADING) + colon + _painted(summary), 4)
+    yield Line(paint(name, HEADING) + colon + painted(summary), 4)
     is_narrow = width is not None and width < PAGE_WIDTH
     for block in _blocks(rest.split("\n")):
         if not is_narrow:
@@ -99,7 +99,7 @@ class _Paragraph(NamedTuple):
 
     @property
     def painted(self) -> str:
-        return _paint_term(self.text) if self.is_term else _painted(self.text)
+        return _paint_term(self.text) if self.is_term else painted(self.text)
 
 
 def _paragraph(line: str, following: str) -> _Paragraph:
@@ -138,12 +138,16 @@ def _paint_term(line: str) -> str:
         return paint(line, HEADING)
     term = _TERM.match(line)
     end = term.end() if term is not None else 0
-    return paint(line[:end], HEADING) + _painted(line[end:])
+    return paint(line[:end], HEADING) + painted(line[end:])
 
 
-def _painted(line: str) -> str:
+def painted(line: str) -> str:
     """Return a line with painted code, and a painted label at its beginning."""
     label = _LABEL.match(line)
     end = label.end() if label is not None else 0
-    code = _CODE.sub(lambda match: paint(match[0], CODE), line[end:])
-    return paint(line[:end], LABEL) + code
+    return paint(line[:end], LABEL) + painted_code(line[end:])
+
+
+def painted_code(text: str) -> str:
+    """Return a text with painted code."""
+    return _CODE.sub(lambda match: paint(match[0], CODE), text)
