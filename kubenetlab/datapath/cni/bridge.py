@@ -1,8 +1,8 @@
 """bridge: one bridge per node, plain routes between nodes.
 
-    pod eth0 ── veth0 ┐                                                ┌ veth0 ── eth0 pod
-                      ├ cbr0 (node) eth0 ── fabric ── eth0 (node) cbr0 ┤
-    pod eth0 ── veth1 ┘                                                └ veth1 ── eth0 pod
+    pod eth0 ── veth0 ┐   node                        node   ┌ veth0 ── eth0 pod
+                      ├ cbr0 ─ eth0 ── fabric ── eth0 ─ cbr0 ┤
+    pod eth0 ── veth1 ┘                                      └ veth1 ── eth0 pod
 
 The pods of a node are attached to the bridge cbr0. Each node has a route to the pod range of every
 other node via that node's address. Packets between pods keep both addresses and are not

@@ -1,8 +1,8 @@
 """ebpf: BPF programs at tc translate Services; no netfilter hook is used.
 
-    pod ── veth0 ┐ coming (ingress): Service address → endpoint            ┌ eth0 ── other nodes,
-                 ├ cbr0, routes, other rules: they see client and endpoint ┤         outside
-    pod ── veth1 ┘ going (egress): endpoint → Service address; masquerade  └ lo
+    pod ── veth0 ┐ coming (ingress): Service address → endpoint   ┌ eth0 ── nodes,
+                 ├ cbr0, routes, rules: see client and endpoint   ┤         outside
+    pod ── veth1 ┘ going (egress): endpoint → Service; masquerade └ lo
 
 The programs `coming` and `going` are attached to the pods' links and to eth0 of the node, `going`
 also to lo. Connection tracking and the rules of other components see client and endpoint, never the

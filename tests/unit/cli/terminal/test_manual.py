@@ -57,6 +57,13 @@ def test_a_manual_fits_and_is_whole(name: str, width: int) -> None:
     assert [word for word in pictures.sub("", MANUALS[name]).split() if word not in shown] == []
 
 
+@pytest.mark.parametrize("name", MANUALS)
+def test_no_picture_is_cut_on_a_terminal_of_80_columns(name: str) -> None:
+    """An ellipsis of the page itself, as in `net.ipv4.vs.…`, stays."""
+    drawn = "\n".join(unpaint(line.text) for line in manual_lines(MANUALS[name], 80))
+    assert drawn.count("…") == MANUALS[name].count("…")
+
+
 def test_a_wide_terminal_shows_the_lines_of_the_page() -> None:
     lines = [unpaint(line.text) for line in manual_lines(PAGE, 120)]
     assert "\n".join(lines) == PAGE
