@@ -194,9 +194,9 @@ def diff(observed: HostState, desired: HostState) -> Changes:
 def _without_deleted(observed: HostState, desired: HostState) -> HostState:
     """Return the observed state without peer ends of pairs to create, and without dependents.
 
-    When a pair has to be created, or created again, its peer end does not remain, nor does any
-    object that depends on either end. Both may have been observed nevertheless, because the kernel
-    deletes the links of a removed namespace after some delay.
+    When a link has to be created again, no object that depends on it remains. When a pair has to be
+    created, or created again, its peer end does not remain either. Both may have been observed
+    nevertheless, because the kernel deletes the links of a removed namespace after some delay.
     """
     deleted: dict[str, set[Key]] = {}
     replaced: dict[str, set[Key]] = {}
@@ -206,8 +206,14 @@ def _without_deleted(observed: HostState, desired: HostState) -> HostState:
         for key, obj in contents.items():
             before = observed[netns].get(key)
             is_kept = before is not None and before.can_become(obj)
-            if not is_kept and (peer_end := obj.peer_end) is not None:
-                (deleted if before is None else replaced).setdefault(netns, set()).add(key)
+            if is_kept:
+                continue
+            peer_end = obj.peer_end
+            if before is not None:
+                replaced.setdefault(netns, set()).add(key)
+            elif peer_end is not None:
+                deleted.setdefault(netns, set()).add(key)
+            if peer_end is not None:
                 deleted.setdefault(peer_end[0], set()).add(peer_end[1])
     return observed.with_namespaces(
         {

@@ -10,7 +10,7 @@ from typing import Final
 AF_UNSPEC, AF_INET, AF_INET6 = 0, 2, 10
 FAMILY_OF_VERSION: Final[Mapping[int, int]] = {4: AF_INET, 6: AF_INET6}
 
-RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RT_SCOPE_NOWHERE = 0, 253, 255
+RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RT_SCOPE_HOST, RT_SCOPE_NOWHERE = 0, 253, 254, 255
 
 OUR_PROTOCOL: Final = 4
 """RTPROT_STATIC, which marks objects created by the lab.

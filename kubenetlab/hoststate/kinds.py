@@ -5,36 +5,54 @@ Links of all kinds have the same messages: see `links/observed.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Final
 
 from kubenetlab.hoststate.address import ADDRESS_MESSAGES
+from kubenetlab.hoststate.fdb import FDB_MESSAGES
 from kubenetlab.hoststate.neighbor import NEIGHBOR_MESSAGES
 from kubenetlab.hoststate.nexthop import NEXTHOP_MESSAGES
-from kubenetlab.hoststate.object import Decoder, Key, Object, ObjectMessages
+from kubenetlab.hoststate.object import Key, Object, ObjectMessages
 from kubenetlab.hoststate.route import ROUTE_MESSAGES
+from kubenetlab.hoststate.state import Contents
 
 KINDS: Final[tuple[ObjectMessages, ...]] = (
     ADDRESS_MESSAGES,
     NEIGHBOR_MESSAGES,
     ROUTE_MESSAGES,
     NEXTHOP_MESSAGES,
+    FDB_MESSAGES,
 )
 """In the order in which they are listed. Kinds may share their messages."""
 
-DUMPS: Final[Mapping[bytes, tuple[Decoder, ...]]] = {
-    kind.dump: tuple(other.decode for other in KINDS if other.dump == kind.dump) for kind in KINDS
-}
-"""Request for a list → decoders of its messages."""
+
+def kinds_by_dump(
+    link_kinds: Collection[str],
+) -> Iterator[tuple[bytes, tuple[ObjectMessages, ...]]]:
+    """Yield each request for a list with the kinds that its messages may be about.
+
+    link_kinds: kinds of the links in the namespace.
+    """
+    kinds = [kind for kind in KINDS if not kind.link_kind or kind.link_kind in link_kinds]
+    for dump in dict.fromkeys(kind.dump for kind in kinds):
+        yield dump, tuple(kind for kind in kinds if kind.dump == dump)
 
 
 def decode(
-    decoders: tuple[Decoder, ...], netns: str, body: memoryview, names: Mapping[int, str]
+    kinds: Iterable[ObjectMessages],
+    netns: str,
+    body: memoryview,
+    names: Mapping[int, str],
+    desired: Contents,
 ) -> tuple[Object, bool] | None:
-    """Return the result of the first decoder that knows the message; None if none does."""
-    for decoder in decoders:
-        if (decoded := decoder(netns, body, names)) is not None:
-            return decoded
+    """Return the object that a message is about, and True if it belongs to the lab.
+
+    Return None for a message about something that the lab never creates.
+    """
+    for kind in kinds:
+        if (decoded := kind.decode(netns, body, names)) is not None:
+            obj, is_ours = decoded
+            return obj, is_ours or (kind.link_kind != "" and obj.depends_on in desired)
     return None
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from kubenetlab.hoststate.ip import OUR_PROTOCOL, address_text, packed
+from kubenetlab.hoststate.links.messages import AF_BRIDGE
 from kubenetlab.hoststate.netlink import wire
 from kubenetlab.hoststate.netlink.wire import (
     Links,
@@ -85,12 +86,13 @@ def decode_neighbor(
     """Decode one RTM_NEWNEIGH message; return None for entries that are not permanent.
 
     These are entries learned by ARP or neighbor discovery, and the kernel's own. None is returned
-    for an unknown link, too. Return the neighbor and True if the lab created it.
+    for forwarding entries of bridges and VXLAN links and for unknown links, too. Return the
+    neighbor and True if the lab created it.
     body: ndmsg (12 bytes) | attributes.
     names: link names by interface index.
     """
-    _, index, state, _, _ = _NDMSG.unpack_from(body)
-    if state != NUD_PERMANENT or index not in names:
+    family, index, state, _, _ = _NDMSG.unpack_from(body)
+    if family == AF_BRIDGE or state != NUD_PERMANENT or index not in names:
         return None
     attrs = attributes(body[_NDMSG.size :])
     if NDA_LLADDR not in attrs or NDA_DST not in attrs:
@@ -107,11 +109,11 @@ def deleted_neighbor_key(body: memoryview, names: Mapping[int, str]) -> Key | No
     The message does not contain the state and MAC of the deleted entry. Return None for an unknown
     link.
     """
-    _, index, _, _, _ = _NDMSG.unpack_from(body)
+    family, index, _, _, _ = _NDMSG.unpack_from(body)
     attrs = attributes(body[_NDMSG.size :])
     return (
         ("Neighbor", names[index], address_text(attrs[NDA_DST]))
-        if NDA_DST in attrs and index in names
+        if family != AF_BRIDGE and NDA_DST in attrs and index in names
         else None
     )
 

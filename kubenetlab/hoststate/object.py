@@ -114,6 +114,9 @@ class ObjectMessages(NamedTuple):
     deleted_key: Callable[[memoryview, Mapping[int, str]], Key | None] | None = None
     """Function that returns the key of a deleted object, where the message about the deletion lacks
     what `decode` needs; it returns None for a message about something else."""
+    link_kind: str = ""
+    """Kind of links that have such objects, where the kernel does not mark those of the lab: all on
+    a link of the lab are the lab's. Empty: any namespace has them."""
 
 
 class Origin(Struct, frozen=True):

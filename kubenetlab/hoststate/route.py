@@ -1,4 +1,4 @@
-"""Routes of the main table.
+"""Routes.
 
 Source: include/uapi/linux/rtnetlink.h, net/ipv4/fib_frontend.c (6.12); iproute2 ip/iproute.c.
 """
@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Final, Literal
 
 from kubenetlab.hoststate.ip import (
     AF_INET,
     AF_INET6,
     OUR_PROTOCOL,
+    RT_SCOPE_HOST,
     RT_SCOPE_LINK,
     RT_SCOPE_NOWHERE,
     RT_SCOPE_UNIVERSE,
@@ -29,12 +30,23 @@ from kubenetlab.hoststate.netlink.wire import (
     message,
     number,
 )
-from kubenetlab.hoststate.object import Key, NetlinkObject, ObjectMessages, ShellName
+from kubenetlab.hoststate.object import Key, NetlinkObject, Object, ObjectMessages, ShellName
 
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PREFSRC, RTA_TABLE, RTA_NH_ID = 1, 4, 5, 7, 15, 30
-RT_TABLE_MAIN = 254
+RT_TABLE_UNSPEC, RT_TABLE_MAIN = 0, 254
+_MAX_SHORT_TABLE = 255
+"""Largest table number that fits into rtmsg; others need an attribute."""
 RTPROT_KERNEL = 2
-RTN_UNICAST = 1
+RTNH_F_ONLINK = 4
+RouteType = Literal["unicast", "local", "blackhole", "unreachable"]
+_TYPES: Final[Mapping[RouteType, int]] = {
+    "unicast": 1,
+    "local": 2,
+    "blackhole": 6,
+    "unreachable": 7,
+}
+_TYPE_NAMES: Final = {number: name for name, number in _TYPES.items()}
+_WITHOUT_LINK: Final = ("blackhole", "unreachable")
 
 _RTMSG = struct.Struct("=BBBBBBBBI")
 """family, destination length, source length, tos, table, protocol, scope, type, flags"""
@@ -43,7 +55,7 @@ _ANY = {AF_INET: "0.0.0.0/0", AF_INET6: "::/0"}
 
 
 class Route(NetlinkObject, frozen=True):
-    """A route: by a gateway, to a directly connected network, or by a next hop group.
+    """A route: by a gateway, to a directly connected network, by a next hop group, or to nowhere.
 
     The default routes are `0.0.0.0/0` and `::/0`. An IPv4 route without a gateway has scope
     `link`; IPv6 routes have no scopes.
@@ -53,36 +65,46 @@ class Route(NetlinkObject, frozen=True):
 
     destination: str
     link: str
+    """Empty for a route by a group, and for types that drop packets."""
     via: str = ""
     source: str = ""
     """Preferred source address of packets sent by this machine; empty: selected by the kernel."""
     group: int = 0
     """Id of a `NexthopGroup`, with empty `link` and `via`; 0: no group."""
+    type: RouteType = "unicast"
+    """local: packets are for this machine; blackhole: they are dropped; unreachable: they are
+    answered with an ICMP error."""
+    table: int = RT_TABLE_MAIN
+    is_onlink: bool = False
+    """True if the gateway is on the link although no address of the link says so."""
 
     @property
     def key(self) -> Key:
-        return ("Route", self.destination)
+        if self.table == RT_TABLE_MAIN:
+            return ("Route", self.destination)
+        return ("Route", self.destination, str(self.table))
 
     @property
     def depends_on(self) -> Key | None:
-        return ("Nexthop", str(self.group)) if self.group else ("Link", self.link)
+        if self.group:
+            return ("Nexthop", str(self.group))
+        return ("Link", self.link) if self.link else None
 
     def __str__(self) -> str:
         return f"route {self._words}"
 
     def create(self, links: Links) -> bytes:
-        scope = (
-            RT_SCOPE_UNIVERSE
-            if self.via or self.group or ":" in self.destination
-            else RT_SCOPE_LINK
-        )
         return message(
             wire.RTM_NEWROUTE,
             wire.NLM_F_CREATE | wire.NLM_F_REPLACE,
-            self._body(links, OUR_PROTOCOL, scope),
+            self._body(links, OUR_PROTOCOL, self._scope),
         )
 
     change = create
+
+    def can_become(self, desired: Object) -> bool:
+        """Return True for a route of the same type, for IPv6 has no message that changes it."""
+        return isinstance(desired, Route) and self.type == desired.type
 
     def delete(self, links: Links) -> bytes:
         return message(wire.RTM_DELROUTE, 0, self._body(links, 0, RT_SCOPE_NOWHERE))
@@ -92,32 +114,42 @@ class Route(NetlinkObject, frozen=True):
         yield f"ip{family} -n {shell_name(self.netns)} route add {self._words} proto static"
 
     @property
+    def _scope(self) -> int:
+        if ":" in self.destination or self.via or self.group or self.type in _WITHOUT_LINK:
+            return RT_SCOPE_UNIVERSE
+        return RT_SCOPE_HOST if self.type == "local" else RT_SCOPE_LINK
+
+    @property
     def _words(self) -> str:
         """Arguments of `ip route add`."""
-        parts = ["default" if self.destination in _ANY.values() else self.destination]
+        parts: list[str] = [] if self.type == "unicast" else [self.type]
+        parts += ["default" if self.destination in _ANY.values() else self.destination]
         if self.group:
-            return " ".join([*parts, "nhid", str(self.group)])
-        parts += ["via", self.via] if self.via else []
-        parts += ["dev", self.link]
-        parts += ["scope", "link"] if not self.via and ":" not in self.destination else []
-        parts += ["src", self.source] if self.source else []
+            parts += ["nhid", str(self.group)]
+        else:
+            parts += ["via", self.via] if self.via else []
+            parts += ["dev", self.link] if self.link else []
+            parts += ["scope", "link"] if self._scope == RT_SCOPE_LINK else []
+            parts += ["src", self.source] if self.source else []
+        parts += ["table", str(self.table)] if self.table != RT_TABLE_MAIN else []
+        parts += ["onlink"] if self.is_onlink else []
         return " ".join(parts)
 
     def _body(self, links: Links, protocol: int, scope: int) -> bytes:
         family, network, length = packed_prefix(self.destination)
-        header = _RTMSG.pack(family, length, 0, 0, RT_TABLE_MAIN, protocol, scope, RTN_UNICAST, 0)
-        destination = attribute(RTA_DST, network) if length else b""
+        table = self.table if self.table <= _MAX_SHORT_TABLE else RT_TABLE_UNSPEC
+        flags = RTNH_F_ONLINK if self.is_onlink else 0
+        header = _RTMSG.pack(family, length, 0, 0, table, protocol, scope, _TYPES[self.type], flags)
+        body = header + (attribute(RTA_DST, network) if length else b"")
+        if table != self.table:
+            body += number(RTA_TABLE, self.table)
         if self.group:
-            return header + destination + number(RTA_NH_ID, self.group)
-        gateway = attribute(RTA_GATEWAY, packed(self.via)[1]) if self.via else b""
-        source = attribute(RTA_PREFSRC, packed(self.source)[1]) if self.source else b""
-        return (
-            header
-            + destination
-            + gateway
-            + source
-            + number(RTA_OIF, links.index(self.netns, self.link))
-        )
+            return body + number(RTA_NH_ID, self.group)
+        if self.via:
+            body += attribute(RTA_GATEWAY, packed(self.via)[1])
+        if self.source:
+            body += attribute(RTA_PREFSRC, packed(self.source)[1])
+        return body + (number(RTA_OIF, links.index(self.netns, self.link)) if self.link else b"")
 
 
 def decode_route(
@@ -125,27 +157,37 @@ def decode_route(
 ) -> tuple[Route, bool] | None:
     """Decode one RTM_NEWROUTE message; return None for routes that the lab never creates.
 
-    These are the kernel's own routes, routes of other tables, and all that are not plain unicast.
-    Return the route and True if the lab created it.
+    These are the kernel's own routes, routes of other types, and routes of other programs in tables
+    other than the main one. Return the route and True if the lab created it.
     body: rtmsg (12 bytes) | attributes.
     names: link names by interface index; a missing index raises KeyError.
     """
-    family, length, _, _, table, protocol, _, type_, _ = _RTMSG.unpack_from(body)
+    family, length, _, _, table, protocol, _, type_number, flags = _RTMSG.unpack_from(body)
+    is_ours = protocol == OUR_PROTOCOL
+    type_ = _TYPE_NAMES.get(type_number)
     attrs = attributes(body[_RTMSG.size :])
     table = as_number(attrs[RTA_TABLE]) if RTA_TABLE in attrs else table
-    if table != RT_TABLE_MAIN or protocol == RTPROT_KERNEL or type_ != RTN_UNICAST:
+    if type_ is None or protocol == RTPROT_KERNEL or not (is_ours or table == RT_TABLE_MAIN):
         return None
     destination = f"{address_text(attrs[RTA_DST])}/{length}" if RTA_DST in attrs else _ANY[family]
     if RTA_NH_ID in attrs:
-        return Route(
-            netns, destination, "", group=as_number(attrs[RTA_NH_ID])
-        ), protocol == OUR_PROTOCOL
+        group = as_number(attrs[RTA_NH_ID])
+        return Route(netns, destination, "", group=group, type=type_, table=table), is_ours
+    if type_ in _WITHOUT_LINK:
+        return Route(netns, destination, "", type=type_, table=table), is_ours
     if RTA_OIF not in attrs:
         return None
-    via = address_text(attrs[RTA_GATEWAY]) if RTA_GATEWAY in attrs else ""
-    source = address_text(attrs[RTA_PREFSRC]) if RTA_PREFSRC in attrs else ""
-    route = Route(netns, destination, names[as_number(attrs[RTA_OIF])], via, source)
-    return route, protocol == OUR_PROTOCOL
+    route = Route(
+        netns,
+        destination,
+        names[as_number(attrs[RTA_OIF])],
+        address_text(attrs[RTA_GATEWAY]) if RTA_GATEWAY in attrs else "",
+        address_text(attrs[RTA_PREFSRC]) if RTA_PREFSRC in attrs else "",
+        type=type_,
+        table=table,
+        is_onlink=bool(flags & RTNH_F_ONLINK),
+    )
+    return route, is_ours
 
 
 ROUTE_MESSAGES: Final = ObjectMessages(

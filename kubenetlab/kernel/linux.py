@@ -16,7 +16,7 @@ from typing import Final
 from msgspec import structs
 
 from kubenetlab.hoststate.diff import Changes, NetnsChanges, Operation
-from kubenetlab.hoststate.kinds import DUMPS, decode
+from kubenetlab.hoststate.kinds import decode, kinds_by_dump
 from kubenetlab.hoststate.links.link import LOOPBACK, Link
 from kubenetlab.hoststate.links.messages import ObservedLink, decode_link, dump_links
 from kubenetlab.hoststate.links.observed import observed_links
@@ -119,12 +119,11 @@ class LinuxKernel:
         sysctls: SysctlWriter,
         failures: list[Failure],
     ) -> int:
-        """Create or change one namespace and queue its new ports; return the operation count."""
+        """Create or change one namespace and queue what needs peers; return the operation count."""
         netlink = [
             operation for operation in entry.operations if operation.object.applier == "netlink"
         ]
-        ports = [operation for operation in netlink if _is_created_by_peer(operation)]
-        operations = [operation for operation in netlink if not _is_created_by_peer(operation)]
+        operations, on_peers = _split(netlink)
         if not entry.is_new:
             failures += self._change(entry.netns, operations, sysctls)
         elif hold := self._make(
@@ -132,7 +131,7 @@ class LinuxKernel:
         ):
             prerequisites = (_sandbox(operations).shares, *connected_namespaces(entry))
             starter.start(entry.netns, hold, prerequisites)
-        queue.add(entry.netns, ports)
+        queue.add(entry.netns, on_peers)
         return len(netlink)
 
     def _remove(self, changes: Changes, failures: list[Failure]) -> int:
@@ -318,9 +317,9 @@ class LinuxKernel:
         names = {link.index: link.name for link in links}
         peers = {obj.key: obj for obj in desired.values() if isinstance(obj, Peers)}
         peer_neighbors: dict[Key, list[Neighbor]] = {key: [] for key in peers}
-        for request, decoders in DUMPS.items():
+        for request, kinds in kinds_by_dump({link.kind for link in links}):
             for body in route.dump(request):
-                decoded = decode(decoders, netns, body, names)
+                decoded = decode(kinds, netns, body, names, desired)
                 if decoded is None:
                     continue
                 obj, is_ours = decoded
@@ -357,7 +356,20 @@ def _exists_in(obj: Object, existing: Mapping[Key, Object]) -> bool:
     return other is not None and structs.replace(obj, netns=other.netns) == other
 
 
-def _is_created_by_peer(operation: Operation) -> bool:
-    """Return True for a new link that is created later, by the veth of another namespace."""
-    obj = operation.object
-    return isinstance(obj, Link) and obj.is_created_by_peer and operation.verb != "remove"
+def _split(operations: Iterable[Operation]) -> tuple[list[Operation], list[Operation]]:
+    """Split into what can be done at once, and what waits for veths of other namespaces.
+
+    A new link whose peer creates it waits, and so does everything new that depends on the link.
+    """
+    at_once: list[Operation] = []
+    waiting: list[Operation] = []
+    created_later: set[Key | None] = set()
+    for operation in operations:
+        obj = operation.object
+        is_created_by_peer = isinstance(obj, Link) and obj.is_created_by_peer
+        if operation.verb != "remove" and (is_created_by_peer or obj.depends_on in created_later):
+            created_later.add(obj.key)
+            waiting.append(operation)
+        else:
+            at_once.append(operation)
+    return at_once, waiting

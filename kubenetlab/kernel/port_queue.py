@@ -1,4 +1,4 @@
-"""Bridge ports that wait for the veth pairs of other namespaces during one apply."""
+"""Operations that wait for the veth pairs of other namespaces during one apply."""
 
 from __future__ import annotations
 

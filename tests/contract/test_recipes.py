@@ -65,7 +65,7 @@ def added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str,
 def test_the_page_has_examples_and_refers_to_existing_files() -> None:
     """Each recipe with code has an example; paths without NAME belong to this checkout."""
     assert sorted(Path(path).stem for path in EXAMPLES) == [
-        "blackhole",
+        "prohibit",
         "proxy_amnesia",
         "walled",
         "whoami",
@@ -124,18 +124,18 @@ def test_the_recipe_for_a_kind_of_kernel_object_works(
     added: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its decoder reads what its encoder writes, and notifications about it are understood."""
-    module = added["blackhole"]
-    route = module.Blackhole("node/a", "10.9.0.0/16")
+    module = added["prohibit"]
+    route = module.Prohibit("node/a", "10.9.0.0/16")
     ((*_, body),) = messages(route.create(None))  # the route names no link
-    assert module.decode_blackhole("node/a", body, {}) == (route, True)
-    monkeypatch.setattr(kinds, "KINDS", (*kinds.KINDS, module.BLACKHOLE_MESSAGES))
+    assert module.decode_prohibit("node/a", body, {}) == (route, True)
+    monkeypatch.setattr(kinds, "KINDS", (*kinds.KINDS, module.PROHIBIT_MESSAGES))
     states = [
         kinds.decode_event("node/a", type_, body, {})
         for type_ in (wire.RTM_NEWROUTE, wire.RTM_DELROUTE)
     ]
     assert states == [(route.key, route), (route.key, None)]
     assert list(route.commands(lambda netns: "a")) == [
-        "ip -n a route add blackhole 10.9.0.0/16 proto static"
+        "ip -n a route add prohibit 10.9.0.0/16 proto static"
     ]
 
 

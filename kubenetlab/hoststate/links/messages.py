@@ -50,6 +50,8 @@ class ObservedLink(Struct, frozen=True):
     master_index: int
     alias: str
     is_hairpin: bool
+    data: bytes = b""
+    """Attributes of its kind (IFLA_INFO_DATA), not decoded."""
 
 
 def decode_link(body: memoryview) -> ObservedLink:
@@ -69,6 +71,7 @@ def decode_link(body: memoryview) -> ObservedLink:
         master_index=as_number(attrs[IFLA_MASTER]) if IFLA_MASTER in attrs else 0,
         alias=as_string(attrs[IFLA_IFALIAS]) if IFLA_IFALIAS in attrs else "",
         is_hairpin=IFLA_BRPORT_MODE in port and bool(as_number(port[IFLA_BRPORT_MODE])),
+        data=bytes(info[IFLA_INFO_DATA]) if IFLA_INFO_DATA in info else b"",
     )
 
 

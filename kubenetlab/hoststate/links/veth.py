@@ -1,4 +1,4 @@
-"""Veth pairs: the end that creates the pair, and its peer as a bridge port.
+"""Veth pairs: the end that creates the pair, and its peer, which may be a bridge port.
 
 Source: include/uapi/linux/if_link.h, net/core/rtnetlink.c, drivers/net/veth.c (6.12);
 iproute2 ip/iplink.c.
@@ -50,8 +50,8 @@ from kubenetlab.hoststate.object import Key, Object, ShellName
 class Veth(Link, frozen=True):
     """One end of a veth pair; creating it creates the peer in `peer_netns`, too.
 
-    The peer end is configured by its own `Port` object. Both ends get interface indexes that are
-    unique in the lab, so that a dump of one end identifies the other.
+    The peer end is configured by an object of its own, a `VethPeer` or a `Port`. Both ends get
+    interface indexes that are unique in the lab, so that a dump of one end identifies the other.
     """
 
     kind = "veth"
@@ -147,6 +147,44 @@ class Veth(Link, frozen=True):
         peer_end = f"type veth peer name {self.peer} netns {peer_netns} {settings}"
         yield f"ip -n {netns} link add {self.name} address {self.mac} {settings} \\\n    {peer_end}"
         yield f"ip -n {netns} link set {self.name}{alias_option(self.alias)} up"
+
+
+class VethPeer(Link, frozen=True):
+    """The peer end of a `Veth`, as a link with addresses and routes of its own."""
+
+    kind = "veth"
+    is_created_by_peer = True
+    rank = 50
+
+    mac: str
+    mtu: int = 1500
+    alias: str = ""
+    is_up: bool = True
+
+    @classmethod
+    def decode(cls, netns: str, link: ObservedLink, others: OtherLinks) -> Self:
+        return cls(netns, link.name, link.mac, link.mtu, link.alias, link.is_up)
+
+    def __str__(self) -> str:
+        suffix = f"{alias_words(self.alias)}{down_word(self.is_up)}"
+        return f"veth {self.name} mac {self.mac} mtu {self.mtu}{suffix}"
+
+    def create(self, links: Links) -> bytes:
+        """Return the request that configures the link, which its veth created with its MTU."""
+        return self.change(links)
+
+    def change(self, links: Links) -> bytes:
+        body = (
+            ifinfo(links.index(self.netns, self.name), IFF_UP)
+            + attribute(IFLA_ADDRESS, mac_bytes(self.mac))
+            + number(IFLA_MTU, self.mtu)
+            + string(IFLA_IFALIAS, self.alias)
+        )
+        return message(wire.RTM_NEWLINK, 0, body)
+
+    def commands(self, shell_name: ShellName) -> Iterator[str]:
+        settings = f"address {self.mac}{alias_option(self.alias)}"
+        yield f"ip -n {shell_name(self.netns)} link set {self.name} {settings} up"
 
 
 class Port(Link, frozen=True):

@@ -1,0 +1,202 @@
+"""VXLAN links, their forwarding entries, and routes of all types, by real packets."""
+
+from __future__ import annotations
+
+import errno
+import json
+import socket
+import subprocess
+from typing import Any
+
+import pytest
+
+from kubenetlab.hoststate.address import Address
+from kubenetlab.hoststate.fdb import ANY_MAC, FdbEntry
+from kubenetlab.hoststate.links.bridge import Bridge
+from kubenetlab.hoststate.links.veth import Veth, VethPeer
+from kubenetlab.hoststate.links.vxlan import OVERHEAD_BYTES, Vxlan
+from kubenetlab.hoststate.neighbor import Neighbor
+from kubenetlab.hoststate.object import Object
+from kubenetlab.hoststate.route import Route
+from kubenetlab.hoststate.state import HostState
+from kubenetlab.kernel.linux import LinuxKernel
+from tests.kernel.states import Make, apply_desired, difference, ip, state_of
+from tests.patience import patiently
+
+FABRIC = {4: ("192.0.2.1", "192.0.2.2", 24), 6: ("2001:db8::1", "2001:db8::2", 64)}
+"""IP version → addresses of both nodes, and the prefix length of their network."""
+INSIDE = ("10.244.0.0", "10.244.1.0")
+MACS = ("0a:58:00:00:00:0a", "0a:58:00:00:00:0b")
+NODES = ("a", "b")
+
+
+def tunnel_end(number: int, version: int, *, vni: int = 1) -> list[Object]:
+    """Return what a node has for a VXLAN overlay in flannel's manner."""
+    node, peer = NODES[number], 1 - number
+    *addresses, length = FABRIC[version]
+    return [
+        Address(node, "eth0", f"{addresses[number]}/{length}"),
+        Vxlan(
+            node,
+            "vxlan.1",
+            MACS[number],
+            vni,
+            8472,
+            str(addresses[number]),
+            "eth0",
+            1500 - OVERHEAD_BYTES[version],
+        ),
+        Address(node, "vxlan.1", f"{INSIDE[number]}/32"),
+        Neighbor(node, "vxlan.1", INSIDE[peer], MACS[peer]),
+        FdbEntry(node, "vxlan.1", MACS[peer], str(addresses[peer])),
+        Route(node, f"{INSIDE[peer]}/24", "vxlan.1", INSIDE[peer], is_onlink=True),
+    ]
+
+
+def two_nodes(version: int = 4, *, vni: int = 1) -> HostState:
+    """Return two nodes, whose links are the ends of one pair."""
+    return state_of(
+        VethPeer("a", "eth0", "0a:58:00:00:00:01"),
+        *tunnel_end(0, version),
+        Veth("b", "eth0", "0a:58:00:00:00:02", "a", "eth0"),
+        *tunnel_end(1, version, vni=vni),
+    )
+
+
+def client_seen_by_b(linux: LinuxKernel, timeout_s: float = 5) -> str:
+    """Return the source address that b sees of a connection from a; empty without an answer.
+
+    The kernel repeats the first packet of a connection after one second.
+    """
+    with linux.sandboxes.inside("b"):
+        server = socket.create_server((INSIDE[1], 80))
+    with linux.sandboxes.inside("a"), socket.socket() as client, server:
+        client.settimeout(patiently(timeout_s))
+        try:
+            client.connect((INSIDE[1], 80))
+        except TimeoutError:
+            return ""
+        connection, (address, _) = server.accept()
+        connection.close()
+    return str(address)
+
+
+def show(linux: LinuxKernel, *words: str) -> list[dict[str, Any]]:
+    """Return what iproute2 shows on node a."""
+    program, *arguments = words
+    netns = f"--net=/proc/{linux.sandboxes.pids['a']}/ns/net"
+    done = subprocess.run(
+        ["nsenter", netns, program, "-j", "-d", *arguments], capture_output=True, check=True
+    )
+    listed: list[dict[str, Any]] = json.loads(done.stdout)
+    return listed
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_packets_cross_a_vxlan(kernel: Make, version: int) -> None:
+    """The other node sees the sender's own address, and iproute2 shows each object."""
+    linux, desired = kernel(), two_nodes(version)
+    apply_desired(linux, desired)
+    assert difference(linux, desired) == ""
+    assert client_seen_by_b(linux) == INSIDE[0]
+    (link,) = show(linux, "ip", "link", "show", "vxlan.1")
+    data = link["linkinfo"]["info_data"]
+    assert (data["id"], data["port"], data["link"], data["learning"]) == (1, 8472, "eth0", False)
+    assert data["local" if version == 4 else "local6"] == FABRIC[version][0]
+    entries = show(linux, "bridge", "fdb", "show", "dev", "vxlan.1")
+    assert [(entry["mac"], entry["dst"], entry["state"]) for entry in entries] == [
+        (MACS[1], FABRIC[version][1], "permanent")
+    ]
+    (route,) = show(linux, "ip", "route", "show", "10.244.1.0/24")
+    assert (route["gateway"], route["dev"], route["flags"]) == (INSIDE[1], "vxlan.1", ["onlink"])
+
+
+def test_nodes_with_different_identifiers_do_not_hear_each_other(kernel: Make) -> None:
+    linux = kernel()
+    apply_desired(linux, two_nodes(vni=2))
+    assert client_seen_by_b(linux, timeout_s=0.5) == ""
+    desired = two_nodes()
+    assert "(was: vxlan vxlan.1 id 2" in difference(linux, desired)
+    apply_desired(linux, desired)
+    assert difference(linux, desired) == ""
+    assert client_seen_by_b(linux) == INSIDE[0]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "bridge fdb delete 0a:58:00:00:00:0b dev vxlan.1 dst 192.0.2.2 self",
+        "bridge fdb append 0a:58:00:00:00:0c dev vxlan.1 dst 192.0.2.9 self permanent",
+        "bridge fdb append 00:00:00:00:00:00 dev vxlan.1 dst 192.0.2.9 self permanent",
+        "ip link delete vxlan.1",
+        "ip link set vxlan.1 mtu 1400",
+        "ip link set vxlan.1 address 0a:58:00:00:00:99",
+        "ip link set vxlan.1 down",
+        "ip route replace blackhole 10.244.1.0/24",
+        "ip route delete 10.244.1.0/24",
+        "ip neighbor delete 10.244.1.0 dev vxlan.1",
+        "ip link delete eth0",
+    ],
+)
+def test_drift_of_an_overlay_is_repaired(kernel: Make, command: str) -> None:
+    linux, desired = kernel(), two_nodes()
+    apply_desired(linux, desired)
+    netns = f"--net=/proc/{linux.sandboxes.pids['a']}/ns/net"
+    subprocess.run(["nsenter", netns, *command.split()], check=True)
+    assert difference(linux, desired) != ""
+    for _ in range(3):
+        apply_desired(linux, desired)
+    assert difference(linux, desired) == ""
+    assert client_seen_by_b(linux) == INSIDE[0]
+
+
+def test_unknown_destinations_are_sent_to_several_nodes(kernel: Make) -> None:
+    """Entries of the address of unknown destinations are kept beside each other."""
+    linux = kernel()
+    flooded = [FdbEntry("a", "vxlan.1", ANY_MAC, f"192.0.2.{node}") for node in (2, 3, 4)]
+    desired = state_of(*two_nodes().objects(), *flooded)
+    apply_desired(linux, desired)
+    assert difference(linux, desired) == ""
+    fewer = state_of(*two_nodes().objects(), *flooded[1:])
+    apply_desired(linux, fewer)
+    assert difference(linux, fewer) == ""
+    assert client_seen_by_b(linux) == INSIDE[0]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "destination"), [("10.9.0.0/16", "10.9.0.1"), ("2001:db8:9::/48", "2001:db8:9::1")]
+)
+@pytest.mark.parametrize("table", [254, 100, 1000])
+def test_routes_of_every_type_have_their_effect(
+    kernel: Make, prefix: str, destination: str, table: int
+) -> None:
+    """They replace one another, also in tables that rules select."""
+    linux = kernel()
+    version = 6 if ":" in prefix else 4
+    base = [
+        Bridge("n", "br0", "0a:58:00:00:00:01"),
+        Address("n", "br0", "2001:db8::1/64" if version == 6 else "192.0.2.1/24"),
+    ]
+    expected = {
+        "blackhole": errno.EINVAL,
+        "unreachable": errno.EHOSTUNREACH,
+        "unicast": 0,
+        "local": 0,
+    }
+    for type_, number in expected.items():
+        link = "" if type_ in ("blackhole", "unreachable") else "lo" if type_ == "local" else "br0"
+        desired = state_of(*base, Route("n", prefix, link, type=type_, table=table))  # type: ignore[arg-type]
+        apply_desired(linux, desired)
+        assert difference(linux, desired) == "", type_
+        if table != 254:
+            words = f"-{version} rule add to {prefix} table {table} priority 5"
+            ip(linux, "n", *words.split())
+        family = socket.AF_INET6 if version == 6 else socket.AF_INET
+        with linux.sandboxes.inside("n"), socket.socket(family, socket.SOCK_DGRAM) as client:
+            if type_ != "local" or table == 254:  # other tables give it no source address
+                assert client.connect_ex((destination, 9)) == number, type_
+        shown = ip(linux, "n", f"-{version}", "route", "show", "table", "all", "type", type_)
+        start = prefix if type_ == "unicast" else f"{type_} {prefix}"
+        assert any(line.startswith(f"{start} ") for line in shown.splitlines()), shown
+        if table != 254:
+            ip(linux, "n", f"-{version}", "rule", "delete", "priority", "5")
