@@ -9,12 +9,18 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from kubenetlab.errors import KubenetlabError, LabError
 from kubenetlab.lab import rundir
 
 SWEEP_TIMEOUT_S = 10.0
 """Time allowed for another command to finish making or removing the lab, in seconds."""
+LOCK_INTERVAL_S: Final = 0.01
+"""Time between two attempts to lock a run directory, in seconds.
+
+flock(2) has no timeout: a call that waits could only be ended by a signal.
+"""
 
 
 def claim(lab: str) -> int:
@@ -115,7 +121,7 @@ def _lock(directory: Path, timeout_s: float) -> int | None:
                 raise LabError(
                     f"another command is creating or removing lab {directory.name}; try again"
                 ) from None
-            time.sleep(0.01)
+            time.sleep(LOCK_INTERVAL_S)
         except FileNotFoundError:
             pass
         os.close(descriptor)

@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     from kubenetlab.lab.overview import LabSummary
 
 INTERVAL_S: Final = 1.0
-"""Time between two updates of -w, in seconds."""
+"""Time between two updates of -w, in seconds.
+
+Age and memory change without an event, and so do the labs of other users.
+"""
 _NUMERIC: Final = ("AGE", "NODES", "SERVICES", "FAULTS", "PROCESSES", "MEMORY", "PID")
 _OPTIONAL: Final = ("SERVICES", "NODES", "PROCESSES", "OWNER", "FAULTS", "AGE")
 """Columns that a narrow terminal leaves out, in this order. `-o wide` without -w shows all."""

@@ -18,7 +18,10 @@ from kubenetlab.lab import rundir
 from kubenetlab.lab.paths import LAB_API, WHOLE_LAB
 
 RETRY_INTERVAL_S: Final = 0.05
-"""Time between two requests to an agent that closes the connection without a reply, in seconds."""
+"""Time between two requests to an agent that closes the connection without a reply, in seconds.
+
+The progress itself is a stream of the API. The requests end at the timeout of the command.
+"""
 
 State = JsonObject
 """One line of the API's `settled` stream: pods and Jobs by state, failures, diagnostics."""

@@ -30,6 +30,11 @@ PREFIX: Final = "kubenetlab-"
 REMOVAL_TIMEOUT_S = 2.0
 """Time allowed for killed processes to leave a cgroup that is removed, in seconds."""
 _POLL_INTERVAL_S = 0.005
+"""Time between two attempts to remove a cgroup, in seconds.
+
+The kernel reports that a cgroup is empty only with version 2 (cgroup.events), so both versions are
+polled. Killed processes leave within milliseconds.
+"""
 
 
 class Hierarchy(Struct, frozen=True):

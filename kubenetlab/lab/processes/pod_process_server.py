@@ -42,7 +42,11 @@ if TYPE_CHECKING:
     from kubenetlab.lab.runtime.container_limits import AppliedLimits, ContainerLimits
 
 ACCEPT_PAUSE_S: Final = 0.05
-"""Delay after a connection that could not be accepted, in seconds: poll() returns it at once."""
+"""Pause after a connection that could not be accepted, in seconds.
+
+poll(2) reports the waiting connection again at once, and nothing reports a free descriptor. Without
+the pause, init would use a whole processor until a descriptor is free.
+"""
 
 
 class PodRoles(Protocol):
