@@ -129,6 +129,8 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
         "diff",
     ),
     "kubenetlab/cli/objects/exec": ("exec_isolation", "exec_processes", "containers"),
+    "kubenetlab/cli/objects/deletion": ("termination",),
+    "kubenetlab/cli/objects/rollout": ("workloads",),
     "kubenetlab/kernel/processes/cgroups": ("resource_limits",),
     "kubenetlab/kernel/processes/rlimits": ("resource_limits",),
     "kubenetlab/lab/runtime/container_limits": ("resource_limits",),
