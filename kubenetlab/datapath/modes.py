@@ -25,7 +25,7 @@ from kubenetlab.api.text.decode import Finding, decode, format_path
 from kubenetlab.datapath.view import NodePlace, NodeView, PodView, ServiceView
 from kubenetlab.errors import ManifestError, Problem, did_you_mean
 from kubenetlab.hoststate.object import Object
-from kubenetlab.hoststate.rules.rulesets import SubjectRules
+from kubenetlab.hoststate.rules.rulesets import RuleObject, SubjectRules
 
 
 class ModeFamily(NamedTuple):
@@ -146,7 +146,7 @@ class ServiceProxy(Protocol):
 
     def service(
         self, service: ServiceView, place: NodePlace, network: PodNetwork
-    ) -> tuple[SubjectRules | Object, ...]:
+    ) -> tuple[SubjectRules[RuleObject] | Object, ...]:
         """Return the rules and other objects of one Service on a node, without a namespace yet."""
 
 

@@ -19,11 +19,11 @@ from kubenetlab.datapath.proxy.services import depends_on_node
 from kubenetlab.datapath.proxy_views import ProxyView
 from kubenetlab.datapath.view import ANYWHERE, NodePlace, NodeView, ServiceView
 from kubenetlab.hoststate.object import Object
-from kubenetlab.hoststate.rules.rulesets import RuleSet, Subject, SubjectRules
+from kubenetlab.hoststate.rules.rulesets import RuleObject, RuleSet, Subject, SubjectRules
 from kubenetlab.versioned import ChangedEntries, VersionedMap
 
 _Key = tuple[str, str]
-_Needs = tuple[SubjectRules | Object, ...]
+_Needs = tuple[SubjectRules[RuleObject] | Object, ...]
 """Rules of one Service, and other objects it needs."""
 
 
@@ -40,9 +40,9 @@ class _All(Struct, frozen=True):
     sets: rules by backend. beside: other objects, and the number of Services that need each.
     """
 
-    sets: Mapping[str, RuleSet]
+    sets: Mapping[str, RuleSet[RuleObject]]
     beside: Mapping[Object, int]
-    found: tuple[RuleSet | Object, ...]
+    found: tuple[RuleSet[RuleObject] | Object, ...]
     """Both as one tuple, for the plan."""
 
 
@@ -52,7 +52,7 @@ def service_rules(
     proxy_view: ProxyView,
     node: NodeView,
     network: PodNetwork,
-) -> tuple[RuleSet | Object, ...]:
+) -> tuple[RuleSet[RuleObject] | Object, ...]:
     """Return the rules that a kube-proxy with this knowledge wants on a node."""
     owner, views = proxy_view.node, proxy_view.services
     everywhere = cache.each(("rules", owner), _anywhere, views, proxy, network)
@@ -93,7 +93,7 @@ def _placed(
 def _all(former: _All | None, *changes_by_map: ChangedEntries[_Key, _Needs | _NodeByNode]) -> _All:
     """Return the rules by backend, and every other object once."""
     former = former or _All({}, {}, ())
-    changes: dict[str, dict[Subject, SubjectRules | None]] = {}
+    changes: dict[str, dict[Subject, SubjectRules[RuleObject] | None]] = {}
     beside: Counter[Object] = Counter()
     changed_needs = [
         news_of_map[key]

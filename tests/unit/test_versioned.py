@@ -70,7 +70,7 @@ def test_an_old_version_is_compared_entry_by_entry() -> None:
     assert len(after.changes_since(last)) == MAX_TOUCHED + 1
 
 
-def rules(name: str, *shared: str) -> SubjectRules:
+def rules(name: str, *shared: str) -> SubjectRules[Element]:
     objects = tuple(
         Element("", "ip", "t", "set", SetType(("ipv4_addr",)), (item,)) for item in shared
     )
@@ -87,7 +87,7 @@ SUBJECTS = st.dictionaries(
 @given(st.lists(SUBJECTS, max_size=6))
 def test_a_rule_set_updates_its_totals(steps: list[dict[str, list[str] | None]]) -> None:
     """Totals after many changes equal those of a set built at once, in any order of changes."""
-    rule_set = RuleSet("nftables", VersionedMap())
+    rule_set: RuleSet[Element] = RuleSet("nftables", VersionedMap())
     for step in steps:
         assert rule_set.total >= 0
         assert all(rule_set.shared.values())

@@ -18,7 +18,7 @@ from kubenetlab.datapath.modes import PodNetwork, ServiceProxy
 from kubenetlab.datapath.service_rules import service_rules
 from kubenetlab.datapath.view import NodeView, without_pods
 from kubenetlab.hoststate.object import Object, Origin
-from kubenetlab.hoststate.rules.rulesets import NodeRules, RuleSet
+from kubenetlab.hoststate.rules.rulesets import NodeRules, RuleObject, RuleSet
 
 
 def _inputs(context: PlanContext) -> Iterator[tuple[str, Inputs]]:
@@ -29,7 +29,10 @@ def _inputs(context: PlanContext) -> Iterator[tuple[str, Inputs]]:
 
 
 def _objects(
-    node: NodeView, rules: tuple[RuleSet | Object, ...], proxy: ServiceProxy, network: PodNetwork
+    node: NodeView,
+    rules: tuple[RuleSet[RuleObject] | Object, ...],
+    proxy: ServiceProxy,
+    network: PodNetwork,
 ) -> tuple[DesiredObjects, ...]:
     of_services = (
         NodeRules(node.netns, entry)

@@ -89,7 +89,7 @@ class Mode(LocalTrafficOptions, frozen=True):
 
     def service(
         self, service: ServiceView, place: NodePlace, network: PodNetwork
-    ) -> tuple[SubjectRules, ...]:
+    ) -> tuple[SubjectRules[RuleObject], ...]:
         rules = []
         for cluster_cidr in network.cluster_cidrs:
             version = ip.version_of(cluster_cidr)

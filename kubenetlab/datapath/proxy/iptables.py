@@ -47,7 +47,7 @@ from kubenetlab.hoststate.rules.iptables import (
     Jump,
     comment,
 )
-from kubenetlab.hoststate.rules.rulesets import SubjectRules
+from kubenetlab.hoststate.rules.rulesets import RuleObject, SubjectRules
 from kubenetlab.hoststate.sandbox import Sysctl
 
 MASQUERADE_MARK = "0x4000"
@@ -157,8 +157,8 @@ class Mode(LocalTrafficOptions, frozen=True):
 
     def service(
         self, service: ServiceView, place: NodePlace, network: PodNetwork
-    ) -> tuple[SubjectRules, ...]:
-        rules: list[SubjectRules] = []
+    ) -> tuple[SubjectRules[RuleObject], ...]:
+        rules: list[SubjectRules[RuleObject]] = []
         for detector in self.detectors(network, place.families):
             version = detector.version
             ports = port_views(place, service, version)

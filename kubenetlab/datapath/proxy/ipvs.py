@@ -112,8 +112,8 @@ class Mode(LocalTrafficOptions, frozen=True):
 
     def service(
         self, service: ServiceView, place: NodePlace, network: PodNetwork
-    ) -> tuple[SubjectRules | Object, ...]:
-        objects: list[SubjectRules | Object] = []
+    ) -> tuple[SubjectRules[RuleObject] | Object, ...]:
+        objects: list[SubjectRules[RuleObject] | Object] = []
         for cluster_cidr in network.cluster_cidrs:
             version = ip.version_of(cluster_cidr)
             addresses = self._node_addresses(place, version)

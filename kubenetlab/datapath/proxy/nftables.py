@@ -61,7 +61,7 @@ from kubenetlab.hoststate.rules.nftables.statements import (
     drop,
     goto,
 )
-from kubenetlab.hoststate.rules.rulesets import SubjectRules
+from kubenetlab.hoststate.rules.rulesets import RuleObject, SubjectRules
 
 MAX_FAITHFUL = 1000
 """Maximum number of Services for which `layout: auto` is `faithful`."""
@@ -113,8 +113,8 @@ class Mode(LocalTrafficOptions, frozen=True):
 
     def service(
         self, service: ServiceView, place: NodePlace, network: PodNetwork
-    ) -> tuple[SubjectRules, ...]:
-        rules: list[SubjectRules] = []
+    ) -> tuple[SubjectRules[RuleObject], ...]:
+        rules: list[SubjectRules[RuleObject]] = []
         for detector in self._detectors(place, network):
             version = detector.version
             family_table = FamilyTable(NFT_FAMILIES[version])

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from kubenetlab.datapath.modes import ModeOptions, PodNetwork
 from kubenetlab.datapath.view import NodePlace, NodeView, ServiceView
 from kubenetlab.hoststate.object import Object
-from kubenetlab.hoststate.rules.rulesets import SubjectRules
+from kubenetlab.hoststate.rules.rulesets import RuleObject, SubjectRules
 
 
 class Mode(ModeOptions, frozen=True):
@@ -23,5 +23,5 @@ class Mode(ModeOptions, frozen=True):
 
     def service(
         self, service: ServiceView, place: NodePlace, network: PodNetwork
-    ) -> tuple[SubjectRules, ...]:
+    ) -> tuple[SubjectRules[RuleObject], ...]:
         return ()

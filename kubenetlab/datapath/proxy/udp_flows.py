@@ -12,7 +12,9 @@ from kubenetlab.hoststate.rules.conntrack import FlowDestination
 from kubenetlab.hoststate.rules.rulesets import SubjectRules
 
 
-def udp_flows(subject: str, ports: Sequence[PortView], version: int) -> tuple[SubjectRules, ...]:
+def udp_flows(
+    subject: str, ports: Sequence[PortView], version: int
+) -> tuple[SubjectRules[FlowDestination], ...]:
     """Return the destinations of a Service's UDP ports; empty without any."""
     destinations = tuple(
         destination

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
@@ -36,7 +36,7 @@ from kubenetlab.hoststate.rules.bpf_objects import (
 )
 from kubenetlab.hoststate.rules.listing import Difference
 from kubenetlab.hoststate.rules.rules_diff import changed_members
-from kubenetlab.hoststate.rules.rulesets import NodeRules, OwnedName, members
+from kubenetlab.hoststate.rules.rulesets import DiffCache, NodeRules, OwnedName, members
 
 if TYPE_CHECKING:
     from kubenetlab.hoststate.rules.bpf_listing import BpfListing
@@ -68,7 +68,7 @@ IS_WATCHED: Final = True
 """The loader listens for new links, and for links that lose their programs."""
 
 
-Ruled = Bpf | NodeRules
+Ruled = Bpf | NodeRules[Bpf]
 
 
 class MapUpdate(Struct, omit_defaults=True):
@@ -84,14 +84,19 @@ class MapUpdate(Struct, omit_defaults=True):
     """Map and key of each entry to delete."""
 
 
-def update(old: Sequence[Ruled], new: Sequence[Ruled], former: Iterable[OwnedName] = ()) -> str:
+def update(
+    old: Sequence[Ruled],
+    new: Sequence[Ruled],
+    former: Iterable[OwnedName] = (),
+    cache: DiffCache | None = None,
+) -> str:
     """Return the update from `old` to `new`; empty if nothing has to be done.
 
     New endpoint lists are set before the frontends that refer to them; old ones are deleted after.
     """
     if not _links(old) or not _links(new):
         return replacement(new, former if _links(new) or not _links(old) else (NAME,))
-    before, after = (_entries(side.values()) for side in changed_members(old, new))
+    before, after = (_entries(side.values()) for side in changed_members(old, new, cache))
     transaction = MapUpdate(_links(new))
     transaction.set = [
         (name, key.hex(), value.hex())
@@ -188,7 +193,7 @@ def _text(transaction: MapUpdate) -> str:
     return json.dumps(fields)
 
 
-def _entries(objects: Iterable[Any]) -> dict[Entry, bytes]:
+def _entries(objects: Iterable[BpfObject]) -> dict[Entry, bytes]:
     """Return the map entries in the order in which they are set; they are deleted in reverse."""
     ordered = sorted(objects, key=lambda obj: obj.rank)
     return {entry: value for obj in ordered for entry, value in obj.entries()}

@@ -8,7 +8,6 @@ nothing in the kernel. Source: pkg/proxy/conntrack/cleanup.go (1.33).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -16,7 +15,7 @@ from msgspec import Struct
 from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.rules.listing import Difference
 from kubenetlab.hoststate.rules.rules_diff import changed_members
-from kubenetlab.hoststate.rules.rulesets import NodeRules, OwnedName, RuleObject
+from kubenetlab.hoststate.rules.rulesets import DiffCache, NodeRules, OwnedName, RuleObject
 
 COMES_LAST = True
 """Flows are deleted after the rules have changed that decide about the next packet."""
@@ -45,7 +44,7 @@ class FlowDestination(RuleObject, frozen=True):
         return f"UDP flows to {address} port {self.port} lead to {len(self.endpoints)} endpoints"
 
 
-Ruled = FlowDestination | NodeRules
+Ruled = FlowDestination | NodeRules[FlowDestination]
 
 
 class FlowUpdate(Struct, frozen=True):
@@ -62,13 +61,18 @@ def decode(text: str) -> list[FlowUpdate]:
     return msgspec.json.decode(text, type=list[FlowUpdate])
 
 
-def update(old: Sequence[Ruled], new: Sequence[Ruled], former: Iterable[OwnedName] = ()) -> str:
+def update(
+    old: Sequence[Ruled],
+    new: Sequence[Ruled],
+    former: Iterable[OwnedName] = (),
+    cache: DiffCache | None = None,
+) -> str:
     """Return the destinations that are new, have lost an endpoint or are removed.
 
     A destination that gets its first endpoint is left alone: until then its packets were rejected
     or dropped, and such flows are not tracked.
     """
-    before, after = changed_members(old, new)
+    before, after = changed_members(old, new, cache)
     touched = [
         FlowUpdate(obj.version, obj.address, obj.port, obj.endpoints)
         for key, obj in after.items()
@@ -102,7 +106,7 @@ def commands(objects: Sequence[Ruled]) -> Iterator[str]:
     return iter(())
 
 
-def differences(objects: Sequence[Ruled], listed: Any) -> Iterator[Difference]:
+def differences(objects: Sequence[Ruled], listed: object) -> Iterator[Difference]:
     """Yield nothing: packets create flows, and none of them has to exist."""
     return iter(())
 

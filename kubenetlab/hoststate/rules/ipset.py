@@ -18,7 +18,7 @@ from msgspec import Struct
 from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.rules.listing import RuleContainer
 from kubenetlab.hoststate.rules.rules_diff import changed_members
-from kubenetlab.hoststate.rules.rulesets import NodeRules, OwnedName, RuleObject, members
+from kubenetlab.hoststate.rules.rulesets import DiffCache, NodeRules, OwnedName, RuleObject, members
 
 FAMILIES: Final[Mapping[int, str]] = {4: "inet", 6: "inet6"}
 """Family in a set's description, by IP version."""
@@ -74,7 +74,7 @@ class Member(_Ipset, frozen=True):
 
 
 IpsetObject = Set | Member
-IpsetRules = IpsetObject | NodeRules
+IpsetRules = IpsetObject | NodeRules[IpsetObject]
 
 Contents = Mapping[str, frozenset[str]]
 """Members by name of the set."""
@@ -96,10 +96,13 @@ def decode_restore(text: str) -> IpsetRestore:
 
 
 def update(
-    old: Sequence[IpsetRules], new: Sequence[IpsetRules], former: Iterable[OwnedName] = ()
+    old: Sequence[IpsetRules],
+    new: Sequence[IpsetRules],
+    former: Iterable[OwnedName] = (),
+    cache: DiffCache | None = None,
 ) -> str:
     """Return the commands that add sets, add and delete members, and destroy sets."""
-    before, after = changed_members(old, new)
+    before, after = changed_members(old, new, cache)
     added, removed = (
         [obj for key, obj in after.items() if before.get(key) != obj],
         [obj for key, obj in before.items() if key not in after],

@@ -10,6 +10,7 @@ Source: iptables-restore(8), iptables-extensions(8) 1.8.9; pkg/proxy/iptables/pr
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar, Final
 
@@ -19,7 +20,7 @@ from msgspec import Struct
 from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.rules.listing import RuleContainer
 from kubenetlab.hoststate.rules.rules_diff import changed_members
-from kubenetlab.hoststate.rules.rulesets import NodeRules, OwnedName, RuleObject, members
+from kubenetlab.hoststate.rules.rulesets import DiffCache, NodeRules, OwnedName, RuleObject, members
 
 FAMILIES: Final[Mapping[int, str]] = {4: "ip", 6: "ip6"}
 """Family by IP version, with which the names of its programs begin."""
@@ -36,6 +37,11 @@ class _Iptables(RuleObject, frozen=True):
     """Base class of the objects of this backend."""
 
     backend = "iptables"
+
+    @property
+    @abstractmethod
+    def chain_id(self) -> ChainId:
+        """Chain of the object."""
 
 
 class IptablesChain(_Iptables, frozen=True):
@@ -102,7 +108,7 @@ class Jump(_SingleRule, frozen=True):
 
 
 IptablesObject = IptablesChain | ChainEntry | Jump
-Ruled = IptablesObject | NodeRules
+Ruled = IptablesObject | NodeRules[IptablesObject]
 
 
 class IptablesRestore(Struct, frozen=True):
@@ -132,9 +138,14 @@ def owner(chain: str) -> str:
     return chain.partition("-")[0] + "-"
 
 
-def update(old: Sequence[Ruled], new: Sequence[Ruled], former: Iterable[OwnedName] = ()) -> str:
+def update(
+    old: Sequence[Ruled],
+    new: Sequence[Ruled],
+    former: Iterable[OwnedName] = (),
+    cache: DiffCache | None = None,
+) -> str:
     """Return the input that replaces changed chains, deletes removed ones and updates jumps."""
-    before, after = changed_members(old, new)
+    before, after = changed_members(old, new, cache)
     desired = _chains(new)
     removed_chains = sorted(
         {obj.chain_id for obj in before.values() if isinstance(obj, IptablesChain)} - desired
@@ -285,17 +296,13 @@ def _chains(objects: Iterable[Ruled]) -> set[ChainId]:
     return {obj.chain_id for obj in members(objects) if isinstance(obj, IptablesChain)}
 
 
-def _changed_chains(
-    before: Iterable[IptablesObject], after: Iterable[IptablesObject]
-) -> set[ChainId]:
+def _changed_chains(before: Iterable[_Iptables], after: Iterable[_Iptables]) -> set[ChainId]:
     """Return the chains whose rules or entries differ."""
     old, new = ({obj for obj in side if not isinstance(obj, Jump)} for side in (before, after))
     return {obj.chain_id for obj in old ^ new}
 
 
-def _jumps(
-    objects: Mapping[Key, IptablesObject], others: Mapping[Key, IptablesObject]
-) -> list[Jump]:
+def _jumps(objects: Mapping[Key, _Iptables], others: Mapping[Key, _Iptables]) -> list[Jump]:
     return [obj for key, obj in objects.items() if isinstance(obj, Jump) and key not in others]
 
 

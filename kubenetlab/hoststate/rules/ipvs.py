@@ -9,7 +9,7 @@ Source: ipvsadm(8); k8s.io/kubernetes pkg/proxy/ipvs/graceful_termination.go (1.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from msgspec import Struct
@@ -18,7 +18,7 @@ from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.rules import listing
 from kubenetlab.hoststate.rules.listing import Difference, RuleContainer
 from kubenetlab.hoststate.rules.rules_diff import changed_members
-from kubenetlab.hoststate.rules.rulesets import NodeRules, OwnedName, RuleObject, members
+from kubenetlab.hoststate.rules.rulesets import DiffCache, NodeRules, OwnedName, RuleObject, members
 from kubenetlab.names import socket_address
 
 NAMES: Final[tuple[OwnedName, ...]] = (("", "ipvs"),)
@@ -112,7 +112,7 @@ class RealServer(_Ipvs, frozen=True):
 
 
 IpvsObject = VirtualServer | RealServer
-IpvsRules = IpvsObject | NodeRules
+IpvsRules = IpvsObject | NodeRules[IpvsObject]
 
 
 class IpvsChanges(Struct, frozen=True):
@@ -144,13 +144,16 @@ def decode_changes(text: str) -> IpvsChanges:
 
 
 def update(
-    old: Sequence[IpvsRules], new: Sequence[IpvsRules], former: Iterable[OwnedName] = ()
+    old: Sequence[IpvsRules],
+    new: Sequence[IpvsRules],
+    former: Iterable[OwnedName] = (),
+    cache: DiffCache | None = None,
 ) -> str:
     """Return the servers to add, change or remove.
 
     Real servers of a removed virtual server are not listed: the kernel removes them with it.
     """
-    before, after = changed_members(old, new)
+    before, after = changed_members(old, new, cache)
     added = [obj for key, obj in after.items() if before.get(key) != obj]
     removed = [obj for key, obj in before.items() if key not in after]
     removed_servers = {obj.service for obj in removed if isinstance(obj, VirtualServer)}
@@ -234,7 +237,7 @@ def commands(objects: Sequence[IpvsRules]) -> Iterator[str]:
     yield f"ipvsadm -R <<'EOF'\n{ipvsadm_listing(members(objects))}EOF"
 
 
-def ipvsadm_listing(objects: Iterable[Any]) -> str:
+def ipvsadm_listing(objects: Iterable[RuleObject]) -> str:
     """Return servers in the format of `ipvsadm -Sn`: real servers follow their virtual server."""
     all_members = list(objects)
     reals: dict[str, list[str]] = {}
@@ -247,7 +250,7 @@ def ipvsadm_listing(objects: Iterable[Any]) -> str:
     )
 
 
-def differences(objects: Sequence[IpvsRules], listed: Any) -> Iterator[Difference]:
+def differences(objects: Sequence[IpvsRules], listed: object) -> Iterator[Difference]:
     """Compare with `ListedServer` of all virtual servers.
 
     An additional real server of weight 0 is no difference: it waits for the end of its connections.
@@ -282,7 +285,7 @@ def _container(server: VirtualServer, reals: Iterable[tuple[RealServer, int]]) -
     )
 
 
-def _servers(objects: Iterable[Any]) -> tuple[VirtualServer, ...]:
+def _servers(objects: Iterable[RuleObject]) -> tuple[VirtualServer, ...]:
     return tuple(obj for obj in objects if isinstance(obj, VirtualServer))
 
 

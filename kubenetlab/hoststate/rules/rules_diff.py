@@ -5,52 +5,60 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import cached_property
-from typing import Any, NamedTuple, TypeVar
+from typing import Final, Generic, NamedTuple, Never
 
 from kubenetlab.hoststate.object import Key
-from kubenetlab.hoststate.rules.rulesets import ChangedSubjects, NodeRules, RuleSet, SubjectRules
+from kubenetlab.hoststate.rules.rulesets import (
+    ChangedSubjects,
+    DiffCache,
+    NodeRules,
+    RuleSet,
+    RuleSetDiff,
+    RuleT,
+    SubjectRules,
+)
 from kubenetlab.versioned import VersionedMap
 
-T = TypeVar("T")
 
-
-class RulesDiff(NamedTuple):
+class RulesDiff(NamedTuple, Generic[RuleT]):
     """Difference of two lists of objects of one backend."""
 
-    before: dict[Key, Any]
+    before: dict[Key, RuleT]
     """All single objects of the old list, by key."""
-    after: dict[Key, Any]
+    after: dict[Key, RuleT]
     """All single objects of the new list, by key."""
-    removed: list[SubjectRules]
-    added: list[SubjectRules]
-    changed: list[tuple[SubjectRules, SubjectRules]]
+    removed: list[SubjectRules[RuleT]]
+    added: list[SubjectRules[RuleT]]
+    changed: list[tuple[SubjectRules[RuleT], SubjectRules[RuleT]]]
     is_kept: Callable[[Key], bool]
     """Return True for a shared object that unchanged rules need."""
-    sets: tuple[RuleSet, RuleSet]
-    """Old and new rule set."""
+    sets: RuleSetDiff[RuleT]
+    """Difference of the two rule sets."""
 
-    def render_cached(self, render: Callable[[], T]) -> T:
+    def render_cached(self, render: Callable[[], str | None]) -> str | None:
         """Return the result of `render`; nodes with the same two rule sets share it.
 
         It is not shared if single objects differ, too.
         """
-        old, new = self.sets
-        return new.render_diff(old, render) if self.before == self.after else render()
+        return self.sets.render(render) if self.before == self.after else render()
 
 
-def rules_diff(old: Iterable[Any], new: Iterable[Any]) -> RulesDiff:
+def rules_diff(
+    old: Iterable[RuleT | NodeRules[RuleT]],
+    new: Iterable[RuleT | NodeRules[RuleT]],
+    cache: DiffCache | None = None,
+) -> RulesDiff[RuleT]:
     """Return the difference of two lists, with all single objects and the changed rules."""
     (before, old_rules), (after, new_rules) = _split(old), _split(new)
-    changed = new_rules.diff_from(old_rules)
-    return RulesDiff(
-        before, after, *changed, _SharedByKeptRules(new_rules, changed), (old_rules, new_rules)
-    )
+    sets = (cache or DiffCache()).diff(old_rules, new_rules)
+    is_kept = _SharedByKeptRules(new_rules, sets.changes)
+    return RulesDiff(before, after, *sets.changes, is_kept, sets)
 
 
-class _SharedByKeptRules:
+class _SharedByKeptRules(Generic[RuleT]):
     """Predicate: True for a shared object that unchanged rules need."""
 
-    def __init__(self, rules: RuleSet, changes: ChangedSubjects) -> None:
+    def __init__(self, rules: RuleSet[RuleT], changes: ChangedSubjects[RuleT]) -> None:
         self._rules = rules
         self._changes = changes
 
@@ -64,13 +72,15 @@ class _SharedByKeptRules:
 
 
 def changed_members(
-    old: Iterable[Any], new: Iterable[Any]
-) -> tuple[dict[Key, Any], dict[Key, Any]]:
+    old: Iterable[RuleT | NodeRules[RuleT]],
+    new: Iterable[RuleT | NodeRules[RuleT]],
+    cache: DiffCache | None = None,
+) -> tuple[dict[Key, RuleT], dict[Key, RuleT]]:
     """Return the old and the new members by key, without those of unchanged rules."""
-    return members_by_key(rules_diff(old, new))
+    return members_by_key(rules_diff(old, new, cache))
 
 
-def members_by_key(diff: RulesDiff) -> tuple[dict[Key, Any], dict[Key, Any]]:
+def members_by_key(diff: RulesDiff[RuleT]) -> tuple[dict[Key, RuleT], dict[Key, RuleT]]:
     """Return the old and the new members of a difference by key.
 
     Shared objects that unchanged rules need are in neither.
@@ -94,10 +104,12 @@ def members_by_key(diff: RulesDiff) -> tuple[dict[Key, Any], dict[Key, Any]]:
     return before, after
 
 
-def _split(objects: Iterable[Any]) -> tuple[dict[Key, Any], RuleSet]:
+def _split(
+    objects: Iterable[RuleT | NodeRules[RuleT]],
+) -> tuple[dict[Key, RuleT], RuleSet[RuleT]]:
     """Return the single objects by key, and the rule set: a namespace has at most one a backend."""
-    single: dict[Key, Any] = {}
-    rules = NO_RULES
+    single: dict[Key, RuleT] = {}
+    rules: RuleSet[RuleT] = NO_RULES
     for obj in objects:
         if isinstance(obj, NodeRules):
             rules = obj.rules
@@ -106,4 +118,4 @@ def _split(objects: Iterable[Any]) -> tuple[dict[Key, Any], RuleSet]:
     return single, rules
 
 
-NO_RULES = RuleSet("", VersionedMap())
+NO_RULES: Final[RuleSet[Never]] = RuleSet("", VersionedMap())

@@ -13,15 +13,13 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar, cast, overload, runtime_checkable
 
 from msgspec import Struct
 
 from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.rules.listing import Difference, RuleContainer
 from kubenetlab.versioned import VersionedMap
-
-T = TypeVar("T")
 
 OwnedName = tuple[str, str]
 """Family, and a table or a prefix of chain names: a part of a namespace owned by a backend."""
@@ -42,7 +40,15 @@ class RuleObject(Object, frozen=True):
         """Name of the rule backend."""
 
 
-class SubjectRules(Struct, frozen=True, dict=True):
+RuleT = TypeVar("RuleT", bound=RuleObject)
+RuleT_co = TypeVar("RuleT_co", bound=RuleObject, covariant=True)
+RuleT_contra = TypeVar("RuleT_contra", bound=RuleObject, contravariant=True)
+"""Rule objects of one backend, such as `IptablesChain | ChainEntry | Jump`."""
+ListingT_contra = TypeVar("ListingT_contra", contravariant=True)
+"""Listing that the loader of one backend makes."""
+
+
+class SubjectRules(Struct, Generic[RuleT_co], frozen=True, dict=True):
     """Rule objects of one subject, such as a Service; all nodes that need them share one value.
 
     The objects have an empty `netns`.
@@ -52,8 +58,8 @@ class SubjectRules(Struct, frozen=True, dict=True):
     family: str
     subject: str
     """`default/web`; unique in its family."""
-    objects: tuple[RuleObject, ...]
-    shared: tuple[RuleObject, ...] = ()
+    objects: tuple[RuleT_co, ...]
+    shared: tuple[RuleT_co, ...] = ()
     """Objects that several subjects may need; they exist as long as any of them does."""
 
     @property
@@ -70,25 +76,25 @@ class SubjectRules(Struct, frozen=True, dict=True):
         return frozenset(obj.key for obj in self.shared)
 
 
-class ChangedSubjects(NamedTuple):
+class ChangedSubjects(NamedTuple, Generic[RuleT]):
     """Rules of the subjects in which two rule sets differ; changed ones as (old, new)."""
 
-    removed: list[SubjectRules]
-    added: list[SubjectRules]
-    changed: list[tuple[SubjectRules, SubjectRules]]
+    removed: list[SubjectRules[RuleT]]
+    added: list[SubjectRules[RuleT]]
+    changed: list[tuple[SubjectRules[RuleT], SubjectRules[RuleT]]]
 
 
-class RuleSet(Struct, frozen=True, dict=True):
+class RuleSet(Struct, Generic[RuleT_co], frozen=True, dict=True):
     """Rules of many subjects for one backend; nodes that have the same rules share one value.
 
     Totals are updated from those of the previous set, if they have been computed there.
     """
 
     backend: str
-    by_subject: VersionedMap[Subject, SubjectRules]
+    by_subject: VersionedMap[Subject, SubjectRules[RuleT_co]]
 
     @property
-    def rules(self) -> Iterable[SubjectRules]:
+    def rules(self) -> Iterable[SubjectRules[RuleT_co]]:
         """Rules of each subject, in order."""
         return self.by_subject.values()
 
@@ -106,7 +112,9 @@ class RuleSet(Struct, frozen=True, dict=True):
     def digest(self) -> bytes:
         return hashlib.sha256(str(self.total).encode()).digest()
 
-    def with_changes(self, changes: Mapping[Subject, SubjectRules | None]) -> RuleSet:
+    def with_changes(
+        self: RuleSet[RuleT], changes: Mapping[Subject, SubjectRules[RuleT] | None]
+    ) -> RuleSet[RuleT]:
         """Return a copy with changed rules for some subjects; None removes a subject's rules."""
         result = RuleSet(self.backend, self.by_subject.with_changes(changes))
         if result.by_subject is self.by_subject:
@@ -129,42 +137,49 @@ class RuleSet(Struct, frozen=True, dict=True):
             result.__dict__["shared"] = +counts
         return result
 
-    def diff_from(self, old: RuleSet) -> ChangedSubjects:
-        """Return the subjects that differ from `old`; nodes that share both sets share the result.
 
-        An empty set does not cache the result: `NO_RULES` would keep every set it is compared with.
-        """
-        if not self.by_subject:
-            return _changed_subjects(self.by_subject.changes_since(old.by_subject).values())
-        if self._cached_diff.get("old") is not old:
-            old._cached_diff.clear()  # otherwise every set would keep all its predecessors
-            self._cached_diff.clear()
-            self._cached_diff.update(
-                old=old,
-                diff=_changed_subjects(self.by_subject.changes_since(old.by_subject).values()),
-            )
-        result: ChangedSubjects = self._cached_diff["diff"]
+class RuleSetDiff(Generic[RuleT]):
+    """Difference between two rule sets, and the transaction that was rendered from it."""
+
+    def __init__(self, old: RuleSet[RuleT], new: RuleSet[RuleT]) -> None:
+        self.sets: Final = old, new
+        self.changes: Final = _changed_subjects(
+            new.by_subject.changes_since(old.by_subject).values()
+        )
+        self._rendered: tuple[str | None] | None = None
+
+    def render(self, render: Callable[[], str | None]) -> str | None:
+        """Return the result of `render`, which is called once."""
+        if self._rendered is None:
+            self._rendered = (render(),)
+        return self._rendered[0]
+
+
+class DiffCache:
+    """Differences that have been computed, for nodes that share the old and the new rule set.
+
+    The caller holds it while it changes the rules of several nodes. It keeps all these rule sets
+    alive, so the caller drops it afterwards.
+    """
+
+    def __init__(self) -> None:
+        self._diffs: dict[tuple[int, int], RuleSetDiff[RuleObject]] = {}
+        """Differences by the identity of both sets, which they reference."""
+
+    def diff(self, old: RuleSet[RuleT], new: RuleSet[RuleT]) -> RuleSetDiff[RuleT]:
+        """Return the difference from `old` to `new`."""
+        key = id(old), id(new)
+        if (known := self._diffs.get(key)) is not None:
+            return cast("RuleSetDiff[RuleT]", known)  # of the same two sets, so of the same type
+        result = RuleSetDiff(old, new)
+        self._diffs[key] = cast("RuleSetDiff[RuleObject]", result)
         return result
-
-    def render_diff(self, old: RuleSet, render: Callable[[], T]) -> T:
-        """Return the rendered difference from `old`, which is computed once, too."""
-        if not self.by_subject:
-            return render()
-        self.diff_from(old)
-        if "rendered" not in self._cached_diff:
-            self._cached_diff["rendered"] = render()
-        result: T = self._cached_diff["rendered"]
-        return result
-
-    @cached_property
-    def _cached_diff(self) -> dict[str, Any]:
-        return {}
 
 
 def _changed_subjects(
-    pairs: Iterable[tuple[SubjectRules | None, SubjectRules | None]],
-) -> ChangedSubjects:
-    result = ChangedSubjects([], [], [])
+    pairs: Iterable[tuple[SubjectRules[RuleT] | None, SubjectRules[RuleT] | None]],
+) -> ChangedSubjects[RuleT]:
+    result: ChangedSubjects[RuleT] = ChangedSubjects([], [], [])
     for before, after in pairs:
         if after is None:
             result.removed.extend(filter(None, (before,)))
@@ -175,12 +190,12 @@ def _changed_subjects(
     return result
 
 
-class NodeRules(RuleObject, frozen=True):
+class NodeRules(RuleObject, Generic[RuleT_co], frozen=True):
     """Rule set of a node. When it changes, only the rules of changed subjects are loaded."""
 
     rank = 130
 
-    rules: RuleSet
+    rules: RuleSet[RuleT_co]
 
     @property
     def backend(self) -> str:
@@ -191,7 +206,7 @@ class NodeRules(RuleObject, frozen=True):
         return ("NodeRules", self.rules.backend)
 
     @property
-    def parts(self) -> tuple[Object, ...]:
+    def parts(self) -> tuple[RuleT_co, ...]:
         return tuple(obj for rules in self.rules.rules for obj in (*rules.objects, *rules.shared))
 
     def __str__(self) -> str:
@@ -205,8 +220,8 @@ class Transaction(Struct, frozen=True):
     text: str
 
 
-class RuleBackend(Protocol):
-    """Functions of a rule backend's module.
+class RuleBackend(Protocol[RuleT_contra]):
+    """Functions of a rule backend's module for its objects, single ones and `NodeRules`.
 
     `former` are the names that the backend owned before, whether or not it still owns them. A
     module may define `COMES_LAST` (its transaction is applied after those of the other backends)
@@ -214,51 +229,72 @@ class RuleBackend(Protocol):
     """
 
     def update(
-        self, old: Sequence[Any], new: Sequence[Any], former: Iterable[OwnedName] = ()
+        self,
+        old: Sequence[RuleT_contra],
+        new: Sequence[RuleT_contra],
+        former: Iterable[OwnedName] = (),
+        cache: DiffCache | None = None,
     ) -> str:
-        """Return the transaction from `old` to `new`; empty if nothing has to be done."""
+        """Return the transaction from `old` to `new`; empty if nothing has to be done.
 
-    def replacement(self, objects: Sequence[Any], former: Iterable[OwnedName] = ()) -> str:
+        cache: differences of other nodes.
+        """
+
+    def replacement(self, objects: Sequence[RuleT_contra], former: Iterable[OwnedName] = ()) -> str:
         """Return the transaction that replaces all existing objects by `objects`."""
 
-    def names(self, objects: Iterable[Any]) -> tuple[OwnedName, ...]:
+    def names(self, objects: Iterable[RuleT_contra]) -> tuple[OwnedName, ...]:
         """Return the names in a namespace that belong to these objects."""
 
-    def failed_object(self, message: str, objects: Iterable[Any]) -> tuple[Object, Object] | None:
+    def failed_object(
+        self, message: str, objects: Iterable[RuleT_contra]
+    ) -> tuple[Object, Object] | None:
         """Return the object that caused an error, and the one of `objects` that contains it.
 
         message: error message of the loader. Return None if it does not identify an object.
         """
 
-    def commands(self, objects: Sequence[Any]) -> Iterator[str]:
+    def commands(self, objects: Sequence[RuleT_contra]) -> Iterator[str]:
         """Yield shell commands, with their input, that create the objects in a new namespace."""
 
 
-class RewritingBackend(Protocol):
+class RewritingBackend(Protocol[ListingT_contra]):
     """A backend whose programs rewrite the rules that they load.
 
     Objects and listings cannot be compared. The desired listing comes from the same programs, in a
     reference namespace into which the desired rules are loaded.
     """
 
-    def containers(self, listed: Any, names: Sequence[OwnedName]) -> Iterator[RuleContainer]:
+    def containers(
+        self, listed: ListingT_contra, names: Sequence[OwnedName]
+    ) -> Iterator[RuleContainer]:
         """Yield the containers of a listing that the loader of this backend made of `names`."""
 
 
 @runtime_checkable
-class ExactBackend(Protocol):
+class ExactBackend(Protocol[RuleT_contra, ListingT_contra]):
     """A backend whose kernel listing follows from the objects alone."""
 
-    def differences(self, objects: Sequence[Any], listed: Any) -> Iterator[Difference]:
+    def differences(
+        self, objects: Sequence[RuleT_contra], listed: ListingT_contra
+    ) -> Iterator[Difference]:
         """Compare the objects with a listing that the loader of this backend made."""
 
 
-def rule_backend(name: str) -> RuleBackend:
-    """Return the rule backend of that name."""
-    return cast(RuleBackend, importlib.import_module(f"{__package__}.{name}"))
+def rule_backend(name: str) -> RuleBackend[RuleObject]:
+    """Return the rule backend of that name. It accepts only its own objects; see `by_backend`."""
+    return cast("RuleBackend[RuleObject]", importlib.import_module(f"{__package__}.{name}"))
 
 
-def members(objects: Iterable[Any]) -> Iterator[Any]:
+@overload
+def members(objects: Iterable[RuleT | NodeRules[RuleT]]) -> Iterator[RuleT]: ...
+
+
+@overload
+def members(objects: Iterable[Object]) -> Iterator[Object]: ...
+
+
+def members(objects: Iterable[Object]) -> Iterator[Object]:
     """Yield the objects, with each NodeRules replaced by the objects that it contains."""
     for obj in objects:
         if isinstance(obj, NodeRules):
@@ -281,6 +317,7 @@ def steps(
     former: Mapping[str, Iterable[OwnedName]],
     *,
     anew: bool,
+    cache: DiffCache | None = None,
 ) -> tuple[Transaction, ...]:
     """Return the transactions from `old` to `new`, in order.
 
@@ -289,6 +326,7 @@ def steps(
 
     former: names in the namespace that each backend owned before.
     anew: replace all existing objects, whatever they are.
+    cache: differences of other nodes, to which those of this node are added.
     """
     before, after = by_backend(old), by_backend(new)
     transactions = []
@@ -302,7 +340,7 @@ def steps(
         if anew:
             text = backend.replacement(objects, former_names)
         else:
-            text = backend.update(before.get(name, []), objects, former_names)
+            text = backend.update(before.get(name, []), objects, former_names, cache)
         if text:
             transactions.append(Transaction(name, text))
     return tuple(transactions)

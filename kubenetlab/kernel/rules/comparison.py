@@ -68,7 +68,7 @@ def _compare(observed: _Listings, desired: _Listings, names: Names) -> Compared:
     result: list[Difference] = []
     for name in names:
         if name not in errors and observed.texts[name] != desired.texts[name]:
-            backend = cast(RewritingBackend, rule_backend(name))
+            backend = cast("RewritingBackend[object]", rule_backend(name))
             sides = (
                 backend.containers(side.texts[name], names[name]) for side in (desired, observed)
             )

@@ -19,7 +19,7 @@ from kubenetlab.errors import os_error_text
 from kubenetlab.hoststate.diff import Changes, NetnsChanges, Verb
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.programs import ProgramRun
-from kubenetlab.hoststate.rules.rulesets import RuleObject
+from kubenetlab.hoststate.rules.rulesets import DiffCache, RuleObject
 from kubenetlab.hoststate.state import HostState
 from kubenetlab.kernel.linux import LinuxKernel
 from kubenetlab.kernel.namespaces.sandboxes import Pause
@@ -187,6 +187,8 @@ class _Application:
             if any(operation.object.applier == "rules" for operation in entry.operations)
         }
         """Namespaces whose rules are still to be loaded."""
+        self._diff_cache = DiffCache()
+        """Differences of rules, which most nodes share."""
         self._with_servers: set[str] = set()
         """Pods whose servers have been started, or are being started."""
         self._tasks: list[asyncio.Task[None]] = []
@@ -253,7 +255,7 @@ class _Application:
             rules_of(contents.values())
             for contents in (builder.observed_state.contents.get(netns, {}), self._desired[netns])
         )
-        error = await builder.rules.apply(netns, pause.id, old, new)
+        error = await builder.rules.apply(netns, pause.id, old, new, self._diff_cache)
         self._probes()  # plans the probes, which are needed next, while other nodes load rules
         if error is None:
             builder.nodes_with_refused_rules.discard(netns)

@@ -12,6 +12,7 @@ from kubenetlab.datapath.proxy.services import EndpointAddress, PortView
 from kubenetlab.hoststate.rules.iptables import (
     ChainEntry,
     IptablesChain,
+    IptablesObject,
     Jump,
     decode_restores,
     empty_tables,
@@ -61,10 +62,10 @@ def test_each_endpoint_has_the_same_share(count: int) -> None:
     assert left == 0.0
 
 
-def entries(*names: str) -> NodeRules:
+def entries(*names: str) -> NodeRules[IptablesObject]:
     """Return one chain per subject, and a rule that jumps to each."""
     own = (
-        SubjectRules(
+        SubjectRules[IptablesObject](
             "iptables",
             "ip",
             name,

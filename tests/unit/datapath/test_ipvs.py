@@ -21,7 +21,7 @@ from kubenetlab.hoststate.rules.ipvs import (
     decode_changes,
     with_removals,
 )
-from kubenetlab.hoststate.rules.rulesets import NodeRules, RuleObject, RuleSet, SubjectRules, steps
+from kubenetlab.hoststate.rules.rulesets import NodeRules, RuleSet, RuleT, SubjectRules, steps
 from kubenetlab.hoststate.sandbox import Sandbox
 from kubenetlab.hoststate.state import HostState, contents_of
 from kubenetlab.versioned import VersionedMap
@@ -132,11 +132,11 @@ def test_names_of_sets_fit() -> None:
 SET = Set("n", "KUBE-A", "hash:ip family inet")
 
 
-def bundle(name: str, *objects: RuleObject) -> NodeRules:
+def bundle(name: str, *objects: RuleT) -> NodeRules[RuleT]:
     return bundled(SubjectRules(objects[0].backend, "ip", name, (), objects))
 
 
-def bundled(*rules: SubjectRules) -> NodeRules:
+def bundled(*rules: SubjectRules[RuleT]) -> NodeRules[RuleT]:
     return NodeRules("n", RuleSet(rules[0].backend, VersionedMap((one.key, one) for one in rules)))
 
 
@@ -186,7 +186,8 @@ REALS = [RealServer("", "tcp", "10.96.0.9", 80, f"10.244.1.{last}", 8080) for la
 
 
 def test_real_servers_are_deleted_alone_or_with_their_virtual_server() -> None:
-    both, one = [bundle("web", SERVER, *REALS)], [bundle("web", SERVER, REALS[0])]
+    both: list[ipvs.IpvsRules] = [bundle("web", SERVER, *REALS)]
+    one: list[ipvs.IpvsRules] = [bundle("web", SERVER, REALS[0])]
     fewer = decode_changes(ipvs.update(both, one))
     assert ([str(real) for real in fewer.leaving], fewer.gone) == ([str(REALS[1])], ())
     none = decode_changes(ipvs.update(both, []))

@@ -51,7 +51,13 @@ from kubenetlab.hoststate.rules.nftables.transactions import (
     transaction_text,
 )
 from kubenetlab.hoststate.rules.rules_diff import RulesDiff, members_by_key, rules_diff
-from kubenetlab.hoststate.rules.rulesets import NodeRules, OwnedName, SubjectRules, members
+from kubenetlab.hoststate.rules.rulesets import (
+    DiffCache,
+    NodeRules,
+    OwnedName,
+    SubjectRules,
+    members,
+)
 
 __all__ = (
     "MAX_NAME",
@@ -69,25 +75,25 @@ __all__ = (
 )
 """Objects that callers of this backend import from here."""
 
-NftRules = NftObject | NodeRules
+NftRules = NftObject | NodeRules[NftObject]
 """Object of this backend in a namespace."""
 
 Place = tuple[str, str, str]
 """Family, table and name of a collection."""
 
 
-class TableRules(SubjectRules, frozen=True, dict=True):
+class TableRules(SubjectRules[NftObject], frozen=True, dict=True):
     """Rules whose commands are encoded once, for all nodes that get them for a new subject."""
 
     @cached_property
     def added(self) -> AddCommands:
         """Commands that add the objects; shared objects are added separately."""
-        return _added(self.objects)  # type: ignore[arg-type]
+        return _added(self.objects)
 
     @cached_property
     def digest(self) -> bytes:
         result = hashlib.sha256()
-        for commands in (self.added, _added(self.shared)):  # type: ignore[arg-type]
+        for commands in (self.added, _added(self.shared)):
             parts = (commands.declarations, commands.rules, *chain(*commands.elements.items()))
             result.update(b"\0".join(parts))
         return result.digest()
@@ -108,19 +114,22 @@ class AddCommands(Struct, frozen=True):
 
 
 def update(
-    old: Sequence[NftRules], new: Sequence[NftRules], former: Iterable[OwnedName] = ()
+    old: Sequence[NftRules],
+    new: Sequence[NftRules],
+    former: Iterable[OwnedName] = (),
+    cache: DiffCache | None = None,
 ) -> str:
     """Return the transaction from `old` to `new`.
 
     It replaces all tables if something cannot be changed in place: the hook of a base chain, the
     type of a collection or the comment of a table.
     """
-    diff = rules_diff(old, new)
+    diff: RulesDiff[NftObject] = rules_diff(old, new, cache)
     text = diff.render_cached(lambda: _in_place(diff))
     return replacement(new, former) if text is None else text
 
 
-def _in_place(diff: RulesDiff) -> str | None:
+def _in_place(diff: RulesDiff[NftObject]) -> str | None:
     """Return the transaction of a change, or None if something cannot be changed in place."""
     before, after, added_rules = _split_added(diff)
     if any(
@@ -137,7 +146,7 @@ def transaction(old: Iterable[NftRules], new: Iterable[NftRules]) -> str:
 
 
 def _split_added(
-    diff: RulesDiff,
+    diff: RulesDiff[NftObject],
 ) -> tuple[dict[Key, NftObject], dict[Key, NftObject], list[AddCommands]]:
     """Return old and new members by key, and the commands of added `TableRules`.
 
@@ -314,7 +323,8 @@ def commands(objects: Sequence[NftRules]) -> Iterator[str]:
     For readability each element has a line, and the elements of a collection are together.
     """
     tables: dict[OwnedName, list[NftObject]] = {}
-    for obj in members(objects):
+    parts: Iterator[NftObject] = members(objects)
+    for obj in parts:
         tables.setdefault(table_of(obj), []).append(obj)
     for in_table in tables.values():
         elements = sorted(

@@ -18,6 +18,7 @@ from msgspec import Struct
 from kubenetlab.errors import os_error_text
 from kubenetlab.hoststate.rules.listing import Difference
 from kubenetlab.hoststate.rules.rulesets import (
+    DiffCache,
     OwnedName,
     RuleObject,
     Transaction,
@@ -180,15 +181,22 @@ class NodeAgentClient:
         self._stale.discard(netns)
 
     async def apply(
-        self, netns: str, node: ProcessId, old: Sequence[RuleObject], new: Sequence[RuleObject]
+        self,
+        netns: str,
+        node: ProcessId,
+        old: Sequence[RuleObject],
+        new: Sequence[RuleObject],
+        cache: DiffCache,
     ) -> RefusedRules | None:
         """Change the rules of a namespace from `old` to `new`; return None when they are in force.
 
         Each rule backend has a transaction of its own.
+
+        cache: differences of the nodes whose rules change at the same time.
         """
         checkpoint = self._checkpoints.get(netns)
         former = checkpoint.names if checkpoint is not None else {}
-        transactions = steps(old, new, former, anew=netns in self._stale)
+        transactions = steps(old, new, former, anew=netns in self._stale, cache=cache)
         if not transactions:
             return None
         future = asyncio.get_running_loop().create_future()

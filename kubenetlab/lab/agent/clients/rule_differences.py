@@ -9,6 +9,7 @@ from typing import NamedTuple, cast
 
 from kubenetlab.hoststate.rules.listing import Difference
 from kubenetlab.hoststate.rules.rulesets import (
+    DiffCache,
     ExactBackend,
     OwnedName,
     RuleObject,
@@ -49,6 +50,7 @@ async def rule_differences(
     As many comparisons run at a time as there are processors.
     """
     result: dict[str, list[Difference]] = {}
+    cache = DiffCache()
     groups: dict[tuple[tuple[Transaction, ...], Owned], dict[str, ProcessId]] = {}
     for subject in subjects:
         objects, owned = by_backend(subject.desired), _owned_names(subject)
@@ -63,7 +65,11 @@ async def rule_differences(
         rewritten = {name: names for name, names in owned.items() if name not in exact}
         if rewritten:
             loads = steps(
-                (), [obj for name in rewritten for obj in objects.get(name, ())], {}, anew=False
+                (),
+                [obj for name in rewritten for obj in objects.get(name, ())],
+                {},
+                anew=False,
+                cache=cache,
             )
             groups.setdefault((loads, tuple(rewritten.items())), {})[subject.netns] = subject.node
     limit = asyncio.Semaphore(len(os.sched_getaffinity(0)))
@@ -104,7 +110,8 @@ async def _compare_exactly(
     reply = await client_of(subject.netns).call(request)
     if isinstance(reply, RequestFailed):
         return [_unknown(name, reply.error)]
-    return list(cast(ExactBackend, rule_backend(name)).differences(objects, reply.objects))
+    exact_backend = cast("ExactBackend[RuleObject, object]", rule_backend(name))
+    return list(exact_backend.differences(objects, reply.objects))
 
 
 async def _compare_with_reference(

@@ -20,7 +20,7 @@ from kubenetlab.hoststate.rules.nftables import (
 from kubenetlab.hoststate.rules.nftables.datatypes import VERDICT
 from kubenetlab.hoststate.rules.nftables.statements import AnyStatement, Counter, accept, drop, goto
 from kubenetlab.hoststate.rules.nftables.transactions import transaction_text
-from kubenetlab.hoststate.rules.rulesets import NodeRules, SubjectRules
+from kubenetlab.hoststate.rules.rulesets import DiffCache, NodeRules, SubjectRules
 from kubenetlab.hoststate.state import HostState, contents_of
 from tests.unit.hoststate.rule_sets import node_rules, service_rules
 
@@ -129,22 +129,27 @@ def test_nodes_with_the_same_rules_share_the_transaction() -> None:
         node_rules(service_rules("web", "10.0.0.2")),
     )
     extra = Chain("n", "ip", "t", "extra", (rule(accept),))
-    first = nftables.update([table, before], [table, after])
+    cache = DiffCache()
+    first = nftables.update([table, before], [table, after], cache=cache)
     assert transaction_text(first).splitlines()[-1] == "delete chain ip t web-10.0.0.1"
-    assert nftables.update([table, extra, before], [table, extra, after]) is first
-    assert nftables.update([table, before], [table, extra, after]) != first
-    assert nftables.update([table, before], [table, after]) is first
+    assert nftables.update([table, extra, before], [table, extra, after], cache=cache) is first
+    assert nftables.update([table, before], [table, extra, after], cache=cache) != first
+    assert nftables.update([table, before], [table, after], cache=cache) is first
+    separate = nftables.update([table, before], [table, after], cache=DiffCache())
+    assert (separate, separate is first) == (first, False)
     other = node_rules(service_rules("web", "10.0.0.3"))
-    assert "10.0.0.3" in nftables.update([table, before], [table, other])
-    assert "10.0.0.3" in nftables.update([table, after], [table, other])
-    update = nftables.update([table, after], [table, other])
+    assert "10.0.0.3" in nftables.update([table, before], [table, other], cache=cache)
+    assert "10.0.0.3" in nftables.update([table, after], [table, other], cache=cache)
+    update = nftables.update([table, after], [table, other], cache=cache)
     assert "delete chain ip t web-10.0.0.2" in transaction_text(update)
     commented = node_rules(
         SubjectRules("nftables", "ip", "web", (Chain("", "ip", "t", "web", comment="said"),))
     )
     for extra_objects in ((), (extra,)):
         text = transaction_text(
-            nftables.update([table, *extra_objects, before], [table, *extra_objects, commented])
+            nftables.update(
+                [table, *extra_objects, before], [table, *extra_objects, commented], cache=cache
+            )
         )
         assert "delete table ip t" in text
         assert ("add chain ip t extra" in text) == bool(extra_objects)
@@ -154,7 +159,7 @@ def test_shared_objects_exist_as_long_as_a_subject_needs_them() -> None:
     """They are added with the first subject and deleted with the last."""
     table, common = Table("n", "ip", "t"), Chain("", "ip", "t", "common", (rule(accept),))
 
-    def sharing(*names: str) -> NodeRules:
+    def sharing(*names: str) -> NodeRules[NftObject]:
         rules = (
             SubjectRules(
                 "nftables",
