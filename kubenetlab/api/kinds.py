@@ -34,9 +34,7 @@ from kubenetlab.api.lab import (
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.pods import Pod
 
-SERVED: Final[tuple[type[Resource], ...]] = (
-    Namespace,
-    Node,
+_APPLICATION_KINDS: Final[tuple[type[Resource], ...]] = (
     Pod,
     Service,
     EndpointSlice,
@@ -47,6 +45,13 @@ SERVED: Final[tuple[type[Resource], ...]] = (
     StatefulSet,
     DaemonSet,
     Job,
+)
+"""Kinds of the objects that run an application and make it reachable."""
+
+SERVED: Final[tuple[type[Resource], ...]] = (
+    Namespace,
+    Node,
+    *_APPLICATION_KINDS,
     ConfigMap,
     Secret,
     Event,
@@ -80,16 +85,7 @@ WRITABLE: Final[tuple[type[Resource], ...]] = (
     Node,
     ConfigMap,
     Secret,
-    Pod,
-    Service,
-    EndpointSlice,
-    Endpoints,
-    Deployment,
-    ReplicaSet,
-    ReplicationController,
-    StatefulSet,
-    DaemonSet,
-    Job,
+    *_APPLICATION_KINDS,
 )
 """Kinds that a manifest can contain."""
 

@@ -24,13 +24,14 @@ class _NftBase(RuleObject, frozen=True):
 
     backend = "nftables"
 
+    family: str
+
 
 class Table(_NftBase, frozen=True):
     """A table, which contains all other objects."""
 
     rank = 100
 
-    family: str
     name: str
     comment: str = ""
 
@@ -75,13 +76,17 @@ class Hook(Struct, frozen=True, gc=False, array_like=True):
         return f"type {self.type} hook {self.name} priority {self.priority}"
 
 
-class Chain(_NftBase, frozen=True):
+class _TableMember(_NftBase, frozen=True):
+    """Base class of the objects in a table."""
+
+    table: str
+
+
+class Chain(_TableMember, frozen=True):
     """A chain with all its rules."""
 
     rank = 110
 
-    family: str
-    table: str
     name: str
     rules: tuple[Rule, ...] = ()
     hook: Hook | None = None
@@ -97,13 +102,11 @@ class Chain(_NftBase, frozen=True):
         return f"nft chain {self.family} {self.table} {self.name}: {count}"
 
 
-class Collection(_NftBase, frozen=True):
+class Collection(_TableMember, frozen=True):
     """A set or a map, without its elements."""
 
     rank = 105
 
-    family: str
-    table: str
     name: str
     type: SetType
     comment: str = ""
@@ -124,13 +127,11 @@ class Collection(_NftBase, frozen=True):
         return f"nft {self.kind} {self.family} {self.table} {self.name} of {self.type}"
 
 
-class Element(_NftBase, frozen=True):
+class Element(_TableMember, frozen=True):
     """One element of a set or a map."""
 
     rank = 120
 
-    family: str
-    table: str
     collection: str
     type: SetType
     """Type of the collection."""
