@@ -112,6 +112,7 @@ class _Group(Group):
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
+        # click declares a mutable mapping, but only reads it.
         self.commands = _Commands()  # type: ignore[assignment]
 
     def main(self, *args: Any, **extra: Any) -> Any:
@@ -157,6 +158,7 @@ class _Group(Group):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         shown = copy(self)
+        # as in `__init__`
         shown.commands = _Summaries()  # type: ignore[assignment]
         super(_Group, shown).format_help(ctx, formatter)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from typing import Final
 
 from kubenetlab.api.apps import (
     DaemonSet,
@@ -21,13 +22,24 @@ from kubenetlab.api.text.documents import Path
 from kubenetlab.datapath.containers import Setups, numeric_target_ports, setups_of
 from kubenetlab.programs import COMMAND, takes_ports
 
-_WORKLOADS = (Deployment, StatefulSet, DaemonSet, Job, ReplicaSet, ReplicationController)
+Workload = Deployment | StatefulSet | DaemonSet | Job | ReplicaSet | ReplicationController
+_OWNERS: Final[tuple[type[Workload | Pod], ...]] = (
+    Deployment,
+    StatefulSet,
+    DaemonSet,
+    Job,
+    ReplicaSet,
+    ReplicationController,
+    Pod,
+)
 
 
 class PodTemplate:
     """Template of a workload, or a pod without a controller, with the properties of its pods."""
 
-    def __init__(self, cluster: Cluster, owner: Resource, real_commands: tuple[str, ...]) -> None:
+    def __init__(
+        self, cluster: Cluster, owner: Workload | Pod, real_commands: tuple[str, ...]
+    ) -> None:
         self.owner = owner
         self.services: list[Service] = []
         """Services that select the pods."""
@@ -39,7 +51,7 @@ class PodTemplate:
             self.annotations: Mapping[str, str] = owner.metadata.annotations
             self.spec: PodSpec = owner.spec
         else:
-            template = owner.spec.template  # type: ignore[attr-defined]
+            template = owner.spec.template
             self.path = ("spec", "template", "spec")
             self.labels, self.annotations, self.spec = (
                 template.metadata.labels,
@@ -100,9 +112,7 @@ class Templates:
     """Templates of all workloads, and all pods without a controller, with an index by label."""
 
     def __init__(self, cluster: Cluster, real_commands: Sequence[str]) -> None:
-        owners = (
-            obj for kind in (*_WORKLOADS, Pod) for obj in cluster.all(kind) if not _is_owned(obj)
-        )
+        owners = (obj for kind in _OWNERS for obj in cluster.all(kind) if not _is_owned(obj))
         self._all = [PodTemplate(cluster, owner, tuple(real_commands)) for owner in owners]
         self._by_label: dict[tuple[str, str, str], list[PodTemplate]] = {}
         for template in self._all:

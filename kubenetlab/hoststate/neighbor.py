@@ -13,7 +13,7 @@ from kubenetlab.hoststate.ip import OUR_PROTOCOL, address_text, packed
 from kubenetlab.hoststate.links.messages import AF_BRIDGE
 from kubenetlab.hoststate.netlink import wire
 from kubenetlab.hoststate.netlink.wire import (
-    Links,
+    LinkIndexes,
     as_mac,
     as_number,
     attribute,
@@ -55,7 +55,7 @@ class Neighbor(NetlinkObject, frozen=True):
     def __str__(self) -> str:
         return f"neighbor {self.address} mac {self.mac} dev {self.link} permanent"
 
-    def create(self, links: Links) -> bytes:
+    def create(self, links: LinkIndexes) -> bytes:
         attrs = attribute(NDA_LLADDR, mac_bytes(self.mac)) + attribute(
             NDA_PROTOCOL, bytes([OUR_PROTOCOL])
         )
@@ -65,7 +65,7 @@ class Neighbor(NetlinkObject, frozen=True):
 
     change = create
 
-    def delete(self, links: Links) -> bytes:
+    def delete(self, links: LinkIndexes) -> bytes:
         return message(wire.RTM_DELNEIGH, 0, self._header(links))
 
     def commands(self, shell_name: ShellName) -> Iterator[str]:
@@ -73,7 +73,7 @@ class Neighbor(NetlinkObject, frozen=True):
         netns = shell_name(self.netns)
         yield f"ip -n {netns} neighbor add {entry} nud permanent protocol static"
 
-    def _header(self, links: Links) -> bytes:
+    def _header(self, links: LinkIndexes) -> bytes:
         family, address = packed(self.address)
         return _NDMSG.pack(
             family, links.index(self.netns, self.link), NUD_PERMANENT, 0, 0

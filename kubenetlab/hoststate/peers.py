@@ -124,7 +124,7 @@ def _requests(
 
 
 class _NoLink:
-    """`Links` for templates, in which every link has the index 0."""
+    """`LinkIndexes` for templates, in which every link has the index 0."""
 
     def index(self, netns: str, link: str) -> int:
         return 0
@@ -135,7 +135,7 @@ def _template(table: tuple[Entry, ...], type_: int) -> tuple[int, bytes]:
     """Return the length of one message and all messages, which have equal length."""
     neighbors = [Neighbor("", "", address, mac) for address, mac in table]
     encoded = [
-        neighbor.create(_NoLink()) if type_ == wire.RTM_NEWNEIGH else neighbor.delete(_NoLink())  # type: ignore[arg-type]
+        neighbor.create(_NoLink()) if type_ == wire.RTM_NEWNEIGH else neighbor.delete(_NoLink())
         for neighbor in neighbors
     ]
     return len(encoded[0]), b"".join(encoded)

@@ -10,7 +10,7 @@ from msgspec import Struct, structs
 
 from kubenetlab.errors import UsageError
 from kubenetlab.observe.expect import Destination, ServiceTarget, service_ports
-from kubenetlab.observe.request import ProbeSpecification
+from kubenetlab.observe.request import ProbeSpecification, Transport
 from kubenetlab.observe.targets.grammar import Target, with_port
 from kubenetlab.observe.targets.locations import Location
 from kubenetlab.observe.targets.lookups import service_named
@@ -37,7 +37,7 @@ class ResolvedDestination(Struct, frozen=True):
     address: str
     """Destination address; empty if DNS returns no address of the Service (see `unresolved`)."""
     port: int = 0
-    protocol: str = "ICMP"
+    protocol: Transport = "ICMP"
     known: Destination | None = None
     """Object behind the address whose reachability can be predicted."""
     lacking: str = ""

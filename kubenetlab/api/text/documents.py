@@ -157,7 +157,7 @@ def _json_starts(text: str) -> list[int]:
     """
     decoder, starts, index = json.JSONDecoder(), [], 0
     try:
-        while (index := _WHITESPACE.match(text, index).end()) < len(text):  # type: ignore[union-attr]
+        while (space := _WHITESPACE.match(text, index)) and (index := space.end()) < len(text):
             if text[index] != "{":
                 return []
             starts.append(index)

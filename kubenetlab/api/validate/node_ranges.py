@@ -81,6 +81,7 @@ def _faults(
 ) -> Iterator[str]:
     """Yield the mistakes in one range. `overlapped` are earlier ranges that it overlaps."""
     range_ = entry.range
+    # Both have the same IP version (`_parse`), which their types do not say.
     if not range_.subnet_of(entry.pod_network):  # type: ignore[arg-type]
         yield f"expected a part of the pods' range {entry.pod_network}, found {range_}"
     if range_.num_addresses < SMALLEST:

@@ -106,7 +106,7 @@ def ping_once(
             _get(network, destination, request.http, deadline_s)
         )
     else:
-        probe = ProbeRequest(source, destination.protocol, destination.address, destination.port)  # type: ignore[arg-type]
+        probe = ProbeRequest(source, destination.protocol, destination.address, destination.port)
         (result,), body = run([probe], deadline_s=deadline_s), ""
     expected = (
         expect(source, destination.known, facts_of(inspected))

@@ -7,7 +7,7 @@ Source: containernetworking/plugins plugins/ipam/host-local/backend/allocator/al
 """
 
 from collections.abc import Container, Iterator, Sequence
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
 from msgspec import Struct, structs
@@ -172,9 +172,11 @@ def _free(
     return tuple(addresses)
 
 
-def _is_reserved(address: object, subnet: Network, pools: Sequence[Pool]) -> bool:
+def _is_reserved(
+    address: IPv4Address | IPv6Address, subnet: Network, pools: Sequence[Pool]
+) -> bool:
     """Return True for an address that belongs to a pool."""
-    number = int(address) - int(subnet.network_address)  # type: ignore[call-overload]
+    number = int(address) - int(subnet.network_address)
     return any(pool.first <= number <= pool.last for pool in pools)
 
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from msgspec import structs
 
-from kubenetlab.api.core import SERVICE_NAME_LABEL, Service
+from kubenetlab.api.core import SERVICE_NAME_LABEL, IPFamily, Service
 from kubenetlab.api.discovery import (
     MANAGED_BY_LABEL,
     Endpoint,
@@ -34,6 +34,8 @@ from kubenetlab.controllers.support.serials import Serials
 WATCHES: Final[tuple[Kind, ...]] = (Service, Endpoints, EndpointSlice)
 CONVERGES_IN_ONE_PASS: Final = True
 INCREMENTAL: Final = True
+
+_FAMILIES: Final[tuple[tuple[IPFamily, int], ...]] = (("IPv4", 4), ("IPv6", 6))
 
 MANAGED_LABEL = "endpoints.kubernetes.io/managed-by"
 MANAGER = "endpoint-controller"
@@ -175,7 +177,7 @@ def _slices(endpoints: Endpoints) -> Iterator[EndpointSlice]:
             for ready, group in ((True, subset.addresses), (False, subset.not_ready_addresses))
             for address in group
         ]
-        for family, version in (("IPv4", 4), ("IPv6", 6)):
+        for family, version in _FAMILIES:
             slice_endpoints = tuple(
                 Endpoint(
                     (address.ip,),
@@ -193,4 +195,4 @@ def _slices(endpoints: Endpoints) -> Iterator[EndpointSlice]:
                 meta = ObjectMeta(
                     name=name, namespace=endpoints.namespace, labels=labels, owner_references=owner
                 )
-                yield EndpointSlice(meta, family, slice_endpoints, subset.ports)  # type: ignore[arg-type]
+                yield EndpointSlice(meta, family, slice_endpoints, subset.ports)

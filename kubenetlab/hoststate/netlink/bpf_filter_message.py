@@ -10,6 +10,7 @@ from __future__ import annotations
 from pyroute2.netlink import nla, nlmsg
 
 
+# pyroute2 has no type hints, so mypy sees both base classes as Any.
 class BpfFilterMessage(nlmsg):  # type: ignore[misc]
     """tcmsg; the options of filters that are not BPF filters must not be read."""
 

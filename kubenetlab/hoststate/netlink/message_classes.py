@@ -85,6 +85,7 @@ class _UnexecutedPackage(ModuleType):
         is_module = name.startswith("__") or importlib.util.find_spec(f"{PACKAGE}.{name}")
         if is_module or spec is None or spec.loader is None:
             raise AttributeError(f"module {PACKAGE!r} has no attribute {name!r}")
+        # The language reference allows this for modules; mypy does not know it.
         self.__class__ = ModuleType  # type: ignore[assignment]
         spec.loader.exec_module(self)
         return getattr(self, name)

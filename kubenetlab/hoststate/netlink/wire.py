@@ -32,11 +32,15 @@ _PADDING = b"", bytes(3), bytes(2), bytes(1)
 Attributes = dict[int, memoryview]
 
 
-class Links(Protocol):
-    """Interface indexes and namespace descriptors that encoders need."""
+class LinkIndexes(Protocol):
+    """Interface indexes of existing links."""
 
     def index(self, netns: str, link: str) -> int:
         """Return the interface index of a link; raise KeyError if the link does not exist."""
+
+
+class Links(LinkIndexes, Protocol):
+    """Interface indexes and namespace descriptors that encoders need."""
 
     def new_index(self, netns: str, link: str) -> int:
         """Return an unused index, unique in the whole lab, for a link about to be created."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -114,7 +114,7 @@ async def _follow(
     attempt: int,
     tail_lines: int | None,
     since: float | None,
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """Yield the log of a run, and every later line until the run has ended."""
     end = 0
     while True:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kubenetlab.lab.agent.agent import Agent
 
 
-async def progress_until_settled(agent: Agent, timeout_s: float) -> AsyncIterator[bytes]:
+async def progress_until_settled(agent: Agent, timeout_s: float) -> AsyncGenerator[bytes, None]:
     """Yield a line of JSON whenever the progress of the lab changes.
 
     The last line has `settled` or `timeout` set, and contains the diagnostics.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 async def watch_events(
     agent: Agent, kind: type[Resource], namespace: str | None, selector: LabelSelector
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """Yield the existing objects as events, a bookmark, and then every change.
 
     namespace: the watched namespace, or None for all.

@@ -16,6 +16,7 @@ from contextlib import suppress
 from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
+from typing import TypeVar, cast
 
 from kubenetlab.api.config import ClusterConfig, Network
 from kubenetlab.api.core import Namespace, Service
@@ -52,6 +53,8 @@ RETRY_S = 0.05
 """Pause before a watch that broke is started again, in seconds."""
 TCP_TIMEOUT_S = 10.0
 """Time allowed for a TCP client to send a query, and to accept a response, in seconds."""
+R = TypeVar("R", bound=Resource)
+
 _RCODES = {0: "NOERROR", 1: "FORMERR", 2: "SERVFAIL", 3: "NXDOMAIN", 4: "NOTIMP", 5: "REFUSED"}
 _FLAGS = ((0x8000, "qr"), (0x0400, "aa"), (0x0200, "tc"), (0x0100, "rd"), (0x0080, "ra"))
 """Flags in the second word of a message (RFC 1035 §4.1.1)."""
@@ -260,6 +263,10 @@ class CoreDNS:
                 if lines and self.is_ready and not is_initial:
                     self._update(changed)
 
+    def _by_key(self, kind: type[R]) -> dict[Key, R]:
+        """Return the objects of a watched kind."""
+        return cast("dict[Key, R]", self._objects[kind])  # `_follow` decodes them as this kind
+
     def _update(self, changed: Iterable[Resource]) -> None:
         """Update the zone for changed objects.
 
@@ -268,8 +275,7 @@ class CoreDNS:
 
         changed: former and new state of each changed object.
         """
-        services: dict[Key, Service] = self._objects[Service]  # type: ignore[assignment]
-        slices: dict[Key, EndpointSlice] = self._objects[EndpointSlice]  # type: ignore[assignment]
+        services, slices = self._by_key(Service), self._by_key(EndpointSlice)
         if self._zone is None or not all(
             isinstance(obj, Service | EndpointSlice) for obj in changed
         ):
@@ -297,14 +303,16 @@ class CoreDNS:
 
     def _rebuild(self) -> None:
         """Build the zone from all objects."""
-        config = next(iter(self._objects[ClusterConfig].values()), ClusterConfig())
-        assert isinstance(config, ClusterConfig)
+        config = next(iter(self._by_key(ClusterConfig).values()), ClusterConfig())
         hosts = {host.name: host.addresses(config.networking.versions) for host in config.external}
-        namespaces, services, slices = (
-            list(self._objects[kind].values()) for kind in (Namespace, Service, EndpointSlice)
+        self._zone = Zone(
+            config.networking.dns_domain,
+            self._by_key(Namespace).values(),
+            self._by_key(Service).values(),
+            self._by_key(EndpointSlice).values(),
+            hosts,
+            _own_addresses(),
         )
-        domain = config.networking.dns_domain
-        self._zone = Zone(domain, namespaces, services, slices, hosts, _own_addresses())  # type: ignore[arg-type]
         self._forwards = config.uplink
         self._own_ranges = [
             ip_network(text) for version in (4, 6) for text in inside(config, version)

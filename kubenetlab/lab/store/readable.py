@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
+from types import GenericAlias
 from typing import Final
 
 import msgspec
@@ -30,7 +31,7 @@ def unreadable_objects(objects: Iterable[Resource]) -> Iterator[tuple[Resource, 
         by_kind.setdefault(type(obj), []).append(obj)
     for kind, of_kind in by_kind.items():
         # Object by object only after a failure, because one list is decoded faster.
-        if _fault(of_kind, list[kind]) is not None:  # type: ignore[valid-type]
+        if _fault(of_kind, GenericAlias(list, (kind,))) is not None:
             yield from ((obj, fault) for obj in of_kind if (fault := _fault(obj, kind)) is not None)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import GenericAlias
 from typing import Final
 
 import msgspec
@@ -147,7 +148,7 @@ def _decoded(kind: Kind, saved: _Saved) -> list[Resource]:
         return []
     objects: list[Resource] = msgspec.json.decode(
         saved.objects[kind.kind],
-        type=list[kind],  # type: ignore[valid-type]
+        type=GenericAlias(list, (kind,)),
     )
     return objects
 

@@ -9,7 +9,7 @@ import asyncio
 import os
 import socket
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
 from msgspec import Struct
 
@@ -38,9 +38,9 @@ _REASONS = {
 
 
 class Stream(Struct, frozen=True):
-    """Response whose body is sent in parts, as an iterator yields them."""
+    """Response whose body is sent in parts, as a generator yields them."""
 
-    parts: AsyncIterator[bytes]
+    parts: AsyncGenerator[bytes, None]
     content_type: str = "application/json"
     headers: Mapping[str, str] = {}
 
@@ -167,7 +167,7 @@ async def _respond(connection: Connection, parsed: ParsedRequest, answer: Answer
 
 
 async def _send_parts(
-    connection: Connection, parts: AsyncIterator[bytes], encode: Callable[[bytes], bytes]
+    connection: Connection, parts: AsyncGenerator[bytes, None], encode: Callable[[bytes], bytes]
 ) -> None:
     """Send the parts of a body.
 
@@ -191,7 +191,7 @@ async def _send_parts(
     finally:
         disconnected.cancel()
         await asyncio.gather(disconnected, return_exceptions=True)
-        await parts.aclose()  # type: ignore[attr-defined]
+        await parts.aclose()
 
 
 def _encode(response: Response, *, is_last: bool, is_head: bool = False) -> bytes:

@@ -42,11 +42,12 @@ Kind = Literal[
     "name",
 ]
 Protocol = Literal["TCP", "UDP", "SCTP"]
+Scheme = Literal["http", "https"]
 
 DEFAULT_NAMESPACE: Final = "default"
 EVERY_NODE: Final = "*"
 MAX_PORT: Final = 65535
-DEFAULT_PORTS: Final[Mapping[str, int]] = {"http": 80, "https": 443}
+DEFAULT_PORTS: Final[Mapping[Scheme, int]] = {"http": 80, "https": 443}
 """Scheme of a URL → its default port."""
 
 WORKLOADS: Final[Mapping[Kind, str]] = {
@@ -115,7 +116,7 @@ class Target(Struct, frozen=True):
     port: int | None = None
     protocol: Protocol | None = None
     """Protocol; only given together with a port."""
-    scheme: Literal["", "http", "https"] = ""
+    scheme: Scheme | Literal[""] = ""
     path: str = ""
     """Path and query of a URL; empty without a scheme."""
     family: Literal["IPv4", "IPv6"] | None = None
@@ -134,7 +135,7 @@ class Target(Struct, frozen=True):
 
     def __str__(self) -> str:
         if self.scheme:
-            return f"{self.scheme}://{_host(self)}{self.path}"
+            return f"{self.scheme}://{_host(self, self.scheme)}{self.path}"
         return with_port(self._without_port, self.port, self.protocol or "") + (
             f" {self.family}" if self.family else ""
         )
@@ -285,7 +286,8 @@ def _url(text: str) -> Target:
         raise UsageError(
             f"{text}: expected http://NAME[:PORT]/PATH, with a port from 1 to {MAX_PORT}"
         ) from None
-    if parts.scheme not in DEFAULT_PORTS:
+    scheme = next((known for known in DEFAULT_PORTS if known == parts.scheme), None)
+    if scheme is None:
         raise UsageError(
             f'{text}: the scheme "{parts.scheme}" is not supported; expected http://NAME[:PORT]/PATH'
         )
@@ -302,16 +304,16 @@ def _url(text: str) -> Target:
         "ip" if is_address else "name",
         "",
         host,
-        port or DEFAULT_PORTS[parts.scheme],
+        port or DEFAULT_PORTS[scheme],
         "TCP",
-        parts.scheme,  # type: ignore[arg-type]
+        scheme,
         path,
     )
 
 
-def _host(target: Target) -> str:
+def _host(target: Target, scheme: Scheme) -> str:
     """Return host and port of a URL, without the scheme's default port."""
-    if target.port != DEFAULT_PORTS[target.scheme] and target.port is not None:
+    if target.port != DEFAULT_PORTS[scheme] and target.port is not None:
         return socket_address(target.name, target.port)
     return f"[{target.name}]" if ":" in target.name else target.name
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -183,7 +183,7 @@ def test_a_stream_ends_when_its_client_disconnects() -> None:
     async def story() -> None:
         is_closed = asyncio.Event()
 
-        async def parts() -> AsyncIterator[bytes]:
+        async def parts() -> AsyncGenerator[bytes, None]:
             try:
                 yield b"first\n"
                 await asyncio.Event().wait()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 import pytest
 from hypothesis import given
@@ -23,7 +23,7 @@ MAX_BODY_BYTES = 1000
 async def echo(request: Request) -> Answer:
     """Return a response that depends on the path; by default the request is its body."""
 
-    async def parts() -> AsyncIterator[bytes]:
+    async def parts() -> AsyncGenerator[bytes, None]:
         yield b"one"
         yield b""
         yield b"two"
