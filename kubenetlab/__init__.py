@@ -9,8 +9,6 @@ from __future__ import annotations
 TYPE_CHECKING = False  # for type checkers it is True; importing `typing` would take time
 
 if TYPE_CHECKING:
-    from typing import Any
-
     from kubenetlab.errors import (
         ApplyError,
         BugError,
@@ -93,7 +91,7 @@ _MODULES = {
 
 if not TYPE_CHECKING:  # otherwise type checkers would accept every name
 
-    def __getattr__(name: str) -> Any:
+    def __getattr__(name: str) -> object:
         """Import a public name from the module that defines it."""
         from kubenetlab.lazy import import_name
 

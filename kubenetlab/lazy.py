@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
 
 
-def import_name(package: str, name: str, modules: Mapping[str, str]) -> Any:
+def import_name(package: str, name: str, modules: Mapping[str, str]) -> object:
     """Return an attribute of a package from the module that defines it.
 
     modules: name → module below the package.
@@ -15,4 +14,5 @@ def import_name(package: str, name: str, modules: Mapping[str, str]) -> Any:
     """
     if name not in modules:
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
-    return getattr(import_module(f"{package}.{modules[name]}"), name)
+    value: object = getattr(import_module(f"{package}.{modules[name]}"), name)
+    return value

@@ -6,7 +6,7 @@ Differences from an earlier version are found without comparing all entries.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, NoReturn, Self, TypeVar
+from typing import Final, NoReturn, Self, TypeVar
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -83,7 +83,7 @@ class VersionedMap(dict[K, V]):
         }
         return differences | {key: (old, None) for key, old in before.items() if key not in self}
 
-    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
         """Raise TypeError: every reader of this version relies on its entries."""
         raise TypeError(f"{type(self).__name__} is immutable: use with_changes()")
 

@@ -18,12 +18,13 @@ Source of the fields of kind: sigs.k8s.io/kind pkg/apis/config/v1alpha4/types.go
 
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
 from kubenetlab.api.config_versions import API_VERSION
 from kubenetlab.api.containers import Port, Protocol
+from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.meta import Labels, ObjectMeta, Record, Resource, Unmodelled
 
 Network = IPv4Network | IPv6Network
@@ -142,9 +143,9 @@ class Networking(Record, frozen=True):
     """Allocation of pod addresses."""
     dns_domain: str = "cluster.local"
     """DNS domain of the cluster."""
-    cni: str | Mapping[str, Any] = "bridge"
+    cni: str | JsonMapping = "bridge"
     """CNI mode: its name, or a mapping of `type` and the options of the mode."""
-    kube_proxy_mode: str | Mapping[str, Any] = "nftables"
+    kube_proxy_mode: str | JsonMapping = "nftables"
     """Implementation of Services: its name, or a mapping of `type` and the options of the mode."""
     disable_default_cni: bool = False
     """If true, the same as `cni: none`."""
@@ -171,12 +172,12 @@ class Networking(Record, frozen=True):
         return {4: self.node_cidr_mask_size_ipv4, 6: self.node_cidr_mask_size_ipv6}[version]
 
     @property
-    def cni_mode(self) -> tuple[str, Mapping[str, Any]]:
+    def cni_mode(self) -> tuple[str, JsonMapping]:
         """(name, options) of the CNI mode."""
         return ("none", {}) if self.disable_default_cni else mode_and_options(self.cni)
 
     @property
-    def proxy_mode(self) -> tuple[str, Mapping[str, Any]]:
+    def proxy_mode(self) -> tuple[str, JsonMapping]:
         """(name, options) of the kube-proxy mode."""
         return mode_and_options(self.kube_proxy_mode)
 
@@ -288,7 +289,7 @@ def networks(text: str) -> tuple[Network, ...]:
     return tuple(ip_network(part.strip()) for part in text.split(","))
 
 
-def mode_and_options(value: str | Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+def mode_and_options(value: str | JsonMapping) -> tuple[str, JsonMapping]:
     """Return (name, options) of a mode given by its name or as a mapping with `type`."""
     if isinstance(value, str):
         return value, {}

@@ -6,16 +6,18 @@ a document of the next version. Documents of all served versions stay valid that
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Final
 
 from msgspec import Struct
+
+from kubenetlab.api.json_types import JsonMapping
 
 API_VERSION: Final = "kubenetlab.dev/v1alpha1"
 """Current version: the one of `ClusterConfig`."""
 KIND_API_VERSION: Final = "kind.x-k8s.io/v1alpha4"
 """Version of kind's configuration file."""
 
-Document = Mapping[str, Any]
+Document = JsonMapping
 
 
 class Conversion(Struct, frozen=True):

@@ -1,8 +1,6 @@
 """Fault: a defect injected by `break` and removed by `heal`."""
 
-from collections.abc import Mapping
-from typing import Any
-
+from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.meta import Labels, ObjectMeta, Record, Resource
 
 
@@ -22,7 +20,7 @@ class FaultSpec(Record, kw_only=True, frozen=True):
 
     fault: str
     """Name of the fault, as `break` lists it."""
-    options: Mapping[str, Any] = {}
+    options: JsonMapping = {}
     """Options given on the command line."""
     node: str = ""
     """Node that has the fault; empty for a fault of no particular node."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-JsonObject = dict[str, Any]
+JsonValue = Any
+"""A JSON value of any kind."""
+JsonObject = dict[str, JsonValue]
 """A JSON object that is built up, or was decoded from text."""
-JsonMapping = Mapping[str, Any]
+JsonMapping = Mapping[str, JsonValue]
 """A JSON object that is only read, such as a Kubernetes object of any kind or a part of one."""

@@ -1,7 +1,6 @@
 """Kinds that the lab models, by kind, plural or short name, and names of API groups."""
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from kubenetlab.api import builtin
 from kubenetlab.api.apps import (
@@ -18,6 +17,7 @@ from kubenetlab.api.core import Event, Namespace, Node, Service
 from kubenetlab.api.discovery import Endpoints, EndpointSlice
 from kubenetlab.api.environment import ConfigMap, Secret
 from kubenetlab.api.faults import Fault
+from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.lab import (
     AllocationState,
     Attachment,
@@ -95,7 +95,7 @@ def group_of(api_version: str) -> str:
     return api_version.rpartition("/")[0]
 
 
-def writable(document: Mapping[str, Any]) -> type[Resource] | None:
+def writable(document: JsonMapping) -> type[Resource] | None:
     """Return the type of a document; None for a kind that the lab does not model.
 
     A kind of another API group with the same name is not modelled either.
@@ -105,7 +105,7 @@ def writable(document: Mapping[str, Any]) -> type[Resource] | None:
     )
 
 
-def qualified_kind(document: Mapping[str, Any]) -> str:
+def qualified_kind(document: JsonMapping) -> str:
     """Return the kind of a document; for other projects with the API group.
 
     `Service` for Kubernetes and the lab, `Service.serving.knative.dev` for Knative.

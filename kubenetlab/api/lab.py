@@ -6,10 +6,11 @@ store, so that one value holds the whole state. The API never serves them.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from kubenetlab.api.core import Service, Taint
 from kubenetlab.api.discovery import EndpointSlice
+from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.meta import ObjectMeta, Record, Resource
 
 SYNC_PERIOD_S = 5
@@ -208,7 +209,7 @@ class ProxySnapshot(Internal, kw_only=True, frozen=True):
     """EndpointSlices at that time."""
     proxy_mode: str
     """Name of the proxy mode at that time."""
-    proxy_options: Mapping[str, Any]
+    proxy_options: JsonMapping
     """Options of the proxy mode at that time."""
     overdue_at: float
     """Time from which the rules count as stale, in seconds since 1970."""

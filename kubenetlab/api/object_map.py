@@ -6,8 +6,8 @@ reading changes nothing, and two readers cannot influence each other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar, TypeVarTuple, Unpack
 
 from msgspec import Struct
 
@@ -16,10 +16,11 @@ from kubenetlab.versioned import VersionedMap
 
 R = TypeVar("R", bound=Resource)
 T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
 Kind = type[Resource]
 ObjectKey = tuple[str, str]
 """(namespace, name)"""
-ObjectChange = tuple[Any, Any]
+ObjectChange = tuple[R | None, R | None]
 """An object before and after a change; None stands for a missing object."""
 
 
@@ -34,10 +35,12 @@ class ObjectMap(VersionedMap[ObjectKey, R]):
 
     def __init__(self, items: Mapping[ObjectKey, R] | Iterable[tuple[ObjectKey, R]] = ()) -> None:
         super().__init__(items)
-        self._indexes: dict[Any, Any] = {}
+        self._indexes: dict[Hashable, Any] = {}
         """(function, arguments) → its result."""
 
-    def index(self, build: Callable[..., T], *arguments: Any) -> T:
+    def index(
+        self, build: Callable[[tuple[R, ...], Unpack[Arguments]], T], *arguments: *Arguments
+    ) -> T:
         """Return `build(objects, *arguments)`; compute it at the first call.
 
         build: a pure function, defined at the top level of a module: it is the name of the index.
@@ -69,16 +72,17 @@ class Cursor(Struct, frozen=True):
 class Changes(Struct, frozen=True):
     """Changed objects of some kinds: the difference between a cursor and a store."""
 
-    by_kind: Mapping[Kind, Sequence[ObjectChange]]
+    by_kind: Mapping[Kind, Sequence[ObjectChange[Any]]]
+    """Kind → changes of objects of this kind."""
 
-    def __getitem__(self, kind: Kind) -> Sequence[ObjectChange]:
+    def __getitem__(self, kind: type[R]) -> Sequence[ObjectChange[R]]:
         """Return the changes of a kind, in the order in which they happened.
 
         An object that was changed several times is one change.
         """
         return self.by_kind[kind]
 
-    def objects(self, *kinds: Kind) -> Iterator[Any]:
+    def objects(self, *kinds: type[R]) -> Iterator[R]:
         """Yield the changed objects of some kinds, each as it was before and as it is now."""
         for kind in kinds:
             for change in self.by_kind[kind]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from msgspec import Struct, structs
 
 from kubenetlab.api.config import Networking
-from kubenetlab.api.json_types import JsonMapping, JsonObject
+from kubenetlab.api.json_types import JsonMapping, JsonObject, JsonValue
 from kubenetlab.api.meta import Resource, Unmodelled, seconds, timestamp
 from kubenetlab.api.store import Cluster
 from kubenetlab.api.text.decode import without_nulls
@@ -96,7 +96,7 @@ def render(cluster: Cluster, obj: Resource, skew_s: float = 0.0) -> JsonObject:
     }
 
 
-def _shift_times(key: str, value: Any, by_s: float) -> Any:
+def _shift_times(key: str, value: JsonValue, by_s: float) -> JsonValue:
     """Return a field with all times in it shifted."""
     if isinstance(value, dict):
         return {name: _shift_times(name, item, by_s) for name, item in value.items()}
@@ -105,7 +105,7 @@ def _shift_times(key: str, value: Any, by_s: float) -> Any:
     return timestamp(seconds(value) + by_s) if key in _TIMES and isinstance(value, str) else value
 
 
-def _set_default(document: JsonObject, path: list[str], value: Any) -> None:
+def _set_default(document: JsonObject, path: list[str], value: JsonValue) -> None:
     """Set the field at a path if it is missing and the field above it is not."""
     first, *rest = path
     name = first.removesuffix("[]")
@@ -116,7 +116,7 @@ def _set_default(document: JsonObject, path: list[str], value: Any) -> None:
             _set_default(child, rest, value)
 
 
-def _render(value: Any, given: Any) -> Any:
+def _render(value: object, given: JsonValue) -> JsonValue:
     """Return a value as a document.
 
     A field that the lab models has the value in the store; a default is shown only if it was given.
@@ -155,7 +155,7 @@ def _render_struct(value: Struct, given: JsonMapping) -> JsonObject:
 
 
 @cache
-def _fields(type_: type[Struct]) -> dict[str, tuple[str, Any, bool]]:
+def _fields(type_: type[Struct]) -> dict[str, tuple[str, object, bool]]:
     """Return Kubernetes' name of each field → (attribute, default, True if the lab models it)."""
     fields = {}
     for field in structs.fields(type_):

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar, TypeVarTuple, Unpack
 
 from msgspec import Struct, structs
 
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.core import Namespace, Node, Service
 from kubenetlab.api.discovery import EndpointSlice
+from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.meta import Labels, LabelSelector, Resource, matches_labels
 from kubenetlab.api.object_map import Changes, Cursor, ObjectKey, ObjectMap
 from kubenetlab.api.object_map import Kind as Kind
@@ -23,7 +24,8 @@ from kubenetlab.versioned import VersionedMap
 R = TypeVar("R", bound=Resource)
 K = TypeVar("K")
 T = TypeVar("T")
-Document = Mapping[str, Any]
+Arguments = TypeVarTuple("Arguments")
+Document = JsonMapping
 GivenKey = tuple[str, str, str]
 """(kind, namespace, name), with the kind as `kinds.qualified_kind` returns it."""
 
@@ -107,7 +109,12 @@ class Cluster(Struct, frozen=True, eq=False):
     def get(self, kind: type[R], namespace: str, name: str) -> R | None:
         return self.by_key(kind).get((namespace, name))
 
-    def index(self, kind: Kind, build: Callable[..., T], *arguments: Any) -> T:
+    def index(
+        self,
+        kind: type[R],
+        build: Callable[[tuple[R, ...], Unpack[Arguments]], T],
+        *arguments: *Arguments,
+    ) -> T:
         """Return `build(objects, *arguments)` for all objects of a kind.
 
         It is computed once for each version of these objects. build: a pure function, defined at

@@ -24,7 +24,7 @@ Optional constants change how a controller runs:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from msgspec import structs
 
@@ -54,6 +54,8 @@ MAX_ROUNDS = 30
 class Controller(Protocol):
     """Interface of each module in `CONTROLLERS`."""
 
+    __name__: str
+
     @property
     def WATCHES(self) -> tuple[Kind, ...]:  # noqa: N802 (a module's constant)
         """Kinds that the controller reads."""
@@ -61,7 +63,7 @@ class Controller(Protocol):
     def reconcile(self, cluster: Cluster, now: float) -> Iterator[Change | Wake]: ...
 
 
-CONTROLLERS: Final[tuple[Any, ...]] = (
+CONTROLLERS: Final[tuple[Controller, ...]] = (
     namespaces,
     addons,
     kube_proxy,
@@ -126,14 +128,14 @@ def settle(cluster: Cluster, now: float) -> Cluster:
 
 
 def _reconcile(
-    controller: Any,
+    controller: Controller,
     cluster: Cluster,
     state: ControllerState | None,
     now: float,
     batch_limit: int | None,
 ) -> tuple[Cluster, ControllerState]:
     """Run one controller once; return the store with its changes, and the controller's state."""
-    options: dict[str, Any] = {}
+    options: dict[str, object] = {}
     if hasattr(controller, "IN_BATCHES"):
         options["batch_limit"] = batch_limit
     if hasattr(controller, "INCREMENTAL"):
@@ -146,6 +148,6 @@ def _reconcile(
     return after, ControllerState(seen.cursor(controller.WATCHES), min(wakes, default=None))
 
 
-def _name_of(controller: Any) -> str:
+def _name_of(controller: Controller) -> str:
     """Return the last part of a controller's module name."""
     return str(controller.__name__.rpartition(".")[2])

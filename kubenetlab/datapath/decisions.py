@@ -7,7 +7,7 @@ default), so only small labs use ARP.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Literal
 
 from msgspec import structs
 
@@ -101,7 +101,7 @@ def _pods_per_node(cluster: Cluster) -> list[int]:
     return list(counts.values())
 
 
-def _layout(counts: list[int], has_br_netfilter: bool) -> tuple[Any, str]:
+def _layout(counts: list[int], has_br_netfilter: bool) -> tuple[Literal["onlink", "routed"], str]:
     if not has_br_netfilter:
         return (
             "routed",
@@ -112,7 +112,9 @@ def _layout(counts: list[int], has_br_netfilter: bool) -> tuple[Any, str]:
     return "onlink", "the kernel has br_netfilter"
 
 
-def _neighbors(counts: list[int], nodes: int, layout: str) -> tuple[Any, str]:
+def _neighbors(
+    counts: list[int], nodes: int, layout: str
+) -> tuple[Literal["dynamic", "permanent"], str]:
     """Return the choice and its reason.
 
     On a subnet each pod may resolve every other pod; behind a route it resolves only its node.

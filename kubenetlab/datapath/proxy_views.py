@@ -7,12 +7,12 @@ one node its own view: the last one before it was stopped, or that of another cl
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from msgspec import Struct, structs
 
 from kubenetlab.api.core import Node, Service
 from kubenetlab.api.discovery import EndpointSlice
+from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.allocation.node_ports import needs_health_check
 from kubenetlab.datapath import faults
@@ -42,7 +42,7 @@ class ProxyView(Struct, frozen=True):
     """Services by namespace and name, in order."""
     node: str = ""
     """Node that alone has this view; empty for the view that all others share."""
-    mode: tuple[str, Mapping[str, Any]] | None = None
+    mode: tuple[str, JsonMapping] | None = None
     """Its mode and options where they differ from the cluster's; else None."""
     cluster_cidrs: tuple[str, ...] = ()
     """Ranges that it takes for pod addresses, where they are wrong."""
@@ -88,7 +88,7 @@ class ProxyStats(Struct, frozen=True):
 class KubeProxyConfig(Struct, frozen=True):
     """Configuration of a kube-proxy process beside its manifest."""
 
-    options: Mapping[str, Any]
+    options: JsonMapping
     listeners: tuple[ListenPort, ...]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from msgspec import Struct, structs
 
@@ -265,7 +265,8 @@ def service_views(cluster: Cluster, cache: PlanCache) -> VersionedMap[_Key, Serv
     taken = cluster.index(Service, _taken)
 
     def build(
-        former: VersionedMap[_Key, ServiceView] | None, *changes_by_map: ChangedEntries[_Key, Any]
+        former: VersionedMap[_Key, ServiceView] | None,
+        *changes_by_map: ChangedEntries[_Key, object],
     ) -> VersionedMap[_Key, ServiceView]:
         views = VersionedMap[_Key, ServiceView]() if former is None else former
         changes: dict[_Key, ServiceView | None] = {}

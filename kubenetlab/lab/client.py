@@ -17,12 +17,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from msgspec import Struct
 
-from kubenetlab.api.json_types import JsonMapping, JsonObject
+from kubenetlab.api.json_types import JsonMapping, JsonObject, JsonValue
 from kubenetlab.errors import LabError, did_you_mean
 from kubenetlab.lab import cleanup, rundir
 from kubenetlab.lab.paths import LAB_API
@@ -55,7 +55,7 @@ class Reply(Struct, frozen=True):
     """Response with its decoded body, and the descriptors that came with it."""
 
     status: int
-    body: Any
+    body: JsonValue
     fds: tuple[int, ...] = ()
 
 
@@ -108,7 +108,7 @@ class Client:
             raise
         return pidfd
 
-    def get(self, path: str, **query: str) -> Any:
+    def get(self, path: str, **query: str) -> JsonValue:
         """Return the decoded body of a GET request."""
         return self.request("GET", path, query=query).body
 
@@ -141,7 +141,7 @@ class Client:
         """Return the body of a GET request as text."""
         return str(self.request("GET", path, query=query).body or "")
 
-    def post(self, path: str, body: object = None, **query: str) -> Any:
+    def post(self, path: str, body: object = None, **query: str) -> JsonValue:
         """Return the decoded body of a POST request."""
         return self.request("POST", path, body, query=query).body
 
@@ -181,7 +181,7 @@ class Client:
             return _reply(exchange.response, fds)
         raise AssertionError
 
-    def stream(self, path: str, deadline: float | None = None, /, **query: str) -> Iterator[Any]:
+    def stream(self, path: str, deadline: float | None = None, /, **query: str) -> Iterator[JsonValue]:
         """Yield the JSON lines of a streamed response; end with the response or with the lab.
 
         deadline: time of `time.monotonic()` at which to end at the latest.

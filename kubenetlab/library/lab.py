@@ -9,9 +9,9 @@ import subprocess
 import warnings
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-from kubenetlab.api.json_types import JsonObject
+from kubenetlab.api.json_types import JsonObject, JsonValue
 from kubenetlab.errors import LabError
 from kubenetlab.lab import rundir
 from kubenetlab.lab.client import Client, select_lab
@@ -308,7 +308,7 @@ class Lab:
         command, *rest = arguments
         return run_command([command, "--lab", self.name, *rest], stdin=stdin, timeout_s=timeout_s)
 
-    def _data(self, arguments: Sequence[str]) -> Any:
+    def _data(self, arguments: Sequence[str]) -> JsonValue:
         """Return the data that a command prints with `-o json`."""
         return json.loads(self._run([*arguments, "-o", "json"]).require(0).output)
 

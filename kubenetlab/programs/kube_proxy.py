@@ -59,9 +59,15 @@ def configure(container: Container, ports: Ports) -> Setup:
     )
 
 
+def _state(context: ProgramContext) -> ProxyState:
+    """Return the state that `initial_state` created."""
+    assert isinstance(context.memory, ProxyState)
+    return context.memory
+
+
 def on_options(context: ProgramContext) -> None:
     """Log the changes of the options."""
-    state: ProxyState = context.memory
+    state = _state(context)
     before, state.options = state.options, context.options
     if before.get("mode") != context.options.get("mode"):
         context.log(f"Using {context.options.get('mode', 'no')} Proxier on node {context.node}")
@@ -82,7 +88,7 @@ def on_options(context: ProgramContext) -> None:
 
 def on_event(event: SyncEvent, context: ProgramContext) -> None:
     """Record the result of a sync of the node's rules, and log it."""
-    state: ProxyState = context.memory
+    state = _state(context)
     if isinstance(event, SyncFailed):
         state.failing_since = state.failing_since or context.now()
         state.metrics.failures += 1
@@ -116,7 +122,7 @@ def is_healthy(context: ProgramContext) -> bool:
 
     It becomes unhealthy when the lab reports so (`healthy`), or after two sync periods of failures.
     """
-    failing = context.memory.failing_since
+    failing = _state(context).failing_since
     is_stale = failing is not None and context.now() - failing > 2 * SYNC_PERIOD_S
     return bool(context.options.get("healthy", True)) and not is_stale
 
@@ -127,7 +133,7 @@ def _health(request: Request, context: ProgramContext) -> Response:
     is_good, is_eligible = is_healthy(context), bool(context.options.get("eligible", True))
     now = context.now()
     body: dict[str, str | bool] = {
-        "lastUpdated": _go_time(now if is_good else context.memory.synced_at),
+        "lastUpdated": _go_time(now if is_good else _state(context).synced_at),
         "currentTime": _go_time(now),
     }
     kind = request.path.removeprefix("/")
@@ -135,14 +141,14 @@ def _health(request: Request, context: ProgramContext) -> Response:
         body["nodeEligible"] = is_eligible
         is_good = is_good and is_eligible
     code = 200 if is_good else 503
-    context.memory.metrics.note_answer(kind, code)
+    _state(context).metrics.note_answer(kind, code)
     return _json(code, body)
 
 
 def _metrics(request: Request, context: ProgramContext) -> Response:
     match request.path:
         case "/metrics":
-            body = context.memory.metrics.text(
+            body = _state(context).metrics.text(
                 context.options.get("families", ("IPv4",)), context.options.get("mode", "")
             )
             return Response(200, body.encode(), "text/plain; version=0.0.4; charset=utf-8")

@@ -10,12 +10,12 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 from msgspec import Struct
 
 from kubenetlab.api.config import ClusterConfig
-from kubenetlab.api.json_types import JsonMapping
+from kubenetlab.api.json_types import JsonMapping, JsonValue
 from kubenetlab.api.kinds import qualified_kind, writable
 from kubenetlab.api.manifests.objects import (
     decode_object,
@@ -259,7 +259,7 @@ def _objects(document: Document, problems: list[Problem]) -> Iterator[tuple[Path
 
     Append the problems of values that are not objects to `problems`.
     """
-    queue: list[tuple[Path, Any]] = [((), document.value)]
+    queue: list[tuple[Path, JsonValue]] = [((), document.value)]
     while queue:
         path, value = queue.pop(0)
         if finding := _object_finding(value):
@@ -274,7 +274,7 @@ def _objects(document: Document, problems: list[Problem]) -> Iterator[tuple[Path
             yield path, value
 
 
-def _object_finding(value: Any) -> Finding | None:
+def _object_finding(value: JsonValue) -> Finding | None:
     """Return the finding about a value that is neither an object nor a List; None otherwise."""
     if not isinstance(value, Mapping):
         return Finding((), f"expected an object with apiVersion and kind, found {found(value)}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from msgspec import structs
 
@@ -92,7 +91,7 @@ def shape_findings(value: JsonMapping) -> Iterator[Finding]:
         yield from _text_findings(meta.get(field), ("metadata", field))
 
 
-def _text_findings(texts: Any, path: Path) -> Iterator[Finding]:
+def _text_findings(texts: object, path: Path) -> Iterator[Finding]:
     """Yield the findings about a value that is not a mapping of strings; None is valid."""
     if texts is not None and not isinstance(texts, Mapping):
         yield Finding(path, f"expected a mapping, found {found(texts)}")

@@ -4,8 +4,9 @@ All other kinds, such as those of RBAC, autoscaling and storage, are assumed not
 connections. Source: API references of the projects named, November 2026.
 """
 
-from collections.abc import Mapping
-from typing import Any, Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
+
+from kubenetlab.api.json_types import JsonMapping
 
 Effect = Literal["policy", "route", "addresses", "mesh"]
 """Effect on connections.
@@ -134,7 +135,7 @@ _KNOWN: Final = (
 )
 
 
-def effect_of(document: Mapping[str, Any]) -> Effect | None:
+def effect_of(document: JsonMapping) -> Effect | None:
     """Return the effect of a document of a kind that the lab does not model; None without one."""
     group = str(document.get("apiVersion", "")).rpartition("/")[0]
     kind = str(document.get("kind", ""))

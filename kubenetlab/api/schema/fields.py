@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import import_module
 from inspect import cleandoc, getsource
-from typing import Any
 
 import msgspec
 from msgspec import Struct, inspect
@@ -45,7 +44,7 @@ class Field(Struct, frozen=True):
     doc: str = ""
     """Docstring under the field."""
     is_required: bool = False
-    default: Any = None
+    default: object = None
 
     @property
     def is_modelled(self) -> bool:
@@ -301,7 +300,7 @@ def _without_null(info: inspect.Type) -> inspect.Type:
     return options[0] if len(options) == 1 else inspect.UnionType(options)
 
 
-def _default(field: inspect.Field) -> Any:
+def _default(field: inspect.Field) -> object:
     return None if field.default is msgspec.NODEFAULT else field.default
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from msgspec import Struct, inspect
@@ -283,7 +283,7 @@ def _used(definitions: Mapping[str, Schema], root: Schema) -> dict[str, Schema]:
     Those that only a status uses are left out.
     """
     used: set[str] = set()
-    queue: list[Any] = [root]
+    queue: list[object] = [root]
     while queue:
         value = queue.pop()
         if isinstance(value, dict):

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 import msgspec
 from msgspec import Struct, inspect
 
-from kubenetlab.api.json_types import JsonMapping
+from kubenetlab.api.json_types import JsonMapping, JsonValue
 from kubenetlab.api.text.documents import Path
 from kubenetlab.errors import did_you_mean
 
@@ -102,7 +102,7 @@ def found(value: object) -> str:
     return str(value)
 
 
-def without_nulls(value: object) -> Any:
+def without_nulls(value: object) -> JsonValue:
     """Return a document without null values, which to Kubernetes are the same as absent ones."""
     if isinstance(value, Mapping):
         return {key: without_nulls(item) for key, item in value.items() if item is not None}
@@ -111,7 +111,7 @@ def without_nulls(value: object) -> Any:
     return value
 
 
-def _without(value: object, paths: set[Path], prefix: Path = ()) -> Any:
+def _without(value: object, paths: set[Path], prefix: Path = ()) -> JsonValue:
     """Return a document without the fields at some paths. `prefix` is the path of `value`."""
     if isinstance(value, Mapping):
         return {
@@ -251,7 +251,7 @@ _COMPARISONS: Final[Mapping[type[inspect.Type], Callable[..., Iterator[Finding]]
 """Type → comparison of (value, type without metadata, path, title of the type or "")."""
 
 
-def _repaired(value: object, info: inspect.Type) -> Any:
+def _repaired(value: object, info: inspect.Type) -> JsonValue:
     """Return a value without the mistakes that `_compare` finds.
 
     A mistake is left out, or replaced by a sample where a value is required.
@@ -285,7 +285,7 @@ def _repaired(value: object, info: inspect.Type) -> Any:
     return value if not any(_compare(value, info, ())) else _sample(info)
 
 
-def _sample(info: inspect.Type) -> Any:
+def _sample(info: inspect.Type) -> JsonValue:
     """Return a value of a type: the example in its metadata, if there is one."""
     examples = _extra(info).get("examples")
     if examples:

@@ -12,12 +12,12 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
 import yaml
 from msgspec import Struct
 
-from kubenetlab.api.json_types import JsonObject
+from kubenetlab.api.json_types import JsonObject, JsonValue
 from kubenetlab.api.text.kubernetes_yaml import KubernetesLoader, bounded_integer, finite_float
 from kubenetlab.errors import Problem
 
@@ -50,7 +50,7 @@ class Document(Struct, frozen=True):
     """Line of the file at which the document begins, from 1."""
     text: str
     """Text of the document."""
-    value: Any
+    value: JsonValue
     """Value of the document."""
 
     def line_of(self, path: Path) -> int:
@@ -113,7 +113,7 @@ def read_documents(file: str, data: bytes) -> tuple[list[Document], list[Problem
 
 
 @lru_cache(maxsize=1)  # line_of is called once for each problem of a document
-def _compose(text: str) -> Any:
+def _compose(text: str) -> yaml.Node | None:
     """Return the root node of a document; None if it cannot be parsed."""
     try:
         return yaml.compose(text.replace("\t", " "), Loader=KubernetesLoader)
@@ -167,7 +167,7 @@ def _json_starts(text: str) -> list[int]:
     return [0, *starts[1:]] if len(starts) > 1 else []
 
 
-def _parse(text: str) -> Any:
+def _parse(text: str) -> JsonValue:
     """Return the value of a document; None for an empty one. Raises _ReadError."""
     if text.lstrip().startswith(("{", "[")):
         try:
@@ -177,14 +177,12 @@ def _parse(text: str) -> Any:
     _check_depth(text)
     loader = KubernetesLoader(text)
     try:
-        if not loader.check_node():
+        if not loader.check_node() or (node := loader.get_node()) is None:
             return None
-        node: Any = loader.get_node()
         if "*" in text and "&" in text:
             _expanded_size(node, {})
         value = loader.construct_document(node)
-        if loader.check_node():
-            second: Any = loader.get_node()
+        if loader.check_node() and (second := loader.get_node()) is not None:
             raise _ReadError(
                 "a second document begins here without a --- line", second.start_mark.index
             )
@@ -199,7 +197,7 @@ def _parse(text: str) -> Any:
         loader.dispose()
 
 
-def _parse_json(text: str) -> Any:
+def _parse_json(text: str) -> JsonValue:
     """Return the value of a JSON text. Raises ValueError for any other text, and _ReadError."""
     try:
         value = json.loads(
@@ -219,9 +217,9 @@ def _parse_json(text: str) -> Any:
         raise _ReadError(f"nested deeper than {MAX_DEPTH} levels") from None
 
 
-def is_deeper(value: Any, levels: int) -> bool:
+def is_deeper(value: object, levels: int) -> bool:
     """Return True if mappings and lists are nested deeper than a number of levels."""
-    level: list[Any] = [value]
+    level: list[object] = [value]
     for _ in range(levels):
         level = [
             item
@@ -235,7 +233,7 @@ def is_deeper(value: Any, levels: int) -> bool:
     return True
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> JsonObject:
+def _unique_keys(pairs: list[tuple[str, JsonValue]]) -> JsonObject:
     value = dict(pairs)
     if len(value) != len(pairs):
         raise ValueError("duplicate key")  # the text is parsed again as YAML, which finds the line
@@ -249,7 +247,6 @@ def _check_depth(text: str) -> None:
     if brackets + indent < MAX_DEPTH:
         return
     depth = 0
-    event: Any
     try:
         for event in yaml.parse(text, Loader=KubernetesLoader):
             if isinstance(event, yaml.CollectionStartEvent):
@@ -329,7 +326,7 @@ def _shortened(line: str) -> str:
     return line if len(line) <= MAX_SHOWN else f"{line[:MAX_SHOWN]}…"
 
 
-def _child(node: Any, step: str | int) -> tuple[int, Any] | None:
+def _child(node: yaml.Node | None, step: str | int) -> tuple[int, yaml.Node] | None:
     """Return (first character, node) of an entry of a mapping or list; None if there is none."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:

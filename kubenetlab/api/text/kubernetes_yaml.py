@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Hashable
+from typing import NoReturn
 
 import yaml
+
+from kubenetlab.api.json_types import JsonValue
+
+Constructor = Callable[["KubernetesLoader", yaml.Node], JsonValue]
+"""Function that returns the value of a node."""
 
 
 class KubernetesLoader(yaml.CSafeLoader):
     """YAML loader with Kubernetes' scalars that rejects duplicate keys."""
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Hashable, JsonValue]:
         if not isinstance(node, yaml.MappingNode):
             raise _type_error(node)
         keys: set[str] = set()
@@ -86,10 +91,10 @@ def _integer(text: str) -> int | float:
     return bounded_integer(digits, 0)
 
 
-def _scalar_constructor(convert: Callable[[str], Any]) -> Callable[[Any, Any], Any]:
+def _scalar_constructor(convert: Callable[[str], JsonValue]) -> Constructor:
     """Return a constructor of scalars for which an explicit tag need not fit the value."""
 
-    def construct(_: Any, node: Any) -> Any:
+    def construct(_: KubernetesLoader, node: yaml.Node) -> JsonValue:
         try:
             return convert(node.value)
         # ValueError is also raised for a number of thousands of digits.
@@ -99,12 +104,12 @@ def _scalar_constructor(convert: Callable[[str], Any]) -> Callable[[Any, Any], A
     return construct
 
 
-def _type_error(node: Any) -> yaml.constructor.ConstructorError:
+def _type_error(node: yaml.Node) -> yaml.constructor.ConstructorError:
     """Return the error for a value that does not fit its tag, or that Kubernetes cannot hold."""
     value = (
         f'"{node.value[:20]}{"…" * (len(node.value) > 20)}"'
         if isinstance(node, yaml.ScalarNode)
-        else f"this {node.id}"
+        else f"this {'mapping' if isinstance(node, yaml.MappingNode) else 'sequence'}"
     )
     expected = _NOUNS.get(node.tag)
     message = (
@@ -115,7 +120,7 @@ def _type_error(node: Any) -> yaml.constructor.ConstructorError:
     return yaml.constructor.ConstructorError(None, None, message, node.start_mark)
 
 
-def _reject(_: Any, node: Any) -> Any:
+def _reject(_: KubernetesLoader, node: yaml.Node) -> NoReturn:
     raise _type_error(node)
 
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
 
-from kubenetlab.api.json_types import JsonMapping
+from kubenetlab.api.json_types import JsonMapping, JsonValue
 from kubenetlab.api.pods import READY_ANNOTATION
 from kubenetlab.cli.terminal.theme import BAD, GOOD, WARNING, paint
 
@@ -106,12 +105,12 @@ def object_age(document: Document) -> str:
     return age(document["metadata"].get("creationTimestamp"))
 
 
-def spec_field(document: Document, field: str, default: Any = "") -> Any:
+def spec_field(document: Document, field: str, default: JsonValue = "") -> JsonValue:
     """Return a field of the object's spec, or `default`."""
     return document.get("spec", {}).get(field, default)
 
 
-def status_field(document: Document, field: str, default: Any = "") -> Any:
+def status_field(document: Document, field: str, default: JsonValue = "") -> JsonValue:
     """Return a field of the object's status, or `default`."""
     return document.get("status", {}).get(field, default)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.cli.terminal.printing import echo, print_table
@@ -25,7 +25,7 @@ _POSITIVE: Final = frozenset(
 """Conditions that are true in the normal state."""
 
 
-def print_field(name: str, value: Any, depth: int = 0) -> None:
+def print_field(name: str, value: object, depth: int = 0) -> None:
     """Print `Name:  value`, indented by `depth` steps; all values start in one column."""
     text = str(value).rstrip()
     label = f"{name}:" if not text else f"{name}:".ljust(WIDTH - 2 * depth - 1) + " "

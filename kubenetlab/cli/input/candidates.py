@@ -6,11 +6,11 @@ The user has pressed a key and waits, so an error or a slow lab yields no candid
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import typer
 
-from kubenetlab.api.json_types import JsonMapping
+from kubenetlab.api.json_types import JsonMapping, JsonValue
 from kubenetlab.lab.paths import LAB_API
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ def _inspect(ctx: typer.Context) -> JsonMapping:
     return ctx.meta["inspected"] or {"pods": (), "nodes": (), "external": (), "services": ()}
 
 
-def _get(ctx: typer.Context, path: str) -> Any:
+def _get(ctx: typer.Context, path: str) -> JsonValue:
     """Return the lab's reply to a GET; None if no lab is selected or it does not reply in time."""
     from kubenetlab.errors import KubenetlabError
     from kubenetlab.lab.client import Client, select_lab

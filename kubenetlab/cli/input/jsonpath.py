@@ -11,10 +11,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
 from msgspec import Struct
 
+from kubenetlab.api.json_types import JsonValue
 from kubenetlab.errors import UsageError
 
 _ESCAPED_NAME: Final = re.compile(
@@ -66,7 +67,7 @@ def parse(text: str) -> JsonPathTemplate:
     return JsonPathTemplate(tuple(parts))
 
 
-def values(path: str, document: object) -> list[Any]:
+def values(path: str, document: object) -> list[JsonValue]:
     """Return the values that a path of --sort-by finds in a document. Raises UsageError."""
     return _find(
         _to_rfc9535(path.strip().removeprefix("{").removesuffix("}").strip(), path), document
@@ -156,7 +157,7 @@ def _expanded(path: str) -> Iterator[str]:
             yield path[: match.start()] + "".join(f"[{json.dumps(part)}]" for part in names) + rest
 
 
-def _find(paths: Sequence[str], document: object) -> list[Any]:
+def _find(paths: Sequence[str], document: object) -> list[JsonValue]:
     import jsonpath
 
     if not isinstance(document, dict | list):

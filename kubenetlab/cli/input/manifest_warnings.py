@@ -15,6 +15,7 @@ from kubenetlab.cli.terminal.theme import WARNING, paint
 
 if TYPE_CHECKING:
     from kubenetlab.api.manifests.load import ManifestObject
+    from kubenetlab.api.meta import Record
     from kubenetlab.cli.input.manifests import Manifests
 
 _NEVER_REPORTED = ("managed_fields", "self_link")
@@ -167,7 +168,7 @@ def _real_commands_setting(entry: ManifestObject, *, all_real: bool) -> str:
     return "realCommands (--real-commands)" if all_real else ""
 
 
-def _ignored(record: Any, *, is_real: bool, used: tuple[str, ...]) -> Iterator[str]:
+def _ignored(record: Record, *, is_real: bool, used: tuple[str, ...]) -> Iterator[str]:
     """Yield the ignored fields that a record and the records below it set.
 
     is_real: True if containers with a command run it.
@@ -202,7 +203,7 @@ def _annotations(type_: type) -> JsonMapping:
     }
 
 
-def _unread(record: Any, *, is_real: bool) -> tuple[str, ...]:
+def _unread(record: Record, *, is_real: bool) -> tuple[str, ...]:
     """Return the fields of a container or its resources that its built-in program ignores."""
     from kubenetlab.api.containers import Container, ResourceRequirements
     from kubenetlab.programs import reads_arguments

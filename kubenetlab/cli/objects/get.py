@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -176,7 +176,7 @@ def _if_unknown(client: Client, namespace: str | None) -> str:
     )
 
 
-def _printer(template: str) -> Callable[[Any], None]:
+def _printer(template: str) -> Callable[[object], None]:
     """Return a function that prints a document by a template. Raises UsageError."""
     from kubenetlab.cli.input.jsonpath import parse
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from kubenetlab.lab.client import Client
     from kubenetlab.observe.inspection import Inspection
     from kubenetlab.observe.matrix import Matrix
+    from kubenetlab.observe.targets.grammar import Protocol
+    from kubenetlab.observe.targets.locations import Location
 
 _VERBS = {
     "answer": "answers",
@@ -140,11 +142,8 @@ def ping(
     if only_ipv4 and only_ipv6:
         raise UsageError("-4 cannot be combined with -6; omit both to use all families")
     version = 4 if only_ipv4 else 6 if only_ipv6 else None
-    ports = {
-        protocol: port
-        for protocol, port in (("SCTP", sctp), ("UDP", udp), ("TCP", tcp))
-        if port is not None
-    }
+    given: tuple[tuple[Protocol, int | None], ...] = (("SCTP", sctp), ("UDP", udp), ("TCP", tcp))
+    ports = {protocol: port for protocol, port in given if port is not None}
     options = [f"--{protocol.lower()}" for protocol in ports] + ["--http"] * (http is not None)
     if len(options) > 1 and options != ["--tcp", "--http"]:
         raise UsageError(f"{options[0]} cannot be combined with {' or '.join(options[1:])}")
@@ -155,13 +154,11 @@ def ping(
     if source is not None and destination is not None and not matrix:
         from kubenetlab.observe.request import RequestOptions, ip_version, make_request
 
-        protocol: Any = next(iter(ports), None)
+        protocol, port = next(iter(ports.items()), (None, None))
         option = f"--{protocol.lower()}" if protocol else ""
         target = read(destination, inspected, namespace)
         location = resolve(read(source, inspected, namespace), inspected)
-        request = make_request(
-            target, RequestOptions(protocol, ports.get(protocol), http, option, option)
-        )
+        request = make_request(target, RequestOptions(protocol, port, http, option, option))
         location = location.of_version(ip_version(target, version))
         if count is not None:
             from kubenetlab.cli.probing.ping_series import ping_series
@@ -205,7 +202,7 @@ def ping(
 def _matrix(
     client: Client,
     inspected: Inspection,
-    sources: Any,
+    sources: Sequence[Location],
     deadline_s: float,
     allowed: list[str] | None,
     output: Output,

@@ -9,7 +9,7 @@ Mappings at the top also have `schema_version`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from kubenetlab.api.json_types import JsonMapping, JsonObject
 from kubenetlab.cli.terminal.output_documents import SCHEMA_VERSION
@@ -280,7 +280,7 @@ def schema_of(name: str, *, allows_more: bool = True) -> JsonObject:
     return {"$schema": DRAFT, "title": title, **schema}
 
 
-def _schema(form: Any, allows_more: bool) -> JsonObject:
+def _schema(form: object, allows_more: bool) -> JsonObject:
     if isinstance(form, list):
         type_name = ["array", "null"] if None in form else "array"
         return {"type": type_name, "items": _schema(form[0], allows_more)}

@@ -14,11 +14,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import typer
 from msgspec import structs
 
+from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.cli.terminal import display, hints, layout
 from kubenetlab.cli.terminal.display import Display
 from kubenetlab.cli.terminal.layout import TableLayout
@@ -174,7 +175,7 @@ def print_failures(failures: Mapping[str, str]) -> None:
         note(f"{paint('refused:', BAD)} {text if text.startswith(netns) else f'{netns}: {text}'}")
 
 
-def print_faults(faults: Iterable[Mapping[str, Any]]) -> None:
+def print_faults(faults: Iterable[JsonMapping]) -> None:
     """Print the active faults of the lab."""
     for fault in faults:
         note(f"{paint('broken on purpose:', WARNING)} {fault['summary']} (fault {fault['name']})")
@@ -337,7 +338,7 @@ def format_row(line: Sequence[str], widths: Sequence[int]) -> str:
     return "   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
 
 
-def print_data(value: Any, output: str) -> None:
+def print_data(value: object, output: str) -> None:
     """Print a value as JSON or YAML."""
     if output == "json":
         print_verbatim(json.dumps(value, indent=2))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.json_types import JsonMapping
@@ -40,7 +39,7 @@ def forbidden_changes(old: ClusterConfig, new: ClusterConfig) -> Iterator[Findin
         )
 
 
-def describe_changes(old: Any, new: Any, path: str = "") -> Iterator[str]:
+def describe_changes(old: Record, new: Record, path: str = "") -> Iterator[str]:
     """Yield `networking.kubeProxyMode nftables → iptables` for each field that differs."""
     for name in new.__struct_fields__:
         before, after = getattr(old, name), getattr(new, name)
@@ -52,7 +51,7 @@ def describe_changes(old: Any, new: Any, path: str = "") -> Iterator[str]:
             yield f"{path}{kubernetes_name(name)} {_format_value(before)} → {_format_value(after)}"
 
 
-def _format_value(value: Any) -> str:
+def _format_value(value: object) -> str:
     """Return a field's value as short text.
 
     A mode is shown as on the command line, a list as its number of entries.

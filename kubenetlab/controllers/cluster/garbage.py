@@ -83,7 +83,7 @@ def _orphans(cluster: Cluster, now: float, changes: Changes | None) -> Iterator[
     suspects = (
         [obj for kind in NAMESPACED for obj in cluster.all(kind)]
         if changes is None
-        else [obj for kind in NAMESPACED for _, obj in changes[kind]]
+        else [obj for kind in NAMESPACED for _, obj in changes[kind] if obj is not None]
     )
     for obj in suspects:
         owners = obj.metadata.owner_references

@@ -13,12 +13,13 @@ import inspect
 import pkgutil
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, ClassVar, get_args, get_type_hints
 
 import msgspec
 from msgspec import Struct
 
 from kubenetlab.api.faults import Fault, FaultSpec
+from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.lab import ProxySnapshot
 from kubenetlab.api.meta import ObjectMeta, kubernetes_name, timestamp
 from kubenetlab.api.store import Change, Cluster, deletion
@@ -61,7 +62,7 @@ def known() -> tuple[str, ...]:
     return tuple(sorted(info.name.replace("_", "-") for info in pkgutil.iter_modules(__path__)))
 
 
-def load(name: str, options: Mapping[str, Any]) -> BreakOptions:
+def load(name: str, options: JsonMapping) -> BreakOptions:
     """Return the fault with its options.
 
     Raises UsageError for an unknown name, and for an unknown, invalid or missing option.
@@ -91,9 +92,7 @@ def _with_implementations(faults: Iterable[Fault]) -> list[tuple[Fault, BreakOpt
     return [(fault, load(fault.spec.fault, fault.spec.options)) for fault in faults]
 
 
-def break_changes(
-    cluster: Cluster, name: str, options: Mapping[str, Any], now: float
-) -> list[Change]:
+def break_changes(cluster: Cluster, name: str, options: JsonMapping, now: float) -> list[Change]:
     """Return the changes that break something; the first one is the fault.
 
     Raises UsageError if it is not possible in this lab, or already broken.

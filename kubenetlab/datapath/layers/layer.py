@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from kubenetlab.api.config import Networking
 from kubenetlab.api.lab import Decisions
@@ -22,7 +22,7 @@ from kubenetlab.hoststate.object import Object, Origin
 DesiredObjects = tuple[tuple[Object, ...], Origin]
 """Objects of one namespace that one layer wants for one subject, with their origin."""
 
-Inputs = tuple[Any, ...]
+Inputs = tuple[object, ...]
 
 
 class Layer(NamedTuple):
@@ -115,6 +115,6 @@ def by_namespace(objects: Iterable[Object], origin: Origin) -> Iterator[DesiredO
         yield tuple(group), origin
 
 
-def mode_name(family: str, mode: Any) -> str:
+def mode_name(family: str, mode: object) -> str:
     """Return the name of a mode in origins, such as `cni bridge`."""
     return f"{family} {type(mode).__module__.rpartition('.')[2].replace('_', '-')}"

@@ -9,7 +9,6 @@ Source: net/core/rtnetlink.c (6.12).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from kubenetlab.hoststate.links.messages import IFF_UP
 from kubenetlab.hoststate.netlink import wire
@@ -46,7 +45,7 @@ def change_link(index: int, *settings: Attribute, is_up: bool | None = None) -> 
 
     is_up: True to set it up, False to set it down, None to leave it as it is.
     """
-    flags: dict[str, Any] = (
+    flags: dict[str, int] = (
         {} if is_up is None else {"flags": IFF_UP if is_up else 0, "change": IFF_UP}
     )
     return _LINK.encode(wire.RTM_NEWLINK, 0, {"index": index, **flags}, settings)

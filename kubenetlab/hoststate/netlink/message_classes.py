@@ -21,7 +21,7 @@ from kubenetlab.hoststate.netlink.wire import HEADER, NLM_F_REQUEST
 
 PACKAGE: Final = "pyroute2"
 
-Attribute = tuple[str, Any]
+Attribute = tuple[str, object]
 """Name of an attribute as in the kernel's headers, and its value."""
 
 
@@ -39,7 +39,7 @@ class MessageClass(NamedTuple):
         self,
         type_: int,
         flags: int,
-        fields: Mapping[str, Any],
+        fields: Mapping[str, int],
         attributes: Sequence[Attribute] = (),
     ) -> bytes:
         """Encode a request; the sender fills in the sequence number.
@@ -79,7 +79,7 @@ def _load(message_class: MessageClass) -> Any:
 class _UnexecutedPackage(ModuleType):
     """A package whose modules can be imported; its `__init__` runs when other code needs it."""
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         spec = self.__spec__
         # `from package import module` looks for an attribute before it imports the module.
         is_module = name.startswith("__") or importlib.util.find_spec(f"{PACKAGE}.{name}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 import sys
-from typing import Any, Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from kubenetlab.hoststate.netlink.message_classes import MessageClass, nest
 from kubenetlab.hoststate.netlink.wire import NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE
@@ -79,7 +79,7 @@ def decode_filter(body: memoryview) -> Filter | None:
     return Filter(message.get_nested("TCA_OPTIONS", "TCA_BPF_NAME"), program_id)
 
 
-def _place(index: int, side: Side) -> dict[str, Any]:
+def _place(index: int, side: Side) -> dict[str, int]:
     """Return the header of a message about the lab's filter at one side of a link."""
     return {
         "index": index,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from functools import lru_cache
 from ipaddress import IPv4Address, ip_address
-from typing import Any, Final
+from typing import Final
 
 from kubenetlab.hoststate.ip import FAMILY_OF_VERSION
 from kubenetlab.hoststate.netlink.message_classes import Attribute, MessageClass, nest
@@ -163,7 +163,7 @@ def _request(family: int, command: int, *attributes: Attribute) -> bytes:
 
 def _service(server: VirtualServer | RealServer, *settings: Attribute) -> Attribute:
     """Return the identity of a virtual server, or of a real server's, and settings of it."""
-    identity: tuple[tuple[str, Any], ...] = (
+    identity: tuple[Attribute, ...] = (
         ("IPVS_SVC_ATTR_AF", _family(server.address)),
         ("IPVS_SVC_ATTR_PROTOCOL", _PROTOCOLS[server.protocol]),
         ("IPVS_SVC_ATTR_ADDR", server.address),

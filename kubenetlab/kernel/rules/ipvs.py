@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any, Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -41,9 +41,10 @@ _REQUESTS_PER_BATCH: Final = 64
 """Requests per datagram; the socket's buffer has room for as many acknowledgements."""
 
 Server = VirtualServer | RealServer
-ServerRequest = tuple[Server, bytes]
+ServerT = TypeVar("ServerT", bound=Server)
+ServerRequest = tuple[ServerT, bytes]
 """A server, and the request about it."""
-Encoder = Callable[[int, int, Any], bytes]
+Encoder = Callable[[int, int, ServerT], bytes]
 """Function that encodes a request from the family's number, a command and a server."""
 
 
@@ -142,7 +143,7 @@ class Ipvs:
         self._socket.close()
 
     def _create_or_update(
-        self, servers: Sequence[Any], new: int, change: int, encode: Encoder
+        self, servers: Sequence[ServerT], new: int, change: int, encode: Encoder[ServerT]
     ) -> None:
         """Create servers; update those that exist already."""
         existing = self._send_all(
@@ -170,7 +171,7 @@ class Ipvs:
         if self._draining is not None:
             self._draining |= {real.service: real for real in draining}
 
-    def _delete(self, servers: Sequence[Any], command: int, encode: Encoder) -> None:
+    def _delete(self, servers: Sequence[ServerT], command: int, encode: Encoder[ServerT]) -> None:
         self._send_all(
             [(obj, encode(self._family, command, obj)) for obj in servers],
             errno.ENOENT,
@@ -229,12 +230,14 @@ class Ipvs:
             messages.decode_destination(body, server) for body in self._query(request, NLM_F_DUMP)
         )
 
-    def _send_all(self, requests: Sequence[ServerRequest], *tolerated: int) -> list[Server]:
+    def _send_all(
+        self, requests: Sequence[ServerRequest[ServerT]], *tolerated: int
+    ) -> list[ServerT]:
         """Send requests; return the servers whose requests were refused with a tolerated errno.
 
         Raises RulesError for any other refusal.
         """
-        tolerated_servers: list[Server] = []
+        tolerated_servers: list[ServerT] = []
         for start in range(0, len(requests), _REQUESTS_PER_BATCH):
             batch = requests[start : start + _REQUESTS_PER_BATCH]
             first = self._sequence + 1

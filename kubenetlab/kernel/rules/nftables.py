@@ -18,7 +18,7 @@ import socket
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from kubenetlab.errors import RequirementError
 from kubenetlab.hoststate.netlink.wire import NLM_F_ACK, NLMSG_ERROR, attributes, message, messages
@@ -247,7 +247,9 @@ class LibraryNft:
             raise RulesError(format_error(errors, text))
         return printed
 
-    def _run(self, function: Any, argument: bytes) -> tuple[int, str, str]:
+    def _run(
+        self, function: Callable[[ctypes.c_void_p, bytes], int], argument: bytes
+    ) -> tuple[int, str, str]:
         """Return (0 for success, output, errors)."""
         failed = function(self._context, argument)
         printed = (self._library.nft_ctx_get_output_buffer(self._context) or b"").decode(

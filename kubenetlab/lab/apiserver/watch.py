@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeGuard
 
 import msgspec
 
 from kubenetlab.api.meta import LabelSelector, Resource
+from kubenetlab.api.object_map import ObjectChange
 from kubenetlab.api.render import render
 from kubenetlab.api.store import Cluster
 
@@ -48,14 +49,14 @@ async def watch_events(
 
 
 def _events(
-    changes: Iterable[tuple[Any, Any]], namespace: str | None, selector: LabelSelector
+    changes: Iterable[ObjectChange[Resource]], namespace: str | None, selector: LabelSelector
 ) -> Iterator[tuple[str, Resource]]:
     """Yield the watch events (type, object) of changes (before, after).
 
     An object that enters or leaves the watched set is an ADDED or DELETED event.
     """
 
-    def is_watched(obj: Resource | None) -> bool:
+    def is_watched(obj: Resource | None) -> TypeGuard[Resource]:
         return (
             obj is not None and namespace in (None, obj.namespace) and selector.matches(obj.labels)
         )

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from kubenetlab import programs
 from kubenetlab.api.lab import ContainerReport
@@ -62,7 +62,7 @@ class ContainerInstance:
         self._has_ended = False
         self.is_stopping = False
         """True after SIGTERM."""
-        self._memory: Any = None
+        self._memory: object = None
         self._tls: SSLContext | None = None
         """TLS context of the program's servers, if its arguments enable TLS."""
         self._outcome = ContainerReport(attempt, "running", at=time.time())

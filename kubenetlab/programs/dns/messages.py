@@ -11,7 +11,7 @@ request/request.go (Scrub), and miekg/dns msg_truncate.go (Truncate).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import dnslib
 from dnslib import QTYPE, RCODE, RR
@@ -201,10 +201,10 @@ def _soa(zone: Zone) -> RR:
     )
 
 
-class _Offsets(dict[Any, int]):
+class _Offsets(dict[object, int]):
     """Offsets of names in a message, without names that no pointer can reach."""
 
-    def __setitem__(self, name: Any, offset: int) -> None:
+    def __setitem__(self, name: object, offset: int) -> None:
         if offset <= _MAX_POINTER:
             super().__setitem__(name, offset)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from msgspec import Struct
@@ -122,7 +122,7 @@ class ProgramContext(PodIdentity, frozen=True):
     """Return the time of day as text."""
     now: Callable[[], float]
     """Return the time in seconds since 1970."""
-    memory: Any = None
+    memory: object = None
     """State of the program while it runs; see `initial_state()` of programs."""
     is_stopping: bool = False
     """True after SIGTERM, while the program keeps serving."""

@@ -95,7 +95,7 @@ def test_a_cursor_gives_what_differs_between_any_two_stores(
             for key in old.keys() | new.keys()
             if old.get(key) is not new.get(key)
         }
-        found = {(new or old).key: (old, new) for old, new in changes[kind]}
+        found = {obj.key: (old, new) for old, new in changes[kind] if (obj := new or old)}
         assert found == expected
         assert len(changes[kind]) == len(expected)
     assert after.has_changed_since(cursor) or not any(changes[kind] for kind in KINDS)
@@ -143,6 +143,8 @@ def test_an_object_that_is_created_again_with_another_value_is_one_change() -> N
     gone = cluster.with_changes([Delete(Service, "default", "a")])
     back = gone.with_changes([service("a", "default", "y")])
     ((old, new),) = back.changes_since(cursor)[Service]
+    assert old is not None
+    assert new is not None
     assert (old.labels, new.labels) == ({"app": "x"}, {"app": "y"})
     assert [obj.labels["app"] for obj in back.changes_since(cursor).objects(Service)] == ["x", "y"]
 

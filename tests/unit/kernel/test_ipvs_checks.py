@@ -51,8 +51,8 @@ class FakeIpvs(ipvs.Ipvs):
         return [destination_reply(*entry) for key, entry in self.reals.items() if key[0] == port]
 
     def _send_all(
-        self, requests: Sequence[ipvs.ServerRequest], *tolerated: int
-    ) -> list[ipvs.Server]:
+        self, requests: Sequence[ipvs.ServerRequest[ipvs.ServerT]], *tolerated: int
+    ) -> list[ipvs.ServerT]:
         for server, request in requests:
             self._apply(request[16], server, attributes(memoryview(request)[20:]))
         return []
