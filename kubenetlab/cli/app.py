@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from importlib import import_module
 from typing import Any, Final, NamedTuple
@@ -14,7 +14,6 @@ from typer.core import TyperCommand
 from typer.main import get_command
 
 from kubenetlab import __version__
-from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.cli.input.completion import is_completing
 from kubenetlab.cli.input.short_options import Command, Group
 
@@ -62,18 +61,20 @@ COMMANDS: Final[Mapping[str, CommandSource]] = {
 }
 
 
-def load(name: str) -> Any:
+def load(name: str) -> Callable[..., None] | typer.Typer:
     """Import a command and return its function, or the typer application of a group."""
-    return getattr(import_module(f"kubenetlab.cli.{COMMANDS[name].file}"), COMMANDS[name].function)
+    module = import_module(f"kubenetlab.cli.{COMMANDS[name].file}")
+    loaded: Callable[..., None] | typer.Typer = getattr(module, COMMANDS[name].function)
+    return loaded
 
 
-class _Commands(JsonMapping):
+class _Commands(Mapping[str, TyperCommand | TyperGroup]):
     """Commands as typer expects them, created on access.
 
     Creating all of them would take longer than most commands run.
     """
 
-    def __getitem__(self, name: str) -> Any:
+    def __getitem__(self, name: str) -> TyperCommand | TyperGroup:
         if name not in COMMANDS:
             raise KeyError(name)
         loaded, panel = load(name), COMMANDS[name].panel
@@ -82,9 +83,10 @@ class _Commands(JsonMapping):
             if isinstance(loaded, typer.Typer)
             else typer.Typer(add_completion=False, context_settings=_SETTINGS)
         )
-        if application is not loaded:
+        if not isinstance(loaded, typer.Typer):
             application.command(name, cls=Command, rich_help_panel=panel)(loaded)
-        command: Any = get_command(application)
+        command = get_command(application)
+        assert isinstance(command, TyperCommand | TyperGroup)
         command.name, command.rich_help_panel = name, panel
         return command
 
@@ -98,7 +100,7 @@ class _Commands(JsonMapping):
 class _Summaries(_Commands):
     """Commands for the list in the help, without parameters, which take longest to create."""
 
-    def __getitem__(self, name: str) -> Any:
+    def __getitem__(self, name: str) -> TyperCommand | TyperGroup:
         loaded = load(name)
         if isinstance(loaded, typer.Typer):
             return super().__getitem__(name)

@@ -11,7 +11,7 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from typing import Any, ClassVar, Final, NamedTuple, Protocol, Self
+from typing import ClassVar, Final, Literal, NamedTuple, Protocol, Self, cast, overload
 
 import msgspec
 from msgspec import Struct, structs
@@ -162,15 +162,28 @@ def _module_names(family: str) -> list[str]:
     return sorted(info.name.replace("_", "-") for info in pkgutil.iter_modules(package.__path__))
 
 
-def _mode_type(family: str, name: str) -> Any:
+def _mode_type(family: str, name: str) -> type[ModeOptions] | None:
     """Return the class of a mode, or None if there is no such mode. Imports only its module."""
     if name not in _module_names(family):
         return None
     module = importlib.import_module(f"{__package__}.{family}.{name.replace('-', '_')}")
-    return getattr(module, "Mode", None)  # None for code that modes share
+    type_: type[ModeOptions] | None = getattr(module, "Mode", None)
+    return type_  # None for code that modes share
 
 
-def load(family: str, name: str, options: JsonMapping) -> Any:
+@overload
+def load(family: Literal["cni"], name: str, options: JsonMapping) -> CNI: ...
+
+
+@overload
+def load(family: Literal["proxy"], name: str, options: JsonMapping) -> ServiceProxy: ...
+
+
+@overload
+def load(family: str, name: str, options: JsonMapping) -> CNI | ServiceProxy: ...
+
+
+def load(family: str, name: str, options: JsonMapping) -> CNI | ServiceProxy:
     """Return the mode with its options.
 
     Raises ManifestError for an unknown name or an invalid option.
@@ -180,10 +193,12 @@ def load(family: str, name: str, options: JsonMapping) -> Any:
         raise ManifestError(
             Problem(finding.message, format_path(finding.path)) for finding in findings
         )
-    return mode
+    return cast("CNI | ServiceProxy", mode)  # the contract tests check every module of a family
 
 
-def try_load(family: str, name: str, options: JsonMapping) -> tuple[Any, Sequence[Finding]]:
+def try_load(
+    family: str, name: str, options: JsonMapping
+) -> tuple[ModeOptions | None, Sequence[Finding]]:
     """Return (mode, no findings) or (None, the findings about its name and options)."""
     field = FAMILIES[family].field
     type_ = _mode_type(family, name)
@@ -222,8 +237,8 @@ def check(obj: Resource) -> Iterator[Finding]:
 
 def network_facts(config: ClusterConfig) -> NetworkFacts:
     """Return the properties of a Cluster document's modes that the controllers need."""
-    cni: CNI = load("cni", *config.networking.cni_mode)
-    proxy: ServiceProxy = load("proxy", *config.networking.proxy_mode)
+    cni = load("cni", *config.networking.cni_mode)
+    proxy = load("proxy", *config.networking.proxy_mode)
     return structs.replace(cni.facts, has_proxy=proxy.serves)
 
 

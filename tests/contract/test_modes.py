@@ -66,13 +66,14 @@ def test_a_mode_has_a_manual_and_defaults(family: str, name: str) -> None:
     """The manual's first line names the mode; all options have defaults; others are rejected."""
     assert modes.manual(family, name).startswith(f"{name}: ")
     assert modes.load(family, name, {}) == modes.load(family, name, {})
+    mode, _ = modes.try_load(family, name, {})
+    assert isinstance(mode, modes.ModeOptions)
+    assert all(
+        field.default is not msgspec.NODEFAULT for field in msgspec.structs.fields(type(mode))
+    )
     mode, findings = modes.try_load(family, name, {"nosuch": 1})
     assert mode is None
     assert "unknown field" in findings[0].message
-    assert all(
-        field.default is not msgspec.NODEFAULT
-        for field in msgspec.structs.fields(type(modes.load(family, name, {})))
-    )
 
 
 @pytest.mark.parametrize("proxy", PROXY_MODES)

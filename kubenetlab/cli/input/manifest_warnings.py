@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.json_types import JsonMapping
@@ -14,8 +14,10 @@ from kubenetlab.cli.terminal.reports import print_warning
 from kubenetlab.cli.terminal.theme import WARNING, paint
 
 if TYPE_CHECKING:
+    from kubenetlab.api.containers import Container
     from kubenetlab.api.manifests.load import ManifestObject
-    from kubenetlab.api.meta import Record
+    from kubenetlab.api.meta import Record, Resource
+    from kubenetlab.api.pods import PodTemplateSpec
     from kubenetlab.cli.input.manifests import Manifests
 
 _NEVER_REPORTED = ("managed_fields", "self_link")
@@ -135,14 +137,17 @@ def _simulated_hooks(entries: Sequence[ManifestObject]) -> list[str]:
     return titles
 
 
-def _pod_template(entry: ManifestObject) -> Any:
+def _pod_template(entry: ManifestObject) -> Resource | PodTemplateSpec | None:
     """Return the object that holds metadata and spec of the pods: the template, or a Pod itself."""
-    return getattr(getattr(entry.object, "spec", None), "template", entry.object)
+    template: Resource | PodTemplateSpec | None = getattr(
+        getattr(entry.object, "spec", None), "template", entry.object
+    )
+    return template
 
 
-def _containers(entry: ManifestObject) -> Sequence[Any]:
+def _containers(entry: ManifestObject) -> Sequence[Container]:
     """Return the containers of an object's pods, init containers included."""
-    containers: Sequence[Any] = getattr(
+    containers: Sequence[Container] = getattr(
         getattr(_pod_template(entry), "spec", None), "all_containers", ()
     )
     return containers

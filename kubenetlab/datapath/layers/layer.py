@@ -12,7 +12,7 @@ from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.kubelet import environment
 from kubenetlab.datapath import modes
-from kubenetlab.datapath.modes import CNI, PodNetwork, ServiceProxy
+from kubenetlab.datapath.modes import PodNetwork, ServiceProxy
 from kubenetlab.datapath.network.port_mappings import PublishedPort, published_ports
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.proxy_views import ProxyView, ProxyViews, proxy_views
@@ -55,7 +55,7 @@ class PlanContext:
         self.decisions = decisions
         self.cache = cache
         self.networking: Networking = cluster.config.networking
-        self.cni: CNI = modes.load("cni", *self.networking.cni_mode)
+        self.cni = modes.load("cni", *self.networking.cni_mode)
         self.nodes: Sequence[NodeView] = node_views(cluster, decisions, cache)
         self.proxy_views: ProxyViews = proxy_views(cluster, cache)
         self._proxies: dict[str, NodeProxy] = {}
@@ -69,8 +69,7 @@ class PlanContext:
 
     @cached_property
     def _default_proxy(self) -> ServiceProxy:
-        proxy_mode: ServiceProxy = modes.load("proxy", *self.networking.proxy_mode)
-        return proxy_mode
+        return modes.load("proxy", *self.networking.proxy_mode)
 
     def proxy(self, node: NodeView) -> NodeProxy:
         """Return the kube-proxy of a node.
@@ -79,9 +78,7 @@ class PlanContext:
         """
         if node.name not in self._proxies:
             view = self.proxy_views.of(node.name)
-            mode: ServiceProxy = (
-                modes.load("proxy", *view.mode) if view.mode is not None else self._default_proxy
-            )
+            mode = modes.load("proxy", *view.mode) if view.mode is not None else self._default_proxy
             network = view.network(self.cni.network(node))
             self._proxies[node.name] = NodeProxy(
                 view, mode.resolve_auto(len(view.services)), network

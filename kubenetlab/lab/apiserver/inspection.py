@@ -22,7 +22,6 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.nodes.ipam import attachment_of
 from kubenetlab.datapath import modes
 from kubenetlab.datapath.containers import assumed_ports, setups_of
-from kubenetlab.datapath.modes import ServiceProxy
 from kubenetlab.datapath.proxy.services import is_proxied
 from kubenetlab.hoststate.programs import ListenPort, ProgramRun
 from kubenetlab.programs import COMMAND
@@ -177,7 +176,7 @@ def _workload(cluster: Cluster, pod: Pod) -> str | None:
 
 
 def _service(agent: Agent, service: Service) -> InspectedService:
-    mode: ServiceProxy = modes.load("proxy", *agent.cluster.config.networking.proxy_mode)
+    mode = modes.load("proxy", *agent.cluster.config.networking.proxy_mode)
     endpoints: list[InspectedEndpoint] = [
         {
             "address": address,

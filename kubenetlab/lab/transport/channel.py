@@ -129,7 +129,7 @@ class RpcConnection(Generic[EventT]):
 
     def call_each(
         self,
-        request: BatchRequest[Any, ReplyT],
+        request: BatchRequest[object, ReplyT],
         futures: Sequence[asyncio.Future[ReplyT | RequestFailed]],
     ) -> None:
         """Send a request with several parts.

@@ -25,8 +25,8 @@ from typing import (
 import msgspec
 from msgspec import Struct
 
-PartT = TypeVar("PartT")
-ReplyT = TypeVar("ReplyT", covariant=True)
+PartT = TypeVar("PartT", covariant=True)
+ReplyT = TypeVar("ReplyT", bound="Message", covariant=True)
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -82,7 +82,7 @@ class BatchRequest(Message, Generic[PartT, ReplyT], frozen=True):
         return Handler(cls, handle)
 
 
-AnyRequest = Request[Any] | BatchRequest[Any, Any]
+AnyRequest = Request[Message] | BatchRequest[object, Message]
 
 
 class Handler(NamedTuple, Generic[P]):
@@ -92,7 +92,7 @@ class Handler(NamedTuple, Generic[P]):
     """
 
     request: type[AnyRequest]
-    handle: Callable[..., Any]
+    handle: Callable[..., Message | Awaitable[Message]]
 
 
 class MessageError(ValueError):

@@ -6,7 +6,7 @@ import asyncio
 import os
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any, Generic
+from typing import Generic
 
 import msgspec
 
@@ -62,7 +62,7 @@ class RpcClient(Generic[EventT]):
 
     async def call_each(
         self,
-        request: BatchRequest[Any, ReplyT],
+        request: BatchRequest[object, ReplyT],
         futures: Sequence[asyncio.Future[ReplyT | RequestFailed]],
     ) -> None:
         """Send a request with several parts, whose futures get a reply each.

@@ -38,7 +38,7 @@ from kubenetlab.lab.messages.init import (
     StartContainer,
 )
 from kubenetlab.lab.runtime import container_logs
-from kubenetlab.lab.transport.protocol import Request, RequestFailed, decoder_of
+from kubenetlab.lab.transport.protocol import Message, Request, RequestFailed, decoder_of
 from kubenetlab.lab.transport.rpc import RpcClient
 from kubenetlab.programs import COMMAND
 from kubenetlab.programs.command import CommandOptions
@@ -209,7 +209,7 @@ class ProcessClient:
         """Have init send a signal: it reaps the process, so the pid cannot be another process's."""
         self._send(SendSignal(run, int(number)))
 
-    def _send(self, request: Request[object]) -> None:
+    def _send(self, request: Request[Message]) -> None:
         """Send a request whose reply is not needed."""
         self._requests.add(task := asyncio.get_running_loop().create_task(self._init.call(request)))
         task.add_done_callback(self._requests.discard)
