@@ -57,9 +57,15 @@ __all__ = (
     "Frontend",
     "PodLink",
     "RemoteRange",
+    "commands",
+    "differences",
     "endpoints",
+    "failed_object",
+    "names",
+    "replacement",
+    "update",
 )
-"""Objects that callers of this backend import from here."""
+"""Objects that callers of this backend import from here, and the functions of `RuleBackend`."""
 
 NAME: Final[OwnedName] = ("tc", "services")
 """The only name of this backend: programs, maps and attachments are created and removed as one."""

@@ -71,9 +71,15 @@ __all__ = (
     "Rule",
     "SetType",
     "Table",
+    "commands",
+    "containers",
+    "failed_object",
+    "names",
+    "replacement",
     "rule",
+    "update",
 )
-"""Objects that callers of this backend import from here."""
+"""Objects that callers of this backend import from here, and the functions of `RuleBackend`."""
 
 NftRules = NftObject | NodeRules[NftObject]
 """Object of this backend in a namespace."""
