@@ -63,7 +63,8 @@ class ManifestError(KubenetlabError):
     def __init__(self, problems: Iterable[Problem], valid: Sequence[Any] = ()) -> None:
         """Create the report: one entry for each distinct problem, by file and line.
 
-        valid: entries without problems; callers may run further checks on them for the same report.
+        valid: entries without problems, of the type that the failed function returns; callers may
+            run further checks on them for the same report.
         """
         distinct = list(dict.fromkeys(problems))
         files = list(dict.fromkeys(problem.file for problem in distinct))

@@ -36,7 +36,7 @@ class ObjectMap(VersionedMap[ObjectKey, R]):
     def __init__(self, items: Mapping[ObjectKey, R] | Iterable[tuple[ObjectKey, R]] = ()) -> None:
         super().__init__(items)
         self._indexes: dict[Hashable, Any] = {}
-        """(function, arguments) → its result."""
+        """(function, arguments) → its result, whose type is that of the function."""
 
     def index(
         self, build: Callable[[tuple[R, ...], Unpack[Arguments]], T], *arguments: *Arguments
@@ -73,7 +73,7 @@ class Changes(Struct, frozen=True):
     """Changed objects of some kinds: the difference between a cursor and a store."""
 
     by_kind: Mapping[Kind, Sequence[ObjectChange[Any]]]
-    """Kind → changes of objects of this kind."""
+    """Kind → changes of objects of this kind; `changes[kind]` has its type."""
 
     def __getitem__(self, kind: type[R]) -> Sequence[ObjectChange[R]]:
         """Return the changes of a kind, in the order in which they happened.

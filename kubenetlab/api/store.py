@@ -71,7 +71,8 @@ class Cluster(Struct, frozen=True, eq=False):
     """
 
     objects: Mapping[Kind, ObjectMap[Any]] = {}
-    """Objects by kind. Kinds without objects may be missing."""
+    """Objects by kind. Kinds without objects may be missing. Any: the key is the type of the
+    objects, which Mapping cannot express; see `by_key`."""
     given: VersionedMap[GivenKey, GivenDocument] = VersionedMap()
     """Documents as users wrote them, including those of kinds that the lab does not model."""
     revision: int = 0

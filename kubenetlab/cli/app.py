@@ -117,6 +117,7 @@ class _Group(Group):
         # click declares a mutable mapping, but only reads it.
         self.commands = _Commands()  # type: ignore[assignment]
 
+    # typer has no public names for the types of contexts, parameters and formatters.
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run the command; report an error of the arguments in the style of all other errors."""
         if not extra.get("standalone_mode", True):

@@ -11,6 +11,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 T = TypeVar("T")
 _Maps = tuple[VersionedMap[Any, Any], ...]
+"""Maps of any types: the cache only compares their versions."""
 
 
 class PlanCache:
@@ -23,6 +24,7 @@ class PlanCache:
     """
 
     def __init__(self) -> None:
+        # The functions of the callers determine the types of the results.
         self._known: dict[Hashable, tuple[tuple[object, ...], Any]] = {}
         self._followed: dict[Hashable, tuple[object, _Maps, Any]] = {}
         self.calls = 0

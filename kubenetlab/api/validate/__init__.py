@@ -34,6 +34,7 @@ from kubenetlab.api.validate.services import (
 )
 from kubenetlab.api.validate.workloads import validate_job, validate_workload
 
+# Any: the key is the type of the function's argument, which Mapping cannot express.
 _VALIDATORS: Mapping[type[Resource], Callable[[Any], Iterator[Finding]]] = {
     ClusterConfig: validate_config,
     Namespace: validate_namespace,

@@ -23,6 +23,7 @@ class Group(TyperGroup):
 class Command(TyperCommand):
     """A command that accepts `-o=name` for `-o name`; click alone would parse the value `=name`."""
 
+    # typer has no public name for the type of `ctx`.
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the help page."""
         from kubenetlab.cli.terminal.command_help import print_help
