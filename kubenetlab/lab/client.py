@@ -181,7 +181,9 @@ class Client:
             return _reply(exchange.response, fds)
         raise AssertionError
 
-    def stream(self, path: str, deadline: float | None = None, /, **query: str) -> Iterator[JsonValue]:
+    def stream(
+        self, path: str, deadline: float | None = None, /, **query: str
+    ) -> Iterator[JsonValue]:
         """Yield the JSON lines of a streamed response; end with the response or with the lab.
 
         deadline: time of `time.monotonic()` at which to end at the latest.
