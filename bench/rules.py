@@ -346,7 +346,6 @@ def load_here(option: str, services: int) -> None:
         ("172.18.0.0/16",),
         "cluster.local",
         ("10.96.0.10",),
-        "onlink",
         "dynamic",
     )
     view = ProxyView(VersionedMap((view.service.key, view) for view in _views(services)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from textwrap import dedent
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import structs
 
@@ -31,7 +31,14 @@ from kubenetlab.lab.bootstrap import (
 NOW = 1_700_000_000.0
 """The time of all tests that need one: 2023-11-14T22:13:20Z."""
 
-ONLINK = Decisions(pod_layout="onlink", neighbors="dynamic")
+
+def decided(layout: str, neighbors: Literal["dynamic", "permanent"]) -> Decisions:
+    """Return the decisions for the CNI mode bridge with these options."""
+    options = {"layout": layout, "neighbors": neighbors}
+    return Decisions(cni_mode="bridge", cni_options=options, neighbors=neighbors)
+
+
+ONLINK = decided("onlink", "dynamic")
 
 NO_CNI = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {cni: none}\n---\n"
 IPV6 = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {ipFamily: ipv6}\n---\n"

@@ -275,16 +275,14 @@ class Decisions(Internal, kw_only=True, frozen=True):
     is_namespaced = False
 
     metadata: ObjectMeta = ObjectMeta(name="decisions")
-    pod_layout: Literal["onlink", "routed"]
-    """Layout of pod networks.
-
-    onlink: pods share the subnet of their node, and its bridge switches between them. routed: each
-    pod has a /32 address that is routed via its node.
-    """
+    cni_mode: str
+    """Name of the CNI mode for which the choices were made."""
+    cni_options: JsonMapping
+    """Its options, with a choice for every `auto`."""
     neighbors: Literal["dynamic", "permanent"]
     """Neighbor entries: dynamic ones are learned by ARP, permanent ones are installed."""
     is_final: bool = False
-    """True once pods have been attached: the layout does not change any more."""
+    """True once pods have been attached: choices of the CNI mode do not change any more."""
     reasons: tuple[str, ...] = ()
     """Reasons for the choices, for users."""
     real_commands: tuple[str, ...] = ()

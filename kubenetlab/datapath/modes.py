@@ -19,13 +19,15 @@ from msgspec import Struct, structs
 from kubenetlab.api.config import ClusterConfig, Networking
 from kubenetlab.api.core import Service
 from kubenetlab.api.json_types import JsonMapping
-from kubenetlab.api.lab import NetworkFacts
+from kubenetlab.api.lab import Decisions, NetworkFacts
 from kubenetlab.api.meta import Resource, kubernetes_name
 from kubenetlab.api.text.decode import Finding, decode, format_path
 from kubenetlab.datapath.view import NodePlace, NodeView, PodView, ServiceView
 from kubenetlab.errors import ManifestError, Problem, did_you_mean
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.rules.rulesets import RuleObject, SubjectRules
+
+Neighbors = Literal["auto", "dynamic", "permanent"]
 
 
 class ModeFamily(NamedTuple):
@@ -74,6 +76,15 @@ class Needs(Struct, frozen=True):
         return self.features + self.own_features
 
 
+class LabSize(Struct, frozen=True):
+    """What the choices of a CNI mode depend on."""
+
+    pods_per_node: tuple[int, ...]
+    """Number of pods in the pod network, for each node."""
+    has_br_netfilter: bool
+    """True if the kernel passes packets between ports of a bridge to its packet filter."""
+
+
 class PodNetwork(Struct, frozen=True):
     """Properties of a CNI mode that other layers need."""
 
@@ -96,6 +107,25 @@ class ModeOptions(Struct, frozen=True, rename=kubernetes_name, forbid_unknown_fi
         """Yield contradictions between options that are valid by themselves."""
         return iter(())
 
+    @property
+    def desired_neighbors(self) -> Neighbors:
+        """Kind of neighbour entries that the user asks for."""
+        return "auto"
+
+    def decide(self, lab: LabSize, settled: Self | None) -> tuple[Self, tuple[str, ...]]:
+        """Return the mode with a choice for every `auto`, and the reasons for users.
+
+        settled: mode with the choices of the running lab, which may be needed again.
+        """
+        return self, ()
+
+    def dynamic_neighbors(self, lab: LabSize) -> int:
+        """Return how many neighbour entries the kernel may learn.
+
+        By default each pod resolves only its node and vice versa, and each node all nodes.
+        """
+        return 2 * sum(lab.pods_per_node) + len(lab.pods_per_node) ** 2
+
     def depends_on_node(self, service: Service) -> bool:
         """Return True when the rules of a Service contain addresses or ranges of their node."""
         return False
@@ -115,6 +145,19 @@ class CNI(Protocol):
     needs: ClassVar[Needs]
     facts: ClassVar[NetworkFacts]
     """Properties of the mode that the controllers need."""
+
+    @property
+    def desired_neighbors(self) -> Neighbors:
+        """Kind of neighbour entries that the user asks for."""
+
+    def decide(self, lab: LabSize, settled: Self | None) -> tuple[Self, tuple[str, ...]]:
+        """Return the mode with a choice for every `auto`, and the reasons for users.
+
+        settled: mode with the choices of the running lab, which may be needed again.
+        """
+
+    def dynamic_neighbors(self, lab: LabSize) -> int:
+        """Return how many neighbour entries the kernel may learn."""
 
     def network(self, node: NodeView) -> PodNetwork: ...
 
@@ -226,6 +269,14 @@ def try_load(
             for finding in findings
         ]
     return decoded.value, ()
+
+
+def decided_cni(config: ClusterConfig, decisions: Decisions) -> CNI:
+    """Return the CNI mode with the choices that were made for this lab."""
+    name, options = config.networking.cni_mode
+    if decisions.cni_mode == name:
+        options = decisions.cni_options
+    return load("cni", name, options)
 
 
 def check(obj: Resource) -> Iterator[Finding]:

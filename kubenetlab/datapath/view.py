@@ -115,7 +115,6 @@ class NodeView(Struct, frozen=True, dict=True):
     node_cidrs: tuple[str, ...]
     dns_domain: str
     dns_addresses: tuple[str, ...]
-    layout: Literal["onlink", "routed"]
     neighbors: Literal["dynamic", "permanent"]
     mtu: int = 1500
     zone: str = ""
@@ -227,7 +226,6 @@ def _node_views(cluster: Cluster, decisions: Decisions) -> list[NodeView]:
             node_cidrs=tuple(str(cidr) for cidr in config.node_networks),
             dns_domain=networking.dns_domain,
             dns_addresses=tuple(dns_address(cidr) for cidr in networking.service_networks),
-            layout=decisions.pod_layout,
             neighbors=decisions.neighbors,
             zone=node.labels.get(ZONE_LABEL, ""),
         )

@@ -13,11 +13,11 @@ from kubenetlab.hoststate.rules.rulesets import RuleObject, steps
 from kubenetlab.hoststate.state import Contents, HostState
 from kubenetlab.kernel.fake import FakeKernel
 from kubenetlab.names import MAX_LINK_NAME
-from tests.clusters import applied, deployment, running, service, store
+from tests.clusters import applied, decided, deployment, running, service, store
 
 CNIS, PROXY_MODES = modes.known("cni"), modes.known("proxy")
 LAYOUTS = [
-    Decisions(pod_layout=layout, neighbors=neighbors)
+    decided(layout, neighbors)
     for layout in ("onlink", "routed")
     for neighbors in ("dynamic", "permanent")
 ]
@@ -31,7 +31,7 @@ def lab(cni: str, proxy: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "decisions", LAYOUTS, ids=lambda made: f"{made.pod_layout}-{made.neighbors}"
+    "decisions", LAYOUTS, ids=lambda made: f"{made.cni_options['layout']}-{made.neighbors}"
 )
 @pytest.mark.parametrize("proxy", PROXY_MODES)
 @pytest.mark.parametrize("cni", CNIS)

@@ -20,7 +20,7 @@ from kubenetlab.errors import ManifestError
 from kubenetlab.hoststate.diff import diff
 from kubenetlab.hoststate.state import Contents, HostState
 from kubenetlab.kernel.fake import FakeKernel
-from tests.clusters import NOW, applied, deployment, pod, running, settled, store
+from tests.clusters import NOW, applied, decided, deployment, pod, running, settled, store
 from tests.examples import examples
 
 CASES = sorted((Path(__file__).parents[1] / "golden" / "cases").iterdir())
@@ -60,7 +60,7 @@ class Machine:
 @pytest.mark.parametrize("file", LABS, ids=lambda file: file.parent.name)
 def test_golden_labs_can_be_built(file: Path, layout: Any) -> None:
     """Plans hold before the pods run, while they run, and after some of them have ended."""
-    machine, decisions = Machine(), Decisions(pod_layout=layout, neighbors="permanent")
+    machine, decisions = Machine(), decided(layout, "permanent")
     machine.apply(cluster := store(file.read_text()), decisions)
     machine.apply(cluster := running(cluster), decisions)
     machine.apply(without_some(cluster, list(cluster.all(Pod))[::2]), decisions)
@@ -87,9 +87,9 @@ class RandomLab:
         self.pick: Any = random.choice
         self.cni = self.pick(modes.known("cni"))
         self.proxy = self.pick(modes.known("proxy"))
-        self.decisions = Decisions(
-            pod_layout=self.pick(["onlink", "routed"]),
-            neighbors=self.pick(["dynamic", "permanent"]),
+        self.decisions = decided(
+            self.pick(["onlink", "routed"]),
+            self.pick(["dynamic", "permanent"]),
         )
 
     def manifest(self) -> str:

@@ -15,7 +15,6 @@ import pytest
 
 from kubenetlab import hoststate, programs
 from kubenetlab.api.containers import Container
-from kubenetlab.api.lab import Decisions
 from kubenetlab.datapath import faults, modes, plan
 from kubenetlab.datapath.cni import bridge
 from kubenetlab.hoststate import kinds
@@ -27,7 +26,7 @@ from kubenetlab.hoststate.rules.rulesets import members
 from kubenetlab.hoststate.state import Contents, HostState
 from kubenetlab.kernel.fake import FakeKernel
 from kubenetlab.programs.support.http import Request
-from tests.clusters import NOW, deployment, running, service, settled, store
+from tests.clusters import NOW, decided, deployment, running, service, settled, store
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
@@ -38,7 +37,7 @@ EXAMPLES = dict(
         re.MULTILINE | re.DOTALL,
     )
 )
-DECISIONS = Decisions(pod_layout="onlink", neighbors="dynamic")
+DECISIONS = decided("onlink", "dynamic")
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from kubenetlab.hoststate.diff import diff
 from kubenetlab.hoststate.rules.rulesets import RuleObject, by_backend, rule_backend
 from kubenetlab.hoststate.script import script
 from kubenetlab.hoststate.state import HostState
-from tests.clusters import running, store
+from tests.clusters import decided, running, store
 
 CASES = Path(__file__).with_name("cases")
 
@@ -29,9 +29,7 @@ def outputs(case: Path) -> dict[str, str]:
         cluster = running(store(text))
     except ManifestError as error:
         return {"error.txt": f"{error}\n"}
-    decisions = cluster.get(Decisions, "", "decisions") or Decisions(
-        pod_layout="onlink", neighbors="dynamic"
-    )
+    decisions = cluster.get(Decisions, "", "decisions") or decided("onlink", "dynamic")
     desired = plan(cluster, decisions)
     changes = diff(HostState(), desired)
     lines = [

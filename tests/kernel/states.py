@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import pytest
 
-from kubenetlab.api.lab import Decisions
 from kubenetlab.datapath import plan
 from kubenetlab.hoststate.diff import diff
 from kubenetlab.hoststate.links.existing import LinkUp
@@ -16,7 +15,7 @@ from kubenetlab.hoststate.sandbox import Sandbox
 from kubenetlab.hoststate.state import HostState, contents_of
 from kubenetlab.kernel.features.detection import has_br_netfilter
 from kubenetlab.kernel.linux import LinuxKernel
-from tests.clusters import store
+from tests.clusters import decided, store
 
 Make = Callable[[], LinuxKernel]
 """Creates a kernel for the lab `t`; called inside the test."""
@@ -34,7 +33,7 @@ def netlink(state: HostState) -> HostState:
 def plan_netlink(text: str = "", layout: str = "onlink", neighbors: str = "dynamic") -> HostState:
     if layout == "onlink" and not has_br_netfilter():
         pytest.skip("pods on a bridge need br_netfilter here (modprobe br_netfilter)")
-    return netlink(plan(store(text), Decisions(pod_layout=layout, neighbors=neighbors)))  # type: ignore[arg-type]
+    return netlink(plan(store(text), decided(layout, neighbors)))  # type: ignore[arg-type]
 
 
 def state_of(*objects: Object) -> HostState:

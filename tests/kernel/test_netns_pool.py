@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import pytest
 
-from kubenetlab.api.lab import Decisions
 from kubenetlab.datapath import plan
 from kubenetlab.datapath.sandboxes import loopback_and_sysctls
 from kubenetlab.hoststate.diff import diff
@@ -16,7 +15,7 @@ from kubenetlab.hoststate.sandbox import Sandbox
 from kubenetlab.hoststate.state import HostState
 from kubenetlab.kernel.linux import LinuxKernel
 from kubenetlab.kernel.namespaces.netns_pool import MIN_COUNT, NetnsPool, preallocate
-from tests.clusters import FAMILIES, deployment, store
+from tests.clusters import FAMILIES, decided, deployment, store
 from tests.kernel.states import netlink
 
 
@@ -110,7 +109,7 @@ def test_namespaces_of_the_pool_are_completed(
     desired = netlink(
         plan(
             store(FAMILIES[family] + deployment(replicas=4)),
-            Decisions(pod_layout="routed", neighbors="dynamic"),
+            decided("routed", "dynamic"),
         )
     )
     source = preallocate(MIN_COUNT, tuple(loopback_and_sysctls("", has_ipv6=family != "ipv4")))

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, NoReturn
 
 import typer
@@ -22,6 +23,9 @@ RETRY_INTERVAL_S: Final = 0.05
 
 The progress itself is a stream of the API. The requests end at the timeout of the command.
 """
+
+ANSWER_TIMEOUT_S: Final = 1.0
+"""Maximum time for an answer after Ctrl-C, in seconds."""
 
 State = JsonObject
 """One line of the API's `settled` stream: pods and Jobs by state, failures, diagnostics."""
@@ -88,9 +92,20 @@ def _wait_until_settled(name: str, timeout_s: float) -> State:
                 time.sleep(RETRY_INTERVAL_S)
     except KeyboardInterrupt:
         progress.stop()
-        _stop_waiting(name, state["waiting"])
+        _stop_waiting(name, _latest(name, state)["waiting"])
     progress.stop()
     return state
+
+
+def _latest(name: str, last: State) -> State:
+    """Return the agent's present state; the last one if it does not answer at once."""
+    from kubenetlab.errors import LabError
+    from kubenetlab.lab.client import Client
+
+    with suppress(LabError):
+        for line in Client(name, ANSWER_TIMEOUT_S).stream(f"{LAB_API}/settled", timeout="0"):
+            last = line
+    return last
 
 
 def _print_problems(state: State, timeout_s: float) -> None:

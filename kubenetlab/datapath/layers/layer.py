@@ -55,7 +55,7 @@ class PlanContext:
         self.decisions = decisions
         self.cache = cache
         self.networking: Networking = cluster.config.networking
-        self.cni = modes.load("cni", *self.networking.cni_mode)
+        self.cni = modes.decided_cni(cluster.config, decisions)
         self.nodes: Sequence[NodeView] = node_views(cluster, decisions, cache)
         self.proxy_views: ProxyViews = proxy_views(cluster, cache)
         self._proxies: dict[str, NodeProxy] = {}

@@ -57,7 +57,7 @@ def inspection(agent: Agent) -> Inspection:
         "run_directory": str(agent.directory),
         "cni": cluster.config.networking.cni_mode[0],
         "kube_proxy_mode": cluster.config.networking.proxy_mode[0],
-        "pod_layout": agent.decisions.pod_layout,
+        "pod_layout": agent.decisions.cni_options.get("layout", ""),
         "neighbors": agent.decisions.neighbors,
         "nodes": [
             {

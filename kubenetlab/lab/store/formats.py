@@ -17,7 +17,7 @@ from kubenetlab import __version__
 from kubenetlab.api.json_types import JsonObject
 from kubenetlab.errors import StoreError
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Format that this version writes."""
 
 Document = JsonObject
@@ -91,5 +91,23 @@ _KINDS_OF_FORMAT_0: Final = {
     "LastView": "ProxySnapshot",
     "Ledger": "AllocationState",
 }
-MIGRATIONS: Final[Mapping[int, Migration]] = {0: _rename_internal_kinds}
+
+
+def _move_layout_to_cni_options(document: Document) -> Document:
+    """Migrate from format 1, in which only the CNI mode bridge has a choice."""
+    objects = document["objects"]
+    if "Decisions" not in objects:
+        return document
+    decisions = [
+        {key: value for key, value in entry.items() if key != "podLayout"}
+        | {"cniMode": "bridge", "cniOptions": {"layout": entry["podLayout"]}}
+        for entry in objects["Decisions"]
+    ]
+    return {**document, "objects": {**objects, "Decisions": decisions}}
+
+
+MIGRATIONS: Final[Mapping[int, Migration]] = {
+    0: _rename_internal_kinds,
+    1: _move_layout_to_cni_options,
+}
 """Format → migration to the next format, for every format before `FORMAT`."""

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from kubenetlab import controllers
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.kinds import STORED
-from kubenetlab.api.lab import Decisions
 from kubenetlab.api.manifests.load import LoadedManifests, load, load_documents
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
@@ -31,13 +30,13 @@ from kubenetlab.hoststate.state import HostState
 from kubenetlab.kernel.fake import FakeKernel
 from kubenetlab.lab.bootstrap import bootstrap_store
 from kubenetlab.lab.store import store_file
-from tests.clusters import NOW, running, settled
+from tests.clusters import NOW, decided, running, settled
 from tests.examples import examples
 from tests.mutations import FILES, TEXTS, Mutator
 
 T = TypeVar("T")
 
-DECISIONS = Decisions(pod_layout="onlink", neighbors="permanent")
+DECISIONS = decided("onlink", "permanent")
 
 
 def read(data: bytes) -> LoadedManifests | None:

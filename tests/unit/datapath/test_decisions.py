@@ -37,7 +37,7 @@ def test_the_layout_depends_on_kernel_and_size(
         cluster.with_changes([structs.replace(ONLINK, is_final=False)]),
         has_br_netfilter=has_br_netfilter,
     )
-    assert (decisions.pod_layout, decisions.neighbors) == (layout, neighbors)
+    assert (decisions.cni_options["layout"], decisions.neighbors) == (layout, neighbors)
 
 
 def test_a_running_lab_keeps_its_layout() -> None:
@@ -46,7 +46,10 @@ def test_a_running_lab_keeps_its_layout() -> None:
     kept = decide(small, has_br_netfilter=True)
     grown = settled(store(ONE_NODE + deployment(replicas=70))).with_changes([kept])
     grown_decisions = decide(grown, has_br_netfilter=False)
-    assert (grown_decisions.pod_layout, grown_decisions.neighbors) == ("onlink", "permanent")
+    assert (grown_decisions.cni_options["layout"], grown_decisions.neighbors) == (
+        "onlink",
+        "permanent",
+    )
     assert (
         decide(
             small.with_changes([structs.replace(grown_decisions, is_final=True)]),
@@ -61,4 +64,4 @@ def test_a_running_lab_keeps_its_layout() -> None:
     decisions = decide(
         store(document).with_changes([structs.replace(kept, is_final=False)]), has_br_netfilter=True
     )
-    assert (decisions.pod_layout, decisions.neighbors) == ("routed", "permanent")
+    assert (decisions.cni_options["layout"], decisions.neighbors) == ("routed", "permanent")

@@ -10,7 +10,7 @@ import pytest
 
 from kubenetlab import controllers
 from kubenetlab.api.faults import Fault
-from kubenetlab.api.lab import SYNC_PERIOD_S, Decisions, ProxySnapshot
+from kubenetlab.api.lab import SYNC_PERIOD_S, ProxySnapshot
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster, deletion
 from kubenetlab.controllers.cluster.kube_proxy import is_kube_proxy
@@ -23,11 +23,11 @@ from kubenetlab.hoststate.programs import ProgramRun
 from kubenetlab.hoststate.rules.nftables import Chain
 from kubenetlab.hoststate.rules.rulesets import members
 from kubenetlab.observe.settled import verdict
-from tests.clusters import DUAL, NOW, applied, deployment, running, service, settled, store
+from tests.clusters import DUAL, NOW, applied, decided, deployment, running, service, settled, store
 from tests.unit.datapath.test_kube_proxy import config_of
 
 WEB = service() + deployment(replicas=2)
-DECISIONS = Decisions(pod_layout="onlink", neighbors="dynamic")
+DECISIONS = decided("onlink", "dynamic")
 
 
 def broken(cluster: Cluster, how: str, node: str = "worker", now: float = NOW) -> Cluster:

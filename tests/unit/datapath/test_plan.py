@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from kubenetlab.api.lab import Decisions
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.links.veth import Port, Veth
@@ -12,6 +11,7 @@ from kubenetlab.hoststate.route import Route
 from kubenetlab.hoststate.rules.nftables import Chain
 from tests.clusters import (
     ONE_NODE,
+    decided,
     deployment,
     observed,
     pod,
@@ -47,7 +47,7 @@ def test_a_routed_pod_has_only_a_route_to_its_gateway() -> None:
     """It has a /32 address, a link route to the gateway, and a default route via it."""
     cluster = store(pod("a"))
     netns = netns_of(cluster, "a")
-    state = planned(cluster, Decisions(pod_layout="routed", neighbors="permanent"))
+    state = planned(cluster, decided("routed", "permanent"))
     assert objects_of(state, netns, Address) == [Address(netns, "eth0", "10.244.1.2/32")]
     assert objects_of(state, netns, Route) == [
         Route(netns, "10.244.1.1/32", "eth0"),
@@ -61,7 +61,7 @@ def test_a_routed_pod_has_only_a_route_to_its_gateway() -> None:
 def test_permanent_neighbors_list_every_neighbor_on_the_link() -> None:
     """A pod has the gateway and the other pods; a node has its pods, the router and other nodes."""
     cluster = store(ONE_NODE.replace("nodes:", "external: []\nnodes:") + deployment(replicas=3))
-    state = planned(cluster, Decisions(pod_layout="onlink", neighbors="permanent"))
+    state = planned(cluster, decided("onlink", "permanent"))
     netns = netns_of(cluster, web_pods(cluster)[0].name)
     others = {f"10.244.0.{number}" for number in range(1, 7)}
     (own,) = objects_of(state, netns, Address)

@@ -21,10 +21,10 @@ from kubenetlab.hoststate.script import script
 from kubenetlab.hoststate.sections import common_settings, sections
 from kubenetlab.hoststate.state import HostState, contents_of
 from kubenetlab.lab.simulation import simulate
-from tests.clusters import NO_CNI, NOW, deployment, pod, service, store
+from tests.clusters import NO_CNI, NOW, decided, deployment, pod, service, store
 
 DECISIONS = [
-    Decisions(pod_layout=layout, neighbors=neighbors)
+    decided(layout, neighbors)
     for layout in ("onlink", "routed")
     for neighbors in ("dynamic", "permanent")
 ]
@@ -133,7 +133,7 @@ def test_objects_have_shell_commands(obj: Object, commands: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "decisions", DECISIONS, ids=lambda choice: f"{choice.pod_layout}-{choice.neighbors}"
+    "decisions", DECISIONS, ids=lambda choice: f"{choice.cni_options['layout']}-{choice.neighbors}"
 )
 @pytest.mark.parametrize("text", ["", NO_CNI], ids=["bridge", "none"])
 def test_every_object_is_created_once_and_after_its_dependencies(

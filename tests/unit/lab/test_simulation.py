@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from kubenetlab.api.lab import Decisions
 from kubenetlab.api.pods import Pod
 from kubenetlab.datapath import plan
 from kubenetlab.lab.simulation import simulate
 from kubenetlab.observe.settled import verdicts
-from tests.clusters import NO_CNI, NOW, deployment, pod, pod_named, service, slices, store
+from tests.clusters import NO_CNI, NOW, decided, deployment, pod, pod_named, service, slices, store
 
 
 def states(text: str) -> dict[str, str]:
@@ -62,7 +61,7 @@ spec:
     assert phases == ["Succeeded"] * 3
     assert not [
         netns
-        for netns in plan(cluster, Decisions(pod_layout="onlink", neighbors="dynamic")).namespaces
+        for netns in plan(cluster, decided("onlink", "dynamic")).namespaces
         if "/once-" in netns
     ]
     assert set(states(text.replace("agnhost", "busybox")).values()) == {"completed"}

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubenetlab.api.core import Service
-from kubenetlab.api.lab import Decisions
 from kubenetlab.api.store import Cluster
 from kubenetlab.api.validate.services import NODE_PORTS
 from kubenetlab.controllers.allocation.node_ports import STATIC_BAND, allocate, node_ports_of
@@ -15,7 +14,16 @@ from kubenetlab.datapath import plan
 from kubenetlab.errors import ManifestError
 from kubenetlab.hoststate.rules.nftables import Chain, Collection, Element, Table
 from kubenetlab.hoststate.rules.rulesets import NodeRules, members
-from tests.clusters import applied, deployment, loaded, problems_of, running, service, store
+from tests.clusters import (
+    applied,
+    decided,
+    deployment,
+    loaded,
+    problems_of,
+    running,
+    service,
+    store,
+)
 
 DNS = (
     "{apiVersion: v1, kind: Service, metadata: {name: dns}, spec: {type: "
@@ -160,7 +168,7 @@ def test_source_ranges_admit_only_the_named_clients(ranges: list[str], admitted:
     cluster = running(
         store(deployment() + service(type="LoadBalancer", loadBalancerSourceRanges=ranges))
     )
-    state = plan(cluster, Decisions(pod_layout="onlink", neighbors="dynamic"))
+    state = plan(cluster, decided("onlink", "dynamic"))
     rules = list(
         members(
             obj

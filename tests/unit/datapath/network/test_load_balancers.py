@@ -5,14 +5,23 @@ from __future__ import annotations
 import pytest
 
 from kubenetlab.api.core import Event, Service
-from kubenetlab.api.lab import Decisions
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath import plan
 from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.nexthop import Nexthop, NexthopGroup
 from kubenetlab.hoststate.route import Route
 from kubenetlab.hoststate.rules.nftables import Chain
-from tests.clusters import DUAL, applied, deployment, problems_of, running, service, settled, store
+from tests.clusters import (
+    DUAL,
+    applied,
+    decided,
+    deployment,
+    problems_of,
+    running,
+    service,
+    settled,
+    store,
+)
 
 
 def balanced(name: str, **spec: object) -> str:
@@ -27,9 +36,7 @@ def outside(cluster: Cluster, name: str) -> tuple[str, ...]:
 
 def router(cluster: Cluster) -> dict[str, tuple[str, ...]]:
     """Return destination → gateways that share its flows, without the router's own networks."""
-    objects = plan(cluster, Decisions(pod_layout="onlink", neighbors="dynamic"))[
-        "fabric/router"
-    ].values()
+    objects = plan(cluster, decided("onlink", "dynamic"))["fabric/router"].values()
     gateways = {obj.number: obj.via for obj in objects if isinstance(obj, Nexthop)}
     groups = {
         obj.number: tuple(gateways[member] for member in obj.members)
@@ -131,9 +138,7 @@ PROXY = "metadata: {name: web, annotations: {kubenetlab.dev/load-balancer-ip-mod
 
 def own_rules(cluster: Cluster) -> dict[str, list[str]]:
     """Return chain → rules of the router's table."""
-    objects = plan(cluster, Decisions(pod_layout="onlink", neighbors="dynamic"))[
-        "fabric/router"
-    ].values()
+    objects = plan(cluster, decided("onlink", "dynamic"))["fabric/router"].values()
     return {
         obj.name: [rule.text for rule in obj.rules] for obj in objects if isinstance(obj, Chain)
     }
@@ -149,9 +154,7 @@ def test_an_address_with_ip_mode_proxy_is_the_balancers_own() -> None:
     assert found is not None
     assert (found.load_balancer_ips, found.virtual_ips) == (("203.0.113.1",), ())
     assert router(cluster) == {}
-    objects = plan(cluster, Decisions(pod_layout="onlink", neighbors="dynamic"))[
-        "fabric/router"
-    ].values()
+    objects = plan(cluster, decided("onlink", "dynamic"))["fabric/router"].values()
     assert "203.0.113.1/32" in [obj.address for obj in objects if isinstance(obj, Address)]
     to, port = "ip daddr 203.0.113.1 tcp dport 80", found.spec.ports[0].node_port
     assert own_rules(cluster) == {

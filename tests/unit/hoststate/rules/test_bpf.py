@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubenetlab.api.lab import Decisions
 from kubenetlab.datapath import plan
 from kubenetlab.hoststate.rules import bpf
 from kubenetlab.hoststate.rules.bpf import (
@@ -23,7 +22,7 @@ from kubenetlab.hoststate.rules.bpf import (
 )
 from kubenetlab.hoststate.rules.bpf_entries import describe_entry, packed_id
 from kubenetlab.hoststate.rules.rulesets import RuleObject, members
-from tests.clusters import applied, deployment, running, service, store
+from tests.clusters import applied, decided, deployment, running, service, store
 
 LAB = (
     "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n"
@@ -69,7 +68,7 @@ class Maps:
 def rules(text: str, then: str = "") -> list[Any]:
     cluster = running(store(LAB + text))
     cluster = running(applied(cluster, then)) if then else cluster
-    objects = plan(cluster, Decisions(pod_layout="onlink", neighbors="dynamic"))["node/worker"]
+    objects = plan(cluster, decided("onlink", "dynamic"))["node/worker"]
     return [obj for obj in objects.values() if isinstance(obj, RuleObject) and obj.backend == "bpf"]
 
 
@@ -232,9 +231,7 @@ def test_node_ports_have_the_configured_addresses(
             + service(type="NodePort")
         )
     )
-    objects = plan(cluster, Decisions(pod_layout="onlink", neighbors="dynamic"))[
-        "node/worker"
-    ].values()
+    objects = plan(cluster, decided("onlink", "dynamic"))["node/worker"].values()
     (programs,) = (obj for obj in objects if isinstance(obj, BpfPrograms))
     assert tuple(door for config in programs.ranges for door in config.node_port_addresses) == doors
 
@@ -250,9 +247,7 @@ def test_direct_return_applies_to_external_traffic_with_policy_cluster() -> None
             DIRECT + deployment() + service(type="NodePort", externalIPs=["192.0.2.7"]) + balanced
         )
     )
-    objects = plan(cluster, Decisions(pod_layout="onlink", neighbors="dynamic"))[
-        "node/worker"
-    ].values()
+    objects = plan(cluster, decided("onlink", "dynamic"))["node/worker"].values()
     rules = [obj for obj in objects if isinstance(obj, RuleObject) and obj.backend == "bpf"]
     fronts = [obj for obj in members(rules) if isinstance(obj, Frontend)]
     assert {

@@ -14,7 +14,7 @@ import pytest
 
 from kubenetlab import __version__
 from kubenetlab.api.kinds import STORED
-from kubenetlab.api.lab import AllocationState, PodRuntimeStatus, ProxySnapshot
+from kubenetlab.api.lab import AllocationState, Decisions, PodRuntimeStatus, ProxySnapshot
 from kubenetlab.errors import StoreError
 from kubenetlab.lab.store import formats, store_file
 from kubenetlab.lab.store.formats import FORMAT, MIGRATIONS, migrate
@@ -81,6 +81,12 @@ def test_format_0_has_other_names_for_internal_kinds(tmp_path: Path) -> None:
     cluster = load(copied(0, tmp_path))
     for kind in (PodRuntimeStatus, ProxySnapshot, AllocationState):
         assert cluster.all(kind), kind
+
+
+def test_format_1_has_the_layout_of_pod_networks(tmp_path: Path) -> None:
+    """A running lab keeps its layout."""
+    (decisions,) = load(copied(1, tmp_path)).all(Decisions)
+    assert (decisions.cni_mode, decisions.cni_options) == ("bridge", {"layout": "onlink"})
 
 
 def test_deletions_in_a_journal_of_format_0_are_migrated() -> None:
