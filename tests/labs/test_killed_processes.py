@@ -182,6 +182,27 @@ def test_a_new_agent_recreates_what_was_killed_without_an_agent(lab: Lab, place:
     assert (lab.pod(pod["name"])["addresses"] != pod["addresses"]) == (place == "pod")
 
 
+def test_a_new_agent_answers_what_the_former_one_did(lab: Lab) -> None:
+    """Its first answer, before its first pass, too: else `ping` would promise nothing listens.
+
+    The processes of containers are the exception: they are taken over in that pass.
+    """
+    lab.up(MANIFEST)
+    before = lab.inspected
+    assert any(entry["listening"] for pod in before["pods"] for entry in pod["containers"])
+    title = f"kubenetlab {lab.name} agent"
+    agent = next(pid for pid in lab.pids(title) if title_of(pid) == title)
+    os.kill(agent, signal.SIGKILL)
+    after = lab.inspected
+    assert after.pop("agent_pid") != before.pop("agent_pid")
+    for pod in (*before["pods"], *after["pods"]):
+        for entry in pod["containers"]:
+            del entry["pid"]
+    assert after == before
+    os.kill(next(pid for pid in lab.pids(title) if title_of(pid) == title), signal.SIGKILL)
+    assert lab.run("diff", "-o", "json").json["changes"] == []
+
+
 def has_no_link(lab: Lab, node: Any, link: str) -> bool:
     return f" {link}@" not in lab.inside(node, "ip", "link")
 

@@ -35,6 +35,16 @@ class DesiredState:
             self._probes, self._inputs = None, inputs
         return self.state
 
+    def state_for(self, cluster: Cluster) -> HostState:
+        """Return the desired state for an answer to a client.
+
+        A new agent answers before its first pass: then plan the store it has taken over. Nothing of
+        that is kept but cached layers, since the first pass needs to know that nothing is planned.
+        """
+        if self._inputs is not None:
+            return self.state
+        return plan(cluster, machine.decisions(cluster), self.cache)
+
     def probes(self) -> Mapping[str, tuple[ProbeSpec, ...]]:
         """Return the probes of each sandbox.
 

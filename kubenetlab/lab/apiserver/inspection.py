@@ -27,6 +27,7 @@ from kubenetlab.hoststate.programs import ListenPort, ProgramRun
 from kubenetlab.programs import COMMAND
 
 if TYPE_CHECKING:
+    from kubenetlab.hoststate.state import HostState
     from kubenetlab.lab.agent.agent import Agent
     from kubenetlab.observe.inspection import (
         InspectedContainer,
@@ -45,6 +46,7 @@ def inspection(agent: Agent) -> Inspection:
     links = agent.builder.links
     versions = cluster.config.networking.versions
     uplink = cluster.get(Uplink, "", "uplink")
+    desired = agent.desired_state.state_for(agent.cluster)
 
     def location(netns: str) -> InspectedSandbox:
         pid = pids.get(netns, 0)
@@ -70,7 +72,7 @@ def inspection(agent: Agent) -> Inspection:
             for node in cluster.all(Node)
         ],
         "pods": [
-            _pod(agent, pod, location(names.pod_netns(pod.namespace, pod.name, pod.uid)))
+            _pod(agent, pod, desired, location(names.pod_netns(pod.namespace, pod.name, pod.uid)))
             for pod in cluster.all(Pod)
         ],
         "external": [
@@ -96,11 +98,11 @@ def summarize_faults(cluster: Cluster) -> list[InspectedFault]:
     ]
 
 
-def _pod(agent: Agent, pod: Pod, location: InspectedSandbox) -> InspectedPod:
+def _pod(agent: Agent, pod: Pod, desired: HostState, location: InspectedSandbox) -> InspectedPod:
     attachment = attachment_of(agent.cluster, pod)
     runs = {
         obj.container: obj
-        for obj in agent.desired[location["sandbox"]].values()
+        for obj in desired[location["sandbox"]].values()
         if isinstance(obj, ProgramRun)
     }
     setups = setups_of(

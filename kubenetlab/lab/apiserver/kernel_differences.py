@@ -28,7 +28,7 @@ async def kernel_differences(agent: Agent) -> list[JsonObject]:
         healthy = (
             plan(faults.healed(agent.cluster), agent.decisions, PlanCache())
             if agent.cluster.all(Fault)
-            else agent.desired
+            else agent.desired_state.state_for(agent.cluster)
         )
         observed = HostState(
             {

@@ -216,14 +216,14 @@ class LabApi:
     async def _detail(self, request: Request) -> Answer:
         """Answer with the present contents of one namespace, read from the kernel."""
         agent, netns = self._agent, request.query.get("netns", "")
-        process = agent.sandboxes.id(netns)
-        if netns not in agent.desired.namespaces or process is None:
+        process, desired = agent.sandboxes.id(netns), agent.desired_state.state_for(agent.cluster)
+        if netns not in desired.namespaces or process is None:
             return _failure(404, f"there is no namespace {netns}")
         async with agent.kernel_lock:
             observed = agent.kernel.observe(
-                {netns: agent.desired[netns]}, linked_namespaces(agent.desired, [netns])
+                {netns: desired[netns]}, linked_namespaces(desired, [netns])
             ).get(netns, {})
-        backends = by_backend(rules_of(agent.desired[netns].values()))
+        backends = by_backend(rules_of(desired[netns].values()))
         listings = await agent.rules.listings(netns, process, backends)
         return json_response(
             {

@@ -61,7 +61,7 @@ class ReadableAgent(DyingAgent):
     def __init__(self, cluster: Cluster, path: Path) -> None:
         super().__init__(cluster, path)
         self.lab = "x"
-        self.desired = HostState({})
+        self.desired_state = SimpleNamespace(state_for=lambda cluster: HostState({}))
         self.known: dict[str, Any] = {}
         self.failures: dict[str, str] = {}
         self.is_idle = True
