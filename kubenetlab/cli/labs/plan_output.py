@@ -69,8 +69,8 @@ def _show(
 ) -> None:
     for entry in changes:
         echo(paint(entry["netns"], HEADING))
-        for line in lines_of(entry):
-            echo(f"  {_paint_line(line)}", indent=6)
+        if lines := [f"  {_paint_line(line)}" for line in lines_of(entry)]:
+            echo("\n".join(lines), indent=6)  # at once: a plan may have ten thousand lines
     count = sum(len(entry["operations"]) for entry in changes)
     namespaces = f"{len(changes)} namespace{'s' if len(changes) != 1 else ''}"
     echo(f"{count} {noun}{'s' if count != 1 else ''} in {namespaces}" if count else "nothing to do")

@@ -97,8 +97,10 @@ def _print(text: str, screen: Display, indent: int | None, *, is_error: bool = F
         return
     if screen.width is None:
         text = text.replace(BREAK, "    ")
-    for line in text.expandtabs().split("\n"):
-        typer.echo("\n".join(_drawn(line, screen, indent)), err=is_error, color=True)
+    lines = (
+        drawn for line in text.expandtabs().split("\n") for drawn in _drawn(line, screen, indent)
+    )
+    typer.echo("\n".join(lines), err=is_error, color=True)
 
 
 def _drawn(line: str, screen: Display, indent: int | None) -> Iterator[str]:
