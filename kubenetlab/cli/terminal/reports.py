@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from kubenetlab.cli.terminal import display
 from kubenetlab.cli.terminal.printing import note
 from kubenetlab.cli.terminal.theme import BAD, HEADING, PLACE, WARNING, paint
 from kubenetlab.errors import ManifestError, Problem, escape_control_characters
@@ -30,10 +31,12 @@ def print_error(error: Exception) -> None:
 
 def print_warning(problem: Problem) -> None:
     """Print a problem that is no error to standard error."""
-    label, *others = _lines(problem, is_marked=False)
-    note(f"{paint('warning:', WARNING)} {label[0]}", label[1])
-    for text, indent in others:
-        note(text, indent)
+    (first, indent), *others = _lines(problem, is_marked=False)
+    is_drawn = display.standard_error().is_drawn  # a pipe gets the text of the problem as it is
+    shift = len("warning: ") if is_drawn else 0
+    note(f"{paint('warning:', WARNING)} {first}", None if indent is None else indent + shift)
+    for text, column in others:
+        note(" " * shift + text, None if column is None else column + shift)
 
 
 def _lines(problem: Problem, *, is_marked: bool = True) -> Iterator[tuple[str, int | None]]:

@@ -40,3 +40,19 @@ def test_other_errors_are_printed_line_by_line() -> None:
         '\x1b[1;31merror:\x1b[0m\nthere is no pod "\\x1b[2J[red]"\n  pods: client, web\n'
     )
     assert capture(lambda: print_error(UsageError("no lab")), PLAIN) == "error: no lab\n"
+
+
+def test_a_warning_on_a_terminal_continues_below_its_text() -> None:
+    problem = Problem(
+        "no node has these labels",
+        object="Pod default/x",
+        file="a.yaml",
+        line=7,
+        hints=("add a label: disk=ssd",),
+    )
+    screen = Display(is_drawn=True, has_colours=False, is_live=True, width=50)
+    assert capture(lambda: print_warning(problem), screen).splitlines() == [
+        "warning: a.yaml:7  Pod default/x: no node has",
+        "                   these labels",
+        "                   add a label: disk=ssd",
+    ]
