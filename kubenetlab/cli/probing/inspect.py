@@ -109,7 +109,6 @@ def diff(output: OutputOption = Output.table, lab: Lab = None) -> None:
 
     Example: kubenetlab diff
     """
-    from kubenetlab.cli.labs.plan_output import show_differences
     from kubenetlab.lab.client import select_lab
 
     client = select_lab(lab)
@@ -118,6 +117,8 @@ def diff(output: OutputOption = Output.table, lab: Lab = None) -> None:
         print_document(report, output)
     elif report["changes"] or report["failures"]:
         if report["changes"]:
+            from kubenetlab.cli.labs.plan_output import show_differences
+
             show_differences(report["changes"], is_wide=output is Output.wide)
         print_failures(report["failures"])
         print_faults(report["faults"])
