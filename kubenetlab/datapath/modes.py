@@ -298,5 +298,7 @@ def manual(family: str, name: str) -> str:
     module = importlib.import_module(f"{__package__}.{family}.{name.replace('-', '_')}")
     classes = module.Mode.__mro__[: module.Mode.__mro__.index(ModeOptions)]
     options, *shared = (inspect.cleandoc(cls.__doc__ or "") for cls in classes)
-    entries = [text.partition("\n\n")[2] for text in shared]  # without their summaries
-    return "\n".join((f"{inspect.cleandoc(module.__doc__ or '')}\n\n{options}", *entries))
+    entries = "\n".join(text.partition("\n\n")[2] for text in shared)  # without their summaries
+    gap = "\n" if "\n" in options else "\n\n"
+    page = f"{inspect.cleandoc(module.__doc__ or '')}\n\n{options}"
+    return f"{page}{gap}{entries}" if entries else page
