@@ -20,6 +20,7 @@ from kubenetlab.api.config import ClusterConfig, Networking
 from kubenetlab.api.core import Service
 from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.lab import Decisions, NetworkFacts
+from kubenetlab.api.masquerade import MasqueradeConfig
 from kubenetlab.api.meta import Resource, kubernetes_name
 from kubenetlab.api.text.decode import Finding, decode, format_path
 from kubenetlab.datapath.view import NodePlace, NodeView, PodView, ServiceView
@@ -102,6 +103,7 @@ class ModeOptions(Struct, frozen=True, rename=kubernetes_name, forbid_unknown_fi
 
     needs: ClassVar[Needs] = Needs()
     serves: ClassVar[bool] = True
+    masquerader: ClassVar[str] = "ip-masq-agent"
 
     def findings(self) -> Iterator[Finding]:
         """Yield contradictions between options that are valid by themselves."""
@@ -118,6 +120,10 @@ class ModeOptions(Struct, frozen=True, rename=kubernetes_name, forbid_unknown_fi
         settled: mode with the choices of the running lab, which may be needed again.
         """
         return self, ()
+
+    def masquerade(self, node: NodeView, config: MasqueradeConfig | None) -> Iterator[Object]:
+        """Yield what gives packets from pods to the outside their node's address."""
+        return iter(())
 
     def dynamic_neighbors(self, lab: LabSize) -> int:
         """Return how many neighbour entries the kernel may learn.
@@ -160,6 +166,15 @@ class CNI(Protocol):
         """Return how many neighbour entries the kernel may learn."""
 
     def network(self, node: NodeView) -> PodNetwork: ...
+
+    masquerader: ClassVar[str]
+    """Component that masquerades on nodes."""
+
+    def masquerade(self, node: NodeView, config: MasqueradeConfig | None) -> Iterator[Object]:
+        """Yield what gives packets from pods to the outside their node's address.
+
+        config: ConfigMap of ip-masq-agent, if there is one.
+        """
 
     def node(self, node: NodeView) -> Iterator[Object]:
         """Yield the objects of the plugin's daemon on a node, such as bridges and routes."""

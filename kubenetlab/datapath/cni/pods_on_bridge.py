@@ -8,7 +8,9 @@ from typing import ClassVar, Literal, Self
 from msgspec import structs
 
 from kubenetlab import names
+from kubenetlab.api.masquerade import MasqueradeConfig
 from kubenetlab.datapath.modes import LabSize, ModeOptions, Neighbors, PodNetwork
+from kubenetlab.datapath.network import egress
 from kubenetlab.datapath.sandboxes import link_local
 from kubenetlab.datapath.view import NodeView, PodView
 from kubenetlab.hoststate.address import Address
@@ -112,6 +114,9 @@ class PodsOnBridge(ModeOptions, frozen=True):
         yield from link_local(
             node.netns, self.bridge, names.mac_of(primary.gateway), has_ipv6=node.has_ipv6
         )
+
+    def masquerade(self, node: NodeView, config: MasqueradeConfig | None) -> Iterator[Object]:
+        return egress.rules(node, config)
 
     def pod(self, node: NodeView, pod: PodView) -> Iterator[Object]:
         if pod.is_host_network:

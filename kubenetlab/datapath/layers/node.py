@@ -15,7 +15,7 @@ from kubenetlab.datapath.layers.layer import (
     mode_name,
 )
 from kubenetlab.datapath.modes import CNI
-from kubenetlab.datapath.network import egress, fabric
+from kubenetlab.datapath.network import fabric
 from kubenetlab.datapath.view import NodeView
 from kubenetlab.hoststate.object import Origin
 
@@ -38,8 +38,7 @@ def _objects(
     title = f"Node {node.name}"
     groups = [*by_namespace(fabric.node(node), Origin("fabric", title))]
     groups += by_namespace(cni.node(node), Origin(mode_name("cni", cni), title))
-    if cni.facts.has_network:
-        groups += by_namespace(egress.rules(node, masquerade), Origin("ip-masq-agent", title))
+    groups += by_namespace(cni.masquerade(node, masquerade), Origin(cni.masquerader, title))
     return tuple(groups)
 
 
