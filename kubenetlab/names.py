@@ -5,6 +5,7 @@ Objects that a real component creates have the name that this component gives th
 
 import base64
 import re
+import zlib
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
@@ -115,6 +116,11 @@ def _sha256(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
+def link_id(uid: str) -> str:
+    """Return eight hexadecimal digits that identify the link of a pod."""
+    return f"{zlib.crc32(uid.encode()):08x}"
+
+
 def link_alias(component: str, subject: str) -> str:
     """Return the alias of a link, which `ip link` shows: `cni bridge: pod default/web`."""
     return f"{component}: {subject}"[:MAX_ALIAS]
@@ -145,6 +151,14 @@ def port_mac_of(address: str) -> str:
     It is the MAC of the link, plus one in the second byte.
     """
     return f"0a:{'5b' if ':' in address else '59'}:{_hex(address)}"
+
+
+def tunnel_mac_of(address: str) -> str:
+    """Return the MAC of the tunnel's end on the node with this address.
+
+    It is the MAC of the node's link, plus four in the second byte.
+    """
+    return f"0a:{'5e' if ':' in address else '5c'}:{_hex(address)}"
 
 
 def link_local_of(mac: str) -> str:

@@ -246,7 +246,8 @@ class NetworkFacts(Internal, frozen=True):
     plugin: str = "bridge"
     """Name of the CNI plugin, as the container runtime knows it."""
     host_ifname: str = "veth{number}"
-    """Name of the node's end of a pod's link; `number` counts per node."""
+    """Name of the node's end of a pod's link; `number` counts per node, `id` follows from the pod's
+    UID."""
     bridge: str = ""
     """Name of the bridge that connects the pods of a node; empty if there is none."""
     has_proxy: bool = True

@@ -110,6 +110,11 @@ class ModeOptions(Struct, frozen=True, rename=kubernetes_name, forbid_unknown_fi
         return iter(())
 
     @property
+    def requirements(self) -> Needs:
+        """Requirements with these options; `needs` has those of every option."""
+        return self.needs
+
+    @property
     def desired_neighbors(self) -> Neighbors:
         """Kind of neighbour entries that the user asks for."""
         return "auto"
@@ -149,6 +154,11 @@ class CNI(Protocol):
     """Interface of a CNI mode."""
 
     needs: ClassVar[Needs]
+
+    @property
+    def requirements(self) -> Needs:
+        """Requirements with these options; `needs` has those of every option."""
+
     facts: ClassVar[NetworkFacts]
     """Properties of the mode that the controllers need."""
 
@@ -187,6 +197,11 @@ class ServiceProxy(Protocol):
     """Interface of a kube-proxy mode."""
 
     needs: ClassVar[Needs]
+
+    @property
+    def requirements(self) -> Needs:
+        """Requirements with these options; `needs` has those of every option."""
+
     serves: ClassVar[bool]
     """False for a mode in which no Service works."""
 
@@ -314,6 +329,6 @@ def manual(family: str, name: str) -> str:
     classes = module.Mode.__mro__[: module.Mode.__mro__.index(ModeOptions)]
     options, *shared = (inspect.cleandoc(cls.__doc__ or "") for cls in classes)
     entries = "\n".join(text.partition("\n\n")[2] for text in shared)  # without their summaries
-    gap = "\n" if "\n" in options else "\n\n"
+    gap = "\n\n" if "\n\n" in entries else "\n"
     page = f"{inspect.cleandoc(module.__doc__ or '')}\n\n{options}"
     return f"{page}{gap}{entries}" if entries else page

@@ -61,7 +61,7 @@ def selected_modes(config: ClusterConfig) -> Iterator[tuple[str, Needs]]:
         yield "uplink", Needs(root="a link to the machine's own network")
     for family in modes.FAMILIES.values():
         name, options = family.chosen(config.networking)
-        yield f"{family.name} {name}", modes.load(family.name, name, options).needs
+        yield f"{family.name} {name}", modes.load(family.name, name, options).requirements
 
 
 def unmet_requirements(

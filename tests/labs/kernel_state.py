@@ -71,6 +71,9 @@ def _current_namespace(names: dict[str, str]) -> dict[str, Any]:
             for family in ("-4", "-6")
         ],
         "neighbors": _sorted(_json("ip", "-j", "-d", "neighbor", "show", "nud", "permanent")),
+        "forwarding": _sorted(
+            [entry for entry in _json("bridge", "-j", "fdb", "show") if "dst" in entry]
+        ),
         "rules": _rules(_json("nft", "-j", "list", "ruleset")),
         "iptables": {
             family: _iptables(_output(f"{family}-nft-save"))

@@ -26,6 +26,7 @@ LABS = {
     "every kind of Service, hostNetwork, permanent neighbours": CASES / "services" / "input.yaml",
     "routed pods": CASES / "routed" / "input.yaml",
     "both families": CASES / "dual" / "input.yaml",
+    "tunnels between nodes": CASES / "flannel" / "input.yaml",
     "no network for pods": CASES / "no-cni" / "input.yaml",
 }
 SERVER = """

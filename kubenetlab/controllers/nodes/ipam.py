@@ -12,6 +12,7 @@ from typing import Final
 
 from msgspec import Struct, structs
 
+from kubenetlab import names
 from kubenetlab.api.config import ClusterConfig, Network, Pool
 from kubenetlab.api.core import Node
 from kubenetlab.api.lab import AllocationState, Attachment, NetworkFacts
@@ -63,7 +64,7 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
                 last[cursor] = result
             number = numbers.get(node.name, 0)
             numbers[node.name] = number + 1
-            ifname = facts.host_ifname.format(number=number)
+            ifname = facts.host_ifname.format(number=number, id=names.link_id(pod.uid))
             meta = ObjectMeta(name=pod.name, namespace=pod.namespace)
             yield Attachment(meta, pod.uid, node.name, ifname, result)
     if last != state.last_addresses or numbers != state.next_veth:

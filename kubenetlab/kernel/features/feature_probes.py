@@ -13,6 +13,7 @@ from typing import Final
 from kubenetlab.hoststate.links.bridge import Bridge
 from kubenetlab.hoststate.links.dummy import Dummy
 from kubenetlab.hoststate.links.veth import Port, Veth
+from kubenetlab.hoststate.links.vxlan import Vxlan
 from kubenetlab.kernel import syscalls
 from kubenetlab.kernel.features.detection import probe_sctp
 from kubenetlab.kernel.features.probing import FeatureProbe
@@ -95,6 +96,13 @@ def _probe_bridge() -> None:
     send_batch([Bridge("here", "br", "0a:58:00:00:00:01").create(links)])
 
 
+def _probe_vxlan() -> None:
+    links = enter_scratch_namespace()
+    bridge = Bridge("here", "br", "0a:58:00:00:00:01")
+    tunnel = Vxlan("here", "vx", "0a:58:00:00:00:02", 1, 8472, "192.0.2.1", "br")
+    send_batch([bridge.create(links), tunnel.create(links)])
+
+
 def _probe_veth() -> None:
     links = enter_scratch_namespace()
     send_batch(
@@ -159,6 +167,13 @@ PROBES: Final = (
         _probe_veth,
         "links of pods and nodes, as ports of a bridge",
         _KERNEL_WITH.format(options="CONFIG_VETH"),
+    ),
+    FeatureProbe(
+        "vxlan",
+        _probe_vxlan,
+        "tunnels between nodes (--cni flannel)",
+        _KERNEL_WITH.format(options="CONFIG_VXLAN"),
+        effect_if_missing="--cni flannel is not available, except with backend=host-gw",
     ),
     FeatureProbe(
         "nft nat",

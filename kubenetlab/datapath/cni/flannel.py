@@ -1,0 +1,163 @@
+"""flannel: a bridge on each node, and a VXLAN tunnel or plain routes between nodes.
+
+    pod eth0 ── veth… ┐             UDP datagrams             ┌ veth… ── eth0 pod
+                      ├ cni0 flannel.1 ══ eth0 ══ flannel.1 cni0 ┤
+    pod eth0 ── veth… ┘    (node)        fabric       (node)     └ veth… ── eth0 pod
+
+The pods of a node are attached to the bridge cni0. With the backend `vxlan`, the pod range of every
+other node is routed to flannel.1, which puts the packet with an Ethernet header into a UDP
+datagram to that node. Nothing is learned: for each node there is a route, a permanent neighbour and
+a forwarding entry. With the backend `host-gw` the route leads to the node itself, and nothing is
+encapsulated. Packets between pods keep both addresses; packets from pods to nodes and to the
+outside get the address of their node.
+
+flannel has no network policies: a NetworkPolicy is accepted and not enforced.
+
+Overhead: 50 bytes with `vxlan` (IPv6 between nodes: 70), 0 bytes with `host-gw`.
+Needs: with `host-gw`, all nodes on one layer-2 segment.
+As in: kube-flannel.yml with EnableNFTables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from msgspec import Meta, structs
+
+from kubenetlab import names
+from kubenetlab.api.lab import NetworkFacts
+from kubenetlab.api.masquerade import MasqueradeConfig
+from kubenetlab.datapath.cni.pods_on_bridge import PodsOnBridge
+from kubenetlab.datapath.modes import Needs
+from kubenetlab.datapath.view import Family, NodeView
+from kubenetlab.hoststate.address import Address
+from kubenetlab.hoststate.fdb import FdbEntry
+from kubenetlab.hoststate.links.vxlan import OVERHEAD_BYTES, Vxlan
+from kubenetlab.hoststate.neighbor import Neighbor
+from kubenetlab.hoststate.object import Object
+from kubenetlab.hoststate.route import Route
+from kubenetlab.hoststate.rules.nftables import NFT_FAMILIES, Chain, Hook, Table, rule
+from kubenetlab.hoststate.rules.nftables.statements import (
+    Masquerade,
+    Match,
+    accept,
+    return_,
+)
+
+_MULTICAST = {4: "224.0.0.0/4", 6: "ff00::/8"}
+_KUBE_PROXY_MARK = "0x4000"
+
+
+class Mode(PodsOnBridge, frozen=True):
+    """Options of the backend, `layout` and `neighbors`.
+
+    backend: vxlan | host-gw
+        vxlan    Packets between nodes are encapsulated.
+        host-gw  They are routed by the nodes' addresses.
+
+    directRouting: true | false
+        With the backend vxlan: routes as with host-gw to nodes on the same subnet.
+
+    vni, port: identifier of the tunnel (1) and its UDP port (8472).
+    """
+
+    needs = Needs(
+        programs=("nft",), features=("bridge", "veth", "nft nat"), own_features=("vxlan",)
+    )
+    facts = NetworkFacts(plugin="flannel", host_ifname="veth{id}", bridge="cni0")
+    bridge = "cni0"
+    component = "cni flannel"
+    masquerader = "flannel"
+
+    backend: Literal["vxlan", "host-gw"] = "vxlan"
+    direct_routing: bool = False
+    vni: Annotated[int, Meta(ge=1, le=0xFFFFFF)] = 1
+    port: Annotated[int, Meta(ge=1, le=0xFFFF)] = 8472
+
+    @property
+    def requirements(self) -> Needs:
+        return structs.replace(self.needs, own_features=()) if self._is_routed else self.needs
+
+    def mtu(self, node: NodeView) -> int:
+        if self._is_routed:
+            return node.mtu
+        return node.mtu - max(OVERHEAD_BYTES[family.version] for family in node.families)
+
+    def node(self, node: NodeView) -> Iterator[Object]:
+        yield from super().node(node)
+        for index, family in enumerate(node.families):
+            peers = [peer.families[index] for peer in node.peers]
+            if not self._is_routed:
+                yield from self._tunnel_end(node, family)
+            for peer in peers:
+                if self._is_routed or self.direct_routing:
+                    yield Route(node.netns, peer.pod_cidr, names.NODE_UPLINK, via=peer.address)
+                else:
+                    yield from self._tunnel_to(node, peer)
+
+    @property
+    def _is_routed(self) -> bool:
+        """True if nodes route packets between pods without tunnels."""
+        return self.backend == "host-gw"
+
+    def _tunnel_end(self, node: NodeView, family: Family) -> Iterator[Object]:
+        link, address = self._link(family), _tunnel_address(family)
+        alias = names.link_alias(self.component, f"tunnels of {node.name}")
+        yield Vxlan(
+            node.netns,
+            link,
+            names.tunnel_mac_of(family.address),
+            self.vni,
+            self.port,
+            family.address,
+            names.NODE_UPLINK,
+            node.mtu - OVERHEAD_BYTES[family.version],
+            alias=alias,
+        )
+        yield Address(node.netns, link, f"{address}/{family.host_length}")
+
+    def _tunnel_to(self, node: NodeView, peer: Family) -> Iterator[Object]:
+        link, address = self._link(peer), _tunnel_address(peer)
+        mac = names.tunnel_mac_of(peer.address)
+        yield Neighbor(node.netns, link, address, mac)
+        yield FdbEntry(node.netns, link, mac, peer.address)
+        yield Route(node.netns, peer.pod_cidr, link, address, is_onlink=True)
+
+    def _link(self, family: Family) -> str:
+        return f"flannel.{self.vni}" if family.version == 4 else f"flannel-v6.{self.vni}"
+
+    def masquerade(self, node: NodeView, config: MasqueradeConfig | None) -> Iterator[Object]:
+        """Yield flannel's own tables, one per family; it knows no ip-masq-agent.
+
+        Source: flannel-io/flannel pkg/trafficmngr/nftables/nftables.go.
+        """
+        for family, cluster in zip(node.families, node.cluster_cidrs, strict=True):
+            nft = NFT_FAMILIES[family.version]
+            table = f"flannel-ipv{family.version}"
+            source, target, own = f"{nft} saddr", f"{nft} daddr", family.pod_cidr
+            yield Table(node.netns, nft, table, f"rules for {table}")
+            yield Chain(
+                node.netns,
+                nft,
+                table,
+                "forward",
+                (rule(Match(source, cluster), accept), rule(Match(target, cluster), accept)),
+                Hook("filter", "forward", 0),
+            )
+            masquerade = Masquerade(is_fully_random=True)
+            multicast = Match(target, _MULTICAST[family.version], is_negated=True)
+            rules = (
+                rule(Match("mark", _KUBE_PROXY_MARK), return_),
+                rule(Match(source, own), Match(target, cluster), return_),
+                rule(Match(source, cluster), Match(target, own), return_),
+                rule(Match(source, own, is_negated=True), Match(target, cluster), return_),
+                rule(Match(source, cluster), multicast, masquerade),
+                rule(Match(source, cluster, is_negated=True), Match(target, cluster), masquerade),
+            )
+            yield Chain(node.netns, nft, table, "postrtg", rules, Hook("nat", "postrouting", 100))
+
+
+def _tunnel_address(family: Family) -> str:
+    """Return the address of a node's end of the tunnel: that of its pod range itself."""
+    return str(family.pod_network[0])
