@@ -19,6 +19,7 @@ from tests.labs.users import NO_PYTHON_FOR_USERS, NOBODY, User
 _SERIAL = iter(range(10_000))
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Group the tests that share a lab for one worker; skip all where no lab can be created."""
     folder = os.path.dirname(__file__)
