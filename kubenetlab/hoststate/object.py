@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from msgspec import Struct
 
-from kubenetlab.hoststate.netlink.wire import Links
+if TYPE_CHECKING:  # commands import this module, and do without the codec
+    from kubenetlab.hoststate.netlink.wire import Links
 
 Key = tuple[str, ...]
 """Identity of an object within its namespace: its kind and the fields that cannot change."""
