@@ -1,8 +1,8 @@
 """flannel: a bridge on each node, and a VXLAN tunnel or plain routes between nodes.
 
-    pod eth0 ── veth… ┐             UDP datagrams             ┌ veth… ── eth0 pod
-                      ├ cni0 flannel.1 ══ eth0 ══ flannel.1 cni0 ┤
-    pod eth0 ── veth… ┘    (node)        fabric       (node)     └ veth… ── eth0 pod
+  pod eth0 ─ veth ┐             UDP datagrams              ┌ veth ─ eth0 pod
+                  ├ cni0 flannel.1 ═ eth0 ═ flannel.1 cni0 ┤
+  pod eth0 ─ veth ┘      (node)     fabric     (node)      └ veth ─ eth0 pod
 
 The pods of a node are attached to the bridge cni0. With the backend `vxlan`, the pod range of every
 other node is routed to flannel.1, which puts the packet with an Ethernet header into a UDP
@@ -15,7 +15,7 @@ flannel has no network policies: a NetworkPolicy is accepted and not enforced.
 
 Overhead: 50 bytes with `vxlan` (IPv6 between nodes: 70), 0 bytes with `host-gw`.
 Needs: with `host-gw`, all nodes on one layer-2 segment.
-As in: kube-flannel.yml with EnableNFTables.
+As in: flannel with EnableNFTables.
 """
 
 from __future__ import annotations
