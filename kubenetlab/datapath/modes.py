@@ -127,7 +127,7 @@ class ModeOptions(Struct, frozen=True, rename=kubernetes_name, forbid_unknown_fi
         return self, ()
 
     def masquerade(self, node: NodeView, config: MasqueradeConfig | None) -> Iterator[Object]:
-        """Yield what gives packets from pods to the outside their node's address."""
+        """Yield the rules that masquerade packets from pods that leave the cluster."""
         return iter(())
 
     def dynamic_neighbors(self, lab: LabSize) -> int:
@@ -181,7 +181,7 @@ class CNI(Protocol):
     """Component that masquerades on nodes."""
 
     def masquerade(self, node: NodeView, config: MasqueradeConfig | None) -> Iterator[Object]:
-        """Yield what gives packets from pods to the outside their node's address.
+        """Yield the rules that masquerade packets from pods that leave the cluster.
 
         config: ConfigMap of ip-masq-agent, if there is one.
         """

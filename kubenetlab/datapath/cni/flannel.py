@@ -128,7 +128,7 @@ class Mode(PodsOnBridge, frozen=True):
         return f"flannel.{self.vni}" if family.version == 4 else f"flannel-v6.{self.vni}"
 
     def masquerade(self, node: NodeView, config: MasqueradeConfig | None) -> Iterator[Object]:
-        """Yield flannel's own tables, one per family; it knows no ip-masq-agent.
+        """Yield flannel's own tables, one per family; the ConfigMap of ip-masq-agent has no effect.
 
         Source: flannel-io/flannel pkg/trafficmngr/nftables/nftables.go.
         """
@@ -159,5 +159,5 @@ class Mode(PodsOnBridge, frozen=True):
 
 
 def _tunnel_address(family: Family) -> str:
-    """Return the address of a node's end of the tunnel: that of its pod range itself."""
+    """Return the address of a node's end of the tunnel: the network address of its pod range."""
     return str(family.pod_network[0])
