@@ -27,7 +27,7 @@ from kubenetlab.hoststate.netlink.wire import (
     message,
     number,
 )
-from kubenetlab.hoststate.object import Key, NetlinkObject, ObjectMessages, ShellName
+from kubenetlab.hoststate.object import Key, LinkedObject, ObjectMessages, ShellName
 
 IFA_ADDRESS, IFA_LOCAL, IFA_CACHEINFO, IFA_FLAGS, IFA_PROTO = 1, 2, 6, 8, 11
 IFA_F_NODAD, IFA_F_DEPRECATED, IFA_F_NOPREFIXROUTE = 0x02, 0x20, 0x200
@@ -38,7 +38,7 @@ _DEPRECATED = struct.pack("=IIII", 0, 0xFFFFFFFF, 0, 0)
 """ifa_cacheinfo: preferred lifetime 0, valid forever"""
 
 
-class Address(NetlinkObject, frozen=True):
+class Address(LinkedObject, frozen=True):
     """An address of a link, with its prefix length: `10.244.1.5/24`.
 
     Duplicate address detection is disabled.
@@ -46,7 +46,6 @@ class Address(NetlinkObject, frozen=True):
 
     rank = 60
 
-    link: str
     address: str
     is_source: bool = True
     """False if the kernel must not select the address as source address, or for masquerading. It
@@ -57,10 +56,6 @@ class Address(NetlinkObject, frozen=True):
     @property
     def key(self) -> Key:
         return ("Address", self.link, self.address)
-
-    @property
-    def depends_on(self) -> Key | None:
-        return ("Link", self.link)
 
     def __str__(self) -> str:
         return f"address {self._words}"

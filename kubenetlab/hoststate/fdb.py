@@ -22,7 +22,7 @@ from kubenetlab.hoststate.netlink.wire import (
     mac_bytes,
     message,
 )
-from kubenetlab.hoststate.object import Key, NetlinkObject, ObjectMessages, ShellName
+from kubenetlab.hoststate.object import Key, LinkedObject, ObjectMessages, ShellName
 
 ANY_MAC: Final = "00:00:00:00:00:00"
 """Address of the entries for broadcasts and unknown destinations, of which there may be several."""
@@ -34,12 +34,11 @@ _NDMSG = struct.Struct("=BxxxiHBB")
 """family, interface index, state, flags, type"""
 
 
-class FdbEntry(NetlinkObject, frozen=True):
+class FdbEntry(LinkedObject, frozen=True):
     """A permanent forwarding entry of a VXLAN link."""
 
     rank = 75
 
-    link: str
     mac: str
     node: str
     """Address of the node."""
@@ -47,10 +46,6 @@ class FdbEntry(NetlinkObject, frozen=True):
     @property
     def key(self) -> Key:
         return ("FdbEntry", self.link, self.mac, self.node)
-
-    @property
-    def depends_on(self) -> Key | None:
-        return ("Link", self.link)
 
     def __str__(self) -> str:
         return f"fdb {self.mac} dev {self.link} dst {self.node} self permanent"

@@ -21,7 +21,7 @@ from kubenetlab.hoststate.netlink.wire import (
     mac_bytes,
     message,
 )
-from kubenetlab.hoststate.object import Key, NetlinkObject, ObjectMessages, ShellName
+from kubenetlab.hoststate.object import Key, LinkedObject, ObjectMessages, ShellName
 
 NDA_DST, NDA_LLADDR, NDA_PROTOCOL = 1, 2, 12
 NUD_PERMANENT = 0x80
@@ -32,7 +32,7 @@ IFINDEX_OFFSET = 4
 """Offset of the interface index in ndmsg, in bytes."""
 
 
-class Neighbor(NetlinkObject, frozen=True):
+class Neighbor(LinkedObject, frozen=True):
     """A permanent neighbor, which needs neither ARP nor neighbor discovery.
 
     Permanent entries do not count against the kernel's limit of 1,024 dynamic neighbors.
@@ -40,17 +40,12 @@ class Neighbor(NetlinkObject, frozen=True):
 
     rank = 70
 
-    link: str
     address: str
     mac: str
 
     @property
     def key(self) -> Key:
         return ("Neighbor", self.link, self.address)
-
-    @property
-    def depends_on(self) -> Key | None:
-        return ("Link", self.link)
 
     def __str__(self) -> str:
         return f"neighbor {self.address} mac {self.mac} dev {self.link} permanent"

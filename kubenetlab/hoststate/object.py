@@ -94,6 +94,16 @@ class NetlinkObject(Object, frozen=True):
         """Return the request that deletes the object; empty if another one takes it along."""
 
 
+class LinkedObject(NetlinkObject, frozen=True):
+    """Base class of the objects on a link, with which they are deleted."""
+
+    link: str
+
+    @property
+    def depends_on(self) -> Key | None:
+        return ("Link", self.link)
+
+
 Decoder = Callable[[str, memoryview, Mapping[int, str]], tuple[Object, bool] | None]
 """Function that decodes one message without its nlmsghdr into an object of one kind.
 

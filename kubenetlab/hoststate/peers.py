@@ -13,18 +13,17 @@ from functools import lru_cache
 from kubenetlab.hoststate.neighbor import IFINDEX_OFFSET, Neighbor
 from kubenetlab.hoststate.netlink import wire
 from kubenetlab.hoststate.netlink.wire import HEADER, Links, UniformRequests
-from kubenetlab.hoststate.object import Key, NetlinkObject, Object, ShellName
+from kubenetlab.hoststate.object import Key, LinkedObject, Object, ShellName
 
 Entry = tuple[str, str]
 """(address, MAC)"""
 
 
-class Peers(NetlinkObject, frozen=True):
+class Peers(LinkedObject, frozen=True):
     """Permanent neighbors of one IP version on a link: a table without the link's own entry."""
 
     rank = 71
 
-    link: str
     table: tuple[Entry, ...]
     """Addresses of one IP version; not empty."""
     own_address: str = ""
@@ -36,10 +35,6 @@ class Peers(NetlinkObject, frozen=True):
 
     def __contains__(self, address: str) -> bool:
         return address != self.own_address and any(address == entry[0] for entry in self.table)
-
-    @property
-    def depends_on(self) -> Key | None:
-        return ("Link", self.link)
 
     @property
     def entries(self) -> tuple[Entry, ...]:

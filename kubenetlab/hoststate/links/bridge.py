@@ -20,6 +20,7 @@ from kubenetlab.hoststate.links.messages import (
     IFLA_LINKINFO,
     IFLA_MTU,
     ObservedLink,
+    configuration,
     ifinfo,
 )
 from kubenetlab.hoststate.netlink import wire
@@ -71,12 +72,8 @@ class Bridge(Link, frozen=True):
         )
 
     def change(self, links: Links) -> bytes:
-        body = (
-            ifinfo(links.index(self.netns, self.name), IFF_UP)
-            + self._settings()
-            + string(IFLA_IFALIAS, self.alias)
-        )
-        return message(wire.RTM_NEWLINK, 0, body)
+        index = links.index(self.netns, self.name)
+        return configuration(index, self.mac, self.mtu, self.alias)
 
     def commands(self, shell_name: ShellName) -> Iterator[str]:
         netns = shell_name(self.netns)

@@ -17,8 +17,10 @@ from kubenetlab.hoststate.netlink.wire import (
     as_string,
     attribute,
     attributes,
+    mac_bytes,
     message,
     nested,
+    number,
     string,
 )
 
@@ -88,6 +90,17 @@ def dump_links() -> bytes:
 def ifinfo(index: int, flags: int = 0) -> bytes:
     """Encode an ifinfomsg that sets `flags` and leaves all other flags unchanged."""
     return _IFINFOMSG.pack(0, 0, index, flags, flags)
+
+
+def configuration(index: int, mac: str, mtu: int, alias: str) -> bytes:
+    """Return the request that sets a link up, and sets its MAC, MTU and alias."""
+    body = (
+        ifinfo(index, IFF_UP)
+        + attribute(IFLA_ADDRESS, mac_bytes(mac))
+        + number(IFLA_MTU, mtu)
+        + string(IFLA_IFALIAS, alias)
+    )
+    return message(wire.RTM_NEWLINK, 0, body)
 
 
 def hairpin_mode(is_on: bool) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Self
 
+from kubenetlab.errors import BugError
 from kubenetlab.hoststate.links.link import Link, OtherLinks
 from kubenetlab.hoststate.links.messages import ObservedLink
 from kubenetlab.hoststate.netlink.wire import Links
@@ -28,7 +29,7 @@ class ForeignLink(Link, frozen=True):
         return f"{self.observed_kind} {self.name}"
 
     def create(self, links: Links) -> bytes:
-        raise NotImplementedError("the lab creates no foreign links")
+        raise BugError(f"{self} belongs to another program and is never created")
 
     change = create
 

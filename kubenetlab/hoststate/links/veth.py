@@ -30,6 +30,7 @@ from kubenetlab.hoststate.links.messages import (
     IFLA_NUM_TX_QUEUES,
     VETH_INFO_PEER,
     ObservedLink,
+    configuration,
     hairpin_mode,
     ifinfo,
     port_settings,
@@ -129,13 +130,8 @@ class Veth(Link, frozen=True):
         )
 
     def change(self, links: Links) -> bytes:
-        body = (
-            ifinfo(links.index(self.netns, self.name), IFF_UP)
-            + attribute(IFLA_ADDRESS, mac_bytes(self.mac))
-            + number(IFLA_MTU, self.mtu)
-            + string(IFLA_IFALIAS, self.alias)
-        )
-        return message(wire.RTM_NEWLINK, 0, body)
+        index = links.index(self.netns, self.name)
+        return configuration(index, self.mac, self.mtu, self.alias)
 
     def commands(self, shell_name: ShellName) -> Iterator[str]:
         """Yield the commands that create the pair; the peer's `Port` yields those for the peer."""
@@ -174,13 +170,8 @@ class VethPeer(Link, frozen=True):
         return self.change(links)
 
     def change(self, links: Links) -> bytes:
-        body = (
-            ifinfo(links.index(self.netns, self.name), IFF_UP)
-            + attribute(IFLA_ADDRESS, mac_bytes(self.mac))
-            + number(IFLA_MTU, self.mtu)
-            + string(IFLA_IFALIAS, self.alias)
-        )
-        return message(wire.RTM_NEWLINK, 0, body)
+        index = links.index(self.netns, self.name)
+        return configuration(index, self.mac, self.mtu, self.alias)
 
     def commands(self, shell_name: ShellName) -> Iterator[str]:
         settings = f"address {self.mac}{alias_option(self.alias)}"
