@@ -78,7 +78,7 @@ class Needs(Struct, frozen=True):
 
 
 class LabSize(Struct, frozen=True):
-    """What the choices of a CNI mode depend on."""
+    """Size of a lab and capability of its kernel, from which a CNI mode chooses its options."""
 
     pods_per_node: tuple[int, ...]
     """Number of pods in the pod network, for each node."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 
@@ -30,10 +31,14 @@ def netlink(state: HostState) -> HostState:
     return HostState(kept, state.origins)
 
 
-def plan_netlink(text: str = "", layout: str = "onlink", neighbors: str = "dynamic") -> HostState:
+def plan_netlink(
+    text: str = "",
+    layout: str = "onlink",
+    neighbors: Literal["dynamic", "permanent"] = "dynamic",
+) -> HostState:
     if layout == "onlink" and not has_br_netfilter():
         pytest.skip("pods on a bridge need br_netfilter here (modprobe br_netfilter)")
-    return netlink(plan(store(text), decided(layout, neighbors)))  # type: ignore[arg-type]
+    return netlink(plan(store(text), decided(layout, neighbors)))
 
 
 def state_of(*objects: Object) -> HostState:

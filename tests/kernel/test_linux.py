@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -35,7 +36,7 @@ LAYOUTS = [
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("layout", "neighbors"), LAYOUTS)
 def test_a_whole_plan_is_applied_and_read_back(
-    kernel: Make, layout: str, neighbors: str, family: str
+    kernel: Make, layout: str, neighbors: Literal["dynamic", "permanent"], family: str
 ) -> None:
     """All objects of a lab are created by one apply; then nothing differs."""
     linux, desired = (

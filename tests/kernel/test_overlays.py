@@ -17,7 +17,7 @@ from kubenetlab.hoststate.links.veth import Veth, VethPeer
 from kubenetlab.hoststate.links.vxlan import OVERHEAD_BYTES, Vxlan
 from kubenetlab.hoststate.neighbor import Neighbor
 from kubenetlab.hoststate.object import Object
-from kubenetlab.hoststate.route import Route
+from kubenetlab.hoststate.route import Route, RouteType
 from kubenetlab.hoststate.state import HostState
 from kubenetlab.kernel.linux import LinuxKernel
 from tests.kernel.states import Make, apply_desired, difference, ip, state_of
@@ -177,7 +177,7 @@ def test_routes_of_every_type_have_their_effect(
         Bridge("n", "br0", "0a:58:00:00:00:01"),
         Address("n", "br0", "2001:db8::1/64" if version == 6 else "192.0.2.1/24"),
     ]
-    expected = {
+    expected: dict[RouteType, int] = {
         "blackhole": errno.EINVAL,
         "unreachable": errno.EHOSTUNREACH,
         "unicast": 0,
@@ -185,7 +185,7 @@ def test_routes_of_every_type_have_their_effect(
     }
     for type_, number in expected.items():
         link = "" if type_ in ("blackhole", "unreachable") else "lo" if type_ == "local" else "br0"
-        desired = state_of(*base, Route("n", prefix, link, type=type_, table=table))  # type: ignore[arg-type]
+        desired = state_of(*base, Route("n", prefix, link, type=type_, table=table))
         apply_desired(linux, desired)
         assert difference(linux, desired) == "", type_
         if table != 254:

@@ -63,6 +63,7 @@ OUTSIDE = {"ipv4": "198.51.100.10", "ipv6": '"2001:db8:51:100::10"', "dual": "19
 BACKENDS = {
     "vxlan": "{type: flannel}",
     "host-gw": "{type: flannel, backend: host-gw}",
+    "direct": "{type: flannel, directRouting: true}",
     "routed": "{type: flannel, layout: routed, neighbors: permanent, vni: 7}",
 }
 
@@ -117,20 +118,21 @@ def test_a_packet_between_nodes_grows_by_fifty_bytes(lab: Lab, vni: int) -> None
     assert tunnelled
     assert {size - inside for size, inside, _ in tunnelled} == {50}
     assert {identifier for *_, identifier in tunnelled} == {f"{vni:06x}"}
-    assert link(lab, a, "eth0")["mtu"] == link(lab, a, "eth0")["mtu"] == 1450
+    assert link(lab, a, "eth0")["mtu"] == link(lab, c, "eth0")["mtu"] == 1450
     tunnel = link(lab, lab.place("nodes", "worker"), f"flannel.{vni}")
     assert (tunnel["mtu"], tunnel["linkinfo"]["info_data"]["id"]) == (1450, vni)
 
 
-def test_packets_are_routed_with_the_backend_host_gw(lab: Lab) -> None:
-    """Nothing is encapsulated, and pods have the MTU of the fabric."""
-    lab.up(manifest("ipv4", BACKENDS["host-gw"]))
+@pytest.mark.parametrize(("backend", "mtu"), [("host-gw", 1500), ("direct", 1450)])
+def test_packets_to_nodes_of_the_same_subnet_are_routed(lab: Lab, backend: str, mtu: int) -> None:
+    """Nothing is encapsulated; pods keep the MTU of the tunnel where there is one."""
+    lab.up(manifest("ipv4", BACKENDS[backend]))
     a, c = lab.pod("a"), lab.pod("c")
     with sent_frames(lab, "worker") as frames:
         assert lab.ask(a, ("TCP", c["addresses"][0], 8080))[0].server
     assert frames
     assert not [frame for frame in frames if frame[2]]
-    assert link(lab, a, "eth0")["mtu"] == 1500
+    assert link(lab, a, "eth0")["mtu"] == mtu
 
 
 def link(lab: Lab, place: Any, name: str) -> dict[str, Any]:

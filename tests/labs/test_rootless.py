@@ -51,6 +51,15 @@ def names_in_run_netns() -> list[str]:
     )
 
 
+def test_tunnels_between_nodes_need_no_root(lab: UsersLab) -> None:
+    manifest = CLIENT + deployment(replicas=3) + service()
+    lab.run("up", "-f", "-", "--cni", "flannel", stdin=manifest)
+    assert lab.run("ping", "-o", "json").json["ok"]
+    assert lab.run("diff").out == "the kernel is as it should be\n"
+    entries = lab.run("exec", "node:worker", "--", "bridge", "fdb", "show", "dev", "flannel.1").out
+    assert entries.count("permanent") == 2, "one for each of the other nodes"
+
+
 def test_features_that_need_root_are_rejected(lab: UsersLab) -> None:
     """The feature is eBPF programs.
 

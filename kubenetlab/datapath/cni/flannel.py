@@ -11,7 +11,8 @@ a forwarding entry. With the backend `host-gw` the route leads to the node itsel
 encapsulated. Packets between pods keep both addresses; packets from pods to nodes and to the
 outside get the address of their node.
 
-flannel has no network policies: a NetworkPolicy is accepted and not enforced.
+flannel has no network policies: a NetworkPolicy is accepted and not enforced. flannel masquerades
+by itself, so the ConfigMap of ip-masq-agent has no effect.
 
 Overhead: 50 bytes with `vxlan` (IPv6 between nodes: 70), 0 bytes with `host-gw`.
 Needs: with `host-gw`, all nodes on one layer-2 segment.

@@ -38,7 +38,7 @@ _EXACT: Final[
 
 
 def test_each_backend_is_compared_in_one_way() -> None:
-    """By listings of a reference namespace, or by its objects alone; and no backend is left out."""
+    """Each backend is listed as one of the two kinds: compared by listings, or by its objects."""
     checked = {nftables, iptables, ipset, ipvs, bpf, conntrack}
     names = {info.name for info in pkgutil.iter_modules(rules.__path__)}
     backends = {name for name in names if hasattr(rule_backend(name), "failed_object")}
