@@ -94,7 +94,7 @@ def status(
     from kubenetlab.cli.input.not_found import with_suggestion
     from kubenetlab.errors import LabError
     from kubenetlab.lab.client import select_lab
-    from kubenetlab.lab.paths import object_path
+    from kubenetlab.lab.paths import kind_path, object_path
 
     workloads = _workloads("rollout status", resources)
     client = select_lab(lab)
@@ -103,8 +103,9 @@ def status(
         printed = ""
         path = object_path(kind, namespace or "default", name)
         with with_suggestion(client, kind, namespace or "default", name):
-            client.get(path)
-        for document in _states(client, kind, namespace or "default", name, deadline):
+            first = client.get(path)
+        watch_path = kind_path(kind, namespace or "default")
+        for document in _states(client, first, path, watch_path, deadline):
             if (missing := outstanding(document)) is None:
                 break
             if missing != printed:
@@ -119,24 +120,25 @@ def status(
 
 
 def _states(
-    client: Client, kind: type[Resource], namespace: str, name: str, deadline: float
+    client: Client, first: JsonMapping, path: str, watch_path: str, deadline: float
 ) -> Iterator[JsonMapping]:
-    """Yield the state of a workload, and its new state after each change until the deadline.
+    """Yield the first state of a workload, and its state after each change until the deadline.
+
+    path: path of the workload in the API; watch_path: that of all workloads of its kind.
 
     Raises ApiError if the workload is deleted.
     """
-    from kubenetlab.lab.paths import kind_path, object_path
-
-    yield client.get(object_path(kind, namespace, name))
+    name = first["metadata"]["name"]
+    yield first
     while time.monotonic() < deadline:
         has_event = False
         # If the agent dies, the watch ends. The next one begins with the existing objects.
-        for event in client.stream(kind_path(kind, namespace), deadline, watch="true"):
+        for event in client.stream(watch_path, deadline, watch="true"):
             has_event = True
             if event["object"]["metadata"].get("name") != name:
                 continue
             if event["type"] == "DELETED":
-                yield client.get(object_path(kind, namespace, name))
+                yield client.get(path)
             else:
                 yield event["object"]
         if not has_event:

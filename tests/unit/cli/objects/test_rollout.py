@@ -74,7 +74,7 @@ def test_the_end_of_a_rollout_is_an_event(
         "waiting: 1 of 2 pods are available",
         "rollout of deployment web is complete",
     ]
-    assert client.gets == 2
+    assert client.gets == 1
 
 
 def test_the_timeout_ends_a_rollout_that_makes_no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
