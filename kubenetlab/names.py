@@ -121,6 +121,27 @@ def link_id(uid: str) -> str:
     return f"{zlib.crc32(uid.encode()):08x}"
 
 
+def host_link(template: str, number: int, uid: str, namespace: str, pod: str) -> str:
+    """Return the name of the node's end of a pod's link.
+
+    template: `{number}` stands for the number of the link on its node, `{id}` for digits that
+        follow from the pod's UID, `{workload}` for digits that follow from its namespace and name.
+    """
+    if "{workload}" in template:
+        return template.format(workload=workload_id(namespace, pod))
+    return template.format(number=number, id=link_id(uid))
+
+
+def workload_id(namespace: str, pod: str) -> str:
+    """Return the eleven hexadecimal digits in Calico's name of a pod's link.
+
+    Source: projectcalico/calico libcalico-go/lib/backend/k8s/conversion VethNameForWorkload().
+    """
+    import hashlib  # loads OpenSSL, which most commands do not need
+
+    return hashlib.sha1(f"{namespace}.{pod}".encode(), usedforsecurity=False).hexdigest()[:11]
+
+
 def link_alias(component: str, subject: str) -> str:
     """Return the alias of a link, which `ip link` shows: `cni bridge: pod default/web`."""
     return f"{component}: {subject}"[:MAX_ALIAS]

@@ -218,7 +218,7 @@ class ProxySnapshot(Internal, kw_only=True, frozen=True):
 
 
 class AllocationState(Internal, frozen=True):
-    """Counters that allocate names, addresses and interface numbers. They never decrease."""
+    """Counters that allocate names and interface numbers. They never decrease."""
 
     kind = "AllocationState"
     plural = "ledgers"
@@ -227,10 +227,20 @@ class AllocationState(Internal, frozen=True):
     metadata: ObjectMeta = ObjectMeta(name="ledger")
     serials: Mapping[str, int] = {}
     """Owner's uid → number of objects it has created, so that names and uids are never reused."""
-    last_addresses: Mapping[str, tuple[str, ...]] = {}
-    """Node → address allocated last, per IP family."""
     next_veth: Mapping[str, int] = {}
     """Node → number of the next `veth` link."""
+
+
+class HostLocalState(Internal, frozen=True):
+    """Addresses that the IPAM `host-local` has assigned last, so that none is reused at once."""
+
+    kind = "HostLocalState"
+    plural = "hostlocalstates"
+    is_namespaced = False
+
+    metadata: ObjectMeta = ObjectMeta(name="host-local")
+    last_addresses: Mapping[str, tuple[str, ...]] = {}
+    """Node, or node and pool separated by a space → address allocated last, per IP family."""
 
 
 class NetworkFacts(Internal, frozen=True):
@@ -246,8 +256,9 @@ class NetworkFacts(Internal, frozen=True):
     plugin: str = "bridge"
     """Name of the CNI plugin, as the container runtime knows it."""
     host_ifname: str = "veth{number}"
-    """Name of the node's end of a pod's link; `number` counts per node, `id` follows from the pod's
-    UID."""
+    """Template for the name of the node's end of a pod's link, as in `names.host_link`."""
+    ipam: str = "host-local"
+    """Name of the allocator of pod addresses (controllers/nodes/ipam)."""
     bridge: str = ""
     """Name of the bridge that connects the pods of a node; empty if there is none."""
     has_proxy: bool = True

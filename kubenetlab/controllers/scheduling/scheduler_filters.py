@@ -7,7 +7,6 @@ nodeaffinity,nodeports,podtopologyspread,interpodaffinity} (1.33).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from ipaddress import ip_address
 from typing import Final
 
 from kubenetlab.api.core import Namespace, Node, Taint
@@ -15,7 +14,7 @@ from kubenetlab.api.meta import matches_labels
 from kubenetlab.api.pods import Pod, PodSpec, Toleration
 from kubenetlab.api.scheduling import PodAffinityTerm, TopologySpreadConstraint
 from kubenetlab.api.store import Cluster
-from kubenetlab.api.values import ip
+from kubenetlab.controllers.nodes import ipam
 from kubenetlab.controllers.nodes.nodes import NOT_READY_TAINT
 
 Filter = Callable[[Pod, Node, "NodeAssignments"], str | None]
@@ -42,12 +41,17 @@ class NodeAssignments:
             _anti_affinity(pod) for pods in self.pods.values() for pod in pods
         )
         """True when a pod on some node has required pod anti-affinity."""
+        self._allocator = ipam.ALLOCATORS[ipam.network(cluster).ipam]
         self._spec_rejections: dict[int, tuple[PodSpec, dict[str, str]]] = {}
         """Spec and its rejections by the id of the spec, which all pods of a template share."""
 
     def add(self, pod: Pod, node: str) -> None:
         self.pods[node].append(pod)
         self.has_anti_affinity |= bool(_anti_affinity(pod))
+
+    def can_provide_addresses(self, pod: Pod, node: Node) -> bool:
+        """Return True if the node may have the addresses that the pod requests."""
+        return self._allocator.can_provide(pod, node)
 
     def spec_rejections(self, pod: Pod) -> dict[str, str]:
         """Return node → reason for the nodes that the pod's spec excludes, whatever runs there."""
@@ -145,14 +149,9 @@ def _node_affinity(pod: Pod, node: Node, assignments: NodeAssignments) -> str | 
 
 
 def _addresses(pod: Pod, node: Node, assignments: NodeAssignments) -> str | None:
-    """Reject nodes whose ranges do not contain the addresses that the pod requests."""
-    requested = [ip_address(address) for address in pod.requested_addresses]
-    ranges = [ip.network(cidr) for cidr in node.spec.pod_cidrs]
-    is_routed = all(
-        any(address in cidr for cidr in ranges if cidr.version == address.version)
-        for address in requested
-    )
-    return None if is_routed else "node(s) didn't have the requested pod address in their range"
+    """Reject nodes on which the pod cannot get the addresses that it requests."""
+    is_available = assignments.can_provide_addresses(pod, node)
+    return None if is_available else "node(s) didn't have the requested pod address in their range"
 
 
 def _ports(pod: Pod, node: Node, assignments: NodeAssignments) -> str | None:

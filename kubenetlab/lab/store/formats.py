@@ -17,7 +17,7 @@ from kubenetlab import __version__
 from kubenetlab.api.json_types import JsonObject
 from kubenetlab.errors import StoreError
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """Format that this version writes."""
 
 Document = JsonObject
@@ -106,8 +106,26 @@ def _move_layout_to_cni_options(document: Document) -> Document:
     return {**document, "objects": {**objects, "Decisions": decisions}}
 
 
+def _move_last_addresses(document: Document) -> Document:
+    """Migrate from format 2, in which all counters are in one object."""
+    objects = document["objects"]
+    states = objects.get("AllocationState", [])
+    if not any("lastAddresses" in state for state in states):
+        return document
+    (state,) = states
+    counters = {key: value for key, value in state.items() if key != "lastAddresses"}
+    version = {key: value for key, value in state["metadata"].items() if key == "resourceVersion"}
+    addresses = {
+        "metadata": {"name": "host-local", **version},
+        "lastAddresses": state["lastAddresses"],
+    }
+    moved = {"AllocationState": [counters], "HostLocalState": [addresses]}
+    return {**document, "objects": {**objects, **moved}}
+
+
 MIGRATIONS: Final[Mapping[int, Migration]] = {
     0: _rename_internal_kinds,
     1: _move_layout_to_cni_options,
+    2: _move_last_addresses,
 }
 """Format → migration to the next format, for every format before `FORMAT`."""

@@ -16,7 +16,7 @@ from msgspec import structs
 from kubenetlab import controllers
 from kubenetlab.api.containers import Container
 from kubenetlab.api.core import Event, Node
-from kubenetlab.api.lab import AllocationState, Attachment, PodRuntimeStatus
+from kubenetlab.api.lab import Attachment, HostLocalState, PodRuntimeStatus
 from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.pods import Pod, PodSpec
 from kubenetlab.api.store import Cluster, deletion
@@ -51,7 +51,7 @@ def with_small_ranges(cluster: Cluster) -> Cluster:
         for pod in cluster.all(Pod)
     ]
     given = [deletion(attachment) for attachment in cluster.all(Attachment)]
-    return settled(cluster.with_changes([*nodes, *pods, *given, AllocationState()]))
+    return settled(cluster.with_changes([*nodes, *pods, *given, HostLocalState()]))
 
 
 START = with_small_ranges(store(CLUSTER))

@@ -14,7 +14,13 @@ import pytest
 
 from kubenetlab import __version__
 from kubenetlab.api.kinds import STORED
-from kubenetlab.api.lab import AllocationState, Decisions, PodRuntimeStatus, ProxySnapshot
+from kubenetlab.api.lab import (
+    AllocationState,
+    Decisions,
+    HostLocalState,
+    PodRuntimeStatus,
+    ProxySnapshot,
+)
 from kubenetlab.errors import StoreError
 from kubenetlab.lab.store import formats, store_file
 from kubenetlab.lab.store.formats import FORMAT, MIGRATIONS, migrate
@@ -87,6 +93,12 @@ def test_format_1_has_the_layout_of_pod_networks(tmp_path: Path) -> None:
     """A running lab keeps its layout."""
     (decisions,) = load(copied(1, tmp_path)).all(Decisions)
     assert (decisions.cni_mode, decisions.cni_options) == ("bridge", {"layout": "onlink"})
+
+
+def test_format_2_has_the_last_addresses_among_other_counters(tmp_path: Path) -> None:
+    """Without the migration, a new pod would get the address of a pod that ended just before."""
+    (state,) = load(copied(2, tmp_path)).all(HostLocalState)
+    assert set(state.last_addresses) == {"control-plane", "worker"}
 
 
 def test_deletions_in_a_journal_of_format_0_are_migrated() -> None:

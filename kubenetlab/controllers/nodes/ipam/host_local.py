@@ -1,107 +1,72 @@
-"""IPAM: an address and a host interface for each pod, as the CNI plugins host-local and bridge do.
+"""host-local: each node has a range of addresses, its pod CIDR, as the plugin of this name does.
 
-It reads nodes, pods and the Cluster document, and writes an Attachment for each pod in the pod
-network. Addresses are assigned cyclically, so that a released address is not reused at once. A pod
-can request its addresses or a pool; addresses of a pool are reserved for it.
+Addresses are assigned cyclically, so that a released address is not reused at once. A pod can
+request its addresses or a pool; addresses of a pool are reserved for it.
 Source: containernetworking/plugins plugins/ipam/host-local/backend/allocator/allocator.go.
 """
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Collection, Container, Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Final
+from typing import ClassVar
 
-from msgspec import Struct, structs
+from msgspec import structs
 
-from kubenetlab import names
-from kubenetlab.api.config import ClusterConfig, Network, Pool
+from kubenetlab.api.config import Network, Pool
 from kubenetlab.api.core import Node
-from kubenetlab.api.lab import AllocationState, Attachment, NetworkFacts
-from kubenetlab.api.meta import ObjectMeta
+from kubenetlab.api.lab import Attachment, HostLocalState
 from kubenetlab.api.pods import POOL_ANNOTATION, Pod
 from kubenetlab.api.store import Change, Cluster, Kind
 from kubenetlab.api.values import ip
 from kubenetlab.controllers.allocation.addresses import pod_addresses_after
-from kubenetlab.controllers.support.events import event, is_recorded
-
-WATCHES: Final[tuple[Kind, ...]] = (ClusterConfig, NetworkFacts, Node, Pod, Attachment)
+from kubenetlab.controllers.nodes.ipam.allocator import AllocationFailure
 
 FIRST_POD_INDEX = 2
 """Index into a node's range of the first address for pods."""
 
 
-class AllocationFailure(Struct, frozen=True):
-    """Reason why a pod gets no address, in the plugin's words."""
+class HostLocal:
+    """Allocator of addresses from the pod ranges of nodes."""
 
-    message: str
+    watches: ClassVar[tuple[Kind, ...]] = ()
 
+    def __init__(self, cluster: Cluster, waiting: Collection[str]) -> None:
+        self._cluster = cluster
+        self._state = cluster.get(HostLocalState, "", "host-local") or HostLocalState()
+        self._last = dict(self._state.last_addresses)
+        self._taken: dict[str, dict[str, str]] = {name: {} for name in waiting}
+        """Node → address → owner."""
+        for attachment in cluster.all(Attachment) if waiting else ():
+            if attachment.node in self._taken:
+                owner = f"pod {attachment.full_name}"
+                self._taken[attachment.node] |= dict.fromkeys(attachment.addresses, owner)
 
-def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
-    facts = network(cluster)
-    if not facts.has_network:
-        return
-    state = cluster.get(AllocationState, "", "ledger") or AllocationState()
-    last, numbers = dict(state.last_addresses), dict(state.next_veth)
-    waiting = {
-        node.name: [pod for pod in cluster.pods_on(node.name) if needs_attachment(cluster, pod)]
-        for node in cluster.all(Node)
-    }
-    taken_on = _taken_addresses(cluster, [name for name, pods in waiting.items() if pods])
-    for node in cluster.all(Node):
-        for pod in waiting[node.name]:
-            taken = taken_on[node.name]
-            pool = _pool(cluster.config.networking.ipam.pools, pod, node.name)
-            cursor = node.name if pool is None else f"{node.name} {pool.name}"
-            result = (
-                _requested(pod, node, taken)
-                if pod.requested_addresses
-                else _free(cluster, pod, node, pool, last.get(cursor, ()), taken)
-            )
-            if isinstance(result, AllocationFailure):
-                yield from _failure_event(cluster, pod, node, facts.plugin, result, now)
-                continue
+    @classmethod
+    def can_provide(cls, pod: Pod, node: Node) -> bool:
+        ranges = [ip.network(cidr) for cidr in node.spec.pod_cidrs]
+        requested = [ip_address(address) for address in pod.requested_addresses]
+        return all(
+            any(address in cidr for cidr in ranges if cidr.version == address.version)
+            for address in requested
+        )
+
+    def allocate(self, pod: Pod, node: Node) -> tuple[str, ...] | AllocationFailure:
+        taken = self._taken[node.name]
+        pool = _pool(self._cluster.config.networking.ipam.pools, pod, node.name)
+        cursor = node.name if pool is None else f"{node.name} {pool.name}"
+        result = (
+            _requested(pod, node, taken)
+            if pod.requested_addresses
+            else _free(self._cluster, pod, node, pool, self._last.get(cursor, ()), taken)
+        )
+        if not isinstance(result, AllocationFailure):
             taken |= dict.fromkeys(result, f"pod {pod.full_name}")
             if not pod.requested_addresses:
-                last[cursor] = result
-            number = numbers.get(node.name, 0)
-            numbers[node.name] = number + 1
-            ifname = facts.host_ifname.format(number=number, id=names.link_id(pod.uid))
-            meta = ObjectMeta(name=pod.name, namespace=pod.namespace)
-            yield Attachment(meta, pod.uid, node.name, ifname, result)
-    if last != state.last_addresses or numbers != state.next_veth:
-        yield structs.replace(state, last_addresses=last, next_veth=numbers)
+                self._last[cursor] = result
+        return result
 
-
-def _taken_addresses(cluster: Cluster, nodes: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Return node → address → owner for the given nodes."""
-    taken: dict[str, dict[str, str]] = {name: {} for name in nodes}
-    for attachment in cluster.all(Attachment) if taken else ():
-        if attachment.node in taken:
-            owner = f"pod {attachment.full_name}"
-            taken[attachment.node] |= dict.fromkeys(attachment.addresses, owner)
-    return taken
-
-
-def network(cluster: Cluster) -> NetworkFacts:
-    """Return the facts about the cluster's CNI plugin."""
-    return cluster.get(NetworkFacts, "", "network") or NetworkFacts()
-
-
-def attachment_of(cluster: Cluster, pod: Pod) -> Attachment | None:
-    """Return the pod's attachment.
-
-    Return None when there is none yet, or only that of an older pod with the same name.
-    """
-    attachment = cluster.get(Attachment, pod.namespace, pod.name)
-    return attachment if attachment is not None and attachment.pod_uid == pod.uid else None
-
-
-def needs_attachment(cluster: Cluster, pod: Pod) -> bool:
-    return (
-        not pod.spec.host_network
-        and not pod.is_terminating
-        and not pod.is_finished
-        and attachment_of(cluster, pod) is None
-    )
+    def changes(self) -> Iterator[Change]:
+        if self._last != self._state.last_addresses:
+            yield structs.replace(self._state, last_addresses=self._last)
 
 
 def _pool(pools: Sequence[Pool], pod: Pod, node: str) -> Pool | None:
@@ -206,16 +171,3 @@ def _requested(pod: Pod, node: Node, taken: dict[str, str]) -> tuple[str, ...] |
             )
         addresses.append(str(address))
     return tuple(addresses)
-
-
-def _failure_event(
-    cluster: Cluster, pod: Pod, node: Node, plugin: str, failure: AllocationFailure, now: float
-) -> Iterator[Change]:
-    """Yield the event of a pod that gets no address, once."""
-    message = (
-        f'Failed to create pod sandbox: plugin type="{plugin}" failed (add): {failure.message}'
-    )
-    if not is_recorded(cluster, pod, "FailedCreatePodSandBox", message):
-        yield event(
-            cluster, pod, "Warning", "FailedCreatePodSandBox", message, f"kubelet, {node.name}", now
-        )

@@ -1,0 +1,117 @@
+"""IPAM: addresses and a host interface for each pod in the pod network.
+
+The controller reads nodes, pods, the Cluster document and the facts about the CNI plugin, and
+writes an Attachment for each pod, as CNI ADD would return it. The plugin determines the allocator:
+one module of this package for each, with a state of its own in the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from msgspec import structs
+
+from kubenetlab import names
+from kubenetlab.api.config import ClusterConfig
+from kubenetlab.api.core import Node
+from kubenetlab.api.lab import AllocationState, Attachment, NetworkFacts
+from kubenetlab.api.meta import ObjectMeta
+from kubenetlab.api.pods import Pod
+from kubenetlab.api.store import Change, Cluster, Kind
+from kubenetlab.controllers.nodes.ipam.allocator import AllocationFailure, Allocator
+from kubenetlab.controllers.nodes.ipam.host_local import HostLocal
+from kubenetlab.controllers.support.events import event, is_recorded
+
+ALLOCATORS: Final[Mapping[str, type[Allocator]]] = {"host-local": HostLocal}
+"""Name of an allocator, as in `NetworkFacts.ipam` → its type."""
+
+WATCHES: Final[tuple[Kind, ...]] = (
+    ClusterConfig,
+    NetworkFacts,
+    Node,
+    Pod,
+    Attachment,
+    *dict.fromkeys(kind for type_ in ALLOCATORS.values() for kind in type_.watches),
+)
+
+
+def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
+    facts = network(cluster)
+    if not facts.has_network:
+        return
+    waiting = [
+        (node, [pod for pod in cluster.pods_on(node.name) if needs_attachment(cluster, pod)])
+        for node in cluster.all(Node)
+    ]
+    allocator = ALLOCATORS[facts.ipam](
+        cluster, frozenset(node.name for node, pods in waiting if pods)
+    )
+    numbers = _LinkNumbers(cluster)
+    for node, pods in waiting:
+        for pod in pods:
+            addresses = allocator.allocate(pod, node)
+            if isinstance(addresses, AllocationFailure):
+                yield from _failure_event(cluster, pod, node, facts.plugin, addresses, now)
+                continue
+            ifname = names.host_link(
+                facts.host_ifname, numbers.next(node.name), pod.uid, pod.namespace, pod.name
+            )
+            meta = ObjectMeta(name=pod.name, namespace=pod.namespace)
+            yield Attachment(meta, pod.uid, node.name, ifname, addresses)
+    yield from numbers.changes()
+    yield from allocator.changes()
+
+
+def network(cluster: Cluster) -> NetworkFacts:
+    """Return the facts about the cluster's CNI plugin."""
+    return cluster.get(NetworkFacts, "", "network") or NetworkFacts()
+
+
+def attachment_of(cluster: Cluster, pod: Pod) -> Attachment | None:
+    """Return the pod's attachment.
+
+    Return None when there is none yet, or only that of an older pod with the same name.
+    """
+    attachment = cluster.get(Attachment, pod.namespace, pod.name)
+    return attachment if attachment is not None and attachment.pod_uid == pod.uid else None
+
+
+def needs_attachment(cluster: Cluster, pod: Pod) -> bool:
+    return (
+        not pod.spec.host_network
+        and not pod.is_terminating
+        and not pod.is_finished
+        and attachment_of(cluster, pod) is None
+    )
+
+
+class _LinkNumbers:
+    """Numbers of the nodes' ends of pods' links, counted on each node."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._state = cluster.get(AllocationState, "", "ledger") or AllocationState()
+        self._numbers = dict(self._state.next_veth)
+
+    def next(self, node: str) -> int:
+        """Return the number of the next link on a node."""
+        number = self._numbers.get(node, 0)
+        self._numbers[node] = number + 1
+        return number
+
+    def changes(self) -> Iterator[Change]:
+        if self._numbers != self._state.next_veth:
+            yield structs.replace(self._state, next_veth=self._numbers)
+
+
+def _failure_event(
+    cluster: Cluster, pod: Pod, node: Node, plugin: str, failure: AllocationFailure, now: float
+) -> Iterator[Change]:
+    """Yield the event of a pod that gets no address, once."""
+    message = (
+        f'Failed to create pod sandbox: plugin type="{plugin}" failed (add): {failure.message}'
+    )
+    if not is_recorded(cluster, pod, "FailedCreatePodSandBox", message):
+        yield event(
+            cluster, pod, "Warning", "FailedCreatePodSandBox", message, f"kubelet, {node.name}", now
+        )

@@ -1,0 +1,41 @@
+"""Allocator: interface of the IPAM of a CNI plugin."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import ClassVar, Protocol
+
+from msgspec import Struct
+
+from kubenetlab.api.core import Node
+from kubenetlab.api.pods import Pod
+from kubenetlab.api.store import Change, Cluster, Kind
+
+
+class AllocationFailure(Struct, frozen=True):
+    """Reason why a pod gets no address, in the plugin's words."""
+
+    message: str
+
+
+class Allocator(Protocol):
+    """IPAM of a CNI plugin, for one run of the controller."""
+
+    watches: ClassVar[tuple[Kind, ...]]
+    """Kinds that the allocator reads, beside those of the controller."""
+
+    def __init__(self, cluster: Cluster, waiting: Collection[str]) -> None:
+        """Read the state of the allocator from the store.
+
+        waiting: names of the nodes on which pods wait for addresses.
+        """
+
+    @classmethod
+    def can_provide(cls, pod: Pod, node: Node) -> bool:
+        """Return True if the node may have the addresses that the pod requests."""
+
+    def allocate(self, pod: Pod, node: Node) -> tuple[str, ...] | AllocationFailure:
+        """Return an address of each IP family, the primary family first, and mark them as used."""
+
+    def changes(self) -> Iterator[Change]:
+        """Yield the changes of the allocator's state in the store."""
