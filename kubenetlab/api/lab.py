@@ -261,6 +261,8 @@ class NetworkFacts(Internal, frozen=True):
     """Name of the allocator of pod addresses (controllers/nodes/ipam)."""
     bridge: str = ""
     """Name of the bridge that connects the pods of a node; empty if there is none."""
+    has_gateway: bool = True
+    """True if each node has the first address of its pod range, as the gateway of its pods."""
     has_proxy: bool = True
     """False in a cluster without kube-proxy."""
 

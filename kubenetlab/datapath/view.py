@@ -7,7 +7,7 @@ computed again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Final, Literal
 
@@ -19,10 +19,10 @@ from kubenetlab.api.core import ZONE_LABEL, Node, Service
 from kubenetlab.api.discovery import Endpoint, EndpointSlice
 from kubenetlab.api.lab import Attachment, Decisions, NetworkFacts
 from kubenetlab.api.pods import Pod
-from kubenetlab.api.store import Cluster
+from kubenetlab.api.store import Cluster, Kind
 from kubenetlab.api.values import ip
 from kubenetlab.controllers.allocation.addresses import dns_address
-from kubenetlab.controllers.nodes.ipam import attachment_of, network
+from kubenetlab.controllers.nodes.ipam import ALLOCATORS, attachment_of, network
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.versioned import ChangedEntries, VersionedMap
 
@@ -31,10 +31,17 @@ DEFAULT_ROUTES: Final = {4: "0.0.0.0/0", 6: "::/0"}
 
 
 class Family(Struct, frozen=True):
-    """One address family of a node: its own address and the range of its pods."""
+    """One address family of a node: its own address and the ranges of its pods."""
 
     address: str
     pod_cidr: str
+    """Range that the cluster assigns to the node; not every CNI mode uses it."""
+    ranges: tuple[str, ...] = ()
+    """Ranges from which the CNI mode assigns addresses on this node."""
+    tunnels: Mapping[str, str] = {}
+    """Kind of tunnel → address of the node's end, where the CNI mode assigns one."""
+    has_gateway: bool = True
+    """True if the node has the address `gateway`."""
 
     @property
     def pod_network(self) -> Network:
@@ -49,6 +56,11 @@ class Family(Struct, frozen=True):
     def gateway(self) -> str:
         """First address of the pod range: the bridge's address and the pods' default gateway."""
         return _first_of(self.pod_cidr)
+
+    @property
+    def local_addresses(self) -> tuple[str, ...]:
+        """Addresses of the node at which its node ports may answer."""
+        return (self.address, self.gateway) if self.has_gateway else (self.address,)
 
     @property
     def default_route(self) -> str:
@@ -199,7 +211,14 @@ def router_address(subnet: Network) -> str:
     return str(subnet[1])
 
 
-_NODE_VIEW_KINDS: Final = (ClusterConfig, NetworkFacts, Node, Pod, Attachment)
+_NODE_VIEW_KINDS: Final[tuple[Kind, ...]] = (
+    ClusterConfig,
+    NetworkFacts,
+    Node,
+    Pod,
+    Attachment,
+    *dict.fromkeys(kind for type_ in ALLOCATORS.values() for kind in type_.watches),
+)
 """Kinds from which node views are computed."""
 
 
@@ -212,9 +231,10 @@ def node_views(cluster: Cluster, decisions: Decisions, cache: PlanCache) -> Sequ
 def _node_views(cluster: Cluster, decisions: Decisions) -> list[NodeView]:
     config = cluster.config
     networking = config.networking
-    has_network = network(cluster).has_network
+    facts = network(cluster)
+    has_network = facts.has_network
     nodes = cluster.all(Node)
-    peers = tuple(Peer(node.name, _families(node)) for node in nodes)
+    peers = tuple(Peer(node.name, _families(cluster, facts, node)) for node in nodes)
     return [
         NodeView(
             name=node.name,
@@ -233,10 +253,11 @@ def _node_views(cluster: Cluster, decisions: Decisions) -> list[NodeView]:
     ]
 
 
-def _families(node: Node) -> tuple[Family, ...]:
+def _families(cluster: Cluster, facts: NetworkFacts, node: Node) -> tuple[Family, ...]:
+    ranges = ALLOCATORS[facts.ipam].ranges(cluster, node)
     return tuple(
-        Family(address, cidr)
-        for address, cidr in zip(node.addresses, node.spec.pod_cidrs, strict=True)
+        Family(address, cidr, own.cidrs, own.tunnels, facts.has_gateway)
+        for address, cidr, own in zip(node.addresses, node.spec.pod_cidrs, ranges, strict=True)
     )
 
 

@@ -80,7 +80,8 @@ class Mode(LocalTrafficOptions, frozen=True):
         for family in (
             (family for peer in node.peers for family in peer.families) if self.dsr else ()
         ):
-            yield RemoteRange(node.netns, family.pod_cidr, family.address)
+            for cidr in family.ranges:
+                yield RemoteRange(node.netns, cidr, family.address)
             yield RemoteRange(node.netns, f"{family.address}/{family.host_length}", family.address)
 
     def pod(self, node: NodeView, pod: PodView) -> Iterator[Object]:
@@ -124,7 +125,7 @@ class Mode(LocalTrafficOptions, frozen=True):
     def _doors(self, node: NodeView, family: Family) -> tuple[str, ...]:
         """Return the node's addresses at which node ports answer."""
         configured = node_port_addresses(self.node_port_addresses, node, family.version)
-        return (family.address, family.gateway) if configured is None else configured
+        return family.local_addresses if configured is None else configured
 
 
 def _service_port(port: PortView, version: int, mode: Mode) -> Iterator[RuleObject]:

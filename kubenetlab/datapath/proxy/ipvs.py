@@ -155,9 +155,7 @@ class Mode(LocalTrafficOptions, frozen=True):
         if own is None:
             return ()
         configured = node_port_addresses(self.node_port_addresses, place, version)
-        return (
-            tuple(dict.fromkeys((own.address, own.gateway))) if configured is None else configured
-        )
+        return own.local_addresses if configured is None else configured
 
 
 class _Port(Struct, frozen=True):

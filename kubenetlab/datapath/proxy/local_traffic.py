@@ -169,4 +169,9 @@ def by_address(detector: Detector, family: Family, network: PodNetwork) -> str |
         )
         for name in known
     )
-    return family.pod_cidr if is_of_pods else ""
+    if not is_of_pods:
+        return ""
+    if family.ranges == (family.pod_cidr,):
+        return family.pod_cidr
+    # The node has several ranges. A packet on the link of a pod with any pod's address is its own.
+    return next(cidr for cidr in network.cluster_cidrs if ip.version_of(cidr) == family.version)

@@ -112,8 +112,11 @@ def node_port_addresses(
     if not option or any(cidr.version == version and not cidr.prefixlen for cidr in ranges):
         return None
     family = next(family for family in node.families if family.version == version)
-    own = (family.address, family.gateway)
-    inside = (address for address in own if any(ip_address(address) in cidr for cidr in ranges))
+    inside = (
+        address
+        for address in family.local_addresses
+        if any(ip_address(address) in cidr for cidr in ranges)
+    )
     return tuple(dict.fromkeys((*((family.address,) if PRIMARY in option else ()), *inside)))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import ClassVar, Protocol
 
 from msgspec import Struct
@@ -16,6 +16,15 @@ class AllocationFailure(Struct, frozen=True):
     """Reason why a pod gets no address, in the plugin's words."""
 
     message: str
+
+
+class NodeRanges(Struct, frozen=True):
+    """Pod addresses of one IP family that a node has."""
+
+    cidrs: tuple[str, ...]
+    """Ranges, in the order in which the node got them."""
+    tunnels: Mapping[str, str] = {}
+    """Kind of tunnel, such as `vxlan` → address of the node's end, where tunnels have addresses."""
 
 
 class Allocator(Protocol):
@@ -33,6 +42,10 @@ class Allocator(Protocol):
     @classmethod
     def can_provide(cls, pod: Pod, node: Node) -> bool:
         """Return True if the node may have the addresses that the pod requests."""
+
+    @classmethod
+    def ranges(cls, cluster: Cluster, node: Node) -> tuple[NodeRanges, ...]:
+        """Return the ranges of a node, one entry per IP family, the primary family first."""
 
     def allocate(self, pod: Pod, node: Node) -> tuple[str, ...] | AllocationFailure:
         """Return an address of each IP family, the primary family first, and mark them as used."""

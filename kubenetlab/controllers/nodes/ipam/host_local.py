@@ -18,7 +18,7 @@ from kubenetlab.api.pods import POOL_ANNOTATION, Pod
 from kubenetlab.api.store import Change, Cluster, Kind
 from kubenetlab.api.values import ip
 from kubenetlab.controllers.allocation.addresses import pod_addresses_after
-from kubenetlab.controllers.nodes.ipam.allocator import AllocationFailure
+from kubenetlab.controllers.nodes.ipam.allocator import AllocationFailure, NodeRanges
 
 FIRST_POD_INDEX = 2
 """Index into a node's range of the first address for pods."""
@@ -48,6 +48,10 @@ class HostLocal:
             any(address in cidr for cidr in ranges if cidr.version == address.version)
             for address in requested
         )
+
+    @classmethod
+    def ranges(cls, cluster: Cluster, node: Node) -> tuple[NodeRanges, ...]:
+        return tuple(NodeRanges((cidr,)) for cidr in node.spec.pod_cidrs)
 
     def allocate(self, pod: Pod, node: Node) -> tuple[str, ...] | AllocationFailure:
         taken = self._taken[node.name]
