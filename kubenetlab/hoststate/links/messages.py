@@ -6,6 +6,7 @@ Source: include/uapi/linux/if_link.h, net/core/rtnetlink.c (6.12); iproute2 ip/i
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 
 from msgspec import Struct
 
@@ -31,9 +32,15 @@ IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 
 IFLA_BRPORT_MODE, IFLA_BRPORT_LEARNING, IFLA_BRPORT_UNICAST_FLOOD = 4, 8, 9
 IFLA_BRPORT_FLUSH, IFLA_BRPORT_MCAST_FLOOD, IFLA_BRPORT_BCAST_FLOOD = 24, 27, 30
 IFLA_BR_MCAST_SNOOPING = 23
+IFLA_AF_SPEC, IFLA_INET_CONF, AF_INET = 26, 1, 2
+RTM_SETNEIGHTBL = 67
+NDTA_NAME, NDTA_PARMS, NDTPA_IFINDEX, NDTPA_PROXY_DELAY = 1, 6, 1, 13
 VETH_INFO_PEER = 1
 IFF_UP = 1
 AF_BRIDGE = 7
+
+IPV4_SETTINGS = {"proxy_arp": 3, "rp_filter": 8}
+"""Name of a setting in net/ipv4/conf of a link → its number in IFLA_INET_CONF (linux/ip.h)."""
 
 _IFINFOMSG = struct.Struct("=BxHiII")
 """family, device type, index, flags, change mask"""
@@ -54,6 +61,15 @@ class ObservedLink(Struct, frozen=True):
     is_hairpin: bool
     data: bytes = b""
     """Attributes of its kind (IFLA_INFO_DATA), not decoded."""
+    families: bytes = b""
+    """Settings of its address families (IFLA_AF_SPEC), not decoded."""
+
+    def ipv4_setting(self, name: str) -> int:
+        """Return a setting of `IPV4_SETTINGS`; 0 if the kernel has not sent it."""
+        settings = attributes(memoryview(self.families)).get(AF_INET)
+        values = attributes(settings).get(IFLA_INET_CONF) if settings is not None else None
+        position = 4 * (IPV4_SETTINGS[name] - 1)
+        return as_number(values[position : position + 4]) if values is not None else 0
 
 
 def decode_link(body: memoryview) -> ObservedLink:
@@ -74,6 +90,7 @@ def decode_link(body: memoryview) -> ObservedLink:
         alias=as_string(attrs[IFLA_IFALIAS]) if IFLA_IFALIAS in attrs else "",
         is_hairpin=IFLA_BRPORT_MODE in port and bool(as_number(port[IFLA_BRPORT_MODE])),
         data=bytes(info[IFLA_INFO_DATA]) if IFLA_INFO_DATA in info else b"",
+        families=bytes(attrs[IFLA_AF_SPEC]) if IFLA_AF_SPEC in attrs else b"",
     )
 
 
@@ -92,13 +109,34 @@ def ifinfo(index: int, flags: int = 0) -> bytes:
     return _IFINFOMSG.pack(0, 0, index, flags, flags)
 
 
-def configuration(index: int, mac: str, mtu: int, alias: str) -> bytes:
-    """Return the request that sets a link up, and sets its MAC, MTU and alias."""
+def ipv4_settings(values: Mapping[str, int]) -> bytes:
+    """Encode settings of `IPV4_SETTINGS` for a message about a link."""
+    numbers = (number(IPV4_SETTINGS[name], value) for name, value in values.items())
+    return nested(IFLA_AF_SPEC, nested(AF_INET, nested(IFLA_INET_CONF, *numbers)))
+
+
+def immediate_proxy_arp(index: int) -> bytes:
+    """Return the request that makes a link answer at once for the addresses of others.
+
+    By default the kernel waits for a random time below 0.8 s (net.ipv4.neigh.LINK.proxy_delay).
+    Source: include/uapi/linux/neighbour.h, net/ipv4/arp.c arp_process().
+    """
+    parameters = number(NDTPA_IFINDEX, index) + attribute(NDTPA_PROXY_DELAY, bytes(8))
+    table = string(NDTA_NAME, "arp_cache") + nested(NDTA_PARMS, parameters)
+    return message(RTM_SETNEIGHTBL, 0, struct.pack("=B3x", AF_INET) + table)
+
+
+def configuration(index: int, mac: str, mtu: int, alias: str, settings: bytes = b"") -> bytes:
+    """Return the request that sets a link up, and sets its MAC, MTU and alias.
+
+    settings: further attributes.
+    """
     body = (
         ifinfo(index, IFF_UP)
         + attribute(IFLA_ADDRESS, mac_bytes(mac))
         + number(IFLA_MTU, mtu)
         + string(IFLA_IFALIAS, alias)
+        + settings
     )
     return message(wire.RTM_NEWLINK, 0, body)
 

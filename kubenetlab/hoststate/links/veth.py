@@ -33,6 +33,8 @@ from kubenetlab.hoststate.links.messages import (
     configuration,
     hairpin_mode,
     ifinfo,
+    immediate_proxy_arp,
+    ipv4_settings,
     port_settings,
 )
 from kubenetlab.hoststate.netlink import wire
@@ -156,13 +158,31 @@ class VethPeer(Link, frozen=True):
     mtu: int = 1500
     alias: str = ""
     is_up: bool = True
+    has_proxy_arp: bool = False
+    """True if it answers ARP requests for all addresses to which the node has a route."""
+    is_source_checked: bool = False
+    """True if it drops IPv4 packets whose source is not routed to it (rp_filter)."""
 
     @classmethod
     def decode(cls, netns: str, link: ObservedLink, others: OtherLinks) -> Self:
-        return cls(netns, link.name, link.mac, link.mtu, link.alias, link.is_up)
+        return cls(
+            netns,
+            link.name,
+            link.mac,
+            link.mtu,
+            link.alias,
+            link.is_up,
+            link.ipv4_setting("proxy_arp") == 1,
+            link.ipv4_setting("rp_filter") == 1,
+        )
+
+    @property
+    def _settings(self) -> dict[str, int]:
+        return {"proxy_arp": int(self.has_proxy_arp), "rp_filter": int(self.is_source_checked)}
 
     def __str__(self) -> str:
-        suffix = f"{alias_words(self.alias)}{down_word(self.is_up)}"
+        settings = "".join(f" {name}" for name, value in self._settings.items() if value)
+        suffix = f"{settings}{alias_words(self.alias)}{down_word(self.is_up)}"
         return f"veth {self.name} mac {self.mac} mtu {self.mtu}{suffix}"
 
     def create(self, links: Links) -> bytes:
@@ -171,11 +191,21 @@ class VethPeer(Link, frozen=True):
 
     def change(self, links: Links) -> bytes:
         index = links.index(self.netns, self.name)
-        return configuration(index, self.mac, self.mtu, self.alias)
+        settings = ipv4_settings(self._settings)
+        request = configuration(index, self.mac, self.mtu, self.alias, settings)
+        return request + immediate_proxy_arp(index) if self.has_proxy_arp else request
 
     def commands(self, shell_name: ShellName) -> Iterator[str]:
-        settings = f"address {self.mac}{alias_option(self.alias)}"
-        yield f"ip -n {shell_name(self.netns)} link set {self.name} {settings} up"
+        netns = shell_name(self.netns)
+        yield (
+            f"ip -n {netns} link set {self.name} address {self.mac}{alias_option(self.alias)} up"
+        )
+        paths = {f"conf/{self.name}/{name}": value for name, value in self._settings.items()}
+        settings = [f"net/ipv4/{path}={value}" for path, value in paths.items() if value]
+        if self.has_proxy_arp:
+            settings.append(f"net/ipv4/neigh/{self.name}/proxy_delay=0")
+        if settings:
+            yield f"ip netns exec {netns} sysctl -qw {' '.join(settings)}"
 
 
 class Port(Link, frozen=True):
