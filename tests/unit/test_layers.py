@@ -23,13 +23,24 @@ MAY_IMPORT = {
     "hoststate": {"errors", "versioned", "names", "lazy"},
     "api": {"errors", "versioned", "names", "lazy"},
     "programs": {"api", "hoststate", "errors", "names"},
+    "cni": {"api", "errors"},
     "controllers": {"api", "errors", "names"},
-    "datapath": {"api", "controllers", "programs", "hoststate", "errors", "versioned", "names"},
+    "datapath": {
+        "api",
+        "cni",
+        "controllers",
+        "programs",
+        "hoststate",
+        "errors",
+        "versioned",
+        "names",
+    },
     "diagnostics": {"api", "datapath", "programs", "errors", "names"},
-    "kernel": {"hoststate", "errors", "names"},
+    "kernel": {"cni", "hoststate", "errors", "names"},
     "observe": {"api", "controllers", "programs", "diagnostics", "kernel", "errors", "names"},
     "lab": {
         "api",
+        "cni",
         "controllers",
         "datapath",
         "programs",
@@ -57,7 +68,16 @@ MAY_IMPORT = {
 }
 """Package → packages of ours that it may import beside itself."""
 
-PURE = ("versioned", "api", "controllers", "datapath", "hoststate", "programs", "diagnostics")
+PURE = (
+    "versioned",
+    "api",
+    "cni",
+    "controllers",
+    "datapath",
+    "hoststate",
+    "programs",
+    "diagnostics",
+)
 IMPURE_MODULES = {
     "socket",
     "subprocess",
