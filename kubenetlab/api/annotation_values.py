@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import get_args
 
+import msgspec
+
 from kubenetlab.api.containers import MAX_PORT, Protocol
 from kubenetlab.api.meta import Condition
 
@@ -11,6 +13,17 @@ from kubenetlab.api.meta import Condition
 def split_list(text: str) -> tuple[str, ...]:
     """Return the entries of a comma-separated list, without spaces around them."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def names_in(text: str) -> tuple[str, ...]:
+    """Return the entries of a JSON list of strings, as in Calico's annotations.
+
+    Raises ValueError if the text is something else.
+    """
+    try:
+        return msgspec.json.decode(text, type=tuple[str, ...])
+    except msgspec.MsgspecError:
+        raise ValueError(text) from None
 
 
 def conditions_in(text: str) -> tuple[Condition, ...]:

@@ -1,5 +1,6 @@
 """Kinds that the lab models, by kind, plural or short name, and names of API groups."""
 
+from collections.abc import Mapping
 from typing import Final
 
 from kubenetlab.api import builtin
@@ -11,6 +12,7 @@ from kubenetlab.api.apps import (
     StatefulSet,
 )
 from kubenetlab.api.batch import Job
+from kubenetlab.api.calico.ip_pools import API_GROUPS, IPPool
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.config_versions import served_versions
 from kubenetlab.api.core import Event, Namespace, Node, Service
@@ -19,6 +21,7 @@ from kubenetlab.api.environment import ConfigMap, Secret
 from kubenetlab.api.faults import Fault
 from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.lab import (
+    AddressBlock,
     AllocationState,
     Attachment,
     Decisions,
@@ -56,6 +59,7 @@ SERVED: Final[tuple[type[Resource], ...]] = (
     ConfigMap,
     Secret,
     Event,
+    IPPool,
     ClusterConfig,
     Fault,
 )
@@ -75,6 +79,7 @@ STORED: Final[tuple[type[Resource], ...]] = (
     ProxySnapshot,
     AllocationState,
     HostLocalState,
+    AddressBlock,
     Decisions,
     NetworkFacts,
     Uplink,
@@ -87,9 +92,14 @@ WRITABLE: Final[tuple[type[Resource], ...]] = (
     Node,
     ConfigMap,
     Secret,
+    IPPool,
     *_APPLICATION_KINDS,
 )
 """Kinds that a manifest can contain."""
+
+
+PLUGIN_KINDS: Final[Mapping[type[Resource], str]] = {IPPool: "calico"}
+"""Kind that only one CNI plugin uses → name of the plugin; with other plugins it has no effect."""
 
 
 def group_of(api_version: str) -> str:
@@ -139,7 +149,9 @@ def plurals() -> tuple[str, ...]:
 CONFIG_GROUPS: Final = tuple(group_of(version) for version in served_versions())
 """API groups of the Cluster document: the lab's own, and kind's."""
 _BY_GROUP = {(group_of(kind.api_version), kind.kind): kind for kind in WRITABLE} | {
-    (group, ClusterConfig.kind): ClusterConfig for group in CONFIG_GROUPS
+    (group, kind.kind): kind
+    for kind, groups in ((ClusterConfig, CONFIG_GROUPS), (IPPool, API_GROUPS))
+    for group in groups
 }
 _PLAIN_GROUPS = {*(group_of(version) for version in builtin.KINDS), *CONFIG_GROUPS}
 _BY_WORD = {

@@ -243,6 +243,31 @@ class HostLocalState(Internal, frozen=True):
     """Node, or node and pool separated by a space → address allocated last, per IP family."""
 
 
+class AddressBlock(Internal, frozen=True):
+    """Block of pod addresses that Calico's IPAM has taken from an IPPool for a node.
+
+    The name is the range with `-` in place of `.`, `:` and `/`.
+    """
+
+    kind = "AddressBlock"
+    plural = "addressblocks"
+    is_namespaced = False
+
+    metadata: ObjectMeta
+    cidr: str
+    """Range of the block."""
+    node: str
+    """Name of the node; empty if the node was removed while addresses are in use."""
+    pool: str
+    """Name of the IPPool."""
+    last: int = -1
+    """Number of the address that was assigned last, counted from the start of the block."""
+    tunnels: Mapping[str, str] = {}
+    """Kind of tunnel → address of the node's end: `vxlan`, `vxlan-v6` or `ipip`."""
+    borrowers: tuple[str, ...] = ()
+    """Names of other nodes that have assigned addresses of the block."""
+
+
 class NetworkFacts(Internal, frozen=True):
     """Properties of the CNI and proxy modes that controllers depend on."""
 
@@ -255,6 +280,10 @@ class NetworkFacts(Internal, frozen=True):
     """False while no CNI plugin is installed: nodes are not ready, and pods stay pending."""
     plugin: str = "bridge"
     """Name of the CNI plugin, as the container runtime knows it."""
+    mode: tuple[str, JsonMapping] = ("bridge", {})
+    """Name and options of the CNI mode."""
+    installed: tuple[tuple[str, str, str], ...] = ()
+    """(kind, namespace, name) of the objects that the CNI plugin has installed."""
     host_ifname: str = "veth{number}"
     """Template for the name of the node's end of a pod's link, as in `names.host_link`."""
     ipam: str = "host-local"

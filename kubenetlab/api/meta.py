@@ -43,6 +43,7 @@ _ACRONYMS = {
     "api": "API",
     "dns": "DNS",
     "json6902": "JSON6902",
+    "bgp": "BGP",
 }
 
 

@@ -6,7 +6,7 @@ Source: k8s.io/api core/v1/types.go (1.33).
 from collections.abc import Mapping
 from typing import Literal
 
-from kubenetlab.api.annotation_values import split_list
+from kubenetlab.api.annotation_values import names_in, split_list
 from kubenetlab.api.containers import Container, NotNegative
 from kubenetlab.api.meta import Condition, ObjectMeta, Record, Resource, Unmodelled
 from kubenetlab.api.scheduling import Affinity, TopologySpreadConstraint
@@ -15,6 +15,13 @@ REAL_COMMANDS_ANNOTATION = "kubenetlab.dev/real-commands"
 """Annotation of a pod: `"true"` runs its containers' commands as programs of this machine."""
 ADDRESSES_ANNOTATION = "kubenetlab.dev/addresses"
 """Annotation of a pod: its requested addresses, one per IP family, separated by commas."""
+CALICO_ADDRESSES_ANNOTATION = "cni.projectcalico.org/ipAddrs"
+"""Annotation of a pod: its requested addresses as a JSON list, as Calico defines it."""
+CALICO_POOLS_ANNOTATIONS = {
+    4: "cni.projectcalico.org/ipv4pools",
+    6: "cni.projectcalico.org/ipv6pools",
+}
+"""IP version → annotation of a pod or namespace: names or ranges of IPPools as a JSON list."""
 POOL_ANNOTATION = "kubenetlab.dev/pool"
 """Annotation of a pod: name of the pool that its addresses are allocated from."""
 READY_ANNOTATION = "kubenetlab.dev/ready"
@@ -355,8 +362,12 @@ class Pod(Resource, frozen=True):
 
 
 def requested_addresses(meta: ObjectMeta) -> tuple[str, ...]:
-    """Return the addresses that the annotation `kubenetlab.dev/addresses` requests."""
-    return split_list(meta.annotations.get(ADDRESSES_ANNOTATION, ""))
+    """Return the addresses that an annotation requests.
+
+    It is `kubenetlab.dev/addresses`, or Calico's annotation.
+    """
+    requested = split_list(meta.annotations.get(ADDRESSES_ANNOTATION, ""))
+    return requested or names_in(meta.annotations.get(CALICO_ADDRESSES_ANNOTATION, "[]"))
 
 
 def is_of_job(meta: ObjectMeta) -> bool:

@@ -8,7 +8,8 @@ from itertools import chain
 import msgspec
 
 from kubenetlab.api.json_types import JsonMapping
-from kubenetlab.api.kinds import qualified_kind, writable
+from kubenetlab.api.kinds import PLUGIN_KINDS, qualified_kind, writable
+from kubenetlab.api.lab import NetworkFacts
 from kubenetlab.api.manifests.unenforced import effect_of
 from kubenetlab.api.meta import LabelSelector
 from kubenetlab.api.store import Cluster
@@ -27,9 +28,12 @@ _DIRECTIONS = ("Ingress", "Egress")
 
 def check_unenforced(cluster: Cluster, templates: Templates) -> Iterator[Diagnostic]:
     """Yield a diagnostic for every document that affects connections and is not enforced."""
+    facts = cluster.get(NetworkFacts, "", "network") or NetworkFacts()
     for given in cluster.given.values():
         document = given.document
-        effect = effect_of(document) if writable(document) is None else None
+        kind = writable(document)
+        is_used = kind is not None and PLUGIN_KINDS.get(kind, facts.plugin) == facts.plugin
+        effect = None if is_used else effect_of(document)
         if effect is None:
             continue
         meta = document["metadata"]

@@ -15,6 +15,7 @@ from kubenetlab.api.apps import (
     StatefulSet,
 )
 from kubenetlab.api.batch import Job
+from kubenetlab.api.calico.ip_pools import IPPool, validate_ip_pool
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.core import Namespace, Node, Service
 from kubenetlab.api.discovery import Endpoints, EndpointSlice
@@ -51,6 +52,7 @@ _VALIDATORS: Mapping[type[Resource], Callable[[Any], Iterator[Finding]]] = {
     StatefulSet: validate_workload,
     DaemonSet: validate_workload,
     Job: validate_job,
+    IPPool: validate_ip_pool,
 }
 
 

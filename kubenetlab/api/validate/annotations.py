@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final, get_args
 
-from kubenetlab.api.annotation_values import conditions_in, ports_in, split_list
+from kubenetlab.api.annotation_values import conditions_in, names_in, ports_in, split_list
 from kubenetlab.api.core import IP_MODE_ANNOTATION, IpMode
 from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.pods import (
     ADDRESSES_ANNOTATION,
+    CALICO_ADDRESSES_ANNOTATION,
+    CALICO_POOLS_ANNOTATIONS,
     CONDITIONS_ANNOTATION,
     DURATION_ANNOTATION,
     EXIT_CODE_ANNOTATION,
@@ -45,6 +47,8 @@ def validate_annotations(meta: ObjectMeta, path: Path, kind: str) -> Iterator[Fi
     """
     for key, value in meta.annotations.items():
         annotation_path = (*path, "annotations", key)
+        if key in _LISTS:
+            yield from _list_findings(key, value, annotation_path)
         if not key.startswith(PREFIX):
             continue
         if key not in _VALIDATORS:
@@ -66,6 +70,27 @@ def validate_annotations(meta: ObjectMeta, path: Path, kind: str) -> Iterator[Fi
                 is_unknown_field=True,
                 hints=(hint,) if annotated_kind == "Pod" else (),
             )
+
+
+def _list_findings(key: str, value: str, path: Path) -> Iterator[Finding]:
+    """Yield the finding about an annotation of Calico that is not a JSON list of its entries."""
+    expected, is_valid = _LISTS[key]
+    try:
+        entries = names_in(value)
+    except ValueError:
+        entries = None
+    if not entries or not all(is_valid(entry) for entry in entries):
+        yield Finding(path, f"expected {expected}, found {found(value)}")
+
+
+_LISTS: Final[Mapping[str, tuple[str, Callable[[str], bool]]]] = {
+    CALICO_ADDRESSES_ANNOTATION: ('a list of addresses such as ["10.244.7.5"]', is_address),
+    **dict.fromkeys(
+        CALICO_POOLS_ANNOTATIONS.values(),
+        ('a list of IPPools such as ["default-ipv4-ippool"]', bool),
+    ),
+}
+"""Annotation of Calico → expected value, and function that returns True for a valid entry."""
 
 
 def _bool_fault(value: str) -> str | None:

@@ -99,6 +99,15 @@ _COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
         ("PODS", lambda item: cells.networking_field(item, "podSubnet"), False),
         ("SERVICES", lambda item: cells.networking_field(item, "serviceSubnet"), False),
     ),
+    "IPPool": (
+        ("NAME", cells.name, False),
+        ("CIDR", lambda pool: pool["spec"]["cidr"], False),
+        ("NAT", lambda pool: str(cells.spec_field(pool, "natOutgoing", False)).lower(), False),
+        ("IPIPMODE", lambda pool: cells.spec_field(pool, "ipipMode", "Never"), False),
+        ("VXLANMODE", lambda pool: cells.spec_field(pool, "vxlanMode", "Never"), False),
+        ("AGE", cells.object_age, False),
+        ("SELECTOR", lambda pool: cells.spec_field(pool, "nodeSelector", "all()"), True),
+    ),
     "Fault": (
         ("ID", cells.name, False),
         ("FAULT", lambda item: item["spec"]["fault"], False),

@@ -20,10 +20,11 @@ from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, Kind
 from kubenetlab.controllers.nodes.ipam.allocator import AllocationFailure, Allocator
+from kubenetlab.controllers.nodes.ipam.blocks import Blocks
 from kubenetlab.controllers.nodes.ipam.host_local import HostLocal
 from kubenetlab.controllers.support.events import event, is_recorded
 
-ALLOCATORS: Final[Mapping[str, type[Allocator]]] = {"host-local": HostLocal}
+ALLOCATORS: Final[Mapping[str, type[Allocator]]] = {"host-local": HostLocal, "calico": Blocks}
 """Name of an allocator, as in `NetworkFacts.ipam` → its type."""
 
 WATCHES: Final[tuple[Kind, ...]] = (

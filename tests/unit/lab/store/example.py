@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kubenetlab.api.core import Taint
-from kubenetlab.api.lab import NodeSettings, Termination, Uplink
+from kubenetlab.api.lab import AddressBlock, NodeSettings, Termination, Uplink
 from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.support.termination import deletion_changes
@@ -96,6 +96,11 @@ kind: NetworkPolicy
 metadata: {name: deny}
 spec: {podSelector: {}}
 ---
+apiVersion: projectcalico.org/v3
+kind: IPPool
+metadata: {name: pool}
+spec: {cidr: 10.244.0.0/16}
+---
 """
 
 
@@ -118,7 +123,8 @@ def example() -> Cluster:
             ]
         )
     )
-    return cluster.with_changes([termination])
+    block = AddressBlock(ObjectMeta("10-244-64-0-26"), "10.244.64.0/26", "worker", "pool")
+    return cluster.with_changes([termination, block])
 
 
 def changed(cluster: Cluster) -> Cluster:

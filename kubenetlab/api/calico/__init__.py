@@ -1,0 +1,1 @@
+"""Objects of Calico's API that the CNI mode calico uses."""
