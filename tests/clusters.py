@@ -25,7 +25,7 @@ from kubenetlab.lab.bootstrap import (
     admission_requests,
     bootstrap_store,
     raise_findings,
-    with_network_facts,
+    with_networking,
 )
 
 NOW = 1_700_000_000.0
@@ -78,7 +78,7 @@ def applied(cluster: Cluster, text: str, *, now: float = NOW) -> Cluster:
     entries = loaded(text).entries
     admission = admit(cluster, admission_requests(entries), now)
     raise_findings(admission, entries)
-    return settled(with_network_facts(admission.cluster), now)
+    return settled(with_networking(admission.cluster, now), now)
 
 
 def settled(cluster: Cluster, now: float = NOW) -> Cluster:

@@ -22,6 +22,7 @@ from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.lab import Decisions, NetworkFacts
 from kubenetlab.api.masquerade import MasqueradeConfig
 from kubenetlab.api.meta import Resource, kubernetes_name
+from kubenetlab.api.store import Cluster
 from kubenetlab.api.text.decode import Finding, decode, format_path
 from kubenetlab.datapath.view import NodePlace, NodeView, PodView, ServiceView
 from kubenetlab.errors import ManifestError, Problem, did_you_mean
@@ -130,6 +131,10 @@ class ModeOptions(Struct, frozen=True, rename=kubernetes_name, forbid_unknown_fi
         """Yield the rules that masquerade packets from pods that leave the cluster."""
         return iter(())
 
+    def manifests(self, cluster: Cluster) -> Iterator[Resource]:
+        """Yield the objects that the plugin installs in a cluster, such as its DaemonSet."""
+        return iter(())
+
     def dynamic_neighbors(self, lab: LabSize) -> int:
         """Return how many neighbour entries the kernel may learn.
 
@@ -171,6 +176,9 @@ class CNI(Protocol):
 
         settled: mode with the choices of the running lab, which may be needed again.
         """
+
+    def manifests(self, cluster: Cluster) -> Iterator[Resource]:
+        """Yield the objects that the plugin installs in a cluster, such as its DaemonSet."""
 
     def dynamic_neighbors(self, lab: LabSize) -> int:
         """Return how many neighbour entries the kernel may learn."""
@@ -320,7 +328,12 @@ def network_facts(config: ClusterConfig) -> NetworkFacts:
     """Return the properties of a Cluster document's modes that the controllers need."""
     cni = load("cni", *config.networking.cni_mode)
     proxy = load("proxy", *config.networking.proxy_mode)
-    return structs.replace(cni.facts, has_proxy=proxy.serves)
+    return structs.replace(cni.facts, mode=config.networking.cni_mode, has_proxy=proxy.serves)
+
+
+def plugin_objects(cluster: Cluster) -> tuple[Resource, ...]:
+    """Return the objects that the CNI plugin of the cluster installs."""
+    return tuple(load("cni", *cluster.config.networking.cni_mode).manifests(cluster))
 
 
 def manual(family: str, name: str) -> str:

@@ -14,6 +14,7 @@ from typing import Final, Literal
 from msgspec import Struct, structs
 
 from kubenetlab import names
+from kubenetlab.api.calico.ip_pools import IPPool
 from kubenetlab.api.config import ClusterConfig, Network
 from kubenetlab.api.core import ZONE_LABEL, Node, Service
 from kubenetlab.api.discovery import Endpoint, EndpointSlice
@@ -129,6 +130,8 @@ class NodeView(Struct, frozen=True, dict=True):
     dns_addresses: tuple[str, ...]
     neighbors: Literal["dynamic", "permanent"]
     mtu: int = 1500
+    ip_pools: tuple[IPPool, ...] = ()
+    """Ranges from which CNI modes with blocks assign addresses, by name."""
     zone: str = ""
     """Value of the label topology.kubernetes.io/zone."""
 
@@ -232,6 +235,7 @@ def _node_views(cluster: Cluster, decisions: Decisions) -> list[NodeView]:
     config = cluster.config
     networking = config.networking
     facts = network(cluster)
+    pools = tuple(sorted(cluster.all(IPPool), key=lambda pool: pool.name))
     has_network = facts.has_network
     nodes = cluster.all(Node)
     peers = tuple(Peer(node.name, _families(cluster, facts, node)) for node in nodes)
@@ -247,6 +251,7 @@ def _node_views(cluster: Cluster, decisions: Decisions) -> list[NodeView]:
             dns_domain=networking.dns_domain,
             dns_addresses=tuple(dns_address(cidr) for cidr in networking.service_networks),
             neighbors=decisions.neighbors,
+            ip_pools=pools,
             zone=node.labels.get(ZONE_LABEL, ""),
         )
         for node, me in zip(nodes, peers, strict=True)

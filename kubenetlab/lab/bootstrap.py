@@ -9,8 +9,10 @@ from msgspec import structs
 
 from kubenetlab import controllers
 from kubenetlab.api.config import ClusterConfig
+from kubenetlab.api.kinds import find_kind
+from kubenetlab.api.lab import NetworkFacts
 from kubenetlab.api.manifests.load import ManifestObject
-from kubenetlab.api.store import Cluster
+from kubenetlab.api.store import Cluster, Delete
 from kubenetlab.controllers.admission.admission import AdmissionRequest, AdmissionResult, admit
 from kubenetlab.controllers.cluster.addons import initial_objects
 from kubenetlab.controllers.states import BATCH_LIMIT, ControllerStates
@@ -73,7 +75,7 @@ def bootstrap_store(
     admission = admit(cluster, admission_requests(entries), now)
     raise_findings(admission, entries)
     settled, states = controllers.run(
-        with_network_facts(admission.cluster), ControllerStates(), now
+        with_networking(admission.cluster, now), ControllerStates(), now
     )
     return Bootstrap(
         settled.with_changes([decide(settled)]),
@@ -82,9 +84,31 @@ def bootstrap_store(
     )
 
 
-def with_network_facts(cluster: Cluster) -> Cluster:
-    """Return a store with the facts that controllers need from the networking modes."""
-    return cluster.with_changes([modes.network_facts(cluster.config)])
+def with_networking(cluster: Cluster, now: float) -> Cluster:
+    """Return a store with what the networking modes add to it.
+
+    These are the facts that controllers need, and the objects that the CNI plugin installs. They
+    are installed once: users may change and delete them. Another CNI mode, or the same one with
+    other options, removes those of the former one, unless a manifest has them.
+    """
+    before = cluster.get(NetworkFacts, "", "network")
+    facts = modes.network_facts(cluster.config)
+    if before is not None and before.mode == facts.mode:
+        return cluster.with_changes([structs.replace(facts, installed=before.installed)])
+    stale = before.installed if before is not None else ()
+    removed = [
+        Delete(kind, namespace, name)
+        for word, namespace, name in stale
+        if (word, namespace, name) not in cluster.given and (kind := find_kind(word)) is not None
+    ]
+    cluster = cluster.with_changes(removed)
+    objects = modes.plugin_objects(cluster)
+    given = cluster.given
+    installed = admit(cluster, [AdmissionRequest({}, obj) for obj in objects], now).cluster
+    keys = tuple((obj.kind, obj.namespace, obj.name) for obj in objects)
+    return installed.with_given({key: given.get(key) for key in keys}).with_changes(
+        [structs.replace(facts, installed=keys)]
+    )
 
 
 def admission_requests(entries: Sequence[ManifestObject]) -> list[AdmissionRequest]:

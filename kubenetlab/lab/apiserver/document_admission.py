@@ -16,7 +16,7 @@ from kubenetlab.api.text.decode import Finding
 from kubenetlab.api.validate import validate
 from kubenetlab.controllers.admission.admission import AdmissionRequest, AdmissionResult, admit
 from kubenetlab.datapath import modes
-from kubenetlab.lab.bootstrap import with_network_facts
+from kubenetlab.lab.bootstrap import with_networking
 
 
 class DocumentsBody(Struct):
@@ -66,7 +66,7 @@ def admit_documents(
     if findings:
         return AdmissionResult(cluster, findings=tuple(findings))
     admission = admit(cluster, incoming, now)
-    return structs.replace(admission, cluster=with_network_facts(admission.cluster))
+    return structs.replace(admission, cluster=with_networking(admission.cluster, now))
 
 
 def render_admission(admission: AdmissionResult) -> JsonObject:

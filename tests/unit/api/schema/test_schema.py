@@ -41,7 +41,9 @@ EVERYTHING = """\
 apiVersion: projectcalico.org/v3
 kind: IPPool
 metadata: {name: pool}
-spec: {cidr: 10.9.0.0/16, blockSize: 28, natOutgoing: true, vxlanMode: CrossSubnet, nodeSelector: all()}
+spec:
+  {cidr: 10.9.0.0/16, blockSize: 28, natOutgoing: true, vxlanMode: CrossSubnet,
+   nodeSelector: all()}
 ---
 apiVersion: kubenetlab.dev/v1alpha1
 kind: Cluster

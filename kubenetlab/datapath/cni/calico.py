@@ -1,0 +1,253 @@
+"""calico: every pod routed by its node, blocks of addresses, and BGP or tunnels between nodes.
+
+  pod eth0 ─ cali… ┐                                    ┌ cali… ─ eth0 pod
+                   ├ node: routes ── fabric ── routes ──┤
+  pod eth0 ─ cali… ┘                                    └ cali… ─ eth0 pod
+
+There is no bridge. A pod has an address with the length of a host and sends everything to
+169.254.1.1, which nobody has: its node answers ARP requests for it (proxy ARP) and routes the
+packet. The node has a route to each of its pods, and for each block of addresses that it owns a
+blackhole, so that packets to unused addresses do not leave it again. Blocks come from IPPools; the
+first one covers the pod range of the cluster.
+
+The backend `vxlan` routes the blocks of other nodes to vxlan.calico, with permanent neighbours and
+forwarding entries. Packets between pods keep both addresses. Packets from pools with natOutgoing
+to addresses outside of all pools, such as nodes and external hosts, get the address of their node.
+
+Overhead: 50 bytes with `vxlan` (IPv6 between nodes: 70).
+As in: Calico 3.30 with the nftables data plane.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Final, Literal
+
+from msgspec import Meta
+
+from kubenetlab import names
+from kubenetlab.api.calico.ip_pools import EncapsulationMode, IPPool, IPPoolSpec
+from kubenetlab.api.lab import NetworkFacts
+from kubenetlab.api.masquerade import MasqueradeConfig
+from kubenetlab.api.meta import ObjectMeta, Resource
+from kubenetlab.api.store import Cluster
+from kubenetlab.api.values import ip
+from kubenetlab.datapath.modes import ModeOptions, Needs, Neighbors, PodNetwork
+from kubenetlab.datapath.sandboxes import link_local
+from kubenetlab.datapath.view import DEFAULT_ROUTES, Family, NodeView, PodView
+from kubenetlab.hoststate.address import Address
+from kubenetlab.hoststate.fdb import FdbEntry
+from kubenetlab.hoststate.links.veth import Veth, VethPeer
+from kubenetlab.hoststate.links.vxlan import OVERHEAD_BYTES, Vxlan
+from kubenetlab.hoststate.neighbor import Neighbor
+from kubenetlab.hoststate.object import Object
+from kubenetlab.hoststate.route import Route
+from kubenetlab.hoststate.rules.nftables import NFT_FAMILIES, Chain, Hook, Table, rule
+from kubenetlab.hoststate.rules.nftables.statements import Masquerade, Match, jump, return_
+
+HOST_MAC: Final = "ee:ee:ee:ee:ee:ee"
+"""MAC address of the node's ends of all pods' links."""
+GATEWAY: Final = "169.254.1.1"
+"""Default gateway of pods."""
+POOL_NAMES: Final = {4: "default-ipv4-ippool", 6: "default-ipv6-ippool"}
+"""IP version → name of the IPPool for the pod range of the cluster."""
+_VXLAN_LINKS: Final = {4: "vxlan.calico", 6: "vxlan-v6.calico"}
+_TUNNELS: Final = {4: "vxlan", 6: "vxlan-v6"}
+_COMPONENT: Final = "cni calico"
+_TABLE: Final = "calico"
+
+
+class Mode(ModeOptions, frozen=True):
+    """Options of the first IPPool, of tunnels and of neighbours.
+
+    backend: vxlan
+        vxlan  Packets between nodes are encapsulated.
+
+    crossSubnet: true | false
+        Encapsulate only packets to nodes of other subnets; others are routed.
+
+    blockSize: prefix length of the IPv4 blocks of the first pool (26).
+
+    natOutgoing: true | false
+        Masquerade packets from the first pool to addresses outside of all pools (true).
+
+    vni, port: identifier of the tunnel (4096) and its UDP port (4789).
+
+    neighbors: auto | dynamic | permanent
+        dynamic    MAC addresses are resolved by ARP and neighbour discovery, which can be watched.
+        permanent  Neighbour entries with deterministic MACs, for larger labs.
+        auto       `up` decides: dynamic while the lab needs at most 256 entries, else permanent.
+    """
+
+    needs = Needs(programs=("nft",), features=("veth", "nft nat"), own_features=("vxlan",))
+    facts = NetworkFacts(
+        plugin="calico", host_ifname="cali{workload}", ipam="calico", has_gateway=False
+    )
+    masquerader = "calico-node"
+
+    backend: Literal["vxlan"] = "vxlan"
+    cross_subnet: bool = False
+    block_size: Annotated[int, Meta(ge=20, le=32)] = 26
+    nat_outgoing: bool = True
+    vni: Annotated[int, Meta(ge=1, le=0xFFFFFF)] = 4096
+    port: Annotated[int, Meta(ge=1, le=0xFFFF)] = 4789
+    neighbors: Neighbors = "auto"
+
+    @property
+    def desired_neighbors(self) -> Neighbors:
+        return self.neighbors
+
+    def manifests(self, cluster: Cluster) -> Iterator[Resource]:
+        """Yield the IPPool of each family for which the cluster has none yet."""
+        existing = {pool.spec.network.version for pool in cluster.all(IPPool)}
+        for network in cluster.config.networking.pod_networks:
+            if network.version in existing:
+                continue
+            is_ipv4 = network.version == 4
+            yield IPPool(
+                ObjectMeta(name=POOL_NAMES[network.version]),
+                IPPoolSpec(
+                    str(network),
+                    max(self.block_size, network.prefixlen) if is_ipv4 else 0,
+                    vxlan_mode=self._encapsulation,
+                    nat_outgoing=self.nat_outgoing,
+                ),
+            )
+
+    @property
+    def _encapsulation(self) -> EncapsulationMode:
+        return "CrossSubnet" if self.cross_subnet else "Always"
+
+    def mtu(self, node: NodeView) -> int:
+        """Return the MTU of pods: that of the tunnels of all pools."""
+        overheads = [
+            OVERHEAD_BYTES[family.version]
+            for family in node.families
+            if self._has_vxlan(node, family.version)
+        ]
+        return node.mtu - max(overheads, default=0)
+
+    def network(self, node: NodeView) -> PodNetwork:
+        return PodNetwork(self.mtu(node), node.cluster_cidrs, link_prefix="cali")
+
+    def node(self, node: NodeView) -> Iterator[Object]:
+        for index, family in enumerate(node.families):
+            for block in family.ranges:
+                if ip.network(block).prefixlen < family.host_length:
+                    yield Route(node.netns, block, "", type="blackhole")
+            has_vxlan = self._has_vxlan(node, family.version)
+            if has_vxlan and _TUNNELS[family.version] in family.tunnels:
+                yield from self._tunnel_end(node, family)
+            for peer in node.peers:
+                yield from self._to_peer(node, peer.families[index])
+
+    def _has_vxlan(self, node: NodeView, version: int) -> bool:
+        return any(
+            pool.spec.vxlan_mode != "Never" and pool.spec.network.version == version
+            for pool in node.ip_pools
+        )
+
+    def _tunnel_end(self, node: NodeView, family: Family) -> Iterator[Object]:
+        link = _VXLAN_LINKS[family.version]
+        yield Vxlan(
+            node.netns,
+            link,
+            names.tunnel_mac_of(family.address),
+            self.vni,
+            self.port,
+            family.address,
+            names.NODE_UPLINK,
+            node.mtu - OVERHEAD_BYTES[family.version],
+            alias=names.link_alias(_COMPONENT, f"tunnels of {node.name}"),
+        )
+        tunnel = family.tunnels[_TUNNELS[family.version]]
+        yield Address(node.netns, link, f"{tunnel}/{family.host_length}")
+
+    def _to_peer(self, node: NodeView, peer: Family) -> Iterator[Object]:
+        """Yield the routes to the blocks of another node, by its tunnel or by its address."""
+        link = _VXLAN_LINKS[peer.version]
+        tunnel = peer.tunnels.get(_TUNNELS[peer.version])
+        if tunnel is not None and self._has_vxlan(node, peer.version):
+            mac = names.tunnel_mac_of(peer.address)
+            yield Neighbor(node.netns, link, tunnel, mac)
+            yield FdbEntry(node.netns, link, mac, peer.address)
+        for block in peer.ranges:
+            pool = _pool_of(node, block)
+            if pool is None:
+                continue
+            if pool.spec.vxlan_mode == "Always" and tunnel is not None:
+                yield Route(node.netns, block, link, tunnel, is_onlink=True)
+            else:
+                yield Route(node.netns, block, names.NODE_UPLINK, via=peer.address)
+
+    def masquerade(self, node: NodeView, config: MasqueradeConfig | None) -> Iterator[Object]:
+        """Yield the rules for natOutgoing; the ConfigMap of ip-masq-agent has no effect.
+
+        Source: projectcalico/calico felix/rules/nat.go, felix/dataplane/linux/masq_mgr.go.
+        """
+        for family in node.families:
+            pools = [pool for pool in node.ip_pools if pool.spec.network.version == family.version]
+            nft = NFT_FAMILIES[family.version]
+            rules = [
+                *(rule(Match(f"{nft} daddr", pool.spec.cidr), return_) for pool in pools),
+                *(
+                    rule(
+                        Match(f"{nft} saddr", pool.spec.cidr),
+                        Masquerade(is_fully_random=True),
+                        comment=f"natOutgoing of IPPool {pool.name}",
+                    )
+                    for pool in pools
+                    if pool.spec.nat_outgoing
+                ),
+            ]
+            yield Table(node.netns, nft, _TABLE, "rules of calico-node")
+            yield Chain(node.netns, nft, _TABLE, "nat-cali-nat-outgoing", tuple(rules))
+            yield Chain(
+                node.netns,
+                nft,
+                _TABLE,
+                "nat-POSTROUTING",
+                (rule(jump("nat-cali-nat-outgoing")),),
+                Hook("nat", "postrouting", 100),
+            )
+
+    def pod(self, node: NodeView, pod: PodView) -> Iterator[Object]:
+        if pod.is_host_network:
+            return
+        netns, link, primary = pod.netns, names.POD_LINK, pod.addresses[0]
+        alias = names.link_alias(_COMPONENT, f"pod {pod.full_name}")
+        mac, mtu = names.mac_of(primary), self.mtu(node)
+        has_ipv4 = any(family.version == 4 for family in node.families)
+        yield Veth(netns, link, mac, node.netns, pod.ifname, mtu, alias)
+        yield VethPeer(
+            node.netns,
+            pod.ifname,
+            HOST_MAC,
+            mtu,
+            alias,
+            has_proxy_arp=has_ipv4,
+            is_source_checked=has_ipv4,
+        )
+        yield from link_local(netns, link, mac, has_ipv6=node.has_ipv6)
+        yield from link_local(node.netns, pod.ifname, HOST_MAC, has_ipv6=node.has_ipv6)
+        for family, address in zip(node.families, pod.addresses, strict=True):
+            gateway = GATEWAY if family.version == 4 else names.link_local_of(HOST_MAC)
+            host = f"{address}/{family.host_length}"
+            yield Address(netns, link, host)
+            if family.version == 4:
+                yield Route(netns, f"{gateway}/32", link)
+            yield Route(netns, DEFAULT_ROUTES[family.version], link, via=gateway)
+            yield Route(node.netns, host, pod.ifname)
+            if node.neighbors == "permanent":
+                yield Neighbor(netns, link, gateway, HOST_MAC)
+                yield Neighbor(node.netns, pod.ifname, address, mac)
+
+
+def _pool_of(node: NodeView, block: str) -> IPPool | None:
+    """Return the pool with a block or a single address."""
+    network = ip.network(block)
+    for pool in node.ip_pools:
+        cidr = pool.spec.network
+        if cidr.version == network.version and network.network_address in cidr:
+            return pool
+    return None

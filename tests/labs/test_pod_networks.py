@@ -1,0 +1,45 @@
+"""Contract of every CNI mode: pods, nodes and outside reach each other, in each address family."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.labs.lab import Lab
+from tests.labs.pod_networks import OUTSIDE, manifest
+
+FLANNEL = {
+    "vxlan": "{type: flannel}",
+    "host-gw": "{type: flannel, backend: host-gw}",
+    "direct": "{type: flannel, directRouting: true}",
+    "routed": "{type: flannel, layout: routed, neighbors: permanent, vni: 7}",
+}
+CALICO = {
+    "vxlan": "{type: calico, backend: vxlan}",
+    "cross-subnet": "{type: calico, backend: vxlan, crossSubnet: true, neighbors: permanent}",
+}
+MODES = {
+    "bridge": "{type: bridge}",
+    **{f"flannel-{name}": cni for name, cni in FLANNEL.items()},
+    **{f"calico-{name}": cni for name, cni in CALICO.items()},
+}
+
+
+@pytest.mark.parametrize("family", ["ipv4", "ipv6", "dual"])
+@pytest.mark.parametrize("cni", MODES.values(), ids=MODES)
+def test_pods_reach_pods_without_address_translation(lab: Lab, cni: str, family: str) -> None:
+    """Servers see the pod's own address; what leaves the cluster has the node's address."""
+    lab.up(manifest(family, cni))
+    assert lab.problems == []
+    pods = [lab.pod(name) for name in "abc"]
+    targets = [("TCP", address, 8080) for pod in pods for address in pod["addresses"]]
+    for pod in pods:
+        for answer in lab.ask(pod, *targets):
+            assert answer.server, answer.error
+            assert answer.client[0] == answer.source[0]
+            assert answer.client[0] in pod["addresses"]
+    for node in lab.inspected["nodes"]:
+        assert all(answer.server for answer in lab.ask(node, *targets))
+    for pod in pods:
+        node = lab.place("nodes", pod["node"])
+        (answer,) = lab.ask(pod, ("TCP", OUTSIDE[family].strip('"'), 8080))
+        assert answer.client[0] in node["addresses"], answer
