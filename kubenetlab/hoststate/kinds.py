@@ -1,18 +1,19 @@
-"""Table of the kinds of objects that rtnetlink lists and reports, apart from links.
+"""Tables of the kinds of objects that netlink lists, apart from links.
 
 Links of all kinds have the same messages: see `links/observed.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from kubenetlab.hoststate.address import ADDRESS_MESSAGES
 from kubenetlab.hoststate.fdb import FDB_MESSAGES
+from kubenetlab.hoststate.links.messages import ObservedLink
 from kubenetlab.hoststate.neighbor import NEIGHBOR_MESSAGES
 from kubenetlab.hoststate.nexthop import NEXTHOP_MESSAGES
-from kubenetlab.hoststate.object import Key, Object, ObjectMessages
+from kubenetlab.hoststate.object import Key, Object, ObjectMessages, UnreportedMessages
 from kubenetlab.hoststate.route import ROUTE_MESSAGES
 from kubenetlab.hoststate.state import Contents
 
@@ -25,15 +26,24 @@ KINDS: Final[tuple[ObjectMessages, ...]] = (
 )
 """In the order in which they are listed. Kinds may share their messages."""
 
+UNREPORTED_KINDS: Final[tuple[UnreportedMessages, ...]] = ()
+"""Kinds whose changes by others are detected only when a namespace is read again."""
+
 
 def kinds_by_dump(
-    link_kinds: Collection[str],
+    netns: str, links: Sequence[ObservedLink]
 ) -> Iterator[tuple[bytes, tuple[ObjectMessages, ...]]]:
     """Yield each request for a list with the kinds that its messages may be about.
 
-    link_kinds: kinds of the links in the namespace.
+    links: links of the namespace.
     """
-    kinds = [kind for kind in KINDS if not kind.link_kind or kind.link_kind in link_kinds]
+    link_kinds = {link.kind for link in links}
+    kinds = [
+        kind
+        for kind in KINDS
+        if (not kind.link_kind or kind.link_kind in link_kinds)
+        and netns.startswith(kind.netns_prefix)
+    ]
     for dump in dict.fromkeys(kind.dump for kind in kinds):
         yield dump, tuple(kind for kind in kinds if kind.dump == dump)
 

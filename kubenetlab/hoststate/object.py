@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from msgspec import Struct
 
+from kubenetlab.hoststate.netlink.protocols import ROUTE, NetlinkProtocol
+
 if TYPE_CHECKING:  # commands import this module, and do without the codec
+    from kubenetlab.hoststate.links.messages import ObservedLink
     from kubenetlab.hoststate.netlink.wire import Links
 
 Key = tuple[str, ...]
@@ -75,7 +78,10 @@ class Object(Struct, frozen=True):
 
 
 class NetlinkObject(Object, frozen=True):
-    """Base class of the objects that rtnetlink messages make."""
+    """Base class of the objects that netlink messages make."""
+
+    protocol: ClassVar[NetlinkProtocol] = ROUTE
+    """Protocol of the messages; rtnetlink for all but a few kinds."""
 
     @abstractmethod
     def create(self, links: Links) -> bytes:
@@ -128,6 +134,23 @@ class ObjectMessages(NamedTuple):
     link_kind: str = ""
     """Kind of links that have such objects, where the kernel does not mark those of the lab: all on
     a link of the lab are the lab's. Empty: any namespace has them."""
+    netns_prefix: str = ""
+    """Beginning of the names of the namespaces that may have such objects; empty: all may."""
+
+
+class UnreportedMessages(NamedTuple):
+    """Messages by which the kernel lists the objects of one kind, whose changes it does not report.
+
+    They are of another protocol than rtnetlink.
+    """
+
+    protocol: NetlinkProtocol
+    dumps: Callable[[str, Sequence[ObservedLink]], Iterable[bytes]]
+    """Function that returns the requests that list the objects of a namespace, from its name and
+    its links; none for a namespace without such objects."""
+    decode: Callable[[str, Sequence[memoryview], Mapping[int, str]], Iterable[tuple[Object, bool]]]
+    """Function that yields the objects in the reply to one request, each with True if the lab
+    created it. Arguments: namespace, messages, and link names by interface index."""
 
 
 class Origin(Struct, frozen=True):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -16,16 +17,14 @@ from typing import Final
 from msgspec import structs
 
 from kubenetlab.hoststate.diff import Changes, NetnsChanges, Operation
-from kubenetlab.hoststate.kinds import decode, kinds_by_dump
 from kubenetlab.hoststate.links.link import LOOPBACK, Link
 from kubenetlab.hoststate.links.messages import ObservedLink, decode_link, dump_links
 from kubenetlab.hoststate.links.observed import observed_links
-from kubenetlab.hoststate.neighbor import Neighbor
 from kubenetlab.hoststate.object import Key, Object
-from kubenetlab.hoststate.peers import Peers, observed_peers, peers_key
 from kubenetlab.hoststate.sandbox import Sandbox, Settings, Sysctl
 from kubenetlab.hoststate.state import Contents, contents_of
 from kubenetlab.kernel.namespaces.contents import fill, send
+from kubenetlab.kernel.namespaces.listing import read_objects, read_unreported_objects
 from kubenetlab.kernel.namespaces.pause_starter import STARTERS, PauseStarter
 from kubenetlab.kernel.namespaces.sandboxes import Sandboxes
 from kubenetlab.kernel.namespaces.sysctls import Sysctls, SysctlWriter
@@ -70,6 +69,9 @@ class LinuxKernel:
         self._indexes.setdefault(netns, {})[link] = index = self._next_index
         self._next_index += 1
         return index
+
+    def adopt(self, netns: str, link: str) -> None:
+        self._indexes.setdefault(netns, {})[link] = socket.if_nametoindex(link)
 
     def namespace_fd(self, netns: str) -> int:
         if netns not in self._netns_fds:
@@ -310,33 +312,12 @@ class LinuxKernel:
     def _read_other_objects(
         self, netns: str, desired: Contents, links: Sequence[ObservedLink], route: RouteSocket
     ) -> Iterator[Object]:
-        """Yield sysctls, addresses, neighbours and routes of the current namespace."""
+        """Yield sysctls, addresses, neighbours, routes and the like of the current namespace."""
         yield from self._sysctls.read(
             [obj for obj in desired.values() if isinstance(obj, Sysctl | Settings)]
         )
-        names = {link.index: link.name for link in links}
-        peers = {obj.key: obj for obj in desired.values() if isinstance(obj, Peers)}
-        peer_neighbors: dict[Key, list[Neighbor]] = {key: [] for key in peers}
-        for request, kinds in kinds_by_dump({link.kind for link in links}):
-            for body in route.dump(request):
-                decoded = decode(kinds, netns, body, names, desired)
-                if decoded is None:
-                    continue
-                obj, is_ours = decoded
-                if (
-                    isinstance(obj, Neighbor)
-                    and obj.key not in desired
-                    and (peer_key := peers_key(obj.link, obj.address)) in peers
-                ):
-                    if is_ours or obj.address in peers[peer_key]:
-                        peer_neighbors[peer_key].append(obj)
-                elif is_ours or obj.key in desired:
-                    yield obj
-        yield from (
-            observed_peers(netns, peer_neighbors[key], obj)
-            for key, obj in peers.items()
-            if peer_neighbors[key]
-        )
+        yield from read_objects(netns, desired, links, route)
+        yield from read_unreported_objects(netns, desired, links)
 
 
 class _FailedError(Exception):

@@ -156,10 +156,10 @@ def install(counter: _CallCounter) -> None:
     real_close = inheritance.close_other_descriptors
     # The plan file stays open in the lab.
     inheritance.close_other_descriptors = lambda keep=(): real_close([*keep, counter.fd])
-    real_batch, real_run = rtnetlink.RouteSocket.batch, nftables.Nft.run
+    real_batch, real_run = rtnetlink.NetlinkSocket.batch, nftables.Nft.run
 
     def batch(
-        self: rtnetlink.RouteSocket, requests: Sequence[bytes]
+        self: rtnetlink.NetlinkSocket, requests: Sequence[bytes]
     ) -> list[rtnetlink.NetlinkRefusal]:
         """Send all requests but the first, which fails."""
         number = counter.count("netlink", f"batch of {len(requests)}")
@@ -178,7 +178,7 @@ def install(counter: _CallCounter) -> None:
             raise RulesError(f"Error: Could not process rule: {os.strerror(number)}")
         return real_run(self, text)
 
-    rtnetlink.RouteSocket.batch, nftables.Nft.run = batch, run  # type: ignore[method-assign]
+    rtnetlink.NetlinkSocket.batch, nftables.Nft.run = batch, run  # type: ignore[method-assign]
 
 
 def _classify_write(fd: int, data: bytes) -> Call | None:

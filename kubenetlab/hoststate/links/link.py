@@ -37,6 +37,8 @@ class Link(NetlinkObject, frozen=True):
     event_fields: ClassVar[tuple[str, ...]] = ("mac", "mtu", "is_up")
     is_created_by_peer: ClassVar[bool] = False
     """True if a link of another namespace creates this one, which is only configured here."""
+    is_adopted: ClassVar[bool] = False
+    """True if the kernel may have created the link by itself, with an index of its choice."""
     is_removed_after_rules: ClassVar[bool] = False
     """True if rules need the link, and the addresses on it, until they have changed."""
 

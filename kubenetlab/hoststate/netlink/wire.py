@@ -45,6 +45,12 @@ class Links(LinkIndexes, Protocol):
     def new_index(self, netns: str, link: str) -> int:
         """Return an unused index, unique in the whole lab, for a link about to be created."""
 
+    def adopt(self, netns: str, link: str) -> None:
+        """Learn the index of a link of the current namespace that exists without a request.
+
+        Raises OSError if there is no such link.
+        """
+
     def namespace_fd(self, netns: str) -> int:
         """Return a descriptor of a network namespace that stays open until the batch is sent."""
 

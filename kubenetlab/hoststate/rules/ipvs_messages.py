@@ -21,9 +21,7 @@ NEW_SERVICE, SET_SERVICE, DEL_SERVICE, GET_SERVICE, NEW_DEST, SET_DEST, DEL_DEST
     1, 9
 )
 
-_CONTROL = MessageClass("pyroute2.netlink", "ctrlmsg")
 _IPVS = MessageClass("pyroute2.netlink.generic.ipvs", "ipvsmsg")
-_GENL_ID_CTRL, _CTRL_CMD_GETFAMILY = 16, 3
 _VERSION: Final = 1
 _PERSISTENT, _HASH_PORT = 0x1, 0x10
 """IP_VS_SVC_F_PERSISTENT; IP_VS_SVC_F_SCHED2, which means mh-port."""
@@ -39,18 +37,6 @@ _NETMASKS: Final = {4: "255.255.255.255", 6: str(IPv4Address((128).to_bytes(4, s
 address all the same."""
 _CACHED_REQUESTS: Final = 8192
 """Requests kept, about 5 MB: the nodes of a lab have the same servers."""
-
-
-def family_request() -> bytes:
-    """Return the request for the family's number, which loads the kernel module."""
-    fields = {"cmd": _CTRL_CMD_GETFAMILY, "version": _VERSION}
-    return _CONTROL.encode(_GENL_ID_CTRL, 0, fields, [("CTRL_ATTR_FAMILY_NAME", FAMILY)])
-
-
-def family_number(body: memoryview) -> int:
-    """Decode the reply to `family_request`."""
-    number: int = _CONTROL.decode(body).get_attr("CTRL_ATTR_FAMILY_ID")
-    return number
 
 
 def list_services(family: int) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Sequence
 
 from kubenetlab.hoststate.links.link import LOOPBACK
@@ -38,6 +39,9 @@ class _ScratchLinks:
     def new_index(self, netns: str, link: str) -> int:
         self._indexes[netns, link] = index = 1000 + len(self._indexes)
         return index
+
+    def adopt(self, netns: str, link: str) -> None:
+        self._indexes[netns, link] = socket.if_nametoindex(link)
 
     def namespace_fd(self, netns: str) -> int:
         return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)

@@ -119,6 +119,9 @@ class _LoopbackLinks:
     def new_index(self, netns: str, link: str) -> int:
         raise KeyError(link)
 
+    def adopt(self, netns: str, link: str) -> None:
+        raise KeyError(link)
+
     def namespace_fd(self, netns: str) -> int:
         raise KeyError(netns)
 

@@ -1,4 +1,4 @@
-"""NETLINK_ROUTE sockets: batches of requests, and dumps.
+"""Netlink sockets of the protocols that objects need: batches of requests, and dumps.
 
 A socket belongs to the namespace in which it was opened and keeps it alive, so it is closed as soon
 as its work is done.
@@ -16,6 +16,8 @@ from typing import NamedTuple, Self
 
 from msgspec import Struct
 
+from kubenetlab.hoststate.netlink import generic
+from kubenetlab.hoststate.netlink.protocols import ROUTE, NetlinkProtocol
 from kubenetlab.hoststate.netlink.wire import (
     HEADER,
     NLM_F_ACK,
@@ -59,11 +61,23 @@ class NetlinkRefusal(Struct, frozen=True):
         return describe_error(self.errno, self.text)
 
 
-class RouteSocket:
-    """NETLINK_ROUTE socket; also a context manager that closes it."""
+class NetlinkSocket:
+    """Socket of one protocol; also a context manager that closes it."""
 
-    def __init__(self) -> None:
-        self._socket = sockets.open_socket(sockets.NETLINK_ROUTE)
+    def __init__(self, protocol: NetlinkProtocol) -> None:
+        """Open a socket in the current namespace.
+
+        Raises OSError if the kernel lacks the protocol, or a family of generic netlink.
+        """
+        self._socket = sockets.open_socket(protocol.number)
+        self._family = 0
+        """Type of all messages of a generic netlink family; 0 for other protocols."""
+        if protocol.family:
+            try:
+                self._family = self._find_family(protocol.family)
+            except OSError:
+                self._socket.close()
+                raise
         for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK):
             self._socket.setsockopt(SOL_NETLINK, option, 1)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * MAX_BATCH_BYTES)
@@ -98,7 +112,7 @@ class RouteSocket:
         owners: list[int] = []
         datagram, replies, last = bytearray(), 0, 0
         for index, request in enumerate(requests):
-            for part in _numbered(request, len(owners) + 1, self._max_replies):
+            for part in _numbered(request, len(owners) + 1, self._max_replies, self._family):
                 if datagram and (
                     len(datagram) + len(part.data) > MAX_BATCH_BYTES
                     or replies + part.messages > self._max_replies
@@ -115,10 +129,26 @@ class RouteSocket:
 
     def dump(self, request: bytes) -> list[memoryview]:
         """Return the body of each message of a dump."""
+        if self._family:
+            size, _, flags, sequence, port = HEADER.unpack_from(request)
+            header = HEADER.pack(size, self._family, flags, sequence, port)
+            request = header + request[HEADER.size :]
         try:
             return sockets.request(self._socket, request)
         except OSError as error:
-            raise OSError(error.errno, f"rtnetlink dump: {error.strerror}") from None
+            raise OSError(error.errno, f"netlink dump: {error.strerror}") from None
+
+    def _find_family(self, name: str) -> int:
+        """Return the number of a generic netlink family.
+
+        Raises FileNotFoundError if the kernel lacks it.
+        """
+        try:
+            (reply,) = sockets.request(self._socket, generic.family_request(name, NLM_F_ACK))
+        except FileNotFoundError as error:
+            text = f"this kernel has no generic netlink family {name}"
+            raise FileNotFoundError(error.errno, text) from None
+        return generic.family_number(reply)
 
     def _exchange(
         self,
@@ -146,6 +176,13 @@ class RouteSocket:
                     return
 
 
+class RouteSocket(NetlinkSocket):
+    """NETLINK_ROUTE socket."""
+
+    def __init__(self) -> None:
+        super().__init__(ROUTE)
+
+
 class _Part(NamedTuple):
     """Numbered messages."""
 
@@ -157,11 +194,13 @@ class _Part(NamedTuple):
     """Length of the last message in bytes."""
 
 
-def _numbered(request: bytes, first: int, max_messages: int) -> Iterator[_Part]:
+def _numbered(request: bytes, first: int, max_messages: int, type_of_all: int) -> Iterator[_Part]:
     """Yield the messages of a request with sequence numbers that start at `first`.
 
     Uniform requests need two numbers only: one for all messages but the last, and one for the last.
     They are split into parts of at most `max_messages`.
+
+    type_of_all: message type to set, which a generic netlink family has at run time; 0: none.
     """
     if isinstance(request, UniformRequests) and len(request) > request.size:
         size = request.size
@@ -178,7 +217,8 @@ def _numbered(request: bytes, first: int, max_messages: int) -> Iterator[_Part]:
     while at < len(request):
         size, type_, flags, _, _ = HEADER.unpack_from(request, at)
         yield _Part(
-            HEADER.pack(size, type_, flags, first, 0) + request[at + HEADER.size : at + size],
+            HEADER.pack(size, type_of_all or type_, flags, first, 0)
+            + request[at + HEADER.size : at + size],
             1,
             1,
             size,

@@ -15,6 +15,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from kubenetlab.errors import RequirementError
+from kubenetlab.hoststate.netlink import generic
 from kubenetlab.hoststate.netlink.wire import HEADER, NLM_F_ACK, NLM_F_DUMP, NLMSG_ERROR
 from kubenetlab.hoststate.netlink.wire import messages as parts_of
 from kubenetlab.hoststate.rules import ipvs_messages as messages
@@ -69,7 +70,8 @@ class Ipvs:
         self._socket = sockets.open_socket(sockets.NETLINK_GENERIC)
         self._sequence = 0
         try:
-            self._family = messages.family_number(self._query(messages.family_request())[0])
+            (reply,) = self._query(generic.family_request(messages.FAMILY))
+            self._family = generic.family_number(reply)
         except FileNotFoundError as error:
             self._socket.close()
             raise FileNotFoundError(error.errno, "generic netlink family IPVS not found") from None

@@ -45,6 +45,9 @@ class Indexes:
         self._next += 1
         return self._next - 1
 
+    def adopt(self, netns: str, link: str) -> None:
+        raise KeyError(link)
+
     def namespace_fd(self, netns: str) -> int:
         return 42
 

@@ -8,6 +8,7 @@ from ipaddress import ip_address
 
 import pytest
 
+from kubenetlab.hoststate.netlink import generic
 from kubenetlab.hoststate.netlink.wire import (
     NLM_F_REQUEST,
     Attributes,
@@ -122,7 +123,7 @@ def test_a_listed_real_server_is_decoded(server: VirtualServer, method: int, opt
 
 
 def test_the_number_of_the_family_is_asked_for_by_its_name() -> None:
-    ((type_, flags, _, body),) = messages(ipvs_messages.family_request())
+    ((type_, flags, _, body),) = messages(generic.family_request(ipvs_messages.FAMILY))
     assert (type_, flags, HEADER.unpack_from(body)) == (16, NLM_F_REQUEST, (3, 1, 0))
     assert as_string(attributes(body[HEADER.size :])[2]) == "IPVS"
-    assert ipvs_messages.family_number(family_reply()) == FAMILY_NUMBER
+    assert generic.family_number(family_reply()) == FAMILY_NUMBER
