@@ -35,6 +35,8 @@ HOST_LINK = "eth0"
 ROUTER_UPLINK = "uplink"
 """Link of the router to the machine's own network, if the lab has an uplink."""
 
+NODES = "node/"
+"""Beginning of the names of all nodes' sandboxes."""
 FABRIC_SWITCH = "fabric/switch"
 INTERNET_SWITCH = "fabric/internet"
 ROUTER = "fabric/router"
@@ -73,7 +75,7 @@ def hostname(name: str) -> str:
 
 def node_netns(node: str) -> str:
     """Return the name of a node's sandbox."""
-    return f"node/{node}"
+    return f"{NODES}{node}"
 
 
 def pod_netns(namespace: str, pod: str, uid: str) -> str:

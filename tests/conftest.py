@@ -42,6 +42,8 @@ _CHANGES_BY_ITSELF = (
     "/route/flush",
     "/stable_secret",
 )
+_MADE_BY_MODULES = ("tunl0", "sit0", "ip6tnl0")
+"""Links that a kernel module creates in every namespace when it is loaded."""
 _SYSCTL_ROOTS = ("net", "kernel", "user", "fs/inotify")
 
 
@@ -123,10 +125,15 @@ def pytest_terminal_summary(
 def machine_state() -> dict[str, Any]:
     """Return the state of the machine that a lab could change."""
     return {
-        "links": _output("ip", "-j", "link"),
+        "links": [
+            link
+            for link in json.loads(_output("ip", "-j", "link"))
+            if link["ifname"] not in _MADE_BY_MODULES
+        ],
         "addresses": [
             (link["ifname"], [entry["local"] for entry in link["addr_info"]])
             for link in json.loads(_output("ip", "-j", "addr"))
+            if link["ifname"] not in _MADE_BY_MODULES
         ],
         "routes": _output("ip", "route", "show", "table", "all"),
         "ruleset": _output("nft", "list", "ruleset"),

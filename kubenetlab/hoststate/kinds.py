@@ -14,8 +14,11 @@ from kubenetlab.hoststate.links.messages import ObservedLink
 from kubenetlab.hoststate.neighbor import NEIGHBOR_MESSAGES
 from kubenetlab.hoststate.nexthop import NEXTHOP_MESSAGES
 from kubenetlab.hoststate.object import Key, Object, ObjectMessages, UnreportedMessages
+from kubenetlab.hoststate.policy_rule import POLICY_RULE_MESSAGES
 from kubenetlab.hoststate.route import ROUTE_MESSAGES
 from kubenetlab.hoststate.state import Contents
+from kubenetlab.hoststate.wireguard import WIREGUARD_MESSAGES
+from kubenetlab.hoststate.xfrm import XFRM_POLICY_MESSAGES, XFRM_STATE_MESSAGES
 
 KINDS: Final[tuple[ObjectMessages, ...]] = (
     ADDRESS_MESSAGES,
@@ -23,10 +26,15 @@ KINDS: Final[tuple[ObjectMessages, ...]] = (
     ROUTE_MESSAGES,
     NEXTHOP_MESSAGES,
     FDB_MESSAGES,
+    POLICY_RULE_MESSAGES,
 )
 """In the order in which they are listed. Kinds may share their messages."""
 
-UNREPORTED_KINDS: Final[tuple[UnreportedMessages, ...]] = ()
+UNREPORTED_KINDS: Final[tuple[UnreportedMessages, ...]] = (
+    WIREGUARD_MESSAGES,
+    XFRM_STATE_MESSAGES,
+    XFRM_POLICY_MESSAGES,
+)
 """Kinds whose changes by others are detected only when a namespace is read again."""
 
 

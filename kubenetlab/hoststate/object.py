@@ -138,6 +138,11 @@ class ObjectMessages(NamedTuple):
     """Beginning of the names of the namespaces that may have such objects; empty: all may."""
 
 
+UnreportedDumps = Callable[[str, Sequence["ObservedLink"]], Iterable[bytes]]
+"""Function that returns the requests that list the objects of a namespace, from its name and its
+links; none for a namespace without such objects."""
+
+
 class UnreportedMessages(NamedTuple):
     """Messages by which the kernel lists the objects of one kind, whose changes it does not report.
 
@@ -145,9 +150,7 @@ class UnreportedMessages(NamedTuple):
     """
 
     protocol: NetlinkProtocol
-    dumps: Callable[[str, Sequence[ObservedLink]], Iterable[bytes]]
-    """Function that returns the requests that list the objects of a namespace, from its name and
-    its links; none for a namespace without such objects."""
+    dumps: UnreportedDumps
     decode: Callable[[str, Sequence[memoryview], Mapping[int, str]], Iterable[tuple[Object, bool]]]
     """Function that yields the objects in the reply to one request, each with True if the lab
     created it. Arguments: namespace, messages, and link names by interface index."""

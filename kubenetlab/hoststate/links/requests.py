@@ -40,9 +40,21 @@ def new_link(
     )
 
 
+def adopt_link(kind: str, name: str) -> bytes:
+    """Return the request that creates a link unless there is one with this name.
+
+    The kernel then looks for the link again after it has loaded the module of the kind, which may
+    have created it.
+    """
+    info = nest(("IFLA_INFO_KIND", kind))
+    attributes = [("IFLA_IFNAME", name), ("IFLA_LINKINFO", info)]
+    return _LINK.encode(wire.RTM_NEWLINK, wire.NLM_F_CREATE, {}, attributes)
+
+
 def change_link(index: int, *settings: Attribute, is_up: bool | None = None) -> bytes:
     """Return the request that changes settings of a link.
 
+    index: interface index; 0 if `settings` contain the name.
     is_up: True to set it up, False to set it down, None to leave it as it is.
     """
     flags: dict[str, int] = (

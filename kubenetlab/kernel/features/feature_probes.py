@@ -16,6 +16,7 @@ from kubenetlab.hoststate.links.veth import Port, Veth
 from kubenetlab.hoststate.links.vxlan import Vxlan
 from kubenetlab.kernel import syscalls
 from kubenetlab.kernel.features.detection import probe_sctp
+from kubenetlab.kernel.features.overlay_probes import OVERLAY_PROBES
 from kubenetlab.kernel.features.probing import FeatureProbe
 from kubenetlab.kernel.features.rule_probes import (
     NFT_RULES,
@@ -175,6 +176,7 @@ PROBES: Final = (
         _KERNEL_WITH.format(options="CONFIG_VXLAN"),
         effect_if_missing="--cni flannel is not available, except with backend=host-gw",
     ),
+    *OVERLAY_PROBES,
     FeatureProbe(
         "nft nat",
         nft_probe("ip", *NFT_RULES["nft nat"]),

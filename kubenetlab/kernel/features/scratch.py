@@ -7,6 +7,7 @@ import socket
 from collections.abc import Sequence
 
 from kubenetlab.hoststate.links.link import LOOPBACK
+from kubenetlab.hoststate.netlink.protocols import ROUTE, NetlinkProtocol
 from kubenetlab.hoststate.netlink.wire import Links
 from kubenetlab.kernel.namespaces import unshare
 
@@ -17,12 +18,12 @@ def enter_scratch_namespace() -> Links:
     return _ScratchLinks()
 
 
-def send_batch(requests: Sequence[bytes]) -> None:
+def send_batch(requests: Sequence[bytes], protocol: NetlinkProtocol = ROUTE) -> None:
     """Send netlink requests in the current namespace; raise OSError for the first refusal."""
-    from kubenetlab.kernel.netlink.rtnetlink import RouteSocket
+    from kubenetlab.kernel.netlink.rtnetlink import NetlinkSocket
 
-    with RouteSocket() as route:
-        refusals = route.batch(requests)
+    with NetlinkSocket(protocol) as connection:
+        refusals = connection.batch(requests)
     if refusals:
         raise OSError(refusals[0].errno, str(refusals[0]))
 
