@@ -92,7 +92,7 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
         "external_access",
     ),
     "kubenetlab/datapath/": ("flows", "manifests", "plan_script", "changes"),
-    "kubenetlab/datapath/cni/": ("pod_networks", "flannel", "calico", "masquerade"),
+    "kubenetlab/datapath/cni/": ("pod_networks", "flannel", "calico", "weave", "masquerade"),
     "kubenetlab/datapath/network/balanced_ports": ("balanced_ports",),
     "kubenetlab/datapath/network/egress": ("masquerade",),
     "kubenetlab/datapath/faults/": ("kube_proxy_faults",),

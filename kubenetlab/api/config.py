@@ -40,6 +40,8 @@ LOAD_BALANCER_SUBNETS: Final = {
 """Ranges of load balancer addresses, by IP version."""
 POD_SUBNETS: Final = {4: "10.244.0.0/16", 6: "fd00:10:244::/56"}
 """Default ranges of pod addresses, by IP version."""
+POD_SUBNETS_BY_CNI: Final = {"weave": {4: "10.32.0.0/12", 6: "fd00:10:32::/56"}}
+"""CNI mode → its own defaults of ranges of pod addresses, by IP version."""
 SERVICE_SUBNETS: Final = {4: "10.96.0.0/16", 6: "fd00:10:96::/112"}
 """Default ranges of Service addresses, by IP version."""
 

@@ -32,6 +32,7 @@ from kubenetlab.api.lab import (
     NodeSettings,
     PodRuntimeStatus,
     ProxySnapshot,
+    RingState,
     Termination,
     Uplink,
 )
@@ -80,6 +81,7 @@ STORED: Final[tuple[type[Resource], ...]] = (
     AllocationState,
     HostLocalState,
     AddressBlock,
+    RingState,
     Decisions,
     NetworkFacts,
     Uplink,

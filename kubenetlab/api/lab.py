@@ -268,6 +268,25 @@ class AddressBlock(Internal, frozen=True):
     """Names of other nodes that have assigned addresses of the block."""
 
 
+class RingState(Internal, frozen=True):
+    """Ownership of one range of pod addresses by nodes, as in Weave's IPAM.
+
+    The name is `weave-ipv4` or `weave-ipv6`.
+    """
+
+    kind = "RingState"
+    plural = "ringstates"
+    is_namespaced = False
+
+    metadata: ObjectMeta
+    parts: tuple[tuple[int, str], ...] = ()
+    """(number of the first address, node) of each part, which ends where the next one begins."""
+    addresses: Mapping[str, str] = {}
+    """Node → its own address, on its bridge."""
+    last: Mapping[str, int] = {}
+    """Node → number of the address that it assigned last."""
+
+
 class NetworkFacts(Internal, frozen=True):
     """Properties of the CNI and proxy modes that controllers depend on."""
 

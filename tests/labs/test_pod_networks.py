@@ -17,10 +17,15 @@ CALICO = {
     "vxlan": "{type: calico, backend: vxlan}",
     "cross-subnet": "{type: calico, backend: vxlan, crossSubnet: true, neighbors: permanent}",
 }
+WEAVE = {
+    "": "weave",
+    "-permanent": "{type: weave, neighbors: permanent}",
+}
 MODES = {
     "bridge": "{type: bridge}",
     **{f"flannel-{name}": cni for name, cni in FLANNEL.items()},
     **{f"calico-{name}": cni for name, cni in CALICO.items()},
+    **{f"weave{name}": cni for name, cni in WEAVE.items()},
 }
 
 

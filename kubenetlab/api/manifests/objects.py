@@ -8,7 +8,13 @@ from msgspec import structs
 
 from kubenetlab import __version__
 from kubenetlab.api import builtin
-from kubenetlab.api.config import POD_SUBNETS, SERVICE_SUBNETS, VERSIONS, ClusterConfig
+from kubenetlab.api.config import (
+    POD_SUBNETS,
+    POD_SUBNETS_BY_CNI,
+    SERVICE_SUBNETS,
+    VERSIONS,
+    ClusterConfig,
+)
 from kubenetlab.api.config_versions import convert, served_versions
 from kubenetlab.api.json_types import JsonMapping, JsonObject
 from kubenetlab.api.kinds import CONFIG_GROUPS, group_of, writable
@@ -140,7 +146,10 @@ def _decode_config(value: JsonMapping) -> Decoded[Resource]:
     if isinstance(networking, Mapping) and (
         versions := VERSIONS.get(str(networking.get("ipFamily") or "ipv4"))
     ):
-        subnets = {"podSubnet": POD_SUBNETS, "serviceSubnet": SERVICE_SUBNETS}
+        cni = networking.get("cni")
+        mode = cni.get("type") if isinstance(cni, Mapping) else cni
+        pod_subnets = POD_SUBNETS_BY_CNI.get(str(mode), POD_SUBNETS)
+        subnets = {"podSubnet": pod_subnets, "serviceSubnet": SERVICE_SUBNETS}
         defaults = {
             field: ",".join(by_version[version] for version in versions)
             for field, by_version in subnets.items()

@@ -222,6 +222,8 @@ class _StagedStore:
 
         The Cluster document creates Nodes; a Node document is stored as settings of its Node.
         """
+        if isinstance(obj, ClusterConfig):
+            return config_changes.with_former_ranges(obj, document, self.current(obj)), []
         if not isinstance(obj, Node):
             return obj, []
         known = self._config.node_names

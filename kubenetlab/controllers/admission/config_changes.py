@@ -4,10 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from msgspec import structs
+
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.json_types import JsonMapping
-from kubenetlab.api.meta import Record, kubernetes_name
+from kubenetlab.api.meta import Record, Resource, kubernetes_name
 from kubenetlab.api.text.decode import Finding
+
+
+def with_former_ranges(
+    new: ClusterConfig, document: JsonMapping, old: Resource | None
+) -> ClusterConfig:
+    """Return a document that names no pod range with the pod range of the running lab.
+
+    The default depends on the CNI mode, which may be another one now.
+    """
+    networking = document.get("networking")
+    is_named = isinstance(networking, Mapping) and networking.get("podSubnet")
+    if is_named or not isinstance(old, ClusterConfig):
+        return new
+    if old.networking.ip_family != new.networking.ip_family:
+        return new
+    ranges = structs.replace(new.networking, pod_subnet=old.networking.pod_subnet)
+    return structs.replace(new, networking=ranges)
 
 
 def forbidden_changes(old: ClusterConfig, new: ClusterConfig) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ ip/iplink_vxlan.c; RFC 7348.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final, Self
 
 from kubenetlab.hoststate.ip import address_text
@@ -40,6 +40,8 @@ class Vxlan(Link, frozen=True):
     """True to add forwarding entries for the senders of received frames."""
     alias: str = ""
     is_up: bool = True
+    master: str = ""
+    """Name of the bridge whose port it is; empty: none."""
 
     @classmethod
     def decode(cls, netns: str, link: ObservedLink, others: OtherLinks) -> Self:
@@ -58,7 +60,11 @@ class Vxlan(Link, frozen=True):
             bool(data[_LEARNING][0]),
             link.alias,
             link.is_up,
+            others.names.get(link.master_index, ""),
         )
+
+    def matches(self, link: ObservedLink, indexes: Mapping[str, int]) -> bool:
+        return super().matches(link, indexes) and link.master_index == indexes.get(self.master, 0)
 
     @property
     def depends_on(self) -> Key | None:
@@ -66,7 +72,8 @@ class Vxlan(Link, frozen=True):
 
     def __str__(self) -> str:
         learning = " learning" if self.is_learning else ""
-        suffix = f"{alias_words(self.alias)}{down_word(self.is_up)}"
+        master = f" master {self.master}" if self.master else ""
+        suffix = f"{master}{alias_words(self.alias)}{down_word(self.is_up)}"
         return (
             f"vxlan {self.name} id {self.vni} local {self.local} dev {self.device} "
             f"dstport {self.port}{learning} mac {self.mac} mtu {self.mtu}{suffix}"
@@ -90,7 +97,8 @@ class Vxlan(Link, frozen=True):
         created = new_link(self.kind, self.name, *settings, index=index, data=data)
         # The kernel ignores an alias in the message that creates a link.
         alias = (("IFLA_IFALIAS", self.alias),) if self.alias else ()
-        return created + change_link(index, *alias, is_up=True)
+        master = (("IFLA_MASTER", links.index(self.netns, self.master)),) if self.master else ()
+        return created + change_link(index, *alias, *master, is_up=True)
 
     def change(self, links: Links) -> bytes:
         return change_link(
@@ -98,6 +106,7 @@ class Vxlan(Link, frozen=True):
             ("IFLA_ADDRESS", self.mac),
             ("IFLA_MTU", self.mtu),
             ("IFLA_IFALIAS", self.alias),
+            ("IFLA_MASTER", links.index(self.netns, self.master) if self.master else 0),
             is_up=True,
         )
 
@@ -107,7 +116,8 @@ class Vxlan(Link, frozen=True):
         tunnel = f"id {self.vni} local {self.local} dev {self.device} dstport {self.port}"
         settings = f"address {self.mac} mtu {self.mtu}"
         yield f"ip -n {netns} link add {self.name} {settings} type vxlan {tunnel} {learning}"
-        yield f"ip -n {netns} link set {self.name}{alias_option(self.alias)} up"
+        master = f" master {self.master}" if self.master else ""
+        yield f"ip -n {netns} link set {self.name}{master}{alias_option(self.alias)} up"
 
     @property
     def _tunnel(self) -> tuple[int, int, str, str, bool]:

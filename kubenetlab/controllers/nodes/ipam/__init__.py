@@ -22,9 +22,14 @@ from kubenetlab.api.store import Change, Cluster, Kind
 from kubenetlab.controllers.nodes.ipam.allocator import AllocationFailure, Allocator
 from kubenetlab.controllers.nodes.ipam.blocks import Blocks
 from kubenetlab.controllers.nodes.ipam.host_local import HostLocal
+from kubenetlab.controllers.nodes.ipam.ring import Ring
 from kubenetlab.controllers.support.events import event, is_recorded
 
-ALLOCATORS: Final[Mapping[str, type[Allocator]]] = {"host-local": HostLocal, "calico": Blocks}
+ALLOCATORS: Final[Mapping[str, type[Allocator]]] = {
+    "host-local": HostLocal,
+    "calico": Blocks,
+    "weave": Ring,
+}
 """Name of an allocator, as in `NetworkFacts.ipam` → its type."""
 
 WATCHES: Final[tuple[Kind, ...]] = (

@@ -1,0 +1,182 @@
+"""weave: one layer-2 network of all pods, over VXLAN tunnels between all nodes.
+
+  pod eth0 ─ vethwepl… ┐                                      ┌ vethwepl… ─ eth0 pod
+                       ├ weave ═ vxlan-6784 ═ UDP ═ vxlan-6784 ═ weave ┤
+  pod eth0 ─ vethwepl… ┘        fabric between the nodes      └ vethwepl… ─ eth0 pod
+
+The pods of all nodes are in one subnet, 10.32.0.0/12 by default, and resolve each other by ARP
+across nodes: a tunnel sends broadcasts to every node and learns which MAC address is behind which
+node. There are no routes to pods of other nodes. The node has an address of the same subnet on the
+bridge weave, which is the gateway of its pods. Nodes have no pod ranges of their own: they divide
+the subnet evenly, a node that needs more gets half of another's free part, and the parts of a
+removed node go to others.
+
+Packets between pods keep both addresses; packets from pods to nodes and to the outside get the
+address of their node. Weave's Open vSwitch datapath is replaced by a bridge with a VXLAN link as a
+port. Weave Net has IPv4 only; this mode has IPv6, too.
+
+Overhead: 50 bytes (IPv6 between nodes: 70), with an MTU of 1376 as in Weave, which leaves room for
+encryption.
+As in: Weave Net 2.8 with the fast datapath.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Final
+
+from msgspec import Meta
+
+from kubenetlab import names
+from kubenetlab.api.lab import NetworkFacts
+from kubenetlab.api.masquerade import MasqueradeConfig
+from kubenetlab.api.values import ip
+from kubenetlab.controllers.nodes.ipam.ring import BRIDGE
+from kubenetlab.datapath.modes import LabSize, ModeOptions, Needs, Neighbors, PodNetwork
+from kubenetlab.datapath.sandboxes import link_local
+from kubenetlab.datapath.view import NodeView, PodView
+from kubenetlab.hoststate.address import Address
+from kubenetlab.hoststate.fdb import ANY_MAC, FdbEntry
+from kubenetlab.hoststate.links.bridge import Bridge
+from kubenetlab.hoststate.links.veth import Port, Veth
+from kubenetlab.hoststate.links.vxlan import Vxlan
+from kubenetlab.hoststate.neighbor import Neighbor
+from kubenetlab.hoststate.object import Object
+from kubenetlab.hoststate.route import Route
+from kubenetlab.hoststate.rules.nftables import NFT_FAMILIES, Chain, Hook, Table, rule
+from kubenetlab.hoststate.rules.nftables.statements import Masquerade, Match, return_
+from kubenetlab.hoststate.sandbox import Sysctl
+
+_BRIDGE_LINK: Final = "weave"
+_COMPONENT: Final = "cni weave"
+_TABLE: Final = "weave"
+
+
+class Mode(ModeOptions, frozen=True):
+    """Options of the tunnels and of neighbours.
+
+    mtu: MTU of pods and bridge (1376).
+
+    port: UDP port of the tunnels (6784).
+
+    neighbors: auto | dynamic | permanent
+        dynamic    All MAC addresses are resolved by ARP and neighbour discovery.
+        permanent  Entries for pods and their gateways on each node, for larger labs. Pods of other
+                   nodes are always resolved.
+        auto       `up` decides: dynamic while the lab needs at most 256 entries, else permanent.
+    """
+
+    needs = Needs(
+        programs=("nft",), features=("bridge", "veth", "nft nat"), own_features=("vxlan",)
+    )
+    facts = NetworkFacts(
+        plugin="weave-net",
+        host_ifname="vethwepl{id:.7}",
+        bridge=_BRIDGE_LINK,
+        ipam="weave",
+        has_gateway=False,
+    )
+    masquerader = "weave"
+
+    mtu: Annotated[int, Meta(ge=576, le=65000)] = 1376
+    port: Annotated[int, Meta(ge=1, le=0xFFFF)] = 6784
+    neighbors: Neighbors = "auto"
+
+    @property
+    def desired_neighbors(self) -> Neighbors:
+        return self.neighbors
+
+    def dynamic_neighbors(self, lab: LabSize) -> int:
+        """Return how many entries the kernel may learn: each pod resolves its gateway and peers."""
+        pods = sum(lab.pods_per_node)
+        return super().dynamic_neighbors(lab) + pods * min(pods, 8)
+
+    def network(self, node: NodeView) -> PodNetwork:
+        return PodNetwork(self.mtu, node.cluster_cidrs, _BRIDGE_LINK, "vethwepl")
+
+    def node(self, node: NodeView) -> Iterator[Object]:
+        mac = names.mac_of(_gateway(node, 0))
+        alias = names.link_alias(_COMPONENT, f"pods of {node.name}")
+        yield Sysctl(node.netns, "net/bridge/bridge-nf-call-iptables", "1")
+        yield Bridge(node.netns, _BRIDGE_LINK, mac, self.mtu, alias)
+        for index, cidr in enumerate(node.cluster_cidrs):
+            network = ip.network(cidr)
+            address = f"{_gateway(node, index)}/{network.prefixlen}"
+            yield Address(node.netns, _BRIDGE_LINK, address, is_source=False, has_route=False)
+            yield Route(node.netns, cidr, _BRIDGE_LINK, source=_gateway(node, index))
+        yield from link_local(node.netns, _BRIDGE_LINK, mac, has_ipv6=node.has_ipv6)
+        yield from self._tunnels(node)
+
+    def _tunnels(self, node: NodeView) -> Iterator[Object]:
+        """Yield the link to all other nodes, which sends broadcasts to each of them."""
+        family, link = node.families[0], f"vxlan-{self.port}"
+        yield Vxlan(
+            node.netns,
+            link,
+            names.tunnel_mac_of(family.address),
+            1,
+            self.port,
+            family.address,
+            names.NODE_UPLINK,
+            self.mtu,
+            is_learning=True,
+            alias=names.link_alias(_COMPONENT, f"tunnels of {node.name}"),
+            master=_BRIDGE_LINK,
+        )
+        for peer in node.peers:
+            yield FdbEntry(node.netns, link, ANY_MAC, peer.families[0].address)
+
+    def masquerade(self, node: NodeView, config: MasqueradeConfig | None) -> Iterator[Object]:
+        """Yield the rules for packets that leave the subnet; ip-masq-agent has no effect.
+
+        Source: weaveworks/weave net/{bridge,ipset,iptables}.go (chain WEAVE of the table nat).
+        """
+        for family, cluster in zip(node.families, node.cluster_cidrs, strict=True):
+            nft = NFT_FAMILIES[family.version]
+            source, target = f"{nft} saddr", f"{nft} daddr"
+            multicast = "224.0.0.0/4" if family.version == 4 else "ff00::/8"
+            yield Table(node.netns, nft, _TABLE, "rules of weave")
+            rules = (
+                rule(Match(source, cluster), Match(target, multicast), return_),
+                rule(
+                    Match(source, cluster, is_negated=True),
+                    Match(target, cluster),
+                    Masquerade(is_fully_random=True),
+                ),
+                rule(
+                    Match(source, cluster),
+                    Match(target, cluster, is_negated=True),
+                    Masquerade(is_fully_random=True),
+                ),
+            )
+            yield Chain(node.netns, nft, _TABLE, "WEAVE", rules, Hook("nat", "postrouting", 100))
+
+    def pod(self, node: NodeView, pod: PodView) -> Iterator[Object]:
+        if pod.is_host_network:
+            return
+        netns, link, mac = pod.netns, names.POD_LINK, names.mac_of(pod.addresses[0])
+        alias = names.link_alias(_COMPONENT, f"pod {pod.full_name}")
+        yield Veth(netns, link, mac, node.netns, pod.ifname, self.mtu, alias)
+        yield Port(
+            node.netns,
+            pod.ifname,
+            _BRIDGE_LINK,
+            names.port_mac_of(pod.addresses[0]),
+            self.mtu,
+            alias,
+            is_hairpin=True,
+        )
+        for index, (family, address) in enumerate(zip(node.families, pod.addresses, strict=True)):
+            gateway = _gateway(node, index)
+            length = ip.network(node.cluster_cidrs[index]).prefixlen
+            yield Address(netns, link, f"{address}/{length}")
+            yield Route(netns, family.default_route, link, via=gateway)
+            if node.neighbors == "permanent":
+                yield Neighbor(netns, link, gateway, names.mac_of(_gateway(node, 0)))
+                yield Neighbor(node.netns, _BRIDGE_LINK, address, mac)
+        yield from link_local(netns, link, mac, has_ipv6=node.has_ipv6)
+
+
+def _gateway(node: NodeView, index: int) -> str:
+    """Return the node's own address in the subnet of pods."""
+    return node.families[index].tunnels[BRIDGE]

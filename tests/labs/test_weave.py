@@ -1,0 +1,63 @@
+"""The CNI mode weave: one subnet across nodes, nodes that come and go, and repair."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+
+from tests.labs.lab import Lab, wait_for
+from tests.labs.pod_networks import link, manifest, sent_frames
+
+
+def test_pods_of_different_nodes_are_on_one_subnet(lab: Lab) -> None:
+    """A pod resolves a pod of another node itself, and the packet is routed by nobody."""
+    lab.up(manifest("ipv4", "weave"))
+    a, c = lab.pod("a"), lab.pod("c")
+    (address,) = c["addresses"]
+    assert ipaddress.ip_address(address) in ipaddress.ip_network("10.32.0.0/12")
+    with sent_frames(lab, "worker", 6784) as frames:
+        assert lab.ask(a, ("TCP", address, 8080))[0].server
+    assert {size - inside for size, inside, vni in frames if vni} >= {50}
+    neighbors = json.loads(lab.inside(a, "ip", "-j", "neighbor", "show", address))
+    assert neighbors[0]["lladdr"] == link(lab, c, "eth0")["address"]
+    assert link(lab, a, "eth0")["mtu"] == 1376
+    ping = lab.inside(a, "ping", "-c", "1", "-W", "2", address)
+    assert "ttl=64" in ping
+
+
+def test_nodes_come_and_go(lab: Lab) -> None:
+    """A new node gets a part of the subnet, and its pods are reached at once."""
+    lab.up(manifest("ipv4", "weave"))
+    nodes = "nodes: [{role: control-plane}, {role: worker}, {role: worker}, {role: worker}]"
+    cluster = (
+        f"apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n{nodes}\n"
+        "networking: {cni: weave}\n---\n"
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: d}\n"
+        "spec: {nodeName: worker3, containers: [{name: main, image: agnhost, args: [netexec], "
+        "ports: [{containerPort: 8080}]}]}\n"
+    )
+    lab.apply(cluster)
+    d = lab.pod("d")
+    for name in "abc":
+        (answer,) = lab.ask(lab.pod(name), ("TCP", d["addresses"][0], 8080))
+        assert answer.client[0] == lab.pod(name)["addresses"][0]
+    lab.apply(cluster.split("---")[0].replace(", {role: worker}]", "]"))
+    (answer,) = lab.ask(lab.pod("a"), ("TCP", lab.pod("c")["addresses"][0], 8080))
+    assert answer.server
+    assert lab.problems == []
+
+
+def test_a_damaged_tunnel_is_repaired(lab: Lab) -> None:
+    """Broadcasts reach all nodes again after others have changed the link or its entries."""
+    lab.up(manifest("ipv4", "weave"))
+    node, a, c = lab.place("nodes", "worker"), lab.pod("a"), lab.pod("c")
+    peer = lab.place("nodes", "worker2")["addresses"][0]
+    for command in (
+        f"bridge fdb delete 00:00:00:00:00:00 dev vxlan-6784 dst {peer} self",
+        "ip link set vxlan-6784 nomaster",
+        "ip link delete vxlan-6784",
+    ):
+        lab.inside(node, *command.split())
+        wait_for(lambda: lab.run("diff", status=None).status == 0, f"the repair after {command}")
+        lab.inside(a, "ip", "neighbor", "flush", "dev", "eth0")
+        assert lab.ask(a, ("TCP", c["addresses"][0], 8080))[0].server, command
