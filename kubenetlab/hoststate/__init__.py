@@ -10,6 +10,8 @@ TYPE_CHECKING = False  # for type checkers it is True; importing `typing` would 
 
 if TYPE_CHECKING:
     from kubenetlab.hoststate.address import Address
+    from kubenetlab.hoststate.daemons import Daemon
+    from kubenetlab.hoststate.files import File
     from kubenetlab.hoststate.links.bridge import Bridge
     from kubenetlab.hoststate.links.dummy import Dummy
     from kubenetlab.hoststate.links.existing import LinkUp
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Address",
     "Bridge",
+    "Daemon",
     "Dummy",
+    "File",
     "HostState",
     "LinkUp",
     "Neighbor",
@@ -46,7 +50,9 @@ __all__ = [
 _MODULES = {
     "Address": "address",
     "Bridge": "links.bridge",
+    "Daemon": "daemons",
     "Dummy": "links.dummy",
+    "File": "files",
     "HostState": "state",
     "LinkUp": "links.existing",
     "Neighbor": "neighbor",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Final, Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -17,9 +17,12 @@ if TYPE_CHECKING:  # commands import this module, and do without the codec
 Key = tuple[str, ...]
 """Identity of an object within its namespace: its kind and the fields that cannot change."""
 
-Applier = Literal["netlink", "rules", "programs"]
-"""Process that applies an object: the agent (netlink), a node agent (rules), or an app worker or
-init (programs)."""
+Applier = Literal["netlink", "rules", "programs", "files", "daemons"]
+"""Process that applies an object: the agent (netlink, files), a node agent (rules), an app worker
+or init (programs), or init (daemons)."""
+
+KERNEL_APPLIERS: Final = frozenset(("netlink", "files"))
+"""Appliers of the objects that the agent creates itself and reads back; others are reported."""
 
 ShellName = Callable[[str], str]
 """Function that returns the shell expression for a namespace: `"$NS"`."""
@@ -71,8 +74,8 @@ class Object(Struct, frozen=True):
     def commands(self, shell_name: ShellName) -> Iterator[str]:
         """Yield the shell commands, run as root, that create the object.
 
-        Only objects that the agent applies by netlink have commands. For rules see
-        `RuleBackend.commands`; programs are not kernel objects.
+        Only objects that the agent applies by netlink, files and daemons have commands. For rules
+        see `RuleBackend.commands`; programs in pods are not kernel objects.
         """
         raise NotImplementedError
 

@@ -190,6 +190,18 @@ def decode_route(
     return route, is_ours
 
 
+def decode_destination(body: memoryview) -> str | None:
+    """Return the destination of a unicast route in the main table, whoever added it; else None.
+
+    body: as for `decode_route`.
+    """
+    family, length, _, _, table, _, _, type_number, _ = _RTMSG.unpack_from(body)
+    if table != RT_TABLE_MAIN or _TYPE_NAMES.get(type_number) != "unicast":
+        return None
+    attrs = attributes(body[_RTMSG.size :])
+    return f"{address_text(attrs[RTA_DST])}/{length}" if RTA_DST in attrs else _ANY[family]
+
+
 ROUTE_MESSAGES: Final = ObjectMessages(
     wire.RTM_NEWROUTE,
     wire.RTM_DELROUTE,

@@ -15,6 +15,7 @@ from ipaddress import ip_interface
 from typing import Final
 
 from kubenetlab.hoststate.address import Address
+from kubenetlab.hoststate.daemons import Daemon
 from kubenetlab.hoststate.object import Key, Origin, ShellName
 from kubenetlab.hoststate.rules.rulesets import rule_backend
 from kubenetlab.hoststate.sandbox import Sysctl
@@ -50,12 +51,12 @@ _HEADER = """\
 
 set -eu
 LAB=${{LAB:-{lab}}}
-
+{variables}
 down() {{
     for file in {files}; do
-        if [ -e "$file" ] && [ ! -L "$file" ]; then ip netns del "${{file##*/}}"; fi
+        if [ -e "$file" ] && [ ! -L "$file" ]; then {removal} fi
     done
-}}
+{cleanup}}}
 
 if [ "${{1:-up}}" = down ]; then
     down
@@ -132,6 +133,36 @@ settings() {{
 {body}}}
 """
 
+_FILES = """
+# write NAMESPACE PATH MODE: write standard input to a file that only daemons of the namespace see.
+write() {
+    mkdir -p "$FILES/$1${2%/*}"
+    cat >"$FILES/$1$2"
+    chmod "$3" "$FILES/$1$2"
+}
+"""
+
+_DAEMONS = """
+# daemon NAMESPACE NAME COMMAND…: run a command in a namespace, in the background. It has a /run of
+# its own, and the files of the namespace in place of the machine's.
+daemon() {
+    netns=$1
+    name=$2
+    shift 2
+    ip netns exec "$netns" unshare --mount sh -c '
+        tree=$1
+        shift
+        mount -t tmpfs tmpfs /run
+        for directory in "$tree"/*/*/; do
+            target=${directory#"$tree"}
+            case $target in /run/*) mkdir -p "$target" ;; esac
+            mount --bind "$directory" "$target"
+        done
+        exec "$@"
+    ' sh "$FILES/$netns" "$@" </dev/null >"$FILES/$netns.$name.log" 2>&1 &
+}
+"""
+
 _FOOTER = """
 cat <<EOF
 lab $LAB is up. To remove it: sh $0 down. Try:
@@ -140,11 +171,25 @@ EOF
 """
 
 
+_FILES_VARIABLE: Final = """\
+FILES=/var/tmp/kubenetlab-$LAB  # files of the namespaces, and output of daemons
+"""
+_REMOVAL: Final = 'ip netns del "${file##*/}";'
+_REMOVAL_WITH_DAEMONS: Final = f"""
+            ip netns pids "${{file##*/}}" | xargs -r kill
+            {_REMOVAL}
+       """
+
+
 def script(state: HostState, lab: str) -> str:
     """Return the script. `lab` is the default of its variable LAB, which begins namespace names."""
     all_sections = list(sections(state))
     common = common_settings(all_sections)
+    files = [obj for section in all_sections for group in section.files for obj in group.objects]
+    has_daemons = any(isinstance(obj, Daemon) for obj in files)
     body = _settings_function(common) if common else ""
+    body += _FILES if files else ""
+    body += _DAEMONS if has_daemons else ""
     body += "".join(f"{line}\n" for section in all_sections for line in _section(section, common))
     kinds = dict.fromkeys(section.sandbox.netns.partition("/")[0] for section in all_sections)
     header = _HEADER.format(
@@ -152,6 +197,9 @@ def script(state: HostState, lab: str) -> str:
         contents="\n".join(_contents(state, lab, all_sections)),
         terms="\n".join(_terms(body)),
         files=" ".join(f'/run/netns/"$LAB"_{kind}_*' for kind in kinds),
+        variables=_FILES_VARIABLE if files else "",
+        removal=_REMOVAL_WITH_DAEMONS if has_daemons else _REMOVAL,
+        cleanup='    rm -rf "$FILES"\n' if files else "",
     )
     return (
         header
@@ -223,6 +271,10 @@ def _section(section: Section, common: Sequence[Sysctl]) -> Iterator[str]:
             if commands := list(rule_backend(ruleset.backend).commands(ruleset.objects)):
                 yield from _origin_comments([ruleset.origin], section)
                 yield from (f'ip netns exec "$NS" {command}' for command in commands)
+        for group in section.files:
+            yield from _origin_comments([group.origin], section)
+            for obj in group.objects:
+                yield from obj.commands(shell_name)
     for program in section.programs:
         yield f"# not run here: {program}"
 

@@ -12,6 +12,8 @@ from itertools import groupby
 
 from msgspec import Struct
 
+from kubenetlab.hoststate.daemons import Daemon
+from kubenetlab.hoststate.files import File
 from kubenetlab.hoststate.links.existing import LinkUp
 from kubenetlab.hoststate.object import Key, Object, Origin
 from kubenetlab.hoststate.programs import ProgramRun
@@ -50,6 +52,8 @@ class Section(Struct, frozen=True):
     existing_links: tuple[LinkUp, ...] = ()
     groups: tuple[ObjectGroup, ...] = ()
     rulesets: tuple[ComponentRules, ...] = ()
+    files: tuple[ObjectGroup, ...] = ()
+    """Files, then the daemons that read them."""
     programs: tuple[ProgramRun, ...] = ()
 
 
@@ -96,6 +100,7 @@ def sections(state: HostState) -> Iterator[Section]:
                 )
             ),
             rulesets=tuple(_rulesets(state, contents)),
+            files=tuple(_files(state, contents)),
             programs=programs,
         )
 
@@ -163,6 +168,12 @@ def _by_component(state: HostState, contents: Contents, objects: Sequence[Object
             ordered.setdefault(obj.depends_on, links[obj.depends_on])
         ordered.setdefault(obj.key, obj)
     return list(ordered.values())
+
+
+def _files(state: HostState, contents: Contents) -> Iterator[ObjectGroup]:
+    objects = (obj for obj in contents.values() if isinstance(obj, File | Daemon))
+    for origin, group in groupby(objects, state.origin):
+        yield ObjectGroup(origin, tuple(group))
 
 
 def _rulesets(state: HostState, contents: Contents) -> Iterator[ComponentRules]:

@@ -12,17 +12,20 @@ import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from msgspec import structs
 
 from kubenetlab.hoststate.diff import Changes, NetnsChanges, Operation
+from kubenetlab.hoststate.files import File
 from kubenetlab.hoststate.links.link import LOOPBACK, Link
 from kubenetlab.hoststate.links.messages import ObservedLink, decode_link, dump_links
 from kubenetlab.hoststate.links.observed import observed_links
 from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.sandbox import Sandbox, Settings, Sysctl
 from kubenetlab.hoststate.state import Contents, contents_of
+from kubenetlab.kernel.file_trees import FileTrees
 from kubenetlab.kernel.namespaces.contents import fill, send
 from kubenetlab.kernel.namespaces.listing import read_objects, read_unreported_objects
 from kubenetlab.kernel.namespaces.pause_starter import STARTERS, PauseStarter
@@ -45,8 +48,13 @@ class LinuxKernel:
     Its own threads start pause processes while the next namespaces are filled.
     """
 
-    def __init__(self, sandboxes: Sandboxes) -> None:
+    def __init__(self, sandboxes: Sandboxes, files: FileTrees | None = None) -> None:
+        """Create a kernel without knowledge of what exists.
+
+        files: where the files of sandboxes are; needed only for state that has files.
+        """
         self.sandboxes = sandboxes
+        self.files = files if files is not None else FileTrees(Path(os.devnull))
         self._indexes: dict[str, dict[str, int]] = {}
         self._next_index = FIRST_INDEX
         self._netns_fds: dict[str, int] = {}
@@ -125,6 +133,8 @@ class LinuxKernel:
         netlink = [
             operation for operation in entry.operations if operation.object.applier == "netlink"
         ]
+        files = [operation for operation in entry.operations if isinstance(operation.object, File)]
+        failures += self.files.apply(entry.netns, files)
         operations, on_peers = _split(netlink)
         if not entry.is_new:
             failures += self._change(entry.netns, operations, sysctls)
@@ -134,7 +144,7 @@ class LinuxKernel:
             prerequisites = (_sandbox(operations).shares, *connected_namespaces(entry))
             starter.start(entry.netns, hold, prerequisites)
         queue.add(entry.netns, on_peers)
-        return len(netlink)
+        return len(netlink) + len(files)
 
     def _remove(self, changes: Changes, failures: list[Failure]) -> int:
         """Remove sandboxes, and report links whose peer's namespace could not be created.
@@ -146,6 +156,7 @@ class LinuxKernel:
         for entry in changes.namespaces:
             if entry.is_removed:
                 self.sandboxes.remove(entry.netns)
+                self.files.forget(entry.netns)
                 count += len(entry.operations)
             elif not entry.is_new:
                 failures += [
@@ -271,7 +282,7 @@ class LinuxKernel:
             if netns not in self.sandboxes.pauses or sandbox is None:
                 continue
             try:
-                observed[netns] = [sandbox]
+                observed[netns] = [sandbox, *self.files.read(netns)]
                 if not sandbox.shares:
                     with self.sandboxes.inside(netns), RouteSocket() as route:
                         seen[netns] = self._read_links(netns, route)

@@ -1,7 +1,7 @@
 """System calls that Python 3.11 does not provide, by way of libc.
 
-Source: unshare(2), setns(2), mount(2), mount_setattr(2), fsopen(2), close_range(2), prctl(2),
-capset(2), pidfd_open(2).
+Source: unshare(2), setns(2), mount(2), mount_setattr(2), open_tree(2), fsopen(2), close_range(2),
+prctl(2), capset(2), pidfd_open(2).
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_NO_NEW_PR
 )
 _SECCOMP_MODE_FILTER = 2
 
+_SYS_OPEN_TREE, _SYS_MOVE_MOUNT = 428, 429
 _SYS_FSOPEN, _SYS_FSCONFIG, _SYS_FSMOUNT, _SYS_CLOSE_RANGE, _SYS_MOUNT_SETATTR = (
     430,
     431,
@@ -45,6 +46,7 @@ _FSOPEN_CLOEXEC, _FSMOUNT_CLOEXEC, _FSCONFIG_CMD_CREATE = 1, 1, 6
 _CAPABILITY_VERSION_3, _CAPABILITY_SETS = 0x20080522, struct.Struct("=6I")
 """Effective, permitted and inheritable set: the lower 32 bits of each, then the upper ones."""
 _MOUNT_ATTR_RDONLY, _AT_RECURSIVE, _AT_FDCWD = 0x1, 0x8000, -100
+_OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC, _MOVE_MOUNT_F_EMPTY_PATH = 0x1, os.O_CLOEXEC, 0x4
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -141,6 +143,31 @@ def mount_detached(kind: str) -> int:
         os.close(context)
 
 
+def clone_mount(path: str) -> int:
+    """Return a descriptor of a bind mount of `path` that is attached nowhere, for `attach_mount`.
+
+    Requires Linux 5.2. Source: open_tree(2).
+    """
+    flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC
+    return _call("syscall", _SYS_OPEN_TREE, _AT_FDCWD, path.encode(), flags)
+
+
+def attach_mount(mount_fd: int, target: str) -> None:
+    """Attach a detached mount at a path, and close its descriptor. Source: move_mount(2)."""
+    try:
+        _call(
+            "syscall",
+            _SYS_MOVE_MOUNT,
+            mount_fd,
+            b"",
+            _AT_FDCWD,
+            target.encode(),
+            _MOVE_MOUNT_F_EMPTY_PATH,
+        )
+    finally:
+        os.close(mount_fd)
+
+
 def make_read_only(path: str, *, is_recursive: bool = True) -> None:
     """Make a mount read-only in this mount namespace, with all mounts below it if recursive.
 
@@ -188,6 +215,16 @@ def set_process_name(name: str, title: str) -> None:
     if 0 < begin < end:
         room = end - begin
         ctypes.memmove(begin, title.encode()[: room - 1].ljust(room, b"\0"), room)
+
+
+def inotify_open() -> int:
+    """Return a non-blocking inotify descriptor. Raises OSError. Source: inotify(7)."""
+    return _call("inotify_init1", os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def inotify_add_watch(fd: int, path: str, mask: int) -> int:
+    """Watch a path for the events in `mask`; return the watch descriptor. Raises OSError."""
+    return _call("inotify_add_watch", fd, path.encode(), mask)
 
 
 def die_with_parent(signal_number: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import stat
 import time
 from collections.abc import Sequence
@@ -149,6 +150,6 @@ def _empty(directory: Path) -> None:
     _remove_cgroups(directory)
     for entry in directory.iterdir():
         if stat.S_ISDIR(entry.lstat().st_mode):
-            entry.rmdir()
+            shutil.rmtree(entry)
         else:
             entry.unlink(missing_ok=True)

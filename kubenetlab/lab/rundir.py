@@ -11,6 +11,7 @@ No file in it tells whether the lab runs: only the kernel knows.
     pause  log  uplink.json
     cgroups.json              the cgroups that the lab created for its containers
     pod_….log                 the output of a container's own process
+    files/                    files of nodes, and logs of their daemons (kernel/file_trees.py)
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ RUN_NETNS = "/run/netns"
 API_SOCKET, INNER_API_SOCKET, INIT_SOCKET = "api.sock", "inner-api.sock", "init.sock"
 STORE, LOG, PAUSE, UPLINK = "store.json", "log", "pause", "uplink.json"
 CGROUPS = "cgroups.json"
+FILES = "files"
 FORWARDING = "forwarding.json"
 """File beside the labs: the machine's links on which forwarding is enabled for uplinks."""
 PROBE_CACHE = "doctor.json"

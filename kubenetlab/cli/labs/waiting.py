@@ -43,9 +43,14 @@ def wait(
     """
     state = _wait_until_settled(name, timeout_s)
     failed_jobs = _jobs(state, "failed")
-    is_fine = state["settled"] and not state["stuck"] and not failed_jobs
+    daemons = state.get("daemons", [])  # an agent of an older version sends none
+    is_fine = state["settled"] and not state["stuck"] and not failed_jobs and not daemons
     has_reason = (
-        state["failures"] or state["stuck"] or state["waiting"] or _jobs(state, "failed", "waiting")
+        state["failures"]
+        or state["stuck"]
+        or state["waiting"]
+        or _jobs(state, "failed", "waiting")
+        or daemons
     )
     _print_problems(state, timeout_s)
     if not is_fine and not has_reason:
@@ -116,6 +121,9 @@ def _print_problems(state: State, timeout_s: float) -> None:
         note(f"{paint('not ready:', BAD)} {_first_names(pods)}: {reason}")
     if state["waiting"]:
         note(f"{paint('not ready:', BAD)} {waited} {_first_names(state['waiting'])}")
+    for daemon in state.get("daemons", []):
+        until = f"{waited} " if daemon["state"] == "waiting" else ""
+        note(f"{paint('not ready:', BAD)} {until}daemon {daemon['daemon']}: {daemon['reason']}")
     for job in _jobs(state, "failed"):
         note(f"{paint('failed:', BAD)} Job {job['job']}: {job['reason']}")
     for job in _jobs(state, "waiting"):

@@ -155,7 +155,7 @@ def _enter(
         resolv_conf=body["resolv_conf"],
         files=HostFiles(str(rundir.base_directory()))
         if host_files
-        else OwnFiles(rundir.hidden_directories()),
+        else OwnFiles(rundir.hidden_directories(), body["tree"]),
         environment={**variables, **(environment or {})},
     )
 

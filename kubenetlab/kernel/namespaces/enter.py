@@ -59,13 +59,17 @@ def enter_lab(init: int) -> None:
 
 
 class OwnFiles(NamedTuple):
-    """Read-only view of the machine's files; `hidden` directories are replaced by empty ones."""
+    """Read-only view of the machine's files; `hidden` directories are replaced by empty ones.
+
+    `tree` is the directory of the sandbox's own files, or empty.
+    """
 
     hidden: Sequence[str]
+    tree: str = ""
 
     def prepare(self, hosts: str, resolv_conf: str) -> None:
         """Set up mounts, working directory and privileges of this process for the program."""
-        mounts.tool(hosts, resolv_conf, self.hidden)
+        mounts.tool(hosts, resolv_conf, self.hidden, self.tree)
         os.chdir("/")
         os.umask(UMASK)
         join_new_session_keyring()

@@ -4,10 +4,13 @@ What a program sees of the machine's files depends on how it was started:
 
     container command     read-only, no home directories; own /run, /tmp, /var and /dev
     exec, shell           the same, plus writable sysctls of the pod's network
+    daemon of a node      the same, plus the node's files
+    exec, shell on a node the same, plus the node's files
     with --host-files     as they are
 
-A program's own directories are empty at first, except for the usual devices, and are removed when
-the program ends.
+A node's files are in a directory of the lab, as a tree. Each directory below its /etc, /opt, /run
+and /var replaces the machine's directory of that name. A program's own directories are empty at
+first, except for the usual devices, and are removed when the program ends.
 
 Source: mount_setattr(2), mount_namespaces(7); net/sysctl_net.c net_ctl_permissions(),
 ensure_safe_net_sysctl().
@@ -20,6 +23,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from kubenetlab.kernel.namespaces import own_directories
 from kubenetlab.kernel.namespaces.unshare import (
     keep_mounts_apart,
     mount_proc,
@@ -145,18 +149,19 @@ def container(hosts: str, resolv_conf: str, hidden: Iterable[str]) -> None:
     _mount_own_files(hosts, resolv_conf, hidden)
 
 
-def tool(hosts: str, resolv_conf: str, hidden: Iterable[str]) -> None:
-    """Prepare the mounts for a program of `exec` or `shell`.
+def tool(hosts: str, resolv_conf: str, hidden: Iterable[str], tree: str = "") -> None:
+    """Prepare the mounts for a program of `exec` or `shell`, or for a daemon.
 
     hidden: as for `container`.
+    tree: directory of the sandbox's own files, if there is one.
     """
-    missing = _mount_own_files(hosts, resolv_conf, hidden, is_tool=True)
+    missing = _mount_own_files(hosts, resolv_conf, hidden, tree, is_tool=True)
     for target in missing:
         _warn_no_place(target)
 
 
 def _mount_own_files(
-    hosts: str, resolv_conf: str, hidden: Iterable[str], *, is_tool: bool = False
+    hosts: str, resolv_conf: str, hidden: Iterable[str], tree: str = "", *, is_tool: bool = False
 ) -> list[str]:
     """Mount a program's own directories; return the files of /etc that the machine lacks."""
     private = {
@@ -167,6 +172,7 @@ def _mount_own_files(
     paths = {target: os.path.realpath(target) for target, _ in _etc_files(hosts, resolv_conf)}
     unshare(CLONE_NEWNS)
     keep_mounts_apart()  # mounts that the machine adds later would be writable here
+    own_mounts = own_directories.clone(tree)  # writable, and before /run is hidden
     make_read_only("/")
     mount_proc()
     _mount_sys(is_tool=is_tool)
@@ -195,6 +201,7 @@ def _mount_own_files(
                 mount(replacement, real, flags=MS_BIND)
             elif target != _NSSWITCH_FILE:
                 missing.append(target)
+        own_directories.attach(own_mounts, "/run/.kubenetlab")
     return missing
 
 

@@ -21,26 +21,29 @@ from kubenetlab.api.lab import Decisions
 from kubenetlab.api.store import Change, Cluster
 from kubenetlab.controllers.states import ControllerStates
 from kubenetlab.datapath.contexts import Contexts
-from kubenetlab.errors import ApplyError, error_text, os_error_text
+from kubenetlab.errors import error_text, os_error_text
 from kubenetlab.hoststate.diff import Changes
 from kubenetlab.hoststate.state import Contents, HostState
+from kubenetlab.kernel.file_trees import FileTrees
 from kubenetlab.kernel.linux import LinuxKernel
 from kubenetlab.kernel.namespaces.netns_pool import NetnsPool
 from kubenetlab.kernel.namespaces.sandboxes import Sandboxes
 from kubenetlab.lab import machine, rundir
 from kubenetlab.lab.agent import status_reports
-from kubenetlab.lab.agent.builder import Builder, Refused
+from kubenetlab.lab.agent.application import record_applied, record_sandboxes
+from kubenetlab.lab.agent.builder import Builder
+from kubenetlab.lab.agent.clients.daemon_client import DaemonClient
 from kubenetlab.lab.agent.clients.node_agent_client import NodeAgentClient
 from kubenetlab.lab.agent.clients.node_agent_connections import NodeAgentConnections
 from kubenetlab.lab.agent.clients.probe_client import ProbeClient
 from kubenetlab.lab.agent.clients.runtime_client import RuntimeClient
 from kubenetlab.lab.agent.desired_state import DesiredState
-from kubenetlab.lab.agent.error_report import condense
 from kubenetlab.lab.agent.exit_watcher import ExitWatcher
 from kubenetlab.lab.agent.kube_proxy_notifier import KubeProxyNotifier
 from kubenetlab.lab.agent.netns_links import NetnsLinks
 from kubenetlab.lab.agent.observed_state import ObservedState
 from kubenetlab.lab.agent.process_events import ProcessEvents
+from kubenetlab.lab.agent.provided_routes import ProvidedRoutes
 from kubenetlab.lab.agent.reconcile import reconcile
 from kubenetlab.lab.agent.retries import Retries
 from kubenetlab.lab.agent.rule_edits import REPAIR_AFTER_S, RuleEdits
@@ -103,7 +106,7 @@ class Agent:
         """Time of the next pass without an event, in seconds of the lab's clock."""
 
         self.sandboxes = Sandboxes(context.lab, context.path(rundir.PAUSE))
-        self.kernel = LinuxKernel(self.sandboxes)
+        self.kernel = LinuxKernel(self.sandboxes, FileTrees(self.directory / rundir.FILES))
         self.kernel_lock = asyncio.Lock()
         """Held while the kernel is changed, and while it is read outside a reconcile pass."""
         events = ProcessEvents(self)
@@ -117,6 +120,16 @@ class Agent:
             events.programs_reported,
             events.programs_lost,
             self.sandboxes.id,
+        )
+        self.daemons = DaemonClient(
+            self.directory, self.kernel.files, lambda netns: self.provided_routes.check(netns)
+        )
+        self.provided_routes = ProvidedRoutes(
+            self.daemons,
+            self.sandboxes,
+            self.kernel_lock,
+            lambda: self.desired,
+            self.watchers.notify,
         )
         self.kube_proxies = KubeProxyNotifier(self.runtime, self.desired_state.cache)
         node_agents = NodeAgentConnections(
@@ -141,6 +154,7 @@ class Agent:
             NetnsLinks(context.lab, context.run_netns_fd, context.outer_proc_fd),
             self.exit_watcher,
             self.kube_proxies,
+            self.daemons,
         )
 
     async def run(self, serve: Serve) -> None:
@@ -344,39 +358,12 @@ class Agent:
             )
         self.exit_watcher.reap()
         self.sandboxes.close_netns_pool()
-        self._record_sandboxes(changes)
+        record_sandboxes(self, changes)
         if departed := changes.removed_namespaces():
             self.desired_state.forget(departed)
-        self._record_applied(changes, refused)
+        record_applied(self, changes, refused, is_awaited=self._context.progress is not None)
         self._is_applying = False
         self.turns.reset()
-
-    def _record_sandboxes(self, changes: Changes) -> None:
-        """Store the pause processes of new sandboxes."""
-        pauses = self.sandboxes.pauses.copy()
-        self.apply_changes(
-            change
-            for netns in (entry.netns for entry in changes.namespaces if entry.is_new)
-            if netns in pauses
-            for change in status_reports.sandbox_made(self.cluster, netns, pauses[netns].pid)
-        )
-
-    def _record_applied(self, changes: Changes, refused: Refused) -> None:
-        """Record what exists: the plan where everything succeeded; read other namespaces."""
-        for entry in changes.namespaces:
-            self.failures.pop(entry.netns, None)
-            if entry.netns in refused or entry.netns not in self.sandboxes.pauses:
-                continue
-            self.observed[entry.netns] = self.desired[entry.netns]
-        for netns, texts in refused.items():
-            self.failures[netns] = "\n".join(texts)
-            self.apply_changes(status_reports.sandbox_failed(self.cluster, netns, texts[0]))
-            for text in texts:
-                log(text)
-        if refused:
-            if self._context.progress is not None:
-                raise ApplyError(condense(text for texts in refused.values() for text in texts))
-            self.observed_state.read(self.desired, refused)
 
     def schedule_retries(self, *, are_probes_accepted: bool) -> None:
         """Schedule the next attempt of everything that failed in this pass."""

@@ -16,8 +16,10 @@ from typing import Final
 from kubenetlab.datapath.contexts import Contexts
 from kubenetlab.datapath.probes import ProbeSpec
 from kubenetlab.errors import os_error_text
+from kubenetlab.hoststate.daemons import Daemon
 from kubenetlab.hoststate.diff import Changes, NetnsChanges, Verb
-from kubenetlab.hoststate.object import Object
+from kubenetlab.hoststate.files import File
+from kubenetlab.hoststate.object import KERNEL_APPLIERS, Object
 from kubenetlab.hoststate.programs import ProgramRun
 from kubenetlab.hoststate.rules.rulesets import DiffCache, RuleObject
 from kubenetlab.hoststate.state import HostState
@@ -26,10 +28,16 @@ from kubenetlab.kernel.namespaces.sandboxes import Pause
 from kubenetlab.kernel.port_queue import connected_namespaces
 from kubenetlab.kernel.processes.identity import ProcessId
 from kubenetlab.kernel.syscalls import raise_thread_priority
+from kubenetlab.lab.agent.clients.daemon_client import DaemonClient
 from kubenetlab.lab.agent.clients.node_agent_client import NodeAgentClient
 from kubenetlab.lab.agent.clients.probe_client import ProbeClient
 from kubenetlab.lab.agent.clients.runtime_client import RuntimeClient
-from kubenetlab.lab.agent.error_report import describe_refused_program, describe_refused_rules
+from kubenetlab.lab.agent.daemon_tasks import daemon_tasks, perform
+from kubenetlab.lab.agent.error_report import (
+    describe_refused_daemon,
+    describe_refused_program,
+    describe_refused_rules,
+)
 from kubenetlab.lab.agent.exit_watcher import ExitWatcher
 from kubenetlab.lab.agent.kube_proxy_notifier import KubeProxyNotifier
 from kubenetlab.lab.agent.netns_links import NetnsLinks
@@ -61,6 +69,7 @@ class Builder:
         links: NetnsLinks,
         exit_watcher: ExitWatcher,
         kube_proxies: KubeProxyNotifier,
+        daemons: DaemonClient,
     ) -> None:
         self.nodes_with_refused_rules: set[str] = set()
         """Namespaces of nodes whose rules are not the desired ones."""
@@ -72,6 +81,7 @@ class Builder:
         self.runtime = runtime
         self._exit_watcher = exit_watcher
         self._kube_proxies = kube_proxies
+        self.daemons = daemons
         self._thread = ThreadPoolExecutor(1, "kernel", raise_thread_priority)
 
     @property
@@ -129,6 +139,7 @@ class Builder:
         self.nodes_with_refused_rules.discard(netns)
         self.links.remove(netns)
         self.runtime.forget(netns)
+        self.daemons.forget(netns)
         self.rules.forget(netns)
         self.observed_state.forget(netns)
 
@@ -187,6 +198,12 @@ class _Application:
             if any(operation.object.applier == "rules" for operation in entry.operations)
         }
         """Namespaces whose rules are still to be loaded."""
+        self._with_daemons = {
+            netns
+            for netns, entry in self._entries.items()
+            if any(isinstance(operation.object, File | Daemon) for operation in entry.operations)
+        }
+        """Namespaces whose daemons are still to be started, reloaded or stopped."""
         self._diff_cache = DiffCache()
         """Differences of rules, which most nodes share."""
         self._with_servers: set[str] = set()
@@ -211,6 +228,8 @@ class _Application:
             self._builder.links.add(netns, self._builder.pauses[netns].pid)
             if netns in self._without_rules:
                 self._begin(self._load_rules(netns))
+            if netns in self._with_daemons:
+                self._begin(self._change_daemons(netns))
         if pods := self._new_pods.get(netns):
             self._begin(self._start_servers([pod for pod in pods if pod in self._builder.pauses]))
 
@@ -224,6 +243,7 @@ class _Application:
         others = [netns for netns in self._entries if netns not in self._with_servers]
         await asyncio.gather(
             *(self._load_rules(netns) for netns in sorted(self._without_rules)),
+            *(self._change_daemons(netns) for netns in sorted(self._with_daemons)),
             *self._program_changes(others, lambda program: not is_one_shot(program)),
             *self._program_changes(self._with_servers, _is_command),
         )
@@ -265,6 +285,24 @@ class _Application:
             self.refused.setdefault(netns, []).append(
                 describe_refused_rules(netns, *error, self._desired)
             )
+
+    async def _change_daemons(self, netns: str) -> None:
+        """Start, reload and stop daemons of one namespace, whose files have been written."""
+        builder = self._builder
+        self._with_daemons.discard(netns)
+        pause, context = builder.pauses.get(netns), self._contexts.get(netns)
+        if pause is None or context is None:
+            return
+        contents, operations = self._desired[netns], self._entries[netns].operations
+        builder.observed_state.watch_files(netns, contents)
+        for task in daemon_tasks(operations, contents):
+            error = await perform(task, builder.daemons, pause.id, context.files)
+            if error is None:
+                added = [] if task.action == "stop" else [task.daemon]
+                builder.observed_state.record_applied(netns, added, removed=[task.daemon])
+            else:
+                message = describe_refused_daemon(task, error, self._desired)
+                self.refused.setdefault(netns, []).append(message)
 
     def _program_changes(
         self, namespaces: Iterable[str], selects: Callable[[str], bool]
@@ -316,7 +354,7 @@ def _changes_kernel(entry: NetnsChanges) -> bool:
     return (
         entry.is_new
         or entry.is_removed
-        or any(operation.object.applier == "netlink" for operation in entry.operations)
+        or any(operation.object.applier in KERNEL_APPLIERS for operation in entry.operations)
     )
 
 

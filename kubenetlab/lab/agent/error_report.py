@@ -9,6 +9,7 @@ from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.rules.rulesets import RuleObject, by_backend, rule_backend
 from kubenetlab.hoststate.state import HostState
 from kubenetlab.kernel.advice import DEPENDENCY_FAILED, advice, report, rules_advice
+from kubenetlab.lab.agent.daemon_tasks import DaemonTask
 
 _ERRNO = re.compile(r"\[Errno (\d+)\] ?")
 """The error number in Python's text of an OSError."""
@@ -65,6 +66,13 @@ def describe_refused_rules(netns: str, name: str, error: str, desired: HostState
         desired.origin(planned) if planned else None,
         rules_advice(error),
     )
+
+
+def describe_refused_daemon(task: DaemonTask, error: str, desired: HostState) -> str:
+    """Return the message for a daemon that cannot be started, reloaded or stopped."""
+    daemon = task.daemon
+    subject = f"{daemon.netns}: cannot {task.action} {daemon}"
+    return report(subject, "reason", error, desired.origin(daemon), "")
 
 
 def describe_refused_program(run: Object, error: str, desired: HostState) -> str:

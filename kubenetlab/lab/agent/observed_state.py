@@ -15,9 +15,12 @@ from collections.abc import Callable, Iterable
 from math import ceil
 from typing import Final
 
+from kubenetlab.errors import os_error_text
+from kubenetlab.hoststate.files import File
 from kubenetlab.hoststate.netlink_events import NetlinkEvent, is_contradicted
-from kubenetlab.hoststate.object import Object
+from kubenetlab.hoststate.object import KERNEL_APPLIERS, Object
 from kubenetlab.hoststate.state import Contents, HostState, contents_of, linked_namespaces
+from kubenetlab.kernel.file_trees import FileWatch
 from kubenetlab.kernel.linux import LinuxKernel
 from kubenetlab.kernel.namespaces.sandboxes import Pause
 from kubenetlab.kernel.netlink.monitor import Monitor
@@ -68,6 +71,8 @@ class ObservedState:
         """Namespaces that the current full scan has not read yet."""
         self._kept_drift: set[str] = set()
         """Namespaces with changes of other processes that are kept."""
+        self._file_watch: FileWatch | None = None
+        """Watch of the files of sandboxes, once a sandbox has files."""
         self._next_batch_at = time.monotonic() + FULL_SCAN_S
 
     @property
@@ -95,6 +100,20 @@ class ObservedState:
         """Subscribe to netlink events of new namespaces, by the pids of their pause processes."""
         if self._monitor is not None:
             self._monitor.follow(pids)
+
+    def watch_files(self, netns: str, contents: Contents) -> None:
+        """Watch the files of a sandbox; without watches full scans find changes."""
+        files = [obj for obj in contents.values() if isinstance(obj, File)]
+        if not files:
+            return
+        if self._file_watch is None:
+            try:
+                self._file_watch = FileWatch()
+            except OSError as error:
+                log(f"changes of files are found by scans: {os_error_text(error)}")
+                return
+            asyncio.get_running_loop().add_reader(self._file_watch.fd, self._on_readable)
+        self._file_watch.add(netns, self._kernel.files.path(netns), files)
 
     def forget(self, netns: str) -> None:
         """Drop a namespace that no longer exists."""
@@ -186,7 +205,7 @@ class ObservedState:
         for netns in selected:
             if netns in observed:
                 cached = self.contents.get(netns, {}).values()
-                reported = (obj for obj in cached if obj.applier != "netlink")
+                reported = (obj for obj in cached if obj.applier not in KERNEL_APPLIERS)
                 self.contents[netns] = contents_of((*observed[netns].values(), *reported))
             else:
                 self.contents.pop(netns, None)
@@ -226,6 +245,7 @@ class ObservedState:
 
     def _process_events(self) -> None:
         """Mark namespaces whose events contradict the cache as stale, or keep their drift."""
+        self._process_file_events()
         pending, self._pending = self._pending, {}
         if not pending:
             return
@@ -235,10 +255,22 @@ class ObservedState:
             if netns in self.contents and is_contradicted(
                 netns, events, self.contents[netns], self._kernel.indexes(netns)
             ):
-                if self.keeps_drift:
-                    self.record_kept_drift(netns)
-                else:
-                    self._stale.add(netns)
+                self._record_drift(netns)
+
+    def _process_file_events(self) -> None:
+        """Mark namespaces whose files are not the known ones as stale, or keep their drift."""
+        if self._file_watch is None:
+            return
+        for netns in self._file_watch.read() & self.contents.keys():
+            known = {obj for obj in self.contents[netns].values() if isinstance(obj, File)}
+            if set(self._kernel.files.read(netns)) != known:
+                self._record_drift(netns)
+
+    def _record_drift(self, netns: str) -> None:
+        if self.keeps_drift:
+            self.record_kept_drift(netns)
+        else:
+            self._stale.add(netns)
 
 
 def _describe_drift(before: Contents, after: Contents) -> list[str]:

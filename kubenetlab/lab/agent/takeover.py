@@ -38,6 +38,7 @@ async def _observe(agent: Agent) -> None:
     agent.observed_state.read(desired, list(agent.observed))
     agent.rules.load_checkpoints()
     await agent.runtime.adopt()
+    await agent.daemons.refresh()
     agent.kube_proxies.adopt(agent.cluster)
     for netns in list(agent.observed):
         rules = rules_of(desired[netns].values())
@@ -52,8 +53,14 @@ async def _observe(agent: Agent) -> None:
         ]
         if netns in agent.observed:  # its pause process has not exited meanwhile
             agent.observed[netns] = contents_of(
-                (*agent.observed[netns].values(), *(rules if is_current else ()), *runs)
+                (
+                    *agent.observed[netns].values(),
+                    *(rules if is_current else ()),
+                    *runs,
+                    *agent.daemons.observed(netns, desired[netns], agent.sandboxes.id(netns)),
+                )
             )
+            agent.observed_state.watch_files(netns, agent.observed[netns])
 
 
 def _record_changes(agent: Agent) -> None:

@@ -9,10 +9,11 @@ from kubenetlab.api.faults import Fault
 from kubenetlab.api.json_types import JsonObject
 from kubenetlab.datapath import faults, plan
 from kubenetlab.datapath.plan_cache import PlanCache
+from kubenetlab.hoststate.daemons import Daemon
 from kubenetlab.hoststate.diff import Changes, diff
-from kubenetlab.hoststate.object import Key, Object
+from kubenetlab.hoststate.object import KERNEL_APPLIERS, Key, Object
 from kubenetlab.hoststate.rules.listing import Difference
-from kubenetlab.hoststate.state import Contents, HostState
+from kubenetlab.hoststate.state import Contents, HostState, contents_of
 from kubenetlab.lab.agent.builder import rules_of
 
 if TYPE_CHECKING:
@@ -30,20 +31,34 @@ async def kernel_differences(agent: Agent) -> list[JsonObject]:
             if agent.cluster.all(Fault)
             else agent.desired_state.state_for(agent.cluster)
         )
+        desired = HostState(
+            {netns: _compared_objects(contents) for netns, contents in healthy.namespaces.items()},
+            healthy.origins,
+        )
+        if any(isinstance(obj, Daemon) for obj in desired.objects()):
+            await agent.daemons.refresh()
         observed = HostState(
             {
-                netns: _netlink_objects(contents)
+                netns: contents_of(
+                    (
+                        *contents.values(),
+                        *agent.daemons.observed(
+                            netns, desired[netns], agent.sandboxes.id(netns), are_running=True
+                        ),
+                    )
+                )
                 for netns, contents in agent.kernel.observe(healthy.namespaces).items()
             }
-        )
-        desired = HostState(
-            {netns: _netlink_objects(contents) for netns, contents in healthy.namespaces.items()},
-            healthy.origins,
         )
         differences = {
             entry.netns: [operation.difference() for operation in entry.details()]
             for entry in diff(observed, desired).namespaces
         }
+        for netns in desired.namespaces:
+            for daemon, missing in agent.provided_routes.missing(netns).items():
+                differences.setdefault(netns, []).extend(
+                    _missing_route(daemon, destination) for destination in missing
+                )
         rules = {
             netns: rules_of(contents.values()) for netns, contents in healthy.namespaces.items()
         }
@@ -70,5 +85,14 @@ def render_changes(changes: Changes) -> list[JsonObject]:
     ]
 
 
-def _netlink_objects(contents: Contents) -> dict[Key, Object]:
-    return {key: obj for key, obj in contents.items() if obj.applier == "netlink"}
+def _compared_objects(contents: Contents) -> dict[Key, Object]:
+    return {
+        key: obj
+        for key, obj in contents.items()
+        if obj.applier in KERNEL_APPLIERS or isinstance(obj, Daemon)
+    }
+
+
+def _missing_route(daemon: str, destination: str) -> Difference:
+    text = f"route {destination} of daemon {daemon}"
+    return Difference(f"+ {text}", "add", text, text, None)

@@ -250,7 +250,9 @@ class LabApi:
         except ProcessLookupError:
             return _failure(409, f"{netns} is being deleted")
         environment = agent.contexts.environment(netns, request.query.get("container", ""))
-        body = {"netns": netns, **files, "environment": environment}
+        trees = agent.kernel.files
+        tree = str(trees.path(netns)) if trees.has_files(netns) else ""
+        body = {"netns": netns, **files, "tree": tree, "environment": environment}
         return FdReply(json_response(body), (pidfd,))
 
 

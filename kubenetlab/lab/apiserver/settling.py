@@ -42,8 +42,9 @@ async def progress_until_settled(agent: Agent, timeout_s: float) -> AsyncGenerat
 
 
 def _progress(agent: Agent) -> JsonObject:
-    """Return the state of the pods, of the Jobs, and of the agent's work."""
+    """Return the state of the pods, of the Jobs, of daemons, and of the agent's work."""
     pods, jobs = verdicts(agent.cluster), job_verdicts(agent.cluster)
+    daemons = list(agent.provided_routes.unready())
     return {
         "total": len(pods),
         "ready": sum(pod.state in ("ready", "completed") for pod in pods),
@@ -55,11 +56,20 @@ def _progress(agent: Agent) -> JsonObject:
             for job in jobs
             if job.state != "complete"
         ],
+        "daemons": [
+            {
+                "daemon": daemon.daemon,
+                "state": "failed" if daemon.is_failed else "waiting",
+                "reason": daemon.reason,
+            }
+            for daemon in daemons
+        ],
         "failures": agent.failures,
         "idle": agent.is_idle,
         "settled": agent.is_idle
         and all(pod.is_settled for pod in pods)
         and all(job.state != "waiting" for job in jobs)
+        and all(daemon.is_failed for daemon in daemons)
         and not agent.failures,
     }
 

@@ -1,4 +1,4 @@
-"""Protocol of init: processes in pods, started on request.
+"""Protocol of init: processes in pods, started on request; for daemons see daemons.py.
 
 Its clients are the agent, for the containers' own processes, and the node agents, for the commands
 of probes and hooks. Pids in requests and replies are those of the lab's PID namespace.
@@ -7,6 +7,7 @@ of probes and hooks. Pids in requests and replies are those of the lab's PID nam
 from __future__ import annotations
 
 from kubenetlab.kernel.processes.identity import ProcessId
+from kubenetlab.lab.messages.daemons import DaemonRequest, DaemonStatus
 from kubenetlab.lab.transport.protocol import Done, Message, Request
 from kubenetlab.programs.command import CommandOptions
 
@@ -117,5 +118,12 @@ class AcknowledgeExits(Request[Done], frozen=True):
     runs: tuple[str, ...]
 
 
-InitRequest = StartContainer | ExecuteInContainer | SendSignal | ListProcesses | AcknowledgeExits
-InitEvent = ProcessExited
+InitRequest = (
+    StartContainer
+    | ExecuteInContainer
+    | SendSignal
+    | ListProcesses
+    | AcknowledgeExits
+    | DaemonRequest
+)
+InitEvent = ProcessExited | DaemonStatus

@@ -13,6 +13,7 @@ from kubenetlab.lab import rundir
 from kubenetlab.lab.messages.init import (
     ExecuteInContainer,
     InitEvent,
+    ProcessExited,
     SendSignal,
     SignalSent,
     Started,
@@ -75,6 +76,8 @@ class Executor:
             log.unlink(missing_ok=True)
 
     def _on_event(self, event: InitEvent) -> None:
+        if not isinstance(event, ProcessExited):
+            return
         exited = self._exits.get(event.process.run)
         if exited is not None and not exited.done():
             exited.set_result(os.waitstatus_to_exitcode(event.status))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Final
 
 from kubenetlab.lab.context import Role
@@ -10,6 +11,15 @@ BACK_OFF_S: Final = (0.0, 0.1, 0.5, 2.0, 5.0)
 """Delays before the first, second, ... restart of a process, in seconds; the last one is kept."""
 RESET_AFTER_S: Final = 60.0
 """Time since the previous failure after which the back-off is reset, in seconds."""
+
+
+def describe_exit(status: int) -> str:
+    """Return how a process ended.
+
+    status: as waitpid() returns it.
+    """
+    code = os.waitstatus_to_exitcode(status)
+    return f"signal {-code}" if code < 0 else f"exit status {code}"
 
 
 class Child:

@@ -25,7 +25,8 @@ from kubenetlab.lab import rundir
 from kubenetlab.lab.context import LabContext
 from kubenetlab.lab.log import write_text
 from kubenetlab.lab.messages.creation import InitStarted
-from kubenetlab.lab.processes.children import Child
+from kubenetlab.lab.processes.children import Child, describe_exit
+from kubenetlab.lab.processes.daemons import Daemons
 from kubenetlab.lab.processes.isolation import enter_namespaces, set_up_namespaces
 from kubenetlab.lab.processes.output import Outputs, print_into
 from kubenetlab.lab.processes.pod_process_server import PodProcessServer
@@ -117,6 +118,7 @@ class Init:
         self._poll = select.poll()
         self._outputs = Outputs(self._poll)
         self._spawner = Spawner(context, self._outputs, self._close_inherited)
+        self._daemons = Daemons(self._spawner, self._outputs, roles)
         self._server = PodProcessServer(
             context,
             self._poll,
@@ -124,6 +126,7 @@ class Init:
             self._outputs,
             container_limits.ContainerLimits(context),
             roles,
+            self._daemons,
         )
 
     def run(self) -> NoReturn:
@@ -163,8 +166,9 @@ class Init:
             self._outputs.pump(fd)
 
     def _timeout_ms(self) -> float | None:
-        """Return the time until a dead child is due to start, in ms; None if there is none."""
+        """Return the time until a child or a daemon is due, in ms; None if there is none."""
         due = [child.due for child in self._children if not child.pid]
+        due += self._daemons.due
         return max(0.0, (min(due) - time.monotonic()) * 1000) if due else None
 
     def _receive_keep(self, progress: socket.socket) -> None:
@@ -194,13 +198,14 @@ class Init:
             self._server.report_exit(pid, status)
             for child in self._children:
                 if child.pid == pid:
-                    self._schedule(child, f"died ({_describe_exit(status)})")
+                    self._schedule(child, f"died ({describe_exit(status)})")
 
     def _start_due(self) -> None:
         """Start the children whose back-off is over."""
         for child in self._children:
             if not child.pid and child.due <= time.monotonic():
                 self._start(child)
+        self._daemons.start_due()
 
     def _schedule(self, child: Child, failure: str) -> None:
         """Schedule the next start of a child after a failure."""
@@ -221,8 +226,3 @@ class Init:
         """Close connections and pipes in a fork of init."""
         self._server.close_inherited()
         self._outputs.close_inherited()
-
-
-def _describe_exit(status: int) -> str:
-    code = os.waitstatus_to_exitcode(status)
-    return f"signal {-code}" if code < 0 else f"exit status {code}"

@@ -29,6 +29,7 @@ from kubenetlab.lab.messages.init import (
     StartContainer,
     Started,
 )
+from kubenetlab.lab.processes.daemons import Daemons
 from kubenetlab.lab.processes.output import Outputs
 from kubenetlab.lab.processes.pod_processes import PodProcesses, TrackedProcess
 from kubenetlab.lab.processes.spawner import Spawner
@@ -72,10 +73,12 @@ class PodProcessServer:
         outputs: Outputs,
         limits: ContainerLimits,
         roles: PodRoles,
+        daemons: Daemons,
     ) -> None:
         """Create a server without connections.
 
-        poll: registers the descriptors of connections; the caller passes their events on.
+        poll:    registers the descriptors of connections; the caller passes their events on.
+        daemons: whose requests are served, and whose events are reported, too.
         """
         self._context = context
         self._poll = poll
@@ -83,6 +86,7 @@ class PodProcessServer:
         self._outputs = outputs
         self._limits = limits
         self._roles = roles
+        self._daemons = daemons
         self._processes = PodProcesses()
         self._connections: dict[int, tuple[socket.socket, FrameDecoder]] = {}
         """Descriptor → connection of a client, and its frame decoder."""
@@ -93,7 +97,9 @@ class PodProcessServer:
             SendSignal.handled_by(self._send_signal),
             ListProcesses.handled_by(self._list_processes),
             AcknowledgeExits.handled_by(self._acknowledge_exits),
+            *daemons.handlers,
         )
+        daemons.on_change = self._report
 
     def __contains__(self, fd: int) -> bool:
         return fd in self._connections
@@ -126,21 +132,26 @@ class PodProcessServer:
 
     def has_process(self, pid: int) -> bool:
         """Return True for a process that was forked on request."""
-        return pid in self._processes
+        return pid in self._processes or self._daemons.has_process(pid)
 
     def report_exit(self, pid: int, status: int) -> None:
         """Report the exit of a process to all clients; ignore processes of other origin.
 
         status: as waitpid() returns it.
         """
+        self._daemons.report_exit(pid, status)
         process = self._processes.take_exited(pid)
         if process is not None:
             oom_limit = self._limits.end(process.run)
             event = ProcessExited(process, status, time.time(), oom_limit)
             self._processes.record_exit(event)
             self._outputs.drain(pid)
-            for fd in list(self._connections):
-                self._send(fd, event)
+            self._report(event)
+
+    def _report(self, event: Message) -> None:
+        """Send an event to all clients."""
+        for fd in list(self._connections):
+            self._send(fd, event)
 
     def close_inherited(self) -> None:
         """Close the connections in a fork of init."""

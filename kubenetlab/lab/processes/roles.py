@@ -16,9 +16,10 @@ from kubenetlab.lab import rundir
 from kubenetlab.lab.agent.agent import Agent
 from kubenetlab.lab.apiserver.server import ApiServer, refuse_clients
 from kubenetlab.lab.context import LabContext, Role
+from kubenetlab.lab.messages.daemons import StartDaemon
 from kubenetlab.lab.messages.init import Command, CoreDns
 from kubenetlab.lab.nodeagent import node_agent
-from kubenetlab.lab.runtime import command, coredns, worker
+from kubenetlab.lab.runtime import command, coredns, daemon, worker
 from kubenetlab.lab.runtime.container_limits import AppliedLimits
 from kubenetlab.programs.command import CommandOptions
 
@@ -88,6 +89,11 @@ def container_role(program: Command | CoreDns, limits: AppliedLimits | None) -> 
         return coredns.main
     assert limits is not None
     return partial(command.main, command=program, limits=limits)
+
+
+def daemon_role(request: StartDaemon) -> Role:
+    """Return the role that executes a daemon of a node."""
+    return partial(daemon.main, request=request)
 
 
 def command_role(options: CommandOptions, limits: AppliedLimits | None, beside: ProcessId) -> Role:

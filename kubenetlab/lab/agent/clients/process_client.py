@@ -215,7 +215,7 @@ class ProcessClient:
         task.add_done_callback(self._requests.discard)
 
     def _receive_event(self, event: InitEvent) -> None:
-        if not event.process.is_probe:
+        if isinstance(event, ProcessExited) and not event.process.is_probe:
             self._record_exit(event, is_expected=self._is_current(event.process))
 
     def _is_current(self, process: PodProcess) -> bool:

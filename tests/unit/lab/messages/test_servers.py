@@ -13,6 +13,7 @@ from kubenetlab.lab.messages.app_worker import AppWorkerRequest
 from kubenetlab.lab.messages.init import InitRequest
 from kubenetlab.lab.messages.node_agent import NodeAgentRequest
 from kubenetlab.lab.nodeagent.node_agent import NodeAgent
+from kubenetlab.lab.processes.daemons import Daemons
 from kubenetlab.lab.processes.pod_process_server import PodProcessServer
 from kubenetlab.lab.runtime.worker import Worker
 from kubenetlab.lab.transport.handlers import Handlers
@@ -21,7 +22,9 @@ NONE: Any = None
 
 
 def handlers_of_init(listener: socket.socket, directory: Path) -> Handlers[int]:
-    return PodProcessServer(NONE, select.poll(), NONE, NONE, NONE, NONE)._handlers
+    return PodProcessServer(
+        NONE, select.poll(), NONE, NONE, NONE, NONE, Daemons(NONE, NONE, NONE)
+    )._handlers
 
 
 def handlers_of_node_agent(listener: socket.socket, directory: Path) -> Handlers[[]]:
