@@ -9,6 +9,7 @@ from kubenetlab.api.lab import Decisions
 from kubenetlab.datapath import plan
 from kubenetlab.errors import ManifestError
 from kubenetlab.hoststate.diff import diff
+from kubenetlab.hoststate.files import File
 from kubenetlab.hoststate.rules.rulesets import RuleObject, by_backend, rule_backend
 from kubenetlab.hoststate.script import script
 from kubenetlab.hoststate.state import HostState
@@ -20,9 +21,9 @@ CASES = Path(__file__).with_name("cases")
 def outputs(case: Path) -> dict[str, str]:
     """Return the text of each output file of a golden case, a folder with an `input.yaml`.
 
-    The files are `plan.txt` and each node's rules in their backends, or `error.txt`. A lab with one
-    node is small enough to be read as a whole, and also has `lab.sh`. All pods of the store run and
-    are ready. Defaults are the layout onlink and dynamic neighbours.
+    The files are `plan.txt`, each node's rules in their backends and its files, or `error.txt`. A
+    lab with one node is small enough to be read as a whole, and also has `lab.sh`. All pods of the
+    store run and are ready. Defaults are the layout onlink and dynamic neighbours.
     """
     text = (case / "input.yaml").read_text()
     try:
@@ -46,6 +47,10 @@ def outputs(case: Path) -> dict[str, str]:
                 f"{command}\n" for command in rule_backend(backend).commands(objects)
             ):
                 files[f"{name}.{backend}"] = text
+        if written := [obj for obj in desired[f"node/{name}"].values() if isinstance(obj, File)]:
+            files[f"{name}.files"] = "".join(
+                f"=== {file.path} mode {file.mode:04o} ===\n{file.content}" for file in written
+            )
     if len(config.node_names) == 1:
         files["lab.sh"] = script(desired, case.name)
     return files

@@ -12,7 +12,8 @@ encapsulated. Packets between pods keep both addresses; packets from pods to nod
 outside get the address of their node.
 
 flannel has no network policies: a NetworkPolicy is accepted and not enforced. flannel masquerades
-by itself, so the ConfigMap of ip-masq-agent has no effect.
+by itself, so the ConfigMap of ip-masq-agent has no effect. Its configuration of a node is in
+/run/flannel/subnet.env there.
 
 Overhead: 50 bytes with `vxlan` (IPv6 between nodes: 70), 0 bytes with `host-gw`.
 Needs: with `host-gw`, all nodes on one layer-2 segment.
@@ -34,6 +35,7 @@ from kubenetlab.datapath.modes import Needs
 from kubenetlab.datapath.view import Family, NodeView
 from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.fdb import FdbEntry
+from kubenetlab.hoststate.files import File
 from kubenetlab.hoststate.links.vxlan import OVERHEAD_BYTES, Vxlan
 from kubenetlab.hoststate.neighbor import Neighbor
 from kubenetlab.hoststate.object import Object
@@ -46,6 +48,7 @@ from kubenetlab.hoststate.rules.nftables.statements import (
     return_,
 )
 
+SUBNET_FILE = "/run/flannel/subnet.env"
 _MULTICAST = {4: "224.0.0.0/4", 6: "ff00::/8"}
 _KUBE_PROXY_MARK = "0x4000"
 
@@ -96,6 +99,7 @@ class Mode(PodsOnBridge, frozen=True):
                     yield Route(node.netns, peer.pod_cidr, names.NODE_UPLINK, via=peer.address)
                 else:
                     yield from self._tunnel_to(node, peer)
+        yield self._subnet_file(node)
 
     @property
     def _is_routed(self) -> bool:
@@ -127,6 +131,20 @@ class Mode(PodsOnBridge, frozen=True):
 
     def _link(self, family: Family) -> str:
         return f"flannel.{self.vni}" if family.version == 4 else f"flannel-v6.{self.vni}"
+
+    def _subnet_file(self, node: NodeView) -> File:
+        """Return the file by which flanneld tells the CNI plugin about the node.
+
+        Source: flannel-io/flannel pkg/subnet/subnet.go (WriteSubnetFile).
+        """
+        lines = []
+        for family, cluster in zip(node.families, node.cluster_cidrs, strict=True):
+            prefix = "FLANNEL_" if family.version == 4 else "FLANNEL_IPV6_"
+            lines.append(f"{prefix}NETWORK={cluster}")
+            lines.append(f"{prefix}SUBNET={family.gateway}/{family.pod_network.prefixlen}")
+        lines.sort(key=lambda line: line.startswith("FLANNEL_IPV6"))  # IPv4 first
+        lines += [f"FLANNEL_MTU={self.mtu(node)}", "FLANNEL_IPMASQ=true"]
+        return File(node.netns, SUBNET_FILE, "".join(f"{line}\n" for line in lines))
 
     def masquerade(self, node: NodeView, config: MasqueradeConfig | None) -> Iterator[Object]:
         """Yield flannel's own tables, one per family; the ConfigMap of ip-masq-agent has no effect.
