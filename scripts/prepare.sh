@@ -16,15 +16,17 @@ venv=${KUBENETLAB_VENV:-.venv}
 #   contained    for the tests in containers
 #   compiled     for the BPF programs
 shown=(nft=nftables ip=iproute2 ping=iputils-ping python3=python3)
-provisioned=("${shown[@]}" iptables-nft-restore=iptables ipset=ipset tcpdump=tcpdump curl=curl)
-tested=("${shown[@]}" iptables-nft-restore=iptables ipset=ipset ss=iproute2 ps=procps
+provisioned=("${shown[@]}" iptables-nft-restore=iptables ipset=ipset bird=bird2
+  tcpdump=tcpdump curl=curl)
+tested=("${shown[@]}" iptables-nft-restore=iptables ipset=ipset bird=bird2 ss=iproute2 ps=procps
   sysctl=procps nsenter=util-linux newuidmap=uidmap tcpdump=tcpdump)
 emulated=(qemu-system-x86_64=qemu-system-x86 busybox=busybox-static depmod=kmod)
 contained=(podman=podman runc=runc debootstrap=debootstrap)
 compiled=(clang-14=clang-14 llvm-strip-14=llvm-14)
 
 # install_packages PACKAGE…: install Debian packages as root, or with sudo.
-# Recommended packages are left out: a package must not start a service.
+# Recommended packages are left out, and policy-rc.d(8) keeps packages such as bird2 from starting a
+# service.
 install_packages() {
   local as=()
   if [ "$(id -u)" -ne 0 ]; then
@@ -39,12 +41,20 @@ install_packages() {
     return 1
   }
   echo "installing $*"
+  local policy=/usr/sbin/policy-rc.d is_ours=
+  if [ ! -e $policy ]; then
+    is_ours=1
+    printf '#!/bin/sh\nexit 101\n' | "${as[@]}" tee $policy >/dev/null
+    "${as[@]}" chmod 755 $policy
+  fi
   local install=("${as[@]}" env DEBIAN_FRONTEND=noninteractive
     apt-get install -y -q --no-install-recommends "$@")
+  local status=0
   "${install[@]}" >/dev/null || {
-    "${as[@]}" apt-get update -q >/dev/null
-    "${install[@]}" >/dev/null
-  }
+    "${as[@]}" apt-get update -q >/dev/null && "${install[@]}" >/dev/null
+  } || status=$?
+  [ -z "$is_ours" ] || "${as[@]}" rm -f $policy
+  return $status
 }
 
 # programs COMMAND=PACKAGE…: install the packages of the commands that are missing.

@@ -15,6 +15,7 @@ PACKAGES: Final[Mapping[str, str]] = {
     "nft": "nftables",
     "ip": "iproute2",
     "ping": "iputils-ping",
+    "bird": "bird2",
     "iptables-nft-restore": "iptables",
     "ipset": "ipset",
     "newuidmap": "uidmap",

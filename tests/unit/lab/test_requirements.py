@@ -44,6 +44,11 @@ def test_each_selected_mode_has_requirements() -> None:
             False,
             ["this machine lacks ip (apt-get install iproute2), for cni test"],
         ),
+        (
+            Needs(programs=("bird",)),
+            True,
+            ["this machine lacks bird (apt-get install bird2), for cni test"],
+        ),
         (Needs(root="eBPF programs"), True, []),
         (
             Needs(root="eBPF programs"),

@@ -1,0 +1,188 @@
+"""BGP between nodes: the configuration of BIRD 2, and BIRD as a daemon of a node.
+
+A node announces prefixes, such as its pod ranges, to its peers, and BIRD adds what they announce to
+the kernel as routes of `proto bird`. A session carries the routes of its own address family only.
+
+Source: bird.network.cz, BIRD 2.0 user's guide; proto/bgp/bgp.c (2.0.12). Timers and the option
+`direct` were measured: a full mesh of ten nodes is established after one second, which is BIRD's
+shortest delay of a connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from ipaddress import IPv4Address, ip_address
+from typing import Final
+
+from msgspec import Struct
+
+from kubenetlab.datapath.view import Family
+from kubenetlab.hoststate.daemons import ControlSocket, Daemon
+from kubenetlab.hoststate.files import File
+from kubenetlab.hoststate.object import Object
+
+PROGRAM: Final = "bird"
+CONFIG_PATH: Final = "/etc/bird/bird.conf"
+CONTROL_PATH: Final = "/run/bird/bird.ctl"
+"""Default paths of Debian's package, so that `birdc` needs no option."""
+DEFAULT_AS: Final = 64512
+"""Autonomous system of the nodes, the first private one (RFC 6996): Calico's and kube-router's."""
+
+HOLD_S: Final = 9
+"""Time after which a silent peer counts as dead, in seconds."""
+_RECONFIGURED: Final = ("0003", "0004")
+"""Codes of BIRD's replies to `configure` (doc/reply_codes): done, in progress."""
+
+
+class Peer(Struct, frozen=True):
+    """A BGP session with another router."""
+
+    name: str
+    """Name of the protocol in BIRD: letters, digits and underscores."""
+    address: str
+    as_number: int = DEFAULT_AS
+    is_client: bool = False
+    """True if this node reflects routes of other nodes to the peer (RFC 4456)."""
+    is_direct: bool = True
+    """True if the peer is on the same link; otherwise its next hops are looked up in the routes."""
+    gets_learned: bool = False
+    """True if routes learned from other peers are announced, besides the node's own."""
+
+
+class Speaker(Struct, frozen=True):
+    """The BGP configuration of a node."""
+
+    router_id: str
+    """Identifier in the form of an IPv4 address, unique among all routers."""
+    addresses: tuple[str, ...]
+    """Own addresses, one for each family: the sources of sessions."""
+    peers: tuple[Peer, ...]
+    announced: tuple[str, ...] = ()
+    """Prefixes announced to all peers. The kernel gets no route to them."""
+    blackholes: tuple[str, ...] = ()
+    """Prefixes announced likewise, to which the kernel gets a route that drops packets.
+
+    It has more specific routes to the addresses that are in use.
+    """
+    as_number: int = DEFAULT_AS
+    keeps_routes: bool = True
+    """True for graceful restart (RFC 4724): routes stay while BIRD is restarted."""
+    max_paths: int = 16
+    """Maximum number of next hops of a route, which share its connections (ECMP)."""
+
+
+def mesh(
+    families: Sequence[Family], others: Sequence[Sequence[Family]], as_number: int = DEFAULT_AS
+) -> tuple[Peer, ...]:
+    """Return the sessions of a node with all others: one for each other node and family."""
+    return tuple(
+        Peer(peer_name("Mesh", family.address), family.address, as_number)
+        for index in range(len(families))
+        for family in (other[index] for other in others)
+    )
+
+
+def peer_name(kind: str, address: str) -> str:
+    """Return the name of a session's protocol, as Calico forms it: `Mesh_172_18_0_3`."""
+    return f"{kind}_{address.replace('.', '_').replace(':', '_')}"
+
+
+def router_id(addresses: Sequence[str]) -> str:
+    """Return the identifier of a router: its IPv4 address, or the end of its IPv6 address."""
+    parsed = [ip_address(address) for address in addresses]
+    return next(
+        (str(address) for address in parsed if address.version == 4),
+        str(IPv4Address(int(parsed[0]) & 0xFFFFFFFF)),
+    )
+
+
+def bird(netns: str, speaker: Speaker, routes: Sequence[str]) -> Iterator[Object]:
+    """Yield BIRD and its configuration.
+
+    routes: destinations that BIRD learns from other nodes of the lab; `up` waits for them.
+    """
+    config = File(netns, CONFIG_PATH, bird_config(speaker))
+    yield config
+    options = ("-f", *(("-R",) if speaker.keeps_routes else ()))
+    yield Daemon.reading(
+        [config],
+        "bird",
+        (PROGRAM, *options, "-c", CONFIG_PATH, "-s", CONTROL_PATH),
+        reload=ControlSocket(CONTROL_PATH, "configure", _RECONFIGURED),
+        provides=routes,
+    )
+
+
+def bird_config(speaker: Speaker) -> str:
+    """Return the text of bird.conf."""
+    return "\n".join(_config(speaker)) + "\n"
+
+
+def _config(speaker: Speaker) -> Iterator[str]:
+    yield "log stderr { info, warning, error, auth, fatal, bug };"
+    yield f"router id {speaker.router_id};"
+    if speaker.keeps_routes:
+        yield f"graceful restart wait {HOLD_S};"
+    yield ""
+    yield "# Addresses and states of links."
+    yield "protocol device { scan time 10; }"
+    for address in speaker.addresses:
+        yield ""
+        yield from _family(speaker, _version(address), address)
+
+
+def _family(speaker: Speaker, version: int, address: str) -> Iterator[str]:
+    """Yield the protocols of one address family."""
+    announced = [prefix for prefix in speaker.announced if _version(prefix) == version]
+    blackholes = [prefix for prefix in speaker.blackholes if _version(prefix) == version]
+    yield f"# IPv{version}: prefixes that this node announces."
+    yield f"protocol static announced{version} {{"
+    yield f"  ipv{version};"
+    yield from (f"  route {prefix} blackhole;" for prefix in announced)
+    yield "}"
+    sources = ["source = RTS_BGP"]
+    if blackholes:
+        yield f"protocol static blackholes{version} {{"
+        yield f"  ipv{version};"
+        yield from (f"  route {prefix} blackhole;" for prefix in blackholes)
+        yield "}"
+        sources.append(f'proto = "blackholes{version}"')
+    yield ""
+    yield "# Routes in the kernel."
+    yield f"protocol kernel kernel{version} {{"
+    yield f"  ipv{version} {{ import none; export where {' || '.join(sources)}; }};"
+    yield "  scan time 10;"
+    yield "  metric 0;  # as other programs leave it: no metric for IPv4, 1024 for IPv6"
+    yield f"  merge paths yes limit {speaker.max_paths};"
+    if speaker.keeps_routes:
+        yield "  graceful restart;"
+    yield "}"
+    yield ""
+    yield f"template bgp peers{version} {{"
+    yield f"  local {address} as {speaker.as_number};"
+    yield f"  hold time {HOLD_S};"
+    yield f"  keepalive time {HOLD_S // 3};"
+    yield "  connect delay time 0;"
+    yield "  connect retry time 1;"
+    yield "  error wait time 1, 2;"
+    yield f"  graceful restart {'on' if speaker.keeps_routes else 'off'};"
+    yield "}"
+    for peer in speaker.peers:
+        if _version(peer.address) == version:
+            yield from _session(speaker, peer, version)
+
+
+def _session(speaker: Speaker, peer: Peer, version: int) -> Iterator[str]:
+    exported = "RTS_STATIC, RTS_BGP" if peer.gets_learned or peer.is_client else "RTS_STATIC"
+    yield f"protocol bgp {peer.name} from peers{version} {{"
+    yield f"  neighbor {peer.address} as {peer.as_number};"
+    yield "  direct;" if peer.is_direct else "  multihop;"
+    if peer.is_client:
+        yield "  rr client;"
+    yield f"  ipv{version} {{ import all; export where source ~ [ {exported} ]; }};"
+    yield "}"
+
+
+def _version(address: str) -> int:
+    """Return the IP version of an address or a prefix."""
+    return 6 if ":" in address else 4
