@@ -30,7 +30,7 @@ from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster, DocumentSource, GivenDocument, GivenKey
 from kubenetlab.api.text.decode import Finding
 from kubenetlab.api.text.documents import Path
-from kubenetlab.controllers.admission import config_changes, ip_pools, pod_changes
+from kubenetlab.controllers.admission import config_changes, ip_pools, node_documents, pod_changes
 from kubenetlab.controllers.allocation import cluster_ips, node_ports
 from kubenetlab.controllers.allocation.node_ranges import rejected_ranges
 
@@ -224,23 +224,9 @@ class _StagedStore:
         """
         if isinstance(obj, ClusterConfig):
             return config_changes.with_former_ranges(obj, document, self.current(obj)), []
-        if not isinstance(obj, Node):
-            return obj, []
-        known = self._config.node_names
-        if obj.name not in known:
-            return obj, [
-                Finding(
-                    ("metadata", "name"),
-                    f'no node of this cluster is called "{obj.name}"',
-                    hints=(f"it has: {', '.join(known)}",),
-                )
-            ]
-        cidrs = obj.spec.pod_cidrs or ((obj.spec.pod_cidr,) if obj.spec.pod_cidr else ())
-        taints = obj.spec.taints if "taints" in (document.get("spec") or {}) else None
-        meta = ObjectMeta(
-            name=obj.name, labels=obj.metadata.labels, annotations=obj.metadata.annotations
-        )
-        return NodeSettings(meta, taints, obj.spec.unschedulable, cidrs), []
+        if isinstance(obj, Node):
+            return node_documents.settings_of(obj, document, self._config.node_names)
+        return obj, []
 
     def put(
         self, obj: Resource, old: Resource | None, document: JsonMapping

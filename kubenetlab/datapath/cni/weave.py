@@ -1,8 +1,8 @@
 """weave: one layer-2 network of all pods, over VXLAN tunnels between all nodes.
 
-  pod eth0 ─ vethwepl… ┐                                      ┌ vethwepl… ─ eth0 pod
-                       ├ weave ═ vxlan-6784 ═ UDP ═ vxlan-6784 ═ weave ┤
-  pod eth0 ─ vethwepl… ┘        fabric between the nodes      └ vethwepl… ─ eth0 pod
+  pod eth0 ─ veth… ┐             UDP datagrams             ┌ veth… ─ eth0 pod
+                   ├ weave vxlan-6784 ═══ vxlan-6784 weave ┤
+  pod eth0 ─ veth… ┘      (node)               (node)      └ veth… ─ eth0 pod
 
 The pods of all nodes are in one subnet, 10.32.0.0/12 by default, and resolve each other by ARP
 across nodes: a tunnel sends broadcasts to every node and learns which MAC address is behind which
