@@ -110,6 +110,10 @@ class ModeOptions(Struct, frozen=True, rename=kubernetes_name, forbid_unknown_fi
         """Yield contradictions between options that are valid by themselves."""
         return iter(())
 
+    def config_findings(self, config: ClusterConfig) -> Iterator[Finding]:
+        """Yield contradictions between options and the rest of the Cluster document."""
+        return iter(())
+
     @property
     def requirements(self) -> Needs:
         """Requirements with these options; `needs` has those of every option."""
@@ -321,7 +325,11 @@ def check(obj: Resource) -> Iterator[Finding]:
     """Yield the findings about the modes of a Cluster document; nothing for other objects."""
     if isinstance(obj, ClusterConfig):
         for family in FAMILIES.values():
-            yield from try_load(family.name, *family.chosen(obj.networking))[1]
+            mode, findings = try_load(family.name, *family.chosen(obj.networking))
+            yield from findings
+            for finding in mode.config_findings(obj) if mode is not None else ():
+                path = ("networking", family.field, *finding.path)
+                yield structs.replace(finding, path=path)
 
 
 def network_facts(config: ClusterConfig) -> NetworkFacts:

@@ -98,3 +98,70 @@ def test_damage_is_repaired(lab: Lab) -> None:
         wait_for(lambda: lab.run("diff", status=None).status == 0, f"the repair after {command}")
         assert lab.ask(a, ("TCP", c["addresses"][0], 8080))[0].server, command
     assert lab.problems == []
+
+
+def sessions(lab: Lab, node: str) -> dict[str, str]:
+    """Return the state of each BGP session of a node."""
+    shown = lab.run("exec", f"node:{node}", "--", "birdc", "show", "protocols", status=None)
+    fields = [line.split() for line in shown.out.splitlines()]
+    return {words[0]: words[-1] for words in fields if words[1:2] == ["BGP"]}
+
+
+def test_nodes_exchange_their_blocks_by_bgp(lab: Lab) -> None:
+    """A killed BIRD is started again; meanwhile packets take the same routes."""
+    lab.up(manifest("ipv4", "calico"))
+    a, c, block = lab.pod("a"), lab.pod("c"), str(block_of(lab, "worker2"))
+    (route,) = [route for route in routes(lab, "worker") if route["dst"] == block]
+    worker2 = lab.place("nodes", "worker2")["addresses"][0]
+    assert (route["protocol"], route["gateway"], route["dev"]) == ("bird", worker2, "eth0")
+    assert set(sessions(lab, "worker").values()) == {"Established"}
+    assert link(lab, a, "eth0")["mtu"] == 1500
+    target = ("TCP", c["addresses"][0], 8080)
+    lab.run("exec", "node:worker2", "--", "pkill", "-9", "-x", "bird")
+    assert lab.ask(a, target)[0].server
+    wait_for(
+        lambda: set(sessions(lab, "worker").values()) == {"Established"}, "sessions after the end"
+    )
+    assert lab.ask(a, target)[0].server
+    lab.kill("agent")
+    assert lab.ask(a, target)[0].server
+    assert set(sessions(lab, "worker").values()) == {"Established"}
+
+
+def test_a_new_node_and_its_blocks_are_announced(lab: Lab) -> None:
+    lab.up(manifest("ipv4", "calico"))
+    nodes = "nodes: [{role: control-plane}, {role: worker}, {role: worker}, {role: worker}]"
+    cluster = (
+        f"apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n{nodes}\n"
+        "networking: {cni: calico}\n---\n"
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: d}\n"
+        "spec: {nodeName: worker3, containers: [{name: main, image: agnhost, args: [netexec], "
+        "ports: [{containerPort: 8080}]}]}\n"
+    )
+    lab.apply(cluster)
+    target = ("TCP", lab.pod("d")["addresses"][0], 8080)
+    wait_for(lambda: bool(lab.ask(lab.pod("a"), target)[0].server), "a route to the new node")
+    (answer,) = lab.ask(lab.pod("a"), target)
+    assert answer.client[0] == lab.pod("a")["addresses"][0]
+
+
+def test_nodes_have_sessions_with_reflectors_only(lab: Lab) -> None:
+    """Routes of other nodes come from the reflector, with the announcing node as next hop."""
+    lab.up(manifest("ipv4", "{type: calico, routeReflectors: [control-plane]}"))
+    assert len(sessions(lab, "worker")) == 1
+    assert len(sessions(lab, "control-plane")) == 2
+    block = str(block_of(lab, "worker2"))
+    (route,) = [route for route in routes(lab, "worker") if route["dst"] == block]
+    assert route["gateway"] == lab.place("nodes", "worker2")["addresses"][0]
+
+
+def test_unknown_nodes_are_reported(lab: Lab) -> None:
+    cni = "{type: calico, routeReflectors: [worker9], peers: [{address: x, asNumber: 1}]}"
+    done = lab.up(manifest("ipv4", cni), status=2)
+    assert "networking.cni.peers[0].address: expected an address" in done.err
+    cni = "{type: calico, routeReflectors: [worker9]}"
+    done = lab.up(manifest("ipv4", cni), status=2)
+    assert (
+        'networking.cni.routeReflectors[0]: no node of this cluster is called "worker9"; did'
+        in (done.err)
+    )

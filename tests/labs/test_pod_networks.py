@@ -14,6 +14,8 @@ FLANNEL = {
     "routed": "{type: flannel, layout: routed, neighbors: permanent, vni: 7}",
 }
 CALICO = {
+    "bgp": "calico",
+    "reflector": "{type: calico, routeReflectors: [control-plane], neighbors: permanent}",
     "vxlan": "{type: calico, backend: vxlan}",
     "cross-subnet": "{type: calico, backend: vxlan, crossSubnet: true, neighbors: permanent}",
 }

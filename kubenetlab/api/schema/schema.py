@@ -97,6 +97,8 @@ def _definitions(kinds: Iterable[type[Resource]], modes: Modes) -> dict[str, Sch
         properties.update(
             {field: _mode(properties[field], options) for field, options in modes.items()}
         )
+        for options in modes.values():
+            definitions |= _types_of_options(options.values())
     meta = definitions[ObjectMeta.__name__]
     name_property = {
         "type": "string",
@@ -111,6 +113,19 @@ def _definitions(kinds: Iterable[type[Resource]], modes: Modes) -> dict[str, Sch
     for kind in kinds:
         definitions.pop(kind.__name__)
     return definitions | documents
+
+
+def _types_of_options(modes: Iterable[type[Struct]]) -> dict[str, Schema]:
+    """Return name → schema of each type inside the options of modes."""
+    found = {}
+    for mode in modes:
+        _, schemas = msgspec.json.schema_components((mode,), ref_template=_DEFINITIONS + "{name}")
+        found |= {
+            type_.__name__: _completed(schemas[type_.__name__], fields_of_struct(type_))
+            for type_ in _types_in(mode)
+            if type_ is not mode
+        }
+    return found
 
 
 def _types_in(type_: type[Struct]) -> Iterator[type[Struct]]:

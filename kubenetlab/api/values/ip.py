@@ -22,6 +22,11 @@ def is_address(text: str) -> bool:
     return "%" not in text
 
 
+def is_host(cidr: str) -> bool:
+    """Return True for a range of a single address."""
+    return network(cidr).num_addresses == 1
+
+
 def version_of(address: str) -> Literal[4, 6]:
     """Return the IP version of a valid address or range."""
     return 6 if ":" in address else 4

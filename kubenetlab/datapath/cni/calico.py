@@ -10,12 +10,18 @@ packet. The node has a route to each of its pods, and for each block of addresse
 blackhole, so that packets to unused addresses do not leave it again. Blocks come from IPPools; the
 first one covers the pod range of the cluster.
 
-The backend `vxlan` routes the blocks of other nodes to vxlan.calico, with permanent neighbours and
-forwarding entries. Packets between pods keep both addresses. Packets from pools with natOutgoing
-to addresses outside of all pools, such as nodes and external hosts, get the address of their node.
+With the backend `bgp` every node runs BIRD, announces its blocks to the other nodes and learns
+theirs; nothing is encapsulated. With `vxlan` and `ipip`, calico-node itself routes the blocks of
+other nodes to vxlan.calico, with permanent neighbours and forwarding entries, or to tunl0. An
+IPPool says itself how its packets are encapsulated; the backend decides on the first pool. Packets
+between pods keep both addresses. Packets from pools with natOutgoing to addresses outside of all
+pools, such as nodes and external hosts, get the address of their node.
 
-Overhead: 50 bytes with `vxlan` (IPv6 between nodes: 70).
-As in: Calico 3.30 with the nftables data plane.
+Calico has network policies; this mode does not enforce them yet.
+
+Overhead: none with `bgp`, 50 bytes with `vxlan` (IPv6 between nodes: 70), 20 bytes with `ipip`.
+As in: Calico 3.30 with the nftables data plane, and BIRD 2 instead of Calico's BIRD 1.6. Routes by
+tunl0 are those of Felix, not of BIRD.
 """
 
 from __future__ import annotations
@@ -23,20 +29,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Final, Literal
 
-from msgspec import Meta
+from msgspec import Meta, structs
 
 from kubenetlab import names
 from kubenetlab.api.calico.ip_pools import EncapsulationMode, IPPool, IPPoolSpec
+from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.lab import NetworkFacts
 from kubenetlab.api.masquerade import MasqueradeConfig
-from kubenetlab.api.meta import ObjectMeta, Resource
+from kubenetlab.api.meta import ObjectMeta, Record, Resource
 from kubenetlab.api.store import Cluster
+from kubenetlab.api.text.decode import Finding, found
+from kubenetlab.api.text.documents import Path
 from kubenetlab.api.values import ip
 from kubenetlab.datapath.modes import ModeOptions, Needs, Neighbors, PodNetwork
+from kubenetlab.datapath.network import bgp
 from kubenetlab.datapath.sandboxes import link_local
 from kubenetlab.datapath.view import DEFAULT_ROUTES, Family, NodeView, PodView
+from kubenetlab.errors import did_you_mean
 from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.fdb import FdbEntry
+from kubenetlab.hoststate.links import ipip
 from kubenetlab.hoststate.links.veth import Veth, VethPeer
 from kubenetlab.hoststate.links.vxlan import OVERHEAD_BYTES, Vxlan
 from kubenetlab.hoststate.neighbor import Neighbor
@@ -57,11 +69,30 @@ _COMPONENT: Final = "cni calico"
 _TABLE: Final = "calico"
 
 
-class Mode(ModeOptions, frozen=True):
-    """Options of the first IPPool, of tunnels and of neighbours.
+class ExternalPeer(Record, frozen=True):
+    """A router outside of the cluster."""
 
-    backend: vxlan
-        vxlan  Packets between nodes are encapsulated.
+    address: str
+    as_number: Annotated[int, Meta(ge=1, le=0xFFFFFFFF)]
+    nodes: tuple[str, ...] = ()
+    """Names of the nodes that have sessions with it; all nodes if empty."""
+
+
+class Mode(ModeOptions, frozen=True):
+    """Options of BGP, of the first IPPool, of tunnels and of neighbours.
+
+    backend: bgp | vxlan | ipip
+        bgp    BIRD exchanges the routes of nodes.
+        vxlan  Packets between nodes are encapsulated in UDP.
+        ipip   IPv4 packets between nodes are encapsulated in IPv4; IPv6 has routes by BGP.
+
+    asNumber: autonomous system of the nodes (64512).
+
+    routeReflectors: names of nodes
+        Nodes have sessions only with these, instead of a full mesh.
+
+    peers: list of {address, asNumber, nodes}
+        Routers outside of the cluster with which all nodes, or the given ones, have sessions.
 
     crossSubnet: true | false
         Encapsulate only packets to nodes of other subnets; others are routed.
@@ -79,19 +110,52 @@ class Mode(ModeOptions, frozen=True):
         auto       `up` decides: dynamic while the lab needs at most 256 entries, else permanent.
     """
 
-    needs = Needs(programs=("nft",), features=("veth", "nft nat"), own_features=("vxlan",))
+    needs = Needs(
+        programs=("nft", "bird"), features=("veth", "nft nat"), own_features=("vxlan", "ipip")
+    )
     facts = NetworkFacts(
         plugin="calico", host_ifname="cali{workload}", ipam="calico", has_gateway=False
     )
     masquerader = "calico-node"
 
-    backend: Literal["vxlan"] = "vxlan"
+    backend: Literal["bgp", "vxlan", "ipip"] = "bgp"
+    as_number: Annotated[int, Meta(ge=1, le=0xFFFFFFFF)] = bgp.DEFAULT_AS
+    route_reflectors: tuple[str, ...] = ()
+    peers: tuple[ExternalPeer, ...] = ()
     cross_subnet: bool = False
     block_size: Annotated[int, Meta(ge=20, le=32)] = 26
     nat_outgoing: bool = True
     vni: Annotated[int, Meta(ge=1, le=0xFFFFFF)] = 4096
     port: Annotated[int, Meta(ge=1, le=0xFFFF)] = 4789
     neighbors: Neighbors = "auto"
+
+    @property
+    def requirements(self) -> Needs:
+        """Requirements of the backend; those of users' own pools are not known here."""
+        features = {"bgp": (), "vxlan": ("vxlan",), "ipip": ("ipip",)}[self.backend]
+        programs = ("nft",) if self.backend == "vxlan" else ("nft", "bird")
+        return structs.replace(self.needs, programs=programs, own_features=features)
+
+    def findings(self) -> Iterator[Finding]:
+        for index, peer in enumerate(self.peers):
+            if not ip.is_address(peer.address):
+                yield Finding(
+                    ("peers", index, "address"), f"expected an address, found {found(peer.address)}"
+                )
+
+    def config_findings(self, config: ClusterConfig) -> Iterator[Finding]:
+        named: list[tuple[Path, str]] = [
+            (("routeReflectors", index), name) for index, name in enumerate(self.route_reflectors)
+        ]
+        named += [
+            (("peers", index, "nodes", number), name)
+            for index, peer in enumerate(self.peers)
+            for number, name in enumerate(peer.nodes)
+        ]
+        for path, name in named:
+            if name not in config.node_names:
+                guess = did_you_mean(name, config.node_names)
+                yield Finding(path, f'no node of this cluster is called "{name}"{guess}')
 
     @property
     def desired_neighbors(self) -> Neighbors:
@@ -109,45 +173,86 @@ class Mode(ModeOptions, frozen=True):
                 IPPoolSpec(
                     str(network),
                     max(self.block_size, network.prefixlen) if is_ipv4 else 0,
-                    vxlan_mode=self._encapsulation,
+                    ipip_mode=self._mode_of("ipip") if is_ipv4 else "Never",
+                    vxlan_mode=self._mode_of("vxlan"),
                     nat_outgoing=self.nat_outgoing,
                 ),
             )
 
-    @property
-    def _encapsulation(self) -> EncapsulationMode:
+    def _mode_of(self, backend: str) -> EncapsulationMode:
+        """Return how the first pool uses a kind of tunnel."""
+        if self.backend != backend:
+            return "Never"
         return "CrossSubnet" if self.cross_subnet else "Always"
 
     def mtu(self, node: NodeView) -> int:
         """Return the MTU of pods: that of the tunnels of all pools."""
-        overheads = [
-            OVERHEAD_BYTES[family.version]
-            for family in node.families
-            if self._has_vxlan(node, family.version)
-        ]
-        return node.mtu - max(overheads, default=0)
+        overheads = [0]
+        for pool in node.ip_pools:
+            if pool.spec.vxlan_mode != "Never":
+                overheads.append(OVERHEAD_BYTES[pool.spec.network.version])
+            if pool.spec.ipip_mode != "Never":
+                overheads.append(ipip.OVERHEAD_BYTES)
+        return node.mtu - max(overheads)
 
     def network(self, node: NodeView) -> PodNetwork:
         return PodNetwork(self.mtu(node), node.cluster_cidrs, link_prefix="cali")
 
     def node(self, node: NodeView) -> Iterator[Object]:
         for index, family in enumerate(node.families):
-            for block in family.ranges:
-                if ip.network(block).prefixlen < family.host_length:
-                    yield Route(node.netns, block, "", type="blackhole")
-            has_vxlan = self._has_vxlan(node, family.version)
-            if has_vxlan and _TUNNELS[family.version] in family.tunnels:
-                yield from self._tunnel_end(node, family)
+            if _TUNNELS[family.version] in family.tunnels:
+                yield from self._vxlan_end(node, family)
+            if "ipip" in family.tunnels:
+                yield from self._ipip_end(node, family)
+            for block in _own_blocks(node, family, is_encapsulated=True):
+                yield Route(node.netns, block, "", type="blackhole")
             for peer in node.peers:
                 yield from self._to_peer(node, peer.families[index])
+        if self.backend != "vxlan":
+            yield from self._bird(node)
 
-    def _has_vxlan(self, node: NodeView, version: int) -> bool:
-        return any(
-            pool.spec.vxlan_mode != "Never" and pool.spec.network.version == version
-            for pool in node.ip_pools
+    def _bird(self, node: NodeView) -> Iterator[Object]:
+        """Yield BIRD, which announces the node's blocks of pools without encapsulation."""
+        blocks = [
+            block
+            for family in node.families
+            for block in _own_blocks(node, family, is_encapsulated=False)
+        ]
+        speaker = bgp.Speaker(
+            bgp.router_id(node.addresses),
+            node.addresses,
+            tuple(self._sessions(node)),
+            announced=tuple(block for block in blocks if ip.is_host(block)),
+            blackholes=tuple(block for block in blocks if not ip.is_host(block)),
+            as_number=self.as_number,
         )
+        learned = [
+            block
+            for peer in node.peers
+            for family in peer.families
+            for block in _own_blocks(node, family, is_encapsulated=False)
+        ]
+        yield from bgp.bird(node.netns, speaker, learned)
 
-    def _tunnel_end(self, node: NodeView, family: Family) -> Iterator[Object]:
+    def _sessions(self, node: NodeView) -> Iterator[bgp.Peer]:
+        """Yield the sessions with nodes, all or the reflectors, and with external peers."""
+        reflectors = self.route_reflectors
+        is_reflector = node.name in reflectors
+        for peer in node.peers:
+            if reflectors and not is_reflector and peer.name not in reflectors:
+                continue
+            is_client = is_reflector and peer.name not in reflectors
+            for family in peer.families:
+                name = bgp.peer_name("Node" if reflectors else "Mesh", family.address)
+                yield bgp.Peer(name, family.address, self.as_number, is_client=is_client)
+        versions = [family.version for family in node.families]
+        for external in self.peers:
+            is_for_node = node.name in (external.nodes or (node.name,))
+            if is_for_node and ip.version_of(external.address) in versions:
+                name = bgp.peer_name("Global", external.address)
+                yield bgp.Peer(name, external.address, external.as_number, is_direct=False)
+
+    def _vxlan_end(self, node: NodeView, family: Family) -> Iterator[Object]:
         link = _VXLAN_LINKS[family.version]
         yield Vxlan(
             node.netns,
@@ -163,22 +268,29 @@ class Mode(ModeOptions, frozen=True):
         tunnel = family.tunnels[_TUNNELS[family.version]]
         yield Address(node.netns, link, f"{tunnel}/{family.host_length}")
 
+    def _ipip_end(self, node: NodeView, family: Family) -> Iterator[Object]:
+        alias = names.link_alias(_COMPONENT, f"tunnels of {node.name}")
+        yield ipip.FallbackIpip(node.netns, mtu=node.mtu - ipip.OVERHEAD_BYTES, alias=alias)
+        yield Address(node.netns, ipip.FALLBACK_NAME, f"{family.tunnels['ipip']}/32")
+
     def _to_peer(self, node: NodeView, peer: Family) -> Iterator[Object]:
-        """Yield the routes to the blocks of another node, by its tunnel or by its address."""
+        """Yield the routes to the encapsulated blocks of another node."""
         link = _VXLAN_LINKS[peer.version]
         tunnel = peer.tunnels.get(_TUNNELS[peer.version])
-        if tunnel is not None and self._has_vxlan(node, peer.version):
+        if tunnel is not None:
             mac = names.tunnel_mac_of(peer.address)
             yield Neighbor(node.netns, link, tunnel, mac)
             yield FdbEntry(node.netns, link, mac, peer.address)
         for block in peer.ranges:
             pool = _pool_of(node, block)
-            if pool is None:
-                continue
-            if pool.spec.vxlan_mode == "Always" and tunnel is not None:
-                yield Route(node.netns, block, link, tunnel, is_onlink=True)
-            else:
+            modes = (pool.spec.vxlan_mode, pool.spec.ipip_mode) if pool is not None else ()
+            if "CrossSubnet" in modes:
                 yield Route(node.netns, block, names.NODE_UPLINK, via=peer.address)
+            elif pool is not None and pool.spec.vxlan_mode == "Always" and tunnel is not None:
+                yield Route(node.netns, block, link, tunnel, is_onlink=True)
+            elif pool is not None and pool.spec.ipip_mode == "Always":
+                name = ipip.FALLBACK_NAME
+                yield Route(node.netns, block, name, peer.address, is_onlink=True)
 
     def masquerade(self, node: NodeView, config: MasqueradeConfig | None) -> Iterator[Object]:
         """Yield the rules for natOutgoing; the ConfigMap of ip-masq-agent has no effect.
@@ -241,6 +353,20 @@ class Mode(ModeOptions, frozen=True):
             if node.neighbors == "permanent":
                 yield Neighbor(netns, link, gateway, HOST_MAC)
                 yield Neighbor(node.netns, pod.ifname, address, mac)
+
+
+def _own_blocks(node: NodeView, owner: Family, *, is_encapsulated: bool) -> Iterator[str]:
+    """Yield the ranges of a node in pools with tunnels, or in pools without.
+
+    Single addresses from blocks of other nodes count only where they are announced.
+    """
+    for block in owner.ranges:
+        pool = _pool_of(node, block)
+        if pool is None or (pool.spec.disable_bgp_export and not is_encapsulated):
+            continue
+        has_tunnels = {pool.spec.vxlan_mode, pool.spec.ipip_mode} != {"Never"}
+        if has_tunnels is is_encapsulated and not (is_encapsulated and ip.is_host(block)):
+            yield block
 
 
 def _pool_of(node: NodeView, block: str) -> IPPool | None:

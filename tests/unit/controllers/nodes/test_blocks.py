@@ -78,7 +78,7 @@ def test_a_deleted_pool_is_not_installed_again() -> None:
 def test_pods_of_a_node_have_addresses_of_its_blocks() -> None:
     """A second block is taken when the first one is full; tunnels have addresses, too."""
     cluster = store(
-        CLUSTER % ("ipv4", "{type: calico, blockSize: 30}")
+        CLUSTER % ("ipv4", "{type: calico, backend: vxlan, blockSize: 30}")
         + "".join(pod(f"p{number}", on("worker")) for number in range(6))
     )
     blocks = [block for block in cluster.all(AddressBlock) if block.node == "worker"]
