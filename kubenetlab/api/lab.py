@@ -41,7 +41,12 @@ class Attachment(Internal, frozen=True):
     host_ifname: str
     """Name of the link at the node's end."""
     addresses: tuple[str, ...]
-    """Addresses without prefix length, at most one per IP family, the primary family first."""
+    """Addresses without prefix length, at most one per IP family, the primary family first.
+
+    Empty while CNI plugins that are programs have not attached the pod.
+    """
+    sandbox_id: str = ""
+    """Identifier of the sandbox that such plugins have attached."""
 
 
 class ContainerReport(Record, frozen=True):

@@ -8,6 +8,7 @@
     failures.py      a plugin's error: decode, explain its code
     cache.py         content and name of the file that keeps the result of ADD
     runtime.py       sequences of calls: ADD, DEL, CHECK, GC, STATUS, VERSION
+    calls.py         attaching pods: what the lab asks the runtime for
 
 The package starts no process and opens no file: `runtime.Runtime` is given an executor of plugins
 and a store of results (`kernel/processes/cni_plugins.py`).

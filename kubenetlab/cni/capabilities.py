@@ -54,6 +54,10 @@ class PodDns(Struct, frozen=True):
     options: tuple[str, ...] = ()
 
 
+POD_INTERFACE: Final = "eth0"
+"""Name of the interface that plugins make in a pod."""
+
+
 class PodSandbox(Struct, frozen=True):
     """Facts about a pod that plugins may need."""
 
@@ -64,9 +68,9 @@ class PodSandbox(Struct, frozen=True):
     namespace: str = ""
     name: str = ""
     uid: str = ""
-    ifname: str = "eth0"
+    ifname: str = POD_INTERFACE
     annotations: Mapping[str, str] = {}
-    port_mappings: Sequence[PortMapping] = ()
+    port_mappings: tuple[PortMapping, ...] = ()
     ips: tuple[str, ...] = ()
     """Addresses that the pod requests."""
     mac: str = ""

@@ -85,6 +85,11 @@ class Runtime(Struct, frozen=True):
         self.store.write(cache.file_name(network.name, arguments), content)
         return result
 
+    def result_of(self, network: NetworkList, arguments: Arguments) -> Result | None:
+        """Return the kept result of an earlier ADD; None if there is none."""
+        cached = self._cached(cache.file_name(network.name, arguments))
+        return cached.result if cached is not None else None
+
     def delete(self, network: NetworkList, arguments: Arguments) -> None:
         """Detach a pod, in reverse order. Succeeds if it is not attached.
 

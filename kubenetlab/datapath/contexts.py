@@ -36,9 +36,8 @@ class Context(Struct, frozen=True):
     @property
     def identity(self) -> PodIdentity:
         """The pod, node or host, as programs get it."""
-        return PodIdentity(
-            self.namespace, self.name, self.files.hostname, self.addresses[0], self.node
-        )
+        address = self.addresses[0] if self.addresses else ""
+        return PodIdentity(self.namespace, self.name, self.files.hostname, address, self.node)
 
 
 class Contexts:

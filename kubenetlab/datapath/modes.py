@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import ClassVar, Final, Literal, NamedTuple, Protocol, Self, cast, overload
 
@@ -24,6 +24,7 @@ from kubenetlab.api.masquerade import MasqueradeConfig
 from kubenetlab.api.meta import Resource, kubernetes_name
 from kubenetlab.api.store import Cluster
 from kubenetlab.api.text.decode import Finding, decode, format_path
+from kubenetlab.cni.calls import NodePlugins
 from kubenetlab.datapath.view import NodePlace, NodeView, PodView, ServiceView
 from kubenetlab.errors import ManifestError, Problem, did_you_mean
 from kubenetlab.hoststate.object import Object
@@ -97,6 +98,8 @@ class PodNetwork(Struct, frozen=True):
     """Bridge to which the pods' links are attached on each node; empty without one."""
     link_prefix: str = ""
     """Prefix of the names of the node's ends of the pods' links."""
+    maps_host_ports: bool = True
+    """True if the lab makes the rules for host ports, as the plugin portmap does."""
 
 
 class ModeOptions(Struct, frozen=True, rename=kubernetes_name, forbid_unknown_fields=True):
@@ -105,6 +108,8 @@ class ModeOptions(Struct, frozen=True, rename=kubernetes_name, forbid_unknown_fi
     needs: ClassVar[Needs] = Needs()
     serves: ClassVar[bool] = True
     masquerader: ClassVar[str] = "ip-masq-agent"
+    file_options: ClassVar[Mapping[str, str]] = {}
+    """Option that names a file on the command line → option that gets the file's content."""
 
     def findings(self) -> Iterator[Finding]:
         """Yield contradictions between options that are valid by themselves."""
@@ -138,6 +143,10 @@ class ModeOptions(Struct, frozen=True, rename=kubernetes_name, forbid_unknown_fi
     def manifests(self, cluster: Cluster) -> Iterator[Resource]:
         """Yield the objects that the plugin installs in a cluster, such as its DaemonSet."""
         return iter(())
+
+    def plugins(self, node: NodeView) -> NodePlugins | None:
+        """Return the programs that attach the pods of a node; None if the lab itself does it."""
+        return None
 
     def dynamic_neighbors(self, lab: LabSize) -> int:
         """Return how many neighbour entries the kernel may learn.
@@ -197,6 +206,9 @@ class CNI(Protocol):
 
         config: ConfigMap of ip-masq-agent, if there is one.
         """
+
+    def plugins(self, node: NodeView) -> NodePlugins | None:
+        """Return the programs that attach the pods of a node; None if the lab itself does it."""
 
     def node(self, node: NodeView) -> Iterator[Object]:
         """Yield the objects of the plugin's daemon on a node, such as bridges and routes."""
@@ -311,6 +323,12 @@ def try_load(
             for finding in findings
         ]
     return decoded.value, ()
+
+
+def file_options(family: str, name: str) -> Mapping[str, str]:
+    """Return the options of a mode that name files; see `ModeOptions.file_options`."""
+    type_ = _mode_type(family, name)
+    return type_.file_options if type_ is not None else {}
 
 
 def decided_cni(config: ClusterConfig, decisions: Decisions) -> CNI:

@@ -33,9 +33,7 @@ def sandbox(node: NodeView, view: PodView) -> Iterator[Object]:
         yield Sandbox(view.netns, hostname=view.hostname, shares=node.netns)
         return
     yield Sandbox(view.netns, hostname=view.hostname)
-    yield from loopback_and_sysctls(
-        view.netns, has_ipv6=any(":" in address for address in view.addresses)
-    )
+    yield from loopback_and_sysctls(view.netns, has_ipv6=node.has_ipv6)
 
 
 def files(node: NodeView, view: PodView, pod: Pod) -> PodFiles:

@@ -94,7 +94,10 @@ class PodView(Struct, frozen=True):
     hostname: str
     is_host_network: bool
     addresses: tuple[str, ...]
-    """One address per family of its node; a hostNetwork pod has its node's."""
+    """One address per family of its node; a hostNetwork pod has its node's.
+
+    Programs that attach pods (`cni: conflist`) may assign fewer; empty until they have done it.
+    """
     ifname: str
     """Node's end of its link; empty for a hostNetwork pod."""
     host_ports: tuple[tuple[str, str, int, int], ...] = ()
@@ -106,6 +109,11 @@ class PodView(Struct, frozen=True):
     @property
     def netns(self) -> str:
         return names.pod_netns(self.namespace, self.name, self.uid)
+
+    @property
+    def is_attached(self) -> bool:
+        """True if the sandbox has its network, so that programs can start in it."""
+        return bool(self.addresses)
 
     @property
     def full_name(self) -> str:

@@ -10,14 +10,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
+from msgspec import structs
+
 from kubenetlab import controllers
 from kubenetlab.api.containers import Container
 from kubenetlab.api.core import Node
-from kubenetlab.api.lab import ContainerReport, NodeReport, PodRuntimeStatus, ProbeReport
+from kubenetlab.api.lab import (
+    Attachment,
+    ContainerReport,
+    NodeReport,
+    PodRuntimeStatus,
+    ProbeReport,
+)
 from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.nodes.ipam import attachment_of
+from kubenetlab.controllers.nodes.ipam.allocator import AllocationFailure
+from kubenetlab.controllers.nodes.ipam.host_local import HostLocal
 from kubenetlab.lab.machine import Decide, decisions
 from kubenetlab.observe.settled import will_end
 from kubenetlab.programs.support.ending import ending_in
@@ -41,7 +51,7 @@ def simulate(cluster: Cluster, now: float, decide: Decide = decisions) -> Cluste
 
 def reports(
     cluster: Cluster, now: float, *, ready: bool = True
-) -> Iterator[NodeReport | PodRuntimeStatus]:
+) -> Iterator[NodeReport | PodRuntimeStatus | Attachment]:
     """Yield the reports of every node, and of every pod that can have a sandbox.
 
     ready: False if the readiness probes of the pods fail.
@@ -52,6 +62,21 @@ def reports(
         has_network = pod.spec.host_network or attachment_of(cluster, pod) is not None
         if pod.spec.node_name and has_network and not pod.is_finished:
             yield report(pod, now, ready=ready)
+    yield from _attachments(cluster)
+
+
+def _attachments(cluster: Cluster) -> Iterator[Attachment]:
+    """Yield the attachments that CNI plugins would report, with addresses like host-local's."""
+    waiting = [attachment for attachment in cluster.all(Attachment) if not attachment.addresses]
+    if not waiting:
+        return
+    allocator = HostLocal(cluster, {attachment.node for attachment in waiting})
+    for attachment in waiting:
+        pod = cluster.get(Pod, attachment.metadata.namespace, attachment.metadata.name)
+        node = cluster.node(attachment.node)
+        addresses = allocator.allocate(pod, node) if pod is not None and node is not None else ()
+        if not isinstance(addresses, AllocationFailure) and addresses:
+            yield structs.replace(attachment, addresses=addresses)
 
 
 def report(pod: Pod, now: float, *, ready: bool = True) -> PodRuntimeStatus:

@@ -117,7 +117,7 @@ def _definitions(kinds: Iterable[type[Resource]], modes: Modes) -> dict[str, Sch
 
 def _types_of_options(modes: Iterable[type[Struct]]) -> dict[str, Schema]:
     """Return name → schema of each type inside the options of modes."""
-    found = {}
+    found: dict[str, Schema] = {}
     for mode in modes:
         _, schemas = msgspec.json.schema_components((mode,), ref_template=_DEFINITIONS + "{name}")
         found |= {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import resources
+from pathlib import Path
 
 from msgspec import Struct, structs
 
@@ -14,7 +15,8 @@ from kubenetlab.api.manifests.load import LoadedManifests, ManifestObject, load,
 from kubenetlab.api.text.documents import Document, read_documents
 from kubenetlab.cli.input.options import parse_mode
 from kubenetlab.datapath import checks
-from kubenetlab.errors import ManifestError
+from kubenetlab.datapath.modes import FAMILIES, file_options
+from kubenetlab.errors import ManifestError, UsageError, error_text
 from kubenetlab.lab.paths import LAB_API
 
 QUICKSTART = "quickstart"
@@ -69,11 +71,13 @@ class Flags(Struct, frozen=True):
     def networking(self) -> JsonObject:
         """Fields that the options set in `networking`."""
         cni = (
-            {"cni": parse_mode(self.cni), "disableDefaultCNI": False}
+            {"cni": _with_files("cni", parse_mode(self.cni)), "disableDefaultCNI": False}
             if self.cni is not None
             else {}
         )
-        return cni | ({"kubeProxyMode": parse_mode(self.proxy)} if self.proxy is not None else {})
+        if self.proxy is None:
+            return cni
+        return cni | {"kubeProxyMode": _with_files("proxy", parse_mode(self.proxy))}
 
     @property
     def top_level(self) -> JsonObject:
@@ -84,6 +88,24 @@ class Flags(Struct, frozen=True):
             "uplink": self.uplink,
         }
         return {name: value for name, value in fields.items() if value is not None}
+
+
+def _with_files(family: str, mode: JsonObject) -> JsonObject:
+    """Return a mode of the command line with the contents of the files that its options name.
+
+    Raises UsageError if a file cannot be read.
+    """
+    for option, content in file_options(family, str(mode["type"])).items():
+        path = mode.pop(option, None)
+        if path is not None:
+            try:
+                mode[content] = Path(str(path)).read_text()
+            except (OSError, UnicodeDecodeError) as error:
+                flag = FAMILIES[family].flag
+                raise UsageError(
+                    f"{flag} {mode['type']},{option}={path}: {error_text(error)}"
+                ) from None
+    return mode
 
 
 def read(

@@ -27,6 +27,7 @@ from kubenetlab.cli.input.options import (
 from kubenetlab.cli.labs.diagnostics import print_diagnostics, raise_findings
 from kubenetlab.cli.labs.waiting import name_if_ambiguous
 from kubenetlab.cli.terminal.printing import hint, print_data
+from kubenetlab.errors import UsageError
 from kubenetlab.lab.paths import LAB_API
 
 if TYPE_CHECKING:
@@ -144,6 +145,7 @@ def uplink_plan(name: str, manifests: Manifests) -> list[JsonObject]:
 
 def new_lab_script(manifests: Manifests, name: str) -> str:
     """Return a shell script that builds a new lab as it is once all its pods are ready."""
+    from kubenetlab.controllers.nodes.ipam import network
     from kubenetlab.datapath import plan
     from kubenetlab.hoststate.script import script
     from kubenetlab.lab.bootstrap import bootstrap_store
@@ -151,5 +153,12 @@ def new_lab_script(manifests: Manifests, name: str) -> str:
     from kubenetlab.lab.simulation import simulate
 
     now = time.time()
-    cluster = simulate(bootstrap_store(manifests.config, manifests.entries, now, name).cluster, now)
+    first = bootstrap_store(manifests.config, manifests.entries, now, name).cluster
+    if network(first).ipam == "external":
+        plugin = network(first).plugin
+        raise UsageError(
+            f"plan -o sh: programs attach the pods with cni {plugin}, which a script of ip and nft"
+            " cannot do; use plan without -o sh"
+        )
+    cluster = simulate(first, now)
     return script(plan(cluster, decisions(cluster)), name)

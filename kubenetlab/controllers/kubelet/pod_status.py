@@ -31,7 +31,7 @@ from kubenetlab.controllers.kubelet.containers import (
     terminated_with_pod,
 )
 from kubenetlab.controllers.kubelet.environment import container_config_errors
-from kubenetlab.controllers.nodes.ipam import attachment_of
+from kubenetlab.controllers.nodes.ipam import attachment_of, is_attached
 from kubenetlab.controllers.scheduling.scheduler import SCHEDULED
 
 INITIALIZED = "Initialized"
@@ -51,7 +51,7 @@ def pod_status(
 
     kills: container → kill that waits for a preStop hook.
     """
-    has_sandbox = runtime is not None and runtime.sandbox_pid != 0
+    has_sandbox = runtime is not None and runtime.sandbox_pid != 0 and is_attached(cluster, pod)
     initialized = pod.status.condition(INITIALIZED)
     is_initialized = has_sandbox and initialized is not None and initialized.status == "True"
     fault = stopping_fault(cluster, pod)

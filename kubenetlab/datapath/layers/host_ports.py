@@ -18,7 +18,8 @@ from kubenetlab.hoststate.object import Origin
 
 def _inputs(context: PlanContext) -> Iterator[tuple[str, Inputs]]:
     for node in context.nodes:
-        yield node.name, (node,)
+        if context.cni.network(node).maps_host_ports:
+            yield node.name, (node,)
 
 
 def _objects(node: NodeView) -> tuple[DesiredObjects, ...]:

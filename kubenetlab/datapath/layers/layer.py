@@ -86,14 +86,14 @@ class PlanContext:
         return self._proxies[node.name]
 
     def pods_of(self, node: NodeView) -> Iterator[tuple[PodView, Pod]]:
-        """Yield the pods of a node, with the environment of their containers resolved."""
+        """Yield the attached pods of a node, with the environment of their containers resolved."""
         return pods_of(self.cluster, node, self.cache)
 
 
 def pods_of(cluster: Cluster, node: NodeView, cache: PlanCache) -> Iterator[tuple[PodView, Pod]]:
-    """Yield the pods of a node, with the environment of their containers resolved."""
+    """Yield the attached pods of a node, with the environment of their containers resolved."""
     for view in node.pods:
-        pod = cluster.get(Pod, view.namespace, view.name)
+        pod = cluster.get(Pod, view.namespace, view.name) if view.is_attached else None
         if pod is not None:
             yield (
                 view,

@@ -29,8 +29,11 @@ def _objects(
     node: NodeView, pod: PodView, cni: CNI, proxy: ServiceProxy
 ) -> tuple[DesiredObjects, ...]:
     title = f"Pod {pod.full_name}"
+    sandbox = by_namespace(pods.sandbox(node, pod), Origin("kubelet", title))
+    if not pod.is_attached:
+        return tuple(sandbox)
     return (
-        *by_namespace(pods.sandbox(node, pod), Origin("kubelet", title)),
+        *sandbox,
         *by_namespace(cni.pod(node, pod), Origin(mode_name("cni", cni), title)),
         *by_namespace(proxy.pod(node, pod), Origin(mode_name("kube-proxy", proxy), title)),
     )

@@ -22,6 +22,7 @@ from typing import Literal
 from msgspec import structs
 
 from kubenetlab.api.core import Service
+from kubenetlab.api.values import ip
 from kubenetlab.datapath.modes import Needs, PodNetwork
 from kubenetlab.datapath.proxy import nftables_maps as maps
 from kubenetlab.datapath.proxy.local_traffic import Detector, LocalTrafficOptions
@@ -104,12 +105,9 @@ class Mode(LocalTrafficOptions, frozen=True):
             yield from table(family_table, addresses, node.service_cidrs[index], hairpin)
 
     def pod(self, node: NodeView, pod: PodView) -> Iterator[Object]:
-        for family, address in (
-            zip(node.families, pod.addresses, strict=True)
-            if self.layout == "fast" and not pod.is_host_network
-            else ()
-        ):
-            yield maps.pod_entry(FamilyTable(NFT_FAMILIES[family.version], node.netns), address)
+        for address in pod.addresses if self.layout == "fast" and not pod.is_host_network else ():
+            family = NFT_FAMILIES[ip.version_of(address)]
+            yield maps.pod_entry(FamilyTable(family, node.netns), address)
 
     def service(
         self, service: ServiceView, place: NodePlace, network: PodNetwork

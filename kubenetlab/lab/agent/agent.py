@@ -35,6 +35,7 @@ from kubenetlab.lab.agent.builder import Builder
 from kubenetlab.lab.agent.clients.daemon_client import DaemonClient
 from kubenetlab.lab.agent.clients.node_agent_client import NodeAgentClient
 from kubenetlab.lab.agent.clients.node_agent_connections import NodeAgentConnections
+from kubenetlab.lab.agent.clients.plugin_client import PluginClient
 from kubenetlab.lab.agent.clients.probe_client import ProbeClient
 from kubenetlab.lab.agent.clients.runtime_client import RuntimeClient
 from kubenetlab.lab.agent.desired_state import DesiredState
@@ -145,6 +146,7 @@ class Agent:
             self.rules, self.observed_state, self.sandboxes, self.kernel_lock, self._repair_soon
         )
         self.probes = ProbeClient(node_agents, events.probes_reported)
+        self.plugins = PluginClient(node_agents, events)
         self.builder = Builder(
             self.kernel,
             self.observed_state,

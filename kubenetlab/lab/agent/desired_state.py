@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath import plan, plan_inputs, plan_probes
+from kubenetlab.datapath.attachments import AttachmentPlan, plan_attachments
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.probes import ProbeSpec
 from kubenetlab.hoststate.state import HostState
@@ -24,6 +25,8 @@ class DesiredState:
         """Inputs of the plan in `state`, compared by identity."""
         self._probes: Mapping[str, tuple[ProbeSpec, ...]] | None = {}
         """The probes for `state`; None until they are planned."""
+        self._attachments: AttachmentPlan | None = AttachmentPlan()
+        """The attachments for `state`; None until they are planned."""
 
     def update(self, cluster: Cluster) -> HostState:
         """Plan a store if an input of the plan has changed; return the desired state."""
@@ -32,7 +35,7 @@ class DesiredState:
             new is not old for new, old in zip(inputs, self._inputs, strict=True)
         ):
             self.state = plan(cluster, machine.decisions(cluster), self.cache)
-            self._probes, self._inputs = None, inputs
+            self._probes, self._attachments, self._inputs = None, None, inputs
         return self.state
 
     def state_for(self, cluster: Cluster) -> HostState:
@@ -54,6 +57,14 @@ class DesiredState:
             assert self._cluster is not None
             self._probes = plan_probes(self._cluster, machine.decisions(self._cluster), self.cache)
         return self._probes
+
+    def attachments(self) -> AttachmentPlan:
+        """Return the pods that CNI plugins attach; they are planned at the first call."""
+        if self._attachments is None:
+            assert self._cluster is not None
+            decisions = machine.decisions(self._cluster)
+            self._attachments = plan_attachments(self._cluster, decisions, self.cache)
+        return self._attachments
 
     def forget(self, removed: set[str]) -> None:
         """Drop cached plans of namespaces that no longer exist."""

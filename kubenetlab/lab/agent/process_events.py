@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from kubenetlab.cni.calls import AttachedPod
 from kubenetlab.hoststate.sandbox import Sandbox
 from kubenetlab.hoststate.state import linked_namespaces
 from kubenetlab.kernel.namespaces.sandboxes import Pause
@@ -50,6 +51,20 @@ class ProcessEvents:
         """Store the results of probes."""
         cluster, skew_s = self._agent.cluster, self._agent.clock.skew_s
         self._agent.apply_changes(status_reports.probe_reports(cluster, results, skew_s))
+
+    def pod_attached(self, netns: str, sandbox_id: str, result: AttachedPod) -> None:
+        """Store the addresses that CNI plugins have assigned to a pod."""
+        agent = self._agent
+        agent.apply_changes(status_reports.attached(agent.cluster, netns, sandbox_id, result))
+
+    def attachment_failed(self, netns: str, message: str) -> None:
+        """Store why CNI plugins have not attached a pod."""
+        agent = self._agent
+        agent.apply_changes(status_reports.sandbox_failed(agent.cluster, netns, message))
+
+    def pod_detached(self) -> None:
+        """Remove sandboxes whose CNI plugins have undone their work."""
+        self._agent.wake()
 
     def programs_reported(self, reports: Sequence[RunReport]) -> None:
         """Store the states of containers."""

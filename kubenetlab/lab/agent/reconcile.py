@@ -31,10 +31,12 @@ async def reconcile(agent: Agent) -> None:
 
     observed = agent.observed_state.state  # objects that exist: the loop refreshes it      Linux
     changes = diff(observed, desired)  # the difference between the two                      pure
+    changes = agent.plugins.detach_first(changes, agent.sandboxes.pauses)
     agent.drop_resolved_failures(changes)
     if changes:
         await agent.apply(changes)  # kernel objects, rules and programs                    Linux
 
+    agent.plugins.attach(agent.desired_state.attachments(), agent.sandboxes.pauses)
     is_accepted = await agent.probes.replace(agent.desired_state.probes(), agent.builder.nodes)
     await agent.probes.wait_for_first_results(FIRST_RESULTS_S if changes else 0)
     agent.schedule_retries(are_probes_accepted=is_accepted)

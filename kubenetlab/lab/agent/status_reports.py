@@ -12,6 +12,8 @@ from kubenetlab.api.lab import Attachment, NodeReport, PodRuntimeStatus
 from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, deletion
+from kubenetlab.api.values.ip import version_of
+from kubenetlab.cni.calls import AttachedPod
 from kubenetlab.controllers.kubelet.kubelet import runtime_status_of
 from kubenetlab.controllers.nodes.ipam import attachment_of
 from kubenetlab.lab.messages.app_worker import RunReport
@@ -50,6 +52,30 @@ def sandbox_made(cluster: Cluster, netns: str, pid: int) -> Iterator[Change]:
     attachment = attachment_of(cluster, pod)
     if isinstance(attachment, Attachment):
         yield deletion(attachment)
+
+
+def attached(
+    cluster: Cluster, netns: str, sandbox_id: str, result: AttachedPod
+) -> Iterator[Change]:
+    """Yield the changes for a pod that CNI plugins have attached."""
+    pod = pod_of(cluster, netns)
+    attachment = attachment_of(cluster, pod) if pod is not None else None
+    if pod is None or attachment is None:
+        return
+    versions = cluster.config.networking.versions
+    addresses = sorted(
+        (address for address in result.addresses if version_of(address) in versions),
+        key=lambda address: versions.index(version_of(address)),
+    )
+    yield structs.replace(
+        attachment,
+        addresses=tuple(addresses or result.addresses),
+        host_ifname=result.host_ifname,
+        sandbox_id=sandbox_id,
+    )
+    status = runtime_status_of(cluster, pod)
+    if status is not None and status.sandbox_error:
+        yield structs.replace(status, sandbox_error="")
 
 
 def recorded_sandboxes(cluster: Cluster) -> Iterator[tuple[str, int]]:

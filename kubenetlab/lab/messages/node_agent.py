@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from kubenetlab.api.lab import ProbeReport
+from kubenetlab.cni.calls import AttachedPod, NodePlugins
+from kubenetlab.cni.capabilities import PodSandbox
 from kubenetlab.datapath.probes import ProbeSpec
 from kubenetlab.hoststate.rules.rulesets import OwnedName, Transaction
 from kubenetlab.kernel.processes.identity import ProcessId
@@ -136,7 +138,57 @@ class RulesEdited(Message, frozen=True):
     netns: str
 
 
+class PodAttached(Message, frozen=True):
+    """CNI plugins have attached a pod."""
+
+    pod: AttachedPod
+
+
+class PluginsFailed(Message, frozen=True):
+    """A CNI plugin has failed."""
+
+    message: str
+    """Message of the kubelet for an ADD, else of libcni."""
+
+
+class AttachPod(Request[PodAttached | PluginsFailed], frozen=True):
+    """Call ADD of a node's CNI plugins for a sandbox."""
+
+    node: Node
+    plugins: NodePlugins
+    sandbox: PodSandbox
+    pause: ProcessId
+    """Pause process of the sandbox."""
+    is_retry: bool
+    """True if an earlier call may have done a part of the work."""
+
+
+class DetachPod(Request[Done | PluginsFailed], frozen=True):
+    """Call DEL of a node's CNI plugins for a sandbox."""
+
+    node: Node
+    plugins: NodePlugins
+    sandbox: PodSandbox
+    pause: ProcessId
+
+
+class CollectGarbage(Request[Done | PluginsFailed], frozen=True):
+    """Call DEL for all sandboxes of a node but those with these identifiers, and then GC."""
+
+    node: Node
+    plugins: NodePlugins
+    valid: tuple[str, ...]
+
+
 NodeAgentRequest = (
-    LoadRules | ReadGeneration | ListRules | PrintRules | CompareRules | ReplaceProbes
+    LoadRules
+    | ReadGeneration
+    | ListRules
+    | PrintRules
+    | CompareRules
+    | ReplaceProbes
+    | AttachPod
+    | DetachPod
+    | CollectGarbage
 )
 NodeAgentEvent = ProbeResults | RulesEdited

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -20,8 +21,11 @@ from kubenetlab.kernel.rules.comparison import Compared, compare
 from kubenetlab.kernel.syscalls import open_namespace, trim_memory
 from kubenetlab.lab.context import LabContext
 from kubenetlab.lab.messages.node_agent import (
+    AttachPod,
+    CollectGarbage,
     CompareRules,
     Comparison,
+    DetachPod,
     Generation,
     ListRules,
     LoadRules,
@@ -42,6 +46,7 @@ from kubenetlab.lab.nodeagent.executor import Executor
 from kubenetlab.lab.nodeagent.forked import in_child
 from kubenetlab.lab.nodeagent.hooks import HookRun
 from kubenetlab.lab.nodeagent.loaded_rules import LoadedRules
+from kubenetlab.lab.nodeagent.network_plugins import NetworkPlugins
 from kubenetlab.lab.nodeagent.ping_sweep import PingSweep, is_sweepable
 from kubenetlab.lab.nodeagent.prober import PeriodicProbe, ProbeState
 from kubenetlab.lab.runtime.pod_network import NetnsSocketFactory
@@ -57,13 +62,17 @@ CHECK_INTERVAL_S = 0.5
 class NodeAgent:
     """Rules and probes of several nodes, in one event loop."""
 
-    def __init__(self, listener: socket.socket, directory: Path, name: str) -> None:
+    def __init__(
+        self, listener: socket.socket, directory: Path, name: str, hidden: Sequence[str] = ()
+    ) -> None:
         """Create a node agent without nodes.
 
         directory: run directory of the lab.
         name:      of this process, for messages.
+        hidden:    directories of the machine that programs inside do not see.
         """
         self._directory = directory
+        self._plugins = NetworkPlugins(directory, hidden)
         self._executor: Executor | None = None
         self._home = open_namespace("net")
         self._nodes: dict[ProcessId, Process] = {}
@@ -78,6 +87,9 @@ class NodeAgent:
             PrintRules.handled_by(self._print_rules),
             CompareRules.handled_by(self._compare_rules),
             ReplaceProbes.handled_by(self._replace_probes),
+            AttachPod.handled_by(self._plugins.attach),
+            DetachPod.handled_by(self._plugins.detach),
+            CollectGarbage.handled_by(self._plugins.collect_garbage),
             described_errors=(RulesError,),
         )
         self._server = RpcServer[NodeAgentEvent](listener, handlers, self._greeting)
@@ -216,5 +228,7 @@ def main(context: LabContext, number: int) -> None:
     from kubenetlab.lab import rundir
 
     listener = context.listeners[rundir.node_agent_socket(number)]
-    agent = NodeAgent(listener, context.directory, f"node agent {number}")
+    agent = NodeAgent(
+        listener, context.directory, f"node agent {number}", context.hidden_directories
+    )
     asyncio.run(agent.run())

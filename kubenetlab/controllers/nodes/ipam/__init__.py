@@ -21,11 +21,13 @@ from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, Kind
 from kubenetlab.controllers.nodes.ipam.allocator import AllocationFailure, Allocator
 from kubenetlab.controllers.nodes.ipam.blocks import Blocks
+from kubenetlab.controllers.nodes.ipam.external import External
 from kubenetlab.controllers.nodes.ipam.host_local import HostLocal
 from kubenetlab.controllers.nodes.ipam.ring import Ring
 from kubenetlab.controllers.support.events import event, is_recorded
 
 ALLOCATORS: Final[Mapping[str, type[Allocator]]] = {
+    "external": External,
     "host-local": HostLocal,
     "calico": Blocks,
     "weave": Ring,
@@ -81,6 +83,14 @@ def attachment_of(cluster: Cluster, pod: Pod) -> Attachment | None:
     """
     attachment = cluster.get(Attachment, pod.namespace, pod.name)
     return attachment if attachment is not None and attachment.pod_uid == pod.uid else None
+
+
+def is_attached(cluster: Cluster, pod: Pod) -> bool:
+    """Return True when nothing has to be done for the network of the pod's sandbox any more."""
+    if pod.spec.host_network:
+        return True
+    attachment = attachment_of(cluster, pod)
+    return attachment is not None and bool(attachment.addresses)
 
 
 def needs_attachment(cluster: Cluster, pod: Pod) -> bool:

@@ -30,9 +30,13 @@ class RecordingAgent:
         self.save_error: Exception | None = None
         self.accepts_probes = True
         self.turns = SimpleNamespace(yield_to_clients=self._give_turn)
-        self.desired_state = SimpleNamespace(update=lambda _: self._planned(desired), probes=dict)
+        self.desired_state = SimpleNamespace(
+            update=lambda _: self._planned(desired), probes=dict, attachments=dict
+        )
         self.observed_state = SimpleNamespace(state=observed)
         self.builder = SimpleNamespace(nodes={})
+        self.sandboxes = SimpleNamespace(pauses={})
+        self.plugins = SimpleNamespace(detach_first=self._detach_first, attach=self._attach)
         self.probes = SimpleNamespace(
             replace=self._replace_probes, wait_for_first_results=self._wait_for_results
         )
@@ -63,6 +67,13 @@ class RecordingAgent:
         self.steps.append("plan")
         return desired
 
+    def _detach_first(self, changes: Changes, pauses: object) -> Changes:
+        self.steps.append("detach first")
+        return changes
+
+    def _attach(self, plan: object, pauses: object) -> None:
+        self.steps.append("attach")
+
     async def _give_turn(self) -> None:
         self.steps.append("turn")
 
@@ -89,8 +100,10 @@ def test_a_change_is_on_disk_before_the_kernel_is_changed() -> None:
         "turn",
         "plan",
         "turn",
+        "detach first",
         "drop failures",
         "apply",
+        "attach",
         "probes",
         "done",
         "detach",

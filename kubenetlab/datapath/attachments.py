@@ -1,0 +1,84 @@
+"""Pods that programs outside the lab attach to the network: the calls of a container runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from kubenetlab.api.lab import Decisions
+from kubenetlab.api.pods import Pod
+from kubenetlab.api.store import Cluster
+from kubenetlab.cni.calls import NodePlugins
+from kubenetlab.cni.capabilities import PodDns, PodSandbox, PortMapping
+from kubenetlab.controllers.nodes.ipam import attachment_of
+from kubenetlab.datapath import modes
+from kubenetlab.datapath.plan_cache import PlanCache
+from kubenetlab.datapath.view import NodeView, PodView, node_views
+
+
+class PodAttachment(Struct, frozen=True):
+    """Pod that plugins attach."""
+
+    node_netns: str
+    sandbox: PodSandbox
+    """Facts about the pod; the identifier and the path of its namespace are still empty."""
+    attached_id: str = ""
+    """Identifier of the sandbox that is attached according to the store; empty without one."""
+
+
+class AttachmentPlan(Struct, frozen=True):
+    """Pods that plugins attach, and the plugins of each node."""
+
+    nodes: Mapping[str, NodePlugins] = {}
+    """Namespace of a node → its plugins; empty if the lab attaches the pods itself."""
+    pods: Mapping[str, PodAttachment] = {}
+    """Namespace of a pod → what to attach."""
+
+
+def plan_attachments(cluster: Cluster, decisions: Decisions, cache: PlanCache) -> AttachmentPlan:
+    """Return the calls of plugins that the cluster needs; an empty plan in most CNI modes."""
+    cni = modes.decided_cni(cluster.config, decisions)
+    nodes: dict[str, NodePlugins] = {}
+    pods: dict[str, PodAttachment] = {}
+    for node in node_views(cluster, decisions, cache):
+        plugins = cni.plugins(node)
+        if plugins is None:
+            continue
+        nodes[node.netns] = plugins
+        for view in node.pods:
+            pod = cluster.get(Pod, view.namespace, view.name)
+            if pod is None or view.is_host_network:
+                continue
+            attachment = attachment_of(cluster, pod)
+            is_attached = attachment is not None and attachment.addresses
+            pods[view.netns] = PodAttachment(
+                node.netns,
+                _sandbox(node, view, pod),
+                attachment.sandbox_id if attachment is not None and is_attached else "",
+            )
+    return AttachmentPlan(nodes, pods)
+
+
+def _sandbox(node: NodeView, view: PodView, pod: Pod) -> PodSandbox:
+    config = pod.spec.dns_config
+    options = tuple(
+        option.name if option.value is None else f"{option.name}:{option.value}"
+        for option in config.options
+    )
+    dns = PodDns(tuple(config.nameservers), tuple(config.searches), options)
+    return PodSandbox(
+        container_id="",
+        netns="",
+        namespace=pod.namespace,
+        name=pod.name,
+        uid=pod.uid,
+        annotations=dict(pod.metadata.annotations),
+        port_mappings=tuple(
+            PortMapping(number, target, protocol.lower(), host_ip)
+            for host_ip, protocol, number, target in view.host_ports
+        ),
+        ips=tuple(pod.requested_addresses),
+        dns=dns if dns != PodDns() else None,
+        pod_cidrs=tuple(family.pod_cidr for family in node.families),
+    )

@@ -1,0 +1,150 @@
+"""conflist: real CNI plugins attach the pods.
+
+The programs named in a configuration list (bridge, ptp, macvlan, portmap …) run on each node as a
+container runtime runs them: ADD when a pod's sandbox exists, DEL before it is removed, with the
+environment, the input and the results of libcni. Pods have the addresses that the plugins answer.
+The lab adds no link of its own to a pod.
+
+    pod eth0 ── made by the plugins ── node eth0 ── fabric
+
+A program runs in the network of its node. It sees the machine's files read-only; /var/lib/cni and
+/run are the node's own. A call that takes longer than `timeout` is ended. While ADD fails, the pod
+stays ContainerCreating, with the plugin's message in the event FailedCreatePodSandBox.
+
+The same list serves all nodes: write `{{.PodCIDR}}` (or `usePodCidr`, or the capability ipRanges)
+where a node's own range belongs. Other nodes' pods are then reached by plain routes, which a
+cluster's administrator, cloud or daemon would add.
+
+Overhead: that of the plugins.
+Needs: the programs, for example the package containernetworking-plugins.
+As in: containerd and CRI-O with a file in /etc/cni/net.d.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, ClassVar, Literal, Self
+
+from msgspec import Meta, structs
+
+from kubenetlab import names
+from kubenetlab.api.json_types import JsonValue
+from kubenetlab.api.lab import NetworkFacts
+from kubenetlab.api.masquerade import MasqueradeConfig
+from kubenetlab.api.text.decode import Finding
+from kubenetlab.cni import conflist, templates
+from kubenetlab.cni.calls import NodePlugins
+from kubenetlab.datapath.modes import LabSize, ModeOptions, PodNetwork
+from kubenetlab.datapath.network import egress
+from kubenetlab.datapath.view import NodeView
+from kubenetlab.hoststate.object import Object
+from kubenetlab.hoststate.route import Route
+from kubenetlab.hoststate.sandbox import Sysctl
+
+DEFAULT_LIST = """{
+  "cniVersion": "1.0.0",
+  "name": "containerd-net",
+  "plugins": [
+    {
+      "type": "bridge",
+      "bridge": "cni0",
+      "isGateway": true,
+      "hairpinMode": true,
+      "ipam": {
+        "type": "host-local",
+        "ranges": [{{range $i, $range := .PodCIDRRanges}}{{if $i}}, {{end}}[{"subnet": "{{$range}}"}]{{end}}],
+        "routes": [{{range $i, $route := .Routes}}{{if $i}}, {{end}}{"dst": "{{$route}}"}{{end}}]
+      }
+    },
+    {"type": "portmap", "capabilities": {"portMappings": true}}
+  ]
+}
+"""  # noqa: E501
+"""The list that containerd's documentation gives, without masquerade, as a template."""
+DIRECTORIES = ("/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni")
+"""Directories of plugins by default: those of upstream, of Debian, and of Fedora."""
+
+
+class Mode(ModeOptions, frozen=True):
+    """Options.
+
+    file: path of a configuration list on the command line
+        `up` and `plan` read it once, and the lab keeps its content.
+
+    conflist: the configuration list itself, as a mapping or as text
+        Without it, and without `file`: bridge with host-local, then portmap.
+
+    binDirs: directories of the programs (/opt/cni/bin, /usr/lib/cni, /usr/libexec/cni).
+
+    routes: auto | podCIDR | none
+        podCIDR  Each node has a route to the pod range of every other node, and ip-masq-agent
+                 masquerades what leaves the cluster.
+        none     The plugins, or nobody, connect the nodes.
+        auto     podCIDR if the list depends on the pod range of the node, else none.
+
+    timeout: time limit of each call of a plugin, in seconds (30).
+    """
+
+    facts = NetworkFacts(plugin="conflist", host_ifname="", ipam="external", has_gateway=False)
+
+    file_options: ClassVar[Mapping[str, str]] = {"file": "conflist"}
+
+    file: str = ""
+    conflist: JsonValue = DEFAULT_LIST
+    bin_dirs: tuple[str, ...] = DIRECTORIES
+    routes: Literal["auto", "podCIDR", "none"] = "auto"
+    timeout: Annotated[int, Meta(ge=1, le=600)] = 30
+
+    def findings(self) -> Iterator[Finding]:
+        if self.file:
+            message = "a file is read from the command line only; in a manifest, set `conflist`"
+            yield Finding(("file",), message)
+        if error := templates.check(self.conflist):
+            yield Finding(("conflist",), error)
+            return
+        _, findings = conflist.load(templates.sample(self.conflist))
+        for finding in findings:
+            yield structs.replace(finding, path=("conflist", *finding.path))
+        for index, directory in enumerate(self.bin_dirs):
+            if not directory.startswith("/"):
+                message = f'expected an absolute path, found "{directory}"'
+                yield Finding(("binDirs", index), message)
+
+    def decide(self, lab: LabSize, settled: Self | None) -> tuple[Self, tuple[str, ...]]:
+        network, _ = conflist.load(templates.sample(self.conflist))
+        programs = ", ".join(network.program_names) if network is not None else ""
+        reasons = [f"CNI plugins {programs} attach the pods"]
+        if self.routes != "auto":
+            return self, tuple(reasons)
+        uses_pod_cidr = templates.uses_pod_cidr(self.conflist)
+        reasons.append(
+            "routes between the nodes' pod ranges: the list uses them"
+            if uses_pod_cidr
+            else "no routes between nodes: the list does not use their pod ranges"
+        )
+        if not lab.has_br_netfilter and network is not None and "bridge" in network.program_names:
+            reasons.append(
+                "this kernel has no br_netfilter, so a Service does not work from a pod to another"
+                " one on the same bridge"
+            )
+        return structs.replace(self, routes="podCIDR" if uses_pod_cidr else "none"), tuple(reasons)
+
+    def network(self, node: NodeView) -> PodNetwork:
+        return PodNetwork(node.mtu, node.cluster_cidrs, maps_host_ports=False)
+
+    def masquerade(self, node: NodeView, config: MasqueradeConfig | None) -> Iterator[Object]:
+        return egress.rules(node, config) if self.routes == "podCIDR" else iter(())
+
+    def plugins(self, node: NodeView) -> NodePlugins | None:
+        values = templates.NodeValues(tuple(family.pod_cidr for family in node.families))
+        document = templates.render(self.conflist, values)
+        return NodePlugins(document, self.bin_dirs, float(self.timeout))
+
+    def node(self, node: NodeView) -> Iterator[Object]:
+        # As the administrator of a cluster sets it: kube-proxy needs it where pods share a bridge.
+        yield Sysctl(node.netns, "net/bridge/bridge-nf-call-iptables", "1", is_optional=True)
+        if self.routes != "podCIDR":
+            return
+        for peer in node.peers:
+            for family in peer.families:
+                yield Route(node.netns, family.pod_cidr, names.NODE_UPLINK, via=family.address)

@@ -1,0 +1,253 @@
+"""Client of the node agents for CNI plugins: ADD for new sandboxes, DEL before they are removed.
+
+Calls run beside the agent's passes, because a plugin may take as long as its time limit. A call
+that fails is repeated with a back-off. The results of ADD are files of the node, so that a new
+agent, which knows of no call, asks again and gets the same answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import Coroutine, Mapping
+from typing import Final, Literal, Protocol
+
+from msgspec import Struct, structs
+
+from kubenetlab.cni.calls import AttachedPod, NodePlugins
+from kubenetlab.cni.capabilities import PodSandbox
+from kubenetlab.datapath.attachments import AttachmentPlan, PodAttachment
+from kubenetlab.hoststate.diff import Changes, NetnsChanges
+from kubenetlab.kernel.namespaces.sandboxes import Pause
+from kubenetlab.kernel.processes.identity import ProcessId
+from kubenetlab.lab.agent.clients.node_agent_connections import NodeAgentConnections
+from kubenetlab.lab.log import log
+from kubenetlab.lab.messages.node_agent import (
+    AttachPod,
+    CollectGarbage,
+    DetachPod,
+    Node,
+    PluginsFailed,
+    PodAttached,
+)
+from kubenetlab.lab.nodeagent.network_plugins import netns_path
+from kubenetlab.lab.transport.protocol import RequestFailed
+from kubenetlab.lab.transport.rpc import exit_on_failure
+
+FIRST_RETRY_S: Final = 0.5
+"""Delay before the first retry, in seconds; each further one is twice as long."""
+MAX_RETRY_S: Final = 30.0
+"""Longest delay, in seconds."""
+
+Pauses = Mapping[str, Pause]
+"""Namespace → its pause process."""
+_Phase = Literal["attaching", "failed", "attached", "detaching", "detached"]
+
+
+class _Sandbox(Struct):
+    """Sandbox of a pod, as far as plugins are concerned."""
+
+    node: Node
+    plugins: NodePlugins
+    request: PodAttachment
+    pause: ProcessId
+    id: str
+    """Identifier of the sandbox."""
+    phase: _Phase
+    retry_s: float = FIRST_RETRY_S
+    """Delay before the next retry, in seconds."""
+    may_be_partial: bool = False
+    """True if an earlier ADD may have done a part of its work."""
+
+
+class AttachmentEvents(Protocol):
+    """Receiver of the results of calls."""
+
+    def pod_attached(self, netns: str, sandbox_id: str, result: AttachedPod) -> None:
+        """Record the result of ADD for a sandbox."""
+
+    def attachment_failed(self, netns: str, message: str) -> None:
+        """Record the message of a plugin that has failed to attach a sandbox."""
+
+    def pod_detached(self) -> None:
+        """Note that a sandbox may be removed now."""
+
+
+class PluginClient:
+    """The sandboxes that CNI plugins have attached, and the calls that are under way."""
+
+    def __init__(self, node_agents: NodeAgentConnections, events: AttachmentEvents) -> None:
+        self._node_agents = node_agents
+        self._events = events
+        self._sandboxes: dict[str, _Sandbox] = {}
+        self._plan = AttachmentPlan()
+        self._is_first_plan = True
+        self._garbage: set[Node] = set()
+        """Nodes on which plugins have something to free for sandboxes that are gone."""
+        self._collecting: dict[Node, asyncio.Event] = {}
+        """Node → event at the end of its garbage collection; no ADD begins before."""
+        self._limit = asyncio.Semaphore(2 * (os.cpu_count() or 1))
+        """Maximum number of concurrent calls."""
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def attach(self, plan: AttachmentPlan, pauses: Pauses) -> None:
+        """Begin the calls that the plan needs: ADD for sandboxes that are not attached."""
+        if plan is self._plan and not plan.nodes:
+            return
+        self._plan, pauses = plan, dict(pauses)
+        for netns, request in plan.pods.items():
+            pause, node_pause = pauses.get(netns), pauses.get(request.node_netns)
+            if pause is None or node_pause is None:
+                continue
+            known = self._sandboxes.get(netns)
+            id_ = sandbox_id(request.sandbox.uid, pause.id)
+            if known is None or known.id != id_:
+                node = Node(request.node_netns, node_pause.id)
+                is_attached = request.attached_id == id_
+                plugins = plan.nodes[request.node_netns]
+                known = self._sandboxes[netns] = _Sandbox(
+                    node,
+                    plugins,
+                    request,
+                    pause.id,
+                    id_,
+                    "attached" if is_attached else "attaching",
+                    may_be_partial=pause.is_adopted,
+                )
+                if not is_attached:
+                    self._begin(self._attach(netns, known))
+        self._collect_garbage(pauses)
+
+    def detach_first(self, changes: Changes, pauses: Pauses) -> Changes:
+        """Return the changes without removals of sandboxes that are attached; begin their DEL.
+
+        A sandbox is removed by a later pass, when its plugins have undone their work. A call that
+        fails does not keep the sandbox: its rest is garbage, which is collected later.
+        """
+        if not self._sandboxes:
+            return changes
+        removed = {entry.netns for entry in changes.namespaces if entry.is_removed}
+        kept = [entry for entry in changes.namespaces if not self._keeps(entry, removed)]
+        for netns in [netns for netns in self._sandboxes if netns not in pauses]:
+            self._forget(netns)
+        return changes if len(kept) == len(changes.namespaces) else Changes(tuple(kept))
+
+    def _keeps(self, entry: NetnsChanges, removed: set[str]) -> bool:
+        """Return True if a sandbox that is not desired must wait for its plugins."""
+        known = self._sandboxes.get(entry.netns)
+        if known is None or not entry.is_removed:
+            return False
+        if known.phase == "attached":
+            if known.node.netns in removed:
+                return False  # everything that the plugins made ends with the node
+            known.phase = "detaching"
+            self._begin(self._detach(entry.netns, known))
+        return known.phase in ("attaching", "detaching")
+
+    def _forget(self, netns: str) -> None:
+        """Forget a sandbox that is gone; if it was attached, its node has garbage."""
+        known = self._sandboxes.pop(netns)
+        if known.phase not in ("detached", "failed"):
+            self._garbage.add(known.node)
+
+    async def _attach(self, netns: str, sandbox: _Sandbox) -> None:
+        """Call ADD until it succeeds or the sandbox is not desired any more."""
+        client = self._node_agents.client(sandbox.node.netns)
+        facts = _facts(sandbox)
+        while netns in self._plan.pods and self._sandboxes.get(netns) is sandbox:
+            if (collection := self._collecting.get(sandbox.node)) is not None:
+                await collection.wait()  # it would take the new attachment for garbage
+            async with self._limit:
+                answer = await client.call(
+                    AttachPod(
+                        sandbox.node,
+                        sandbox.plugins,
+                        facts,
+                        sandbox.pause,
+                        sandbox.may_be_partial,
+                    )
+                )
+            if isinstance(answer, PodAttached):
+                sandbox.phase = "attached"
+                self._events.pod_attached(netns, sandbox.id, answer.pod)
+                return
+            sandbox.may_be_partial = True
+            sandbox.phase = "failed"
+            self._report(netns, sandbox, answer)
+            await asyncio.sleep(sandbox.retry_s)
+            sandbox.retry_s = min(2 * sandbox.retry_s, MAX_RETRY_S)
+            if netns in self._plan.pods and self._sandboxes.get(netns) is sandbox:
+                sandbox.phase = "attaching"
+        sandbox.phase = "failed"
+        self._events.pod_detached()
+
+    def _report(self, netns: str, sandbox: _Sandbox, answer: PluginsFailed | RequestFailed) -> None:
+        if self._sandboxes.get(netns) is not sandbox:
+            return
+        message = answer.message if isinstance(answer, PluginsFailed) else answer.error
+        log(f"{netns}: {message}")
+        self._events.attachment_failed(netns, message)
+
+    async def _detach(self, netns: str, sandbox: _Sandbox) -> None:
+        """Call DEL once; then the sandbox can be removed."""
+        client = self._node_agents.client(sandbox.node.netns)
+        async with self._limit:
+            answer = await client.call(
+                DetachPod(sandbox.node, sandbox.plugins, _facts(sandbox), sandbox.pause)
+            )
+        if isinstance(answer, PluginsFailed | RequestFailed):
+            message = answer.message if isinstance(answer, PluginsFailed) else answer.error
+            log(f"{netns}: {message}; its network will be cleaned up later")
+            self._garbage.add(sandbox.node)
+        sandbox.phase = "detached"
+        self._events.pod_detached()
+
+    def _collect_garbage(self, pauses: Pauses) -> None:
+        """Begin to collect the garbage of nodes that have some, or had a former agent."""
+        for netns, plugins in self._plan.nodes.items():
+            pause = pauses.get(netns)
+            if pause is None:
+                continue
+            node = Node(netns, pause.id)
+            if (node in self._garbage or (self._is_first_plan and pause.is_adopted)) and (
+                node not in self._collecting
+            ):
+                self._garbage.discard(node)
+                self._collecting[node] = asyncio.Event()
+                self._begin(self._collect(node, plugins))
+        self._is_first_plan = False
+
+    async def _collect(self, node: Node, plugins: NodePlugins) -> None:
+        """Let the plugins of a node free what belongs to no sandbox any more."""
+        valid = tuple(each.id for each in self._sandboxes.values() if each.node == node)
+        answer = await self._node_agents.client(node.netns).call(
+            CollectGarbage(node, plugins, valid)
+        )
+        self._collecting.pop(node).set()
+        if isinstance(answer, PluginsFailed | RequestFailed):
+            message = answer.message if isinstance(answer, PluginsFailed) else answer.error
+            log(f"{node.netns}: garbage of CNI plugins: {message}")
+            asyncio.get_running_loop().call_later(MAX_RETRY_S, self._garbage.add, node)
+
+    def _begin(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            exit_on_failure(task)
+
+
+def sandbox_id(uid: str, pause: ProcessId) -> str:
+    """Return the identifier of a sandbox, in the form of container runtimes."""
+    return hashlib.sha256(f"{uid} {pause.pid} {pause.start}".encode()).hexdigest()
+
+
+def _facts(sandbox: _Sandbox) -> PodSandbox:
+    """Return what the plugins get to know about a sandbox."""
+    return structs.replace(
+        sandbox.request.sandbox, container_id=sandbox.id, netns=netns_path(sandbox.id)
+    )
