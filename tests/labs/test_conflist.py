@@ -1,0 +1,290 @@
+"""The CNI mode conflist: real plugins attach the pods, and failing ones do not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.labs.lab import Lab, wait_for
+from tests.labs.users import User, UsersLab
+
+DIRECTORIES = ("/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni")
+OUTSIDE = {"ipv4": "198.51.100.10", "dual": "198.51.100.10", "ipv6": '"2001:db8:51:100::10"'}
+HOST_LOCAL = {"type": "host-local", "ranges": [[{"subnet": "{{.PodCIDR}}"}]]}
+
+
+def has_plugins(*names: str) -> bool:
+    return all(any(Path(path, name).is_file() for path in DIRECTORIES) for name in names)
+
+
+needs_plugins = pytest.mark.skipif(
+    not has_plugins("bridge", "host-local", "portmap"),
+    reason="CNI plugins are missing; on Debian and Ubuntu: apt-get install"
+    " containernetworking-plugins",
+)
+
+
+def pods(*names: tuple[str, str], **fields: Any) -> str:
+    """Return manifests of pods: (name, node) of each; fields of the container."""
+    container = {"name": "main", "image": "agnhost", "args": ["netexec"]}
+    container |= {"ports": [{"containerPort": 8080}]} | fields
+    return "".join(
+        "---\napiVersion: v1\nkind: Pod\n"
+        f"metadata: {{name: {name}, labels: {{app: web}}}}\n"
+        f"spec: {{nodeName: {node}, containers: [{json.dumps(container)}]}}\n"
+        for name, node in names
+    )
+
+
+def cluster(cni: object, family: str = "ipv4") -> str:
+    return (
+        "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n"
+        f"networking: {{ipFamily: {family}, cni: {json.dumps(cni)}}}\n"
+        f"external: [{{name: outside, address: {OUTSIDE[family]}, ports: [8080]}}]\n"
+    )
+
+
+THREE = pods(("a", "worker"), ("b", "worker"), ("c", "worker2"))
+SERVICE = (
+    "---\napiVersion: v1\nkind: Service\nmetadata: {name: web}\n"
+    "spec: {ipFamilyPolicy: PreferDualStack, selector: {app: web},"
+    " ports: [{port: 80, targetPort: 8080}]}\n"
+)
+
+
+def configuration(*plugins: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    """Return the mode with a configuration list."""
+    document = {"cniVersion": "1.0.0", "name": "net", "plugins": list(plugins)}
+    return {"type": "conflist", "conflist": document} | fields
+
+
+BRIDGE = {"type": "bridge", "isGateway": True, "ipam": HOST_LOCAL}
+PTP = configuration(
+    {"type": "ptp", "ipam": HOST_LOCAL | {"routes": [{"dst": "0.0.0.0/0"}]}},
+    {"type": "tuning", "sysctl": {"net.ipv4.conf.eth0.rp_filter": "2"}},
+)
+
+
+def kept(lab: Lab, kind: str = "results") -> list[str]:
+    """Return the names of files that plugins keep on all nodes: results, or addresses."""
+    folder = {"results": "results", "addresses": "networks/*"}[kind]
+    paths = lab.directory.glob(f"cni/*/var-lib-cni/{folder}/*")
+    return sorted(path.name for path in paths if path.name[0].isalnum() and path.name != "lock")
+
+
+def leases(lab: Lab) -> list[str]:
+    """Return the addresses that host-local has assigned."""
+    return [name for name in kept(lab, "addresses") if not name.startswith("last_reserved")]
+
+
+@needs_plugins
+@pytest.mark.parametrize("family", ["ipv4", "ipv6", "dual"])
+def test_pods_have_the_addresses_of_the_plugins(lab: Lab, family: str) -> None:
+    """Packets keep their source between pods; the default list serves every address family."""
+    lab.up(cluster("conflist", family) + THREE + SERVICE)
+    assert lab.problems == []
+    places = [lab.pod(name) for name in "abc"]
+    everywhere = [pod for pod in lab.inspected["pods"] if not pod["host_network"]]
+    assert leases(lab) == sorted(address for pod in everywhere for address in pod["addresses"])
+    targets = [("TCP", address, 8080) for pod in places for address in pod["addresses"]]
+    for pod in places:
+        for answer in lab.ask(pod, *targets):
+            assert answer.server, answer.error
+            assert answer.client[0] == answer.source[0]
+        node = lab.place("nodes", pod["node"])
+        (answer,) = lab.ask(pod, ("TCP", OUTSIDE[family].strip('"'), 8080))
+        assert answer.client[0] in node["addresses"], answer
+
+
+@needs_plugins
+def test_another_plugin_and_a_chain(lab: Lab) -> None:
+    """Links of ptp, and a sysctl of tuning; nothing of them is drift."""
+    lab.up(cluster(PTP) + THREE)
+    assert lab.problems == []
+    pod = lab.pod("a")
+    assert lab.inside(pod, "cat", "/proc/sys/net/ipv4/conf/eth0/rp_filter") == "2\n"
+    (address,) = pod["addresses"]
+    routes = json.loads(lab.inside(lab.place("nodes", "worker"), "ip", "-j", "route"))
+    (route,) = [route for route in routes if route["dst"] == address]
+    assert route["dev"].startswith("veth")
+
+
+@needs_plugins
+def test_host_ports_are_the_plugins(lab: Lab) -> None:
+    """The plugin portmap makes the rules; the lab makes none."""
+    ports = [{"containerPort": 8080, "hostPort": 8081}]
+    lab.up(cluster("conflist") + pods(("a", "worker"), ("b", "worker2"), ports=ports))
+    target = ("TCP", lab.place("nodes", "worker")["addresses"][0], 8081)
+    assert [answer.server for answer in lab.ask(lab.place("external", "outside"), target)]
+    rules = lab.inside(lab.place("nodes", "worker"), "iptables-save", "-t", "nat")
+    assert "CNI-HOSTPORT-DNAT" in rules
+    tables = lab.inside(lab.place("nodes", "worker"), "nft", "list", "tables")
+    assert "hostport" not in tables.lower().replace("cni-hostport", "")
+
+
+@needs_plugins
+def test_a_pod_that_goes_releases_its_address(lab: Lab) -> None:
+    """DEL frees what ADD took, before the sandbox is removed."""
+    lab.up(cluster("conflist") + THREE)
+    before = leases(lab)
+    (address,) = lab.pod("a")["addresses"]
+    assert address in before
+    lab.run("delete", "pod", "a")
+    wait_for(lambda: leases(lab) == [lease for lease in before if lease != address], "DEL")
+    wait_for(lambda: len(kept(lab)) == len(before) - 1, "the result to be dropped")
+    wait_for(lambda: not list(Path("/run/netns").glob(f"{lab.name}_pod_default_a*")), "the sandbox")
+    assert lab.run("diff").status == 0
+
+
+@needs_plugins
+def test_a_lost_sandbox_is_attached_again(lab: Lab) -> None:
+    """Its address is released as garbage, and the pod gets another one."""
+    lab.up(cluster("conflist") + THREE)
+    (before,) = lab.pod("a")["addresses"]
+    (victim,) = lab.pids(f"{lab.name}/pod/default/a/")
+    lab.inside(lab.pod("b"), "kill", "-9", str(victim))
+    wait_for(
+        lambda: lab.pod("a")["ready"] and lab.pod("a")["addresses"] not in ([], [before]),
+        "a new address",
+    )
+    wait_for(lambda: before not in leases(lab), "the former address to be released")
+    assert lab.problems == []
+
+
+@needs_plugins
+@pytest.mark.parametrize("role", ["agent", "node-agent"])
+def test_killed_processes_lose_no_attachment(lab: Lab, role: str) -> None:
+    """A new agent attaches no pod twice and frees nothing that is in use."""
+    lab.up(cluster("conflist") + THREE)
+    before = {pod["name"]: pod["addresses"] for pod in lab.inspected["pods"]}
+    results = kept(lab)
+    for _ in range(2):
+        lab.kill(role)
+    lab.apply(pods(("d", "worker")))
+    wait_for(lambda: lab.pod("d")["ready"], "a pod made afterwards")
+    assert {name: lab.pod(name)["addresses"] for name in "abc"} == {
+        name: before[name] for name in "abc"
+    }
+    assert set(results) < set(kept(lab))
+    assert lab.problems == []
+
+
+def plugin(folder: Path, text: str, name: str = "own") -> dict[str, Any]:
+    """Make a plugin from a shell script; return a mode with it."""
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return configuration({"type": name}, binDirs=[str(folder), *DIRECTORIES])
+
+
+def failure(lab: Lab, pod: str) -> str:
+    """Return the message of the latest event FailedCreatePodSandBox of a pod."""
+    events = [
+        event["message"]
+        for event in lab.get("events")["items"]
+        if event["reason"] == "FailedCreatePodSandBox" and event["involvedObject"]["name"] == pod
+    ]
+    return events[-1] if events else ""
+
+
+ERROR = """echo '{"code": 7, "msg": "no such bridge", "details": "br7"}'; exit 1"""
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        (
+            ERROR,
+            'plugin type="own" failed (add): no such bridge; br7 (the plugin\'s configuration is'
+            " invalid)",
+        ),
+        ("echo hello", 'failed to unmarshal the plugin\'s result "hello"'),
+        ("sleep 1000", "netplugin did not end within 1 s and was killed"),
+        ("echo '{}'", "failed to find network info for sandbox"),
+        ("echo oops >&2; exit 3", 'netplugin failed: "oops": exit status 3'),
+    ],
+    ids=["error", "rubbish", "hangs", "no address", "stderr"],
+)
+def test_a_failing_plugin_is_an_event(lab: Lab, tmp_path: Path, script: str, message: str) -> None:
+    """The pod stays ContainerCreating; pods in the node's network run, and the lab answers."""
+    host_pod = THREE.split("---")[1].replace("nodeName", "hostNetwork: true, nodeName")
+    mode = plugin(tmp_path, script) | {"timeout": 1}
+    manifest = cluster(mode) + pods(("a", "worker"))
+    result = lab.run("up", "-f", "-", "--timeout", "3", stdin=manifest, status=1)
+    assert "not ready: default/a: FailedCreatePodSandBox" in result.err
+    assert lab.pod("a")["phase"] == "Pending"
+    text = wait_for(lambda: failure(lab, "a"), "the event")
+    assert text.startswith(
+        "Failed to create pod sandbox: rpc error: code = Unknown desc = failed to setup network"
+        ' for sandbox "'
+    )
+    assert message in text
+    lab.apply(f"---{host_pod}".replace("name: a,", "name: host,"), status=1)
+    wait_for(lambda: lab.pod("host")["ready"], "a pod in the node's network")
+
+
+@needs_plugins
+def test_a_plugin_that_recovers_is_called_again(lab: Lab, tmp_path: Path) -> None:
+    """The failed ADD is repeated, and the pod runs."""
+    mode = plugin(tmp_path, ERROR)
+    mode["conflist"]["plugins"] = [BRIDGE, {"type": "own"}]
+    lab.run("up", "-f", "-", "--timeout", "2", stdin=cluster(mode) + THREE, status=1)
+    assert wait_for(lambda: failure(lab, "a"), "the event")
+    assert leases(lab) == []  # the failed ADD was undone
+    plugin(tmp_path, "sed 's/.*\"prevResult\": //; s/}$//' | grep -v '^$'")
+    wait_for(lambda: all(lab.pod(name)["ready"] for name in "abc"), "the pods")
+    assert not lab.get("pods")["items"][0]["status"].get("message")
+
+
+def test_a_missing_plugin_is_an_event(lab: Lab) -> None:
+    """The message names the directories that were searched."""
+    mode = configuration({"type": "calico"}, binDirs=["/opt/none"])
+    lab.run("up", "-f", "-", "--timeout", "2", stdin=cluster(mode) + THREE, status=1)
+    text = wait_for(lambda: failure(lab, "a"), "the event")
+    assert 'failed to find plugin "calico" in path [/opt/none]' in text
+
+
+@needs_plugins
+def test_a_file_is_read_from_the_command_line(lab: Lab, tmp_path: Path) -> None:
+    """The lab keeps its content: a new agent needs no file."""
+    path = tmp_path / "10-net.conflist"
+    path.write_text(json.dumps(PTP["conflist"]))
+    lab.up(THREE, "--cni", f"conflist,file={path}", "--nodes", "3")
+    path.unlink()
+    lab.kill("agent")
+    lab.apply(pods(("d", "worker")))
+    wait_for(lambda: lab.pod("d")["ready"], "a pod made afterwards")
+    assert lab.problems == []
+    missing = lab.run("up", "--cni", f"conflist,file={path}", status=2)
+    assert f"--cni conflist,file={path}: " in missing.err
+    assert "No such file or directory" in missing.err
+
+
+@needs_plugins
+def test_without_root(nobody: User) -> None:
+    """Plugins run as root of the lab's user namespace."""
+    from tests.conftest import LAB_PREFIX
+
+    lab = UsersLab(f"{LAB_PREFIX}c", nobody)
+    try:
+        lab.run("up", "-f", "-", stdin=cluster("conflist") + THREE + SERVICE)
+        assert lab.problems == []
+        lab.run("delete", "pod", "a")
+        lab.run("apply", "-f", "-", stdin=pods(("d", "worker")))
+        wait_for(lambda: lab.pod("d")["ready"], "a pod made afterwards")
+        assert lab.problems == []
+    finally:
+        lab.down()
+    assert not lab.directory.exists()
+
+
+@needs_plugins
+def test_a_node_is_removed_with_its_pods(lab: Lab) -> None:
+    """No DEL is waited for: everything that the plugins made ends with the node."""
+    lab.up(cluster("conflist") + THREE)
+    lab.run("up", "--nodes", "2")
+    wait_for(lambda: len(lab.inspected["nodes"]) == 2, "the node to go")
+    assert lab.problems == []
