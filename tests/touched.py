@@ -85,6 +85,7 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
         "ping_series",
     ),
     "kubenetlab/cli/objects/port_forward": ("port_forward",),
+    "kubenetlab/cni/": ("conflist",),
     "kubenetlab/controllers/": (*WORKLOADS, "changes", "random_edits"),
     "kubenetlab/controllers/services/loadbalancers": (
         "load_balancers",
@@ -102,6 +103,8 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "kubenetlab/kernel/file_trees": ("node_files",),
     "kubenetlab/kernel/namespaces/own_directories": ("node_files", "exec_isolation"),
+    "kubenetlab/datapath/cni/conflist": ("conflist",),
+    "kubenetlab/datapath/attachments": ("conflist",),
     "kubenetlab/datapath/network/balanced_ports": ("balanced_ports",),
     "kubenetlab/datapath/network/egress": ("masquerade",),
     "kubenetlab/datapath/faults/": ("kube_proxy_faults",),
