@@ -95,6 +95,7 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/datapath/": ("flows", "manifests", "plan_script", "changes"),
     "kubenetlab/datapath/cni/": (
         "pod_networks",
+        "no_network",
         "flannel",
         "calico",
         "weave",
@@ -103,7 +104,7 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "kubenetlab/kernel/file_trees": ("node_files",),
     "kubenetlab/kernel/namespaces/own_directories": ("node_files", "exec_isolation"),
-    "kubenetlab/datapath/cni/conflist": ("conflist",),
+    "kubenetlab/datapath/cni/conflist": ("conflist", "pod_networks", "no_network"),
     "kubenetlab/datapath/attachments": ("conflist",),
     "kubenetlab/datapath/network/balanced_ports": ("balanced_ports",),
     "kubenetlab/datapath/network/egress": ("masquerade",),

@@ -7,8 +7,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from kubenetlab.datapath.cni.conflist import DIRECTORIES
 from tests.labs.lab import Lab
 from tests.patience import patiently
 
@@ -38,6 +40,19 @@ print(json.dumps(frames))
 
 Each is (size on the fabric, size of the packet inside as a frame of its own, VNI in hexadecimal).
 """
+
+
+PLUGINS_ADVICE = (
+    "CNI plugins are missing; on Debian and Ubuntu: apt-get install containernetworking-plugins"
+)
+
+
+def has_plugins(*names: str) -> bool:
+    """Return True if the machine has some CNI plugins; by default those of the default list."""
+    return all(
+        any(Path(directory, name).is_file() for directory in DIRECTORIES)
+        for name in names or ("bridge", "host-local", "portmap")
+    )
 
 
 def manifest(family: str, cni: str) -> str:

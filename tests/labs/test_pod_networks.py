@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.labs.lab import Lab
-from tests.labs.pod_networks import OUTSIDE, manifest
+from tests.labs.pod_networks import OUTSIDE, PLUGINS_ADVICE, has_plugins, manifest
 
 FLANNEL = {
     "vxlan": "{type: flannel}",
@@ -28,6 +28,7 @@ MODES = {
     **{f"flannel-{name}": cni for name, cni in FLANNEL.items()},
     **{f"calico-{name}": cni for name, cni in CALICO.items()},
     **{f"weave{name}": cni for name, cni in WEAVE.items()},
+    "conflist": "conflist",
 }
 
 
@@ -35,6 +36,8 @@ MODES = {
 @pytest.mark.parametrize("cni", MODES.values(), ids=MODES)
 def test_pods_reach_pods_without_address_translation(lab: Lab, cni: str, family: str) -> None:
     """Servers see the pod's own address; what leaves the cluster has the node's address."""
+    if cni == "conflist" and not has_plugins():
+        pytest.skip(PLUGINS_ADVICE)
     lab.up(manifest(family, cni))
     assert lab.problems == []
     pods = [lab.pod(name) for name in "abc"]

@@ -34,7 +34,7 @@ from kubenetlab.api.masquerade import MasqueradeConfig
 from kubenetlab.api.text.decode import Finding
 from kubenetlab.cni import conflist, templates
 from kubenetlab.cni.calls import NodePlugins
-from kubenetlab.datapath.modes import LabSize, ModeOptions, PodNetwork
+from kubenetlab.datapath.modes import LabSize, ModeOptions, Needs, PodNetwork
 from kubenetlab.datapath.network import egress
 from kubenetlab.datapath.view import NodeView
 from kubenetlab.hoststate.object import Object
@@ -85,6 +85,7 @@ class Mode(ModeOptions, frozen=True):
     timeout: time limit of each call of a plugin, in seconds (30).
     """
 
+    needs = Needs(programs=("nft",), features=("veth", "nft nat"))
     facts = NetworkFacts(plugin="conflist", host_ifname="", ipam="external", has_gateway=False)
 
     file_options: ClassVar[Mapping[str, str]] = {"file": "conflist"}
