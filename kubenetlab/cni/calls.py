@@ -7,6 +7,7 @@ that a caller that has missed the answer can ask again.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from msgspec import Struct
 
@@ -65,11 +66,13 @@ def attach(
     if result is None:
         if is_retry:
             # The former call may have been interrupted, and plugins refuse to do a work twice.
-            runtime.delete(network, arguments)
+            with suppress(CniError):
+                runtime.delete(network, arguments)
         result = runtime.add(network, arguments)
     addresses = result.addresses_of(pod.netns, pod.ifname)
     if not addresses:
-        runtime.delete(network, arguments)
+        with suppress(CniError):
+            runtime.delete(network, arguments)
         raise CniError(f'failed to find network info for sandbox "{pod.container_id}"')
     return AttachedPod(addresses, _host_interface(result))
 

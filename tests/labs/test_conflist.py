@@ -176,6 +176,10 @@ def failure(lab: Lab, pod: str) -> str:
     return events[-1] if events else ""
 
 
+def log_of(lab: Lab) -> str:
+    return (lab.directory / "log").read_text()
+
+
 ERROR = """echo '{"code": 7, "msg": "no such bridge", "details": "br7"}'; exit 1"""
 
 
@@ -208,6 +212,8 @@ def test_a_failing_plugin_is_an_event(lab: Lab, tmp_path: Path, script: str, mes
         ' for sandbox "'
     )
     assert message in text
+    wait_for(lambda: log_of(lab).count(message) > 3, "more attempts")
+    assert "(delete)" not in failure(lab, "a")
     lab.apply(f"---{host_pod}".replace("name: a,", "name: host,"), status=1)
     wait_for(lambda: lab.pod("host")["ready"], "a pod in the node's network")
 

@@ -56,10 +56,11 @@ class Location(Struct, frozen=True):
         matching = tuple(
             address for address in self.addresses if version in (None, ip_address(address).version)
         )
+        if not self.addresses:
+            raise UsageError(f"{self.title} has no address yet; kubenetlab describe says why")
         if not matching:
             raise UsageError(
-                f"{self.title} has no IPv{version} address; "
-                f"it has {', '.join(self.addresses) or 'none'}"
+                f"{self.title} has no IPv{version} address; it has {', '.join(self.addresses)}"
             )
         return structs.replace(self, addresses=matching)
 
