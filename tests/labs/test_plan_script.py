@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from kubenetlab.kernel.features.detection import has_program
 from tests.golden.outputs import CASES
 from tests.labs.lab import Lab, wait_for
 
@@ -171,3 +172,31 @@ def test_the_scripts_lab_carries_packets_and_can_be_removed(
     assert "File exists" in namespaces.run("env", "LAB=copy", "sh", str(file), status=1)
     namespaces.run("env", "LAB=copy", "sh", str(file), "down")
     assert namespaces.run("ip", "netns", "list") == ""
+
+
+@pytest.mark.skipif(not has_program("bird"), reason="needs BIRD 2 (apt-get install bird2)")
+def test_the_script_writes_files_and_runs_daemons(
+    lab: Lab, namespaces: ScriptNamespaces, tmp_path: Path
+) -> None:
+    """BIRD of the script's nodes exchanges routes; `down` ends it and removes the files."""
+    file = tmp_path / "lab.sh"
+    file.write_text(planned(lab, CASES / "kube-router" / "input.yaml"))
+    copy = f"{lab.name}-copy"
+    command = ["env", f"LAB={copy}", "sh", str(file)]
+    try:
+        namespaces.run(*command)
+
+        def routes() -> str:
+            node = ["ip", "-n", f"{copy}_node_worker", "route", "show", "proto", "bird"]
+            return namespaces.run(*node)
+
+        assert wait_for(routes, "a route of BIRD").strip() == (
+            "10.244.0.0/24 via 172.18.0.2 dev eth0"
+        )
+        pids = namespaces.run("ip", "netns", "pids", f"{copy}_node_worker").split()
+        assert pids
+    finally:
+        namespaces.run(*command, "down")
+    wait_for(lambda: not any(Path("/proc", pid, "fd").exists() for pid in pids), "the end of BIRD")
+    assert not Path(f"/var/tmp/kubenetlab-{copy}").exists()
+    assert not Path("/run/bird").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from kubenetlab.kernel.features.detection import has_program
 from tests.labs.lab import Lab
 from tests.labs.pod_networks import OUTSIDE, PLUGINS_ADVICE, has_plugins, manifest
 
@@ -23,12 +24,18 @@ WEAVE = {
     "": "weave",
     "-permanent": "{type: weave, neighbors: permanent}",
 }
+KUBE_ROUTER = {
+    "": "kube-router",
+    "-routed": "{type: kube-router, clusterAsn: 4200000000, layout: routed, neighbors: permanent}",
+    "-abrupt": "{type: kube-router, bgpGracefulRestart: false}",
+}
 MODES = {
     "bridge": "{type: bridge}",
     **{f"flannel-{name}": cni for name, cni in FLANNEL.items()},
     **{f"calico-{name}": cni for name, cni in CALICO.items()},
     **{f"weave{name}": cni for name, cni in WEAVE.items()},
     "conflist": "conflist",
+    **{f"kube-router{name}": cni for name, cni in KUBE_ROUTER.items()},
 }
 
 
@@ -38,6 +45,8 @@ def test_pods_reach_pods_without_address_translation(lab: Lab, cni: str, family:
     """Servers see the pod's own address; what leaves the cluster has the node's address."""
     if cni == "conflist" and not has_plugins():
         pytest.skip(PLUGINS_ADVICE)
+    if cni in KUBE_ROUTER.values() and not has_program("bird"):
+        pytest.skip("needs BIRD 2 (apt-get install bird2)")
     lab.up(manifest(family, cni))
     assert lab.problems == []
     pods = [lab.pod(name) for name in "abc"]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from kubenetlab.kernel.features.detection import has_program
 from tests.clusters import deployment, pod, service
 from tests.conftest import LAB_PREFIX
 from tests.labs import users
@@ -58,6 +59,28 @@ def test_tunnels_between_nodes_need_no_root(lab: UsersLab) -> None:
     assert lab.run("diff").out == "the kernel is as it should be\n"
     entries = lab.run("exec", "node:worker", "--", "bridge", "fdb", "show", "dev", "flannel.1").out
     assert entries.count("permanent") == 2, "one for each of the other nodes"
+
+
+@pytest.mark.skipif(not has_program("bird"), reason="needs BIRD 2 (apt-get install bird2)")
+def test_bgp_between_nodes_needs_no_root(lab: UsersLab) -> None:
+    """BIRD runs in the user namespace of the lab, sees its files, and is started again."""
+    manifest = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {ipFamily: dual}\n"
+    lab.run("up", "-f", "-", "--cni", "kube-router", stdin=manifest)
+    assert lab.run("ping", "-o", "json").json["ok"]
+    assert lab.run("diff").status == 0
+    shown = lab.run("exec", "node:worker", "--", "birdc", "show", "protocols").out
+    assert shown.count("Established") == 4
+    config = lab.run("exec", "node:worker", "--", "cat", "/etc/bird/bird.conf").out
+    assert "router id 172.18.0.3;" in config
+    first = lab.run("exec", "node:worker", "--", "pidof", "bird").out
+    lab.run("exec", "node:worker", "--", "kill", "-9", first.strip())
+
+    def has_new_bird() -> bool:
+        found = lab.run("exec", "node:worker", "--", "pidof", "bird", status=None)
+        return found.status == 0 and found.out != first
+
+    wait_for(has_new_bird, "a new BIRD")
+    assert lab.run("ping", "-o", "json").json["ok"]
 
 
 def test_features_that_need_root_are_rejected(lab: UsersLab) -> None:

@@ -1,0 +1,113 @@
+"""kube-router: a bridge on each node, and routes between nodes by BGP.
+
+  pod eth0 ─ veth ┐                                        ┌ veth ─ eth0 pod
+                  ├ kube-bridge ─ eth0 ═ eth0 ─ kube-bridge┤
+  pod eth0 ─ veth ┘   (node)      fabric       (node)      └ veth ─ eth0 pod
+                      bird ─── BGP, TCP 179 ─── bird
+
+The pods of a node are attached to the bridge kube-bridge. BIRD on each node announces the pod range
+of the node to all other nodes in AS 64512 (a full mesh of iBGP sessions). It adds the routes that
+it learns to the kernel: `10.244.2.0/24 via 172.18.0.3 dev eth0 proto bird`. Nothing is
+encapsulated. Packets between pods and from pods to nodes keep both addresses; packets from pods to
+the outside get the address of their node.
+
+Upstream has GoBGP built in, whose routes are `proto 17`; here it is BIRD: `kubenetlab exec
+node:worker -- birdc show protocols` shows its sessions. Rules are in a table of nftables, with the
+names of upstream's ipsets. Network policies are accepted and not enforced. kube-router masquerades
+by itself, so the ConfigMap of ip-masq-agent has no effect.
+
+Overhead: 0 bytes.
+Needs: all nodes on one layer-2 segment; BIRD 2.
+As in: kube-router with --run-router=true --run-service-proxy=false --run-firewall=false.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Final
+
+from msgspec import Meta
+
+from kubenetlab.api.lab import NetworkFacts
+from kubenetlab.api.masquerade import MasqueradeConfig
+from kubenetlab.datapath.cni.pods_on_bridge import PodsOnBridge
+from kubenetlab.datapath.modes import Needs
+from kubenetlab.datapath.network import bgp
+from kubenetlab.datapath.view import NodeView
+from kubenetlab.hoststate.object import Object
+from kubenetlab.hoststate.rules.nftables import (
+    NFT_FAMILIES,
+    Chain,
+    Collection,
+    Element,
+    Hook,
+    SetType,
+    Table,
+    rule,
+)
+from kubenetlab.hoststate.rules.nftables.statements import InSet, Masquerade
+
+TABLE: Final = "kube-router"
+POD_SUBNETS: Final = "kube-router-pod-subnets"
+NODE_IPS: Final = "kube-router-node-ips"
+
+
+class Mode(PodsOnBridge, frozen=True):
+    """Options of BGP, `layout` and `neighbors`.
+
+    clusterAsn: autonomous system of the nodes (64512).
+
+    bgpGracefulRestart: true | false
+        true   Routes stay while BIRD of a node is restarted.
+        false  Other nodes drop the routes of a node as soon as its BIRD ends.
+    """
+
+    needs = Needs(programs=("nft", bgp.PROGRAM), features=("bridge", "veth", "nft nat"))
+    facts = NetworkFacts(plugin="kube-router", host_ifname="veth{id}", bridge="kube-bridge")
+    bridge = "kube-bridge"
+    component = "cni kube-router"
+    masquerader = "kube-router"
+
+    cluster_asn: Annotated[int, Meta(ge=1, le=0xFFFFFFFE)] = bgp.DEFAULT_AS
+    bgp_graceful_restart: bool = True
+
+    def node(self, node: NodeView) -> Iterator[Object]:
+        yield from super().node(node)
+        others = [peer.families for peer in node.peers]
+        speaker = bgp.Speaker(
+            bgp.router_id(node.addresses),
+            node.addresses,
+            bgp.mesh(node.families, others, self.cluster_asn),
+            announced=tuple(family.pod_cidr for family in node.families),
+            as_number=self.cluster_asn,
+            keeps_routes=self.bgp_graceful_restart,
+        )
+        learned = [family.pod_cidr for families in others for family in families]
+        yield from bgp.bird(node.netns, speaker, learned)
+
+    def masquerade(self, node: NodeView, config: MasqueradeConfig | None) -> Iterator[Object]:
+        """Yield kube-router's rule; the ConfigMap of ip-masq-agent has no effect.
+
+        Source: cloudnativelabs/kube-router pkg/controllers/routing/pod_egress.go,
+        network_routes_controller.go (syncNodeIPSets).
+        """
+        for index, family in enumerate(node.families):
+            nft = NFT_FAMILIES[family.version]
+            of_nodes = [family, *(peer.families[index] for peer in node.peers)]
+            yield Table(node.netns, nft, TABLE, f"rules for {TABLE}")
+            address_type = (f"ipv{family.version}_addr",)
+            ranges, addresses = SetType(address_type, is_interval=True), SetType(address_type)
+            yield Collection(node.netns, nft, TABLE, POD_SUBNETS, ranges)
+            yield Collection(node.netns, nft, TABLE, NODE_IPS, addresses)
+            for other in of_nodes:
+                yield Element(node.netns, nft, TABLE, POD_SUBNETS, ranges, (other.pod_cidr,))
+                yield Element(node.netns, nft, TABLE, NODE_IPS, addresses, (other.address,))
+            egress = rule(
+                InSet((f"{nft} saddr",), POD_SUBNETS, is_interval=True),
+                InSet((f"{nft} daddr",), POD_SUBNETS, is_negated=True, is_interval=True),
+                InSet((f"{nft} daddr",), NODE_IPS, is_negated=True),
+                Masquerade(is_fully_random=True),
+            )
+            yield Chain(
+                node.netns, nft, TABLE, "postrouting", (egress,), Hook("nat", "postrouting", 100)
+            )
