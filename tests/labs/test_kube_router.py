@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -230,3 +231,19 @@ def test_ten_nodes_are_ready_within_seconds(lab: Lab) -> None:
     assert has_converged(lab)
     assert len(birds(lab)) == 10
     assert took_s < patiently(5), took_s
+
+
+def test_a_bird_that_cannot_run_is_reported(lab: Lab, tmp_path: Path) -> None:
+    """`up` ends with the reason, and leaves the lab; `diff` lists the daemon on every node."""
+    broken = tmp_path / "bird"
+    broken.write_text("#!/bin/sh\necho cannot >&2\nexit 3\n")
+    broken.chmod(0o755)
+    replaced = f'mount --bind {broken} "$(command -v bird)" && exec "$@"'
+    prefix = ("unshare", "-m", "sh", "-c", replaced, "sh")
+    ended = run(
+        "up", "--lab", lab.name, "--cni", "kube-router", "--nodes", "1", prefix=prefix, status=1
+    )
+    assert "not ready: daemon bird of node/control-plane: ended (exit status 3)" in ended.err
+    assert "+ daemon bird" in lab.run("diff", status=1).out
+    shown = lab.run("exec", "node:control-plane", "--", "cat", "/var/log/bird.log").out
+    assert shown.splitlines()[0] == "cannot"

@@ -67,6 +67,7 @@ class ProvidedRoutes:
         """Check a sandbox whose daemons have changed until all of its routes exist."""
         self._pending[netns] = time.monotonic()
         self._missing.pop(netns, None)
+        self._on_change()
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._run())
 
@@ -94,9 +95,10 @@ class ProvidedRoutes:
                 missing = self._missing.get(netns, {daemon.name: daemon.provides}).get(daemon.name)
                 status = self._daemons.status(netns, daemon.name)
                 title = f"{daemon.name} of {netns}"
-                if status is not None and not status.pid:
-                    is_failed = status.failures >= FAILED_AFTER
-                    yield DaemonState(title, is_failed, status.failure)
+                if not self._daemons.is_up(daemon):
+                    is_failed = status is not None and status.failures >= FAILED_AFTER
+                    reason = (status.failure if status is not None else "") or "it is starting"
+                    yield DaemonState(title, is_failed, reason)
                 elif missing:
                     yield DaemonState(
                         title, now - since >= LATE_AFTER_S, _describe(daemon, missing)
@@ -111,7 +113,7 @@ class ProvidedRoutes:
             self._pending = {
                 netns: since
                 for netns, since in self._pending.items()
-                if self._missing.get(netns) != {} or not self._are_running(netns)
+                if self._missing.get(netns) != {} or not self._are_up(netns)
             }
             late = [since for since in self._pending.values() if self._is_late(since)]
             if len(self._pending) < before or late:
@@ -120,11 +122,8 @@ class ProvidedRoutes:
                 is_late = len(late) == len(self._pending)
                 await asyncio.sleep(LATE_INTERVAL_S if is_late else CHECK_INTERVAL_S)
 
-    def _are_running(self, netns: str) -> bool:
-        return all(
-            (status := self._daemons.status(netns, daemon.name)) is not None and status.pid
-            for daemon in daemons_of(self._desired()[netns])
-        )
+    def _are_up(self, netns: str) -> bool:
+        return all(map(self._daemons.is_up, daemons_of(self._desired()[netns])))
 
     def _is_late(self, since: float) -> bool:
         return time.monotonic() - since >= LATE_AFTER_S

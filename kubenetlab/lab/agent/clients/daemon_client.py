@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import stat
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
@@ -32,6 +33,8 @@ from kubenetlab.lab.transport.rpc import RpcClient
 
 CONTROL_TIMEOUT_S: Final = 2.0
 """Time allowed for a daemon to open its control socket and to answer a command, in seconds."""
+STARTED_AFTER_S: Final = 1.0
+"""Duration of a run after which a daemon has got over its start, in seconds."""
 CONNECT_INTERVAL_S: Final = 0.02
 """Pause between two attempts to connect to a control socket, in seconds."""
 
@@ -52,12 +55,43 @@ class DaemonClient:
         self._on_change = on_change
         self._client: RpcClient[InitEvent] | None = None
         self._statuses: dict[tuple[str, str], DaemonStatus] = {}
+        self._seen_at: dict[tuple[str, str], tuple[int, float]] = {}
+        """Pid of each daemon, and the time at which this agent learned it (monotonic clock)."""
         self._resyncs: set[asyncio.Task[None]] = set()
         """Running tasks, referenced so that they are not garbage-collected."""
 
     def status(self, netns: str, name: str) -> DaemonStatus | None:
         """Return the state of a daemon as init last reported it; None if init does not know it."""
         return self._statuses.get((netns, name))
+
+    def is_up(self, daemon: Daemon) -> bool:
+        """Return True if a daemon runs and has got over its start.
+
+        It has opened its control socket. A daemon without one, or one that has failed before, has
+        to run for a while instead.
+        """
+        key = daemon.netns, daemon.name
+        status = self._statuses.get(key)
+        if status is None or not status.pid:
+            return False
+        pid, since = self._seen_at.get(key, (0, 0.0))
+        if pid != status.pid:
+            since = time.monotonic()
+            self._seen_at[key] = status.pid, since
+        if time.monotonic() - since >= STARTED_AFTER_S:
+            return True
+        return not status.failures and self._has_socket(daemon)
+
+    def _has_socket(self, daemon: Daemon) -> bool:
+        if not isinstance(daemon.reload, ControlSocket):
+            return False
+        directory, name = os.path.split(daemon.reload.path)
+        try:
+            with self._trees.open_directory(daemon.netns, directory) as fd:
+                status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        except OSError:
+            return False
+        return stat.S_ISSOCK(status.st_mode)
 
     async def refresh(self) -> None:
         """Ask init for the state of all daemons, as far as it started any."""
