@@ -45,7 +45,8 @@ def test_pods_reach_pods_without_address_translation(lab: Lab, cni: str, family:
     """Servers see the pod's own address; what leaves the cluster has the node's address."""
     if cni == "conflist" and not has_plugins():
         pytest.skip(PLUGINS_ADVICE)
-    if cni in KUBE_ROUTER.values() and not has_program("bird"):
+    uses_bgp = cni in (*KUBE_ROUTER.values(), CALICO["bgp"], CALICO["reflector"])
+    if uses_bgp and not has_program("bird"):
         pytest.skip("needs BIRD 2 (apt-get install bird2)")
     lab.up(manifest(family, cni))
     assert lab.problems == []
