@@ -83,6 +83,21 @@ def pod_netns(namespace: str, pod: str, uid: str) -> str:
     return f"pod/{namespace}/{pod}/{uid[:8]}"
 
 
+def segment_bridge(segment: int) -> str:
+    """Return the name of a segment's bridge in the switch; 0: that of a switched fabric."""
+    return SWITCH_BRIDGE if segment == 0 else f"br{segment}"
+
+
+def router_link(segment: int) -> str:
+    """Return the name of the router's link to a segment."""
+    return ROUTER_FABRIC_LINK if segment == 0 else f"segment{segment}"
+
+
+def router_port(segment: int) -> str:
+    """Return the name of the switch's port to the router, which no node can have."""
+    return "router" if segment == 0 else f"router_{segment}"
+
+
 def external_netns(host: str) -> str:
     """Return the name of an external host's sandbox."""
     return f"ext/{host}"

@@ -31,6 +31,8 @@ Network = IPv4Network | IPv6Network
 
 NODE_SUBNETS: Final = {4: ip_network("172.18.0.0/16"), 6: ip_network("fd00:172:18::/64")}
 """Ranges of node addresses, by IP version."""
+ROUTED_NODE_SUBNETS: Final = {4: NODE_SUBNETS[4], 6: ip_network("fd00:172:18::/48")}
+"""Ranges of node addresses on a routed fabric, by IP version: each segment has a part of them."""
 INTERNET_SUBNETS: Final = {4: ip_network("198.51.100.0/24"), 6: ip_network("2001:db8:51:100::/64")}
 """Ranges of addresses of external hosts, by IP version."""
 LOAD_BALANCER_SUBNETS: Final = {
@@ -89,6 +91,11 @@ class NodeConfig(Record, frozen=True):
     """
     extra_port_mappings: tuple[PortMapping, ...] = ()
     """Ports of the first external host that are forwarded to the node."""
+    segment: str = ""
+    """Name of the node's layer-2 segment, such as a rack, with `fabric.topology: routed`.
+
+    Nodes with the same name are on one subnet. Without a name, the node has a segment of its own.
+    """
     extra_mounts: Unmodelled = None
     image: Unmodelled = None
     kubeadm_config_patches: Unmodelled = None
@@ -188,7 +195,11 @@ class Fabric(Record, frozen=True):
     """Network that connects the nodes."""
 
     topology: Literal["switched", "routed"] = "switched"
-    """Topology of the network. Only switched is supported."""
+    """Topology of the network.
+
+    switched: all nodes are on one layer-2 segment and one subnet. routed: each segment has a subnet
+    of its own, and the router forwards packets between them.
+    """
     links: Unmodelled = None
 
 
@@ -270,7 +281,21 @@ class ClusterConfig(Resource, frozen=True):
     @property
     def node_networks(self) -> tuple[Network, ...]:
         """Ranges of node addresses, one per IP family, the primary family first."""
-        return tuple(NODE_SUBNETS[version] for version in self.networking.versions)
+        subnets = NODE_SUBNETS if self.fabric.topology == "switched" else ROUTED_NODE_SUBNETS
+        return tuple(subnets[version] for version in self.networking.versions)
+
+    @property
+    def segments(self) -> tuple[str, ...]:
+        """Layer-2 segment of each node: a name, or what no other node has.
+
+        Nodes with equal segments are on one subnet.
+        """
+        if self.fabric.topology == "switched":
+            return ("",) * len(self.nodes)
+        return tuple(
+            node.segment or f"/{name}"
+            for node, name in zip(self.nodes, self.node_names, strict=True)
+        )
 
     @property
     def node_names(self) -> tuple[str, ...]:

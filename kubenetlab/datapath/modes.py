@@ -116,8 +116,13 @@ class ModeOptions(Struct, frozen=True, rename=kubernetes_name, forbid_unknown_fi
         return iter(())
 
     def config_findings(self, config: ClusterConfig) -> Iterator[Finding]:
-        """Yield contradictions between options and the rest of the Cluster document."""
+        """Yield contradictions between the mode and other parts of the Cluster document."""
         return iter(())
+
+    @property
+    def needs_one_segment(self) -> bool:
+        """True if routes to pods have other nodes as gateways, which must be on-link."""
+        return False
 
     @property
     def requirements(self) -> Needs:
@@ -179,6 +184,10 @@ class CNI(Protocol):
 
     facts: ClassVar[NetworkFacts]
     """Properties of the mode that the controllers need."""
+
+    @property
+    def needs_one_segment(self) -> bool:
+        """True if routes to pods have other nodes as gateways, which must be on-link."""
 
     @property
     def desired_neighbors(self) -> Neighbors:
@@ -345,9 +354,8 @@ def check(obj: Resource) -> Iterator[Finding]:
         for family in FAMILIES.values():
             mode, findings = try_load(family.name, *family.chosen(obj.networking))
             yield from findings
-            for finding in mode.config_findings(obj) if mode is not None else ():
-                path = ("networking", family.field, *finding.path)
-                yield structs.replace(finding, path=path)
+            if mode is not None:
+                yield from mode.config_findings(obj)
 
 
 def network_facts(config: ClusterConfig) -> NetworkFacts:

@@ -20,6 +20,7 @@ from kubenetlab.api.core import ZONE_LABEL, Node, Service
 from kubenetlab.api.discovery import Endpoint, EndpointSlice
 from kubenetlab.api.lab import Attachment, Decisions, NetworkFacts
 from kubenetlab.api.pods import Pod
+from kubenetlab.api.segments import segment_networks, segment_of
 from kubenetlab.api.store import Cluster, Kind
 from kubenetlab.api.values import ip
 from kubenetlab.controllers.allocation.addresses import dns_address
@@ -43,6 +44,8 @@ class Family(Struct, frozen=True):
     """Kind of tunnel → address of the node's end, where the CNI mode assigns one."""
     has_gateway: bool = True
     """True if the node has the address `gateway`."""
+    subnet: str = ""
+    """Network of the node's link to the fabric."""
 
     @property
     def pod_network(self) -> Network:
@@ -142,10 +145,16 @@ class NodeView(Struct, frozen=True, dict=True):
     """Ranges from which CNI modes with blocks assign addresses, by name."""
     zone: str = ""
     """Value of the label topology.kubernetes.io/zone."""
+    segment: int = 0
+    """Number of its layer-2 segment; 0 on a switched fabric."""
 
     @property
     def netns(self) -> str:
         return names.node_netns(self.name)
+
+    def is_on_link(self, peer: Peer) -> bool:
+        """Return True if a peer is on the same segment, so that it can be a gateway."""
+        return self.families[0].subnet == peer.families[0].subnet
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -261,6 +270,7 @@ def _node_views(cluster: Cluster, decisions: Decisions) -> list[NodeView]:
             neighbors=decisions.neighbors,
             ip_pools=pools,
             zone=node.labels.get(ZONE_LABEL, ""),
+            segment=segment_of(config, node.addresses[0]),
         )
         for node, me in zip(nodes, peers, strict=True)
     ]
@@ -268,9 +278,12 @@ def _node_views(cluster: Cluster, decisions: Decisions) -> list[NodeView]:
 
 def _families(cluster: Cluster, facts: NetworkFacts, node: Node) -> tuple[Family, ...]:
     ranges = ALLOCATORS[facts.ipam].ranges(cluster, node)
+    subnets = segment_networks(cluster.config, segment_of(cluster.config, node.addresses[0]))
     return tuple(
-        Family(address, cidr, own.cidrs, own.tunnels, facts.has_gateway)
-        for address, cidr, own in zip(node.addresses, node.spec.pod_cidrs, ranges, strict=True)
+        Family(address, cidr, own.cidrs, own.tunnels, facts.has_gateway, str(subnet))
+        for address, cidr, own, subnet in zip(
+            node.addresses, node.spec.pod_cidrs, ranges, subnets, strict=True
+        )
     )
 
 

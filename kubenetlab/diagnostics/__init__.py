@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from kubenetlab.api.store import Cluster
+from kubenetlab.diagnostics.gateways import check_gateways
 from kubenetlab.diagnostics.model import (
+    GATEWAY_UNREACHABLE,
     NOT_ENFORCED,
     PORT_NOT_SERVED,
     Connection,
@@ -27,6 +29,7 @@ CHECKS: Final[tuple[Callable[[Cluster, Templates], Iterator[Diagnostic]], ...]] 
     check_unenforced,
     check_services,
     check_pods,
+    check_gateways,
 )
 
 MISCONFIGURATIONS: Final = (
@@ -38,11 +41,13 @@ MISCONFIGURATIONS: Final = (
     "probe-cannot-succeed",
     "no-such-node",
     "no-node-fits",
+    GATEWAY_UNREACHABLE,
 )
 """Codes of misconfigurations: all codes except NOT_ENFORCED."""
 
 __all__ = [
     "CHECKS",
+    "GATEWAY_UNREACHABLE",
     "MISCONFIGURATIONS",
     "NOT_ENFORCED",
     "PORT_NOT_SERVED",

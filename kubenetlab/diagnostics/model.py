@@ -100,5 +100,7 @@ class Diagnostic(Struct, frozen=True):
 
 NOT_ENFORCED = "not-enforced"
 """Code of an object that the lab stores without enforcing it."""
+GATEWAY_UNREACHABLE = "gateway-unreachable"
+"""Code of a CNI mode whose routes need gateways on other segments. Commands end with status 1."""
 PORT_NOT_SERVED = "port-not-served"
 """Code of a numeric target port on which no container listens."""

@@ -1,5 +1,6 @@
 """Validation of the Cluster document: ranges, nodes, pools, external hosts, port mappings."""
 
+from collections import Counter
 from collections.abc import Iterator
 from ipaddress import ip_address
 
@@ -8,6 +9,7 @@ from kubenetlab.api.config import (
     INTERNET_SUBNETS,
     LOAD_BALANCER_SUBNETS,
     NODE_SUBNETS,
+    ROUTED_NODE_SUBNETS,
     VERSIONS,
     ClusterConfig,
     ExternalHost,
@@ -15,6 +17,7 @@ from kubenetlab.api.config import (
     Pool,
     networks,
 )
+from kubenetlab.api.segments import MAX_SEGMENTS, NODES_PER_SEGMENT
 from kubenetlab.api.text.decode import Finding, found
 from kubenetlab.api.text.documents import Path
 from kubenetlab.api.validate.metadata import validate_labels
@@ -51,11 +54,7 @@ def validate_config(config: ClusterConfig) -> Iterator[Finding]:
     yield from _validate_port_mappings(config)
     if fault := subdomain_fault(config.networking.dns_domain):
         yield Finding(("networking", "dnsDomain"), fault)
-    if config.fabric.topology != "switched":
-        yield Finding(
-            ("fabric", "topology"),
-            f"expected switched (routed is not modelled yet), found {config.fabric.topology}",
-        )
+    yield from _validate_segments(config)
 
 
 def _validate_nodes(config: ClusterConfig) -> Iterator[Finding]:
@@ -75,6 +74,34 @@ def _validate_nodes(config: ClusterConfig) -> Iterator[Finding]:
                 f"{found(name)} is reserved for a link of the lab on the switch",
             )
         yield from validate_labels(node.labels, ("nodes", index, "labels"))
+
+
+def _validate_segments(config: ClusterConfig) -> Iterator[Finding]:
+    """Yield segments of a switched fabric, and more segments or nodes than there are addresses."""
+    for index, node in enumerate(config.nodes):
+        path: Path = ("nodes", index, "segment")
+        if node.segment and (fault := names.label_problem(node.segment)):
+            yield Finding(path, fault)
+        if node.segment and config.fabric.topology == "switched":
+            yield Finding(
+                path,
+                "expected no segment with fabric.topology switched, where all nodes are on one, "
+                f"found {found(node.segment)}",
+                hints=("set fabric.topology: routed",),
+            )
+    segments = Counter(config.segments)
+    if len(segments) > MAX_SEGMENTS:
+        yield Finding(
+            ("nodes",),
+            f"expected at most {MAX_SEGMENTS} segments with fabric.topology routed, "
+            f"found {len(segments)}: a node without `segment` has one of its own",
+        )
+    for name, count in segments.items():
+        if name and count > NODES_PER_SEGMENT:
+            yield Finding(
+                ("nodes",),
+                f"expected at most {NODES_PER_SEGMENT} nodes on segment {name}, found {count}",
+            )
 
 
 def _validate_port_mappings(config: ClusterConfig) -> Iterator[Finding]:
@@ -124,7 +151,10 @@ def _validate_ranges(config: ClusterConfig) -> Iterator[Finding]:
     ranges: list[tuple[Path, str, Network]] = [
         ((), owner, subnets[version])
         for owner, subnets in (
-            ("the nodes", NODE_SUBNETS),
+            (
+                "the nodes",
+                NODE_SUBNETS if config.fabric.topology == "switched" else ROUTED_NODE_SUBNETS,
+            ),
             ("the internet", INTERNET_SUBNETS),
             ("load balancers", LOAD_BALANCER_SUBNETS),
         )

@@ -176,14 +176,14 @@ def print_diagnostics(
     entries: Sequence[ManifestObject] = (),
     *,
     allow_undeclared: bool = False,
-) -> None:
-    """Print the warnings of `up` and `apply`.
+) -> bool:
+    """Print the warnings of `up` and `apply`; return False if the lab cannot work as it is.
 
     One line names all objects that are not enforced; each misconfiguration has a line of its own.
     """
     if not items:
-        return
-    from kubenetlab.diagnostics import NOT_ENFORCED, PORT_NOT_SERVED
+        return True
+    from kubenetlab.diagnostics import GATEWAY_UNREACHABLE, NOT_ENFORCED, PORT_NOT_SERVED
 
     unenforced: dict[str, list[str]] = {}
     for item in items:
@@ -205,6 +205,7 @@ def print_diagnostics(
     accepted = (NOT_ENFORCED, PORT_NOT_SERVED) if allow_undeclared else (NOT_ENFORCED,)
     for problem in to_problems([item for item in items if item["code"] not in accepted], entries):
         print_warning(problem)
+    return all(item["code"] != GATEWAY_UNREACHABLE for item in items)
 
 
 def raise_misconfigurations(

@@ -87,18 +87,20 @@ def plan(
         typer.echo(reply["script"] if reply else new_lab_script(manifests, name), nl=False)
         return
     planned, items = (reply["changes"], reply["diagnostics"]) if reply else new_lab_plan(manifests)
-    print_diagnostics(items, manifests.all_entries)
+    can_work = print_diagnostics(items, manifests.all_entries)
     changes = [*uplink_plan(name, manifests), *planned]
     if Output(output).is_data:
         print_data(changes, output)
-        return
-    show_changes(changes, is_wide=wide or output is PlanOutput.wide)
-    if changes:
-        hint(
-            f"kubenetlab up{''.join(f' -f {file}' for file in files or ())}", lab
-        )  # whatever labs are up: it names the one to be made
     else:
-        hint("kubenetlab ping", name_if_ambiguous(name))
+        show_changes(changes, is_wide=wide or output is PlanOutput.wide)
+        if changes:
+            hint(
+                f"kubenetlab up{''.join(f' -f {file}' for file in files or ())}", lab
+            )  # whatever labs are up: it names the one to be made
+        else:
+            hint("kubenetlab ping", name_if_ambiguous(name))
+    if not can_work:
+        raise typer.Exit(1)
 
 
 def new_lab_plan(manifests: Manifests) -> tuple[list[JsonObject], list[JsonObject]]:

@@ -89,9 +89,10 @@ def up(
     _link_up(name, manifests)
     entries = manifests.all_entries
     if no_wait:
-        print_diagnostics(Client(name).diagnostics(), entries, allow_undeclared=allow_undeclared)
+        items = Client(name).diagnostics()
+        can_work = print_diagnostics(items, entries, allow_undeclared=allow_undeclared)
         hint("kubenetlab get pods -A", name_if_ambiguous(name))
-        return
+        raise typer.Exit(0 if can_work else 1)
     wait(
         name,
         timeout_s,
@@ -131,9 +132,10 @@ def apply(
     _link_up(client.lab, manifests)
     entries = manifests.all_entries
     if no_wait:
-        print_diagnostics(client.diagnostics(), entries, allow_undeclared=allow_undeclared)
+        items = client.diagnostics()
+        can_work = print_diagnostics(items, entries, allow_undeclared=allow_undeclared)
         hint("kubenetlab get pods -A", name_if_ambiguous(client.lab))
-        return
+        raise typer.Exit(0 if can_work else 1)
     wait(
         client.lab,
         timeout_s,

@@ -32,14 +32,16 @@ State = JsonObject
 
 
 def wait(
-    name: str, timeout_s: float, started: float, on_diagnostics: Callable[[list[Any]], None]
+    name: str, timeout_s: float, started: float, on_diagnostics: Callable[[list[Any]], bool]
 ) -> None:
     """Wait until every pod is ready or cannot become ready, then print a summary.
 
-    Exits with status 1 and prints the reasons if a pod is not ready or a Job failed.
+    Exits with status 1 and prints the reasons if a pod is not ready, a Job failed, or a diagnostic
+    says that the lab cannot work.
 
     started: value of `time.monotonic()` when the command started.
-    on_diagnostics: called with the lab's diagnostics, before the summary.
+    on_diagnostics: called with the lab's diagnostics, before the summary; it returns False if the
+        lab cannot work.
     """
     state = _wait_until_settled(name, timeout_s)
     failed_jobs = _jobs(state, "failed")
@@ -55,7 +57,7 @@ def wait(
     _print_problems(state, timeout_s)
     if not is_fine and not has_reason:
         note(f"{paint('not settled:', BAD)} after {timeout_s:g} s the lab is still changing")
-    on_diagnostics(state.get("diagnostics", []))  # an agent of an older version sends none
+    can_work = on_diagnostics(state.get("diagnostics", []))  # an older agent sends none
     took = paint(f"({time.monotonic() - started:.2f} s)", MUTED)
     unready = f", {len(state['unready'])} unready on purpose" if state["unready"] else ""
     echo(
@@ -63,7 +65,7 @@ def wait(
         f"{state['ready']} of {state['total']} pods ready{unready} {took}"
     )
     hint("kubenetlab ping" if is_fine else _next_after_failure(state), name_if_ambiguous(name))
-    if not is_fine:
+    if not (is_fine and can_work):
         sys.stdout.flush()
         raise typer.Exit(1)
 

@@ -50,6 +50,21 @@ def forbidden_changes(old: ClusterConfig, new: ClusterConfig) -> Iterator[Findin
             f"cannot change while the lab is up; it is {old.networking.cni_mode[0]}",
             hints=("kubenetlab down, then up",),
         )
+    if old.fabric.topology != new.fabric.topology:
+        yield Finding(
+            ("fabric", "topology"),
+            f"cannot change while the lab is up; it is {old.fabric.topology}",
+            hints=("kubenetlab down, then up",),
+        )
+    segments = dict(zip(old.node_names, old.segments, strict=True))
+    for index, (name, node) in enumerate(zip(new.node_names, new.nodes, strict=True)):
+        if segments.get(name, new.segments[index]) != new.segments[index]:
+            before = segments[name].removeprefix("/")
+            yield Finding(
+                ("nodes", index, "segment"),
+                f"cannot change while the lab is up; it is {before}, found {node.segment or name}",
+                hints=("remove the node and add it again with another name",),
+            )
     if new.name and new.name != old.name:
         yield Finding(
             ("name",),

@@ -7,7 +7,8 @@ Source: k8s.io/kubernetes pkg/controller/nodeipam (ranges), pkg/kubelet/nodestat
 (condition texts).
 """
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping, Sequence
+from itertools import count
 from typing import Final
 
 from msgspec import structs
@@ -16,6 +17,7 @@ from kubenetlab.api.config import ClusterConfig, Network, NodeConfig
 from kubenetlab.api.core import Node, NodeAddress, NodeSpec, NodeStatus, Taint
 from kubenetlab.api.lab import NetworkFacts, NodeReport, NodeSettings
 from kubenetlab.api.meta import Condition, ObjectMeta, timestamp
+from kubenetlab.api.segments import segment_networks, segment_of
 from kubenetlab.api.store import Change, Cluster, Kind, deletion
 from kubenetlab.api.validate.node_ranges import free_ranges
 from kubenetlab.api.values import ip
@@ -50,7 +52,7 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
         ip.network(cidr)
         for cidr in (*requested_cidrs, *(cidr for node in known for cidr in node.spec.pod_cidrs))
     ]
-    free_addresses = [_free_addresses(subnet, taken) for subnet in config.node_networks]
+    free_addresses = _free_addresses_by_node(config, known, taken)
     free_pod_ranges = [
         free_ranges(
             subnet,
@@ -62,7 +64,7 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
     has_workers = any(node.role == "worker" for node in config.nodes)
     for node_config, name in zip(config.nodes, names, strict=True):
         old = cluster.node(name)
-        addresses = old.addresses if old else tuple(next(free) for free in free_addresses)
+        addresses = old.addresses if old else tuple(next(free) for free in free_addresses[name])
         pod_cidrs = (
             old.spec.pod_cidrs
             if old
@@ -71,8 +73,38 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
         yield _node(cluster, node_config, name, old, addresses, pod_cidrs, has_workers, now)
 
 
-def _free_addresses(subnet: Network, taken: Container[str]) -> Iterator[str]:
-    numbers = range(FIRST_NODE_ADDRESS, subnet.num_addresses - 1)
+def _free_addresses_by_node(
+    config: ClusterConfig, known: Sequence[Node], taken: Container[str]
+) -> Mapping[str, Sequence[Iterator[str]]]:
+    """Return the free addresses of each node's segment, one iterator per IP family.
+
+    A new segment gets the smallest number that no node has.
+    """
+    segment_by_node = dict(zip(config.node_names, config.segments, strict=True))
+    numbers = {segment_by_node[node.name]: segment_of(config, node.addresses[0]) for node in known}
+    used = frozenset(numbers.values())
+    first = 0 if config.fabric.topology == "switched" else 1
+    unused = (number for number in count(first) if number not in used)
+    for segment in config.segments:
+        if segment not in numbers:
+            numbers[segment] = next(unused)
+    addresses = {
+        segment: [
+            _free_addresses(subnet, number, taken) for subnet in segment_networks(config, number)
+        ]
+        for segment, number in numbers.items()
+    }
+    return {name: addresses[segment] for name, segment in segment_by_node.items()}
+
+
+def _free_addresses(subnet: Network, segment: int, taken: Container[str]) -> Iterator[str]:
+    """Yield the free addresses of a segment's subnet in order.
+
+    MAC addresses follow from the last four bytes of an address. They contain the number of the
+    segment, so that no two nodes have equal ones: fd00:172:18:3::3:2.
+    """
+    first = FIRST_NODE_ADDRESS + (segment << 16 if subnet.version == 6 else 0)
+    numbers = range(first, subnet.num_addresses - 1)
     return (address for number in numbers if (address := str(subnet[number])) not in taken)
 
 

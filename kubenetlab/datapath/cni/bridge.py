@@ -9,7 +9,7 @@ other node via that node's address. Packets between pods keep both addresses and
 encapsulated.
 
 Overhead: 0 bytes.
-Needs: all nodes on one layer-2 segment.
+Needs: all nodes on one layer-2 segment. A routed fabric is refused.
 As in: kubenet; flannel with backend host-gw.
 """
 
@@ -18,7 +18,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kubenetlab import names
+from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.lab import NetworkFacts
+from kubenetlab.api.text.decode import Finding
 from kubenetlab.datapath.cni.pods_on_bridge import PodsOnBridge
 from kubenetlab.datapath.modes import Needs
 from kubenetlab.datapath.view import NodeView
@@ -33,6 +35,20 @@ class Mode(PodsOnBridge, frozen=True):
     facts = NetworkFacts(plugin="bridge", host_ifname="veth{number}", bridge=names.POD_BRIDGE)
     bridge = names.POD_BRIDGE
     component = "cni bridge"
+
+    @property
+    def needs_one_segment(self) -> bool:
+        return True
+
+    def config_findings(self, config: ClusterConfig) -> Iterator[Finding]:
+        count = len(set(config.segments))
+        if count > 1:
+            yield Finding(
+                ("networking", "cni"),
+                "bridge needs all nodes on one layer-2 segment, because its routes have other "
+                f"nodes as gateways; fabric.topology routed puts them on {count}",
+                hints=("use a mode with tunnels (--cni flannel), or fabric.topology: switched",),
+            )
 
     def node(self, node: NodeView) -> Iterator[Object]:
         yield from super().node(node)

@@ -145,10 +145,11 @@ class Mode(ModeOptions, frozen=True):
 
     def config_findings(self, config: ClusterConfig) -> Iterator[Finding]:
         named: list[tuple[Path, str]] = [
-            (("routeReflectors", index), name) for index, name in enumerate(self.route_reflectors)
+            (("networking", "cni", "routeReflectors", index), name)
+            for index, name in enumerate(self.route_reflectors)
         ]
         named += [
-            (("peers", index, "nodes", number), name)
+            (("networking", "cni", "peers", index, "nodes", number), name)
             for index, peer in enumerate(self.peers)
             for number, name in enumerate(peer.nodes)
         ]
@@ -156,6 +157,10 @@ class Mode(ModeOptions, frozen=True):
             if name not in config.node_names:
                 guess = did_you_mean(name, config.node_names)
                 yield Finding(path, f'no node of this cluster is called "{name}"{guess}')
+
+    @property
+    def needs_one_segment(self) -> bool:
+        return self.backend == "bgp"
 
     @property
     def desired_neighbors(self) -> Neighbors:
@@ -207,7 +212,8 @@ class Mode(ModeOptions, frozen=True):
             for block in _own_blocks(node, family, is_encapsulated=True):
                 yield Route(node.netns, block, "", type="blackhole")
             for peer in node.peers:
-                yield from self._to_peer(node, peer.families[index])
+                is_on_link = node.is_on_link(peer)
+                yield from self._to_peer(node, peer.families[index], is_on_link=is_on_link)
         if self.backend != "vxlan":
             yield from self._bird(node)
 
@@ -241,10 +247,14 @@ class Mode(ModeOptions, frozen=True):
         for peer in node.peers:
             if reflectors and not is_reflector and peer.name not in reflectors:
                 continue
-            is_client = is_reflector and peer.name not in reflectors
             for family in peer.families:
-                name = bgp.peer_name("Node" if reflectors else "Mesh", family.address)
-                yield bgp.Peer(name, family.address, self.as_number, is_client=is_client)
+                yield bgp.Peer(
+                    bgp.peer_name("Node" if reflectors else "Mesh", family.address),
+                    family.address,
+                    self.as_number,
+                    is_client=is_reflector and peer.name not in reflectors,
+                    is_direct=node.is_on_link(peer),
+                )
         versions = [family.version for family in node.families]
         for external in self.peers:
             is_for_node = node.name in (external.nodes or (node.name,))
@@ -273,8 +283,11 @@ class Mode(ModeOptions, frozen=True):
         yield ipip.FallbackIpip(node.netns, mtu=node.mtu - ipip.OVERHEAD_BYTES, alias=alias)
         yield Address(node.netns, ipip.FALLBACK_NAME, f"{family.tunnels['ipip']}/32")
 
-    def _to_peer(self, node: NodeView, peer: Family) -> Iterator[Object]:
-        """Yield the routes to the encapsulated blocks of another node."""
+    def _to_peer(self, node: NodeView, peer: Family, *, is_on_link: bool) -> Iterator[Object]:
+        """Yield the routes to the encapsulated blocks of another node.
+
+        is_on_link: True if the other node is on the same subnet, so that it can be a gateway.
+        """
         link = _VXLAN_LINKS[peer.version]
         tunnel = peer.tunnels.get(_TUNNELS[peer.version])
         if tunnel is not None:
@@ -284,11 +297,11 @@ class Mode(ModeOptions, frozen=True):
         for block in peer.ranges:
             pool = _pool_of(node, block)
             modes = (pool.spec.vxlan_mode, pool.spec.ipip_mode) if pool is not None else ()
-            if "CrossSubnet" in modes:
+            if "CrossSubnet" in modes and is_on_link:
                 yield Route(node.netns, block, names.NODE_UPLINK, via=peer.address)
-            elif pool is not None and pool.spec.vxlan_mode == "Always" and tunnel is not None:
+            elif pool is not None and pool.spec.vxlan_mode != "Never" and tunnel is not None:
                 yield Route(node.netns, block, link, tunnel, is_onlink=True)
-            elif pool is not None and pool.spec.ipip_mode == "Always":
+            elif pool is not None and pool.spec.ipip_mode != "Never":
                 name = ipip.FALLBACK_NAME
                 yield Route(node.netns, block, name, peer.address, is_onlink=True)
 

@@ -16,7 +16,9 @@ by itself, so the ConfigMap of ip-masq-agent has no effect. Its configuration of
 /run/flannel/subnet.env there.
 
 Overhead: 50 bytes with `vxlan` (IPv6 between nodes: 70), 0 bytes with `host-gw`.
-Needs: with `host-gw`, all nodes on one layer-2 segment.
+Needs: with `host-gw`, all nodes on one layer-2 segment. On a routed fabric, the kernel would refuse
+a route by a node that is on another segment: pods there are not reachable, as in a real cluster,
+and `up`, `plan` and `check` say so.
 As in: flannel with EnableNFTables.
 """
 
@@ -91,15 +93,19 @@ class Mode(PodsOnBridge, frozen=True):
     def node(self, node: NodeView) -> Iterator[Object]:
         yield from super().node(node)
         for index, family in enumerate(node.families):
-            peers = [peer.families[index] for peer in node.peers]
             if not self._is_routed:
                 yield from self._tunnel_end(node, family)
-            for peer in peers:
-                if self._is_routed or self.direct_routing:
-                    yield Route(node.netns, peer.pod_cidr, names.NODE_UPLINK, via=peer.address)
-                else:
-                    yield from self._tunnel_to(node, peer)
+            for peer in node.peers:
+                there = peer.families[index]
+                if node.is_on_link(peer) and (self._is_routed or self.direct_routing):
+                    yield Route(node.netns, there.pod_cidr, names.NODE_UPLINK, via=there.address)
+                elif not self._is_routed:
+                    yield from self._tunnel_to(node, there)
         yield self._subnet_file(node)
+
+    @property
+    def needs_one_segment(self) -> bool:
+        return self._is_routed
 
     @property
     def _is_routed(self) -> bool:

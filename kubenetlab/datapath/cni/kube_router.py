@@ -71,6 +71,10 @@ class Mode(PodsOnBridge, frozen=True):
     cluster_asn: Annotated[int, Meta(ge=1, le=0xFFFFFFFE)] = bgp.DEFAULT_AS
     bgp_graceful_restart: bool = True
 
+    @property
+    def needs_one_segment(self) -> bool:
+        return True
+
     def node(self, node: NodeView) -> Iterator[Object]:
         yield from super().node(node)
         others = [peer.families for peer in node.peers]

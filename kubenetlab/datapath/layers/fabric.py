@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kubenetlab import names
-from kubenetlab.api.config import ExternalHost, Network
+from kubenetlab.api.config import ExternalHost
 from kubenetlab.datapath.layers.layer import (
     DesiredObjects,
     Inputs,
@@ -14,34 +14,34 @@ from kubenetlab.datapath.layers.layer import (
     by_namespace,
 )
 from kubenetlab.datapath.network import fabric
+from kubenetlab.datapath.network.fabric import Segment
 from kubenetlab.datapath.network.port_mappings import PublishedPort
 from kubenetlab.hoststate.object import Origin
 
 
 def _inputs(context: PlanContext) -> Iterator[tuple[str, Inputs]]:
     config = context.cluster.config
-    neighbors = tuple(node.addresses for node in context.nodes if node.neighbors == "permanent")
-    yield "", (config.external, config.node_networks, neighbors, context.published)
+    segments = fabric.segments(context.nodes)
+    yield "", (config.external, config.networking.versions, segments, context.published)
 
 
 def _objects(
     external: tuple[ExternalHost, ...],
-    node_networks: tuple[Network, ...],
-    neighbors: tuple[tuple[str, ...], ...],
+    versions: tuple[int, ...],
+    segments: tuple[Segment, ...],
     published: tuple[PublishedPort, ...],
 ) -> tuple[DesiredObjects, ...]:
     groups = [
         (
-            tuple(fabric.switch(names.FABRIC_SWITCH, "0a:58:00:00:00:01")),
+            tuple(fabric.switch(names.FABRIC_SWITCH, fabric.bridges_of(segments))),
             Origin("fabric", "the wire between the nodes"),
         ),
         (
-            tuple(fabric.switch(names.INTERNET_SWITCH, "0a:58:00:00:00:02")),
+            tuple(fabric.switch(names.INTERNET_SWITCH, {names.SWITCH_BRIDGE: "0a:58:00:00:00:02"})),
             Origin("fabric", "the internet"),
         ),
-        *by_namespace(fabric.router(node_networks, neighbors), Origin("fabric", "the router")),
+        *by_namespace(fabric.router(versions, segments), Origin("fabric", "the router")),
     ]
-    versions = [subnet.version for subnet in node_networks]
     # Only the first host gets the published ports: it stands for the machine on which kind's nodes
     # are containers.
     for index, host in enumerate(external):

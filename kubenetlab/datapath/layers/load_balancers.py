@@ -16,12 +16,14 @@ from kubenetlab.hoststate.object import Origin
 
 
 def _inputs(context: PlanContext) -> Iterator[tuple[str, Inputs]]:
-    addresses = tuple(address for node in context.nodes for address in node.addresses)
+    addresses = tuple(
+        (address, node.segment) for node in context.nodes for address in node.addresses
+    )
     yield "", (load_balancers.next_hops(context.cluster, context.proxy_views), addresses)
 
 
 def _objects(
-    hops: tuple[load_balancers.AddressNextHops, ...], nodes: tuple[str, ...]
+    hops: tuple[load_balancers.AddressNextHops, ...], nodes: tuple[tuple[str, int], ...]
 ) -> tuple[DesiredObjects, ...]:
     return tuple(
         by_namespace(

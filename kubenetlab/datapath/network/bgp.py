@@ -76,9 +76,14 @@ def mesh(
 ) -> tuple[Peer, ...]:
     """Return the sessions of a node with all others: one for each other node and family."""
     return tuple(
-        Peer(peer_name("Mesh", family.address), family.address, as_number)
+        Peer(
+            peer_name("Mesh", other[index].address),
+            other[index].address,
+            as_number,
+            is_direct=families[index].subnet == other[index].subnet,
+        )
         for index in range(len(families))
-        for family in (other[index] for other in others)
+        for other in others
     )
 
 

@@ -7,14 +7,23 @@
 
 The router knows the networks of the nodes and of the internet, but no pod range: from outside, a
 pod's address is not reachable.
+
+On a routed fabric each segment of nodes has a bridge in the switch, a subnet, and a link of the
+router. Nodes of different segments reach each other by the router only:
+
+    node eth0 ── br1 ── segment1 ┐
+                                 ├ (fabric/router) eth1 ── the internet
+    node eth0 ── br2 ── segment2 ┘
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+
+from msgspec import Struct
 
 from kubenetlab import names
-from kubenetlab.api.config import INTERNET_SUBNETS, ExternalHost, Network
+from kubenetlab.api.config import INTERNET_SUBNETS, ExternalHost
 from kubenetlab.api.values import ip
 from kubenetlab.datapath.network import port_mappings
 from kubenetlab.datapath.network.port_mappings import PublishedPort
@@ -32,40 +41,79 @@ from kubenetlab.hoststate.sandbox import Sandbox
 INTERNET_GATEWAYS = {version: str(subnet[1]) for version, subnet in INTERNET_SUBNETS.items()}
 
 
-def switch(netns: str, mac: str) -> Iterator[Object]:
-    """Yield the objects of a namespace that is only a switch."""
-    yield Sandbox(netns, hostname=netns.rpartition("/")[2])
-    yield from loopback_and_sysctls(netns, has_ipv6=False)
-    yield Bridge(
-        netns, names.SWITCH_BRIDGE, mac, alias=names.link_alias("fabric", netns.rpartition("/")[2])
+class Segment(Struct, frozen=True):
+    """A layer-2 segment of the fabric, and the nodes on it."""
+
+    number: int
+    """0 for the only segment of a switched fabric."""
+    subnets: tuple[str, ...]
+    """Network of each IP family, the primary family first."""
+    neighbors: tuple[tuple[str, ...], ...] = ()
+    """Addresses of each node, where neighbour entries are permanent."""
+
+
+def segments(nodes: Sequence[NodeView]) -> tuple[Segment, ...]:
+    """Return the segments of the nodes in order."""
+    by_number: dict[int, list[NodeView]] = {}
+    for node in nodes:
+        by_number.setdefault(node.segment, []).append(node)
+    return tuple(
+        Segment(
+            number,
+            tuple(family.subnet for family in members[0].families),
+            tuple(node.addresses for node in members if node.neighbors == "permanent"),
+        )
+        for number, members in sorted(by_number.items())
     )
 
 
-def router(
-    node_networks: Sequence[Network], neighbors: Sequence[Sequence[str]]
-) -> Iterator[Object]:
-    """Yield the objects of the router.
+def switch(netns: str, bridges: Mapping[str, str]) -> Iterator[Object]:
+    """Yield the objects of a namespace that is only a switch.
 
-    neighbors: addresses of each node, where neighbour entries are permanent.
+    bridges: name → MAC address.
     """
+    yield Sandbox(netns, hostname=netns.rpartition("/")[2])
+    yield from loopback_and_sysctls(netns, has_ipv6=False)
+    alias = names.link_alias("fabric", netns.rpartition("/")[2])
+    for bridge, mac in bridges.items():
+        yield Bridge(netns, bridge, mac, alias=alias)
+
+
+def bridges_of(segments: Sequence[Segment]) -> Mapping[str, str]:
+    """Return the MAC address of the bridge of each segment, by name."""
+    return {
+        names.segment_bridge(segment.number): f"0a:58:00:00:{segment.number:02x}:01"
+        for segment in segments
+    }
+
+
+def router(versions: Sequence[int], segments: Sequence[Segment]) -> Iterator[Object]:
+    """Yield the objects of the router."""
     netns = names.ROUTER
     yield Sandbox(netns, hostname="router")
-    versions = [subnet.version for subnet in node_networks]
     yield from loopback_and_sysctls(netns, has_ipv6=6 in versions, forwards=True)
     yield from router_sysctls(netns, has_ipv6=6 in versions)
-    fabric_addresses = [(router_address(subnet), subnet.prefixlen) for subnet in node_networks]
     internet_addresses = [
         (INTERNET_GATEWAYS[version], INTERNET_SUBNETS[version].prefixlen) for version in versions
     ]
-    yield from _uplink(
-        netns, names.ROUTER_FABRIC_LINK, fabric_addresses, names.FABRIC_SWITCH, "router"
-    )
+    for segment in segments:
+        subnets = [ip.network(subnet) for subnet in segment.subnets]
+        yield from _uplink(
+            netns,
+            names.router_link(segment.number),
+            [(router_address(subnet), subnet.prefixlen) for subnet in subnets],
+            names.FABRIC_SWITCH,
+            names.router_port(segment.number),
+            names.segment_bridge(segment.number),
+        )
     yield from _uplink(
         netns, names.ROUTER_INTERNET_LINK, internet_addresses, names.INTERNET_SWITCH, "router"
     )
-    for addresses in neighbors:
-        for address in addresses:
-            yield Neighbor(netns, names.ROUTER_FABRIC_LINK, address, names.mac_of(addresses[0]))
+    for segment in segments:
+        for addresses in segment.neighbors:
+            for address in addresses:
+                link = names.router_link(segment.number)
+                yield Neighbor(netns, link, address, names.mac_of(addresses[0]))
 
 
 def external(
@@ -104,12 +152,17 @@ def node(view: NodeView) -> Iterator[Object]:
     yield Sandbox(view.netns, hostname=names.hostname(view.name))
     yield from loopback_and_sysctls(view.netns, has_ipv6=view.has_ipv6, forwards=True)
     yield from router_sysctls(view.netns, has_ipv6=view.has_ipv6)
-    subnets = [ip.network(cidr) for cidr in view.node_cidrs]
+    subnets = [ip.network(family.subnet) for family in view.families]
     prefixed_addresses = [
         (address, subnet.prefixlen) for address, subnet in zip(view.addresses, subnets, strict=True)
     ]
     yield from _uplink(
-        view.netns, names.NODE_UPLINK, prefixed_addresses, names.FABRIC_SWITCH, view.name
+        view.netns,
+        names.NODE_UPLINK,
+        prefixed_addresses,
+        names.FABRIC_SWITCH,
+        view.name,
+        names.segment_bridge(view.segment),
     )
     routers = [router_address(subnet) for subnet in subnets]
     for subnet, address in zip(subnets, routers, strict=True):
@@ -117,7 +170,11 @@ def node(view: NodeView) -> Iterator[Object]:
     if view.neighbors == "permanent":
         for neighbor_addresses in (
             routers,
-            *([family.address for family in peer.families] for peer in view.peers),
+            *(
+                [family.address for family in peer.families]
+                for peer in view.peers
+                if view.is_on_link(peer)
+            ),
         ):
             for address in neighbor_addresses:
                 yield Neighbor(
@@ -126,7 +183,12 @@ def node(view: NodeView) -> Iterator[Object]:
 
 
 def _uplink(
-    netns: str, link: str, addresses: Sequence[tuple[str, int]], switch_netns: str, owner: str
+    netns: str,
+    link: str,
+    addresses: Sequence[tuple[str, int]],
+    switch_netns: str,
+    owner: str,
+    bridge: str = names.SWITCH_BRIDGE,
 ) -> Iterator[Object]:
     """Yield the link from a machine to a switch: both ends and the machine's addresses.
 
@@ -137,7 +199,7 @@ def _uplink(
     port = names.port_name(owner)
     alias = names.link_alias("fabric", owner)
     yield Veth(netns, link, names.mac_of(primary), switch_netns, port, alias=alias)
-    yield Port(switch_netns, port, names.SWITCH_BRIDGE, names.port_mac_of(primary), alias=alias)
+    yield Port(switch_netns, port, bridge, names.port_mac_of(primary), alias=alias)
     for address, prefix_length in addresses:
         yield Address(netns, link, f"{address}/{prefix_length}")
     yield from link_local(netns, link, names.mac_of(primary), has_ipv6=has_ipv6)

@@ -58,19 +58,19 @@ def next_hops(cluster: Cluster, proxies: ProxyViews) -> tuple[AddressNextHops, .
     return tuple(nodes_by_address.items())
 
 
-def routes(hops: Sequence[AddressNextHops], nodes: Sequence[str]) -> Iterator[Object]:
+def routes(hops: Sequence[AddressNextHops], nodes: Sequence[tuple[str, int]]) -> Iterator[Object]:
     """Yield the objects of the router for these addresses.
 
-    nodes: addresses of all nodes. Each gets a next hop that stays, because a next hop that is
-    deleted deletes its group and the route with it.
+    nodes: addresses of all nodes, each with the number of its segment. Each gets a next hop that
+    stays, because a next hop that is deleted deletes its group and the route with it.
     """
-    netns, link = names.ROUTER, names.ROUTER_FABRIC_LINK
+    netns = names.ROUTER
     versions = {ip.version_of(address) for address, _ in hops}
     for version in sorted(versions):
         yield Sysctl(netns, f"net/ipv{version}/fib_multipath_hash_policy", "1")
-    for node in nodes:
+    for node, segment in nodes:
         if ip.version_of(node) in versions:
-            yield Nexthop(netns, node_number(node), link, node)
+            yield Nexthop(netns, node_number(node), names.router_link(segment), node)
     for address, chosen in hops:
         yield NexthopGroup(netns, group_number(address), tuple(sorted(map(node_number, chosen))))
         yield Route(
@@ -81,10 +81,12 @@ def routes(hops: Sequence[AddressNextHops], nodes: Sequence[str]) -> Iterator[Ob
 def node_number(address: str) -> int:
     """Return the id of a node's next hop.
 
-    It is the last two bytes of the node's address, plus 65536 for IPv6.
+    It is the last two bytes of an IPv4 address. For IPv6 the number of the subnet plus one, in the
+    eighth byte, comes before them.
     """
     packed = ip_address(address).packed
-    return int.from_bytes(packed[-2:], "big") + (1 << 16 if len(packed) == 16 else 0)
+    subnet = packed[7] + 1 if len(packed) == 16 else 0
+    return subnet << 16 | int.from_bytes(packed[-2:], "big")
 
 
 def group_number(address: str) -> int:

@@ -11,6 +11,7 @@ from kubenetlab.api.manifests.load import load_documents
 from kubenetlab.api.text.decode import format_path
 from kubenetlab.api.text.documents import read_documents
 from kubenetlab.diagnostics import (
+    GATEWAY_UNREACHABLE,
     MISCONFIGURATIONS,
     NOT_ENFORCED,
     Connection,
@@ -395,3 +396,47 @@ def test_allow_undeclared_accepts_only_undeclared_target_ports() -> None:
     assert set(refused_codes(allow_undeclared=False)) - set(
         refused_codes(allow_undeclared=True)
     ) == {"port-not-served"}
+
+
+ROUTED = """\
+apiVersion: kubenetlab.dev/v1alpha1
+kind: Cluster
+nodes: [{role: worker, segment: x}, {role: worker, segment: x}, {role: worker}]
+fabric: {topology: routed}
+networking: {cni: %s}
+---
+"""
+
+
+def routed_diagnostics(cni: str, nodes: str = "") -> list[Diagnostic]:
+    text = (ROUTED % cni).replace("{role: worker}]", nodes or "{role: worker}]")
+    documents, problems = read_documents("m.yaml", text.encode())
+    config, *entries = load_documents(documents, problems).entries
+    return list(diagnose(bootstrap_store(config, entries, 0.0).cluster))
+
+
+def test_routes_by_nodes_of_other_segments_are_reported() -> None:
+    """The diagnostic names a route, its gateway, and the number of such routes."""
+    (diagnostic,) = routed_diagnostics("{type: flannel, backend: host-gw}")
+    assert diagnostic.code == GATEWAY_UNREACHABLE
+    assert format_path(diagnostic.path) == "fabric.topology"
+    assert (
+        "worker has no route to the pods of worker3 (10.244.2.0/24), because the gateway "
+        "172.18.2.2 is not on-link, and 3 more routes"
+    ) in diagnostic.message
+    assert diagnostic.scope.into == diagnostic.scope.out_of
+    assert any("coredns" in pod for pod in diagnostic.scope.into)
+
+
+@pytest.mark.parametrize(
+    ("cni", "nodes"),
+    [
+        ("{type: flannel}", ""),
+        ("{type: flannel, directRouting: true}", ""),
+        ("none", ""),
+        ("{type: flannel, backend: host-gw}", "{role: worker, segment: x}]"),
+    ],
+)
+def test_modes_that_cross_a_router_are_not_reported(cni: str, nodes: str) -> None:
+    """Nor is a mode whose nodes are all on one segment."""
+    assert routed_diagnostics(cni, nodes) == []

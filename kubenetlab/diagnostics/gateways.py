@@ -1,0 +1,56 @@
+"""Diagnostics of CNI modes whose routes have gateways that no link of the node reaches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kubenetlab.api.core import Node
+from kubenetlab.api.segments import segment_of
+from kubenetlab.api.store import Cluster
+from kubenetlab.datapath import modes
+from kubenetlab.diagnostics.model import GATEWAY_UNREACHABLE, Diagnostic, Scope
+from kubenetlab.diagnostics.templates import Templates
+
+
+def check_gateways(cluster: Cluster, templates: Templates) -> Iterator[Diagnostic]:
+    """Yield a diagnostic if routes to pods need gateways that are on other segments.
+
+    The kernel refuses such routes, so that packets to these pods go to the router, which has no
+    route to pods.
+    """
+    config = cluster.config
+    if config.fabric.topology == "switched":
+        return
+    name, options = config.networking.cni_mode
+    if not modes.load("cni", name, options).needs_one_segment:
+        return
+    nodes = cluster.all(Node)
+    segments = {node.name: segment_of(config, node.addresses[0]) for node in nodes}
+    unreachable = [
+        (node, peer)
+        for node in nodes
+        for peer in nodes
+        if segments[node.name] != segments[peer.name]
+    ]
+    if not unreachable:
+        return
+    node, peer = unreachable[0]
+    others = f", and {len(unreachable) - 1} more routes" if len(unreachable) > 1 else ""
+    pods = tuple(
+        pod.full_name
+        for entry in nodes
+        for pod in cluster.pods_on(entry.name)
+        if not pod.spec.host_network
+    )
+    yield Diagnostic(
+        GATEWAY_UNREACHABLE,
+        config.kind,
+        "",
+        config.name,
+        ("fabric", "topology"),
+        f"cni {name} needs all nodes on one layer-2 segment, but fabric.topology routed puts them "
+        f"on {len(set(segments.values()))}: {node.name} has no route to the pods of {peer.name} "
+        f"({peer.spec.pod_cidr}), because the gateway {peer.addresses[0]} is not on-link{others}",
+        ("use a mode with tunnels, or the same `segment` for the nodes",),
+        Scope(into=pods, out_of=pods),
+    )
