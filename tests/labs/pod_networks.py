@@ -55,7 +55,8 @@ def has_plugins(*names: str) -> bool:
     )
 
 
-def manifest(family: str, cni: str) -> str:
+def manifest(family: str, cni: str, fabric: str = "{}") -> str:
+    """Return a cluster with pods a and b on one node, c on another one, and a Service for them."""
     pods = "".join(
         f"---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: web}}}}\n"
         f"spec: {{nodeName: {node}, containers: [{{name: main, image: agnhost, args: [netexec], "
@@ -64,7 +65,7 @@ def manifest(family: str, cni: str) -> str:
     )
     return (
         "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n"
-        f"networking: {{ipFamily: {family}, cni: {cni}}}\n"
+        f"networking: {{ipFamily: {family}, cni: {cni}}}\nfabric: {fabric}\n"
         f"external: [{{name: outside, address: {OUTSIDE[family]}, ports: [8080]}}]\n{pods}"
         "---\napiVersion: v1\nkind: Service\nmetadata: {name: web}\n"
         "spec: {ipFamilyPolicy: PreferDualStack, selector: {app: web}, ports: [{port: 80, "

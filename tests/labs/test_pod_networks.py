@@ -37,18 +37,41 @@ MODES = {
     "conflist": "conflist",
     **{f"kube-router{name}": cni for name, cni in KUBE_ROUTER.items()},
 }
+ROUTED = {
+    name: MODES[name]
+    for name in ("flannel-vxlan", "flannel-direct", "calico-vxlan", "calico-cross-subnet", "weave")
+}
+"""Modes that need no common subnet of the nodes."""
 
 
 @pytest.mark.parametrize("family", ["ipv4", "ipv6", "dual"])
 @pytest.mark.parametrize("cni", MODES.values(), ids=MODES)
 def test_pods_reach_pods_without_address_translation(lab: Lab, cni: str, family: str) -> None:
     """Servers see the pod's own address; what leaves the cluster has the node's address."""
+    require(cni)
+    lab.up(manifest(family, cni))
+    check_connections(lab, family)
+
+
+@pytest.mark.parametrize("family", ["ipv4", "ipv6", "dual"])
+@pytest.mark.parametrize("cni", ROUTED.values(), ids=ROUTED)
+def test_tunnels_cross_routers(lab: Lab, cni: str, family: str) -> None:
+    """Each node has a subnet of its own, and the router knows no pod."""
+    lab.up(manifest(family, cni, fabric="{topology: routed}"))
+    check_connections(lab, family)
+
+
+def require(cni: str) -> None:
+    """Skip a test if the machine lacks the programs of a mode."""
     if cni == "conflist" and not has_plugins():
         pytest.skip(PLUGINS_ADVICE)
     uses_bgp = cni in (*KUBE_ROUTER.values(), CALICO["bgp"], CALICO["reflector"])
     if uses_bgp and not has_program("bird"):
         pytest.skip("needs BIRD 2 (apt-get install bird2)")
-    lab.up(manifest(family, cni))
+
+
+def check_connections(lab: Lab, family: str) -> None:
+    """Check which source address servers see of pods, nodes and outside."""
     assert lab.problems == []
     pods = [lab.pod(name) for name in "abc"]
     targets = [("TCP", address, 8080) for pod in pods for address in pod["addresses"]]

@@ -235,6 +235,7 @@ class Mode(ModeOptions, frozen=True):
         learned = [
             block
             for peer in node.peers
+            if node.is_on_link(peer)
             for family in peer.families
             for block in _own_blocks(node, family, is_encapsulated=False)
         ]

@@ -86,7 +86,12 @@ class Mode(PodsOnBridge, frozen=True):
             as_number=self.cluster_asn,
             keeps_routes=self.bgp_graceful_restart,
         )
-        learned = [family.pod_cidr for families in others for family in families]
+        learned = [
+            family.pod_cidr
+            for peer in node.peers
+            if node.is_on_link(peer)
+            for family in peer.families
+        ]
         yield from bgp.bird(node.netns, speaker, learned)
 
     def masquerade(self, node: NodeView, config: MasqueradeConfig | None) -> Iterator[Object]:
