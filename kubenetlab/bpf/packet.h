@@ -9,7 +9,7 @@
 #include <linux/udp.h>
 #include <stddef.h>
 #include <bpf/bpf_endian.h>
-#include "maps.h"
+#include "tuple.h"
 
 #define NETWORK ETH_HLEN /* offset of the IP header */
 #define IPV4_FRAGMENT 0x1fff

@@ -55,12 +55,12 @@ __noinline int pass_by(struct __sk_buff *skb, const struct settings *known)
 		return bpf_map_lookup_elem(&fronts, &key) ? refuse(skb, known) : TC_ACT_SHOT;
 	}
 	if (asked->stage != COMING || !has_ports(asked) || is_underway(&work->packet))
-		return TC_ACT_OK;
+		return CONTINUE;
 	struct tuple *key = &work->key;
 	set_key(key, &asked->destination, asked->destination_port, &asked->source, asked->source_port, asked->protocol, GOING);
 	struct flow *answers = bpf_map_lookup_elem(&flows, key);
 	if (!answers)
-		return TC_ACT_OK;
+		return CONTINUE;
 	work->other = *answers;
 	const struct flow *other = &work->other;
 	set_key(key, &other->destination, other->destination_port, &other->source, other->source_port, asked->protocol, COMING);
@@ -72,7 +72,7 @@ __noinline int pass_by(struct __sk_buff *skb, const struct settings *known)
 		}
 		set_key(key, &asked->destination, asked->destination_port, &asked->source, asked->source_port, asked->protocol, GOING);
 		bpf_map_delete_elem(&flows, key);
-		return TC_ACT_OK;
+		return CONTINUE;
 	}
 	work->chosen = (struct endpoint){.address = asked->destination, .port = asked->destination_port};
 	open_flow(known, WITHOUT_SERVICE);
@@ -90,7 +90,7 @@ __noinline int begin(struct __sk_buff *skb, const struct settings *known, int is
 	if (!front)
 		return pass_by(skb, known);
 	if (is_underway(&work->packet))
-		return TC_ACT_OK; /* connection tracking may know it from a former proxy mode */
+		return CONTINUE; /* connection tracking may know it from a former proxy mode */
 	int manner = choose_list(known, front, is_from_node);
 	if (front->flags & IS_FENCED && !is_admitted(work))
 		return TC_ACT_SHOT;
@@ -135,7 +135,7 @@ static __always_inline int take_in(struct __sk_buff *skb, struct work *work, con
 static __always_inline int end_lost(struct __sk_buff *skb, struct work *work, const struct settings *known)
 {
 	int is_lost = is_underway(&work->packet) && is_within(&work->packet.tuple.destination, &known->services[work->packet.is_ipv6 != 0]);
-	return is_lost ? refuse(skb, known) : TC_ACT_OK;
+	return is_lost ? refuse(skb, known) : CONTINUE;
 }
 
 static __always_inline int look_at(struct __sk_buff *skb, int stage)
@@ -144,7 +144,7 @@ static __always_inline int look_at(struct __sk_buff *skb, int stage)
 	struct work *work = at_hand();
 	const struct settings *known = bpf_map_lookup_elem(&settings, &zero);
 	if (!work || !known || !take_apart(skb, stage, &work->packet))
-		return TC_ACT_OK;
+		return CONTINUE;
 	int is_handed_on = stage == COMING && unwrap(skb, known);
 	if (work->packet.part == LATER)
 		return translate_fragment(skb, work, known);

@@ -33,7 +33,7 @@ static __always_inline int translate_fragment(struct __sk_buff *skb, struct work
 	struct fragment_key key = fragment_key(&work->packet);
 	struct flow *flow = bpf_map_lookup_elem(&fragments, &key);
 	if (!flow)
-		return TC_ACT_OK;
+		return CONTINUE;
 	work->flow = *flow;
 	return translate(skb, work, known, &work->flow);
 }
@@ -52,12 +52,12 @@ __noinline int translate_error(struct __sk_buff *skb, const struct settings *kno
 	quoted->transport = take_ip_apart(skb, offset, is_ipv6, quoted);
 	struct tuple *was = &quoted->tuple;
 	if (!quoted->transport || quoted->part == LATER || !has_ports(was) || load_ports(skb, quoted->transport, was))
-		return TC_ACT_OK;
+		return CONTINUE;
 	struct tuple *key = &work->key;
 	set_key(key, &was->destination, was->destination_port, &was->source, was->source_port, was->protocol, packet->tuple.stage);
 	struct flow *found = bpf_map_lookup_elem(&flows, key);
 	if (!found || !is_same(&packet->tuple.destination, &key->destination))
-		return TC_ACT_OK;
+		return CONTINUE;
 	work->flow = *found;
 	if (found->flags & TO_HOME)
 		return hand_on(skb, known);

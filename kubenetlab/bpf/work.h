@@ -2,6 +2,7 @@
 #pragma once
 
 #include <linux/pkt_cls.h>
+#include "maps.h"
 #include "refusal.h"
 
 #define LOOPBACK 1
@@ -153,6 +154,6 @@ static __always_inline int send_on(struct __sk_buff *skb, int is_ipv6, const str
 	if (flow->flags & TO_NODE)
 		return to_loopback(skb);
 	if (!(flow->flags & FROM_NODE))
-		return TC_ACT_OK;
+		return CONTINUE;
 	return is_same(&flow->destination, &known->node[is_ipv6]) ? to_loopback(skb) : to_neighbor(skb, is_ipv6, flow);
 }

@@ -15,7 +15,7 @@ from kubenetlab.kernel.rules.bpf import OBJECT
 from kubenetlab.kernel.rules.libbpf import LIBRARY, Libbpf, has_library
 from tests.kernel.frames import ACK, SYN, TCP, Packet, frame, parse_frame, tcp, udp
 
-PASS, DROP, REDIRECT = 0, 2, 7
+PASS, DROP, REDIRECT = -1, 2, 7
 NODE_PORT = 30080
 FORWARDED = struct.pack("=9II", *bytes(9), 1).ljust(192, b"\0")
 """struct __sk_buff of a packet that arrived by a link; with ingress_ifindex 0 the node sent it."""

@@ -22,7 +22,9 @@ _FILTER = MessageClass("kubenetlab.hoststate.netlink.bpf_filter_message", "BpfFi
 _DIRECT_ACTION = 1
 _CLSACT_HANDLE, _CLSACT = 0xFFFF0000, 0xFFFFFFF1
 _PARENTS: Final = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}
-_PRIORITY, _HANDLE = 10, 1
+PRIORITY: Final = 10
+"""Default priority: programs of a lower number run first."""
+_HANDLE = 1
 _ALL_PROTOCOLS: Final = int.from_bytes(struct.pack("!H", 3), sys.byteorder)
 
 
@@ -31,6 +33,7 @@ class Filter(NamedTuple):
 
     name: str
     program_id: int
+    priority: int
 
 
 def add_qdisc(index: int) -> bytes:
@@ -44,23 +47,23 @@ def add_qdisc(index: int) -> bytes:
     )
 
 
-def set_filter(index: int, side: Side, fd: int, name: str) -> bytes:
+def set_filter(index: int, side: Side, fd: int, name: str, priority: int = PRIORITY) -> bytes:
     """Return the request that attaches a program in direct-action mode.
 
-    It replaces the program of the lab that is attached, if any. `fd` is the loaded program.
+    It replaces the program of the lab with this priority, if any. `fd` is the loaded program.
     """
     options = nest(("TCA_BPF_FD", fd), ("TCA_BPF_NAME", name), ("TCA_BPF_FLAGS", _DIRECT_ACTION))
     return _REQUEST.encode(
         RTM_NEWTFILTER,
         NLM_F_CREATE | NLM_F_REPLACE,
-        _place(index, side),
+        _place(index, side, priority),
         [("TCA_KIND", "bpf"), ("TCA_OPTIONS", options)],
     )
 
 
-def delete_filter(index: int, side: Side) -> bytes:
+def delete_filter(index: int, side: Side, priority: int = PRIORITY) -> bytes:
     """Return the request that detaches the program of the lab; ENOENT if there is none."""
-    return _REQUEST.encode(RTM_DELTFILTER, 0, _place(index, side), [("TCA_KIND", "bpf")])
+    return _REQUEST.encode(RTM_DELTFILTER, 0, _place(index, side, priority), [("TCA_KIND", "bpf")])
 
 
 def list_filters(index: int, side: Side) -> bytes:
@@ -69,21 +72,22 @@ def list_filters(index: int, side: Side) -> bytes:
 
 
 def decode_filter(body: memoryview) -> Filter | None:
-    """Decode one message of a filter dump; return None for filters that the lab did not attach."""
+    """Decode one message of a filter dump; return None for filters that are no BPF programs."""
     message = _FILTER.decode(body)
-    if message["info"] >> 16 != _PRIORITY or message.get_attr("TCA_KIND") != "bpf":
+    if message.get_attr("TCA_KIND") != "bpf":
         return None
     program_id = message.get_nested("TCA_OPTIONS", "TCA_BPF_ID")
     if program_id is None:
         return None
-    return Filter(message.get_nested("TCA_OPTIONS", "TCA_BPF_NAME"), program_id)
+    name = message.get_nested("TCA_OPTIONS", "TCA_BPF_NAME")
+    return Filter(name, program_id, message["info"] >> 16)
 
 
-def _place(index: int, side: Side) -> dict[str, int]:
+def _place(index: int, side: Side, priority: int) -> dict[str, int]:
     """Return the header of a message about the lab's filter at one side of a link."""
     return {
         "index": index,
         "handle": _HANDLE,
         "parent": _PARENTS[side],
-        "info": _PRIORITY << 16 | _ALL_PROTOCOLS,
+        "info": priority << 16 | _ALL_PROTOCOLS,
     }

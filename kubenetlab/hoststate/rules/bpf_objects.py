@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import ip_address
-from typing import Final
+from typing import ClassVar, Final
 
 from msgspec import Struct
 
@@ -48,7 +48,10 @@ NOWHERE: Final[EndpointList] = ("", 0)
 
 
 class BpfObject(RuleObject, frozen=True):
-    """Base class of the objects of this backend."""
+    """Base class of the objects of backends with BPF programs."""
+
+    is_base: ClassVar[bool] = False
+    """True for the object that stands for the programs themselves."""
 
     @property
     def backend(self) -> str:
@@ -58,6 +61,11 @@ class BpfObject(RuleObject, frozen=True):
     def links(self) -> tuple[str, ...]:
         """Links to which the programs are attached."""
         return ()
+
+    @property
+    def link_entries(self) -> Mapping[str, Entry]:
+        """Map entries whose value is the index of a link, by the name of the link."""
+        return {}
 
     @abstractmethod
     def entries(self) -> Iterator[tuple[Entry, bytes]]:
@@ -83,6 +91,7 @@ class FamilyConfig(Struct, frozen=True):
 class BpfPrograms(BpfObject, frozen=True):
     """The programs with their maps, on the links that every node has."""
 
+    is_base = True
     rank = 100
 
     ranges: tuple[FamilyConfig, ...]

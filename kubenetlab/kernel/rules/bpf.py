@@ -32,8 +32,9 @@ from kubenetlab.hoststate.netlink.wire import (
     message,
     messages,
 )
-from kubenetlab.hoststate.rules.bpf import COMING, GOING, Entry, MapUpdate, programs_on
-from kubenetlab.hoststate.rules.bpf_entries import describe_entry
+from kubenetlab.hoststate.rules.bpf import PROGRAMS, Entry
+from kubenetlab.hoststate.rules.bpf_programs import ProgramSet
+from kubenetlab.hoststate.rules.bpf_updates import MapUpdate
 from kubenetlab.hoststate.rules.rulesets import OwnedName
 from kubenetlab.kernel.netlink.rtnetlink import SOL_NETLINK, RouteSocket
 from kubenetlab.kernel.netlink.sockets import RECEIVE_BYTES
@@ -43,11 +44,9 @@ from kubenetlab.kernel.rules.libbpf import Libbpf, LoadedPrograms
 if TYPE_CHECKING:
     from kubenetlab.hoststate.rules.bpf_listing import BpfListing
 
-OBJECT: Final = Path(__file__).parents[2] / "bpf" / "service.bpf.o"
-SIDES: Final[Mapping[str, tc.Side]] = {COMING: "ingress", GOING: "egress"}
-"""Program → tc hook of clsact."""
-CONFIG_MAPS: Final = ("settings", "doors", "homes", "fronts", "endpoints", "members", "sources")
-"""Maps that the node agent writes; the other maps are written by the programs."""
+OBJECTS: Final = Path(__file__).parents[2] / "bpf"
+"""Directory of the object files."""
+OBJECT: Final = OBJECTS / PROGRAMS.file
 
 GRACE_S, QUIET_S = 0.25, 0.02
 """Time that removed programs continue to translate open flows, and time without packets after which
@@ -66,17 +65,24 @@ def open_loader() -> BpfLoader:
 
     Raises RequirementError if libbpf is missing.
     """
-    return BpfLoader()
+    return BpfLoader(PROGRAMS)
 
 
 class BpfLoader:
-    """Loader of the bpf backend for the namespace in which it was created, which it keeps alive."""
+    """Loader of a set of programs for the namespace in which it was created.
 
-    def __init__(self) -> None:
+    It keeps the namespace alive.
+    """
+
+    def __init__(self, programs: ProgramSet) -> None:
+        self._set = programs
+        self._priorities = {place.priority for place in programs.places.values()}
         self._libbpf = Libbpf()
         self._loaded: LoadedPrograms | None = None
         self._desired_links: frozenset[str] = frozenset()
         """Links to which the programs should be attached."""
+        self._link_entries: Mapping[str, tuple[str, str]] = {}
+        """Link → map and key of the entry with its index."""
         self._attached: dict[str, int] = {}
         """Links to which the programs are attached, with their indexes."""
         self._own_program_ids: frozenset[int] = frozenset()
@@ -108,13 +114,14 @@ class BpfLoader:
             desired_keys = {(name, bytes.fromhex(key)) for name, key, _ in update.set}
             for name, key, value in update.set:
                 loaded.set(name, bytes.fromhex(key), bytes.fromhex(value))
-            for name in CONFIG_MAPS[1:] if update.is_anew else ():
+            for name in self._set.maps[1:] if update.is_anew else ():
                 for existing_key, _ in loaded.entries(name):
                     if (name, existing_key) not in desired_keys:
                         loaded.delete(name, existing_key)
             for name, key in update.delete:
                 loaded.delete(name, bytes.fromhex(key))
             self._desired_links = frozenset(update.links)
+            self._remove_link_entries(loaded, update.link_entries)
             self._attach_all(is_strict=True)
             self._desired_entries = _apply_update(former, update)
             self._comparison = self._compare_entries()
@@ -126,7 +133,10 @@ class BpfLoader:
         """Remove stopped programs when no packets arrive any more, or after GRACE_S."""
         if self._stopping_since is None or self._loaded is None:
             return
-        if not _is_busy(self._loaded) or time.monotonic() - self._stopping_since > GRACE_S:
+        if (
+            not _is_busy(self._loaded, self._set.flow_map)
+            or time.monotonic() - self._stopping_since > GRACE_S
+        ):
             self._remove()
 
     def has_drift(self) -> bool:
@@ -152,7 +162,7 @@ class BpfLoader:
         maps = (
             {
                 name: {key.hex(): value.hex() for key, value in loaded.entries(name)}
-                for name in CONFIG_MAPS
+                for name in self._set.maps
             }
             if loaded
             else {}
@@ -162,12 +172,9 @@ class BpfLoader:
     def text(self) -> str:
         listed = self.listed(())
         lines = [f"link {link}: {', '.join(names)}" for link, names in listed["links"].items()]
-        maps = {
-            name: listed["maps"].get(name, {})
-            for name in ("doors", "homes", "fronts", "endpoints", "sources")
-        }
+        maps = {name: listed["maps"].get(name, {}) for name in self._set.shown_maps}
         lines += sorted(
-            describe_entry(name, bytes.fromhex(key), bytes.fromhex(value))
+            self._set.describe(name, bytes.fromhex(key), bytes.fromhex(value))
             for name, entries in maps.items()
             for key, value in entries.items()
         )
@@ -227,7 +234,11 @@ class BpfLoader:
     def _is_foreign(self, body: memoryview) -> bool:
         """Return True for a filter in our place with a program of others."""
         filter_ = tc.decode_filter(body)
-        return filter_ is not None and filter_.program_id not in self._own_program_ids
+        return (
+            filter_ is not None
+            and filter_.priority in self._priorities
+            and filter_.program_id not in self._own_program_ids
+        )
 
     def _compare_entries(self, after_s: float = 0.0) -> Iterator[bool | None]:
         """Yield for each entry whether it is as desired, in an endless loop; None during pauses."""
@@ -242,27 +253,36 @@ class BpfLoader:
             loaded, desired = self._loaded, self._desired_entries
             for (name, key), value in desired.items():
                 yield loaded.value(name, key) == value
-            for name in CONFIG_MAPS:
+            for name in self._set.maps:
                 for key in loaded.keys(name):
                     yield (name, key) in desired
             after_s = CHECK_INTERVAL_S
 
     def _programs(self) -> LoadedPrograms:
         if self._loaded is None:
-            self._loaded = self._find_attached() or self._libbpf.load(OBJECT.read_bytes())
+            found = self._find_attached()
+            if found is None or found.programs.keys() != self._set.places.keys():
+                # A program that was on no link is gone, while the maps are still there.
+                maps = found.maps if found is not None else {}
+                data = (OBJECTS / self._set.file).read_bytes()
+                self._loaded = self._libbpf.load(data, maps)
+                if found is not None:
+                    found.close()
+            else:
+                self._loaded = found
         self._own_program_ids = frozenset(
             self._libbpf.id_of(fd) for fd in self._loaded.programs.values()
         )
         return self._loaded
 
     def _find_attached(self) -> LoadedPrograms | None:
-        """Return the programs that a former process attached, if both are attached."""
+        """Return the programs that a former process attached, if any are attached."""
         program_ids = {
             filter_.name: filter_.program_id
             for index in self._links().values()
             for filter_ in self._filters(index)
         }
-        return self._libbpf.open_loaded(program_ids) if program_ids.keys() == SIDES.keys() else None
+        return self._libbpf.open_loaded(program_ids) if program_ids else None
 
     def _attach_all(self, *, is_strict: bool) -> None:
         """Attach the programs to desired links without them; detach them from other links.
@@ -278,15 +298,19 @@ class BpfLoader:
             refusals = self._attach(link, links[link])
             if not refusals:
                 self._attached[link] = links[link]
+                self._set_link_entry(link, links[link])
             elif is_strict:
                 raise OSError(f"{link}: {refusals[0]}")
 
     def _attach(self, link: str, index: int) -> list[str]:
         assert self._loaded is not None
-        fds = self._loaded.programs
+        fds, places = self._loaded.programs, self._set.places
         requests = [
             tc.add_qdisc(index),
-            *(tc.set_filter(index, SIDES[name], fds[name], name) for name in programs_on(link)),
+            *(
+                tc.set_filter(index, places[name].side, fds[name], name, places[name].priority)
+                for name in self._set.programs_on(link)
+            ),
         ]
         return [
             str(refusal)
@@ -296,7 +320,30 @@ class BpfLoader:
 
     def _detach(self, index: int) -> None:
         """Remove the programs from a link; a link that does not exist is no error."""
-        self._route.batch([tc.delete_filter(index, side) for side in SIDES.values()])
+        places = set(self._set.places.values())
+        self._route.batch([tc.delete_filter(index, place.side, place.priority) for place in places])
+
+    def _set_link_entry(self, link: str, index: int) -> None:
+        """Store the index of a link in the map that needs it."""
+        assert self._loaded is not None
+        if (entry := self._link_entries.get(link)) is not None:
+            name, key = entry
+            self._loaded.set(name, bytes.fromhex(key), _INDEX.pack(index))
+
+    def _remove_link_entries(
+        self, loaded: LoadedPrograms, desired: Mapping[str, tuple[str, str]]
+    ) -> None:
+        """Remove the entries of links that are not desired any more, and remember the others.
+
+        After a replacement of the process, links without a known entry are attached again.
+        """
+        kept = set(desired.values())
+        names = {name for name, _ in (*kept, *self._link_entries.values())}
+        for name in names:
+            for key in tuple(loaded.keys(name)) if desired != self._link_entries else ():
+                if (name, key.hex()) not in kept:
+                    loaded.delete(name, key)
+        self._link_entries = desired
 
     def _stop(self) -> None:
         """Stop translating new flows; existing ones continue until `tend` removes the programs."""
@@ -305,8 +352,12 @@ class BpfLoader:
         if loaded is None:
             self._remove()
             return
-        loaded.set("settings", bytes(4), bytes(loaded.maps["settings"].value_size))
-        for name in CONFIG_MAPS[1:]:
+        if not self._set.flow_map:
+            self._remove()
+            return
+        settings, *others = self._set.maps
+        loaded.set(settings, bytes(4), bytes(loaded.maps[settings].value_size))
+        for name in others:
             for key, _ in loaded.entries(name):
                 loaded.delete(name, key)
         self._stopping_since = time.monotonic()
@@ -326,15 +377,19 @@ class BpfLoader:
         return {_link_name(body): _INDEX.unpack_from(body, 4)[0] for body in bodies}
 
     def _filters(self, index: int) -> Iterator[tc.Filter]:
-        for side in SIDES.values():
+        """Yield the filters of a link that have the priorities of this set."""
+        for side in ("ingress", "egress"):
             try:
                 bodies = list(self._route.dump(tc.list_filters(index, side)))
             except OSError as error:
                 if error.errno not in (errno.EINVAL, errno.ENODEV):
                     raise
                 continue
+            filters = (tc.decode_filter(body) for body in bodies)
             yield from (
-                filter_ for body in bodies if (filter_ := tc.decode_filter(body)) is not None
+                filter_
+                for filter_ in filters
+                if filter_ is not None and filter_.priority in self._priorities
             )
 
 
@@ -351,12 +406,12 @@ def _apply_update(
     return entries
 
 
-def _is_busy(loaded: LoadedPrograms) -> bool:
+def _is_busy(loaded: LoadedPrograms, flow_map: str) -> bool:
     """Return True if the programs translated a packet within the last QUIET_S."""
     quiet_since = time.clock_gettime_ns(time.CLOCK_MONOTONIC) - int(QUIET_S * 1e9)
     return any(
         int.from_bytes(value[-8:], sys.byteorder) > quiet_since
-        for _, value in loaded.entries("flows")
+        for _, value in loaded.entries(flow_map)
     )
 
 

@@ -9,6 +9,7 @@ import ctypes
 import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from kubenetlab.errors import RequirementError
@@ -20,6 +21,8 @@ _PROG_INFO = struct.Struct("=II8sIIQQQIIQ16s")
 """type, id, tag, jited_len, xlated_len, jited, xlated, load_time, uid, nr_map_ids, map_ids, name"""
 _MAP_INFO = struct.Struct("=6I16s")
 """type, id, key_size, value_size, max_entries, flags, name"""
+MAX_NAME: Final = 15
+"""BPF_OBJ_NAME_LEN without the terminating zero: the kernel cuts names of programs and maps."""
 _MAX_MAPS = 64
 _MAX_PACKET = 65536
 _PRINT = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
@@ -172,8 +175,11 @@ class Libbpf:
         self._print = _PRINT(lambda level, text, arguments: 0)  # errors are reported by errno
         library.libbpf_set_print(self._print)
 
-    def load(self, data: bytes) -> LoadedPrograms:
-        """Load an object file: create its maps, verify and load its programs. Raises OSError."""
+    def load(self, data: bytes, maps: Mapping[str, Map] = MappingProxyType({})) -> LoadedPrograms:
+        """Load an object file: create its maps, verify and load its programs. Raises OSError.
+
+        maps: existing maps, by the kernel's names, which the programs use instead of new ones.
+        """
         bpf_object = ctypes.c_void_p(
             self._library.bpf_object__open_mem(data, ctypes.c_size_t(len(data)), None)
         )
@@ -181,6 +187,13 @@ class Libbpf:
             number = ctypes.get_errno()
             raise OSError(number, f"BPF object: {os.strerror(number)}")
         try:
+            for part in self._parts(bpf_object, "map"):
+                name = self._library.bpf_map__name(ctypes.c_void_p(part)).decode()
+                if (existing := maps.get(name[:MAX_NAME])) is not None:
+                    _check(
+                        self._library.bpf_map__reuse_fd(ctypes.c_void_p(part), existing.fd),
+                        f"BPF map {name}",
+                    )
             _check(self._library.bpf_object__load(bpf_object), "BPF object")
             programs = {
                 name: os.dup(fd) for name, fd in self._programs_or_maps(bpf_object, "program")
@@ -218,13 +231,16 @@ class Libbpf:
 
         kind: program or map.
         """
-        next_part, name, fd = (
-            getattr(self._library, f"bpf_{call}")
-            for call in (f"object__next_{kind}", f"{kind}__name", f"{kind}__fd")
-        )
+        name, fd = (getattr(self._library, f"bpf_{kind}__{call}") for call in ("name", "fd"))
+        for part in self._parts(bpf_object, kind):
+            yield name(ctypes.c_void_p(part)).decode(), fd(ctypes.c_void_p(part))
+
+    def _parts(self, bpf_object: ctypes.c_void_p, kind: str) -> Iterator[int]:
+        """Yield the pointer to each program or map of a BPF object."""
+        next_part = getattr(self._library, f"bpf_object__next_{kind}")
         part = next_part(bpf_object, None)
         while part:
-            yield name(ctypes.c_void_p(part)).decode(), fd(ctypes.c_void_p(part))
+            yield part
             part = next_part(bpf_object, ctypes.c_void_p(part))
 
     def _map(self, fd: int) -> tuple[str, Map]:

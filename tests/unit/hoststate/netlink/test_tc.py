@@ -65,14 +65,17 @@ NAMED = (string(7, "coming"), number(8, 1))
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
-        (filter_message(PLACE, "bpf", *NAMED, number(11, 4711)), tc.Filter("coming", 4711)),
+        (filter_message(PLACE, "bpf", *NAMED, number(11, 4711)), tc.Filter("coming", 4711, 10)),
         (filter_message(PLACE, "bpf", *NAMED), None),
         (filter_message(PLACE, "u32", *NAMED, number(11, 4711)), None),
-        (filter_message(11 << 16 | ALL_PROTOCOLS, "bpf", *NAMED, number(11, 4711)), None),
+        (
+            filter_message(11 << 16 | ALL_PROTOCOLS, "bpf", *NAMED, number(11, 4711)),
+            tc.Filter("coming", 4711, 11),
+        ),
     ],
-    ids=["ours", "without a program", "another kind", "another priority"],
+    ids=["program", "without a program", "another kind", "another priority"],
 )
-def test_only_programs_in_the_place_of_the_lab_are_listed(
+def test_only_programs_are_listed_with_their_priorities(
     body: memoryview, expected: tc.Filter | None
 ) -> None:
     assert tc.decode_filter(body) == expected

@@ -6,7 +6,15 @@ import pkgutil
 from typing import Final
 
 from kubenetlab.hoststate import rules
-from kubenetlab.hoststate.rules import bpf, conntrack, ipset, iptables, ipvs, nftables
+from kubenetlab.hoststate.rules import (
+    bpf,
+    bpf_updates,
+    conntrack,
+    ipset,
+    iptables,
+    ipvs,
+    nftables,
+)
 from kubenetlab.hoststate.rules.bpf_listing import BpfListing
 from kubenetlab.hoststate.rules.rulesets import (
     ExactBackend,
@@ -19,7 +27,7 @@ _NFTABLES: Final[RuleBackend[nftables.NftRules]] = nftables
 _IPTABLES: Final[RuleBackend[iptables.Ruled]] = iptables
 _IPSET: Final[RuleBackend[ipset.IpsetRules]] = ipset
 _IPVS: Final[RuleBackend[ipvs.IpvsRules]] = ipvs
-_BPF: Final[RuleBackend[bpf.Ruled]] = bpf
+_BPF: Final[RuleBackend[bpf_updates.Ruled]] = bpf
 _CONNTRACK: Final[RuleBackend[conntrack.Ruled]] = conntrack
 _REWRITING: Final[
     tuple[
@@ -31,7 +39,7 @@ _REWRITING: Final[
 _EXACT: Final[
     tuple[
         ExactBackend[ipvs.IpvsRules, object],
-        ExactBackend[bpf.Ruled, BpfListing],
+        ExactBackend[bpf_updates.Ruled, BpfListing],
         ExactBackend[conntrack.Ruled, object],
     ]
 ] = (ipvs, bpf, conntrack)
