@@ -154,8 +154,11 @@ class Networking(Record, frozen=True):
     """DNS domain of the cluster."""
     cni: str | JsonMapping = "bridge"
     """CNI mode: its name, or a mapping of `type` and the options of the mode."""
-    kube_proxy_mode: str | JsonMapping = "nftables"
-    """Implementation of Services: its name, or a mapping of `type` and the options of the mode."""
+    kube_proxy_mode: Annotated[str | JsonMapping | None, Meta(examples=["nftables"])] = None
+    """Implementation of Services: its name, or a mapping of `type` and the options of the mode.
+
+    Defaults to nftables; to none with a CNI plugin that implements Services itself.
+    """
     disable_default_cni: bool = False
     """If true, the same as `cni: none`."""
 
@@ -184,11 +187,6 @@ class Networking(Record, frozen=True):
     def cni_mode(self) -> tuple[str, JsonMapping]:
         """(name, options) of the CNI mode."""
         return ("none", {}) if self.disable_default_cni else mode_and_options(self.cni)
-
-    @property
-    def proxy_mode(self) -> tuple[str, JsonMapping]:
-        """(name, options) of the kube-proxy mode."""
-        return mode_and_options(self.kube_proxy_mode)
 
 
 class Fabric(Record, frozen=True):

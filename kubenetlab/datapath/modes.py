@@ -16,7 +16,7 @@ from typing import ClassVar, Final, Literal, NamedTuple, Protocol, Self, cast, o
 import msgspec
 from msgspec import Struct, structs
 
-from kubenetlab.api.config import ClusterConfig, Networking
+from kubenetlab.api.config import ClusterConfig, Networking, mode_and_options
 from kubenetlab.api.core import Service
 from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.lab import Decisions, NetworkFacts
@@ -55,7 +55,7 @@ FAMILIES: Final = {
     family.name: family
     for family in (
         ModeFamily("cni", "cni", "--cni", lambda networking: networking.cni_mode),
-        ModeFamily("proxy", "kubeProxyMode", "--proxy", lambda networking: networking.proxy_mode),
+        ModeFamily("proxy", "kubeProxyMode", "--proxy", lambda networking: proxy_mode(networking)),
     )
 }
 
@@ -110,6 +110,8 @@ class ModeOptions(Struct, frozen=True, rename=kubernetes_name, forbid_unknown_fi
     masquerader: ClassVar[str] = "ip-masq-agent"
     file_options: ClassVar[Mapping[str, str]] = {}
     """Option that names a file on the command line → option that gets the file's content."""
+    implied_proxy_mode: ClassVar[str] = "nftables"
+    """kube-proxy mode of a Cluster document that has this CNI mode and no `kubeProxyMode`."""
 
     def findings(self) -> Iterator[Finding]:
         """Yield contradictions between options that are valid by themselves."""
@@ -172,6 +174,15 @@ class ModeOptions(Struct, frozen=True, rename=kubernetes_name, forbid_unknown_fi
         """Yield the objects that a pod adds to its node."""
         return iter(())
 
+    @property
+    def service_proxy(self) -> ServiceProxy | None:
+        """Implementation of Services by the CNI plugin, used where there is no kube-proxy."""
+        return None
+
+    def beside(self, proxy_mode: str) -> Self:
+        """Return the mode as it is beside this kube-proxy mode."""
+        return self
+
 
 class CNI(Protocol):
     """Interface of a CNI mode."""
@@ -206,6 +217,13 @@ class CNI(Protocol):
         """Return how many neighbour entries the kernel may learn."""
 
     def network(self, node: NodeView) -> PodNetwork: ...
+
+    @property
+    def service_proxy(self) -> ServiceProxy | None:
+        """Implementation of Services by the CNI plugin, used where there is no kube-proxy."""
+
+    def beside(self, proxy_mode: str) -> Self:
+        """Return the mode as it is beside this kube-proxy mode."""
 
     masquerader: ClassVar[str]
     """Component that masquerades on nodes."""
@@ -345,7 +363,23 @@ def decided_cni(config: ClusterConfig, decisions: Decisions) -> CNI:
     name, options = config.networking.cni_mode
     if decisions.cni_mode == name:
         options = decisions.cni_options
-    return load("cni", name, options)
+    return load("cni", name, options).beside(proxy_mode(config.networking)[0])
+
+
+def proxy_mode(networking: Networking) -> tuple[str, JsonMapping]:
+    """Return name and options of the kube-proxy mode: the given one, or that of the CNI mode."""
+    if networking.kube_proxy_mode is not None:
+        return mode_and_options(networking.kube_proxy_mode)
+    type_ = _mode_type("cni", networking.cni_mode[0]) or ModeOptions
+    return type_.implied_proxy_mode, {}
+
+
+def service_proxy(networking: Networking) -> ServiceProxy:
+    """Return the implementation of Services: kube-proxy, or the CNI plugin if there is none."""
+    proxy = load("proxy", *proxy_mode(networking))
+    if proxy.serves:
+        return proxy
+    return load("cni", *networking.cni_mode).service_proxy or proxy
 
 
 def check(obj: Resource) -> Iterator[Finding]:
@@ -361,7 +395,7 @@ def check(obj: Resource) -> Iterator[Finding]:
 def network_facts(config: ClusterConfig) -> NetworkFacts:
     """Return the properties of a Cluster document's modes that the controllers need."""
     cni = load("cni", *config.networking.cni_mode)
-    proxy = load("proxy", *config.networking.proxy_mode)
+    proxy = load("proxy", *proxy_mode(config.networking))
     return structs.replace(cni.facts, mode=config.networking.cni_mode, has_proxy=proxy.serves)
 
 

@@ -183,15 +183,15 @@ def test_another_process_continues_with_the_attached_programs() -> None:
     assert list(bpf.differences(NODE + SERVICE, second.listed(()))) == []
     ids = [
         filter_.program_id
-        for index in second._links().values()
-        for filter_ in second._filters(index)
+        for index in second._tc.links().values()
+        for filter_ in second._tc.filters(index)
     ]
     second.run(bpf.update(NODE + SERVICE, NODE))
     second.run(bpf.replacement(NODE + SERVICE))
     assert [
         filter_.program_id
-        for index in second._links().values()
-        for filter_ in second._filters(index)
+        for index in second._tc.links().values()
+        for filter_ in second._tc.filters(index)
     ] == ids
     second.close()
 
@@ -242,16 +242,14 @@ def test_a_foreign_program_is_replaced() -> None:
     with_links("eth0")
     loader.run(bpf.update([], NODE))
     loader.process_events()
-    (index,) = (index for name, index in loader._links().items() if name == "eth0")
-    ids = [item.program_id for item in loader._filters(index)]
+    (index,) = (index for name, index in loader._tc.links().items() if name == "eth0")
+    ids = [item.program_id for item in loader._tc.filters(index)]
     foreign = Libbpf().load(OBJECT.read_bytes())
-    assert (
-        another._route.batch([tc.set_filter(index, "ingress", foreign.programs["going"], "theirs")])
-        == []
-    )
-    assert [item.name for item in loader._filters(index)] == ["theirs", "going"]
+    replacing = tc.set_filter(index, "ingress", foreign.programs["going"], "theirs")
+    assert another._tc._route.batch([replacing]) == []
+    assert [item.name for item in loader._tc.filters(index)] == ["theirs", "going"]
     process_events(loader)
-    assert [item.program_id for item in loader._filters(index)] == ids
+    assert [item.program_id for item in loader._tc.filters(index)] == ids
     loader.process_events()
     for item in (foreign, another, loader):
         item.close()

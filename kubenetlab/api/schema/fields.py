@@ -201,7 +201,8 @@ def type_name(info: inspect.Type) -> str:
         case inspect.DictType():
             return f"map[string]{type_name(info.value_type)}"
         case inspect.UnionType():
-            return "|".join(dict.fromkeys(type_name(option) for option in info.types))
+            options = (entry for entry in info.types if not isinstance(entry, inspect.NoneType))
+            return "|".join(dict.fromkeys(map(type_name, options)))
     return _BARE_SCALARS[type(info)]
 
 

@@ -334,6 +334,15 @@ def networking_field(cluster: JsonMapping, field: str) -> str:
     return str(value["type"]) if isinstance(value, dict) else str(value)
 
 
+def kube_proxy_mode(cluster: JsonMapping) -> str:
+    """Return the kube-proxy mode, also if the Cluster document does not name one."""
+    from kubenetlab.api.config import Networking
+    from kubenetlab.datapath.modes import proxy_mode
+
+    cni = networking_field(cluster, "cni") or "bridge"
+    return networking_field(cluster, "kubeProxyMode") or proxy_mode(Networking(cni=cni))[0]
+
+
 def cni_mode(cluster: JsonMapping) -> str:
     """Return the CNI mode, with a remark if it replaces kindnet in a configuration for kind."""
     networking = cluster.get("networking", {})

@@ -93,7 +93,7 @@ _COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
         ("CNI", cells.cni_mode, False),
         (
             "KUBE-PROXY",
-            lambda item: cells.networking_field(item, "kubeProxyMode") or "nftables",
+            cells.kube_proxy_mode,
             False,
         ),
         ("PODS", lambda item: cells.networking_field(item, "podSubnet"), False),

@@ -26,12 +26,14 @@ def kind_notes(manifests: Manifests) -> Iterator[str]:
 
 
 def _replaced_parts(networking: dict[str, object], config: ClusterConfig) -> Iterator[str]:
+    from kubenetlab.datapath.modes import proxy_mode
+
     if not config.networking.disable_default_cni and "cni" not in networking:
         yield (
             "CNI mode bridge replaces kindnet; both route between the nodes' subnets "
             "and masquerade connections to the outside"
         )
-    if "kubeProxyMode" not in networking:
+    if "kubeProxyMode" not in networking and proxy_mode(config.networking)[0] == "nftables":
         yield "kube-proxy mode is nftables; the default of kind is iptables (--proxy iptables)"
 
 

@@ -91,7 +91,7 @@ def _format_value(value: object) -> str:
     A mode is shown as on the command line, a list as its number of entries.
     """
     if value is None:
-        return "none"
+        return "default"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple | list):

@@ -39,6 +39,7 @@ from kubenetlab.api.store import Change, Cluster
 from kubenetlab.api.values import ip
 from kubenetlab.controllers.cluster.kube_proxy import LABELS, NAMESPACE
 from kubenetlab.datapath.faults import BreakOptions
+from kubenetlab.datapath.modes import proxy_mode
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.proxy_views import ProxyView
 from kubenetlab.datapath.view import ServiceView
@@ -92,7 +93,7 @@ class Break(BreakOptions, frozen=True):
 
     def snapshots(self, cluster: Cluster, name: str, now: float) -> Iterator[Change]:
         if self.how != "misconfigured":
-            mode, options = cluster.config.networking.proxy_mode
+            mode, options = proxy_mode(cluster.config.networking)
             yield ProxySnapshot(
                 metadata=ObjectMeta(name=self.node),
                 fault=name,

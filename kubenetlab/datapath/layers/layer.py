@@ -39,12 +39,14 @@ class Layer(NamedTuple):
 
 
 class NodeProxy(NamedTuple):
-    """The kube-proxy of one node."""
+    """Implementation of Services on one node: kube-proxy, or the CNI plugin."""
 
     view: ProxyView
     """Its view of the cluster."""
     mode: ServiceProxy
     network: PodNetwork
+    component: str
+    """Name of the component in origins: that of kube-proxy's mode, or of the CNI mode."""
 
 
 class PlanContext:
@@ -55,6 +57,7 @@ class PlanContext:
         self.decisions = decisions
         self.cache = cache
         self.networking: Networking = cluster.config.networking
+        self._proxy_mode, _ = modes.proxy_mode(self.networking)
         self.cni = modes.decided_cni(cluster.config, decisions)
         self.nodes: Sequence[NodeView] = node_views(cluster, decisions, cache)
         self.proxy_views: ProxyViews = proxy_views(cluster, cache)
@@ -69,7 +72,7 @@ class PlanContext:
 
     @cached_property
     def _default_proxy(self) -> ServiceProxy:
-        return modes.load("proxy", *self.networking.proxy_mode)
+        return modes.service_proxy(self.networking)
 
     def proxy(self, node: NodeView) -> NodeProxy:
         """Return the kube-proxy of a node.
@@ -80,8 +83,14 @@ class PlanContext:
             view = self.proxy_views.of(node.name)
             mode = modes.load("proxy", *view.mode) if view.mode is not None else self._default_proxy
             network = view.network(self.cni.network(node))
+            component = mode_name("kube-proxy", mode)
+            if view.mode is None and component != f"kube-proxy {self._proxy_mode}":
+                component = mode_name("cni", self.cni)
             self._proxies[node.name] = NodeProxy(
-                view, mode.resolve_auto(len(view.services)), network
+                view,
+                mode.resolve_auto(len(view.services)),
+                network,
+                component,
             )
         return self._proxies[node.name]
 

@@ -20,13 +20,13 @@ from kubenetlab.hoststate.object import Origin
 
 def _inputs(context: PlanContext) -> Iterator[tuple[str, Inputs]]:
     for node in context.nodes:
-        proxy = context.proxy(node).mode
+        proxy = context.proxy(node)
         for view in node.pods:
-            yield view.netns, (node, view, context.cni, proxy)
+            yield view.netns, (node, view, context.cni, proxy.mode, proxy.component)
 
 
 def _objects(
-    node: NodeView, pod: PodView, cni: CNI, proxy: ServiceProxy
+    node: NodeView, pod: PodView, cni: CNI, proxy: ServiceProxy, component: str
 ) -> tuple[DesiredObjects, ...]:
     title = f"Pod {pod.full_name}"
     sandbox = by_namespace(pods.sandbox(node, pod), Origin("kubelet", title))
@@ -35,7 +35,7 @@ def _objects(
     return (
         *sandbox,
         *by_namespace(cni.pod(node, pod), Origin(mode_name("cni", cni), title)),
-        *by_namespace(proxy.pod(node, pod), Origin(mode_name("kube-proxy", proxy), title)),
+        *by_namespace(proxy.pod(node, pod), Origin(component, title)),
     )
 
 

@@ -10,7 +10,7 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.cluster.kube_proxy import is_kube_proxy
 from kubenetlab.controllers.kubelet.stopping import termination_of
 from kubenetlab.controllers.kubelet.volumes import file_content
-from kubenetlab.datapath import containers
+from kubenetlab.datapath import containers, modes
 from kubenetlab.datapath.layers.layer import (
     DesiredObjects,
     Inputs,
@@ -48,7 +48,7 @@ def _kube_proxy_config(context: PlanContext, node: NodeView) -> KubeProxyConfig 
     if obj is None:
         return None
     stats = proxy_stats(view, context.cache)
-    return kube_proxy_config(obj, view, stats, context.networking.proxy_mode[0])
+    return kube_proxy_config(obj, view, stats, modes.proxy_mode(context.networking)[0])
 
 
 def _objects(

@@ -12,7 +12,6 @@ from kubenetlab.datapath.layers.layer import (
     Layer,
     PlanContext,
     by_namespace,
-    mode_name,
 )
 from kubenetlab.datapath.modes import PodNetwork, ServiceProxy
 from kubenetlab.datapath.service_rules import service_rules
@@ -25,7 +24,7 @@ def _inputs(context: PlanContext) -> Iterator[tuple[str, Inputs]]:
     for node in context.nodes:
         proxy = context.proxy(node)
         rules = service_rules(context.cache, proxy.mode, proxy.view, node, proxy.network)
-        yield node.name, (without_pods(node), rules, proxy.mode, proxy.network)
+        yield node.name, (without_pods(node), rules, proxy.mode, proxy.network, proxy.component)
 
 
 def _objects(
@@ -33,6 +32,7 @@ def _objects(
     rules: tuple[RuleSet[RuleObject] | Object, ...],
     proxy: ServiceProxy,
     network: PodNetwork,
+    component: str,
 ) -> tuple[DesiredObjects, ...]:
     of_services = (
         NodeRules(node.netns, entry)
@@ -40,7 +40,7 @@ def _objects(
         else structs.replace(entry, netns=node.netns)
         for entry in rules
     )
-    origin = Origin(mode_name("kube-proxy", proxy), f"Node {node.name}")
+    origin = Origin(component, f"Node {node.name}")
     return tuple(by_namespace((*proxy.node(node, network), *of_services), origin))
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import socket
-import struct
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,23 +22,19 @@ import msgspec
 
 from kubenetlab.hoststate.netlink import tc
 from kubenetlab.hoststate.netlink.wire import (
-    NLM_F_DUMP,
     RTM_DELLINK,
-    RTM_GETLINK,
     RTM_NEWLINK,
-    as_string,
-    attributes,
-    message,
     messages,
 )
 from kubenetlab.hoststate.rules.bpf import PROGRAMS, Entry
 from kubenetlab.hoststate.rules.bpf_programs import ProgramSet
 from kubenetlab.hoststate.rules.bpf_updates import MapUpdate
 from kubenetlab.hoststate.rules.rulesets import OwnedName
-from kubenetlab.kernel.netlink.rtnetlink import SOL_NETLINK, RouteSocket
+from kubenetlab.kernel.netlink.rtnetlink import SOL_NETLINK
 from kubenetlab.kernel.netlink.sockets import RECEIVE_BYTES
 from kubenetlab.kernel.rules.backends import RulesError
 from kubenetlab.kernel.rules.libbpf import Libbpf, LoadedPrograms
+from kubenetlab.kernel.rules.tc_links import LINK_INDEX, TcLinks, link_name
 
 if TYPE_CHECKING:
     from kubenetlab.hoststate.rules.bpf_listing import BpfListing
@@ -55,8 +50,6 @@ ENTRIES_PER_CHECK, CHECK_INTERVAL_S = 100, 5.0
 """Number of map entries compared per call, and pause after all were compared, in seconds."""
 
 _NETLINK_ADD_MEMBERSHIP, _RTNLGRP_LINK, _RTNLGRP_TC = 1, 1, 4
-_LINK_HEADER, _IFLA_IFNAME = 16, 3
-_INDEX = struct.Struct("=i")
 _BUFFER_BYTES = 1024 * 1024
 
 
@@ -76,7 +69,6 @@ class BpfLoader:
 
     def __init__(self, programs: ProgramSet) -> None:
         self._set = programs
-        self._priorities = {place.priority for place in programs.places.values()}
         self._libbpf = Libbpf()
         self._loaded: LoadedPrograms | None = None
         self._desired_links: frozenset[str] = frozenset()
@@ -91,7 +83,7 @@ class BpfLoader:
         """Desired map entries; None while they are not completely known."""
         self._comparison: Iterator[bool | None] = iter(())
         self._stopping_since: float | None = None
-        self._route = RouteSocket()
+        self._tc = TcLinks(programs)
         self._notifications = socket.socket(
             socket.AF_NETLINK,
             socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK,
@@ -153,9 +145,9 @@ class BpfLoader:
         return False
 
     def listed(self, names: Sequence[OwnedName]) -> BpfListing:
-        links = self._links()
+        links = self._tc.links()
         programs = {
-            link: [filter_.name for filter_ in self._filters(index)]
+            link: [filter_.name for filter_ in self._tc.filters(index)]
             for link, index in links.items()
         }
         loaded = self._loaded or self._find_attached()
@@ -205,12 +197,12 @@ class BpfLoader:
     def close(self) -> None:
         if self._loaded is not None:
             self._loaded.close()
-        self._route.close()
+        self._tc.close()
         self._notifications.close()
 
     def _is_relevant(self, type_: int, body: memoryview) -> bool:
         """Return True if a notification requires programs to be attached."""
-        index = _INDEX.unpack_from(body, 4)[0]
+        index = LINK_INDEX.unpack_from(body, 4)[0]
         if type_ in (tc.RTM_DELTFILTER, tc.RTM_DELQDISC) or (
             type_ == tc.RTM_NEWTFILTER and self._is_foreign(body)
         ):
@@ -222,7 +214,7 @@ class BpfLoader:
             return bool(affected)
         if type_ not in (RTM_NEWLINK, RTM_DELLINK):
             return False
-        name = _link_name(body)
+        name = link_name(body)
         if type_ == RTM_DELLINK and self._attached.get(name) == index:
             del self._attached[name]
         return (
@@ -236,7 +228,7 @@ class BpfLoader:
         filter_ = tc.decode_filter(body)
         return (
             filter_ is not None
-            and filter_.priority in self._priorities
+            and filter_.priority in self._tc.priorities
             and filter_.program_id not in self._own_program_ids
         )
 
@@ -279,8 +271,8 @@ class BpfLoader:
         """Return the programs that a former process attached, if any are attached."""
         program_ids = {
             filter_.name: filter_.program_id
-            for index in self._links().values()
-            for filter_ in self._filters(index)
+            for index in self._tc.links().values()
+            for filter_ in self._tc.filters(index)
         }
         return self._libbpf.open_loaded(program_ids) if program_ids else None
 
@@ -289,46 +281,26 @@ class BpfLoader:
 
         is_strict: raise OSError for a link that refuses; otherwise it is tried again later.
         """
-        links = self._links()
+        assert self._loaded is not None
+        links = self._tc.links()
         for link in [link for link in self._attached if link not in self._desired_links]:
-            self._detach(self._attached.pop(link))
+            self._tc.detach(self._attached.pop(link))
         for link in sorted(self._desired_links & links.keys()):
             if self._attached.get(link) == links[link]:
                 continue
-            refusals = self._attach(link, links[link])
+            refusals = self._tc.attach(link, links[link], self._loaded.programs)
             if not refusals:
                 self._attached[link] = links[link]
                 self._set_link_entry(link, links[link])
             elif is_strict:
                 raise OSError(f"{link}: {refusals[0]}")
 
-    def _attach(self, link: str, index: int) -> list[str]:
-        assert self._loaded is not None
-        fds, places = self._loaded.programs, self._set.places
-        requests = [
-            tc.add_qdisc(index),
-            *(
-                tc.set_filter(index, places[name].side, fds[name], name, places[name].priority)
-                for name in self._set.programs_on(link)
-            ),
-        ]
-        return [
-            str(refusal)
-            for refusal in self._route.batch(requests)
-            if refusal.request or refusal.errno != errno.EEXIST
-        ]
-
-    def _detach(self, index: int) -> None:
-        """Remove the programs from a link; a link that does not exist is no error."""
-        places = set(self._set.places.values())
-        self._route.batch([tc.delete_filter(index, place.side, place.priority) for place in places])
-
     def _set_link_entry(self, link: str, index: int) -> None:
         """Store the index of a link in the map that needs it."""
         assert self._loaded is not None
         if (entry := self._link_entries.get(link)) is not None:
             name, key = entry
-            self._loaded.set(name, bytes.fromhex(key), _INDEX.pack(index))
+            self._loaded.set(name, bytes.fromhex(key), LINK_INDEX.pack(index))
 
     def _remove_link_entries(
         self, loaded: LoadedPrograms, desired: Mapping[str, tuple[str, str]]
@@ -365,32 +337,12 @@ class BpfLoader:
     def _remove(self) -> None:
         self._stopping_since = None
         self._attached.clear()
-        for index in self._links().values():
-            if any(True for _ in self._filters(index)):
-                self._detach(index)
+        for index in self._tc.links().values():
+            if any(True for _ in self._tc.filters(index)):
+                self._tc.detach(index)
         if self._loaded is not None:
             self._loaded.close()
             self._loaded = None
-
-    def _links(self) -> dict[str, int]:
-        bodies = list(self._route.dump(message(RTM_GETLINK, NLM_F_DUMP, bytes(_LINK_HEADER))))
-        return {_link_name(body): _INDEX.unpack_from(body, 4)[0] for body in bodies}
-
-    def _filters(self, index: int) -> Iterator[tc.Filter]:
-        """Yield the filters of a link that have the priorities of this set."""
-        for side in ("ingress", "egress"):
-            try:
-                bodies = list(self._route.dump(tc.list_filters(index, side)))
-            except OSError as error:
-                if error.errno not in (errno.EINVAL, errno.ENODEV):
-                    raise
-                continue
-            filters = (tc.decode_filter(body) for body in bodies)
-            yield from (
-                filter_
-                for filter_ in filters
-                if filter_ is not None and filter_.priority in self._priorities
-            )
 
 
 def _apply_update(
@@ -413,7 +365,3 @@ def _is_busy(loaded: LoadedPrograms, flow_map: str) -> bool:
         int.from_bytes(value[-8:], sys.byteorder) > quiet_since
         for _, value in loaded.entries(flow_map)
     )
-
-
-def _link_name(body: memoryview) -> str:
-    return as_string(attributes(body[_LINK_HEADER:])[_IFLA_IFNAME])

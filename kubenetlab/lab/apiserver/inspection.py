@@ -58,7 +58,7 @@ def inspection(agent: Agent) -> Inspection:
         "agent_pid": links.outer_pid(os.getpid()),
         "run_directory": str(agent.directory),
         "cni": cluster.config.networking.cni_mode[0],
-        "kube_proxy_mode": cluster.config.networking.proxy_mode[0],
+        "kube_proxy_mode": modes.proxy_mode(cluster.config.networking)[0],
         "pod_layout": agent.decisions.cni_options.get("layout", ""),
         "neighbors": agent.decisions.neighbors,
         "nodes": [
@@ -178,7 +178,7 @@ def _workload(cluster: Cluster, pod: Pod) -> str | None:
 
 
 def _service(agent: Agent, service: Service) -> InspectedService:
-    mode = modes.load("proxy", *agent.cluster.config.networking.proxy_mode)
+    proxy = modes.service_proxy(agent.cluster.config.networking)
     endpoints: list[InspectedEndpoint] = [
         {
             "address": address,
@@ -199,7 +199,7 @@ def _service(agent: Agent, service: Service) -> InspectedService:
         "type": service.spec.type,
         "internal_traffic_policy": service.spec.internal_traffic_policy,
         "external_traffic_policy": service.spec.external_traffic_policy,
-        "proxied": is_proxied(service) and mode.serves,
+        "proxied": is_proxied(service) and proxy.serves,
         "cluster_ips": list(service.cluster_ips),
         "load_balancer_ips": list(service.load_balancer_ips),
         "virtual_ips": list(service.virtual_ips),
