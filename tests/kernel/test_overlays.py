@@ -13,8 +13,10 @@ import pytest
 from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.fdb import ANY_MAC, FdbEntry
 from kubenetlab.hoststate.links.bridge import Bridge
+from kubenetlab.hoststate.links.local_veth import LocalVethPeer
 from kubenetlab.hoststate.links.veth import Veth, VethPeer
 from kubenetlab.hoststate.links.vxlan import OVERHEAD_BYTES, Vxlan
+from kubenetlab.hoststate.links.vxlan_external import VxlanExternal
 from kubenetlab.hoststate.neighbor import Neighbor
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.route import Route, RouteType
@@ -200,3 +202,33 @@ def test_routes_of_every_type_have_their_effect(
         assert any(line.startswith(f"{start} ") for line in shown.splitlines()), shown
         if table != 254:
             ip(linux, "n", f"-{version}", "rule", "delete", "priority", "5")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ip link set inner arp on",
+        "ip link set outer arp on",
+        "ip link set outer mtu 1400",
+        "ip link delete outer",
+        "ip link delete tunnel",
+        "ip link delete tunnel ; ip link add tunnel type vxlan id 1 dstport 8472 dev outer",
+    ],
+)
+def test_links_without_peers_of_their_own_are_restored(kernel: Make, change: str) -> None:
+    """They are a veth pair inside one namespace, without ARP, and a VXLAN link without a peer."""
+    desired = state_of(
+        Veth("a", "outer", MACS[0], "a", "inner", 1450, "a pair", has_arp=False),
+        LocalVethPeer("a", "inner", MACS[1], 1450, "a pair", has_arp=False),
+        VxlanExternal("a", "tunnel", MACS[0], 8472, alias="a tunnel"),
+    )
+    linux = kernel()
+    apply_desired(linux, desired)
+    for name in ("outer", "inner"):
+        assert "NOARP" in ip(linux, "a", "link", "show", name)
+    with linux.sandboxes.inside("a"):
+        for command in change.split(" ; "):
+            subprocess.run(command.split(), check=True)
+    assert difference(linux, desired)
+    apply_desired(linux, desired)
+    assert "external" in ip(linux, "a", "-d", "link", "show", "tunnel")

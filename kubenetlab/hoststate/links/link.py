@@ -79,3 +79,13 @@ def alias_words(alias: str) -> str:
 def alias_option(alias: str) -> str:
     """Return the arguments of `ip link set` that set the alias."""
     return f" alias {shlex.quote(alias)}" if alias else ""
+
+
+def arp_word(has_arp: bool) -> str:
+    """Return the part of a description that shows a link without ARP."""
+    return "" if has_arp else " noarp"
+
+
+def arp_option(has_arp: bool) -> str:
+    """Return the argument of `ip link set` for a link without ARP."""
+    return "" if has_arp else " arp off"

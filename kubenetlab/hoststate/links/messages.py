@@ -36,7 +36,7 @@ IFLA_AF_SPEC, IFLA_INET_CONF, AF_INET = 26, 1, 2
 RTM_SETNEIGHTBL = 67
 NDTA_NAME, NDTA_PARMS, NDTPA_IFINDEX, NDTPA_PROXY_DELAY = 1, 6, 1, 13
 VETH_INFO_PEER = 1
-IFF_UP = 1
+IFF_UP, IFF_NOARP = 0x1, 0x80
 AF_BRIDGE = 7
 
 IPV4_SETTINGS = {"proxy_arp": 3, "rp_filter": 8}
@@ -59,6 +59,8 @@ class ObservedLink(Struct, frozen=True):
     master_index: int
     alias: str
     is_hairpin: bool
+    has_arp: bool = True
+    """False if the link has no neighbours to resolve (IFF_NOARP)."""
     data: bytes = b""
     """Attributes of its kind (IFLA_INFO_DATA), not decoded."""
     families: bytes = b""
@@ -88,6 +90,7 @@ def decode_link(body: memoryview) -> ObservedLink:
         peer_index=as_number(attrs[IFLA_LINK]) if IFLA_LINK in attrs else 0,
         master_index=as_number(attrs[IFLA_MASTER]) if IFLA_MASTER in attrs else 0,
         alias=as_string(attrs[IFLA_IFALIAS]) if IFLA_IFALIAS in attrs else "",
+        has_arp=not flags & IFF_NOARP,
         is_hairpin=IFLA_BRPORT_MODE in port and bool(as_number(port[IFLA_BRPORT_MODE])),
         data=bytes(info[IFLA_INFO_DATA]) if IFLA_INFO_DATA in info else b"",
         families=bytes(attrs[IFLA_AF_SPEC]) if IFLA_AF_SPEC in attrs else b"",
@@ -126,13 +129,20 @@ def immediate_proxy_arp(index: int) -> bytes:
     return message(RTM_SETNEIGHTBL, 0, struct.pack("=B3x", AF_INET) + table)
 
 
-def configuration(index: int, mac: str, mtu: int, alias: str, settings: bytes = b"") -> bytes:
-    """Return the request that sets a link up, and sets its MAC, MTU and alias.
+def link_flags(*, has_arp: bool) -> tuple[int, int]:
+    """Return flags and change mask of a link that is up."""
+    return IFF_UP | (0 if has_arp else IFF_NOARP), IFF_UP | IFF_NOARP
+
+
+def configuration(
+    index: int, mac: str, mtu: int, alias: str, settings: bytes = b"", *, has_arp: bool = True
+) -> bytes:
+    """Return the request that sets a link up, and sets its MAC, MTU, alias and use of ARP.
 
     settings: further attributes.
     """
     body = (
-        ifinfo(index, IFF_UP)
+        _IFINFOMSG.pack(0, 0, index, *link_flags(has_arp=has_arp))
         + attribute(IFLA_ADDRESS, mac_bytes(mac))
         + number(IFLA_MTU, mtu)
         + string(IFLA_IFALIAS, alias)

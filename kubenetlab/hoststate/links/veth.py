@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Self
 
-from kubenetlab.hoststate.links.link import Link, OtherLinks, alias_option, alias_words, down_word
+from kubenetlab.hoststate.links.link import (
+    Link,
+    OtherLinks,
+    alias_option,
+    alias_words,
+    arp_option,
+    arp_word,
+    down_word,
+)
 from kubenetlab.hoststate.links.messages import (
     IFF_UP,
     IFLA_ADDRESS,
@@ -35,6 +43,7 @@ from kubenetlab.hoststate.links.messages import (
     ifinfo,
     immediate_proxy_arp,
     ipv4_settings,
+    link_flags,
     port_settings,
 )
 from kubenetlab.hoststate.netlink import wire
@@ -58,6 +67,7 @@ class Veth(Link, frozen=True):
     """
 
     kind = "veth"
+    event_fields = (*Link.event_fields, "has_arp")
     rank = 40
 
     mac: str
@@ -66,13 +76,17 @@ class Veth(Link, frozen=True):
     mtu: int = 1500
     alias: str = ""
     is_up: bool = True
+    has_arp: bool = True
+    """False for a link that has no neighbours to resolve."""
 
     @property
     def peer_end(self) -> tuple[str, Key] | None:
+        if self.peer_netns == self.netns:
+            return None  # nothing has to wait for another namespace
         return self.peer_netns, ("Link", self.peer)
 
     def __str__(self) -> str:
-        suffix = f"{alias_words(self.alias)}{down_word(self.is_up)}"
+        suffix = f"{arp_word(self.has_arp)}{alias_words(self.alias)}{down_word(self.is_up)}"
         peer = f"{self.peer} in {self.peer_netns}"
         return f"veth {self.name} mac {self.mac} mtu {self.mtu} ↔ {peer}{suffix}"
 
@@ -82,7 +96,8 @@ class Veth(Link, frozen=True):
         peer_netns, peer = others.veths.get(link.peer_index, ("?", None))
         is_pair = peer is not None and peer.peer_index == link.index
         peer_end = (peer_netns, peer.name) if is_pair and peer is not None else ("?", "?")
-        return cls(netns, link.name, link.mac, *peer_end, link.mtu, link.alias, link.is_up)
+        flags = (link.is_up, link.has_arp)
+        return cls(netns, link.name, link.mac, *peer_end, link.mtu, link.alias, *flags)
 
     def can_become(self, desired: Object) -> bool:
         """Return True if the pair is the same; its other end cannot be moved."""
@@ -112,7 +127,7 @@ class Veth(Link, frozen=True):
         peer_end = (
             ifinfo(peer_index, IFF_UP)
             + string(IFLA_IFNAME, self.peer)
-            + number(IFLA_NET_NS_FD, links.namespace_fd(self.peer_netns))
+            + self._peer_namespace(links)
             + number(IFLA_MTU, self.mtu)
             + queues
         )
@@ -124,16 +139,23 @@ class Veth(Link, frozen=True):
         set_up = message(
             wire.RTM_NEWLINK,
             0,
-            ifinfo(index, IFF_UP) + (string(IFLA_IFALIAS, self.alias) if self.alias else b""),
+            ifinfo(index, link_flags(has_arp=self.has_arp)[0])
+            + (string(IFLA_IFALIAS, self.alias) if self.alias else b""),
         )
         return (
             message(wire.RTM_NEWLINK, wire.NLM_F_CREATE | wire.NLM_F_EXCL, peer_end + link_info)
             + set_up
         )
 
+    def _peer_namespace(self, links: Links) -> bytes:
+        """Return the attribute with the peer's namespace; nothing if that is this one."""
+        if self.peer_netns == self.netns:
+            return b""
+        return number(IFLA_NET_NS_FD, links.namespace_fd(self.peer_netns))
+
     def change(self, links: Links) -> bytes:
         index = links.index(self.netns, self.name)
-        return configuration(index, self.mac, self.mtu, self.alias)
+        return configuration(index, self.mac, self.mtu, self.alias, has_arp=self.has_arp)
 
     def commands(self, shell_name: ShellName) -> Iterator[str]:
         """Yield the commands that create the pair; the peer's `Port` yields those for the peer."""
@@ -144,7 +166,8 @@ class Veth(Link, frozen=True):
         )
         peer_end = f"type veth peer name {self.peer} netns {peer_netns} {settings}"
         yield f"ip -n {netns} link add {self.name} address {self.mac} {settings} \\\n    {peer_end}"
-        yield f"ip -n {netns} link set {self.name}{alias_option(self.alias)} up"
+        settings = f"{alias_option(self.alias)}{arp_option(self.has_arp)}"
+        yield f"ip -n {netns} link set {self.name}{settings} up"
 
 
 class VethPeer(Link, frozen=True):

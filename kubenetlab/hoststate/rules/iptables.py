@@ -134,8 +134,9 @@ def comment(text: str) -> str:
 
 
 def owner(chain: str) -> str:
-    """Return the prefix shared by all chains of the owner of this chain: `KUBE-`."""
-    return chain.partition("-")[0] + "-"
+    """Return the prefix shared by all chains of the owner of this chain: `KUBE-`, `CILIUM_`."""
+    end = next(index for index, letter in enumerate(chain) if letter in "-_")
+    return chain[: end + 1]
 
 
 def update(
