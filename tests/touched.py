@@ -109,6 +109,8 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/kernel/namespaces/own_directories": ("node_files", "exec_isolation"),
     "kubenetlab/datapath/cni/conflist": ("conflist", "pod_networks", "no_network"),
     "kubenetlab/datapath/attachments": ("conflist",),
+    "kubenetlab/datapath/cni/cilium": ("cilium",),
+    "kubenetlab/datapath/identities": ("cilium",),
     "kubenetlab/datapath/network/balanced_ports": ("balanced_ports",),
     "kubenetlab/datapath/network/egress": ("masquerade",),
     "kubenetlab/datapath/faults/": ("kube_proxy_faults",),
@@ -131,7 +133,8 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
         "proxy_mode_changes",
         "diff",
     ),
-    "kubenetlab/hoststate/rules/bpf": ("ebpf", "direct_return"),
+    "kubenetlab/hoststate/rules/bpf": ("ebpf", "direct_return", "cilium"),
+    "kubenetlab/hoststate/rules/cilium": ("cilium",),
     "kubenetlab/hoststate/nexthop": ("load_balancers",),
     "kubenetlab/library/": ("library", "api_page"),
     "kubenetlab/kernel/": (

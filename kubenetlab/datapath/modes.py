@@ -25,6 +25,7 @@ from kubenetlab.api.meta import Resource, kubernetes_name
 from kubenetlab.api.store import Cluster
 from kubenetlab.api.text.decode import Finding, decode, format_path
 from kubenetlab.cni.calls import NodePlugins
+from kubenetlab.datapath.identities import ClusterPod
 from kubenetlab.datapath.view import NodePlace, NodeView, PodView, ServiceView
 from kubenetlab.errors import ManifestError, Problem, did_you_mean
 from kubenetlab.hoststate.object import Object
@@ -100,6 +101,8 @@ class PodNetwork(Struct, frozen=True):
     """Prefix of the names of the node's ends of the pods' links."""
     maps_host_ports: bool = True
     """True if the lab makes the rules for host ports, as the plugin portmap does."""
+    tunnels: tuple[str, ...] = ()
+    """Links on each node by which packets between pods of different nodes leave a BPF program."""
 
 
 class ModeOptions(Struct, frozen=True, rename=kubernetes_name, forbid_unknown_fields=True):
@@ -183,6 +186,16 @@ class ModeOptions(Struct, frozen=True, rename=kubernetes_name, forbid_unknown_fi
         """Return the mode as it is beside this kube-proxy mode."""
         return self
 
+    knows_all_pods: ClassVar[bool] = False
+    """True if every node has rules about the pods of all nodes."""
+
+    def cluster_pod(self, pod: ClusterPod, identity: int) -> SubjectRules[RuleObject] | None:
+        """Return the rules about a pod that every node has.
+
+        identity: number of its set of labels.
+        """
+        return None
+
 
 class CNI(Protocol):
     """Interface of a CNI mode."""
@@ -224,6 +237,15 @@ class CNI(Protocol):
 
     def beside(self, proxy_mode: str) -> Self:
         """Return the mode as it is beside this kube-proxy mode."""
+
+    knows_all_pods: ClassVar[bool]
+    """True if every node has rules about the pods of all nodes."""
+
+    def cluster_pod(self, pod: ClusterPod, identity: int) -> SubjectRules[RuleObject] | None:
+        """Return the rules about a pod that every node has.
+
+        identity: number of its set of labels.
+        """
 
     masquerader: ClassVar[str]
     """Component that masquerades on nodes."""

@@ -11,6 +11,7 @@ from typing import Final
 
 from kubenetlab.datapath.layers import (
     balanced_ports,
+    endpoints,
     fabric,
     host_ports,
     load_balancers,
@@ -28,6 +29,7 @@ LAYERS: Final[tuple[Layer, ...]] = (
     uplink.LAYER,
     balanced_ports.LAYER,
     node.LAYER,
+    endpoints.LAYER,
     host_ports.LAYER,
     proxy.LAYER,
     pod.LAYER,

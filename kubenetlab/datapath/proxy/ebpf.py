@@ -77,6 +77,8 @@ class Mode(LocalTrafficOptions, frozen=True):
         yield Sysctl(node.netns, "net/ipv4/conf/lo/accept_local", "1")
         yield Sysctl(node.netns, "net/ipv4/conf/lo/rp_filter", "0")
         yield BpfPrograms(node.netns, tuple(self._ranges(node, network)), NODE_UPLINK)
+        for link in network.tunnels:
+            yield PodLink(node.netns, link)
         for family in (
             (family for peer in node.peers for family in peer.families) if self.dsr else ()
         ):

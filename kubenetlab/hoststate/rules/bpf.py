@@ -103,7 +103,7 @@ def _name_ids(objects: Iterable[BpfObject]) -> Mapping[bytes, str]:
 
 
 _BACKEND: Final = BpfBackend(
-    NAME, PROGRAMS, "BPF programs for Services, see kubenetlab/bpf/service.bpf.c", _name_ids
+    NAME, PROGRAMS, "bpf", "BPF programs for Services, see kubenetlab/bpf/service.bpf.c", _name_ids
 )
 update = _BACKEND.update
 replacement = _BACKEND.replacement

@@ -6,7 +6,7 @@ The text of an entry contains its whole key and value: entries with the same tex
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, TypedDict
 
 from kubenetlab.hoststate.rules import listing
@@ -29,7 +29,6 @@ from kubenetlab.hoststate.rules.bpf_entries import (
 )
 from kubenetlab.hoststate.rules.listing import Difference, RuleContainer
 
-_PROGRAMS: Final = "bpf programs"
 _TRUE: Final = b"\1"
 """Value of an entry that only has to exist."""
 _FLAGS: Final = {
@@ -43,7 +42,9 @@ _RANGE_BYTES: Final = 32
 """struct range: first address and mask."""
 
 Ids = Mapping[bytes, str]
-"""Names by the eight-byte ids that stand for them in keys and values."""
+"""Names by the ids that stand for them in keys and values."""
+Describe = Callable[[bytes, bytes, Ids], str]
+"""Function that returns an entry of one map as text, from its key, its value and names."""
 
 
 class BpfListing(TypedDict):
@@ -60,11 +61,16 @@ def differences(
     entries: Mapping[str, Mapping[bytes, bytes]],
     listed: BpfListing,
     ids: Ids,
+    describers: Mapping[str, Describe] | None = None,
+    title: str = "bpf",
 ) -> Iterator[Difference]:
     """Compare programs by link, and entries by map, with a listing of the loader.
 
     ids: names of the ids to show; other ids are shown in hexadecimal.
+    describers: functions by map; those of the maps of Services by default.
+    title: first word of the programs' name.
     """
+    describers = _DESCRIBERS if describers is None else describers
     observed = {
         name: {bytes.fromhex(key): bytes.fromhex(value) for key, value in map_entries.items()}
         for name, map_entries in listed["maps"].items()
@@ -78,8 +84,14 @@ def differences(
     }
     ids = {**_name_observed_lists(observed.get("fronts", {}), ids), **ids}
     return listing.differences(
-        _containers(links, entries, ids),
-        _containers({link: names for link, names in own_links.items() if names}, observed, ids),
+        _containers(links, entries, ids, describers, title),
+        _containers(
+            {link: names for link, names in own_links.items() if names},
+            observed,
+            ids,
+            describers,
+            title,
+        ),
     )
 
 
@@ -96,26 +108,35 @@ def _name_observed_lists(fronts: Mapping[bytes, bytes], ids: Ids) -> dict[bytes,
 
 
 def _containers(
-    links: Mapping[str, Sequence[str]], entries: Mapping[str, Mapping[bytes, bytes]], ids: Ids
+    links: Mapping[str, Sequence[str]],
+    entries: Mapping[str, Mapping[bytes, bytes]],
+    ids: Ids,
+    describers: Mapping[str, Describe],
+    title: str,
 ) -> Iterator[RuleContainer]:
     if not links:
         return
     on_links = {link: f"{link}: {', '.join(names)}" for link, names in links.items()}
-    yield RuleContainer(_PROGRAMS, "link", f"{_PROGRAMS} on ", elements=on_links)
-    for name in _DESCRIBERS:
+    programs = f"{title} programs"
+    yield RuleContainer(programs, "link", f"{programs} on ", elements=on_links)
+    for name, describe_entry in describers.items():
         elements = {
-            key.hex(): describe(name, key, value, ids)
+            key.hex(): _described(describe_entry, key, value, ids)
             for key, value in sorted(entries.get(name, {}).items())
         }
         yield RuleContainer(
-            f"bpf map {name}", "element", f"bpf map {name}: ", elements=elements, parent=_PROGRAMS
+            f"bpf map {name}", "element", f"bpf map {name}: ", elements=elements, parent=programs
         )
 
 
 def describe(name: str, key: bytes, value: bytes, ids: Ids) -> str:
     """Return one map entry as text, in hexadecimal if its layout is not that of the map."""
+    return _described(_DESCRIBERS.get(name), key, value, ids)
+
+
+def _described(describer: Describe | None, key: bytes, value: bytes, ids: Ids) -> str:
     try:
-        text = _DESCRIBERS[name](key, value, ids)
+        text = describer(key, value, ids) if describer is not None else ""
     except (KeyError, ValueError, struct.error):
         text = ""
     return text or f"{key.hex()} = {value.hex()}"

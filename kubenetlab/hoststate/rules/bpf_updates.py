@@ -43,19 +43,26 @@ class BpfBackend:
         self,
         name: OwnedName,
         programs: ProgramSet,
+        title: str,
         note: str,
-        name_ids: Callable[[Iterable[BpfObject]], Mapping[bytes, str]] = lambda objects: {},
+        name_ids: Callable[[Iterable[BpfObject]], Mapping[bytes, str]],
+        describers: Mapping[str, Callable[[bytes, bytes, Mapping[bytes, str]], str]] | None = None,
     ) -> None:
         """Initialize the backend.
 
         name: its only name; programs, maps and attachments are created and removed as one.
+        title: first word of the programs' name in differences.
         note: what `commands` says instead of a command.
         name_ids: returns names of the ids in map entries of objects, for `differences`.
+        describers: functions by map that return its entries as text; those of the maps of
+            Services by default.
         """
         self._name = name
         self._programs = programs
+        self._title = title
         self._note = note
         self._name_ids = name_ids
+        self._describers = describers
 
     def update(
         self,
@@ -122,7 +129,8 @@ class BpfBackend:
         for (name, key), value in _entries(desired).items():
             entries.setdefault(name, {})[key] = value
         links = {link: self._programs.programs_on(link) for obj in desired for link in obj.links}
-        return bpf_listing.differences(links, entries, listed, self._name_ids(desired))
+        ids, title = self._name_ids(desired), self._title
+        return bpf_listing.differences(links, entries, listed, ids, self._describers, title)
 
     def commands(self, objects: Sequence[Ruled]) -> Iterator[str]:
         """Yield a note instead of a command: no shell command loads the programs.

@@ -25,6 +25,7 @@ MAX_NAME: Final = 15
 """BPF_OBJ_NAME_LEN without the terminating zero: the kernel cuts names of programs and maps."""
 _MAX_MAPS = 64
 _MAX_PACKET = 65536
+_SAMPLE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 _PRINT = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 
 
@@ -130,6 +131,10 @@ class LoadedPrograms:
             if (value := self.value(name, key)) is not None:
                 yield key, value
 
+    def read_events(self, name: str) -> RingReader:
+        """Return a reader of the events of a ring buffer, from the oldest one on."""
+        return RingReader(self._library, self.maps[name].fd)
+
     def try_packet(self, program: str, packet: bytes, context: bytes = b"") -> TestRunResult:
         """Run a program on an Ethernet frame, without any link.
 
@@ -159,6 +164,40 @@ class LoadedPrograms:
         self.programs, self.maps = {}, {}
 
 
+class RingReader:
+    """Reader of a ring buffer, which has at most one at a time.
+
+    The programs drop new events while the buffer is full of unread ones.
+    """
+
+    def __init__(self, library: ctypes.CDLL, fd: int) -> None:
+        self._library = library
+        self._events: list[bytes] = []
+        self._sample = _SAMPLE(self._add)
+        self._ring = ctypes.c_void_p(library.ring_buffer__new(fd, self._sample, None, None))
+        if not self._ring:
+            number = ctypes.get_errno()
+            raise OSError(number, f"BPF ring buffer: {os.strerror(number)}")
+
+    def read(self) -> list[bytes]:
+        """Return all unread events, which are removed from the buffer."""
+        _check(self._library.ring_buffer__consume(self._ring), "BPF ring buffer")
+        events, self._events[:] = list(self._events), []
+        return events
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when there are events."""
+        fd: int = self._library.ring_buffer__epoll_fd(self._ring)
+        return fd
+
+    def close(self) -> None:
+        self._library.ring_buffer__free(self._ring)
+
+    def _add(self, context: int | None, data: int, size: int) -> int:
+        self._events.append(ctypes.string_at(data, size))
+        return 0
+
+
 class Libbpf:
     """The library."""
 
@@ -168,7 +207,12 @@ class Libbpf:
             self._library = library = ctypes.CDLL(LIBRARY, use_errno=True)
         except OSError:
             raise RequirementError(f"{LIBRARY} is not installed; {INSTALL_HINT}") from None
-        for name in ("bpf_object__open_mem", "bpf_object__next_program", "bpf_object__next_map"):
+        for name in (
+            "bpf_object__open_mem",
+            "bpf_object__next_program",
+            "bpf_object__next_map",
+            "ring_buffer__new",
+        ):
             getattr(library, name).restype = ctypes.c_void_p
         for name in ("bpf_program__name", "bpf_map__name"):
             getattr(library, name).restype = ctypes.c_char_p

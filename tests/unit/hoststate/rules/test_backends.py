@@ -9,6 +9,7 @@ from kubenetlab.hoststate import rules
 from kubenetlab.hoststate.rules import (
     bpf,
     bpf_updates,
+    cilium,
     conntrack,
     ipset,
     iptables,
@@ -28,6 +29,7 @@ _IPTABLES: Final[RuleBackend[iptables.Ruled]] = iptables
 _IPSET: Final[RuleBackend[ipset.IpsetRules]] = ipset
 _IPVS: Final[RuleBackend[ipvs.IpvsRules]] = ipvs
 _BPF: Final[RuleBackend[bpf_updates.Ruled]] = bpf
+_CILIUM: Final[RuleBackend[bpf_updates.Ruled]] = cilium
 _CONNTRACK: Final[RuleBackend[conntrack.Ruled]] = conntrack
 _REWRITING: Final[
     tuple[
@@ -40,14 +42,15 @@ _EXACT: Final[
     tuple[
         ExactBackend[ipvs.IpvsRules, object],
         ExactBackend[bpf_updates.Ruled, BpfListing],
+        ExactBackend[bpf_updates.Ruled, BpfListing],
         ExactBackend[conntrack.Ruled, object],
     ]
-] = (ipvs, bpf, conntrack)
+] = (ipvs, bpf, cilium, conntrack)
 
 
 def test_each_backend_is_compared_in_one_way() -> None:
     """Each backend is listed as one of the two kinds: compared by listings, or by its objects."""
-    checked = {nftables, iptables, ipset, ipvs, bpf, conntrack}
+    checked = {nftables, iptables, ipset, ipvs, bpf, cilium, conntrack}
     names = {info.name for info in pkgutil.iter_modules(rules.__path__)}
     backends = {name for name in names if hasattr(rule_backend(name), "failed_object")}
     assert backends == {module.__name__.rpartition(".")[2] for module in checked}

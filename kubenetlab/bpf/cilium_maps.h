@@ -1,0 +1,179 @@
+/* Maps of the CNI mode cilium. The node agent writes cilium_config, cilium_lxc, cilium_ipcache,
+ * cilium_policy and cilium_links; the programs write the others.
+ *
+ * Names are those of Cilium, cut to the 15 characters of the kernel. One map serves both families.
+ * kubenetlab/hoststate/rules/cilium_entries.py has the same layouts.
+ */
+#pragma once
+
+#include "checksum.h"
+
+/* Numeric identities that do not depend on labels; those of labels begin at 256. */
+enum identity { IDENTITY_HOST = 1, IDENTITY_WORLD = 2, IDENTITY_REMOTE_NODE = 6 };
+
+/* Settings of a node; index 0 is IPv4, 1 is IPv6. A family that the node does not have is zero. */
+struct cilium_config {
+	struct address router[2];  /* addresses of cilium_host, the pods' gateways */
+	struct address underlay;   /* the node's own end of tunnels; zero without tunnels */
+	__u8 mac[ETH_ALEN];	   /* of the node's ends of all pod links */
+	__u8 is_legacy;		   /* 1: packets between pods pass the stack of their nodes */
+	__u8 is_aggregating;	   /* 1: not every packet of a connection is an event */
+};
+
+enum link_kind { POD_LINK, TUNNEL_LINK };
+
+struct link_key {
+	__u32 id; /* endpoint; 0 for the tunnel */
+	__u32 kind;
+};
+
+enum endpoint_flag { INGRESS_IS_POLICED = 1, EGRESS_IS_POLICED = 2 };
+
+/* A pod of this node, by each of its addresses. */
+struct pod_endpoint {
+	__u32 id;
+	__u8 mac[ETH_ALEN];
+	__u16 flags;
+};
+
+struct ipcache_key {
+	__u32 prefix_length; /* as of an IPv6 address */
+	struct address address;
+};
+
+struct ipcache_info {
+	__u32 identity;
+	__u32 zero;
+	struct address tunnel; /* node to which packets are tunnelled; zero: they are routed */
+};
+
+/* A rule of an endpoint. Identity 0 is every peer; a shorter prefix covers every port, or every
+ * protocol and port. */
+struct policy_key {
+	__u32 prefix_length;
+	__u32 endpoint;
+	__u32 identity;
+	__u8 direction; /* enum stage: TO_ENDPOINT or FROM_ENDPOINT */
+	__u8 protocol;
+	__be16 port;
+};
+
+#define POLICY_PREFIX 96
+
+struct policy_entry {
+	__u32 is_denied;
+};
+
+enum connection_flag { IS_CLOSING = 1, IS_ANSWERED = 2 };
+
+struct connection {
+	struct address tunnel; /* node from whose tunnel the first packet came; zero: without tunnel */
+	__u64 seen_ns;
+	__u64 reported_ns;
+	__u32 source_identity;
+	__u32 flags;
+};
+
+struct fragmented {
+	struct address source;
+	struct address destination;
+	__u32 id;
+	__u32 protocol;
+};
+
+struct fragment_ports {
+	__be16 source;
+	__be16 destination;
+};
+
+enum event_type { EVENT_DROP = 1, EVENT_TRACE = 4 };
+
+enum point {
+	FROM_POD,
+	FROM_OVERLAY,
+	FROM_HOST,
+	FROM_NETWORK,
+	TO_POD,
+	TO_OVERLAY,
+	TO_STACK,
+	TO_NETWORK,
+};
+
+enum drop_reason { DROP_INVALID_SOURCE = 1, DROP_POLICY, DROP_NO_ENDPOINT, DROP_NO_TUNNEL };
+
+enum connection_status { STATUS_NEW, STATUS_ESTABLISHED, STATUS_REPLY, STATUS_UNKNOWN };
+
+struct event {
+	__u64 at_ns; /* CLOCK_MONOTONIC */
+	struct address source;
+	struct address destination;
+	__be16 source_port;
+	__be16 destination_port;
+	__u8 protocol;
+	__u8 type;
+	__u8 point;
+	__u8 detail; /* drop_reason, or connection_status */
+	__u32 source_identity;
+	__u32 destination_identity;
+	__u32 link; /* index of the link whose program reports */
+	__u32 length;
+	__u32 tcp_flags;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct cilium_config);
+} cilium_config SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct link_key);
+	__type(value, __u32);
+} cilium_links SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 8192);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct address);
+	__type(value, struct pod_endpoint);
+} cilium_lxc SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 131072);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct ipcache_key);
+	__type(value, struct ipcache_info);
+} cilium_ipcache SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 131072);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct policy_key);
+	__type(value, struct policy_entry);
+} cilium_policy SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 32768);
+	__type(key, struct tuple);
+	__type(value, struct connection);
+} cilium_ct SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, struct fragmented);
+	__type(value, struct fragment_ports);
+} cilium_frag SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 256 * 1024);
+} cilium_events SEC(".maps");

@@ -1,0 +1,282 @@
+"""cilium: no bridge; eBPF programs forward packets between pods, each pod with an identity.
+
+  pod eth0 ─ lxc… ┐              UDP datagrams               ┌ lxc… ─ eth0 pod
+                  ├ cilium_vxlan ═ eth0 ═ eth0 ═ cilium_vxlan ┤
+  pod eth0 ─ lxc… ┘      (node)      fabric      (node)      └ lxc… ─ eth0 pod
+                  └ stack ─ cilium_host ─ programs ─ pods
+
+Each pod has a /32 address, and its gateway is the address of cilium_host: the first address of its
+node's range. A program at the pod's link (cil_from_container) sends packets for pods of the same
+node to their links, and packets for other nodes to the tunnel. Packets of the node itself, and
+from outside, are routed to cilium_host, where another program (cil_from_host) sends them on. With
+`routingMode: native` the nodes route packets for each other's pods, and nothing is encapsulated.
+
+Every set of labels has a numeric identity from 256 on; 1 is the host, 2 the world, 6 a remote node.
+The VXLAN network identifier of a packet is the identity of its sender. The map cilium_ipcache holds
+the identity of every address, cilium_lxc the node's own pods, cilium_ct the connections,
+cilium_policy the rules of each endpoint, and the ring buffer cilium_events has an event for each
+verdict.
+
+Without `kubeProxyMode` there is no kube-proxy, and programs at the same links implement Services
+(as in the kube-proxy mode ebpf). With a kube-proxy, packets pass the stack of their nodes, where
+its rules are. NetworkPolicies are accepted and not enforced.
+
+Differences to Cilium: one map holds both families; cilium_ipcache has the tunnel of a node's own
+pods, too; pods have the MTU of the tunnel on the link instead of on the route; Services are
+translated at the links and not at the sockets; there is no health endpoint (identity 4).
+
+Overhead: 50 bytes with tunnels (IPv6 between nodes: 70), 0 bytes with native routing.
+Needs: with native routing, all nodes on one layer-2 segment.
+As in: Cilium with kubeProxyReplacement and masquerade by iptables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal, Self
+
+from msgspec import Meta, structs
+
+from kubenetlab import names
+from kubenetlab.api.lab import NetworkFacts
+from kubenetlab.api.masquerade import MasqueradeConfig
+from kubenetlab.datapath.identities import ClusterPod
+from kubenetlab.datapath.modes import (
+    LabSize,
+    ModeOptions,
+    Needs,
+    Neighbors,
+    PodNetwork,
+    ServiceProxy,
+    load,
+)
+from kubenetlab.datapath.sandboxes import link_local
+from kubenetlab.datapath.view import DEFAULT_ROUTES, Family, NodeView, PodView
+from kubenetlab.hoststate.address import Address
+from kubenetlab.hoststate.links.local_veth import LocalVethPeer
+from kubenetlab.hoststate.links.veth import Veth, VethPeer
+from kubenetlab.hoststate.links.vxlan import OVERHEAD_BYTES
+from kubenetlab.hoststate.links.vxlan_external import VxlanExternal
+from kubenetlab.hoststate.neighbor import Neighbor
+from kubenetlab.hoststate.object import Object
+from kubenetlab.hoststate.route import Route
+from kubenetlab.hoststate.rules.cilium import (
+    HOST,
+    POD_LINK_PREFIX,
+    TUNNEL,
+    CiliumEndpoint,
+    CiliumPrograms,
+    IpcacheEntry,
+)
+from kubenetlab.hoststate.rules.cilium_entries import HOST as HOST_IDENTITY
+from kubenetlab.hoststate.rules.cilium_entries import REMOTE_NODE, UNMANAGED, WORLD
+from kubenetlab.hoststate.rules.iptables import FAMILIES, IptablesChain, Jump, comment
+from kubenetlab.hoststate.rules.rulesets import SubjectRules
+
+_COMPONENT = "cni cilium"
+_NET = "cilium_net"
+"""Peer of cilium_host."""
+
+
+class Mode(ModeOptions, frozen=True):
+    """Options, named as in Cilium's configuration (except neighbors).
+
+    routingMode: tunnel | native
+        tunnel  Packets between nodes are encapsulated in VXLAN.
+        native  They are routed by the nodes' addresses.
+
+    tunnelPort: UDP port of the tunnel (8472).
+
+    hostLegacyRouting: auto | true | false
+        true   Packets between pods pass the stacks of their nodes, and its netfilter hooks.
+        false  Programs send them from link to link.
+        auto   true beside a kube-proxy, whose rules the packets need, else false.
+
+    monitorAggregation: medium | none
+        medium  The first packet of a connection, those with the TCP flags SYN, FIN and RST, and
+                one in five seconds are events of the ring buffer.
+        none    Every packet is one.
+
+    neighbors: auto | dynamic | permanent
+        dynamic    Pods resolve the MAC address of their gateway.
+        permanent  Neighbour entries with deterministic MACs, for larger labs.
+        auto       `up` decides: dynamic while the lab needs at most 256 entries, else permanent.
+    """
+
+    needs = Needs(
+        programs=("libbpf.so.1", "iptables-nft-restore"),
+        features=("veth",),
+        own_features=("tc programs", "vxlan", "iptables"),
+        root="eBPF programs",
+    )
+    facts = NetworkFacts(plugin="cilium-cni", host_ifname=f"{POD_LINK_PREFIX}{{id}}")
+    masquerader = "cilium"
+    implied_proxy_mode = "none"
+    knows_all_pods = True
+
+    routing_mode: Literal["tunnel", "native"] = "tunnel"
+    tunnel_port: Annotated[int, Meta(ge=1, le=0xFFFF)] = 8472
+    host_legacy_routing: bool | Literal["auto"] = "auto"
+    monitor_aggregation: Literal["medium", "none"] = "medium"
+    neighbors: Neighbors = "auto"
+
+    @property
+    def requirements(self) -> Needs:
+        if self._has_tunnels:
+            return self.needs
+        return structs.replace(self.needs, own_features=("tc programs", "iptables"))
+
+    @property
+    def desired_neighbors(self) -> Neighbors:
+        return self.neighbors
+
+    @property
+    def service_proxy(self) -> ServiceProxy:
+        return load("proxy", "ebpf", {})
+
+    def beside(self, proxy_mode: str) -> Self:
+        if self.host_legacy_routing != "auto":
+            return self
+        return structs.replace(self, host_legacy_routing=proxy_mode != "none")
+
+    @property
+    def _has_tunnels(self) -> bool:
+        return self.routing_mode == "tunnel"
+
+    def _mtu(self, node: NodeView) -> int:
+        if not self._has_tunnels:
+            return node.mtu
+        return node.mtu - OVERHEAD_BYTES[_underlay(node.families).version]
+
+    def network(self, node: NodeView) -> PodNetwork:
+        tunnels = (TUNNEL,) if self._has_tunnels else ()
+        return PodNetwork(
+            self._mtu(node), node.cluster_cidrs, link_prefix=POD_LINK_PREFIX, tunnels=tunnels
+        )
+
+    def node(self, node: NodeView) -> Iterator[Object]:
+        mac, alias = _gateway_mac(node), names.link_alias(_COMPONENT, f"pods of {node.name}")
+        mtu, primary = self._mtu(node), node.families[0]
+        yield Veth(node.netns, HOST, mac, node.netns, _NET, mtu, alias, has_arp=False)
+        yield LocalVethPeer(
+            node.netns, _NET, names.port_mac_of(primary.gateway), mtu, alias, has_arp=False
+        )
+        for family in node.families:
+            router = f"{family.gateway}/{family.host_length}"
+            yield Address(node.netns, HOST, router, is_source=False, has_route=False)
+            yield Route(node.netns, router, HOST)
+            yield self._route_to(node, family, family.pod_cidr)
+        if self._has_tunnels:
+            tunnel_mac = names.tunnel_mac_of(primary.address)
+            yield VxlanExternal(
+                node.netns,
+                TUNNEL,
+                tunnel_mac,
+                self.tunnel_port,
+                node.mtu,
+                names.link_alias(_COMPONENT, f"tunnels of {node.name}"),
+            )
+        for peer in node.peers:
+            for own, family in zip(node.families, peer.families, strict=True):
+                if self._has_tunnels:
+                    yield self._route_to(node, own, family.pod_cidr)
+                else:
+                    yield Route(node.netns, family.pod_cidr, names.NODE_UPLINK, via=family.address)
+        yield CiliumPrograms(
+            node.netns,
+            tuple(family.gateway for family in node.families),
+            mac,
+            names.NODE_UPLINK,
+            _underlay(node.families).address if self._has_tunnels else "",
+            self.host_legacy_routing is True,
+            self.monitor_aggregation == "medium",
+        )
+        yield from self._ipcache(node)
+
+    def _route_to(self, node: NodeView, own: Family, cidr: str) -> Route:
+        """Return the route by which the stack gives packets for pods to the programs.
+
+        IPv6 accepts no gateway that is an address of the machine itself.
+        """
+        via = own.gateway if own.version == 4 else ""
+        return Route(node.netns, cidr, HOST, via=via, source=own.gateway)
+
+    def _ipcache(self, node: NodeView) -> Iterator[Object]:
+        """Yield the identities of addresses that do not belong to pods."""
+        for family in node.families:
+            yield IpcacheEntry(node.netns, DEFAULT_ROUTES[family.version], WORLD)
+            for address in (family.address, family.gateway):
+                yield IpcacheEntry(node.netns, f"{address}/{family.host_length}", HOST_IDENTITY)
+        for peer in node.peers:
+            tunnel = _underlay(peer.families).address if self._has_tunnels else ""
+            for family in peer.families:
+                length = family.host_length
+                yield IpcacheEntry(node.netns, family.pod_cidr, UNMANAGED, tunnel)
+                yield IpcacheEntry(node.netns, f"{family.address}/{length}", REMOTE_NODE)
+                yield IpcacheEntry(node.netns, f"{family.gateway}/{length}", REMOTE_NODE, tunnel)
+
+    def cluster_pod(self, pod: ClusterPod, identity: int) -> SubjectRules[IpcacheEntry]:
+        tunnel = _underlay_address(pod.node_addresses) if self._has_tunnels else ""
+        entries = tuple(
+            IpcacheEntry("", f"{address}/{128 if ':' in address else 32}", identity, tunnel)
+            for address in pod.addresses
+        )
+        return SubjectRules("cilium", "", pod.full_name, entries)
+
+    def pod(self, node: NodeView, pod: PodView) -> Iterator[Object]:
+        if pod.is_host_network:
+            return
+        netns, link, primary = pod.netns, names.POD_LINK, pod.addresses[0]
+        alias = names.link_alias(_COMPONENT, f"pod {pod.full_name}")
+        mac, gateway_mac, mtu = names.mac_of(primary), _gateway_mac(node), self._mtu(node)
+        yield Veth(netns, link, mac, node.netns, pod.ifname, mtu, alias)
+        yield VethPeer(node.netns, pod.ifname, gateway_mac, mtu, alias)
+        for family, address in zip(node.families, pod.addresses, strict=True):
+            yield Address(netns, link, f"{address}/{family.host_length}")
+            yield Route(netns, f"{family.gateway}/{family.host_length}", link)
+            yield Route(netns, family.default_route, link, via=family.gateway)
+            if node.neighbors == "permanent":
+                yield Neighbor(netns, link, family.gateway, gateway_mac)
+        yield from link_local(netns, link, mac, has_ipv6=node.has_ipv6)
+        number = int(pod.ifname.removeprefix(POD_LINK_PREFIX), 16)
+        yield CiliumEndpoint(node.netns, pod.ifname, pod.full_name, number, pod.addresses, mac)
+
+    def dynamic_neighbors(self, lab: LabSize) -> int:
+        """Return how many entries the kernel may learn: nodes resolve no pods."""
+        return sum(lab.pods_per_node) + len(lab.pods_per_node) ** 2
+
+    def masquerade(self, node: NodeView, config: MasqueradeConfig | None) -> Iterator[Object]:
+        """Yield Cilium's chain; the ConfigMap of ip-masq-agent has no effect.
+
+        Chains that only accept packets are left out: the nodes of a lab drop none.
+
+        Source: cilium/cilium pkg/datapath/iptables/iptables.go.
+        """
+        for index, family in enumerate(node.families):
+            own, cluster = family.pod_cidr, node.cluster_cidrs[index]
+            kept = own if self._has_tunnels else cluster
+            rules = [
+                f"-s {own} ! -d {kept} ! -o cilium_+ "
+                f"{comment('cilium masquerade non-cluster')} -j MASQUERADE"
+            ]
+            if not self._has_tunnels:
+                exclusion = comment("exclude traffic to cluster nodes from masquerade")
+                rules.insert(0, f"-s {own} -d {node.node_cidrs[index]} {exclusion} -j ACCEPT")
+            version, chain = FAMILIES[family.version], "CILIUM_POST_nat"
+            yield IptablesChain(node.netns, version, "nat", chain, tuple(rules))
+            jump = f"{comment(f'cilium-feeder: {chain}')} -j {chain}"
+            yield Jump(node.netns, version, "nat", "POSTROUTING", jump)
+
+
+def _underlay(families: tuple[Family, ...]) -> Family:
+    """Return the family of the tunnels between nodes: IPv4 where there is both."""
+    return next((family for family in families if family.version == 4), families[0])
+
+
+def _underlay_address(addresses: tuple[str, ...]) -> str:
+    return next((address for address in addresses if ":" not in address), addresses[0])
+
+
+def _gateway_mac(node: NodeView) -> str:
+    """Return the MAC address of cilium_host, and of the node's ends of all pod links."""
+    return names.mac_of(node.families[0].gateway)

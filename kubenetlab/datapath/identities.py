@@ -1,0 +1,122 @@
+"""Identities of pods: one number for each set of labels.
+
+The number follows from the labels, so that the same manifests always give the same numbers. If two
+sets of labels would get the same number, the later one in alphabetical order gets the next free
+one.
+Source: cilium/cilium pkg/labelsfilter/filter.go, pkg/k8s/labels.go, pkg/identity.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from msgspec import Struct
+
+from kubenetlab.api.core import Namespace, Node
+from kubenetlab.api.lab import Attachment
+from kubenetlab.api.pods import Pod
+from kubenetlab.api.store import Cluster
+from kubenetlab.datapath.plan_cache import PlanCache
+from kubenetlab.versioned import ChangedEntries, VersionedMap
+
+FIRST, LAST = 256, 65535
+"""Range of the numbers; smaller ones are reserved for peers without labels."""
+
+_Key = tuple[str, str]
+Labels = tuple[str, ...]
+"""Labels as `k8s:app=web`, in alphabetical order."""
+
+_IGNORED: Final = frozenset(
+    (
+        "apps.kubernetes.io/pod-index",
+        "batch.kubernetes.io/controller-uid",
+        "batch.kubernetes.io/job-completion-index",
+        "controller-revision-hash",
+        "controller-uid",
+        "job-completion-index",
+        "pod-template-generation",
+        "pod-template-hash",
+        "statefulset.kubernetes.io/pod-name",
+    )
+)
+"""Labels that differ between pods of one workload, or between its revisions."""
+
+
+class ClusterPod(Struct, frozen=True):
+    """A pod, as every node knows it."""
+
+    namespace: str
+    name: str
+    addresses: tuple[str, ...]
+    node_addresses: tuple[str, ...]
+    """Addresses of its node."""
+    labels: Labels
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+def cluster_pods(cluster: Cluster, cache: PlanCache) -> VersionedMap[_Key, ClusterPod]:
+    """Return every pod with a link of its own, by namespace and name."""
+    pods, attachments = cluster.by_key(Pod), cluster.by_key(Attachment)
+    nodes = {node.name: node.addresses for node in cluster.all(Node)}
+    namespaces = {space.name: dict(space.labels) for space in cluster.all(Namespace)}
+
+    def build(
+        former: VersionedMap[_Key, ClusterPod] | None, *changes_by_map: ChangedEntries[_Key, object]
+    ) -> VersionedMap[_Key, ClusterPod]:
+        known = VersionedMap[_Key, ClusterPod]() if former is None else former
+        changes: dict[_Key, ClusterPod | None] = {}
+        for key in dict.fromkeys(key for news in changes_by_map for key in news):
+            current = _cluster_pod(pods.get(key), attachments.get(key), nodes, namespaces)
+            previous = known.get(key)
+            changes[key] = previous if previous == current else current
+        return known.with_changes(changes)
+
+    return cache.follow("cluster pods", build, pods, attachments, given=(nodes, namespaces))
+
+
+def _cluster_pod(
+    pod: Pod | None,
+    attachment: Attachment | None,
+    nodes: Mapping[str, tuple[str, ...]],
+    namespaces: Mapping[str, Mapping[str, str]],
+) -> ClusterPod | None:
+    if pod is None or attachment is None or attachment.pod_uid != pod.uid or pod.is_finished:
+        return None
+    labels = security_labels(pod, namespaces.get(pod.namespace, {}))
+    node_addresses = nodes.get(attachment.node, ())
+    return ClusterPod(pod.namespace, pod.name, attachment.addresses, node_addresses, labels)
+
+
+def security_labels(pod: Pod, namespace_labels: Mapping[str, str]) -> Labels:
+    """Return the labels that determine the identity of a pod."""
+    labels = {key: value for key, value in pod.labels.items() if key not in _IGNORED}
+    labels |= {
+        f"io.cilium.k8s.namespace.labels.{key}": value for key, value in namespace_labels.items()
+    }
+    labels["io.cilium.k8s.policy.cluster"] = "default"
+    labels["io.cilium.k8s.policy.serviceaccount"] = pod.spec.service_account_name or "default"
+    labels["io.kubernetes.pod.namespace"] = pod.namespace
+    return tuple(sorted(f"k8s:{key}={value}" for key, value in labels.items()))
+
+
+def identities(label_sets: Iterable[Labels]) -> dict[Labels, int]:
+    """Return a number for each set of labels."""
+    numbers: dict[Labels, int] = {}
+    taken: set[int] = set()
+    for labels in sorted(set(label_sets)):
+        number = _number(labels)
+        while number in taken:
+            number = number + 1 if number < LAST else FIRST
+        taken.add(number)
+        numbers[labels] = number
+    return numbers
+
+
+def _number(labels: Sequence[str]) -> int:
+    digest = hashlib.sha256("\n".join(labels).encode()).digest()
+    return FIRST + int.from_bytes(digest[:8], "big") % (LAST - FIRST + 1)

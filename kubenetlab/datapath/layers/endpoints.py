@@ -1,0 +1,72 @@
+"""Layer `endpoints`: what every node knows of the pods of all nodes, in CNI modes that need it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kubenetlab.datapath.identities import ClusterPod, Labels, cluster_pods, identities
+from kubenetlab.datapath.layers.layer import (
+    DesiredObjects,
+    Inputs,
+    Layer,
+    PlanContext,
+    by_namespace,
+    mode_name,
+)
+from kubenetlab.datapath.modes import CNI
+from kubenetlab.hoststate.object import Origin
+from kubenetlab.hoststate.rules.rulesets import (
+    NodeRules,
+    RuleObject,
+    RuleSet,
+    Subject,
+    SubjectRules,
+)
+from kubenetlab.versioned import ChangedEntries, VersionedMap
+
+_Key = tuple[str, str]
+
+
+def _inputs(context: PlanContext) -> Iterator[tuple[str, Inputs]]:
+    if not context.cni.knows_all_pods:
+        return
+    cache = context.cache
+    pods = cluster_pods(context.cluster, cache)
+    numbers = cache.by_identity(
+        "identities", lambda: identities(pod.labels for pod in pods.values()), pods
+    )
+    rules = cache.each("endpoint rules", _pod_rules, pods, context.cni, numbers)
+    rule_set = cache.follow("endpoint rule set", _rule_set, rules)
+    component = mode_name("cni", context.cni)
+    for node in context.nodes:
+        yield node.name, (node.netns, node.name, rule_set, component)
+
+
+def _pod_rules(
+    pod: ClusterPod, cni: CNI, numbers: dict[Labels, int]
+) -> SubjectRules[RuleObject] | None:
+    return cni.cluster_pod(pod, numbers[pod.labels])
+
+
+def _rule_set(
+    former: RuleSet[RuleObject] | None, news: ChangedEntries[_Key, SubjectRules[RuleObject]]
+) -> RuleSet[RuleObject] | None:
+    changes: dict[Subject, SubjectRules[RuleObject] | None] = {}
+    backend = former.backend if former is not None else ""
+    for before, after in news.values():
+        if before is not None:
+            changes.setdefault(before.key, None)
+        if after is not None:
+            changes[after.key] = after
+            backend = after.backend
+    return (former or RuleSet(backend, VersionedMap())).with_changes(changes)
+
+
+def _objects(
+    netns: str, node: str, rules: RuleSet[RuleObject], component: str
+) -> tuple[DesiredObjects, ...]:
+    objects = (NodeRules(netns, rules),) if rules.by_subject else ()
+    return tuple(by_namespace(objects, Origin(component, f"Node {node}")))
+
+
+LAYER = Layer("endpoints", _inputs, _objects)
