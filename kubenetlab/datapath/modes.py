@@ -242,10 +242,7 @@ class CNI(Protocol):
     """True if every node has rules about the pods of all nodes."""
 
     def cluster_pod(self, pod: ClusterPod, identity: int) -> SubjectRules[RuleObject] | None:
-        """Return the rules about a pod that every node has.
-
-        identity: number of its set of labels.
-        """
+        """Return the rules about a pod that every node has."""
 
     masquerader: ClassVar[str]
     """Component that masquerades on nodes."""

@@ -23,8 +23,6 @@ OUTSIDE = {"ipv4": "198.51.100.10", "ipv6": "2001:db8:51:100::10", "dual": "198.
 ROUTING = {
     "tunnel": "{type: cilium}",
     "native": "{type: cilium, routingMode: native}",
-    "permanent": "{type: cilium, neighbors: permanent, tunnelPort: 4789}",
-    "legacy": "{type: cilium, hostLegacyRouting: true}",
 }
 APPS = {"a": "web", "b": "web", "c": "db"}
 TUNNELLED = """
@@ -85,28 +83,6 @@ def manifest(family: str, cni: str = "cilium", proxy: str = "") -> str:
 
 def inside(lab: Lab, place: object, command: str, status: int = 0) -> str:
     return lab.inside(place, *command.split(), status=status)
-
-
-@pytest.mark.parametrize("family", ["ipv4", "ipv6", "dual"])
-@pytest.mark.parametrize("cni", ROUTING.values(), ids=ROUTING)
-def test_pods_reach_pods_without_address_translation(lab: Lab, cni: str, family: str) -> None:
-    """Servers see the pod's own address; what leaves the cluster has the node's address."""
-    lab.up(manifest(family, cni))
-    assert lab.problems == []
-    pods = [lab.pod(name) for name in APPS]
-    targets = [("TCP", address, 8080) for pod in pods for address in pod["addresses"]]
-    for pod in pods:
-        for answer in lab.ask(pod, *targets):
-            assert answer.server, answer.error
-            assert answer.client[0] == answer.source[0]
-            assert answer.client[0] in pod["addresses"]
-    for node in lab.inspected["nodes"]:
-        assert all(answer.server for answer in lab.ask(node, *targets))
-    for pod in pods:
-        node = lab.place("nodes", pod["node"])
-        (answer,) = lab.ask(pod, ("TCP", OUTSIDE[family], 8080))
-        assert answer.client[0] in node["addresses"], answer
-    assert lab.run("diff").status == 0
 
 
 @pytest.mark.parametrize("proxy", ["", "none", "nftables", "iptables", "ebpf"])

@@ -29,10 +29,17 @@ KUBE_ROUTER = {
     "-routed": "{type: kube-router, clusterAsn: 4200000000, layout: routed, neighbors: permanent}",
     "-abrupt": "{type: kube-router, bgpGracefulRestart: false}",
 }
+CILIUM = {
+    "tunnel": "{type: cilium}",
+    "native": "{type: cilium, routingMode: native}",
+    "permanent": "{type: cilium, neighbors: permanent, tunnelPort: 4789}",
+    "legacy": "{type: cilium, hostLegacyRouting: true}",
+}
 MODES = {
     "bridge": "{type: bridge}",
     **{f"flannel-{name}": cni for name, cni in FLANNEL.items()},
     **{f"calico-{name}": cni for name, cni in CALICO.items()},
+    **{f"cilium-{name}": cni for name, cni in CILIUM.items()},
     **{f"weave{name}": cni for name, cni in WEAVE.items()},
     "conflist": "conflist",
     **{f"kube-router{name}": cni for name, cni in KUBE_ROUTER.items()},
