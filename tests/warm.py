@@ -183,7 +183,7 @@ def _become(request: dict[str, Any], streams: Sequence[int]) -> NoReturn:
         os._exit(1)
 
 
-_ON_DEMAND = ("kubenetlab.__main__", "kubenetlab.hoststate.netlink.bpf_filter_message")
+_ON_DEMAND = ("kubenetlab.__main__",)
 """Modules that commands do not import as a whole: the second one imports pyroute2."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Final
 
 from kubenetlab.hoststate.object import Key
@@ -115,8 +116,11 @@ class CiliumEndpoint(_Cilium, frozen=True):
         return f"cilium endpoint {self.name} on {self.link}: {addresses} mac {self.mac}"
 
 
-class IpcacheEntry(_Cilium, frozen=True):
-    """Identity of the addresses of a CIDR block, and the node that has them behind a tunnel."""
+class IpcacheEntry(_Cilium, frozen=True, dict=True):
+    """Identity of the addresses of a CIDR block, and the node that has them behind a tunnel.
+
+    All nodes share the entries of pods, which are therefore encoded once.
+    """
 
     rank = 110
 
@@ -130,8 +134,12 @@ class IpcacheEntry(_Cilium, frozen=True):
         return ("IpcacheEntry", self.cidr)
 
     def entries(self) -> Iterator[tuple[Entry, bytes]]:
+        yield self._entry
+
+    @cached_property
+    def _entry(self) -> tuple[Entry, bytes]:
         key = IPCACHE_KEY.pack(*packed_prefix(self.cidr))
-        yield ("cilium_ipcache", key), IPCACHE_INFO.pack(self.identity, 0, _packed(self.tunnel))
+        return ("cilium_ipcache", key), IPCACHE_INFO.pack(self.identity, 0, _packed(self.tunnel))
 
     def __str__(self) -> str:
         word = RESERVED_IDENTITIES.get(self.identity)

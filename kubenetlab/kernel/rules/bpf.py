@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from kubenetlab.hoststate.links.messages import is_bridge_port_message
 from kubenetlab.hoststate.netlink import tc
 from kubenetlab.hoststate.netlink.wire import (
     RTM_DELLINK,
@@ -77,6 +78,8 @@ class BpfLoader:
         """Link → map and key of the entry with its index."""
         self._attached: dict[str, int] = {}
         """Links to which the programs are attached, with their indexes."""
+        self._existing: dict[str, int] | None = None
+        """Existing links with their indexes; None before they are listed."""
         self._own_program_ids: frozenset[int] = frozenset()
         """Kernel IDs of the loaded programs."""
         self._desired_entries: dict[Entry, bytes] | None = None
@@ -114,6 +117,7 @@ class BpfLoader:
                 loaded.delete(name, bytes.fromhex(key))
             self._desired_links = frozenset(update.links)
             self._remove_link_entries(loaded, update.link_entries)
+            self._read_notifications()
             self._attach_all(is_strict=True)
             self._desired_entries = _apply_update(former, update)
             self._comparison = self._compare_entries()
@@ -177,22 +181,27 @@ class BpfLoader:
 
     def process_events(self) -> None:
         """Attach the programs to new links, and attach them again where others detached them."""
+        is_changed = self._read_notifications()
+        if is_changed and self._loaded is not None and self._stopping_since is None:
+            self._attach_all(is_strict=False)
+
+    def _read_notifications(self) -> bool:
+        """Read pending notifications; return True if programs have to be attached."""
         is_changed = False
         while True:
             try:
                 data = self._notifications.recv(RECEIVE_BYTES)
             except BlockingIOError:
-                break
+                return is_changed
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
                 self._attached.clear()
+                self._existing = None
                 is_changed = True
                 continue
             for type_, _, _, body in messages(data):
                 is_changed |= self._is_relevant(type_, body)
-        if is_changed and self._loaded is not None and self._stopping_since is None:
-            self._attach_all(is_strict=False)
 
     def close(self) -> None:
         if self._loaded is not None:
@@ -215,22 +224,27 @@ class BpfLoader:
         if type_ not in (RTM_NEWLINK, RTM_DELLINK):
             return False
         name = link_name(body)
-        if type_ == RTM_DELLINK and self._attached.get(name) == index:
-            del self._attached[name]
-        return (
-            type_ == RTM_NEWLINK
-            and name in self._desired_links
-            and self._attached.get(name) != index
-        )
+        if type_ == RTM_DELLINK:
+            if not is_bridge_port_message(body):
+                self._forget_link(index)
+            return False
+        if self._existing is not None and self._existing.get(name) != index:
+            self._forget_link(index)  # it may have had another name
+            self._existing[name] = index
+        return name in self._desired_links and self._attached.get(name) != index
+
+    def _forget_link(self, index: int) -> None:
+        """Forget a link that does not exist any more."""
+        for links in (self._attached, self._existing or {}):
+            for name in [name for name, known_index in links.items() if known_index == index]:
+                del links[name]
 
     def _is_foreign(self, body: memoryview) -> bool:
         """Return True for a filter in our place with a program of others."""
+        if tc.filter_priority(body) not in self._tc.priorities:
+            return False
         filter_ = tc.decode_filter(body)
-        return (
-            filter_ is not None
-            and filter_.priority in self._tc.priorities
-            and filter_.program_id not in self._own_program_ids
-        )
+        return filter_ is not None and filter_.program_id not in self._own_program_ids
 
     def _compare_entries(self, after_s: float = 0.0) -> Iterator[bool | None]:
         """Yield for each entry whether it is as desired, in an endless loop; None during pauses."""
@@ -282,18 +296,23 @@ class BpfLoader:
         is_strict: raise OSError for a link that refuses; otherwise it is tried again later.
         """
         assert self._loaded is not None
-        links = self._tc.links()
+        if self._existing is None:
+            self._existing = self._tc.links()
+        links = self._existing
         for link in [link for link in self._attached if link not in self._desired_links]:
             self._tc.detach(self._attached.pop(link))
-        for link in sorted(self._desired_links & links.keys()):
-            if self._attached.get(link) == links[link]:
-                continue
-            refusals = self._tc.attach(link, links[link], self._loaded.programs)
-            if not refusals:
-                self._attached[link] = links[link]
-                self._set_link_entry(link, links[link])
-            elif is_strict:
-                raise OSError(f"{link}: {refusals[0]}")
+        new_links = {
+            link: links[link]
+            for link in sorted(self._desired_links)
+            if link in links and self._attached.get(link) != links[link]
+        }
+        refusals = self._tc.attach(new_links, self._loaded.programs)
+        for link, index in new_links.items():
+            if link not in refusals:
+                self._attached[link] = index
+                self._set_link_entry(link, index)
+        for link, refusal in refusals.items() if is_strict else ():
+            raise OSError(f"{link}: {refusal}")
 
     def _set_link_entry(self, link: str, index: int) -> None:
         """Store the index of a link in the map that needs it."""

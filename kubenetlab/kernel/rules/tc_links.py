@@ -56,24 +56,30 @@ class TcLinks:
                 if filter_ is not None and filter_.priority in self.priorities
             )
 
-    def attach(self, link: str, index: int, programs: Mapping[str, int]) -> list[str]:
-        """Attach the programs of a link; return the kernel's refusals.
+    def attach(self, links: Mapping[str, int], programs: Mapping[str, int]) -> dict[str, str]:
+        """Attach programs to links; return the kernel's first refusal for each link with any.
 
+        links: index of each link by its name.
         programs: descriptors of the loaded programs.
         """
         places = self._set.places
-        requests = [
-            tc.add_qdisc(index),
-            *(
+        requests: list[bytes] = []
+        owners: list[tuple[str, bool]] = []
+        """Per request: the link, and whether the request adds its qdisc."""
+        for link, index in links.items():
+            names = self._set.programs_on(link)
+            requests.append(tc.add_qdisc(index))
+            requests += [
                 tc.set_filter(index, places[name].side, programs[name], name, places[name].priority)
-                for name in self._set.programs_on(link)
-            ),
-        ]
-        return [
-            str(refusal)
-            for refusal in self._route.batch(requests)
-            if refusal.request or refusal.errno != errno.EEXIST
-        ]
+                for name in names
+            ]
+            owners += [(link, True), *[(link, False)] * len(names)]
+        refusals: dict[str, str] = {}
+        for refusal in self._route.batch(requests) if requests else ():
+            link, is_qdisc = owners[refusal.request]
+            if not (is_qdisc and refusal.errno == errno.EEXIST):
+                refusals.setdefault(link, str(refusal))
+        return refusals
 
     def detach(self, index: int) -> None:
         """Remove the programs from a link; a link that does not exist is no error."""

@@ -1,4 +1,4 @@
-"""tc messages: the requests that pyroute2 encodes, read by the project's own decoder."""
+"""tc messages: requests and replies about programs of links."""
 
 from __future__ import annotations
 
