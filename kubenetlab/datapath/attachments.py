@@ -12,7 +12,7 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.cni.calls import NodePlugins
 from kubenetlab.cni.capabilities import PodDns, PodSandbox, PortMapping
 from kubenetlab.controllers.nodes.ipam import attachment_of
-from kubenetlab.datapath import modes
+from kubenetlab.datapath import cluster_modes
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.view import NodeView, PodView, node_views
 
@@ -38,7 +38,7 @@ class AttachmentPlan(Struct, frozen=True):
 
 def plan_attachments(cluster: Cluster, decisions: Decisions, cache: PlanCache) -> AttachmentPlan:
     """Return the calls of plugins that the cluster needs; an empty plan in most CNI modes."""
-    cni = modes.decided_cni(cluster.config, decisions)
+    cni = cluster_modes.decided_cni(cluster.config, decisions)
     nodes: dict[str, NodePlugins] = {}
     pods: dict[str, PodAttachment] = {}
     for node in node_views(cluster, decisions, cache):

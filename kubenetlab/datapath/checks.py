@@ -8,14 +8,14 @@ from kubenetlab.api.meta import Resource
 from kubenetlab.api.pods import Pod, PodTemplateSpec
 from kubenetlab.api.text.decode import Finding
 from kubenetlab.api.text.documents import Path
-from kubenetlab.datapath import modes
+from kubenetlab.datapath import cluster_modes
 from kubenetlab.programs import unmodelled_options
 from kubenetlab.programs.command import runs_own_command
 
 
 def check(obj: Resource) -> Iterator[Finding]:
     """Yield the problems of an object; an option without effect counts as an unknown field."""
-    yield from modes.check(obj)
+    yield from cluster_modes.check(obj)
     template = getattr(getattr(obj, "spec", None), "template", None)
     if isinstance(obj, Pod):
         yield from _options(obj, ("spec",))

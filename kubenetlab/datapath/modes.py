@@ -19,7 +19,7 @@ from msgspec import Struct, structs
 from kubenetlab.api.config import ClusterConfig, Networking, mode_and_options
 from kubenetlab.api.core import Service
 from kubenetlab.api.json_types import JsonMapping
-from kubenetlab.api.lab import Decisions, NetworkFacts
+from kubenetlab.api.lab import NetworkFacts
 from kubenetlab.api.masquerade import MasqueradeConfig
 from kubenetlab.api.meta import Resource, kubernetes_name
 from kubenetlab.api.store import Cluster
@@ -377,50 +377,12 @@ def file_options(family: str, name: str) -> Mapping[str, str]:
     return type_.file_options if type_ is not None else {}
 
 
-def decided_cni(config: ClusterConfig, decisions: Decisions) -> CNI:
-    """Return the CNI mode with the choices that were made for this lab."""
-    name, options = config.networking.cni_mode
-    if decisions.cni_mode == name:
-        options = decisions.cni_options
-    return load("cni", name, options).beside(proxy_mode(config.networking)[0])
-
-
 def proxy_mode(networking: Networking) -> tuple[str, JsonMapping]:
     """Return name and options of the kube-proxy mode: the given one, or that of the CNI mode."""
     if networking.kube_proxy_mode is not None:
         return mode_and_options(networking.kube_proxy_mode)
     type_ = _mode_type("cni", networking.cni_mode[0]) or ModeOptions
     return type_.implied_proxy_mode, {}
-
-
-def service_proxy(networking: Networking) -> ServiceProxy:
-    """Return the implementation of Services: kube-proxy, or the CNI plugin if there is none."""
-    proxy = load("proxy", *proxy_mode(networking))
-    if proxy.serves:
-        return proxy
-    return load("cni", *networking.cni_mode).service_proxy or proxy
-
-
-def check(obj: Resource) -> Iterator[Finding]:
-    """Yield the findings about the modes of a Cluster document; nothing for other objects."""
-    if isinstance(obj, ClusterConfig):
-        for family in FAMILIES.values():
-            mode, findings = try_load(family.name, *family.chosen(obj.networking))
-            yield from findings
-            if mode is not None:
-                yield from mode.config_findings(obj)
-
-
-def network_facts(config: ClusterConfig) -> NetworkFacts:
-    """Return the properties of a Cluster document's modes that the controllers need."""
-    cni = load("cni", *config.networking.cni_mode)
-    proxy = load("proxy", *proxy_mode(config.networking))
-    return structs.replace(cni.facts, mode=config.networking.cni_mode, has_proxy=proxy.serves)
-
-
-def plugin_objects(cluster: Cluster) -> tuple[Resource, ...]:
-    """Return the objects that the CNI plugin of the cluster installs."""
-    return tuple(load("cni", *cluster.config.networking.cni_mode).manifests(cluster))
 
 
 def manual(family: str, name: str) -> str:

@@ -16,7 +16,7 @@ from kubenetlab.api.store import Cluster, Delete
 from kubenetlab.controllers.admission.admission import AdmissionRequest, AdmissionResult, admit
 from kubenetlab.controllers.cluster.addons import initial_objects
 from kubenetlab.controllers.states import BATCH_LIMIT, ControllerStates
-from kubenetlab.datapath import modes
+from kubenetlab.datapath import cluster_modes
 from kubenetlab.errors import ManifestError
 from kubenetlab.lab.machine import Decide, decisions
 
@@ -92,7 +92,7 @@ def with_networking(cluster: Cluster, now: float) -> Cluster:
     other options, removes those of the former one, unless a manifest has them.
     """
     before = cluster.get(NetworkFacts, "", "network")
-    facts = modes.network_facts(cluster.config)
+    facts = cluster_modes.network_facts(cluster.config)
     if before is not None and before.mode == facts.mode:
         return cluster.with_changes([structs.replace(facts, installed=before.installed)])
     stale = before.installed if before is not None else ()
@@ -102,7 +102,7 @@ def with_networking(cluster: Cluster, now: float) -> Cluster:
         if (word, namespace, name) not in cluster.given and (kind := find_kind(word)) is not None
     ]
     cluster = cluster.with_changes(removed)
-    objects = modes.plugin_objects(cluster)
+    objects = cluster_modes.plugin_objects(cluster)
     given = cluster.given
     installed = admit(cluster, [AdmissionRequest({}, obj) for obj in objects], now).cluster
     keys = tuple((obj.kind, obj.namespace, obj.name) for obj in objects)

@@ -11,7 +11,7 @@ from kubenetlab.api.lab import Decisions
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.kubelet import environment
-from kubenetlab.datapath import modes
+from kubenetlab.datapath import cluster_modes, modes
 from kubenetlab.datapath.modes import PodNetwork, ServiceProxy
 from kubenetlab.datapath.network.port_mappings import PublishedPort, published_ports
 from kubenetlab.datapath.plan_cache import PlanCache
@@ -58,7 +58,7 @@ class PlanContext:
         self.cache = cache
         self.networking: Networking = cluster.config.networking
         self._proxy_mode, _ = modes.proxy_mode(self.networking)
-        self.cni = modes.decided_cni(cluster.config, decisions)
+        self.cni = cluster_modes.decided_cni(cluster.config, decisions)
         self.nodes: Sequence[NodeView] = node_views(cluster, decisions, cache)
         self.proxy_views: ProxyViews = proxy_views(cluster, cache)
         self._proxies: dict[str, NodeProxy] = {}
@@ -72,7 +72,7 @@ class PlanContext:
 
     @cached_property
     def _default_proxy(self) -> ServiceProxy:
-        return modes.service_proxy(self.networking)
+        return cluster_modes.service_proxy(self.networking)
 
     def proxy(self, node: NodeView) -> NodeProxy:
         """Return the kube-proxy of a node.

@@ -15,7 +15,7 @@ from kubenetlab.api.store import Cluster, DocumentSource
 from kubenetlab.api.text.decode import Finding
 from kubenetlab.api.validate import validate
 from kubenetlab.controllers.admission.admission import AdmissionRequest, AdmissionResult, admit
-from kubenetlab.datapath import modes
+from kubenetlab.datapath import cluster_modes
 from kubenetlab.lab.bootstrap import with_networking
 
 
@@ -59,7 +59,7 @@ def admit_documents(
         if obj is not None:
             findings += [
                 (index, finding)
-                for finding in (*validate(obj), *modes.check(obj))
+                for finding in (*validate(obj), *cluster_modes.check(obj))
                 if not finding.is_unknown_field
             ]
         incoming.append(AdmissionRequest(document, obj, source))

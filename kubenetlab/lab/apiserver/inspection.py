@@ -20,7 +20,7 @@ from kubenetlab.api.meta import Resource
 from kubenetlab.api.pods import Pod, is_of_job
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.nodes.ipam import attachment_of
-from kubenetlab.datapath import modes
+from kubenetlab.datapath import cluster_modes, modes
 from kubenetlab.datapath.containers import assumed_ports, setups_of
 from kubenetlab.datapath.proxy.services import is_proxied
 from kubenetlab.hoststate.programs import ListenPort, ProgramRun
@@ -178,7 +178,7 @@ def _workload(cluster: Cluster, pod: Pod) -> str | None:
 
 
 def _service(agent: Agent, service: Service) -> InspectedService:
-    proxy = modes.service_proxy(agent.cluster.config.networking)
+    proxy = cluster_modes.service_proxy(agent.cluster.config.networking)
     endpoints: list[InspectedEndpoint] = [
         {
             "address": address,

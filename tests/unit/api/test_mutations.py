@@ -22,7 +22,7 @@ from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.api.text.documents import read_documents
 from kubenetlab.controllers.support.termination import deletion_changes
-from kubenetlab.datapath import modes, plan, plan_probes
+from kubenetlab.datapath import cluster_modes, plan, plan_probes
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.errors import ManifestError, Problem
 from kubenetlab.hoststate.diff import diff
@@ -42,7 +42,7 @@ DECISIONS = decided("onlink", "permanent")
 def read(data: bytes) -> LoadedManifests | None:
     """Return the objects of a file; None if it is rejected with proper problems."""
     documents, faults = read_documents("chance.yaml", data)
-    loaded, problems = attempt(lambda: load_documents(documents, faults, check=modes.check))
+    loaded, problems = attempt(lambda: load_documents(documents, faults, check=cluster_modes.check))
     assert (loaded is None) == any(not problem.is_warning for problem in problems)
     for problem in (*problems, *(loaded.warnings if loaded is not None else ())):
         assert problem.file == "chance.yaml"
@@ -144,7 +144,7 @@ def test_every_manifest_is_read_or_rejected(file: Path) -> None:
     """The unchanged manifests are valid, or examples of rejected ones."""
     data = file.read_bytes()
     assert data in TEXTS
-    loaded, problems = attempt(lambda: load([str(file)], check=modes.check))
+    loaded, problems = attempt(lambda: load([str(file)], check=cluster_modes.check))
     assert all(
         problem.file == str(file) and problem.line and problem.message for problem in problems
     )

@@ -22,7 +22,7 @@ from kubenetlab.api.schema.schema import schema_of_documents, schema_of_kind
 from kubenetlab.api.text.decode import without_nulls
 from kubenetlab.api.text.documents import read_documents
 from kubenetlab.cli.schema import mode_options
-from kubenetlab.datapath import modes
+from kubenetlab.datapath import cluster_modes
 from kubenetlab.errors import ManifestError
 from tests.clusters import deployment, pod, problems_of, service
 from tests.unit.api.manifests.test_load import ANYTHING, paths, with_at
@@ -235,7 +235,7 @@ def test_manifests_without_a_warning_are_valid(file: str) -> None:
     found, problems = read_documents(file, data)
     for document in found:
         try:
-            silent = not load_documents([document], check=modes.check).warnings
+            silent = not load_documents([document], check=cluster_modes.check).warnings
         except ManifestError:
             silent = False
         assert not silent or faults(document.value) == []
@@ -250,7 +250,7 @@ def is_rejected(document: Any) -> bool:
     if decoded.value is None or decoded.findings:
         return True
     return (not decoded.value.name and document["kind"] != "Cluster") or any(
-        modes.check(decoded.value)
+        cluster_modes.check(decoded.value)
     )
 
 

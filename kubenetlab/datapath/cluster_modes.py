@@ -1,0 +1,53 @@
+"""Modes of a cluster: those that its document selects, and what they mean for other components."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from msgspec import structs
+
+from kubenetlab.api.config import ClusterConfig, Networking
+from kubenetlab.api.lab import Decisions, NetworkFacts
+from kubenetlab.api.meta import Resource
+from kubenetlab.api.store import Cluster
+from kubenetlab.api.text.decode import Finding
+from kubenetlab.datapath import modes
+from kubenetlab.datapath.modes import CNI, ServiceProxy
+
+
+def decided_cni(config: ClusterConfig, decisions: Decisions) -> CNI:
+    """Return the CNI mode with the choices that were made for this lab."""
+    name, options = config.networking.cni_mode
+    if decisions.cni_mode == name:
+        options = decisions.cni_options
+    return modes.load("cni", name, options).beside(modes.proxy_mode(config.networking)[0])
+
+
+def service_proxy(networking: Networking) -> ServiceProxy:
+    """Return the implementation of Services: kube-proxy, or the CNI plugin if there is none."""
+    proxy = modes.load("proxy", *modes.proxy_mode(networking))
+    if proxy.serves:
+        return proxy
+    return modes.load("cni", *networking.cni_mode).service_proxy or proxy
+
+
+def network_facts(config: ClusterConfig) -> NetworkFacts:
+    """Return the properties of a Cluster document's modes that the controllers need."""
+    cni = modes.load("cni", *config.networking.cni_mode)
+    proxy = modes.load("proxy", *modes.proxy_mode(config.networking))
+    return structs.replace(cni.facts, mode=config.networking.cni_mode, has_proxy=proxy.serves)
+
+
+def plugin_objects(cluster: Cluster) -> tuple[Resource, ...]:
+    """Return the objects that the CNI plugin of the cluster installs."""
+    return tuple(modes.load("cni", *cluster.config.networking.cni_mode).manifests(cluster))
+
+
+def check(obj: Resource) -> Iterator[Finding]:
+    """Yield the findings about the modes of a Cluster document; nothing for other objects."""
+    if isinstance(obj, ClusterConfig):
+        for family in modes.FAMILIES.values():
+            mode, findings = modes.try_load(family.name, *family.chosen(obj.networking))
+            yield from findings
+            if mode is not None:
+                yield from mode.config_findings(obj)
