@@ -1,9 +1,14 @@
 """Commands of the runtime for a network list: sequences of calls of its plugins.
 
-Deviations from libcni: an ADD that fails is followed by a DEL here, where libcni leaves it to its
-caller; DEL continues after a plugin's error and uses the configuration with which ADD was called,
-as CRI-O does; each plugin gets `prevResult` in the version of the list, even if the plugin before
-it answered in another one.
+Deviations from libcni:
+
+- An ADD that fails is followed by a DEL here; libcni leaves that to its caller.
+- DEL continues after a plugin's error, and uses the configuration with which ADD was called, as
+  CRI-O does.
+- Garbage collection passes no path of a namespace: the path may name another one by now.
+- Each plugin gets `prevResult` in the version of the list, whatever version the plugin before it
+  has answered in.
+
 Source: containernetworking/cni libcni/api.go, SPEC.md section 3.
 """
 
@@ -147,7 +152,8 @@ class Runtime(Struct, frozen=True):
             if own in valid:
                 continue
             try:
-                self.delete(cached.network, cached.arguments)
+                # The path may name the namespace of another pod by now.
+                self.delete(cached.network, structs.replace(cached.arguments, netns=""))
             except CniError as error:
                 text = f"failed to delete stale attachment {own.container_id} {own.ifname}: {error}"
                 failures.append(CniError(text, error.code))

@@ -45,8 +45,8 @@ DEFAULT: Final = {
 """Capability → its number."""
 NETWORK: Final = {"NET_BROADCAST": 11, "NET_ADMIN": 12}
 """Capabilities that a container may add: they reach no further than its pod's network."""
-_SYS_ADMIN: Final = 21
-"""Capability to enter namespaces, which a program needs that works in several of them."""
+_ENTER_NAMESPACES: Final = {"SYS_PTRACE": 19, "SYS_ADMIN": 21}
+"""Capabilities to open the namespaces of another process, and to enter them."""
 _WAKE_ALARM: Final = 35
 """A capability that no container has, given to tools to protect them from containers.
 
@@ -93,7 +93,7 @@ def confine_tool() -> None:
 
 def confine_network_plugins() -> None:
     """Confine this process before it executes CNI plugins, which enter the pods' namespaces."""
-    _keep_only({*DEFAULT.values(), *NETWORK.values(), _SYS_ADMIN})
+    _keep_only({*DEFAULT.values(), *NETWORK.values(), *_ENTER_NAMESPACES.values()})
 
 
 def _keep_only(numbers: AbstractSet[int]) -> None:

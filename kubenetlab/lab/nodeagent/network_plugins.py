@@ -1,13 +1,16 @@
-"""CNI plugins of nodes: programs that attach pods, run in a child process for each call.
+"""CNI plugins of nodes: programs that attach pods.
 
-The child enters the network namespace of the node and a mount namespace in which the machine's
+They run in the network namespace of their node and in a mount namespace in which the machine's
 files are read-only. /var/lib/cni and /run are directories of the node in the lab's run directory.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +24,7 @@ from kubenetlab.kernel.namespaces import mounts
 from kubenetlab.kernel.processes.cni_plugins import PluginExecutor, ResultFiles
 from kubenetlab.kernel.processes.identity import Process, ProcessId
 from kubenetlab.kernel.processes.privileges import confine_network_plugins
-from kubenetlab.kernel.syscalls import CLONE_NEWNET, MS_BIND, mount, setns
+from kubenetlab.kernel.syscalls import CLONE_NEWNET, set_process_name, setns
 from kubenetlab.lab import rundir
 from kubenetlab.lab.messages.node_agent import (
     AttachPod,
@@ -31,21 +34,25 @@ from kubenetlab.lab.messages.node_agent import (
     PluginsFailed,
     PodAttached,
 )
-from kubenetlab.lab.nodeagent.forked import in_child
+from kubenetlab.lab.nodeagent.plugin_worker import PluginWorker
 from kubenetlab.lab.transport.protocol import Done
 from kubenetlab.names import file_name
 
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """PATH of plugins: some call iptables and other programs."""
-NETNS_DIRECTORY: Final = "/var/run/netns"
+IDLE_S: Final = 1.0
+"""Time after which a worker without requests is ended, in seconds."""
 
+_Request = AttachPod | DetachPod | CollectGarbage
 _Answer = PodAttached | PluginsFailed | Done
-_decoder: msgspec.msgpack.Decoder[_Answer] = msgspec.msgpack.Decoder(_Answer)
+_request_decoder: msgspec.msgpack.Decoder[_Request] = msgspec.msgpack.Decoder(_Request)
+_answer_decoder: msgspec.msgpack.Decoder[_Answer] = msgspec.msgpack.Decoder(_Answer)
+_Key = tuple[Node, tuple[str, ...]]
 
 
-def netns_path(container_id: str) -> str:
+def netns_path(pause: ProcessId) -> str:
     """Return the path of a sandbox's network namespace as the plugins see it."""
-    return f"{NETNS_DIRECTORY}/cni-{container_id[:32]}"
+    return f"/proc/{pause.pid}/ns/net"
 
 
 class NetworkPlugins:
@@ -60,72 +67,57 @@ class NetworkPlugins:
         self._directory = directory
         # Plugins that the user has built may lie in a home directory.
         self._hidden = [path for path in hidden if str(directory).startswith(path)]
+        self._idle: dict[_Key, list[PluginWorker]] = {}
 
     async def attach(self, request: AttachPod) -> PodAttached | PluginsFailed:
         """Call ADD for a sandbox."""
-        pod, plugins = request.sandbox, request.plugins
-
-        def work(runtime: Runtime) -> _Answer:
-            return PodAttached(attach(runtime, plugins.network, pod, is_retry=request.is_retry))
-
-        answer = await self._call(
-            request.node,
-            request.plugins,
-            work,
-            (pod.netns, request.pause),
-            lambda error: sandbox_failure(pod.container_id, error),
-        )
+        answer = await self._call(request)
         assert not isinstance(answer, Done)
         return answer
 
     async def detach(self, request: DetachPod) -> Done | PluginsFailed:
         """Call DEL for a sandbox."""
-        pod, plugins = request.sandbox, request.plugins
-
-        def work(runtime: Runtime) -> _Answer:
-            runtime.delete(plugins.network, arguments_of(pod))
-            return Done()
-
-        answer = await self._call(request.node, request.plugins, work, (pod.netns, request.pause))
+        answer = await self._call(request)
         assert not isinstance(answer, PodAttached)
         return answer
 
     async def collect_garbage(self, request: CollectGarbage) -> Done | PluginsFailed:
         """Call DEL for sandboxes that are gone, and GC."""
-
-        def work(runtime: Runtime) -> _Answer:
-            collect_garbage(runtime, request.plugins.network, request.valid)
-            return Done()
-
-        answer = await self._call(request.node, request.plugins, work)
+        answer = await self._call(request)
         assert not isinstance(answer, PodAttached)
         return answer
 
-    async def _call(
-        self,
-        node: Node,
-        plugins: NodePlugins,
-        work: Callable[[Runtime], _Answer],
-        pod: tuple[str, ProcessId] | None = None,
-        describe: Callable[[CniError], str] = str,
-    ) -> _Answer:
-        """Run `work` in a child in the namespaces of a node, and return its answer.
+    async def _call(self, request: _Request) -> _Answer:
+        """Let a worker in the node's namespaces carry out a request."""
+        key = (request.node, request.plugins.directories)
+        idle = self._idle.setdefault(key, [])
+        worker = idle.pop() if idle else self._start(*key)
+        try:
+            reply = await worker.call(msgspec.msgpack.encode(request))
+        except BaseException:
+            worker.close()
+            raise
+        loop = asyncio.get_running_loop()
+        worker.idle_since = loop.time()
+        self._idle.setdefault(key, []).append(worker)
+        loop.call_later(IDLE_S, self._retire, key, worker)
+        return _answer_decoder.decode(reply)
 
-        pod: path of a sandbox's network namespace, and its pause process.
-        describe: returns the message for an error of the plugins.
-        """
+    def _start(self, node: Node, programs: tuple[str, ...]) -> PluginWorker:
         own = self._own_directories(node)
+        title = f"kubenetlab {self._directory.name} plugins {node.netns}"
+        enter = partial(_enter, title, node.pause, self._hidden, own, programs)
+        return PluginWorker(node.pause, enter, _answer)
 
-        def in_node() -> bytes:
-            _enter(node, self._hidden, own, plugins.directories, pod)
-            executor = PluginExecutor(plugins.directories, {"PATH": PATH}, plugins.timeout_s)
-            try:
-                answer = work(Runtime(executor, ResultFiles(cache.DIRECTORY)))
-            except CniError as error:
-                answer = PluginsFailed(describe(error))
-            return msgspec.msgpack.encode(answer)
-
-        return _decoder.decode(await in_child(in_node))
+    def _retire(self, key: _Key, worker: PluginWorker) -> None:
+        """End a worker that has had no request for some time."""
+        idle = self._idle.get(key, [])
+        since = asyncio.get_running_loop().time() - worker.idle_since
+        if worker in idle and since >= IDLE_S:
+            idle.remove(worker)
+            worker.close()
+            if not idle:
+                del self._idle[key]
 
     def _own_directories(self, node: Node) -> dict[str, str]:
         """Return the directories of a node: what plugins see → where it is; create them."""
@@ -139,25 +131,48 @@ class NetworkPlugins:
 
 
 def _enter(
-    node: Node,
-    hidden: Sequence[str],
-    own: dict[str, str],
-    programs: Sequence[str],
-    pod: tuple[str, ProcessId] | None,
+    title: str, node: ProcessId, hidden: Sequence[str], own: dict[str, str], programs: Sequence[str]
 ) -> None:
     """Move this process to the network of a node and to mounts for plugins, for good."""
-    process = Process(node.pause)
+    set_process_name("knl-plugins", title)
+    process = Process(node)
     setns(process.pidfd, CLONE_NEWNET)
-    mounts.network_plugins(hidden, own, programs)
-    if pod is not None:
-        path, pause = pod
-        holder = Process(pause)
-        # The directory is not the node's: a name in it would remain after the plugins have ended.
-        os.makedirs(NETNS_DIRECTORY, exist_ok=True)
-        mount("tmpfs", NETNS_DIRECTORY, "tmpfs")
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        mount(f"/proc/{pause.pid}/ns/net", path, flags=MS_BIND)
-        holder.close()
     process.close()
+    mounts.network_plugins(hidden, own, programs)
     os.chdir("/")
     confine_network_plugins()
+
+
+def _answer(data: bytes) -> bytes:
+    """Carry out a request in the namespaces of its node, and return the encoded answer."""
+    return msgspec.msgpack.encode(_outcome(_request_decoder.decode(data)))
+
+
+def _outcome(request: _Request) -> _Answer:
+    runtime = _runtime(request.plugins)
+    try:
+        network = request.plugins.network
+        match request:
+            case AttachPod(sandbox=pod):
+                with _held(request.pause):
+                    return PodAttached(attach(runtime, network, pod, is_retry=request.is_retry))
+            case DetachPod(sandbox=pod):
+                with _held(request.pause):
+                    runtime.delete(network, arguments_of(pod))
+            case CollectGarbage():
+                collect_garbage(runtime, network, request.valid)
+    except CniError as error:
+        if isinstance(request, AttachPod):
+            return PluginsFailed(sandbox_failure(request.sandbox.container_id, error))
+        return PluginsFailed(str(error))
+    return Done()
+
+
+def _held(pause: ProcessId) -> closing[Process]:
+    """Keep the pid in the path of a namespace from naming another process."""
+    return closing(Process(pause))
+
+
+def _runtime(plugins: NodePlugins) -> Runtime:
+    executor = PluginExecutor(plugins.directories, {"PATH": PATH}, plugins.timeout_s)
+    return Runtime(executor, ResultFiles(cache.DIRECTORY))

@@ -249,5 +249,5 @@ def sandbox_id(uid: str, pause: ProcessId) -> str:
 def _facts(sandbox: _Sandbox) -> PodSandbox:
     """Return what the plugins get to know about a sandbox."""
     return structs.replace(
-        sandbox.request.sandbox, container_id=sandbox.id, netns=netns_path(sandbox.id)
+        sandbox.request.sandbox, container_id=sandbox.id, netns=netns_path(sandbox.pause)
     )
