@@ -1,0 +1,304 @@
+"""CNI plugins as the agent has them called: when, how often, and what becomes of the answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+import pytest
+
+from kubenetlab.cni.calls import AttachedPod, NodePlugins
+from kubenetlab.cni.capabilities import PodSandbox
+from kubenetlab.datapath.attachments import AttachmentPlan, PodAttachment
+from kubenetlab.hoststate.diff import Changes, NetnsChanges, Operation
+from kubenetlab.hoststate.sandbox import Sandbox
+from kubenetlab.kernel.namespaces.sandboxes import Pause
+from kubenetlab.kernel.processes.identity import ProcessId
+from kubenetlab.lab.agent.clients.plugin_client import PluginClient, sandbox_id
+from kubenetlab.lab.messages.node_agent import (
+    AttachPod,
+    CollectGarbage,
+    DetachPod,
+    PluginsFailed,
+    PodAttached,
+)
+from kubenetlab.lab.transport.protocol import Done, RequestFailed
+
+NODE, POD, OTHER = "node/a", "pod/default/web/1", "pod/default/web/2"
+PLUGINS = NodePlugins({"name": "net"}, ("/opt/cni/bin",), 30)
+PAUSES = {
+    NODE: Pause(ProcessId(1, 1)),
+    POD: Pause(ProcessId(2, 1)),
+    OTHER: Pause(ProcessId(3, 1)),
+}
+POD_ID = sandbox_id("uid", ProcessId(2, 1))
+RESULT = AttachedPod(("10.1.0.5",), "veth7")
+Answer = PodAttached | PluginsFailed | RequestFailed | Done
+
+
+def plan(*pods: str, attached: str = "") -> AttachmentPlan:
+    sandbox = PodSandbox("", "", "default", "web", "uid")
+    return AttachmentPlan(
+        {NODE: PLUGINS}, {netns: PodAttachment(NODE, sandbox, attached) for netns in pods}
+    )
+
+
+def removal(*namespaces: str) -> Changes:
+    return Changes(
+        tuple(
+            NetnsChanges(netns, (Operation("remove", Sandbox(netns, "x")),)) for netns in namespaces
+        )
+    )
+
+
+class Fixture:
+    """A client, a node agent with prepared answers, and what the client has reported."""
+
+    def __init__(self) -> None:
+        self.requests: list[AttachPod | DetachPod | CollectGarbage] = []
+        self.answers: list[Answer] = []
+        self.events: list[tuple[str, ...]] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def call(self, request: AttachPod | DetachPod | CollectGarbage) -> Answer:
+        self.requests.append(request)
+        await self.gate.wait()
+        if self.answers:
+            return self.answers.pop(0)
+        return PodAttached(RESULT) if isinstance(request, AttachPod) else Done()
+
+    def pod_attached(self, netns: str, sandbox_id: str, result: AttachedPod) -> None:
+        self.events.append(("attached", netns, sandbox_id, *result.addresses))
+
+    def attachment_failed(self, netns: str, message: str) -> None:
+        self.events.append(("failed", netns, message))
+
+    def pod_detached(self) -> None:
+        self.events.append(("detached",))
+
+    @property
+    def called(self) -> list[str]:
+        return [type(request).__name__ for request in self.requests]
+
+    async def settle(self) -> None:
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+
+class Connections:
+    """One node agent for all nodes."""
+
+    def __init__(self, fixture: Fixture) -> None:
+        self.fixture = fixture
+
+    def client(self, node_netns: str) -> Fixture:
+        return self.fixture
+
+
+def run(test: Callable[[Fixture, PluginClient], Awaitable[None]]) -> None:
+    async def body() -> None:
+        fixture = Fixture()
+        client = PluginClient(cast(Any, Connections(fixture)), fixture)
+        await test(fixture, client)
+
+    asyncio.run(body())
+
+
+def test_a_new_sandbox_is_attached_once() -> None:
+    """Later passes ask for nothing, also after the result is in the store."""
+
+    async def test(fixture: Fixture, client: PluginClient) -> None:
+        client.attach(plan(POD), PAUSES)
+        client.attach(plan(POD), PAUSES)
+        await fixture.settle()
+        assert fixture.events == [("attached", POD, POD_ID, "10.1.0.5")]
+        client.attach(plan(POD, attached=POD_ID), PAUSES)
+        await fixture.settle()
+        (request,) = fixture.requests
+        assert isinstance(request, AttachPod)
+        assert request.sandbox.container_id == POD_ID
+        assert request.sandbox.netns == "/proc/2/ns/net"
+        assert not request.is_retry
+
+    run(test)
+
+
+def test_a_sandbox_without_a_process_waits() -> None:
+    """Neither the pod nor its node may be missing."""
+
+    async def test(fixture: Fixture, client: PluginClient) -> None:
+        client.attach(plan(POD), {NODE: PAUSES[NODE]})
+        client.attach(plan(POD), {POD: PAUSES[POD]})
+        await fixture.settle()
+        assert fixture.requests == []
+
+    run(test)
+
+
+def test_a_new_agent_asks_again_only_for_what_is_not_stored() -> None:
+    """It lets the plugins clean up before, and collects garbage of its predecessor."""
+    adopted = {
+        netns: Pause(pause.id, is_adopted=True) for netns, pause in PAUSES.items() if netns != OTHER
+    }
+
+    async def stored(fixture: Fixture, client: PluginClient) -> None:
+        client.attach(plan(POD, attached=POD_ID), adopted)
+        await fixture.settle()
+        assert fixture.called == ["CollectGarbage"]
+        assert isinstance(fixture.requests[0], CollectGarbage)
+        assert fixture.requests[0].valid == (POD_ID,)
+        client.attach(plan(POD, attached=POD_ID), adopted)
+        await fixture.settle()
+        assert fixture.called == ["CollectGarbage"]
+
+    async def unknown(fixture: Fixture, client: PluginClient) -> None:
+        client.attach(plan(POD), adopted)
+        await fixture.settle()
+        assert sorted(fixture.called) == ["AttachPod", "CollectGarbage"]
+        assert [each.is_retry for each in fixture.requests if isinstance(each, AttachPod)] == [True]
+
+    run(stored)
+    run(unknown)
+
+
+def test_a_failed_call_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a growing delay, until it succeeds; each failure is reported."""
+    delays: list[float] = []
+    sleep = asyncio.sleep
+
+    async def no_sleep(delay: float) -> None:
+        if delay:
+            delays.append(delay)
+        await sleep(0)
+
+    monkeypatch.setattr(asyncio, "sleep", no_sleep)
+
+    async def test(fixture: Fixture, client: PluginClient) -> None:
+        fixture.answers = [PluginsFailed("no bridge"), RequestFailed("died"), PodAttached(RESULT)]
+        client.attach(plan(POD), PAUSES)
+        await fixture.settle()
+        await fixture.settle()
+        assert [event[0] for event in fixture.events] == ["failed", "failed", "attached"]
+        assert fixture.events[0] == ("failed", POD, "no bridge")
+        assert fixture.events[1] == ("failed", POD, "died")
+        retries = [each.is_retry for each in fixture.requests if isinstance(each, AttachPod)]
+        assert retries == [False, True, True]
+
+    run(test)
+    assert delays == [0.5, 1.0]
+
+
+def test_a_sandbox_is_removed_after_its_plugins() -> None:
+    """The removal waits for DEL; other changes do not."""
+
+    async def test(fixture: Fixture, client: PluginClient) -> None:
+        client.attach(plan(POD), PAUSES)
+        await fixture.settle()
+        changes = removal(POD, OTHER)
+        assert client.detach_first(changes, PAUSES) == removal(OTHER)
+        assert client.detach_first(changes, PAUSES) == removal(OTHER)
+        await fixture.settle()
+        assert fixture.called == ["AttachPod", "DetachPod"]
+        assert fixture.events[-1] == ("detached",)
+        assert client.detach_first(changes, PAUSES) is changes
+
+    run(test)
+
+
+def test_a_sandbox_is_not_removed_while_its_plugins_work() -> None:
+    """ADD ends first, then DEL undoes it."""
+
+    async def test(fixture: Fixture, client: PluginClient) -> None:
+        fixture.gate.clear()
+        client.attach(plan(POD), PAUSES)
+        await fixture.settle()
+        client.attach(plan(), PAUSES)
+        assert client.detach_first(removal(POD), PAUSES) == Changes(())
+        fixture.gate.set()
+        await fixture.settle()
+        assert client.detach_first(removal(POD), PAUSES) == Changes(())
+        await fixture.settle()
+        assert fixture.called == ["AttachPod", "DetachPod"]
+        assert client.detach_first(removal(POD), PAUSES) == removal(POD)
+
+    run(test)
+
+
+def test_a_failed_pod_is_removed_at_once() -> None:
+    """A failed ADD has been undone."""
+
+    async def test(fixture: Fixture, client: PluginClient) -> None:
+        fixture.answers = [PluginsFailed("no bridge")]
+        client.attach(plan(POD), PAUSES)
+        await fixture.settle()
+        client.attach(plan(), PAUSES)
+        assert client.detach_first(removal(POD), PAUSES) == removal(POD)
+        assert fixture.called == ["AttachPod"]
+
+    run(test)
+
+
+def test_pods_go_with_their_node() -> None:
+    """Nothing of the plugins outlives the node's namespace."""
+
+    async def test(fixture: Fixture, client: PluginClient) -> None:
+        client.attach(plan(POD), PAUSES)
+        await fixture.settle()
+        changes = removal(POD, NODE)
+        assert client.detach_first(changes, PAUSES) is changes
+        assert fixture.called == ["AttachPod"]
+
+    run(test)
+
+
+def test_a_failed_del_leaves_garbage() -> None:
+    """The sandbox is removed nevertheless, and the garbage is collected."""
+
+    async def test(fixture: Fixture, client: PluginClient) -> None:
+        client.attach(plan(POD), PAUSES)
+        await fixture.settle()
+        fixture.answers = [PluginsFailed("busy")]
+        client.detach_first(removal(POD), PAUSES)
+        await fixture.settle()
+        assert client.detach_first(removal(POD), PAUSES) == removal(POD)
+        client.attach(plan(), {NODE: PAUSES[NODE]})
+        await fixture.settle()
+        assert fixture.called == ["AttachPod", "DetachPod", "CollectGarbage"]
+
+    run(test)
+
+
+def test_a_lost_sandbox_is_garbage_and_its_successor_waits_for_the_collection() -> None:
+    """Otherwise the collection might take the new attachment for garbage."""
+
+    async def test(fixture: Fixture, client: PluginClient) -> None:
+        client.attach(plan(POD), PAUSES)
+        await fixture.settle()
+        client.detach_first(Changes(()), {NODE: PAUSES[NODE]})
+        fixture.gate.clear()
+        client.attach(plan(), {NODE: PAUSES[NODE]})
+        await fixture.settle()
+        assert fixture.called == ["AttachPod", "CollectGarbage"]
+        client.attach(plan(POD), {**PAUSES, POD: Pause(ProcessId(9, 9))})
+        await fixture.settle()
+        assert fixture.called == ["AttachPod", "CollectGarbage"]
+        fixture.gate.set()
+        await fixture.settle()
+        assert fixture.called == ["AttachPod", "CollectGarbage", "AttachPod"]
+
+    run(test)
+
+
+def test_a_lab_without_plugins_does_nothing() -> None:
+    """The plan of most CNI modes is empty."""
+
+    async def test(fixture: Fixture, client: PluginClient) -> None:
+        client.attach(AttachmentPlan(), PAUSES)
+        changes = removal(POD)
+        assert client.detach_first(changes, PAUSES) is changes
+        await fixture.settle()
+        assert fixture.requests == []
+
+    run(test)
