@@ -57,6 +57,8 @@ class Daemon(Object, frozen=True):
     reload: ReloadSignal | ControlSocket = ReloadSignal()
     provides: tuple[str, ...] = ()
     """Destinations of the routes that it adds to the kernel; a lab is ready once they exist."""
+    restart_options: tuple[str, ...] = ()
+    """Further arguments when it is started again after its end, such as `-R` of BIRD."""
 
     @classmethod
     def reading(
@@ -67,6 +69,7 @@ class Daemon(Object, frozen=True):
         *,
         reload: ReloadSignal | ControlSocket = ReloadSignal(),
         provides: Sequence[str] = (),
+        restart_options: Sequence[str] = (),
     ) -> Daemon:
         """Return a daemon that reads these files, in their sandbox."""
         return cls(
@@ -77,6 +80,7 @@ class Daemon(Object, frozen=True):
             digest(files),
             reload,
             tuple(provides),
+            tuple(restart_options),
         )
 
     @property

@@ -108,13 +108,14 @@ def bird(netns: str, speaker: Speaker, routes: Sequence[str]) -> Iterator[Object
     """
     config = File(netns, CONFIG_PATH, bird_config(speaker))
     yield config
-    options = ("-f", *(("-R",) if speaker.keeps_routes else ()))
     yield Daemon.reading(
         [config],
         "bird",
-        (PROGRAM, *options, "-c", CONFIG_PATH, "-s", CONTROL_PATH),
+        (PROGRAM, "-f", "-c", CONFIG_PATH, "-s", CONTROL_PATH),
         reload=ControlSocket(CONTROL_PATH, "configure", _RECONFIGURED),
         provides=routes,
+        # Not at the first start: BIRD would wait for all sessions before it adds a route.
+        restart_options=("-R",) if speaker.keeps_routes else (),
     )
 
 
@@ -130,7 +131,9 @@ def _config(speaker: Speaker) -> Iterator[str]:
         yield f"graceful restart wait {HOLD_S};"
     yield ""
     yield "# Addresses and states of links."
-    yield "protocol device { scan time 10; }"
+    # BIRD 2.0.12 may sleep while an update is to be sent (sysdep/unix/io.c io_loop() runs events
+    # before it computes how long to wait). Without this timer it wakes for the next keepalive.
+    yield "protocol device { scan time 1; }"
     for address in speaker.addresses:
         yield ""
         yield from _family(speaker, _version(address), address)

@@ -25,6 +25,8 @@ class StartDaemon(Request[Done], frozen=True):
     """Content of /etc/hosts."""
     resolv_conf: str
     """Content of /etc/resolv.conf."""
+    restart_options: tuple[str, ...] = ()
+    """Further arguments when it is started again after its end."""
 
 
 class DaemonReloaded(Request[Done], frozen=True):

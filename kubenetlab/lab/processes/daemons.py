@@ -46,7 +46,7 @@ class _Daemon:
         self.request = request
         self.child = child
         self.started_at = 0.0
-        """Time of the latest start, by the monotonic clock."""
+        """Time of the latest start, by the monotonic clock; 0 before the first one."""
         self.failures = 0
         self.failure = ""
 
@@ -158,12 +158,14 @@ class Daemons:
 
     def _start(self, daemon: _Daemon) -> None:
         request, child = daemon.request, daemon.child
+        options = request.restart_options if daemon.started_at else ()
+        role = self._roles.daemon_role(structs.replace(request, argv=(*request.argv, *options)))
         logs = logs_of(request.tree)
         try:
             os.makedirs(logs, 0o700, exist_ok=True)
             log = f"{logs}/{request.name}.log"
             child.pid = self._spawner.spawn_in_pod(
-                request.name, child.role, request.sandbox, log, has_times=False
+                request.name, role, request.sandbox, log, has_times=False
             )
         except ProcessLookupError:
             del self._daemons[request.netns, request.name]  # the sandbox is gone

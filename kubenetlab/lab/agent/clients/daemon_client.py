@@ -134,6 +134,7 @@ class DaemonClient:
             str(self._trees.path(daemon.netns)),
             files.hosts,
             files.resolv_conf,
+            daemon.restart_options,
         )
         reply = await self._init.call(request)
         self._on_change(daemon.netns)

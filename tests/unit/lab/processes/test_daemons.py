@@ -34,6 +34,7 @@ class Machine:
 
     def __init__(self, directory: Path) -> None:
         self.command = ["sleep", "60"]
+        self.commands: list[tuple[str, ...]] = []
         self.processes: list[subprocess.Popen[str]] = []
         self.is_sandbox_gone = False
         self.events: list[DaemonStatus] = []
@@ -52,6 +53,7 @@ class Machine:
         """Do nothing: there is no log."""
 
     def daemon_role(self, request: StartDaemon) -> Any:
+        self.commands.append(request.argv)
         return None
 
     def ask(self, request: Any) -> Any:
@@ -59,7 +61,7 @@ class Machine:
 
     def start(self, *argv: str, revision: str = "1") -> None:
         tree = str(self.directory / "node_a")
-        self.ask(StartDaemon(NODE, SANDBOX, "x", argv, revision, tree, "", ""))
+        self.ask(StartDaemon(NODE, SANDBOX, "x", argv, revision, tree, "", "", ("-R",)))
 
     @property
     def statuses(self) -> list[DaemonStatus]:
@@ -100,6 +102,7 @@ def test_a_daemon_that_ends_is_started_again(machine: Machine) -> None:
             machine.daemons.start_due()
             assert machine.statuses[0].pid == machine.processes[-1].pid
     assert len(machine.processes) == 2
+    assert [argv[1:] for argv in machine.commands[-2:]] == [(), ("-R",)]
     assert [bool(event.pid) for event in machine.events] == [True, False, True, False]
 
 
