@@ -96,6 +96,7 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/datapath/cni/": (
         "pod_networks",
         "no_network",
+        "cni_switch",
         "flannel",
         "routed_fabric",
         "calico",

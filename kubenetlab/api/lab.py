@@ -47,6 +47,8 @@ class Attachment(Internal, frozen=True):
     """
     sandbox_id: str = ""
     """Identifier of the sandbox that such plugins have attached."""
+    is_stale: bool = False
+    """True if another CNI mode has been selected since: the pod gets a new sandbox."""
 
 
 class ContainerReport(Record, frozen=True):
@@ -346,6 +348,8 @@ class Decisions(Internal, kw_only=True, frozen=True):
     """Name of the CNI mode for which the choices were made."""
     cni_options: JsonMapping
     """Its options, with a choice for every `auto`."""
+    requested_options: JsonMapping = {}
+    """Its options as the Cluster document has them; other options need other choices."""
     neighbors: Literal["dynamic", "permanent"]
     """Neighbor entries: dynamic ones are learned by ARP, permanent ones are installed."""
     is_final: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from msgspec import structs
+from msgspec import structs, to_builtins
 
 from kubenetlab.api.config import ClusterConfig, Networking
 from kubenetlab.api.lab import Decisions, NetworkFacts
@@ -35,7 +35,9 @@ def network_facts(config: ClusterConfig) -> NetworkFacts:
     """Return the properties of a Cluster document's modes that the controllers need."""
     cni = modes.load("cni", *config.networking.cni_mode)
     proxy = modes.load("proxy", *modes.proxy_mode(config.networking))
-    return structs.replace(cni.facts, mode=config.networking.cni_mode, has_proxy=proxy.serves)
+    return structs.replace(
+        cni.facts, mode=(config.networking.cni_mode[0], to_builtins(cni)), has_proxy=proxy.serves
+    )
 
 
 def plugin_objects(cluster: Cluster) -> tuple[Resource, ...]:

@@ -57,7 +57,12 @@ def _real_commands(cluster: Cluster, has_command: Callable[[str], bool]) -> tupl
 def _network(cluster: Cluster, has_br_netfilter: bool) -> Decisions:
     name, options = cluster.config.networking.cni_mode
     before = cluster.get(Decisions, "", "decisions")
-    settled = before if before is not None and before.is_final and before.cni_mode == name else None
+    is_settled = (
+        before is not None
+        and before.is_final
+        and (before.cni_mode, before.requested_options) == (name, options)
+    )
+    settled = before if is_settled else None
     lab = LabSize(_pods_per_node(cluster), has_br_netfilter)
     asked_for: CNI = load("cni", name, options)
     cni, reasons = asked_for.decide(
@@ -71,6 +76,7 @@ def _network(cluster: Cluster, has_br_netfilter: bool) -> Decisions:
     return Decisions(
         cni_mode=name,
         cni_options=to_builtins(cni),
+        requested_options=options,
         neighbors=neighbors,
         is_final=settled is not None or any(lab.pods_per_node),
         reasons=(*reasons, f"{neighbors} neighbours: {reason}"),

@@ -364,7 +364,7 @@ def pod_view(pod: Pod, node: Node, attachment: Attachment | None) -> PodView | N
         view = PodView(
             pod.namespace, pod.name, pod.uid, names.hostname(node.name), True, node.addresses, ""
         )
-    elif attachment is not None:
+    elif attachment is not None and not attachment.is_stale:
         hostname = names.hostname(pod.hostname)
         view = PodView(
             pod.namespace,

@@ -103,8 +103,13 @@ class Route(NetlinkObject, frozen=True):
     change = create
 
     def can_become(self, desired: Object) -> bool:
-        """Return True for a route of the same type, for IPv6 has no message that changes it."""
-        return isinstance(desired, Route) and self.type == desired.type
+        """Return True for a route of the same type, for IPv6 has no message that changes it.
+
+        The kernel refuses an onlink gateway to which another link has a route, as this one may be.
+        """
+        if not isinstance(desired, Route) or self.type != desired.type:
+            return False
+        return self.link == desired.link or not desired.is_onlink
 
     def delete(self, links: Links) -> bytes:
         return message(wire.RTM_DELROUTE, 0, self._body(links, 0, RT_SCOPE_NOWHERE))

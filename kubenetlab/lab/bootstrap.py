@@ -10,7 +10,7 @@ from msgspec import structs
 from kubenetlab import controllers
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.kinds import find_kind
-from kubenetlab.api.lab import NetworkFacts
+from kubenetlab.api.lab import Attachment, NetworkFacts
 from kubenetlab.api.manifests.load import ManifestObject
 from kubenetlab.api.store import Cluster, Delete
 from kubenetlab.controllers.admission.admission import AdmissionRequest, AdmissionResult, admit
@@ -89,7 +89,8 @@ def with_networking(cluster: Cluster, now: float) -> Cluster:
 
     These are the facts that controllers need, and the objects that the CNI plugin installs. They
     are installed once: users may change and delete them. Another CNI mode, or the same one with
-    other options, removes those of the former one, unless a manifest has them.
+    other options, removes those of the former one, unless a manifest has them, and all pods of the
+    pod network get new sandboxes.
     """
     before = cluster.get(NetworkFacts, "", "network")
     facts = cluster_modes.network_facts(cluster.config)
@@ -101,7 +102,10 @@ def with_networking(cluster: Cluster, now: float) -> Cluster:
         for word, namespace, name in stale
         if (word, namespace, name) not in cluster.given and (kind := find_kind(word)) is not None
     ]
-    cluster = cluster.with_changes(removed)
+    attachments = cluster.all(Attachment) if before is not None else ()
+    cluster = cluster.with_changes(
+        [*removed, *(structs.replace(attachment, is_stale=True) for attachment in attachments)]
+    )
     objects = cluster_modes.plugin_objects(cluster)
     given = cluster.given
     installed = admit(cluster, [AdmissionRequest({}, obj) for obj in objects], now).cluster

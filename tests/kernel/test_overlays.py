@@ -232,3 +232,26 @@ def test_links_without_peers_of_their_own_are_restored(kernel: Make, change: str
     assert difference(linux, desired)
     apply_desired(linux, desired)
     assert "external" in ip(linux, "a", "-d", "link", "show", "tunnel")
+
+
+def test_an_onlink_route_takes_the_place_of_another(kernel: Make) -> None:
+    """Its gateway is in the range to which the former route leads by another link."""
+    linux = kernel()
+    inside = ("fd00:10:244::", "fd00:10:244:1::")
+    tunnel = [
+        Vxlan("a", "vxlan6", MACS[0], 1, 8472, FABRIC[6][0], "eth0", 1430),
+        Address("a", "vxlan6", f"{inside[0]}/128"),
+    ]
+    link = [
+        Address("a", "eth0", f"{FABRIC[6][0]}/64"),
+        VethPeer("a", "eth0", "0a:58:00:00:00:01"),
+        Veth("b", "eth0", "0a:58:00:00:00:02", "a", "eth0"),
+    ]
+    apply_desired(
+        linux, state_of(*link, *tunnel, Route("a", f"{inside[1]}/64", "eth0", FABRIC[6][1]))
+    )
+    desired = state_of(
+        *link, *tunnel, Route("a", f"{inside[1]}/64", "vxlan6", inside[1], is_onlink=True)
+    )
+    apply_desired(linux, desired)
+    assert difference(linux, desired) == ""

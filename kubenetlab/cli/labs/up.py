@@ -207,6 +207,10 @@ def _create(name: str, manifests: Manifests, keep: bool, strictness: Strictness)
     progress.built(built)
 
 
+_SHOWN_PODS = 20
+"""Maximum number of pods that are named when they get new sandboxes."""
+
+
 def _applied(name: str, manifests: Manifests, strictness: Strictness) -> bool:
     """Apply manifests to a running lab; return False if the lab ended meanwhile.
 
@@ -226,6 +230,8 @@ def _applied(name: str, manifests: Manifests, strictness: Strictness) -> bool:
 
 
 def _apply(client: Client, manifests: Manifests, strictness: Strictness) -> None:
+    if manifests.config is not None:
+        _announce_cni_mode(client, manifests)
     answer = client.post(f"{LAB_API}/apply", _documents(manifests, strictness))
     raise_findings(answer, manifests)
     raise_misconfigurations(answer.get("diagnostics", []), manifests.all_entries)
@@ -234,6 +240,25 @@ def _apply(client: Client, manifests: Manifests, strictness: Strictness) -> None
     for outcome in answer["outcomes"]:
         changes = f": {', '.join(outcome['changes'])}" if outcome["changes"] else ""
         echo(f"{outcome['title']} {paint(outcome['action'], colours[outcome['action']])}{changes}")
+
+
+def _announce_cni_mode(client: Client, manifests: Manifests) -> None:
+    """Print which pods are affected if the CNI mode of a running lab changes."""
+    from kubenetlab.api.config import ClusterConfig, mode_and_options
+
+    wanted = manifests.cluster_config.networking.cni_mode
+    (item,) = client.get(f"/apis/{ClusterConfig.api_version}/{ClusterConfig.plural}")["items"]
+    current = mode_and_options(item.get("networking", {}).get("cni", "bridge"))
+    if wanted == current or current[0] == "none" or wanted[0] == "none":
+        return
+    pods = [
+        f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
+        for pod in client.get("/api/v1/pods")["items"]
+        if not pod["spec"].get("hostNetwork") and pod["status"].get("podIP")
+    ]
+    change = f"cni {current[0]} → {wanted[0]}" if current[0] != wanted[0] else f"cni {wanted[0]}"
+    more = f" and {len(pods) - _SHOWN_PODS} more" if len(pods) > _SHOWN_PODS else ""
+    echo(f"{change}: {len(pods)} pods get new sandboxes: {', '.join(pods[:_SHOWN_PODS])}{more}")
 
 
 def _documents(manifests: Manifests, strictness: Strictness) -> JsonObject:

@@ -44,11 +44,12 @@ def forbidden_changes(old: ClusterConfig, new: ClusterConfig) -> Iterator[Findin
                 f"cannot change while the lab is up; it is {before}",
                 hints=("kubenetlab down, then up",),
             )
-    if old.networking.cni_mode != new.networking.cni_mode and old.networking.cni_mode[0] != "none":
+    former = old.networking.cni_mode[0]
+    if former != new.networking.cni_mode[0] == "none":
         yield Finding(
             ("networking", "cni"),
-            f"cannot change while the lab is up; it is {old.networking.cni_mode[0]}",
-            hints=("kubenetlab down, then up",),
+            f"a CNI plugin cannot be removed while the lab is up; it is {former}",
+            hints=("another mode takes its place: kubenetlab up --cni MODE",),
         )
     if old.fabric.topology != new.fabric.topology:
         yield Finding(

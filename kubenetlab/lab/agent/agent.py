@@ -382,6 +382,11 @@ class Agent:
         if not self.builder.nodes_with_refused_rules:
             self.apply_changes(status_reports.all_detached(self.cluster))
 
+    def record_replaced_sandboxes(self) -> None:
+        """Record that pods of a former CNI mode have no sandbox any more, so that they get one."""
+        changes = status_reports.replaced_sandboxes(self.cluster, self.sandboxes.pauses)
+        self.apply_changes(changes)
+
     def _repair_soon(self) -> None:
         """Reconcile after REPAIR_AFTER_S."""
         asyncio.get_running_loop().call_later(REPAIR_AFTER_S, self.wake)

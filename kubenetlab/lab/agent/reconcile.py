@@ -36,6 +36,7 @@ async def reconcile(agent: Agent) -> None:
     if changes:
         await agent.apply(changes)  # kernel objects, rules and programs                    Linux
 
+    agent.record_replaced_sandboxes()
     agent.plugins.attach(agent.desired_state.attachments(), agent.sandboxes.pauses)
     is_accepted = await agent.probes.replace(agent.desired_state.probes(), agent.builder.nodes)
     await agent.probes.wait_for_first_results(FIRST_RESULTS_S if changes else 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import TypeVar
 
 from msgspec import structs
@@ -52,6 +52,25 @@ def sandbox_made(cluster: Cluster, netns: str, pid: int) -> Iterator[Change]:
     attachment = attachment_of(cluster, pod)
     if isinstance(attachment, Attachment):
         yield deletion(attachment)
+
+
+def replaced_sandboxes(cluster: Cluster, existing: Container[str]) -> Iterator[Change]:
+    """Yield the changes for pods of a former CNI mode whose sandboxes have been removed.
+
+    existing: namespaces of the sandboxes that exist.
+    """
+    for attachment in cluster.index(Attachment, _stale):
+        netns = pod_netns(attachment.namespace, attachment.name, attachment.pod_uid)
+        if netns in existing:
+            continue
+        if pod_of(cluster, netns) is None:
+            yield deletion(attachment)
+        else:
+            yield from sandbox_made(cluster, netns, 0)
+
+
+def _stale(attachments: Iterable[Attachment]) -> tuple[Attachment, ...]:
+    return tuple(attachment for attachment in attachments if attachment.is_stale)
 
 
 def attached(

@@ -90,7 +90,7 @@ def is_attached(cluster: Cluster, pod: Pod) -> bool:
     if pod.spec.host_network:
         return True
     attachment = attachment_of(cluster, pod)
-    return attachment is not None and bool(attachment.addresses)
+    return attachment is not None and bool(attachment.addresses) and not attachment.is_stale
 
 
 def needs_attachment(cluster: Cluster, pod: Pod) -> bool:

@@ -60,6 +60,9 @@ class RecordingAgent:
     def schedule_retries(self, *, are_probes_accepted: bool) -> None:
         self.steps.append("done" if are_probes_accepted else "retry probes")
 
+    def record_replaced_sandboxes(self) -> None:
+        self.steps.append("replaced")
+
     def record_detached_pods(self) -> None:
         self.steps.append("detach")
 
@@ -103,6 +106,7 @@ def test_a_change_is_on_disk_before_the_kernel_is_changed() -> None:
         "detach first",
         "drop failures",
         "apply",
+        "replaced",
         "attach",
         "probes",
         "done",

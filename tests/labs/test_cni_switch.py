@@ -1,0 +1,71 @@
+"""Another CNI mode while a lab is up: new sandboxes and addresses, nothing of the former mode."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from kubenetlab.kernel.features.detection import has_program
+from tests.labs.lab import Lab
+from tests.labs.pod_networks import manifest
+from tests.labs.test_pod_networks import check_connections
+
+LINKS = {"bridge": "cbr0", "flannel": "cni0", "weave": "weave"}
+
+
+def node_links(lab: Lab) -> set[str]:
+    shown = json.loads(lab.inside(lab.place("nodes", "worker"), "ip", "-j", "link"))
+    return {entry["ifname"] for entry in shown}
+
+
+@pytest.mark.parametrize("family", ["ipv4", "dual"])
+def test_pods_get_new_sandboxes_from_the_new_mode(lab: Lab, family: str) -> None:
+    """`up` names the pods first; they start again with addresses of the new mode."""
+    modes = ["flannel", "{type: calico, backend: vxlan}", "weave", "bridge"]
+    lab.up(manifest(family, "bridge"))
+    former, pids = "bridge", {name: lab.pod(name)["pid"] for name in "abc"}
+    for restarts, mode in enumerate(modes, 1):
+        done = lab.up(manifest(family, mode))
+        name = mode.strip("{}").removeprefix("type: ").partition(",")[0]
+        first, *_ = done.out.splitlines()
+        assert first.startswith(f"cni {former} → {name}: 5 pods get new sandboxes:"), first
+        assert "default/a" in first
+        check_connections(lab, family)
+        assert {pod: lab.pod(pod)["pid"] for pod in "abc"} != pids
+        status = lab.run("get", "pod", "a", "-o", "json").json["status"]
+        assert status["containerStatuses"][0]["restartCount"] == restarts
+        links = node_links(lab)
+        assert LINKS.get(former, "vxlan.calico") not in links
+        assert LINKS.get(name, "vxlan.calico") in links
+        assert lab.run("diff", status=None).status == 0
+        former = name
+
+
+def test_other_options_of_the_same_mode(lab: Lab) -> None:
+    """The choices of `up` are made again; the same manifest changes nothing."""
+    lab.up(manifest("ipv4", "{type: flannel, backend: vxlan}"))
+    lab.up(manifest("ipv4", "{type: flannel, backend: host-gw}"))
+    assert "flannel.1" not in node_links(lab)
+    check_connections(lab, "ipv4")
+    pid = lab.pod("a")["pid"]
+    done = lab.up(manifest("ipv4", "{type: flannel, backend: host-gw}"))
+    assert "sandboxes" not in done.out
+    assert lab.pod("a")["pid"] == pid
+
+
+@pytest.mark.skipif(not has_program("bird"), reason="needs BIRD 2 (apt-get install bird2)")
+def test_bird_ends_with_its_mode(lab: Lab) -> None:
+    """Its routes leave the kernel, too."""
+    lab.up(manifest("ipv4", "calico"))
+    lab.up(manifest("ipv4", "{type: calico, backend: vxlan}"))
+    check_connections(lab, "ipv4")
+    shown = lab.inside(lab.place("nodes", "worker"), "ip", "route")
+    assert "proto bird" not in shown
+    assert not lab.run("exec", "node:worker", "--", "pgrep", "-x", "bird", status=None).out
+
+
+def test_a_mode_cannot_be_removed(lab: Lab) -> None:
+    lab.up(manifest("ipv4", "bridge"))
+    done = lab.up(manifest("ipv4", "none"), status=2)
+    assert "a CNI plugin cannot be removed while the lab is up; it is bridge" in done.err
