@@ -9,7 +9,6 @@ No file in it tells whether the lab runs: only the kernel knows.
     init.sock node-agent-N.sock worker-N.sock   sockets between the lab's own processes
     store.json                the objects, written before the kernel is touched
     pause  log  uplink.json
-    cni/NODE/                 what CNI plugins that are programs keep on a node
     cgroups.json              the cgroups that the lab created for its containers
     pod_….log                 the output of a container's own process
     files/                    files of nodes, and logs of their daemons (kernel/file_trees.py)
@@ -31,8 +30,6 @@ API_SOCKET, INNER_API_SOCKET, INIT_SOCKET = "api.sock", "inner-api.sock", "init.
 STORE, LOG, PAUSE, UPLINK = "store.json", "log", "pause", "uplink.json"
 CGROUPS = "cgroups.json"
 FILES = "files"
-CNI = "cni"
-"""Directory with the files of CNI plugins, for each node."""
 FORWARDING = "forwarding.json"
 """File beside the labs: the machine's links on which forwarding is enabled for uplinks."""
 PROBE_CACHE = "doctor.json"

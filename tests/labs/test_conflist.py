@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ PTP = configuration(
 def kept(lab: Lab, kind: str = "results") -> list[str]:
     """Return the names of files that plugins keep on all nodes: results, or addresses."""
     folder = {"results": "results", "addresses": "networks/*"}[kind]
-    paths = lab.directory.glob(f"cni/*/var-lib-cni/{folder}/*")
+    paths = lab.directory.glob(f"files/*/var/lib/cni/{folder}/*")
     return sorted(path.name for path in paths if path.name[0].isalnum() and path.name != "lock")
 
 
@@ -271,6 +272,37 @@ def test_without_root(nobody: User) -> None:
     finally:
         lab.down()
     assert not lab.directory.exists()
+
+
+@needs_plugins
+def test_a_lost_node_is_built_again(lab: Lab) -> None:
+    """Its pods are attached again; no address of the former ones stays in use."""
+    lab.up(cluster("conflist") + THREE)
+    (victim,) = lab.pids(f"{lab.name}/node/worker")[:1]
+    lab.inside(lab.place("nodes", "worker2"), "kill", "-9", str(victim))
+    wait_for(
+        lambda: (
+            lab.place("nodes", "worker")["pid"] not in (None, victim)
+            and all(pod["ready"] for pod in lab.inspected["pods"])
+        ),
+        "the node and its pods",
+    )
+    everywhere = [pod for pod in lab.inspected["pods"] if not pod["host_network"]]
+    expected = sorted(address for pod in everywhere for address in pod["addresses"])
+    wait_for(lambda: leases(lab) == expected, "the former addresses to be released")
+    assert lab.problems == []
+
+
+@needs_plugins
+def test_the_nodes_files_are_seen_inside(lab: Lab) -> None:
+    """The list as on a real node, with its own range, and what the plugins keep."""
+    lab.up(cluster("conflist") + THREE)
+    show = ("exec", "node:worker", "--")
+    text = lab.run(*show, "cat", "/etc/cni/net.d/10-containerd-net.conflist").out
+    assert json.loads(text)["plugins"][0]["ipam"]["ranges"] == [[{"subnet": "10.244.1.0/24"}]]
+    (address,) = lab.pod("a")["addresses"]
+    assert address in lab.run(*show, "ls", "/var/lib/cni/networks/containerd-net").out
+    assert not Path("/var/lib/cni").exists() or address not in os.listdir("/var/lib/cni")
 
 
 @needs_plugins

@@ -7,9 +7,10 @@ The lab adds no link of its own to a pod.
 
     pod eth0 ── made by the plugins ── node eth0 ── fabric
 
-A program runs in the network of its node. It sees the machine's files read-only; /var/lib/cni and
-/run are the node's own. A call that takes longer than `timeout` is ended. While ADD fails, the pod
-stays ContainerCreating, with the plugin's message in the event FailedCreatePodSandBox.
+A program runs in the network of its node. It sees the machine's files read-only; the node's own are
+/etc/cni/net.d with the list, and /var/lib/cni with what plugins keep. A call that takes longer than
+`timeout` is ended. While ADD fails, the pod stays ContainerCreating, with the plugin's message in
+the event FailedCreatePodSandBox.
 
 The same list serves all nodes: write `{{.PodCIDR}}` (or `usePodCidr`, or the capability ipRanges)
 where a node's own range belongs. Other nodes' pods are then reached by plain routes, which a
@@ -22,13 +23,14 @@ As in: containerd and CRI-O with a file in /etc/cni/net.d.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Annotated, ClassVar, Literal, Self
 
 from msgspec import Meta, structs
 
 from kubenetlab import names
-from kubenetlab.api.json_types import JsonValue
+from kubenetlab.api.json_types import JsonObject, JsonValue
 from kubenetlab.api.lab import NetworkFacts
 from kubenetlab.api.masquerade import MasqueradeConfig
 from kubenetlab.api.text.decode import Finding
@@ -37,6 +39,7 @@ from kubenetlab.cni.calls import NodePlugins
 from kubenetlab.datapath.modes import LabSize, ModeOptions, Needs, PodNetwork
 from kubenetlab.datapath.network import egress
 from kubenetlab.datapath.view import NodeView
+from kubenetlab.hoststate.files import File
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.route import Route
 from kubenetlab.hoststate.sandbox import Sysctl
@@ -61,6 +64,8 @@ DEFAULT_LIST = """{
 }
 """  # noqa: E501
 """The list that containerd's documentation gives, without masquerade, as a template."""
+DIRECTORY = "/etc/cni/net.d"
+"""Directory of the list on each node."""
 DIRECTORIES = ("/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni")
 """Directories of plugins by default: those of upstream, of Debian, and of Fedora."""
 
@@ -137,11 +142,21 @@ class Mode(ModeOptions, frozen=True):
         return egress.rules(node, config) if self.routes == "podCIDR" else iter(())
 
     def plugins(self, node: NodeView) -> NodePlugins | None:
+        return NodePlugins(self._document(node), self.bin_dirs, float(self.timeout))
+
+    def _document(self, node: NodeView) -> JsonObject:
+        """Return the list with the values of a node."""
         values = templates.NodeValues(tuple(family.pod_cidr for family in node.families))
-        document = templates.render(self.conflist, values)
-        return NodePlugins(document, self.bin_dirs, float(self.timeout))
+        document: JsonObject = templates.render(self.conflist, values)
+        return document
 
     def node(self, node: NodeView) -> Iterator[Object]:
+        document = self._document(node)
+        yield File(
+            node.netns,
+            f"{DIRECTORY}/10-{document['name']}.conflist",
+            json.dumps(document, indent=2) + "\n",
+        )
         # As the administrator of a cluster sets it: kube-proxy needs it where pods share a bridge.
         yield Sysctl(node.netns, "net/bridge/bridge-nf-call-iptables", "1", is_optional=True)
         if self.routes != "podCIDR":

@@ -6,7 +6,7 @@ What a program sees of the machine's files depends on how it was started:
     exec, shell           the same, plus writable sysctls of the pod's network
     daemon of a node      the same, plus the node's files
     exec, shell on a node the same, plus the node's files
-    CNI plugins           the same with home directories; /run and /var/lib/cni are the node's
+    CNI plugins           the same with home directories and the node's own files
     with --host-files     as they are
 
 A node's files are in a directory of the lab, as a tree. Each directory below its /etc, /opt, /run
@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from kubenetlab.kernel.namespaces import own_directories
@@ -163,24 +163,21 @@ def tool(hosts: str, resolv_conf: str, hidden: Iterable[str], tree: str = "") ->
         _warn_no_place(target)
 
 
-def network_plugins(hidden: Iterable[str], own: Mapping[str, str], programs: Iterable[str]) -> None:
+def network_plugins(hidden: Iterable[str], tree: str, programs: Iterable[str]) -> None:
     """Prepare the mounts for the CNI plugins of a node.
 
-    hidden: as for `container`.
-    own: directory that the plugins see → directory of the machine, which they may write.
-    programs: directories that the plugins see wherever they are.
+    hidden, tree: as for `tool`.
+    programs: directories of plugins, which they see wherever these are.
     """
-    clones = {target: clone_mount(source) for target, source in own.items()}
-    read_only = {path: clone_mount(path) for path in programs if os.path.isdir(path)}
-    _mount_own_files("", "", hidden, is_tool=True)
-    for target, clone in (*clones.items(), *read_only.items()):
-        if target in own or not os.path.isdir(target):
-            os.makedirs(target, exist_ok=True)
-            attach_mount(clone, target)
-            if target in read_only:
-                make_read_only(target)
-        else:
+    clones = {path: clone_mount(path) for path in programs if os.path.isdir(path)}
+    _mount_own_files("", "", hidden, tree, is_tool=True)
+    for path, clone in clones.items():
+        if os.path.isdir(path):
             os.close(clone)
+            continue
+        os.makedirs(path)
+        attach_mount(clone, path)
+        make_read_only(path)
 
 
 def _mount_own_files(

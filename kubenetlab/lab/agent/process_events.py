@@ -99,6 +99,10 @@ def forget_sandbox(agent: Agent, netns: str) -> None:
         if any(isinstance(obj, Sandbox) and obj.shares == netns for obj in contents.values()):
             # A hostNetwork pod would keep the network and the links of the dead node alive.
             agent.sandboxes.kill(other)
+    for other, attachment in agent.desired_state.attachments().pods.items():
+        if attachment.node_netns == netns:
+            # CNI plugins attach only new sandboxes: a node that restarts has lost its pods.
+            agent.sandboxes.kill(other)
     agent.refusals.reset()
     agent.observed_state.mark_stale(linked_namespaces(agent.desired, [netns]))
     agent.apply_changes(status_reports.sandbox_made(agent.cluster, netns, 0))

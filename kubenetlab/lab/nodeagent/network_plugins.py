@@ -1,7 +1,7 @@
 """CNI plugins of nodes: programs that attach pods.
 
 They run in the network namespace of their node and in a mount namespace in which the machine's
-files are read-only. /var/lib/cni and /run are directories of the node in the lab's run directory.
+files are read-only, except for the node's own ones, among them /var/lib/cni.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from kubenetlab.cni import cache
 from kubenetlab.cni.calls import NodePlugins, arguments_of, attach, collect_garbage, sandbox_failure
 from kubenetlab.cni.failures import CniError
 from kubenetlab.cni.runtime import Runtime
+from kubenetlab.kernel.file_trees import FileTrees
 from kubenetlab.kernel.namespaces import mounts
 from kubenetlab.kernel.processes.cni_plugins import PluginExecutor, ResultFiles
 from kubenetlab.kernel.processes.identity import Process, ProcessId
@@ -36,12 +37,15 @@ from kubenetlab.lab.messages.node_agent import (
 )
 from kubenetlab.lab.nodeagent.plugin_worker import PluginWorker
 from kubenetlab.lab.transport.protocol import Done
-from kubenetlab.names import file_name
 
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """PATH of plugins: some call iptables and other programs."""
+XTABLES_LOCK: Final = "/run/lock/xtables.lock"
+"""Lock of iptables, in a directory that all plugins of a node share."""
 IDLE_S: Final = 1.0
 """Time after which a worker without requests is ended, in seconds."""
+
+_ENVIRONMENT: Final = {"PATH": PATH, "XTABLES_LOCKFILE": XTABLES_LOCK}
 
 _Request = AttachPod | DetachPod | CollectGarbage
 _Answer = PodAttached | PluginsFailed | Done
@@ -104,9 +108,9 @@ class NetworkPlugins:
         return _answer_decoder.decode(reply)
 
     def _start(self, node: Node, programs: tuple[str, ...]) -> PluginWorker:
-        own = self._own_directories(node)
+        tree = self._tree(node.netns)
         title = f"kubenetlab {self._directory.name} plugins {node.netns}"
-        enter = partial(_enter, title, node.pause, self._hidden, own, programs)
+        enter = partial(_enter, title, node.pause, self._hidden, tree, programs)
         return PluginWorker(node.pause, enter, _answer)
 
     def _retire(self, key: _Key, worker: PluginWorker) -> None:
@@ -119,26 +123,23 @@ class NetworkPlugins:
             if not idle:
                 del self._idle[key]
 
-    def _own_directories(self, node: Node) -> dict[str, str]:
-        """Return the directories of a node: what plugins see → where it is; create them."""
-        name = file_name(node.netns.replace("/", "_"))
-        # A new node of the same name begins without the files of the former one.
-        base = self._directory / rundir.CNI / f"{name}.{node.pause.pid}.{node.pause.start}"
-        own = {"/run": base / "run", "/var/lib/cni": base / "var-lib-cni"}
-        for path in own.values():
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return {target: str(path) for target, path in own.items()}
+    def _tree(self, netns: str) -> str:
+        """Return the tree of a node's own files, after creating the directories of plugins."""
+        trees = FileTrees(self._directory / rundir.FILES)
+        for path in (cache.DIRECTORY, os.path.dirname(XTABLES_LOCK)):
+            trees.make_directory(netns, path)
+        return str(trees.path(netns))
 
 
 def _enter(
-    title: str, node: ProcessId, hidden: Sequence[str], own: dict[str, str], programs: Sequence[str]
+    title: str, node: ProcessId, hidden: Sequence[str], tree: str, programs: Sequence[str]
 ) -> None:
     """Move this process to the network of a node and to mounts for plugins, for good."""
     set_process_name("knl-plugins", title)
     process = Process(node)
     setns(process.pidfd, CLONE_NEWNET)
     process.close()
-    mounts.network_plugins(hidden, own, programs)
+    mounts.network_plugins(hidden, tree, programs)
     os.chdir("/")
     confine_network_plugins()
 
@@ -174,5 +175,5 @@ def _held(pause: ProcessId) -> closing[Process]:
 
 
 def _runtime(plugins: NodePlugins) -> Runtime:
-    executor = PluginExecutor(plugins.directories, {"PATH": PATH}, plugins.timeout_s)
+    executor = PluginExecutor(plugins.directories, _ENVIRONMENT, plugins.timeout_s)
     return Runtime(executor, ResultFiles(cache.DIRECTORY))

@@ -83,8 +83,8 @@ class PluginClient:
         self._sandboxes: dict[str, _Sandbox] = {}
         self._plan = AttachmentPlan()
         self._is_first_plan = True
-        self._garbage: set[Node] = set()
-        """Nodes on which plugins have something to free for sandboxes that are gone."""
+        self._garbage: set[str] = set()
+        """Namespaces of nodes on which plugins have to free what lost sandboxes had."""
         self._collecting: dict[Node, asyncio.Event] = {}
         """Node → event at the end of its garbage collection; no ADD begins before."""
         self._limit = asyncio.Semaphore(2 * (os.cpu_count() or 1))
@@ -149,7 +149,7 @@ class PluginClient:
         """Forget a sandbox that is gone; if it was attached, its node has garbage."""
         known = self._sandboxes.pop(netns)
         if known.phase not in ("detached", "failed"):
-            self._garbage.add(known.node)
+            self._garbage.add(known.node.netns)
 
     async def _attach(self, netns: str, sandbox: _Sandbox) -> None:
         """Call ADD until it succeeds or the sandbox is not desired any more."""
@@ -199,7 +199,7 @@ class PluginClient:
         if isinstance(answer, PluginsFailed | RequestFailed):
             message = answer.message if isinstance(answer, PluginsFailed) else answer.error
             log(f"{netns}: {message}; its network will be cleaned up later")
-            self._garbage.add(sandbox.node)
+            self._garbage.add(sandbox.node.netns)
         sandbox.phase = "detached"
         self._events.pod_detached()
 
@@ -210,10 +210,10 @@ class PluginClient:
             if pause is None:
                 continue
             node = Node(netns, pause.id)
-            if (node in self._garbage or (self._is_first_plan and pause.is_adopted)) and (
+            if (netns in self._garbage or (self._is_first_plan and pause.is_adopted)) and (
                 node not in self._collecting
             ):
-                self._garbage.discard(node)
+                self._garbage.discard(netns)
                 self._collecting[node] = asyncio.Event()
                 self._begin(self._collect(node, plugins))
         self._is_first_plan = False
@@ -228,7 +228,7 @@ class PluginClient:
         if isinstance(answer, PluginsFailed | RequestFailed):
             message = answer.message if isinstance(answer, PluginsFailed) else answer.error
             log(f"{node.netns}: garbage of CNI plugins: {message}")
-            asyncio.get_running_loop().call_later(MAX_RETRY_S, self._garbage.add, node)
+            asyncio.get_running_loop().call_later(MAX_RETRY_S, self._garbage.add, node.netns)
 
     def _begin(self, work: Coroutine[object, object, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
