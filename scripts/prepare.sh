@@ -17,9 +17,10 @@ venv=${KUBENETLAB_VENV:-.venv}
 #   compiled     for the BPF programs
 shown=(nft=nftables ip=iproute2 ping=iputils-ping python3=python3)
 provisioned=("${shown[@]}" iptables-nft-restore=iptables ipset=ipset bird=bird2
-  tcpdump=tcpdump curl=curl)
+  /usr/lib/cni/bridge=containernetworking-plugins tcpdump=tcpdump curl=curl)
 tested=("${shown[@]}" iptables-nft-restore=iptables ipset=ipset bird=bird2 ss=iproute2 ps=procps
-  sysctl=procps nsenter=util-linux newuidmap=uidmap tcpdump=tcpdump)
+  sysctl=procps nsenter=util-linux newuidmap=uidmap tcpdump=tcpdump
+  /usr/lib/cni/bridge=containernetworking-plugins)
 emulated=(qemu-system-x86_64=qemu-system-x86 busybox=busybox-static depmod=kmod)
 contained=(podman=podman runc=runc debootstrap=debootstrap)
 compiled=(clang-14=clang-14 llvm-strip-14=llvm-14)

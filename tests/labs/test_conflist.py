@@ -232,6 +232,14 @@ def test_a_plugin_that_recovers_is_called_again(lab: Lab, tmp_path: Path) -> Non
     assert not lab.get("pods")["items"][0]["status"].get("message")
 
 
+def test_up_names_programs_and_directories(lab: Lab, tmp_path: Path) -> None:
+    """A list may come from others: it cannot hide which programs run."""
+    mode = plugin(tmp_path, ERROR)
+    result = lab.run("up", "-f", "-", "--timeout", "2", stdin=cluster(mode) + THREE, status=1)
+    directories = ", ".join(mode["binDirs"])
+    assert f"CNI plugins own attach the pods: programs of {directories}\n" in result.out
+
+
 def test_a_missing_plugin_is_an_event(lab: Lab) -> None:
     """The message names the directories that were searched."""
     mode = configuration({"type": "calico"}, binDirs=["/opt/none"])

@@ -120,6 +120,8 @@ class Mode(ModeOptions, frozen=True):
         network, _ = conflist.load(templates.sample(self.conflist))
         programs = ", ".join(network.program_names) if network is not None else ""
         reasons = [f"CNI plugins {programs} attach the pods"]
+        if self.bin_dirs != DIRECTORIES:
+            reasons[0] += f": programs of {', '.join(self.bin_dirs)}"
         if self.routes != "auto":
             return self, tuple(reasons)
         uses_pod_cidr = templates.uses_pod_cidr(self.conflist)
