@@ -248,6 +248,39 @@ def test_a_missing_plugin_is_an_event(lab: Lab) -> None:
     assert 'failed to find plugin "calico" in path [/opt/none]' in text
 
 
+GC_PLUGIN = """
+input=$(cat)
+case $CNI_COMMAND in
+ADD)
+    number=$(( $(ls /var/lib/cni | grep -c lease) + 2 ))
+    echo 10.7.0.$number > /var/lib/cni/lease-$CNI_CONTAINERID
+    echo '{"cniVersion": "1.1.0", "ips": [{"address": "10.7.0.'$number'/24"}]}' ;;
+DEL) rm -f /var/lib/cni/lease-$CNI_CONTAINERID ;;
+GC) echo "$input" >> /var/lib/cni/collected ;;
+esac
+"""
+
+
+def test_garbage_collection_of_version_1_1(lab: Lab, tmp_path: Path) -> None:
+    """After a sandbox was lost, the plugin is told which attachments are still valid."""
+    mode = plugin(tmp_path, GC_PLUGIN)
+    mode["conflist"]["cniVersion"] = "1.1.0"
+    lab.run("up", "-f", "-", "--timeout", "3", stdin=cluster(mode) + THREE, status=None)
+    assert wait_for(lambda: lab.pod("a")["addresses"], "ADD")
+    (victim,) = lab.pids(f"{lab.name}/pod/default/a/")
+    lab.inside(lab.place("nodes", "worker"), "kill", "-9", str(victim))
+    path = lab.directory / "files/node_worker/var/lib/cni/collected"
+    wait_for(lambda: path.exists() and path.read_text().endswith("}\n"), "GC")
+    document = json.loads(path.read_text().splitlines()[0])
+    valid = {entry["containerID"] for entry in document["cni.dev/valid-attachments"]}
+    assert len(valid) == 2  # b, and the new sandbox of a
+
+    def ids(pattern: str) -> set[str]:
+        return {each.name.split("-")[1] for each in path.parent.glob(pattern)}
+
+    wait_for(lambda: ids("lease-*") == ids("results/*") == valid, "what is kept to be valid")
+
+
 @needs_plugins
 def test_a_file_is_read_from_the_command_line(lab: Lab, tmp_path: Path) -> None:
     """The lab keeps its content: a new agent needs no file."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Final
 
 from msgspec import structs
 
@@ -74,6 +75,10 @@ def forbidden_changes(old: ClusterConfig, new: ClusterConfig) -> Iterator[Findin
         )
 
 
+_MAX_TEXT: Final = 80
+"""Maximum length of a value that is shown; a longer one is the content of a file."""
+
+
 def describe_changes(old: Record, new: Record, path: str = "") -> Iterator[str]:
     """Yield `networking.kubeProxyMode nftables → iptables` for each field that differs."""
     for name in new.__struct_fields__:
@@ -104,7 +109,8 @@ def _format_value(value: object) -> str:
                 *_options({key: inner for key, inner in value.items() if key != "type"}),
             )
         )
-    return str(value)
+    text = str(value)
+    return text if len(text) <= _MAX_TEXT and text.isprintable() else "…"
 
 
 def _options(options: JsonMapping, path: str = "") -> Iterator[str]:

@@ -96,19 +96,24 @@ class Mode(ModeOptions, frozen=True):
     file_options: ClassVar[Mapping[str, str]] = {"file": "conflist"}
 
     file: str = ""
-    conflist: JsonValue = DEFAULT_LIST
+    conflist: JsonValue = ""
     bin_dirs: tuple[str, ...] = DIRECTORIES
     routes: Literal["auto", "podCIDR", "none"] = "auto"
     timeout: Annotated[int, Meta(ge=1, le=600)] = 30
+
+    @property
+    def configuration(self) -> JsonValue:
+        """The list, or text that is a template of it, before a node's values are filled in."""
+        return self.conflist or DEFAULT_LIST
 
     def findings(self) -> Iterator[Finding]:
         if self.file:
             message = "a file is read from the command line only; in a manifest, set `conflist`"
             yield Finding(("file",), message)
-        if error := templates.check(self.conflist):
+        if error := templates.check(self.configuration):
             yield Finding(("conflist",), error)
             return
-        _, findings = conflist.load(templates.sample(self.conflist))
+        _, findings = conflist.load(templates.sample(self.configuration))
         for finding in findings:
             yield structs.replace(finding, path=("conflist", *finding.path))
         for index, directory in enumerate(self.bin_dirs):
@@ -117,14 +122,14 @@ class Mode(ModeOptions, frozen=True):
                 yield Finding(("binDirs", index), message)
 
     def decide(self, lab: LabSize, settled: Self | None) -> tuple[Self, tuple[str, ...]]:
-        network, _ = conflist.load(templates.sample(self.conflist))
+        network, _ = conflist.load(templates.sample(self.configuration))
         programs = ", ".join(network.program_names) if network is not None else ""
         reasons = [f"CNI plugins {programs} attach the pods"]
         if self.bin_dirs != DIRECTORIES:
             reasons[0] += f": programs of {', '.join(self.bin_dirs)}"
         if self.routes != "auto":
             return self, tuple(reasons)
-        uses_pod_cidr = templates.uses_pod_cidr(self.conflist)
+        uses_pod_cidr = templates.uses_pod_cidr(self.configuration)
         reasons.append(
             "routes between the nodes' pod ranges: the list uses them"
             if uses_pod_cidr
@@ -149,7 +154,7 @@ class Mode(ModeOptions, frozen=True):
     def _document(self, node: NodeView) -> JsonObject:
         """Return the list with the values of a node."""
         values = templates.NodeValues(tuple(family.pod_cidr for family in node.families))
-        document: JsonObject = templates.render(self.conflist, values)
+        document: JsonObject = templates.render(self.configuration, values)
         return document
 
     def node(self, node: NodeView) -> Iterator[Object]:
