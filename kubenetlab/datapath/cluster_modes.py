@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from msgspec import structs, to_builtins
+import msgspec
+from msgspec import structs
 
 from kubenetlab.api.config import ClusterConfig, Networking
+from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.lab import Decisions, NetworkFacts
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.store import Cluster
@@ -36,7 +38,9 @@ def network_facts(config: ClusterConfig) -> NetworkFacts:
     cni = modes.load("cni", *config.networking.cni_mode)
     proxy = modes.load("proxy", *modes.proxy_mode(config.networking))
     return structs.replace(
-        cni.facts, mode=(config.networking.cni_mode[0], to_builtins(cni)), has_proxy=proxy.serves
+        cni.facts,
+        mode=(config.networking.cni_mode[0], plain_options(cni)),
+        has_proxy=proxy.serves,
     )
 
 
@@ -53,3 +57,9 @@ def check(obj: Resource) -> Iterator[Finding]:
             yield from findings
             if mode is not None:
                 yield from mode.config_findings(obj)
+
+
+def plain_options(mode: object) -> JsonMapping:
+    """Return all options of a mode as they are read back from a stored document."""
+    options: JsonMapping = msgspec.json.decode(msgspec.json.encode(mode))
+    return options

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-import msgspec
 from msgspec import structs
 
 from kubenetlab.api.core import Node
-from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.lab import Attachment, Decisions
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
+from kubenetlab.datapath.cluster_modes import plain_options
 from kubenetlab.datapath.modes import CNI, LabSize, load
 
 MAX_DYNAMIC_NEIGHBORS = 256
@@ -77,18 +76,12 @@ def _network(cluster: Cluster, has_br_netfilter: bool) -> Decisions:
         reasons = settled.reasons[:-1]
     return Decisions(
         cni_mode=name,
-        cni_options=_options(cni),
+        cni_options=plain_options(cni),
         requested_options=options,
         neighbors=neighbors,
         is_final=settled is not None or any(lab.pods_per_node),
         reasons=(*reasons, f"{neighbors} neighbours: {reason}"),
     )
-
-
-def _options(cni: CNI) -> JsonMapping:
-    """Return the options as they are read back from a stored document: lists, no tuples."""
-    options: JsonMapping = msgspec.json.decode(msgspec.json.encode(cni))
-    return options
 
 
 def _pods_per_node(cluster: Cluster) -> tuple[int, ...]:
