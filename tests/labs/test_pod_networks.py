@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kubenetlab.kernel.features.detection import has_program
+from kubenetlab.kernel.rules.libbpf import LIBRARY, has_library
 from tests.labs.lab import Lab
 from tests.labs.pod_networks import OUTSIDE, PLUGINS_ADVICE, has_plugins, manifest
 
@@ -46,7 +47,15 @@ MODES = {
 }
 ROUTED = {
     name: MODES[name]
-    for name in ("flannel-vxlan", "flannel-direct", "calico-vxlan", "calico-cross-subnet", "weave")
+    for name in (
+        "flannel-vxlan",
+        "flannel-direct",
+        "calico-vxlan",
+        "calico-cross-subnet",
+        "cilium-tunnel",
+        "cilium-legacy",
+        "weave",
+    )
 }
 """Modes that need no common subnet of the nodes."""
 
@@ -72,6 +81,8 @@ def require(cni: str) -> None:
     """Skip a test if the machine lacks the programs of a mode."""
     if cni == "conflist" and not has_plugins():
         pytest.skip(PLUGINS_ADVICE)
+    if "cilium" in cni and not has_library():
+        pytest.skip(f"{LIBRARY} is missing (apt-get install libbpf1)")
     uses_bgp = cni in (*KUBE_ROUTER.values(), CALICO["bgp"], CALICO["reflector"])
     if uses_bgp and not has_program("bird"):
         pytest.skip("needs BIRD 2 (apt-get install bird2)")

@@ -88,6 +88,11 @@ def test_features_that_need_root_are_rejected(lab: UsersLab) -> None:
 
     A new lab is not created, and a running lab keeps its mode.
     """
+    refusal = (
+        "cni cilium needs root of the machine (eBPF programs), "
+        "which a user namespace does not give: run kubenetlab up as root (sudo)"
+    )
+    assert refusal in lab.run("up", "-f", "-", "--cni", "cilium", stdin=CLIENT, status=1).err
     message = (
         "proxy ebpf needs root of the machine (eBPF programs), "
         "which a user namespace does not give: run kubenetlab up as root (sudo)"

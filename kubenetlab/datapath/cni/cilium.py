@@ -26,7 +26,8 @@ pods, too; pods have the MTU of the tunnel on the link instead of on the route; 
 translated at the links and not at the sockets; there is no health endpoint (identity 4).
 
 Overhead: 50 bytes with tunnels (IPv6 between nodes: 70), 0 bytes with native routing.
-Needs: with native routing, all nodes on one layer-2 segment.
+Needs: with native routing, all nodes on one layer-2 segment. On a routed fabric there are no routes
+to the pods of other segments, and `up` says so.
 As in: Cilium with kubeProxyReplacement and masquerade by iptables.
 """
 
@@ -140,6 +141,10 @@ class Mode(ModeOptions, frozen=True):
         return structs.replace(self, host_legacy_routing=proxy_mode != "none")
 
     @property
+    def needs_one_segment(self) -> bool:
+        return not self._has_tunnels
+
+    @property
     def _has_tunnels(self) -> bool:
         return self.routing_mode == "tunnel"
 
@@ -180,7 +185,7 @@ class Mode(ModeOptions, frozen=True):
             for own, family in zip(node.families, peer.families, strict=True):
                 if self._has_tunnels:
                     yield self._route_to(node, own, family.pod_cidr)
-                else:
+                elif node.is_on_link(peer):
                     yield Route(node.netns, family.pod_cidr, names.NODE_UPLINK, via=family.address)
         yield CiliumPrograms(
             node.netns,

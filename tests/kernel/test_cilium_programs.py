@@ -1,0 +1,189 @@
+"""The programs of cilium, run on single packets: policies, events and maps."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+import pytest
+
+from kubenetlab.hoststate.rules.bpf_entries import packed_address
+from kubenetlab.hoststate.rules.cilium import (
+    PROGRAMS,
+    CiliumEndpoint,
+    CiliumPrograms,
+    IpcacheEntry,
+)
+from kubenetlab.hoststate.rules.cilium_entries import (
+    CONFIG,
+    DESCRIBERS,
+    ENDPOINT,
+    IPCACHE_INFO,
+    IPCACHE_KEY,
+    LINK_KEY,
+    POD_LINK,
+    POLICY_ENTRY,
+    POLICY_KEY,
+    FlowEvent,
+    describe_entry,
+)
+from kubenetlab.kernel.processes.permissions import is_root
+from kubenetlab.kernel.rules.bpf import OBJECTS
+from kubenetlab.kernel.rules.libbpf import LIBRARY, Libbpf, LoadedPrograms, has_library
+from tests.kernel.frames import frame, tcp, udp
+
+CONTINUE, DROP, REDIRECT = -1, 2, 7
+LINK = 1
+"""Index of the link by which test packets arrive: the loopback link."""
+CONTEXT = struct.pack("=10I", *bytes(9), LINK).ljust(192, b"\0")
+"""struct __sk_buff of a packet on this link."""
+A, B, C = "10.244.1.2", "10.244.1.3", "10.244.2.2"
+NUMBERS = {A: 17, B: 18}
+IDENTITIES = {A: 300, B: 301, C: 302}
+INGRESS, EGRESS = 0, 1
+POLICED = {INGRESS: 1, EGRESS: 2}
+
+
+@pytest.fixture
+def loaded() -> Iterator[LoadedPrograms]:
+    """Yield programs with two pods of this node, A and B, and one of another node, C."""
+    if not has_library() or not is_root():
+        pytest.skip(f"the programs are loaded by {LIBRARY} (apt-get install libbpf1) as root")
+    programs = Libbpf().load((OBJECTS / PROGRAMS.file).read_bytes())
+    mac = "0a:58:0a:f4:01:01"
+    objects = [
+        CiliumPrograms("", ("10.244.1.1",), mac, "eth0", "172.18.0.3", is_aggregating=False),
+        *(IpcacheEntry("", f"{address}/32", number) for address, number in IDENTITIES.items()),
+        *(
+            CiliumEndpoint("", f"lxc{number}", "default/p", number, (address,), mac)
+            for address, number in NUMBERS.items()
+        ),
+    ]
+    for obj in objects:
+        for (name, key), value in obj.entries():
+            programs.set(name, key, value)
+    for number in NUMBERS.values():
+        link = (LINK if number == NUMBERS[A] else LINK + 1).to_bytes(4, "little")
+        programs.set("cilium_links", LINK_KEY.pack(number, POD_LINK), link)
+    yield programs
+    programs.close()
+
+
+def police(loaded: LoadedPrograms, address: str, direction: int) -> None:
+    """Let only traffic pass that the policy map allows."""
+    key = packed_address(address)
+    value = loaded.value("cilium_lxc", key)
+    assert value is not None
+    number, mac, _ = ENDPOINT.unpack(value)
+    loaded.set("cilium_lxc", key, ENDPOINT.pack(number, mac, POLICED[direction]))
+
+
+def allow(
+    loaded: LoadedPrograms,
+    address: str,
+    peer: int,
+    direction: int,
+    port: int = 0,
+    *,
+    deny: bool = False,
+) -> None:
+    """Add a rule for TCP; port 0 covers every protocol and port."""
+    prefix, protocol = (96, 6) if port else (72, 0)
+    key = POLICY_KEY.pack(
+        prefix, NUMBERS[address], peer, direction, protocol, port.to_bytes(2, "big")
+    )
+    loaded.set("cilium_policy", key, POLICY_ENTRY.pack(deny))
+
+
+def sent(loaded: LoadedPrograms, source: str, destination: str, port: int = 80) -> int:
+    packet = frame(tcp((source, 40000), (destination, port)))
+    return loaded.try_packet("cil_from_container", packet, CONTEXT).verdict
+
+
+def events(loaded: LoadedPrograms) -> list[FlowEvent]:
+    reader = loaded.read_events("cilium_events")
+    try:
+        return [FlowEvent.decode(data) for data in reader.read()]
+    finally:
+        reader.close()
+
+
+def test_layouts_are_those_of_the_programs(loaded: LoadedPrograms) -> None:
+    sizes = {name: (map_.key_size, map_.value_size) for name, map_ in loaded.maps.items()}
+    assert sizes["cilium_config"] == (4, CONFIG.size)
+    assert sizes["cilium_lxc"] == (16, ENDPOINT.size)
+    assert sizes["cilium_ipcache"] == (IPCACHE_KEY.size, IPCACHE_INFO.size)
+    assert sizes["cilium_policy"] == (POLICY_KEY.size, POLICY_ENTRY.size)
+    assert sizes["cilium_links"] == (LINK_KEY.size, 4)
+    assert set(DESCRIBERS) == set(PROGRAMS.maps)
+
+
+def test_packets_go_to_the_pod_or_to_the_stack(loaded: LoadedPrograms) -> None:
+    assert sent(loaded, A, B) == REDIRECT
+    assert sent(loaded, A, "198.51.100.10") == CONTINUE
+    assert sent(loaded, B, A) == DROP  # on the link of A
+    seen = [(event.point, event.is_dropped, event.detail) for event in events(loaded)]
+    assert seen == [
+        ("from-endpoint", False, "new"),
+        ("to-endpoint", False, "new"),
+        ("from-endpoint", False, "new"),
+        ("to-stack", False, "new"),
+        ("from-endpoint", True, "Invalid source ip"),
+    ]
+
+
+def test_events_have_addresses_and_identities(loaded: LoadedPrograms) -> None:
+    sent(loaded, A, B, 8080)
+    event = events(loaded)[-1]
+    assert (event.source, event.source_port, event.source_identity) == (A, 40000, IDENTITIES[A])
+    assert (event.destination, event.destination_port) == (B, 8080)
+    assert event.destination_identity == IDENTITIES[B]
+    assert (event.protocol, event.link, event.tcp_flags) == ("TCP", LINK, 2)
+
+
+@pytest.mark.parametrize("direction", [INGRESS, EGRESS])
+def test_a_policed_endpoint_needs_a_rule(loaded: LoadedPrograms, direction: int) -> None:
+    """A rule is for one peer or for all, and for one port or for all; a denial has precedence."""
+    address, peer = (B, IDENTITIES[A]) if direction == INGRESS else (A, IDENTITIES[B])
+    police(loaded, address, direction)
+    assert sent(loaded, A, B, 1) == DROP
+    assert events(loaded)[-1].detail == "Policy denied"
+    allow(loaded, address, peer, direction, 2)
+    assert [sent(loaded, A, B, port) for port in (2, 3)] == [REDIRECT, DROP]
+    allow(loaded, address, 0, direction, 4)
+    assert sent(loaded, A, B, 4) == REDIRECT
+    allow(loaded, address, 999, direction)
+    assert sent(loaded, A, B, 5) == DROP
+    allow(loaded, address, peer, direction)
+    assert sent(loaded, A, B, 6) == REDIRECT
+    allow(loaded, address, peer, direction, 7, deny=True)
+    assert sent(loaded, A, B, 7) == DROP
+    allow(loaded, address, 0, direction, 8, deny=True)
+    assert sent(loaded, A, B, 8) == DROP
+
+
+def test_replies_of_a_policed_endpoint_need_no_rule(loaded: LoadedPrograms) -> None:
+    """They belong to a connection that was allowed."""
+    police(loaded, A, EGRESS)
+    request = frame(tcp((C, 40000), (A, 80)))
+    assert loaded.try_packet("cil_from_host", request, CONTEXT).verdict == REDIRECT
+    reply = frame(tcp((A, 80), (C, 40000), flags=0x12))
+    assert loaded.try_packet("cil_from_container", reply, CONTEXT).verdict == CONTINUE
+    another = frame(udp((A, 81), (C, 40000), b"x"))
+    assert loaded.try_packet("cil_from_container", another, CONTEXT).verdict == DROP
+
+
+def test_entries_are_readable(loaded: LoadedPrograms) -> None:
+    police(loaded, A, EGRESS)
+    allow(loaded, A, 300, EGRESS, 80)
+    lines = {
+        describe_entry(name, key, value)
+        for name in PROGRAMS.maps
+        for key, value in loaded.entries(name)
+    }
+    assert {
+        "cilium_config router 10.244.1.1, mac 0a:58:0a:f4:01:01, tunnels of 172.18.0.3",
+        "cilium_ipcache 10.244.1.2/32: identity 300",
+        "cilium_lxc 10.244.1.2: endpoint 00000011 mac 0a:58:0a:f4:01:01 policy-egress",
+        "cilium_policy 00000011 egress identity 300 80/TCP: allowed",
+    } <= lines
