@@ -94,7 +94,7 @@ static __always_inline int to_pod(struct __sk_buff *skb, struct memory *memory, 
 	if (!connection) {
 		if (endpoint->flags & INGRESS_IS_POLICED && !is_allowed(memory, endpoint->id, memory->source_identity, TO_ENDPOINT))
 			return drop(skb, memory, TO_POD, DROP_POLICY);
-		open_connection(memory, tunnel);
+		open_connection(memory, tunnel, is_routed ? 0 : BY_STACK);
 	}
 	trace(skb, memory, config, TO_POD, connection);
 	struct ethernet_addresses addresses;
@@ -197,15 +197,16 @@ SEC("tc") int cil_from_container(struct __sk_buff *skb)
 	if (!connection) {
 		if (source->flags & EGRESS_IS_POLICED && !is_allowed(memory_, source->id, memory_->destination_identity, FROM_ENDPOINT))
 			return drop(skb, memory_, FROM_POD, DROP_POLICY);
-		open_connection(memory_, 0);
+		open_connection(memory_, 0, 0);
 	}
 	struct pod_endpoint *destination = bpf_map_lookup_elem(&cilium_lxc, &tuple->destination);
-	if (config_->is_legacy)
+	int is_reply = connection && memory_->status == STATUS_REPLY;
+	if (config_->is_legacy || (is_reply && connection->flags & BY_STACK))
 		return to_stack(skb, memory_, config_, connection);
 	if (destination)
 		return to_pod(skb, memory_, config_, destination, 0, 1);
 	/* A reply to a node takes the way of the request: the stack would masquerade it. */
-	if (connection && memory_->status == STATUS_REPLY && is_set(&connection->tunnel))
+	if (is_reply && is_set(&connection->tunnel))
 		return to_overlay(skb, memory_, config_, &connection->tunnel, connection);
 	if (peer && is_set(&peer->tunnel))
 		return to_overlay(skb, memory_, config_, &peer->tunnel, connection);

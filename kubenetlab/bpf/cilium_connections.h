@@ -189,7 +189,7 @@ static __always_inline struct connection *find_connection(struct memory *memory,
 }
 
 /* Store the connection of which the packet is the first, under memory->key. */
-static __always_inline void open_connection(struct memory *memory, const struct address *tunnel)
+static __always_inline void open_connection(struct memory *memory, const struct address *tunnel, __u32 flags)
 {
 	struct connection *opened = &memory->opened;
 	__builtin_memset(opened, 0, sizeof *opened);
@@ -197,6 +197,7 @@ static __always_inline void open_connection(struct memory *memory, const struct 
 		opened->tunnel = *tunnel;
 	opened->seen_ns = opened->reported_ns = bpf_ktime_get_ns();
 	opened->source_identity = memory->source_identity;
+	opened->flags = flags;
 	bpf_map_update_elem(&cilium_ct, &memory->key, opened, BPF_ANY);
 }
 

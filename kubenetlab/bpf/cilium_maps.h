@@ -64,7 +64,11 @@ struct policy_entry {
 	__u32 is_denied;
 };
 
-enum connection_flag { IS_CLOSING = 1, IS_ANSWERED = 2 };
+enum connection_flag {
+	IS_CLOSING = 1,
+	IS_ANSWERED = 2,
+	BY_STACK = 4, /* the stack sent the first packet to the pod, and may have to translate replies */
+};
 
 struct connection {
 	struct address tunnel; /* node from whose tunnel the first packet came; zero: without tunnel */

@@ -28,11 +28,13 @@ from kubenetlab.hoststate.netlink.wire import (
     attribute,
     attributes,
     message,
+    nested,
     number,
 )
 from kubenetlab.hoststate.object import Key, NetlinkObject, Object, ObjectMessages, ShellName
 
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PREFSRC, RTA_TABLE, RTA_NH_ID = 1, 4, 5, 7, 15, 30
+RTA_METRICS, RTAX_MTU = 8, 2
 RT_TABLE_UNSPEC, RT_TABLE_MAIN = 0, 254
 _MAX_SHORT_TABLE = 255
 """Largest table number that fits into rtmsg; others need an attribute."""
@@ -77,6 +79,8 @@ class Route(NetlinkObject, frozen=True):
     table: int = RT_TABLE_MAIN
     is_onlink: bool = False
     """True if the gateway is on the link although no address of the link says so."""
+    mtu: int = 0
+    """Largest packet in bytes that this machine sends by the route; 0: the MTU of the link."""
 
     @property
     def key(self) -> Key:
@@ -138,6 +142,7 @@ class Route(NetlinkObject, frozen=True):
             parts += ["src", self.source] if self.source else []
         parts += ["table", str(self.table)] if self.table != RT_TABLE_MAIN else []
         parts += ["onlink"] if self.is_onlink else []
+        parts += ["mtu", str(self.mtu)] if self.mtu else []
         return " ".join(parts)
 
     def _body(self, links: Links, protocol: int, scope: int) -> bytes:
@@ -154,6 +159,8 @@ class Route(NetlinkObject, frozen=True):
             body += attribute(RTA_GATEWAY, packed(self.via)[1])
         if self.source:
             body += attribute(RTA_PREFSRC, packed(self.source)[1])
+        if self.mtu:
+            body += nested(RTA_METRICS, number(RTAX_MTU, self.mtu))
         return body + (number(RTA_OIF, links.index(self.netns, self.link)) if self.link else b"")
 
 
@@ -191,8 +198,15 @@ def decode_route(
         type=type_,
         table=table,
         is_onlink=bool(flags & RTNH_F_ONLINK),
+        mtu=_decode_mtu(attrs[RTA_METRICS]) if RTA_METRICS in attrs else 0,
     )
     return route, is_ours
+
+
+def _decode_mtu(metrics: memoryview) -> int:
+    """Return the MTU among the metrics of a route; 0 if there is none."""
+    values = attributes(metrics)
+    return as_number(values[RTAX_MTU]) if RTAX_MTU in values else 0
 
 
 def decode_destination(body: memoryview) -> str | None:

@@ -213,6 +213,8 @@ def test_routes_of_every_type_have_their_effect(
         "ip link delete outer",
         "ip link delete tunnel",
         "ip link delete tunnel ; ip link add tunnel type vxlan id 1 dstport 8472 dev outer",
+        "ip route change 198.51.100.0/24 dev outer proto static scope link mtu 1300",
+        "ip -6 route change 2001:db8::/64 dev outer proto static",
     ],
 )
 def test_links_without_peers_of_their_own_are_restored(kernel: Make, change: str) -> None:
@@ -221,6 +223,8 @@ def test_links_without_peers_of_their_own_are_restored(kernel: Make, change: str
         Veth("a", "outer", MACS[0], "a", "inner", 1450, "a pair", has_arp=False),
         LocalVethPeer("a", "inner", MACS[1], 1450, "a pair", has_arp=False),
         VxlanExternal("a", "tunnel", MACS[0], 8472, alias="a tunnel"),
+        Route("a", "198.51.100.0/24", "outer", mtu=1400),
+        Route("a", "2001:db8::/64", "outer", mtu=1400),
     )
     linux = kernel()
     apply_desired(linux, desired)

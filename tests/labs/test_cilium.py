@@ -110,6 +110,71 @@ def test_services_work_with_and_without_a_kube_proxy(lab: Lab, cni: str, proxy: 
     assert has_kube_proxy == (proxy not in ("", "none"))
 
 
+HOST_PORT = """---
+apiVersion: v1
+kind: Pod
+metadata: {name: published}
+spec:
+  nodeName: worker
+  containers:
+  - {name: main, image: agnhost, args: [netexec], ports: [{containerPort: 8080, hostPort: 8888}]}
+"""
+
+
+@pytest.mark.parametrize("cni", ["tunnel", "native"])
+def test_host_ports_answer_everybody(lab: Lab, cni: str) -> None:
+    """Replies return through the rules that translated the request, also to pods of the node."""
+    lab.up(manifest("dual", ROUTING[cni]) + HOST_PORT)
+    targets = [("TCP", address, 8888) for address in lab.place("nodes", "worker")["addresses"]]
+    clients = [lab.place("external", "outside"), *lab.inspected["nodes"], *map(lab.pod, APPS)]
+    for client in clients:
+        for answer in lab.ask(client, *targets):
+            assert answer.server == "published", (client["name"], answer)
+
+
+def test_the_kube_proxy_mode_can_change(lab: Lab) -> None:
+    """Services work by programs, by rules, and by programs again."""
+    lab.up(manifest("ipv4"))
+    (address,) = lab.service("db")["cluster_ips"]
+    for words in ((), ("--proxy", "nftables"), ("--proxy", "ebpf"), ("--proxy", "none")):
+        if words:
+            lab.run("up", *words)
+        for place in (*map(lab.pod, APPS), *lab.inspected["nodes"]):
+            (answer,) = lab.ask(place, ("TCP", address, 80))
+            assert answer.server == "c", (words, answer)
+        assert lab.problems == []
+        assert lab.run("diff").status == 0
+
+
+LARGE_DATAGRAM = """
+import socket, sys
+family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+client = socket.socket(family, socket.SOCK_DGRAM)
+client.settimeout(float(sys.argv[2]))
+client.connect((sys.argv[1], 81))
+text = "x" * 4000
+client.send(b"echo " + text.encode())
+print(client.recv(65536).decode().strip() == text)
+"""
+
+
+def test_large_datagrams_are_answered_in_fragments(lab: Lab) -> None:
+    """They reach Services and pods, from pods and nodes, through tunnels."""
+    udp = "".join(
+        f"---\napiVersion: v1\nkind: Service\nmetadata: {{name: {app}-udp}}\n"
+        f"spec: {{ipFamilyPolicy: PreferDualStack, selector: {{app: {app}}}, "
+        "ports: [{port: 81, protocol: UDP, targetPort: 8081}]}\n"
+        for app in ("web", "db")
+    )
+    lab.up(manifest("dual") + udp)
+    for app in ("web", "db"):
+        for address in lab.service(f"{app}-udp")["cluster_ips"]:
+            for place in (*map(lab.pod, APPS), *lab.inspected["nodes"]):
+                command = (sys.executable, "-S", "-E", "-c", LARGE_DATAGRAM)
+                answer = lab.inside(place, *command, address, str(patiently(2)))
+                assert answer == "True\n", (place["name"], address)
+
+
 def identities(lab: Lab) -> dict[str, int]:
     """Return the identity of each pod of the test, as the worker's map has it."""
     with programs(lab, "worker") as loaded:

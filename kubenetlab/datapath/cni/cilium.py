@@ -22,8 +22,8 @@ Without `kubeProxyMode` there is no kube-proxy, and programs at the same links i
 its rules are. NetworkPolicies are accepted and not enforced.
 
 Differences to Cilium: one map holds both families; cilium_ipcache has the tunnel of a node's own
-pods, too; pods have the MTU of the tunnel on the link instead of on the route; Services are
-translated at the links and not at the sockets; there is no health endpoint (identity 4).
+pods, too; Services are translated at the links and not at the sockets; there is no health endpoint
+(identity 4).
 
 Overhead: 50 bytes with tunnels (IPv6 between nodes: 70), 0 bytes with native routing.
 Needs: with native routing, all nodes on one layer-2 segment. On a routed fabric there are no routes
@@ -149,6 +149,7 @@ class Mode(ModeOptions, frozen=True):
         return self.routing_mode == "tunnel"
 
     def _mtu(self, node: NodeView) -> int:
+        """Return the MTU of the path between pods; links have that of the node."""
         if not self._has_tunnels:
             return node.mtu
         return node.mtu - OVERHEAD_BYTES[_underlay(node.families).version]
@@ -161,7 +162,7 @@ class Mode(ModeOptions, frozen=True):
 
     def node(self, node: NodeView) -> Iterator[Object]:
         mac, alias = _gateway_mac(node), names.link_alias(_COMPONENT, f"pods of {node.name}")
-        mtu, primary = self._mtu(node), node.families[0]
+        mtu, primary = node.mtu, node.families[0]
         yield Veth(node.netns, HOST, mac, node.netns, _NET, mtu, alias, has_arp=False)
         yield LocalVethPeer(
             node.netns, _NET, names.port_mac_of(primary.gateway), mtu, alias, has_arp=False
@@ -170,7 +171,7 @@ class Mode(ModeOptions, frozen=True):
             router = f"{family.gateway}/{family.host_length}"
             yield Address(node.netns, HOST, router, is_source=False, has_route=False)
             yield Route(node.netns, router, HOST)
-            yield self._route_to(node, family, family.pod_cidr)
+            yield _route_to_programs(node, family, family.pod_cidr)
         if self._has_tunnels:
             tunnel_mac = names.tunnel_mac_of(primary.address)
             yield VxlanExternal(
@@ -184,7 +185,7 @@ class Mode(ModeOptions, frozen=True):
         for peer in node.peers:
             for own, family in zip(node.families, peer.families, strict=True):
                 if self._has_tunnels:
-                    yield self._route_to(node, own, family.pod_cidr)
+                    yield _route_to_programs(node, own, family.pod_cidr, self._mtu(node))
                 elif node.is_on_link(peer):
                     yield Route(node.netns, family.pod_cidr, names.NODE_UPLINK, via=family.address)
         yield CiliumPrograms(
@@ -197,14 +198,6 @@ class Mode(ModeOptions, frozen=True):
             self.monitor_aggregation == "medium",
         )
         yield from self._ipcache(node)
-
-    def _route_to(self, node: NodeView, own: Family, cidr: str) -> Route:
-        """Return the route by which the stack gives packets for pods to the programs.
-
-        IPv6 accepts no gateway that is an address of the machine itself.
-        """
-        via = own.gateway if own.version == 4 else ""
-        return Route(node.netns, cidr, HOST, via=via, source=own.gateway)
 
     def _ipcache(self, node: NodeView) -> Iterator[Object]:
         """Yield the identities of addresses that do not belong to pods."""
@@ -233,13 +226,14 @@ class Mode(ModeOptions, frozen=True):
             return
         netns, link, primary = pod.netns, names.POD_LINK, pod.addresses[0]
         alias = names.link_alias(_COMPONENT, f"pod {pod.full_name}")
-        mac, gateway_mac, mtu = names.mac_of(primary), _gateway_mac(node), self._mtu(node)
-        yield Veth(netns, link, mac, node.netns, pod.ifname, mtu, alias)
-        yield VethPeer(node.netns, pod.ifname, gateway_mac, mtu, alias)
+        mac, gateway_mac = names.mac_of(primary), _gateway_mac(node)
+        mtu = self._mtu(node) if self._has_tunnels else 0
+        yield Veth(netns, link, mac, node.netns, pod.ifname, node.mtu, alias)
+        yield VethPeer(node.netns, pod.ifname, gateway_mac, node.mtu, alias)
         for family, address in zip(node.families, pod.addresses, strict=True):
             yield Address(netns, link, f"{address}/{family.host_length}")
             yield Route(netns, f"{family.gateway}/{family.host_length}", link)
-            yield Route(netns, family.default_route, link, via=family.gateway)
+            yield Route(netns, family.default_route, link, via=family.gateway, mtu=mtu)
             if node.neighbors == "permanent":
                 yield Neighbor(netns, link, family.gateway, gateway_mac)
         yield from link_local(netns, link, mac, has_ipv6=node.has_ipv6)
@@ -271,6 +265,15 @@ class Mode(ModeOptions, frozen=True):
             yield IptablesChain(node.netns, version, "nat", chain, tuple(rules))
             jump = f"{comment(f'cilium-feeder: {chain}')} -j {chain}"
             yield Jump(node.netns, version, "nat", "POSTROUTING", jump)
+
+
+def _route_to_programs(node: NodeView, own: Family, cidr: str, mtu: int = 0) -> Route:
+    """Return the route by which the stack gives packets for pods to the programs.
+
+    IPv6 accepts no gateway that is an address of the machine itself.
+    """
+    via = own.gateway if own.version == 4 else ""
+    return Route(node.netns, cidr, HOST, via=via, source=own.gateway, mtu=mtu)
 
 
 def _underlay(families: tuple[Family, ...]) -> Family:
