@@ -350,6 +350,10 @@ def test_damage_is_repaired(lab: Lab) -> None:
         assert "+ bpf map cilium_ipcache" in lab.run("diff", status=None).out
         wait_for(lambda: lab.run("diff", status=None).status == 0, "the repair of the map")
     assert lab.ask(a, target)[0].server
+    with programs(lab, "worker") as loaded:
+        for key in list(loaded.keys("cilium_links")):
+            loaded.delete("cilium_links", key)
+    wait_for(lambda: lab.ask(a, target)[0].server, "the indexes of links")
     assert lab.problems == []
 
 

@@ -7,11 +7,12 @@ import json
 import pytest
 
 from kubenetlab.kernel.features.detection import has_program
+from kubenetlab.kernel.rules.libbpf import LIBRARY, has_library
 from tests.labs.lab import Lab
 from tests.labs.pod_networks import manifest
 from tests.labs.test_pod_networks import check_connections
 
-LINKS = {"bridge": "cbr0", "flannel": "cni0", "weave": "weave"}
+LINKS = {"bridge": "cbr0", "cilium": "cilium_host", "flannel": "cni0", "weave": "weave"}
 
 
 def node_links(lab: Lab) -> set[str]:
@@ -22,7 +23,8 @@ def node_links(lab: Lab) -> set[str]:
 @pytest.mark.parametrize("family", ["ipv4", "dual"])
 def test_pods_get_new_sandboxes_from_the_new_mode(lab: Lab, family: str) -> None:
     """`up` names the pods first; they start again with addresses of the new mode."""
-    modes = ["flannel", "{type: calico, backend: vxlan}", "weave", "bridge"]
+    cilium = ["cilium"] if has_library() else []
+    modes = ["flannel", *cilium, "{type: calico, backend: vxlan}", *cilium, "weave", "bridge"]
     lab.up(manifest(family, "bridge"))
     former, pids = "bridge", {name: lab.pod(name)["pid"] for name in "abc"}
     for restarts, mode in enumerate(modes, 1):
@@ -52,6 +54,29 @@ def test_other_options_of_the_same_mode(lab: Lab) -> None:
     done = lab.up(manifest("ipv4", "{type: flannel, backend: host-gw}"))
     assert "sandboxes" not in done.out
     assert lab.pod("a")["pid"] == pid
+
+
+@pytest.mark.skipif(not has_library(), reason=f"needs {LIBRARY} (apt-get install libbpf1)")
+def test_programs_of_cilium_end_with_the_mode(lab: Lab) -> None:
+    """Options change the programs, too. kube-proxy comes with a mode that implies one."""
+    lab.up(manifest("ipv4", "cilium"))
+    for cni in (
+        "{type: cilium, routingMode: native}",
+        "{type: cilium, routingMode: tunnel}",
+        "flannel",
+    ):
+        lab.up(manifest("ipv4", cni))
+        check_connections(lab, "ipv4")
+        has_programs = cni != "flannel"
+        assert ("cilium_vxlan" in node_links(lab)) == ("tunnel" in cni)
+        worker = lab.place("nodes", "worker")
+        filters = lab.inside(worker, "tc", "filter", "show", "dev", "eth0", "ingress")
+        assert ("cil_from_netdev" in filters) == has_programs
+        assert ("CILIUM" in lab.inside(worker, "iptables-save")) == has_programs
+        assert any("kube-proxy" in pod["name"] for pod in lab.inspected["pods"]) != has_programs
+        (answer,) = lab.ask(lab.pod("a"), ("TCP", lab.service("web")["cluster_ips"][0], 80))
+        assert answer.server
+        assert lab.run("diff", status=None).status == 0
 
 
 @pytest.mark.skipif(not has_program("bird"), reason="needs BIRD 2 (apt-get install bird2)")

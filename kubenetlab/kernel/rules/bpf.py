@@ -119,6 +119,8 @@ class BpfLoader:
             self._remove_link_entries(loaded, update.link_entries)
             self._read_notifications()
             self._attach_all(is_strict=True)
+            for link, index in self._attached.items() if update.is_anew else ():
+                self._set_link_entry(link, index)
             self._desired_entries = _apply_update(former, update)
             self._comparison = self._compare_entries()
         except (OSError, ValueError) as error:
@@ -262,6 +264,9 @@ class BpfLoader:
             for name in self._set.maps:
                 for key in loaded.keys(name):
                     yield (name, key) in desired
+            for link, (name, link_key) in tuple(self._link_entries.items()):
+                if (index := self._attached.get(link)) is not None:
+                    yield loaded.value(name, bytes.fromhex(link_key)) == LINK_INDEX.pack(index)
             after_s = CHECK_INTERVAL_S
 
     def _programs(self) -> LoadedPrograms:
