@@ -26,7 +26,8 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.api.text.decode import Finding, decode, format_path
 from kubenetlab.cni.calls import NodePlugins
 from kubenetlab.datapath.identities import ClusterPod
-from kubenetlab.datapath.view import NodePlace, NodeView, PodView, ServiceView
+from kubenetlab.datapath.service_view import ServiceView
+from kubenetlab.datapath.view import NodePlace, NodeView, PodView
 from kubenetlab.errors import ManifestError, Problem, did_you_mean
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.rules.rulesets import RuleObject, SubjectRules

@@ -19,7 +19,7 @@ from kubenetlab.datapath import faults
 from kubenetlab.datapath.modes import PodNetwork
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.proxy.services import is_proxied
-from kubenetlab.datapath.view import ServiceView, service_views
+from kubenetlab.datapath.service_view import ServiceView, service_views
 from kubenetlab.hoststate.programs import ListenPort, ProgramRun
 from kubenetlab.programs.kube_proxy_events import RuleCounts
 from kubenetlab.versioned import ChangedEntries, VersionedMap

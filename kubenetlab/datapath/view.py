@@ -16,8 +16,7 @@ from msgspec import Struct, structs
 from kubenetlab import names
 from kubenetlab.api.calico.ip_pools import IPPool
 from kubenetlab.api.config import ClusterConfig, Network
-from kubenetlab.api.core import ZONE_LABEL, Node, Service
-from kubenetlab.api.discovery import Endpoint, EndpointSlice
+from kubenetlab.api.core import ZONE_LABEL, Node
 from kubenetlab.api.lab import Attachment, Decisions, NetworkFacts
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.segments import segment_networks, segment_of
@@ -26,7 +25,6 @@ from kubenetlab.api.values import ip
 from kubenetlab.controllers.allocation.addresses import dns_address
 from kubenetlab.controllers.nodes.ipam import ALLOCATORS, attachment_of, network
 from kubenetlab.datapath.plan_cache import PlanCache
-from kubenetlab.versioned import ChangedEntries, VersionedMap
 
 DEFAULT_ROUTES: Final = {4: "0.0.0.0/0", 6: "::/0"}
 """IP version → destination of the default route."""
@@ -197,35 +195,6 @@ ANYWHERE: Final = NodePlace()
 """Place of rules that are the same on every node."""
 
 
-Claim = tuple[str, str, int]
-"""(external address, protocol, port)"""
-
-
-class ServiceView(Struct, frozen=True, dict=True):
-    """A Service and its EndpointSlices."""
-
-    service: Service
-    slices: tuple[EndpointSlice, ...]
-    taken: tuple[Claim, ...] = ()
-    """Ports at its external addresses that an earlier Service has already."""
-
-    @cached_property
-    def endpoints(self) -> tuple[Endpoint, ...]:
-        """Endpoints of the Service's primary family: a pod has an address in each family."""
-        families = self.service.spec.ip_families
-        return tuple(
-            endpoint
-            for slice_ in self.slices
-            if not families or slice_.address_type == families[0]
-            for endpoint in slice_.endpoints
-        )
-
-    @cached_property
-    def ready(self) -> int:
-        """Number of ready endpoints."""
-        return sum(endpoint.conditions.is_ready for endpoint in self.endpoints)
-
-
 def router_address(subnet: Network) -> str:
     """Return the router's address in one of the nodes' networks: every node's default gateway."""
     return str(subnet[1])
@@ -295,67 +264,6 @@ def without_pods(node: NodeView) -> NodeView:
 def without_pods_and_peers(node: NodeView) -> NodeView:
     """Return the view without pods and without other nodes."""
     return structs.replace(node, pods=(), peers=())
-
-
-_Key = tuple[str, str]
-
-
-def service_views(cluster: Cluster, cache: PlanCache) -> VersionedMap[_Key, ServiceView]:
-    """Return every Service with its slices, in order.
-
-    If several Services claim the same port of an external address, the first one gets it. A view
-    that did not change since the last call is the identical value.
-    """
-    services, slices = cluster.by_key(Service), cluster.slices_by_service
-    taken = cluster.index(Service, _taken)
-
-    def build(
-        former: VersionedMap[_Key, ServiceView] | None,
-        *changes_by_map: ChangedEntries[_Key, object],
-    ) -> VersionedMap[_Key, ServiceView]:
-        views = VersionedMap[_Key, ServiceView]() if former is None else former
-        changes: dict[_Key, ServiceView | None] = {}
-        for key in dict.fromkeys(key for news in changes_by_map for key in news):
-            service, view = services.get(key), views.get(key)
-            current = (
-                ServiceView(service, slices.get(key, ()), taken.get(key, ()))
-                if service is not None
-                else None
-            )
-            changes[key] = view if current == view else current
-        return views.with_changes(changes)
-
-    return cache.follow("service views", build, services, slices, taken)
-
-
-def _taken(services: Sequence[Service]) -> VersionedMap[_Key, tuple[Claim, ...]]:
-    """Return the ports of each Service that an earlier Service has at the same external address."""
-    claimed: set[Claim] = set()
-    taken_by_service: dict[_Key, tuple[Claim, ...]] = {}
-    for service in _reached_from_outside(services):
-        outside = dict.fromkeys((*service.external_ips, *service.load_balancer_ips))
-        claims = [
-            (address, port.protocol, port.port)
-            for address in outside
-            for port in service.spec.ports
-        ]
-        if taken := tuple(claim for claim in claims if claim in claimed):
-            taken_by_service[service.key] = taken
-        claimed.update(claims)
-    return VersionedMap(taken_by_service)
-
-
-def reached_from_outside(cluster: Cluster) -> Sequence[Service]:
-    """Return the Services with external addresses: external IPs, or those of a load balancer."""
-    return cluster.index(Service, _reached_from_outside)
-
-
-def _reached_from_outside(services: Sequence[Service]) -> Sequence[Service]:
-    return [
-        service
-        for service in services
-        if service.spec.external_ips or service.status.load_balancer.ingress
-    ]
 
 
 def pod_view(pod: Pod, node: Node, attachment: Attachment | None) -> PodView | None:

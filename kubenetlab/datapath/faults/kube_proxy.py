@@ -42,7 +42,7 @@ from kubenetlab.datapath.faults import BreakOptions
 from kubenetlab.datapath.modes import proxy_mode
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.proxy_views import ProxyView
-from kubenetlab.datapath.view import ServiceView
+from kubenetlab.datapath.service_view import ServiceView
 from kubenetlab.errors import did_you_mean
 from kubenetlab.versioned import VersionedMap
 

@@ -33,7 +33,8 @@ from kubenetlab.datapath.proxy.services import (
     node_port_addresses,
     port_views,
 )
-from kubenetlab.datapath.view import Family, NodePlace, NodeView, PodView, ServiceView
+from kubenetlab.datapath.service_view import ServiceView
+from kubenetlab.datapath.view import Family, NodePlace, NodeView, PodView
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.rules import bpf
 from kubenetlab.hoststate.rules.bpf import (

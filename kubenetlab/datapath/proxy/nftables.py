@@ -41,7 +41,8 @@ from kubenetlab.datapath.proxy.services import (
     port_views,
 )
 from kubenetlab.datapath.proxy.udp_flows import udp_flows
-from kubenetlab.datapath.view import NodePlace, NodeView, PodView, ServiceView
+from kubenetlab.datapath.service_view import ServiceView
+from kubenetlab.datapath.view import NodePlace, NodeView, PodView
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.rules.nftables import (
     MAX_NAME,

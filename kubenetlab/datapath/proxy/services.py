@@ -14,7 +14,8 @@ from kubenetlab.api.config import Network
 from kubenetlab.api.core import Service, ServicePort, ServiceSpec
 from kubenetlab.api.discovery import Endpoint
 from kubenetlab.api.values import ip
-from kubenetlab.datapath.view import NodePlace, NodeView, ServiceView
+from kubenetlab.datapath.service_view import ServiceView
+from kubenetlab.datapath.view import NodePlace, NodeView
 from kubenetlab.names import socket_address
 
 SERVICE_PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"

@@ -1,0 +1,103 @@
+"""ServiceView: a Service with its endpoints, as every kube-proxy knows it from the API."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+from msgspec import Struct
+
+from kubenetlab.api.core import Service
+from kubenetlab.api.discovery import Endpoint, EndpointSlice
+from kubenetlab.api.store import Cluster
+from kubenetlab.datapath.plan_cache import PlanCache
+from kubenetlab.versioned import ChangedEntries, VersionedMap
+
+Claim = tuple[str, str, int]
+"""(external address, protocol, port)"""
+
+
+class ServiceView(Struct, frozen=True, dict=True):
+    """A Service and its EndpointSlices."""
+
+    service: Service
+    slices: tuple[EndpointSlice, ...]
+    taken: tuple[Claim, ...] = ()
+    """Ports at its external addresses that an earlier Service has already."""
+
+    @cached_property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """Endpoints of the Service's primary family: a pod has an address in each family."""
+        families = self.service.spec.ip_families
+        return tuple(
+            endpoint
+            for slice_ in self.slices
+            if not families or slice_.address_type == families[0]
+            for endpoint in slice_.endpoints
+        )
+
+    @cached_property
+    def ready(self) -> int:
+        """Number of ready endpoints."""
+        return sum(endpoint.conditions.is_ready for endpoint in self.endpoints)
+
+
+_Key = tuple[str, str]
+
+
+def service_views(cluster: Cluster, cache: PlanCache) -> VersionedMap[_Key, ServiceView]:
+    """Return every Service with its slices, in order.
+
+    If several Services claim the same port of an external address, the first one gets it. A view
+    that did not change since the last call is the identical value.
+    """
+    services, slices = cluster.by_key(Service), cluster.slices_by_service
+    taken = cluster.index(Service, _taken)
+
+    def build(
+        former: VersionedMap[_Key, ServiceView] | None,
+        *changes_by_map: ChangedEntries[_Key, object],
+    ) -> VersionedMap[_Key, ServiceView]:
+        views = VersionedMap[_Key, ServiceView]() if former is None else former
+        changes: dict[_Key, ServiceView | None] = {}
+        for key in dict.fromkeys(key for news in changes_by_map for key in news):
+            service, view = services.get(key), views.get(key)
+            current = (
+                ServiceView(service, slices.get(key, ()), taken.get(key, ()))
+                if service is not None
+                else None
+            )
+            changes[key] = view if current == view else current
+        return views.with_changes(changes)
+
+    return cache.follow("service views", build, services, slices, taken)
+
+
+def _taken(services: Sequence[Service]) -> VersionedMap[_Key, tuple[Claim, ...]]:
+    """Return the ports of each Service that an earlier Service has at the same external address."""
+    claimed: set[Claim] = set()
+    taken_by_service: dict[_Key, tuple[Claim, ...]] = {}
+    for service in _reached_from_outside(services):
+        outside = dict.fromkeys((*service.external_ips, *service.load_balancer_ips))
+        claims = [
+            (address, port.protocol, port.port)
+            for address in outside
+            for port in service.spec.ports
+        ]
+        if taken := tuple(claim for claim in claims if claim in claimed):
+            taken_by_service[service.key] = taken
+        claimed.update(claims)
+    return VersionedMap(taken_by_service)
+
+
+def reached_from_outside(cluster: Cluster) -> Sequence[Service]:
+    """Return the Services with external addresses: external IPs, or those of a load balancer."""
+    return cluster.index(Service, _reached_from_outside)
+
+
+def _reached_from_outside(services: Sequence[Service]) -> Sequence[Service]:
+    return [
+        service
+        for service in services
+        if service.spec.external_ips or service.status.load_balancer.ingress
+    ]
