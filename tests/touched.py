@@ -115,7 +115,11 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/datapath/network/balanced_ports": ("balanced_ports",),
     "kubenetlab/datapath/network/egress": ("masquerade",),
     "kubenetlab/datapath/faults/": ("kube_proxy_faults",),
-    "kubenetlab/datapath/network/fabric": ("routed_fabric", "load_balancers"),
+    "kubenetlab/datapath/network/fabric": (
+        "routed_fabric",
+        "fabric_links",
+        "load_balancers",
+    ),
     "kubenetlab/datapath/network/host_ports": ("host_ports",),
     "kubenetlab/datapath/hooks": WORKLOADS,
     "kubenetlab/datapath/network/load_balancers": ("load_balancers",),

@@ -51,6 +51,9 @@ VERSIONS: Final[Mapping[str, tuple[int, ...]]] = {"ipv4": (4,), "ipv6": (6,), "d
 """IP family of a cluster → its IP versions, the primary one first."""
 
 
+DEFAULT_MTU: Final = 1500
+"""MTU of links between nodes and the fabric, in bytes."""
+
 AddressNumber = Annotated[
     int,
     Meta(
@@ -189,6 +192,21 @@ class Networking(Record, frozen=True):
         return ("none", {}) if self.disable_default_cni else mode_and_options(self.cni)
 
 
+class FabricLink(Record, frozen=True):
+    """Settings of the link between a node and the fabric. Those of a later entry replace others."""
+
+    node: str = "all"
+    """Name of the node. all for every node."""
+    mtu: Annotated[int, Meta(ge=0, le=65535, title="an MTU in bytes")] = 0
+    """Largest packet in bytes, 1500 if it is 0. Pods have the overhead of tunnels less."""
+    rate: str = ""
+    """Maximum rate in each direction, such as 100mbit. No limit if empty."""
+    delay: str = ""
+    """Delay in each direction, such as 10ms."""
+    loss: str = ""
+    """Lost packets in each direction, such as 1%."""
+
+
 class Fabric(Record, frozen=True):
     """Network that connects the nodes."""
 
@@ -198,7 +216,8 @@ class Fabric(Record, frozen=True):
     switched: all nodes are on one layer-2 segment and one subnet. routed: each segment has a subnet
     of its own, and the router forwards packets between them.
     """
-    links: Unmodelled = None
+    links: tuple[FabricLink, ...] = ()
+    """Settings of the links between the nodes and this network."""
 
 
 class ExternalHost(Record, frozen=True):

@@ -18,6 +18,7 @@ from kubenetlab.api.calico.ip_pools import IPPool
 from kubenetlab.api.config import ClusterConfig, Network
 from kubenetlab.api.core import ZONE_LABEL, Node
 from kubenetlab.api.lab import Attachment, Decisions, NetworkFacts
+from kubenetlab.api.links import LinkSettings, link_settings
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.segments import segment_networks, segment_of
 from kubenetlab.api.store import Cluster, Kind
@@ -138,7 +139,8 @@ class NodeView(Struct, frozen=True, dict=True):
     dns_domain: str
     dns_addresses: tuple[str, ...]
     neighbors: Literal["dynamic", "permanent"]
-    mtu: int = 1500
+    link: LinkSettings = LinkSettings()
+    """Settings of its link to the fabric."""
     ip_pools: tuple[IPPool, ...] = ()
     """Ranges from which CNI modes with blocks assign addresses, by name."""
     zone: str = ""
@@ -149,6 +151,11 @@ class NodeView(Struct, frozen=True, dict=True):
     @property
     def netns(self) -> str:
         return names.node_netns(self.name)
+
+    @property
+    def mtu(self) -> int:
+        """MTU of its link to the fabric, in bytes."""
+        return self.link.mtu
 
     def is_on_link(self, peer: Peer) -> bool:
         """Return True if a peer is on the same segment, so that it can be a gateway."""
@@ -240,6 +247,7 @@ def _node_views(cluster: Cluster, decisions: Decisions) -> list[NodeView]:
             ip_pools=pools,
             zone=node.labels.get(ZONE_LABEL, ""),
             segment=segment_of(config, node.addresses[0]),
+            link=link_settings(config, node.name),
         )
         for node, me in zip(nodes, peers, strict=True)
     ]

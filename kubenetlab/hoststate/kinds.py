@@ -15,6 +15,7 @@ from kubenetlab.hoststate.neighbor import NEIGHBOR_MESSAGES
 from kubenetlab.hoststate.nexthop import NEXTHOP_MESSAGES
 from kubenetlab.hoststate.object import Key, Object, ObjectMessages, UnreportedMessages
 from kubenetlab.hoststate.policy_rule import POLICY_RULE_MESSAGES
+from kubenetlab.hoststate.qdisc import QDISC_MESSAGES
 from kubenetlab.hoststate.route import ROUTE_MESSAGES
 from kubenetlab.hoststate.state import Contents
 from kubenetlab.hoststate.wireguard import WIREGUARD_MESSAGES
@@ -27,6 +28,7 @@ KINDS: Final[tuple[ObjectMessages, ...]] = (
     NEXTHOP_MESSAGES,
     FDB_MESSAGES,
     POLICY_RULE_MESSAGES,
+    QDISC_MESSAGES,
 )
 """In the order in which they are listed. Kinds may share their messages."""
 
@@ -50,7 +52,7 @@ def kinds_by_dump(
         kind
         for kind in KINDS
         if (not kind.link_kind or kind.link_kind in link_kinds)
-        and netns.startswith(kind.netns_prefix)
+        and netns.startswith(kind.netns_prefixes)
     ]
     for dump in dict.fromkeys(kind.dump for kind in kinds):
         yield dump, tuple(kind for kind in kinds if kind.dump == dump)

@@ -137,8 +137,8 @@ class ObjectMessages(NamedTuple):
     link_kind: str = ""
     """Kind of links that have such objects, where the kernel does not mark those of the lab: all on
     a link of the lab are the lab's. Empty: any namespace has them."""
-    netns_prefix: str = ""
-    """Beginning of the names of the namespaces that may have such objects; empty: all may."""
+    netns_prefixes: tuple[str, ...] = ("",)
+    """Beginnings of the names of the namespaces that may have such objects; by default all may."""
 
 
 UnreportedDumps = Callable[[str, Sequence["ObservedLink"]], Iterable[bytes]]

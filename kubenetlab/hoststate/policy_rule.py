@@ -161,5 +161,5 @@ POLICY_RULE_MESSAGES: Final = ObjectMessages(
     wire.RTM_DELRULE,
     message(wire.RTM_GETRULE, wire.NLM_F_DUMP, _RULE_HEADER.pack(0, 0, 0, 0, 0, 0, 0)),
     decode_policy_rule,
-    netns_prefix=NODES,
+    netns_prefixes=(NODES,),
 )

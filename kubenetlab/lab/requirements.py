@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from msgspec import structs
 
 from kubenetlab.api.config import ClusterConfig
+from kubenetlab.api.links import link_settings
 from kubenetlab.datapath import modes
 from kubenetlab.datapath.modes import Needs
 from kubenetlab.errors import RequirementError
@@ -59,6 +60,11 @@ def selected_modes(config: ClusterConfig) -> Iterator[tuple[str, Needs]]:
     """Yield title and needs of each selected mode of a cluster; a title is `cni bridge`."""
     if config.uplink:
         yield "uplink", Needs(root="a link to the machine's own network")
+    settings = [link_settings(config, name) for name in config.node_names]
+    if any(link.needs_netem for link in settings):
+        yield "fabric.links with delay or loss", Needs(own_features=("netem",))
+    elif any(link.is_shaped for link in settings):
+        yield "fabric.links with a rate", Needs(own_features=("tbf",))
     for family in modes.FAMILIES.values():
         name, options = family.chosen(config.networking)
         yield f"{family.name} {name}", modes.load(family.name, name, options).requirements

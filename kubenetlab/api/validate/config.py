@@ -20,6 +20,7 @@ from kubenetlab.api.config import (
 from kubenetlab.api.segments import MAX_SEGMENTS, NODES_PER_SEGMENT
 from kubenetlab.api.text.decode import Finding, found
 from kubenetlab.api.text.documents import Path
+from kubenetlab.api.validate.links import validate_links
 from kubenetlab.api.validate.metadata import validate_labels
 from kubenetlab.api.validate.node_ranges import range_faults
 from kubenetlab.api.validate.syntax import subdomain_fault
@@ -55,6 +56,7 @@ def validate_config(config: ClusterConfig) -> Iterator[Finding]:
     if fault := subdomain_fault(config.networking.dns_domain):
         yield Finding(("networking", "dnsDomain"), fault)
     yield from _validate_segments(config)
+    yield from validate_links(config)
 
 
 def _validate_nodes(config: ClusterConfig) -> Iterator[Finding]:

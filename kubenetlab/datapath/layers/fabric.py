@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kubenetlab import names
-from kubenetlab.api.config import ExternalHost
+from kubenetlab.api.config import DEFAULT_MTU, ExternalHost
 from kubenetlab.datapath.layers.layer import (
     DesiredObjects,
     Inputs,
@@ -31,13 +31,14 @@ def _objects(
     segments: tuple[Segment, ...],
     published: tuple[PublishedPort, ...],
 ) -> tuple[DesiredObjects, ...]:
+    internet = {names.SWITCH_BRIDGE: ("0a:58:00:00:00:02", DEFAULT_MTU)}
     groups = [
         (
             tuple(fabric.switch(names.FABRIC_SWITCH, fabric.bridges_of(segments))),
             Origin("fabric", "the wire between the nodes"),
         ),
         (
-            tuple(fabric.switch(names.INTERNET_SWITCH, {names.SWITCH_BRIDGE: "0a:58:00:00:00:02"})),
+            tuple(fabric.switch(names.INTERNET_SWITCH, internet)),
             Origin("fabric", "the internet"),
         ),
         *by_namespace(fabric.router(versions, segments), Origin("fabric", "the router")),

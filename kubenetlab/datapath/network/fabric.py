@@ -23,7 +23,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from msgspec import Struct
 
 from kubenetlab import names
-from kubenetlab.api.config import INTERNET_SUBNETS, ExternalHost
+from kubenetlab.api.config import DEFAULT_MTU, INTERNET_SUBNETS, ExternalHost
+from kubenetlab.api.links import LinkSettings
 from kubenetlab.api.values import ip
 from kubenetlab.datapath.network import port_mappings
 from kubenetlab.datapath.network.port_mappings import PublishedPort
@@ -35,6 +36,7 @@ from kubenetlab.hoststate.links.veth import Port, Veth
 from kubenetlab.hoststate.neighbor import Neighbor
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.programs import ListenPort, ProgramRun
+from kubenetlab.hoststate.qdisc import Qdisc
 from kubenetlab.hoststate.route import Route
 from kubenetlab.hoststate.sandbox import Sandbox
 
@@ -50,6 +52,8 @@ class Segment(Struct, frozen=True):
     """Network of each IP family, the primary family first."""
     neighbors: tuple[tuple[str, ...], ...] = ()
     """Addresses of each node, where neighbour entries are permanent."""
+    mtu: int = DEFAULT_MTU
+    """Largest MTU of its nodes, in bytes: that of the bridge and of the router's link."""
 
 
 def segments(nodes: Sequence[NodeView]) -> tuple[Segment, ...]:
@@ -62,27 +66,31 @@ def segments(nodes: Sequence[NodeView]) -> tuple[Segment, ...]:
             number,
             tuple(family.subnet for family in members[0].families),
             tuple(node.addresses for node in members if node.neighbors == "permanent"),
+            max(node.mtu for node in members),
         )
         for number, members in sorted(by_number.items())
     )
 
 
-def switch(netns: str, bridges: Mapping[str, str]) -> Iterator[Object]:
+def switch(netns: str, bridges: Mapping[str, tuple[str, int]]) -> Iterator[Object]:
     """Yield the objects of a namespace that is only a switch.
 
-    bridges: name → MAC address.
+    bridges: name → MAC address and MTU.
     """
     yield Sandbox(netns, hostname=netns.rpartition("/")[2])
     yield from loopback_and_sysctls(netns, has_ipv6=False)
     alias = names.link_alias("fabric", netns.rpartition("/")[2])
-    for bridge, mac in bridges.items():
-        yield Bridge(netns, bridge, mac, alias=alias)
+    for bridge, (mac, mtu) in bridges.items():
+        yield Bridge(netns, bridge, mac, mtu, alias)
 
 
-def bridges_of(segments: Sequence[Segment]) -> Mapping[str, str]:
-    """Return the MAC address of the bridge of each segment, by name."""
+def bridges_of(segments: Sequence[Segment]) -> Mapping[str, tuple[str, int]]:
+    """Return the MAC address and the MTU of the bridge of each segment, by name."""
     return {
-        names.segment_bridge(segment.number): f"0a:58:00:00:{segment.number:02x}:01"
+        names.segment_bridge(segment.number): (
+            f"0a:58:00:00:{segment.number:02x}:01",
+            segment.mtu,
+        )
         for segment in segments
     }
 
@@ -105,6 +113,7 @@ def router(versions: Sequence[int], segments: Sequence[Segment]) -> Iterator[Obj
             names.FABRIC_SWITCH,
             names.router_port(segment.number),
             names.segment_bridge(segment.number),
+            LinkSettings(segment.mtu),
         )
     yield from _uplink(
         netns, names.ROUTER_INTERNET_LINK, internet_addresses, names.INTERNET_SWITCH, "router"
@@ -163,6 +172,7 @@ def node(view: NodeView) -> Iterator[Object]:
         names.FABRIC_SWITCH,
         view.name,
         names.segment_bridge(view.segment),
+        view.link,
     )
     routers = [router_address(subnet) for subnet in subnets]
     for subnet, address in zip(subnets, routers, strict=True):
@@ -189,17 +199,23 @@ def _uplink(
     switch_netns: str,
     owner: str,
     bridge: str = names.SWITCH_BRIDGE,
+    settings: LinkSettings = LinkSettings(),
 ) -> Iterator[Object]:
     """Yield the link from a machine to a switch: both ends and the machine's addresses.
 
     addresses: (address, prefix length), the primary family first.
+    settings: MTU, and what slows, delays or drops packets, at both ends alike.
     """
     primary, _ = addresses[0]
     has_ipv6 = any(":" in address for address, _ in addresses)
     port = names.port_name(owner)
     alias = names.link_alias("fabric", owner)
-    yield Veth(netns, link, names.mac_of(primary), switch_netns, port, alias=alias)
-    yield Port(switch_netns, port, bridge, names.port_mac_of(primary), alias=alias)
+    yield Veth(netns, link, names.mac_of(primary), switch_netns, port, settings.mtu, alias)
+    yield Port(switch_netns, port, bridge, names.port_mac_of(primary), settings.mtu, alias)
+    if settings.is_shaped:
+        shaping = (settings.rate_bits, settings.delay_us, settings.loss_ppm)
+        yield Qdisc(netns, link, *shaping)
+        yield Qdisc(switch_netns, port, *shaping)
     for address, prefix_length in addresses:
         yield Address(netns, link, f"{address}/{prefix_length}")
     yield from link_local(netns, link, names.mac_of(primary), has_ipv6=has_ipv6)

@@ -1,4 +1,7 @@
-"""Feature probes of tunnels, encryption and policy routing, which some CNI modes use."""
+"""Feature probes of tunnels, encryption, policy routing and queueing disciplines.
+
+Only some CNI modes and settings of the fabric use them.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,13 @@ import os
 from pathlib import Path
 from typing import Final
 
+from kubenetlab.hoststate.links.bridge import Bridge
 from kubenetlab.hoststate.links.ip6tnl import Ip6Tunnel
 from kubenetlab.hoststate.links.ipip import FallbackIpip
 from kubenetlab.hoststate.links.wireguard import Wireguard
 from kubenetlab.hoststate.object import NetlinkObject
 from kubenetlab.hoststate.policy_rule import PolicyRule
+from kubenetlab.hoststate.qdisc import Qdisc
 from kubenetlab.hoststate.secret import Secret
 from kubenetlab.hoststate.wireguard import WireguardDevice
 from kubenetlab.hoststate.xfrm import XfrmState
@@ -64,6 +69,14 @@ def _probe_policy_routing() -> None:
     _create(PolicyRule("here", 4, 100, 100))
 
 
+def _probe_tbf() -> None:
+    _create(Bridge("here", "br0", "0a:58:00:00:00:01"), Qdisc("here", "br0", 10**8))
+
+
+def _probe_netem() -> None:
+    _create(Bridge("here", "br0", "0a:58:00:00:00:01"), Qdisc("here", "br0", 0, 1000, 1000))
+
+
 OVERLAY_PROBES: Final = (
     FeatureProbe(
         "ipip",
@@ -100,5 +113,19 @@ OVERLAY_PROBES: Final = (
         "routes that depend on the mark of a packet",
         _KERNEL_WITH.format(options="CONFIG_IP_MULTIPLE_TABLES"),
         effect_if_missing="CNI modes with routing rules are not available",
+    ),
+    FeatureProbe(
+        "tbf",
+        _probe_tbf,
+        "fabric.links: the rate of links between nodes",
+        f"sudo modprobe sch_tbf; {_KERNEL_WITH.format(options='CONFIG_NET_SCH_TBF')}",
+        effect_if_missing="fabric.links cannot have a rate",
+    ),
+    FeatureProbe(
+        "netem",
+        _probe_netem,
+        "fabric.links: delay and loss of links between nodes",
+        f"sudo modprobe sch_netem; {_KERNEL_WITH.format(options='CONFIG_NET_SCH_NETEM')}",
+        effect_if_missing="fabric.links cannot have delay and loss",
     ),
 )

@@ -59,7 +59,7 @@ networking:
   cni: {type: bridge, layout: routed}
   kubeProxyMode: none
   apiServerPort: 1
-fabric: {topology: switched, links: {mtu: 9000}}
+fabric: {topology: switched, links: [{node: n1, mtu: 9000, rate: 1gbit, delay: 1ms, loss: 1%}]}
 external: [{name: c, address: 198.51.100.10, ports: [443]}]
 featureGates: {A: true}
 ---
