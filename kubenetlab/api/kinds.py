@@ -27,6 +27,7 @@ from kubenetlab.api.lab import (
     Decisions,
     HostLocalState,
     JobTracking,
+    LabSecret,
     NetworkFacts,
     NodeReport,
     NodeSettings,
@@ -84,6 +85,7 @@ STORED: Final[tuple[type[Resource], ...]] = (
     RingState,
     Decisions,
     NetworkFacts,
+    LabSecret,
     Uplink,
 )
 """Kinds that the store can hold."""

@@ -322,6 +322,21 @@ class NetworkFacts(Internal, frozen=True):
     """False in a cluster without kube-proxy."""
 
 
+class LabSecret(Internal, frozen=True):
+    """Random bytes from which the private keys of nodes are derived, made when the lab is made."""
+
+    kind = "LabSecret"
+    plural = "labsecrets"
+    is_namespaced = False
+
+    metadata: ObjectMeta = ObjectMeta(name="secret")
+    seed: str = ""
+    """The bytes in hexadecimal."""
+
+    def __repr__(self) -> str:
+        return "LabSecret(…)"
+
+
 class Uplink(Internal, frozen=True):
     """Link between the lab's router and the machine's network, while there is one."""
 

@@ -17,7 +17,7 @@ from kubenetlab import names
 from kubenetlab.api.calico.ip_pools import IPPool
 from kubenetlab.api.config import ClusterConfig, Network
 from kubenetlab.api.core import ZONE_LABEL, Node
-from kubenetlab.api.lab import Attachment, Decisions, NetworkFacts
+from kubenetlab.api.lab import Attachment, Decisions, LabSecret, NetworkFacts
 from kubenetlab.api.links import LinkSettings, link_settings
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.segments import segment_networks, segment_of
@@ -26,6 +26,7 @@ from kubenetlab.api.values import ip
 from kubenetlab.controllers.allocation.addresses import dns_address
 from kubenetlab.controllers.nodes.ipam import ALLOCATORS, attachment_of, network
 from kubenetlab.datapath.plan_cache import PlanCache
+from kubenetlab.hoststate.secret import Secret
 
 DEFAULT_ROUTES: Final = {4: "0.0.0.0/0", 6: "::/0"}
 """IP version → destination of the default route."""
@@ -141,6 +142,8 @@ class NodeView(Struct, frozen=True, dict=True):
     neighbors: Literal["dynamic", "permanent"]
     link: LinkSettings = LinkSettings()
     """Settings of its link to the fabric."""
+    seed: Secret = Secret(b"")
+    """Random bytes of the lab from which keys are derived; empty before the lab is made."""
     ip_pools: tuple[IPPool, ...] = ()
     """Ranges from which CNI modes with blocks assign addresses, by name."""
     zone: str = ""
@@ -202,14 +205,10 @@ ANYWHERE: Final = NodePlace()
 """Place of rules that are the same on every node."""
 
 
-def router_address(subnet: Network) -> str:
-    """Return the router's address in one of the nodes' networks: every node's default gateway."""
-    return str(subnet[1])
-
-
 _NODE_VIEW_KINDS: Final[tuple[Kind, ...]] = (
     ClusterConfig,
     NetworkFacts,
+    LabSecret,
     Node,
     Pod,
     Attachment,
@@ -231,6 +230,7 @@ def _node_views(cluster: Cluster, decisions: Decisions) -> list[NodeView]:
     pools = tuple(sorted(cluster.all(IPPool), key=lambda pool: pool.name))
     has_network = facts.has_network
     nodes = cluster.all(Node)
+    seed = (cluster.get(LabSecret, "", "secret") or LabSecret()).seed
     peers = tuple(Peer(node.name, _families(cluster, facts, node)) for node in nodes)
     return [
         NodeView(
@@ -248,6 +248,7 @@ def _node_views(cluster: Cluster, decisions: Decisions) -> list[NodeView]:
             zone=node.labels.get(ZONE_LABEL, ""),
             segment=segment_of(config, node.addresses[0]),
             link=link_settings(config, node.name),
+            seed=Secret(bytes.fromhex(seed)),
         )
         for node, me in zip(nodes, peers, strict=True)
     ]
@@ -298,14 +299,11 @@ def pod_view(pod: Pod, node: Node, attachment: Attachment | None) -> PodView | N
 
 
 def _host_ports(pod: Pod) -> tuple[tuple[str, str, int, int], ...]:
-    ports = (
-        port
+    return tuple(
+        (port.host_ip, port.protocol, port.host_port, port.container_port)
         for container in pod.spec.long_running_containers
         for port in container.ports
         if port.host_port
-    )
-    return tuple(
-        (port.host_ip, port.protocol, port.host_port, port.container_port) for port in ports
     )
 
 

@@ -112,6 +112,11 @@ _TERMS: Final = (
         "no duplicate address detection: the IPv6 address can be used at once",
     ),
     (
+        "wg set ",
+        "wg set LINK …",
+        "WireGuard's keys and peers (package wireguard-tools); the script makes its own keys",
+    ),
+    (
         "nud permanent",
         "nud permanent",
         "the MAC address is configured: no ARP, no neighbor discovery",

@@ -45,7 +45,7 @@ class WireguardDevice(LinkedObject, frozen=True):
 
     def __str__(self) -> str:
         mark = f" fwmark {self.mark:#x}" if self.mark else ""
-        return f"wireguard {self.link} public key {self.public_key} port {self.port}{mark}"
+        return f"wireguard {self.link} key {fingerprint(self.public_key)} port {self.port}{mark}"
 
     def create(self, links: Links) -> bytes:
         return _set_device(
@@ -93,8 +93,8 @@ class WireguardPeer(LinkedObject, frozen=True):
         networks = ", ".join(self.allowed_ips)
         keepalive = f" keepalive {self.keepalive_s} s" if self.keepalive_s else ""
         return (
-            f"wireguard {self.link} peer {self.public_key} at {self._endpoint} "
-            f"allowed ips {networks}{keepalive}"
+            f"wireguard {self.link} peer {self._endpoint} "
+            f"key {fingerprint(self.public_key)} allowed ips {networks}{keepalive}"
         )
 
     def create(self, links: Links) -> bytes:
@@ -130,17 +130,22 @@ class WireguardPeer(LinkedObject, frozen=True):
         return _set_device(self.link, ("WGDEVICE_A_PEERS", [peer]))
 
 
+def fingerprint(public_key: str) -> str:
+    """Return eight hexadecimal digits by which descriptions tell public keys apart."""
+    return f"{crc32(public_key.encode()):08x}"
+
+
 def _key_file(public_key: str) -> str:
     """Return the shell expression for the file in which a script keeps a private key.
 
     The node and its peers refer to it by the public key that the lab has for the node.
     """
-    return f'"/run/$LAB-wireguard-{crc32(public_key.encode()):08x}"'
+    return f'"$FILES/wireguard-{fingerprint(public_key)}"'
 
 
 def _key_made(file: str) -> str:
     """Return the command that makes a key unless a former command has."""
-    return f"[ -s {file} ] || (umask 077 && wg genkey >{file})"
+    return f'[ -s {file} ] || (umask 077 && mkdir -p "$FILES" && wg genkey >{file})'
 
 
 def _set_device(link: str, *settings: Attribute) -> bytes:

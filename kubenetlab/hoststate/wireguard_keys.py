@@ -7,11 +7,14 @@ the same time for every key.
 from __future__ import annotations
 
 from base64 import b64encode
-from typing import Final
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 from kubenetlab.hoststate.secret import Secret
 
 KEY_BYTES: Final = 32
+UNMADE: Final = "made with the lab, of"
+"""Beginning of the text that stands for a public key before the lab is made."""
 _PRIME: Final = 2**255 - 19
 _A24: Final = 121665
 _BASE_POINT: Final = 9
@@ -23,6 +26,29 @@ def private_key(value: bytes) -> Secret:
     scalar[0] &= 248
     scalar[31] = scalar[31] & 127 | 64
     return Secret(bytes(scalar))
+
+
+class KeyPair(NamedTuple):
+    """Keys of one node."""
+
+    public: str
+    """In base64, as `wg` shows it; before the lab is made, text that stands for it."""
+    private: Secret
+
+
+@lru_cache(maxsize=2048)  # every node needs the public keys of all nodes
+def node_keys(seed: Secret, node: str) -> KeyPair:
+    """Return the keys of a node, which follow from the random seed of the lab.
+
+    An empty seed means that the lab does not exist yet: there are no keys then.
+    """
+    if not seed.reveal:
+        return KeyPair(f"{UNMADE} {node}", Secret(b""))
+    import hashlib  # loads OpenSSL, which most labs do not need
+    import hmac
+
+    private = private_key(hmac.digest(seed.reveal, f"wireguard {node}".encode(), hashlib.sha256))
+    return KeyPair(public_key(private), private)
 
 
 def public_key(private: Secret) -> str:

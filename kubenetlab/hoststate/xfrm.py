@@ -124,10 +124,13 @@ class XfrmState(NetlinkObject, frozen=True):
         )
 
     def commands(self, shell_name: ShellName) -> Iterator[str]:
-        """Yield the command of iproute2, which needs the key in a variable of the shell."""
+        """Yield commands of iproute2. They make a key of their own: none is in a script."""
+        file = f'"$FILES/xfrm-{self.spi:08x}"'
+        key = f"od -An -vtx1 -N{len(self.secret.reveal)} /dev/urandom | tr -d ' \\n'"
+        yield f'[ -s {file} ] || (umask 077 && mkdir -p "$FILES" && {key} >{file})'
         mark = f" output-mark {self.output_mark:#x}" if self.output_mark else ""
         settings = f"proto esp spi {self.spi:#x} reqid {OUR_REQID} mode transport replay-window 32"
-        algorithm = f"aead '{ALGORITHM}' \"$XFRM_KEY_{self.spi:X}\" {_TAG_BITS}"
+        algorithm = f"aead '{ALGORITHM}' \"0x$(cat {file})\" {_TAG_BITS}"
         yield (
             f"ip -n {shell_name(self.netns)} xfrm state add {self._ends} "
             f"{settings} {algorithm}{mark}"

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
 from kubenetlab import errors
+from kubenetlab.api.lab import LabSecret
 from kubenetlab.api.store import Cluster
 from kubenetlab.errors import KubenetlabError, LabError, RequirementError, os_error_text
 from kubenetlab.kernel.features.limits import read_limits
@@ -43,6 +44,8 @@ STOPPED_BY_SIGINT = 130
 UNDO_TIMEOUT_S = 5.0
 """Time allowed for the processes of a lab that was given up to exit, in seconds."""
 _RECEIVE_BYTES = 65536
+_SEED_BYTES = 32
+"""Random bytes of a lab, from which the private keys of its nodes are derived."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 OnProgress = Callable[[Progress], None]
@@ -168,6 +171,8 @@ def _prepare(lab: str, bootstrap: Bootstrap, nodes: int) -> tuple[LabContext, so
         with suppress(OSError):  # only `ip netns` needs the directory
             os.makedirs(rundir.RUN_NETNS, mode=0o755, exist_ok=True)
     pause.install(directory / rundir.PAUSE)
+    seed = LabSecret(seed=os.urandom(_SEED_BYTES).hex())
+    bootstrap = bootstrap._replace(cluster=bootstrap.cluster.with_changes([seed]))
     store_file.require_readable(bootstrap.cluster, Cluster())
     store_file.save(bootstrap.cluster, directory / rundir.STORE)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -153,7 +153,7 @@ def test_keys_and_peers_are_repaired_and_replaced(kernel: Make) -> None:
     text = difference(linux, changed)
     assert "+ wireguard wg0 peer" in text
     assert "- wireguard wg0 peer" in text
-    assert "~ wireguard wg0 public key" in text
+    assert "~ wireguard wg0 key" in text
     for obj in changed.objects():
         if isinstance(obj, WireguardDevice):
             assert obj.private_key.base64 not in text

@@ -15,7 +15,12 @@ flannel has no network policies: a NetworkPolicy is accepted and not enforced. f
 by itself, so the ConfigMap of ip-masq-agent has no effect. Its configuration of a node is in
 /run/flannel/subnet.env there.
 
-Overhead: 50 bytes with `vxlan` (IPv6 between nodes: 70), 0 bytes with `host-gw`.
+With the backend `wireguard`, packets between nodes are encrypted. The link is flannel-wg (IPv6:
+flannel-wg-v6), and each other node is a peer with its pod range. The keys are made at random with
+the lab and kept in its store; nothing shows them.
+
+Overhead: 50 bytes with `vxlan` (IPv6 between nodes: 70), 0 bytes with `host-gw`, 60 with
+`wireguard` (IPv6: 80).
 Needs: with `host-gw`, all nodes on one layer-2 segment. On a routed fabric, the kernel would refuse
 a route by a node that is on another segment: pods there are not reachable, as in a real cluster,
 and `up`, `plan` and `check` say so.
@@ -25,7 +30,7 @@ As in: flannel with EnableNFTables.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from msgspec import Meta, structs
 
@@ -39,6 +44,7 @@ from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.fdb import FdbEntry
 from kubenetlab.hoststate.files import File
 from kubenetlab.hoststate.links.vxlan import OVERHEAD_BYTES, Vxlan
+from kubenetlab.hoststate.links.wireguard import Wireguard
 from kubenetlab.hoststate.neighbor import Neighbor
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.route import Route
@@ -49,18 +55,27 @@ from kubenetlab.hoststate.rules.nftables.statements import (
     accept,
     return_,
 )
+from kubenetlab.hoststate.wireguard import WireguardDevice, WireguardPeer
+from kubenetlab.hoststate.wireguard_keys import node_keys
 
 SUBNET_FILE = "/run/flannel/subnet.env"
 _MULTICAST = {4: "224.0.0.0/4", 6: "ff00::/8"}
 _KUBE_PROXY_MARK = "0x4000"
+_FEATURES: Final = {"vxlan": "vxlan", "wireguard": "wireguard"}
+"""Backend → feature of the kernel that it needs."""
+_WIREGUARD_LINKS: Final = {4: "flannel-wg", 6: "flannel-wg-v6"}
+_WIREGUARD_PORTS: Final = {4: 51820, 6: 51821}
+_WIREGUARD_OVERHEAD_BYTES: Final = 80
+"""Overhead that flannel subtracts in both families; with IPv4 between nodes it is 60."""
 
 
 class Mode(PodsOnBridge, frozen=True):
     """Options of the backend, `layout` and `neighbors`.
 
-    backend: vxlan | host-gw
-        vxlan    Packets between nodes are encapsulated.
-        host-gw  They are routed by the nodes' addresses.
+    backend: vxlan | host-gw | wireguard
+        vxlan      Packets between nodes are encapsulated.
+        host-gw    They are routed by the nodes' addresses.
+        wireguard  They are encrypted and encapsulated.
 
     directRouting: true | false
         With the backend vxlan: routes as with host-gw to nodes on the same subnet.
@@ -69,30 +84,38 @@ class Mode(PodsOnBridge, frozen=True):
     """
 
     needs = Needs(
-        programs=("nft",), features=("bridge", "veth", "nft nat"), own_features=("vxlan",)
+        programs=("nft",),
+        features=("bridge", "veth", "nft nat"),
+        own_features=tuple(_FEATURES.values()),
     )
     facts = NetworkFacts(plugin="flannel", host_ifname="veth{id}", bridge="cni0")
     bridge = "cni0"
     component = "cni flannel"
     masquerader = "flannel"
 
-    backend: Literal["vxlan", "host-gw"] = "vxlan"
+    backend: Literal["vxlan", "host-gw", "wireguard"] = "vxlan"
     direct_routing: bool = False
     vni: Annotated[int, Meta(ge=1, le=0xFFFFFF)] = 1
     port: Annotated[int, Meta(ge=1, le=0xFFFF)] = 8472
 
     @property
     def requirements(self) -> Needs:
-        return structs.replace(self.needs, own_features=()) if self._is_routed else self.needs
+        feature = _FEATURES.get(self.backend)
+        return structs.replace(self.needs, own_features=(feature,) if feature else ())
 
     def mtu(self, node: NodeView) -> int:
         if self._is_routed:
             return node.mtu
+        if self.backend == "wireguard":
+            return node.mtu - _WIREGUARD_OVERHEAD_BYTES
         return node.mtu - max(OVERHEAD_BYTES[family.version] for family in node.families)
 
     def node(self, node: NodeView) -> Iterator[Object]:
         yield from super().node(node)
         for index, family in enumerate(node.families):
+            if self.backend == "wireguard":
+                yield from self._wireguard(node, index)
+                continue
             if not self._is_routed:
                 yield from self._tunnel_end(node, family)
             for peer in node.peers:
@@ -111,6 +134,25 @@ class Mode(PodsOnBridge, frozen=True):
     def _is_routed(self) -> bool:
         """True if nodes route packets between pods without tunnels."""
         return self.backend == "host-gw"
+
+    def _wireguard(self, node: NodeView, index: int) -> Iterator[Object]:
+        """Yield the link of one family, with the other nodes as peers.
+
+        Both families have the same keys. Source: pkg/backend/wireguard in flannel-io/flannel.
+        """
+        family, cluster = node.families[index], node.cluster_cidrs[index]
+        link, port = _WIREGUARD_LINKS[family.version], _WIREGUARD_PORTS[family.version]
+        alias = names.link_alias(self.component, f"tunnels of {node.name}")
+        keys = node_keys(node.seed, node.name)
+        yield Wireguard(node.netns, link, self.mtu(node), alias)
+        yield Address(node.netns, link, f"{_tunnel_address(family)}/{family.host_length}")
+        yield WireguardDevice(node.netns, link, keys.public, keys.private, port)
+        for peer in node.peers:
+            there = peer.families[index]
+            key = node_keys(node.seed, peer.name).public
+            allowed = (there.pod_cidr,)
+            yield WireguardPeer(node.netns, link, key, there.address, port, allowed)
+        yield Route(node.netns, cluster, link)
 
     def _tunnel_end(self, node: NodeView, family: Family) -> Iterator[Object]:
         link, address = self._link(family), _tunnel_address(family)

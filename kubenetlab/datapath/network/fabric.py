@@ -23,13 +23,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from msgspec import Struct
 
 from kubenetlab import names
-from kubenetlab.api.config import DEFAULT_MTU, INTERNET_SUBNETS, ExternalHost
+from kubenetlab.api.config import DEFAULT_MTU, INTERNET_SUBNETS, ExternalHost, Network
 from kubenetlab.api.links import LinkSettings
 from kubenetlab.api.values import ip
 from kubenetlab.datapath.network import port_mappings
 from kubenetlab.datapath.network.port_mappings import PublishedPort
 from kubenetlab.datapath.sandboxes import link_local, loopback_and_sysctls, router_sysctls
-from kubenetlab.datapath.view import DEFAULT_ROUTES, NodeView, router_address
+from kubenetlab.datapath.view import DEFAULT_ROUTES, NodeView
 from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.links.bridge import Bridge
 from kubenetlab.hoststate.links.veth import Port, Veth
@@ -109,7 +109,7 @@ def router(versions: Sequence[int], segments: Sequence[Segment]) -> Iterator[Obj
         yield from _uplink(
             netns,
             names.router_link(segment.number),
-            [(router_address(subnet), subnet.prefixlen) for subnet in subnets],
+            [(_router_address(subnet), subnet.prefixlen) for subnet in subnets],
             names.FABRIC_SWITCH,
             names.router_port(segment.number),
             names.segment_bridge(segment.number),
@@ -174,7 +174,7 @@ def node(view: NodeView) -> Iterator[Object]:
         names.segment_bridge(view.segment),
         view.link,
     )
-    routers = [router_address(subnet) for subnet in subnets]
+    routers = [_router_address(subnet) for subnet in subnets]
     for subnet, address in zip(subnets, routers, strict=True):
         yield Route(view.netns, DEFAULT_ROUTES[subnet.version], names.NODE_UPLINK, via=address)
     if view.neighbors == "permanent":
@@ -190,6 +190,11 @@ def node(view: NodeView) -> Iterator[Object]:
                 yield Neighbor(
                     view.netns, names.NODE_UPLINK, address, names.mac_of(neighbor_addresses[0])
                 )
+
+
+def _router_address(subnet: Network) -> str:
+    """Return the router's address in one of the nodes' networks: every node's default gateway."""
+    return str(subnet[1])
 
 
 def _uplink(

@@ -20,7 +20,7 @@ from kubenetlab.hoststate.wireguard import (
     WireguardPeer,
     decode_wireguard,
 )
-from kubenetlab.hoststate.wireguard_keys import private_key, public_key
+from kubenetlab.hoststate.wireguard_keys import node_keys, private_key, public_key
 from tests.unit.hoststate.netlink.test_messages import Indexes
 
 MESSAGE = MessageClass("pyroute2.netlink.generic.wireguard", "wgmsg")
@@ -54,6 +54,18 @@ def test_new_keys_differ_and_are_as_the_kernel_keeps_them() -> None:
     keys = {private_key(os.urandom(32)) for _ in range(20)}
     assert len(keys) == 20
     assert all(private_key(key.reveal) == key for key in keys)
+
+
+def test_keys_of_nodes_follow_from_the_seed_of_the_lab() -> None:
+    """Each node has its own, and another lab has others; without a seed there are none yet."""
+    seeds = [Secret(bytes([number] * 32)) for number in (1, 2)]
+    pairs = [node_keys(seed, node) for seed in seeds for node in ("worker", "worker2")]
+    assert len({pair.private for pair in pairs}) == len({pair.public for pair in pairs}) == 4
+    for pair in pairs:
+        assert private_key(pair.private.reveal) == pair.private
+        assert public_key(pair.private) == pair.public
+    assert node_keys(seeds[0], "worker") == pairs[0]
+    assert node_keys(Secret(b""), "worker") == ("made with the lab, of worker", Secret(b""))
 
 
 def test_a_private_key_is_shown_nowhere() -> None:

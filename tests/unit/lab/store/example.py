@@ -9,7 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from kubenetlab.api.core import Taint
-from kubenetlab.api.lab import AddressBlock, NodeSettings, RingState, Termination, Uplink
+from kubenetlab.api.lab import (
+    AddressBlock,
+    LabSecret,
+    NodeSettings,
+    RingState,
+    Termination,
+    Uplink,
+)
 from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.support.termination import deletion_changes
@@ -125,7 +132,7 @@ def example() -> Cluster:
     )
     block = AddressBlock(ObjectMeta("10-244-64-0-26"), "10.244.64.0/26", "worker", "pool")
     ring = RingState(ObjectMeta("weave-ipv4"), ((0, "worker"),), {"worker": "10.32.0.1"})
-    return cluster.with_changes([termination, block, ring])
+    return cluster.with_changes([termination, block, ring, LabSecret(seed="5eed" * 16)])
 
 
 def changed(cluster: Cluster) -> Cluster:
