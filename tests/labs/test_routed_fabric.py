@@ -11,7 +11,7 @@ from tests.labs.lab import Lab
 from tests.labs.pod_networks import sent_frames
 
 DIRECT = "{type: flannel, directRouting: true}"
-CROSS_SUBNET = "{type: calico, crossSubnet: true}"
+CROSS_SUBNET = "{type: calico, backend: vxlan, crossSubnet: true}"
 HOST_GW = "{type: flannel, backend: host-gw}"
 
 
