@@ -247,3 +247,15 @@ def test_a_bird_that_cannot_run_is_reported(lab: Lab, tmp_path: Path) -> None:
     assert "+ daemon bird" in lab.run("diff", status=1).out
     shown = lab.run("exec", "node:control-plane", "--", "cat", "/var/log/bird.log").out
     assert shown.splitlines()[0] == "cannot"
+
+
+def test_inspect_shows_bird_and_its_routes(lab: Lab) -> None:
+    """Beside the objects of the lab itself, with the daemon that has added them."""
+    lab.up(manifest("ipv4", "kube-router"))
+    lines = lab.run("inspect", "node:worker").out.splitlines()
+    assert any(line.startswith("  daemon bird: bird -f -c") for line in lines)
+    assert any(line.startswith("  file /etc/bird/bird.conf mode 0644") for line in lines)
+    assert [line for line in lines if line.endswith(" of daemon bird")] == [
+        "  route 10.244.0.0/24 via 172.18.0.2 dev eth0 of daemon bird",
+        "  route 10.244.2.0/24 via 172.18.0.4 dev eth0 of daemon bird",
+    ]

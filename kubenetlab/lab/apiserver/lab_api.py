@@ -40,6 +40,7 @@ from kubenetlab.hoststate.state import HostState, linked_namespaces
 from kubenetlab.kernel.processes.identity import open_process
 from kubenetlab.lab import rundir
 from kubenetlab.lab.agent.builder import rules_of
+from kubenetlab.lab.apiserver.daemon_listing import running_daemons
 from kubenetlab.lab.apiserver.document_admission import (
     DocumentsBody,
     admit_documents,
@@ -223,12 +224,13 @@ class LabApi:
             observed = agent.kernel.observe(
                 {netns: desired[netns]}, linked_namespaces(desired, [netns])
             ).get(netns, {})
+        daemons = await running_daemons(agent, netns, desired[netns], process)
         backends = by_backend(rules_of(desired[netns].values()))
         listings = await agent.rules.listings(netns, process, backends)
         return json_response(
             {
                 "netns": netns,
-                "objects": [str(obj) for obj in observed.values()],
+                "objects": [*(str(obj) for obj in observed.values()), *daemons],
                 "rules": "\n".join(listings.values()),
                 "listings": listings,
             }
