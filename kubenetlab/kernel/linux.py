@@ -18,7 +18,6 @@ from typing import Final
 from msgspec import structs
 
 from kubenetlab.hoststate.diff import Changes, NetnsChanges, Operation
-from kubenetlab.hoststate.files import File
 from kubenetlab.hoststate.links.link import LOOPBACK, Link
 from kubenetlab.hoststate.links.messages import ObservedLink, decode_link, dump_links
 from kubenetlab.hoststate.links.observed import observed_links
@@ -133,7 +132,7 @@ class LinuxKernel:
         netlink = [
             operation for operation in entry.operations if operation.object.applier == "netlink"
         ]
-        files = [operation for operation in entry.operations if isinstance(operation.object, File)]
+        files = [operation for operation in entry.operations if operation.object.applier == "files"]
         failures += self.files.apply(entry.netns, files)
         operations, on_peers = _split(netlink)
         if not entry.is_new:

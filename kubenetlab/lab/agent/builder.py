@@ -16,9 +16,7 @@ from typing import Final
 from kubenetlab.datapath.contexts import Contexts
 from kubenetlab.datapath.probes import ProbeSpec
 from kubenetlab.errors import os_error_text
-from kubenetlab.hoststate.daemons import Daemon
 from kubenetlab.hoststate.diff import Changes, NetnsChanges, Verb
-from kubenetlab.hoststate.files import File
 from kubenetlab.hoststate.object import KERNEL_APPLIERS, Object
 from kubenetlab.hoststate.programs import ProgramRun
 from kubenetlab.hoststate.rules.rulesets import DiffCache, RuleObject
@@ -47,6 +45,9 @@ from kubenetlab.programs import COMMAND, is_one_shot
 
 PROGRESS_INTERVAL_S: Final = 0.04
 """Minimum time between two progress messages, in seconds."""
+
+_OF_DAEMONS: Final = frozenset(("files", "daemons"))
+"""Appliers of the objects that concern daemons."""
 
 Refused = dict[str, list[str]]
 """Namespace → error messages."""
@@ -201,7 +202,7 @@ class _Application:
         self._with_daemons = {
             netns
             for netns, entry in self._entries.items()
-            if any(isinstance(operation.object, File | Daemon) for operation in entry.operations)
+            if any(operation.object.applier in _OF_DAEMONS for operation in entry.operations)
         }
         """Namespaces whose daemons are still to be started, reloaded or stopped."""
         self._diff_cache = DiffCache()
