@@ -114,8 +114,11 @@ class ModeOptions(Struct, frozen=True, rename=kubernetes_name, forbid_unknown_fi
     masquerader: ClassVar[str] = "ip-masq-agent"
     file_options: ClassVar[Mapping[str, str]] = {}
     """Option that names a file on the command line → option that gets the file's content."""
-    implied_proxy_mode: ClassVar[str] = "nftables"
-    """kube-proxy mode of a Cluster document that has this CNI mode and no `kubeProxyMode`."""
+
+    @classmethod
+    def implied_proxy_mode(cls, options: JsonMapping) -> str:
+        """Return the kube-proxy mode of documents with these options and no `kubeProxyMode`."""
+        return "nftables"
 
     def findings(self) -> Iterator[Finding]:
         """Yield contradictions between options that are valid by themselves."""
@@ -382,8 +385,8 @@ def proxy_mode(networking: Networking) -> tuple[str, JsonMapping]:
     """Return name and options of the kube-proxy mode: the given one, or that of the CNI mode."""
     if networking.kube_proxy_mode is not None:
         return mode_and_options(networking.kube_proxy_mode)
-    type_ = _mode_type("cni", networking.cni_mode[0]) or ModeOptions
-    return type_.implied_proxy_mode, {}
+    name, options = networking.cni_mode
+    return (_mode_type("cni", name) or ModeOptions).implied_proxy_mode(options), {}
 
 
 def manual(family: str, name: str) -> str:

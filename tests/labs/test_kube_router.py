@@ -259,3 +259,45 @@ def test_inspect_shows_bird_and_its_routes(lab: Lab) -> None:
         "  route 10.244.0.0/24 via 172.18.0.2 dev eth0 of daemon bird",
         "  route 10.244.2.0/24 via 172.18.0.4 dev eth0 of daemon bird",
     ]
+
+
+def test_the_service_proxy_replaces_kube_proxy(lab: Lab) -> None:
+    """It needs a kernel with IPVS, and says so before anything is made."""
+    words = ("--cni", "kube-router,serviceProxy=true")
+    beside = lab.run("up", *words, "--proxy", "nftables", status=2)
+    assert "networking.cni.serviceProxy: kube-proxy implements Services, too" in beside.err
+    planned = lab.run("plan", *words).out
+    assert "ipvs -t 10.96.0.10:53 -s rr" in planned
+    assert "kube-proxy-" not in planned
+    if "generic netlink family IPVS not found" in run("doctor", status=None).out:
+        refused = lab.run("up", *words, status=None)
+        assert refused.status != 0
+        assert "cni kube-router needs ipvs" in refused.err
+    assert not lab.directory.exists()
+
+
+def test_a_crashed_node_gets_its_bird_and_routes_back(lab: Lab) -> None:
+    """Its namespaces are new; BIRD of the other nodes goes on."""
+    lab.up(manifest("ipv4", "kube-router"))
+    before = birds(lab)
+    (pause,) = lab.pids(f"{lab.name}/node/worker2")
+    os.kill(pause, signal.SIGKILL)
+    wait_for(lambda: pause not in lab.pids(f"{lab.name}/node/worker2"), "the end of the node")
+    wait_for(lambda: len(birds(lab)) == 3 and birds(lab) != before, "a new BIRD")
+    wait_for(lambda: established(lab) == 6 and has_converged(lab), "its routes")
+    assert len(set(before) & set(birds(lab))) == 2
+    wait_for(lambda: lab.problems == [], "the pods of the node")
+
+
+def test_another_mode_ends_bird_and_removes_its_files_and_routes(lab: Lab) -> None:
+    """And back again: BIRD is started anew."""
+    lab.up(manifest("ipv4", "kube-router"))
+    lab.run("up", "--cni", "bridge")
+    wait_for(lambda: birds(lab) == [], "the end of BIRD")
+    wait_for(lambda: bird_routes(lab, "worker") == {}, "the end of its routes")
+    config = lab.run("exec", "node:worker", "--", "cat", "/etc/bird/bird.conf", status=None)
+    assert "Mesh_" not in config.out
+    wait_for(lambda: lab.problems == [], "the pods of the other mode")
+    lab.run("up", "--cni", "kube-router")
+    assert has_converged(lab)
+    wait_for(lambda: lab.problems == [], "the pods of kube-router")

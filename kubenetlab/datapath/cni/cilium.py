@@ -39,6 +39,7 @@ from typing import Annotated, Literal, Self
 from msgspec import Meta, structs
 
 from kubenetlab import names
+from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.lab import NetworkFacts
 from kubenetlab.api.masquerade import MasqueradeConfig
 from kubenetlab.datapath.identities import ClusterPod
@@ -112,7 +113,6 @@ class Mode(ModeOptions, frozen=True):
     )
     facts = NetworkFacts(plugin="cilium-cni", host_ifname=f"{POD_LINK_PREFIX}{{id}}")
     masquerader = "cilium"
-    implied_proxy_mode = "none"
     knows_all_pods = True
 
     routing_mode: Literal["tunnel", "native"] = "tunnel"
@@ -120,6 +120,10 @@ class Mode(ModeOptions, frozen=True):
     host_legacy_routing: bool | Literal["auto"] = "auto"
     monitor_aggregation: Literal["medium", "none"] = "medium"
     neighbors: Neighbors = "auto"
+
+    @classmethod
+    def implied_proxy_mode(cls, options: JsonMapping) -> str:
+        return "none"
 
     @property
     def requirements(self) -> Needs:

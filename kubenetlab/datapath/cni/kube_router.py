@@ -26,12 +26,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Final
 
-from msgspec import Meta
+from msgspec import Meta, field, structs
 
+from kubenetlab.api.config import ClusterConfig
+from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.lab import NetworkFacts
 from kubenetlab.api.masquerade import MasqueradeConfig
+from kubenetlab.api.text.decode import Finding
 from kubenetlab.datapath.cni.pods_on_bridge import PodsOnBridge
-from kubenetlab.datapath.modes import Needs
+from kubenetlab.datapath.modes import Needs, ServiceProxy, load, proxy_mode
 from kubenetlab.datapath.network import bgp
 from kubenetlab.datapath.view import NodeView
 from kubenetlab.hoststate.object import Object
@@ -50,6 +53,7 @@ from kubenetlab.hoststate.rules.nftables.statements import InSet, Masquerade
 TABLE: Final = "kube-router"
 POD_SUBNETS: Final = "kube-router-pod-subnets"
 NODE_IPS: Final = "kube-router-node-ips"
+_SERVICE_PROXY: Final = "ipvs"
 
 
 class Mode(PodsOnBridge, frozen=True):
@@ -60,6 +64,12 @@ class Mode(PodsOnBridge, frozen=True):
     bgpGracefulRestart: true | false
         true   Routes stay while BIRD of a node is restarted.
         false  Other nodes drop the routes of a node as soon as its BIRD ends.
+
+    serviceProxy: false | true
+        false  Services are implemented by kube-proxy.
+        true   kube-router implements them by IPVS, and there is no kube-proxy. Rules and virtual
+               servers are those of kube-proxy's mode `ipvs`: the addresses of Services are on
+               kube-ipvs0, which upstream calls kube-dummy-if.
     """
 
     needs = Needs(programs=("nft", bgp.PROGRAM), features=("bridge", "veth", "nft nat"))
@@ -70,6 +80,36 @@ class Mode(PodsOnBridge, frozen=True):
 
     cluster_asn: Annotated[int, Meta(ge=1, le=0xFFFFFFFE)] = bgp.DEFAULT_AS
     bgp_graceful_restart: bool = True
+    runs_service_proxy: bool = field(default=False, name="serviceProxy")
+
+    @classmethod
+    def implied_proxy_mode(cls, options: JsonMapping) -> str:
+        return "none" if options.get("serviceProxy") in (True, "true") else "nftables"
+
+    @property
+    def requirements(self) -> Needs:
+        if not self.runs_service_proxy:
+            return self.needs
+        ipvs = load("proxy", _SERVICE_PROXY, {}).requirements
+        return structs.replace(
+            self.needs,
+            programs=(*self.needs.programs, *ipvs.programs),
+            own_features=ipvs.own_features,
+            root=ipvs.root,
+        )
+
+    def config_findings(self, config: ClusterConfig) -> Iterator[Finding]:
+        proxy, _ = proxy_mode(config.networking)
+        if self.runs_service_proxy and proxy != "none":
+            yield Finding(
+                ("networking", "cni", "serviceProxy"),
+                f"kube-proxy implements Services, too: its mode is {proxy}",
+                hints=("leave out networking.kubeProxyMode (--proxy), or set it to none",),
+            )
+
+    @property
+    def service_proxy(self) -> ServiceProxy | None:
+        return load("proxy", _SERVICE_PROXY, {}) if self.runs_service_proxy else None
 
     @property
     def needs_one_segment(self) -> bool:
