@@ -53,6 +53,7 @@ COMMANDS: Final[Mapping[str, CommandSource]] = {
     "rollout": CommandSource("objects.rollout", "app", ACT),
     "break": CommandSource("labs.faults", "break_", ACT),
     "heal": CommandSource("labs.faults", "heal", ACT),
+    "compare": CommandSource("labs.compare", "compare", REFERENCE),
     "modes": CommandSource("modes", "modes", REFERENCE),
     "explain": CommandSource("explain", "explain", REFERENCE),
     "schema": CommandSource("schema", "schema", REFERENCE),

@@ -54,6 +54,9 @@ _RTMSG = struct.Struct("=BBBBBBBBI")
 """family, destination length, source length, tos, table, protocol, scope, type, flags"""
 
 _ANY = {AF_INET: "0.0.0.0/0", AF_INET6: "::/0"}
+_FAMILIES: Final = {4: AF_INET, 6: AF_INET6}
+_LINK_LOCAL_BYTE: Final = 0xFE
+"""First byte of fe80::/10; that of ff00::/8 is larger."""
 
 
 class Route(NetlinkObject, frozen=True):
@@ -219,6 +222,19 @@ def decode_destination(body: memoryview) -> str | None:
         return None
     attrs = attributes(body[_RTMSG.size :])
     return f"{address_text(attrs[RTA_DST])}/{length}" if RTA_DST in attrs else _ANY[family]
+
+
+def is_in_main_table(body: memoryview, version: int) -> bool:
+    """Return True for a route of an IP version in the main table, whoever added it.
+
+    Link-local and multicast routes of IPv6 do not count: the kernel adds them to every link.
+    body: as for `decode_route`.
+    """
+    family, length, _, _, table, _, _, _, _ = _RTMSG.unpack_from(body)
+    if table != RT_TABLE_MAIN or family != _FAMILIES[version]:
+        return False
+    destination = attributes(body[_RTMSG.size :]).get(RTA_DST, b"")
+    return not (version == 6 and length and destination[0] >= _LINK_LOCAL_BYTE)
 
 
 ROUTE_MESSAGES: Final = ObjectMessages(

@@ -41,6 +41,7 @@ PROMISED = [
     "plan",
     "diff",
     "doctor",
+    "compare",
     "modes",
     "explain",
     "schema",

@@ -253,6 +253,29 @@ def _diff() -> None:
     show_differences([{"netns": "node/worker", "operations": lines}])
 
 
+def _compare() -> None:
+    from kubenetlab.cli.labs.compare import show
+    from kubenetlab.observe.comparison.measurement import Measurement
+    from kubenetlab.observe.comparison.results import ComparedMode
+
+    show(
+        [
+            ComparedMode(
+                "flannel,backend=vxlan",
+                measurement=Measurement(5, 49, 0, 2, 50, 1450, 0.0618, 5.83, "pod", "node"),
+            ),
+            ComparedMode(
+                "calico-bgp",
+                measurement=Measurement(7, 44, 1, 2, None, 1500, 0.044, 11.26, "pod", "pod"),
+                programs=5,
+                enforces_policy=True,
+            ),
+            ComparedMode("calico-ipip", error="cni calico needs ipip: not supported; required: x"),
+        ],
+        is_wide=True,
+    )
+
+
 def _errors() -> None:
     from kubenetlab.cli.terminal.reports import print_error
     from kubenetlab.errors import ManifestError
@@ -286,6 +309,7 @@ SCREEN_FUNCTIONS: Final[Mapping[str, Callable[[], None]]] = {
     "describe-pod": _describe,
     "ping-matrix": _ping,
     "check": _check,
+    "compare": _compare,
     "diff": _diff,
     "errors": _errors,
     "explain-field": lambda: _explain("pod.spec.containers.ports"),

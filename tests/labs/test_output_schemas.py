@@ -37,8 +37,9 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "inspect-place": ("inspect", "node:control-plane"),
     "doctor": ("doctor",),
     "modes": ("modes",),
+    "compare": ("compare", "--cni", "bridge"),
 }
-WITHOUT_LAB = ("list", "doctor", "modes")
+WITHOUT_LAB = ("list", "doctor", "modes", "compare")
 
 
 def json_output(lab: Lab, name: str) -> Any:

@@ -16,6 +16,7 @@ from kubenetlab.api.text.documents import Document, read_documents
 from kubenetlab.cli.input.options import parse_mode
 from kubenetlab.datapath import checks
 from kubenetlab.datapath.modes import FAMILIES, file_options
+from kubenetlab.datapath.short_names import expand_short_name
 from kubenetlab.errors import ManifestError, UsageError, error_text
 from kubenetlab.lab.paths import LAB_API
 
@@ -61,6 +62,7 @@ class Flags(Struct, frozen=True):
     real_commands: bool = False
     drift: str | None = None
     uplink: bool | None = None
+    ip_family: str | None = None
 
     @property
     def are_given(self) -> bool:
@@ -70,14 +72,14 @@ class Flags(Struct, frozen=True):
     @property
     def networking(self) -> JsonObject:
         """Fields that the options set in `networking`."""
-        cni = (
-            {"cni": _with_files("cni", parse_mode(self.cni)), "disableDefaultCNI": False}
-            if self.cni is not None
-            else {}
-        )
-        if self.proxy is None:
-            return cni
-        return cni | {"kubeProxyMode": _with_files("proxy", parse_mode(self.proxy))}
+        fields: JsonObject = {}
+        if self.cni is not None:
+            fields |= {"cni": _mode("cni", self.cni), "disableDefaultCNI": False}
+        if self.proxy is not None:
+            fields |= {"kubeProxyMode": _mode("proxy", self.proxy)}
+        if self.ip_family is not None:
+            fields |= {"ipFamily": self.ip_family}
+        return fields
 
     @property
     def top_level(self) -> JsonObject:
@@ -88,6 +90,11 @@ class Flags(Struct, frozen=True):
             "uplink": self.uplink,
         }
         return {name: value for name, value in fields.items() if value is not None}
+
+
+def _mode(family: str, text: str) -> JsonObject:
+    """Return a mode of the command line as in a Cluster document."""
+    return _with_files(family, expand_short_name(family, parse_mode(text)))
 
 
 def _with_files(family: str, mode: JsonObject) -> JsonObject:

@@ -79,6 +79,14 @@ class Drift(StrEnum):
     keep = "keep"
 
 
+class IpFamilies(StrEnum):
+    """Values of the Cluster document's field `networking.ipFamily`."""
+
+    ipv4 = "ipv4"
+    ipv6 = "ipv6"
+    dual = "dual"
+
+
 def _lab(help_: str) -> Any:
     return typer.Option(
         "--lab",
@@ -177,6 +185,10 @@ Cni = Annotated[
         help="CNI mode, such as `bridge` or `none`; see `modes`.",
         autocompletion=candidates("cni_modes"),
     ),
+]
+IpFamily = Annotated[
+    IpFamilies | None,
+    typer.Option("--ip-family", help="IP families of the lab; of `dual`, IPv4 is measured."),
 ]
 Proxy = Annotated[
     str | None,

@@ -251,6 +251,31 @@ OUTPUTS: Final[JsonMapping] = {
             "remedy": "text",
         }
     ],
+    "compare": {
+        "ok": "bool: true if every mode was measured",
+        "modes": [
+            {
+                "mode": "text: CNI mode as on the command line",
+                "error": "text: reason why it was not measured; empty if it was",
+                "ip_version": "whole?: 4 or 6, version of the packets",
+                "routes": "whole?: routes in the main table of a node",
+                "rules": "whole?: nftables rules on the node, with those of kube-proxy",
+                "hops_same_node": "whole?: routers between two pods of the node, by TTL",
+                "hops_other_node": "whole?: routers between pods of two nodes, by TTL",
+                "overhead_bytes": (
+                    "whole?: bytes that a packet between nodes grows on the fabric; null if it "
+                    "cannot be found there"
+                ),
+                "mtu": "whole?: MTU of the pods' links in bytes",
+                "connect_ms": "number?: median time of a TCP connection to a pod of another node",
+                "gbit_per_s": "number?: best second of one TCP stream to that pod",
+                "source_at_pod": "text?: source address a pod of another node sees: pod, node, ...",
+                "source_at_node": "text?: source address that another node sees",
+                "programs": "whole?: eBPF programs at the links of the node",
+                "enforces_policy": "bool?: true if a NetworkPolicy blocks a connection",
+            }
+        ],
+    },
     "modes": [
         {
             "family": "text",

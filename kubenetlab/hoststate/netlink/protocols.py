@@ -13,4 +13,5 @@ class NetlinkProtocol(NamedTuple):
 
 ROUTE = NetlinkProtocol(0)
 XFRM = NetlinkProtocol(6)
+NETFILTER = NetlinkProtocol(12)
 WIREGUARD = NetlinkProtocol(16, "wireguard")

@@ -1,0 +1,124 @@
+"""Labs that a command makes for itself and removes, by kubenetlab commands in child processes.
+
+These processes are in a session of their own, so that Ctrl-C interrupts only this command. It then
+kills them, and `down` removes what is left.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Final, NamedTuple, TypeVar
+
+import msgspec
+
+from kubenetlab.errors import KubenetlabError, LabError
+from kubenetlab.kernel.syscalls import die_with_parent
+
+Result = TypeVar("Result")
+
+_START: Final = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
+    "from kubenetlab.cli import main; main()"
+)
+"""Program of the processes. It finds the same modules as this one, wherever they are."""
+_NOT_ERRORS: Final = ("warning: ", "note: ", "next: ", "see kubenetlab")
+_STOPPED_BY_SIGTERM: Final = 128 + signal.SIGTERM
+
+
+class Completed(NamedTuple):
+    """Command that has ended."""
+
+    status: int
+    output: str
+    errors: str
+
+    @property
+    def reason(self) -> str:
+        """Text of its error, without warnings and hints."""
+        lines = [line for line in self.errors.splitlines() if not line.startswith(_NOT_ERRORS)]
+        lines = lines or [line for line in self.output.splitlines() if line.startswith("not ready")]
+        text = "; ".join(line.strip() for line in lines if line != "error:")
+        return text.removeprefix("error: ") or f"exit status {self.status}"
+
+
+def run_command(arguments: Sequence[str], stdin: str = "") -> Completed:
+    """Run `kubenetlab ARGUMENTS…` and return its result."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", _START, json.dumps(sys.path), *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+        start_new_session=True,
+        env={**os.environ, "KUBENETLAB_NO_HINTS": "1", "FORCE_COLOR": ""},
+    )
+    return Completed(done.returncode, done.stdout, done.stderr)
+
+
+@contextmanager
+def temporary_lab(name: str, manifests: str) -> Iterator[None]:
+    """Make a lab whose pods are ready, and remove it at the end of the block, whatever happens.
+
+    manifests: documents as YAML or JSON.
+    Raises LabError if it cannot be made, and SystemExit on SIGTERM.
+    """
+    before = signal.signal(signal.SIGTERM, _stop)
+    try:
+        done = run_command(["up", "--lab", name, "-f", "-"], manifests)
+        if done.status:
+            raise LabError(done.reason)
+        yield
+    finally:
+        interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        done = run_command(["down", "--lab", name])
+        signal.signal(signal.SIGINT, interrupt)
+        signal.signal(signal.SIGTERM, before)
+        if done.status:
+            raise LabError(f"lab {name} cannot be removed: {done.reason}")
+
+
+def run_inside(work: Callable[[], Result], result_type: type[Result]) -> Result:
+    """Return the result of a function that runs in a child process.
+
+    An ordinary user's process cannot leave a lab that it has joined. Raises the function's error.
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.close(reading)
+            die_with_parent(signal.SIGKILL)
+            try:
+                reply, status = msgspec.json.encode(work()), 0
+            except (KubenetlabError, OSError) as error:
+                reply = str(error).encode()
+            with open(writing, "wb") as pipe:
+                pipe.write(reply)
+        finally:
+            os._exit(status)
+    os.close(writing)
+    try:
+        with open(reading, "rb") as pipe:
+            reply = pipe.read()
+    except BaseException:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        raise
+    _, status = os.waitpid(child, 0)
+    if status:
+        raise LabError(reply.decode() or f"the measurement ended with status {status}")
+    return msgspec.json.decode(reply, type=result_type)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(_STOPPED_BY_SIGTERM)

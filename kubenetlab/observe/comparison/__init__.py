@@ -1,0 +1,1 @@
+"""Measurements of one pod network, for the comparison of CNI modes."""

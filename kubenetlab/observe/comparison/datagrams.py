@@ -1,0 +1,116 @@
+"""One datagram: the routers that it passes, its source address, and its size on the fabric.
+
+Source: ip(7) IP_RECVTTL, ipv6(7) IPV6_RECVHOPLIMIT, packet(7).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import time
+from types import TracebackType
+from typing import Final, NamedTuple, Self
+
+from kubenetlab.errors import LabError
+from kubenetlab.names import NODE_UPLINK
+from kubenetlab.observe.comparison.sockets import TIMEOUT_S, open_sockets
+from kubenetlab.observe.targets.locations import Location
+
+_FIRST_TTL: Final = 64
+"""TTL of the packets that a pod sends."""
+_MARK_BYTES: Final = 24
+"""Length of the random content by which the datagram is found on the fabric."""
+_REPEAT_S: Final = 0.5
+"""Time after which the datagram is sent again, in seconds: a route may still be missing."""
+_ETH_P_ALL: Final = 3
+_HEADERS: Final = {4: 14 + 20 + 8, 6: 14 + 40 + 8}
+"""Bytes of the headers Ethernet, IP and UDP, by IP version."""
+_IP_RECVTTL: Final = 12
+_IPV6_RECVHOPLIMIT: Final = 51
+_TTL_OPTIONS: Final = {
+    4: (socket.IPPROTO_IP, _IP_RECVTTL),
+    6: (socket.IPPROTO_IPV6, _IPV6_RECVHOPLIMIT),
+}
+"""IP version → level and name of the socket option for the TTL of a received packet."""
+_ANCILLARY_BYTES: Final = 64
+_INT: Final = struct.Struct("=i")
+
+
+class Datagram(NamedTuple):
+    """A datagram that has arrived."""
+
+    hops: int
+    """Number of routers that it has passed."""
+    source: str
+    """Source address that the receiver has seen."""
+    content: bytes
+    version: int
+    """IP version."""
+
+
+class Capture:
+    """Packets that pass a link. Also a context manager that closes the socket."""
+
+    def __init__(self) -> None:
+        """Begin to capture at the node's link to the fabric, in the current namespace."""
+        self._socket = socket.socket(
+            socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.htons(_ETH_P_ALL)
+        )
+        self._socket.bind((NODE_UPLINK, 0))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._socket.close()
+
+    def growth(self, datagram: Datagram) -> int | None:
+        """Return by how many bytes a datagram was larger on the link than a plain one.
+
+        Returns None if its content did not pass the link readably.
+        """
+        plain = _HEADERS[datagram.version] + len(datagram.content)
+        while True:
+            try:
+                frame = self._socket.recv(1 << 16)
+            except BlockingIOError:
+                return None
+            if datagram.content in frame:
+                return len(frame) - plain
+
+
+def send(source: Location, destination: Location, home: int) -> Datagram:
+    """Send a datagram from one location to another until it arrives.
+
+    Raises LabError if it does not.
+    """
+    version = 6 if ":" in destination.address else 4
+    content = os.urandom(_MARK_BYTES)
+    (receiver,) = open_sockets(destination, socket.SOCK_DGRAM, home)
+    (sender,) = open_sockets(source, socket.SOCK_DGRAM, home)
+    with receiver, sender:
+        receiver.setsockopt(*_TTL_OPTIONS[version], 1)
+        receiver.bind((destination.address, 0))
+        receiver.settimeout(_REPEAT_S)
+        deadline = time.monotonic() + TIMEOUT_S
+        while time.monotonic() < deadline:
+            try:
+                sender.sendto(content, receiver.getsockname())
+                _, messages, _, address = receiver.recvmsg(_MARK_BYTES, _ANCILLARY_BYTES)
+            except TimeoutError:
+                continue
+            except OSError as error:
+                raise LabError(f"{_names(source, destination)}: {error.strerror}") from None
+            (ttl,) = _INT.unpack(messages[0][2][: _INT.size])
+            return Datagram(_FIRST_TTL - ttl, address[0], content, version)
+    raise LabError(f"{_names(source, destination)}: no packet arrives")
+
+
+def _names(source: Location, destination: Location) -> str:
+    return f"{source.title} to {destination.title} ({destination.address})"
