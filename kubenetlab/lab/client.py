@@ -29,7 +29,7 @@ from kubenetlab.lab.paths import LAB_API
 
 if TYPE_CHECKING:
     from kubenetlab.lab.transport.exchange import Exchange
-    from kubenetlab.observe.inspection import Inspection
+    from kubenetlab.observe.inspection import InspectedFault, Inspection
     from kubenetlab.programs.support.http import Response
 
 ATTEMPTS = 5
@@ -116,6 +116,17 @@ class Client:
         """Return everything that runs, as `inspect -o json` shows it."""
         inspection: Inspection = self.get(f"{LAB_API}/inspect")
         return inspection
+
+    def faults(self) -> list[InspectedFault]:
+        """Return the faults that were created with `break`, as `inspect -o json` shows them."""
+        return [
+            {
+                "name": item["metadata"]["name"],
+                "fault": item["spec"]["fault"],
+                "summary": item["spec"]["summary"],
+            }
+            for item in self.get(f"{LAB_API}/faults")["items"]
+        ]
 
     def diagnostics(self) -> list[JsonObject]:
         """Return misconfigurations and objects without effect, as plain data (diagnostics/)."""

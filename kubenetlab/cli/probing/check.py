@@ -21,7 +21,7 @@ from kubenetlab.cli.labs.diagnostics import (
     note_absent_pods,
 )
 from kubenetlab.cli.terminal.output_documents import print_document
-from kubenetlab.cli.terminal.printing import echo, hint, print_table
+from kubenetlab.cli.terminal.printing import echo, hint, print_faults, print_table
 from kubenetlab.cli.terminal.theme import BAD, GOOD, PLACE, WARNING, paint
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def check(
     ]
     if manifests:
         _apply(client.lab, manifests)
-    diagnostics = client.diagnostics()
+    diagnostics, faults = client.diagnostics(), client.faults()
     started = time.monotonic()
     verdicts = _tables(client, tables, deadline) if tables else _promise(client, deadline)
     took_s = time.monotonic() - started
@@ -110,6 +110,8 @@ def check(
         print_document(_as_data(verdicts, assessed, is_fine=is_fine), output)
     else:
         _show(verdicts, assessed, took_s)
+        if failed:
+            print_faults(faults)
         hint(
             _again(failed[0])
             if failed

@@ -18,7 +18,7 @@ from kubenetlab.cli.labs.diagnostics import (
     unenforced_objects,
 )
 from kubenetlab.cli.terminal.output_documents import print_document
-from kubenetlab.cli.terminal.printing import echo, hint, note
+from kubenetlab.cli.terminal.printing import echo, hint, note, print_faults
 from kubenetlab.cli.terminal.theme import BAD, GOOD, MUTED, paint
 from kubenetlab.diagnostics.model import Connection
 from kubenetlab.errors import RequirementError
@@ -168,6 +168,8 @@ def ping_once(
             kind = first_unaccepted_kind(assessed)
             hint(f"kubenetlab ping {source.title} {target} --allow-unmodelled {kind}")
             return is_fine
+    if not is_fine:
+        print_faults(inspected["faults"])
     is_pod = "/" in server
     if empty_reason and is_fine and result.outcome != "answer":
         namespace, name = service or ("default", target.name)

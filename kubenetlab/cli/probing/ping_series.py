@@ -27,7 +27,7 @@ from kubenetlab.cli.probing.ping_once import (
     source_network,
 )
 from kubenetlab.cli.terminal.output_documents import print_document
-from kubenetlab.cli.terminal.printing import echo, hint, print_table
+from kubenetlab.cli.terminal.printing import echo, hint, print_faults, print_table
 from kubenetlab.cli.terminal.theme import BAD, GOOD, MUTED, WARNING, paint
 from kubenetlab.lab.client import Client
 from kubenetlab.lab.paths import object_path
@@ -163,6 +163,9 @@ def ping_series(
         print_document(_as_data(report), output)
     else:
         _show(report)
+        if report.failures:
+            print_faults(inspected["faults"])
+        _hint(report)
     return report.is_fine
 
 
@@ -249,7 +252,6 @@ def _show(report: _Report) -> None:
             f"{paint('✗', BAD)} not enforced by this lab, could change this result: "
             f"{abbreviate(report.unenforced)}"
         )
-    _hint(report)
 
 
 def _hint(report: _Report) -> None:
