@@ -117,7 +117,8 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/datapath/identities": ("cilium",),
     "kubenetlab/datapath/network/balanced_ports": ("balanced_ports",),
     "kubenetlab/datapath/network/egress": ("masquerade",),
-    "kubenetlab/datapath/faults/": ("kube_proxy_faults",),
+    "kubenetlab/datapath/encapsulation": ("network_faults",),
+    "kubenetlab/datapath/faults/": ("kube_proxy_faults", "network_faults"),
     "kubenetlab/datapath/network/fabric": (
         "routed_fabric",
         "fabric_links",

@@ -12,21 +12,31 @@ from kubenetlab.api.lab import Decisions, NodeReport, PodRuntimeStatus
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.kubelet.killing import pending_kills
-from kubenetlab.datapath import containers
+from kubenetlab.datapath import containers, faults
 from kubenetlab.datapath.hooks import hooks
 from kubenetlab.datapath.layers import LAYERS
 from kubenetlab.datapath.layers.layer import DesiredObjects, PlanContext, pods_of
 from kubenetlab.datapath.layers.programs import setups_of
+from kubenetlab.datapath.modes import PodNetwork
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.probes import ProbeSpec, probes
 from kubenetlab.datapath.startup import is_any_pod_starting
-from kubenetlab.datapath.view import NodeView, PodView, node_views, without_pods_and_peers
+from kubenetlab.datapath.view import (
+    NodeView,
+    PodView,
+    node_views,
+    without_pods,
+    without_pods_and_peers,
+)
 from kubenetlab.errors import BugError
 from kubenetlab.hoststate.object import Key, Object, Origin
 from kubenetlab.hoststate.sandbox import Settings, Sysctl
 from kubenetlab.hoststate.state import Contents, HostState, contents_of
 
 __all__ = ["PlanCache", "plan"]
+
+_Merged = tuple[Contents, dict[Key, Origin]]
+"""Objects of one namespace, and the origin of each by its key."""
 
 _PLANNED_FROM = tuple(kind for kind in STORED if kind not in (Event, NodeReport, PodRuntimeStatus))
 
@@ -59,10 +69,48 @@ def plan(cluster: Cluster, decisions: Decisions, cache: PlanCache | None = None)
         netns: cache(("contents", netns), _merge, netns, tuple(groups))
         for netns, groups in groups_by_netns.items()
     }
+    _break(context, merged)
     return HostState(
         {netns: contents for netns, (contents, _) in merged.items()},
         {netns: origins for netns, (_, origins) in merged.items()},
     )
+
+
+def _break(context: PlanContext, merged: dict[str, _Merged]) -> None:
+    """Replace the objects that faults of nodes change."""
+    nodes = {node.name: node for node in context.nodes}
+    for fault, fault_type in faults.active_faults(context.cluster):
+        node = nodes.get(fault.spec.node)
+        if node is None:
+            continue
+        origin = Origin(f"fault {fault.spec.fault}", f"Node {node.name}")
+        network, view = context.cni.network(node), without_pods(node)
+        for netns in fault_type.namespaces(node):
+            merged[netns] = context.cache(
+                ("broken", fault.name, netns),
+                _broken,
+                netns,
+                merged[netns],
+                fault_type,
+                view,
+                network,
+                origin,
+            )
+
+
+def _broken(
+    netns: str,
+    merged: _Merged,
+    fault: faults.BreakOptions,
+    node: NodeView,
+    network: PodNetwork,
+    origin: Origin,
+) -> _Merged:
+    """Return the objects of a namespace as a fault changes them."""
+    desired, origins = merged
+    objects = contents_of(fault.objects(netns, tuple(desired.values()), node, network))
+    changed = {key: origin for key, obj in objects.items() if desired.get(key) != obj}
+    return objects, {**origins, **changed}
 
 
 def plan_probes(
@@ -86,7 +134,7 @@ def _probes(
     return (*probes(node, view, pod, setups, killed), *hooks(node, view, pod, setups, killed))
 
 
-def _merge(netns: str, groups: tuple[DesiredObjects, ...]) -> tuple[Contents, dict[Key, Origin]]:
+def _merge(netns: str, groups: tuple[DesiredObjects, ...]) -> _Merged:
     """Return the objects of one namespace, and the origin of each by its key."""
     origins: dict[Key, Origin] = {}
     objects_by_key: dict[Key, Object] = {}

@@ -25,6 +25,7 @@ from kubenetlab.api.meta import Resource, kubernetes_name
 from kubenetlab.api.store import Cluster
 from kubenetlab.api.text.decode import Finding, decode, format_path
 from kubenetlab.cni.calls import NodePlugins
+from kubenetlab.datapath.encapsulation import Encapsulation
 from kubenetlab.datapath.identities import ClusterPod
 from kubenetlab.datapath.service_view import ServiceView
 from kubenetlab.datapath.view import NodePlace, NodeView, PodView
@@ -104,6 +105,8 @@ class PodNetwork(Struct, frozen=True):
     """True if the lab makes the rules for host ports, as the plugin portmap does."""
     tunnels: tuple[str, ...] = ()
     """Links on each node by which packets between pods of different nodes leave a BPF program."""
+    encapsulations: tuple[Encapsulation, ...] = ()
+    """Outer headers of packets between pods of different nodes; empty without tunnels."""
 
 
 class ModeOptions(Struct, frozen=True, rename=kubernetes_name, forbid_unknown_fields=True):

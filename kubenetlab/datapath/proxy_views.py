@@ -98,7 +98,10 @@ def proxy_views(cluster: Cluster, cache: PlanCache) -> ProxyViews:
     own: dict[str, ProxyView] = {}
     for fault, fault_type in faults.active_faults(cluster):
         node = fault.spec.node
-        own[node] = fault_type.kube_proxy_view(cluster, own.get(node, shared), cache)
+        before = own.get(node, shared)
+        view = fault_type.kube_proxy_view(cluster, before, cache)
+        if view is not before:
+            own[node] = view
     return ProxyViews(shared, own)
 
 

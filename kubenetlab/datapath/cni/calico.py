@@ -41,6 +41,7 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.api.text.decode import Finding, found
 from kubenetlab.api.text.documents import Path
 from kubenetlab.api.values import ip
+from kubenetlab.datapath.encapsulation import encapsulations
 from kubenetlab.datapath.modes import ModeOptions, Needs, Neighbors, PodNetwork
 from kubenetlab.datapath.network import bgp
 from kubenetlab.datapath.sandboxes import link_local
@@ -201,7 +202,11 @@ class Mode(ModeOptions, frozen=True):
         return node.mtu - max(overheads)
 
     def network(self, node: NodeView) -> PodNetwork:
-        return PodNetwork(self.mtu(node), node.cluster_cidrs, link_prefix="cali")
+        specs = [pool.spec for pool in node.ip_pools]
+        has_vxlan = any(spec.vxlan_mode != "Never" for spec in specs)
+        has_ipip = any(spec.ipip_mode != "Never" for spec in specs)
+        outer = encapsulations(self.port if has_vxlan else 0, has_ipip=has_ipip)
+        return PodNetwork(self.mtu(node), node.cluster_cidrs, "", "cali", encapsulations=outer)
 
     def node(self, node: NodeView) -> Iterator[Object]:
         for index, family in enumerate(node.families):

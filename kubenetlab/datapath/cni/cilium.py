@@ -42,6 +42,7 @@ from kubenetlab import names
 from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.lab import NetworkFacts
 from kubenetlab.api.masquerade import MasqueradeConfig
+from kubenetlab.datapath.encapsulation import encapsulations
 from kubenetlab.datapath.identities import ClusterPod
 from kubenetlab.datapath.modes import (
     LabSize,
@@ -161,7 +162,11 @@ class Mode(ModeOptions, frozen=True):
     def network(self, node: NodeView) -> PodNetwork:
         tunnels = (TUNNEL,) if self._has_tunnels else ()
         return PodNetwork(
-            self._mtu(node), node.cluster_cidrs, link_prefix=POD_LINK_PREFIX, tunnels=tunnels
+            self._mtu(node),
+            node.cluster_cidrs,
+            link_prefix=POD_LINK_PREFIX,
+            tunnels=tunnels,
+            encapsulations=encapsulations(self.tunnel_port if tunnels else 0),
         )
 
     def node(self, node: NodeView) -> Iterator[Object]:

@@ -38,6 +38,7 @@ from kubenetlab import names
 from kubenetlab.api.lab import NetworkFacts
 from kubenetlab.api.masquerade import MasqueradeConfig
 from kubenetlab.datapath.cni.pods_on_bridge import PodsOnBridge
+from kubenetlab.datapath.encapsulation import Encapsulation, encapsulations
 from kubenetlab.datapath.modes import Needs
 from kubenetlab.datapath.view import Family, NodeView
 from kubenetlab.hoststate.address import Address
@@ -109,6 +110,10 @@ class Mode(PodsOnBridge, frozen=True):
         if self.backend == "wireguard":
             return node.mtu - _WIREGUARD_OVERHEAD_BYTES
         return node.mtu - max(OVERHEAD_BYTES[family.version] for family in node.families)
+
+    @property
+    def encapsulations(self) -> tuple[Encapsulation, ...]:
+        return encapsulations(0 if self._is_routed else self.port)
 
     def node(self, node: NodeView) -> Iterator[Object]:
         yield from super().node(node)

@@ -9,6 +9,7 @@ from msgspec import structs
 
 from kubenetlab import names
 from kubenetlab.api.masquerade import MasqueradeConfig
+from kubenetlab.datapath.encapsulation import Encapsulation
 from kubenetlab.datapath.modes import LabSize, ModeOptions, Neighbors, PodNetwork
 from kubenetlab.datapath.network import egress
 from kubenetlab.datapath.sandboxes import link_local
@@ -81,8 +82,19 @@ class PodsOnBridge(ModeOptions, frozen=True):
         """Return the MTU of pods and bridge."""
         return node.mtu
 
+    @property
+    def encapsulations(self) -> tuple[Encapsulation, ...]:
+        """Outer headers of packets between nodes; empty if the mode has no tunnels."""
+        return ()
+
     def network(self, node: NodeView) -> PodNetwork:
-        return PodNetwork(self.mtu(node), node.cluster_cidrs, self.bridge, self.link_prefix)
+        return PodNetwork(
+            self.mtu(node),
+            node.cluster_cidrs,
+            self.bridge,
+            self.link_prefix,
+            encapsulations=self.encapsulations,
+        )
 
     def node(self, node: NodeView) -> Iterator[Object]:
         """Yield the bridge with its addresses, and the route to the pods on it."""

@@ -32,7 +32,14 @@ from kubenetlab.api.lab import NetworkFacts
 from kubenetlab.api.masquerade import MasqueradeConfig
 from kubenetlab.api.values import ip
 from kubenetlab.controllers.nodes.ipam.ring import BRIDGE
-from kubenetlab.datapath.modes import LabSize, ModeOptions, Needs, Neighbors, PodNetwork
+from kubenetlab.datapath.encapsulation import encapsulations
+from kubenetlab.datapath.modes import (
+    LabSize,
+    ModeOptions,
+    Needs,
+    Neighbors,
+    PodNetwork,
+)
 from kubenetlab.datapath.sandboxes import link_local
 from kubenetlab.datapath.view import NodeView, PodView
 from kubenetlab.hoststate.address import Address
@@ -92,7 +99,13 @@ class Mode(ModeOptions, frozen=True):
         return super().dynamic_neighbors(lab) + pods * min(pods, 8)
 
     def network(self, node: NodeView) -> PodNetwork:
-        return PodNetwork(self.mtu, node.cluster_cidrs, _BRIDGE_LINK, "vethwepl")
+        return PodNetwork(
+            self.mtu,
+            node.cluster_cidrs,
+            _BRIDGE_LINK,
+            "vethwepl",
+            encapsulations=encapsulations(self.port),
+        )
 
     def node(self, node: NodeView) -> Iterator[Object]:
         mac = names.mac_of(_gateway(node, 0))

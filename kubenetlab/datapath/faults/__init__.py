@@ -2,8 +2,8 @@
 
 The fault `kube-proxy` is `datapath/faults/kube_proxy.py`. Each file holds one frozen `Break`: its
 fields are the options, and its docstring is part of the manual page. It defines the state to
-remember from the moment of breaking, and the view of other components while the fault lasts.
-Healing deletes the fault and its snapshots.
+remember from the moment of breaking, the view of other components and the kernel objects while the
+fault lasts. Healing deletes the fault and its snapshots.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import importlib
 import inspect
 import pkgutil
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, get_args, get_type_hints
 
 import msgspec
@@ -27,8 +27,11 @@ from kubenetlab.api.text.decode import decode, format_path
 from kubenetlab.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
+    from kubenetlab.datapath.modes import PodNetwork
     from kubenetlab.datapath.plan_cache import PlanCache
     from kubenetlab.datapath.proxy_views import ProxyView
+    from kubenetlab.datapath.view import NodeView
+    from kubenetlab.hoststate.object import Object
 
 
 class BreakOptions(Struct, frozen=True, rename=kubernetes_name, forbid_unknown_fields=True):
@@ -55,6 +58,30 @@ class BreakOptions(Struct, frozen=True, rename=kubernetes_name, forbid_unknown_f
     def kube_proxy_view(self, cluster: Cluster, view: ProxyView, cache: PlanCache) -> ProxyView:
         """Return the view that the kube-proxy of the fault's node has instead of the shared one."""
         return view
+
+    def namespaces(self, node: NodeView) -> tuple[str, ...]:
+        """Return the namespaces whose kernel objects differ while the fault lasts.
+
+        node: the fault's node.
+        """
+        return ()
+
+    def objects(
+        self, netns: str, desired: Sequence[Object], node: NodeView, network: PodNetwork
+    ) -> Iterable[Object]:
+        """Return the objects of one of these namespaces while the fault lasts.
+
+        desired: its objects without the fault. node: the fault's node, without its pods.
+        """
+        return desired
+
+
+def unknown_node(cluster: Cluster, name: str) -> str:
+    """Return why a node cannot have a fault: it does not exist. Empty if it does."""
+    names = cluster.config.node_names
+    if name in names:
+        return ""
+    return f'there is no node "{name}"{did_you_mean(name, names)}; known: {", ".join(names)}'
 
 
 def known() -> tuple[str, ...]:

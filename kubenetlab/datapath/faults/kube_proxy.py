@@ -38,12 +38,11 @@ from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.store import Change, Cluster
 from kubenetlab.api.values import ip
 from kubenetlab.controllers.cluster.kube_proxy import LABELS, NAMESPACE
-from kubenetlab.datapath.faults import BreakOptions
+from kubenetlab.datapath.faults import BreakOptions, unknown_node
 from kubenetlab.datapath.modes import proxy_mode
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.proxy_views import ProxyView
 from kubenetlab.datapath.service_view import ServiceView
-from kubenetlab.errors import did_you_mean
 from kubenetlab.versioned import VersionedMap
 
 _MEANS = {
@@ -72,13 +71,7 @@ class Break(BreakOptions, frozen=True):
         facts = cluster.get(NetworkFacts, "", "network")
         if facts is not None and not facts.has_proxy:
             return "this cluster has no kube-proxy (kubeProxyMode: none)"
-        names = cluster.config.node_names
-        return (
-            ""
-            if self.node in names
-            else f'there is no node "{self.node}"{did_you_mean(self.node, names)}; '
-            f"known: {', '.join(names)}"
-        )
+        return unknown_node(cluster, self.node)
 
     def spec(self) -> FaultSpec:
         stops = (StoppedPods(self.node, NAMESPACE, LABELS),) if self.how == "stopped" else ()

@@ -240,6 +240,82 @@ def test_a_fault_is_deleted_with_its_node() -> None:
     assert (*cluster.all(ProxySnapshot), *cluster.all(Fault)) == ()
 
 
+def with_cni(cni: str) -> Cluster:
+    """Return a cluster with a CNI mode."""
+    return running(
+        store(
+            "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n"
+            f"networking: {{ipFamily: dual, cni: {cni}}}\n---\n{WEB}"
+        )
+    )
+
+
+def break_node(cluster: Cluster, fault: str, **options: str) -> Cluster:
+    """Return the cluster with a fault of the node `worker`."""
+    given = {"node": "worker", **options}
+    return settled(cluster.with_changes(faults.break_changes(cluster, fault, given, NOW)))
+
+
+def changed_objects(before: Cluster, after: Cluster, netns: str) -> tuple[set[str], set[str]]:
+    """Return the objects that only the first cluster's plan has, and those of the second."""
+    objects = [
+        {repr(obj): str(obj) for obj in plan(cluster, DECISIONS)[netns].values()}
+        for cluster in (before, after)
+    ]
+    return (
+        {text for key, text in objects[0].items() if key not in objects[1]},
+        {text for key, text in objects[1].items() if key not in objects[0]},
+    )
+
+
+@pytest.mark.parametrize(
+    ("cni", "match"),
+    [
+        ("{type: flannel, port: 4000}", "udp dport 4000"),
+        ("{type: calico, backend: vxlan}", "udp dport 4789"),
+        ("{type: calico, backend: ipip}", "meta l4proto ipencap"),
+        ("weave", "udp dport 6784"),
+        ("{type: cilium, tunnelPort: 8473}", "udp dport 8473"),
+    ],
+)
+def test_packets_of_tunnels_are_dropped_on_one_node(cni: str, match: str) -> None:
+    """The mode says what its outer packets look like; nothing else changes."""
+    before = with_cni(cni)
+    after = break_node(before, "overlay")
+    assert changed_objects(before, after, "node/worker2") == (set(), set())
+    gone, new = changed_objects(before, after, "node/worker")
+    assert gone == set()
+    assert all("kubenetlab-fault-overlay" in text for text in new)
+    chains = [
+        obj
+        for obj in plan(after, DECISIONS)["node/worker"].values()
+        if isinstance(obj, Chain) and obj.table == "kubenetlab-fault-overlay"
+    ]
+    assert {str(rule) for chain in chains for rule in chain.rules} == {
+        f'iifname "eth0" {match} drop',
+        f'oifname "eth0" {match} drop',
+    }
+    assert plan(healed(after), DECISIONS)["node/worker"] == plan(before, DECISIONS)["node/worker"]
+
+
+@pytest.mark.parametrize(
+    ("cni", "fault", "options", "message"),
+    [
+        ("bridge", "overlay", {}, "this lab has no tunnels: the CNI mode bridge"),
+        ("{type: flannel, backend: host-gw}", "overlay", {}, "this lab has no tunnels"),
+        ("calico", "overlay", {}, "this lab has no tunnels"),
+        ("flannel", "overlay", {"node": "wrker"}, "did you mean worker?"),
+    ],
+)
+def test_an_impossible_fault_is_refused(
+    cni: str, fault: str, options: dict[str, str], message: str
+) -> None:
+    """The message gives the reason."""
+    with pytest.raises(UsageError) as refused:
+        break_node(with_cni(cni), fault, **options)
+    assert message in str(refused.value)
+
+
 def test_every_fault_has_a_manual() -> None:
     """It begins with the fault's name and describes each option by name."""
     for name in faults.known():

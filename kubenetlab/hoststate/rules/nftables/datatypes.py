@@ -26,7 +26,7 @@ BYTEORDER_NONE: Final = 0
 BYTEORDER_HOST: Final = 1
 BYTEORDER_BIG: Final = 2
 
-_PROTOCOLS: Final = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58, "sctp": 132}
+_PROTOCOLS: Final = {"icmp": 1, "ipencap": 4, "tcp": 6, "udp": 17, "icmpv6": 58, "sctp": 132}
 _CT_STATES: Final = {"invalid": 1, "established": 2, "related": 4, "new": 8, "untracked": 64}
 _CT_STATUSES: Final = {
     "expected": 1,

@@ -1,0 +1,97 @@
+"""overlay: drop the packets of the tunnels of one node.
+
+A packet filter between the nodes drops the datagrams that carry packets between pods, as a security
+group or a firewall does that admits everything but the UDP port of the overlay. Pods of the node
+reach one another and addresses outside of the cluster, and the node reaches all other nodes, but
+no packet passes between its pods and the pods of other nodes. Nodes stay Ready.
+
+Here the packet filter is the table kubenetlab-fault-overlay on the node, with one chain for each
+direction of eth0. It drops UDP to the port of the CNI mode (flannel and cilium: 8472, calico: 4789,
+weave: 6784), or IP protocol 4 for calico's ipip. Modes without tunnels cannot have this fault.
+
+How to diagnose:
+    kubenetlab ping                             pods of the node and pods of other nodes
+    kubenetlab ping node:NODE node:OTHER        the fabric itself works
+    kubenetlab exec node:NODE -- tcpdump -ni eth0 udp
+    kubenetlab diff                             the table that a healthy node does not have
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+from kubenetlab.api.faults import FaultSpec
+from kubenetlab.api.lab import Decisions
+from kubenetlab.api.store import Cluster
+from kubenetlab.datapath import modes
+from kubenetlab.datapath.encapsulation import Encapsulation
+from kubenetlab.datapath.faults import BreakOptions, unknown_node
+from kubenetlab.datapath.modes import PodNetwork
+from kubenetlab.datapath.plan_cache import PlanCache
+from kubenetlab.datapath.view import NodeView, node_views
+from kubenetlab.hoststate.object import Object
+from kubenetlab.hoststate.rules.nftables import NFT_FAMILIES, Chain, Hook, Rule, Table, rule
+from kubenetlab.hoststate.rules.nftables.statements import Match, drop
+from kubenetlab.names import NODE_UPLINK
+
+TABLE: Final = "kubenetlab-fault-overlay"
+_RAW: Final = -300
+"""Priority before connection tracking, which the packets do not need to pass."""
+
+
+class Break(BreakOptions, frozen=True):
+    """Option `node`.
+
+    node: name of the node whose tunnels are cut.
+    """
+
+    node: str
+
+    def why_impossible(self, cluster: Cluster) -> str:
+        if problem := unknown_node(cluster, self.node):
+            return problem
+        decisions = Decisions(cni_mode="", cni_options={}, neighbors="dynamic")
+        name, options = cluster.config.networking.cni_mode
+        cni = modes.load("cni", name, options)
+        views = node_views(cluster, decisions, PlanCache())
+        if any(cni.network(view).encapsulations for view in views):
+            return ""
+        return (
+            f"this lab has no tunnels: the CNI mode {name}, with its options, routes packets "
+            "between nodes; `kubenetlab explain overlay` names modes with tunnels"
+        )
+
+    def spec(self) -> FaultSpec:
+        return FaultSpec(
+            fault="overlay",
+            options={"node": self.node},
+            node=self.node,
+            summary=f"the packets of the tunnels of {self.node} are dropped",
+        )
+
+    def namespaces(self, node: NodeView) -> tuple[str, ...]:
+        return (node.netns,)
+
+    def objects(
+        self, netns: str, desired: Sequence[Object], node: NodeView, network: PodNetwork
+    ) -> Iterable[Object]:
+        yield from desired
+        if not network.encapsulations:
+            return
+        for family in node.families:
+            nft = NFT_FAMILIES[family.version]
+            yield Table(netns, nft, TABLE, f"fault overlay of {node.name}")
+            for hook, direction in (("prerouting", "iifname"), ("output", "oifname")):
+                rules = tuple(_rules(direction, network.encapsulations))
+                yield Chain(netns, nft, TABLE, hook, rules, Hook("filter", hook, _RAW))
+
+
+def _rules(direction: str, encapsulations: Iterable[Encapsulation]) -> Iterator[Rule]:
+    """Yield the rules that drop outer packets in one direction of the node's uplink."""
+    for encapsulation in encapsulations:
+        link = Match(direction, NODE_UPLINK)
+        if encapsulation.port:
+            yield rule(link, Match("udp dport", str(encapsulation.port)), drop)
+        else:
+            yield rule(link, Match("meta l4proto", encapsulation.protocol), drop)

@@ -1,0 +1,81 @@
+"""Faults of the pod network: the packets that they stop, those that pass, and healing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.labs.lab import Lab, wait_for
+from tests.labs.pod_networks import manifest
+from tests.labs.test_pod_networks import CALICO, CILIUM, FLANNEL, WEAVE, require
+
+TUNNELS = {
+    "flannel": FLANNEL["vxlan"],
+    "calico": CALICO["vxlan"],
+    "weave": WEAVE[""],
+    "cilium": CILIUM["tunnel"],
+}
+
+
+def reaches(lab: Lab, source: str, destination: str, index: int = 0) -> bool:
+    """Return whether a pod gets an answer from the server of another one."""
+    address = lab.pod(destination)["addresses"][index]
+    (answer,) = lab.ask(lab.pod(source), ("TCP", address, 8080))
+    return not answer.error
+
+
+def node_answers(lab: Lab, source: str, destination: str) -> bool:
+    """Return whether a node answers the echo requests of another one."""
+    address = lab.place("nodes", destination)["addresses"][0]
+    return lab.run("ping", f"node:{source}", address, status=None).status == 0
+
+
+@contextmanager
+def broken(lab: Lab, fault: str, *options: str) -> Iterator[str]:
+    """Break something, and yield its summary; heal it and require the lab to be as it was."""
+    assert lab.run("diff", status=None).status == 0
+    out = lab.run("break", fault, *options).out
+    yield out.strip().partition(": ")[2]
+    lab.run("heal")
+    assert lab.get("faults")["items"] == []
+    wait_for(lambda: lab.run("diff", status=None).status == 0, "the lab without the fault")
+    wait_for(lambda: lab.run("ping", "-o", "json", status=None).json["ok"], "the whole matrix")
+    assert lab.problems == []
+
+
+def explains(lab: Lab, summary: str, line: str) -> None:
+    """Require that `diff`, `ping` and a single ping name the fault, also after a new agent."""
+    for is_new in (False, True):
+        if is_new:
+            lab.kill("agent")
+        drift = lab.run("diff", status=1)
+        assert line in drift.out
+        assert f"broken on purpose: {summary} (fault 1)" in drift.err
+    matrix = lab.run("ping", status=1)
+    assert f"broken on purpose: {summary} (fault 1)" in matrix.err
+
+
+@pytest.mark.parametrize("family", ["ipv4", "ipv6"])
+@pytest.mark.parametrize("cni", TUNNELS.values(), ids=TUNNELS)
+def test_without_datagrams_of_the_overlay_pods_reach_only_their_own_node(
+    lab: Lab, cni: str, family: str
+) -> None:
+    """Nodes reach each other, and other nodes' pods too; the fault survives the agent."""
+    require(cni)
+    lab.up(manifest(family, cni))
+    assert reaches(lab, "a", "c")
+    with broken(lab, "overlay", "--node", "worker") as summary:
+        assert summary == "the packets of the tunnels of worker are dropped"
+        assert reaches(lab, "a", "b")
+        assert node_answers(lab, "worker", "worker2")
+        assert not reaches(lab, "a", "c")
+        assert not reaches(lab, "c", "a")
+        once = lab.run("ping", "a", "c", status=1)
+        assert f"broken on purpose: {summary} (fault 1)" in once.err
+        checked = lab.run("check", status=1)
+        assert f"broken on purpose: {summary} (fault 1)" in checked.err
+        explains(lab, summary, "- nft table ip")
+        assert not reaches(lab, "a", "c")
+    assert reaches(lab, "a", "c")
