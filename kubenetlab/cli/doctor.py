@@ -74,7 +74,7 @@ def _show(results: Sequence[CheckResult]) -> None:
 
 def _modes(machine_results: Sequence[CheckResult]) -> list[CheckResult]:
     """Return a result for each CNI and kube-proxy mode, with its unmet requirements."""
-    from kubenetlab.datapath import modes
+    from kubenetlab.datapath import manuals, modes
     from kubenetlab.kernel.features.detection import has_program
     from kubenetlab.kernel.features.doctor import CheckResult
     from kubenetlab.kernel.processes.permissions import is_root
@@ -88,7 +88,7 @@ def _modes(machine_results: Sequence[CheckResult]) -> list[CheckResult]:
         unmet = list(unmet_requirements(title, needs, is_root=is_root(), has_program=has_program))
         if missing := [feature for feature in needs.all_features if feature not in available]:
             unmet.append(f"missing kernel features: {', '.join(missing)}")
-        summary = modes.manual(family, name).partition("\n")[0].partition(": ")[2]
+        summary = manuals.manual(family, name).partition("\n")[0].partition(": ")[2]
         results.append(
             CheckResult("Modes", title, "optional" if unmet else "ok", "; ".join(unmet) or summary)
         )

@@ -75,7 +75,8 @@ def show_manual(name: str) -> None:
 def _mode_data(family: str, name: str) -> JsonObject:
     from msgspec import to_builtins
 
-    from kubenetlab.datapath.modes import load, manual
+    from kubenetlab.datapath.manuals import manual
+    from kubenetlab.datapath.modes import load
 
     mode = load(family, name, {})
     needs = [

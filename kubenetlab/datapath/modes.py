@@ -7,7 +7,6 @@ fields are the options, its docstring is the manual page, and `needs` is what `d
 from __future__ import annotations
 
 import importlib
-import inspect
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
@@ -390,14 +389,3 @@ def proxy_mode(networking: Networking) -> tuple[str, JsonMapping]:
         return mode_and_options(networking.kube_proxy_mode)
     name, options = networking.cni_mode
     return (_mode_type("cni", name) or ModeOptions).implied_proxy_mode(options), {}
-
-
-def manual(family: str, name: str) -> str:
-    """Return a mode's manual page: the docstrings of its module, its class and shared options."""
-    module = importlib.import_module(f"{__package__}.{family}.{name.replace('-', '_')}")
-    classes = module.Mode.__mro__[: module.Mode.__mro__.index(ModeOptions)]
-    options, *shared = (inspect.cleandoc(cls.__doc__ or "") for cls in classes)
-    entries = "\n".join(text.partition("\n\n")[2] for text in shared)  # without their summaries
-    gap = "\n\n" if "\n\n" in entries else "\n"
-    page = f"{inspect.cleandoc(module.__doc__ or '')}\n\n{options}"
-    return f"{page}{gap}{entries}" if entries else page

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from kubenetlab.api.lab import Decisions
-from kubenetlab.datapath import modes, plan
+from kubenetlab.datapath import manuals, modes, plan
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.hoststate.diff import diff
 from kubenetlab.hoststate.rules.rulesets import RuleObject, steps
@@ -64,7 +64,7 @@ def namespaces_of(kernel: FakeKernel) -> list[str]:
 )
 def test_a_mode_has_a_manual_and_defaults(family: str, name: str) -> None:
     """The manual's first line names the mode; all options have defaults; others are rejected."""
-    assert modes.manual(family, name).startswith(f"{name}: ")
+    assert manuals.manual(family, name).startswith(f"{name}: ")
     assert modes.load(family, name, {}) == modes.load(family, name, {})
     mode, _ = modes.try_load(family, name, {})
     assert isinstance(mode, modes.ModeOptions)

@@ -15,7 +15,7 @@ import pytest
 
 from kubenetlab import hoststate, programs
 from kubenetlab.api.containers import Container
-from kubenetlab.datapath import faults, modes, plan
+from kubenetlab.datapath import faults, manuals, modes, plan
 from kubenetlab.datapath.cni import bridge
 from kubenetlab.hoststate import kinds
 from kubenetlab.hoststate.diff import diff
@@ -77,7 +77,7 @@ def test_the_page_has_examples_and_refers_to_existing_files() -> None:
 def test_the_recipe_for_a_mode_works(added: dict[str, ModuleType]) -> None:
     """The mode is found by its name and has a manual; its plan can be applied and read back."""
     assert "walled" in modes.known("cni")
-    assert modes.manual("cni", "walled").startswith("walled: ")
+    assert manuals.manual("cni", "walled").startswith("walled: ")
     networking = "networking: {cni: {type: walled, mtu: 1400}}"
     text = f"apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n{networking}\n---\n"
     desired = plan(running(store(text + deployment())), DECISIONS)

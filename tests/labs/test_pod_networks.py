@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 
+from kubenetlab.api.config import mode_and_options
+from kubenetlab.datapath import modes
+from kubenetlab.datapath.modes import CNI
 from kubenetlab.kernel.features.detection import has_program
 from kubenetlab.kernel.rules.libbpf import LIBRARY, has_library
 from tests.labs.lab import Lab
@@ -21,41 +25,39 @@ CALICO = {
     "vxlan": "{type: calico, backend: vxlan}",
     "cross-subnet": "{type: calico, backend: vxlan, crossSubnet: true, neighbors: permanent}",
 }
-WEAVE = {
-    "": "weave",
-    "-permanent": "{type: weave, neighbors: permanent}",
-}
-KUBE_ROUTER = {
-    "": "kube-router",
-    "-routed": "{type: kube-router, clusterAsn: 4200000000, layout: routed, neighbors: permanent}",
-    "-abrupt": "{type: kube-router, bgpGracefulRestart: false}",
-}
 CILIUM = {
     "tunnel": "{type: cilium}",
     "native": "{type: cilium, routingMode: native}",
     "permanent": "{type: cilium, neighbors: permanent, tunnelPort: 4789}",
     "legacy": "{type: cilium, hostLegacyRouting: true}",
 }
-MODES = {
-    "bridge": "{type: bridge}",
-    **{f"flannel-{name}": cni for name, cni in FLANNEL.items()},
-    **{f"calico-{name}": cni for name, cni in CALICO.items()},
-    **{f"cilium-{name}": cni for name, cni in CILIUM.items()},
-    **{f"weave{name}": cni for name, cni in WEAVE.items()},
-    "conflist": "conflist",
+WEAVE = {
+    "": "weave",
+    "-permanent": "{type: weave, neighbors: permanent}",
+}
+KUBE_ROUTER = {
+    "-routed": "{type: kube-router, clusterAsn: 4200000000, layout: routed, neighbors: permanent}",
+    "-abrupt": "{type: kube-router, bgpGracefulRestart: false}",
+}
+VARIANTS = {
+    **{f"flannel-{name}": cni for name, cni in FLANNEL.items() if name != "vxlan"},
+    **{f"calico-{name}": cni for name, cni in CALICO.items() if name != "bgp"},
+    **{f"cilium-{name}": cni for name, cni in CILIUM.items() if name != "tunnel"},
+    **{f"weave{name}": cni for name, cni in WEAVE.items() if name},
     **{f"kube-router{name}": cni for name, cni in KUBE_ROUTER.items()},
 }
+MODES = {name: name for name in modes.known("cni") if name != "none"} | VARIANTS
+"""Every mode of the project by its name alone, and modes with other options."""
+
+
+def mode_of(cni: str) -> CNI:
+    return modes.load("cni", *mode_and_options(yaml.safe_load(cni)))
+
+
 ROUTED = {
-    name: MODES[name]
-    for name in (
-        "flannel-vxlan",
-        "flannel-direct",
-        "calico-vxlan",
-        "calico-cross-subnet",
-        "cilium-tunnel",
-        "cilium-legacy",
-        "weave",
-    )
+    name: cni
+    for name, cni in MODES.items()
+    if not mode_of(cni).needs_one_segment and cni != "conflist"
 }
 """Modes that need no common subnet of the nodes."""
 
@@ -73,6 +75,7 @@ def test_pods_reach_pods_without_address_translation(lab: Lab, cni: str, family:
 @pytest.mark.parametrize("cni", ROUTED.values(), ids=ROUTED)
 def test_tunnels_cross_routers(lab: Lab, cni: str, family: str) -> None:
     """Each node has a subnet of its own, and the router knows no pod."""
+    require(cni)
     lab.up(manifest(family, cni, fabric="{topology: routed}"))
     check_connections(lab, family)
 
@@ -83,9 +86,9 @@ def require(cni: str) -> None:
         pytest.skip(PLUGINS_ADVICE)
     if "cilium" in cni and not has_library():
         pytest.skip(f"{LIBRARY} is missing (apt-get install libbpf1)")
-    uses_bgp = cni in (*KUBE_ROUTER.values(), CALICO["bgp"], CALICO["reflector"])
-    if uses_bgp and not has_program("bird"):
-        pytest.skip("needs BIRD 2 (apt-get install bird2)")
+    for program in mode_of(cni).requirements.programs:
+        if not has_program(program):
+            pytest.skip(f"{program} is missing")
 
 
 def check_connections(lab: Lab, family: str) -> None:

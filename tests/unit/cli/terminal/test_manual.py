@@ -11,11 +11,11 @@ from kubenetlab.cli.terminal.layout import cell_width
 from kubenetlab.cli.terminal.manual import manual_lines
 from kubenetlab.cli.terminal.printing import print_manual
 from kubenetlab.cli.terminal.theme import unpaint
-from kubenetlab.datapath import faults, modes
+from kubenetlab.datapath import faults, manuals, modes
 from tests.golden.screens import capture
 
 MANUALS = {
-    **{f"{family}-{name}": modes.manual(family, name) for family in modes.FAMILIES
+    **{f"{family}-{name}": manuals.manual(family, name) for family in modes.FAMILIES
        for name in modes.known(family)},
     **{name: faults.manual(name) for name in faults.known()},
 }  # fmt: skip
