@@ -1,0 +1,80 @@
+"""ptp: a pair of links for each pod, routed by its node, and routes between nodes.
+
+  pod eth0 ─ veth… ┐                            ┌ veth… ─ eth0 pod
+                   ├ node ── eth0 fabric eth0 ──┤ node
+  pod eth0 ─ veth… ┘                            └ veth… ─ eth0 pod
+
+There is no bridge: the node's end of each pair has the address of the gateway, and the node has a
+route to each pod, and to the pod range of every other node. Packets between pods stay unchanged.
+
+Overhead: none.
+Needs: all nodes on one layer-2 segment.
+As in: kind's default network, kindnet, with the plugins ptp and host-local.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kubenetlab import names
+from kubenetlab.api.lab import NetworkFacts
+from kubenetlab.api.masquerade import MasqueradeConfig
+from kubenetlab.datapath.modes import ModeOptions, Needs, Neighbors, PodNetwork
+from kubenetlab.datapath.network import egress
+from kubenetlab.datapath.sandboxes import link_local
+from kubenetlab.datapath.view import NodeView, PodView
+from kubenetlab.hoststate.address import Address
+from kubenetlab.hoststate.links.veth import Veth, VethPeer
+from kubenetlab.hoststate.neighbor import Neighbor
+from kubenetlab.hoststate.object import Object
+from kubenetlab.hoststate.route import Route
+
+
+class Mode(ModeOptions, frozen=True):
+    """Options: neighbors: auto | dynamic | permanent, as in the mode bridge."""
+
+    needs = Needs(programs=("nft",), features=("veth", "nft nat"))
+    facts = NetworkFacts(plugin="ptp", host_ifname="veth{id}")
+    neighbors: Neighbors = "auto"
+
+    @property
+    def desired_neighbors(self) -> Neighbors:
+        return self.neighbors
+
+    @property
+    def needs_one_segment(self) -> bool:
+        return True
+
+    def network(self, node: NodeView) -> PodNetwork:
+        return PodNetwork(node.mtu, node.cluster_cidrs, link_prefix="veth")
+
+    def node(self, node: NodeView) -> Iterator[Object]:
+        for family in (family for peer in node.peers for family in peer.families):
+            yield Route(node.netns, family.pod_cidr, names.NODE_UPLINK, via=family.address)
+
+    def masquerade(self, node: NodeView, config: MasqueradeConfig | None) -> Iterator[Object]:
+        return egress.rules(node, config)
+
+    def pod(self, node: NodeView, pod: PodView) -> Iterator[Object]:
+        if pod.is_host_network:
+            return
+        ends = {
+            (pod.netns, names.POD_LINK): names.mac_of(pod.addresses[0]),
+            (node.netns, pod.ifname): names.port_mac_of(pod.addresses[0]),
+        }
+        ((own_end, mac), (far_end, far_mac)) = ends.items()
+        alias = names.link_alias("cni ptp", f"pod {pod.full_name}")
+        yield Veth(*own_end, mac, *far_end, node.mtu, alias)
+        yield VethPeer(*far_end, far_mac, node.mtu, alias)
+        for end, end_mac in ends.items():
+            yield from link_local(*end, end_mac, has_ipv6=node.has_ipv6)
+        for family, address in zip(node.families, pod.addresses, strict=True):
+            host, gateway = (f"{text}/{family.host_length}" for text in (address, family.gateway))
+            yield Address(*own_end, host)
+            yield Route(pod.netns, gateway, names.POD_LINK)
+            yield Route(pod.netns, family.default_route, names.POD_LINK, via=family.gateway)
+            yield Address(*far_end, gateway, is_source=False)
+            yield Route(node.netns, host, pod.ifname, source=family.address)
+            if node.neighbors == "permanent":
+                yield Neighbor(*own_end, family.gateway, far_mac)
+                yield Neighbor(*far_end, address, mac)
