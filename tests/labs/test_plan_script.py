@@ -44,13 +44,16 @@ with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=5) as con
 
 
 class ScriptNamespaces:
-    """Network and mount namespaces with a private /run/netns.
+    """Network and mount namespaces with a private /run/netns and /var/tmp.
 
     Everything created in it disappears with it.
     """
 
     def __init__(self) -> None:
-        begin = "mkdir -p /run/netns && mount -t tmpfs tmpfs /run/netns && echo ready && exec cat"
+        begin = (
+            "mkdir -p /run/netns && mount -t tmpfs tmpfs /run/netns && "
+            "mount -t tmpfs tmpfs /var/tmp && echo ready && exec cat"
+        )
         self._holder = subprocess.Popen(
             ["unshare", "-mn", "sh", "-c", begin],
             stdin=subprocess.PIPE,
@@ -195,8 +198,9 @@ def test_the_script_writes_files_and_runs_daemons(
         )
         pids = namespaces.run("ip", "netns", "pids", f"{copy}_node_worker").split()
         assert pids
+        assert namespaces.run("ls", "/var/tmp").split() == [f"kubenetlab-{copy}"]
     finally:
         namespaces.run(*command, "down")
     wait_for(lambda: not any(Path("/proc", pid, "fd").exists() for pid in pids), "the end of BIRD")
-    assert not Path(f"/var/tmp/kubenetlab-{copy}").exists()
+    assert namespaces.run("ls", "/var/tmp") == ""
     assert not Path("/run/bird").exists()
