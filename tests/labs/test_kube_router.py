@@ -230,7 +230,7 @@ def test_ten_nodes_are_ready_within_seconds(lab: Lab) -> None:
     took_s = time.monotonic() - began
     assert has_converged(lab)
     assert len(birds(lab)) == 10
-    assert took_s < patiently(5), took_s
+    assert took_s < patiently(10), took_s
 
 
 def test_a_bird_that_cannot_run_is_reported(lab: Lab, tmp_path: Path) -> None:
