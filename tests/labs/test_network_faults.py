@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
+from tests.clusters import pod
 from tests.labs.lab import Lab, wait_for
 from tests.labs.pod_networks import manifest
-from tests.labs.test_pod_networks import CALICO, CILIUM, FLANNEL, WEAVE, require
+from tests.labs.test_pod_networks import CALICO, CILIUM, FLANNEL, KUBE_ROUTER, WEAVE, require
 
 TUNNELS = {
     "flannel": FLANNEL["vxlan"],
@@ -79,3 +81,44 @@ def test_without_datagrams_of_the_overlay_pods_reach_only_their_own_node(
         explains(lab, summary, "- nft table ip")
         assert not reaches(lab, "a", "c")
     assert reaches(lab, "a", "c")
+
+
+ROUTES = {
+    "bridge": ("bridge", "+ route 10.244.2.0/24 "),
+    "flannel": (FLANNEL["vxlan"], "+ route 10.244.2.0/24 "),
+    "calico": (CALICO["bgp"], "file /etc/bird/bird.conf"),
+    "reflector": (CALICO["reflector"], "file /etc/bird/bird.conf"),
+    "kube-router": (KUBE_ROUTER[""], "file /etc/bird/bird.conf"),
+    "cilium": (CILIUM["native"], "+ route 10.244.2.0/24 "),
+    "cilium-legacy": (CILIUM["legacy"], ""),
+}
+
+
+@pytest.mark.parametrize(("cni", "line"), ROUTES.values(), ids=ROUTES)
+@pytest.mark.parametrize("how", ["missing", "blackhole"])
+def test_without_a_route_pods_of_one_pair_of_nodes_do_not_reach_each_other(
+    lab: Lab, cni: str, line: str, how: str
+) -> None:
+    """Both directions fail; the pods of a node, the nodes, and all other pairs are as before."""
+    require(cni)
+    lab.up(manifest("dual", cni) + "---\n" + pod("d", ", nodeName: control-plane"))
+    options = ["--node", "worker", "--to", "worker2", "--how", how]
+    if not line:
+        refused = lab.run("break", "route", *options, status=2)
+        assert "finds the node of a pod in another way" in refused.err
+        return
+    with broken(lab, "route", *options) as summary:
+        for index in (0, 1):
+            wait_for(partial(is_cut, lab, "a", "c", index), "the route to be gone")
+            assert is_cut(lab, "c", "a", index)
+            for source, destination in ("ab", "ad", "da", "dc"):
+                assert reaches(lab, source, destination, index)
+        assert node_answers(lab, "worker", "worker2")
+        is_replaced = how == "blackhole" and "bird" not in line
+        explains(lab, summary, "route 10.244.2.0/24" if is_replaced else line)
+        assert is_cut(lab, "a", "c")
+    wait_for(partial(reaches, lab, "a", "c", 1), "the route")
+
+
+def is_cut(lab: Lab, source: str, destination: str, index: int = 0) -> bool:
+    return not reaches(lab, source, destination, index)

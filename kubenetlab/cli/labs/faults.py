@@ -67,6 +67,15 @@ How = Annotated[
         autocompletion=candidates("how_values"),
     ),
 ]
+To = Annotated[
+    str | None,
+    typer.Option(
+        "--to",
+        metavar="NODE",
+        help="Node at the other end, for the fault `route`.",
+        autocompletion=candidates("nodes"),
+    ),
+]
 ListFaults = Annotated[
     bool, typer.Option("--list", help="List active and available faults; change nothing.")
 ]
@@ -77,6 +86,7 @@ def break_(
     options: FaultOptions = None,
     node: Node = None,
     how: How = None,
+    to: To = None,
     list_: ListFaults = False,
     output: OutputOption = Output.table,
     lab: Lab = None,
@@ -97,8 +107,11 @@ def break_(
         return
     fault_options = {
         **_pairs(options or ()),
-        **({"node": node} if node is not None else {}),
-        **({"how": how} if how is not None else {}),
+        **{
+            name: value
+            for name, value in (("node", node), ("how", how), ("to", to))
+            if value is not None
+        },
     }
     try:
         fault_object = client.post(f"{LAB_API}/break", {"fault": fault, "options": fault_options})

@@ -10,15 +10,15 @@ shortest delay of a connection.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, ip_address
 from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from kubenetlab.datapath.view import Family
 from kubenetlab.hoststate.daemons import ControlSocket, Daemon
-from kubenetlab.hoststate.files import File
+from kubenetlab.hoststate.files import File, digest
 from kubenetlab.hoststate.object import Object
 
 PROGRAM: Final = "bird"
@@ -110,13 +110,50 @@ def bird(netns: str, speaker: Speaker, routes: Sequence[str]) -> Iterator[Object
     yield config
     yield Daemon.reading(
         [config],
-        "bird",
+        PROGRAM,
         (PROGRAM, "-f", "-c", CONFIG_PATH, "-s", CONTROL_PATH),
         reload=ControlSocket(CONTROL_PATH, "configure", _RECONFIGURED),
         provides=routes,
         # Not at the first start: BIRD would wait for all sessions before it adds a route.
         restart_options=("-R",) if speaker.keeps_routes else (),
     )
+
+
+def learned_routes(objects: Iterable[Object]) -> list[str]:
+    """Return the destinations that BIRD of a node learns; empty on a node without BIRD."""
+    return [
+        destination
+        for obj in objects
+        if isinstance(obj, Daemon) and obj.name == PROGRAM
+        for destination in obj.provides
+    ]
+
+
+def without_routes(objects: Sequence[Object], refused: Sequence[str]) -> Iterator[Object]:
+    """Yield the objects of a node whose BIRD accepts no routes to some destinations."""
+    for obj in objects:
+        if isinstance(obj, File) and obj.path == CONFIG_PATH:
+            yield _refusing(obj, refused)
+        elif isinstance(obj, Daemon) and obj.name == PROGRAM:
+            files = [file for file in objects if isinstance(file, File) and file.path in obj.files]
+            changed = [
+                _refusing(file, refused) if file.path == CONFIG_PATH else file for file in files
+            ]
+            provides = tuple(route for route in obj.provides if route not in refused)
+            yield structs.replace(obj, revision=digest(changed), provides=provides)
+        else:
+            yield obj
+
+
+def _refusing(config: File, refused: Sequence[str]) -> File:
+    """Return the configuration with a filter in each session."""
+    text = config.content
+    for version in (4, 6):
+        prefixes = ", ".join(f"{prefix}+" for prefix in refused if _version(prefix) == version)
+        if prefixes:
+            start = f"  ipv{version} {{ import "
+            text = text.replace(f"{start}all;", f"{start}where net !~ [ {prefixes} ];")
+    return structs.replace(config, content=text)
 
 
 def bird_config(speaker: Speaker) -> str:

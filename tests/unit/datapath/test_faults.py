@@ -16,8 +16,10 @@ from kubenetlab.api.store import Cluster, deletion
 from kubenetlab.controllers.cluster.kube_proxy import is_kube_proxy
 from kubenetlab.controllers.states import ControllerStates
 from kubenetlab.datapath import faults, plan
+from kubenetlab.datapath.network.bgp import CONFIG_PATH
 from kubenetlab.datapath.network.load_balancers import node_number
 from kubenetlab.errors import UsageError
+from kubenetlab.hoststate.files import File
 from kubenetlab.hoststate.nexthop import NexthopGroup
 from kubenetlab.hoststate.programs import ProgramRun
 from kubenetlab.hoststate.rules.nftables import Chain
@@ -298,6 +300,51 @@ def test_packets_of_tunnels_are_dropped_on_one_node(cni: str, match: str) -> Non
     assert plan(healed(after), DECISIONS)["node/worker"] == plan(before, DECISIONS)["node/worker"]
 
 
+@pytest.mark.parametrize("how", ["missing", "blackhole"])
+@pytest.mark.parametrize(
+    ("cni", "is_learned"),
+    [
+        ("bridge", False),
+        ("flannel", False),
+        ("{type: calico, backend: vxlan}", False),
+        ("calico", True),
+        ("kube-router", True),
+    ],
+)
+def test_a_node_lacks_the_routes_to_the_pods_of_another_one(
+    cni: str, is_learned: bool, how: str
+) -> None:
+    """BIRD refuses what it would learn; other routes and other nodes stay as they are."""
+    before = with_cni(cni)
+    after = break_node(before, "route", to="worker2", how=how)
+    assert changed_objects(before, after, "node/worker2") == (set(), set())
+    gone, new = changed_objects(before, after, "node/worker")
+    gone_routes = {text for text in gone if text.startswith("route ")}
+    new_routes = {text for text in new if text.startswith("route ")}
+    assert len(new_routes) == (2 if how == "blackhole" else 0)
+    assert all(text.startswith("route blackhole ") for text in new_routes)
+    if is_learned:
+        assert gone_routes == set()
+        config = bird_config_of(after)
+        assert config.count("import where net !~ [ 10.244.") == 2  # one for each other node
+        assert "import all" not in config
+        assert bird_config_of(before).count("import all") == 4
+    else:
+        assert len(gone_routes) == 2
+        assert len(gone | new) == len(gone_routes | new_routes)
+    assert plan(healed(after), DECISIONS)["node/worker"] == plan(before, DECISIONS)["node/worker"]
+
+
+def bird_config_of(cluster: Cluster) -> str:
+    """Return bird.conf of the node `worker`."""
+    (config,) = [
+        obj
+        for obj in plan(cluster, DECISIONS)["node/worker"].values()
+        if isinstance(obj, File) and obj.path == CONFIG_PATH
+    ]
+    return config.content
+
+
 @pytest.mark.parametrize(
     ("cni", "fault", "options", "message"),
     [
@@ -305,6 +352,10 @@ def test_packets_of_tunnels_are_dropped_on_one_node(cni: str, match: str) -> Non
         ("{type: flannel, backend: host-gw}", "overlay", {}, "this lab has no tunnels"),
         ("calico", "overlay", {}, "this lab has no tunnels"),
         ("flannel", "overlay", {"node": "wrker"}, "did you mean worker?"),
+        ("flannel", "route", {"to": "wrker2"}, "did you mean worker2?"),
+        ("flannel", "route", {"to": "worker"}, "node and to are the same node worker"),
+        ("weave", "route", {"to": "worker2"}, "finds the node of a pod in another way"),
+        ("cilium", "route", {"to": "worker2"}, "finds the node of a pod in another way"),
     ],
 )
 def test_an_impossible_fault_is_refused(
