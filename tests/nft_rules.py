@@ -23,6 +23,7 @@ from kubenetlab.hoststate.rules.nftables.statements import (
     Dnat,
     DnatFromMap,
     DnatInTurn,
+    ForbidFragments,
     InSet,
     Log,
     MapVerdict,
@@ -128,6 +129,7 @@ def _several(values: st.SearchStrategy[str]) -> st.SearchStrategy[tuple[str, ...
 def actions(family: str) -> st.SearchStrategy[AnyStatement]:
     return st.one_of(
         st.just(Counter()),
+        *([st.just(ForbidFragments())] if family == "ip" else []),
         st.builds(Log, st.integers(0, 65535), st.sampled_from(("", "dropped: "))),
         st.builds(SetMark, st.sampled_from(("or", "xor")), st.sampled_from(("0x4000", "0x1"))),
         st.builds(UpdateSet, st.just(f"{family} saddr"), st.just("clients")),

@@ -9,6 +9,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from kubenetlab.hoststate.links import ipip, vxlan
+
 
 class Encapsulation(Struct, frozen=True):
     """The outer header of the packets of tunnels between nodes."""
@@ -18,8 +20,15 @@ class Encapsulation(Struct, frozen=True):
     port: int = 0
     """UDP port to which the packets are sent."""
 
+    def overhead_bytes(self, version: int) -> int:
+        """Return the number of bytes that a packet grows.
+
+        version: IP version of the outer header.
+        """
+        return vxlan.OVERHEAD_BYTES[version] if self.port else ipip.OVERHEAD_BYTES
+
 
 def encapsulations(vxlan_port: int = 0, *, has_ipip: bool = False) -> tuple[Encapsulation, ...]:
     """Return the outer headers of a mode that has VXLAN (with a port) or IPIP, or both."""
-    vxlan = (Encapsulation("udp", vxlan_port),) if vxlan_port else ()
-    return (*vxlan, Encapsulation("ipencap")) if has_ipip else vxlan
+    by_udp = (Encapsulation("udp", vxlan_port),) if vxlan_port else ()
+    return (*by_udp, Encapsulation("ipencap")) if has_ipip else by_udp

@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 
 from tests.clusters import pod
+from tests.labs.http_client import http_get
 from tests.labs.lab import Lab, wait_for
 from tests.labs.pod_networks import manifest
 from tests.labs.test_pod_networks import CALICO, CILIUM, FLANNEL, KUBE_ROUTER, WEAVE, require
@@ -122,3 +123,47 @@ def test_without_a_route_pods_of_one_pair_of_nodes_do_not_reach_each_other(
 
 def is_cut(lab: Lab, source: str, destination: str, index: int = 0) -> bool:
     return not reaches(lab, source, destination, index)
+
+
+def gets_large_response(lab: Lab, client: str, server: str, index: int = 0) -> bool:
+    """Return whether a pod gets a response of 4,000 bytes from the server of another one."""
+    address = lab.pod(server)["addresses"][index]
+    reply = http_get(lab, lab.pod(client), address, 8080, f"/echo?msg={'x' * 4000}")
+    return len(reply.body) >= 4000
+
+
+MTU = {
+    "bridge": "bridge",
+    "routed": "{type: bridge, layout: routed}",
+    "flannel": FLANNEL["vxlan"],
+    "calico": CALICO["bgp"],
+    "calico-vxlan": CALICO["vxlan"],
+    "weave": WEAVE[""],
+    "kube-router": KUBE_ROUTER[""],
+    "cilium": CILIUM["tunnel"],
+    "native": CILIUM["native"],
+}
+
+
+@pytest.mark.parametrize("cni", MTU.values(), ids=MTU)
+def test_large_responses_hang_where_the_mtu_is_too_small(lab: Lab, cni: str) -> None:
+    """Small ones arrive between the same pods; pods of the same node are not concerned."""
+    require(cni)
+    lab.up(manifest("dual", cni))
+    for index in (0, 1):
+        assert gets_large_response(lab, "c", "a", index)
+    with broken(lab, "mtu", "--node", "worker") as summary:
+        for index in (0, 1):
+            assert not gets_large_response(lab, "c", "a", index)
+            assert reaches(lab, "c", "a", index)
+            assert reaches(lab, "a", "c", index)
+            assert gets_large_response(lab, "b", "a", index)
+        drift = lab.run("diff", status=1)
+        assert "mtu 1400" in drift.out
+        assert f"broken on purpose: {summary} (fault 1)" in drift.err
+        lab.kill("agent")
+        assert lab.run("diff", status=1).out == drift.out
+        assert lab.run("ping", "-o", "json").json["ok"]
+        assert not gets_large_response(lab, "c", "a")
+    for index in (0, 1):
+        assert gets_large_response(lab, "c", "a", index)

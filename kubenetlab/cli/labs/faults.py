@@ -76,6 +76,10 @@ To = Annotated[
         autocompletion=candidates("nodes"),
     ),
 ]
+Size = Annotated[
+    int | None,
+    typer.Option("--size", metavar="BYTES", help="MTU, for the fault `mtu`.", min=1),
+]
 ListFaults = Annotated[
     bool, typer.Option("--list", help="List active and available faults; change nothing.")
 ]
@@ -87,6 +91,7 @@ def break_(
     node: Node = None,
     how: How = None,
     to: To = None,
+    size: Size = None,
     list_: ListFaults = False,
     output: OutputOption = Output.table,
     lab: Lab = None,
@@ -109,7 +114,7 @@ def break_(
         **_pairs(options or ()),
         **{
             name: value
-            for name, value in (("node", node), ("how", how), ("to", to))
+            for name, value in (("node", node), ("how", how), ("to", to), ("size", size))
             if value is not None
         },
     }

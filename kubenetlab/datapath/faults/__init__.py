@@ -99,7 +99,13 @@ def load(name: str, options: JsonMapping) -> BreakOptions:
             f'there is no fault "{name}"{did_you_mean(name, known())}; known: {", ".join(known())}'
         )
     type_ = _type(name)
-    given = {key: type_.value_aliases.get(str(value), value) for key, value in options.items()}
+    types = get_type_hints(type_)
+    given = {
+        key: int(value)
+        if types.get(key) is int and isinstance(value, str) and value.isdecimal()
+        else type_.value_aliases.get(str(value), value)
+        for key, value in options.items()
+    }
     decoded = decode(given, type_)
     if decoded.value is None or decoded.findings:
         problems = (

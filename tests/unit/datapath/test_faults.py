@@ -335,6 +335,36 @@ def test_a_node_lacks_the_routes_to_the_pods_of_another_one(
     assert plan(healed(after), DECISIONS)["node/worker"] == plan(before, DECISIONS)["node/worker"]
 
 
+@pytest.mark.parametrize(
+    ("cni", "size", "is_df_set"),
+    [
+        ("bridge", 1400, False),
+        ("flannel", 1479, True),
+        ("weave", 1425, True),
+        ("calico", 1280, False),
+    ],
+)
+def test_the_link_of_a_node_has_a_smaller_mtu(cni: str, size: int, is_df_set: bool) -> None:
+    """Messages about it are lost; outer packets must not be cut."""
+    before = with_cni(cni)
+    after = break_node(before, "mtu", size=str(size))
+    assert changed_objects(before, after, "node/worker2") == (set(), set())
+    assert changed_objects(before, after, "fabric/switch") == (set(), set())
+    gone, new = changed_objects(before, after, "node/worker")
+    (link,) = gone
+    assert link.replace("mtu 1500", f"mtu {size}") in new
+    assert all("kubenetlab-fault-mtu" in text or "veth eth0" in text for text in new)
+    rules = {
+        str(rule)
+        for obj in plan(after, DECISIONS)["node/worker"].values()
+        if isinstance(obj, Chain) and obj.table == "kubenetlab-fault-mtu"
+        for rule in obj.rules
+    }
+    assert {"icmp code frag-needed drop", "icmpv6 type packet-too-big drop"} <= rules
+    assert any("frag-off" in rule for rule in rules) == is_df_set
+    assert plan(healed(after), DECISIONS)["node/worker"] == plan(before, DECISIONS)["node/worker"]
+
+
 def bird_config_of(cluster: Cluster) -> str:
     """Return bird.conf of the node `worker`."""
     (config,) = [
@@ -352,6 +382,9 @@ def bird_config_of(cluster: Cluster) -> str:
         ("{type: flannel, backend: host-gw}", "overlay", {}, "this lab has no tunnels"),
         ("calico", "overlay", {}, "this lab has no tunnels"),
         ("flannel", "overlay", {"node": "wrker"}, "did you mean worker?"),
+        ("bridge", "mtu", {"size": "1500"}, "at most 1500 bytes on the fabric"),
+        ("weave", "mtu", {"size": "1446"}, "at most 1426 bytes on the fabric"),
+        ("bridge", "mtu", {"size": "1000"}, "size: "),
         ("flannel", "route", {"to": "wrker2"}, "did you mean worker2?"),
         ("flannel", "route", {"to": "worker"}, "node and to are the same node worker"),
         ("weave", "route", {"to": "worker2"}, "finds the node of a pod in another way"),

@@ -38,6 +38,8 @@ _CT_STATUSES: Final = {
     "dying": 512,
 }
 _ADDRESS_TYPES: Final = {"unicast": 1, "local": 2, "broadcast": 3, "anycast": 4, "multicast": 5}
+_ICMP_CODES: Final = {"frag-needed": 4}
+_ICMPV6_TYPES: Final = {"packet-too-big": 2}
 _HOST_NUMBER: Final = struct.Struct("=I")
 _PORT: Final = struct.Struct(">H")
 
@@ -94,6 +96,8 @@ DATA_TYPES: Final[Mapping[str, DataType]] = {
     "mark": DataType(19, 4, BYTEORDER_HOST, lambda text: _HOST_NUMBER.pack(int(text, 0))),
     "ct_state": DataType(26, 4, BYTEORDER_HOST, _flags(_CT_STATES), is_bitmask=True),
     "ct_status": DataType(28, 4, BYTEORDER_HOST, _flags(_CT_STATUSES), is_bitmask=True),
+    "icmpv6_type": DataType(29, 1, BYTEORDER_BIG, lambda text: bytes((_ICMPV6_TYPES[text],))),
+    "icmp_code": DataType(32, 1, BYTEORDER_BIG, lambda text: bytes((_ICMP_CODES[text],))),
     "fib_addrtype": DataType(
         38, 4, BYTEORDER_HOST, lambda text: _HOST_NUMBER.pack(_ADDRESS_TYPES[text])
     ),

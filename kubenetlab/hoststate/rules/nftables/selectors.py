@@ -247,6 +247,8 @@ SELECTORS: Final[Mapping[str, Selector]] = {
     "tcp dport": _payload("inet_service", _TRANSPORT_HEADER, 2, (_DESC_TCP, 2), "tcp"),
     "udp dport": _payload("inet_service", _TRANSPORT_HEADER, 2, (_DESC_UDP, 2), "udp"),
     "sctp dport": _payload("inet_service", _TRANSPORT_HEADER, 2, (_DESC_SCTP, 2), "sctp"),
+    "icmp code": _payload("icmp_code", _TRANSPORT_HEADER, 1, protocol="icmp"),
+    "icmpv6 type": _payload("icmpv6_type", _TRANSPORT_HEADER, 0, protocol="icmpv6"),
     "meta l4proto": _meta("inet_proto", _META_L4PROTO),
     "iifname": _meta("ifname", _META_IIFNAME),
     "oifname": _meta("ifname", _META_OIFNAME),

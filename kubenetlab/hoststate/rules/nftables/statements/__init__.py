@@ -6,7 +6,13 @@ A statement renders itself in nft syntax (`str`) and encodes itself as expressio
 Source: nft(8) and libnftables 1.0.6 for the syntax and for the expressions of each statement.
 """
 
-from kubenetlab.hoststate.rules.nftables.statements.actions import Counter, Log, SetMark, UpdateSet
+from kubenetlab.hoststate.rules.nftables.statements.actions import (
+    Counter,
+    ForbidFragments,
+    Log,
+    SetMark,
+    UpdateSet,
+)
 from kubenetlab.hoststate.rules.nftables.statements.maps import MapVerdict, RandomVerdict
 from kubenetlab.hoststate.rules.nftables.statements.matches import InSet, Masked, Match, OneOf
 from kubenetlab.hoststate.rules.nftables.statements.nat import (
@@ -41,6 +47,7 @@ AnyStatement = (
     | SetMark
     | UpdateSet
     | Counter
+    | ForbidFragments
     | Log
 )
 """Every statement; a transaction is decoded to these types."""
@@ -51,6 +58,7 @@ __all__ = (
     "Dnat",
     "DnatFromMap",
     "DnatInTurn",
+    "ForbidFragments",
     "InSet",
     "Log",
     "MapVerdict",

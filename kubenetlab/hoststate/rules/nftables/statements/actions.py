@@ -9,6 +9,7 @@ from kubenetlab.hoststate.rules.nftables.datatypes import DATA_TYPES
 from kubenetlab.hoststate.rules.nftables.encoding import (
     REGISTER,
     RuleContext,
+    data,
     expression,
     u16,
     u32,
@@ -22,6 +23,14 @@ _META_MARK: Final = 3
 _ALL_BITS: Final = 0xFFFFFFFF
 _DYNSET_UPDATE: Final = 1
 """NFT_DYNSET_OP_UPDATE"""
+_DF: Final = 0x4000
+"""IP_DF, "don't fragment", with the fragment offset 0"""
+_NETWORK_HEADER: Final = 1
+"""NFT_PAYLOAD_NETWORK_HEADER"""
+_FRAGMENT_OFFSET, _HEADER_CHECKSUM = 6, 10
+"""Offsets in the IPv4 header."""
+_CHECKSUM_INET: Final = 1
+"""NFT_PAYLOAD_CSUM_INET"""
 
 
 class SetMark(Statement, frozen=True, gc=False):
@@ -41,6 +50,26 @@ class SetMark(Statement, frozen=True, gc=False):
             load(context, SELECTORS["mark"])
             + bitwise(encode(str(kept)), encode(str(bits)))
             + expression("meta", u32(2, _META_MARK), u32(3, REGISTER))
+        )
+
+
+class ForbidFragments(Statement, frozen=True, gc=False):
+    """Change of an IPv4 packet that sets the flag DF: `ip frag-off set 16384`."""
+
+    def __str__(self) -> str:
+        return f"ip frag-off set {_DF}"
+
+    def encode(self, context: RuleContext) -> bytes:
+        return expression(
+            "immediate", u32(1, REGISTER), data(2, _DF.to_bytes(2, "big"))
+        ) + expression(
+            "payload",
+            u32(5, REGISTER),
+            u32(2, _NETWORK_HEADER),
+            u32(3, _FRAGMENT_OFFSET),
+            u32(4, 2),
+            u32(6, _CHECKSUM_INET),
+            u32(7, _HEADER_CHECKSUM),
         )
 
 
