@@ -36,6 +36,7 @@ WEAVE = {
     "-permanent": "{type: weave, neighbors: permanent}",
 }
 KUBE_ROUTER = {
+    "": "kube-router",
     "-routed": "{type: kube-router, clusterAsn: 4200000000, layout: routed, neighbors: permanent}",
     "-abrupt": "{type: kube-router, bgpGracefulRestart: false}",
 }
@@ -44,7 +45,7 @@ VARIANTS = {
     **{f"calico-{name}": cni for name, cni in CALICO.items() if name != "bgp"},
     **{f"cilium-{name}": cni for name, cni in CILIUM.items() if name != "tunnel"},
     **{f"weave{name}": cni for name, cni in WEAVE.items() if name},
-    **{f"kube-router{name}": cni for name, cni in KUBE_ROUTER.items()},
+    **{f"kube-router{name}": cni for name, cni in KUBE_ROUTER.items() if name},
 }
 MODES = {name: name for name in modes.known("cni") if name != "none"} | VARIANTS
 """Every mode of the project by its name alone, and modes with other options."""
