@@ -320,6 +320,8 @@ class NetworkFacts(Internal, frozen=True):
     """True if each node has the first address of its pod range, as the gateway of its pods."""
     has_proxy: bool = True
     """False in a cluster without kube-proxy."""
+    implied_proxy_mode: str = "nftables"
+    """kube-proxy mode if the Cluster document names none."""
 
 
 class LabSecret(Internal, frozen=True):

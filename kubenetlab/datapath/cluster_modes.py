@@ -37,10 +37,12 @@ def network_facts(config: ClusterConfig) -> NetworkFacts:
     """Return the properties of a Cluster document's modes that the controllers need."""
     cni = modes.load("cni", *config.networking.cni_mode)
     proxy = modes.load("proxy", *modes.proxy_mode(config.networking))
+    omitted = structs.replace(config.networking, kube_proxy_mode=None)
     return structs.replace(
         cni.facts,
         mode=(config.networking.cni_mode[0], plain_options(cni)),
         has_proxy=proxy.serves,
+        implied_proxy_mode=modes.proxy_mode(omitted)[0],
     )
 
 

@@ -57,7 +57,7 @@ def test_options_alone_change_the_only_lab(command_line: CommandLine) -> None:
     command_line.run("up", "-f", "-", stdin=NAMED + pod("client"))
     result = command_line.run("up", "--proxy", "iptables")
     assert (
-        f"Cluster {LAB_PREFIX}mine configured: networking.kubeProxyMode default → iptables\n"
+        f"Cluster {LAB_PREFIX}mine configured: networking.kubeProxyMode nftables → iptables\n"
         in result.out
     )
     assert (
@@ -83,7 +83,7 @@ def test_options_alone_keep_other_changes_of_the_quickstart(command_line: Comman
     command_line.run("scale", "deployment", "web", "--replicas", "5")
     output = command_line.run("up", "--proxy", "nftables,layout=fast").out
     assert (
-        "Cluster quickstart configured: networking.kubeProxyMode default → nftables,layout=fast\n"
+        "Cluster quickstart configured: networking.kubeProxyMode nftables → nftables,layout=fast\n"
         in output
     )
     assert "Deployment" not in output

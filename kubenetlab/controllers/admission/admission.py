@@ -23,7 +23,7 @@ from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.environment import ConfigMap, Secret, sealed
 from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.kinds import qualified_kind
-from kubenetlab.api.lab import NodeSettings
+from kubenetlab.api.lab import NetworkFacts, NodeSettings
 from kubenetlab.api.masquerade import foreign_ranges
 from kubenetlab.api.meta import ObjectMeta, Resource, kubernetes_name, timestamp
 from kubenetlab.api.pods import Pod
@@ -106,11 +106,9 @@ def admit(cluster: Cluster, incoming: Sequence[AdmissionRequest], now: float) ->
         is_new = old is None and not isinstance(obj, NodeSettings)
         action: Action = "created" if is_new else "unchanged" if admitted == old else "configured"
         if isinstance(old, ClusterConfig):  # the document may lack a name: use the lab's
-            outcomes.append(
-                ApplyOutcome(
-                    old.title, action, tuple(config_changes.describe_changes(old, admitted))
-                )
-            )
+            facts = cluster.get(NetworkFacts, "", "network")
+            changes = tuple(config_changes.describe_config_changes(old, admitted, facts))
+            outcomes.append(ApplyOutcome(old.title, action, changes))
         else:
             outcomes.append(ApplyOutcome(request.object.title, action))
     objects = [request.object for request in incoming]

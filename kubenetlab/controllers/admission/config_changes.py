@@ -9,6 +9,7 @@ from msgspec import structs
 
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.json_types import JsonMapping
+from kubenetlab.api.lab import NetworkFacts
 from kubenetlab.api.meta import Record, Resource, kubernetes_name
 from kubenetlab.api.text.decode import Finding
 
@@ -79,16 +80,41 @@ _MAX_TEXT: Final = 80
 """Maximum length of a value that is shown; a longer one is the content of a file."""
 
 
-def describe_changes(old: Record, new: Record, path: str = "") -> Iterator[str]:
-    """Yield `networking.kubeProxyMode nftables → iptables` for each field that differs."""
+def describe_config_changes(
+    old: ClusterConfig, new: Record, facts: NetworkFacts | None
+) -> Iterator[str]:
+    """Yield `networking.kubeProxyMode nftables → iptables` for each field that differs.
+
+    facts: properties of the old document's modes, which tell what its omitted modes are.
+    """
+    is_same_cni = isinstance(new, ClusterConfig) and (
+        new.networking.cni_mode == old.networking.cni_mode
+    )
+    implied = (facts or NetworkFacts()).implied_proxy_mode
+    modes = {"networking.kubeProxyMode": (implied, implied if is_same_cni else "default")}
+    return describe_changes(old, new, modes)
+
+
+def describe_changes(
+    old: Record, new: Record, omitted: Mapping[str, tuple[str, str]] = {}, path: str = ""
+) -> Iterator[str]:
+    """Yield the fields that differ, with both values.
+
+    omitted: values of omitted fields, before and after, by their paths.
+    """
     for name in new.__struct_fields__:
         before, after = getattr(old, name), getattr(new, name)
+        place = f"{path}{kubernetes_name(name)}"
         if before == after or name == "metadata":
             continue
         if isinstance(before, Record) and isinstance(after, Record):
-            yield from describe_changes(before, after, f"{path}{kubernetes_name(name)}.")
-        else:
-            yield f"{path}{kubernetes_name(name)} {_format_value(before)} → {_format_value(after)}"
+            yield from describe_changes(before, after, omitted, f"{place}.")
+            continue
+        first, second = omitted.get(place, ("none", "none"))
+        shown_before = first if before is None else _format_value(before)
+        shown_after = second if after is None else _format_value(after)
+        if shown_before != shown_after:
+            yield f"{place} {shown_before} → {shown_after}"
 
 
 def _format_value(value: object) -> str:
@@ -97,7 +123,7 @@ def _format_value(value: object) -> str:
     A mode is shown as on the command line, a list as its number of entries.
     """
     if value is None:
-        return "default"
+        return "none"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple | list):

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from kubenetlab.api.config import ClusterConfig, Networking
-from kubenetlab.controllers.admission.config_changes import describe_changes
+from kubenetlab.api.lab import NetworkFacts
+from kubenetlab.controllers.admission.config_changes import (
+    describe_changes,
+    describe_config_changes,
+)
 
 
 def test_the_content_of_a_file_is_not_shown() -> None:
@@ -13,4 +17,21 @@ def test_the_content_of_a_file_is_not_shown() -> None:
     new = ClusterConfig(networking=Networking(cni=options))
     assert list(describe_changes(old, new)) == [
         "networking.cni none → conflist,conflist=…,routes=none"
+    ]
+
+
+def test_an_omitted_kube_proxy_mode_is_named() -> None:
+    """It is what the CNI mode implies, and unknown once that changes, too."""
+    omitted = ClusterConfig()
+    given = ClusterConfig(networking=Networking(kube_proxy_mode="ipvs"))
+    another = ClusterConfig(networking=Networking(cni="flannel"))
+    facts = NetworkFacts(implied_proxy_mode="none")
+    changes = describe_config_changes
+    assert list(changes(omitted, given, facts)) == ["networking.kubeProxyMode none → ipvs"]
+    assert list(changes(given, omitted, None)) == ["networking.kubeProxyMode ipvs → nftables"]
+    same = ClusterConfig(networking=Networking(kube_proxy_mode="nftables"))
+    assert list(changes(omitted, same, None)) == []
+    assert list(changes(given, another, None)) == [
+        "networking.cni bridge → flannel",
+        "networking.kubeProxyMode ipvs → default",
     ]
