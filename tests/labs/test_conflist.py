@@ -316,6 +316,30 @@ def test_without_root(nobody: User) -> None:
 
 
 @needs_plugins
+def test_plugins_are_replaced_in_a_running_lab(lab: Lab) -> None:
+    """By another list, and by another mode; nothing of the former plugins is left on the nodes."""
+
+    def node_links() -> set[str]:
+        node = lab.place("nodes", "worker")
+        return {link["ifname"] for link in json.loads(lab.inside(node, "ip", "-j", "link"))}
+
+    ipam = HOST_LOCAL | {"routes": [{"dst": "0.0.0.0/0"}]}
+    own = configuration(BRIDGE | {"bridge": "own0", "ipam": ipam})
+    lab.up(cluster("bridge") + THREE)
+    for mode, link, former in (
+        ("conflist", "cni0", "cbr0"),
+        (own, "own0", "cni0"),
+        ("flannel", "flannel.1", "own0"),
+    ):
+        lab.up(cluster(mode) + THREE)
+        wait_for(lambda: lab.problems == [], f"the pods of {mode}", within_s=60)
+        assert link in node_links()
+        assert former not in node_links()
+        (answer,) = lab.ask(lab.pod("a"), ("TCP", lab.pod("c")["addresses"][0], 8080))
+        assert answer.server
+
+
+@needs_plugins
 def test_a_lost_node_is_built_again(lab: Lab) -> None:
     """Its pods are attached again; no address of the former ones stays in use."""
     lab.up(cluster("conflist") + THREE)

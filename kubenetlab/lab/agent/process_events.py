@@ -66,6 +66,11 @@ class ProcessEvents:
         """Remove sandboxes whose CNI plugins have undone their work."""
         self._agent.wake()
 
+    def node_left(self, netns: str) -> None:
+        """Restart a node, as an administrator does who replaces its CNI plugins."""
+        log(f"{netns}: it restarts, because its CNI plugins have been replaced")
+        self._agent.sandboxes.kill(netns)
+
     def programs_reported(self, reports: Sequence[RunReport]) -> None:
         """Store the states of containers."""
         cluster, skew_s = self._agent.cluster, self._agent.clock.skew_s

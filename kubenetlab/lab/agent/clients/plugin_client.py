@@ -73,6 +73,9 @@ class AttachmentEvents(Protocol):
     def pod_detached(self) -> None:
         """Note that a sandbox may be removed now."""
 
+    def node_left(self, netns: str) -> None:
+        """Restart a node whose plugins have been replaced, and have left something there."""
+
 
 class PluginClient:
     """The sandboxes that CNI plugins have attached, and the calls that are under way."""
@@ -85,6 +88,8 @@ class PluginClient:
         self._is_first_plan = True
         self._garbage: set[str] = set()
         """Namespaces of nodes on which plugins have to free what lost sandboxes had."""
+        self._left: set[Node] = set()
+        """Nodes that have other plugins now, or none."""
         self._collecting: dict[Node, asyncio.Event] = {}
         """Node → event at the end of its garbage collection; no ADD begins before."""
         self._limit = asyncio.Semaphore(2 * (os.cpu_count() or 1))
@@ -93,9 +98,13 @@ class PluginClient:
 
     def attach(self, plan: AttachmentPlan, pauses: Pauses) -> None:
         """Begin the calls that the plan needs: ADD for sandboxes that are not attached."""
-        if plan is self._plan and not plan.nodes:
+        if not (plan.nodes or self._plan.nodes or self._left):
             return
+        for netns, plugins in self._plan.nodes.items():
+            if plan.nodes.get(netns) != plugins and netns in pauses:
+                self._left.add(Node(netns, pauses[netns].id))
         self._plan, pauses = plan, dict(pauses)
+        self._restart_left_nodes(pauses)
         for netns, request in plan.pods.items():
             pause, node_pause = pauses.get(netns), pauses.get(request.node_netns)
             if pause is None or node_pause is None:
@@ -202,6 +211,22 @@ class PluginClient:
             self._garbage.add(sandbox.node.netns)
         sandbox.phase = "detached"
         self._events.pod_detached()
+
+    def _restart_left_nodes(self, pauses: Pauses) -> None:
+        """Restart nodes that have other plugins now, or none, once their pods are detached.
+
+        Plugins leave bridges and rules on a node, which only they know.
+        """
+        busy = {
+            sandbox.node
+            for sandbox in self._sandboxes.values()
+            if sandbox.phase not in ("detached", "failed")
+        }
+        for node in self._left - busy:
+            self._left.discard(node)
+            pause = pauses.get(node.netns)
+            if pause is not None and pause.id == node.pause:
+                self._events.node_left(node.netns)
 
     def _collect_garbage(self, pauses: Pauses) -> None:
         """Begin to collect the garbage of nodes that have some, or had a former agent."""

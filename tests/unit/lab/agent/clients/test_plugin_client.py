@@ -78,6 +78,9 @@ class Fixture:
     def pod_detached(self) -> None:
         self.events.append(("detached",))
 
+    def node_left(self, netns: str) -> None:
+        self.events.append(("left", netns))
+
     @property
     def called(self) -> list[str]:
         return [type(request).__name__ for request in self.requests]
@@ -287,6 +290,26 @@ def test_a_lost_sandbox_is_garbage_and_its_successor_waits_for_the_collection() 
         fixture.gate.set()
         await fixture.settle()
         assert fixture.called == ["AttachPod", "CollectGarbage", "AttachPod"]
+
+    run(test)
+
+
+def test_a_node_restarts_when_its_plugins_are_replaced() -> None:
+    """After the last of its pods has been detached, with the plugins that have attached it."""
+
+    async def test(fixture: Fixture, client: PluginClient) -> None:
+        client.attach(plan(POD), PAUSES)
+        await fixture.settle()
+        client.attach(AttachmentPlan(), PAUSES)
+        assert ("left", NODE) not in fixture.events
+        client.detach_first(removal(POD), PAUSES)
+        client.attach(AttachmentPlan(), PAUSES)
+        assert ("left", NODE) not in fixture.events
+        await fixture.settle()
+        client.attach(AttachmentPlan(), PAUSES)
+        client.attach(AttachmentPlan(), PAUSES)
+        assert fixture.events.count(("left", NODE)) == 1
+        assert fixture.called == ["AttachPod", "DetachPod"]
 
     run(test)
 
