@@ -54,7 +54,7 @@ def configuration(*plugins: dict[str, Any], **fields: Any) -> dict[str, Any]:
     return {"type": "conflist", "conflist": document} | fields
 
 
-BRIDGE = {"type": "bridge", "isGateway": True, "ipam": HOST_LOCAL}
+BRIDGE = {"type": "bridge", "isGateway": True, "hairpinMode": True, "ipam": HOST_LOCAL}
 PTP = configuration(
     {"type": "ptp", "ipam": HOST_LOCAL | {"routes": [{"dst": "0.0.0.0/0"}]}},
     {"type": "tuning", "sysctl": {"net.ipv4.conf.eth0.rp_filter": "2"}},

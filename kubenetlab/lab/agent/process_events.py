@@ -66,6 +66,11 @@ class ProcessEvents:
         """Remove sandboxes whose CNI plugins have undone their work."""
         self._agent.wake()
 
+    def sandbox_orphaned(self, netns: str) -> None:
+        """End a sandbox: CNI plugins attach only new ones, and its node has restarted."""
+        log(f"{netns}: its node has restarted, so it gets a new sandbox")
+        self._agent.sandboxes.kill(netns)
+
     def node_left(self, netns: str) -> None:
         """Restart a node, as an administrator does who replaces its CNI plugins."""
         log(f"{netns}: it restarts, because its CNI plugins have been replaced")
@@ -103,10 +108,6 @@ def forget_sandbox(agent: Agent, netns: str) -> None:
             agent.observed_state.mark_stale([other])
         if any(isinstance(obj, Sandbox) and obj.shares == netns for obj in contents.values()):
             # A hostNetwork pod would keep the network and the links of the dead node alive.
-            agent.sandboxes.kill(other)
-    for other, attachment in agent.desired_state.attachments().pods.items():
-        if attachment.node_netns == netns:
-            # CNI plugins attach only new sandboxes: a node that restarts has lost its pods.
             agent.sandboxes.kill(other)
     agent.refusals.reset()
     agent.observed_state.mark_stale(linked_namespaces(agent.desired, [netns]))

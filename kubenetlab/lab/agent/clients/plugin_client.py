@@ -73,6 +73,9 @@ class AttachmentEvents(Protocol):
     def pod_detached(self) -> None:
         """Note that a sandbox may be removed now."""
 
+    def sandbox_orphaned(self, netns: str) -> None:
+        """End a sandbox that was attached to its node before that restarted."""
+
     def node_left(self, netns: str) -> None:
         """Restart a node whose plugins have been replaced, and have left something there."""
 
@@ -89,7 +92,9 @@ class PluginClient:
         self._garbage: set[str] = set()
         """Namespaces of nodes on which plugins have to free what lost sandboxes had."""
         self._left: set[Node] = set()
-        """Nodes that have other plugins now, or none."""
+        """Nodes that have other plugins now, or none, until they have restarted."""
+        self._restarting: set[Node] = set()
+        """Nodes that have been ended for that."""
         self._collecting: dict[Node, asyncio.Event] = {}
         """Node → event at the end of its garbage collection; no ADD begins before."""
         self._limit = asyncio.Semaphore(2 * (os.cpu_count() or 1))
@@ -109,10 +114,15 @@ class PluginClient:
             pause, node_pause = pauses.get(netns), pauses.get(request.node_netns)
             if pause is None or node_pause is None:
                 continue
+            node = Node(request.node_netns, node_pause.id)
+            if node in self._left:
+                continue  # it restarts first
             known = self._sandboxes.get(netns)
-            id_ = sandbox_id(request.sandbox.uid, pause.id)
+            id_ = sandbox_id(request.sandbox.uid, pause.id, node_pause.id)
+            if request.attached_id and request.attached_id != id_:
+                self._events.sandbox_orphaned(netns)
+                continue
             if known is None or known.id != id_:
-                node = Node(request.node_netns, node_pause.id)
                 is_attached = request.attached_id == id_
                 plugins = plan.nodes[request.node_netns]
                 known = self._sandboxes[netns] = _Sandbox(
@@ -223,9 +233,11 @@ class PluginClient:
             if sandbox.phase not in ("detached", "failed")
         }
         for node in self._left - busy:
-            self._left.discard(node)
             pause = pauses.get(node.netns)
-            if pause is not None and pause.id == node.pause:
+            if pause is None or pause.id != node.pause:
+                self._left.discard(node)
+            elif node not in self._restarting:
+                self._restarting.add(node)
                 self._events.node_left(node.netns)
 
     def _collect_garbage(self, pauses: Pauses) -> None:
@@ -266,9 +278,13 @@ class PluginClient:
             exit_on_failure(task)
 
 
-def sandbox_id(uid: str, pause: ProcessId) -> str:
-    """Return the identifier of a sandbox, in the form of container runtimes."""
-    return hashlib.sha256(f"{uid} {pause.pid} {pause.start}".encode()).hexdigest()
+def sandbox_id(uid: str, pause: ProcessId, node: ProcessId) -> str:
+    """Return the identifier of a sandbox on a node, in the form of container runtimes.
+
+    It is another one when the node has restarted, because the links to the node are gone then.
+    """
+    text = f"{uid} {pause.pid} {pause.start} {node.pid} {node.start}"
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _facts(sandbox: _Sandbox) -> PodSandbox:

@@ -32,7 +32,7 @@ PAUSES = {
     POD: Pause(ProcessId(2, 1)),
     OTHER: Pause(ProcessId(3, 1)),
 }
-POD_ID = sandbox_id("uid", ProcessId(2, 1))
+POD_ID = sandbox_id("uid", ProcessId(2, 1), ProcessId(1, 1))
 RESULT = AttachedPod(("10.1.0.5",), "veth7")
 Answer = PodAttached | PluginsFailed | RequestFailed | Done
 
@@ -77,6 +77,9 @@ class Fixture:
 
     def pod_detached(self) -> None:
         self.events.append(("detached",))
+
+    def sandbox_orphaned(self, netns: str) -> None:
+        self.events.append(("orphaned", netns))
 
     def node_left(self, netns: str) -> None:
         self.events.append(("left", netns))
@@ -238,6 +241,23 @@ def test_a_failed_pod_is_removed_at_once() -> None:
         await fixture.settle()
         client.attach(plan(), PAUSES)
         assert client.detach_first(removal(POD), PAUSES) == removal(POD)
+        assert fixture.called == ["AttachPod"]
+
+    run(test)
+
+
+def test_a_restarted_node_has_lost_its_pods() -> None:
+    """Their sandboxes end; also if ADD has ended after the restart."""
+    restarted = {**PAUSES, NODE: Pause(ProcessId(9, 9))}
+
+    async def test(fixture: Fixture, client: PluginClient) -> None:
+        client.attach(plan(POD), PAUSES)
+        await fixture.settle()
+        client.attach(plan(POD, attached=POD_ID), PAUSES)
+        assert ("orphaned", POD) not in fixture.events
+        client.attach(plan(POD, attached=POD_ID), restarted)
+        assert fixture.events[-1] == ("orphaned", POD)
+        await fixture.settle()
         assert fixture.called == ["AttachPod"]
 
     run(test)
