@@ -138,7 +138,7 @@ def test_a_lost_sandbox_is_attached_again(lab: Lab) -> None:
         "a new address",
     )
     wait_for(lambda: before not in leases(lab), "the former address to be released")
-    assert lab.problems == []
+    wait_for(lambda: lab.problems == [], "the lab to be whole")
 
 
 @needs_plugins
@@ -355,7 +355,7 @@ def test_a_lost_node_is_built_again(lab: Lab) -> None:
     everywhere = [pod for pod in lab.inspected["pods"] if not pod["host_network"]]
     expected = sorted(address for pod in everywhere for address in pod["addresses"])
     wait_for(lambda: leases(lab) == expected, "the former addresses to be released")
-    assert lab.problems == []
+    wait_for(lambda: lab.problems == [], "the lab to be whole")
 
 
 @needs_plugins
@@ -376,4 +376,4 @@ def test_a_node_is_removed_with_its_pods(lab: Lab) -> None:
     lab.up(cluster("conflist") + THREE)
     lab.run("up", "--nodes", "2")
     wait_for(lambda: len(lab.inspected["nodes"]) == 2, "the node to go")
-    assert lab.problems == []
+    wait_for(lambda: lab.problems == [], "the lab to be whole")
