@@ -46,4 +46,4 @@ def test_a_network_is_installed_in_a_running_lab(lab: Lab, cni: str) -> None:
         targets = [("TCP", other["addresses"][0], 8080) for other in pods]
         assert all(answer.server for answer in lab.ask(pod, *targets))
     refused = lab.run("up", "--cni", "none", status=2)
-    assert "cannot change while the lab is up" in refused.err
+    assert "cannot be removed while the lab is up" in refused.err

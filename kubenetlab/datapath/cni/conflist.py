@@ -106,6 +106,12 @@ class Mode(ModeOptions, frozen=True):
         """The list, or text that is a template of it, before a node's values are filled in."""
         return self.conflist or DEFAULT_LIST
 
+    @property
+    def needs_one_segment(self) -> bool:
+        if self.routes == "auto":
+            return templates.uses_pod_cidr(self.configuration)
+        return self.routes == "podCIDR"
+
     def findings(self) -> Iterator[Finding]:
         if self.file:
             message = "a file is read from the command line only; in a manifest, set `conflist`"
@@ -169,5 +175,5 @@ class Mode(ModeOptions, frozen=True):
         if self.routes != "podCIDR":
             return
         for peer in node.peers:
-            for family in peer.families:
+            for family in peer.families if node.is_on_link(peer) else ():
                 yield Route(node.netns, family.pod_cidr, names.NODE_UPLINK, via=family.address)
