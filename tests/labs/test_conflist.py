@@ -377,3 +377,34 @@ def test_a_node_is_removed_with_its_pods(lab: Lab) -> None:
     lab.run("up", "--nodes", "2")
     wait_for(lambda: len(lab.inspected["nodes"]) == 2, "the node to go")
     wait_for(lambda: lab.problems == [], "the lab to be whole")
+
+
+def test_a_script_cannot_attach_pods(lab: Lab) -> None:
+    """`plan -o sh` would make a lab whose pods have no network; `plan` shows the sandboxes."""
+    refused = lab.run("plan", "-o", "sh", "-f", "-", stdin=cluster("conflist") + THREE, status=2)
+    assert "programs attach the pods with cni conflist" in refused.err
+    shown = lab.run("plan", "-f", "-", stdin=cluster("conflist") + THREE).out
+    assert "file /etc/cni/net.d/10-containerd-net.conflist" in shown
+
+
+@pytest.mark.parametrize(
+    ("mode", "message"),
+    [
+        (configuration({}), "networking.cni.conflist.plugins[0].type: expected the name of a"),
+        (
+            configuration({"type": "ptp"}) | {"file": "/x"},
+            "networking.cni.file: a file is read from the command line only",
+        ),
+        ({"type": "conflist", "conflist": "{{.Pod}}"}, "{{.Pod}} is not known; known: .PodCIDR"),
+        ({"type": "conflist", "conflist": "{"}, "networking.cni.conflist: expected JSON"),
+        (configuration({"type": "ptp"}, binDirs=["bin"]), "expected an absolute path"),
+    ],
+    ids=["type", "file", "template", "json", "directory"],
+)
+def test_mistakes_are_found_before_anything_is_made(
+    lab: Lab, mode: dict[str, Any], message: str
+) -> None:
+    """With the path of the field."""
+    refused = lab.run("up", "-f", "-", stdin=cluster(mode) + THREE, status=2)
+    assert message in refused.err
+    assert not lab.directory.exists()
