@@ -5,7 +5,6 @@ Source: include/uapi/linux/netfilter/nf_tables.h, include/uapi/linux/rtnetlink.h
 
 from __future__ import annotations
 
-import fcntl
 import socket
 import struct
 from typing import Final
@@ -19,8 +18,6 @@ _GET_RULE: Final = 10 << 8 | 7
 """NFNL_SUBSYS_NFTABLES with NFT_MSG_GETRULE."""
 _ALL_FAMILIES: Final = struct.pack("=BBH", socket.AF_UNSPEC, 0, 0)
 """struct nfgenmsg."""
-_SIOCGIFMTU: Final = 0x8921
-_IFREQ: Final = struct.Struct("=16si20x")
 
 
 def count_routes(version: int) -> int:
@@ -43,10 +40,3 @@ def count_rules() -> int:
             return len(netfilter.dump(message(_GET_RULE, NLM_F_DUMP, _ALL_FAMILIES)))
     except OSError:
         return 0
-
-
-def link_mtu(name: str) -> int:
-    """Return the MTU of a link in bytes. Raises OSError if there is none with this name."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        reply = fcntl.ioctl(any_socket, _SIOCGIFMTU, _IFREQ.pack(name.encode(), 0))
-    return int(_IFREQ.unpack(reply)[1])

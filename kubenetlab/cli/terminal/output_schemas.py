@@ -266,7 +266,7 @@ OUTPUTS: Final[JsonMapping] = {
                     "whole?: bytes that a packet between nodes grows on the fabric; null if it "
                     "cannot be found there"
                 ),
-                "mtu": "whole?: MTU of the pods' links in bytes",
+                "mtu": "whole?: MTU of a pod for packets to another node, in bytes",
                 "connect_ms": "number?: median time of a TCP connection to a pod of another node",
                 "gbit_per_s": "number?: best second of one TCP stream to that pod",
                 "source_at_pod": "text?: source address a pod of another node sees: pod, node, ...",

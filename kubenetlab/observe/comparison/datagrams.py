@@ -1,6 +1,6 @@
 """One datagram: the routers that it passes, its source address, and its size on the fabric.
 
-Source: ip(7) IP_RECVTTL, ipv6(7) IPV6_RECVHOPLIMIT, packet(7).
+Source: ip(7) IP_RECVTTL and IP_MTU, ipv6(7) IPV6_RECVHOPLIMIT and IPV6_MTU, packet(7).
 """
 
 from __future__ import annotations
@@ -33,6 +33,13 @@ _TTL_OPTIONS: Final = {
     6: (socket.IPPROTO_IPV6, _IPV6_RECVHOPLIMIT),
 }
 """IP version → level and name of the socket option for the TTL of a received packet."""
+_IP_MTU: Final = 14
+_IPV6_MTU: Final = 24
+_MTU_OPTIONS: Final = {
+    4: (socket.IPPROTO_IP, _IP_MTU),
+    6: (socket.IPPROTO_IPV6, _IPV6_MTU),
+}
+"""IP version → level and name of the socket option for the MTU of a connected socket's route."""
 _ANCILLARY_BYTES: Final = 64
 _INT: Final = struct.Struct("=i")
 
@@ -110,6 +117,14 @@ def send(source: Location, destination: Location, home: int) -> Datagram:
             (ttl,) = _INT.unpack(messages[0][2][: _INT.size])
             return Datagram(_FIRST_TTL - ttl, address[0], content, version)
     raise LabError(f"{_names(source, destination)}: no packet arrives")
+
+
+def path_mtu(source: Location, destination: Location, home: int) -> int:
+    """Return the MTU that the source uses for a destination, in bytes: of its link or route."""
+    (sender,) = open_sockets(source, socket.SOCK_DGRAM, home)
+    with sender:
+        sender.connect((destination.address, 1))
+        return sender.getsockopt(*_MTU_OPTIONS[6 if ":" in destination.address else 4])
 
 
 def _names(source: Location, destination: Location) -> str:

@@ -14,10 +14,9 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from kubenetlab.errors import LabError
-from kubenetlab.kernel.node_state import count_routes, count_rules, link_mtu
+from kubenetlab.kernel.node_state import count_routes, count_rules
 from kubenetlab.kernel.syscalls import open_namespace
-from kubenetlab.names import POD_LINK
-from kubenetlab.observe.comparison.datagrams import Capture, send
+from kubenetlab.observe.comparison.datagrams import Capture, path_mtu, send
 from kubenetlab.observe.comparison.sockets import inside
 from kubenetlab.observe.comparison.streams import (
     best_gbit_per_s,
@@ -42,7 +41,7 @@ class Measurement(Struct, frozen=True):
     """Bytes that a packet between nodes is larger on the fabric; None if it cannot be found there.
     """
     mtu: int
-    """MTU of the pods' links in bytes."""
+    """MTU of a pod for packets to the other node in bytes: of its link, or of its route."""
     connect_ms: float
     """Median time of a TCP connection to a pod of the other node, in milliseconds."""
     gbit_per_s: float
@@ -100,8 +99,6 @@ def measure(ends: Subjects) -> Measurement:
 
 def _measure(ends: Subjects, home: int) -> Measurement:
     version = ip_address(ends.source.address).version
-    with inside(ends.source, home):
-        mtu = link_mtu(POD_LINK)
     near = send(ends.source, ends.neighbour, home)
     with inside(ends.node, home):
         fabric = Capture()
@@ -119,7 +116,7 @@ def _measure(ends: Subjects, home: int) -> Measurement:
         hops_same_node=near.hops,
         hops_other_node=far.hops,
         overhead_bytes=overhead,
-        mtu=mtu,
+        mtu=path_mtu(ends.source, ends.remote, home),
         connect_ms=connect_ms,
         gbit_per_s=gbit_per_s,
         source_at_pod=_owner(far.source, ends),
