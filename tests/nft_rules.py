@@ -107,6 +107,11 @@ def matches(family: str, protocol: str) -> st.SearchStrategy[AnyStatement]:
         ),
         st.builds(Match, st.just("meta l4proto"), st.just(protocol)),
         st.builds(Match, st.just(f"{protocol} dport"), ports.map(str), negated),
+        *(
+            [st.builds(Match, st.just("tcp sport"), ports.map(str), negated)]
+            if protocol == "tcp"
+            else []
+        ),
         st.builds(InSet, ends.map(lambda end: (end,)), st.just("addresses"), negated),
         st.builds(InSet, st.just((f"{family} saddr", f"{family} daddr")), st.just("pairs")),
         st.builds(

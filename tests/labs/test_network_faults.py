@@ -13,6 +13,7 @@ from tests.labs.http_client import http_get
 from tests.labs.lab import Lab, wait_for
 from tests.labs.pod_networks import manifest
 from tests.labs.test_pod_networks import CALICO, CILIUM, FLANNEL, KUBE_ROUTER, WEAVE, require
+from tests.patience import patiently
 
 TUNNELS = {
     "flannel": FLANNEL["vxlan"],
@@ -167,3 +168,38 @@ def test_large_responses_hang_where_the_mtu_is_too_small(lab: Lab, cni: str) -> 
         assert not gets_large_response(lab, "c", "a")
     for index in (0, 1):
         assert gets_large_response(lab, "c", "a", index)
+
+
+BGP = {"calico": CALICO["bgp"], "reflector": CALICO["reflector"], "kube-router": KUBE_ROUTER[""]}
+HOLD_S = 9
+
+
+@pytest.mark.parametrize("cni", BGP.values(), ids=BGP)
+def test_blocked_sessions_end_and_their_routes_are_withdrawn(lab: Lab, cni: str) -> None:
+    """After the hold time pods of the node reach only their own node; others are as before."""
+    require(cni)
+    lab.up(manifest("ipv4", cni) + "---\n" + pod("d", ", nodeName: control-plane"))
+    address = lab.place("nodes", "worker")["addresses"][0]
+    sessions = ("exec", "node:worker", "--", "birdc", "show", "protocols")
+    assert "Established" in lab.run(*sessions).out
+    assert address in learned(lab, "worker2")
+    with broken(lab, "bgp", "--node", "worker") as summary:
+        assert reaches(lab, "a", "c")
+        wait_for(lambda: not learned(lab, "worker"), "the hold time", patiently(3 * HOLD_S))
+        wait_for(
+            lambda: address not in learned(lab, "worker2"), "the withdrawal", patiently(3 * HOLD_S)
+        )
+        assert "Established" not in lab.run(*sessions).out
+        assert is_cut(lab, "a", "c")
+        assert is_cut(lab, "c", "a")
+        assert reaches(lab, "a", "b")
+        assert reaches(lab, "d", "c")
+        assert node_answers(lab, "worker", "worker2")
+        explains(lab, summary, "of daemon bird")
+        assert is_cut(lab, "a", "c")
+
+
+def learned(lab: Lab, node: str) -> str:
+    """Return the routes by gateways that BIRD has added on a node."""
+    words = ("exec", f"node:{node}", "--", "ip", "route", "show", "proto", "bird")
+    return "\n".join(line for line in lab.run(*words).out.splitlines() if " via " in line)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, ip_address
-from typing import Final
+from typing import Final, TypeGuard
 
 from msgspec import Struct, structs
 
@@ -119,14 +119,20 @@ def bird(netns: str, speaker: Speaker, routes: Sequence[str]) -> Iterator[Object
     )
 
 
+def is_bird(obj: Object) -> TypeGuard[Daemon]:
+    """Return True for the daemon BIRD."""
+    return isinstance(obj, Daemon) and obj.name == PROGRAM
+
+
 def learned_routes(objects: Iterable[Object]) -> list[str]:
     """Return the destinations that BIRD of a node learns; empty on a node without BIRD."""
-    return [
-        destination
-        for obj in objects
-        if isinstance(obj, Daemon) and obj.name == PROGRAM
-        for destination in obj.provides
-    ]
+    return [destination for obj in objects if is_bird(obj) for destination in obj.provides]
+
+
+def expecting_no_routes(objects: Iterable[Object]) -> Iterator[Object]:
+    """Yield the objects of a node; it is ready before BIRD has learned any route."""
+    for obj in objects:
+        yield structs.replace(obj, provides=()) if is_bird(obj) else obj
 
 
 def without_routes(objects: Sequence[Object], refused: Sequence[str]) -> Iterator[Object]:
@@ -134,7 +140,7 @@ def without_routes(objects: Sequence[Object], refused: Sequence[str]) -> Iterato
     for obj in objects:
         if isinstance(obj, File) and obj.path == CONFIG_PATH:
             yield _refusing(obj, refused)
-        elif isinstance(obj, Daemon) and obj.name == PROGRAM:
+        elif is_bird(obj):
             files = [file for file in objects if isinstance(file, File) and file.path in obj.files]
             changed = [
                 _refusing(file, refused) if file.path == CONFIG_PATH else file for file in files

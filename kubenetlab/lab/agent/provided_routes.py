@@ -71,9 +71,13 @@ class ProvidedRoutes:
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._run())
 
-    def missing(self, netns: str) -> dict[str, tuple[str, ...]]:
-        """Read the routes of a sandbox; return the destinations without a route by daemon."""
-        daemons = [each for each in daemons_of(self._desired()[netns]) if each.provides]
+    def missing(self, netns: str, desired: HostState | None = None) -> dict[str, tuple[str, ...]]:
+        """Read the routes of a sandbox; return the destinations without a route by daemon.
+
+        desired: state whose daemons should provide routes; by default that of the lab.
+        """
+        contents = (desired or self._desired())[netns]
+        daemons = [each for each in daemons_of(contents) if each.provides]
         if not daemons:
             return {}
         try:

@@ -55,7 +55,7 @@ async def kernel_differences(agent: Agent) -> list[JsonObject]:
             for entry in diff(observed, desired).namespaces
         }
         for netns in desired.namespaces:
-            for daemon, missing in agent.provided_routes.missing(netns).items():
+            for daemon, missing in agent.provided_routes.missing(netns, healthy).items():
                 differences.setdefault(netns, []).extend(
                     _missing_route(daemon, destination) for destination in missing
                 )

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from kubenetlab import controllers
 from kubenetlab.api.faults import Fault
@@ -16,7 +17,7 @@ from kubenetlab.api.store import Cluster, deletion
 from kubenetlab.controllers.cluster.kube_proxy import is_kube_proxy
 from kubenetlab.controllers.states import ControllerStates
 from kubenetlab.datapath import faults, plan
-from kubenetlab.datapath.network.bgp import CONFIG_PATH
+from kubenetlab.datapath.network.bgp import CONFIG_PATH, is_bird, learned_routes
 from kubenetlab.datapath.network.load_balancers import node_number
 from kubenetlab.errors import UsageError
 from kubenetlab.hoststate.files import File
@@ -259,9 +260,15 @@ def break_node(cluster: Cluster, fault: str, **options: str) -> Cluster:
 
 
 def changed_objects(before: Cluster, after: Cluster, netns: str) -> tuple[set[str], set[str]]:
-    """Return the objects that only the first cluster's plan has, and those of the second."""
+    """Return the objects that only the first cluster's plan has, and those of the second.
+
+    The routes for which a node waits do not count.
+    """
     objects = [
-        {repr(obj): str(obj) for obj in plan(cluster, DECISIONS)[netns].values()}
+        {
+            repr(structs.replace(obj, provides=()) if is_bird(obj) else obj): str(obj)
+            for obj in plan(cluster, DECISIONS)[netns].values()
+        }
         for cluster in (before, after)
     ]
     return (
@@ -365,6 +372,36 @@ def test_the_link_of_a_node_has_a_smaller_mtu(cni: str, size: int, is_df_set: bo
     assert plan(healed(after), DECISIONS)["node/worker"] == plan(before, DECISIONS)["node/worker"]
 
 
+@pytest.mark.parametrize("cni", ["calico", "kube-router"])
+def test_the_sessions_of_a_node_are_blocked(cni: str) -> None:
+    """Both ends of sessions are; other nodes only stop to wait for routes."""
+    before = with_cni(cni)
+    after = break_node(before, "bgp")
+    assert changed_objects(before, after, "node/worker2") == (set(), set())
+    gone, new = changed_objects(before, after, "node/worker")
+    assert gone == set()
+    assert all("kubenetlab-fault-bgp" in text for text in new)
+    rules = [
+        str(rule)
+        for obj in plan(after, DECISIONS)["node/worker"].values()
+        if isinstance(obj, Chain) and obj.table == "kubenetlab-fault-bgp"
+        for rule in obj.rules
+    ]
+    assert sorted(rules) == sorted(
+        f'{direction} "eth0" tcp {end} 179 drop'
+        for direction in ("iifname", "oifname")
+        for end in ("sport", "dport")
+        for _ in ("ip", "ip6")
+    )
+    for node in ("worker", "worker2"):
+        assert learned_routes(plan(before, DECISIONS)[f"node/{node}"].values())
+        assert not learned_routes(plan(after, DECISIONS)[f"node/{node}"].values())
+        assert (
+            plan(healed(after), DECISIONS)[f"node/{node}"]
+            == plan(before, DECISIONS)[f"node/{node}"]
+        )
+
+
 def bird_config_of(cluster: Cluster) -> str:
     """Return bird.conf of the node `worker`."""
     (config,) = [
@@ -382,6 +419,8 @@ def bird_config_of(cluster: Cluster) -> str:
         ("{type: flannel, backend: host-gw}", "overlay", {}, "this lab has no tunnels"),
         ("calico", "overlay", {}, "this lab has no tunnels"),
         ("flannel", "overlay", {"node": "wrker"}, "did you mean worker?"),
+        ("bridge", "bgp", {}, "this lab has no BGP: the CNI mode bridge"),
+        ("{type: calico, backend: vxlan}", "bgp", {}, "this lab has no BGP"),
         ("bridge", "mtu", {"size": "1500"}, "at most 1500 bytes on the fabric"),
         ("weave", "mtu", {"size": "1446"}, "at most 1426 bytes on the fabric"),
         ("bridge", "mtu", {"size": "1000"}, "size: "),

@@ -244,6 +244,7 @@ SELECTORS: Final[Mapping[str, Selector]] = {
     "ip6 saddr": _payload("ipv6_addr", _NETWORK_HEADER, 8, (_DESC_IP6, 8)),
     "ip6 daddr": _payload("ipv6_addr", _NETWORK_HEADER, 24, (_DESC_IP6, 9)),
     "th dport": _payload("inet_service", _TRANSPORT_HEADER, 2),
+    "tcp sport": _payload("inet_service", _TRANSPORT_HEADER, 0, (_DESC_TCP, 1), "tcp"),
     "tcp dport": _payload("inet_service", _TRANSPORT_HEADER, 2, (_DESC_TCP, 2), "tcp"),
     "udp dport": _payload("inet_service", _TRANSPORT_HEADER, 2, (_DESC_UDP, 2), "udp"),
     "sctp dport": _payload("inet_service", _TRANSPORT_HEADER, 2, (_DESC_SCTP, 2), "sctp"),

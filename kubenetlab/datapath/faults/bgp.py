@@ -1,0 +1,95 @@
+"""bgp: block the BGP sessions of one node.
+
+A packet filter drops TCP port 179 in both directions, as an access list or a firewall between
+routers does that nobody has opened for a new node. BIRD runs on. When nothing has been heard for
+the hold time (9 s), the sessions of the node go down, and both ends withdraw the routes that they
+have learned: the node has no route to pods of other nodes any more, and other nodes have none to
+its pods. Until then all packets pass. With BGP graceful restart (RFC 4724), which calico and
+kube-router use, the other ends first keep the routes of a session that was lost; here the hold time
+decides, because the peer does not come back.
+
+Here the packet filter is the table kubenetlab-fault-bgp on the node, with one chain for each
+direction of eth0. Modes without BGP cannot have this fault.
+
+How to diagnose:
+    kubenetlab exec node:NODE -- birdc show protocols   state of the sessions: Active or Connect
+    kubenetlab exec node:NODE -- ip route               no routes with `proto bird`
+    kubenetlab ping                                     pods of the node and pods of other nodes
+    kubenetlab diff                                     the packet filter, and the routes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from kubenetlab import names
+from kubenetlab.api.faults import FaultSpec
+from kubenetlab.api.lab import Decisions
+from kubenetlab.api.store import Cluster
+from kubenetlab.datapath import modes
+from kubenetlab.datapath.faults import BreakOptions, unknown_node
+from kubenetlab.datapath.modes import PodNetwork
+from kubenetlab.datapath.network import bgp
+from kubenetlab.datapath.plan_cache import PlanCache
+from kubenetlab.datapath.view import NodeView, node_views
+from kubenetlab.hoststate.object import Object
+from kubenetlab.hoststate.rules.nftables import NFT_FAMILIES, Chain, Hook, Table, rule
+from kubenetlab.hoststate.rules.nftables.statements import Match, drop
+from kubenetlab.names import NODE_UPLINK
+
+TABLE: Final = "kubenetlab-fault-bgp"
+_RAW: Final = -300
+"""Priority before connection tracking."""
+_PORT: Final = "179"
+
+
+class Break(BreakOptions, frozen=True):
+    """Option `node`.
+
+    node: name of the node whose BGP sessions are blocked.
+    """
+
+    node: str
+
+    def why_impossible(self, cluster: Cluster) -> str:
+        if problem := unknown_node(cluster, self.node):
+            return problem
+        name, options = cluster.config.networking.cni_mode
+        cni = modes.load("cni", name, options)
+        decisions = Decisions(cni_mode="", cni_options={}, neighbors="dynamic")
+        for view in node_views(cluster, decisions, PlanCache()):
+            if view.name == self.node and any(map(bgp.is_bird, cni.node(view))):
+                return ""
+        return (
+            f"this lab has no BGP: the CNI mode {name}, with its options, runs no BIRD; "
+            "calico (backend bgp) and kube-router do"
+        )
+
+    def spec(self) -> FaultSpec:
+        return FaultSpec(
+            fault="bgp",
+            options={"node": self.node},
+            node=self.node,
+            summary=f"the BGP sessions of {self.node} are blocked",
+        )
+
+    def namespaces(self, node: NodeView) -> tuple[str, ...]:
+        return (node.netns, *(names.node_netns(peer.name) for peer in node.peers))
+
+    def objects(
+        self, netns: str, desired: Sequence[Object], node: NodeView, network: PodNetwork
+    ) -> Iterator[Object]:
+        """Yield the packet filter on the node; no node waits for routes while the fault lasts."""
+        yield from bgp.expecting_no_routes(desired)
+        if netns != node.netns:
+            return
+        for family in node.families:
+            nft = NFT_FAMILIES[family.version]
+            yield Table(netns, nft, TABLE, f"fault bgp of {node.name}")
+            for hook, direction in (("prerouting", "iifname"), ("output", "oifname")):
+                rules = tuple(
+                    rule(Match(direction, NODE_UPLINK), Match(f"tcp {end}", _PORT), drop)
+                    for end in ("sport", "dport")
+                )
+                yield Chain(netns, nft, TABLE, hook, rules, Hook("filter", hook, _RAW))
