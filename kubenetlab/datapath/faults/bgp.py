@@ -4,9 +4,8 @@ A packet filter drops TCP port 179 in both directions, as an access list or a fi
 routers does that nobody has opened for a new node. BIRD runs on. When nothing has been heard for
 the hold time (9 s), the sessions of the node go down, and both ends withdraw the routes that they
 have learned: the node has no route to pods of other nodes any more, and other nodes have none to
-its pods. Until then all packets pass. With BGP graceful restart (RFC 4724), which calico and
-kube-router use, the other ends first keep the routes of a session that was lost; here the hold time
-decides, because the peer does not come back.
+its pods. Until then all packets pass. Graceful restart (RFC 4724) does not keep the routes: it is
+for a peer whose connection ends, not for one that is silent until the hold time is over.
 
 Here the packet filter is the table kubenetlab-fault-bgp on the node, with one chain for each
 direction of eth0. Modes without BGP cannot have this fault.
