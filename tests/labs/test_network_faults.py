@@ -12,13 +12,13 @@ from tests.clusters import pod
 from tests.labs.http_client import http_get
 from tests.labs.lab import Lab, wait_for
 from tests.labs.pod_networks import manifest
-from tests.labs.test_pod_networks import CALICO, CILIUM, FLANNEL, KUBE_ROUTER, WEAVE, require
+from tests.labs.test_pod_networks import CALICO, CILIUM, FLANNEL, require
 from tests.patience import patiently
 
 TUNNELS = {
     "flannel": FLANNEL["vxlan"],
     "calico": CALICO["vxlan"],
-    "weave": WEAVE[""],
+    "weave": "weave",
     "cilium": CILIUM["tunnel"],
 }
 
@@ -90,7 +90,7 @@ ROUTES = {
     "flannel": (FLANNEL["vxlan"], "+ route 10.244.2.0/24 "),
     "calico": (CALICO["bgp"], "file /etc/bird/bird.conf"),
     "reflector": (CALICO["reflector"], "file /etc/bird/bird.conf"),
-    "kube-router": (KUBE_ROUTER[""], "file /etc/bird/bird.conf"),
+    "kube-router": ("kube-router", "file /etc/bird/bird.conf"),
     "cilium": (CILIUM["native"], "+ route 10.244.2.0/24 "),
     "cilium-legacy": (CILIUM["legacy"], ""),
 }
@@ -139,8 +139,8 @@ MTU = {
     "flannel": FLANNEL["vxlan"],
     "calico": CALICO["bgp"],
     "calico-vxlan": CALICO["vxlan"],
-    "weave": WEAVE[""],
-    "kube-router": KUBE_ROUTER[""],
+    "weave": "weave",
+    "kube-router": "kube-router",
     "cilium": CILIUM["tunnel"],
     "native": CILIUM["native"],
 }
@@ -170,7 +170,7 @@ def test_large_responses_hang_where_the_mtu_is_too_small(lab: Lab, cni: str) -> 
         assert gets_large_response(lab, "c", "a", index)
 
 
-BGP = {"calico": CALICO["bgp"], "reflector": CALICO["reflector"], "kube-router": KUBE_ROUTER[""]}
+BGP = {"calico": CALICO["bgp"], "reflector": CALICO["reflector"], "kube-router": "kube-router"}
 HOLD_S = 9
 
 
