@@ -22,7 +22,9 @@ As in: Weave Net 2.8 with the fast datapath.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
+from ipaddress import ip_address
 from typing import Annotated, Final
 
 from msgspec import Meta
@@ -108,7 +110,7 @@ class Mode(ModeOptions, frozen=True):
         )
 
     def node(self, node: NodeView) -> Iterator[Object]:
-        mac = names.mac_of(_gateway(node, 0))
+        mac = _mac(_gateway(node, 0))
         alias = names.link_alias(_COMPONENT, f"pods of {node.name}")
         yield Sysctl(node.netns, "net/bridge/bridge-nf-call-iptables", "1")
         yield Bridge(node.netns, _BRIDGE_LINK, mac, self.mtu, alias)
@@ -167,7 +169,7 @@ class Mode(ModeOptions, frozen=True):
     def pod(self, node: NodeView, pod: PodView) -> Iterator[Object]:
         if pod.is_host_network:
             return
-        netns, link, mac = pod.netns, names.POD_LINK, names.mac_of(pod.addresses[0])
+        netns, link, mac = pod.netns, names.POD_LINK, _mac(pod.addresses[0])
         alias = names.link_alias(_COMPONENT, f"pod {pod.full_name}")
         yield Veth(netns, link, mac, node.netns, pod.ifname, self.mtu, alias)
         yield Port(
@@ -185,9 +187,19 @@ class Mode(ModeOptions, frozen=True):
             yield Address(netns, link, f"{address}/{length}")
             yield Route(netns, family.default_route, link, via=gateway)
             if node.neighbors == "permanent":
-                yield Neighbor(netns, link, gateway, names.mac_of(_gateway(node, 0)))
+                yield Neighbor(netns, link, gateway, _mac(_gateway(node, 0)))
                 yield Neighbor(node.netns, _BRIDGE_LINK, address, mac)
         yield from link_local(netns, link, mac, has_ipv6=node.has_ipv6)
+
+
+def _mac(address: str) -> str:
+    """Return the MAC of the link with this address, which no other link of the subnet has.
+
+    All nodes share one layer-2 network, and parts of an IPv6 range begin alike in the last bytes.
+    """
+    if ":" not in address:
+        return names.mac_of(address)
+    return f"0a:5a:{zlib.crc32(ip_address(address).packed).to_bytes(4).hex(':')}"
 
 
 def _gateway(node: NodeView, index: int) -> str:
