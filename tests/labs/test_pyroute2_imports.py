@@ -85,7 +85,12 @@ def flows(lab: Lab) -> list[str]:
     return [entry["protocol"] for entry in entries]
 
 
-def test_the_node_agent_imports_pyroute2_for_the_mode_ebpf(lab: Lab, imports: Imports) -> None:
-    """The programs are attached by tc messages; `up` has probed before that it can be done."""
+def test_no_process_imports_pyroute2_to_attach_bpf_programs(lab: Lab, imports: Imports) -> None:
     lab.up(MANIFEST, "--proxy", "ebpf")
-    assert any(entry.process.startswith("knl-node-agent") for entry in imports.read())
+    assert imports.read() == []
+
+
+def test_the_agent_imports_pyroute2_for_tunnels(lab: Lab, imports: Imports) -> None:
+    """Links of rare kinds are encoded by pyroute2."""
+    lab.up(MANIFEST, "--cni", "flannel")
+    assert {entry.process for entry in imports.read()} >= {"knl-agent"}
