@@ -15,6 +15,7 @@ from typing import ClassVar, Final, Literal, NamedTuple, Protocol, Self, cast, o
 import msgspec
 from msgspec import Struct, structs
 
+from kubenetlab.api.calico.ip_pools import IPPool
 from kubenetlab.api.config import ClusterConfig, Networking, mode_and_options
 from kubenetlab.api.core import Service
 from kubenetlab.api.json_types import JsonMapping
@@ -130,6 +131,10 @@ class ModeOptions(Struct, frozen=True, rename=kubernetes_name, forbid_unknown_fi
         """Yield contradictions between the mode and other parts of the Cluster document."""
         return iter(())
 
+    def routes_pool(self, pool: IPPool) -> bool:
+        """Return False if nodes have no routes to addresses of a pool on other nodes."""
+        return True
+
     @property
     def needs_one_segment(self) -> bool:
         """True if routes to pods have other nodes as gateways, which must be on-link."""
@@ -214,6 +219,9 @@ class CNI(Protocol):
 
     facts: ClassVar[NetworkFacts]
     """Properties of the mode that the controllers need."""
+
+    def routes_pool(self, pool: IPPool) -> bool:
+        """Return False if nodes have no routes to addresses of a pool on other nodes."""
 
     @property
     def needs_one_segment(self) -> bool:

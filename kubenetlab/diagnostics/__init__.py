@@ -12,9 +12,11 @@ from typing import Final
 
 from kubenetlab.api.store import Cluster
 from kubenetlab.diagnostics.gateways import check_gateways
+from kubenetlab.diagnostics.ip_pools import check_ip_pools
 from kubenetlab.diagnostics.model import (
     GATEWAY_UNREACHABLE,
     NOT_ENFORCED,
+    POOL_NOT_ROUTED,
     PORT_NOT_SERVED,
     Connection,
     Diagnostic,
@@ -30,6 +32,7 @@ CHECKS: Final[tuple[Callable[[Cluster, Templates], Iterator[Diagnostic]], ...]] 
     check_services,
     check_pods,
     check_gateways,
+    check_ip_pools,
 )
 
 MISCONFIGURATIONS: Final = (
@@ -42,15 +45,21 @@ MISCONFIGURATIONS: Final = (
     "no-such-node",
     "no-node-fits",
     GATEWAY_UNREACHABLE,
+    POOL_NOT_ROUTED,
 )
 """Codes of misconfigurations: all codes except NOT_ENFORCED."""
+
+WITHOUT_ROUTES: Final = (GATEWAY_UNREACHABLE, POOL_NOT_ROUTED)
+"""Codes of networks in which pods cannot reach pods of other nodes. Commands end with status 1."""
 
 __all__ = [
     "CHECKS",
     "GATEWAY_UNREACHABLE",
     "MISCONFIGURATIONS",
     "NOT_ENFORCED",
+    "POOL_NOT_ROUTED",
     "PORT_NOT_SERVED",
+    "WITHOUT_ROUTES",
     "Connection",
     "Diagnostic",
     "Scope",

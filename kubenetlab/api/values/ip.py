@@ -27,6 +27,12 @@ def is_host(cidr: str) -> bool:
     return network(cidr).num_addresses == 1
 
 
+def is_in(address: str, cidr: str) -> bool:
+    """Return True if an address is in a range."""
+    parsed, range_ = ip_address(address), network(cidr)
+    return parsed.version == range_.version and parsed in range_
+
+
 def version_of(address: str) -> Literal[4, 6]:
     """Return the IP version of a valid address or range."""
     return 6 if ":" in address else 4

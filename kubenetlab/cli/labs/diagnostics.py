@@ -183,7 +183,7 @@ def print_diagnostics(
     """
     if not items:
         return True
-    from kubenetlab.diagnostics import GATEWAY_UNREACHABLE, NOT_ENFORCED, PORT_NOT_SERVED
+    from kubenetlab.diagnostics import NOT_ENFORCED, PORT_NOT_SERVED, WITHOUT_ROUTES
 
     unenforced: dict[str, list[str]] = {}
     for item in items:
@@ -205,7 +205,7 @@ def print_diagnostics(
     accepted = (NOT_ENFORCED, PORT_NOT_SERVED) if allow_undeclared else (NOT_ENFORCED,)
     for problem in to_problems([item for item in items if item["code"] not in accepted], entries):
         print_warning(problem)
-    return all(item["code"] != GATEWAY_UNREACHABLE for item in items)
+    return all(item["code"] not in WITHOUT_ROUTES for item in items)
 
 
 def raise_misconfigurations(

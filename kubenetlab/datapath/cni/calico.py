@@ -41,6 +41,7 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.api.text.decode import Finding, found
 from kubenetlab.api.text.documents import Path
 from kubenetlab.api.values import ip
+from kubenetlab.datapath.cni.calico_blocks import own_blocks, pool_of
 from kubenetlab.datapath.encapsulation import encapsulations
 from kubenetlab.datapath.modes import ModeOptions, Needs, Neighbors, PodNetwork
 from kubenetlab.datapath.network import bgp
@@ -159,6 +160,9 @@ class Mode(ModeOptions, frozen=True):
                 guess = did_you_mean(name, config.node_names)
                 yield Finding(path, f'no node of this cluster is called "{name}"{guess}')
 
+    def routes_pool(self, pool: IPPool) -> bool:
+        return self.backend != "vxlan" or {pool.spec.vxlan_mode, pool.spec.ipip_mode} != {"Never"}
+
     @property
     def needs_one_segment(self) -> bool:
         return self.backend == "bgp"
@@ -214,7 +218,7 @@ class Mode(ModeOptions, frozen=True):
                 yield from self._vxlan_end(node, family)
             if "ipip" in family.tunnels:
                 yield from self._ipip_end(node, family)
-            for block in _own_blocks(node, family, is_encapsulated=True):
+            for block in own_blocks(node, family, is_encapsulated=True):
                 yield Route(node.netns, block, "", type="blackhole")
             for peer in node.peers:
                 is_on_link = node.is_on_link(peer)
@@ -227,7 +231,7 @@ class Mode(ModeOptions, frozen=True):
         blocks = [
             block
             for family in node.families
-            for block in _own_blocks(node, family, is_encapsulated=False)
+            for block in own_blocks(node, family, is_encapsulated=False)
         ]
         speaker = bgp.Speaker(
             bgp.router_id(node.addresses),
@@ -242,7 +246,7 @@ class Mode(ModeOptions, frozen=True):
             for peer in node.peers
             if node.is_on_link(peer)
             for family in peer.families
-            for block in _own_blocks(node, family, is_encapsulated=False)
+            for block in own_blocks(node, family, is_encapsulated=False)
         ]
         yield from bgp.bird(node.netns, speaker, learned)
 
@@ -301,7 +305,7 @@ class Mode(ModeOptions, frozen=True):
             yield Neighbor(node.netns, link, tunnel, mac)
             yield FdbEntry(node.netns, link, mac, peer.address)
         for block in peer.ranges:
-            pool = _pool_of(node, block)
+            pool = pool_of(node, block)
             modes = (pool.spec.vxlan_mode, pool.spec.ipip_mode) if pool is not None else ()
             if "CrossSubnet" in modes and is_on_link:
                 yield Route(node.netns, block, names.NODE_UPLINK, via=peer.address)
@@ -372,27 +376,3 @@ class Mode(ModeOptions, frozen=True):
             if node.neighbors == "permanent":
                 yield Neighbor(netns, link, gateway, HOST_MAC)
                 yield Neighbor(node.netns, pod.ifname, address, mac)
-
-
-def _own_blocks(node: NodeView, owner: Family, *, is_encapsulated: bool) -> Iterator[str]:
-    """Yield the ranges of a node in pools with tunnels, or in pools without.
-
-    Single addresses from blocks of other nodes count only where they are announced.
-    """
-    for block in owner.ranges:
-        pool = _pool_of(node, block)
-        if pool is None or (pool.spec.disable_bgp_export and not is_encapsulated):
-            continue
-        has_tunnels = {pool.spec.vxlan_mode, pool.spec.ipip_mode} != {"Never"}
-        if has_tunnels is is_encapsulated and not (is_encapsulated and ip.is_host(block)):
-            yield block
-
-
-def _pool_of(node: NodeView, block: str) -> IPPool | None:
-    """Return the pool with a block or a single address."""
-    network = ip.network(block)
-    for pool in node.ip_pools:
-        cidr = pool.spec.network
-        if cidr.version == network.version and network.network_address in cidr:
-            return pool
-    return None

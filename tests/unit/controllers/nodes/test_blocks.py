@@ -15,6 +15,7 @@ from kubenetlab.api.core import Event, Node
 from kubenetlab.api.lab import AddressBlock, Attachment
 from kubenetlab.api.store import Cluster, deletion
 from kubenetlab.controllers.nodes.ipam.blocks import Blocks
+from kubenetlab.diagnostics.ip_pools import check_ip_pools
 from kubenetlab.diagnostics.templates import Templates
 from kubenetlab.diagnostics.unenforced import check_unenforced
 from kubenetlab.errors import ManifestError
@@ -253,6 +254,27 @@ def test_the_range_of_a_pool_cannot_change() -> None:
     with pytest.raises(ManifestError, match=r"cidr.*cannot change; it is 10\.1\.0\.0/24"):
         applied(cluster, pool("x", "10.2.0.0/24"))
     applied(cluster, pool("x", "10.1.0.0/24", natOutgoing="true"))
+
+
+@pytest.mark.parametrize(
+    ("backend", "spec", "is_reported"),
+    [
+        ("bgp", {}, False),
+        ("vxlan", {}, True),
+        ("vxlan", {"vxlanMode": "CrossSubnet"}, False),
+        ("ipip", {}, False),
+    ],
+)
+def test_a_pool_without_routes_is_reported(
+    backend: str, spec: dict[str, str], is_reported: bool
+) -> None:
+    """The diagnostic concerns the connections of the pool's pods."""
+    cni = f"{{type: calico, backend: {backend}}}"
+    cluster = store(CLUSTER % ("ipv4", cni) + pool("own", "10.9.0.0/24", **spec) + pod("a"))
+    found = list(check_ip_pools(cluster, Templates(cluster, ())))
+    assert [diagnostic.name for diagnostic in found] == (["own"] if is_reported else [])
+    for diagnostic in found:
+        assert "default/a" in diagnostic.scope.into
 
 
 @pytest.mark.parametrize(("cni", "is_reported"), [("calico", False), ("flannel", True)])

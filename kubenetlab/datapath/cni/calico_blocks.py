@@ -1,0 +1,33 @@
+"""Blocks of pod addresses in the CNI mode calico, and the pools to which they belong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kubenetlab.api.calico.ip_pools import IPPool
+from kubenetlab.api.values import ip
+from kubenetlab.datapath.view import Family, NodeView
+
+
+def own_blocks(node: NodeView, owner: Family, *, is_encapsulated: bool) -> Iterator[str]:
+    """Yield the ranges of a node in pools with tunnels, or in pools without.
+
+    Single addresses from blocks of other nodes count only where they are announced.
+    """
+    for block in owner.ranges:
+        pool = pool_of(node, block)
+        if pool is None or (pool.spec.disable_bgp_export and not is_encapsulated):
+            continue
+        has_tunnels = {pool.spec.vxlan_mode, pool.spec.ipip_mode} != {"Never"}
+        if has_tunnels is is_encapsulated and not (is_encapsulated and ip.is_host(block)):
+            yield block
+
+
+def pool_of(node: NodeView, block: str) -> IPPool | None:
+    """Return the pool with a block or a single address."""
+    network = ip.network(block)
+    for pool in node.ip_pools:
+        cidr = pool.spec.network
+        if cidr.version == network.version and network.network_address in cidr:
+            return pool
+    return None
