@@ -61,7 +61,11 @@ def test_setting_the_clock_moves_no_deadline(
     )
     offset.write_text(str(clock_offset_s))
     lab.kill("agent")
-    wait_for(lambda: restarts() == 2, "the second restart", patiently(30))
+    wait_for(
+        lambda: restarts() == 2 and "running" in status_of(lab)["state"],
+        "the second restart",
+        patiently(30),
+    )
     assert time.monotonic() - ended > BACK_OFF_S - 2
     started = status_of(lab)["state"]["running"]["startedAt"]
     assert abs(seconds(started) - (time.time() + clock_offset_s)) < patiently(30)

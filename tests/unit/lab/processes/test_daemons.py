@@ -25,7 +25,7 @@ from kubenetlab.lab.processes.daemons import Daemons
 
 NODE, SANDBOX = "node/a", ProcessId(10, 1)
 IGNORES_SIGTERM = (
-    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(); time.sleep(60)"
+    "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(); signal.pause()"
 )
 
 
