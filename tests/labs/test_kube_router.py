@@ -71,6 +71,17 @@ def test_up_waits_for_bgp(lab: Lab, family: str) -> None:
     assert lab.problems == []
 
 
+def test_up_waits_for_routes_that_were_lost(lab: Lab) -> None:
+    """The lab has been ready before; a session was closed by hand and opens again."""
+    lab.up(manifest("ipv4", "kube-router"))
+    session = "Mesh_" + lab.place("nodes", "worker2")["addresses"][0].replace(".", "_")
+    target = ("TCP", lab.pod("c")["addresses"][0], 8080)
+    for command in ("disable", "enable"):
+        lab.run("exec", "node:worker", "--", "birdc", command, session)
+    lab.up(manifest("ipv4", "kube-router"))
+    assert lab.ask(lab.pod("a"), target)[0].server
+
+
 def test_birdc_shows_the_sessions(lab: Lab) -> None:
     """As on a node of a cluster: without options, and with the log in /var/log."""
     lab.up(manifest("ipv4", "kube-router"))

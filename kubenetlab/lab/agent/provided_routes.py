@@ -71,6 +71,12 @@ class ProvidedRoutes:
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._run())
 
+    def check_all(self) -> None:
+        """Check every sandbox with such daemons: routes may have gone, as with a lost session."""
+        for netns, contents in self._desired().namespaces.items():
+            if netns.startswith("node/") and any(each.provides for each in daemons_of(contents)):
+                self.check(netns)
+
     def missing(self, netns: str, desired: HostState | None = None) -> dict[str, tuple[str, ...]]:
         """Read the routes of a sandbox; return the destinations without a route by daemon.
 
