@@ -206,8 +206,11 @@ class Agent:
     def wake(self, *, check: bool = False) -> None:
         """Reconcile soon.
 
-        check: first look for rules and shared namespaces that another process has changed.
+        check: first look for rules and shared namespaces that another process has changed, and for
+            routes of daemons that have gone.
         """
+        if check:
+            self.provided_routes.check_all()
         self.is_idle = False
         self._needs_check |= check
         self._dirty.set()

@@ -125,7 +125,6 @@ class LabApi:
             except RequirementError as error:
                 return _failure(507, str(error))
             agent.replace(cluster, states)
-        agent.provided_routes.check_all()
         agent.wake(check=True)
         return json_response({**render_admission(admission), "diagnostics": []})
 
