@@ -13,7 +13,7 @@ from typing import ClassVar, Self
 from kubenetlab.hoststate.ip import address_text
 from kubenetlab.hoststate.links.link import Link, OtherLinks, alias_option, alias_words, down_word
 from kubenetlab.hoststate.links.messages import ObservedLink
-from kubenetlab.hoststate.links.requests import change_link, new_link
+from kubenetlab.hoststate.links.requests import change_link, new_link_up
 from kubenetlab.hoststate.netlink.message_classes import Attribute
 from kubenetlab.hoststate.netlink.wire import Links, attributes
 from kubenetlab.hoststate.object import Object, ShellName
@@ -64,10 +64,8 @@ class IpTunnel(Link, frozen=True):
     def create(self, links: Links) -> bytes:
         index = links.new_index(self.netns, self.name)
         mtu = ("IFLA_MTU", self.mtu)
-        created = new_link(self.kind, self.name, mtu, index=index, data=self.attributes())
-        # The kernel ignores an alias in the message that creates a link.
-        alias = (("IFLA_IFALIAS", self.alias),) if self.alias else ()
-        return created + change_link(index, *alias, is_up=True)
+        data = self.attributes()
+        return new_link_up(self.kind, self.name, mtu, index=index, data=data, alias=self.alias)
 
     def change(self, links: Links) -> bytes:
         settings = (("IFLA_MTU", self.mtu), ("IFLA_IFALIAS", self.alias))

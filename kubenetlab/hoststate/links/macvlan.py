@@ -10,7 +10,7 @@ from typing import Final, Literal, Self
 
 from kubenetlab.hoststate.links.link import Link, OtherLinks, alias_option, alias_words, down_word
 from kubenetlab.hoststate.links.messages import ObservedLink
-from kubenetlab.hoststate.links.requests import change_link, new_link
+from kubenetlab.hoststate.links.requests import change_link, new_link_up
 from kubenetlab.hoststate.netlink.wire import Links, as_number, attributes
 from kubenetlab.hoststate.object import Key, Object, ShellName
 
@@ -62,10 +62,9 @@ class Macvlan(Link, frozen=True):
         index = links.new_index(self.netns, self.name)
         settings = (device, ("IFLA_ADDRESS", self.mac), ("IFLA_MTU", self.mtu))
         mode = [("IFLA_MACVLAN_MODE", self.mode)]
-        created = new_link(self.kind, self.name, *settings, index=index, data=mode)
-        # The kernel ignores an alias in the message that creates a link.
-        alias = (("IFLA_IFALIAS", self.alias),) if self.alias else ()
-        return created + change_link(index, *alias, is_up=True)
+        return new_link_up(
+            self.kind, self.name, *settings, index=index, data=mode, alias=self.alias
+        )
 
     def change(self, links: Links) -> bytes:
         return change_link(

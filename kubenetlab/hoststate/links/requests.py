@@ -40,6 +40,30 @@ def new_link(
     )
 
 
+def new_link_up(
+    kind: str,
+    name: str,
+    *settings: Attribute,
+    index: int,
+    data: Sequence[Attribute] = (),
+    alias: str = "",
+    master: int = 0,
+) -> bytes:
+    """Return the requests that create a link and set it up.
+
+    Arguments are those of `new_link`, and:
+
+    alias:  description of the link; empty for none. The kernel ignores one in the first message.
+    master: interface index of the bridge whose port the link becomes; 0 for none.
+    """
+    later = [
+        *([("IFLA_IFALIAS", alias)] if alias else []),
+        *([("IFLA_MASTER", master)] if master else []),
+    ]
+    created = new_link(kind, name, *settings, index=index, data=data)
+    return created + change_link(index, *later, is_up=True)
+
+
 def adopt_link(kind: str, name: str) -> bytes:
     """Return the request that creates a link unless there is one with this name.
 

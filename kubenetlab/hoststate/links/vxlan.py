@@ -12,7 +12,7 @@ from typing import Final, Self
 from kubenetlab.hoststate.ip import address_text
 from kubenetlab.hoststate.links.link import Link, OtherLinks, alias_option, alias_words, down_word
 from kubenetlab.hoststate.links.messages import ObservedLink
-from kubenetlab.hoststate.links.requests import change_link, new_link
+from kubenetlab.hoststate.links.requests import change_link, new_link_up
 from kubenetlab.hoststate.netlink.wire import Links, as_number, attributes
 from kubenetlab.hoststate.object import Key, Object, ShellName
 
@@ -94,11 +94,16 @@ class Vxlan(Link, frozen=True):
         )
         index = links.new_index(self.netns, self.name)
         settings = (("IFLA_ADDRESS", self.mac), ("IFLA_MTU", self.mtu))
-        created = new_link(self.kind, self.name, *settings, index=index, data=data)
-        # The kernel ignores an alias in the message that creates a link.
-        alias = (("IFLA_IFALIAS", self.alias),) if self.alias else ()
-        master = (("IFLA_MASTER", links.index(self.netns, self.master)),) if self.master else ()
-        return created + change_link(index, *alias, *master, is_up=True)
+        master = links.index(self.netns, self.master) if self.master else 0
+        return new_link_up(
+            self.kind,
+            self.name,
+            *settings,
+            index=index,
+            data=data,
+            alias=self.alias,
+            master=master,
+        )
 
     def change(self, links: Links) -> bytes:
         return change_link(

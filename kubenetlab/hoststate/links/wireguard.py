@@ -11,7 +11,7 @@ from typing import Final, Self
 
 from kubenetlab.hoststate.links.link import Link, OtherLinks, alias_option, alias_words, down_word
 from kubenetlab.hoststate.links.messages import ObservedLink
-from kubenetlab.hoststate.links.requests import change_link, new_link
+from kubenetlab.hoststate.links.requests import change_link, new_link_up
 from kubenetlab.hoststate.netlink.wire import Links
 from kubenetlab.hoststate.object import ShellName
 
@@ -41,10 +41,8 @@ class Wireguard(Link, frozen=True):
 
     def create(self, links: Links) -> bytes:
         index = links.new_index(self.netns, self.name)
-        created = new_link(self.kind, self.name, ("IFLA_MTU", self.mtu), index=index)
-        # The kernel ignores an alias in the message that creates a link.
-        alias = (("IFLA_IFALIAS", self.alias),) if self.alias else ()
-        return created + change_link(index, *alias, is_up=True)
+        mtu = ("IFLA_MTU", self.mtu)
+        return new_link_up(self.kind, self.name, mtu, index=index, alias=self.alias)
 
     def change(self, links: Links) -> bytes:
         settings = (("IFLA_MTU", self.mtu), ("IFLA_IFALIAS", self.alias))
