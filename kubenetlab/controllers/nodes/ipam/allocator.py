@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from ipaddress import ip_address
 from typing import ClassVar, Protocol
 
 from msgspec import Struct
 
 from kubenetlab.api.core import Node
+from kubenetlab.api.lab import Attachment
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, Kind
+from kubenetlab.controllers.allocation.addresses import Address
 
 
 class AllocationFailure(Struct, frozen=True):
     """Reason why a pod gets no address, in the plugin's words."""
 
     message: str
+
+
+def addresses_of_pods(attachments: Iterable[Attachment]) -> dict[str, str]:
+    """Return address → owner, such as `pod default/web`, for all attached pods."""
+    return {
+        address: f"pod {attachment.full_name}"
+        for attachment in attachments
+        for address in attachment.addresses
+    }
+
+
+def requested_address(pod: Pod, version: int) -> Address | AllocationFailure:
+    """Return the address of one IP version that a pod requests."""
+    requested = (ip_address(text) for text in pod.requested_addresses)
+    address = next((one for one in requested if one.version == version), None)
+    if address is not None:
+        return address
+    shown = ", ".join(pod.requested_addresses)
+    return AllocationFailure(f"the pod asks for {shown}, and for no IPv{version} address")
 
 
 class NodeRanges(Struct, frozen=True):

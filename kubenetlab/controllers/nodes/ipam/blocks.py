@@ -30,7 +30,12 @@ from kubenetlab.api.meta import Labels, ObjectMeta
 from kubenetlab.api.pods import CALICO_POOLS_ANNOTATIONS, POOL_ANNOTATION, Pod
 from kubenetlab.api.store import Change, Cluster, Kind, deletion
 from kubenetlab.api.values import ip
-from kubenetlab.controllers.nodes.ipam.allocator import AllocationFailure, NodeRanges
+from kubenetlab.controllers.nodes.ipam.allocator import (
+    AllocationFailure,
+    NodeRanges,
+    addresses_of_pods,
+    requested_address,
+)
 
 
 class Blocks:
@@ -43,11 +48,7 @@ class Blocks:
         self._pools = sorted(cluster.all(IPPool), key=lambda pool: pool.name)
         self._before = {block.cidr: block for block in cluster.all(AddressBlock)}
         self._blocks = dict(self._before)
-        self._taken = {
-            address: f"pod {attachment.full_name}"
-            for attachment in cluster.all(Attachment)
-            for address in attachment.addresses
-        }
+        self._taken = dict(cluster.index(Attachment, addresses_of_pods))
         for block in self._before.values():
             self._taken |= {
                 address: f"node {block.node}, for its end of {kind} tunnels"
@@ -161,13 +162,10 @@ class Blocks:
 
     def _requested(self, pod: Pod, node: Node, version: int) -> str | AllocationFailure:
         """Return the requested address of one IP family, and take its block if nobody has it."""
-        address = next(
-            (text for text in pod.requested_addresses if ip.version_of(text) == version), None
-        )
-        if address is None:
-            shown = ", ".join(pod.requested_addresses)
-            return AllocationFailure(f"the pod asks for {shown}, and for no IPv{version} address")
-        address = str(ip_address(address))
+        requested = requested_address(pod, version)
+        if isinstance(requested, AllocationFailure):
+            return requested
+        address = str(requested)
         pool = next((pool for pool in self._pools if _contains(pool.spec.network, address)), None)
         if pool is None:
             return AllocationFailure(

@@ -18,7 +18,11 @@ from kubenetlab.api.pods import POOL_ANNOTATION, Pod
 from kubenetlab.api.store import Change, Cluster, Kind
 from kubenetlab.api.values import ip
 from kubenetlab.controllers.allocation.addresses import pod_addresses_after
-from kubenetlab.controllers.nodes.ipam.allocator import AllocationFailure, NodeRanges
+from kubenetlab.controllers.nodes.ipam.allocator import (
+    AllocationFailure,
+    NodeRanges,
+    requested_address,
+)
 
 FIRST_POD_INDEX = 2
 """Index into a node's range of the first address for pods."""
@@ -152,18 +156,12 @@ def _is_reserved(
 
 def _requested(pod: Pod, node: Node, taken: dict[str, str]) -> tuple[str, ...] | AllocationFailure:
     """Return the addresses that the pod requests, in the order of the node's IP families."""
-    requested = [ip_address(address) for address in pod.requested_addresses]
     addresses: list[str] = []
     for cidr in node.spec.pod_cidrs:
         subnet = ip.network(cidr)
-        address = next(
-            (address for address in requested if address.version == subnet.version), None
-        )
-        if address is None:
-            shown = ", ".join(pod.requested_addresses)
-            return AllocationFailure(
-                f"the pod asks for {shown}, and for no IPv{subnet.version} address"
-            )
+        address = requested_address(pod, subnet.version)
+        if isinstance(address, AllocationFailure):
+            return address
         if address not in subnet or address in (subnet[0], subnet[1], subnet[-1]):
             return AllocationFailure(
                 f"requested address {address} is not one of"

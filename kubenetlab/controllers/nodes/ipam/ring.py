@@ -22,7 +22,12 @@ from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, Kind
 from kubenetlab.api.values import ip
-from kubenetlab.controllers.nodes.ipam.allocator import AllocationFailure, NodeRanges
+from kubenetlab.controllers.nodes.ipam.allocator import (
+    AllocationFailure,
+    NodeRanges,
+    addresses_of_pods,
+    requested_address,
+)
 
 BRIDGE: Final = "bridge"
 """Key of a node's own address among its addresses for tunnels."""
@@ -47,11 +52,7 @@ class Ring:
         self._networks = cluster.config.networking.pod_networks
         self._nodes = [node.name for node in cluster.all(Node)]
         self._before = {state.name: state for state in cluster.all(RingState)}
-        self._taken = {
-            address: f"pod {attachment.full_name}"
-            for attachment in cluster.all(Attachment)
-            for address in attachment.addresses
-        }
+        self._taken = dict(cluster.index(Attachment, addresses_of_pods))
         self._states: dict[Network, RingState] = {}
         for network in self._networks if self._nodes else ():
             self._states[network] = self._without_removed_nodes(network)
@@ -125,13 +126,9 @@ class Ring:
                 )
 
     def _requested(self, pod: Pod, network: Network) -> str | AllocationFailure:
-        requested = [ip_address(text) for text in pod.requested_addresses]
-        address = next((one for one in requested if one.version == network.version), None)
-        if address is None:
-            shown = ", ".join(pod.requested_addresses)
-            return AllocationFailure(
-                f"the pod asks for {shown}, and for no IPv{network.version} address"
-            )
+        address = requested_address(pod, network.version)
+        if isinstance(address, AllocationFailure):
+            return address
         if address not in network or address in (network[0], network[-1]):
             return AllocationFailure(f"requested address {address} is not one of {network}")
         if str(address) in self._taken:
