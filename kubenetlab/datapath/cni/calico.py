@@ -42,6 +42,7 @@ from kubenetlab.api.text.decode import Finding, found
 from kubenetlab.api.text.documents import Path
 from kubenetlab.api.values import ip
 from kubenetlab.datapath.cni.calico_blocks import own_blocks, pool_of
+from kubenetlab.datapath.cni.tunnels import vxlan_end, vxlan_peer
 from kubenetlab.datapath.encapsulation import encapsulations
 from kubenetlab.datapath.modes import ModeOptions, Needs, Neighbors, PodNetwork
 from kubenetlab.datapath.network import bgp
@@ -49,10 +50,9 @@ from kubenetlab.datapath.sandboxes import link_local
 from kubenetlab.datapath.view import DEFAULT_ROUTES, Family, NodeView, PodView
 from kubenetlab.errors import did_you_mean
 from kubenetlab.hoststate.address import Address
-from kubenetlab.hoststate.fdb import FdbEntry
 from kubenetlab.hoststate.links import ipip
 from kubenetlab.hoststate.links.veth import Veth, VethPeer
-from kubenetlab.hoststate.links.vxlan import OVERHEAD_BYTES, Vxlan
+from kubenetlab.hoststate.links.vxlan import OVERHEAD_BYTES
 from kubenetlab.hoststate.neighbor import Neighbor
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.route import Route
@@ -274,17 +274,7 @@ class Mode(ModeOptions, frozen=True):
 
     def _vxlan_end(self, node: NodeView, family: Family) -> Iterator[Object]:
         link = _VXLAN_LINKS[family.version]
-        yield Vxlan(
-            node.netns,
-            link,
-            names.tunnel_mac_of(family.address),
-            self.vni,
-            self.port,
-            family.address,
-            names.NODE_UPLINK,
-            node.mtu - OVERHEAD_BYTES[family.version],
-            alias=names.link_alias(_COMPONENT, f"tunnels of {node.name}"),
-        )
+        yield vxlan_end(node, family, link, self.vni, self.port, _COMPONENT)
         tunnel = family.tunnels[_TUNNELS[family.version]]
         yield Address(node.netns, link, f"{tunnel}/{family.host_length}")
 
@@ -301,9 +291,7 @@ class Mode(ModeOptions, frozen=True):
         link = _VXLAN_LINKS[peer.version]
         tunnel = peer.tunnels.get(_TUNNELS[peer.version])
         if tunnel is not None:
-            mac = names.tunnel_mac_of(peer.address)
-            yield Neighbor(node.netns, link, tunnel, mac)
-            yield FdbEntry(node.netns, link, mac, peer.address)
+            yield from vxlan_peer(node, link, peer, tunnel)
         for block in peer.ranges:
             pool = pool_of(node, block)
             modes = (pool.spec.vxlan_mode, pool.spec.ipip_mode) if pool is not None else ()

@@ -38,15 +38,14 @@ from kubenetlab import names
 from kubenetlab.api.lab import NetworkFacts
 from kubenetlab.api.masquerade import MasqueradeConfig
 from kubenetlab.datapath.cni.pods_on_bridge import PodsOnBridge
+from kubenetlab.datapath.cni.tunnels import vxlan_end, vxlan_peer
 from kubenetlab.datapath.encapsulation import Encapsulation, encapsulations
 from kubenetlab.datapath.modes import Needs
 from kubenetlab.datapath.view import Family, NodeView
 from kubenetlab.hoststate.address import Address
-from kubenetlab.hoststate.fdb import FdbEntry
 from kubenetlab.hoststate.files import File
-from kubenetlab.hoststate.links.vxlan import OVERHEAD_BYTES, Vxlan
+from kubenetlab.hoststate.links.vxlan import OVERHEAD_BYTES
 from kubenetlab.hoststate.links.wireguard import Wireguard
-from kubenetlab.hoststate.neighbor import Neighbor
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.route import Route
 from kubenetlab.hoststate.rules.nftables import NFT_FAMILIES, Chain, Hook, Table, rule
@@ -161,25 +160,12 @@ class Mode(PodsOnBridge, frozen=True):
 
     def _tunnel_end(self, node: NodeView, family: Family) -> Iterator[Object]:
         link, address = self._link(family), _tunnel_address(family)
-        alias = names.link_alias(self.component, f"tunnels of {node.name}")
-        yield Vxlan(
-            node.netns,
-            link,
-            names.tunnel_mac_of(family.address),
-            self.vni,
-            self.port,
-            family.address,
-            names.NODE_UPLINK,
-            node.mtu - OVERHEAD_BYTES[family.version],
-            alias=alias,
-        )
+        yield vxlan_end(node, family, link, self.vni, self.port, self.component)
         yield Address(node.netns, link, f"{address}/{family.host_length}")
 
     def _tunnel_to(self, node: NodeView, peer: Family) -> Iterator[Object]:
         link, address = self._link(peer), _tunnel_address(peer)
-        mac = names.tunnel_mac_of(peer.address)
-        yield Neighbor(node.netns, link, address, mac)
-        yield FdbEntry(node.netns, link, mac, peer.address)
+        yield from vxlan_peer(node, link, peer, address)
         yield Route(node.netns, peer.pod_cidr, link, address, is_onlink=True)
 
     def _link(self, family: Family) -> str:

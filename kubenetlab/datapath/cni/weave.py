@@ -27,13 +27,14 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 from typing import Annotated, Final
 
-from msgspec import Meta
+from msgspec import Meta, structs
 
 from kubenetlab import names
 from kubenetlab.api.lab import NetworkFacts
 from kubenetlab.api.masquerade import MasqueradeConfig
 from kubenetlab.api.values import ip
 from kubenetlab.controllers.nodes.ipam.ring import BRIDGE
+from kubenetlab.datapath.cni.tunnels import vxlan_end
 from kubenetlab.datapath.encapsulation import encapsulations
 from kubenetlab.datapath.modes import (
     LabSize,
@@ -48,7 +49,6 @@ from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.fdb import ANY_MAC, FdbEntry
 from kubenetlab.hoststate.links.bridge import Bridge
 from kubenetlab.hoststate.links.veth import Port, Veth
-from kubenetlab.hoststate.links.vxlan import Vxlan
 from kubenetlab.hoststate.neighbor import Neighbor
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.route import Route
@@ -58,6 +58,7 @@ from kubenetlab.hoststate.sandbox import Sysctl
 
 _BRIDGE_LINK: Final = "weave"
 _COMPONENT: Final = "cni weave"
+_VNI: Final = 1
 _TABLE: Final = "weave"
 
 
@@ -125,19 +126,8 @@ class Mode(ModeOptions, frozen=True):
     def _tunnels(self, node: NodeView) -> Iterator[Object]:
         """Yield the link to all other nodes, which sends broadcasts to each of them."""
         family, link = node.families[0], f"vxlan-{self.port}"
-        yield Vxlan(
-            node.netns,
-            link,
-            names.tunnel_mac_of(family.address),
-            1,
-            self.port,
-            family.address,
-            names.NODE_UPLINK,
-            self.mtu,
-            is_learning=True,
-            alias=names.link_alias(_COMPONENT, f"tunnels of {node.name}"),
-            master=_BRIDGE_LINK,
-        )
+        end = vxlan_end(node, family, link, _VNI, self.port, _COMPONENT)
+        yield structs.replace(end, mtu=self.mtu, is_learning=True, master=_BRIDGE_LINK)
         for peer in node.peers:
             yield FdbEntry(node.netns, link, ANY_MAC, peer.families[0].address)
 

@@ -24,14 +24,12 @@ from typing import Final
 
 from kubenetlab import names
 from kubenetlab.api.faults import FaultSpec
-from kubenetlab.api.lab import Decisions
 from kubenetlab.api.store import Cluster
-from kubenetlab.datapath import modes
 from kubenetlab.datapath.faults import BreakOptions, unknown_node
 from kubenetlab.datapath.modes import PodNetwork
 from kubenetlab.datapath.network import bgp
-from kubenetlab.datapath.plan_cache import PlanCache
-from kubenetlab.datapath.view import NodeView, node_views
+from kubenetlab.datapath.pod_networks import pod_network
+from kubenetlab.datapath.view import NodeView
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.rules.nftables import NFT_FAMILIES, Chain, Hook, Table, rule
 from kubenetlab.hoststate.rules.nftables.statements import Match, drop
@@ -54,14 +52,13 @@ class Break(BreakOptions, frozen=True):
     def why_impossible(self, cluster: Cluster) -> str:
         if problem := unknown_node(cluster, self.node):
             return problem
-        name, options = cluster.config.networking.cni_mode
-        cni = modes.load("cni", name, options)
-        decisions = Decisions(cni_mode="", cni_options={}, neighbors="dynamic")
-        for view in node_views(cluster, decisions, PlanCache()):
+        cni, views = pod_network(cluster)
+        for view in views:
             if view.name == self.node and any(map(bgp.is_bird, cni.node(view))):
                 return ""
+        mode = cluster.config.networking.cni_mode[0]
         return (
-            f"this lab has no BGP: the CNI mode {name}, with its options, runs no BIRD; "
+            f"this lab has no BGP: the CNI mode {mode}, with its options, runs no BIRD; "
             "calico (backend bgp) and kube-router do"
         )
 

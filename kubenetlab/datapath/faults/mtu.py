@@ -28,14 +28,12 @@ from typing import Annotated, Final
 from msgspec import Meta, structs
 
 from kubenetlab.api.faults import FaultSpec
-from kubenetlab.api.lab import Decisions
 from kubenetlab.api.store import Cluster
-from kubenetlab.datapath import modes
 from kubenetlab.datapath.encapsulation import Encapsulation
 from kubenetlab.datapath.faults import BreakOptions, unknown_node
 from kubenetlab.datapath.modes import PodNetwork
-from kubenetlab.datapath.plan_cache import PlanCache
-from kubenetlab.datapath.view import NodeView, node_views
+from kubenetlab.datapath.pod_networks import pod_network
+from kubenetlab.datapath.view import NodeView
 from kubenetlab.hoststate.links.veth import Veth
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.rules.nftables import NFT_FAMILIES, Chain, Hook, Rule, Table, rule
@@ -65,12 +63,8 @@ class Break(BreakOptions, frozen=True):
     def why_impossible(self, cluster: Cluster) -> str:
         if problem := unknown_node(cluster, self.node):
             return problem
-        name, options = cluster.config.networking.cni_mode
-        cni = modes.load("cni", name, options).beside(
-            modes.proxy_mode(cluster.config.networking)[0]
-        )
-        decisions = Decisions(cni_mode="", cni_options={}, neighbors="dynamic")
-        for view in node_views(cluster, decisions, PlanCache()):
+        cni, views = pod_network(cluster)
+        for view in views:
             if view.name == self.node:
                 network = cni.network(view)
                 version = view.families[0].version

@@ -22,14 +22,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from kubenetlab.api.faults import FaultSpec
-from kubenetlab.api.lab import Decisions
 from kubenetlab.api.store import Cluster
-from kubenetlab.datapath import modes
 from kubenetlab.datapath.encapsulation import Encapsulation
 from kubenetlab.datapath.faults import BreakOptions, unknown_node
 from kubenetlab.datapath.modes import PodNetwork
-from kubenetlab.datapath.plan_cache import PlanCache
-from kubenetlab.datapath.view import NodeView, node_views
+from kubenetlab.datapath.pod_networks import pod_network
+from kubenetlab.datapath.view import NodeView
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.rules.nftables import NFT_FAMILIES, Chain, Hook, Rule, Table, rule
 from kubenetlab.hoststate.rules.nftables.statements import Match, drop
@@ -51,14 +49,12 @@ class Break(BreakOptions, frozen=True):
     def why_impossible(self, cluster: Cluster) -> str:
         if problem := unknown_node(cluster, self.node):
             return problem
-        decisions = Decisions(cni_mode="", cni_options={}, neighbors="dynamic")
-        name, options = cluster.config.networking.cni_mode
-        cni = modes.load("cni", name, options)
-        views = node_views(cluster, decisions, PlanCache())
+        cni, views = pod_network(cluster)
         if any(cni.network(view).encapsulations for view in views):
             return ""
+        mode = cluster.config.networking.cni_mode[0]
         return (
-            f"this lab has no tunnels: the CNI mode {name}, with its options, routes packets "
+            f"this lab has no tunnels: the CNI mode {mode}, with its options, routes packets "
             "between nodes; `kubenetlab explain overlay` names modes with tunnels"
         )
 

@@ -26,15 +26,13 @@ from typing import Literal
 
 from kubenetlab.api.config import Network
 from kubenetlab.api.faults import FaultSpec
-from kubenetlab.api.lab import Decisions
 from kubenetlab.api.store import Cluster
 from kubenetlab.api.values import ip
-from kubenetlab.datapath import modes
 from kubenetlab.datapath.faults import BreakOptions, unknown_node
 from kubenetlab.datapath.modes import PodNetwork
 from kubenetlab.datapath.network import bgp
-from kubenetlab.datapath.plan_cache import PlanCache
-from kubenetlab.datapath.view import NodeView, node_views
+from kubenetlab.datapath.pod_networks import pod_network
+from kubenetlab.datapath.view import NodeView
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.route import Route
 
@@ -62,16 +60,15 @@ class Break(BreakOptions, frozen=True):
             return problem
         if self.node == self.to:
             return f"node and to are the same node {self.node}: its own pods need no such route"
-        name, options = cluster.config.networking.cni_mode
-        cni = modes.load("cni", name, options)
-        decisions = Decisions(cni_mode="", cni_options={}, neighbors="dynamic")
-        for view in node_views(cluster, decisions, PlanCache()):
+        cni, views = pod_network(cluster)
+        for view in views:
             if view.name == self.node:
                 network, objects = cni.network(view), tuple(cni.node(view))
                 if not network.tunnels and self._affected(objects, view):
                     return ""
+        mode = cluster.config.networking.cni_mode[0]
         return (
-            f"{self.node} has no route for the pods of {self.to} only: the CNI mode {name}, with "
+            f"{self.node} has no route for the pods of {self.to} only: the CNI mode {mode}, with "
             "its options, finds the node of a pod in another way"
         )
 
