@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -32,21 +32,32 @@ class NetworkPath(NamedTuple):
     ours: list[Sequence[float]]
     """Measurements in the lab of `up`, one for each round."""
     by_hand: list[Sequence[float]]
-    """Measurements in the lab of the script, one for each round."""
+    """Measurements in the namespaces of the script, one for each round."""
 
 
 PodCommand = Callable[[str], tuple[str, ...]]
 """Function that returns the prefix of commands to run in the network namespace of a pod."""
 
 
+def netns_in_the_lab(pod: str) -> str:
+    """Return the name of a pod's network namespace in the lab."""
+    return f"{LAB}_pod_default_{pod}"
+
+
 def in_the_lab(pod: str) -> tuple[str, ...]:
-    return ("nsenter", f"--net=/run/netns/{LAB}_pod_default_{pod}")
+    return in_netns(netns_in_the_lab(pod))
+
+
+def in_netns(netns: str) -> tuple[str, ...]:
+    return ("nsenter", f"--net=/run/netns/{netns}")
 
 
 @contextmanager
-def script_lab(manifest: Path) -> Iterator[PodCommand]:
-    """Create the lab of a manifest by its script, in private mount and network namespaces."""
-    script = output(KUBENETLAB, "plan", "-o", "sh", "--lab", LAB, "-f", str(manifest))
+def script_lab(script: str, netns_of: Callable[[str], str]) -> Iterator[PodCommand]:
+    """Run a script that makes pods, in private mount and network namespaces.
+
+    netns_of: function that returns the name of a pod's network namespace.
+    """
     with subprocess.Popen(
         ["unshare", "-mn", "sh", "-c", HOLDER],
         stdin=subprocess.PIPE,
@@ -57,7 +68,7 @@ def script_lab(manifest: Path) -> Iterator[PodCommand]:
         holder.stdout.readline()
         in_namespaces = ("nsenter", "-t", str(holder.pid), "-m", "-n")
         output(*in_namespaces, "sh", "-s", stdin=script)
-        yield lambda pod: (*in_namespaces, *in_the_lab(pod))
+        yield lambda pod: (*in_namespaces, *in_netns(netns_of(pod)))
 
 
 @contextmanager
@@ -94,7 +105,8 @@ def run(rounds: int = ROUNDS) -> None:
             return
         manifest = files / "paths.yaml"
         manifest.write_text(manifests.paths(ECHO, SINK))
-        by_hand = stack.enter_context(script_lab(manifest))
+        script = output(KUBENETLAB, "plan", "-o", "sh", "--lab", LAB, "-f", str(manifest))
+        by_hand = stack.enter_context(script_lab(script, netns_in_the_lab))
         stack.enter_context(lab(manifest))
         for inside in (in_the_lab, by_hand):
             stack.enter_context(servers(inside, program, processors))
@@ -107,6 +119,11 @@ def run(rounds: int = ROUNDS) -> None:
                 path.by_hand.append(
                     figures(by_hand("client"), program, path.address, processors[0])
                 )
+    print_paths(rounds, paths)
+
+
+def print_paths(rounds: int, paths: Iterable[NetworkPath]) -> None:
+    """Print the table of measured paths."""
     print(heading(rounds))
     head = (
         "way",
@@ -119,19 +136,25 @@ def run(rounds: int = ROUNDS) -> None:
     print(table(head, ([path.title, *_cells(path)] for path in paths)))
 
 
-def _paths() -> Iterator[NetworkPath]:
-    inspected = Client(LAB).get(API)
-    pods = {
+def addresses_of_pods() -> dict[str, str]:
+    """Return the first address of each pod of the benchmark's lab."""
+    return {
         pod["name"]: pod["addresses"][0]
-        for pod in inspected["pods"]
+        for pod in Client(LAB).get(API)["pods"]
         if pod["namespace"] == "default"
     }
+
+
+def _paths() -> Iterator[NetworkPath]:
     services = {
         service["name"]: service["cluster_ips"][0]
-        for service in inspected["services"]
+        for service in Client(LAB).get(API)["services"]
         if service["namespace"] == "default"
     }
-    for title, addresses in (("pod → pod", pods), ("pod → ClusterIP → pod", services)):
+    for title, addresses in (
+        ("pod → pod", addresses_of_pods()),
+        ("pod → ClusterIP → pod", services),
+    ):
         for name, place in (("near", "same node"), ("far", "other node")):
             yield NetworkPath(f"{title}, {place}", addresses[name], [], [])
 

@@ -69,10 +69,11 @@ def timed_lab(command: str, *arguments: str) -> float:
 
 
 @contextmanager
-def lab(*manifests: Path) -> Iterator[None]:
+def lab(*manifests: Path, options: Sequence[str] = ()) -> Iterator[None]:
     """Take the benchmark's lab down at the end.
 
-    With manifests the lab is brought up at the beginning; without, the caller does that.
+    With manifests the lab is brought up at the beginning, with options of `up`; without, the
+    caller does that.
     """
     try:
         if manifests:
@@ -82,6 +83,7 @@ def lab(*manifests: Path) -> Iterator[None]:
                 "--lab",
                 LAB,
                 *(argument for path in manifests for argument in ("-f", str(path))),
+                *options,
             )
         yield
     finally:
