@@ -1,0 +1,1 @@
+"""Comparison of CNI modes with the programs that upstream publishes."""

@@ -1,0 +1,40 @@
+"""Programs of upstream that are built or unpacked for comparisons."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.upstream.builder import DebianPackage, GoModule
+
+FLANNEL: Final = GoModule(
+    "flannel",
+    "github.com/flannel-io/flannel",
+    "v0.28.10",
+    {"flanneld": "."},
+    # Not every module proxy has the modules of a cloud provider's backend; the backend `udp` needs
+    # a C compiler. flanneld is built without the two backends; all else is unchanged.
+    replaced={
+        "pkg/backend/tencentvpc/tencentvpc.go": "package tencentvpc\n",
+        "pkg/backend/udp/udp_amd64.go": "package udp\n",
+        "pkg/backend/udp/udp_network_amd64.go": "package udp\n",
+    },
+)
+CNI_PLUGINS: Final = GoModule(
+    "cni-plugins",
+    "github.com/containernetworking/plugins",
+    "v1.9.1",
+    {
+        "bridge": "plugins/main/bridge",
+        "ptp": "plugins/main/ptp",
+        "macvlan": "plugins/main/macvlan",
+        "loopback": "plugins/main/loopback",
+        "host-local": "plugins/ipam/host-local",
+        "portmap": "plugins/meta/portmap",
+        "bandwidth": "plugins/meta/bandwidth",
+        "firewall": "plugins/meta/firewall",
+        "tuning": "plugins/meta/tuning",
+    },
+)
+ETCD: Final = DebianPackage("etcd-server", "usr/bin/etcd")
+
+MODULES: Final = {module.name: module for module in (FLANNEL, CNI_PLUGINS)}
