@@ -1,7 +1,7 @@
-"""Forwarding entries of VXLAN links: the node to which frames for a MAC address are sent.
+"""Forwarding entries: where VXLAN links and bridges send frames for a MAC address.
 
-Source: include/uapi/linux/neighbour.h, drivers/net/vxlan/vxlan_core.c (6.12); iproute2
-bridge/fdb.c.
+Source: include/uapi/linux/neighbour.h, drivers/net/vxlan/vxlan_core.c, net/bridge/br_fdb.c (6.12);
+iproute2 bridge/fdb.c.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ from kubenetlab.hoststate.object import Key, LinkedObject, ObjectMessages, Shell
 
 ANY_MAC: Final = "00:00:00:00:00:00"
 """Address of the entries for broadcasts and unknown destinations, of which there may be several."""
-_NTF_SELF = 2
-_NUD_SET_BY_USER = NUD_PERMANENT | 0x40
+_NTF_SELF, _NTF_MASTER = 2, 4
+_NDA_MASTER = 9
+_NUD_NOARP = 0x40
+_NUD_SET_BY_USER = NUD_PERMANENT | _NUD_NOARP
 """States of entries that were not learned; `bridge fdb add` also sets NUD_NOARP."""
 _NLM_F_APPEND = 0x800
 _NDMSG = struct.Struct("=BxxxiHBB")
@@ -70,12 +72,49 @@ class FdbEntry(LinkedObject, frozen=True):
         return header + mac + attribute(NDA_DST, packed(self.node)[1])
 
 
+class BridgeFdbEntry(LinkedObject, frozen=True):
+    """A static forwarding entry of a bridge: the port behind which a MAC address is.
+
+    A bridge floods frames for a MAC address that it has not learned yet to all its ports.
+    """
+
+    rank = 75
+
+    mac: str
+
+    @property
+    def key(self) -> Key:
+        return ("FdbEntry", self.link, self.mac)
+
+    def __str__(self) -> str:
+        return f"fdb {self.mac} dev {self.link} master static"
+
+    def create(self, links: Links) -> bytes:
+        flags = wire.NLM_F_CREATE | wire.NLM_F_REPLACE
+        return message(wire.RTM_NEWNEIGH, flags, self._body(links))
+
+    change = create
+
+    def delete(self, links: Links) -> bytes:
+        return message(wire.RTM_DELNEIGH, 0, self._body(links))
+
+    def commands(self, shell_name: ShellName) -> Iterator[str]:
+        entry = f"{self.mac} dev {self.link} master static"
+        yield f"bridge -n {shell_name(self.netns)} fdb replace {entry}"
+
+    def _body(self, links: Links) -> bytes:
+        index = links.index(self.netns, self.link)
+        header = _NDMSG.pack(AF_BRIDGE, index, _NUD_NOARP, _NTF_MASTER, 0)
+        return header + attribute(NDA_LLADDR, mac_bytes(self.mac))
+
+
 def decode_fdb_entry(
     netns: str, body: memoryview, names: Mapping[int, str]
-) -> tuple[FdbEntry, bool] | None:
+) -> tuple[FdbEntry | BridgeFdbEntry, bool] | None:
     """Decode one RTM_NEWNEIGH message; return None for neighbors and for other entries.
 
-    Those are entries that were learned, and entries without a node.
+    Those are entries that were learned, addresses of a bridge itself, and entries of VXLAN links
+    without a node.
     The second value is False: the kernel does not record who made an entry.
     body: ndmsg (12 bytes) | attributes.
     """
@@ -83,11 +122,14 @@ def decode_fdb_entry(
     if family != AF_BRIDGE or not state & _NUD_SET_BY_USER or index not in names:
         return None
     attrs = attributes(body[_NDMSG.size :])
-    if NDA_DST not in attrs or NDA_LLADDR not in attrs:
+    if NDA_LLADDR not in attrs:
         return None
-    return FdbEntry(
-        netns, names[index], as_mac(attrs[NDA_LLADDR]), address_text(attrs[NDA_DST])
-    ), False
+    mac = as_mac(attrs[NDA_LLADDR])
+    if NDA_DST in attrs:
+        return FdbEntry(netns, names[index], mac, address_text(attrs[NDA_DST])), False
+    if _NDA_MASTER in attrs and not state & NUD_PERMANENT:
+        return BridgeFdbEntry(netns, names[index], mac), False
+    return None
 
 
 FDB_MESSAGES: Final = ObjectMessages(

@@ -11,15 +11,16 @@ from typing import Any
 import pytest
 
 from kubenetlab.hoststate.address import Address
-from kubenetlab.hoststate.fdb import ANY_MAC, FdbEntry
+from kubenetlab.hoststate.fdb import ANY_MAC, BridgeFdbEntry, FdbEntry
 from kubenetlab.hoststate.links.bridge import Bridge
 from kubenetlab.hoststate.links.local_veth import LocalVethPeer
-from kubenetlab.hoststate.links.veth import Veth, VethPeer
+from kubenetlab.hoststate.links.veth import Port, Veth, VethPeer
 from kubenetlab.hoststate.links.vxlan import OVERHEAD_BYTES, Vxlan
 from kubenetlab.hoststate.links.vxlan_external import VxlanExternal
 from kubenetlab.hoststate.neighbor import Neighbor
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.route import Route, RouteType
+from kubenetlab.hoststate.sandbox import Sysctl
 from kubenetlab.hoststate.state import HostState
 from kubenetlab.kernel.linux import LinuxKernel
 from tests.kernel.states import Make, apply_desired, difference, ip, state_of
@@ -163,6 +164,64 @@ def test_unknown_destinations_are_sent_to_several_nodes(kernel: Make) -> None:
     apply_desired(linux, fewer)
     assert difference(linux, fewer) == ""
     assert client_seen_by_b(linux) == INSIDE[0]
+
+
+def subnet_of_pods(*, is_known: bool) -> HostState:
+    """Return a bridge with a VXLAN link and two pods, and neighbors of the node."""
+    objects: list[Object] = [
+        *two_nodes().objects(),
+        Bridge("a", "br0", "0a:58:00:00:01:00"),
+        Address("a", "br0", "10.32.0.1/24"),
+    ]
+    for pod, last in (("p", 2), ("q", 3)):
+        mac, port = f"0a:58:00:00:01:0{last}", f"veth{pod}"
+        objects += [
+            Sysctl(pod, "net/ipv6/conf/all/disable_ipv6", "1"),  # it sends nothing by itself
+            Sysctl(pod, "net/ipv6/conf/default/disable_ipv6", "1"),
+            Veth(pod, "eth0", mac, "a", port),
+            Address(pod, "eth0", f"10.32.0.{last}/24"),
+            Port("a", port, "br0", f"0a:59:00:00:01:0{last}"),
+            Neighbor("a", "br0", f"10.32.0.{last}", mac),
+        ]
+        if is_known:
+            objects.append(BridgeFdbEntry("a", port, mac))
+    return state_of(*objects)
+
+
+def send_to(linux: LinuxKernel, address: str) -> None:
+    with linux.sandboxes.inside("a"), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.sendto(b"first", (address, 9))
+
+
+@pytest.mark.parametrize(("is_known", "first"), [(True, "10.32.0.3"), (False, "10.32.0.2")])
+def test_a_bridge_sends_to_known_pods_alone(kernel: Make, is_known: bool, first: str) -> None:
+    """The first packet to a pod, which has sent nothing, is not flooded to another pod."""
+    linux, desired = kernel(), subnet_of_pods(is_known=is_known)
+    apply_desired(linux, desired)
+    assert difference(linux, desired) == ""
+    ipv4 = socket.htons(0x0800)
+    with linux.sandboxes.inside("q"):
+        received = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, ipv4)
+    with received:
+        received.settimeout(patiently(5))
+        send_to(linux, "10.32.0.2")
+        send_to(linux, "10.32.0.3")
+        assert socket.inet_ntoa(received.recv(100)[16:20]) == first
+
+
+def test_a_lost_forwarding_entry_of_a_bridge_is_made_again(kernel: Make) -> None:
+    linux, desired = kernel(), subnet_of_pods(is_known=True)
+    apply_desired(linux, desired)
+    netns = f"--net=/proc/{linux.sandboxes.pids['a']}/ns/net"
+    entry = "0a:58:00:00:01:02 dev vethp master"
+    subprocess.run(["nsenter", netns, "bridge", "fdb", "del", *entry.split()], check=True)
+    assert difference(linux, desired) != ""
+    apply_desired(linux, desired)
+    assert difference(linux, desired) == ""
+    apply_desired(linux, subnet_of_pods(is_known=False))
+    command = ["nsenter", netns, "bridge", "fdb", "show", "dev", "vethp"]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "static" not in shown.stdout
 
 
 @pytest.mark.parametrize(

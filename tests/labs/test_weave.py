@@ -25,6 +25,20 @@ def test_pods_of_different_nodes_are_on_one_subnet(lab: Lab) -> None:
     assert "ttl=64" in ping
 
 
+def test_a_large_lab_floods_no_first_packets(lab: Lab) -> None:
+    """With permanent entries, the node's first packet to a pod reaches no other pod or node."""
+    lab.up(manifest("ipv4", "{type: weave, neighbors: permanent}"))
+    for name in "abc":
+        pod = lab.pod(name)
+        node = lab.place("nodes", pod["node"])
+        entries = json.loads(lab.inside(node, "bridge", "-j", "fdb", "show", "br", "weave"))
+        mac = link(lab, pod, "eth0")["address"]
+        (entry,) = (entry for entry in entries if entry["mac"] == mac)
+        assert entry["ifname"].startswith("vethwepl"), entry
+        assert entry["state"] == "static"
+    assert lab.problems == []
+
+
 def test_nodes_come_and_go(lab: Lab) -> None:
     """A new node gets a part of the subnet, and its pods are reached at once."""
     lab.up(manifest("ipv4", "weave"))

@@ -46,7 +46,7 @@ from kubenetlab.datapath.modes import (
 from kubenetlab.datapath.sandboxes import link_local
 from kubenetlab.datapath.view import NodeView, PodView
 from kubenetlab.hoststate.address import Address
-from kubenetlab.hoststate.fdb import ANY_MAC, FdbEntry
+from kubenetlab.hoststate.fdb import ANY_MAC, BridgeFdbEntry, FdbEntry
 from kubenetlab.hoststate.links.bridge import Bridge
 from kubenetlab.hoststate.links.veth import Port, Veth
 from kubenetlab.hoststate.neighbor import Neighbor
@@ -71,8 +71,9 @@ class Mode(ModeOptions, frozen=True):
 
     neighbors: auto | dynamic | permanent
         dynamic    All MAC addresses are resolved by ARP and neighbour discovery.
-        permanent  Entries for pods and their gateways on each node, for larger labs. Pods of other
-                   nodes are always resolved.
+        permanent  Entries for pods and their gateways on each node, and forwarding entries of
+                   its bridge for its pods, for larger labs. Pods of other nodes are always
+                   resolved.
         auto       `up` decides: dynamic while the lab needs at most 256 entries, else permanent.
     """
 
@@ -179,6 +180,9 @@ class Mode(ModeOptions, frozen=True):
             if node.neighbors == "permanent":
                 yield Neighbor(netns, link, gateway, _mac(_gateway(node, 0)))
                 yield Neighbor(node.netns, _BRIDGE_LINK, address, mac)
+        if node.neighbors == "permanent":
+            # The bridge would flood the first packet to each pod to the pods of all nodes.
+            yield BridgeFdbEntry(node.netns, pod.ifname, mac)
         yield from link_local(netns, link, mac, has_ipv6=node.has_ipv6)
 
 
