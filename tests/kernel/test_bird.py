@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from kubenetlab.datapath.network.bgp import Peer, Speaker, bird_config
+from kubenetlab.datapath.network.bgp import Peer, Speaker
+from kubenetlab.datapath.network.bird import bird_config
 from kubenetlab.kernel.features.detection import has_program
 from tests.labs.lab import wait_for
 

@@ -45,7 +45,7 @@ from kubenetlab.datapath.cni.calico_blocks import own_blocks, pool_of
 from kubenetlab.datapath.cni.tunnels import vxlan_end, vxlan_peer
 from kubenetlab.datapath.encapsulation import encapsulations
 from kubenetlab.datapath.modes import ModeOptions, Needs, Neighbors, PodNetwork
-from kubenetlab.datapath.network import bgp
+from kubenetlab.datapath.network import bgp, bird
 from kubenetlab.datapath.sandboxes import link_local
 from kubenetlab.datapath.view import DEFAULT_ROUTES, Family, NodeView, PodView
 from kubenetlab.errors import did_you_mean
@@ -248,7 +248,7 @@ class Mode(ModeOptions, frozen=True):
             for family in peer.families
             for block in own_blocks(node, family, is_encapsulated=False)
         ]
-        yield from bgp.bird(node.netns, speaker, learned)
+        yield from bird.bird(node.netns, speaker, learned)
 
     def _sessions(self, node: NodeView) -> Iterator[bgp.Peer]:
         """Yield the sessions with nodes, all or the reflectors, and with external peers."""

@@ -35,7 +35,7 @@ from kubenetlab.api.masquerade import MasqueradeConfig
 from kubenetlab.api.text.decode import Finding
 from kubenetlab.datapath.cni.pods_on_bridge import PodsOnBridge
 from kubenetlab.datapath.modes import Needs, ServiceProxy, load, proxy_mode
-from kubenetlab.datapath.network import bgp
+from kubenetlab.datapath.network import bgp, bird
 from kubenetlab.datapath.view import NodeView
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.rules.nftables import (
@@ -72,7 +72,7 @@ class Mode(PodsOnBridge, frozen=True):
                kube-ipvs0, which upstream calls kube-dummy-if.
     """
 
-    needs = Needs(programs=("nft", bgp.PROGRAM), features=("bridge", "veth", "nft nat"))
+    needs = Needs(programs=("nft", bird.PROGRAM), features=("bridge", "veth", "nft nat"))
     facts = NetworkFacts(plugin="kube-router", host_ifname="veth{id}", bridge="kube-bridge")
     bridge = "kube-bridge"
     component = "cni kube-router"
@@ -132,7 +132,7 @@ class Mode(PodsOnBridge, frozen=True):
             if node.is_on_link(peer)
             for family in peer.families
         ]
-        yield from bgp.bird(node.netns, speaker, learned)
+        yield from bird.bird(node.netns, speaker, learned)
 
     def masquerade(self, node: NodeView, config: MasqueradeConfig | None) -> Iterator[Object]:
         """Yield kube-router's rule; the ConfigMap of ip-masq-agent has no effect.

@@ -27,7 +27,7 @@ from kubenetlab.api.faults import FaultSpec
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath.faults import BreakOptions, unknown_node
 from kubenetlab.datapath.modes import PodNetwork
-from kubenetlab.datapath.network import bgp
+from kubenetlab.datapath.network import bird
 from kubenetlab.datapath.pod_networks import pod_network
 from kubenetlab.datapath.view import NodeView
 from kubenetlab.hoststate.object import Object
@@ -54,7 +54,7 @@ class Break(BreakOptions, frozen=True):
             return problem
         cni, views = pod_network(cluster)
         for view in views:
-            if view.name == self.node and any(map(bgp.is_bird, cni.node(view))):
+            if view.name == self.node and any(map(bird.is_bird, cni.node(view))):
                 return ""
         mode = cluster.config.networking.cni_mode[0]
         return (
@@ -77,7 +77,7 @@ class Break(BreakOptions, frozen=True):
         self, netns: str, desired: Sequence[Object], node: NodeView, network: PodNetwork
     ) -> Iterator[Object]:
         """Yield the packet filter on the node; no node waits for routes while the fault lasts."""
-        yield from bgp.expecting_no_routes(desired)
+        yield from bird.expecting_no_routes(desired)
         if netns != node.netns:
             return
         for family in node.families:

@@ -30,7 +30,7 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.api.values import ip
 from kubenetlab.datapath.faults import BreakOptions, unknown_node
 from kubenetlab.datapath.modes import PodNetwork
-from kubenetlab.datapath.network import bgp
+from kubenetlab.datapath.network import bird
 from kubenetlab.datapath.pod_networks import pod_network
 from kubenetlab.datapath.view import NodeView
 from kubenetlab.hoststate.object import Object
@@ -90,7 +90,7 @@ class Break(BreakOptions, frozen=True):
         kept = [
             obj for obj in desired if not isinstance(obj, Route) or obj.destination not in affected
         ]
-        yield from bgp.without_routes(kept, affected)
+        yield from bird.without_routes(kept, affected)
         if self.how == "blackhole":
             for destination in affected:
                 yield Route(netns, destination, "", type="blackhole")
@@ -105,7 +105,7 @@ class Break(BreakOptions, frozen=True):
             for cidr in (family.pod_cidr, *family.ranges)
         ]
         destinations = [obj.destination for obj in objects if isinstance(obj, Route)]
-        destinations += bgp.learned_routes(objects)
+        destinations += bird.learned_routes(objects)
         return tuple(
             destination
             for destination in dict.fromkeys(destinations)

@@ -1,37 +1,21 @@
-"""BGP between nodes: the configuration of BIRD 2, and BIRD as a daemon of a node.
+"""BGP speakers: their sessions, and the prefixes that they announce.
 
-A node announces prefixes, such as its pod ranges, to its peers, and BIRD adds what they announce to
-the kernel as routes of `proto bird`. A session carries the routes of its own address family only.
-
-Source: bird.network.cz, BIRD 2.0 user's guide; proto/bgp/bgp.c (2.0.12). Timers and the option
-`direct` were measured: a full mesh of ten nodes is established after one second, which is BIRD's
-shortest delay of a connection.
+A node announces prefixes, such as its pod ranges, to its peers. A session carries the routes of its
+own address family only. `bird.py` runs a speaker.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from ipaddress import IPv4Address, ip_address
-from typing import Final, TypeGuard
+from typing import Final
 
-from msgspec import Struct, structs
+from msgspec import Struct
 
 from kubenetlab.datapath.view import Family
-from kubenetlab.hoststate.daemons import ControlSocket, Daemon
-from kubenetlab.hoststate.files import File, digest
-from kubenetlab.hoststate.object import Object
 
-PROGRAM: Final = "bird"
-CONFIG_PATH: Final = "/etc/bird/bird.conf"
-CONTROL_PATH: Final = "/run/bird/bird.ctl"
-"""Default paths of Debian's package, so that `birdc` needs no option."""
 DEFAULT_AS: Final = 64512
 """Autonomous system of the nodes, the first private one (RFC 6996): Calico's and kube-router's."""
-
-HOLD_S: Final = 9
-"""Time after which a silent peer counts as dead, in seconds."""
-_RECONFIGURED: Final = ("0003", "0004")
-"""Codes of BIRD's replies to `configure` (doc/reply_codes): done, in progress."""
 
 
 class Peer(Struct, frozen=True):
@@ -99,141 +83,3 @@ def router_id(addresses: Sequence[str]) -> str:
         (str(address) for address in parsed if address.version == 4),
         str(IPv4Address(int(parsed[0]) & 0xFFFFFFFF)),
     )
-
-
-def bird(netns: str, speaker: Speaker, routes: Sequence[str]) -> Iterator[Object]:
-    """Yield BIRD and its configuration.
-
-    routes: destinations that BIRD learns from other nodes of the lab; `up` waits for them.
-    """
-    config = File(netns, CONFIG_PATH, bird_config(speaker))
-    yield config
-    yield Daemon.reading(
-        [config],
-        PROGRAM,
-        (PROGRAM, "-f", "-c", CONFIG_PATH, "-s", CONTROL_PATH),
-        reload=ControlSocket(CONTROL_PATH, "configure", _RECONFIGURED),
-        provides=routes,
-        # Not at the first start: BIRD would wait for all sessions before it adds a route.
-        restart_options=("-R",) if speaker.keeps_routes else (),
-    )
-
-
-def is_bird(obj: Object) -> TypeGuard[Daemon]:
-    """Return True for the daemon BIRD."""
-    return isinstance(obj, Daemon) and obj.name == PROGRAM
-
-
-def learned_routes(objects: Iterable[Object]) -> list[str]:
-    """Return the destinations that BIRD of a node learns; empty on a node without BIRD."""
-    return [destination for obj in objects if is_bird(obj) for destination in obj.provides]
-
-
-def expecting_no_routes(objects: Iterable[Object]) -> Iterator[Object]:
-    """Yield the objects of a node; it is ready before BIRD has learned any route."""
-    for obj in objects:
-        yield structs.replace(obj, provides=()) if is_bird(obj) else obj
-
-
-def without_routes(objects: Sequence[Object], refused: Sequence[str]) -> Iterator[Object]:
-    """Yield the objects of a node whose BIRD accepts no routes to some destinations."""
-    for obj in objects:
-        if isinstance(obj, File) and obj.path == CONFIG_PATH:
-            yield _refusing(obj, refused)
-        elif is_bird(obj):
-            files = [file for file in objects if isinstance(file, File) and file.path in obj.files]
-            changed = [
-                _refusing(file, refused) if file.path == CONFIG_PATH else file for file in files
-            ]
-            provides = tuple(route for route in obj.provides if route not in refused)
-            yield structs.replace(obj, revision=digest(changed), provides=provides)
-        else:
-            yield obj
-
-
-def _refusing(config: File, refused: Sequence[str]) -> File:
-    """Return the configuration with a filter in each session."""
-    text = config.content
-    for version in (4, 6):
-        prefixes = ", ".join(f"{prefix}+" for prefix in refused if _version(prefix) == version)
-        if prefixes:
-            start = f"  ipv{version} {{ import "
-            text = text.replace(f"{start}all;", f"{start}where net !~ [ {prefixes} ];")
-    return structs.replace(config, content=text)
-
-
-def bird_config(speaker: Speaker) -> str:
-    """Return the text of bird.conf."""
-    return "\n".join(_config(speaker)) + "\n"
-
-
-def _config(speaker: Speaker) -> Iterator[str]:
-    yield "log stderr { info, warning, error, auth, fatal, bug };"
-    yield f"router id {speaker.router_id};"
-    if speaker.keeps_routes:
-        yield f"graceful restart wait {HOLD_S};"
-    yield ""
-    yield "# Addresses and states of links."
-    # BIRD 2.0.12 may sleep while an update is to be sent (sysdep/unix/io.c io_loop() runs events
-    # before it computes how long to wait). Without this timer it wakes for the next keepalive.
-    yield "protocol device { scan time 1; }"
-    for address in speaker.addresses:
-        yield ""
-        yield from _family(speaker, _version(address), address)
-
-
-def _family(speaker: Speaker, version: int, address: str) -> Iterator[str]:
-    """Yield the protocols of one address family."""
-    announced = [prefix for prefix in speaker.announced if _version(prefix) == version]
-    blackholes = [prefix for prefix in speaker.blackholes if _version(prefix) == version]
-    yield f"# IPv{version}: prefixes that this node announces."
-    yield f"protocol static announced{version} {{"
-    yield f"  ipv{version};"
-    yield from (f"  route {prefix} blackhole;" for prefix in announced)
-    yield "}"
-    sources = ["source = RTS_BGP"]
-    if blackholes:
-        yield f"protocol static blackholes{version} {{"
-        yield f"  ipv{version};"
-        yield from (f"  route {prefix} blackhole;" for prefix in blackholes)
-        yield "}"
-        sources.append(f'proto = "blackholes{version}"')
-    yield ""
-    yield "# Routes in the kernel."
-    yield f"protocol kernel kernel{version} {{"
-    yield f"  ipv{version} {{ import none; export where {' || '.join(sources)}; }};"
-    yield "  scan time 10;"
-    yield "  metric 0;  # as other programs leave it: no metric for IPv4, 1024 for IPv6"
-    yield f"  merge paths yes limit {speaker.max_paths};"
-    if speaker.keeps_routes:
-        yield "  graceful restart;"
-    yield "}"
-    yield ""
-    yield f"template bgp peers{version} {{"
-    yield f"  local {address} as {speaker.as_number};"
-    yield f"  hold time {HOLD_S};"
-    yield f"  keepalive time {HOLD_S // 3};"
-    yield "  connect delay time 0;"
-    yield "  connect retry time 1;"
-    yield "  error wait time 1, 2;"
-    yield f"  graceful restart {'on' if speaker.keeps_routes else 'off'};"
-    yield "}"
-    for peer in speaker.peers:
-        if _version(peer.address) == version:
-            yield from _session(speaker, peer, version)
-
-
-def _session(speaker: Speaker, peer: Peer, version: int) -> Iterator[str]:
-    exported = "RTS_STATIC, RTS_BGP" if peer.gets_learned or peer.is_client else "RTS_STATIC"
-    yield f"protocol bgp {peer.name} from peers{version} {{"
-    yield f"  neighbor {peer.address} as {peer.as_number};"
-    yield "  direct;" if peer.is_direct else "  multihop;"
-    if peer.is_client:
-        yield "  rr client;"
-    yield f"  ipv{version} {{ import all; export where source ~ [ {exported} ]; }};"
-    yield "}"
-
-
-def _version(address: str) -> int:
-    """Return the IP version of an address or a prefix."""
-    return 6 if ":" in address else 4

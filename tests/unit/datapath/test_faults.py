@@ -17,7 +17,7 @@ from kubenetlab.api.store import Cluster, deletion
 from kubenetlab.controllers.cluster.kube_proxy import is_kube_proxy
 from kubenetlab.controllers.states import ControllerStates
 from kubenetlab.datapath import faults, plan
-from kubenetlab.datapath.network.bgp import CONFIG_PATH, is_bird, learned_routes
+from kubenetlab.datapath.network.bird import CONFIG_PATH, is_bird, learned_routes
 from kubenetlab.datapath.network.load_balancers import node_number
 from kubenetlab.errors import UsageError
 from kubenetlab.hoststate.files import File

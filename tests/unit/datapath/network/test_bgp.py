@@ -6,8 +6,9 @@ import re
 
 import pytest
 
-from kubenetlab.datapath.network import bgp
-from kubenetlab.datapath.network.bgp import Peer, Speaker, bird_config, mesh, router_id
+from kubenetlab.datapath.network import bird
+from kubenetlab.datapath.network.bgp import Peer, Speaker, mesh, router_id
+from kubenetlab.datapath.network.bird import bird_config
 from kubenetlab.datapath.view import Family
 from kubenetlab.hoststate.daemons import ControlSocket, Daemon
 from kubenetlab.hoststate.files import File
@@ -103,7 +104,7 @@ def test_a_router_id_is_an_ipv4_address(addresses: list[str], expected: str) -> 
 
 def test_bird_reads_its_file_and_is_told_of_changes() -> None:
     """Another configuration reloads BIRD; `birdc` finds its socket without an option."""
-    file, daemon = bgp.bird("node/a", SPEAKER, ["10.244.3.0/24"])
+    file, daemon = bird.bird("node/a", SPEAKER, ["10.244.3.0/24"])
     assert isinstance(file, File)
     assert isinstance(daemon, Daemon)
     assert daemon.files == (file.path,)
@@ -111,7 +112,7 @@ def test_bird_reads_its_file_and_is_told_of_changes() -> None:
     assert daemon.reload.path == "/run/bird/bird.ctl"
     assert daemon.provides == ("10.244.3.0/24",)
     fewer = Speaker(SPEAKER.router_id, SPEAKER.addresses, SPEAKER.peers[:-1], SPEAKER.announced)
-    _, changed = bgp.bird("node/a", fewer, ["10.244.3.0/24"])
+    _, changed = bird.bird("node/a", fewer, ["10.244.3.0/24"])
     assert isinstance(changed, Daemon)
     assert changed.argv == daemon.argv
     assert changed.revision != daemon.revision
