@@ -109,6 +109,7 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
         "masquerade",
     ),
     "kubenetlab/datapath/network/bgp": ("kube_router", "routed_fabric"),
+    "kubenetlab/datapath/network/bgp_router": ("bgp_router",),
     "kubenetlab/datapath/network/bird": ("kube_router", "calico", "routed_fabric"),
     "kubenetlab/kernel/file_trees": ("node_files", "kube_router"),
     "kubenetlab/kernel/namespaces/own_directories": ("node_files", "exec_isolation"),

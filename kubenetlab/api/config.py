@@ -207,6 +207,13 @@ class FabricLink(Record, frozen=True):
     """Lost packets in each direction, such as 1%."""
 
 
+class FabricBGP(Record, frozen=True):
+    """BGP of the router between the nodes."""
+
+    as_number: Annotated[int, Meta(ge=1, le=0xFFFFFFFF, title="an AS number")] = 65000
+    """Autonomous system of the router. Nodes are in another one, or in the same."""
+
+
 class Fabric(Record, frozen=True):
     """Network that connects the nodes."""
 
@@ -218,6 +225,11 @@ class Fabric(Record, frozen=True):
     """
     links: tuple[FabricLink, ...] = ()
     """Settings of the links between the nodes and this network."""
+    bgp: FabricBGP | None = None
+    """BGP of the router. If set, the router runs BIRD and has a session with each node.
+
+    Only CNI modes with BGP use it: calico and kube-router.
+    """
 
 
 class ExternalHost(Record, frozen=True):

@@ -15,6 +15,7 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.api.text.decode import Finding
 from kubenetlab.datapath import modes
 from kubenetlab.datapath.modes import CNI, ServiceProxy
+from kubenetlab.datapath.network.bgp import bgp_mode
 
 
 def decided_cni(config: ClusterConfig, decisions: Decisions) -> CNI:
@@ -59,6 +60,20 @@ def check(obj: Resource) -> Iterator[Finding]:
             yield from findings
             if mode is not None:
                 yield from mode.config_findings(obj)
+        yield from _bgp_findings(obj)
+
+
+def _bgp_findings(config: ClusterConfig) -> Iterator[Finding]:
+    """Yield a warning for BGP of the router in a cluster whose nodes have none."""
+    name, options = config.networking.cni_mode
+    mode, _ = modes.try_load("cni", name, options)
+    if config.fabric.bgp is not None and mode is not None and bgp_mode(mode) is None:
+        yield Finding(
+            ("fabric", "bgp"),
+            f"cni {name} has no BGP: the router has no sessions, and the setting has no effect",
+            hints=("modes with BGP: calico (backend bgp or ipip), kube-router",),
+            is_warning=True,
+        )
 
 
 def plain_options(mode: object) -> JsonMapping:

@@ -17,11 +17,11 @@ from kubenetlab.programs.support.http import PodIdentity
 
 
 class Context(Struct, frozen=True):
-    """A namespace in which programs run: a pod, a node, or an external host."""
+    """A namespace in which programs run: a pod, a node, an external host, or the router."""
 
     netns: str
     namespace: str
-    """Empty for nodes and external hosts."""
+    """Empty for all but pods."""
     name: str
     addresses: tuple[str, ...]
     """At most one per family, the primary family first."""
@@ -89,7 +89,7 @@ class Contexts:
             return {}
 
     def get(self, netns: str) -> Context | None:
-        """Return the context of a namespace; None for switches, routers and unknown namespaces."""
+        """Return the context of a namespace; None for switches and unknown namespaces."""
         if (context := self.pod_of(netns)) is not None:
             node, view, pod = context
             return Context(
@@ -107,4 +107,6 @@ class Contexts:
             return Context(
                 netns, "", host.name, addresses, "", pods.host_files(host.name, addresses)
             )
+        if netns == names.ROUTER:
+            return Context(netns, "", "router", (), "", pods.host_files("router", ()))
         return None

@@ -62,6 +62,11 @@ class Family(Struct, frozen=True):
         return _first_of(self.pod_cidr)
 
     @property
+    def router(self) -> str:
+        """Address of the fabric's router in the network of the node's link."""
+        return _first_of(self.subnet)
+
+    @property
     def local_addresses(self) -> tuple[str, ...]:
         """Addresses of the node at which its node ports may answer."""
         return (self.address, self.gateway) if self.has_gateway else (self.address,)
@@ -150,6 +155,8 @@ class NodeView(Struct, frozen=True, dict=True):
     """Value of the label topology.kubernetes.io/zone."""
     segment: int = 0
     """Number of its layer-2 segment; 0 on a switched fabric."""
+    router_as: int = 0
+    """Autonomous system of the fabric's router; 0 if the router has no BGP."""
 
     @property
     def netns(self) -> str:
@@ -249,6 +256,7 @@ def _node_views(cluster: Cluster, decisions: Decisions) -> list[NodeView]:
             segment=segment_of(config, node.addresses[0]),
             link=link_settings(config, node.name),
             seed=Secret(bytes.fromhex(seed)),
+            router_as=config.fabric.bgp.as_number if config.fabric.bgp is not None else 0,
         )
         for node, me in zip(nodes, peers, strict=True)
     ]

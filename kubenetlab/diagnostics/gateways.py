@@ -8,6 +8,7 @@ from kubenetlab.api.core import Node
 from kubenetlab.api.segments import segment_of
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath import modes
+from kubenetlab.datapath.network.bgp import bgp_mode
 from kubenetlab.diagnostics.model import GATEWAY_UNREACHABLE, Diagnostic, Scope
 from kubenetlab.diagnostics.templates import Templates
 
@@ -22,7 +23,8 @@ def check_gateways(cluster: Cluster, templates: Templates) -> Iterator[Diagnosti
     if config.fabric.topology == "switched":
         return
     name, options = config.networking.cni_mode
-    if not modes.load("cni", name, options).needs_one_segment:
+    cni = modes.load("cni", name, options)
+    if not cni.needs_one_segment or (config.fabric.bgp is not None and bgp_mode(cni) is not None):
         return
     nodes = cluster.all(Node)
     segments = {node.name: segment_of(config, node.addresses[0]) for node in nodes}
@@ -51,6 +53,9 @@ def check_gateways(cluster: Cluster, templates: Templates) -> Iterator[Diagnosti
         f"cni {name} needs all nodes on one layer-2 segment, but fabric.topology routed puts them "
         f"on {len(set(segments.values()))}: {node.name} has no route to the pods of {peer.name} "
         f"({peer.spec.pod_cidr}), because the gateway {peer.addresses[0]} is not on-link{others}",
-        ("use a mode with tunnels, or the same `segment` for the nodes",),
+        (
+            "use a mode with tunnels, the same `segment` for the nodes, or a mode with BGP and a "
+            "router that has sessions with the nodes (fabric.bgp)",
+        ),
         Scope(into=pods, out_of=pods),
     )

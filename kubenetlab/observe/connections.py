@@ -84,7 +84,7 @@ class Ends:
             )
         if target.kind == "ip":
             return _Reached("", self._pods_at.get(target.name, frozenset()), port)
-        if target.kind in ("name", "node", "ext"):
+        if target.kind in ("name", "node", "ext", "fabric"):
             return _Reached("", port=port)
         return _Reached(
             "",

@@ -3,10 +3,12 @@
 The rules of the datapath are not considered.
 
 1. Pods reach pods and nodes by their own addresses; nodes reach pods and nodes.
-2. Pods and nodes reach hosts outside; hosts outside reach nodes and other hosts, but no pod.
+2. Pods and nodes reach hosts outside; hosts outside reach nodes and other hosts, but no pod. If
+   nodes announce the range of a pod to the router by BGP, hosts outside reach the pod.
 3. A Service port leads to its ready endpoints, whose programs answer or refuse. Without endpoints
    it refuses at once. With internalTrafficPolicy Local only endpoints on the client's node count;
-   if there is none, packets are dropped. From outside, a cluster IP is not reachable.
+   if there is none, packets are dropped. From outside, a cluster IP is not reachable, unless nodes
+   announce it.
 4. A load balancer's address leads to the ready endpoints of the Service from everywhere, or from
    its source ranges. Without endpoints it refuses, but packets of a node itself may go to the next
    node first.
@@ -15,7 +17,7 @@ The rules of the datapath are not considered.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING, Final, Literal
 
 from msgspec import Struct
@@ -76,6 +78,12 @@ class ClusterFacts(Struct, frozen=True):
     listening: Mapping[str, frozenset[tuple[str, int]]]
     """Pod address → (protocol, port) of its programs; unknown for pods with real commands."""
     kube_proxy_mode: str = ""
+    announced: tuple[IPv4Network | IPv6Network, ...] = ()
+    """Ranges that nodes announce to the router, which hosts outside reach."""
+
+    def is_announced(self, address: str) -> bool:
+        """Return True if the router has a route to an address of a pod or a Service."""
+        return any(ip_address(address) in network for network in self.announced)
 
 
 def service_ports(seen: Inspection) -> list[ServiceTarget]:
@@ -144,7 +152,9 @@ def facts_of(seen: Inspection) -> ClusterFacts:
         for address in (address for address in pod["addresses"] if address not in unknown):
             listening.setdefault(address, set()).update(_listening(pod["containers"]))
     return ClusterFacts(
-        {address: frozenset(ports) for address, ports in listening.items()}, seen["kube_proxy_mode"]
+        {address: frozenset(ports) for address, ports in listening.items()},
+        seen["kube_proxy_mode"],
+        tuple(map(ip_network, seen["router"].get("announced", ()))),
     )
 
 
@@ -170,7 +180,10 @@ def expect(source: Location, destination: Destination, context: ClusterFacts) ->
     if isinstance(destination, ServiceTarget):
         return _service(source, destination, context)
     has_pod_address = destination.kind == "pod" and not destination.is_host_network
-    return "nothing" if source.kind == "ext" and has_pod_address else "answer"
+    if not has_pod_address or source.kind in ("pod", "node"):
+        return "answer"
+    is_reached = all(map(context.is_announced, destination.addresses))
+    return "answer" if is_reached else "nothing"
 
 
 def _is_excluded(source: Location, port: ServiceTarget) -> bool:
@@ -192,7 +205,8 @@ def _service(source: Location, port: ServiceTarget, context: ClusterFacts) -> Ex
         return "any"
     if _is_excluded(source, port):
         return "nothing"
-    if (source.kind == "ext" and not port.is_outside) or not port.is_proxied:
+    is_inside = source.kind in ("pod", "node") or context.is_announced(port.address)
+    if not (is_inside or port.is_outside) or not port.is_proxied:
         return "nothing"
     if not port.endpoints:
         is_passed_on = (

@@ -34,6 +34,13 @@ class InspectedNode(InspectedHost):
     ready: bool
 
 
+class InspectedRouter(InspectedHost):
+    """The router between the nodes, and between the nodes and the internet."""
+
+    announced: list[str]
+    """Ranges that nodes announce to it by BGP."""
+
+
 class InspectedContainer(TypedDict):
     """A container of a pod."""
 
@@ -138,7 +145,7 @@ class Inspection(TypedDict):
     pods: list[InspectedPod]
     external: list[InspectedHost]
     services: list[InspectedService]
-    router: InspectedSandbox
+    router: InspectedRouter
     uplink: list[str]
     """Addresses of the router at the link to the machine."""
     faults: list[InspectedFault]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from kubenetlab import names
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.lab import Decisions
 from kubenetlab.datapath import plan
@@ -47,7 +48,9 @@ def outputs(case: Path) -> dict[str, str]:
                 f"{command}\n" for command in rule_backend(backend).commands(objects)
             ):
                 files[f"{name}.{backend}"] = text
-        if written := [obj for obj in desired[f"node/{name}"].values() if isinstance(obj, File)]:
+    places = {name: f"node/{name}" for name in config.node_names} | {"router": names.ROUTER}
+    for name, netns in places.items():
+        if written := [obj for obj in desired[netns].values() if isinstance(obj, File)]:
             files[f"{name}.files"] = "".join(
                 f"=== {file.path} mode {file.mode:04o} ===\n{file.content}" for file in written
             )

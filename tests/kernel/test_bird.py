@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from kubenetlab.datapath.network.bgp import Peer, Speaker
+from kubenetlab.datapath.network.bgp import Peer, Speaker, peer_name
 from kubenetlab.datapath.network.bird import bird_config
 from kubenetlab.kernel.features.detection import has_program
 from tests.labs.lab import wait_for
@@ -41,6 +41,28 @@ SPEAKERS = {
         ("203.0.113.1/32",),
         as_number=4200000000,
         max_paths=64,
+    ),
+    "router": Speaker(
+        "172.18.1.1",
+        ("172.18.1.1", "fd00:1::1"),
+        tuple(
+            Peer(
+                peer_name("Node", node),
+                node,
+                as_number,
+                is_client=as_number == 65000,
+                gets_learned=True,
+                source=source,
+                subnet=subnet,
+                own_as_allowed=1,
+            )
+            for node, source, subnet, as_number in (
+                ("172.18.1.2", "172.18.1.1", "172.18.1.0/24", 64512),
+                ("172.18.2.2", "172.18.2.1", "172.18.2.0/24", 65000),
+                ("fd00:2::2", "fd00:2::1", "fd00:2::/64", 65000),
+            )
+        ),
+        as_number=65000,
     ),
 }
 

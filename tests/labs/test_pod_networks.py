@@ -8,6 +8,7 @@ import yaml
 from kubenetlab.api.config import mode_and_options
 from kubenetlab.datapath import modes
 from kubenetlab.datapath.modes import CNI
+from kubenetlab.datapath.network.bgp import bgp_mode
 from kubenetlab.kernel.features.detection import has_program
 from kubenetlab.kernel.rules.libbpf import LIBRARY, has_library
 from tests.labs.lab import Lab
@@ -61,6 +62,8 @@ ROUTED = {
     if not mode_of(cni).needs_one_segment and cni != "conflist"
 }
 """Modes that need no common subnet of the nodes."""
+WITH_BGP = {name: cni for name, cni in MODES.items() if bgp_mode(mode_of(cni)) is not None}
+"""Modes whose nodes exchange routes by BGP."""
 
 
 @pytest.mark.parametrize("family", ["ipv4", "ipv6", "dual"])
@@ -79,6 +82,17 @@ def test_tunnels_cross_routers(lab: Lab, cni: str, family: str) -> None:
     require(cni)
     lab.up(manifest(family, cni, fabric="{topology: routed}"))
     check_connections(lab, family)
+
+
+@pytest.mark.parametrize("family", ["ipv4", "ipv6", "dual"])
+@pytest.mark.parametrize("cni", WITH_BGP.values(), ids=WITH_BGP)
+@pytest.mark.parametrize("topology", ["routed", "switched"])
+def test_nodes_peer_with_the_router(lab: Lab, cni: str, family: str, topology: str) -> None:
+    """The router learns every range of pods; no packet is encapsulated."""
+    require(cni)
+    lab.up(manifest(family, cni, fabric=f"{{topology: {topology}, bgp: {{}}}}"))
+    check_connections(lab, family)
+    assert lab.run("check", "-o", "json").json["ok"]
 
 
 def require(cni: str) -> None:

@@ -210,7 +210,11 @@ OUTPUTS: Final[JsonMapping] = {
         ],
         "external": [{**_PLACE, "addresses": ["text"]}],
         "services": [{"*": "any: addresses, policies, ports and endpoints of a Service"}],
-        "router": {"pid": "whole?", "netns": "text?", "sandbox": "text"},
+        "router": {
+            **_PLACE,
+            "addresses": ["text"],
+            "announced": ["text: ranges that nodes announce to the router by BGP"],
+        },
         "uplink": ["any: addresses of both ends"],
         "faults": [{"*": "any: faults made by break"}],
     },

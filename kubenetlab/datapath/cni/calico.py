@@ -90,6 +90,10 @@ class Mode(ModeOptions, frozen=True):
 
     asNumber: autonomous system of the nodes (64512).
 
+    nodeToNodeMesh: true | false
+        Whether each node has a session with each other node. By default true, and false on a
+        fabric whose router has BGP (`fabric.bgp`): there, nodes have sessions with the router.
+
     routeReflectors: names of nodes
         Nodes have sessions only with these, instead of a full mesh.
 
@@ -122,6 +126,7 @@ class Mode(ModeOptions, frozen=True):
 
     backend: Literal["bgp", "vxlan", "ipip"] = "bgp"
     as_number: Annotated[int, Meta(ge=1, le=0xFFFFFFFF)] = bgp.DEFAULT_AS
+    node_to_node_mesh: bool | None = None
     route_reflectors: tuple[str, ...] = ()
     peers: tuple[ExternalPeer, ...] = ()
     cross_subnet: bool = False
@@ -223,17 +228,21 @@ class Mode(ModeOptions, frozen=True):
             for peer in node.peers:
                 is_on_link = node.is_on_link(peer)
                 yield from self._to_peer(node, peer.families[index], is_on_link=is_on_link)
-        if self.backend != "vxlan":
-            yield from self._bird(node)
+        if self.has_bgp:
+            yield from bird.bird(node.netns, self.speaker(node), tuple(self._learned(node)))
 
-    def _bird(self, node: NodeView) -> Iterator[Object]:
-        """Yield BIRD, which announces the node's blocks of pools without encapsulation."""
+    @property
+    def has_bgp(self) -> bool:
+        return self.backend != "vxlan"
+
+    def speaker(self, node: NodeView) -> bgp.Speaker:
+        """Return the speaker that announces the node's blocks of pools without encapsulation."""
         blocks = [
             block
             for family in node.families
             for block in own_blocks(node, family, is_encapsulated=False)
         ]
-        speaker = bgp.Speaker(
+        return bgp.Speaker(
             bgp.router_id(node.addresses),
             node.addresses,
             tuple(self._sessions(node)),
@@ -241,20 +250,26 @@ class Mode(ModeOptions, frozen=True):
             blackholes=tuple(block for block in blocks if not ip.is_host(block)),
             as_number=self.as_number,
         )
-        learned = [
-            block
-            for peer in node.peers
-            if node.is_on_link(peer)
-            for family in peer.families
-            for block in own_blocks(node, family, is_encapsulated=False)
-        ]
-        yield from bird.bird(node.netns, speaker, learned)
+
+    def _learned(self, node: NodeView) -> Iterator[str]:
+        """Yield the blocks of other nodes to which this node has routes by BGP."""
+        for peer in node.peers:
+            if node.router_as or (node.is_on_link(peer) and self._has_mesh(node)):
+                for family in peer.families:
+                    yield from own_blocks(node, family, is_encapsulated=False)
+
+    def _has_mesh(self, node: NodeView) -> bool:
+        """Return True if nodes have sessions with each other: all, or with the reflectors."""
+        if self.route_reflectors:
+            return True
+        return not node.router_as if self.node_to_node_mesh is None else self.node_to_node_mesh
 
     def _sessions(self, node: NodeView) -> Iterator[bgp.Peer]:
-        """Yield the sessions with nodes, all or the reflectors, and with external peers."""
+        """Yield the sessions with nodes, with the fabric's router, and with external peers."""
         reflectors = self.route_reflectors
         is_reflector = node.name in reflectors
-        for peer in node.peers:
+        yield from bgp.sessions_with_router(node, self.as_number)
+        for peer in node.peers if self._has_mesh(node) else ():
             if reflectors and not is_reflector and peer.name not in reflectors:
                 continue
             for family in peer.families:

@@ -61,6 +61,10 @@ class Mode(PodsOnBridge, frozen=True):
 
     clusterAsn: autonomous system of the nodes (64512).
 
+    nodesFullMesh: true | false
+        Whether each node has a session with each other node. By default true, and false on a
+        fabric whose router has BGP (`fabric.bgp`): there, nodes have sessions with the router.
+
     bgpGracefulRestart: true | false
         true   Routes stay while BIRD of a node is restarted.
         false  Other nodes drop the routes of a node as soon as its BIRD ends.
@@ -79,6 +83,7 @@ class Mode(PodsOnBridge, frozen=True):
     masquerader = "kube-router"
 
     cluster_asn: Annotated[int, Meta(ge=1, le=0xFFFFFFFE)] = bgp.DEFAULT_AS
+    nodes_full_mesh: bool | None = None
     bgp_graceful_restart: bool = True
     runs_service_proxy: bool = field(default=False, name="serviceProxy")
 
@@ -117,22 +122,35 @@ class Mode(PodsOnBridge, frozen=True):
 
     def node(self, node: NodeView) -> Iterator[Object]:
         yield from super().node(node)
-        others = [peer.families for peer in node.peers]
-        speaker = bgp.Speaker(
+        learned = [
+            family.pod_cidr
+            for peer in node.peers
+            if node.router_as or (node.is_on_link(peer) and self._has_mesh(node))
+            for family in peer.families
+        ]
+        yield from bird.bird(node.netns, self.speaker(node), learned)
+
+    @property
+    def has_bgp(self) -> bool:
+        return True
+
+    def speaker(self, node: NodeView) -> bgp.Speaker:
+        """Return the speaker that announces the node's pod ranges."""
+        others = [peer.families for peer in node.peers] if self._has_mesh(node) else []
+        return bgp.Speaker(
             bgp.router_id(node.addresses),
             node.addresses,
-            bgp.mesh(node.families, others, self.cluster_asn),
+            (
+                *bgp.sessions_with_router(node, self.cluster_asn),
+                *bgp.mesh(node.families, others, self.cluster_asn),
+            ),
             announced=tuple(family.pod_cidr for family in node.families),
             as_number=self.cluster_asn,
             keeps_routes=self.bgp_graceful_restart,
         )
-        learned = [
-            family.pod_cidr
-            for peer in node.peers
-            if node.is_on_link(peer)
-            for family in peer.families
-        ]
-        yield from bird.bird(node.netns, speaker, learned)
+
+    def _has_mesh(self, node: NodeView) -> bool:
+        return not node.router_as if self.nodes_full_mesh is None else self.nodes_full_mesh
 
     def masquerade(self, node: NodeView, config: MasqueradeConfig | None) -> Iterator[Object]:
         """Yield kube-router's rule; the ConfigMap of ip-masq-agent has no effect.

@@ -71,7 +71,8 @@ class Break(BreakOptions, frozen=True):
         )
 
     def namespaces(self, node: NodeView) -> tuple[str, ...]:
-        return (node.netns, *(names.node_netns(peer.name) for peer in node.peers))
+        others = tuple(names.node_netns(peer.name) for peer in node.peers)
+        return (node.netns, *others, *((names.ROUTER,) if node.router_as else ()))
 
     def objects(
         self, netns: str, desired: Sequence[Object], node: NodeView, network: PodNetwork

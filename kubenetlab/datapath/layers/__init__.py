@@ -11,6 +11,7 @@ from typing import Final
 
 from kubenetlab.datapath.layers import (
     balanced_ports,
+    bgp_router,
     endpoints,
     fabric,
     host_ports,
@@ -25,6 +26,7 @@ from kubenetlab.datapath.layers.layer import Layer
 
 LAYERS: Final[tuple[Layer, ...]] = (
     fabric.LAYER,
+    bgp_router.LAYER,
     load_balancers.LAYER,
     uplink.LAYER,
     balanced_ports.LAYER,

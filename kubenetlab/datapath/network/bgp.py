@@ -6,13 +6,13 @@ own address family only. `bird.py` runs a speaker.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Address, ip_address
-from typing import Final
+from typing import Final, Protocol, runtime_checkable
 
 from msgspec import Struct
 
-from kubenetlab.datapath.view import Family
+from kubenetlab.datapath.view import Family, NodeView
 
 DEFAULT_AS: Final = 64512
 """Autonomous system of the nodes, the first private one (RFC 6996): Calico's and kube-router's."""
@@ -31,6 +31,15 @@ class Peer(Struct, frozen=True):
     """True if the peer is on the same link; otherwise its next hops are looked up in the routes."""
     gets_learned: bool = False
     """True if routes learned from other peers are announced, besides the node's own."""
+    source: str = ""
+    """Own address of the session; empty for that of the speaker."""
+    own_as_allowed: int = 0
+    """How often the speaker's own AS number may be in the path of a route that it accepts."""
+    subnet: str = ""
+    """Network with the next hops that are announced unchanged to a peer in the same AS.
+
+    The speaker puts its own address in the place of others. Empty if all stay unchanged.
+    """
 
 
 class Speaker(Struct, frozen=True):
@@ -69,6 +78,39 @@ def mesh(
         for index in range(len(families))
         for other in others
     )
+
+
+@runtime_checkable
+class BGPMode(Protocol):
+    """Interface of a CNI mode whose nodes exchange routes by BGP, in addition to that of a mode."""
+
+    @property
+    def has_bgp(self) -> bool:
+        """False if the options of the mode exclude BGP."""
+
+    def speaker(self, node: NodeView) -> Speaker:
+        """Return the BGP configuration of a node."""
+
+
+def bgp_mode(mode: object) -> BGPMode | None:
+    """Return a CNI mode whose nodes exchange routes by BGP; None for other modes."""
+    return mode if isinstance(mode, BGPMode) and mode.has_bgp else None
+
+
+def sessions_with_router(node: NodeView, as_number: int) -> Iterator[Peer]:
+    """Yield the sessions of a node with the fabric's router; none if the router has no BGP.
+
+    All nodes may be in one AS. A route from another node then has the own AS number in its path.
+
+    as_number: autonomous system of the node.
+    """
+    for family in node.families if node.router_as else ():
+        yield Peer(
+            peer_name("Router", family.router),
+            family.router,
+            node.router_as,
+            own_as_allowed=0 if node.router_as == as_number else 1,
+        )
 
 
 def peer_name(kind: str, address: str) -> str:

@@ -155,11 +155,22 @@ def _family(speaker: Speaker, version: int, address: str) -> Iterator[str]:
 def _session(speaker: Speaker, peer: Peer, version: int) -> Iterator[str]:
     exported = "RTS_STATIC, RTS_BGP" if peer.gets_learned or peer.is_client else "RTS_STATIC"
     yield f"protocol bgp {peer.name} from peers{version} {{"
+    if peer.source:
+        yield f"  local {peer.source} as {speaker.as_number};"
     yield f"  neighbor {peer.address} as {peer.as_number};"
     yield "  direct;" if peer.is_direct else "  multihop;"
     if peer.is_client:
         yield "  rr client;"
-    yield f"  ipv{version} {{ import all; export where source ~ [ {exported} ]; }};"
+    if peer.own_as_allowed:
+        yield f"  allow local as {peer.own_as_allowed};"
+    if peer.subnet and peer.as_number == speaker.as_number:
+        yield f"  ipv{version} {{ import all; export filter {{"
+        yield f"    if source !~ [ {exported} ] then reject;"
+        yield f"    if bgp_next_hop !~ {peer.subnet} then bgp_next_hop = {peer.source};"
+        yield "    accept;"
+        yield "  }; };"
+    else:
+        yield f"  ipv{version} {{ import all; export where source ~ [ {exported} ]; }};"
     yield "}"
 
 

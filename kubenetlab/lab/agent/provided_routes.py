@@ -9,6 +9,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from kubenetlab import names
 from kubenetlab.hoststate.daemons import Daemon
 from kubenetlab.hoststate.state import HostState
 from kubenetlab.kernel.namespaces.sandboxes import Sandboxes
@@ -74,7 +75,8 @@ class ProvidedRoutes:
     def check_all(self) -> None:
         """Check every sandbox with such daemons: routes may have gone, as with a lost session."""
         for netns, contents in self._desired().namespaces.items():
-            if netns.startswith("node/") and any(each.provides for each in daemons_of(contents)):
+            is_router = netns.startswith((names.NODES, names.ROUTER))
+            if is_router and any(each.provides for each in daemons_of(contents)):
                 self.check(netns)
 
     def missing(self, netns: str, desired: HostState | None = None) -> dict[str, tuple[str, ...]]:

@@ -18,10 +18,12 @@ from kubenetlab.api.kinds import find_kind
 from kubenetlab.api.lab import Uplink
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.pods import Pod, is_of_job
+from kubenetlab.api.segments import segment_networks, segment_of
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.nodes.ipam import attachment_of
 from kubenetlab.datapath import cluster_modes, modes
 from kubenetlab.datapath.containers import assumed_ports, setups_of
+from kubenetlab.datapath.network import bird
 from kubenetlab.datapath.proxy.services import is_proxied
 from kubenetlab.hoststate.programs import ListenPort, ProgramRun
 from kubenetlab.programs import COMMAND
@@ -84,10 +86,23 @@ def inspection(agent: Agent) -> Inspection:
             for host in cluster.config.external
         ],
         "services": [_service(agent, service) for service in cluster.all(Service)],
-        "router": location(names.ROUTER),
+        "router": {
+            "name": "router",
+            **location(names.ROUTER),
+            "addresses": [
+                str(network[1]) for network in segment_networks(cluster.config, _segment(cluster))
+            ],
+            "announced": bird.learned_routes(desired[names.ROUTER].values()),
+        },
         "uplink": list(uplink.router) if uplink is not None else [],
         "faults": summarize_faults(cluster),
     }
+
+
+def _segment(cluster: Cluster) -> int:
+    """Return the number of the first node's segment."""
+    node = next(iter(cluster.all(Node)), None)
+    return segment_of(cluster.config, node.addresses[0]) if node is not None else 0
 
 
 def summarize_faults(cluster: Cluster) -> list[InspectedFault]:

@@ -1,8 +1,8 @@
 """Grammar of targets, by which commands and truth tables address pods, Services, nodes and hosts.
 
     [ns/]pod[:port]    deploy:[ns/]name (sts: ds: job: rs: rc:)    each:Kind/[ns/]name    node:name
-    ext:name    svc:[ns/]name    lb:[ns/]name    nodeport:node/[ns/]name    ADDRESS (ip:ADDRESS)
-    dns:NAME, or a name with a dot    http://NAME[:PORT]/PATH
+    ext:name    fabric:router    svc:[ns/]name    lb:[ns/]name    nodeport:node/[ns/]name
+    ADDRESS (ip:ADDRESS)    dns:NAME, or a name with a dot    http://NAME[:PORT]/PATH
     kubectl's KIND/NAME: pod/web-0, svc/web, deployment/web, node/worker
     NAME alone: a pod, a Service, a workload or a DNS name; `meanings.resolve_name` decides which
 
@@ -35,6 +35,7 @@ Kind = Literal[
     "each",
     "node",
     "ext",
+    "fabric",
     "svc",
     "lb",
     "nodeport",
@@ -69,6 +70,7 @@ _PREFIXES: Final[Mapping[str, Kind]] = {
     "each": "each",
     "node": "node",
     "ext": "ext",
+    "fabric": "fabric",
     "svc": "svc",
     "lb": "lb",
     "nodeport": "nodeport",
@@ -97,8 +99,8 @@ KUBECTL_KINDS: Final[Mapping[str, Kind]] = {
 _PORT = re.compile(r"(?P<rest>.+):(?P<port>\d+)(?:/(?P<protocol>tcp|udp|sctp))?", re.IGNORECASE)
 _FAMILY = re.compile(r"(?P<rest>\S+) (?P<family>IPv[46])")
 _FORMS = (
-    "[ns/]pod, deploy: (sts:, ds:, job:, rs:, rc:), each:, node:, ext:, svc:, lb:, nodeport:, "
-    "an address, a DNS name or http://NAME/PATH"
+    "[ns/]pod, deploy: (sts:, ds:, job:, rs:, rc:), each:, node:, ext:, fabric:, svc:, lb:, "
+    "nodeport:, an address, a DNS name or http://NAME/PATH"
 )
 
 
@@ -232,7 +234,7 @@ def _without_prefix(text: str, rest: str, namespace: str | None) -> Target:
 
 def _prefixed(text: str, kind: Kind, name: str, default: str) -> Target:
     """Parse the part after a prefix. `default` is the namespace of a name without one."""
-    if kind in ("node", "ext", "name"):
+    if kind in ("node", "ext", "fabric", "name"):
         return (
             Target("ip", "", str(ip_address(_unbracketed(name))))
             if _is_address(name)

@@ -1,4 +1,4 @@
-"""Locations: the pods, nodes and external hosts of a running lab, as `inspect` shows them."""
+"""Locations: pods, nodes, external hosts and the router of a lab, as `inspect` shows them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 class Location(Struct, frozen=True):
-    """A pod, a node or an external host that can run commands and send packets."""
+    """A pod, a node, an external host or the router, which run commands and send packets."""
 
-    kind: Literal["pod", "node", "ext"]
+    kind: Literal["pod", "node", "ext", "fabric"]
     namespace: str
     name: str
     sandbox: str
@@ -74,8 +74,8 @@ def places(seen: Inspection) -> list[Location]:
     ]
 
 
-def node_or_host_location(kind: Literal["node", "ext"], entry: InspectedHost) -> Location:
-    """Return the location of a node or an external host from its entry in `inspect`."""
+def node_or_host_location(kind: Literal["node", "ext", "fabric"], entry: InspectedHost) -> Location:
+    """Return the location of a node, an external host or the router from its entry in `inspect`."""
     node = entry["name"] if kind == "node" else ""
     return Location(
         kind,

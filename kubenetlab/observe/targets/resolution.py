@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, Literal
 
 from msgspec import Struct, structs
 
@@ -35,8 +36,10 @@ from kubenetlab.observe.targets.lookups import (
 from kubenetlab.observe.targets.suggestions import suggest_similar
 
 if TYPE_CHECKING:
-    from kubenetlab.observe.inspection import InspectedPod, Inspection
+    from kubenetlab.observe.inspection import InspectedHost, InspectedPod, Inspection
 
+_HOSTS: Final = ("node", "ext", "fabric")
+"""Kinds of targets that are hosts."""
 _NAMED_PODS: Final = 5
 """Maximum number of pods that a message lists."""
 
@@ -72,7 +75,7 @@ def source_target(target: Target, seen: Inspection) -> Target:
         target = _owner(target, seen)
     elif target.kind == "name" and not target.scheme:
         target = _dotted(target, seen)
-    if target.kind not in ("word", "pod", "node", "ext", "each", *WORKLOADS):
+    if target.kind not in ("word", "pod", *_HOSTS, "each", *WORKLOADS):
         raise UsageError(_why_no_place(target, seen))
     if not target.is_bare:
         raise UsageError(f"{target}: a source has no port; use {target.bare}")
@@ -121,7 +124,7 @@ def resolve(target: Target, seen: Inspection, *, is_destination: bool = False) -
         return pod_location(_one_of(target, seen))
     if target.kind == "each":
         raise UsageError(f"{target}: expected one pod, node or host; each: is several pods")
-    names = [entry["name"] for entry in seen["nodes" if target.kind == "node" else "external"]]
+    names = [entry["name"] for entry in _hosts_of(target.kind, seen)]
     if target.name not in names:
         raise UsageError(
             f"there is no {target.kind}:{target.name}{did_you_mean(target.name, names)}; "
@@ -215,12 +218,21 @@ def node_ports(
 
 
 def _place_named(target: Target, seen: Inspection) -> Location:
-    """Return the location of an existing node or external host."""
-    entries = seen["nodes" if target.kind == "node" else "external"]
-    return node_or_host_location(
-        "node" if target.kind == "node" else "ext",
-        next(entry for entry in entries if entry["name"] == target.name),
+    """Return the location of an existing node, external host or router."""
+    kind: Literal["node", "ext", "fabric"] = (
+        "node" if target.kind == "node" else "ext" if target.kind == "ext" else "fabric"
     )
+    entries = _hosts_of(kind, seen)
+    return node_or_host_location(
+        kind, next(entry for entry in entries if entry["name"] == target.name)
+    )
+
+
+def _hosts_of(kind: str, seen: Inspection) -> Sequence[InspectedHost]:
+    """Return the hosts of a kind of target: nodes, external hosts, or the router."""
+    if kind == "fabric":
+        return [seen["router"]]
+    return seen["nodes"] if kind == "node" else seen["external"]
 
 
 def _running(place: Location) -> Location:
@@ -287,7 +299,7 @@ def _dotted(target: Target, seen: Inspection) -> Target:
 
 def _why_no_place(target: Target, seen: Inspection) -> str:
     """Return why a target cannot be a source, with the pods behind it when it is a Service."""
-    expected = "expected a pod, workload (deploy: and others), node: or ext:"
+    expected = "expected a pod, workload (deploy: and others), node:, ext: or fabric:"
     if target.kind in ("svc", "lb", "nodeport"):
         name = target.name.rpartition("/")[2]
         service = service_named(seen, target.namespace, name)

@@ -65,6 +65,7 @@ SEEN: Any = {
             "addresses": ["172.18.0.3"],
         }
     ],
+    "router": {"name": "router", "announced": []},
     "external": [
         {
             "name": "client",

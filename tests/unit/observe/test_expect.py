@@ -140,14 +140,14 @@ def test_a_namespace_option_is_the_default_namespace() -> None:
         ("job:shop/once", "job shop/once has no pod that runs"),
         (
             "nod:worker",
-            "expected [ns/]pod, deploy: (sts:, ds:, job:, rs:, rc:), each:, node:, ext:, svc:, "
-            "lb:, nodeport:, an address, a DNS name or http://NAME/PATH; did you mean node?",
+            "expected [ns/]pod, deploy: (sts:, ds:, job:, rs:, rc:), each:, node:, ext:, fabric:, "
+            "svc:, lb:, nodeport:, an address, a DNS name or http://NAME/PATH; did you mean node?",
         ),
         ("nodeport:worker", "expected nodeport:NODE/[NAMESPACE/]SERVICE, with * for every node"),
         (
             "svc:web",
-            "svc:default/web: expected a pod, workload (deploy: and others), node: or ext:; no "
-            "process runs in a Service, its pods are: default/web-6bd7cd67c6-hcxd6",
+            "svc:default/web: expected a pod, workload (deploy: and others), node:, ext: or "
+            "fabric:; no process runs in a Service, its pods are: default/web-6bd7cd67c6-hcxd6",
         ),
     ],
 )
@@ -188,6 +188,12 @@ def test_targets_lead_to_namespaces() -> None:
 
 
 KNOWN = facts_of(SEEN)
+WITH_BGP: Any = {
+    **SEEN,
+    "router": {**SEEN["router"], "announced": ["10.244.1.0/26", "10.96.0.0/16"]},
+}
+"""Nodes announce the pod and the Service to the router."""
+ANNOUNCED = facts_of(WITH_BGP)
 
 
 WEB, EMPTY = service_ports(SEEN)
@@ -200,6 +206,8 @@ WEB, EMPTY = service_ports(SEEN)
         (NODE, POD, KNOWN, "answer"),
         (POD, EXT, KNOWN, "answer"),
         (EXT, POD, KNOWN, "nothing"),
+        (EXT, POD, ANNOUNCED, "answer"),
+        (EXT, WEB, ANNOUNCED, "answer"),
         (EXT, HOST_POD, KNOWN, "answer"),
         (EXT, NODE, KNOWN, "answer"),
         (POD, WEB, KNOWN, "answer"),
