@@ -15,9 +15,10 @@ from kubenetlab.datapath.network.bird import bird_config
 from kubenetlab.kernel.features.detection import has_program
 from tests.labs.lab import wait_for
 
-pytestmark = pytest.mark.skipif(
-    not has_program("bird"), reason="needs BIRD 2 (apt-get install bird2)"
-)
+pytestmark = [
+    pytest.mark.first_kernel,  # BIRD behaves alike on both
+    pytest.mark.skipif(not has_program("bird"), reason="needs BIRD 2 (apt-get install bird2)"),
+]
 SPEAKERS = {
     "alone": Speaker("172.18.0.2", ("172.18.0.2",), ()),
     "dual": Speaker(

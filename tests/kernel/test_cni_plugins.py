@@ -24,6 +24,8 @@ from kubenetlab.cni.runtime import Runtime
 from kubenetlab.kernel import syscalls
 from kubenetlab.kernel.processes.cni_plugins import PluginExecutor, ResultFiles
 
+pytestmark = pytest.mark.first_kernel  # plugins behave alike on both
+
 DIRECTORIES = ("/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import Phase, given, settings
 
 import tests.examples  # noqa: F401
@@ -13,6 +14,7 @@ PHASES = (Phase.explicit, Phase.generate)
 """Without shrinking, which would take minutes: a failure shows the first rules that differ."""
 
 
+@pytest.mark.first_kernel  # tests/kernel/test_nft_messages.py runs on both
 def test_random_rules_give_identical_kernel_state() -> None:
     """Every statement, type of set and comment; the kernel's dumps are compared byte by byte."""
     by_library, by_messages = Side(), Side()

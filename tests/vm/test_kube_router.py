@@ -23,10 +23,9 @@ def lab() -> Iterator[Lab]:
     yield from new_lab()
 
 
-@pytest.mark.parametrize("family", ["ipv4", "dual"])
-def test_services_work_without_kube_proxy(lab: Lab, family: str) -> None:
+def test_services_work_without_kube_proxy(lab: Lab) -> None:
     """IPVS is in the one component with BGP; endpoints on other nodes are reached by its routes."""
-    lab.up(manifest(family, "{type: kube-router, serviceProxy: true}"))
+    lab.up(manifest("dual", "{type: kube-router, serviceProxy: true}"))
     assert not [pod for pod in lab.inspected["pods"] if pod["name"].startswith("kube-proxy")]
     client = lab.pod("a")
     for address in lab.service("web")["cluster_ips"]:
