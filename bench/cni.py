@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import statistics
+import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,19 +22,35 @@ from bench.datapath import (
     script_lab,
     servers,
 )
-from bench.measure import compiled, folder, heading, lab, spread, table, timed_lab
+from bench.measure import (
+    KUBENETLAB,
+    LAB,
+    FailedError,
+    compiled,
+    folder,
+    heading,
+    lab,
+    output,
+    quiet,
+    spread,
+    table,
+    timed_lab,
+)
 from bench.paths_by_hand import BY_HAND, address_by_hand
 
 ROUNDS = 5
 PODS = 1000
+NODES = 10
 DEFAULT = "bridge"
 LONGEST = "120s"
+LONGEST_S = 30
 
 
 def run(rounds: int = ROUNDS, pods: int = PODS) -> None:
-    """Print two tables: the time of `up` with `pods` pods, and paths between two nodes."""
+    """Print three tables: `up` with `pods` pods, an added node, and paths between two nodes."""
     with folder() as files:
         _print_creation(rounds, pods, files)
+        _print_added_node(rounds, files)
         program = compiled("roundtrip", files)
         if program is None:
             print("no paths: gcc is not installed")
@@ -65,6 +83,37 @@ def _print_creation(rounds: int, pods: int, files: Path) -> None:
             ),
         )
     )
+
+
+def _print_added_node(rounds: int, files: Path) -> None:
+    """Print the time until a pod on a new node is reached from all nodes of a lab of ten."""
+    manifest = files / "nodes.yaml"
+    rows: list[tuple[str, ...]] = []
+    for mode in BY_HAND:
+        durations = []
+        for _ in range(rounds):
+            manifest.write_text(manifests.pod_on_each_node(NODES))
+            with lab(manifest, options=("--cni", mode)):
+                manifest.write_text(manifests.pod_on_each_node(NODES + 1))
+                durations.append(_added_node(manifest, mode))
+        rows.append((mode, *spread(durations)))
+    print(heading(rounds))
+    print(table(("CNI mode", "new node reached from all", "range"), rows))
+
+
+def _added_node(manifest: Path, mode: str) -> float:
+    """Return the seconds of `up` with one more node, and until all pods have reached its pod."""
+    quiet()
+    started = time.perf_counter()
+    output(KUBENETLAB, "up", "--lab", LAB, "-f", str(manifest), "--cni", mode)
+    address = addresses_of_pods()[manifests.pod_of_node(NODES)]
+    for number in range(NODES):
+        inside = in_the_lab(manifests.pod_of_node(number))
+        ping = (*inside, "ping", "-q", "-c1", "-W1", address)
+        while subprocess.run(ping, capture_output=True, check=False).returncode:
+            if time.perf_counter() - started > LONGEST_S:
+                raise FailedError(f"{' '.join(ping)}: no answer within {LONGEST_S} s")
+    return time.perf_counter() - started
 
 
 def _measured(mode: str, manifest: Path, program: Path, rounds: int) -> Iterator[NetworkPath]:

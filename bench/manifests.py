@@ -95,3 +95,20 @@ def paths(echo: int, sink: int) -> str:
         for name, node in (("client", "n1"), ("near", "n1"), ("far", "n2"))
     ]
     return CLUSTER.format(nodes=nodes) + "".join(servers)
+
+
+def pod_on_each_node(nodes: int) -> str:
+    """Return a manifest of `nodes` workers with one pod each."""
+    names = [f"n{number}" for number in range(nodes)]
+    workers = "".join(f", {{role: worker, name: {name}}}" for name in names)
+    pods = (
+        f"---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {pod_of_node(number)}}}\n"
+        f"spec: {{nodeName: {name}, containers: [{{name: idle, image: agnhost, args: [pause]}}]}}\n"
+        for number, name in enumerate(names)
+    )
+    return CLUSTER.format(nodes=f"{{role: control-plane}}{workers}") + "".join(pods)
+
+
+def pod_of_node(number: int) -> str:
+    """Return the name of the pod on a node of `pod_on_each_node`."""
+    return f"p{number}"
