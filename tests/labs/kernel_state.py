@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,13 @@ _NUMBERS = ("ifindex", "link_index", "link_netnsid")
 _CHANGES_BY_ITSELF = ("nf_conntrack_count", "tcp_fastopen_key", "stable_secret", "route/flush")
 
 
-def read_kernel_state(lab: str) -> dict[str, Any]:
+def read_kernel_state(lab: str, with_ruleset: bool = False) -> dict[str, Any]:
     """Return the state of each namespace, by its name without the lab's name.
 
     A namespace with several names is read once, under the first.
+
+    with_ruleset: add the text of `nft list ruleset`, in which the order of elements differs between
+        equal labs.
     """
     files = {
         os.stat(path).st_ino: path for path in sorted(RUN_NETNS.glob(f"{lab}_*"), reverse=True)
@@ -44,6 +48,8 @@ def read_kernel_state(lab: str) -> dict[str, Any]:
         setns(fd, CLONE_NEWNET)
         os.close(fd)
         states[path.name] = _current_namespace(names)
+        if with_ruleset:
+            states[path.name]["ruleset"] = _output("nft", "-s", "list", "ruleset")
     for state in states.values():
         for link in state["links"].values():
             if "peer" in link:
@@ -74,13 +80,14 @@ def _current_namespace(names: dict[str, str]) -> dict[str, Any]:
         "forwarding": _sorted(
             [entry for entry in _json("bridge", "-j", "fdb", "show") if "dst" in entry]
         ),
+        "policy_rules": [_json("ip", "-j", family, "rule") for family in ("-4", "-6")],
         "rules": _rules(_json("nft", "-j", "list", "ruleset")),
         "iptables": {
             family: _iptables(_output(f"{family}-nft-save"))
             for family in ("iptables", "ip6tables")
             if shutil.which(f"{family}-nft-save")
         },
-        "settings": dict(_settings()),
+        "settings": dict(read_settings()),
     }
 
 
@@ -169,7 +176,8 @@ def _iptables(saved: str) -> Any:
     }
 
 
-def _settings() -> Any:
+def read_settings() -> Iterator[tuple[str, str]]:
+    """Yield the path and the value of each sysctl of the network in the current namespace."""
     for folder, _, files in os.walk("/proc/sys/net"):
         for path in (f"{folder}/{name}" for name in files):
             if not any(part in path for part in _CHANGES_BY_ITSELF):

@@ -19,12 +19,22 @@ With the backend `wireguard`, packets between nodes are encrypted. The link is f
 flannel-wg-v6), and each other node is a peer with its pod range. The keys are made at random with
 the lab and kept in its store; nothing shows them.
 
+Packets from a node to its own pods have the address of cni0 as source. With `vxlan`, pods have the
+MTU of the IPv4 tunnel in both families, as flanneld writes it to subnet.env; the node answers
+larger IPv6 packets with "packet too big".
+
 Overhead: 50 bytes with `vxlan` (IPv6 between nodes: 70), 0 bytes with `host-gw`, 60 with
 `wireguard` (IPv6: 80).
 Needs: with `host-gw`, all nodes on one layer-2 segment. On a routed fabric, the kernel would refuse
 a route by a node that is on another segment: pods there are not reachable, as in a real cluster,
 and `up`, `plan` and `check` say so.
-As in: flannel with EnableNFTables.
+As in: flannel v0.28 with EnableNFTables, and the CNI plugins flannel, bridge and host-local.
+Differences, as comparisons with the programs found them: the routes have the protocol `static`,
+which tells the lab's routes from those of others. cni0 does not snoop multicast, and addresses have
+no broadcast address. IPv6 addresses are used without duplicate address detection, and the sysctls
+arp_notify and keep_addr_on_down of eth0 in pods are not set, because addresses are never taken from
+another pod. Also, links of pods and bridges have link-local addresses, which the lab chooses, and
+cni0 exists before the first pod of its node.
 """
 
 from __future__ import annotations
@@ -41,7 +51,7 @@ from kubenetlab.datapath.cni.pods_on_bridge import PodsOnBridge
 from kubenetlab.datapath.cni.tunnels import vxlan_end, vxlan_peer
 from kubenetlab.datapath.encapsulation import Encapsulation, encapsulations
 from kubenetlab.datapath.modes import Needs
-from kubenetlab.datapath.view import Family, NodeView
+from kubenetlab.datapath.view import Family, NodeView, PodView
 from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.files import File
 from kubenetlab.hoststate.links.vxlan import OVERHEAD_BYTES
@@ -92,6 +102,7 @@ class Mode(PodsOnBridge, frozen=True):
     bridge = "cni0"
     component = "cni flannel"
     masquerader = "flannel"
+    gateway_is_source = True
 
     backend: Literal["vxlan", "host-gw", "wireguard"] = "vxlan"
     direct_routing: bool = False
@@ -108,7 +119,7 @@ class Mode(PodsOnBridge, frozen=True):
             return node.mtu
         if self.backend == "wireguard":
             return node.mtu - _WIREGUARD_OVERHEAD_BYTES
-        return node.mtu - max(OVERHEAD_BYTES[family.version] for family in node.families)
+        return node.mtu - OVERHEAD_BYTES[4]
 
     @property
     def encapsulations(self) -> tuple[Encapsulation, ...]:
@@ -129,6 +140,16 @@ class Mode(PodsOnBridge, frozen=True):
                 elif not self._is_routed:
                     yield from self._tunnel_to(node, there)
         yield self._subnet_file(node)
+
+    def pod(self, node: NodeView, pod: PodView) -> Iterator[Object]:
+        """Yield the attachment, with the routes that the CNI plugin `flannel` asks `bridge` for.
+
+        Source: flannel-io/cni-plugin flannel_linux.go (getDelegateIPAM).
+        """
+        yield from super().pod(node, pod)
+        if not pod.is_host_network:
+            for family, cluster in zip(node.families, node.cluster_cidrs, strict=True):
+                yield Route(pod.netns, cluster, names.POD_LINK, via=family.gateway)
 
     @property
     def needs_one_segment(self) -> bool:
@@ -186,15 +207,18 @@ class Mode(PodsOnBridge, frozen=True):
         return File(node.netns, SUBNET_FILE, "".join(f"{line}\n" for line in lines))
 
     def masquerade(self, node: NodeView, config: MasqueradeConfig | None) -> Iterator[Object]:
-        """Yield flannel's own tables, one per family; the ConfigMap of ip-masq-agent has no effect.
+        """Yield flannel's own tables; the ConfigMap of ip-masq-agent has no effect.
+
+        There is a table for each family, also for one that the cluster does not have.
 
         Source: flannel-io/flannel pkg/trafficmngr/nftables/nftables.go.
         """
-        for family, cluster in zip(node.families, node.cluster_cidrs, strict=True):
-            nft = NFT_FAMILIES[family.version]
-            table = f"flannel-ipv{family.version}"
-            source, target, own = f"{nft} saddr", f"{nft} daddr", family.pod_cidr
+        for version, nft in NFT_FAMILIES.items():
+            table = _table(version)
             yield Table(node.netns, nft, table, f"rules for {table}")
+        for family, cluster in zip(node.families, node.cluster_cidrs, strict=True):
+            nft, table = NFT_FAMILIES[family.version], _table(family.version)
+            source, target, own = f"{nft} saddr", f"{nft} daddr", family.pod_cidr
             yield Chain(
                 node.netns,
                 nft,
@@ -202,6 +226,7 @@ class Mode(PodsOnBridge, frozen=True):
                 "forward",
                 (rule(Match(source, cluster), accept), rule(Match(target, cluster), accept)),
                 Hook("filter", "forward", 0),
+                "chain to accept flannel traffic",
             )
             masquerade = Masquerade(is_fully_random=True)
             multicast = Match(target, _MULTICAST[family.version], is_negated=True)
@@ -213,7 +238,13 @@ class Mode(PodsOnBridge, frozen=True):
                 rule(Match(source, cluster), multicast, masquerade),
                 rule(Match(source, cluster, is_negated=True), Match(target, cluster), masquerade),
             )
-            yield Chain(node.netns, nft, table, "postrtg", rules, Hook("nat", "postrouting", 100))
+            hook = Hook("nat", "postrouting", 100)
+            comment = "chain to manage traffic masquerading by flannel"
+            yield Chain(node.netns, nft, table, "postrtg", rules, hook, comment)
+
+
+def _table(version: int) -> str:
+    return f"flannel-ipv{version}"
 
 
 def _tunnel_address(family: Family) -> str:

@@ -55,6 +55,9 @@ class PodsOnBridge(ModeOptions, frozen=True):
     link_prefix: ClassVar[str] = "veth"
     """Prefix of the names of the pods' links on the node."""
 
+    gateway_is_source: ClassVar[bool] = False
+    """True if packets from the node to its pods have the bridge's address as source."""
+
     layout: Literal["auto", "onlink", "routed"] = "auto"
     neighbors: Neighbors = "auto"
 
@@ -113,15 +116,13 @@ class PodsOnBridge(ModeOptions, frozen=True):
             names.link_alias(self.component, f"pods of {node.name}"),
         )
         for family in node.families:
+            address = f"{family.gateway}/{family.pod_network.prefixlen}"
+            if self.gateway_is_source:
+                yield Address(node.netns, self.bridge, address)
+                continue
             # The bridge's address must not become a source: packets that the node sends to its
             # pods, or masquerades towards them, use the node's own address.
-            yield Address(
-                node.netns,
-                self.bridge,
-                f"{family.gateway}/{family.pod_network.prefixlen}",
-                is_source=False,
-                has_route=False,
-            )
+            yield Address(node.netns, self.bridge, address, is_source=False, has_route=False)
             yield Route(node.netns, family.pod_cidr, self.bridge, source=family.address)
         yield from link_local(
             node.netns, self.bridge, names.mac_of(primary.gateway), has_ipv6=node.has_ipv6
