@@ -191,6 +191,16 @@ def port_mac_of(address: str) -> str:
     return f"0a:{'5b' if ':' in address else '59'}:{_hex(address)}"
 
 
+def mac_of_uid(uid: str) -> str:
+    """Return the MAC of the link of a pod whose address does not determine it."""
+    return f"0a:60:{zlib.crc32(uid.encode()).to_bytes(4).hex(':')}"
+
+
+def port_mac_of_uid(uid: str) -> str:
+    """Return the MAC of the bridge port behind the link with `mac_of_uid`."""
+    return f"0a:61:{zlib.crc32(uid.encode()).to_bytes(4).hex(':')}"
+
+
 def tunnel_mac_of(address: str) -> str:
     """Return the MAC of the tunnel's end on the node with this address.
 

@@ -122,7 +122,13 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/datapath/network/balanced_ports": ("balanced_ports",),
     "kubenetlab/datapath/network/egress": ("masquerade",),
     "kubenetlab/datapath/encapsulation": ("network_faults",),
-    "kubenetlab/datapath/faults/": ("kube_proxy_faults", "network_faults"),
+    "kubenetlab/datapath/faults/": (
+        "kube_proxy_faults",
+        "network_faults",
+        "duplicate_addresses",
+    ),
+    "kubenetlab/controllers/nodes/ipam/duplicates": ("duplicate_addresses",),
+    "kubenetlab/diagnostics/duplicates": ("duplicate_addresses",),
     "kubenetlab/datapath/network/fabric": (
         "routed_fabric",
         "fabric_links",

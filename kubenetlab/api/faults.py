@@ -15,8 +15,17 @@ class StoppedPods(Record, frozen=True):
     """Labels of the pods."""
 
 
+class SharedAddresses(Record, frozen=True):
+    """Addresses that two pods have. Names are `namespace/name`."""
+
+    owner: str
+    """Pod to which the addresses belong."""
+    pod: str
+    """Pod that gets them, too."""
+
+
 class FaultSpec(Record, kw_only=True, frozen=True):
-    """Description of a fault. A fault of a node is deleted with its node."""
+    """Description of a fault. It is deleted with its node, and with any of its pods."""
 
     fault: str
     """Name of the fault, as `break` lists it."""
@@ -28,6 +37,8 @@ class FaultSpec(Record, kw_only=True, frozen=True):
     """Human-readable description."""
     stops: tuple[StoppedPods, ...] = ()
     """Pods whose processes do not run while the fault lasts."""
+    shares: tuple[SharedAddresses, ...] = ()
+    """Pods that have the addresses of others while the fault lasts."""
 
 
 class Fault(Resource, frozen=True):

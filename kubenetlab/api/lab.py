@@ -48,7 +48,11 @@ class Attachment(Internal, frozen=True):
     sandbox_id: str = ""
     """Identifier of the sandbox that such plugins have attached."""
     is_stale: bool = False
-    """True if another CNI mode has been selected since: the pod gets a new sandbox."""
+    """True if the pod gets a new sandbox, because of another CNI mode or of a fault."""
+    duplicate_of: str = ""
+    """Pod that has the addresses, too, and had them first, as `namespace/name`; by a fault."""
+    superseded_by: str = ""
+    """Pod that has got the addresses, too, as `namespace/name`; by a fault."""
 
 
 class ContainerReport(Record, frozen=True):

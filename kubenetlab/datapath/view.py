@@ -113,6 +113,24 @@ class PodView(Struct, frozen=True):
 
     Empty for a hostNetwork pod.
     """
+    is_duplicate: bool = False
+    """True if another pod had its addresses first."""
+    superseded_by: str = ""
+    """Pod that got the same addresses later, as `namespace/name`; empty without one."""
+
+    @property
+    def mac(self) -> str:
+        """MAC of its link. It follows from the address, unless another pod has it, too."""
+        if self.is_duplicate:
+            return names.mac_of_uid(self.uid)
+        return names.mac_of(self.addresses[0])
+
+    @property
+    def port_mac(self) -> str:
+        """MAC of the node's end of its link, where it is the port of a bridge."""
+        if self.is_duplicate:
+            return names.port_mac_of_uid(self.uid)
+        return names.port_mac_of(self.addresses[0])
 
     @property
     def netns(self) -> str:
@@ -175,6 +193,12 @@ class NodeView(Struct, frozen=True, dict=True):
     def addresses(self) -> tuple[str, ...]:
         return tuple(family.address for family in self.families)
 
+    def successor_of(self, pod: PodView) -> PodView | None:
+        """Return the pod of this node that got the addresses of `pod` later."""
+        if not pod.superseded_by:
+            return None
+        return next((other for other in self.pods if other.full_name == pod.superseded_by), None)
+
     @property
     def has_ipv6(self) -> bool:
         return any(family.version == 6 for family in self.families)
@@ -186,9 +210,9 @@ class NodeView(Struct, frozen=True, dict=True):
         Cached, so that all pods of a bridge share one value.
         """
         pods = [
-            (pod.addresses, names.mac_of(pod.addresses[0]))
+            (pod.addresses, pod.mac)
             for pod in self.pods
-            if not pod.is_host_network
+            if not pod.is_host_network and self.successor_of(pod) is None
         ]
         return tuple(
             tuple((addresses[index], mac) for addresses, mac in pods)
@@ -300,6 +324,8 @@ def pod_view(pod: Pod, node: Node, attachment: Attachment | None) -> PodView | N
             attachment.addresses,
             attachment.host_ifname,
             _host_ports(pod),
+            bool(attachment.duplicate_of),
+            attachment.superseded_by,
         )
     else:
         return None

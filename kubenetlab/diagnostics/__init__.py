@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from kubenetlab.api.store import Cluster
+from kubenetlab.diagnostics.duplicates import check_duplicates
 from kubenetlab.diagnostics.gateways import check_gateways
 from kubenetlab.diagnostics.ip_pools import check_ip_pools
 from kubenetlab.diagnostics.model import (
+    DUPLICATE_ADDRESS,
     GATEWAY_UNREACHABLE,
     NOT_ENFORCED,
     POOL_NOT_ROUTED,
@@ -33,6 +35,7 @@ CHECKS: Final[tuple[Callable[[Cluster, Templates], Iterator[Diagnostic]], ...]] 
     check_pods,
     check_gateways,
     check_ip_pools,
+    check_duplicates,
 )
 
 MISCONFIGURATIONS: Final = (
@@ -46,20 +49,25 @@ MISCONFIGURATIONS: Final = (
     "no-node-fits",
     GATEWAY_UNREACHABLE,
     POOL_NOT_ROUTED,
+    DUPLICATE_ADDRESS,
 )
 """Codes of misconfigurations: all codes except NOT_ENFORCED."""
 
-WITHOUT_ROUTES: Final = (GATEWAY_UNREACHABLE, POOL_NOT_ROUTED)
-"""Codes of networks in which pods cannot reach pods of other nodes. Commands end with status 1."""
+UNREACHABLE_PODS: Final = (GATEWAY_UNREACHABLE, POOL_NOT_ROUTED, DUPLICATE_ADDRESS)
+"""Codes of networks in which some pods cannot be reached. Commands end with status 1."""
+DOUBTFUL: Final = (NOT_ENFORCED, DUPLICATE_ADDRESS)
+"""Codes of diagnostics because of which the answer to a probe proves nothing."""
 
 __all__ = [
     "CHECKS",
+    "DOUBTFUL",
+    "DUPLICATE_ADDRESS",
     "GATEWAY_UNREACHABLE",
     "MISCONFIGURATIONS",
     "NOT_ENFORCED",
     "POOL_NOT_ROUTED",
     "PORT_NOT_SERVED",
-    "WITHOUT_ROUTES",
+    "UNREACHABLE_PODS",
     "Connection",
     "Diagnostic",
     "Scope",

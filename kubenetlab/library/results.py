@@ -44,6 +44,8 @@ class PingResult(Struct, frozen=True, kw_only=True):
     """Body of an HTTP answer."""
     unenforced: tuple[str, ...] = ()
     """Objects that the lab does not enforce and that could change the result."""
+    duplicates: tuple[str, ...] = ()
+    """Addresses of two pods that could change the result."""
 
     @property
     def is_answered(self) -> bool:
@@ -123,6 +125,8 @@ class PingSeries(Struct, frozen=True, kw_only=True):
     """Reason for an uneven distribution; empty if it is even."""
     unenforced: tuple[str, ...] = ()
     """Objects that the lab does not enforce and that could change the result."""
+    duplicates: tuple[str, ...] = ()
+    """Addresses of two pods that could change the result."""
 
 
 class ReportedDiagnostic(Struct, frozen=True):

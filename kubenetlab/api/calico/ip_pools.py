@@ -64,6 +64,12 @@ class IPPoolSpec(Record, frozen=True):
         """Prefix length of the blocks."""
         return self.block_size or BLOCK_SIZES[self.network.version][0]
 
+    @property
+    def tunnels(self) -> tuple[str, ...]:
+        """Kinds of tunnels that the pool uses: vxlan, ipip."""
+        modes = (("vxlan", self.vxlan_mode), ("ipip", self.ipip_mode))
+        return tuple(kind for kind, mode in modes if mode != "Never")
+
 
 class IPPool(Resource, frozen=True):
     """Range from which Calico assigns pod addresses, in blocks that belong to nodes."""

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from kubenetlab.api.manifests.load import ManifestObject
     from kubenetlab.cli.input.manifests import Manifests
     from kubenetlab.diagnostics import Connection, Diagnostic
-    from kubenetlab.lab.client import Client
     from kubenetlab.observe.inspection import Inspection
 
 MAX_NAMES = 3
@@ -183,7 +182,7 @@ def print_diagnostics(
     """
     if not items:
         return True
-    from kubenetlab.diagnostics import NOT_ENFORCED, PORT_NOT_SERVED, WITHOUT_ROUTES
+    from kubenetlab.diagnostics import NOT_ENFORCED, PORT_NOT_SERVED, UNREACHABLE_PODS
 
     unenforced: dict[str, list[str]] = {}
     for item in items:
@@ -205,7 +204,7 @@ def print_diagnostics(
     accepted = (NOT_ENFORCED, PORT_NOT_SERVED) if allow_undeclared else (NOT_ENFORCED,)
     for problem in to_problems([item for item in items if item["code"] not in accepted], entries):
         print_warning(problem)
-    return all(item["code"] not in WITHOUT_ROUTES for item in items)
+    return all(item["code"] not in UNREACHABLE_PODS for item in items)
 
 
 def raise_misconfigurations(
@@ -301,13 +300,6 @@ class AssessedDiagnostic(Struct, frozen=True):
         }
 
 
-def unenforced_objects(client: Client) -> list[JsonMapping]:
-    """Return the diagnostics of objects that the lab does not enforce."""
-    from kubenetlab.diagnostics import NOT_ENFORCED
-
-    return [item for item in client.diagnostics() if item["code"] == NOT_ENFORCED]
-
-
 def assess(
     items: Sequence[JsonMapping],
     connections: Sequence[Connection | None],
@@ -366,14 +358,16 @@ def note_absent_pods(inspected: Inspection) -> None:
         note(f"{paint('not checked:', WARNING)} {subject} not run: {abbreviate(names)}")
 
 
-def describe_unenforced(assessed: AssessedDiagnostic, names: Sequence[str]) -> str:
-    """Return one line with the object and the number of results that it could change."""
+def describe_effect(assessed: AssessedDiagnostic, names: Sequence[str]) -> str:
+    """Return one line with the diagnostic and the number of results that it could change."""
     affected = [names[index] for index in assessed.affected]
     effect = (
         f"could change {len(affected)} of {len(names)} results: {abbreviate(affected)}"
         if affected
         else "applies to none of these connections"
     )
+    if not assessed.is_unenforced:
+        return f"{assessed.message}; it {effect}"
     return f"{assessed.diagnostic.title} is not enforced by this lab; it {effect}"
 
 

@@ -80,6 +80,24 @@ Size = Annotated[
     int | None,
     typer.Option("--size", metavar="BYTES", help="MTU, for the fault `mtu`.", min=1),
 ]
+Pod = Annotated[
+    str | None,
+    typer.Option(
+        "--pod",
+        metavar="POD",
+        help="Pod that has the address, for the fault `ipam`.",
+        autocompletion=candidates("pods"),
+    ),
+]
+With = Annotated[
+    str | None,
+    typer.Option(
+        "--with",
+        metavar="POD",
+        help="Pod that gets the same address, for the fault `ipam`.",
+        autocompletion=candidates("pods"),
+    ),
+]
 ListFaults = Annotated[
     bool, typer.Option("--list", help="List active and available faults; change nothing.")
 ]
@@ -92,6 +110,8 @@ def break_(
     how: How = None,
     to: To = None,
     size: Size = None,
+    pod: Pod = None,
+    with_: With = None,
     list_: ListFaults = False,
     output: OutputOption = Output.table,
     lab: Lab = None,
@@ -110,13 +130,10 @@ def break_(
     if fault is None or list_:
         _list(client, output)
         return
+    given = {"node": node, "how": how, "to": to, "size": size, "pod": pod, "with": with_}
     fault_options = {
         **_pairs(options or ()),
-        **{
-            name: value
-            for name, value in (("node", node), ("how", how), ("to", to), ("size", size))
-            if value is not None
-        },
+        **{name: value for name, value in given.items() if value is not None},
     }
     try:
         fault_object = client.post(f"{LAB_API}/break", {"fault": fault, "options": fault_options})

@@ -17,7 +17,7 @@ from kubenetlab.cli.labs.diagnostics import (
     AllowUnmodelled,
     abbreviate,
     count_problems,
-    describe_unenforced,
+    describe_effect,
     note_absent_pods,
 )
 from kubenetlab.cli.terminal.output_documents import print_document
@@ -309,7 +309,7 @@ def _show(
     names = [f"{verdict.source} → {verdict.target}" for verdict in verdicts]
     for item in assessed:
         if not item.is_accepted:
-            text = describe_unenforced(item, names) if item.is_unenforced else item.problem
+            text = describe_effect(item, names) if item.is_unenforced else item.problem
             echo(f"{paint('✗', BAD)} {text}")
     failing = sum(verdict.state == "fails" for verdict in verdicts)
     parts = [paint(f"{len(verdicts) - failing} hold", GOOD)]

@@ -10,8 +10,15 @@ from kubenetlab.api.json_types import JsonObject
 from kubenetlab.cli.input.completion import candidates
 from kubenetlab.cli.input.options import Lab, Namespace, Output, OutputOption
 from kubenetlab.cli.terminal.output_documents import print_document
-from kubenetlab.cli.terminal.printing import echo, hint, print_failures, print_faults, print_table
-from kubenetlab.cli.terminal.theme import GOOD, HEADING, paint
+from kubenetlab.cli.terminal.printing import (
+    echo,
+    hint,
+    note,
+    print_failures,
+    print_faults,
+    print_table,
+)
+from kubenetlab.cli.terminal.theme import BAD, GOOD, HEADING, paint
 from kubenetlab.lab.paths import LAB_API
 
 if TYPE_CHECKING:
@@ -58,6 +65,7 @@ def inspect(
         selected_pods,
         selected_service,
     )
+    from kubenetlab.cli.probing.doubts import duplicates_of
     from kubenetlab.observe.targets.resolution import read, resolve
 
     parsed = read(target, inspected, namespace)
@@ -76,6 +84,9 @@ def inspect(
         )
     if location.kind == "pod":
         title, pods = selected_pods(parsed, inspected, location)
+        names = {f"{pod['namespace']}/{pod['name']}" for pod in pods}
+        for message in duplicates_of(client, names):
+            note(f"{paint('✗', BAD)} {message}")
         document |= inspect_pods(client, inspected, pods, title, output)
     if output.is_data:
         print_document(document, output)
@@ -103,9 +114,9 @@ def diff(output: OutputOption = Output.table, lab: Lab = None) -> None:
     A change shows the desired state, then the observed state. Rules and set
     elements are compared one by one. -o wide also shows the content of missing
     and additional chains.
-    The exit status is 1 if there is a difference, or if parts of the lab's
-    store cannot be read: the desired state may then be older than the
-    manifests you applied.
+    The exit status is 1 if there is a difference, if two pods have the same
+    address, or if parts of the lab's store cannot be read: the desired state
+    may then be older than the manifests you applied.
 
     Example: kubenetlab diff
     """
@@ -115,21 +126,26 @@ def diff(output: OutputOption = Output.table, lab: Lab = None) -> None:
     report: JsonObject = client.get(f"{LAB_API}/diff")
     if output.is_data:
         print_document(report, output)
-    elif report["changes"] or report["failures"]:
+    elif report["changes"] or report["failures"] or report["duplicates"]:
         if report["changes"]:
             from kubenetlab.cli.labs.plan_output import show_differences
 
             show_differences(report["changes"], is_wide=output is Output.wide)
         print_failures(report["failures"])
+        for message in report["duplicates"]:
+            note(f"{paint('✗', BAD)} {message}")
         print_faults(report["faults"])
-        command = "heal" if report["faults"] else "up"
-        hint(f"kubenetlab {command} --lab {client.lab} (repairs it at once)")
+        if report["faults"] or report["changes"] or report["failures"]:
+            command = "heal" if report["faults"] else "up"
+            hint(f"kubenetlab {command} --lab {client.lab} (repairs it at once)")
     else:
         echo(paint("the kernel is as it should be", GOOD))
         print_faults(report["faults"])
         hint("kubenetlab ping")
     # The client prints the warnings with every reply.
-    if report["changes"] or report["failures"] or report["warnings"]:
+    if report["changes"] or report["failures"] or report["duplicates"]:
+        raise typer.Exit(1)
+    if report["warnings"]:
         raise typer.Exit(1)
 
 

@@ -15,10 +15,10 @@ from kubenetlab.cli.labs.diagnostics import (
     AllowUnmodelled,
     assess,
     count_problems,
-    describe_unenforced,
+    describe_effect,
     note_absent_pods,
-    unenforced_objects,
 )
+from kubenetlab.cli.probing.doubts import doubtful_objects
 from kubenetlab.cli.terminal import display
 from kubenetlab.cli.terminal.output_documents import print_document
 from kubenetlab.cli.terminal.printing import echo, hint, print_faults, print_table
@@ -212,14 +212,14 @@ def _matrix(
     from kubenetlab.observe.matrix import probe_matrix
 
     started = time.monotonic()
-    unenforced = unenforced_objects(client)
+    doubtful = doubtful_objects(client)
     note_absent_pods(inspected)
     enter_lab(client.open_init())
     matrix = probe_matrix(inspected, sources=sources, deadline_s=deadline_s)
     took_s = time.monotonic() - started
     ends = Ends(inspected)
     assessed = assess(
-        unenforced,
+        doubtful,
         [ends.of_cell(cell.source, cell.destination) for cell in matrix.cells],
         kinds=allowed,
     )
@@ -303,7 +303,7 @@ def _summary(matrix: Matrix, assessed: Sequence[AssessedDiagnostic], took_s: flo
     names = [f"{cell.source.title} → {cell.destination.title}" for cell in matrix.cells]
     unaccepted = [item for item in assessed if not item.is_accepted]
     for item in unaccepted:
-        echo(f"{paint('✗', BAD)} {describe_unenforced(item, names)}")
+        echo(f"{paint('✗', BAD)} {describe_effect(item, names)}")
     verdict += "".join(paint(f", {part}", BAD) for part in count_problems(assessed))
     echo(f"{pings} pings, {probes - pings} connects in {took_s:.2f} s: {verdict}")
 
@@ -312,6 +312,8 @@ def _hint(matrix: Matrix, assessed: Sequence[AssessedDiagnostic]) -> None:
     unaccepted = [item for item in assessed if not item.is_accepted]
     if matrix.faults:
         hint("kubenetlab diff")
+    elif unaccepted and not unaccepted[0].is_unenforced:
+        hint("kubenetlab get pods -A -o wide")
     elif unaccepted:
         hint(
             f"kubenetlab ping --allow-unmodelled {unaccepted[0].diagnostic.kind.partition('.')[0]}"

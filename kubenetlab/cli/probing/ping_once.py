@@ -11,12 +11,8 @@ from typing import TYPE_CHECKING
 from kubenetlab.api.core import Service
 from kubenetlab.cli.describe.services import explain_no_endpoints
 from kubenetlab.cli.input.options import Output
-from kubenetlab.cli.labs.diagnostics import (
-    AssessedDiagnostic,
-    abbreviate,
-    assess,
-    unenforced_objects,
-)
+from kubenetlab.cli.labs.diagnostics import assess
+from kubenetlab.cli.probing.doubts import Doubts, doubtful_objects
 from kubenetlab.cli.terminal.output_documents import print_document
 from kubenetlab.cli.terminal.printing import echo, hint, note, print_faults
 from kubenetlab.cli.terminal.theme import BAD, GOOD, MUTED, paint
@@ -95,7 +91,7 @@ def ping_once(
     """
     service = service_of(target, inspected, source)
     empty_reason = explain_empty(client, inspected, service)
-    unenforced = unenforced_objects(client)
+    doubtful = doubtful_objects(client)
     network = source_network(client, source)
     destination = find_destination(network, inspected, source, target, request)
     if destination.unresolved:
@@ -116,13 +112,9 @@ def ping_once(
     is_as_promised = (
         result.outcome in EXPECTED_OUTCOMES[expected or "answer"] and status < HTTP_ERROR
     )
-    assessed = assess(
-        unenforced, [connection_of(inspected, source, target, destination)], kinds=allowed
-    )
-    unenforced_titles = [
-        item.diagnostic.title for item in assessed if item.affected and not item.is_accepted
-    ]
-    is_fine = is_as_promised and not unenforced_titles
+    connection = connection_of(inspected, source, target, destination)
+    doubts = Doubts(assess(doubtful, [connection], kinds=allowed))
+    is_fine = is_as_promised and not doubts
     if output.is_data:
         print_document(
             {
@@ -135,7 +127,7 @@ def ping_once(
                 "found": result.outcome,
                 "ms": round(result.ms, 3),
                 "body": body,
-                "unenforced": unenforced_titles,
+                **doubts.as_data(),
                 "ok": is_fine,
             },
             output,
@@ -159,15 +151,11 @@ def ping_once(
     )
     for line in body.splitlines():
         echo(f"  {line}")
-    if unenforced_titles:
-        echo(
-            f"{paint('✗', BAD)} not enforced by this lab, could change this result: "
-            f"{abbreviate(unenforced_titles)}"
-        )
-        if is_as_promised:
-            kind = first_unaccepted_kind(assessed)
-            hint(f"kubenetlab ping {source.title} {target} --allow-unmodelled {kind}")
-            return is_fine
+    doubts.show()
+    if doubts.unenforced and is_as_promised and not doubts.duplicates:
+        kind = doubts.first_kind
+        hint(f"kubenetlab ping {source.title} {target} --allow-unmodelled {kind}")
+        return is_fine
     if not is_fine:
         print_faults(inspected["faults"])
     is_pod = "/" in server
@@ -261,15 +249,6 @@ def explain_empty(client: Client, inspected: Inspection, service: tuple[str, str
     ):
         return ""
     return explain_no_endpoints(client, client.get(object_path(Service, *service)))
-
-
-def first_unaccepted_kind(assessed: Sequence[AssessedDiagnostic]) -> str:
-    """Return the kind of the first unenforced, unaccepted object that could change the result."""
-    return next(
-        item.diagnostic.kind.partition(".")[0]
-        for item in assessed
-        if item.affected and not item.is_accepted
-    )
 
 
 def describe_promise(

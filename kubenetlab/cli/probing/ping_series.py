@@ -10,19 +10,14 @@ from msgspec import Struct, structs
 from kubenetlab.api.core import Service
 from kubenetlab.api.json_types import JsonObject
 from kubenetlab.cli.input.options import Output
-from kubenetlab.cli.labs.diagnostics import (
-    AssessedDiagnostic,
-    abbreviate,
-    assess,
-    unenforced_objects,
-)
+from kubenetlab.cli.labs.diagnostics import assess
+from kubenetlab.cli.probing.doubts import Doubts, doubtful_objects
 from kubenetlab.cli.probing.ping_once import (
     VERBS,
     connection_of,
     describe_promise,
     explain_empty,
     find_destination,
-    first_unaccepted_kind,
     print_not_resolved,
     source_network,
 )
@@ -61,25 +56,16 @@ class _Report(Struct, frozen=True):
     explanation: str
     empty: str
     """Reason why the Service has no ready endpoint; empty if it has one."""
-    assessed: list[AssessedDiagnostic]
-    """Diagnostics of objects that the lab does not enforce."""
+    doubts: Doubts
+    """Diagnostics because of which an answer proves nothing."""
 
     @property
     def failures(self) -> dict[str, int]:
         return failures(self.answers)
 
     @property
-    def unenforced(self) -> list[str]:
-        """Titles of unenforced, unaccepted objects that could change the result."""
-        return [
-            item.diagnostic.title
-            for item in self.assessed
-            if item.affected and not item.is_accepted
-        ]
-
-    @property
     def is_fine(self) -> bool:
-        return not self.failures and not self.unenforced
+        return not self.failures and not self.doubts
 
     @property
     def answered(self) -> int:
@@ -121,7 +107,7 @@ def ping_series(
         client.get(object_path(Service, *service)) if service is not None and is_known else {}
     )
     empty = explain_empty(client, inspected, service)
-    unenforced = unenforced_objects(client)
+    doubtful = doubtful_objects(client)
     network = source_network(client, source)
     destination = find_destination(network, inspected, source, target, request)
     if destination.unresolved:
@@ -137,6 +123,7 @@ def ping_series(
     is_outside = target.kind in ("lb", "nodeport") or (
         destination.known is not None and getattr(destination.known, "is_outside", False)
     )
+    connection = connection_of(inspected, source, target, destination)
     report = _Report(
         source,
         target,
@@ -150,7 +137,7 @@ def ping_series(
         clients(inspected, answers),
         "",
         empty,
-        assess(unenforced, [connection_of(inspected, source, target, destination)], kinds=allowed),
+        Doubts(assess(doubtful, [connection], kinds=allowed)),
     )
     if not report.unnamed:
         report = structs.replace(
@@ -163,7 +150,7 @@ def ping_series(
         print_document(_as_data(report), output)
     else:
         _show(report)
-        if report.failures:
+        if not report.is_fine:
             print_faults(inspected["faults"])
         _hint(report)
     return report.is_fine
@@ -204,7 +191,7 @@ def _as_data(report: _Report) -> JsonObject:
             for each in report.clients
         ],
         "explanation": report.explanation,
-        "unenforced": report.unenforced,
+        **report.doubts.as_data(),
         "ok": report.is_fine,
     }
 
@@ -247,19 +234,15 @@ def _show(report: _Report) -> None:
         )
     if report.explanation:
         echo(paint(report.explanation, WARNING))
-    if report.unenforced:
-        echo(
-            f"{paint('✗', BAD)} not enforced by this lab, could change this result: "
-            f"{abbreviate(report.unenforced)}"
-        )
+    report.doubts.show()
 
 
 def _hint(report: _Report) -> None:
-    if report.unenforced and not report.failures:
+    if report.doubts.unenforced and not report.failures:
         hint(
             f"kubenetlab ping {report.source.title} {report.target} "
             f"--count {len(report.answers)} "
-            f"--allow-unmodelled {first_unaccepted_kind(report.assessed)}"
+            f"--allow-unmodelled {report.doubts.first_kind}"
         )
     elif report.destination.service is None:
         hint("kubenetlab diff" if report.failures else "kubenetlab ping")

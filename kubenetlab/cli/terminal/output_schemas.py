@@ -96,6 +96,7 @@ OUTPUTS: Final[JsonMapping] = {
         "?unenforced": [
             "text: objects that the lab does not enforce and that could change the result"
         ],
+        "?duplicates": ["text: addresses of two pods that could change the result"],
         "ok": "bool: true when the exit status is 0",
     },
     "ping-count": {
@@ -128,6 +129,7 @@ OUTPUTS: Final[JsonMapping] = {
         ],
         "explanation": "text: reason for an uneven distribution; empty if it is even",
         "unenforced": ["text: as for ping"],
+        "duplicates": ["text: as for ping"],
         "ok": "bool: true when the exit status is 0",
     },
     "ping-matrix": {
@@ -168,6 +170,7 @@ OUTPUTS: Final[JsonMapping] = {
             {"netns": "text: namespace", "operations": ["text"], "differences": [_DIFFERENCE]}
         ],
         "failures": {"*": "text: error of the kernel, by namespace"},
+        "duplicates": ["text: addresses of two pods"],
         "faults": [{"*": "any: faults made by break"}],
         "warnings": ["text: parts of the store that could not be read"],
     },

@@ -1,8 +1,8 @@
 """fault controller: removes what a fault has brought once the fault is gone.
 
-It reads faults, the proxy snapshots that faults hold, and nodes. It deletes faults of nodes that
-no longer exist and snapshots of faults that no longer exist, and marks snapshots overdue when
-their time comes. Kubernetes has no counterpart.
+It reads faults, the proxy snapshots that faults hold, nodes and pods. It deletes faults of nodes
+and pods that no longer exist and snapshots of faults that no longer exist, and marks snapshots
+overdue when their time comes. Kubernetes has no counterpart.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, Kind, deletion
 from kubenetlab.controllers.support.wake import Wake
 
-WATCHES: Final[tuple[Kind, ...]] = (Fault, ProxySnapshot, Node)
+WATCHES: Final[tuple[Kind, ...]] = (Fault, ProxySnapshot, Node, Pod)
 
 
 def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
     for fault in cluster.all(Fault):
-        if fault.spec.node and cluster.node(fault.spec.node) is None:
+        is_without_node = fault.spec.node and cluster.node(fault.spec.node) is None
+        if is_without_node or _is_without_pod(cluster, fault):
             yield deletion(fault)
     for snapshot in cluster.all(ProxySnapshot):
         if cluster.get(Fault, "", snapshot.fault) is None:
@@ -33,6 +34,13 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change | Wake]:
             yield structs.replace(snapshot, is_overdue=True)
         elif not snapshot.is_overdue:
             yield Wake(snapshot.overdue_at)
+
+
+def _is_without_pod(cluster: Cluster, fault: Fault) -> bool:
+    """Return True if one of the pods that share addresses has ended or does not exist."""
+    names = (name for shared in fault.spec.shares for name in (shared.owner, shared.pod))
+    pods = (cluster.get(Pod, *name.split("/")) for name in names)
+    return any(pod is None or pod.is_terminating or pod.is_finished for pod in pods)
 
 
 def stopping_fault(cluster: Cluster, pod: Pod) -> Fault | None:

@@ -166,7 +166,7 @@ class Mode(ModeOptions, frozen=True):
                 yield Finding(path, f'no node of this cluster is called "{name}"{guess}')
 
     def routes_pool(self, pool: IPPool) -> bool:
-        return self.backend != "vxlan" or {pool.spec.vxlan_mode, pool.spec.ipip_mode} != {"Never"}
+        return self.backend != "vxlan" or bool(pool.spec.tunnels)
 
     @property
     def needs_one_segment(self) -> bool:
@@ -352,9 +352,9 @@ class Mode(ModeOptions, frozen=True):
     def pod(self, node: NodeView, pod: PodView) -> Iterator[Object]:
         if pod.is_host_network:
             return
-        netns, link, primary = pod.netns, names.POD_LINK, pod.addresses[0]
+        netns, link = pod.netns, names.POD_LINK
         alias = names.link_alias(_COMPONENT, f"pod {pod.full_name}")
-        mac, mtu = names.mac_of(primary), self.mtu(node)
+        mac, mtu = pod.mac, self.mtu(node)
         has_ipv4 = any(family.version == 4 for family in node.families)
         yield Veth(netns, link, mac, node.netns, pod.ifname, mtu, alias)
         yield VethPeer(

@@ -18,8 +18,9 @@ def own_blocks(node: NodeView, owner: Family, *, is_encapsulated: bool) -> Itera
         pool = pool_of(node, block)
         if pool is None or (pool.spec.disable_bgp_export and not is_encapsulated):
             continue
-        has_tunnels = {pool.spec.vxlan_mode, pool.spec.ipip_mode} != {"Never"}
-        if has_tunnels is is_encapsulated and not (is_encapsulated and ip.is_host(block)):
+        if bool(pool.spec.tunnels) is is_encapsulated and not (
+            is_encapsulated and ip.is_host(block)
+        ):
             yield block
 
 

@@ -233,9 +233,9 @@ class Mode(ModeOptions, frozen=True):
     def pod(self, node: NodeView, pod: PodView) -> Iterator[Object]:
         if pod.is_host_network:
             return
-        netns, link, primary = pod.netns, names.POD_LINK, pod.addresses[0]
+        netns, link = pod.netns, names.POD_LINK
         alias = names.link_alias(_COMPONENT, f"pod {pod.full_name}")
-        mac, gateway_mac = names.mac_of(primary), _gateway_mac(node)
+        mac, gateway_mac = pod.mac, _gateway_mac(node)
         mtu = self._mtu(node) if self._has_tunnels else 0
         yield Veth(netns, link, mac, node.netns, pod.ifname, node.mtu, alias)
         yield VethPeer(node.netns, pod.ifname, gateway_mac, node.mtu, alias)
@@ -247,7 +247,9 @@ class Mode(ModeOptions, frozen=True):
                 yield Neighbor(netns, link, family.gateway, gateway_mac)
         yield from link_local(netns, link, mac, has_ipv6=node.has_ipv6)
         number = int(pod.ifname.removeprefix(POD_LINK_PREFIX), 16)
-        yield CiliumEndpoint(node.netns, pod.ifname, pod.full_name, number, pod.addresses, mac)
+        # The map has one endpoint for each address.
+        owned = () if node.successor_of(pod) is not None else pod.addresses
+        yield CiliumEndpoint(node.netns, pod.ifname, pod.full_name, number, owned, mac)
 
     def dynamic_neighbors(self, lab: LabSize) -> int:
         """Return how many entries the kernel may learn: nodes resolve no pods."""

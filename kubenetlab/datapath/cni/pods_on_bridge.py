@@ -9,6 +9,7 @@ from msgspec import structs
 
 from kubenetlab import names
 from kubenetlab.api.masquerade import MasqueradeConfig
+from kubenetlab.api.values import ip
 from kubenetlab.datapath.encapsulation import Encapsulation
 from kubenetlab.datapath.modes import LabSize, ModeOptions, Neighbors, PodNetwork
 from kubenetlab.datapath.network import egress
@@ -134,28 +135,26 @@ class PodsOnBridge(ModeOptions, frozen=True):
     def pod(self, node: NodeView, pod: PodView) -> Iterator[Object]:
         if pod.is_host_network:
             return
-        netns, link, primary = pod.netns, names.POD_LINK, pod.addresses[0]
+        netns, link = pod.netns, names.POD_LINK
         alias = names.link_alias(self.component, f"pod {pod.full_name}")
-        yield Veth(
-            netns, link, names.mac_of(primary), node.netns, pod.ifname, self.mtu(node), alias
-        )
+        yield Veth(netns, link, pod.mac, node.netns, pod.ifname, self.mtu(node), alias)
         yield Port(
             node.netns,
             pod.ifname,
             self.bridge,
-            names.port_mac_of(primary),
+            pod.port_mac,
             self.mtu(node),
             alias,
             is_hairpin=True,
         )
         for family, address in zip(node.families, pod.addresses, strict=True):
-            if self.layout == "onlink":
+            if self.layout == "onlink" and ip.is_in(address, family.pod_cidr):
                 yield Address(netns, link, f"{address}/{family.pod_network.prefixlen}")
             else:
                 yield Address(netns, link, f"{address}/{family.host_length}")
                 yield Route(netns, f"{family.gateway}/{family.host_length}", link)
             yield Route(netns, family.default_route, link, via=family.gateway)
-        yield from link_local(netns, link, names.mac_of(primary), has_ipv6=node.has_ipv6)
+        yield from link_local(netns, link, pod.mac, has_ipv6=node.has_ipv6)
         if node.neighbors == "permanent":
             yield from self._neighbors(node, pod)
 
@@ -165,7 +164,7 @@ class PodsOnBridge(ModeOptions, frozen=True):
         The node has an entry for the pod, the pod has entries for the gateway and for the pods on
         its subnet.
         """
-        mac, gateway_mac = names.mac_of(pod.addresses[0]), names.mac_of(node.families[0].gateway)
+        mac, gateway_mac = pod.mac, names.mac_of(node.families[0].gateway)
         for address in pod.addresses:
             yield Neighbor(node.netns, self.bridge, address, mac)
         for family in node.families:

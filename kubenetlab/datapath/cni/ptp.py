@@ -59,8 +59,8 @@ class Mode(ModeOptions, frozen=True):
         if pod.is_host_network:
             return
         ends = {
-            (pod.netns, names.POD_LINK): names.mac_of(pod.addresses[0]),
-            (node.netns, pod.ifname): names.port_mac_of(pod.addresses[0]),
+            (pod.netns, names.POD_LINK): pod.mac,
+            (node.netns, pod.ifname): pod.port_mac,
         }
         ((own_end, mac), (far_end, far_mac)) = ends.items()
         alias = names.link_alias("cni ptp", f"pod {pod.full_name}")

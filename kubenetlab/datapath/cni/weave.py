@@ -160,14 +160,15 @@ class Mode(ModeOptions, frozen=True):
     def pod(self, node: NodeView, pod: PodView) -> Iterator[Object]:
         if pod.is_host_network:
             return
-        netns, link, mac = pod.netns, names.POD_LINK, _mac(pod.addresses[0])
+        netns, link = pod.netns, names.POD_LINK
+        mac = pod.mac if pod.is_duplicate else _mac(pod.addresses[0])
         alias = names.link_alias(_COMPONENT, f"pod {pod.full_name}")
         yield Veth(netns, link, mac, node.netns, pod.ifname, self.mtu, alias)
         yield Port(
             node.netns,
             pod.ifname,
             _BRIDGE_LINK,
-            names.port_mac_of(pod.addresses[0]),
+            pod.port_mac,
             self.mtu,
             alias,
             is_hairpin=True,

@@ -24,6 +24,7 @@ from kubenetlab.api.lab import ProxySnapshot
 from kubenetlab.api.meta import ObjectMeta, kubernetes_name, timestamp
 from kubenetlab.api.store import Change, Cluster, deletion
 from kubenetlab.api.text.decode import decode, format_path
+from kubenetlab.controllers.nodes.ipam import without_duplicates
 from kubenetlab.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -136,7 +137,8 @@ def break_changes(cluster: Cluster, name: str, options: JsonMapping, now: float)
         (
             fault
             for fault in cluster.all(Fault)
-            if (fault.spec.fault, fault.spec.node) == (spec.fault, spec.node)
+            if (fault.spec.fault, fault.spec.node, fault.spec.shares)
+            == (spec.fault, spec.node, spec.shares)
         ),
         None,
     )
@@ -159,9 +161,11 @@ def break_changes(cluster: Cluster, name: str, options: JsonMapping, now: float)
 
 
 def healed(cluster: Cluster) -> Cluster:
-    """Return the store without faults and what they remember."""
+    """Return the store without faults and what they remember or have assigned."""
     kinds: tuple[type[Fault | ProxySnapshot], ...] = (Fault, ProxySnapshot)
-    return cluster.with_changes(deletion(obj) for kind in kinds for obj in cluster.all(kind))
+    return without_duplicates(
+        cluster.with_changes(deletion(obj) for kind in kinds for obj in cluster.all(kind))
+    )
 
 
 def manual(name: str) -> str:

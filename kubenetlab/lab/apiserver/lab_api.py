@@ -49,7 +49,7 @@ from kubenetlab.lab.apiserver.document_admission import (
 )
 from kubenetlab.lab.apiserver.inspection import inspection, summarize_faults
 from kubenetlab.lab.apiserver.kernel_differences import kernel_differences, render_changes
-from kubenetlab.lab.apiserver.settling import diagnostics_of, progress_until_settled
+from kubenetlab.lab.apiserver.settling import diagnostics_of, duplicates_of, progress_until_settled
 from kubenetlab.lab.apiserver.statuses import ApiFaultError, body_of, json_response, number_of
 from kubenetlab.lab.machine import decisions
 from kubenetlab.lab.paths import LAB_API
@@ -199,6 +199,7 @@ class LabApi:
             {
                 "changes": changes,
                 "failures": agent.failures,
+                "duplicates": duplicates_of(agent.cluster),
                 "faults": summarize_faults(agent.cluster),
                 "warnings": recovery.warnings(agent.directory / rundir.STORE),
             }

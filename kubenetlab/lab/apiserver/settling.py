@@ -80,3 +80,12 @@ def diagnostics_of(cluster: Cluster) -> list[JsonObject]:
     from kubenetlab.lab.apiserver.diagnostics import diagnostics
 
     return diagnostics(cluster)
+
+
+def duplicates_of(cluster: Cluster) -> list[str]:
+    """Return the messages about addresses that two pods, or a pod and a node, have."""
+    from kubenetlab.diagnostics import DUPLICATE_ADDRESS
+
+    return [
+        item["message"] for item in diagnostics_of(cluster) if item["code"] == DUPLICATE_ADDRESS
+    ]

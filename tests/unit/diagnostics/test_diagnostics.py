@@ -6,11 +6,16 @@ import json
 import shlex
 
 import pytest
+from msgspec import structs
 
+from kubenetlab.api.core import Node
+from kubenetlab.api.lab import Attachment
 from kubenetlab.api.manifests.load import load_documents
+from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.text.decode import format_path
 from kubenetlab.api.text.documents import read_documents
 from kubenetlab.diagnostics import (
+    DUPLICATE_ADDRESS,
     GATEWAY_UNREACHABLE,
     MISCONFIGURATIONS,
     NOT_ENFORCED,
@@ -21,6 +26,7 @@ from kubenetlab.diagnostics import (
     refused_codes,
 )
 from kubenetlab.lab.bootstrap import bootstrap_store
+from tests.clusters import running, store
 
 WEB = """\
 apiVersion: apps/v1
@@ -413,6 +419,27 @@ def routed_diagnostics(cni: str, nodes: str = "") -> list[Diagnostic]:
     documents, problems = read_documents("m.yaml", text.encode())
     config, *entries = load_documents(documents, problems).entries
     return list(diagnose(bootstrap_store(config, entries, 0.0).cluster))
+
+
+def test_addresses_of_two_holders_are_reported() -> None:
+    """Pods share an address with each other, or with a node; stale attachments do not count."""
+    cluster = running(store(pod("{nodeName: worker, containers: [{name: main, image: x}]}")))
+    attachment = cluster.get(Attachment, "default", "one")
+    assert attachment is not None
+    (address,) = attachment.addresses
+    second = structs.replace(attachment, metadata=ObjectMeta(name="two", namespace="default"))
+    cluster = cluster.with_changes([second])
+    (diagnostic,) = diagnose(cluster)
+    assert diagnostic.code == DUPLICATE_ADDRESS
+    assert f"duplicate address {address}: pods default/one and default/two" in diagnostic.message
+    assert diagnostic.scope.covers(Connection(source="default/two"))
+    assert diagnostic.scope.covers(Connection(destinations=frozenset(["default/one"])))
+    assert not diagnostic.scope.covers(Connection(source="default/three"))
+    assert not diagnose(cluster.with_changes([structs.replace(second, is_stale=True)]))
+    node = cluster.all(Node)[1]
+    of_node = structs.replace(second, addresses=node.addresses)
+    (diagnostic,) = diagnose(cluster.with_changes([of_node]))
+    assert f"pod default/two and node {node.name}" in diagnostic.message
 
 
 def test_routes_by_nodes_of_other_segments_are_reported() -> None:

@@ -15,10 +15,12 @@ from msgspec import structs
 from kubenetlab import names
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.core import Node
+from kubenetlab.api.faults import Fault
 from kubenetlab.api.lab import AllocationState, Attachment, NetworkFacts
 from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.pods import Pod
-from kubenetlab.api.store import Change, Cluster, Kind
+from kubenetlab.api.store import Change, Cluster, Kind, deletion
+from kubenetlab.controllers.nodes.ipam import duplicates
 from kubenetlab.controllers.nodes.ipam.allocator import AllocationFailure, Allocator
 from kubenetlab.controllers.nodes.ipam.blocks import Blocks
 from kubenetlab.controllers.nodes.ipam.external import External
@@ -40,6 +42,7 @@ WATCHES: Final[tuple[Kind, ...]] = (
     Node,
     Pod,
     Attachment,
+    Fault,
     *dict.fromkeys(kind for type_ in ALLOCATORS.values() for kind in type_.watches),
 )
 
@@ -48,6 +51,8 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
     facts = network(cluster)
     if not facts.has_network:
         return
+    owners = duplicates.owners(cluster)
+    yield from duplicates.corrections(cluster, owners)
     waiting = [
         (node, [pod for pod in cluster.pods_on(node.name) if needs_attachment(cluster, pod)])
         for node in cluster.all(Node)
@@ -58,7 +63,10 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
     numbers = _LinkNumbers(cluster)
     for node, pods in waiting:
         for pod in pods:
-            addresses = allocator.allocate(pod, node)
+            owner = owners.get(pod.full_name, "")
+            addresses: tuple[str, ...] | AllocationFailure = duplicates.addresses(cluster, owner)
+            duplicate_of = owner if addresses else ""
+            addresses = addresses or allocator.allocate(pod, node)
             if isinstance(addresses, AllocationFailure):
                 yield from _failure_event(cluster, pod, node, facts.plugin, addresses, now)
                 continue
@@ -66,7 +74,7 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
                 facts.host_ifname, numbers.next(node.name), pod.uid, pod.namespace, pod.name
             )
             meta = ObjectMeta(name=pod.name, namespace=pod.namespace)
-            yield Attachment(meta, pod.uid, node.name, ifname, addresses)
+            yield Attachment(meta, pod.uid, node.name, ifname, addresses, duplicate_of=duplicate_of)
     yield from numbers.changes()
     yield from allocator.changes()
 
@@ -74,6 +82,30 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
 def network(cluster: Cluster) -> NetworkFacts:
     """Return the facts about the cluster's CNI plugin."""
     return cluster.get(NetworkFacts, "", "network") or NetworkFacts()
+
+
+def without_duplicates(cluster: Cluster) -> Cluster:
+    """Return the store as the IPAM makes it without the faults that assign addresses twice."""
+    changed = [
+        attachment
+        for attachment in cluster.all(Attachment)
+        if attachment.duplicate_of or attachment.superseded_by
+    ]
+    if not changed:
+        return cluster
+    duplicated = [attachment for attachment in changed if attachment.duplicate_of]
+    cluster = cluster.with_changes(
+        deletion(attachment)
+        if attachment.duplicate_of
+        else structs.replace(attachment, superseded_by="")
+        for attachment in changed
+    )
+    cluster = cluster.with_changes(reconcile(cluster, 0.0))
+    return cluster.with_changes(
+        structs.replace(assigned, host_ifname=former.host_ifname)
+        for former in duplicated
+        if (assigned := cluster.get(Attachment, *former.key)) is not None
+    )
 
 
 def attachment_of(cluster: Cluster, pod: Pod) -> Attachment | None:

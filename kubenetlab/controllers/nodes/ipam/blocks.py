@@ -36,6 +36,7 @@ from kubenetlab.controllers.nodes.ipam.allocator import (
     addresses_of_pods,
     requested_address,
 )
+from kubenetlab.controllers.nodes.ipam.duplicates import duplicate_addresses
 
 
 class Blocks:
@@ -68,8 +69,10 @@ class Blocks:
         blocks = cluster.all(AddressBlock)
         own = [block for block in blocks if block.node == node.name]
         cidrs = [block.cidr for block in own]
+        addresses = list(_announced_duplicates(cluster, node.name))
         if any(node.name in block.borrowers for block in blocks):
-            addresses = cluster.index(Attachment, _addresses_by_node).get(node.name, ())
+            addresses += cluster.index(Attachment, _addresses_by_node).get(node.name, ())
+        if addresses:
             networks = [ip.network(cidr) for cidr in cidrs]
             cidrs += [
                 str(ip.network(address))
@@ -136,11 +139,11 @@ class Blocks:
         }
         for version in self._cluster.config.networking.versions:
             pools = [pool for pool in self._pools if pool.spec.network.version == version]
-            for mode, kind in (("vxlan_mode", "vxlan"), ("ipip_mode", "ipip")):
+            for kind in ("vxlan", "ipip"):
                 users = [
                     pool
                     for pool in pools
-                    if getattr(pool.spec, mode) != "Never"
+                    if kind in pool.spec.tunnels
                     and not pool.spec.disabled
                     and "Tunnel" in pool.spec.allowed_uses
                     and pool.serves_node(node.labels)
@@ -289,8 +292,21 @@ def _requested_pools(pod: Pod, namespace: Namespace | None, version: int) -> tup
 def _addresses_by_node(attachments: Sequence[Attachment]) -> dict[str, tuple[str, ...]]:
     addresses: dict[str, list[str]] = {}
     for attachment in attachments:
-        addresses.setdefault(attachment.node, []).extend(attachment.addresses)
+        if not attachment.duplicate_of:
+            addresses.setdefault(attachment.node, []).extend(attachment.addresses)
     return {node: tuple(texts) for node, texts in addresses.items()}
+
+
+def _announced_duplicates(cluster: Cluster, node: str) -> Iterator[str]:
+    """Yield the addresses of other pods that pods of a node have, and that the node announces.
+
+    BIRD announces every address to which the node has a route. Routes by tunnels follow from the
+    blocks, which do not know of such pods.
+    """
+    for address in duplicate_addresses(cluster).get(node, ()):
+        pools = (pool for pool in cluster.all(IPPool) if _contains(pool.spec.network, address))
+        if any(not pool.spec.tunnels for pool in pools):
+            yield address
 
 
 def _contains(network: Network, address: str) -> bool:
