@@ -84,7 +84,16 @@ def _without(lines: Iterable[str], names: Sequence[Named]) -> Iterator[str]:
 
 
 def _lines(listing: str) -> list[str]:
-    """Return lines `[NAMESPACE] ENTRY`; a MAC is replaced by the name of its link."""
+    """Return lines `[NAMESPACE] ENTRY`, with descriptions of random names."""
+    text = described(listing)
+    return [f"[{place}] {entry}" for place, entries in sections(text).items() for entry in entries]
+
+
+def described(listing: str) -> str:
+    """Return a listing in which each MAC is replaced by the name of its link: `<eth0 of pod a>`.
+
+    Names of links and link-local addresses that are chosen at random are replaced, too.
+    """
     text = _RANDOM_NAME.sub("veth", listing)
     owners = {
         found[0]: f"<{entry.split()[1]} of {place}>"
@@ -93,5 +102,4 @@ def _lines(listing: str) -> list[str]:
         if entry.startswith("link ") and (found := _MAC.search(entry))
     }
     text = _MAC.sub(lambda match: owners.get(match[0], match[0]), text)
-    text = _LINK_LOCAL.sub("<link-local>", text)
-    return [f"[{place}] {entry}" for place, entries in sections(text).items() for entry in entries]
+    return _LINK_LOCAL.sub("<link-local>", text)

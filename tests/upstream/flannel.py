@@ -23,10 +23,10 @@ from msgspec import Struct, field
 
 from tests.labs.kernel_listing import kernel_listing
 from tests.labs.lab import Lab, wait_for
+from tests.labs.small_cluster import PODS, manifest, pod_namespaces
 from tests.patience import patiently
 from tests.upstream.builder import build, unpack
 from tests.upstream.comparison import Findings, Named, findings
-from tests.upstream.labs import PODS, manifest, pod_namespaces
 from tests.upstream.processes import Processes
 from tests.upstream.programs import CNI_PLUGINS, ETCD, FLANNEL
 
