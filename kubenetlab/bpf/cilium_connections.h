@@ -91,8 +91,13 @@ static __always_inline __u32 identity_of(struct memory *memory, const struct add
 static __always_inline void report(struct __sk_buff *skb, const struct memory *memory, int type, int point, int detail)
 {
 	struct event *event = bpf_ringbuf_reserve(&cilium_events, sizeof *event, 0);
-	if (!event)
-		return; /* nobody reads, or the reader is too slow */
+	if (!event) { /* there is no reader, or it is too slow */
+		__u32 zero = 0;
+		__u64 *lost = bpf_map_lookup_elem(&cilium_lost, &zero);
+		if (lost)
+			__sync_fetch_and_add(lost, 1);
+		return;
+	}
 	const struct tuple *tuple = &memory->packet.tuple;
 	event->at_ns = bpf_ktime_get_ns();
 	event->source = tuple->source;

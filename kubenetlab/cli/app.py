@@ -45,6 +45,7 @@ COMMANDS: Final[Mapping[str, CommandSource]] = {
     "check": CommandSource("probing.check", "check", OBSERVE),
     "logs": CommandSource("objects.logs", "logs", OBSERVE),
     "inspect": CommandSource("probing.inspect", "inspect", OBSERVE),
+    "flows": CommandSource("probing.flows", "flows", OBSERVE),
     "diff": CommandSource("probing.inspect", "diff", OBSERVE),
     "exec": CommandSource("objects.exec", "exec_", ACT),
     "shell": CommandSource("objects.exec", "shell", ACT),

@@ -149,3 +149,15 @@ class Inspection(TypedDict):
     uplink: list[str]
     """Addresses of the router at the link to the machine."""
     faults: list[InspectedFault]
+
+
+class IdentityTable(TypedDict):
+    """Identities of a lab, as its API describes them."""
+
+    cni: str
+    modes: list[str]
+    """CNI modes whose programs know identities."""
+    identities: dict[str, list[str]]
+    """Number → labels; those of reserved identities are `reserved:world` and the like."""
+    pods: dict[str, int]
+    """`namespace/name` of each pod → its number."""

@@ -38,6 +38,7 @@ PROMISED = [
     "break",
     "heal",
     "inspect",
+    "flows",
     "plan",
     "diff",
     "doctor",

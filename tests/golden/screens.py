@@ -137,11 +137,16 @@ EVENTS: Final = tuple(
 )
 
 
+IDENTITIES: dict[str, Any] = {"cni": "bridge", "modes": [], "identities": {}, "pods": {}}
+
+
 class FakeClient:
     """Client of a lab with the pods and events above."""
 
     def get(self, path: str, **_: str) -> dict[str, Any]:
-        """Return a list by its path."""
+        """Return a list by its path, or the identities of the lab."""
+        if path.endswith("/identities"):
+            return IDENTITIES
         return {"items": {"/api/v1/events": EVENTS, "/api/v1/pods": PODS}[path]}
 
     def inspect(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from kubenetlab.cli.describe.fields import (
     print_heading,
     print_mapping,
 )
+from kubenetlab.cli.describe.identities import print_identities
 from kubenetlab.cli.describe.jobs import describe_job
 from kubenetlab.cli.describe.services import describe_service
 from kubenetlab.cli.describe.workloads import WORKLOADS, describe_workload
@@ -54,6 +55,7 @@ def _pod(client: Client, pod: JsonMapping) -> None:
     print_field("Status", painted_pod_status(pod))
     print_field("IPs", ", ".join(entry["ip"] for entry in status.get("podIPs", ())) or "<none>")
     meta = pod["metadata"]
+    print_identities(client, [f"{meta['namespace']}/{meta['name']}"])
     inspected = pod_named(client.inspect(), meta["namespace"], meta["name"])
     print_field(
         "Sandbox",

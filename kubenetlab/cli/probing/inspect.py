@@ -59,6 +59,7 @@ def inspect(
         _show(inspected)
         hint(f"kubenetlab inspect node:{inspected['nodes'][0]['name']}")
         return
+    from kubenetlab.cli.describe.identities import identities, print_identities
     from kubenetlab.cli.describe.kernel_objects import (
         inspect_pods,
         inspect_service,
@@ -87,6 +88,14 @@ def inspect(
         names = {f"{pod['namespace']}/{pod['name']}" for pod in pods}
         for message in duplicates_of(client, names):
             note(f"{paint('✗', BAD)} {message}")
+        if output.is_data:
+            table = identities(client)
+            document["identities"] = {
+                pod: table["pods"][pod] for pod in sorted(names) if pod in table["pods"]
+            }
+        else:
+            echo()
+            print_identities(client, sorted(names))
         document |= inspect_pods(client, inspected, pods, title, output)
     if output.is_data:
         print_document(document, output)

@@ -55,6 +55,13 @@ _TRACKED: Final = {
     "seen_as": "text: address and port of the client as the server sees it",
     "timeout_s": "whole: seconds until the entry expires",
 }
+_FLOW_END: Final = {
+    "address": "text",
+    "port": "whole: 0 for a protocol without ports",
+    "name": "text: namespace/name of a pod, node:NAME, ext:NAME, or empty",
+    "identity": "whole: number of the identity",
+    "labels": ["text: labels of the identity"],
+}
 _RULES: Final = [{"name": "text: node", "rules": ["text: lines of the rule listing"]}]
 _PLACE: Final = {
     "name": "text",
@@ -242,11 +249,33 @@ OUTPUTS: Final[JsonMapping] = {
         "rules": "text",
         "kind": "text",
         "pods": [{"*": "any: addresses, node and link of a pod"}],
+        "identities": {"*": "whole: number of the identity of a pod, in modes with identities"},
         "services": ["text: Services with the pod as an endpoint"],
         "nodes": _RULES,
         "conntrack": [_TRACKED],
         "untracked": ["text"],
         "notes": ["text"],
+    },
+    "flows": {
+        "flows": [
+            {
+                "at_s": "number: seconds since 1970",
+                "node": "text: node whose programs report",
+                "verdict": "text: forwarded or dropped",
+                "direction": "text: ingress or egress, as seen from the pods of the node",
+                "point": "text: place of the program, such as to-overlay",
+                "source": _FLOW_END,
+                "destination": _FLOW_END,
+                "protocol": "text",
+                "tcp_flags": ["text"],
+                "state": "text: new, established, reply or unknown; empty for a drop",
+                "reason": "text: reason of a drop",
+                "service": "text: namespace/name:port of the Service; empty without one",
+                "service_address": "text: address and port before translation",
+                "length": "whole: bytes of the frame",
+            }
+        ],
+        "lost": {"*": "whole: events that a node has lost"},
     },
     "inspect-place": {"name": "text", "netns": "text?", "objects": ["text"], "rules": "text"},
     "doctor": [

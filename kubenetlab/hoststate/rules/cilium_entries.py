@@ -32,6 +32,15 @@ EVENT: Final = struct.Struct("=Q16s16s2s2sBBBBIIIIIxxxx")
 """struct event: time, source, destination, ports, protocol, type, point, detail, identities of
 source and destination, link, length, TCP flags"""
 
+LOST: Final = struct.Struct("=Q")
+"""Number of lost events"""
+TRANSLATED_KEY: Final = struct.Struct("=16s16s2s2sBBxx")
+"""struct tuple: source, destination, their ports, protocol, stage"""
+TRANSLATED: Final = struct.Struct("=16s16s2s2sIQ")
+"""struct flow: source, destination, their ports, flags, time of the last packet"""
+IS_SERVICE: Final = 1
+"""Flag of a flow from a client to an endpoint of a Service."""
+
 DIRECTIONS: Final = ("ingress", "egress")
 DROP, TRACE = 1, 4
 POINTS: Final = (

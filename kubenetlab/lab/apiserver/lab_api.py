@@ -47,6 +47,7 @@ from kubenetlab.lab.apiserver.document_admission import (
     refusing_diagnostics,
     render_admission,
 )
+from kubenetlab.lab.apiserver.identities import identity_table
 from kubenetlab.lab.apiserver.inspection import inspection, summarize_faults
 from kubenetlab.lab.apiserver.kernel_differences import kernel_differences, render_changes
 from kubenetlab.lab.apiserver.settling import diagnostics_of, duplicates_of, progress_until_settled
@@ -99,6 +100,7 @@ class LabApi:
             ("GET", "diagnostics"): self._diagnostics,
             ("GET", "inspect"): self._inspect,
             ("GET", "detail"): self._detail,
+            ("GET", "identities"): self._identities,
             ("GET", "enter"): self._enter,
         }
 
@@ -214,6 +216,9 @@ class LabApi:
 
     async def _inspect(self, request: Request) -> Answer:
         return json_response(inspection(self._agent))
+
+    async def _identities(self, request: Request) -> Answer:
+        return json_response(identity_table(self._agent.cluster, self._agent.decisions))
 
     async def _detail(self, request: Request) -> Answer:
         """Answer with the present contents of one namespace, read from the kernel."""
