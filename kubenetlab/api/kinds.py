@@ -34,6 +34,7 @@ from kubenetlab.api.lab import (
     PodRuntimeStatus,
     ProxySnapshot,
     RingState,
+    StoppedAgent,
     Termination,
     Uplink,
 )
@@ -79,6 +80,7 @@ STORED: Final[tuple[type[Resource], ...]] = (
     NodeReport,
     NodeSettings,
     ProxySnapshot,
+    StoppedAgent,
     AllocationState,
     HostLocalState,
     AddressBlock,

@@ -8,6 +8,8 @@ store, so that one value holds the whole state. The API never serves them.
 from collections.abc import Mapping
 from typing import Literal
 
+from kubenetlab.api.calico.ip_pools import IPPool
+from kubenetlab.api.cni_agents import CniAgent, KnownNode
 from kubenetlab.api.core import Service, Taint
 from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.json_types import JsonMapping
@@ -228,6 +230,24 @@ class ProxySnapshot(Internal, kw_only=True, frozen=True):
     """True if that time has passed."""
 
 
+class StoppedAgent(Internal, frozen=True):
+    """What the CNI plugin's agent of a node knew when it stopped. Has the name of the node."""
+
+    kind = "StoppedAgent"
+    plural = "stoppedagents"
+    is_namespaced = False
+
+    metadata: ObjectMeta
+    has_run: bool = True
+    """False if no agent has ever run on the node, so that the node has no pod network."""
+    nodes: tuple[KnownNode, ...] = ()
+    """All nodes, in order, when the agent was stopped."""
+    pools: tuple[IPPool, ...] = ()
+    """IPPools at that time."""
+    pods: tuple[str, ...] = ()
+    """UIDs of the pods that it knew: those of the node, or of all nodes."""
+
+
 class AllocationState(Internal, frozen=True):
     """Counters that allocate names and interface numbers. They never decrease."""
 
@@ -326,6 +346,8 @@ class NetworkFacts(Internal, frozen=True):
     """False in a cluster without kube-proxy."""
     implied_proxy_mode: str = "nftables"
     """kube-proxy mode if the Cluster document names none."""
+    agent: CniAgent | None = None
+    """Agent of the CNI plugin on each node; None for a plugin without agents."""
 
 
 class LabSecret(Internal, frozen=True):

@@ -29,7 +29,14 @@ from typing import Final, Protocol
 from msgspec import structs
 
 from kubenetlab.api.store import Change, Cluster, Kind
-from kubenetlab.controllers.cluster import addons, faults, garbage, kube_proxy, namespaces
+from kubenetlab.controllers.cluster import (
+    addons,
+    cni_agents,
+    faults,
+    garbage,
+    kube_proxy,
+    namespaces,
+)
 from kubenetlab.controllers.kubelet import kubelet
 from kubenetlab.controllers.nodes import ipam, nodes
 from kubenetlab.controllers.scheduling import evictions, scheduler
@@ -73,6 +80,7 @@ CONTROLLERS: Final[tuple[Controller, ...]] = (
     replicasets,
     statefulsets,
     daemonsets,
+    cni_agents,
     jobs,
     scheduler,
     evictions,

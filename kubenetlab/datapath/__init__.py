@@ -11,8 +11,11 @@ from kubenetlab.api.kinds import STORED
 from kubenetlab.api.lab import Decisions, NodeReport, PodRuntimeStatus
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
+from kubenetlab.controllers.cluster.cni_agents import is_agent
 from kubenetlab.controllers.kubelet.killing import pending_kills
 from kubenetlab.datapath import containers, faults
+from kubenetlab.datapath.agent_health import AgentHealth, agent_plan
+from kubenetlab.datapath.cluster_modes import decided_cni
 from kubenetlab.datapath.hooks import hooks
 from kubenetlab.datapath.layers import LAYERS
 from kubenetlab.datapath.layers.layer import DesiredObjects, PlanContext, pods_of
@@ -118,20 +121,37 @@ def plan_probes(
 ) -> dict[str, tuple[ProbeSpec, ...]]:
     """Return the probes and lifecycle hooks that the kubelets run now, by sandbox."""
     desired: dict[str, tuple[ProbeSpec, ...]] = {}
+    cni = decided_cni(cluster.config, decisions)
     for node in node_views(cluster, decisions, cache):
         for view, pod in pods_of(cluster, node, cache):
             netns, setups = view.netns, setups_of(cache, cluster, pod, view, decisions)
             killed = tuple(pending_kills(cluster, pod))
+            plan = agent_plan(node, cni, cache) if is_agent(cni.facts.agent, pod) else None
             desired[netns] = cache(
-                ("probes", netns), _probes, without_pods_and_peers(node), view, pod, setups, killed
+                ("probes", netns),
+                _probes,
+                without_pods_and_peers(node),
+                view,
+                pod,
+                setups,
+                killed,
+                plan.health if plan is not None else None,
             )
     return {netns: specs for netns, specs in desired.items() if specs}
 
 
 def _probes(
-    node: NodeView, view: PodView, pod: Pod, setups: containers.Setups, killed: tuple[str, ...]
+    node: NodeView,
+    view: PodView,
+    pod: Pod,
+    setups: containers.Setups,
+    killed: tuple[str, ...],
+    health: AgentHealth | None,
 ) -> tuple[ProbeSpec, ...]:
-    return (*probes(node, view, pod, setups, killed), *hooks(node, view, pod, setups, killed))
+    return (
+        *probes(node, view, pod, setups, killed, health),
+        *hooks(node, view, pod, setups, killed),
+    )
 
 
 def _merge(netns: str, groups: tuple[DesiredObjects, ...]) -> _Merged:

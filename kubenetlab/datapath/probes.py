@@ -19,6 +19,7 @@ from kubenetlab.api.lab import HookKind, ProbeKind
 from kubenetlab.api.pods import ContainerStatus, Pod
 from kubenetlab.controllers.kubelet.containers import should_run
 from kubenetlab.controllers.kubelet.killing import KILLING_PROBES
+from kubenetlab.datapath.agent_health import AgentHealth
 from kubenetlab.datapath.containers import Setups
 from kubenetlab.datapath.view import NodeView, PodView
 from kubenetlab.programs import COMMAND, Setup, is_process
@@ -54,8 +55,9 @@ class ProbeSpec(Struct, frozen=True):
     node_netns: str
     """Sandbox of the node that sends the probe."""
     address: str
-    method: Literal["tcp", "http", "grpc", "exec", "ping", "sleep", "none"]
-    """`sleep`: a hook that waits `delay_s`. `none`: a hook that Kubernetes cannot run."""
+    method: Literal["tcp", "http", "grpc", "exec", "ping", "agent", "sleep", "none"]
+    """`agent`: the check of `health`. `sleep`: a hook that waits `delay_s`. `none`: a hook that
+    Kubernetes cannot run."""
     port: int = 0
     path: str = "/"
     is_tls: bool = False
@@ -76,6 +78,8 @@ class ProbeSpec(Struct, frozen=True):
 
     The failure threshold must be reached, too.
     """
+    health: AgentHealth | None = None
+    """State of the node that the method `agent` checks."""
     is_implied: bool = False
     """True for the probe that no manifest has: it is repeated until it succeeds, and then ends."""
 
@@ -90,12 +94,18 @@ class ProbeSpec(Struct, frozen=True):
 
 
 def probes(
-    node: NodeView, view: PodView, pod: Pod, setups: Setups, killed: Collection[str]
+    node: NodeView,
+    view: PodView,
+    pod: Pod,
+    setups: Setups,
+    killed: Collection[str],
+    health: AgentHealth | None = None,
 ) -> Iterator[ProbeSpec]:
     """Yield the probes of one pod.
 
     initialDelaySeconds applies only where a probe could kill a real command too early.
     killed: containers that are killed when their preStop hook has finished.
+    health: state of the node that is checked for an agent of the CNI plugin; None for other pods.
     """
     for container in pod.spec.long_running_containers:
         status = pod.container_status(container.name)
@@ -105,9 +115,16 @@ def probes(
         for kind in _asked(pod, container, status):
             if kind in KILLING_PROBES and container.name in killed:
                 continue
-            yield _spec(
+            spec = _spec(
                 node, view, container, status.restart_count, kind, container.probe(kind), setup_
             )
+            is_checked = health is not None and kind == "readiness" and not spec.is_implied
+            yield _checking(spec, health) if is_checked else spec
+
+
+def _checking(spec: ProbeSpec, health: AgentHealth | None) -> ProbeSpec:
+    """Return the probe of an agent of the CNI plugin: a check of the state of its node."""
+    return structs.replace(spec, method="agent", health=health, final_after_s=FINAL_AFTER_START_S)
 
 
 def _asked(pod: Pod, container: Container, status: ContainerStatus) -> Iterator[ProbeKind]:
@@ -131,10 +148,11 @@ def _asked(pod: Pod, container: Container, status: ContainerStatus) -> Iterator[
         yield "liveness"
 
 
-def describe(probe: Probe, *, is_real: bool) -> str:
+def describe(probe: Probe, *, is_real: bool, is_agent: bool = False) -> str:
     """Return a probe as one line, as `kubectl describe` prints it.
 
     is_real: False adds a note where the lab runs something else, for an exec probe.
+    is_agent: True for an agent of a CNI plugin.
     """
     tail = (
         f"timeout={probe.timeout_seconds}s period={probe.period_seconds}s "
@@ -146,9 +164,11 @@ def describe(probe: Probe, *, is_real: bool) -> str:
         return f"tcp-socket {probe.tcp_socket.host}:{probe.tcp_socket.port} {tail}"
     if probe.grpc is not None:
         return f"grpc <pod>:{probe.grpc.port} {probe.grpc.service} {tail}".replace("  ", " ")
-    note = (
-        "" if is_real else " (of a built-in program: is it serving? by a connect to its first port)"
-    )
+    note = ""
+    if is_agent:
+        note = " (the lab checks BGP sessions, VTEPs and routes of the node)"
+    elif not is_real:
+        note = " (of a built-in program: is it serving? by a connect to its first port)"
     return f"exec {list(probe.exec.command) if probe.exec else []} {tail}{note}"
 
 

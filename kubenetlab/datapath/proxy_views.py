@@ -18,9 +18,10 @@ from kubenetlab.controllers.allocation.node_ports import needs_health_check
 from kubenetlab.datapath import faults
 from kubenetlab.datapath.modes import PodNetwork
 from kubenetlab.datapath.plan_cache import PlanCache
+from kubenetlab.datapath.program_config import ProgramConfig
 from kubenetlab.datapath.proxy.services import is_proxied
 from kubenetlab.datapath.service_view import ServiceView, service_views
-from kubenetlab.hoststate.programs import ListenPort, ProgramRun
+from kubenetlab.hoststate.programs import ListenPort
 from kubenetlab.programs.kube_proxy_events import RuleCounts
 from kubenetlab.versioned import ChangedEntries, VersionedMap
 
@@ -85,13 +86,6 @@ class ProxyStats(Struct, frozen=True):
     """Services whose load balancers ask each node whether it has endpoints."""
 
 
-class KubeProxyConfig(Struct, frozen=True):
-    """Configuration of a kube-proxy process beside its manifest."""
-
-    options: JsonMapping
-    listeners: tuple[ListenPort, ...]
-
-
 def proxy_views(cluster: Cluster, cache: PlanCache) -> ProxyViews:
     """Return the view of each node's kube-proxy."""
     shared = ProxyView(service_views(cluster, cache))
@@ -136,7 +130,7 @@ def _updated_stats(
     )
 
 
-def kube_proxy_config(node: Node, view: ProxyView, stats: ProxyStats, mode: str) -> KubeProxyConfig:
+def kube_proxy_config(node: Node, view: ProxyView, stats: ProxyStats, mode: str) -> ProgramConfig:
     """Return the configuration of the kube-proxy process on a node.
 
     It holds the health checks of Services that it answers, and whether it is healthy itself.
@@ -160,23 +154,13 @@ def kube_proxy_config(node: Node, view: ProxyView, stats: ProxyStats, mode: str)
         "eligible": not any(taint.key == LEAVING_TAINT for taint in node.spec.taints),
         "checks": checks,
     }
-    return KubeProxyConfig(
+    return ProgramConfig(
+        PROGRAM,
         options,
         tuple(
             ListenPort("TCP", service_view.service.spec.health_check_node_port)
             for service_view in checked
         ),
-    )
-
-
-def with_config(run: ProgramRun, config: KubeProxyConfig | None) -> ProgramRun:
-    """Return a kube-proxy's process with its configuration; any other process unchanged."""
-    if config is None or run.program != PROGRAM:
-        return run
-    return structs.replace(
-        run,
-        options={**run.options, **config.options},
-        listeners=(*run.listeners, *config.listeners),
     )
 
 

@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from kubenetlab.api.store import Cluster
+from kubenetlab.diagnostics.cni_agents import check_cni_agents
 from kubenetlab.diagnostics.duplicates import check_duplicates
 from kubenetlab.diagnostics.gateways import check_gateways
 from kubenetlab.diagnostics.ip_pools import check_ip_pools
 from kubenetlab.diagnostics.model import (
+    AGENT_STOPPED,
     DUPLICATE_ADDRESS,
     GATEWAY_UNREACHABLE,
     NOT_ENFORCED,
@@ -36,6 +38,7 @@ CHECKS: Final[tuple[Callable[[Cluster, Templates], Iterator[Diagnostic]], ...]] 
     check_gateways,
     check_ip_pools,
     check_duplicates,
+    check_cni_agents,
 )
 
 MISCONFIGURATIONS: Final = (
@@ -50,15 +53,17 @@ MISCONFIGURATIONS: Final = (
     GATEWAY_UNREACHABLE,
     POOL_NOT_ROUTED,
     DUPLICATE_ADDRESS,
+    AGENT_STOPPED,
 )
 """Codes of misconfigurations: all codes except NOT_ENFORCED."""
 
-UNREACHABLE_PODS: Final = (GATEWAY_UNREACHABLE, POOL_NOT_ROUTED, DUPLICATE_ADDRESS)
+UNREACHABLE_PODS: Final = (GATEWAY_UNREACHABLE, POOL_NOT_ROUTED, DUPLICATE_ADDRESS, AGENT_STOPPED)
 """Codes of networks in which some pods cannot be reached. Commands end with status 1."""
 DOUBTFUL: Final = (NOT_ENFORCED, DUPLICATE_ADDRESS)
 """Codes of diagnostics because of which the answer to a probe proves nothing."""
 
 __all__ = [
+    "AGENT_STOPPED",
     "CHECKS",
     "DOUBTFUL",
     "DUPLICATE_ADDRESS",

@@ -32,6 +32,8 @@ class InspectedNode(InspectedHost):
 
     pod_cidrs: list[str]
     ready: bool
+    agent: str
+    """State of the CNI plugin's agent: running or stopped; empty if the plugin has none."""
 
 
 class InspectedRouter(InspectedHost):
@@ -139,6 +141,8 @@ class Inspection(TypedDict):
     run_directory: str
     cni: str
     kube_proxy_mode: str
+    system_namespaces: list[str]
+    """Namespaces of kube-proxy and of the CNI plugin's agents."""
     pod_layout: str
     neighbors: str
     nodes: list[InspectedNode]

@@ -86,7 +86,7 @@ def matrix_places(seen: Inspection) -> list[Location]:
     return [
         place
         for place in places(seen)
-        if not (place.is_host_network and place.namespace == "kube-system")
+        if not (place.is_host_network and place.namespace in seen["system_namespaces"])
     ]
 
 

@@ -32,6 +32,7 @@ from kubenetlab.hoststate.programs import ListenPort, ProgramOptions
 DEFAULT: Final = "default"
 DONE: Final = "done"
 COMMAND: Final = "command"
+CNI_AGENT: Final = "cni_agent"
 DELAY_SHUTDOWN: Final = "delay_shutdown_s"
 """Option of a program: seconds for which it keeps serving after SIGTERM."""
 
@@ -41,6 +42,7 @@ _PROGRAM_OF_IMAGE: Final[Mapping[str, str]] = {
     **dict.fromkeys(("nginx", "nginx-slim", "httpd", "apache"), "web"),
     **dict.fromkeys(("coredns",), "coredns"),
     **dict.fromkeys(("kube-proxy",), "kube_proxy"),
+    **dict.fromkeys(("flannel", "calico/node", "weave-kube", "cilium", "kube-router"), "cni_agent"),
     **dict.fromkeys(
         (
             "busybox",
@@ -59,7 +61,7 @@ _PROGRAM_OF_IMAGE: Final[Mapping[str, str]] = {
         "idle",
     ),
 }
-"""Last part of an image's name → program; all other images get the default server."""
+"""Last part of an image's name, or its last two parts → program; others get the default server."""
 
 
 class Ports(Struct, frozen=True):
@@ -98,7 +100,9 @@ def declared_ports(container: Container) -> tuple[ListenPort, ...]:
 
 def program_of_image(image: str) -> str:
     """Return the name of the built-in program for an image."""
-    return _PROGRAM_OF_IMAGE.get(image_name(image), DEFAULT)
+    name = image_name(image)
+    owner = image.rpartition("/")[0].rpartition("/")[2]
+    return _PROGRAM_OF_IMAGE.get(f"{owner}/{name}", _PROGRAM_OF_IMAGE.get(name, DEFAULT))
 
 
 def reads_arguments(image: str) -> bool:

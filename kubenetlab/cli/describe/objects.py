@@ -101,7 +101,7 @@ def _container(
     from kubenetlab.api.containers import Probe
     from kubenetlab.api.text.decode import decode
     from kubenetlab.datapath.probes import describe, describe_implied
-    from kubenetlab.programs import COMMAND
+    from kubenetlab.programs import CNI_AGENT, COMMAND
 
     print_heading(container["name"], 1)
     print_field("Image", container.get("image", ""), 2)
@@ -146,7 +146,8 @@ def _container(
         probe_document = container.get(f"{kind.lower()}Probe")
         probe = decode(probe_document, Probe).value if probe_document is not None else None
         if probe is not None:
-            print_field(kind, describe(probe, is_real=is_real), 2)
+            is_agent = program == CNI_AGENT and kind == "Readiness"
+            print_field(kind, describe(probe, is_real=is_real, is_agent=is_agent), 2)
         elif kind == "Readiness":
             print_field(kind, describe_implied(program or COMMAND), 2)
 

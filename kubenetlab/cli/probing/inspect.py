@@ -9,6 +9,7 @@ import typer
 from kubenetlab.api.json_types import JsonObject
 from kubenetlab.cli.input.completion import candidates
 from kubenetlab.cli.input.options import Lab, Namespace, Output, OutputOption
+from kubenetlab.cli.probing.agents import agents_run
 from kubenetlab.cli.terminal.output_documents import print_document
 from kubenetlab.cli.terminal.printing import (
     echo,
@@ -144,8 +145,9 @@ def diff(output: OutputOption = Output.table, lab: Lab = None) -> None:
         for message in report["duplicates"]:
             note(f"{paint('✗', BAD)} {message}")
         print_faults(report["faults"])
-        if report["faults"] or report["changes"] or report["failures"]:
-            command = "heal" if report["faults"] else "up"
+        command = "heal" if report["faults"] else "up"
+        are_running = agents_run(client.inspect())
+        if report["faults"] or (are_running and (report["changes"] or report["failures"])):
             hint(f"kubenetlab {command} --lab {client.lab} (repairs it at once)")
     else:
         echo(paint("the kernel is as it should be", GOOD))

@@ -189,9 +189,18 @@ OUTPUTS: Final[JsonMapping] = {
         "run_directory": "text",
         "cni": "text",
         "kube_proxy_mode": "text",
+        "system_namespaces": ["text"],
         "pod_layout": "text",
         "neighbors": "text",
-        "nodes": [{**_PLACE, "addresses": ["text"], "pod_cidrs": ["text"], "ready": "bool"}],
+        "nodes": [
+            {
+                **_PLACE,
+                "addresses": ["text"],
+                "pod_cidrs": ["text"],
+                "ready": "bool",
+                "agent": "text: running, stopped, or empty without agents",
+            }
+        ],
         "pods": [
             {
                 "namespace": "text",

@@ -13,9 +13,10 @@ from typing import Final
 
 from msgspec import structs
 
+from kubenetlab.api.apps import DaemonSet
 from kubenetlab.api.config import ClusterConfig, Network, NodeConfig
 from kubenetlab.api.core import Node, NodeAddress, NodeSpec, NodeStatus, Taint
-from kubenetlab.api.lab import NetworkFacts, NodeReport, NodeSettings
+from kubenetlab.api.lab import NetworkFacts, NodeReport, NodeSettings, StoppedAgent
 from kubenetlab.api.meta import Condition, ObjectMeta, timestamp
 from kubenetlab.api.segments import segment_networks, segment_of
 from kubenetlab.api.store import Change, Cluster, Kind, deletion
@@ -23,9 +24,16 @@ from kubenetlab.api.validate.node_ranges import free_ranges
 from kubenetlab.api.values import ip
 from kubenetlab.controllers.admission.admission import make_uid
 from kubenetlab.controllers.allocation.node_ranges import requested_ranges
-from kubenetlab.controllers.nodes.ipam import network
+from kubenetlab.controllers.nodes.ipam import has_network, network
 
-WATCHES: Final[tuple[Kind, ...]] = (ClusterConfig, NetworkFacts, Node, NodeReport, NodeSettings)
+WATCHES: Final[tuple[Kind, ...]] = (
+    ClusterConfig,
+    NetworkFacts,
+    Node,
+    NodeReport,
+    NodeSettings,
+    StoppedAgent,
+)
 
 CONTROL_PLANE_LABEL = "node-role.kubernetes.io/control-plane"
 NOT_READY_TAINT = "node.kubernetes.io/not-ready"
@@ -119,7 +127,7 @@ def _node(
     now: float,
 ) -> Node:
     is_control_plane = config.role == "control-plane"
-    has_network = network(cluster).has_network
+    is_networked = has_network(cluster, name) and (old is not None or _has_agents(cluster))
     settings = cluster.get(NodeSettings, "", name) or NodeSettings(ObjectMeta(name=name))
     taints = (
         [Taint(key=CONTROL_PLANE_LABEL, effect="NoSchedule")]
@@ -130,7 +138,7 @@ def _node(
         taints = list(settings.taints)
     if settings.unschedulable:
         taints += [Taint(key=UNSCHEDULABLE_TAINT, effect="NoSchedule")]
-    if not has_network:
+    if not is_networked:
         taints += [
             Taint(key=NOT_READY_TAINT, effect="NoSchedule"),
             Taint(key=NOT_READY_TAINT, effect="NoExecute"),
@@ -146,7 +154,7 @@ def _node(
         name=name, uid=make_uid("Node", name), creation_timestamp=timestamp(now), generation=1
     )
     report = cluster.get(NodeReport, "", name)
-    condition = _ready_condition(has_network, report, now)
+    condition = _ready_condition(is_networked, report, now)
     if old and (before := old.status.conditions[0]).status == condition.status:
         condition = structs.replace(condition, last_transition_time=before.last_transition_time)
     return Node(
@@ -171,6 +179,12 @@ def _node(
     )
 
 
+def _has_agents(cluster: Cluster) -> bool:
+    """Return True if the CNI plugin needs no agents, or their DaemonSet will create one."""
+    agent = network(cluster).agent
+    return agent is None or cluster.get(DaemonSet, agent.namespace, agent.daemon_set) is not None
+
+
 def _with_time_added(taint: Taint, old: Node | None, now: float) -> Taint:
     """Return the taint with the time since which pods have to leave."""
     if taint.effect != "NoExecute" or taint.time_added is not None:
@@ -192,12 +206,12 @@ def _with_time_added(taint: Taint, old: Node | None, now: float) -> Taint:
     )
 
 
-def _ready_condition(has_network: bool, report: NodeReport | None, now: float) -> Condition:
+def _ready_condition(is_networked: bool, report: NodeReport | None, now: float) -> Condition:
     stamp = timestamp(now)
     if report is None or not report.sandbox_pid:
         return Condition(
             "Ready", "Unknown", "NodeStatusNeverUpdated", "Kubelet never posted node status.", stamp
         )
-    if not has_network:
+    if not is_networked:
         return Condition("Ready", "False", "KubeletNotReady", NETWORK_NOT_READY, stamp)
     return Condition("Ready", "True", "KubeletReady", "kubelet is posting ready status", stamp)

@@ -41,6 +41,7 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.api.text.decode import Finding, found
 from kubenetlab.api.text.documents import Path
 from kubenetlab.api.values import ip
+from kubenetlab.datapath.cni import calico_agent
 from kubenetlab.datapath.cni.calico_blocks import own_blocks, pool_of
 from kubenetlab.datapath.cni.tunnels import vxlan_end, vxlan_peer
 from kubenetlab.datapath.encapsulation import encapsulations
@@ -120,7 +121,11 @@ class Mode(ModeOptions, frozen=True):
         programs=("nft", "bird"), features=("veth", "nft nat"), own_features=("vxlan", "ipip")
     )
     facts = NetworkFacts(
-        plugin="calico", host_ifname="cali{workload}", ipam="calico", has_gateway=False
+        plugin="calico",
+        host_ifname="cali{workload}",
+        ipam="calico",
+        has_gateway=False,
+        agent=calico_agent.AGENT,
     )
     masquerader = "calico-node"
 
@@ -177,7 +182,8 @@ class Mode(ModeOptions, frozen=True):
         return self.neighbors
 
     def manifests(self, cluster: Cluster) -> Iterator[Resource]:
-        """Yield the IPPool of each family for which the cluster has none yet."""
+        """Yield calico-node, and the IPPool of each family for which the cluster has none yet."""
+        yield from calico_agent.manifests("bird" if self.backend != "vxlan" else "vxlan")
         existing = {pool.spec.network.version for pool in cluster.all(IPPool)}
         for network in cluster.config.networking.pod_networks:
             if network.version in existing:

@@ -34,14 +34,18 @@ As in: Cilium with kubeProxyReplacement and masquerade by iptables.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from msgspec import Meta, structs
 
 from kubenetlab import names
+from kubenetlab.api.cni_agents import CniAgent
 from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.lab import NetworkFacts
 from kubenetlab.api.masquerade import MasqueradeConfig
+from kubenetlab.api.meta import Resource
+from kubenetlab.api.store import Cluster
+from kubenetlab.datapath.cni import agents
 from kubenetlab.datapath.encapsulation import encapsulations
 from kubenetlab.datapath.identities import ClusterPod
 from kubenetlab.datapath.modes import (
@@ -52,6 +56,7 @@ from kubenetlab.datapath.modes import (
     PodNetwork,
     ServiceProxy,
     load,
+    proxy_mode,
 )
 from kubenetlab.datapath.sandboxes import link_local
 from kubenetlab.datapath.view import DEFAULT_ROUTES, Family, NodeView, PodView
@@ -76,6 +81,19 @@ from kubenetlab.hoststate.rules.cilium_entries import REMOTE_NODE, UNMANAGED, WO
 from kubenetlab.hoststate.rules.iptables import FAMILIES, IptablesChain, Jump, comment
 from kubenetlab.hoststate.rules.rulesets import SubjectRules
 
+AGENT: Final = CniAgent(
+    daemon_set="cilium",
+    namespace="kube-system",
+    labels={"k8s-app": "cilium"},
+    container="cilium-agent",
+    title="cilium-agent",
+    knows_all_pods=True,
+    attach_error="unable to connect to Cilium agent: failed to create cilium agent client after "
+    '30.000000 seconds timeout: Get "http://localhost/v1/config": '
+    "dial unix /var/run/cilium/cilium.sock: connect: no such file or directory. "
+    "Is the agent running?",
+)
+IMAGE: Final = "quay.io/cilium/cilium:v1.17.4"
 _COMPONENT = "cni cilium"
 _NET = "cilium_net"
 """Peer of cilium_host."""
@@ -112,7 +130,7 @@ class Mode(ModeOptions, frozen=True):
         own_features=("tc programs", "vxlan", "iptables"),
         root="eBPF programs",
     )
-    facts = NetworkFacts(plugin="cilium-cni", host_ifname=f"{POD_LINK_PREFIX}{{id}}")
+    facts = NetworkFacts(plugin="cilium-cni", host_ifname=f"{POD_LINK_PREFIX}{{id}}", agent=AGENT)
     masquerader = "cilium"
     knows_all_pods = True
 
@@ -158,6 +176,30 @@ class Mode(ModeOptions, frozen=True):
         if not self._has_tunnels:
             return node.mtu
         return node.mtu - OVERHEAD_BYTES[_underlay(node.families).version]
+
+    def manifests(self, cluster: Cluster) -> Iterator[Resource]:
+        """Yield Cilium's ConfigMap and DaemonSet.
+
+        Source: cilium/cilium install/kubernetes/cilium/templates (v1.17).
+        """
+        data = {
+            "ipam": "kubernetes",
+            "routing-mode": self.routing_mode,
+            "kube-proxy-replacement": str(
+                proxy_mode(cluster.config.networking)[0] == "none"
+            ).lower(),
+            "enable-ipv4-masquerade": "true",
+            "monitor-aggregation": self.monitor_aggregation,
+        }
+        if self._has_tunnels:
+            data |= {"tunnel-protocol": "vxlan", "tunnel-port": str(self.tunnel_port)}
+        for network in cluster.config.networking.pod_networks:
+            data[f"enable-ipv{network.version}"] = "true"
+        yield agents.config_map(AGENT, "cilium-config", data)
+        labels = {"app.kubernetes.io/name": "cilium-agent", "app.kubernetes.io/part-of": "cilium"}
+        check = ("cilium-dbg", "status", "--brief")
+        args = ("--config-dir=/tmp/cilium/config-map",)
+        yield agents.daemon_set(AGENT, IMAGE, check, args=args, labels=labels)
 
     def network(self, node: NodeView) -> PodNetwork:
         tunnels = (TUNNEL,) if self._has_tunnels else ()

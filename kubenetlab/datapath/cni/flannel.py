@@ -45,8 +45,14 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta, structs
 
 from kubenetlab import names
+from kubenetlab.api.cni_agents import CniAgent
+from kubenetlab.api.core import Namespace
+from kubenetlab.api.json_types import JsonValue
 from kubenetlab.api.lab import NetworkFacts
 from kubenetlab.api.masquerade import MasqueradeConfig
+from kubenetlab.api.meta import ObjectMeta, Resource
+from kubenetlab.api.store import Cluster
+from kubenetlab.datapath.cni import agents
 from kubenetlab.datapath.cni.pods_on_bridge import PodsOnBridge
 from kubenetlab.datapath.cni.tunnels import vxlan_end, vxlan_peer
 from kubenetlab.datapath.encapsulation import Encapsulation, encapsulations
@@ -68,6 +74,14 @@ from kubenetlab.hoststate.rules.nftables.statements import (
 from kubenetlab.hoststate.wireguard import WireguardDevice, WireguardPeer
 from kubenetlab.hoststate.wireguard_keys import node_keys
 
+AGENT: Final = CniAgent(
+    daemon_set="kube-flannel-ds",
+    namespace="kube-flannel",
+    labels={"app": "flannel", "k8s-app": "flannel"},
+    container="kube-flannel",
+    title="flanneld",
+)
+IMAGE: Final = "ghcr.io/flannel-io/flannel:v0.27.0"
 SUBNET_FILE = "/run/flannel/subnet.env"
 _MULTICAST = {4: "224.0.0.0/4", 6: "ff00::/8"}
 _KUBE_PROXY_MARK = "0x4000"
@@ -98,7 +112,7 @@ class Mode(PodsOnBridge, frozen=True):
         features=("bridge", "veth", "nft nat"),
         own_features=tuple(_FEATURES.values()),
     )
-    facts = NetworkFacts(plugin="flannel", host_ifname="veth{id}", bridge="cni0")
+    facts = NetworkFacts(plugin="flannel", host_ifname="veth{id}", bridge="cni0", agent=AGENT)
     bridge = "cni0"
     component = "cni flannel"
     masquerader = "flannel"
@@ -113,6 +127,33 @@ class Mode(PodsOnBridge, frozen=True):
     def requirements(self) -> Needs:
         feature = _FEATURES.get(self.backend)
         return structs.replace(self.needs, own_features=(feature,) if feature else ())
+
+    def manifests(self, cluster: Cluster) -> Iterator[Resource]:
+        """Yield what kube-flannel.yml has.
+
+        Source: flannel-io/flannel Documentation/kube-flannel.yml (v0.27).
+        """
+        config: dict[str, JsonValue] = {"EnableNFTables": True}
+        for network in cluster.config.networking.pod_networks:
+            if network.version == 4:
+                config["Network"] = str(network)
+            else:
+                config |= {"EnableIPv6": True, "IPv6Network": str(network)}
+        backend: dict[str, JsonValue] = {"Type": self.backend}
+        if self.backend == "vxlan":
+            backend |= {"VNI": self.vni, "Port": self.port, "DirectRouting": self.direct_routing}
+        config["Backend"] = backend
+        delegate = {"hairpinMode": True, "isDefaultGateway": True}
+        yield Namespace(ObjectMeta(name=AGENT.namespace))
+        data = {
+            "cni-conf.json": agents.cni_list("cbr0", {"type": "flannel", "delegate": delegate}),
+            "net-conf.json": agents.as_json(config),
+        }
+        yield agents.config_map(AGENT, "kube-flannel-cfg", data)
+        args = ("--ip-masq", "--kube-subnet-mgr")
+        yield agents.daemon_set(
+            AGENT, IMAGE, ("flanneld", "-health"), args=args, labels={"tier": "node"}
+        )
 
     def mtu(self, node: NodeView) -> int:
         if self._is_routed:

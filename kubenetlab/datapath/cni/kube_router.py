@@ -28,11 +28,15 @@ from typing import Annotated, Final
 
 from msgspec import Meta, field, structs
 
+from kubenetlab.api.cni_agents import CniAgent
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.lab import NetworkFacts
 from kubenetlab.api.masquerade import MasqueradeConfig
+from kubenetlab.api.meta import Resource
+from kubenetlab.api.store import Cluster
 from kubenetlab.api.text.decode import Finding
+from kubenetlab.datapath.cni import agents
 from kubenetlab.datapath.cni.pods_on_bridge import PodsOnBridge
 from kubenetlab.datapath.modes import Needs, ServiceProxy, load, proxy_mode
 from kubenetlab.datapath.network import bgp, bird
@@ -50,6 +54,14 @@ from kubenetlab.hoststate.rules.nftables import (
 )
 from kubenetlab.hoststate.rules.nftables.statements import InSet, Masquerade
 
+AGENT: Final = CniAgent(
+    daemon_set="kube-router",
+    namespace="kube-system",
+    labels={"k8s-app": "kube-router", "tier": "node"},
+    container="kube-router",
+    title="kube-router",
+)
+IMAGE: Final = "docker.io/cloudnativelabs/kube-router:v2.5.0"
 TABLE: Final = "kube-router"
 POD_SUBNETS: Final = "kube-router-pod-subnets"
 NODE_IPS: Final = "kube-router-node-ips"
@@ -77,7 +89,9 @@ class Mode(PodsOnBridge, frozen=True):
     """
 
     needs = Needs(programs=("nft", bird.PROGRAM), features=("bridge", "veth", "nft nat"))
-    facts = NetworkFacts(plugin="kube-router", host_ifname="veth{id}", bridge="kube-bridge")
+    facts = NetworkFacts(
+        plugin="kube-router", host_ifname="veth{id}", bridge="kube-bridge", agent=AGENT
+    )
     bridge = "kube-bridge"
     component = "cni kube-router"
     masquerader = "kube-router"
@@ -119,6 +133,30 @@ class Mode(PodsOnBridge, frozen=True):
     @property
     def needs_one_segment(self) -> bool:
         return True
+
+    def manifests(self, cluster: Cluster) -> Iterator[Resource]:
+        """Yield kube-router's ConfigMap and DaemonSet.
+
+        Source: cloudnativelabs/kube-router daemonset/kubeadm-kuberouter.yaml (v2.5).
+        """
+        plugin = {
+            "name": "kubernetes",
+            "type": "bridge",
+            "bridge": self.bridge,
+            "isDefaultGateway": True,
+            "hairpinMode": True,
+            "ipam": {"type": "host-local"},
+        }
+        data = {"cni-conf.json": agents.cni_list("mynet", plugin)}
+        yield agents.config_map(AGENT, "kube-router-cfg", data)
+        args = (
+            "--run-router=true",
+            "--run-firewall=false",
+            f"--run-service-proxy={str(self.runs_service_proxy).lower()}",
+            f"--bgp-graceful-restart={str(self.bgp_graceful_restart).lower()}",
+            f"--cluster-asn={self.cluster_asn}",
+        )
+        yield agents.daemon_set(AGENT, IMAGE, ("kube-router", "--health-port=20244"), args=args)
 
     def node(self, node: NodeView) -> Iterator[Object]:
         yield from super().node(node)

@@ -30,10 +30,14 @@ from typing import Annotated, Final
 from msgspec import Meta, structs
 
 from kubenetlab import names
+from kubenetlab.api.cni_agents import CniAgent
 from kubenetlab.api.lab import NetworkFacts
 from kubenetlab.api.masquerade import MasqueradeConfig
+from kubenetlab.api.meta import Resource
+from kubenetlab.api.store import Cluster
 from kubenetlab.api.values import ip
 from kubenetlab.controllers.nodes.ipam.ring import BRIDGE
+from kubenetlab.datapath.cni import agents
 from kubenetlab.datapath.cni.tunnels import vxlan_end
 from kubenetlab.datapath.encapsulation import encapsulations
 from kubenetlab.datapath.modes import (
@@ -56,6 +60,16 @@ from kubenetlab.hoststate.rules.nftables import NFT_FAMILIES, Chain, Hook, Table
 from kubenetlab.hoststate.rules.nftables.statements import Masquerade, Match, return_
 from kubenetlab.hoststate.sandbox import Sysctl
 
+AGENT: Final = CniAgent(
+    daemon_set="weave-net",
+    namespace="kube-system",
+    labels={"name": "weave-net"},
+    container="weave",
+    title="weave",
+    attach_error='unable to allocate IP address: Post "http://127.0.0.1:6784/ip/": '
+    "dial tcp 127.0.0.1:6784: connect: connection refused",
+)
+IMAGE: Final = "docker.io/weaveworks/weave-kube:2.8.1"
 _BRIDGE_LINK: Final = "weave"
 _COMPONENT: Final = "cni weave"
 _VNI: Final = 1
@@ -86,6 +100,7 @@ class Mode(ModeOptions, frozen=True):
         bridge=_BRIDGE_LINK,
         ipam="weave",
         has_gateway=False,
+        agent=AGENT,
     )
     masquerader = "weave"
 
@@ -96,6 +111,15 @@ class Mode(ModeOptions, frozen=True):
     @property
     def desired_neighbors(self) -> Neighbors:
         return self.neighbors
+
+    def manifests(self, cluster: Cluster) -> Iterator[Resource]:
+        """Yield Weave's DaemonSet; it has no ConfigMap.
+
+        Source: weaveworks/weave prog/weave-kube/weave-daemonset-k8s-1.11.yaml (2.8.1).
+        """
+        ranges = ",".join(map(str, cluster.config.networking.pod_networks))
+        env = {"IPALLOC_RANGE": ranges, "WEAVE_MTU": str(self.mtu)}
+        yield agents.daemon_set(AGENT, IMAGE, ("weave", "status"), env=env)
 
     def dynamic_neighbors(self, lab: LabSize) -> int:
         """Return how many entries the kernel may learn: each pod resolves its gateway and peers."""

@@ -13,15 +13,15 @@ import inspect
 import pkgutil
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, ClassVar, Final, get_args, get_type_hints
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
-from kubenetlab.api.faults import Fault, FaultSpec
+from kubenetlab.api.faults import Fault, FaultSpec, StoppedPods
 from kubenetlab.api.json_types import JsonMapping
-from kubenetlab.api.lab import ProxySnapshot
-from kubenetlab.api.meta import ObjectMeta, kubernetes_name, timestamp
+from kubenetlab.api.lab import ProxySnapshot, StoppedAgent
+from kubenetlab.api.meta import ObjectMeta, Resource, kubernetes_name, timestamp
 from kubenetlab.api.store import Change, Cluster, deletion
 from kubenetlab.api.text.decode import decode, format_path
 from kubenetlab.controllers.nodes.ipam import without_duplicates
@@ -49,6 +49,13 @@ class BreakOptions(Struct, frozen=True, rename=kubernetes_name, forbid_unknown_f
     def spec(self) -> FaultSpec:
         """Return the specification that is stored for the fault."""
 
+    def stopped_pods(self, cluster: Cluster) -> tuple[StoppedPods, ...]:
+        """Return the pods whose processes do not run while the fault lasts, beside `spec().stops`.
+
+        They depend on the lab, such as on its CNI plugin.
+        """
+        return ()
+
     def snapshots(self, cluster: Cluster, name: str, now: float) -> Iterator[Change]:
         """Yield objects that hold the state at the moment of breaking.
 
@@ -75,6 +82,10 @@ class BreakOptions(Struct, frozen=True, rename=kubernetes_name, forbid_unknown_f
         desired: its objects without the fault. node: the fault's node, without its pods.
         """
         return desired
+
+
+HEALED: Final[tuple[type[Resource], ...]] = (Fault, ProxySnapshot, StoppedAgent)
+"""Kinds of faults, and of what stopped components remember."""
 
 
 def unknown_node(cluster: Cluster, name: str) -> str:
@@ -157,14 +168,14 @@ def break_changes(cluster: Cluster, name: str, options: JsonMapping, now: float)
         creation_timestamp=timestamp(now),
         generation=1,
     )
+    spec = structs.replace(spec, stops=(*spec.stops, *fault_type.stopped_pods(cluster)))
     return [Fault(meta, spec), *fault_type.snapshots(cluster, number, now)]
 
 
 def healed(cluster: Cluster) -> Cluster:
-    """Return the store without faults and what they remember or have assigned."""
-    kinds: tuple[type[Fault | ProxySnapshot], ...] = (Fault, ProxySnapshot)
+    """Return the store without faults, and without what they or stopped components remember."""
     return without_duplicates(
-        cluster.with_changes(deletion(obj) for kind in kinds for obj in cluster.all(kind))
+        cluster.with_changes(deletion(obj) for kind in HEALED for obj in cluster.all(kind))
     )
 
 

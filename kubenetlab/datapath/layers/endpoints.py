@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from kubenetlab.api.lab import StoppedAgent
+from kubenetlab.api.pods import Pod
 from kubenetlab.datapath.identities import ClusterPod, Labels, cluster_pods, identities
 from kubenetlab.datapath.layers.layer import (
     DesiredObjects,
@@ -39,7 +41,28 @@ def _inputs(context: PlanContext) -> Iterator[tuple[str, Inputs]]:
     rule_set = cache.follow("endpoint rule set", _rule_set, rules)
     component = mode_name("cni", context.cni)
     for node in context.nodes:
-        yield node.name, (node.netns, node.name, rule_set, component)
+        stopped = context.cluster.get(StoppedAgent, "", node.name)
+        known = rule_set if stopped is None else _last_rule_set(context, stopped, rules)
+        yield node.name, (node.netns, node.name, known, component)
+
+
+def _last_rule_set(
+    context: PlanContext,
+    stopped: StoppedAgent,
+    rules: VersionedMap[_Key, SubjectRules[RuleObject] | None],
+) -> RuleSet[RuleObject]:
+    """Return the rules about the pods that a stopped agent knew and that still exist."""
+    pods, uids = context.cluster.by_key(Pod), frozenset(stopped.pods)
+
+    def build() -> RuleSet[RuleObject]:
+        known = [entry for key, entry in rules.items() if entry and pods[key].uid in uids]
+        changes: dict[Subject, SubjectRules[RuleObject] | None] = {e.key: e for e in known}
+        backend = known[0].backend if known else ""
+        return RuleSet[RuleObject](backend, VersionedMap()).with_changes(changes)
+
+    return context.cache.by_identity(
+        ("last endpoint rules", stopped.name), build, rules, pods, stopped
+    )
 
 
 def _pod_rules(

@@ -12,6 +12,7 @@ from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.kubelet import environment
 from kubenetlab.datapath import cluster_modes, modes
+from kubenetlab.datapath.agent_views import AgentViews, agent_views
 from kubenetlab.datapath.modes import PodNetwork, ServiceProxy
 from kubenetlab.datapath.network.port_mappings import PublishedPort, published_ports
 from kubenetlab.datapath.plan_cache import PlanCache
@@ -60,6 +61,7 @@ class PlanContext:
         self._proxy_mode, _ = modes.proxy_mode(self.networking)
         self.cni = cluster_modes.decided_cni(cluster.config, decisions)
         self.nodes: Sequence[NodeView] = node_views(cluster, decisions, cache)
+        self.agent_views: AgentViews = agent_views(cluster, self.nodes, cache)
         self.proxy_views: ProxyViews = proxy_views(cluster, cache)
         self._proxies: dict[str, NodeProxy] = {}
 
@@ -73,6 +75,12 @@ class PlanContext:
     @cached_property
     def _default_proxy(self) -> ServiceProxy:
         return cluster_modes.service_proxy(self.networking)
+
+    @property
+    def routed_by_agent(self) -> bool:
+        """True if agents add the nodes' routes to pods, and the agent of a node is stopped."""
+        agent = self.cni.facts.agent
+        return agent is not None and agent.routes_pods and bool(self.agent_views)
 
     def proxy(self, node: NodeView) -> NodeProxy:
         """Return the kube-proxy of a node.

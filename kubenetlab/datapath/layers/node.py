@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from kubenetlab.api.environment import ConfigMap
 from kubenetlab.api.masquerade import CONFIG_MAP, MasqueradeConfig, masquerade_config
+from kubenetlab.datapath.agent_views import expecting_no, unannounced
 from kubenetlab.datapath.layers.layer import (
     DesiredObjects,
     Inputs,
@@ -24,8 +25,10 @@ def _inputs(context: PlanContext) -> Iterator[tuple[str, Inputs]]:
     masquerade = context.cache(
         "masquerade", _masquerade, context.cluster.get(ConfigMap, *CONFIG_MAP)
     )
+    views = context.agent_views
     for node in context.nodes:
-        yield node.name, (node, context.cni, masquerade)
+        known = views.get(node.name, node)
+        yield node.name, (node, known, unannounced(views, node), context.cni, masquerade)
 
 
 def _masquerade(config_map: ConfigMap | None) -> MasqueradeConfig | None:
@@ -33,12 +36,23 @@ def _masquerade(config_map: ConfigMap | None) -> MasqueradeConfig | None:
 
 
 def _objects(
-    node: NodeView, cni: CNI, masquerade: MasqueradeConfig | None
+    node: NodeView,
+    known: NodeView | None,
+    unannounced: tuple[str, ...],
+    cni: CNI,
+    masquerade: MasqueradeConfig | None,
 ) -> tuple[DesiredObjects, ...]:
+    """Return the objects of a node.
+
+    known: the node as the CNI plugin's agent knows it; None if no agent has ever run there.
+    unannounced: destinations to which no other node announces a route.
+    """
     title = f"Node {node.name}"
     groups = [*by_namespace(fabric.node(node), Origin("fabric", title))]
-    groups += by_namespace(cni.node(node), Origin(mode_name("cni", cni), title))
-    groups += by_namespace(cni.masquerade(node, masquerade), Origin(cni.masquerader, title))
+    if known is not None:
+        objects = expecting_no(cni.node(known), unannounced)
+        groups += by_namespace(objects, Origin(mode_name("cni", cni), title))
+        groups += by_namespace(cni.masquerade(known, masquerade), Origin(cni.masquerader, title))
     return tuple(groups)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kubenetlab.datapath import pods
+from kubenetlab.datapath.agent_views import knows_pod
 from kubenetlab.datapath.layers.layer import (
     DesiredObjects,
     Inputs,
@@ -16,31 +17,44 @@ from kubenetlab.datapath.layers.layer import (
 from kubenetlab.datapath.modes import CNI, ServiceProxy
 from kubenetlab.datapath.view import NodeView, PodView
 from kubenetlab.hoststate.object import Object, Origin
+from kubenetlab.hoststate.route import Route
 
 
 def _inputs(context: PlanContext) -> Iterator[tuple[str, Inputs]]:
+    routed_by_agent = context.routed_by_agent
     for node in context.nodes:
         proxy = context.proxy(node)
         for view in node.pods:
             successor = node.successor_of(view)
-            yield view.netns, (node, view, successor, context.cni, proxy.mode, proxy.component)
+            is_routed = not routed_by_agent or knows_pod(context.agent_views, node.name, view.uid)
+            inputs = (node, view, successor, is_routed, context.cni, proxy.mode, proxy.component)
+            yield view.netns, inputs
 
 
 def _objects(
     node: NodeView,
     pod: PodView,
     successor: PodView | None,
+    is_routed: bool,
     cni: CNI,
     proxy: ServiceProxy,
     component: str,
 ) -> tuple[DesiredObjects, ...]:
+    """Return the objects of a pod.
+
+    successor: see `_attached`.
+    is_routed: False if the agent that adds the node's routes to the pod has not seen the pod.
+    """
     title = f"Pod {pod.full_name}"
     sandbox = by_namespace(pods.sandbox(node, pod), Origin("kubelet", title))
     if not pod.is_attached:
         return tuple(sandbox)
+    objects = _attached(node, pod, successor, cni)
+    if not is_routed:
+        objects = (obj for obj in objects if not _is_route(obj, node))
     return (
         *sandbox,
-        *by_namespace(_attached(node, pod, successor, cni), Origin(mode_name("cni", cni), title)),
+        *by_namespace(objects, Origin(mode_name("cni", cni), title)),
         *by_namespace(proxy.pod(node, pod), Origin(component, title)),
     )
 
@@ -59,6 +73,10 @@ def _attached(
         else ()
     )
     return (obj for obj in cni.pod(node, pod) if obj.netns != node.netns or obj.key not in replaced)
+
+
+def _is_route(obj: Object, node: NodeView) -> bool:
+    return isinstance(obj, Route) and obj.netns == node.netns
 
 
 LAYER = Layer("pod", _inputs, _objects)

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from kubenetlab.api.lab import Decisions
 from kubenetlab.api.pods import Pod, is_of_job
 from kubenetlab.api.store import Cluster
+from kubenetlab.controllers.cluster.cni_agents import is_agent
 from kubenetlab.controllers.cluster.kube_proxy import is_kube_proxy
 from kubenetlab.controllers.kubelet.stopping import termination_of
 from kubenetlab.controllers.kubelet.volumes import file_content
 from kubenetlab.datapath import containers, modes
+from kubenetlab.datapath.agent_health import agent_config, agent_plan
 from kubenetlab.datapath.layers.layer import (
     DesiredObjects,
     Inputs,
@@ -19,12 +21,8 @@ from kubenetlab.datapath.layers.layer import (
     by_namespace,
 )
 from kubenetlab.datapath.plan_cache import PlanCache
-from kubenetlab.datapath.proxy_views import (
-    KubeProxyConfig,
-    kube_proxy_config,
-    proxy_stats,
-    with_config,
-)
+from kubenetlab.datapath.program_config import ProgramConfig, with_config
+from kubenetlab.datapath.proxy_views import kube_proxy_config, proxy_stats
 from kubenetlab.datapath.startup import is_any_pod_starting
 from kubenetlab.datapath.view import NodeView, PodView
 from kubenetlab.hoststate.object import Origin
@@ -37,13 +35,23 @@ def _inputs(context: PlanContext) -> Iterator[tuple[str, Inputs]]:
         for view, pod in context.pods_of(node):
             netns, setups = view.netns, setups_of(cache, cluster, pod, view, context.decisions)
             waits = is_starting and cache(("waits", netns), containers.asks_once, pod.spec, setups)
-            config = _kube_proxy_config(context, node) if is_kube_proxy(pod) else None
+            config = _config(context, node, pod) if pod.spec.host_network else None
             termination = termination_of(cluster, pod) if pod.is_terminating else None
             signalled = termination.signalled if termination is not None else ()
             yield netns, (view, pod, setups, waits, config, signalled)
 
 
-def _kube_proxy_config(context: PlanContext, node: NodeView) -> KubeProxyConfig | None:
+def _config(context: PlanContext, node: NodeView, pod: Pod) -> ProgramConfig | None:
+    """Return what the lab tells the program of a system pod of a node."""
+    if is_kube_proxy(pod):
+        return _kube_proxy_config(context, node)
+    if is_agent(context.cni.facts.agent, pod):
+        plan = agent_plan(node, context.cni, context.cache)
+        return agent_config(context.cluster, pod, plan) if plan is not None else None
+    return None
+
+
+def _kube_proxy_config(context: PlanContext, node: NodeView) -> ProgramConfig | None:
     obj, view = context.cluster.node(node.name), context.proxy_views.of(node.name)
     if obj is None:
         return None
@@ -56,7 +64,7 @@ def _objects(
     pod: Pod,
     setups: containers.Setups,
     waits: bool,
-    config: KubeProxyConfig | None,
+    config: ProgramConfig | None,
     signalled: tuple[str, ...],
 ) -> tuple[DesiredObjects, ...]:
     runs = containers.programs(view.netns, pod, setups, waits=waits, signalled=signalled)

@@ -9,6 +9,7 @@ shortest delay of a connection.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, TypeGuard
 
@@ -28,6 +29,7 @@ HOLD_S: Final = 9
 """Time after which a silent peer counts as dead, in seconds."""
 _RECONFIGURED: Final = ("0003", "0004")
 """Codes of BIRD's replies to `configure` (doc/reply_codes): done, in progress."""
+_NEIGHBOR: Final = re.compile(r"^  neighbor (\S+) as ", re.MULTILINE)
 
 
 def bird(netns: str, speaker: Speaker, routes: Sequence[str]) -> Iterator[Object]:
@@ -56,6 +58,16 @@ def is_bird(obj: Object) -> TypeGuard[Daemon]:
 def learned_routes(objects: Iterable[Object]) -> list[str]:
     """Return the destinations that BIRD of a node learns; empty on a node without BIRD."""
     return [destination for obj in objects if is_bird(obj) for destination in obj.provides]
+
+
+def neighbors(objects: Iterable[Object]) -> list[str]:
+    """Return the addresses with which BIRD of a node has sessions; empty on a node without BIRD."""
+    return [
+        address
+        for obj in objects
+        if isinstance(obj, File) and obj.path == CONFIG_PATH
+        for address in _NEIGHBOR.findall(obj.content)
+    ]
 
 
 def expecting_no_routes(objects: Iterable[Object]) -> Iterator[Object]:

@@ -15,12 +15,13 @@ from kubenetlab import names
 from kubenetlab.api.core import Node, Service
 from kubenetlab.api.faults import Fault
 from kubenetlab.api.kinds import find_kind
-from kubenetlab.api.lab import Uplink
+from kubenetlab.api.lab import StoppedAgent, Uplink
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.pods import Pod, is_of_job
 from kubenetlab.api.segments import segment_networks, segment_of
 from kubenetlab.api.store import Cluster
-from kubenetlab.controllers.nodes.ipam import attachment_of
+from kubenetlab.controllers.cluster.kube_proxy import NAMESPACE
+from kubenetlab.controllers.nodes.ipam import attachment_of, network
 from kubenetlab.datapath import cluster_modes, modes
 from kubenetlab.datapath.containers import assumed_ports, setups_of
 from kubenetlab.datapath.network import bird
@@ -61,6 +62,7 @@ def inspection(agent: Agent) -> Inspection:
         "run_directory": str(agent.directory),
         "cni": cluster.config.networking.cni_mode[0],
         "kube_proxy_mode": modes.proxy_mode(cluster.config.networking)[0],
+        "system_namespaces": _system_namespaces(cluster),
         "pod_layout": agent.decisions.cni_options.get("layout", ""),
         "neighbors": agent.decisions.neighbors,
         "nodes": [
@@ -70,6 +72,7 @@ def inspection(agent: Agent) -> Inspection:
                 "addresses": list(node.addresses),
                 "pod_cidrs": list(node.spec.pod_cidrs),
                 "ready": node.is_ready,
+                "agent": _agent_state(cluster, node),
             }
             for node in cluster.all(Node)
         ],
@@ -103,6 +106,17 @@ def _segment(cluster: Cluster) -> int:
     """Return the number of the first node's segment."""
     node = next(iter(cluster.all(Node)), None)
     return segment_of(cluster.config, node.addresses[0]) if node is not None else 0
+
+
+def _system_namespaces(cluster: Cluster) -> list[str]:
+    agent = network(cluster).agent
+    return list(dict.fromkeys((NAMESPACE, *((agent.namespace,) if agent is not None else ()))))
+
+
+def _agent_state(cluster: Cluster, node: Node) -> str:
+    if network(cluster).agent is None:
+        return ""
+    return "running" if cluster.get(StoppedAgent, "", node.name) is None else "stopped"
 
 
 def summarize_faults(cluster: Cluster) -> list[InspectedFault]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from kubenetlab.api.faults import Fault
 from kubenetlab.api.json_types import JsonObject
 from kubenetlab.datapath import faults, plan
 from kubenetlab.datapath.plan_cache import PlanCache
@@ -21,14 +20,14 @@ if TYPE_CHECKING:
 
 
 async def kernel_differences(agent: Agent) -> list[JsonObject]:
-    """Compare the kernel with the desired state of the lab without its faults.
+    """Compare the kernel with the desired state of the lab without faults and stopped agents.
 
     The kernel is read anew. Return one entry for each namespace that differs.
     """
     async with agent.kernel_lock:
         healthy = (
             plan(faults.healed(agent.cluster), agent.decisions, PlanCache())
-            if agent.cluster.all(Fault)
+            if any(agent.cluster.by_key(kind) for kind in faults.HEALED)
             else agent.desired_state.state_for(agent.cluster)
         )
         desired = HostState(

@@ -15,10 +15,12 @@ from pathlib import Path
 import msgspec
 
 from kubenetlab.errors import RequirementError
+from kubenetlab.kernel.file_trees import FileTrees
 from kubenetlab.kernel.processes.identity import Process, ProcessId
 from kubenetlab.kernel.rules.backends import RulesError
 from kubenetlab.kernel.rules.comparison import Compared, compare
 from kubenetlab.kernel.syscalls import open_namespace, trim_memory
+from kubenetlab.lab import rundir
 from kubenetlab.lab.context import LabContext
 from kubenetlab.lab.messages.node_agent import (
     AttachPod,
@@ -73,6 +75,7 @@ class NodeAgent:
         """
         self._directory = directory
         self._plugins = NetworkPlugins(directory, hidden)
+        self._trees = FileTrees(directory / rundir.FILES)
         self._executor: Executor | None = None
         self._home = open_namespace("net")
         self._nodes: dict[ProcessId, Process] = {}
@@ -211,6 +214,7 @@ class NodeAgent:
                     NetnsSocketFactory(process, self._home),
                     self._connected_executor,
                     self._results.add,
+                    self._trees,
                 )
         for (node, _), probes in swept.items():
             PingSweep(probes, NetnsSocketFactory(self._node(node), self._home))
@@ -225,8 +229,6 @@ class NodeAgent:
 
 def main(context: LabContext, number: int) -> None:
     """Run a node agent; never return while the lab is up."""
-    from kubenetlab.lab import rundir
-
     listener = context.listeners[rundir.node_agent_socket(number)]
     agent = NodeAgent(
         listener, context.directory, f"node agent {number}", context.hidden_directories

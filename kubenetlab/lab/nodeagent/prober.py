@@ -17,9 +17,11 @@ from msgspec import structs
 
 from kubenetlab.api.lab import ProbeReport
 from kubenetlab.datapath.probes import USER_AGENT, ProbeSpec
+from kubenetlab.kernel.file_trees import FileTrees
 from kubenetlab.kernel.ping_sockets import echo_of
 from kubenetlab.kernel.processes.identity import ProcessId
 from kubenetlab.lab.messages.node_agent import ProbeResult
+from kubenetlab.lab.nodeagent import agent_check
 from kubenetlab.lab.nodeagent.executor import Executor
 from kubenetlab.lab.runtime.pod_network import NetnsSocketFactory
 from kubenetlab.lab.transport import grpc_health
@@ -36,6 +38,10 @@ RETRY_GROWTH = 1.6
 """Factor by which the pause grows with each repetition."""
 FIRST_TIMEOUT_S = 0.05
 """Timeout of the first attempt, in seconds."""
+AGENT_RETRY_S = 0.1
+"""Longest pause between two checks of an agent of the CNI plugin that is starting, in seconds."""
+AGENT_START_S = 10.0
+"""Time after which such an agent is late, in seconds."""
 HTTP_OK = range(200, 400)
 BODY_BYTES = 10 * 1024
 """Maximum number of bytes read of a response's body, which may be endless.
@@ -114,9 +120,11 @@ class PeriodicProbe(ProbeState):
         namespace: NetnsSocketFactory,
         executor: Callable[[], Executor],
         on_result: OnResult,
+        trees: FileTrees,
     ) -> None:
         super().__init__(spec, node, on_result)
         self._executor = executor
+        self._trees = trees
         self._namespace = namespace
         self._task = asyncio.get_running_loop().create_task(self._run())
 
@@ -163,14 +171,19 @@ class PeriodicProbe(ProbeState):
                 pause_s = (
                     spec.period_s
                     if spec.kind == "liveness"
-                    else min(pause_s * RETRY_GROWTH, spec.period_s)
+                    else min(pause_s * RETRY_GROWTH, self._longest_pause_s(elapsed_s))
                 )
             await asyncio.sleep(pause_s)
+
+    def _longest_pause_s(self, elapsed_s: float) -> float:
+        """Return the longest pause after a failure, in seconds; `up` waits for sessions of BGP."""
+        is_starting = self.spec.method == "agent" and elapsed_s < AGENT_START_S
+        return min(AGENT_RETRY_S, self.spec.period_s) if is_starting else self.spec.period_s
 
     async def _attempt(self, timeout_s: float) -> str | None:
         """Run the probe once; return an error message as the kubelet words it, None on success."""
         spec = self.spec
-        if spec.method not in ("ping", "exec") and not spec.port:
+        if spec.method not in ("ping", "exec", "agent") and not spec.port:
             return "the container has no port of the name that the probe gives"
         try:
             if spec.method == "exec":
@@ -195,6 +208,11 @@ class PeriodicProbe(ProbeState):
                 return await self._get()
             case "grpc":
                 return await self._check_health()
+            case "agent":
+                assert self.spec.health is not None
+                return await agent_check.check(
+                    self.spec.health, self.spec.node_netns, self._namespace, self._trees
+                )
         return None
 
     def _timeout_message(self) -> str:

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from ipaddress import ip_address
-from typing import Final
+from typing import Final, TypeVar
 
 from msgspec import structs
 
@@ -23,6 +23,7 @@ from kubenetlab.programs.coredns import DNS_PORT
 from kubenetlab.programs.dns.resolver import ResolverConfig, first_address, is_truncated
 from kubenetlab.programs.support.http import Response
 
+T = TypeVar("T")
 DATAGRAM_BYTES = 64 * 1024
 KINDS: Final = {
     "TCP": (socket.SOCK_STREAM, 0),
@@ -52,6 +53,11 @@ class NetnsSocketFactory:
         """
         with self._inside():
             return open_()
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Call a function that leaves no socket open; raise the same errors as `run`."""
+        with self._inside():
+            return function()
 
     def _inside(self) -> AbstractContextManager[None]:
         if isinstance(self._where, str):

@@ -16,8 +16,8 @@ from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.cluster.kube_proxy import is_kube_proxy
 from kubenetlab.datapath.plan_cache import PlanCache
+from kubenetlab.datapath.program_config import ProgramConfig
 from kubenetlab.datapath.proxy_views import (
-    KubeProxyConfig,
     ProxyStats,
     ProxyView,
     changes,
@@ -109,7 +109,7 @@ def stats_of(view: ProxyView) -> ProxyStats:
     return proxy_stats(view, PlanCache())
 
 
-def config_of(cluster: Cluster, name: str) -> KubeProxyConfig:
+def config_of(cluster: Cluster, name: str) -> ProgramConfig:
     """Return the configuration of a node's kube-proxy in a cluster with the mode nftables."""
     node, view = cluster.node(name), view_of(cluster, name)
     assert node is not None

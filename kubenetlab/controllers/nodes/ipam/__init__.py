@@ -16,7 +16,7 @@ from kubenetlab import names
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.core import Node
 from kubenetlab.api.faults import Fault
-from kubenetlab.api.lab import AllocationState, Attachment, NetworkFacts
+from kubenetlab.api.lab import AllocationState, Attachment, NetworkFacts, StoppedAgent
 from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, Kind, deletion
@@ -43,6 +43,7 @@ WATCHES: Final[tuple[Kind, ...]] = (
     Pod,
     Attachment,
     Fault,
+    StoppedAgent,
     *dict.fromkeys(kind for type_ in ALLOCATORS.values() for kind in type_.watches),
 )
 
@@ -56,17 +57,19 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
     waiting = [
         (node, [pod for pod in cluster.pods_on(node.name) if needs_attachment(cluster, pod)])
         for node in cluster.all(Node)
+        if has_network(cluster, node.name)
     ]
     allocator = ALLOCATORS[facts.ipam](
         cluster, frozenset(node.name for node, pods in waiting if pods)
     )
     numbers = _LinkNumbers(cluster)
     for node, pods in waiting:
+        failure = _missing_agent(cluster, facts, node)
         for pod in pods:
             owner = owners.get(pod.full_name, "")
             addresses: tuple[str, ...] | AllocationFailure = duplicates.addresses(cluster, owner)
-            duplicate_of = owner if addresses else ""
-            addresses = addresses or allocator.allocate(pod, node)
+            duplicate_of = owner if addresses and failure is None else ""
+            addresses = failure or addresses or allocator.allocate(pod, node)
             if isinstance(addresses, AllocationFailure):
                 yield from _failure_event(cluster, pod, node, facts.plugin, addresses, now)
                 continue
@@ -106,6 +109,20 @@ def without_duplicates(cluster: Cluster) -> Cluster:
         for former in duplicated
         if (assigned := cluster.get(Attachment, *former.key)) is not None
     )
+
+
+def has_network(cluster: Cluster, node: str) -> bool:
+    """Return True if a CNI plugin is installed on a node: its agent, if it has one, has run."""
+    stopped = cluster.get(StoppedAgent, "", node)
+    return network(cluster).has_network and (stopped is None or stopped.has_run)
+
+
+def _missing_agent(cluster: Cluster, facts: NetworkFacts, node: Node) -> AllocationFailure | None:
+    """Return why the CNI plugin attaches no pod to a node: the agent that it needs is stopped."""
+    if facts.agent is None or not facts.agent.attach_error:
+        return None
+    stopped = cluster.get(StoppedAgent, "", node.name)
+    return AllocationFailure(facts.agent.attach_error) if stopped is not None else None
 
 
 def attachment_of(cluster: Cluster, pod: Pod) -> Attachment | None:

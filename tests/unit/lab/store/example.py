@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from kubenetlab.api.cni_agents import KnownNode
 from kubenetlab.api.core import Taint
 from kubenetlab.api.lab import (
     AddressBlock,
     LabSecret,
     NodeSettings,
     RingState,
+    StoppedAgent,
     Termination,
     Uplink,
 )
@@ -132,7 +134,11 @@ def example() -> Cluster:
     )
     block = AddressBlock(ObjectMeta("10-244-64-0-26"), "10.244.64.0/26", "worker", "pool")
     ring = RingState(ObjectMeta("weave-ipv4"), ((0, "worker"),), {"worker": "10.32.0.1"})
-    return cluster.with_changes([termination, block, ring, LabSecret(seed="5eed" * 16)])
+    known = KnownNode("worker", ("172.18.0.3",), ("10.244.1.0/24",), (("10.244.1.0/24",),), ({},))
+    stopped_agent = StoppedAgent(ObjectMeta("worker"), nodes=(known,), pods=("pod-uid",))
+    return cluster.with_changes(
+        [termination, block, ring, LabSecret(seed="5eed" * 16), stopped_agent]
+    )
 
 
 def changed(cluster: Cluster) -> Cluster:

@@ -1,0 +1,43 @@
+"""Agents of CNI plugins: the programs that run on each node as pods of a DaemonSet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from kubenetlab.api.meta import Labels, Record
+
+
+class CniAgent(Record, frozen=True):
+    """Agent of a CNI plugin: the DaemonSet that runs it, and what depends on it."""
+
+    daemon_set: str
+    """Name of the DaemonSet."""
+    namespace: str
+    """Namespace of the DaemonSet."""
+    labels: Labels
+    """Labels of its pods."""
+    container: str
+    """Name of the container that reports the health of the node's pod network."""
+    title: str
+    """Name of the program in messages, such as `calico/node`."""
+    attach_error: str = ""
+    """Error of the CNI plugin while no agent runs on the node; empty if it does not need one."""
+    knows_all_pods: bool = False
+    """True if the agent writes entries about the pods of all nodes."""
+    routes_pods: bool = False
+    """True if the agent adds the node's routes to its pods."""
+
+
+class KnownNode(Record, frozen=True):
+    """A node as the agent of a CNI plugin last saw it. Tuples have one entry per IP family."""
+
+    name: str
+    """Name of the node."""
+    addresses: tuple[str, ...]
+    """Its addresses, the primary family first."""
+    pod_cidrs: tuple[str, ...]
+    """Ranges that the cluster assigns to it."""
+    ranges: tuple[tuple[str, ...], ...]
+    """Ranges from which the CNI plugin assigns addresses on it."""
+    tunnels: tuple[Mapping[str, str], ...]
+    """Kind of tunnel → address of the node's end."""

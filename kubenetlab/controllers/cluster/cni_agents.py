@@ -1,0 +1,88 @@
+"""CNI agent controller: records on which nodes no agent of the CNI plugin runs, and what it knew.
+
+It reads the DaemonSet's pods, faults, nodes, and the objects from which ranges of pod addresses
+follow. While a node has no pod of the DaemonSet, or a fault stops it, the node has a StoppedAgent:
+the plan then has what the agent last knew. Kubernetes has no counterpart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from kubenetlab.api.calico.ip_pools import IPPool
+from kubenetlab.api.cni_agents import CniAgent, KnownNode
+from kubenetlab.api.core import Node
+from kubenetlab.api.faults import Fault
+from kubenetlab.api.lab import NetworkFacts, NodeReport, StoppedAgent
+from kubenetlab.api.meta import ObjectMeta
+from kubenetlab.api.pods import Pod
+from kubenetlab.api.store import Change, Cluster, Kind, deletion
+from kubenetlab.controllers.cluster.faults import stopping_fault
+from kubenetlab.controllers.nodes.ipam import ALLOCATORS, network
+
+WATCHES: Final[tuple[Kind, ...]] = (NetworkFacts, Node, Pod, Fault, StoppedAgent)
+
+
+def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
+    agent = network(cluster).agent
+    stopped = cluster.by_key(StoppedAgent)
+    if agent is None and not stopped:
+        return
+    running = _nodes_with_agents(cluster, agent) if agent is not None else set()
+    names = {node.name for node in cluster.all(Node)}
+    missing = names - running if agent is not None else set()
+    for state in stopped.values():
+        if state.name not in missing:
+            yield deletion(state)
+    started = [name for name in missing if ("", name) not in stopped]
+    if not started:
+        return
+    nodes = tuple(_known(cluster, node) for node in cluster.all(Node))
+    pools = tuple(sorted(cluster.all(IPPool), key=lambda pool: pool.name))
+    for name in sorted(started):
+        if cluster.get(NodeReport, "", name) is None:
+            yield StoppedAgent(ObjectMeta(name=name), has_run=False)
+        else:
+            pods = tuple(pod.uid for pod in _known_pods(cluster, agent, name))
+            yield StoppedAgent(ObjectMeta(name=name), True, nodes, pools, pods)
+
+
+def is_agent(agent: CniAgent | None, pod: Pod) -> bool:
+    """Return True for a pod of the DaemonSet of the CNI plugin's agents."""
+    return (
+        agent is not None
+        and pod.namespace == agent.namespace
+        and pod.spec.host_network
+        and agent.labels.items() <= pod.labels.items()
+    )
+
+
+def _nodes_with_agents(cluster: Cluster, agent: CniAgent) -> set[str]:
+    """Return the names of the nodes on which an agent runs, or is about to start."""
+    return {
+        pod.spec.node_name
+        for pod in cluster.select(agent.namespace, agent.labels)
+        if is_agent(agent, pod)
+        and not pod.is_terminating
+        and not pod.is_finished
+        and stopping_fault(cluster, pod) is None
+    }
+
+
+def _known_pods(cluster: Cluster, agent: CniAgent | None, node: str) -> Sequence[Pod]:
+    """Return the pods that the agent of a node knows now."""
+    knows_all = agent is not None and agent.knows_all_pods
+    return cluster.all(Pod) if knows_all else cluster.pods_on(node)
+
+
+def _known(cluster: Cluster, node: Node) -> KnownNode:
+    """Return a node as agents know it now."""
+    ranges = ALLOCATORS[network(cluster).ipam].ranges(cluster, node)
+    return KnownNode(
+        node.name,
+        node.addresses,
+        node.spec.pod_cidrs,
+        tuple(own.cidrs for own in ranges),
+        tuple(own.tunnels for own in ranges),
+    )

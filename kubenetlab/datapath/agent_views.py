@@ -1,0 +1,116 @@
+"""Knowledge of the CNI plugin's agent of each node, from which the plan computes its objects.
+
+An agent that runs knows everything that its node's view has. One that is stopped knows what it knew
+then (`StoppedAgent`), so the objects that it has written stay, and later changes are missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from msgspec import structs
+
+from kubenetlab.api.cni_agents import KnownNode
+from kubenetlab.api.lab import StoppedAgent
+from kubenetlab.api.segments import segment_networks, segment_of
+from kubenetlab.api.store import Cluster
+from kubenetlab.datapath.plan_cache import PlanCache
+from kubenetlab.datapath.view import Family, NodeView, Peer
+from kubenetlab.hoststate.daemons import Daemon
+from kubenetlab.hoststate.object import Object
+
+AgentViews = Mapping[str, NodeView | None]
+"""Name of a node whose agent is stopped → the view of the agent; None if none has ever run."""
+
+
+def agent_views(cluster: Cluster, nodes: Sequence[NodeView], cache: PlanCache) -> AgentViews:
+    """Return the views of stopped agents; all other agents know the view of their node."""
+    stopped = cluster.by_key(StoppedAgent)
+    if not stopped:
+        return {}
+    return cache.by_identity(
+        "agent views",
+        lambda: _agent_views(cluster, nodes, cluster.all(StoppedAgent)),
+        nodes,
+        stopped,
+    )
+
+
+def _agent_views(
+    cluster: Cluster, nodes: Sequence[NodeView], stopped: Sequence[StoppedAgent]
+) -> AgentViews:
+    by_name = {node.name: node for node in nodes}
+    return {
+        state.name: _last_view(cluster, by_name[state.name], state) if state.has_run else None
+        for state in stopped
+        if state.name in by_name
+    }
+
+
+def _last_view(cluster: Cluster, node: NodeView, state: StoppedAgent) -> NodeView:
+    has_gateway = node.families[0].has_gateway
+    known = {
+        other.name: Peer(other.name, tuple(_families(cluster, other, has_gateway)))
+        for other in state.nodes
+    }
+    return structs.replace(
+        node,
+        families=known[node.name].families if node.name in known else node.families,
+        peers=tuple(peer for name, peer in known.items() if name != node.name),
+        pods=tuple(pod for pod in node.pods if pod.uid in state.pods),
+        ip_pools=state.pools,
+    )
+
+
+def _families(cluster: Cluster, node: KnownNode, has_gateway: bool) -> Iterator[Family]:
+    subnets = segment_networks(cluster.config, segment_of(cluster.config, node.addresses[0]))
+    for index, (address, pod_cidr) in enumerate(zip(node.addresses, node.pod_cidrs, strict=True)):
+        yield Family(
+            address,
+            pod_cidr,
+            node.ranges[index],
+            node.tunnels[index],
+            has_gateway,
+            str(subnets[index]),
+        )
+
+
+def knows_pod(views: AgentViews, node: str, uid: str) -> bool:
+    """Return True if the agent of a node has been running since a pod of the node exists."""
+    if node not in views:
+        return True
+    view = views[node]
+    return view is not None and any(pod.uid == uid for pod in view.pods)
+
+
+def unannounced(views: AgentViews, node: NodeView) -> tuple[str, ...]:
+    """Return the destinations to which other nodes announce no route to a node.
+
+    Their agents are stopped, and do not know the node or the destination.
+    """
+    missing: list[str] = []
+    for peer in node.peers:
+        if peer.name not in views:
+            continue
+        view = views[peer.name]
+        announced: set[str] = set()
+        if view is not None and any(other.name == node.name for other in view.peers):
+            announced = set(_destinations(view.families))
+        missing += [each for each in _destinations(peer.families) if each not in announced]
+    return tuple(missing)
+
+
+def _destinations(families: Sequence[Family]) -> Iterator[str]:
+    for family in families:
+        yield family.pod_cidr
+        yield from family.ranges
+
+
+def expecting_no(objects: Iterator[Object], destinations: Sequence[str]) -> Iterator[Object]:
+    """Yield objects; their daemons do not have to provide routes to these destinations."""
+    for obj in objects:
+        if isinstance(obj, Daemon) and destinations:
+            provides = tuple(route for route in obj.provides if route not in destinations)
+            yield structs.replace(obj, provides=provides)
+        else:
+            yield obj

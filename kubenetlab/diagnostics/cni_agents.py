@@ -1,0 +1,56 @@
+"""Diagnostics of nodes on which no agent of the CNI plugin runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kubenetlab.api.apps import DaemonSet
+from kubenetlab.api.cni_agents import CniAgent
+from kubenetlab.api.core import Node
+from kubenetlab.api.faults import Fault
+from kubenetlab.api.lab import NetworkFacts, StoppedAgent
+from kubenetlab.api.store import Cluster
+from kubenetlab.diagnostics.model import AGENT_STOPPED, Diagnostic, Scope
+from kubenetlab.diagnostics.templates import Templates
+
+
+def _stops(fault: Fault, node: str, agent: CniAgent) -> bool:
+    """Return True if a fault stops the agent of a node."""
+    return any((each.node, each.labels) == (node, agent.labels) for each in fault.spec.stops)
+
+
+def _restore(cluster: Cluster, agent: CniAgent) -> str:
+    """Return what a user does about a node without a pod of the DaemonSet."""
+    if cluster.get(DaemonSet, agent.namespace, agent.daemon_set) is None:
+        return "the DaemonSet does not exist: apply its manifest again, or make the lab again"
+    return f"kubenetlab describe daemonset {agent.daemon_set} -n {agent.namespace}"
+
+
+def check_cni_agents(cluster: Cluster, templates: Templates) -> Iterator[Diagnostic]:
+    """Yield a diagnostic for each node whose agent is stopped, or has never run."""
+    facts = cluster.get(NetworkFacts, "", "network") or NetworkFacts()
+    agent = facts.agent
+    if agent is None:
+        return
+    for state in cluster.all(StoppedAgent):
+        fault = next((each for each in cluster.all(Fault) if _stops(each, state.name, agent)), None)
+        hint = f"kubenetlab heal {fault.name}" if fault is not None else _restore(cluster, agent)
+        effect = (
+            "it misses every change of the cluster"
+            if state.has_run
+            else "it has no pod network, and is not Ready"
+        )
+        pods = tuple(
+            each.full_name for each in cluster.pods_on(state.name) if not each.spec.host_network
+        )
+        yield Diagnostic(
+            AGENT_STOPPED,
+            Node.kind,
+            "",
+            state.name,
+            (),
+            f"no agent of the CNI plugin {facts.plugin} runs on this node "
+            f"(DaemonSet {agent.namespace}/{agent.daemon_set}): {effect}",
+            (hint,),
+            Scope(into=pods, out_of=pods),
+        )

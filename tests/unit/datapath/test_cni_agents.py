@@ -1,0 +1,369 @@
+"""Agents of CNI plugins: what a stopped one keeps and misses, its pods, log, and health."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from kubenetlab.api.apps import DaemonSet
+from kubenetlab.api.core import Event, Node
+from kubenetlab.api.environment import ConfigMap
+from kubenetlab.api.lab import Attachment, Decisions, NetworkFacts, StoppedAgent
+from kubenetlab.api.pods import Pod
+from kubenetlab.api.store import Cluster, Delete, deletion
+from kubenetlab.controllers.cluster.cni_agents import is_agent
+from kubenetlab.datapath import faults, modes, plan, plan_probes
+from kubenetlab.datapath.agent_health import agent_plan
+from kubenetlab.datapath.cluster_modes import decided_cni
+from kubenetlab.datapath.plan_cache import PlanCache
+from kubenetlab.datapath.view import node_views
+from kubenetlab.diagnostics import AGENT_STOPPED, diagnose
+from kubenetlab.hoststate.daemons import Daemon
+from kubenetlab.hoststate.files import File
+from kubenetlab.hoststate.object import Key, Object
+from kubenetlab.hoststate.rules.rulesets import NodeRules
+from kubenetlab.lab.nodeagent.agent_check import sessions
+from kubenetlab.programs import DEFAULT, cni_agent, program_of_image
+from kubenetlab.programs.support.http import ProgramContext
+from tests.clusters import NOW, applied, pod, running, settled, store
+
+WITH_AGENTS = ("calico", "cilium", "flannel", "kube-router", "weave")
+LATE = pod("late", spec=", nodeName: worker")
+PODS = pod("a", spec=", nodeName: worker") + pod("b", spec=", nodeName: worker2")
+
+
+def manifest(cni: str, workers: int = 2, family: str = "dual") -> str:
+    nodes = ", ".join(["{role: control-plane}", *["{role: worker}"] * workers])
+    return (
+        "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n"
+        f"nodes: [{nodes}]\nnetworking: {{cni: {cni}, ipFamily: {family}}}\n---\n"
+    )
+
+
+def decisions(cluster: Cluster) -> Decisions:
+    name, options = cluster.config.networking.cni_mode
+    return Decisions(cni_mode=name, cni_options=options, neighbors="dynamic")
+
+
+def objects(cluster: Cluster, node: str) -> dict[Key, Object]:
+    return dict(plan(cluster, decisions(cluster))[f"node/{node}"])
+
+
+def stopped(cluster: Cluster, node: str = "worker") -> Cluster:
+    """Return the store after the agent of a node has been stopped by a fault."""
+    changes = faults.break_changes(cluster, "cni-agent", {"node": node}, NOW)
+    return running(settled(cluster.with_changes(changes)))
+
+
+def agents(cluster: Cluster) -> list[Pod]:
+    facts = cluster.get(NetworkFacts, "", "network")
+    assert facts is not None
+    return [each for each in cluster.all(Pod) if is_agent(facts.agent, each)]
+
+
+def differing(before: dict[Key, Object], after: dict[Key, Object]) -> set[Key]:
+    keys = before.keys() | after.keys()
+    return {key for key in keys if before.get(key) != after.get(key)}
+
+
+@pytest.mark.parametrize("cni", modes.known("cni"))
+def test_modes_with_agents_install_one_on_each_node(cni: str) -> None:
+    cluster = running(store(manifest(cni, family="ipv4")))
+    pods = agents(cluster)
+    if cni not in WITH_AGENTS:
+        assert pods == []
+        return
+    assert {each.spec.node_name for each in pods} == {node.name for node in cluster.all(Node)}
+    (owner,) = {each.metadata.owner_references[0].name for each in pods}
+    agent = modes.load("cni", cni, {}).facts.agent
+    assert agent is not None
+    assert owner == agent.daemon_set
+    assert cluster.get(DaemonSet, agent.namespace, owner) is not None
+    assert all(each.is_ready for each in pods)
+
+
+@pytest.mark.parametrize(
+    ("cni", "namespace", "name", "key"),
+    [
+        ("flannel", "kube-flannel", "kube-flannel-cfg", "net-conf.json"),
+        ("calico", "kube-system", "calico-config", "calico_backend"),
+        ("cilium", "kube-system", "cilium-config", "routing-mode"),
+        ("kube-router", "kube-system", "kube-router-cfg", "cni-conf.json"),
+    ],
+)
+def test_config_maps_have_upstreams_names(cni: str, namespace: str, name: str, key: str) -> None:
+    config = store(manifest(cni)).get(ConfigMap, namespace, name)
+    assert config is not None
+    assert config.data[key]
+
+
+def test_another_mode_replaces_the_daemon_set() -> None:
+    """The pods of the former agent go, and no node counts as being without an agent."""
+    before = running(store(manifest("calico")))
+    after = running(applied(before, manifest("flannel")))
+    names = {each.name for each in after.all(DaemonSet)}
+    assert names == {"kube-proxy", "kube-flannel-ds"}
+    assert after.all(StoppedAgent) == ()
+    assert {each.namespace for each in agents(after)} == {"kube-flannel"}
+
+
+@pytest.mark.parametrize("cni", WITH_AGENTS)
+def test_a_stopped_agent_changes_nothing_by_itself(cni: str) -> None:
+    before = running(store(manifest(cni) + PODS))
+    after = stopped(before)
+    for node in ("worker", "worker2"):
+        assert differing(objects(before, node), objects(after, node)) == set()
+
+
+@pytest.mark.parametrize("cni", WITH_AGENTS)
+def test_a_stopped_agent_misses_a_new_node(cni: str) -> None:
+    """The objects of its node stay as they are until the fault is healed."""
+    before = running(store(manifest(cni) + PODS))
+    cut_off = stopped(before)
+    grown = running(applied(cut_off, manifest(cni, workers=3)))
+    rules = {key for key, obj in objects(grown, "worker").items() if isinstance(obj, NodeRules)}
+    changed = differing(objects(before, "worker"), objects(grown, "worker"))
+    assert changed - rules == set()
+    assert differing(objects(before, "worker2"), objects(grown, "worker2")) - rules
+    healed = running(settled(faults.healed(grown)))
+    assert differing(objects(before, "worker"), objects(healed, "worker")) - rules
+    assert healed.all(StoppedAgent) == ()
+
+
+@pytest.mark.parametrize("cni", ["calico", "kube-router"])
+def test_no_node_waits_for_routes_that_a_stopped_agent_does_not_announce(cni: str) -> None:
+    """BIRD of a new node has no session with the node, whose configuration is the old one."""
+    text = manifest(cni)
+    grown = running(applied(stopped(running(store(text + PODS))), manifest(cni, workers=3)))
+
+    def provided(of: str) -> tuple[str, ...]:
+        (daemon,) = [obj for obj in objects(grown, of).values() if isinstance(obj, Daemon)]
+        return daemon.provides
+
+    before = running(store(text + PODS))
+    (bird,) = [obj for obj in objects(before, "worker").values() if isinstance(obj, Daemon)]
+    assert provided("worker") == bird.provides
+    (bird,) = [obj for obj in objects(before, "worker2").values() if isinstance(obj, Daemon)]
+    of_worker = set(bird.provides) - set(provided("worker"))
+    assert of_worker
+    assert of_worker.isdisjoint(provided("worker3"))
+    healed = running(settled(faults.healed(grown)))
+    (bird,) = [obj for obj in objects(healed, "worker3").values() if isinstance(obj, Daemon)]
+    assert of_worker < set(bird.provides)
+    config = objects(grown, "worker")["File", "/etc/bird/bird.conf"]
+    assert isinstance(config, File)
+    new_node = grown.node("worker3")
+    assert new_node is not None
+    assert new_node.addresses[0] not in config.content
+
+
+def test_felix_adds_the_route_to_a_new_pod() -> None:
+    cluster = stopped(running(store(manifest("calico") + PODS)))
+    late = running(applied(cluster, LATE))
+    attachment = late.get(Attachment, "default", "late")
+    assert attachment is not None
+    key = ("Route", f"{attachment.addresses[0]}/32")
+    assert key not in objects(late, "worker")
+    assert key in objects(running(settled(faults.healed(late))), "worker")
+
+
+@pytest.mark.parametrize("cni", WITH_AGENTS)
+def test_a_new_pod_waits_only_if_the_plugin_calls_the_agent(cni: str) -> None:
+    cluster = stopped(running(store(manifest(cni) + PODS)))
+    late = running(applied(cluster, LATE))
+    is_attached = late.get(Attachment, "default", "late") is not None
+    assert is_attached == (cni not in ("weave", "cilium"))
+    messages = [each.message for each in late.all(Event) if each.involved_object.name == "late"]
+    assert any("failed (add): " in message for message in messages) != is_attached
+    healed = running(settled(faults.healed(late)))
+    assert healed.get(Attachment, "default", "late") is not None
+
+
+def test_cilium_keeps_the_identities_of_the_pods_that_it_knew() -> None:
+    cluster = stopped(running(store(manifest("cilium") + PODS)))
+    late = running(applied(cluster, LATE.replace("worker", "worker2")))
+
+    def known(node: str) -> Iterable[str]:
+        (rules,) = [
+            obj.rules
+            for obj in objects(late, node).values()
+            if isinstance(obj, NodeRules) and obj.rules.backend == "cilium"
+        ]
+        return {subject[-1] for subject in rules.by_subject}
+
+    assert set(known("worker2")) - set(known("worker")) == {"default/late"}
+
+
+def test_without_the_daemon_set_a_new_node_is_not_ready() -> None:
+    """Old nodes keep what they have; nothing of the plugin is on the new one."""
+    before = running(store(manifest("flannel") + PODS))
+    (daemon_set,) = [each for each in before.all(DaemonSet) if each.name == "kube-flannel-ds"]
+    gone = [deletion(daemon_set), *(deletion(each) for each in agents(before))]
+    after = running(settled(before.with_changes(gone)))
+    assert {state.name: state.has_run for state in after.all(StoppedAgent)} == {
+        node.name: True for node in before.all(Node)
+    }
+    assert differing(objects(before, "worker"), objects(after, "worker")) == set()
+    text = manifest("flannel", workers=3) + LATE.replace("worker", "worker3")
+    grown = running(applied(after, text))
+    new = grown.node("worker3")
+    assert new is not None
+    assert not new.is_ready
+    assert grown.get(Attachment, "default", "late") is None
+    assert not [key for key in objects(grown, "worker3") if "cni0" in key]
+    again = running(settled(grown.with_changes([daemon_set])))
+    assert again.all(StoppedAgent) == ()
+    assert again.get(Attachment, "default", "late") is not None
+
+
+def test_a_node_that_is_removed_leaves_nothing() -> None:
+    cluster = stopped(running(store(manifest("flannel", workers=3))), "worker3")
+    assert [state.name for state in cluster.all(StoppedAgent)] == ["worker3"]
+    smaller = running(applied(cluster, manifest("flannel")))
+    assert smaller.all(StoppedAgent) == ()
+
+
+def test_each_node_without_an_agent_is_reported() -> None:
+    cluster = running(store(manifest("flannel")))
+    assert [each for each in diagnose(cluster) if each.code == AGENT_STOPPED] == []
+    (found,) = [each for each in diagnose(stopped(cluster)) if each.code == AGENT_STOPPED]
+    assert (found.kind, found.name) == ("Node", "worker")
+    assert found.hints == ("kubenetlab heal 1",)
+    facts = cluster.get(NetworkFacts, "", "network")
+    assert facts is not None
+    assert facts.agent is not None
+    without = settled(
+        cluster.with_changes(
+            [
+                Delete(DaemonSet, facts.agent.namespace, facts.agent.daemon_set),
+                *(deletion(each) for each in agents(cluster)),
+            ]
+        )
+    )
+    found_hints = {each.hints for each in diagnose(without) if each.code == AGENT_STOPPED}
+    assert found_hints == {
+        ("the DaemonSet does not exist: apply its manifest again, or make the lab again",)
+    }
+
+
+@pytest.mark.parametrize("cni", ["bridge", "ptp", "none"])
+def test_the_fault_is_refused_without_agents(cni: str) -> None:
+    fault = faults.load("cni-agent", {"node": "worker"})
+    assert "has no program on nodes" in fault.why_impossible(store(manifest(cni)))
+    assert "no node" in faults.load("cni-agent", {"node": "x"}).why_impossible(
+        store(manifest("flannel"))
+    )
+
+
+@pytest.mark.parametrize("cni", WITH_AGENTS)
+def test_the_probe_of_an_agent_checks_what_the_mode_writes(cni: str) -> None:
+    cluster = running(store(manifest(cni) + PODS))
+    specs = [
+        spec
+        for group in plan_probes(cluster, decisions(cluster), PlanCache()).values()
+        for spec in group
+        if spec.method == "agent"
+    ]
+    assert len(specs) == len(cluster.all(Node))
+    for spec in specs:
+        assert spec.health is not None
+        assert bool(spec.health.control) == (cni in ("calico", "kube-router"))
+        assert bool(spec.health.vteps) == (cni in ("flannel", "weave"))
+        assert bool(spec.health.routes) == (cni in ("flannel", "cilium"))
+
+
+@pytest.mark.parametrize(
+    ("cni", "line"),
+    [
+        ("flannel", "VTEP 172.18.0.4 on flannel.1 (node worker2)"),
+        ("calico", "BGP peer 172.18.0.4 (node worker2)"),
+        ("{type: flannel, backend: wireguard}", "WireGuard peer 172.18.0.4 on flannel-wg"),
+    ],
+)
+def test_the_log_names_the_other_nodes(cni: str, line: str) -> None:
+    cluster = running(store(manifest(cni)))
+    cni_mode = decided_cni(cluster.config, decisions(cluster))
+    (node,) = [
+        view
+        for view in node_views(cluster, decisions(cluster), PlanCache())
+        if view.name == "worker"
+    ]
+    agent = agent_plan(node, cni_mode, PlanCache())
+    assert agent is not None
+    assert [title for title in agent.written.values() if title.startswith(line)]
+
+
+class Agent:
+    """A program that gets options from the test."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self._memory = cni_agent.initial_state()
+
+    def configure(self, state: dict[str, str], health: str | None) -> list[str]:
+        """Change the options; return the lines that the program logs."""
+        before = len(self.lines)
+        none: Any = None
+        options = {"state": state, "health": health, "healthy": "Ready: all is there"}
+        cni_agent.on_options(
+            ProgramContext(
+                "kube-system",
+                "calico-node-x",
+                "worker",
+                "172.18.0.3",
+                "worker",
+                "calico-node",
+                options,
+                none,
+                self.lines.append,
+                none,
+                none,
+                none,
+                self._memory,
+            )
+        )
+        return self.lines[before:]
+
+
+def test_the_program_logs_changes_once() -> None:
+    agent = Agent()
+    assert agent.configure({"bgp x": "BGP peer x"}, None) == [
+        "Starting on node worker",
+        "Added BGP peer x",
+    ]
+    assert agent.configure({"bgp x": "BGP peer x"}, "no session") == ["no session"]
+    assert agent.configure({"bgp x": "BGP peer x"}, "no session") == []
+    assert agent.configure({"bgp y": "BGP peer y"}, "") == [
+        "Removed BGP peer x",
+        "Added BGP peer y",
+        "Ready: all is there",
+    ]
+    assert agent.configure({"bgp y": "BGP peer z"}, "") == ["Changed BGP peer z"]
+
+
+def test_images_of_agents_have_their_program() -> None:
+    """An image `node` of another owner is Node.js, say."""
+    assert program_of_image("docker.io/calico/node:v3.30.0") == "cni_agent"
+    assert program_of_image("ghcr.io/flannel-io/flannel:v0.27.0") == "cni_agent"
+    assert program_of_image("node:22") == program_of_image("library/node") == DEFAULT
+
+
+def test_sessions_are_read_from_birds_reply() -> None:
+    """The state of a protocol precedes its neighbour; other protocols have neither."""
+    reply = """\
+2002-Name       Proto      Table      State  Since         Info
+1002-kernel4    Kernel     master4    up     10:00:00.000
+1006-  Channel ipv4
+1002-Mesh_172_18_0_2 BGP        ---        up     10:00:01.000  Established
+1006-  BGP state:          Established
+     Neighbor address: 172.18.0.2
+1002-Mesh_172_18_0_4 BGP        ---        start  10:00:00.000  Active        Socket: Timeout
+1006-  BGP state:          Active
+     Neighbor address: 172.18.0.4
+0000 """
+    assert sessions(reply.splitlines()) == [
+        ("172.18.0.2", "Established"),
+        ("172.18.0.4", "Active"),
+    ]
