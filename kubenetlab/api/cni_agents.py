@@ -1,10 +1,14 @@
-"""Agents of CNI plugins: the programs that run on each node as pods of a DaemonSet."""
+"""Agents of CNI plugins, which run on each node as pods of a DaemonSet, and what they know."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from kubenetlab.api.meta import Labels, Record
+from kubenetlab.api.calico.ip_pools import IPPool
+from kubenetlab.api.core import Service
+from kubenetlab.api.discovery import EndpointSlice
+from kubenetlab.api.internal import Internal
+from kubenetlab.api.meta import Labels, ObjectMeta, Record
 
 
 class CniAgent(Record, frozen=True):
@@ -41,3 +45,25 @@ class KnownNode(Record, frozen=True):
     """Ranges from which the CNI plugin assigns addresses on it."""
     tunnels: tuple[Mapping[str, str], ...]
     """Kind of tunnel → address of the node's end."""
+
+
+class StoppedAgent(Internal, frozen=True):
+    """What the CNI plugin's agent of a node knew when it stopped. Has the name of the node."""
+
+    kind = "StoppedAgent"
+    plural = "stoppedagents"
+    is_namespaced = False
+
+    metadata: ObjectMeta
+    has_run: bool = True
+    """False if no agent has ever run on the node, so that the node has no pod network."""
+    nodes: tuple[KnownNode, ...] = ()
+    """All nodes, in order, when the agent was stopped."""
+    pools: tuple[IPPool, ...] = ()
+    """IPPools at that time."""
+    pods: tuple[str, ...] = ()
+    """UIDs of the pods that it knew: those of the node, or of all nodes."""
+    services: tuple[Service, ...] = ()
+    """Services at that time, if the agent implements them."""
+    slices: tuple[EndpointSlice, ...] = ()
+    """Their EndpointSlices."""

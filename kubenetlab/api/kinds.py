@@ -13,6 +13,7 @@ from kubenetlab.api.apps import (
 )
 from kubenetlab.api.batch import Job
 from kubenetlab.api.calico.ip_pools import API_GROUPS, IPPool
+from kubenetlab.api.cni_agents import StoppedAgent
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.config_versions import served_versions
 from kubenetlab.api.core import Event, Namespace, Node, Service
@@ -34,7 +35,6 @@ from kubenetlab.api.lab import (
     PodRuntimeStatus,
     ProxySnapshot,
     RingState,
-    StoppedAgent,
     Termination,
     Uplink,
 )

@@ -8,12 +8,12 @@ store, so that one value holds the whole state. The API never serves them.
 from collections.abc import Mapping
 from typing import Literal
 
-from kubenetlab.api.calico.ip_pools import IPPool
-from kubenetlab.api.cni_agents import CniAgent, KnownNode
+from kubenetlab.api.cni_agents import CniAgent
 from kubenetlab.api.core import Service, Taint
 from kubenetlab.api.discovery import EndpointSlice
+from kubenetlab.api.internal import Internal
 from kubenetlab.api.json_types import JsonMapping
-from kubenetlab.api.meta import ObjectMeta, Record, Resource
+from kubenetlab.api.meta import ObjectMeta, Record
 
 SYNC_PERIOD_S = 5
 """Period in which a kube-proxy checks its rules without being notified of a change, in seconds.
@@ -21,12 +21,6 @@ SYNC_PERIOD_S = 5
 Rules that are older than two periods make it unhealthy. Upstream's period is 30 s, which is too
 long for a demonstration.
 """
-
-
-class Internal(Resource, frozen=True):
-    """Base of the kinds that the API does not serve."""
-
-    api_version = "internal.kubenetlab.dev/v1"
 
 
 class Attachment(Internal, frozen=True):
@@ -228,24 +222,6 @@ class ProxySnapshot(Internal, kw_only=True, frozen=True):
     """Time from which the rules count as stale, in seconds since 1970."""
     is_overdue: bool = False
     """True if that time has passed."""
-
-
-class StoppedAgent(Internal, frozen=True):
-    """What the CNI plugin's agent of a node knew when it stopped. Has the name of the node."""
-
-    kind = "StoppedAgent"
-    plural = "stoppedagents"
-    is_namespaced = False
-
-    metadata: ObjectMeta
-    has_run: bool = True
-    """False if no agent has ever run on the node, so that the node has no pod network."""
-    nodes: tuple[KnownNode, ...] = ()
-    """All nodes, in order, when the agent was stopped."""
-    pools: tuple[IPPool, ...] = ()
-    """IPPools at that time."""
-    pods: tuple[str, ...] = ()
-    """UIDs of the pods that it knew: those of the node, or of all nodes."""
 
 
 class AllocationState(Internal, frozen=True):

@@ -6,13 +6,16 @@ one node its own view: the last one before it was stopped, or that of another cl
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 from msgspec import Struct, structs
 
+from kubenetlab.api.cni_agents import StoppedAgent
 from kubenetlab.api.core import Node, Service
 from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.json_types import JsonMapping
+from kubenetlab.api.lab import NetworkFacts
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.allocation.node_ports import needs_health_check
 from kubenetlab.datapath import faults
@@ -20,7 +23,7 @@ from kubenetlab.datapath.modes import PodNetwork
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.program_config import ProgramConfig
 from kubenetlab.datapath.proxy.services import is_proxied
-from kubenetlab.datapath.service_view import ServiceView, service_views
+from kubenetlab.datapath.service_view import ServiceView, remembered_views, service_views
 from kubenetlab.hoststate.programs import ListenPort
 from kubenetlab.programs.kube_proxy_events import RuleCounts
 from kubenetlab.versioned import ChangedEntries, VersionedMap
@@ -89,7 +92,7 @@ class ProxyStats(Struct, frozen=True):
 def proxy_views(cluster: Cluster, cache: PlanCache) -> ProxyViews:
     """Return the view of each node's kube-proxy."""
     shared = ProxyView(service_views(cluster, cache))
-    own: dict[str, ProxyView] = {}
+    own = {view.node: view for view in _last_views(cluster, cache)}
     for fault, fault_type in faults.active_faults(cluster):
         node = fault.spec.node
         before = own.get(node, shared)
@@ -97,6 +100,20 @@ def proxy_views(cluster: Cluster, cache: PlanCache) -> ProxyViews:
         if view is not before:
             own[node] = view
     return ProxyViews(shared, own)
+
+
+def _last_views(cluster: Cluster, cache: PlanCache) -> Iterator[ProxyView]:
+    """Yield the views of stopped agents of a CNI plugin that implements Services itself."""
+    facts = cluster.get(NetworkFacts, "", "network")
+    if facts is None or facts.has_proxy:
+        return
+    for state in cluster.all(StoppedAgent):
+        services = cache.by_identity(
+            ("last services", state.name),
+            partial(remembered_views, state.services, state.slices),
+            state,
+        )
+        yield ProxyView(services, node=state.name, is_healthy=False)
 
 
 def proxy_stats(view: ProxyView, cache: PlanCache) -> ProxyStats:

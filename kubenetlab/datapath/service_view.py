@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 from msgspec import Struct
@@ -71,6 +71,19 @@ def service_views(cluster: Cluster, cache: PlanCache) -> VersionedMap[_Key, Serv
         return views.with_changes(changes)
 
     return cache.follow("service views", build, services, slices, taken)
+
+
+def remembered_views(
+    services: Iterable[Service], slices: Iterable[EndpointSlice]
+) -> VersionedMap[_Key, ServiceView]:
+    """Return Services with the slices that a component knew at an earlier time."""
+    slices_by_service: dict[_Key, list[EndpointSlice]] = {}
+    for slice_ in slices:
+        slices_by_service.setdefault((slice_.namespace, slice_.service_name), []).append(slice_)
+    return VersionedMap(
+        (service.key, ServiceView(service, tuple(slices_by_service.get(service.key, ()))))
+        for service in services
+    )
 
 
 def _taken(services: Sequence[Service]) -> VersionedMap[_Key, tuple[Claim, ...]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterable
 
-from kubenetlab.hoststate.fdb import FDB_MESSAGES, decode_fdb_entry
+from kubenetlab.hoststate.fdb import FDB_MESSAGES, FdbEntry, decode_fdb_entry
 from kubenetlab.hoststate.route import ROUTE_MESSAGES, decode_destination
 from kubenetlab.kernel.netlink.rtnetlink import RouteSocket
 
@@ -25,5 +25,6 @@ def missing_entries(entries: Iterable[Entry]) -> list[Entry]:
     names = dict(socket.if_nameindex())
     with RouteSocket() as route:
         decoded = [decode_fdb_entry("", body, names) for body in route.dump(FDB_MESSAGES.dump)]
-    existing = {(entry[0].link, entry[0].mac, entry[0].node) for entry in decoded if entry}
+    found = [entry[0] for entry in decoded if entry is not None]
+    existing = {(each.link, each.mac, each.node) for each in found if isinstance(each, FdbEntry)}
     return [entry for entry in entries if entry not in existing]

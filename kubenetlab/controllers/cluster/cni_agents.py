@@ -11,10 +11,11 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from kubenetlab.api.calico.ip_pools import IPPool
-from kubenetlab.api.cni_agents import CniAgent, KnownNode
-from kubenetlab.api.core import Node
+from kubenetlab.api.cni_agents import CniAgent, KnownNode, StoppedAgent
+from kubenetlab.api.core import Node, Service
+from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.faults import Fault
-from kubenetlab.api.lab import NetworkFacts, NodeReport, StoppedAgent
+from kubenetlab.api.lab import NetworkFacts, NodeReport
 from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, Kind, deletion
@@ -40,12 +41,17 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
         return
     nodes = tuple(_known(cluster, node) for node in cluster.all(Node))
     pools = tuple(sorted(cluster.all(IPPool), key=lambda pool: pool.name))
+    services = (
+        (tuple(cluster.all(Service)), tuple(cluster.all(EndpointSlice)))
+        if not network(cluster).has_proxy
+        else ((), ())
+    )
     for name in sorted(started):
         if cluster.get(NodeReport, "", name) is None:
             yield StoppedAgent(ObjectMeta(name=name), has_run=False)
         else:
             pods = tuple(pod.uid for pod in _known_pods(cluster, agent, name))
-            yield StoppedAgent(ObjectMeta(name=name), True, nodes, pools, pods)
+            yield StoppedAgent(ObjectMeta(name=name), True, nodes, pools, pods, *services)
 
 
 def is_agent(agent: CniAgent | None, pod: Pod) -> bool:

@@ -23,7 +23,7 @@ With stopped and stale, change something first, for example with `kubenetlab sca
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from ipaddress import ip_address
 from typing import ClassVar, Literal
 
@@ -42,8 +42,7 @@ from kubenetlab.datapath.faults import BreakOptions, unknown_node
 from kubenetlab.datapath.modes import proxy_mode
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.proxy_views import ProxyView
-from kubenetlab.datapath.service_view import ServiceView
-from kubenetlab.versioned import VersionedMap
+from kubenetlab.datapath.service_view import ServiceView, remembered_views
 
 _MEANS = {
     "stopped": "is stopped: the node keeps its rules, and misses every change",
@@ -51,8 +50,6 @@ _MEANS = {
     "misconfigured": "reads another cluster: its Services lead to addresses that do not exist",
 }
 """Value of `how` → end of the fault's summary."""
-
-_Views = VersionedMap[tuple[str, str], ServiceView]
 
 
 class Break(BreakOptions, frozen=True):
@@ -105,7 +102,7 @@ class Break(BreakOptions, frozen=True):
             return view
         services = cache.by_identity(
             ("last view", self.node),
-            lambda: _remembered(last.services, last.slices),
+            lambda: remembered_views(last.services, last.slices),
             last.services,
             last.slices,
         )
@@ -118,17 +115,6 @@ class Break(BreakOptions, frozen=True):
             is_healthy=self.how == "stale" and not last.is_overdue,
             log=(lost, stale) if last.is_overdue else (lost,),
         )
-
-
-def _remembered(services: Iterable[Service], slices: Iterable[EndpointSlice]) -> _Views:
-    """Return the Services with the slices that the kube-proxy knew."""
-    slices_by_service: dict[tuple[str, str], list[EndpointSlice]] = {}
-    for slice_ in slices:
-        slices_by_service.setdefault((slice_.namespace, slice_.service_name), []).append(slice_)
-    return VersionedMap(
-        (service.key, ServiceView(service, tuple(slices_by_service.get(service.key, ()))))
-        for service in services
-    )
 
 
 def _elsewhere(cluster: Cluster, view: ProxyView, cache: PlanCache) -> ProxyView:

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from kubenetlab.api.apps import DaemonSet
+from kubenetlab.api.cni_agents import StoppedAgent
 from kubenetlab.api.core import Event, Node
 from kubenetlab.api.environment import ConfigMap
-from kubenetlab.api.lab import Attachment, Decisions, NetworkFacts, StoppedAgent
+from kubenetlab.api.lab import Attachment, Decisions, NetworkFacts
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster, Delete, deletion
 from kubenetlab.controllers.cluster.cni_agents import is_agent
@@ -27,7 +28,7 @@ from kubenetlab.hoststate.rules.rulesets import NodeRules
 from kubenetlab.lab.nodeagent.agent_check import sessions
 from kubenetlab.programs import DEFAULT, cni_agent, program_of_image
 from kubenetlab.programs.support.http import ProgramContext
-from tests.clusters import NOW, applied, pod, running, settled, store
+from tests.clusters import NOW, applied, deployment, pod, running, service, settled, store
 
 WITH_AGENTS = ("calico", "cilium", "flannel", "kube-router", "weave")
 LATE = pod("late", spec=", nodeName: worker")
@@ -194,6 +195,33 @@ def test_cilium_keeps_the_identities_of_the_pods_that_it_knew() -> None:
         return {subject[-1] for subject in rules.by_subject}
 
     assert set(known("worker2")) - set(known("worker")) == {"default/late"}
+
+
+def rules_in(cluster: Cluster, node: str) -> set[str]:
+    """Return the names of the Services for which a node has rules."""
+    return {
+        subject[-1]
+        for obj in objects(cluster, node).values()
+        if isinstance(obj, NodeRules)
+        for subject in obj.rules.by_subject
+        if subject[-1].startswith("default/")
+    }
+
+
+@pytest.mark.parametrize("cni", ["cilium", "{type: kube-router, serviceProxy: true}"])
+def test_an_agent_that_implements_services_misses_new_ones(cni: str) -> None:
+    """With a kube-proxy beside it, the rules are those of kube-proxy."""
+    web = deployment(replicas=2) + service()
+    late = service("late").replace("app: late", "app: web")
+    for proxy, is_missed in (("", True), (", kubeProxyMode: nftables", False)):
+        chosen = cni.replace(", serviceProxy: true", "") if proxy else cni
+        text = manifest(chosen).replace("ipFamily: dual", f"ipFamily: dual{proxy}") + web
+        before = running(store(text))
+        cut_off = stopped(before)
+        assert rules_in(cut_off, "worker") == rules_in(before, "worker")
+        after = running(applied(cut_off, late))
+        assert (rules_in(after, "worker") == rules_in(before, "worker")) == is_missed
+        assert rules_in(after, "worker2") > rules_in(before, "worker2")
 
 
 def test_without_the_daemon_set_a_new_node_is_not_ready() -> None:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kubenetlab.api.cni_agents import KnownNode
+from kubenetlab.api.cni_agents import KnownNode, StoppedAgent
 from kubenetlab.api.core import Taint
 from kubenetlab.api.lab import (
     AddressBlock,
     LabSecret,
     NodeSettings,
     RingState,
-    StoppedAgent,
     Termination,
     Uplink,
 )
