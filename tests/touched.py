@@ -118,6 +118,8 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/programs/cni_agent": ("cni_agents",),
     "kubenetlab/datapath/network/bgp": ("kube_router", "routed_fabric"),
     "kubenetlab/datapath/network/bgp_router": ("bgp_router",),
+    "kubenetlab/datapath/cni/calico_bgp": ("bgp_peers",),
+    "kubenetlab/datapath/bgp_view": ("bgp_peers",),
     "tests/golden/kernel": ("kernel_listings",),
     "tests/upstream/": ("upstream", "kernel_listings"),
     "kubenetlab/datapath/network/bird": ("kube_router", "calico", "routed_fabric", "cni_agents"),

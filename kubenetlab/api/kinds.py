@@ -12,6 +12,7 @@ from kubenetlab.api.apps import (
     StatefulSet,
 )
 from kubenetlab.api.batch import Job
+from kubenetlab.api.calico.bgp import BGPConfiguration, BGPPeer
 from kubenetlab.api.calico.ip_pools import API_GROUPS, IPPool
 from kubenetlab.api.cni_agents import StoppedAgent
 from kubenetlab.api.config import ClusterConfig
@@ -55,6 +56,9 @@ _APPLICATION_KINDS: Final[tuple[type[Resource], ...]] = (
 )
 """Kinds of the objects that run an application and make it reachable."""
 
+_CALICO_KINDS: Final[tuple[type[Resource], ...]] = (IPPool, BGPConfiguration, BGPPeer)
+"""Kinds that only the CNI plugin calico uses."""
+
 SERVED: Final[tuple[type[Resource], ...]] = (
     Namespace,
     Node,
@@ -62,7 +66,7 @@ SERVED: Final[tuple[type[Resource], ...]] = (
     ConfigMap,
     Secret,
     Event,
-    IPPool,
+    *_CALICO_KINDS,
     ClusterConfig,
     Fault,
 )
@@ -98,13 +102,13 @@ WRITABLE: Final[tuple[type[Resource], ...]] = (
     Node,
     ConfigMap,
     Secret,
-    IPPool,
+    *_CALICO_KINDS,
     *_APPLICATION_KINDS,
 )
 """Kinds that a manifest can contain."""
 
 
-PLUGIN_KINDS: Final[Mapping[type[Resource], str]] = {IPPool: "calico"}
+PLUGIN_KINDS: Final[Mapping[type[Resource], str]] = dict.fromkeys(_CALICO_KINDS, "calico")
 """Kind that only one CNI plugin uses → name of the plugin; with other plugins it has no effect."""
 
 
@@ -154,10 +158,13 @@ def plurals() -> tuple[str, ...]:
 
 CONFIG_GROUPS: Final = tuple(group_of(version) for version in served_versions())
 """API groups of the Cluster document: the lab's own, and kind's."""
+_KINDS_OF_GROUPS: Final[tuple[tuple[type[Resource], tuple[str, ...]], ...]] = (
+    (ClusterConfig, CONFIG_GROUPS),
+    *((kind, API_GROUPS) for kind in _CALICO_KINDS),
+)
+"""(kind, API groups in which it is known)"""
 _BY_GROUP = {(group_of(kind.api_version), kind.kind): kind for kind in WRITABLE} | {
-    (group, kind.kind): kind
-    for kind, groups in ((ClusterConfig, CONFIG_GROUPS), (IPPool, API_GROUPS))
-    for group in groups
+    (group, kind.kind): kind for kind, groups in _KINDS_OF_GROUPS for group in groups
 }
 _PLAIN_GROUPS = {*(group_of(version) for version in builtin.KINDS), *CONFIG_GROUPS}
 _BY_WORD = {

@@ -25,6 +25,7 @@ from kubenetlab.api.store import Cluster, Kind
 from kubenetlab.api.values import ip
 from kubenetlab.controllers.allocation.addresses import dns_address
 from kubenetlab.controllers.nodes.ipam import ALLOCATORS, attachment_of, network
+from kubenetlab.datapath.bgp_view import BGP_KINDS, NO_BGP, BGPNode, BGPView, bgp_node, bgp_view
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.hoststate.secret import Secret
 
@@ -91,6 +92,8 @@ class Peer(Struct, frozen=True):
 
     name: str
     families: tuple[Family, ...]
+    bgp: BGPNode = BGPNode()
+    """Its settings of BGP."""
 
 
 class PodView(Struct, frozen=True):
@@ -175,6 +178,10 @@ class NodeView(Struct, frozen=True, dict=True):
     """Number of its layer-2 segment; 0 on a switched fabric."""
     router_as: int = 0
     """Autonomous system of the fabric's router; 0 if the router has no BGP."""
+    bgp: BGPNode = BGPNode()
+    """Its settings of BGP."""
+    bgp_view: BGPView = NO_BGP
+    """Settings of BGP for all nodes."""
 
     @property
     def netns(self) -> str:
@@ -243,6 +250,7 @@ _NODE_VIEW_KINDS: Final[tuple[Kind, ...]] = (
     Node,
     Pod,
     Attachment,
+    *BGP_KINDS,
     *dict.fromkeys(kind for type_ in ALLOCATORS.values() for kind in type_.watches),
 )
 """Kinds from which node views are computed."""
@@ -262,7 +270,10 @@ def _node_views(cluster: Cluster, decisions: Decisions) -> list[NodeView]:
     has_network = facts.has_network
     nodes = cluster.all(Node)
     seed = (cluster.get(LabSecret, "", "secret") or LabSecret()).seed
-    peers = tuple(Peer(node.name, _families(cluster, facts, node)) for node in nodes)
+    bgp = bgp_view(cluster)
+    peers = tuple(
+        Peer(node.name, _families(cluster, facts, node), bgp_node(node, bgp)) for node in nodes
+    )
     return [
         NodeView(
             name=node.name,
@@ -280,6 +291,8 @@ def _node_views(cluster: Cluster, decisions: Decisions) -> list[NodeView]:
             segment=segment_of(config, node.addresses[0]),
             link=link_settings(config, node.name),
             seed=Secret(bytes.fromhex(seed)),
+            bgp=me.bgp,
+            bgp_view=bgp,
             router_as=config.fabric.bgp.as_number if config.fabric.bgp is not None else 0,
         )
         for node, me in zip(nodes, peers, strict=True)

@@ -11,12 +11,17 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from kubenetlab.api.store import Cluster
+from kubenetlab.diagnostics.bgp import check_bgp
 from kubenetlab.diagnostics.cni_agents import check_cni_agents
 from kubenetlab.diagnostics.duplicates import check_duplicates
 from kubenetlab.diagnostics.gateways import check_gateways
 from kubenetlab.diagnostics.ip_pools import check_ip_pools
 from kubenetlab.diagnostics.model import (
     AGENT_STOPPED,
+    BGP_PASSWORD_MISSING,
+    BGP_PEER_ABSENT,
+    BGP_PEER_UNUSED,
+    BGP_ROUTE_MISSING,
     DUPLICATE_ADDRESS,
     GATEWAY_UNREACHABLE,
     NOT_ENFORCED,
@@ -39,6 +44,7 @@ CHECKS: Final[tuple[Callable[[Cluster, Templates], Iterator[Diagnostic]], ...]] 
     check_ip_pools,
     check_duplicates,
     check_cni_agents,
+    check_bgp,
 )
 
 MISCONFIGURATIONS: Final = (
@@ -54,11 +60,26 @@ MISCONFIGURATIONS: Final = (
     POOL_NOT_ROUTED,
     DUPLICATE_ADDRESS,
     AGENT_STOPPED,
+    BGP_PEER_UNUSED,
+    BGP_PEER_ABSENT,
+    BGP_PASSWORD_MISSING,
+    BGP_ROUTE_MISSING,
 )
 """Codes of misconfigurations: all codes except NOT_ENFORCED."""
 
-UNREACHABLE_PODS: Final = (GATEWAY_UNREACHABLE, POOL_NOT_ROUTED, DUPLICATE_ADDRESS, AGENT_STOPPED)
-"""Codes of networks in which some pods cannot be reached. Commands end with status 1."""
+UNREACHABLE_PODS: Final = (
+    GATEWAY_UNREACHABLE,
+    POOL_NOT_ROUTED,
+    DUPLICATE_ADDRESS,
+    AGENT_STOPPED,
+    BGP_PEER_UNUSED,
+    BGP_PASSWORD_MISSING,
+    BGP_ROUTE_MISSING,
+)
+"""Codes of networks in which some pods cannot be reached, or in which BGP sessions are missing.
+
+Commands end with status 1.
+"""
 DOUBTFUL: Final = (NOT_ENFORCED, DUPLICATE_ADDRESS)
 """Codes of diagnostics because of which the answer to a probe proves nothing."""
 

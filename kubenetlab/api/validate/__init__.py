@@ -15,6 +15,12 @@ from kubenetlab.api.apps import (
     StatefulSet,
 )
 from kubenetlab.api.batch import Job
+from kubenetlab.api.calico.bgp import (
+    BGPConfiguration,
+    BGPPeer,
+    validate_bgp_configuration,
+    validate_bgp_peer,
+)
 from kubenetlab.api.calico.ip_pools import IPPool, validate_ip_pool
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.core import Namespace, Node, Service
@@ -53,6 +59,8 @@ _VALIDATORS: Mapping[type[Resource], Callable[[Any], Iterator[Finding]]] = {
     DaemonSet: validate_workload,
     Job: validate_job,
     IPPool: validate_ip_pool,
+    BGPConfiguration: validate_bgp_configuration,
+    BGPPeer: validate_bgp_peer,
 }
 
 

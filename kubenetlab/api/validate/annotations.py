@@ -4,6 +4,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final, get_args
 
 from kubenetlab.api.annotation_values import conditions_in, names_in, ports_in, split_list
+from kubenetlab.api.calico.bgp import (
+    AS_NUMBER_ANNOTATION,
+    CLUSTER_ID_ANNOTATION,
+    as_number_fault,
+    cluster_id_fault,
+)
 from kubenetlab.api.core import IP_MODE_ANNOTATION, IpMode
 from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.pods import (
@@ -47,6 +53,8 @@ def validate_annotations(meta: ObjectMeta, path: Path, kind: str) -> Iterator[Fi
     """
     for key, value in meta.annotations.items():
         annotation_path = (*path, "annotations", key)
+        if key in _OF_NODES and kind == "Node" and (fault := _OF_NODES[key](value)):
+            yield Finding(annotation_path, fault)
         if key in _LISTS:
             yield from _list_findings(key, value, annotation_path)
         if not key.startswith(PREFIX):
@@ -91,6 +99,13 @@ _LISTS: Final[Mapping[str, tuple[str, Callable[[str], bool]]]] = {
     ),
 }
 """Annotation of Calico → expected value, and function that returns True for a valid entry."""
+
+
+_OF_NODES: Final[Mapping[str, Callable[[str], str | None]]] = {
+    AS_NUMBER_ANNOTATION: as_number_fault,
+    CLUSTER_ID_ANNOTATION: cluster_id_fault,
+}
+"""Annotation of Calico for nodes → function that returns the fault of a value or None."""
 
 
 def _bool_fault(value: str) -> str | None:

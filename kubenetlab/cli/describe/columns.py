@@ -108,6 +108,20 @@ _COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
         ("AGE", cells.object_age, False),
         ("SELECTOR", lambda pool: cells.spec_field(pool, "nodeSelector", "all()"), True),
     ),
+    "BGPConfiguration": (
+        ("NAME", cells.name, False),
+        ("MESH", lambda item: cells.spec_field(item, "nodeToNodeMeshEnabled", "-"), False),
+        ("AS", lambda item: cells.spec_field(item, "asNumber", "-"), False),
+        ("AGE", cells.object_age, False),
+    ),
+    "BGPPeer": (
+        ("NAME", cells.name, False),
+        ("PEERIP", lambda item: cells.spec_field(item, "peerIP", "-"), False),
+        ("AS", lambda item: cells.spec_field(item, "asNumber", "-"), False),
+        ("AGE", cells.object_age, False),
+        ("NODES", lambda item: cells.spec_field(item, "nodeSelector", "all()"), True),
+        ("PEERS", lambda item: cells.spec_field(item, "peerSelector", "-"), True),
+    ),
     "Fault": (
         ("ID", cells.name, False),
         ("FAULT", lambda item: item["spec"]["fault"], False),

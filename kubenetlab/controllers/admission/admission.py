@@ -30,7 +30,13 @@ from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster, DocumentSource, GivenDocument, GivenKey
 from kubenetlab.api.text.decode import Finding
 from kubenetlab.api.text.documents import Path
-from kubenetlab.controllers.admission import config_changes, ip_pools, node_documents, pod_changes
+from kubenetlab.controllers.admission import (
+    bgp,
+    config_changes,
+    ip_pools,
+    node_documents,
+    pod_changes,
+)
 from kubenetlab.controllers.allocation import cluster_ips, node_ports
 from kubenetlab.controllers.allocation.node_ranges import rejected_ranges
 
@@ -113,6 +119,7 @@ def admit(cluster: Cluster, incoming: Sequence[AdmissionRequest], now: float) ->
             outcomes.append(ApplyOutcome(request.object.title, action))
     objects = [request.object for request in incoming]
     findings += ip_pools.pool_findings(cluster, staged.result(), objects)
+    findings += bgp.bgp_findings(staged.result(), objects)
     if any(isinstance(obj, (ClusterConfig, Node)) for obj in objects):
         findings += _range_findings(staged.result(), incoming)
     if any(not finding.is_warning for _, finding in findings):

@@ -17,6 +17,9 @@ IPPool says itself how its packets are encapsulated; the backend decides on the 
 between pods keep both addresses. Packets from pools with natOutgoing to addresses outside of all
 pools, such as nodes and external hosts, get the address of their node.
 
+BGPConfiguration and BGPPeer configure sessions in addition to the options below. Nodes can have the
+annotations projectcalico.org/ASNumber and projectcalico.org/RouteReflectorClusterID.
+
 Calico has network policies; this mode does not enforce them yet.
 
 Overhead: none with `bgp`, 50 bytes with `vxlan` (IPv6 between nodes: 70), 20 bytes with `ipip`.
@@ -41,7 +44,8 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.api.text.decode import Finding, found
 from kubenetlab.api.text.documents import Path
 from kubenetlab.api.values import ip
-from kubenetlab.datapath.cni import calico_agent
+from kubenetlab.datapath.cni import calico_agent, calico_bgp
+from kubenetlab.datapath.cni.calico_bgp import ExternalRouter
 from kubenetlab.datapath.cni.calico_blocks import own_blocks, pool_of
 from kubenetlab.datapath.cni.tunnels import vxlan_end, vxlan_peer
 from kubenetlab.datapath.encapsulation import encapsulations
@@ -243,6 +247,7 @@ class Mode(ModeOptions, frozen=True):
 
     def speaker(self, node: NodeView) -> bgp.Speaker:
         """Return the speaker that announces the node's blocks of pools without encapsulation."""
+        settings = self._bgp_settings(node)
         blocks = [
             block
             for family in node.families
@@ -251,47 +256,33 @@ class Mode(ModeOptions, frozen=True):
         return bgp.Speaker(
             bgp.router_id(node.addresses),
             node.addresses,
-            tuple(self._sessions(node)),
+            calico_bgp.sessions(node, settings),
             announced=tuple(block for block in blocks if ip.is_host(block)),
             blackholes=tuple(block for block in blocks if not ip.is_host(block)),
-            as_number=self.as_number,
+            as_number=calico_bgp.as_number(settings, node.bgp),
+            cluster_id=node.bgp.cluster_id,
         )
+
+    def heard(self, node: NodeView) -> frozenset[str]:
+        return calico_bgp.heard(node, self._bgp_settings(node))
 
     def _learned(self, node: NodeView) -> Iterator[str]:
         """Yield the blocks of other nodes to which this node has routes by BGP."""
+        heard = self.heard(node)
         for peer in node.peers:
-            if node.router_as or (node.is_on_link(peer) and self._has_mesh(node)):
-                for family in peer.families:
-                    yield from own_blocks(node, family, is_encapsulated=False)
+            for family in peer.families if peer.name in heard else ():
+                yield from own_blocks(node, family, is_encapsulated=False)
 
-    def _has_mesh(self, node: NodeView) -> bool:
-        """Return True if nodes have sessions with each other: all, or with the reflectors."""
-        if self.route_reflectors:
-            return True
-        return not node.router_as if self.node_to_node_mesh is None else self.node_to_node_mesh
-
-    def _sessions(self, node: NodeView) -> Iterator[bgp.Peer]:
-        """Yield the sessions with nodes, with the fabric's router, and with external peers."""
-        reflectors = self.route_reflectors
-        is_reflector = node.name in reflectors
-        yield from bgp.sessions_with_router(node, self.as_number)
-        for peer in node.peers if self._has_mesh(node) else ():
-            if reflectors and not is_reflector and peer.name not in reflectors:
-                continue
-            for family in peer.families:
-                yield bgp.Peer(
-                    bgp.peer_name("Node" if reflectors else "Mesh", family.address),
-                    family.address,
-                    self.as_number,
-                    is_client=is_reflector and peer.name not in reflectors,
-                    is_direct=node.is_on_link(peer),
-                )
-        versions = [family.version for family in node.families]
-        for external in self.peers:
-            is_for_node = node.name in (external.nodes or (node.name,))
-            if is_for_node and ip.version_of(external.address) in versions:
-                name = bgp.peer_name("Global", external.address)
-                yield bgp.Peer(name, external.address, external.as_number, is_direct=False)
+    def _bgp_settings(self, node: NodeView) -> calico_bgp.Settings:
+        """Return the settings of the BGPConfiguration, or else of the options."""
+        configuration = node.bgp_view.configuration
+        meshes = (configuration.node_to_node_mesh_enabled, self.node_to_node_mesh)
+        return calico_bgp.Settings(
+            configuration.as_number or self.as_number,
+            next((mesh for mesh in meshes if mesh is not None), not node.router_as),
+            self.route_reflectors,
+            tuple(ExternalRouter(each.address, each.as_number, each.nodes) for each in self.peers),
+        )
 
     def _vxlan_end(self, node: NodeView, family: Family) -> Iterator[Object]:
         link = _VXLAN_LINKS[family.version]

@@ -160,11 +160,9 @@ class Mode(PodsOnBridge, frozen=True):
 
     def node(self, node: NodeView) -> Iterator[Object]:
         yield from super().node(node)
+        heard = self.heard(node)
         learned = [
-            family.pod_cidr
-            for peer in node.peers
-            if node.router_as or (node.is_on_link(peer) and self._has_mesh(node))
-            for family in peer.families
+            family.pod_cidr for peer in node.peers if peer.name in heard for family in peer.families
         ]
         yield from bird.bird(node.netns, self.speaker(node), learned)
 
@@ -185,6 +183,14 @@ class Mode(PodsOnBridge, frozen=True):
             announced=tuple(family.pod_cidr for family in node.families),
             as_number=self.cluster_asn,
             keeps_routes=self.bgp_graceful_restart,
+        )
+
+    def heard(self, node: NodeView) -> frozenset[str]:
+        has_mesh = self._has_mesh(node)
+        return frozenset(
+            peer.name
+            for peer in node.peers
+            if node.router_as or (has_mesh and node.is_on_link(peer))
         )
 
     def _has_mesh(self, node: NodeView) -> bool:

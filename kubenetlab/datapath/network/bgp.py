@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Address, ip_address
-from typing import Final, Protocol, runtime_checkable
+from typing import Final, Literal, Protocol, runtime_checkable
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from kubenetlab.datapath.view import Family, NodeView
+from kubenetlab.hoststate.secret import Secret
 
 DEFAULT_AS: Final = 64512
 """Autonomous system of the nodes, the first private one (RFC 6996): Calico's and kube-router's."""
@@ -33,6 +34,18 @@ class Peer(Struct, frozen=True):
     """True if routes learned from other peers are announced, besides the node's own."""
     source: str = ""
     """Own address of the session; empty for that of the speaker."""
+    has_source: bool = True
+    """False if the routes of the node select its own address."""
+    port: int = 0
+    """TCP port of the peer; 0 for BGP's, 179."""
+    local_as: int = 0
+    """Own AS number in this session; 0 for that of the speaker."""
+    password: Secret | None = None
+    """Password for signatures of TCP segments (RFC 2385)."""
+    max_hops: int = 0
+    """Number of hops from which packets are accepted (RFC 5082); 0 for no such limit."""
+    next_hop: Literal["", "keep", "self"] = ""
+    """Next hop that is announced: BGP's default, the original one, or the speaker itself."""
     own_as_allowed: int = 0
     """How often the speaker's own AS number may be in the path of a route that it accepts."""
     subnet: str = ""
@@ -58,6 +71,8 @@ class Speaker(Struct, frozen=True):
     It has more specific routes to the addresses that are in use.
     """
     as_number: int = DEFAULT_AS
+    cluster_id: str = ""
+    """Id of the cluster whose routes it reflects; empty for that of the speaker itself."""
     keeps_routes: bool = True
     """True for graceful restart (RFC 4724): routes stay while BIRD is restarted."""
     max_paths: int = 16
@@ -91,10 +106,18 @@ class BGPMode(Protocol):
     def speaker(self, node: NodeView) -> Speaker:
         """Return the BGP configuration of a node."""
 
+    def heard(self, node: NodeView) -> frozenset[str]:
+        """Return the names of the nodes whose routes a node gets."""
+
 
 def bgp_mode(mode: object) -> BGPMode | None:
     """Return a CNI mode whose nodes exchange routes by BGP; None for other modes."""
     return mode if isinstance(mode, BGPMode) and mode.has_bgp else None
+
+
+def session(template: Peer, name: str, address: str, as_number: int, **settings: object) -> Peer:
+    """Return a session with a peer that has the other settings of a template."""
+    return structs.replace(template, name=name, address=address, as_number=as_number, **settings)
 
 
 def sessions_with_router(node: NodeView, as_number: int) -> Iterator[Peer]:

@@ -37,7 +37,8 @@ def bird(netns: str, speaker: Speaker, routes: Sequence[str]) -> Iterator[Object
 
     routes: destinations that BIRD learns from other nodes of the lab; `up` waits for them.
     """
-    config = File(netns, CONFIG_PATH, bird_config(speaker))
+    has_secrets = any(peer.password is not None for peer in speaker.peers)
+    config = File(netns, CONFIG_PATH, bird_config(speaker), 0o600 if has_secrets else 0o644)
     yield config
     yield Daemon.reading(
         [config],
@@ -167,14 +168,23 @@ def _family(speaker: Speaker, version: int, address: str) -> Iterator[str]:
 def _session(speaker: Speaker, peer: Peer, version: int) -> Iterator[str]:
     exported = "RTS_STATIC, RTS_BGP" if peer.gets_learned or peer.is_client else "RTS_STATIC"
     yield f"protocol bgp {peer.name} from peers{version} {{"
-    if peer.source:
-        yield f"  local {peer.source} as {speaker.as_number};"
-    yield f"  neighbor {peer.address} as {peer.as_number};"
-    yield "  direct;" if peer.is_direct else "  multihop;"
+    if local := _local(speaker, peer, version):
+        yield f"  local {local};"
+    port = f" port {peer.port}" if peer.port else ""
+    yield f"  neighbor {peer.address}{port} as {peer.as_number};"
+    hops = f" {peer.max_hops}" if peer.max_hops else ""
+    yield "  direct;" if peer.is_direct else f"  multihop{hops};"
+    if peer.max_hops:
+        yield "  ttl security on;"
     if peer.is_client:
         yield "  rr client;"
+        if speaker.cluster_id:
+            yield f"  rr cluster id {speaker.cluster_id};"
     if peer.own_as_allowed:
         yield f"  allow local as {peer.own_as_allowed};"
+    if peer.password is not None:
+        yield f'  password "{peer.password.reveal.decode()}";'
+    next_hop = f"next hop {peer.next_hop}; " if peer.next_hop else ""
     if peer.subnet and peer.as_number == speaker.as_number:
         yield f"  ipv{version} {{ import all; export filter {{"
         yield f"    if source !~ [ {exported} ] then reject;"
@@ -182,8 +192,18 @@ def _session(speaker: Speaker, peer: Peer, version: int) -> Iterator[str]:
         yield "    accept;"
         yield "  }; };"
     else:
-        yield f"  ipv{version} {{ import all; export where source ~ [ {exported} ]; }};"
+        exporting = f"export where source ~ [ {exported} ];"
+        yield f"  ipv{version} {{ import all; {next_hop}{exporting} }};"
     yield "}"
+
+
+def _local(speaker: Speaker, peer: Peer, version: int) -> str:
+    """Return the own end of a session if it is not that of the template; else an empty text."""
+    unset = "::" if version == 6 else "0.0.0.0"
+    address = peer.source if peer.has_source else unset
+    if not address and not peer.local_as:
+        return ""
+    return f"{address} as {peer.local_as or speaker.as_number}".lstrip()
 
 
 def _version(address: str) -> int:

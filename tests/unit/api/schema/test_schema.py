@@ -45,6 +45,16 @@ spec:
   {cidr: 10.9.0.0/16, blockSize: 28, natOutgoing: true, vxlanMode: CrossSubnet,
    nodeSelector: all()}
 ---
+apiVersion: projectcalico.org/v3
+kind: BGPConfiguration
+metadata: {name: default}
+spec: {asNumber: 64600, nodeToNodeMeshEnabled: true, serviceClusterIPs: [{cidr: 10.96.0.0/16}]}
+---
+apiVersion: crd.projectcalico.org/v1
+kind: BGPPeer
+metadata: {name: tor}
+spec: {nodeSelector: all(), peerIP: 172.18.0.1, asNumber: 65000, numAllowedLocalASNumbers: 1}
+---
 apiVersion: kubenetlab.dev/v1alpha1
 kind: Cluster
 name: demo

@@ -109,6 +109,16 @@ kind: IPPool
 metadata: {name: pool}
 spec: {cidr: 10.244.0.0/16}
 ---
+apiVersion: projectcalico.org/v3
+kind: BGPConfiguration
+metadata: {name: default}
+spec: {asNumber: 64600}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: tor}
+spec: {peerIP: 172.18.0.1, asNumber: 65000}
+---
 """
 
 

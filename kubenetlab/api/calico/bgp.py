@@ -1,0 +1,236 @@
+"""BGPConfiguration and BGPPeer: which BGP sessions Calico's nodes have, and what they announce.
+
+Source: projectcalico/calico api/pkg/apis/projectcalico/v3/{bgpconfig,bgppeer}.go (3.30); checks of
+values: libcalico-go/lib/validator/v3/validator.go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Final, Literal
+
+from msgspec import Meta, field
+
+from kubenetlab.api.calico.selectors import parse_selector
+from kubenetlab.api.meta import Labels, ObjectMeta, Record, Resource, Unmodelled
+from kubenetlab.api.text.decode import Finding, found
+from kubenetlab.api.text.documents import Path
+from kubenetlab.api.values import ip
+
+DEFAULT_NAME: Final = "default"
+"""Name of the BGPConfiguration of all nodes."""
+PLUGIN_NAMESPACE: Final = "kube-system"
+"""Namespace of the Secrets with passwords: that of calico-node."""
+AS_NUMBER_ANNOTATION: Final = "projectcalico.org/ASNumber"
+"""Annotation of a Node: its own autonomous system."""
+CLUSTER_ID_ANNOTATION: Final = "projectcalico.org/RouteReflectorClusterID"
+"""Annotation of a Node that reflects routes: the id of its cluster, in the form of an address."""
+MAX_AS_NUMBER: Final = 0xFFFFFFFF
+MAX_HOPS: Final = 255
+
+ASNumber = Annotated[int, Meta(ge=1, le=MAX_AS_NUMBER, title="an AS number from 1 to 4294967295")]
+
+
+class SecretKey(Record, frozen=True):
+    """A key of a Secret in kube-system."""
+
+    name: str
+    """Name of the Secret."""
+    key: str
+    """Key in its data."""
+
+
+class BGPPassword(Record, frozen=True):
+    """Source of the password of sessions, for signatures of TCP segments (RFC 2385)."""
+
+    secret_key_ref: SecretKey | None = None
+    """Key of a Secret in kube-system."""
+
+
+class ServiceBlock(Record, frozen=True):
+    """Range of Service addresses."""
+
+    cidr: str
+    """The range."""
+
+
+class BGPConfigurationSpec(Record, frozen=True):
+    """Desired state of a BGPConfiguration."""
+
+    as_number: ASNumber | None = None
+    """Autonomous system of nodes without one of their own. Defaults to the mode's, 64512."""
+    node_to_node_mesh_enabled: bool | None = None
+    """If true, each node has a session with each other node. Defaults to that of the mode."""
+    node_mesh_password: BGPPassword | None = None
+    """Password of the sessions between nodes of the mesh."""
+    service_cluster_ips: tuple[ServiceBlock, ...] = ()
+    """Ranges of cluster IPs that nodes announce."""
+    service_external_ips: tuple[ServiceBlock, ...] = ()
+    """Ranges from which nodes announce the external IPs of Services."""
+    service_load_balancer_ips: tuple[ServiceBlock, ...] = ()
+    """Ranges from which nodes announce the load balancers' addresses of Services."""
+    log_severity_screen: Unmodelled = None
+
+
+class BGPConfiguration(Resource, frozen=True):
+    """BGP of all nodes with Calico. Only the one with the name `default` has an effect."""
+
+    api_version = "projectcalico.org/v3"
+    kind = "BGPConfiguration"
+    plural = "bgpconfigurations"
+    is_namespaced = False
+
+    metadata: ObjectMeta
+    spec: BGPConfigurationSpec = BGPConfigurationSpec()
+
+
+class BGPPeerSpec(Record, frozen=True):
+    """Desired state of a BGPPeer."""
+
+    node: str = ""
+    """Name of the only node that has the session."""
+    node_selector: str = ""
+    """Selector of the nodes that have the session. All nodes if `node` is empty, too."""
+    peer_ip: str = ""
+    """Address of the router at the other end, with or without a port."""
+    as_number: ASNumber | None = None
+    """Autonomous system of this router. Required with `peerIP`."""
+    peer_selector: str = ""
+    """Selector of the nodes at the other end, in place of `peerIP`."""
+    password: BGPPassword | None = None
+    """Password of the sessions."""
+    source_address: Literal["UseNodeIP", "None"] = "UseNodeIP"
+    """Own address of the sessions; None: selected by the routes of the node."""
+    keep_original_next_hop: bool = False
+    """If true, next hops are announced unchanged."""
+    next_hop_mode: Literal["Auto", "Self", "Keep"] | None = None
+    """Next hop that is announced: BGP's default, always the node, or the original one."""
+    num_allowed_local_as_numbers: Annotated[int, Meta(ge=0, le=MAX_HOPS)] | None = field(
+        default=None, name="numAllowedLocalASNumbers"
+    )
+    """How often the node's own AS number may be in the path of a route that it accepts."""
+    local_as_number: ASNumber | None = field(default=None, name="localASNumber")
+    """Autonomous system of the node for these sessions."""
+    ttl_security: Annotated[int, Meta(ge=0, le=MAX_HOPS)] | None = None
+    """Number of hops to the router; packets from farther away are dropped (RFC 5082)."""
+
+
+class BGPPeer(Resource, frozen=True):
+    """BGP sessions of nodes with a router, or with other nodes."""
+
+    api_version = "projectcalico.org/v3"
+    kind = "BGPPeer"
+    plural = "bgppeers"
+    is_namespaced = False
+
+    metadata: ObjectMeta
+    spec: BGPPeerSpec = BGPPeerSpec()
+
+    @property
+    def address(self) -> str:
+        """Address of the router, without the port."""
+        return split_port(self.spec.peer_ip)[0]
+
+    @property
+    def port(self) -> int:
+        """Port of the router; 0 for BGP's."""
+        return split_port(self.spec.peer_ip)[1]
+
+    def serves(self, node: str, labels: Labels) -> bool:
+        """Return True if a node with this name and these labels has the sessions."""
+        spec = self.spec
+        if spec.node:
+            return spec.node == node
+        return not spec.node_selector or parse_selector(spec.node_selector)(labels)
+
+    def selects_peer(self, labels: Labels) -> bool:
+        """Return True if a node with these labels is at the other end."""
+        return bool(self.spec.peer_selector) and parse_selector(self.spec.peer_selector)(labels)
+
+
+def split_port(text: str) -> tuple[str, int]:
+    """Return address and port of `172.18.0.9`, `172.18.0.9:1790` or `[fd00::9]:1790`.
+
+    The port is 0 if there is none. Parts that are not valid are returned as they are.
+    """
+    if text.startswith("["):
+        address, _, port = text[1:].partition("]:")
+        return address.removesuffix("]"), int(port) if port.isdigit() else 0
+    address, colon, port = text.partition(":")
+    return (address, int(port)) if colon and port.isdigit() and "." in address else (text, 0)
+
+
+def validate_bgp_configuration(configuration: BGPConfiguration) -> Iterator[Finding]:
+    """Validate a BGPConfiguration on its own, as Calico does; yield every finding."""
+    spec = configuration.spec
+    if configuration.name != DEFAULT_NAME:
+        yield Finding(
+            ("metadata", "name"),
+            f'only the BGPConfiguration "{DEFAULT_NAME}" has an effect, found '
+            f"{found(configuration.name)}",
+        )
+    for name, blocks in (
+        ("serviceClusterIPs", spec.service_cluster_ips),
+        ("serviceExternalIPs", spec.service_external_ips),
+        ("serviceLoadBalancerIPs", spec.service_load_balancer_ips),
+    ):
+        for index, block in enumerate(blocks):
+            try:
+                ip.network(block.cidr)
+            except ValueError:
+                yield Finding(
+                    ("spec", name, index, "cidr"),
+                    f"expected a range of addresses, found {found(block.cidr)}",
+                )
+    yield from _password_findings(spec.node_mesh_password, ("spec", "nodeMeshPassword"))
+
+
+def validate_bgp_peer(peer: BGPPeer) -> Iterator[Finding]:
+    """Validate a BGPPeer on its own, as Calico does; yield every finding."""
+    spec, path = peer.spec, ("spec",)
+    for name, selector in (
+        ("nodeSelector", spec.node_selector),
+        ("peerSelector", spec.peer_selector),
+    ):
+        if selector:
+            try:
+                parse_selector(selector)
+            except ValueError as error:
+                yield Finding((*path, name), str(error))
+    if spec.node and spec.node_selector:
+        yield Finding((*path, "nodeSelector"), "cannot be combined with node")
+    if bool(spec.peer_ip) == bool(spec.peer_selector):
+        yield Finding(path, "expected either peerIP or peerSelector")
+    if spec.peer_ip and not ip.is_address(peer.address):
+        yield Finding(
+            (*path, "peerIP"),
+            f"expected an address, with or without a port, found {found(spec.peer_ip)}",
+        )
+    if spec.peer_ip and spec.as_number is None:
+        yield Finding((*path, "asNumber"), "expected the AS number of the router, found nothing")
+    if spec.peer_selector and spec.as_number is not None:
+        yield Finding(
+            (*path, "asNumber"), "cannot be combined with peerSelector: nodes have AS numbers"
+        )
+    if spec.keep_original_next_hop and spec.next_hop_mode is not None:
+        yield Finding((*path, "nextHopMode"), "cannot be combined with keepOriginalNextHop")
+    yield from _password_findings(spec.password, (*path, "password"))
+
+
+def _password_findings(password: BGPPassword | None, path: Path) -> Iterator[Finding]:
+    if password is not None and password.secret_key_ref is None:
+        yield Finding((*path, "secretKeyRef"), "expected name and key of a Secret, found nothing")
+
+
+def as_number_fault(text: str) -> str | None:
+    """Return why the value of an annotation is not an AS number, or None if it is one."""
+    if text.isascii() and text.isdigit() and 1 <= int(text[:11]) <= MAX_AS_NUMBER:
+        return None
+    return f"expected an AS number from 1 to {MAX_AS_NUMBER}, found {found(text)}"
+
+
+def cluster_id_fault(text: str) -> str | None:
+    """Return why the value of an annotation is not the id of a cluster, or None if it is one."""
+    if ip.is_address(text) and ip.version_of(text) == 4:
+        return None
+    return f"expected an id in the form of an IPv4 address, found {found(text)}"

@@ -1,0 +1,161 @@
+"""Diagnostics of BGP: peers without sessions, missing passwords, and nodes without routes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from kubenetlab.api.calico.bgp import (
+    DEFAULT_NAME,
+    PLUGIN_NAMESPACE,
+    BGPConfiguration,
+    BGPPassword,
+    BGPPeer,
+)
+from kubenetlab.api.lab import NetworkFacts
+from kubenetlab.api.meta import Resource
+from kubenetlab.api.store import Cluster
+from kubenetlab.api.text.documents import Path
+from kubenetlab.api.values import ip
+from kubenetlab.datapath import modes
+from kubenetlab.datapath.bgp_view import password_fault
+from kubenetlab.datapath.network.bgp import bgp_mode
+from kubenetlab.datapath.pod_networks import pod_network
+from kubenetlab.datapath.view import NodeView
+from kubenetlab.diagnostics.model import (
+    BGP_PASSWORD_MISSING,
+    BGP_PEER_ABSENT,
+    BGP_PEER_UNUSED,
+    BGP_ROUTE_MISSING,
+    Diagnostic,
+    Scope,
+)
+from kubenetlab.diagnostics.templates import Templates
+
+_PLUGIN = "calico"
+
+
+def check_bgp(cluster: Cluster, templates: Templates) -> Iterator[Diagnostic]:
+    """Yield the diagnostics of BGPPeers, of passwords, and of nodes that learn no route."""
+    mode = bgp_mode(modes.load("cni", *cluster.config.networking.cni_mode))
+    facts = cluster.get(NetworkFacts, "", "network") or NetworkFacts()
+    peers = cluster.all(BGPPeer) if facts.plugin == _PLUGIN else ()
+    if mode is None:
+        for peer in peers:
+            yield _unused(peer, (), "with these options of calico no node runs BIRD")
+        return
+    _, views = pod_network(cluster)
+    for peer in peers:
+        yield from _peer_diagnostics(cluster, peer, views)
+    configuration = cluster.get(BGPConfiguration, "", DEFAULT_NAME)
+    if configuration is not None and facts.plugin == _PLUGIN:
+        password = configuration.spec.node_mesh_password
+        yield from _password_diagnostics(
+            cluster, configuration, password, ("spec", "nodeMeshPassword")
+        )
+    missing = []
+    for view in views:
+        heard = mode.heard(view)
+        missing += [
+            (view, peer)
+            for peer in view.peers
+            if peer.name not in heard and (view.is_on_link(peer) or view.router_as)
+        ]
+    if missing:
+        node, other = missing[0]
+        more = f", and {len(missing) - 1} more routes" if len(missing) > 1 else ""
+        names = {view.name for view, _ in missing} | {each.name for _, each in missing}
+        pods = _pods_on(cluster, sorted(names))
+        yield Diagnostic(
+            BGP_ROUTE_MISSING,
+            cluster.config.kind,
+            "",
+            cluster.config.name,
+            ("networking", "cni"),
+            f"{node.name} gets no route to the pods of {other.name}{more}: the nodes have no BGP "
+            "session with each other, and none with the same route reflector",
+            ("enable the mesh of nodes, or select both nodes by a BGPPeer",),
+            Scope(into=pods, out_of=pods),
+        )
+
+
+def _peer_diagnostics(
+    cluster: Cluster, peer: BGPPeer, views: Sequence[NodeView]
+) -> Iterator[Diagnostic]:
+    spec = peer.spec
+    selected = [view for view in views if peer.serves(view.name, view.bgp.labels)]
+    if not selected:
+        field = "node" if spec.node else "nodeSelector"
+        names = ", ".join(view.name for view in views)
+        yield _unused(peer, ("spec", field), f"selects no node; the cluster has: {names}")
+    elif spec.peer_selector:
+        if not any(
+            peer.selects_peer(other.bgp.labels) for view in selected for other in view.peers
+        ):
+            yield _unused(peer, ("spec", "peerSelector"), "selects no node at the other end")
+    else:
+        yield from _router_diagnostics(cluster, peer, selected, views)
+    yield from _password_diagnostics(cluster, peer, spec.password, ("spec", "password"))
+
+
+def _router_diagnostics(
+    cluster: Cluster, peer: BGPPeer, selected: Sequence[NodeView], views: Sequence[NodeView]
+) -> Iterator[Diagnostic]:
+    """Yield what is wrong with the router at the other end."""
+    versions = [family.version for family in selected[0].families]
+    version = ip.version_of(peer.address)
+    if version not in versions:
+        message = f"no node has an IPv{version} address for a session with {peer.address}"
+        yield _unused(peer, ("spec", "peerIP"), message)
+        return
+    settings = cluster.config.fabric.bgp
+    nodes = {family.address for view in views for family in view.families}
+    routers = {family.router for view in selected for family in view.families}
+    if peer.address in routers and settings is not None:
+        if peer.spec.as_number != settings.as_number:
+            yield _unused(
+                peer,
+                ("spec", "asNumber"),
+                f"the router at {peer.address} is in AS {settings.as_number} (fabric.bgp), and "
+                f"refuses sessions that expect AS {peer.spec.as_number}",
+            )
+    elif peer.address not in nodes:
+        is_router = peer.address in routers
+        yield Diagnostic(
+            BGP_PEER_ABSENT,
+            peer.kind,
+            "",
+            peer.name,
+            ("spec", "peerIP"),
+            f"nothing at {peer.address} has BGP in this lab: the session is never established",
+            ("set fabric.bgp, so that the router has BGP",) if is_router else (),
+        )
+
+
+def _password_diagnostics(
+    cluster: Cluster, owner: Resource, password: BGPPassword | None, path: Path
+) -> Iterator[Diagnostic]:
+    """Yield a password without a Secret; sessions without it are those of the other end only."""
+    reference = password.secret_key_ref if password is not None else None
+    if reference is not None and (fault := password_fault(cluster, reference)):
+        yield Diagnostic(
+            BGP_PASSWORD_MISSING,
+            owner.kind,
+            "",
+            owner.metadata.name,
+            (*path, "secretKeyRef"),
+            f"{fault}: the sessions have no password",
+            (f"passwords are in Secrets of the namespace {PLUGIN_NAMESPACE}",),
+        )
+
+
+def _unused(peer: BGPPeer, path: Path, reason: str) -> Diagnostic:
+    return Diagnostic(BGP_PEER_UNUSED, peer.kind, "", peer.name, path, f"has no session: {reason}")
+
+
+def _pods_on(cluster: Cluster, nodes: Sequence[str]) -> tuple[str, ...]:
+    return tuple(
+        pod.full_name
+        for node in nodes
+        for pod in cluster.pods_on(node)
+        if not pod.spec.host_network
+    )
