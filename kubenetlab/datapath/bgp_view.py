@@ -28,6 +28,10 @@ MAX_PASSWORD: Final = 80
 """Maximum length of a password, in bytes."""
 
 
+EXCLUDED_LABEL: Final = "node.kubernetes.io/exclude-from-external-load-balancers"
+"""Label of nodes that get no traffic for Services from outside."""
+
+
 class BGPNode(Struct, frozen=True):
     """Settings of one node."""
 
@@ -37,6 +41,8 @@ class BGPNode(Struct, frozen=True):
     """Own autonomous system; 0: that of the cluster."""
     cluster_id: str = ""
     """Id of its cluster if it is a route reflector; empty for other nodes."""
+    is_excluded: bool = False
+    """True if it announces no ranges of Services."""
 
 
 class BGPView(Struct, frozen=True):
@@ -104,4 +110,5 @@ def bgp_node(node: Node, view: BGPView) -> BGPNode:
         node.labels if view.peers else {},
         int(annotations.get(AS_NUMBER_ANNOTATION, 0)),
         annotations.get(CLUSTER_ID_ANNOTATION, ""),
+        EXCLUDED_LABEL in node.labels,
     )

@@ -22,8 +22,12 @@ from kubenetlab.datapath import faults
 from kubenetlab.datapath.modes import PodNetwork
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.program_config import ProgramConfig
-from kubenetlab.datapath.proxy.services import is_proxied
-from kubenetlab.datapath.service_view import ServiceView, remembered_views, service_views
+from kubenetlab.datapath.service_view import (
+    ServiceView,
+    is_proxied,
+    remembered_views,
+    service_views,
+)
 from kubenetlab.hoststate.programs import ListenPort
 from kubenetlab.programs.kube_proxy_events import RuleCounts
 from kubenetlab.versioned import ChangedEntries, VersionedMap

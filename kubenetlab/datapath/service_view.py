@@ -17,6 +17,10 @@ Claim = tuple[str, str, int]
 """(external address, protocol, port)"""
 
 
+SERVICE_PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
+HEADLESS_LABEL = "service.kubernetes.io/headless"
+
+
 class ServiceView(Struct, frozen=True, dict=True):
     """A Service and its EndpointSlices."""
 
@@ -40,6 +44,11 @@ class ServiceView(Struct, frozen=True, dict=True):
     def ready(self) -> int:
         """Number of ready endpoints."""
         return sum(endpoint.conditions.is_ready for endpoint in self.endpoints)
+
+
+def is_proxied(service: Service) -> bool:
+    """Return True unless labels assign the Service to another proxy or to none."""
+    return SERVICE_PROXY_NAME_LABEL not in service.labels and HEADLESS_LABEL not in service.labels
 
 
 _Key = tuple[str, str]

@@ -16,7 +16,8 @@ from msgspec import Struct, structs
 from kubenetlab import names
 from kubenetlab.api.calico.ip_pools import IPPool
 from kubenetlab.api.config import ClusterConfig, Network
-from kubenetlab.api.core import ZONE_LABEL, Node
+from kubenetlab.api.core import ZONE_LABEL, Node, Service
+from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.lab import Attachment, Decisions, LabSecret, NetworkFacts
 from kubenetlab.api.links import LinkSettings, link_settings
 from kubenetlab.api.pods import Pod
@@ -27,6 +28,7 @@ from kubenetlab.controllers.allocation.addresses import dns_address
 from kubenetlab.controllers.nodes.ipam import ALLOCATORS, attachment_of, network
 from kubenetlab.datapath.bgp_view import BGP_KINDS, NO_BGP, BGPNode, BGPView, bgp_node, bgp_view
 from kubenetlab.datapath.plan_cache import PlanCache
+from kubenetlab.datapath.service_addresses import ServiceAddress, service_addresses
 from kubenetlab.hoststate.secret import Secret
 
 DEFAULT_ROUTES: Final = {4: "0.0.0.0/0", 6: "::/0"}
@@ -182,6 +184,8 @@ class NodeView(Struct, frozen=True, dict=True):
     """Its settings of BGP."""
     bgp_view: BGPView = NO_BGP
     """Settings of BGP for all nodes."""
+    services: tuple[ServiceAddress, ...] = ()
+    """Addresses of Services, if the CNI plugin can announce them."""
 
     @property
     def netns(self) -> str:
@@ -256,10 +260,29 @@ _NODE_VIEW_KINDS: Final[tuple[Kind, ...]] = (
 """Kinds from which node views are computed."""
 
 
+_ANNOUNCING_PLUGINS: Final = ("calico", "kube-router")
+"""CNI plugins that can announce addresses of Services."""
+
+
 def node_views(cluster: Cluster, decisions: Decisions, cache: PlanCache) -> Sequence[NodeView]:
     """Return a view for each node, in order."""
     inputs = (decisions, *(cluster.by_key(kind) for kind in _NODE_VIEW_KINDS))
-    return cache.by_identity("node views", lambda: _node_views(cluster, decisions), *inputs)
+    views = cache.by_identity("node views", lambda: _node_views(cluster, decisions), *inputs)
+    if network(cluster).plugin not in _ANNOUNCING_PLUGINS:
+        return views
+    # Apart from the other inputs, because endpoints change often.
+    services = cache.by_identity(
+        "service addresses",
+        lambda: service_addresses(cluster),
+        cluster.by_key(Service),
+        cluster.by_key(EndpointSlice),
+    )
+    return cache.by_identity(
+        "views with services",
+        lambda: [structs.replace(view, services=services) for view in views],
+        views,
+        services,
+    )
 
 
 def _node_views(cluster: Cluster, decisions: Decisions) -> list[NodeView]:

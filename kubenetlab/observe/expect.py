@@ -218,10 +218,12 @@ def _service(source: Location, port: ServiceTarget, context: ClusterFacts) -> Ex
     usable = [
         endpoint
         for index, endpoint in enumerate(port.endpoints)
-        if not port.nodes or port.nodes[index] == source.node
+        if not port.nodes or not source.node or port.nodes[index] == source.node
     ]
     if not usable:
         return "nothing"
+    if source.kind not in ("pod", "node") and port.nodes:
+        return "any"
     if any(address not in context.listening for address, _ in usable):
         return "any"
     serving = [(port.protocol, target) in context.listening[address] for address, target in usable]

@@ -11,6 +11,7 @@ from kubenetlab.api.calico.bgp import (
     cluster_id_fault,
 )
 from kubenetlab.api.core import IP_MODE_ANNOTATION, IpMode
+from kubenetlab.api.kube_router import ADVERTISE_ANNOTATIONS
 from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.pods import (
     ADDRESSES_ANNOTATION,
@@ -53,6 +54,8 @@ def validate_annotations(meta: ObjectMeta, path: Path, kind: str) -> Iterator[Fi
     """
     for key, value in meta.annotations.items():
         annotation_path = (*path, "annotations", key)
+        if key in ADVERTISE_ANNOTATIONS and kind == "Service" and (fault := _bool_fault(value)):
+            yield Finding(annotation_path, fault)
         if key in _OF_NODES and kind == "Node" and (fault := _OF_NODES[key](value)):
             yield Finding(annotation_path, fault)
         if key in _LISTS:

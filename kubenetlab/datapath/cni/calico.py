@@ -259,6 +259,8 @@ class Mode(ModeOptions, frozen=True):
             calico_bgp.sessions(node, settings),
             announced=tuple(block for block in blocks if ip.is_host(block)),
             blackholes=tuple(block for block in blocks if not ip.is_host(block)),
+            services=calico_bgp.service_prefixes(node),
+            unprogrammed=calico_bgp.service_ranges(node),
             as_number=calico_bgp.as_number(settings, node.bgp),
             cluster_id=node.bgp.cluster_id,
         )

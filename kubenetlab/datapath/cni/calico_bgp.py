@@ -99,6 +99,54 @@ def heard(node: NodeView, settings: Settings) -> frozenset[str]:
     )
 
 
+def service_prefixes(node: NodeView) -> tuple[str, ...]:
+    """Return the prefixes with addresses of Services that a node announces.
+
+    Each node announces the ranges of the BGPConfiguration. An address of a Service with
+    externalTrafficPolicy Local has a prefix of its own, from nodes with ready endpoints; so has an
+    external or a load balancer's address whose range is that address alone, if there is the
+    Service.
+
+    Source: projectcalico/calico confd/pkg/backends/calico/routes.go (3.30).
+    """
+    spec = node.bgp_view.configuration
+    ranges = {
+        "clusterip": spec.service_cluster_ips,
+        "externalip": spec.service_external_ips,
+        "loadbalancerip": spec.service_load_balancer_ips,
+    }
+    prefixes: dict[str, None] = {}
+    for kind, blocks in ranges.items():
+        for block in blocks:
+            if not node.bgp.is_excluded and (kind == "clusterip" or not ip.is_host(block.cidr)):
+                prefixes[str(ip.network(block.cidr))] = None
+            for service in node.services:
+                if service.kind != kind or not ip.is_in(service.address, block.cidr):
+                    continue
+                if service.is_external_local:
+                    is_announced = node.name in (service.nodes or ())
+                else:
+                    is_announced = ip.is_host(block.cidr) and not node.bgp.is_excluded
+                if is_announced:
+                    prefixes[service.prefix] = None
+    return tuple(prefixes)
+
+
+def service_ranges(node: NodeView) -> tuple[str, ...]:
+    """Return the ranges of the BGPConfiguration, of which no node adds routes to its kernel.
+
+    Source: projectcalico/calico confd/etc/calico/confd/templates/bird_ipam.cfg.template (3.30),
+    filter calico_kernel_programming.
+    """
+    spec = node.bgp_view.configuration
+    blocks = (
+        *spec.service_cluster_ips,
+        *spec.service_external_ips,
+        *spec.service_load_balancer_ips,
+    )
+    return tuple(dict.fromkeys(str(ip.network(block.cidr)) for block in blocks))
+
+
 def _own(node: NodeView) -> _Entry:
     return _Entry(node.name, node.families, node.bgp)
 
@@ -171,7 +219,7 @@ def _of_options(node: NodeView, settings: Settings) -> Iterator[Peer]:
         is_for_node = node.name in (router.nodes or (node.name,))
         if is_for_node and ip.version_of(router.address) in versions:
             name = bgp.peer_name("Global", router.address)
-            yield Peer(name, router.address, router.as_number, is_direct=False)
+            yield Peer(name, router.address, router.as_number, is_node=False, is_direct=False)
 
 
 def _of_bgp_peers(node: NodeView, own: _Entry, settings: Settings) -> Iterator[Peer]:
@@ -195,6 +243,7 @@ def _of_bgp_peers(node: NodeView, own: _Entry, settings: Settings) -> Iterator[P
 
 
 def _with_router(node: NodeView, peer: BGPPeer, kind: str) -> Iterator[Peer]:
+    node_addresses = {family.address for each in node.peers for family in each.families}
     for family in node.families:
         if family.version == ip.version_of(peer.address):
             template = _template(node, peer)
@@ -204,6 +253,7 @@ def _with_router(node: NodeView, peer: BGPPeer, kind: str) -> Iterator[Peer]:
                 peer.address,
                 peer.spec.as_number or 0,
                 port=peer.port,
+                is_node=peer.address in node_addresses,
                 is_direct=ip.is_in(peer.address, family.subnet),
             )
 

@@ -40,6 +40,7 @@ from kubenetlab.datapath.cni import agents
 from kubenetlab.datapath.cni.pods_on_bridge import PodsOnBridge
 from kubenetlab.datapath.modes import Needs, ServiceProxy, load, proxy_mode
 from kubenetlab.datapath.network import bgp, bird
+from kubenetlab.datapath.service_addresses import ServiceAddress
 from kubenetlab.datapath.view import NodeView
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.rules.nftables import (
@@ -77,6 +78,12 @@ class Mode(PodsOnBridge, frozen=True):
         Whether each node has a session with each other node. By default true, and false on a
         fabric whose router has BGP (`fabric.bgp`): there, nodes have sessions with the router.
 
+    advertiseClusterIp, advertiseExternalIp, advertiseLoadbalancerIp: true | false
+        Whether nodes announce the addresses of Services to routers (false). For one Service, the
+        annotation kube-router.io/service.advertise.clusterip (externalip, loadbalancerip) takes
+        precedence. With externalTrafficPolicy Local or the annotation kube-router.io/service.local
+        only nodes with ready endpoints announce them.
+
     bgpGracefulRestart: true | false
         true   Routes stay while BIRD of a node is restarted.
         false  Other nodes drop the routes of a node as soon as its BIRD ends.
@@ -98,6 +105,9 @@ class Mode(PodsOnBridge, frozen=True):
 
     cluster_asn: Annotated[int, Meta(ge=1, le=0xFFFFFFFE)] = bgp.DEFAULT_AS
     nodes_full_mesh: bool | None = None
+    advertise_cluster_ip: bool = field(default=False, name="advertiseClusterIp")
+    advertise_external_ip: bool = field(default=False, name="advertiseExternalIp")
+    advertise_loadbalancer_ip: bool = field(default=False, name="advertiseLoadbalancerIp")
     bgp_graceful_restart: bool = True
     runs_service_proxy: bool = field(default=False, name="serviceProxy")
 
@@ -173,6 +183,7 @@ class Mode(PodsOnBridge, frozen=True):
     def speaker(self, node: NodeView) -> bgp.Speaker:
         """Return the speaker that announces the node's pod ranges."""
         others = [peer.families for peer in node.peers] if self._has_mesh(node) else []
+        services = [service for service in node.services if self._announces(service)]
         return bgp.Speaker(
             bgp.router_id(node.addresses),
             node.addresses,
@@ -181,9 +192,29 @@ class Mode(PodsOnBridge, frozen=True):
                 *bgp.mesh(node.families, others, self.cluster_asn),
             ),
             announced=tuple(family.pod_cidr for family in node.families),
+            services=tuple(
+                service.prefix
+                for service in services
+                if service.nodes is None or node.name in service.nodes
+            ),
+            unprogrammed=tuple(service.prefix for service in services),
             as_number=self.cluster_asn,
             keeps_routes=self.bgp_graceful_restart,
         )
+
+    def _announces(self, service: ServiceAddress) -> bool:
+        """Return True if nodes announce an address: by its annotation, or else by the options.
+
+        Source: cloudnativelabs/kube-router pkg/controllers/routing/ecmp_vip.go.
+        """
+        if service.requested is not None:
+            return service.requested
+        by_kind = {
+            "clusterip": self.advertise_cluster_ip,
+            "externalip": self.advertise_external_ip,
+            "loadbalancerip": self.advertise_loadbalancer_ip,
+        }
+        return by_kind[service.kind]
 
     def heard(self, node: NodeView) -> frozenset[str]:
         has_mesh = self._has_mesh(node)

@@ -19,14 +19,21 @@ from kubenetlab.hoststate.object import Origin
 
 
 def _inputs(context: PlanContext) -> Iterator[tuple[str, Inputs]]:
-    settings, mode = context.cluster.config.fabric.bgp, bgp_mode(context.cni)
-    if settings is None or mode is None:
-        return
+    settings = context.cluster.config.fabric.bgp
+    if settings is not None:
+        yield "", (settings.as_number, bgp_neighbors(context))
+
+
+def bgp_neighbors(context: PlanContext) -> tuple[Neighbor, ...]:
+    """Return the nodes that have sessions with the fabric's router; none if it has no BGP."""
+    mode = bgp_mode(context.cni)
+    if context.cluster.config.fabric.bgp is None or mode is None:
+        return ()
     neighbors = (
         context.cache(("bgp neighbor", node.name), bgp_router.neighbor, mode, without_pods(node))
         for node in context.nodes
     )
-    yield "", (settings.as_number, tuple(each for each in neighbors if each is not None))
+    return tuple(each for each in neighbors if each is not None)
 
 
 def _objects(as_number: int, neighbors: tuple[Neighbor, ...]) -> tuple[DesiredObjects, ...]:

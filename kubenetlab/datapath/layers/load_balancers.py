@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from kubenetlab.datapath.layers.bgp_router import bgp_neighbors
 from kubenetlab.datapath.layers.layer import (
     DesiredObjects,
     Inputs,
@@ -19,7 +20,10 @@ def _inputs(context: PlanContext) -> Iterator[tuple[str, Inputs]]:
     addresses = tuple(
         (address, node.segment) for node in context.nodes for address in node.addresses
     )
-    yield "", (load_balancers.next_hops(context.cluster, context.proxy_views), addresses)
+    # Where nodes announce an address by BGP, the router has its route from them.
+    announced = [prefix for neighbor in bgp_neighbors(context) for prefix in neighbor.services]
+    hops = load_balancers.next_hops(context.cluster, context.proxy_views, announced)
+    yield "", (hops, addresses)
 
 
 def _objects(

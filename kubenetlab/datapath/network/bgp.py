@@ -26,6 +26,8 @@ class Peer(Struct, frozen=True):
     """Name of the protocol in BIRD: letters, digits and underscores."""
     address: str
     as_number: int = DEFAULT_AS
+    is_node: bool = True
+    """True for another node of the cluster, False for a router, which gets Services, too."""
     is_client: bool = False
     """True if this node reflects routes of other nodes to the peer (RFC 4456)."""
     is_direct: bool = True
@@ -70,6 +72,10 @@ class Speaker(Struct, frozen=True):
 
     It has more specific routes to the addresses that are in use.
     """
+    services: tuple[str, ...] = ()
+    """Prefixes with addresses of Services, announced to routers only."""
+    unprogrammed: tuple[str, ...] = ()
+    """Prefixes that are never added to the kernel, even if a peer announces them."""
     as_number: int = DEFAULT_AS
     cluster_id: str = ""
     """Id of the cluster whose routes it reflects; empty for that of the speaker itself."""
@@ -132,6 +138,7 @@ def sessions_with_router(node: NodeView, as_number: int) -> Iterator[Peer]:
             peer_name("Router", family.router),
             family.router,
             node.router_as,
+            is_node=False,
             own_as_allowed=0 if node.router_as == as_number else 1,
         )
 

@@ -32,7 +32,9 @@ class Neighbor(Struct, frozen=True):
     """Families in which it has sessions."""
     as_number: int
     prefixes: tuple[str, ...]
-    """Prefixes that it announces."""
+    """Prefixes that it announces, for pods and for Services."""
+    services: tuple[str, ...] = ()
+    """Those with addresses of Services."""
 
 
 def neighbor(mode: BGPMode, node: NodeView) -> Neighbor | None:
@@ -43,10 +45,11 @@ def neighbor(mode: BGPMode, node: NodeView) -> Neighbor | None:
     versions = {family.version for family in families}
     prefixes = tuple(
         prefix
-        for prefix in (*speaker.announced, *speaker.blackholes)
+        for prefix in (*speaker.announced, *speaker.blackholes, *speaker.services)
         if ip.version_of(prefix) in versions
     )
-    return Neighbor(families, speaker.as_number, prefixes) if families else None
+    services = tuple(each for each in speaker.services if each in prefixes)
+    return Neighbor(families, speaker.as_number, prefixes, services) if families else None
 
 
 def router(as_number: int, neighbors: Sequence[Neighbor]) -> Iterator[Object]:
@@ -64,6 +67,7 @@ def router(as_number: int, neighbors: Sequence[Neighbor]) -> Iterator[Object]:
             each.as_number,
             is_client=each.as_number == as_number,
             gets_learned=True,
+            is_node=False,
             source=family.router,
             subnet=family.subnet,
         )

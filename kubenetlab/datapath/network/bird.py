@@ -140,10 +140,19 @@ def _family(speaker: Speaker, version: int, address: str) -> Iterator[str]:
         yield from (f"  route {prefix} blackhole;" for prefix in blackholes)
         yield "}"
         sources.append(f'proto = "blackholes{version}"')
+    if services := [prefix for prefix in speaker.services if _version(prefix) == version]:
+        yield f"protocol static services{version} {{"
+        yield f"  ipv{version};"
+        yield from (f"  route {prefix} blackhole;" for prefix in services)
+        yield "}"
     yield ""
     yield "# Routes in the kernel."
     yield f"protocol kernel kernel{version} {{"
-    yield f"  ipv{version} {{ import none; export where {' || '.join(sources)}; }};"
+    condition = " || ".join(sources)
+    unprogrammed = [f"{prefix}+" for prefix in speaker.unprogrammed if _version(prefix) == version]
+    if unprogrammed:
+        condition = f"({condition}) && net !~ [ {', '.join(unprogrammed)} ]"
+    yield f"  ipv{version} {{ import none; export where {condition}; }};"
     yield "  scan time 10;"
     yield "  metric 0;  # as other programs leave it: no metric for IPv4, 1024 for IPv6"
     yield f"  merge paths yes limit {speaker.max_paths};"
@@ -192,7 +201,10 @@ def _session(speaker: Speaker, peer: Peer, version: int) -> Iterator[str]:
         yield "    accept;"
         yield "  }; };"
     else:
-        exporting = f"export where source ~ [ {exported} ];"
+        is_service = f'proto = "services{version}"'
+        has_services = any(_version(prefix) == version for prefix in speaker.services)
+        kept = f" && !({is_service})" if peer.is_node and has_services else ""
+        exporting = f"export where source ~ [ {exported} ]{kept};"
         yield f"  ipv{version} {{ import all; {next_hop}{exporting} }};"
     yield "}"
 

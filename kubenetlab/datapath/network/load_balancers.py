@@ -38,8 +38,12 @@ AddressNextHops = tuple[str, tuple[str, ...]]
 """(address of a load balancer, addresses of the nodes that get its packets)"""
 
 
-def next_hops(cluster: Cluster, proxies: ProxyViews) -> tuple[AddressNextHops, ...]:
+def next_hops(
+    cluster: Cluster, proxies: ProxyViews, announced: Sequence[str] = ()
+) -> tuple[AddressNextHops, ...]:
     """Return the next hops of every external address of every Service, in order.
+
+    announced: prefixes to which the router has routes by BGP; their addresses are left out.
 
     The address of a node or of an external host is left out, and an address of two Services belongs
     to the first.
@@ -52,7 +56,9 @@ def next_hops(cluster: Cluster, proxies: ProxyViews) -> tuple[AddressNextHops, .
             free = [
                 address
                 for address in addresses
-                if address not in owned and address not in nodes_by_address
+                if address not in owned
+                and address not in nodes_by_address
+                and not any(ip.is_in(address, prefix) for prefix in announced)
             ]
             nodes_by_address |= _next_hops(target_nodes(cluster, proxies, service), free)
     return tuple(nodes_by_address.items())

@@ -14,12 +14,10 @@ from kubenetlab.api.config import Network
 from kubenetlab.api.core import Service, ServicePort, ServiceSpec
 from kubenetlab.api.discovery import Endpoint
 from kubenetlab.api.values import ip
-from kubenetlab.datapath.service_view import ServiceView
+from kubenetlab.datapath.service_view import ServiceView, is_proxied
 from kubenetlab.datapath.view import NodePlace, NodeView
 from kubenetlab.names import socket_address
 
-SERVICE_PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
-HEADLESS_LABEL = "service.kubernetes.io/headless"
 PRIMARY = "primary"
 """Value of `nodePortAddresses` that stands for the node's own address."""
 
@@ -119,11 +117,6 @@ def node_port_addresses(
         if any(ip_address(address) in cidr for cidr in ranges)
     )
     return tuple(dict.fromkeys((*((family.address,) if PRIMARY in option else ()), *inside)))
-
-
-def is_proxied(service: Service) -> bool:
-    """Return True unless labels assign the Service to another proxy or to none."""
-    return SERVICE_PROXY_NAME_LABEL not in service.labels and HEADLESS_LABEL not in service.labels
 
 
 def depends_on_node(view: ServiceView) -> bool:

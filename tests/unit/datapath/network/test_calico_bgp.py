@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from kubenetlab.datapath.network.bgp import Peer, Speaker, bgp_mode
@@ -257,3 +259,51 @@ def test_a_peer_with_the_router_replaces_the_session_of_the_fabric() -> None:
     ((code, message),) = reported(wrong)
     assert code == "bgp-peer-unused"
     assert "is in AS 65000" in message
+
+
+SERVICES = """\
+apiVersion: v1
+kind: Node
+metadata:
+  name: control-plane
+  labels: {node.kubernetes.io/exclude-from-external-load-balancers: ''}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {selector: {app: web}, clusterIP: 10.96.7.7, externalIPs: [192.0.2.80], ports: [{port: 80}]}
+---
+"""
+
+
+@pytest.mark.parametrize(
+    ("ranges", "expected"),
+    [
+        ("serviceClusterIPs: [{cidr: 10.96.0.0/16}]", ("10.96.0.0/16",)),
+        ("serviceExternalIPs: [{cidr: 192.0.2.0/24}]", ("192.0.2.0/24",)),
+        ("serviceExternalIPs: [{cidr: 192.0.2.80/32}]", ("192.0.2.80/32",)),
+        ("serviceExternalIPs: [{cidr: 192.0.2.81/32}]", ()),
+        ("serviceClusterIPs: [{cidr: 'fd00:10:96::/112'}]", ("fd00:10:96::/112",)),
+        ("serviceLoadBalancerIPs: []", ()),
+    ],
+)
+def test_nodes_announce_ranges_of_services(ranges: str, expected: tuple[str, ...]) -> None:
+    """An excluded node announces none. No node adds routes to them to its kernel."""
+    by_node = speakers(CALICO + SERVICES + configuration(f"{{{ranges}}}"))
+    assert [each.services for each in by_node.values()] == [(), expected, expected]
+    config = bird_config(by_node["control-plane"])
+    assert ("net !~ [ 10.96.0.0/16+ ]" in config) == ("10.96.0.0/16" in expected)
+
+
+def test_services_are_announced_to_routers_only() -> None:
+    """Other nodes translate the addresses themselves."""
+    text = CLUSTER % ("{type: calico, nodeToNodeMesh: true}", TOPOLOGY)
+    text += SERVICES + configuration("{serviceClusterIPs: [{cidr: 10.96.0.0/16}]}")
+    config = bird_config(speakers(text)["worker"])
+    blocks = re.findall(r"^protocol bgp (\w+) [^{]*{\n(.*?)^}", config, re.MULTILINE | re.DOTALL)
+    by_name = dict(blocks)
+    assert (
+        'export where source ~ [ RTS_STATIC ] && !(proto = "services4");'
+        in (by_name["Mesh_172_18_0_4"])
+    )
+    assert "services4" not in by_name["Router_172_18_0_1"]
