@@ -112,7 +112,7 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
         "cni_agents",
     ),
     "kubenetlab/controllers/cluster/cni_agents": ("cni_agents",),
-    "kubenetlab/datapath/agent_": ("cni_agents",),
+    "kubenetlab/datapath/agents/": ("cni_agents",),
     "kubenetlab/kernel/overlay_state": ("cni_agents",),
     "kubenetlab/lab/nodeagent/agent_check": ("cni_agents",),
     "kubenetlab/programs/cni_agent": ("cni_agents",),

@@ -14,7 +14,6 @@ from kubenetlab.api.apps import (
 from kubenetlab.api.batch import Job
 from kubenetlab.api.calico.bgp import BGPConfiguration, BGPPeer
 from kubenetlab.api.calico.ip_pools import API_GROUPS, IPPool
-from kubenetlab.api.cni_agents import StoppedAgent
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.config_versions import served_versions
 from kubenetlab.api.core import Event, Namespace, Node, Service
@@ -40,6 +39,7 @@ from kubenetlab.api.lab import (
     Uplink,
 )
 from kubenetlab.api.meta import Resource
+from kubenetlab.api.plugins.cni_agents import StoppedAgent
 from kubenetlab.api.pods import Pod
 
 _APPLICATION_KINDS: Final[tuple[type[Resource], ...]] = (

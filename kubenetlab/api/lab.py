@@ -8,12 +8,12 @@ store, so that one value holds the whole state. The API never serves them.
 from collections.abc import Mapping
 from typing import Literal
 
-from kubenetlab.api.cni_agents import CniAgent
 from kubenetlab.api.core import Service, Taint
 from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.internal import Internal
 from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.meta import ObjectMeta, Record
+from kubenetlab.api.plugins.cni_agents import CniAgent
 
 SYNC_PERIOD_S = 5
 """Period in which a kube-proxy checks its rules without being notified of a change, in seconds.

@@ -14,7 +14,7 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.cluster.cni_agents import is_agent
 from kubenetlab.controllers.kubelet.killing import pending_kills
 from kubenetlab.datapath import containers, faults
-from kubenetlab.datapath.agent_health import AgentHealth, agent_plan
+from kubenetlab.datapath.agents.health import AgentHealth, agent_plan
 from kubenetlab.datapath.cluster_modes import decided_cni
 from kubenetlab.datapath.hooks import hooks
 from kubenetlab.datapath.layers import LAYERS

@@ -19,7 +19,7 @@ from kubenetlab.api.lab import HookKind, ProbeKind
 from kubenetlab.api.pods import ContainerStatus, Pod
 from kubenetlab.controllers.kubelet.containers import should_run
 from kubenetlab.controllers.kubelet.killing import KILLING_PROBES
-from kubenetlab.datapath.agent_health import AgentHealth
+from kubenetlab.datapath.agents.health import AgentHealth
 from kubenetlab.datapath.containers import Setups
 from kubenetlab.datapath.view import NodeView, PodView
 from kubenetlab.programs import COMMAND, Setup, is_process

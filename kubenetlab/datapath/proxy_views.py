@@ -11,11 +11,11 @@ from functools import partial
 
 from msgspec import Struct, structs
 
-from kubenetlab.api.cni_agents import StoppedAgent
 from kubenetlab.api.core import Node, Service
 from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.lab import NetworkFacts
+from kubenetlab.api.plugins.cni_agents import StoppedAgent
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.allocation.node_ports import needs_health_check
 from kubenetlab.datapath import faults

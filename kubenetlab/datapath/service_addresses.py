@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from msgspec import Struct
 
 from kubenetlab.api.core import Service
-from kubenetlab.api.kube_router import ADVERTISE_ANNOTATIONS, LOCAL_ANNOTATION, AddressKind
+from kubenetlab.api.plugins.kube_router import ADVERTISE_ANNOTATIONS, LOCAL_ANNOTATION, AddressKind
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath.service_view import is_proxied
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kubenetlab.api.apps import DaemonSet
-from kubenetlab.api.cni_agents import CniAgent, StoppedAgent
 from kubenetlab.api.core import Node
 from kubenetlab.api.faults import Fault
 from kubenetlab.api.lab import NetworkFacts
+from kubenetlab.api.plugins.cni_agents import CniAgent, StoppedAgent
 from kubenetlab.api.store import Cluster
 from kubenetlab.diagnostics.model import AGENT_STOPPED, Diagnostic, Scope
 from kubenetlab.diagnostics.templates import Templates

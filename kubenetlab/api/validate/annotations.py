@@ -11,8 +11,8 @@ from kubenetlab.api.calico.bgp import (
     cluster_id_fault,
 )
 from kubenetlab.api.core import IP_MODE_ANNOTATION, IpMode
-from kubenetlab.api.kube_router import ADVERTISE_ANNOTATIONS
 from kubenetlab.api.meta import ObjectMeta
+from kubenetlab.api.plugins.kube_router import ADVERTISE_ANNOTATIONS
 from kubenetlab.api.pods import (
     ADDRESSES_ANNOTATION,
     CALICO_ADDRESSES_ANNOTATION,

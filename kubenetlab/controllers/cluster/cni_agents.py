@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from kubenetlab.api.calico.ip_pools import IPPool
-from kubenetlab.api.cni_agents import CniAgent, KnownNode, StoppedAgent
 from kubenetlab.api.core import Node, Service
 from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.faults import Fault
 from kubenetlab.api.lab import NetworkFacts, NodeReport
 from kubenetlab.api.meta import ObjectMeta
+from kubenetlab.api.plugins.cni_agents import CniAgent, KnownNode, StoppedAgent
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, Kind, deletion
 from kubenetlab.controllers.cluster.faults import stopping_fault

@@ -14,11 +14,11 @@ from typing import Final
 from msgspec import structs
 
 from kubenetlab.api.apps import DaemonSet
-from kubenetlab.api.cni_agents import StoppedAgent
 from kubenetlab.api.config import ClusterConfig, Network, NodeConfig
 from kubenetlab.api.core import Node, NodeAddress, NodeSpec, NodeStatus, Taint
 from kubenetlab.api.lab import NetworkFacts, NodeReport, NodeSettings
 from kubenetlab.api.meta import Condition, ObjectMeta, timestamp
+from kubenetlab.api.plugins.cni_agents import StoppedAgent
 from kubenetlab.api.segments import segment_networks, segment_of
 from kubenetlab.api.store import Change, Cluster, Kind, deletion
 from kubenetlab.api.validate.node_ranges import free_ranges

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from kubenetlab.api.apps import DaemonSet, DaemonSetSpec
-from kubenetlab.api.cni_agents import CniAgent
 from kubenetlab.api.containers import Container, ExecAction, Probe
 from kubenetlab.api.environment import ConfigMap, EnvVar
 from kubenetlab.api.json_types import JsonValue
 from kubenetlab.api.meta import Labels, LabelSelector, ObjectMeta
+from kubenetlab.api.plugins.cni_agents import CniAgent
 from kubenetlab.api.pods import PodSpec, PodTemplateSpec, Toleration
 
 CHECK_PERIOD_S: Final = 2

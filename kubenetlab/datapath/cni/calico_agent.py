@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from kubenetlab.api.cni_agents import CniAgent
 from kubenetlab.api.meta import Resource
+from kubenetlab.api.plugins.cni_agents import CniAgent
 from kubenetlab.datapath.cni import agents
 
 AGENT: Final = CniAgent(

@@ -39,11 +39,11 @@ from typing import Annotated, Final, Literal, Self
 from msgspec import Meta, structs
 
 from kubenetlab import names
-from kubenetlab.api.cni_agents import CniAgent
 from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.lab import NetworkFacts
 from kubenetlab.api.masquerade import MasqueradeConfig
 from kubenetlab.api.meta import Resource
+from kubenetlab.api.plugins.cni_agents import CniAgent
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath.cni import agents
 from kubenetlab.datapath.encapsulation import encapsulations

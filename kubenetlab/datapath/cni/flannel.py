@@ -45,12 +45,12 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta, structs
 
 from kubenetlab import names
-from kubenetlab.api.cni_agents import CniAgent
 from kubenetlab.api.core import Namespace
 from kubenetlab.api.json_types import JsonValue
 from kubenetlab.api.lab import NetworkFacts
 from kubenetlab.api.masquerade import MasqueradeConfig
 from kubenetlab.api.meta import ObjectMeta, Resource
+from kubenetlab.api.plugins.cni_agents import CniAgent
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath.cni import agents
 from kubenetlab.datapath.cni.pods_on_bridge import PodsOnBridge

@@ -28,12 +28,12 @@ from typing import Annotated, Final
 
 from msgspec import Meta, field, structs
 
-from kubenetlab.api.cni_agents import CniAgent
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.lab import NetworkFacts
 from kubenetlab.api.masquerade import MasqueradeConfig
 from kubenetlab.api.meta import Resource
+from kubenetlab.api.plugins.cni_agents import CniAgent
 from kubenetlab.api.store import Cluster
 from kubenetlab.api.text.decode import Finding
 from kubenetlab.datapath.cni import agents

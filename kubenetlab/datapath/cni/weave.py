@@ -30,10 +30,10 @@ from typing import Annotated, Final
 from msgspec import Meta, structs
 
 from kubenetlab import names
-from kubenetlab.api.cni_agents import CniAgent
 from kubenetlab.api.lab import NetworkFacts
 from kubenetlab.api.masquerade import MasqueradeConfig
 from kubenetlab.api.meta import Resource
+from kubenetlab.api.plugins.cni_agents import CniAgent
 from kubenetlab.api.store import Cluster
 from kubenetlab.api.values import ip
 from kubenetlab.controllers.nodes.ipam.ring import BRIDGE

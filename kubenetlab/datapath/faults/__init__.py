@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, ClassVar, Final, get_args, get_type_hints
 import msgspec
 from msgspec import Struct, structs
 
-from kubenetlab.api.cni_agents import StoppedAgent
 from kubenetlab.api.faults import Fault, FaultSpec, StoppedPods
 from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.lab import ProxySnapshot
 from kubenetlab.api.meta import ObjectMeta, Resource, kubernetes_name, timestamp
+from kubenetlab.api.plugins.cni_agents import StoppedAgent
 from kubenetlab.api.store import Change, Cluster, deletion
 from kubenetlab.api.text.decode import decode, format_path
 from kubenetlab.controllers.nodes.ipam import without_duplicates

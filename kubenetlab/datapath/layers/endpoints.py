@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kubenetlab.api.cni_agents import StoppedAgent
+from kubenetlab.api.plugins.cni_agents import StoppedAgent
 from kubenetlab.api.pods import Pod
 from kubenetlab.datapath.identities import ClusterPod, Labels, cluster_pods, identities
 from kubenetlab.datapath.layers.layer import (

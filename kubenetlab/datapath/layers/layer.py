@@ -12,7 +12,7 @@ from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.kubelet import environment
 from kubenetlab.datapath import cluster_modes, modes
-from kubenetlab.datapath.agent_views import AgentViews, agent_views
+from kubenetlab.datapath.agents.views import AgentViews, agent_views
 from kubenetlab.datapath.modes import PodNetwork, ServiceProxy
 from kubenetlab.datapath.network.port_mappings import PublishedPort, published_ports
 from kubenetlab.datapath.plan_cache import PlanCache

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from kubenetlab.api.environment import ConfigMap
 from kubenetlab.api.masquerade import CONFIG_MAP, MasqueradeConfig, masquerade_config
-from kubenetlab.datapath.agent_views import expecting_no, unannounced
+from kubenetlab.datapath.agents.views import expecting_no, unannounced
 from kubenetlab.datapath.layers.layer import (
     DesiredObjects,
     Inputs,

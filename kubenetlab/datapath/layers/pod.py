@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kubenetlab.datapath import pods
-from kubenetlab.datapath.agent_views import knows_pod
+from kubenetlab.datapath.agents.views import knows_pod
 from kubenetlab.datapath.layers.layer import (
     DesiredObjects,
     Inputs,

@@ -12,7 +12,7 @@ from kubenetlab.controllers.cluster.kube_proxy import is_kube_proxy
 from kubenetlab.controllers.kubelet.stopping import termination_of
 from kubenetlab.controllers.kubelet.volumes import file_content
 from kubenetlab.datapath import containers, modes
-from kubenetlab.datapath.agent_health import agent_config, agent_plan
+from kubenetlab.datapath.agents.health import agent_config, agent_plan
 from kubenetlab.datapath.layers.layer import (
     DesiredObjects,
     Inputs,

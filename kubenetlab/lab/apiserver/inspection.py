@@ -12,12 +12,12 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from kubenetlab import names
-from kubenetlab.api.cni_agents import StoppedAgent
 from kubenetlab.api.core import Node, Service
 from kubenetlab.api.faults import Fault
 from kubenetlab.api.kinds import find_kind
 from kubenetlab.api.lab import Uplink
 from kubenetlab.api.meta import Resource
+from kubenetlab.api.plugins.cni_agents import StoppedAgent
 from kubenetlab.api.pods import Pod, is_of_job
 from kubenetlab.api.segments import segment_networks, segment_of
 from kubenetlab.api.store import Cluster

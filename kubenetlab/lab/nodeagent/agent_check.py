@@ -13,7 +13,7 @@ import stat
 from collections.abc import Iterator
 from typing import Final
 
-from kubenetlab.datapath.agent_health import AgentHealth
+from kubenetlab.datapath.agents.health import AgentHealth
 from kubenetlab.kernel.file_trees import FileTrees
 from kubenetlab.kernel.overlay_state import missing_entries, missing_routes
 from kubenetlab.lab.runtime.pod_network import NetnsSocketFactory

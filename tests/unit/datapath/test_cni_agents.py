@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from kubenetlab.api.apps import DaemonSet
-from kubenetlab.api.cni_agents import StoppedAgent
 from kubenetlab.api.core import Event, Node
 from kubenetlab.api.environment import ConfigMap
 from kubenetlab.api.lab import Attachment, Decisions, NetworkFacts
+from kubenetlab.api.plugins.cni_agents import StoppedAgent
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster, Delete, deletion
 from kubenetlab.controllers.cluster.cni_agents import is_agent
 from kubenetlab.datapath import faults, modes, plan, plan_probes
-from kubenetlab.datapath.agent_health import agent_plan
+from kubenetlab.datapath.agents.health import agent_plan
 from kubenetlab.datapath.cluster_modes import decided_cni
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.view import node_views

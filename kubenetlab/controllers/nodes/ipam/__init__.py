@@ -13,12 +13,12 @@ from typing import Final
 from msgspec import structs
 
 from kubenetlab import names
-from kubenetlab.api.cni_agents import StoppedAgent
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.core import Node
 from kubenetlab.api.faults import Fault
 from kubenetlab.api.lab import AllocationState, Attachment, NetworkFacts
 from kubenetlab.api.meta import ObjectMeta
+from kubenetlab.api.plugins.cni_agents import StoppedAgent
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, Kind, deletion
 from kubenetlab.controllers.nodes.ipam import duplicates

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kubenetlab.api.cni_agents import KnownNode, StoppedAgent
 from kubenetlab.api.core import Taint
 from kubenetlab.api.lab import (
     AddressBlock,
@@ -19,6 +18,7 @@ from kubenetlab.api.lab import (
     Uplink,
 )
 from kubenetlab.api.meta import ObjectMeta
+from kubenetlab.api.plugins.cni_agents import KnownNode, StoppedAgent
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.support.termination import deletion_changes
 from kubenetlab.datapath import faults

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
-from kubenetlab.api.cni_agents import CniAgent
 from kubenetlab.api.lab import PodRuntimeStatus
+from kubenetlab.api.plugins.cni_agents import CniAgent
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath.modes import CNI

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from msgspec import structs
 
-from kubenetlab.api.cni_agents import KnownNode, StoppedAgent
+from kubenetlab.api.plugins.cni_agents import KnownNode, StoppedAgent
 from kubenetlab.api.segments import segment_networks, segment_of
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath.plan_cache import PlanCache

@@ -1,0 +1,1 @@
+"""Objects and annotations of CNI plugins that are no CustomResourceDefinitions."""
