@@ -2,40 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
 
 from kubenetlab.datapath.manuals import manual
 from tests.labs.lab import Lab
-from tests.upstream import flannel
+from tests.upstream import flannel, plugins
 from tests.upstream.builder import NotAvailableError
+from tests.upstream.comparison import Named
 
 Labs = Callable[[], Lab]
 
 
 @pytest.fixture(scope="module")
-def found_flannel() -> set[str]:
-    """Return the words of the manual for which a comparison of this module found a difference."""
+def found_flannel() -> set[Named]:
+    """Return the set of the named differences that comparisons of this module found."""
     return set()
 
 
 @pytest.mark.parametrize("case", flannel.CASES)
-def test_flannel(labs: Labs, tmp_path: Path, case: str, found_flannel: set[str]) -> None:
+def test_flannel(labs: Labs, tmp_path: Path, case: str, found_flannel: set[Named]) -> None:
     """Links, addresses, routes, neighbours, FDB, sysctls and rules are those of flanneld."""
     try:
         result = flannel.compare(flannel.CASES[case], labs(), labs(), tmp_path)
     except NotAvailableError as error:
         pytest.skip(str(error))
     assert [str(difference) for difference in result.unnamed] == []
-    found_flannel.update(name.manual for name in result.named)
+    found_flannel.update(result.named)
 
 
-def test_differences_from_flannel_are_in_its_manual(found_flannel: set[str]) -> None:
-    """Each difference is named there, and each one that is named was found."""
-    text = " ".join(manual("cni", "flannel").split())
-    assert [name.manual for name in flannel.NAMED if name.manual not in text] == []
+def test_each_difference_from_flannel_was_found(found_flannel: set[Named]) -> None:
+    """The manual does not name what does not differ."""
     if not found_flannel:
         pytest.skip("nothing was compared")
-    assert {name.manual for name in flannel.NAMED} - found_flannel == set()
+    assert _words(flannel.NAMED) - _words(found_flannel) == set()
+
+
+@pytest.mark.parametrize("mode", plugins.CASES)
+def test_plugins(labs: Labs, tmp_path: Path, mode: str) -> None:
+    """Pods and their links are those of the CNI plugin, apart from what the manual names."""
+    case = plugins.CASES[mode]
+    try:
+        result = plugins.compare(case, labs(), labs(), tmp_path)
+    except NotAvailableError as error:
+        pytest.skip(str(error))
+    assert [str(difference) for difference in result.unnamed] == []
+    assert _words(case.named) - _words(result.named) == set()
+
+
+@pytest.mark.parametrize(
+    ("mode", "names"),
+    [("flannel", flannel.NAMED), *((mode, case.named) for mode, case in plugins.CASES.items())],
+)
+def test_differences_are_in_the_manual(mode: str, names: tuple[Named, ...]) -> None:
+    text = " ".join(manual("cni", mode).split())
+    assert [name.manual for name in names if name.manual not in text] == []
+
+
+def _words(names: Iterable[Named]) -> set[str]:
+    return {name.manual for name in names}

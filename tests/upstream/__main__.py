@@ -5,19 +5,28 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from tests.labs.lab import Lab
-from tests.upstream import flannel
+from tests.upstream import flannel, plugins
 from tests.upstream.builder import NotAvailableError, build, is_cached
 from tests.upstream.comparison import Findings
-from tests.upstream.programs import FLANNEL, MODULES
+from tests.upstream.programs import CNI_PLUGINS, FLANNEL, MODULES
 
+Comparison = Callable[[Lab, Lab, Path], Findings]
 DIFFERENT: Final = 1
 SKIPPED: Final = 77
 """Exit status of a test that was skipped, as in automake."""
-_COMPARISONS: Final = {FLANNEL.name: (flannel.CASES, flannel.compare)}
+_COMPARISONS: Final[Mapping[str, Mapping[str, Comparison]]] = {
+    FLANNEL.name: {name: partial(flannel.compare, case) for name, case in flannel.CASES.items()},
+    CNI_PLUGINS.name: {
+        name: partial(plugins.compare, case) for name, case in plugins.CASES.items()
+    },
+}
+"""Program → comparisons by name."""
 
 
 def main(names: list[str]) -> int:
@@ -39,13 +48,12 @@ def main(names: list[str]) -> int:
 
 def _compare(name: str) -> int:
     print(f"{name}: {build(MODULES[name])}")
-    cases, compare = _COMPARISONS.get(name, ({}, flannel.compare))
     status = 0
-    for title, case in cases.items():
+    for title, compare in _COMPARISONS[name].items():
         ours, theirs = (Lab(f"upstream-{os.getpid()}-{end}") for end in ("lab", "real"))
         with tempfile.TemporaryDirectory() as folder:
             try:
-                result = compare(case, ours, theirs, Path(folder))
+                result = compare(ours, theirs, Path(folder))
             finally:
                 for lab in (ours, theirs):
                     lab.run("down", status=None)

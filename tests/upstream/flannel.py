@@ -27,8 +27,9 @@ from tests.labs.small_cluster import PODS, manifest, pod_namespaces
 from tests.patience import patiently
 from tests.upstream.builder import build, unpack
 from tests.upstream.comparison import Findings, Named, findings
+from tests.upstream.plugins import MULTICAST, OF_EVERY_POD, PROTOCOL, run_plugin
 from tests.upstream.processes import Processes
-from tests.upstream.programs import CNI_PLUGINS, ETCD, FLANNEL
+from tests.upstream.programs import ETCD, FLANNEL
 
 _CONFIG_KEY: Final = "/coreos.com/network/config"
 _SETTLED_S: Final = 8.0
@@ -40,27 +41,9 @@ _PUT: Final = (
 
 
 NAMED: Final = (
-    Named(
-        r" proto (static|boot)",
-        "the routes have the protocol `static`",
-    ),
-    Named(r" mcast_snooping 0$", "cni0 does not snoop multicast"),
-    Named(r" brd [\d.]+(?= dev )", "addresses have no broadcast address"),
-    Named(
-        r"(?<= scope global) nodad$", "IPv6 addresses are used without duplicate address detection"
-    ),
-    Named(
-        r".* sysctl net\.ipv6\.conf\..*\.(accept_dad|accept_ra) = 0",
-        "IPv6 addresses are used without duplicate address detection",
-    ),
-    Named(
-        r".* sysctl net\..*\.(arp_notify|keep_addr_on_down) = 1",
-        "the sysctls arp_notify and keep_addr_on_down of eth0 in pods are not set",
-    ),
-    Named(
-        r".* (address <link-local>/64|route fe80::/64) dev .*",
-        "links of pods and bridges have link-local addresses, which the lab chooses",
-    ),
+    PROTOCOL,
+    MULTICAST,
+    *OF_EVERY_POD,
     Named(r"\[node control-plane\] .*\bcni0\b.*", "cni0 exists before the first pod of its node"),
 )
 _RANGES: Final = {"ipv4": "10.244.0.0/16", "ipv6": "fd00:10:244::/56"}
@@ -210,7 +193,6 @@ def attach(lab: Lab, node: Any, netns: str, folder: Path) -> None:
         "hairpinMode": True,
         "isDefaultGateway": True,
         # Added by the plugin.
-        "cniVersion": "1.0.0",
         "name": "cbr0",
         "type": "bridge",
         "ipMasq": env["FLANNEL_IPMASQ"] != "true",
@@ -223,18 +205,7 @@ def attach(lab: Lab, node: Any, netns: str, folder: Path) -> None:
             "routes": [{"dst": env[f"{prefix}NETWORK"]} for prefix in prefixes],
         },
     }
-    plugins = build(CNI_PLUGINS)
-    lab.inside(
-        node,
-        "env",
-        "CNI_COMMAND=ADD",
-        f"CNI_CONTAINERID={netns}",
-        f"CNI_NETNS=/run/netns/{netns}",
-        "CNI_IFNAME=eth0",
-        f"CNI_PATH={plugins}",
-        str(plugins / "bridge"),
-        stdin=json.dumps(plugin),
-    )
+    run_plugin(lab, node, netns, plugin)
 
 
 def _former_lease(node: Any, network: Network) -> str:

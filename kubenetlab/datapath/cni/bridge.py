@@ -10,7 +10,13 @@ encapsulated.
 
 Overhead: 0 bytes.
 Needs: all nodes on one layer-2 segment. A routed fabric is refused.
-As in: kubenet; flannel with backend host-gw.
+As in: kubenet, with the plugins bridge and host-local (v1.9). Differences, as comparisons with the
+plugins found them: packets from a node to its pods have the node's address as source, because the
+address of the bridge is never a source. The links of pods are numbered, the routes have the
+protocol `static`, and the bridge does not snoop multicast. Addresses have no broadcast address.
+IPv6 addresses are used without duplicate address detection, and the sysctls arp_notify and
+keep_addr_on_down of eth0 in pods are not set. Links have link-local addresses, which the lab
+chooses.
 """
 
 from __future__ import annotations

@@ -9,7 +9,8 @@ The pods of a node are attached to the bridge kube-bridge. BIRD on each node ann
 of the node to all other nodes in AS 64512 (a full mesh of iBGP sessions). It adds the routes that
 it learns to the kernel: `10.244.2.0/24 via 172.18.0.3 dev eth0 proto bird`. Nothing is
 encapsulated. Packets between pods and from pods to nodes keep both addresses; packets from pods to
-the outside get the address of their node.
+the outside get the address of their node. Packets from a node to its pods have the address of
+kube-bridge as source.
 
 Upstream has GoBGP built in, whose routes are `proto 17`; here it is BIRD: `kubenetlab exec
 node:worker -- birdc show protocols` shows its sessions. Rules are in a table of nftables, with the
@@ -18,7 +19,12 @@ by itself, so the ConfigMap of ip-masq-agent has no effect.
 
 Overhead: 0 bytes.
 Needs: all nodes on one layer-2 segment; BIRD 2.
-As in: kube-router with --run-router=true --run-service-proxy=false --run-firewall=false.
+As in: kube-router with --run-router=true --run-service-proxy=false --run-firewall=false, and
+the CNI plugins bridge and host-local (v1.9). Differences, as comparisons with the plugins found
+them: the routes have the protocol `static`, and the bridge does not snoop multicast. Addresses have
+no broadcast address. IPv6 addresses are used without duplicate address detection, and the sysctls
+arp_notify and keep_addr_on_down of eth0 in pods are not set. Links have link-local addresses, which
+the lab chooses.
 """
 
 from __future__ import annotations
@@ -102,6 +108,7 @@ class Mode(PodsOnBridge, frozen=True):
     bridge = "kube-bridge"
     component = "cni kube-router"
     masquerader = "kube-router"
+    gateway_is_source = True
 
     cluster_asn: Annotated[int, Meta(ge=1, le=0xFFFFFFFE)] = bgp.DEFAULT_AS
     nodes_full_mesh: bool | None = None

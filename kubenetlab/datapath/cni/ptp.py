@@ -5,11 +5,17 @@
   pod eth0 ─ veth… ┘                            └ veth… ─ eth0 pod
 
 There is no bridge: the node's end of each pair has the address of the gateway, and the node has a
-route to each pod, and to the pod range of every other node. Packets between pods stay unchanged.
+route to each pod, and to the pod range of every other node. Packets between pods stay unchanged;
+packets from a node to its pods have the gateway's address as source.
 
 Overhead: none.
 Needs: all nodes on one layer-2 segment.
-As in: kind's default network, kindnet, with the plugins ptp and host-local.
+As in: kind's default network, kindnet, with the plugins ptp and host-local (v1.9). Differences, as
+comparisons with the plugins found them: the routes have the protocol `static`, and those to pods
+the scope `link`. Addresses of pods have the flag noprefixroute; the plugin deletes the route that
+the kernel adds. Addresses have no broadcast address. IPv6 addresses are used without duplicate
+address detection, and the sysctls arp_notify and keep_addr_on_down of eth0 in pods are not set.
+Links have link-local addresses, which the lab chooses.
 """
 
 from __future__ import annotations
@@ -70,11 +76,12 @@ class Mode(ModeOptions, frozen=True):
             yield from link_local(*end, end_mac, has_ipv6=node.has_ipv6)
         for family, address in zip(node.families, pod.addresses, strict=True):
             host, gateway = (f"{text}/{family.host_length}" for text in (address, family.gateway))
-            yield Address(*own_end, host)
-            yield Route(pod.netns, gateway, names.POD_LINK)
-            yield Route(pod.netns, family.default_route, names.POD_LINK, via=family.gateway)
-            yield Address(*far_end, gateway, is_source=False)
-            yield Route(node.netns, host, pod.ifname, source=family.address)
+            yield Address(*own_end, f"{address}/{family.pod_network.prefixlen}", has_route=False)
+            yield Route(pod.netns, gateway, names.POD_LINK, source=address)
+            for destination, source in ((family.pod_cidr, address), (family.default_route, "")):
+                yield Route(pod.netns, destination, names.POD_LINK, family.gateway, source)
+            yield Address(*far_end, gateway)
+            yield Route(node.netns, host, pod.ifname)
             if node.neighbors == "permanent":
                 yield Neighbor(*own_end, family.gateway, far_mac)
                 yield Neighbor(*far_end, address, mac)
