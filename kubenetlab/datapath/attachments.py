@@ -13,8 +13,9 @@ from kubenetlab.cni.calls import NodePlugins
 from kubenetlab.cni.capabilities import PodDns, PodSandbox, PortMapping
 from kubenetlab.controllers.nodes.ipam import attachment_of
 from kubenetlab.datapath import cluster_modes
+from kubenetlab.datapath.modes import CNI
 from kubenetlab.datapath.plan_cache import PlanCache
-from kubenetlab.datapath.view import NodeView, PodView, node_views
+from kubenetlab.datapath.view import NodeView, PodView, node_views, without_pods_and_peers
 
 
 class PodAttachment(Struct, frozen=True):
@@ -42,7 +43,8 @@ def plan_attachments(cluster: Cluster, decisions: Decisions, cache: PlanCache) -
     nodes: dict[str, NodePlugins] = {}
     pods: dict[str, PodAttachment] = {}
     for node in node_views(cluster, decisions, cache):
-        plugins = cni.plugins(node)
+        inputs = (cni, without_pods_and_peers(node))
+        plugins = cache(("plugins", node.name), _plugins, *inputs)
         if plugins is None:
             continue
         nodes[node.netns] = plugins
@@ -58,6 +60,10 @@ def plan_attachments(cluster: Cluster, decisions: Decisions, cache: PlanCache) -
                 attachment.sandbox_id if attachment is not None and is_attached else "",
             )
     return AttachmentPlan(nodes, pods)
+
+
+def _plugins(cni: CNI, node: NodeView) -> NodePlugins | None:
+    return cni.plugins(node)
 
 
 def _sandbox(node: NodeView, view: PodView, pod: Pod) -> PodSandbox:

@@ -313,10 +313,11 @@ def known(family: str) -> tuple[str, ...]:
     return tuple(name for name in _module_names(family) if _mode_type(family, name) is not None)
 
 
-def _module_names(family: str) -> list[str]:
+@cache
+def _module_names(family: str) -> tuple[str, ...]:
     """Return the names of all modules of a family, in the spelling of modes."""
-    package = importlib.import_module(f"{__package__}.{family}")
-    return sorted(info.name.replace("_", "-") for info in pkgutil.iter_modules(package.__path__))
+    path = importlib.import_module(f"{__package__}.{family}").__path__
+    return tuple(sorted(info.name.replace("_", "-") for info in pkgutil.iter_modules(path)))
 
 
 def _mode_type(family: str, name: str) -> type[ModeOptions] | None:

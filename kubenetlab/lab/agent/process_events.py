@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from kubenetlab.cni.calls import AttachedPod
 from kubenetlab.hoststate.sandbox import Sandbox
 from kubenetlab.hoststate.state import linked_namespaces
 from kubenetlab.kernel.namespaces.sandboxes import Pause
 from kubenetlab.lab.agent import status_reports
 from kubenetlab.lab.agent.builder import programs_of
+from kubenetlab.lab.agent.clients.plugin_client import AttachmentReport
 from kubenetlab.lab.log import log
 from kubenetlab.lab.messages.app_worker import RunReport
 from kubenetlab.lab.messages.node_agent import (
@@ -52,15 +52,10 @@ class ProcessEvents:
         cluster, skew_s = self._agent.cluster, self._agent.clock.skew_s
         self._agent.apply_changes(status_reports.probe_reports(cluster, results, skew_s))
 
-    def pod_attached(self, netns: str, sandbox_id: str, result: AttachedPod) -> None:
-        """Store the addresses that CNI plugins have assigned to a pod."""
+    def attachments_reported(self, reports: Sequence[AttachmentReport]) -> None:
+        """Store the addresses that CNI plugins have assigned to pods, or why they have not."""
         agent = self._agent
-        agent.apply_changes(status_reports.attached(agent.cluster, netns, sandbox_id, result))
-
-    def attachment_failed(self, netns: str, message: str) -> None:
-        """Store why CNI plugins have not attached a pod."""
-        agent = self._agent
-        agent.apply_changes(status_reports.sandbox_failed(agent.cluster, netns, message))
+        agent.apply_changes(status_reports.attachment_reports(agent.cluster, reports))
 
     def pod_detached(self) -> None:
         """Remove sandboxes whose CNI plugins have undone their work."""

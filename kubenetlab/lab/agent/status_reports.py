@@ -16,6 +16,7 @@ from kubenetlab.api.values.ip import version_of
 from kubenetlab.cni.calls import AttachedPod
 from kubenetlab.controllers.kubelet.kubelet import runtime_status_of
 from kubenetlab.controllers.nodes.ipam import attachment_of
+from kubenetlab.lab.agent.clients.plugin_client import AttachmentReport
 from kubenetlab.lab.messages.app_worker import RunReport
 from kubenetlab.lab.messages.node_agent import ProbeResult
 from kubenetlab.names import node_netns, pod_netns
@@ -73,10 +74,18 @@ def _stale(attachments: Iterable[Attachment]) -> tuple[Attachment, ...]:
     return tuple(attachment for attachment in attachments if attachment.is_stale)
 
 
-def attached(
+def attachment_reports(cluster: Cluster, reports: Iterable[AttachmentReport]) -> Iterator[Change]:
+    """Yield the changes for pods that CNI plugins have attached, or failed to attach."""
+    for report in reports:
+        if isinstance(report.result, AttachedPod):
+            yield from _attached(cluster, report.netns, report.sandbox_id, report.result)
+        else:
+            yield from sandbox_failed(cluster, report.netns, report.result)
+
+
+def _attached(
     cluster: Cluster, netns: str, sandbox_id: str, result: AttachedPod
 ) -> Iterator[Change]:
-    """Yield the changes for a pod that CNI plugins have attached."""
     pod = pod_of(cluster, netns)
     attachment = attachment_of(cluster, pod) if pod is not None else None
     if pod is None or attachment is None:

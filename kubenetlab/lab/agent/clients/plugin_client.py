@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Final, Literal, Protocol
 
 from msgspec import Struct, structs
@@ -21,6 +21,7 @@ from kubenetlab.datapath.attachments import AttachmentPlan, PodAttachment
 from kubenetlab.hoststate.diff import Changes, NetnsChanges
 from kubenetlab.kernel.namespaces.sandboxes import Pause
 from kubenetlab.kernel.processes.identity import ProcessId
+from kubenetlab.lab.agent.clients.call_slots import CallSlots
 from kubenetlab.lab.agent.clients.node_agent_connections import NodeAgentConnections
 from kubenetlab.lab.log import log
 from kubenetlab.lab.messages.node_agent import (
@@ -39,6 +40,13 @@ FIRST_RETRY_S: Final = 0.5
 """Delay before the first retry, in seconds; each further one is twice as long."""
 MAX_RETRY_S: Final = 30.0
 """Longest delay, in seconds."""
+REPORT_DELAY_S: Final = 0.01
+"""Time for which a result waits for others, in seconds for each call that is not over.
+
+Each report costs a reconcile pass of the whole lab, which takes longer than most plugins.
+"""
+MAX_REPORT_DELAY_S: Final = 1.0
+"""Longest time for which a result waits for others, in seconds."""
 
 Pauses = Mapping[str, Pause]
 """Namespace → its pause process."""
@@ -61,14 +69,20 @@ class _Sandbox(Struct):
     """True if an earlier ADD may have done a part of its work."""
 
 
+class AttachmentReport(Struct, frozen=True):
+    """End of an ADD."""
+
+    netns: str
+    sandbox_id: str
+    result: AttachedPod | str
+    """Result, or the message of the plugin that has failed."""
+
+
 class AttachmentEvents(Protocol):
     """Receiver of the results of calls."""
 
-    def pod_attached(self, netns: str, sandbox_id: str, result: AttachedPod) -> None:
-        """Record the result of ADD for a sandbox."""
-
-    def attachment_failed(self, netns: str, message: str) -> None:
-        """Record the message of a plugin that has failed to attach a sandbox."""
+    def attachments_reported(self, reports: Sequence[AttachmentReport]) -> None:
+        """Record the results of ADD for some sandboxes."""
 
     def pod_detached(self) -> None:
         """Note that a sandbox may be removed now."""
@@ -97,8 +111,10 @@ class PluginClient:
         """Nodes that have been ended for that."""
         self._collecting: dict[Node, asyncio.Event] = {}
         """Node → event at the end of its garbage collection; no ADD begins before."""
-        self._limit = asyncio.Semaphore(2 * (os.cpu_count() or 1))
-        """Maximum number of concurrent calls."""
+        self._slots = CallSlots(2 * (os.cpu_count() or 1))
+        self._reports: dict[str, AttachmentReport] = {}
+        """Namespace → the last report that the agent has not been given yet."""
+        self._report_timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     def attach(self, plan: AttachmentPlan, pauses: Pauses) -> None:
@@ -177,7 +193,7 @@ class PluginClient:
         while netns in self._plan.pods and self._sandboxes.get(netns) is sandbox:
             if (collection := self._collecting.get(sandbox.node)) is not None:
                 await collection.wait()  # it would take the new attachment for garbage
-            async with self._limit:
+            async with self._slots.slot(sandbox.node.netns):
                 answer = await client.call(
                     AttachPod(
                         sandbox.node,
@@ -189,11 +205,13 @@ class PluginClient:
                 )
             if isinstance(answer, PodAttached):
                 sandbox.phase = "attached"
-                self._events.pod_attached(netns, sandbox.id, answer.pod)
+                self._report(netns, sandbox, answer.pod)
                 return
             sandbox.may_be_partial = True
             sandbox.phase = "failed"
-            self._report(netns, sandbox, answer)
+            message = _message(answer)
+            log(f"{netns}: {message}")
+            self._report(netns, sandbox, message)
             await asyncio.sleep(sandbox.retry_s)
             sandbox.retry_s = min(2 * sandbox.retry_s, MAX_RETRY_S)
             if netns in self._plan.pods and self._sandboxes.get(netns) is sandbox:
@@ -201,23 +219,42 @@ class PluginClient:
         sandbox.phase = "failed"
         self._events.pod_detached()
 
-    def _report(self, netns: str, sandbox: _Sandbox, answer: PluginsFailed | RequestFailed) -> None:
-        if self._sandboxes.get(netns) is not sandbox:
-            return
-        message = answer.message if isinstance(answer, PluginsFailed) else answer.error
-        log(f"{netns}: {message}")
-        self._events.attachment_failed(netns, message)
+    def _report(self, netns: str, sandbox: _Sandbox, result: AttachedPod | str) -> None:
+        """Report the end of an ADD: at once if no other call is under way, else with the next ones.
+
+        A report about a sandbox that is gone by then is dropped.
+        """
+        self._reports[netns] = AttachmentReport(netns, sandbox.id, result)
+        pending = self._slots.pending
+        if not pending:
+            self._send_reports()
+        elif self._report_timer is None:
+            delay_s = min(REPORT_DELAY_S * pending, MAX_REPORT_DELAY_S)
+            loop = asyncio.get_running_loop()
+            self._report_timer = loop.call_later(delay_s, self._send_reports)
+
+    def _send_reports(self) -> None:
+        if self._report_timer is not None:
+            self._report_timer.cancel()
+            self._report_timer = None
+        reports, self._reports = self._reports, {}
+        current = [
+            report
+            for netns, report in reports.items()
+            if netns in self._sandboxes and self._sandboxes[netns].id == report.sandbox_id
+        ]
+        if current:
+            self._events.attachments_reported(current)
 
     async def _detach(self, netns: str, sandbox: _Sandbox) -> None:
         """Call DEL once; then the sandbox can be removed."""
         client = self._node_agents.client(sandbox.node.netns)
-        async with self._limit:
+        async with self._slots.slot(sandbox.node.netns):
             answer = await client.call(
                 DetachPod(sandbox.node, sandbox.plugins, _facts(sandbox), sandbox.pause)
             )
         if isinstance(answer, PluginsFailed | RequestFailed):
-            message = answer.message if isinstance(answer, PluginsFailed) else answer.error
-            log(f"{netns}: {message}; its network will be cleaned up later")
+            log(f"{netns}: {_message(answer)}; its network will be cleaned up later")
             self._garbage.add(sandbox.node.netns)
         sandbox.phase = "detached"
         self._events.pod_detached()
@@ -263,8 +300,7 @@ class PluginClient:
         )
         self._collecting.pop(node).set()
         if isinstance(answer, PluginsFailed | RequestFailed):
-            message = answer.message if isinstance(answer, PluginsFailed) else answer.error
-            log(f"{node.netns}: garbage of CNI plugins: {message}")
+            log(f"{node.netns}: garbage of CNI plugins: {_message(answer)}")
             asyncio.get_running_loop().call_later(MAX_RETRY_S, self._garbage.add, node.netns)
 
     def _begin(self, work: Coroutine[object, object, None]) -> None:
@@ -292,3 +328,7 @@ def _facts(sandbox: _Sandbox) -> PodSandbox:
     return structs.replace(
         sandbox.request.sandbox, container_id=sandbox.id, netns=netns_path(sandbox.pause)
     )
+
+
+def _message(failure: PluginsFailed | RequestFailed) -> str:
+    return failure.message if isinstance(failure, PluginsFailed) else failure.error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, cast
 
 import pytest
@@ -15,7 +15,7 @@ from kubenetlab.hoststate.diff import Changes, NetnsChanges, Operation
 from kubenetlab.hoststate.sandbox import Sandbox
 from kubenetlab.kernel.namespaces.sandboxes import Pause
 from kubenetlab.kernel.processes.identity import ProcessId
-from kubenetlab.lab.agent.clients.plugin_client import PluginClient, sandbox_id
+from kubenetlab.lab.agent.clients.plugin_client import AttachmentReport, PluginClient, sandbox_id
 from kubenetlab.lab.messages.node_agent import (
     AttachPod,
     CollectGarbage,
@@ -24,6 +24,7 @@ from kubenetlab.lab.messages.node_agent import (
     PodAttached,
 )
 from kubenetlab.lab.transport.protocol import Done, RequestFailed
+from tests.patience import patiently
 
 NODE, POD, OTHER = "node/a", "pod/default/web/1", "pod/default/web/2"
 PLUGINS = NodePlugins({"name": "net"}, ("/opt/cni/bin",), 30)
@@ -59,21 +60,32 @@ class Fixture:
         self.requests: list[AttachPod | DetachPod | CollectGarbage] = []
         self.answers: list[Answer] = []
         self.events: list[tuple[str, ...]] = []
+        self.batches: list[int] = []
+        """Number of results in each report."""
+        self.hangs: set[str] = set()
+        """Namespaces of pods for which ADD never ends."""
         self.gate = asyncio.Event()
         self.gate.set()
 
     async def call(self, request: AttachPod | DetachPod | CollectGarbage) -> Answer:
         self.requests.append(request)
         await self.gate.wait()
+        if isinstance(request, AttachPod) and request.pause in {
+            PAUSES[netns].id for netns in self.hangs
+        }:
+            await asyncio.Event().wait()
         if self.answers:
             return self.answers.pop(0)
         return PodAttached(RESULT) if isinstance(request, AttachPod) else Done()
 
-    def pod_attached(self, netns: str, sandbox_id: str, result: AttachedPod) -> None:
-        self.events.append(("attached", netns, sandbox_id, *result.addresses))
-
-    def attachment_failed(self, netns: str, message: str) -> None:
-        self.events.append(("failed", netns, message))
+    def attachments_reported(self, reports: Sequence[AttachmentReport]) -> None:
+        self.batches.append(len(reports))
+        for report in reports:
+            if isinstance(report.result, str):
+                self.events.append(("failed", report.netns, report.result))
+            else:
+                addresses = report.result.addresses
+                self.events.append(("attached", report.netns, report.sandbox_id, *addresses))
 
     def pod_detached(self) -> None:
         self.events.append(("detached",))
@@ -127,6 +139,49 @@ def test_a_new_sandbox_is_attached_once() -> None:
         assert request.sandbox.container_id == POD_ID
         assert request.sandbox.netns == "/proc/2/ns/net"
         assert not request.is_retry
+
+    run(test)
+
+
+def test_results_are_reported_together() -> None:
+    """A report causes a reconcile pass, so results wait for other calls that are under way."""
+
+    async def test(fixture: Fixture, client: PluginClient) -> None:
+        client.attach(plan(POD, OTHER), PAUSES)
+        await fixture.settle()
+        assert fixture.batches == [2]
+
+    run(test)
+
+
+def test_a_result_does_not_wait_long_for_other_calls() -> None:
+    """One plugin may hang until its time limit."""
+
+    async def test(fixture: Fixture, client: PluginClient) -> None:
+        client.attach(plan(POD), PAUSES)
+        await asyncio.sleep(0)
+        fixture.hangs.add(OTHER)
+        client.attach(plan(POD, OTHER), PAUSES)
+        async with asyncio.timeout(patiently(5)):
+            while not fixture.events:
+                await asyncio.sleep(0.001)
+        assert fixture.events == [("attached", POD, POD_ID, "10.1.0.5")]
+        client.attach(plan(POD), {NODE: PAUSES[NODE], POD: PAUSES[POD]})
+
+    run(test)
+
+
+def test_the_result_of_a_lost_sandbox_is_dropped() -> None:
+    """Its successor has the same namespace name, but needs an ADD of its own."""
+
+    async def test(fixture: Fixture, client: PluginClient) -> None:
+        fixture.gate.clear()
+        client.attach(plan(POD), PAUSES)
+        await fixture.settle()
+        client.detach_first(Changes(()), {NODE: PAUSES[NODE]})
+        fixture.gate.set()
+        await fixture.settle()
+        assert fixture.events == []
 
     run(test)
 
