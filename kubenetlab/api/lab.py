@@ -181,6 +181,8 @@ class NodeReport(Internal, frozen=True):
     metadata: ObjectMeta
     sandbox_pid: int = 0
     """Pid of the node's pause process in the lab's PID namespace; 0 while there is none."""
+    network_error: str = ""
+    """Error with which the node's CNI plugins have answered STATUS; empty if they are ready."""
 
 
 class NodeSettings(Internal, frozen=True):

@@ -44,6 +44,12 @@ class NodePlugins(Struct, frozen=True):
             raise CniError("; ".join(finding.message for finding in findings))
         return network
 
+    @property
+    def have_status(self) -> bool:
+        """True if the plugins have the command STATUS."""
+        network, _ = conflist.load(self.document)
+        return network is not None and conflist.is_at_least(network.version, "1.1.0")
+
 
 class AttachedPod(Struct, frozen=True):
     """Result of ADD, as far as the lab uses it."""
@@ -97,10 +103,9 @@ def sandbox_failure(container_id: str, error: CniError) -> str:
     Source: k8s.io/kubernetes pkg/kubelet/kuberuntime/kuberuntime_sandbox.go; containerd
     internal/cri/server/sandbox_run.go.
     """
-    explanation = f" ({error.explanation})" if error.explanation else ""
     return (
         "Failed to create pod sandbox: rpc error: code = Unknown desc = failed to setup network"
-        f' for sandbox "{container_id}": {error}{explanation}'
+        f' for sandbox "{container_id}": {error.explained}'
     )
 
 

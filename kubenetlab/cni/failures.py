@@ -77,6 +77,14 @@ class CniError(Exception):
         """Meaning of the code; empty for 0 and for codes of a plugin's own."""
         return EXPLANATIONS.get(self.code, "")
 
+    @property
+    def explained(self) -> str:
+        """The message with the code and its meaning, for users."""
+        if not self.code:
+            return str(self)
+        meaning = f": {self.explanation}" if self.explanation else ""
+        return f"{self} (code {self.code}{meaning})"
+
 
 def output_of(outcome: Outcome) -> bytes:
     """Return what a plugin wrote. Raises PluginError if it did not succeed."""

@@ -189,8 +189,8 @@ ERROR = """echo '{"code": 7, "msg": "no such bridge", "details": "br7"}'; exit 1
     [
         (
             ERROR,
-            'plugin type="own" failed (add): no such bridge; br7 (the plugin\'s configuration is'
-            " invalid)",
+            'plugin type="own" failed (add): no such bridge; br7 (code 7: the plugin\'s'
+            " configuration is invalid)",
         ),
         ("echo hello", 'failed to unmarshal the plugin\'s result "hello"'),
         ("sleep 1000", "netplugin did not end within 1 s and was killed"),
@@ -279,6 +279,57 @@ def test_garbage_collection_of_version_1_1(lab: Lab, tmp_path: Path) -> None:
         return {each.name.split("-")[1] for each in path.parent.glob(pattern)}
 
     wait_for(lambda: ids("lease-*") == ids("results/*") == valid, "what is kept to be valid")
+
+
+STATUS_PLUGIN = """
+case $CNI_COMMAND in
+STATUS) if [ -e /var/lib/cni/broken ]; then
+        echo '{"cniVersion": "1.1.0", "code": 50, "msg": "no agent", "details": "port 99"}'
+        exit 1
+    fi ;;
+ADD) echo '{"cniVersion": "1.1.0", "ips": [{"address": "10.7.0.5/24"}]}' ;;
+esac
+"""
+
+
+def test_status_of_version_1_1(lab: Lab, tmp_path: Path) -> None:
+    """A node is NotReady while a plugin says so, and attaches no pod; other nodes go on."""
+    mode = plugin(tmp_path, STATUS_PLUGIN)
+    mode["conflist"]["cniVersion"] = "1.1.0"
+    lab.run("up", "-f", "-", "--timeout", "3", stdin=cluster(mode) + THREE, status=None)
+    assert wait_for(lambda: lab.pod("a")["addresses"], "ADD")
+    broken = lab.directory / "files/node_worker/var/lib/cni/broken"
+    broken.touch()
+
+    def condition(node: str) -> Any:
+        nodes = {each["metadata"]["name"]: each for each in lab.get("nodes")["items"]}
+        (ready,) = nodes[node]["status"]["conditions"]
+        return ready
+
+    wait_for(lambda: condition("worker")["status"] == "False", "NotReady", within_s=20)
+    assert (condition("worker")["reason"], condition("worker")["message"]) == (
+        "KubeletNotReady",
+        "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady"
+        ' message:Network plugin returns error: plugin type="own" failed (status): no agent;'
+        " port 99 (code 50: the plugin is not available: it cannot serve new pods)",
+    )
+    assert condition("worker2")["status"] == "True"
+    assert lab.pod("a")["addresses"]
+    lab.apply(pods(("d", "worker"), ("e", "worker2")), status=None)
+    wait_for(lambda: lab.pod("e")["addresses"], "a pod of another node")
+
+    def network_events() -> list[str]:
+        return [
+            event["message"]
+            for event in lab.get("events")["items"]
+            if event["reason"] == "NetworkNotReady" and event["involvedObject"]["name"] == "d"
+        ]
+
+    assert "no agent; port 99" in wait_for(network_events, "the event")[0]
+    assert not lab.pod("d")["addresses"]
+    broken.unlink()
+    wait_for(lambda: condition("worker")["status"] == "True", "Ready", within_s=20)
+    wait_for(lambda: lab.pod("d")["addresses"], "ADD after the recovery")
 
 
 @needs_plugins

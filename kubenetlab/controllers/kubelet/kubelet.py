@@ -29,7 +29,7 @@ from kubenetlab.controllers.kubelet.pod_events import (
 )
 from kubenetlab.controllers.kubelet.pod_status import pod_status
 from kubenetlab.controllers.kubelet.stopping import advance_termination, has_stopped
-from kubenetlab.controllers.nodes.ipam import has_network, network
+from kubenetlab.controllers.nodes.ipam import network
 from kubenetlab.controllers.support.wake import Wake
 
 WATCHES: Final[tuple[Kind, ...]] = (
@@ -102,7 +102,7 @@ def _sync(
         yield from status_events(cluster, pod, runtime, status, now)
     yield from unhealthy_events(cluster, pod, runtime, now)
     yield from (Wake(at) for container in containers if (at := next_start(container)) is not None)
-    if not pod.spec.host_network and not has_network(cluster, node.name):
+    if not pod.spec.host_network:
         yield from network_not_ready_events(cluster, pod, now)
 
 

@@ -17,7 +17,7 @@ from kubenetlab.controllers.kubelet.containers import (
     termination_text,
 )
 from kubenetlab.controllers.kubelet.killing import is_kill, kill_events, pending_kills
-from kubenetlab.controllers.nodes.nodes import NETWORK_NOT_READY
+from kubenetlab.controllers.nodes.nodes import network_error_of
 from kubenetlab.controllers.support.events import event, is_recorded
 
 
@@ -103,8 +103,11 @@ def unhealthy_events(
 
 
 def network_not_ready_events(cluster: Cluster, pod: Pod, now: float) -> Iterator[Change]:
-    """Yield the event of a pod that has no network, once."""
-    message = f"network is not ready: {NETWORK_NOT_READY}"
+    """Yield the event of a pod without a sandbox whose node has no network, once."""
+    error = network_error_of(cluster, pod.spec.node_name)
+    message = f"network is not ready: {error}"
+    if not error or pod.status.pod_ip:
+        return
     if not is_recorded(cluster, pod, "NetworkNotReady", message):
         yield event(cluster, pod, "Warning", "NetworkNotReady", message, _source(pod), now)
 

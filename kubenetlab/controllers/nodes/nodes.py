@@ -39,10 +39,7 @@ WATCHES: Final[tuple[Kind, ...]] = (
 CONTROL_PLANE_LABEL = "node-role.kubernetes.io/control-plane"
 NOT_READY_TAINT = "node.kubernetes.io/not-ready"
 UNSCHEDULABLE_TAINT = "node.kubernetes.io/unschedulable"
-NETWORK_NOT_READY = (
-    "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady"
-    " message:Network plugin returns error: cni plugin not initialized"
-)
+NOT_INITIALIZED = "cni plugin not initialized"
 
 FIRST_NODE_ADDRESS = 2
 """Index into the nodes' subnet of the first node's address; the router has the one before."""
@@ -128,7 +125,9 @@ def _node(
     now: float,
 ) -> Node:
     is_control_plane = config.role == "control-plane"
-    is_networked = has_network(cluster, name) and (old is not None or _has_agents(cluster))
+    network_error = network_error_of(cluster, name)
+    if not network_error and old is None and not _has_agents(cluster):
+        network_error = _not_ready(NOT_INITIALIZED)
     settings = cluster.get(NodeSettings, "", name) or NodeSettings(ObjectMeta(name=name))
     taints = (
         [Taint(key=CONTROL_PLANE_LABEL, effect="NoSchedule")]
@@ -139,7 +138,7 @@ def _node(
         taints = list(settings.taints)
     if settings.unschedulable:
         taints += [Taint(key=UNSCHEDULABLE_TAINT, effect="NoSchedule")]
-    if not is_networked:
+    if network_error:
         taints += [
             Taint(key=NOT_READY_TAINT, effect="NoSchedule"),
             Taint(key=NOT_READY_TAINT, effect="NoExecute"),
@@ -155,7 +154,7 @@ def _node(
         name=name, uid=make_uid("Node", name), creation_timestamp=timestamp(now), generation=1
     )
     report = cluster.get(NodeReport, "", name)
-    condition = _ready_condition(is_networked, report, now)
+    condition = _ready_condition(network_error, report, now)
     if old and (before := old.status.conditions[0]).status == condition.status:
         condition = structs.replace(condition, last_transition_time=before.last_transition_time)
     return Node(
@@ -207,12 +206,27 @@ def _with_time_added(taint: Taint, old: Node | None, now: float) -> Taint:
     )
 
 
-def _ready_condition(is_networked: bool, report: NodeReport | None, now: float) -> Condition:
+def network_error_of(cluster: Cluster, node: str) -> str:
+    """Return why the network of a node is not ready, as the kubelet says it; empty if it is."""
+    if not has_network(cluster, node):
+        return _not_ready(NOT_INITIALIZED)
+    report = cluster.get(NodeReport, "", node)
+    return _not_ready(report.network_error) if report is not None and report.network_error else ""
+
+
+def _not_ready(error: str) -> str:
+    return (
+        "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady"
+        f" message:Network plugin returns error: {error}"
+    )
+
+
+def _ready_condition(network_error: str, report: NodeReport | None, now: float) -> Condition:
     stamp = timestamp(now)
     if report is None or not report.sandbox_pid:
         return Condition(
             "Ready", "Unknown", "NodeStatusNeverUpdated", "Kubelet never posted node status.", stamp
         )
-    if not is_networked:
-        return Condition("Ready", "False", "KubeletNotReady", NETWORK_NOT_READY, stamp)
+    if network_error:
+        return Condition("Ready", "False", "KubeletNotReady", network_error, stamp)
     return Condition("Ready", "True", "KubeletReady", "kubelet is posting ready status", stamp)

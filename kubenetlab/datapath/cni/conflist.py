@@ -10,7 +10,9 @@ The lab adds no link of its own to a pod.
 A program runs in the network of its node. It sees the machine's files read-only; the node's own are
 /etc/cni/net.d with the list, and /var/lib/cni with what plugins keep. A call that takes longer than
 `timeout` is ended. While ADD fails, the pod stays ContainerCreating, with the plugin's message in
-the event FailedCreatePodSandBox.
+the event FailedCreatePodSandBox. Plugins of a list from version 1.1.0 are asked for their STATUS
+every 5 seconds: while one of them answers with an error, its node is NotReady with the plugin's
+message, and no pod is attached there.
 
 The same list serves all nodes: write `{{.PodCIDR}}` (or `usePodCidr`, or the capability ipRanges)
 where a node's own range belongs. Other nodes' pods are then reached by plain routes, which a

@@ -71,6 +71,11 @@ class ProcessEvents:
         log(f"{netns}: it restarts, because its CNI plugins have been replaced")
         self._agent.sandboxes.kill(netns)
 
+    def network_status_changed(self, netns: str, error: str) -> None:
+        """Store whether the CNI plugins of a node can attach pods."""
+        agent = self._agent
+        agent.apply_changes(status_reports.network_status(agent.cluster, netns, error))
+
     def programs_reported(self, reports: Sequence[RunReport]) -> None:
         """Store the states of containers."""
         cluster, skew_s = self._agent.cluster, self._agent.clock.skew_s

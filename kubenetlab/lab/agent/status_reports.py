@@ -106,6 +106,13 @@ def _attached(
         yield structs.replace(status, sandbox_error="")
 
 
+def network_status(cluster: Cluster, netns: str, error: str) -> Iterator[Change]:
+    """Yield the change for the answer of a node's CNI plugins to STATUS."""
+    report = cluster.get(NodeReport, "", netns.removeprefix("node/"))
+    if report is not None:
+        yield structs.replace(report, network_error=error)
+
+
 def recorded_sandboxes(cluster: Cluster) -> Iterator[tuple[str, int]]:
     """Yield the namespace of each node and pod, with the stored pid of its pause process or 0."""
     for node in cluster.all(Node):

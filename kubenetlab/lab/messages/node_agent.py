@@ -180,6 +180,13 @@ class CollectGarbage(Request[Done | PluginsFailed], frozen=True):
     valid: tuple[str, ...]
 
 
+class AskStatus(Request[Done | PluginsFailed], frozen=True):
+    """Call STATUS of a node's CNI plugins."""
+
+    node: Node
+    plugins: NodePlugins
+
+
 NodeAgentRequest = (
     LoadRules
     | ReadGeneration
@@ -190,5 +197,6 @@ NodeAgentRequest = (
     | AttachPod
     | DetachPod
     | CollectGarbage
+    | AskStatus
 )
 NodeAgentEvent = ProbeResults | RulesEdited

@@ -28,6 +28,7 @@ from kubenetlab.kernel.processes.privileges import confine_network_plugins
 from kubenetlab.kernel.syscalls import CLONE_NEWNET, set_process_name, setns
 from kubenetlab.lab import rundir
 from kubenetlab.lab.messages.node_agent import (
+    AskStatus,
     AttachPod,
     CollectGarbage,
     DetachPod,
@@ -47,7 +48,7 @@ IDLE_S: Final = 1.0
 
 _ENVIRONMENT: Final = {"PATH": PATH, "XTABLES_LOCKFILE": XTABLES_LOCK}
 
-_Request = AttachPod | DetachPod | CollectGarbage
+_Request = AttachPod | DetachPod | CollectGarbage | AskStatus
 _Answer = PodAttached | PluginsFailed | Done
 _request_decoder: msgspec.msgpack.Decoder[_Request] = msgspec.msgpack.Decoder(_Request)
 _answer_decoder: msgspec.msgpack.Decoder[_Answer] = msgspec.msgpack.Decoder(_Answer)
@@ -87,6 +88,12 @@ class NetworkPlugins:
 
     async def collect_garbage(self, request: CollectGarbage) -> Done | PluginsFailed:
         """Call DEL for sandboxes that are gone, and GC."""
+        answer = await self._call(request)
+        assert not isinstance(answer, PodAttached)
+        return answer
+
+    async def ask_status(self, request: AskStatus) -> Done | PluginsFailed:
+        """Call STATUS."""
         answer = await self._call(request)
         assert not isinstance(answer, PodAttached)
         return answer
@@ -162,10 +169,12 @@ def _outcome(request: _Request) -> _Answer:
                     runtime.delete(network, arguments_of(pod))
             case CollectGarbage():
                 collect_garbage(runtime, network, request.valid)
+            case AskStatus():
+                runtime.status(network)
     except CniError as error:
         if isinstance(request, AttachPod):
             return PluginsFailed(sandbox_failure(request.sandbox.container_id, error))
-        return PluginsFailed(str(error))
+        return PluginsFailed(error.explained)
     return Done()
 
 

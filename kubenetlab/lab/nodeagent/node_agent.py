@@ -23,6 +23,7 @@ from kubenetlab.kernel.syscalls import open_namespace, trim_memory
 from kubenetlab.lab import rundir
 from kubenetlab.lab.context import LabContext
 from kubenetlab.lab.messages.node_agent import (
+    AskStatus,
     AttachPod,
     CollectGarbage,
     CompareRules,
@@ -93,6 +94,7 @@ class NodeAgent:
             AttachPod.handled_by(self._plugins.attach),
             DetachPod.handled_by(self._plugins.detach),
             CollectGarbage.handled_by(self._plugins.collect_garbage),
+            AskStatus.handled_by(self._plugins.ask_status),
             described_errors=(RulesError,),
         )
         self._server = RpcServer[NodeAgentEvent](listener, handlers, self._greeting)

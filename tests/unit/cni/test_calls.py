@@ -61,8 +61,8 @@ def test_the_kubelets_message() -> None:
         attach(plugins, Memory())
     assert calls.sandbox_failure("abc", raised.value) == (
         "Failed to create pod sandbox: rpc error: code = Unknown desc = failed to setup network for"
-        ' sandbox "abc": plugin type="bridge" failed (add): busy (the plugin asks for another try'
-        " later)"
+        ' sandbox "abc": plugin type="bridge" failed (add): busy (code 11: the plugin asks for'
+        " another try later)"
     )
 
 

@@ -22,6 +22,7 @@ from kubenetlab.hoststate.diff import Changes, NetnsChanges
 from kubenetlab.kernel.namespaces.sandboxes import Pause
 from kubenetlab.kernel.processes.identity import ProcessId
 from kubenetlab.lab.agent.clients.call_slots import CallSlots
+from kubenetlab.lab.agent.clients.network_status import NetworkStatus
 from kubenetlab.lab.agent.clients.node_agent_connections import NodeAgentConnections
 from kubenetlab.lab.log import log
 from kubenetlab.lab.messages.node_agent import (
@@ -93,6 +94,9 @@ class AttachmentEvents(Protocol):
     def node_left(self, netns: str) -> None:
         """Restart a node whose plugins have been replaced, and have left something there."""
 
+    def network_status_changed(self, netns: str, error: str) -> None:
+        """Record the error with which a node's plugins answer STATUS, or an empty text."""
+
 
 class PluginClient:
     """The sandboxes that CNI plugins have attached, and the calls that are under way."""
@@ -111,6 +115,7 @@ class PluginClient:
         """Nodes that have been ended for that."""
         self._collecting: dict[Node, asyncio.Event] = {}
         """Node → event at the end of its garbage collection; no ADD begins before."""
+        self._status = NetworkStatus(node_agents, events.network_status_changed)
         self._slots = CallSlots(2 * (os.cpu_count() or 1))
         self._reports: dict[str, AttachmentReport] = {}
         """Namespace → the last report that the agent has not been given yet."""
@@ -126,6 +131,13 @@ class PluginClient:
                 self._left.add(Node(netns, pauses[netns].id))
         self._plan, pauses = plan, dict(pauses)
         self._restart_left_nodes(pauses)
+        self._status.follow(
+            {
+                Node(netns, pauses[netns].id): plugins
+                for netns, plugins in plan.nodes.items()
+                if netns in pauses and Node(netns, pauses[netns].id) not in self._left
+            }
+        )
         for netns, request in plan.pods.items():
             pause, node_pause = pauses.get(netns), pauses.get(request.node_netns)
             if pause is None or node_pause is None:
@@ -190,7 +202,13 @@ class PluginClient:
         """Call ADD until it succeeds or the sandbox is not desired any more."""
         client = self._node_agents.client(sandbox.node.netns)
         facts = _facts(sandbox)
-        while netns in self._plan.pods and self._sandboxes.get(netns) is sandbox:
+        while self._is_desired(netns, sandbox):
+            if not self._status.is_ready(sandbox.node):
+                sandbox.phase = "failed"  # nothing has been done that DEL would have to undo
+                await self._status.wait_until_ready(sandbox.node)
+                if self._is_desired(netns, sandbox):
+                    sandbox.phase = "attaching"
+                continue
             if (collection := self._collecting.get(sandbox.node)) is not None:
                 await collection.wait()  # it would take the new attachment for garbage
             async with self._slots.slot(sandbox.node.netns):
@@ -214,10 +232,13 @@ class PluginClient:
             self._report(netns, sandbox, message)
             await asyncio.sleep(sandbox.retry_s)
             sandbox.retry_s = min(2 * sandbox.retry_s, MAX_RETRY_S)
-            if netns in self._plan.pods and self._sandboxes.get(netns) is sandbox:
+            if self._is_desired(netns, sandbox):
                 sandbox.phase = "attaching"
         sandbox.phase = "failed"
         self._events.pod_detached()
+
+    def _is_desired(self, netns: str, sandbox: _Sandbox) -> bool:
+        return netns in self._plan.pods and self._sandboxes.get(netns) is sandbox
 
     def _report(self, netns: str, sandbox: _Sandbox, result: AttachedPod | str) -> None:
         """Report the end of an ADD: at once if no other call is under way, else with the next ones.

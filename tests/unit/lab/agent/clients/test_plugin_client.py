@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, cast
 
 import pytest
+from msgspec import structs
 
 from kubenetlab.cni.calls import AttachedPod, NodePlugins
 from kubenetlab.cni.capabilities import PodSandbox
@@ -15,8 +16,10 @@ from kubenetlab.hoststate.diff import Changes, NetnsChanges, Operation
 from kubenetlab.hoststate.sandbox import Sandbox
 from kubenetlab.kernel.namespaces.sandboxes import Pause
 from kubenetlab.kernel.processes.identity import ProcessId
+from kubenetlab.lab.agent.clients import network_status
 from kubenetlab.lab.agent.clients.plugin_client import AttachmentReport, PluginClient, sandbox_id
 from kubenetlab.lab.messages.node_agent import (
+    AskStatus,
     AttachPod,
     CollectGarbage,
     DetachPod,
@@ -35,6 +38,7 @@ PAUSES = {
 }
 POD_ID = sandbox_id("uid", ProcessId(2, 1), ProcessId(1, 1))
 RESULT = AttachedPod(("10.1.0.5",), "veth7")
+Request = AttachPod | DetachPod | CollectGarbage | AskStatus
 Answer = PodAttached | PluginsFailed | RequestFailed | Done
 
 
@@ -57,7 +61,7 @@ class Fixture:
     """A client, a node agent with prepared answers, and what the client has reported."""
 
     def __init__(self) -> None:
-        self.requests: list[AttachPod | DetachPod | CollectGarbage] = []
+        self.requests: list[Request] = []
         self.answers: list[Answer] = []
         self.events: list[tuple[str, ...]] = []
         self.batches: list[int] = []
@@ -67,7 +71,7 @@ class Fixture:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def call(self, request: AttachPod | DetachPod | CollectGarbage) -> Answer:
+    async def call(self, request: Request) -> Answer:
         self.requests.append(request)
         await self.gate.wait()
         if isinstance(request, AttachPod) and request.pause in {
@@ -95,6 +99,9 @@ class Fixture:
 
     def node_left(self, netns: str) -> None:
         self.events.append(("left", netns))
+
+    def network_status_changed(self, netns: str, error: str) -> None:
+        self.events.append(("status", netns, error))
 
     @property
     def called(self) -> list[str]:
@@ -385,6 +392,51 @@ def test_a_node_restarts_when_its_plugins_are_replaced() -> None:
         client.attach(AttachmentPlan(), PAUSES)
         assert fixture.events.count(("left", NODE)) == 1
         assert fixture.called == ["AttachPod", "DetachPod"]
+
+    run(test)
+
+
+STATUS_LIST = {"cniVersion": "1.1.0", "name": "net", "plugins": [{"type": "own"}]}
+
+
+def test_no_pod_is_attached_before_the_plugins_are_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    """STATUS is repeated while it fails; a pod that waits can be removed at once."""
+    monkeypatch.setattr(network_status, "FAILING_PERIOD_S", 0)
+
+    async def test(fixture: Fixture, client: PluginClient) -> None:
+        plugins = NodePlugins(STATUS_LIST, ("/opt/cni/bin",), 30)
+        desired = structs.replace(plan(POD, OTHER), nodes={NODE: plugins})
+        fixture.answers = [PluginsFailed("no agent"), PluginsFailed("no agent")]
+        fixture.gate.clear()
+        client.attach(desired, PAUSES)
+        await fixture.settle()
+        assert fixture.called == ["AskStatus"]
+        removed = structs.replace(plan(POD), nodes={NODE: plugins})
+        client.attach(removed, PAUSES)
+        assert client.detach_first(removal(OTHER), PAUSES) == removal(OTHER)
+        fixture.gate.set()
+        await fixture.settle()
+        assert fixture.called == ["AskStatus"] * 3 + ["AttachPod"]
+        statuses = [event for event in fixture.events if event[0] == "status"]
+        assert statuses == [("status", NODE, "no agent"), ("status", NODE, "")]
+
+    run(test)
+
+
+def test_the_status_of_a_restarted_node_is_asked_anew() -> None:
+    """A node that has gone is not asked any more."""
+
+    async def test(fixture: Fixture, client: PluginClient) -> None:
+        plugins = NodePlugins(STATUS_LIST, ("/opt/cni/bin",), 30)
+        client.attach(AttachmentPlan({NODE: plugins}, {}), PAUSES)
+        await fixture.settle()
+        restarted = {**PAUSES, NODE: Pause(ProcessId(9, 9))}
+        client.attach(AttachmentPlan({NODE: plugins}, {}), restarted)
+        await fixture.settle()
+        client.attach(AttachmentPlan({NODE: plugins}, {}), {})
+        await fixture.settle()
+        assert [each.node.pause.pid for each in fixture.requests] == [1, 9]
+        assert fixture.events == [("status", NODE, ""), ("status", NODE, "")]
 
     run(test)
 
