@@ -83,6 +83,16 @@ def attach(
     return AttachedPod(addresses, _host_interface(result))
 
 
+def check(runtime: Runtime, network: NetworkList, pod: PodSandbox) -> None:
+    """Ask the plugins whether the pod's network is as they have left it.
+
+    Does nothing for lists before 0.4.0, which have no CHECK, and for lists with `disableCheck`.
+    Raises CniError for a difference.
+    """
+    if conflist.is_at_least(network.version, "0.4.0"):
+        runtime.check(network, arguments_of(pod))
+
+
 def arguments_of(pod: PodSandbox) -> Arguments:
     """Return the arguments of the calls for a pod. Raises CniError for an invalid annotation."""
     try:

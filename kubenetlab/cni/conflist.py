@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from kubenetlab.api.json_types import JsonMapping, JsonValue
 from kubenetlab.api.text.decode import Finding, found
+from kubenetlab.api.text.documents import Path
 from kubenetlab.errors import did_you_mean
 
 CURRENT_VERSION: Final = "1.1.0"
@@ -159,8 +160,10 @@ def _version_findings(document: JsonMapping) -> Iterator[Finding]:
     if not isinstance(many, list):
         yield Finding(("cniVersions",), f"expected a list of versions, found {found(many)}")
         return
-    stated = [(("cniVersion",), one)] if one not in (None, "") else []
-    stated += [(("cniVersions", index), version) for index, version in enumerate(many)]  # type: ignore[misc]
+    stated: list[tuple[Path, JsonValue]] = []
+    if one not in (None, ""):
+        stated.append((("cniVersion",), one))
+    stated += ((("cniVersions", index), version) for index, version in enumerate(many))
     if not stated:
         yield Finding((), f"the list has no `cniVersion`: {range_}")
         return

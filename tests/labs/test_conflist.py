@@ -76,7 +76,7 @@ def leases(lab: Lab) -> list[str]:
 @needs_plugins
 @pytest.mark.parametrize("family", ["ipv4", "ipv6", "dual"])
 def test_pods_have_the_addresses_of_the_plugins(lab: Lab, family: str) -> None:
-    """Exactly those that host-local has assigned, in every address family, and DNS has them."""
+    """Pods and endpoints have the addresses that host-local has assigned, in every family."""
     lab.up(cluster("conflist", family) + THREE + SERVICE)
     assert lab.problems == []
     everywhere = [pod for pod in lab.inspected["pods"] if not pod["host_network"]]
@@ -88,7 +88,7 @@ def test_pods_have_the_addresses_of_the_plugins(lab: Lab, family: str) -> None:
 
 @needs_plugins
 def test_another_plugin_and_a_chain(lab: Lab) -> None:
-    """Links of ptp, and a sysctl of tuning; nothing of them is drift."""
+    """The pod has a link of ptp and a sysctl of tuning; `diff` reports neither as drift."""
     lab.up(cluster(PTP) + THREE)
     assert lab.problems == []
     pod = lab.pod("a")
@@ -128,7 +128,7 @@ def test_a_pod_that_goes_releases_its_address(lab: Lab) -> None:
 
 @needs_plugins
 def test_a_lost_sandbox_is_attached_again(lab: Lab) -> None:
-    """Its address is released as garbage, and the pod gets another one."""
+    """GC releases the address of the lost sandbox, and the new sandbox gets another one."""
     lab.up(cluster("conflist") + THREE)
     (before,) = lab.pod("a")["addresses"]
     (victim,) = lab.pids(f"{lab.name}/pod/default/a/")
@@ -246,6 +246,54 @@ def test_a_missing_plugin_is_an_event(lab: Lab) -> None:
     lab.run("up", "-f", "-", "--timeout", "2", stdin=cluster(mode) + THREE, status=1)
     text = wait_for(lambda: failure(lab, "a"), "the event")
     assert 'failed to find plugin "calico" in path [/opt/none]' in text
+
+
+@needs_plugins
+def test_check_finds_what_was_changed(lab: Lab) -> None:
+    """`diff` shows the plugin's message; the successor of the pod is whole again."""
+    lab.up(cluster(PTP) + THREE)
+    assert lab.run("diff").status == 0
+    lab.inside(lab.pod("a"), "ip", "route", "del", "default")
+    changed = lab.run("diff", status=1)
+    assert '  ~ attachment eth0 by CNI plugins    (CHECK: plugin type="ptp" failed (check): ' in (
+        changed.out
+    )
+    assert "1 difference in 1 namespace" in changed.out
+    assert "next: kubenetlab delete pod a -n default" in changed.err + changed.out
+    (entry,) = json.loads(lab.run("diff", "-o", "json", status=1).out)["changes"]
+    assert entry["netns"].startswith("pod/default/a/")
+    assert entry["differences"][0]["action"] == "change"
+    lab.run("delete", "pod", "a")
+    lab.apply(THREE)
+    wait_for(lambda: lab.problems == [], "the new pod")
+
+
+CHECK_PLUGIN = """
+case $CNI_COMMAND in
+CHECK) echo '{"cniVersion": "0.4.0", "code": 107, "msg": "link is gone"}'; exit 1 ;;
+ADD) echo '{"cniVersion": "0.4.0", "ips": [{"version": "4", "address": "10.7.0.5/24"}]}' ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [({}, 1), ({"disableCheck": True}, 0), ({"cniVersion": "0.3.1"}, 0)],
+    ids=["0.4.0", "disableCheck", "0.3.1"],
+)
+def test_check_shows_codes_of_plugins(
+    lab: Lab, tmp_path: Path, fields: dict[str, Any], status: int
+) -> None:
+    """CHECK exists since 0.4.0, and a list can switch it off."""
+    mode = plugin(tmp_path, CHECK_PLUGIN)
+    mode["conflist"] |= {"cniVersion": "0.4.0"} | fields
+    manifest = cluster(mode) + pods(("a", "worker"))
+    lab.run("up", "-f", "-", "--timeout", "3", stdin=manifest, status=None)
+    assert wait_for(lambda: lab.pod("a")["addresses"], "ADD")
+    lines = [line for line in lab.run("diff", status=None).out.splitlines() if "CNI" in line]
+    expected = '(CHECK: plugin type="own" failed (check): link is gone (code 107))'
+    assert [line.partition("    ")[2] for line in lines[:1]] == [expected] * status
+    assert ([] if status else lines) == []
 
 
 GC_PLUGIN = """
@@ -368,7 +416,7 @@ def test_without_root(nobody: User) -> None:
 
 @needs_plugins
 def test_plugins_are_replaced_in_a_running_lab(lab: Lab) -> None:
-    """By another list, and by another mode; nothing of the former plugins is left on the nodes."""
+    """After a change of the list or the mode, nothing of the former plugins is left on a node."""
 
     def node_links() -> set[str]:
         node = lab.place("nodes", "worker")
@@ -423,7 +471,7 @@ def test_the_nodes_files_are_seen_inside(lab: Lab) -> None:
 
 @needs_plugins
 def test_a_node_is_removed_with_its_pods(lab: Lab) -> None:
-    """No DEL is waited for: everything that the plugins made ends with the node."""
+    """The lab does not call DEL: all state of the plugins ends with the node."""
     lab.up(cluster("conflist") + THREE)
     lab.run("up", "--nodes", "2")
     wait_for(lambda: len(lab.inspected["nodes"]) == 2, "the node to go")

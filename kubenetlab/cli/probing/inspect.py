@@ -147,7 +147,13 @@ def diff(output: OutputOption = Output.table, lab: Lab = None) -> None:
         print_faults(report["faults"])
         command = "heal" if report["faults"] else "up"
         are_running = agents_run(client.inspect())
-        if report["faults"] or (are_running and (report["changes"] or report["failures"])):
+        if (pod := _changed_attachment(report)) and not report["faults"]:
+            namespace, name = pod
+            hint(
+                f"kubenetlab delete pod {name} -n {namespace} --lab {client.lab}"
+                " (the plugins attach its successor; apply a pod without a controller again)"
+            )
+        elif report["faults"] or (are_running and (report["changes"] or report["failures"])):
             hint(f"kubenetlab {command} --lab {client.lab} (repairs it at once)")
     else:
         echo(paint("the kernel is as it should be", GOOD))
@@ -202,3 +208,18 @@ def _show(inspected: Inspection) -> None:
             for host in inspected["external"]
         ],
     )
+
+
+def _changed_attachment(report: JsonObject) -> tuple[str, str] | None:
+    """Return namespace and name of the first pod if CNI plugins have found all differences.
+
+    The lab cannot repair what its plugins have made.
+    """
+    if report["failures"] or not all(
+        difference["object"].startswith("attachment ")
+        for entry in report["changes"]
+        for difference in entry["differences"]
+    ):
+        return None
+    _, namespace, name, *_ = report["changes"][0]["netns"].split("/")
+    return namespace, name

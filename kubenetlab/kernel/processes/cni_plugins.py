@@ -113,7 +113,7 @@ class _Conversation:
             with selectors.DefaultSelector() as selector:
                 for stream in self._output:
                     os.set_blocking(stream.fileno(), False)
-                    selector.register(stream, selectors.EVENT_READ)
+                    selector.register(stream, selectors.EVENT_READ, data=stream)
                 selector.register(pidfd, selectors.EVENT_READ)
                 has_ended = False
                 # The end of the process is enough: a process that it leaves behind may keep its
@@ -123,8 +123,8 @@ class _Conversation:
                     has_ended = any(key.fd == pidfd for key, _ in events)
                     is_late = not has_ended and time.monotonic() >= deadline
                     for key, _ in events:
-                        if key.fd != pidfd and not self._read(key.fileobj):  # type: ignore[arg-type]
-                            selector.unregister(key.fileobj)
+                        if key.fd != pidfd and not self._read(key.data):
+                            selector.unregister(key.data)
                     is_truncated = not has_ended and self._is_too_much()
             if not has_ended:
                 self._kill()

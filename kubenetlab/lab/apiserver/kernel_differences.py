@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from kubenetlab.api.json_types import JsonObject
+from kubenetlab.cni.capabilities import POD_INTERFACE
 from kubenetlab.datapath import faults, plan
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.hoststate.daemons import Daemon
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 async def kernel_differences(agent: Agent) -> list[JsonObject]:
     """Compare the kernel with the desired state of the lab without faults and stopped agents.
 
-    The kernel is read anew. Return one entry for each namespace that differs.
+    The kernel is read anew, and CNI plugins check the pods that they have attached. Return one
+    entry for each namespace that differs.
     """
     async with agent.kernel_lock:
         healthy = (
@@ -64,6 +66,9 @@ async def kernel_differences(agent: Agent) -> list[JsonObject]:
         nodes = {netns: pause.id for netns, pause in agent.sandboxes.pauses.items()}
         for netns, of_rules in (await agent.rules.differences(rules, nodes)).items():
             differences.setdefault(netns, []).extend(of_rules)
+    # After the lock is released: plugins may take as long as their time limit.
+    for netns, message in (await agent.plugins.failed_checks()).items():
+        differences.setdefault(netns, []).append(_failed_check(message))
     return [render_differences(netns, entries) for netns, entries in differences.items() if entries]
 
 
@@ -90,6 +95,11 @@ def _compared_objects(contents: Contents) -> dict[Key, Object]:
         for key, obj in contents.items()
         if obj.applier in KERNEL_APPLIERS or isinstance(obj, Daemon)
     }
+
+
+def _failed_check(message: str) -> Difference:
+    text = f"attachment {POD_INTERFACE} by CNI plugins"
+    return Difference(f"~ {text}    (CHECK: {message})", "change", text, text, message)
 
 
 def _missing_route(daemon: str, destination: str) -> Difference:

@@ -172,6 +172,15 @@ class DetachPod(Request[Done | PluginsFailed], frozen=True):
     pause: ProcessId
 
 
+class CheckPod(Request[Done | PluginsFailed], frozen=True):
+    """Call CHECK of a node's CNI plugins for a sandbox, unless the list does not support it."""
+
+    node: Node
+    plugins: NodePlugins
+    sandbox: PodSandbox
+    pause: ProcessId
+
+
 class CollectGarbage(Request[Done | PluginsFailed], frozen=True):
     """Call DEL for all sandboxes of a node but those with these identifiers, and then GC."""
 
@@ -196,6 +205,7 @@ NodeAgentRequest = (
     | ReplaceProbes
     | AttachPod
     | DetachPod
+    | CheckPod
     | CollectGarbage
     | AskStatus
 )

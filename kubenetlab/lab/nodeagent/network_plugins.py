@@ -17,7 +17,14 @@ from typing import Final
 import msgspec
 
 from kubenetlab.cni import cache
-from kubenetlab.cni.calls import NodePlugins, arguments_of, attach, collect_garbage, sandbox_failure
+from kubenetlab.cni.calls import (
+    NodePlugins,
+    arguments_of,
+    attach,
+    check,
+    collect_garbage,
+    sandbox_failure,
+)
 from kubenetlab.cni.failures import CniError
 from kubenetlab.cni.runtime import Runtime
 from kubenetlab.kernel.file_trees import FileTrees
@@ -30,6 +37,7 @@ from kubenetlab.lab import rundir
 from kubenetlab.lab.messages.node_agent import (
     AskStatus,
     AttachPod,
+    CheckPod,
     CollectGarbage,
     DetachPod,
     Node,
@@ -48,7 +56,7 @@ IDLE_S: Final = 1.0
 
 _ENVIRONMENT: Final = {"PATH": PATH, "XTABLES_LOCKFILE": XTABLES_LOCK}
 
-_Request = AttachPod | DetachPod | CollectGarbage | AskStatus
+_Request = AttachPod | DetachPod | CheckPod | CollectGarbage | AskStatus
 _Answer = PodAttached | PluginsFailed | Done
 _request_decoder: msgspec.msgpack.Decoder[_Request] = msgspec.msgpack.Decoder(_Request)
 _answer_decoder: msgspec.msgpack.Decoder[_Answer] = msgspec.msgpack.Decoder(_Answer)
@@ -82,6 +90,12 @@ class NetworkPlugins:
 
     async def detach(self, request: DetachPod) -> Done | PluginsFailed:
         """Call DEL for a sandbox."""
+        answer = await self._call(request)
+        assert not isinstance(answer, PodAttached)
+        return answer
+
+    async def check(self, request: CheckPod) -> Done | PluginsFailed:
+        """Call CHECK for a sandbox."""
         answer = await self._call(request)
         assert not isinstance(answer, PodAttached)
         return answer
@@ -167,6 +181,9 @@ def _outcome(request: _Request) -> _Answer:
             case DetachPod(sandbox=pod):
                 with _held(request.pause):
                     runtime.delete(network, arguments_of(pod))
+            case CheckPod(sandbox=pod):
+                with _held(request.pause):
+                    check(runtime, network, pod)
             case CollectGarbage():
                 collect_garbage(runtime, network, request.valid)
             case AskStatus():

@@ -25,6 +25,7 @@ from kubenetlab.lab.context import LabContext
 from kubenetlab.lab.messages.node_agent import (
     AskStatus,
     AttachPod,
+    CheckPod,
     CollectGarbage,
     CompareRules,
     Comparison,
@@ -93,6 +94,7 @@ class NodeAgent:
             ReplaceProbes.handled_by(self._replace_probes),
             AttachPod.handled_by(self._plugins.attach),
             DetachPod.handled_by(self._plugins.detach),
+            CheckPod.handled_by(self._plugins.check),
             CollectGarbage.handled_by(self._plugins.collect_garbage),
             AskStatus.handled_by(self._plugins.ask_status),
             described_errors=(RulesError,),

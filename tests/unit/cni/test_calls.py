@@ -9,7 +9,7 @@ from kubenetlab.cni.calls import AttachedPod, NodePlugins
 from kubenetlab.cni.capabilities import PodSandbox
 from kubenetlab.cni.failures import CniError, Outcome
 from kubenetlab.cni.runtime import Runtime
-from tests.unit.cni.test_runtime import FIRST, Memory, Plugins, failing, network
+from tests.unit.cni.fakes import FIRST, Memory, Plugins, failing, network
 
 POD = PodSandbox("abc", "/proc/7/ns/net", "default", "web", "uid")
 
@@ -28,7 +28,7 @@ def test_a_pod_is_attached_once() -> None:
 
 
 def test_a_retry_begins_with_a_cleanup() -> None:
-    """What an interrupted call has left would make plugins fail; errors of it do not count."""
+    """Plugins may refuse ADD while state of an interrupted call exists; errors are ignored."""
     plugins = Plugins(bridge=FIRST, portmap=FIRST)
     attach(plugins, Memory(), is_retry=True)
     assert plugins.called == ["DEL portmap", "DEL bridge", "ADD bridge", "ADD portmap"]
@@ -64,6 +64,21 @@ def test_the_kubelets_message() -> None:
         ' sandbox "abc": plugin type="bridge" failed (add): busy (code 11: the plugin asks for'
         " another try later)"
     )
+
+
+def test_check_calls_each_plugin_with_the_result_of_add() -> None:
+    """A list before 0.4.0 has no CHECK: no plugin is called."""
+    plugins, store = Plugins(bridge=FIRST, portmap=FIRST), Memory()
+    attach(plugins, store)
+    plugins.answers["bridge"] = failing(107, "link is gone", on="CHECK")
+    with pytest.raises(CniError) as raised:
+        calls.check(Runtime(plugins, store), network(), POD)
+    assert raised.value.explained == (
+        'plugin type="bridge" failed (check): link is gone (code 107)'
+    )
+    assert plugins.called[2:] == ["CHECK bridge"]
+    calls.check(Runtime(plugins, store), network("0.3.1"), POD)
+    assert plugins.called[3:] == []
 
 
 def test_an_invalid_annotation_is_a_failure() -> None:

@@ -57,7 +57,7 @@ def test_an_interface_index_out_of_range_is_no_interface() -> None:
 
 
 def test_a_result_keeps_all_fields_in_its_own_version() -> None:
-    """What the next plugin reads is what the former one wrote."""
+    """The next plugin reads the document that the former plugin wrote."""
     assert results.to_document(decoded(FULL), "1.1.0") == FULL
 
 

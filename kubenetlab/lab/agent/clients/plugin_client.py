@@ -27,6 +27,7 @@ from kubenetlab.lab.agent.clients.node_agent_connections import NodeAgentConnect
 from kubenetlab.lab.log import log
 from kubenetlab.lab.messages.node_agent import (
     AttachPod,
+    CheckPod,
     CollectGarbage,
     DetachPod,
     Node,
@@ -179,6 +180,29 @@ class PluginClient:
         for netns in [netns for netns in self._sandboxes if netns not in pauses]:
             self._forget(netns)
         return changes if len(kept) == len(changes.namespaces) else Changes(tuple(kept))
+
+    async def failed_checks(self) -> dict[str, str]:
+        """Call CHECK for all attached sandboxes; return the messages of plugins by namespace."""
+        attached = {
+            netns: sandbox
+            for netns, sandbox in self._sandboxes.items()
+            if sandbox.phase == "attached"
+        }
+        messages = await asyncio.gather(*map(self._check, attached.values()))
+        return {
+            netns: message
+            for (netns, sandbox), message in zip(attached.items(), messages, strict=True)
+            if message and self._sandboxes.get(netns) is sandbox and sandbox.phase == "attached"
+        }
+
+    async def _check(self, sandbox: _Sandbox) -> str:
+        """Return the message of a plugin that finds a difference, or an empty text."""
+        client = self._node_agents.client(sandbox.node.netns)
+        async with self._slots.slot(sandbox.node.netns):
+            answer = await client.call(
+                CheckPod(sandbox.node, sandbox.plugins, _facts(sandbox), sandbox.pause)
+            )
+        return _message(answer) if isinstance(answer, PluginsFailed | RequestFailed) else ""
 
     def _keeps(self, entry: NetnsChanges, removed: set[str]) -> bool:
         """Return True if a sandbox that is not desired must wait for its plugins."""

@@ -67,7 +67,7 @@ def run(folder: Path, text: str, timeout_s: float | None = None) -> Outcome:
 
 
 def test_a_plugin_gets_its_input_and_its_environment(tmp_path: Path) -> None:
-    """Of the environment of the lab's processes it gets nothing."""
+    """The plugin does not inherit the environment of the lab's processes."""
     os.environ["KUBENETLAB_SECRET"] = "x"
     try:
         outcome = run(tmp_path, "#!/bin/sh\ncat\necho\nenv | grep -v ^PATH=; echo bad >&2; pwd")

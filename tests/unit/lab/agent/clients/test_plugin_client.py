@@ -21,6 +21,7 @@ from kubenetlab.lab.agent.clients.plugin_client import AttachmentReport, PluginC
 from kubenetlab.lab.messages.node_agent import (
     AskStatus,
     AttachPod,
+    CheckPod,
     CollectGarbage,
     DetachPod,
     PluginsFailed,
@@ -38,7 +39,7 @@ PAUSES = {
 }
 POD_ID = sandbox_id("uid", ProcessId(2, 1), ProcessId(1, 1))
 RESULT = AttachedPod(("10.1.0.5",), "veth7")
-Request = AttachPod | DetachPod | CollectGarbage | AskStatus
+Request = AttachPod | DetachPod | CheckPod | CollectGarbage | AskStatus
 Answer = PodAttached | PluginsFailed | RequestFailed | Done
 
 
@@ -437,6 +438,21 @@ def test_the_status_of_a_restarted_node_is_asked_anew() -> None:
         await fixture.settle()
         assert [each.node.pause.pid for each in fixture.requests] == [1, 9]
         assert fixture.events == [("status", NODE, ""), ("status", NODE, "")]
+
+    run(test)
+
+
+def test_attached_sandboxes_are_checked() -> None:
+    """A failed CHECK is reported with the plugin's message; other sandboxes are not checked."""
+
+    async def test(fixture: Fixture, client: PluginClient) -> None:
+        fixture.answers = [PodAttached(RESULT), PluginsFailed("no bridge")]
+        client.attach(plan(POD, OTHER), PAUSES)
+        await fixture.settle()
+        assert await client.failed_checks() == {}
+        assert fixture.called == ["AttachPod", "AttachPod", "CheckPod"]
+        fixture.answers = [PluginsFailed("link is gone")]
+        assert await client.failed_checks() == {POD: "link is gone"}
 
     run(test)
 
