@@ -23,6 +23,7 @@ SERVICES: Final = (
     "traffic_distribution",
     "kube_proxy",
 )
+CONFLIST: Final = ("conflist", "conflist_commands", "conflist_failures", "cni_plugins")
 WORKLOADS: Final = (
     "workloads",
     "jobs",
@@ -88,7 +89,7 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
         "ping_series",
     ),
     "kubenetlab/cli/objects/port_forward": ("port_forward",),
-    "kubenetlab/cni/": ("conflist",),
+    "kubenetlab/cni/": CONFLIST,
     "kubenetlab/controllers/": (*WORKLOADS, "changes", "random_edits"),
     "kubenetlab/controllers/services/loadbalancers": (
         "load_balancers",
@@ -126,8 +127,8 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/datapath/network/bird": ("kube_router", "calico", "routed_fabric", "cni_agents"),
     "kubenetlab/kernel/file_trees": ("node_files", "kube_router"),
     "kubenetlab/kernel/namespaces/own_directories": ("node_files", "exec_isolation"),
-    "kubenetlab/datapath/cni/conflist": ("conflist", "pod_networks", "no_network"),
-    "kubenetlab/datapath/attachments": ("conflist",),
+    "kubenetlab/datapath/cni/conflist": (*CONFLIST, "pod_networks", "no_network"),
+    "kubenetlab/datapath/attachments": CONFLIST,
     "kubenetlab/datapath/cni/cilium": ("cilium",),
     "kubenetlab/datapath/identities": ("cilium", "flow_events"),
     "kubenetlab/observe/flows": ("flow_events",),

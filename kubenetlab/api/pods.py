@@ -22,6 +22,8 @@ CALICO_POOLS_ANNOTATIONS = {
     6: "cni.projectcalico.org/ipv6pools",
 }
 """IP version → annotation of a pod or namespace: names or ranges of IPPools as a JSON list."""
+MAC_ANNOTATION = "kubenetlab.dev/mac"
+"""Annotation of a pod: MAC address for CNI plugins with the capability `mac`."""
 POOL_ANNOTATION = "kubenetlab.dev/pool"
 """Annotation of a pod: name of the pool that its addresses are allocated from."""
 READY_ANNOTATION = "kubenetlab.dev/ready"

@@ -47,7 +47,7 @@ class PortMapping(Struct, frozen=True, rename="camel"):
 
 
 class PodDns(Struct, frozen=True):
-    """DNS settings that the pod states itself."""
+    """DNS settings of a pod: the content of its resolv.conf."""
 
     servers: tuple[str, ...] = ()
     searches: tuple[str, ...] = ()
@@ -72,7 +72,7 @@ class PodSandbox(Struct, frozen=True):
     annotations: Mapping[str, str] = {}
     port_mappings: tuple[PortMapping, ...] = ()
     ips: tuple[str, ...] = ()
-    """Addresses that the pod requests."""
+    """Addresses that the pod requests, with prefix length if it is known."""
     mac: str = ""
     """MAC address that the pod requests; empty for any."""
     dns: PodDns | None = None

@@ -7,14 +7,16 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from kubenetlab.api.lab import Decisions
-from kubenetlab.api.pods import Pod
+from kubenetlab.api.pods import MAC_ANNOTATION, Pod
 from kubenetlab.api.store import Cluster
+from kubenetlab.api.values.ip import is_in
 from kubenetlab.cni.calls import NodePlugins
 from kubenetlab.cni.capabilities import PodDns, PodSandbox, PortMapping
 from kubenetlab.controllers.nodes.ipam import attachment_of
 from kubenetlab.datapath import cluster_modes
 from kubenetlab.datapath.modes import CNI
 from kubenetlab.datapath.plan_cache import PlanCache
+from kubenetlab.datapath.pods import dns_settings
 from kubenetlab.datapath.view import NodeView, PodView, node_views, without_pods_and_peers
 
 
@@ -67,12 +69,7 @@ def _plugins(cni: CNI, node: NodeView) -> NodePlugins | None:
 
 
 def _sandbox(node: NodeView, view: PodView, pod: Pod) -> PodSandbox:
-    config = pod.spec.dns_config
-    options = tuple(
-        option.name if option.value is None else f"{option.name}:{option.value}"
-        for option in config.options
-    )
-    dns = PodDns(tuple(config.nameservers), tuple(config.searches), options)
+    dns = dns_settings(pod, node)
     return PodSandbox(
         container_id="",
         netns="",
@@ -84,7 +81,15 @@ def _sandbox(node: NodeView, view: PodView, pod: Pod) -> PodSandbox:
             PortMapping(number, target, protocol.lower(), host_ip)
             for host_ip, protocol, number, target in view.host_ports
         ),
-        ips=tuple(pod.requested_addresses),
+        ips=tuple(_with_prefix(node, address) for address in pod.requested_addresses),
+        mac=pod.metadata.annotations.get(MAC_ANNOTATION, ""),
         dns=dns if dns != PodDns() else None,
         pod_cidrs=tuple(family.pod_cidr for family in node.families),
     )
+
+
+def _with_prefix(node: NodeView, address: str) -> str:
+    """Return an address with the prefix length of the node's range, as `static` requires it."""
+    ranges = (family.pod_cidr for family in node.families)
+    cidr = next((cidr for cidr in ranges if is_in(address, cidr)), "")
+    return f"{address}/{cidr.partition('/')[2]}" if cidr else address

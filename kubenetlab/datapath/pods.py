@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from msgspec import Struct
 
 from kubenetlab.api.pods import Pod
+from kubenetlab.cni.capabilities import PodDns
 from kubenetlab.datapath.sandboxes import loopback_and_sysctls
 from kubenetlab.datapath.view import NodeView, PodView
 from kubenetlab.hoststate.object import Object
@@ -86,7 +87,15 @@ def _hosts_head() -> str:
 
 
 def _resolv_conf(pod: Pod, node: NodeView) -> str:
-    """Return resolv.conf by dnsPolicy, followed by the entries of dnsConfig without duplicates."""
+    dns = dns_settings(pod, node)
+    lines = [f"search {' '.join(dns.searches)}"] if dns.searches else []
+    lines += [f"nameserver {server}" for server in dns.servers]
+    lines += [f"options {' '.join(dns.options)}"] if dns.options else []
+    return "".join(line + "\n" for line in lines)
+
+
+def dns_settings(pod: Pod, node: NodeView) -> PodDns:
+    """Return the settings by dnsPolicy, followed by the entries of dnsConfig without duplicates."""
     policy = pod.spec.dns_policy
     if policy == "ClusterFirst" and pod.spec.host_network:
         policy = "Default"
@@ -105,19 +114,8 @@ def _resolv_conf(pod: Pod, node: NodeView) -> str:
     servers = _merged(servers, config.nameservers)[:MAX_NAMESERVERS]
     searches = _merged(searches, config.searches)[:MAX_SEARCHES]
     options |= {option.name: option.value for option in config.options}
-    lines = [f"search {' '.join(searches)}"] if searches else []
-    lines += [f"nameserver {server}" for server in servers]
-    lines += (
-        [
-            "options "
-            + " ".join(
-                name if value is None else f"{name}:{value}" for name, value in options.items()
-            )
-        ]
-        if options
-        else []
-    )
-    return "".join(line + "\n" for line in lines)
+    texts = (name if value is None else f"{name}:{value}" for name, value in options.items())
+    return PodDns(tuple(servers), tuple(searches), tuple(texts))
 
 
 def _merged(first: Sequence[str], second: Sequence[str]) -> list[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from msgspec import structs
+
 from tests.upstream.builder import DebianPackage, GoModule
 
 FLANNEL: Final = GoModule(
@@ -35,6 +37,18 @@ CNI_PLUGINS: Final = GoModule(
         "tuning": "plugins/meta/tuning",
     },
 )
+MORE_CNI_PLUGINS: Final = structs.replace(
+    CNI_PLUGINS,
+    name="more-cni-plugins",
+    packages={
+        "ipvlan": "plugins/main/ipvlan",
+        "vlan": "plugins/main/vlan",
+        "static": "plugins/ipam/static",
+        "sbr": "plugins/meta/sbr",
+        "vrf": "plugins/meta/vrf",
+    },
+)
+"""Plugins that no CNI mode resembles; the mode conflist runs them."""
 ETCD: Final = DebianPackage("etcd-server", "usr/bin/etcd")
 
-MODULES: Final = {module.name: module for module in (FLANNEL, CNI_PLUGINS)}
+MODULES: Final = {module.name: module for module in (FLANNEL, CNI_PLUGINS, MORE_CNI_PLUGINS)}

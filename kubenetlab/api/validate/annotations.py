@@ -1,5 +1,6 @@
 """Validation of the lab's own annotations of pods and Services."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final, get_args
 
@@ -21,6 +22,7 @@ from kubenetlab.api.pods import (
     DURATION_ANNOTATION,
     EXIT_CODE_ANNOTATION,
     LISTEN_ANNOTATION,
+    MAC_ANNOTATION,
     POOL_ANNOTATION,
     READY_ANNOTATION,
     REAL_COMMANDS_ANNOTATION,
@@ -42,6 +44,7 @@ _SYSTEM_CONDITIONS: Final = (
     "Ready",
 )
 """Pod conditions that the scheduler and the kubelet set."""
+_MAC: Final = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.IGNORECASE)
 MAX_EXIT_CODE: Final = 255
 """Maximum exit status of a process."""
 
@@ -128,6 +131,12 @@ def _addresses_fault(value: str) -> str | None:
     )
 
 
+def _mac_fault(value: str) -> str | None:
+    if _MAC.fullmatch(value) and int(value[:2], 16) & 1 == 0:
+        return None
+    return f'expected a unicast MAC address such as "0a:58:0a:f4:01:4d", found {found(value)}'
+
+
 def _listen_fault(value: str) -> str | None:
     try:
         ports_in(value)
@@ -187,6 +196,7 @@ def _ip_mode_fault(value: str) -> str | None:
 
 _VALIDATORS: Final[Mapping[str, tuple[str, Callable[[str], str | None]]]] = {
     ADDRESSES_ANNOTATION: ("Pod", _addresses_fault),
+    MAC_ANNOTATION: ("Pod", _mac_fault),
     POOL_ANNOTATION: ("Pod", _pool_fault),
     READY_ANNOTATION: ("Pod", _bool_fault),
     CONDITIONS_ANNOTATION: ("Pod", _conditions_fault),

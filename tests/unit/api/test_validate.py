@@ -31,6 +31,10 @@ def assert_rejected(text: str, message: str) -> None:
             "expected the name of a pool of networking.ipam.pools, found nothing",
         ),
         (
+            "kubenetlab.dev/mac: '01:58:0a:f4:01:4d'",
+            'expected a unicast MAC address such as "0a:58:0a:f4:01:4d", found "01:58:0a:f4:01:4d"',
+        ),
+        (
             "kubenetlab.dev/addresses: '10.244.1.7, nowhere'",
             'expected IP addresses, found "nowhere"',
         ),
