@@ -21,6 +21,17 @@ CURRENT_VERSION: Final = "1.1.0"
 CONFIG_VERSIONS: Final = ("0.3.0", "0.3.1", "0.4.0", "1.0.0", CURRENT_VERSION)
 """Versions in which a configuration list can be written."""
 
+CAPABILITIES: Final = (
+    "portMappings",
+    "bandwidth",
+    "ips",
+    "mac",
+    "dns",
+    "ipRanges",
+    "io.kubernetes.cri.pod-annotations",
+)
+"""Capabilities for which plugins get values of pods (capabilities.py)."""
+
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*")
 _LIST_FIELDS: Final = (
     "cniVersion",
@@ -227,6 +238,9 @@ def _capability_findings(path: Sequence[str | int], value: JsonValue) -> Iterato
     for name, is_on in value.items():
         if not isinstance(is_on, bool):
             yield Finding((*path, name), f"expected true or false, found {found(is_on)}")
+        elif name not in CAPABILITIES:
+            message = "the lab has no value for this capability" + did_you_mean(name, CAPABILITIES)
+            yield Finding((*path, name), message, is_warning=True)
 
 
 def _unknown_fields(document: JsonMapping) -> Iterator[Finding]:

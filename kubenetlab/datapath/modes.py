@@ -357,7 +357,7 @@ def load(family: str, name: str, options: JsonMapping) -> CNI | ServiceProxy:
 def try_load(
     family: str, name: str, options: JsonMapping
 ) -> tuple[ModeOptions | None, Sequence[Finding]]:
-    """Return (mode, no findings) or (None, the findings about its name and options)."""
+    """Return (mode, warnings) or (None, the findings about its name and options)."""
     field = FAMILIES[family].field
     type_ = _mode_type(family, name)
     if type_ is None:
@@ -378,12 +378,12 @@ def try_load(
             )
             for finding in decoded.findings
         ]
-    if decoded.value is not None and (findings := tuple(decoded.value.findings())):
-        return None, [
-            structs.replace(finding, path=("networking", field, *finding.path))
-            for finding in findings
-        ]
-    return decoded.value, ()
+    findings = [
+        structs.replace(finding, path=("networking", field, *finding.path))
+        for finding in (decoded.value.findings() if decoded.value is not None else ())
+    ]
+    is_valid = all(finding.is_warning for finding in findings)
+    return decoded.value if is_valid else None, findings
 
 
 def file_options(family: str, name: str) -> Mapping[str, str]:

@@ -35,8 +35,30 @@ from tests.labs.plugin_lists import (
         ("sleep 1000", "netplugin did not end within 1 s and was killed"),
         ("echo '{}'", "failed to find network info for sandbox"),
         ("echo oops >&2; exit 3", 'netplugin failed: "oops": exit status 3'),
+        ("kill -SEGV $$", "netplugin failed with no error message: signal 11"),
+        ("yes", 'netplugin wrote too much and was killed: "y'),
+        (
+            """echo '{"cniVersion": "9.0.0", "ips": [{"address": "10.7.0.5/24"}]}'""",
+            'unsupported CNI result version "9.0.0"',
+        ),
+        (
+            """echo '{"cniVersion": "1.0.0", "ips": [{"address": "10.7.0.5/33"}]}'""",
+            "'10.7.0.5/33' does not appear to be an IPv4 or IPv6 interface",
+        ),
+        ("(sleep 1000; echo late) & exit 1", "netplugin failed with no error message"),
     ],
-    ids=["error", "rubbish", "hangs", "no address", "stderr"],
+    ids=[
+        "error",
+        "rubbish",
+        "hangs",
+        "no address",
+        "stderr",
+        "signal",
+        "endless output",
+        "version of the result",
+        "invalid address",
+        "process in the background",
+    ],
 )
 def test_a_failing_plugin_is_an_event(lab: Lab, tmp_path: Path, script: str, message: str) -> None:
     """The pod stays ContainerCreating; pods in the node's network run, and the lab answers."""
@@ -71,6 +93,43 @@ def test_a_plugin_that_recovers_is_called_again(lab: Lab, tmp_path: Path) -> Non
     assert not lab.get("pods")["items"][0]["status"].get("message")
 
 
+@pytest.mark.parametrize(
+    ("content", "mode", "message"),
+    [
+        (b"#!/bin/sh\n", 0o644, "/own: Permission denied"),
+        (b"\x7fELF rubbish", 0o755, "/own: Exec format error"),
+        (b"#!/nowhere/sh\n", 0o755, "/own: No such file or directory"),
+    ],
+    ids=["not executable", "no program", "no interpreter"],
+)
+def test_a_program_that_cannot_start_is_an_event(
+    lab: Lab, tmp_path: Path, content: bytes, mode: int, message: str
+) -> None:
+    """The message names the cause."""
+    cni = plugin(tmp_path, "")
+    (tmp_path / "own").write_bytes(content)
+    (tmp_path / "own").chmod(mode)
+    manifest = cluster(cni) + pods(("a", "worker"))
+    lab.run("up", "-f", "-", "--timeout", "2", stdin=manifest, status=1)
+    text = wait_for(lambda: failure(lab, "a"), "the event")
+    assert "cannot start the plugin: " in text
+    assert message in text
+
+
+def test_a_plugin_that_hangs_on_one_node_does_not_delay_the_others(
+    lab: Lab, tmp_path: Path
+) -> None:
+    """Slots of calls that take long are given to other nodes."""
+    answer = """echo '{"cniVersion": "1.0.0", "ips": [{"address": "10.7.0.5/24"}]}'"""
+    script = f"case $CNI_ARGS in *K8S_POD_NAME=a*) sleep 1000 ;; esac; {answer}"
+    hanging = pods(*((f"a{number}", "worker") for number in range(9)))
+    mode = plugin(tmp_path, script) | {"timeout": 600}
+    manifest = cluster(mode) + hanging + pods(("b", "worker2"))
+    lab.run("up", "-f", "-", "--timeout", "1", stdin=manifest, status=1)
+    wait_for(lambda: lab.pod("b")["addresses"], "the pod of the other node", within_s=15)
+    assert not lab.pod("a0")["addresses"]
+
+
 def test_a_missing_plugin_is_an_event(lab: Lab) -> None:
     """The message names the directories that were searched."""
     mode = configuration({"type": "calico"}, binDirs=["/opt/none"])
@@ -100,3 +159,62 @@ def test_mistakes_are_found_before_anything_is_made(
     refused = lab.run("up", "-f", "-", stdin=cluster(mode) + THREE, status=2)
     assert message in refused.err
     assert not lab.directory.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "  the file is empty"),
+        ('{"cniVersion": "1.0.0",\n "name": "x"\n "plugins": []}', ":3  did not find expected"),
+        ('{"cniVersion": "1.0.0",\n "plugins": []}', ":1  the list has no `name`"),
+        (
+            '{"cniVersion": "1.0.0",\n"name": "x",\n"plugins": []}',
+            ":3  plugins: expected a list of plugins, found an empty list",
+        ),
+        (
+            '{"cniVersion": "1.0.0",\n"name": "../x",\n"plugins": [{"type": "ptp"}]}',
+            ":2  name: expected letters, digits",
+        ),
+        (
+            '{"cniVersion": "1.0.0",\n"name": "x",\n"plugins": [\n{"type": "../ptp"}]}',
+            ":4  plugins[0].type: expected the name of a plugin without `/`",
+        ),
+        (
+            '{"cniVersion": "2.0.0",\n"name": "x",\n"plugins": [{"type": "ptp"}]}',
+            ":1  cniVersion: expected a version from 0.3.0 to 1.1.0, found 2.0.0",
+        ),
+        ("[1]", ":1  expected a CNI configuration list, found a list"),
+        ("{{range}}", "  the template's {{range}} is not known"),
+        ('{"type": "ptp", "cniVersion": "1.0.0"}', ":1  the list has no `name`"),
+    ],
+    ids=[
+        "empty",
+        "syntax",
+        "no-name",
+        "no-plugins",
+        "name",
+        "slash",
+        "version",
+        "list",
+        "template",
+        "single",
+    ],
+)
+def test_mistakes_in_a_file_have_its_lines(
+    lab: Lab, tmp_path: Path, text: str, message: str
+) -> None:
+    """They are found before anything is made."""
+    path = tmp_path / "10-net.conflist"
+    path.write_text(text)
+    refused = lab.run("up", "--cni", f"conflist,file={path}", status=2)
+    assert f"{path}{message}" in refused.err
+    assert not lab.directory.exists()
+
+
+def test_unknown_fields_and_capabilities_are_warnings(lab: Lab) -> None:
+    """The specification lets lists have further fields, and plugins further capabilities."""
+    mode = configuration({"type": "ptp", "capabilities": {"portMapings": True}})
+    mode["conflist"]["owner"] = "me"
+    shown = lab.run("plan", "-f", "-", stdin=cluster(mode) + THREE)
+    assert "no value for this capability; did you mean portMappings?" in shown.err
+    assert "owner: unknown field of a CNI configuration list" in shown.err

@@ -15,6 +15,7 @@ from kubenetlab.api.manifests.load import LoadedManifests, ManifestObject, load,
 from kubenetlab.api.text.documents import Document, read_documents
 from kubenetlab.cli.input.options import parse_mode
 from kubenetlab.datapath import checks
+from kubenetlab.datapath.mode_files import content_of
 from kubenetlab.datapath.modes import FAMILIES, file_options
 from kubenetlab.datapath.short_names import expand_short_name
 from kubenetlab.errors import ManifestError, UsageError, error_text
@@ -100,18 +101,19 @@ def _mode(family: str, text: str) -> JsonObject:
 def _with_files(family: str, mode: JsonObject) -> JsonObject:
     """Return a mode of the command line with the contents of the files that its options name.
 
-    Raises UsageError if a file cannot be read.
+    Raises UsageError if a file cannot be read, and ManifestError for mistakes in it.
     """
     for option, content in file_options(family, str(mode["type"])).items():
         path = mode.pop(option, None)
         if path is not None:
             try:
-                mode[content] = Path(str(path)).read_text()
-            except (OSError, UnicodeDecodeError) as error:
+                data = Path(str(path)).read_bytes()
+            except OSError as error:
                 flag = FAMILIES[family].flag
                 raise UsageError(
                     f"{flag} {mode['type']},{option}={path}: {error_text(error)}"
                 ) from None
+            mode[content] = content_of(family, str(mode["type"]), content, str(path), data)
     return mode
 
 
