@@ -41,6 +41,9 @@ from kubenetlab.names import NODES
 
 ALGORITHM: Final = "rfc4106(gcm(aes))"
 """AES-GCM for ESP. The key is the cipher's key and four bytes of salt."""
+OVERHEAD_BYTES: Final = 37
+"""Largest number of bytes that ESP adds to a packet: SPI and sequence number (8 bytes), IV (8),
+padding (0 to 3), its length and the next header (2), and the tag (16)."""
 OUR_REQID: Final = 0x6B6E6C
 """Number by which states and policies of the lab refer to each other, and are recognized."""
 XFRM_MSG_NEWSA, XFRM_MSG_DELSA, XFRM_MSG_GETSA = 16, 17, 18

@@ -55,7 +55,7 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.datapath.cni import agents
 from kubenetlab.datapath.cni.pods_on_bridge import PodsOnBridge
 from kubenetlab.datapath.cni.tunnels import vxlan_end, vxlan_peer
-from kubenetlab.datapath.encapsulation import Encapsulation, encapsulations
+from kubenetlab.datapath.encapsulation import Encapsulation, by_wireguard, encapsulations
 from kubenetlab.datapath.modes import Needs
 from kubenetlab.datapath.view import Family, NodeView, PodView
 from kubenetlab.hoststate.address import Address
@@ -164,6 +164,8 @@ class Mode(PodsOnBridge, frozen=True):
 
     @property
     def encapsulations(self) -> tuple[Encapsulation, ...]:
+        if self.backend == "wireguard":
+            return by_wireguard(_WIREGUARD_PORTS.values())
         return encapsulations(0 if self._is_routed else self.port)
 
     def node(self, node: NodeView) -> Iterator[Object]:

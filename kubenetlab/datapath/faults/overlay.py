@@ -7,7 +7,8 @@ no packet passes between its pods and the pods of other nodes. Nodes stay Ready.
 
 Here the packet filter is the table kubenetlab-fault-overlay on the node, with one chain for each
 direction of eth0. It drops UDP to the port of the CNI mode (flannel and cilium: 8472, calico: 4789,
-weave: 6784), or IP protocol 4 for calico's ipip. Modes without tunnels cannot have this fault.
+weave: 6784; with WireGuard: 51820, and 51821 for IPv6), or IP protocol 4 for calico's ipip. Modes
+without tunnels cannot have this fault.
 
 How to diagnose:
     kubenetlab ping                             pods of the node and pods of other nodes

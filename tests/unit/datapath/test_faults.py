@@ -299,6 +299,7 @@ def changed_objects(before: Cluster, after: Cluster, netns: str) -> tuple[set[st
         ("{type: flannel, port: 4000}", "udp dport 4000"),
         ("{type: calico, backend: vxlan}", "udp dport 4789"),
         ("{type: calico, backend: ipip}", "meta l4proto ipencap"),
+        ("{type: flannel, backend: wireguard}", "udp dport 51820|udp dport 51821"),
         ("weave", "udp dport 6784"),
         ("{type: cilium, tunnelPort: 8473}", "udp dport 8473"),
     ],
@@ -317,8 +318,9 @@ def test_packets_of_tunnels_are_dropped_on_one_node(cni: str, match: str) -> Non
         if isinstance(obj, Chain) and obj.table == "kubenetlab-fault-overlay"
     ]
     assert {str(rule) for chain in chains for rule in chain.rules} == {
-        f'iifname "eth0" {match} drop',
-        f'oifname "eth0" {match} drop',
+        f'{direction} "eth0" {packets} drop'
+        for direction in ("iifname", "oifname")
+        for packets in match.split("|")
     }
     assert plan(healed(after), DECISIONS)["node/worker"] == plan(before, DECISIONS)["node/worker"]
 
