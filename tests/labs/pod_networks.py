@@ -3,44 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from kubenetlab.datapath.cni.conflist import DIRECTORIES
+from tests.labs.frames import captured_frames, tunnelled
 from tests.labs.lab import Lab
-from tests.patience import patiently
-
-FRAME_SIZES = """
-import json, socket, sys
-link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
-link.bind(("eth0", 0))
-link.setblocking(False)
-print("ready", flush=True)
-sys.stdin.readline()
-frames = []
-while True:
-    try:
-        frame, (*_, direction, _, _) = link.recvfrom(65536)
-    except BlockingIOError:
-        break
-    if direction != socket.PACKET_OUTGOING or frame[12:14] != b"\\x08\\x00":
-        continue
-    udp, inner = frame[34:42], frame[50:]
-    if frame[23] == 17 and udp[2:4] == int(sys.argv[1]).to_bytes(2, "big"):
-        frames.append((len(frame), 14 + int.from_bytes(inner[16:18], "big"), frame[46:49].hex()))
-    else:
-        frames.append((len(frame), len(frame), ""))
-print(json.dumps(frames))
-"""
-"""Program that prints the IPv4 frames sent by a node until it reads a line.
-
-Each is (size on the fabric, size of the packet inside as a frame of its own, VNI in hexadecimal).
-"""
-
 
 PLUGINS_ADVICE = (
     "CNI plugins are missing; on Debian and Ubuntu: apt-get install containernetworking-plugins"
@@ -78,23 +48,21 @@ OUTSIDE = {"ipv4": "198.51.100.10", "ipv6": '"2001:db8:51:100::10"', "dual": "19
 
 @contextmanager
 def sent_frames(lab: Lab, node: str, port: int = 8472) -> Iterator[list[tuple[int, int, str]]]:
-    """Yield a list that contains the frames sent by the node once the block has ended.
+    """Yield a list that contains the IPv4 frames sent by the node once the block has ended.
 
+    Each is (size on the fabric, size of the packet inside as a frame of its own, VNI in
+    hexadecimal).
     port: UDP port of the tunnels.
     """
     frames: list[tuple[int, int, str]] = []
-    netns = f"--net={lab.place('nodes', node)['netns']}"
-    with subprocess.Popen(
-        ["nsenter", netns, sys.executable, "-c", FRAME_SIZES, str(port)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as capture:
-        assert capture.stdout is not None
-        assert capture.stdout.readline() == "ready\n"
+    with captured_frames(lab, node) as captured:
         yield frames
-        out, _ = capture.communicate("\n", timeout=patiently(10))
-    frames += map(tuple, json.loads(out))
+    for frame in captured:
+        if not frame.is_sent or frame.version != 4:
+            continue
+        is_tunnelled = bool(tunnelled([frame], port))
+        size = frame.inner.size if is_tunnelled else len(frame.data)
+        frames.append((len(frame.data), size, f"{frame.vni:06x}" if is_tunnelled else ""))
 
 
 def link(lab: Lab, place: Any, name: str) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ import pytest
 
 from kubenetlab.hoststate.rules.cilium_entries import FlowEvent
 from kubenetlab.kernel.rules.libbpf import LIBRARY, Libbpf, LoadedPrograms, has_library
+from tests.labs.frames import captured_frames, tunnelled
 from tests.labs.lab import Lab, wait_for
 from tests.patience import patiently
 
@@ -25,37 +25,7 @@ ROUTING = {
     "native": "{type: cilium, routingMode: native}",
 }
 APPS = {"a": "web", "b": "web", "c": "db"}
-TUNNELLED = """
-import json, socket, sys
-link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
-link.bind(("eth0", 0))
-link.setblocking(False)
-print("ready", flush=True)
-sys.stdin.readline()
-frames = []
-while True:
-    try:
-        frame, (*_, direction, _, _) = link.recvfrom(65536)
-    except BlockingIOError:
-        break
-    is_ipv6 = frame[12:14] == b"\\x86\\xdd"
-    start = 54 if is_ipv6 else 34
-    if frame[20 if is_ipv6 else 23] != 17 or frame[start + 2 : start + 4] != b"\\x21\\x18":
-        continue
-    vni, inner = frame[start + 12 : start + 15], frame[start + 16 :]
-    if inner[12:14] == b"\\x08\\x00":
-        source = socket.inet_ntop(socket.AF_INET, inner[26:30])
-        size = 14 + int.from_bytes(inner[16:18], "big")
-    else:
-        source = socket.inet_ntop(socket.AF_INET6, inner[22:38])
-        size = 54 + int.from_bytes(inner[18:20], "big")
-    frames.append((source, int.from_bytes(vni, "big"), len(frame) - size))
-print(json.dumps(frames))
-"""
-"""Program that prints the packets inside the VXLAN datagrams of a node until it reads a line.
-
-Each is (source, network identifier, bytes by which it is larger than a frame of its own).
-"""
+TUNNEL_PORT = 8472
 
 
 def manifest(family: str, cni: str = "cilium", proxy: str = "") -> str:
@@ -225,20 +195,17 @@ def test_identities_follow_from_labels(lab: Lab) -> None:
 
 @contextmanager
 def tunnelled_packets(lab: Lab, node: str) -> Iterator[list[tuple[str, int, int]]]:
-    """Yield a list that has the packets in the node's tunnels once the block has ended."""
+    """Yield a list that has the packets in the node's tunnels once the block has ended.
+
+    Each is (source, network identifier, bytes by which it is larger than a frame of its own).
+    """
     packets: list[tuple[str, int, int]] = []
-    netns = f"--net={lab.place('nodes', node)['netns']}"
-    with subprocess.Popen(
-        ["nsenter", netns, sys.executable, "-c", TUNNELLED],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as capture:
-        assert capture.stdout is not None
-        assert capture.stdout.readline() == "ready\n"
+    with captured_frames(lab, node) as frames:
         yield packets
-        out, _ = capture.communicate("\n", timeout=patiently(10))
-    packets += map(tuple, json.loads(out))
+    packets += [
+        (frame.inner.source, frame.vni, len(frame.data) - frame.inner.size)
+        for frame in tunnelled(frames, TUNNEL_PORT)
+    ]
 
 
 def test_the_network_identifier_is_the_identity_of_the_sender(lab: Lab) -> None:

@@ -4,48 +4,21 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.labs.conftest import new_lab
+from tests.labs.frames import UDP, captured_frames
 from tests.labs.lab import Lab, wait_for
 from tests.labs.test_routed_fabric import manifest
-from tests.patience import patiently
 
 pytestmark = pytest.mark.vm
 
 MARKER = "everybody-can-read-this"
 WIREGUARD = "{type: flannel, backend: wireguard}"
-CAPTURE = """
-import json, socket, sys
-link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
-link.bind(("eth0", 0))
-link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 24)
-link.setblocking(False)
-print("ready", flush=True)
-sys.stdin.readline()
-sizes, plain, ports = 0, 0, set()
-while True:
-    try:
-        frame = link.recv(65536)
-    except BlockingIOError:
-        break
-    sizes += 1
-    plain += sys.argv[1].encode() in frame
-    at = 34 if frame[12:14] == b"\\x08\\x00" else 54
-    ports.add(int.from_bytes(frame[at + 2 : at + 4], "big"))
-print(json.dumps([sizes, plain, sorted(ports)]))
-"""
-"""Program that reads a node's frames until it reads a line.
-
-It prints the number of frames, of those that contain the marker, and the destination ports.
-"""
-
 READ_KEY = """
 from kubenetlab.hoststate.links.messages import decode_link, dump_links
 from kubenetlab.hoststate.netlink.protocols import ROUTE, WIREGUARD
@@ -62,24 +35,6 @@ print(device.private_key.base64)
 @pytest.fixture
 def lab() -> Iterator[Lab]:
     yield from new_lab()
-
-
-@contextmanager
-def captured(lab: Lab, node: str) -> Iterator[list[object]]:
-    """Yield a list that contains what the program prints once the block has ended."""
-    counts: list[object] = []
-    netns = f"--net={lab.place('nodes', node)['netns']}"
-    with subprocess.Popen(
-        ["nsenter", netns, sys.executable, "-c", CAPTURE, MARKER],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as capture:
-        assert capture.stdout is not None
-        assert capture.stdout.readline() == "ready\n"
-        yield counts
-        out, _ = capture.communicate("\n", timeout=patiently(10))
-    counts += json.loads(out)
 
 
 def say(lab: Lab, address: str) -> None:
@@ -108,13 +63,11 @@ def test_pods_talk_encrypted(lab: Lab, family: str) -> None:
     assert lab.run("check", "-o", "json").json["ok"]
     assert lab.run("diff").status == 0
     for address in lab.pod("c")["addresses"]:
-        with captured(lab, "worker") as counts:
+        with captured_frames(lab, "worker") as frames:
             say(lab, address)
-        frames, plain, ports = counts
-        assert isinstance(frames, int)
-        assert frames >= 6
-        assert plain == 0
-        assert {51820, 51821} & set(ports)  # type: ignore[call-overload]
+        assert len(frames) >= 6
+        assert not any(MARKER.encode() in frame.data for frame in frames)
+        assert {51820, 51821} & {frame.port for frame in frames if frame.protocol == UDP}
     (link,) = json.loads(lab.run("exec", "a", "--", "ip", "-j", "link", "show", "eth0").out)
     assert link["mtu"] == 1420
 
@@ -122,9 +75,9 @@ def test_pods_talk_encrypted(lab: Lab, family: str) -> None:
 def test_without_wireguard_the_capture_reads_every_word(lab: Lab) -> None:
     """This is what proves that the capture would see plain bytes."""
     lab.up(manifest("ipv4", "{type: flannel}"))
-    with captured(lab, "worker") as counts:
+    with captured_frames(lab, "worker") as frames:
         say(lab, lab.pod("c")["addresses"][0])
-    assert counts[1] != 0
+    assert any(MARKER.encode() in frame.data for frame in frames)
 
 
 def test_keys_are_kept_and_shown_nowhere(lab: Lab) -> None:
