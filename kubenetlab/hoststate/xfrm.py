@@ -1,7 +1,8 @@
 """XFRM: transformations of packets, of which ESP in transport mode is modelled.
 
 A policy selects packets that leave and names the state that encrypts them; a state has the key.
-A state for the packets of the other end decrypts what comes in. pyroute2 has no such messages.
+A state for the packets of the other end decrypts what comes in. A policy for packets that come in
+drops those that were not encrypted. pyroute2 has no such messages.
 
 Source: include/uapi/linux/xfrm.h, net/xfrm/xfrm_user.c (6.12); iproute2 ip/ipxfrm.c; RFC 4303,
 RFC 4106.
@@ -49,9 +50,8 @@ OUR_REQID: Final = 0x6B6E6C
 XFRM_MSG_NEWSA, XFRM_MSG_DELSA, XFRM_MSG_GETSA = 16, 17, 18
 XFRM_MSG_NEWPOLICY, XFRM_MSG_DELPOLICY, XFRM_MSG_GETPOLICY = 19, 20, 21
 _XFRMA_TMPL, _XFRMA_ALG_AEAD, _XFRMA_MARK, _XFRMA_OUTPUT_MARK = 5, 18, 21, 29
-_IPPROTO_ESP, _MODE_TRANSPORT, _POLICY_OUT = 50, 0, 1
+_IPPROTO_ESP, _MODE_TRANSPORT, _POLICY_IN, _POLICY_OUT = 50, 0, 0, 1
 _TAG_BITS: Final = 128
-_REPLAY_WINDOW: Final = 32
 _NO_LIMIT: Final = 2**64 - 1
 _ANY_ALGORITHM: Final = 0xFFFFFFFF
 
@@ -101,6 +101,12 @@ class XfrmState(NetlinkObject, frozen=True):
     """Key of the cipher (16, 24 or 32 bytes) and salt (4 bytes)."""
     output_mark: int = 0
     """Firewall mark of packets that have been encrypted; 0: theirs before."""
+    replay_window: int = 32
+    """Number of packets within which a repeated one is detected; 0: none is detected.
+
+    A sender that makes the same state again counts from 1, so that a key that both ends derive
+    needs 0 (RFC 4303, section 3.3.3, on manual keys).
+    """
 
     @property
     def key(self) -> Key:
@@ -128,11 +134,15 @@ class XfrmState(NetlinkObject, frozen=True):
 
     def commands(self, shell_name: ShellName) -> Iterator[str]:
         """Yield commands of iproute2. They make a key of their own: none is in a script."""
-        file = f'"$FILES/xfrm-{self.spi:08x}"'
+        target = self.destination.replace(":", "-")
+        file = f'"$FILES/xfrm-{target}-{self.spi:08x}"'
         key = f"od -An -vtx1 -N{len(self.secret.reveal)} /dev/urandom | tr -d ' \\n'"
         yield f'[ -s {file} ] || (umask 077 && mkdir -p "$FILES" && {key} >{file})'
         mark = f" output-mark {self.output_mark:#x}" if self.output_mark else ""
-        settings = f"proto esp spi {self.spi:#x} reqid {OUR_REQID} mode transport replay-window 32"
+        settings = (
+            f"proto esp spi {self.spi:#x} reqid {OUR_REQID} mode transport "
+            f"replay-window {self.replay_window}"
+        )
         algorithm = f"aead '{ALGORITHM}' \"0x$(cat {file})\" {_TAG_BITS}"
         yield (
             f"ip -n {shell_name(self.netns)} xfrm state add {self._ends} "
@@ -154,14 +164,14 @@ class XfrmState(NetlinkObject, frozen=True):
             + _UNLIMITED
             + _COUNTERS
             + _STATISTICS
-            + _STATE_END.pack(0, OUR_REQID, family, _MODE_TRANSPORT, _REPLAY_WINDOW, 0)
+            + _STATE_END.pack(0, OUR_REQID, family, _MODE_TRANSPORT, self.replay_window, 0)
             + attribute(_XFRMA_ALG_AEAD, algorithm)
         )
         return body + (number(_XFRMA_OUTPUT_MARK, self.output_mark) if self.output_mark else b"")
 
 
 class XfrmPolicy(NetlinkObject, frozen=True):
-    """A rule that packets from one address to another leave encrypted, by ESP in transport mode."""
+    """A rule that packets from one address to another are encrypted, by ESP in transport mode."""
 
     protocol = XFRM
     rank = 73
@@ -170,21 +180,24 @@ class XfrmPolicy(NetlinkObject, frozen=True):
     """Network of the packets' sources, such as 172.18.0.2/32."""
     destination: str
     spi: int
-    """Security parameter index of the state that encrypts them."""
+    """Security parameter index of the state that encrypts them; 0: any state of the lab."""
     mark: int = 0
     """Firewall mark of the packets; 0: any."""
     ip_protocol: int = 0
     """Number of the packets' protocol, 17 for UDP; 0: any."""
     port: int = 0
     """Destination port of the packets; 0: any."""
+    is_inbound: bool = False
+    """True for packets that come in: they are dropped unless they were encrypted."""
 
     @property
     def key(self) -> Key:
         numbers = (self.mark, self.ip_protocol, self.port)
-        return ("XfrmPolicy", self.source, self.destination, *map(str, numbers))
+        return ("XfrmPolicy", self._direction, self.source, self.destination, *map(str, numbers))
 
     def __str__(self) -> str:
-        return f"xfrm policy {self._selector} dir out spi {self.spi:#010x}"
+        spi = f" spi {self.spi:#010x}" if self.spi else " esp"
+        return f"xfrm policy {self._selector} dir {self._direction}{spi}"
 
     def create(self, links: Links) -> bytes:
         return message(XFRM_MSG_NEWPOLICY, NLM_F_CREATE | NLM_F_EXCL, self._body())
@@ -195,18 +208,26 @@ class XfrmPolicy(NetlinkObject, frozen=True):
         return False
 
     def delete(self, links: Links) -> bytes:
-        body = self._encoded_selector() + _POLICY_ID.pack(0, _POLICY_OUT) + self._encoded_mark()
+        body = self._encoded_selector() + _POLICY_ID.pack(0, self._number) + self._encoded_mark()
         return message(XFRM_MSG_DELPOLICY, 0, body)
 
     def commands(self, shell_name: ShellName) -> Iterator[str]:
         source, destination = self.source.partition("/")[0], self.destination.partition("/")[0]
-        template = (
-            f"tmpl src {source} dst {destination} proto esp spi {self.spi:#x} "
-            f"reqid {OUR_REQID} mode transport"
-        )
+        ends = f"src {source} dst {destination} " if self.spi else ""
+        spi = f"spi {self.spi:#x} " if self.spi else ""
         yield (
-            f"ip -n {shell_name(self.netns)} xfrm policy add {self._selector} dir out {template}"
+            f"ip -n {shell_name(self.netns)} xfrm policy add {self._selector} "
+            f"dir {self._direction} tmpl {ends}proto esp {spi}reqid {OUR_REQID} mode transport"
         )
+
+    @property
+    def _direction(self) -> str:
+        return "in" if self.is_inbound else "out"
+
+    @property
+    def _number(self) -> int:
+        """Number of the direction in messages."""
+        return _POLICY_IN if self.is_inbound else _POLICY_OUT
 
     @property
     def _selector(self) -> str:
@@ -242,6 +263,8 @@ class XfrmPolicy(NetlinkObject, frozen=True):
     def _body(self) -> bytes:
         family, source, _ = packed_prefix(self.source)
         _, destination, _ = packed_prefix(self.destination)
+        if not self.spi:  # a state between any two addresses
+            source = destination = b""
         template = _TEMPLATE.pack(
             _padded(destination),
             struct.pack("!I", self.spi),
@@ -258,7 +281,7 @@ class XfrmPolicy(NetlinkObject, frozen=True):
             self._encoded_selector()
             + _UNLIMITED
             + _COUNTERS
-            + _POLICY_END.pack(0, 0, _POLICY_OUT, 0, 0, 0)
+            + _POLICY_END.pack(0, 0, self._number, 0, 0, 0)
             + attribute(_XFRMA_TMPL, template)
             + self._encoded_mark()
         )
@@ -283,7 +306,7 @@ def decode_states(
     for body in bodies:
         destination, spi, protocol = _ID.unpack_from(body, _SELECTOR.size)
         source = bytes(body[_STATE_SOURCE : _STATE_SOURCE + 16])
-        _, reqid, family, mode, _, _ = _STATE_END.unpack_from(body, _STATE_TAIL)
+        _, reqid, family, mode, replay_window, _ = _STATE_END.unpack_from(body, _STATE_TAIL)
         attrs = attributes(body[_STATE_BYTES:])
         if (protocol, mode) != (_IPPROTO_ESP, _MODE_TRANSPORT) or _XFRMA_ALG_AEAD not in attrs:
             continue
@@ -300,6 +323,7 @@ def decode_states(
             int.from_bytes(spi, "big"),
             Secret(key),
             as_number(mark) if mark is not None else 0,
+            replay_window,
         )
         yield state, reqid == OUR_REQID
 
@@ -307,7 +331,7 @@ def decode_states(
 def decode_policies(
     netns: str, bodies: Sequence[memoryview], names: Mapping[int, str]
 ) -> Iterable[tuple[Object, bool]]:
-    """Yield the policies for packets that leave, each with True if it belongs to the lab.
+    """Yield the policies for packets that leave or come in, each with True if it is the lab's.
 
     body: xfrm_userpolicy_info (168 bytes) | attributes.
     """
@@ -317,9 +341,10 @@ def decode_policies(
         )
         _, _, direction, *_ = _POLICY_END.unpack_from(body, _POLICY_TAIL)
         attrs = attributes(body[_POLICY_BYTES:])
-        if direction != _POLICY_OUT or len(attrs.get(_XFRMA_TMPL, b"")) != _TEMPLATE.size:
+        template = attrs.get(_XFRMA_TMPL, memoryview(b""))
+        if direction not in (_POLICY_IN, _POLICY_OUT) or len(template) != _TEMPLATE.size:
             continue
-        _, spi, _, _, _, reqid, *_ = _TEMPLATE.unpack_from(attrs[_XFRMA_TMPL])
+        _, spi, _, _, _, reqid, *_ = _TEMPLATE.unpack_from(template)
         mark = _MARK.unpack_from(attrs[_XFRMA_MARK])[0] if _XFRMA_MARK in attrs else 0
         policy = XfrmPolicy(
             netns,
@@ -329,6 +354,7 @@ def decode_policies(
             mark,
             protocol,
             int.from_bytes(port, "big"),
+            direction == _POLICY_IN,
         )
         yield policy, reqid == OUR_REQID
 

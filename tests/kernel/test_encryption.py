@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from msgspec import structs
 
 from kubenetlab.errors import ApplyError
 from kubenetlab.hoststate.address import Address
@@ -222,6 +223,41 @@ def test_policies_without_a_key_stop_packets(kernel: Make) -> None:
         assert exchange(linux, "192.0.2.1", "192.0.2.2", timeout_s=0.5) == ""
     assert not any(PAYLOAD[:8] in frame for frame in frames)
     apply_desired(linux, nodes(4))
+    assert exchange(linux, "192.0.2.1", "192.0.2.2") == "192.0.2.1"
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_policy_drops_packets_that_come_in_unencrypted(kernel: Make, version: int) -> None:
+    """The receiver asks for encryption by any state; only packets that had it are accepted."""
+    require("ESP")
+    linux, ends = kernel(), (str(FABRIC[version][0]), str(FABRIC[version][1]))
+    own = f"{ends[1]}/{32 if version == 4 else 128}"
+    anywhere = "0.0.0.0/0" if version == 4 else "::/0"
+    strict = XfrmPolicy(NODES[1], anywhere, own, 0, ip_protocol=6, is_inbound=True)
+    apply_desired(linux, nodes(version, strict))
+    assert difference(linux, nodes(version, strict)) == ""
+    assert exchange(linux, *ends, timeout_s=0.5) == ""
+    desired = nodes(version, strict, *esp(version))
+    apply_desired(linux, desired)
+    assert difference(linux, desired) == ""
+    assert exchange(linux, *ends) == ends[0]
+
+
+def test_a_state_that_is_made_again_is_accepted_without_replay_detection(kernel: Make) -> None:
+    """A sender that lost its state counts from 1 again, and the receiver must not mind."""
+    require("ESP")
+    linux = kernel()
+    objects = [
+        structs.replace(obj, replay_window=0) if isinstance(obj, XfrmState) else obj
+        for obj in esp(4)
+    ]
+    desired = nodes(4, *objects)
+    apply_desired(linux, desired)
+    for _ in range(20):
+        assert exchange(linux, "192.0.2.1", "192.0.2.2") == "192.0.2.1"
+    ip(linux, NODES[0], "xfrm", "state", "flush")
+    apply_desired(linux, desired)
+    assert difference(linux, desired) == ""
     assert exchange(linux, "192.0.2.1", "192.0.2.2") == "192.0.2.1"
 
 

@@ -40,7 +40,10 @@ families = st.sampled_from([Family(4, 32), Family(6, 128)])
 def states(draw: Any) -> XfrmState:
     addresses = st.ip_addresses(v=draw(families).version).map(str)
     key = Secret(draw(st.sampled_from([20, 28, 36])) * draw(st.binary(min_size=1, max_size=1)))
-    return XfrmState("node/a", draw(addresses), draw(addresses), draw(SPIS), key, draw(MARKS))
+    window = draw(st.integers(0, 32))
+    return XfrmState(
+        "node/a", draw(addresses), draw(addresses), draw(SPIS), key, draw(MARKS), window
+    )
 
 
 @st.composite
@@ -48,9 +51,9 @@ def policies(draw: Any) -> XfrmPolicy:
     family = draw(families)
     networks = st.ip_addresses(v=family.version).map(lambda address: f"{address}/{family.length}")
     protocol, port = draw(st.sampled_from([(0, 0), (17, 0), (17, 6784)]))
-    return XfrmPolicy(
-        "node/a", draw(networks), draw(networks), draw(SPIS), draw(MARKS), protocol, port
-    )
+    spi, is_inbound = draw(st.just(0) | SPIS), draw(st.booleans())
+    ends = (draw(networks), draw(networks))
+    return XfrmPolicy("node/a", *ends, spi, draw(MARKS), protocol, port, is_inbound)
 
 
 @given(states())
@@ -63,6 +66,18 @@ def test_a_state_is_decoded_as_it_was_encoded(state: XfrmState) -> None:
 def test_a_policy_is_decoded_as_it_was_encoded(policy: XfrmPolicy) -> None:
     body = memoryview(policy.create(Indexes()))[HEADER.size :]
     assert list(decode_policies("node/a", [body], {})) == [(policy, True)]
+
+
+def test_policies_of_both_directions_are_different_objects() -> None:
+    """Both have the same selector, and the kernel keeps both."""
+    ends = ("192.0.2.1/32", "192.0.2.2/32")
+    out = XfrmPolicy("node/a", *ends, 256, ip_protocol=17, port=6784)
+    inbound = XfrmPolicy("node/a", *ends, 0, ip_protocol=17, port=6784, is_inbound=True)
+    assert out.key != inbound.key
+    assert "dir in tmpl proto esp reqid" in "".join(inbound.commands(str))
+    assert "dir out tmpl src 192.0.2.1 dst 192.0.2.2 proto esp spi 0x100" in "".join(
+        out.commands(str)
+    )
 
 
 def test_states_of_other_programs_are_not_the_lab_s() -> None:
