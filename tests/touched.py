@@ -138,6 +138,7 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/datapath/network/balanced_ports": ("balanced_ports",),
     "kubenetlab/datapath/network/egress": ("masquerade",),
     "kubenetlab/datapath/encapsulation": ("network_faults",),
+    "kubenetlab/datapath/network/esp": ("weave",),
     "kubenetlab/datapath/faults/": (
         "kube_proxy_faults",
         "network_faults",

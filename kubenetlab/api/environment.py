@@ -118,6 +118,10 @@ class Secret(Resource, frozen=True):
     """Data by key, as plain text. Write-only: it is merged into `data`."""
     immutable: Unmodelled = None
 
+    def decoded(self, key: str) -> bytes:
+        """Return the value of a key; nothing if the Secret has none."""
+        return b64decode(self.data.get(key, ""))
+
     @property
     def values(self) -> Mapping[str, str]:
         """Decoded values by key."""

@@ -6,7 +6,7 @@ store, so that one value holds the whole state. The API never serves them.
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Final, Literal
 
 from kubenetlab.api.core import Service, Taint
 from kubenetlab.api.discovery import EndpointSlice
@@ -296,6 +296,10 @@ class RingState(Internal, frozen=True):
     """Node → number of the address that it assigned last."""
 
 
+CREDENTIAL_NAMESPACE: Final = "kube-system"
+"""Namespace of the Secret with the password of a CNI mode."""
+
+
 class NetworkFacts(Internal, frozen=True):
     """Properties of the CNI and proxy modes that controllers depend on."""
 
@@ -326,6 +330,14 @@ class NetworkFacts(Internal, frozen=True):
     """kube-proxy mode if the Cluster document names none."""
     agent: CniAgent | None = None
     """Agent of the CNI plugin on each node; None for a plugin without agents."""
+    credential: tuple[str, str] = ("", "")
+    """(option, key): option of the CNI mode that names a Secret with its password, and the key of
+    the password in the Secret; empty for a mode without passwords."""
+
+    @property
+    def credential_name(self) -> str:
+        """Name of the Secret with the password of the CNI mode; empty without one."""
+        return str(self.mode[1].get(self.credential[0], ""))
 
 
 class LabSecret(Internal, frozen=True):

@@ -73,7 +73,10 @@ def _show(results: Sequence[CheckResult]) -> None:
 
 
 def _modes(machine_results: Sequence[CheckResult]) -> list[CheckResult]:
-    """Return a result for each CNI and kube-proxy mode, with its unmet requirements."""
+    """Return a result for each CNI and kube-proxy mode, with its unmet requirements.
+
+    Kernel features that only some options of a mode need do not make the mode unavailable.
+    """
     from kubenetlab.datapath import manuals, modes
     from kubenetlab.kernel.features.detection import has_program
     from kubenetlab.kernel.features.doctor import CheckResult
@@ -84,11 +87,15 @@ def _modes(machine_results: Sequence[CheckResult]) -> list[CheckResult]:
     results = []
     all_modes = [(family, name) for family in modes.FAMILIES for name in modes.known(family)]
     for family, name in all_modes:
-        title, needs = f"{family} {name}", modes.load(family, name, {}).needs
+        title, mode = f"{family} {name}", modes.load(family, name, {})
+        needs = mode.needs
         unmet = list(unmet_requirements(title, needs, is_root=is_root(), has_program=has_program))
-        if missing := [feature for feature in needs.all_features if feature not in available]:
-            unmet.append(f"missing kernel features: {', '.join(missing)}")
+        missing = [feature for feature in needs.all_features if feature not in available]
+        if required := [entry for entry in missing if entry in mode.requirements.all_features]:
+            unmet.append(f"missing kernel features: {', '.join(required)}")
         summary = manuals.manual(family, name).partition("\n")[0].partition(": ")[2]
+        if missing:
+            summary += f" Options that need {', '.join(missing)} are not available."
         results.append(
             CheckResult("Modes", title, "optional" if unmet else "ok", "; ".join(unmet) or summary)
         )

@@ -18,7 +18,14 @@ from kubenetlab.api.calico.ip_pools import IPPool
 from kubenetlab.api.config import ClusterConfig, Network
 from kubenetlab.api.core import ZONE_LABEL, Node, Service
 from kubenetlab.api.discovery import EndpointSlice
-from kubenetlab.api.lab import Attachment, Decisions, LabSecret, NetworkFacts
+from kubenetlab.api.environment import Secret as SecretResource
+from kubenetlab.api.lab import (
+    CREDENTIAL_NAMESPACE,
+    Attachment,
+    Decisions,
+    LabSecret,
+    NetworkFacts,
+)
 from kubenetlab.api.links import LinkSettings, link_settings
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.segments import segment_networks, segment_of
@@ -172,6 +179,8 @@ class NodeView(Struct, frozen=True, dict=True):
     """Settings of its link to the fabric."""
     seed: Secret = Secret(b"")
     """Random bytes of the lab from which keys are derived; empty before the lab is made."""
+    password: Secret = Secret(b"")
+    """Password of the CNI mode, from the Secret that its options name; empty without one."""
     ip_pools: tuple[IPPool, ...] = ()
     """Ranges from which CNI modes with blocks assign addresses, by name."""
     zone: str = ""
@@ -251,6 +260,7 @@ _NODE_VIEW_KINDS: Final[tuple[Kind, ...]] = (
     ClusterConfig,
     NetworkFacts,
     LabSecret,
+    SecretResource,
     Node,
     Pod,
     Attachment,
@@ -294,6 +304,7 @@ def _node_views(cluster: Cluster, decisions: Decisions) -> list[NodeView]:
     nodes = cluster.all(Node)
     seed = (cluster.get(LabSecret, "", "secret") or LabSecret()).seed
     bgp = bgp_view(cluster)
+    password = _password(cluster, facts)
     peers = tuple(
         Peer(node.name, _families(cluster, facts, node), bgp_node(node, bgp)) for node in nodes
     )
@@ -317,9 +328,16 @@ def _node_views(cluster: Cluster, decisions: Decisions) -> list[NodeView]:
             bgp=me.bgp,
             bgp_view=bgp,
             router_as=config.fabric.bgp.as_number if config.fabric.bgp is not None else 0,
+            password=password,
         )
         for node, me in zip(nodes, peers, strict=True)
     ]
+
+
+def _password(cluster: Cluster, facts: NetworkFacts) -> Secret:
+    """Return the password of the CNI mode; empty if it has none, or there is no such Secret."""
+    resource = cluster.get(SecretResource, CREDENTIAL_NAMESPACE, facts.credential_name)
+    return Secret(resource.decoded(facts.credential[1]) if resource is not None else b"")
 
 
 def _families(cluster: Cluster, facts: NetworkFacts, node: Node) -> tuple[Family, ...]:

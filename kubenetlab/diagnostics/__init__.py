@@ -22,6 +22,7 @@ from kubenetlab.diagnostics.model import (
     BGP_PEER_ABSENT,
     BGP_PEER_UNUSED,
     BGP_ROUTE_MISSING,
+    CREDENTIAL_MISSING,
     DUPLICATE_ADDRESS,
     GATEWAY_UNREACHABLE,
     NOT_ENFORCED,
@@ -31,6 +32,7 @@ from kubenetlab.diagnostics.model import (
     Diagnostic,
     Scope,
 )
+from kubenetlab.diagnostics.passwords import check_password
 from kubenetlab.diagnostics.pods import check_pods
 from kubenetlab.diagnostics.services import check_services
 from kubenetlab.diagnostics.templates import Templates
@@ -45,6 +47,7 @@ CHECKS: Final[tuple[Callable[[Cluster, Templates], Iterator[Diagnostic]], ...]] 
     check_duplicates,
     check_cni_agents,
     check_bgp,
+    check_password,
 )
 
 MISCONFIGURATIONS: Final = (
@@ -64,6 +67,7 @@ MISCONFIGURATIONS: Final = (
     BGP_PEER_ABSENT,
     BGP_PASSWORD_MISSING,
     BGP_ROUTE_MISSING,
+    CREDENTIAL_MISSING,
 )
 """Codes of misconfigurations: all codes except NOT_ENFORCED."""
 
@@ -75,6 +79,7 @@ UNREACHABLE_PODS: Final = (
     BGP_PEER_UNUSED,
     BGP_PASSWORD_MISSING,
     BGP_ROUTE_MISSING,
+    CREDENTIAL_MISSING,
 )
 """Codes of networks in which some pods cannot be reached, or in which BGP sessions are missing.
 
@@ -86,6 +91,7 @@ DOUBTFUL: Final = (NOT_ENFORCED, DUPLICATE_ADDRESS)
 __all__ = [
     "AGENT_STOPPED",
     "CHECKS",
+    "CREDENTIAL_MISSING",
     "DOUBTFUL",
     "DUPLICATE_ADDRESS",
     "GATEWAY_UNREACHABLE",

@@ -116,5 +116,8 @@ BGP_PASSWORD_MISSING = "bgp-password-missing"  # noqa: S105 - not a password
 """Code of a password whose Secret is missing. Commands end with status 1."""
 BGP_ROUTE_MISSING = "bgp-route-missing"
 """Code of nodes without a way by BGP to each other. Commands end with status 1."""
+CREDENTIAL_MISSING = "password-missing"
+"""Code of a CNI mode whose password is missing, so that it has no tunnels. Commands end with status
+1."""
 PORT_NOT_SERVED = "port-not-served"
 """Code of a numeric target port on which no container listens."""

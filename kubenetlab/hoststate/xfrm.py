@@ -51,6 +51,7 @@ XFRM_MSG_NEWSA, XFRM_MSG_DELSA, XFRM_MSG_GETSA = 16, 17, 18
 XFRM_MSG_NEWPOLICY, XFRM_MSG_DELPOLICY, XFRM_MSG_GETPOLICY = 19, 20, 21
 _XFRMA_TMPL, _XFRMA_ALG_AEAD, _XFRMA_MARK, _XFRMA_OUTPUT_MARK = 5, 18, 21, 29
 _IPPROTO_ESP, _MODE_TRANSPORT, _POLICY_IN, _POLICY_OUT = 50, 0, 0, 1
+_PROTOCOL_NAMES: Final = {6: "tcp", 17: "udp"}
 _TAG_BITS: Final = 128
 _NO_LIMIT: Final = 2**64 - 1
 _ANY_ALGORITHM: Final = 0xFFFFFFFF
@@ -233,7 +234,8 @@ class XfrmPolicy(NetlinkObject, frozen=True):
     def _selector(self) -> str:
         """Arguments of `ip xfrm policy` that select packets."""
         parts = ["src", self.source, "dst", self.destination]
-        parts += ["proto", str(self.ip_protocol)] if self.ip_protocol else []
+        protocol = _PROTOCOL_NAMES.get(self.ip_protocol, str(self.ip_protocol))
+        parts += ["proto", protocol] if self.ip_protocol else []
         parts += ["dport", str(self.port)] if self.port else []
         parts += ["mark", f"{self.mark:#x}", "mask", f"{self.mark:#x}"] if self.mark else []
         return " ".join(parts)

@@ -5,6 +5,10 @@ from __future__ import annotations
 import ipaddress
 import json
 
+import pytest
+
+from kubenetlab.kernel.features.overlay_probes import OVERLAY_PROBES
+from kubenetlab.kernel.features.probing import run_probes
 from tests.labs.lab import Lab, wait_for
 from tests.labs.pod_networks import link, manifest, sent_frames
 
@@ -75,3 +79,22 @@ def test_a_damaged_tunnel_is_repaired(lab: Lab) -> None:
         wait_for(lambda: lab.run("diff", status=None).status == 0, f"the repair after {command}")
         lab.inside(a, "ip", "neighbor", "flush", "dev", "eth0")
         assert lab.ask(a, ("TCP", c["addresses"][0], 8080))[0].server, command
+
+
+def test_a_password_is_refused_before_anything_changes(lab: Lab) -> None:
+    """A kernel without ESP cannot encrypt: `up` creates no lab, and `apply` changes none."""
+    (outcome,) = run_probes([probe for probe in OVERLAY_PROBES if probe.name == "ESP"])
+    if not outcome.fault:
+        pytest.skip("this kernel has ESP")
+    encrypted = manifest("ipv4", "{type: weave, passwordSecret: weave-passwd}")
+    refused = lab.run("up", "-f", "-", stdin=encrypted, status=1)
+    assert "cni weave needs ESP: " in refused.err
+    assert "CONFIG_INET_ESP" in refused.err
+    assert not lab.directory.exists()
+    lab.up(manifest("ipv4", "weave"))
+    before = lab.inspected
+    refused = lab.apply(encrypted, status=1)
+    assert "cni weave needs ESP: " in refused.err
+    assert lab.inspected["pods"] == before["pods"]
+    assert lab.run("diff").status == 0
+    assert lab.run("check", "-o", "json").json["ok"]

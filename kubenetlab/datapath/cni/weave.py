@@ -15,8 +15,16 @@ Packets between pods keep both addresses; packets from pods to nodes and to the 
 address of their node. Weave's Open vSwitch datapath is replaced by a bridge with a VXLAN link as a
 port. Weave Net has IPv4 only; this mode has IPv6, too.
 
+With `passwordSecret` the datagrams between nodes are encrypted: ESP in transport mode, AES-256 in
+Galois/counter mode, one key for each pair of nodes and each direction. The keys follow from the
+password, the random seed of the lab and the names of the nodes; nothing shows them. Policies of
+XFRM select UDP to the port of the tunnels; unencrypted datagrams to it are dropped. In Weave Net,
+rules of netfilter mark these packets, and nodes agree on keys over TCP. Without the Secret, nodes
+have no tunnels: packets never cross the fabric unencrypted.
+
 Overhead: 50 bytes (IPv6 between nodes: 70), with an MTU of 1376 as in Weave, which leaves room for
-encryption.
+encryption (34 to 37 bytes more).
+Needs: with `passwordSecret`, a kernel with ESP.
 As in: Weave Net 2.8 with the fast datapath.
 """
 
@@ -39,7 +47,7 @@ from kubenetlab.api.values import ip
 from kubenetlab.controllers.nodes.ipam.ring import BRIDGE
 from kubenetlab.datapath.cni import agents
 from kubenetlab.datapath.cni.tunnels import vxlan_end
-from kubenetlab.datapath.encapsulation import encapsulations
+from kubenetlab.datapath.encapsulation import Encapsulation
 from kubenetlab.datapath.modes import (
     LabSize,
     ModeOptions,
@@ -47,12 +55,15 @@ from kubenetlab.datapath.modes import (
     Neighbors,
     PodNetwork,
 )
+from kubenetlab.datapath.network import esp
 from kubenetlab.datapath.sandboxes import link_local
 from kubenetlab.datapath.view import NodeView, PodView
+from kubenetlab.hoststate import xfrm
 from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.fdb import ANY_MAC, BridgeFdbEntry, FdbEntry
 from kubenetlab.hoststate.links.bridge import Bridge
 from kubenetlab.hoststate.links.veth import Port, Veth
+from kubenetlab.hoststate.links.vxlan import OVERHEAD_BYTES
 from kubenetlab.hoststate.neighbor import Neighbor
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.route import Route
@@ -77,11 +88,14 @@ _TABLE: Final = "weave"
 
 
 class Mode(ModeOptions, frozen=True):
-    """Options of the tunnels and of neighbours.
+    """Options of the tunnels, of encryption and of neighbours.
 
-    mtu: MTU of pods and bridge (1376).
+    mtu: MTU of pods and bridge (1376). With encryption it is smaller if the fabric needs it.
 
     port: UDP port of the tunnels (6784).
+
+    passwordSecret: name of a Secret in the namespace kube-system
+        Encrypt packets between nodes with its password, the value of the key weave-passwd.
 
     neighbors: auto | dynamic | permanent
         dynamic    All MAC addresses are resolved by ARP and neighbour discovery.
@@ -92,7 +106,7 @@ class Mode(ModeOptions, frozen=True):
     """
 
     needs = Needs(
-        programs=("nft",), features=("bridge", "veth", "nft nat"), own_features=("vxlan",)
+        programs=("nft",), features=("bridge", "veth", "nft nat"), own_features=("vxlan", "ESP")
     )
     facts = NetworkFacts(
         plugin="weave-net",
@@ -101,12 +115,19 @@ class Mode(ModeOptions, frozen=True):
         ipam="weave",
         has_gateway=False,
         agent=AGENT,
+        credential=("passwordSecret", "weave-passwd"),
     )
     masquerader = "weave"
 
     mtu: Annotated[int, Meta(ge=576, le=65000)] = 1376
     port: Annotated[int, Meta(ge=1, le=0xFFFF)] = 6784
+    password_secret: str = ""
     neighbors: Neighbors = "auto"
+
+    @property
+    def requirements(self) -> Needs:
+        features = ("vxlan", "ESP") if self.password_secret else ("vxlan",)
+        return structs.replace(self.needs, own_features=features)
 
     @property
     def desired_neighbors(self) -> Neighbors:
@@ -127,19 +148,23 @@ class Mode(ModeOptions, frozen=True):
         return super().dynamic_neighbors(lab) + pods * min(pods, 8)
 
     def network(self, node: NodeView) -> PodNetwork:
+        outer = Encapsulation("udp", self.port, "esp" if self.password_secret else "")
         return PodNetwork(
-            self.mtu,
-            node.cluster_cidrs,
-            _BRIDGE_LINK,
-            "vethwepl",
-            encapsulations=encapsulations(self.port),
+            self._mtu(node), node.cluster_cidrs, _BRIDGE_LINK, "vethwepl", encapsulations=(outer,)
         )
+
+    def _mtu(self, node: NodeView) -> int:
+        """Return the MTU of pods and bridge, with which encrypted packets are not fragmented."""
+        if not self.password_secret:
+            return self.mtu
+        overhead = OVERHEAD_BYTES[node.families[0].version] + xfrm.OVERHEAD_BYTES
+        return min(self.mtu, node.mtu - overhead)
 
     def node(self, node: NodeView) -> Iterator[Object]:
         mac = _mac(_gateway(node, 0))
         alias = names.link_alias(_COMPONENT, f"pods of {node.name}")
         yield Sysctl(node.netns, "net/bridge/bridge-nf-call-iptables", "1")
-        yield Bridge(node.netns, _BRIDGE_LINK, mac, self.mtu, alias)
+        yield Bridge(node.netns, _BRIDGE_LINK, mac, self._mtu(node), alias)
         for index, cidr in enumerate(node.cluster_cidrs):
             network = ip.network(cidr)
             address = f"{_gateway(node, index)}/{network.prefixlen}"
@@ -152,7 +177,11 @@ class Mode(ModeOptions, frozen=True):
         """Yield the link to all other nodes, which sends broadcasts to each of them."""
         family, link = node.families[0], f"vxlan-{self.port}"
         end = vxlan_end(node, family, link, _VNI, self.port, _COMPONENT)
-        yield structs.replace(end, mtu=self.mtu, is_learning=True, master=_BRIDGE_LINK)
+        yield structs.replace(end, mtu=self._mtu(node), is_learning=True, master=_BRIDGE_LINK)
+        if self.password_secret and not node.password.reveal:
+            return
+        if self.password_secret:
+            yield from esp.tunnels(node, node.password, 0, self.port)
         for peer in node.peers:
             yield FdbEntry(node.netns, link, ANY_MAC, peer.families[0].address)
 
@@ -184,16 +213,17 @@ class Mode(ModeOptions, frozen=True):
     def pod(self, node: NodeView, pod: PodView) -> Iterator[Object]:
         if pod.is_host_network:
             return
+        mtu = self._mtu(node)
         netns, link = pod.netns, names.POD_LINK
         mac = pod.mac if pod.is_duplicate else _mac(pod.addresses[0])
         alias = names.link_alias(_COMPONENT, f"pod {pod.full_name}")
-        yield Veth(netns, link, mac, node.netns, pod.ifname, self.mtu, alias)
+        yield Veth(netns, link, mac, node.netns, pod.ifname, mtu, alias)
         yield Port(
             node.netns,
             pod.ifname,
             _BRIDGE_LINK,
             pod.port_mac,
-            self.mtu,
+            mtu,
             alias,
             is_hairpin=True,
         )

@@ -1,0 +1,45 @@
+"""What `doctor` says about modes, from the features of a machine."""
+
+from __future__ import annotations
+
+import pytest
+
+from kubenetlab.cli import doctor
+from kubenetlab.datapath import modes
+from kubenetlab.kernel.features import detection
+from kubenetlab.kernel.features.doctor import CheckResult
+from kubenetlab.kernel.processes import permissions
+
+
+def results(*missing: str) -> dict[str, CheckResult]:
+    """Return the result for each mode on a machine that lacks some kernel features."""
+    features = {
+        feature
+        for family in modes.FAMILIES
+        for name in modes.known(family)
+        for feature in modes.load(family, name, {}).needs.all_features
+    }
+    machine = [CheckResult("Kernel", name, "ok", "") for name in sorted(features - set(missing))]
+    return {result.name: result for result in doctor._modes(machine)}
+
+
+@pytest.fixture(autouse=True)
+def complete_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the machine have every program and root."""
+    monkeypatch.setattr(detection, "has_program", lambda program: True)
+    monkeypatch.setattr(permissions, "is_root", lambda: True)
+
+
+def test_a_feature_of_some_options_does_not_make_a_mode_unavailable() -> None:
+    """The line of the mode says what is missing."""
+    shown = results("ESP", "wireguard")
+    assert shown["cni weave"].state == shown["cni flannel"].state == "ok"
+    assert shown["cni weave"].detail.endswith("Options that need ESP are not available.")
+    assert shown["cni flannel"].detail.endswith("Options that need wireguard are not available.")
+
+
+def test_a_feature_of_the_default_options_makes_a_mode_unavailable() -> None:
+    shown = results("vxlan")
+    assert shown["cni weave"].state == "optional"
+    assert shown["cni weave"].detail == "missing kernel features: vxlan"
+    assert shown["cni calico"].state == "ok"
