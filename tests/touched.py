@@ -127,6 +127,7 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/datapath/network/bird": ("kube_router", "calico", "routed_fabric", "cni_agents"),
     "kubenetlab/kernel/file_trees": ("node_files", "kube_router"),
     "kubenetlab/kernel/namespaces/own_directories": ("node_files", "exec_isolation"),
+    "kubenetlab/datapath/cni/calico": ("calico",),
     "kubenetlab/datapath/cni/conflist": (*CONFLIST, "pod_networks", "no_network"),
     "kubenetlab/datapath/attachments": CONFLIST,
     "kubenetlab/datapath/cni/cilium": ("cilium",),

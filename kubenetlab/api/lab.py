@@ -330,9 +330,17 @@ class NetworkFacts(Internal, frozen=True):
     """kube-proxy mode if the Cluster document names none."""
     agent: CniAgent | None = None
     """Agent of the CNI plugin on each node; None for a plugin without agents."""
+    encryption_option: str = ""
+    """Option of the CNI mode with which nodes have addresses for encrypted tunnels; empty for a
+    mode without."""
     credential: tuple[str, str] = ("", "")
     """(option, key): option of the CNI mode that names a Secret with its password, and the key of
     the password in the Secret; empty for a mode without passwords."""
+
+    @property
+    def has_encrypted_tunnels(self) -> bool:
+        """True if each node has an address for its end of encrypted tunnels."""
+        return self.mode[1].get(self.encryption_option) is True
 
     @property
     def credential_name(self) -> str:

@@ -40,15 +40,16 @@ _MAX_SHORT_TABLE = 255
 """Largest table number that fits into rtmsg; others need an attribute."""
 RTPROT_KERNEL = 2
 RTNH_F_ONLINK = 4
-RouteType = Literal["unicast", "local", "blackhole", "unreachable"]
+RouteType = Literal["unicast", "local", "blackhole", "unreachable", "throw"]
 _TYPES: Final[Mapping[RouteType, int]] = {
     "unicast": 1,
     "local": 2,
     "blackhole": 6,
     "unreachable": 7,
+    "throw": 9,
 }
 _TYPE_NAMES: Final = {number: name for name, number in _TYPES.items()}
-_WITHOUT_LINK: Final = ("blackhole", "unreachable")
+_WITHOUT_LINK: Final = ("blackhole", "unreachable", "throw")
 
 _RTMSG = struct.Struct("=BBBBBBBBI")
 """family, destination length, source length, tos, table, protocol, scope, type, flags"""
@@ -78,7 +79,7 @@ class Route(NetlinkObject, frozen=True):
     """Id of a `NexthopGroup`, with empty `link` and `via`; 0: no group."""
     type: RouteType = "unicast"
     """local: packets are for this machine; blackhole: they are dropped; unreachable: they are
-    answered with an ICMP error."""
+    answered with an ICMP error; throw: the next policy rule applies."""
     table: int = RT_TABLE_MAIN
     is_onlink: bool = False
     """True if the gateway is on the link although no address of the link says so."""

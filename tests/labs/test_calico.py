@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from kubenetlab.kernel.features.overlay_probes import OVERLAY_PROBES
+from kubenetlab.kernel.features.probing import run_probes
 from tests.labs.lab import Lab, wait_for
 from tests.labs.pod_networks import link, manifest, sent_frames
 
@@ -165,3 +167,21 @@ def test_unknown_nodes_are_reported(lab: Lab) -> None:
         'networking.cni.routeReflectors[0]: no node of this cluster is called "worker9"; did'
         in (done.err)
     )
+
+
+def test_wireguard_is_refused_before_anything_changes(lab: Lab) -> None:
+    """On a kernel without WireGuard `up` creates no lab, and changes no running one."""
+    (outcome,) = run_probes([probe for probe in OVERLAY_PROBES if probe.name == "wireguard"])
+    if not outcome.fault:
+        pytest.skip("this kernel has WireGuard")
+    encrypted = manifest("ipv4", "{type: calico, backend: vxlan, wireguard: true}")
+    plain = manifest("ipv4", "{type: calico, backend: vxlan}")
+    refused = lab.run("up", "-f", "-", stdin=encrypted, status=1)
+    assert "cni calico needs wireguard: " in refused.err
+    assert "CONFIG_WIREGUARD" in refused.err
+    assert not lab.directory.exists()
+    lab.up(plain)
+    refused = lab.run("up", "-f", "-", stdin=encrypted, status=1)
+    assert "cni calico needs wireguard: " in refused.err
+    assert lab.run("diff").status == 0
+    assert lab.run("check", "-o", "json").json["ok"]

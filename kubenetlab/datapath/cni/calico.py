@@ -22,7 +22,17 @@ annotations projectcalico.org/ASNumber and projectcalico.org/RouteReflectorClust
 
 Calico has network policies; this mode does not enforce them yet.
 
-Overhead: none with `bgp`, 50 bytes with `vxlan` (IPv6 between nodes: 70), 20 bytes with `ipip`.
+With `wireguard: true` packets between pods of different nodes are encrypted, whatever the backend:
+the links are wireguard.cali (UDP port 51820) and, for IPv6, wg-v6.cali (51821). The blocks of other
+nodes are routed to them in the tables 1 and 2, which a rule of priority 99 selects; encrypted
+packets have the firewall mark 0x200000, for which the rule does not apply. The keys are made at
+random with the lab and kept in its store; nothing shows them. Packets from nodes to pods of other
+nodes are encrypted, too, and have the address of the link as their source; those between nodes are
+not (as without wireguardHostEncryptionEnabled).
+
+Overhead: none with `bgp`, 50 bytes with `vxlan` (IPv6 between nodes: 70), 20 bytes with `ipip`; 60
+bytes with `wireguard` (IPv6: 80), which replaces the tunnels of the backend.
+Needs: with `wireguard`, a kernel with WireGuard.
 As in: Calico 3.30 with the nftables data plane, and BIRD 2 instead of Calico's BIRD 1.6. Routes by
 tunl0 are those of Felix, not of BIRD.
 """
@@ -45,10 +55,12 @@ from kubenetlab.api.text.decode import Finding, found
 from kubenetlab.api.text.documents import Path
 from kubenetlab.api.values import ip
 from kubenetlab.datapath.cni import calico_agent, calico_bgp
+from kubenetlab.datapath.cni import calico_wireguard as wireguard
 from kubenetlab.datapath.cni.calico_bgp import ExternalRouter
 from kubenetlab.datapath.cni.calico_blocks import own_blocks, pool_of
+from kubenetlab.datapath.cni.calico_rules import nat_outgoing
 from kubenetlab.datapath.cni.tunnels import vxlan_end, vxlan_peer
-from kubenetlab.datapath.encapsulation import encapsulations
+from kubenetlab.datapath.encapsulation import by_wireguard, encapsulations
 from kubenetlab.datapath.modes import ModeOptions, Needs, Neighbors, PodNetwork
 from kubenetlab.datapath.network import bgp, bird
 from kubenetlab.datapath.sandboxes import link_local
@@ -61,8 +73,6 @@ from kubenetlab.hoststate.links.vxlan import OVERHEAD_BYTES
 from kubenetlab.hoststate.neighbor import Neighbor
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.route import Route
-from kubenetlab.hoststate.rules.nftables import NFT_FAMILIES, Chain, Hook, Table, rule
-from kubenetlab.hoststate.rules.nftables.statements import Masquerade, Match, jump, return_
 
 HOST_MAC: Final = "ee:ee:ee:ee:ee:ee"
 """MAC address of the node's ends of all pods' links."""
@@ -72,8 +82,8 @@ POOL_NAMES: Final = {4: "default-ipv4-ippool", 6: "default-ipv6-ippool"}
 """IP version → name of the IPPool for the pod range of the cluster."""
 _VXLAN_LINKS: Final = {4: "vxlan.calico", 6: "vxlan-v6.calico"}
 _TUNNELS: Final = {4: "vxlan", 6: "vxlan-v6"}
+_WIREGUARD_FEATURES: Final = ("wireguard", "policy routing")
 _COMPONENT: Final = "cni calico"
-_TABLE: Final = "calico"
 
 
 class ExternalPeer(Record, frozen=True):
@@ -110,6 +120,9 @@ class Mode(ModeOptions, frozen=True):
 
     blockSize: prefix length of the IPv4 blocks of the first pool (26).
 
+    wireguard: true | false
+        Encrypt packets between nodes (false); wireguardEnabled of upstream's FelixConfiguration.
+
     natOutgoing: true | false
         Masquerade packets from the first pool to addresses outside of all pools (true).
 
@@ -122,7 +135,9 @@ class Mode(ModeOptions, frozen=True):
     """
 
     needs = Needs(
-        programs=("nft", "bird"), features=("veth", "nft nat"), own_features=("vxlan", "ipip")
+        programs=("nft", "bird"),
+        features=("veth", "nft nat"),
+        own_features=("vxlan", "ipip", *_WIREGUARD_FEATURES),
     )
     facts = NetworkFacts(
         plugin="calico",
@@ -130,6 +145,7 @@ class Mode(ModeOptions, frozen=True):
         ipam="calico",
         has_gateway=False,
         agent=calico_agent.AGENT,
+        encryption_option="wireguard",
     )
     masquerader = "calico-node"
 
@@ -140,6 +156,7 @@ class Mode(ModeOptions, frozen=True):
     peers: tuple[ExternalPeer, ...] = ()
     cross_subnet: bool = False
     block_size: Annotated[int, Meta(ge=20, le=32)] = 26
+    wireguard: bool = False
     nat_outgoing: bool = True
     vni: Annotated[int, Meta(ge=1, le=0xFFFFFF)] = 4096
     port: Annotated[int, Meta(ge=1, le=0xFFFF)] = 4789
@@ -149,6 +166,7 @@ class Mode(ModeOptions, frozen=True):
     def requirements(self) -> Needs:
         """Requirements of the backend; those of users' own pools are not known here."""
         features = {"bgp": (), "vxlan": ("vxlan",), "ipip": ("ipip",)}[self.backend]
+        features += _WIREGUARD_FEATURES if self.wireguard else ()
         programs = ("nft",) if self.backend == "vxlan" else ("nft", "bird")
         return structs.replace(self.needs, programs=programs, own_features=features)
 
@@ -175,11 +193,11 @@ class Mode(ModeOptions, frozen=True):
                 yield Finding(path, f'no node of this cluster is called "{name}"{guess}')
 
     def routes_pool(self, pool: IPPool) -> bool:
-        return self.backend != "vxlan" or bool(pool.spec.tunnels)
+        return self.wireguard or self.backend != "vxlan" or bool(pool.spec.tunnels)
 
     @property
     def needs_one_segment(self) -> bool:
-        return self.backend == "bgp"
+        return self.backend == "bgp" and not self.wireguard
 
     @property
     def desired_neighbors(self) -> Neighbors:
@@ -211,8 +229,10 @@ class Mode(ModeOptions, frozen=True):
         return "CrossSubnet" if self.cross_subnet else "Always"
 
     def mtu(self, node: NodeView) -> int:
-        """Return the MTU of pods: that of the tunnels of all pools."""
+        """Return the MTU of pods: that of the tunnels of all pools, and of encryption."""
         overheads = [0]
+        if self.wireguard:
+            overheads += [node.mtu - wireguard.mtu(node, each.version) for each in node.families]
         for pool in node.ip_pools:
             if pool.spec.vxlan_mode != "Never":
                 overheads.append(OVERHEAD_BYTES[pool.spec.network.version])
@@ -225,6 +245,8 @@ class Mode(ModeOptions, frozen=True):
         has_vxlan = any(spec.vxlan_mode != "Never" for spec in specs)
         has_ipip = any(spec.ipip_mode != "Never" for spec in specs)
         outer = encapsulations(self.port if has_vxlan else 0, has_ipip=has_ipip)
+        if self.wireguard:
+            outer = by_wireguard(wireguard.PORTS[family.version] for family in node.families)
         return PodNetwork(self.mtu(node), node.cluster_cidrs, "", "cali", encapsulations=outer)
 
     def node(self, node: NodeView) -> Iterator[Object]:
@@ -238,6 +260,8 @@ class Mode(ModeOptions, frozen=True):
             for peer in node.peers:
                 is_on_link = node.is_on_link(peer)
                 yield from self._to_peer(node, peer.families[index], is_on_link=is_on_link)
+            if self.wireguard:
+                yield from wireguard.tunnels(node, index, _COMPONENT)
         if self.has_bgp:
             yield from bird.bird(node.netns, self.speaker(node), tuple(self._learned(node)))
 
@@ -318,35 +342,8 @@ class Mode(ModeOptions, frozen=True):
                 yield Route(node.netns, block, name, peer.address, is_onlink=True)
 
     def masquerade(self, node: NodeView, config: MasqueradeConfig | None) -> Iterator[Object]:
-        """Yield the rules for natOutgoing; the ConfigMap of ip-masq-agent has no effect.
-
-        Source: projectcalico/calico felix/rules/nat.go, felix/dataplane/linux/masq_mgr.go.
-        """
-        for family in node.families:
-            pools = [pool for pool in node.ip_pools if pool.spec.network.version == family.version]
-            nft = NFT_FAMILIES[family.version]
-            rules = [
-                *(rule(Match(f"{nft} daddr", pool.spec.cidr), return_) for pool in pools),
-                *(
-                    rule(
-                        Match(f"{nft} saddr", pool.spec.cidr),
-                        Masquerade(is_fully_random=True),
-                        comment=f"natOutgoing of IPPool {pool.name}",
-                    )
-                    for pool in pools
-                    if pool.spec.nat_outgoing
-                ),
-            ]
-            yield Table(node.netns, nft, _TABLE, "rules of calico-node")
-            yield Chain(node.netns, nft, _TABLE, "nat-cali-nat-outgoing", tuple(rules))
-            yield Chain(
-                node.netns,
-                nft,
-                _TABLE,
-                "nat-POSTROUTING",
-                (rule(jump("nat-cali-nat-outgoing")),),
-                Hook("nat", "postrouting", 100),
-            )
+        """Yield the rules for natOutgoing; the ConfigMap of ip-masq-agent has no effect."""
+        yield from nat_outgoing(node)
 
     def pod(self, node: NodeView, pod: PodView) -> Iterator[Object]:
         if pod.is_host_network:

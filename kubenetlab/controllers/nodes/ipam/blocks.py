@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Collection, Iterator, Sequence
 from ipaddress import ip_address, ip_interface
 from itertools import chain
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from msgspec import structs
 
@@ -25,7 +25,7 @@ from kubenetlab.api.annotation_values import names_in
 from kubenetlab.api.calico.ip_pools import IPPool
 from kubenetlab.api.config import Network
 from kubenetlab.api.core import Namespace, Node
-from kubenetlab.api.lab import AddressBlock, Attachment
+from kubenetlab.api.lab import AddressBlock, Attachment, NetworkFacts
 from kubenetlab.api.meta import Labels, ObjectMeta
 from kubenetlab.api.pods import CALICO_POOLS_ANNOTATIONS, POOL_ANNOTATION, Pod
 from kubenetlab.api.store import Change, Cluster, Kind, deletion
@@ -37,6 +37,9 @@ from kubenetlab.controllers.nodes.ipam.allocator import (
     requested_address,
 )
 from kubenetlab.controllers.nodes.ipam.duplicates import duplicate_addresses
+
+WIREGUARD: Final = "wireguard"
+"""Kind of the tunnels that encrypt packets between nodes."""
 
 
 class Blocks:
@@ -138,16 +141,16 @@ class Blocks:
             for kind in block.tunnels
         }
         for version in self._cluster.config.networking.versions:
-            pools = [pool for pool in self._pools if pool.spec.network.version == version]
-            for kind in ("vxlan", "ipip"):
-                users = [
-                    pool
-                    for pool in pools
-                    if kind in pool.spec.tunnels
-                    and not pool.spec.disabled
-                    and "Tunnel" in pool.spec.allowed_uses
-                    and pool.serves_node(node.labels)
-                ]
+            pools = [
+                pool
+                for pool in self._pools
+                if pool.spec.network.version == version
+                and not pool.spec.disabled
+                and "Tunnel" in pool.spec.allowed_uses
+                and pool.serves_node(node.labels)
+            ]
+            for kind in self._tunnel_kinds:
+                users = [pool for pool in pools if kind in (*pool.spec.tunnels, WIREGUARD)]
                 name = kind if version == 4 else f"{kind}-v6"
                 if not users or name in has:
                     continue
@@ -157,6 +160,12 @@ class Blocks:
                     self._taken[address] = f"node {node.name}, for its end of {kind} tunnels"
                     tunnels = {**block.tunnels, name: address}
                     self._blocks[block.cidr] = structs.replace(block, tunnels=tunnels)
+
+    @property
+    def _tunnel_kinds(self) -> tuple[str, ...]:
+        """Kinds of tunnels; those that encrypt packets carry the packets of all pools."""
+        facts = self._cluster.get(NetworkFacts, "", "network") or NetworkFacts()
+        return ("vxlan", "ipip", *((WIREGUARD,) if facts.has_encrypted_tunnels else ()))
 
     def _block_of(self, address: str) -> AddressBlock:
         return next(
