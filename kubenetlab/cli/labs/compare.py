@@ -53,9 +53,10 @@ def compare(
     Each lab has two pods on one node and a third one on another node, or the
     pods of your manifests (-f). It is measured for three seconds and removed.
     Columns: number of routers between pods of one node and of two nodes (by
-    TTL), bytes that a packet grows on the fabric, MTU of pods, routes and
-    rules of a node, source address that another node sees, enforcement of
-    NetworkPolicy, median time of a TCP connection, and one TCP stream.
+    TTL), bytes that a packet grows on the fabric, with `encrypted` if it
+    cannot be read there, MTU of pods, routes and rules of a node, source
+    address that another node sees, enforcement of NetworkPolicy, median time
+    of a TCP connection, and one TCP stream.
     The exit status is 1 if a mode cannot be measured.
 
     Example: kubenetlab compare --cni flannel-vxlan,calico-bgp
@@ -234,7 +235,7 @@ def _row(result: ComparedMode) -> tuple[str, ...]:
     return (
         paint(result.mode, HEADING),
         f"{measured.hops_same_node} / {measured.hops_other_node}",
-        "?" if grown is None else f"{grown} B",
+        "?" if grown is None else f"{grown} B{' encrypted' if measured.encrypted else ''}",
         str(measured.mtu),
         str(measured.routes),
         str(measured.rules),

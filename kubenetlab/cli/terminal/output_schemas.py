@@ -316,6 +316,7 @@ OUTPUTS: Final[JsonMapping] = {
                 "gbit_per_s": "number?: best second of one TCP stream to that pod",
                 "source_at_pod": "text?: source address a pod of another node sees: pod, node, ...",
                 "source_at_node": "text?: source address that another node sees",
+                "encrypted": "bool?: true if packets between nodes cannot be read on the fabric",
                 "programs": "whole?: eBPF programs at the links of the node",
                 "enforces_policy": "bool?: true if a NetworkPolicy blocks a connection",
             }

@@ -9,6 +9,8 @@ import os
 import socket
 import struct
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
@@ -19,8 +21,15 @@ from kubenetlab.observe.targets.locations import Location
 
 _FIRST_TTL: Final = 64
 """TTL of the packets that a pod sends."""
-_MARK_BYTES: Final = 24
-"""Length of the random content by which the datagram is found on the fabric."""
+_CONTENT_BYTES: Final = {4: 804, 6: 800}
+"""IP version → length of the random content by which the datagram is found on the fabric.
+
+No other packet of a new lab has about this length, and encryption needs no padding: the IP packet
+is a multiple of 16 bytes, as WireGuard pads it, and a VXLAN datagram with the two bytes of ESP's
+trailer is a multiple of 4.
+"""
+_MAX_GROWTH: Final = 160
+"""Bytes that encryption and encapsulation add at most."""
 _REPEAT_S: Final = 0.5
 """Time after which the datagram is sent again, in seconds: a route may still be missing."""
 _ETH_P_ALL: Final = 3
@@ -56,6 +65,15 @@ class Datagram(NamedTuple):
     """IP version."""
 
 
+class Growth(NamedTuple):
+    """Growth of a datagram between its sender and a link."""
+
+    bytes: int | None
+    """None if it was not found on the link."""
+    is_encrypted: bool
+    """True if its content cannot be read on the link."""
+
+
 class Capture:
     """Packets that pass a link. Also a context manager that closes the socket."""
 
@@ -77,19 +95,29 @@ class Capture:
     ) -> None:
         self._socket.close()
 
-    def growth(self, datagram: Datagram) -> int | None:
-        """Return by how many bytes a datagram was larger on the link than a plain one.
+    def growth(self, datagram: Datagram) -> Growth:
+        """Return by how much a datagram was larger on the link than a plain one."""
+        return growth(list(self._frames()), datagram)
 
-        Returns None if its content did not pass the link readably.
-        """
-        plain = _HEADERS[datagram.version] + len(datagram.content)
-        while True:
-            try:
-                frame = self._socket.recv(1 << 16)
-            except BlockingIOError:
-                return None
-            if datagram.content in frame:
-                return len(frame) - plain
+    def _frames(self) -> Iterator[bytes]:
+        """Yield the frames that have been captured."""
+        with suppress(BlockingIOError):
+            while True:
+                yield self._socket.recv(1 << 16)
+
+
+def growth(frames: Sequence[bytes], datagram: Datagram) -> Growth:
+    """Return by how much a datagram was larger among captured frames than a plain one.
+
+    If no frame contains its content, it was encrypted: it is the frame that is the least larger.
+    """
+    plain = _HEADERS[datagram.version] + len(datagram.content)
+    for frame in frames:
+        if datagram.content in frame:
+            return Growth(len(frame) - plain, is_encrypted=False)
+    grown = [len(frame) - plain for frame in frames]
+    added = min((size for size in grown if 0 < size <= _MAX_GROWTH), default=None)
+    return Growth(added, is_encrypted=added is not None)
 
 
 def send(source: Location, destination: Location, home: int) -> Datagram:
@@ -98,7 +126,7 @@ def send(source: Location, destination: Location, home: int) -> Datagram:
     Raises LabError if it does not.
     """
     version = 6 if ":" in destination.address else 4
-    content = os.urandom(_MARK_BYTES)
+    content = os.urandom(_CONTENT_BYTES[version])
     (receiver,) = open_sockets(destination, socket.SOCK_DGRAM, home)
     (sender,) = open_sockets(source, socket.SOCK_DGRAM, home)
     with receiver, sender:
@@ -109,7 +137,7 @@ def send(source: Location, destination: Location, home: int) -> Datagram:
         while time.monotonic() < deadline:
             try:
                 sender.sendto(content, receiver.getsockname())
-                _, messages, _, address = receiver.recvmsg(_MARK_BYTES, _ANCILLARY_BYTES)
+                _, messages, _, address = receiver.recvmsg(len(content), _ANCILLARY_BYTES)
             except TimeoutError:
                 continue
             except OSError as error:

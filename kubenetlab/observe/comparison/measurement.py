@@ -50,6 +50,8 @@ class Measurement(Struct, frozen=True):
     """Source address that a pod of the other node sees: pod, node, or an address."""
     source_at_node: str
     """Source address that the other node sees, likewise."""
+    encrypted: bool = False
+    """True if the content of packets between nodes cannot be read on the fabric."""
 
 
 class Subjects(NamedTuple):
@@ -104,7 +106,7 @@ def _measure(ends: Subjects, home: int) -> Measurement:
         fabric = Capture()
     with fabric:
         far = send(ends.source, ends.remote, home)
-        overhead = fabric.growth(far)
+        grown = fabric.growth(far)
     to_node = send(ends.source, ends.remote_node, home)
     connect_ms = median_connect_ms(ends.source, ends.remote, home)
     gbit_per_s = best_gbit_per_s(ends.source, ends.remote, home)
@@ -115,7 +117,8 @@ def _measure(ends: Subjects, home: int) -> Measurement:
         rules=rules,
         hops_same_node=near.hops,
         hops_other_node=far.hops,
-        overhead_bytes=overhead,
+        overhead_bytes=grown.bytes,
+        encrypted=grown.is_encrypted,
         mtu=path_mtu(ends.source, ends.remote, home),
         connect_ms=connect_ms,
         gbit_per_s=gbit_per_s,

@@ -9,6 +9,7 @@ from kubenetlab.cli.labs.temporary_lab import Completed
 from kubenetlab.cli.terminal.output_schemas import schema_of
 from kubenetlab.datapath.short_names import expand_short_name
 from kubenetlab.errors import LabError
+from kubenetlab.observe.comparison.datagrams import Datagram, growth
 from kubenetlab.observe.comparison.measurement import Measurement, subjects
 from kubenetlab.observe.comparison.results import ComparedMode, count_programs, document
 from kubenetlab.observe.targets.locations import Location
@@ -49,6 +50,19 @@ def test_results_have_all_fields_of_the_schema() -> None:
         assert set(entry) == set(fields)
     assert output["modes"][1]["mtu"] is None
     assert output["modes"][0]["gbit_per_s"] == 11.5
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_datagram_is_found_on_the_fabric(version: int) -> None:
+    """One that cannot be read is known by its size; one that was not sent is not found."""
+    content = bytes(range(200)) * 4
+    plain = 14 + (20 if version == 4 else 40) + 8 + len(content)
+    datagram = Datagram(2, "10.0.0.1", content, version)
+    others = [bytes(60), bytes(90), bytes(plain - 1), bytes(1514)]
+    readable = bytes(plain + 50 - len(content)) + content
+    assert growth([*others, readable, bytes(plain + 84)], datagram) == (50, False)
+    assert growth([*others, bytes(plain + 84)], datagram) == (84, True)
+    assert growth(others, datagram) == (None, False)
 
 
 def test_programs_are_counted_in_listings() -> None:
