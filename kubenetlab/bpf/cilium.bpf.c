@@ -15,12 +15,14 @@
  * legacy routing every packet passes the stack, which routes those for pods to cilium_host.
  *
  * The VXLAN network identifier is the identity of the sender. In the stack the mark of the packet
- * is: 0x0f00, and the identity in the upper half.
+ * is: 0x0f00, and the identity in the upper half. The mark 0x0e00 selects the routing table that
+ * leads packets of tunnels to cilium_wg0, which encrypts them.
  */
 #include "cilium_connections.h"
 
 #define MARK_IDENTITY 0x0f00
 #define MARK_MASK 0x0fff
+#define MARK_ENCRYPT 0x0e00
 #define SOLICITATION 135
 #define ADVERTISEMENT 136
 #define ADVERTISEMENT_FLAGS 0xe0000000 /* router, solicited, override: RFC 4861 §4.4 */
@@ -125,6 +127,8 @@ static __always_inline int to_overlay(struct __sk_buff *skb, struct memory *memo
 	}
 	if (bpf_skb_set_tunnel_key(skb, &tunnel_key, sizeof tunnel_key, flags))
 		return drop(skb, memory, TO_OVERLAY, DROP_NO_TUNNEL);
+	if (config->is_encrypted)
+		skb->mark = (skb->mark & ~MARK_MASK) | MARK_ENCRYPT;
 	trace(skb, memory, config, TO_OVERLAY, connection);
 	return bpf_redirect(*link, 0);
 }

@@ -18,6 +18,8 @@ struct cilium_config {
 	__u8 mac[ETH_ALEN];	   /* of the node's ends of all pod links */
 	__u8 is_legacy;		   /* 1: packets between pods pass the stack of their nodes */
 	__u8 is_aggregating;	   /* 1: not every packet of a connection is an event */
+	__u8 is_encrypted;	   /* 1: packets of tunnels get MARK_ENCRYPT */
+	__u8 zero[3];
 };
 
 enum link_kind { POD_LINK, TUNNEL_LINK };

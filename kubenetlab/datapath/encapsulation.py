@@ -23,6 +23,8 @@ class Encapsulation(Struct, frozen=True):
     """UDP port to which the packets are sent."""
     encryption: Literal["", "esp", "wireguard"] = ""
     """Encryption of the packets: `esp` of the outer packet, `wireguard` of the inner one."""
+    has_vxlan: bool = False
+    """True if the encrypted packet is itself a VXLAN packet."""
 
     def overhead_bytes(self, version: int) -> int:
         """Return the number of bytes that a packet grows, at most.
@@ -30,7 +32,8 @@ class Encapsulation(Struct, frozen=True):
         version: IP version of the outer header.
         """
         if self.encryption == "wireguard":
-            return wireguard.OVERHEAD_BYTES[version]
+            inside = vxlan.OVERHEAD_BYTES[version] if self.has_vxlan else 0
+            return wireguard.OVERHEAD_BYTES[version] + inside
         if not self.port:
             return ipip.OVERHEAD_BYTES
         esp = xfrm.OVERHEAD_BYTES if self.encryption == "esp" else 0

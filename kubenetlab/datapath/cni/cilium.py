@@ -21,13 +21,22 @@ Without `kubeProxyMode` there is no kube-proxy, and programs at the same links i
 (as in the kube-proxy mode ebpf). With a kube-proxy, packets pass the stack of their nodes, where
 its rules are. NetworkPolicies are accepted and not enforced.
 
+With `enableWireguard: true` the packets of tunnels are encrypted after they were encapsulated: the
+link is cilium_wg0, and each other node is a peer with its own address. All packets in tunnels have
+the firewall mark 0xe00, which selects the routing table 201 with a default route to cilium_wg0. The
+keys are made at random with the lab and kept in its store; nothing shows them. Cilium 1.18 has the
+same packets on the fabric; there a program at eth0 sends them to cilium_wg0, and the mark and the
+table are those of Cilium up to 1.13.
+
 Differences to Cilium: one map holds both families; cilium_ipcache has the tunnel of a node's own
 pods, too; Services are translated at the links and not at the sockets; there is no health endpoint
 (identity 4).
 
-Overhead: 50 bytes with tunnels (IPv6 between nodes: 70), 0 bytes with native routing.
+Overhead: 50 bytes with tunnels (IPv6 between nodes: 70), 0 bytes with native routing; 110 bytes
+with encryption (IPv6 between nodes: 150), for which the MTU leaves 130 (IPv6: 150) as in Cilium.
 Needs: with native routing, all nodes on one layer-2 segment. On a routed fabric there are no routes
-to the pods of other segments, and `up` says so.
+to the pods of other segments, and `up` says so. With encryption, a kernel with WireGuard and policy
+routing.
 As in: Cilium with kubeProxyReplacement and masquerade by iptables.
 """
 
@@ -45,8 +54,10 @@ from kubenetlab.api.masquerade import MasqueradeConfig
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.plugins.cni_agents import CniAgent
 from kubenetlab.api.store import Cluster
+from kubenetlab.api.text.decode import Finding
 from kubenetlab.datapath.cni import agents
-from kubenetlab.datapath.encapsulation import encapsulations
+from kubenetlab.datapath.cni import cilium_wireguard as wireguard
+from kubenetlab.datapath.encapsulation import Encapsulation, encapsulations
 from kubenetlab.datapath.identities import ClusterPod
 from kubenetlab.datapath.modes import (
     LabSize,
@@ -108,6 +119,9 @@ class Mode(ModeOptions, frozen=True):
 
     tunnelPort: UDP port of the tunnel (8472).
 
+    enableWireguard: true | false
+        Encrypt the packets of tunnels (false).
+
     hostLegacyRouting: auto | true | false
         true   Packets between pods pass the stacks of their nodes, and its netfilter hooks.
         false  Programs send them from link to link.
@@ -127,7 +141,7 @@ class Mode(ModeOptions, frozen=True):
     needs = Needs(
         programs=("libbpf.so.1", "iptables-nft-restore"),
         features=("veth",),
-        own_features=("tc programs", "vxlan", "iptables"),
+        own_features=("tc programs", "vxlan", "iptables", *wireguard.FEATURES),
         root="eBPF programs",
     )
     facts = NetworkFacts(plugin="cilium-cni", host_ifname=f"{POD_LINK_PREFIX}{{id}}", agent=AGENT)
@@ -136,6 +150,7 @@ class Mode(ModeOptions, frozen=True):
 
     routing_mode: Literal["tunnel", "native"] = "tunnel"
     tunnel_port: Annotated[int, Meta(ge=1, le=0xFFFF)] = 8472
+    enable_wireguard: bool = False
     host_legacy_routing: bool | Literal["auto"] = "auto"
     monitor_aggregation: Literal["medium", "none"] = "medium"
     neighbors: Neighbors = "auto"
@@ -146,9 +161,19 @@ class Mode(ModeOptions, frozen=True):
 
     @property
     def requirements(self) -> Needs:
-        if self._has_tunnels:
-            return self.needs
-        return structs.replace(self.needs, own_features=("tc programs", "iptables"))
+        features: tuple[str, ...] = ("tc programs", "iptables")
+        features += ("vxlan",) if self._has_tunnels else ()
+        features += wireguard.FEATURES if self.enable_wireguard else ()
+        return structs.replace(self.needs, own_features=features)
+
+    def findings(self) -> Iterator[Finding]:
+        if self.enable_wireguard and not self._has_tunnels:
+            yield Finding(
+                ("enableWireguard",),
+                "expected false with routingMode native, found true: only the packets of tunnels "
+                "are encrypted",
+                hints=("use routingMode: tunnel",),
+            )
 
     @property
     def desired_neighbors(self) -> Neighbors:
@@ -175,7 +200,14 @@ class Mode(ModeOptions, frozen=True):
         """Return the MTU of the path between pods; links have that of the node."""
         if not self._has_tunnels:
             return node.mtu
-        return node.mtu - OVERHEAD_BYTES[_underlay(node.families).version]
+        encryption = wireguard.OVERHEAD_BYTES if self.enable_wireguard else 0
+        return node.mtu - encryption - OVERHEAD_BYTES[_underlay(node.families).version]
+
+    @property
+    def _encapsulations(self) -> tuple[Encapsulation, ...]:
+        if self.enable_wireguard:
+            return (Encapsulation("udp", wireguard.PORT, "wireguard", has_vxlan=True),)
+        return encapsulations(self.tunnel_port if self._has_tunnels else 0)
 
     def manifests(self, cluster: Cluster) -> Iterator[Resource]:
         """Yield Cilium's ConfigMap and DaemonSet.
@@ -193,6 +225,8 @@ class Mode(ModeOptions, frozen=True):
         }
         if self._has_tunnels:
             data |= {"tunnel-protocol": "vxlan", "tunnel-port": str(self.tunnel_port)}
+        if self.enable_wireguard:
+            data["enable-wireguard"] = "true"
         for network in cluster.config.networking.pod_networks:
             data[f"enable-ipv{network.version}"] = "true"
         yield agents.config_map(AGENT, "cilium-config", data)
@@ -208,7 +242,7 @@ class Mode(ModeOptions, frozen=True):
             node.cluster_cidrs,
             link_prefix=POD_LINK_PREFIX,
             tunnels=tunnels,
-            encapsulations=encapsulations(self.tunnel_port if tunnels else 0),
+            encapsulations=self._encapsulations,
         )
 
     def node(self, node: NodeView) -> Iterator[Object]:
@@ -247,7 +281,11 @@ class Mode(ModeOptions, frozen=True):
             _underlay(node.families).address if self._has_tunnels else "",
             self.host_legacy_routing is True,
             self.monitor_aggregation == "medium",
+            self.enable_wireguard,
         )
+        if self.enable_wireguard:
+            own, there = _underlay(node.families), [_underlay(peer.families) for peer in node.peers]
+            yield from wireguard.encryption(node, own, there, _COMPONENT)
         yield from self._ipcache(node)
 
     def _ipcache(self, node: NodeView) -> Iterator[Object]:

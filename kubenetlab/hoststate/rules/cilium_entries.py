@@ -12,9 +12,9 @@ from typing import Final, NamedTuple, Self
 
 from kubenetlab.hoststate.rules.bpf_entries import as_address, as_cidr, protocol_name
 
-CONFIG: Final = struct.Struct("=16s16s16s6sBB")
+CONFIG: Final = struct.Struct("=16s16s16s6sBBB3x")
 """IPv4 and IPv6 address of cilium_host, own end of tunnels, MAC address of the pods' links on the
-node, legacy routing, aggregation of events"""
+node, legacy routing, aggregation of events, encryption of tunnels"""
 LINK_KEY: Final = struct.Struct("=II")
 """Endpoint, and kind of link"""
 POD_LINK, TUNNEL_LINK = 0, 1
@@ -162,7 +162,7 @@ def _describe_policy(key: bytes, value: bytes, ids: Mapping[bytes, str]) -> str:
 
 
 def _describe_config(key: bytes, value: bytes, ids: Mapping[bytes, str]) -> str:
-    *addresses, mac, is_legacy, is_aggregating = CONFIG.unpack(value)
+    *addresses, mac, is_legacy, is_aggregating, is_encrypted = CONFIG.unpack(value)
     router4, router6, underlay = (
         str(as_address(address)) if any(address) else "" for address in addresses
     )
@@ -170,6 +170,7 @@ def _describe_config(key: bytes, value: bytes, ids: Mapping[bytes, str]) -> str:
         f"router {', '.join(filter(None, (router4, router6)))}",
         f"mac {mac.hex(':')}",
         *([f"tunnels of {underlay}"] if underlay else ["no tunnels"]),
+        *(["encrypted"] if is_encrypted else []),
         *(["legacy routing"] if is_legacy else []),
         *(["events aggregated"] if is_aggregating else []),
     ]

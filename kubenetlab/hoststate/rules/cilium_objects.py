@@ -51,6 +51,8 @@ class CiliumPrograms(_Cilium, frozen=True):
     """True if packets between pods pass the stacks of their nodes."""
     is_aggregating: bool = True
     """False if every packet of a connection is an event."""
+    is_encrypted: bool = False
+    """True if packets of tunnels get the firewall mark by which they are encrypted."""
 
     @property
     def key(self) -> Key:
@@ -67,7 +69,7 @@ class CiliumPrograms(_Cilium, frozen=True):
     def entries(self) -> Iterator[tuple[Entry, bytes]]:
         by_version = {6 if ":" in address else 4: address for address in self.routers}
         routers = (_packed(by_version.get(version, "")) for version in (4, 6))
-        flags = (self.is_legacy, self.is_aggregating)
+        flags = (self.is_legacy, self.is_aggregating, self.is_encrypted)
         mac = bytes.fromhex(self.mac.replace(":", ""))
         yield (
             ("cilium_config", bytes(4)),
@@ -78,7 +80,8 @@ class CiliumPrograms(_Cilium, frozen=True):
         routing = f"tunnels of {self.underlay}" if self.underlay else "native routing"
         legacy = ", legacy routing" if self.is_legacy else ""
         events = "" if self.is_aggregating else ", an event for each packet"
-        return f"cilium programs on {', '.join(self.links)}: {routing}{legacy}{events}"
+        encrypted = ", encrypted" if self.is_encrypted else ""
+        return f"cilium programs on {', '.join(self.links)}: {routing}{encrypted}{legacy}{events}"
 
 
 class CiliumEndpoint(_Cilium, frozen=True):
