@@ -27,7 +27,7 @@ class Encapsulation(Struct, frozen=True):
     """True if the encrypted packet is itself a VXLAN packet."""
 
     def overhead_bytes(self, version: int) -> int:
-        """Return the number of bytes that a packet grows, at most.
+        """Return the number of bytes that a packet as large as the MTU grows, at most.
 
         version: IP version of the outer header.
         """

@@ -33,7 +33,8 @@ pods, too; Services are translated at the links and not at the sockets; there is
 (identity 4).
 
 Overhead: 50 bytes with tunnels (IPv6 between nodes: 70), 0 bytes with native routing; 110 bytes
-with encryption (IPv6 between nodes: 150), for which the MTU leaves 130 (IPv6: 150) as in Cilium.
+with encryption (IPv6 between nodes: 150) and up to 15 of padding, for which the MTU leaves 130
+(IPv6: 150) as in Cilium.
 Needs: with native routing, all nodes on one layer-2 segment. On a routed fabric there are no routes
 to the pods of other segments, and `up` says so. With encryption, a kernel with WireGuard and policy
 routing.
