@@ -40,7 +40,7 @@ from kubenetlab.datapath.modes import PodNetwork
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.proxy_views import ProxyView
 from kubenetlab.datapath.service_rules import service_rules
-from kubenetlab.datapath.service_view import ServiceView
+from kubenetlab.datapath.services.view import ServiceView
 from kubenetlab.datapath.view import Family, NodeView
 from kubenetlab.hoststate.rules.rulesets import NodeRules, RuleObject, RuleSet, steps
 from kubenetlab.kernel.rules.backends import open_loader

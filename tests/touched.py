@@ -121,7 +121,7 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/datapath/network/bgp_router": ("bgp_router",),
     "kubenetlab/datapath/cni/calico_bgp": ("bgp_peers",),
     "kubenetlab/datapath/bgp_view": ("bgp_peers",),
-    "kubenetlab/datapath/service_addresses": ("service_routes",),
+    "kubenetlab/datapath/services/addresses": ("service_routes",),
     "tests/golden/kernel": ("kernel_listings",),
     "tests/upstream/": ("upstream", "kernel_listings"),
     "kubenetlab/datapath/network/bird": ("kube_router", "calico", "routed_fabric", "cni_agents"),

@@ -22,11 +22,9 @@ from kubenetlab.api.environment import ConfigMap, Secret
 from kubenetlab.api.faults import Fault
 from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.lab import (
-    AddressBlock,
     AllocationState,
     Attachment,
     Decisions,
-    HostLocalState,
     JobTracking,
     LabSecret,
     NetworkFacts,
@@ -34,11 +32,11 @@ from kubenetlab.api.lab import (
     NodeSettings,
     PodRuntimeStatus,
     ProxySnapshot,
-    RingState,
     Termination,
     Uplink,
 )
 from kubenetlab.api.meta import Resource
+from kubenetlab.api.plugins.allocations import AddressBlock, HostLocalState, RingState
 from kubenetlab.api.plugins.cni_agents import StoppedAgent
 from kubenetlab.api.pods import Pod
 

@@ -22,15 +22,10 @@ from kubenetlab.datapath.layers.layer import DesiredObjects, PlanContext, pods_o
 from kubenetlab.datapath.layers.programs import setups_of
 from kubenetlab.datapath.modes import PodNetwork
 from kubenetlab.datapath.plan_cache import PlanCache
+from kubenetlab.datapath.pod_view import PodView
 from kubenetlab.datapath.probes import ProbeSpec, probes
 from kubenetlab.datapath.startup import is_any_pod_starting
-from kubenetlab.datapath.view import (
-    NodeView,
-    PodView,
-    node_views,
-    without_pods,
-    without_pods_and_peers,
-)
+from kubenetlab.datapath.view import NodeView, node_views, without_pods, without_pods_and_peers
 from kubenetlab.errors import BugError
 from kubenetlab.hoststate.object import Key, Object, Origin
 from kubenetlab.hoststate.sandbox import Settings, Sysctl

@@ -16,8 +16,9 @@ from kubenetlab.controllers.nodes.ipam import attachment_of
 from kubenetlab.datapath import cluster_modes
 from kubenetlab.datapath.modes import CNI
 from kubenetlab.datapath.plan_cache import PlanCache
+from kubenetlab.datapath.pod_view import PodView
 from kubenetlab.datapath.pods import dns_settings
-from kubenetlab.datapath.view import NodeView, PodView, node_views, without_pods_and_peers
+from kubenetlab.datapath.view import NodeView, node_views, without_pods_and_peers
 
 
 class PodAttachment(Struct, frozen=True):

@@ -11,8 +11,9 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.kubelet.environment import MissingError, environment
 from kubenetlab.datapath import pods
 from kubenetlab.datapath.plan_cache import PlanCache
+from kubenetlab.datapath.pod_view import PodView
 from kubenetlab.datapath.pods import PodFiles
-from kubenetlab.datapath.view import NodeView, PodView, node_views
+from kubenetlab.datapath.view import NodeView, node_views
 from kubenetlab.programs.support.http import PodIdentity
 
 

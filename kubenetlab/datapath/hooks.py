@@ -25,8 +25,9 @@ from kubenetlab.api.values.durations import duration_s
 from kubenetlab.controllers.kubelet.containers import should_run
 from kubenetlab.controllers.kubelet.stopping import grace_s, runs_pre_stop
 from kubenetlab.datapath.containers import Setups
+from kubenetlab.datapath.pod_view import PodView
 from kubenetlab.datapath.probes import ProbeSpec, port_number
-from kubenetlab.datapath.view import NodeView, PodView
+from kubenetlab.datapath.view import NodeView
 from kubenetlab.programs import COMMAND
 
 POST_START_TIMEOUT_S: Final = 86_400.0

@@ -10,6 +10,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
+from importlib.util import find_spec
 from typing import ClassVar, Final, Literal, NamedTuple, Protocol, Self, cast, overload
 
 import msgspec
@@ -27,8 +28,9 @@ from kubenetlab.api.text.decode import Finding, decode, format_path
 from kubenetlab.cni.calls import NodePlugins
 from kubenetlab.datapath.encapsulation import Encapsulation
 from kubenetlab.datapath.identities import ClusterPod
-from kubenetlab.datapath.service_view import ServiceView
-from kubenetlab.datapath.view import NodePlace, NodeView, PodView
+from kubenetlab.datapath.pod_view import PodView
+from kubenetlab.datapath.services.view import ServiceView
+from kubenetlab.datapath.view import NodePlace, NodeView
 from kubenetlab.errors import ManifestError, Problem, did_you_mean
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.rules.rulesets import RuleObject, SubjectRules
@@ -310,22 +312,17 @@ class ServiceProxy(Protocol):
 @cache
 def known(family: str) -> tuple[str, ...]:
     """Return the names of all modes of a family in alphabetical order."""
-    return tuple(name for name in _module_names(family) if _mode_type(family, name) is not None)
-
-
-@cache
-def _module_names(family: str) -> tuple[str, ...]:
-    """Return the names of all modules of a family, in the spelling of modes."""
     path = importlib.import_module(f"{__package__}.{family}").__path__
-    return tuple(sorted(info.name.replace("_", "-") for info in pkgutil.iter_modules(path)))
+    modules = sorted(info.name.replace("_", "-") for info in pkgutil.iter_modules(path))
+    return tuple(name for name in modules if _mode_type(family, name) is not None)
 
 
 def _mode_type(family: str, name: str) -> type[ModeOptions] | None:
     """Return the class of a mode, or None if there is no such mode. Imports only its module."""
-    if name not in _module_names(family):
+    module_name = f"{__package__}.{family}.{name.replace('-', '_')}"
+    if not name.replace("-", "_").isidentifier() or find_spec(module_name) is None:
         return None
-    module = importlib.import_module(f"{__package__}.{family}.{name.replace('-', '_')}")
-    type_: type[ModeOptions] | None = getattr(module, "Mode", None)
+    type_: type[ModeOptions] | None = getattr(importlib.import_module(module_name), "Mode", None)
     return type_  # None for code that modes share
 
 

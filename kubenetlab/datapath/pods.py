@@ -12,8 +12,9 @@ from msgspec import Struct
 
 from kubenetlab.api.pods import Pod
 from kubenetlab.cni.capabilities import PodDns
+from kubenetlab.datapath.pod_view import PodView
 from kubenetlab.datapath.sandboxes import loopback_and_sysctls
-from kubenetlab.datapath.view import NodeView, PodView
+from kubenetlab.datapath.view import NodeView
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.sandbox import Sandbox
 

@@ -21,7 +21,8 @@ from kubenetlab.controllers.kubelet.containers import should_run
 from kubenetlab.controllers.kubelet.killing import KILLING_PROBES
 from kubenetlab.datapath.agents.health import AgentHealth
 from kubenetlab.datapath.containers import Setups
-from kubenetlab.datapath.view import NodeView, PodView
+from kubenetlab.datapath.pod_view import PodView
+from kubenetlab.datapath.view import NodeView
 from kubenetlab.programs import COMMAND, Setup, is_process
 
 USER_AGENT = "kube-probe/1.33"

@@ -22,7 +22,7 @@ from kubenetlab.datapath import faults
 from kubenetlab.datapath.modes import PodNetwork
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.program_config import ProgramConfig
-from kubenetlab.datapath.service_view import (
+from kubenetlab.datapath.services.view import (
     ServiceView,
     is_proxied,
     remembered_views,

@@ -17,7 +17,7 @@ from kubenetlab.datapath.modes import PodNetwork, ServiceProxy
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.proxy.services import depends_on_node
 from kubenetlab.datapath.proxy_views import ProxyView
-from kubenetlab.datapath.service_view import ServiceView
+from kubenetlab.datapath.services.view import ServiceView
 from kubenetlab.datapath.view import ANYWHERE, NodePlace, NodeView
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.rules.rulesets import RuleObject, RuleSet, Subject, SubjectRules

@@ -63,8 +63,9 @@ from kubenetlab.datapath.cni.tunnels import vxlan_end, vxlan_peer
 from kubenetlab.datapath.encapsulation import by_wireguard, encapsulations
 from kubenetlab.datapath.modes import ModeOptions, Needs, Neighbors, PodNetwork
 from kubenetlab.datapath.network import bgp, bird
+from kubenetlab.datapath.pod_view import PodView
 from kubenetlab.datapath.sandboxes import link_local
-from kubenetlab.datapath.view import DEFAULT_ROUTES, Family, NodeView, PodView
+from kubenetlab.datapath.view import DEFAULT_ROUTES, Family, NodeView
 from kubenetlab.errors import did_you_mean
 from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.links import ipip

@@ -70,8 +70,9 @@ from kubenetlab.datapath.modes import (
     load,
     proxy_mode,
 )
+from kubenetlab.datapath.pod_view import PodView
 from kubenetlab.datapath.sandboxes import link_local
-from kubenetlab.datapath.view import DEFAULT_ROUTES, Family, NodeView, PodView
+from kubenetlab.datapath.view import DEFAULT_ROUTES, Family, NodeView
 from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.links.local_veth import LocalVethPeer
 from kubenetlab.hoststate.links.veth import Veth, VethPeer

@@ -57,7 +57,8 @@ from kubenetlab.datapath.cni.pods_on_bridge import PodsOnBridge
 from kubenetlab.datapath.cni.tunnels import vxlan_end, vxlan_peer
 from kubenetlab.datapath.encapsulation import Encapsulation, by_wireguard, encapsulations
 from kubenetlab.datapath.modes import Needs
-from kubenetlab.datapath.view import Family, NodeView, PodView
+from kubenetlab.datapath.pod_view import PodView
+from kubenetlab.datapath.view import Family, NodeView
 from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.files import File
 from kubenetlab.hoststate.links.vxlan import OVERHEAD_BYTES

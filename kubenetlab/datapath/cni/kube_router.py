@@ -46,7 +46,7 @@ from kubenetlab.datapath.cni import agents
 from kubenetlab.datapath.cni.pods_on_bridge import PodsOnBridge
 from kubenetlab.datapath.modes import Needs, ServiceProxy, load, proxy_mode
 from kubenetlab.datapath.network import bgp, bird
-from kubenetlab.datapath.service_addresses import ServiceAddress
+from kubenetlab.datapath.services.addresses import ServiceAddress
 from kubenetlab.datapath.view import NodeView
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.rules.nftables import (

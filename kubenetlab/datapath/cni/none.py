@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 from kubenetlab.api.lab import NetworkFacts
 from kubenetlab.datapath.modes import ModeOptions, PodNetwork
-from kubenetlab.datapath.view import NodeView, PodView
+from kubenetlab.datapath.pod_view import PodView
+from kubenetlab.datapath.view import NodeView
 from kubenetlab.hoststate.object import Object
 
 

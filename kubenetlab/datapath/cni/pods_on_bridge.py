@@ -13,8 +13,9 @@ from kubenetlab.api.values import ip
 from kubenetlab.datapath.encapsulation import Encapsulation
 from kubenetlab.datapath.modes import LabSize, ModeOptions, Neighbors, PodNetwork
 from kubenetlab.datapath.network import egress
+from kubenetlab.datapath.pod_view import PodView
 from kubenetlab.datapath.sandboxes import link_local
-from kubenetlab.datapath.view import NodeView, PodView
+from kubenetlab.datapath.view import NodeView
 from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.links.bridge import Bridge
 from kubenetlab.hoststate.links.veth import Port, Veth

@@ -27,8 +27,9 @@ from kubenetlab.api.lab import NetworkFacts
 from kubenetlab.api.masquerade import MasqueradeConfig
 from kubenetlab.datapath.modes import ModeOptions, Needs, Neighbors, PodNetwork
 from kubenetlab.datapath.network import egress
+from kubenetlab.datapath.pod_view import PodView
 from kubenetlab.datapath.sandboxes import link_local
-from kubenetlab.datapath.view import NodeView, PodView
+from kubenetlab.datapath.view import NodeView
 from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.links.veth import Veth, VethPeer
 from kubenetlab.hoststate.neighbor import Neighbor

@@ -56,8 +56,9 @@ from kubenetlab.datapath.modes import (
     PodNetwork,
 )
 from kubenetlab.datapath.network import esp
+from kubenetlab.datapath.pod_view import PodView
 from kubenetlab.datapath.sandboxes import link_local
-from kubenetlab.datapath.view import NodeView, PodView
+from kubenetlab.datapath.view import NodeView
 from kubenetlab.hoststate import xfrm
 from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.fdb import ANY_MAC, BridgeFdbEntry, FdbEntry

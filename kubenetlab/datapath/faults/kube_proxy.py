@@ -42,7 +42,7 @@ from kubenetlab.datapath.faults import BreakOptions, unknown_node
 from kubenetlab.datapath.modes import proxy_mode
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.proxy_views import ProxyView
-from kubenetlab.datapath.service_view import ServiceView, remembered_views
+from kubenetlab.datapath.services.view import ServiceView, remembered_views
 
 _MEANS = {
     "stopped": "is stopped: the node keeps its rules, and misses every change",

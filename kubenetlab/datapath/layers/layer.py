@@ -16,8 +16,9 @@ from kubenetlab.datapath.agents.views import AgentViews, agent_views
 from kubenetlab.datapath.modes import PodNetwork, ServiceProxy
 from kubenetlab.datapath.network.port_mappings import PublishedPort, published_ports
 from kubenetlab.datapath.plan_cache import PlanCache
+from kubenetlab.datapath.pod_view import PodView
 from kubenetlab.datapath.proxy_views import ProxyView, ProxyViews, proxy_views
-from kubenetlab.datapath.view import NodeView, PodView, node_views
+from kubenetlab.datapath.view import NodeView, node_views
 from kubenetlab.hoststate.object import Object, Origin
 
 DesiredObjects = tuple[tuple[Object, ...], Origin]

@@ -15,7 +15,8 @@ from kubenetlab.datapath.layers.layer import (
     mode_name,
 )
 from kubenetlab.datapath.modes import CNI, ServiceProxy
-from kubenetlab.datapath.view import NodeView, PodView
+from kubenetlab.datapath.pod_view import PodView
+from kubenetlab.datapath.view import NodeView
 from kubenetlab.hoststate.object import Object, Origin
 from kubenetlab.hoststate.route import Route
 

@@ -21,10 +21,11 @@ from kubenetlab.datapath.layers.layer import (
     by_namespace,
 )
 from kubenetlab.datapath.plan_cache import PlanCache
+from kubenetlab.datapath.pod_view import PodView
 from kubenetlab.datapath.program_config import ProgramConfig, with_config
 from kubenetlab.datapath.proxy_views import kube_proxy_config, proxy_stats
 from kubenetlab.datapath.startup import is_any_pod_starting
-from kubenetlab.datapath.view import NodeView, PodView
+from kubenetlab.datapath.view import NodeView
 from kubenetlab.hoststate.object import Origin
 
 

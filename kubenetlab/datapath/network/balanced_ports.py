@@ -19,7 +19,7 @@ from kubenetlab.api.values import ip
 from kubenetlab.datapath.network.load_balancers import target_nodes
 from kubenetlab.datapath.proxy.services import source_ranges
 from kubenetlab.datapath.proxy_views import ProxyViews
-from kubenetlab.datapath.service_view import reached_from_outside
+from kubenetlab.datapath.services.view import reached_from_outside
 from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.rules.nftables import NFT_FAMILIES, Chain, Hook, Table, rule

@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kubenetlab.api.values import ip
-from kubenetlab.datapath.view import NodeView, PodView
+from kubenetlab.datapath.pod_view import PodView
+from kubenetlab.datapath.view import NodeView
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.rules.nftables import NFT_FAMILIES, Chain, Hook, Rule, Table, rule
 from kubenetlab.hoststate.rules.nftables.statements import Dnat, Masquerade, Match, jump

@@ -23,7 +23,7 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.api.values import ip
 from kubenetlab.controllers.nodes.nodes import CONTROL_PLANE_LABEL
 from kubenetlab.datapath.proxy_views import ProxyViews, passes_health_check
-from kubenetlab.datapath.service_view import reached_from_outside
+from kubenetlab.datapath.services.view import reached_from_outside
 from kubenetlab.hoststate.nexthop import Nexthop, NexthopGroup
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.route import Route

@@ -24,6 +24,7 @@ from collections.abc import Iterator
 
 from kubenetlab.api.values import ip
 from kubenetlab.datapath.modes import Needs, PodNetwork
+from kubenetlab.datapath.pod_view import PodView
 from kubenetlab.datapath.proxy import local_traffic
 from kubenetlab.datapath.proxy.local_traffic import LocalTrafficOptions
 from kubenetlab.datapath.proxy.services import (
@@ -33,8 +34,8 @@ from kubenetlab.datapath.proxy.services import (
     node_port_addresses,
     port_views,
 )
-from kubenetlab.datapath.service_view import ServiceView
-from kubenetlab.datapath.view import Family, NodePlace, NodeView, PodView
+from kubenetlab.datapath.services.view import ServiceView
+from kubenetlab.datapath.view import Family, NodePlace, NodeView
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.rules import bpf
 from kubenetlab.hoststate.rules.bpf import (

@@ -37,7 +37,7 @@ from kubenetlab.datapath.proxy.services import (
     port_views,
 )
 from kubenetlab.datapath.proxy.udp_flows import udp_flows
-from kubenetlab.datapath.service_view import ServiceView
+from kubenetlab.datapath.services.view import ServiceView
 from kubenetlab.datapath.view import NodePlace, NodeView
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.rules.iptables import (

@@ -39,7 +39,7 @@ from kubenetlab.datapath.proxy.services import (
     port_views,
 )
 from kubenetlab.datapath.proxy.udp_flows import udp_flows
-from kubenetlab.datapath.service_view import ServiceView
+from kubenetlab.datapath.services.view import ServiceView
 from kubenetlab.datapath.view import NodePlace, NodeView
 from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.links.dummy import Dummy

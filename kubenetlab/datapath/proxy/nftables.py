@@ -24,6 +24,7 @@ from msgspec import structs
 from kubenetlab.api.core import Service
 from kubenetlab.api.values import ip
 from kubenetlab.datapath.modes import Needs, PodNetwork
+from kubenetlab.datapath.pod_view import PodView
 from kubenetlab.datapath.proxy import nftables_maps as maps
 from kubenetlab.datapath.proxy.local_traffic import Detector, LocalTrafficOptions
 from kubenetlab.datapath.proxy.nftables_table import (
@@ -41,8 +42,8 @@ from kubenetlab.datapath.proxy.services import (
     port_views,
 )
 from kubenetlab.datapath.proxy.udp_flows import udp_flows
-from kubenetlab.datapath.service_view import ServiceView
-from kubenetlab.datapath.view import NodePlace, NodeView, PodView
+from kubenetlab.datapath.services.view import ServiceView
+from kubenetlab.datapath.view import NodePlace, NodeView
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.rules.nftables import (
     MAX_NAME,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kubenetlab.datapath.modes import ModeOptions, PodNetwork
-from kubenetlab.datapath.service_view import ServiceView
+from kubenetlab.datapath.services.view import ServiceView
 from kubenetlab.datapath.view import NodePlace, NodeView
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.rules.rulesets import RuleObject, SubjectRules

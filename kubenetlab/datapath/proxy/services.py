@@ -14,7 +14,7 @@ from kubenetlab.api.config import Network
 from kubenetlab.api.core import Service, ServicePort, ServiceSpec
 from kubenetlab.api.discovery import Endpoint
 from kubenetlab.api.values import ip
-from kubenetlab.datapath.service_view import ServiceView, is_proxied
+from kubenetlab.datapath.services.view import ServiceView, is_proxied
 from kubenetlab.datapath.view import NodePlace, NodeView
 from kubenetlab.names import socket_address
 

@@ -26,7 +26,7 @@ from kubenetlab.controllers.nodes.ipam import attachment_of, network
 from kubenetlab.datapath import cluster_modes, modes
 from kubenetlab.datapath.containers import assumed_ports, setups_of
 from kubenetlab.datapath.network import bird
-from kubenetlab.datapath.service_view import is_proxied
+from kubenetlab.datapath.services.view import is_proxied
 from kubenetlab.hoststate.programs import ListenPort, ProgramRun
 from kubenetlab.programs import COMMAND
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from kubenetlab.api.lab import AddressBlock, LabSecret
+from kubenetlab.api.lab import LabSecret
+from kubenetlab.api.plugins.allocations import AddressBlock
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath import modes, plan
 from kubenetlab.diagnostics import diagnose

@@ -18,7 +18,7 @@ from kubenetlab.api.store import Cluster, Delete, deletion
 from kubenetlab.controllers.states import ControllerStates
 from kubenetlab.datapath import faults, plan, plan_inputs, plan_probes
 from kubenetlab.datapath.plan_cache import PlanCache
-from kubenetlab.datapath.service_view import service_views
+from kubenetlab.datapath.services.view import service_views
 from kubenetlab.hoststate.programs import ProgramRun
 from kubenetlab.hoststate.rules.rulesets import RuleObject, digest
 from kubenetlab.hoststate.state import HostState

@@ -8,7 +8,7 @@ from __future__ import annotations
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath import plan
 from kubenetlab.datapath.plan_cache import PlanCache
-from kubenetlab.datapath.service_view import service_views
+from kubenetlab.datapath.services.view import service_views
 from kubenetlab.hoststate.rules.nftables import Element
 from kubenetlab.hoststate.rules.rulesets import members
 from tests.clusters import ONLINK, deployment, running, service, store

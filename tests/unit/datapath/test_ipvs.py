@@ -8,7 +8,7 @@ from kubenetlab.datapath.modes import PodNetwork
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.proxy.ipvs import DEVICE, Mode
 from kubenetlab.datapath.proxy.ipvs_rules import set_name
-from kubenetlab.datapath.service_view import ServiceView, service_views
+from kubenetlab.datapath.services.view import ServiceView, service_views
 from kubenetlab.datapath.view import Family, NodePlace
 from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.diff import Changes, diff

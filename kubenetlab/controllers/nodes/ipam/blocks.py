@@ -25,8 +25,9 @@ from kubenetlab.api.annotation_values import names_in
 from kubenetlab.api.calico.ip_pools import IPPool
 from kubenetlab.api.config import Network
 from kubenetlab.api.core import Namespace, Node
-from kubenetlab.api.lab import AddressBlock, Attachment, NetworkFacts
+from kubenetlab.api.lab import Attachment, NetworkFacts
 from kubenetlab.api.meta import Labels, ObjectMeta
+from kubenetlab.api.plugins.allocations import AddressBlock
 from kubenetlab.api.pods import CALICO_POOLS_ANNOTATIONS, POOL_ANNOTATION, Pod
 from kubenetlab.api.store import Change, Cluster, Kind, deletion
 from kubenetlab.api.values import ip

@@ -13,7 +13,8 @@ from msgspec import structs
 
 from kubenetlab.api.config import Network, Pool
 from kubenetlab.api.core import Node
-from kubenetlab.api.lab import Attachment, HostLocalState
+from kubenetlab.api.lab import Attachment
+from kubenetlab.api.plugins.allocations import HostLocalState
 from kubenetlab.api.pods import POOL_ANNOTATION, Pod
 from kubenetlab.api.store import Change, Cluster, Kind
 from kubenetlab.api.values import ip

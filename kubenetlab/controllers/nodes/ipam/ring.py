@@ -17,8 +17,9 @@ from msgspec import structs
 
 from kubenetlab.api.config import Network
 from kubenetlab.api.core import Node
-from kubenetlab.api.lab import Attachment, RingState
+from kubenetlab.api.lab import Attachment
 from kubenetlab.api.meta import ObjectMeta
+from kubenetlab.api.plugins.allocations import RingState
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, Kind
 from kubenetlab.api.values import ip

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from kubenetlab.api.calico.ip_pools import IPPool
 from kubenetlab.api.core import Event, Node
-from kubenetlab.api.lab import AddressBlock, Attachment
+from kubenetlab.api.lab import Attachment
+from kubenetlab.api.plugins.allocations import AddressBlock
 from kubenetlab.api.store import Cluster, deletion
 from kubenetlab.controllers.nodes.ipam.blocks import Blocks
 from kubenetlab.diagnostics.ip_pools import check_ip_pools

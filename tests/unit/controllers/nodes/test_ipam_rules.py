@@ -16,8 +16,9 @@ from msgspec import structs
 from kubenetlab import controllers
 from kubenetlab.api.containers import Container
 from kubenetlab.api.core import Event, Node
-from kubenetlab.api.lab import Attachment, HostLocalState, PodRuntimeStatus
+from kubenetlab.api.lab import Attachment, PodRuntimeStatus
 from kubenetlab.api.meta import ObjectMeta
+from kubenetlab.api.plugins.allocations import HostLocalState
 from kubenetlab.api.pods import Pod, PodSpec
 from kubenetlab.api.store import Cluster, deletion
 from kubenetlab.controllers.allocation.addresses import cluster_ip_for, pod_addresses_after

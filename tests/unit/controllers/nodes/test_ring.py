@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kubenetlab.api.core import Event, Node
-from kubenetlab.api.lab import Attachment, RingState
+from kubenetlab.api.lab import Attachment
+from kubenetlab.api.plugins.allocations import RingState
 from kubenetlab.api.store import Cluster, deletion
 from kubenetlab.controllers.nodes.ipam.ring import Ring
 from tests.clusters import applied, pod, settled, store

@@ -9,15 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from kubenetlab.api.core import Taint
-from kubenetlab.api.lab import (
-    AddressBlock,
-    LabSecret,
-    NodeSettings,
-    RingState,
-    Termination,
-    Uplink,
-)
+from kubenetlab.api.lab import LabSecret, NodeSettings, Termination, Uplink
 from kubenetlab.api.meta import ObjectMeta
+from kubenetlab.api.plugins.allocations import AddressBlock, RingState
 from kubenetlab.api.plugins.cni_agents import KnownNode, StoppedAgent
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.support.termination import deletion_changes

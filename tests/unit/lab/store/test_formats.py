@@ -14,13 +14,8 @@ import pytest
 
 from kubenetlab import __version__
 from kubenetlab.api.kinds import STORED
-from kubenetlab.api.lab import (
-    AllocationState,
-    Decisions,
-    HostLocalState,
-    PodRuntimeStatus,
-    ProxySnapshot,
-)
+from kubenetlab.api.lab import AllocationState, Decisions, PodRuntimeStatus, ProxySnapshot
+from kubenetlab.api.plugins.allocations import HostLocalState
 from kubenetlab.errors import StoreError
 from kubenetlab.lab.store import formats, store_file
 from kubenetlab.lab.store.formats import FORMAT, MIGRATIONS, migrate

@@ -9,7 +9,7 @@ from msgspec import Struct
 from kubenetlab.api.core import Service
 from kubenetlab.api.plugins.kube_router import ADVERTISE_ANNOTATIONS, LOCAL_ANNOTATION, AddressKind
 from kubenetlab.api.store import Cluster
-from kubenetlab.datapath.service_view import is_proxied
+from kubenetlab.datapath.services.view import is_proxied
 
 
 class ServiceAddress(Struct, frozen=True):

@@ -1,0 +1,1 @@
+"""Services as the rules of nodes and their BGP sessions need them."""
