@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from kubenetlab.api.calico.ip_pools import IPPool
 from kubenetlab.api.values import ip
@@ -32,3 +32,17 @@ def pool_of(node: NodeView, block: str) -> IPPool | None:
         if cidr.version == network.version and network.network_address in cidr:
             return pool
     return None
+
+
+def outermost(pools: Sequence[IPPool]) -> Iterator[str]:
+    """Yield the ranges of pools of one IP version without those inside of other ranges.
+
+    A set of intervals refuses elements that overlap.
+    """
+    networks = {pool.spec.network: None for pool in pools}  # in order, and each once
+    for network in networks:
+        if not any(
+            network.prefixlen > other.prefixlen and network.network_address in other
+            for other in networks
+        ):
+            yield str(network)
