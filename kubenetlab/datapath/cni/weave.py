@@ -7,9 +7,9 @@
 The pods of all nodes are in one subnet, 10.32.0.0/12 by default, and resolve each other by ARP
 across nodes: a tunnel sends broadcasts to every node and learns which MAC address is behind which
 node. There are no routes to pods of other nodes. The node has an address of the same subnet on the
-bridge weave, which is the gateway of its pods. Nodes have no pod ranges of their own: they divide
-the subnet evenly, a node that needs more gets half of another's free part, and the parts of a
-removed node go to others.
+bridge weave, which is the gateway of its pods and the source of packets from the node to all pods.
+Nodes have no pod ranges of their own: they divide the subnet evenly, a node that needs more gets
+half of another's free part, and the parts of a removed node go to others.
 
 Packets between pods keep both addresses; packets from pods to nodes and to the outside get the
 address of their node. Weave's Open vSwitch datapath is replaced by a bridge with a VXLAN link as a
@@ -167,10 +167,8 @@ class Mode(ModeOptions, frozen=True):
         yield Sysctl(node.netns, "net/bridge/bridge-nf-call-iptables", "1")
         yield Bridge(node.netns, _BRIDGE_LINK, mac, self._mtu(node), alias)
         for index, cidr in enumerate(node.cluster_cidrs):
-            network = ip.network(cidr)
-            address = f"{_gateway(node, index)}/{network.prefixlen}"
-            yield Address(node.netns, _BRIDGE_LINK, address, is_source=False, has_route=False)
-            yield Route(node.netns, cidr, _BRIDGE_LINK, source=_gateway(node, index))
+            address = f"{_gateway(node, index)}/{ip.network(cidr).prefixlen}"
+            yield Address(node.netns, _BRIDGE_LINK, address)
         yield from link_local(node.netns, _BRIDGE_LINK, mac, has_ipv6=node.has_ipv6)
         yield from self._tunnels(node)
 
