@@ -34,8 +34,9 @@ Overhead: none with `bgp`, 50 bytes with `vxlan` (IPv6 between nodes: 70), 20 by
 bytes with `wireguard` (IPv6: 80), which replaces the tunnels of the backend.
 Needs: with `wireguard`, a kernel with WireGuard.
 As in: Calico 3.30 with the nftables data plane, and BIRD 2 instead of Calico's BIRD 1.6. Routes by
-tunl0 are those of Felix, not of BIRD. The sysctl proxy_ndp of the links of pods is not set, because
-the IPv6 gateway of a pod is the link-local address of its link.
+tunl0 are those of Felix, not of BIRD. Routes that Felix adds have the protocol `static` here, and
+80 or none there. The sysctl proxy_ndp of the links of pods is not set, because the IPv6 gateway of
+a pod is the link-local address of its link.
 """
 
 from __future__ import annotations

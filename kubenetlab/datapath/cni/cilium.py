@@ -38,7 +38,8 @@ with encryption (IPv6 between nodes: 150) and up to 15 of padding, for which the
 Needs: with native routing, all nodes on one layer-2 segment. On a routed fabric there are no routes
 to the pods of other segments, and `up` says so. With encryption, a kernel with WireGuard and policy
 routing.
-As in: Cilium with kubeProxyReplacement and masquerade by iptables.
+As in: Cilium with kubeProxyReplacement and masquerade by iptables. Routes have the protocol
+`static`; Cilium's have `kernel`.
 """
 
 from __future__ import annotations
