@@ -23,7 +23,13 @@ SERVICES: Final = (
     "traffic_distribution",
     "kube_proxy",
 )
-CONFLIST: Final = ("conflist", "conflist_commands", "conflist_failures", "cni_plugins")
+CONFLIST: Final = (
+    "conflist",
+    "conflist_commands",
+    "conflist_failures",
+    "cni_plugins",
+    "plugin_isolation",
+)
 WORKLOADS: Final = (
     "workloads",
     "jobs",
