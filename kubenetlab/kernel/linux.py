@@ -26,7 +26,11 @@ from kubenetlab.hoststate.sandbox import Sandbox, Settings, Sysctl
 from kubenetlab.hoststate.state import Contents, contents_of
 from kubenetlab.kernel.file_trees import FileTrees
 from kubenetlab.kernel.namespaces.contents import fill, send
-from kubenetlab.kernel.namespaces.listing import read_objects, read_unreported_objects
+from kubenetlab.kernel.namespaces.listing import (
+    read_foreign_objects,
+    read_objects,
+    read_unreported_objects,
+)
 from kubenetlab.kernel.namespaces.pause_starter import STARTERS, PauseStarter
 from kubenetlab.kernel.namespaces.sandboxes import Sandboxes
 from kubenetlab.kernel.namespaces.sysctls import Sysctls, SysctlWriter
@@ -305,6 +309,23 @@ class LinuxKernel:
         for netns, links in seen.items():
             observed[netns] += observed_links(netns, links, veths, desired[netns])
         return {netns: contents_of(objects) for netns, objects in observed.items()}
+
+    def foreign_objects(self, netns: str, observed: Contents, peer: str) -> list[str]:
+        """Return descriptions of the objects of a namespace that other programs have made.
+
+        observed: objects of the lab in the namespace.
+        peer: namespace to which its veths lead; empty if there are several.
+        """
+        peers = {
+            link.index: f"{link.name} in {peer}"
+            for link in (self._read_peer_links(peer) if peer else ())
+        }
+        try:
+            with self.sandboxes.inside(netns), RouteSocket() as route:
+                links = self._read_links(netns, route)
+                return list(read_foreign_objects(netns, observed, links, peers, route))
+        except (KeyError, FileNotFoundError, ProcessLookupError):
+            return []  # there is no such sandbox, or its pause process has exited
 
     def _read_peer_links(self, netns: str) -> list[ObservedLink]:
         try:

@@ -67,6 +67,29 @@ def test_host_ports_are_the_plugins(lab: Lab) -> None:
 
 
 @needs_plugins
+def test_inspect_shows_what_plugins_made(lab: Lab) -> None:
+    """Links with their peers, addresses and routes; none of it in a lab without plugins."""
+    lab.up(cluster("conflist") + THREE)
+    pod = lab.pod("a")
+    (address,), link = pod["addresses"], pod["host_ifname"]
+    shown = lab.run("inspect", "a").out.partition("made by other programs:\n")[2].splitlines()
+    assert shown[0].startswith("  veth eth0 mac ")
+    assert shown[0].endswith(f" mtu 1500 ↔ {link} in node/worker")
+    assert shown[1:3] == [
+        f"  address {address}/24 dev eth0",
+        "  route default via 10.244.1.1 dev eth0",
+    ]
+    foreign = json.loads(lab.run("inspect", "node:worker", "-o", "json").out)["foreign"]
+    assert any(line.startswith("bridge cni0 mac ") for line in foreign)
+    assert any(line.startswith(f"veth {link} ") and " port of cni0" in line for line in foreign)
+    assert "address 10.244.1.1/24 dev cni0" in foreign
+    lab.up(cluster("bridge") + THREE)
+    wait_for(lambda: lab.problems == [], "the pods of bridge", within_s=60)
+    for name in ("a", "node:worker"):
+        assert json.loads(lab.run("inspect", name, "-o", "json").out)["foreign"] == []
+
+
+@needs_plugins
 def test_a_pod_that_goes_releases_its_address(lab: Lab) -> None:
     """DEL frees what ADD took, before the sandbox is removed."""
     lab.up(cluster("conflist") + THREE)

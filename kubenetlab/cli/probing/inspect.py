@@ -112,6 +112,10 @@ def _show_namespace(document: JsonObject, addresses: tuple[str, ...], *, is_wide
     echo(f"netns {document['netns']}")
     for line in document["objects"] if is_wide else fold(document["objects"]):
         echo(f"  {line}")
+    if foreign := document.get("foreign"):  # an agent of an older version sends none
+        echo("made by other programs:")
+        for line in foreign:
+            echo(f"  {line}")
     if document["rules"]:
         echo()
         echo(document["rules"].rstrip())

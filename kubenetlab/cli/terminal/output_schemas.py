@@ -255,6 +255,7 @@ OUTPUTS: Final[JsonMapping] = {
         "name": "text",
         "netns": "text?",
         "objects": ["text: links, addresses, routes and neighbours in its namespace"],
+        "foreign": ["text: links, addresses and routes made by other programs"],
         "rules": "text",
         "kind": "text",
         "pods": [{"*": "any: addresses, node and link of a pod"}],
@@ -286,7 +287,13 @@ OUTPUTS: Final[JsonMapping] = {
         ],
         "lost": {"*": "whole: events that a node has lost"},
     },
-    "inspect-place": {"name": "text", "netns": "text?", "objects": ["text"], "rules": "text"},
+    "inspect-place": {
+        "name": "text",
+        "netns": "text?",
+        "objects": ["text"],
+        "foreign": ["text"],
+        "rules": "text",
+    },
     "doctor": [
         {
             "group": "text",

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from ipaddress import ip_interface
 from typing import Final
 
+from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.kinds import UNREPORTED_KINDS, decode, kinds_by_dump
+from kubenetlab.hoststate.links.link import Link
 from kubenetlab.hoststate.links.messages import ObservedLink
 from kubenetlab.hoststate.neighbor import Neighbor
 from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.peers import Peers, observed_peers, peers_key
+from kubenetlab.hoststate.route import Route
 from kubenetlab.hoststate.state import Contents
 from kubenetlab.kernel.netlink.rtnetlink import NetlinkSocket, RouteSocket
 
@@ -67,3 +71,40 @@ def read_unreported_objects(
             for obj, is_ours in kind.decode(netns, bodies, names):
                 if is_ours or obj.key in desired or obj.depends_on in desired:
                     yield obj
+
+
+def read_foreign_objects(
+    netns: str,
+    observed: Contents,
+    links: Sequence[ObservedLink],
+    peers: Mapping[int, str],
+    route: RouteSocket,
+) -> Iterator[str]:
+    """Yield descriptions of links, addresses and routes that other programs have made.
+
+    Entries that the kernel makes by itself are omitted.
+
+    observed: objects of the lab in the namespace.
+    peers: names of the links to which veths of the namespace may lead, by interface index.
+    """
+    names = {link.index: link.name for link in links}
+    own = {obj.name for obj in observed.values() if isinstance(obj, Link)}
+    for link in links:
+        if link.name not in own and link.name != "lo":
+            yield _describe(link, names, peers)
+    for request, kinds in kinds_by_dump(netns, links):
+        for body in route.dump(request):
+            decoded = decode(kinds, netns, body, names, observed)
+            if decoded is None or decoded[1] or decoded[0].key in observed:
+                continue
+            obj = decoded[0]
+            is_automatic = isinstance(obj, Address) and ip_interface(obj.address).is_link_local
+            if isinstance(obj, Address | Route) and not is_automatic:
+                yield str(obj)
+
+
+def _describe(link: ObservedLink, names: Mapping[int, str], peers: Mapping[int, str]) -> str:
+    peer = f" ↔ {peers[link.peer_index]}" if link.peer_index in peers else ""
+    master = f" port of {names[link.master_index]}" if link.master_index in names else ""
+    state = "" if link.is_up else " down"
+    return f"{link.kind or 'link'} {link.name} mac {link.mac} mtu {link.mtu}{master}{peer}{state}"

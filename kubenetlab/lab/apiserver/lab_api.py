@@ -39,6 +39,7 @@ from kubenetlab.hoststate.rules.rulesets import by_backend
 from kubenetlab.hoststate.state import HostState, linked_namespaces
 from kubenetlab.kernel.processes.identity import open_process
 from kubenetlab.lab import rundir
+from kubenetlab.lab.agent import status_reports
 from kubenetlab.lab.agent.builder import rules_of
 from kubenetlab.lab.apiserver.daemon_listing import running_daemons
 from kubenetlab.lab.apiserver.document_admission import (
@@ -230,6 +231,9 @@ class LabApi:
             observed = agent.kernel.observe(
                 {netns: desired[netns]}, linked_namespaces(desired, [netns])
             ).get(netns, {})
+            pod = status_reports.pod_of(agent.cluster, netns)
+            peer = names.node_netns(pod.spec.node_name) if pod is not None else ""
+            foreign = agent.kernel.foreign_objects(netns, observed, peer)
         daemons = await running_daemons(agent, netns, desired[netns], process)
         backends = by_backend(rules_of(desired[netns].values()))
         listings = await agent.rules.listings(netns, process, backends)
@@ -237,6 +241,7 @@ class LabApi:
             {
                 "netns": netns,
                 "objects": [*(str(obj) for obj in observed.values()), *daemons],
+                "foreign": foreign,
                 "rules": "\n".join(listings.values()),
                 "listings": listings,
             }
