@@ -68,7 +68,8 @@ def test_output_of_a_later_version_matches_the_schema(name: str) -> None:
 def test_a_document_of_another_version_does_not_match() -> None:
     """A program that validates its input notices the change."""
     validator = Draft202012Validator(schema_of("inspect-place"))
-    place: dict[str, Any] = {"name": "node:worker", "netns": None, "objects": [], "rules": ""}
+    place: dict[str, Any] = {"name": "node:worker", "netns": None, "rules": ""}
+    place |= {"objects": [], "foreign": []}
     assert validator.is_valid({"schema_version": SCHEMA_VERSION, **place, "new": 1})
     assert not validator.is_valid({"schema_version": SCHEMA_VERSION + 1, **place})
     assert not validator.is_valid(place)
