@@ -106,7 +106,10 @@ WRITABLE: Final[tuple[type[Resource], ...]] = (
 """Kinds that a manifest can contain."""
 
 
-PLUGIN_KINDS: Final[Mapping[type[Resource], str]] = dict.fromkeys(_CALICO_KINDS, "calico")
+PLUGIN_KINDS: Final[Mapping[type[Resource], str]] = {
+    IPPool: "calico",
+    BGPConfiguration: "calico",
+}
 """Kind that only one CNI plugin uses → name of the plugin; with other plugins it has no effect."""
 
 

@@ -36,18 +36,25 @@ _PLUGIN = "calico"
 
 def check_bgp(cluster: Cluster, templates: Templates) -> Iterator[Diagnostic]:
     """Yield the diagnostics of BGPPeers, of passwords, and of nodes that learn no route."""
-    mode = bgp_mode(modes.load("cni", *cluster.config.networking.cni_mode))
+    name, options = cluster.config.networking.cni_mode
+    mode = bgp_mode(modes.load("cni", name, options))
     facts = cluster.get(NetworkFacts, "", "network") or NetworkFacts()
-    peers = cluster.all(BGPPeer) if facts.plugin == _PLUGIN else ()
+    is_calico = facts.plugin == _PLUGIN
+    reason = (
+        "with these options of calico no node runs BIRD"
+        if is_calico
+        else f"only calico uses BGPPeers, and the CNI mode is {name}"
+    )
+    if mode is None or not is_calico:
+        for peer in cluster.all(BGPPeer):
+            yield _unused(peer, (), reason)
     if mode is None:
-        for peer in peers:
-            yield _unused(peer, (), "with these options of calico no node runs BIRD")
         return
     _, views = pod_network(cluster)
-    for peer in peers:
+    for peer in cluster.all(BGPPeer) if is_calico else ():
         yield from _peer_diagnostics(cluster, peer, views)
     configuration = cluster.get(BGPConfiguration, "", DEFAULT_NAME)
-    if configuration is not None and facts.plugin == _PLUGIN:
+    if configuration is not None and is_calico:
         password = configuration.spec.node_mesh_password
         yield from _password_diagnostics(
             cluster, configuration, password, ("spec", "nodeMeshPassword")

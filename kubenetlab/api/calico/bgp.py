@@ -28,7 +28,7 @@ CLUSTER_ID_ANNOTATION: Final = "projectcalico.org/RouteReflectorClusterID"
 MAX_AS_NUMBER: Final = 0xFFFFFFFF
 MAX_HOPS: Final = 255
 
-ASNumber = Annotated[int, Meta(ge=1, le=MAX_AS_NUMBER, title="an AS number from 1 to 4294967295")]
+ASNumber = Annotated[int, Meta(ge=1, le=MAX_AS_NUMBER, title="an AS number")]
 
 
 class SecretKey(Record, frozen=True):

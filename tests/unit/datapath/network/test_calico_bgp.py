@@ -157,7 +157,7 @@ def test_a_password_is_not_in_messages() -> None:
 @pytest.mark.parametrize(
     ("spec", "problem"),
     [
-        ("{peerIP: 192.0.2.1, asNumber: 0}", "an AS number from 1 to 4294967295"),
+        ("{peerIP: 192.0.2.1, asNumber: 0}", "expected an AS number from 1 to 4294967295, found 0"),
         ("{peerIP: 192.0.2.1}", "asNumber: expected the AS number of the router"),
         ("{peerIP: x, asNumber: 1}", "peerIP: expected an address"),
         ("{}", "expected either peerIP or peerSelector"),
@@ -245,8 +245,9 @@ def test_settings_without_effect_are_reported(text: str, code: str, message: str
 
 
 def test_a_mode_without_bgp_uses_no_peer() -> None:
-    text = CLUSTER % ("{type: calico, backend: vxlan}", "{}") + peer("{peerSelector: all()}")
-    assert [code for code, _ in reported(text)] == ["bgp-peer-unused"]
+    for cni in ("{type: calico, backend: vxlan}", "flannel", "kube-router"):
+        text = CLUSTER % (cni, "{}") + peer("{peerSelector: all()}")
+        assert [code for code, _ in reported(text)] == ["bgp-peer-unused"]
 
 
 def test_a_peer_with_the_router_replaces_the_session_of_the_fabric() -> None:
