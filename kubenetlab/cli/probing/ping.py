@@ -153,6 +153,7 @@ def ping(
         raise UsageError("--count needs a source and a destination, and excludes --matrix")
     client = select_lab(lab)
     inspected = client.inspect()
+    are_agents_running = agents_run(inspected)
     if source is not None and destination is not None and not matrix:
         from kubenetlab.observe.request import RequestOptions, ip_version, make_request
 
@@ -197,7 +198,7 @@ def ping(
         )
         sources = [source_row.of_version(version) for source_row in sources]
         is_fine = _matrix(client, inspected, sources, deadline, allow_unmodelled, output)
-    if not (agents_run(inspected) and is_fine):
+    if not (are_agents_running and is_fine):
         raise typer.Exit(1)
 
 
