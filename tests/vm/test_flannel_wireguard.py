@@ -49,6 +49,23 @@ def test_pods_talk_encrypted(lab: Lab, family: str) -> None:
     assert mtu_of(lab, "a") == 1420
 
 
+def test_the_agent_of_a_node_checks_its_peers(lab: Lab) -> None:
+    """Its log names them, and a key that the link does not have counts as missing."""
+    lab.up(manifest("ipv4", WIREGUARD))
+    agents = [pod for pod in lab.inspected["pods"] if pod["namespace"] == "kube-flannel"]
+    assert len(agents) == len(lab.inspected["nodes"])
+    assert all(pod["ready"] for pod in agents)
+    log = lab.run("logs", "-n", "kube-flannel", agents[0]["name"]).out
+    assert "Added WireGuard peer " in log
+    assert f"{len(agents) - 1} WireGuard peers present" in log
+    program = (
+        "from kubenetlab.kernel.overlay_state import missing_peers; "
+        "print(missing_peers([('flannel-wg', 'unknown')]))"
+    )
+    missing = lab.inside(lab.place("nodes", "worker"), sys.executable, "-c", program)
+    assert missing == "[('flannel-wg', 'unknown')]\n"
+
+
 def test_without_wireguard_the_capture_reads_every_word(lab: Lab) -> None:
     """This is what proves that the capture would see plain bytes."""
     lab.up(manifest("ipv4", "{type: flannel}"))

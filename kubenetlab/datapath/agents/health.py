@@ -37,8 +37,8 @@ class AgentHealth(Struct, frozen=True):
     """(link, MAC address, address of the node) of each forwarding entry of a VXLAN link."""
     routes: tuple[str, ...] = ()
     """Destinations of routes to pods of other nodes."""
-    keys: tuple[tuple[str, str], ...] = ()
-    """(link, public key) of each WireGuard peer."""
+    keys: tuple[tuple[str, str, str], ...] = ()
+    """(link, public key, address of the node) of each WireGuard peer."""
 
 
 class AgentPlan(Struct, frozen=True):
@@ -73,7 +73,11 @@ def _agent_plan(node: NodeView, cni: CNI, agent: CniAgent) -> AgentPlan:
         bird.CONTROL_PATH if any(map(bird.is_bird, objects)) else "",
         tuple((obj.link, obj.mac, obj.node) for obj in objects if isinstance(obj, FdbEntry)),
         tuple(route.destination for route in routes),
-        tuple((obj.link, obj.public_key) for obj in objects if isinstance(obj, WireguardPeer)),
+        tuple(
+            (obj.link, obj.public_key, obj.address)
+            for obj in objects
+            if isinstance(obj, WireguardPeer)
+        ),
     )
     names = {family.address: peer.name for peer in node.peers for family in peer.families}
     return AgentPlan(health, dict(_written(objects, routes, names)), _healthy(objects, health))

@@ -15,7 +15,7 @@ from typing import Final
 
 from kubenetlab.datapath.agents.health import AgentHealth
 from kubenetlab.kernel.file_trees import FileTrees
-from kubenetlab.kernel.overlay_state import missing_entries, missing_routes
+from kubenetlab.kernel.overlay_state import missing_entries, missing_peers, missing_routes
 from kubenetlab.lab.runtime.pod_network import NetnsSocketFactory
 
 SHOWN: Final = 5
@@ -52,6 +52,10 @@ def _missing(health: AgentHealth) -> Iterator[str]:
     """Yield what the current network namespace lacks."""
     if health.vteps:
         yield from (f"VTEP {node} on {link}" for link, _, node in missing_entries(health.vteps))
+    if health.keys:
+        peers = {(link, key): node for link, key, node in health.keys}
+        for link, key in missing_peers(peers):
+            yield f"WireGuard peer {peers[link, key]} on {link}"
     if health.routes:
         yield from (f"route to {destination}" for destination in missing_routes(health.routes))
 
