@@ -20,7 +20,7 @@ from kubenetlab.datapath.program_config import ProgramConfig
 from kubenetlab.datapath.view import NodeView, without_pods
 from kubenetlab.hoststate.fdb import FdbEntry
 from kubenetlab.hoststate.object import Object
-from kubenetlab.hoststate.route import Route
+from kubenetlab.hoststate.route import RT_TABLE_MAIN, Route
 from kubenetlab.hoststate.wireguard import WireguardPeer
 from kubenetlab.programs import CNI_AGENT
 from kubenetlab.programs.cni_agent import HEALTH, HEALTHY, STATE
@@ -36,7 +36,7 @@ class AgentHealth(Struct, frozen=True):
     vteps: tuple[tuple[str, str, str], ...] = ()
     """(link, MAC address, address of the node) of each forwarding entry of a VXLAN link."""
     routes: tuple[str, ...] = ()
-    """Destinations of routes to pods of other nodes."""
+    """Destinations of routes to pods of other nodes, in the main table."""
     keys: tuple[tuple[str, str, str], ...] = ()
     """(link, public key, address of the node) of each WireGuard peer."""
 
@@ -72,7 +72,7 @@ def _agent_plan(node: NodeView, cni: CNI, agent: CniAgent) -> AgentPlan:
         agent.title,
         bird.CONTROL_PATH if any(map(bird.is_bird, objects)) else "",
         tuple((obj.link, obj.mac, obj.node) for obj in objects if isinstance(obj, FdbEntry)),
-        tuple(route.destination for route in routes),
+        tuple(route.destination for route in routes if route.table == RT_TABLE_MAIN),
         tuple(
             (obj.link, obj.public_key, obj.address)
             for obj in objects

@@ -323,6 +323,16 @@ def test_the_log_names_the_other_nodes(cni: str, line: str) -> None:
     assert [title for title in agent.written.values() if title.startswith(line)]
 
 
+def test_routes_of_other_tables_are_not_looked_for_in_the_main_table() -> None:
+    """Calico's encrypted blocks are in tables of their own; the keys of the link are checked."""
+    cluster = running(store(manifest("{type: calico, wireguard: true}") + PODS))
+    groups = plan_probes(cluster, decisions(cluster), PlanCache()).values()
+    checked = [spec.health for group in groups for spec in group if spec.health is not None]
+    assert len(checked) == len(cluster.all(Node))
+    assert all(health.keys for health in checked)
+    assert not any(health.routes for health in checked)
+
+
 class Agent:
     """A program that gets options from the test."""
 
