@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from kubenetlab.api.calico.bgp import BGPConfiguration, BGPPeer
 from kubenetlab.api.calico.ip_pools import IPPool
-from kubenetlab.api.core import Service
+from kubenetlab.api.core import Node, Service
 from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.internal import Internal
 from kubenetlab.api.meta import Labels, ObjectMeta, Record
@@ -28,6 +29,8 @@ class CniAgent(Record, frozen=True):
     """Error of the CNI plugin while no agent runs on the node; empty if it does not need one."""
     knows_all_pods: bool = False
     """True if the agent writes entries about the pods of all nodes."""
+    announces_services: bool = False
+    """True if the agent can announce addresses of Services by BGP."""
     routes_pods: bool = False
     """True if the agent adds the node's routes to its pods."""
 
@@ -35,16 +38,16 @@ class CniAgent(Record, frozen=True):
 class KnownNode(Record, frozen=True):
     """A node as the agent of a CNI plugin last saw it. Tuples have one entry per IP family."""
 
-    name: str
-    """Name of the node."""
-    addresses: tuple[str, ...]
-    """Its addresses, the primary family first."""
-    pod_cidrs: tuple[str, ...]
-    """Ranges that the cluster assigns to it."""
+    node: Node
+    """The node, with its addresses, ranges, labels and annotations."""
     ranges: tuple[tuple[str, ...], ...]
     """Ranges from which the CNI plugin assigns addresses on it."""
     tunnels: tuple[Mapping[str, str], ...]
     """Kind of tunnel → address of the node's end."""
+
+    @property
+    def name(self) -> str:
+        return self.node.name
 
 
 class StoppedAgent(Internal, frozen=True):
@@ -63,7 +66,11 @@ class StoppedAgent(Internal, frozen=True):
     """IPPools at that time."""
     pods: tuple[str, ...] = ()
     """UIDs of the pods that it knew: those of the node, or of all nodes."""
+    bgp: tuple[BGPConfiguration, ...] = ()
+    """The BGPConfiguration at that time, if there was one."""
+    bgp_peers: tuple[BGPPeer, ...] = ()
+    """BGPPeers at that time."""
     services: tuple[Service, ...] = ()
-    """Services at that time, if the agent implements them."""
+    """Services at that time, if the agent implements them or announces their addresses."""
     slices: tuple[EndpointSlice, ...] = ()
     """Their EndpointSlices."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from kubenetlab.api.calico.bgp import BGPConfiguration, BGPPeer
 from kubenetlab.api.calico.ip_pools import IPPool
 from kubenetlab.api.core import Node, Service
 from kubenetlab.api.discovery import EndpointSlice
@@ -41,17 +42,24 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
         return
     nodes = tuple(_known(cluster, node) for node in cluster.all(Node))
     pools = tuple(sorted(cluster.all(IPPool), key=lambda pool: pool.name))
-    services = (
-        (tuple(cluster.all(Service)), tuple(cluster.all(EndpointSlice)))
-        if not network(cluster).has_proxy
-        else ((), ())
+    has_services = agent is not None and (
+        agent.announces_services or not network(cluster).has_proxy
     )
     for name in sorted(started):
         if cluster.get(NodeReport, "", name) is None:
             yield StoppedAgent(ObjectMeta(name=name), has_run=False)
         else:
             pods = tuple(pod.uid for pod in _known_pods(cluster, agent, name))
-            yield StoppedAgent(ObjectMeta(name=name), True, nodes, pools, pods, *services)
+            yield StoppedAgent(
+                ObjectMeta(name=name),
+                nodes=nodes,
+                pools=pools,
+                pods=pods,
+                bgp=tuple(cluster.all(BGPConfiguration)),
+                bgp_peers=tuple(cluster.all(BGPPeer)),
+                services=tuple(cluster.all(Service)) if has_services else (),
+                slices=tuple(cluster.all(EndpointSlice)) if has_services else (),
+            )
 
 
 def is_agent(agent: CniAgent | None, pod: Pod) -> bool:
@@ -86,9 +94,7 @@ def _known(cluster: Cluster, node: Node) -> KnownNode:
     """Return a node as agents know it now."""
     ranges = ALLOCATORS[network(cluster).ipam].ranges(cluster, node)
     return KnownNode(
-        node.name,
-        node.addresses,
-        node.spec.pod_cidrs,
+        node,
         tuple(own.cidrs for own in ranges),
         tuple(own.tunnels for own in ranges),
     )

@@ -10,10 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from msgspec import structs
 
+from kubenetlab.api.environment import Secret
 from kubenetlab.api.plugins.cni_agents import KnownNode, StoppedAgent
 from kubenetlab.api.segments import segment_networks, segment_of
 from kubenetlab.api.store import Cluster
+from kubenetlab.controllers.nodes.ipam import network
+from kubenetlab.datapath.bgp_view import bgp_node, bgp_view
 from kubenetlab.datapath.plan_cache import PlanCache
+from kubenetlab.datapath.service_addresses import service_addresses
 from kubenetlab.datapath.view import Family, NodeView, Peer
 from kubenetlab.hoststate.daemons import Daemon
 from kubenetlab.hoststate.object import Object
@@ -47,28 +51,42 @@ def _agent_views(
 
 
 def _last_view(cluster: Cluster, node: NodeView, state: StoppedAgent) -> NodeView:
-    has_gateway = node.families[0].has_gateway
+    """Return what a stopped agent knows. Passwords in Secrets are those of now."""
+    agent, has_gateway = network(cluster).agent, node.families[0].has_gateway
+    announced = agent is not None and agent.announces_services
+    past = Cluster().with_changes(
+        (*state.bgp, *state.bgp_peers, *state.services, *state.slices, *cluster.all(Secret))
+    )
+    bgp = bgp_view(past)
     known = {
-        other.name: Peer(other.name, tuple(_families(cluster, other, has_gateway)))
+        other.name: Peer(
+            other.name, tuple(_families(cluster, other, has_gateway)), bgp_node(other.node, bgp)
+        )
         for other in state.nodes
     }
+    me = known.get(node.name, Peer(node.name, node.families, node.bgp))
     return structs.replace(
         node,
-        families=known[node.name].families if node.name in known else node.families,
+        families=me.families,
         peers=tuple(peer for name, peer in known.items() if name != node.name),
         pods=tuple(pod for pod in node.pods if pod.uid in state.pods),
         ip_pools=state.pools,
+        bgp=me.bgp,
+        bgp_view=bgp,
+        services=service_addresses(past) if announced else (),
     )
 
 
-def _families(cluster: Cluster, node: KnownNode, has_gateway: bool) -> Iterator[Family]:
-    subnets = segment_networks(cluster.config, segment_of(cluster.config, node.addresses[0]))
-    for index, (address, pod_cidr) in enumerate(zip(node.addresses, node.pod_cidrs, strict=True)):
+def _families(cluster: Cluster, known: KnownNode, has_gateway: bool) -> Iterator[Family]:
+    node, config = known.node, cluster.config
+    subnets = segment_networks(config, segment_of(config, node.addresses[0]))
+    pairs = zip(node.addresses, node.spec.pod_cidrs, strict=True)
+    for index, (address, pod_cidr) in enumerate(pairs):
         yield Family(
             address,
             pod_cidr,
-            node.ranges[index],
-            node.tunnels[index],
+            known.ranges[index],
+            known.tunnels[index],
             has_gateway,
             str(subnets[index]),
         )

@@ -18,6 +18,7 @@ AGENT: Final = CniAgent(
     labels={"k8s-app": "calico-node"},
     container="calico-node",
     title="calico/node",
+    announces_services=True,
     routes_pods=True,
 )
 IMAGE: Final = "docker.io/calico/node:v3.30.0"

@@ -67,6 +67,7 @@ AGENT: Final = CniAgent(
     labels={"k8s-app": "kube-router", "tier": "node"},
     container="kube-router",
     title="kube-router",
+    announces_services=True,
 )
 IMAGE: Final = "docker.io/cloudnativelabs/kube-router:v2.5.0"
 TABLE: Final = "kube-router"

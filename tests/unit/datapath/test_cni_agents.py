@@ -160,6 +160,49 @@ def test_no_node_waits_for_routes_that_a_stopped_agent_does_not_announce(cni: st
     assert new_node.addresses[0] not in config.content
 
 
+PEER = """\
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: tor}
+spec: {peerIP: 172.18.0.99, asNumber: 64999}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPConfiguration
+metadata: {name: default}
+spec: {serviceClusterIPs: [{cidr: 10.96.0.0/12}]}
+---
+"""
+
+
+def test_confd_misses_changes_of_the_bgp_configuration() -> None:
+    """BIRD keeps its sessions and the prefixes that it announces, with all their settings."""
+    key = ("File", "/etc/bird/bird.conf")
+    for earlier, later in (("", PEER), (PEER, PEER.replace("64999", "64998"))):
+        before = running(store(manifest("calico", family="ipv4") + PODS + earlier))
+        cut_off = stopped(before)
+        assert objects(cut_off, "worker")[key] == objects(before, "worker")[key]
+        after = running(applied(cut_off, later))
+        assert objects(after, "worker")[key] == objects(before, "worker")[key]
+        assert objects(after, "worker2")[key] != objects(before, "worker2")[key]
+        healed = running(settled(faults.healed(after)))
+        assert objects(healed, "worker")[key] != objects(before, "worker")[key]
+
+
+def test_kube_router_misses_addresses_of_new_services() -> None:
+    """Its BIRD announces those of the Services that it knew."""
+    key = ("File", "/etc/bird/bird.conf")
+    announced = (
+        "apiVersion: v1\nkind: Service\nmetadata: {name: web, annotations: "
+        '{kube-router.io/service.advertise.clusterip: "true"}}\nspec: {ports: [{port: 80}]}\n---\n'
+    )
+    before = running(store(manifest("kube-router", family="ipv4") + announced))
+    cut_off = stopped(before)
+    assert objects(cut_off, "worker")[key] == objects(before, "worker")[key]
+    after = running(applied(cut_off, announced.replace("name: web", "name: late")))
+    assert objects(after, "worker")[key] == objects(before, "worker")[key]
+    assert objects(after, "worker2")[key] != objects(before, "worker2")[key]
+
+
 def test_felix_adds_the_route_to_a_new_pod() -> None:
     cluster = stopped(running(store(manifest("calico") + PODS)))
     late = running(applied(cluster, LATE))

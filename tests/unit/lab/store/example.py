@@ -137,7 +137,9 @@ def example() -> Cluster:
     )
     block = AddressBlock(ObjectMeta("10-244-64-0-26"), "10.244.64.0/26", "worker", "pool")
     ring = RingState(ObjectMeta("weave-ipv4"), ((0, "worker"),), {"worker": "10.32.0.1"})
-    known = KnownNode("worker", ("172.18.0.3",), ("10.244.1.0/24",), (("10.244.1.0/24",),), ({},))
+    node = cluster.node("worker")
+    assert node is not None
+    known = KnownNode(node, (("10.244.1.0/24",),), ({},))
     stopped_agent = StoppedAgent(ObjectMeta("worker"), nodes=(known,), pods=("pod-uid",))
     return cluster.with_changes(
         [termination, block, ring, LabSecret(seed="5eed" * 16), stopped_agent]
