@@ -11,10 +11,10 @@ from msgspec import structs
 from kubenetlab import controllers
 from kubenetlab.api.core import Service
 from kubenetlab.api.discovery import EndpointSlice
-from kubenetlab.api.lab import ContainerReport, Decisions, NodeReport, PodRuntimeStatus
+from kubenetlab.api.lab import Attachment, ContainerReport, Decisions, NodeReport, PodRuntimeStatus
 from kubenetlab.api.manifests.load import LoadedManifests, load_documents
 from kubenetlab.api.pods import Pod
-from kubenetlab.api.store import Cluster
+from kubenetlab.api.store import Cluster, deletion
 from kubenetlab.api.text.documents import read_documents
 from kubenetlab.controllers.admission.admission import admit
 from kubenetlab.datapath import checks, plan
@@ -149,6 +149,14 @@ def pod_named(cluster: Cluster, name: str, namespace: str = "default") -> Pod:
     pod = cluster.get(Pod, namespace, name)
     assert pod is not None, f"there is no pod {namespace}/{name}"
     return pod
+
+
+def without_pod(cluster: Cluster, name: str) -> Cluster:
+    """Return the cluster after a pod and its sandbox are gone."""
+    attachment = cluster.get(Attachment, "default", name)
+    assert attachment is not None
+    gone = [deletion(pod_named(cluster, name)), deletion(attachment)]
+    return settled(cluster.with_changes(gone))
 
 
 def deployment(name: str = "web", replicas: int = 3, **spec: object) -> str:

@@ -137,6 +137,8 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/datapath/cni/conflist": (*CONFLIST, "pod_networks", "no_network"),
     "kubenetlab/datapath/attachments": CONFLIST,
     "kubenetlab/datapath/cni/cilium": ("cilium",),
+    "kubenetlab/datapath/cluster_modes": ("invalid_networks",),
+    "kubenetlab/controllers/admission/ip_pools": ("invalid_networks",),
     "kubenetlab/datapath/identities": ("cilium", "flow_events"),
     "kubenetlab/observe/flows": ("flow_events",),
     "kubenetlab/cli/probing/flows": ("flow_events",),

@@ -56,11 +56,25 @@ def check(obj: Resource) -> Iterator[Finding]:
     """Yield the findings about the modes of a Cluster document; nothing for other objects."""
     if isinstance(obj, ClusterConfig):
         for family in modes.FAMILIES.values():
-            mode, findings = modes.try_load(family.name, *family.chosen(obj.networking))
-            yield from findings
-            if mode is not None:
-                yield from mode.config_findings(obj)
+            yield from _mode_findings(obj, family.name, *family.chosen(obj.networking))
         yield from _bgp_findings(obj)
+
+
+def _mode_findings(
+    config: ClusterConfig, family: str, name: str, options: JsonMapping
+) -> Iterator[Finding]:
+    """Yield all findings about one mode: an invalid option does not hide those about others."""
+    while True:
+        mode, findings = modes.try_load(family, name, options)
+        yield from findings
+        if mode is not None:
+            yield from mode.config_findings(config)
+            return
+        invalid = {finding.path[2] for finding in findings if len(finding.path) > 2}
+        valid = {key: value for key, value in options.items() if key not in invalid}
+        if valid == options:
+            return
+        options = valid
 
 
 def _bgp_findings(config: ClusterConfig) -> Iterator[Finding]:

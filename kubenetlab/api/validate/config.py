@@ -228,13 +228,25 @@ def _validate_size(config: ClusterConfig, field: str, network: Network) -> Itera
             path,
             f"expected a prefix length of at most {mask_size}, because each node gets a "
             f"/{mask_size}; found {network.prefixlen}",
+            hints=(_how_to_fit(config, network, mask_size),),
         )
     elif (capacity := 2 ** (mask_size - network.prefixlen)) < len(config.nodes):
         yield Finding(
             path,
-            f"{network} holds {capacity} ranges of /{mask_size}, one per node, "
-            f"for {len(config.nodes)} nodes",
+            f"expected a range of /{mask_size} for each of {len(config.nodes)} nodes; "
+            f"{network} has {capacity}",
+            hints=(_how_to_fit(config, network, mask_size),),
         )
+
+
+def _how_to_fit(config: ClusterConfig, network: Network, mask_size: int) -> str:
+    """Return the prefix lengths with which the pods' range has a part for each node."""
+    bits = (len(config.nodes) - 1).bit_length()
+    field = f"networking.nodeCIDRMaskSizeIPv{network.version}"
+    larger = f"set podSubnet to a /{mask_size - bits} or larger"
+    longest = network.max_prefixlen - 2
+    smaller = f", or {field} to {network.prefixlen + bits} or more"
+    return larger + (smaller if network.prefixlen + bits <= longest else "")
 
 
 def _validate_pod_cidrs(config: ClusterConfig) -> Iterator[Finding]:

@@ -230,11 +230,12 @@ def _applied(name: str, manifests: Manifests, strictness: Strictness) -> bool:
 
 
 def _apply(client: Client, manifests: Manifests, strictness: Strictness) -> None:
-    if manifests.config is not None:
-        _announce_cni_mode(client, manifests)
+    announcement = _describe_cni_change(client, manifests) if manifests.config is not None else ""
     answer = client.post(f"{LAB_API}/apply", _documents(manifests, strictness))
     raise_findings(answer, manifests)
     raise_misconfigurations(answer.get("diagnostics", []), manifests.all_entries)
+    if announcement:  # a mode that the lab refuses is not announced
+        echo(announcement)
     _warn_of_made_namespaces(answer["namespaces"])
     colours = {"created": GOOD, "configured": WARNING, "kept": MUTED, "unchanged": MUTED}
     for outcome in answer["outcomes"]:
@@ -242,15 +243,15 @@ def _apply(client: Client, manifests: Manifests, strictness: Strictness) -> None
         echo(f"{outcome['title']} {paint(outcome['action'], colours[outcome['action']])}{changes}")
 
 
-def _announce_cni_mode(client: Client, manifests: Manifests) -> None:
-    """Print which pods are affected if the CNI mode of a running lab changes."""
+def _describe_cni_change(client: Client, manifests: Manifests) -> str:
+    """Return which pods are affected if the CNI mode of a running lab changes, else nothing."""
     from kubenetlab.api.config import ClusterConfig, mode_and_options
 
     wanted = manifests.cluster_config.networking.cni_mode
     (item,) = client.get(f"/apis/{ClusterConfig.api_version}/{ClusterConfig.plural}")["items"]
     current = mode_and_options(item.get("networking", {}).get("cni", "bridge"))
     if wanted == current or current[0] == "none" or wanted[0] == "none":
-        return
+        return ""
     pods = [
         f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
         for pod in client.get("/api/v1/pods")["items"]
@@ -258,7 +259,7 @@ def _announce_cni_mode(client: Client, manifests: Manifests) -> None:
     ]
     change = f"cni {current[0]} → {wanted[0]}" if current[0] != wanted[0] else f"cni {wanted[0]}"
     more = f" and {len(pods) - _SHOWN_PODS} more" if len(pods) > _SHOWN_PODS else ""
-    echo(f"{change}: {len(pods)} pods get new sandboxes: {', '.join(pods[:_SHOWN_PODS])}{more}")
+    return f"{change}: {len(pods)} pods get new sandboxes: {', '.join(pods[:_SHOWN_PODS])}{more}"
 
 
 def _documents(manifests: Manifests, strictness: Strictness) -> JsonObject:

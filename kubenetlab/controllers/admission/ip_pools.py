@@ -34,6 +34,15 @@ def _findings(before: Cluster, after: Cluster, pool: IPPool) -> Iterator[Finding
     if old is not None and old.spec.block_length != pool.spec.block_length:
         yield Finding(("spec", "blockSize"), f"cannot change; it is {old.spec.block_length}")
     own = pool.spec.network
+    networking = after.config.networking
+    if own.version not in networking.versions:
+        yield Finding(
+            ("spec", "cidr"),
+            f"unused: pods of this cluster have no IPv{own.version} addresses "
+            f"(networking.ipFamily: {networking.ip_family})",
+            hints=("for addresses of both families, set ipFamily: dual",),
+            is_warning=True,
+        )
     for network, owner in _other_ranges(after, pool):
         if own.version == network.version and own.overlaps(network):
             yield Finding(

@@ -304,7 +304,8 @@ def test_invalid_objects_are_rejected(text: str, message: str) -> None:
         ),
         (
             "networking: {podSubnet: 10.244.0.0/23}",
-            "networking.podSubnet: 10.244.0.0/23 holds 2 ranges of /24, one per node, for 3 nodes",
+            "networking.podSubnet: expected a range of /24 for each of 3 nodes; "
+            "10.244.0.0/23 has 2",
         ),
         (
             "networking: {podSubnet: nonsense}",
@@ -330,7 +331,8 @@ def test_invalid_objects_are_rejected(text: str, message: str) -> None:
         ),
         (
             "networking: {ipFamily: ipv6, podSubnet: 'fd00:10:244::/63'}",
-            "networking.podSubnet: fd00:10:244::/63 holds 2 ranges of /64",
+            "networking.podSubnet: expected a range of /64 for each of 3 nodes; "
+            "fd00:10:244::/63 has 2",
         ),
         (
             "networking: {ipFamily: dual, podSubnet: 'fd00:1::/56,10.244.0.0/16'}",
@@ -395,6 +397,45 @@ def test_invalid_objects_are_rejected(text: str, message: str) -> None:
 def test_an_invalid_cluster_document_is_rejected(cluster: str, message: str) -> None:
     """Ranges must not overlap, addresses must be in range, and modes must be known."""
     assert_rejected(f"{CLUSTER}{cluster}\n", message)
+
+
+@pytest.mark.parametrize("cni", ["bridge", "calico", "weave", "cilium"])
+@pytest.mark.parametrize(
+    ("subnet", "advice"),
+    [
+        (
+            "10.244.0.0/24",
+            "set podSubnet to a /22 or larger, or networking.nodeCIDRMaskSizeIPv4 to 26 or more",
+        ),
+        (
+            "10.244.0.0/27",
+            "set podSubnet to a /22 or larger, or networking.nodeCIDRMaskSizeIPv4 to 29 or more",
+        ),
+        ("10.244.0.0/29", "set podSubnet to a /22 or larger"),
+    ],
+)
+def test_a_range_too_small_for_the_nodes_is_explained(cni: str, subnet: str, advice: str) -> None:
+    """The hint says which prefix lengths fit three nodes; with them, the document is valid."""
+    text = f"{CLUSTER}networking: {{cni: {cni}, podSubnet: {subnet}%s}}\n"
+    (problem,) = problems_of(text % "")
+    assert problem.path == "networking.podSubnet"
+    assert problem.hints == (advice,)
+    if " or networking" in advice:
+        length = advice.rpartition(" to ")[2].partition(" ")[0]
+        assert not problems_of(text % f", nodeCIDRMaskSizeIPv4: {length}")
+    assert not problems_of(f"{CLUSTER}networking: {{cni: {cni}, podSubnet: 10.244.0.0/22}}\n")
+
+
+def test_all_problems_of_a_mode_are_in_one_report() -> None:
+    """An invalid option does not hide those that contradict the rest of the document."""
+    cni = "{type: calico, blockSize: 40, bakend: x, routeReflectors: [wroker], peers: [{address: y"
+    problems = problems_of(f"{CLUSTER}networking: {{cni: {cni}, asNumber: 1}}]}}}}\n")
+    assert {problem.path for problem in problems} == {
+        "networking.cni.blockSize",
+        "networking.cni.bakend",
+        "networking.cni.peers[0].address",
+        "networking.cni.routeReflectors[0]",
+    }
 
 
 @pytest.mark.parametrize(

@@ -15,12 +15,13 @@ from kubenetlab.api.core import Event, Node
 from kubenetlab.api.lab import Attachment
 from kubenetlab.api.plugins.allocations import AddressBlock
 from kubenetlab.api.store import Cluster, deletion
+from kubenetlab.controllers.admission.ip_pools import pool_findings
 from kubenetlab.controllers.nodes.ipam.blocks import Blocks
 from kubenetlab.diagnostics.ip_pools import check_ip_pools
 from kubenetlab.diagnostics.templates import Templates
 from kubenetlab.diagnostics.unenforced import check_unenforced
 from kubenetlab.errors import ManifestError
-from tests.clusters import applied, deployment, pod, problems_of, settled, store
+from tests.clusters import applied, deployment, pod, problems_of, settled, store, without_pod
 from tests.examples import examples
 
 CLUSTER = """\
@@ -248,6 +249,42 @@ def test_no_address_is_used_twice_and_each_is_in_a_block(seed: int) -> None:
 def test_a_pool_that_overlaps_another_range_is_refused(cidr: str, owner: str) -> None:
     with pytest.raises(ManifestError, match=owner):
         applied(store(CALICO), pool("x", cidr))
+
+
+@pytest.mark.parametrize(
+    ("family", "cidr", "version"),
+    [("ipv4", "fd00:7::/64", 6), ("ipv6", "10.7.0.0/16", 4), ("dual", "fd00:7::/64", 0)],
+)
+def test_a_pool_of_a_family_that_pods_do_not_have_is_unused(
+    family: str, cidr: str, version: int
+) -> None:
+    """A warning says so; upstream accepts such a pool."""
+    before = store(CLUSTER % (family, "calico"))
+    after = applied(before, pool("x", cidr))
+    findings = [finding for _, finding in pool_findings(before, after, after.all(IPPool))]
+    assert [finding.message for finding in findings] == [
+        f"unused: pods of this cluster have no IPv{version} addresses "
+        f"(networking.ipFamily: {family})"
+    ] * bool(version)
+    assert all(finding.is_warning for finding in findings)
+
+
+def test_released_addresses_are_reused_last() -> None:
+    """A pod that waits for an address of a full pool gets the one that is released."""
+    tiny = pool("tiny", "10.7.0.0/29", blockSize="29")
+    cluster = store(CALICO + tiny + pod("a", on("worker")) + pod("b", on("worker")))
+    (first,), (second,) = addresses(cluster, "a"), addresses(cluster, "b")
+    cluster = without_pod(cluster, "a")
+    cluster = applied(cluster, pod("c", on("worker")))
+    assert addresses(cluster, "c")[0] not in (first, second)
+    for name in "defghi":
+        cluster = applied(cluster, pod(name, on("worker")))
+    waiting = [name for name in "defghi" if not addresses(cluster, name)]
+    assert waiting
+    assert "No IPs available in pools: tiny" in messages(cluster)[-1]
+    freed = addresses(cluster, "c")
+    cluster = without_pod(cluster, "c")
+    assert addresses(cluster, waiting[0]) == freed
 
 
 def test_the_range_of_a_pool_cannot_change() -> None:

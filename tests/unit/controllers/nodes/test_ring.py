@@ -13,7 +13,7 @@ from kubenetlab.api.lab import Attachment
 from kubenetlab.api.plugins.allocations import RingState
 from kubenetlab.api.store import Cluster, deletion
 from kubenetlab.controllers.nodes.ipam.ring import Ring
-from tests.clusters import applied, pod, settled, store
+from tests.clusters import applied, pod, settled, store, without_pod
 from tests.examples import examples
 
 
@@ -67,6 +67,34 @@ def test_a_node_that_needs_more_gets_half_of_a_free_part() -> None:
     assert any(
         "no free address is left in 10.32.0.0/28" in event.message for event in full.all(Event)
     )
+
+
+def test_released_addresses_are_reused_last() -> None:
+    """A connection to a pod that is gone reaches no other pod, until the range is used up."""
+    cluster = store(cluster_of(2) + pod("a", on("worker")))
+    released = {address_of(cluster, "a")}
+    for number in range(4):
+        cluster = without_pod(cluster, f"p{number - 1}" if number else "a")
+        cluster = applied(cluster, pod(f"p{number}", on("worker")))
+        address = address_of(cluster, f"p{number}")
+        assert address
+        assert address not in released
+        released.add(address)
+
+
+def test_an_exhausted_range_serves_again_after_a_release() -> None:
+    """The pod that waits gets the address of the one that is gone, on whatever node that was."""
+    pods = "".join(pod(f"p{number}", on("worker")) for number in range(10))
+    cluster = applied(store(cluster_of(2) + pods), pod("late", on("control-plane")))
+    assert address_of(cluster, "late") == ""
+    freed = address_of(cluster, "p3")
+    cluster = without_pod(cluster, "p3")
+    assert address_of(cluster, "late") == freed
+
+
+def address_of(cluster: Cluster, name: str) -> str:
+    attachment = cluster.get(Attachment, "default", name)
+    return attachment.addresses[0] if attachment is not None else ""
 
 
 def test_parts_of_a_removed_node_go_to_others() -> None:
