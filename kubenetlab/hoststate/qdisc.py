@@ -61,7 +61,7 @@ _MILLION: Final = 1_000_000
 
 
 class Qdisc(LinkedObject, frozen=True):
-    """What happens to the packets that a link sends."""
+    """A queueing discipline at the root of a link: its rate, delay and loss."""
 
     rank = 65
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Final
+from typing import ClassVar, Final
 
 from kubenetlab.hoststate.ip import AF_INET, address_text, packed, packed_prefix
 from kubenetlab.hoststate.links.messages import ObservedLink
@@ -88,10 +88,29 @@ _UNLIMITED = _LIMITS.pack(*[_NO_LIMIT] * 4, 0, 0, 0, 0)
 """No limit of bytes and packets; a time of 0 is none either."""
 
 
-class XfrmState(NetlinkObject, frozen=True):
-    """A key for the ESP packets from one address to another, in transport mode."""
+class _XfrmObject(NetlinkObject, frozen=True):
+    """A state or a policy. The kernel changes neither: another one takes its place."""
 
     protocol = XFRM
+    creation: ClassVar[int]
+    """Type of the message that creates it."""
+
+    def create(self, links: Links) -> bytes:
+        return message(self.creation, NLM_F_CREATE | NLM_F_EXCL, self._body())
+
+    change = create
+
+    def can_become(self, desired: Object) -> bool:
+        return False
+
+    def _body(self) -> bytes:
+        raise NotImplementedError
+
+
+class XfrmState(_XfrmObject, frozen=True):
+    """A key for the ESP packets from one address to another, in transport mode."""
+
+    creation = XFRM_MSG_NEWSA
     rank = 72
 
     source: str
@@ -116,15 +135,6 @@ class XfrmState(NetlinkObject, frozen=True):
     def __str__(self) -> str:
         mark = f" output-mark {self.output_mark:#x}" if self.output_mark else ""
         return f"xfrm state {self._ends} spi {self.spi:#010x} {ALGORITHM}{mark}"
-
-    def create(self, links: Links) -> bytes:
-        return message(XFRM_MSG_NEWSA, NLM_F_CREATE | NLM_F_EXCL, self._body())
-
-    change = create
-
-    def can_become(self, desired: Object) -> bool:
-        """Return False: a key that changes makes another state."""
-        return False
 
     def delete(self, links: Links) -> bytes:
         family, destination = packed(self.destination)
@@ -171,10 +181,10 @@ class XfrmState(NetlinkObject, frozen=True):
         return body + (number(_XFRMA_OUTPUT_MARK, self.output_mark) if self.output_mark else b"")
 
 
-class XfrmPolicy(NetlinkObject, frozen=True):
+class XfrmPolicy(_XfrmObject, frozen=True):
     """A rule that packets from one address to another are encrypted, by ESP in transport mode."""
 
-    protocol = XFRM
+    creation = XFRM_MSG_NEWPOLICY
     rank = 73
 
     source: str
@@ -199,14 +209,6 @@ class XfrmPolicy(NetlinkObject, frozen=True):
     def __str__(self) -> str:
         spi = f" spi {self.spi:#010x}" if self.spi else " esp"
         return f"xfrm policy {self._selector} dir {self._direction}{spi}"
-
-    def create(self, links: Links) -> bytes:
-        return message(XFRM_MSG_NEWPOLICY, NLM_F_CREATE | NLM_F_EXCL, self._body())
-
-    change = create
-
-    def can_become(self, desired: Object) -> bool:
-        return False
 
     def delete(self, links: Links) -> bytes:
         body = self._encoded_selector() + _POLICY_ID.pack(0, self._number) + self._encoded_mark()

@@ -13,8 +13,7 @@ import pytest
 from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.fdb import ANY_MAC, BridgeFdbEntry, FdbEntry
 from kubenetlab.hoststate.links.bridge import Bridge
-from kubenetlab.hoststate.links.local_veth import LocalVethPeer
-from kubenetlab.hoststate.links.veth import Port, Veth, VethPeer
+from kubenetlab.hoststate.links.veth import LocalVethPeer, Port, Veth, VethPeer
 from kubenetlab.hoststate.links.vxlan import OVERHEAD_BYTES, Vxlan
 from kubenetlab.hoststate.links.vxlan_external import VxlanExternal
 from kubenetlab.hoststate.neighbor import Neighbor

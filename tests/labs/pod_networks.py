@@ -1,4 +1,4 @@
-"""What the tests of CNI modes share: a cluster with three pods, and captures on the fabric."""
+"""Functions for tests of CNI modes: a cluster with three pods, and captures on the fabric."""
 
 from __future__ import annotations
 

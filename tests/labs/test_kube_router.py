@@ -261,7 +261,7 @@ def test_a_bird_that_cannot_run_is_reported(lab: Lab, tmp_path: Path) -> None:
 
 
 def test_inspect_shows_bird_and_its_routes(lab: Lab) -> None:
-    """Beside the objects of the lab itself, with the daemon that has added them."""
+    """`inspect` lists daemon, files and routes; a route of BIRD names the daemon."""
     lab.up(manifest("ipv4", "kube-router"))
     lines = lab.run("inspect", "node:worker").out.splitlines()
     assert any(line.startswith("  daemon bird: bird -f -c") for line in lines)

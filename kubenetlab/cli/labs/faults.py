@@ -49,54 +49,37 @@ FaultId = Annotated[
     str | None,
     _optional_argument("ID", "ID of the fault to remove. Default: all faults.", "fault_ids"),
 ]
-Node = Annotated[
-    str | None,
-    typer.Option(
-        "--node",
-        metavar="NODE",
-        help="Node to break; same as node=NODE.",
-        autocompletion=candidates("nodes"),
-    ),
-]
+
+
+def _option(name: str, metavar: str, help_: str, completion: str) -> Any:
+    return typer.Option(
+        f"--{name}", metavar=metavar, help=help_, autocompletion=candidates(completion)
+    )
+
+
+Node = Annotated[str | None, _option("node", "NODE", "Node to break; same as node=NODE.", "nodes")]
 How = Annotated[
     str | None,
-    typer.Option(
-        "--how",
-        metavar="HOW",
-        help="Kind of failure, such as `stopped`, `stale` or `misconfigured`.",
-        autocompletion=candidates("how_values"),
+    _option(
+        "how",
+        "HOW",
+        "Kind of failure, such as `stopped`, `stale` or `misconfigured`.",
+        "how_values",
     ),
 ]
 To = Annotated[
-    str | None,
-    typer.Option(
-        "--to",
-        metavar="NODE",
-        help="Node at the other end, for the fault `route`.",
-        autocompletion=candidates("nodes"),
-    ),
+    str | None, _option("to", "NODE", "Node at the other end, for the fault `route`.", "nodes")
 ]
 Size = Annotated[
     int | None,
     typer.Option("--size", metavar="BYTES", help="MTU, for the fault `mtu`.", min=1),
 ]
 Pod = Annotated[
-    str | None,
-    typer.Option(
-        "--pod",
-        metavar="POD",
-        help="Pod that has the address, for the fault `ipam`.",
-        autocompletion=candidates("pods"),
-    ),
+    str | None, _option("pod", "POD", "Pod that has the address, for the fault `ipam`.", "pods")
 ]
 With = Annotated[
     str | None,
-    typer.Option(
-        "--with",
-        metavar="POD",
-        help="Pod that gets the same address, for the fault `ipam`.",
-        autocompletion=candidates("pods"),
-    ),
+    _option("with", "POD", "Pod that gets the same address, for the fault `ipam`.", "pods"),
 ]
 ListFaults = Annotated[
     bool, typer.Option("--list", help="List active and available faults; change nothing.")

@@ -75,8 +75,7 @@ from kubenetlab.datapath.pod_view import PodView
 from kubenetlab.datapath.sandboxes import link_local
 from kubenetlab.datapath.view import DEFAULT_ROUTES, Family, NodeView
 from kubenetlab.hoststate.address import Address
-from kubenetlab.hoststate.links.local_veth import LocalVethPeer
-from kubenetlab.hoststate.links.veth import Veth, VethPeer
+from kubenetlab.hoststate.links.veth import LocalVethPeer, Veth, VethPeer
 from kubenetlab.hoststate.links.vxlan import OVERHEAD_BYTES
 from kubenetlab.hoststate.links.vxlan_external import VxlanExternal
 from kubenetlab.hoststate.neighbor import Neighbor

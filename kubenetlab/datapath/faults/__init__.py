@@ -71,9 +71,9 @@ class BreakOptions(Struct, frozen=True, rename=kubernetes_name, forbid_unknown_f
     def namespaces(self, node: NodeView) -> tuple[str, ...]:
         """Return the namespaces whose kernel objects differ while the fault lasts.
 
-        node: the fault's node.
+        node: the fault's node. By default, only its own namespace.
         """
-        return ()
+        return (node.netns,)
 
     def objects(
         self, netns: str, desired: Sequence[Object], node: NodeView, network: PodNetwork

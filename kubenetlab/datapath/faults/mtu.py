@@ -86,9 +86,6 @@ class Break(BreakOptions, frozen=True):
             "about it are lost",
         )
 
-    def namespaces(self, node: NodeView) -> tuple[str, ...]:
-        return (node.netns,)
-
     def objects(
         self, netns: str, desired: Sequence[Object], node: NodeView, network: PodNetwork
     ) -> Iterator[Object]:

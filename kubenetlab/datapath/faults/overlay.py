@@ -67,9 +67,6 @@ class Break(BreakOptions, frozen=True):
             summary=f"the packets of the tunnels of {self.node} are dropped",
         )
 
-    def namespaces(self, node: NodeView) -> tuple[str, ...]:
-        return (node.netns,)
-
     def objects(
         self, netns: str, desired: Sequence[Object], node: NodeView, network: PodNetwork
     ) -> Iterable[Object]:

@@ -80,9 +80,6 @@ class Break(BreakOptions, frozen=True):
             summary=f"{self.node} {_MEANS[self.how]} {self.to}",
         )
 
-    def namespaces(self, node: NodeView) -> tuple[str, ...]:
-        return (node.netns,)
-
     def objects(
         self, netns: str, desired: Sequence[Object], node: NodeView, network: PodNetwork
     ) -> Iterator[Object]:

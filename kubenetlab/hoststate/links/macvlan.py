@@ -10,7 +10,7 @@ from typing import Final, Literal, Self
 
 from kubenetlab.hoststate.links.link import Link, OtherLinks, alias_option, alias_words, down_word
 from kubenetlab.hoststate.links.messages import ObservedLink
-from kubenetlab.hoststate.links.requests import change_link, new_link_up
+from kubenetlab.hoststate.links.requests import configure_link, new_link_up
 from kubenetlab.hoststate.netlink.wire import Links, as_number, attributes
 from kubenetlab.hoststate.object import Key, Object, ShellName
 
@@ -67,13 +67,8 @@ class Macvlan(Link, frozen=True):
         )
 
     def change(self, links: Links) -> bytes:
-        return change_link(
-            links.index(self.netns, self.name),
-            ("IFLA_ADDRESS", self.mac),
-            ("IFLA_MTU", self.mtu),
-            ("IFLA_IFALIAS", self.alias),
-            is_up=True,
-        )
+        index = links.index(self.netns, self.name)
+        return configure_link(index, self.mac, self.mtu, self.alias)
 
     def commands(self, shell_name: ShellName) -> Iterator[str]:
         netns = shell_name(self.netns)

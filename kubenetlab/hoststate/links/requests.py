@@ -87,6 +87,12 @@ def change_link(index: int, *settings: Attribute, is_up: bool | None = None) -> 
     return _LINK.encode(wire.RTM_NEWLINK, 0, {"index": index, **flags}, settings)
 
 
+def configure_link(index: int, mac: str, mtu: int, alias: str, *settings: Attribute) -> bytes:
+    """Return the request that sets a link up, and sets what most kinds have, and `settings`."""
+    own = (("IFLA_ADDRESS", mac), ("IFLA_MTU", mtu), ("IFLA_IFALIAS", alias))
+    return change_link(index, *own, *settings, is_up=True)
+
+
 def delete_link(name: str) -> bytes:
     """Return the request that deletes a link of the current namespace; ENODEV if there is none."""
     return _LINK.encode(wire.RTM_DELLINK, 0, {}, [("IFLA_IFNAME", name)])

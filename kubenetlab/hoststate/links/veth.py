@@ -174,6 +174,7 @@ class VethPeer(Link, frozen=True):
     """The peer end of a `Veth`, as a link with addresses and routes of its own."""
 
     kind = "veth"
+    event_fields = (*Link.event_fields, "has_arp")
     is_created_by_peer = True
     rank = 50
 
@@ -185,6 +186,8 @@ class VethPeer(Link, frozen=True):
     """True if it answers ARP requests for all addresses to which the node has a route."""
     is_source_checked: bool = False
     """True if it drops IPv4 packets whose source is not routed to it (rp_filter)."""
+    has_arp: bool = True
+    """False for a link that has no neighbours to resolve."""
 
     @classmethod
     def decode(cls, netns: str, link: ObservedLink, others: OtherLinks) -> Self:
@@ -197,6 +200,7 @@ class VethPeer(Link, frozen=True):
             link.is_up,
             link.ipv4_setting("proxy_arp") == 1,
             link.ipv4_setting("rp_filter") == 1,
+            link.has_arp,
         )
 
     @property
@@ -205,7 +209,9 @@ class VethPeer(Link, frozen=True):
 
     def __str__(self) -> str:
         settings = "".join(f" {name}" for name, value in self._settings.items() if value)
-        suffix = f"{settings}{alias_words(self.alias)}{down_word(self.is_up)}"
+        suffix = (
+            f"{settings}{arp_word(self.has_arp)}{alias_words(self.alias)}{down_word(self.is_up)}"
+        )
         return f"veth {self.name} mac {self.mac} mtu {self.mtu}{suffix}"
 
     def create(self, links: Links) -> bytes:
@@ -215,20 +221,27 @@ class VethPeer(Link, frozen=True):
     def change(self, links: Links) -> bytes:
         index = links.index(self.netns, self.name)
         settings = ipv4_settings(self._settings)
-        request = configuration(index, self.mac, self.mtu, self.alias, settings)
+        request = configuration(
+            index, self.mac, self.mtu, self.alias, settings, has_arp=self.has_arp
+        )
         return request + immediate_proxy_arp(index) if self.has_proxy_arp else request
 
     def commands(self, shell_name: ShellName) -> Iterator[str]:
         netns = shell_name(self.netns)
-        yield (
-            f"ip -n {netns} link set {self.name} address {self.mac}{alias_option(self.alias)} up"
-        )
+        words = f"address {self.mac}{alias_option(self.alias)}{arp_option(self.has_arp)}"
+        yield f"ip -n {netns} link set {self.name} {words} up"
         paths = {f"conf/{self.name}/{name}": value for name, value in self._settings.items()}
         settings = [f"net/ipv4/{path}={value}" for path, value in paths.items() if value]
         if self.has_proxy_arp:
             settings.append(f"net/ipv4/neigh/{self.name}/proxy_delay=0")
         if settings:
             yield f"ip netns exec {netns} sysctl -qw {' '.join(settings)}"
+
+
+class LocalVethPeer(VethPeer, frozen=True):
+    """The peer end of a `Veth` in the same namespace, which no other namespace has to create."""
+
+    is_created_by_peer = False
 
 
 class Port(Link, frozen=True):

@@ -12,7 +12,7 @@ from typing import Final, Self
 from kubenetlab.hoststate.ip import address_text
 from kubenetlab.hoststate.links.link import Link, OtherLinks, alias_option, alias_words, down_word
 from kubenetlab.hoststate.links.messages import ObservedLink
-from kubenetlab.hoststate.links.requests import change_link, new_link_up
+from kubenetlab.hoststate.links.requests import configure_link, new_link_up
 from kubenetlab.hoststate.netlink.wire import Links, as_number, attributes
 from kubenetlab.hoststate.object import Key, Object, ShellName
 
@@ -106,14 +106,9 @@ class Vxlan(Link, frozen=True):
         )
 
     def change(self, links: Links) -> bytes:
-        return change_link(
-            links.index(self.netns, self.name),
-            ("IFLA_ADDRESS", self.mac),
-            ("IFLA_MTU", self.mtu),
-            ("IFLA_IFALIAS", self.alias),
-            ("IFLA_MASTER", links.index(self.netns, self.master) if self.master else 0),
-            is_up=True,
-        )
+        index = links.index(self.netns, self.name)
+        master = links.index(self.netns, self.master) if self.master else 0
+        return configure_link(index, self.mac, self.mtu, self.alias, ("IFLA_MASTER", master))
 
     def commands(self, shell_name: ShellName) -> Iterator[str]:
         netns = shell_name(self.netns)

@@ -11,7 +11,7 @@ from typing import Final, Self
 
 from kubenetlab.hoststate.links.link import Link, OtherLinks, alias_option, alias_words, down_word
 from kubenetlab.hoststate.links.messages import ObservedLink
-from kubenetlab.hoststate.links.requests import change_link, new_link_up
+from kubenetlab.hoststate.links.requests import configure_link, new_link_up
 from kubenetlab.hoststate.netlink.wire import Links, attributes
 from kubenetlab.hoststate.object import Object, ShellName
 
@@ -65,13 +65,8 @@ class VxlanExternal(Link, frozen=True):
         )
 
     def change(self, links: Links) -> bytes:
-        return change_link(
-            links.index(self.netns, self.name),
-            ("IFLA_ADDRESS", self.mac),
-            ("IFLA_MTU", self.mtu),
-            ("IFLA_IFALIAS", self.alias),
-            is_up=True,
-        )
+        index = links.index(self.netns, self.name)
+        return configure_link(index, self.mac, self.mtu, self.alias)
 
     def commands(self, shell_name: ShellName) -> Iterator[str]:
         netns = shell_name(self.netns)

@@ -1,4 +1,4 @@
-"""What the agent records when changes have been applied."""
+"""Records of applied changes in the agent: observed state, failures and changes of the store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What changes of files and daemons mean for the daemons of one namespace."""
+"""Tasks for the daemons of one namespace that follow from changes of daemons and their files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What changes of files and daemons mean: start, reload or stop."""
+"""A changed daemon is started, reloaded or stopped; a changed file reloads its daemon."""
 
 from __future__ import annotations
 

@@ -197,7 +197,7 @@ def test_a_daemon_is_started_with_its_directories(tmp_path: Path) -> None:
 def test_a_new_agent_compares_what_runs_with_what_is_desired(
     tmp_path: Path, status: dict[str, Any], are_running: bool, expected: list[Daemon]
 ) -> None:
-    """What differs is reloaded, started again or stopped."""
+    """A daemon that differs is reloaded, started again or stopped."""
     init = Init()
     init.status = structs.replace(init.status, **status)
 
