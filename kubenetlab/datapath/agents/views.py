@@ -17,7 +17,7 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.nodes.ipam import network
 from kubenetlab.datapath.bgp_view import bgp_node, bgp_view
 from kubenetlab.datapath.plan_cache import PlanCache
-from kubenetlab.datapath.service_addresses import service_addresses
+from kubenetlab.datapath.services.addresses import service_addresses
 from kubenetlab.datapath.view import Family, NodeView, Peer
 from kubenetlab.hoststate.daemons import Daemon
 from kubenetlab.hoststate.object import Object
