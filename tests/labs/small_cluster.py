@@ -15,6 +15,7 @@ from typing import Final
 from tests.labs.lab import Lab
 from tests.patience import patiently
 
+NODES: Final = ("control-plane", "n1", "n2")
 PODS: Final = {"a": "n1", "c": "n2"}
 """Name of a pod → its node."""
 _NODES: Final = """\

@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,9 +22,10 @@ from typing import Any, Final
 
 from msgspec import Struct, field
 
+from kubenetlab.datapath.cni.flannel import SUBNET_FILE
 from tests.labs.kernel_listing import kernel_listing
 from tests.labs.lab import Lab, wait_for
-from tests.labs.small_cluster import PODS, manifest, pod_namespaces
+from tests.labs.small_cluster import NODES, PODS, manifest, pod_namespaces
 from tests.patience import patiently
 from tests.upstream.builder import build, unpack
 from tests.upstream.comparison import Findings, Named, findings
@@ -92,11 +94,14 @@ def compare(case: Case, ours: Lab, theirs: Lab, folder: Path) -> Findings:
     ):
         for pod, netns in namespaces.items():
             attach(theirs, theirs.place("nodes", PODS[pod]), netns, folder)
-        expected = kernel_listing(ours.name)
+        expected = kernel_listing(ours.name) + _files(
+            {name: ours.run("exec", f"node:{name}", "--", "cat", SUBNET_FILE).out for name in NODES}
+        )
+        written = _files({name: subnet_file(folder, name).read_text() for name in NODES})
         deadline = time.monotonic() + patiently(_SETTLED_S)
         while True:
             check()
-            result = findings(expected, kernel_listing(theirs.name), NAMED)
+            result = findings(expected, kernel_listing(theirs.name) + written, NAMED)
             if not result.unnamed or time.monotonic() > deadline:
                 return result
 
@@ -175,6 +180,14 @@ def running_flannel(lab: Lab, network: Network, folder: Path) -> Iterator[Callab
 
         wait_for(all_are_ready, "subnet.env of each flanneld", patiently(30))
         yield processes.check
+
+
+def _files(contents: Mapping[str, str]) -> str:
+    """Return an entry of a listing for the file subnet.env of each node."""
+    return "".join(
+        f"[node {name}]\nfile {SUBNET_FILE}\n{textwrap.indent(text, '  ')}"
+        for name, text in contents.items()
+    )
 
 
 def subnet_file(folder: Path, node: str) -> Path:
