@@ -240,11 +240,12 @@ def test_routes_of_every_type_have_their_effect(
     expected: dict[RouteType, int] = {
         "blackhole": errno.EINVAL,
         "unreachable": errno.EHOSTUNREACH,
+        "throw": errno.ENETUNREACH,  # no other table has a route
         "unicast": 0,
         "local": 0,
     }
     for type_, number in expected.items():
-        link = "" if type_ in ("blackhole", "unreachable") else "lo" if type_ == "local" else "br0"
+        link = {"unicast": "br0", "local": "lo"}.get(type_, "")
         desired = state_of(*base, Route("n", prefix, link, type=type_, table=table))
         apply_desired(linux, desired)
         assert difference(linux, desired) == "", type_
