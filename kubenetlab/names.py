@@ -40,6 +40,8 @@ NODES = "node/"
 FABRIC_SWITCH = "fabric/switch"
 INTERNET_SWITCH = "fabric/internet"
 ROUTER = "fabric/router"
+ROUTERS = (ROUTER, "fabric/router2")
+"""Sandboxes of the routers between segments; most labs have the first one only."""
 
 KUBE_PROXY_TABLE = "kube-proxy"
 MASQUERADE_TABLE = "ip-masq-agent"
@@ -93,8 +95,10 @@ def router_link(segment: int) -> str:
     return ROUTER_FABRIC_LINK if segment == 0 else f"segment{segment}"
 
 
-def router_port(segment: int) -> str:
-    """Return the name of the switch's port to the router, which no node can have."""
+def router_port(segment: int, number: int = 1) -> str:
+    """Return the name of the switch's port to a router, which no node can have."""
+    if number > 1:
+        return f"router{number}_{segment}"
     return "router" if segment == 0 else f"router_{segment}"
 
 

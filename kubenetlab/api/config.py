@@ -212,6 +212,11 @@ class FabricBGP(Record, frozen=True):
 
     as_number: Annotated[int, Meta(ge=1, le=0xFFFFFFFF, title="an AS number")] = 65000
     """Autonomous system of the router. Nodes are in another one, or in the same."""
+    routers: Annotated[int, Meta(ge=1, le=2, title="1 or 2")] = 1
+    """Number of routers between the segments. With 2, packets have two ways (ECMP).
+
+    The second one is not connected to the internet.
+    """
 
 
 class Fabric(Record, frozen=True):
@@ -230,6 +235,11 @@ class Fabric(Record, frozen=True):
 
     Only CNI modes with BGP use it: calico and kube-router.
     """
+
+    @property
+    def routers(self) -> int:
+        """Number of routers between segments."""
+        return self.bgp.routers if self.bgp is not None else 1
 
 
 class ExternalHost(Record, frozen=True):

@@ -26,6 +26,17 @@ def segment_networks(config: ClusterConfig, number: int) -> tuple[Network, ...]:
     return tuple(_subnet(version, number) for version in config.networking.versions)
 
 
+def router_address(subnet: Network, number: int = 1) -> str:
+    """Return the address of a router in a network of nodes.
+
+    The first router has the first address. The second one has the last address of an IPv4 network,
+    and the number fffe in an IPv6 network.
+    """
+    if number == 1:
+        return str(subnet[1])
+    return str(subnet[-2] if subnet.version == 4 else subnet[0xFFFE])
+
+
 def segment_of(config: ClusterConfig, address: str) -> int:
     """Return the number of the segment to which a node's address belongs."""
     if config.fabric.topology == "switched":

@@ -108,6 +108,7 @@ class Contexts:
             return Context(
                 netns, "", host.name, addresses, "", pods.host_files(host.name, addresses)
             )
-        if netns == names.ROUTER:
-            return Context(netns, "", "router", (), "", pods.host_files("router", ()))
+        if netns in names.ROUTERS:
+            name = netns.rpartition("/")[2]
+            return Context(netns, "", name, (), "", pods.host_files(name, ()))
         return None

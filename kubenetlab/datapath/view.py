@@ -16,8 +16,7 @@ from msgspec import Struct, structs
 from kubenetlab import names
 from kubenetlab.api.calico.ip_pools import IPPool
 from kubenetlab.api.config import ClusterConfig, Network
-from kubenetlab.api.core import ZONE_LABEL, Node, Service
-from kubenetlab.api.discovery import EndpointSlice
+from kubenetlab.api.core import ZONE_LABEL, Node
 from kubenetlab.api.environment import Secret as SecretResource
 from kubenetlab.api.lab import (
     CREDENTIAL_NAMESPACE,
@@ -28,7 +27,7 @@ from kubenetlab.api.lab import (
 )
 from kubenetlab.api.links import LinkSettings, link_settings
 from kubenetlab.api.pods import Pod
-from kubenetlab.api.segments import segment_networks, segment_of
+from kubenetlab.api.segments import router_address, segment_networks, segment_of
 from kubenetlab.api.store import Cluster, Kind
 from kubenetlab.api.values import ip
 from kubenetlab.controllers.allocation.addresses import dns_address
@@ -36,7 +35,7 @@ from kubenetlab.controllers.nodes.ipam import ALLOCATORS, attachment_of, network
 from kubenetlab.datapath.bgp_view import BGP_KINDS, NO_BGP, BGPNode, BGPView, bgp_node, bgp_view
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.pod_view import PodView, pod_view
-from kubenetlab.datapath.services.addresses import ServiceAddress, service_addresses
+from kubenetlab.datapath.services.addresses import ServiceAddress, announced_addresses
 from kubenetlab.hoststate.secret import Secret
 
 DEFAULT_ROUTES: Final = {4: "0.0.0.0/0", 6: "::/0"}
@@ -72,10 +71,9 @@ class Family(Struct, frozen=True):
         """First address of the pod range: the bridge's address and the pods' default gateway."""
         return _first_of(self.pod_cidr)
 
-    @property
-    def router(self) -> str:
-        """Address of the fabric's router in the network of the node's link."""
-        return _first_of(self.subnet)
+    def router_address(self, number: int = 1) -> str:
+        """Return the address of a router of the fabric, by its number, on the node's network."""
+        return router_address(ip.network(self.subnet), number)
 
     @property
     def local_addresses(self) -> tuple[str, ...]:
@@ -137,6 +135,8 @@ class NodeView(Struct, frozen=True, dict=True):
     """Number of its layer-2 segment; 0 on a switched fabric."""
     router_as: int = 0
     """Autonomous system of the fabric's router; 0 if the router has no BGP."""
+    routers: int = 1
+    """Number of routers between segments."""
     bgp: BGPNode = BGPNode()
     """Its settings of BGP."""
     bgp_view: BGPView = NO_BGP
@@ -218,23 +218,14 @@ _NODE_VIEW_KINDS: Final[tuple[Kind, ...]] = (
 """Kinds from which node views are computed."""
 
 
-_ANNOUNCING_PLUGINS: Final = ("calico", "kube-router")
-"""CNI plugins that can announce addresses of Services."""
-
-
 def node_views(cluster: Cluster, decisions: Decisions, cache: PlanCache) -> Sequence[NodeView]:
     """Return a view for each node, in order."""
     inputs = (decisions, *(cluster.by_key(kind) for kind in _NODE_VIEW_KINDS))
     views = cache.by_identity("node views", lambda: _node_views(cluster, decisions), *inputs)
-    if network(cluster).plugin not in _ANNOUNCING_PLUGINS:
-        return views
     # Apart from the other inputs, because endpoints change often.
-    services = cache.by_identity(
-        "service addresses",
-        lambda: service_addresses(cluster),
-        cluster.by_key(Service),
-        cluster.by_key(EndpointSlice),
-    )
+    services = announced_addresses(cluster, network(cluster).plugin, cache)
+    if not services:
+        return views
     return cache.by_identity(
         "views with services",
         lambda: [structs.replace(view, services=services) for view in views],
@@ -276,6 +267,7 @@ def _node_views(cluster: Cluster, decisions: Decisions) -> list[NodeView]:
             bgp=me.bgp,
             bgp_view=bgp,
             router_as=config.fabric.bgp.as_number if config.fabric.bgp is not None else 0,
+            routers=config.fabric.routers,
             password=password,
         )
         for node, me in zip(nodes, peers, strict=True)

@@ -116,7 +116,7 @@ def _router_diagnostics(
         return
     settings = cluster.config.fabric.bgp
     nodes = {family.address for view in views for family in view.families}
-    routers = {family.router for view in selected for family in view.families}
+    routers = {family.router_address() for view in selected for family in view.families}
     if peer.address in routers and settings is not None:
         if peer.spec.as_number != settings.as_number:
             yield _unused(

@@ -150,6 +150,8 @@ class Inspection(TypedDict):
     external: list[InspectedHost]
     services: list[InspectedService]
     router: InspectedRouter
+    other_routers: list[InspectedRouter]
+    """Second router between segments, if there is one."""
     uplink: list[str]
     """Addresses of the router at the link to the machine."""
     faults: list[InspectedFault]

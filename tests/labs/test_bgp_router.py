@@ -174,3 +174,50 @@ def test_a_mode_without_bgp_is_reported(lab: Lab) -> None:
     created = lab.run("up", "-f", "-", stdin=manifest("flannel"))
     assert "fabric.bgp: cni flannel has no BGP" in created.err
     assert not lab.pids("bird")
+
+
+def forwarded(lab: Lab, router: str) -> int:
+    """Return how many packets a router has sent to the segment of worker2."""
+    shown = lab.run("exec", router, "--", "ip", "-j", "-s", "link", "show", "segment2").out
+    (link,) = json.loads(shown)
+    return int(link["stats64"]["tx"]["packets"])
+
+
+@pytest.mark.parametrize("cni", MODES)
+@pytest.mark.parametrize("family", ["ipv4", "ipv6"])
+def test_two_routers_share_the_connections(lab: Lab, cni: str, family: str) -> None:
+    """Nodes have two next hops to other segments; one goes, and no connection is lost."""
+    lab.up(manifest(cni, "{routers: 2}", family))
+    assert lab.problems == []
+    a, b = lab.pod("a"), lab.pod("b")
+    routers = ("fabric:router", "fabric:router2")
+    names = sorted(sessions(lab, "node:worker"))
+    assert len(names) == 2
+    flows = [("TCP", b["addresses"][0], 8080)] * 60
+
+    def shares() -> list[int]:
+        before = [forwarded(lab, router) for router in routers]
+        for answer in lab.ask(a, *flows):
+            assert answer.server, answer.error
+            assert answer.client[0] == a["addresses"][0]
+        return [
+            forwarded(lab, router) - count for router, count in zip(routers, before, strict=True)
+        ]
+
+    assert min(shares()) > 40  # of about 300 packets
+    for name in sessions(lab, routers[1]):
+        lab.run("exec", routers[1], "--", "birdc", "disable", name)
+
+    def has_one_path() -> bool:
+        shown = json.loads(lab.run("exec", "node:worker", "--", "ip", "-j", option, "route").out)
+        return not any("nexthops" in route for route in shown)
+
+    option = "-6" if family == "ipv6" else "-4"
+    wait_for(has_one_path, "the withdrawal on worker")
+    first, second = shares()
+    assert first > 200
+    assert second < 20  # neighbour discovery and BGP
+    for name in sessions(lab, routers[1]):
+        lab.run("exec", routers[1], "--", "birdc", "enable", name)
+    wait_for(lambda: not has_one_path(), "the second path")
+    assert lab.run("check", "-o", "json").json["ok"]

@@ -98,11 +98,11 @@ def _validate_segments(config: ClusterConfig) -> Iterator[Finding]:
             f"expected at most {MAX_SEGMENTS} segments with fabric.topology routed, "
             f"found {len(segments)}: a node without `segment` has one of its own",
         )
+    limit = NODES_PER_SEGMENT - config.fabric.routers + 1
     for name, count in segments.items():
-        if name and count > NODES_PER_SEGMENT:
+        if name and count > limit:
             yield Finding(
-                ("nodes",),
-                f"expected at most {NODES_PER_SEGMENT} nodes on segment {name}, found {count}",
+                ("nodes",), f"expected at most {limit} nodes on segment {name}, found {count}"
             )
 
 

@@ -69,6 +69,11 @@ _PLACE: Final = {
     "netns": "text?: path of the network namespace",
     "sandbox": "text: name of the sandbox",
 }
+_ROUTER: Final = {
+    **_PLACE,
+    "addresses": ["text"],
+    "announced": ["text: ranges that nodes announce to the router by BGP"],
+}
 
 OUTPUTS: Final[JsonMapping] = {
     "list": [
@@ -229,11 +234,8 @@ OUTPUTS: Final[JsonMapping] = {
         ],
         "external": [{**_PLACE, "addresses": ["text"]}],
         "services": [{"*": "any: addresses, policies, ports and endpoints of a Service"}],
-        "router": {
-            **_PLACE,
-            "addresses": ["text"],
-            "announced": ["text: ranges that nodes announce to the router by BGP"],
-        },
+        "router": _ROUTER,
+        "other_routers": [_ROUTER],
         "uplink": ["any: addresses of both ends"],
         "faults": [{"*": "any: faults made by break"}],
     },

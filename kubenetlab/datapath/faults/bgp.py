@@ -72,7 +72,7 @@ class Break(BreakOptions, frozen=True):
 
     def namespaces(self, node: NodeView) -> tuple[str, ...]:
         others = tuple(names.node_netns(peer.name) for peer in node.peers)
-        return (node.netns, *others, *((names.ROUTER,) if node.router_as else ()))
+        return (node.netns, *others, *(names.ROUTERS[: node.routers] if node.router_as else ()))
 
     def objects(
         self, netns: str, desired: Sequence[Object], node: NodeView, network: PodNetwork

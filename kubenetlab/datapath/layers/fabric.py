@@ -22,7 +22,8 @@ from kubenetlab.hoststate.object import Origin
 def _inputs(context: PlanContext) -> Iterator[tuple[str, Inputs]]:
     config = context.cluster.config
     segments = fabric.segments(context.nodes)
-    yield "", (config.external, config.networking.versions, segments, context.published)
+    routers = config.fabric.routers
+    yield "", (config.external, config.networking.versions, segments, context.published, routers)
 
 
 def _objects(
@@ -30,6 +31,7 @@ def _objects(
     versions: tuple[int, ...],
     segments: tuple[Segment, ...],
     published: tuple[PublishedPort, ...],
+    routers: int,
 ) -> tuple[DesiredObjects, ...]:
     internet = {names.SWITCH_BRIDGE: ("0a:58:00:00:00:02", DEFAULT_MTU)}
     groups = [
@@ -41,7 +43,14 @@ def _objects(
             tuple(fabric.switch(names.INTERNET_SWITCH, internet)),
             Origin("fabric", "the internet"),
         ),
-        *by_namespace(fabric.router(versions, segments), Origin("fabric", "the router")),
+        *(
+            group
+            for number in range(1, routers + 1)
+            for group in by_namespace(
+                fabric.router(versions, segments, number),
+                Origin("fabric", "the router" if number == 1 else f"router {number}"),
+            )
+        ),
     ]
     # Only the first host gets the published ports: it stands for the machine on which kind's nodes
     # are containers.

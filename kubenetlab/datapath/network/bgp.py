@@ -134,13 +134,15 @@ def sessions_with_router(node: NodeView, as_number: int) -> Iterator[Peer]:
     as_number: autonomous system of the node.
     """
     for family in node.families if node.router_as else ():
-        yield Peer(
-            peer_name("Router", family.router),
-            family.router,
-            node.router_as,
-            is_node=False,
-            own_as_allowed=0 if node.router_as == as_number else 1,
-        )
+        for number in range(1, node.routers + 1):
+            address = family.router_address(number)
+            yield Peer(
+                peer_name("Router", address),
+                address,
+                node.router_as,
+                is_node=False,
+                own_as_allowed=0 if node.router_as == as_number else 1,
+            )
 
 
 def peer_name(kind: str, address: str) -> str:

@@ -37,11 +37,16 @@ class Neighbor(Struct, frozen=True):
     """Those with addresses of Services."""
 
 
-def neighbor(mode: BGPMode, node: NodeView) -> Neighbor | None:
-    """Return a node as a neighbour of the router; None if it has no session with the router."""
+def neighbor(mode: BGPMode, node: NodeView, number: int) -> Neighbor | None:
+    """Return a node as a neighbour of a router; None if it has no session with the router.
+
+    number: 1 for the first router.
+    """
     speaker = mode.speaker(node)
     addresses = {peer.address for peer in speaker.peers}
-    families = tuple(family for family in node.families if family.router in addresses)
+    families = tuple(
+        family for family in node.families if family.router_address(number) in addresses
+    )
     versions = {family.version for family in families}
     prefixes = tuple(
         prefix
@@ -52,14 +57,20 @@ def neighbor(mode: BGPMode, node: NodeView) -> Neighbor | None:
     return Neighbor(families, speaker.as_number, prefixes, services) if families else None
 
 
-def router(as_number: int, neighbors: Sequence[Neighbor]) -> Iterator[Object]:
-    """Yield BIRD of the router; nothing without neighbours.
+def router(as_number: int, neighbors: Sequence[Neighbor], number: int) -> Iterator[Object]:
+    """Yield BIRD of a router; nothing without neighbours.
 
     as_number: autonomous system of the router.
+    number: 1 for the first router.
     """
     if not neighbors:
         return
-    own = {family.version: family.router for each in neighbors for family in each.families}
+    netns = names.ROUTERS[number - 1]
+    own = {
+        family.version: family.router_address(number)
+        for each in neighbors
+        for family in each.families
+    }
     peers = tuple(
         Peer(
             peer_name("Node", family.address),
@@ -68,7 +79,7 @@ def router(as_number: int, neighbors: Sequence[Neighbor]) -> Iterator[Object]:
             is_client=each.as_number == as_number,
             gets_learned=True,
             is_node=False,
-            source=family.router,
+            source=family.router_address(number),
             subnet=family.subnet,
         )
         for each in neighbors
@@ -78,6 +89,6 @@ def router(as_number: int, neighbors: Sequence[Neighbor]) -> Iterator[Object]:
     speaker = Speaker(router_id(addresses), addresses, peers, as_number=as_number)
     for version in own:
         # Flows between two nodes with the same prefix are distributed by addresses and ports.
-        yield Sysctl(names.ROUTER, f"net/ipv{version}/fib_multipath_hash_policy", "1")
+        yield Sysctl(netns, f"net/ipv{version}/fib_multipath_hash_policy", "1")
     prefixes = dict.fromkeys(prefix for each in neighbors for prefix in each.prefixes)
-    yield from bird.bird(names.ROUTER, speaker, tuple(prefixes))
+    yield from bird.bird(netns, speaker, tuple(prefixes))

@@ -23,8 +23,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from msgspec import Struct
 
 from kubenetlab import names
-from kubenetlab.api.config import DEFAULT_MTU, INTERNET_SUBNETS, ExternalHost, Network
+from kubenetlab.api.config import DEFAULT_MTU, INTERNET_SUBNETS, ExternalHost
 from kubenetlab.api.links import LinkSettings
+from kubenetlab.api.segments import router_address
 from kubenetlab.api.values import ip
 from kubenetlab.datapath.network import port_mappings
 from kubenetlab.datapath.network.port_mappings import PublishedPort
@@ -38,7 +39,7 @@ from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.programs import ListenPort, ProgramRun
 from kubenetlab.hoststate.qdisc import Qdisc
 from kubenetlab.hoststate.route import Route
-from kubenetlab.hoststate.sandbox import Sandbox
+from kubenetlab.hoststate.sandbox import Sandbox, Sysctl
 
 INTERNET_GATEWAYS = {version: str(subnet[1]) for version, subnet in INTERNET_SUBNETS.items()}
 
@@ -95,10 +96,12 @@ def bridges_of(segments: Sequence[Segment]) -> Mapping[str, tuple[str, int]]:
     }
 
 
-def router(versions: Sequence[int], segments: Sequence[Segment]) -> Iterator[Object]:
-    """Yield the objects of the router."""
-    netns = names.ROUTER
-    yield Sandbox(netns, hostname="router")
+def router(
+    versions: Sequence[int], segments: Sequence[Segment], number: int = 1
+) -> Iterator[Object]:
+    """Yield the objects of a router; the second one has no link to the internet."""
+    netns = names.ROUTERS[number - 1]
+    yield Sandbox(netns, hostname=netns.rpartition("/")[2])
     yield from loopback_and_sysctls(netns, has_ipv6=6 in versions, forwards=True)
     yield from router_sysctls(netns, has_ipv6=6 in versions)
     internet_addresses = [
@@ -109,15 +112,16 @@ def router(versions: Sequence[int], segments: Sequence[Segment]) -> Iterator[Obj
         yield from _uplink(
             netns,
             names.router_link(segment.number),
-            [(_router_address(subnet), subnet.prefixlen) for subnet in subnets],
+            [(router_address(subnet, number), subnet.prefixlen) for subnet in subnets],
             names.FABRIC_SWITCH,
-            names.router_port(segment.number),
+            names.router_port(segment.number, number),
             names.segment_bridge(segment.number),
             LinkSettings(segment.mtu),
         )
-    yield from _uplink(
-        netns, names.ROUTER_INTERNET_LINK, internet_addresses, names.INTERNET_SWITCH, "router"
-    )
+    if number == 1:
+        yield from _uplink(
+            netns, names.ROUTER_INTERNET_LINK, internet_addresses, names.INTERNET_SWITCH, "router"
+        )
     for segment in segments:
         for addresses in segment.neighbors:
             for address in addresses:
@@ -161,6 +165,9 @@ def node(view: NodeView) -> Iterator[Object]:
     yield Sandbox(view.netns, hostname=names.hostname(view.name))
     yield from loopback_and_sysctls(view.netns, has_ipv6=view.has_ipv6, forwards=True)
     yield from router_sysctls(view.netns, has_ipv6=view.has_ipv6)
+    for version in sorted({family.version for family in view.families} if view.routers > 1 else ()):
+        # Flows to another segment are distributed to the routers by addresses and ports.
+        yield Sysctl(view.netns, f"net/ipv{version}/fib_multipath_hash_policy", "1")
     subnets = [ip.network(family.subnet) for family in view.families]
     prefixed_addresses = [
         (address, subnet.prefixlen) for address, subnet in zip(view.addresses, subnets, strict=True)
@@ -174,12 +181,14 @@ def node(view: NodeView) -> Iterator[Object]:
         names.segment_bridge(view.segment),
         view.link,
     )
-    routers = [_router_address(subnet) for subnet in subnets]
-    for subnet, address in zip(subnets, routers, strict=True):
+    routers = [
+        [router_address(subnet, number + 1) for subnet in subnets] for number in range(view.routers)
+    ]
+    for subnet, address in zip(subnets, routers[0], strict=True):
         yield Route(view.netns, DEFAULT_ROUTES[subnet.version], names.NODE_UPLINK, via=address)
     if view.neighbors == "permanent":
         for neighbor_addresses in (
-            routers,
+            *routers,
             *(
                 [family.address for family in peer.families]
                 for peer in view.peers
@@ -190,11 +199,6 @@ def node(view: NodeView) -> Iterator[Object]:
                 yield Neighbor(
                     view.netns, names.NODE_UPLINK, address, names.mac_of(neighbor_addresses[0])
                 )
-
-
-def _router_address(subnet: Network) -> str:
-    """Return the router's address in one of the nodes' networks: every node's default gateway."""
-    return str(subnet[1])
 
 
 def _uplink(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from msgspec import Struct
 
 from kubenetlab.api.core import Service
+from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.plugins.kube_router import ADVERTISE_ANNOTATIONS, LOCAL_ANNOTATION, AddressKind
 from kubenetlab.api.store import Cluster
+from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.services.view import is_proxied
 
 
@@ -27,6 +30,20 @@ class ServiceAddress(Struct, frozen=True):
     @property
     def prefix(self) -> str:
         return f"{self.address}/{128 if ':' in self.address else 32}"
+
+
+_ANNOUNCING_PLUGINS: Final = ("calico", "kube-router")
+"""CNI plugins that can announce addresses of Services."""
+
+
+def announced_addresses(
+    cluster: Cluster, plugin: str, cache: PlanCache
+) -> tuple[ServiceAddress, ...]:
+    """Return the addresses of Services that nodes may announce with a CNI plugin."""
+    if plugin not in _ANNOUNCING_PLUGINS:
+        return ()
+    inputs = (cluster.by_key(Service), cluster.by_key(EndpointSlice))
+    return cache.by_identity("service addresses", lambda: service_addresses(cluster), *inputs)
 
 
 def service_addresses(cluster: Cluster) -> tuple[ServiceAddress, ...]:

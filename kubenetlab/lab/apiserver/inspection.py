@@ -19,7 +19,7 @@ from kubenetlab.api.lab import Uplink
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.plugins.cni_agents import StoppedAgent
 from kubenetlab.api.pods import Pod, is_of_job
-from kubenetlab.api.segments import segment_networks, segment_of
+from kubenetlab.api.segments import router_address, segment_networks, segment_of
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.cluster.kube_proxy import NAMESPACE
 from kubenetlab.controllers.nodes.ipam import attachment_of, network
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         InspectedEndpoint,
         InspectedFault,
         InspectedPod,
+        InspectedRouter,
         InspectedSandbox,
         InspectedService,
         Inspection,
@@ -56,6 +57,18 @@ def inspection(agent: Agent) -> Inspection:
         pid = pids.get(netns, 0)
         return {"pid": pid, "netns": links.path(pid) if pid else None, "sandbox": netns}
 
+    routers: list[InspectedRouter] = [
+        {
+            "name": netns.rpartition("/")[2],
+            **location(netns),
+            "addresses": [
+                router_address(network, number)
+                for network in segment_networks(cluster.config, _segment(cluster))
+            ],
+            "announced": bird.learned_routes(desired[netns].values()),
+        }
+        for number, netns in enumerate(names.ROUTERS[: cluster.config.fabric.routers], 1)
+    ]
     return {
         "lab": agent.lab,
         "init_pid": links.init_pid,
@@ -90,14 +103,8 @@ def inspection(agent: Agent) -> Inspection:
             for host in cluster.config.external
         ],
         "services": [_service(agent, service) for service in cluster.all(Service)],
-        "router": {
-            "name": "router",
-            **location(names.ROUTER),
-            "addresses": [
-                str(network[1]) for network in segment_networks(cluster.config, _segment(cluster))
-            ],
-            "announced": bird.learned_routes(desired[names.ROUTER].values()),
-        },
+        "router": routers[0],
+        "other_routers": routers[1:],
         "uplink": list(uplink.router) if uplink is not None else [],
         "faults": summarize_faults(cluster),
     }

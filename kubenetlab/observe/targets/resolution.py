@@ -231,7 +231,7 @@ def _place_named(target: Target, seen: Inspection) -> Location:
 def _hosts_of(kind: str, seen: Inspection) -> Sequence[InspectedHost]:
     """Return the hosts of a kind of target: nodes, external hosts, or the router."""
     if kind == "fabric":
-        return [seen["router"]]
+        return [seen["router"], *seen.get("other_routers", ())]
     return seen["nodes"] if kind == "node" else seen["external"]
 
 

@@ -120,6 +120,12 @@ def test_a_switched_fabric_has_one_segment() -> None:
         (routed(*(f"n{i}" for i in range(256))), "nodes: expected at most 255 segments"),
         (routed(*(f"n{i}=x" for i in range(254))), "expected at most 253 nodes on segment x"),
         (
+            routed(*(f"n{i}=x" for i in range(253))).replace(
+                "topology: routed", "topology: routed, bgp: {routers: 2}"
+            ),
+            "expected at most 252 nodes on segment x",
+        ),
+        (
             routed("a", "b", cni="bridge"),
             "networking.cni: bridge needs all nodes on one layer-2 segment",
         ),
