@@ -135,13 +135,17 @@ def test_each_rack_has_an_as_number(lab: Lab) -> None:
 
 
 def test_a_peer_that_no_lab_has_is_named(lab: Lab) -> None:
-    """It changes nothing for the pods; a peer of a mode without BGP ends commands with status 1."""
+    """calico-node is not ready, as in a cluster, and pods reach each other.
+
+    With a backend without BGP no node has the session.
+    """
     absent = (
         "---\napiVersion: projectcalico.org/v3\nkind: BGPPeer\nmetadata: {name: tor}\n"
         "spec: {peerIP: 192.0.2.1, asNumber: 65001, sourceAddress: None}\n"
     )
-    created = lab.run("up", "-f", "-", stdin=SWITCHED + absent)
+    created = lab.run("up", "-f", "-", stdin=SWITCHED + absent, status=1)
     assert "nothing at 192.0.2.1 has BGP in this lab" in created.err
+    assert "BGP not established with 192.0.2.1" in created.err
     assert reaches(lab, lab.pod("a"), lab.pod("b"))
     failed = lab.run("up", "--cni", "calico-vxlan", status=1)
     assert "BGPPeer tor: has no session: with these options of calico no node runs BIRD" in (
