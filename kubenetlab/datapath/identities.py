@@ -87,7 +87,8 @@ def _cluster_pod(
 ) -> ClusterPod | None:
     if pod is None or attachment is None or attachment.pod_uid != pod.uid or pod.is_finished:
         return None
-    if attachment.superseded_by:  # the addresses belong to the pod that got them last
+    # Addresses belong to the pod that got them last, until its sandbox is to be replaced.
+    if attachment.superseded_by or attachment.is_stale:
         return None
     labels = security_labels(pod, namespaces.get(pod.namespace, {}))
     node_addresses = nodes.get(attachment.node, ())

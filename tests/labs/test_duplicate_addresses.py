@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
@@ -76,6 +77,10 @@ def forget_neighbors(lab: Lab, addresses: tuple[str, ...]) -> None:
     for place in places:
         for address in addresses:
             lab.inside(place, "ip", "neighbor", "flush", "to", address)
+
+
+def has_addresses(lab: Lab, name: str, addresses: list[str]) -> bool:
+    return bool(lab.pod(name)["ready"] and lab.pod(name)["addresses"] == addresses)
 
 
 def kernel_addresses(lab: Lab, name: str) -> set[str]:
@@ -185,6 +190,23 @@ def arp_replies(lab: Lab, place: str, address: str) -> list[str]:
             json.loads(lab.inside(node, sys.executable, "-c", _ARP, routes[0]["dev"], address))
         )
     return list(json.loads(lab.inside(lab.pod(place), sys.executable, "-c", _ARP, "eth0", address)))
+
+
+@pytest.mark.parametrize("cni", ["bridge", "ptp", CALICO["bgp"], CILIUM["tunnel"]])
+def test_the_fault_ends_with_the_pod_that_shares_the_address(lab: Lab, cni: str) -> None:
+    """The first pod has the address for itself at once: nothing is missing in the kernel."""
+    require(cni)
+    lab.up(manifest("dual", cni))
+    for other in ("b", "c"):
+        addresses = lab.pod("a")["addresses"]
+        lab.run("break", "ipam", "--pod", "a", "--with", other)
+        wait_for(partial(has_addresses, lab, other, addresses), "the pod with the same addresses")
+        lab.run("delete", "pod", other)
+        assert lab.get("faults")["items"] == []
+        assert lab.pod("a")["addresses"] == addresses
+        assert lab.run("diff").status == 0
+        for address in addresses:
+            answers_as(lab, "worker2", address, "a")
 
 
 @pytest.mark.skipif(not has_plugins(), reason=PLUGINS_ADVICE)

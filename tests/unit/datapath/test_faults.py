@@ -16,9 +16,12 @@ from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster, deletion
 from kubenetlab.controllers.cluster.kube_proxy import is_kube_proxy
 from kubenetlab.controllers.states import ControllerStates
+from kubenetlab.controllers.support.termination import deletion_changes
 from kubenetlab.datapath import faults, plan
+from kubenetlab.datapath.identities import cluster_pods
 from kubenetlab.datapath.network.bird import CONFIG_PATH, is_bird, learned_routes
 from kubenetlab.datapath.network.load_balancers import node_number
+from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.errors import UsageError
 from kubenetlab.hoststate.address import Address
 from kubenetlab.hoststate.files import File
@@ -567,6 +570,20 @@ def test_a_fault_is_deleted_with_either_of_its_pods() -> None:
         attachment = after.get(Attachment, "default", left)
         assert attachment is not None
         assert (attachment.duplicate_of, attachment.superseded_by) == ("", "")
+
+
+def test_nodes_know_one_pod_of_each_address_while_the_fault_ends() -> None:
+    """The entry of a pod that is gone is not removed after that of its successor is set."""
+    shared = sharing(with_pods("cilium"), "a", "b")
+    removed = shared.get(Pod, "default", "b")
+    assert removed is not None
+    terminating = shared.with_changes(deletion_changes(removed, NOW))
+    healing = shared.with_changes(deletion(fault) for fault in shared.all(Fault))
+    for cluster in (shared, settled(terminating), settled(healing)):
+        pods = cluster_pods(cluster, PlanCache()).values()
+        addresses = [address for pod in pods for address in pod.addresses]
+        assert len(addresses) == len(set(addresses))
+    assert "a" in [pod.name for pod in cluster_pods(settled(terminating), PlanCache()).values()]
 
 
 @pytest.mark.parametrize(
