@@ -145,6 +145,9 @@ def test_status_of_version_1_1(lab: Lab, tmp_path: Path) -> None:
         ]
 
     assert "no agent; port 99" in wait_for(network_events, "the event")[0]
+    waiting = lab.apply(pods(("f", "worker")), status=1)
+    assert "not ready: default/d" in waiting.err
+    assert "next: kubenetlab describe node" in waiting.out + waiting.err
     assert not lab.pod("d")["addresses"]
     broken.unlink()
     wait_for(lambda: condition("worker")["status"] == "True", "Ready", within_s=20)

@@ -147,10 +147,12 @@ def _next_after_failure(state: State) -> str:
     Otherwise it is the command that describes the first pod or Job that is not ready.
     """
     if any(
-        "cni plugin not initialized" in entry["reason"]
+        "NetworkPluginNotReady" in entry["reason"]
         or "node.kubernetes.io/not-ready" in entry["reason"]
         for entry in state["stuck"]
     ):
+        if state.get("has_network"):
+            return "kubenetlab describe node"
         return "install a network: kubenetlab up --cni bridge"
     no_space = os.strerror(errno.ENOSPC)
     if any(place == WHOLE_LAB and no_space in text for place, text in state["failures"].items()):

@@ -12,6 +12,7 @@ import msgspec
 
 from kubenetlab.api.json_types import JsonObject
 from kubenetlab.api.store import Cluster
+from kubenetlab.controllers.nodes.ipam import network
 from kubenetlab.observe.settled import job_verdicts, verdicts
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def _progress(agent: Agent) -> JsonObject:
             }
             for daemon in daemons
         ],
+        "has_network": network(agent.cluster).has_network,
         "failures": agent.failures,
         "idle": agent.is_idle,
         "settled": agent.is_idle
