@@ -12,7 +12,7 @@ from typing import Final
 
 from kubenetlab.api.store import Cluster
 from kubenetlab.diagnostics.bgp import check_bgp
-from kubenetlab.diagnostics.cni_agents import check_cni_agents
+from kubenetlab.diagnostics.cni_agents import check_cni_agents, check_plugins
 from kubenetlab.diagnostics.duplicates import check_duplicates
 from kubenetlab.diagnostics.gateways import check_gateways
 from kubenetlab.diagnostics.ip_pools import check_ip_pools
@@ -26,6 +26,7 @@ from kubenetlab.diagnostics.model import (
     DUPLICATE_ADDRESS,
     GATEWAY_UNREACHABLE,
     NOT_ENFORCED,
+    PLUGINS_NOT_READY,
     POOL_NOT_ROUTED,
     PORT_NOT_SERVED,
     Connection,
@@ -46,6 +47,7 @@ CHECKS: Final[tuple[Callable[[Cluster, Templates], Iterator[Diagnostic]], ...]] 
     check_ip_pools,
     check_duplicates,
     check_cni_agents,
+    check_plugins,
     check_bgp,
     check_password,
 )
@@ -63,6 +65,7 @@ MISCONFIGURATIONS: Final = (
     POOL_NOT_ROUTED,
     DUPLICATE_ADDRESS,
     AGENT_STOPPED,
+    PLUGINS_NOT_READY,
     BGP_PEER_UNUSED,
     BGP_PEER_ABSENT,
     BGP_PASSWORD_MISSING,
@@ -76,6 +79,7 @@ UNREACHABLE_PODS: Final = (
     POOL_NOT_ROUTED,
     DUPLICATE_ADDRESS,
     AGENT_STOPPED,
+    PLUGINS_NOT_READY,
     BGP_PEER_UNUSED,
     BGP_PASSWORD_MISSING,
     BGP_ROUTE_MISSING,
@@ -97,6 +101,7 @@ __all__ = [
     "GATEWAY_UNREACHABLE",
     "MISCONFIGURATIONS",
     "NOT_ENFORCED",
+    "PLUGINS_NOT_READY",
     "POOL_NOT_ROUTED",
     "PORT_NOT_SERVED",
     "UNREACHABLE_PODS",

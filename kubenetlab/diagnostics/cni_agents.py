@@ -1,4 +1,4 @@
-"""Diagnostics of nodes on which no agent of the CNI plugin runs."""
+"""Diagnostics of nodes that attach no pods: without an agent, or with plugins that fail."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from kubenetlab.api.apps import DaemonSet
 from kubenetlab.api.core import Node
 from kubenetlab.api.faults import Fault
-from kubenetlab.api.lab import NetworkFacts
+from kubenetlab.api.lab import NetworkFacts, NodeReport
 from kubenetlab.api.plugins.cni_agents import CniAgent, StoppedAgent
 from kubenetlab.api.store import Cluster
-from kubenetlab.diagnostics.model import AGENT_STOPPED, Diagnostic, Scope
+from kubenetlab.diagnostics.model import AGENT_STOPPED, PLUGINS_NOT_READY, Diagnostic, Scope
 from kubenetlab.diagnostics.templates import Templates
 
 
@@ -54,3 +54,18 @@ def check_cni_agents(cluster: Cluster, templates: Templates) -> Iterator[Diagnos
             (hint,),
             Scope(into=pods, out_of=pods),
         )
+
+
+def check_plugins(cluster: Cluster, templates: Templates) -> Iterator[Diagnostic]:
+    """Yield a diagnostic for each node whose CNI plugins have answered STATUS with an error."""
+    for report in cluster.all(NodeReport):
+        if report.network_error:
+            yield Diagnostic(
+                PLUGINS_NOT_READY,
+                Node.kind,
+                "",
+                report.name,
+                (),
+                f"the node is not Ready and attaches no pods: {report.network_error}",
+                (f"kubenetlab describe node {report.name}",),
+            )

@@ -134,6 +134,8 @@ def test_status_of_version_1_1(lab: Lab, tmp_path: Path) -> None:
     )
     assert condition("worker2")["status"] == "True"
     assert lab.pod("a")["addresses"]
+    unchanged = lab.apply("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: any}\n", status=1)
+    assert "the node is not Ready and attaches no pods" in unchanged.err
     lab.apply(pods(("d", "worker"), ("e", "worker2")), status=None)
     wait_for(lambda: lab.pod("e")["addresses"], "a pod of another node")
 

@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from kubenetlab.api.apps import DaemonSet
 from kubenetlab.api.core import Event, Node
 from kubenetlab.api.environment import ConfigMap
-from kubenetlab.api.lab import Attachment, Decisions, NetworkFacts
+from kubenetlab.api.lab import Attachment, Decisions, NetworkFacts, NodeReport
 from kubenetlab.api.plugins.cni_agents import StoppedAgent
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster, Delete, deletion
@@ -20,7 +21,12 @@ from kubenetlab.datapath.agents.health import agent_plan
 from kubenetlab.datapath.cluster_modes import decided_cni
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.view import node_views
-from kubenetlab.diagnostics import AGENT_STOPPED, diagnose
+from kubenetlab.diagnostics import (
+    AGENT_STOPPED,
+    PLUGINS_NOT_READY,
+    UNREACHABLE_PODS,
+    diagnose,
+)
 from kubenetlab.hoststate.daemons import Daemon
 from kubenetlab.hoststate.files import File
 from kubenetlab.hoststate.object import Key, Object
@@ -294,6 +300,18 @@ def test_a_node_that_is_removed_leaves_nothing() -> None:
     assert [state.name for state in cluster.all(StoppedAgent)] == ["worker3"]
     smaller = running(applied(cluster, manifest("flannel")))
     assert smaller.all(StoppedAgent) == ()
+
+
+def test_a_node_whose_plugins_fail_is_reported() -> None:
+    cluster = running(store(manifest("bridge")))
+    report = cluster.get(NodeReport, "", "worker")
+    assert report is not None
+    assert [each for each in diagnose(cluster) if each.code == PLUGINS_NOT_READY] == []
+    failing = cluster.with_changes([structs.replace(report, network_error="no agent (code 50)")])
+    (found,) = [each for each in diagnose(failing) if each.code == PLUGINS_NOT_READY]
+    assert (found.kind, found.name) == ("Node", "worker")
+    assert "no agent (code 50)" in found.message
+    assert PLUGINS_NOT_READY in UNREACHABLE_PODS
 
 
 def test_each_node_without_an_agent_is_reported() -> None:
