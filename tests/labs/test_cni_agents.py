@@ -118,6 +118,29 @@ def test_a_node_without_agent_keeps_its_state_and_misses_a_new_node(lab: Lab, cn
     assert reaches(lab, "a", "d")
 
 
+def test_bird_misses_a_new_peer_while_the_agent_is_stopped(lab: Lab) -> None:
+    """BIRD itself runs on; its configuration changes when the agent is back."""
+    require("calico")
+    lab.up(manifest("ipv4", "calico"))
+    peer = (
+        "apiVersion: projectcalico.org/v3\nkind: BGPPeer\nmetadata: {name: tor}\n"
+        "spec: {peerIP: 172.18.0.99, asNumber: 64999}\n"
+    )
+
+    def has_session(node: str) -> bool:
+        birdc = ("birdc", "show", "protocols", "all")
+        return "172.18.0.99" in lab.run("exec", f"node:{node}", "--", *birdc).out
+
+    lab.run("break", "cni-agent", "--node", "worker")
+    lab.apply(peer, status=None)
+    wait_for(lambda: has_session("worker2"), "the session elsewhere")
+    assert not has_session("worker")
+    assert reaches(lab, "a", "c")
+    assert "bird.conf" in lab.run("diff", status=1).out
+    lab.run("heal")
+    wait_for(lambda: has_session("worker"), "the session")
+
+
 @pytest.mark.parametrize("cni", ["flannel", "kube-router"])
 def test_a_new_pod_works_where_the_cni_program_needs_no_agent(lab: Lab, cni: str) -> None:
     """Its addresses are in the range of the node, to which other nodes have a route."""
