@@ -24,6 +24,7 @@ from kubenetlab.cni import cache, conflist, invocations, results
 from kubenetlab.cni.cache import CachedAttachment
 from kubenetlab.cni.conflist import NetworkList, Plugin
 from kubenetlab.cni.failures import CniError, Outcome, PluginError, output_of
+from kubenetlab.cni.false_failures import is_false_failure
 from kubenetlab.cni.invocations import Arguments, Attachment, Invocation
 from kubenetlab.cni.results import Result
 
@@ -136,7 +137,8 @@ class Runtime(Struct, frozen=True):
             try:
                 self._call("CHECK", network, plugin, cached.arguments, cached.result)
             except PluginError as error:
-                raise _failure(plugin, "check", error) from error
+                if not is_false_failure(plugin.type, error, cached.result):
+                    raise _failure(plugin, "check", error) from error
 
     def collect_garbage(self, network: NetworkList, valid: Sequence[Attachment]) -> None:
         """Detach every pod of the network that is not valid any more.

@@ -12,6 +12,7 @@ import pytest
 from kubenetlab.kernel.rules.libbpf import LIBRARY, has_library
 from tests.labs.lab import COMMAND, Lab, wait_for
 from tests.labs.test_cilium import identities, inside, manifest
+from tests.labs.test_output_schemas import assert_valid
 
 pytestmark = pytest.mark.skipif(
     not has_library(), reason=f"{LIBRARY} is missing (apt-get install libbpf1)"
@@ -19,7 +20,10 @@ pytestmark = pytest.mark.skipif(
 
 
 def shown_flows(lab: Lab, *words: str) -> list[dict[str, Any]]:
-    return list(lab.run("flows", "-o", "json", *words).json["flows"])
+    """Return the flows that the command prints; its output matches the schema."""
+    output = lab.run("flows", "-o", "json", *words).json
+    assert_valid("flows", output)
+    return list(output["flows"])
 
 
 def test_flows_name_pods_identities_and_services(lab: Lab) -> None:

@@ -167,6 +167,20 @@ def test_check_gets_the_result_of_add() -> None:
         runtime.check(network(), POD)
 
 
+@pytest.mark.parametrize(("version", "is_real"), [(4, True), (6, False)])
+def test_check_of_portmap_counts_for_families_of_the_pod(version: int, is_real: bool) -> None:
+    """Debian's requires chains for IPv6, also for a pod with an IPv4 address alone."""
+    plugins = Plugins(bridge=FIRST, portmap=SECOND)
+    runtime = Runtime(plugins, Memory())
+    runtime.add(network(), POD)
+    plugins.answers["portmap"] = failing(999, f"could not check ipv{version} dnat: chain not found")
+    if is_real:
+        with pytest.raises(CniError, match="chain not found"):
+            runtime.check(network(), POD)
+    else:
+        runtime.check(network(), POD)
+
+
 def test_check_needs_a_version_and_may_be_disabled() -> None:
     """Lists before 0.4.0 have no CHECK; disableCheck skips it; without ADD there is nothing."""
     plugins = Plugins(bridge=FIRST, portmap=SECOND)
