@@ -13,7 +13,7 @@ from kubenetlab.api.apps import (
 )
 from kubenetlab.api.batch import Job
 from kubenetlab.api.calico.bgp import BGPConfiguration, BGPPeer
-from kubenetlab.api.calico.ip_pools import API_GROUPS, IPPool
+from kubenetlab.api.calico.ip_pools import IPPool
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.config_versions import served_versions
 from kubenetlab.api.core import Event, Namespace, Node, Service
@@ -159,14 +159,11 @@ def plurals() -> tuple[str, ...]:
 
 CONFIG_GROUPS: Final = tuple(group_of(version) for version in served_versions())
 """API groups of the Cluster document: the lab's own, and kind's."""
-_KINDS_OF_GROUPS: Final[tuple[tuple[type[Resource], tuple[str, ...]], ...]] = (
-    (ClusterConfig, CONFIG_GROUPS),
-    *((kind, API_GROUPS) for kind in _CALICO_KINDS),
-)
-"""(kind, API groups in which it is known)"""
-_BY_GROUP = {(group_of(kind.api_version), kind.kind): kind for kind in WRITABLE} | {
-    (group, kind.kind): kind for kind, groups in _KINDS_OF_GROUPS for group in groups
-}
+_BY_GROUP = {
+    (group_of(version), kind.kind): kind
+    for kind in WRITABLE
+    for version in (kind.api_version, *kind.other_api_versions)
+} | {(group, ClusterConfig.kind): ClusterConfig for group in CONFIG_GROUPS}
 _PLAIN_GROUPS = {*(group_of(version) for version in builtin.KINDS), *CONFIG_GROUPS}
 _BY_WORD = {
     word: kind for kind in SERVED for word in (kind.kind.lower(), kind.plural, *kind.short_names)

@@ -228,6 +228,8 @@ class Resource(Record, frozen=True):
     """Base of all objects in the store. `kind` and `api_version` belong to the class."""
 
     api_version: ClassVar[str]
+    other_api_versions: ClassVar[tuple[str, ...]] = ()
+    """Versions with the same fields that manifests may have instead, each of another API group."""
     kind: ClassVar[str]
     plural: ClassVar[str]
     short_names: ClassVar[tuple[str, ...]] = ()

@@ -11,6 +11,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta, field
 
+from kubenetlab.api.calico.ip_pools import OTHER_API_VERSIONS
 from kubenetlab.api.calico.selectors import parse_selector
 from kubenetlab.api.meta import Labels, ObjectMeta, Record, Resource, Unmodelled
 from kubenetlab.api.text.decode import Finding, found
@@ -76,6 +77,7 @@ class BGPConfiguration(Resource, frozen=True):
     """BGP of all nodes with Calico. Only the one with the name `default` has an effect."""
 
     api_version = "projectcalico.org/v3"
+    other_api_versions = OTHER_API_VERSIONS
     kind = "BGPConfiguration"
     plural = "bgpconfigurations"
     is_namespaced = False
@@ -119,6 +121,7 @@ class BGPPeer(Resource, frozen=True):
     """BGP sessions of nodes with a router, or with other nodes."""
 
     api_version = "projectcalico.org/v3"
+    other_api_versions = OTHER_API_VERSIONS
     kind = "BGPPeer"
     plural = "bgppeers"
     is_namespaced = False

@@ -17,8 +17,8 @@ from kubenetlab.api.text.decode import Finding, found
 from kubenetlab.api.text.documents import Path
 from kubenetlab.api.values import ip
 
-API_GROUPS: Final = ("projectcalico.org", "crd.projectcalico.org")
-"""API groups of Calico's objects: of its API server, and of its custom resources."""
+OTHER_API_VERSIONS: Final = ("crd.projectcalico.org/v1",)
+"""Versions of Calico's custom resources, whose fields are those of its API server's objects."""
 BLOCK_SIZES: Final[Mapping[int, tuple[int, int, int]]] = {4: (26, 20, 32), 6: (122, 116, 128)}
 """IP version → default, smallest and largest prefix length of a block."""
 
@@ -75,6 +75,7 @@ class IPPool(Resource, frozen=True):
     """Range from which Calico assigns pod addresses, in blocks that belong to nodes."""
 
     api_version = "projectcalico.org/v3"
+    other_api_versions = OTHER_API_VERSIONS
     kind = "IPPool"
     plural = "ippools"
     is_namespaced = False

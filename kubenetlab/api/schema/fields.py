@@ -123,7 +123,9 @@ def explain(kind: type[Resource], path: str = "") -> Explanation:
 
 def versions_of(kind: type[Resource]) -> tuple[str, ...]:
     """Return the API versions of a kind, the lab's own first."""
-    return served_versions() if kind is ClusterConfig else (kind.api_version,)
+    if kind is ClusterConfig:
+        return served_versions()
+    return (kind.api_version, *kind.other_api_versions)
 
 
 def fields_of(kind: type[Resource]) -> tuple[Field, ...]:
