@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.clusters import deployment, pod
-from tests.conftest import LAB_PREFIX
+from tests.conftest import LAB_PREFIX, RUN_PREFIX
 from tests.labs.lab import COMMAND, CommandResult, command_result
 from tests.labs.private_run import private_run_directory
 from tests.patience import patiently
@@ -43,7 +43,11 @@ class CommandLine:
 
     @property
     def labs(self) -> list[str]:
-        return [lab["name"] for lab in self.run("list", "-o", "json").json]
+        """Names of labs, except those of other workers: `list` shows root the labs of all users."""
+        names: list[str] = [lab["name"] for lab in self.run("list", "-o", "json").json]
+        return [
+            name for name in names if name.startswith(LAB_PREFIX) or not name.startswith(RUN_PREFIX)
+        ]
 
 
 @pytest.fixture

@@ -61,13 +61,16 @@ def compare(
 
     Example: kubenetlab compare --cni flannel-vxlan,calico-bgp
     """
+    from kubenetlab.cli.labs.temporary_lab import exit_on_sigterm
+
     modes = list(split_modes(cni)) if cni else _all_modes()
     labs = [(mode, _manifests(mode, files, ip_family)) for mode in modes]
     progress = LiveLine()
     results = []
-    for number, (mode, manifests) in enumerate(labs, 1):
-        progress.draw(f"{paint(mode, HEADING)}: measuring ({number} of {len(labs)})")
-        results.append(_compared(mode, manifests))
+    with exit_on_sigterm():
+        for number, (mode, manifests) in enumerate(labs, 1):
+            progress.draw(f"{paint(mode, HEADING)}: measuring ({number} of {len(labs)})")
+            results.append(_compared(mode, manifests))
     progress.clear()
     if output.is_data:
         from kubenetlab.observe.comparison.results import document

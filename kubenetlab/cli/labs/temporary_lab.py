@@ -67,23 +67,31 @@ def run_command(arguments: Sequence[str], stdin: str = "") -> Completed:
 def temporary_lab(name: str, manifests: str) -> Iterator[None]:
     """Make a lab whose pods are ready, and remove it at the end of the block, whatever happens.
 
+    Signals that arrive while it is removed take effect afterwards.
     manifests: documents as YAML or JSON.
-    Raises LabError if it cannot be made, and SystemExit on SIGTERM.
+    Raises LabError if it cannot be made or removed.
     """
-    before = signal.signal(signal.SIGTERM, _stop)
     try:
         done = run_command(["up", "--lab", name, "-f", "-"], manifests)
         if done.status:
             raise LabError(done.reason)
         yield
     finally:
-        interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
         done = run_command(["down", "--lab", name])
-        signal.signal(signal.SIGINT, interrupt)
-        signal.signal(signal.SIGTERM, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if done.status:
             raise LabError(f"lab {name} cannot be removed: {done.reason}")
+
+
+@contextmanager
+def exit_on_sigterm() -> Iterator[None]:
+    """Raise SystemExit in the block when SIGTERM arrives, so that labs in it are removed."""
+    before = signal.signal(signal.SIGTERM, _stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def run_inside(work: Callable[[], Result], result_type: type[Result]) -> Result:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Self
@@ -35,6 +36,25 @@ EVENTS: Final = "cilium_events"
 _LOST_EVENTS: Final = "cilium_lost"
 _FIRST: Final = bytes(4)
 """Key of the only entry of an array."""
+MOMENT_S: Final = 1.0
+"""Time to wait for a reader that ends by itself, in seconds."""
+
+
+def _is_locked(descriptor: int) -> bool:
+    """Lock a file; return False if another process keeps it locked.
+
+    A reader that does not watch has the lock for a moment, which is waited for.
+    """
+    deadline = time.monotonic() + MOMENT_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(MOMENT_S / 20)  # the kernel reports no change of a lock
+        else:
+            return True
 
 
 class FlowReader:
@@ -59,14 +79,12 @@ class FlowReader:
         Raises LabError if the node has no such programs, or another process reads its events.
         """
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _is_locked(descriptor):
             os.close(descriptor)
             raise LabError(
                 f"node {node}: another `kubenetlab flows` reads its events, which have one reader "
                 "at a time; end that one, or select another node with --node"
-            ) from None
+            )
         try:
             with inside_network(os.open(netns, os.O_RDONLY | os.O_CLOEXEC), home):
                 programs, services = _attached(cilium.PROGRAMS), _attached(bpf.PROGRAMS)
