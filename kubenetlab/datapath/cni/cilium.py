@@ -45,7 +45,7 @@ As in: Cilium with kubeProxyReplacement and masquerade by iptables. Routes have 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Literal, Self
 
 from msgspec import Meta, structs
 
@@ -54,10 +54,9 @@ from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.lab import NetworkFacts
 from kubenetlab.api.masquerade import MasqueradeConfig
 from kubenetlab.api.meta import Resource
-from kubenetlab.api.plugins.cni_agents import CniAgent
 from kubenetlab.api.store import Cluster
 from kubenetlab.api.text.decode import Finding
-from kubenetlab.datapath.cni import agents
+from kubenetlab.datapath.cni import cilium_agent
 from kubenetlab.datapath.cni import cilium_wireguard as wireguard
 from kubenetlab.datapath.encapsulation import Encapsulation, encapsulations
 from kubenetlab.datapath.identities import ClusterPod
@@ -69,7 +68,6 @@ from kubenetlab.datapath.modes import (
     PodNetwork,
     ServiceProxy,
     load,
-    proxy_mode,
 )
 from kubenetlab.datapath.pod_view import PodView
 from kubenetlab.datapath.sandboxes import link_local
@@ -94,19 +92,6 @@ from kubenetlab.hoststate.rules.cilium_entries import REMOTE_NODE, UNMANAGED, WO
 from kubenetlab.hoststate.rules.iptables import FAMILIES, IptablesChain, Jump, comment
 from kubenetlab.hoststate.rules.rulesets import SubjectRules
 
-AGENT: Final = CniAgent(
-    daemon_set="cilium",
-    namespace="kube-system",
-    labels={"k8s-app": "cilium"},
-    container="cilium-agent",
-    title="cilium-agent",
-    knows_all_pods=True,
-    attach_error="unable to connect to Cilium agent: failed to create cilium agent client after "
-    '30.000000 seconds timeout: Get "http://localhost/v1/config": '
-    "dial unix /var/run/cilium/cilium.sock: connect: no such file or directory. "
-    "Is the agent running?",
-)
-IMAGE: Final = "quay.io/cilium/cilium:v1.17.4"
 _COMPONENT = "cni cilium"
 _NET = "cilium_net"
 """Peer of cilium_host."""
@@ -146,7 +131,9 @@ class Mode(ModeOptions, frozen=True):
         own_features=("tc programs", "vxlan", "iptables", *wireguard.FEATURES),
         root="eBPF programs",
     )
-    facts = NetworkFacts(plugin="cilium-cni", host_ifname=f"{POD_LINK_PREFIX}{{id}}", agent=AGENT)
+    facts = NetworkFacts(
+        plugin="cilium-cni", host_ifname=f"{POD_LINK_PREFIX}{{id}}", agent=cilium_agent.AGENT
+    )
     masquerader = "cilium"
     knows_all_pods = True
 
@@ -212,30 +199,17 @@ class Mode(ModeOptions, frozen=True):
         return encapsulations(self.tunnel_port if self._has_tunnels else 0)
 
     def manifests(self, cluster: Cluster) -> Iterator[Resource]:
-        """Yield Cilium's ConfigMap and DaemonSet.
-
-        Source: cilium/cilium install/kubernetes/cilium/templates (v1.17).
-        """
-        data = {
+        """Yield Cilium's ConfigMap and DaemonSet."""
+        options = {
             "ipam": "kubernetes",
             "routing-mode": self.routing_mode,
-            "kube-proxy-replacement": str(
-                proxy_mode(cluster.config.networking)[0] == "none"
-            ).lower(),
-            "enable-ipv4-masquerade": "true",
             "monitor-aggregation": self.monitor_aggregation,
         }
         if self._has_tunnels:
-            data |= {"tunnel-protocol": "vxlan", "tunnel-port": str(self.tunnel_port)}
+            options |= {"tunnel-protocol": "vxlan", "tunnel-port": str(self.tunnel_port)}
         if self.enable_wireguard:
-            data["enable-wireguard"] = "true"
-        for network in cluster.config.networking.pod_networks:
-            data[f"enable-ipv{network.version}"] = "true"
-        yield agents.config_map(AGENT, "cilium-config", data)
-        labels = {"app.kubernetes.io/name": "cilium-agent", "app.kubernetes.io/part-of": "cilium"}
-        check = ("cilium-dbg", "status", "--brief")
-        args = ("--config-dir=/tmp/cilium/config-map",)
-        yield agents.daemon_set(AGENT, IMAGE, check, args=args, labels=labels)
+            options["enable-wireguard"] = "true"
+        yield from cilium_agent.manifests(cluster, options)
 
     def network(self, node: NodeView) -> PodNetwork:
         tunnels = (TUNNEL,) if self._has_tunnels else ()
