@@ -36,7 +36,12 @@ from kubenetlab.api.lab import (
     Uplink,
 )
 from kubenetlab.api.meta import Resource
-from kubenetlab.api.plugins.allocations import AddressBlock, HostLocalState, RingState
+from kubenetlab.api.plugins.allocations import (
+    AddressBlock,
+    ClusterPoolState,
+    HostLocalState,
+    RingState,
+)
 from kubenetlab.api.plugins.cni_agents import StoppedAgent
 from kubenetlab.api.pods import Pod
 
@@ -87,6 +92,7 @@ STORED: Final[tuple[type[Resource], ...]] = (
     HostLocalState,
     AddressBlock,
     RingState,
+    ClusterPoolState,
     Decisions,
     NetworkFacts,
     LabSecret,

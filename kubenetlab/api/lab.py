@@ -14,6 +14,7 @@ from kubenetlab.api.internal import Internal
 from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.meta import ObjectMeta, Record
 from kubenetlab.api.plugins.cni_agents import CniAgent
+from kubenetlab.api.plugins.node_range_pools import NodeRangePools
 
 SYNC_PERIOD_S = 5
 """Period in which a kube-proxy checks its rules without being notified of a change, in seconds.
@@ -264,6 +265,8 @@ class NetworkFacts(Internal, frozen=True):
     """Template for the name of the node's end of a pod's link, as in `names.host_link`."""
     ipam: str = "host-local"
     """Name of the allocator of pod addresses (controllers/nodes/ipam)."""
+    node_range_pools: tuple[NodeRangePools, ...] = ()
+    """Pools of each IP version from which the allocator `cluster-pool` assigns ranges to nodes."""
     bridge: str = ""
     """Name of the bridge that connects the pods of a node; empty if there is none."""
     has_gateway: bool = True

@@ -219,8 +219,9 @@ class CNI(Protocol):
     def requirements(self) -> Needs:
         """Requirements with these options; `needs` has those of every option."""
 
-    facts: ClassVar[NetworkFacts]
-    """Properties of the mode that the controllers need."""
+    @property
+    def facts(self) -> NetworkFacts:
+        """Properties of the mode that the controllers need."""
 
     def routes_pool(self, pool: IPPool) -> bool:
         """Return False if nodes have no routes to addresses of a pool on other nodes."""

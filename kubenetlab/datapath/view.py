@@ -31,7 +31,8 @@ from kubenetlab.api.segments import router_address, segment_networks, segment_of
 from kubenetlab.api.store import Cluster, Kind
 from kubenetlab.api.values import ip
 from kubenetlab.controllers.allocation.addresses import dns_address
-from kubenetlab.controllers.nodes.ipam import ALLOCATORS, attachment_of, network
+from kubenetlab.controllers.nodes.ipam import ALLOCATORS, attachment_of, network, pod_cidrs
+from kubenetlab.controllers.nodes.ipam.allocator import NodeRanges
 from kubenetlab.datapath.bgp_view import BGP_KINDS, NO_BGP, BGPNode, BGPView, bgp_node, bgp_view
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.pod_view import PodView, pod_view
@@ -47,7 +48,7 @@ class Family(Struct, frozen=True):
 
     address: str
     pod_cidr: str
-    """Range that the cluster assigns to the node; not every CNI mode uses it."""
+    """Range that the cluster or the CNI mode assigns to the node; not every CNI mode uses it."""
     ranges: tuple[str, ...] = ()
     """Ranges from which the CNI mode assigns addresses on this node."""
     tunnels: Mapping[str, str] = {}
@@ -282,11 +283,26 @@ def _password(cluster: Cluster, facts: NetworkFacts) -> Secret:
 
 def _families(cluster: Cluster, facts: NetworkFacts, node: Node) -> tuple[Family, ...]:
     ranges = ALLOCATORS[facts.ipam].ranges(cluster, node)
-    subnets = segment_networks(cluster.config, segment_of(cluster.config, node.addresses[0]))
+    return families(cluster.config, facts, node, ranges)
+
+
+def families(
+    config: ClusterConfig, facts: NetworkFacts, node: Node, ranges: Sequence[NodeRanges]
+) -> tuple[Family, ...]:
+    """Return the address families of a node to which the IPAM has assigned these ranges."""
+    subnets = segment_networks(config, segment_of(config, node.addresses[0]))
+    cidrs = pod_cidrs(facts, node, [own.cidrs for own in ranges])
     return tuple(
-        Family(address, cidr, own.cidrs, own.tunnels, facts.has_gateway, str(subnet))
-        for address, cidr, own, subnet in zip(
-            node.addresses, node.spec.pod_cidrs, ranges, subnets, strict=True
+        Family(
+            address,
+            cidr or given,
+            own.cidrs,
+            own.tunnels,
+            facts.has_gateway and bool(cidr),
+            str(subnet),
+        )
+        for address, cidr, given, own, subnet in zip(
+            node.addresses, cidrs, node.spec.pod_cidrs, ranges, subnets, strict=True
         )
     )
 

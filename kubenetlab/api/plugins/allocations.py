@@ -20,6 +20,20 @@ class HostLocalState(Internal, frozen=True):
     """Node, or node and pool separated by a space → address allocated last, per IP family."""
 
 
+class ClusterPoolState(Internal, frozen=True):
+    """Ranges that Cilium's operator has assigned to nodes, with `ipam: cluster-pool`."""
+
+    kind = "ClusterPoolState"
+    plural = "clusterpoolstates"
+    is_namespaced = False
+
+    metadata: ObjectMeta = ObjectMeta(name="cluster-pool")
+    ranges: Mapping[str, tuple[str, ...]] = {}
+    """Node → its range of each IP family, the primary family first."""
+    last: Mapping[str, str] = {}
+    """Pool → range that was assigned last, so that none is reused at once."""
+
+
 class AddressBlock(Internal, frozen=True):
     """Block of pod addresses that Calico's IPAM has taken from an IPPool for a node.
 

@@ -12,13 +12,13 @@ from msgspec import structs
 
 from kubenetlab.api.environment import Secret
 from kubenetlab.api.plugins.cni_agents import KnownNode, StoppedAgent
-from kubenetlab.api.segments import segment_networks, segment_of
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.nodes.ipam import network
+from kubenetlab.controllers.nodes.ipam.allocator import NodeRanges
 from kubenetlab.datapath.bgp_view import bgp_node, bgp_view
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.services.addresses import service_addresses
-from kubenetlab.datapath.view import Family, NodeView, Peer
+from kubenetlab.datapath.view import Family, NodeView, Peer, families
 from kubenetlab.hoststate.daemons import Daemon
 from kubenetlab.hoststate.object import Object
 
@@ -52,16 +52,14 @@ def _agent_views(
 
 def _last_view(cluster: Cluster, node: NodeView, state: StoppedAgent) -> NodeView:
     """Return what a stopped agent knows. Passwords in Secrets are those of now."""
-    agent, has_gateway = network(cluster).agent, node.families[0].has_gateway
+    agent = network(cluster).agent
     announced = agent is not None and agent.announces_services
     past = Cluster().with_changes(
         (*state.bgp, *state.bgp_peers, *state.services, *state.slices, *cluster.all(Secret))
     )
     bgp = bgp_view(past)
     known = {
-        other.name: Peer(
-            other.name, tuple(_families(cluster, other, has_gateway)), bgp_node(other.node, bgp)
-        )
+        other.name: Peer(other.name, _families(cluster, other), bgp_node(other.node, bgp))
         for other in state.nodes
     }
     me = known.get(node.name, Peer(node.name, node.families, node.bgp))
@@ -77,19 +75,12 @@ def _last_view(cluster: Cluster, node: NodeView, state: StoppedAgent) -> NodeVie
     )
 
 
-def _families(cluster: Cluster, known: KnownNode, has_gateway: bool) -> Iterator[Family]:
-    node, config = known.node, cluster.config
-    subnets = segment_networks(config, segment_of(config, node.addresses[0]))
-    pairs = zip(node.addresses, node.spec.pod_cidrs, strict=True)
-    for index, (address, pod_cidr) in enumerate(pairs):
-        yield Family(
-            address,
-            pod_cidr,
-            known.ranges[index],
-            known.tunnels[index],
-            has_gateway,
-            str(subnets[index]),
-        )
+def _families(cluster: Cluster, known: KnownNode) -> tuple[Family, ...]:
+    ranges = [
+        NodeRanges(cidrs, tunnels)
+        for cidrs, tunnels in zip(known.ranges, known.tunnels, strict=True)
+    ]
+    return families(cluster.config, network(cluster), known.node, ranges)
 
 
 def knows_pod(views: AgentViews, node: str, uid: str) -> bool:

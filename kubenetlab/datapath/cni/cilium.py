@@ -45,18 +45,20 @@ As in: Cilium with kubeProxyReplacement and masquerade by iptables. Routes have 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from msgspec import Meta, structs
 
 from kubenetlab import names
+from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.lab import NetworkFacts
 from kubenetlab.api.masquerade import MasqueradeConfig
 from kubenetlab.api.meta import Resource
+from kubenetlab.api.plugins.node_range_pools import NodeRangePools
 from kubenetlab.api.store import Cluster
 from kubenetlab.api.text.decode import Finding
-from kubenetlab.datapath.cni import cilium_agent
+from kubenetlab.datapath.cni import cilium_agent, cilium_masquerade, cilium_pools
 from kubenetlab.datapath.cni import cilium_wireguard as wireguard
 from kubenetlab.datapath.encapsulation import Encapsulation, encapsulations
 from kubenetlab.datapath.identities import ClusterPod
@@ -89,7 +91,6 @@ from kubenetlab.hoststate.rules.cilium import (
 )
 from kubenetlab.hoststate.rules.cilium_entries import HOST as HOST_IDENTITY
 from kubenetlab.hoststate.rules.cilium_entries import REMOTE_NODE, UNMANAGED, WORLD
-from kubenetlab.hoststate.rules.iptables import FAMILIES, IptablesChain, Jump, comment
 from kubenetlab.hoststate.rules.rulesets import SubjectRules
 
 _COMPONENT = "cni cilium"
@@ -105,6 +106,17 @@ class Mode(ModeOptions, frozen=True):
         native  They are routed by the nodes' addresses.
 
     tunnelPort: UDP port of the tunnel (8472).
+
+    ipam: kubernetes | cluster-pool
+        kubernetes    The range of a node is its podCIDR.
+        cluster-pool  It is a part of a pool, which Cilium's operator assigns. Cilium's default is
+                      this one. A node gets one range of each family, and no further one.
+
+    clusterPoolIPv4PodCIDRList, clusterPoolIPv6PodCIDRList: pools, parts of podSubnet (podSubnet).
+
+    clusterPoolIPv4MaskSize, clusterPoolIPv6MaskSize: prefix length of a node's range
+        Between that of the pools and 30 (IPv6: 126); nodeCIDRMaskSizeIPv4 and nodeCIDRMaskSizeIPv6
+        of the cluster by default.
 
     enableWireguard: true | false
         Encrypt the packets of tunnels (false).
@@ -131,7 +143,7 @@ class Mode(ModeOptions, frozen=True):
         own_features=("tc programs", "vxlan", "iptables", *wireguard.FEATURES),
         root="eBPF programs",
     )
-    facts = NetworkFacts(
+    _facts: ClassVar = NetworkFacts(
         plugin="cilium-cni", host_ifname=f"{POD_LINK_PREFIX}{{id}}", agent=cilium_agent.AGENT
     )
     masquerader = "cilium"
@@ -139,10 +151,29 @@ class Mode(ModeOptions, frozen=True):
 
     routing_mode: Literal["tunnel", "native"] = "tunnel"
     tunnel_port: Annotated[int, Meta(ge=1, le=0xFFFF)] = 8472
+    ipam: Literal["kubernetes", "cluster-pool"] = "kubernetes"
+    cluster_pool_ipv4_pod_cidr_list: tuple[str, ...] = ()
+    cluster_pool_ipv4_mask_size: Annotated[int, Meta(ge=8, le=30)] | None = None
+    cluster_pool_ipv6_pod_cidr_list: tuple[str, ...] = ()
+    cluster_pool_ipv6_mask_size: Annotated[int, Meta(ge=8, le=126)] | None = None
     enable_wireguard: bool = False
     host_legacy_routing: bool | Literal["auto"] = "auto"
     monitor_aggregation: Literal["medium", "none"] = "medium"
     neighbors: Neighbors = "auto"
+
+    @property
+    def facts(self) -> NetworkFacts:
+        if self.ipam == "kubernetes":
+            return self._facts
+        return structs.replace(self._facts, ipam=self.ipam, node_range_pools=self._pools)
+
+    @property
+    def _pools(self) -> tuple[NodeRangePools, ...]:
+        ipv4, ipv6 = self.cluster_pool_ipv4_pod_cidr_list, self.cluster_pool_ipv6_pod_cidr_list
+        return (
+            NodeRangePools(4, ipv4, self.cluster_pool_ipv4_mask_size or 0),
+            NodeRangePools(6, ipv6, self.cluster_pool_ipv6_mask_size or 0),
+        )
 
     @classmethod
     def implied_proxy_mode(cls, options: JsonMapping) -> str:
@@ -163,6 +194,11 @@ class Mode(ModeOptions, frozen=True):
                 "are encrypted",
                 hints=("use routingMode: tunnel",),
             )
+        yield from cilium_pools.findings(self._pools, is_used=self.ipam == "cluster-pool")
+
+    def config_findings(self, config: ClusterConfig) -> Iterator[Finding]:
+        if self.ipam == "cluster-pool":
+            yield from cilium_pools.config_findings(self._pools, config)
 
     @property
     def desired_neighbors(self) -> Neighbors:
@@ -200,8 +236,8 @@ class Mode(ModeOptions, frozen=True):
 
     def manifests(self, cluster: Cluster) -> Iterator[Resource]:
         """Yield Cilium's ConfigMap and DaemonSet."""
-        options = {
-            "ipam": "kubernetes",
+        options: dict[str, str] = {
+            "ipam": self.ipam,
             "routing-mode": self.routing_mode,
             "monitor-aggregation": self.monitor_aggregation,
         }
@@ -209,6 +245,8 @@ class Mode(ModeOptions, frozen=True):
             options |= {"tunnel-protocol": "vxlan", "tunnel-port": str(self.tunnel_port)}
         if self.enable_wireguard:
             options["enable-wireguard"] = "true"
+        if self.ipam == "cluster-pool":
+            options |= cilium_pools.settings(self._pools, cluster.config.networking)
         yield from cilium_agent.manifests(cluster, options)
 
     def network(self, node: NodeView) -> PodNetwork:
@@ -228,7 +266,7 @@ class Mode(ModeOptions, frozen=True):
         yield LocalVethPeer(
             node.netns, _NET, names.port_mac_of(primary.gateway), mtu, alias, has_arp=False
         )
-        for family in node.families:
+        for family in _with_range(node.families):
             router = f"{family.gateway}/{family.host_length}"
             yield Address(node.netns, HOST, router, is_source=False, has_route=False)
             yield Route(node.netns, router, HOST)
@@ -245,13 +283,15 @@ class Mode(ModeOptions, frozen=True):
             )
         for peer in node.peers:
             for own, family in zip(node.families, peer.families, strict=True):
+                if not family.ranges:
+                    continue
                 if self._has_tunnels:
                     yield _route_to_programs(node, own, family.pod_cidr, self._mtu(node))
                 elif node.is_on_link(peer):
                     yield Route(node.netns, family.pod_cidr, names.NODE_UPLINK, via=family.address)
         yield CiliumPrograms(
             node.netns,
-            tuple(family.gateway for family in node.families),
+            tuple(family.gateway for family in _with_range(node.families)),
             mac,
             names.NODE_UPLINK,
             _underlay(node.families).address if self._has_tunnels else "",
@@ -268,15 +308,18 @@ class Mode(ModeOptions, frozen=True):
         """Yield the identities of addresses that do not belong to pods."""
         for family in node.families:
             yield IpcacheEntry(node.netns, DEFAULT_ROUTES[family.version], WORLD)
-            for address in (family.address, family.gateway):
+            for address in family.local_addresses:
                 yield IpcacheEntry(node.netns, f"{address}/{family.host_length}", HOST_IDENTITY)
         for peer in node.peers:
             tunnel = _underlay(peer.families).address if self._has_tunnels else ""
             for family in peer.families:
                 length = family.host_length
-                yield IpcacheEntry(node.netns, family.pod_cidr, UNMANAGED, tunnel)
+                if family.ranges:
+                    yield IpcacheEntry(node.netns, family.pod_cidr, UNMANAGED, tunnel)
                 yield IpcacheEntry(node.netns, f"{family.address}/{length}", REMOTE_NODE)
-                yield IpcacheEntry(node.netns, f"{family.gateway}/{length}", REMOTE_NODE, tunnel)
+                if family.ranges:
+                    router = f"{family.gateway}/{length}"
+                    yield IpcacheEntry(node.netns, router, REMOTE_NODE, tunnel)
 
     def cluster_pod(self, pod: ClusterPod, identity: int) -> SubjectRules[IpcacheEntry]:
         tunnel = _underlay_address(pod.node_addresses) if self._has_tunnels else ""
@@ -312,26 +355,7 @@ class Mode(ModeOptions, frozen=True):
         return sum(lab.pods_per_node) + len(lab.pods_per_node) ** 2
 
     def masquerade(self, node: NodeView, config: MasqueradeConfig | None) -> Iterator[Object]:
-        """Yield Cilium's chain; the ConfigMap of ip-masq-agent has no effect.
-
-        Chains that only accept packets are left out: the nodes of a lab drop none.
-
-        Source: cilium/cilium pkg/datapath/iptables/iptables.go.
-        """
-        for index, family in enumerate(node.families):
-            own, cluster = family.pod_cidr, node.cluster_cidrs[index]
-            kept = own if self._has_tunnels else cluster
-            rules = [
-                f"-s {own} ! -d {kept} ! -o cilium_+ "
-                f"{comment('cilium masquerade non-cluster')} -j MASQUERADE"
-            ]
-            if not self._has_tunnels:
-                exclusion = comment("exclude traffic to cluster nodes from masquerade")
-                rules.insert(0, f"-s {own} -d {node.node_cidrs[index]} {exclusion} -j ACCEPT")
-            version, chain = FAMILIES[family.version], "CILIUM_POST_nat"
-            yield IptablesChain(node.netns, version, "nat", chain, tuple(rules))
-            jump = f"{comment(f'cilium-feeder: {chain}')} -j {chain}"
-            yield Jump(node.netns, version, "nat", "POSTROUTING", jump)
+        return cilium_masquerade.rules(node, has_tunnels=self._has_tunnels)
 
 
 def _route_to_programs(node: NodeView, own: Family, cidr: str, mtu: int = 0) -> Route:
@@ -339,8 +363,14 @@ def _route_to_programs(node: NodeView, own: Family, cidr: str, mtu: int = 0) -> 
 
     IPv6 accepts no gateway that is an address of the machine itself.
     """
-    via = own.gateway if own.version == 4 else ""
-    return Route(node.netns, cidr, HOST, via=via, source=own.gateway, mtu=mtu)
+    via = own.gateway if own.version == 4 and own.ranges else ""
+    source = own.gateway if own.ranges else own.address
+    return Route(node.netns, cidr, HOST, via=via, source=source, mtu=mtu)
+
+
+def _with_range(families: tuple[Family, ...]) -> Iterator[Family]:
+    """Yield the families in which a node has a range of addresses, and so a router address."""
+    return (family for family in families if family.ranges)
 
 
 def _underlay(families: tuple[Family, ...]) -> Family:

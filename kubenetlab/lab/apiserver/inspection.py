@@ -22,7 +22,7 @@ from kubenetlab.api.pods import Pod, is_of_job
 from kubenetlab.api.segments import router_address, segment_networks, segment_of
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.cluster.kube_proxy import NAMESPACE
-from kubenetlab.controllers.nodes.ipam import attachment_of, network
+from kubenetlab.controllers.nodes.ipam import attachment_of, network, node_ranges
 from kubenetlab.datapath import cluster_modes, modes
 from kubenetlab.datapath.containers import assumed_ports, setups_of
 from kubenetlab.datapath.network import bird
@@ -84,7 +84,7 @@ def inspection(agent: Agent) -> Inspection:
                 "name": node.name,
                 **location(names.node_netns(node.name)),
                 "addresses": list(node.addresses),
-                "pod_cidrs": list(node.spec.pod_cidrs),
+                "pod_cidrs": node_ranges(cluster, node),
                 "ready": node.is_ready,
                 "agent": _agent_state(cluster, node),
             }

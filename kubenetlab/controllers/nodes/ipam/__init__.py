@@ -7,7 +7,7 @@ one module of this package for each, with a state of its own in the store.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from msgspec import structs
@@ -24,6 +24,7 @@ from kubenetlab.api.store import Change, Cluster, Kind, deletion
 from kubenetlab.controllers.nodes.ipam import duplicates
 from kubenetlab.controllers.nodes.ipam.allocator import AllocationFailure, Allocator
 from kubenetlab.controllers.nodes.ipam.blocks import Blocks
+from kubenetlab.controllers.nodes.ipam.cluster_pool import ClusterPool
 from kubenetlab.controllers.nodes.ipam.external import External
 from kubenetlab.controllers.nodes.ipam.host_local import HostLocal
 from kubenetlab.controllers.nodes.ipam.ring import Ring
@@ -32,6 +33,7 @@ from kubenetlab.controllers.support.events import event, is_recorded
 ALLOCATORS: Final[Mapping[str, type[Allocator]]] = {
     "external": External,
     "host-local": HostLocal,
+    "cluster-pool": ClusterPool,
     "calico": Blocks,
     "weave": Ring,
 }
@@ -86,6 +88,26 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
 def network(cluster: Cluster) -> NetworkFacts:
     """Return the facts about the cluster's CNI plugin."""
     return cluster.get(NetworkFacts, "", "network") or NetworkFacts()
+
+
+def pod_cidrs(facts: NetworkFacts, node: Node, ranges: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """Return the range of each IP family in which a node's gateway has the first address.
+
+    It is the range that the IPAM assigns to the node, or else its podCIDR. It is empty if the IPAM
+    has assigned none to the node yet.
+
+    ranges: ranges of each family from which the IPAM assigns addresses on the node.
+    """
+    if not ALLOCATORS[facts.ipam].has_node_ranges:
+        return node.spec.pod_cidrs
+    return tuple(own[0] if own else "" for own in ranges)
+
+
+def node_ranges(cluster: Cluster, node: Node) -> list[str]:
+    """Return the ranges whose first addresses are gateways, those that a node has."""
+    facts = network(cluster)
+    ranges = ALLOCATORS[facts.ipam].ranges(cluster, node)
+    return [cidr for cidr in pod_cidrs(facts, node, [own.cidrs for own in ranges]) if cidr]
 
 
 def without_duplicates(cluster: Cluster) -> Cluster:

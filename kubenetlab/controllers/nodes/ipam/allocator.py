@@ -54,6 +54,8 @@ class Allocator(Protocol):
 
     watches: ClassVar[tuple[Kind, ...]]
     """Kinds that the allocator reads, beside those of the controller."""
+    has_node_ranges: ClassVar[bool]
+    """True if a node has one range of each IP family, whose first address is its gateway."""
 
     def __init__(self, cluster: Cluster, waiting: Collection[str]) -> None:
         """Read the state of the allocator from the store.

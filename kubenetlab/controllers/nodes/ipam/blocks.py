@@ -47,6 +47,7 @@ class Blocks:
     """Allocator of addresses from blocks of the IPPools."""
 
     watches: ClassVar[tuple[Kind, ...]] = (IPPool, AddressBlock, Namespace)
+    has_node_ranges: ClassVar[bool] = False
 
     def __init__(self, cluster: Cluster, waiting: Collection[str]) -> None:
         self._cluster = cluster

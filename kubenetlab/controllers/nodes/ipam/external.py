@@ -19,6 +19,7 @@ class External:
     """Allocator that leaves the addresses to others."""
 
     watches: ClassVar[tuple[Kind, ...]] = ()
+    has_node_ranges: ClassVar[bool] = False
 
     def __init__(self, cluster: Cluster, waiting: Collection[str]) -> None:
         pass

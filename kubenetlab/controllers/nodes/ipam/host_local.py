@@ -33,6 +33,7 @@ class HostLocal:
     """Allocator of addresses from the pod ranges of nodes."""
 
     watches: ClassVar[tuple[Kind, ...]] = ()
+    has_node_ranges: ClassVar[bool] = True
 
     def __init__(self, cluster: Cluster, waiting: Collection[str]) -> None:
         self._cluster = cluster

@@ -48,6 +48,7 @@ class Ring:
     """Allocator of addresses from the parts of nodes."""
 
     watches: ClassVar[tuple[Kind, ...]] = (RingState,)
+    has_node_ranges: ClassVar[bool] = False
 
     def __init__(self, cluster: Cluster, waiting: Collection[str]) -> None:
         self._networks = cluster.config.networking.pod_networks

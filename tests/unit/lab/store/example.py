@@ -11,7 +11,7 @@ from pathlib import Path
 from kubenetlab.api.core import Taint
 from kubenetlab.api.lab import LabSecret, NodeSettings, Termination, Uplink
 from kubenetlab.api.meta import ObjectMeta
-from kubenetlab.api.plugins.allocations import AddressBlock, RingState
+from kubenetlab.api.plugins.allocations import AddressBlock, ClusterPoolState, RingState
 from kubenetlab.api.plugins.cni_agents import KnownNode, StoppedAgent
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.support.termination import deletion_changes
@@ -137,12 +137,13 @@ def example() -> Cluster:
     )
     block = AddressBlock(ObjectMeta("10-244-64-0-26"), "10.244.64.0/26", "worker", "pool")
     ring = RingState(ObjectMeta("weave-ipv4"), ((0, "worker"),), {"worker": "10.32.0.1"})
+    ranges = ClusterPoolState(ranges={"worker": ("10.244.1.0/24",)})
     node = cluster.node("worker")
     assert node is not None
     known = KnownNode(node, (("10.244.1.0/24",),), ({},))
     stopped_agent = StoppedAgent(ObjectMeta("worker"), nodes=(known,), pods=("pod-uid",))
     return cluster.with_changes(
-        [termination, block, ring, LabSecret(seed="5eed" * 16), stopped_agent]
+        [termination, block, ring, ranges, LabSecret(seed="5eed" * 16), stopped_agent]
     )
 
 
