@@ -108,15 +108,15 @@ class Mode(ModeOptions, frozen=True):
     tunnelPort: UDP port of the tunnel (8472).
 
     ipam: kubernetes | cluster-pool
-        kubernetes    The range of a node is its podCIDR.
-        cluster-pool  It is a part of a pool, which Cilium's operator assigns. Cilium's default is
-                      this one. A node gets one range of each family, and no further one.
+        kubernetes    The pod range of a node is its podCIDR (default).
+        cluster-pool  Cilium's operator assigns the range, a part of a pool. A node gets one of each
+                      family, and no further one. This is Cilium's own default.
 
     clusterPoolIPv4PodCIDRList, clusterPoolIPv6PodCIDRList: pools, parts of podSubnet (podSubnet).
 
     clusterPoolIPv4MaskSize, clusterPoolIPv6MaskSize: prefix length of a node's range
-        Between that of the pools and 30 (IPv6: 126); nodeCIDRMaskSizeIPv4 and nodeCIDRMaskSizeIPv6
-        of the cluster by default.
+        From that of the pools to 30 (IPv6: 126). With 0 (the default) it is nodeCIDRMaskSizeIPv4 or
+        nodeCIDRMaskSizeIPv6 of the cluster.
 
     enableWireguard: true | false
         Encrypt the packets of tunnels (false).
@@ -153,9 +153,9 @@ class Mode(ModeOptions, frozen=True):
     tunnel_port: Annotated[int, Meta(ge=1, le=0xFFFF)] = 8472
     ipam: Literal["kubernetes", "cluster-pool"] = "kubernetes"
     cluster_pool_ipv4_pod_cidr_list: tuple[str, ...] = ()
-    cluster_pool_ipv4_mask_size: Annotated[int, Meta(ge=8, le=30)] | None = None
+    cluster_pool_ipv4_mask_size: Annotated[int, Meta(ge=0, le=30)] = 0
     cluster_pool_ipv6_pod_cidr_list: tuple[str, ...] = ()
-    cluster_pool_ipv6_mask_size: Annotated[int, Meta(ge=8, le=126)] | None = None
+    cluster_pool_ipv6_mask_size: Annotated[int, Meta(ge=0, le=126)] = 0
     enable_wireguard: bool = False
     host_legacy_routing: bool | Literal["auto"] = "auto"
     monitor_aggregation: Literal["medium", "none"] = "medium"
@@ -171,8 +171,8 @@ class Mode(ModeOptions, frozen=True):
     def _pools(self) -> tuple[NodeRangePools, ...]:
         ipv4, ipv6 = self.cluster_pool_ipv4_pod_cidr_list, self.cluster_pool_ipv6_pod_cidr_list
         return (
-            NodeRangePools(4, ipv4, self.cluster_pool_ipv4_mask_size or 0),
-            NodeRangePools(6, ipv6, self.cluster_pool_ipv6_mask_size or 0),
+            NodeRangePools(4, ipv4, self.cluster_pool_ipv4_mask_size),
+            NodeRangePools(6, ipv6, self.cluster_pool_ipv6_mask_size),
         )
 
     @classmethod

@@ -15,7 +15,9 @@ from kubenetlab.api.lab import Attachment
 from kubenetlab.api.plugins.allocations import ClusterPoolState
 from kubenetlab.api.store import Cluster, deletion
 from kubenetlab.controllers.nodes.ipam import node_ranges
-from tests.clusters import applied, pod, problems_of, settled, store, without_pod
+from kubenetlab.controllers.nodes.ipam.allocator import AllocationFailure
+from kubenetlab.controllers.nodes.ipam.cluster_pool import ClusterPool
+from tests.clusters import applied, pod, pod_named, problems_of, settled, store, without_pod
 from tests.examples import examples
 
 
@@ -132,6 +134,26 @@ def test_the_range_of_a_removed_node_is_released_when_its_pods_are_gone() -> Non
     assert ranges(after)["worker2"] == list(state.ranges["worker"])
     assert "worker" not in ranges(after)
     assert addresses(after, "b") == ("10.244.65.2",)
+
+
+def test_the_range_of_a_removed_node_is_kept_while_pods_have_its_addresses() -> None:
+    """Pods of a removed node end after it; no other pod gets their addresses until then."""
+    text = cluster_of(3, "10.244.64.0/23")
+    cluster = store(text + pod("a", on("worker")) + pod("b", on("worker2")))
+    node, waiting, waiting_pod = (
+        cluster.node("worker"),
+        cluster.node("worker2"),
+        pod_named(cluster, "b"),
+    )
+    assert node is not None
+    assert waiting is not None
+    attached = cluster.with_changes([deletion(node)])
+    assert isinstance(
+        ClusterPool(attached, ["worker2"]).allocate(waiting_pod, waiting), AllocationFailure
+    )
+    on_node = [entry for entry in cluster.all(Attachment) if entry.node == "worker"]
+    gone = attached.with_changes(map(deletion, on_node))
+    assert ClusterPool(gone, ["worker2"]).allocate(waiting_pod, waiting) == ("10.244.65.2",)
 
 
 def test_a_released_range_is_not_reused_before_the_others() -> None:
