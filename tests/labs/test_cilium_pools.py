@@ -88,3 +88,20 @@ def test_pods_on_a_node_without_a_range_wait_until_there_is_one(lab: Lab, routin
     check_connections(lab, "abc")
     assert lab.problems == []
     assert lab.run("diff").status == 0
+
+
+@pytest.mark.parametrize("routing", ["tunnel", "native"])
+def test_a_node_gets_the_range_of_a_removed_one(lab: Lab, routing: str) -> None:
+    """A pod that waits on the node starts, and other nodes reach it."""
+    text = manifest("ipv4", mode(routing, "10.244.64.0/25"))
+    head, *pods = text.split("---\n")
+    c = next(document for document in pods if "name: c," in document)
+    nodes = "nodes: [{role: control-plane}, {role: worker, name: %s}%s]\n"
+    both = head + nodes % ("worker", ", {role: worker, name: worker2}") + "---\n" + c
+    lab.up(both, status=1)
+    assert lab.place("nodes", "worker2")["pod_cidrs"] == []
+    lab.up(head + nodes % ("worker2", "") + "---\n" + c)
+    assert lab.place("nodes", "worker2")["pod_cidrs"] == ["10.244.64.64/26"]
+    check_connections(lab, "c")
+    assert lab.problems == []
+    assert lab.run("diff").status == 0
