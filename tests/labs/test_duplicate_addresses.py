@@ -123,7 +123,7 @@ def test_on_one_node_the_last_pod_wins_or_both_answer_arp(
 def test_on_two_nodes_the_owner_of_the_range_or_the_most_specific_route_wins(
     lab: Lab, cni: str, servers: dict[str, str | frozenset[str]]
 ) -> None:
-    """Which pod answers depends on the mode, and on the node that asks."""
+    """The mode, and the node of the client, determine the pod that answers."""
     require(cni)
     lab.up(manifest("dual", cni) + "---\n" + pod("d", ", nodeName: control-plane"))
     with one_address(lab, "a", "c") as addresses:

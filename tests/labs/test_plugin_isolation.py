@@ -1,4 +1,4 @@
-"""What CNI plugins can change: the node and its pods, and nothing of the machine."""
+"""CNI plugins can change their node and its pods, and nothing else of the machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of encryption between nodes share: pods that send a marker, and shown texts."""
+"""Tools of the tests of encryption: a payload to search for in frames, and printed output."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ class BGPPeerSpec(Record, frozen=True):
     num_allowed_local_as_numbers: Annotated[int, Meta(ge=0, le=MAX_HOPS)] | None = field(
         default=None, name="numAllowedLocalASNumbers"
     )
-    """How often the node's own AS number may be in the path of a route that it accepts."""
+    """Maximum number of times that an accepted route may have the node's own AS in its path."""
     local_as_number: ASNumber | None = field(default=None, name="localASNumber")
     """Autonomous system of the node for these sessions."""
     ttl_security: Annotated[int, Meta(ge=0, le=MAX_HOPS)] | None = None

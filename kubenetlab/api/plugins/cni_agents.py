@@ -51,7 +51,7 @@ class KnownNode(Record, frozen=True):
 
 
 class StoppedAgent(Internal, frozen=True):
-    """What the CNI plugin's agent of a node knew when it stopped. Has the name of the node."""
+    """State of the cluster last seen by a CNI plugin's agent. Has the name of its node."""
 
     kind = "StoppedAgent"
     plural = "stoppedagents"

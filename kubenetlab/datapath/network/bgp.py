@@ -49,7 +49,7 @@ class Peer(Struct, frozen=True):
     next_hop: Literal["", "keep", "self"] = ""
     """Next hop that is announced: BGP's default, the original one, or the speaker itself."""
     own_as_allowed: int = 0
-    """How often the speaker's own AS number may be in the path of a route that it accepts."""
+    """Maximum number of times that an accepted route may have the speaker's AS in its path."""
     subnet: str = ""
     """Network with the next hops that are announced unchanged to a peer in the same AS.
 

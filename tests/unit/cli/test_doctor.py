@@ -1,4 +1,4 @@
-"""What `doctor` says about modes, from the features of a machine."""
+"""Lines of `doctor` about modes, for machines with different features."""
 
 from __future__ import annotations
 

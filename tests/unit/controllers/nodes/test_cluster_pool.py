@@ -87,7 +87,7 @@ def test_the_pod_ranges_of_the_cluster_are_the_pools_by_default() -> None:
 
 
 def test_a_node_has_a_range_of_each_family_or_none() -> None:
-    """Where one family is exhausted, no range of the other one is taken."""
+    """A node gets no range of one family while none of the other family is free."""
     pools = ", clusterPoolIPv6PodCIDRList: ['fd00:10:244:8::/63'], clusterPoolIPv6MaskSize: 64"
     text = cluster_of(3, "10.244.64.0/20", family="dual", options=pools)
     cluster = store(text + pod("a", on("worker")) + pod("b", on("worker2")))
