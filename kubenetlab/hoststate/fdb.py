@@ -7,6 +7,7 @@ iproute2 bridge/fdb.c.
 from __future__ import annotations
 
 import struct
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Final
 
@@ -36,21 +37,16 @@ _NDMSG = struct.Struct("=BxxxiHBB")
 """family, interface index, state, flags, type"""
 
 
-class FdbEntry(LinkedObject, frozen=True):
-    """A permanent forwarding entry of a VXLAN link."""
+class _Entry(LinkedObject, frozen=True):
+    """Base of the forwarding entries of both kinds of links."""
 
     rank = 75
 
     mac: str
-    node: str
-    """Address of the node."""
 
-    @property
-    def key(self) -> Key:
-        return ("FdbEntry", self.link, self.mac, self.node)
-
-    def __str__(self) -> str:
-        return f"fdb {self.mac} dev {self.link} dst {self.node} self permanent"
+    @abstractmethod
+    def _body(self, links: Links) -> bytes:
+        """Return the body of all messages about the entry."""
 
     def create(self, links: Links) -> bytes:
         several = _NLM_F_APPEND if self.mac == ANY_MAC else wire.NLM_F_REPLACE
@@ -60,6 +56,20 @@ class FdbEntry(LinkedObject, frozen=True):
 
     def delete(self, links: Links) -> bytes:
         return message(wire.RTM_DELNEIGH, 0, self._body(links))
+
+
+class FdbEntry(_Entry, frozen=True):
+    """A permanent forwarding entry of a VXLAN link."""
+
+    node: str
+    """Address of the node."""
+
+    @property
+    def key(self) -> Key:
+        return ("FdbEntry", self.link, self.mac, self.node)
+
+    def __str__(self) -> str:
+        return f"fdb {self.mac} dev {self.link} dst {self.node} self permanent"
 
     def commands(self, shell_name: ShellName) -> Iterator[str]:
         entry = f"{self.mac} dev {self.link} dst {self.node} self permanent"
@@ -72,15 +82,11 @@ class FdbEntry(LinkedObject, frozen=True):
         return header + mac + attribute(NDA_DST, packed(self.node)[1])
 
 
-class BridgeFdbEntry(LinkedObject, frozen=True):
+class BridgeFdbEntry(_Entry, frozen=True):
     """A static forwarding entry of a bridge: the port behind which a MAC address is.
 
     A bridge floods frames for a MAC address that it has not learned yet to all its ports.
     """
-
-    rank = 75
-
-    mac: str
 
     @property
     def key(self) -> Key:
@@ -88,15 +94,6 @@ class BridgeFdbEntry(LinkedObject, frozen=True):
 
     def __str__(self) -> str:
         return f"fdb {self.mac} dev {self.link} master static"
-
-    def create(self, links: Links) -> bytes:
-        flags = wire.NLM_F_CREATE | wire.NLM_F_REPLACE
-        return message(wire.RTM_NEWNEIGH, flags, self._body(links))
-
-    change = create
-
-    def delete(self, links: Links) -> bytes:
-        return message(wire.RTM_DELNEIGH, 0, self._body(links))
 
     def commands(self, shell_name: ShellName) -> Iterator[str]:
         entry = f"{self.mac} dev {self.link} master static"
