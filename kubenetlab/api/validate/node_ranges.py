@@ -12,6 +12,7 @@ from itertools import islice, repeat
 from typing import NamedTuple
 
 from kubenetlab.api.config import ClusterConfig, Network
+from kubenetlab.api.values import ip
 
 SMALLEST = 4
 """Size of the smallest range with a pod: the network, the gateway, the pod and the last address."""
@@ -81,8 +82,7 @@ def _faults(
 ) -> Iterator[str]:
     """Yield the mistakes in one range. `overlapped` are earlier ranges that it overlaps."""
     range_ = entry.range
-    # Both have the same IP version (`_parse`), which their types do not say.
-    if not range_.subnet_of(entry.pod_network):  # type: ignore[arg-type]
+    if not ip.is_part(range_, entry.pod_network):
         yield f"expected a part of the pods' range {entry.pod_network}, found {range_}"
     if range_.num_addresses < SMALLEST:
         longest = range_.max_prefixlen - SMALLEST.bit_length() + 1

@@ -33,6 +33,11 @@ def is_in(address: str, cidr: str) -> bool:
     return parsed.version == range_.version and parsed in range_
 
 
+def is_part(part: IPv4Network | IPv6Network, whole: IPv4Network | IPv6Network) -> bool:
+    """Return True if all addresses of a network are in another one."""
+    return part.prefixlen >= whole.prefixlen and part.network_address in whole
+
+
 def version_of(address: str) -> Literal[4, 6]:
     """Return the IP version of a valid address or range."""
     return 6 if ":" in address else 4

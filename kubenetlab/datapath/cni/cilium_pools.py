@@ -111,8 +111,7 @@ def _fault(
         for network in networks:
             if network.version == cidr.version and cidr.overlaps(network):
                 return f"{cidr} overlaps the range of {owner} ({network})"
-    # Both have the same IP version, which their types do not say.
-    if not cidr.subnet_of(pod_network):  # type: ignore[arg-type]
+    if not ip.is_part(cidr, pod_network):
         return f"expected a part of the pods' range (podSubnet: {pod_network}), found {cidr}"
     length = family.range_length(networking)
     if length < cidr.prefixlen:
