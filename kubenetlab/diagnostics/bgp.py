@@ -28,6 +28,7 @@ from kubenetlab.diagnostics.model import (
     BGP_ROUTE_MISSING,
     Diagnostic,
     Scope,
+    pods_of_nodes,
 )
 from kubenetlab.diagnostics.templates import Templates
 
@@ -71,7 +72,7 @@ def check_bgp(cluster: Cluster, templates: Templates) -> Iterator[Diagnostic]:
         node, other = missing[0]
         more = f", and {len(missing) - 1} more routes" if len(missing) > 1 else ""
         names = {view.name for view, _ in missing} | {each.name for _, each in missing}
-        pods = _pods_on(cluster, sorted(names))
+        pods = pods_of_nodes(cluster, sorted(names))
         yield Diagnostic(
             BGP_ROUTE_MISSING,
             cluster.config.kind,
@@ -157,12 +158,3 @@ def _password_diagnostics(
 
 def _unused(peer: BGPPeer, path: Path, reason: str) -> Diagnostic:
     return Diagnostic(BGP_PEER_UNUSED, peer.kind, "", peer.name, path, f"has no session: {reason}")
-
-
-def _pods_on(cluster: Cluster, nodes: Sequence[str]) -> tuple[str, ...]:
-    return tuple(
-        pod.full_name
-        for node in nodes
-        for pod in cluster.pods_on(node)
-        if not pod.spec.host_network
-    )

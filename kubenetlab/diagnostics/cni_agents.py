@@ -10,7 +10,13 @@ from kubenetlab.api.faults import Fault
 from kubenetlab.api.lab import NetworkFacts, NodeReport
 from kubenetlab.api.plugins.cni_agents import CniAgent, StoppedAgent
 from kubenetlab.api.store import Cluster
-from kubenetlab.diagnostics.model import AGENT_STOPPED, PLUGINS_NOT_READY, Diagnostic, Scope
+from kubenetlab.diagnostics.model import (
+    AGENT_STOPPED,
+    PLUGINS_NOT_READY,
+    Diagnostic,
+    Scope,
+    pods_of_nodes,
+)
 from kubenetlab.diagnostics.templates import Templates
 
 
@@ -40,9 +46,7 @@ def check_cni_agents(cluster: Cluster, templates: Templates) -> Iterator[Diagnos
             if state.has_run
             else "it has no pod network, and is not Ready"
         )
-        pods = tuple(
-            each.full_name for each in cluster.pods_on(state.name) if not each.spec.host_network
-        )
+        pods = pods_of_nodes(cluster, [state.name])
         yield Diagnostic(
             AGENT_STOPPED,
             Node.kind,

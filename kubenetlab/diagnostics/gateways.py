@@ -9,7 +9,7 @@ from kubenetlab.api.segments import segment_of
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath import modes
 from kubenetlab.datapath.network.bgp import bgp_mode
-from kubenetlab.diagnostics.model import GATEWAY_UNREACHABLE, Diagnostic, Scope
+from kubenetlab.diagnostics.model import GATEWAY_UNREACHABLE, Diagnostic, Scope, pods_of_nodes
 from kubenetlab.diagnostics.templates import Templates
 
 
@@ -38,12 +38,7 @@ def check_gateways(cluster: Cluster, templates: Templates) -> Iterator[Diagnosti
         return
     node, peer = unreachable[0]
     others = f", and {len(unreachable) - 1} more routes" if len(unreachable) > 1 else ""
-    pods = tuple(
-        pod.full_name
-        for entry in nodes
-        for pod in cluster.pods_on(entry.name)
-        if not pod.spec.host_network
-    )
+    pods = pods_of_nodes(cluster, segments)
     yield Diagnostic(
         GATEWAY_UNREACHABLE,
         config.kind,

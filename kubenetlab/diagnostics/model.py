@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 
 from msgspec import Struct
 
+from kubenetlab.api.store import Cluster
 from kubenetlab.api.text.documents import Path
 
 
@@ -67,6 +69,16 @@ class Scope(Struct, frozen=True):
             )
             or not connection.destinations.isdisjoint(self.into)
         )
+
+
+def pods_of_nodes(cluster: Cluster, nodes: Iterable[str]) -> tuple[str, ...]:
+    """Return `namespace/name` of the pods of some nodes that have addresses of their own."""
+    return tuple(
+        pod.full_name
+        for node in nodes
+        for pod in cluster.pods_on(node)
+        if not pod.spec.host_network
+    )
 
 
 class Diagnostic(Struct, frozen=True):
