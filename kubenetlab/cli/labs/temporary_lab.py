@@ -78,8 +78,10 @@ def temporary_lab(name: str, manifests: str) -> Iterator[None]:
         yield
     finally:
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
-        done = run_command(["down", "--lab", name])
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        try:
+            done = run_command(["down", "--lab", name])
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if done.status:
             raise LabError(f"lab {name} cannot be removed: {done.reason}")
 
