@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench import manifests
+from bench import manifests, plugins
 from bench.datapath import (
     ECHO,
     SINK,
@@ -25,6 +25,7 @@ from bench.datapath import (
 from bench.measure import (
     KUBENETLAB,
     LAB,
+    PYTHON,
     FailedError,
     compiled,
     folder,
@@ -32,6 +33,7 @@ from bench.measure import (
     lab,
     output,
     quiet,
+    ratio,
     spread,
     table,
     timed_lab,
@@ -41,16 +43,19 @@ from bench.paths_by_hand import BY_HAND, address_by_hand
 ROUNDS = 5
 PODS = 1000
 NODES = 10
+PLUGIN_PODS = 400
+"""Fewer, because the kernel's table of learned neighbours has 1,024 entries."""
 DEFAULT = "bridge"
 LONGEST = "120s"
 LONGEST_S = 30
 
 
 def run(rounds: int = ROUNDS, pods: int = PODS) -> None:
-    """Print three tables: `up` with `pods` pods, an added node, and paths between two nodes."""
+    """Print tables: `up` with `pods` pods, an added node, real plugins, and paths between nodes."""
     with folder() as files:
         _print_creation(rounds, pods, files)
         _print_added_node(rounds, files)
+        _print_plugins(rounds, files)
         program = compiled("roundtrip", files)
         if program is None:
             print("no paths: gcc is not installed")
@@ -114,6 +119,34 @@ def _added_node(manifest: Path, mode: str) -> float:
             if time.perf_counter() - started > LONGEST_S:
                 raise FailedError(f"{' '.join(ping)}: no answer within {LONGEST_S} s")
     return time.perf_counter() - started
+
+
+def _print_plugins(rounds: int, files: Path) -> None:
+    """Print the time of `up` with real plugins, beside these plugins alone."""
+    if plugins.directory() is None:
+        print("no conflist: the CNI plugins are not installed (containernetworking-plugins)")
+        return
+    nodes = manifests.workers_of(PLUGIN_PODS)
+    manifest = files / "plugins.yaml"
+    manifest.write_text(manifests.many(PLUGIN_PODS))
+    alone = ("unshare", "-n", PYTHON, "-m", "bench.plugins", str(PLUGIN_PODS), str(nodes))
+    ours, theirs = [], []
+    with lab():
+        for _ in range(rounds):
+            theirs.append(float(output(*alone)))
+            options = ("--cni", "conflist", "--timeout", LONGEST)
+            ours.append(timed_lab("up", "-f", str(manifest), *options))
+            timed_lab("down")
+    print(heading(rounds))
+    print(
+        table(
+            ("conflist", f"{PLUGIN_PODS} pods", "range", "of the plugins alone"),
+            (
+                ("the plugins alone", *spread(theirs), ""),
+                ("`up`", *spread(ours), f"{ratio(ours, theirs):.2f} ×"),
+            ),
+        )
+    )
 
 
 def _measured(mode: str, manifest: Path, program: Path, rounds: int) -> Iterator[NetworkPath]:

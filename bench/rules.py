@@ -34,7 +34,7 @@ from bench.plot import svg
 from kubenetlab.api.core import Service
 from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.manifests.objects import decode_object
-from kubenetlab.cli.input.options import parse_mode
+from kubenetlab.cli.input.mode_options import parse_mode
 from kubenetlab.datapath import modes
 from kubenetlab.datapath.modes import PodNetwork
 from kubenetlab.datapath.plan_cache import PlanCache

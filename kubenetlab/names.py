@@ -45,6 +45,7 @@ ROUTERS = (ROUTER, "fabric/router2")
 
 KUBE_PROXY_TABLE = "kube-proxy"
 MASQUERADE_TABLE = "ip-masq-agent"
+NETWORK_POLICY_TABLE = "network-policy"
 HOST_PORT_TABLE = "cni_hostport"
 LOAD_BALANCER_TABLE = "load-balancer"
 PORT_MAPPING_TABLE = "port-mappings"

@@ -22,7 +22,7 @@ tested=("${shown[@]}" iptables-nft-restore=iptables ipset=ipset bird=bird2 ss=ip
   sysctl=procps nsenter=util-linux newuidmap=uidmap tcpdump=tcpdump
   /usr/lib/cni/bridge=containernetworking-plugins)
 emulated=(qemu-system-x86_64=qemu-system-x86 busybox=busybox-static depmod=kmod)
-contained=(podman=podman runc=runc debootstrap=debootstrap)
+contained=(podman=podman runc=runc mmdebstrap=mmdebstrap)
 compiled=(clang-14=clang-14 llvm-strip-14=llvm-14)
 
 # install_packages PACKAGE…: install Debian packages as root, or with sudo.

@@ -17,7 +17,8 @@ from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster, deletion
 from kubenetlab.api.text.documents import read_documents
 from kubenetlab.controllers.admission.admission import admit
-from kubenetlab.datapath import checks, plan
+from kubenetlab.datapath import plan
+from kubenetlab.datapath.checks.objects import check_object
 from kubenetlab.errors import ManifestError, Problem
 from kubenetlab.hoststate.rules.rulesets import RuleObject
 from kubenetlab.lab import simulation
@@ -53,7 +54,7 @@ ONE_NODE = (
 def loaded(text: str, *, strict: bool = False, file: str = "test.yaml") -> LoadedManifests:
     """Return the objects of a manifest. Raises ManifestError."""
     documents, problems = read_documents(file, dedent(text).encode())
-    return load_documents(documents, problems, strict=strict, check=checks.check)
+    return load_documents(documents, problems, strict=strict, check=check_object)
 
 
 def problems_of(text: str, *, strict: bool = False) -> list[Problem]:

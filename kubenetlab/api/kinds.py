@@ -13,6 +13,7 @@ from kubenetlab.api.apps import (
 )
 from kubenetlab.api.batch import Job
 from kubenetlab.api.calico.bgp import BGPConfiguration, BGPPeer
+from kubenetlab.api.calico.bgp_filters import BGPFilter
 from kubenetlab.api.calico.ip_pools import IPPool
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.config_versions import served_versions
@@ -44,6 +45,7 @@ from kubenetlab.api.plugins.allocations import (
 )
 from kubenetlab.api.plugins.cni_agents import StoppedAgent
 from kubenetlab.api.pods import Pod
+from kubenetlab.api.policies.network_policy import NetworkPolicy
 
 _APPLICATION_KINDS: Final[tuple[type[Resource], ...]] = (
     Pod,
@@ -59,7 +61,15 @@ _APPLICATION_KINDS: Final[tuple[type[Resource], ...]] = (
 )
 """Kinds of the objects that run an application and make it reachable."""
 
-_CALICO_KINDS: Final[tuple[type[Resource], ...]] = (IPPool, BGPConfiguration, BGPPeer)
+POLICY_KINDS: Final[tuple[type[Resource], ...]] = (NetworkPolicy,)
+"""Kinds that allow and deny connections of pods, if the lab has a policy engine."""
+
+_CALICO_KINDS: Final[tuple[type[Resource], ...]] = (
+    IPPool,
+    BGPConfiguration,
+    BGPPeer,
+    BGPFilter,
+)
 """Kinds that only the CNI plugin calico uses."""
 
 SERVED: Final[tuple[type[Resource], ...]] = (
@@ -68,6 +78,7 @@ SERVED: Final[tuple[type[Resource], ...]] = (
     *_APPLICATION_KINDS,
     ConfigMap,
     Secret,
+    *POLICY_KINDS,
     Event,
     *_CALICO_KINDS,
     ClusterConfig,
@@ -106,6 +117,7 @@ WRITABLE: Final[tuple[type[Resource], ...]] = (
     Node,
     ConfigMap,
     Secret,
+    *POLICY_KINDS,
     *_CALICO_KINDS,
     *_APPLICATION_KINDS,
 )
@@ -115,6 +127,7 @@ WRITABLE: Final[tuple[type[Resource], ...]] = (
 PLUGIN_KINDS: Final[Mapping[type[Resource], str]] = {
     IPPool: "calico",
     BGPConfiguration: "calico",
+    BGPFilter: "calico",
 }
 """Kind that only one CNI plugin uses → name of the plugin; with other plugins it has no effect."""
 

@@ -267,10 +267,13 @@ class NetworkFacts(Internal, frozen=True):
     """Name of the allocator of pod addresses (controllers/nodes/ipam)."""
     node_range_pools: tuple[NodeRangePools, ...] = ()
     """Pools of each IP version from which the allocator `cluster-pool` assigns ranges to nodes."""
+    has_requests_of_ranges: bool = False
+    """True if programs that assign addresses get those that pods request, and assign only addresses
+    of the node's podCIDR."""
     bridge: str = ""
     """Name of the bridge that connects the pods of a node; empty if there is none."""
     has_gateway: bool = True
-    """True if each node has the first address of its pod range, as the gateway of its pods."""
+    """True if each node has an address of its pod range, as the gateway of its pods."""
     has_proxy: bool = True
     """False in a cluster without kube-proxy."""
     implied_proxy_mode: str = "nftables"

@@ -33,18 +33,19 @@ def explain(
 ) -> None:
     """Show the manual page of a mode or a fault, or describe a field of a manifest.
 
-    A path may contain indices in brackets, as error messages print it.
+    A short name such as `flannel-vxlan` stands for its mode. A path may
+    contain indices in brackets, as error messages print it.
 
     Example: kubenetlab explain pod.spec.containers.ports
     """
     if subject is None:
         _show_all(output)
         return
-    if subject in modes.names():
+    if mode := modes.find(subject):
         if output.is_data:
-            print_data(modes.mode_data(subject), output)
+            print_data(modes.mode_data(mode), output)
         else:
-            modes.show_manual(subject)
+            modes.show_manual(mode)
             hint("kubenetlab modes")
         return
     from msgspec import to_builtins

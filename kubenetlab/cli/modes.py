@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from kubenetlab.api.json_types import JsonObject
-from kubenetlab.cli.input.options import Output, OutputOption, format_mode_option
+from kubenetlab.cli.input.mode_options import format_mode_option
+from kubenetlab.cli.input.options import Output, OutputOption
 from kubenetlab.cli.terminal.printing import echo, hint, print_data, print_manual
 from kubenetlab.cli.terminal.theme import BREAK, HEADING, LABEL, MUTED, paint
+
+if TYPE_CHECKING:
+    from kubenetlab.datapath.modes import Needs
 
 
 def modes(output: OutputOption = Output.table) -> None:
@@ -29,9 +35,7 @@ def modes(output: OutputOption = Output.table) -> None:
         summary = mode["manual"].partition("\n")[0].partition(": ")[2]
         echo(f"  {paint(mode['name'].ljust(width), HEADING)}  {summary}", indent=width + 4)
         if output is Output.wide and mode["options"]:
-            options = ", ".join(
-                format_mode_option(name, value) for name, value in mode["options"].items()
-            )
+            options = ", ".join(_options(mode))
             echo(f"  {' ' * width}  {paint(options, MUTED)}", indent=width + 4)
     hint(f"kubenetlab explain {all_modes[0]['name']}")
 
@@ -41,6 +45,16 @@ def names() -> list[str]:
     from kubenetlab.datapath.modes import FAMILIES, known
 
     return list(dict.fromkeys(name for family in FAMILIES for name in known(family)))
+
+
+def find(name: str) -> str:
+    """Return the mode of a name such as `flannel` or `flannel-vxlan`; empty if there is none."""
+    from kubenetlab.datapath.modes import FAMILIES
+    from kubenetlab.datapath.short_names import expand_short_name
+
+    known = names()
+    words = (str(expand_short_name(family, {"type": name})["type"]) for family in FAMILIES)
+    return next((word for word in words if word in known), "")
 
 
 def mode_data(name: str) -> list[JsonObject]:
@@ -60,16 +74,43 @@ def show_manual(name: str) -> None:
             echo()
         print_manual(mode["manual"])
         echo()
-        options = "".join(
-            f",{format_mode_option(key, value)}" for key, value in mode["options"].items()
-        )
+        options = "".join(f",{option}" for option in _options(mode))
         echo(
             f"{paint('In a Cluster document:', LABEL)} {family.path}: {name}  {BREAK}"
             f"{paint('On the command line:', LABEL)} {family.flag} {name}{options}",
             indent=0,
         )
         if mode["needs"]:
-            echo(f"{paint('Needs:', LABEL)} {', '.join(mode['needs'])}")
+            echo(f"{paint('Needs:', LABEL)} {_describe_needs(mode)}")
+
+
+def _options(mode: JsonObject) -> list[str]:
+    """Return the options of a mode with their defaults, as on the command line.
+
+    Options without a default value of their own are omitted.
+    """
+    return [
+        format_mode_option(name, value)
+        for name, value in mode["options"].items()
+        if value is not None
+    ]
+
+
+def _describe_needs(mode: JsonObject) -> str:
+    """Return what the mode needs with its default options, then what other options need."""
+    from kubenetlab.datapath.modes import load
+
+    required = _needs_of(load(mode["family"], mode["name"], {}).requirements)
+    others = [entry for entry in mode["needs"] if entry not in required]
+    return ", ".join(required) + (f"; with some options: {', '.join(others)}" if others else "")
+
+
+def _needs_of(needs: Needs) -> list[str]:
+    return [
+        *needs.programs,
+        *needs.all_features,
+        *([f"root, for {needs.root}"] if needs.root else []),
+    ]
 
 
 def _mode_data(family: str, name: str) -> JsonObject:
@@ -79,15 +120,10 @@ def _mode_data(family: str, name: str) -> JsonObject:
     from kubenetlab.datapath.modes import load
 
     mode = load(family, name, {})
-    needs = [
-        *mode.needs.programs,
-        *mode.needs.all_features,
-        *([f"root, for {mode.needs.root}"] if mode.needs.root else []),
-    ]
     return {
         "family": family,
         "name": name,
         "options": to_builtins(mode),
-        "needs": needs,
+        "needs": _needs_of(mode.needs),
         "manual": manual(family, name).strip(),
     }

@@ -49,7 +49,10 @@ class NodeValues(Struct, frozen=True):
         }
 
 
-_SAMPLE: Final = NodeValues(("10.244.0.0/24", "fd00:10:244::/64"))
+_SAMPLE_CIDRS: Final = {4: "10.244.0.0/24", 6: "fd00:10:244::/64"}
+"""IP version → pod range of an imaginary node."""
+_FAMILIES: Final = ((4, 6), (4,), (6,))
+"""IP versions of clusters for which a list may be written."""
 
 
 def render(configuration: JsonValue, node: NodeValues) -> JsonValue:
@@ -79,18 +82,31 @@ def uses_pod_cidr(configuration: JsonValue) -> bool:
     )
 
 
-def check(configuration: JsonValue) -> str:
-    """Return why a configuration cannot be rendered, or an empty text."""
+def check(configuration: JsonValue, versions: Sequence[int] = ()) -> str:
+    """Return why a configuration cannot be rendered, or an empty text.
+
+    versions: IP versions of the cluster, the primary one first. Without them, a configuration is
+    right if it can be rendered for a cluster of some versions.
+    """
     try:
-        render(configuration, _SAMPLE)
+        sample(configuration, versions)
     except TemplateError as error:
         return str(error)
     return ""
 
 
-def sample(configuration: JsonValue) -> JsonValue:
-    """Return a valid configuration with the values of an imaginary node, for checks."""
-    return render(configuration, _SAMPLE)
+def sample(configuration: JsonValue, versions: Sequence[int] = ()) -> JsonValue:
+    """Return a configuration with the values of an imaginary node, for checks.
+
+    versions: as in `check`. Raises TemplateError.
+    """
+    errors = []
+    for each in (versions,) if versions else _FAMILIES:
+        try:
+            return render(configuration, NodeValues(tuple(_SAMPLE_CIDRS[one] for one in each)))
+        except TemplateError as error:
+            errors.append(error)
+    raise errors[0]
 
 
 def render_text(text: str, node: NodeValues) -> str:

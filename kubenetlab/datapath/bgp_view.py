@@ -18,9 +18,11 @@ from kubenetlab.api.calico.bgp import (
     BGPPeer,
     SecretKey,
 )
+from kubenetlab.api.calico.bgp_filters import BGPFilter
 from kubenetlab.api.core import Node
 from kubenetlab.api.environment import Secret as SecretObject
 from kubenetlab.api.meta import Labels
+from kubenetlab.api.plugins.kube_router import NodeSettings, node_settings, peer_passwords
 from kubenetlab.api.store import Cluster
 from kubenetlab.hoststate.secret import Secret
 
@@ -43,13 +45,21 @@ class BGPNode(Struct, frozen=True):
     """Id of its cluster if it is a route reflector; empty for other nodes."""
     is_excluded: bool = False
     """True if it announces no ranges of Services."""
+    kube_router: NodeSettings = NodeSettings()
+    """Settings of its annotations for kube-router."""
+    passwords: tuple[Secret | None, ...] = ()
+    """Passwords of the routers in these settings, in order; None for no password."""
 
 
 class BGPView(Struct, frozen=True):
-    """BGPConfiguration, BGPPeers and passwords, in order of their names."""
+    """BGPConfigurations, BGPPeers, BGPFilters and passwords, in order of their names."""
 
     configuration: BGPConfigurationSpec = BGPConfigurationSpec()
+    of_nodes: Mapping[str, BGPConfigurationSpec] = {}
+    """Node → its own BGPConfiguration, for nodes that have one."""
     peers: tuple[BGPPeer, ...] = ()
+    filters: Mapping[str, BGPFilter] = {}
+    """Name → BGPFilter."""
     passwords: Mapping[tuple[str, str], Secret] = {}
     """(name of a Secret, key) → password, for those that exist."""
 
@@ -61,17 +71,20 @@ class BGPView(Struct, frozen=True):
 
 NO_BGP: Final = BGPView()
 """View of a cluster without such objects."""
-BGP_KINDS: Final = (BGPConfiguration, BGPPeer, SecretObject)
+BGP_KINDS: Final = (BGPConfiguration, BGPPeer, BGPFilter, SecretObject)
 """Kinds from which the view is computed."""
 
 
 def bgp_view(cluster: Cluster) -> BGPView:
     """Return the settings of a cluster."""
-    configuration = cluster.get(BGPConfiguration, "", DEFAULT_NAME)
+    configurations = cluster.all(BGPConfiguration)
     peers = tuple(sorted(cluster.all(BGPPeer), key=lambda peer: peer.name))
-    if configuration is None and not peers:
+    if not configurations and not peers:
         return NO_BGP
-    spec = configuration.spec if configuration is not None else BGPConfigurationSpec()
+    by_name = {each.name: each.spec for each in configurations}
+    spec = by_name.get(DEFAULT_NAME, BGPConfigurationSpec())
+    of_nodes = {each.node: each.spec for each in configurations if each.node}
+    filters = {each.name: each for each in cluster.all(BGPFilter)}
     sources = [spec.node_mesh_password, *(peer.spec.password for peer in peers)]
     passwords = {}
     for reference in (source.secret_key_ref for source in sources if source is not None):
@@ -79,7 +92,7 @@ def bgp_view(cluster: Cluster) -> BGPView:
             secret = cluster.get(SecretObject, PLUGIN_NAMESPACE, reference.name)
             values = secret.values if secret is not None else {}
             passwords[reference.name, reference.key] = Secret(values[reference.key].encode())
-    return BGPView(spec, peers, passwords)
+    return BGPView(spec, of_nodes, peers, filters, passwords)
 
 
 def password_fault(cluster: Cluster, reference: SecretKey) -> str:
@@ -106,9 +119,13 @@ def password_fault(cluster: Cluster, reference: SecretKey) -> str:
 def bgp_node(node: Node, view: BGPView) -> BGPNode:
     """Return the settings of a node. Annotations are valid: the API refuses others."""
     annotations = node.metadata.annotations
+    kube_router = node_settings(annotations)
+    passwords = peer_passwords(annotations) if kube_router.peers else ()
     return BGPNode(
         node.labels if view.peers else {},
         int(annotations.get(AS_NUMBER_ANNOTATION, 0)),
         annotations.get(CLUSTER_ID_ANNOTATION, ""),
         EXCLUDED_LABEL in node.labels,
+        kube_router,
+        tuple(Secret(password) if password else None for password in passwords),
     )

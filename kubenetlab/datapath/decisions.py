@@ -43,6 +43,17 @@ def decide(
     return structs.replace(network, real_commands=_real_commands(cluster, has_command))
 
 
+def are_dynamic(cluster: Cluster, entries: int) -> bool:
+    """Return True if a lab with this number of neighbour entries lets the kernel learn them.
+
+    The Cluster document counts, so that a lab whose mode is about to change is right.
+    """
+    cni: CNI = load("cni", *cluster.config.networking.cni_mode)
+    if cni.desired_neighbors == "auto":
+        return entries <= MAX_DYNAMIC_NEIGHBORS
+    return cni.desired_neighbors == "dynamic"
+
+
 def _real_commands(cluster: Cluster, has_command: Callable[[str], bool]) -> tuple[str, ...]:
     if not cluster.config.real_commands:
         return ()
@@ -95,7 +106,7 @@ def _pods_per_node(cluster: Cluster) -> tuple[int, ...]:
 def _neighbors(cni: CNI, lab: LabSize) -> tuple[Literal["dynamic", "permanent"], str]:
     """Return the choice and its reason."""
     if cni.desired_neighbors != "auto":
-        return cni.desired_neighbors, "as asked for"
+        return cni.desired_neighbors, "as the CNI mode and its options say"
     entries = cni.dynamic_neighbors(lab)
     if entries > MAX_DYNAMIC_NEIGHBORS:
         return (

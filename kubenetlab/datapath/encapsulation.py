@@ -10,7 +10,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from kubenetlab.hoststate import xfrm
+from kubenetlab.hoststate.encryption import xfrm
 from kubenetlab.hoststate.links import ipip, vxlan, wireguard
 
 

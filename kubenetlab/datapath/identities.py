@@ -19,6 +19,7 @@ from kubenetlab.api.lab import Attachment
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath.plan_cache import PlanCache
+from kubenetlab.datapath.pod_view import has_addresses
 from kubenetlab.versioned import ChangedEntries, VersionedMap
 
 FIRST, LAST = 256, 65535
@@ -85,10 +86,7 @@ def _cluster_pod(
     nodes: Mapping[str, tuple[str, ...]],
     namespaces: Mapping[str, Mapping[str, str]],
 ) -> ClusterPod | None:
-    if pod is None or attachment is None or attachment.pod_uid != pod.uid or pod.is_finished:
-        return None
-    # Addresses belong to the pod that got them last, until its sandbox is to be replaced.
-    if attachment.superseded_by or attachment.is_stale:
+    if pod is None or attachment is None or not has_addresses(pod, attachment):
         return None
     labels = security_labels(pod, namespaces.get(pod.namespace, {}))
     node_addresses = nodes.get(attachment.node, ())

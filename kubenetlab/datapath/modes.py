@@ -75,8 +75,7 @@ class Needs(Struct, frozen=True):
     own_features: tuple[str, ...] = ()
     """Kernel features that only some modes need, likewise; `up` probes them."""
     root: str = ""
-    """Part of the mode that needs root on the machine, such as `eBPF programs`; empty without any.
-    """
+    """Part of the mode that needs root, such as `eBPF programs`; empty without any."""
 
     @property
     def all_features(self) -> tuple[str, ...]:
@@ -360,6 +359,8 @@ def try_load(
     type_ = _mode_type(family, name)
     if type_ is None:
         message = f'"{name}" is not known{did_you_mean(name, known(family))}'
+        if not name:
+            message = "expected the name of a mode, or a mapping with the field `type`"
         return None, [
             Finding(("networking", field), message, hints=(f"known: {', '.join(known(family))}",))
         ]

@@ -95,3 +95,16 @@ def _host_ports(pod: Pod) -> tuple[tuple[str, str, int, int], ...]:
         for port in container.ports
         if port.host_port
     )
+
+
+def has_addresses(pod: Pod, attachment: Attachment) -> bool:
+    """Return True if the addresses of an attachment belong to a pod.
+
+    They belong to the pod that got them last, until its sandbox is to be replaced.
+    """
+    return (
+        attachment.pod_uid == pod.uid
+        and not pod.is_finished
+        and not attachment.superseded_by
+        and not attachment.is_stale
+    )

@@ -167,7 +167,7 @@ def describe(probe: Probe, *, is_real: bool, is_agent: bool = False) -> str:
         return f"grpc <pod>:{probe.grpc.port} {probe.grpc.service} {tail}".replace("  ", " ")
     note = ""
     if is_agent:
-        note = " (the lab checks BGP sessions, VTEPs and routes of the node)"
+        note = " (the lab checks BGP sessions, VTEPs, keys and routes of the node)"
     elif not is_real:
         note = " (of a built-in program: is it serving? by a connect to its first port)"
     return f"exec {list(probe.exec.command) if probe.exec else []} {tail}{note}"

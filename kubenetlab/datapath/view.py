@@ -26,6 +26,7 @@ from kubenetlab.api.lab import (
     NetworkFacts,
 )
 from kubenetlab.api.links import LinkSettings, link_settings
+from kubenetlab.api.plugins.host_local import host_local_options
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.segments import router_address, segment_networks, segment_of
 from kubenetlab.api.store import Cluster, Kind
@@ -57,6 +58,8 @@ class Family(Struct, frozen=True):
     """True if the node has the address `gateway`."""
     subnet: str = ""
     """Network of the node's link to the fabric."""
+    gateway_number: int = 1
+    """Number of the gateway in the pod range; a negative one counts from the end."""
 
     @property
     def pod_network(self) -> Network:
@@ -69,8 +72,8 @@ class Family(Struct, frozen=True):
 
     @property
     def gateway(self) -> str:
-        """First address of the pod range: the bridge's address and the pods' default gateway."""
-        return _first_of(self.pod_cidr)
+        """Address of the bridge, and the pods' default gateway."""
+        return _address_of(self.pod_cidr, self.gateway_number)
 
     def router_address(self, number: int = 1) -> str:
         """Return the address of a router of the fabric, by its number, on the node's network."""
@@ -92,8 +95,8 @@ class Family(Struct, frozen=True):
 
 
 @lru_cache(maxsize=2048)  # called for the gateway of every pod
-def _first_of(cidr: str) -> str:
-    return str(ip.network(cidr)[1])
+def _address_of(cidr: str, number: int) -> str:
+    return str(ip.network(cidr)[number])
 
 
 class Peer(Struct, frozen=True):
@@ -224,7 +227,7 @@ def node_views(cluster: Cluster, decisions: Decisions, cache: PlanCache) -> Sequ
     inputs = (decisions, *(cluster.by_key(kind) for kind in _NODE_VIEW_KINDS))
     views = cache.by_identity("node views", lambda: _node_views(cluster, decisions), *inputs)
     # Apart from the other inputs, because endpoints change often.
-    services = announced_addresses(cluster, network(cluster).plugin, cache)
+    services = announced_addresses(cluster, network(cluster).agent, cache)
     if not services:
         return views
     return cache.by_identity(
@@ -244,7 +247,7 @@ def _node_views(cluster: Cluster, decisions: Decisions) -> list[NodeView]:
     nodes = cluster.all(Node)
     seed = (cluster.get(LabSecret, "", "secret") or LabSecret()).seed
     bgp = bgp_view(cluster)
-    password = _password(cluster, facts)
+    password = cni_password(cluster, facts)
     peers = tuple(
         Peer(node.name, _families(cluster, facts, node), bgp_node(node, bgp)) for node in nodes
     )
@@ -275,7 +278,7 @@ def _node_views(cluster: Cluster, decisions: Decisions) -> list[NodeView]:
     ]
 
 
-def _password(cluster: Cluster, facts: NetworkFacts) -> Secret:
+def cni_password(cluster: Cluster, facts: NetworkFacts) -> Secret:
     """Return the password of the CNI mode; empty if it has none, or there is no such Secret."""
     resource = cluster.get(SecretResource, CREDENTIAL_NAMESPACE, facts.credential_name)
     return Secret(resource.decoded(facts.credential[1]) if resource is not None else b"")
@@ -291,6 +294,7 @@ def families(
 ) -> tuple[Family, ...]:
     """Return the address families of a node to which the IPAM has assigned these ranges."""
     subnets = segment_networks(config, segment_of(config, node.addresses[0]))
+    gateway = host_local_options(config.networking).gateway_number
     cidrs = pod_cidrs(facts, node, [own.cidrs for own in ranges])
     return tuple(
         Family(
@@ -300,6 +304,7 @@ def families(
             own.tunnels,
             facts.has_gateway and bool(cidr),
             str(subnet),
+            gateway,
         )
         for address, cidr, given, own, subnet in zip(
             node.addresses, cidrs, node.spec.pod_cidrs, ranges, subnets, strict=True

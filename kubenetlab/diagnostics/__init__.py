@@ -16,12 +16,14 @@ from kubenetlab.diagnostics.cni_agents import check_cni_agents, check_plugins
 from kubenetlab.diagnostics.duplicates import check_duplicates
 from kubenetlab.diagnostics.gateways import check_gateways
 from kubenetlab.diagnostics.ip_pools import check_ip_pools
+from kubenetlab.diagnostics.kube_router import check_kube_router
 from kubenetlab.diagnostics.model import (
     AGENT_STOPPED,
     BGP_PASSWORD_MISSING,
     BGP_PEER_ABSENT,
     BGP_PEER_UNUSED,
     BGP_ROUTE_MISSING,
+    BGP_SETTING_UNUSED,
     CREDENTIAL_MISSING,
     DUPLICATE_ADDRESS,
     GATEWAY_UNREACHABLE,
@@ -38,9 +40,11 @@ from kubenetlab.diagnostics.pods import check_pods
 from kubenetlab.diagnostics.services import check_services
 from kubenetlab.diagnostics.templates import Templates
 from kubenetlab.diagnostics.unenforced import check_unenforced
+from kubenetlab.diagnostics.unenforced_fields import check_fields
 
 CHECKS: Final[tuple[Callable[[Cluster, Templates], Iterator[Diagnostic]], ...]] = (
     check_unenforced,
+    check_fields,
     check_services,
     check_pods,
     check_gateways,
@@ -49,6 +53,7 @@ CHECKS: Final[tuple[Callable[[Cluster, Templates], Iterator[Diagnostic]], ...]] 
     check_cni_agents,
     check_plugins,
     check_bgp,
+    check_kube_router,
     check_password,
 )
 
@@ -70,6 +75,7 @@ MISCONFIGURATIONS: Final = (
     BGP_PEER_ABSENT,
     BGP_PASSWORD_MISSING,
     BGP_ROUTE_MISSING,
+    BGP_SETTING_UNUSED,
     CREDENTIAL_MISSING,
 )
 """Codes of misconfigurations: all codes except NOT_ENFORCED."""
@@ -83,6 +89,7 @@ UNREACHABLE_PODS: Final = (
     BGP_PEER_UNUSED,
     BGP_PASSWORD_MISSING,
     BGP_ROUTE_MISSING,
+    BGP_SETTING_UNUSED,
     CREDENTIAL_MISSING,
 )
 """Codes of networks in which some pods cannot be reached, or in which BGP sessions are missing.

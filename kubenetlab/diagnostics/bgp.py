@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from kubenetlab.api.calico.bgp import (
-    DEFAULT_NAME,
     PLUGIN_NAMESPACE,
     BGPConfiguration,
     BGPPassword,
     BGPPeer,
 )
+from kubenetlab.api.calico.bgp_filters import BGPFilter
 from kubenetlab.api.lab import NetworkFacts
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.store import Cluster
@@ -18,7 +18,7 @@ from kubenetlab.api.text.documents import Path
 from kubenetlab.api.values import ip
 from kubenetlab.datapath import modes
 from kubenetlab.datapath.bgp_view import password_fault
-from kubenetlab.datapath.network.bgp import bgp_mode
+from kubenetlab.datapath.network.bgp import BGPMode, bgp_mode
 from kubenetlab.datapath.pod_networks import pod_network
 from kubenetlab.datapath.view import NodeView
 from kubenetlab.diagnostics.model import (
@@ -26,6 +26,7 @@ from kubenetlab.diagnostics.model import (
     BGP_PEER_ABSENT,
     BGP_PEER_UNUSED,
     BGP_ROUTE_MISSING,
+    BGP_SETTING_UNUSED,
     Diagnostic,
     Scope,
     pods_of_nodes,
@@ -50,40 +51,113 @@ def check_bgp(cluster: Cluster, templates: Templates) -> Iterator[Diagnostic]:
         for peer in cluster.all(BGPPeer):
             yield _unused(peer, (), reason)
     if mode is None:
+        for filter_ in cluster.all(BGPFilter) if is_calico else ():
+            yield _without_effect(filter_, (), reason)
         return
     _, views = pod_network(cluster)
-    for peer in cluster.all(BGPPeer) if is_calico else ():
-        yield from _peer_diagnostics(cluster, peer, views)
-    configuration = cluster.get(BGPConfiguration, "", DEFAULT_NAME)
-    if configuration is not None and is_calico:
-        password = configuration.spec.node_mesh_password
+    if is_calico:
+        for peer in cluster.all(BGPPeer):
+            yield from _peer_diagnostics(cluster, peer, views)
+        yield from _filter_diagnostics(cluster)
+        yield from _configuration_diagnostics(cluster, views)
+    yield from _route_diagnostics(cluster, mode, views)
+    yield from _refused_diagnostics(cluster, mode, views)
+
+
+def _configuration_diagnostics(cluster: Cluster, views: Sequence[NodeView]) -> Iterator[Diagnostic]:
+    """Yield BGPConfigurations of nodes that do not exist, and a password without a Secret."""
+    names = [view.name for view in views]
+    for configuration in cluster.all(BGPConfiguration):
+        if configuration.node and configuration.node not in names:
+            reason = f"the cluster has no such node; it has: {', '.join(names)}"
+            yield _without_effect(configuration, ("metadata", "name"), reason)
         yield from _password_diagnostics(
-            cluster, configuration, password, ("spec", "nodeMeshPassword")
+            cluster,
+            configuration,
+            configuration.spec.node_mesh_password,
+            ("spec", "nodeMeshPassword"),
         )
+
+
+def _filter_diagnostics(cluster: Cluster) -> Iterator[Diagnostic]:
+    """Yield names of filters that do not exist, and filters that no BGPPeer names."""
+    filters = {filter_.name: filter_ for filter_ in cluster.all(BGPFilter)}
+    used: set[str] = set()
+    for peer in cluster.all(BGPPeer):
+        used.update(peer.spec.filters)
+        for index, name in enumerate(peer.spec.filters):
+            if name not in filters:
+                known = ", ".join(filters) or "none"
+                reason = f"there is no BGPFilter {name}; the cluster has: {known}"
+                yield _without_effect(peer, ("spec", "filters", index), reason)
+    for name, filter_ in filters.items():
+        if name not in used:
+            reason = "no BGPPeer names it in spec.filters; sessions of the mesh have no filters"
+            yield _without_effect(filter_, (), reason)
+
+
+def _refused_diagnostics(
+    cluster: Cluster, mode: BGPMode, views: Sequence[NodeView]
+) -> Iterator[Diagnostic]:
+    """Yield ranges of pods that filters keep from other nodes."""
+    refused = [
+        (view.name, block, owner) for view in views for block, owner in mode.refused(view).items()
+    ]
+    if not refused:
+        return
+    node, block, owner = refused[0]
+    yield _missing_route(
+        cluster,
+        [(name, other) for name, _, other in refused],
+        f"{node} gets no route to {block} of {owner}",
+        "filters of the BGP sessions reject it",
+        "accept the ranges of pods in the filters of sessions between nodes",
+    )
+
+
+def _route_diagnostics(
+    cluster: Cluster, mode: BGPMode, views: Sequence[NodeView]
+) -> Iterator[Diagnostic]:
+    """Yield nodes without a session with each other, and without a common reflector."""
     missing = []
     for view in views:
         heard = mode.heard(view)
         missing += [
-            (view, peer)
+            (view.name, peer.name)
             for peer in view.peers
             if peer.name not in heard and (view.is_on_link(peer) or view.router_as)
         ]
     if missing:
         node, other = missing[0]
-        more = f", and {len(missing) - 1} more routes" if len(missing) > 1 else ""
-        names = {view.name for view, _ in missing} | {each.name for _, each in missing}
-        pods = pods_of_nodes(cluster, sorted(names))
-        yield Diagnostic(
-            BGP_ROUTE_MISSING,
-            cluster.config.kind,
-            "",
-            cluster.config.name,
-            ("networking", "cni"),
-            f"{node.name} gets no route to the pods of {other.name}{more}: the nodes have no BGP "
-            "session with each other, and none with the same route reflector",
-            ("enable the mesh of nodes, or select both nodes by a BGPPeer",),
-            Scope(into=pods, out_of=pods),
+        yield _missing_route(
+            cluster,
+            missing,
+            f"{node} gets no route to the pods of {other}",
+            "the nodes have no BGP session with each other, and none with the same route reflector",
+            "enable the mesh of nodes, or select both nodes by a BGPPeer",
         )
+
+
+def _missing_route(
+    cluster: Cluster, pairs: Sequence[tuple[str, str]], first: str, reason: str, hint: str
+) -> Diagnostic:
+    """Return the diagnostic of routes that nodes do not get.
+
+    pairs: name of the node and of the one with the pods, for each route.
+    first: description of the first of these routes.
+    """
+    more = f", and {len(pairs) - 1} more routes" if len(pairs) > 1 else ""
+    pods = pods_of_nodes(cluster, sorted({name for pair in pairs for name in pair}))
+    return Diagnostic(
+        BGP_ROUTE_MISSING,
+        cluster.config.kind,
+        "",
+        cluster.config.name,
+        ("networking", "cni"),
+        f"{first}{more}: {reason}",
+        (hint,),
+        Scope(into=pods, out_of=pods),
+    )
 
 
 def _peer_diagnostics(
@@ -158,3 +232,8 @@ def _password_diagnostics(
 
 def _unused(peer: BGPPeer, path: Path, reason: str) -> Diagnostic:
     return Diagnostic(BGP_PEER_UNUSED, peer.kind, "", peer.name, path, f"has no session: {reason}")
+
+
+def _without_effect(owner: Resource, path: Path, reason: str) -> Diagnostic:
+    message = f"has no effect: {reason}"
+    return Diagnostic(BGP_SETTING_UNUSED, owner.kind, "", owner.metadata.name, path, message)

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from kubenetlab.api.apps import DaemonSet
 from kubenetlab.api.core import Node
+from kubenetlab.api.environment import Secret
 from kubenetlab.api.faults import Fault
-from kubenetlab.api.lab import NetworkFacts, NodeReport
+from kubenetlab.api.lab import CREDENTIAL_NAMESPACE, NetworkFacts, NodeReport
 from kubenetlab.api.plugins.cni_agents import CniAgent, StoppedAgent
 from kubenetlab.api.store import Cluster
 from kubenetlab.diagnostics.model import (
@@ -32,6 +33,28 @@ def _restore(cluster: Cluster, agent: CniAgent) -> str:
     return f"kubenetlab describe daemonset {agent.daemon_set} -n {agent.namespace}"
 
 
+def _effect(cluster: Cluster, facts: NetworkFacts, state: StoppedAgent) -> str:
+    """Return what the node lacks without its agent."""
+    if not state.has_run:
+        return "it has no pod network, and is not Ready"
+    effect = "it misses every change of the cluster"
+    if _has_former_password(cluster, facts, state):
+        effect += (
+            f", and encrypts with the former password of the Secret {CREDENTIAL_NAMESPACE}/"
+            f"{facts.credential_name}: other nodes drop its packets, and it drops theirs"
+        )
+    return effect
+
+
+def _has_former_password(cluster: Cluster, facts: NetworkFacts, state: StoppedAgent) -> bool:
+    """Return True if the password of the CNI mode has changed since the agent was stopped."""
+    name, (_, key) = facts.credential_name, facts.credential
+    before = next((secret for secret in state.secrets if secret.name == name), None)
+    now = cluster.get(Secret, CREDENTIAL_NAMESPACE, name)
+    passwords = {secret.decoded(key) if secret is not None else b"" for secret in (before, now)}
+    return len(passwords) > 1
+
+
 def check_cni_agents(cluster: Cluster, templates: Templates) -> Iterator[Diagnostic]:
     """Yield a diagnostic for each node whose agent is stopped, or has never run."""
     facts = cluster.get(NetworkFacts, "", "network") or NetworkFacts()
@@ -41,11 +64,7 @@ def check_cni_agents(cluster: Cluster, templates: Templates) -> Iterator[Diagnos
     for state in cluster.all(StoppedAgent):
         fault = next((each for each in cluster.all(Fault) if _stops(each, state.name, agent)), None)
         hint = f"kubenetlab heal {fault.name}" if fault is not None else _restore(cluster, agent)
-        effect = (
-            "it misses every change of the cluster"
-            if state.has_run
-            else "it has no pod network, and is not Ready"
-        )
+        effect = _effect(cluster, facts, state)
         pods = pods_of_nodes(cluster, [state.name])
         yield Diagnostic(
             AGENT_STOPPED,

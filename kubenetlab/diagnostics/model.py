@@ -8,6 +8,7 @@ from collections.abc import Set as AbstractSet
 from msgspec import Struct
 
 from kubenetlab.api.store import Cluster
+from kubenetlab.api.text.decode import format_path
 from kubenetlab.api.text.documents import Path
 
 
@@ -109,9 +110,15 @@ class Diagnostic(Struct, frozen=True):
             else f"{self.kind} {self.name}"
         )
 
+    @property
+    def subject(self) -> str:
+        """Title of the object, and the field if the diagnostic is about one."""
+        path = format_path(self.path)
+        return f"{self.title}: {path}" if path else self.title
+
 
 NOT_ENFORCED = "not-enforced"
-"""Code of an object that the lab stores without enforcing it."""
+"""Code of an object, or of a field, that the lab stores without enforcing it."""
 GATEWAY_UNREACHABLE = "gateway-unreachable"
 """Code of a CNI mode whose routes need gateways on other segments. Commands end with status 1."""
 POOL_NOT_ROUTED = "pool-not-routed"
@@ -130,6 +137,9 @@ BGP_PASSWORD_MISSING = "bgp-password-missing"  # noqa: S105 - not a password
 """Code of a password whose Secret is missing. Commands end with status 1."""
 BGP_ROUTE_MISSING = "bgp-route-missing"
 """Code of nodes without a way by BGP to each other. Commands end with status 1."""
+BGP_SETTING_UNUSED = "bgp-setting-unused"
+"""Code of an object or an annotation of BGP without effect in a cluster. Commands end with status
+1."""
 CREDENTIAL_MISSING = "password-missing"
 """Code of a CNI mode whose password is missing, so that it has no tunnels. Commands end with status
 1."""

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 
-import msgspec
-
 from kubenetlab.api.json_types import JsonMapping
-from kubenetlab.api.kinds import PLUGIN_KINDS, qualified_kind, writable
+from kubenetlab.api.kinds import PLUGIN_KINDS, POLICY_KINDS, qualified_kind, writable
 from kubenetlab.api.lab import NetworkFacts
 from kubenetlab.api.manifests.unenforced import effect_of
 from kubenetlab.api.meta import LabelSelector
+from kubenetlab.api.policies.network_policy import NetworkPolicy
 from kubenetlab.api.store import Cluster
 from kubenetlab.diagnostics.model import NOT_ENFORCED, Diagnostic, Scope
 from kubenetlab.diagnostics.templates import Templates
@@ -23,7 +22,6 @@ _EFFECTS = {
     "mesh": "it redirects or refuses connections in a cluster",
 }
 """Effect → what the object does in a cluster, for the message."""
-_DIRECTIONS = ("Ingress", "Egress")
 
 
 def check_unenforced(cluster: Cluster, templates: Templates) -> Iterator[Diagnostic]:
@@ -32,7 +30,11 @@ def check_unenforced(cluster: Cluster, templates: Templates) -> Iterator[Diagnos
     for given in cluster.given.values():
         document = given.document
         kind = writable(document)
-        is_used = kind is not None and PLUGIN_KINDS.get(kind, facts.plugin) == facts.plugin
+        is_used = (
+            kind is not None
+            and kind not in POLICY_KINDS
+            and PLUGIN_KINDS.get(kind, facts.plugin) == facts.plugin
+        )
         effect = None if is_used else effect_of(document)
         if effect is None:
             continue
@@ -61,31 +63,23 @@ def _scope(cluster: Cluster, document: JsonMapping, effect: str) -> Scope:
             services=tuple(dict.fromkeys(_backends(spec, namespace or "default"))),
             is_outside_only=True,
         )
-    if document["kind"] == "NetworkPolicy" and str(document["apiVersion"]).startswith(
-        "networking.k8s.io/"
-    ):
-        return _policy_scope(cluster, spec, namespace or "default")
+    if writable(document) is NetworkPolicy:
+        policy = cluster.get(NetworkPolicy, namespace or "default", document["metadata"]["name"])
+        return _policy_scope(cluster, policy) if policy is not None else Scope(is_everything=True)
     if not namespace:
         return Scope(is_everything=True)
     pods = tuple(pod.full_name for pod in cluster.select(namespace, LabelSelector()))
     return Scope(into=pods, out_of=pods)
 
 
-def _policy_scope(cluster: Cluster, spec: JsonMapping, namespace: str) -> Scope:
-    """Return the connections of the pods that a NetworkPolicy isolates.
-
-    An invalid selector counts for all pods of the namespace, invalid policyTypes for both
-    directions.
-    """
-    try:
-        selector = msgspec.convert(spec.get("podSelector") or {}, LabelSelector)
-    except msgspec.ValidationError:
-        selector = LabelSelector()
-    pods = tuple(pod.full_name for pod in cluster.select(namespace, selector))
-    types = spec.get("policyTypes") or ["Ingress", *(["Egress"] if spec.get("egress") else [])]
-    if not isinstance(types, list) or not all(type_ in _DIRECTIONS for type_ in types):
-        types = _DIRECTIONS
-    return Scope(into=pods if "Ingress" in types else (), out_of=pods if "Egress" in types else ())
+def _policy_scope(cluster: Cluster, policy: NetworkPolicy) -> Scope:
+    """Return the connections of the pods that a NetworkPolicy isolates."""
+    selected = cluster.select(policy.namespace, policy.spec.pod_selector)
+    pods = tuple(pod.full_name for pod in selected)
+    return Scope(
+        into=pods if "Ingress" in policy.directions else (),
+        out_of=pods if "Egress" in policy.directions else (),
+    )
 
 
 def _backends(part: object, namespace: str) -> Iterable[str]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from kubenetlab.hoststate.links.link import Link
 from kubenetlab.hoststate.object import Key, Object, Origin
@@ -105,26 +106,24 @@ class Changes(Struct, frozen=True):
     def __bool__(self) -> bool:
         return bool(self.namespaces)
 
-    def split_around_rules(self) -> tuple[Changes, Changes]:
+    def split_around_rules(
+        self, guarded: AbstractSet[str] = frozenset()
+    ) -> tuple[Changes, Changes]:
         """Split into the changes to apply before the rules, and those to apply after them.
 
         Some links and their addresses are removed after the rules have changed: until then the old
-        rules need these addresses to be local to the node.
+        rules need these addresses to be local to the node. Links of guarded namespaces are created
+        down, and set up with their routes after the rules are in force.
+
+        guarded: namespaces of pods that must not send or receive a packet without the rules.
         """
-        entries = [(entry, _deferred_removals(entry)) for entry in self.namespaces]
-        late = Changes(
-            tuple(NetnsChanges(entry.netns, deferred) for entry, deferred in entries if deferred)
-        )
-        if not late:
-            return self, late
-        early = (
-            NetnsChanges(
-                entry.netns,
-                tuple(operation for operation in entry.operations if operation not in deferred),
-            )
-            for entry, deferred in entries
-        )
-        return Changes(tuple(early)), late
+        early, late = [], []
+        for entry in self.namespaces:
+            before, after = _split(entry, is_guarded=entry.netns in guarded)
+            early.append(entry if not after else NetnsChanges(entry.netns, before))
+            if after:
+                late.append(NetnsChanges(entry.netns, after))
+        return (Changes(tuple(early)), Changes(tuple(late))) if late else (self, Changes(()))
 
     def __len__(self) -> int:
         return sum(len(changes.operations) for changes in self.namespaces)
@@ -154,20 +153,45 @@ class Changes(Struct, frozen=True):
         )
 
 
-def _deferred_removals(entry: NetnsChanges) -> tuple[Operation, ...]:
-    removals = [operation for operation in entry.operations if operation.verb == "remove"]
-    links = {
+def _split(
+    entry: NetnsChanges, *, is_guarded: bool
+) -> tuple[tuple[Operation, ...], tuple[Operation, ...]]:
+    """Return the operations in a namespace before the rules, and those after them."""
+    removed_late = _links_removed_late(entry)
+    closed = _closed_links(entry) if is_guarded and entry.is_new else {}
+    if entry.is_removed or not (removed_late or closed):
+        return entry.operations, ()
+    before: list[Operation] = []
+    after: list[Operation] = []
+    for operation in entry.operations:
+        obj = operation.object
+        if operation.verb == "remove":
+            (after if {obj.key, obj.depends_on} & removed_late else before).append(operation)
+        elif (down := closed.get(obj.key)) is not None:
+            before.append(structs.replace(operation, object=down))
+            after.append(Operation("change", obj, down, operation.origin))
+        elif obj.needs_open_link and obj.depends_on in closed:
+            after.append(operation)
+        else:
+            before.append(operation)
+    return tuple(before), tuple(after)
+
+
+def _links_removed_late(entry: NetnsChanges) -> set[Key | None]:
+    return {
         operation.object.key
-        for operation in removals
-        if isinstance(operation.object, Link) and operation.object.is_removed_after_rules
+        for operation in entry.operations
+        if operation.verb == "remove"
+        and isinstance(operation.object, Link)
+        and operation.object.is_removed_after_rules
     }
-    if not links or entry.is_removed:
-        return ()
-    return tuple(
-        operation
-        for operation in removals
-        if {operation.object.key, operation.object.depends_on} & links
-    )
+
+
+def _closed_links(entry: NetnsChanges) -> dict[Key | None, Object]:
+    """Return the new links of a namespace that can be created down, as they are then."""
+    links = (operation.object for operation in entry.operations if operation.verb == "add")
+    closed = ((link.key, link.closed()) for link in links if isinstance(link, Link))
+    return {key: link for key, link in closed if link is not None}
 
 
 def diff(observed: HostState, desired: HostState) -> Changes:

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from kubenetlab.hoststate.address import ADDRESS_MESSAGES
+from kubenetlab.hoststate.encryption.wireguard import WIREGUARD_MESSAGES
+from kubenetlab.hoststate.encryption.xfrm import XFRM_POLICY_MESSAGES, XFRM_STATE_MESSAGES
 from kubenetlab.hoststate.fdb import FDB_MESSAGES
 from kubenetlab.hoststate.links.messages import ObservedLink
 from kubenetlab.hoststate.neighbor import NEIGHBOR_MESSAGES
@@ -18,8 +20,6 @@ from kubenetlab.hoststate.policy_rule import POLICY_RULE_MESSAGES
 from kubenetlab.hoststate.qdisc import QDISC_MESSAGES
 from kubenetlab.hoststate.route import ROUTE_MESSAGES
 from kubenetlab.hoststate.state import Contents
-from kubenetlab.hoststate.wireguard import WIREGUARD_MESSAGES
-from kubenetlab.hoststate.xfrm import XFRM_POLICY_MESSAGES, XFRM_STATE_MESSAGES
 
 KINDS: Final[tuple[ObjectMessages, ...]] = (
     ADDRESS_MESSAGES,

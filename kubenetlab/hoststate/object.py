@@ -40,6 +40,8 @@ class Object(Struct, frozen=True):
     routes that use it."""
     applier: ClassVar[Applier] = "netlink"
     """Process that applies objects of this class."""
+    needs_open_link: ClassVar[bool] = False
+    """True if the kernel refuses the object while the link that it depends on is down."""
 
     netns: str
     """Name of the sandbox whose network namespace contains the object."""

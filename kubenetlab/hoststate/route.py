@@ -68,6 +68,7 @@ class Route(NetlinkObject, frozen=True):
     """
 
     rank = 80
+    needs_open_link = True
 
     destination: str
     link: str

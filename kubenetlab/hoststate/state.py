@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 from kubenetlab.hoststate.object import Key, Object, Origin
@@ -18,15 +19,22 @@ class HostState:
     costs nothing.
     """
 
-    __slots__ = ("namespaces", "origins")
+    __slots__ = ("guarded", "namespaces", "origins")
 
     def __init__(
         self,
         namespaces: Mapping[str, Contents] | None = None,
         origins: Mapping[str, Mapping[Key, Origin]] | None = None,
+        guarded: AbstractSet[str] = frozenset(),
     ) -> None:
+        """Create a state.
+
+        guarded: namespaces of pods that must not send or receive a packet before the rules of
+            their node are in force.
+        """
         self.namespaces: Final = dict(namespaces or {})
         self.origins: Final = origins or {}
+        self.guarded: Final = guarded
 
     def __getitem__(self, netns: str) -> Contents:
         return self.namespaces.get(netns, {})
@@ -46,6 +54,7 @@ class HostState:
         return HostState(
             {netns: contents for netns, contents in merged.items() if contents is not None},
             self.origins,
+            self.guarded,
         )
 
 

@@ -1,15 +1,19 @@
-"""Routes, forwarding entries and peers by which the current network namespace reaches nodes."""
+"""Routes, forwarding entries and keys by which the current network namespace reaches nodes."""
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Iterable
 
+from kubenetlab.hoststate.encryption.wireguard import WIREGUARD_MESSAGES
+from kubenetlab.hoststate.encryption.wireguard_sessions import WireguardSession, decode_sessions
+from kubenetlab.hoststate.encryption.xfrm import XFRM_STATE_MESSAGES
+from kubenetlab.hoststate.encryption.xfrm_lifetimes import XfrmLifetime, decode_lifetimes
 from kubenetlab.hoststate.fdb import FDB_MESSAGES, FdbEntry, decode_fdb_entry
 from kubenetlab.hoststate.links.messages import decode_link, dump_links
-from kubenetlab.hoststate.netlink.protocols import WIREGUARD
+from kubenetlab.hoststate.netlink.protocols import WIREGUARD, XFRM
 from kubenetlab.hoststate.route import ROUTE_MESSAGES, decode_destination
-from kubenetlab.hoststate.wireguard import WIREGUARD_MESSAGES, WireguardPeer
 from kubenetlab.kernel.netlink.rtnetlink import NetlinkSocket, RouteSocket
 
 Entry = tuple[str, str, str]
@@ -33,15 +37,28 @@ def missing_entries(entries: Iterable[Entry]) -> list[Entry]:
     return [entry for entry in entries if entry not in existing]
 
 
-def missing_peers(peers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return the WireGuard peers, each (link, public key), that do not exist, in order."""
+def wireguard_sessions() -> list[WireguardSession]:
+    """Return the sessions of all WireGuard links with their peers."""
     with RouteSocket() as route:
         links = [decode_link(body) for body in route.dump(dump_links())]
-    existing: set[tuple[str, str]] = set()
+    sessions: list[WireguardSession] = []
     for request in WIREGUARD_MESSAGES.dumps("", links):
         with NetlinkSocket(WIREGUARD) as connection:
-            bodies = connection.dump(request)
-        for obj, _ in WIREGUARD_MESSAGES.decode("", bodies, {}):
-            if isinstance(obj, WireguardPeer):
-                existing.add((obj.link, obj.public_key))
-    return [peer for peer in peers if peer not in existing]
+            sessions += decode_sessions(connection.dump(request))
+    return sessions
+
+
+def xfrm_lifetimes(netns: str) -> list[XfrmLifetime]:
+    """Return the lifetimes of the states for ESP; none if the kernel has no XFRM.
+
+    netns: sandbox whose network namespace is the current one.
+    """
+    lifetimes: list[XfrmLifetime] = []
+    try:
+        for request in XFRM_STATE_MESSAGES.dumps(netns, ()):
+            with NetlinkSocket(XFRM) as connection:
+                lifetimes += decode_lifetimes(connection.dump(request))
+    except OSError as error:
+        if error.errno != errno.EPROTONOSUPPORT:
+            raise
+    return lifetimes

@@ -16,7 +16,8 @@ from kubenetlab.api.store import Cluster, Delete
 from kubenetlab.controllers.admission.admission import AdmissionRequest, AdmissionResult, admit
 from kubenetlab.controllers.cluster.addons import initial_objects
 from kubenetlab.controllers.states import BATCH_LIMIT, ControllerStates
-from kubenetlab.datapath import cluster_modes
+from kubenetlab.datapath import cluster_modes, faults
+from kubenetlab.datapath.checks.ipv6_mtu import ipv6_findings
 from kubenetlab.errors import ManifestError
 from kubenetlab.lab.machine import Decide, decisions
 
@@ -77,6 +78,8 @@ def bootstrap_store(
     settled, states = controllers.run(
         with_networking(admission.cluster, now), ControllerStates(), now
     )
+    if config is not None and (findings := list(ipv6_findings(settled))):
+        raise ManifestError(map(config.problem, findings))
     return Bootstrap(
         settled.with_changes([decide(settled)]),
         structs.replace(states, batch_limit=BATCH_LIMIT),
@@ -90,7 +93,7 @@ def with_networking(cluster: Cluster, now: float) -> Cluster:
     These are the facts that controllers need, and the objects that the CNI plugin installs. They
     are installed once: users may change and delete them. Another CNI mode, or the same one with
     other options, removes those of the former one, unless a manifest has them, and all pods of the
-    pod network get new sandboxes.
+    pod network get new sandboxes. Faults of another plugin end.
     """
     before = cluster.get(NetworkFacts, "", "network")
     facts = cluster_modes.network_facts(cluster.config)
@@ -103,8 +106,13 @@ def with_networking(cluster: Cluster, now: float) -> Cluster:
         if (word, namespace, name) not in cluster.given and (kind := find_kind(word)) is not None
     ]
     attachments = cluster.all(Attachment) if before is not None else ()
+    is_other_plugin = before is not None and before.plugin != facts.plugin
     cluster = cluster.with_changes(
-        [*removed, *(structs.replace(attachment, is_stale=True) for attachment in attachments)]
+        [
+            *removed,
+            *(faults.of_plugin(cluster) if is_other_plugin else ()),
+            *(structs.replace(attachment, is_stale=True) for attachment in attachments),
+        ]
     )
     objects = cluster_modes.plugin_objects(cluster)
     given = cluster.given
@@ -122,7 +130,7 @@ def admission_requests(entries: Sequence[ManifestObject]) -> list[AdmissionReque
 
 def raise_findings(admission: AdmissionResult, entries: Sequence[ManifestObject]) -> None:
     """Raise ManifestError, with file and line, if admission found errors."""
-    if any(not finding.is_warning for _, finding in admission.findings):
+    if admission.is_refused:
         raise ManifestError(
             entries[index].problem(finding) for index, finding in admission.findings
         )

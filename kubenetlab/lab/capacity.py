@@ -18,6 +18,7 @@ from kubenetlab.api.lab import Decisions, NetworkFacts
 from kubenetlab.api.pods import Pod, is_of_job
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath.containers import setups_of
+from kubenetlab.datapath.decisions import are_dynamic
 from kubenetlab.kernel.features.limits import (
     ADDRESS_SPACE,
     BRIDGE_PORTS,
@@ -155,11 +156,9 @@ def needs(cluster: Cluster) -> Iterator[Need]:
     yield Need(NAMESPACES["user"], 1 if os.geteuid() else 0)
     on_bridges = sum(count for pod, count in expected if not pod.spec.host_network)
     yield _bridge_ports(cluster, nodes, existing, outside, _spread(on_bridges, schedulable))
-    decisions = cluster.get(Decisions, "", "decisions")
-    is_dynamic = decisions is not None and decisions.neighbors == "dynamic"
     # One entry for each pod on its node and vice versa, and for each node on every other node.
-    neighbors = 2 * (pods - on_host_network) + len(nodes) ** 2 if is_dynamic else 0
-    yield Need(NEIGHBORS, neighbors)
+    entries = 2 * (pods - on_host_network) + len(nodes) ** 2
+    yield Need(NEIGHBORS, entries if are_dynamic(cluster, entries) else 0)
     yield Need(ADDRESS_SPACE, _AGENT_MB + pods * _KB_PER_POD // 1024)
     yield Need(
         MEMORY, _BASE_MB + (sandboxes * _KB_PER_SANDBOX + processes * _KB_PER_PROCESS) // 1024

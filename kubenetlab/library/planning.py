@@ -12,8 +12,8 @@ from kubenetlab.api.manifests.load import load
 from kubenetlab.api.store import Cluster
 from kubenetlab.api.text.documents import read_documents
 from kubenetlab.cli.input.manifests import Flags, merge_options
-from kubenetlab.datapath import checks
 from kubenetlab.datapath import plan as plan_objects
+from kubenetlab.datapath.checks.objects import check_object
 from kubenetlab.datapath.decisions import decide
 from kubenetlab.diagnostics import Diagnostic, diagnose
 from kubenetlab.hoststate import script
@@ -69,7 +69,7 @@ def plan(
     if not files and not text:
         text = resources.files("kubenetlab").joinpath("quickstart.yaml").read_text()
     documents, problems = read_documents(TEXT, text.encode()) if text else ([], [])
-    loaded = load(files, strict=strict, check=checks.check, documents=documents, problems=problems)
+    loaded = load(files, strict=strict, check=check_object, documents=documents, problems=problems)
     if loaded.warnings:
         warnings.warn("\n".join(map(str, loaded.warnings)), LabWarning, stacklevel=2)
     merged = merge_options(loaded, Flags(cni, kube_proxy_mode, nodes), None, name)

@@ -11,7 +11,6 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-from kubenetlab.api.values import ip
 from kubenetlab.kernel.rules.flow_events import FlowEvent, Translation
 from kubenetlab.names import socket_address
 from kubenetlab.observe.inspection import IdentityTable, Inspection
@@ -30,6 +29,10 @@ _INGRESS: Final = ("from-overlay", "from-network", "to-endpoint")
 """Points where packets enter the node, or a pod."""
 _UNSHOWN_LABELS: Final = "k8s:io."
 """Prefix of the labels that the text leaves out: those of Kubernetes and Cilium themselves."""
+
+
+_RESERVED: Final = "reserved:"
+"""Prefix of the label of an identity that no pod has."""
 
 
 class FlowEnd(Struct, frozen=True):
@@ -110,6 +113,8 @@ class FlowNames:
         self._labels = {
             int(number): tuple(labels) for number, labels in table["identities"].items()
         }
+        self._unknown: set[tuple[str, int]] = set()
+        """(address, identity) of ends that the lab does not know any more."""
         self._by_address = {
             address: name
             for places, prefix in ((inspected["external"], "ext:"), (inspected["nodes"], "node:"))
@@ -119,9 +124,9 @@ class FlowNames:
         }
         pods = [pod for pod in inspected["pods"] if not pod["host_network"]]
         self._by_address |= {
-            str(ip.network(cidr)[1]): f"node:{node['name']}"
+            gateway: f"node:{node['name']}"
             for node in inspected["nodes"]
-            for cidr in node["pod_cidrs"]
+            for gateway in node["gateways"]
         }
         self._by_address |= {
             address: f"{pod['namespace']}/{pod['name']}"
@@ -140,11 +145,21 @@ class FlowNames:
         }
 
     def knows(self, event: FlowEvent) -> bool:
-        """Return True if all identities of an event have known labels."""
-        return all(
-            identity in self._labels
-            for identity in (event.source_identity, event.destination_identity)
-        )
+        """Return True if identities and pods of an event are known, or will never be."""
+        return all(self._is_known(*end) or end in self._unknown for end in _ends(event))
+
+    def keep_unknown(self, events: Iterable[FlowEvent]) -> None:
+        """Take the ends of these events that are not known as such: their pods are gone."""
+        ends = (end for event in events for end in _ends(event))
+        self._unknown.update(end for end in ends if not self._is_known(*end))
+
+    def _is_known(self, address: str, identity: int) -> bool:
+        labels = self._labels.get(identity)
+        if labels is None:
+            return False
+        # Pods of one identity come and go, and a new one may have the name of an old one.
+        is_pod = not any(label.startswith(_RESERVED) for label in labels)
+        return not is_pod or address in self._by_address
 
     def end(self, address: str, port: int, identity: int) -> FlowEnd:
         name, labels = self._by_address.get(address, ""), self._labels.get(identity, ())
@@ -161,6 +176,14 @@ class FlowNames:
             if name := self._services.get((address, port, event.protocol)):
                 return f"{name}:{port}", socket_address(address, port)
         return "", ""
+
+
+def _ends(event: FlowEvent) -> tuple[tuple[str, int], tuple[str, int]]:
+    """Return (address, identity) of source and destination."""
+    return (
+        (event.source, event.source_identity),
+        (event.destination, event.destination_identity),
+    )
 
 
 def flows_of(

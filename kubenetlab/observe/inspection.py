@@ -31,6 +31,10 @@ class InspectedNode(InspectedHost):
     """A node."""
 
     pod_cidrs: list[str]
+    pod_addresses: list[str]
+    """First and last address for pods in each range, as `first-last`, beside those of pools."""
+    gateways: list[str]
+    """Gateways of its pods in these ranges."""
     ready: bool
     agent: str
     """State of the CNI plugin's agent: running or stopped; empty if the plugin has none."""

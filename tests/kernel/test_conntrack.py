@@ -84,6 +84,19 @@ def test_only_flows_to_former_endpoints_are_deleted(version: int) -> None:
         assert loader.text() == ""
 
 
+def test_flows_of_many_clients_to_one_server_are_one_line() -> None:
+    """Tunnels choose a source port for each connection in them."""
+    server = ("127.0.0.1", 5300)
+    with open_tracking() as loader, ExitStack() as clients:
+        for _ in range(3):
+            clients.enter_context(udp_client(*server, None))
+        clients.enter_context(udp_client("127.0.0.1", 5301, None))
+        assert loader.text() == (
+            "udp 127.0.0.1 port 5300 answered by 127.0.0.1 port 5300 (3 flows)\n"
+            "udp 127.0.0.1 port 5301 answered by 127.0.0.1 port 5301\n"
+        )
+
+
 def test_flows_to_node_ports_are_those_to_own_addresses_or_with_translation() -> None:
     """A translated flow is one to a node port, whatever the address; others are not."""
     with (

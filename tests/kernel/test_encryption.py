@@ -8,14 +8,21 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 from msgspec import structs
 
+from kubenetlab.datapath.agents.handshakes import ATTEMPTS_S, REJECT_AFTER_S, Handshakes
+from kubenetlab.datapath.agents.health import AgentHealth
 from kubenetlab.errors import ApplyError
 from kubenetlab.hoststate.address import Address
+from kubenetlab.hoststate.encryption.wireguard import WireguardDevice, WireguardPeer
+from kubenetlab.hoststate.encryption.wireguard_keys import private_key, public_key
+from kubenetlab.hoststate.encryption.wireguard_sessions import WireguardSession
+from kubenetlab.hoststate.encryption.xfrm import XfrmPolicy, XfrmState
 from kubenetlab.hoststate.links.veth import Veth, VethPeer
 from kubenetlab.hoststate.links.wireguard import Wireguard
 from kubenetlab.hoststate.object import Object
@@ -23,12 +30,11 @@ from kubenetlab.hoststate.policy_rule import PolicyRule
 from kubenetlab.hoststate.route import Route
 from kubenetlab.hoststate.secret import Secret
 from kubenetlab.hoststate.state import HostState
-from kubenetlab.hoststate.wireguard import WireguardDevice, WireguardPeer
-from kubenetlab.hoststate.wireguard_keys import private_key, public_key
-from kubenetlab.hoststate.xfrm import XfrmPolicy, XfrmState
 from kubenetlab.kernel.features.overlay_probes import OVERLAY_PROBES
 from kubenetlab.kernel.features.probing import run_probes
 from kubenetlab.kernel.linux import LinuxKernel
+from kubenetlab.kernel.overlay_state import wireguard_sessions, xfrm_lifetimes
+from kubenetlab.lab.nodeagent.agent_check import missing
 from tests.kernel.states import Make, apply_desired, difference, ip, state_of
 from tests.patience import patiently
 
@@ -168,6 +174,54 @@ def test_keys_and_peers_are_repaired_and_replaced(kernel: Make) -> None:
     assert exchange(linux, *INSIDE) == INSIDE[0]
 
 
+def test_the_sessions_of_peers_are_read_and_checked(kernel: Make) -> None:
+    """A peer that the link does not have, and one that does not answer, make an agent unready."""
+    require("wireguard")
+    linux, desired = kernel(), nodes(4, *wireguard(4))
+    apply_desired(linux, desired)
+    (key,) = [
+        obj.public_key for obj in desired[NODES[0]].values() if isinstance(obj, WireguardPeer)
+    ]
+    health = AgentHealth("agent", keys=(("wg0", key, "192.0.2.2"), ("wg0", "unknown", "192.0.2.3")))
+    no_peer = "WireGuard peer 192.0.2.3 on wg0"
+
+    def problems(handshakes: Handshakes) -> list[str]:
+        with linux.sandboxes.inside(NODES[0]):
+            return list(missing(health, handshakes))
+
+    def session() -> WireguardSession:
+        with linux.sandboxes.inside(NODES[0]):
+            (session,) = wireguard_sessions()
+        return session
+
+    assert problems(Handshakes()) == [no_peer]
+    fresh = session()
+    assert (fresh.link, fresh.public_key, fresh.address) == ("wg0", key, "192.0.2.2")
+    assert (fresh.handshake_at, fresh.received_bytes, fresh.sent_bytes) == (0, 0, 0)
+    assert exchange(linux, *INSIDE) == INSIDE[0]
+    used = session()
+    assert abs(time.time() - used.handshake_at) < patiently(30)
+    assert used.received_bytes > 0
+    assert used.sent_bytes > len(PAYLOAD)
+    ip(linux, NODES[1], "link", "set", "wg0", "down")
+    handshakes, now = Handshakes(), used.handshake_at + REJECT_AFTER_S
+    silent = []
+    for second in (0.0, 1.0, ATTEMPTS_S, ATTEMPTS_S + 1):
+        send(linux, INSIDE[1])
+        silent = list(handshakes.silent([session()], now + second))
+    assert [each.public_key for each in silent] == [key]
+    assert problems(Handshakes()) == [no_peer]
+
+
+def send(linux: LinuxKernel, address: str) -> None:
+    """Send a datagram from the first node."""
+    with (
+        linux.sandboxes.inside(NODES[0]),
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+    ):
+        client.sendto(PAYLOAD, (address, 9))
+
+
 def test_a_kernel_without_wireguard_refuses_its_objects(kernel: Make) -> None:
     """Each failure names its object, and the link is the first."""
     (outcome,) = run_probes([probe for probe in OVERLAY_PROBES if probe.name == "wireguard"])
@@ -207,6 +261,11 @@ def test_esp_encrypts_what_crosses_the_fabric(kernel: Make, version: int) -> Non
         assert exchange(linux, *ends) == ends[0]
     assert len(frames) > 5
     assert not any(PAYLOAD[:8] in frame for frame in frames)
+    with linux.sandboxes.inside(NODES[0]):
+        lifetimes = xfrm_lifetimes(NODES[0])
+    assert {each.source for each in lifetimes} == set(ends)
+    assert all(each.bytes > len(PAYLOAD) for each in lifetimes if each.source == ends[0])
+    assert all(abs(time.time() - each.added_at) < patiently(30) for each in lifetimes)
     apply_desired(linux, plain)
     assert difference(linux, plain) == ""
     assert ip(linux, NODES[0], "xfrm", "state") == ip(linux, NODES[0], "xfrm", "policy") == ""

@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing
 
 import pytest
 
-from kubenetlab.cli.input.options import parse_mode
+from kubenetlab.cli.input.mode_options import parse_mode
 from kubenetlab.datapath import plan
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.errors import RequirementError

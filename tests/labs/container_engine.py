@@ -1,7 +1,7 @@
 """Real containers.
 
 Podman with runc runs an image of the Containerfile whose base is a root file system made by
-debootstrap. Everything is temporary: the storage, and a mount namespace with a /run of its own, in
+mmdebstrap. Everything is temporary: the storage, and a mount namespace with a /run of its own, in
 which all programs run, so that nothing stays mounted. A folder of the cache (`KUBENETLAB_CACHE`,
 otherwise `.cache` in the checkout) keeps the root file system, if the folder exists.
 """
@@ -27,7 +27,7 @@ from tests.labs.lab import wait_for
 from tests.patience import patiently
 
 ROOT = Path(__file__).parents[2]
-PROGRAMS: Final = ("podman", "runc", "debootstrap")
+PROGRAMS: Final = ("podman", "runc", "mmdebstrap")
 _CONTAINERFILE = (ROOT / "Containerfile").read_text()
 _MIRROR: Final = "http://deb.debian.org/debian"
 _PYTHON: Final = {"bookworm": "3.11"}
@@ -43,7 +43,7 @@ def missing_requirement() -> str:
     if missing:
         packages = " ".join(missing)
         return f"needs {', '.join(missing)}: apt-get install --no-install-recommends {packages}"
-    return "" if os.geteuid() == 0 else "debootstrap needs root"
+    return "" if os.geteuid() == 0 else "containers need root"
 
 
 class Engine:
@@ -134,24 +134,11 @@ class Engine:
         archive = folder / f"debian-{suite}-{os.uname().machine}-{digest}.tar"
         if archive.exists():
             return archive
-        root = self._directory / "root"
-        included = f"--include={','.join(packages)}"
-        self._call(["debootstrap", "--variant=minbase", included, suite, str(root), _MIRROR])
         fresh = archive.with_suffix(f".{os.getpid()}")
-        self._call(
-            [
-                "tar",
-                "--create",
-                "--file",
-                str(fresh),
-                "--directory",
-                str(root),
-                "--exclude=./var/cache/apt/archives/*.deb",
-                ".",
-            ]
-        )
+        options = ["--quiet", "--mode=root", "--variant=minbase", "--format=tar"]
+        options += ["--dpkgopt=force-unsafe-io", f"--include={','.join(packages)}"]
+        self._call(["mmdebstrap", *options, suite, str(fresh), _MIRROR])
         fresh.rename(archive)
-        shutil.rmtree(root)
         return archive
 
     def _wheels(self, python: str) -> Path:
@@ -175,7 +162,6 @@ class Engine:
     ) -> subprocess.CompletedProcess[str]:
         completed = subprocess.run(
             [*self._enter, *command],
-            env={**os.environ, "DPKG_FORCE": "unsafe-io"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -1,39 +1,22 @@
-"""Frames on the link of a node to the fabric, captured by a program in its namespace."""
+"""Frames on the link of a node to the fabric."""
 
 from __future__ import annotations
 
-import base64
-import subprocess
-import sys
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
 from typing import NamedTuple
 
 from tests.labs.lab import Lab
-from tests.patience import patiently
 
 ETHERNET_BYTES = 14
 UDP = 17
 _UDP_BYTES, _VXLAN_BYTES = 8, 8
 _IPV6_TYPE = b"\x86\xdd"
-_CAPTURE = """
-import base64, socket, sys
-link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
-link.bind(("eth0", 0))
-link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 24)
-link.setblocking(False)
-print("ready", flush=True)
-sys.stdin.readline()
-while True:
-    try:
-        frame, (*_, direction, _, _) = link.recvfrom(65536)
-    except BlockingIOError:
-        break
-    print(int(direction == socket.PACKET_OUTGOING), base64.b64encode(frame).decode())
-"""
-"""Program that prints the frames of a link when it reads a line: 1 if the node sent it, and data.
-"""
+_ANY_TYPE = 3
+"""ETH_P_ALL."""
+_BUFFER_BYTES = 1 << 24
 
 
 class Frame(NamedTuple):
@@ -91,20 +74,19 @@ class Frame(NamedTuple):
 def captured_frames(lab: Lab, node: str) -> Iterator[list[Frame]]:
     """Yield a list that contains the frames sent and received once the block has ended."""
     frames: list[Frame] = []
-    netns = f"--net={lab.place('nodes', node)['netns']}"
-    with subprocess.Popen(
-        ["nsenter", netns, sys.executable, "-c", _CAPTURE],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as capture:
-        assert capture.stdout is not None
-        assert capture.stdout.readline() == "ready\n"
+    with lab.network(lab.place("nodes", node)):
+        link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ANY_TYPE))
+    with link:
+        link.bind(("eth0", _ANY_TYPE))
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
+        link.setblocking(False)
         yield frames
-        out, _ = capture.communicate("\n", timeout=patiently(10))
-    for line in out.splitlines():
-        is_sent, _, data = line.partition(" ")
-        frames.append(Frame(is_sent == "1", base64.b64decode(data)))
+        while True:
+            try:
+                data, (_, _, direction, _, _) = link.recvfrom(65536)
+            except BlockingIOError:
+                return
+            frames.append(Frame(direction == socket.PACKET_OUTGOING, data))
 
 
 def tunnelled(frames: list[Frame], port: int) -> list[Frame]:

@@ -3,9 +3,10 @@
 Run as: kernel_listing.py LAB
 
 Each namespace is a section with one entry for each link, address, route, neighbour, forwarding
-entry, policy rule, changed sysctl and nftables object. Properties of links and sysctls are shown if
-they differ from those of a new link of the same kind in a new namespace. Entries that the kernel
-adds by itself to the table `local` are left out, and so are aliases of links.
+entry, policy rule, changed sysctl, nftables object, WireGuard peer, and XFRM state and policy.
+Properties of links and sysctls are shown if they differ from those of a new link of the same kind
+in a new namespace. Entries that the kernel adds by itself to the table `local` are left out, and so
+are aliases of links.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from msgspec import Struct
 
 from kubenetlab.kernel.syscalls import CLONE_NEWNET, unshare
 from tests.labs.kernel_state import read_kernel_state, read_settings
+from tests.labs.key_listing import key_entries, owners_of_keys
 
 _KINDS: Final = ("node", "pod")
 """Kinds of namespaces that are listed: the rest of a lab does not depend on the CNI mode."""
@@ -84,14 +86,15 @@ def sections(listing: str) -> dict[str, list[str]]:
 
 
 def main(lab: str) -> None:
-    states = read_kernel_state(lab, with_ruleset=True)
+    states = read_kernel_state(lab, with_ruleset=True, with_keys=True)
+    owners = owners_of_keys(states)
     unshare(CLONE_NEWNET)
     new = _NewNamespace(_read_new_links(), dict(read_settings()))
     for name, state in states.items():
         kind, _, place = name.partition("_")
         if kind in _KINDS:
             print(f"[{kind} {place.replace('_', '/', 1) if kind == 'pod' else place}]")
-            for entry in _entries(state, new):
+            for entry in (*_entries(state, new), *key_entries(state["keys"], owners)):
                 print(entry)
             print()
 
@@ -111,10 +114,19 @@ class _NewNamespace(Struct, frozen=True):
         kind = "port" if info.get("info_slave_kind") == "bridge" else info.get("info_kind")
         return dict(self.links.get(f"new-{kind}", {}))
 
+    def has(self, link: Mapping[str, Any]) -> bool:
+        """Return True for an unused link that every new namespace has.
+
+        Loaded modules of tunnels bring them: sit0, ip6tnl0, tunl0.
+        """
+        return link["ifname"] in self.links and "UP" not in link["flags"]
+
 
 def _entries(state: Mapping[str, Any], new: _NewNamespace) -> Iterator[str]:
     yield from (
-        _link(link, new.link(link)) for name, link in sorted(state["links"].items()) if name != "lo"
+        _link(link, new.link(link))
+        for name, link in sorted(state["links"].items())
+        if name != "lo" and not new.has(link)
     )
     for link, addresses in sorted(state["addresses"].items()):
         yield from (_address(link, address) for address in addresses if link != "lo")
@@ -149,7 +161,7 @@ def _link(link: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     info, new_info = link.get("linkinfo", {}), new.get("linkinfo", {})
     kind, data = info.get("info_kind", ""), info.get("info_data", {})
     words = [f"link {link['ifname']}", *([kind] if kind else [])]
-    words += [f"{key} {link[key]}" for key in ("link", "master", "peer") if key in link]
+    words += [f"{key} {link[key]}" for key in ("link", "master", "peer") if link.get(key)]
     if kind == "vxlan":
         words += [f"id {data['id']}", f"port {data['port']}"]
         words += [
@@ -158,7 +170,8 @@ def _link(link: Mapping[str, Any], new: Mapping[str, Any]) -> str:
             if key in data
         ]
         words += [f"dev {data['link']}"] if "link" in data else []
-    words += [f"mtu {link['mtu']}", f"mac {link['address']}"]
+    words += [f"mtu {link['mtu']}"]
+    words += [f"mac {link['address']}"] if "address" in link else []
     words += [flag.lower() for flag in link["flags"] if flag not in _USUAL_FLAGS]
     words += ["up" if "UP" in link["flags"] else "down"]
     words += _changed(link, new)
@@ -235,6 +248,8 @@ def _changed_settings(state: Mapping[str, Any], new: _NewNamespace) -> Iterator[
         usual = new.settings.get(path)
         match = _LINK_SETTING.fullmatch(path)
         if match and (link := state["links"].get(match[3])):
+            if new.has(link):
+                continue
             default = f"/proc/sys/net/{match[1]}/{match[2]}/default/{match[4]}"
             usual = new.settings.get(path.replace(match[3], new.link(link).get("ifname", ""), 1))
             if usual == new.settings.get(default):

@@ -30,13 +30,16 @@ _NUMBERS = ("ifindex", "link_index", "link_netnsid")
 _CHANGES_BY_ITSELF = ("nf_conntrack_count", "tcp_fastopen_key", "stable_secret", "route/flush")
 
 
-def read_kernel_state(lab: str, with_ruleset: bool = False) -> dict[str, Any]:
+def read_kernel_state(
+    lab: str, with_ruleset: bool = False, with_keys: bool = False
+) -> dict[str, Any]:
     """Return the state of each namespace, by its name without the lab's name.
 
     A namespace with several names is read once, under the first.
 
     with_ruleset: add the text of `nft list ruleset`, in which the order of elements differs between
         equal labs.
+    with_keys: add keys and peers, which differ between equal labs.
     """
     files = {
         os.stat(path).st_ino: path for path in sorted(RUN_NETNS.glob(f"{lab}_*"), reverse=True)
@@ -50,6 +53,10 @@ def read_kernel_state(lab: str, with_ruleset: bool = False) -> dict[str, Any]:
         states[path.name] = _current_namespace(names)
         if with_ruleset:
             states[path.name]["ruleset"] = _output("nft", "-s", "list", "ruleset")
+        if with_keys:
+            from tests.labs.key_listing import read_keys  # not for a script outside the package
+
+            states[path.name]["keys"] = read_keys()
     for state in states.values():
         for link in state["links"].values():
             if "peer" in link:

@@ -8,19 +8,25 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
 
 from kubenetlab.kernel.processes.cgroups import PREFIX, read_parents
+from kubenetlab.kernel.syscalls import inside_network
 from kubenetlab.lab.client import Client
 from tests.labs.traffic_client import Answer, Target, ask
 from tests.patience import patiently
 from tests.warm import server
 
 DEADLINE_S = patiently(20)
+SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.25
+"""Limits of the pause between two checks of a condition."""
+SHORTLY = ("--timeout", f"{patiently(3):g}s")
+"""Option of commands that cannot succeed, and would wait for pods for 20 s."""
 ROOT = Path(__file__).parents[2]
 COMMAND = INSTALLED = (sys.executable, "-m", "kubenetlab")
 
@@ -94,11 +100,17 @@ def command_result(
 
 
 def wait_for(condition: Callable[[], Any], description: str, within_s: float = DEADLINE_S) -> Any:
-    """Return the first true value of the condition."""
-    deadline = time.monotonic() + within_s
+    """Return the first true value of the condition.
+
+    Between two checks, the lab has the processor for as long as the last check took.
+    """
+    started_at = time.monotonic()
+    deadline = started_at + within_s
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"{description}: not within {within_s:g} s"
-        os.sched_yield()
+        checked_at = time.monotonic()
+        assert checked_at < deadline, f"{description}: not within {within_s:g} s"
+        time.sleep(min(max(checked_at - started_at, SHORTEST_PAUSE_S), LONGEST_PAUSE_S))
+        started_at = time.monotonic()
     return value
 
 
@@ -233,6 +245,19 @@ class Lab:
             f"{command}: {completed.returncode}\n{completed.stdout}{completed.stderr}"
         )
         return completed.stdout
+
+    @contextmanager
+    def network(self, place: Any) -> Iterator[None]:
+        """Run the block in the network of a place of `inspect`; sockets opened there stay there.
+
+        Starting a program takes longer than most requests.
+        """
+        home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            with inside_network(os.open(place["netns"], os.O_RDONLY | os.O_CLOEXEC), home):
+                yield
+        finally:
+            os.close(home)
 
     def ask(self, place: Any, *targets: Target) -> list[Answer]:
         """Return the answers that a client in the network of a place receives."""

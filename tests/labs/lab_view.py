@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from kubenetlab.api.config import ClusterConfig, Networking
-from kubenetlab.cli.input.options import parse_mode
+from kubenetlab.cli.input.mode_options import parse_mode
 from kubenetlab.datapath import modes
 from kubenetlab.errors import RequirementError
 from kubenetlab.lab.requirements import require_modes

@@ -124,7 +124,8 @@ def test_nodes_exchange_their_blocks_by_bgp(lab: Lab) -> None:
     wait_for(
         lambda: set(sessions(lab, "worker").values()) == {"Established"}, "sessions after the end"
     )
-    assert lab.ask(a, target)[0].server
+    # BIRD may still wait for the routes of its neighbours.
+    wait_for(lambda: lab.ask(a, target)[0].server, "an answer after the end")
     lab.kill("agent")
     assert lab.ask(a, target)[0].server
     assert set(sessions(lab, "worker").values()) == {"Established"}

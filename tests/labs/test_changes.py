@@ -383,3 +383,21 @@ def test_the_verdict_names_policies_that_are_not_enforced(lab: Lab) -> None:
     )
     assert "next: kubenetlab describe svc web" in refused.err
     assert "Scaled down replica set" in lab.run("get", "events").out
+
+
+def test_a_warning_does_not_refuse_a_change(lab: Lab) -> None:
+    """It is shown, by `up` of a new lab and of a running one, by `plan` and `apply`."""
+    pool = (
+        "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: {name: six}\n"
+        "spec: {cidr: fd00:77::/48}\n"
+    )
+    cluster = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {cni: bridge}\n"
+    unused = "warning: <stdin>:4  IPPool six: spec.cidr: unused: pods of this cluster have no IPv6"
+    created = lab.run("up", "-f", "-", stdin=f"{pool}---\n{cluster}")
+    assert created.err.count(unused) == 1
+    for command in ("plan", "apply", "up"):
+        assert lab.run(command, "-f", "-", stdin=pool).err.count(unused) == 1
+    changed = lab.run("up", "--cni", "flannel,backend=host-gw,vni=7")
+    assert "networking.cni.vni: has no effect with backend: host-gw" in changed.err
+    assert "cni bridge → flannel" in changed.out
+    assert lab.run("diff").status == 0

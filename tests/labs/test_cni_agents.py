@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.clusters import pod
-from tests.labs.lab import Lab, wait_for
+from tests.labs.lab import SHORTLY, Lab, wait_for
 from tests.labs.pod_networks import manifest
 from tests.labs.test_network_faults import reaches
 from tests.labs.test_pod_networks import require
@@ -83,7 +83,7 @@ def test_each_node_has_an_agent_that_logs_what_it_has_done(lab: Lab, cni: str) -
     assert line.format(address=nodes["worker2"]["addresses"][0]) in log(lab, cni, "worker")
     wait_for(lambda: "Ready: " in log(lab, cni, "worker"), "the line about its health")
     described = lab.run("describe", "pod", pods["worker"]["name"], "-n", namespace).out
-    assert "the lab checks BGP sessions, VTEPs and routes of the node" in described
+    assert "the lab checks BGP sessions, VTEPs, keys and routes of the node" in described
     # The nodes are in the matrix themselves.
     assert name not in lab.run("ping").out
 
@@ -98,7 +98,7 @@ def test_a_node_without_agent_keeps_its_state_and_misses_a_new_node(lab: Lab, cn
         assert not agent["ready"]
         assert reaches(lab, "a", "c")
         assert reaches(lab, "c", "a")
-        result = lab.up(four_nodes(cni), status=1)
+        result = lab.up(four_nodes(cni), *SHORTLY, status=1)
         assert "no agent of the CNI plugin" in result.err
         assert "Node worker: " in result.err
         assert [node["agent"] for node in lab.inspected["nodes"]].count("stopped") == 1

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
+import yaml
 
 from kubenetlab.kernel.features.detection import has_program
 from kubenetlab.kernel.rules.libbpf import LIBRARY, has_library
+from kubenetlab.lab.client import Client
+from kubenetlab.lab.paths import LAB_API
 from tests.labs.lab import Lab
 from tests.labs.pod_networks import manifest
 from tests.labs.test_pod_networks import check_connections
@@ -94,3 +97,22 @@ def test_a_mode_cannot_be_removed(lab: Lab) -> None:
     lab.up(manifest("ipv4", "bridge"))
     done = lab.up(manifest("ipv4", "none"), status=2)
     assert "a CNI plugin cannot be removed while the lab is up; it is bridge" in done.err
+    assert "sandboxes" not in done.out
+
+
+def test_a_dry_run_changes_nothing(lab: Lab) -> None:
+    """Each of two dry runs finds the same change."""
+    lab.up(manifest("ipv4", "bridge"))
+    pids = {name: lab.pod(name)["pid"] for name in "abc"}
+    documents = [*yaml.safe_load_all(manifest("ipv4", "flannel"))]
+    for _ in range(2):
+        answer = Client(lab.name).post(
+            f"{LAB_API}/apply", {"documents": documents, "dry_run": True}
+        )
+        actions = {outcome["title"]: outcome["action"] for outcome in answer["outcomes"]}
+        assert [title for title, action in actions.items() if action == "configured"] == [
+            next(iter(actions))
+        ]
+    assert {name: lab.pod(name)["pid"] for name in "abc"} == pids
+    assert "cbr0" in node_links(lab)
+    assert lab.run("diff").status == 0

@@ -99,6 +99,28 @@ def test_a_mode_that_cannot_run_is_a_row_with_the_reason(tmp_path: Path) -> None
     assert (bridge["error"], bridge["mtu"]) == ("", 1500)
 
 
+ROUTED = """\
+apiVersion: kubenetlab.dev/v1alpha1
+kind: Cluster
+nodes: [{role: control-plane}, {role: worker, name: n1}]
+fabric: {topology: routed}
+---
+"""
+
+
+def test_modes_that_cannot_be_on_a_fabric_are_rows_with_the_reason() -> None:
+    """One mode is refused there, another one has no routes; standard input is read once."""
+    pods = THREE_PODS.partition("---\n")[2]
+    words = ("compare", "--cni", "bridge,ptp,flannel", "-f", "-", "-o", "json")
+    output = run(*words, stdin=ROUTED + pods, status=1).json
+    bridge, ptp, flannel = output["modes"]
+    assert bridge["error"].startswith("bridge needs all nodes on one layer-2 segment")
+    assert "because the gateway 172.18.2.2 is not on-link" in ptp["error"]
+    assert (flannel["error"], flannel["overhead_bytes"]) == ("", 50)
+    unrelated = ROUTED.replace("name: n1", "name: N1") + pods
+    assert "N1" in run(*words, stdin=unrelated, status=2).err
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_comparison_leaves_no_lab(number: signal.Signals) -> None:
     """The signal arrives while the lab of a mode is up."""

@@ -83,7 +83,8 @@ def test_inspect_shows_what_plugins_made(lab: Lab) -> None:
     assert any(line.startswith("bridge cni0 mac ") for line in foreign)
     assert any(line.startswith(f"veth {link} ") and " port of cni0" in line for line in foreign)
     assert "address 10.244.1.1/24 dev cni0" in foreign
-    lab.up(cluster("bridge") + THREE)
+    first, *_ = lab.up(cluster("bridge") + THREE).out.splitlines()
+    assert first.startswith("cni conflist → bridge: 5 pods get new sandboxes, nodes restart: ")
     wait_for(lambda: lab.problems == [], "the pods of bridge", within_s=60)
     for name in ("a", "node:worker"):
         assert json.loads(lab.run("inspect", name, "-o", "json").out)["foreign"] == []

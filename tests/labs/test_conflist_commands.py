@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.labs.lab import Lab, wait_for
+from tests.labs.lab import SHORTLY, Lab, wait_for
 from tests.labs.plugin_lists import (
     PTP,
     THREE,
@@ -100,6 +100,35 @@ def test_garbage_collection_of_version_1_1(lab: Lab, tmp_path: Path) -> None:
     wait_for(lambda: ids("lease-*") == ids("results/*") == valid, "what is kept to be valid")
 
 
+BUSY_PLUGIN = """
+case $CNI_COMMAND in
+ADD)
+    touch /var/lib/cni/lease-$CNI_CONTAINERID
+    echo '{"cniVersion": "1.0.0", "ips": [{"address": "10.7.0.2/24"}]}' ;;
+DEL)
+    if mkdir /var/lib/cni/was-busy 2> /dev/null; then
+        echo '{"cniVersion": "1.0.0", "code": 11, "msg": "busy"}'
+        exit 1
+    fi
+    rm -f /var/lib/cni/lease-$CNI_CONTAINERID ;;
+esac
+"""
+
+
+def test_a_failed_del_is_repeated_when_the_sandbox_is_gone(lab: Lab, tmp_path: Path) -> None:
+    """Otherwise addresses of removed pods would stay assigned for good."""
+    mode = plugin(tmp_path, BUSY_PLUGIN)
+    manifest = cluster(mode) + pods(("a", "worker"))
+    lab.run("up", "-f", "-", "--timeout", "3", stdin=manifest, status=None)
+    assert wait_for(lambda: lab.pod("a")["addresses"], "ADD")
+    directory = lab.directory / "files/node_worker/var/lib/cni"
+    assert list(directory.glob("lease-*"))
+    lab.run("delete", "pod", "a")
+    wait_for(lambda: not list(directory.glob("lease-*")), "a successful DEL")
+    assert (directory / "was-busy").exists()
+    wait_for(lambda: not list(directory.glob("results/*")), "the end of the collection")
+
+
 STATUS_PLUGIN = """
 case $CNI_COMMAND in
 STATUS) if [ -e /var/lib/cni/broken ]; then
@@ -134,9 +163,10 @@ def test_status_of_version_1_1(lab: Lab, tmp_path: Path) -> None:
     )
     assert condition("worker2")["status"] == "True"
     assert lab.pod("a")["addresses"]
-    unchanged = lab.apply("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: any}\n", status=1)
+    anything = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: any}\n"
+    unchanged = lab.apply(anything, *SHORTLY, status=1)
     assert "the node is not Ready and attaches no pods" in unchanged.err
-    lab.apply(pods(("d", "worker"), ("e", "worker2")), status=None)
+    lab.apply(pods(("d", "worker"), ("e", "worker2")), *SHORTLY, status=None)
     wait_for(lambda: lab.pod("e")["addresses"], "a pod of another node")
 
     def network_events() -> list[str]:
@@ -147,7 +177,7 @@ def test_status_of_version_1_1(lab: Lab, tmp_path: Path) -> None:
         ]
 
     assert "no agent; port 99" in wait_for(network_events, "the event")[0]
-    waiting = lab.apply(pods(("f", "worker")), status=1)
+    waiting = lab.apply(pods(("f", "worker")), *SHORTLY, status=1)
     assert "not ready: default/d" in waiting.err
     assert "next: kubenetlab describe node" in waiting.out + waiting.err
     assert not lab.pod("d")["addresses"]

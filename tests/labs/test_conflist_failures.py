@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def test_a_failing_plugin_is_an_event(lab: Lab, tmp_path: Path, script: str, mes
     mode = plugin(tmp_path, script) | {"timeout": 1}
     manifest = cluster(mode) + pods(("a", "worker"))
     result = lab.run("up", "-f", "-", "--timeout", "3", stdin=manifest, status=1)
-    assert "not ready: default/a: FailedCreatePodSandBox" in result.err
+    assert re.search(r"not ready: default/a\b.*: FailedCreatePodSandBox", result.err), result.err
     assert lab.pod("a")["phase"] == "Pending"
     text = wait_for(lambda: failure(lab, "a"), "the event")
     assert text.startswith(
@@ -149,8 +150,12 @@ def test_a_missing_plugin_is_an_event(lab: Lab) -> None:
         ({"type": "conflist", "conflist": "{{.Pod}}"}, "{{.Pod}} is not known; known: .PodCIDR"),
         ({"type": "conflist", "conflist": "{"}, "networking.cni.conflist: expected JSON"),
         (configuration({"type": "ptp"}, binDirs=["bin"]), "expected an absolute path"),
+        (
+            configuration({"type": "ptp", "ipam": {"subnet": "usePodCidrIPv6"}}),
+            "networking.cni.conflist: usePodCidrIPv6: the node has no IPv6 range of pod addresses",
+        ),
     ],
-    ids=["type", "file", "template", "json", "directory"],
+    ids=["type", "file", "template", "json", "directory", "family"],
 )
 def test_mistakes_are_found_before_anything_is_made(
     lab: Lab, mode: dict[str, Any], message: str

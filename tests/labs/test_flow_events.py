@@ -13,6 +13,7 @@ from kubenetlab.kernel.rules.libbpf import LIBRARY, has_library
 from tests.labs.lab import COMMAND, Lab, wait_for
 from tests.labs.test_cilium import identities, inside, manifest
 from tests.labs.test_output_schemas import assert_valid
+from tests.patience import patiently
 
 pytestmark = pytest.mark.skipif(
     not has_library(), reason=f"{LIBRARY} is missing (apt-get install libbpf1)"
@@ -87,7 +88,8 @@ def test_lost_events_are_counted(lab: Lab) -> None:
     assert lab.run("flows", "-o", "json").json["lost"] == {}
 
 
-def test_flows_are_watched_by_one_reader(lab: Lab) -> None:
+@pytest.mark.parametrize("app", ["late", "web"], ids=["new-identity", "known-identity"])
+def test_flows_are_watched_by_one_reader(lab: Lab, app: str) -> None:
     """New pods have their names; a second reader of the same node is refused."""
     lab.up(manifest("ipv4"))
     command = [*COMMAND, "flows", "-w", "--lab", lab.name, "--node", "worker2"]
@@ -99,20 +101,41 @@ def test_flows_are_watched_by_one_reader(lab: Lab) -> None:
         refused = lab.run("flows", status=1).err
         assert "another `kubenetlab flows` reads its events" in refused
         lab.apply(
-            "apiVersion: v1\nkind: Pod\nmetadata: {name: late, labels: {app: late}}\n"
+            f"apiVersion: v1\nkind: Pod\nmetadata: {{name: late, labels: {{app: {app}}}}}\n"
             "spec: {nodeName: worker2, containers: [{name: main, image: agnhost, args: [netexec], "
             "ports: [{containerPort: 8080}]}]}\n"
         )
         wait_for(lambda: lab.pod("late")["ready"], "the new pod")
         lab.ask(lab.pod("a"), ("TCP", lab.pod("late")["addresses"][0], 8080))
         for line in watch.stdout:
-            if "default/a:" in line and "app=late" in line:
+            if "default/a:" in line and f"→ {lab.pod('late')['addresses'][0]}" in line:
+                break  # an address without a name
+            if "default/a:" in line and "→ default/late:8080" in line:
                 break
-        assert "default/late:8080" in line
+        assert re.search(rf"→ default/late:8080 \(\d+ app={app}\)", line)
         watch.send_signal(signal.SIGINT)
         watch.stdout.read()
     assert watch.returncode == 130
     assert lab.run("flows", "--node", "worker2").status == 0
+
+
+def test_a_watch_ends_with_the_nodes(lab: Lab) -> None:
+    """A restarted node has another ring buffer; silence would look like an idle network."""
+    lab.up(manifest("ipv4"))
+    command = [*COMMAND, "flows", "-w", "--lab", lab.name, "--node", "worker2"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as watch:
+        wait_for(
+            lambda: lab.run("flows", "--node", "worker2", status=None).status == 1, "the reader"
+        )
+        lab.run("down")
+        try:
+            _, errors = watch.communicate(timeout=patiently(20))
+        finally:
+            watch.kill()
+    assert watch.returncode == 1
+    assert "not read: node worker2 has ended or restarted" in errors
+    assert f"no node of lab {lab.name} is left whose events are read" in errors
 
 
 def test_other_modes_have_no_flows(lab: Lab) -> None:

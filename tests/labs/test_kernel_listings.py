@@ -6,7 +6,15 @@ import time
 
 import pytest
 
-from tests.golden.kernel_states import LISTINGS, NETWORKS, NONE, state, state_without_network
+from tests.golden.kernel_states import (
+    LISTINGS,
+    NETWORKS,
+    NONE,
+    SECOND_LISTINGS,
+    SECOND_NETWORKS,
+    state,
+    state_without_network,
+)
 from tests.labs.lab import Lab
 from tests.labs.pod_networks import PLUGINS_ADVICE, has_plugins
 from tests.patience import patiently
@@ -18,6 +26,7 @@ SETTLED_S = 5.0
 def test_each_mode_has_a_golden_file() -> None:
     """`scripts/golden kernel` writes that of a new mode."""
     assert {path.stem for path in LISTINGS.iterdir()} == {*NETWORKS, NONE}
+    assert {path.stem for path in SECOND_LISTINGS.iterdir()} == set(SECOND_NETWORKS)
 
 
 def test_the_state_without_a_network(lab: Lab) -> None:

@@ -261,7 +261,10 @@ def test_a_bird_that_cannot_run_is_reported(lab: Lab, tmp_path: Path) -> None:
 
 
 def test_inspect_shows_bird_and_its_routes(lab: Lab) -> None:
-    """`inspect` lists daemon, files and routes; a route of BIRD names the daemon."""
+    """`inspect` lists daemon, files and routes; a route of BIRD names the daemon.
+
+    It is listed once, and not as a route of an unknown program, too.
+    """
     lab.up(manifest("ipv4", "kube-router"))
     lines = lab.run("inspect", "node:worker").out.splitlines()
     assert any(line.startswith("  daemon bird: bird -f -c") for line in lines)
@@ -270,6 +273,8 @@ def test_inspect_shows_bird_and_its_routes(lab: Lab) -> None:
         "  route 10.244.0.0/24 via 172.18.0.2 dev eth0 of daemon bird",
         "  route 10.244.2.0/24 via 172.18.0.4 dev eth0 of daemon bird",
     ]
+    assert "  route 10.244.2.0/24 via 172.18.0.4 dev eth0" not in lines
+    assert "made by other programs:" not in lines
 
 
 def test_the_service_proxy_replaces_kube_proxy(lab: Lab) -> None:

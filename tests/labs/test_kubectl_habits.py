@@ -37,10 +37,10 @@ spec: {selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
 ---
 """
 POLICY = """\
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
+apiVersion: policy/v1
+kind: PodDisruptionBudget
 metadata: {name: deny-all, labels: {app: web}}
-spec: {podSelector: {}}
+spec: {selector: {}}
 ---
 """
 
@@ -113,12 +113,14 @@ def test_a_file_can_be_deleted_in_any_order(lab: Lab, tmp_path: Path) -> None:
     )
     lab.run("delete", "-f", str(file), "--ignore-not-found", status=0)
     lab.run("delete", "pod", "nobody", "--ignore-not-found", status=0)
-    lab.run("delete", "netpol", "nobody", "--ignore-not-found", status=0)
+    lab.run("delete", "pdb", "nobody", "--ignore-not-found", status=0)
     lab.run("delete", "pod", "nobody", status=1)
-    assert "not found: NetworkPolicy nobody" in lab.run("delete", "netpol", "nobody", status=1).err
     assert (
-        "there is no NetworkPolicy default/nobody"
-        in lab.run("get", "netpol", "nobody", status=1).err
+        "not found: PodDisruptionBudget nobody" in lab.run("delete", "pdb", "nobody", status=1).err
+    )
+    assert (
+        "there is no PodDisruptionBudget default/nobody"
+        in lab.run("get", "pdb", "nobody", status=1).err
     )
 
 
@@ -154,8 +156,8 @@ def test_labels_select_objects(lab: Lab) -> None:
     assert lab.run("delete", "pods,services", *selection).out == "Pod shop/web-two deleted\n"
     assert "nothing found" in lab.run("delete", "all", *selection).out
     assert (
-        lab.run("delete", "networkpolicies", "-l", "app=web").out
-        == "NetworkPolicy deny-all deleted\n"
+        lab.run("delete", "poddisruptionbudgets", "-l", "app=web").out
+        == "PodDisruptionBudget deny-all deleted\n"
     )
     assert [entry["metadata"]["name"] for entry in lab.get("pods", "-n", "shop")["items"]] == [
         "web-one"
@@ -188,12 +190,10 @@ def test_a_kept_object_belongs_to_one_namespace(lab: Lab) -> None:
         + SHOP
         + POLICY.replace("metadata: {name: deny-all", "metadata: {namespace: null, name: deny-all")
     )
-    assert (
-        lab.run("get", "netpol", "-o", "name").out == "networkpolicy.networking.k8s.io/deny-all\n"
-    )
-    assert "nothing found" in lab.run("get", "netpol", "-n", "shop").out
-    assert "not found" in lab.run("delete", "netpol", "deny-all", "-n", "shop", status=1).err
-    lab.run("delete", "netpol", "deny-all", status=0)
+    assert lab.run("get", "pdb", "-o", "name").out == "poddisruptionbudget.policy/deny-all\n"
+    assert "nothing found" in lab.run("get", "pdb", "-n", "shop").out
+    assert "not found" in lab.run("delete", "pdb", "deny-all", "-n", "shop", status=1).err
+    lab.run("delete", "pdb", "deny-all", status=0)
 
 
 def test_logs_of_several_pods_can_be_followed(lab: Lab, tmp_path: Path) -> None:

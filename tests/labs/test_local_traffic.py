@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kubenetlab.cli.input.options import parse_mode
+from kubenetlab.cli.input.mode_options import parse_mode
 from tests.labs.conftest import new_lab
 from tests.labs.lab import Lab
 from tests.labs.lab_view import PROXY_MODES, LabView, mode_in_document

@@ -31,6 +31,14 @@ CILIUM = {
     "native": "{type: cilium, routingMode: native}",
     "permanent": "{type: cilium, neighbors: permanent, tunnelPort: 4789}",
     "legacy": "{type: cilium, hostLegacyRouting: true}",
+    "cluster-pool": (
+        "{type: cilium, ipam: cluster-pool, clusterPoolIPv4MaskSize: 26,"
+        " clusterPoolIPv6MaskSize: 120}"
+    ),
+}
+HOST_LOCAL = {
+    name: f"{{type: {name}, ipam: {{gateway: last, rangeStart: 10, rangeEnd: -10}}}}"
+    for name in ("bridge", "ptp")
 }
 WEAVE = {
     "": "weave",
@@ -42,6 +50,7 @@ KUBE_ROUTER = {
     "-abrupt": "{type: kube-router, bgpGracefulRestart: false}",
 }
 VARIANTS = {
+    **{f"{name}-host-local": cni for name, cni in HOST_LOCAL.items()},
     **{f"flannel-{name}": cni for name, cni in FLANNEL.items() if name != "vxlan"},
     **{f"calico-{name}": cni for name, cni in CALICO.items() if name != "bgp"},
     **{f"cilium-{name}": cni for name, cni in CILIUM.items() if name != "tunnel"},

@@ -92,9 +92,10 @@ def test_direct_routes_lead_to_nodes_of_the_same_segment(lab: Lab) -> None:
         assert any(vni for *_, vni in frames) == is_encapsulated
 
 
-def test_host_gw_fails_across_the_router_and_says_why(lab: Lab) -> None:
+@pytest.mark.parametrize("cni", [HOST_GW, "ptp"], ids=["host-gw", "ptp"])
+def test_plain_routes_fail_across_the_router_and_commands_say_why(lab: Lab, cni: str) -> None:
     """The lab is up, as a cluster would be; commands name the gateway and end with status 1."""
-    text = manifest("ipv4", HOST_GW)
+    text = manifest("ipv4", cni)
     planned = lab.run("plan", "-f", "-", stdin=text, status=1)
     created = lab.run("up", "-f", "-", stdin=text, status=1)
     for result in (planned, created):

@@ -64,7 +64,7 @@ def test_plugins(labs: Labs, tmp_path: Path, mode: str) -> None:
 
 @pytest.mark.parametrize(
     ("mode", "names"),
-    [("flannel", flannel.NAMED), *((mode, case.named) for mode, case in plugins.CASES.items())],
+    [("flannel", flannel.NAMED), *((case.cni, case.named) for case in plugins.CASES.values())],
 )
 def test_differences_are_in_the_manual(mode: str, names: tuple[Named, ...]) -> None:
     text = " ".join(manual("cni", mode).split())

@@ -78,6 +78,13 @@ CASES: Final = {
 }
 
 
+SECOND_CASES: Final = {
+    "wireguard": Case({"Type": "wireguard"}, "{type: flannel, backend: wireguard}", "dual"),
+    "ipip": Case({"Type": "ipip"}, "{type: flannel, backend: ipip}"),
+}
+"""Cases that need the second kernel (`scripts/vm-test`)."""
+
+
 def compare(case: Case, ours: Lab, theirs: Lab, folder: Path) -> Findings:
     """Compare a lab with the CNI mode `flannel` with a lab in which flanneld and `bridge` run.
 
@@ -170,6 +177,7 @@ def running_flannel(lab: Lab, network: Network, folder: Path) -> Iterator[Callab
                 "-iface=eth0",
                 "-ip-masq",
                 f"-subnet-file={file}",
+                env={**os.environ, "WIREGUARD_KEY_FILE": str(file.with_name("wgkey"))},
             )
 
         def all_are_ready() -> bool:

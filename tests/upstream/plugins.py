@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Final
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from tests.labs.kernel_listing import kernel_listing
 from tests.labs.lab import Lab
@@ -54,6 +55,19 @@ class Case(Struct, frozen=True):
     named: tuple[Named, ...]
     routes: tuple[str, ...] = ()
     """Destinations that are passed to the IPAM plugin; empty: the plugin adds the default route."""
+    ipam: Mapping[str, int] = {}
+    """Options of host-local, as indices of addresses in the range of a node."""
+
+    @property
+    def mode(self) -> str:
+        """CNI mode with its options, as in a Cluster document."""
+        return json.dumps({"type": self.cni, "ipam": self.ipam} if self.ipam else self.cni)
+
+    def range(self, cidr: str) -> dict[str, str]:
+        """Return the configuration of host-local for a range."""
+        network = ip_network(cidr)
+        options = {name: str(network[number]) for name, number in self.ipam.items()}
+        return {"subnet": cidr, **options}
 
 
 def run_plugin(lab: Lab, node: Any, netns: str, config: Mapping[str, Any]) -> None:
@@ -80,7 +94,7 @@ def compare(case: Case, ours: Lab, theirs: Lab, folder: Path) -> Findings:
 
     Both labs are made here. Raises NotAvailableError.
     """
-    ours.up(manifest(case.cni, "dual"))
+    ours.up(manifest(case.mode, "dual"))
     theirs.up(manifest("none", "dual", has_pods=False))
     with pod_namespaces(theirs, ours) as namespaces:
         for pod, netns in namespaces.items():
@@ -88,7 +102,7 @@ def compare(case: Case, ours: Lab, theirs: Lab, folder: Path) -> Findings:
             ipam = {
                 "type": "host-local",
                 "dataDir": str(folder / node["name"]),
-                "ranges": [[{"subnet": cidr}] for cidr in node["pod_cidrs"]],
+                "ranges": [[case.range(cidr)] for cidr in node["pod_cidrs"]],
                 "routes": [{"dst": destination} for destination in case.routes],
             }
             config = {"name": "network", "mtu": 1500, **case.plugin, "ipam": ipam}
@@ -112,7 +126,7 @@ _ADDRESS_OF_CBR0: Final = Named(
     r"\[node .*\] (address (10|fd00)\S+.* dev cbr0 .*|route \S+ dev cbr0 proto .*)",
     "packets from a node to its pods have the node's address as source",
 )
-CASES: Final = {
+_CASES: Final = {
     "ptp": Case(
         "ptp",
         {"type": "ptp"},
@@ -144,4 +158,8 @@ CASES: Final = {
         _ROUTES_AND_RULES,
         (PROTOCOL, MULTICAST, *OF_EVERY_POD),
     ),
+}
+_OPTIONS: Final = {"rangeStart": 100, "rangeEnd": 120, "gateway": -2}
+CASES: Final = _CASES | {
+    f"{name}-host-local": structs.replace(_CASES[name], ipam=_OPTIONS) for name in ("ptp", "bridge")
 }

@@ -4,35 +4,30 @@ from __future__ import annotations
 
 import json
 import re
-import sys
+from contextlib import closing
+from http.client import HTTPConnection
 from pathlib import Path
 
-from tests.labs.frames import Frame
-from tests.labs.lab import Lab, wait_for
-
-MARKER = "everybody-can-read-this"
-
-READ_KEY = """
-import sys
+from kubenetlab.hoststate.encryption.wireguard import WIREGUARD_MESSAGES, WireguardDevice
 from kubenetlab.hoststate.links.messages import decode_link, dump_links
 from kubenetlab.hoststate.netlink.protocols import ROUTE, WIREGUARD
-from kubenetlab.hoststate.wireguard import WIREGUARD_MESSAGES
 from kubenetlab.kernel.netlink.rtnetlink import NetlinkSocket
-links = [decode_link(body) for body in NetlinkSocket(ROUTE).dump(dump_links())]
-links = [link for link in links if link.name == sys.argv[1]]
-(request,) = WIREGUARD_MESSAGES.dumps("", links)
-(device, _), *_ = WIREGUARD_MESSAGES.decode("", NetlinkSocket(WIREGUARD).dump(request), {})
-print(device.private_key.base64)
-"""
-"""Program that prints the private key of a WireGuard link."""
+from tests.labs.frames import Frame, captured_frames
+from tests.labs.lab import Lab, wait_for
+from tests.labs.test_routed_fabric import manifest
+from tests.patience import patiently
+
+MARKER = "everybody-can-read-this"
 
 
 def say(lab: Lab, address: str) -> None:
     """Send the marker from the pod `a` to an address, which sends it back."""
-    host = f"[{address}]" if ":" in address else address
-    url = f"http://{host}:8080/echo?msg={MARKER}"
-    program = f"import urllib.request as r; print(r.urlopen({url!r}, timeout=20).read())"
-    assert MARKER in lab.inside(lab.pod("a"), sys.executable, "-c", program)
+    with (
+        lab.network(lab.pod("a")),
+        closing(HTTPConnection(address, 8080, timeout=patiently(20))) as connection,
+    ):
+        connection.request("GET", f"/echo?msg={MARKER}")
+        assert MARKER in connection.getresponse().read().decode()
 
 
 def is_readable(frames: list[Frame]) -> bool:
@@ -54,6 +49,48 @@ def wait_until_repaired(lab: Lab) -> None:
     wait_for(lambda: lab.run("diff", status=None).status == 0, "an empty difference")
 
 
+def up_completely(lab: Lab, manifests: str) -> None:
+    """Make a lab in which everything works, and whose kernel has what the lab wants."""
+    lab.up(manifests)
+    wait_for(lambda: lab.problems == [], "a complete lab")
+    assert lab.run("check", "-o", "json").json["ok"]
+
+
+def assert_keys_are_kept(lab: Lab, cni: str, link: str, *, rule_priority: int | None) -> None:
+    """Require that keys outlive their agent, follow the nodes, and are shown nowhere.
+
+    A new agent uses the same keys, and a new node gets one of its own. A deleted link and a deleted
+    policy rule are made again.
+
+    link: name of the WireGuard link of each node.
+    """
+    text = manifest("ipv4", cni)
+    planned = lab.run("plan", "-f", "-", stdin=text)
+    lab.up(text)
+    before = private_keys(lab, link)
+    assert len(set(before.values())) == 4
+    lab.kill("agent")
+    wait_until_repaired(lab)
+    assert private_keys(lab, link) == before
+    lab.apply(manifest("ipv4", cni, "a a b c"))
+    wait_for_connectivity(lab)
+    after = private_keys(lab, link)
+    assert {name: after[name] for name in before} == before
+    assert len(set(after.values())) == 5
+    assert lab.run("check", "-o", "json").json["ok"]
+    node = lab.place("nodes", "worker")
+    lab.inside(node, "ip", "link", "delete", link)
+    if rule_priority is not None:
+        lab.inside(node, "ip", "rule", "delete", "priority", str(rule_priority))
+    wait_until_repaired(lab)
+    with captured_frames(lab, "worker") as frames:
+        say(lab, lab.pod("c")["addresses"][0])
+    assert not is_readable(frames)
+    shown = planned.out + planned.err + shown_texts(lab)
+    for key in (*after.values(), seed_of(lab)):
+        assert key not in shown
+
+
 def mtu_of(lab: Lab, pod: str) -> int:
     """Return the MTU of a pod's link."""
     (link,) = json.loads(lab.inside(lab.pod(pod), "ip", "-j", "link", "show", "eth0"))
@@ -62,10 +99,21 @@ def mtu_of(lab: Lab, pod: str) -> int:
 
 def private_keys(lab: Lab, link: str) -> dict[str, str]:
     """Return the private key of each node's WireGuard link in base64, as the kernel has it."""
-    return {
-        node["name"]: lab.inside(node, sys.executable, "-c", READ_KEY, link).strip()
-        for node in lab.inspected["nodes"]
-    }
+    keys: dict[str, str] = {}
+    for node in lab.inspected["nodes"]:
+        with (
+            lab.network(node),
+            NetlinkSocket(ROUTE) as route,
+            NetlinkSocket(WIREGUARD) as connection,
+        ):
+            links = [decode_link(body) for body in route.dump(dump_links())]
+            links = [each for each in links if each.name == link]
+            (request,) = WIREGUARD_MESSAGES.dumps("", links)
+            bodies = connection.dump(request)
+        (device, _), *_ = WIREGUARD_MESSAGES.decode("", bodies, {})
+        assert isinstance(device, WireguardDevice)
+        keys[node["name"]] = device.private_key.base64
+    return keys
 
 
 def seed_of(lab: Lab) -> str:

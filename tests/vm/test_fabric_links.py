@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import pytest
 
-from tests.labs.conftest import new_lab
 from tests.labs.lab import Lab
 from tests.labs.test_fabric_links import manifest
 
 pytestmark = pytest.mark.vm
-
-
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    yield from new_lab()
 
 
 def received(lab: Lab, count: int) -> list[float]:

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.labs.conftest import new_lab
 from tests.labs.lab import Lab
 from tests.labs.test_random_edits import THOROUGH_BATCHES, EditedLab, run_batches
 
 pytestmark = pytest.mark.vm
-
-
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    yield from new_lab()
 
 
 def test_outcomes_follow_every_edit(lab: Lab, pytestconfig: pytest.Config) -> None:

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.labs.conftest import new_lab
 from tests.labs.lab import Lab
 from tests.labs.test_udp_flows import request_before_endpoints_exist
 
 pytestmark = pytest.mark.vm
-
-
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    yield from new_lab()
 
 
 @pytest.mark.parametrize("policy", ["Cluster", "Local"])

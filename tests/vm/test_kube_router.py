@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
 
 from kubenetlab.kernel.features.detection import has_program
-from tests.labs.conftest import new_lab
 from tests.labs.lab import Lab
 from tests.labs.pod_networks import manifest
 
@@ -16,11 +14,6 @@ pytestmark = [
     pytest.mark.vm,
     pytest.mark.skipif(not has_program("bird"), reason="needs BIRD 2 (apt-get install bird2)"),
 ]
-
-
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    yield from new_lab()
 
 
 def test_services_work_without_kube_proxy(lab: Lab) -> None:

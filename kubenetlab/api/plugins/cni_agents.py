@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from kubenetlab.api.calico.bgp import BGPConfiguration, BGPPeer
+from kubenetlab.api.calico.bgp_filters import BGPFilter
 from kubenetlab.api.calico.ip_pools import IPPool
 from kubenetlab.api.core import Node, Service
 from kubenetlab.api.discovery import EndpointSlice
+from kubenetlab.api.environment import Secret
 from kubenetlab.api.internal import Internal
 from kubenetlab.api.meta import Labels, ObjectMeta, Record
 
@@ -67,9 +69,13 @@ class StoppedAgent(Internal, frozen=True):
     pods: tuple[str, ...] = ()
     """UIDs of the pods that it knew: those of the node, or of all nodes."""
     bgp: tuple[BGPConfiguration, ...] = ()
-    """The BGPConfiguration at that time, if there was one."""
+    """BGPConfigurations at that time."""
     bgp_peers: tuple[BGPPeer, ...] = ()
     """BGPPeers at that time."""
+    secrets: tuple[Secret, ...] = ()
+    """Secrets at that time from which it has passwords."""
+    bgp_filters: tuple[BGPFilter, ...] = ()
+    """BGPFilters at that time."""
     services: tuple[Service, ...] = ()
     """Services at that time, if the agent implements them or announces their addresses."""
     slices: tuple[EndpointSlice, ...] = ()

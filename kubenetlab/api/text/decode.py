@@ -143,8 +143,9 @@ def _compare_union(
     elif len(options) == 1:
         yield from _compare(value, options[0], path)
     else:
-        nouns = " or ".join(_noun(option) for option in options)
-        yield Finding(path, f"expected {nouns}, found {found(value)}")
+        *nouns, last = (noun for option in options for noun in _nouns(option))
+        expected = f"{', '.join(nouns)} or {last}" if nouns else last
+        yield Finding(path, f"expected {expected}, found {found(value)}")
 
 
 def _compare_struct(
@@ -322,6 +323,8 @@ def _has_type(value: object, info: inspect.Type) -> bool:
             return isinstance(value, float)
         case inspect.StrType():
             return isinstance(value, str)
+        case inspect.BoolType():
+            return isinstance(value, bool)
         case inspect.StructType() | inspect.DictType():
             return isinstance(value, Mapping)
         case inspect.LiteralType(values=values):
@@ -329,20 +332,24 @@ def _has_type(value: object, info: inspect.Type) -> bool:
     return False
 
 
-def _noun(info: inspect.Type) -> str:
-    """Return a type as messages name it."""
+def _nouns(info: inspect.Type) -> list[str]:
+    """Return a type as messages name it: by one noun, or by its values."""
     if title := _title(info):
-        return title
+        return [title]
     match _without_metadata(info):
         case inspect.IntType():
-            return "a whole number"
+            return ["a whole number"]
         case inspect.FloatType():
-            return "a number"
+            return ["a number"]
         case inspect.StrType():
-            return "a string"
+            return ["a string"]
         case inspect.StructType() | inspect.DictType():
-            return "a mapping"
-    return "another value"
+            return ["a mapping"]
+        case inspect.BoolType():
+            return ["true", "false"]
+        case inspect.LiteralType(values=values):
+            return [str(value) for value in values if value != ""]
+    return ["another value"]
 
 
 def _title(info: inspect.Type) -> str:

@@ -21,6 +21,7 @@ from kubenetlab.api.calico.bgp import (
     validate_bgp_configuration,
     validate_bgp_peer,
 )
+from kubenetlab.api.calico.bgp_filters import BGPFilter, validate_bgp_filter
 from kubenetlab.api.calico.ip_pools import IPPool, validate_ip_pool
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.core import Namespace, Node, Service
@@ -28,12 +29,14 @@ from kubenetlab.api.discovery import Endpoints, EndpointSlice
 from kubenetlab.api.environment import ConfigMap, Secret
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.pods import Pod
+from kubenetlab.api.policies.network_policy import NetworkPolicy
 from kubenetlab.api.text.decode import Finding
 from kubenetlab.api.validate.config import validate_config
 from kubenetlab.api.validate.environment import validate_config_map, validate_secret
 from kubenetlab.api.validate.metadata import validate_metadata, validate_namespace
 from kubenetlab.api.validate.nodes import validate_node
 from kubenetlab.api.validate.pods import validate_pod
+from kubenetlab.api.validate.policies import validate_network_policy
 from kubenetlab.api.validate.services import (
     validate_endpoint_slice,
     validate_endpoints,
@@ -58,9 +61,11 @@ _VALIDATORS: Mapping[type[Resource], Callable[[Any], Iterator[Finding]]] = {
     StatefulSet: validate_workload,
     DaemonSet: validate_workload,
     Job: validate_job,
+    NetworkPolicy: validate_network_policy,
     IPPool: validate_ip_pool,
     BGPConfiguration: validate_bgp_configuration,
     BGPPeer: validate_bgp_peer,
+    BGPFilter: validate_bgp_filter,
 }
 
 

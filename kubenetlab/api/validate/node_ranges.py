@@ -12,6 +12,8 @@ from itertools import islice, repeat
 from typing import NamedTuple
 
 from kubenetlab.api.config import ClusterConfig, Network
+from kubenetlab.api.plugins.host_local import HostLocal, host_local_options
+from kubenetlab.api.validate.host_local import pool_faults
 from kubenetlab.api.values import ip
 
 SMALLEST = 4
@@ -53,12 +55,13 @@ def range_faults(config: ClusterConfig, given: Mapping[str, Sequence[str]]) -> I
             yield parsed
         else:
             node_ranges += map(_NodeRange, repeat(name), parsed, pod_networks)
+    options = host_local_options(config.networking)
     overlaps: dict[int, list[int]] = {}
     for one, other in overlapping([entry.range for entry in node_ranges]):
         overlaps.setdefault(max(one, other), []).append(min(one, other))
     for index, entry in enumerate(node_ranges):
         earlier = [node_ranges[other] for other in sorted(overlaps.get(index, ()))]
-        for message in _faults(config, entry, earlier):
+        for message in _faults(config, options, entry, earlier):
             yield RangeFault(entry.node, message)
     yield from _capacity_faults(config, given, node_ranges)
 
@@ -78,7 +81,10 @@ def _parse(
 
 
 def _faults(
-    config: ClusterConfig, entry: _NodeRange, overlapped: Sequence[_NodeRange]
+    config: ClusterConfig,
+    options: HostLocal,
+    entry: _NodeRange,
+    overlapped: Sequence[_NodeRange],
 ) -> Iterator[str]:
     """Yield the mistakes in one range. `overlapped` are earlier ranges that it overlaps."""
     range_ = entry.range
@@ -92,6 +98,11 @@ def _faults(
     for pool in config.networking.ipam.pools:
         if pool.serves(entry.node) and pool.last > range_.num_addresses - 2:
             yield f"{range_} is too small for pool {pool.name} ({pool.first} to {pool.last})"
+    if range_.num_addresses >= SMALLEST:
+        for option, message in options.faults(range_):
+            yield f"{range_} does not fit the option ipam.{option} of the CNI mode: {message}"
+        for message in pool_faults(config, options, range_, entry.node):
+            yield f"the gateway of {range_} (ipam.gateway of the CNI mode), {message}"
 
 
 def _capacity_faults(

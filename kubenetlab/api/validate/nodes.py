@@ -1,9 +1,10 @@
-"""Validation of nodes: taints and pod ranges."""
+"""Validation of nodes: taints, pod ranges, and annotations of kube-router."""
 
 from collections.abc import Iterator
 from ipaddress import ip_network
 
 from kubenetlab.api.core import Node
+from kubenetlab.api.plugins import kube_router
 from kubenetlab.api.text.decode import Finding, found
 from kubenetlab.api.validate.metadata import validate_labels
 from kubenetlab.api.validate.syntax import key_fault
@@ -11,6 +12,8 @@ from kubenetlab.api.validate.syntax import key_fault
 
 def validate_node(node: Node) -> Iterator[Finding]:
     """Validate a Node; yield every finding."""
+    for annotation, problem in kube_router.node_faults(node.metadata.annotations):
+        yield Finding(("metadata", "annotations", annotation), problem)
     pairs: set[tuple[str, str]] = set()
     for index, taint in enumerate(node.spec.taints):
         path = ("spec", "taints", index)

@@ -1,7 +1,7 @@
 """Validation of Services, EndpointSlices and Endpoints."""
 
 from collections.abc import Iterator, Sequence
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
 
 from kubenetlab.api.core import Service, ServiceSpec, SessionAffinityConfig
 from kubenetlab.api.discovery import EndpointPort, Endpoints, EndpointSlice
@@ -9,7 +9,7 @@ from kubenetlab.api.text.decode import Finding, found
 from kubenetlab.api.text.documents import Path
 from kubenetlab.api.validate.metadata import validate_labels
 from kubenetlab.api.validate.syntax import port_name_fault, subdomain_fault
-from kubenetlab.api.values.ip import is_address
+from kubenetlab.api.values.ip import is_address, range_of
 from kubenetlab.names import label_problem
 
 NODE_PORTS = range(30000, 32768)
@@ -90,11 +90,7 @@ def _validate_load_balancer(spec: ServiceSpec) -> Iterator[Finding]:
 
 def _is_range(text: str) -> bool:
     """Return True for an address range. Spaces around it are allowed, as upstream."""
-    try:
-        ip_network(text.strip(), strict=False)
-    except ValueError:
-        return False
-    return "/" in text
+    return range_of(text.strip()) is not None
 
 
 def _validate_external_name(spec: ServiceSpec) -> Iterator[Finding]:

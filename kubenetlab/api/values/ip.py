@@ -13,6 +13,19 @@ def network(cidr: str) -> IPv4Network | IPv6Network:
     return ip_network(cidr)
 
 
+def range_of(text: str) -> IPv4Network | IPv6Network | None:
+    """Return the network of a range; None for other text.
+
+    Bits after the prefix are ignored, and a single address is no range.
+    """
+    if "/" not in text:
+        return None
+    try:
+        return ip_network(text, strict=False)
+    except ValueError:
+        return None
+
+
 def is_address(text: str) -> bool:
     """Return True for an IPv4 or IPv6 address without a zone, which Kubernetes allows nowhere."""
     try:

@@ -157,6 +157,11 @@ def paint_readiness(*, is_ready: bool) -> str:
     return paint("ready", GOOD) if is_ready else paint("not ready", WARNING)
 
 
+def event_message(event: Document) -> str:
+    """Return the message of an event in one line; that of a failed operation has several."""
+    return "; ".join(" ".join(line.split()) for line in event.get("message", "").splitlines())
+
+
 def paint_event_type(event: Document) -> str:
     """Return the type of an event, with warnings in their colour."""
     type_: str = event.get("type", "Normal")
@@ -220,6 +225,31 @@ def load_balancer_ingress(service: Document) -> Sequence[Document]:
 def labels_text(labels: Mapping[str, str]) -> str:
     """Return labels as in kubectl's column LABELS."""
     return ",".join(f"{key}={value}" for key, value in labels.items()) or "<none>"
+
+
+def pod_selector(policy: Document) -> str:
+    """Return a selector as in kubectl, such as `app=web,tier in (a,b),!canary`.
+
+    Source: k8s.io/apimachinery pkg/apis/meta/v1/helpers.go FormatLabelSelector.
+    """
+    selector = spec_field(policy, "podSelector", {})
+    labels = {key: f"{key}={value}" for key, value in selector.get("matchLabels", {}).items()}
+    requirements = [
+        (entry["key"], _requirement_text(entry)) for entry in selector.get("matchExpressions", ())
+    ]
+    return ",".join(text for _, text in sorted([*labels.items(), *requirements])) or "<none>"
+
+
+def _requirement_text(requirement: JsonMapping) -> str:
+    key, values = requirement["key"], ",".join(sorted(requirement.get("values", ())))
+    match requirement["operator"]:
+        case "In":
+            return f"{key} in ({values})"
+        case "NotIn":
+            return f"{key} notin ({values})"
+        case "DoesNotExist":
+            return f"!{key}"
+    return str(key)
 
 
 def node_status(document: Document) -> str:

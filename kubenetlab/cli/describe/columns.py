@@ -99,6 +99,11 @@ _COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
         ("PODS", lambda item: cells.networking_field(item, "podSubnet"), False),
         ("SERVICES", lambda item: cells.networking_field(item, "serviceSubnet"), False),
     ),
+    "NetworkPolicy": (
+        ("NAME", cells.name, False),
+        ("POD-SELECTOR", cells.pod_selector, False),
+        ("AGE", cells.object_age, False),
+    ),
     "IPPool": (
         ("NAME", cells.name, False),
         ("CIDR", lambda pool: pool["spec"]["cidr"], False),
@@ -121,6 +126,12 @@ _COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
         ("AGE", cells.object_age, False),
         ("NODES", lambda item: cells.spec_field(item, "nodeSelector", "all()"), True),
         ("PEERS", lambda item: cells.spec_field(item, "peerSelector", "-"), True),
+    ),
+    "BGPFilter": (
+        ("NAME", cells.name, False),
+        ("IMPORT", lambda item: _rule_count(item, "import"), False),
+        ("EXPORT", lambda item: _rule_count(item, "export"), False),
+        ("AGE", cells.object_age, False),
     ),
     "Fault": (
         ("ID", cells.name, False),
@@ -234,12 +245,18 @@ _COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
             ),
             False,
         ),
-        ("MESSAGE", lambda item: item.get("message", ""), False),
+        ("MESSAGE", cells.event_message, False),
     ),
 }
 
 
-def _state_of_kept(item: JsonMapping) -> str:
+def _rule_count(item: JsonMapping, direction: str) -> str:
+    """Return the number of rules of a BGPFilter for a direction: import, export."""
+    rules = [cells.spec_field(item, f"{direction}V{version}", []) for version in (4, 6)]
+    return str(sum(map(len, rules)))
+
+
+def state_of_kept(item: JsonMapping) -> str:
     """Return the effect of a document of a kind that the lab does not model."""
     from kubenetlab.api.manifests.unenforced import effect_of
 
@@ -247,4 +264,4 @@ def _state_of_kept(item: JsonMapping) -> str:
 
 
 def _columns_of(kind: str) -> Sequence[Column]:
-    return _COLUMNS.get(kind, (("NAME", cells.name, False), ("STATE", _state_of_kept, False)))
+    return _COLUMNS.get(kind, (("NAME", cells.name, False), ("STATE", state_of_kept, False)))

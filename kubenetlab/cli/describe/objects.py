@@ -6,7 +6,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from kubenetlab.api.json_types import JsonMapping
-from kubenetlab.cli.describe.cells import age, paint_event_type, painted_pod_status
+from kubenetlab.cli.describe.cells import age, event_message, paint_event_type, painted_pod_status
 from kubenetlab.cli.describe.fields import (
     print_conditions,
     print_field,
@@ -156,6 +156,12 @@ def _node(client: Client, node: JsonMapping) -> None:
     for entry in node.get("status", {}).get("addresses", ()):
         print_field(entry["type"], entry["address"])
     print_field("PodCIDR", node["spec"].get("podCIDR", ""))
+    name = node["metadata"]["name"]
+    inspected = next((seen for seen in client.inspect()["nodes"] if seen["name"] == name), None)
+    if inspected is not None and inspected["pod_addresses"]:
+        print_field("Pod addresses", ", ".join(inspected["pod_addresses"]))
+    if inspected is not None and inspected["gateways"]:
+        print_field("Pod gateway", ", ".join(inspected["gateways"]))
     taints = [
         f"{taint['key']}={taint.get('value', '')}:{taint['effect']}".replace("=:", ":")
         for taint in node["spec"].get("taints", ())
@@ -209,7 +215,7 @@ def _events(client: Client, document: JsonMapping) -> None:
                     event.get("reason", ""),
                     age(event.get("lastTimestamp")),
                     event.get("source", {}).get("component", ""),
-                    event.get("message", ""),
+                    event_message(event),
                 )
                 for event in events
             ],

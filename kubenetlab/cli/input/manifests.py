@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -12,13 +12,15 @@ from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.config_versions import convert
 from kubenetlab.api.json_types import JsonMapping, JsonObject
 from kubenetlab.api.manifests.load import LoadedManifests, ManifestObject, load, load_documents
+from kubenetlab.api.meta import Resource
+from kubenetlab.api.text.decode import Finding
 from kubenetlab.api.text.documents import Document, read_documents
-from kubenetlab.cli.input.options import parse_mode
-from kubenetlab.datapath import checks
+from kubenetlab.cli.input.mode_options import parse_mode
+from kubenetlab.datapath.checks.objects import check_object
 from kubenetlab.datapath.mode_files import content_of
 from kubenetlab.datapath.modes import FAMILIES, file_options
 from kubenetlab.datapath.short_names import expand_short_name
-from kubenetlab.errors import ManifestError, UsageError, error_text
+from kubenetlab.errors import ManifestError, Problem, UsageError, error_text
 from kubenetlab.lab.paths import LAB_API
 
 QUICKSTART = "quickstart"
@@ -136,23 +138,43 @@ def read(
     Raises ManifestError.
     """
     if files:
-        from kubenetlab.cli.input.kustomize import Kustomization, build
-
-        try:
-            documents, problems = build([file for file in files if isinstance(file, Kustomization)])
-            plain = [file for file in files if not isinstance(file, Kustomization)]
-            loaded = load(
-                plain, strict=strict, check=checks.check, documents=documents, problems=problems
-            )
-        except ManifestError as error:
-            raise _with_admission(error) if for_new_lab else error from None
+        loaded = load_files(
+            files, strict=strict, options_follow=flags.are_given, for_new_lab=for_new_lab
+        )
     elif with_quickstart:
         data = resources.files("kubenetlab").joinpath("quickstart.yaml").read_bytes()
         documents, problems = read_documents("quickstart.yaml", data)
-        loaded = load_documents(documents, problems, strict=strict, check=checks.check)
+        loaded = load_documents(documents, problems, strict=strict, check=check_object)
     else:
         loaded = LoadedManifests(())
     return merge_options(loaded, flags, base, lab, is_quickstart=not files and with_quickstart)
+
+
+def load_files(
+    files: Sequence[str],
+    *,
+    strict: bool = False,
+    options_follow: bool = False,
+    for_new_lab: bool = False,
+) -> LoadedManifests:
+    """Return the objects of files, which are read once.
+
+    options_follow: leave the modes of the Cluster document to `merge_options`.
+    for_new_lab: as in `read`. Raises ManifestError.
+    """
+    from kubenetlab.cli.input.kustomize import Kustomization, build
+
+    try:
+        documents, problems = build([file for file in files if isinstance(file, Kustomization)])
+        return load(
+            [file for file in files if not isinstance(file, Kustomization)],
+            strict=strict,
+            check=_check_without_modes if options_follow else check_object,
+            documents=documents,
+            problems=problems,
+        )
+    except ManifestError as error:
+        raise _with_admission(error) if for_new_lab else error from None
 
 
 def merge_options(
@@ -173,7 +195,11 @@ def merge_options(
         if entry is not config and not isinstance(entry.object, ClusterConfig)
     )
     if flags.are_given:
-        config = _with_flags(config.value if config is not None else base, flags)
+        merged = _with_flags(config, base, flags)
+        (config,) = merged.entries
+        known = {(problem.path, problem.message) for problem in loaded.warnings}
+        new = [each for each in merged.warnings if (each.path, each.message) not in known]
+        loaded = structs.replace(loaded, warnings=(*loaded.warnings, *new))
     if lab is not None and config is not None:
         config = _named(config, lab)
     return Manifests(config, entries, loaded, is_quickstart=is_quickstart)
@@ -263,23 +289,45 @@ def _named(config: ManifestObject, lab: str) -> ManifestObject:
     return structs.replace(config, value={**config.value, "name": lab}, object=obj)
 
 
-def _with_flags(value: JsonMapping | None, flags: Flags) -> ManifestObject:
+def _check_without_modes(obj: Resource) -> Iterator[Finding]:
+    """Yield the problems of an object in a file; options may replace modes of the cluster."""
+    return iter(()) if isinstance(obj, ClusterConfig) else check_object(obj)
+
+
+def _with_flags(
+    config: ManifestObject | None, base: JsonMapping | None, flags: Flags
+) -> LoadedManifests:
     """Return a Cluster document with options applied, in the current version of the API.
 
     --nodes keeps the first nodes of the document: it appends workers or removes the last nodes.
+    config: Cluster document of a file, which takes the place of `base`.
+    Raises ManifestError; problems that the file has, too, have its name and their line.
     """
     default = {"apiVersion": ClusterConfig.api_version, "kind": ClusterConfig.kind}
-    base = dict(convert(value or default))
+    value = dict(convert((config.value if config is not None else base) or default))
     merged = {
-        **base,
+        **value,
         **flags.top_level,
-        "networking": {**(base.get("networking") or {}), **flags.networking},
+        "networking": {**(value.get("networking") or {}), **flags.networking},
     }
     if flags.nodes is not None:
-        known = list(base.get("nodes") or [{"role": "control-plane"}])
+        known = list(value.get("nodes") or [{"role": "control-plane"}])
         merged["nodes"] = [
             *known[: flags.nodes],
             *[{"role": "worker"}] * (flags.nodes - len(known)),
         ]
-    (entry,) = load_documents([Document(COMMAND_LINE, 0, "", merged)], check=checks.check).entries
-    return entry
+    try:
+        loaded = load_documents([Document(COMMAND_LINE, 0, "", merged)], check=check_object)
+    except ManifestError as error:
+        raise ManifestError(_located(error.problems, config), error.valid) from None
+    return structs.replace(loaded, warnings=tuple(_located(loaded.warnings, config)))
+
+
+def _located(problems: Iterable[Problem], config: ManifestObject | None) -> Iterator[Problem]:
+    """Yield problems of a merged document, with the place of those that its file has, too."""
+    own: dict[tuple[str, str], Problem] = {}
+    if config is not None and config.object is not None:
+        found = map(config.problem, check_object(config.object))
+        own = {(problem.path, problem.message): problem for problem in found}
+    for problem in problems:
+        yield own.get((problem.path, problem.message), problem)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -182,7 +180,7 @@ Cni = Annotated[
     typer.Option(
         "--cni",
         metavar="MODE[,OPTION=VALUE]…",
-        help="CNI mode, such as `bridge` or `none`; see `modes`.",
+        help="CNI mode, such as `bridge`, or `'{type: bridge, layout: routed}'`; see `modes`.",
         autocompletion=candidates("cni_modes"),
     ),
 ]
@@ -260,47 +258,6 @@ def manifest_files(
             hint = f"; to name a lab, use --lab {path}" if not set(path) & set("/.") else ""
             raise UsageError(f"there is no file or directory {path}{hint}")
     return [*map(Kustomization, kustomizations or ()), *(files or ()), *(paths or ())] or None
-
-
-def parse_mode(text: str) -> dict[str, object]:
-    """Parse a mode with options into its form in a Cluster document.
-
-    `bridge,layout=routed` becomes `{type: bridge, layout: routed}`. Lists are written in brackets
-    (`ranges=[a,b]`), fields of mappings with a dot (`detectLocal.bridgeInterface=cbr0`).
-    Raises BadParameter.
-    """
-    name, *rest = re.split(r",(?![^\[]*\])", text)
-    document: dict[str, object] = {"type": name}
-    for part in rest:
-        key, equals, value = part.partition("=")
-        if not equals or not key:
-            raise typer.BadParameter(f'"{part}": expected OPTION=VALUE')
-        *parents, last = key.split(".")
-        mapping: dict[str, object] = document
-        for name in parents:
-            inner = mapping.setdefault(name, {})
-            if not isinstance(inner, dict):
-                raise typer.BadParameter(f'"{part}": {name} already has the value {inner}')
-            mapping = inner
-        mapping[last] = (
-            [part for part in value[1:-1].split(",") if part]
-            if value.startswith("[")
-            else _plain(value)
-        )
-    return document
-
-
-def _plain(value: str) -> object:
-    return {"true": True, "false": False}.get(value, int(value) if value.isdigit() else value)
-
-
-def format_mode_option(name: str, value: object) -> str:
-    """Return an option of a mode as on the command line: the inverse of `mode`."""
-    if isinstance(value, Mapping):
-        return ",".join(format_mode_option(f"{name}.{key}", inner) for key, inner in value.items())
-    if isinstance(value, list | tuple):
-        return f"{name}=[{','.join(map(str, value))}]"
-    return f"{name}={str(value).lower() if isinstance(value, bool) else value}"
 
 
 def parse_duration_s(text: str) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Final
@@ -12,6 +11,7 @@ import typer
 
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.cli.input.completion import candidates
+from kubenetlab.cli.input.mode_options import parse_mode
 from kubenetlab.cli.input.options import Files, IpFamily, Output, OutputOption
 from kubenetlab.cli.terminal.output_documents import print_document
 from kubenetlab.cli.terminal.printing import LiveLine, echo, hint, print_table
@@ -19,9 +19,12 @@ from kubenetlab.cli.terminal.theme import BAD, GOOD, HEADING, WARNING, paint
 
 if TYPE_CHECKING:
     from kubenetlab.api.json_types import JsonObject
+    from kubenetlab.api.manifests.load import LoadedManifests
     from kubenetlab.cli.input.manifests import Manifests
     from kubenetlab.observe.comparison.results import ComparedMode
 
+_CNI_FIELD: Final = "networking.cni"
+"""Field of the Cluster document that selects the mode."""
 _POLICY: Final = {
     "apiVersion": "networking.k8s.io/v1",
     "kind": "NetworkPolicy",
@@ -61,16 +64,21 @@ def compare(
 
     Example: kubenetlab compare --cni flannel-vxlan,calico-bgp
     """
+    from kubenetlab.cli.input.mode_options import split_modes
     from kubenetlab.cli.labs.temporary_lab import exit_on_sigterm
+    from kubenetlab.observe.comparison.results import ComparedMode
 
     modes = list(split_modes(cni)) if cni else _all_modes()
-    labs = [(mode, _manifests(mode, files, ip_family)) for mode in modes]
+    loaded = _loaded(files)
+    labs = [(mode, _prepared(mode, loaded, ip_family)) for mode in modes]
     progress = LiveLine()
     results = []
     with exit_on_sigterm():
-        for number, (mode, manifests) in enumerate(labs, 1):
+        for number, (mode, prepared) in enumerate(labs, 1):
             progress.draw(f"{paint(mode, HEADING)}: measuring ({number} of {len(labs)})")
-            results.append(_compared(mode, manifests))
+            results.append(
+                prepared if isinstance(prepared, ComparedMode) else _compared(mode, prepared)
+            )
     progress.clear()
     if output.is_data:
         from kubenetlab.observe.comparison.results import document
@@ -82,21 +90,6 @@ def compare(
         raise typer.Exit(1)
 
 
-def split_modes(texts: Iterable[str]) -> Iterator[str]:
-    """Yield each mode with its options, as `--cni` of `up` has it.
-
-    A part without an equals sign begins a new mode. Commas in brackets separate nothing.
-    """
-    for text in texts:
-        mode = ""
-        for part in re.split(r",(?![^\[]*\])", text):
-            if mode and "=" not in part:
-                yield mode
-                mode = ""
-            mode = f"{mode},{part}" if mode else part
-        yield mode
-
-
 def _all_modes() -> list[str]:
     """Return the names of all modes that build a network."""
     from kubenetlab.datapath.modes import known, load
@@ -104,21 +97,38 @@ def _all_modes() -> list[str]:
     return [name for name in known("cni") if load("cni", name, {}).facts.has_network]
 
 
-def _manifests(mode: str, files: Sequence[str] | None, ip_family: str | None) -> Manifests:
-    """Return the manifests of the lab for a mode.
+def _loaded(files: Sequence[str] | None) -> LoadedManifests:
+    """Return the manifests of all labs: those of the user, or the built-in ones."""
+    from kubenetlab.api.manifests.load import load_documents
+    from kubenetlab.api.text.documents import Document
+    from kubenetlab.cli.input.manifests import load_files
+    from kubenetlab.datapath.checks.objects import check_object
+
+    if files:
+        return load_files(files, options_follow=True, for_new_lab=True)
+    documents = [Document("<built-in lab>", 0, "", document) for document in _documents()]
+    return load_documents(documents, check=check_object)
+
+
+def _prepared(
+    mode: str, loaded: LoadedManifests, ip_family: str | None
+) -> Manifests | ComparedMode:
+    """Return the manifests of the lab for a mode, or why the mode cannot have such a lab.
 
     Raises ManifestError for an unknown mode or option, before any lab is made.
     """
-    from kubenetlab.api.manifests.load import load_documents
-    from kubenetlab.api.text.documents import Document
-    from kubenetlab.cli.input.manifests import Flags, merge_options, read
-    from kubenetlab.datapath import checks
+    from kubenetlab.cli.input.manifests import Flags, merge_options
+    from kubenetlab.errors import ManifestError
+    from kubenetlab.observe.comparison.results import ComparedMode
 
     flags = Flags(cni=mode, ip_family=ip_family)
-    if files:
-        return read(files, flags=flags, for_new_lab=True)
-    documents = [Document("<built-in lab>", 0, "", document) for document in _documents()]
-    return merge_options(load_documents(documents, check=checks.check), flags, None, None)
+    merge_options(_loaded(None), flags, None, None)  # the mode by itself
+    try:
+        return merge_options(loaded, flags, None, None)
+    except ManifestError as error:
+        if any(not problem.path.startswith(_CNI_FIELD) for problem in error.problems):
+            raise
+        return ComparedMode(mode, error="; ".join(each.message for each in error.problems))
 
 
 def _documents() -> Iterator[JsonObject]:
@@ -227,7 +237,7 @@ def show(results: Sequence[ComparedMode], *, is_wide: bool) -> None:
         echo()
     for result in missing:
         echo(f"{paint(result.mode, BAD)}: not measured: {result.error}")
-    hint("kubenetlab explain " + (results[0].mode.partition(",")[0]))
+    hint(f"kubenetlab explain {parse_mode(results[0].mode)['type']}")
 
 
 def _row(result: ComparedMode) -> tuple[str, ...]:

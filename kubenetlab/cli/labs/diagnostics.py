@@ -22,7 +22,6 @@ from kubenetlab.errors import ManifestError, Problem
 
 if TYPE_CHECKING:
     from kubenetlab.api.manifests.load import ManifestObject
-    from kubenetlab.cli.input.manifests import Manifests
     from kubenetlab.diagnostics import Connection, Diagnostic
     from kubenetlab.observe.inspection import Inspection
 
@@ -178,7 +177,8 @@ def print_diagnostics(
 ) -> bool:
     """Print the warnings of `up` and `apply`; return False if the lab cannot work as it is.
 
-    One line names all objects that are not enforced; each misconfiguration has a line of its own.
+    One line names all objects that are not enforced. Each misconfiguration, and each field that is
+    not enforced, has a line of its own.
     """
     if not items:
         return True
@@ -186,7 +186,7 @@ def print_diagnostics(
 
     unenforced: dict[str, list[str]] = {}
     for item in items:
-        if item["code"] == NOT_ENFORCED:
+        if item["code"] == NOT_ENFORCED and not item["path"]:
             unenforced.setdefault(item["kind"], []).append(
                 "/".join(filter(None, (item["namespace"], item["name"])))
             )
@@ -201,8 +201,13 @@ def print_diagnostics(
             f"{paint('not enforced:', BAD)} {objects}: in a cluster {subject} which connections "
             "succeed"
         )
-    accepted = (NOT_ENFORCED, PORT_NOT_SERVED) if allow_undeclared else (NOT_ENFORCED,)
-    for problem in to_problems([item for item in items if item["code"] not in accepted], entries):
+    shown = [
+        item
+        for item in items
+        if (item["code"] != NOT_ENFORCED or item["path"])
+        and not (allow_undeclared and item["code"] == PORT_NOT_SERVED)
+    ]
+    for problem in to_problems(shown, entries):
         print_warning(problem)
     return all(item["code"] not in UNREACHABLE_PODS for item in items)
 
@@ -217,25 +222,6 @@ def raise_misconfigurations(
         raise ManifestError(
             structs.replace(problem, is_warning=False) for problem in to_problems(items, entries)
         )
-
-
-def raise_findings(reply: JsonObject, manifests: Manifests) -> None:
-    """Raise ManifestError for the problems in a reply of the lab.
-
-    The reply holds the field of each problem; the manifests add file and line.
-    """
-    from kubenetlab.api.text.decode import Finding
-
-    entries = manifests.all_entries
-    findings = [
-        (
-            item["document"],
-            Finding(tuple(item["path"]), item["message"], hints=tuple(item["hints"])),
-        )
-        for item in reply["findings"]
-    ]
-    if findings:
-        raise ManifestError(entries[index].problem(finding) for index, finding in findings)
 
 
 class AssessedDiagnostic(Struct, frozen=True):
@@ -346,12 +332,14 @@ def assess(
 def note_absent_pods(inspected: Inspection) -> None:
     """Print the pods that are missing from the matrix because they do not run.
 
+    Such a pod has no sandbox, or a sandbox that its CNI plugin has not attached to the network.
+
     inspected: reply of the lab's API to `inspect`.
     """
     names = [
         f"{pod['namespace']}/{pod['name']}"
         for pod in inspected["pods"]
-        if not pod["pid"] and pod["phase"] == "Pending"
+        if pod["phase"] == "Pending" and not (pod["pid"] and pod["addresses"])
     ]
     if names:
         subject = "1 pod does" if len(names) == 1 else f"{len(names)} pods do"
@@ -368,7 +356,7 @@ def describe_effect(assessed: AssessedDiagnostic, names: Sequence[str]) -> str:
     )
     if not assessed.is_unenforced:
         return f"{assessed.message}; it {effect}"
-    return f"{assessed.diagnostic.title} is not enforced by this lab; it {effect}"
+    return f"{assessed.diagnostic.subject} is not enforced by this lab; it {effect}"
 
 
 def count_problems(assessed: Sequence[AssessedDiagnostic]) -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import time
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,7 +26,8 @@ from kubenetlab.cli.input.options import (
     UplinkOption,
     manifest_files,
 )
-from kubenetlab.cli.labs.diagnostics import print_diagnostics, raise_findings
+from kubenetlab.cli.labs.admission import report_reply, warn_of_bootstrap
+from kubenetlab.cli.labs.diagnostics import print_diagnostics
 from kubenetlab.cli.labs.waiting import name_if_ambiguous
 from kubenetlab.cli.terminal.printing import hint, print_data
 from kubenetlab.errors import UsageError
@@ -82,7 +85,7 @@ def plan(
     if rundir.is_alive(name):
         documents = [entry.value for entry in manifests.all_entries]
         reply = Client(name).post(f"{LAB_API}/plan", {"documents": documents, "script": is_script})
-        raise_findings(reply, manifests)
+        report_reply(reply, manifests)
     if is_script:
         typer.echo(reply["script"] if reply else new_lab_script(manifests, name), nl=False)
         return
@@ -94,9 +97,8 @@ def plan(
     else:
         show_changes(changes, is_wide=wide or output is PlanOutput.wide)
         if changes:
-            hint(
-                f"kubenetlab up{''.join(f' -f {file}' for file in files or ())}", lab
-            )  # whatever labs are up: it names the one to be made
+            # Whatever labs are up: it names the one to be made.
+            hint(_up_command(files or (), {"--cni": cni, "--proxy": proxy, "--nodes": nodes}), lab)
         else:
             hint("kubenetlab ping", name_if_ambiguous(name))
     if not can_work:
@@ -112,7 +114,9 @@ def new_lab_plan(manifests: Manifests) -> tuple[list[JsonObject], list[JsonObjec
     from kubenetlab.lab.bootstrap import bootstrap_store
     from kubenetlab.lab.machine import decisions
 
-    cluster = bootstrap_store(manifests.config, manifests.entries, time.time()).cluster
+    bootstrap = bootstrap_store(manifests.config, manifests.entries, time.time())
+    warn_of_bootstrap(bootstrap, manifests)
+    cluster = bootstrap.cluster
     changes = diff(HostState(), plan(cluster, decisions(cluster)))
     rendered = [
         {"netns": entry.netns, "operations": [str(operation) for operation in entry.details()]}
@@ -155,7 +159,9 @@ def new_lab_script(manifests: Manifests, name: str) -> str:
     from kubenetlab.lab.simulation import simulate
 
     now = time.time()
-    first = bootstrap_store(manifests.config, manifests.entries, now, name).cluster
+    bootstrap = bootstrap_store(manifests.config, manifests.entries, now, name)
+    warn_of_bootstrap(bootstrap, manifests)
+    first = bootstrap.cluster
     if network(first).ipam == "external":
         plugin = network(first).plugin
         raise UsageError(
@@ -164,3 +170,14 @@ def new_lab_script(manifests: Manifests, name: str) -> str:
         )
     cluster = simulate(first, now)
     return script(plan(cluster, decisions(cluster)), name)
+
+
+def _up_command(files: Sequence[str], options: Mapping[str, object]) -> str:
+    """Return the command that does what was planned.
+
+    options: options that select another network, with their values; None: not given.
+    """
+    words = [word for file in files for word in ("-f", file)]
+    for option, value in options.items():
+        words += [option, str(value)] if value is not None else []
+    return shlex.join(["kubenetlab", "up", *words])

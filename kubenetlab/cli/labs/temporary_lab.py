@@ -28,7 +28,8 @@ _START: Final = (
     "from kubenetlab.cli import main; main()"
 )
 """Program of the processes. It finds the same modules as this one, wherever they are."""
-_NOT_ERRORS: Final = ("warning: ", "note: ", "next: ", "see kubenetlab")
+_WARNING: Final = "warning: "
+_NOT_ERRORS: Final = (_WARNING, "note: ", "next: ", "see kubenetlab")
 _STOPPED_BY_SIGTERM: Final = 128 + signal.SIGTERM
 
 
@@ -41,11 +42,27 @@ class Completed(NamedTuple):
 
     @property
     def reason(self) -> str:
-        """Text of its error, without warnings and hints."""
-        lines = [line for line in self.errors.splitlines() if not line.startswith(_NOT_ERRORS)]
-        lines = lines or [line for line in self.output.splitlines() if line.startswith("not ready")]
-        text = "; ".join(line.strip() for line in lines if line != "error:")
+        """Text of its error; of a command that only warns, its warnings. Hints are left out."""
+        warnings, others = self._messages
+        lines = others or [
+            line for line in self.output.splitlines() if line.startswith("not ready")
+        ]
+        text = "; ".join(line.strip() for line in lines or warnings if line != "error:")
         return text.removeprefix("error: ") or f"exit status {self.status}"
+
+    @property
+    def _messages(self) -> tuple[list[str], list[str]]:
+        """Warnings, and lines of other messages; lines that continue a warning are left out."""
+        warnings: list[str] = []
+        others: list[str] = []
+        is_skipped = False
+        for line in self.errors.splitlines():
+            is_skipped = line.startswith(_NOT_ERRORS) or (is_skipped and line.startswith(" "))
+            if line.startswith(_WARNING):
+                warnings.append(line.removeprefix(_WARNING))
+            elif not is_skipped:
+                others.append(line)
+        return warnings, others
 
 
 def run_command(arguments: Sequence[str], stdin: str = "") -> Completed:

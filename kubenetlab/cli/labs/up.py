@@ -27,10 +27,10 @@ from kubenetlab.cli.input.options import (
     manifest_files,
     parse_duration_s,
 )
+from kubenetlab.cli.labs.admission import raise_errors, report_reply, warn_of_bootstrap
 from kubenetlab.cli.labs.diagnostics import (
     AllowUndeclared,
     print_diagnostics,
-    raise_findings,
     raise_misconfigurations,
 )
 from kubenetlab.cli.labs.waiting import name_if_ambiguous, wait
@@ -189,6 +189,7 @@ def _create(name: str, manifests: Manifests, keep: bool, strictness: Strictness)
             [item for item in diagnostics(bootstrap.cluster) if item["code"] in codes],
             manifests.all_entries,
         )
+    warn_of_bootstrap(bootstrap, manifests)
     _warn_of_made_namespaces(bootstrap.admission.made_namespaces)
     progress = Progress(name, len(config.nodes))
     try:
@@ -231,11 +232,12 @@ def _applied(name: str, manifests: Manifests, strictness: Strictness) -> bool:
 
 def _apply(client: Client, manifests: Manifests, strictness: Strictness) -> None:
     announcement = _describe_cni_change(client, manifests) if manifests.config is not None else ""
-    answer = client.post(f"{LAB_API}/apply", _documents(manifests, strictness))
-    raise_findings(answer, manifests)
-    raise_misconfigurations(answer.get("diagnostics", []), manifests.all_entries)
-    if announcement:  # a mode that the lab refuses is not announced
+    documents = _documents(manifests, strictness)
+    if announcement:  # before anything changes, but not for a mode that the lab refuses
+        _post(client, manifests, {**documents, "dry_run": True})
         echo(announcement)
+    answer = _post(client, manifests, documents)
+    report_reply(answer, manifests)
     _warn_of_made_namespaces(answer["namespaces"])
     colours = {"created": GOOD, "configured": WARNING, "kept": MUTED, "unchanged": MUTED}
     for outcome in answer["outcomes"]:
@@ -243,9 +245,21 @@ def _apply(client: Client, manifests: Manifests, strictness: Strictness) -> None
         echo(f"{outcome['title']} {paint(outcome['action'], colours[outcome['action']])}{changes}")
 
 
+def _post(client: Client, manifests: Manifests, documents: JsonObject) -> JsonObject:
+    """Return the reply to `apply`. Raises ManifestError for what the lab refuses."""
+    answer: JsonObject = client.post(f"{LAB_API}/apply", documents)
+    raise_errors(answer, manifests)
+    raise_misconfigurations(answer.get("diagnostics", []), manifests.all_entries)
+    return answer
+
+
 def _describe_cni_change(client: Client, manifests: Manifests) -> str:
-    """Return which pods are affected if the CNI mode of a running lab changes, else nothing."""
+    """Return which pods are affected if the CNI mode of a running lab changes, else nothing.
+
+    Nodes restart if programs have attached their pods: only they know what they have left there.
+    """
     from kubenetlab.api.config import ClusterConfig, mode_and_options
+    from kubenetlab.datapath.modes import load
 
     wanted = manifests.cluster_config.networking.cni_mode
     (item,) = client.get(f"/apis/{ClusterConfig.api_version}/{ClusterConfig.plural}")["items"]
@@ -258,8 +272,11 @@ def _describe_cni_change(client: Client, manifests: Manifests) -> str:
         if not pod["spec"].get("hostNetwork") and pod["status"].get("podIP")
     ]
     change = f"cni {current[0]} → {wanted[0]}" if current[0] != wanted[0] else f"cni {wanted[0]}"
+    has_programs = load("cni", *current).facts.ipam == "external"
+    restarts = ", nodes restart" if has_programs and current[0] != wanted[0] else ""
     more = f" and {len(pods) - _SHOWN_PODS} more" if len(pods) > _SHOWN_PODS else ""
-    return f"{change}: {len(pods)} pods get new sandboxes: {', '.join(pods[:_SHOWN_PODS])}{more}"
+    names = f": {', '.join(pods[:_SHOWN_PODS])}{more}" if pods else ""
+    return f"{change}: {len(pods)} pods get new sandboxes{restarts}{names}"
 
 
 def _documents(manifests: Manifests, strictness: Strictness) -> JsonObject:

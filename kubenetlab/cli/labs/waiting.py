@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -26,6 +27,9 @@ The progress itself is a stream of the API. The requests end at the timeout of t
 
 ANSWER_TIMEOUT_S: Final = 1.0
 """Maximum time for an answer after Ctrl-C, in seconds."""
+
+_SANDBOX_ID: Final = re.compile(r' for sandbox "[0-9a-f]{64}"')
+"""Identifier of a sandbox in the kubelet's message about a CNI plugin."""
 
 State = JsonObject
 """One line of the API's `settled` stream: pods and Jobs by state, failures, diagnostics."""
@@ -177,11 +181,18 @@ def _stop_waiting(name: str, waiting: list[str]) -> NoReturn:
 
 
 def _pods_by_reason(stuck: list[dict[str, str]]) -> dict[str, list[str]]:
-    """Return pods by reason, so that a reason that many pods share is printed once."""
-    pods: dict[str, list[str]] = {}
+    """Return pods by reason, so that a reason that many pods share is printed once.
+
+    Reasons of failed CNI plugins contain the identifier of the sandbox, which is omitted for
+    several pods.
+    """
+    entries: dict[str, list[dict[str, str]]] = {}
     for entry in stuck:
-        pods.setdefault(entry["reason"], []).append(entry["pod"])
-    return pods
+        entries.setdefault(_SANDBOX_ID.sub("", entry["reason"]), []).append(entry)
+    return {
+        reason if len(group) > 1 else group[0]["reason"]: [entry["pod"] for entry in group]
+        for reason, group in entries.items()
+    }
 
 
 def _first_names(pods: list[str]) -> str:

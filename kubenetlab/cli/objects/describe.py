@@ -13,7 +13,7 @@ from kubenetlab.cli.input.selection import (
     refuse_selector_beside_names,
     requested_kinds,
 )
-from kubenetlab.cli.terminal.printing import echo, hint, prepare_drawing, print_data
+from kubenetlab.cli.terminal.printing import echo, hint, note, prepare_drawing, print_data
 
 
 def describe(
@@ -36,6 +36,9 @@ def describe(
 
     Example: kubenetlab describe pod client
     """
+    from kubenetlab.api.kinds import POLICY_KINDS
+    from kubenetlab.api.manifests.objects import title_of
+    from kubenetlab.cli.describe.columns import state_of_kept
     from kubenetlab.cli.describe.objects import describe_object
     from kubenetlab.lab.client import select_lab
 
@@ -55,7 +58,8 @@ def describe(
     for index, (kind, document) in enumerate(objects):
         if index:
             echo()
-        if isinstance(kind, str):
+        if isinstance(kind, str) or kind in POLICY_KINDS:
+            note(f"{title_of(document)}: {state_of_kept(document)}")
             print_data(document, "yaml")
         else:
             describe_object(client, document)

@@ -274,7 +274,7 @@ def _unenforced_by_verdict(assessed: Sequence[AssessedDiagnostic]) -> dict[int, 
     for item in assessed:
         if item.is_unenforced and not item.is_accepted:
             for index in item.affected:
-                titles.setdefault(index, []).append(item.diagnostic.title)
+                titles.setdefault(index, []).append(item.diagnostic.subject)
     return titles
 
 

@@ -38,8 +38,8 @@ class Doubts:
 
     def __init__(self, assessed: Iterable[AssessedDiagnostic]) -> None:
         affecting = [item for item in assessed if item.affected and not item.is_accepted]
-        self.unenforced = [item.diagnostic.title for item in affecting if item.is_unenforced]
-        """Titles of objects that the lab does not enforce."""
+        self.unenforced = [item.diagnostic.subject for item in affecting if item.is_unenforced]
+        """Objects and fields that the lab does not enforce."""
         self.duplicates = [item.diagnostic.message for item in affecting if not item.is_unenforced]
         """Messages about duplicate addresses."""
         self.first_kind = next(

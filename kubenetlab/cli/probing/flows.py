@@ -20,6 +20,7 @@ from kubenetlab.cli.input.options import Lab, Namespace, Output, OutputOption
 from kubenetlab.cli.terminal.output_documents import print_document
 from kubenetlab.cli.terminal.printing import echo, hint, note
 from kubenetlab.cli.terminal.theme import BAD, paint
+from kubenetlab.errors import LabError
 
 if TYPE_CHECKING:
     from kubenetlab.kernel.rules.flow_events import FlowReader
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from kubenetlab.observe.flows import Flow, FlowNames
     from kubenetlab.observe.inspection import IdentityTable, InspectedNode, Inspection
 
+_CHECK_S: Final = 1.0
+"""Time between two checks that the nodes still run while there are no events, in seconds."""
 _BATCH_S: Final = 0.1
 """Time in which events of several nodes are collected, to show them in the order of time."""
 
@@ -75,7 +78,11 @@ def flows(
     table = _identities(client)
     nodes = _selected_nodes(inspected, node)
     pods = _selected_pods(inspected, pod, namespace) if pod is not None else None
-    with _readers(client, inspected, nodes) as readers:
+    running = [each for each in nodes if each["netns"] is not None]
+    for each in nodes:
+        if each not in running:
+            note(f"{paint('not read:', BAD)} node {each['name']} does not run")
+    with _readers(client, inspected, running) as readers:
         source = _Source(client, inspected, table, readers)
         is_alone = not watch
         while True:
@@ -86,6 +93,8 @@ def flows(
             if is_alone:
                 break
             source.wait()
+    if len(running) < len(nodes):
+        raise typer.Exit(1)
     if not output.is_data:
         hint("kubenetlab flows -w")
 
@@ -103,7 +112,7 @@ class _Source:
         from kubenetlab.observe.flows import FlowNames
 
         self._client = client
-        self._readers = readers
+        self._readers = list(readers)
         self._names: FlowNames = FlowNames(inspected, table)
         self._poll = select.epoll()
         for reader in readers:
@@ -119,6 +128,7 @@ class _Source:
             return [], lost
         if not all(self._names.knows(event) for _, event in events):
             self._names = FlowNames(self._client.inspect(), _identities(self._client))
+            self._names.keep_unknown(event for _, event in events)
         translations = {
             connection: target
             for reader in self._readers
@@ -128,9 +138,21 @@ class _Source:
         return flows_of(events, self._names, translations, offset_s), lost
 
     def wait(self) -> None:
-        """Wait for new events, then until those of other nodes have arrived, too."""
-        self._poll.poll()
-        time.sleep(_BATCH_S)
+        """Wait for new events, then until those of other nodes have arrived, too.
+
+        Raises LabError when all nodes have ended: nothing writes to their ring buffers any more.
+        """
+        while True:
+            has_events = bool(self._poll.poll(_CHECK_S))
+            for reader in [reader for reader in self._readers if reader.has_ended]:
+                self._poll.unregister(reader.fileno())
+                self._readers.remove(reader)
+                note(f"{paint('not read:', BAD)} node {reader.node} has ended or restarted")
+            if not self._readers:
+                raise LabError(f"no node of lab {self._client.lab} is left whose events are read")
+            if has_events:
+                time.sleep(_BATCH_S)
+                return
 
 
 def _identities(client: Client) -> IdentityTable:
@@ -173,7 +195,7 @@ def _selected_nodes(inspected: Inspection, name: str | None) -> list[InspectedNo
 def _readers(
     client: Client, inspected: Inspection, nodes: Sequence[InspectedNode]
 ) -> Iterator[list[FlowReader]]:
-    """Yield readers of the events of some nodes. Raises LabError, also for an ordinary user."""
+    """Yield readers of the events of nodes that run. Raises LabError, also for an ordinary user."""
     from kubenetlab.errors import RequirementError
     from kubenetlab.kernel.namespaces.enter import enter_lab
     from kubenetlab.kernel.rules.flow_events import FlowReader
@@ -189,9 +211,7 @@ def _readers(
         stack.callback(os.close, home)
         readers = []
         for node in nodes:
-            if node["netns"] is None:
-                note(f"{paint('not read:', BAD)} node {node['name']} does not run")
-                continue
+            assert node["netns"] is not None
             lock = Path(inspected["run_directory"], f"flows-{node['name']}.lock")
             reader = FlowReader.open(node["name"], node["netns"], home, lock)
             stack.callback(reader.close)

@@ -116,9 +116,29 @@ def _show_namespace(document: JsonObject, addresses: tuple[str, ...], *, is_wide
         echo("made by other programs:")
         for line in foreign:
             echo(f"  {line}")
+    if keys := document.get("keys"):
+        echo("keys of tunnels:")
+        for entry in keys:
+            echo(f"  {key_line(entry)}")
     if document["rules"]:
         echo()
         echo(document["rules"].rstrip())
+
+
+def key_line(entry: JsonObject) -> str:
+    """Return age and use of a key, as `wg show` and `ip -s xfrm state` have them."""
+    from kubenetlab.cli.describe.cells import short_age
+
+    since, age_s = "latest handshake", entry["age_s"]
+    if entry["object"].startswith("xfrm"):
+        since = "added"
+    age = f"{since} {short_age(age_s)} ago" if age_s is not None else "no handshake yet"
+    amounts = [
+        f"{entry[f'{name}_bytes']:,} bytes {name}"
+        for name in ("received", "sent")
+        if entry[f"{name}_bytes"]
+    ]
+    return ", ".join([f"{entry['object']}: {age}", *amounts])
 
 
 def diff(output: OutputOption = Output.table, lab: Lab = None) -> None:
@@ -175,7 +195,9 @@ def _show(inspected: Inspection) -> None:
         f"lab {paint(inspected['lab'], HEADING)}: init {inspected['init_pid']}, "
         f"agent {inspected['agent_pid']}, {inspected['run_directory']}"
     )
-    echo(f"pods {inspected['pod_layout']}, neighbours {inspected['neighbors']}")
+    # Only CNI modes with a bridge have a layout.
+    layout = f"pods {inspected['pod_layout']}, " if inspected["pod_layout"] else ""
+    echo(f"{layout}neighbours {inspected['neighbors']}")
     echo()
     print_table(
         ("NODE", "ADDRESS", "POD CIDR", "READY", "NETNS"),

@@ -265,8 +265,11 @@ def describe_promise(
     reason = destination.lacking or (no_endpoint if has_none else "")
     because = f": {reason}" if reason else ""
     if expected is None or expected == "any":
-        is_shown = expected == "any" or not is_fine
-        return f" (Kubernetes promises nothing{because})" if is_shown else ""
+        if expected is None and is_fine:
+            return ""
+        if destination.port and destination.service is None:
+            because = f" about port {destination.port}: ping without a port tests the address"
+        return f" (Kubernetes promises nothing{because})"
     if not is_fine:
         return f", promised: {expected}"
     return "" if expected == "answer" else f", as promised{because}"

@@ -202,6 +202,8 @@ OUTPUTS: Final[JsonMapping] = {
                 **_PLACE,
                 "addresses": ["text"],
                 "pod_cidrs": ["text"],
+                "pod_addresses": ["text"],
+                "gateways": ["text"],
                 "ready": "bool",
                 "agent": "text: running, stopped, or empty without agents",
             }
@@ -295,6 +297,17 @@ OUTPUTS: Final[JsonMapping] = {
         "objects": ["text"],
         "foreign": ["text"],
         "rules": "text",
+        "?keys": [
+            {
+                "object": "text: WireGuard peer or XFRM state of a node",
+                "age_s": (
+                    "number?: seconds since the latest handshake of the peer, or since the state "
+                    "was added; null before the first handshake"
+                ),
+                "received_bytes": "whole",
+                "sent_bytes": "whole",
+            }
+        ],
     },
     "doctor": [
         {

@@ -87,6 +87,11 @@ class AdmissionResult(Struct, frozen=True):
     made_namespaces: tuple[str, ...] = ()
     """Namespaces that no document defines and that were created for their objects."""
 
+    @property
+    def is_refused(self) -> bool:
+        """True if a finding is an error; warnings refuse nothing."""
+        return any(not finding.is_warning for _, finding in self.findings)
+
 
 def admit(cluster: Cluster, incoming: Sequence[AdmissionRequest], now: float) -> AdmissionResult:
     """Store new objects and update existing ones, as `kubectl apply` does.
@@ -122,8 +127,9 @@ def admit(cluster: Cluster, incoming: Sequence[AdmissionRequest], now: float) ->
     findings += bgp.bgp_findings(staged.result(), objects)
     if any(isinstance(obj, (ClusterConfig, Node)) for obj in objects):
         findings += _range_findings(staged.result(), incoming)
-    if any(not finding.is_warning for _, finding in findings):
-        return AdmissionResult(cluster, findings=tuple(findings))
+    refused = AdmissionResult(cluster, findings=tuple(findings))
+    if refused.is_refused:
+        return refused
     given = {
         request.given_key: GivenDocument(request.document, request.source) for request in incoming
     }

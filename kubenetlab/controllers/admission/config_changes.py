@@ -142,10 +142,14 @@ def _format_value(value: object) -> str:
 def _options(options: JsonMapping, path: str = "") -> Iterator[str]:
     """Yield a mode's options as on the command line.
 
-    For example `layout=fast`, `detectLocal.bridgeInterface=cbr0`.
+    For example `layout=fast`, `detectLocal.bridgeInterface=cbr0`, `binDirs=[/opt/cni/bin]`.
     """
     for key, value in options.items():
         if isinstance(value, Mapping):
             yield from _options(value, f"{path}{key}.")
+        elif isinstance(value, list | tuple) and not any(
+            isinstance(entry, Mapping | list | tuple) for entry in value
+        ):
+            yield f"{path}{key}=[{_format_value(','.join(map(str, value)))}]"
         else:
             yield f"{path}{key}={_format_value(value)}"

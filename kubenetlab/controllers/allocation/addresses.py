@@ -1,4 +1,4 @@
-"""Arithmetic of address ranges: gateway, pod addresses, and cluster IPs.
+"""Arithmetic of address ranges: addresses of pods, and cluster IPs.
 
 Source of the bands: Kubernetes KEP-3070, pkg/registry/core/service/ipallocator.
 """
@@ -13,22 +13,17 @@ from kubenetlab.api.config import Network
 Address = IPv4Address | IPv6Address
 
 
-def gateway(node_network: Network) -> Address:
-    """Return the address of a node's bridge: the first of the node's range."""
-    return node_network[1]
+def pod_numbers_after(node_network: Network, latest: str, first: int, end: int) -> Iterator[int]:
+    """Yield the numbers `first` to `end - 1` of a node's addresses, after that of `latest`.
 
-
-def pod_addresses_after(
-    node_network: Network, last: str, first: int, end: int
-) -> Iterator[Address]:
-    """Yield the addresses number `first` to `end - 1` of a node's range, starting after `last`.
-
-    The order is cyclic: it ends with `last`. An empty `last` starts at `first`.
+    The order is cyclic: it ends with `latest`. It starts at `first` if `latest` is empty or has
+    another number.
     """
-    start = int(ip_address(last)) - int(node_network.network_address) + 1 if last else first
-    count = end - first
-    for step in range(count):
-        yield node_network[first + (start - first + step) % count]
+    start = int(ip_address(latest)) - int(node_network.network_address) + 1 if latest else first
+    if not first < start < end:
+        start = first
+    yield from range(start, end)
+    yield from range(first, start)
 
 
 def static_band(service_network: Network) -> int:

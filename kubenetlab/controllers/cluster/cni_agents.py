@@ -11,11 +11,13 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from kubenetlab.api.calico.bgp import BGPConfiguration, BGPPeer
+from kubenetlab.api.calico.bgp_filters import BGPFilter
 from kubenetlab.api.calico.ip_pools import IPPool
 from kubenetlab.api.core import Node, Service
 from kubenetlab.api.discovery import EndpointSlice
+from kubenetlab.api.environment import Secret
 from kubenetlab.api.faults import Fault
-from kubenetlab.api.lab import NetworkFacts, NodeReport
+from kubenetlab.api.lab import CREDENTIAL_NAMESPACE, NetworkFacts, NodeReport
 from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.plugins.cni_agents import CniAgent, KnownNode, StoppedAgent
 from kubenetlab.api.pods import Pod
@@ -57,6 +59,8 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
                 pods=pods,
                 bgp=tuple(cluster.all(BGPConfiguration)),
                 bgp_peers=tuple(cluster.all(BGPPeer)),
+                secrets=tuple(_known_secrets(cluster)),
+                bgp_filters=tuple(cluster.all(BGPFilter)),
                 services=tuple(cluster.all(Service)) if has_services else (),
                 slices=tuple(cluster.all(EndpointSlice)) if has_services else (),
             )
@@ -88,6 +92,19 @@ def _known_pods(cluster: Cluster, agent: CniAgent | None, node: str) -> Sequence
     """Return the pods that the agent of a node knows now."""
     knows_all = agent is not None and agent.knows_all_pods
     return cluster.all(Pod) if knows_all else cluster.pods_on(node)
+
+
+def _known_secrets(cluster: Cluster) -> Iterator[Secret]:
+    """Yield the Secrets from which agents have passwords, as far as they exist."""
+    sources = [
+        *(configuration.spec.node_mesh_password for configuration in cluster.all(BGPConfiguration)),
+        *(peer.spec.password for peer in cluster.all(BGPPeer)),
+    ]
+    references = [source.secret_key_ref for source in sources if source is not None]
+    names = {reference.name for reference in references if reference is not None}
+    for name in sorted({network(cluster).credential_name, *names}):
+        if (secret := cluster.get(Secret, CREDENTIAL_NAMESPACE, name)) is not None:
+            yield secret
 
 
 def _known(cluster: Cluster, node: Node) -> KnownNode:

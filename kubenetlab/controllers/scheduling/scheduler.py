@@ -16,10 +16,12 @@ from typing import Final
 from msgspec import structs
 
 from kubenetlab.api.core import Namespace, Node
+from kubenetlab.api.lab import NetworkFacts
 from kubenetlab.api.meta import Condition, timestamp
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.scheduling import TopologySpreadConstraint
 from kubenetlab.api.store import Change, Cluster, Kind
+from kubenetlab.controllers.nodes import ipam
 from kubenetlab.controllers.scheduling.scheduler_filters import (
     NodeAssignments,
     domain_counts,
@@ -28,7 +30,7 @@ from kubenetlab.controllers.scheduling.scheduler_filters import (
 )
 from kubenetlab.controllers.support.events import event
 
-WATCHES: Final[tuple[Kind, ...]] = (Pod, Node, Namespace)
+WATCHES: Final[tuple[Kind, ...]] = (Pod, Node, Namespace, NetworkFacts, *ipam.REQUEST_KINDS)
 
 SCHEDULED = "PodScheduled"
 """Type of the condition."""

@@ -7,6 +7,7 @@ nodeaffinity,nodeports,podtopologyspread,interpodaffinity} (1.33).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Final
 
 from kubenetlab.api.core import Namespace, Node, Taint
@@ -15,6 +16,7 @@ from kubenetlab.api.pods import Pod, PodSpec, Toleration
 from kubenetlab.api.scheduling import PodAffinityTerm, TopologySpreadConstraint
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.nodes import ipam
+from kubenetlab.controllers.nodes.ipam.allocator import Allocator
 from kubenetlab.controllers.nodes.nodes import NOT_READY_TAINT
 
 Filter = Callable[[Pod, Node, "NodeAssignments"], str | None]
@@ -41,13 +43,18 @@ class NodeAssignments:
             _anti_affinity(pod) for pods in self.pods.values() for pod in pods
         )
         """True when a pod on some node has required pod anti-affinity."""
-        self._allocator = ipam.ALLOCATORS[ipam.network(cluster).ipam]
+        self._cluster = cluster
         self._spec_rejections: dict[int, tuple[PodSpec, dict[str, str]]] = {}
         """Spec and its rejections by the id of the spec, which all pods of a template share."""
 
     def add(self, pod: Pod, node: str) -> None:
         self.pods[node].append(pod)
         self.has_anti_affinity |= bool(_anti_affinity(pod))
+
+    @cached_property
+    def _allocator(self) -> Allocator:
+        """IPAM of the cluster, for pods that request addresses."""
+        return ipam.ALLOCATORS[ipam.network(self._cluster).ipam](self._cluster, ())
 
     def can_provide_addresses(self, pod: Pod, node: Node) -> bool:
         """Return True if the node may have the addresses that the pod requests."""

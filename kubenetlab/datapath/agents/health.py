@@ -18,10 +18,10 @@ from kubenetlab.datapath.network import bird
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.program_config import ProgramConfig
 from kubenetlab.datapath.view import NodeView, without_pods
+from kubenetlab.hoststate.encryption.wireguard import WireguardPeer
 from kubenetlab.hoststate.fdb import FdbEntry
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.route import RT_TABLE_MAIN, Route
-from kubenetlab.hoststate.wireguard import WireguardPeer
 from kubenetlab.programs import CNI_AGENT
 from kubenetlab.programs.cni_agent import HEALTH, HEALTHY, STATE
 

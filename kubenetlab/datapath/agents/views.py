@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from msgspec import structs
 
-from kubenetlab.api.environment import Secret
 from kubenetlab.api.plugins.cni_agents import KnownNode, StoppedAgent
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.nodes.ipam import network
@@ -18,7 +17,7 @@ from kubenetlab.controllers.nodes.ipam.allocator import NodeRanges
 from kubenetlab.datapath.bgp_view import bgp_node, bgp_view
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.services.addresses import service_addresses
-from kubenetlab.datapath.view import Family, NodeView, Peer, families
+from kubenetlab.datapath.view import Family, NodeView, Peer, cni_password, families
 from kubenetlab.hoststate.daemons import Daemon
 from kubenetlab.hoststate.object import Object
 
@@ -51,11 +50,18 @@ def _agent_views(
 
 
 def _last_view(cluster: Cluster, node: NodeView, state: StoppedAgent) -> NodeView:
-    """Return what a stopped agent knows. Passwords in Secrets are those of now."""
+    """Return what a stopped agent knows."""
     agent = network(cluster).agent
     announced = agent is not None and agent.announces_services
     past = Cluster().with_changes(
-        (*state.bgp, *state.bgp_peers, *state.services, *state.slices, *cluster.all(Secret))
+        (
+            *state.bgp,
+            *state.bgp_peers,
+            *state.bgp_filters,
+            *state.services,
+            *state.slices,
+            *state.secrets,
+        )
     )
     bgp = bgp_view(past)
     known = {
@@ -71,6 +77,7 @@ def _last_view(cluster: Cluster, node: NodeView, state: StoppedAgent) -> NodeVie
         ip_pools=state.pools,
         bgp=me.bgp,
         bgp_view=bgp,
+        password=cni_password(past, network(cluster)),
         services=service_addresses(past) if announced else (),
     )
 

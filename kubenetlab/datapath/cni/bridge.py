@@ -26,7 +26,9 @@ from collections.abc import Iterator
 from kubenetlab import names
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.lab import NetworkFacts
+from kubenetlab.api.plugins.host_local import HostLocal
 from kubenetlab.api.text.decode import Finding
+from kubenetlab.api.validate.host_local import host_local_findings
 from kubenetlab.datapath.cni.pods_on_bridge import PodsOnBridge
 from kubenetlab.datapath.modes import Needs
 from kubenetlab.datapath.view import NodeView
@@ -35,18 +37,32 @@ from kubenetlab.hoststate.route import Route
 
 
 class Mode(PodsOnBridge, frozen=True):
-    """Options `layout` and `neighbors`."""
+    """Options `ipam`, `layout` and `neighbors`.
+
+    ipam: {rangeStart, rangeEnd, gateway}, as of the plugin host-local, but with numbers
+        Each node has a range of its own, so the options are numbers of addresses: 10 is
+        10.244.1.10 in 10.244.1.0/24. Negative numbers count from the end, where -1 is the
+        broadcast address. Each IP family has the same numbers. No pod gets the other addresses of
+        the range, except those of pools (networking.ipam.pools).
+        rangeStart  First address for pods (1).
+        rangeEnd    Last address for pods (-2).
+        gateway     Address of the bridge, which no pod gets: first (1), last (-2), or a number
+                    (first).
+    """
 
     needs = Needs(programs=("nft",), features=("bridge", "veth", "nft nat"))
     facts = NetworkFacts(plugin="bridge", host_ifname="veth{number}", bridge=names.POD_BRIDGE)
     bridge = names.POD_BRIDGE
     component = "cni bridge"
 
+    ipam: HostLocal = HostLocal()
+
     @property
     def needs_one_segment(self) -> bool:
         return True
 
     def config_findings(self, config: ClusterConfig) -> Iterator[Finding]:
+        yield from host_local_findings(config, self.ipam)
         count = len(set(config.segments))
         if count > 1:
             yield Finding(

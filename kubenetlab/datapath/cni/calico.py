@@ -17,8 +17,8 @@ IPPool says itself how its packets are encapsulated; the backend decides on the 
 between pods keep both addresses. Packets from pools with natOutgoing to addresses outside of all
 pools, such as nodes and external hosts, get the address of their node.
 
-BGPConfiguration and BGPPeer configure sessions in addition to the options below. Nodes can have the
-annotations projectcalico.org/ASNumber and projectcalico.org/RouteReflectorClusterID.
+BGPConfiguration, BGPPeer and BGPFilter configure sessions in addition to the options below. Nodes
+can have the annotations projectcalico.org/ASNumber and projectcalico.org/RouteReflectorClusterID.
 
 Calico has network policies; this mode does not enforce them yet.
 
@@ -41,7 +41,7 @@ a pod is the link-local address of its link.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Final, Literal
 
 from msgspec import Meta, structs
@@ -51,17 +51,18 @@ from kubenetlab.api.calico.ip_pools import EncapsulationMode, IPPool, IPPoolSpec
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.lab import NetworkFacts
 from kubenetlab.api.masquerade import MasqueradeConfig
-from kubenetlab.api.meta import ObjectMeta, Record, Resource
+from kubenetlab.api.meta import Record, Resource
 from kubenetlab.api.store import Cluster
 from kubenetlab.api.text.decode import Finding, found
 from kubenetlab.api.text.documents import Path
 from kubenetlab.api.values import ip
-from kubenetlab.datapath.cni import calico_agent, calico_bgp
+from kubenetlab.datapath.cni import calico_agent, calico_bgp, calico_routes
 from kubenetlab.datapath.cni import calico_wireguard as wireguard
 from kubenetlab.datapath.cni.calico_bgp import ExternalRouter
 from kubenetlab.datapath.cni.calico_blocks import own_blocks, pool_of
 from kubenetlab.datapath.cni.calico_rules import nat_outgoing
 from kubenetlab.datapath.cni.tunnels import vxlan_end, vxlan_peer
+from kubenetlab.datapath.cni.unused_options import unused_options
 from kubenetlab.datapath.encapsulation import by_wireguard, encapsulations
 from kubenetlab.datapath.modes import ModeOptions, Needs, Neighbors, PodNetwork
 from kubenetlab.datapath.network import bgp, bird
@@ -81,12 +82,12 @@ HOST_MAC: Final = "ee:ee:ee:ee:ee:ee"
 """MAC address of the node's ends of all pods' links."""
 GATEWAY: Final = "169.254.1.1"
 """Default gateway of pods."""
-POOL_NAMES: Final = {4: "default-ipv4-ippool", 6: "default-ipv6-ippool"}
 """IP version → name of the IPPool for the pod range of the cluster."""
 _VXLAN_LINKS: Final = {4: "vxlan.calico", 6: "vxlan-v6.calico"}
 _TUNNELS: Final = {4: "vxlan", 6: "vxlan-v6"}
 _WIREGUARD_FEATURES: Final = ("wireguard", "policy routing")
 _COMPONENT: Final = "cni calico"
+_BGP_OPTIONS: Final = ("as_number", "node_to_node_mesh", "route_reflectors", "peers")
 
 
 class ExternalPeer(Record, frozen=True):
@@ -179,6 +180,8 @@ class Mode(ModeOptions, frozen=True):
                 yield Finding(
                     ("peers", index, "address"), f"expected an address, found {found(peer.address)}"
                 )
+        unused = {"bgp": ("cross_subnet",), "vxlan": _BGP_OPTIONS}.get(self.backend, ())
+        yield from unused_options(self, *unused, because=f"backend: {self.backend}")
 
     def config_findings(self, config: ClusterConfig) -> Iterator[Finding]:
         named: list[tuple[Path, str]] = [
@@ -209,21 +212,14 @@ class Mode(ModeOptions, frozen=True):
     def manifests(self, cluster: Cluster) -> Iterator[Resource]:
         """Yield calico-node, and the IPPool of each family for which the cluster has none yet."""
         yield from calico_agent.manifests("bird" if self.backend != "vxlan" else "vxlan")
-        existing = {pool.spec.network.version for pool in cluster.all(IPPool)}
-        for network in cluster.config.networking.pod_networks:
-            if network.version in existing:
-                continue
-            is_ipv4 = network.version == 4
-            yield IPPool(
-                ObjectMeta(name=POOL_NAMES[network.version]),
-                IPPoolSpec(
-                    str(network),
-                    max(self.block_size, network.prefixlen) if is_ipv4 else 0,
-                    ipip_mode=self._mode_of("ipip") if is_ipv4 else "Never",
-                    vxlan_mode=self._mode_of("vxlan"),
-                    nat_outgoing=self.nat_outgoing,
-                ),
-            )
+        template = IPPoolSpec(
+            "",
+            self.block_size,
+            ipip_mode=self._mode_of("ipip"),
+            vxlan_mode=self._mode_of("vxlan"),
+            nat_outgoing=self.nat_outgoing,
+        )
+        yield from calico_agent.default_pools(cluster, template)
 
     def _mode_of(self, backend: str) -> EncapsulationMode:
         """Return how the first pool uses a kind of tunnel."""
@@ -266,7 +262,8 @@ class Mode(ModeOptions, frozen=True):
             if self.wireguard:
                 yield from wireguard.tunnels(node, index, _COMPONENT)
         if self.has_bgp:
-            yield from bird.bird(node.netns, self.speaker(node), tuple(self._learned(node)))
+            learned = calico_routes.learned(node, self._bgp_settings(node))
+            yield from bird.bird(node.netns, self.speaker(node), learned)
 
     @property
     def has_bgp(self) -> bool:
@@ -286,21 +283,18 @@ class Mode(ModeOptions, frozen=True):
             calico_bgp.sessions(node, settings),
             announced=tuple(block for block in blocks if ip.is_host(block)),
             blackholes=tuple(block for block in blocks if not ip.is_host(block)),
-            services=calico_bgp.service_prefixes(node),
-            unprogrammed=calico_bgp.service_ranges(node),
+            services=calico_routes.service_prefixes(node),
+            unprogrammed=calico_routes.service_ranges(node),
             as_number=calico_bgp.as_number(settings, node.bgp),
             cluster_id=node.bgp.cluster_id,
+            is_bound=node.bgp_view.configuration.bind_mode == "NodeIP",
         )
 
     def heard(self, node: NodeView) -> frozenset[str]:
-        return calico_bgp.heard(node, self._bgp_settings(node))
+        return calico_routes.heard(node, self._bgp_settings(node))
 
-    def _learned(self, node: NodeView) -> Iterator[str]:
-        """Yield the blocks of other nodes to which this node has routes by BGP."""
-        heard = self.heard(node)
-        for peer in node.peers:
-            for family in peer.families if peer.name in heard else ():
-                yield from own_blocks(node, family, is_encapsulated=False)
+    def refused(self, node: NodeView) -> Mapping[str, str]:
+        return calico_routes.refused(node, self._bgp_settings(node))
 
     def _bgp_settings(self, node: NodeView) -> calico_bgp.Settings:
         """Return the settings of the BGPConfiguration, or else of the options."""

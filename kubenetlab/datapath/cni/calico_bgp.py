@@ -1,7 +1,7 @@
 """BGP sessions of nodes with Calico: of BGPPeers, of the mesh, and with the fabric's router.
 
 Source: projectcalico/calico confd/pkg/backends/calico/client.go (updatePeersV1) and
-confd/etc/calico/confd/templates/bird.cfg.template (3.30).
+bgp_processor.go (3.32).
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, Literal
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from kubenetlab.api.calico.bgp import BGPPeer
 from kubenetlab.api.values import ip
+from kubenetlab.api.values.durations import duration_s
 from kubenetlab.datapath.bgp_view import BGPNode
+from kubenetlab.datapath.cni import calico_filters
 from kubenetlab.datapath.network import bgp
 from kubenetlab.datapath.network.bgp import Peer
 from kubenetlab.datapath.view import Family, NodeView
@@ -46,7 +48,7 @@ class Settings(Struct, frozen=True):
     routers: tuple[ExternalRouter, ...] = ()
 
 
-class _Entry(Struct, frozen=True):
+class Entry(Struct, frozen=True):
     """A node of the cluster."""
 
     name: str
@@ -74,127 +76,63 @@ def sessions(node: NodeView, settings: Settings) -> tuple[Peer, ...]:
     by_address: dict[str, Peer] = {}
     for peer in peers:
         by_address.setdefault(peer.address, peer)
-    return tuple(by_address.values())
-
-
-def heard(node: NodeView, settings: Settings) -> frozenset[str]:
-    """Return the names of the nodes whose routes a node gets.
-
-    Directly, by a route reflector, or by the fabric's router. A route that the router does not pass
-    on has another node as next hop, which must be on the same segment.
-    """
-    if node.router_as:
-        return frozenset(peer.name for peer in node.peers)
-    entries = _entries(node)
-    by_name = {entry.name: entry for entry in entries}
-    names, unread = {node.name}, [entries[0]]
-    while unread:
-        entry = unread.pop()
-        for name in _neighbors(node, entry, entries, settings) - names:
-            names.add(name)
-            if _is_reflector(by_name[name], settings):
-                unread.append(by_name[name])
-    return frozenset(
-        peer.name for peer in node.peers if peer.name in names and node.is_on_link(peer)
-    )
-
-
-def service_prefixes(node: NodeView) -> tuple[str, ...]:
-    """Return the prefixes with addresses of Services that a node announces.
-
-    Each node announces the ranges of the BGPConfiguration. An address of a Service with
-    externalTrafficPolicy Local has a prefix of its own, from nodes with ready endpoints; so has an
-    external or a load balancer's address whose range is that address alone, if there is the
-    Service.
-
-    Source: projectcalico/calico confd/pkg/backends/calico/routes.go (3.30).
-    """
-    spec = node.bgp_view.configuration
-    ranges = {
-        "clusterip": spec.service_cluster_ips,
-        "externalip": spec.service_external_ips,
-        "loadbalancerip": spec.service_load_balancer_ips,
+    marks = {
+        family.version: calico_filters.marks(node.bgp_view, node.name, family.version)
+        for family in node.families
     }
-    prefixes: dict[str, None] = {}
-    for kind, blocks in ranges.items():
-        for block in blocks:
-            if not node.bgp.is_excluded and (kind == "clusterip" or not ip.is_host(block.cidr)):
-                prefixes[str(ip.network(block.cidr))] = None
-            for service in node.services:
-                if service.kind != kind or not ip.is_in(service.address, block.cidr):
-                    continue
-                if service.is_external_local:
-                    is_announced = node.name in (service.nodes or ())
-                else:
-                    is_announced = ip.is_host(block.cidr) and not node.bgp.is_excluded
-                if is_announced:
-                    prefixes[service.prefix] = None
-    return tuple(prefixes)
-
-
-def service_ranges(node: NodeView) -> tuple[str, ...]:
-    """Return the ranges of the BGPConfiguration, of which no node adds routes to its kernel.
-
-    Source: projectcalico/calico confd/etc/calico/confd/templates/bird_ipam.cfg.template (3.30),
-    filter calico_kernel_programming.
-    """
-    spec = node.bgp_view.configuration
-    blocks = (
-        *spec.service_cluster_ips,
-        *spec.service_external_ips,
-        *spec.service_load_balancer_ips,
+    return tuple(
+        structs.replace(peer, marks=marks[ip.version_of(peer.address)])
+        for peer in by_address.values()
     )
-    return tuple(dict.fromkeys(str(ip.network(block.cidr)) for block in blocks))
 
 
-def _own(node: NodeView) -> _Entry:
-    return _Entry(node.name, node.families, node.bgp)
+def _own(node: NodeView) -> Entry:
+    return Entry(node.name, node.families, node.bgp)
 
 
-def _entries(node: NodeView) -> list[_Entry]:
+def entries(node: NodeView) -> list[Entry]:
     """Return all nodes, the given one first."""
-    return [_own(node), *(_Entry(each.name, each.families, each.bgp) for each in node.peers)]
+    return [_own(node), *(Entry(each.name, each.families, each.bgp) for each in node.peers)]
 
 
-def _neighbors(
-    node: NodeView, entry: _Entry, entries: Sequence[_Entry], settings: Settings
-) -> set[str]:
-    """Return the names of the nodes with which a node has a session."""
+def are_neighbors(node: NodeView, first: Entry, second: Entry, settings: Settings) -> bool:
+    """Return True if two nodes have a session: of the mesh, or of BGPPeers at both ends."""
     peers = node.bgp_view.peers
-    return {
-        other.name
-        for other in entries
-        if other is not entry
-        and (_is_in_mesh(entry, other, settings) or (peers and _are_joined(peers, entry, other)))
-    }
-
-
-def _are_joined(peers: Sequence[BGPPeer], first: _Entry, second: _Entry) -> bool:
-    """Return True if BGPPeers make two nodes neighbours.
-
-    To a session by `peerSelector`, Calico adds the one at the other end. Of sessions by `peerIP`,
-    both are needed.
-    """
-    pairs = ((first, second), (second, first))
-    return any(
-        peer.serves(one.name, one.bgp.labels) and peer.selects_peer(other.bgp.labels)
-        for one, other in pairs
-        for peer in peers
-    ) or all(
-        any(
-            peer.address == family.address and peer.serves(one.name, one.bgp.labels)
-            for peer in peers
-            for family in other.families
+    return _is_in_mesh(first, second, settings) or (
+        bool(peers)
+        and any(
+            bgp_peer(peers, first, second, far.address)
+            and bgp_peer(peers, second, first, own.address)
+            for own, far in zip(first.families, second.families, strict=True)
         )
-        for one, other in pairs
     )
 
 
-def _is_reflector(entry: _Entry, settings: Settings) -> bool:
+def bgp_peer(
+    peers: Sequence[BGPPeer], own: Entry, far: Entry | None, address: str
+) -> BGPPeer | None:
+    """Return the BGPPeer that gives a node the session with an address; None if there is none.
+
+    far: node with the address; None for the fabric's router.
+    """
+    of_node = [peer for peer in peers if peer.serves(own.name, own.bgp.labels)]
+    for peer in sorted(of_node, key=lambda each: not each.is_global):
+        if peer.address == address or (far is not None and peer.selects_peer(far.bgp.labels)):
+            return peer
+    if far is None:
+        return None
+    for peer in peers:
+        if peer.is_reversed(own.bgp.labels) and peer.serves(far.name, far.bgp.labels):
+            return peer
+    return None
+
+
+def is_reflector(entry: Entry, settings: Settings) -> bool:
+    """Return True if a node passes routes on that it has learned from other nodes."""
     return bool(entry.bgp.cluster_id) or entry.name in settings.reflectors
 
 
-def _is_in_mesh(first: _Entry, second: _Entry, settings: Settings) -> bool:
+def _is_in_mesh(first: Entry, second: Entry, settings: Settings) -> bool:
     """Return True if two nodes have a session without a BGPPeer.
 
     Nodes with the id of a cluster have no sessions of the mesh. By the option of the mode, each
@@ -205,12 +143,18 @@ def _is_in_mesh(first: _Entry, second: _Entry, settings: Settings) -> bool:
     return settings.has_mesh and not (first.bgp.cluster_id or second.bgp.cluster_id)
 
 
-def _of_mesh(node: NodeView, own: _Entry, settings: Settings) -> Iterator[Peer]:
-    password = node.bgp_view.password(node.bgp_view.configuration.node_mesh_password)
+def _of_mesh(node: NodeView, own: Entry, settings: Settings) -> Iterator[Peer]:
+    configuration = node.bgp_view.configuration
+    template = Peer(
+        "",
+        "",
+        password=node.bgp_view.password(configuration.node_mesh_password),
+        restart_time_s=round(duration_s(configuration.node_mesh_max_restart_time) or 0),
+    )
     kind = "Node" if settings.reflectors else "Mesh"
-    for other in _entries(node)[1:]:
+    for other in entries(node)[1:]:
         if _is_in_mesh(own, other, settings):
-            yield from _with_node(node, own, other, settings, kind, Peer("", "", password=password))
+            yield from _with_node(own, other, settings, kind, template)
 
 
 def _of_options(node: NodeView, settings: Settings) -> Iterator[Peer]:
@@ -222,31 +166,39 @@ def _of_options(node: NodeView, settings: Settings) -> Iterator[Peer]:
             yield Peer(name, router.address, router.as_number, is_node=False, is_direct=False)
 
 
-def _of_bgp_peers(node: NodeView, own: _Entry, settings: Settings) -> Iterator[Peer]:
+def _of_bgp_peers(node: NodeView, own: Entry, settings: Settings) -> Iterator[Peer]:
     """Yield the sessions of BGPPeers for all nodes, of those for some, and the reverse ones."""
-    peers = node.bgp_view.peers
+    for kind, peer, other in _ends(node, own):
+        template = _template(node, peer)
+        if other is None:
+            found = _with_router(node, peer, kind, template)
+        else:
+            found = _with_node(own, other, settings, kind, template)
+        for session in found:
+            yield _completed(node, own, peer, session, settings)
+
+
+def _ends(node: NodeView, own: Entry) -> Iterator[tuple[str, BGPPeer, Entry | None]]:
+    """Yield (kind of the session, BGPPeer, node at the other end; None for a `peerIP`)."""
+    peers, others = node.bgp_view.peers, entries(node)[1:]
     of_node = [peer for peer in peers if peer.serves(own.name, own.bgp.labels)]
-    is_global = {peer.name: not (peer.spec.node or peer.spec.node_selector) for peer in peers}
-    for peer in sorted(of_node, key=lambda each: not is_global[each.name]):
-        kind = "Global" if is_global[peer.name] else "Node"
+    for peer in sorted(of_node, key=lambda each: not each.is_global):
+        kind = "Global" if peer.is_global else "Node"
         if peer.spec.peer_ip:
-            yield from _with_router(node, peer, kind)
-        for other in _entries(node)[1:]:
+            yield kind, peer, None
+        for other in others:
             if peer.selects_peer(other.bgp.labels):
-                yield from _with_node(node, own, other, settings, kind, _template(node, peer))
+                yield kind, peer, other
     for peer in peers:
-        if peer.selects_peer(own.bgp.labels):
-            for other in _entries(node)[1:]:
-                if peer.serves(other.name, other.bgp.labels):
-                    template = _template(node, peer)
-                    yield from _with_node(node, own, other, settings, "Node", template)
+        for other in others if peer.is_reversed(own.bgp.labels) else ():
+            if peer.serves(other.name, other.bgp.labels):
+                yield "Node", peer, other
 
 
-def _with_router(node: NodeView, peer: BGPPeer, kind: str) -> Iterator[Peer]:
+def _with_router(node: NodeView, peer: BGPPeer, kind: str, template: Peer) -> Iterator[Peer]:
     node_addresses = {family.address for each in node.peers for family in each.families}
     for family in node.families:
-        if family.version == ip.version_of(peer.address):
-            template = _template(node, peer)
+        if family.version == ip.version_of(peer.address) and peer.address != family.address:
             yield bgp.session(
                 template,
                 bgp.peer_name(kind, peer.address),
@@ -254,15 +206,16 @@ def _with_router(node: NodeView, peer: BGPPeer, kind: str) -> Iterator[Peer]:
                 peer.spec.as_number or 0,
                 port=peer.port,
                 is_node=peer.address in node_addresses,
+                gets_learned=peer.address not in node_addresses,
                 is_direct=ip.is_in(peer.address, family.subnet),
             )
 
 
 def _with_node(
-    node: NodeView, own: _Entry, other: _Entry, settings: Settings, kind: str, template: Peer
+    own: Entry, other: Entry, settings: Settings, kind: str, template: Peer
 ) -> Iterator[Peer]:
     """Yield the sessions with another node, one for each family."""
-    is_reflector = _is_reflector(own, settings)
+    reflects = is_reflector(own, settings)
     is_same_as = as_number(settings, own.bgp) == as_number(settings, other.bgp)
     is_apart = (
         own.bgp.cluster_id != other.bgp.cluster_id
@@ -275,23 +228,48 @@ def _with_node(
             bgp.peer_name(kind, far.address),
             far.address,
             as_number(settings, other.bgp),
-            is_client=is_reflector and is_same_as and is_apart,
-            gets_learned=is_reflector,
+            is_client=reflects and is_same_as and is_apart,
+            gets_learned=reflects,
             is_direct=family.subnet == far.subnet,
         )
 
 
 def _template(node: NodeView, peer: BGPPeer) -> Peer:
-    """Return a session with the settings of a BGPPeer."""
+    """Return a session with those settings of a BGPPeer that do not depend on the other end."""
     spec = peer.spec
-    mode = "Keep" if spec.keep_original_next_hop else spec.next_hop_mode
     return Peer(
         "",
         "",
         password=node.bgp_view.password(spec.password),
         own_as_allowed=spec.num_allowed_local_as_numbers or 0,
+        restart_time_s=round(duration_s(spec.max_restart_time) or 0),
         local_as=spec.local_as_number or 0,
-        next_hop=_NEXT_HOPS[mode or "Auto"],
+        next_hop=_NEXT_HOPS[spec.next_hop_mode or "Auto"],
         has_source=spec.source_address == "UseNodeIP",
         max_hops=spec.ttl_security or 0,
+    )
+
+
+def _completed(
+    node: NodeView, own: Entry, peer: BGPPeer, session: Peer, settings: Settings
+) -> Peer:
+    """Return the session of a BGPPeer with what depends on the other end.
+
+    Between autonomous systems the node announces itself as next hop, unless it is to keep the
+    original one: all sessions of Calico are `multihop`, for which this is BGP's default. Sessions
+    within a network are `direct` here, because BIRD then does not look for a route to the peer.
+    keepOriginalNextHop has no effect within an autonomous system.
+    """
+    is_internal = session.as_number == (session.local_as or as_number(settings, own.bgp))
+    view, version = node.bgp_view, ip.version_of(session.address)
+    next_hop = session.next_hop
+    if not next_hop and not is_internal:
+        next_hop = "keep" if peer.spec.keep_original_next_hop else "self"
+    return structs.replace(
+        session,
+        next_hop=next_hop,
+        # A socket that is bound to the node's address cannot leave it to the routes.
+        has_source=session.has_source or view.configuration.bind_mode == "NodeIP",
+        imports=calico_filters.rules(view, peer, "import", version, is_internal=is_internal),
+        exports=calico_filters.rules(view, peer, "export", version, is_internal=is_internal),
     )

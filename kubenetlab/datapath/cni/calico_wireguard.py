@@ -15,12 +15,12 @@ from kubenetlab import names
 from kubenetlab.controllers.nodes.ipam.blocks import WIREGUARD
 from kubenetlab.datapath.view import Family, NodeView
 from kubenetlab.hoststate.address import Address
+from kubenetlab.hoststate.encryption.wireguard import WireguardDevice, WireguardPeer
+from kubenetlab.hoststate.encryption.wireguard_keys import KeyPair, node_keys
 from kubenetlab.hoststate.links.wireguard import OVERHEAD_BYTES, Wireguard
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.policy_rule import PolicyRule
 from kubenetlab.hoststate.route import Route
-from kubenetlab.hoststate.wireguard import WireguardDevice, WireguardPeer
-from kubenetlab.hoststate.wireguard_keys import KeyPair, node_keys
 
 LINKS: Final = {4: "wireguard.cali", 6: "wg-v6.cali"}
 PORTS: Final = {4: 51820, 6: 51821}

@@ -60,6 +60,7 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.api.text.decode import Finding
 from kubenetlab.datapath.cni import cilium_agent, cilium_masquerade, cilium_pools
 from kubenetlab.datapath.cni import cilium_wireguard as wireguard
+from kubenetlab.datapath.cni.unused_options import unused_options
 from kubenetlab.datapath.encapsulation import Encapsulation, encapsulations
 from kubenetlab.datapath.identities import ClusterPod
 from kubenetlab.datapath.modes import (
@@ -194,6 +195,8 @@ class Mode(ModeOptions, frozen=True):
                 "are encrypted",
                 hints=("use routingMode: tunnel",),
             )
+        if not self._has_tunnels:
+            yield from unused_options(self, "tunnel_port", because="routingMode: native")
         yield from cilium_pools.findings(self._pools, is_used=self.ipam == "cluster-pool")
 
     def config_findings(self, config: ClusterConfig) -> Iterator[Finding]:

@@ -13,12 +13,12 @@ from typing import Final
 
 from kubenetlab import names
 from kubenetlab.datapath.view import Family, NodeView
+from kubenetlab.hoststate.encryption.wireguard import WireguardDevice, WireguardPeer
+from kubenetlab.hoststate.encryption.wireguard_keys import node_keys
 from kubenetlab.hoststate.links.wireguard import Wireguard
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.policy_rule import PolicyRule
 from kubenetlab.hoststate.route import Route
-from kubenetlab.hoststate.wireguard import WireguardDevice, WireguardPeer
-from kubenetlab.hoststate.wireguard_keys import node_keys
 
 LINK: Final = "cilium_wg0"
 FEATURES: Final = ("wireguard", "policy routing")

@@ -32,13 +32,14 @@ from typing import Annotated, ClassVar, Literal, Self
 from msgspec import Meta, structs
 
 from kubenetlab import names
+from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.json_types import JsonObject, JsonValue
 from kubenetlab.api.lab import NetworkFacts
 from kubenetlab.api.masquerade import MasqueradeConfig
 from kubenetlab.api.text.decode import Finding
 from kubenetlab.cni import conflist, templates
 from kubenetlab.cni.calls import NodePlugins
-from kubenetlab.datapath.modes import LabSize, ModeOptions, Needs, PodNetwork
+from kubenetlab.datapath.modes import LabSize, ModeOptions, Needs, Neighbors, PodNetwork
 from kubenetlab.datapath.network import egress
 from kubenetlab.datapath.view import NodeView
 from kubenetlab.hoststate.files import File
@@ -93,7 +94,9 @@ class Mode(ModeOptions, frozen=True):
     """
 
     needs = Needs(programs=("nft",), features=("veth", "nft nat"))
-    facts = NetworkFacts(plugin="conflist", host_ifname="", ipam="external", has_gateway=False)
+    _facts: ClassVar = NetworkFacts(
+        plugin="conflist", host_ifname="", ipam="external", has_gateway=False
+    )
 
     file_options: ClassVar[Mapping[str, str]] = {"file": "conflist"}
 
@@ -104,12 +107,26 @@ class Mode(ModeOptions, frozen=True):
     timeout: Annotated[int, Meta(ge=1, le=600)] = 30
 
     @property
+    def facts(self) -> NetworkFacts:
+        network, _ = conflist.load(templates.sample(self.configuration))
+        gets_requests = network is not None and "ips" in network.capabilities
+        return structs.replace(
+            self._facts,
+            has_requests_of_ranges=gets_requests and templates.uses_pod_cidr(self.configuration),
+        )
+
+    @property
     def configuration(self) -> JsonValue:
         """The list, or text that is a template of it, before a node's values are filled in."""
         return self.conflist or DEFAULT_LIST
 
     @property
     def needs_one_segment(self) -> bool:
+        return self._has_routes
+
+    @property
+    def _has_routes(self) -> bool:
+        """True if the lab adds the routes between nodes, also before `decide`."""
         if self.routes == "auto":
             return templates.uses_pod_cidr(self.configuration)
         return self.routes == "podCIDR"
@@ -129,6 +146,20 @@ class Mode(ModeOptions, frozen=True):
                 message = f'expected an absolute path, found "{directory}"'
                 yield Finding(("binDirs", index), message)
 
+    def config_findings(self, config: ClusterConfig) -> Iterator[Finding]:
+        """Yield why nodes of this cluster cannot have the list: it needs other IP versions."""
+        try:
+            versions = config.networking.versions
+        except ValueError:
+            return  # the validation of podSubnet reports it
+        path = ("networking", "cni", "conflist")
+        if error := templates.check(self.configuration, versions):
+            yield Finding(path, error)
+            return
+        network, findings = conflist.load(templates.sample(self.configuration, versions))
+        for finding in findings if network is None else ():
+            yield structs.replace(finding, path=(*path, *finding.path))
+
     def decide(self, lab: LabSize, settled: Self | None) -> tuple[Self, tuple[str, ...]]:
         network, _ = conflist.load(templates.sample(self.configuration))
         programs = ", ".join(network.program_names) if network is not None else ""
@@ -137,10 +168,9 @@ class Mode(ModeOptions, frozen=True):
             reasons[0] += f": programs of {', '.join(self.bin_dirs)}"
         if self.routes != "auto":
             return self, tuple(reasons)
-        uses_pod_cidr = templates.uses_pod_cidr(self.configuration)
         reasons.append(
             "routes between the nodes' pod ranges: the list uses them"
-            if uses_pod_cidr
+            if self._has_routes
             else "no routes between nodes: the list does not use their pod ranges"
         )
         if not lab.has_br_netfilter and network is not None and "bridge" in network.program_names:
@@ -148,13 +178,20 @@ class Mode(ModeOptions, frozen=True):
                 "this kernel has no br_netfilter, so a Service does not work from a pod to another"
                 " one on the same bridge"
             )
-        return structs.replace(self, routes="podCIDR" if uses_pod_cidr else "none"), tuple(reasons)
+        return structs.replace(self, routes="podCIDR" if self._has_routes else "none"), tuple(
+            reasons
+        )
+
+    @property
+    def desired_neighbors(self) -> Neighbors:
+        """The plugins add no permanent entries, so nodes and pods learn each other's."""
+        return "dynamic"
 
     def network(self, node: NodeView) -> PodNetwork:
         return PodNetwork(node.mtu, node.cluster_cidrs, maps_host_ports=False)
 
     def masquerade(self, node: NodeView, config: MasqueradeConfig | None) -> Iterator[Object]:
-        return egress.rules(node, config) if self.routes == "podCIDR" else iter(())
+        return egress.rules(node, config) if self._has_routes else iter(())
 
     def plugins(self, node: NodeView) -> NodePlugins | None:
         return NodePlugins(self._document(node), self.bin_dirs, float(self.timeout))
@@ -174,7 +211,7 @@ class Mode(ModeOptions, frozen=True):
         )
         # As the administrator of a cluster sets it: kube-proxy needs it where pods share a bridge.
         yield Sysctl(node.netns, "net/bridge/bridge-nf-call-iptables", "1", is_optional=True)
-        if self.routes != "podCIDR":
+        if not self._has_routes:
             return
         for peer in node.peers:
             for family in peer.families if node.is_on_link(peer) else ():

@@ -15,6 +15,10 @@ flannel has no network policies: a NetworkPolicy is accepted and not enforced. f
 by itself, so the ConfigMap of ip-masq-agent has no effect. Its configuration of a node is in
 /run/flannel/subnet.env there.
 
+With the backend `ipip`, IPv4 packets between nodes are encapsulated in IPv4 by the link
+flannel.ipip, to which the pod ranges of other nodes are routed with these nodes as gateways. It has
+no IPv6.
+
 With the backend `wireguard`, packets between nodes are encrypted. The link is flannel-wg (IPv6:
 flannel-wg-v6), and each other node is a peer with its pod range. The keys are made at random with
 the lab and kept in its store; nothing shows them.
@@ -23,8 +27,8 @@ Packets from a node to its own pods have the address of cni0 as source. With `vx
 MTU of the IPv4 tunnel in both families, as flanneld writes it to subnet.env; the node answers
 larger IPv6 packets with "packet too big".
 
-Overhead: 50 bytes with `vxlan` (IPv6 between nodes: 70), 0 bytes with `host-gw`, 60 with
-`wireguard` (IPv6: 80).
+Overhead: 50 bytes with `vxlan` (IPv6 between nodes: 70), 0 bytes with `host-gw`, 20 with `ipip`, 60
+with `wireguard` (IPv6: 80).
 Needs: with `host-gw`, all nodes on one layer-2 segment. On a routed fabric, the kernel would refuse
 a route by a node that is on another segment: pods there are not reachable, as in a real cluster,
 and `up`, `plan` and `check` say so.
@@ -45,6 +49,7 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta, structs
 
 from kubenetlab import names
+from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.core import Namespace
 from kubenetlab.api.json_types import JsonValue
 from kubenetlab.api.lab import NetworkFacts
@@ -52,15 +57,21 @@ from kubenetlab.api.masquerade import MasqueradeConfig
 from kubenetlab.api.meta import ObjectMeta, Resource
 from kubenetlab.api.plugins.cni_agents import CniAgent
 from kubenetlab.api.store import Cluster
+from kubenetlab.api.text.decode import Finding
 from kubenetlab.datapath.cni import agents
 from kubenetlab.datapath.cni.pods_on_bridge import PodsOnBridge
 from kubenetlab.datapath.cni.tunnels import vxlan_end, vxlan_peer
+from kubenetlab.datapath.cni.unused_options import unused_options
 from kubenetlab.datapath.encapsulation import Encapsulation, by_wireguard, encapsulations
 from kubenetlab.datapath.modes import Needs
 from kubenetlab.datapath.pod_view import PodView
 from kubenetlab.datapath.view import Family, NodeView
 from kubenetlab.hoststate.address import Address
+from kubenetlab.hoststate.encryption.wireguard import WireguardDevice, WireguardPeer
+from kubenetlab.hoststate.encryption.wireguard_keys import node_keys
 from kubenetlab.hoststate.files import File
+from kubenetlab.hoststate.links import ipip
+from kubenetlab.hoststate.links.ipip import Ipip
 from kubenetlab.hoststate.links.vxlan import OVERHEAD_BYTES
 from kubenetlab.hoststate.links.wireguard import Wireguard
 from kubenetlab.hoststate.object import Object
@@ -72,8 +83,6 @@ from kubenetlab.hoststate.rules.nftables.statements import (
     accept,
     return_,
 )
-from kubenetlab.hoststate.wireguard import WireguardDevice, WireguardPeer
-from kubenetlab.hoststate.wireguard_keys import node_keys
 
 AGENT: Final = CniAgent(
     daemon_set="kube-flannel-ds",
@@ -86,8 +95,9 @@ IMAGE: Final = "ghcr.io/flannel-io/flannel:v0.27.0"
 SUBNET_FILE = "/run/flannel/subnet.env"
 _MULTICAST = {4: "224.0.0.0/4", 6: "ff00::/8"}
 _KUBE_PROXY_MARK = "0x4000"
-_FEATURES: Final = {"vxlan": "vxlan", "wireguard": "wireguard"}
+_FEATURES: Final = {"vxlan": "vxlan", "ipip": "ipip", "wireguard": "wireguard"}
 """Backend → feature of the kernel that it needs."""
+_IPIP_LINK: Final = "flannel.ipip"
 _WIREGUARD_LINKS: Final = {4: "flannel-wg", 6: "flannel-wg-v6"}
 _WIREGUARD_PORTS: Final = {4: 51820, 6: 51821}
 _WIREGUARD_OVERHEAD_BYTES: Final = 80
@@ -97,13 +107,14 @@ _WIREGUARD_OVERHEAD_BYTES: Final = 80
 class Mode(PodsOnBridge, frozen=True):
     """Options of the backend, `layout` and `neighbors`.
 
-    backend: vxlan | host-gw | wireguard
+    backend: vxlan | host-gw | ipip | wireguard
         vxlan      Packets between nodes are encapsulated.
         host-gw    They are routed by the nodes' addresses.
+        ipip       They are encapsulated in IPv4, with less overhead; only with ipFamily ipv4.
         wireguard  They are encrypted and encapsulated.
 
     directRouting: true | false
-        With the backend vxlan: routes as with host-gw to nodes on the same subnet.
+        With the backends vxlan and ipip: routes as with host-gw to nodes on the same subnet.
 
     vni, port: identifier of the tunnel (1) and its UDP port (8472).
     """
@@ -119,7 +130,7 @@ class Mode(PodsOnBridge, frozen=True):
     masquerader = "flannel"
     gateway_is_source = True
 
-    backend: Literal["vxlan", "host-gw", "wireguard"] = "vxlan"
+    backend: Literal["vxlan", "host-gw", "ipip", "wireguard"] = "vxlan"
     direct_routing: bool = False
     vni: Annotated[int, Meta(ge=1, le=0xFFFFFF)] = 1
     port: Annotated[int, Meta(ge=1, le=0xFFFF)] = 8472
@@ -128,6 +139,21 @@ class Mode(PodsOnBridge, frozen=True):
     def requirements(self) -> Needs:
         feature = _FEATURES.get(self.backend)
         return structs.replace(self.needs, own_features=(feature,) if feature else ())
+
+    def findings(self) -> Iterator[Finding]:
+        if self.backend != "vxlan":
+            direct = () if self.backend == "ipip" else ("direct_routing",)
+            because = f"backend: {self.backend}"
+            yield from unused_options(self, *direct, "vni", "port", because=because)
+
+    def config_findings(self, config: ClusterConfig) -> Iterator[Finding]:
+        versions = config.networking.versions
+        if self.backend == "ipip" and versions != (4,):
+            yield Finding(
+                ("networking", "cni", "backend"),
+                f"ipip has IPv4 only, and ipFamily is {config.networking.ip_family}",
+                hints=("use ipFamily: ipv4, or the backend vxlan",),
+            )
 
     def manifests(self, cluster: Cluster) -> Iterator[Resource]:
         """Yield what kube-flannel.yml has.
@@ -142,7 +168,9 @@ class Mode(PodsOnBridge, frozen=True):
                 config |= {"EnableIPv6": True, "IPv6Network": str(network)}
         backend: dict[str, JsonValue] = {"Type": self.backend}
         if self.backend == "vxlan":
-            backend |= {"VNI": self.vni, "Port": self.port, "DirectRouting": self.direct_routing}
+            backend |= {"VNI": self.vni, "Port": self.port}
+        if self.backend in ("vxlan", "ipip"):
+            backend["DirectRouting"] = self.direct_routing
         config["Backend"] = backend
         delegate = {"hairpinMode": True, "isDefaultGateway": True}
         yield Namespace(ObjectMeta(name=AGENT.namespace))
@@ -161,12 +189,16 @@ class Mode(PodsOnBridge, frozen=True):
             return node.mtu
         if self.backend == "wireguard":
             return node.mtu - _WIREGUARD_OVERHEAD_BYTES
+        if self.backend == "ipip":
+            return node.mtu - ipip.OVERHEAD_BYTES
         return node.mtu - OVERHEAD_BYTES[4]
 
     @property
     def encapsulations(self) -> tuple[Encapsulation, ...]:
         if self.backend == "wireguard":
             return by_wireguard(_WIREGUARD_PORTS.values())
+        if self.backend == "ipip":
+            return encapsulations(has_ipip=True)
         return encapsulations(0 if self._is_routed else self.port)
 
     def node(self, node: NodeView) -> Iterator[Object]:
@@ -180,7 +212,7 @@ class Mode(PodsOnBridge, frozen=True):
             for peer in node.peers:
                 there = peer.families[index]
                 if node.is_on_link(peer) and (self._is_routed or self.direct_routing):
-                    yield Route(node.netns, there.pod_cidr, names.NODE_UPLINK, via=there.address)
+                    yield self._direct_route(node, there)
                 elif not self._is_routed:
                     yield from self._tunnel_to(node, there)
         yield self._subnet_file(node)
@@ -223,17 +255,32 @@ class Mode(PodsOnBridge, frozen=True):
             yield WireguardPeer(node.netns, link, key, there.address, port, allowed)
         yield Route(node.netns, cluster, link)
 
+    def _direct_route(self, node: NodeView, peer: Family) -> Route:
+        """Return the route to a node on the same subnet; flanneld's for ipip has a flag more."""
+        is_onlink = self.backend == "ipip"
+        link, gateway = names.NODE_UPLINK, peer.address
+        return Route(node.netns, peer.pod_cidr, link, via=gateway, is_onlink=is_onlink)
+
     def _tunnel_end(self, node: NodeView, family: Family) -> Iterator[Object]:
         link, address = self._link(family), _tunnel_address(family)
-        yield vxlan_end(node, family, link, self.vni, self.port, self.component)
+        if self.backend == "ipip":
+            alias = names.link_alias(self.component, f"tunnels of {node.name}")
+            yield Ipip(node.netns, link, family.address, "", self.mtu(node), alias)
+        else:
+            yield vxlan_end(node, family, link, self.vni, self.port, self.component)
         yield Address(node.netns, link, f"{address}/{family.host_length}")
 
     def _tunnel_to(self, node: NodeView, peer: Family) -> Iterator[Object]:
         link, address = self._link(peer), _tunnel_address(peer)
+        if self.backend == "ipip":
+            yield Route(node.netns, peer.pod_cidr, link, peer.address, is_onlink=True)
+            return
         yield from vxlan_peer(node, link, peer, address)
         yield Route(node.netns, peer.pod_cidr, link, address, is_onlink=True)
 
     def _link(self, family: Family) -> str:
+        if self.backend == "ipip":
+            return _IPIP_LINK
         return f"flannel.{self.vni}" if family.version == 4 else f"flannel-v6.{self.vni}"
 
     def _subnet_file(self, node: NodeView) -> File:

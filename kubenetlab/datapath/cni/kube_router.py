@@ -12,6 +12,11 @@ encapsulated. Packets between pods and from pods to nodes keep both addresses; p
 the outside get the address of their node. Packets from a node to its pods have the address of
 kube-bridge as source.
 
+Annotations of nodes configure BGP, too: kube-router.io/node.asn (without a full mesh), rr.server
+and rr.client (route reflectors), peers or peer.ips, peer.asns, peer.ports, peer.passwords and
+peer.localips (routers), path-prepend.as and path-prepend.repeat-n, node.bgp.communities, and
+node.bgp.customimportreject.
+
 Upstream has GoBGP built in, whose routes are `proto 17`; here it is BIRD: `kubenetlab exec
 node:worker -- birdc show protocols` shows its sessions. Rules are in a table of nftables, with the
 names of upstream's ipsets. Network policies are accepted and not enforced. kube-router masquerades
@@ -29,7 +34,7 @@ the lab chooses.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Final
 
 from msgspec import Meta, field, structs
@@ -42,7 +47,7 @@ from kubenetlab.api.meta import Resource
 from kubenetlab.api.plugins.cni_agents import CniAgent
 from kubenetlab.api.store import Cluster
 from kubenetlab.api.text.decode import Finding
-from kubenetlab.datapath.cni import agents
+from kubenetlab.datapath.cni import agents, kube_router_bgp
 from kubenetlab.datapath.cni.pods_on_bridge import PodsOnBridge
 from kubenetlab.datapath.modes import Needs, ServiceProxy, load, proxy_mode
 from kubenetlab.datapath.network import bgp, bird
@@ -79,11 +84,13 @@ _SERVICE_PROXY: Final = "ipvs"
 class Mode(PodsOnBridge, frozen=True):
     """Options of BGP, `layout` and `neighbors`.
 
-    clusterAsn: autonomous system of the nodes (64512).
+    clusterAsn: autonomous system of the nodes (64512). Without a full mesh, the annotation
+        kube-router.io/node.asn of a node takes precedence.
 
     nodesFullMesh: true | false
         Whether each node has a session with each other node. By default true, and false on a
         fabric whose router has BGP (`fabric.bgp`): there, nodes have sessions with the router.
+        If it is false, nodes whose annotations kube-router.io/node.asn are equal have sessions.
 
     advertiseClusterIp, advertiseExternalIp, advertiseLoadbalancerIp: true | false
         Whether nodes announce the addresses of Services to routers (false). For one Service, the
@@ -178,10 +185,8 @@ class Mode(PodsOnBridge, frozen=True):
 
     def node(self, node: NodeView) -> Iterator[Object]:
         yield from super().node(node)
-        heard = self.heard(node)
-        learned = [
-            family.pod_cidr for peer in node.peers if peer.name in heard for family in peer.families
-        ]
+        refused = self.refused(node)
+        learned = [cidr for cidr in self._announced_to(node) if cidr not in refused]
         yield from bird.bird(node.netns, self.speaker(node), learned)
 
     @property
@@ -190,15 +195,12 @@ class Mode(PodsOnBridge, frozen=True):
 
     def speaker(self, node: NodeView) -> bgp.Speaker:
         """Return the speaker that announces the node's pod ranges."""
-        others = [peer.families for peer in node.peers] if self._has_mesh(node) else []
         services = [service for service in node.services if self._announces(service)]
+        settings = self._bgp_settings(node)
         return bgp.Speaker(
             bgp.router_id(node.addresses),
             node.addresses,
-            (
-                *bgp.sessions_with_router(node, self.cluster_asn),
-                *bgp.mesh(node.families, others, self.cluster_asn),
-            ),
+            kube_router_bgp.sessions(node, settings),
             announced=tuple(family.pod_cidr for family in node.families),
             services=tuple(
                 service.prefix
@@ -206,7 +208,8 @@ class Mode(PodsOnBridge, frozen=True):
                 if service.nodes is None or node.name in service.nodes
             ),
             unprogrammed=tuple(service.prefix for service in services),
-            as_number=self.cluster_asn,
+            as_number=kube_router_bgp.as_number(settings, node.bgp),
+            cluster_id=node.bgp.kube_router.cluster_id,
             keeps_routes=self.bgp_graceful_restart,
         )
 
@@ -225,15 +228,30 @@ class Mode(PodsOnBridge, frozen=True):
         return by_kind[service.kind]
 
     def heard(self, node: NodeView) -> frozenset[str]:
-        has_mesh = self._has_mesh(node)
-        return frozenset(
-            peer.name
-            for peer in node.peers
-            if node.router_as or (has_mesh and node.is_on_link(peer))
-        )
+        return kube_router_bgp.heard(node, self._bgp_settings(node))
 
-    def _has_mesh(self, node: NodeView) -> bool:
-        return not node.router_as if self.nodes_full_mesh is None else self.nodes_full_mesh
+    def refused(self, node: NodeView) -> Mapping[str, str]:
+        if not node.bgp.kube_router.refused:
+            return {}
+        return {
+            cidr: name
+            for cidr, name in self._announced_to(node).items()
+            if kube_router_bgp.is_refused(node, cidr)
+        }
+
+    def _announced_to(self, node: NodeView) -> Mapping[str, str]:
+        """Return the ranges of pods that are announced to a node: range → its node."""
+        heard = self.heard(node)
+        return {
+            family.pod_cidr: peer.name
+            for peer in node.peers
+            if peer.name in heard
+            for family in peer.families
+        }
+
+    def _bgp_settings(self, node: NodeView) -> kube_router_bgp.Settings:
+        has_mesh = not node.router_as if self.nodes_full_mesh is None else self.nodes_full_mesh
+        return kube_router_bgp.Settings(self.cluster_asn, has_mesh)
 
     def masquerade(self, node: NodeView, config: MasqueradeConfig | None) -> Iterator[Object]:
         """Yield kube-router's rule; the ConfigMap of ip-masq-agent has no effect.

@@ -9,7 +9,8 @@ route to each pod, and to the pod range of every other node. Packets between pod
 packets from a node to its pods have the gateway's address as source.
 
 Overhead: none.
-Needs: all nodes on one layer-2 segment.
+Needs: all nodes on one layer-2 segment. On a routed fabric there are no routes to the pods of other
+segments, and `up` says so.
 As in: kind's default network, kindnet, with the plugins ptp and host-local (v1.9). Differences, as
 comparisons with the plugins found them: the routes have the protocol `static`, and those to pods
 the scope `link`. Addresses of pods have the flag noprefixroute; the plugin deletes the route that
@@ -23,8 +24,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kubenetlab import names
+from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.lab import NetworkFacts
 from kubenetlab.api.masquerade import MasqueradeConfig
+from kubenetlab.api.plugins.host_local import HostLocal
+from kubenetlab.api.text.decode import Finding
+from kubenetlab.api.validate.host_local import host_local_findings
 from kubenetlab.datapath.modes import ModeOptions, Needs, Neighbors, PodNetwork
 from kubenetlab.datapath.network import egress
 from kubenetlab.datapath.pod_view import PodView
@@ -38,10 +43,16 @@ from kubenetlab.hoststate.route import Route
 
 
 class Mode(ModeOptions, frozen=True):
-    """Options: neighbors: auto | dynamic | permanent, as in the mode bridge."""
+    """Options, as in the mode bridge.
+
+    ipam: {rangeStart, rangeEnd, gateway}
+
+    neighbors: auto | dynamic | permanent
+    """
 
     needs = Needs(programs=("nft",), features=("veth", "nft nat"))
     facts = NetworkFacts(plugin="ptp", host_ifname="veth{id}")
+    ipam: HostLocal = HostLocal()
     neighbors: Neighbors = "auto"
 
     @property
@@ -52,12 +63,16 @@ class Mode(ModeOptions, frozen=True):
     def needs_one_segment(self) -> bool:
         return True
 
+    def config_findings(self, config: ClusterConfig) -> Iterator[Finding]:
+        return host_local_findings(config, self.ipam)
+
     def network(self, node: NodeView) -> PodNetwork:
         return PodNetwork(node.mtu, node.cluster_cidrs, link_prefix="veth")
 
     def node(self, node: NodeView) -> Iterator[Object]:
-        for family in (family for peer in node.peers for family in peer.families):
-            yield Route(node.netns, family.pod_cidr, names.NODE_UPLINK, via=family.address)
+        for peer in node.peers:
+            for family in peer.families if node.is_on_link(peer) else ():
+                yield Route(node.netns, family.pod_cidr, names.NODE_UPLINK, via=family.address)
 
     def masquerade(self, node: NodeView, config: MasqueradeConfig | None) -> Iterator[Object]:
         return egress.rules(node, config)

@@ -38,11 +38,14 @@ from typing import Annotated, Final
 from msgspec import Meta, structs
 
 from kubenetlab import names
+from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.lab import NetworkFacts
+from kubenetlab.api.links import MIN_MTU, link_settings
 from kubenetlab.api.masquerade import MasqueradeConfig
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.plugins.cni_agents import CniAgent
 from kubenetlab.api.store import Cluster
+from kubenetlab.api.text.decode import Finding
 from kubenetlab.api.values import ip
 from kubenetlab.controllers.nodes.ipam.ring import BRIDGE
 from kubenetlab.datapath.cni import agents
@@ -59,8 +62,8 @@ from kubenetlab.datapath.network import esp
 from kubenetlab.datapath.pod_view import PodView
 from kubenetlab.datapath.sandboxes import link_local
 from kubenetlab.datapath.view import NodeView
-from kubenetlab.hoststate import xfrm
 from kubenetlab.hoststate.address import Address
+from kubenetlab.hoststate.encryption import xfrm
 from kubenetlab.hoststate.fdb import ANY_MAC, BridgeFdbEntry, FdbEntry
 from kubenetlab.hoststate.links.bridge import Bridge
 from kubenetlab.hoststate.links.veth import Port, Veth
@@ -84,6 +87,7 @@ AGENT: Final = CniAgent(
 IMAGE: Final = "docker.io/weaveworks/weave-kube:2.8.1"
 _BRIDGE_LINK: Final = "weave"
 _COMPONENT: Final = "cni weave"
+_DEFAULT_MTU: Final = 1376
 _VNI: Final = 1
 _TABLE: Final = "weave"
 
@@ -91,7 +95,7 @@ _TABLE: Final = "weave"
 class Mode(ModeOptions, frozen=True):
     """Options of the tunnels, of encryption and of neighbours.
 
-    mtu: MTU of pods and bridge (1376). With encryption it is smaller if the fabric needs it.
+    mtu: MTU of pods and bridge (1376). It is smaller on nodes whose link carries less.
 
     port: UDP port of the tunnels (6784).
 
@@ -120,7 +124,7 @@ class Mode(ModeOptions, frozen=True):
     )
     masquerader = "weave"
 
-    mtu: Annotated[int, Meta(ge=576, le=65000)] = 1376
+    mtu: Annotated[int, Meta(ge=576, le=65000)] = _DEFAULT_MTU
     port: Annotated[int, Meta(ge=1, le=0xFFFF)] = 6784
     password_secret: str = ""
     neighbors: Neighbors = "auto"
@@ -154,21 +158,50 @@ class Mode(ModeOptions, frozen=True):
             self._mtu(node), node.cluster_cidrs, _BRIDGE_LINK, "vethwepl", encapsulations=(outer,)
         )
 
+    def config_findings(self, config: ClusterConfig) -> Iterator[Finding]:
+        """Yield a warning if the fabric carries no packets of the MTU that the user asks for."""
+        try:
+            version = config.networking.versions[0]
+        except ValueError:
+            return  # the validation of podSubnet reports it
+        if 6 in config.networking.versions and self.mtu < MIN_MTU:
+            yield Finding(
+                ("networking", "cni", "mtu"),
+                f"expected at least {MIN_MTU}, which IPv6 needs; found {self.mtu}",
+            )
+        largest = {
+            name: link_settings(config, name).mtu - self._overhead_bytes(version)
+            for name in config.node_names
+        }
+        node = min(largest, key=lambda name: largest[name])
+        if largest[node] < self.mtu != _DEFAULT_MTU:
+            yield Finding(
+                ("networking", "cni", "mtu"),
+                f"{self.mtu} is more than the links of the fabric carry: pods of {node} get "
+                f"{largest[node]}",
+                is_warning=True,
+            )
+
     def _mtu(self, node: NodeView) -> int:
-        """Return the MTU of pods and bridge, with which encrypted packets are not fragmented."""
-        if not self.password_secret:
-            return self.mtu
-        overhead = OVERHEAD_BYTES[node.families[0].version] + xfrm.OVERHEAD_BYTES
-        return min(self.mtu, node.mtu - overhead)
+        """Return the MTU of pods, bridge and tunnels, with which no packet is fragmented.
+
+        The kernel itself reduces that of a tunnel, and no host on a bridge gets to know of it.
+        """
+        return min(self.mtu, node.mtu - self._overhead_bytes(node.families[0].version))
+
+    def _overhead_bytes(self, version: int) -> int:
+        encryption = xfrm.OVERHEAD_BYTES if self.password_secret else 0
+        return OVERHEAD_BYTES[version] + encryption
 
     def node(self, node: NodeView) -> Iterator[Object]:
-        mac = _mac(_gateway(node, 0))
+        mac = _gateway_mac(node)
         alias = names.link_alias(_COMPONENT, f"pods of {node.name}")
         yield Sysctl(node.netns, "net/bridge/bridge-nf-call-iptables", "1")
         yield Bridge(node.netns, _BRIDGE_LINK, mac, self._mtu(node), alias)
         for index, cidr in enumerate(node.cluster_cidrs):
-            address = f"{_gateway(node, index)}/{ip.network(cidr).prefixlen}"
-            yield Address(node.netns, _BRIDGE_LINK, address)
+            if gateway := _gateway(node, index):
+                length = ip.network(cidr).prefixlen
+                yield Address(node.netns, _BRIDGE_LINK, f"{gateway}/{length}")
         yield from link_local(node.netns, _BRIDGE_LINK, mac, has_ipv6=node.has_ipv6)
         yield from self._tunnels(node)
 
@@ -227,12 +260,13 @@ class Mode(ModeOptions, frozen=True):
             is_hairpin=True,
         )
         for index, (family, address) in enumerate(zip(node.families, pod.addresses, strict=True)):
-            gateway = _gateway(node, index)
             length = ip.network(node.cluster_cidrs[index]).prefixlen
             yield Address(netns, link, f"{address}/{length}")
-            yield Route(netns, family.default_route, link, via=gateway)
+            if gateway := _gateway(node, index):
+                yield Route(netns, family.default_route, link, via=gateway)
             if node.neighbors == "permanent":
-                yield Neighbor(netns, link, gateway, _mac(_gateway(node, 0)))
+                if gateway:
+                    yield Neighbor(netns, link, gateway, _gateway_mac(node))
                 yield Neighbor(node.netns, _BRIDGE_LINK, address, mac)
         if node.neighbors == "permanent":
             # The bridge would flood the first packet to each pod to the pods of all nodes.
@@ -251,5 +285,9 @@ def _mac(address: str) -> str:
 
 
 def _gateway(node: NodeView, index: int) -> str:
-    """Return the node's own address in the subnet of pods."""
-    return node.families[index].tunnels[BRIDGE]
+    """Return the node's own address in the subnet of pods; empty while none is left for it."""
+    return node.families[index].tunnels.get(BRIDGE, "")
+
+
+def _gateway_mac(node: NodeView) -> str:
+    return _mac(_gateway(node, 0) or node.addresses[0])

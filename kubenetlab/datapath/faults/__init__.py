@@ -41,6 +41,8 @@ class BreakOptions(Struct, frozen=True, rename=kubernetes_name, forbid_unknown_f
 
     value_aliases: ClassVar[Mapping[str, str]] = {}
     """Alternative values of options → the value they stand for."""
+    is_of_plugin: ClassVar[bool] = False
+    """True if the fault breaks a part of the CNI plugin: it ends when another one is installed."""
 
     def why_impossible(self, cluster: Cluster) -> str:
         """Return why the fault is not possible in this lab; empty if it is."""
@@ -171,6 +173,11 @@ def break_changes(cluster: Cluster, name: str, options: JsonMapping, now: float)
     )
     spec = structs.replace(spec, stops=(*spec.stops, *fault_type.stopped_pods(cluster)))
     return [Fault(meta, spec), *fault_type.snapshots(cluster, number, now)]
+
+
+def of_plugin(cluster: Cluster) -> Iterator[Change]:
+    """Yield the deletion of each fault that ends when another CNI plugin is installed."""
+    return (deletion(fault) for fault, type_ in active_faults(cluster) if type_.is_of_plugin)
 
 
 def healed(cluster: Cluster) -> Cluster:

@@ -28,16 +28,13 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.datapath.faults import BreakOptions, unknown_node
 from kubenetlab.datapath.modes import PodNetwork
 from kubenetlab.datapath.network import bird
+from kubenetlab.datapath.network.dropped_packets import drop_at_uplink
 from kubenetlab.datapath.pod_networks import pod_network
 from kubenetlab.datapath.view import NodeView
 from kubenetlab.hoststate.object import Object
-from kubenetlab.hoststate.rules.nftables import NFT_FAMILIES, Chain, Hook, Table, rule
-from kubenetlab.hoststate.rules.nftables.statements import Match, drop
-from kubenetlab.names import NODE_UPLINK
+from kubenetlab.hoststate.rules.nftables.statements import Match
 
 TABLE: Final = "kubenetlab-fault-bgp"
-_RAW: Final = -300
-"""Priority before connection tracking."""
 _PORT: Final = "179"
 
 
@@ -46,6 +43,8 @@ class Break(BreakOptions, frozen=True):
 
     node: name of the node whose BGP sessions are blocked.
     """
+
+    is_of_plugin = True
 
     node: str
 
@@ -81,12 +80,5 @@ class Break(BreakOptions, frozen=True):
         yield from bird.expecting_no_routes(desired)
         if netns != node.netns:
             return
-        for family in node.families:
-            nft = NFT_FAMILIES[family.version]
-            yield Table(netns, nft, TABLE, f"fault bgp of {node.name}")
-            for hook, direction in (("prerouting", "iifname"), ("output", "oifname")):
-                rules = tuple(
-                    rule(Match(direction, NODE_UPLINK), Match(f"tcp {end}", _PORT), drop)
-                    for end in ("sport", "dport")
-                )
-                yield Chain(netns, nft, TABLE, hook, rules, Hook("filter", hook, _RAW))
+        ports = [Match(f"tcp {end}", _PORT) for end in ("sport", "dport")]
+        yield from drop_at_uplink(node, TABLE, f"fault bgp of {node.name}", ports)

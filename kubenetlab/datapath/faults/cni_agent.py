@@ -39,6 +39,8 @@ class Break(BreakOptions, frozen=True):
     node: name of the node whose agent stops.
     """
 
+    is_of_plugin = True
+
     node: str
 
     def why_impossible(self, cluster: Cluster) -> str:

@@ -32,6 +32,7 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.datapath.encapsulation import Encapsulation
 from kubenetlab.datapath.faults import BreakOptions, unknown_node
 from kubenetlab.datapath.modes import PodNetwork
+from kubenetlab.datapath.network.dropped_packets import BEFORE_TRACKING
 from kubenetlab.datapath.pod_networks import pod_network
 from kubenetlab.datapath.view import NodeView
 from kubenetlab.hoststate.links.veth import Veth
@@ -41,8 +42,6 @@ from kubenetlab.hoststate.rules.nftables.statements import ForbidFragments, Matc
 from kubenetlab.names import NODE_UPLINK
 
 TABLE: Final = "kubenetlab-fault-mtu"
-_RAW: Final = -300
-"""Priority before connection tracking."""
 _TOO_BIG: Final = {
     4: Match("icmp code", "frag-needed"),
     6: Match("icmpv6 type", "packet-too-big"),
@@ -98,10 +97,17 @@ class Break(BreakOptions, frozen=True):
             lost = rule(_TOO_BIG[family.version], drop)
             # A tunnel that is a port of a bridge sends the message by the bridge.
             yield Chain(
-                netns, nft, TABLE, "prerouting", (lost,), Hook("filter", "prerouting", _RAW)
+                netns,
+                nft,
+                TABLE,
+                "prerouting",
+                (lost,),
+                Hook("filter", "prerouting", BEFORE_TRACKING),
             )
             rules = (lost, *_rules(family.version, network.encapsulations))
-            yield Chain(netns, nft, TABLE, "output", rules, Hook("filter", "output", _RAW))
+            yield Chain(
+                netns, nft, TABLE, "output", rules, Hook("filter", "output", BEFORE_TRACKING)
+            )
 
 
 def _rules(version: int, encapsulations: Iterable[Encapsulation]) -> Iterator[Rule]:

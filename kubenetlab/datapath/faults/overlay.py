@@ -19,7 +19,7 @@ How to diagnose:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from kubenetlab.api.faults import FaultSpec
@@ -27,16 +27,13 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.datapath.encapsulation import Encapsulation
 from kubenetlab.datapath.faults import BreakOptions, unknown_node
 from kubenetlab.datapath.modes import PodNetwork
+from kubenetlab.datapath.network.dropped_packets import drop_at_uplink
 from kubenetlab.datapath.pod_networks import pod_network
 from kubenetlab.datapath.view import NodeView
 from kubenetlab.hoststate.object import Object
-from kubenetlab.hoststate.rules.nftables import NFT_FAMILIES, Chain, Hook, Rule, Table, rule
-from kubenetlab.hoststate.rules.nftables.statements import Match, drop
-from kubenetlab.names import NODE_UPLINK
+from kubenetlab.hoststate.rules.nftables.statements import Match
 
 TABLE: Final = "kubenetlab-fault-overlay"
-_RAW: Final = -300
-"""Priority before connection tracking, which the packets do not need to pass."""
 
 
 class Break(BreakOptions, frozen=True):
@@ -44,6 +41,8 @@ class Break(BreakOptions, frozen=True):
 
     node: name of the node whose tunnels are cut.
     """
+
+    is_of_plugin = True
 
     node: str
 
@@ -73,19 +72,12 @@ class Break(BreakOptions, frozen=True):
         yield from desired
         if not network.encapsulations:
             return
-        for family in node.families:
-            nft = NFT_FAMILIES[family.version]
-            yield Table(netns, nft, TABLE, f"fault overlay of {node.name}")
-            for hook, direction in (("prerouting", "iifname"), ("output", "oifname")):
-                rules = tuple(_rules(direction, network.encapsulations))
-                yield Chain(netns, nft, TABLE, hook, rules, Hook("filter", hook, _RAW))
+        tunnels = [_match(each) for each in network.encapsulations]
+        yield from drop_at_uplink(node, TABLE, f"fault overlay of {node.name}", tunnels)
 
 
-def _rules(direction: str, encapsulations: Iterable[Encapsulation]) -> Iterator[Rule]:
-    """Yield the rules that drop outer packets in one direction of the node's uplink."""
-    for encapsulation in encapsulations:
-        link = Match(direction, NODE_UPLINK)
-        if encapsulation.port:
-            yield rule(link, Match("udp dport", str(encapsulation.port)), drop)
-        else:
-            yield rule(link, Match("meta l4proto", encapsulation.protocol), drop)
+def _match(encapsulation: Encapsulation) -> Match:
+    """Return what selects the outer packets of tunnels."""
+    if encapsulation.port:
+        return Match("udp dport", str(encapsulation.port))
+    return Match("meta l4proto", encapsulation.protocol)

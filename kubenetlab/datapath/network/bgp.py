@@ -6,12 +6,13 @@ own address family only. `bird.py` runs a speaker.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, ip_address
 from typing import Final, Literal, Protocol, runtime_checkable
 
 from msgspec import Struct, structs
 
+from kubenetlab.datapath.network.bgp_policy import Mark, Rule
 from kubenetlab.datapath.view import Family, NodeView
 from kubenetlab.hoststate.secret import Secret
 
@@ -50,6 +51,14 @@ class Peer(Struct, frozen=True):
     """Next hop that is announced: BGP's default, the original one, or the speaker itself."""
     own_as_allowed: int = 0
     """Maximum number of times that an accepted route may have the speaker's AS in its path."""
+    restart_time_s: int = 0
+    """Time in which the peer keeps routes while BIRD restarts, in seconds; 0 for BIRD's default."""
+    imports: tuple[Rule, ...] = ()
+    """Rules for imported routes. Routes that match none are accepted."""
+    exports: tuple[Rule, ...] = ()
+    """Rules for exported routes, before the speaker's own selection of routes."""
+    marks: tuple[Mark, ...] = ()
+    """Communities and AS numbers of exported routes that no rule has accepted."""
     subnet: str = ""
     """Network with the next hops that are announced unchanged to a peer in the same AS.
 
@@ -83,6 +92,8 @@ class Speaker(Struct, frozen=True):
     """True for graceful restart (RFC 4724): routes stay while BIRD is restarted."""
     max_paths: int = 16
     """Maximum number of next hops of a route, which share its connections (ECMP)."""
+    is_bound: bool = False
+    """True if BIRD listens on its own addresses only."""
 
 
 def mesh(
@@ -113,7 +124,10 @@ class BGPMode(Protocol):
         """Return the BGP configuration of a node."""
 
     def heard(self, node: NodeView) -> frozenset[str]:
-        """Return the names of the nodes whose routes a node gets."""
+        """Return the names of the nodes from which a node gets routes."""
+
+    def refused(self, node: NodeView) -> Mapping[str, str]:
+        """Return the ranges of pods of other nodes that filters keep from a node: range → node."""
 
 
 def bgp_mode(mode: object) -> BGPMode | None:
@@ -143,6 +157,28 @@ def sessions_with_router(node: NodeView, as_number: int) -> Iterator[Peer]:
                 is_node=False,
                 own_as_allowed=0 if node.router_as == as_number else 1,
             )
+
+
+def reached(
+    start: str,
+    names: Iterable[str],
+    are_neighbors: Callable[[str, str], bool],
+    forwards: Callable[[str], bool],
+) -> frozenset[str]:
+    """Return the names of the nodes whose routes a node gets, its own name included.
+
+    are_neighbors: function that returns True if two nodes have a session.
+    forwards: function that returns True if a node passes learned routes on.
+    """
+    found, unread = {start}, [start]
+    while unread:
+        one = unread.pop()
+        for other in names:
+            if other not in found and are_neighbors(one, other):
+                found.add(other)
+                if forwards(other):
+                    unread.append(other)
+    return frozenset(found)
 
 
 def peer_name(kind: str, address: str) -> str:

@@ -20,6 +20,7 @@ from kubenetlab import names
 from kubenetlab.api.values import ip
 from kubenetlab.datapath.network import bird
 from kubenetlab.datapath.network.bgp import BGPMode, Peer, Speaker, peer_name, router_id
+from kubenetlab.datapath.network.bgp_policy import accepts
 from kubenetlab.datapath.view import Family, NodeView
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.sandbox import Sysctl
@@ -43,15 +44,14 @@ def neighbor(mode: BGPMode, node: NodeView, number: int) -> Neighbor | None:
     number: 1 for the first router.
     """
     speaker = mode.speaker(node)
-    addresses = {peer.address for peer in speaker.peers}
-    families = tuple(
-        family for family in node.families if family.router_address(number) in addresses
-    )
-    versions = {family.version for family in families}
+    exports = {peer.address: peer.exports for peer in speaker.peers}
+    families = tuple(family for family in node.families if family.router_address(number) in exports)
+    rules = {family.version: exports[family.router_address(number)] for family in families}
     prefixes = tuple(
         prefix
         for prefix in (*speaker.announced, *speaker.blackholes, *speaker.services)
-        if ip.version_of(prefix) in versions
+        if ip.version_of(prefix) in rules
+        and accepts(rules[ip.version_of(prefix)], prefix, is_learned=False)
     )
     services = tuple(each for each in speaker.services if each in prefixes)
     return Neighbor(families, speaker.as_number, prefixes, services) if families else None

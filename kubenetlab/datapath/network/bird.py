@@ -15,6 +15,7 @@ from typing import Final, TypeGuard
 
 from msgspec import structs
 
+from kubenetlab.datapath.network import bird_filters
 from kubenetlab.datapath.network.bgp import Peer, Speaker
 from kubenetlab.hoststate.daemons import ControlSocket, Daemon
 from kubenetlab.hoststate.files import File, digest
@@ -29,7 +30,7 @@ HOLD_S: Final = 9
 """Time after which a silent peer counts as dead, in seconds."""
 _RECONFIGURED: Final = ("0003", "0004")
 """Codes of BIRD's replies to `configure` (doc/reply_codes): done, in progress."""
-_NEIGHBOR: Final = re.compile(r"^  neighbor (\S+) as ", re.MULTILINE)
+_NEIGHBOR: Final = re.compile(r"^  neighbor (\S+)(?: port \d+)? as ", re.MULTILINE)
 
 
 def bird(netns: str, speaker: Speaker, routes: Sequence[str]) -> Iterator[Object]:
@@ -101,6 +102,8 @@ def _refusing(config: File, refused: Sequence[str]) -> File:
         if prefixes:
             start = f"  ipv{version} {{ import "
             text = text.replace(f"{start}all;", f"{start}where net !~ [ {prefixes} ];")
+            start += "filter {\n"
+            text = text.replace(start, f"{start}    if net ~ [ {prefixes} ] then reject;\n")
     return structs.replace(config, content=text)
 
 
@@ -168,6 +171,8 @@ def _family(speaker: Speaker, version: int, address: str) -> Iterator[str]:
     yield "  connect retry time 1;"
     yield "  error wait time 1, 2;"
     yield f"  graceful restart {'on' if speaker.keeps_routes else 'off'};"
+    if speaker.is_bound:
+        yield "  strict bind on;"
     yield "}"
     for peer in speaker.peers:
         if _version(peer.address) == version:
@@ -175,7 +180,6 @@ def _family(speaker: Speaker, version: int, address: str) -> Iterator[str]:
 
 
 def _session(speaker: Speaker, peer: Peer, version: int) -> Iterator[str]:
-    exported = "RTS_STATIC, RTS_BGP" if peer.gets_learned or peer.is_client else "RTS_STATIC"
     yield f"protocol bgp {peer.name} from peers{version} {{"
     if local := _local(speaker, peer, version):
         yield f"  local {local};"
@@ -193,20 +197,44 @@ def _session(speaker: Speaker, peer: Peer, version: int) -> Iterator[str]:
         yield f"  allow local as {peer.own_as_allowed};"
     if peer.password is not None:
         yield f'  password "{peer.password.reveal.decode()}";'
+    if peer.restart_time_s:
+        yield f"  graceful restart time {peer.restart_time_s};"
     next_hop = f"next hop {peer.next_hop}; " if peer.next_hop else ""
-    if peer.subnet and peer.as_number == speaker.as_number:
-        yield f"  ipv{version} {{ import all; export filter {{"
-        yield f"    if source !~ [ {exported} ] then reject;"
-        yield f"    if bgp_next_hop !~ {peer.subnet} then bgp_next_hop = {peer.source};"
-        yield "    accept;"
-        yield "  }; };"
-    else:
-        is_service = f'proto = "services{version}"'
-        has_services = any(_version(prefix) == version for prefix in speaker.services)
-        kept = f" && !({is_service})" if peer.is_node and has_services else ""
-        exporting = f"export where source ~ [ {exported} ]{kept};"
-        yield f"  ipv{version} {{ import all; {next_hop}{exporting} }};"
+    imports = _filter(bird_filters.statements(peer.imports), "all")
+    exports = _filter(_export_statements(speaker, peer, version), "")
+    exports = exports or f"where {_exported(speaker, peer, version)}"
+    yield f"  ipv{version} {{ import {imports}; {next_hop}export {exports}; }};"
     yield "}"
+
+
+def _filter(statements: Iterable[str], otherwise: str) -> str:
+    """Return a filter that accepts routes about which no statement decides.
+
+    otherwise: text without statements.
+    """
+    lines = [f"    {statement}\n" for statement in statements]
+    return f"filter {{\n{''.join(lines)}    accept;\n  }}" if lines else otherwise
+
+
+def _export_statements(speaker: Speaker, peer: Peer, version: int) -> Iterator[str]:
+    """Yield the statements for exported routes; nothing if a condition about them is enough."""
+    is_rewritten = bool(peer.subnet) and peer.as_number == speaker.as_number
+    if not (is_rewritten or peer.exports or peer.marks):
+        return
+    yield from bird_filters.statements(peer.exports)
+    yield f"if !({_exported(speaker, peer, version)}) then reject;"
+    if is_rewritten:
+        yield f"if bgp_next_hop !~ {peer.subnet} then bgp_next_hop = {peer.source};"
+    yield from bird_filters.marks(peer.marks)
+
+
+def _exported(speaker: Speaker, peer: Peer, version: int) -> str:
+    """Return the condition for routes that the speaker exports to a peer."""
+    sources = "RTS_STATIC, RTS_BGP" if peer.gets_learned or peer.is_client else "RTS_STATIC"
+    condition = f"source ~ [ {sources} ]"
+    if peer.is_node and any(_version(prefix) == version for prefix in speaker.services):
+        condition += f' && !(proto = "services{version}")'
+    return condition
 
 
 def _local(speaker: Speaker, peer: Peer, version: int) -> str:

@@ -18,9 +18,9 @@ from typing import Final
 from zlib import crc32
 
 from kubenetlab.datapath.view import DEFAULT_ROUTES, Family, NodeView
+from kubenetlab.hoststate.encryption.xfrm import XfrmPolicy, XfrmState
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.secret import Secret
-from kubenetlab.hoststate.xfrm import XfrmPolicy, XfrmState
 
 KEY_BYTES: Final = 36
 """Key of AES-256 (32 bytes) and salt of its counter mode (4)."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
 
 from msgspec import Struct
 
 from kubenetlab.api.core import Service
 from kubenetlab.api.discovery import EndpointSlice
+from kubenetlab.api.plugins.cni_agents import CniAgent
 from kubenetlab.api.plugins.kube_router import ADVERTISE_ANNOTATIONS, LOCAL_ANNOTATION, AddressKind
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath.plan_cache import PlanCache
@@ -32,15 +32,11 @@ class ServiceAddress(Struct, frozen=True):
         return f"{self.address}/{128 if ':' in self.address else 32}"
 
 
-_ANNOUNCING_PLUGINS: Final = ("calico", "kube-router")
-"""CNI plugins that can announce addresses of Services."""
-
-
 def announced_addresses(
-    cluster: Cluster, plugin: str, cache: PlanCache
+    cluster: Cluster, agent: CniAgent | None, cache: PlanCache
 ) -> tuple[ServiceAddress, ...]:
-    """Return the addresses of Services that nodes may announce with a CNI plugin."""
-    if plugin not in _ANNOUNCING_PLUGINS:
+    """Return the addresses of Services that the agent of a CNI plugin may announce."""
+    if agent is None or not agent.announces_services:
         return ()
     inputs = (cluster.by_key(Service), cluster.by_key(EndpointSlice))
     return cache.by_identity("service addresses", lambda: service_addresses(cluster), *inputs)

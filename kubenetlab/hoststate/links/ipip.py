@@ -22,14 +22,18 @@ FALLBACK_NAME: Final = "tunl0"
 
 
 class Ipip(IpTunnel, frozen=True):
-    """An IPIP tunnel."""
+    """An IPIP tunnel as flanneld makes it.
+
+    Outer packets may be fragmented, and packets other than IPv4 are not refused.
+    """
 
     kind = "ipip"
+    options = " mode any nopmtudisc"
 
     def attributes(self) -> Sequence[Attribute]:
         local = [("IFLA_IPIP_LOCAL", self.local)] if self.local else []
         remote = [("IFLA_IPIP_REMOTE", self.remote)] if self.remote else []
-        return [*local, *remote, ("IFLA_IPIP_PMTUDISC", 1)]
+        return [*local, *remote, ("IFLA_IPIP_PMTUDISC", 0), ("IFLA_IPIP_PROTO", 0)]
 
 
 class FallbackIpip(Link, frozen=True):

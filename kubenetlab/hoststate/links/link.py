@@ -58,6 +58,13 @@ class Link(NetlinkObject, frozen=True):
             getattr(link, field) == getattr(self, field) for field in self.event_fields
         )
 
+    def closed(self) -> Self | None:
+        """Return this link as it is created in a pod whose rules are not loaded yet: down.
+
+        Return None for a link that leads to no other namespace.
+        """
+        return None
+
     @property
     def key(self) -> Key:
         return ("Link", self.name)

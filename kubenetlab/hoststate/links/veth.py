@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Self
 
+from msgspec import structs
+
 from kubenetlab.hoststate.links.link import (
     Link,
     OtherLinks,
@@ -106,8 +108,11 @@ class Veth(Link, frozen=True):
             desired.peer,
         )
 
+    def closed(self) -> Self | None:
+        return structs.replace(self, is_up=False) if self.is_up else None
+
     def create(self, links: Links) -> bytes:
-        """Return the requests that create the pair and set this end up.
+        """Return the requests that create the pair and set this end up, unless it is created down.
 
         The peer is the main device of the first message, because only that one can be created up:
         the kernel would open this end before the peer exists (ENOTCONN).
@@ -136,15 +141,16 @@ class Veth(Link, frozen=True):
             string(IFLA_INFO_KIND, "veth"),
             nested(IFLA_INFO_DATA, attribute(VETH_INFO_PEER, own_end)),
         )
-        set_up = message(
+        flags, _ = link_flags(has_arp=self.has_arp)
+        configured = message(
             wire.RTM_NEWLINK,
             0,
-            ifinfo(index, link_flags(has_arp=self.has_arp)[0])
+            ifinfo(index, flags if self.is_up else flags & ~IFF_UP)
             + (string(IFLA_IFALIAS, self.alias) if self.alias else b""),
         )
         return (
             message(wire.RTM_NEWLINK, wire.NLM_F_CREATE | wire.NLM_F_EXCL, peer_end + link_info)
-            + set_up
+            + configured
         )
 
     def _peer_namespace(self, links: Links) -> bytes:

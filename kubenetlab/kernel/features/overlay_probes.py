@@ -9,6 +9,8 @@ import os
 from pathlib import Path
 from typing import Final
 
+from kubenetlab.hoststate.encryption.wireguard import WireguardDevice
+from kubenetlab.hoststate.encryption.xfrm import XfrmState
 from kubenetlab.hoststate.links.bridge import Bridge
 from kubenetlab.hoststate.links.ip6tnl import Ip6Tunnel
 from kubenetlab.hoststate.links.ipip import FallbackIpip
@@ -17,8 +19,6 @@ from kubenetlab.hoststate.object import NetlinkObject
 from kubenetlab.hoststate.policy_rule import PolicyRule
 from kubenetlab.hoststate.qdisc import Qdisc
 from kubenetlab.hoststate.secret import Secret
-from kubenetlab.hoststate.wireguard import WireguardDevice
-from kubenetlab.hoststate.xfrm import XfrmState
 from kubenetlab.kernel.features.probing import FeatureProbe
 from kubenetlab.kernel.features.scratch import enter_scratch_namespace, send_batch
 

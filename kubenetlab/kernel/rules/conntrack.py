@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
@@ -61,13 +62,19 @@ class Conntrack:
         return []
 
     def text(self) -> str:
-        """Return the UDP flows, one per line."""
-        lines = []
+        """Return the UDP flows, one line for all with the same destination and server.
+
+        Each connection in a tunnel is a flow of its own, with a source port of its own.
+        """
+        flows: Counter[str] = Counter()
         for version in _VERSIONS:
             for _, entry in _flows(self._messages(version)):
                 (address, port), (server, server_port) = entry.destination, entry.server
-                lines.append(f"udp {address} port {port} answered by {server} port {server_port}\n")
-        return "".join(sorted(lines))
+                flows[f"udp {address} port {port} answered by {server} port {server_port}"] += 1
+        return "".join(
+            f"{flow} ({count} flows)\n" if count > 1 else f"{flow}\n"
+            for flow, count in sorted(flows.items())
+        )
 
     def close(self) -> None:
         self._socket.close()

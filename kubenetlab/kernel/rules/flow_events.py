@@ -69,6 +69,8 @@ class FlowReader:
         """Programs of kube-proxy's mode ebpf, which translate addresses of Services."""
         self._events = programs.read_events(EVENTS)
         self._lock = -1
+        self._netns = ("", 0)
+        """Path of the node's network namespace, and its inode."""
 
     @classmethod
     def open(cls, node: str, netns: str, home: int, lock: Path) -> Self:
@@ -86,7 +88,9 @@ class FlowReader:
                 "at a time; end that one, or select another node with --node"
             )
         try:
-            with inside_network(os.open(netns, os.O_RDONLY | os.O_CLOEXEC), home):
+            namespace = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
+            inode = os.fstat(namespace).st_ino
+            with inside_network(namespace, home):
                 programs, services = _attached(cilium.PROGRAMS), _attached(bpf.PROGRAMS)
             if programs is None or EVENTS not in programs.maps:
                 raise LabError(
@@ -98,7 +102,17 @@ class FlowReader:
             os.close(descriptor)
             raise
         reader._lock = descriptor
+        reader._netns = netns, inode
         return reader
+
+    @property
+    def has_ended(self) -> bool:
+        """True if the node has ended, or has restarted with programs that have another buffer."""
+        path, inode = self._netns
+        try:
+            return os.stat(path).st_ino != inode
+        except OSError:
+            return True
 
     def read(self) -> list[FlowEvent]:
         """Return all unread events, the oldest first."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Final
@@ -116,7 +116,7 @@ class Builder:
         def on_made(netns: str) -> None:
             loop.call_soon_threadsafe(application.namespace_made, netns)
 
-        early, late = changes.split_around_rules()
+        early, late = changes.split_around_rules(desired.guarded)
         if any(map(_changes_kernel, early.namespaces)):
             report = await loop.run_in_executor(self._thread, self.kernel.apply, early, on_made)
             for failure in report.failures:
@@ -126,11 +126,13 @@ class Builder:
                 self.forget(entry.netns)
         self._watch_new(changes)
         report_progress(PhaseStarted("rules and programs"))
-        await application.finish()
-        if late:
+
+        async def apply_late() -> None:
             report = await loop.run_in_executor(self._thread, self.kernel.apply, late)
             for failure in report.failures:
                 application.refused.setdefault(failure.netns, []).append(str(failure))
+
+        await application.finish(apply_late if late else None)
         await self._kube_proxies.deliver()
         self.rules.save_checkpoints()
         return application.refused
@@ -189,10 +191,11 @@ class _Application:
         self._probes = probes
         self._report_progress = report_progress
         self._new_pods: dict[str, list[str]] = {}
-        """Node's namespace → new pods whose links are plugged in there."""
+        """Node's namespace → new pods whose links are plugged in there, and up."""
         for entry in self._entries.values():
-            for peer in connected_namespaces(entry) if entry.is_new else ():
-                self._new_pods.setdefault(peer, []).append(entry.netns)
+            if entry.is_new and entry.netns not in desired.guarded:
+                for peer in connected_namespaces(entry):
+                    self._new_pods.setdefault(peer, []).append(entry.netns)
         self._without_rules = {
             netns
             for netns, entry in self._entries.items()
@@ -234,17 +237,26 @@ class _Application:
         if pods := self._new_pods.get(netns):
             self._begin(self._start_servers([pod for pod in pods if pod in self._builder.pauses]))
 
-    async def finish(self) -> None:
+    async def finish(self, apply_late: Callable[[], Awaitable[None]] | None) -> None:
         """Finish the tasks, then do the rest: rules of existing namespaces, and programs.
 
         One-shot programs come last: they use the network once and end.
+
+        apply_late: applies the changes that wait for all rules; programs wait for it.
         """
         for task in self._tasks:
             await task
-        others = [netns for netns in self._entries if netns not in self._with_servers]
-        await asyncio.gather(
+        rules = (
             *(self._load_rules(netns) for netns in sorted(self._without_rules)),
             *(self._change_daemons(netns) for netns in sorted(self._with_daemons)),
+        )
+        if apply_late is not None:
+            await asyncio.gather(*rules)
+            await apply_late()
+            rules = ()
+        others = [netns for netns in self._entries if netns not in self._with_servers]
+        await asyncio.gather(
+            *rules,
             *self._program_changes(others, lambda program: not is_one_shot(program)),
             *self._program_changes(self._with_servers, _is_command),
         )

@@ -61,6 +61,10 @@ class ProcessEvents:
         """Remove sandboxes whose CNI plugins have undone their work."""
         self._agent.wake()
 
+    def collection_due(self) -> None:
+        """Let the CNI plugins of a node free what removed pods have left there."""
+        self._agent.wake()
+
     def sandbox_orphaned(self, netns: str) -> None:
         """End a sandbox: CNI plugins attach only new ones, and its node has restarted."""
         log(f"{netns}: its node has restarted, so it gets a new sandbox")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from kubenetlab.hoststate.state import Contents
 from kubenetlab.kernel.processes.identity import ProcessId
@@ -12,6 +12,8 @@ from kubenetlab.lab.agent.clients.daemon_client import daemons_of
 
 if TYPE_CHECKING:
     from kubenetlab.lab.agent.agent import Agent
+
+_OF_DAEMON: Final = " of daemon "
 
 
 async def running_daemons(
@@ -31,5 +33,14 @@ async def running_daemons(
                 )
             except (KeyError, FileNotFoundError, ProcessLookupError):
                 break  # the sandbox is gone
-            lines += [f"{route} of daemon {daemon.name}" for route in routes]
+            lines += [f"{route}{_OF_DAEMON}{daemon.name}" for route in routes]
     return lines
+
+
+def without_routes(foreign: Sequence[str], listed: Sequence[str]) -> list[str]:
+    """Return descriptions of objects that other programs have made, without routes of daemons.
+
+    listed: lines of `running_daemons`.
+    """
+    routes = {line.partition(_OF_DAEMON)[0] for line in listed if _OF_DAEMON in line}
+    return [line for line in foreign if line not in routes]

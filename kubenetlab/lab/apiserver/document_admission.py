@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 
 import msgspec
 from msgspec import Struct, structs
 
+from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.json_types import JsonMapping, JsonObject
 from kubenetlab.api.kinds import writable
 from kubenetlab.api.manifests.objects import decode_object, shape_findings
@@ -16,6 +17,7 @@ from kubenetlab.api.text.decode import Finding
 from kubenetlab.api.validate import validate
 from kubenetlab.controllers.admission.admission import AdmissionRequest, AdmissionResult, admit
 from kubenetlab.datapath import cluster_modes
+from kubenetlab.datapath.checks.ipv6_mtu import ipv6_findings
 from kubenetlab.lab.bootstrap import with_networking
 
 
@@ -29,6 +31,8 @@ class DocumentsBody(Struct):
     """Codes of diagnostics that prevent the documents from being applied (diagnostics/)."""
     script: bool = False
     """True if `plan` returns a shell script as well."""
+    dry_run: bool = False
+    """True if `apply` only checks the documents and changes nothing."""
 
 
 def admit_documents(
@@ -37,7 +41,7 @@ def admit_documents(
     documents: Sequence[JsonMapping],
     sources: Sequence[DocumentSource | None] = (),
 ) -> AdmissionResult:
-    """Admit documents to a store; on any finding return the store unchanged.
+    """Admit documents to a store; if a finding is an error, return the store unchanged.
 
     The command line validates documents before it sends them. They are validated again here,
     because any process of the lab's owner can write to the socket.
@@ -63,10 +67,26 @@ def admit_documents(
                 if not finding.is_unknown_field
             ]
         incoming.append(AdmissionRequest(document, obj, source))
-    if findings:
-        return AdmissionResult(cluster, findings=tuple(findings))
+    own = AdmissionResult(cluster, findings=tuple(findings))
+    if own.is_refused:
+        return own
     admission = admit(cluster, incoming, now)
-    return structs.replace(admission, cluster=with_networking(admission.cluster, now))
+    findings += admission.findings
+    if admission.is_refused:
+        return structs.replace(admission, findings=tuple(findings))
+    admitted = with_networking(admission.cluster, now)
+    findings += _ipv6_findings(admitted, incoming)
+    result = structs.replace(admission, cluster=admitted, findings=tuple(findings))
+    return AdmissionResult(cluster, findings=result.findings) if result.is_refused else result
+
+
+def _ipv6_findings(
+    cluster: Cluster, incoming: Sequence[AdmissionRequest]
+) -> Iterator[tuple[int, Finding]]:
+    """Yield the findings about links that are too small for IPv6, if the Cluster changes."""
+    for index, request in enumerate(incoming):
+        if isinstance(request.object, ClusterConfig):
+            yield from ((index, finding) for finding in ipv6_findings(cluster))
 
 
 def render_admission(admission: AdmissionResult) -> JsonObject:

@@ -22,7 +22,13 @@ from kubenetlab.api.pods import Pod, is_of_job
 from kubenetlab.api.segments import router_address, segment_networks, segment_of
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.cluster.kube_proxy import NAMESPACE
-from kubenetlab.controllers.nodes.ipam import attachment_of, network, node_ranges
+from kubenetlab.controllers.nodes.ipam import (
+    attachment_of,
+    gateways,
+    network,
+    node_ranges,
+    pod_addresses,
+)
 from kubenetlab.datapath import cluster_modes, modes
 from kubenetlab.datapath.containers import assumed_ports, setups_of
 from kubenetlab.datapath.network import bird
@@ -85,6 +91,8 @@ def inspection(agent: Agent) -> Inspection:
                 **location(names.node_netns(node.name)),
                 "addresses": list(node.addresses),
                 "pod_cidrs": node_ranges(cluster, node),
+                "pod_addresses": pod_addresses(cluster, node),
+                "gateways": gateways(cluster, node),
                 "ready": node.is_ready,
                 "agent": _agent_state(cluster, node),
             }

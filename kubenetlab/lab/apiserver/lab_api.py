@@ -41,7 +41,7 @@ from kubenetlab.kernel.processes.identity import open_process
 from kubenetlab.lab import rundir
 from kubenetlab.lab.agent import status_reports
 from kubenetlab.lab.agent.builder import rules_of
-from kubenetlab.lab.apiserver.daemon_listing import running_daemons
+from kubenetlab.lab.apiserver.daemon_listing import running_daemons, without_routes
 from kubenetlab.lab.apiserver.document_admission import (
     DocumentsBody,
     admit_documents,
@@ -51,6 +51,7 @@ from kubenetlab.lab.apiserver.document_admission import (
 from kubenetlab.lab.apiserver.identities import identity_table
 from kubenetlab.lab.apiserver.inspection import inspection, summarize_faults
 from kubenetlab.lab.apiserver.kernel_differences import kernel_differences, render_changes
+from kubenetlab.lab.apiserver.key_listing import tunnel_keys
 from kubenetlab.lab.apiserver.settling import diagnostics_of, duplicates_of, progress_until_settled
 from kubenetlab.lab.apiserver.statuses import ApiFaultError, body_of, json_response, number_of
 from kubenetlab.lab.machine import decisions
@@ -114,7 +115,7 @@ class LabApi:
     async def _apply(self, request: Request) -> Answer:
         agent, body = self._agent, body_of(request, DocumentsBody)
         admission = admit_documents(agent.cluster, agent.clock.now(), body.documents, body.sources)
-        if not admission.findings and (
+        if not admission.is_refused and (
             refusing := refusing_diagnostics(agent.cluster, admission.cluster, body)
         ):
             return json_response({**render_admission(admission), "diagnostics": refusing})
@@ -127,8 +128,10 @@ class LabApi:
                 agent.require_capacity(cluster, agent.cluster)
             except RequirementError as error:
                 return _failure(507, str(error))
-            agent.replace(cluster, states)
-        agent.wake(check=True)
+            if not body.dry_run:
+                agent.replace(cluster, states)
+        if not body.dry_run:
+            agent.wake(check=True)
         return json_response({**render_admission(admission), "diagnostics": []})
 
     async def _plan(self, request: Request) -> Answer:
@@ -138,7 +141,7 @@ class LabApi:
         """
         agent, body = self._agent, body_of(request, DocumentsBody)
         admission = admit_documents(agent.cluster, agent.clock.now(), body.documents)
-        if admission.findings:
+        if admission.is_refused:
             return json_response(render_admission(admission))
         states = structs.replace(agent.controller_states, batch_limit=None)
         cluster, _ = controllers.run(admission.cluster, states, agent.clock.now())
@@ -234,6 +237,7 @@ class LabApi:
             pod = status_reports.pod_of(agent.cluster, netns)
             peer = names.node_netns(pod.spec.node_name) if pod is not None else ""
             foreign = agent.kernel.foreign_objects(netns, observed, peer)
+            keys = tunnel_keys(agent, netns, observed)
         daemons = await running_daemons(agent, netns, desired[netns], process)
         backends = by_backend(rules_of(desired[netns].values()))
         listings = await agent.rules.listings(netns, process, backends)
@@ -241,9 +245,10 @@ class LabApi:
             {
                 "netns": netns,
                 "objects": [*(str(obj) for obj in observed.values()), *daemons],
-                "foreign": foreign,
+                "foreign": without_routes(foreign, daemons),
                 "rules": "\n".join(listings.values()),
                 "listings": listings,
+                **({"keys": keys} if keys else {}),
             }
         )
 

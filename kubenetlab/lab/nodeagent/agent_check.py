@@ -1,4 +1,4 @@
-"""Readiness of the agents of CNI plugins: sessions of BIRD, VTEP peers and routes of their node.
+"""Readiness of the agents of CNI plugins: BGP sessions, VTEPs, keys and routes of their node.
 
 Source: projectcalico/calico node/pkg/health/health.go (checkBIRDReady), whose message is used for
 sessions; birdc's `show protocols all`.
@@ -6,17 +6,17 @@ sessions; birdc's `show protocols all`.
 
 from __future__ import annotations
 
-import asyncio
-import os
 import re
-import stat
+import time
 from collections.abc import Iterator
 from typing import Final
 
+from kubenetlab.datapath.agents.handshakes import REJECT_AFTER_S, Handshakes
 from kubenetlab.datapath.agents.health import AgentHealth
 from kubenetlab.kernel.file_trees import FileTrees
-from kubenetlab.kernel.overlay_state import missing_entries, missing_peers, missing_routes
+from kubenetlab.kernel.overlay_state import missing_entries, missing_routes, wireguard_sessions
 from kubenetlab.lab.runtime.pod_network import NetnsSocketFactory
+from kubenetlab.lab.transport.control_socket import ask
 
 SHOWN: Final = 5
 """Maximum number of missing objects that a message names."""
@@ -25,16 +25,21 @@ _NEIGHBOR: Final = re.compile(r"Neighbor address:\s+(\S+)")
 
 
 async def check(
-    health: AgentHealth, netns: str, namespace: NetnsSocketFactory, trees: FileTrees
+    health: AgentHealth,
+    netns: str,
+    namespace: NetnsSocketFactory,
+    trees: FileTrees,
+    handshakes: Handshakes,
 ) -> str | None:
     """Return why an agent is not ready; None if it is.
 
     netns: sandbox of the node. namespace: its network. trees: files of all sandboxes.
+    handshakes: sessions of WireGuard in the check before; they are updated.
     """
     if health.control:
         try:
-            lines = await _ask_bird(netns, health.control, trees)
-        except (OSError, EOFError):
+            lines = await ask(trees, netns, health.control, "show protocols all")
+        except OSError:
             return (
                 f"{health.title} is not ready: BIRD is not live: {health.control} does not answer"
             )
@@ -42,22 +47,37 @@ async def check(
             return f"{health.title} is not ready: BIRD is not ready: BGP not established with " + (
                 ",".join(down)
             )
-    if problems := namespace.call(lambda: list(_missing(health))):
+    if problems := namespace.call(lambda: list(missing(health, handshakes))):
         more = f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         return f"{health.title} is not ready: no {', '.join(problems[:SHOWN])}{more}"
     return None
 
 
-def _missing(health: AgentHealth) -> Iterator[str]:
+def missing(health: AgentHealth, handshakes: Handshakes) -> Iterator[str]:
     """Yield what the current network namespace lacks."""
     if health.vteps:
         yield from (f"VTEP {node} on {link}" for link, _, node in missing_entries(health.vteps))
     if health.keys:
-        peers = {(link, key): node for link, key, node in health.keys}
-        for link, key in missing_peers(peers):
-            yield f"WireGuard peer {peers[link, key]} on {link}"
+        yield from _missing_keys(health, handshakes)
     if health.routes:
         yield from (f"route to {destination}" for destination in missing_routes(health.routes))
+
+
+def _missing_keys(health: AgentHealth, handshakes: Handshakes) -> Iterator[str]:
+    """Yield the peers that the links do not have, and those that do not answer handshakes."""
+    present = wireguard_sessions()
+    silent = {
+        (session.link, session.public_key) for session in handshakes.silent(present, time.time())
+    }
+    existing = {(session.link, session.public_key) for session in present}
+    for link, key, node in health.keys:
+        if (link, key) not in existing:
+            yield f"WireGuard peer {node} on {link}"
+        elif (link, key) in silent:
+            yield (
+                f"WireGuard handshake with {node} on {link} for more than {REJECT_AFTER_S:.0f} s, "
+                "although packets are sent to it"
+            )
 
 
 def sessions(lines: list[str]) -> list[tuple[str, str]]:
@@ -74,29 +94,3 @@ def sessions(lines: list[str]) -> list[tuple[str, str]]:
             found.append((match[1], state))
             state = ""
     return found
-
-
-async def _ask_bird(netns: str, path: str, trees: FileTrees) -> list[str]:
-    """Return the lines of BIRD's reply to `show protocols all`."""
-    directory, name = os.path.split(path)
-    with trees.open_directory(netns, directory) as fd:
-        # The path through /proc is short enough for a socket, and a link is refused.
-        if not stat.S_ISSOCK(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
-            raise OSError(f"{path} is not a socket")
-        reader, writer = await asyncio.open_unix_connection(f"/proc/self/fd/{fd}/{name}")
-    try:
-        await _reply(reader)  # the greeting
-        writer.write(b"show protocols all\n")
-        return await _reply(reader)
-    finally:
-        writer.close()
-
-
-async def _reply(reader: asyncio.StreamReader) -> list[str]:
-    """Read the lines of one reply; the last one has a space behind its code."""
-    lines: list[str] = []
-    while raw := await reader.readline():
-        lines.append(raw.decode(errors="replace").rstrip())
-        if lines[-1][:4].isdigit() and lines[-1][4:5] in (" ", ""):
-            return lines
-    raise EOFError

@@ -16,6 +16,7 @@ from ipaddress import ip_address
 from msgspec import structs
 
 from kubenetlab.api.lab import ProbeReport
+from kubenetlab.datapath.agents.handshakes import Handshakes
 from kubenetlab.datapath.probes import USER_AGENT, ProbeSpec
 from kubenetlab.kernel.file_trees import FileTrees
 from kubenetlab.kernel.ping_sockets import echo_of
@@ -126,6 +127,7 @@ class PeriodicProbe(ProbeState):
         self._executor = executor
         self._trees = trees
         self._namespace = namespace
+        self._handshakes = Handshakes()
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     def stop(self) -> None:
@@ -211,7 +213,11 @@ class PeriodicProbe(ProbeState):
             case "agent":
                 assert self.spec.health is not None
                 return await agent_check.check(
-                    self.spec.health, self.spec.node_netns, self._namespace, self._trees
+                    self.spec.health,
+                    self.spec.node_netns,
+                    self._namespace,
+                    self._trees,
+                    self._handshakes,
                 )
         return None
 

@@ -32,6 +32,10 @@ from tests.unit.api.test_validate import CLUSTER, assert_rejected
         ),
         ("networking: {cni: flanel}", 'networking.cni: "flanel" is not known'),
         (
+            "networking: {cni: {name: flannel}}",
+            "networking.cni: expected the name of a mode, or a mapping with the field `type`",
+        ),
+        (
             "networking: {cni: {type: bridge, layot: x}}",
             "networking.cni.layot: unknown field; did you mean layout?",
         ),

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from kubenetlab.api.json_types import JsonValue
 from kubenetlab.cni import templates
 from kubenetlab.cni.templates import NodeValues, TemplateError
 
@@ -101,3 +102,22 @@ def test_mistakes_are_named(text: str, message: str) -> None:
 def test_a_list_may_depend_on_the_pod_range(configuration: object, expected: bool) -> None:
     """Only then do the lab's routes to pod ranges lead to pods."""
     assert templates.uses_pod_cidr(configuration) is expected
+
+
+@pytest.mark.parametrize(
+    ("configuration", "families"),
+    [
+        ({"subnet": "usePodCidr"}, {(4,), (4, 6)}),
+        ({"subnet": "usePodCidrIPv6"}, {(6,), (4, 6)}),
+        ("{{range .PodCIDRRanges}}[{{end}}]", {(4,), (6,)}),
+        (CONTAINERD_EXAMPLE, {(4,), (6,), (4, 6), (6, 4)}),
+    ],
+)
+def test_a_list_may_be_for_clusters_of_some_ip_versions(
+    configuration: JsonValue, families: set[tuple[int, ...]]
+) -> None:
+    """A list is right if one kind of cluster can have it; each cluster checks its own versions."""
+    assert not templates.check(configuration)
+    for versions in ((4,), (6,), (4, 6), (6, 4)):
+        is_right = versions in families or (len(versions) == 2 and (4, 6) in families)
+        assert (not templates.check(configuration, versions)) is is_right

@@ -12,12 +12,12 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.datapath import modes, plan
 from kubenetlab.diagnostics import diagnose
 from kubenetlab.hoststate.address import Address
+from kubenetlab.hoststate.encryption.wireguard import WireguardDevice, WireguardPeer
+from kubenetlab.hoststate.encryption.wireguard_keys import public_key
 from kubenetlab.hoststate.links.veth import Veth
 from kubenetlab.hoststate.links.wireguard import Wireguard
 from kubenetlab.hoststate.policy_rule import PolicyRule
 from kubenetlab.hoststate.route import Route
-from kubenetlab.hoststate.wireguard import WireguardDevice, WireguardPeer
-from kubenetlab.hoststate.wireguard_keys import public_key
 from tests.clusters import ONLINK, applied, deployment, running, settled, store
 from tests.unit.datapath.plans import objects_of
 

@@ -10,12 +10,12 @@ from kubenetlab.api.lab import LabSecret
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath import modes, plan
 from kubenetlab.datapath.encapsulation import Encapsulation
+from kubenetlab.hoststate.encryption.wireguard import WireguardDevice, WireguardPeer
 from kubenetlab.hoststate.links.wireguard import Wireguard
 from kubenetlab.hoststate.policy_rule import PolicyRule
 from kubenetlab.hoststate.route import Route
 from kubenetlab.hoststate.rules.cilium_entries import CONFIG
 from kubenetlab.hoststate.rules.cilium_objects import CiliumPrograms
-from kubenetlab.hoststate.wireguard import WireguardDevice, WireguardPeer
 from tests.clusters import ONLINK, deployment, problems_of, running, store
 from tests.unit.datapath.plans import objects_of
 

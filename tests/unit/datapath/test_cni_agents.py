@@ -170,6 +170,13 @@ metadata: {name: default}
 spec: {serviceClusterIPs: [{cidr: 10.96.0.0/12}]}
 ---
 """
+PEER_WITH_PASSWORD = """\
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: tor}
+spec: {peerIP: 172.18.0.99, asNumber: 64999, password: {secretKeyRef: {name: bgp, key: tor}}}
+---
+"""
 
 
 def test_confd_misses_changes_of_the_bgp_configuration() -> None:
@@ -184,6 +191,40 @@ def test_confd_misses_changes_of_the_bgp_configuration() -> None:
         assert objects(after, "worker2")[key] != objects(before, "worker2")[key]
         healed = running(settled(faults.healed(after)))
         assert objects(healed, "worker")[key] != objects(before, "worker")[key]
+
+
+def password(name: str, key: str, value: str) -> str:
+    """Return the manifest of a Secret that agents read."""
+    return (
+        "apiVersion: v1\nkind: Secret\n"
+        f"metadata: {{name: {name}, namespace: kube-system}}\nstringData: {{{key}: {value}}}\n---\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("cni", "earlier", "later"),
+    [
+        ("weave", password("weave-passwd", "weave-passwd", "old"), "new"),
+        ("calico", PEER_WITH_PASSWORD + password("bgp", "tor", "old"), "new"),
+        ("calico", PEER_WITH_PASSWORD, password("bgp", "tor", "old")),
+    ],
+    ids=["weave", "calico", "calico: new Secret"],
+)
+def test_an_agent_misses_a_changed_password(cni: str, earlier: str, later: str) -> None:
+    """The keys of ESP, and the password of BIRD, are those of when the agent was stopped."""
+    mode = "{type: weave, passwordSecret: weave-passwd}" if cni == "weave" else cni
+    changed = earlier.replace("old", later) if later == "new" else later
+    before = running(store(manifest(mode, family="ipv4") + PODS + earlier))
+    cut_off = stopped(before)
+    assert objects(cut_off, "worker") == objects(before, "worker")
+    after = running(applied(cut_off, changed))
+    assert differing(objects(before, "worker"), objects(after, "worker")) == set()
+    assert differing(objects(before, "worker2"), objects(after, "worker2"))
+    for cluster, is_told in ((cut_off, False), (after, cni == "weave")):
+        (found,) = [each for each in diagnose(cluster) if each.code == AGENT_STOPPED]
+        assert ("the former password of the Secret" in found.message) == is_told
+    healed = running(settled(faults.healed(after)))
+    assert differing(objects(before, "worker"), objects(healed, "worker"))
 
 
 def test_kube_router_misses_addresses_of_new_services() -> None:

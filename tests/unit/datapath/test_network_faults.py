@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec import structs
 
+from kubenetlab.api.faults import Fault
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath import faults, plan
 from kubenetlab.datapath.network.bird import CONFIG_PATH, is_bird, learned_routes
@@ -13,6 +14,7 @@ from kubenetlab.hoststate.files import File
 from kubenetlab.hoststate.rules.nftables import Chain
 from tests.clusters import (
     NOW,
+    applied,
     running,
     settled,
     store,
@@ -22,10 +24,11 @@ from tests.unit.datapath.test_faults import DECISIONS, WEB, healed
 
 def with_cni(cni: str) -> Cluster:
     """Return a cluster with a CNI mode."""
+    family = "ipv4" if "ipip" in cni else "dual"
     return running(
         store(
             "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n"
-            f"networking: {{ipFamily: dual, cni: {cni}}}\n---\n{WEB}"
+            f"networking: {{ipFamily: {family}, cni: {cni}}}\n---\n{WEB}"
         )
     )
 
@@ -60,6 +63,7 @@ def changed_objects(before: Cluster, after: Cluster, netns: str) -> tuple[set[st
         ("{type: flannel, port: 4000}", "udp dport 4000"),
         ("{type: calico, backend: vxlan}", "udp dport 4789"),
         ("{type: calico, backend: ipip}", "meta l4proto ipencap"),
+        ("{type: flannel, backend: ipip}", "meta l4proto ipencap"),
         ("{type: flannel, backend: wireguard}", "udp dport 51820|udp dport 51821"),
         ("weave", "udp dport 6784"),
         ("{type: cilium, tunnelPort: 8473}", "udp dport 8473"),
@@ -151,6 +155,15 @@ def test_the_link_of_a_node_has_a_smaller_mtu(cni: str, size: int, is_df_set: bo
     assert plan(healed(after), DECISIONS)["node/worker"] == plan(before, DECISIONS)["node/worker"]
 
 
+def test_a_route_that_the_lab_adds_beside_plugins_is_lost() -> None:
+    """With the default `routes: auto`, the list decides whether the lab adds routes."""
+    before = with_cni("conflist")
+    gone, new = changed_objects(before, break_node(before, "route", to="worker2"), "node/worker")
+    assert len(gone) == 2  # one for each IP family
+    assert all(text.startswith("route ") and " via " in text for text in gone)
+    assert new == set()
+
+
 @pytest.mark.parametrize("cni", ["calico", "kube-router"])
 def test_the_sessions_of_a_node_are_blocked(cni: str) -> None:
     """Both ends of sessions are; other nodes only stop to wait for routes."""
@@ -216,3 +229,24 @@ def test_an_impossible_fault_is_refused(
     with pytest.raises(UsageError) as refused:
         break_node(with_cni(cni), fault, **options)
     assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("cni", "expected"),
+    [
+        ("bridge", {"mtu"}),
+        ("flannel", {"mtu"}),
+        ("{type: weave, port: 7000}", {"cni-agent", "overlay", "mtu"}),
+    ],
+)
+def test_faults_of_a_plugin_end_when_another_one_is_installed(cni: str, expected: set[str]) -> None:
+    """Its agent and its tunnels are gone. Other options of the same plugin end no fault."""
+    broken = with_cni("weave")
+    for fault, options in (("cni-agent", {}), ("overlay", {}), ("mtu", {"size": "1400"})):
+        broken = break_node(broken, fault, **options)
+    changed = applied(
+        broken,
+        "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n"
+        f"networking: {{ipFamily: dual, cni: {cni}}}",
+    )
+    assert {fault.spec.fault for fault in changed.all(Fault)} == expected

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from kubenetlab.hoststate.address import Address
-from kubenetlab.hoststate.diff import diff
+from kubenetlab.hoststate.diff import Changes, diff
 from kubenetlab.hoststate.links.bridge import Bridge
 from kubenetlab.hoststate.links.existing import LinkUp
 from kubenetlab.hoststate.links.veth import Port, Veth
@@ -169,3 +170,26 @@ def test_removed_namespaces_are_reported() -> None:
     assert diff(
         before, HostState({"n": contents_of([Sandbox("n", "h")])})
     ).removed_namespaces() == {"gone"}
+
+
+def test_links_of_guarded_namespaces_are_set_up_after_the_rules() -> None:
+    """They are created down; routes, which need a link that is up, wait for it."""
+    veth = Veth("pod", "eth0", "02:00:00:00:00:01", "node", "veth0")
+    address, route = Address("pod", "eth0", "10.0.0.2/32"), Route("pod", "0.0.0.0/0", "eth0")
+    desired = state_of({"node": {}, "pod": contents_of([veth, address, route])})
+    changes = diff(HostState(), desired)
+    assert changes.split_around_rules() == (changes, Changes(()))
+    early, late = changes.split_around_rules({"pod"})
+    down = structs.replace(veth, is_up=False)
+    assert [op.object for op in early.operations() if op.object.netns == "pod"][1:] == [
+        down,
+        address,
+    ]
+    assert [(op.verb, op.object, op.before) for op in late.operations()] == [
+        ("change", veth, down),
+        ("add", route, None),
+    ]
+    kernel = FakeKernel()
+    kernel.apply(early).raise_failures()
+    kernel.apply(late).raise_failures()
+    assert not diff(HostState(kernel.observe(desired.namespaces)), desired)

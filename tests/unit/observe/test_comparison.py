@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kubenetlab.cli.labs.compare import split_modes
+from kubenetlab.cli.input.mode_options import split_modes
 from kubenetlab.cli.labs.temporary_lab import Completed
 from kubenetlab.cli.terminal.output_schemas import schema_of
 from kubenetlab.datapath.short_names import expand_short_name
@@ -98,7 +98,8 @@ def test_commas_separate_modes_and_options(texts: list[str], modes: list[str]) -
         ("bridge-routed", {"type": "bridge", "layout": "routed"}),
         ("kube-router", {"type": "kube-router"}),
         ("flannel-auto", {"type": "flannel-auto"}),  # a value of two options
-        ("flannel-ipip", {"type": "flannel-ipip"}),
+        ("flannel-ipip", {"type": "flannel", "backend": "ipip"}),
+        ("flannel-geneve", {"type": "flannel-geneve"}),
     ],
 )
 def test_a_short_name_stands_for_a_mode_and_an_option(

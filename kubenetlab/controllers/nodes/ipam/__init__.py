@@ -19,8 +19,10 @@ from kubenetlab.api.faults import Fault
 from kubenetlab.api.lab import AllocationState, Attachment, NetworkFacts
 from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.plugins.cni_agents import StoppedAgent
+from kubenetlab.api.plugins.host_local import host_local_options
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, Kind, deletion
+from kubenetlab.api.values import ip
 from kubenetlab.controllers.nodes.ipam import duplicates
 from kubenetlab.controllers.nodes.ipam.allocator import AllocationFailure, Allocator
 from kubenetlab.controllers.nodes.ipam.blocks import Blocks
@@ -38,6 +40,12 @@ ALLOCATORS: Final[Mapping[str, type[Allocator]]] = {
     "weave": Ring,
 }
 """Name of an allocator, as in `NetworkFacts.ipam` → its type."""
+
+REQUEST_KINDS: Final[tuple[Kind, ...]] = tuple(
+    dict.fromkeys(kind for type_ in ALLOCATORS.values() for kind in type_.request_kinds)
+)
+"""Kinds on which it depends, beside nodes and facts, which node has an address that a pod requests.
+"""
 
 WATCHES: Final[tuple[Kind, ...]] = (
     ClusterConfig,
@@ -91,7 +99,7 @@ def network(cluster: Cluster) -> NetworkFacts:
 
 
 def pod_cidrs(facts: NetworkFacts, node: Node, ranges: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """Return the range of each IP family in which a node's gateway has the first address.
+    """Return the range of each IP family in which a node's gateway has an address.
 
     It is the range that the IPAM assigns to the node, or else its podCIDR. It is empty if the IPAM
     has assigned none to the node yet.
@@ -104,10 +112,30 @@ def pod_cidrs(facts: NetworkFacts, node: Node, ranges: Sequence[Sequence[str]]) 
 
 
 def node_ranges(cluster: Cluster, node: Node) -> list[str]:
-    """Return the ranges whose first addresses are gateways, those that a node has."""
+    """Return the ranges that contain the gateways of pods, those that a node has."""
     facts = network(cluster)
     ranges = ALLOCATORS[facts.ipam].ranges(cluster, node)
     return [cidr for cidr in pod_cidrs(facts, node, [own.cidrs for own in ranges]) if cidr]
+
+
+def gateways(cluster: Cluster, node: Node) -> list[str]:
+    """Return the gateways of a node's pods, in its ranges; empty if its plugin has others."""
+    options = host_local_options(cluster.config.networking)
+    cidrs = node_ranges(cluster, node) if network(cluster).has_gateway else ()
+    return [str(subnet[options.gateway_number]) for subnet in map(ip.network, cidrs)]
+
+
+def pod_addresses(cluster: Cluster, node: Node) -> list[str]:
+    """Return the first and the last address for pods in a node's ranges, as `first-last`.
+
+    Pools have other addresses of the ranges. The list is empty if the IPAM has no range for a node.
+    """
+    if not ALLOCATORS[network(cluster).ipam].has_node_ranges:
+        return []
+    options = host_local_options(cluster.config.networking)
+    subnets = map(ip.network, node_ranges(cluster, node))
+    ends = ((subnet, options.ends(subnet)) for subnet in subnets)
+    return [f"{subnet[first]}-{subnet[last]}" for subnet, (first, last) in ends]
 
 
 def without_duplicates(cluster: Cluster) -> Cluster:

@@ -12,6 +12,7 @@ from kubenetlab.api.core import Node
 from kubenetlab.api.lab import Attachment
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, Kind
+from kubenetlab.api.values import ip
 from kubenetlab.controllers.allocation.addresses import Address
 
 
@@ -40,6 +41,12 @@ def requested_address(pod: Pod, version: int) -> Address | AllocationFailure:
     return AllocationFailure(f"the pod asks for {shown}, and for no IPv{version} address")
 
 
+def contain_request(cidrs: Iterable[str], pod: Pod) -> bool:
+    """Return True if ranges contain all addresses that a pod requests."""
+    cidrs = tuple(cidrs)
+    return all(any(ip.is_in(text, cidr) for cidr in cidrs) for text in pod.requested_addresses)
+
+
 class NodeRanges(Struct, frozen=True):
     """Pod addresses of one IP family that a node has."""
 
@@ -54,8 +61,10 @@ class Allocator(Protocol):
 
     watches: ClassVar[tuple[Kind, ...]]
     """Kinds that the allocator reads, beside those of the controller."""
+    request_kinds: ClassVar[tuple[Kind, ...]]
+    """Kinds of `watches` on which it depends where a pod gets the addresses that it requests."""
     has_node_ranges: ClassVar[bool]
-    """True if a node has one range of each IP family, whose first address is its gateway."""
+    """True if a node has one range of each IP family, in which its pods have their gateway."""
 
     def __init__(self, cluster: Cluster, waiting: Collection[str]) -> None:
         """Read the state of the allocator from the store.
@@ -63,9 +72,12 @@ class Allocator(Protocol):
         waiting: names of the nodes on which pods wait for addresses.
         """
 
-    @classmethod
-    def can_provide(cls, pod: Pod, node: Node) -> bool:
-        """Return True if the node may have the addresses that the pod requests."""
+    def can_provide(self, pod: Pod, node: Node) -> bool:
+        """Return True if the node may have the addresses that the pod requests.
+
+        An address of the node's ranges counts even if it is in use, or reserved: then the pod waits
+        on this node, and its events say why.
+        """
 
     @classmethod
     def ranges(cls, cluster: Cluster, node: Node) -> tuple[NodeRanges, ...]:

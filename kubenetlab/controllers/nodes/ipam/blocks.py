@@ -47,6 +47,7 @@ class Blocks:
     """Allocator of addresses from blocks of the IPPools."""
 
     watches: ClassVar[tuple[Kind, ...]] = (IPPool, AddressBlock, Namespace)
+    request_kinds: ClassVar[tuple[Kind, ...]] = ()
     has_node_ranges: ClassVar[bool] = False
 
     def __init__(self, cluster: Cluster, waiting: Collection[str]) -> None:
@@ -64,8 +65,7 @@ class Blocks:
         for node in cluster.all(Node):
             self._assign_tunnels(node)
 
-    @classmethod
-    def can_provide(cls, pod: Pod, node: Node) -> bool:
+    def can_provide(self, pod: Pod, node: Node) -> bool:
         return True
 
     @classmethod

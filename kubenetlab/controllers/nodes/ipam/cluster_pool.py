@@ -20,7 +20,11 @@ from kubenetlab.api.plugins.allocations import ClusterPoolState
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, Kind
 from kubenetlab.api.values import ip
-from kubenetlab.controllers.nodes.ipam.allocator import AllocationFailure, NodeRanges
+from kubenetlab.controllers.nodes.ipam.allocator import (
+    AllocationFailure,
+    NodeRanges,
+    contain_request,
+)
 from kubenetlab.controllers.nodes.ipam.host_local import HostLocal
 
 
@@ -28,6 +32,7 @@ class ClusterPool:
     """Allocator of ranges from the pools of the cluster, and of addresses from these ranges."""
 
     watches: ClassVar[tuple[Kind, ...]] = (ClusterPoolState,)
+    request_kinds: ClassVar[tuple[Kind, ...]] = watches
     has_node_ranges: ClassVar[bool] = True
 
     def __init__(self, cluster: Cluster, waiting: Collection[str]) -> None:
@@ -44,9 +49,8 @@ class ClusterPool:
                 self._assign(cluster, node.name)
         self._addresses = HostLocal(cluster, waiting)
 
-    @classmethod
-    def can_provide(cls, pod: Pod, node: Node) -> bool:
-        return True
+    def can_provide(self, pod: Pod, node: Node) -> bool:
+        return contain_request(self._ranges.get(node.name, ()), pod)
 
     @classmethod
     def ranges(cls, cluster: Cluster, node: Node) -> tuple[NodeRanges, ...]:

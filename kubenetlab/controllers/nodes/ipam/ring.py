@@ -48,6 +48,7 @@ class Ring:
     """Allocator of addresses from the parts of nodes."""
 
     watches: ClassVar[tuple[Kind, ...]] = (RingState,)
+    request_kinds: ClassVar[tuple[Kind, ...]] = ()
     has_node_ranges: ClassVar[bool] = False
 
     def __init__(self, cluster: Cluster, waiting: Collection[str]) -> None:
@@ -60,8 +61,7 @@ class Ring:
             self._states[network] = self._without_removed_nodes(network)
             self._assign_to_nodes(network)
 
-    @classmethod
-    def can_provide(cls, pod: Pod, node: Node) -> bool:
+    def can_provide(self, pod: Pod, node: Node) -> bool:
         return True
 
     @classmethod

@@ -49,8 +49,9 @@ _HOST_U32: Final = struct.Struct("=I")
 def anonymous_set(
     context: RuleContext, selector: Selector, values: Sequence[str]
 ) -> tuple[str, int]:
-    """Create a set of values or networks; return its name and its id in the transaction."""
-    types, is_interval = (selector.type,), any("/" in value for value in values)
+    """Create a set of values, ranges or networks; return its name and its id in the transaction."""
+    types = (selector.type,)
+    is_interval = any("/" in value or "-" in value for value in values)
     if is_interval:
         elements = list(interval_elements(types, values))
     else:

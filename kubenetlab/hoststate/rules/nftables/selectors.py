@@ -35,6 +35,8 @@ _FIB_SOURCE, _FIB_DESTINATION, _FIB_RESULT_TYPE = 1, 2, 3
 """NFTA_FIB_F_SADDR, NFTA_FIB_F_DADDR, NFT_FIB_RESULT_ADDRTYPE"""
 _BYTEORDER_HTON = 1
 """NFT_BYTEORDER_HTON"""
+_CMP_LTE, _CMP_GTE = 3, 5
+"""`enum nft_cmp_ops`"""
 NUMGEN_INCREMENTAL, NUMGEN_RANDOM = 0, 1
 """`enum nft_ng_types`"""
 
@@ -135,6 +137,14 @@ def words_of(names: Sequence[str]) -> int:
 def compare(value: bytes, *, is_negated: bool = False) -> bytes:
     """Encode the comparison of the register with a value (NFT_CMP_EQ, NFT_CMP_NEQ)."""
     return expression("cmp", u32(1, REGISTER), u32(2, int(is_negated)), data(3, value))
+
+
+def compare_range(first: bytes, last: bytes) -> bytes:
+    """Encode the comparison of the register with both ends of a range."""
+    return b"".join(
+        expression("cmp", u32(1, REGISTER), u32(2, operator), data(3, value))
+        for operator, value in ((_CMP_GTE, first), (_CMP_LTE, last))
+    )
 
 
 def mask(value: bytes) -> bytes:

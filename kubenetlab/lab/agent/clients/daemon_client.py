@@ -28,6 +28,7 @@ from kubenetlab.lab.messages.daemons import (
     StopDaemon,
 )
 from kubenetlab.lab.messages.init import InitEvent
+from kubenetlab.lab.transport.control_socket import ask
 from kubenetlab.lab.transport.protocol import RequestFailed, decoder_of
 from kubenetlab.lab.transport.rpc import RpcClient
 
@@ -198,45 +199,21 @@ class DaemonClient:
         except TimeoutError:
             raise OSError(f"no answer within {CONTROL_TIMEOUT_S:g} s") from None
         if not any(line[:4] in control.accepted for line in lines):
-            raise OSError("; ".join(lines) or "the connection was closed")
+            raise OSError("; ".join(lines))
 
     async def _ask(self, daemon: Daemon, control: ControlSocket) -> list[str]:
         """Return the lines of the answer to the reload command.
 
         A daemon that has just started may not have opened its socket yet.
         """
-        directory, name = os.path.split(control.path)
         while True:
             try:
-                with self._trees.open_directory(daemon.netns, directory) as fd:
-                    # The path through /proc is short enough for a socket, and a link is refused.
-                    status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                    if not stat.S_ISSOCK(status.st_mode):
-                        raise OSError(f"{control.path} is not a socket")
-                    connected = await asyncio.open_unix_connection(f"/proc/self/fd/{fd}/{name}")
-                break
+                return await ask(self._trees, daemon.netns, control.path, control.reload)
             except (FileNotFoundError, ConnectionError):
-                status_now = self.status(daemon.netns, daemon.name)
-                if status_now is None or not status_now.pid:
+                status = self.status(daemon.netns, daemon.name)
+                if status is None or not status.pid:
                     raise
                 await asyncio.sleep(CONNECT_INTERVAL_S)
-        reader, writer = connected
-        try:
-            await _answer(reader)  # the greeting
-            writer.write(f"{control.reload}\n".encode())
-            return await _answer(reader)
-        finally:
-            writer.close()
-
-
-async def _answer(reader: asyncio.StreamReader) -> list[str]:
-    """Read the lines of one answer; the last one has a space behind its code."""
-    lines: list[str] = []
-    while raw := await reader.readline():
-        lines.append(raw.decode(errors="replace").rstrip())
-        if lines[-1][:4].isdigit() and lines[-1][4:5] == " ":
-            break
-    return lines
 
 
 def daemons_of(contents: Contents) -> Iterable[Daemon]:

@@ -47,7 +47,7 @@ REPORT_DELAY_S: Final = 0.01
 
 Each report costs a reconcile pass of the whole lab, which takes longer than most plugins.
 """
-MAX_REPORT_DELAY_S: Final = 1.0
+MAX_REPORT_DELAY_S: Final = 3.0
 """Longest time for which a result waits for others, in seconds."""
 
 Pauses = Mapping[str, Pause]
@@ -88,6 +88,9 @@ class AttachmentEvents(Protocol):
 
     def pod_detached(self) -> None:
         """Note that a sandbox may be removed now."""
+
+    def collection_due(self) -> None:
+        """Begin a pass, in which the garbage of a node is collected again."""
 
     def sandbox_orphaned(self, netns: str) -> None:
         """End a sandbox that was attached to its node before that restarted."""
@@ -339,14 +342,23 @@ class PluginClient:
 
     async def _collect(self, node: Node, plugins: NodePlugins) -> None:
         """Let the plugins of a node free what belongs to no sandbox any more."""
-        valid = tuple(each.id for each in self._sandboxes.values() if each.node == node)
+        # A sandbox whose DEL has failed is still known at this point; it is what DEL is for.
+        valid = tuple(
+            each.id
+            for each in self._sandboxes.values()
+            if each.node == node and each.phase != "detached"
+        )
         answer = await self._node_agents.client(node.netns).call(
             CollectGarbage(node, plugins, valid)
         )
         self._collecting.pop(node).set()
         if isinstance(answer, PluginsFailed | RequestFailed):
             log(f"{node.netns}: garbage of CNI plugins: {_message(answer)}")
-            asyncio.get_running_loop().call_later(MAX_RETRY_S, self._garbage.add, node.netns)
+            asyncio.get_running_loop().call_later(MAX_RETRY_S, self._repeat_collection, node.netns)
+
+    def _repeat_collection(self, netns: str) -> None:
+        self._garbage.add(netns)
+        self._events.collection_due()
 
     def _begin(self, work: Coroutine[object, object, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kubenetlab.cli.labs.waiting import _next_after_failure, wait
+from kubenetlab.cli.labs.waiting import _next_after_failure, _pods_by_reason, wait
 from kubenetlab.errors import LabError
 from kubenetlab.lab import rundir
 from kubenetlab.lab.client import Client
@@ -42,6 +42,21 @@ def test_the_hint_after_a_failure_names_the_cause_to_fix_first(
     monkeypatch.setattr(rundir, "base_directory", lambda: Path("/r"))
     state = {"failures": failures, "stuck": stuck, "waiting": [], "jobs": []}
     assert _next_after_failure(state) == expected
+
+
+def test_pods_with_the_same_failure_of_a_plugin_are_one_line() -> None:
+    """The identifiers of their sandboxes differ; the line of a single pod has its identifier."""
+    first, second, other = (
+        {
+            "pod": f"default/{name}",
+            "reason": f'failed to setup network for sandbox "{digit * 64}": {message}',
+        }
+        for name, digit, message in (("a", "1", "x"), ("b", "2", "x"), ("c", "3", "y"))
+    )
+    assert _pods_by_reason([first, other, second]) == {
+        "failed to setup network: x": ["default/a", "default/b"],
+        other["reason"]: ["default/c"],
+    }
 
 
 def test_waiting_for_an_agent_without_reply_ends_at_the_timeout(

@@ -20,6 +20,21 @@ def test_the_content_of_a_file_is_not_shown() -> None:
     ]
 
 
+def test_lists_of_a_mode_are_shown_as_on_the_command_line() -> None:
+    """Another list of the same length is a change, too. Lists of mappings are counted."""
+    old, new = (
+        ClusterConfig(networking=Networking(cni={"type": "conflist", "binDirs": directories}))
+        for directories in (["/a"], ["/b"])
+    )
+    assert list(describe_changes(old, new)) == [
+        "networking.cni conflist,binDirs=[/a] → conflist,binDirs=[/b]"
+    ]
+    peers = ClusterConfig(networking=Networking(cni={"type": "calico", "peers": [{}, {}]}))
+    assert list(describe_changes(old, peers)) == [
+        "networking.cni conflist,binDirs=[/a] → calico,peers=2"
+    ]
+
+
 def test_an_omitted_kube_proxy_mode_is_named() -> None:
     """It is what the CNI mode implies, and unknown once that changes, too."""
     omitted = ClusterConfig()

@@ -14,6 +14,7 @@ from kubenetlab.api.environment import ConfigMap
 from kubenetlab.api.lab import Attachment
 from kubenetlab.api.plugins.allocations import ClusterPoolState
 from kubenetlab.api.store import Cluster, deletion
+from kubenetlab.api.values.ip import is_part
 from kubenetlab.controllers.nodes.ipam import node_ranges
 from kubenetlab.controllers.nodes.ipam.allocator import AllocationFailure
 from kubenetlab.controllers.nodes.ipam.cluster_pool import ClusterPool
@@ -204,7 +205,7 @@ def test_no_address_and_no_range_is_used_twice(seed: int) -> None:
         assert len(given_ranges) == len(set(given_ranges)) <= 3
         for cidr in given_ranges:
             parent = "10.244.9.8/29" if cidr.startswith("10.244.9.") else "10.244.7.0/28"
-            assert ip_network(cidr).subnet_of(ip_network(parent))  # type: ignore[arg-type]
+            assert is_part(ip_network(cidr), ip_network(parent))
         if len(present) + 1 <= 3:
             assert all(node_ranges(cluster, node) for node in cluster.all(Node))
         used = [text for entry in cluster.all(Attachment) for text in entry.addresses]
@@ -273,3 +274,39 @@ def test_pools_without_the_ipam_are_a_warning() -> None:
     )
     (problem,) = problems_of(text)
     assert "clusterPoolIPv4MaskSize: has no effect with ipam: kubernetes" in str(problem)
+
+
+def asking(name: str, address: str) -> str:
+    return pod(name, meta=f', annotations: {{kubenetlab.dev/addresses: "{address}"}}')
+
+
+def node_of(cluster: Cluster, name: str) -> str:
+    return pod_named(cluster, name).spec.node_name
+
+
+def test_the_node_whose_range_has_the_requested_address_is_chosen() -> None:
+    """The scheduler compares ranges of the pool, not podCIDRs, also when it assigns the first ones.
+
+    The range of worker is a part of the podCIDR of control-plane.
+    """
+    text = cluster_of(3, size=27)
+    cluster = store(text + asking("a", "10.244.0.40") + asking("b", "10.244.0.70"))
+    assert ranges(cluster)["worker"] == ["10.244.0.32/27"]
+    assert [(node_of(cluster, name), addresses(cluster, name)) for name in "ab"] == [
+        ("worker", ("10.244.0.40",)),
+        ("worker2", ("10.244.0.70",)),
+    ]
+    cluster = applied(cluster, asking("c", "10.244.0.41"))
+    assert (node_of(cluster, "c"), addresses(cluster, "c")) == ("worker", ("10.244.0.41",))
+
+
+def test_a_requested_address_waits_for_a_node_with_its_range() -> None:
+    """The pod is Pending, and is scheduled when a node gets the range from another pool."""
+    text = cluster_of(2, "10.244.64.0/27", size=27)
+    cluster = store(text + asking("a", "10.244.80.9"))
+    scheduled = pod_named(cluster, "a").status.condition("PodScheduled")
+    assert scheduled is not None
+    assert "node(s) didn't have the requested pod address in their range" in scheduled.message
+    wider = cluster_of(2, "10.244.64.0/27", "10.244.80.0/27", size=27).removesuffix("---\n")
+    cluster = applied(cluster, wider)
+    assert (node_of(cluster, "a"), addresses(cluster, "a")) == ("worker", ("10.244.80.9",))

@@ -21,7 +21,7 @@ from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.plugins.allocations import HostLocalState
 from kubenetlab.api.pods import Pod, PodSpec
 from kubenetlab.api.store import Cluster, deletion
-from kubenetlab.controllers.allocation.addresses import cluster_ip_for, pod_addresses_after
+from kubenetlab.controllers.allocation.addresses import cluster_ip_for, pod_numbers_after
 from kubenetlab.controllers.support.termination import deletion_changes
 from tests.clusters import NOW, observed, settled, store
 from tests.examples import examples
@@ -184,8 +184,8 @@ def test_every_address_of_a_range_is_tried_once(prefix: int, last: int) -> None:
     usable = {str(address) for address in list(network.hosts())[1:]}
     latest = str(network[last]) if 2 <= last < network.num_addresses - 1 else ""
     addresses = [
-        str(address)
-        for address in pod_addresses_after(network, latest, 2, network.num_addresses - 1)
+        str(network[number])
+        for number in pod_numbers_after(network, latest, 2, network.num_addresses - 1)
     ]
     assert sorted(addresses) == sorted(usable)
     assert latest == "" or addresses[-1] == latest

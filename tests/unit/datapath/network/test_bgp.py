@@ -116,3 +116,10 @@ def test_bird_reads_its_file_and_is_told_of_changes() -> None:
     assert isinstance(changed, Daemon)
     assert changed.argv == daemon.argv
     assert changed.revision != daemon.revision
+
+
+def test_neighbors_with_a_port_are_listed() -> None:
+    """The log and the readiness of the agent name them, too."""
+    peers = (Peer("Node_1", "192.0.2.1", 65000, port=1790), Peer("Node_2", "192.0.2.2"))
+    speaker = Speaker("172.18.0.2", ("172.18.0.2",), peers)
+    assert bird.neighbors(bird.bird("node/a", speaker, ())) == ["192.0.2.1", "192.0.2.2"]

@@ -170,7 +170,8 @@ def test_a_password_is_not_in_messages() -> None:
         ),
         ("{peerSelector: all(), nextHopMode: Self, keepOriginalNextHop: true}", "nextHopMode"),
         ("{peerSelector: all(), password: {}}", "expected name and key of a Secret"),
-        ("{peerSelector: all(), filters: [x]}", "unknown field"),
+        ("{peerSelector: all(), maxRestartTime: 2h}", "expected a duration from 1s to 4095s"),
+        ("{peerSelector: all(), bfd: true}", "unknown field"),
     ],
 )
 def test_invalid_peers_are_refused(spec: str, problem: str) -> None:
@@ -181,9 +182,25 @@ def test_invalid_peers_are_refused(spec: str, problem: str) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        (configuration("{}", "node.worker"), 'only the BGPConfiguration "default"'),
+        (configuration("{}", "worker"), 'only the BGPConfigurations "default" and "node."'),
+        (
+            configuration("{asNumber: 64600}", "node.worker"),
+            'spec.asNumber: only the BGPConfiguration "default" has this field',
+        ),
         (configuration("{serviceClusterIPs: [{cidr: x}]}"), "serviceClusterIPs[0].cidr"),
-        (configuration("{communities: []}"), "unknown field"),
+        (configuration("{communities: [{name: a, value: '70000:1'}]}"), "expected a community"),
+        (
+            configuration(
+                "{communities: [{name: a, value: '1:1'}], "
+                "prefixAdvertisements: [{cidr: 10.9.0.0/24, communities: [b]}]}"
+            ),
+            "names in spec.communities: a",
+        ),
+        (
+            configuration("{prefixAdvertisements: [{cidr: x, communities: []}]}"),
+            "prefixAdvertisements[0].cidr: expected a range",
+        ),
+        (configuration("{nodeMeshMaxRestartTime: soon}"), "expected a duration"),
         (NODE_3 % ("projectcalico.org/ASNumber", "0"), "expected an AS number"),
         (NODE_3 % ("projectcalico.org/RouteReflectorClusterID", "1"), "form of an IPv4 address"),
     ],

@@ -11,12 +11,12 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.datapath import plan
 from kubenetlab.datapath.network.esp import derived_key, master_key, spi_of
 from kubenetlab.diagnostics import CREDENTIAL_MISSING, UNREACHABLE_PODS, diagnose
+from kubenetlab.hoststate.encryption.xfrm import XfrmPolicy, XfrmState
 from kubenetlab.hoststate.fdb import FdbEntry
 from kubenetlab.hoststate.links.bridge import Bridge
 from kubenetlab.hoststate.links.vxlan import Vxlan
 from kubenetlab.hoststate.secret import Secret
 from kubenetlab.hoststate.state import HostState
-from kubenetlab.hoststate.xfrm import XfrmPolicy, XfrmState
 from tests.clusters import ONLINK, applied, settled, store
 from tests.unit.datapath.plans import objects_of
 

@@ -9,6 +9,7 @@ from msgspec import structs
 
 from kubenetlab import controllers
 from kubenetlab.api.apps import Deployment
+from kubenetlab.api.lab import Decisions
 from kubenetlab.api.pods import Pod
 from kubenetlab.controllers.states import ControllerStates
 from kubenetlab.errors import RequirementError
@@ -101,14 +102,35 @@ def test_pods_that_are_not_created_yet_are_counted() -> None:
         assert in_batches.amount == pytest.approx(at_once.amount, rel=0.02), at_once
 
 
-def test_only_dynamic_neighbours_are_counted() -> None:
-    """Permanent ones do not count against the kernel's limit."""
-    forced = (
-        "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n"
-        "networking: {cni: {type: bridge, neighbors: dynamic}}\n---\n"
+@pytest.mark.parametrize(
+    ("cni", "pods", "expected"),
+    [
+        ("bridge", 100, 2 * 102 + 9),
+        ("bridge", 200, 0),
+        ("{type: bridge, neighbors: dynamic}", 200, 2 * 202 + 9),
+        ("{type: bridge, neighbors: permanent}", 100, 0),
+        ("conflist", 200, 2 * 202 + 9),
+    ],
+)
+def test_only_dynamic_neighbours_are_counted(cni: str, pods: int, expected: int) -> None:
+    """Permanent ones do not count against the kernel's limit. Plugins make none of them."""
+    cluster = (
+        f"apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {{cni: {cni}}}\n---\n"
     )
-    assert amounts(deployment(replicas=100))[NEIGHBORS][0] == 0
-    assert amounts(forced + deployment(replicas=100))[NEIGHBORS][0] == 2 * 102 + 9
+    assert amounts(cluster + deployment(replicas=pods))[NEIGHBORS][0] == expected
+
+
+def test_a_change_of_the_cni_mode_is_counted_with_the_new_mode() -> None:
+    """A lab of the mode bridge has decided on permanent neighbours."""
+    former = store(deployment(replicas=600))
+    decisions = former.get(Decisions, "", "decisions")
+    assert decisions is not None
+    assert decisions.neighbors == "permanent"
+    changed = applied(
+        former,
+        "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {cni: conflist}",
+    ).with_changes([decisions])
+    assert {need.resource: need.amount for need in needs(changed)}[NEIGHBORS] > 1024
 
 
 def test_all_shortfalls_come_in_one_report() -> None:

@@ -113,6 +113,11 @@ kind: BGPPeer
 metadata: {name: tor}
 spec: {peerIP: 172.18.0.1, asNumber: 65000}
 ---
+apiVersion: projectcalico.org/v3
+kind: BGPFilter
+metadata: {name: tor}
+spec: {exportV4: [{action: Reject, matchOperator: In, cidr: 10.9.0.0/24}]}
+---
 """
 
 

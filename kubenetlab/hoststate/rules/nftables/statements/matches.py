@@ -12,6 +12,7 @@ from kubenetlab.hoststate.rules.nftables.encoding import REGISTER, RuleContext, 
 from kubenetlab.hoststate.rules.nftables.selectors import (
     SELECTORS,
     compare,
+    compare_range,
     load,
     load_all,
     mask,
@@ -22,12 +23,16 @@ from kubenetlab.hoststate.rules.nftables.statements.statement import Statement
 
 _INVERTED = 1
 """NFT_LOOKUP_F_INV"""
+_PORT = DATA_TYPES["inet_service"]
 _INTERFACES = ("iifname", "oifname")
 """Selectors whose values are quoted in nft syntax."""
 
 
 class Match(Statement, frozen=True, gc=False):
-    """Comparison with one value: `ip daddr 10.96.0.0/16`, `iifname != "veth*"`, `ct state new`."""
+    """Comparison with one value: `ip daddr 10.96.0.0/16`, `iifname != "veth*"`, `ct state new`.
+
+    A port may be a range: `th dport 1000-2000`.
+    """
 
     selector: str
     value: str
@@ -48,6 +53,9 @@ class Match(Statement, frozen=True, gc=False):
         required = require_protocol(context, selector) if selector.protocol else b""
         if "/" in self.value:
             return required + _network_comparison(self.selector, self.value, self.is_negated)
+        if selector.type.number == _PORT.number and "-" in self.value and not self.is_negated:
+            first, last = map(_PORT.encode, self.value.split("-"))
+            return required + selector.load(REGISTER, _PORT.size) + compare_range(first, last)
         value = selector.type.encode(self.value)
         if selector.type.is_bitmask and not self.is_negated:
             return required + _any_flag(self.selector, value)

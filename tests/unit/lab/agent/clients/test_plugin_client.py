@@ -95,6 +95,9 @@ class Fixture:
     def pod_detached(self) -> None:
         self.events.append(("detached",))
 
+    def collection_due(self) -> None:
+        self.events.append(("due",))
+
     def sandbox_orphaned(self, netns: str) -> None:
         self.events.append(("orphaned", netns))
 

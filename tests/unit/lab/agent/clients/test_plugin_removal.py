@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
+
 from kubenetlab.datapath.attachments import AttachmentPlan
 from kubenetlab.hoststate.diff import Changes
 from kubenetlab.kernel.namespaces.sandboxes import Pause
 from kubenetlab.kernel.processes.identity import ProcessId
+from kubenetlab.lab.agent.clients import plugin_client
 from kubenetlab.lab.agent.clients.plugin_client import PluginClient
 from kubenetlab.lab.messages.node_agent import (
+    CollectGarbage,
     PluginsFailed,
 )
 from tests.unit.lab.agent.clients.test_plugin_client import (
@@ -116,6 +120,30 @@ def test_a_failed_del_leaves_garbage() -> None:
         client.attach(plan(), {NODE: PAUSES[NODE]})
         await fixture.settle()
         assert fixture.called == ["AttachPod", "DetachPod", "CollectGarbage"]
+        (collection,) = (each for each in fixture.requests if isinstance(each, CollectGarbage))
+        assert collection.valid == ()
+
+    run(test)
+
+
+def test_a_failed_collection_is_repeated_in_a_lab_without_changes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing else would begin a pass of the agent."""
+    monkeypatch.setattr(plugin_client, "MAX_RETRY_S", 0.0)
+
+    async def test(fixture: Fixture, client: PluginClient) -> None:
+        client.attach(plan(POD), PAUSES)
+        await fixture.settle()
+        fixture.answers = [PluginsFailed("busy"), PluginsFailed("still busy")]
+        client.detach_first(removal(POD), PAUSES)
+        await fixture.settle()
+        client.attach(plan(), {NODE: PAUSES[NODE]})
+        await fixture.settle()
+        assert fixture.events[-1] == ("due",)
+        client.attach(plan(), {NODE: PAUSES[NODE]})
+        await fixture.settle()
+        assert fixture.called[1:] == ["DetachPod", "CollectGarbage", "CollectGarbage"]
 
     run(test)
 

@@ -8,9 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubenetlab.hoststate.netlink.wire import HEADER, messages
-from kubenetlab.hoststate.secret import Secret
-from kubenetlab.hoststate.xfrm import (
+from kubenetlab.hoststate.encryption.xfrm import (
     OUR_REQID,
     XFRM_POLICY_MESSAGES,
     XFRM_STATE_MESSAGES,
@@ -19,6 +17,8 @@ from kubenetlab.hoststate.xfrm import (
     decode_policies,
     decode_states,
 )
+from kubenetlab.hoststate.netlink.wire import HEADER, messages
+from kubenetlab.hoststate.secret import Secret
 from tests.unit.hoststate.netlink.test_messages import Indexes
 
 SPIS = st.integers(256, 2**32 - 1)

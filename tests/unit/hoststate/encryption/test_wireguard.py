@@ -11,16 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubenetlab.hoststate.diff import Operation
-from kubenetlab.hoststate.netlink.message_classes import MessageClass, nest
-from kubenetlab.hoststate.netlink.wire import HEADER
-from kubenetlab.hoststate.secret import Secret
-from kubenetlab.hoststate.wireguard import (
+from kubenetlab.hoststate.encryption.wireguard import (
     WIREGUARD_MESSAGES,
     WireguardDevice,
     WireguardPeer,
     decode_wireguard,
 )
-from kubenetlab.hoststate.wireguard_keys import node_keys, private_key, public_key
+from kubenetlab.hoststate.encryption.wireguard_keys import node_keys, private_key, public_key
+from kubenetlab.hoststate.netlink.message_classes import MessageClass, nest
+from kubenetlab.hoststate.netlink.wire import HEADER
+from kubenetlab.hoststate.secret import Secret
 from tests.unit.hoststate.netlink.test_messages import Indexes
 
 MESSAGE = MessageClass("pyroute2.netlink.generic.wireguard", "wgmsg")

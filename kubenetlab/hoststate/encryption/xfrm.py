@@ -80,7 +80,9 @@ _AEAD = struct.Struct("=64sII")
 """xfrm_algo_aead without the key: name, bits of the key, bits of the tag"""
 _MARK = struct.Struct("=II")
 _STATE_SOURCE = _SELECTOR.size + _ID.size
-_STATE_TAIL = _STATE_SOURCE + 16 + _LIMITS.size + len(_COUNTERS) + len(_STATISTICS)
+STATE_LIFETIME: Final = _STATE_SOURCE + 16 + _LIMITS.size
+"""Offset of xfrm_lifetime_cur in a message about a state."""
+_STATE_TAIL = STATE_LIFETIME + len(_COUNTERS) + len(_STATISTICS)
 _STATE_BYTES = _STATE_TAIL + _STATE_END.size
 _POLICY_TAIL = _SELECTOR.size + _LIMITS.size + len(_COUNTERS)
 _POLICY_BYTES = _POLICY_TAIL + _POLICY_END.size

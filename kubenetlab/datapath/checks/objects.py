@@ -13,7 +13,7 @@ from kubenetlab.programs import unmodelled_options
 from kubenetlab.programs.command import runs_own_command
 
 
-def check(obj: Resource) -> Iterator[Finding]:
+def check_object(obj: Resource) -> Iterator[Finding]:
     """Yield the problems of an object; an option without effect counts as an unknown field."""
     yield from cluster_modes.check(obj)
     template = getattr(getattr(obj, "spec", None), "template", None)

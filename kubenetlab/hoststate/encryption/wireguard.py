@@ -180,21 +180,36 @@ def decode_wireguard(
     values are False: the kernel does not record who made a peer.
     body: genlmsghdr (4 bytes) | attributes.
     """
-    link = ""
     peers: dict[str, WireguardPeer] = {}
-    for body in bodies:
-        message = _MESSAGE.decode(body)
-        if (device := _decode_device(netns, message)) is not None:
-            link = device.link
-            yield device, False
-        for entry in message.get_attr("WGDEVICE_A_PEERS") or ():
-            peer = _decode_peer(netns, link, entry)
-            before = peers.get(peer.public_key)
-            if before is not None:
-                networks = sorted((*before.allowed_ips, *peer.allowed_ips))
-                peer = structs.replace(before, allowed_ips=tuple(networks))
-            peers[peer.public_key] = peer
+    messages = [_MESSAGE.decode(body) for body in bodies]
+    devices = (_decode_device(netns, message) for message in messages)
+    yield from ((device, False) for device in devices if device is not None)
+    for link, entry in _peer_entries(messages):
+        peer = _decode_peer(netns, link, entry)
+        before = peers.get(peer.public_key)
+        if before is not None:
+            networks = sorted((*before.allowed_ips, *peer.allowed_ips))
+            peer = structs.replace(before, allowed_ips=tuple(networks))
+        peers[peer.public_key] = peer
     yield from ((peer, False) for peer in peers.values())
+
+
+def decoded_peers(bodies: Iterable[memoryview]) -> Iterator[tuple[str, str, Any]]:
+    """Yield (link, public key, attributes) of each peer in the messages about one link.
+
+    A peer with many networks may be in several messages, of which the first has its session.
+    """
+    for link, entry in _peer_entries(map(_MESSAGE.decode, bodies)):
+        yield link, _text(entry.get_attr("WGPEER_A_PUBLIC_KEY")), entry
+
+
+def _peer_entries(messages: Iterable[Any]) -> Iterator[tuple[str, Any]]:
+    """Yield each peer with its link, of which only the first message has the name."""
+    link = ""
+    for message in messages:
+        link = message.get_attr("WGDEVICE_A_IFNAME") or link
+        for entry in message.get_attr("WGDEVICE_A_PEERS") or ():
+            yield link, entry
 
 
 def _decode_device(netns: str, message: Any) -> WireguardDevice | None:

@@ -1,0 +1,1 @@
+"""Kinds of network policies, which decide about connections of pods."""

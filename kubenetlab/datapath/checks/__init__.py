@@ -1,0 +1,1 @@
+"""Checks of objects that need modes, the views of nodes, or built-in programs."""

@@ -1,0 +1,1 @@
+"""Encryption between nodes: keys and peers of WireGuard, and ESP by XFRM."""

@@ -1,0 +1,61 @@
+"""Options of the command line, merged into the Cluster document of a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kubenetlab.cli.input.manifests import Flags, read
+from kubenetlab.errors import ManifestError
+
+CLUSTER = """\
+apiVersion: kubenetlab.dev/v1alpha1
+kind: Cluster
+nodes: [{role: control-plane}, {role: worker}]
+"""
+
+
+def cluster_file(folder: Path, text: str) -> str:
+    file = folder / "cluster.yaml"
+    file.write_text(CLUSTER + text)
+    return str(file)
+
+
+def test_an_option_replaces_a_mode_that_the_file_could_not_have(tmp_path: Path) -> None:
+    """The default mode needs one segment; the mode of the command line does not."""
+    file = cluster_file(tmp_path, "fabric: {topology: routed}\n")
+    with pytest.raises(ManifestError, match="bridge needs all nodes on one layer-2 segment"):
+        read([file])
+    manifests = read([file], flags=Flags(cni="flannel"))
+    assert manifests.cluster_config.networking.cni == {"type": "flannel"}
+
+
+def test_mistakes_in_a_mode_of_the_file_keep_their_line(tmp_path: Path) -> None:
+    file = cluster_file(tmp_path, "networking:\n  cni:\n    type: flannel\n    vni: 0\n")
+    with pytest.raises(ManifestError) as caught:
+        read([file], flags=Flags(nodes=3))
+    (problem,) = caught.value.problems
+    assert (problem.file, problem.line, problem.path) == (file, 7, "networking.cni.vni")
+
+
+def test_warnings_about_options_of_the_command_line(tmp_path: Path) -> None:
+    """An option without effect is reported once, whether a file or the command line has it."""
+    mode = "cilium,clusterPoolIPv4MaskSize=26"
+    (warning,) = read(None, flags=Flags(cni=mode)).loaded.warnings
+    assert (warning.path, warning.message) == (
+        "networking.cni.clusterPoolIPv4MaskSize",
+        "has no effect with ipam: kubernetes",
+    )
+    file = cluster_file(
+        tmp_path, "networking: {cni: {type: cilium, clusterPoolIPv4MaskSize: 26}}\n"
+    )
+    (warning,) = read([file], flags=Flags(nodes=3)).loaded.warnings
+    assert (warning.file, warning.line) == (file, 4)
+
+
+def test_no_warning_about_a_mode_that_an_option_replaces(tmp_path: Path) -> None:
+    file = cluster_file(
+        tmp_path, "networking: {cni: {type: cilium, clusterPoolIPv4MaskSize: 26}}\n"
+    )
+    assert read([file], flags=Flags(cni="flannel")).loaded.warnings == ()
