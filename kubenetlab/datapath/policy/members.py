@@ -1,0 +1,147 @@
+"""Pods as network policies see them, and the pods that a selector matches.
+
+When one pod changes, each selector is compared with this pod alone.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import msgspec
+from msgspec import Struct
+
+from kubenetlab.api.core import Namespace
+from kubenetlab.api.lab import Attachment
+from kubenetlab.api.meta import Labels, LabelSelector
+from kubenetlab.api.object_map import ObjectKey
+from kubenetlab.api.pods import Pod
+from kubenetlab.api.store import Cluster
+from kubenetlab.datapath.plan_cache import PlanCache
+from kubenetlab.datapath.pod_view import has_addresses
+from kubenetlab.versioned import ChangedEntries, VersionedMap
+
+NamedPort = tuple[str, str, int]
+"""(name, protocol, number) of a container port."""
+
+
+class PolicyPod(Struct, frozen=True):
+    """A pod with a network of its own."""
+
+    namespace: str
+    name: str
+    labels: Labels
+    addresses: tuple[str, ...]
+    named_ports: tuple[NamedPort, ...]
+    """Ports of its containers that have names."""
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+Pods = VersionedMap[ObjectKey, PolicyPod]
+"""Pods by namespace and name."""
+
+
+class PodGroup(Struct, frozen=True):
+    """Pods that selectors match; equal selectors are one group, whoever has them."""
+
+    namespace: str
+    """Namespace of the pods; empty if `namespaces` selects them."""
+    pods: str
+    """Selector of the pods, as JSON."""
+    namespaces: str = ""
+    """Selector of the namespaces, as JSON; empty without one."""
+
+    @classmethod
+    def of(
+        cls,
+        namespace: str,
+        pods: LabelSelector | None,
+        namespaces: LabelSelector | None = None,
+    ) -> PodGroup:
+        """Return the group of a peer, or of the subjects, of a policy in `namespace`."""
+        selector = _text(pods or LabelSelector())
+        return (
+            cls(namespace, selector) if namespaces is None else cls("", selector, _text(namespaces))
+        )
+
+    @property
+    def pod_selector(self) -> LabelSelector:
+        return msgspec.json.decode(self.pods, type=LabelSelector)
+
+    @property
+    def namespace_selector(self) -> LabelSelector | None:
+        if not self.namespaces:
+            return None
+        return msgspec.json.decode(self.namespaces, type=LabelSelector)
+
+
+def _text(selector: LabelSelector) -> str:
+    """Return a selector as text; equal ones have the same text, whatever the order of labels."""
+    return msgspec.json.encode(selector, order="deterministic").decode()
+
+
+def policy_pods(cluster: Cluster, cache: PlanCache) -> Pods:
+    """Return every pod that has addresses of its own."""
+    pods, attachments = cluster.by_key(Pod), cluster.by_key(Attachment)
+
+    def build(former: Pods | None, *changes_by_map: ChangedEntries[ObjectKey, object]) -> Pods:
+        known = Pods() if former is None else former
+        changes: dict[ObjectKey, PolicyPod | None] = {}
+        for key in dict.fromkeys(key for news in changes_by_map for key in news):
+            current = _policy_pod(pods.get(key), attachments.get(key))
+            previous = known.get(key)
+            changes[key] = previous if previous == current else current
+        return known.with_changes(changes)
+
+    return cache.follow("policy pods", build, pods, attachments)
+
+
+def _policy_pod(pod: Pod | None, attachment: Attachment | None) -> PolicyPod | None:
+    if pod is None or attachment is None or not has_addresses(pod, attachment):
+        return None
+    ports = (
+        (port.name, port.protocol, port.container_port)
+        for container in pod.spec.long_running_containers
+        for port in container.ports
+        if port.name
+    )
+    return PolicyPod(pod.namespace, pod.name, pod.labels, attachment.addresses, tuple(ports))
+
+
+def members(cache: PlanCache, cluster: Cluster, pods: Pods, group: PodGroup) -> Pods:
+    """Return the pods of a group."""
+    selector = group.namespace_selector
+    if selector is None:
+        namespaces = frozenset([group.namespace])
+    else:
+        namespaces = cluster.index(Namespace, _namespaces_by_labels, group.namespaces)
+    return cache.follow(
+        ("members", group),
+        partial(_members, group.pod_selector, namespaces),
+        pods,
+        given=namespaces,
+    )
+
+
+def _namespaces_by_labels(namespaces: tuple[Namespace, ...], selector: str) -> frozenset[str]:
+    """Return the names of the namespaces that a selector, as JSON, matches."""
+    decoded = msgspec.json.decode(selector, type=LabelSelector)
+    return frozenset(each.name for each in namespaces if decoded.matches(each.labels))
+
+
+def _members(
+    selector: LabelSelector,
+    namespaces: frozenset[str],
+    former: Pods | None,
+    changes: ChangedEntries[ObjectKey, PolicyPod],
+) -> Pods:
+    return (Pods() if former is None else former).with_changes(
+        {
+            key: pod
+            if pod is not None and pod.namespace in namespaces and selector.matches(pod.labels)
+            else None
+            for key, (_, pod) in changes.items()
+        }
+    )

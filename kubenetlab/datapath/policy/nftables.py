@@ -1,0 +1,275 @@
+"""nftables: verdict maps lead from a pod's address to the policies that isolate it.
+
+    forward  →  replies and established connections: accept
+             →  a pod to itself: accept
+             →  map egress-pods: the chain of the source, if policies isolate it
+             →  ingress  →  map ingress-pods: the chain of the destination, if policies isolate it
+                         →  accept
+
+    isolated-egress-…   →  policy-egress-…  (one for each policy)  →  drop
+    policy-egress-…     →  a rule matches: on to the chain ingress
+    isolated-ingress-…  →  policy-ingress-… (one for each policy)  →  drop
+    policy-ingress-…    →  a rule matches: accept
+
+The rules are in the tables `ip network-policy` and `ip6 network-policy`. Pods that the same
+policies isolate share a chain. Pods that the same selector matches are one set, whatever policies
+have it, so a packet passes the same number of rules with ten pods as with a thousand. Packets
+between a node and its own pods are not forwarded, so no policy applies to them. Each rule has the
+name of its policy, and its number there, as comment.
+
+A connection that a policy once allowed goes on when the policy changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+from msgspec import Struct
+
+from kubenetlab.api.policies.network_policy import Direction
+from kubenetlab.api.values import ip
+from kubenetlab.datapath.policy.members import PodGroup, PolicyPod
+from kubenetlab.datapath.policy.rules import IsolatingPolicy, PolicyRule, PortName, PortRange
+from kubenetlab.hoststate.rules.nftables import (
+    NFT_FAMILIES,
+    Chain,
+    Collection,
+    Element,
+    Hook,
+    InTable,
+    NftObject,
+    Rule,
+    SetType,
+    Table,
+    TableRules,
+    rule,
+)
+from kubenetlab.hoststate.rules.nftables.datatypes import VERDICT
+from kubenetlab.hoststate.rules.nftables.statements import (
+    AnyStatement,
+    Counter,
+    InSet,
+    MapVerdict,
+    Match,
+    OneOf,
+    Verdict,
+    accept,
+    drop,
+    goto,
+    jump,
+)
+from kubenetlab.names import NETWORK_POLICY_TABLE
+
+TABLE: Final = NETWORK_POLICY_TABLE
+_PAIRS: Final = "own-addresses"
+_DISPATCH: Final = "ingress"
+_ADDRESS_TYPES: Final = {"ip": "ipv4_addr", "ip6": "ipv6_addr"}
+_MAPS: Final[Mapping[Direction, str]] = {"Egress": "egress-pods", "Ingress": "ingress-pods"}
+_SELECTORS: Final[Mapping[Direction, tuple[str, str]]] = {
+    "Egress": ("saddr", "daddr"),
+    "Ingress": ("daddr", "saddr"),
+}
+"""Direction → (part of the header with the isolated pod, part with its peer)."""
+
+
+class FamilyTable(Struct, frozen=True):
+    """Table of one address family on a node; creates objects of that table."""
+
+    family: str
+    netns: str = ""
+
+    @classmethod
+    def of(cls, version: int, netns: str = "") -> FamilyTable:
+        return cls(NFT_FAMILIES[version], netns)
+
+    @property
+    def version(self) -> int:
+        return {family: version for version, family in NFT_FAMILIES.items()}[self.family]
+
+    def type(self, *parts: str, value: tuple[str, ...] = ()) -> SetType:
+        """Return the type of a set whose keys begin with an address."""
+        return SetType((_ADDRESS_TYPES[self.family], *parts), value)
+
+    def chain(self, name: str, rules: Sequence[Rule], hook: Hook | None = None) -> Chain:
+        return Chain(self.netns, self.family, TABLE, name, tuple(rules), hook)
+
+    def collection(self, name: str, type_: SetType, comment: str) -> Collection:
+        return Collection(self.netns, self.family, TABLE, name, type_, comment)
+
+    def element(
+        self,
+        name: str,
+        type_: SetType,
+        item: tuple[str, ...],
+        comment: str = "",
+        verdict: Verdict | None = None,
+    ) -> Element:
+        return Element(self.netns, self.family, TABLE, name, type_, item, verdict, comment=comment)
+
+    def rules(self, subject: str, objects: Sequence[InTable]) -> TableRules:
+        return TableRules("nftables", self.family, subject, tuple(objects))
+
+
+def base(table: FamilyTable) -> Iterator[NftObject]:
+    """Yield the table without any policy, in which every packet is accepted."""
+    verdicts, pairs = table.type(value=VERDICT), table.type(_ADDRESS_TYPES[table.family])
+    yield Table(table.netns, table.family, TABLE, "network policies of pods")
+    yield table.collection(_MAPS["Egress"], verdicts, "pods whose egress is isolated")
+    yield table.collection(_MAPS["Ingress"], verdicts, "pods whose ingress is isolated")
+    yield table.collection(_PAIRS, pairs, "isolated pods to themselves")
+    source, destination = f"{table.family} saddr", f"{table.family} daddr"
+    yield table.chain(_DISPATCH, (rule(MapVerdict((destination,), _MAPS["Ingress"])), rule(accept)))
+    yield table.chain(
+        "forward",
+        (
+            rule(Match("ct state", "established,related"), accept),
+            rule(InSet((source, destination), _PAIRS), accept),
+            rule(MapVerdict((source,), _MAPS["Egress"])),
+            rule(goto(_DISPATCH)),
+        ),
+        Hook("filter", "forward", 0),
+    )
+
+
+def pod(
+    table: FamilyTable, pod: PolicyPod, policies: Sequence[IsolatingPolicy]
+) -> Iterator[InTable]:
+    """Yield the elements and chains of a pod on its node.
+
+    policies: all policies that isolate it.
+    """
+    addresses = [each for each in pod.addresses if ip.version_of(each) == table.version]
+    verdicts, pairs = table.type(value=VERDICT), table.type(_ADDRESS_TYPES[table.family])
+    for direction, name in _MAPS.items():
+        isolating = [policy for policy in policies if policy.direction == direction]
+        if not isolating:
+            continue
+        chain = isolated_chain(isolating)
+        jumps = [rule(jump(policy_chain(policy))) for policy in isolating]
+        yield table.chain(
+            chain, (*jumps, rule(Counter(), drop, comment="isolated by network policies"))
+        )
+        for address in addresses:
+            yield table.element(name, verdicts, (address,), pod.full_name, goto(chain))
+    if policies:
+        for address in addresses:
+            yield table.element(_PAIRS, pairs, (address, address))
+
+
+def group(table: FamilyTable, group: PodGroup, pods: Sequence[PolicyPod]) -> TableRules:
+    """Return the set of the pods that a selector matches."""
+    name, type_ = group_set(group), table.type()
+    return table.rules(
+        name,
+        (
+            table.collection(name, type_, str(group)),
+            *(
+                table.element(name, type_, (address,))
+                for pod in pods
+                for address in pod.addresses
+                if ip.version_of(address) == table.version
+            ),
+        ),
+    )
+
+
+def named_ports(table: FamilyTable, port: PortName, pods: Sequence[PolicyPod]) -> TableRules:
+    """Return the set of the ports of all pods that have a name."""
+    name, type_ = port_set(port), table.type("inet_proto", "inet_service")
+    keys = dict.fromkeys(
+        (address, port.protocol.lower(), str(number))
+        for pod in pods
+        for own_name, protocol, number in pod.named_ports
+        if (own_name, protocol) == (port.name, port.protocol)
+        for address in pod.addresses
+        if ip.version_of(address) == table.version
+    )
+    return table.rules(
+        name,
+        (
+            table.collection(name, type_, f"ports with the name {port.name}"),
+            *(table.element(name, type_, key) for key in keys),
+        ),
+    )
+
+
+def policy(table: FamilyTable, policy: IsolatingPolicy) -> TableRules:
+    """Return the chain of a policy in one direction."""
+    verdict = goto(_DISPATCH) if policy.direction == "Egress" else accept
+    rules = [
+        rule(*peer, *port, verdict, comment=f"{policy.name} {policy.direction} rule {entry.index}")
+        for entry in policy.rules
+        for peer in _peers(table, policy.direction, entry)
+        for port in _ports(table, entry)
+    ]
+    name = policy_chain(policy)
+    return table.rules(name, (table.chain(name, rules),))
+
+
+def _peers(
+    table: FamilyTable, direction: Direction, entry: PolicyRule
+) -> Iterator[tuple[AnyStatement, ...]]:
+    """Yield the matches of the peers of a rule, of which one has to match."""
+    selector = f"{table.family} {_SELECTORS[direction][1]}"
+    if entry.is_any_peer:
+        yield ()
+    for each in entry.groups:
+        yield (InSet((selector,), group_set(each)),)
+    ranges = entry.ranges_of(table.version)
+    if any(cidr.endswith("/0") for cidr in ranges):
+        yield ()
+    elif ranges:
+        yield (OneOf(selector, ranges),)
+
+
+def _ports(table: FamilyTable, entry: PolicyRule) -> Iterator[tuple[AnyStatement, ...]]:
+    """Yield the matches of the ports of a rule, of which one has to match."""
+    if entry.is_any_port:
+        yield ()
+    by_protocol: dict[str, list[PortRange]] = {}
+    for port in entry.ports:
+        by_protocol.setdefault(port.protocol.lower(), []).append(port)
+    for protocol, ports in by_protocol.items():
+        is_protocol = Match("meta l4proto", protocol)
+        if any(port.is_all for port in ports):
+            yield (is_protocol,)
+        else:
+            yield (is_protocol, OneOf("th dport", tuple(map(_port_text, ports))))
+    for name in entry.port_names:
+        yield (InSet((f"{table.family} daddr", "meta l4proto", "th dport"), port_set(name)),)
+
+
+def _port_text(port: PortRange) -> str:
+    return str(port.first) if port.first == port.last else f"{port.first}-{port.last}"
+
+
+def group_set(group: PodGroup) -> str:
+    """Return the name of the set of a group of pods."""
+    return f"pods-{_digest(group.namespace, group.pods, group.namespaces)}"
+
+
+def port_set(port: PortName) -> str:
+    """Return the name of the set of the ports with a name."""
+    return f"port-{port.name}-{port.protocol.lower()}"
+
+
+def policy_chain(policy: IsolatingPolicy) -> str:
+    """Return the name of the chain of a policy in one direction."""
+    text = f"policy-{policy.direction.lower()}-{_digest(policy.name)}-{policy.name}"
+    return text[:MAX_CHAIN_NAME]
+
+
+def isolated_chain(policies: Sequence[IsolatingPolicy]) -> str:
+    """Return the name of the chain of the pods that some policies isolate in one direction."""
+    direction = policies[0].direction.lower()
+    return f"isolated-{direction}-{_digest(*(policy.name for policy in policies))}"
+
+
+MAX_CHAIN_NAME: Final = 120
+"""Maximum length of the names of chains, in characters; the kernel's is 127 in older versions."""
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
