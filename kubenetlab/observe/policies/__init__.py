@@ -1,0 +1,1 @@
+"""Verdicts of network policies, computed from manifests alone."""
