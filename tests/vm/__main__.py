@@ -7,10 +7,10 @@ import subprocess
 import sys
 import time
 
-from tests.vm.debian import VmError, kernel
-from tests.vm.machine import TIMED_OUT, environment, run
+from tests.vm.debian import Kernel, VmError, kernel
+from tests.vm.machine import TIMED_OUT, MachineStopped, environment, run
 
-LIMIT_S = int(os.environ.get("KUBENETLAB_VM_LIMIT_S", "1800"))
+LIMIT_S = int(os.environ.get("KUBENETLAB_VM_LIMIT_S", "2700"))
 
 PROVISIONED = ("sh", "-c", 'scripts/provision && exec "$@"', "sh")
 """Shell command that provisions the machine like the Vagrantfile's.
@@ -34,12 +34,7 @@ def main() -> int:
         debian_kernel = kernel()
         _write_bytecode()
         print(f"starting Linux {debian_kernel.modules.name}, emulated", flush=True)
-        status = run(
-            debian_kernel,
-            [*PROVISIONED, sys.executable, "-m", "pytest", *SELECTED, *sys.argv[1:]],
-            environment(),
-            LIMIT_S,
-        )
+        status = _run_tests(debian_kernel)
     except (VmError, OSError, subprocess.SubprocessError) as error:
         print(f"vm-test: {error}", file=sys.stderr)
         return 1
@@ -52,6 +47,18 @@ def main() -> int:
         )
     print(f"the emulated machine is off after {time.monotonic() - started_at:.0f} s", flush=True)
     return status
+
+
+def _run_tests(debian_kernel: Kernel) -> int:
+    """Run the tests; start the machine once more if it stops before the tests have begun."""
+    command = [*PROVISIONED, sys.executable, "-m", "pytest", *SELECTED, *sys.argv[1:]]
+    try:
+        return run(debian_kernel, command, environment(), LIMIT_S)
+    except MachineStopped as stopped:
+        if stopped.tests_have_begun:
+            raise
+        print(f"vm-test: {stopped}, before the tests; it is started again", file=sys.stderr)
+        return run(debian_kernel, command, environment(), LIMIT_S)
 
 
 def _write_bytecode() -> None:

@@ -9,6 +9,7 @@ processes in another order than the outer machine.
 from __future__ import annotations
 
 import os
+import select
 import shlex
 import shutil
 import subprocess
@@ -27,7 +28,11 @@ MEMORY = "1536M"
 PATIENCE = 10
 """Factor by which deadlines are longer there than on a real processor (tests/patience.py)."""
 TIMED_OUT = 124
-"""Exit status of timeout(1) after the time limit."""
+"""Exit status after the time limit, as of timeout(1)."""
+
+SILENCE_BEFORE_TESTS_S = 240
+SILENCE_LIMIT_S = 600
+"""Time without any output after which the machine has stopped; no test takes as long."""
 
 _KERNEL_ARGUMENTS = (
     "console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off nokaslr no_timer_check "
@@ -41,6 +46,22 @@ so qemu translates its code once. Allocated memory is not zeroed twice, and the 
 with ordinary instructions, because qemu emulates a repeated instruction word by word.
 """
 
+TESTS_BEGIN = b"test session starts"
+"""Words in the first line that pytest prints."""
+
+
+class MachineStopped(VmError):
+    """The emulated machine printed nothing for a long time.
+
+    tests_have_begun: whether pytest had begun by then.
+    """
+
+    def __init__(self, tests_have_begun: bool) -> None:
+        """Keep whether pytest had begun."""
+        self.tests_have_begun = tests_have_begun
+        limit_s = SILENCE_LIMIT_S if tests_have_begun else SILENCE_BEFORE_TESTS_S
+        super().__init__(f"the emulated machine printed nothing for {limit_s} s")
+
 
 def run(
     kernel: Kernel, command: Sequence[str], environment: Mapping[str, str], limit_s: int
@@ -48,7 +69,7 @@ def run(
     """Run a command in this process's working directory on the other kernel.
 
     Its output goes to standard output. Return its exit status, or TIMED_OUT. Raise VmError if the
-    machine ends before the command.
+    machine ends before the command, or MachineStopped if it stops without an end.
     """
     with tempfile.TemporaryDirectory(prefix="kubenetlab-vm-") as scratch:
         root, archive, status, socket = (
@@ -61,22 +82,49 @@ def run(
             initramfs(needed, {"job": job, "modules-directory": str(kernel.modules).encode()})
         )
         with _file_server(root, socket):
-            qemu_command = _qemu(kernel.image, archive, socket, status)
-            command_with_limit = ["timeout", "--foreground", str(limit_s), *qemu_command]
-            completed = subprocess.run(
-                command_with_limit,
-                stdin=subprocess.DEVNULL,
-                check=False,
-                preexec_fn=_enter_private_mount_namespace,
-            )
-        if completed.returncode == TIMED_OUT:
+            exit_status = _run_qemu(_qemu(kernel.image, archive, socket, status), limit_s)
+        if exit_status is None:
             return TIMED_OUT
         if not (reported_status := status.read_text().strip() if status.exists() else ""):
             raise VmError(
-                "the machine ended without reporting a status; "
-                f"qemu's exit status is {completed.returncode}"
+                f"the machine ended without reporting a status; qemu's exit status is {exit_status}"
             )
         return int(reported_status)
+
+
+def _run_qemu(command: Sequence[str], limit_s: int) -> int | None:
+    """Copy the output of qemu until it ends; return its exit status, or None after the limit.
+
+    It is killed, because it does not react to SIGTERM while it waits for the file server. Raise
+    MachineStopped if it prints nothing for too long.
+    """
+    deadline = time.monotonic() + limit_s
+    tests_have_begun = False
+    qemu = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        preexec_fn=_enter_private_mount_namespace,
+    )
+    assert qemu.stdout is not None
+    try:
+        with qemu.stdout as output:
+            while (remaining_s := deadline - time.monotonic()) > 0:
+                silence_limit_s = SILENCE_LIMIT_S if tests_have_begun else SILENCE_BEFORE_TESTS_S
+                if not select.select([output], [], [], min(remaining_s, silence_limit_s))[0]:
+                    if remaining_s > silence_limit_s:
+                        raise MachineStopped(tests_have_begun)
+                    continue
+                chunk = os.read(output.fileno(), 65536)
+                if not chunk:
+                    return qemu.wait()
+                tests_have_begun |= TESTS_BEGIN in chunk
+                sys.stdout.buffer.write(chunk)
+                sys.stdout.flush()
+    finally:
+        qemu.kill()
+        qemu.wait()
+    return None
 
 
 def _job(command: Sequence[str], environment: Mapping[str, str]) -> str:
