@@ -162,6 +162,11 @@ class Networking(Record, frozen=True):
 
     Defaults to nftables; to none with a CNI plugin that implements Services itself.
     """
+    policy_engine: Annotated[str | JsonMapping | None, Meta(examples=["nftables"])] = None
+    """Engine of network policies: its name, or a mapping of `type` and the options of the engine.
+
+    Defaults to the engine of the CNI mode, which is none for plugins that enforce no policies.
+    """
     disable_default_cni: bool = False
     """If true, the same as `cni: none`."""
 

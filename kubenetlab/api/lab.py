@@ -278,6 +278,8 @@ class NetworkFacts(Internal, frozen=True):
     """False in a cluster without kube-proxy."""
     implied_proxy_mode: str = "nftables"
     """kube-proxy mode if the Cluster document names none."""
+    implied_policy_engine: str = "nftables"
+    """Policy engine if the Cluster document names none."""
     agent: CniAgent | None = None
     """Agent of the CNI plugin on each node; None for a plugin without agents."""
     encryption_option: str = ""
@@ -347,5 +349,7 @@ class Decisions(Internal, kw_only=True, frozen=True):
     """True once pods have been attached: choices of the CNI mode do not change any more."""
     reasons: tuple[str, ...] = ()
     """Reasons for the choices, for users."""
+    netfilter_bypass: str = ""
+    """Reason why packets between some pods do not pass netfilter; empty if all do."""
     real_commands: tuple[str, ...] = ()
     """Commands of containers that are run as programs of this machine, with `realCommands`."""

@@ -117,6 +117,19 @@ class LabelSelectorRequirement(Record, frozen=True):
     values: tuple[str, ...] = ()
     """Values to compare with. Required for In and NotIn, not allowed otherwise."""
 
+    def __str__(self) -> str:
+        """Return the requirement as in kubectl, such as `tier in (a,b)`."""
+        values = ",".join(sorted(self.values))
+        match self.operator:
+            case "In":
+                return f"{self.key} in ({values})"
+            case "NotIn":
+                return f"{self.key} notin ({values})"
+            case "Exists":
+                return self.key
+            case "DoesNotExist":
+                return f"!{self.key}"
+
 
 class LabelSelector(Record, frozen=True):
     """Label query. All requirements must be met. An empty selector matches all objects."""
@@ -125,6 +138,16 @@ class LabelSelector(Record, frozen=True):
     """Labels that an object must have."""
     match_expressions: tuple[LabelSelectorRequirement, ...] = ()
     """Requirements that the labels of an object must meet."""
+
+    def __str__(self) -> str:
+        """Return the selector as in kubectl, such as `app=web,tier in (a,b),!canary`.
+
+        It is empty if the selector matches all objects.
+        Source: k8s.io/apimachinery pkg/apis/meta/v1/helpers.go FormatLabelSelector.
+        """
+        labels = ((key, f"{key}={value}") for key, value in self.match_labels.items())
+        expressions = ((entry.key, str(entry)) for entry in self.match_expressions)
+        return ",".join(text for _, text in sorted([*labels, *expressions]))
 
     def matches(self, labels: Labels) -> bool:
         """Return True if the labels meet all requirements.

@@ -73,7 +73,7 @@ def _show(results: Sequence[CheckResult]) -> None:
 
 
 def _modes(machine_results: Sequence[CheckResult]) -> list[CheckResult]:
-    """Return a result for each CNI and kube-proxy mode, with its unmet requirements.
+    """Return a result for each mode of all families, with its unmet requirements.
 
     Kernel features that only some options of a mode need do not make the mode unavailable.
     """

@@ -1,4 +1,4 @@
-"""modes: list the CNI and kube-proxy modes; print the manual page of a mode."""
+"""modes: list the modes of each family; print the manual page of a mode."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def modes(output: OutputOption = Output.table) -> None:
-    """List the CNI and kube-proxy modes.
+    """List the CNI and kube-proxy modes, and the engines of network policies.
 
     -o wide also shows their options and defaults.
 
@@ -58,7 +58,7 @@ def find(name: str) -> str:
 
 
 def mode_data(name: str) -> list[JsonObject]:
-    """Return the data of the modes with this name; CNI and kube-proxy may both have one."""
+    """Return the data of the modes with this name; several families may have one."""
     from kubenetlab.datapath.modes import FAMILIES, known
 
     return [_mode_data(family, name) for family in FAMILIES if name in known(family)]

@@ -71,6 +71,18 @@ def plan(cluster: Cluster, decisions: Decisions, cache: PlanCache | None = None)
     return HostState(
         {netns: contents for netns, (contents, _) in merged.items()},
         {netns: origins for netns, (_, origins) in merged.items()},
+        _guarded(context),
+    )
+
+
+def _guarded(context: PlanContext) -> frozenset[str]:
+    """Return the namespaces of the pods that must not be connected before the policies' rules."""
+    isolated = context.policy_rules.isolated
+    return frozenset(
+        view.netns
+        for node in (context.nodes if isolated else ())
+        for view in node.pods
+        if (view.namespace, view.name) in isolated
     )
 
 

@@ -38,12 +38,13 @@ def network_facts(config: ClusterConfig) -> NetworkFacts:
     """Return the properties of a Cluster document's modes that the controllers need."""
     cni = modes.load("cni", *config.networking.cni_mode)
     proxy = modes.load("proxy", *modes.proxy_mode(config.networking))
-    omitted = structs.replace(config.networking, kube_proxy_mode=None)
+    omitted = structs.replace(config.networking, kube_proxy_mode=None, policy_engine=None)
     return structs.replace(
         cni.facts,
         mode=(config.networking.cni_mode[0], plain_options(cni)),
         has_proxy=proxy.serves,
         implied_proxy_mode=modes.proxy_mode(omitted)[0],
+        implied_policy_engine=modes.policy_engine(omitted)[0],
     )
 
 
@@ -57,6 +58,7 @@ def check(obj: Resource) -> Iterator[Finding]:
     if isinstance(obj, ClusterConfig):
         for family in modes.FAMILIES.values():
             yield from _mode_findings(obj, family.name, *family.chosen(obj.networking))
+        yield from _policy_findings(obj)
         yield from _bgp_findings(obj)
 
 
@@ -75,6 +77,19 @@ def _mode_findings(
         if valid == options:
             return
         options = valid
+
+
+def _policy_findings(config: ClusterConfig) -> Iterator[Finding]:
+    """Yield an error for a policy engine that does not see the packets of the CNI mode."""
+    engine, _ = modes.policy_engine(config.networking)
+    fitting = modes.policy_engines(config.networking)
+    if engine in modes.known("policy") and engine not in fitting:
+        name, _ = config.networking.cni_mode
+        yield Finding(
+            ("networking", "policyEngine"),
+            f"{engine} does not see the packets between pods with cni {name}",
+            hints=(f"policy engines with cni {name}: {', '.join(fitting)}",),
+        )
 
 
 def _bgp_findings(config: ClusterConfig) -> Iterator[Finding]:

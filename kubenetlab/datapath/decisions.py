@@ -40,7 +40,12 @@ def decide(
     has_command: returns True for a container command that is a program of the machine.
     """
     network = _network(cluster, has_br_netfilter)
-    return structs.replace(network, real_commands=_real_commands(cluster, has_command))
+    cni: CNI = load("cni", network.cni_mode, network.cni_options)
+    return structs.replace(
+        network,
+        netfilter_bypass=cni.netfilter_bypass(has_br_netfilter=has_br_netfilter),
+        real_commands=_real_commands(cluster, has_command),
+    )
 
 
 def are_dynamic(cluster: Cluster, entries: int) -> bool:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 
+from kubenetlab.api.config import Networking
 from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.kinds import PLUGIN_KINDS, POLICY_KINDS, qualified_kind, writable
-from kubenetlab.api.lab import NetworkFacts
+from kubenetlab.api.lab import Decisions, NetworkFacts
 from kubenetlab.api.manifests.unenforced import effect_of
-from kubenetlab.api.meta import LabelSelector
+from kubenetlab.api.meta import LabelSelector, Resource
 from kubenetlab.api.policies.network_policy import NetworkPolicy
 from kubenetlab.api.store import Cluster
+from kubenetlab.datapath import modes
 from kubenetlab.diagnostics.model import NOT_ENFORCED, Diagnostic, Scope
 from kubenetlab.diagnostics.templates import Templates
 
@@ -27,19 +29,26 @@ _EFFECTS = {
 def check_unenforced(cluster: Cluster, templates: Templates) -> Iterator[Diagnostic]:
     """Yield a diagnostic for every document that affects connections and is not enforced."""
     facts = cluster.get(NetworkFacts, "", "network") or NetworkFacts()
+    engine = modes.load("policy", *modes.policy_engine(cluster.config.networking))
+    decisions = cluster.get(Decisions, "", "decisions")
+    bypass = decisions.netfilter_bypass if decisions is not None else ""
     for given in cluster.given.values():
         document = given.document
         kind = writable(document)
         is_used = (
             kind is not None
-            and kind not in POLICY_KINDS
             and PLUGIN_KINDS.get(kind, facts.plugin) == facts.plugin
+            and (
+                kind not in POLICY_KINDS
+                or (engine.serves and not bypass and _is_known(cluster, kind, document))
+            )
         )
         effect = None if is_used else effect_of(document)
         if effect is None:
             continue
         meta = document["metadata"]
         message = f"not enforced by this lab, although {_EFFECTS[effect]}"
+        hints = _hints(cluster.config.networking, bypass) if kind in POLICY_KINDS else ()
         scope = _scope(cluster, document, effect)
         yield Diagnostic(
             NOT_ENFORCED,
@@ -48,9 +57,28 @@ def check_unenforced(cluster: Cluster, templates: Templates) -> Iterator[Diagnos
             meta["name"],
             (),
             message,
-            (),
+            hints,
             scope,
         )
+
+
+def _is_known(cluster: Cluster, kind: type[Resource], document: JsonMapping) -> bool:
+    """Return True if the policy is in the store; an older version may not have known its kind."""
+    meta = document["metadata"]
+    namespace = (meta.get("namespace") or "default") if kind.is_namespaced else ""
+    return cluster.get(kind, namespace, meta["name"]) is not None
+
+
+def _hints(networking: Networking, bypass: str) -> tuple[str, ...]:
+    """Return why policies are not enforced, and how they are."""
+    name, _ = modes.policy_engine(networking)
+    if name != "none":
+        return (bypass,) if bypass else ()
+    cni, _ = networking.cni_mode
+    others = [engine for engine in modes.policy_engines(networking) if engine != "none"]
+    if not others:
+        return (f"no policy engine works with cni {cni}",)
+    return (f"the policy engine is none; kubenetlab up --policy {others[0]} enforces policies",)
 
 
 def _scope(cluster: Cluster, document: JsonMapping, effect: str) -> Scope:

@@ -73,6 +73,7 @@ class Lab:
         name: str | None = None,
         cni: str | None = None,
         kube_proxy_mode: str | None = None,
+        policy_engine: str | None = None,
         nodes: int | None = None,
         real_commands: bool = False,
         strict: bool = False,
@@ -85,7 +86,7 @@ class Lab:
         manifests: files and folders; without any and without `text`, the quickstart.
         text: further manifests as YAML or JSON.
         name: name of the lab; by default a random one, so that tests can run in parallel.
-        cni, kube_proxy_mode, nodes: replace the values of the Cluster document.
+        cni, kube_proxy_mode, policy_engine, nodes: replace the values of the Cluster document.
         real_commands: run programs of this machine in containers.
         strict: refuse misconfigurations and unknown fields, instead of a warning.
         allow_undeclared: accept Services whose numeric target port no container serves.
@@ -99,7 +100,10 @@ class Lab:
         if rundir.is_alive(name):
             raise LabError(f"lab {name} is up already; connect to it with Lab({name!r})")
         settings = options(
-            ("--cni", cni), ("--proxy", kube_proxy_mode), ("--nodes", nodes)
+            ("--cni", cni),
+            ("--proxy", kube_proxy_mode),
+            ("--policy", policy_engine),
+            ("--nodes", nodes),
         ) + switches(("--real-commands", real_commands))
         applying = manifest_arguments(manifests, text) + apply_arguments(
             strict, allow_undeclared, wait

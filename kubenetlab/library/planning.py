@@ -51,6 +51,7 @@ def plan(
     name: str = "lab",
     cni: str | None = None,
     kube_proxy_mode: str | None = None,
+    policy_engine: str | None = None,
     nodes: int | None = None,
     strict: bool = False,
     now: float = 0.0,
@@ -60,7 +61,7 @@ def plan(
     Equal arguments have an equal plan, on every machine: the plan is that of a machine with all
     kernel features.
 
-    manifests, text, cni, kube_proxy_mode, nodes, strict: see `Lab.up`.
+    manifests, text, cni, kube_proxy_mode, policy_engine, nodes, strict: see `Lab.up`.
     name: name of the lab.
     now: time of creation of all objects, in seconds since 1970.
     Raises ManifestError for the manifests.
@@ -72,7 +73,9 @@ def plan(
     loaded = load(files, strict=strict, check=check_object, documents=documents, problems=problems)
     if loaded.warnings:
         warnings.warn("\n".join(map(str, loaded.warnings)), LabWarning, stacklevel=2)
-    merged = merge_options(loaded, Flags(cni, kube_proxy_mode, nodes), None, name)
+    merged = merge_options(
+        loaded, Flags(cni, kube_proxy_mode, nodes, policy=policy_engine), None, name
+    )
     everywhere = partial(decide, has_br_netfilter=True)
     bootstrap = bootstrap_store(merged.config, merged.entries, now, name, everywhere)
     cluster = simulate(bootstrap.cluster, now, everywhere)

@@ -145,6 +145,7 @@ class Inspection(TypedDict):
     run_directory: str
     cni: str
     kube_proxy_mode: str
+    policy_engine: str
     system_namespaces: list[str]
     """Namespaces of kube-proxy and of the CNI plugin's agents."""
     pod_layout: str

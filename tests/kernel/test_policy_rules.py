@@ -57,11 +57,11 @@ def desired_rules(cluster: Cluster) -> list[NftObject]:
         table = engine.FamilyTable.of(version)
         subjects = [
             *(
-                engine.group(table, group, (*members(cache, cluster, pods, group).values(),))
+                engine.group_rules(table, group, (*members(cache, cluster, pods, group).values(),))
                 for group in groups
             ),
-            *(engine.named_ports(table, name, (*pods.values(),)) for name in names),
-            *(engine.policy(table, policy) for policy in policies),
+            *(engine.port_rules(table, name, (*pods.values(),)) for name in names),
+            *(engine.policy_rules(table, policy) for policy in policies),
         ]
         objects: list[NftObject] = [
             *engine.base(table),
@@ -69,15 +69,18 @@ def desired_rules(cluster: Cluster) -> list[NftObject]:
             *(
                 obj
                 for pod in pods.values()
-                for obj in engine.pod(
-                    table,
-                    pod,
-                    [
-                        policy
-                        for policy in policies
-                        if pod in members(cache, cluster, pods, policy.subjects).values()
-                    ],
-                )
+                for isolation in [
+                    engine.isolation_rules(
+                        table,
+                        pod,
+                        [
+                            policy
+                            for policy in policies
+                            if pod in members(cache, cluster, pods, policy.subjects).values()
+                        ],
+                    )
+                ]
+                for obj in (*isolation.shared, *isolation.objects)
             ),
         ]
         result |= {obj.key: obj for obj in objects}

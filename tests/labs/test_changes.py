@@ -357,7 +357,7 @@ def test_the_verdict_names_policies_that_are_not_enforced(lab: Lab) -> None:
         "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: deny}\n"
         "spec: {podSelector: {}}\n---\n"
     )
-    assert "not enforced: NetworkPolicy deny" in lab.up(policy + MANIFEST).err
+    assert "not enforced: NetworkPolicy deny" in lab.up(policy + MANIFEST, "--policy", "none").err
     assert "all as Kubernetes promises, 1 object not enforced" in lab.run("ping", status=1).out
     for words, message in (
         ("--udp 80 --http /", "--udp cannot be combined with --http"),

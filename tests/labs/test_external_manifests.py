@@ -64,7 +64,7 @@ def test_all_examples_of_the_documentation_run_in_one_lab(lab: Lab) -> None:
         f"{twice}:6  Deployment default/my-nginx: spec.selector: field is immutable" in result.err
     )
     assert "is given twice: keep one of them" in result.err
-    result = lab.run("up", *accepted, status=1)
+    result = lab.run("up", *accepted, "--policy", "none", status=1)
     assert re.search(r"not enforced: .*NetworkPolicy", result.err)
     assert "Unschedulable" in result.err  # pod-nginx requires a node with the label disktype=ssd
     pods = {pod["metadata"]["name"]: pod for pod in lab.get("pods")["items"]}

@@ -97,7 +97,12 @@ def test_a_warning_that_is_an_error_leaves_no_lab() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(LabWarning, match="not enforced"):
-            Lab.up(text=ONE_NODE + POLICY, name=name("warning"), timeout_s=patiently(30))
+            Lab.up(
+                text=ONE_NODE + POLICY,
+                policy_engine="none",
+                name=name("warning"),
+                timeout_s=patiently(30),
+            )
     assert leftovers(name("warning")) == []
 
 
@@ -264,7 +269,9 @@ def test_a_check_compares_tables_of_files_and_text_with_the_lab(web: Lab, tmp_pa
 def test_objects_that_are_not_enforced_make_a_result_meaningless() -> None:
     """The result names them, and the caller can accept them."""
     with pytest.warns(LabWarning, match="not enforced"):
-        lab = Lab.up(text=WEB + POLICY, name=name("policy"), timeout_s=patiently(30))
+        lab = Lab.up(
+            text=WEB + POLICY, policy_engine="none", name=name("policy"), timeout_s=patiently(30)
+        )
     with lab:
         ping = lab.ping("client", "svc:web")
         assert (ping.ok, ping.outcome) == (False, "answer")

@@ -41,7 +41,7 @@ MANIFEST = (
 def running() -> Iterator[Lab]:
     """Yield a lab with three pods on two nodes behind several Services."""
     for lab in new_lab():
-        lab.up(MANIFEST)
+        lab.up(MANIFEST, "--policy", "none")
         yield lab
 
 

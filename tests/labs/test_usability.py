@@ -92,7 +92,11 @@ def test_output_names_the_lab_and_the_reasons(labs: Callable[[], Lab], tmp_path:
     Results name missing ports and policies that could change them. `list` counts completed pods.
     """
     lab, other_lab = labs(), labs()
-    lab.up(ONE_NODE + pod("client") + deployment("web", 1) + service("web") + JOB + POLICY)
+    lab.up(
+        ONE_NODE + pod("client") + deployment("web", 1) + service("web") + JOB + POLICY,
+        "--policy",
+        "none",
+    )
     other_lab.up(ONE_NODE + pod("client"))
     lab_option = f" --lab {lab.name}"
     refused = lab.run(
@@ -134,7 +138,11 @@ def test_forms_of_kubectl_are_accepted(lab: Lab) -> None:
     Workloads stand for their pods. Namespaces are sorted.
     """
     late = pod("a", meta=", namespace: aaa")
-    lab.up(ONE_NODE + pod("client") + deployment("web", 1) + service("web") + JOB + POLICY + late)
+    lab.up(
+        ONE_NODE + pod("client") + deployment("web", 1) + service("web") + JOB + POLICY + late,
+        "--policy",
+        "none",
+    )
     assert lab.run("exec", "-it", "deploy/web", "--", "hostname").out.startswith("web-")
     assert lab.run("get", "deploy,netpol", "-o", "name").out.splitlines() == [
         "deployment.apps/web",

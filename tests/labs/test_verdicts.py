@@ -53,7 +53,7 @@ def test_policies_that_are_not_enforced_fail_a_check(lab: Lab, tmp_path: Path) -
     `check` names them beside the rows that they could affect, and ends with 1 unless their kind is
     accepted.
     """
-    errors = lab.up(WEB + DENY_WEB + BUDGET).err
+    errors = lab.up(WEB + DENY_WEB + BUDGET, "--policy", "none").err
     assert (
         "not enforced: NetworkPolicy deny-web: in a cluster it changes which connections succeed"
         in errors
@@ -109,7 +109,7 @@ def test_policies_that_are_not_enforced_fail_a_ping(lab: Lab) -> None:
 
     Other pings end with 0.
     """
-    lab.up(WEB + DENY_WEB)
+    lab.up(WEB + DENY_WEB, "--policy", "none")
     matrix = lab.run("ping", status=1)
     assert "all as Kubernetes promises, 1 object not enforced" in matrix.out
     assert "NetworkPolicy deny-web is not enforced by this lab; it could change" in matrix.out
@@ -154,7 +154,13 @@ def test_policies_are_found_for_every_form_of_a_destination(lab: Lab, tmp_path: 
     """The pods that receive the packets count, for pings and for rows of a table."""
     policy = replaced(DENY_WEB, ("{app: web}", "{app: db}"), ("deny-web", "deny-db"))
     lab.up(
-        WEB + DB + HEADLESS + replaced(INDIRECT_SERVICES, ("web.default", "outer.default")) + policy
+        WEB
+        + DB
+        + HEADLESS
+        + replaced(INDIRECT_SERVICES, ("web.default", "outer.default"))
+        + policy,
+        "--policy",
+        "none",
     )
     (node,) = [entry["name"] for entry in lab.inspected["nodes"]]
     forms = (

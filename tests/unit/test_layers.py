@@ -186,7 +186,7 @@ def test_a_folder_holds_one_group() -> None:
     assert {folder: count for folder, count in folders.items() if count > MAX_MODULES} == {}
 
 
-PLUG_INS = ("datapath.cni", "datapath.proxy", "datapath.faults", "programs")
+PLUG_INS = ("datapath.cni", "datapath.proxy", "datapath.policy", "datapath.faults", "programs")
 """Folders of modules that are found by name, or listed: each module counts by itself."""
 
 

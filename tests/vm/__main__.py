@@ -8,7 +8,7 @@ import sys
 import time
 
 from tests.vm.debian import Kernel, VmError, kernel
-from tests.vm.machine import TIMED_OUT, MachineStopped, environment, run
+from tests.vm.machine import TIMED_OUT, MachineStoppedError, environment, run
 
 LIMIT_S = int(os.environ.get("KUBENETLAB_VM_LIMIT_S", "2700"))
 
@@ -54,7 +54,7 @@ def _run_tests(debian_kernel: Kernel) -> int:
     command = [*PROVISIONED, sys.executable, "-m", "pytest", *SELECTED, *sys.argv[1:]]
     try:
         return run(debian_kernel, command, environment(), LIMIT_S)
-    except MachineStopped as stopped:
+    except MachineStoppedError as stopped:
         if stopped.tests_have_begun:
             raise
         print(f"vm-test: {stopped}, before the tests; it is started again", file=sys.stderr)

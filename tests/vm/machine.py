@@ -50,7 +50,7 @@ TESTS_BEGIN = b"test session starts"
 """Words in the first line that pytest prints."""
 
 
-class MachineStopped(VmError):
+class MachineStoppedError(VmError):
     """The emulated machine printed nothing for a long time.
 
     tests_have_begun: whether pytest had begun by then.
@@ -69,7 +69,7 @@ def run(
     """Run a command in this process's working directory on the other kernel.
 
     Its output goes to standard output. Return its exit status, or TIMED_OUT. Raise VmError if the
-    machine ends before the command, or MachineStopped if it stops without an end.
+    machine ends before the command, or MachineStoppedError if it stops without an end.
     """
     with tempfile.TemporaryDirectory(prefix="kubenetlab-vm-") as scratch:
         root, archive, status, socket = (
@@ -96,7 +96,7 @@ def _run_qemu(command: Sequence[str], limit_s: int) -> int | None:
     """Copy the output of qemu until it ends; return its exit status, or None after the limit.
 
     It is killed, because it does not react to SIGTERM while it waits for the file server. Raise
-    MachineStopped if it prints nothing for too long.
+    MachineStoppedError if it prints nothing for too long.
     """
     deadline = time.monotonic() + limit_s
     tests_have_begun = False
@@ -113,7 +113,7 @@ def _run_qemu(command: Sequence[str], limit_s: int) -> int | None:
                 silence_limit_s = SILENCE_LIMIT_S if tests_have_begun else SILENCE_BEFORE_TESTS_S
                 if not select.select([output], [], [], min(remaining_s, silence_limit_s))[0]:
                     if remaining_s > silence_limit_s:
-                        raise MachineStopped(tests_have_begun)
+                        raise MachineStoppedError(tests_have_begun)
                     continue
                 chunk = os.read(output.fileno(), 65536)
                 if not chunk:

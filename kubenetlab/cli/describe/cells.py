@@ -228,28 +228,12 @@ def labels_text(labels: Mapping[str, str]) -> str:
 
 
 def pod_selector(policy: Document) -> str:
-    """Return a selector as in kubectl, such as `app=web,tier in (a,b),!canary`.
+    """Return the selector of a policy's pods as in kubectl."""
+    from msgspec import convert
 
-    Source: k8s.io/apimachinery pkg/apis/meta/v1/helpers.go FormatLabelSelector.
-    """
-    selector = spec_field(policy, "podSelector", {})
-    labels = {key: f"{key}={value}" for key, value in selector.get("matchLabels", {}).items()}
-    requirements = [
-        (entry["key"], _requirement_text(entry)) for entry in selector.get("matchExpressions", ())
-    ]
-    return ",".join(text for _, text in sorted([*labels.items(), *requirements])) or "<none>"
+    from kubenetlab.api.meta import LabelSelector
 
-
-def _requirement_text(requirement: JsonMapping) -> str:
-    key, values = requirement["key"], ",".join(sorted(requirement.get("values", ())))
-    match requirement["operator"]:
-        case "In":
-            return f"{key} in ({values})"
-        case "NotIn":
-            return f"{key} notin ({values})"
-        case "DoesNotExist":
-            return f"!{key}"
-    return str(key)
+    return str(convert(spec_field(policy, "podSelector", {}), LabelSelector)) or "<none>"
 
 
 def node_status(document: Document) -> str:

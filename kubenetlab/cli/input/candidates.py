@@ -116,6 +116,13 @@ def proxy_modes() -> list[str]:
     return list(known("proxy"))
 
 
+def policy_engines() -> list[str]:
+    """Return the names of the engines of network policies."""
+    from kubenetlab.datapath.modes import known
+
+    return list(known("policy"))
+
+
 def faults() -> list[str]:
     """Return the names of the faults that `break` can inject."""
     from kubenetlab.datapath.faults import known
@@ -157,13 +164,14 @@ def explainable(incomplete: str) -> list[str]:
     from kubenetlab.api.kinds import SERVED, find_kind
     from kubenetlab.api.schema.fields import explain
     from kubenetlab.datapath import faults
-    from kubenetlab.datapath.modes import known
+    from kubenetlab.datapath.modes import FAMILIES, known
     from kubenetlab.errors import UsageError
 
     word, _, path = incomplete.partition(".")
     kind = find_kind(word)
     if kind is None or "." not in incomplete:
-        has_fields = dict.fromkeys((*known("cni"), *known("proxy"), *faults.known()), False) | {
+        modes = (name for family in FAMILIES for name in known(family))
+        has_fields = dict.fromkeys((*modes, *faults.known()), False) | {
             served_kind.kind.lower(): True for served_kind in SERVED
         }
     else:

@@ -66,6 +66,7 @@ class Flags(Struct, frozen=True):
     drift: str | None = None
     uplink: bool | None = None
     ip_family: str | None = None
+    policy: str | None = None
 
     @property
     def are_given(self) -> bool:
@@ -80,6 +81,8 @@ class Flags(Struct, frozen=True):
             fields |= {"cni": _mode("cni", self.cni), "disableDefaultCNI": False}
         if self.proxy is not None:
             fields |= {"kubeProxyMode": _mode("proxy", self.proxy)}
+        if self.policy is not None:
+            fields |= {"policyEngine": _mode("policy", self.policy)}
         if self.ip_family is not None:
             fields |= {"ipFamily": self.ip_family}
         return fields

@@ -197,6 +197,15 @@ Proxy = Annotated[
         autocompletion=candidates("proxy_modes"),
     ),
 ]
+Policy = Annotated[
+    str | None,
+    typer.Option(
+        "--policy",
+        metavar="ENGINE[,OPTION=VALUE]…",
+        help="Engine of network policies, such as `nftables` or `none`; see `modes`.",
+        autocompletion=candidates("policy_engines"),
+    ),
+]
 Nodes = Annotated[
     int | None,
     typer.Option(

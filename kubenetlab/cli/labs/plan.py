@@ -20,6 +20,7 @@ from kubenetlab.cli.input.options import (
     Output,
     Paths,
     PlanOutput,
+    Policy,
     Proxy,
     RealCommands,
     Strict,
@@ -44,6 +45,7 @@ def plan(
     lab: NewLab = None,
     cni: Cni = None,
     proxy: Proxy = None,
+    policy: Policy = None,
     nodes: Nodes = None,
     real_commands: RealCommands = False,
     drift: DriftOption = None,
@@ -77,7 +79,10 @@ def plan(
 
     files = manifest_files(paths, files, kustomizations)
     name, manifests = load_for_lab(
-        lab, files, Flags(cni, proxy, nodes, real_commands, drift, uplink), strict=strict
+        lab,
+        files,
+        Flags(cni, proxy, nodes, real_commands, drift, uplink, policy=policy),
+        strict=strict,
     )
     warn(manifests)
     is_script = output is PlanOutput.sh
@@ -98,7 +103,13 @@ def plan(
         show_changes(changes, is_wide=wide or output is PlanOutput.wide)
         if changes:
             # Whatever labs are up: it names the one to be made.
-            hint(_up_command(files or (), {"--cni": cni, "--proxy": proxy, "--nodes": nodes}), lab)
+            hint(
+                _up_command(
+                    files or (),
+                    {"--cni": cni, "--proxy": proxy, "--policy": policy, "--nodes": nodes},
+                ),
+                lab,
+            )
         else:
             hint("kubenetlab ping", name_if_ambiguous(name))
     if not can_work:

@@ -19,6 +19,7 @@ from kubenetlab.cli.input.options import (
     Nodes,
     NoWait,
     Paths,
+    Policy,
     Proxy,
     RealCommands,
     Strict,
@@ -52,6 +53,7 @@ def up(
     lab: NewLab = None,
     cni: Cni = None,
     proxy: Proxy = None,
+    policy: Policy = None,
     nodes: Nodes = None,
     real_commands: RealCommands = False,
     drift: DriftOption = None,
@@ -80,7 +82,10 @@ def up(
     timeout_s = parse_duration_s(timeout)
     files = manifest_files(paths, files, kustomizations)
     name, manifests = load_for_lab(
-        lab, files, Flags(cni, proxy, nodes, real_commands, drift, uplink), strict=strict
+        lab,
+        files,
+        Flags(cni, proxy, nodes, real_commands, drift, uplink, policy=policy),
+        strict=strict,
     )
     warn(manifests)
     strictness = Strictness(strict, allow_undeclared)

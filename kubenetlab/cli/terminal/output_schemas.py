@@ -194,6 +194,7 @@ OUTPUTS: Final[JsonMapping] = {
         "run_directory": "text",
         "cni": "text",
         "kube_proxy_mode": "text",
+        "policy_engine": "text",
         "system_namespaces": ["text"],
         "pod_layout": "text",
         "neighbors": "text",

@@ -90,8 +90,12 @@ def describe_config_changes(
     is_same_cni = isinstance(new, ClusterConfig) and (
         new.networking.cni_mode == old.networking.cni_mode
     )
-    implied = (facts or NetworkFacts()).implied_proxy_mode
-    modes = {"networking.kubeProxyMode": (implied, implied if is_same_cni else "default")}
+    facts = facts or NetworkFacts()
+    implied = {
+        "networking.kubeProxyMode": facts.implied_proxy_mode,
+        "networking.policyEngine": facts.implied_policy_engine,
+    }
+    modes = {field: (mode, mode if is_same_cni else "default") for field, mode in implied.items()}
     return describe_changes(old, new, modes)
 
 

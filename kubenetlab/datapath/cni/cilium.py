@@ -148,6 +148,7 @@ class Mode(ModeOptions, frozen=True):
         plugin="cilium-cni", host_ifname=f"{POD_LINK_PREFIX}{{id}}", agent=cilium_agent.AGENT
     )
     masquerader = "cilium"
+    policy_engines = ("none",)
     knows_all_pods = True
 
     routing_mode: Literal["tunnel", "native"] = "tunnel"

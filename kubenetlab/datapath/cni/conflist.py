@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Final, Literal, Self
 
 from msgspec import Meta, structs
 
@@ -71,6 +71,10 @@ DIRECTORY = "/etc/cni/net.d"
 """Directory of the list on each node."""
 DIRECTORIES = ("/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni")
 """Directories of plugins by default: those of upstream, of Debian, and of Fedora."""
+
+
+_BESIDE_THE_NODE: Final = ("macvlan", "ipvlan", "vlan", "host-device", "sriov")
+"""Plugins whose links connect pods with a network without the node's netfilter."""
 
 
 class Mode(ModeOptions, frozen=True):
@@ -181,6 +185,14 @@ class Mode(ModeOptions, frozen=True):
         return structs.replace(self, routes="podCIDR" if self._has_routes else "none"), tuple(
             reasons
         )
+
+    def netfilter_bypass(self, *, has_br_netfilter: bool) -> str:
+        network, _ = conflist.load(templates.sample(self.configuration))
+        programs = network.program_names if network is not None else ()
+        if "bridge" in programs and not has_br_netfilter:
+            return "pods share a bridge, and this kernel has no br_netfilter"
+        beside = next((name for name in programs if name in _BESIDE_THE_NODE), "")
+        return f"links of the plugin {beside} lead past the node" if beside else ""
 
     @property
     def desired_neighbors(self) -> Neighbors:

@@ -130,6 +130,10 @@ class PodsOnBridge(ModeOptions, frozen=True):
             node.netns, self.bridge, names.mac_of(primary.gateway), has_ipv6=node.has_ipv6
         )
 
+    def netfilter_bypass(self, *, has_br_netfilter: bool) -> str:
+        shares_bridge = self.layout == "onlink" and not has_br_netfilter
+        return "pods share a bridge, and this kernel has no br_netfilter" if shares_bridge else ""
+
     def masquerade(self, node: NodeView, config: MasqueradeConfig | None) -> Iterator[Object]:
         return egress.rules(node, config)
 

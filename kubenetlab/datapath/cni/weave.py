@@ -217,6 +217,11 @@ class Mode(ModeOptions, frozen=True):
         for peer in node.peers:
             yield FdbEntry(node.netns, link, ANY_MAC, peer.families[0].address)
 
+    def netfilter_bypass(self, *, has_br_netfilter: bool) -> str:
+        if has_br_netfilter:
+            return ""
+        return "pods of all nodes share a network of bridges, and this kernel has no br_netfilter"
+
     def masquerade(self, node: NodeView, config: MasqueradeConfig | None) -> Iterator[Object]:
         """Yield the rules for packets that leave the subnet; ip-masq-agent has no effect.
 

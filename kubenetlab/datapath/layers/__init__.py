@@ -18,6 +18,7 @@ from kubenetlab.datapath.layers import (
     load_balancers,
     node,
     pod,
+    policies,
     programs,
     proxy,
     uplink,
@@ -34,6 +35,7 @@ LAYERS: Final[tuple[Layer, ...]] = (
     endpoints.LAYER,
     host_ports.LAYER,
     proxy.LAYER,
+    policies.LAYER,
     pod.LAYER,
     programs.LAYER,
 )

@@ -13,10 +13,11 @@ from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.kubelet import environment
 from kubenetlab.datapath import cluster_modes, modes
 from kubenetlab.datapath.agents.views import AgentViews, agent_views
-from kubenetlab.datapath.modes import PodNetwork, ServiceProxy
+from kubenetlab.datapath.modes import PodNetwork, PolicyEngine, ServiceProxy
 from kubenetlab.datapath.network.port_mappings import PublishedPort, published_ports
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.pod_view import PodView
+from kubenetlab.datapath.policy_rules import PolicyRules, policy_rules
 from kubenetlab.datapath.proxy_views import ProxyView, ProxyViews, proxy_views
 from kubenetlab.datapath.view import NodeView, node_views
 from kubenetlab.hoststate.object import Object, Origin
@@ -76,6 +77,15 @@ class PlanContext:
     @cached_property
     def _default_proxy(self) -> ServiceProxy:
         return cluster_modes.service_proxy(self.networking)
+
+    @cached_property
+    def policy_engine(self) -> PolicyEngine:
+        return modes.load("policy", *modes.policy_engine(self.networking))
+
+    @cached_property
+    def policy_rules(self) -> PolicyRules:
+        """Rules of all network policies."""
+        return policy_rules(self.cluster, self.cache, self.policy_engine, self.networking.versions)
 
     @property
     def routed_by_agent(self) -> bool:

@@ -33,6 +33,8 @@ class PolicyPod(Struct, frozen=True):
     addresses: tuple[str, ...]
     named_ports: tuple[NamedPort, ...]
     """Ports of its containers that have names."""
+    node: str = ""
+    """Name of its node."""
 
     @property
     def full_name(self) -> str:
@@ -65,6 +67,14 @@ class PodGroup(Struct, frozen=True):
         return (
             cls(namespace, selector) if namespaces is None else cls("", selector, _text(namespaces))
         )
+
+    def __str__(self) -> str:
+        """Return `pods app=web in namespace shop`, for comments in the kernel."""
+        pods = f"pods {self.pod_selector}" if str(self.pod_selector) else "all pods"
+        selector = self.namespace_selector
+        if selector is None:
+            return f"{pods} in namespace {self.namespace}"
+        return f"{pods} in " + (f"namespaces {selector}" if str(selector) else "all namespaces")
 
     @property
     def pod_selector(self) -> LabelSelector:
@@ -107,7 +117,14 @@ def _policy_pod(pod: Pod | None, attachment: Attachment | None) -> PolicyPod | N
         for port in container.ports
         if port.name
     )
-    return PolicyPod(pod.namespace, pod.name, pod.labels, attachment.addresses, tuple(ports))
+    return PolicyPod(
+        pod.namespace,
+        pod.name,
+        pod.labels,
+        attachment.addresses,
+        tuple(ports),
+        attachment.node,
+    )
 
 
 def members(cache: PlanCache, cluster: Cluster, pods: Pods, group: PodGroup) -> Pods:

@@ -30,8 +30,11 @@ from msgspec import Struct
 
 from kubenetlab.api.policies.network_policy import Direction
 from kubenetlab.api.values import ip
+from kubenetlab.datapath.modes import ModeOptions, Needs, PodNetwork
 from kubenetlab.datapath.policy.members import PodGroup, PolicyPod
 from kubenetlab.datapath.policy.rules import IsolatingPolicy, PolicyRule, PortName, PortRange
+from kubenetlab.datapath.view import NodeView
+from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.rules.nftables import (
     NFT_FAMILIES,
     Chain,
@@ -60,6 +63,7 @@ from kubenetlab.hoststate.rules.nftables.statements import (
     goto,
     jump,
 )
+from kubenetlab.hoststate.rules.rulesets import RuleObject, SubjectRules
 from kubenetlab.names import NETWORK_POLICY_TABLE
 
 TABLE: Final = NETWORK_POLICY_TABLE
@@ -72,6 +76,34 @@ _SELECTORS: Final[Mapping[Direction, tuple[str, str]]] = {
     "Ingress": ("daddr", "saddr"),
 }
 """Direction → (part of the header with the isolated pod, part with its peer)."""
+
+
+class Mode(ModeOptions, frozen=True):
+    """Options: none."""
+
+    needs = Needs(programs=("nft",), features=("nft vmap",))
+
+    def node(self, node: NodeView, network: PodNetwork) -> Iterator[Object]:
+        for family in node.families:
+            yield from base(FamilyTable.of(family.version, node.netns))
+
+    def isolated_pod(
+        self, version: int, pod: PolicyPod, policies: Sequence[IsolatingPolicy]
+    ) -> Iterator[SubjectRules[RuleObject]]:
+        yield isolation_rules(FamilyTable.of(version), pod, policies)
+
+    def group(
+        self, version: int, group: PodGroup, pods: Sequence[PolicyPod]
+    ) -> Iterator[SubjectRules[RuleObject]]:
+        yield group_rules(FamilyTable.of(version), group, pods)
+
+    def named_ports(
+        self, version: int, port: PortName, pods: Sequence[PolicyPod]
+    ) -> Iterator[SubjectRules[RuleObject]]:
+        yield port_rules(FamilyTable.of(version), port, pods)
+
+    def policy(self, version: int, policy: IsolatingPolicy) -> Iterator[SubjectRules[RuleObject]]:
+        yield policy_rules(FamilyTable.of(version), policy)
 
 
 class FamilyTable(Struct, frozen=True):
@@ -133,13 +165,15 @@ def base(table: FamilyTable) -> Iterator[NftObject]:
     )
 
 
-def pod(
+def isolation_rules(
     table: FamilyTable, pod: PolicyPod, policies: Sequence[IsolatingPolicy]
-) -> Iterator[InTable]:
-    """Yield the elements and chains of a pod on its node.
+) -> TableRules:
+    """Return the elements and chains of a pod on its node.
 
     policies: all policies that isolate it.
     """
+    chains: list[InTable] = []
+    elements: list[InTable] = []
     addresses = [each for each in pod.addresses if ip.version_of(each) == table.version]
     verdicts, pairs = table.type(value=VERDICT), table.type(_ADDRESS_TYPES[table.family])
     for direction, name in _MAPS.items():
@@ -148,17 +182,18 @@ def pod(
             continue
         chain = isolated_chain(isolating)
         jumps = [rule(jump(policy_chain(policy))) for policy in isolating]
-        yield table.chain(
-            chain, (*jumps, rule(Counter(), drop, comment="isolated by network policies"))
+        denied = rule(Counter(), drop, comment="isolated by network policies")
+        chains.append(table.chain(chain, (*jumps, denied)))
+        elements += (
+            table.element(name, verdicts, (address,), pod.full_name, goto(chain))
+            for address in addresses
         )
-        for address in addresses:
-            yield table.element(name, verdicts, (address,), pod.full_name, goto(chain))
     if policies:
-        for address in addresses:
-            yield table.element(_PAIRS, pairs, (address, address))
+        elements += (table.element(_PAIRS, pairs, (address, address)) for address in addresses)
+    return TableRules("nftables", table.family, pod.full_name, tuple(elements), tuple(chains))
 
 
-def group(table: FamilyTable, group: PodGroup, pods: Sequence[PolicyPod]) -> TableRules:
+def group_rules(table: FamilyTable, group: PodGroup, pods: Sequence[PolicyPod]) -> TableRules:
     """Return the set of the pods that a selector matches."""
     name, type_ = group_set(group), table.type()
     return table.rules(
@@ -175,7 +210,7 @@ def group(table: FamilyTable, group: PodGroup, pods: Sequence[PolicyPod]) -> Tab
     )
 
 
-def named_ports(table: FamilyTable, port: PortName, pods: Sequence[PolicyPod]) -> TableRules:
+def port_rules(table: FamilyTable, port: PortName, pods: Sequence[PolicyPod]) -> TableRules:
     """Return the set of the ports of all pods that have a name."""
     name, type_ = port_set(port), table.type("inet_proto", "inet_service")
     keys = dict.fromkeys(
@@ -195,7 +230,7 @@ def named_ports(table: FamilyTable, port: PortName, pods: Sequence[PolicyPod]) -
     )
 
 
-def policy(table: FamilyTable, policy: IsolatingPolicy) -> TableRules:
+def policy_rules(table: FamilyTable, policy: IsolatingPolicy) -> TableRules:
     """Return the chain of a policy in one direction."""
     verdict = goto(_DISPATCH) if policy.direction == "Egress" else accept
     rules = [

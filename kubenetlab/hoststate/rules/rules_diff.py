@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import cached_property
-from typing import Final, Generic, NamedTuple, Never
+from typing import Generic, NamedTuple
 
 from kubenetlab.hoststate.object import Key
 from kubenetlab.hoststate.rules.rulesets import (
@@ -13,11 +13,11 @@ from kubenetlab.hoststate.rules.rulesets import (
     DiffCache,
     NodeRules,
     RuleSet,
-    RuleSetDiff,
+    RuleSets,
+    RuleSetsDiff,
     RuleT,
     SubjectRules,
 )
-from kubenetlab.versioned import VersionedMap
 
 
 class RulesDiff(NamedTuple, Generic[RuleT]):
@@ -32,11 +32,11 @@ class RulesDiff(NamedTuple, Generic[RuleT]):
     changed: list[tuple[SubjectRules[RuleT], SubjectRules[RuleT]]]
     is_kept: Callable[[Key], bool]
     """Return True for a shared object that unchanged rules need."""
-    sets: RuleSetDiff[RuleT]
-    """Difference of the two rule sets."""
+    sets: RuleSetsDiff[RuleT]
+    """Difference of the rule sets."""
 
     def render_cached(self, render: Callable[[], str | None]) -> str | None:
-        """Return the result of `render`; nodes with the same two rule sets share it.
+        """Return the result of `render`; nodes with the same rule sets share it.
 
         It is not shared if single objects differ, too.
         """
@@ -58,12 +58,13 @@ def rules_diff(
 class _SharedByKeptRules(Generic[RuleT]):
     """Predicate: True for a shared object that unchanged rules need."""
 
-    def __init__(self, rules: RuleSet[RuleT], changes: ChangedSubjects[RuleT]) -> None:
-        self._rules = rules
+    def __init__(self, sets: RuleSets[RuleT], changes: ChangedSubjects[RuleT]) -> None:
+        self._sets = sets
         self._changes = changes
 
     def __call__(self, key: Key) -> bool:
-        return self._rules.shared.get(key, 0) > self._counts_of_changed[key]
+        needed = sum(rules.shared.get(key, 0) for rules in self._sets.values())
+        return needed > self._counts_of_changed[key]
 
     @cached_property
     def _counts_of_changed(self) -> Counter[Key]:
@@ -106,16 +107,13 @@ def members_by_key(diff: RulesDiff[RuleT]) -> tuple[dict[Key, RuleT], dict[Key, 
 
 def _split(
     objects: Iterable[RuleT | NodeRules[RuleT]],
-) -> tuple[dict[Key, RuleT], RuleSet[RuleT]]:
-    """Return the single objects by key, and the rule set: a namespace has at most one a backend."""
+) -> tuple[dict[Key, RuleT], RuleSets[RuleT]]:
+    """Return the single objects by key, and the rule sets by owner."""
     single: dict[Key, RuleT] = {}
-    rules: RuleSet[RuleT] = NO_RULES
+    sets: dict[str, RuleSet[RuleT]] = {}
     for obj in objects:
         if isinstance(obj, NodeRules):
-            rules = obj.rules
+            sets[obj.owner] = obj.rules
         else:
             single[obj.key] = obj
-    return single, rules
-
-
-NO_RULES: Final[RuleSet[Never]] = RuleSet("", VersionedMap())
+    return single, sets

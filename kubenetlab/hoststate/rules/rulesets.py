@@ -13,7 +13,17 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Final, Generic, NamedTuple, Protocol, TypeVar, cast, overload, runtime_checkable
+from typing import (
+    Final,
+    Generic,
+    NamedTuple,
+    Never,
+    Protocol,
+    TypeVar,
+    cast,
+    overload,
+    runtime_checkable,
+)
 
 from msgspec import Struct
 
@@ -138,13 +148,23 @@ class RuleSet(Struct, Generic[RuleT_co], frozen=True, dict=True):
         return result
 
 
-class RuleSetDiff(Generic[RuleT]):
-    """Difference between two rule sets, and the transaction that was rendered from it."""
+RuleSets = Mapping[str, RuleSet[RuleT]]
+"""Rule sets of one backend in one namespace, by the component that owns them."""
 
-    def __init__(self, old: RuleSet[RuleT], new: RuleSet[RuleT]) -> None:
+_NO_RULES: Final[RuleSet[Never]] = RuleSet("", VersionedMap())
+
+
+class RuleSetsDiff(Generic[RuleT]):
+    """Difference between rule sets, and the transaction that was rendered from it."""
+
+    def __init__(self, old: RuleSets[RuleT], new: RuleSets[RuleT]) -> None:
         self.sets: Final = old, new
         self.changes: Final = _changed_subjects(
-            new.by_subject.changes_since(old.by_subject).values()
+            pair
+            for owner in dict.fromkeys((*old, *new))
+            for pair in new.get(owner, _NO_RULES)
+            .by_subject.changes_since(old.get(owner, _NO_RULES).by_subject)
+            .values()
         )
         self._rendered: tuple[str | None] | None = None
 
@@ -163,16 +183,20 @@ class DiffCache:
     """
 
     def __init__(self) -> None:
-        self._diffs: dict[tuple[int, int], RuleSetDiff[RuleObject]] = {}
-        """Differences by the identity of both sets, which they reference."""
+        self._diffs: dict[tuple[tuple[str, int], ...], RuleSetsDiff[RuleObject]] = {}
+        """Differences by the identity of all sets, which they reference."""
 
-    def diff(self, old: RuleSet[RuleT], new: RuleSet[RuleT]) -> RuleSetDiff[RuleT]:
+    def diff(self, old: RuleSets[RuleT], new: RuleSets[RuleT]) -> RuleSetsDiff[RuleT]:
         """Return the difference from `old` to `new`."""
-        key = id(old), id(new)
+        key = tuple(
+            (f"{side} {owner}", id(rules))
+            for side, sets in (("old", old), ("new", new))
+            for owner, rules in sets.items()
+        )
         if (known := self._diffs.get(key)) is not None:
-            return cast("RuleSetDiff[RuleT]", known)  # of the same two sets, so of the same type
-        result = RuleSetDiff(old, new)
-        self._diffs[key] = cast("RuleSetDiff[RuleObject]", result)
+            return cast("RuleSetsDiff[RuleT]", known)  # of the same sets, so of the same type
+        result = RuleSetsDiff(old, new)
+        self._diffs[key] = cast("RuleSetsDiff[RuleObject]", result)
         return result
 
 
@@ -196,6 +220,8 @@ class NodeRules(RuleObject, Generic[RuleT_co], frozen=True):
     rank = 130
 
     rules: RuleSet[RuleT_co]
+    owner: str = ""
+    """Component that the rules belong to; each has at most one set for a backend."""
 
     @property
     def backend(self) -> str:
@@ -203,7 +229,7 @@ class NodeRules(RuleObject, Generic[RuleT_co], frozen=True):
 
     @property
     def key(self) -> Key:
-        return ("NodeRules", self.rules.backend)
+        return ("NodeRules", self.rules.backend, self.owner)
 
     @property
     def parts(self) -> tuple[RuleT_co, ...]:

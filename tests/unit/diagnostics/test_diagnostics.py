@@ -45,8 +45,8 @@ NODES = (
 )
 
 
-def diagnostics_of(text: str) -> list[Diagnostic]:
-    documents, problems = read_documents("m.yaml", (NODES + text).encode())
+def diagnostics_of(text: str, nodes: str = NODES) -> list[Diagnostic]:
+    documents, problems = read_documents("m.yaml", (nodes + text).encode())
     loaded = load_documents(documents, problems)
     config, *entries = loaded.entries
     return list(diagnose(bootstrap_store(config, entries, 0.0).cluster))

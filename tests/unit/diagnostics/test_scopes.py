@@ -9,9 +9,14 @@ from kubenetlab.diagnostics import (
     Connection,
     Scope,
 )
-from tests.unit.diagnostics.test_diagnostics import diagnostics_of, main
+from tests.clusters import replaced
+from tests.unit.diagnostics.test_diagnostics import NODES, diagnostics_of, main
 
 POLICY = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: deny}\nspec: "
+
+UNENFORCED = replaced(
+    NODES, ("kind: Cluster\n", "kind: Cluster\nnetworking: {policyEngine: none}\n")
+)
 
 
 @pytest.mark.parametrize(
@@ -26,7 +31,7 @@ POLICY = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name
 )
 def test_the_scope_of_a_network_policy(spec: str, into: bool, out_of: bool) -> None:
     """It is the selected pods in the isolated directions; no selector means all pods."""
-    (diagnostic,) = diagnostics_of(main("") + POLICY + spec)
+    (diagnostic,) = diagnostics_of(main("") + POLICY + spec, UNENFORCED)
     assert diagnostic.code == NOT_ENFORCED
     assert (
         diagnostic.scope.covers(

@@ -32,6 +32,7 @@ def test_each_selected_mode_has_requirements() -> None:
     assert [title for title, _ in selected_modes(ClusterConfig())] == [
         "cni bridge",
         "proxy nftables",
+        "policy nftables",
     ]
 
 

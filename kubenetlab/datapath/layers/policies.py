@@ -1,0 +1,39 @@
+"""Layer `policies`: the rules of network policies on each node.
+
+Without policies nodes have no such rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kubenetlab.datapath.layers.layer import DesiredObjects, Inputs, Layer, PlanContext, mode_name
+from kubenetlab.datapath.modes import PodNetwork, PolicyEngine
+from kubenetlab.datapath.policy_rules import RuleSets
+from kubenetlab.datapath.view import NodeView, without_pods
+from kubenetlab.hoststate.object import Origin
+from kubenetlab.hoststate.rules.rulesets import NodeRules
+
+
+def _inputs(context: PlanContext) -> Iterator[tuple[str, Inputs]]:
+    rules = context.policy_rules
+    if not rules.are_needed:
+        return
+    for node in context.nodes:
+        network = context.cni.network(node)
+        own = rules.of_nodes.get(node.name, ())
+        yield node.name, (without_pods(node), rules.shared, own, context.policy_engine, network)
+
+
+def _objects(
+    node: NodeView, shared: RuleSets, own: RuleSets, engine: PolicyEngine, network: PodNetwork
+) -> tuple[DesiredObjects, ...]:
+    objects = (
+        *engine.node(node, network),
+        *(NodeRules(node.netns, rules, "policies") for rules in shared),
+        *(NodeRules(node.netns, rules, "isolated pods") for rules in own),
+    )
+    return ((objects, Origin(mode_name("policy", engine), f"Node {node.name}")),)
+
+
+LAYER = Layer("policies", _inputs, _objects)

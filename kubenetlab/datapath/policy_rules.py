@@ -1,0 +1,254 @@
+"""Rules of all network policies, in the backends of the cluster's policy engine.
+
+All nodes share the rules of policies and of groups of pods; each node also isolates its own pods.
+Rules are computed again only for the policies, groups and pods that a change concerns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Final
+
+from msgspec import Struct
+
+from kubenetlab.api.core import Namespace
+from kubenetlab.api.object_map import ObjectKey
+from kubenetlab.api.policies.network_policy import NetworkPolicy
+from kubenetlab.api.store import Cluster
+from kubenetlab.datapath.modes import PolicyEngine
+from kubenetlab.datapath.plan_cache import PlanCache
+from kubenetlab.datapath.policy.members import PodGroup, Pods, PolicyPod, members, policy_pods
+from kubenetlab.datapath.policy.rules import IsolatingPolicy, PortName, isolating
+from kubenetlab.hoststate.rules.rulesets import RuleObject, RuleSet, Subject, SubjectRules
+from kubenetlab.versioned import ChangedEntries, VersionedMap
+
+_Rules = tuple[SubjectRules[RuleObject], ...]
+_Policies = VersionedMap[ObjectKey, tuple[IsolatingPolicy, ...]]
+RuleSets = tuple[RuleSet[RuleObject], ...]
+"""One rule set for each backend that has rules."""
+
+
+class IsolatedPod(Struct, frozen=True):
+    """A pod, and the policies that isolate it."""
+
+    pod: PolicyPod
+    policies: tuple[IsolatingPolicy, ...]
+
+
+_IsolatedPods = VersionedMap[ObjectKey, IsolatedPod]
+
+
+class PolicyRules(Struct, frozen=True):
+    """Rules of all policies of a cluster."""
+
+    are_needed: bool
+    """False if there is no policy, or none is enforced."""
+    shared: RuleSets
+    """Rules of policies and groups, on every node."""
+    of_nodes: Mapping[str, RuleSets]
+    """Node → rules that isolate its pods; nodes without isolated pods may be missing."""
+    isolated: frozenset[ObjectKey]
+    """Pods that at least one policy isolates, by namespace and name."""
+
+
+NO_POLICIES: Final = PolicyRules(False, (), {}, frozenset())
+
+
+def policy_rules(
+    cluster: Cluster, cache: PlanCache, engine: PolicyEngine, versions: tuple[int, ...]
+) -> PolicyRules:
+    """Return the rules that an engine wants for the policies of a cluster.
+
+    versions: IP versions of the pods.
+    """
+    if not engine.serves or not cluster.by_key(NetworkPolicy):
+        return NO_POLICIES
+    policies = cache.each("isolating policies", isolating, cluster.by_key(NetworkPolicy))
+    pods = policy_pods(cluster, cache)
+    return cache.by_identity(
+        ("policy rules", engine, versions),
+        partial(_all, cluster, cache, engine, versions, policies, pods),
+        policies,
+        pods,
+        cluster.by_key(Namespace),
+    )
+
+
+def _all(
+    cluster: Cluster,
+    cache: PlanCache,
+    engine: PolicyEngine,
+    versions: tuple[int, ...],
+    policies: _Policies,
+    pods: Pods,
+) -> PolicyRules:
+    entries = tuple(entry for directions in policies.values() for entry in directions)
+    isolated = _isolated_pods(cluster, cache, entries, pods)
+    shared = cache.follow(
+        "sets of policies",
+        _sets,
+        cache.each("rules of policies", _policy, policies, engine, versions),
+        VersionedMap(_groups(cluster, cache, engine, versions, entries, pods)),
+        VersionedMap(_named_ports(cache, engine, versions, entries, pods)),
+    )
+    of_nodes = {
+        node: tuple(
+            cache.follow(
+                ("sets of isolated pods", node),
+                _sets,
+                cache.each(("rules of isolated pods", node), _pod, on_node, engine, versions),
+            ).values()
+        )
+        for node, on_node in cache.follow("isolated by node", _by_node, isolated).items()
+    }
+    return PolicyRules(True, tuple(shared.values()), of_nodes, frozenset(isolated))
+
+
+def _policy(
+    directions: tuple[IsolatingPolicy, ...], engine: PolicyEngine, versions: tuple[int, ...]
+) -> _Rules:
+    return tuple(
+        rules
+        for entry in directions
+        for version in versions
+        for rules in engine.policy(version, entry)
+    )
+
+
+def _groups(
+    cluster: Cluster,
+    cache: PlanCache,
+    engine: PolicyEngine,
+    versions: tuple[int, ...],
+    entries: tuple[IsolatingPolicy, ...],
+    pods: Pods,
+) -> Mapping[PodGroup, _Rules]:
+    """Return the rules about each group of pods that policies name as peers."""
+
+    def build(group: PodGroup, of_group: Pods) -> _Rules:
+        chosen = tuple(of_group.values())
+        return tuple(
+            rules for version in versions for rules in engine.group(version, group, chosen)
+        )
+
+    groups = dict.fromkeys(
+        group for entry in entries for rule in entry.rules for group in rule.groups
+    )
+    return {
+        group: cache.by_identity(
+            ("rules of group", engine, versions, group),
+            partial(build, group, of_group),
+            of_group,
+        )
+        for group in groups
+        for of_group in (members(cache, cluster, pods, group),)
+    }
+
+
+def _named_ports(
+    cache: PlanCache,
+    engine: PolicyEngine,
+    versions: tuple[int, ...],
+    entries: tuple[IsolatingPolicy, ...],
+    pods: Pods,
+) -> Mapping[PortName, _Rules]:
+    """Return the rules about each name of ports in policies."""
+
+    def build(name: PortName, having_it: Pods) -> _Rules:
+        chosen = tuple(having_it.values())
+        return tuple(
+            rules for version in versions for rules in engine.named_ports(version, name, chosen)
+        )
+
+    names = dict.fromkeys(
+        name for entry in entries for rule in entry.rules for name in rule.port_names
+    )
+    return {
+        name: cache.by_identity(
+            ("rules of port", engine, versions, name), partial(build, name, having_it), having_it
+        )
+        for name in names
+        for having_it in (cache.follow(("pods with port", name), partial(_having, name), pods),)
+    }
+
+
+def _having(
+    name: PortName, former: Pods | None, changes: ChangedEntries[ObjectKey, PolicyPod]
+) -> Pods:
+    """Return the pods that have a port with a name."""
+    return (Pods() if former is None else former).with_changes(
+        {
+            key: pod
+            if pod is not None
+            and any(
+                (port, protocol) == (name.name, name.protocol)
+                for port, protocol, _ in pod.named_ports
+            )
+            else None
+            for key, (_, pod) in changes.items()
+        }
+    )
+
+
+def _isolated_pods(
+    cluster: Cluster, cache: PlanCache, entries: tuple[IsolatingPolicy, ...], pods: Pods
+) -> _IsolatedPods:
+    """Return the pods that policies isolate. Pods for which nothing changed are the same values."""
+    policies: dict[ObjectKey, list[IsolatingPolicy]] = {}
+    for entry in entries:
+        for key in members(cache, cluster, pods, entry.subjects):
+            policies.setdefault(key, []).append(entry)
+
+    def build(
+        former: _IsolatedPods | None, changes: ChangedEntries[ObjectKey, IsolatedPod]
+    ) -> _IsolatedPods:
+        known = _IsolatedPods() if former is None else former
+        return known.with_changes(
+            {
+                key: before if (before := known.get(key)) == now else now
+                for key, (_, now) in changes.items()
+            }
+        )
+
+    current = {key: IsolatedPod(pods[key], tuple(of_pod)) for key, of_pod in policies.items()}
+    return cache.follow("isolated pods", build, VersionedMap(current))
+
+
+def _by_node(
+    former: Mapping[str, _IsolatedPods] | None, news: ChangedEntries[ObjectKey, IsolatedPod]
+) -> Mapping[str, _IsolatedPods]:
+    changes: dict[str, dict[ObjectKey, IsolatedPod | None]] = {}
+    for key, (before, now) in news.items():
+        if before is not None:
+            changes.setdefault(before.pod.node, {})[key] = None
+        if now is not None:
+            changes.setdefault(now.pod.node, {})[key] = now
+    result = dict(former or {})
+    for node, changed in changes.items():
+        result[node] = result.get(node, _IsolatedPods()).with_changes(changed)
+    return result
+
+
+def _pod(isolated: IsolatedPod, engine: PolicyEngine, versions: tuple[int, ...]) -> _Rules:
+    return tuple(
+        rules
+        for version in versions
+        for rules in engine.isolated_pod(version, isolated.pod, isolated.policies)
+    )
+
+
+def _sets(
+    former: Mapping[str, RuleSet[RuleObject]] | None, *news: ChangedEntries[object, _Rules]
+) -> Mapping[str, RuleSet[RuleObject]]:
+    """Return the rule sets by backend, without empty ones."""
+    changes: dict[str, dict[Subject, SubjectRules[RuleObject] | None]] = {}
+    for side in (0, 1):
+        for of_map in news:
+            for pair in of_map.values():
+                for rules in pair[side] or ():
+                    changes.setdefault(rules.backend, {})[rules.key] = rules if side else None
+    sets = dict(former or {})
+    for backend, changed in changes.items():
+        sets[backend] = sets.get(backend, RuleSet(backend, VersionedMap())).with_changes(changed)
+    return {backend: rules for backend, rules in sets.items() if rules.by_subject}
