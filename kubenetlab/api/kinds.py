@@ -46,6 +46,7 @@ from kubenetlab.api.plugins.allocations import (
 from kubenetlab.api.plugins.cni_agents import StoppedAgent
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.policies.network_policy import NetworkPolicy
+from kubenetlab.api.policies.tiers import TIER_KINDS
 
 _APPLICATION_KINDS: Final[tuple[type[Resource], ...]] = (
     Pod,
@@ -61,7 +62,7 @@ _APPLICATION_KINDS: Final[tuple[type[Resource], ...]] = (
 )
 """Kinds of the objects that run an application and make it reachable."""
 
-POLICY_KINDS: Final[tuple[type[Resource], ...]] = (NetworkPolicy,)
+POLICY_KINDS: Final[tuple[type[Resource], ...]] = (NetworkPolicy, *TIER_KINDS)
 """Kinds that allow and deny connections of pods, if the lab has a policy engine."""
 
 _CALICO_KINDS: Final[tuple[type[Resource], ...]] = (

@@ -6,12 +6,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 
 from kubenetlab.api.config import Networking
+from kubenetlab.api.core import Namespace
 from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.kinds import PLUGIN_KINDS, POLICY_KINDS, qualified_kind, writable
 from kubenetlab.api.lab import Decisions, NetworkFacts
 from kubenetlab.api.manifests.unenforced import effect_of
 from kubenetlab.api.meta import LabelSelector, Resource
+from kubenetlab.api.pods import Pod
 from kubenetlab.api.policies.network_policy import NetworkPolicy
+from kubenetlab.api.policies.tiers import TIER_KINDS, TierKind, tier_policy
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath import modes
 from kubenetlab.diagnostics.model import NOT_ENFORCED, Diagnostic, Scope
@@ -91,9 +94,13 @@ def _scope(cluster: Cluster, document: JsonMapping, effect: str) -> Scope:
             services=tuple(dict.fromkeys(_backends(spec, namespace or "default"))),
             is_outside_only=True,
         )
-    if writable(document) is NetworkPolicy:
-        policy = cluster.get(NetworkPolicy, namespace or "default", document["metadata"]["name"])
+    kind, name = writable(document), document["metadata"]["name"]
+    if kind is NetworkPolicy:
+        policy = cluster.get(NetworkPolicy, namespace or "default", name)
         return _policy_scope(cluster, policy) if policy is not None else Scope(is_everything=True)
+    for tier_kind in TIER_KINDS:
+        if kind is tier_kind and (in_tier := cluster.get(tier_kind, "", name)) is not None:
+            return _tier_scope(cluster, in_tier)
     if not namespace:
         return Scope(is_everything=True)
     pods = tuple(pod.full_name for pod in cluster.select(namespace, LabelSelector()))
@@ -108,6 +115,19 @@ def _policy_scope(cluster: Cluster, policy: NetworkPolicy) -> Scope:
         into=pods if "Ingress" in policy.directions else (),
         out_of=pods if "Egress" in policy.directions else (),
     )
+
+
+def _tier_scope(cluster: Cluster, policy: TierKind) -> Scope:
+    """Return the connections of the subjects of a policy, in the directions that have rules."""
+    spec = tier_policy(policy).spec
+    labels = {namespace.name: namespace.labels for namespace in cluster.all(Namespace)}
+    pods = tuple(
+        pod.full_name
+        for pod in cluster.all(Pod)
+        if not pod.spec.host_network
+        and spec.subject.matches(labels.get(pod.namespace, {}), pod.labels)
+    )
+    return Scope(into=pods if spec.ingress else (), out_of=pods if spec.egress else ())
 
 
 def _backends(part: object, namespace: str) -> Iterable[str]:

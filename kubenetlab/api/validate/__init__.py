@@ -29,8 +29,18 @@ from kubenetlab.api.discovery import Endpoints, EndpointSlice
 from kubenetlab.api.environment import ConfigMap, Secret
 from kubenetlab.api.meta import Resource
 from kubenetlab.api.pods import Pod
+from kubenetlab.api.policies.admin_network_policies import (
+    AdminNetworkPolicy,
+    BaselineAdminNetworkPolicy,
+)
+from kubenetlab.api.policies.cluster_network_policy import ClusterNetworkPolicy
 from kubenetlab.api.policies.network_policy import NetworkPolicy
 from kubenetlab.api.text.decode import Finding
+from kubenetlab.api.validate.cluster_policies import (
+    validate_admin_network_policy,
+    validate_baseline_admin_network_policy,
+    validate_cluster_network_policy,
+)
 from kubenetlab.api.validate.config import validate_config
 from kubenetlab.api.validate.environment import validate_config_map, validate_secret
 from kubenetlab.api.validate.metadata import validate_metadata, validate_namespace
@@ -62,6 +72,9 @@ _VALIDATORS: Mapping[type[Resource], Callable[[Any], Iterator[Finding]]] = {
     DaemonSet: validate_workload,
     Job: validate_job,
     NetworkPolicy: validate_network_policy,
+    ClusterNetworkPolicy: validate_cluster_network_policy,
+    AdminNetworkPolicy: validate_admin_network_policy,
+    BaselineAdminNetworkPolicy: validate_baseline_admin_network_policy,
     IPPool: validate_ip_pool,
     BGPConfiguration: validate_bgp_configuration,
     BGPPeer: validate_bgp_peer,

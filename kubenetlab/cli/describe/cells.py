@@ -227,15 +227,6 @@ def labels_text(labels: Mapping[str, str]) -> str:
     return ",".join(f"{key}={value}" for key, value in labels.items()) or "<none>"
 
 
-def pod_selector(policy: Document) -> str:
-    """Return the selector of a policy's pods as in kubectl."""
-    from msgspec import convert
-
-    from kubenetlab.api.meta import LabelSelector
-
-    return str(convert(spec_field(policy, "podSelector", {}), LabelSelector)) or "<none>"
-
-
 def node_status(document: Document) -> str:
     """Return the word in STATUS of a node: `Ready` or `NotReady`, and `SchedulingDisabled`."""
     ready = next(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from kubenetlab.api.json_types import JsonMapping
-from kubenetlab.cli.describe import cells
+from kubenetlab.cli.describe import cells, policy_cells
 
 Document = JsonMapping
 Column = tuple[str, Callable[[Document], str], bool]
@@ -101,8 +101,26 @@ _COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
     ),
     "NetworkPolicy": (
         ("NAME", cells.name, False),
-        ("POD-SELECTOR", cells.pod_selector, False),
+        ("POD-SELECTOR", policy_cells.pod_selector, False),
         ("AGE", cells.object_age, False),
+    ),
+    "ClusterNetworkPolicy": (
+        ("NAME", cells.name, False),
+        ("TIER", lambda item: cells.spec_field(item, "tier"), False),
+        ("PRIORITY", lambda item: str(cells.spec_field(item, "priority")), False),
+        ("AGE", cells.object_age, False),
+        ("SUBJECT", policy_cells.subject, True),
+    ),
+    "AdminNetworkPolicy": (
+        ("NAME", cells.name, False),
+        ("PRIORITY", lambda item: str(cells.spec_field(item, "priority")), False),
+        ("AGE", cells.object_age, False),
+        ("SUBJECT", policy_cells.subject, True),
+    ),
+    "BaselineAdminNetworkPolicy": (
+        ("NAME", cells.name, False),
+        ("AGE", cells.object_age, False),
+        ("SUBJECT", policy_cells.subject, True),
     ),
     "IPPool": (
         ("NAME", cells.name, False),

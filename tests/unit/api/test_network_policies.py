@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kubenetlab.api.policies.network_policy import NetworkPolicy
-from kubenetlab.cli.describe.cells import pod_selector
+from kubenetlab.cli.describe.policy_cells import pod_selector
 from tests.clusters import loaded, store
 from tests.unit.api.test_validate import assert_rejected
 

@@ -50,6 +50,34 @@ def test_the_scope_of_a_network_policy(spec: str, into: bool, out_of: bool) -> N
     )
 
 
+@pytest.mark.parametrize(
+    ("subject", "direction", "into", "out_of"),
+    [
+        ("{namespaces: {}}", "ingress", True, False),
+        ("{namespaces: {}}", "egress", False, True),
+        ("{pods: {podSelector: {matchLabels: {app: one}}}}", "ingress", True, False),
+        ("{pods: {podSelector: {matchLabels: {app: other}}}}", "ingress", False, False),
+        ("{namespaces: {matchLabels: {team: ops}}}", "ingress", False, False),
+    ],
+)
+def test_the_scope_of_a_cluster_network_policy(
+    subject: str, direction: str, into: bool, out_of: bool
+) -> None:
+    """It is the subjects, without hostNetwork, in the directions for which there are rules."""
+    peers = "from" if direction == "ingress" else "to"
+    (diagnostic,) = diagnostics_of(
+        main("")
+        + "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\n"
+        + f"metadata: {{name: deny}}\nspec: {{tier: Admin, priority: 1, subject: {subject}, "
+        + f"{direction}: [{{action: Deny, {peers}: [{{namespaces: {{}}}}]}}]}}"
+    )
+    assert diagnostic.code == NOT_ENFORCED
+    assert diagnostic.title == "ClusterNetworkPolicy deny"
+    assert ("default/one" in diagnostic.scope.into) == into
+    assert ("default/one" in diagnostic.scope.out_of) == out_of
+    assert not any("kube-proxy" in name for name in diagnostic.scope.into + diagnostic.scope.out_of)
+
+
 def test_the_scope_of_an_ingress() -> None:
     """It is connections from outside to the Services of its backends."""
     text = (

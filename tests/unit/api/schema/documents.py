@@ -21,6 +21,42 @@ spec:
     ports: [{port: http}, {protocol: UDP, port: 1000, endPort: 2000}]
   egress: [{to: [{podSelector: {}}], ports: [{port: 53, protocol: UDP}]}]
 ---
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: some}
+spec:
+  tier: Admin
+  priority: 10
+  subject: {pods: {namespaceSelector: {}, podSelector: {matchLabels: {app: web}}}}
+  ingress:
+  - name: web
+    action: Accept
+    from: [{namespaces: {matchLabels: {team: ops}}}]
+    protocols:
+    - tcp: {destinationPort: {number: 80}}
+    - udp: {destinationPort: {range: {start: 1000, end: 2000}}}
+    - destinationNamedPort: http
+  egress:
+  - action: Accept
+    to: [{nodes: {}}, {networks: [10.0.0.0/8]}, {domainNames: ['*.example.com']}]
+---
+apiVersion: policy.networking.k8s.io/v1alpha1
+kind: AdminNetworkPolicy
+metadata: {name: some}
+spec:
+  priority: 10
+  subject: {namespaces: {}}
+  ingress: [{action: Pass, from: [{namespaces: {}}], ports: [{namedPort: http}]}]
+  egress: [{action: Deny, to: [{nodes: {}}], ports: [{portRange: {start: 1, end: 9}}]}]
+---
+apiVersion: policy.networking.k8s.io/v1alpha1
+kind: BaselineAdminNetworkPolicy
+metadata: {name: default}
+spec:
+  subject: {namespaces: {}}
+  ingress: [{action: Deny, from: [{namespaces: {}}], ports: [{portNumber: {port: 80}}]}]
+  egress: [{action: Allow, to: [{networks: ['::/0']}]}]
+---
 apiVersion: projectcalico.org/v3
 kind: IPPool
 metadata: {name: pool}

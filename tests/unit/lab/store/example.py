@@ -98,6 +98,33 @@ kind: NetworkPolicy
 metadata: {name: deny}
 spec: {podSelector: {}}
 ---
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: deny}
+spec:
+  tier: Admin
+  priority: 10
+  subject: {pods: {podSelector: {}}}
+  egress:
+  - action: Deny
+    to: [{networks: [198.51.100.0/24]}]
+    protocols: [{tcp: {destinationPort: {number: 80}}}]
+---
+apiVersion: policy.networking.k8s.io/v1alpha1
+kind: AdminNetworkPolicy
+metadata: {name: pass}
+spec:
+  priority: 10
+  subject: {namespaces: {}}
+  ingress: [{action: Pass, from: [{namespaces: {}}], ports: [{namedPort: http}]}]
+---
+apiVersion: policy.networking.k8s.io/v1alpha1
+kind: BaselineAdminNetworkPolicy
+metadata: {name: default}
+spec:
+  subject: {namespaces: {}}
+  ingress: [{action: Deny, from: [{namespaces: {}}], ports: [{portNumber: {port: 80}}]}]
+---
 apiVersion: projectcalico.org/v3
 kind: IPPool
 metadata: {name: pool}

@@ -1,0 +1,51 @@
+"""Cells of network policies in the tables of `get`.
+
+Source: k8s.io/kubernetes pkg/printers/internalversion/printers.go (1.33), and the printer columns
+of kubernetes-sigs/network-policy-api apis/v1alpha2 (0.2.0).
+"""
+
+from __future__ import annotations
+
+from kubenetlab.api.json_types import JsonMapping
+from kubenetlab.cli.describe.cells import Document, spec_field
+
+
+def pod_selector(policy: Document) -> str:
+    """Return the selector of a NetworkPolicy as in kubectl."""
+    return selector_text(spec_field(policy, "podSelector", {}))
+
+
+def subject(policy: Document) -> str:
+    """Return the subject of a policy of a tier: `pods app=web in namespaces team=ops`."""
+    selection = spec_field(policy, "subject", {})
+    pods = selection.get("pods")
+    if pods is None:
+        return f"namespaces {selector_text(selection.get('namespaces') or {}, empty='all')}"
+    return (
+        f"pods {selector_text(pods['podSelector'], empty='all')} in namespaces "
+        f"{selector_text(pods.get('namespaceSelector') or {}, empty='all')}"
+    )
+
+
+def selector_text(selector: JsonMapping, *, empty: str = "<none>") -> str:
+    """Return a selector as in kubectl, such as `app=web,tier in (a,b),!canary`.
+
+    Source: k8s.io/apimachinery pkg/apis/meta/v1/helpers.go FormatLabelSelector.
+    """
+    labels = {key: f"{key}={value}" for key, value in selector.get("matchLabels", {}).items()}
+    requirements = [
+        (entry["key"], _requirement_text(entry)) for entry in selector.get("matchExpressions", ())
+    ]
+    return ",".join(text for _, text in sorted([*labels.items(), *requirements])) or empty
+
+
+def _requirement_text(requirement: JsonMapping) -> str:
+    key, values = requirement["key"], ",".join(sorted(requirement.get("values", ())))
+    match requirement["operator"]:
+        case "In":
+            return f"{key} in ({values})"
+        case "NotIn":
+            return f"{key} notin ({values})"
+        case "DoesNotExist":
+            return f"!{key}"
+    return str(key)
