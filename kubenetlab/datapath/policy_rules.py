@@ -62,7 +62,7 @@ def policy_rules(
 
     versions: IP versions of the pods.
     """
-    if not engine.serves or not cluster.by_key(NetworkPolicy):
+    if NetworkPolicy not in engine.enforced_kinds or not cluster.by_key(NetworkPolicy):
         return NO_POLICIES
     policies = cache.each("isolating policies", isolating, cluster.by_key(NetworkPolicy))
     pods = policy_pods(cluster, cache)

@@ -28,6 +28,7 @@ from kubenetlab.diagnostics.model import (
     DUPLICATE_ADDRESS,
     GATEWAY_UNREACHABLE,
     NOT_ENFORCED,
+    ORDER_UNDEFINED,
     PLUGINS_NOT_READY,
     POOL_NOT_ROUTED,
     PORT_NOT_SERVED,
@@ -37,6 +38,7 @@ from kubenetlab.diagnostics.model import (
 )
 from kubenetlab.diagnostics.passwords import check_password
 from kubenetlab.diagnostics.pods import check_pods
+from kubenetlab.diagnostics.priorities import check_priorities
 from kubenetlab.diagnostics.services import check_services
 from kubenetlab.diagnostics.templates import Templates
 from kubenetlab.diagnostics.unenforced import check_unenforced
@@ -55,6 +57,7 @@ CHECKS: Final[tuple[Callable[[Cluster, Templates], Iterator[Diagnostic]], ...]] 
     check_bgp,
     check_kube_router,
     check_password,
+    check_priorities,
 )
 
 MISCONFIGURATIONS: Final = (
@@ -66,6 +69,7 @@ MISCONFIGURATIONS: Final = (
     "probe-cannot-succeed",
     "no-such-node",
     "no-node-fits",
+    ORDER_UNDEFINED,
     GATEWAY_UNREACHABLE,
     POOL_NOT_ROUTED,
     DUPLICATE_ADDRESS,

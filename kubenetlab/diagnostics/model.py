@@ -7,6 +7,9 @@ from collections.abc import Set as AbstractSet
 
 from msgspec import Struct
 
+from kubenetlab.api.core import Namespace
+from kubenetlab.api.pods import Pod
+from kubenetlab.api.policies.tiers import TierPolicy
 from kubenetlab.api.store import Cluster
 from kubenetlab.api.text.decode import format_path
 from kubenetlab.api.text.documents import Path
@@ -82,6 +85,17 @@ def pods_of_nodes(cluster: Cluster, nodes: Iterable[str]) -> tuple[str, ...]:
     )
 
 
+def subjects_of(cluster: Cluster, policy: TierPolicy) -> tuple[str, ...]:
+    """Return `namespace/name` of the pods to which a policy of a tier applies."""
+    labels = {namespace.name: namespace.labels for namespace in cluster.all(Namespace)}
+    return tuple(
+        pod.full_name
+        for pod in cluster.all(Pod)
+        if not pod.spec.host_network
+        and policy.spec.subject.matches(labels.get(pod.namespace, {}), pod.labels)
+    )
+
+
 class Diagnostic(Struct, frozen=True):
     """Property of an object that Kubernetes accepts and that makes a probe's result doubtful."""
 
@@ -143,5 +157,7 @@ BGP_SETTING_UNUSED = "bgp-setting-unused"
 CREDENTIAL_MISSING = "password-missing"
 """Code of a CNI mode whose password is missing, so that it has no tunnels. Commands end with status
 1."""
+ORDER_UNDEFINED = "policy-order-undefined"
+"""Code of policies of a tier with the same priority for the same pods."""
 PORT_NOT_SERVED = "port-not-served"
 """Code of a numeric target port on which no container listens."""

@@ -6,18 +6,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 
 from kubenetlab.api.config import Networking
-from kubenetlab.api.core import Namespace
 from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.kinds import PLUGIN_KINDS, POLICY_KINDS, qualified_kind, writable
 from kubenetlab.api.lab import Decisions, NetworkFacts
 from kubenetlab.api.manifests.unenforced import effect_of
 from kubenetlab.api.meta import LabelSelector, Resource
-from kubenetlab.api.pods import Pod
 from kubenetlab.api.policies.network_policy import NetworkPolicy
 from kubenetlab.api.policies.tiers import TIER_KINDS, TierKind, tier_policy
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath import modes
-from kubenetlab.diagnostics.model import NOT_ENFORCED, Diagnostic, Scope
+from kubenetlab.diagnostics.model import NOT_ENFORCED, Diagnostic, Scope, subjects_of
 from kubenetlab.diagnostics.templates import Templates
 
 _EFFECTS = {
@@ -43,7 +41,11 @@ def check_unenforced(cluster: Cluster, templates: Templates) -> Iterator[Diagnos
             and PLUGIN_KINDS.get(kind, facts.plugin) == facts.plugin
             and (
                 kind not in POLICY_KINDS
-                or (engine.serves and not bypass and _is_known(cluster, kind, document))
+                or (
+                    kind in engine.enforced_kinds
+                    and not bypass
+                    and _is_known(cluster, kind, document)
+                )
             )
         )
         effect = None if is_used else effect_of(document)
@@ -76,7 +78,7 @@ def _hints(networking: Networking, bypass: str) -> tuple[str, ...]:
     """Return why policies are not enforced, and how they are."""
     name, _ = modes.policy_engine(networking)
     if name != "none":
-        return (bypass,) if bypass else ()
+        return (bypass or f"the policy engine {name} does not know this kind of policy",)
     cni, _ = networking.cni_mode
     others = [engine for engine in modes.policy_engines(networking) if engine != "none"]
     if not others:
@@ -119,14 +121,8 @@ def _policy_scope(cluster: Cluster, policy: NetworkPolicy) -> Scope:
 
 def _tier_scope(cluster: Cluster, policy: TierKind) -> Scope:
     """Return the connections of the subjects of a policy, in the directions that have rules."""
-    spec = tier_policy(policy).spec
-    labels = {namespace.name: namespace.labels for namespace in cluster.all(Namespace)}
-    pods = tuple(
-        pod.full_name
-        for pod in cluster.all(Pod)
-        if not pod.spec.host_network
-        and spec.subject.matches(labels.get(pod.namespace, {}), pod.labels)
-    )
+    in_tier = tier_policy(policy)
+    spec, pods = in_tier.spec, subjects_of(cluster, in_tier)
     return Scope(into=pods if spec.ingress else (), out_of=pods if spec.egress else ())
 
 

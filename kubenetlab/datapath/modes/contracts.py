@@ -141,8 +141,8 @@ class PolicyEngine(Protocol):
     def requirements(self) -> Needs:
         """Requirements with these options; `needs` has those of every option."""
 
-    serves: ClassVar[bool]
-    """False for an engine that enforces no policy."""
+    enforced_kinds: ClassVar[tuple[type[Resource], ...]]
+    """Kinds of policies that it enforces."""
 
     def node(self, node: NodeView, network: PodNetwork) -> Iterator[Object]:
         """Yield the objects of a node that do not depend on policies and pods."""

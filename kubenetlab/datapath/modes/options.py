@@ -82,6 +82,8 @@ class ModeOptions(Struct, frozen=True, rename=kubernetes_name, forbid_unknown_fi
     masquerader: ClassVar[str] = "ip-masq-agent"
     policy_engines: ClassVar[tuple[str, ...]] = ("nftables", "none")
     """Policy engines that see the packets of this CNI mode; the first one is the default."""
+    enforced_kinds: ClassVar[tuple[type[Resource], ...]] = ()
+    """Kinds of policies that a policy engine enforces."""
     file_options: ClassVar[Mapping[str, str]] = {}
     """Option that names a file on the command line → option that gets the file's content."""
 

@@ -28,7 +28,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from kubenetlab.api.policies.network_policy import Direction
+from kubenetlab.api.policies.network_policy import Direction, NetworkPolicy
 from kubenetlab.api.values import ip
 from kubenetlab.datapath.modes import ModeOptions, Needs, PodNetwork
 from kubenetlab.datapath.policy.members import PodGroup, PolicyPod
@@ -82,6 +82,7 @@ class Mode(ModeOptions, frozen=True):
     """Options: none."""
 
     needs = Needs(programs=("nft",), features=("nft vmap",))
+    enforced_kinds = (NetworkPolicy,)
 
     def node(self, node: NodeView, network: PodNetwork) -> Iterator[Object]:
         for family in node.families:

@@ -20,8 +20,6 @@ from kubenetlab.hoststate.rules.rulesets import RuleObject, SubjectRules
 class Mode(ModeOptions, frozen=True):
     """Options: none."""
 
-    serves = False
-
     def node(self, node: NodeView, network: PodNetwork) -> Iterator[Object]:
         return iter(())
 
