@@ -42,6 +42,10 @@ class Ends:
 
     def __init__(self, seen: Inspection) -> None:
         self._seen = seen
+        self._objects: dict[tuple[str, Target, int], _Reached] = {}
+        """(namespace of the source, target, port) → objects that the target names."""
+        self._stable_targets: dict[tuple[Target, str], str] = {}
+        """(target, title) → stable name."""
 
     def of_cell(self, source: Location, destination: Destination) -> Connection:
         """Return the ends of one probe of the matrix."""
@@ -68,7 +72,10 @@ class Ends:
         address: destination of the packets, which may differ from the object that the target names:
         the Service behind an ExternalName, or one pod of a Service.
         """
-        named = self._named(source, target, port or 0)
+        key = (source.namespace, target, port or 0)
+        if key not in self._objects:
+            self._objects[key] = self._named(source, target, port or 0)
+        named = self._objects[key]
         reached = self._reached(address, port or 0, protocol) if address else named
         is_resolved = target.kind == "name" and source.kind == "pod"
         name_servers = (
@@ -127,6 +134,11 @@ class Ends:
 
         title: title of the place to which the target was resolved.
         """
+        if (target, title) not in self._stable_targets:
+            self._stable_targets[target, title] = self._name_stably(target, title)
+        return self._stable_targets[target, title]
+
+    def _name_stably(self, target: Target, title: str) -> str:
         where = "" if target.namespace in ("", "default") else f"{target.namespace}/"
         if target.kind in ("svc", "lb", "ip", "name"):
             return f"{target.kind}/{where}{target.name}"

@@ -1,8 +1,10 @@
 """Concurrent probes from one process: each packet leaves from a socket in the source's namespace.
 
-Pings of a source share one ICMP socket per family; every connect has its own socket. Errors that
-routers and kernels send back are read from the sockets. Thus only silence takes the whole deadline;
-a refusal or a missing route is known at once.
+Pings of a source share one ICMP socket per family; every connect has its own socket and its own
+source port. One epoll loop waits for all of them, so that the time to wait for probes without an
+answer passes once, however many they are. Errors that routers and kernels send back are read from
+the sockets. Thus only silence takes the whole deadline; a refusal or a missing route is known at
+once.
 """
 
 from __future__ import annotations
@@ -12,29 +14,41 @@ import os
 import resource
 import select
 import socket
-import struct
 import time
-from collections.abc import Iterable, Sequence
-from typing import Literal
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from math import inf
+from typing import Final, Literal
 
 from msgspec import Struct
 
 from kubenetlab.kernel.ping_sockets import Echo, echo_of, sequence_number
 from kubenetlab.kernel.syscalls import inside_network, open_namespace
+from kubenetlab.observe.probe_sockets import (
+    Outcome,
+    begin,
+    open_socket,
+    outcome_of,
+    queued_errors,
+    source_ports,
+)
 from kubenetlab.observe.targets.locations import Location
 
-Outcome = Literal["answer", "refused", "unreachable", "silence"]
+MAX_OPEN: Final = 16_384
+"""Maximum number of concurrent connects.
 
-MAX_OPEN = 2000
-"""Maximum number of concurrent connects."""
-DNS_PORT = 53
+It is large, because each probe without an answer keeps its socket until the end of its deadline.
+"""
 UNEXPECTED_ANSWER_S = 0.2
-"""Time to wait for answers when only probes without an expected answer are left, in seconds.
+"""Time to wait for an answer to a probe without an expected answer, in seconds.
 
 It is much longer than any answer takes inside one machine.
 """
 _SENT_PER_DRAIN = 64
-"""Number of pings sent before answers are read."""
+"""Number of probes sent before answers are read."""
+_FREE_BEFORE_SENDING = 8
+"""Part of the capacity that must be free before more probes are sent: 8 is an eighth."""
 _ECHO_BYTES = 8
 _OTHER_FILES = 64
 """Number of open files reserved for the rest of this process."""
@@ -62,81 +76,117 @@ class Result(Struct, frozen=True):
 def run(probes: Sequence[ProbeRequest], *, deadline_s: float = 1.0) -> list[Result]:
     """Return the result of each probe, in order.
 
-    A probe without an answer `deadline_s` after the last one was sent is `silence`. When only
-    probes without an expected answer are left, the wait ends after `UNEXPECTED_ANSWER_S`.
+    A probe without an answer `deadline_s` after it was sent is `silence`. A probe without an
+    expected answer is `silence` after `UNEXPECTED_ANSWER_S`, once all earlier probes with an
+    expected one have ended: a server that is still busy with those may answer it later.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    ping_sockets = len({(probe.source.netns_path, ":" in probe.address) for probe in probes})
-    capacity = max(1, min(MAX_OPEN, hard - ping_sockets - _OTHER_FILES))
-    results: list[Result] = []
-    connects = 0
-    start = 0
-    for end, probe in enumerate(probes):
-        connects += probe.protocol != "ICMP"
-        if connects == capacity:
-            results += _Batch(probes[start : end + 1]).run(deadline_s)
-            start, connects = end + 1, 0
-    return results + _Batch(probes[start:]).run(deadline_s)
+    pingers = len(
+        {
+            (probe.source.netns_path, ":" in probe.address)
+            for probe in probes
+            if probe.protocol == "ICMP"
+        }
+    )
+    capacity = max(1, min(MAX_OPEN, hard - pingers - _OTHER_FILES))
+    return _Run(probes, deadline_s, capacity).run()
 
 
-class _Batch:
+class _Waiting:
+    """Probes that wait for an answer, the earliest first."""
+
+    def __init__(self, results: Sequence[Result | None]) -> None:
+        self._results = results
+        self._sent: deque[tuple[float, int]] = deque()
+        """(time of sending, index) of each probe; those that have a result are removed later."""
+
+    def add(self, sent: float, index: int) -> None:
+        self._sent.append((sent, index))
+
+    @property
+    def first_sent(self) -> float:
+        """Time of sending of the earliest probe that still waits; infinity if there is none."""
+        while self._sent and self._results[self._sent[0][1]] is not None:
+            self._sent.popleft()
+        return self._sent[0][0] if self._sent else inf
+
+    def sent_until(self, end: float) -> Iterator[int]:
+        """Remove the waiting probes that were sent until `end`, and yield their indexes."""
+        while self.first_sent <= end:
+            yield self._sent.popleft()[1]
+
+
+class _Run:
     """Probes that are sent together."""
 
-    def __init__(self, probes: Sequence[ProbeRequest]) -> None:
+    def __init__(self, probes: Sequence[ProbeRequest], deadline_s: float, capacity: int) -> None:
         self._probes = probes
+        self._deadline_s = deadline_s
+        self._capacity = capacity
         self._own_netns = open_namespace("net")
         self._results: list[Result | None] = [None] * len(probes)
+        self._expecting, self._unexpecting = _Waiting(self._results), _Waiting(self._results)
         self._poll = select.epoll()
         self._pingers: dict[tuple[str, Echo], socket.socket] = {}
         """(path of the namespace, family) → ICMP socket."""
+        self._echoes: dict[int, tuple[socket.socket, Echo]] = {}
+        """File descriptor → ICMP socket, and its family."""
         self._pings: dict[tuple[int, int], tuple[int, float]] = {}
         """(file descriptor, sequence number) → (index of the probe, time of sending)."""
         self._connects: dict[int, tuple[int, socket.socket, float]] = {}
         """File descriptor → (index of the probe, socket, start time)."""
+        self._descriptors: dict[int, int] = {}
+        """Index of a probe → file descriptor of its connect."""
 
-    def run(self, deadline_s: float) -> list[Result]:
+    def run(self) -> list[Result]:
         try:
-            self._open()
+            self._send_connects()
             self._send_pings()
-            deadline = time.monotonic() + deadline_s
-            early_deadline = min(deadline, time.monotonic() + UNEXPECTED_ANSWER_S)
-            while (self._pings or self._connects) and (
-                remaining := (deadline if self._expects_answer() else early_deadline)
-                - time.monotonic()
-            ) > 0:
-                self._drain(remaining)
+            while (wait_s := self._time_left()) is not None:
+                self._drain(wait_s)
         finally:
             self._poll.close()
             os.close(self._own_netns)
-            for open_socket in (
+            for open_socket_ in (
                 *self._pingers.values(),
                 *(entry[1] for entry in self._connects.values()),
             ):
-                open_socket.close()
+                open_socket_.close()
         return [result or Result("silence") for result in self._results]
 
-    def _expects_answer(self) -> bool:
-        """Return True while a probe is pending for which an answer is expected."""
-        under_way = (
-            *(index for index, _ in self._pings.values()),
-            *(index for index, _, _ in self._connects.values()),
-        )
-        return any(self._probes[index].expects_answer for index in under_way)
+    # --- sending ---
 
-    def _open(self) -> None:
-        """Open the ICMP sockets of each source and begin its connects.
+    def _send_connects(self) -> None:
+        """Open the ICMP sockets of each source, and begin its connects.
 
-        Each namespace is entered once.
+        Each namespace is entered once, or again when there is room for more sockets.
         """
         by_source: dict[str, list[int]] = {}
         for index, probe in enumerate(self._probes):
             by_source.setdefault(probe.source.netns_path, []).append(index)
-        for netns_path, indexes in by_source.items():
-            with inside_network(os.open(netns_path, os.O_RDONLY | os.O_CLOEXEC), self._own_netns):
-                self._open_here(netns_path, indexes)
+        for number, (netns_path, indexes) in enumerate(by_source.items()):
+            ports = source_ports(number)
+            with self._inside(netns_path):
+                self._open_pingers(netns_path, indexes)
+                connects = [index for index in indexes if self._probes[index].protocol != "ICMP"]
+                rest = self._connect_some(connects, ports)
+            while rest:
+                self._make_room()
+                with self._inside(netns_path):
+                    rest = self._connect_some(rest, ports)
 
-    def _open_here(self, netns_path: str, indexes: Sequence[int]) -> None:
+    def _inside(self, netns_path: str) -> AbstractContextManager[None]:
+        fd = os.open(netns_path, os.O_RDONLY | os.O_CLOEXEC)
+        return inside_network(fd, self._own_netns)
+
+    def _make_room(self) -> None:
+        """Wait until there is room for a number of sockets."""
+        most = self._capacity - max(1, self._capacity // _FREE_BEFORE_SENDING)
+        while len(self._connects) > most and (wait_s := self._time_left()) is not None:
+            self._drain(wait_s)
+
+    def _open_pingers(self, netns_path: str, indexes: Sequence[int]) -> None:
         families = (
             echo_of(self._probes[index].address)
             for index in indexes
@@ -146,54 +196,43 @@ class _Batch:
             pinger = socket.socket(
                 echo.family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, echo.protocol
             )
+            self._pingers[netns_path, echo] = pinger
+            self._echoes[pinger.fileno()] = (pinger, echo)
             echo.keep_errors(pinger)
             pinger.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-            self._pingers[netns_path, echo] = pinger
             self._poll.register(pinger, select.EPOLLIN | select.EPOLLERR)
-        for index in indexes:
-            if self._probes[index].protocol != "ICMP":
-                self._connect(index)
 
-    def _connect(self, index: int) -> None:
+    def _connect_some(self, indexes: Sequence[int], ports: Iterator[int]) -> Sequence[int]:
+        """Begin connects while there is room for their sockets, and return the others."""
+        for position, index in enumerate(indexes):
+            if len(self._connects) >= self._capacity:
+                return indexes[position:]
+            self._connect(index, ports)
+            if position % _SENT_PER_DRAIN == _SENT_PER_DRAIN - 1:
+                self._drain(0)
+        return ()
+
+    def _connect(self, index: int, ports: Iterator[int]) -> None:
         probe = self._probes[index]
-        is_stream = probe.protocol != "UDP"  # SCTP connects as TCP does
-        echo = echo_of(probe.address)
-        number = socket.IPPROTO_SCTP if probe.protocol == "SCTP" else 0
         try:
-            connection = socket.socket(
-                echo.family,
-                (socket.SOCK_STREAM if is_stream else socket.SOCK_DGRAM) | socket.SOCK_NONBLOCK,
-                number,
-            )
+            connection = open_socket(probe.protocol, probe.address, ports)
         except OSError as error:
             if error.errno != errno.EPROTONOSUPPORT:
                 raise
             self._results[index] = Result("unreachable")  # this kernel has no SCTP
             return
+        is_stream = probe.protocol != "UDP"
         start = time.monotonic()
-        # Without IP_RECVERR, UDP reports only unreachable ports, and TCP over IPv6 reports nothing
-        # until it repeats its SYN: an error that arrives while connect() holds the socket, as it
-        # does inside one machine, is only recorded (net/ipv6/tcp_ipv6.c tcp_v6_err()).
-        echo.keep_errors(connection)
-        if is_stream:
-            # Close with a reset, which leaves no socket in TIME_WAIT.
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        code = connection.connect_ex((probe.address, probe.port))
-        if not is_stream and code == 0:
-            try:
-                connection.send(_payload(probe.port))
-            except OSError as error:
-                code = error.errno or 0
-        if not is_stream and code == errno.EPERM:
-            # A rule in the source's namespace dropped the packet. If it sent a rejection, the
-            # socket receives it later.
-            code = 0
+        code = begin(connection, probe.protocol, probe.address, probe.port)
         if code not in (0, errno.EINPROGRESS) or (is_stream and code == 0):
             self._results[index] = Result(outcome_of(code))
             connection.close()
             return
-        self._poll.register(connection, select.EPOLLOUT if is_stream else select.EPOLLIN)
-        self._connects[connection.fileno()] = (index, connection, start)
+        fd = connection.fileno()
+        self._poll.register(fd, select.EPOLLOUT if is_stream else select.EPOLLIN)
+        self._connects[fd] = (index, connection, start)
+        self._descriptors[index] = fd
+        self._wait_for(index, start)
 
     def _send_pings(self) -> None:
         """Send all pings, ordered by destination so that no source sends a burst.
@@ -210,97 +249,90 @@ class _Batch:
             pinger = self._pingers[probe.source.netns_path, echo]
             fd = pinger.fileno()
             numbers[fd] = number = numbers.get(fd, 0) + 1
-            self._pings[fd, number] = (index, time.monotonic())
+            start = time.monotonic()
+            self._pings[fd, number] = (index, start)
+            self._wait_for(index, start)
             try:
                 # Clear the pending error of an earlier ping, which sendto() would raise.
                 pinger.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 pinger.sendto(echo.request(number), (probe.address, 0))
             except OSError as error:
-                self._finish(fd, number, outcome_of(error.errno or 0))
+                self._finish_ping(fd, number, outcome_of(error.errno or 0))
             if sent % _SENT_PER_DRAIN == 0:
                 self._drain(0)
 
+    # --- waiting ---
+
+    def _wait_for(self, index: int, sent: float) -> None:
+        expects = self._probes[index].expects_answer
+        (self._expecting if expects else self._unexpecting).add(sent, index)
+
+    def _time_left(self) -> float | None:
+        """Return the time until the next probe ends without an answer; None if none is left."""
+        expecting, unexpecting = self._expecting.first_sent, self._unexpecting.first_sent
+        end = min(expecting, unexpecting) + self._deadline_s
+        if unexpecting <= expecting:
+            end = min(end, unexpecting + UNEXPECTED_ANSWER_S)
+        return max(0.0, end - time.monotonic()) if end < inf else None
+
+    def _end_silent(self, now: float) -> None:
+        """End the probes whose time to wait for an answer is over."""
+        for index in self._expecting.sent_until(now - self._deadline_s):
+            self._end_without_answer(index)
+        for index in self._unexpecting.sent_until(now - self._deadline_s):
+            self._end_without_answer(index)
+        # Every earlier probe with an expected answer must have ended.
+        last = min(now - UNEXPECTED_ANSWER_S, self._expecting.first_sent)
+        for index in self._unexpecting.sent_until(last):
+            self._end_without_answer(index)
+
+    def _end_without_answer(self, index: int) -> None:
+        """Give a probe the result `silence`; close the socket of a connect."""
+        self._results[index] = Result("silence")
+        fd = self._descriptors.pop(index, None)
+        if fd is not None:
+            self._connects.pop(fd)[1].close()
+
     def _drain(self, wait_s: float) -> None:
-        pingers = {pinger.fileno(): (pinger, echo) for (_, echo), pinger in self._pingers.items()}
-        for fd, events in self._poll.poll(wait_s):
-            if fd in pingers:
-                self._receive(*pingers[fd], has_errors=bool(events & select.EPOLLERR))
+        """Wait for answers, and read all; without any, end the probes whose time is over."""
+        now = time.monotonic()
+        events = self._poll.poll(wait_s)
+        for fd, event in events:
+            if fd in self._echoes:
+                self._receive(*self._echoes[fd], has_errors=bool(event & select.EPOLLERR))
             else:
-                index, connection, start = self._connects.pop(fd)
-                code = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-                if not code and events & select.EPOLLERR:
-                    code = next(
-                        (
-                            error
-                            for error, _ in queued_errors(
-                                connection, echo_of(self._probes[index].address)
-                            )
-                        ),
-                        0,
-                    )
-                self._results[index] = Result(outcome_of(code), (time.monotonic() - start) * 1000)
-                connection.close()
+                self._finish_connect(fd, has_errors=bool(event & select.EPOLLERR))
+        if not events:
+            # Answers that arrive from now on may have been under way when `now` was read.
+            self._end_silent(now + wait_s)
+
+    def _finish_connect(self, fd: int, *, has_errors: bool) -> None:
+        """Record the result of a connect that has an answer or an error."""
+        index, connection, start = self._connects.pop(fd)
+        del self._descriptors[index]
+        ended = time.monotonic()
+        code = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if not code and has_errors:
+            echo = echo_of(self._probes[index].address)
+            code = next((error for error, _ in queued_errors(connection, echo)), 0)
+        self._results[index] = Result(outcome_of(code), (ended - start) * 1000)
+        connection.close()
 
     def _receive(self, pinger: socket.socket, echo: Echo, *, has_errors: bool) -> None:
         if has_errors:
             for code, packet in queued_errors(pinger, echo):
                 if len(packet) >= _ECHO_BYTES:
-                    self._finish(pinger.fileno(), sequence_number(packet), outcome_of(code))
+                    self._finish_ping(pinger.fileno(), sequence_number(packet), outcome_of(code))
         while True:
             try:
                 data = pinger.recv(64)
             except OSError:
                 return
             if (number := echo.replied(data)) is not None:
-                self._finish(pinger.fileno(), number, "answer")
+                self._finish_ping(pinger.fileno(), number, "answer")
 
-    def _finish(self, fd: int, number: int, outcome: Outcome) -> None:
+    def _finish_ping(self, fd: int, number: int, outcome: Outcome) -> None:
         pending = self._pings.pop((fd, number), None)
-        if pending is not None:
+        if pending is not None and self._results[pending[0]] is None:
             index, sent = pending
             self._results[index] = Result(outcome, (time.monotonic() - sent) * 1000)
-
-
-def _payload(port: int) -> bytes:
-    """Return a datagram that the server at this port answers.
-
-    It is a DNS query for port 53, else a command of the built-in programs.
-    """
-    return dns_query() if port == DNS_PORT else b"hostname"
-
-
-def dns_query() -> bytes:
-    """Return a DNS query that every cluster's name server answers: the version of its schema."""
-    return (
-        struct.pack(">HHHHHH", 7, 0x100, 1, 0, 0, 0)
-        + b"\x0bdns-version\x07cluster\x05local\0"
-        + struct.pack(">HH", 16, 1)
-    )
-
-
-def outcome_of(code: int) -> Outcome:
-    """Return the meaning of an error number for a probe; 0 is no error."""
-    if code == 0:
-        return "answer"
-    return (
-        "refused"
-        if code == errno.ECONNREFUSED
-        else "silence"
-        if code == errno.ETIMEDOUT
-        else "unreachable"
-    )
-
-
-def queued_errors(connection: socket.socket, echo: Echo) -> Iterable[tuple[int, bytes]]:
-    """Return (errno, packet that caused it) of each error in the socket's queue."""
-    errors: list[tuple[int, bytes]] = []
-    while True:
-        try:
-            data, ancillary, _, _ = connection.recvmsg(64, 512, socket.MSG_ERRQUEUE)
-        except OSError:
-            return errors
-        errors += [
-            (struct.unpack_from("=I", value)[0], data)
-            for _, kind, value in ancillary
-            if kind == echo.receive_errors
-        ]

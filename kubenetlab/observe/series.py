@@ -24,15 +24,14 @@ from msgspec import Struct
 from kubenetlab.kernel.ping_sockets import echo_of
 from kubenetlab.kernel.syscalls import inside_network, open_namespace
 from kubenetlab.names import socket_address
-from kubenetlab.observe.prober import (
+from kubenetlab.observe.probe_sockets import (
     DNS_PORT,
     Outcome,
-    ProbeRequest,
     dns_query,
     outcome_of,
     queued_errors,
-    run,
 )
+from kubenetlab.observe.prober import ProbeRequest, run
 from kubenetlab.observe.request import HTTP_ERROR
 from kubenetlab.observe.targets.locations import Location
 

@@ -224,7 +224,7 @@ def _ping() -> None:
 
 def _check() -> None:
     from kubenetlab.cli.probing.check import _show
-    from kubenetlab.observe.checks.check import RowVerdict
+    from kubenetlab.observe.checks.verdicts import RowVerdict
 
     verdicts = [
         RowVerdict(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,8 +28,8 @@ from kubenetlab.cli.terminal.theme import BAD, GOOD, PLACE, WARNING, paint
 if TYPE_CHECKING:
     from kubenetlab.cli.labs.diagnostics import AssessedDiagnostic
     from kubenetlab.lab.client import Client
-    from kubenetlab.observe.checks.check import RowVerdict
     from kubenetlab.observe.checks.truth_table import TruthTable
+    from kubenetlab.observe.checks.verdicts import RowVerdict
     from kubenetlab.observe.inspection import Inspection
     from kubenetlab.observe.targets.locations import Location
     from kubenetlab.programs.dns.resolver import ResolverConfig
@@ -205,6 +206,7 @@ class _Networks:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._resolvers: dict[str, ResolverConfig] = {}
+        self._networks: dict[str, Network] = {}
 
     def learn(self, table: TruthTable, inspected: Inspection) -> None:
         """Read the resolver files of all sources of a table that need a network."""
@@ -223,6 +225,8 @@ class _Networks:
             except UsageError:
                 continue  # reported with the row when the table runs
             for source in sources:
+                if source.sandbox in self._resolvers:
+                    continue
                 reply = self._client.enter(source.sandbox)
                 for fd in reply.fds:
                     os.close(fd)
@@ -231,19 +235,27 @@ class _Networks:
                 )
 
     def __call__(self, source: Location) -> Network:
-        from kubenetlab.kernel.syscalls import open_namespace
         from kubenetlab.lab.runtime.pod_network import NetnsSocketFactory, PodSockets
 
-        return PodSockets(
-            NetnsSocketFactory(source.netns_path, open_namespace("net")),
-            self._resolvers[source.sandbox],
-        )
+        if source.sandbox not in self._networks:
+            self._networks[source.sandbox] = PodSockets(
+                NetnsSocketFactory(source.netns_path, self._own_netns),
+                self._resolvers[source.sandbox],
+            )
+        return self._networks[source.sandbox]
+
+    @cached_property
+    def _own_netns(self) -> int:
+        """Descriptor of this process's network namespace."""
+        from kubenetlab.kernel.syscalls import open_namespace
+
+        return open_namespace("net")
 
 
 def _promise(client: Client, deadline_s: float) -> list[RowVerdict]:
     """Return the ping matrix, that is, what Kubernetes promises for every pair, as verdicts."""
     from kubenetlab.kernel.namespaces.enter import enter_lab
-    from kubenetlab.observe.checks.check import RowVerdict
+    from kubenetlab.observe.checks.verdicts import RowVerdict
     from kubenetlab.observe.connections import Ends
     from kubenetlab.observe.matrix import probe_matrix
 

@@ -6,18 +6,13 @@ Every probe is a real packet from inside the source's network namespace.
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
-import time
-from collections.abc import Callable, Sequence
-from ipaddress import ip_address
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from msgspec import Struct
 
-from kubenetlab.api.values.ip import is_address
-from kubenetlab.diagnostics import Connection
 from kubenetlab.errors import UsageError
+from kubenetlab.observe.checks.replies import check_reply
 from kubenetlab.observe.checks.row_destinations import (
     RowDestination,
     address_of_family,
@@ -25,10 +20,10 @@ from kubenetlab.observe.checks.row_destinations import (
     with_service_port,
 )
 from kubenetlab.observe.checks.truth_table import EXPECTED_OUTCOMES, Row, TruthTable, with_target
+from kubenetlab.observe.checks.verdicts import RowProbe, RowVerdict, state_of, verdict_of
 from kubenetlab.observe.connections import Ends
-from kubenetlab.observe.prober import Outcome, ProbeRequest, outcome_of, run
-from kubenetlab.observe.request import HTTP_ERROR
-from kubenetlab.observe.targets.grammar import Target, with_port
+from kubenetlab.observe.prober import ProbeRequest, run
+from kubenetlab.observe.targets.grammar import Target
 from kubenetlab.observe.targets.locations import Location
 from kubenetlab.observe.targets.meanings import resolve_name
 from kubenetlab.observe.targets.resolution import named_places, read
@@ -37,54 +32,13 @@ if TYPE_CHECKING:
     from kubenetlab.observe.inspection import Inspection
     from kubenetlab.programs.support.http import Network
 
-State = Literal["holds", "fails"]
+T = TypeVar("T")
+_MAX_EXCHANGES: Final = 100
+"""Maximum number of concurrent look-ups of names, and of concurrent requests."""
 
 
-class RowVerdict(Struct, frozen=True):
-    """Result of one probe of one row."""
-
-    table: str
-    source: str
-    target: str
-    expected: str
-    found: str
-    state: State
-    place: str
-    """file:line of the row."""
-    ms: float = 0.0
-    name: str = ""
-    """Source and target under names that stay the same when pods are replaced.
-
-    Example: `deploy/web[0] → svc/cart:7070/TCP`.
-    """
-    connection: Connection | None = None
-    """Both ends as objects of the cluster; None if the row names an object that does not exist."""
-
-    @property
-    def is_expected_to_fail(self) -> bool:
-        """True if the row expects no connection: a misconfigured target may be intended."""
-        return self.expected.partition(",")[0] in ("deny", "reject", "drop", "does not resolve")
-
-
-class _RowProbe(Struct, frozen=True):
-    """Probe of one row from one source to one address."""
-
-    row: Row
-    place: str
-    name: str
-    connection: Connection
-    source: Location
-    title: str
-    address: str
-    port: int = 0
-    """Destination port; 0 for a ping."""
-    path: str = ""
-    """Path of a GET; empty for a connection, a datagram or a ping."""
-
-    @property
-    def reads_reply(self) -> bool:
-        """True if the verdict depends on the content of a reply."""
-        return bool(self.row.source or self.path)
+_Entry = RowVerdict | RowProbe | Coroutine[None, None, RowVerdict | RowProbe]
+"""Verdict or probe of a row; a coroutine returns it after a look-up of a name."""
 
 
 class _Check(Struct, frozen=True):
@@ -110,25 +64,41 @@ def check(
     network_of: returns the network of a source, with its name resolution and its sockets.
     """
     inputs = _Check(table, seen, network_of, Ends(seen))
-    entries = [
-        entry
-        for row, place in zip(table.probes, places, strict=True)
-        for entry in _entries(inputs, row, place)
-    ]
-    plain = [entry for entry in entries if isinstance(entry, _RowProbe) and not entry.reads_reply]
+    entries: list[RowVerdict | RowProbe] = asyncio.run(
+        _gathered(
+            entry
+            for row, place in zip(table.probes, places, strict=True)
+            for entry in _entries(inputs, row, place)
+        )
+    )
+    plain = [entry for entry in entries if isinstance(entry, RowProbe) and not entry.reads_reply]
     results = iter(run([_request(probe) for probe in plain], deadline_s=deadline_s))
-    verdicts: list[RowVerdict] = []
+    verdicts: list[RowVerdict | Coroutine[None, None, RowVerdict]] = []
     for entry in entries:
         if isinstance(entry, RowVerdict):
             verdicts.append(entry)
         elif entry.reads_reply:
-            network = network_of(entry.source)
-            verdicts.append(asyncio.run(_check_reply(table, entry, network, deadline_s)))
+            verdicts.append(check_reply(table, entry, network_of, deadline_s))
         else:
             result = next(results)
-            state = _state(result.outcome in EXPECTED_OUTCOMES[entry.row.expected])
-            verdicts.append(_verdict(table, entry, result.outcome, state, result.ms))
-    return verdicts
+            state = state_of(result.outcome in EXPECTED_OUTCOMES[entry.row.expected])
+            verdicts.append(verdict_of(table, entry, result.outcome, state, result.ms))
+    return asyncio.run(_gathered(verdicts))
+
+
+async def _gathered(entries: Iterable[T | Coroutine[None, None, T]]) -> list[T]:
+    """Return the entries, with the results of coroutines in place of them."""
+    slots = asyncio.Semaphore(_MAX_EXCHANGES)
+
+    async def result_of(coroutine: Coroutine[None, None, T]) -> T:
+        async with slots:
+            return await coroutine
+
+    started = [
+        asyncio.ensure_future(result_of(entry)) if isinstance(entry, Coroutine) else entry
+        for entry in entries
+    ]
+    return [await entry if isinstance(entry, asyncio.Future) else entry for entry in started]
 
 
 def needs_network(row: Row, seen: Inspection, source: Location) -> bool:
@@ -144,7 +114,7 @@ def needs_network(row: Row, seen: Inspection, source: Location) -> bool:
     )
 
 
-def _entries(inputs: _Check, row: Row, place: str) -> list[RowVerdict | _RowProbe]:
+def _entries(inputs: _Check, row: Row, place: str) -> Sequence[_Entry]:
     """Return the probes of one row, and verdicts where no probe is needed or possible."""
     seen = inputs.seen
     try:
@@ -152,10 +122,7 @@ def _entries(inputs: _Check, row: Row, place: str) -> list[RowVerdict | _RowProb
         target = read(row.to, seen)
         resolved_row = with_target(row, target)
         if row.resolves is not None:
-            return [
-                asyncio.run(_check_name(inputs, resolved_row, place, source, target))
-                for source in sources
-            ]
+            return [_check_name(inputs, resolved_row, place, source, target) for source in sources]
         destinations = _destinations(inputs, resolved_row, sources, target)
     except UsageError as error:
         name = f"{row.from_} → {row.to}{_port(row)}"
@@ -187,15 +154,20 @@ def _destinations(
     """
     version = {"IPv4": 4, "IPv6": 6, None: None}[row.family]
     restricted = [source.of_version(version) for source in sources]
-    meanings = [(source, resolve_name(target, inputs.seen, source)) for source in restricted]
-    rows = [
-        (source, meant.target, with_service_port(row, meant, inputs.seen))
-        for source, meant in meanings
-    ]
+    meanings: dict[tuple[bool, str], list[tuple[Target, Row, RowDestination]]] = {}
+    for source in restricted:
+        key = source.kind == "pod", source.namespace
+        if key not in meanings:
+            meant = resolve_name(target, inputs.seen, source)
+            own_row = with_service_port(row, meant, inputs.seen)
+            meanings[key] = [
+                (meant.target.bare, own_row, destination)
+                for destination in row_destinations(meant.target, own_row, inputs.seen)
+            ]
     return [
-        (source, meant.bare, own_row, destination)
-        for source, meant, own_row in rows
-        for destination in row_destinations(meant, own_row, inputs.seen)
+        (source, *meaning)
+        for source in restricted
+        for meaning in meanings[source.kind == "pod", source.namespace]
     ]
 
 
@@ -207,20 +179,28 @@ def _probe_or_failure(
     meant: Target,
     destination: RowDestination,
     path: str,
-) -> RowVerdict | _RowProbe:
+) -> _Entry:
     """Return the probe to a destination, or the verdict if the source finds no address of it."""
     ends = inputs.ends
     name = (
         f"{ends.stable_name(source)} → {ends.stable_target(meant, destination.title)}"
         f"{_port(row)}{f' GET {path}' if path else ''}"
     )
-    try:
-        if destination.addresses:
-            address = address_of_family(source, destination.title, destination.addresses)
-        else:
-            network = inputs.network_of(source)
-            address = asyncio.run(network.resolve(destination.name, source.versions))
-    except OSError as error:
+
+    def probe(address: str) -> RowProbe:
+        return RowProbe(
+            row,
+            place,
+            name,
+            ends.of_row(source, meant, destination.port, address, row.protocol),
+            source,
+            destination.title,
+            address,
+            destination.port,
+            path,
+        )
+
+    def failure(error: OSError) -> RowVerdict:
         return RowVerdict(
             inputs.table.name,
             source.title,
@@ -232,52 +212,26 @@ def _probe_or_failure(
             name=name,
             connection=ends.of_row(source, meant, row.port),
         )
-    return _RowProbe(
-        row,
-        place,
-        name,
-        ends.of_row(source, meant, destination.port, address, row.protocol),
-        source,
-        destination.title,
-        address,
-        destination.port,
-        path,
-    )
+
+    async def resolved() -> RowVerdict | RowProbe:
+        network = inputs.network_of(source)
+        try:
+            return probe(await network.resolve(destination.name, source.versions))
+        except OSError as error:
+            return failure(error)
+
+    if not destination.addresses:
+        return resolved()
+    try:
+        return probe(address_of_family(source, destination.title, destination.addresses))
+    except OSError as error:
+        return failure(error)
 
 
-def _request(probe: _RowProbe) -> ProbeRequest:
+def _request(probe: RowProbe) -> ProbeRequest:
     row = probe.row
     protocol: Literal["ICMP", "TCP", "UDP", "SCTP"] = "ICMP" if row.port is None else row.protocol
     return ProbeRequest(probe.source, protocol, probe.address, probe.port, row.expected == "allow")
-
-
-def _state(holds: bool) -> State:
-    return "holds" if holds else "fails"
-
-
-def _http_verdict(table: TruthTable, probe: _RowProbe, status: int, ms: float) -> RowVerdict:
-    """Return the verdict for an HTTP reply: an error status is neither allowed nor denied."""
-    holds = probe.row.expected == "allow" and status < HTTP_ERROR
-    return _verdict(table, probe, f"answer, HTTP {status}", _state(holds), ms)
-
-
-def _verdict(
-    table: TruthTable, probe: _RowProbe, found: str, state: State, ms: float = 0.0
-) -> RowVerdict:
-    row = probe.row
-    is_plain = row.port is not None and not probe.path
-    return RowVerdict(
-        table.name,
-        probe.source.title,
-        with_port(probe.title, row.port, row.protocol) if is_plain else probe.title,
-        row.expected + (f", from {row.source}" if row.source else ""),
-        found,
-        state,
-        probe.place,
-        round(ms, 3),
-        probe.name,
-        probe.connection,
-    )
 
 
 def _port(row: Row) -> str:
@@ -312,53 +266,8 @@ async def _check_name(
         name,
         "resolves" if row.resolves else "does not resolve",
         found,
-        _state(has_address == row.resolves),
+        state_of(has_address == row.resolves),
         place,
         name=f"{inputs.ends.stable_name(source)} → name/{name}",
         connection=connection,
     )
-
-
-async def _check_reply(
-    table: TruthTable, probe: _RowProbe, network: Network, deadline_s: float
-) -> RowVerdict:
-    """Check the HTTP status of a reply, or the client address that the server saw."""
-    row = probe.row
-    start = time.monotonic()
-    try:
-        if row.protocol in ("UDP", "SCTP"):
-            reply = await network.exchange(
-                probe.address, probe.port, b"clientip", deadline_s, row.protocol
-            )
-            client = reply.decode(errors="replace")
-        else:
-            answer = await network.get(
-                probe.address, probe.port, probe.path or "/clientip", deadline_s
-            )
-            if probe.path and (not row.source or answer.status >= HTTP_ERROR):
-                return _http_verdict(table, probe, answer.status, _ms_since(start))
-            headers = {name.lower(): value for name, value in answer.headers.items()}
-            client = headers.get("x-kubenetlab-client", answer.body.decode(errors="replace"))
-    except OSError as error:
-        return _failed_reply(table, probe, error)
-    address = (client.strip().rpartition(":")[0] or client.strip()).strip("[]")
-    holds = is_address(address) and ip_address(address) == ip_address(row.source)
-    return _verdict(table, probe, f"answer, saw {address}", _state(holds), _ms_since(start))
-
-
-def _failed_reply(table: TruthTable, probe: _RowProbe, error: OSError) -> RowVerdict:
-    """Return the verdict for a failed exchange, which a GET without `source` may expect."""
-    if probe.row.source or not probe.path:
-        return _verdict(
-            table, probe, os.strerror(error.errno) if error.errno else str(error), "fails"
-        )
-    outcome: Outcome = (
-        "silence"
-        if isinstance(error, TimeoutError)
-        else outcome_of(error.errno or errno.EHOSTUNREACH)
-    )
-    return _verdict(table, probe, outcome, _state(outcome in EXPECTED_OUTCOMES[probe.row.expected]))
-
-
-def _ms_since(start: float) -> float:
-    return (time.monotonic() - start) * 1000

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 from msgspec import Struct
 
-from kubenetlab.observe.checks.check import RowVerdict
+from kubenetlab.observe.checks.verdicts import RowVerdict
 
 
 class Note(Struct, frozen=True):

@@ -26,7 +26,7 @@ from kubenetlab.api.text.decode import decode, format_path, found
 from kubenetlab.api.text.documents import Document, read_documents
 from kubenetlab.api.values.ip import is_address
 from kubenetlab.errors import ManifestError, Problem, UsageError
-from kubenetlab.observe.prober import Outcome
+from kubenetlab.observe.probe_sockets import Outcome
 from kubenetlab.observe.request import RequestOptions, make_request
 from kubenetlab.observe.targets.grammar import Target, parse
 

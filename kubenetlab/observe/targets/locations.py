@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct, structs
 
+from kubenetlab.api.values.ip import version_of
 from kubenetlab.errors import UsageError
 from kubenetlab.observe.targets.grammar import pod_title
 
@@ -44,9 +45,9 @@ class Location(Struct, frozen=True):
         return self.addresses[0] if self.addresses else ""
 
     @property
-    def versions(self) -> list[int]:
+    def versions(self) -> Sequence[int]:
         """IP versions of the addresses, the primary one first."""
-        return [ip_address(address).version for address in self.addresses]
+        return [version_of(address) for address in self.addresses]
 
     def of_version(self, version: int | None) -> Location:
         """Return the location with only its addresses of one IP version; None keeps all.
@@ -54,7 +55,7 @@ class Location(Struct, frozen=True):
         Raises UsageError when no address is left.
         """
         matching = tuple(
-            address for address in self.addresses if version in (None, ip_address(address).version)
+            address for address in self.addresses if version in (None, version_of(address))
         )
         if not self.addresses:
             raise UsageError(f"{self.title} has no address yet; kubenetlab describe says why")

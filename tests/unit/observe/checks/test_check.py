@@ -9,9 +9,9 @@ from xml.etree import ElementTree
 import pytest
 
 from kubenetlab.errors import ManifestError
-from kubenetlab.observe.checks.check import RowVerdict
 from kubenetlab.observe.checks.junit import Note, write
 from kubenetlab.observe.checks.truth_table import load
+from kubenetlab.observe.checks.verdicts import RowVerdict
 
 
 def test_a_table_and_a_plain_list_are_read(tmp_path: Path) -> None:

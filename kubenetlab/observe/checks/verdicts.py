@@ -1,0 +1,86 @@
+"""Probes of the rows of a truth table, and their verdicts."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+from kubenetlab.diagnostics import Connection
+from kubenetlab.observe.checks.truth_table import Row, TruthTable
+from kubenetlab.observe.targets.grammar import with_port
+from kubenetlab.observe.targets.locations import Location
+
+State = Literal["holds", "fails"]
+
+
+class RowVerdict(Struct, frozen=True):
+    """Result of one probe of one row."""
+
+    table: str
+    source: str
+    target: str
+    expected: str
+    found: str
+    state: State
+    place: str
+    """file:line of the row."""
+    ms: float = 0.0
+    name: str = ""
+    """Source and target under names that stay the same when pods are replaced.
+
+    Example: `deploy/web[0] → svc/cart:7070/TCP`.
+    """
+    connection: Connection | None = None
+    """Both ends as objects of the cluster; None if the row names an object that does not exist."""
+
+    @property
+    def is_expected_to_fail(self) -> bool:
+        """True if the row expects no connection: a misconfigured target may be intended."""
+        return self.expected.partition(",")[0] in ("deny", "reject", "drop", "does not resolve")
+
+
+class RowProbe(Struct, frozen=True):
+    """Probe of one row from one source to one address."""
+
+    row: Row
+    place: str
+    name: str
+    connection: Connection
+    source: Location
+    title: str
+    address: str
+    port: int = 0
+    """Destination port; 0 for a ping."""
+    path: str = ""
+    """Path of a GET; empty for a connection, a datagram or a ping."""
+
+    @property
+    def reads_reply(self) -> bool:
+        """True if the verdict depends on the content of a reply."""
+        return bool(self.row.source or self.path)
+
+
+def state_of(holds: bool) -> State:
+    """Return the state of a verdict."""
+    return "holds" if holds else "fails"
+
+
+def verdict_of(
+    table: TruthTable, probe: RowProbe, found: str, state: State, ms: float = 0.0
+) -> RowVerdict:
+    """Return the verdict of a probe. `found` is the result, and `ms` the time that it took."""
+    row = probe.row
+    is_plain = row.port is not None and not probe.path
+    return RowVerdict(
+        table.name,
+        probe.source.title,
+        with_port(probe.title, row.port, row.protocol) if is_plain else probe.title,
+        row.expected + (f", from {row.source}" if row.source else ""),
+        found,
+        state,
+        probe.place,
+        round(ms, 3),
+        probe.name,
+        probe.connection,
+    )
