@@ -83,7 +83,8 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/cli/labs/compare": ("compare",),
     "kubenetlab/cli/labs/temporary_lab": ("compare",),
     "kubenetlab/observe/comparison/": ("compare",),
-    "kubenetlab/cli/probing/check": ("verdicts", "output_schemas"),
+    "kubenetlab/cli/probing/check": ("verdicts", "check_options", "output_schemas"),
+    "kubenetlab/observe/checks/": ("verdicts", "check_options"),
     "kubenetlab/cli/terminal/output_documents": ("output_schemas", "library"),
     "kubenetlab/cli/terminal/output_schemas": ("output_schemas",),
     "kubenetlab/cli/probing/ping": (
@@ -182,7 +183,7 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/datapath/proxy/ebpf": ("ebpf", "direct_return"),
     "kubenetlab/datapath/proxy_views": ("kube_proxy_faults", "proxy_mode_changes"),
     "kubenetlab/datapath/network/uplink": ("uplink", "uplink_faults"),
-    "kubenetlab/diagnostics/": ("verdicts",),
+    "kubenetlab/diagnostics/": ("verdicts", "check_options"),
     "kubenetlab/hoststate/": (
         "changes",
         "drift",

@@ -1,8 +1,8 @@
 """Diagnostics of objects that Kubernetes accepts, from the store alone: nothing is probed.
 
-There are two kinds: objects that the lab stores without enforcing them, so that a probe may have
-another result in a cluster; and misconfigurations that lead to refused connections, names that do
-not resolve, or pods that never become ready.
+There are three kinds: objects that the lab stores without enforcing them, so that a probe may have
+another result in a cluster; misconfigurations that lead to refused connections, names that do not
+resolve, or pods that never become ready; and advice about objects that have no effect.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from kubenetlab.diagnostics.gateways import check_gateways
 from kubenetlab.diagnostics.ip_pools import check_ip_pools
 from kubenetlab.diagnostics.kube_router import check_kube_router
 from kubenetlab.diagnostics.model import (
+    ADVICE,
     AGENT_STOPPED,
     BGP_PASSWORD_MISSING,
     BGP_PEER_ABSENT,
@@ -38,6 +39,7 @@ from kubenetlab.diagnostics.model import (
 )
 from kubenetlab.diagnostics.passwords import check_password
 from kubenetlab.diagnostics.pods import check_pods
+from kubenetlab.diagnostics.policies import check_policies
 from kubenetlab.diagnostics.priorities import check_priorities
 from kubenetlab.diagnostics.services import check_services
 from kubenetlab.diagnostics.templates import Templates
@@ -58,6 +60,7 @@ CHECKS: Final[tuple[Callable[[Cluster, Templates], Iterator[Diagnostic]], ...]] 
     check_kube_router,
     check_password,
     check_priorities,
+    check_policies,
 )
 
 MISCONFIGURATIONS: Final = (
@@ -82,7 +85,7 @@ MISCONFIGURATIONS: Final = (
     BGP_SETTING_UNUSED,
     CREDENTIAL_MISSING,
 )
-"""Codes of misconfigurations: all codes except NOT_ENFORCED."""
+"""Codes of misconfigurations: all codes except NOT_ENFORCED and those of advice."""
 
 UNREACHABLE_PODS: Final = (
     GATEWAY_UNREACHABLE,
@@ -104,6 +107,7 @@ DOUBTFUL: Final = (NOT_ENFORCED, DUPLICATE_ADDRESS)
 """Codes of diagnostics because of which the answer to a probe proves nothing."""
 
 __all__ = [
+    "ADVICE",
     "AGENT_STOPPED",
     "CHECKS",
     "CREDENTIAL_MISSING",

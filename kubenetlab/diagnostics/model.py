@@ -161,3 +161,22 @@ ORDER_UNDEFINED = "policy-order-undefined"
 """Code of policies of a tier with the same priority for the same pods."""
 PORT_NOT_SERVED = "port-not-served"
 """Code of a numeric target port on which no container listens."""
+POLICY_SELECTS_NOTHING = "policy-selects-no-pod"
+"""Code of a policy that isolates no pod."""
+POLICY_PEER_UNMATCHED = "policy-peer-unmatched"
+"""Code of a peer of a policy's rule that matches no pod."""
+POLICY_PORT_UNKNOWN = "policy-port-unknown"
+"""Code of a named port of a policy's rule that no destination has."""
+POLICY_RULE_REDUNDANT = "policy-rule-redundant"
+"""Code of a rule that allows nothing new in its policy."""
+POLICY_SHADOWED = "policy-shadowed"
+"""Code of a policy that allows nothing new beside the other policies of its pods."""
+
+ADVICE = (
+    POLICY_SELECTS_NOTHING,
+    POLICY_PEER_UNMATCHED,
+    POLICY_PORT_UNKNOWN,
+    POLICY_RULE_REDUNDANT,
+    POLICY_SHADOWED,
+)
+"""Codes of advice: a cluster works with such objects, and no exit status depends on them."""

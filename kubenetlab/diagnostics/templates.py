@@ -15,7 +15,7 @@ from kubenetlab.api.apps import (
 )
 from kubenetlab.api.batch import Job
 from kubenetlab.api.core import Service
-from kubenetlab.api.meta import Labels, Resource, matches_labels
+from kubenetlab.api.meta import Labels, LabelSelector, Resource, matches_labels
 from kubenetlab.api.pods import Pod, PodSpec
 from kubenetlab.api.store import Cluster
 from kubenetlab.api.text.documents import Path
@@ -115,7 +115,9 @@ class Templates:
         owners = (obj for kind in _OWNERS for obj in cluster.all(kind) if not _is_owned(obj))
         self._all = [PodTemplate(cluster, owner, tuple(real_commands)) for owner in owners]
         self._by_label: dict[tuple[str, str, str], list[PodTemplate]] = {}
+        self._by_namespace: dict[str, list[PodTemplate]] = {}
         for template in self._all:
+            self._by_namespace.setdefault(template.owner.namespace, []).append(template)
             for pair in template.labels.items():
                 self._by_label.setdefault((template.owner.namespace, *pair), []).append(template)
         for service in cluster.all(Service):
@@ -135,6 +137,15 @@ class Templates:
             key=len,
         )
         return [template for template in candidates if matches_labels(selector, template.labels)]
+
+    def matching(self, namespace: str, selector: LabelSelector) -> list[PodTemplate]:
+        """Return the templates in a namespace whose pods a selector matches."""
+        candidates = min(
+            (self._by_label.get((namespace, *pair), []) for pair in selector.match_labels.items()),
+            key=len,
+            default=self._by_namespace.get(namespace, []),
+        )
+        return [template for template in candidates if selector.matches(template.labels)]
 
     def values_of(self, namespace: str, label: str) -> list[str]:
         """Return the values of a label in a namespace, sorted."""

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from kubenetlab.api.json_types import JsonMapping, JsonObject
 from kubenetlab.cli.terminal.printing import note
-from kubenetlab.cli.terminal.reports import print_warning
+from kubenetlab.cli.terminal.reports import print_advice, print_warning
 from kubenetlab.cli.terminal.theme import BAD, WARNING, paint
 from kubenetlab.errors import ManifestError, Problem
 
@@ -61,14 +61,16 @@ def decode(items: Iterable[JsonMapping]) -> list[Diagnostic]:
 
 
 def is_accepted(diagnostic: Diagnostic, kinds: Sequence[str] | None, *, undeclared: bool) -> bool:
-    """Return True if the command line accepts a diagnostic.
+    """Return True if the command line accepts a diagnostic, or if it is only advice.
 
     kinds: words of --allow-unmodelled, each the name of a kind whose objects need no enforcement.
     undeclared: True with --allow-undeclared.
     """
     from kubenetlab.cli.input.selection import is_kind_name
-    from kubenetlab.diagnostics import NOT_ENFORCED, PORT_NOT_SERVED
+    from kubenetlab.diagnostics import ADVICE, NOT_ENFORCED, PORT_NOT_SERVED
 
+    if diagnostic.code in ADVICE:
+        return True
     if diagnostic.code == NOT_ENFORCED:
         return any(is_kind_name(diagnostic.kind.partition(".")[0], word) for word in kinds or ())
     return undeclared and diagnostic.code == PORT_NOT_SERVED
@@ -178,11 +180,11 @@ def print_diagnostics(
     """Print the warnings of `up` and `apply`; return False if the lab cannot work as it is.
 
     One line names all objects that are not enforced. Each misconfiguration, and each field that is
-    not enforced, has a line of its own.
+    not enforced, has a line of its own. So has advice about an object of the manifests.
     """
     if not items:
         return True
-    from kubenetlab.diagnostics import NOT_ENFORCED, PORT_NOT_SERVED, UNREACHABLE_PODS
+    from kubenetlab.diagnostics import ADVICE, NOT_ENFORCED, PORT_NOT_SERVED, UNREACHABLE_PODS
 
     unenforced: dict[str, list[str]] = {}
     for item in items:
@@ -206,9 +208,15 @@ def print_diagnostics(
         for item in items
         if (item["code"] != NOT_ENFORCED or item["path"])
         and not (allow_undeclared and item["code"] == PORT_NOT_SERVED)
+        and item["code"] not in ADVICE
     ]
     for problem in to_problems(shown, entries):
         print_warning(problem)
+    own = {(entry.object.kind, *entry.object.key) for entry in entries if entry.object is not None}
+    advice = [item for item in items if item["code"] in ADVICE]
+    for item, problem in zip(advice, to_problems(advice, entries), strict=True):
+        if (item["kind"], item["namespace"], item["name"]) in own:
+            print_advice(problem)
     return all(item["code"] not in UNREACHABLE_PODS for item in items)
 
 
@@ -239,6 +247,13 @@ class AssessedDiagnostic(Struct, frozen=True):
         from kubenetlab.diagnostics import NOT_ENFORCED
 
         return self.diagnostic.code == NOT_ENFORCED
+
+    @property
+    def is_advice(self) -> bool:
+        """True if a cluster works with the object, which has no effect."""
+        from kubenetlab.diagnostics import ADVICE
+
+        return self.diagnostic.code in ADVICE
 
     @property
     def name(self) -> str:

@@ -23,7 +23,7 @@ from kubenetlab.cli.labs.diagnostics import (
 )
 from kubenetlab.cli.terminal.output_documents import print_document
 from kubenetlab.cli.terminal.printing import echo, hint, print_faults, print_table
-from kubenetlab.cli.terminal.theme import BAD, GOOD, PLACE, WARNING, paint
+from kubenetlab.cli.terminal.theme import BAD, GOOD, HEADING, PLACE, WARNING, paint
 
 if TYPE_CHECKING:
     from kubenetlab.cli.labs.diagnostics import AssessedDiagnostic
@@ -323,6 +323,9 @@ def _show(
         if not item.is_accepted:
             text = describe_effect(item, names) if item.is_unenforced else item.problem
             echo(f"{paint('✗', BAD)} {text}")
+    for item in assessed:
+        if item.is_advice:
+            echo(f"{paint('advice:', HEADING)} {item.problem}")
     failing = sum(verdict.state == "fails" for verdict in verdicts)
     parts = [paint(f"{len(verdicts) - failing} hold", GOOD)]
     parts += [paint(f"{failing} fail", BAD)] if failing else []
@@ -374,6 +377,7 @@ def _write_junit(
     notes = [
         Note(diagnostic.name, diagnostic.message, diagnostic.place, diagnostic.is_accepted)
         for diagnostic in assessed
+        if not diagnostic.is_advice
     ]
     try:
         write(file, verdicts, notes, remarks, took_s)

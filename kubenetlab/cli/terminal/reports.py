@@ -31,10 +31,19 @@ def print_error(error: Exception) -> None:
 
 def print_warning(problem: Problem) -> None:
     """Print a problem that is no error to standard error."""
+    _print_with_label(problem, "warning:", WARNING)
+
+
+def print_advice(problem: Problem) -> None:
+    """Print advice, which needs no action, to standard error."""
+    _print_with_label(problem, "advice:", HEADING)
+
+
+def _print_with_label(problem: Problem, label: str, style: str) -> None:
     (first, indent), *others = _lines(problem, is_marked=False)
     is_drawn = display.standard_error().is_drawn  # a pipe gets the text of the problem as it is
-    shift = len("warning: ") if is_drawn else 0
-    note(f"{paint('warning:', WARNING)} {first}", None if indent is None else indent + shift)
+    shift = len(label) + 1 if is_drawn else 0
+    note(f"{paint(label, style)} {first}", None if indent is None else indent + shift)
     for text, column in others:
         note(" " * shift + text, None if column is None else column + shift)
 

@@ -1,0 +1,289 @@
+"""Advice about NetworkPolicies that have no effect, or less than their author may expect.
+
+Nothing here is an error in a cluster: an API server accepts such a policy, and nothing breaks. It
+often is a mistake nevertheless, such as a label that no pod has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+
+import msgspec
+
+from kubenetlab.api.core import Namespace
+from kubenetlab.api.meta import Labels, LabelSelector
+from kubenetlab.api.pods import PodSpec
+from kubenetlab.api.policies.network_policy import (
+    Direction,
+    NetworkPolicy,
+    NetworkPolicyPeer,
+    NetworkPolicyPort,
+)
+from kubenetlab.api.store import Cluster
+from kubenetlab.api.text.documents import Path
+from kubenetlab.diagnostics.model import (
+    POLICY_PEER_UNMATCHED,
+    POLICY_PORT_UNKNOWN,
+    POLICY_RULE_REDUNDANT,
+    POLICY_SELECTS_NOTHING,
+    POLICY_SHADOWED,
+    Diagnostic,
+)
+from kubenetlab.diagnostics.policy_shadows import covering_rule, shadowing_policies
+from kubenetlab.diagnostics.templates import Templates
+from kubenetlab.errors import did_you_mean
+
+_DIRECTIONS: tuple[Direction, ...] = ("Ingress", "Egress")
+_NAMED = 3
+"""Maximum number of policies or labels that a message lists."""
+
+
+def check_policies(cluster: Cluster, templates: Templates) -> Iterator[Diagnostic]:
+    """Yield advice about every NetworkPolicy that a user created."""
+    policies = [
+        policy
+        for policy in cluster.all(NetworkPolicy)
+        if (policy.kind, *policy.key) in cluster.given and not policy.is_terminating
+    ]
+    if not policies:
+        return
+    selection = _Selection(cluster, templates)
+    shadows = shadowing_policies(policies)
+    for policy in policies:
+        yield from _check_subject(policy, selection)
+        for direction in _DIRECTIONS:
+            yield from _check_rules(policy, direction, selection)
+        if policy.key in shadows:
+            names = [f"{other.namespace}/{other.name}" for other in shadows[policy.key]]
+            message = (
+                "it allows nothing that other policies of the same pods do not allow: "
+                f"{_listed(names)}"
+            )
+            yield _advice(
+                policy, POLICY_SHADOWED, (), message, ("delete it, or restrict the others",)
+            )
+
+
+class _Selection:
+    """Pods that selectors match: existing pods, and those that workloads would create."""
+
+    def __init__(self, cluster: Cluster, templates: Templates) -> None:
+        self._cluster = cluster
+        self._templates = templates
+        self._matches: dict[tuple[str, bytes], tuple[PodSpec, ...]] = {}
+
+    def pods(self, namespace: str, selector: LabelSelector) -> tuple[PodSpec, ...]:
+        """Return the specs of the templates and the pods that a selector matches."""
+        key = (namespace, msgspec.json.encode(selector))
+        if key not in self._matches:
+            templates = self._templates.matching(namespace, selector)
+            # Pods have labels that their template lacks, such as the name of a StatefulSet's pod.
+            self._matches[key] = (
+                *(template.spec for template in templates),
+                *(pod.spec for pod in self._cluster.select(namespace, selector)),
+            )
+        return self._matches[key]
+
+    def namespaces(self, selector: LabelSelector) -> list[str]:
+        """Return the names of the namespaces that a selector matches."""
+        return [
+            namespace.name for namespace in self._namespaces if selector.matches(namespace.labels)
+        ]
+
+    @cached_property
+    def _namespaces(self) -> Sequence[Namespace]:
+        return self._cluster.all(Namespace)
+
+    def guess_namespace(self, selector: LabelSelector) -> str:
+        """Return `; did you mean X?` for the label of a namespace that is most similar."""
+        return _guess(selector, [namespace.labels for namespace in self._namespaces])
+
+    def guess_pod(self, namespace: str, selector: LabelSelector) -> str:
+        """Return `; did you mean X?` for the label of a pod that is most similar."""
+        labels = [
+            template.labels for template in self._templates if template.owner.namespace == namespace
+        ]
+        return _guess(selector, labels)
+
+    def homes_of(self, selector: LabelSelector) -> list[str]:
+        """Return the namespaces in which a selector matches pods, sorted."""
+        if not (selector.match_labels or selector.match_expressions):
+            return []
+        return sorted(
+            {
+                template.owner.namespace
+                for template in self._templates
+                if selector.matches(template.labels)
+            }
+        )
+
+
+def _check_subject(policy: NetworkPolicy, selection: _Selection) -> Iterator[Diagnostic]:
+    """Check that the policy selects a pod that it can isolate."""
+    selector = policy.spec.pod_selector
+    path: Path = ("spec", "podSelector")
+    pods = selection.pods(policy.namespace, selector)
+    if not pods:
+        homes = selection.homes_of(selector)
+        hints = (f"namespaces with such pods: {_listed(homes)}",) if homes else ()
+        message = (
+            f"{_no_pod(policy.namespace, selector)}"
+            f"{'' if homes else selection.guess_pod(policy.namespace, selector)}"
+        )
+        yield _advice(policy, POLICY_SELECTS_NOTHING, path, message, hints)
+    elif all(spec.host_network for spec in pods):
+        message = "it selects only pods with hostNetwork, which policies do not isolate"
+        yield _advice(policy, POLICY_SELECTS_NOTHING, path, message)
+
+
+def _check_rules(
+    policy: NetworkPolicy, direction: Direction, selection: _Selection
+) -> Iterator[Diagnostic]:
+    """Check the rules of one direction."""
+    field, peers_field = direction.lower(), "from" if direction == "Ingress" else "to"
+    rules = rules_of(policy, direction)
+    if rules and direction not in policy.directions:
+        message = f"these rules have no effect: policyTypes does not contain {direction}"
+        yield _advice(policy, POLICY_RULE_REDUNDANT, ("spec", field), message)
+        return
+    for index, (peers, ports) in enumerate(rules):
+        path: Path = ("spec", field, index)
+        for number, peer in enumerate(peers):
+            if message := _unmatched(policy, peer, selection):
+                peer_path = (*path, peers_field, number)
+                yield _advice(policy, POLICY_PEER_UNMATCHED, peer_path, message)
+        yield from _check_ports(policy, direction, peers, ports, path, selection)
+        other = covering_rule(rules, index)
+        if other is not None:
+            message = f"it allows nothing that spec.{field}[{other}] does not allow"
+            yield _advice(policy, POLICY_RULE_REDUNDANT, path, message)
+
+
+def rules_of(
+    policy: NetworkPolicy, direction: Direction
+) -> list[tuple[Sequence[NetworkPolicyPeer], Sequence[NetworkPolicyPort]]]:
+    """Return the peers and ports of the rules of one direction."""
+    if direction == "Ingress":
+        return [(rule.from_, rule.ports) for rule in policy.spec.ingress]
+    return [(rule.to, rule.ports) for rule in policy.spec.egress]
+
+
+def _unmatched(policy: NetworkPolicy, peer: NetworkPolicyPeer, selection: _Selection) -> str:
+    """Return the reason why a peer matches no pod; empty if it does, or is an ipBlock."""
+    if peer.ip_block is not None:
+        return ""
+    pod_selector = peer.pod_selector or LabelSelector()
+    if peer.namespace_selector is None:
+        namespaces = [policy.namespace]
+    else:
+        namespaces = selection.namespaces(peer.namespace_selector)
+        if not namespaces:
+            labels = selector_text(peer.namespace_selector)
+            guess = selection.guess_namespace(peer.namespace_selector)
+            return f"no namespace has the labels {labels}{guess}"
+    pods = [spec for name in namespaces for spec in selection.pods(name, pod_selector)]
+    if any(not spec.host_network for spec in pods):
+        return ""
+    if pods:
+        return "it matches only pods with hostNetwork, whose packets come from their node"
+    if len(namespaces) == 1:
+        guess = selection.guess_pod(namespaces[0], pod_selector)
+        return f"{_no_pod(namespaces[0], pod_selector)}{guess}"
+    return f"{_no_pod(_listed(namespaces), pod_selector)}"
+
+
+def _check_ports(
+    policy: NetworkPolicy,
+    direction: Direction,
+    peers: Sequence[NetworkPolicyPeer],
+    ports: Iterable[NetworkPolicyPort],
+    path: Path,
+    selection: _Selection,
+) -> Iterator[Diagnostic]:
+    """Check that a destination of a rule has the named ports that the rule allows."""
+    for number, port in enumerate(ports):
+        if not isinstance(port.port, str):
+            continue
+        destinations = list(_destinations(policy, direction, peers, selection))
+        declared = {
+            declaration.name: declaration
+            for spec in destinations
+            for container in spec.long_running_containers
+            for declaration in container.ports
+            if declaration.name and declaration.protocol == port.protocol
+        }
+        if destinations and port.port not in declared:
+            known = ", ".join(sorted(declared)) or "none"
+            guess = did_you_mean(port.port, sorted(declared))
+            message = f"no destination has a {port.protocol} port named {port.port}{guess}"
+            port_path = (*path, "ports", number, "port")
+            hints = (f"names of their {port.protocol} ports: {known}",)
+            yield _advice(policy, POLICY_PORT_UNKNOWN, port_path, message, hints)
+
+
+def _destinations(
+    policy: NetworkPolicy,
+    direction: Direction,
+    peers: Sequence[NetworkPolicyPeer],
+    selection: _Selection,
+) -> Iterator[PodSpec]:
+    """Yield the pods to which a rule can allow connections."""
+    if direction == "Ingress":
+        yield from selection.pods(policy.namespace, policy.spec.pod_selector)
+        return
+    for peer in peers or (NetworkPolicyPeer(namespace_selector=LabelSelector()),):
+        if peer.ip_block is None:
+            namespaces = (
+                [policy.namespace]
+                if peer.namespace_selector is None
+                else selection.namespaces(peer.namespace_selector)
+            )
+            for name in namespaces:
+                yield from selection.pods(name, peer.pod_selector or LabelSelector())
+
+
+def selector_text(selector: LabelSelector) -> str:
+    """Return a selector as kubectl writes it, such as `app=web,tier in (a,b),!old`."""
+    parts = [f"{key}={value}" for key, value in selector.match_labels.items()]
+    for requirement in selector.match_expressions:
+        key, values = requirement.key, ",".join(requirement.values)
+        parts.append(
+            {
+                "In": f"{key} in ({values})",
+                "NotIn": f"{key} notin ({values})",
+                "Exists": key,
+                "DoesNotExist": f"!{key}",
+            }[requirement.operator]
+        )
+    return ",".join(parts)
+
+
+def _no_pod(namespace: str, selector: LabelSelector) -> str:
+    """Return the message that no pod of a namespace is selected."""
+    labels = selector_text(selector)
+    if not labels:
+        return f"namespace {namespace} has no pod"
+    return f"no pod and no workload in namespace {namespace} has the labels {labels}"
+
+
+def _guess(selector: LabelSelector, candidates: Sequence[Labels]) -> str:
+    """Return `; did you mean X?` for the existing label that is most similar to a required one."""
+    pairs = {f"{key}={value}" for labels in candidates for key, value in labels.items()}
+    for key, value in selector.match_labels.items():
+        if f"{key}={value}" not in pairs and (
+            guess := did_you_mean(f"{key}={value}", sorted(pairs))
+        ):
+            return guess
+    return ""
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def _advice(
+    policy: NetworkPolicy, code: str, path: Path, message: str, hints: tuple[str, ...] = ()
+) -> Diagnostic:
+    return Diagnostic(code, policy.kind, policy.namespace, policy.name, path, message, hints)

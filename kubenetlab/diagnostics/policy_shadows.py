@@ -1,0 +1,225 @@
+"""NetworkPolicies and rules that allow nothing which other policies or rules do not allow.
+
+Selectors are compared as they are written, and not by the pods that they match now: a policy is
+redundant only if it stays so with every other set of pods. A comparison that would need more than
+one other rule is not made, so that a redundant policy may remain unnoticed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from ipaddress import IPv4Network, IPv6Network
+from itertools import islice
+from typing import Final
+
+from kubenetlab.api.meta import LabelSelector, LabelSelectorRequirement, matches_labels
+from kubenetlab.api.policies.network_policy import (
+    Direction,
+    IPBlock,
+    NetworkPolicy,
+    NetworkPolicyPeer,
+    NetworkPolicyPort,
+)
+from kubenetlab.api.values import ip
+
+Rule = tuple[Sequence[NetworkPolicyPeer], Sequence[NetworkPolicyPort]]
+"""Peers and ports of a rule; without peers or ports, it allows all of them."""
+_Key = tuple[str, str]
+_MAX_COMPARED: Final = 50
+"""Number of policies of the same pods with which a policy is compared."""
+
+
+def shadowing_policies(policies: Sequence[NetworkPolicy]) -> Mapping[_Key, list[NetworkPolicy]]:
+    """Return the policies that could be deleted without effect, each with those that replace it.
+
+    Of two equal policies, the later one is redundant. Policies without rules are left out: they
+    isolate pods that do not exist yet.
+    """
+    index = _Index(policies)
+    result: dict[_Key, list[NetworkPolicy]] = {}
+    for policy in reversed(policies):
+        if not (policy.spec.ingress or policy.spec.egress):
+            continue
+        others = (other for other in index.covering(policy) if other.key not in result)
+        replacing = _replacing(policy, list(islice(others, _MAX_COMPARED)))
+        if replacing:
+            result[policy.key] = replacing
+    return result
+
+
+def covering_rule(rules: Sequence[Rule], index: int) -> int | None:
+    """Return the number of another rule that allows all that a rule allows; None if there is none.
+
+    Of two equal rules, only the later one is covered.
+    """
+    for number, other in enumerate(rules):
+        if (
+            number != index
+            and _covers(other, rules[index])
+            and (number < index or not _covers(rules[index], other))
+        ):
+            return number
+    return None
+
+
+class _Index:
+    """Policies by namespace and by one of the labels that they require."""
+
+    def __init__(self, policies: Iterable[NetworkPolicy]) -> None:
+        self._by_label: dict[tuple[str, tuple[str, str] | None], list[NetworkPolicy]] = {}
+        for policy in policies:
+            label = next(iter(policy.spec.pod_selector.match_labels.items()), None)
+            self._by_label.setdefault((policy.namespace, label), []).append(policy)
+
+    def covering(self, policy: NetworkPolicy) -> Iterator[NetworkPolicy]:
+        """Yield the other policies that select all pods that a policy selects."""
+        selector = policy.spec.pod_selector
+        keys = (None, *selector.match_labels.items(), *_single_values(selector))
+        for key in dict.fromkeys(keys):
+            for other in self._by_label.get((policy.namespace, key), ()):
+                if other is not policy and _selects_all(other.spec.pod_selector, selector):
+                    yield other
+
+
+def _replacing(policy: NetworkPolicy, others: Sequence[NetworkPolicy]) -> list[NetworkPolicy]:
+    """Return policies that isolate the same pods and allow the same; empty if there are none."""
+    used: dict[_Key, NetworkPolicy] = {}
+    for direction in policy.directions:
+        isolating = [other for other in others if direction in other.directions]
+        if not isolating:
+            return []
+        rules = _rules(policy, direction)
+        if not rules and not any(direction in other.directions for other in used.values()):
+            used[isolating[0].key] = isolating[0]
+        for rule in rules:
+            other = next(
+                (
+                    other
+                    for other in isolating
+                    if any(_covers(candidate, rule) for candidate in _rules(other, direction))
+                ),
+                None,
+            )
+            if other is None:
+                return []
+            used[other.key] = other
+    return list(used.values())
+
+
+def _rules(policy: NetworkPolicy, direction: Direction) -> list[Rule]:
+    if direction == "Ingress":
+        return [(rule.from_, rule.ports) for rule in policy.spec.ingress]
+    return [(rule.to, rule.ports) for rule in policy.spec.egress]
+
+
+def _covers(rule: Rule, other: Rule) -> bool:
+    """Return True if a rule allows everything that another one allows."""
+    peers, ports = rule
+    other_peers, other_ports = other
+    has_peers = not peers or (
+        bool(other_peers)
+        and all(any(_has_peer(peer, inner) for peer in peers) for inner in other_peers)
+    )
+    return has_peers and (
+        not ports
+        or (
+            bool(other_ports)
+            and all(any(_has_port(port, inner) for port in ports) for inner in other_ports)
+        )
+    )
+
+
+def _has_peer(peer: NetworkPolicyPeer, other: NetworkPolicyPeer) -> bool:
+    """Return True if a peer matches everything that another one matches."""
+    if peer.ip_block is not None or other.ip_block is not None:
+        return (
+            peer.ip_block is not None
+            and other.ip_block is not None
+            and _has_block(peer.ip_block, other.ip_block)
+        )
+    if peer.namespace_selector is None or other.namespace_selector is None:
+        # Without a selector it is the policy's own namespace, whose labels are unknown here.
+        is_namespace = (
+            other.namespace_selector is None
+            if peer.namespace_selector is None
+            else _selects_all(peer.namespace_selector, LabelSelector())
+        )
+    else:
+        is_namespace = _selects_all(peer.namespace_selector, other.namespace_selector)
+    return is_namespace and _selects_all(
+        peer.pod_selector or LabelSelector(), other.pod_selector or LabelSelector()
+    )
+
+
+def _has_block(block: IPBlock, other: IPBlock) -> bool:
+    """Return True if a range contains all addresses of another one."""
+    outer, inner = ip.range_of(block.cidr), ip.range_of(other.cidr)
+    if outer is None or inner is None or not ip.is_part(inner, outer):
+        return False
+    holes = _ranges(block.except_)
+    other_holes = _ranges(other.except_)
+    return all(
+        not (ip.is_part(hole, inner) or ip.is_part(inner, hole))
+        or any(ip.is_part(hole, known) for known in other_holes)
+        for hole in holes
+    )
+
+
+def _ranges(texts: Iterable[str]) -> list[IPv4Network | IPv6Network]:
+    return [range_ for text in texts if (range_ := ip.range_of(text)) is not None]
+
+
+def _has_port(port: NetworkPolicyPort, other: NetworkPolicyPort) -> bool:
+    """Return True if an entry allows all ports of another one."""
+    if port.protocol != other.protocol:
+        return False
+    if port.port is None:
+        return True
+    if isinstance(port.port, str) or not isinstance(other.port, int):
+        return port.port == other.port
+    last, other_last = port.end_port or port.port, other.end_port or other.port
+    return port.port <= other.port and other_last <= last
+
+
+def _selects_all(selector: LabelSelector, other: LabelSelector) -> bool:
+    """Return True if the requirements of `other` imply those of a selector."""
+    known = {**other.match_labels, **dict(_single_values(other))}
+    return matches_labels(selector.match_labels, known) and all(
+        _is_implied(requirement, known, other.match_expressions)
+        for requirement in selector.match_expressions
+    )
+
+
+def _single_values(selector: LabelSelector) -> Iterable[tuple[str, str]]:
+    """Yield the labels that expressions with one value require."""
+    for requirement in selector.match_expressions:
+        if requirement.operator == "In" and len(requirement.values) == 1:
+            yield requirement.key, requirement.values[0]
+
+
+def _is_implied(
+    requirement: LabelSelectorRequirement,
+    known: Mapping[str, str],
+    requirements: Sequence[LabelSelectorRequirement],
+) -> bool:
+    """Return True if labels that are known, or other requirements, imply a requirement."""
+    key, values = requirement.key, set(requirement.values)
+    if key in known:
+        return LabelSelector(match_expressions=(requirement,)).matches(known)
+    same_key = [other for other in requirements if other.key == key]
+    match requirement.operator:
+        case "In":
+            return any(
+                other.operator == "In" and values.issuperset(other.values) for other in same_key
+            )
+        case "NotIn":
+            return any(
+                (other.operator == "NotIn" and values.issubset(other.values))
+                or (other.operator == "In" and values.isdisjoint(other.values))
+                or other.operator == "DoesNotExist"
+                for other in same_key
+            )
+        case "Exists":
+            return any(other.operator in ("In", "Exists") for other in same_key)
+        case "DoesNotExist":
+            return any(other.operator == "DoesNotExist" for other in same_key)
