@@ -1,10 +1,9 @@
-"""Entry point of the process that runs a command for `Lab` (process.py starts it)."""
+"""Command in a fork of the command server: its error is written to a file, for `Lab`."""
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 from functools import partial
 
 from kubenetlab import cli, errors
@@ -12,13 +11,11 @@ from kubenetlab.api.json_types import JsonObject
 from kubenetlab.errors import KubenetlabError, ManifestError
 
 
-def main() -> None:
+def run(fd: int) -> None:
     """Run the command that `sys.argv` names, and exit.
 
-    The first argument is the descriptor of the file to which an error is written.
+    fd: descriptor of the file to which an error is written.
     """
-    fd = int(sys.argv.pop(1))
-    os.set_inheritable(fd, False)  # programs of `exec` must not have it
     cli.main(partial(write_error, fd))
 
 
