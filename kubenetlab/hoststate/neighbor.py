@@ -39,6 +39,7 @@ class Neighbor(LinkedObject, frozen=True):
     """
 
     rank = 70
+    needs_open_link = True
 
     address: str
     mac: str

@@ -41,7 +41,8 @@ class Object(Struct, frozen=True):
     applier: ClassVar[Applier] = "netlink"
     """Process that applies objects of this class."""
     needs_open_link: ClassVar[bool] = False
-    """True if the kernel refuses the object while the link that it depends on is down."""
+    """True if the kernel refuses the object while the link that it depends on is down, or removes
+    it when the link is set up."""
 
     netns: str
     """Name of the sandbox whose network namespace contains the object."""

@@ -23,6 +23,7 @@ class Peers(LinkedObject, frozen=True):
     """Permanent neighbors of one IP version on a link: a table without the link's own entry."""
 
     rank = 71
+    needs_open_link = True
 
     table: tuple[Entry, ...]
     """Addresses of one IP version; not empty."""

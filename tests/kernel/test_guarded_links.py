@@ -14,7 +14,16 @@ from kubenetlab.kernel.linux import LinuxKernel
 from tests.clusters import FAMILIES, pod, store
 from tests.kernel.states import Make, difference, ip, netlink
 
-MODES = ("bridge", "ptp", "weave", "{type: flannel, backend: host-gw}", "kube-router")
+MODES = (
+    "bridge",
+    "{type: bridge, layout: onlink, neighbors: permanent}",
+    "{type: bridge, layout: routed, neighbors: permanent}",
+    "ptp",
+    "{type: calico, backend: vxlan, neighbors: permanent}",
+    "weave",
+    "{type: flannel, backend: host-gw}",
+    "kube-router",
+)
 
 
 def links(linux: LinuxKernel, netns: str) -> dict[str, bool]:
