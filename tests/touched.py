@@ -85,6 +85,8 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/observe/comparison/": ("compare",),
     "kubenetlab/cli/probing/check": ("verdicts", "check_options", "output_schemas"),
     "kubenetlab/observe/checks/": ("verdicts", "check_options"),
+    "kubenetlab/observe/policies/": ("policy_probes",),
+    "kubenetlab/cli/probing/policies": ("policy_probes",),
     "kubenetlab/cli/terminal/output_documents": ("output_schemas", "library"),
     "kubenetlab/cli/terminal/output_schemas": ("output_schemas",),
     "kubenetlab/cli/probing/ping": (

@@ -46,6 +46,8 @@ class PingResult(Struct, frozen=True, kw_only=True):
     """Objects that the lab does not enforce and that could change the result."""
     duplicates: tuple[str, ...] = ()
     """Addresses of two pods that could change the result."""
+    policies: tuple[str, ...] = ()
+    """Network policies that deny the connection, or rules that allow it."""
 
     @property
     def is_answered(self) -> bool:
@@ -127,6 +129,8 @@ class PingSeries(Struct, frozen=True, kw_only=True):
     """Objects that the lab does not enforce and that could change the result."""
     duplicates: tuple[str, ...] = ()
     """Addresses of two pods that could change the result."""
+    policies: tuple[str, ...] = ()
+    """Network policies that deny the connection, or rules that allow it."""
 
 
 class ReportedDiagnostic(Struct, frozen=True):
@@ -173,6 +177,8 @@ class MatrixCell(Struct, frozen=True):
     """Time until the answer, in milliseconds."""
     ok: bool
     """True if the result is as promised."""
+    policies: tuple[str, ...] = ()
+    """Network policies that deny the connection, or rules that allow it."""
 
 
 class PingMatrix(Struct, frozen=True, kw_only=True):
@@ -214,6 +220,8 @@ class RowResult(Struct, frozen=True):
     """Time until the answer, in milliseconds."""
     unenforced: tuple[str, ...]
     """Objects that the lab does not enforce and that could change the result."""
+    policies: tuple[str, ...] = ()
+    """Network policies that deny the connection, or rules that allow it."""
 
 
 class CheckResult(Struct, frozen=True, kw_only=True):

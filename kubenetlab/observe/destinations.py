@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Protocol
 from msgspec import Struct, structs
 
 from kubenetlab.errors import UsageError
-from kubenetlab.observe.expect import Destination, ServiceTarget, service_ports
+from kubenetlab.observe.expect import (
+    ClusterFacts,
+    Destination,
+    Expectation,
+    ServiceTarget,
+    expect,
+    service_ports,
+)
+from kubenetlab.observe.policies.reasons import reasons
 from kubenetlab.observe.request import ProbeSpecification, Transport
 from kubenetlab.observe.targets.grammar import Target, with_port
 from kubenetlab.observe.targets.locations import Location
@@ -182,6 +190,35 @@ async def _by_name(
         )
         return structs.replace(destination, address="", unresolved=wrong)
     return structs.replace(destination, address=address)
+
+
+def expected_outcome(
+    source: Location, destination: ResolvedDestination, facts: ClusterFacts
+) -> Expectation | None:
+    """Return the expected outcome of a probe; None if Kubernetes promises nothing about it.
+
+    For example, it does not promise that a pod listens on a port. But if network policies deny the
+    connection, nothing answers.
+    """
+    if destination.known is not None:
+        return expect(source, destination.known, facts)
+    if facts.policies is None or not destination.address:
+        return None
+    decision = facts.policies.decision(
+        source, destination.address, destination.port, destination.protocol
+    )
+    return "nothing" if decision == "denied" else None
+
+
+def policy_reasons(
+    source: Location, destination: ResolvedDestination, facts: ClusterFacts
+) -> list[str]:
+    """Return the effect of network policies on a probe; nothing without policies about it."""
+    if facts.policies is None or not destination.address:
+        return []
+    return reasons(
+        facts.policies, source, destination.address, destination.port, destination.protocol
+    )
 
 
 def _port_of(target: Target, request: ProbeSpecification) -> int:

@@ -12,6 +12,8 @@ The rules of the datapath are not considered.
 4. A load balancer's address leads to the ready endpoints of the Service from everywhere, or from
    its source ranges. Without endpoints it refuses, but packets of a node itself may go to the next
    node first.
+5. If the lab enforces network policies, nothing answers to a connection that they deny, as their
+   evaluator says (policies/verdicts.py).
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from msgspec import Struct
 
+from kubenetlab.observe.policies.verdicts import Decision, PolicyVerdicts, combined
 from kubenetlab.observe.targets.locations import Location
 from kubenetlab.programs import COMMAND
 
@@ -80,6 +83,8 @@ class ClusterFacts(Struct, frozen=True):
     kube_proxy_mode: str = ""
     announced: tuple[IPv4Network | IPv6Network, ...] = ()
     """Ranges that nodes announce to the router, which hosts outside reach."""
+    policies: PolicyVerdicts | None = None
+    """Network policies that the lab enforces; None if there are none."""
 
     def is_announced(self, address: str) -> bool:
         """Return True if the router has a route to an address of a pod or a Service."""
@@ -139,8 +144,11 @@ def _is_same_family(first: str, second: str) -> bool:
     return (":" in first) == (":" in second)
 
 
-def facts_of(seen: Inspection) -> ClusterFacts:
-    """Return the facts in a document of `inspect` that the rules need."""
+def facts_of(seen: Inspection, policies: PolicyVerdicts | None = None) -> ClusterFacts:
+    """Return the facts in a document of `inspect` that the rules need.
+
+    policies: network policies that the lab enforces; None without any.
+    """
     listening: dict[str, set[tuple[str, int]]] = {}
     unknown = {
         address
@@ -155,6 +163,7 @@ def facts_of(seen: Inspection) -> ClusterFacts:
         {address: frozenset(ports) for address, ports in listening.items()},
         seen["kube_proxy_mode"],
         tuple(map(ip_network, seen["router"].get("announced", ()))),
+        policies,
     )
 
 
@@ -180,10 +189,33 @@ def expect(source: Location, destination: Destination, context: ClusterFacts) ->
     if isinstance(destination, ServiceTarget):
         return _service(source, destination, context)
     has_pod_address = destination.kind == "pod" and not destination.is_host_network
-    if not has_pod_address or source.kind in ("pod", "node"):
+    is_reached = (
+        not has_pod_address
+        or source.kind in ("pod", "node")
+        or all(map(context.is_announced, destination.addresses))
+    )
+    if not is_reached:
+        return "nothing"
+    policies = context.policies
+    if policies is None:
         return "answer"
-    is_reached = all(map(context.is_announced, destination.addresses))
-    return "answer" if is_reached else "nothing"
+    decision = combined(
+        policies.decision(source, address, 0, "ICMP")
+        for address in destination.addresses
+        if any(_is_same_family(address, own) for own in source.addresses)
+    )
+    return _restricted("answer", decision)
+
+
+def _restricted(expectation: Expectation, decision: Decision) -> Expectation:
+    """Return the outcome for a connection about which policies have decided."""
+    match decision:
+        case "allowed":
+            return expectation
+        case "denied":
+            return "nothing"
+        case "either":
+            return "any" if expectation != "nothing" else "nothing"
 
 
 def _is_excluded(source: Location, port: ServiceTarget) -> bool:
@@ -214,7 +246,8 @@ def _service(source: Location, port: ServiceTarget, context: ClusterFacts) -> Ex
             and context.kube_proxy_mode in _FORWARD_OWN_PACKETS
             and (source.kind == "node" or source.is_host_network)
         )
-        return "any" if is_passed_on else "refused"
+        is_refused = not is_passed_on and _may_leave(source, port, context)
+        return "refused" if is_refused else "any"
     usable = [
         endpoint
         for index, endpoint in enumerate(port.endpoints)
@@ -224,7 +257,33 @@ def _service(source: Location, port: ServiceTarget, context: ClusterFacts) -> Ex
         return "nothing"
     if source.kind not in ("pod", "node") and port.nodes:
         return "any"
-    if any(address not in context.listening for address, _ in usable):
+    policies = context.policies
+    if policies is None:
+        outcomes = {_of_endpoint(endpoint, port, context) for endpoint in usable}
+    else:
+        decisions = policies.decisions(source, port.address, port.port, port.protocol)
+        outcomes = {
+            _restricted(_of_endpoint(endpoint, port, context), decisions[endpoint])
+            for endpoint in usable
+        }
+    return outcomes.pop() if len(outcomes) == 1 else "any"
+
+
+def _of_endpoint(
+    endpoint: tuple[str, int], port: ServiceTarget, context: ClusterFacts
+) -> Expectation:
+    """Return the outcome at an endpoint that packets reach."""
+    address, target = endpoint
+    listening = context.listening.get(address)
+    if listening is None:
         return "any"
-    serving = [(port.protocol, target) in context.listening[address] for address, target in usable]
-    return "answer" if all(serving) else "any" if any(serving) else "refused"
+    return "answer" if (port.protocol, target) in listening else "refused"
+
+
+def _may_leave(source: Location, port: ServiceTarget, context: ClusterFacts) -> bool:
+    """Return True if no policy denies packets to the address of a Service itself.
+
+    Without endpoints nothing translates it. The node may refuse packets before policies see them.
+    """
+    policies = context.policies
+    return policies is None or policies.may_leave(source, port.address, port.port, port.protocol)

@@ -15,6 +15,9 @@ from kubenetlab.observe.expect import (
     facts_of,
     service_ports,
 )
+from kubenetlab.observe.policies.paths import Protocol
+from kubenetlab.observe.policies.reasons import denials, reasons
+from kubenetlab.observe.policies.verdicts import PolicyVerdicts
 from kubenetlab.observe.prober import ProbeRequest, Result, run
 from kubenetlab.observe.targets.locations import Location, places
 
@@ -90,12 +93,34 @@ def matrix_places(seen: Inspection) -> list[Location]:
     ]
 
 
+def cell_reasons(policies: PolicyVerdicts | None, cell: Cell) -> list[str]:
+    """Return the policies that deny the connection of a cell, or the rules that allow it."""
+    return reasons(policies, cell.source, *_connection(cell)) if policies is not None else []
+
+
+def cell_denials(policies: PolicyVerdicts, cell: Cell) -> list[str]:
+    """Return the policies that deny the connection of a cell."""
+    return denials(policies, cell.source, *_connection(cell))
+
+
+def _connection(cell: Cell) -> tuple[str, int, Protocol]:
+    """Return address, port and protocol of a cell."""
+    if isinstance(cell.destination, ServiceTarget):
+        return cell.address, cell.destination.port, cell.destination.protocol
+    return cell.address, 0, "ICMP"
+
+
 def probe_matrix(
-    seen: Inspection, *, sources: Sequence[Location] | None = None, deadline_s: float = 1.0
+    seen: Inspection,
+    *,
+    sources: Sequence[Location] | None = None,
+    deadline_s: float = 1.0,
+    policies: PolicyVerdicts | None = None,
 ) -> Matrix:
     """Send every probe of the matrix in every family.
 
     seen: document of `inspect`. sources: the rows; every place if None.
+    policies: network policies that the lab enforces; None without any.
     """
     all_places = matrix_places(seen)
     rows = tuple(sources if sources is not None else all_places)
@@ -103,7 +128,7 @@ def probe_matrix(
     columns = tuple(
         column for column in candidates if any(_have_common_family(row, column) for row in rows)
     )
-    context = facts_of(seen)
+    context = facts_of(seen, policies)
     pairs = [
         (row, column)
         for row in rows

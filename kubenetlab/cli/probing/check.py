@@ -21,6 +21,7 @@ from kubenetlab.cli.labs.diagnostics import (
     describe_effect,
     note_absent_pods,
 )
+from kubenetlab.cli.probing.policies import enforced_policies
 from kubenetlab.cli.terminal.output_documents import print_document
 from kubenetlab.cli.terminal.printing import echo, hint, print_faults, print_table
 from kubenetlab.cli.terminal.theme import BAD, GOOD, HEADING, PLACE, WARNING, paint
@@ -257,10 +258,11 @@ def _promise(client: Client, deadline_s: float) -> list[RowVerdict]:
     from kubenetlab.kernel.namespaces.enter import enter_lab
     from kubenetlab.observe.checks.verdicts import RowVerdict
     from kubenetlab.observe.connections import Ends
-    from kubenetlab.observe.matrix import probe_matrix
+    from kubenetlab.observe.matrix import cell_reasons, probe_matrix
 
     inspected = client.inspect()
     ends = Ends(inspected)
+    policies = enforced_policies(client, inspected)
     note_absent_pods(inspected)
     enter_lab(client.open_init())
     return [
@@ -275,8 +277,9 @@ def _promise(client: Client, deadline_s: float) -> list[RowVerdict]:
             round(cell.result.ms, 3),
             f"{ends.stable_name(cell.source)} → {ends.stable_destination(cell.destination)}",
             ends.of_cell(cell.source, cell.destination),
+            tuple(cell_reasons(policies, cell)),
         )
-        for cell in probe_matrix(inspected, deadline_s=deadline_s).cells
+        for cell in probe_matrix(inspected, deadline_s=deadline_s, policies=policies).cells
     ]
 
 

@@ -20,6 +20,7 @@ from kubenetlab.cli.labs.diagnostics import (
 )
 from kubenetlab.cli.probing.agents import agents_run
 from kubenetlab.cli.probing.doubts import doubtful_objects
+from kubenetlab.cli.probing.policies import enforced_policies
 from kubenetlab.cli.terminal import display
 from kubenetlab.cli.terminal.output_documents import print_document
 from kubenetlab.cli.terminal.printing import echo, hint, print_faults, print_table
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from kubenetlab.lab.client import Client
     from kubenetlab.observe.inspection import Inspection
     from kubenetlab.observe.matrix import Matrix
+    from kubenetlab.observe.policies.verdicts import PolicyVerdicts
     from kubenetlab.observe.targets.grammar import Protocol
     from kubenetlab.observe.targets.locations import Location
 
@@ -216,9 +218,10 @@ def _matrix(
 
     started = time.monotonic()
     doubtful = doubtful_objects(client)
+    policies = enforced_policies(client, inspected)
     note_absent_pods(inspected)
     enter_lab(client.open_init())
-    matrix = probe_matrix(inspected, sources=sources, deadline_s=deadline_s)
+    matrix = probe_matrix(inspected, sources=sources, deadline_s=deadline_s, policies=policies)
     took_s = time.monotonic() - started
     ends = Ends(inspected)
     assessed = assess(
@@ -228,10 +231,10 @@ def _matrix(
     )
     is_fine = not matrix.faults and all(item.is_accepted for item in assessed)
     if output.is_data:
-        print_document(_as_data(matrix, assessed, is_fine=is_fine), output)
+        print_document(_as_data(matrix, assessed, policies, is_fine=is_fine), output)
         return is_fine
     _show(matrix)
-    _summary(matrix, assessed, took_s)
+    _summary(matrix, assessed, took_s, policies)
     print_faults(inspected["faults"])
     _hint(matrix, assessed)
     return is_fine
@@ -254,8 +257,14 @@ def _show(matrix: Matrix) -> None:
 
 
 def _as_data(
-    matrix: Matrix, assessed: Sequence[AssessedDiagnostic], *, is_fine: bool
+    matrix: Matrix,
+    assessed: Sequence[AssessedDiagnostic],
+    policies: PolicyVerdicts | None,
+    *,
+    is_fine: bool,
 ) -> JsonObject:
+    from kubenetlab.observe.matrix import cell_reasons
+
     cells = [
         {
             "from": cell.source.title,
@@ -265,6 +274,7 @@ def _as_data(
             "found": cell.result.outcome,
             "ms": round(cell.result.ms, 3),
             "ok": cell.is_as_promised,
+            "policies": cell_reasons(policies, cell),
         }
         for cell in matrix.cells
     ]
@@ -276,10 +286,20 @@ def _as_data(
     }
 
 
-def _summary(matrix: Matrix, assessed: Sequence[AssessedDiagnostic], took_s: float) -> None:
+def _summary(
+    matrix: Matrix,
+    assessed: Sequence[AssessedDiagnostic],
+    took_s: float,
+    policies: PolicyVerdicts | None = None,
+) -> None:
+    from kubenetlab.cli.probing.policies import print_denials
+    from kubenetlab.observe.matrix import cell_reasons
+
+    print_denials(matrix, policies)
     if matrix.faults:
+        header = ("SOURCE", "DESTINATION", "ADDRESS", "RESULT", "PROMISED", "POLICIES")
         print_table(
-            ("SOURCE", "DESTINATION", "ADDRESS", "RESULT", "PROMISED"),
+            header if policies is not None else header[:-1],
             [
                 (
                     f"{paint('✗', BAD)} {cell.source.title}",
@@ -287,12 +307,16 @@ def _summary(matrix: Matrix, assessed: Sequence[AssessedDiagnostic], took_s: flo
                     paint(cell.address, MUTED),
                     paint(_VERBS[cell.result.outcome], BAD),
                     cell.expected,
+                    *(["; ".join(cell_reasons(policies, cell))] if policies is not None else ()),
                 )
                 for cell in matrix.faults[:_MAX_FAILURES]
             ],
-            optional=("ADDRESS",),
+            optional=("ADDRESS", "POLICIES"),
             is_apart=True,
-            plain=lambda row: f"{row[0]} → {row[1]} ({row[2]}): {row[3]}, promised: {row[4]}",
+            plain=lambda row: (
+                f"{row[0]} → {row[1]} ({row[2]}): {row[3]}, promised: {row[4]}"
+                + "".join(f": {reason}" for reason in row[5:] if reason)
+            ),
         )
     if len(matrix.faults) > _MAX_FAILURES:
         echo(f"  … and {len(matrix.faults) - _MAX_FAILURES} more")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from kubenetlab.cli.describe.services import explain_no_endpoints
 from kubenetlab.cli.input.options import Output
 from kubenetlab.cli.labs.diagnostics import assess
 from kubenetlab.cli.probing.doubts import Doubts, doubtful_objects
+from kubenetlab.cli.probing.policies import enforced_policies
 from kubenetlab.cli.terminal.output_documents import print_document
 from kubenetlab.cli.terminal.printing import echo, hint, note, print_faults
 from kubenetlab.cli.terminal.theme import BAD, GOOD, MUTED, paint
@@ -26,8 +28,13 @@ from kubenetlab.lab.paths import object_path
 from kubenetlab.lab.runtime.pod_network import NetnsSocketFactory, PodSockets
 from kubenetlab.names import socket_address
 from kubenetlab.observe.connections import Ends
-from kubenetlab.observe.destinations import ResolvedDestination, find
-from kubenetlab.observe.expect import ServiceTarget, expect, facts_of
+from kubenetlab.observe.destinations import (
+    ResolvedDestination,
+    expected_outcome,
+    find,
+    policy_reasons,
+)
+from kubenetlab.observe.expect import ServiceTarget, facts_of
 from kubenetlab.observe.matrix import EXPECTED_OUTCOMES
 from kubenetlab.observe.prober import ProbeRequest, Result, run
 from kubenetlab.observe.request import HTTP_ERROR, ProbeSpecification
@@ -92,6 +99,7 @@ def ping_once(
     service = service_of(target, inspected, source)
     empty_reason = explain_empty(client, inspected, service)
     doubtful = doubtful_objects(client)
+    facts = facts_of(inspected, enforced_policies(client, inspected))
     network = source_network(client, source)
     destination = find_destination(network, inspected, source, target, request)
     if destination.unresolved:
@@ -104,11 +112,8 @@ def ping_once(
     else:
         probe = ProbeRequest(source, destination.protocol, destination.address, destination.port)
         (result,), body = run([probe], deadline_s=deadline_s), ""
-    expected = (
-        expect(source, destination.known, facts_of(inspected))
-        if destination.known is not None
-        else None
-    )
+    expected = expected_outcome(source, destination, facts)
+    reasons = policy_reasons(source, destination, facts)
     is_as_promised = (
         result.outcome in EXPECTED_OUTCOMES[expected or "answer"] and status < HTTP_ERROR
     )
@@ -128,6 +133,7 @@ def ping_once(
                 "ms": round(result.ms, 3),
                 "body": body,
                 **doubts.as_data(),
+                "policies": reasons,
                 "ok": is_fine,
             },
             output,
@@ -143,7 +149,7 @@ def ping_once(
         paint(_RESULTS[result.outcome], GOOD if is_as_promised else BAD)
         + (f" in {result.ms:.2f} ms" if result.outcome == "answer" else "")
         + (f", HTTP {status}" if status >= HTTP_ERROR else "")
-        + describe_promise(destination, expected, empty_reason, is_fine=is_as_promised)
+        + describe_promise(destination, expected, empty_reason, reasons, is_fine=is_as_promised)
     )
     echo(
         f"{source.title} ({source.address}) → {destination.title} ({address}) "
@@ -168,13 +174,25 @@ def ping_once(
         return is_fine
     if not is_fine:
         hint(
-            "kubenetlab diff"
+            f"kubenetlab explain-policy {source.title} {shlex.quote(_explained(destination))}"
+            if reasons
+            else "kubenetlab diff"
             if expected not in (None, "any")
             else _about_destination(inspected, source, destination)
         )
     else:
         hint(f"kubenetlab logs {server}" if is_pod else "kubenetlab ping")
     return is_fine
+
+
+def _explained(destination: ResolvedDestination) -> str:
+    """Return a destination as `explain-policy` reads it."""
+    address = socket_address(destination.address, destination.port)
+    return (
+        f"{address}/{destination.protocol}"
+        if destination.port
+        else f"{destination.address}/{destination.protocol}"
+    )
 
 
 def connection_of(
@@ -252,26 +270,32 @@ def explain_empty(client: Client, inspected: Inspection, service: tuple[str, str
 
 
 def describe_promise(
-    destination: ResolvedDestination, expected: str | None, empty: str, *, is_fine: bool
+    destination: ResolvedDestination,
+    expected: str | None,
+    empty: str,
+    policies: Sequence[str] = (),
+    *,
+    is_fine: bool,
 ) -> str:
     """Return the promise as text after a result; empty if the result makes it obvious.
 
     expected: the promised outcome; None if Kubernetes promises nothing about the destination.
     empty: reason why the Service has no ready endpoint.
+    policies: effect of network policies on the connection.
     is_fine: True if the result is as promised.
     """
     has_none = isinstance(destination.known, ServiceTarget) and not destination.known.endpoints
     no_endpoint = f"the Service has no ready endpoint{f': {empty}' if empty else ''}"
-    reason = destination.lacking or (no_endpoint if has_none else "")
+    reason = destination.lacking or (no_endpoint if has_none else "") or "; ".join(policies)
     because = f": {reason}" if reason else ""
     if expected is None or expected == "any":
         if expected is None and is_fine:
             return ""
-        if destination.port and destination.service is None:
+        if destination.port and destination.service is None and not reason:
             because = f" about port {destination.port}: ping without a port tests the address"
         return f" (Kubernetes promises nothing{because})"
     if not is_fine:
-        return f", promised: {expected}"
+        return f", promised: {expected}" + (f": {'; '.join(policies)}" if policies else "")
     return "" if expected == "answer" else f", as promised{because}"
 
 

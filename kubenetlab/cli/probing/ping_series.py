@@ -21,16 +21,21 @@ from kubenetlab.cli.probing.ping_once import (
     print_not_resolved,
     source_network,
 )
+from kubenetlab.cli.probing.policies import enforced_policies
 from kubenetlab.cli.terminal.output_documents import print_document
 from kubenetlab.cli.terminal.printing import echo, hint, print_faults, print_table
 from kubenetlab.cli.terminal.theme import BAD, GOOD, MUTED, WARNING, paint
 from kubenetlab.lab.client import Client
 from kubenetlab.lab.paths import object_path
 from kubenetlab.names import socket_address
-from kubenetlab.observe.destinations import ResolvedDestination
+from kubenetlab.observe.destinations import (
+    ResolvedDestination,
+    expected_outcome,
+    policy_reasons,
+)
 from kubenetlab.observe.distribution import ServerShare, clients, endpoints, explanation, shares
 from kubenetlab.observe.distribution import SourceAddress as SeenClient
-from kubenetlab.observe.expect import Expectation, expect, facts_of
+from kubenetlab.observe.expect import Expectation, facts_of
 from kubenetlab.observe.matrix import EXPECTED_OUTCOMES
 from kubenetlab.observe.request import ProbeSpecification
 from kubenetlab.observe.series import Answer, SeriesTarget, failures, latency, run_series
@@ -58,6 +63,8 @@ class _Report(Struct, frozen=True):
     """Reason why the Service has no ready endpoint; empty if it has one."""
     doubts: Doubts
     """Diagnostics because of which an answer proves nothing."""
+    policies: Sequence[str] = ()
+    """Effect of network policies on the requests."""
 
     @property
     def failures(self) -> dict[str, int]:
@@ -108,6 +115,7 @@ def ping_series(
     )
     empty = explain_empty(client, inspected, service)
     doubtful = doubtful_objects(client)
+    facts = facts_of(inspected, enforced_policies(client, inspected))
     network = source_network(client, source)
     destination = find_destination(network, inspected, source, target, request)
     if destination.unresolved:
@@ -130,14 +138,13 @@ def ping_series(
         destination,
         request.http,
         answers,
-        expect(source, destination.known, facts_of(inspected))
-        if destination.known is not None
-        else None,
+        expected_outcome(source, destination, facts),
         server_shares,
         clients(inspected, answers),
         "",
         empty,
         Doubts(assess(doubtful, [connection], kinds=allowed)),
+        policy_reasons(source, destination, facts),
     )
     if not report.unnamed:
         report = structs.replace(
@@ -192,6 +199,7 @@ def _as_data(report: _Report) -> JsonObject:
         ],
         "explanation": report.explanation,
         **report.doubts.as_data(),
+        "policies": list(report.policies),
         "ok": report.is_fine,
     }
 
@@ -218,7 +226,9 @@ def _show(report: _Report) -> None:
         as_promised = set(report.failures) <= set(EXPECTED_OUTCOMES[report.expected or "answer"])
         echo(
             f"{paint('failed:', BAD)} {kinds}"
-            + describe_promise(destination, report.expected, report.empty, is_fine=as_promised)
+            + describe_promise(
+                destination, report.expected, report.empty, report.policies, is_fine=as_promised
+            )
         )
     rows = _rows(report)
     if rows:

@@ -13,6 +13,7 @@ from typing import Final
 
 from kubenetlab.api.json_types import JsonMapping, JsonObject
 from kubenetlab.cli.terminal.output_documents import SCHEMA_VERSION
+from kubenetlab.cli.terminal.packet_outputs import PACKET_OUTPUTS
 
 DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
 _TYPES: Final = {
@@ -54,13 +55,6 @@ _TRACKED: Final = {
     "server": "text: address and port that answer",
     "seen_as": "text: address and port of the client as the server sees it",
     "timeout_s": "whole: seconds until the entry expires",
-}
-_FLOW_END: Final = {
-    "address": "text",
-    "port": "whole: 0 for a protocol without ports",
-    "name": "text: namespace/name of a pod, node:NAME, ext:NAME, or empty",
-    "identity": "whole: number of the identity",
-    "labels": ["text: labels of the identity"],
 }
 _RULES: Final = [{"name": "text: node", "rules": ["text: lines of the rule listing"]}]
 _PLACE: Final = {
@@ -109,6 +103,7 @@ OUTPUTS: Final[JsonMapping] = {
             "text: objects that the lab does not enforce and that could change the result"
         ],
         "?duplicates": ["text: addresses of two pods that could change the result"],
+        "?policies": ["text: network policies that deny the connection, or rules that allow it"],
         "ok": "bool: true when the exit status is 0",
     },
     "ping-count": {
@@ -142,6 +137,7 @@ OUTPUTS: Final[JsonMapping] = {
         "explanation": "text: reason for an uneven distribution; empty if it is even",
         "unenforced": ["text: as for ping"],
         "duplicates": ["text: as for ping"],
+        "?policies": ["text: as for ping"],
         "ok": "bool: true when the exit status is 0",
     },
     "ping-matrix": {
@@ -155,6 +151,7 @@ OUTPUTS: Final[JsonMapping] = {
                 "found": "text: as for ping",
                 "ms": "number",
                 "ok": "bool: true if the result is as Kubernetes promises",
+                "?policies": ["text: as for ping"],
             }
         ],
         "diagnostics": [_DIAGNOSTIC],
@@ -173,6 +170,7 @@ OUTPUTS: Final[JsonMapping] = {
                 "place": "text: file:line of the expectation",
                 "ms": "number",
                 "unenforced": ["text: as for ping"],
+                "?policies": ["text: as for ping"],
             }
         ],
         "diagnostics": [_DIAGNOSTIC],
@@ -271,27 +269,6 @@ OUTPUTS: Final[JsonMapping] = {
         "untracked": ["text"],
         "notes": ["text"],
     },
-    "flows": {
-        "flows": [
-            {
-                "at_s": "number: seconds since 1970",
-                "node": "text: node whose programs report",
-                "verdict": "text: forwarded or dropped",
-                "direction": "text: ingress or egress, as seen from the pods of the node",
-                "point": "text: place of the program, such as to-overlay",
-                "source": _FLOW_END,
-                "destination": _FLOW_END,
-                "protocol": "text",
-                "tcp_flags": ["text"],
-                "state": "text: new, established, reply or unknown; empty for a drop",
-                "reason": "text: reason of a drop",
-                "service": "text: namespace/name:port of the Service; empty without one",
-                "service_address": "text: address and port before translation",
-                "length": "whole: bytes of the frame",
-            }
-        ],
-        "lost": {"*": "whole: events that a node has lost"},
-    },
     "inspect-place": {
         "name": "text",
         "netns": "text?",
@@ -354,6 +331,7 @@ OUTPUTS: Final[JsonMapping] = {
             "manual": "text",
         }
     ],
+    **PACKET_OUTPUTS,
 }
 """Form of each output by name. `get` prints Kubernetes objects, several as a List."""
 

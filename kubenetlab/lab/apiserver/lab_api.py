@@ -11,6 +11,7 @@ GET  diff                             → differences between the kernel and the
 GET  settled  ?timeout=60             → lines of progress until all pods are ready or cannot be,
                                         and the kernel is as planned
 GET  diagnostics                      → misconfigurations and objects without effect, with source
+GET  policies                         → network policies, with the pods and namespaces
 GET  inspect                          → everything that runs, with pids and namespaces
 GET  detail   ?netns=…                → links, addresses, routes, neighbours and rules of one
                                         namespace
@@ -52,6 +53,7 @@ from kubenetlab.lab.apiserver.identities import identity_table
 from kubenetlab.lab.apiserver.inspection import inspection, summarize_faults
 from kubenetlab.lab.apiserver.kernel_differences import kernel_differences, render_changes
 from kubenetlab.lab.apiserver.key_listing import tunnel_keys
+from kubenetlab.lab.apiserver.policy_objects import policy_objects
 from kubenetlab.lab.apiserver.settling import diagnostics_of, duplicates_of, progress_until_settled
 from kubenetlab.lab.apiserver.statuses import ApiFaultError, body_of, json_response, number_of
 from kubenetlab.lab.machine import decisions
@@ -103,6 +105,7 @@ class LabApi:
             ("GET", "inspect"): self._inspect,
             ("GET", "detail"): self._detail,
             ("GET", "identities"): self._identities,
+            ("GET", "policies"): self._policies,
             ("GET", "enter"): self._enter,
         }
 
@@ -223,6 +226,9 @@ class LabApi:
 
     async def _identities(self, request: Request) -> Answer:
         return json_response(identity_table(self._agent.cluster, self._agent.decisions))
+
+    async def _policies(self, request: Request) -> Answer:
+        return json_response(policy_objects(self._agent.cluster))
 
     async def _detail(self, request: Request) -> Answer:
         """Answer with the present contents of one namespace, read from the kernel."""

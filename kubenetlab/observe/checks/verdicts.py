@@ -33,6 +33,8 @@ class RowVerdict(Struct, frozen=True):
     """
     connection: Connection | None = None
     """Both ends as objects of the cluster; None if the row names an object that does not exist."""
+    policies: tuple[str, ...] = ()
+    """Effect of network policies on the connection."""
 
     @property
     def is_expected_to_fail(self) -> bool:

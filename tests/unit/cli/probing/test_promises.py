@@ -32,3 +32,23 @@ def test_a_lost_connection_to_a_port_does_not_deny_the_promise_for_the_pod(
 ) -> None:
     """The pod network is promised, which programs listen in pods is not."""
     assert describe_promise(destination, expected, "", is_fine=is_fine) == text
+
+
+@pytest.mark.parametrize(
+    ("expected", "is_fine", "text"),
+    [
+        ("nothing", True, ", as promised: default/deny isolates default/b for ingress"),
+        ("nothing", False, ", promised: nothing: default/deny isolates default/b for ingress"),
+        (
+            None,
+            False,
+            " (Kubernetes promises nothing: default/deny isolates default/b for ingress)",
+        ),
+        ("answer", True, ""),
+    ],
+)
+def test_a_denied_connection_names_the_policy(
+    expected: str | None, is_fine: bool, text: str
+) -> None:
+    reasons = ["default/deny isolates default/b for ingress"]
+    assert describe_promise(PORT, expected, "", reasons, is_fine=is_fine) == text

@@ -1,0 +1,58 @@
+"""Network policies of a lab, for commands that compare results with their verdicts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+from kubenetlab.cli.terminal.printing import echo
+from kubenetlab.cli.terminal.theme import MUTED, paint
+from kubenetlab.lab.paths import LAB_API
+
+if TYPE_CHECKING:
+    from kubenetlab.lab.client import Client
+    from kubenetlab.observe.inspection import Inspection
+    from kubenetlab.observe.matrix import Matrix
+    from kubenetlab.observe.policies.objects import PolicyObjects
+    from kubenetlab.observe.policies.verdicts import PolicyVerdicts
+
+_MAX_REASONS: Final = 10
+"""Maximum number of policies that are printed below a matrix."""
+
+
+def enforced_policies(client: Client, inspected: Inspection) -> PolicyVerdicts | None:
+    """Return the verdicts of the policies that the lab enforces; None if there are none."""
+    if policy_engine(inspected) == "none":
+        return None
+    from kubenetlab.observe.policies.verdicts import PolicyVerdicts
+
+    objects = policy_objects(client).only_enforced()
+    return PolicyVerdicts(objects, inspected) if objects.policies else None
+
+
+def policy_objects(client: Client) -> PolicyObjects:
+    """Return the policies of a lab, with the pods and namespaces that they select."""
+    from kubenetlab.observe.policies.objects import read_policy_objects
+
+    return read_policy_objects(client.get(f"{LAB_API}/policies"))
+
+
+def policy_engine(inspected: Inspection) -> str:
+    """Return the name of the lab's policy engine; `none` for labs of versions without any."""
+    return inspected.get("policy_engine", "none")
+
+
+def print_denials(matrix: Matrix, policies: PolicyVerdicts | None) -> None:
+    """Print the number of pairs that policies deny, and the reasons with the most pairs."""
+    if policies is None:
+        return
+    from kubenetlab.observe.matrix import cell_denials
+
+    denied = [cell for cell in matrix.cells if cell.expected == "nothing"]
+    pairs = Counter(reason for cell in denied for reason in cell_denials(policies, cell))
+    if not pairs:
+        return
+    for reason, number in pairs.most_common(_MAX_REASONS):
+        echo(f"{paint('·', MUTED)} {reason}: {number} {'pair' if number == 1 else 'pairs'}")
+    if len(pairs) > _MAX_REASONS:
+        echo(f"  … and {len(pairs) - _MAX_REASONS} more")

@@ -1,0 +1,36 @@
+"""Network policies of a lab and the objects that they select, as its API shows them."""
+
+from __future__ import annotations
+
+from kubenetlab.api.kinds import POLICY_KINDS
+from kubenetlab.api.lab import Decisions
+from kubenetlab.api.store import Cluster
+from kubenetlab.datapath import cluster_modes, modes
+from kubenetlab.datapath.pod_networks import pod_network
+from kubenetlab.datapath.proxy.local_traffic import LocalTrafficOptions
+from kubenetlab.observe.policies.objects import PolicyReply, render_policy_objects
+
+
+def policy_objects(cluster: Cluster) -> PolicyReply:
+    """Return the policies, with the pods, namespaces and nodes; nothing without policies."""
+    if not any(cluster.all(kind) for kind in POLICY_KINDS):
+        return {"enforced": [], "local_ranges": [], "objects": []}
+    return render_policy_objects(cluster, _enforced(cluster), _local_ranges(cluster))
+
+
+def _enforced(cluster: Cluster) -> list[str]:
+    """Return the kinds of policies that the lab enforces."""
+    decisions = cluster.get(Decisions, "", "decisions")
+    if decisions is not None and decisions.netfilter_bypass:
+        return []
+    engine = modes.load("policy", *modes.policy_engine(cluster.config.networking))
+    return [kind.kind for kind in POLICY_KINDS if kind in engine.enforced_kinds]
+
+
+def _local_ranges(cluster: Cluster) -> tuple[str, ...]:
+    """Return the ranges of pods whose source kube-proxy keeps in traffic to cluster IPs."""
+    proxy = cluster_modes.service_proxy(cluster.config.networking)
+    if isinstance(proxy, LocalTrafficOptions) and proxy.masquerade_all:
+        return ()
+    mode, nodes = pod_network(cluster)
+    return mode.network(nodes[0]).cluster_cidrs if nodes else ()

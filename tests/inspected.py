@@ -1,0 +1,40 @@
+"""Documents of `inspect` for the stores of tests, as if everything in them ran."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+
+from kubenetlab.api.store import Cluster
+from kubenetlab.datapath import plan
+from kubenetlab.lab.apiserver.inspection import inspection
+from kubenetlab.lab.apiserver.policy_objects import policy_objects
+from kubenetlab.observe.inspection import Inspection
+from kubenetlab.observe.policies.objects import read_policy_objects
+from kubenetlab.observe.policies.verdicts import PolicyVerdicts
+from tests.clusters import ONLINK
+
+
+def inspected(cluster: Cluster) -> Inspection:
+    """Return the document of `inspect` of a lab with these objects."""
+    desired = plan(cluster, ONLINK)
+    agent: Any = SimpleNamespace(
+        cluster=cluster,
+        lab="test",
+        directory=Path("/run/kubenetlab/test"),
+        decisions=ONLINK,
+        sandboxes=SimpleNamespace(pids=dict.fromkeys(desired.namespaces, 7)),
+        builder=SimpleNamespace(links=SimpleNamespace(path=str, init_pid=1, outer_pid=int)),
+        desired_state=SimpleNamespace(state_for=lambda cluster: desired),
+        runtime=SimpleNamespace(pid=lambda netns, container: None),
+    )
+    return inspection(agent)
+
+
+def verdicts(cluster: Cluster) -> PolicyVerdicts:
+    """Return the verdicts of the policies in a store, as commands get them from the API."""
+    reply = msgspec.json.decode(msgspec.json.encode(policy_objects(cluster)))
+    return PolicyVerdicts(read_policy_objects(reply), inspected(cluster))

@@ -1,0 +1,274 @@
+"""Verdicts about probes: the ends that policies see, Services, and the result that is expected."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kubenetlab.api.pods import Pod
+from kubenetlab.api.store import Cluster
+from kubenetlab.observe.expect import expect, facts_of, service_ports
+from kubenetlab.observe.policies.evaluator import Evaluator
+from kubenetlab.observe.policies.model import Party
+from kubenetlab.observe.policies.reasons import reasons
+from kubenetlab.observe.policies.verdicts import Decision
+from kubenetlab.observe.targets.locations import places
+from tests.clusters import DUAL, running, store
+from tests.inspected import inspected, verdicts
+from tests.policies import POLICIES, TRAFFIC, with_policies
+
+
+def pod(name: str, node: str = "worker", spec: str = "", labels: str = "") -> str:
+    """Return a pod of the namespace `default` that serves port 8080 on a node."""
+    return f"""
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, labels: {{app: {name}{labels}}}}}
+spec:
+  nodeName: {node}
+  {spec}
+  containers: [{{name: main, image: app, ports: [{{name: http, containerPort: 8080}}]}}]
+---
+"""
+
+
+def service(name: str, spec: str = "", selector: str = "app: web", kind: str = "ClusterIP") -> str:
+    return f"""
+apiVersion: v1
+kind: Service
+metadata: {{name: {name}}}
+spec:
+  type: {kind}
+  selector: {{{selector}}}
+  ports: [{{port: 80, targetPort: 8080}}]
+  {spec}
+---
+"""
+
+
+def policy(spec: str, name: str = "p") -> str:
+    return f"""
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {{name: {name}}}
+spec: {spec}
+---
+"""
+
+
+PODS = (
+    pod("web")
+    + pod("client")
+    + pod("far", "worker2")
+    + pod("agent", "worker2", "hostNetwork: true")
+    + service("web")
+    + service("open", "externalTrafficPolicy: Cluster", kind="LoadBalancer")
+    + service("kept", "externalTrafficPolicy: Local", kind="LoadBalancer")
+    + service("none", selector="app: none")
+    + service("mixed", selector="group: mixed")
+)
+DENY = policy("{podSelector: {matchLabels: {app: web}}}")
+"""Isolates `web` for ingress."""
+FROM_CLIENT = policy(
+    "{podSelector: {matchLabels: {app: web}}, ingress: [{from: [{podSelector: {matchLabels: "
+    "{app: client}}}]}]}"
+)
+FROM_OUTSIDE = policy(
+    "{podSelector: {matchLabels: {app: web}}, ingress: [{from: [{ipBlock: {cidr: "
+    "198.51.100.0/24}}]}]}"
+)
+FROM_NODES = policy(
+    "{podSelector: {matchLabels: {app: web}}, ingress: [{from: [{ipBlock: {cidr: 172.18.0.0/16}}, "
+    "{ipBlock: {cidr: 10.244.2.0/30}}]}]}"
+)
+NO_EGRESS = policy("{podSelector: {matchLabels: {app: client}}, policyTypes: [Egress]}")
+
+TEXTS = {
+    "deny web": DENY,
+    "from client": FROM_CLIENT,
+    "from outside": FROM_OUTSIDE,
+    "from nodes": FROM_NODES,
+    "no egress of client": NO_EGRESS,
+}
+
+
+class World:
+    """A lab with policies, as a command sees it."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.seen = inspected(cluster)
+        self.policies = verdicts(cluster)
+        self.facts = facts_of(self.seen, self.policies)
+        self.places = {place.title.removeprefix("default/"): place for place in places(self.seen)}
+        self.services = {
+            f"{'lb' if port.is_outside else 'svc'}:{port.name}": port
+            for port in service_ports(self.seen)
+        }
+
+    def expected(self, source: str, destination: str) -> str:
+        """Return the expected outcome of a probe between places, or to `svc:NAME` or `lb:NAME`."""
+        target = self.services.get(destination) or self.places[destination]
+        return expect(self.places[source], target, self.facts)
+
+    def node_port(self, source: str, node: str, name: str = "open") -> Decision:
+        """Return the decision for the node port of a Service."""
+        (entry,) = (each for each in self.seen["services"] if each["name"] == name)
+        port = entry["ports"][0]["node_port"]
+        assert port is not None
+        return self.policies.decision(
+            self.places[source], self.places[f"node:{node}"].address, port, "TCP"
+        )
+
+
+def world(policies: str, pods: str = PODS) -> World:
+    """Return a lab with policies: a name of `TEXTS`, or the policies themselves."""
+    return World(running(store(pods + TEXTS.get(policies, policies))))
+
+
+@pytest.mark.parametrize(
+    ("policies", "source", "destination", "expected"),
+    [
+        ("deny web", "client", "web", "nothing"),
+        ("deny web", "web", "client", "answer"),
+        ("deny web", "web", "node:worker2", "answer"),
+        ("deny web", "node:worker", "web", "answer"),
+        ("deny web", "node:worker2", "web", "nothing"),
+        ("from nodes", "node:worker2", "web", "answer"),
+        ("from nodes", "agent", "web", "answer"),
+        ("deny web", "agent", "web", "nothing"),
+        ("deny web", "ext:client", "web", "nothing"),
+        ("from client", "client", "web", "answer"),
+        ("from client", "far", "web", "nothing"),
+        ("no egress of client", "client", "web", "nothing"),
+        ("no egress of client", "client", "node:worker", "answer"),
+        ("no egress of client", "client", "node:worker2", "nothing"),
+        ("no egress of client", "client", "agent", "nothing"),
+        ("no egress of client", "client", "ext:client", "nothing"),
+        ("no egress of client", "web", "client", "answer"),
+    ],
+)
+def test_pings_follow_the_policies(
+    policies: str, source: str, destination: str, expected: str
+) -> None:
+    """A node reaches its own pods; other nodes and hosts are addresses."""
+    assert world(policies).expected(source, destination) == expected
+
+
+@pytest.mark.parametrize(
+    ("policies", "source", "destination", "expected"),
+    [
+        ("deny web", "client", "svc:web", "nothing"),
+        ("deny web", "web", "svc:web", "answer"),  # a pod reaches itself through its Service
+        ("deny web", "node:worker", "svc:web", "answer"),
+        ("deny web", "node:worker2", "svc:web", "nothing"),
+        ("from client", "client", "svc:web", "answer"),
+        ("from client", "far", "svc:web", "nothing"),
+        ("no egress of client", "client", "svc:web", "nothing"),
+        ("no egress of client", "far", "svc:web", "answer"),
+        (
+            "no egress of client",
+            "client",
+            "svc:none",
+            "any",
+        ),  # refused before or after the policies
+        ("no egress of client", "far", "svc:none", "refused"),
+        ("from outside", "ext:client", "lb:kept", "answer"),
+        ("from client", "ext:client", "lb:kept", "nothing"),
+        # Any node may receive the packet: on the pod's own node it keeps its source.
+        ("from outside", "ext:client", "lb:open", "any"),
+        ("from nodes", "ext:client", "lb:open", "any"),
+        ("deny web", "ext:client", "lb:open", "nothing"),
+        ("from client", "client", "lb:open", "answer"),
+        ("from client", "client", "lb:kept", "answer"),
+    ],
+)
+def test_services_follow_the_policies(
+    policies: str, source: str, destination: str, expected: str
+) -> None:
+    """Policies see the endpoint; the source only if no node masquerades it."""
+    assert world(policies).expected(source, destination) == expected
+
+
+@pytest.mark.parametrize(
+    ("policies", "source", "node", "decision"),
+    [
+        ("from outside", "ext:client", "worker", "allowed"),
+        ("from outside", "ext:client", "worker2", "denied"),
+        ("from nodes", "ext:client", "worker2", "allowed"),
+        ("from nodes", "ext:client", "worker", "denied"),
+        ("from client", "client", "worker", "allowed"),
+        ("from client", "client", "worker2", "denied"),
+        ("from client", "far", "worker", "denied"),
+        ("no egress of client", "client", "worker2", "denied"),
+        ("no egress of client", "client", "worker", "denied"),
+    ],
+)
+def test_node_ports_are_masqueraded_by_nodes_without_the_endpoint(
+    policies: str, source: str, node: str, decision: Decision
+) -> None:
+    """The endpoint `web` runs on `worker`."""
+    assert world(policies).node_port(source, node) == decision
+
+
+def test_a_service_with_one_denied_endpoint_may_answer() -> None:
+    pods = PODS + pod("a", labels=", group: mixed") + pod("b", labels=", group: mixed")
+    lab = world(policy("{podSelector: {matchLabels: {app: a}}}"), pods)
+    assert lab.expected("client", "svc:mixed") == "any"
+    assert lab.expected("client", "a") == "nothing"
+    assert lab.expected("client", "b") == "answer"
+
+
+def test_families_with_different_verdicts() -> None:
+    """A range of one family leaves the other one denied; no expectation holds for both."""
+    block = policy("{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 0.0.0.0/0}}]}]}")
+    assert world(DUAL + PODS + block, "").expected("client", "web") == "any"
+
+
+@pytest.mark.parametrize(
+    ("policies", "source", "expected"),
+    [
+        ("deny web", "client", ["default/p isolates default/web for ingress"]),
+        ("from client", "client", ["default/p rule 0 allows ingress"]),
+        ("from client", "web", []),
+        ("no egress of client", "client", ["default/p isolates default/client for egress"]),
+        (
+            DENY + policy("{podSelector: {}}", "all") + NO_EGRESS.replace("name: p", "name: out"),
+            "client",
+            [
+                "default/out isolates default/client for egress",
+                "default/p and default/all isolate default/web for ingress",
+            ],
+        ),
+    ],
+)
+def test_reasons_name_the_policies(policies: str, source: str, expected: list[str]) -> None:
+    lab = world(policies)
+    web = lab.services["svc:web"]
+    assert reasons(lab.policies, lab.places[source], web.address, 80, "TCP") == expected
+
+
+@settings(max_examples=60)
+@given(st.lists(POLICIES, max_size=4))
+def test_classes_of_pods_do_not_change_verdicts(policies: list[dict[str, object]]) -> None:
+    """For pods, the evaluator says the same about each pair without any classes."""
+    cluster = with_policies(policies)
+    lab = World(cluster)
+    evaluator = Evaluator(cluster)
+    pods = [pod for pod in cluster.all(Pod) if not pod.spec.host_network]
+    for first in pods:
+        for second in pods:
+            for address in second.addresses:
+                (own,) = (each for each in first.addresses if (":" in each) == (":" in address))
+                for traffic in TRAFFIC:
+                    verdict = evaluator.verdict(
+                        Party(own, first.full_name, first.spec.node_name),
+                        Party(address, second.full_name, second.spec.node_name),
+                        traffic,
+                    )
+                    location = lab.places[first.full_name.removeprefix("default/")]
+                    decision = lab.policies.decision(
+                        location, address, traffic.port, traffic.protocol
+                    )
+                    assert decision == ("allowed" if verdict.is_allowed else "denied")
