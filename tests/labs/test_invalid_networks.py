@@ -83,6 +83,38 @@ def test_a_mode_without_its_kernel_module_is_refused(lab: Lab, cni: str, advice:
     assert not lab.directory.exists()
 
 
+def test_a_pool_without_its_kernel_module_is_refused(lab: Lab) -> None:
+    """The message has the pool's line; neither a new lab is made nor a running one changed.
+
+    In another mode the pool has no effect; there, changing the mode is refused.
+    """
+    pools = POOL.format("fine", "cidr: 10.9.0.0/24") + POOL.format(
+        "tunnels", "cidr: 10.8.0.0/24, ipipMode: CrossSubnet"
+    )
+    calico = manifest("ipv4", "calico")
+    lines = (calico + pools).splitlines()
+    line = next(index for index, text in enumerate(lines, 1) if "ipipMode" in text)
+    place = f"<stdin>:{line}  IPPool tunnels: spec.ipipMode: needs the kernel feature ipip: "
+    refused = lab.run("up", "-f", "-", stdin=calico + pools, status=None)
+    if "kernel feature ipip" not in refused.err:
+        pytest.skip("this kernel has the module")
+    assert refused.status == 1
+    assert place in refused.err
+    assert "sudo modprobe ipip; a kernel with CONFIG_NET_IPIP" in refused.err
+    assert not lab.directory.exists()
+    lab.up(calico)
+    with unchanged(lab):
+        refused = lab.run("apply", "-f", "-", stdin=pools, status=1)
+        assert "<stdin>:10  IPPool tunnels: spec.ipipMode: needs" in refused.err
+        assert "sudo modprobe ipip" in refused.err
+        assert not any(pool in lab.run("get", "ippools").out for pool in ("fine", "tunnels"))
+    lab.up(manifest("ipv4", "bridge") + pools)
+    with unchanged(lab):
+        refused = lab.up(calico, status=1)
+        assert f"<stdin>:3  Cluster {lab.name}: networking.cni: IPPool tunnels" in refused.err
+        assert "get new sandboxes" not in refused.out
+
+
 def test_a_mode_without_its_program_is_refused(lab: Lab) -> None:
     """The message names the package. All processes of this lab see no BIRD."""
     bird = shutil.which("bird", path="/usr/sbin:/sbin")

@@ -17,19 +17,28 @@ if TYPE_CHECKING:
 
 
 def raise_errors(reply: JsonObject, manifests: Manifests) -> None:
-    """Raise ManifestError if a reply of a running lab has errors."""
-    findings = _findings(reply, manifests)
+    """Raise ManifestError if a reply of a running lab has errors.
+
+    Raises RequirementError if objects need kernel features that are not available.
+    """
+    findings = _findings(reply["findings"], manifests)
     if any(not finding.is_warning for _, finding in findings):
         raise ManifestError(entry.problem(finding) for entry, finding in findings)
+    if unmet := reply.get("unmet"):
+        from kubenetlab.lab.requirements import raise_unmet
+
+        raise_unmet(str(entry.problem(finding)) for entry, finding in _findings(unmet, manifests))
 
 
 def report_reply(reply: JsonObject, manifests: Manifests) -> None:
     """Print the warnings in a reply of a running lab. Raises ManifestError if it has errors."""
     raise_errors(reply, manifests)
-    _warn(_findings(reply, manifests), manifests)
+    _warn(_findings(reply["findings"], manifests), manifests)
 
 
-def _findings(reply: JsonObject, manifests: Manifests) -> list[tuple[ManifestObject, Finding]]:
+def _findings(
+    items: Iterable[JsonObject], manifests: Manifests
+) -> list[tuple[ManifestObject, Finding]]:
     return [
         (
             manifests.all_entries[item["document"]],
@@ -40,7 +49,7 @@ def _findings(reply: JsonObject, manifests: Manifests) -> list[tuple[ManifestObj
                 is_warning=item.get("is_warning", False),
             ),
         )
-        for item in reply["findings"]
+        for item in items
     ]
 
 

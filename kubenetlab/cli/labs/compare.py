@@ -155,7 +155,7 @@ def _compared(mode: str, manifests: Manifests) -> ComparedMode:
     from kubenetlab.observe.comparison.results import ComparedMode
 
     try:
-        require(manifests.cluster_config)
+        require(manifests.cluster_config, manifests.entries)
         return _measured(mode, manifests)
     except (LabError, RequirementError) as error:
         reason = "; ".join(str(error).splitlines()).removesuffix("; see kubenetlab doctor")

@@ -181,7 +181,7 @@ def _create(name: str, manifests: Manifests, keep: bool, strictness: Strictness)
     from kubenetlab.lab.requirements import require
 
     config = manifests.cluster_config
-    require(config)
+    require(config, manifests.entries)
     blank_namespaces = preallocate(
         manifests.count_of_pods,
         tuple(loopback_and_sysctls("", has_ipv6=6 in config.networking.versions)),
@@ -251,7 +251,10 @@ def _apply(client: Client, manifests: Manifests, strictness: Strictness) -> None
 
 
 def _post(client: Client, manifests: Manifests, documents: JsonObject) -> JsonObject:
-    """Return the reply to `apply`. Raises ManifestError for what the lab refuses."""
+    """Return the reply to `apply`.
+
+    Raises ManifestError or RequirementError for documents that the lab refuses.
+    """
     answer: JsonObject = client.post(f"{LAB_API}/apply", documents)
     raise_errors(answer, manifests)
     raise_misconfigurations(answer.get("diagnostics", []), manifests.all_entries)

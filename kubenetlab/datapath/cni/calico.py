@@ -168,7 +168,7 @@ class Mode(ModeOptions, frozen=True):
 
     @property
     def requirements(self) -> Needs:
-        """Requirements of the backend; those of users' own pools are not known here."""
+        """Requirements of the backend; `pool_features` has those of users' own pools."""
         features = {"bgp": (), "vxlan": ("vxlan",), "ipip": ("ipip",)}[self.backend]
         features += _WIREGUARD_FEATURES if self.wireguard else ()
         programs = ("nft",) if self.backend == "vxlan" else ("nft", "bird")
@@ -200,6 +200,12 @@ class Mode(ModeOptions, frozen=True):
 
     def routes_pool(self, pool: IPPool) -> bool:
         return self.wireguard or self.backend != "vxlan" or bool(pool.spec.tunnels)
+
+    def pool_features(self, pool: IPPool) -> Mapping[str, str]:
+        """Return the features of the pool's tunnels; a disabled pool gets none."""
+        spec = pool.spec
+        has_tunnels = not spec.disabled and "Tunnel" in spec.allowed_uses
+        return {f"{kind}Mode": kind for kind in spec.tunnels} if has_tunnels else {}
 
     @property
     def needs_one_segment(self) -> bool:

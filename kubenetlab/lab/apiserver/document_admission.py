@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 
 import msgspec
 from msgspec import Struct, structs
 
+from kubenetlab.api.calico.ip_pools import IPPool
 from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.json_types import JsonMapping, JsonObject
 from kubenetlab.api.kinds import writable
@@ -19,6 +20,7 @@ from kubenetlab.controllers.admission.admission import AdmissionRequest, Admissi
 from kubenetlab.datapath import cluster_modes
 from kubenetlab.datapath.checks.ipv6_mtu import ipv6_findings
 from kubenetlab.lab.bootstrap import with_networking
+from kubenetlab.lab.requirements import pool_findings, used_features
 
 
 class DocumentsBody(Struct):
@@ -89,14 +91,39 @@ def _ipv6_findings(
             yield from ((index, finding) for finding in ipv6_findings(cluster))
 
 
+def unmet_findings(
+    before: Cluster, after: Cluster, documents: Sequence[JsonMapping]
+) -> Iterator[tuple[int, Finding]]:
+    """Yield (index of a document, finding) for kernel features of IPPools that are not available.
+
+    A pool that none of the documents contains needs features because of another CNI mode.
+    """
+    known = used_features(before.config, before.all(IPPool))
+    kinds = [writable(document) for document in documents]
+    place = {
+        document["metadata"]["name"]: index
+        for index, (document, kind) in enumerate(zip(documents, kinds, strict=True))
+        if kind is IPPool
+    }
+    for pool, finding in pool_findings(after.config, after.all(IPPool), known):
+        if pool.name in place:
+            yield place[pool.name], finding
+        else:
+            message = f"{pool.title} {finding.message}"
+            path = ("networking", "cni")
+            yield kinds.index(ClusterConfig), structs.replace(finding, path=path, message=message)
+
+
+def render_findings(findings: Iterable[tuple[int, Finding]]) -> list[JsonObject]:
+    """Return (index of a document, finding) pairs as the API shows them."""
+    return [{"document": index, **msgspec.to_builtins(finding)} for index, finding in findings]
+
+
 def render_admission(admission: AdmissionResult) -> JsonObject:
     """Return the result of an admission as the API shows it."""
     return {
         "outcomes": [msgspec.to_builtins(outcome) for outcome in admission.outcomes],
-        "findings": [
-            {"document": index, **msgspec.to_builtins(finding)}
-            for index, finding in admission.findings
-        ],
+        "findings": render_findings(admission.findings),
         "namespaces": list(admission.made_namespaces),
     }
 

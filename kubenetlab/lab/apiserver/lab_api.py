@@ -1,6 +1,7 @@
 """The lab's own group of the API: apply, break, settled, inspect, enter, plan, diff.
 
-POST apply    {documents: […], sources: [{file, line}]} → outcomes, findings and diagnostics
+POST apply    {documents: […], sources: [{file, line}]} → outcomes, findings and diagnostics,
+                                        or unmet requirements of the documents
 POST plan     {documents: […]}        → planned changes; with `script` the lab as a shell script
 POST delete   {keys: […]}             → removed documents of kinds that the lab does not model
 POST break    {fault: …, options: …}  → the new Fault object; deleting it ends the fault
@@ -48,6 +49,8 @@ from kubenetlab.lab.apiserver.document_admission import (
     admit_documents,
     refusing_diagnostics,
     render_admission,
+    render_findings,
+    unmet_findings,
 )
 from kubenetlab.lab.apiserver.identities import identity_table
 from kubenetlab.lab.apiserver.inspection import inspection, summarize_faults
@@ -123,11 +126,18 @@ class LabApi:
         ):
             return json_response({**render_admission(admission), "diagnostics": refusing})
         if admission.cluster is not agent.cluster:
+            try:
+                require_modes(admission.cluster.config, agent.cluster.config)
+            except RequirementError as error:
+                return _failure(507, str(error))
+            if unmet := list(unmet_findings(agent.cluster, admission.cluster, body.documents)):
+                return json_response(
+                    {**render_admission(admission), "unmet": render_findings(unmet)}
+                )
             cluster, states = controllers.run(
                 admission.cluster, agent.controller_states, agent.clock.now()
             )
             try:
-                require_modes(cluster.config, agent.cluster.config)
                 agent.require_capacity(cluster, agent.cluster)
             except RequirementError as error:
                 return _failure(507, str(error))

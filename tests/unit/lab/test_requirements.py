@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from kubenetlab.api.calico.ip_pools import IPPool
 from kubenetlab.api.config import ClusterConfig, Networking
+from kubenetlab.api.manifests.load import load_documents
+from kubenetlab.api.text.documents import read_documents
 from kubenetlab.cli import with_system_directories
 from kubenetlab.datapath.modes import Needs
 from kubenetlab.kernel.features.probing import FeatureProbe
@@ -21,6 +24,7 @@ from kubenetlab.kernel.processes.permissions import (
 from kubenetlab.lab import requirements
 from kubenetlab.lab.requirements import (
     missing_features,
+    pool_findings,
     require_modes,
     selected_modes,
     unmet_requirements,
@@ -144,6 +148,63 @@ def test_features_of_a_running_lab_are_not_probed_again(monkeypatch: pytest.Monk
         assert probed == []
     require_modes(ipvs, iptables)
     assert probed == ["ipset", "dummy", "ipvs"]
+
+
+@pytest.mark.parametrize(
+    ("cni", "spec", "found"),
+    [
+        (
+            "{type: calico}",
+            "cidr: 10.9.0.0/24, ipipMode: Always",
+            "spec.ipipMode: needs the kernel feature ipip",
+        ),
+        (
+            "{type: calico}",
+            "cidr: 10.9.0.0/24, vxlanMode: CrossSubnet",
+            "spec.vxlanMode: needs the kernel feature vxlan",
+        ),
+        ("{type: calico}", "cidr: 10.9.0.0/24", ""),
+        ("{type: calico}", "cidr: 10.9.0.0/24, ipipMode: Always, disabled: true", ""),
+        ("{type: calico}", "cidr: 10.9.0.0/24, ipipMode: Always, allowedUses: [Workload]", ""),
+        ("{type: calico}", "cidr: 'fd00:9::/64', vxlanMode: Always", ""),
+        ("{type: calico, backend: vxlan}", "cidr: 10.9.0.0/24, vxlanMode: Always", ""),
+        ("bridge", "cidr: 10.9.0.0/24, ipipMode: Always", ""),
+    ],
+    ids=["ipip", "vxlan", "none", "disabled", "no-tunnels", "family", "known", "other-mode"],
+)
+def test_tunnels_of_pools_need_features(
+    cni: str, spec: str, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pool needs the features of its tunnels, unless no node gets one. The line is the field's.
+
+    Features that the mode itself needs are reported with the mode.
+    """
+
+    def refused() -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    probes = [FeatureProbe(name, refused, "", f"modprobe {name}") for name in ("ipip", "vxlan")]
+    monkeypatch.setattr("kubenetlab.kernel.features.feature_probes.PROBES", probes)
+    text = (
+        "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\n"
+        f"networking: {{cni: {cni}}}\n---\napiVersion: projectcalico.org/v3\nkind: IPPool\n"
+        f"metadata: {{name: pool}}\nspec:\n  {spec.replace(', ', chr(10) + '  ')}\n"
+    )
+    documents, _ = read_documents("pools.yaml", text.encode())
+    (cluster, pool) = load_documents(documents).entries
+    assert isinstance(cluster.object, ClusterConfig)
+    assert isinstance(pool.object, IPPool)
+    findings = [finding for _, finding in pool_findings(cluster.object, [pool.object])]
+    problems = [str(pool.problem(finding)) for finding in findings]
+    assert problems == (
+        [
+            f"pools.yaml:10  IPPool pool: {found}: Operation not supported\n"
+            f"               required: modprobe {found.rpartition(' ')[2]}"
+        ]
+        if found
+        else []
+    )
+    assert list(pool_findings(cluster.object, [pool.object], {"ipip", "vxlan"})) == []
 
 
 def test_missing_capabilities_are_named() -> None:
