@@ -8,7 +8,7 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import IO, Final
 
 from kubenetlab.cni.failures import Outcome
@@ -36,21 +36,27 @@ class PluginExecutor:
         directories: Sequence[str],
         environment: Mapping[str, str],
         timeout_s: float = TIMEOUT_S,
+        ends: Collection[int] = (),
     ) -> None:
         """Create an executor.
 
         environment: variables beside those of the specification; plugins call iptables and others,
             so PATH is among them.
+        ends: descriptors; as soon as one of them can be read, a running program is killed.
         """
         self.directories = tuple(directories)
         self._environment = dict(environment)
         self._timeout_s = timeout_s
+        self._ends = tuple(ends)
 
     def find(self, program: str) -> bool:
         return self._path(program) is not None
 
     def run(self, invocation: Invocation) -> Outcome:
-        """Run a program in a process group of its own, which is killed at the time limit."""
+        """Run a program in a process group of its own, which is killed at the time limit.
+
+        Raises SystemExit if one of the descriptors `ends` can be read.
+        """
         path = self._path(invocation.program)
         if path is None:
             return Outcome(start_error=f'failed to find plugin "{invocation.program}"')
@@ -59,12 +65,10 @@ class PluginExecutor:
         except OSError as error:
             return Outcome(start_error=f"cannot start the plugin: {os_error_text(error)}")
         with process:
-            return _Conversation(process, self._timeout_s).outcome()
+            return _Conversation(process, self._timeout_s, self._ends).outcome()
 
     def _path(self, program: str) -> str | None:
-        """Return the path of a program: the first regular file of that name."""
-        paths = (os.path.join(directory, program) for directory in self.directories)
-        return next((path for path in paths if os.path.isfile(path)), None)
+        return plugin_path(program, self.directories)
 
     def _start(self, path: str, invocation: Invocation) -> subprocess.Popen[bytes]:
         # A file in place of a pipe: a plugin that does not read its input blocks no writer.
@@ -91,21 +95,33 @@ class PluginExecutor:
         raise AssertionError("unreachable")
 
 
+def plugin_path(program: str, directories: Iterable[str]) -> str | None:
+    """Return the path of a plugin: the first regular file of that name; None if there is none."""
+    paths = (os.path.join(directory, program) for directory in directories)
+    return next((path for path in paths if os.path.isfile(path)), None)
+
+
 class _Conversation:
     """Wait for a process to end, while reading its output."""
 
-    def __init__(self, process: subprocess.Popen[bytes], timeout_s: float) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], timeout_s: float, ends: Collection[int]
+    ) -> None:
         assert process.stdout is not None
         assert process.stderr is not None
         self._process = process
         self._timeout_s = timeout_s
+        self._ends = ends
         self._output: dict[IO[bytes], bytearray] = {
             process.stdout: bytearray(),
             process.stderr: bytearray(),
         }
 
     def outcome(self) -> Outcome:
-        """Return the end of the process, which is killed if it takes or writes too much."""
+        """Return the end of the process, which is killed if it takes or writes too much.
+
+        Raises SystemExit, after killing it, if one of the descriptors `ends` can be read.
+        """
         is_late = is_truncated = False
         deadline = time.monotonic() + self._timeout_s
         pidfd = os.pidfd_open(self._process.pid)
@@ -114,12 +130,16 @@ class _Conversation:
                 for stream in self._output:
                     os.set_blocking(stream.fileno(), False)
                     selector.register(stream, selectors.EVENT_READ, data=stream)
-                selector.register(pidfd, selectors.EVENT_READ)
+                for descriptor in (pidfd, *self._ends):
+                    selector.register(descriptor, selectors.EVENT_READ)
                 has_ended = False
                 # The end of the process is enough: a process that it leaves behind may keep its
                 # output open.
                 while not has_ended and not is_late and not is_truncated:
                     events = selector.select(max(0.0, deadline - time.monotonic()))
+                    if any(key.fd in self._ends for key, _ in events):
+                        self._kill()
+                        raise SystemExit("the caller of the plugin has ended")
                     has_ended = any(key.fd == pidfd for key, _ in events)
                     is_late = not has_ended and time.monotonic() >= deadline
                     for key, _ in events:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -165,13 +165,17 @@ def _enter(
     confine_network_plugins()
 
 
-def _answer(data: bytes) -> bytes:
-    """Carry out a request in the namespaces of its node, and return the encoded answer."""
-    return msgspec.msgpack.encode(_outcome(_request_decoder.decode(data)))
+def _answer(data: bytes, ends: Collection[int]) -> bytes:
+    """Carry out a request in the namespaces of its node, and return the encoded answer.
+
+    ends: descriptors; as soon as one of them can be read, the plugin is killed, and SystemExit is
+        raised.
+    """
+    return msgspec.msgpack.encode(_outcome(_request_decoder.decode(data), ends))
 
 
-def _outcome(request: _Request) -> _Answer:
-    runtime = _runtime(request.plugins)
+def _outcome(request: _Request, ends: Collection[int]) -> _Answer:
+    runtime = _runtime(request.plugins, ends)
     try:
         network = request.plugins.network
         match request:
@@ -200,6 +204,6 @@ def _held(pause: ProcessId) -> closing[Process]:
     return closing(Process(pause))
 
 
-def _runtime(plugins: NodePlugins) -> Runtime:
-    executor = PluginExecutor(plugins.directories, _ENVIRONMENT, plugins.timeout_s)
+def _runtime(plugins: NodePlugins, ends: Collection[int]) -> Runtime:
+    executor = PluginExecutor(plugins.directories, _ENVIRONMENT, plugins.timeout_s, ends)
     return Runtime(executor, ResultFiles(cache.DIRECTORY))
