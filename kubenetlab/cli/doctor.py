@@ -81,7 +81,7 @@ def _modes(machine_results: Sequence[CheckResult]) -> list[CheckResult]:
     from kubenetlab.kernel.features.detection import has_program
     from kubenetlab.kernel.features.doctor import CheckResult
     from kubenetlab.kernel.processes.permissions import is_root
-    from kubenetlab.lab.requirements import unmet_requirements
+    from kubenetlab.lab.requirements import missing_plugins, unmet_requirements
 
     available = {result.name for result in machine_results if result.state == "ok"}
     results = []
@@ -90,6 +90,7 @@ def _modes(machine_results: Sequence[CheckResult]) -> list[CheckResult]:
         title, mode = f"{family} {name}", modes.load(family, name, {})
         needs = mode.needs
         unmet = list(unmet_requirements(title, needs, is_root=is_root(), has_program=has_program))
+        unmet += missing_plugins(title, mode.requirements)
         missing = [feature for feature in needs.all_features if feature not in available]
         if required := [entry for entry in missing if entry in mode.requirements.all_features]:
             unmet.append(f"missing kernel features: {', '.join(required)}")

@@ -20,8 +20,14 @@ from kubenetlab.datapath import modes
 from kubenetlab.datapath.modes import Needs
 from kubenetlab.datapath.network.pool_tunnels import pool_features
 from kubenetlab.errors import RequirementError
-from kubenetlab.kernel.features.detection import has_ipv6, has_program, install_hint
+from kubenetlab.kernel.features.detection import (
+    PLUGINS_PACKAGE,
+    has_ipv6,
+    has_program,
+    install_hint,
+)
 from kubenetlab.kernel.features.probing import ProbeOutcome
+from kubenetlab.kernel.processes.cni_plugins import plugin_path
 from kubenetlab.kernel.processes.permissions import is_root, require_permissions
 
 
@@ -130,6 +136,19 @@ def unmet_requirements(
     for program in needs.programs:
         if not has_program(program):
             yield f"this machine lacks {install_hint(program)}, for {title}"
+
+
+def missing_plugins(title: str, needs: Needs) -> Iterator[str]:
+    """Yield the CNI plugins that a mode calls and that are not installed, in one message.
+
+    They are no requirement of a lab: its pods wait, with an event that names the plugin.
+    """
+    plugins = needs.plugins
+    if missing := [name for name in plugins if plugin_path(name, plugins[name]) is None]:
+        yield (
+            f"no CNI plugins {', '.join(missing)} in {', '.join(plugins[missing[0]])} "
+            f"(apt-get install {PLUGINS_PACKAGE}), for {title}"
+        )
 
 
 def missing_features(title: str, needs: Needs) -> Iterator[str]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from kubenetlab.datapath.cni.conflist import DIRECTORIES
+from kubenetlab.kernel.processes.cni_plugins import plugin_path
 from tests.labs.frames import captured_frames, tunnelled
 from tests.labs.lab import Lab
 
@@ -19,10 +19,8 @@ PLUGINS_ADVICE = (
 
 def has_plugins(*names: str) -> bool:
     """Return True if the machine has some CNI plugins; by default those of the default list."""
-    return all(
-        any(Path(directory, name).is_file() for directory in DIRECTORIES)
-        for name in names or ("bridge", "host-local", "portmap")
-    )
+    needed = names or ("bridge", "host-local", "portmap")
+    return all(plugin_path(name, DIRECTORIES) is not None for name in needed)
 
 
 def manifest(family: str, cni: str, fabric: str = "{}") -> str:

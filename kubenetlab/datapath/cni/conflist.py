@@ -111,6 +111,12 @@ class Mode(ModeOptions, frozen=True):
     timeout: Annotated[int, Meta(ge=1, le=600)] = 30
 
     @property
+    def requirements(self) -> Needs:
+        network, _ = conflist.load(templates.sample(self.configuration))
+        names = network.program_names if network is not None else ()
+        return structs.replace(self.needs, plugins=dict.fromkeys(names, self.bin_dirs))
+
+    @property
     def facts(self) -> NetworkFacts:
         network, _ = conflist.load(templates.sample(self.configuration))
         gets_requests = network is not None and "ips" in network.capabilities

@@ -40,6 +40,8 @@ class Needs(Struct, frozen=True):
     """Kernel features that only some modes need, likewise; `up` probes them."""
     root: str = ""
     """Part of the mode that needs root, such as `eBPF programs`; empty without any."""
+    plugins: Mapping[str, tuple[str, ...]] = {}
+    """CNI plugin → its possible directories. A lab is made without plugins, but its pods wait."""
 
     @property
     def all_features(self) -> tuple[str, ...]:

@@ -23,6 +23,9 @@ PACKAGES: Final[Mapping[str, str]] = {
 }
 """Program or library → Debian package that contains it."""
 
+PLUGINS_PACKAGE: Final = "containernetworking-plugins"
+"""Debian package of the CNI plugins of the project containernetworking."""
+
 BRIDGE_NETFILTER = "/proc/sys/net/bridge/bridge-nf-call-iptables"
 
 

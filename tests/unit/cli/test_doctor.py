@@ -9,6 +9,7 @@ from kubenetlab.datapath import modes
 from kubenetlab.kernel.features import detection
 from kubenetlab.kernel.features.doctor import CheckResult
 from kubenetlab.kernel.processes import permissions
+from kubenetlab.lab import requirements
 
 
 def results(*missing: str) -> dict[str, CheckResult]:
@@ -28,6 +29,7 @@ def complete_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the machine have every program and root."""
     monkeypatch.setattr(detection, "has_program", lambda program: True)
     monkeypatch.setattr(permissions, "is_root", lambda: True)
+    monkeypatch.setattr(requirements, "plugin_path", lambda name, directories: f"/cni/{name}")
 
 
 def test_a_feature_of_some_options_does_not_make_a_mode_unavailable() -> None:
@@ -43,3 +45,35 @@ def test_a_feature_of_the_default_options_makes_a_mode_unavailable() -> None:
     assert shown["cni weave"].state == "optional"
     assert shown["cni weave"].detail == "missing kernel features: vxlan"
     assert shown["cni calico"].state == "ok"
+
+
+@pytest.mark.parametrize(
+    ("family", "name"), [(f, n) for f in modes.FAMILIES for n in modes.known(f)]
+)
+def test_a_missing_program_makes_a_mode_unavailable(
+    family: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The line names each program that the default options need, with its package."""
+    title, needs = f"{family} {name}", modes.load(family, name, {}).requirements
+    assert results()[title].state == "ok"
+    for program in needs.programs:
+        monkeypatch.setattr(detection, "has_program", lambda asked, gone=program: asked != gone)
+        shown = results()[title]
+        assert shown.state == "optional"
+        assert f"{program} (apt-get install {detection.PACKAGES[program]})" in shown.detail
+
+
+def test_missing_plugins_make_the_mode_conflist_unavailable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The line names those that the default list calls, their directories and the package."""
+    monkeypatch.setattr(
+        requirements, "plugin_path", lambda name, directories: None if name != "bridge" else name
+    )
+    shown = results()["cni conflist"]
+    assert shown.state == "optional"
+    assert shown.detail == (
+        "no CNI plugins portmap, host-local in /opt/cni/bin, /usr/lib/cni, /usr/libexec/cni "
+        "(apt-get install containernetworking-plugins), for cni conflist"
+    )
+    assert results()["cni bridge"].state == "ok"
