@@ -14,6 +14,8 @@ from typing import Any, ClassVar, Literal
 
 from msgspec import Struct
 
+from kubenetlab.api.json_types import JsonMapping
+
 Unmodelled = Any
 """Type of a field that Kubernetes defines and the lab does not use."""
 
@@ -260,6 +262,11 @@ class Resource(Record, frozen=True):
 
     metadata: ObjectMeta
     """Metadata of the object."""
+
+    @classmethod
+    def converted(cls, document: JsonMapping) -> JsonMapping:
+        """Return a document with this type's spelling of values that have several."""
+        return document
 
     @property
     def name(self) -> str:

@@ -7,6 +7,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from kubenetlab.api.calico.as_numbers import parse_as_number
 from kubenetlab.api.calico.bgp import (
     AS_NUMBER_ANNOTATION,
     CLUSTER_ID_ANNOTATION,
@@ -123,7 +124,7 @@ def bgp_node(node: Node, view: BGPView) -> BGPNode:
     passwords = peer_passwords(annotations) if kube_router.peers else ()
     return BGPNode(
         node.labels if view.peers else {},
-        int(annotations.get(AS_NUMBER_ANNOTATION, 0)),
+        parse_as_number(annotations.get(AS_NUMBER_ANNOTATION, "")) or 0,
         annotations.get(CLUSTER_ID_ANNOTATION, ""),
         EXCLUDED_LABEL in node.labels,
         kube_router,

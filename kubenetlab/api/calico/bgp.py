@@ -12,8 +12,10 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta, field
 
+from kubenetlab.api.calico.as_numbers import ASNumber, with_as_numbers
 from kubenetlab.api.calico.ip_pools import OTHER_API_VERSIONS
 from kubenetlab.api.calico.selectors import parse_selector
+from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.meta import Labels, ObjectMeta, Record, Resource, Unmodelled
 from kubenetlab.api.text.decode import Finding, found
 from kubenetlab.api.text.documents import Path
@@ -33,12 +35,9 @@ AS_NUMBER_ANNOTATION: Final = "projectcalico.org/ASNumber"
 """Annotation of a Node: its own autonomous system."""
 CLUSTER_ID_ANNOTATION: Final = "projectcalico.org/RouteReflectorClusterID"
 """Annotation of a Node that reflects routes: the id of its cluster, in the form of an address."""
-MAX_AS_NUMBER: Final = 0xFFFFFFFF
 MAX_HOPS: Final = 255
 MAX_RESTART_S: Final = 4095
 """Longest restart time that fits into a BGP message, in seconds (RFC 4724)."""
-
-ASNumber = Annotated[int, Meta(ge=1, le=MAX_AS_NUMBER, title="an AS number")]
 
 
 class SecretKey(Record, frozen=True):
@@ -137,6 +136,10 @@ class BGPConfiguration(Resource, frozen=True):
     metadata: ObjectMeta
     spec: BGPConfigurationSpec = BGPConfigurationSpec()
 
+    @classmethod
+    def converted(cls, document: JsonMapping) -> JsonMapping:
+        return with_as_numbers(document)
+
     @property
     def node(self) -> str:
         """Name of the only node that it concerns; empty for all nodes."""
@@ -194,6 +197,10 @@ class BGPPeer(Resource, frozen=True):
 
     metadata: ObjectMeta
     spec: BGPPeerSpec = BGPPeerSpec()
+
+    @classmethod
+    def converted(cls, document: JsonMapping) -> JsonMapping:
+        return with_as_numbers(document)
 
     @property
     def address(self) -> str:
@@ -342,13 +349,6 @@ def validate_bgp_peer(peer: BGPPeer) -> Iterator[Finding]:
 def _password_findings(password: BGPPassword | None, path: Path) -> Iterator[Finding]:
     if password is not None and password.secret_key_ref is None:
         yield Finding((*path, "secretKeyRef"), "expected name and key of a Secret, found nothing")
-
-
-def as_number_fault(text: str) -> str | None:
-    """Return why the value of an annotation is not an AS number, or None if it is one."""
-    if text.isascii() and text.isdigit() and 1 <= int(text[:11]) <= MAX_AS_NUMBER:
-        return None
-    return f"expected an AS number from 1 to {MAX_AS_NUMBER}, found {found(text)}"
 
 
 def cluster_id_fault(text: str) -> str | None:

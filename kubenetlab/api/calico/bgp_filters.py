@@ -11,8 +11,9 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta, field
 
-from kubenetlab.api.calico.bgp import ASNumber
+from kubenetlab.api.calico.as_numbers import ASNumber, with_as_numbers
 from kubenetlab.api.calico.ip_pools import OTHER_API_VERSIONS
+from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.meta import ObjectMeta, Record, Resource, Unmodelled
 from kubenetlab.api.text.decode import Finding, found
 from kubenetlab.api.text.documents import Path
@@ -124,6 +125,10 @@ class BGPFilter(Resource, frozen=True):
 
     metadata: ObjectMeta
     spec: BGPFilterSpec = BGPFilterSpec()
+
+    @classmethod
+    def converted(cls, document: JsonMapping) -> JsonMapping:
+        return with_as_numbers(document)
 
     def rules(self, direction: Direction, version: int) -> tuple[FilterRule, ...]:
         """Return the rules for a direction and an IP version."""

@@ -111,7 +111,7 @@ def decode_object(value: JsonMapping, type_: type[Resource]) -> Decoded[Resource
     """Decode a document of a known kind: set the namespace `default`, and drop the status."""
     if type_ is ClusterConfig:
         return _decode_config(value)
-    decoded = decode(_fields(value), type_)
+    decoded = decode(type_.converted(_fields(value)), type_)
     return Decoded(
         _with_namespace(decoded.value), decoded.findings, _with_namespace(decoded.repaired)
     )

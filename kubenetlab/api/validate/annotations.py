@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final, get_args
 
 from kubenetlab.api.annotation_values import conditions_in, names_in, ports_in, split_list
+from kubenetlab.api.calico.as_numbers import as_number_fault
 from kubenetlab.api.calico.bgp import (
     AS_NUMBER_ANNOTATION,
     CLUSTER_ID_ANNOTATION,
-    as_number_fault,
     cluster_id_fault,
 )
 from kubenetlab.api.core import IP_MODE_ANNOTATION, IpMode
