@@ -33,6 +33,10 @@ def test_a_network_is_installed_in_a_running_lab(lab: Lab, cni: str) -> None:
         status == "False" and "cni plugin not initialized" in message
         for status, message in conditions(lab)
     )
+    described = lab.run("describe", "node", "worker").out
+    assert "PodCIDR:" in described
+    assert "Pod gateway" not in described
+    assert "Pod addresses" not in described
     pods: list[Any] = [lab.pod(name) for name in "abc"]
     assert [(pod["phase"], pod["addresses"]) for pod in pods] == [("Pending", [])] * 3
     installed = lab.run("up", "--cni", cni, status=None)

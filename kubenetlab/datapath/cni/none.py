@@ -20,7 +20,7 @@ from kubenetlab.hoststate.object import Object
 class Mode(ModeOptions, frozen=True):
     """Options: none."""
 
-    facts = NetworkFacts(has_network=False)
+    facts = NetworkFacts(has_network=False, has_gateway=False)
 
     def network(self, node: NodeView) -> PodNetwork:
         return PodNetwork(node.mtu, node.cluster_cidrs)

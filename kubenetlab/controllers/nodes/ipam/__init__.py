@@ -128,9 +128,11 @@ def gateways(cluster: Cluster, node: Node) -> list[str]:
 def pod_addresses(cluster: Cluster, node: Node) -> list[str]:
     """Return the first and the last address for pods in a node's ranges, as `first-last`.
 
-    Pools have other addresses of the ranges. The list is empty if the IPAM has no range for a node.
+    Pools have other addresses of the ranges. The list is empty if the IPAM has no range for a node,
+    and without a CNI plugin.
     """
-    if not ALLOCATORS[network(cluster).ipam].has_node_ranges:
+    facts = network(cluster)
+    if not facts.has_network or not ALLOCATORS[facts.ipam].has_node_ranges:
         return []
     options = host_local_options(cluster.config.networking)
     subnets = map(ip.network, node_ranges(cluster, node))

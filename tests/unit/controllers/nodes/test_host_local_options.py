@@ -76,6 +76,15 @@ def test_pods_get_the_addresses_of_the_range(
     assert "no IP addresses available in range set: 10.244.0." in message
 
 
+def test_nodes_without_a_plugin_have_no_addresses_for_pods() -> None:
+    """The controller manager assigns a podCIDR nevertheless; nothing uses it."""
+    cluster = store(cluster_of("{}", "none").replace(", ipam: {}", ""))
+    (node,) = cluster.all(Node)
+    assert node.spec.pod_cidrs
+    assert gateways(cluster, node) == []
+    assert pod_addresses(cluster, node) == []
+
+
 @given(
     prefix=st.integers(20, 30),
     start=st.integers(-20, 20),
