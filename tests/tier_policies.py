@@ -31,6 +31,7 @@ _ADDRESSES: st.SearchStrategy[Document] = st.sampled_from(
         {"nodes": {"matchLabels": {"kubernetes.io/hostname": "worker"}}},
         {"nodes": {"matchExpressions": [{"key": "absent", "operator": "Exists"}]}},
         {"networks": ["0.0.0.0/0"]},
+        {"domainNames": ["*.example.com"]},
         {"networks": ["198.51.100.0/24", "2001:db8::/32"]},
         {"networks": ["10.244.1.5/24", "::/0"]},
     ]
@@ -53,7 +54,7 @@ def _rules(
 ) -> st.SearchStrategy[list[Document]]:
     rule = st.builds(
         lambda action, some, protocols: {
-            "action": action,
+            "action": "Accept" if any("domainNames" in each for each in some) else action,
             peers: some,
             **({"protocols": protocols} if protocols else {}),
         },

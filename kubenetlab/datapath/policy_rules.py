@@ -15,16 +15,19 @@ from msgspec import Struct
 from kubenetlab.api.core import Namespace
 from kubenetlab.api.object_map import ObjectKey
 from kubenetlab.api.policies.network_policy import NetworkPolicy
+from kubenetlab.api.policies.tiers import TIER_KINDS
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath.modes import PolicyEngine
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.policy.members import PodGroup, Pods, PolicyPod, members, policy_pods
 from kubenetlab.datapath.policy.rules import IsolatingPolicy, PortName, isolating
+from kubenetlab.datapath.policy.tiers import addressees, in_tier
 from kubenetlab.hoststate.rules.rulesets import RuleObject, RuleSet, Subject, SubjectRules
 from kubenetlab.versioned import ChangedEntries, VersionedMap
 
 _Rules = tuple[SubjectRules[RuleObject], ...]
-_Policies = VersionedMap[ObjectKey, tuple[IsolatingPolicy, ...]]
+_Policies = VersionedMap[tuple[str, str, str], tuple[IsolatingPolicy, ...]]
+"""Directions of policies by (kind, namespace, name)."""
 RuleSets = tuple[RuleSet[RuleObject], ...]
 """One rule set for each backend that has rules."""
 
@@ -62,9 +65,9 @@ def policy_rules(
 
     versions: IP versions of the pods.
     """
-    if NetworkPolicy not in engine.enforced_kinds or not cluster.by_key(NetworkPolicy):
+    if not any(cluster.by_key(kind) for kind in engine.enforced_kinds):
         return NO_POLICIES
-    policies = cache.each("isolating policies", isolating, cluster.by_key(NetworkPolicy))
+    policies = _policies(cluster, cache, engine)
     pods = policy_pods(cluster, cache)
     return cache.by_identity(
         ("policy rules", engine, versions),
@@ -73,6 +76,38 @@ def policy_rules(
         pods,
         cluster.by_key(Namespace),
     )
+
+
+def _policies(cluster: Cluster, cache: PlanCache, engine: PolicyEngine) -> _Policies:
+    """Return the policies of all kinds that the engine enforces."""
+    peers = addressees(cluster)
+    by_kind: dict[str, VersionedMap[ObjectKey, tuple[IsolatingPolicy, ...]]] = {}
+    if NetworkPolicy in engine.enforced_kinds:
+        by_kind[NetworkPolicy.kind] = cache.each(
+            ("isolating policies", NetworkPolicy), isolating, cluster.by_key(NetworkPolicy)
+        )
+    for kind in TIER_KINDS:
+        if kind in engine.enforced_kinds:
+            by_kind[kind.kind] = cache.each(
+                ("isolating policies", kind), in_tier, cluster.by_key(kind), peers
+            )
+    return cache.follow(
+        ("all policies", engine), partial(_merged, tuple(by_kind)), *by_kind.values()
+    )
+
+
+def _merged(
+    kinds: tuple[str, ...],
+    former: _Policies | None,
+    *news: ChangedEntries[ObjectKey, tuple[IsolatingPolicy, ...]],
+) -> _Policies:
+    """Return the policies of several kinds as one mapping."""
+    changes = {
+        (kind, *key): now
+        for kind, of_kind in zip(kinds, news, strict=True)
+        for key, (_, now) in of_kind.items()
+    }
+    return (_Policies() if former is None else former).with_changes(changes)
 
 
 def _all(

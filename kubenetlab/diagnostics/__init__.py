@@ -13,6 +13,7 @@ from typing import Final
 from kubenetlab.api.store import Cluster
 from kubenetlab.diagnostics.bgp import check_bgp
 from kubenetlab.diagnostics.cni_agents import check_cni_agents, check_plugins
+from kubenetlab.diagnostics.domain_names import check_domain_names
 from kubenetlab.diagnostics.duplicates import check_duplicates
 from kubenetlab.diagnostics.gateways import check_gateways
 from kubenetlab.diagnostics.ip_pools import check_ip_pools
@@ -60,6 +61,7 @@ CHECKS: Final[tuple[Callable[[Cluster, Templates], Iterator[Diagnostic]], ...]] 
     check_kube_router,
     check_password,
     check_priorities,
+    check_domain_names,
     check_policies,
 )
 

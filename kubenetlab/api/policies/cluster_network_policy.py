@@ -45,6 +45,17 @@ def selects(
     return in_namespace and pods.pod_selector.matches(pod)
 
 
+def matches_domain(pattern: str, name: str) -> bool:
+    """Return True if a domain name of a policy matches the name of a host.
+
+    `*.example.com` matches all names below example.com, with any number of labels.
+    """
+    pattern, name = (text.lower().removesuffix(".") for text in (pattern, name))
+    if pattern.startswith("*."):
+        return name.endswith(pattern[1:]) and len(name) > len(pattern) - 1
+    return name == pattern
+
+
 class ClusterNetworkPolicySubject(Record, frozen=True):
     """Pods to which a policy applies, by exactly one field. Pods with hostNetwork are left out."""
 
@@ -79,7 +90,7 @@ class ClusterNetworkPolicyEgressPeer(Record, frozen=True):
     networks: Annotated[tuple[str, ...], Meta(min_length=1, max_length=_MAX_ENTRIES)] = ()
     """Ranges of addresses. Those of pods and nodes count, too."""
     domain_names: Annotated[tuple[str, ...], Meta(min_length=1, max_length=_MAX_ENTRIES)] = ()
-    """DNS names such as example.com or *.example.com. Only for the action Accept."""
+    """Names of external hosts, such as example.com or *.example.com. Only with Accept."""
 
 
 class DestinationPortRange(Record, frozen=True):

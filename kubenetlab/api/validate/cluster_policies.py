@@ -34,6 +34,7 @@ from kubenetlab.api.policies.cluster_network_policy import (
 from kubenetlab.api.text.decode import Finding, found
 from kubenetlab.api.text.documents import Path
 from kubenetlab.api.validate.metadata import validate_selector
+from kubenetlab.api.validate.syntax import port_name_fault
 from kubenetlab.api.values import ip
 
 _MAX_RULE_NAME: Final = 100
@@ -226,6 +227,8 @@ def _validate_protocol(entry: ClusterNetworkPolicyProtocol, path: Path) -> Itera
     yield from _exactly_one(
         matches | {"destinationNamedPort": entry.destination_named_port or None}, path
     )
+    if entry.destination_named_port:
+        yield from _warn_of_name(entry.destination_named_port, (*path, "destinationNamedPort"))
     for name, match in matches.items():
         if match is None:
             continue
@@ -251,10 +254,18 @@ def _validate_port(entry: AdminNetworkPolicyPort, path: Path) -> Iterator[Findin
         },
         path,
     )
+    if entry.named_port:
+        yield from _warn_of_name(entry.named_port, (*path, "namedPort"))
     if entry.port_range is not None:
         yield from _validate_range(
             entry.port_range.start, entry.port_range.end, (*path, "portRange")
         )
+
+
+def _warn_of_name(name: str, path: Path) -> Iterator[Finding]:
+    """Yield a warning about the name of a port that no container can have."""
+    if fault := port_name_fault(name):
+        yield Finding(path, f"no container port can have this name: {fault}", is_warning=True)
 
 
 def _validate_range(start: int, end: int, path: Path) -> Iterator[Finding]:

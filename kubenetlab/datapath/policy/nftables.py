@@ -1,21 +1,28 @@
-"""nftables: verdict maps lead from a pod's address to the policies that isolate it.
+"""nftables: verdict maps lead from a pod's address to the policies that apply to it.
 
-    forward  →  replies and established connections: accept
-             →  a pod to itself: accept
-             →  map egress-pods: the chain of the source, if policies isolate it
-             →  ingress  →  map ingress-pods: the chain of the destination, if policies isolate it
-                         →  accept
+    egress (hook forward)         →  replies and established connections: accept
+                                  →  map egress-admin: rules of the tier Admin for the source
+                                  →  map egress-pods: the chain of the source, if NetworkPolicies
+                                     isolate it
+                                  →  map egress-baseline: rules of the tier Baseline
+    ingress (hook forward, next)  →  likewise for the destination
+    input (hook input)            →  established, egress-admin and egress-baseline, as in egress
 
-    isolated-egress-…   →  policy-egress-…  (one for each policy)  →  drop
-    policy-egress-…     →  a rule matches: on to the chain ingress
-    isolated-ingress-…  →  policy-ingress-… (one for each policy)  →  drop
-    policy-ingress-…    →  a rule matches: accept
+    isolated-…  →  policy-… (one for each policy): a rule matches: accept
+                →  a pod to itself, by a Service: accept
+                →  drop
+    admin-…     →  the rules of all policies of a tier that apply to a pod, in order: accept, drop,
+    baseline-…     or return for the action Pass
 
-The rules are in the tables `ip network-policy` and `ip6 network-policy`. Pods that the same
-policies isolate share a chain. Pods that the same selector matches are one set, whatever policies
-have it, so a packet passes the same number of rules with ten pods as with a thousand. Packets
-between a node and its own pods are not forwarded, so no policy applies to them. Each rule has the
-name of its policy, and its number there, as comment.
+The rules are in the tables `ip network-policy` and `ip6 network-policy`. `accept` in the chain
+egress ends this chain alone: ingress follows. Pods to which the same policies apply share a chain.
+Pods that the same selector matches are one set, whatever policies have it, so a packet passes the
+same number of rules with ten pods as with a thousand. Each rule has the name of its policy, and its
+number there, as comment.
+
+Packets between a node and its own pods are not forwarded, so no NetworkPolicy applies to them.
+Rules of tiers for egress do, in the chain input. Neighbour discovery of IPv6, which conntrack does
+not track, always passes.
 
 A connection that a policy once allowed goes on when the policy changes.
 """
@@ -24,15 +31,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Final
 
 from msgspec import Struct
 
+from kubenetlab.api.policies.cluster_network_policy import Action
 from kubenetlab.api.policies.network_policy import Direction, NetworkPolicy
+from kubenetlab.api.policies.tiers import TIER_KINDS
 from kubenetlab.api.values import ip
 from kubenetlab.datapath.modes import ModeOptions, Needs, PodNetwork
 from kubenetlab.datapath.policy.members import PodGroup, PolicyPod
-from kubenetlab.datapath.policy.rules import IsolatingPolicy, PolicyRule, PortName, PortRange
+from kubenetlab.datapath.policy.rules import (
+    IsolatingPolicy,
+    PolicyRule,
+    PortName,
+    PortRange,
+    stages,
+)
 from kubenetlab.datapath.view import NodeView
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.rules.nftables import (
@@ -62,27 +78,50 @@ from kubenetlab.hoststate.rules.nftables.statements import (
     drop,
     goto,
     jump,
+    return_,
 )
 from kubenetlab.hoststate.rules.rulesets import RuleObject, SubjectRules
 from kubenetlab.names import NETWORK_POLICY_TABLE
 
 TABLE: Final = NETWORK_POLICY_TABLE
 _PAIRS: Final = "own-addresses"
-_DISPATCH: Final = "ingress"
 _ADDRESS_TYPES: Final = {"ip": "ipv4_addr", "ip6": "ipv6_addr"}
-_MAPS: Final[Mapping[Direction, str]] = {"Egress": "egress-pods", "Ingress": "ingress-pods"}
+_DIRECTIONS: Final[tuple[Direction, ...]] = ("Egress", "Ingress")
+_STAGES: Final[Mapping[str, str]] = {
+    "admin": "rules of the tier Admin for the {} of pods",
+    "pods": "pods whose {} is isolated",
+    "baseline": "rules of the tier Baseline for the {} of pods",
+}
+"""Last part of the names of maps → comment."""
+_BASE_CHAINS: Final[Mapping[str, tuple[Hook, Sequence[str]]]] = {
+    "egress": (
+        Hook("filter", "forward", 0),
+        ("egress-admin", "egress-pods", "egress-baseline"),
+    ),
+    "ingress": (
+        Hook("filter", "forward", 1),
+        ("ingress-admin", "ingress-pods", "ingress-baseline"),
+    ),
+    "input": (Hook("filter", "input", 0), ("egress-admin", "egress-baseline")),
+}
+"""Base chain → its hook, and the maps in which it looks up the pod."""
 _SELECTORS: Final[Mapping[Direction, tuple[str, str]]] = {
     "Egress": ("saddr", "daddr"),
     "Ingress": ("daddr", "saddr"),
 }
-"""Direction → (part of the header with the isolated pod, part with its peer)."""
+"""Direction → (part of the header with the pod to which policies apply, part with its peer)."""
+_ACTIONS: Final[Mapping[Action, tuple[AnyStatement, ...]]] = {
+    "Accept": (accept,),
+    "Deny": (Counter(), drop),
+    "Pass": (return_,),
+}
 
 
 class Mode(ModeOptions, frozen=True):
     """Options: none."""
 
     needs = Needs(programs=("nft",), features=("nft vmap",))
-    enforced_kinds = (NetworkPolicy,)
+    enforced_kinds = (NetworkPolicy, *TIER_KINDS)
 
     def node(self, node: NodeView, network: PodNetwork) -> Iterator[Object]:
         for family in node.families:
@@ -104,7 +143,8 @@ class Mode(ModeOptions, frozen=True):
         yield port_rules(FamilyTable.of(version), port, pods)
 
     def policy(self, version: int, policy: IsolatingPolicy) -> Iterator[SubjectRules[RuleObject]]:
-        yield policy_rules(FamilyTable.of(version), policy)
+        if policy.tier is None:  # those of tiers are in the chains of their pods
+            yield policy_rules(FamilyTable.of(version), policy)
 
 
 class FamilyTable(Struct, frozen=True):
@@ -149,21 +189,17 @@ def base(table: FamilyTable) -> Iterator[NftObject]:
     """Yield the table without any policy, in which every packet is accepted."""
     verdicts, pairs = table.type(value=VERDICT), table.type(_ADDRESS_TYPES[table.family])
     yield Table(table.netns, table.family, TABLE, "network policies of pods")
-    yield table.collection(_MAPS["Egress"], verdicts, "pods whose egress is isolated")
-    yield table.collection(_MAPS["Ingress"], verdicts, "pods whose ingress is isolated")
     yield table.collection(_PAIRS, pairs, "isolated pods to themselves")
-    source, destination = f"{table.family} saddr", f"{table.family} daddr"
-    yield table.chain(_DISPATCH, (rule(MapVerdict((destination,), _MAPS["Ingress"])), rule(accept)))
-    yield table.chain(
-        "forward",
-        (
-            rule(Match("ct state", "established,related"), accept),
-            rule(InSet((source, destination), _PAIRS), accept),
-            rule(MapVerdict((source,), _MAPS["Egress"])),
-            rule(goto(_DISPATCH)),
-        ),
-        Hook("filter", "forward", 0),
-    )
+    established = rule(Match("ct state", "established,related,untracked"), accept)
+    lookups: dict[str, Rule] = {}
+    for direction in _DIRECTIONS:
+        for stage, comment in _STAGES.items():
+            name = _map(direction, stage)
+            address = f"{table.family} {_SELECTORS[direction][0]}"
+            yield table.collection(name, verdicts, comment.format(direction.lower()))
+            lookups[name] = rule(MapVerdict((address,), name))
+    for chain, (hook, maps) in _BASE_CHAINS.items():
+        yield table.chain(chain, (established, *(lookups[name] for name in maps)), hook)
 
 
 def isolation_rules(
@@ -171,27 +207,60 @@ def isolation_rules(
 ) -> TableRules:
     """Return the elements and chains of a pod on its node.
 
-    policies: all policies that isolate it.
+    policies: all policies that apply to it.
     """
     chains: list[InTable] = []
     elements: list[InTable] = []
     addresses = [each for each in pod.addresses if ip.version_of(each) == table.version]
     verdicts, pairs = table.type(value=VERDICT), table.type(_ADDRESS_TYPES[table.family])
-    for direction, name in _MAPS.items():
-        isolating = [policy for policy in policies if policy.direction == direction]
-        if not isolating:
-            continue
-        chain = isolated_chain(isolating)
-        jumps = [rule(jump(policy_chain(policy))) for policy in isolating]
-        denied = rule(Counter(), drop, comment="isolated by network policies")
-        chains.append(table.chain(chain, (*jumps, denied)))
-        elements += (
-            table.element(name, verdicts, (address,), pod.full_name, goto(chain))
-            for address in addresses
-        )
-    if policies:
+    for direction in _DIRECTIONS:
+        in_stages = stages(policies, direction)
+        for stage, chain, verdict in (
+            ("admin", _tier_chain(table, in_stages.admin), jump),
+            ("pods", _isolated_chain(table, in_stages.isolating), goto),
+            ("baseline", _tier_chain(table, in_stages.baseline), jump),
+        ):
+            if chain is not None:
+                name = _map(direction, stage)
+                chains.append(chain)
+                elements += (
+                    table.element(name, verdicts, (address,), pod.full_name, verdict(chain.name))
+                    for address in addresses
+                )
+    if any(policy.tier is None for policy in policies):
         elements += (table.element(_PAIRS, pairs, (address, address)) for address in addresses)
     return TableRules("nftables", table.family, pod.full_name, tuple(elements), tuple(chains))
+
+
+def _map(direction: Direction, stage: str) -> str:
+    """Return the name of the map from pods to their chains in a stage."""
+    return f"{direction.lower()}-{stage}"
+
+
+@lru_cache(1024)
+def _isolated_chain(table: FamilyTable, policies: Sequence[IsolatingPolicy]) -> Chain | None:
+    """Return the chain of the pods that some NetworkPolicies isolate; None without policies."""
+    if not policies:
+        return None
+    jumps = [rule(jump(policy_chain(policy))) for policy in policies]
+    pair = (f"{table.family} saddr", f"{table.family} daddr")
+    itself = rule(InSet(pair, _PAIRS), accept, comment="a pod to itself")
+    denied = rule(Counter(), drop, comment="isolated by network policies")
+    return table.chain(isolated_chain(policies), (*jumps, itself, denied))
+
+
+@lru_cache(1024)
+def _tier_chain(table: FamilyTable, policies: Sequence[IsolatingPolicy]) -> Chain | None:
+    """Return the chain with the rules of some policies of a tier; None without policies.
+
+    Pass ends the tier, so all rules have to be in one chain. Its name changes with the rules.
+    """
+    if not policies:
+        return None
+    rules = [each for policy in policies for each in _rules(table, policy)]
+    stage = str(policies[0].tier).lower()
+    digest = _digest(*map(str, rules))
+    return table.chain(f"{stage}-{policies[0].direction.lower()}-{digest}", rules)
 
 
 def group_rules(table: FamilyTable, group: PodGroup, pods: Sequence[PolicyPod]) -> TableRules:
@@ -232,16 +301,18 @@ def port_rules(table: FamilyTable, port: PortName, pods: Sequence[PolicyPod]) ->
 
 
 def policy_rules(table: FamilyTable, policy: IsolatingPolicy) -> TableRules:
-    """Return the chain of a policy in one direction."""
-    verdict = goto(_DISPATCH) if policy.direction == "Egress" else accept
-    rules = [
-        rule(*peer, *port, verdict, comment=f"{policy.name} {policy.direction} rule {entry.index}")
-        for entry in policy.rules
-        for peer in _peers(table, policy.direction, entry)
-        for port in _ports(table, entry)
-    ]
+    """Return the chain of a NetworkPolicy in one direction."""
     name = policy_chain(policy)
-    return table.rules(name, (table.chain(name, rules),))
+    return table.rules(name, (table.chain(name, [*_rules(table, policy)]),))
+
+
+def _rules(table: FamilyTable, policy: IsolatingPolicy) -> Iterator[Rule]:
+    """Yield the rules of a policy in one direction, in order."""
+    for entry in policy.rules:
+        comment = f"{policy.title} {policy.direction} rule {entry.index}"
+        for peer in _peers(table, policy.direction, entry):
+            for port in _ports(table, entry):
+                yield rule(*peer, *port, *_ACTIONS[entry.action], comment=comment)
 
 
 def _peers(

@@ -1,8 +1,12 @@
-"""Rules of NetworkPolicies without selectors: groups of pods, ranges of addresses, and ports."""
+"""Rules of policies without selectors: groups of pods, ranges of addresses, and ports.
+
+The connections of a pod in one direction pass three stages: the policies of the tier Admin, the
+NetworkPolicies that isolate the pod, and the policies of the tier Baseline (`stages`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 from typing import TypeVar
@@ -10,6 +14,7 @@ from typing import TypeVar
 from msgspec import Struct
 
 from kubenetlab.api.containers import MAX_PORT, Protocol
+from kubenetlab.api.policies.cluster_network_policy import Action, Tier
 from kubenetlab.api.policies.network_policy import (
     Direction,
     IPBlock,
@@ -43,7 +48,7 @@ class PortName(Struct, frozen=True, order=True):
 
 
 class PolicyRule(Struct, frozen=True):
-    """Connections that a policy allows: those that match a peer and a port."""
+    """Connections that match a peer and a port, and the action for them."""
 
     index: int
     """Number of the rule in its list, from 0."""
@@ -57,6 +62,8 @@ class PolicyRule(Struct, frozen=True):
     """True if all ports and protocols are allowed, also those without ports."""
     ports: tuple[PortRange, ...]
     port_names: tuple[PortName, ...]
+    action: Action = "Accept"
+    """Rules of NetworkPolicies always accept."""
 
     def ranges_of(self, version: int) -> tuple[str, ...]:
         """Return the ranges of one IP version."""
@@ -64,14 +71,56 @@ class PolicyRule(Struct, frozen=True):
 
 
 class IsolatingPolicy(Struct, frozen=True):
-    """One direction of a policy."""
+    """One direction of a NetworkPolicy, which isolates pods, or of a policy of a tier."""
 
     name: str
-    """`namespace/name`"""
+    """`namespace/name`; the name alone in a tier."""
     direction: Direction
     subjects: PodGroup
-    """Pods that are isolated."""
+    """Pods to which the policy applies."""
     rules: tuple[PolicyRule, ...]
+    """Rules; in a tier the first that matches decides."""
+    kind: str = "NetworkPolicy"
+    """Kind of the object."""
+    tier: Tier | None = None
+    """Tier of the policy; None for a NetworkPolicy."""
+    priority: int = 0
+    """Place in the order of the tier; the lowest comes first."""
+
+    @property
+    def title(self) -> str:
+        """Name for comments of rules, with the kind if it is not NetworkPolicy."""
+        return self.name if self.tier is None else f"{self.kind} {self.name}"
+
+
+class Stages(Struct, frozen=True):
+    """Policies of one pod in one direction, by the stages in which they are evaluated."""
+
+    admin: tuple[IsolatingPolicy, ...]
+    """In order: Accept and Deny decide, Pass and no match lead to the next stage."""
+    isolating: tuple[IsolatingPolicy, ...]
+    """NetworkPolicies. If there are any, a connection that none of them allows is denied."""
+    baseline: tuple[IsolatingPolicy, ...]
+    """In order: Deny denies, anything else is allowed. Empty if NetworkPolicies isolate the pod."""
+
+
+def stages(policies: Iterable[IsolatingPolicy], direction: Direction) -> Stages:
+    """Return the stages of a pod to which some policies apply, given in any order."""
+    by_tier: dict[Tier | None, list[IsolatingPolicy]] = {}
+    for policy in policies:
+        if policy.direction == direction:
+            by_tier.setdefault(policy.tier, []).append(policy)
+    isolating = tuple(by_tier.get(None, ()))
+    return Stages(
+        _in_order(by_tier.get("Admin", ())),
+        isolating,
+        () if isolating else _in_order(by_tier.get("Baseline", ())),
+    )
+
+
+def _in_order(policies: Iterable[IsolatingPolicy]) -> tuple[IsolatingPolicy, ...]:
+    """Return policies of a tier in order; names decide between equal priorities."""
+    return tuple(sorted(policies, key=lambda policy: (policy.priority, policy.name, policy.kind)))
 
 
 def isolating(policy: NetworkPolicy) -> tuple[IsolatingPolicy, ...]:
@@ -124,14 +173,14 @@ def _rule(
         index,
         not peers,
         tuple(dict.fromkeys(groups)),
-        tuple(_ranges(blocks)),
+        tuple(disjoint_ranges(blocks)),
         not ports,
-        tuple(_merged(numbers)),
+        tuple(merged_ports(numbers)),
         tuple(sorted(set(names))),
     )
 
 
-def _ranges(blocks: Sequence[IPBlock]) -> Iterator[str]:
+def disjoint_ranges(blocks: Sequence[IPBlock]) -> Iterator[str]:
     """Yield the union of blocks, each without its exceptions, as disjoint ranges."""
     of_version = {
         version: [block for block in blocks if ip.version_of(block.cidr) == version]
@@ -159,7 +208,7 @@ def _difference(whole: N, hole: N) -> Iterator[N]:
         yield whole
 
 
-def _merged(ranges: Sequence[PortRange]) -> Iterator[PortRange]:
+def merged_ports(ranges: Sequence[PortRange]) -> Iterator[PortRange]:
     """Yield the union of ranges of ports as disjoint ranges, in order."""
     current: PortRange | None = None
     for entry in sorted(ranges):

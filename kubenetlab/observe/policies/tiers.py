@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
 from kubenetlab.api.core import Node
@@ -12,6 +12,7 @@ from kubenetlab.api.policies.cluster_network_policy import (
     ClusterNetworkPolicyIngressPeer,
     ClusterNetworkPolicyProtocol,
     Tier,
+    matches_domain,
     selects,
 )
 from kubenetlab.api.policies.network_policy import Direction
@@ -72,7 +73,7 @@ class TierRules:
         return tier_policies(self._cluster)
 
     def _is_peer(self, peer: _Peer, party: Party) -> bool:
-        """Return True if a party is a peer. Domain names match nothing: they are not enforced."""
+        """Return True if a party is a peer. Domain names are those of external hosts."""
         if peer.namespaces is not None or peer.pods is not None:
             pod = self._subjects.get(party.pod)
             return pod is not None and selects(
@@ -85,7 +86,21 @@ class TierRules:
                 party.address in node.addresses and peer.nodes.matches(node.labels)
                 for node in self._cluster.all(Node)
             )
-        return any(is_in(party.address, cidr) for cidr in peer.networks)
+        return any(is_in(party.address, cidr) for cidr in peer.networks) or any(
+            matches_domain(pattern, name)
+            for name in self._names.get(party.address, ())
+            for pattern in peer.domain_names
+        )
+
+    @cached_property
+    def _names(self) -> Mapping[str, Sequence[str]]:
+        """Address of an external host → its names."""
+        result: dict[str, list[str]] = {}
+        config = self._cluster.config
+        for host in config.external:
+            for address in host.addresses(config.networking.versions):
+                result.setdefault(address, []).append(host.name)
+        return result
 
     def _is_protocol(
         self, entry: ClusterNetworkPolicyProtocol, destination: Party, traffic: Traffic

@@ -8,7 +8,7 @@ from kubenetlab.api.policies.admin_network_policies import AdminNetworkPolicy
 from kubenetlab.api.policies.cluster_network_policy import ClusterNetworkPolicy
 from kubenetlab.api.policies.tiers import tier_policies
 from kubenetlab.cli.describe import policy_cells
-from tests.clusters import loaded, store
+from tests.clusters import loaded, problems_of, store
 from tests.unit.api.test_validate import assert_rejected
 
 VERSION = "apiVersion: policy.networking.k8s.io/v1alpha"
@@ -200,6 +200,16 @@ PORT = "spec.ingress[0].ports[0]"
 )
 def test_an_invalid_policy_is_rejected(text: str, message: str) -> None:
     assert_rejected(text, message)
+
+
+@pytest.mark.parametrize(
+    "text", [protocols("{destinationNamedPort: Web UI}"), ports("{namedPort: Web UI}")]
+)
+def test_the_name_of_a_port_that_cannot_exist_is_a_warning(text: str) -> None:
+    """The API accepts it; no container port can have it."""
+    (problem,) = problems_of(text)
+    assert problem.is_warning
+    assert problem.message.startswith("no container port can have this name: expected lower")
 
 
 def test_all_mistakes_are_reported_at_once() -> None:

@@ -69,7 +69,8 @@ def test_the_scope_of_a_cluster_network_policy(
         main("")
         + "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\n"
         + f"metadata: {{name: deny}}\nspec: {{tier: Admin, priority: 1, subject: {subject}, "
-        + f"{direction}: [{{action: Deny, {peers}: [{{namespaces: {{}}}}]}}]}}"
+        + f"{direction}: [{{action: Deny, {peers}: [{{namespaces: {{}}}}]}}]}}",
+        UNENFORCED,
     )
     assert diagnostic.code == NOT_ENFORCED
     assert diagnostic.title == "ClusterNetworkPolicy deny"

@@ -17,9 +17,9 @@ from kubenetlab.datapath.policy.rules import (
     IsolatingPolicy,
     PolicyRule,
     PortRange,
-    _merged,
-    _ranges,
+    disjoint_ranges,
     isolating,
+    merged_ports,
 )
 from kubenetlab.observe.policies.evaluator import Evaluator, Party, Traffic
 from tests.clusters import applied
@@ -148,7 +148,7 @@ def test_rules_have_the_verdicts_of_the_definition(
 )
 def test_blocks_become_disjoint_ranges(blocks: list[IPBlock], expected: list[str]) -> None:
     """An exception of one block does not apply to another one."""
-    assert list(_ranges(blocks)) == expected
+    assert list(disjoint_ranges(blocks)) == expected
 
 
 def test_ports_become_disjoint_ranges() -> None:
@@ -158,7 +158,7 @@ def test_ports_become_disjoint_ranges() -> None:
         PortRange("TCP", 80, 95),
         PortRange("TCP", 101, 101),
     ]
-    assert list(_merged(given_ranges)) == [PortRange("TCP", 80, 101), PortRange("UDP", 53, 53)]
+    assert list(merged_ports(given_ranges)) == [PortRange("TCP", 80, 101), PortRange("UDP", 53, 53)]
 
 
 def test_one_changed_pod_changes_only_its_groups() -> None:

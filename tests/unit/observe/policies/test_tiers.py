@@ -65,8 +65,16 @@ def egress(action: str, peer: str, protocols: str = "") -> str:
     return tier(rule, direction="egress")
 
 
+EXTERNAL = """
+apiVersion: kubenetlab.dev/v1alpha1
+kind: Cluster
+external: [{name: api.example.com, address: 198.51.100.10}]
+---
+"""
+
+
 def verdict(policies: str, source: str, destination: str, traffic: Traffic) -> Verdict:
-    cluster = running(store(PODS + policies))
+    cluster = running(store(EXTERNAL + PODS + policies))
     ends = party(cluster, source), party(cluster, destination)
     return Evaluator(cluster).verdict(*ends, traffic)
 
@@ -253,11 +261,18 @@ def port(entry: str) -> str:
         pytest.param(tier(REFUSE), ITSELF, BY_SERVICE, False, id="not by a Service"),
         pytest.param(DENY_BOTH, ITSELF, BY_SERVICE, True, id="with NetworkPolicies also then"),
         pytest.param(
+            egress("Accept", "{domainNames: ['*.example.com']}") + DENY_BOTH,
+            TO_OUTSIDE,
+            HTTP,
+            True,
+            id="domain names of external hosts",
+        ),
+        pytest.param(
             egress("Accept", "{domainNames: [example.com]}") + DENY_BOTH,
             TO_OUTSIDE,
             HTTP,
             False,
-            id="domain names match nothing",
+            id="other domain names",
         ),
     ],
 )
