@@ -1,6 +1,7 @@
 """Objects that decide about connections, as a lab's API sends them: policies, pods, namespaces.
 
-Pods have only the fields that policies read: labels, ports with names, and hostNetwork.
+Pods have only the fields that policies read: labels, ports with names, and hostNetwork. The Cluster
+document has the external hosts, whose names policies can have.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Final, TypedDict
 import msgspec
 from msgspec import Struct, structs
 
+from kubenetlab.api.config import ClusterConfig, Networking
 from kubenetlab.api.containers import Container
 from kubenetlab.api.core import Namespace, Node, NodeStatus
 from kubenetlab.api.json_types import JsonObject
@@ -20,7 +22,7 @@ from kubenetlab.api.object_map import ObjectKey
 from kubenetlab.api.pods import Pod, PodSpec, PodStatus
 from kubenetlab.api.store import Cluster, DocumentSource
 
-_KINDS: Final[tuple[type[Resource], ...]] = (Namespace, Node, Pod, *POLICY_KINDS)
+_KINDS: Final[tuple[type[Resource], ...]] = (ClusterConfig, Namespace, Node, Pod, *POLICY_KINDS)
 
 
 class PolicyDocument(TypedDict):
@@ -47,7 +49,7 @@ class PolicyObjects(Struct, frozen=True):
     """Policies of a lab, with the objects that they select."""
 
     cluster: Cluster
-    """Policies, pods, namespaces and nodes."""
+    """Policies, pods, namespaces, nodes, and the Cluster document."""
     sources: Mapping[tuple[str, str], DocumentSource]
     """(kind, `namespace/name`) of a policy → file and line of its document."""
     enforced: frozenset[str]
@@ -77,7 +79,15 @@ def render_policy_objects(
     enforced: kinds of policies that the lab enforces.
     local_ranges: ranges of pods whose source address kube-proxy keeps in traffic to cluster IPs.
     """
+    config = cluster.config
     others: Sequence[Resource] = (
+        ClusterConfig(
+            _meta(config),
+            networking=Networking(
+                ip_family=config.networking.ip_family, pod_subnet=config.networking.pod_subnet
+            ),
+            external=config.external,
+        ),
         *(Namespace(_meta(each)) for each in cluster.all(Namespace)),
         *(
             Node(_meta(each), status=NodeStatus(addresses=each.status.addresses))
