@@ -38,3 +38,18 @@ def verdicts(cluster: Cluster) -> PolicyVerdicts:
     """Return the verdicts of the policies in a store, as commands get them from the API."""
     reply = msgspec.json.decode(msgspec.json.encode(policy_objects(cluster)))
     return PolicyVerdicts(read_policy_objects(reply), inspected(cluster))
+
+
+class PolicyClient:
+    """Client of a lab with these objects, whose nodes have one listing of nftables."""
+
+    def __init__(self, cluster: Cluster, listing: str = "") -> None:
+        self._cluster = cluster
+        self._listing = listing
+
+    def get(self, path: str, **query: str) -> Any:
+        if path.endswith("/policies"):
+            return msgspec.json.decode(msgspec.json.encode(policy_objects(self._cluster)))
+        assert path.endswith("/detail")
+        assert query["netns"].startswith("node/")
+        return {"listings": {"nftables": self._listing}}

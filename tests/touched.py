@@ -87,6 +87,8 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/observe/checks/": ("verdicts", "check_options"),
     "kubenetlab/observe/policies/": ("policy_probes", "cluster_network_policies"),
     "kubenetlab/cli/probing/policies": ("policy_probes",),
+    "kubenetlab/cli/probing/explain_policy": ("policy_probes",),
+    "kubenetlab/lab/apiserver/policy_objects": ("policy_probes",),
     "kubenetlab/cli/terminal/output_documents": ("output_schemas", "library"),
     "kubenetlab/cli/terminal/output_schemas": ("output_schemas",),
     "kubenetlab/cli/probing/ping": (

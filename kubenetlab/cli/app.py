@@ -43,6 +43,7 @@ COMMANDS: Final[Mapping[str, CommandSource]] = {
     "describe": CommandSource("objects.describe", "describe", OBSERVE),
     "ping": CommandSource("probing.ping", "ping", OBSERVE),
     "check": CommandSource("probing.check", "check", OBSERVE),
+    "explain-policy": CommandSource("probing.explain_policy", "explain_policy", OBSERVE),
     "logs": CommandSource("objects.logs", "logs", OBSERVE),
     "inspect": CommandSource("probing.inspect", "inspect", OBSERVE),
     "flows": CommandSource("probing.flows", "flows", OBSERVE),

@@ -78,10 +78,10 @@ def extract(listings: Mapping[str, str], subject: ListedSubject) -> list[str]:
 
 def _nftables(text: str, subject: ListedSubject, hidden: Sequence[str]) -> Iterator[str]:
     """Yield whole chains named for the subject, and other rules and elements that mention it."""
-    blocks = list(_blocks(text))
+    all_blocks = list(blocks(text))
     chosen = [
         (table, head, _chosen(head, body, subject))
-        for table, head, body in blocks
+        for table, head, body in all_blocks
         if table.split()[-1] not in hidden
     ]
     # In the layout `fast`, Services with the same number of endpoints share chains: include the
@@ -91,7 +91,7 @@ def _nftables(text: str, subject: ListedSubject, hidden: Sequence[str]) -> Itera
     }
     last = ""
     for (table, head, lines), (_, _, body) in zip(
-        chosen, (each for each in blocks if each[0].split()[-1] not in hidden), strict=True
+        chosen, (each for each in all_blocks if each[0].split()[-1] not in hidden), strict=True
     ):
         lines = body if head.removeprefix("chain ") in shared_chains else lines
         if not lines:
@@ -120,7 +120,7 @@ def _has_node_port(head: str, line: str, subject: ListedSubject) -> bool:
     return any(str(port) in key.split(" . ") for port in subject.node_ports)
 
 
-def _blocks(text: str) -> Iterator[tuple[str, str, list[str]]]:
+def blocks(text: str) -> Iterator[tuple[str, str, list[str]]]:
     """Yield (family and table, head, lines) of each chain, set and map.
 
     Every element of a set is one line.

@@ -32,6 +32,7 @@ PROMISED = [
     "rollout",
     "ping",
     "check",
+    "explain-policy",
     "exec",
     "shell",
     "port-forward",

@@ -222,6 +222,47 @@ def _ping() -> None:
     _hint(_matrix(), [])
 
 
+def _explain_policy() -> None:
+    """Print an allowed connection, a denied one, and one that depends on the path."""
+    from kubenetlab.cli.probing.explain_policy import PolicyReport
+    from kubenetlab.lab.client import Client
+    from kubenetlab.observe.destination_lookup import look_up
+    from kubenetlab.observe.targets.locations import places
+    from tests.inspected import PolicyClient, inspected
+    from tests.unit.observe.policies.worlds import FROM_CLIENT, FROM_OUTSIDE, PODS, lab_of
+
+    for policies, name, destination in (
+        (FROM_CLIENT, "default/client", "svc:web"),
+        (FROM_CLIENT, "default/far", "default/web:8080"),
+        (FROM_OUTSIDE, "ext:client", "lb:open"),
+    ):
+        cluster = lab_of(PODS + policies)
+        seen = inspected(cluster)
+        source = next(place for place in places(seen) if place.title == name)
+        client = cast(Client, PolicyClient(cluster, _LISTING))
+        report = PolicyReport(client, seen, source)
+        report.show(look_up(destination, seen, source))
+
+
+_LISTING: Final = """\
+table ip network-policy {
+	map ingress-pods {
+		type ipv4_addr : verdict
+		elements = { 10.244.1.2 comment "default/web" : goto isolated-ingress-1 }
+	}
+
+	chain isolated-ingress-1 {
+		jump policy-ingress-1-default/p
+		counter packets 3 bytes 180 drop comment "isolated by network policies"
+	}
+
+	chain policy-ingress-1-default/p {
+		ip saddr @pods-1 accept comment "default/p Ingress rule 0"
+	}
+}
+"""
+
+
 def _check() -> None:
     from kubenetlab.cli.probing.check import _show
     from kubenetlab.observe.checks.verdicts import RowVerdict
@@ -313,6 +354,7 @@ SCREEN_FUNCTIONS: Final[Mapping[str, Callable[[], None]]] = {
     "get-events": lambda: _get("Event", EVENTS, "table"),
     "describe-pod": _describe,
     "ping-matrix": _ping,
+    "explain-policy": _explain_policy,
     "check": _check,
     "compare": _compare,
     "diff": _diff,

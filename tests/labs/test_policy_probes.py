@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.labs.lab import Lab
-from tests.unit.observe.policies.test_verdicts import PODS, policy
+from tests.unit.observe.policies.worlds import PODS, policy
 
 CLUSTER = """
 apiVersion: kubenetlab.dev/v1alpha1
@@ -68,3 +70,43 @@ def test_a_probe_names_the_policy_that_denies_it(lab: Lab) -> None:
     text = lab.run("ping", "far", "svc:web").out
     assert f"no answer, as promised: {quiet}; {web}" in text
     assert f"{quiet}: " in lab.run("ping", status=None).out
+
+
+def test_an_explanation_shows_policies_places_and_the_rules_in_the_kernel(
+    lab: Lab, tmp_path: Path
+) -> None:
+    """The rule that allows a connection has counted nothing; the one that drops it has."""
+    manifest = tmp_path / "lab.yaml"
+    manifest.write_text(CLUSTER + PODS + POLICIES)
+    lines = manifest.read_text().splitlines()
+    lab.run("up", "-f", str(manifest), "--policy", "nftables")
+    allowed = lab.run("explain-policy", "client", "svc:web", "-o", "json").json
+    ingress = allowed["endpoints"][0]["paths"][0]["ingress"]
+    assert (allowed["decision"], ingress["stage"]) == ("allowed", "NetworkPolicy")
+    (rule,) = ingress["decided_by"]
+    assert (rule["policy"], rule["index"]) == ("default/web", 0)
+    file, _, line = rule["place"].rpartition(":")
+    assert file == str(manifest)
+    assert "app: client" in lines[int(line) - 1]
+    (kernel_rule,) = ingress["kernel"]
+    assert kernel_rule["node"] == "worker"
+    assert 'accept comment "default/web Ingress rule 0"' in kernel_rule["rule"]
+    lab.run("ping", "agent", "default/web", "-4")
+    denied = lab.run("explain-policy", "agent", "default/web", "-4", "-o", "json").json
+    _, drop = denied["endpoints"][0]["paths"][0]["ingress"]["kernel"]
+    assert denied["decision"] == "denied"
+    assert "drop" in drop["rule"]
+    assert "counter packets 0 " not in drop["rule"]
+    text = lab.run("explain-policy", "far", "default/client").out
+    assert f"isolated by default/quiet ({manifest}:" in text
+    assert "no rule allows default/client (10.244.1." in text
+    assert lab.run("explain-policy", "far", "nope", status=2).err
+
+
+def test_policies_without_an_engine_are_explained_as_not_enforced(lab: Lab) -> None:
+    lab.up(CLUSTER + PODS + POLICIES, "--policy", "none")
+    text = lab.run("explain-policy", "far", "default/web").out
+    assert "no policy is enforced: the policy engine of this lab is none" in text
+    assert (
+        lab.run("ping", "far", "default/web", "-o", "json", status=1).json["expected"] == "answer"
+    )

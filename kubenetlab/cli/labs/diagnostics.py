@@ -111,7 +111,13 @@ def to_problems(
                 )
             )
         else:
-            file, line = _place(item["source"], diagnostic)
+            source = item["source"]
+            key = (diagnostic.kind, diagnostic.namespace, diagnostic.name)
+            file, line = (
+                place_of(source["file"], source["line"], key, diagnostic.path)
+                if source is not None
+                else ("", 0)
+            )
             result.append(
                 Problem(
                     diagnostic.message,
@@ -126,17 +132,18 @@ def to_problems(
     return result
 
 
-def _place(source: JsonMapping | None, diagnostic: Diagnostic) -> tuple[str, int]:
-    """Return file and line of the field that a diagnostic is about.
+def place_of(
+    file: str, line: int, key: tuple[str, str, str], path: tuple[str | int, ...]
+) -> tuple[str, int]:
+    """Return file and line of a field of an object.
 
-    The line is the recorded one of the object if its file is missing or not readable.
+    file, line: place of the object's document when it was applied.
+    key: kind, namespace and name of the object.
+    The line is that of the object if the file is missing or not readable.
     """
     from kubenetlab.api.manifests.load import load_documents
     from kubenetlab.api.text.documents import read_documents
 
-    if source is None:
-        return "", 0
-    file, line = source["file"], source["line"]
     shown = os.path.relpath(file) if file.startswith(os.getcwd() + os.sep) else file
     if not os.path.isfile(file):
         return shown, line
@@ -148,27 +155,19 @@ def _place(source: JsonMapping | None, diagnostic: Diagnostic) -> tuple[str, int
         entries = error.valid
     except OSError:
         return shown, line
-    same = [entry for entry in entries if _is_of(entry, diagnostic)]
+    same = [entry for entry in entries if _key_of(entry) == key]
     entry = next((entry for entry in same if entry.source.line == line), same[0] if same else None)
-    return shown, line if entry is None else entry.document.line_of(entry.path + diagnostic.path)
+    return shown, line if entry is None else entry.document.line_of(entry.path + path)
 
 
-def _is_of(entry: ManifestObject, diagnostic: Diagnostic) -> bool:
-    """Return True if `entry` is the manifest of the diagnostic's object, at whatever line."""
+def _key_of(entry: ManifestObject) -> tuple[str, str, str]:
+    """Return kind, namespace and name of the object of a manifest."""
     from kubenetlab.api.kinds import qualified_kind
 
     if entry.object is not None:
-        return (entry.object.kind, entry.object.namespace, entry.object.name) == (
-            diagnostic.kind,
-            diagnostic.namespace,
-            diagnostic.name,
-        )
+        return entry.object.kind, entry.object.namespace, entry.object.name
     meta = entry.value["metadata"]
-    return (qualified_kind(entry.value), meta.get("namespace", ""), meta["name"]) == (
-        diagnostic.kind,
-        diagnostic.namespace,
-        diagnostic.name,
-    )
+    return qualified_kind(entry.value), meta.get("namespace", ""), meta["name"]
 
 
 def print_diagnostics(

@@ -13,6 +13,38 @@ _FLOW_END: Final = {
     "identity": "whole: number of the identity",
     "labels": ["text: labels of the identity"],
 }
+_PARTY: Final = {
+    "address": "text",
+    "name": "text: namespace/name of a pod, node:NAME, ext:NAME, or the address",
+    "node": "text: node of a pod, or the node itself; empty for other hosts",
+}
+_POLICY: Final = {
+    "kind": "text: kind of the policy",
+    "policy": "text: namespace/name of the policy; the name alone for kinds without namespaces",
+    "place": "text: file:line; empty if unknown",
+    "enforced": "bool: true if the lab enforces policies of this kind",
+}
+_DIRECTION: Final = {
+    "end": _PARTY,
+    "allowed": "bool",
+    "stage": "text: stage that decides: Admin, NetworkPolicy, Baseline, or default",
+    "isolated_by": [_POLICY],
+    "decided_by": [
+        {
+            **_POLICY,
+            "index": "whole: number of the rule in its list, from 0",
+            "name": "text: name of the rule; empty for none",
+            "action": "text: Accept or Deny",
+        }
+    ],
+    "kernel": [
+        {
+            "node": "text",
+            "chain": "text: table and chain, or table and map",
+            "rule": "text: rule or element as the backend's program prints it",
+        }
+    ],
+}
 
 PACKET_OUTPUTS: Final[JsonMapping] = {
     "flows": {
@@ -35,5 +67,31 @@ PACKET_OUTPUTS: Final[JsonMapping] = {
             }
         ],
         "lost": {"*": "whole: events that a node has lost"},
+    },
+    "explain-policy": {
+        "from": "text: source",
+        "to": "text: destination",
+        "address": "text: destination address",
+        "port": "whole: 0 for ICMP",
+        "protocol": "text: ICMP, TCP, UDP or SCTP",
+        "engine": "text: policy engine of the lab",
+        "decision": "text: allowed, denied, or either if it depends on the path or the endpoint",
+        "endpoints": [
+            {
+                "address": "text",
+                "port": "whole",
+                "name": "text: pod, node or host at the address",
+                "decision": "text: as above",
+                "paths": [
+                    {
+                        "allowed": "bool",
+                        "exemption": "text: reason why no NetworkPolicy applies; empty for none",
+                        "sources": [_PARTY],
+                        "egress": _DIRECTION,
+                        "ingress": _DIRECTION,
+                    }
+                ],
+            }
+        ],
     },
 }

@@ -7,124 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kubenetlab.api.pods import Pod
-from kubenetlab.api.store import Cluster
-from kubenetlab.observe.expect import expect, facts_of, service_ports
 from kubenetlab.observe.policies.evaluator import Evaluator
 from kubenetlab.observe.policies.model import Party
 from kubenetlab.observe.policies.reasons import reasons
 from kubenetlab.observe.policies.verdicts import Decision
-from kubenetlab.observe.targets.locations import places
-from tests.clusters import DUAL, running, store
-from tests.inspected import inspected, verdicts
+from tests.clusters import DUAL
 from tests.policies import POLICIES, TRAFFIC, with_policies
-
-
-def pod(name: str, node: str = "worker", spec: str = "", labels: str = "") -> str:
-    """Return a pod of the namespace `default` that serves port 8080 on a node."""
-    return f"""
-apiVersion: v1
-kind: Pod
-metadata: {{name: {name}, labels: {{app: {name}{labels}}}}}
-spec:
-  nodeName: {node}
-  {spec}
-  containers: [{{name: main, image: app, ports: [{{name: http, containerPort: 8080}}]}}]
----
-"""
-
-
-def service(name: str, spec: str = "", selector: str = "app: web", kind: str = "ClusterIP") -> str:
-    return f"""
-apiVersion: v1
-kind: Service
-metadata: {{name: {name}}}
-spec:
-  type: {kind}
-  selector: {{{selector}}}
-  ports: [{{port: 80, targetPort: 8080}}]
-  {spec}
----
-"""
-
-
-def policy(spec: str, name: str = "p") -> str:
-    return f"""
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {{name: {name}}}
-spec: {spec}
----
-"""
-
-
-PODS = (
-    pod("web")
-    + pod("client")
-    + pod("far", "worker2")
-    + pod("agent", "worker2", "hostNetwork: true")
-    + service("web")
-    + service("open", "externalTrafficPolicy: Cluster", kind="LoadBalancer")
-    + service("kept", "externalTrafficPolicy: Local", kind="LoadBalancer")
-    + service("none", selector="app: none")
-    + service("mixed", selector="group: mixed")
-)
-DENY = policy("{podSelector: {matchLabels: {app: web}}}")
-"""Isolates `web` for ingress."""
-FROM_CLIENT = policy(
-    "{podSelector: {matchLabels: {app: web}}, ingress: [{from: [{podSelector: {matchLabels: "
-    "{app: client}}}]}]}"
-)
-FROM_OUTSIDE = policy(
-    "{podSelector: {matchLabels: {app: web}}, ingress: [{from: [{ipBlock: {cidr: "
-    "198.51.100.0/24}}]}]}"
-)
-FROM_NODES = policy(
-    "{podSelector: {matchLabels: {app: web}}, ingress: [{from: [{ipBlock: {cidr: 172.18.0.0/16}}, "
-    "{ipBlock: {cidr: 10.244.2.0/30}}]}]}"
-)
-NO_EGRESS = policy("{podSelector: {matchLabels: {app: client}}, policyTypes: [Egress]}")
-
-TEXTS = {
-    "deny web": DENY,
-    "from client": FROM_CLIENT,
-    "from outside": FROM_OUTSIDE,
-    "from nodes": FROM_NODES,
-    "no egress of client": NO_EGRESS,
-}
-
-
-class World:
-    """A lab with policies, as a command sees it."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        self.cluster = cluster
-        self.seen = inspected(cluster)
-        self.policies = verdicts(cluster)
-        self.facts = facts_of(self.seen, self.policies)
-        self.places = {place.title.removeprefix("default/"): place for place in places(self.seen)}
-        self.services = {
-            f"{'lb' if port.is_outside else 'svc'}:{port.name}": port
-            for port in service_ports(self.seen)
-        }
-
-    def expected(self, source: str, destination: str) -> str:
-        """Return the expected outcome of a probe between places, or to `svc:NAME` or `lb:NAME`."""
-        target = self.services.get(destination) or self.places[destination]
-        return expect(self.places[source], target, self.facts)
-
-    def node_port(self, source: str, node: str, name: str = "open") -> Decision:
-        """Return the decision for the node port of a Service."""
-        (entry,) = (each for each in self.seen["services"] if each["name"] == name)
-        port = entry["ports"][0]["node_port"]
-        assert port is not None
-        return self.policies.decision(
-            self.places[source], self.places[f"node:{node}"].address, port, "TCP"
-        )
-
-
-def world(policies: str, pods: str = PODS) -> World:
-    """Return a lab with policies: a name of `TEXTS`, or the policies themselves."""
-    return World(running(store(pods + TEXTS.get(policies, policies))))
+from tests.unit.observe.policies.worlds import DENY, NO_EGRESS, PODS, World, pod, policy, world
 
 
 @pytest.mark.parametrize(

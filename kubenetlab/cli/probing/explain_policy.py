@@ -1,0 +1,341 @@
+"""explain-policy: the network policies that decide about a connection, and their kernel rules."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kubenetlab.api.json_types import JsonObject
+from kubenetlab.cli.input.completion import candidates
+from kubenetlab.cli.input.options import Lab, Namespace, Output, OutputOption
+from kubenetlab.cli.probing.policies import policy_engine, policy_objects
+from kubenetlab.cli.terminal.output_documents import print_document
+from kubenetlab.cli.terminal.printing import echo, hint
+from kubenetlab.cli.terminal.theme import BAD, GOOD, MUTED, PLACE, WARNING, paint
+from kubenetlab.lab.paths import LAB_API
+
+if TYPE_CHECKING:
+    from kubenetlab.lab.client import Client
+    from kubenetlab.observe.destination_lookup import StatedDestination
+    from kubenetlab.observe.inspection import Inspection
+    from kubenetlab.observe.policies.explanation import EndpointExplanation, PathExplanation
+    from kubenetlab.observe.policies.kernel_rules import KernelRule
+    from kubenetlab.observe.policies.model import DirectionVerdict, Party, RuleReference
+    from kubenetlab.observe.policies.objects import PolicyObjects
+    from kubenetlab.observe.policies.verdicts import Decision
+    from kubenetlab.observe.targets.locations import Location
+
+_DECISIONS: Mapping[Decision, tuple[str, str]] = {
+    "allowed": ("allowed", GOOD),
+    "denied": ("denied", BAD),
+    "either": ("allowed or denied, see below", WARNING),
+}
+"""Decision → its text and style."""
+
+
+def explain_policy(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SRC",
+            help="Source: pod (\\[ns/]name), deploy:, node:, ext: or an address.",
+            show_default=False,
+            autocompletion=candidates("locations"),
+        ),
+    ],
+    destination: Annotated[
+        str,
+        typer.Argument(
+            metavar="DST",
+            help=(
+                "Destination: pod, deploy:, node:, ext:, svc:\\[ns/]name, nodeport: or ADDRESS, "
+                "each with \\[:PORT]\\[/PROTOCOL]. Without a port: ICMP, or a Service's first port."
+            ),
+            show_default=False,
+            autocompletion=candidates("destinations"),
+        ),
+    ],
+    only_ipv4: Annotated[bool, typer.Option("-4", help="Use IPv4.")] = False,
+    only_ipv6: Annotated[bool, typer.Option("-6", help="Use IPv6.")] = False,
+    namespace: Namespace = None,
+    output: OutputOption = Output.table,
+    lab: Lab = None,
+) -> None:
+    """Explain which network policies allow or deny a connection.
+
+    No packet is sent. For each end, print the policies that isolate it, with
+    file and line, the rule that allows the connection, or that there is none,
+    and the rules in the kernel. A Service is explained for each endpoint.
+    The exit status is 0 for both answers, and 2 for a source or destination
+    that does not exist.
+
+    Example: kubenetlab explain-policy client svc:shop/cart:80/TCP
+    """
+    from kubenetlab.errors import UsageError
+    from kubenetlab.lab.client import select_lab
+    from kubenetlab.observe.destination_lookup import look_up
+    from kubenetlab.observe.targets.resolution import read, resolve
+
+    if only_ipv4 and only_ipv6:
+        raise UsageError("-4 cannot be combined with -6; omit both to use the first common family")
+    client = select_lab(lab)
+    inspected = client.inspect()
+    version = 4 if only_ipv4 else 6 if only_ipv6 else None
+    location = resolve(read(source, inspected, namespace), inspected).of_version(version)
+    report = PolicyReport(client, inspected, location)
+    destinations = look_up(destination, inspected, location, namespace)
+    if output.is_data:
+        print_document(report.as_data(destinations), output)
+        return
+    report.show(destinations)
+    hint(f"kubenetlab ping {location.title} {shlex.quote(destinations[0].title)}")
+
+
+class PolicyReport:
+    """Explanations of the connections of one source."""
+
+    def __init__(self, client: Client, inspected: Inspection, source: Location) -> None:
+        from kubenetlab.observe.policies.verdicts import PolicyVerdicts
+
+        self._client = client
+        self._engine = policy_engine(inspected)
+        self._nodes = {node["name"]: node["sandbox"] for node in inspected["nodes"]}
+        self._hosts = {
+            address: f"ext:{host['name']}"
+            for host in inspected["external"]
+            for address in host["addresses"]
+        }
+        self._source = source
+        self._objects: PolicyObjects = policy_objects(client)
+        self._verdicts = PolicyVerdicts(self._objects, inspected)
+        self._listings: dict[str, Mapping[str, str]] = {}
+
+    def as_data(self, destinations: Sequence[StatedDestination]) -> JsonObject:
+        from kubenetlab.observe.policies.verdicts import combined
+
+        explained = [(each, self._explain(each)) for each in destinations]
+        endpoints = [endpoint for _, own in explained for endpoint in own]
+        return {
+            "from": self._source.title,
+            "to": destinations[0].title,
+            "address": destinations[0].address,
+            "port": destinations[0].port,
+            "protocol": destinations[0].protocol,
+            "engine": self._engine,
+            "decision": combined(endpoint.decision for endpoint in endpoints),
+            "endpoints": [self._endpoint_data(endpoint) for endpoint in endpoints],
+        }
+
+    def show(self, destinations: Sequence[StatedDestination]) -> None:
+        from kubenetlab.names import socket_address
+        from kubenetlab.observe.policies.verdicts import combined
+
+        for destination in destinations:
+            endpoints = self._explain(destination)
+            text, style = _DECISIONS[combined(endpoint.decision for endpoint in endpoints)]
+            address = destination.address
+            if destination.port:
+                address = socket_address(address, destination.port)
+            own = self._verdicts.paths.party(self._source, destination.address)
+            echo(
+                f"{self._source.title} ({own.address}) → {destination.title} ({address}) "
+                f"{paint(destination.protocol, MUTED)}: {paint(text, style)}"
+            )
+            if not self._verdicts.paths.to(
+                self._source, destination.address, destination.port, destination.protocol
+            ):
+                echo("  the Service has no ready endpoint; its address itself is explained")
+            for endpoint in endpoints:
+                self._show_endpoint(endpoint, destination)
+        if self._engine == "none" and self._objects.policies:
+            echo(paint("no policy is enforced: the policy engine of this lab is none", WARNING))
+
+    def _explain(self, destination: StatedDestination) -> list[EndpointExplanation]:
+        from kubenetlab.observe.policies.explanation import explain
+
+        return explain(
+            self._verdicts,
+            self._source,
+            destination.address,
+            destination.port,
+            destination.protocol,
+        )
+
+    def _show_endpoint(self, endpoint: EndpointExplanation, destination: StatedDestination) -> None:
+        from kubenetlab.names import socket_address
+
+        indent = "  "
+        if endpoint.address != destination.address:
+            text, style = _DECISIONS[endpoint.decision]
+            address = socket_address(endpoint.address, endpoint.port)
+            echo(f"  endpoint {self._name(endpoint.party)} ({address}): {paint(text, style)}")
+            indent = "    "
+        for path in endpoint.paths:
+            own = indent
+            if len(endpoint.paths) > 1 or path.sources != (path.source,):
+                text, style = _DECISIONS["allowed" if path.is_allowed else "denied"]
+                seen = " or ".join(self._names(path.sources))
+                echo(f"{indent}the destination sees {seen}: {paint(text, style)}", indent=8)
+                own = indent + "  "
+            for line in self._path_lines(path):
+                echo(f"{own}{line}", indent=len(own) + 4)
+
+    def _path_lines(self, path: PathExplanation) -> Iterator[str]:
+        if path.exemption and not (path.egress.decided_by or path.ingress.decided_by):
+            yield path.exemption
+            return
+        if path.exemption:
+            yield f"NetworkPolicies do not apply: {path.exemption}"
+        for verdict, subject, peers in (
+            (path.egress, path.source, (path.target,)),
+            (path.ingress, path.destination, path.sources),
+        ):
+            yield from self._direction_lines(verdict, subject, peers)
+
+    def _direction_lines(
+        self, verdict: DirectionVerdict, subject: Party, peers: Sequence[Party]
+    ) -> Iterator[str]:
+        direction = verdict.direction.lower()
+        if not self._verdicts.paths.is_subject(subject):
+            return
+        start = f"{direction} of {self._name(subject)}: "
+        if verdict.isolated_by:
+            policies = ", ".join(
+                self._policy("NetworkPolicy", each) for each in verdict.isolated_by
+            )
+            yield f"{start}isolated by {policies}"
+        elif verdict.decided_by:
+            yield start + self._policy(verdict.decided_by[0].kind, verdict.decided_by[0].policy)
+        else:
+            yield f"{start}no policy isolates it"
+            return
+        for rule in verdict.decided_by:
+            yield f"  {paint(_rule_text(rule), GOOD if verdict.is_allowed else BAD)}" + (
+                f" ({paint(place, PLACE)})" if (place := self._place(rule, verdict)) else ""
+            )
+        if not verdict.decided_by:
+            denied = " or ".join(self._names(peers))
+            yield f"  {paint(f'no rule allows {denied}', BAD)}"
+        for line in self._kernel_rules(verdict, subject):
+            yield f"  {paint(f'{line.node}: {line.chain}:', MUTED)} {line.rule}"
+
+    def _endpoint_data(self, endpoint: EndpointExplanation) -> JsonObject:
+        return {
+            "address": endpoint.address,
+            "port": endpoint.port,
+            "name": self._name(endpoint.party),
+            "decision": endpoint.decision,
+            "paths": [
+                {
+                    "allowed": path.is_allowed,
+                    "exemption": path.exemption,
+                    "sources": [self._party_data(each) for each in path.sources],
+                    "egress": self._direction_data(path.egress, path.source),
+                    "ingress": self._direction_data(path.ingress, path.destination),
+                }
+                for path in endpoint.paths
+            ],
+        }
+
+    def _direction_data(self, verdict: DirectionVerdict, subject: Party) -> JsonObject:
+        return {
+            "end": self._party_data(subject),
+            "allowed": verdict.is_allowed,
+            "stage": verdict.decided_in,
+            "isolated_by": [
+                {
+                    "kind": "NetworkPolicy",
+                    "policy": name,
+                    "place": self._verdict_place("NetworkPolicy", name),
+                    "enforced": "NetworkPolicy" in self._enforced,
+                }
+                for name in verdict.isolated_by
+            ],
+            "decided_by": [
+                {
+                    "kind": rule.kind,
+                    "policy": rule.policy,
+                    "index": rule.index,
+                    "name": rule.name,
+                    "action": rule.action,
+                    "place": self._place(rule, verdict),
+                    "enforced": rule.kind in self._enforced,
+                }
+                for rule in verdict.decided_by
+            ],
+            "kernel": [
+                {"node": line.node, "chain": line.chain, "rule": line.rule}
+                for line in self._kernel_rules(verdict, subject)
+            ],
+        }
+
+    def _party_data(self, party: Party) -> JsonObject:
+        return {"address": party.address, "name": self._name(party), "node": party.node}
+
+    @property
+    def _enforced(self) -> frozenset[str]:
+        return self._objects.enforced if self._engine != "none" else frozenset()
+
+    def _name(self, party: Party) -> str:
+        """Return the name of a party; its address for hosts that the lab does not know."""
+        if party.pod:
+            return party.pod
+        if party.node:
+            return f"node:{party.node}"
+        return self._hosts.get(party.address, party.address)
+
+    def _names(self, parties: Sequence[Party]) -> Iterator[str]:
+        """Yield each name with its addresses, such as `node:worker (172.18.0.3, 10.244.1.1)`."""
+        addresses: dict[str, list[str]] = {}
+        for party in parties:
+            addresses.setdefault(self._name(party), []).append(party.address)
+        for name, own in addresses.items():
+            yield name if own == [name] else f"{name} ({', '.join(own)})"
+
+    def _policy(self, kind: str, name: str) -> str:
+        """Return a policy with the place of its document."""
+        title = name if kind == "NetworkPolicy" else f"{kind} {name}"
+        remark = "" if kind in self._enforced else paint(", not enforced", WARNING)
+        place = self._verdict_place(kind, name)
+        return title + (f" ({paint(place, PLACE)}{remark})" if place or remark else "")
+
+    def _verdict_place(self, kind: str, name: str) -> str:
+        return self._place_of(kind, name, ())
+
+    def _place(self, rule: RuleReference, verdict: DirectionVerdict) -> str:
+        """Return the file and line of a rule."""
+        path = ("spec", verdict.direction.lower(), rule.index)
+        return self._place_of(rule.kind, rule.policy, path)
+
+    def _place_of(self, kind: str, name: str, path: tuple[str | int, ...]) -> str:
+        from kubenetlab.cli.labs.diagnostics import place_of
+
+        source = self._objects.sources.get((kind, name))
+        if source is None:
+            return ""
+        namespace, _, short = name.rpartition("/")
+        file, line = place_of(source.file, source.line, (kind, namespace, short), path)
+        return f"{file}:{line}"
+
+    def _kernel_rules(self, verdict: DirectionVerdict, subject: Party) -> list[KernelRule]:
+        """Return the rules on the subject's node; none for nodes and hosts."""
+        from kubenetlab.observe.policies.kernel_rules import kernel_rules
+
+        sandbox = self._nodes.get(subject.node)
+        is_decided = bool(verdict.isolated_by or verdict.decided_by)
+        if not is_decided or not self._enforced or sandbox is None:
+            return []
+        if subject.node not in self._listings:
+            detail = self._client.get(f"{LAB_API}/detail", netns=sandbox)
+            self._listings[subject.node] = detail["listings"]
+        return kernel_rules(self._listings[subject.node], subject.node, verdict, subject)
+
+
+def _rule_text(rule: RuleReference) -> str:
+    """Return a rule and its action: `rule 0 allows it`, `rule 1 (name) denies it`."""
+    verb = "allows" if rule.kind == "NetworkPolicy" or rule.action == "Accept" else "denies"
+    name = f" ({rule.name})" if rule.name else ""
+    return f"{rule.policy} rule {rule.index}{name} {verb} it"

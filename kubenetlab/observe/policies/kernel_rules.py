@@ -1,0 +1,115 @@
+"""Rules in the kernel that carry out a verdict, found in the listings of a node.
+
+Engines give each rule the policy's name and the rule's number as comment. Rules that drop have a
+comment of their own, in the chain to which the rule or element of an isolated pod leads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Final
+
+from msgspec import Struct
+
+from kubenetlab.observe.listing import blocks
+from kubenetlab.observe.policies.model import DirectionVerdict, Party, RuleReference
+
+_DROP: Final = "isolated by network policies"
+"""Comment of the rules that drop packets of isolated pods."""
+_ADDRESS_OPTIONS: Final = {"Egress": "-s", "Ingress": "-d"}
+"""Option of iptables for the address of the isolated pod."""
+
+
+class KernelRule(Struct, frozen=True):
+    """A rule in the kernel of a node."""
+
+    node: str
+    chain: str
+    """Table and chain, such as `ip network-policy isolated-ingress-82b3ade9d00c`."""
+    rule: str
+    """The rule, as the backend's own program prints it."""
+
+
+class _Line(Struct, frozen=True):
+    """A rule, or an element of a map, in a listing."""
+
+    table: str
+    chain: str
+    text: str
+    is_element: bool = False
+
+
+def kernel_rules(
+    listings: Mapping[str, str], node: str, verdict: DirectionVerdict, subject: Party
+) -> list[KernelRule]:
+    """Return the rules of a node that carry out the verdict about one end of a connection.
+
+    listings: backend → text.
+    subject: the end, a pod. There are no rules for ends about which no policy decides.
+    """
+    lines = [line for line in _lines(listings) if _is_of_family(line, subject.address)]
+    if verdict.decided_by:
+        comments = {f'"{_comment(rule, verdict)}"' for rule in verdict.decided_by}
+        found = [line for line in lines if any(each in line.text for each in comments)]
+    elif not verdict.is_allowed:
+        found = list(_drops(lines, verdict, subject))
+    else:
+        found = []
+    return [
+        KernelRule(node, f"{line.table} {line.chain}".strip(), line.text)
+        for line in dict.fromkeys(found)
+    ]
+
+
+def _comment(rule: RuleReference, verdict: DirectionVerdict) -> str:
+    """Return the comment of the kernel's rules for a rule of a policy."""
+    kind = "" if rule.kind == "NetworkPolicy" else f"{rule.kind} "
+    return f"{kind}{rule.policy} {verdict.direction} rule {rule.index}"
+
+
+def _drops(lines: Sequence[_Line], verdict: DirectionVerdict, subject: Party) -> Iterator[_Line]:
+    """Yield what leads the packets of an isolated pod to a chain that drops them, and the drop."""
+    drops: dict[str, list[_Line]] = {}
+    for line in lines:
+        if _DROP in line.text:
+            drops.setdefault(line.chain, []).append(line)
+    direction = verdict.direction.lower()
+    option = _ADDRESS_OPTIONS[verdict.direction]
+    for line in lines:
+        words = line.text.split()
+        if line.is_element:
+            is_own = direction in line.chain and words[0] == subject.address
+        else:
+            is_own = any(
+                word == option and value.partition("/")[0] == subject.address
+                for word, value in pairwise(words)
+            )
+        if is_own and (chain := next((word for word in words if word in drops), "")):
+            yield line
+            yield from drops[chain]
+
+
+def _lines(listings: Mapping[str, str]) -> Iterator[_Line]:
+    for backend, text in listings.items():
+        if backend == "nftables":
+            for table, head, body in blocks(text):
+                kind, _, chain = head.partition(" ")
+                yield from (_Line(table, chain, line, kind != "chain") for line in body)
+        elif backend == "iptables":
+            yield from _iptables_lines(text)
+
+
+def _iptables_lines(text: str) -> Iterator[_Line]:
+    table = ""
+    for line in text.splitlines():
+        if line.startswith("*"):
+            table = line
+        elif line.startswith("-A "):
+            yield _Line(table, line.split()[1], line)
+
+
+def _is_of_family(line: _Line, address: str) -> bool:
+    """Return False for a rule of nftables for the other IP version."""
+    family = line.table.partition(" ")[0]
+    return family not in ("ip", "ip6") or (family == "ip6") == (":" in address)

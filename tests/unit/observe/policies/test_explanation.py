@@ -1,0 +1,166 @@
+"""Explanations of verdicts: destinations without name servers, and rules in listings."""
+
+from __future__ import annotations
+
+import pytest
+
+from kubenetlab.errors import UsageError
+from kubenetlab.observe.destination_lookup import look_up
+from kubenetlab.observe.policies.explanation import explain
+from kubenetlab.observe.policies.kernel_rules import kernel_rules
+from kubenetlab.observe.policies.model import DirectionVerdict, Party, RuleReference
+from tests.unit.observe.policies.worlds import DENY, PODS, service, world
+
+LAB = world(DENY, PODS + service("heads", "clusterIP: None"))
+CLIENT = LAB.places["client"]
+WEB = LAB.places["web"].address
+
+
+@pytest.mark.parametrize(
+    ("text", "title", "port", "protocol"),
+    [
+        ("web", "default/web", 0, "ICMP"),
+        ("default/web/icmp", "default/web", 0, "ICMP"),
+        ("default/web:8080", "default/web:8080/TCP", 8080, "TCP"),
+        ("default/web:53/UDP", "default/web:53/UDP", 53, "UDP"),
+        ("svc:web", "svc:default/web:80/TCP", 80, "TCP"),
+        ("svc:web:80/tcp", "svc:default/web:80/TCP", 80, "TCP"),
+        ("svc:web/TCP", "svc:default/web:80/TCP", 80, "TCP"),
+        ("open", "svc:default/open:80/TCP", 80, "TCP"),
+        ("open.default.svc", "svc:default/open:80/TCP", 80, "TCP"),
+        ("lb:open", "lb:default/open:80/TCP", 80, "TCP"),
+        ("svc:heads", "svc:default/heads:8080/TCP", 8080, "TCP"),
+        ("node:worker", "node:worker", 0, "ICMP"),
+        ("198.51.100.10:443/tcp", "198.51.100.10:443/TCP", 443, "TCP"),
+        ("198.51.100.10/ICMP", "198.51.100.10", 0, "ICMP"),
+    ],
+)
+def test_destinations_are_found_without_name_servers(
+    text: str, title: str, port: int, protocol: str
+) -> None:
+    """`PORT` and `PROTOCOL` may be omitted."""
+    (found,) = look_up(text, LAB.seen, CLIENT)
+    assert (found.title, found.port, found.protocol) == (title, port, protocol)
+
+
+def test_a_node_port_is_found_at_the_address_of_its_node() -> None:
+    (found,) = look_up("nodeport:worker2/default/open", LAB.seen, CLIENT)
+    assert found.address == LAB.places["node:worker2"].address
+    assert 30000 <= found.port <= 32767
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nope", "nope: there is no pod, Service or workload of this name"),
+        ("example.com", "names outside the lab are not looked up"),
+        ("default/web/tcp", "TCP needs a port, such as default/web:80/TCP"),
+        ("default/web:80/icmp", "ICMP has no ports; omit :80"),
+        ("svc:web:81", "the Service has no port 81/TCP; it has 80/TCP"),
+        ("svc:web/udp", "the Service has no port 80/UDP; it has 80/TCP"),
+        ("svc:heads/udp", "no ready endpoint for the request"),
+        ("node:nope", "there is no node:nope"),
+    ],
+)
+def test_destinations_that_do_not_exist(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        look_up(text, LAB.seen, CLIENT)
+
+
+def test_sources_with_the_same_verdict_are_explained_at_once() -> None:
+    """The load balancer's packets may arrive at the pod's own node, or at two other ones."""
+    lab = world("from outside")
+    port = lab.services["lb:open"]
+    (endpoint,) = explain(lab.policies, lab.places["ext:client"], port.address, 80, "TCP")
+    assert endpoint.decision == "either"
+    assert [path.is_allowed for path in endpoint.paths] == [True, False]
+    assert {party.node for party in endpoint.paths[1].sources} == {"control-plane", "worker2"}
+
+
+def test_a_service_without_endpoints_is_explained_by_its_own_address() -> None:
+    lab = world("no egress of client")
+    port = lab.services["svc:none"]
+    (endpoint,) = explain(lab.policies, lab.places["client"], port.address, 80, "TCP")
+    assert (endpoint.address, endpoint.decision) == (port.address, "denied")
+
+
+NFTABLES = """
+table ip network-policy {
+	map ingress-pods {
+		type ipv4_addr : verdict
+		elements = { 10.244.1.2 comment "default/web" : goto isolated-ingress-1,
+		10.244.1.20 comment "default/other" : goto isolated-ingress-2 }
+	}
+	map egress-pods {
+		type ipv4_addr : verdict
+		elements = { 10.244.1.2 comment "default/web" : goto isolated-egress-1 }
+	}
+	chain isolated-ingress-1 {
+		jump policy-ingress-1-default/p
+		counter packets 3 bytes 180 drop comment "isolated by network policies"
+	}
+	chain isolated-ingress-2 {
+		counter packets 9 bytes 180 drop comment "isolated by network policies"
+	}
+	chain isolated-egress-1 {
+		counter packets 5 bytes 180 drop comment "isolated by network policies"
+	}
+	chain policy-ingress-1-default/p {
+		ip saddr @pods-1 accept comment "default/p Ingress rule 0"
+		ip saddr @pods-2 accept comment "default/p Ingress rule 10"
+		ip saddr @pods-3 accept comment "ClusterNetworkPolicy p Ingress rule 0"
+	}
+}
+table ip6 network-policy {
+	chain policy-ingress-1-default/p {
+		ip6 saddr @pods-1 accept comment "default/p Ingress rule 0"
+	}
+}
+"""
+IPTABLES = """
+*filter
+:cali-tw-cali1 - [0:0]
+-A cali-from-wl-dispatch -s 10.244.1.2/32 -g cali-fw-cali1
+-A cali-to-wl-dispatch -d 10.244.1.2/32 -g cali-tw-cali1
+-A cali-to-wl-dispatch -d 10.244.1.20/32 -g cali-tw-cali2
+-A cali-fw-cali1 -m comment --comment "isolated by network policies" -j DROP
+-A cali-tw-cali1 -m comment --comment "isolated by network policies" -j DROP
+-A cali-tw-cali2 -m comment --comment "isolated by network policies" -j DROP
+-A cali-pi-1 -m set --match-set cali40s:1 src -m comment --comment "default/p Ingress rule 0" -j X
+-A cali-pi-1 -m set --match-set cali40s:2 src -m comment --comment "default/p Ingress rule 1" -j X
+COMMIT
+"""
+SUBJECT = Party("10.244.1.2", "default/web", "worker")
+DENIED = DirectionVerdict("Ingress", ("default/p",))
+ALLOWED = DirectionVerdict("Ingress", ("default/p",), (RuleReference("default/p", 0),))
+IN_TIER = DirectionVerdict(
+    "Ingress", admin=RuleReference("p", 0, "ClusterNetworkPolicy", action="Deny")
+)
+
+
+@pytest.mark.parametrize(
+    ("backend", "verdict", "chains"),
+    [
+        ("nftables", DENIED, ["ingress-pods", "isolated-ingress-1"]),
+        ("nftables", ALLOWED, ["policy-ingress-1-default/p"]),
+        ("nftables", IN_TIER, ["policy-ingress-1-default/p"]),
+        ("nftables", DirectionVerdict("Ingress"), []),
+        ("iptables", DENIED, ["cali-to-wl-dispatch", "cali-tw-cali1"]),
+        ("iptables", ALLOWED, ["cali-pi-1"]),
+    ],
+)
+def test_rules_are_found_by_comments(
+    backend: str, verdict: DirectionVerdict, chains: list[str]
+) -> None:
+    """The element that leads to a chain, and the chain's last rule; or the rule that allows."""
+    listings = {backend: {"nftables": NFTABLES, "iptables": IPTABLES}[backend]}
+    found = kernel_rules(listings, "worker", verdict, SUBJECT)
+    table = {"nftables": "ip network-policy", "iptables": "*filter"}[backend]
+    assert [rule.chain for rule in found] == [f"{table} {chain}" for chain in chains]
+    assert {rule.node for rule in found} <= {"worker"}
+
+
+def test_rules_of_the_other_family_are_left_out() -> None:
+    party = Party("fd00:10:244:1::2", "default/web", "worker")
+    (rule,) = kernel_rules({"nftables": NFTABLES}, "worker", ALLOWED, party)
+    assert rule.chain.startswith("ip6 ")
