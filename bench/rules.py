@@ -42,7 +42,8 @@ from kubenetlab.datapath.proxy_views import ProxyView
 from kubenetlab.datapath.service_rules import service_rules
 from kubenetlab.datapath.services.view import ServiceView
 from kubenetlab.datapath.view import Family, NodeView
-from kubenetlab.hoststate.rules.rulesets import NodeRules, RuleObject, RuleSet, steps
+from kubenetlab.hoststate.rules.rulesets import NodeRules, RuleObject, RuleSet
+from kubenetlab.hoststate.rules.transactions import steps
 from kubenetlab.kernel.rules.backends import open_loader
 from kubenetlab.versioned import VersionedMap
 

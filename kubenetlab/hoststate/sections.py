@@ -18,6 +18,7 @@ from kubenetlab.hoststate.links.existing import LinkUp
 from kubenetlab.hoststate.object import Key, Object, Origin
 from kubenetlab.hoststate.programs import ProgramRun
 from kubenetlab.hoststate.rules.rulesets import RuleObject
+from kubenetlab.hoststate.rules.transactions import phase
 from kubenetlab.hoststate.sandbox import Sandbox, Settings, Sysctl
 from kubenetlab.hoststate.state import Contents, HostState
 
@@ -181,5 +182,5 @@ def _rulesets(state: HostState, contents: Contents) -> Iterator[ComponentRules]:
     for obj in contents.values():
         if isinstance(obj, RuleObject):
             rulesets.setdefault((state.origin(obj), obj.backend), []).append(obj)
-    for (origin, backend), objects in rulesets.items():
+    for (origin, backend), objects in sorted(rulesets.items(), key=lambda item: phase(item[0][1])):
         yield ComponentRules(origin, backend, tuple(objects))

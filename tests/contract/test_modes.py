@@ -9,7 +9,8 @@ from kubenetlab.api.lab import Decisions
 from kubenetlab.datapath import manuals, modes, plan
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.hoststate.diff import diff
-from kubenetlab.hoststate.rules.rulesets import RuleObject, steps
+from kubenetlab.hoststate.rules.rulesets import RuleObject
+from kubenetlab.hoststate.rules.transactions import steps
 from kubenetlab.hoststate.state import Contents, HostState
 from kubenetlab.kernel.fake import FakeKernel
 from kubenetlab.names import MAX_LINK_NAME

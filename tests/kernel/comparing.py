@@ -9,13 +9,8 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from kubenetlab.hoststate.rules.listing import Difference
-from kubenetlab.hoststate.rules.rulesets import (
-    OwnedName,
-    RuleObject,
-    by_backend,
-    rule_backend,
-    steps,
-)
+from kubenetlab.hoststate.rules.rulesets import OwnedName, RuleObject, by_backend, rule_backend
+from kubenetlab.hoststate.rules.transactions import steps
 from kubenetlab.kernel.processes.identity import ProcessId
 from kubenetlab.kernel.rules.comparison import Compared, compare
 from kubenetlab.lab.nodeagent.forked import in_child

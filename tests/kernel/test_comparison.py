@@ -11,7 +11,7 @@ from kubenetlab.hoststate.rules.nftables import rule
 from kubenetlab.hoststate.rules.nftables.chain_commands import AddChain, AddRules, AddTable
 from kubenetlab.hoststate.rules.nftables.statements import accept
 from kubenetlab.hoststate.rules.nftables.transactions import encode_transaction
-from kubenetlab.hoststate.rules.rulesets import Transaction
+from kubenetlab.hoststate.rules.transactions import Transaction
 from kubenetlab.kernel.processes.identity import ProcessId
 from kubenetlab.kernel.rules import nftables
 from kubenetlab.kernel.rules.comparison import Compared, Names, compare

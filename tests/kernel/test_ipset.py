@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from contextlib import closing
+from ipaddress import IPv6Address, IPv6Network
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from kubenetlab.hoststate.rules.ipset import (
     IpsetRules,
@@ -14,10 +18,12 @@ from kubenetlab.hoststate.rules.ipset import (
     failed_object,
     names,
     parse,
-    replacement,
+    range_item,
     update,
 )
-from kubenetlab.hoststate.rules.rulesets import steps
+from kubenetlab.hoststate.rules.iptables import IptablesChain
+from kubenetlab.hoststate.rules.rulesets import OwnedName, RuleObject
+from kubenetlab.hoststate.rules.transactions import steps
 from kubenetlab.kernel.rules import ipset, iptables
 from kubenetlab.kernel.rules.backends import RulesError
 from tests.clusters import deployment, rules_of, service
@@ -37,6 +43,19 @@ pytestmark = pytest.mark.skipif(
 def sets(text: str) -> list[IpsetRules]:
     """Return kube-proxy's sets on node `worker` in a lab where everything runs."""
     return rules_of("ipset", CLUSTER + text)
+
+
+def load(
+    loader: ipset.Ipset,
+    old: Sequence[IpsetRules],
+    new: Sequence[IpsetRules],
+    former: Sequence[OwnedName] = (),
+    *,
+    anew: bool = False,
+) -> None:
+    """Load sets in place of others."""
+    for transaction in steps(old, new, {"ipset": former}, anew=anew):
+        loader.run(transaction.text)
 
 
 def contents(loader: ipset.Ipset) -> dict[str, list[str]]:
@@ -65,15 +84,15 @@ def test_updates_and_replacement_load_the_same_sets(monkeypatch: pytest.MonkeyPa
     with closing(ipset.open_loader()) as loader:
         before: list[IpsetRules] = []
         for desired in (SMALL, LARGE, SMALL):
-            loader.run(update(before, desired))
+            load(loader, before, desired)
             changed = contents(loader)
             assert lines(desired) == []
             assert not loader.has_drift()
-            loader.run(replacement(desired))
+            load(loader, before, desired, anew=True)
             assert contents(loader) == changed
             assert not loader.has_drift()
             before = desired
-        loader.run(update(before, []))
+        load(loader, before, [])
         assert loader.text() == ""
 
 
@@ -82,12 +101,12 @@ def test_sets_of_others_are_kept() -> None:
     with closing(ipset.open_loader()) as loader:
         loader.restore("create MINE hash:ip family inet\nadd MINE 192.0.2.1\n")
         before = loader.text()
-        loader.run(update([], LARGE))
+        load(loader, [], LARGE)
         assert not loader.has_drift()
         ours = {("remove", f"ipset {obj.name}") for obj in LARGE if isinstance(obj, Set)}
         drift = differences([], names(LARGE), "ipset")
         assert {(difference.action, difference.object) for difference in drift} == ours
-        loader.run(replacement([], names(LARGE)))
+        load(loader, LARGE, [], names(LARGE), anew=True)
         assert loader.text() == before
 
 
@@ -105,13 +124,13 @@ def test_drift_is_detected_and_named(
     """The replacement repairs it."""
     monkeypatch.setattr("kubenetlab.kernel.rules.ipset.CHECK_INTERVAL_S", 0)
     with closing(ipset.open_loader()) as loader:
-        loader.run(update([], LARGE))
-        loader.run(update(LARGE, SMALL))
+        load(loader, [], LARGE)
+        load(loader, LARGE, SMALL)
         assert not loader.has_drift()
         loader.restore(change)
         assert lines(SMALL) == [line]
         assert loader.has_drift()
-        loader.run(replacement(SMALL))
+        load(loader, SMALL, SMALL, anew=True)
         assert not loader.has_drift()
 
 
@@ -165,3 +184,48 @@ def test_sets_and_rules_that_match_them_are_compared(change: tuple[str, str], li
         else:
             rule_loader.restore("ip", commands)
         assert lines(desired) == [line]
+
+
+def test_sets_exist_as_long_as_rules_match_them() -> None:
+    """A set and its rule are added, replaced by others, and removed, each in one change."""
+    with closing(ipset.open_loader()) as set_loader, closing(iptables.open_loader()) as rule_loader:
+        loaded: list[RuleObject] = []
+        for names_of_sets in (["a"], ["a", "b"], ["c"], []):
+            rules = tuple(f"-m set --match-set cali40s:{name} src" for name in names_of_sets)
+            desired: list[RuleObject] = [
+                IptablesChain("n", "ip", "filter", "cali-X", rules),
+                *(Set("n", f"cali40s:{name}", "hash:ip family inet") for name in names_of_sets),
+            ]
+            for anew in (False, True):
+                for step in steps(loaded, desired, {"ipset": [("", "cali40s:")]}, anew=anew):
+                    (set_loader if step.backend == "ipset" else rule_loader).run(step.text)
+                assert sorted(contents(set_loader)) == [f"cali40s:{name}" for name in names_of_sets]
+            loaded = desired
+
+
+def test_a_set_that_is_in_use_is_not_destroyed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error follows only when the time for the kernel to free deleted rules is over."""
+    monkeypatch.setattr("kubenetlab.kernel.rules.ipset.RELEASE_TIMEOUT_S", 0.05)
+    used = [Set("n", f"cali40s:{name}", "hash:ip family inet") for name in "ab"]
+    with closing(ipset.open_loader()) as set_loader, closing(iptables.open_loader()) as rule_loader:
+        load(set_loader, [], used)
+        rule_loader.restore("ip", "*filter\n-A FORWARD -m set --match-set cali40s:b src\nCOMMIT\n")
+        with pytest.raises(RulesError, match=r"in use by a kernel component\ndestroy cali40s:b"):
+            load(set_loader, used, [])
+        assert list(contents(set_loader)) == ["cali40s:b"]
+
+
+@given(prefix=st.ip_addresses(v=6), length=st.integers(1, 128), zeros=st.sampled_from([0, 80, 96]))
+@example(IPv6Address("::ffff:0:0"), 96, 0)
+@example(IPv6Address("::1:0"), 112, 0)
+@example(IPv6Address("::2"), 127, 0)
+def test_ranges_are_written_as_the_kernel_prints_them(
+    prefix: IPv6Address, length: int, zeros: int
+) -> None:
+    """Random ranges, many of which begin with zeros."""
+    address = int(prefix) & ((1 << (128 - zeros)) - 1)
+    item = range_item(str(IPv6Network((address, length), strict=False)))
+    with closing(ipset.open_loader()) as loader:
+        loader.restore("create -exist S hash:net family inet6\nflush S\n")
+        loader.restore(f"add S {item}\n")
+        assert contents(loader)["S"] == [item]

@@ -158,6 +158,34 @@ def test_a_refused_rule_is_named_without_any_effect() -> None:
         assert "KUBE-A" not in loader.text()
 
 
+def test_the_first_jump_stays_the_first() -> None:
+    """Jumps that are added later do not lead past it, and an update without jumps moves none."""
+    policies: list[Ruled] = [
+        IptablesChain("n", "ip", "filter", "cali-FORWARD"),
+        Jump("n", "ip", "filter", "FORWARD", "-j cali-FORWARD", is_first=True),
+    ]
+    services: list[Ruled] = [
+        IptablesChain("n", "ip", "filter", "KUBE-A"),
+        Jump("n", "ip", "filter", "FORWARD", "-j KUBE-A"),
+    ]
+    more: list[Ruled] = [IptablesChain("n", "ip", "filter", "cali-A", ("-j RETURN",))]
+
+    def targets(loader: iptables.Iptables) -> list[str]:
+        lines = loader.text().splitlines()
+        return [line.split()[-1] for line in lines if line.startswith("-A FORWARD ")]
+
+    with closing(iptables.open_loader()) as loader:
+        loader.run(update([], policies))
+        loader.run(update(policies, [*services, *policies]))
+        assert targets(loader) == ["cali-FORWARD", "KUBE-A"]
+        assert "FORWARD -j" not in update([*services, *policies], [*services, *policies, *more])
+        loader.run(update([*services, *policies], services))
+        loader.run(update(services, [*services, *policies]))
+        assert targets(loader) == ["cali-FORWARD", "KUBE-A"]
+        loader.run(replacement([*services, *policies]))
+        assert targets(loader) == ["cali-FORWARD", "KUBE-A"]
+
+
 def test_each_family_has_one_command() -> None:
     """They are for iptables-restore and ip6tables-restore."""
     assert [command.partition("\n")[0] for command in commands(SMALL)] == [

@@ -21,8 +21,8 @@ from kubenetlab.hoststate.rules.rulesets import (
     by_backend,
     names,
     rule_backend,
-    steps,
 )
+from kubenetlab.hoststate.rules.transactions import steps
 from kubenetlab.kernel.rules.backends import Loader, open_loader
 from tests.clusters import ONLINK, running, store
 from tests.kernel.comparing import lines

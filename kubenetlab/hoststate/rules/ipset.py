@@ -1,8 +1,10 @@
 """Rule backend ipset: named sets of the kernel, with members from many subjects.
 
 One rule matches a whole set, so the number of rules does not grow with the number of members. A set
-can only be destroyed when no rule refers to it. A set that is replaced is filled under a temporary
-name and then swapped with the old one, so that it is never empty.
+has to exist before a rule refers to it, and can only be destroyed when no rule refers to it any
+more. So sets are created before the other backends change their rules, and destroyed afterwards. A
+set that is replaced is filled under a temporary name and then swapped with the old one, so that it
+is never empty.
 Source: ipset(8) 7.17; k8s.io/kubernetes pkg/proxy/ipvs/ipset.go (1.33).
 """
 
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from ipaddress import IPv6Address, ip_network
 from typing import Final
 
 import msgspec
@@ -24,12 +27,16 @@ FAMILIES: Final[Mapping[int, str]] = {4: "inet", 6: "inet6"}
 """Family in a set's description, by IP version."""
 MAX_NAME: Final = 31
 """IPSET_MAXNAMELEN without the terminating zero."""
+COMES_FIRST: Final = True
+"""Sets are created before the rules that match them."""
 IS_WATCHED: Final = True
 """The loader polls the sets, because the kernel does not report changes of them."""
 _KERNEL_PROPERTIES: Final = re.compile(r" (?:hashsize \d+|initval \S+)")
 """Properties of a set that the kernel selects, and changes as the set grows."""
 _TEMPORARY_PREFIX: Final = "NEW"
-"""Prefix of temporary names of sets that are being filled, in place of the owner's prefix."""
+"""Prefix of temporary names of sets that are being filled, in place of the first letters."""
+_FIRST_LETTERS: Final = re.compile(r"[A-Za-z]+")
+_OWNER: Final = re.compile(r"[^-:]*[-:]?")
 
 
 class _Ipset(RuleObject, frozen=True):
@@ -81,9 +88,11 @@ Contents = Mapping[str, frozenset[str]]
 
 
 class IpsetRestore(Struct, frozen=True):
-    """Input of `ipset restore`, and the sets to destroy afterwards."""
+    """Input of `ipset restore`, and sets to destroy afterwards."""
 
     text: str
+    destroyed: tuple[str, ...] = ()
+    """Names of sets."""
     anew: tuple[str, ...] = ()
     """Prefixes of set names: sets with these prefixes that are not in `kept` are destroyed."""
     kept: tuple[str, ...] = ()
@@ -101,7 +110,7 @@ def update(
     former: Iterable[OwnedName] = (),
     cache: DiffCache | None = None,
 ) -> str:
-    """Return the commands that add sets, add and delete members, and destroy sets."""
+    """Return the commands that add sets, and add and delete members of sets that remain."""
     before, after = changed_members(old, new, cache)
     added, removed = (
         [obj for key, obj in after.items() if before.get(key) != obj],
@@ -116,9 +125,28 @@ def update(
             for obj in removed
             if isinstance(obj, Member) and obj.set not in removed_sets
         ),
-        *(f"destroy {name}" for name in sorted(removed_sets)),
     ]
     return _encode(IpsetRestore(_lines(lines))) if lines else ""
+
+
+def cleanup(
+    old: Sequence[IpsetRules],
+    new: Sequence[IpsetRules],
+    former: Iterable[OwnedName] = (),
+    cache: DiffCache | None = None,
+    *,
+    anew: bool,
+) -> str:
+    """Return the commands that destroy sets to which no rule refers any more."""
+    if anew:
+        kept = (obj.name for obj in members(new) if isinstance(obj, Set))
+        prefixes = tuple(dict.fromkeys(prefix for _, prefix in (*names(new), *former)))
+        return _encode(IpsetRestore("", (), prefixes, tuple(kept))) if prefixes else ""
+    before, after = changed_members(old, new, cache)
+    removed = sorted(
+        obj.name for key, obj in before.items() if isinstance(obj, Set) and key not in after
+    )
+    return _encode(IpsetRestore("", tuple(removed))) if removed else ""
 
 
 def replacement(objects: Sequence[IpsetRules], former: Iterable[OwnedName] = ()) -> str:
@@ -131,19 +159,14 @@ def replacement(objects: Sequence[IpsetRules], former: Iterable[OwnedName] = ())
     lines: list[str] = []
     sets = [obj for obj in all_members if isinstance(obj, Set)]
     for ipset in sets:
-        temporary = _TEMPORARY_PREFIX + ipset.name[ipset.name.index("-") :]
+        temporary = _FIRST_LETTERS.sub(_TEMPORARY_PREFIX, ipset.name, count=1)
         lines += [f"create -exist {name} {ipset.description}" for name in (ipset.name, temporary)]
         lines += [
             f"flush {temporary}",
             *(f"add {temporary} {item}" for item in items.get(ipset.name, ())),
         ]
         lines += [f"swap {temporary} {ipset.name}", f"destroy {temporary}"]
-    replaced_prefixes = tuple(dict.fromkeys(prefix for _, prefix in (*names(objects), *former)))
-    return (
-        _encode(IpsetRestore(_lines(lines), replaced_prefixes, tuple(ipset.name for ipset in sets)))
-        if replaced_prefixes
-        else ""
-    )
+    return _encode(IpsetRestore(_lines(lines))) if lines else ""
 
 
 def members_after(before: Contents, restore: IpsetRestore) -> Contents:
@@ -166,7 +189,8 @@ def members_after(before: Contents, restore: IpsetRestore) -> Contents:
     return {
         name: frozenset(items)
         for name, items in sets.items()
-        if name in restore.kept or not name.startswith(restore.anew)
+        if name not in restore.destroyed
+        and (name in restore.kept or not name.startswith(restore.anew))
     }
 
 
@@ -184,8 +208,9 @@ def names(objects: Iterable[IpsetRules]) -> tuple[OwnedName, ...]:
 
 
 def owner(name: str) -> str:
-    """Return the prefix shared by all sets of the owner of this set: `KUBE-`."""
-    return name.partition("-")[0] + "-"
+    """Return the prefix shared by all sets of the owner of this set: `KUBE-`, `cali40s:`."""
+    match = _OWNER.match(name)
+    return match[0] if match else ""
 
 
 def failed_object(message: str, objects: Iterable[IpsetRules]) -> tuple[Object, Object] | None:
@@ -240,6 +265,24 @@ def parse(saved: str) -> dict[str, list[str]]:
             case ["add", name, item, *_]:
                 sets[name].append(item)
     return sets
+
+
+def range_item(cidr: str) -> str:
+    """Return a range of addresses as the kernel prints it, as a member of a set.
+
+    A range with one address has no length. IPv6 addresses that consist of zeros and an IPv4 address
+    have it at their end: `::0.1.0.0/112`.
+    """
+    network = ip_network(cidr)
+    address = str(network.network_address)
+    packed = network.network_address.packed
+    has_ipv4_form = packed[:12] in (bytes(12), b"\0" * 10 + b"\xff\xff")
+    if isinstance(network.network_address, IPv6Address) and has_ipv4_form:
+        is_mapped = packed[10] == 0xFF
+        if is_mapped or packed[12:14] != b"\0\0":
+            address = f"::{'ffff:' if is_mapped else ''}{'.'.join(map(str, packed[12:]))}"
+    is_single = network.prefixlen == network.max_prefixlen
+    return address if is_single else f"{address}/{network.prefixlen}"
 
 
 def failed_line(message: str) -> int:

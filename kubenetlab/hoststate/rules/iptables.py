@@ -106,6 +106,9 @@ class Jump(_SingleRule, frozen=True):
     rank = 125
     option = "-I"
 
+    is_first: bool = False
+    """True if it stays before the jumps of other owners, which may accept packets."""
+
 
 IptablesObject = IptablesChain | ChainEntry | Jump
 Ruled = IptablesObject | NodeRules[IptablesObject]
@@ -152,6 +155,17 @@ def update(
         {obj.chain_id for obj in before.values() if isinstance(obj, IptablesChain)} - desired
     )
     added_jumps, removed_jumps = _jumps(after, before), _jumps(before, after)
+    preceded = {jump.chain_id for jump in added_jumps if not jump.is_first}
+    moved_jumps = [
+        obj
+        for obj in (members(new) if preceded else ())
+        if isinstance(obj, Jump)
+        and obj.is_first
+        and obj.chain_id in preceded
+        and obj not in added_jumps
+    ]
+    added_jumps = _sorted(added_jumps + moved_jumps)
+    removed_jumps += moved_jumps
     contents = _contents(new, _changed_chains(before.values(), after.values()) & desired)
     restores = []
     remaining_families = {family for family, _ in names(new)}
@@ -168,7 +182,7 @@ def update(
 def replacement(objects: Sequence[Ruled], former: Iterable[OwnedName] = ()) -> str:
     """Return the input with all chains and jumps, after removing existing ones of their owners."""
     by_key = {obj.key: obj for obj in members(objects)}
-    contents, jumps = _contents(objects, _chains(objects)), _jumps(by_key, {})
+    contents, jumps = _contents(objects, _chains(objects)), _sorted(_jumps(by_key, {}))
     prefixes_by_family: dict[str, dict[str, None]] = {}
     remaining_families = {family for family, _ in names(objects)}
     for family, prefix in (*names(objects), *former):
@@ -305,6 +319,11 @@ def _changed_chains(before: Iterable[_Iptables], after: Iterable[_Iptables]) -> 
 
 def _jumps(objects: Mapping[Key, _Iptables], others: Mapping[Key, _Iptables]) -> list[Jump]:
     return [obj for key, obj in objects.items() if isinstance(obj, Jump) and key not in others]
+
+
+def _sorted(jumps: Iterable[Jump]) -> list[Jump]:
+    """Return jumps in the order in which packets pass them."""
+    return sorted(jumps, key=lambda jump: not jump.is_first)
 
 
 def _contents(objects: Iterable[Ruled], chain_ids: set[ChainId]) -> dict[ChainId, list[str]]:

@@ -239,19 +239,12 @@ class NodeRules(RuleObject, Generic[RuleT_co], frozen=True):
         return f"{self.backend} rules of {len(self.rules.by_subject)} subjects"
 
 
-class Transaction(Struct, frozen=True):
-    """Input of one backend's loader, applied atomically as far as the kernel allows."""
-
-    backend: str
-    text: str
-
-
 class RuleBackend(Protocol[RuleT_contra]):
     """Functions of a rule backend's module for its objects, single ones and `NodeRules`.
 
     `former` are the names that the backend owned before, whether or not it still owns them. A
-    module may define `COMES_LAST` (its transaction is applied after those of the other backends)
-    and `IS_WATCHED` (its loader also works between transactions).
+    module may define `COMES_FIRST` or `COMES_LAST` (its transaction is applied before or after
+    those of the other backends) and `IS_WATCHED` (its loader also works between transactions).
     """
 
     def update(
@@ -335,41 +328,6 @@ def by_backend(objects: Iterable[RuleObject]) -> dict[str, list[RuleObject]]:
     for obj in objects:
         by_name.setdefault(obj.backend, []).append(obj)
     return by_name
-
-
-def steps(
-    old: Iterable[RuleObject],
-    new: Iterable[RuleObject],
-    former: Mapping[str, Iterable[OwnedName]],
-    *,
-    anew: bool,
-    cache: DiffCache | None = None,
-) -> tuple[Transaction, ...]:
-    """Return the transactions from `old` to `new`, in order.
-
-    Backends with new objects come first, so that a node is never without rules. Backends without
-    objects follow in reverse order, because rules that refer to a set have to be removed before it.
-
-    former: names in the namespace that each backend owned before.
-    anew: replace all existing objects, whatever they are.
-    cache: differences of other nodes, to which those of this node are added.
-    """
-    before, after = by_backend(old), by_backend(new)
-    transactions = []
-    # A new backend comes before one that stays, which may lose the rules that the new one takes
-    # over.
-    new_backends = (name for name in after if name not in before)
-    backends = dict.fromkeys((*new_backends, *after, *reversed(before), *reversed(tuple(former))))
-    for name in sorted(backends, key=lambda name: getattr(rule_backend(name), "COMES_LAST", False)):
-        backend = rule_backend(name)
-        objects, former_names = after.get(name, []), former.get(name, ())
-        if anew:
-            text = backend.replacement(objects, former_names)
-        else:
-            text = backend.update(before.get(name, []), objects, former_names, cache)
-        if text:
-            transactions.append(Transaction(name, text))
-    return tuple(transactions)
 
 
 def names(objects: Iterable[RuleObject]) -> dict[str, tuple[OwnedName, ...]]:

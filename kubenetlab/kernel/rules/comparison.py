@@ -17,12 +17,8 @@ from msgspec import Struct
 
 from kubenetlab.errors import RequirementError
 from kubenetlab.hoststate.rules.listing import Difference, differences
-from kubenetlab.hoststate.rules.rulesets import (
-    OwnedName,
-    RewritingBackend,
-    Transaction,
-    rule_backend,
-)
+from kubenetlab.hoststate.rules.rulesets import OwnedName, RewritingBackend, rule_backend
+from kubenetlab.hoststate.rules.transactions import Transaction
 from kubenetlab.kernel.processes.identity import Process, ProcessId
 from kubenetlab.kernel.rules.backends import RulesError, open_loader
 from kubenetlab.kernel.syscalls import CLONE_NEWNET, open_namespace, unshare

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from kubenetlab.hoststate.rules.ipset import (
@@ -26,6 +26,12 @@ INSTALL_HINT: Final = "install it with: apt-get install ipset"
 CHECK_INTERVAL_S: Final = 10.0
 """Time between two checks for changes made by others, in seconds; each one starts a process."""
 
+RELEASE_TIMEOUT_S: Final = 2.0
+"""Time allowed for the kernel to free deleted rules."""
+RELEASE_INTERVAL_S: Final = 0.01
+"""Time between two attempts to destroy sets that are in use."""
+
+_IN_USE: Final = "in use by a kernel component"
 _PREFIX = re.compile(r"^ipset v[\d.]+: (Error in line \d+: )?")
 
 
@@ -51,12 +57,12 @@ class Ipset:
         restore = decode_restore(text)
         self.restore(restore.text)
         if restore.anew:
-            obsolete = [
+            self._destroy(
                 name
-                for name in self._run(["list", "-n"]).split()
+                for name in self._names()
                 if name.startswith(restore.anew) and name not in restore.kept
-            ]
-            self.restore("".join(f"destroy {name}\n" for name in obsolete))
+            )
+        self._destroy(restore.destroyed)
         self._desired = members_after(self._desired, restore)
         return ""
 
@@ -70,6 +76,24 @@ class Ipset:
         """Run `ipset restore` with this input."""
         if text:
             self._run(["restore"], text)
+
+    def _destroy(self, names: Iterable[str]) -> None:
+        """Destroy sets; wait for the kernel to free deleted rules, which still refer to them."""
+        remaining, deadline = tuple(names), time.monotonic() + RELEASE_TIMEOUT_S
+        while True:
+            try:
+                self.restore("".join(f"destroy {name}\n" for name in remaining))
+                return
+            except RulesError as error:
+                if _IN_USE not in str(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(RELEASE_INTERVAL_S)
+            existing = frozenset(self._names())
+            remaining = tuple(name for name in remaining if name in existing)
+
+    def _names(self) -> list[str]:
+        """Return the names of all sets."""
+        return self._run(["list", "-n"]).split()
 
     def listed(self, names: Sequence[OwnedName]) -> str:
         return self.text()

@@ -10,7 +10,8 @@ from kubenetlab.api.lab import ProbeReport
 from kubenetlab.cni.calls import AttachedPod, NodePlugins
 from kubenetlab.cni.capabilities import PodSandbox
 from kubenetlab.datapath.probes import ProbeSpec
-from kubenetlab.hoststate.rules.rulesets import OwnedName, Transaction
+from kubenetlab.hoststate.rules.rulesets import OwnedName
+from kubenetlab.hoststate.rules.transactions import Transaction
 from kubenetlab.kernel.processes.identity import ProcessId
 from kubenetlab.kernel.rules.comparison import Compared
 from kubenetlab.lab.transport.protocol import BatchRequest, Done, Message, Request

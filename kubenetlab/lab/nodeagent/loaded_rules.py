@@ -7,7 +7,8 @@ import time
 from collections.abc import Sequence
 
 from kubenetlab.errors import RequirementError
-from kubenetlab.hoststate.rules.rulesets import OwnedName, Transaction
+from kubenetlab.hoststate.rules.rulesets import OwnedName
+from kubenetlab.hoststate.rules.transactions import Transaction
 from kubenetlab.kernel.processes.identity import Process
 from kubenetlab.kernel.rules import nftables
 from kubenetlab.kernel.rules.backends import (

@@ -22,7 +22,8 @@ from kubenetlab.hoststate.rules.ipvs import (
     decode_changes,
     with_removals,
 )
-from kubenetlab.hoststate.rules.rulesets import NodeRules, RuleSet, RuleT, SubjectRules, steps
+from kubenetlab.hoststate.rules.rulesets import NodeRules, RuleSet, RuleT, SubjectRules
+from kubenetlab.hoststate.rules.transactions import steps
 from kubenetlab.hoststate.sandbox import Sandbox
 from kubenetlab.hoststate.state import HostState, contents_of
 from kubenetlab.versioned import VersionedMap
@@ -151,7 +152,9 @@ def test_a_shared_member_stays_until_its_last_service_is_deleted() -> None:
     before, after = bundled(one, other), bundled(other)
     words = ipset.decode_restore(ipset.update([SET, before], [SET, after])).text
     assert words == "del -exist KUBE-A 10.96.0.9\n"
-    assert ipset.decode_restore(ipset.update([SET, before], [])).text == "destroy KUBE-A\n"
+    assert ipset.update([SET, before], []) == ""
+    cleanup = ipset.cleanup([SET, before], [], anew=False)
+    assert ipset.decode_restore(cleanup).destroyed == ("KUBE-A",)
 
 
 def test_a_set_is_swapped_when_it_is_rebuilt() -> None:

@@ -21,12 +21,11 @@ from kubenetlab.hoststate.rules.rulesets import (
     DiffCache,
     OwnedName,
     RuleObject,
-    Transaction,
     digest,
     names,
     rule_backend,
-    steps,
 )
+from kubenetlab.hoststate.rules.transactions import Transaction, steps
 from kubenetlab.kernel.files import replace_file
 from kubenetlab.kernel.processes.identity import ProcessId
 from kubenetlab.lab.agent.clients.node_agent_connections import NodeAgentConnections

@@ -13,11 +13,10 @@ from kubenetlab.hoststate.rules.rulesets import (
     ExactBackend,
     OwnedName,
     RuleObject,
-    Transaction,
     by_backend,
     rule_backend,
-    steps,
 )
+from kubenetlab.hoststate.rules.transactions import Transaction, steps
 from kubenetlab.kernel.processes.identity import ProcessId
 from kubenetlab.lab.messages.node_agent import CompareRules, ListRules, Node, NodeAgentEvent
 from kubenetlab.lab.transport.protocol import RequestFailed

@@ -172,17 +172,6 @@ ip -n "$NS" neighbor add 10.244.0.4 lladdr 0a:58:0a:f4:00:04 dev cbr0 nud perman
 ip -n "$NS" neighbor add 10.244.0.5 lladdr 0a:58:0a:f4:00:05 dev cbr0 nud permanent protocol static
 # cni bridge, for Pod default/web-59b86ff799-9bhk8
 ip -n "$NS" neighbor add 10.244.0.6 lladdr 0a:58:0a:f4:00:06 dev cbr0 nud permanent protocol static
-# ip-masq-agent
-ip netns exec "$NS" nft -f - <<'EOF'
-add table ip ip-masq-agent { comment "masquerade what leaves the cluster" ; }
-add chain ip ip-masq-agent IP-MASQ-AGENT
-add chain ip ip-masq-agent postrouting { type nat hook postrouting priority 100 ; }
-add rule ip ip-masq-agent IP-MASQ-AGENT ip daddr 10.244.0.0/16 return comment "ip-masq-agent: local traffic is not subject to MASQUERADE (pods)"
-add rule ip ip-masq-agent IP-MASQ-AGENT ip daddr 172.18.0.0/16 return comment "ip-masq-agent: local traffic is not subject to MASQUERADE (nodes)"
-add rule ip ip-masq-agent IP-MASQ-AGENT ip daddr 10.96.0.0/16 return comment "ip-masq-agent: local traffic is not subject to MASQUERADE (Services)"
-add rule ip ip-masq-agent IP-MASQ-AGENT masquerade fully-random comment "ip-masq-agent: outbound traffic is subject to MASQUERADE"
-add rule ip ip-masq-agent postrouting fib daddr type != local jump IP-MASQ-AGENT comment "ip-masq-agent: ensure nat POSTROUTING directs all non-LOCAL destination traffic to our chain"
-EOF
 # kube-proxy ipvs
 ip netns exec "$NS" ipset restore <<'EOF'
 create KUBE-LOOP-BACK hash:ip,port,ip family inet
@@ -243,6 +232,17 @@ add -exist KUBE-LOAD-BALANCER-FW 203.0.113.77,tcp:80
 add -exist KUBE-LOAD-BALANCER-SOURCE-CIDR 203.0.113.77,tcp:80,198.51.100.0/24
 add -exist KUBE-IPVS-IPS 10.96.230.180
 add -exist KUBE-IPVS-IPS 203.0.113.77
+EOF
+# ip-masq-agent
+ip netns exec "$NS" nft -f - <<'EOF'
+add table ip ip-masq-agent { comment "masquerade what leaves the cluster" ; }
+add chain ip ip-masq-agent IP-MASQ-AGENT
+add chain ip ip-masq-agent postrouting { type nat hook postrouting priority 100 ; }
+add rule ip ip-masq-agent IP-MASQ-AGENT ip daddr 10.244.0.0/16 return comment "ip-masq-agent: local traffic is not subject to MASQUERADE (pods)"
+add rule ip ip-masq-agent IP-MASQ-AGENT ip daddr 172.18.0.0/16 return comment "ip-masq-agent: local traffic is not subject to MASQUERADE (nodes)"
+add rule ip ip-masq-agent IP-MASQ-AGENT ip daddr 10.96.0.0/16 return comment "ip-masq-agent: local traffic is not subject to MASQUERADE (Services)"
+add rule ip ip-masq-agent IP-MASQ-AGENT masquerade fully-random comment "ip-masq-agent: outbound traffic is subject to MASQUERADE"
+add rule ip ip-masq-agent postrouting fib daddr type != local jump IP-MASQ-AGENT comment "ip-masq-agent: ensure nat POSTROUTING directs all non-LOCAL destination traffic to our chain"
 EOF
 # kube-proxy ipvs
 ip netns exec "$NS" iptables-restore --noflush <<'EOF'
