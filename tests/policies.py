@@ -6,11 +6,14 @@ from collections.abc import Sequence
 
 import yaml
 from hypothesis import strategies as st
+from msgspec import structs
 
 import tests.examples  # noqa: F401
 from kubenetlab.api.store import Cluster
+from kubenetlab.datapath import plan
+from kubenetlab.hoststate.rules.rulesets import RuleObject
 from kubenetlab.observe.policies.evaluator import Traffic
-from tests.clusters import DUAL, applied, running, store
+from tests.clusters import DUAL, ONLINK, applied, running, store
 
 PODS = """
 apiVersion: v1
@@ -118,11 +121,21 @@ PORTS = st.sampled_from(
 )
 
 
+MANY_PORTS = [
+    *({"port": number} for number in range(1, 30, 2)),
+    {"port": 100, "endPort": 200},
+    {"port": 9000},
+    {"port": 53, "protocol": "UDP"},
+    *({"port": number, "protocol": "SCTP"} for number in range(19, 60, 2)),
+]
+"""More ports of one protocol than a rule of iptables can have."""
+
+
 def rules(peers: str) -> st.SearchStrategy[object]:
     rule = st.builds(
         lambda some, ports: {peers: some, "ports": ports},
         st.lists(PEERS, max_size=2),
-        st.lists(PORTS, max_size=3),
+        st.lists(PORTS, max_size=3) | st.just(MANY_PORTS),
     )
     return st.lists(rule, max_size=2)
 
@@ -153,3 +166,17 @@ def with_policies(policies: Sequence[dict[str, object]]) -> Cluster:
         for number, policy in enumerate(policies)
     ]
     return applied(CLUSTER, yaml.safe_dump_all(documents)) if documents else CLUSTER
+
+
+def node_rules(engine: str, cluster: Cluster) -> list[RuleObject]:
+    """Return the rules of a policy engine for the node `worker`, which has all pods."""
+    config = cluster.config
+    networking = structs.replace(config.networking, policy_engine=engine)
+    state = plan(cluster.with_changes([structs.replace(config, networking=networking)]), ONLINK)
+    return [
+        obj
+        for obj in state["node/worker"].values()
+        if isinstance(obj, RuleObject)
+        and (origin := state.origin(obj)) is not None
+        and origin.component == f"policy {engine}"
+    ]

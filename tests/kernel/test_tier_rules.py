@@ -20,8 +20,8 @@ from kubenetlab.hoststate.rules.nftables.transactions import transaction_text
 from kubenetlab.hoststate.rules.rulesets import NodeRules, RuleSet
 from kubenetlab.observe.policies.evaluator import Evaluator
 from tests.examples import examples
+from tests.kernel.pod_network import Drops, Network, run_ip, write_setting
 from tests.kernel.test_nftables import open_loader
-from tests.kernel.test_policy_rules import Drops, Network, _ip, _set
 from tests.tier_policies import WORLDS, Document, parties_of, with_tiers
 
 LIKE_HOSTS = (
@@ -44,9 +44,9 @@ class NetworkWithNodes(Network):
             for name in (NODE, OTHER_NODE)
         )
         for path, value in LIKE_HOSTS:
-            _set(path, value)
+            write_setting(path, value)
         self._add(len(self.parties[0]), other)
-        _ip("link set lo up", *(f"address add {address} dev lo nodad" for address in own))
+        run_ip("link set lo up", *(f"address add {address} dev lo nodad" for address in own))
         self._namespaces |= dict.fromkeys(own, self.home)
 
 

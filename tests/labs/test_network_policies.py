@@ -25,6 +25,19 @@ MODES = (
     "weave",
     "kube-router",
 )
+SECOND_ENGINE = (
+    "bridge,layout=onlink",
+    "flannel,backend=vxlan",
+    "calico",
+    "weave",
+    "kube-router",
+)
+"""CNI modes in which the engine iptables is tested, too, which sees the same packets."""
+OPTIONS = (
+    *(("--cni", mode, "--policy", "nftables") for mode in MODES),
+    *(("--cni", mode, "--policy", "iptables") for mode in SECOND_ENGINE),
+    ("--cni", "calico", "--policy", "iptables", "--proxy", "iptables"),
+)
 POLICY = """\
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -62,10 +75,10 @@ def test_recipes_give_the_expected_verdicts(lab: Lab, name: str) -> None:
     lab.run("check", "-f", str(RECIPES / name / "expect.yaml"))
 
 
-@pytest.fixture(scope="module", params=MODES)
+@pytest.fixture(scope="module", params=OPTIONS, ids=" ".join)
 def enforcing(request: pytest.FixtureRequest) -> Iterator[Lab]:
     for lab in new_lab():
-        lab.up(DUAL + CLIENTS + WEB + POLICY, "--cni", request.param, "--policy", "nftables")
+        lab.up(DUAL + CLIENTS + WEB + POLICY, *request.param)
         yield lab
 
 

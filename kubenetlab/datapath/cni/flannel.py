@@ -127,7 +127,7 @@ class Mode(PodsOnBridge, frozen=True):
     facts = NetworkFacts(plugin="flannel", host_ifname="veth{id}", bridge="cni0", agent=AGENT)
     bridge = "cni0"
     component = "cni flannel"
-    policy_engines = ("none", "nftables")
+    policy_engines = ("none", "nftables", "iptables")
     masquerader = "flannel"
     gateway_is_source = True
 

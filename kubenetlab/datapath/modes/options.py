@@ -82,7 +82,7 @@ class ModeOptions(Struct, frozen=True, rename=kubernetes_name, forbid_unknown_fi
     needs: ClassVar[Needs] = Needs()
     serves: ClassVar[bool] = True
     masquerader: ClassVar[str] = "ip-masq-agent"
-    policy_engines: ClassVar[tuple[str, ...]] = ("nftables", "none")
+    policy_engines: ClassVar[tuple[str, ...]] = ("nftables", "iptables", "none")
     """Policy engines that see the packets of this CNI mode; the first one is the default."""
     enforced_kinds: ClassVar[tuple[type[Resource], ...]] = ()
     """Kinds of policies that a policy engine enforces."""

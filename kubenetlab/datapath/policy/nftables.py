@@ -29,7 +29,6 @@ A connection that a policy once allowed goes on when the policy changes.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Final
@@ -39,14 +38,22 @@ from msgspec import Struct
 from kubenetlab.api.policies.cluster_network_policy import Action
 from kubenetlab.api.policies.network_policy import Direction, NetworkPolicy
 from kubenetlab.api.policies.tiers import TIER_KINDS
-from kubenetlab.api.values import ip
 from kubenetlab.datapath.modes import ModeOptions, Needs, PodNetwork
+from kubenetlab.datapath.policy.common import (
+    addresses,
+    digest,
+    group_digest,
+    is_everything,
+    named_port_keys,
+    port_text,
+    ports_by_protocol,
+    rule_comment,
+)
 from kubenetlab.datapath.policy.members import PodGroup, PolicyPod
 from kubenetlab.datapath.policy.rules import (
     IsolatingPolicy,
     PolicyRule,
     PortName,
-    PortRange,
     stages,
 )
 from kubenetlab.datapath.view import NodeView
@@ -211,7 +218,7 @@ def isolation_rules(
     """
     chains: list[InTable] = []
     elements: list[InTable] = []
-    addresses = [each for each in pod.addresses if ip.version_of(each) == table.version]
+    own = tuple(addresses([pod], table.version))
     verdicts, pairs = table.type(value=VERDICT), table.type(_ADDRESS_TYPES[table.family])
     for direction in _DIRECTIONS:
         in_stages = stages(policies, direction)
@@ -225,10 +232,10 @@ def isolation_rules(
                 chains.append(chain)
                 elements += (
                     table.element(name, verdicts, (address,), pod.full_name, verdict(chain.name))
-                    for address in addresses
+                    for address in own
                 )
     if any(policy.tier is None for policy in policies):
-        elements += (table.element(_PAIRS, pairs, (address, address)) for address in addresses)
+        elements += (table.element(_PAIRS, pairs, (address, address)) for address in own)
     return TableRules("nftables", table.family, pod.full_name, tuple(elements), tuple(chains))
 
 
@@ -259,8 +266,8 @@ def _tier_chain(table: FamilyTable, policies: Sequence[IsolatingPolicy]) -> Chai
         return None
     rules = [each for policy in policies for each in _rules(table, policy)]
     stage = str(policies[0].tier).lower()
-    digest = _digest(*map(str, rules))
-    return table.chain(f"{stage}-{policies[0].direction.lower()}-{digest}", rules)
+    suffix = digest(*map(str, rules))
+    return table.chain(f"{stage}-{policies[0].direction.lower()}-{suffix}", rules)
 
 
 def group_rules(table: FamilyTable, group: PodGroup, pods: Sequence[PolicyPod]) -> TableRules:
@@ -270,12 +277,7 @@ def group_rules(table: FamilyTable, group: PodGroup, pods: Sequence[PolicyPod]) 
         name,
         (
             table.collection(name, type_, str(group)),
-            *(
-                table.element(name, type_, (address,))
-                for pod in pods
-                for address in pod.addresses
-                if ip.version_of(address) == table.version
-            ),
+            *(table.element(name, type_, (address,)) for address in addresses(pods, table.version)),
         ),
     )
 
@@ -283,19 +285,14 @@ def group_rules(table: FamilyTable, group: PodGroup, pods: Sequence[PolicyPod]) 
 def port_rules(table: FamilyTable, port: PortName, pods: Sequence[PolicyPod]) -> TableRules:
     """Return the set of the ports of all pods that have a name."""
     name, type_ = port_set(port), table.type("inet_proto", "inet_service")
-    keys = dict.fromkeys(
-        (address, port.protocol.lower(), str(number))
-        for pod in pods
-        for own_name, protocol, number in pod.named_ports
-        if (own_name, protocol) == (port.name, port.protocol)
-        for address in pod.addresses
-        if ip.version_of(address) == table.version
-    )
     return table.rules(
         name,
         (
             table.collection(name, type_, f"ports with the name {port.name}"),
-            *(table.element(name, type_, key) for key in keys),
+            *(
+                table.element(name, type_, (address, protocol, str(number)))
+                for address, protocol, number in named_port_keys(port, pods, table.version)
+            ),
         ),
     )
 
@@ -309,7 +306,7 @@ def policy_rules(table: FamilyTable, policy: IsolatingPolicy) -> TableRules:
 def _rules(table: FamilyTable, policy: IsolatingPolicy) -> Iterator[Rule]:
     """Yield the rules of a policy in one direction, in order."""
     for entry in policy.rules:
-        comment = f"{policy.title} {policy.direction} rule {entry.index}"
+        comment = rule_comment(policy, entry)
         for peer in _peers(table, policy.direction, entry):
             for port in _ports(table, entry):
                 yield rule(*peer, *port, *_ACTIONS[entry.action], comment=comment)
@@ -325,7 +322,7 @@ def _peers(
     for each in entry.groups:
         yield (InSet((selector,), group_set(each)),)
     ranges = entry.ranges_of(table.version)
-    if any(cidr.endswith("/0") for cidr in ranges):
+    if is_everything(ranges):
         yield ()
     elif ranges:
         yield (OneOf(selector, ranges),)
@@ -335,26 +332,19 @@ def _ports(table: FamilyTable, entry: PolicyRule) -> Iterator[tuple[AnyStatement
     """Yield the matches of the ports of a rule, of which one has to match."""
     if entry.is_any_port:
         yield ()
-    by_protocol: dict[str, list[PortRange]] = {}
-    for port in entry.ports:
-        by_protocol.setdefault(port.protocol.lower(), []).append(port)
-    for protocol, ports in by_protocol.items():
+    for protocol, ports in ports_by_protocol(entry).items():
         is_protocol = Match("meta l4proto", protocol)
-        if any(port.is_all for port in ports):
-            yield (is_protocol,)
+        if ports:
+            yield (is_protocol, OneOf("th dport", tuple(port_text(port, "-") for port in ports)))
         else:
-            yield (is_protocol, OneOf("th dport", tuple(map(_port_text, ports))))
+            yield (is_protocol,)
     for name in entry.port_names:
         yield (InSet((f"{table.family} daddr", "meta l4proto", "th dport"), port_set(name)),)
 
 
-def _port_text(port: PortRange) -> str:
-    return str(port.first) if port.first == port.last else f"{port.first}-{port.last}"
-
-
 def group_set(group: PodGroup) -> str:
     """Return the name of the set of a group of pods."""
-    return f"pods-{_digest(group.namespace, group.pods, group.namespaces)}"
+    return f"pods-{group_digest(group)}"
 
 
 def port_set(port: PortName) -> str:
@@ -364,19 +354,15 @@ def port_set(port: PortName) -> str:
 
 def policy_chain(policy: IsolatingPolicy) -> str:
     """Return the name of the chain of a policy in one direction."""
-    text = f"policy-{policy.direction.lower()}-{_digest(policy.name)}-{policy.name}"
+    text = f"policy-{policy.direction.lower()}-{digest(policy.name)}-{policy.name}"
     return text[:MAX_CHAIN_NAME]
 
 
 def isolated_chain(policies: Sequence[IsolatingPolicy]) -> str:
     """Return the name of the chain of the pods that some policies isolate in one direction."""
     direction = policies[0].direction.lower()
-    return f"isolated-{direction}-{_digest(*(policy.name for policy in policies))}"
+    return f"isolated-{direction}-{digest(*(policy.name for policy in policies))}"
 
 
 MAX_CHAIN_NAME: Final = 120
 """Maximum length of the names of chains, in characters; the kernel's is 127 in older versions."""
-
-
-def _digest(*parts: str) -> str:
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]

@@ -198,11 +198,11 @@ PROBES: Final = (
     FeatureProbe(
         "iptables",
         probe_iptables,
-        "kube-proxy's mode of that name",
+        "kube-proxy's mode and the policy engine of that name",
         _KERNEL_WITH.format(
             options="CONFIG_NFT_COMPAT and the matches and targets of CONFIG_NETFILTER_XT_…"
         ),
-        effect_if_missing="kubeProxyMode: iptables is not available",
+        effect_if_missing="kubeProxyMode and policyEngine: iptables are not available",
         programs=(iptables.PROGRAM,),
     ),
     FeatureProbe(
@@ -227,11 +227,11 @@ PROBES: Final = (
     FeatureProbe(
         "ipset",
         probe_ipset,
-        "sets that rules match, in kube-proxy's mode ipvs",
+        "sets that rules match, in kube-proxy's mode ipvs and the policy engine iptables",
         _KERNEL_WITH.format(
             options="CONFIG_IP_SET, its hash and bitmap sets, and CONFIG_NETFILTER_XT_SET"
         ),
-        effect_if_missing=_NO_IPVS,
+        effect_if_missing="kubeProxyMode: ipvs and policyEngine: iptables are not available",
         programs=(ipset.PROGRAM, iptables.PROGRAM),
     ),
     FeatureProbe(

@@ -47,6 +47,7 @@ _IPTABLES_RULES: Final = (
     "COMMIT",
     "*filter",
     "-A FORWARD -m conntrack --ctstate NEW -j REJECT",
+    "-A FORWARD -p tcp -m multiport --dports 80,8080:8090 -j MARK --set-xmark 0x10000/0x10000",
     "COMMIT",
 )
 
@@ -71,7 +72,7 @@ def nft_probe(family: str, *statements: str) -> Callable[[], None]:
 
 
 def probe_iptables() -> None:
-    """Load iptables rules with all matches and targets of kube-proxy."""
+    """Load iptables rules with all matches and targets of kube-proxy and of policies."""
     unshare.enter_new_namespaces()
     loader = iptables.open_loader()
     try:
@@ -94,10 +95,11 @@ def probe_bpf() -> None:
 
 
 def probe_ipset() -> None:
-    """Create sets of all types that kube-proxy uses, and rules that match them."""
+    """Create sets of all types that kube-proxy and policies use, and rules that match them."""
     unshare.enter_new_namespaces()
     kinds = {
         "hash:ip": "dst",
+        "hash:net": "dst",
         "hash:ip,port": "dst,dst",
         "hash:ip,port,ip": "dst,dst,src",
         "hash:ip,port,net": "dst,dst,src",

@@ -42,7 +42,7 @@ NUMGEN_INCREMENTAL, NUMGEN_RANDOM = 0, 1
 
 EXPR_VERDICT, EXPR_PAYLOAD, EXPR_CONCAT, EXPR_NUMGEN = 1, 7, 13, 23
 """`enum expr_types`: nft's description of how the key of a set is computed."""
-_DESC_UDP, _DESC_TCP, _DESC_SCTP, _DESC_IP, _DESC_IP6 = 6, 8, 10, 12, 13
+_DESC_UDP, _DESC_TCP, _DESC_SCTP, _DESC_TH, _DESC_IP, _DESC_IP6 = 6, 8, 10, 11, 12, 13
 """`enum proto_desc_id`"""
 _TYPEOF_EXPRESSION, _TYPEOF_DATA = 0, 1
 """NFTNL_UDATA_SET_TYPEOF_EXPR, NFTNL_UDATA_SET_TYPEOF_DATA"""
@@ -253,7 +253,7 @@ SELECTORS: Final[Mapping[str, Selector]] = {
     "ip daddr": _payload("ipv4_addr", _NETWORK_HEADER, 16, (_DESC_IP, 12)),
     "ip6 saddr": _payload("ipv6_addr", _NETWORK_HEADER, 8, (_DESC_IP6, 8)),
     "ip6 daddr": _payload("ipv6_addr", _NETWORK_HEADER, 24, (_DESC_IP6, 9)),
-    "th dport": _payload("inet_service", _TRANSPORT_HEADER, 2),
+    "th dport": _payload("inet_service", _TRANSPORT_HEADER, 2, (_DESC_TH, 2)),
     "tcp sport": _payload("inet_service", _TRANSPORT_HEADER, 0, (_DESC_TCP, 1), "tcp"),
     "tcp dport": _payload("inet_service", _TRANSPORT_HEADER, 2, (_DESC_TCP, 2), "tcp"),
     "udp dport": _payload("inet_service", _TRANSPORT_HEADER, 2, (_DESC_UDP, 2), "udp"),

@@ -1,0 +1,314 @@
+"""iptables: chains of Calico's iptables data plane, and IP sets of peers.
+
+    FORWARD  →  cali-FORWARD: replies and established connections return
+             →  cali-from-wl-dispatch: by the source, to the chain of an isolated pod
+             →  cali-to-wl-dispatch: by the destination, likewise
+
+    cali-fw-cali…  (one for each pod with isolated egress)
+             →  to the pod itself: return
+             →  clear the mark 0x10000
+             →  cali-po-…  (one for each policy): a rule matches: set the mark, and return
+             →  the mark is set: return
+             →  drop
+    cali-tw-cali…, cali-pi-…: likewise for ingress
+
+The rules are in the table `filter` of iptables and of ip6tables. A packet of an isolated pod passes
+the policies of the pod one after another until one of them sets the mark. If both ends are
+isolated, the packet has to get the mark twice. A packet that is allowed returns to FORWARD, where
+the rules of kube-proxy follow. Each rule has the name of its policy, and its number there, as
+comment.
+
+Peers are IP sets: `cali40s:…` has the pods that a selector matches (hash:ip), `cali40b:…` ranges of
+addresses (hash:net), and `cali40n:…` the ports with a name (hash:ip,port); `cali60…` has the same
+for IPv6. Policies with the same selector share a set. A set of type hash:net cannot hold a range
+with all addresses, so a rule with such a range has no match of addresses. A rule matches at most 15
+ports, so a policy with more ports has several rules.
+
+Packets between a node and its own pods are not forwarded, so no policy applies to them. A
+connection that a policy once allowed goes on when the policy changes.
+
+Differences from Calico: the dispatch chains match the addresses of pods, as those of kube-router
+do, because pods may share a bridge, and netfilter sees only the bridge. Allowed and established
+packets return instead of being accepted, so that rules of others still apply. Only isolated pods
+have chains.
+
+Source: projectcalico/calico felix/rules/{static.go,dispatch.go,endpoints.go,policy.go,
+rule_defs.go}, felix/ipsets (3.30); cloudnativelabs/kube-router pkg/controllers/netpol (2.5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from msgspec import Struct
+
+from kubenetlab.api.policies.network_policy import Direction, NetworkPolicy
+from kubenetlab.datapath.modes import ModeOptions, Needs, PodNetwork
+from kubenetlab.datapath.policy.common import (
+    ISOLATED,
+    addresses,
+    digest,
+    group_digest,
+    is_everything,
+    named_port_keys,
+    port_text,
+    ports_by_protocol,
+    rule_comment,
+)
+from kubenetlab.datapath.policy.members import PodGroup, PolicyPod
+from kubenetlab.datapath.policy.rules import IsolatingPolicy, PolicyRule, PortName, PortRange
+from kubenetlab.datapath.view import NodeView
+from kubenetlab.hoststate.object import Object
+from kubenetlab.hoststate.rules.ipset import FAMILIES as SET_FAMILIES
+from kubenetlab.hoststate.rules.ipset import IpsetObject, Member, Set, range_item
+from kubenetlab.hoststate.rules.iptables import (
+    FAMILIES,
+    ChainEntry,
+    IptablesChain,
+    IptablesObject,
+    Jump,
+    comment,
+)
+from kubenetlab.hoststate.rules.rulesets import RuleObject, SubjectRules
+from kubenetlab.names import workload_id
+
+MARK: Final = "0x10000"
+"""Mark of packets that a policy allows."""
+MAX_MATCHED_PORTS: Final = 15
+"""Maximum number of ports that `multiport` matches; a range counts as two."""
+_FORWARD: Final = "cali-FORWARD"
+_MARKED: Final = f"-m mark --mark {MARK}/{MARK} -j RETURN"
+_TO_ITSELF: Final = comment("a pod to itself")
+_NEIGHBOR_DISCOVERY: Final = (135, 136)
+"""Types of ICMPv6 messages that pods on one bridge need to find each other."""
+
+
+class _End(Struct, frozen=True):
+    """Names and options for one end of a connection."""
+
+    dispatch: str
+    """Chain that leads to those of pods."""
+    pod: str
+    """Prefix of the chains of pods."""
+    policy: str
+    """Prefix of the chains of policies."""
+    option: str
+    """Option that matches the address of the isolated pod."""
+    peer_option: str
+    peer: str
+    """Part of the header with the peer, for matches of sets."""
+
+
+_ENDS: Final[dict[Direction, _End]] = {
+    "Egress": _End("cali-from-wl-dispatch", "cali-fw-cali", "cali-po-", "-s", "-d", "dst"),
+    "Ingress": _End("cali-to-wl-dispatch", "cali-tw-cali", "cali-pi-", "-d", "-s", "src"),
+}
+
+
+class Mode(ModeOptions, frozen=True):
+    """Options: none."""
+
+    needs = Needs(programs=("iptables-nft-restore", "ipset"), own_features=("iptables", "ipset"))
+    enforced_kinds = (NetworkPolicy,)
+
+    def node(self, node: NodeView, network: PodNetwork) -> Iterator[Object]:
+        for family in node.families:
+            yield from base(FamilyTable(family.version, node.netns))
+
+    def isolated_pod(
+        self, version: int, pod: PolicyPod, policies: Sequence[IsolatingPolicy]
+    ) -> Iterator[SubjectRules[RuleObject]]:
+        table = FamilyTable(version)
+        yield table.rules("iptables", pod.full_name, tuple(isolation(table, pod, policies)))
+
+    def group(
+        self, version: int, group: PodGroup, pods: Sequence[PolicyPod]
+    ) -> Iterator[SubjectRules[RuleObject]]:
+        """Yield the set of the pods."""
+        table = FamilyTable(version)
+        name, items = group_set(table, group), dict.fromkeys(addresses(pods, version))
+        yield table.rules("ipset", name, tuple(table.set(name, "hash:ip", tuple(items))))
+
+    def named_ports(
+        self, version: int, port: PortName, pods: Sequence[PolicyPod]
+    ) -> Iterator[SubjectRules[RuleObject]]:
+        """Yield the set of the ports."""
+        table = FamilyTable(version)
+        name = port_set(table, port)
+        items = [
+            f"{address},{protocol}:{number}"
+            for address, protocol, number in named_port_keys(port, pods, version)
+        ]
+        yield table.rules("ipset", name, tuple(table.set(name, "hash:ip,port", items)))
+
+    def policy(self, version: int, policy: IsolatingPolicy) -> Iterator[SubjectRules[RuleObject]]:
+        """Yield the chain of the policy, and the sets of its ranges of addresses."""
+        table = FamilyTable(version)
+        name, rules = policy_chain(policy), tuple(policy_rules(table, policy))
+        yield table.rules("iptables", name, (table.chain(name, rules),))
+        blocks = tuple(
+            obj
+            for ranges in dict.fromkeys(entry.ranges_of(version) for entry in policy.rules)
+            if ranges and not is_everything(ranges)
+            for obj in table.set(
+                block_set(table, ranges), "hash:net", tuple(map(range_item, ranges))
+            )
+        )
+        if blocks:
+            yield table.rules("ipset", name, (), blocks)
+
+
+class FamilyTable(Struct, frozen=True):
+    """Table and sets of one address family on a node; creates their objects."""
+
+    version: int
+    netns: str = ""
+
+    @property
+    def family(self) -> str:
+        return FAMILIES[self.version]
+
+    def chain(self, name: str, rules: Sequence[str]) -> IptablesChain:
+        return IptablesChain(self.netns, self.family, "filter", name, tuple(rules))
+
+    def entry(self, chain: str, rule: str) -> ChainEntry:
+        return ChainEntry(self.netns, self.family, "filter", chain, rule)
+
+    def set_name(self, kind: str, name: str) -> str:
+        """Return the name of a set: `cali40s:…`, `cali60s:…`."""
+        return f"cali{self.version}0{kind}:{name}"
+
+    def set(self, name: str, type_: str, items: Sequence[str]) -> Iterator[IpsetObject]:
+        """Yield a set and its members."""
+        yield Set(self.netns, name, f"{type_} family {SET_FAMILIES[self.version]}")
+        for item in items:
+            yield Member(self.netns, name, item)
+
+    def rules(
+        self,
+        backend: str,
+        subject: str,
+        objects: tuple[RuleObject, ...],
+        shared: tuple[RuleObject, ...] = (),
+    ) -> SubjectRules[RuleObject]:
+        return SubjectRules(backend, self.family, subject, objects, shared)
+
+
+def base(table: FamilyTable) -> Iterator[RuleObject]:
+    """Yield the chains without any policy, in which no packet is dropped."""
+    rules = [
+        f"{comment('replies and established connections')} "
+        "-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN"
+    ]
+    if table.version == 6:
+        rules += (
+            f"-p ipv6-icmp {comment('neighbor discovery')} -m icmp6 --icmpv6-type {type_} -j RETURN"
+            for type_ in _NEIGHBOR_DISCOVERY
+        )
+    for end in _ENDS.values():
+        yield table.chain(end.dispatch, ())
+        rules.append(f"-j {end.dispatch}")
+    yield table.chain(_FORWARD, rules)
+    jump = f"{comment('network policies')} -j {_FORWARD}"
+    yield Jump(table.netns, table.family, "filter", "FORWARD", jump, is_first=True)
+
+
+def isolation(
+    table: FamilyTable, pod: PolicyPod, policies: Sequence[IsolatingPolicy]
+) -> Iterator[IptablesObject]:
+    """Yield the chains of a pod on its node, and the rules that lead to them.
+
+    policies: all policies that isolate it.
+    """
+    own = tuple(addresses([pod], table.version))
+    for direction, end in _ENDS.items():
+        isolating = [policy for policy in policies if policy.direction == direction]
+        if not isolating or not own:
+            continue
+        chain = f"{end.pod}{workload_id(pod.namespace, pod.name)}"
+        rules = [f"{end.peer_option} {address} {_TO_ITSELF} -j RETURN" for address in own]
+        rules.append(f"-j MARK --set-xmark 0x0/{MARK}")
+        for policy in isolating:
+            rules.append(f"{comment(policy.name)} -j {policy_chain(policy)}")
+            rules.append(_MARKED)
+        yield table.chain(chain, (*rules, f"{comment(ISOLATED)} -j DROP"))
+        for address in own:
+            yield table.entry(
+                end.dispatch, f"{end.option} {address} {comment(pod.full_name)} -g {chain}"
+            )
+
+
+def policy_rules(table: FamilyTable, policy: IsolatingPolicy) -> Iterator[str]:
+    """Yield the rules of a policy in one direction."""
+    peer = _ENDS[policy.direction].peer
+    for entry in policy.rules:
+        note = comment(rule_comment(policy, entry))
+        matches = [
+            f"{port}{note}{peers} -j MARK --set-xmark {MARK}/{MARK}"
+            for peers in _peers(table, peer, entry)
+            for port in _ports(table, entry)
+        ]
+        yield from matches
+        if matches:
+            yield _MARKED
+
+
+def _peers(table: FamilyTable, peer: str, entry: PolicyRule) -> Iterator[str]:
+    """Yield the matches of the peers of a rule, of which one has to match."""
+    ranges = entry.ranges_of(table.version)
+    if entry.is_any_peer or is_everything(ranges):
+        yield ""
+        return
+    for each in entry.groups:
+        yield f" -m set --match-set {group_set(table, each)} {peer}"
+    if ranges:
+        yield f" -m set --match-set {block_set(table, ranges)} {peer}"
+
+
+def _ports(table: FamilyTable, entry: PolicyRule) -> Iterator[str]:
+    """Yield the matches of the ports of a rule, of which one has to match."""
+    if entry.is_any_port:
+        yield ""
+    for protocol, ports in ports_by_protocol(entry).items():
+        if not ports:
+            yield f"-p {protocol} "
+        for part in _multiport_parts(ports):
+            yield f"-p {protocol} -m multiport --dports {part} "
+    for name in entry.port_names:
+        yield f"-m set --match-set {port_set(table, name)} dst,dst "
+
+
+def _multiport_parts(ports: Sequence[PortRange]) -> Iterator[str]:
+    """Yield lists of ports, each as long as one match of `multiport` may be."""
+    part: list[str] = []
+    used = 0
+    for port in ports:
+        count = 1 if port.first == port.last else 2
+        if used + count > MAX_MATCHED_PORTS:
+            yield ",".join(part)
+            part, used = [], 0
+        part.append(port_text(port, ":"))
+        used += count
+    if part:
+        yield ",".join(part)
+
+
+def group_set(table: FamilyTable, group: PodGroup) -> str:
+    """Return the name of the set of a group of pods."""
+    return table.set_name("s", group_digest(group))
+
+
+def port_set(table: FamilyTable, port: PortName) -> str:
+    """Return the name of the set of the ports with a name."""
+    return table.set_name("n", f"{port.protocol.lower()}-{port.name}")
+
+
+def block_set(table: FamilyTable, ranges: Sequence[str]) -> str:
+    """Return the name of the set of ranges of addresses."""
+    return table.set_name("b", digest(*ranges))
+
+
+def policy_chain(policy: IsolatingPolicy) -> str:
+    """Return the name of the chain of a policy in one direction."""
+    return f"{_ENDS[policy.direction].policy}{digest(policy.name)}"
