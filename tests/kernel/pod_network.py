@@ -99,14 +99,17 @@ class Network:
                     for gateway in ("169.254.1.1", "fe80::1")
                 ),
             )
-            for address in addresses:
-                family = socket.AF_INET6 if ":" in address else socket.AF_INET
-                self._sctp[address] = raw = socket.socket(
-                    family, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_SCTP
-                )
-                raw.bind((address, 0))
+            self._open(addresses, inside)
+
+    def _open(self, addresses: Sequence[str], namespace: int) -> None:
+        """Let the addresses of a host send and receive; its namespace is the current one."""
         for address in addresses:
-            self._namespaces[address] = inside
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            self._sctp[address] = raw = socket.socket(
+                family, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_SCTP
+            )
+            raw.bind((address, 0))
+            self._namespaces[address] = namespace
 
     def _next_port(self) -> int:
         """Return a port that had no connection for a while, of which conntrack has no entry."""

@@ -47,7 +47,7 @@ class NetworkWithNodes(Network):
             write_setting(path, value)
         self._add(len(self.parties[0]), other)
         run_ip("link set lo up", *(f"address add {address} dev lo nodad" for address in own))
-        self._namespaces |= dict.fromkeys(own, self.home)
+        self._open(own, self.home)
 
 
 def desired_rules(cluster: Cluster, cache: PlanCache) -> list[Rules]:
