@@ -12,6 +12,7 @@ from msgspec import structs
 
 from kubenetlab.diagnostics.model import Connection
 from kubenetlab.observe.expect import Destination, ServiceTarget
+from kubenetlab.observe.pod_ports import PodPort
 from kubenetlab.observe.targets.grammar import WORKLOADS, Target
 from kubenetlab.observe.targets.locations import Location
 from kubenetlab.observe.targets.lookups import service_named
@@ -49,6 +50,9 @@ class Ends:
 
     def of_cell(self, source: Location, destination: Destination) -> Connection:
         """Return the ends of one probe of the matrix."""
+        if isinstance(destination, PodPort):
+            pods = frozenset([f"{destination.namespace}/{destination.name}"])
+            return self._connection(source, _Reached("", pods, destination.port))
         if isinstance(destination, ServiceTarget):
             return self._connection(
                 source,
@@ -77,6 +81,8 @@ class Ends:
             self._objects[key] = self._named(source, target, port or 0)
         named = self._objects[key]
         reached = self._reached(address, port or 0, protocol) if address else named
+        if target.kind == "each":  # one pod of several
+            named = reached
         is_resolved = target.kind == "name" and source.kind == "pod"
         name_servers = (
             self._pods_behind.get(_NAME_SERVERS, frozenset()) if is_resolved else frozenset()
@@ -120,13 +126,16 @@ class Ends:
         """
         if place.kind != "pod":
             return f"{place.kind}/{place.name}"
-        workload, index = self._index_in_workload.get(_name(place), ("", 0))
+        return self._stable_pod(place.namespace, place.name)
+
+    def _stable_pod(self, namespace: str, pod: str) -> str:
+        workload, index = self._index_in_workload.get(f"{namespace}/{pod}", ("", 0))
         kind, _, name = workload.partition("/")
-        where = "" if place.namespace == "default" else f"{place.namespace}/"
+        where = "" if namespace == "default" else f"{namespace}/"
         return (
             f"{_SHORT.get(kind, kind.lower())}/{where}{name}[{index}]"
             if workload
-            else f"pod/{where}{place.name}"
+            else f"pod/{where}{pod}"
         )
 
     def stable_target(self, target: Target, title: str) -> str:
@@ -153,10 +162,13 @@ class Ends:
         """Return a destination of the matrix under a stable name."""
         if not isinstance(destination, ServiceTarget):
             return self.stable_name(destination)
-        where = "" if destination.namespace == "default" else f"{destination.namespace}/"
         family = f" {destination.family}" if destination.family else ""
+        port = f"{destination.port}/{destination.protocol}{family}"
+        if isinstance(destination, PodPort):
+            return f"{self._stable_pod(destination.namespace, destination.name)}:{port}"
+        where = "" if destination.namespace == "default" else f"{destination.namespace}/"
         kind = "lb" if destination.is_outside else "svc"
-        return f"{kind}/{where}{destination.name}:{destination.port}/{destination.protocol}{family}"
+        return f"{kind}/{where}{destination.name}:{port}"
 
     def _connection(self, source: Location, *reached: _Reached) -> Connection:
         services = frozenset(end.service for end in reached if end.service)

@@ -15,6 +15,7 @@ from kubenetlab.observe.expect import (
     facts_of,
     service_ports,
 )
+from kubenetlab.observe.pod_ports import PodPort, expect_port, pod_ports
 from kubenetlab.observe.policies.paths import Protocol
 from kubenetlab.observe.policies.reasons import denials, reasons
 from kubenetlab.observe.policies.verdicts import PolicyVerdicts
@@ -80,6 +81,21 @@ class Matrix(Struct, frozen=True):
     def faults(self) -> list[Cell]:
         return [cell for cell in self.cells if not cell.is_as_promised]
 
+    @property
+    def differences(self) -> Matrix:
+        """The rows and columns with a cell that is not as promised."""
+        rows = {cell.source.sandbox for cell in self.faults}
+        columns = {cell.destination.title for cell in self.faults}
+        return Matrix(
+            tuple(row for row in self.sources if row.sandbox in rows),
+            tuple(column for column in self.destinations if column.title in columns),
+            tuple(
+                cell
+                for cell in self.cells
+                if cell.source.sandbox in rows and cell.destination.title in columns
+            ),
+        )
+
 
 def matrix_places(seen: Inspection) -> list[Location]:
     """Return the places of a matrix: everything that runs.
@@ -116,15 +132,21 @@ def probe_matrix(
     sources: Sequence[Location] | None = None,
     deadline_s: float = 1.0,
     policies: PolicyVerdicts | None = None,
+    has_pod_ports: bool = False,
 ) -> Matrix:
     """Send every probe of the matrix in every family.
 
     seen: document of `inspect`. sources: the rows; every place if None.
     policies: network policies that the lab enforces; None without any.
+    has_pod_ports: also connect to the ports on which pods listen.
     """
     all_places = matrix_places(seen)
     rows = tuple(sources if sources is not None else all_places)
-    candidates: tuple[Destination, ...] = (*all_places, *service_ports(seen))
+    candidates: tuple[Destination, ...] = (
+        *all_places,
+        *(pod_ports(seen) if has_pod_ports else ()),
+        *service_ports(seen),
+    )
     columns = tuple(
         column for column in candidates if any(_have_common_family(row, column) for row in rows)
     )
@@ -136,7 +158,12 @@ def probe_matrix(
         if _have_common_family(row, column)
         and not (isinstance(column, Location) and column.sandbox == row.sandbox)
     ]
-    expectations = [expect(row, column, context) for row, column in pairs]
+    expectations = [
+        expect_port(row, column, context)
+        if isinstance(column, PodPort)
+        else expect(row, column, context)
+        for row, column in pairs
+    ]
     probes = [
         list(_probes(row, column, expects_answer=expectation != "nothing"))
         for (row, column), expectation in zip(pairs, expectations, strict=True)

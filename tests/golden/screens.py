@@ -264,7 +264,8 @@ table ip network-policy {
 
 
 def _check() -> None:
-    from kubenetlab.cli.probing.check import _show
+    from kubenetlab.cli.probing.check_report import Result as CheckResult
+    from kubenetlab.cli.probing.check_report import show
     from kubenetlab.observe.checks.verdicts import RowVerdict
 
     verdicts = [
@@ -281,7 +282,7 @@ def _check() -> None:
             "expect.yaml:12",
         ),
     ]
-    _show(verdicts, [], 0.25)
+    show(CheckResult("demo", verdicts, [], 0.25))
 
 
 def _diff() -> None:

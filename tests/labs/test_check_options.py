@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from xml.etree import ElementTree
 
-from tests.clusters import ONE_NODE, deployment, pod, service
+from tests.clusters import ONE_NODE, deployment, pod, replaced, service
 from tests.labs.lab import Lab, run
 
 WEB = ONE_NODE + pod("client") + deployment("web", 2) + service("web")
@@ -38,3 +39,69 @@ def test_advice_about_policies_changes_no_exit_status(lab: Lab, tmp_path: Path) 
     (item,) = [entry for entry in report["diagnostics"] if entry["code"] == "policy-selects-no-pod"]
     assert (item["accepted"], item["file"], item["line"]) == (True, str(file), line)
     assert "advice" not in lab.apply(pod("other")).err
+
+
+SHOP = """\
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop}
+---
+"""
+ISOLATED = replaced(
+    MISTAKE,
+    ("{name: web}", "{name: web, namespace: shop}"),
+    ("{app: wbe}", "{app: web}\n  ingress: [{from: [{podSelector: {}}]}]"),
+)
+IN_SHOP = replaced(deployment("web", 2), ("{name: web}", "{name: web, namespace: shop}"))
+CALLER = replaced(pod("caller"), ("{name: caller", "{namespace: shop, name: caller"))
+
+
+def test_a_generated_table_holds_and_fails_after_a_change(lab: Lab, tmp_path: Path) -> None:
+    """Pods of workloads and of namespaces share rows, and equal labs have equal tables."""
+    lab.up(SHOP + ONE_NODE + pod("client") + CALLER + IN_SHOP + ISOLATED)
+    file = tmp_path / "expect.yaml"
+    assert f"rows written to {file}" in lab.run("check", "--generate", str(file)).out
+    rows = file.read_text().splitlines()
+    web = 'to: "each:Deployment/shop/web", port: 8080, expect:'
+    assert f"- {{from: default/client, {web} deny}}" in rows
+    assert f'- {{from: "each:Namespace/shop", {web} allow}}' in rows
+    assert lab.run("check", "--generate", "-").out == file.read_text()
+    for words in ((str(file),), ()):  # the promise includes the policy
+        assert lab.run("check", *words).out.endswith("hold\n")
+    lab.run("delete", "netpol", "web", "-n", "shop")
+    report = lab.run("check", str(file), "-o", "json", status=1).json
+    assert {check["source"] for check in report["checks"] if check["state"] == "fails"} == {
+        "default/client"
+    }
+    assert "remove --junit and the tables" in (
+        lab.run("check", str(file), "--generate", "-", status=2).err
+    )
+
+
+def test_a_check_without_a_table_connects_to_ports_of_pods(lab: Lab, tmp_path: Path) -> None:
+    """A matrix shows the rows and columns that differ, also on a page for a pull request."""
+    lab.up(WEB)
+    assert lab.run("check").out.endswith("hold\n")
+    (web, other) = lab.pods("web")
+    rule = "add table ip t; add chain ip t i { type filter hook input priority 0; }; "
+    lab.inside(web, "nft", f"{rule} add rule ip t i tcp dport 8080 drop")
+    failed = lab.run("check", status=1)
+    assert f"1 default/{web['name']}:8080/TCP  {web['addresses'][0]}\n" in failed.out
+    assert f"default/client → default/{web['name']}:8080/TCP: expected answer, found silence" in (
+        failed.out
+    )
+    assert other["name"] not in failed.out.partition("answers  ×")[0].partition("\n1 ")[2]
+    page = lab.run("check", "-o", "html", status=1).out
+    root = ElementTree.fromstring(page.partition("\n")[2])
+    assert root.findtext("head/title") == f"✗ kubenetlab check: {lab.name}"
+    marks = {cell.get("title", ""): cell.text for cell in root.iter("td")}
+    assert (
+        marks[f"default/client → default/{web['name']}:8080/TCP: expected answer, found silence"]
+        == "✗"
+    )
+    assert (
+        marks[f"default/client → default/{other['name']}:8080/TCP: expected answer, found answer"]
+        == "●"
+    )
+    assert "http:" not in page
+    assert "src=" not in page

@@ -4,37 +4,32 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
-from functools import cached_property
-from shlex import quote
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kubenetlab.api.json_types import JsonObject
-from kubenetlab.cli.input.options import Lab, Output, OutputOption, manifest_files
-from kubenetlab.cli.labs.diagnostics import (
-    AllowUndeclared,
-    AllowUnmodelled,
-    abbreviate,
-    count_problems,
-    describe_effect,
-    note_absent_pods,
-)
-from kubenetlab.cli.probing.policies import enforced_policies
+from kubenetlab.cli.input.options import Lab, Output, manifest_files
+from kubenetlab.cli.labs.diagnostics import AllowUndeclared, AllowUnmodelled
 from kubenetlab.cli.terminal.output_documents import print_document
-from kubenetlab.cli.terminal.printing import echo, hint, print_faults, print_table
-from kubenetlab.cli.terminal.theme import BAD, GOOD, HEADING, PLACE, WARNING, paint
+from kubenetlab.cli.terminal.printing import echo, hint, note, print_faults
 
 if TYPE_CHECKING:
-    from kubenetlab.cli.labs.diagnostics import AssessedDiagnostic
-    from kubenetlab.lab.client import Client
-    from kubenetlab.observe.checks.truth_table import TruthTable
-    from kubenetlab.observe.checks.verdicts import RowVerdict
-    from kubenetlab.observe.inspection import Inspection
-    from kubenetlab.observe.targets.locations import Location
-    from kubenetlab.programs.dns.resolver import ResolverConfig
-    from kubenetlab.programs.support.http import Network
+    from collections.abc import Sequence
+
+    from kubenetlab.api.json_types import JsonMapping
+    from kubenetlab.cli.probing.check_report import Result
+    from kubenetlab.observe.matrix import Matrix
+
+
+class CheckOutput(StrEnum):
+    """Output formats of `check`."""
+
+    table = "table"
+    wide = "wide"
+    json = "json"
+    yaml = "yaml"
+    html = "html"
 
 
 def check(
@@ -51,6 +46,14 @@ def check(
             help="Table of expectations. May be repeated.",
         ),
     ] = None,
+    generate: Annotated[
+        str | None,
+        typer.Option(
+            "--generate",
+            metavar="FILE|-",
+            help="Write a table of the connections that succeed and fail now, instead of a test.",
+        ),
+    ] = None,
     junit: Annotated[
         str | None,
         typer.Option("--junit", metavar="FILE", help="Also write the result as JUnit XML."),
@@ -61,37 +64,53 @@ def check(
     ] = 1.0,
     allow_unmodelled: AllowUnmodelled = None,
     allow_undeclared: AllowUndeclared = False,
-    output: OutputOption = Output.table,
+    output: Annotated[
+        CheckOutput,
+        typer.Option("-o", "--output", help="Output format; `html`: a page for a pull request."),
+    ] = CheckOutput.table,
     lab: Lab = None,
 ) -> None:
     """Test who can reach whom, against tables of expectations.
 
-    Without a table, test what Kubernetes promises for every pair.
+    Without a table, test what Kubernetes promises for every pair: pods, their
+    ports, nodes, Services and hosts outside.
     Manifests that a table names are applied first.
     The exit status is 1 if an expectation does not hold. It is also 1 if
     objects are misconfigured or not enforced by the lab (such as network
     policies), because the result would not be reliable.
 
-    Example: kubenetlab check -f manifests/11-microservices-demo/expect.yaml
+    Examples:
+    kubenetlab check -f manifests/11-microservices-demo/expect.yaml
+    kubenetlab check --generate expect.yaml
     """
     from kubenetlab.cli.labs.diagnostics import assess
+    from kubenetlab.cli.probing import check_report
+    from kubenetlab.cli.probing.check_probes import apply_manifests, check_promise, check_tables
     from kubenetlab.lab.client import select_lab
     from kubenetlab.observe.checks.truth_table import load
 
+    table_files = manifest_files(paths, files) or ()
+    if generate is not None:
+        _generate(lab, generate, deadline, is_only=not (table_files or junit))
+        return
     if junit is not None:
-        _refuse_unwritable(junit)
+        check_report.refuse_unwritable("--junit", junit)
     client = select_lab(lab)
-    tables = [(file, *load(file)) for file in manifest_files(paths, files) or ()]
+    tables = [(file, *load(file)) for file in table_files]
     manifests = [
         os.path.join(os.path.dirname(file), name)
         for file, table, _ in tables
         for name in table.manifests
     ]
     if manifests:
-        _apply(client.lab, manifests)
+        apply_manifests(client.lab, manifests)
     diagnostics, faults = client.diagnostics(), client.faults()
     started = time.monotonic()
-    verdicts = _tables(client, tables, deadline) if tables else _promise(client, deadline)
+    matrix: Matrix | None = None
+    if tables:
+        verdicts = check_tables(client, tables, deadline)
+    else:
+        matrix, verdicts = check_promise(client, deadline)
     took_s = time.monotonic() - started
     expected_to_fail = frozenset(
         index for index, verdict in enumerate(verdicts) if tables and verdict.is_expected_to_fail
@@ -104,285 +123,61 @@ def check(
         undeclared=allow_undeclared,
         expected_to_fail=expected_to_fail,
     )
+    result = check_report.Result(client.lab, verdicts, assessed, took_s)
     if junit is not None:
-        _write_junit(junit, verdicts, assessed, took_s)
-    failed = [verdict for verdict in verdicts if verdict.state == "fails"]
-    is_fine = not failed and all(diagnostic.is_accepted for diagnostic in assessed)
-    if output.is_data:
-        print_document(_as_data(verdicts, assessed, is_fine=is_fine), output)
-    else:
-        _show(verdicts, assessed, took_s)
-        if failed:
-            print_faults(faults)
-        hint(
-            _again(failed[0])
-            if failed
-            else "kubenetlab ping"
-            if is_fine
-            else _how_to_accept(assessed)
-        )
-    if not is_fine:
+        check_report.write_junit(junit, result)
+    _print_result(result, output, matrix, faults)
+    if not result.is_fine:
         raise typer.Exit(1)
 
 
-def _refuse_unwritable(file: str) -> None:
-    """Raise UsageError if the report cannot be written; called before any packet is sent."""
-    from kubenetlab.errors import UsageError
-
-    directory = os.path.dirname(file) or "."
-    if not os.path.isdir(directory):
-        raise UsageError(f"--junit {file}: directory {directory} does not exist")
-    if os.path.isdir(file) or not os.access(file if os.path.exists(file) else directory, os.W_OK):
-        raise UsageError(f"--junit {file}: cannot write this file")
-
-
-def _how_to_accept(assessed: Sequence[AssessedDiagnostic]) -> str:
-    """Return the command that shows or accepts the first diagnostic that is not accepted."""
-    open_diagnostic = next(
-        diagnostic for diagnostic in assessed if not diagnostic.is_accepted
-    ).diagnostic
-    if open_diagnostic.code == "not-enforced":
-        return f"kubenetlab check --allow-unmodelled {open_diagnostic.kind.partition('.')[0]}"
-    return f"kubenetlab describe {open_diagnostic.kind.lower()} {open_diagnostic.name}" + (
-        f" -n {open_diagnostic.namespace}" if open_diagnostic.namespace != "default" else ""
-    )
-
-
-def _again(verdict: RowVerdict) -> str:
-    """Return the `ping` command that repeats the probe of a failed expectation."""
-    target, _, protocol = verdict.target.rpartition("/")
-    if protocol not in ("TCP", "UDP"):
-        return f"kubenetlab ping {verdict.source} {quote(verdict.target)}"
-    target, _, port = target.rpartition(":")
-    return f"kubenetlab ping {verdict.source} {target} --{protocol.lower()} {port}"
-
-
-def _apply(lab: str, manifests: list[str]) -> None:
-    """Run `kubenetlab apply` without output and wait for the pods.
-
-    Pods that do not become ready are no error here: the table shows their effect.
-    """
-    import contextlib
-    import io
-
-    from kubenetlab.cli.labs.up import apply
-
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            apply(files=manifests, lab=lab)
-    except typer.Exit as stop:
-        from kubenetlab.lab.up import STOPPED_BY_SIGINT
-
-        if stop.exit_code == STOPPED_BY_SIGINT:
-            raise
-
-
-def _tables(
-    client: Client,
-    tables: Sequence[tuple[str, TruthTable, Sequence[str]]],
-    deadline_s: float,
-) -> list[RowVerdict]:
-    from kubenetlab.kernel.namespaces.enter import enter_lab
-    from kubenetlab.observe.checks.check import check as run_table
-
-    inspected = client.inspect()
-    networks = _Networks(client)
-    for _, table, _ in tables:
-        networks.learn(table, inspected)
-    enter_lab(client.open_init())
-    return [
-        verdict
-        for _, table, places in tables
-        for verdict in run_table(table, places, inspected, networks, deadline_s=deadline_s)
-    ]
-
-
-class _Networks:
-    """Networks of sources, for rows that resolve names or use sockets in the source's namespace.
-
-    Resolver files come from the lab's API, so `learn` must be called before the process enters the
-    lab: an unprivileged process cannot leave it again.
-    """
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self._resolvers: dict[str, ResolverConfig] = {}
-        self._networks: dict[str, Network] = {}
-
-    def learn(self, table: TruthTable, inspected: Inspection) -> None:
-        """Read the resolver files of all sources of a table that need a network."""
-        from kubenetlab.errors import UsageError
-        from kubenetlab.observe.checks.check import needs_network
-        from kubenetlab.observe.targets.resolution import named_places, read
-        from kubenetlab.programs.dns.resolver import parse as parse_resolver
-
-        for row in table.probes:
-            try:
-                sources = [
-                    source
-                    for source in named_places(read(row.from_, inspected), inspected)
-                    if needs_network(row, inspected, source)
-                ]
-            except UsageError:
-                continue  # reported with the row when the table runs
-            for source in sources:
-                if source.sandbox in self._resolvers:
-                    continue
-                reply = self._client.enter(source.sandbox)
-                for fd in reply.fds:
-                    os.close(fd)
-                self._resolvers[source.sandbox] = parse_resolver(
-                    reply.body["hosts"], reply.body["resolv_conf"], source.versions
-                )
-
-    def __call__(self, source: Location) -> Network:
-        from kubenetlab.lab.runtime.pod_network import NetnsSocketFactory, PodSockets
-
-        if source.sandbox not in self._networks:
-            self._networks[source.sandbox] = PodSockets(
-                NetnsSocketFactory(source.netns_path, self._own_netns),
-                self._resolvers[source.sandbox],
-            )
-        return self._networks[source.sandbox]
-
-    @cached_property
-    def _own_netns(self) -> int:
-        """Descriptor of this process's network namespace."""
-        from kubenetlab.kernel.syscalls import open_namespace
-
-        return open_namespace("net")
-
-
-def _promise(client: Client, deadline_s: float) -> list[RowVerdict]:
-    """Return the ping matrix, that is, what Kubernetes promises for every pair, as verdicts."""
-    from kubenetlab.kernel.namespaces.enter import enter_lab
-    from kubenetlab.observe.checks.verdicts import RowVerdict
-    from kubenetlab.observe.connections import Ends
-    from kubenetlab.observe.matrix import cell_reasons, probe_matrix
-
-    inspected = client.inspect()
-    ends = Ends(inspected)
-    policies = enforced_policies(client, inspected)
-    note_absent_pods(inspected)
-    enter_lab(client.open_init())
-    return [
-        RowVerdict(
-            "promise",
-            cell.source.title,
-            cell.destination.title,
-            cell.expected,
-            cell.result.outcome,
-            "holds" if cell.is_as_promised else "fails",
-            "",
-            round(cell.result.ms, 3),
-            f"{ends.stable_name(cell.source)} → {ends.stable_destination(cell.destination)}",
-            ends.of_cell(cell.source, cell.destination),
-            tuple(cell_reasons(policies, cell)),
-        )
-        for cell in probe_matrix(inspected, deadline_s=deadline_s, policies=policies).cells
-    ]
-
-
-def _unenforced_by_verdict(assessed: Sequence[AssessedDiagnostic]) -> dict[int, list[str]]:
-    """Return the titles of unenforced, unaccepted objects, by verdict that they could change."""
-    titles: dict[int, list[str]] = {}
-    for item in assessed:
-        if item.is_unenforced and not item.is_accepted:
-            for index in item.affected:
-                titles.setdefault(index, []).append(item.diagnostic.subject)
-    return titles
-
-
-def _remark(titles: Sequence[str]) -> str:
-    return f"not enforced by this lab, could change this result: {abbreviate(titles)}"
-
-
-def _as_data(
-    verdicts: Sequence[RowVerdict], assessed: Sequence[AssessedDiagnostic], *, is_fine: bool
-) -> JsonObject:
-    from msgspec import to_builtins
-
-    unenforced = _unenforced_by_verdict(assessed)
-    checks = []
-    for index, verdict in enumerate(verdicts):
-        fields = to_builtins(verdict)
-        del fields["connection"]
-        checks.append({**fields, "unenforced": unenforced.get(index, [])})
-    names = [verdict.name for verdict in verdicts]
-    return {
-        "ok": is_fine,
-        "checks": checks,
-        "diagnostics": [diagnostic.as_data(names) for diagnostic in assessed],
-    }
-
-
-def _show(
-    verdicts: Sequence[RowVerdict], assessed: Sequence[AssessedDiagnostic], took_s: float
+def _print_result(
+    result: Result, output: CheckOutput, matrix: Matrix | None, faults: Sequence[JsonMapping]
 ) -> None:
-    unenforced = _unenforced_by_verdict(assessed)
-    _print_failed(verdicts, unenforced)
-    names = [f"{verdict.source} → {verdict.target}" for verdict in verdicts]
-    for item in assessed:
-        if not item.is_accepted:
-            text = describe_effect(item, names) if item.is_unenforced else item.problem
-            echo(f"{paint('✗', BAD)} {text}")
-    for item in assessed:
-        if item.is_advice:
-            echo(f"{paint('advice:', HEADING)} {item.problem}")
-    failing = sum(verdict.state == "fails" for verdict in verdicts)
-    parts = [paint(f"{len(verdicts) - failing} hold", GOOD)]
-    parts += [paint(f"{failing} fail", BAD)] if failing else []
-    parts += [paint(part, BAD) for part in count_problems(assessed)]
-    noun = "check" if len(verdicts) == 1 else "checks"
-    echo(f"{len(verdicts)} {noun} in {took_s:.2f} s: {', '.join(parts)}")
+    """Print the result in an output format.
 
-
-def _print_failed(verdicts: Sequence[RowVerdict], unenforced: Mapping[int, list[str]]) -> None:
-    """Print the expectations that do not hold.
-
-    unenforced: titles of unenforced objects, by index of the verdict that they could change.
+    matrix: all probes of a check without tables. faults: faults that the user created.
     """
-    rows = [
-        (
-            f"{paint('✗', BAD)} {verdict.source}",
-            verdict.target,
-            verdict.expected,
-            paint(verdict.found, BAD),
-            paint(verdict.place, PLACE),
-            paint(_remark(unenforced[index]), WARNING) if index in unenforced else "",
-        )
-        for index, verdict in enumerate(verdicts)
-        if verdict.state == "fails"
-    ]
-    if rows:
-        print_table(
-            ("SOURCE", "TARGET", "EXPECTED", "FOUND", "PLACE", "REMARK"), rows, plain=_sentence
-        )
+    from kubenetlab.cli.probing import check_report
+
+    if output is CheckOutput.html:
+        typer.echo(check_report.as_page(result), nl=False)
+    elif output in (CheckOutput.json, CheckOutput.yaml):
+        print_document(check_report.as_data(result), Output(output.value))
+    else:
+        if result.failed and matrix is not None:
+            check_report.show_differences(matrix)
+        check_report.show(result)
+        if result.failed:
+            print_faults(faults)
+        hint(check_report.next_command(result))
 
 
-def _sentence(row: Sequence[str]) -> str:
-    """Return a row of failed expectations as a line, and a second one for its remark."""
-    source, target, expected, found, place, remark = row
-    mark, _, source = source.partition(" ")
-    line = f"{f'{place}  ' if place else ''}{source} → {target}: expected {expected}, found {found}"
-    return f"{mark} {line}" + (f"\n    {remark}" if remark else "")
+def _generate(lab: str | None, file: str, deadline_s: float, *, is_only: bool) -> None:
+    """Write a table of what is true now to a file, or to standard output for `-`."""
+    from kubenetlab.cli.probing.check_probes import probe_everything
+    from kubenetlab.cli.probing.check_report import refuse_unwritable
+    from kubenetlab.errors import LabError, UsageError
+    from kubenetlab.lab.client import select_lab
+    from kubenetlab.observe.checks.generated_table import generated_table
 
-
-def _write_junit(
-    file: str, verdicts: Sequence[RowVerdict], assessed: Sequence[AssessedDiagnostic], took_s: float
-) -> None:
-    from kubenetlab.errors import LabError
-    from kubenetlab.observe.checks.junit import Note, write
-
-    remarks = {
-        index: [_remark(titles)] for index, titles in _unenforced_by_verdict(assessed).items()
-    }
-    notes = [
-        Note(diagnostic.name, diagnostic.message, diagnostic.place, diagnostic.is_accepted)
-        for diagnostic in assessed
-        if not diagnostic.is_advice
-    ]
+    if not is_only:
+        raise UsageError("--generate tests no table: remove --junit and the tables")
+    if file != "-":
+        refuse_unwritable("--generate", file)
+    client = select_lab(lab)
+    matrix, inspected, _ = probe_everything(client, deadline_s)
+    text = generated_table(matrix.cells, inspected, client.lab)
+    if matrix.faults:
+        count = len(matrix.faults)
+        note(f"{count} connections are not as Kubernetes promises; the table has them as they are")
+    if file == "-":
+        typer.echo(text, nl=False)
+        return
     try:
-        write(file, verdicts, notes, remarks, took_s)
+        with open(file, "w", encoding="utf-8") as stream:
+            stream.write(text)
     except OSError as error:
-        raise LabError(f"--junit {file}: cannot write this file: {error.strerror}") from None
+        raise LabError(f"--generate {file}: cannot write this file: {error.strerror}") from None
+    echo(f"{text.count(chr(10) + '- ')} rows written to {file}")
+    hint(f"kubenetlab check -f {file}")

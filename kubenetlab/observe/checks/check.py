@@ -149,7 +149,7 @@ def _destinations(
 ) -> list[tuple[Location, Target, Row, RowDestination]]:
     """Return (source, target, row with the Service's port, destination) for each probe of a row.
 
-    The target is the one that a bare name stands for.
+    The target is the one that a bare name stands for. A pod of `each:` is not its own destination.
     Raises UsageError if the target is missing or ambiguous, or if a source lacks the family.
     """
     version = {"IPv4": 4, "IPv6": 6, None: None}[row.family]
@@ -164,11 +164,15 @@ def _destinations(
                 (meant.target.bare, own_row, destination)
                 for destination in row_destinations(meant.target, own_row, inputs.seen)
             ]
-    return [
+    destinations = [
         (source, *meaning)
         for source in restricted
         for meaning in meanings[source.kind == "pod", source.namespace]
+        if target.kind != "each" or meaning[2].title != source.title
     ]
+    if not destinations:
+        raise UsageError(f"{target} is no other pod than {row.from_}")
+    return destinations
 
 
 def _probe_or_failure(

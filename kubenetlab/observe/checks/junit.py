@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 from msgspec import Struct
 
+from kubenetlab.errors import escape_control_characters
 from kubenetlab.observe.checks.verdicts import RowVerdict
 
 
@@ -61,20 +62,20 @@ def write(
         lines = remarks.get(index, ())
         if verdict.state == "fails":
             failure = ElementTree.SubElement(
-                case, "failure", message=f"expected {verdict.expected}, found {verdict.found}"
+                case,
+                "failure",
+                message=_text(f"expected {verdict.expected}, found {verdict.found}"),
             )
-            failure.text = "\n".join(
-                filter(None, (verdict.place, f"{verdict.source} → {verdict.target}", *lines))
-            )
+            failure.text = _text(verdict.place, f"{verdict.source} → {verdict.target}", *lines)
         elif lines:
-            ElementTree.SubElement(case, "system-out").text = "\n".join(lines)
+            ElementTree.SubElement(case, "system-out").text = _text(*lines)
     for note in notes:
         case = _case(suite, "diagnostics", note.name, note.place, 0, name_counts)
         if note.is_accepted:
-            ElementTree.SubElement(case, "system-out").text = f"accepted: {note.message}"
+            ElementTree.SubElement(case, "system-out").text = _text(f"accepted: {note.message}")
         else:
-            failure = ElementTree.SubElement(case, "failure", message=note.message)
-            failure.text = "\n".join(filter(None, (note.place, note.message)))
+            failure = ElementTree.SubElement(case, "failure", message=_text(note.message))
+            failure.text = _text(note.place, note.message)
     ElementTree.ElementTree(suite).write(file, encoding="utf-8", xml_declaration=True)
 
 
@@ -92,8 +93,8 @@ def _case(
     case = ElementTree.SubElement(
         suite,
         "testcase",
-        classname=classname,
-        name=f"{name} ({number})" if number > 1 else name,
+        classname=_text(classname),
+        name=_text(f"{name} ({number})" if number > 1 else name),
         time=f"{took_s:.3f}",
     )
     file, _, line = place.rpartition(":")
@@ -101,3 +102,8 @@ def _case(
         case.set("file", file)
         case.set("line", line)
     return case
+
+
+def _text(*lines: str) -> str:
+    """Return lines that are not empty. XML has no control characters, which replies may contain."""
+    return "\n".join(escape_control_characters(line) for line in lines if line)

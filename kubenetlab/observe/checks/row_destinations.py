@@ -13,7 +13,7 @@ from kubenetlab.observe.targets.grammar import Target
 from kubenetlab.observe.targets.locations import Location
 from kubenetlab.observe.targets.lookups import service_named
 from kubenetlab.observe.targets.meanings import Meaning
-from kubenetlab.observe.targets.resolution import node_ports, resolve
+from kubenetlab.observe.targets.resolution import named_places, node_ports, resolve
 from kubenetlab.observe.targets.suggestions import suggest_similar
 
 if TYPE_CHECKING:
@@ -31,7 +31,12 @@ class RowDestination(Struct, frozen=True):
 
 
 def row_destinations(target: Target, row: Row, seen: Inspection) -> list[RowDestination]:
-    """Return the destinations of a row: one, or every node for `nodeport:*`."""
+    """Return the destinations of a row: one, or each node for `nodeport:*`, or pod for `each:`."""
+    if target.kind == "each":
+        return [
+            RowDestination(place.title, place.addresses, row.port or 0)
+            for place in named_places(target.bare, seen)
+        ]
     if target.kind == "nodeport":
         return [
             RowDestination(node_port.title, node_port.addresses, node_port.port)

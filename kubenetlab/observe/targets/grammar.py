@@ -1,7 +1,8 @@
 """Grammar of targets, by which commands and truth tables address pods, Services, nodes and hosts.
 
-    [ns/]pod[:port]    deploy:[ns/]name (sts: ds: job: rs: rc:)    each:Kind/[ns/]name    node:name
-    ext:name    fabric:router    svc:[ns/]name    lb:[ns/]name    nodeport:node/[ns/]name
+    [ns/]pod[:port]    deploy:[ns/]name (sts: ds: job: rs: rc:)    each:Kind/[ns/]name
+    each:Namespace/name    node:name    ext:name    fabric:router
+    svc:[ns/]name    lb:[ns/]name    nodeport:node/[ns/]name
     ADDRESS (ip:ADDRESS)    dns:NAME, or a name with a dot    http://NAME[:PORT]/PATH
     kubectl's KIND/NAME: pod/web-0, svc/web, deployment/web, node/worker
     NAME alone: a pod, a Service, a workload or a DNS name; `meanings.resolve_name` decides which
@@ -61,6 +62,10 @@ WORKLOADS: Final[Mapping[Kind, str]] = {
 }
 """Prefix → kind of workload; the target is one of its pods."""
 
+NAMESPACE: Final = "Namespace"
+"""Kind in `each:Namespace/name`, which is every pod of a namespace."""
+_NAMESPACE_WORDS: Final = ("namespace", "namespaces", "ns")
+
 PREFIX_OF: Final[Mapping[str, Kind]] = {kind: prefix for prefix, kind in WORKLOADS.items()}
 """Kind of workload → its prefix."""
 
@@ -114,7 +119,8 @@ class Target(Struct, frozen=True):
     namespace: str
     """Namespace; empty for kinds without one, and for a bare name without option -n."""
     name: str
-    """Name; `Kind/name` for `each`, `node/service` for `nodeport`, the address for `ip`."""
+    """Name; `Kind/name` for `each`, where the kind may be `Namespace`; `node/service` for
+    `nodeport`, the address for `ip`."""
     port: int | None = None
     protocol: Protocol | None = None
     """Protocol; only given together with a port."""
@@ -155,6 +161,8 @@ class Target(Struct, frozen=True):
                 return self.name if "." in self.name else f"dns:{self.name}"
             case "each" | "nodeport":
                 first, _, name = self.name.partition("/")
+                if not self.namespace:
+                    return f"{self.kind}:{self.name}"
                 return f"{self.kind}:{first}/{self.namespace}/{name}"
         return (
             f"{self.kind}:{self.namespace}/{self.name}"
@@ -245,11 +253,13 @@ def _prefixed(text: str, kind: Kind, name: str, default: str) -> Target:
         namespace, _, last = rest.rpartition("/")
         if not (first and slash and last):
             form = (
-                "each:KIND/[NAMESPACE/]NAME"
+                "each:KIND/[NAMESPACE/]NAME or each:Namespace/NAME"
                 if kind == "each"
                 else "nodeport:NODE/[NAMESPACE/]SERVICE, with * for every node"
             )
             raise UsageError(f"{text}: expected {form}")
+        if kind == "each" and first.lower() in _NAMESPACE_WORDS:
+            return Target(kind, "", f"{NAMESPACE}/{_named(text, rest)}")
         return Target(
             kind,
             namespace or default,

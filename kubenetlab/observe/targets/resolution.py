@@ -15,6 +15,7 @@ from kubenetlab.observe.targets.grammar import (
     DEFAULT_NAMESPACE,
     EVERY_NODE,
     KUBECTL_KINDS,
+    NAMESPACE,
     WORKLOADS,
     Target,
     parse,
@@ -136,29 +137,39 @@ def resolve(target: Target, seen: Inspection, *, is_destination: bool = False) -
 def named_places(target: Target, seen: Inspection) -> list[Location]:
     """Return every place that a target names; for `each:Kind/ns/name`, every running pod.
 
+    `each:Namespace/ns` leaves out the pods with hostNetwork, whose network is that of their node.
+
     Raises UsageError when there is none, and for a pod of `each:` that does not run although it has
     not ended.
     """
     target = source_target(target, seen)
     if target.kind != "each":
         return [resolve(target, seen)]
+    kind, _, name = target.name.partition("/")
+    is_namespace = kind == NAMESPACE
     pods = [
         pod
         for pod in seen["pods"]
-        if (pod["namespace"], pod["workload"]) == (target.namespace, target.name)
+        if (
+            pod["namespace"] == name and not pod["host_network"]
+            if is_namespace
+            else (pod["namespace"], pod["workload"]) == (target.namespace, target.name)
+        )
     ]
     running = [pod_location(pod) for pod in pods if pod["pid"]]
+    group = (
+        f"namespace {name}" if is_namespace else f"{target.name} in namespace {target.namespace}"
+    )
     if not running:
-        raise UsageError(f"{target.name} in namespace {target.namespace} has no pod that runs")
+        raise UsageError(f"{group} has no pod that runs")
     waiting = [pod["name"] for pod in pods if not pod["pid"] and pod.get("phase") not in _ENDED]
     if waiting:
         names = ", ".join(waiting[:_NAMED_PODS]) + (
             f" and {len(waiting) - _NAMED_PODS} more" if len(waiting) > _NAMED_PODS else ""
         )
         raise UsageError(
-            f"{len(waiting)} of {len(pods)} pods of {target.name} in namespace "
-            f"{target.namespace} do not run: {names}; "
-            f"see: kubenetlab get pods -n {target.namespace}"
+            f"{len(waiting)} of {len(pods)} pods of {group} do not run: {names}; "
+            f"see: kubenetlab get pods -n {name if is_namespace else target.namespace}"
         )
     return running
 

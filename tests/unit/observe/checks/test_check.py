@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from kubenetlab.errors import ManifestError
+from kubenetlab.observe.checks.html_report import PageNote, render_page
 from kubenetlab.observe.checks.junit import Note, write
 from kubenetlab.observe.checks.truth_table import load
 from kubenetlab.observe.checks.verdicts import RowVerdict
@@ -181,3 +182,41 @@ def test_junit_has_stable_names_and_places(tmp_path: Path) -> None:
         "t.yaml:3\ndefault/web-1 → default/web-2\nwhy",
         "p.yaml:7\nm",
     ]
+
+
+HOSTILE = "\x1b[31m<script>&"
+"""Reply of a program: no report may contain it as it is."""
+
+
+def test_reports_escape_replies_of_programs(tmp_path: Path) -> None:
+    """XML has no control characters, and a page must not run what a program has sent."""
+    verdict = RowVerdict(
+        "t", "default/client", HOSTILE, "allow", HOSTILE, "fails", "t.yaml:1", name=HOSTILE
+    )
+    report = tmp_path / "junit.xml"
+    write(str(report), [verdict, verdict], [Note(HOSTILE, HOSTILE, "", False)], {0: [HOSTILE]}, 1)
+    failure = ElementTree.parse(report).getroot().find("testcase/failure")
+    assert failure is not None
+    assert "<script>" in failure.get("message", "")
+    note = PageNote("error", HOSTILE, HOSTILE, HOSTILE)
+    page = render_page(HOSTILE, [verdict, verdict], [note], {0: [HOSTILE]}, 1)
+    for text in (report.read_text(), page):
+        assert "\x1b" not in text
+        assert "<script>" not in text
+
+
+def test_a_page_is_well_formed_and_fine_without_a_failure() -> None:
+    """With very many targets, its matrix has only those that differ."""
+    verdicts = [
+        RowVerdict("t", "a", f"b:{port}/TCP", "allow", "answer", "holds", "t.yaml:1")
+        for port in range(1, 500)
+    ]
+    page = render_page("demo", verdicts, [], {}, 1)
+    root = ElementTree.fromstring(page.partition("\n")[2])
+    assert root.findtext("head/title") == "✓ kubenetlab check: demo"
+    assert "Matrix" not in page
+    failing = RowVerdict("t", "a", "c:1/TCP", "deny", "answer", "fails", "t.yaml:2")
+    page = render_page("demo", [*verdicts, failing], [], {}, 1)
+    root = ElementTree.fromstring(page.partition("\n")[2])
+    (matrix,) = (table for table in root.iter("table") if table.get("class") == "matrix")
+    assert [cell.text for cell in matrix.iter("td")] == ["!"]

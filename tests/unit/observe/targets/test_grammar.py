@@ -38,6 +38,8 @@ from kubenetlab.observe.targets.grammar import WORKLOADS, Target, parse
         ("node/worker:30080", Target("node", "", "worker", 30080)),
         ("node:5", Target("node", "", "5")),
         ("each:sts/db", Target("each", "default", "StatefulSet/db")),
+        ("each:Namespace/shop", Target("each", "", "Namespace/shop")),
+        ("each:ns/shop:80", Target("each", "", "Namespace/shop", 80)),
         ("nodeport:*/cart:80", Target("nodeport", "default", "*/cart", 80)),
         ("svc:default/web:80/TCP IPv6", Target("svc", "default", "web", 80, "TCP", family="IPv6")),
     ],

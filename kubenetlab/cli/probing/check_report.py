@@ -1,0 +1,216 @@
+"""Output of `check`: the rows that do not hold, reports for programs and CI servers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from shlex import quote
+from typing import TYPE_CHECKING, NamedTuple
+
+from kubenetlab.api.json_types import JsonObject
+from kubenetlab.cli.labs.diagnostics import abbreviate, count_problems, describe_effect
+from kubenetlab.cli.terminal.printing import echo, print_table
+from kubenetlab.cli.terminal.theme import BAD, GOOD, HEADING, PLACE, WARNING, paint
+
+if TYPE_CHECKING:
+    from kubenetlab.cli.labs.diagnostics import AssessedDiagnostic
+    from kubenetlab.observe.checks.verdicts import RowVerdict
+    from kubenetlab.observe.matrix import Matrix
+
+
+class Result(NamedTuple):
+    """Result of a check."""
+
+    lab: str
+    verdicts: Sequence[RowVerdict]
+    assessed: Sequence[AssessedDiagnostic]
+    took_s: float
+
+    @property
+    def failed(self) -> list[RowVerdict]:
+        """Verdicts that do not hold."""
+        return [verdict for verdict in self.verdicts if verdict.state == "fails"]
+
+    @property
+    def is_fine(self) -> bool:
+        """True if everything holds and no diagnostic makes the result meaningless."""
+        return not self.failed and all(item.is_accepted for item in self.assessed)
+
+
+def refuse_unwritable(option: str, file: str) -> None:
+    """Raise UsageError if the report cannot be written; called before any packet is sent."""
+    from kubenetlab.errors import UsageError
+
+    directory = os.path.dirname(file) or "."
+    if not os.path.isdir(directory):
+        raise UsageError(f"{option} {file}: directory {directory} does not exist")
+    if os.path.isdir(file) or not os.access(file if os.path.exists(file) else directory, os.W_OK):
+        raise UsageError(f"{option} {file}: cannot write this file")
+
+
+def next_command(result: Result) -> str:
+    """Return the command that shows the reason of the first failure."""
+    if result.failed:
+        return _again(result.failed[0])
+    return "kubenetlab ping" if result.is_fine else _how_to_accept(result.assessed)
+
+
+def _how_to_accept(assessed: Sequence[AssessedDiagnostic]) -> str:
+    """Return the command that shows or accepts the first diagnostic that is not accepted."""
+    open_diagnostic = next(
+        diagnostic for diagnostic in assessed if not diagnostic.is_accepted
+    ).diagnostic
+    if open_diagnostic.code == "not-enforced":
+        return f"kubenetlab check --allow-unmodelled {open_diagnostic.kind.partition('.')[0]}"
+    return f"kubenetlab describe {open_diagnostic.kind.lower()} {open_diagnostic.name}" + (
+        f" -n {open_diagnostic.namespace}" if open_diagnostic.namespace != "default" else ""
+    )
+
+
+def _again(verdict: RowVerdict) -> str:
+    """Return the `ping` command that repeats the probe of a failed expectation."""
+    target, _, protocol = verdict.target.rpartition("/")
+    if protocol not in ("TCP", "UDP"):
+        return f"kubenetlab ping {verdict.source} {quote(verdict.target)}"
+    target, _, port = target.rpartition(":")
+    return f"kubenetlab ping {verdict.source} {target} --{protocol.lower()} {port}"
+
+
+def _unenforced_by_verdict(assessed: Sequence[AssessedDiagnostic]) -> dict[int, list[str]]:
+    """Return the titles of unenforced, unaccepted objects, by verdict that they could change."""
+    titles: dict[int, list[str]] = {}
+    for item in assessed:
+        if item.is_unenforced and not item.is_accepted:
+            for index in item.affected:
+                titles.setdefault(index, []).append(item.diagnostic.subject)
+    return titles
+
+
+def _remark(titles: Sequence[str]) -> str:
+    return f"not enforced by this lab, could change this result: {abbreviate(titles)}"
+
+
+def show_differences(matrix: Matrix) -> None:
+    """Print the rows and columns of the matrix that have a difference, and the legend."""
+    from kubenetlab.cli.probing.matrix_lines import (
+        legend_lines,
+        matrix_lines,
+        print_other_destinations,
+    )
+    from kubenetlab.cli.terminal import display
+
+    differences = matrix.differences
+    width = display.standard_output().width
+    for line in matrix_lines(differences, width):
+        echo(line)
+    print_other_destinations(differences)
+    for line in legend_lines(width):
+        echo(line)
+    echo()
+
+
+def as_page(result: Result) -> str:
+    """Return the result as one HTML page."""
+    from kubenetlab.observe.checks.html_report import PageNote, render_page
+
+    notes = [
+        PageNote(
+            "advice" if item.is_advice else "accepted" if item.is_accepted else "error",
+            item.diagnostic.title,
+            item.message,
+            item.place,
+        )
+        for item in result.assessed
+    ]
+    remarks = _remarks(result.assessed)
+    return render_page(result.lab, result.verdicts, notes, remarks, result.took_s)
+
+
+def _remarks(assessed: Sequence[AssessedDiagnostic]) -> dict[int, list[str]]:
+    return {index: [_remark(titles)] for index, titles in _unenforced_by_verdict(assessed).items()}
+
+
+def as_data(result: Result) -> JsonObject:
+    """Return the result for `-o json`."""
+    from msgspec import to_builtins
+
+    unenforced = _unenforced_by_verdict(result.assessed)
+    checks = []
+    for index, verdict in enumerate(result.verdicts):
+        fields = to_builtins(verdict)
+        del fields["connection"]
+        checks.append({**fields, "unenforced": unenforced.get(index, [])})
+    names = [verdict.name for verdict in result.verdicts]
+    return {
+        "ok": result.is_fine,
+        "checks": checks,
+        "diagnostics": [diagnostic.as_data(names) for diagnostic in result.assessed],
+    }
+
+
+def show(result: Result) -> None:
+    """Print what does not hold, diagnostics, advice, and a summary."""
+    _, verdicts, assessed, took_s = result
+    unenforced = _unenforced_by_verdict(assessed)
+    _print_failed(verdicts, unenforced)
+    names = [f"{verdict.source} → {verdict.target}" for verdict in verdicts]
+    for item in assessed:
+        if not item.is_accepted:
+            text = describe_effect(item, names) if item.is_unenforced else item.problem
+            echo(f"{paint('✗', BAD)} {text}")
+    for item in assessed:
+        if item.is_advice:
+            echo(f"{paint('advice:', HEADING)} {item.problem}")
+    failing = sum(verdict.state == "fails" for verdict in verdicts)
+    parts = [paint(f"{len(verdicts) - failing} hold", GOOD)]
+    parts += [paint(f"{failing} fail", BAD)] if failing else []
+    parts += [paint(part, BAD) for part in count_problems(assessed)]
+    noun = "check" if len(verdicts) == 1 else "checks"
+    echo(f"{len(verdicts)} {noun} in {took_s:.2f} s: {', '.join(parts)}")
+
+
+def _print_failed(verdicts: Sequence[RowVerdict], unenforced: Mapping[int, list[str]]) -> None:
+    """Print the expectations that do not hold.
+
+    unenforced: titles of unenforced objects, by index of the verdict that they could change.
+    """
+    rows = [
+        (
+            f"{paint('✗', BAD)} {verdict.source}",
+            verdict.target,
+            verdict.expected,
+            paint(verdict.found, BAD),
+            paint(verdict.place, PLACE),
+            paint(_remark(unenforced[index]), WARNING) if index in unenforced else "",
+        )
+        for index, verdict in enumerate(verdicts)
+        if verdict.state == "fails"
+    ]
+    if rows:
+        print_table(
+            ("SOURCE", "TARGET", "EXPECTED", "FOUND", "PLACE", "REMARK"), rows, plain=_sentence
+        )
+
+
+def _sentence(row: Sequence[str]) -> str:
+    """Return a row of failed expectations as a line, and a second one for its remark."""
+    source, target, expected, found, place, remark = row
+    mark, _, source = source.partition(" ")
+    line = f"{f'{place}  ' if place else ''}{source} → {target}: expected {expected}, found {found}"
+    return f"{mark} {line}" + (f"\n    {remark}" if remark else "")
+
+
+def write_junit(file: str, result: Result) -> None:
+    """Write the result as a report for CI servers. Raises LabError."""
+    from kubenetlab.errors import LabError
+    from kubenetlab.observe.checks.junit import Note, write
+
+    notes = [
+        Note(diagnostic.name, diagnostic.message, diagnostic.place, diagnostic.is_accepted)
+        for diagnostic in result.assessed
+        if not diagnostic.is_advice
+    ]
+    try:
+        write(file, result.verdicts, notes, _remarks(result.assessed), result.took_s)
+    except OSError as error:
+        raise LabError(f"--junit {file}: cannot write this file: {error.strerror}") from None
