@@ -25,6 +25,7 @@ from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.sandbox import Sandbox, Settings, Sysctl
 from kubenetlab.hoststate.state import Contents, contents_of
 from kubenetlab.kernel.file_trees import FileTrees
+from kubenetlab.kernel.leftovers import RefusedError, without_leftovers
 from kubenetlab.kernel.namespaces.contents import fill, send
 from kubenetlab.kernel.namespaces.listing import (
     read_foreign_objects,
@@ -191,8 +192,7 @@ class LinuxKernel:
 
         def fill_network() -> None:
             if new_failures := fill(entry.netns, remaining, sysctls, self):
-                failures.extend(new_failures)
-                raise _FailedError
+                raise RefusedError(new_failures)
             if is_peer:
                 self._netns_fds[entry.netns] = open_namespace("net")
 
@@ -208,8 +208,12 @@ class LinuxKernel:
                 failures.append(failure_of(entry.netns, first, error))
 
         try:
-            network = self.sandboxes.network(sandbox, fill_network, preallocated)
-        except _FailedError:
+            network = without_leftovers(
+                partial(self.sandboxes.network, sandbox, fill_network, preallocated),
+                self.sandboxes.inside,
+            )
+        except RefusedError as error:
+            failures.extend(error.failures)
             return None
         except (OSError, KeyError) as error:
             failures.append(failure_of(entry.netns, first, error))
@@ -349,10 +353,6 @@ class LinuxKernel:
         )
         yield from read_objects(netns, desired, links, route)
         yield from read_unreported_objects(netns, desired, links)
-
-
-class _FailedError(Exception):
-    """Raised to abandon a new sandbox; the failures are recorded elsewhere."""
 
 
 def _sandbox(operations: Sequence[Operation]) -> Sandbox:

@@ -78,6 +78,36 @@ def test_a_removed_pod_receives_no_packets_of_its_successor(kernel: Make) -> Non
     os.close(alive)
 
 
+SWITCH = Bridge("switch", "br0", "0a:58:00:00:00:01")
+UPLINK = Veth("node", "eth0", "0a:58:00:00:00:02", "switch", "node", alias="fabric: node")
+UPLINK_PORT = Port("switch", "node", "br0", "0a:59:00:00:00:02", alias="fabric: node")
+
+
+def test_a_new_namespace_has_the_links_of_one_that_still_ends(kernel: Make) -> None:
+    """The kernel deletes the links of the former namespace after some delay."""
+    linux, desired = kernel(), state_of(SWITCH, UPLINK_PORT, UPLINK)
+    apply_desired(linux, desired)
+    alive = linux.sandboxes.open("node")
+    linux.sandboxes.remove("node")
+    assert "node@" in ip(linux, "switch", "link")
+    apply_desired(linux, desired)
+    assert difference(linux, desired) == ""
+    os.close(alive)
+    assert difference(linux, desired) == ""
+
+
+def test_a_link_of_others_is_not_replaced(kernel: Make) -> None:
+    """It has the name of the lab's link by chance; the message says what to do."""
+    linux = kernel()
+    apply_desired(linux, state_of(SWITCH))
+    ip(linux, "switch", "link", "add", "node", "type", "veth", "peer", "name", "other")
+    ip(linux, "switch", "link", "set", "node", "alias", "mine")
+    desired = state_of(SWITCH, UPLINK_PORT, UPLINK)
+    failures = linux.apply(diff(state_of(SWITCH), desired)).failures
+    assert "another object has its name or address" in str(failures[0])
+    assert "mine" in ip(linux, "switch", "link", "show", "node")
+
+
 DRIFT_COMMANDS = (
     "route del 10.244.2.0/24",
     "route replace 10.244.2.0/24 via 172.18.0.2",

@@ -199,6 +199,7 @@ def test_plugins_are_replaced_in_a_running_lab(lab: Lab) -> None:
         wait_for(lambda: lab.problems == [], f"the pods of {mode}", within_s=60)
         assert link in node_links()
         assert former not in node_links()
+        assert "FailedCreatePodSandBox" not in lab.run("get", "events", "-A").out
         (answer,) = lab.ask(lab.pod("a"), ("TCP", lab.pod("c")["addresses"][0], 8080))
         assert answer.server
 

@@ -49,6 +49,13 @@ class ExitWatcher:
                 self._exited.append(pause)
                 self._on_exit(netns, pause)
 
+    def wait(self, pause: Pause, timeout_s: float) -> None:
+        """Wait for the exit of a watched process that was killed, and report it."""
+        poll = select.poll()
+        poll.register(pause.open(), select.POLLIN)
+        poll.poll(1000 * timeout_s)
+        self.poll()
+
     def reap(self) -> None:
         """Reap the processes that were reported.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from kubenetlab.hoststate.sandbox import Sandbox
 from kubenetlab.hoststate.state import linked_namespaces
@@ -22,6 +22,9 @@ from kubenetlab.lab.messages.node_agent import (
 
 if TYPE_CHECKING:
     from kubenetlab.lab.agent.agent import Agent
+
+EXIT_TIMEOUT_S: Final = 0.5
+"""Time allowed for a killed pause process to exit, in seconds; it takes a millisecond."""
 
 
 class ProcessEvents:
@@ -71,9 +74,15 @@ class ProcessEvents:
         self._agent.sandboxes.kill(netns)
 
     def node_left(self, netns: str) -> None:
-        """Restart a node, as an administrator does who replaces its CNI plugins."""
+        """Restart a node, as an administrator does who replaces its CNI plugins.
+
+        The next pass must not plan pods on the node that ends.
+        """
         log(f"{netns}: it restarts, because its CNI plugins have been replaced")
-        self._agent.sandboxes.kill(netns)
+        sandboxes = self._agent.sandboxes
+        if (pause := sandboxes.pauses.get(netns)) is not None:
+            sandboxes.kill(netns)
+            self._agent.exit_watcher.wait(pause, EXIT_TIMEOUT_S)
 
     def network_status_changed(self, netns: str, error: str) -> None:
         """Store whether the CNI plugins of a node can attach pods."""
