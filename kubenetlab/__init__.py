@@ -20,11 +20,16 @@ if TYPE_CHECKING:
         StoreError,
         UsageError,
     )
-    from kubenetlab.library.lab import Lab, LabWarning
+    from kubenetlab.library.asynchronous import AsyncLab, AsyncSource
+    from kubenetlab.library.commands import LabWarning
+    from kubenetlab.library.events import LabEvent
+    from kubenetlab.library.lab import Lab
     from kubenetlab.library.planning import LabPlan, plan
+    from kubenetlab.library.reachability import HttpResult, Reachability
     from kubenetlab.library.results import (
         CheckResult,
         ClientAddress,
+        HttpAnswer,
         LatencySummary,
         MatrixCell,
         PingMatrix,
@@ -34,17 +39,23 @@ if TYPE_CHECKING:
         RowResult,
         ServerShare,
     )
+    from kubenetlab.library.source import Source
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ApplyError",
+    "AsyncLab",
+    "AsyncSource",
     "BugError",
     "CheckResult",
     "ClientAddress",
+    "HttpAnswer",
+    "HttpResult",
     "KubenetlabError",
     "Lab",
     "LabError",
+    "LabEvent",
     "LabPlan",
     "LabWarning",
     "LatencySummary",
@@ -54,24 +65,31 @@ __all__ = [
     "PingResult",
     "PingSeries",
     "Problem",
+    "Reachability",
     "ReportedDiagnostic",
     "RequirementError",
     "RowResult",
     "ServerShare",
+    "Source",
     "StoreError",
     "UsageError",
     "plan",
 ]
 _MODULES = {
     "ApplyError": "errors",
+    "AsyncLab": "library.asynchronous",
+    "AsyncSource": "library.asynchronous",
     "BugError": "errors",
     "CheckResult": "library.results",
     "ClientAddress": "library.results",
+    "HttpAnswer": "library.results",
+    "HttpResult": "library.reachability",
     "KubenetlabError": "errors",
     "Lab": "library.lab",
     "LabError": "errors",
+    "LabEvent": "library.events",
     "LabPlan": "library.planning",
-    "LabWarning": "library.lab",
+    "LabWarning": "library.commands",
     "LatencySummary": "library.results",
     "ManifestError": "errors",
     "MatrixCell": "library.results",
@@ -79,10 +97,12 @@ _MODULES = {
     "PingResult": "library.results",
     "PingSeries": "library.results",
     "Problem": "errors",
+    "Reachability": "library.reachability",
     "ReportedDiagnostic": "library.results",
     "RequirementError": "errors",
     "RowResult": "library.results",
     "ServerShare": "library.results",
+    "Source": "library.source",
     "StoreError": "errors",
     "UsageError": "errors",
     "plan": "library.planning",

@@ -204,7 +204,9 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/hoststate/rules/bpf": ("ebpf", "direct_return", "cilium"),
     "kubenetlab/hoststate/rules/cilium": ("cilium", "flow_events"),
     "kubenetlab/hoststate/nexthop": ("load_balancers",),
-    "kubenetlab/library/": ("library", "api_page"),
+    "kubenetlab/library/": ("library", "library_changes", "api_page"),
+    "kubenetlab.lab.apiserver.restoration": ("library_changes",),
+    "kubenetlab/lab/apiserver/checkpoints": ("library_changes",),
     "kubenetlab/kernel/": (
         "processes",
         "failing_calls",

@@ -8,6 +8,7 @@ No file in it tells whether the lab runs: only the kernel knows.
                               is created
     init.sock node-agent-N.sock worker-N.sock   sockets between the lab's own processes
     store.json                the objects, written before the kernel is touched
+    checkpoint.json           the objects to which `reset` returns (lab/apiserver/checkpoints.py)
     pause  log  uplink.json
     cgroups.json              the cgroups that the lab created for its containers
     pod_….log                 the output of a container's own process
@@ -28,6 +29,7 @@ from kubenetlab.names import file_name, lab_name_fault
 RUN_NETNS = "/run/netns"
 API_SOCKET, INNER_API_SOCKET, INIT_SOCKET = "api.sock", "inner-api.sock", "init.sock"
 STORE, LOG, PAUSE, UPLINK = "store.json", "log", "pause", "uplink.json"
+CHECKPOINT = "checkpoint.json"
 CGROUPS = "cgroups.json"
 FILES = "files"
 FORWARDING = "forwarding.json"

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import subprocess
-import warnings
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Literal, Self
 
-from kubenetlab.api.json_types import JsonObject, JsonValue
+from kubenetlab.api.json_types import JsonObject
 from kubenetlab.errors import LabError
 from kubenetlab.lab import rundir
-from kubenetlab.lab.client import Client, select_lab
+from kubenetlab.lab.client import select_lab
+from kubenetlab.lab.paths import LAB_API
 from kubenetlab.library.arguments import (
     Paths,
     Protocol,
@@ -25,20 +24,17 @@ from kubenetlab.library.arguments import (
     repeated,
     switches,
 )
-from kubenetlab.library.process import Completed, run_command
+from kubenetlab.library.commands import LabCommands, warn
+from kubenetlab.library.events import LabEvent, event_of
+from kubenetlab.library.process import run_command
 from kubenetlab.library.results import (
     SCHEMA_VERSION,
     CheckResult,
     PingMatrix,
     PingResult,
     PingSeries,
-    Result,
-    decode_result,
 )
-
-
-class LabWarning(UserWarning):
-    """Warning of a command that succeeded, such as an unknown field of a manifest."""
+from kubenetlab.library.source import Source
 
 
 class Lab:
@@ -63,6 +59,7 @@ class Lab:
         """
         self.name = select_lab(name or os.environ.get("KUBENETLAB_LAB")).lab
         """Name of the lab, as in the commands' option --lab."""
+        self._commands = LabCommands(self.name)
 
     @classmethod
     def up(
@@ -113,13 +110,14 @@ class Lab:
                 ["up", "--lab", name, *settings, *applying, "--timeout", f"{timeout_s:g}s"],
                 stdin=text,
             ).require(0)
-            _warn(done)  # may raise, with a filter for warnings
+            warn(done)  # may raise, with a filter for warnings
         except BaseException:
             if rundir.run_directory(name).exists():  # also after a command that was killed
                 run_command(["down", "--lab", name])
             raise
         lab = cls.__new__(cls)
-        lab.name = name
+        lab.name, lab._commands = name, LabCommands(name)
+        lab.checkpoint()
         return lab
 
     def __enter__(self) -> Self:
@@ -159,11 +157,83 @@ class Lab:
         arguments = manifest_arguments(manifests, text) + apply_arguments(
             strict, allow_undeclared, wait
         )
-        _warn(self._run(["apply", *arguments, "--timeout", f"{timeout_s:g}s"], text).require(0))
+        warn(
+            self._commands.run(["apply", *arguments, "--timeout", f"{timeout_s:g}s"], text).require(
+                0
+            )
+        )
+
+    def delete(
+        self, kind: str, name: str, *, namespace: str | None = None, timeout_s: float = 60.0
+    ) -> None:
+        """Delete an object, and wait until it is gone and the lab has adapted to it.
+
+        Raises LabError if there is no such object, and UsageError for an unknown kind.
+        """
+        self._commands.run(["delete", kind, name, *options(("-n", namespace))]).require(0)
+        self._commands.settle(timeout_s)
+
+    def scale(
+        self,
+        workload: str,
+        replicas: int,
+        *,
+        namespace: str | None = None,
+        wait: bool = True,
+        timeout_s: float = 60.0,
+    ) -> None:
+        """Set the number of pods of a workload, and wait until they are ready.
+
+        workload: such as `deploy/web`.
+        Raises LabError if there is no such workload, or if its pods do not become ready.
+        """
+        arguments = [workload, str(replicas), *options(("-n", namespace))]
+        self._commands.run(["scale", *arguments]).require(0)
+        if wait:
+            self._commands.settle(timeout_s)
+
+    def break_(self, fault: str, /, **settings: str | int) -> str:
+        """Inject a fault (docs/faults.md), and return its ID.
+
+        settings: options of the fault, such as `node="worker"`, `how="stopped"`, `with_="web-0"`.
+        Raises UsageError for an unknown fault or option.
+        """
+        words = [f"{name.rstrip('_')}={value}" for name, value in settings.items()]
+        document: JsonObject = self._commands.data(["break", fault, *words])
+        return str(document["metadata"]["name"])
+
+    def heal(self, fault: str | None = None) -> None:
+        """Remove a fault by its ID, or by default all faults, and repair what they broke."""
+        self._commands.run(["heal", *([fault] if fault is not None else [])]).require(0)
+
+    def checkpoint(self) -> None:
+        """Remember the present objects for `reset`; `up` does it when the lab is ready."""
+        self._commands.client.post(f"{LAB_API}/checkpoint")
+
+    def reset(self, *, timeout_s: float = 60.0) -> None:
+        """Undo changes of objects since the checkpoint, and wait until the lab has adapted.
+
+        Objects that were created, changed or deleted since, and faults, are as they were. Pods that
+        still exist keep running: what programs did inside them is not undone.
+        Raises LabError if there is no checkpoint, or if the pods do not become ready.
+        """
+        self._commands.reset(timeout_s)
 
     def down(self) -> None:
         """Remove the lab and everything that it created. It may be down already."""
-        self._run(["down"]).require(0)
+        self._commands.run(["down"]).require(0)
+
+    def pod(self, name: str, *, namespace: str | None = None) -> Source:
+        """Return a pod as the source of packets; also a pod of a workload, as `deploy:web`."""
+        return Source(self, name, namespace)
+
+    def node(self, name: str) -> Source:
+        """Return a node as the source of packets."""
+        return Source(self, f"node:{name}")
+
+    def external(self, name: str) -> Source:
+        """Return an external host as the source of packets."""
+        return Source(self, f"ext:{name}")
 
     def ping(
         self,
@@ -193,7 +263,7 @@ class Lab:
         probe = probe_arguments(
             port, protocol, path, family, namespace, allow_unmodelled, deadline_s
         )
-        return self._result(["ping", source, destination, *probe], PingResult)
+        return self._commands.result(["ping", source, destination, *probe], PingResult)
 
     def ping_series(
         self,
@@ -214,14 +284,14 @@ class Lab:
             port, protocol, path, family, namespace, allow_unmodelled, deadline_s
         )
         arguments = ["ping", source, destination, "--count", str(count), *probe]
-        return self._result(arguments, PingSeries)
+        return self._commands.result(arguments, PingSeries)
 
     def ping_matrix(
         self, *, allow_unmodelled: Iterable[str] = (), deadline_s: float = 1.0
     ) -> PingMatrix:
         """Probe every pair of pods, nodes, Services and external hosts; see `ping`."""
         probe = probe_arguments(None, "TCP", None, None, None, allow_unmodelled, deadline_s)
-        return self._result(["ping", *probe], PingMatrix)
+        return self._commands.result(["ping", *probe], PingMatrix)
 
     def check(
         self,
@@ -244,7 +314,9 @@ class Lab:
             *repeated("--allow-unmodelled", allow_unmodelled),
             *switches(("--allow-undeclared", allow_undeclared)),
         ]
-        return self._result(["check", *arguments, "--deadline", str(deadline_s)], CheckResult, text)
+        return self._commands.result(
+            ["check", *arguments, "--deadline", str(deadline_s)], CheckResult, text
+        )
 
     def exec(
         self,
@@ -267,7 +339,7 @@ class Lab:
         """
         settings = options(("--container", container), ("--namespace", namespace))
         arguments = ["exec", *settings, target, "--", *command]
-        done = self._run(arguments, stdin, timeout_s)
+        done = self._commands.run(arguments, stdin, timeout_s)
         return subprocess.CompletedProcess(list(command), done.status, done.output, done.messages)
 
     def get(self, kind: str, name: str, *, namespace: str | None = None) -> JsonObject:
@@ -275,7 +347,9 @@ class Lab:
 
         Raises LabError if there is no such object, and UsageError for an unknown kind.
         """
-        document: JsonObject = self._data(["get", kind, name, *options(("--namespace", namespace))])
+        document: JsonObject = self._commands.data(
+            ["get", kind, name, *options(("--namespace", namespace))]
+        )
         return document
 
     def get_all(self, kind: str, *, namespace: str | None = None) -> list[JsonObject]:
@@ -284,54 +358,25 @@ class Lab:
         Raises UsageError for an unknown kind.
         """
         scope = ["--namespace", namespace] if namespace is not None else ["--all-namespaces"]
-        items: list[JsonObject] = self._data(["get", kind, *scope])["items"]
+        items: list[JsonObject] = self._commands.data(["get", kind, *scope])["items"]
         return items
+
+    def events(self, *, namespace: str | None = None) -> tuple[LabEvent, ...]:
+        """Return the events of one namespace, or by default of all."""
+        return tuple(map(event_of, self.get_all("events", namespace=namespace)))
 
     def inspect(self) -> JsonObject:
         """Return processes, network namespaces and addresses: the data of `inspect -o json`."""
-        return {
-            "schema_version": SCHEMA_VERSION,
-            **Client(self.name, on_warning=_on_warning).inspect(),
-        }
+        return {"schema_version": SCHEMA_VERSION, **self._commands.client.inspect()}
 
     def run(
         self, command: str, *arguments: str, stdin: str = "", timeout_s: float | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run any kubenetlab command for this lab, such as `scale`, `break` or `diff`.
+        """Run any kubenetlab command for this lab, such as `rollout`, `logs` or `diff`.
 
         Returns the exit status and the output. Raises the KubenetlabError that it reports.
         """
-        done = self._run([command, *arguments], stdin, timeout_s)
+        done = self._commands.run([command, *arguments], stdin, timeout_s)
         return subprocess.CompletedProcess(
             [command, *arguments], done.status, done.output, done.messages
         )
-
-    def _run(
-        self, arguments: Sequence[str], stdin: str = "", timeout_s: float | None = None
-    ) -> Completed:
-        command, *rest = arguments
-        return run_command([command, "--lab", self.name, *rest], stdin=stdin, timeout_s=timeout_s)
-
-    def _data(self, arguments: Sequence[str]) -> JsonValue:
-        """Return the data that a command prints with `-o json`."""
-        return json.loads(self._run([*arguments, "-o", "json"]).require(0).output)
-
-    def _result(self, arguments: Sequence[str], type_: type[Result], stdin: str = "") -> Result:
-        """Return the typed output of a command, whose exit status 1 says that it is not `ok`."""
-        done = self._run([*arguments, "-o", "json"], stdin)
-        if not done.output:
-            done.require()
-        result = decode_result(done.require(0, 1).output, type_)
-        if result.ok != (done.status == 0):
-            raise LabError(f"{' '.join(done.arguments)}: {done.warnings}")
-        return result
-
-
-def _on_warning(text: str) -> None:
-    warnings.warn(text, LabWarning, stacklevel=3)
-
-
-def _warn(done: Completed) -> None:
-    """Issue the messages of a command that succeeded as one warning."""
-    if done.warnings:
-        warnings.warn(done.warnings, LabWarning, stacklevel=3)

@@ -16,6 +16,17 @@ SCHEMA_VERSION: Final = 1
 """Version of the outputs' schemas that this module reads."""
 
 
+class HttpAnswer(Struct, frozen=True):
+    """Answer to an HTTP request."""
+
+    status: int
+    """HTTP status, such as 200."""
+    server: str
+    """Pod or host that answered; empty if its program does not report it."""
+    body: str
+    """Body of the answer."""
+
+
 class PingResult(Struct, frozen=True, kw_only=True):
     """Result of one probe, and the result that Kubernetes promises."""
 
@@ -41,7 +52,9 @@ class PingResult(Struct, frozen=True, kw_only=True):
     ms: float
     """Time until the answer, in milliseconds."""
     body: str
-    """Body of an HTTP answer."""
+    """Answer to an HTTP request as text, or the reason why a name was not resolved."""
+    http: HttpAnswer | None = None
+    """Answer to an HTTP request; None for other probes, and without an answer."""
     unenforced: tuple[str, ...] = ()
     """Objects that the lab does not enforce and that could change the result."""
     duplicates: tuple[str, ...] = ()

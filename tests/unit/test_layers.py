@@ -64,7 +64,7 @@ MAY_IMPORT = {
         "errors",
         "names",
     },
-    "library": {"api", "datapath", "diagnostics", "hoststate", "lab", "cli", "errors"},
+    "library": {"api", "datapath", "diagnostics", "hoststate", "lab", "cli", "errors", "names"},
 }
 """Package → packages of ours that it may import beside itself."""
 

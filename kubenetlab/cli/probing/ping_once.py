@@ -104,9 +104,9 @@ def ping_once(
     destination = find_destination(network, inspected, source, target, request)
     if destination.unresolved:
         return print_not_resolved(source, destination, output)
-    server, status = "", 0
+    server, status, content = "", 0, ""
     if request.http is not None:
-        result, body, server, status = asyncio.run(
+        result, body, server, status, content = asyncio.run(
             _get(network, destination, request.http, deadline_s)
         )
     else:
@@ -132,6 +132,11 @@ def ping_once(
                 "found": result.outcome,
                 "ms": round(result.ms, 3),
                 "body": body,
+                **(
+                    {"http": {"status": status, "server": server, "body": content}}
+                    if status
+                    else {}
+                ),
                 **doubts.as_data(),
                 "policies": reasons,
                 "ok": is_fine,
@@ -301,8 +306,8 @@ def describe_promise(
 
 async def _get(
     network: PodSockets, destination: ResolvedDestination, path: str, deadline_s: float
-) -> tuple[Result, str, str, int]:
-    """Send a GET request; return the outcome, the answer as text, the server and the HTTP status.
+) -> tuple[Result, str, str, int, str]:
+    """Send a GET request; return the outcome, the answer as text, its server, status and body.
 
     The server is empty if the answer does not name it; the status is 0 without an answer.
     """
@@ -315,24 +320,27 @@ async def _get(
             deadline_s,
         )
     except ConnectionRefusedError:
-        return Result("refused"), "", "", 0
+        return Result("refused"), "", "", 0, ""
     except OSError as error:
         return (
             Result("silence" if isinstance(error, TimeoutError) else "unreachable"),
             error.strerror or str(error),
             "",
             0,
+            "",
         )
     ms = (time.monotonic() - started) * 1000
     headers = {name.lower(): value for name, value in answer.headers.items()}
     namespace, _, name = headers.get("x-kubenetlab-pod", "").partition("/")
     server = f"{namespace}/{name}" if namespace else f"ext:{name}" if name else ""
     seen_as = f"{server} answered and saw {headers['x-kubenetlab-client']}\n" if server else ""
+    content = answer.body.decode(errors="replace")
     return (
         Result("answer", ms),
-        f"{seen_as}{answer.status}: {answer.body.decode(errors='replace').strip()}",
+        f"{seen_as}{answer.status}: {content.strip()}",
         server,
         answer.status,
+        content,
     )
 
 

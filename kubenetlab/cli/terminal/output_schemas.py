@@ -99,6 +99,11 @@ OUTPUTS: Final[JsonMapping] = {
         "found": "text: answer, refused, unreachable, silence or unresolved",
         "ms": "number: milliseconds until the answer",
         "body": "text: body of an HTTP answer",
+        "?http": {
+            "status": "whole: status of the HTTP answer",
+            "server": "text: pod or host that answered; empty if it does not say so",
+            "body": "text: body of the answer",
+        },
         "?unenforced": [
             "text: objects that the lab does not enforce and that could change the result"
         ],

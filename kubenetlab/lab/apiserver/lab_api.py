@@ -7,6 +7,9 @@ POST delete   {keys: […]}             → removed documents of kinds that the 
 POST break    {fault: …, options: …}  → the new Fault object; deleting it ends the fault
 POST uplink   {machine: […], router: […]} → the router uses its existing link to the machine;
                                         without addresses it stops using it
+POST checkpoint                       → the present objects are remembered
+POST reset                            → users' changes since the checkpoint are undone; `pending`
+                                        names objects that must be gone before the next call
 GET  given                            → documents of kinds that the lab does not model
 GET  diff                             → differences between the kernel and the lab without faults
 GET  settled  ?timeout=60             → lines of progress until all pods are ready or cannot be,
@@ -43,6 +46,7 @@ from kubenetlab.kernel.processes.identity import open_process
 from kubenetlab.lab import rundir
 from kubenetlab.lab.agent import status_reports
 from kubenetlab.lab.agent.builder import rules_of
+from kubenetlab.lab.apiserver.checkpoints import Checkpoints
 from kubenetlab.lab.apiserver.daemon_listing import running_daemons, without_routes
 from kubenetlab.lab.apiserver.document_admission import (
     DocumentsBody,
@@ -57,8 +61,10 @@ from kubenetlab.lab.apiserver.inspection import inspection, summarize_faults
 from kubenetlab.lab.apiserver.kernel_differences import kernel_differences, render_changes
 from kubenetlab.lab.apiserver.key_listing import tunnel_keys
 from kubenetlab.lab.apiserver.policy_objects import policy_objects
+from kubenetlab.lab.apiserver.restoration import restore
 from kubenetlab.lab.apiserver.settling import diagnostics_of, duplicates_of, progress_until_settled
 from kubenetlab.lab.apiserver.statuses import ApiFaultError, body_of, json_response, number_of
+from kubenetlab.lab.bootstrap import with_networking
 from kubenetlab.lab.machine import decisions
 from kubenetlab.lab.paths import LAB_API
 from kubenetlab.lab.requirements import require_modes
@@ -95,12 +101,15 @@ class LabApi:
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
+        self._checkpoints = Checkpoints(agent.directory)
         self._routes: Mapping[tuple[str, str], Callable[[Request], Awaitable[Answer]]] = {
             ("POST", "apply"): self._apply,
             ("POST", "plan"): self._plan,
             ("POST", "delete"): self._delete_given,
             ("POST", "break"): self._break,
             ("POST", "uplink"): self._uplink,
+            ("POST", "checkpoint"): self._checkpoint,
+            ("POST", "reset"): self._reset,
             ("GET", "given"): self._given,
             ("GET", "diff"): self._diff,
             ("GET", "settled"): self._settled,
@@ -201,6 +210,22 @@ class LabApi:
         self._agent.apply_changes([uplink if uplink.router else Delete(Uplink, "", uplink.name)])
         self._agent.wake()  # an uplink with the same addresses may have a new link
         return json_response({})
+
+    async def _checkpoint(self, request: Request) -> Answer:
+        self._checkpoints.create(self._agent.cluster)
+        return json_response({})
+
+    async def _reset(self, request: Request) -> Answer:
+        """Restore the objects of the checkpoint."""
+        agent = self._agent
+        if (former := self._checkpoints.read()) is None:
+            return _failure(409, f"lab {agent.lab} has no checkpoint to go back to")
+        restoration = restore(agent.cluster, former, agent.clock.now())
+        cluster = with_networking(restoration.cluster, agent.clock.now())
+        is_changed = cluster is not agent.cluster
+        if is_changed:
+            agent.replace(cluster)
+        return json_response({"changed": is_changed, "pending": restoration.pending})
 
     async def _given(self, request: Request) -> Answer:
         """Answer with the documents of kinds that the lab stores without modelling them."""
