@@ -11,11 +11,11 @@ import signal
 import sys
 from pathlib import Path
 
-from bench import changes, cni, commands, datapath, peers, rules, scale
+from bench import changes, cni, commands, datapath, peers, policies, rules, scale
 from bench.measure import FailedError
 from kubenetlab.kernel import syscalls
 
-PARTS = ("commands", "scale", "datapath", "rules", "changes", "peers", "cni")
+PARTS = ("commands", "scale", "datapath", "rules", "changes", "peers", "cni", "policies")
 
 
 def main() -> None:
@@ -94,6 +94,8 @@ def measure(part: str, arguments: argparse.Namespace) -> None:
             changes.run(**rounds, sizes=arguments.services or changes.SIZES)
         case "peers":
             peers.run(**rounds, sizes=arguments.pods or peers.SIZES)
+        case "policies":
+            policies.run(**rounds, pods=(arguments.pods or (policies.PODS,))[0])
         case "cni":
             cni.run(**rounds, pods=(arguments.pods or (cni.PODS,))[0])
 

@@ -77,12 +77,19 @@ def plan(cluster: Cluster, decisions: Decisions, cache: PlanCache | None = None)
 
 def _guarded(context: PlanContext) -> frozenset[str]:
     """Return the namespaces of the pods that must not be connected before the policies' rules."""
-    isolated = context.policy_rules.isolated
-    return frozenset(
-        view.netns
-        for node in (context.nodes if isolated else ())
-        for view in node.pods
-        if (view.namespace, view.name) in isolated
+    isolated, nodes = context.policy_rules.isolated, context.nodes
+    if not isolated:
+        return frozenset()
+    return context.cache.by_identity(
+        ("guarded", len(nodes)),
+        lambda: frozenset(
+            view.netns
+            for node in nodes
+            for view in node.pods
+            if (view.namespace, view.name) in isolated
+        ),
+        isolated,
+        *nodes,
     )
 
 

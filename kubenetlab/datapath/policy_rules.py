@@ -51,11 +51,11 @@ class PolicyRules(Struct, frozen=True):
     """Rules of policies and groups, on every node."""
     of_nodes: Mapping[str, RuleSets]
     """Node → rules that isolate its pods; nodes without isolated pods may be missing."""
-    isolated: frozenset[ObjectKey]
+    isolated: Mapping[ObjectKey, IsolatedPod]
     """Pods that at least one policy isolates, by namespace and name."""
 
 
-NO_POLICIES: Final = PolicyRules(False, (), {}, frozenset())
+NO_POLICIES: Final = PolicyRules(False, (), {}, {})
 
 
 def policy_rules(
@@ -137,7 +137,7 @@ def _all(
         )
         for node, on_node in cache.follow("isolated by node", _by_node, isolated).items()
     }
-    return PolicyRules(True, tuple(shared.values()), of_nodes, frozenset(isolated))
+    return PolicyRules(True, tuple(shared.values()), of_nodes, isolated)
 
 
 def _policy(
@@ -230,10 +230,19 @@ def _isolated_pods(
     cluster: Cluster, cache: PlanCache, entries: tuple[IsolatingPolicy, ...], pods: Pods
 ) -> _IsolatedPods:
     """Return the pods that policies isolate. Pods for which nothing changed are the same values."""
-    policies: dict[ObjectKey, list[IsolatingPolicy]] = {}
-    for entry in entries:
-        for key in members(cache, cluster, pods, entry.subjects):
-            policies.setdefault(key, []).append(entry)
+    numbers: dict[PodGroup, list[int]] = {}
+    for number, entry in enumerate(entries):
+        numbers.setdefault(entry.subjects, []).append(number)
+    groups: dict[ObjectKey, tuple[PodGroup, ...]] = {}
+    for group in numbers:
+        for key in members(cache, cluster, pods, group):
+            groups[key] = (*groups.get(key, ()), group)
+    of_groups = {
+        several: tuple(
+            entries[number] for number in sorted(n for group in several for n in numbers[group])
+        )
+        for several in set(groups.values())
+    }
 
     def build(
         former: _IsolatedPods | None, changes: ChangedEntries[ObjectKey, IsolatedPod]
@@ -246,7 +255,7 @@ def _isolated_pods(
             }
         )
 
-    current = {key: IsolatedPod(pods[key], tuple(of_pod)) for key, of_pod in policies.items()}
+    current = {key: IsolatedPod(pods[key], of_groups[each]) for key, each in groups.items()}
     return cache.follow("isolated pods", build, VersionedMap(current))
 
 
