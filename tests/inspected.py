@@ -8,8 +8,12 @@ from typing import Any
 
 import msgspec
 
+from kubenetlab.api.json_types import JsonObject
+from kubenetlab.api.policies.network_policy import NetworkPolicy
+from kubenetlab.api.render import render
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath import plan
+from kubenetlab.lab.apiserver.diagnostics import diagnostics
 from kubenetlab.lab.apiserver.inspection import inspection
 from kubenetlab.lab.apiserver.policy_objects import policy_objects
 from kubenetlab.observe.inspection import Inspection
@@ -46,6 +50,18 @@ class PolicyClient:
     def __init__(self, cluster: Cluster, listing: str = "") -> None:
         self._cluster = cluster
         self._listing = listing
+
+    def inspect(self) -> Inspection:
+        return inspected(self._cluster)
+
+    def diagnostics(self) -> list[JsonObject]:
+        return diagnostics(self._cluster)
+
+    def policy(self, name: str) -> JsonObject:
+        """Return the document of a NetworkPolicy of the namespace `default`."""
+        policy = self._cluster.get(NetworkPolicy, "default", name)
+        assert policy is not None
+        return render(self._cluster, policy)
 
     def get(self, path: str, **query: str) -> Any:
         if path.endswith("/policies"):

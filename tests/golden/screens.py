@@ -229,12 +229,13 @@ def _explain_policy() -> None:
     from kubenetlab.observe.destination_lookup import look_up
     from kubenetlab.observe.targets.locations import places
     from tests.inspected import PolicyClient, inspected
-    from tests.unit.observe.policies.worlds import FROM_CLIENT, FROM_OUTSIDE, PODS, lab_of
+    from tests.unit.observe.policies.worlds import FROM_CLIENT, FROM_OUTSIDE, PODS, TIER, lab_of
 
     for policies, name, destination in (
         (FROM_CLIENT, "default/client", "svc:web"),
         (FROM_CLIENT, "default/far", "default/web:8080"),
         (FROM_OUTSIDE, "ext:client", "lb:open"),
+        (FROM_CLIENT + TIER, "default/far", "default/web:8080"),
     ):
         cluster = lab_of(PODS + policies)
         seen = inspected(cluster)
@@ -259,8 +260,23 @@ table ip network-policy {
 	chain policy-ingress-1-default/p {
 		ip saddr @pods-1 accept comment "default/p Ingress rule 0"
 	}
+
+	chain admin-ingress-1 {
+		ip saddr @pods-2 counter drop comment "AdminNetworkPolicy ops Ingress rule 0"
+	}
 }
 """
+
+
+def _describe_network_policy() -> None:
+    """Print a policy with all kinds of peers and ports."""
+    from kubenetlab.cli.describe.policies import describe_network_policy
+    from kubenetlab.lab.client import Client
+    from tests.inspected import PolicyClient
+    from tests.unit.observe.policies.worlds import EVERY_PEER, PODS, lab_of
+
+    client = PolicyClient(lab_of(PODS + EVERY_PEER))
+    describe_network_policy(cast(Client, client), client.policy("p"))
 
 
 def _check() -> None:
@@ -356,6 +372,7 @@ SCREEN_FUNCTIONS: Final[Mapping[str, Callable[[], None]]] = {
     "describe-pod": _describe,
     "ping-matrix": _ping,
     "explain-policy": _explain_policy,
+    "describe-networkpolicy": _describe_network_policy,
     "check": _check,
     "compare": _compare,
     "diff": _diff,

@@ -110,3 +110,19 @@ def test_policies_without_an_engine_are_explained_as_not_enforced(lab: Lab) -> N
     assert (
         lab.run("ping", "far", "default/web", "-o", "json", status=1).json["expected"] == "answer"
     )
+
+
+def test_a_description_lists_the_pods_selected_and_the_peers(lab: Lab) -> None:
+    """Also by the short name of the kind; and whether the policy is enforced."""
+    lab.up(CLUSTER.replace("dual", "ipv4") + PODS + POLICIES, "--policy", "nftables")
+    lines = [line.strip() for line in lab.run("describe", "netpol", "web").out.splitlines()]
+    assert "Enforced By:       nftables" in lines
+    assert lines[lines.index("Selected Pods:") + 1].startswith("default/web (10.244.1.")
+    assert lines[lines.index("PodSelector: app=client") + 1].startswith("default/client (10.244.1.")
+    assert "To Port: http/TCP  8080" in lines
+    assert "ext:client (198.51.100.10)" in lines
+    lab.up(CLUSTER.replace("dual", "ipv4") + PODS + POLICIES, "--policy", "none")
+    assert (
+        "Enforced By:       nothing; the policy engine is none"
+        in lab.run("describe", "networkpolicy/web").out
+    )

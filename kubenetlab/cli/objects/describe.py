@@ -36,7 +36,6 @@ def describe(
 
     Example: kubenetlab describe pod client
     """
-    from kubenetlab.api.kinds import POLICY_KINDS
     from kubenetlab.api.manifests.objects import title_of
     from kubenetlab.cli.describe.columns import state_of_kept
     from kubenetlab.cli.describe.objects import describe_object
@@ -58,7 +57,7 @@ def describe(
     for index, (kind, document) in enumerate(objects):
         if index:
             echo()
-        if isinstance(kind, str) or kind in POLICY_KINDS:
+        if isinstance(kind, str):
             note(f"{title_of(document)}: {state_of_kept(document)}")
             print_data(document, "yaml")
         else:

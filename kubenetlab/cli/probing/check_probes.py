@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from kubenetlab.cli.labs.diagnostics import note_absent_pods
-from kubenetlab.cli.probing.policies import enforced_policies
+from kubenetlab.cli.policies import enforced_policies
 
 if TYPE_CHECKING:
     from kubenetlab.lab.client import Client

@@ -11,7 +11,7 @@ import typer
 from kubenetlab.api.json_types import JsonObject
 from kubenetlab.cli.input.completion import candidates
 from kubenetlab.cli.input.options import Lab, Namespace, Output, OutputOption
-from kubenetlab.cli.probing.policies import policy_engine, policy_objects
+from kubenetlab.cli.policies import policy_engine, policy_objects
 from kubenetlab.cli.terminal.output_documents import print_document
 from kubenetlab.cli.terminal.printing import echo, hint
 from kubenetlab.cli.terminal.theme import BAD, GOOD, MUTED, PLACE, WARNING, paint
@@ -34,6 +34,9 @@ _DECISIONS: Mapping[Decision, tuple[str, str]] = {
     "either": ("allowed or denied, see below", WARNING),
 }
 """Decision → its text and style."""
+
+_MAX_KERNEL_RULES = 4
+"""Maximum number of rules in the kernel that are printed for one end."""
 
 
 def explain_policy(
@@ -110,7 +113,15 @@ class PolicyReport:
         }
         self._source = source
         self._objects: PolicyObjects = policy_objects(client)
-        self._verdicts = PolicyVerdicts(self._objects, inspected)
+        enforced = self._objects.only_enforced() if self._engine != "none" else self._objects
+        if not enforced.policies:
+            enforced = self._objects
+        self._verdicts = PolicyVerdicts(enforced, inspected)
+        self._unenforced = [
+            policy
+            for policy in self._objects.policies
+            if self._engine == "none" or policy.kind not in self._objects.enforced
+        ]
         self._listings: dict[str, Mapping[str, str]] = {}
 
     def as_data(self, destinations: Sequence[StatedDestination]) -> JsonObject:
@@ -126,6 +137,7 @@ class PolicyReport:
             "protocol": destinations[0].protocol,
             "engine": self._engine,
             "decision": combined(endpoint.decision for endpoint in endpoints),
+            "unenforced": [policy.title for policy in self._unenforced],
             "endpoints": [self._endpoint_data(endpoint) for endpoint in endpoints],
         }
 
@@ -150,8 +162,23 @@ class PolicyReport:
                 echo("  the Service has no ready endpoint; its address itself is explained")
             for endpoint in endpoints:
                 self._show_endpoint(endpoint, destination)
-        if self._engine == "none" and self._objects.policies:
-            echo(paint("no policy is enforced: the policy engine of this lab is none", WARNING))
+        self._show_unenforced()
+
+    def _show_unenforced(self) -> None:
+        """Print the policies that have no effect in this lab."""
+        if not self._unenforced:
+            return
+        if len(self._unenforced) == len(self._objects.policies):
+            reason = f"the policy engine of this lab is {self._engine}"
+            if self._engine != "none":
+                reason = "kubenetlab describe says why"
+            echo(paint(f"no policy is enforced: {reason}", WARNING))
+            return
+        titles = ", ".join(
+            policy.full_name if policy.kind == "NetworkPolicy" else policy.title
+            for policy in self._unenforced
+        )
+        echo(paint(f"left out, because this lab does not enforce them: {titles}", WARNING))
 
     def _explain(self, destination: StatedDestination) -> list[EndpointExplanation]:
         from kubenetlab.observe.policies.explanation import explain
@@ -202,13 +229,12 @@ class PolicyReport:
         if not self._verdicts.paths.is_subject(subject):
             return
         start = f"{direction} of {self._name(subject)}: "
-        if verdict.isolated_by:
-            policies = ", ".join(
-                self._policy("NetworkPolicy", each) for each in verdict.isolated_by
-            )
-            yield f"{start}isolated by {policies}"
+        if verdict.decided_in == "NetworkPolicy":
+            isolating = (self._policy("NetworkPolicy", each) for each in verdict.isolated_by)
+            yield f"{start}isolated by {', '.join(isolating)}"
         elif verdict.decided_by:
-            yield start + self._policy(verdict.decided_by[0].kind, verdict.decided_by[0].policy)
+            rule = verdict.decided_by[0]
+            yield f"{start}decided by {self._policy(rule.kind, rule.policy)}"
         else:
             yield f"{start}no policy isolates it"
             return
@@ -219,8 +245,11 @@ class PolicyReport:
         if not verdict.decided_by:
             denied = " or ".join(self._names(peers))
             yield f"  {paint(f'no rule allows {denied}', BAD)}"
-        for line in self._kernel_rules(verdict, subject):
+        lines = self._kernel_rules(verdict, subject)
+        for line in lines[:_MAX_KERNEL_RULES]:
             yield f"  {paint(f'{line.node}: {line.chain}:', MUTED)} {line.rule}"
+        if len(lines) > _MAX_KERNEL_RULES:
+            yield f"  … and {len(lines) - _MAX_KERNEL_RULES} more rules in the kernel"
 
     def _endpoint_data(self, endpoint: EndpointExplanation) -> JsonObject:
         return {

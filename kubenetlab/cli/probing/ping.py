@@ -18,9 +18,9 @@ from kubenetlab.cli.labs.diagnostics import (
     describe_effect,
     note_absent_pods,
 )
+from kubenetlab.cli.policies import enforced_policies
 from kubenetlab.cli.probing.agents import agents_run
 from kubenetlab.cli.probing.doubts import doubtful_objects
-from kubenetlab.cli.probing.policies import enforced_policies
 from kubenetlab.cli.terminal import display
 from kubenetlab.cli.terminal.output_documents import print_document
 from kubenetlab.cli.terminal.printing import echo, hint, print_faults, print_table
@@ -292,7 +292,7 @@ def _summary(
     took_s: float,
     policies: PolicyVerdicts | None = None,
 ) -> None:
-    from kubenetlab.cli.probing.policies import print_denials
+    from kubenetlab.cli.policies import print_denials
     from kubenetlab.observe.matrix import cell_reasons
 
     print_denials(matrix, policies)

@@ -13,8 +13,8 @@ from kubenetlab.api.core import Service
 from kubenetlab.cli.describe.services import explain_no_endpoints
 from kubenetlab.cli.input.options import Output
 from kubenetlab.cli.labs.diagnostics import assess
+from kubenetlab.cli.policies import enforced_policies
 from kubenetlab.cli.probing.doubts import Doubts, doubtful_objects
-from kubenetlab.cli.probing.policies import enforced_policies
 from kubenetlab.cli.terminal.output_documents import print_document
 from kubenetlab.cli.terminal.printing import echo, hint, note, print_faults
 from kubenetlab.cli.terminal.theme import BAD, GOOD, MUTED, paint

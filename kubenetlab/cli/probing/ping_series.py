@@ -11,6 +11,7 @@ from kubenetlab.api.core import Service
 from kubenetlab.api.json_types import JsonObject
 from kubenetlab.cli.input.options import Output
 from kubenetlab.cli.labs.diagnostics import assess
+from kubenetlab.cli.policies import enforced_policies
 from kubenetlab.cli.probing.doubts import Doubts, doubtful_objects
 from kubenetlab.cli.probing.ping_once import (
     VERBS,
@@ -21,7 +22,6 @@ from kubenetlab.cli.probing.ping_once import (
     print_not_resolved,
     source_network,
 )
-from kubenetlab.cli.probing.policies import enforced_policies
 from kubenetlab.cli.terminal.output_documents import print_document
 from kubenetlab.cli.terminal.printing import echo, hint, print_faults, print_table
 from kubenetlab.cli.terminal.theme import BAD, GOOD, MUTED, WARNING, paint

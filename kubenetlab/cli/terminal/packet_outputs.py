@@ -76,6 +76,9 @@ PACKET_OUTPUTS: Final[JsonMapping] = {
         "protocol": "text: ICMP, TCP, UDP or SCTP",
         "engine": "text: policy engine of the lab",
         "decision": "text: allowed, denied, or either if it depends on the path or the endpoint",
+        "unenforced": [
+            "text: policies that the lab does not enforce; they count only if it enforces none"
+        ],
         "endpoints": [
             {
                 "address": "text",

@@ -81,6 +81,7 @@ def render_policy_objects(
     """
     config = cluster.config
     others: Sequence[Resource] = (
+        cluster.config,  # external hosts, which policies can name
         ClusterConfig(
             _meta(config),
             networking=Networking(

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from kubenetlab.api.pods import Pod
+from kubenetlab.observe.expect import expect
 from kubenetlab.observe.policies.evaluator import Evaluator
-from kubenetlab.observe.policies.model import Party
+from kubenetlab.observe.policies.model import Party, Verdict
 from kubenetlab.observe.policies.reasons import reasons
 from kubenetlab.observe.policies.verdicts import Decision
 from tests.clusters import DUAL
 from tests.policies import POLICIES, TRAFFIC, with_policies
-from tests.unit.observe.policies.worlds import DENY, NO_EGRESS, PODS, World, pod, policy, world
+from tests.unit.observe.policies.worlds import (
+    DENY,
+    NO_EGRESS,
+    PODS,
+    TIER,
+    World,
+    pod,
+    policy,
+    world,
+)
 
 
 @pytest.mark.parametrize(
@@ -136,6 +149,47 @@ def test_reasons_name_the_policies(policies: str, source: str, expected: list[st
     lab = world(policies)
     web = lab.services["svc:web"]
     assert reasons(lab.policies, lab.places[source], web.address, 80, "TCP") == expected
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("far", ["AdminNetworkPolicy ops rule 0 (no-far) denies ingress of default/web"]),
+        ("client", ["AdminNetworkPolicy ops rule 1 accepts ingress"]),
+        ("ext:client", ["default/p isolates default/web for ingress"]),
+    ],
+)
+def test_reasons_name_rules_of_tiers(source: str, expected: list[str]) -> None:
+    """The first rule of the tier decides, before the NetworkPolicy."""
+    lab = world(DENY + TIER)
+    web = lab.services["svc:web"]
+    assert reasons(lab.policies, lab.places[source], web.address, 80, "TCP") == expected
+
+
+def test_policies_of_kinds_that_no_engine_enforces_can_be_left_out() -> None:
+    """They are reported as not enforced; packets do not show their effect."""
+    objects = world(DENY + TIER).policies.objects
+    assert [policy.kind for policy in objects.policies] == ["NetworkPolicy", "AdminNetworkPolicy"]
+    enforced = structs.replace(objects, enforced=frozenset({"NetworkPolicy"})).only_enforced()
+    assert [policy.kind for policy in enforced.policies] == ["NetworkPolicy"]
+
+
+def test_pods_that_policies_treat_alike_share_verdicts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels that no policy selects do not matter, so 60 pods of two groups are quickly done."""
+    groups = "".join(pod(f"p{number}", labels=f", group: g{number % 2}") for number in range(60))
+    lab = world(policy("{podSelector: {matchLabels: {group: g0}}}"), groups)
+    calls: list[Party] = []
+    evaluate = Evaluator.verdict
+
+    def counted(self: Evaluator, source: Party, *others: Any) -> Verdict:
+        calls.append(source)
+        return evaluate(self, source, *others)
+
+    monkeypatch.setattr(Evaluator, "verdict", counted)
+    pods = [place for place in lab.places.values() if place.namespace == "default"]
+    outcomes = [expect(first, second, lab.facts) for first in pods for second in pods]
+    assert outcomes.count("nothing") == 30 * 59  # all but from the isolated pod itself
+    assert len(calls) < 20
 
 
 @settings(max_examples=60)

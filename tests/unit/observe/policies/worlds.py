@@ -75,6 +75,36 @@ FROM_NODES = policy(
 )
 NO_EGRESS = policy("{podSelector: {matchLabels: {app: client}}, policyTypes: [Egress]}")
 
+TIER = """
+apiVersion: policy.networking.k8s.io/v1alpha1
+kind: AdminNetworkPolicy
+metadata: {name: ops}
+spec:
+  priority: 5
+  subject: {pods: {namespaceSelector: {}, podSelector: {matchLabels: {app: web}}}}
+  ingress:
+  - {name: no-far, action: Deny, from: [{pods: {namespaceSelector: {}, podSelector: {
+      matchLabels: {app: far}}}}]}
+  - {action: Allow, from: [{pods: {namespaceSelector: {}, podSelector: {
+      matchLabels: {app: client}}}}]}
+---
+"""
+"""A policy of the tier Admin that decides about two sources of `web`."""
+EVERY_PEER = policy(
+    """
+  podSelector: {matchExpressions: [{key: app, operator: In, values: [web, far]}]}
+  ingress:
+  - from:
+    - podSelector: {matchLabels: {app: client}}
+    - {namespaceSelector: {}, podSelector: {matchLabels: {k8s-app: kube-dns}}}
+    - podSelector: {matchLabels: {app: none}}
+    - ipBlock: {cidr: 172.18.0.0/16, except: [172.18.0.3/32]}
+    ports: [{port: http}, {port: nope}, {port: 1, endPort: 70, protocol: UDP}, {}]
+  - {}
+  policyTypes: [Ingress, Egress]
+"""
+)
+"""A policy with all kinds of peers and ports."""
 TEXTS = {
     "deny web": DENY,
     "from client": FROM_CLIENT,

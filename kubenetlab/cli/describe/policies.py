@@ -1,0 +1,206 @@
+"""describe of network policies: rules as kubectl prints them, with the pods and hosts they mean.
+
+Source: k8s.io/kubectl pkg/describe/describe.go describeNetworkPolicySpec (1.33).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from kubenetlab.api.json_types import JsonMapping
+from kubenetlab.api.meta import LabelSelector
+from kubenetlab.cli.describe.fields import print_field, print_heading
+from kubenetlab.cli.describe.policy_cells import selector_text, subject
+from kubenetlab.cli.terminal.printing import echo, print_data
+from kubenetlab.cli.terminal.theme import MUTED, WARNING, paint
+
+if TYPE_CHECKING:
+    from kubenetlab.api.pods import Pod
+    from kubenetlab.api.policies.network_policy import (
+        NetworkPolicy,
+        NetworkPolicyPeer,
+        NetworkPolicyPort,
+    )
+    from kubenetlab.lab.client import Client
+    from kubenetlab.observe.inspection import Inspection
+    from kubenetlab.observe.policies.peers import NamedHost, PolicyMembers
+
+_MAX_HOSTS: Final = 20
+"""Maximum number of pods and hosts that are printed for a selector or range."""
+
+
+def describe_network_policy(client: Client, document: JsonMapping) -> None:
+    """Print the part between a NetworkPolicy's metadata and its events."""
+    from kubenetlab.api.policies.network_policy import NetworkPolicy
+    from kubenetlab.cli.policies import policy_objects
+    from kubenetlab.observe.policies.peers import PolicyMembers, named
+
+    meta = document["metadata"]
+    inspected = client.inspect()
+    print_field("Enforced By", _engine(client, document, inspected))
+    objects = policy_objects(client)
+    policy = objects.cluster.get(NetworkPolicy, meta["namespace"], meta["name"])
+    if policy is None:
+        return  # deleted in the meantime
+    members = PolicyMembers(objects.cluster, inspected)
+    selected = members.selected(policy)
+    print_heading("Selected Pods")
+    _print_hosts(named(selected), 1)
+    print_heading("Spec")
+    selector = _text(policy.spec.pod_selector)
+    everything = " (Allowing the specific traffic to all pods in this namespace)"
+    print_field("PodSelector", selector or f"<none>{everything}", 1)
+    rules = _Rules(policy, members, selected)
+    rules.print_ingress()
+    rules.print_egress()
+    print_field("Policy Types", ", ".join(policy.directions), 1)
+
+
+def describe_tier_policy(client: Client, document: JsonMapping) -> None:
+    """Print the part between the metadata and the events of a policy of a tier."""
+    from kubenetlab.api.policies.tiers import TIER_KINDS, tier_policy
+    from kubenetlab.cli.policies import policy_objects
+    from kubenetlab.observe.policies.peers import PolicyMembers, named
+
+    inspected = client.inspect()
+    print_field("Enforced By", _engine(client, document, inspected))
+    objects = policy_objects(client)
+    key = document["kind"], document["metadata"]["name"]
+    policies = (policy for kind in TIER_KINDS for policy in objects.cluster.all(kind))
+    policy = next((each for each in policies if (each.kind, each.name) == key), None)
+    if policy is None:
+        return  # deleted in the meantime
+    in_tier = tier_policy(policy)
+    print_field("Tier", in_tier.spec.tier)
+    print_field("Subject", subject(document))
+    print_heading("Selected Pods")
+    members = PolicyMembers(objects.cluster, inspected)
+    _print_hosts(named(members.subjects_of(in_tier)), 1)
+    print_heading("Spec")
+    rules = {key: document["spec"][key] for key in ("ingress", "egress") if key in document["spec"]}
+    priority = {"priority": document["spec"]["priority"]} if "priority" in document["spec"] else {}
+    print_data({**priority, **rules}, "yaml")
+
+
+def _engine(client: Client, document: JsonMapping, inspected: Inspection) -> str:
+    """Return the engine that enforces a policy, or that none does, with the reason."""
+    from kubenetlab.diagnostics import NOT_ENFORCED
+
+    meta = document["metadata"]
+    hints = [
+        item["hints"]
+        for item in client.diagnostics()
+        if (item["code"], item["kind"].partition(".")[0], item["name"])
+        == (NOT_ENFORCED, document["kind"], meta["name"])
+        and (item["namespace"] or "default") == meta.get("namespace", "default")
+        and not item["path"]
+    ]
+    if not hints:
+        return inspected.get("policy_engine", "none")
+    return paint("; ".join(("nothing", *hints[0])), WARNING)
+
+
+class _Rules:
+    """Rules of one policy."""
+
+    def __init__(
+        self, policy: NetworkPolicy, members: PolicyMembers, selected: Sequence[Pod]
+    ) -> None:
+        self._policy = policy
+        self._members = members
+        self._selected = selected
+
+    def print_ingress(self) -> None:
+        if "Ingress" not in self._policy.directions:
+            echo("  Not affecting ingress traffic")
+            return
+        print_heading("Allowing ingress traffic", 1)
+        rules = self._policy.spec.ingress
+        if not rules:
+            echo("    <none> (Selected pods are isolated for ingress connectivity)")
+        for index, rule in enumerate(rules):
+            _print_separator(index)
+            self._print_ports(rule.ports, self._selected)
+            self._print_peers("From", rule.from_, "source")
+
+    def print_egress(self) -> None:
+        if "Egress" not in self._policy.directions:
+            echo("  Not affecting egress traffic")
+            return
+        print_heading("Allowing egress traffic", 1)
+        rules = self._policy.spec.egress
+        if not rules:
+            echo("    <none> (Selected pods are isolated for egress connectivity)")
+        for index, rule in enumerate(rules):
+            _print_separator(index)
+            peers = [
+                pod
+                for peer in rule.to
+                if peer.ip_block is None
+                for pod in self._members.pods_of(self._policy, peer)
+            ]
+            self._print_ports(rule.ports, peers)
+            self._print_peers("To", rule.to, "destination")
+
+    def _print_ports(self, ports: Sequence[NetworkPolicyPort], pods: Sequence[Pod]) -> None:
+        """Print the ports of a rule.
+
+        pods: destinations, in which ports with names are looked up.
+        """
+        if not ports:
+            echo("    To Port: <any> (traffic allowed to all ports)")
+        for port in ports:
+            text = str(port.port) if port.port is not None else "<any>"
+            if port.end_port is not None:
+                text += f"-{port.end_port}"
+            meaning = ""
+            if isinstance(port.port, str):
+                numbers = self._members.ports_named(port, pods)
+                meaning = f"  {', '.join(map(str, numbers)) or 'no pod has a port of this name'}"
+            echo(f"    To Port: {text}/{port.protocol}{paint(meaning, MUTED)}")
+
+    def _print_peers(self, word: str, peers: Sequence[NetworkPolicyPeer], restricted: str) -> None:
+        if not peers:
+            echo(f"    {word}: <any> (traffic not restricted by {restricted})")
+        for peer in peers:
+            echo(f"    {word}:")
+            self._print_peer(peer)
+
+    def _print_peer(self, peer: NetworkPolicyPeer) -> None:
+        from kubenetlab.observe.policies.peers import named
+
+        if peer.ip_block is not None:
+            echo("      IPBlock:")
+            echo(f"        CIDR: {peer.ip_block.cidr}")
+            echo(f"        Except: {', '.join(peer.ip_block.except_)}".rstrip())
+            _print_hosts(self._members.hosts_in(peer.ip_block), 4)
+            return
+        if peer.namespace_selector is not None:
+            echo(f"      NamespaceSelector: {_text(peer.namespace_selector) or '<none>'}")
+        if peer.pod_selector is not None:
+            echo(f"      PodSelector: {_text(peer.pod_selector) or '<none>'}")
+        _print_hosts(named(self._members.pods_of(self._policy, peer)), 4)
+
+
+def _print_separator(index: int) -> None:
+    if index:
+        echo("    ----------")
+
+
+def _print_hosts(hosts: Sequence[NamedHost], depth: int) -> None:
+    """Print names and addresses, one per line."""
+    indent = "  " * depth
+    if not hosts:
+        echo(f"{indent}{paint('<none>', WARNING)}")
+    for host in hosts[:_MAX_HOSTS]:
+        echo(f"{indent}{host}")
+    if len(hosts) > _MAX_HOSTS:
+        echo(f"{indent}… and {len(hosts) - _MAX_HOSTS} more")
+
+
+def _text(selector: LabelSelector) -> str:
+    """Return a selector as in kubectl; empty for one that matches everything."""
+    return selector_text(msgspec.to_builtins(selector), empty="")
