@@ -9,7 +9,7 @@ import socket
 import struct
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Final
 
@@ -19,6 +19,7 @@ from kubenetlab.kernel.rules.nftables import LibraryNft, ProgramNft
 from kubenetlab.observe.policies.evaluator import Party, Traffic
 from tests.patience import patiently
 from tests.policies import CLUSTER, NAMES, OUTSIDE
+from tests.tier_policies import parties_of
 
 FIRST_PORT, LAST_PORT = 20000, 60000
 """Ports of clients."""
@@ -31,6 +32,13 @@ TRAFFIC = (
 )
 _INIT: Final = struct.pack("!BBHIIHHI", 1, 0, 20, 1, 65536, 1, 1, 1)
 """First chunk of an SCTP association: type, flags, length, tag, window, streams, sequence."""
+
+LIKE_HOSTS: Final = (
+    ("ipv4/icmp_ratelimit", "0"),
+    ("ipv6/icmp/ratelimit", "0"),
+    ("ipv4/ping_group_range", "0 2147483647"),
+)
+"""Sysctls of namespaces that answer and send probes."""
 
 Probe = tuple[Party, Party, Traffic]
 """Source, destination, traffic."""
@@ -62,12 +70,7 @@ class Network:
 
     def _add(self, number: int, addresses: Sequence[str]) -> None:
         syscalls.unshare(syscalls.CLONE_NEWNET)
-        for path, value in (
-            ("ipv4/icmp_ratelimit", "0"),
-            ("ipv6/icmp/ratelimit", "0"),
-            ("ipv4/ping_group_range", "0 2147483647"),
-            ("ipv6/conf/default/accept_dad", "0"),
-        ):
+        for path, value in (*LIKE_HOSTS, ("ipv6/conf/default/accept_dad", "0")):
             write_setting(path, value)
         inside = syscalls.open_namespace("net")
         syscalls.setns(self.home)
@@ -99,10 +102,10 @@ class Network:
                     for gateway in ("169.254.1.1", "fe80::1")
                 ),
             )
-            self._open(addresses, inside)
+            self._register(inside, addresses)
 
-    def _open(self, addresses: Sequence[str], namespace: int) -> None:
-        """Let the addresses of a host send and receive; its namespace is the current one."""
+    def _register(self, namespace: int, addresses: Iterable[str]) -> None:
+        """Add the addresses of the current namespace."""
         for address in addresses:
             family = socket.AF_INET6 if ":" in address else socket.AF_INET
             self._sctp[address] = raw = socket.socket(
@@ -188,6 +191,28 @@ class Network:
                 for destination in of_version:
                     for traffic in TRAFFIC if source != destination else ():
                         yield source, destination, traffic
+
+
+class NetworkWithNodes(Network):
+    """A network in which the node of the pods and another one are hosts, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parties = [tuple(parties_of(version)) for version in (4, 6)]
+        own, other = (
+            [
+                party.address
+                for parties in self.parties
+                for party in parties
+                if not party.pod and party.node == name
+            ]
+            for name in ("worker", "worker2")
+        )
+        for path, value in LIKE_HOSTS:
+            write_setting(path, value)
+        self._add(len(self.parties[0]), other)
+        run_ip("link set lo up", *(f"address add {address} dev lo nodad" for address in own))
+        self._register(self.home, own)
 
 
 class Drops:

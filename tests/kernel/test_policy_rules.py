@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 
 import pytest
 from hypothesis import given, settings
@@ -39,15 +40,15 @@ def require_programs(engine: str) -> None:
                 pytest.skip(f"the program {program} is not installed; {hint}")
 
 
-@ENGINES
-def test_connections_have_the_verdicts_of_the_evaluator(engine: str) -> None:
-    """Random policies replace each other; packets of all pods and of a host outside, IPv4 and IPv6.
+@contextmanager
+def loaded_rules(engine: str) -> Iterator[tuple[Callable[[list[RuleObject]], None], Drops]]:
+    """Yield the function that changes the rules to these, and the counters of drops.
 
-    Each example is one change on top of the previous one. In the end nothing is left.
+    In the end nothing is left.
     """
     require_programs(engine)
     with ExitStack() as stack:
-        network, nft = Network(), stack.enter_context(closing(open_nft("library")))
+        nft = stack.enter_context(closing(open_nft("library")))
         loaders = {
             name: stack.enter_context(closing(open_loader(name))) for name in BACKENDS[engine]
         }
@@ -59,19 +60,31 @@ def test_connections_have_the_verdicts_of_the_evaluator(engine: str) -> None:
                 loaders[transaction.backend].run(transaction.text)
             loaded = desired
 
+        yield load, Drops(nft)
+        load([])
+        assert [loader.text() for loader in loaders.values()] == [""] * len(loaders)
+
+
+@ENGINES
+def test_connections_have_the_verdicts_of_the_evaluator(engine: str) -> None:
+    """Random policies replace each other; packets of all pods and of a host outside, IPv4 and IPv6.
+
+    Each example is one change on top of the previous one.
+    """
+    network = Network()
+    with loaded_rules(engine) as (load, dropped):
+
         @settings(max_examples=max(30, examples(100)), deadline=None)
         @given(policies=st.lists(POLICIES, max_size=6))
         def check(policies: list[JsonObject]) -> None:
             cluster = with_policies(policies)
             load(node_rules(engine, cluster))
             evaluator = Evaluator(cluster)
-            for source, destination, traffic, is_answered in network.connections(Drops(nft)):
+            for source, destination, traffic, is_answered in network.connections(dropped):
                 verdict = evaluator.verdict(source, destination, traffic)
                 assert is_answered == verdict.is_allowed, (source, destination, traffic, verdict)
 
         check()
-        load([])
-        assert [loader.text() for loader in loaders.values()] == [""] * len(loaders)
 
 
 @ENGINES

@@ -1,22 +1,23 @@
 """iptables: chains of Calico's iptables data plane, and IP sets of peers.
 
     FORWARD  →  cali-FORWARD: replies and established connections return
-             →  cali-from-wl-dispatch: by the source, to the chain of an isolated pod
+             →  cali-from-wl-dispatch: by the source, to the chain of a pod with policies
              →  cali-to-wl-dispatch: by the destination, likewise
+    INPUT    →  cali-INPUT  →  cali-wl-to-host: by the source, to the chain of a pod
 
-    cali-fw-cali…  (one for each pod with isolated egress)
-             →  to the pod itself: return
-             →  clear the mark 0x10000
-             →  cali-po-…  (one for each policy): a rule matches: set the mark, and return
-             →  the mark is set: return
-             →  drop
+    cali-fw-cali…  (one for each pod with policies for egress)
+             →  clear the marks 0x10000 (accepted) and 0x20000 (passed)
+             →  cali-po-… of each policy of the tier Admin, until one of them sets a mark
+             →  cali-po-… of each NetworkPolicy, likewise; to the pod itself: return; drop
+             →  cali-po-… of each policy of the tier Baseline, if no NetworkPolicy isolates the pod
     cali-tw-cali…, cali-pi-…: likewise for ingress
+    cali-wh-cali…: the tiers alone, for packets of a pod to its own node
 
-The rules are in the table `filter` of iptables and of ip6tables. A packet of an isolated pod passes
-the policies of the pod one after another until one of them sets the mark. If both ends are
-isolated, the packet has to get the mark twice. A packet that is allowed returns to FORWARD, where
-the rules of kube-proxy follow. Each rule has the name of its policy, and its number there, as
-comment.
+The rules are in the table `filter` of iptables and of ip6tables. A packet of a pod passes the
+policies of the pod one after another until a rule sets the mark 0x10000, or drops the packet. If
+there are policies for both ends, the packet has to get the mark twice. A packet that is allowed
+returns to FORWARD, where the rules of kube-proxy follow. Each rule has the name of its policy, and
+its number there, as comment.
 
 Peers are IP sets: `cali40s:…` has the pods that a selector matches (hash:ip), `cali40b:…` ranges of
 addresses (hash:net), and `cali40n:…` the ports with a name (hash:ip,port); `cali60…` has the same
@@ -24,13 +25,14 @@ for IPv6. Policies with the same selector share a set. A set of type hash:net ca
 with all addresses, so a rule with such a range has no match of addresses. A rule matches at most 15
 ports, so a policy with more ports has several rules.
 
-Packets between a node and its own pods are not forwarded, so no policy applies to them. A
+Packets between a node and its own pods are not forwarded, so no NetworkPolicy applies to them.
+Rules of tiers for egress do. Neighbour discovery of IPv6 between pods on a bridge always passes. A
 connection that a policy once allowed goes on when the policy changes.
 
 Differences from Calico: the dispatch chains match the addresses of pods, as those of kube-router
 do, because pods may share a bridge, and netfilter sees only the bridge. Allowed and established
-packets return instead of being accepted, so that rules of others still apply. Only isolated pods
-have chains.
+packets return instead of being accepted, so that rules of others still apply. Only pods with
+policies have chains.
 
 Source: projectcalico/calico felix/rules/{static.go,dispatch.go,endpoints.go,policy.go,
 rule_defs.go}, felix/ipsets (3.30); cloudnativelabs/kube-router pkg/controllers/netpol (2.5).
@@ -38,12 +40,14 @@ rule_defs.go}, felix/ipsets (3.30); cloudnativelabs/kube-router pkg/controllers/
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
+from kubenetlab.api.policies.cluster_network_policy import Action
 from kubenetlab.api.policies.network_policy import Direction, NetworkPolicy
+from kubenetlab.api.policies.tiers import TIER_KINDS
 from kubenetlab.datapath.modes import ModeOptions, Needs, PodNetwork
 from kubenetlab.datapath.policy.common import (
     ISOLATED,
@@ -57,7 +61,14 @@ from kubenetlab.datapath.policy.common import (
     rule_comment,
 )
 from kubenetlab.datapath.policy.members import PodGroup, PolicyPod
-from kubenetlab.datapath.policy.rules import IsolatingPolicy, PolicyRule, PortName, PortRange
+from kubenetlab.datapath.policy.rules import (
+    IsolatingPolicy,
+    PolicyRule,
+    PortName,
+    PortRange,
+    Stages,
+    stages,
+)
 from kubenetlab.datapath.view import NodeView
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.rules.ipset import FAMILIES as SET_FAMILIES
@@ -73,15 +84,25 @@ from kubenetlab.hoststate.rules.iptables import (
 from kubenetlab.hoststate.rules.rulesets import RuleObject, SubjectRules
 from kubenetlab.names import workload_id
 
-MARK: Final = "0x10000"
-"""Mark of packets that a policy allows."""
+ACCEPTED: Final = "0x10000"
+"""Mark of packets that a rule accepts."""
+PASSED: Final = "0x20000"
+"""Mark of packets that a rule of the tier Admin passes to the next stage."""
+_BOTH: Final = "0x30000"
 MAX_MATCHED_PORTS: Final = 15
 """Maximum number of ports that `multiport` matches; a range counts as two."""
-_FORWARD: Final = "cali-FORWARD"
-_MARKED: Final = f"-m mark --mark {MARK}/{MARK} -j RETURN"
-_TO_ITSELF: Final = comment("a pod to itself")
+_RETURN_IF_ACCEPTED: Final = f"-m mark --mark {ACCEPTED}/{ACCEPTED} -j RETURN"
+_ACTIONS: Final[Mapping[Action, tuple[str, str]]] = {
+    "Accept": (f"MARK --set-xmark {ACCEPTED}/{ACCEPTED}", _RETURN_IF_ACCEPTED),
+    "Pass": (f"MARK --set-xmark {PASSED}/{PASSED}", f"-m mark --mark {PASSED}/{PASSED} -j RETURN"),
+    "Deny": ("DROP", ""),
+}
+"""Action → target of the rules that match, and the rule that ends the chain after them."""
 _NEIGHBOR_DISCOVERY: Final = (135, 136)
 """Types of ICMPv6 messages that pods on one bridge need to find each other."""
+_TO_HOST: Final = "cali-wl-to-host"
+_TO_HOST_OF_POD: Final = "cali-wh-cali"
+"""Prefix of the chains of pods for packets to their own node."""
 
 
 class _End(Struct, frozen=True):
@@ -94,23 +115,28 @@ class _End(Struct, frozen=True):
     policy: str
     """Prefix of the chains of policies."""
     option: str
-    """Option that matches the address of the isolated pod."""
+    """Option that matches the address of the pod to which policies apply."""
     peer_option: str
     peer: str
     """Part of the header with the peer, for matches of sets."""
 
 
-_ENDS: Final[dict[Direction, _End]] = {
+_ENDS: Final[Mapping[Direction, _End]] = {
     "Egress": _End("cali-from-wl-dispatch", "cali-fw-cali", "cali-po-", "-s", "-d", "dst"),
     "Ingress": _End("cali-to-wl-dispatch", "cali-tw-cali", "cali-pi-", "-d", "-s", "src"),
 }
+_BASE_CHAINS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
+    "FORWARD": ("cali-FORWARD", tuple(end.dispatch for end in _ENDS.values())),
+    "INPUT": ("cali-INPUT", (_TO_HOST,)),
+}
+"""Built-in chain → chain to which it jumps, and the dispatch chains to which that jumps."""
 
 
 class Mode(ModeOptions, frozen=True):
     """Options: none."""
 
     needs = Needs(programs=("iptables-nft-restore", "ipset"), own_features=("iptables", "ipset"))
-    enforced_kinds = (NetworkPolicy,)
+    enforced_kinds = (NetworkPolicy, *TIER_KINDS)
 
     def node(self, node: NodeView, network: PodNetwork) -> Iterator[Object]:
         for family in node.families:
@@ -197,21 +223,21 @@ class FamilyTable(Struct, frozen=True):
 
 def base(table: FamilyTable) -> Iterator[RuleObject]:
     """Yield the chains without any policy, in which no packet is dropped."""
-    rules = [
+    always = [
         f"{comment('replies and established connections')} "
         "-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN"
     ]
     if table.version == 6:
-        rules += (
+        always += (
             f"-p ipv6-icmp {comment('neighbor discovery')} -m icmp6 --icmpv6-type {type_} -j RETURN"
             for type_ in _NEIGHBOR_DISCOVERY
         )
-    for end in _ENDS.values():
-        yield table.chain(end.dispatch, ())
-        rules.append(f"-j {end.dispatch}")
-    yield table.chain(_FORWARD, rules)
-    jump = f"{comment('network policies')} -j {_FORWARD}"
-    yield Jump(table.netns, table.family, "filter", "FORWARD", jump, is_first=True)
+    for built_in, (chain, dispatch_chains) in _BASE_CHAINS.items():
+        for name in dispatch_chains:
+            yield table.chain(name, ())
+        yield table.chain(chain, (*always, *(f"-j {name}" for name in dispatch_chains)))
+        jump = f"{comment('network policies')} -j {chain}"
+        yield Jump(table.netns, table.family, "filter", built_in, jump, is_first=True)
 
 
 def isolation(
@@ -219,24 +245,55 @@ def isolation(
 ) -> Iterator[IptablesObject]:
     """Yield the chains of a pod on its node, and the rules that lead to them.
 
-    policies: all policies that isolate it.
+    policies: all policies that apply to it.
     """
     own = tuple(addresses([pod], table.version))
+    if not own:
+        return
+    workload = workload_id(pod.namespace, pod.name)
     for direction, end in _ENDS.items():
-        isolating = [policy for policy in policies if policy.direction == direction]
-        if not isolating or not own:
-            continue
-        chain = f"{end.pod}{workload_id(pod.namespace, pod.name)}"
-        rules = [f"{end.peer_option} {address} {_TO_ITSELF} -j RETURN" for address in own]
-        rules.append(f"-j MARK --set-xmark 0x0/{MARK}")
-        for policy in isolating:
-            rules.append(f"{comment(policy.name)} -j {policy_chain(policy)}")
-            rules.append(_MARKED)
-        yield table.chain(chain, (*rules, f"{comment(ISOLATED)} -j DROP"))
-        for address in own:
-            yield table.entry(
-                end.dispatch, f"{end.option} {address} {comment(pod.full_name)} -g {chain}"
-            )
+        of_pod = stages(policies, direction)
+        itself = [f"{end.peer_option} {address}" for address in own]
+        chains = [(end.dispatch, f"{end.pod}{workload}", _stage_rules(of_pod, itself))]
+        if direction == "Egress":
+            tiers = structs.replace(of_pod, isolating=())
+            chains.append((_TO_HOST, f"{_TO_HOST_OF_POD}{workload}", _stage_rules(tiers, ())))
+        for dispatch, chain, rules in chains:
+            if not rules:
+                continue
+            yield table.chain(chain, (f"-j MARK --set-xmark 0x0/{_BOTH}", *rules))
+            for address in own:
+                yield table.entry(
+                    dispatch, f"{end.option} {address} {comment(pod.full_name)} -g {chain}"
+                )
+
+
+def _stage_rules(of_pod: Stages, itself: Sequence[str]) -> list[str]:
+    """Return the rules of the stages of a pod in one direction, without the initial marks.
+
+    itself: matches of packets from the pod to itself.
+    """
+    rules = [*_tier_rules(of_pod.admin)]
+    if of_pod.isolating:
+        for policy in of_pod.isolating:
+            rules += (_jump(policy), _RETURN_IF_ACCEPTED)
+        rules += (f"{match} {comment('a pod to itself')} -j RETURN" for match in itself)
+        rules.append(f"{comment(ISOLATED)} -j DROP")
+    rules += _tier_rules(of_pod.baseline)
+    return rules
+
+
+def _tier_rules(policies: Sequence[IsolatingPolicy]) -> Iterator[str]:
+    """Yield the rules that lead to the policies of a tier, in order, until one sets a mark."""
+    for policy in policies:
+        yield f"-m mark --mark 0x0/{PASSED} {_jump(policy)}"
+        yield _RETURN_IF_ACCEPTED
+    if policies:
+        yield f"-j MARK --set-xmark 0x0/{PASSED}"
+
+
+def _jump(policy: IsolatingPolicy) -> str:
+    return f"{comment(policy.title)} -j {policy_chain(policy)}"
 
 
 def policy_rules(table: FamilyTable, policy: IsolatingPolicy) -> Iterator[str]:
@@ -244,14 +301,15 @@ def policy_rules(table: FamilyTable, policy: IsolatingPolicy) -> Iterator[str]:
     peer = _ENDS[policy.direction].peer
     for entry in policy.rules:
         note = comment(rule_comment(policy, entry))
+        target, end = _ACTIONS[entry.action]
         matches = [
-            f"{port}{note}{peers} -j MARK --set-xmark {MARK}/{MARK}"
+            f"{port}{note}{peers} -j {target}"
             for peers in _peers(table, peer, entry)
             for port in _ports(table, entry)
         ]
         yield from matches
-        if matches:
-            yield _MARKED
+        if matches and end:
+            yield end
 
 
 def _peers(table: FamilyTable, peer: str, entry: PolicyRule) -> Iterator[str]:
@@ -311,4 +369,4 @@ def block_set(table: FamilyTable, ranges: Sequence[str]) -> str:
 
 def policy_chain(policy: IsolatingPolicy) -> str:
     """Return the name of the chain of a policy in one direction."""
-    return f"{_ENDS[policy.direction].policy}{digest(policy.name)}"
+    return f"{_ENDS[policy.direction].policy}{digest(policy.title)}"

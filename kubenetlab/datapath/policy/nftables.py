@@ -40,6 +40,7 @@ from kubenetlab.api.policies.network_policy import Direction, NetworkPolicy
 from kubenetlab.api.policies.tiers import TIER_KINDS
 from kubenetlab.datapath.modes import ModeOptions, Needs, PodNetwork
 from kubenetlab.datapath.policy.common import (
+    ISOLATED,
     addresses,
     digest,
     group_digest,
@@ -50,12 +51,7 @@ from kubenetlab.datapath.policy.common import (
     rule_comment,
 )
 from kubenetlab.datapath.policy.members import PodGroup, PolicyPod
-from kubenetlab.datapath.policy.rules import (
-    IsolatingPolicy,
-    PolicyRule,
-    PortName,
-    stages,
-)
+from kubenetlab.datapath.policy.rules import IsolatingPolicy, PolicyRule, PortName, stages
 from kubenetlab.datapath.view import NodeView
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.rules.nftables import (
@@ -252,7 +248,7 @@ def _isolated_chain(table: FamilyTable, policies: Sequence[IsolatingPolicy]) -> 
     jumps = [rule(jump(policy_chain(policy))) for policy in policies]
     pair = (f"{table.family} saddr", f"{table.family} daddr")
     itself = rule(InSet(pair, _PAIRS), accept, comment="a pod to itself")
-    denied = rule(Counter(), drop, comment="isolated by network policies")
+    denied = rule(Counter(), drop, comment=ISOLATED)
     return table.chain(isolated_chain(policies), (*jumps, itself, denied))
 
 
@@ -266,8 +262,8 @@ def _tier_chain(table: FamilyTable, policies: Sequence[IsolatingPolicy]) -> Chai
         return None
     rules = [each for policy in policies for each in _rules(table, policy)]
     stage = str(policies[0].tier).lower()
-    suffix = digest(*map(str, rules))
-    return table.chain(f"{stage}-{policies[0].direction.lower()}-{suffix}", rules)
+    name = f"{stage}-{policies[0].direction.lower()}-{digest(*map(str, rules))}"
+    return table.chain(name, rules)
 
 
 def group_rules(table: FamilyTable, group: PodGroup, pods: Sequence[PolicyPod]) -> TableRules:
