@@ -101,7 +101,7 @@ def _break(context: PlanContext, merged: dict[str, _Merged]) -> None:
         if node is None:
             continue
         origin = Origin(f"fault {fault.spec.fault}", f"Node {node.name}")
-        network, view = context.cni.network(node), without_pods(node)
+        network, view = context.cni_of(node).network(node), without_pods(node)
         for netns in fault_type.namespaces(node):
             merged[netns] = context.cache(
                 ("broken", fault.name, netns),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 from kubenetlab.api.apps import DaemonSet
@@ -38,12 +39,26 @@ def _effect(cluster: Cluster, facts: NetworkFacts, state: StoppedAgent) -> str:
     if not state.has_run:
         return "it has no pod network, and is not Ready"
     effect = "it misses every change of the cluster"
+    if former := _former_options(facts, state):
+        effect += f", and has the former options of the CNI mode: {', '.join(former)}"
     if _has_former_password(cluster, facts, state):
         effect += (
             f", and encrypts with the former password of the Secret {CREDENTIAL_NAMESPACE}/"
             f"{facts.credential_name}: other nodes drop its packets, and it drops theirs"
         )
     return effect
+
+
+def _former_options(facts: NetworkFacts, state: StoppedAgent) -> list[str]:
+    """Return the options that have changed since the agent was stopped, as they were then."""
+    (name, before), (now_name, now) = state.mode, facts.mode
+    if name != now_name:
+        return []
+    return [
+        f"{option} {json.dumps(value)}"
+        for option, value in before.items()
+        if value != now.get(option)
+    ]
 
 
 def _has_former_password(cluster: Cluster, facts: NetworkFacts, state: StoppedAgent) -> bool:

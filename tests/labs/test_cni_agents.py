@@ -118,6 +118,29 @@ def test_a_node_without_agent_keeps_its_state_and_misses_a_new_node(lab: Lab, cn
     assert reaches(lab, "a", "d")
 
 
+def test_a_node_without_agent_misses_other_options_of_the_mode(lab: Lab) -> None:
+    """It keeps its tunnels, which lead to no other node any more; every command says so."""
+    lab.up(manifest("ipv4", "flannel"))
+
+    def has_link(node: str, name: str) -> bool:
+        links = json.loads(lab.inside(lab.place("nodes", node), "ip", "-j", "link"))
+        return name in [link["ifname"] for link in links]
+
+    with without_agent(lab):
+        former = "has the former options of the CNI mode: vni 1"
+        changed = lab.up(manifest("ipv4", "{type: flannel, vni: 7}"), *SHORTLY, status=1)
+        assert former in changed.err
+        assert has_link("worker", "flannel.1")
+        assert has_link("worker2", "flannel.7")
+        assert not reaches(lab, "a", "c")
+        assert reaches(lab, "a", "b")
+        matrix = " ".join(lab.run("ping", status=1).err.split())
+        assert "misses every change of the cluster and of options" in matrix
+        assert former in " ".join(lab.run("check", status=1).out.split())
+    assert has_link("worker", "flannel.7")
+    assert not has_link("worker", "flannel.1")
+
+
 def test_bird_misses_a_new_peer_while_the_agent_is_stopped(lab: Lab) -> None:
     """BIRD itself runs on; its configuration changes when the agent is back."""
     require("calico")

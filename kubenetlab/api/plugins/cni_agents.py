@@ -11,6 +11,7 @@ from kubenetlab.api.core import Node, Service
 from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.environment import Secret
 from kubenetlab.api.internal import Internal
+from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.meta import Labels, ObjectMeta, Record
 
 
@@ -62,6 +63,10 @@ class StoppedAgent(Internal, frozen=True):
     metadata: ObjectMeta
     has_run: bool = True
     """False if no agent has ever run on the node, so that the node has no pod network."""
+    mode: tuple[str, JsonMapping] = ("", {})
+    """Name and options of the CNI mode at that time, as the Cluster document had them."""
+    choices: JsonMapping = {}
+    """These options with a choice for every `auto`."""
     nodes: tuple[KnownNode, ...] = ()
     """All nodes, in order, when the agent was stopped."""
     pools: tuple[IPPool, ...] = ()

@@ -16,6 +16,6 @@ def agents_run(inspected: Inspection) -> bool:
     if stopped:
         note(
             f"{paint('no agent:', BAD)} the CNI plugin {inspected['cni']} has no running agent on "
-            f"{', '.join(stopped)}, which misses every change of the cluster"
+            f"{', '.join(stopped)}, which misses every change of the cluster and of options"
         )
     return not stopped

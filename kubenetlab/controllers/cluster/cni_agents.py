@@ -17,7 +17,7 @@ from kubenetlab.api.core import Node, Service
 from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.environment import Secret
 from kubenetlab.api.faults import Fault
-from kubenetlab.api.lab import CREDENTIAL_NAMESPACE, NetworkFacts, NodeReport
+from kubenetlab.api.lab import CREDENTIAL_NAMESPACE, Decisions, NetworkFacts, NodeReport
 from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.plugins.cni_agents import CniAgent, KnownNode, StoppedAgent
 from kubenetlab.api.pods import Pod
@@ -42,6 +42,9 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
     started = [name for name in missing if ("", name) not in stopped]
     if not started:
         return
+    mode, decisions = network(cluster).mode, cluster.get(Decisions, "", "decisions")
+    is_decided = decisions is not None and decisions.cni_mode == mode[0]
+    choices = decisions.cni_options if decisions is not None and is_decided else mode[1]
     nodes = tuple(_known(cluster, node) for node in cluster.all(Node))
     pools = tuple(sorted(cluster.all(IPPool), key=lambda pool: pool.name))
     has_services = agent is not None and (
@@ -54,6 +57,8 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
             pods = tuple(pod.uid for pod in _known_pods(cluster, agent, name))
             yield StoppedAgent(
                 ObjectMeta(name=name),
+                mode=mode,
+                choices=choices,
                 nodes=nodes,
                 pools=pools,
                 pods=pods,

@@ -10,11 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from msgspec import structs
 
+from kubenetlab.api.lab import Decisions, NetworkFacts
 from kubenetlab.api.plugins.cni_agents import KnownNode, StoppedAgent
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.nodes.ipam import network
 from kubenetlab.controllers.nodes.ipam.allocator import NodeRanges
+from kubenetlab.datapath import modes
 from kubenetlab.datapath.bgp_view import bgp_node, bgp_view
+from kubenetlab.datapath.modes import CNI
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.services.addresses import service_addresses
 from kubenetlab.datapath.view import Family, NodeView, Peer, cni_password, families
@@ -51,7 +54,8 @@ def _agent_views(
 
 def _last_view(cluster: Cluster, node: NodeView, state: StoppedAgent) -> NodeView:
     """Return what a stopped agent knows."""
-    agent = network(cluster).agent
+    facts = _facts(cluster, state)
+    agent = facts.agent
     announced = agent is not None and agent.announces_services
     past = Cluster().with_changes(
         (
@@ -65,7 +69,7 @@ def _last_view(cluster: Cluster, node: NodeView, state: StoppedAgent) -> NodeVie
     )
     bgp = bgp_view(past)
     known = {
-        other.name: Peer(other.name, _families(cluster, other), bgp_node(other.node, bgp))
+        other.name: Peer(other.name, _families(cluster, facts, other), bgp_node(other.node, bgp))
         for other in state.nodes
     }
     me = known.get(node.name, Peer(node.name, node.families, node.bgp))
@@ -77,17 +81,36 @@ def _last_view(cluster: Cluster, node: NodeView, state: StoppedAgent) -> NodeVie
         ip_pools=state.pools,
         bgp=me.bgp,
         bgp_view=bgp,
-        password=cni_password(past, network(cluster)),
+        password=cni_password(past, facts),
         services=service_addresses(past) if announced else (),
     )
 
 
-def _families(cluster: Cluster, known: KnownNode) -> tuple[Family, ...]:
+def _facts(cluster: Cluster, state: StoppedAgent) -> NetworkFacts:
+    """Return the properties of the CNI mode with the options that a stopped agent knows."""
+    now, (name, options) = network(cluster), state.mode
+    if name != now.mode[0] or options == now.mode[1]:
+        return now
+    facts = modes.load("cni", name, options).facts
+    return structs.replace(facts, mode=state.mode, has_proxy=now.has_proxy)
+
+
+def agent_modes(cluster: Cluster, decisions: Decisions) -> Mapping[str, CNI]:
+    """Return the CNI mode with other options that stopped agents know, by the node's name."""
+    name, proxy_mode = decisions.cni_mode, modes.proxy_mode(cluster.config.networking)[0]
+    return {
+        state.name: modes.load("cni", name, state.choices).beside(proxy_mode)
+        for state in cluster.all(StoppedAgent)
+        if state.has_run and state.mode[0] == name and state.choices != decisions.cni_options
+    }
+
+
+def _families(cluster: Cluster, facts: NetworkFacts, known: KnownNode) -> tuple[Family, ...]:
     ranges = [
         NodeRanges(cidrs, tunnels)
         for cidrs, tunnels in zip(known.ranges, known.tunnels, strict=True)
     ]
-    return families(cluster.config, network(cluster), known.node, ranges)
+    return families(cluster.config, facts, known.node, ranges)
 
 
 def knows_pod(views: AgentViews, node: str, uid: str) -> bool:

@@ -18,7 +18,7 @@ from kubenetlab.hoststate.object import Origin
 
 def _inputs(context: PlanContext) -> Iterator[tuple[str, Inputs]]:
     for node in context.nodes:
-        if context.cni.network(node).maps_host_ports:
+        if context.cni_of(node).network(node).maps_host_ports:
             yield node.name, (node,)
 
 

@@ -12,8 +12,8 @@ from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.kubelet import environment
 from kubenetlab.datapath import cluster_modes, modes
-from kubenetlab.datapath.agents.views import AgentViews, agent_views
-from kubenetlab.datapath.modes import PodNetwork, PolicyEngine, ServiceProxy
+from kubenetlab.datapath.agents.views import AgentViews, agent_modes, agent_views
+from kubenetlab.datapath.modes import CNI, PodNetwork, PolicyEngine, ServiceProxy
 from kubenetlab.datapath.network.port_mappings import PublishedPort, published_ports
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.pod_view import PodView
@@ -64,8 +64,13 @@ class PlanContext:
         self.cni = cluster_modes.decided_cni(cluster.config, decisions)
         self.nodes: Sequence[NodeView] = node_views(cluster, decisions, cache)
         self.agent_views: AgentViews = agent_views(cluster, self.nodes, cache)
+        self._agent_modes = agent_modes(cluster, decisions)
         self.proxy_views: ProxyViews = proxy_views(cluster, cache)
         self._proxies: dict[str, NodeProxy] = {}
+
+    def cni_of(self, node: NodeView) -> CNI:
+        """Return the CNI mode with the options that the agent of a node knows."""
+        return self._agent_modes.get(node.name, self.cni)
 
     @cached_property
     def published(self) -> tuple[PublishedPort, ...]:
@@ -101,7 +106,7 @@ class PlanContext:
         if node.name not in self._proxies:
             view = self.proxy_views.of(node.name)
             mode = modes.load("proxy", *view.mode) if view.mode is not None else self._default_proxy
-            network = view.network(self.cni.network(node))
+            network = view.network(self.cni_of(node).network(node))
             component = mode_name("kube-proxy", mode)
             if view.mode is None and component != f"kube-proxy {self._proxy_mode}":
                 component = mode_name("cni", self.cni)

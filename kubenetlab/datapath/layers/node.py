@@ -28,7 +28,7 @@ def _inputs(context: PlanContext) -> Iterator[tuple[str, Inputs]]:
     views = context.agent_views
     for node in context.nodes:
         known = views.get(node.name, node)
-        yield node.name, (node, known, unannounced(views, node), context.cni, masquerade)
+        yield node.name, (node, known, unannounced(views, node), context.cni_of(node), masquerade)
 
 
 def _masquerade(config_map: ConfigMap | None) -> MasqueradeConfig | None:

@@ -28,7 +28,8 @@ def _inputs(context: PlanContext) -> Iterator[tuple[str, Inputs]]:
         for view in node.pods:
             successor = node.successor_of(view)
             is_routed = not routed_by_agent or knows_pod(context.agent_views, node.name, view.uid)
-            inputs = (node, view, successor, is_routed, context.cni, proxy.mode, proxy.component)
+            cni = context.cni_of(node)
+            inputs = (node, view, successor, is_routed, cni, proxy.mode, proxy.component)
             yield view.netns, inputs
 
 

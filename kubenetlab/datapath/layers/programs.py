@@ -47,7 +47,7 @@ def _config(context: PlanContext, node: NodeView, pod: Pod) -> ProgramConfig | N
     if is_kube_proxy(pod):
         return _kube_proxy_config(context, node)
     if is_agent(context.cni.facts.agent, pod):
-        plan = agent_plan(node, context.cni, context.cache)
+        plan = agent_plan(node, context.cni_of(node), context.cache)
         return agent_config(context.cluster, pod, plan) if plan is not None else None
     return None
 

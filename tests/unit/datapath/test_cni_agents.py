@@ -7,9 +7,10 @@ from collections.abc import Iterable
 import pytest
 from msgspec import structs
 
-from kubenetlab.api.apps import DaemonSet
+from kubenetlab.api.apps import DaemonSet, Deployment
 from kubenetlab.api.core import Event, Node
 from kubenetlab.api.environment import ConfigMap
+from kubenetlab.api.faults import Fault
 from kubenetlab.api.lab import Attachment, Decisions, NetworkFacts, NodeReport
 from kubenetlab.api.plugins.cni_agents import StoppedAgent
 from kubenetlab.api.pods import Pod
@@ -377,3 +378,42 @@ def test_the_fault_is_refused_without_agents(cni: str) -> None:
     assert "no node" in faults.load("cni-agent", {"node": "x"}).why_impossible(
         store(manifest("flannel"))
     )
+
+
+@pytest.mark.parametrize(
+    ("cni", "before", "now", "former"),
+    [
+        ("flannel", "vni: 1", "vni: 7", "vni 1"),
+        ("flannel", "backend: vxlan", "backend: host-gw", 'backend "vxlan"'),
+        ("calico", "wireguard: false", "wireguard: true", "wireguard false"),
+        ("weave", "port: 6784", "port: 7000", "port 6784"),
+        ("cilium", "enableWireguard: false", "enableWireguard: true", "enableWireguard false"),
+        (
+            "kube-router",
+            "bgpGracefulRestart: true",
+            "bgpGracefulRestart: false",
+            "bgpGracefulRestart true",
+        ),
+    ],
+)
+def test_a_stopped_agent_misses_other_options_of_its_mode(
+    cni: str, before: str, now: str, former: str
+) -> None:
+    """Its node keeps the objects of the former options; others, and it later, have the new ones."""
+
+    def document(options: str) -> str:
+        return manifest(f"{{type: {cni}, {options}}}", family="ipv4").removesuffix("---\n")
+
+    initial = store(document(before))
+    dns = [each for each in initial.all(Deployment) if each.name == "coredns"]
+    first = running(settled(initial.with_changes(map(deletion, dns))))  # no pod gets a new sandbox
+    other = running(settled(applied(first, document(now))))
+    assert differing(objects(first, "worker"), objects(other, "worker"))
+    cluster = running(settled(applied(stopped(first), document(now))))
+    assert not differing(objects(first, "worker"), objects(cluster, "worker"))
+    assert not differing(objects(other, "worker2"), objects(cluster, "worker2"))
+    (message,) = (each.message for each in diagnose(cluster) if each.code == AGENT_STOPPED)
+    assert f"has the former options of the CNI mode: {former}" in message
+    (fault,) = cluster.all(Fault)
+    healed = running(settled(cluster.with_changes([deletion(fault)])))
+    assert not differing(objects(other, "worker"), objects(healed, "worker"))
