@@ -38,6 +38,8 @@ class _Line(Struct, frozen=True):
     chain: str
     text: str
     is_element: bool = False
+    version: int = 0
+    """IP version of the packets that pass it; 0 if both do, or if it is not known."""
 
 
 def kernel_rules(
@@ -95,21 +97,25 @@ def _lines(listings: Mapping[str, str]) -> Iterator[_Line]:
         if backend == "nftables":
             for table, head, body in blocks(text):
                 kind, _, chain = head.partition(" ")
-                yield from (_Line(table, chain, line, kind != "chain") for line in body)
+                version = {"ip": 4, "ip6": 6}.get(table.partition(" ")[0], 0)
+                yield from (_Line(table, chain, line, kind != "chain", version) for line in body)
         elif backend == "iptables":
             yield from _iptables_lines(text)
 
 
 def _iptables_lines(text: str) -> Iterator[_Line]:
-    table = ""
+    """Yield the rules of `iptables-save`; the second time, tables are those of ip6tables."""
+    has_both = text.count("*filter\n") > 1
+    tables: list[str] = []
     for line in text.splitlines():
         if line.startswith("*"):
-            table = line
+            tables.append(line.removeprefix("*"))
         elif line.startswith("-A "):
-            yield _Line(table, line.split()[1], line)
+            version = 6 if has_both and tables.count(tables[-1]) > 1 else 4 if has_both else 0
+            program = "ip6tables" if version == 6 else "iptables"
+            yield _Line(f"{program} {tables[-1]}", line.split()[1], line, version=version)
 
 
 def _is_of_family(line: _Line, address: str) -> bool:
-    """Return False for a rule of nftables for the other IP version."""
-    family = line.table.partition(" ")[0]
-    return family not in ("ip", "ip6") or (family == "ip6") == (":" in address)
+    """Return False for a rule for the other IP version."""
+    return line.version in (0, 6 if ":" in address else 4)

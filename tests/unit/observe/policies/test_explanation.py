@@ -155,12 +155,17 @@ def test_rules_are_found_by_comments(
     """The element that leads to a chain, and the chain's last rule; or the rule that allows."""
     listings = {backend: {"nftables": NFTABLES, "iptables": IPTABLES}[backend]}
     found = kernel_rules(listings, "worker", verdict, SUBJECT)
-    table = {"nftables": "ip network-policy", "iptables": "*filter"}[backend]
+    table = {"nftables": "ip network-policy", "iptables": "iptables filter"}[backend]
     assert [rule.chain for rule in found] == [f"{table} {chain}" for chain in chains]
     assert {rule.node for rule in found} <= {"worker"}
 
 
-def test_rules_of_the_other_family_are_left_out() -> None:
+@pytest.mark.parametrize(
+    ("listings", "start"),
+    [({"nftables": NFTABLES}, "ip6 "), ({"iptables": IPTABLES + IPTABLES}, "ip6tables filter ")],
+)
+def test_rules_of_the_other_family_are_left_out(listings: dict[str, str], start: str) -> None:
+    """In a listing of iptables, the tables of ip6tables follow."""
     party = Party("fd00:10:244:1::2", "default/web", "worker")
-    (rule,) = kernel_rules({"nftables": NFTABLES}, "worker", ALLOWED, party)
-    assert rule.chain.startswith("ip6 ")
+    (rule,) = kernel_rules(listings, "worker", ALLOWED, party)
+    assert rule.chain.startswith(start)
