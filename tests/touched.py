@@ -205,8 +205,15 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/hoststate/rules/bpf": ("ebpf", "direct_return", "cilium"),
     "kubenetlab/hoststate/rules/cilium": ("cilium", "flow_events"),
     "kubenetlab/hoststate/nexthop": ("load_balancers",),
-    "kubenetlab/library/": ("library", "library_changes", "api_page"),
-    "kubenetlab.lab.apiserver.restoration": ("library_changes",),
+    "kubenetlab/library/": (
+        "library",
+        "library_changes",
+        "api_page",
+        "pytest_plugin",
+        "testing_page",
+    ),
+    "docs/testing": ("testing_page",),
+    "kubenetlab/lab/apiserver/restoration": ("library_changes",),
     "kubenetlab/lab/apiserver/checkpoints": ("library_changes",),
     "kubenetlab/kernel/": (
         "processes",

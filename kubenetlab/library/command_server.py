@@ -4,9 +4,11 @@ Most of the time of a short command is spent on imports. The server imports them
 that uses `Lab`, as long as no request waits. Each command is a fork of it, with its own arguments,
 environment, working directory and standard streams. The server ends with the program.
 
-The program sends one message for each command, with descriptors: the request as JSON in a file,
-standard input, output and error, the file for an error, and a socket for replies. The replies are
-`started` with a pidfd of the command, then its exit status; or the reason why it was not started.
+The program sends one message for each command, `RUN`, with descriptors: the request as JSON in a
+file, standard input, output and error, the file for an error, and a socket for replies. The replies
+are `started` with a pidfd of the command, then its exit status; or the reason why it was not
+started.
+Other messages name a lab that the server removes when the program has ended, however it ended.
 """
 
 from __future__ import annotations
@@ -24,12 +26,20 @@ from typing import Final, NoReturn
 
 DESCRIPTORS: Final = 6
 """Number of descriptors of a request."""
+RUN: Final = b"."
+"""Message: run a command."""
+REMOVE_AT_END: Final = b"+"
+"""Message: remove the lab with the name that follows when the program has ended."""
+FORGET: Final = b"-"
+"""Message: the lab with the name that follows no longer exists."""
+_MAX_MESSAGE_BYTES: Final = 1024
 STARTED: Final = b"started"
 """First reply for a command that was started."""
 _FIRST_OTHER_FD: Final = 3
 """Lowest descriptor after the standard ones."""
 _NOT_STARTED: Final = 126
 """Exit status of a command that failed before its arguments were read."""
+_BLOCKED: Final = (signal.SIGINT, signal.SIGHUP)
 _MODULES: Final = (
     "cli.app",
     "library.command",
@@ -68,9 +78,9 @@ _MODULES: Final = (
 
 def main() -> None:
     """Serve the program that has started this process; `sys.argv` names the socket."""
-    # A request of the program blocks until a command has ended: Ctrl-C is for the command. It is
-    # blocked instead of ignored, so that it is not lost in a fork that has just begun.
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    # Ctrl-C and the end of the terminal are for the commands; the server must still remove labs.
+    # The signals are blocked instead of ignored, so that a fork that has just begun gets them.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
     gc.disable()
     Server(socket.socket(fileno=int(sys.argv[1]))).run()
 
@@ -82,6 +92,8 @@ class Server:
         self._control = control
         self._running: dict[int, tuple[int, socket.socket]] = {}
         """Pidfd of a command → its pid, and the socket for replies."""
+        self._labs: dict[str, None] = {}
+        """Labs to be removed when the program has ended."""
 
     def run(self) -> NoReturn:
         """Serve until the program closes its end of the socket or exits."""
@@ -105,10 +117,36 @@ class Server:
         return bool(ready)
 
     def _receive(self) -> None:
-        """Start the command of one request; exit if the program has closed its end."""
-        data, descriptors, _, _ = socket.recv_fds(self._control, 1, DESCRIPTORS)
+        """Handle one message; exit if the program has closed its end."""
+        data, descriptors, _, _ = socket.recv_fds(self._control, _MAX_MESSAGE_BYTES, DESCRIPTORS)
+        lab = data[1:].decode()
         if not data:
+            self._remove_labs()
             os._exit(0)
+        if data == RUN:
+            self._start(descriptors)
+        elif data.startswith(REMOVE_AT_END):
+            self._labs[lab] = None
+        elif data.startswith(FORGET):
+            self._labs.pop(lab, None)
+
+    def _remove_labs(self) -> None:
+        """Remove the labs that the program has left."""
+        for lab in self._labs:
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    gc.enable()
+                    sys.argv = ["kubenetlab", "down", "--lab", lab]
+                    from kubenetlab import cli
+
+                    cli.main()
+                finally:
+                    os._exit(_NOT_STARTED)
+            os.waitpid(pid, 0)
+
+    def _start(self, descriptors: Sequence[int]) -> None:
+        """Start the command of a request."""
         *files, reply = descriptors
         replies = socket.socket(fileno=reply)
         try:
@@ -150,7 +188,7 @@ def _become_command(files: Sequence[int]) -> NoReturn:
         error_fd = os.dup2(error_file, _FIRST_OTHER_FD, inheritable=False)
         os.closerange(_FIRST_OTHER_FD + 1, os.sysconf("SC_OPEN_MAX"))
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _BLOCKED)
         gc.enable()
         os.chdir(request["directory"])
         os.environ.clear()

@@ -77,7 +77,7 @@ class Lab:
         allow_undeclared: bool = False,
         wait: bool = True,
         timeout_s: float = 60.0,
-    ) -> Lab:
+    ) -> Self:
         """Make a lab from manifests, wait until its pods are ready, and return it.
 
         manifests: files and folders; without any and without `text`, the quickstart.

@@ -24,7 +24,7 @@ from msgspec import Struct
 from kubenetlab import errors
 from kubenetlab.api.json_types import JsonObject
 from kubenetlab.errors import KubenetlabError, LabError, ManifestError, Problem, UsageError
-from kubenetlab.library.command_server import STARTED
+from kubenetlab.library.command_server import FORGET, REMOVE_AT_END, RUN, STARTED
 
 _NOT_WARNINGS: Final = ("note: ", "next: ")
 """Beginnings of messages that are no warnings."""
@@ -150,14 +150,22 @@ def _server(*identity: int) -> _CommandServer:
     return _CommandServer()
 
 
-def _send(descriptors: Sequence[int]) -> None:
+def _send(descriptors: Sequence[int], message: bytes = RUN) -> None:
     """Send a request to the server; start the server again if it has ended."""
     identity = (os.getpid(), *os.getresuid(), *os.getresgid())
     try:
-        socket.send_fds(_server(*identity).socket, [b"."], descriptors)
+        socket.send_fds(_server(*identity).socket, [message], descriptors)
     except (BrokenPipeError, ConnectionError):
         _server.cache_clear()
-        socket.send_fds(_server(*identity).socket, [b"."], descriptors)
+        socket.send_fds(_server(*identity).socket, [message], descriptors)
+
+
+def remove_at_end(lab: str, *, is_gone: bool = False) -> None:
+    """Let the command server remove a lab when this process ends, even if it is killed.
+
+    is_gone: True if the lab has been removed.
+    """
+    _send([], (FORGET if is_gone else REMOVE_AT_END) + lab.encode())
 
 
 def _memory_file(content: bytes) -> IO[bytes]:

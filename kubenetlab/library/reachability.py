@@ -19,6 +19,8 @@ _OUTCOMES: Final = {
     "unresolved": "not resolved",
 }
 """Text for each outcome of a probe."""
+_SHOWN_REASONS: Final = 2
+"""Maximum number of reasons in a line: pytest shortens long lines."""
 _HTTP_ERROR: Final = 400
 """Lowest HTTP status of an error."""
 
@@ -98,11 +100,22 @@ def _describe(ping: PingResult, outcome: str) -> str:
         ping.expected, ping.expected or ""
     )
     expected = f", Kubernetes promises {promise}" if promise else ""
-    reasons = "".join(f"; {reason}" for reason in _reasons(ping))
-    protocol = "" if ping.destination.endswith(f"/{ping.protocol}") else f" {ping.protocol}"
-    return (
-        f"{ping.source} → {ping.destination}{protocol}{place}: {outcome}{took}{expected}{reasons}"
+    all_reasons = list(_reasons(ping))
+    more = (
+        f" and {len(all_reasons) - _SHOWN_REASONS} more"
+        if len(all_reasons) > _SHOWN_REASONS
+        else ""
     )
+    reasons = "".join(f"; {reason}" for reason in all_reasons[:_SHOWN_REASONS]) + more
+    return f"{ping.source} → {_destination(ping)}{place}: {outcome}{took}{expected}{reasons}"
+
+
+def _destination(ping: PingResult) -> str:
+    """Return the destination with its port and protocol."""
+    if ping.destination.endswith(f"/{ping.protocol}"):
+        return ping.destination
+    port = f":{ping.port}/" if ping.port else " "
+    return f"{ping.destination}{port}{ping.protocol}"
 
 
 def _reasons(ping: PingResult) -> Iterator[str]:

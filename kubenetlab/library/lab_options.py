@@ -1,0 +1,133 @@
+"""Options of the lab of a test: those of its markers, and the manifests beside its file."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from msgspec import Struct, structs
+
+from kubenetlab.errors import LabError, UsageError, did_you_mean
+from kubenetlab.library.arguments import Paths, paths_of
+from kubenetlab.library.lab import Lab
+
+MARKER: Final = "kubenetlab"
+_OF_UP: Final = frozenset(inspect.signature(Lab.up).parameters) - {"manifests", "text", "name"}
+"""Arguments of `Lab.up` that a marker can have."""
+_OF_MARKER: Final = ("manifests", "text", "render", "reuse")
+_SUFFIXES: Final = (".yaml", ".yml", ".json")
+"""Suffixes of a file of manifests that has the name of the file of tests."""
+_FOLDER: Final = "manifests"
+"""Name of a folder of manifests for all tests beside it and below."""
+
+
+class LabOptions(Struct, frozen=True):
+    """Manifests of a lab, and further arguments of `Lab.up`. Equal options share a lab."""
+
+    paths: tuple[str, ...] = ()
+    """Absolute paths of files and folders."""
+    text: str = ""
+    """Manifests as text."""
+    versions: tuple[int, ...] = ()
+    """Times of modification of the paths, in ns: a file may be rewritten between tests."""
+    settings: tuple[tuple[str, Any], ...] = ()
+    """Other arguments of `Lab.up`."""
+    is_reusable: bool = True
+    """False for a lab that only one test uses."""
+
+    def __str__(self) -> str:
+        paths = ", ".join(os.path.relpath(path) for path in self.paths) or "manifests of the marker"
+        return "; ".join((paths, *(f"{name}={value!r}" for name, value in self.settings)))
+
+
+def options_of(item: pytest.Item) -> LabOptions:
+    """Return the options of a test's lab.
+
+    The marker of the test has precedence over those of its class and its module. Without manifests
+    in a marker, they are those of the file or folder with the name of the module, or of the nearest
+    folder `manifests`.
+    Raises UsageError if there are none, or if a marker has an unknown argument.
+    """
+    given: dict[str, Any] = {}
+    for marker in item.iter_markers(MARKER):
+        given = {**_arguments(marker), **given}
+    directory = item.path.parent
+    paths = [str(directory / path) for path in paths_of(given.get("manifests", ()))]
+    if missing := [path for path in paths if not os.path.exists(path)]:
+        raise UsageError(f"manifests of the marker {MARKER}: there is no {', '.join(missing)}")
+    text = str(given.get("text", ""))
+    if "render" in given:
+        text = "\n---\n".join(filter(None, (text, rendered(given["render"], directory))))
+    if not paths and not text:
+        paths = [str(path) for path in _manifests_beside(item.path, item.config.rootpath)]
+    settings = tuple(sorted((name, given[name]) for name in given if name not in _OF_MARKER))
+    versions = tuple(os.stat(path).st_mtime_ns for path in paths)
+    return LabOptions(tuple(paths), text, versions, settings, bool(given.get("reuse", True)))
+
+
+def _arguments(marker: pytest.Mark) -> dict[str, Any]:
+    """Return the arguments of a marker by name. Raises UsageError."""
+    arguments = dict(marker.kwargs)
+    if marker.args:
+        arguments.setdefault("manifests", marker.args)
+    known = {*_OF_MARKER, *_OF_UP}
+    for name in arguments:
+        if name not in known:
+            raise UsageError(
+                f'marker {MARKER}: there is no argument "{name}"{did_you_mean(name, known)}; '
+                f"known: {', '.join(sorted(known))}"
+            )
+    return arguments
+
+
+def _manifests_beside(file: Path, root: Path) -> Iterator[Path]:
+    """Yield the manifests for a file of tests without a marker. Raises UsageError."""
+    candidates = [file.with_suffix(suffix) for suffix in _SUFFIXES] + [file.with_suffix("")]
+    for directory in file.parents:
+        candidates.append(directory / _FOLDER)
+        if directory == root:
+            break
+    for candidate in candidates:
+        if candidate.exists():
+            yield candidate
+            return
+    raise UsageError(
+        f"the fixture `lab` needs manifests for {file.name}: name them with "
+        f'@pytest.mark.{MARKER}(manifests="…"), or add {file.with_suffix(".yaml").name} or a '
+        f"folder {_FOLDER}/ beside the file"
+    )
+
+
+def rendered(command: Sequence[str] | str, directory: Path) -> str:
+    """Return the output of a command that renders manifests, such as `helm template`.
+
+    command: words, or a text without quoted spaces. It runs once in a test run.
+    Raises LabError, with the messages of the command, if it fails.
+    """
+    words = command.split() if isinstance(command, str) else command
+    return _rendered(tuple(words), str(directory))
+
+
+@cache
+def _rendered(words: tuple[str, ...], directory: str) -> str:
+    try:
+        done = subprocess.run(words, cwd=directory, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise LabError(f"render: cannot run {words[0]}: {error.strerror}") from None
+    if done.returncode:
+        raise LabError(
+            f"render: {' '.join(words)} ended with status {done.returncode}: {done.stderr.strip()}"
+        )
+    return done.stdout
+
+
+def from_arguments(manifests: Paths, **settings: Any) -> LabOptions:
+    """Return options from the arguments of `Lab.up`."""
+    options = LabOptions(tuple(paths_of(manifests)), settings.pop("text", ""))
+    return structs.replace(options, settings=tuple(sorted(settings.items())))

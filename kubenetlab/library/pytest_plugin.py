@@ -1,0 +1,103 @@
+"""pytest plugin: labs for tests of manifests (docs/testing-your-manifests.md).
+
+    @pytest.mark.kubenetlab(manifests="shop.yaml", cni="calico")
+    def test_the_shop_is_isolated(lab):
+        assert not lab.pod("client").can_reach("svc:db", 5432)
+
+pytest imports this module in every run on a machine that has kubenetlab, so it imports nothing but
+pytest. PYTEST_DONT_REWRITE: it has no assertions of tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from kubenetlab.library.asynchronous import AsyncLab
+    from kubenetlab.library.lab import Lab
+    from kubenetlab.library.lab_pool import LabPool
+
+MARKER = "kubenetlab"
+"""Name of the marker."""
+_POOL = pytest.StashKey["LabPool"]()
+"""Key of the labs of a test run, once a test has used one."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Describe the marker."""
+    config.addinivalue_line(
+        "markers",
+        f"{MARKER}(manifests, text, render, reuse, …): manifests of the fixture `lab`, and "
+        "arguments of kubenetlab.Lab.up()",
+    )
+
+
+@pytest.fixture
+def lab(request: pytest.FixtureRequest) -> Lab:
+    """Return a lab with the manifests of the test, in the state after `up`.
+
+    The lab is used again by the next test with the same manifests, and removed after the tests.
+    """
+    from kubenetlab.errors import KubenetlabError
+    from kubenetlab.library.lab_options import options_of
+
+    try:
+        return _pool(request.config).lab(options_of(request.node))
+    except KubenetlabError as error:
+        message = f"{type(error).__name__}: {error}"
+    pytest.fail(message, pytrace=False)  # the traceback would be that of the plugin
+
+
+@pytest.fixture
+def async_lab(lab: Lab) -> AsyncLab:
+    """Return the fixture `lab` with coroutines as methods."""
+    from kubenetlab.library.asynchronous import AsyncLab
+
+    return AsyncLab(lab)
+
+
+@pytest.fixture
+def new_lab(request: pytest.FixtureRequest) -> Callable[..., Lab]:
+    """Return a function with the arguments of `Lab.up`; its labs are removed after the test."""
+    return _pool(request.config).up
+
+
+def _pool(config: pytest.Config) -> LabPool:
+    """Return the labs of the test run."""
+    if _POOL not in config.stash:
+        from kubenetlab.library.lab_pool import LabPool
+
+        config.stash[_POOL] = LabPool()
+    return config.stash[_POOL]
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, bool, bool]:
+    """Remove the labs that only this test uses, after its report."""
+    result = yield
+    if _POOL in item.config.stash:
+        item.config.stash[_POOL].end_test()
+    return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add the probes and the state of its labs to the report of a failed test."""
+    report = yield
+    if report.failed and _POOL in item.config.stash:
+        text = item.config.stash[_POOL].describe_test()
+        if text:
+            report.sections.append(("kubenetlab", text))
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Remove all labs, also after Ctrl-C."""
+    if _POOL in session.config.stash:
+        session.config.stash[_POOL].close()
+        del session.config.stash[_POOL]
