@@ -253,7 +253,6 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
         "sandboxed",
     ),
     "kubenetlab/kernel/uplink": ("uplink", "uplink_faults"),
-    "kubenetlab/lab/apiserver/restoration": ("library",),
     "kubenetlab/lab/": (*PROCESSES, *WORKLOADS),
     "kubenetlab/hoststate/netlink/message_classes": (
         "pyroute2_imports",

@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from copy import copy
+from functools import cache
 from importlib import import_module
 from typing import Any, Final, NamedTuple
 
@@ -80,24 +81,30 @@ class _Commands(Mapping[str, TyperCommand | TyperGroup]):
     def __getitem__(self, name: str) -> TyperCommand | TyperGroup:
         if name not in COMMANDS:
             raise KeyError(name)
-        loaded, panel = load(name), COMMANDS[name].panel
-        application = (
-            loaded
-            if isinstance(loaded, typer.Typer)
-            else typer.Typer(add_completion=False, context_settings=_SETTINGS)
-        )
-        if not isinstance(loaded, typer.Typer):
-            application.command(name, cls=Command, rich_help_panel=panel)(loaded)
-        command = get_command(application)
-        assert isinstance(command, TyperCommand | TyperGroup)
-        command.name, command.rich_help_panel = name, panel
-        return command
+        return command(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(COMMANDS)
 
     def __len__(self) -> int:
         return len(COMMANDS)
+
+
+@cache
+def command(name: str) -> TyperCommand | TyperGroup:
+    """Return a command with its parameters, as typer expects it."""
+    loaded, panel = load(name), COMMANDS[name].panel
+    application = (
+        loaded
+        if isinstance(loaded, typer.Typer)
+        else typer.Typer(add_completion=False, context_settings=_SETTINGS)
+    )
+    if not isinstance(loaded, typer.Typer):
+        application.command(name, cls=Command, rich_help_panel=panel)(loaded)
+    made = get_command(application)
+    assert isinstance(made, TyperCommand | TyperGroup)
+    made.name, made.rich_help_panel = name, panel
+    return made
 
 
 class _Summaries(_Commands):

@@ -21,7 +21,9 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Final, NoReturn
 
 DESCRIPTORS: Final = 6
@@ -45,6 +47,7 @@ _MODULES: Final = (
     "library.command",
     "cli.labs.up",
     "cli.input.manifests",
+    "cli.input.kustomize",
     "cli.input.manifest_warnings",
     "cli.labs.progress",
     "datapath.sandboxes",
@@ -72,8 +75,30 @@ _MODULES: Final = (
     "cli.labs.faults",
     "cli.terminal.reports",
     "lab.apiserver.diagnostics",
+    "kernel.rules.conntrack",
+    "programs.idle",
 )
 """Modules that commands import, below `kubenetlab`, in the order in which a program needs them."""
+
+
+_COMMANDS: Final = ("up", "ping", "down", "exec", "apply", "check", "get", "delete", "scale")
+"""Commands whose options are parsed in advance."""
+_MESSAGES: Final = ("app_worker", "creation", "daemons", "init", "node_agent")
+"""Modules of messages between processes of a lab."""
+_MANIFEST: Final = """\
+apiVersion: v1
+kind: Pod
+metadata: {name: a, labels: {app: a}}
+spec: {containers: [{name: a, image: busybox}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: a}
+spec:
+  podSelector: {matchLabels: {app: a}}
+  ingress: [{from: [{podSelector: {matchLabels: {app: a}}}], ports: [{port: 80}]}]
+"""
+"""Manifest of a lab with a network policy."""
 
 
 def main() -> None:
@@ -83,6 +108,35 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
     gc.disable()
     Server(socket.socket(fileno=int(sys.argv[1]))).run()
+
+
+def _preparations() -> Iterator[Callable[[], object]]:
+    """Yield functions that each do a part of what all commands would do again.
+
+    Forks inherit imported modules, parsers of options, and decoders that were built at first use.
+    """
+    for name in _MODULES:
+        yield partial(importlib.import_module, f"kubenetlab.{name}")
+    from kubenetlab.cli.app import app, command
+
+    yield partial(app, ["list", "--help"], standalone_mode=False)
+    for name in _COMMANDS:
+        yield partial(command, name)
+    for name in _MESSAGES:
+        yield partial(_build_decoders, f"kubenetlab.lab.messages.{name}")
+    from kubenetlab.library.planning import plan
+
+    yield plan
+    yield partial(plan, text=_MANIFEST)
+
+
+def _build_decoders(module: str) -> None:
+    """Let msgspec read the types of a module's messages, which it keeps with the types."""
+    import msgspec
+
+    for value in vars(importlib.import_module(module)).values():
+        if isinstance(value, type) and issubclass(value, msgspec.Struct):
+            msgspec.msgpack.Decoder(value)
 
 
 class Server:
@@ -97,10 +151,11 @@ class Server:
 
     def run(self) -> NoReturn:
         """Serve until the program closes its end of the socket or exits."""
-        for name in _MODULES:
+        for prepare in _preparations():
             while self._serve(0.0):
                 pass
-            importlib.import_module(f"kubenetlab.{name}")
+            with suppress(Exception):  # the command that needs it reports the error
+                prepare()
         gc.collect()
         gc.freeze()  # keeps the memory of all modules shared between forks
         while True:

@@ -62,6 +62,17 @@ def test_all_commands_are_children_of_one_server(server: int) -> None:
     assert children(os.getpid()) == before
 
 
+def test_all_preparations_succeed_without_warnings() -> None:
+    """An error would only make commands slow, so nothing else reports it."""
+    script = (
+        "from kubenetlab.library import command_server\n"
+        "for prepare in command_server._preparations(): prepare()\n"
+    )
+    line = [sys.executable, "-W", "error", "-c", script]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_server_that_has_ended_is_replaced(server: int) -> None:
     os.kill(server, signal.SIGKILL)
     os.waitid(os.P_PID, server, os.WEXITED | os.WNOWAIT)
