@@ -73,7 +73,7 @@ def test_a_generated_table_holds_and_fails_after_a_change(lab: Lab, tmp_path: Pa
     assert {check["source"] for check in report["checks"] if check["state"] == "fails"} == {
         "default/client"
     }
-    assert "remove --junit and the tables" in (
+    assert "--generate tests no table" in (
         lab.run("check", str(file), "--generate", "-", status=2).err
     )
 
@@ -105,3 +105,32 @@ def test_a_check_without_a_table_connects_to_ports_of_pods(lab: Lab, tmp_path: P
     )
     assert "http:" not in page
     assert "src=" not in page
+
+
+def test_a_change_of_manifests_is_shown_without_a_lab(tmp_path: Path) -> None:
+    """As a table, as sentences for a review, and as JSON; the exit status is 0."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    for directory, text in ((old, SHOP + CALLER + IN_SHOP), (new, SHOP + CALLER + IN_SHOP)):
+        directory.mkdir()
+        (directory / "pods.yaml").write_text(pod("client") + text)
+    (new / "policy.yaml").write_text(ISOLATED)
+    words = ("check", "--diff", str(old), str(new))
+    table = run(*words).out
+    assert "- closed  default/client" in " ".join(table.split(" "))[:2000].replace("   ", "  ")
+    text = run(*words, "-o", "text", cwd=tmp_path).out
+    assert text.startswith("The change closes ")
+    assert (
+        "can no longer connect to deploy:shop/web on all ports: shop/web (new/policy.yaml:1) "
+        "isolates the destination." in text
+    )
+    changes = run(*words, "-o", "json").json["changes"]
+    assert {(change["change"], change["after"]) for change in changes} == {("closed", "denied")}
+    assert run("check", "--diff", str(old), str(old)).out == (
+        "The change opens and closes no connection.\n"
+    )
+    (new / "pods.yaml").unlink()
+    (old / "pods.yaml").write_text(ISOLATED)
+    assert "the manifests have no pods" in run(*words).err
+    for wrong in (("-o", "html"), ("--generate", "-")):
+        assert "--diff" in run(*words, *wrong, status=2).err
+    assert "-o text is for --diff" in run("check", "-o", "text", status=2).err

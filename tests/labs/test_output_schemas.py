@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "ping-count": ("ping", "client", "svc:web", "--count", "10"),
     "ping-matrix": ("ping",),
     "check": ("check",),
+    "check-diff": ("check", "--diff", "manifests/01-quickstart", "manifests/06-dns"),
     "diff": ("diff",),
     "inspect": ("inspect",),
     "inspect-service": ("inspect", "svc:web"),
@@ -39,7 +40,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "modes": ("modes",),
     "compare": ("compare", "--cni", "bridge"),
 }
-WITHOUT_LAB = ("list", "doctor", "modes", "compare")
+WITHOUT_LAB = ("list", "doctor", "modes", "compare", "check-diff")
 
 
 def json_output(lab: Lab, name: str) -> Any:

@@ -13,6 +13,7 @@ from kubenetlab.cli.input.options import Lab, Output, manifest_files
 from kubenetlab.cli.labs.diagnostics import AllowUndeclared, AllowUnmodelled
 from kubenetlab.cli.terminal.output_documents import print_document
 from kubenetlab.cli.terminal.printing import echo, hint, note, print_faults
+from kubenetlab.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +31,7 @@ class CheckOutput(StrEnum):
     json = "json"
     yaml = "yaml"
     html = "html"
+    text = "text"
 
 
 def check(
@@ -54,6 +56,14 @@ def check(
             help="Write a table of the connections that succeed and fail now, instead of a test.",
         ),
     ] = None,
+    diff: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            "--diff",
+            metavar="OLD NEW",
+            help="Show the connections that a change of manifests opens and closes; no lab needed.",
+        ),
+    ] = None,
     junit: Annotated[
         str | None,
         typer.Option("--junit", metavar="FILE", help="Also write the result as JUnit XML."),
@@ -66,7 +76,11 @@ def check(
     allow_undeclared: AllowUndeclared = False,
     output: Annotated[
         CheckOutput,
-        typer.Option("-o", "--output", help="Output format; `html`: a page for a pull request."),
+        typer.Option(
+            "-o",
+            "--output",
+            help="Output format; `html`: a page for a pull request; `text`: sentences, for --diff.",
+        ),
     ] = CheckOutput.table,
     lab: Lab = None,
 ) -> None:
@@ -82,6 +96,7 @@ def check(
     Examples:
     kubenetlab check -f manifests/11-microservices-demo/expect.yaml
     kubenetlab check --generate expect.yaml
+    kubenetlab check --diff main/k8s k8s -o text
     """
     from kubenetlab.cli.labs.diagnostics import assess
     from kubenetlab.cli.probing import check_report
@@ -90,9 +105,11 @@ def check(
     from kubenetlab.observe.checks.truth_table import load
 
     table_files = manifest_files(paths, files) or ()
-    if generate is not None:
-        _generate(lab, generate, deadline, is_only=not (table_files or junit))
+    if diff is not None or generate is not None:
+        _without_tables(diff, generate, output, lab, deadline, is_alone=not (table_files or junit))
         return
+    if output is CheckOutput.text:
+        raise UsageError("-o text is for --diff")
     if junit is not None:
         check_report.refuse_unwritable("--junit", junit)
     client = select_lab(lab)
@@ -153,16 +170,37 @@ def _print_result(
         hint(check_report.next_command(result))
 
 
-def _generate(lab: str | None, file: str, deadline_s: float, *, is_only: bool) -> None:
+def _without_tables(
+    diff: tuple[str, str] | None,
+    generate: str | None,
+    output: CheckOutput,
+    lab: str | None,
+    deadline_s: float,
+    *,
+    is_alone: bool,
+) -> None:
+    """Run --diff or --generate. Raises UsageError together with options that they do not use."""
+    from kubenetlab.cli.probing.check_diff import show_changes
+
+    if not is_alone or (diff is not None and generate is not None):
+        option = "--diff" if diff is not None else "--generate"
+        raise UsageError(f"{option} tests no table: use it without tables and other options")
+    if diff is not None:
+        if output is CheckOutput.html:
+            raise UsageError("-o html is for tests; --diff has table, text, json and yaml")
+        show_changes(*diff, output)
+    elif generate is not None:
+        _generate(lab, generate, deadline_s)
+
+
+def _generate(lab: str | None, file: str, deadline_s: float) -> None:
     """Write a table of what is true now to a file, or to standard output for `-`."""
     from kubenetlab.cli.probing.check_probes import probe_everything
     from kubenetlab.cli.probing.check_report import refuse_unwritable
-    from kubenetlab.errors import LabError, UsageError
+    from kubenetlab.errors import LabError
     from kubenetlab.lab.client import select_lab
     from kubenetlab.observe.checks.generated_table import generated_table
 
-    if not is_only:
-        raise UsageError("--generate tests no table: remove --junit and the tables")
     if file != "-":
         refuse_unwritable("--generate", file)
     client = select_lab(lab)

@@ -68,6 +68,22 @@ PACKET_OUTPUTS: Final[JsonMapping] = {
         ],
         "lost": {"*": "whole: events that a node has lost"},
     },
+    "check-diff": {
+        "opened": "whole: connections that the newer manifests open",
+        "closed": "whole",
+        "changes": [
+            {
+                "change": "text: opened or closed",
+                "sources": ["text: target, or group such as all pods in shop"],
+                "destinations": ["text"],
+                "ports": ["text: such as 80/TCP, ping, other TCP ports or all ports"],
+                "before": "text: allowed, denied, partly (of the pods) or absent",
+                "after": "text",
+                "reasons": ["text: policies with file and line"],
+                "count": "whole: triples of source, destination and port",
+            }
+        ],
+    },
     "explain-policy": {
         "from": "text: source",
         "to": "text: destination",

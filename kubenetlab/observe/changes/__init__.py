@@ -1,0 +1,1 @@
+"""Connections that a change of manifests opens and closes, computed without a lab."""

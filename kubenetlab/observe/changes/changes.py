@@ -1,0 +1,290 @@
+"""Comparison of two versions of a cluster: the connections that the newer one opens and closes.
+
+Verdicts come from the evaluator of policies. Routes and programs are not considered: a connection
+from outside may be allowed although no Service leads to the pod.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import product
+from typing import Final, Literal, NamedTuple
+
+from msgspec import Struct
+
+from kubenetlab.api.kinds import POLICY_KINDS
+from kubenetlab.api.store import Cluster
+from kubenetlab.observe.changes.parties import NODES, Group, PolicyTerms, groups_of, terms_of
+from kubenetlab.observe.policies.evaluator import Evaluator
+from kubenetlab.observe.policies.model import (
+    DirectionVerdict,
+    Party,
+    RuleReference,
+    Traffic,
+    Verdict,
+)
+
+Access = Literal["allowed", "denied", "partly", "absent"]
+"""Verdict about a connection between groups.
+
+partly: it depends on the pods; absent: one end is not in that version.
+"""
+NEW: Final = "new"
+REMOVED: Final = "removed"
+"""Reasons for connections of pods that only one version has."""
+PING: Final = "ping"
+OTHER_PORTS: Final = "other TCP ports"
+ALL_PORTS: Final = "all ports"
+
+_RANK: Final[Mapping[Access, int]] = {"absent": 0, "denied": 0, "partly": 1, "allowed": 2}
+_LAST_PORT: Final = 65535
+
+
+class Change(Struct, frozen=True):
+    """Connections that change in the same way for the same reason."""
+
+    change: Literal["opened", "closed"]
+    sources: tuple[str, ...]
+    """Titles of groups, such as `deploy:shop/web`, `all pods in shop` or `outside 10.0.0.0/8`."""
+    destinations: tuple[str, ...]
+    ports: tuple[str, ...]
+    """`8080/TCP`, `ping`, `other TCP ports`, or `all ports` alone."""
+    before: Access
+    after: Access
+    reasons: tuple[str, ...]
+    """Policies that deny or allow the connections, with file and line."""
+    count: int
+    """Number of connections: triples of source, destination and port."""
+
+
+class _Decision(NamedTuple):
+    """Verdict about a connection between groups, and one that decided it."""
+
+    access: Access
+    verdict: Verdict | None
+    """A verdict that denies the connection, if there is one; else one that allows it."""
+
+
+class _Version:
+    """One version of the cluster."""
+
+    def __init__(self, cluster: Cluster, terms: PolicyTerms, directory: str) -> None:
+        self.cluster = cluster
+        self._directory = directory
+        self.groups = groups_of(cluster, terms)
+        self._evaluator = Evaluator(cluster)
+
+    def decision(self, source: str, destination: str, traffic: Traffic) -> _Decision | None:
+        """Return the decision between two groups; None if they have no pair of parties."""
+        if source not in self.groups or destination not in self.groups:
+            return _Decision("absent", None)
+        pairs = [
+            (first, second)
+            for first, second in product(
+                self.groups[source].parties, self.groups[destination].parties
+            )
+            if not _is_exempt(first, second)
+        ]
+        verdicts = [self._evaluator.verdict(*pair, traffic) for pair in pairs]
+        if not verdicts:
+            return None
+        denied = next((verdict for verdict in verdicts if not verdict.is_allowed), None)
+        if denied is None:
+            return _Decision("allowed", verdicts[0])
+        is_partly = any(verdict.is_allowed for verdict in verdicts)
+        return _Decision("partly" if is_partly else "denied", denied)
+
+    def place_of(self, kind: str, name: str) -> str:
+        """Return ` (file:line)` of a policy, or nothing if its file is not known."""
+        namespace, _, own = name.rpartition("/")
+        for policy_kind in POLICY_KINDS:
+            if policy_kind.kind == kind:
+                policy = self.cluster.get(policy_kind, namespace, own)
+                source = self.cluster.source_of(policy) if policy is not None else None
+                if source is not None:
+                    return f" ({source.file.removeprefix(self._directory)}:{source.line})"
+        return ""
+
+
+def _is_exempt(source: Party, destination: Party) -> bool:
+    """Return True for a pod and itself, and for a node and its own pods, which always connect."""
+    if source.pod and destination.pod:
+        return source.pod == destination.pod
+    return bool(source.node) and source.node == destination.node
+
+
+def compare(old: Cluster, new: Cluster, directory: str = "") -> list[Change]:
+    """Return the connections that change, in the order of destinations and sources.
+
+    The clusters have addresses for their pods, as in a simulated lab.
+    directory: current directory. The paths of files in it are shortened.
+    """
+    terms = terms_of(old).united(terms_of(new))
+    before, after = (_Version(cluster, terms, f"{directory}/") for cluster in (old, new))
+    groups = {**before.groups, **after.groups}
+    grouped: dict[tuple[str, str, Access, Access, tuple[str, ...]], list[str]] = {}
+    ports_of = {
+        title: list(_traffic(before.groups.get(title), after.groups.get(title), terms))
+        for title in groups
+    }
+    for destination in sorted(groups):
+        for source in sorted(groups):
+            is_pod = bool(groups[source].namespace or groups[destination].namespace)
+            if not (is_pod and groups[source].is_given):
+                continue
+            for port, traffic in ports_of[destination]:
+                first = before.decision(source, destination, traffic)
+                second = after.decision(source, destination, traffic)
+                if first is None or second is None:  # a pod that becomes several, for example
+                    continue
+                if _RANK[first.access] != _RANK[second.access]:
+                    reasons = tuple(_reasons(first, second, before, after))
+                    key = (source, destination, first.access, second.access, reasons)
+                    grouped.setdefault(key, []).append(port)
+    rows = [
+        Change(
+            "opened" if _RANK[second] > _RANK[first] else "closed",
+            (source,),
+            (destination,),
+            (ALL_PORTS,) if len(ports) == len(ports_of[destination]) else tuple(ports),
+            first,
+            second,
+            reasons,
+            len(ports),
+        )
+        for (source, destination, first, second, reasons), ports in grouped.items()
+    ]
+    return _merged(rows, groups)
+
+
+def _traffic(
+    old: Group | None, new: Group | None, terms: PolicyTerms
+) -> Iterator[tuple[str, Traffic]]:
+    """Yield the traffic to consider for a destination, each with its title."""
+    versions = [group for group in (old, new) if group is not None]
+    served = {port for group in versions for port in group.ports}
+    ports = served if versions[0].namespace else terms.ports
+    for protocol, port in sorted(ports, key=lambda pair: (pair[1], pair[0])):
+        if protocol in ("TCP", "UDP", "SCTP"):
+            yield f"{port}/{protocol}", Traffic(protocol, port)  # type: ignore[arg-type]
+    used = {port for protocol, port in (*terms.ports, *served) if protocol == "TCP"}
+    other = next(port for port in range(_LAST_PORT, 0, -1) if port not in used)
+    yield OTHER_PORTS, Traffic("TCP", other)
+    yield PING, Traffic("ICMP")
+
+
+# --- reasons ---
+
+
+def _reasons(
+    first: _Decision, second: _Decision, before: _Version, after: _Version
+) -> Iterator[str]:
+    """Yield why a connection is denied in the new version, or allowed although it was denied."""
+    if second.access == "absent" or first.access == "absent":
+        yield REMOVED if second.access == "absent" else NEW
+        return
+    assert first.verdict is not None
+    assert second.verdict is not None
+    ends = ("source", "destination")
+    directions = zip(
+        ends,
+        (first.verdict.egress, first.verdict.ingress),
+        (second.verdict.egress, second.verdict.ingress),
+        strict=True,
+    )
+    for end, old, new in directions:
+        if not new.is_allowed:
+            yield from _denial(new, end, after)
+        elif not old.is_allowed:
+            if new.decided_by:
+                rule = new.decided_by[0]
+                yield f"{_rule(rule, after)} allows it for the {end}"
+            else:
+                (denial,) = _denial(old, end, before)
+                yield f"no policy isolates the {end} any more; before: {denial}"
+
+
+def _denial(verdict: DirectionVerdict, end: str, version: _Version) -> Iterator[str]:
+    """Yield the policies that deny a direction at one end."""
+    if verdict.decided_in == "NetworkPolicy":
+        names = [f"{name}{version.place_of('NetworkPolicy', name)}" for name in verdict.isolated_by]
+        yield f"{' and '.join(names)} isolate{'s' if len(names) == 1 else ''} the {end}"
+    else:
+        yield f"{_rule(verdict.decided_by[0], version)} denies it for the {end}"
+
+
+def _rule(rule: RuleReference, version: _Version) -> str:
+    kind = "" if rule.kind == "NetworkPolicy" else f"{rule.kind} "
+    return f"{kind}{rule.policy} rule {rule.index}{version.place_of(rule.kind, rule.policy)}"
+
+
+# --- merging ---
+
+
+def _merged(rows: Sequence[Change], groups: Mapping[str, Group]) -> list[Change]:
+    """Return fewer rows: first the sources of a destination together, then the destinations."""
+    by_destination: dict[object, list[Change]] = {}
+    for row in rows:
+        key = (row.destinations, row.ports, row.before, row.after, row.reasons)
+        by_destination.setdefault(key, []).append(row)
+    merged = [
+        _replaced(same, _summary((row.sources[0] for row in same), same[0].destinations, groups))
+        for same in by_destination.values()
+    ]
+    by_sources: dict[object, list[Change]] = {}
+    for row in merged:
+        key = (row.sources, row.ports, row.before, row.after, row.reasons)
+        by_sources.setdefault(key, []).append(row)
+    return [
+        _replaced(
+            same,
+            same[0].sources,
+            _summary((row.destinations[0] for row in same), same[0].sources, groups),
+        )
+        for same in by_sources.values()
+    ]
+
+
+def _replaced(
+    rows: Sequence[Change], sources: tuple[str, ...], destinations: tuple[str, ...] = ()
+) -> Change:
+    """Return one row for several that differ in one end."""
+    first = rows[0]
+    return Change(
+        first.change,
+        sources,
+        destinations or first.destinations,
+        first.ports,
+        first.before,
+        first.after,
+        first.reasons,
+        sum(row.count for row in rows),
+    )
+
+
+def _summary(
+    titles: Iterable[str], other_end: Sequence[str], groups: Mapping[str, Group]
+) -> tuple[str, ...]:
+    """Return titles of groups, with `all pods in N` in place of all groups of a namespace.
+
+    other_end: groups at the other end. A single pod does not connect to itself.
+    """
+    rest = dict.fromkeys(titles)
+    result: list[str] = []
+    pods = [group for group in groups.values() if group.namespace and group.is_given]
+    namespaces = sorted({group.namespace for group in pods})
+    for namespace in namespaces:
+        own = {group.title for group in pods if group.namespace == namespace}
+        present = own & rest.keys()
+        if len(present) > 1 and own - present <= set(other_end):
+            result.append(f"all pods in {namespace}")
+            rest = {title: None for title in rest if title not in own}
+    if len(result) > 1 and len(result) == len(namespaces):
+        result = ["all pods"]
+    outside = [title for title in rest if not groups[title].namespace and title != NODES]
+    if len(outside) > 1 and len(outside) == sum(
+        not group.namespace and group.title != NODES for group in groups.values()
+    ):
+        result.append("all hosts outside")
+        rest = {title: None for title in rest if title not in outside}
+    return (*result, *rest)

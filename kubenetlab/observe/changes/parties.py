@@ -1,0 +1,222 @@
+"""Ends of connections in two versions of a cluster: groups of pods, nodes, and ranges outside.
+
+Pods of a workload are one group, so that the groups of two versions can be compared although their
+pods have other names and addresses. Of equal pods in a group, only one or two are looked at.
+
+Addresses outside of the cluster are divided at the bounds of all ranges that policies name, of both
+versions: policies cannot distinguish the addresses of a part.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from kubenetlab.api.core import Node
+from kubenetlab.api.kinds import POLICY_KINDS, find_kind
+from kubenetlab.api.meta import Resource
+from kubenetlab.api.pods import Pod
+from kubenetlab.api.store import Cluster
+from kubenetlab.api.values.ip import is_part, range_of
+from kubenetlab.observe.policies.model import Party
+from kubenetlab.observe.targets.grammar import PREFIX_OF, pod_title
+
+Network = IPv4Network | IPv6Network
+
+NODES: Final = "nodes"
+"""Title of the group of all nodes."""
+_EVERYWHERE: Final = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
+_EQUAL_PODS: Final = 2
+"""Number of equal pods of a group that are looked at: a pod and another one of its group."""
+
+
+class Group(Struct, frozen=True):
+    """Parties that are one end of connections in a report."""
+
+    title: str
+    """Target of the pods, such as `deploy:shop/web`; or `nodes`, or a range outside."""
+    namespace: str
+    """Namespace of the pods; empty for other parties."""
+    parties: tuple[Party, ...]
+    """Parties that represent the group: all that policies can distinguish."""
+    ports: tuple[tuple[str, int], ...] = ()
+    """(protocol, port) pairs on which the pods listen."""
+    is_given: bool = True
+    """False for pods that no manifest contains, such as CoreDNS."""
+
+
+class PolicyTerms(Struct, frozen=True):
+    """Values in policies by which they distinguish parties and ports."""
+
+    labels: AbstractSet[str]
+    """Keys of labels of pods."""
+    ranges: tuple[Network, ...]
+    """Ranges of addresses, without repetition."""
+    ports: AbstractSet[tuple[str, int]]
+    """(protocol, port) pairs, with the first and the last one of ranges."""
+
+    def united(self, other: PolicyTerms) -> PolicyTerms:
+        """Return the values of two versions."""
+        ranges = dict.fromkeys((*self.ranges, *other.ranges))
+        return PolicyTerms(self.labels | other.labels, tuple(ranges), self.ports | other.ports)
+
+
+def terms_of(cluster: Cluster) -> PolicyTerms:
+    """Return the values that the policies of a cluster contain, of whatever kind."""
+    labels: set[str] = set()
+    ranges: dict[Network, None] = {}
+    ports: set[tuple[str, int]] = set()
+    for kind in POLICY_KINDS:
+        for policy in cluster.all(kind):
+            for fields in _mappings(msgspec.to_builtins(policy)["spec"]):
+                labels |= _label_keys(fields)
+                ranges |= dict.fromkeys(_ranges(fields))
+                ports |= _ports(fields)
+    return PolicyTerms(labels, tuple(ranges), ports)
+
+
+def _mappings(value: object) -> Iterator[Mapping[str, object]]:
+    """Yield all mappings inside a document, and the document itself."""
+    if isinstance(value, Mapping):
+        yield value
+        for inner in value.values():
+            yield from _mappings(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _mappings(inner)
+
+
+def _label_keys(fields: Mapping[str, object]) -> set[str]:
+    labels = fields.get("matchLabels")
+    keys = set(labels) if isinstance(labels, Mapping) else set()
+    if isinstance(key := fields.get("key"), str) and "operator" in fields:
+        keys.add(key)
+    return keys
+
+
+def _ranges(fields: Mapping[str, object]) -> Iterator[Network]:
+    texts: list[object] = [fields.get("cidr")]
+    for name in ("except", "networks"):
+        several = fields.get(name)
+        texts += several if isinstance(several, list | tuple) else ()
+    for text in texts:
+        if isinstance(text, str) and (range_ := range_of(text)) is not None:
+            yield range_
+
+
+def _ports(fields: Mapping[str, object]) -> set[tuple[str, int]]:
+    """Return the ports in a field of any kind of policy, for the protocols that it may mean."""
+    protocol = fields.get("protocol")
+    protocols = [protocol] if isinstance(protocol, str) else ["TCP", "UDP", "SCTP"]
+    numbers = [fields.get(name) for name in ("port", "endPort", "number", "start", "end")]
+    return {(each, number) for each in protocols for number in numbers if isinstance(number, int)}
+
+
+def groups_of(cluster: Cluster, terms: PolicyTerms) -> dict[str, Group]:
+    """Return the groups of a cluster by title, in the order of their titles.
+
+    terms: values of the policies of all versions that are compared.
+    """
+    pods: dict[tuple[str, str, bool], list[Pod]] = {}
+    for pod in cluster.all(Pod):
+        if pod.addresses and not pod.spec.host_network:
+            owner = _owner(cluster, pod)
+            is_given = (owner.kind, *owner.key) in cluster.given
+            pods.setdefault((pod.namespace, _title(owner), is_given), []).append(pod)
+    groups = [
+        Group(title, namespace, tuple(_representatives(members, terms)), _served(members), is_given)
+        for (namespace, title, is_given), members in sorted(pods.items())
+    ]
+    nodes = [Party(node.addresses[0], node=node.name) for node in cluster.all(Node)]
+    groups.append(Group(NODES, "", tuple(nodes)))
+    groups += _outside(cluster, terms)
+    return {group.title: group for group in groups}
+
+
+def _owner(cluster: Cluster, pod: Pod) -> Resource:
+    """Return the topmost owner of a pod; the pod itself if it has none."""
+    owner: Resource = pod
+    while owner.metadata.owner_references:
+        reference = owner.metadata.owner_references[0]
+        kind = find_kind(reference.kind)
+        parent = cluster.get(kind, owner.namespace, reference.name) if kind is not None else None
+        if parent is None or parent.uid != reference.uid:
+            break
+        owner = parent
+    return owner
+
+
+def _title(owner: Resource) -> str:
+    """Return the target of a workload or a pod."""
+    if isinstance(owner, Pod):
+        return pod_title(owner.namespace, owner.name)
+    prefix = PREFIX_OF.get(owner.kind, owner.kind.lower())
+    return f"{prefix}:{owner.namespace}/{owner.name}"
+
+
+def _representatives(pods: Sequence[Pod], terms: PolicyTerms) -> Iterator[Party]:
+    """Yield the pods of a group that policies can distinguish, and two of those that are equal."""
+    counts: Counter[object] = Counter()
+    for pod in pods:
+        labels = tuple((key, pod.labels.get(key)) for key in sorted(terms.labels))
+        ranges = tuple(
+            any(ip_address(address) in range_ for address in pod.addresses)
+            for range_ in terms.ranges
+        )
+        counts[labels, ranges] += 1
+        if counts[labels, ranges] <= _EQUAL_PODS:
+            yield Party(pod.addresses[0], pod.full_name, pod.spec.node_name)
+
+
+def _served(pods: Iterable[Pod]) -> tuple[tuple[str, int], ...]:
+    """Return the ports that the containers of a group declare."""
+    return tuple(
+        sorted(
+            {
+                (port.protocol, port.container_port)
+                for pod in pods
+                for container in pod.spec.long_running_containers
+                for port in container.ports
+            }
+        )
+    )
+
+
+def _outside(cluster: Cluster, terms: PolicyTerms) -> Iterator[Group]:
+    """Yield the parts of the addresses outside of the cluster, of the cluster's primary family."""
+    networking = cluster.config.networking
+    inside = (
+        *networking.pod_networks,
+        *networking.service_networks,
+        *cluster.config.node_networks,
+    )
+    version = networking.versions[0]
+    named = [range_ for range_ in terms.ranges if range_.version == version]
+    for range_ in sorted({*named, _EVERYWHERE[version]}):
+        narrower = [each for each in named if each != range_ and is_part(each, range_)]
+        holes = [*narrower, *(each for each in inside if each.version == version)]
+        address = _address_beside(range_, holes)
+        if address is not None:
+            rest = " (rest)" if narrower else ""
+            title = f"outside {range_}{rest}" if range_.prefixlen else "other hosts outside"
+            yield Group(title, "", (Party(address),))
+
+
+def _address_beside(range_: Network, holes: Iterable[Network]) -> str | None:
+    """Return an address of a range that is in none of its holes; None if there is none."""
+    first = int(range_.network_address)
+    last = first + range_.num_addresses - 1
+    # Begin after the address of the network, which no host has, where there is another one.
+    candidate = first + (1 if range_.num_addresses > 2 else 0)
+    for hole in sorted(holes, key=lambda each: int(each.network_address)):
+        start = int(hole.network_address)
+        if start <= candidate <= start + hole.num_addresses - 1:
+            candidate = start + hole.num_addresses
+    kind = type(range_.network_address)
+    return str(kind(candidate)) if candidate <= last else None
