@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "ping-count": ("ping", "client", "svc:web", "--count", "10"),
     "ping-matrix": ("ping",),
     "check": ("check",),
+    "explain-policy": ("explain-policy", "client", "svc:web"),
     "check-diff": ("check", "--diff", "manifests/01-quickstart", "manifests/06-dns"),
     "diff": ("diff",),
     "inspect": ("inspect",),
