@@ -11,11 +11,11 @@ import signal
 import sys
 from pathlib import Path
 
-from bench import changes, cni, commands, datapath, peers, policies, rules, scale
+from bench import changes, checks, cni, commands, datapath, peers, policies, rules, scale
 from bench.measure import FailedError
 from kubenetlab.kernel import syscalls
 
-PARTS = ("commands", "scale", "datapath", "rules", "changes", "peers", "cni", "policies")
+PARTS = ("commands", "scale", "datapath", "rules", "changes", "peers", "cni", "policies", "checks")
 
 
 def main() -> None:
@@ -96,6 +96,8 @@ def measure(part: str, arguments: argparse.Namespace) -> None:
             peers.run(**rounds, sizes=arguments.pods or peers.SIZES)
         case "policies":
             policies.run(**rounds, pods=(arguments.pods or (policies.PODS,))[0])
+        case "checks":
+            checks.run(**rounds)
         case "cni":
             cni.run(**rounds, pods=(arguments.pods or (cni.PODS,))[0])
 

@@ -53,6 +53,30 @@ spec:
   - {{name: sink, port: {sink}, targetPort: {sink}}}
 """
 
+MESH = """\
+---
+apiVersion: apps/v1
+kind: {kind}
+metadata: {{name: {name}}}
+spec:
+  replicas: {replicas}
+  {fields}
+  selector: {{matchLabels: {{app: {name}}}}}
+  template:
+    metadata: {{labels: {{app: {name}}}}}
+    spec: {{containers: [{{name: main, image: example/app, ports: [{ports}]}}]}}
+"""
+DENIED = """\
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: even}
+spec:
+  podSelector:
+    matchExpressions:
+    - {key: statefulset.kubernetes.io/pod-name, operator: In, values: [NAMES]}
+"""
+
 
 def workers_of(pods: int) -> int:
     """Return the number of workers: a kubelet runs 110 pods, and CoreDNS needs room, too."""
@@ -112,3 +136,32 @@ def pod_on_each_node(nodes: int) -> str:
 def pod_of_node(number: int) -> str:
     """Return the name of the pod on a node of `pod_on_each_node`."""
     return f"p{number}"
+
+
+def ports(count: int) -> list[tuple[int, str]]:
+    """Return ports with their protocols, which alternate between TCP and UDP."""
+    return [(8000 + number, "UDP" if number % 2 else "TCP") for number in range(count)]
+
+
+def mesh(clients: int, servers: int, count: int, *, is_denied: bool) -> str:
+    """Return a lab with clients, and servers that listen on `count` ports.
+
+    is_denied: a policy isolates the servers with an even number.
+    """
+    nodes = "{role: control-plane}, {role: worker}, {role: worker}"
+    declared = ", ".join(
+        f"{{containerPort: {port}, protocol: {protocol}}}" for port, protocol in ports(count)
+    )
+    text = CLUSTER.format(nodes=nodes)
+    text += MESH.format(
+        kind="Deployment", name="client", replicas=clients, fields="", ports=declared
+    )
+    text += MESH.format(
+        kind="StatefulSet",
+        name="server",
+        replicas=servers,
+        fields="serviceName: server\n  podManagementPolicy: Parallel",
+        ports=declared,
+    )
+    even = ", ".join(f"server-{number}" for number in range(0, servers, 2))
+    return text + (DENIED.replace("NAMES", even) if is_denied else "")

@@ -26,6 +26,7 @@ def test_a_manifest_has_the_given_number_of_pods(pods: int, nodes: int, services
 def test_manifests_have_no_problems() -> None:
     """No field is unknown or ignored."""
     assert problems_of(manifests.many(30)) + problems_of(manifests.paths(7000, 7001)) == []
+    assert problems_of(manifests.mesh(2, 2, 3, is_denied=True)) == []
 
 
 def test_a_ratio_compares_values_of_the_same_round() -> None:
