@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.clusters import pod
 from tests.labs.lab import Lab, wait_for
 
+MODES = (
+    ("bridge", "nftables"),
+    ("bridge,layout=routed", "iptables"),
+    ("ptp", "nftables"),
+    ("flannel", "iptables"),
+    ("calico", "iptables"),
+    ("weave", "nftables"),
+)
 CLUSTER = """\
 apiVersion: kubenetlab.dev/v1alpha1
 kind: Cluster
@@ -57,9 +67,10 @@ def reached(lab: Lab, source: str, port: int = 8080) -> list[bool]:
     return [not each.error for each in lab.ask(lab.pod(name, namespace or "default"), *targets)]
 
 
-def test_tiers_decide_before_and_after_network_policies(lab: Lab) -> None:
+@pytest.mark.parametrize("engine", ["nftables", "iptables"])
+def test_tiers_decide_before_and_after_network_policies(lab: Lab, engine: str) -> None:
     """Each change takes effect without a restart, in both families."""
-    lab.up(CLUSTER + PODS + ISOLATED)
+    lab.up(CLUSTER + PODS + ISOLATED, "--policy", engine)
     assert (reached(lab, "stranger"), reached(lab, "shop/friend")) == ([False] * 2, [True] * 2)
     default = "{namespaces: {matchLabels: {kubernetes.io/metadata.name: default}}}"
     lab.apply(policy("open", f"ingress: [{{action: Accept, from: [{default}]}}]"))
@@ -77,11 +88,13 @@ def test_tiers_decide_before_and_after_network_policies(lab: Lab) -> None:
     wait_for(lambda: not any(reached(lab, "stranger")), "a Deny of the tier Baseline")
     lab.run("delete", "clusternetworkpolicies", "open", "closed", "last")
     wait_for(lambda: all(reached(lab, "stranger")), "pods without policies")
-    worker = lab.place("nodes", "worker")
-    assert "network-policy" not in lab.inside(worker, "nft", "list", "tables")
+    rules = lab.inside(lab.place("nodes", "worker"), "nft", "list", "ruleset")
+    assert "network-policy" not in rules
+    assert "cali-" not in rules
 
 
-def test_the_matrix_has_the_verdicts_of_all_kinds(lab: Lab) -> None:
+@pytest.mark.parametrize(("cni", "engine"), MODES)
+def test_the_matrix_has_the_verdicts_of_all_kinds(lab: Lab, cni: str, engine: str) -> None:
     """Pods, nodes, hosts and Services; the reasons name the kind, the rule and its name."""
     rules = """egress:
   - {name: own, action: Accept, to: [{namespaces: {matchLabels: {team: a}}}]}
@@ -95,7 +108,8 @@ def test_the_matrix_has_the_verdicts_of_all_kinds(lab: Lab) -> None:
         " ingress: [{action: Deny, from: [{namespaces: {matchExpressions:"
         " [{key: team, operator: DoesNotExist}]}}]}]}\n---\n"
     )
-    shown = lab.up(CLUSTER + PODS + SERVICE + policy("out", rules) + baseline)
+    manifest = CLUSTER + PODS + SERVICE + policy("out", rules) + baseline
+    shown = lab.up(manifest, "--cni", cni, "--policy", engine)
     assert "not enforced" not in shown.err
     result = lab.run("ping", "-o", "json", status=None).json
     assert [cell for cell in result["cells"] if not cell["ok"]] == []
@@ -117,10 +131,11 @@ def test_the_matrix_has_the_verdicts_of_all_kinds(lab: Lab) -> None:
     ]
 
 
-def test_only_tiers_deny_connections_to_the_own_node(lab: Lab) -> None:
+@pytest.mark.parametrize("engine", ["nftables", "iptables"])
+def test_only_tiers_deny_connections_to_the_own_node(lab: Lab, engine: str) -> None:
     """A NetworkPolicy without rules for egress denies all others."""
     isolated = ISOLATED.replace("ingress: [{from: [{podSelector: {}}]}]", "policyTypes: [Egress]")
-    lab.up(CLUSTER + PODS + isolated)
+    lab.up(CLUSTER + PODS + isolated, "--policy", engine)
     node, friend = lab.pod("web", "shop")["node"], "shop/friend"
     to_node = ("ping", "shop/web", f"node:{node}", "-o", "json")
     to_friend = lab.run("ping", "shop/web", friend, "-o", "json", status=None).json
