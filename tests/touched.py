@@ -85,7 +85,11 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
     "kubenetlab/observe/comparison/": ("compare",),
     "kubenetlab/cli/probing/check": ("verdicts", "check_options", "output_schemas"),
     "kubenetlab/observe/checks/": ("verdicts", "check_options"),
-    "kubenetlab/observe/policies/": ("policy_probes", "cluster_network_policies"),
+    "kubenetlab/observe/policies/": (
+        "policy_probes",
+        "cluster_network_policies",
+        "policy_assistant",
+    ),
     "kubenetlab/cli/policies": ("policy_probes",),
     "kubenetlab/cli/probing/explain_policy": ("policy_probes",),
     "kubenetlab/cli/describe/polic": ("policy_probes", "verdicts"),

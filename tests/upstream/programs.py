@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Final
 
 from msgspec import structs
@@ -49,6 +50,17 @@ MORE_CNI_PLUGINS: Final = structs.replace(
     },
 )
 """Plugins that no CNI mode resembles; the mode conflist runs them."""
+POLICY_ASSISTANT: Final = GoModule(
+    "policy-assistant",
+    "sigs.k8s.io/network-policy-api/cmd/policy-assistant",
+    "v0.0.0-20260701122014-0eec1b0e5fa9",
+    {"policy-assistant": "cmd/policy-assistant"},
+    # Its own command prints tables. The program that replaces it answers in JSON.
+    replaced={
+        "cmd/policy-assistant/main.go": Path(__file__).with_name("policy_assistant.go").read_text()
+    },
+)
+"""Evaluator of NetworkPolicies and AdminNetworkPolicies in the project that defines the latter."""
 ETCD: Final = DebianPackage("etcd-server", "usr/bin/etcd")
 
 MODULES: Final = {module.name: module for module in (FLANNEL, CNI_PLUGINS, MORE_CNI_PLUGINS)}
