@@ -204,7 +204,9 @@ def matches(expected: Contents, saved: str) -> bool:
 
 def names(objects: Iterable[IpsetRules]) -> tuple[OwnedName, ...]:
     """Return an empty family and the prefix of set names for each owner."""
-    return tuple(dict.fromkeys(("", owner(obj.name)) for obj in objects if isinstance(obj, Set)))
+    return tuple(
+        dict.fromkeys(("", owner(obj.name)) for obj in members(objects) if isinstance(obj, Set))
+    )
 
 
 def owner(name: str) -> str:
