@@ -351,5 +351,9 @@ class Decisions(Internal, kw_only=True, frozen=True):
     """Reasons for the choices, for users."""
     netfilter_bypass: str = ""
     """Reason why packets between some pods do not pass netfilter; empty if all do."""
+    policy_engine: str = ""
+    """Policy engine in place of the CNI mode's default one; empty if this machine can run that."""
+    policy_engine_reason: str = ""
+    """Requirement of the default engine that this machine lacks."""
     real_commands: tuple[str, ...] = ()
     """Commands of containers that are run as programs of this machine, with `realCommands`."""

@@ -34,6 +34,17 @@ def service_proxy(networking: Networking) -> ServiceProxy:
     return modes.load("cni", *networking.cni_mode).service_proxy or proxy
 
 
+def policy_engine(networking: Networking, decisions: Decisions | None) -> tuple[str, JsonMapping]:
+    """Return name and options of the policy engine of a lab, which may not be the default one."""
+    if (
+        networking.policy_engine is None
+        and decisions is not None
+        and decisions.policy_engine in modes.policy_engines(networking)
+    ):
+        return decisions.policy_engine, {}
+    return modes.policy_engine(networking)
+
+
 def network_facts(config: ClusterConfig) -> NetworkFacts:
     """Return the properties of a Cluster document's modes that the controllers need."""
     cni = modes.load("cni", *config.networking.cni_mode)

@@ -1,4 +1,4 @@
-"""Decisions that `up` makes for the machine and keeps: the CNI mode's, and neighbour entries.
+"""Decisions for this machine: the CNI mode's, neighbour entries, and the policy engine.
 
 All network namespaces of the machine share the kernel's dynamic neighbour table (1,024 entries by
 default), so only small labs use ARP.
@@ -12,11 +12,12 @@ from typing import Literal
 from msgspec import structs
 
 from kubenetlab.api.core import Node
+from kubenetlab.api.kinds import POLICY_KINDS
 from kubenetlab.api.lab import Attachment, Decisions
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath.cluster_modes import plain_options
-from kubenetlab.datapath.modes import CNI, LabSize, load
+from kubenetlab.datapath.modes import CNI, LabSize, load, policy_engines
 
 MAX_DYNAMIC_NEIGHBORS = 256
 """Maximum number of neighbour entries of a lab that uses ARP.
@@ -30,6 +31,7 @@ def decide(
     *,
     has_br_netfilter: bool,
     has_command: Callable[[str], bool] = lambda _: False,
+    engine_fault: Callable[[str], str] = lambda _: "",
 ) -> Decisions:
     """Return the decisions for this store.
 
@@ -38,11 +40,15 @@ def decide(
     take precedence where they are not `auto`.
 
     has_command: returns True for a container command that is a program of the machine.
+    engine_fault: returns why the machine cannot run a policy engine, or an empty text.
     """
     network = _network(cluster, has_br_netfilter)
     cni: CNI = load("cni", network.cni_mode, network.cni_options)
+    engine, reason = _policy_engine(cluster, engine_fault)
     return structs.replace(
         network,
+        policy_engine=engine,
+        policy_engine_reason=reason,
         netfilter_bypass=cni.netfilter_bypass(has_br_netfilter=has_br_netfilter),
         real_commands=_real_commands(cluster, has_command),
     )
@@ -57,6 +63,24 @@ def are_dynamic(cluster: Cluster, entries: int) -> bool:
     if cni.desired_neighbors == "auto":
         return entries <= MAX_DYNAMIC_NEIGHBORS
     return cni.desired_neighbors == "dynamic"
+
+
+def _policy_engine(cluster: Cluster, fault_of: Callable[[str], str]) -> tuple[str, str]:
+    """Return a policy engine in place of the default one, and why that cannot run.
+
+    Both are empty if the default one is right, and if there is no policy. A policy engine of the
+    Cluster document is not replaced.
+    """
+    networking = cluster.config.networking
+    if networking.policy_engine is not None or not any(map(cluster.by_key, POLICY_KINDS)):
+        return "", ""
+    default, *others = policy_engines(networking)
+    if default == "none" or not (fault := fault_of(default)):
+        return "", ""
+    for name in others:
+        if name != "none" and not fault_of(name):
+            return name, f"policy engine {name}: {fault}"
+    return "", ""
 
 
 def _real_commands(cluster: Cluster, has_command: Callable[[str], bool]) -> tuple[str, ...]:

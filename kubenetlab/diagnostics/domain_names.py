@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from kubenetlab.api.lab import Decisions
 from kubenetlab.api.policies.tiers import TIER_KINDS, TierPolicy, tier_policy
 from kubenetlab.api.store import Cluster
 from kubenetlab.api.text.documents import Path
-from kubenetlab.datapath import modes
+from kubenetlab.datapath import cluster_modes, modes
 from kubenetlab.diagnostics.model import NOT_ENFORCED, Diagnostic, Scope, subjects_of
 from kubenetlab.diagnostics.templates import Templates
 
@@ -19,7 +20,8 @@ def check_domain_names(cluster: Cluster, templates: Templates) -> Iterator[Diagn
     DNS, have other addresses. Kinds that the policy engine does not know are reported as a whole.
     """
     config = cluster.config
-    engine = modes.load("policy", *modes.policy_engine(config.networking))
+    decisions = cluster.get(Decisions, "", "decisions")
+    engine = modes.load("policy", *cluster_modes.policy_engine(config.networking, decisions))
     inside = f".{config.networking.dns_domain}"
     for kind in TIER_KINDS:
         if kind not in engine.enforced_kinds:

@@ -14,7 +14,7 @@ from kubenetlab.api.meta import LabelSelector, Resource
 from kubenetlab.api.policies.network_policy import NetworkPolicy
 from kubenetlab.api.policies.tiers import TIER_KINDS, TierKind, tier_policy
 from kubenetlab.api.store import Cluster
-from kubenetlab.datapath import modes
+from kubenetlab.datapath import cluster_modes, modes
 from kubenetlab.diagnostics.model import NOT_ENFORCED, Diagnostic, Scope, subjects_of
 from kubenetlab.diagnostics.templates import Templates
 
@@ -30,8 +30,9 @@ _EFFECTS = {
 def check_unenforced(cluster: Cluster, templates: Templates) -> Iterator[Diagnostic]:
     """Yield a diagnostic for every document that affects connections and is not enforced."""
     facts = cluster.get(NetworkFacts, "", "network") or NetworkFacts()
-    engine = modes.load("policy", *modes.policy_engine(cluster.config.networking))
     decisions = cluster.get(Decisions, "", "decisions")
+    engine_name, options = cluster_modes.policy_engine(cluster.config.networking, decisions)
+    engine = modes.load("policy", engine_name, options)
     bypass = decisions.netfilter_bypass if decisions is not None else ""
     for given in cluster.given.values():
         document = given.document
@@ -53,7 +54,9 @@ def check_unenforced(cluster: Cluster, templates: Templates) -> Iterator[Diagnos
             continue
         meta = document["metadata"]
         message = f"not enforced by this lab, although {_EFFECTS[effect]}"
-        hints = _hints(cluster.config.networking, bypass) if kind in POLICY_KINDS else ()
+        hints = (
+            _hints(cluster.config.networking, engine_name, bypass) if kind in POLICY_KINDS else ()
+        )
         scope = _scope(cluster, document, effect)
         yield Diagnostic(
             NOT_ENFORCED,
@@ -74,9 +77,8 @@ def _is_known(cluster: Cluster, kind: type[Resource], document: JsonMapping) -> 
     return cluster.get(kind, namespace, meta["name"]) is not None
 
 
-def _hints(networking: Networking, bypass: str) -> tuple[str, ...]:
+def _hints(networking: Networking, name: str, bypass: str) -> tuple[str, ...]:
     """Return why policies are not enforced, and how they are."""
-    name, _ = modes.policy_engine(networking)
     if name != "none":
         return (bypass or f"the policy engine {name} does not know this kind of policy",)
     cni, _ = networking.cni_mode

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import cache
 
 from kubenetlab.api.lab import Decisions
 from kubenetlab.api.store import Cluster
+from kubenetlab.datapath import modes
 from kubenetlab.datapath.decisions import decide
-from kubenetlab.kernel.features.detection import has_br_netfilter, has_command
+from kubenetlab.kernel.features.detection import has_br_netfilter, has_command, has_program
+from kubenetlab.kernel.processes.permissions import is_root
 from kubenetlab.lab import rundir
 
 Decide = Callable[[Cluster], Decisions]
@@ -17,7 +20,22 @@ Decide = Callable[[Cluster], Decisions]
 
 def decisions(cluster: Cluster) -> Decisions:
     """Return the decisions for a store on this machine."""
-    return decide(cluster, has_br_netfilter=has_br_netfilter(), has_command=_has_visible_command)
+    return decide(
+        cluster,
+        has_br_netfilter=has_br_netfilter(),
+        has_command=_has_visible_command,
+        engine_fault=_engine_fault,
+    )
+
+
+@cache
+def _engine_fault(name: str) -> str:
+    """Return a requirement of a policy engine that this machine lacks, or an empty text."""
+    from kubenetlab.lab.requirements import missing_features, unmet_requirements
+
+    title, needs = f"policy {name}", modes.load("policy", name, {}).requirements
+    unmet = unmet_requirements(title, needs, is_root=is_root(), has_program=has_program)
+    return next(unmet, "") or next(missing_features(title, needs), "")
 
 
 def _has_visible_command(command: str) -> bool:

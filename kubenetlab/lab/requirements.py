@@ -117,6 +117,8 @@ def selected_modes(config: ClusterConfig) -> Iterator[tuple[str, Needs]]:
     elif any(link.is_shaped for link in settings):
         yield "fabric.links with a rate", Needs(own_features=("tbf",))
     for family in modes.FAMILIES.values():
+        if family.name == "policy" and config.networking.policy_engine is None:
+            continue  # another engine replaces a default one that cannot run here (decisions.py)
         name, options = family.chosen(config.networking)
         yield f"{family.name} {name}", modes.load(family.name, name, options).requirements
 

@@ -152,6 +152,7 @@ class Mode(ModeOptions, frozen=True):
         encryption_option="wireguard",
     )
     masquerader = "calico-node"
+    policy_engines = ("iptables", "nftables", "none")
 
     backend: Literal["bgp", "vxlan", "ipip"] = "bgp"
     as_number: Annotated[int, Meta(ge=1, le=0xFFFFFFFF)] = bgp.DEFAULT_AS

@@ -116,6 +116,7 @@ class Mode(PodsOnBridge, frozen=True):
     bridge = "kube-bridge"
     component = "cni kube-router"
     masquerader = "kube-router"
+    policy_engines = ("iptables", "nftables", "none")
     gateway_is_source = True
 
     cluster_asn: Annotated[int, Meta(ge=1, le=0xFFFFFFFE)] = bgp.DEFAULT_AS

@@ -123,6 +123,7 @@ class Mode(ModeOptions, frozen=True):
         credential=("passwordSecret", "weave-passwd"),
     )
     masquerader = "weave"
+    policy_engines = ("iptables", "nftables", "none")
 
     mtu: Annotated[int, Meta(ge=576, le=65000)] = _DEFAULT_MTU
     port: Annotated[int, Meta(ge=1, le=0xFFFF)] = 6784

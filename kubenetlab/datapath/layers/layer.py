@@ -85,7 +85,7 @@ class PlanContext:
 
     @cached_property
     def policy_engine(self) -> PolicyEngine:
-        return modes.load("policy", *modes.policy_engine(self.networking))
+        return modes.load("policy", *cluster_modes.policy_engine(self.networking, self.decisions))
 
     @cached_property
     def policy_rules(self) -> PolicyRules:

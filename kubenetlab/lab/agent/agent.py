@@ -301,7 +301,8 @@ class Agent:
     def _end_progress(self) -> None:
         """Tell `up` that the lab is built; from now on `up` is an ordinary client."""
         reasons = self.decisions.reasons if self.decisions.is_final else ()
-        self._context.send_progress(LabBuilt(len(self.observed), tuple(reasons)))
+        engine = filter(None, (self.decisions.policy_engine_reason,))
+        self._context.send_progress(LabBuilt(len(self.observed), (*reasons, *engine)))
         self._context.close_progress()
 
     # --- steps of a reconcile pass ---

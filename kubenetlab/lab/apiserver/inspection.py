@@ -82,7 +82,7 @@ def inspection(agent: Agent) -> Inspection:
         "run_directory": str(agent.directory),
         "cni": cluster.config.networking.cni_mode[0],
         "kube_proxy_mode": modes.proxy_mode(cluster.config.networking)[0],
-        "policy_engine": modes.policy_engine(cluster.config.networking)[0],
+        "policy_engine": cluster_modes.policy_engine(cluster.config.networking, agent.decisions)[0],
         "system_namespaces": _system_namespaces(cluster),
         "pod_layout": agent.decisions.cni_options.get("layout", ""),
         "neighbors": agent.decisions.neighbors,

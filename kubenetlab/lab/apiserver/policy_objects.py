@@ -23,7 +23,9 @@ def _enforced(cluster: Cluster) -> list[str]:
     decisions = cluster.get(Decisions, "", "decisions")
     if decisions is not None and decisions.netfilter_bypass:
         return []
-    engine = modes.load("policy", *modes.policy_engine(cluster.config.networking))
+    engine = modes.load(
+        "policy", *cluster_modes.policy_engine(cluster.config.networking, decisions)
+    )
     return [kind.kind for kind in POLICY_KINDS if kind in engine.enforced_kinds]
 
 

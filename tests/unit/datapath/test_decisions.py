@@ -1,10 +1,11 @@
-"""Decisions of `up`: pod layout and neighbours."""
+"""Decisions of `up`: pod layout, neighbours, and the policy engine."""
 
 from __future__ import annotations
 
 import pytest
 from msgspec import structs
 
+from kubenetlab.datapath.cluster_modes import policy_engine
 from kubenetlab.datapath.decisions import decide
 from tests.clusters import (
     ONE_NODE,
@@ -65,3 +66,44 @@ def test_a_running_lab_keeps_its_layout() -> None:
         store(document).with_changes([structs.replace(kept, is_final=False)]), has_br_netfilter=True
     )
     assert (decisions.cni_options["layout"], decisions.neighbors) == ("routed", "permanent")
+
+
+POLICY = """
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: web}
+spec: {podSelector: {}}
+"""
+NO_IPTABLES = {"iptables": "this machine lacks ipset"}
+
+
+@pytest.mark.parametrize(
+    ("networking", "faults", "engine", "is_replaced"),
+    [
+        ("cni: calico", {}, "iptables", False),
+        ("cni: calico", NO_IPTABLES, "nftables", True),
+        ("cni: calico, policyEngine: iptables", NO_IPTABLES, "iptables", False),
+        ("cni: calico", NO_IPTABLES | {"nftables": "and nft"}, "iptables", False),
+        ("cni: bridge", NO_IPTABLES, "nftables", False),
+        ("cni: flannel", NO_IPTABLES, "none", False),
+    ],
+)
+def test_a_default_policy_engine_that_cannot_run_is_replaced(
+    networking: str, faults: dict[str, str], engine: str, is_replaced: bool
+) -> None:
+    """The engine of the Cluster document is not, and nothing is probed without policies."""
+    config = (
+        f"apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {{{networking}}}\n---\n"
+    )
+    cluster = store(config + POLICY)
+    decisions = decide(
+        cluster, has_br_netfilter=True, engine_fault=lambda name: faults.get(name, "")
+    )
+    assert policy_engine(cluster.config.networking, decisions) == (engine, {})
+    reason = "policy engine nftables: this machine lacks ipset" if is_replaced else ""
+    assert decisions.policy_engine_reason == reason
+
+    def probe(name: str) -> str:
+        raise AssertionError(name)
+
+    decide(store(config), has_br_netfilter=True, engine_fault=probe)

@@ -32,12 +32,11 @@ from kubenetlab.lab.requirements import (
 
 
 def test_each_selected_mode_has_requirements() -> None:
-    """A mode is titled by its family and name."""
-    assert [title for title, _ in selected_modes(ClusterConfig())] == [
-        "cni bridge",
-        "proxy nftables",
-        "policy nftables",
-    ]
+    """A mode is titled by its family and name. A default policy engine can be replaced."""
+    modes = ["cni bridge", "proxy nftables"]
+    assert [title for title, _ in selected_modes(ClusterConfig())] == modes
+    chosen = ClusterConfig(networking=Networking(policy_engine="nftables"))
+    assert [title for title, _ in selected_modes(chosen)] == [*modes, "policy nftables"]
 
 
 @pytest.mark.parametrize(
