@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -45,7 +46,7 @@ class Server:
         ours, theirs = socket.socketpair()
         with theirs:
             line = [sys.executable, "-m", "tests.warm", str(theirs.fileno()), _TITLE_SPACE]
-            self._process = subprocess.Popen(
+            process = subprocess.Popen(
                 line,
                 cwd=ROOT,
                 env=environment,
@@ -54,6 +55,7 @@ class Server:
             )
         self._socket = ours
         self._lock = threading.Lock()
+        weakref.finalize(self, _end, ours, process)
 
     def run(
         self,
@@ -98,6 +100,12 @@ class Server:
         with self._lock:
             self._socket.sendmsg([len(request).to_bytes(_LENGTH_BYTES, "big")], [rights])
             self._socket.sendall(request)
+
+
+def _end(control: socket.socket, process: subprocess.Popen[bytes]) -> None:
+    """End the process: it exits when the socket is closed."""
+    control.close()
+    process.wait()
 
 
 @cache
