@@ -7,7 +7,7 @@ import re
 import pytest
 
 from kubenetlab.kernel.features.detection import has_program
-from tests.labs.lab import Lab, wait_for
+from tests.labs.lab import SHORTLY, Lab, wait_for
 from tests.labs.test_bgp_router import bird_routes, manifest, reaches, sessions
 
 pytestmark = pytest.mark.skipif(
@@ -143,9 +143,14 @@ def test_a_peer_that_no_lab_has_is_named(lab: Lab) -> None:
         "---\napiVersion: projectcalico.org/v3\nkind: BGPPeer\nmetadata: {name: tor}\n"
         "spec: {peerIP: 192.0.2.1, asNumber: 65001, sourceAddress: None}\n"
     )
-    created = lab.run("up", "-f", "-", stdin=SWITCHED + absent, status=1)
+    created = lab.run("up", "-f", "-", *SHORTLY, stdin=SWITCHED + absent, status=1)
     assert "nothing at 192.0.2.1 has BGP in this lab" in created.err
-    assert "BGP not established with 192.0.2.1" in created.err
+    agent = next(pod for pod in lab.inspected["pods"] if pod["name"].startswith("calico-node-"))
+    assert not agent["ready"]
+    log = ("logs", "-n", "kube-system", agent["name"])
+    wait_for(
+        lambda: "BGP not established with 192.0.2.1" in lab.run(*log).out, "the log of calico-node"
+    )
     assert reaches(lab, lab.pod("a"), lab.pod("b"))
     failed = lab.run("up", "--cni", "calico-vxlan", status=1)
     assert "BGPPeer tor: has no session: with these options of calico no node runs BIRD" in (

@@ -144,7 +144,7 @@ def test_status_of_version_1_1(lab: Lab, tmp_path: Path) -> None:
     """A node is NotReady while a plugin says so, and attaches no pod; other nodes go on."""
     mode = plugin(tmp_path, STATUS_PLUGIN)
     mode["conflist"]["cniVersion"] = "1.1.0"
-    lab.run("up", "-f", "-", "--timeout", "3", stdin=cluster(mode) + THREE, status=None)
+    lab.run("up", "-f", "-", "--no-wait", stdin=cluster(mode) + THREE, status=None)
     assert wait_for(lambda: lab.pod("a")["addresses"], "ADD")
     broken = lab.directory / "files/node_worker/var/lib/cni/broken"
     broken.touch()
@@ -166,7 +166,7 @@ def test_status_of_version_1_1(lab: Lab, tmp_path: Path) -> None:
     anything = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: any}\n"
     unchanged = lab.apply(anything, *SHORTLY, status=1)
     assert "the node is not Ready and attaches no pods" in unchanged.err
-    lab.apply(pods(("d", "worker"), ("e", "worker2")), *SHORTLY, status=None)
+    lab.apply(pods(("d", "worker"), ("e", "worker2")), "--no-wait", status=None)
     wait_for(lambda: lab.pod("e")["addresses"], "a pod of another node")
 
     def network_events() -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from kubenetlab.kernel.features.detection import has_program
-from tests.labs.lab import Lab, cmdline, run, wait_for
+from tests.labs.lab import SHORTLY, Lab, cmdline, run, wait_for
 from tests.labs.pod_networks import manifest
 from tests.patience import patiently
 
@@ -251,9 +251,8 @@ def test_a_bird_that_cannot_run_is_reported(lab: Lab, tmp_path: Path) -> None:
     broken.chmod(0o755)
     replaced = f'mount --bind {broken} "$(command -v bird)" && exec "$@"'
     prefix = ("unshare", "-m", "sh", "-c", replaced, "sh")
-    ended = run(
-        "up", "--lab", lab.name, "--cni", "kube-router", "--nodes", "1", prefix=prefix, status=1
-    )
+    words = ("up", "--lab", lab.name, "--cni", "kube-router", "--nodes", "1", *SHORTLY)
+    ended = run(*words, prefix=prefix, status=1)
     assert "not ready: daemon bird of node/control-plane: ended (exit status 3)" in ended.err
     assert "+ daemon bird" in lab.run("diff", status=1).out
     shown = lab.run("exec", "node:control-plane", "--", "cat", "/var/log/bird.log").out
