@@ -6,7 +6,7 @@ store, so that one value holds the whole state. The API never serves them.
 """
 
 from collections.abc import Mapping
-from typing import Final, Literal
+from typing import Literal
 
 from kubenetlab.api.core import Service, Taint
 from kubenetlab.api.discovery import EndpointSlice
@@ -239,10 +239,6 @@ class AllocationState(Internal, frozen=True):
     """Owner's uid → number of objects it has created, so that names and uids are never reused."""
     next_veth: Mapping[str, int] = {}
     """Node → number of the next `veth` link."""
-
-
-CREDENTIAL_NAMESPACE: Final = "kube-system"
-"""Namespace of the Secret with the password of a CNI mode."""
 
 
 class NetworkFacts(Internal, frozen=True):

@@ -14,12 +14,12 @@ from typing import Final, Literal
 from msgspec import Struct, structs
 
 from kubenetlab import names
+from kubenetlab.api.calico.bgp import PLUGIN_NAMESPACE
 from kubenetlab.api.calico.ip_pools import IPPool
 from kubenetlab.api.config import ClusterConfig, Network
 from kubenetlab.api.core import ZONE_LABEL, Node
 from kubenetlab.api.environment import Secret as SecretResource
 from kubenetlab.api.lab import (
-    CREDENTIAL_NAMESPACE,
     Attachment,
     Decisions,
     LabSecret,
@@ -280,7 +280,7 @@ def _node_views(cluster: Cluster, decisions: Decisions) -> list[NodeView]:
 
 def cni_password(cluster: Cluster, facts: NetworkFacts) -> Secret:
     """Return the password of the CNI mode; empty if it has none, or there is no such Secret."""
-    resource = cluster.get(SecretResource, CREDENTIAL_NAMESPACE, facts.credential_name)
+    resource = cluster.get(SecretResource, PLUGIN_NAMESPACE, facts.credential_name)
     return Secret(resource.decoded(facts.credential[1]) if resource is not None else b"")
 
 

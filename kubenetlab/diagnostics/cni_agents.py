@@ -6,10 +6,11 @@ import json
 from collections.abc import Iterator
 
 from kubenetlab.api.apps import DaemonSet
+from kubenetlab.api.calico.bgp import PLUGIN_NAMESPACE
 from kubenetlab.api.core import Node
 from kubenetlab.api.environment import Secret
 from kubenetlab.api.faults import Fault
-from kubenetlab.api.lab import CREDENTIAL_NAMESPACE, NetworkFacts, NodeReport
+from kubenetlab.api.lab import NetworkFacts, NodeReport
 from kubenetlab.api.plugins.cni_agents import CniAgent, StoppedAgent
 from kubenetlab.api.store import Cluster
 from kubenetlab.diagnostics.model import (
@@ -43,7 +44,7 @@ def _effect(cluster: Cluster, facts: NetworkFacts, state: StoppedAgent) -> str:
         effect += f", and has the former options of the CNI mode: {', '.join(former)}"
     if _has_former_password(cluster, facts, state):
         effect += (
-            f", and encrypts with the former password of the Secret {CREDENTIAL_NAMESPACE}/"
+            f", and encrypts with the former password of the Secret {PLUGIN_NAMESPACE}/"
             f"{facts.credential_name}: other nodes drop its packets, and it drops theirs"
         )
     return effect
@@ -65,7 +66,7 @@ def _has_former_password(cluster: Cluster, facts: NetworkFacts, state: StoppedAg
     """Return True if the password of the CNI mode has changed since the agent was stopped."""
     name, (_, key) = facts.credential_name, facts.credential
     before = next((secret for secret in state.secrets if secret.name == name), None)
-    now = cluster.get(Secret, CREDENTIAL_NAMESPACE, name)
+    now = cluster.get(Secret, PLUGIN_NAMESPACE, name)
     passwords = {secret.decoded(key) if secret is not None else b"" for secret in (before, now)}
     return len(passwords) > 1
 

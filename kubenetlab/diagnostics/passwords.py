@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from kubenetlab.api.calico.bgp import PLUGIN_NAMESPACE
 from kubenetlab.api.environment import Secret
-from kubenetlab.api.lab import CREDENTIAL_NAMESPACE, NetworkFacts
+from kubenetlab.api.lab import NetworkFacts
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.diagnostics.model import CREDENTIAL_MISSING, Diagnostic, Scope
@@ -21,7 +22,7 @@ def check_password(cluster: Cluster, templates: Templates) -> Iterator[Diagnosti
     name, (option, key) = facts.credential_name, facts.credential
     if not name:
         return
-    secret = cluster.get(Secret, CREDENTIAL_NAMESPACE, name)
+    secret = cluster.get(Secret, PLUGIN_NAMESPACE, name)
     if secret is not None and secret.decoded(key):
         return
     found = "there is none" if secret is None else "the value is missing or empty"
@@ -33,10 +34,10 @@ def check_password(cluster: Cluster, templates: Templates) -> Iterator[Diagnosti
         "",
         config.name,
         ("networking", "cni", option),
-        f"expected a Secret {CREDENTIAL_NAMESPACE}/{name} with a password as {key}; {found}. Nodes "
+        f"expected a Secret {PLUGIN_NAMESPACE}/{name} with a password as {key}; {found}. Nodes "
         "have no tunnels, because packets must not cross the fabric unencrypted",
         (
-            f"kubectl -n {CREDENTIAL_NAMESPACE} create secret generic {name} "
+            f"kubectl -n {PLUGIN_NAMESPACE} create secret generic {name} "
             f"--from-literal={key}=PASSWORD",
         ),
         Scope(into=pods, out_of=pods),

@@ -21,13 +21,13 @@ from kubenetlab.cni.failures import CniError
 from kubenetlab.cni.invocations import Arguments
 from kubenetlab.cni.results import Result
 from kubenetlab.cni.runtime import Runtime
+from kubenetlab.datapath.cni.conflist import DIRECTORIES
 from kubenetlab.kernel import syscalls
 from kubenetlab.kernel.processes.cni_plugins import PluginExecutor, ResultFiles
+from kubenetlab.lab.nodeagent.network_plugins import PATH
+from tests.labs.pod_networks import PLUGINS_ADVICE
 
 pytestmark = pytest.mark.first_kernel  # plugins behave alike on both
-
-DIRECTORIES = ("/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni")
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 HOST_LOCAL = {
     "type": "host-local",
@@ -55,10 +55,7 @@ class Node:
         self.network = loaded
         for program in self.network.program_names:
             if not self.executor.find(program):
-                pytest.skip(
-                    f"the CNI plugin {program} is missing; on Debian and Ubuntu:"
-                    " apt-get install containernetworking-plugins"
-                )
+                pytest.skip(PLUGINS_ADVICE)
         for folder in ("/var/lib/cni", "/var/run"):
             if os.path.isdir(folder) and not os.path.islink(folder):
                 syscalls.mount("tmpfs", folder, "tmpfs")

@@ -30,7 +30,7 @@ NODE_PREFIX: Final = "node."
 _NODE_FIELDS: Final = ("communities", "prefix_advertisements", "listen_port", "log_severity_screen")
 """Attributes that the BGPConfiguration of one node can have."""
 PLUGIN_NAMESPACE: Final = "kube-system"
-"""Namespace of the Secrets with passwords: that of calico-node."""
+"""Namespace of the agents of most CNI plugins, and of the Secrets with their passwords."""
 AS_NUMBER_ANNOTATION: Final = "projectcalico.org/ASNumber"
 """Annotation of a Node: its own autonomous system."""
 CLUSTER_ID_ANNOTATION: Final = "projectcalico.org/RouteReflectorClusterID"

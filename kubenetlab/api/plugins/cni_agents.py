@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from kubenetlab.api.calico.bgp import BGPConfiguration, BGPPeer
+from kubenetlab.api.calico.bgp import PLUGIN_NAMESPACE, BGPConfiguration, BGPPeer
 from kubenetlab.api.calico.bgp_filters import BGPFilter
 from kubenetlab.api.calico.ip_pools import IPPool
 from kubenetlab.api.core import Node, Service
@@ -20,14 +20,14 @@ class CniAgent(Record, frozen=True):
 
     daemon_set: str
     """Name of the DaemonSet."""
-    namespace: str
-    """Namespace of the DaemonSet."""
     labels: Labels
     """Labels of its pods."""
     container: str
     """Name of the container that reports the health of the node's pod network."""
     title: str
     """Name of the program in messages, such as `calico/node`."""
+    namespace: str = PLUGIN_NAMESPACE
+    """Namespace of the DaemonSet."""
     attach_error: str = ""
     """Error of the CNI plugin while no agent runs on the node; empty if it does not need one."""
     knows_all_pods: bool = False

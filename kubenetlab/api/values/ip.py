@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from typing import Literal
+from typing import Final, Literal
+
+MULTICAST: Final = {4: "224.0.0.0/4", 6: "ff00::/8"}
+"""IP version → range of multicast addresses."""
 
 
 @lru_cache(maxsize=2048)

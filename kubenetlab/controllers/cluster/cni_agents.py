@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from kubenetlab.api.calico.bgp import BGPConfiguration, BGPPeer
+from kubenetlab.api.calico.bgp import PLUGIN_NAMESPACE, BGPConfiguration, BGPPeer
 from kubenetlab.api.calico.bgp_filters import BGPFilter
 from kubenetlab.api.calico.ip_pools import IPPool
 from kubenetlab.api.core import Node, Service
 from kubenetlab.api.discovery import EndpointSlice
 from kubenetlab.api.environment import Secret
 from kubenetlab.api.faults import Fault
-from kubenetlab.api.lab import CREDENTIAL_NAMESPACE, Decisions, NetworkFacts, NodeReport
+from kubenetlab.api.lab import Decisions, NetworkFacts, NodeReport
 from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.plugins.cni_agents import CniAgent, KnownNode, StoppedAgent
 from kubenetlab.api.pods import Pod
@@ -108,7 +108,7 @@ def _known_secrets(cluster: Cluster) -> Iterator[Secret]:
     references = [source.secret_key_ref for source in sources if source is not None]
     names = {reference.name for reference in references if reference is not None}
     for name in sorted({network(cluster).credential_name, *names}):
-        if (secret := cluster.get(Secret, CREDENTIAL_NAMESPACE, name)) is not None:
+        if (secret := cluster.get(Secret, PLUGIN_NAMESPACE, name)) is not None:
             yield secret
 
 

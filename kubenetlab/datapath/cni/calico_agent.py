@@ -18,7 +18,6 @@ from kubenetlab.datapath.cni import agents
 
 AGENT: Final = CniAgent(
     daemon_set="calico-node",
-    namespace="kube-system",
     labels={"k8s-app": "calico-node"},
     container="calico-node",
     title="calico/node",

@@ -16,7 +16,6 @@ from kubenetlab.datapath.modes import proxy_mode
 
 AGENT: Final = CniAgent(
     daemon_set="cilium",
-    namespace="kube-system",
     labels={"k8s-app": "cilium"},
     container="cilium-agent",
     title="cilium-agent",

@@ -58,6 +58,7 @@ from kubenetlab.api.meta import ObjectMeta, Resource
 from kubenetlab.api.plugins.cni_agents import CniAgent
 from kubenetlab.api.store import Cluster
 from kubenetlab.api.text.decode import Finding
+from kubenetlab.api.values import ip
 from kubenetlab.datapath.cni import agents
 from kubenetlab.datapath.cni.pods_on_bridge import PodsOnBridge
 from kubenetlab.datapath.cni.tunnels import vxlan_end, vxlan_peer
@@ -93,7 +94,6 @@ AGENT: Final = CniAgent(
 )
 IMAGE: Final = "ghcr.io/flannel-io/flannel:v0.27.0"
 SUBNET_FILE = "/run/flannel/subnet.env"
-_MULTICAST = {4: "224.0.0.0/4", 6: "ff00::/8"}
 _KUBE_PROXY_MARK = "0x4000"
 _FEATURES: Final = {"vxlan": "vxlan", "ipip": "ipip", "wireguard": "wireguard"}
 """Backend → feature of the kernel that it needs."""
@@ -321,7 +321,7 @@ class Mode(PodsOnBridge, frozen=True):
                 "chain to accept flannel traffic",
             )
             masquerade = Masquerade(is_fully_random=True)
-            multicast = Match(target, _MULTICAST[family.version], is_negated=True)
+            multicast = Match(target, ip.MULTICAST[family.version], is_negated=True)
             rules = (
                 rule(Match("mark", _KUBE_PROXY_MARK), return_),
                 rule(Match(source, own), Match(target, cluster), return_),

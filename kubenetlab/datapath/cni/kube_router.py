@@ -68,7 +68,6 @@ from kubenetlab.hoststate.rules.nftables.statements import InSet, Masquerade
 
 AGENT: Final = CniAgent(
     daemon_set="kube-router",
-    namespace="kube-system",
     labels={"k8s-app": "kube-router", "tier": "node"},
     container="kube-router",
     title="kube-router",

@@ -77,7 +77,6 @@ from kubenetlab.hoststate.sandbox import Sysctl
 
 AGENT: Final = CniAgent(
     daemon_set="weave-net",
-    namespace="kube-system",
     labels={"name": "weave-net"},
     container="weave",
     title="weave",
@@ -231,10 +230,9 @@ class Mode(ModeOptions, frozen=True):
         for family, cluster in zip(node.families, node.cluster_cidrs, strict=True):
             nft = NFT_FAMILIES[family.version]
             source, target = f"{nft} saddr", f"{nft} daddr"
-            multicast = "224.0.0.0/4" if family.version == 4 else "ff00::/8"
             yield Table(node.netns, nft, _TABLE, "rules of weave")
             rules = (
-                rule(Match(source, cluster), Match(target, multicast), return_),
+                rule(Match(source, cluster), Match(target, ip.MULTICAST[family.version]), return_),
                 rule(
                     Match(source, cluster, is_negated=True),
                     Match(target, cluster),
