@@ -55,12 +55,39 @@ SHOP = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {team: a
 FRIEND, STRANGER = pod("friend", meta=", labels: {role: friend}"), pod("stranger")
 CLIENTS = FRIEND + STRANGER + SHOP + pod("neighbour", meta=", namespace: shop")
 WEB = deployment("web", 3) + service("web")
+NODE_PORT = 30080
+WEB_WITH_NODE_PORT = deployment("web", 3) + replaced(
+    service("web", type="NodePort"),
+    ("targetPort: http", f"targetPort: http, nodePort: {NODE_PORT}"),
+)
+EGRESS = """\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: shut-in, namespace: shop}
+spec: {podSelector: {}, policyTypes: [Egress]}
+---
+"""
+"""Pods of the namespace `shop` reach nobody."""
 
 
 def reached(lab: Lab, source: Any, port: int = 8080, protocol: str = "TCP") -> list[bool]:
     """Return True for each address of the pods of `web` that answers."""
     targets = [(protocol, address, port) for pod in lab.pods("web") for address in pod["addresses"]]
     return [not answer.error for answer in lab.ask(source, *targets)]
+
+
+def assert_verdicts_of_services(lab: Lab) -> None:
+    """Check that a policy sees the pod behind a cluster IP or a node port, on whatever node."""
+    cluster_ips = [("TCP", address, 80) for address in lab.service("web")["cluster_ips"]] * 8
+    assert not any(answer.error for answer in lab.ask(lab.pod("friend"), *cluster_ips))
+    node_ports = [
+        ("TCP", address, NODE_PORT)
+        for node in lab.inspected["nodes"]
+        for address in node["addresses"]
+    ] * 6
+    denied = (lab.pod("stranger"), lab.pod("neighbour", "shop"))
+    for answers in lab.ask_each(*((place, (*cluster_ips, *node_ports)) for place in denied)):
+        assert [answer for answer in answers if not answer.error] == []
 
 
 @pytest.mark.skipif(
@@ -114,6 +141,16 @@ def test_services_lead_to_pods_by_the_same_rules(enforcing: Lab) -> None:
     targets = [("TCP", address, 80) for address in lab.service("web")["cluster_ips"]] * 8
     assert not any(answer.error for answer in lab.ask(lab.pod("friend"), *targets))
     assert all(answer.error for answer in lab.ask(lab.pod("stranger"), *targets))
+
+
+@pytest.mark.parametrize("proxy", ["nftables,layout=fast", "iptables", "ebpf"])
+@pytest.mark.parametrize("engine", ["nftables", "iptables"])
+def test_policies_hold_beside_every_proxy_mode(lab: Lab, proxy: str, engine: str) -> None:
+    """Egress and ingress, pods of the same node and of others, by cluster IP and node port."""
+    lab.up(
+        DUAL + CLIENTS + WEB_WITH_NODE_PORT + POLICY + EGRESS, "--proxy", proxy, "--policy", engine
+    )
+    assert_verdicts_of_services(lab)
 
 
 def test_changes_take_effect_at_once(lab: Lab) -> None:

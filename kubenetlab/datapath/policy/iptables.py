@@ -4,6 +4,8 @@
              →  cali-from-wl-dispatch: by the source, to the chain of a pod with policies
              →  cali-to-wl-dispatch: by the destination, likewise
     INPUT    →  cali-INPUT  →  cali-wl-to-host: by the source, to the chain of a pod
+    OUTPUT   →  cali-OUTPUT: packets of the node itself return; others: as in cali-FORWARD,
+                because packets of pods to Services pass it where IPVS forwards them
 
     cali-fw-cali…  (one for each pod with policies for egress)
              →  clear the marks 0x10000 (accepted) and 0x20000 (passed)
@@ -128,8 +130,12 @@ _ENDS: Final[Mapping[Direction, _End]] = {
 _BASE_CHAINS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "FORWARD": ("cali-FORWARD", tuple(end.dispatch for end in _ENDS.values())),
     "INPUT": ("cali-INPUT", (_TO_HOST,)),
+    "OUTPUT": ("cali-OUTPUT", tuple(end.dispatch for end in _ENDS.values())),
 }
 """Built-in chain → chain to which it jumps, and the dispatch chains to which that jumps."""
+
+
+_OWN: Final = f"{comment('packets of the node itself')} -m addrtype --src-type LOCAL -j RETURN"
 
 
 class Mode(ModeOptions, frozen=True):
@@ -233,9 +239,10 @@ def base(table: FamilyTable) -> Iterator[RuleObject]:
             for type_ in _NEIGHBOR_DISCOVERY
         )
     for built_in, (chain, dispatch_chains) in _BASE_CHAINS.items():
-        for name in dispatch_chains:
+        for name in dispatch_chains if built_in != "OUTPUT" else ():
             yield table.chain(name, ())
-        yield table.chain(chain, (*always, *(f"-j {name}" for name in dispatch_chains)))
+        first = [*always, _OWN] if built_in == "OUTPUT" else always
+        yield table.chain(chain, (*first, *(f"-j {name}" for name in dispatch_chains)))
         jump = f"{comment('network policies')} -j {chain}"
         yield Jump(table.netns, table.family, "filter", built_in, jump, is_first=True)
 

@@ -7,6 +7,7 @@
                                   →  map egress-baseline: rules of the tier Baseline
     ingress (hook forward, next)  →  likewise for the destination
     input (hook input)            →  established, egress-admin and egress-baseline, as in egress
+    output-… (hook output)        →  packets of the node itself: accept; others: likewise
 
     isolated-…  →  policy-… (one for each policy): a rule matches: accept
                 →  a pod to itself, by a Service: accept
@@ -21,7 +22,8 @@ same number of rules with ten pods as with a thousand. Each rule has the name of
 number there, as comment.
 
 Packets between a node and its own pods are not forwarded, so no NetworkPolicy applies to them.
-Rules of tiers for egress do, in the chain input. Neighbour discovery of IPv6, which conntrack does
+Rules of tiers for egress do, in the chain input. Packets of pods to Services pass the hook output
+where IPVS forwards them. Neighbour discovery of IPv6, which conntrack does
 not track, always passes.
 
 A connection that a policy once allowed goes on when the policy changes.
@@ -96,16 +98,14 @@ _STAGES: Final[Mapping[str, str]] = {
     "baseline": "rules of the tier Baseline for the {} of pods",
 }
 """Last part of the names of maps → comment."""
+_OF_EGRESS: Final = ("egress-admin", "egress-pods", "egress-baseline")
+_OF_INGRESS: Final = ("ingress-admin", "ingress-pods", "ingress-baseline")
 _BASE_CHAINS: Final[Mapping[str, tuple[Hook, Sequence[str]]]] = {
-    "egress": (
-        Hook("filter", "forward", 0),
-        ("egress-admin", "egress-pods", "egress-baseline"),
-    ),
-    "ingress": (
-        Hook("filter", "forward", 1),
-        ("ingress-admin", "ingress-pods", "ingress-baseline"),
-    ),
+    "egress": (Hook("filter", "forward", 0), _OF_EGRESS),
+    "ingress": (Hook("filter", "forward", 1), _OF_INGRESS),
     "input": (Hook("filter", "input", 0), ("egress-admin", "egress-baseline")),
+    "output-egress": (Hook("filter", "output", 0), _OF_EGRESS),
+    "output-ingress": (Hook("filter", "output", 1), _OF_INGRESS),
 }
 """Base chain → its hook, and the maps in which it looks up the pod."""
 _SELECTORS: Final[Mapping[Direction, tuple[str, str]]] = {
@@ -201,8 +201,10 @@ def base(table: FamilyTable) -> Iterator[NftObject]:
             address = f"{table.family} {_SELECTORS[direction][0]}"
             yield table.collection(name, verdicts, comment.format(direction.lower()))
             lookups[name] = rule(MapVerdict((address,), name))
+    own = rule(Match("fib saddr type", "local"), accept, comment="packets of the node itself")
     for chain, (hook, maps) in _BASE_CHAINS.items():
-        yield table.chain(chain, (established, *(lookups[name] for name in maps)), hook)
+        first = (own, established) if hook.name == "output" else (established,)
+        yield table.chain(chain, (*first, *(lookups[name] for name in maps)), hook)
 
 
 def isolation_rules(
