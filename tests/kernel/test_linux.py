@@ -131,6 +131,7 @@ DRIFT_COMMANDS = (
 """Changes to a node, as arguments of `ip`."""
 
 
+@pytest.mark.first_kernel
 def test_drift_is_detected_and_repaired(kernel: Make) -> None:
     """Each kind of drift is repaired by at most three applies."""
     linux, desired = kernel(), plan_netlink(DUAL + deployment(replicas=4), "onlink", "permanent")
