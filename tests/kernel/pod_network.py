@@ -10,7 +10,7 @@ import struct
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Final
 
 from kubenetlab.api.pods import Pod
@@ -144,6 +144,19 @@ class Network:
         """Send the first packet of an association, without a checksum."""
         header = struct.pack("!HHII", self._next_port(), port, 0, 0)
         self._sctp[source].sendto(header + _INIT, (destination, 0))
+
+    def send_through_output(self, source: str, destination: str, port: int) -> None:
+        """Send the first UDP packet of a pod's connection from the node, as IPVS does it."""
+        number = self._next_port()
+        udp = struct.pack("!HHHH", number, port, 8, 0)
+        ends = [socket.inet_pton(socket.AF_INET, address) for address in (source, destination)]
+        header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 28, 0, 0, 64, socket.IPPROTO_UDP, 0, *ends)
+        # The kernel reports a dropped packet as an error.
+        with (
+            socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw,
+            suppress(PermissionError),
+        ):
+            raw.sendto(header + udp, (destination, 0))
 
     def _received_sctp(self) -> Iterator[tuple[str, str]]:
         """Yield the source and the destination of each SCTP packet that has arrived."""

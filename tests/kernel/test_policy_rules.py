@@ -17,7 +17,7 @@ from kubenetlab.hoststate.rules.rulesets import RuleObject, members
 from kubenetlab.hoststate.rules.transactions import steps
 from kubenetlab.kernel.rules import ipset, iptables
 from kubenetlab.kernel.rules.backends import open_loader
-from kubenetlab.observe.policies.evaluator import Evaluator
+from kubenetlab.observe.policies.evaluator import Evaluator, Traffic
 from tests.examples import examples
 from tests.kernel.comparing import lines
 from tests.kernel.pod_network import Drops, Network
@@ -83,6 +83,34 @@ def test_connections_have_the_verdicts_of_the_evaluator(engine: str) -> None:
             for source, destination, traffic, is_answered in network.connections(dropped):
                 verdict = evaluator.verdict(source, destination, traffic)
                 assert is_answered == verdict.is_allowed, (source, destination, traffic, verdict)
+
+        check()
+
+
+@ENGINES
+def test_policies_apply_to_packets_that_ipvs_sends(engine: str) -> None:
+    """They come from pods, and leave the node by OUTPUT. Packets of the node itself pass."""
+    network = Network()
+    with loaded_rules(engine) as (load, dropped):
+
+        @settings(max_examples=examples(20), deadline=None)
+        @given(policies=st.lists(POLICIES, max_size=6))
+        def check(policies: list[JsonObject]) -> None:
+            cluster = with_policies(policies)
+            load(node_rules(engine, cluster))
+            evaluator, traffic = Evaluator(cluster), Traffic("UDP", 53)
+            for source in network.parties[0][:-1]:
+                for destination in network.parties[0]:
+                    if source == destination:
+                        continue
+                    before = dropped.read()
+                    network.send_through_output(source.address, destination.address, traffic.port)
+                    verdict = evaluator.verdict(source, destination, traffic)
+                    assert dropped.read() - before == (not verdict.is_allowed), (
+                        source,
+                        destination,
+                        verdict,
+                    )
 
         check()
 
