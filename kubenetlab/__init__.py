@@ -21,9 +21,9 @@ if TYPE_CHECKING:
         UsageError,
     )
     from kubenetlab.library.asynchronous import AsyncLab, AsyncSource
-    from kubenetlab.library.commands import LabWarning
     from kubenetlab.library.events import LabEvent
     from kubenetlab.library.lab import Lab
+    from kubenetlab.library.lab_warning import LabWarning
     from kubenetlab.library.planning import LabPlan, plan
     from kubenetlab.library.reachability import HttpResult, Reachability
     from kubenetlab.library.results import (
@@ -89,7 +89,7 @@ _MODULES = {
     "LabError": "errors",
     "LabEvent": "library.events",
     "LabPlan": "library.planning",
-    "LabWarning": "library.commands",
+    "LabWarning": "library.lab_warning",
     "LatencySummary": "library.results",
     "ManifestError": "errors",
     "MatrixCell": "library.results",

@@ -12,15 +12,12 @@ from kubenetlab.api.json_types import JsonObject, JsonValue
 from kubenetlab.errors import LabError
 from kubenetlab.lab.client import Client
 from kubenetlab.lab.paths import LAB_API
+from kubenetlab.library.lab_warning import LabWarning
 from kubenetlab.library.process import Completed, run_command
 from kubenetlab.library.results import Result, decode_result
 
 _RETRY_INTERVAL_S: Final = 0.005
 """Time between two requests to an agent that restarts, or whose pods terminate, in seconds."""
-
-
-class LabWarning(UserWarning):
-    """Warning of a command that succeeded, such as an unknown field of a manifest."""
 
 
 class LabCommands:

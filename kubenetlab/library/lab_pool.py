@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from kubenetlab.errors import KubenetlabError
 from kubenetlab.library.arguments import Paths
-from kubenetlab.library.commands import LabWarning
 from kubenetlab.library.lab import Lab
 from kubenetlab.library.lab_options import LabOptions, from_arguments
+from kubenetlab.library.lab_warning import LabWarning
 from kubenetlab.library.process import remove_at_end
 from kubenetlab.library.reachability import HttpResult, Reachability
 from kubenetlab.library.results import PingResult

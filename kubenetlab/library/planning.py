@@ -21,7 +21,7 @@ from kubenetlab.hoststate.state import HostState
 from kubenetlab.lab.bootstrap import bootstrap_store
 from kubenetlab.lab.simulation import simulate
 from kubenetlab.library.arguments import Paths, paths_of
-from kubenetlab.library.commands import LabWarning
+from kubenetlab.library.lab_warning import LabWarning
 
 TEXT = "<text>"
 """File name in messages about manifests that are given as text."""
