@@ -103,7 +103,8 @@ _OF_INGRESS: Final = ("ingress-admin", "ingress-pods", "ingress-baseline")
 _BASE_CHAINS: Final[Mapping[str, tuple[Hook, Sequence[str]]]] = {
     "egress": (Hook("filter", "forward", 0), _OF_EGRESS),
     "ingress": (Hook("filter", "forward", 1), _OF_INGRESS),
-    "input": (Hook("filter", "input", 0), ("egress-admin", "egress-baseline")),
+    # Behind IPVS (98 and 99), which takes packets to addresses of Services away.
+    "input": (Hook("filter", "input", 110), ("egress-admin", "egress-baseline")),
     "output-egress": (Hook("filter", "output", 0), _OF_EGRESS),
     "output-ingress": (Hook("filter", "output", 1), _OF_INGRESS),
 }
