@@ -196,8 +196,8 @@ def test_the_engine_of_a_running_lab_can_change(lab: Lab) -> None:
 
 def test_engines_that_cannot_work_are_refused() -> None:
     """Nothing is changed; the message names the engines of the CNI mode."""
-    unknown = run("plan", "--policy", "nftable", status=2).err
+    unknown = run("plan", "--lab", "no-lab", "--policy", "nftable", status=2).err
     assert 'networking.policyEngine: "nftable" is not known; did you mean nftables?' in unknown
-    unfit = run("plan", "--cni", "cilium", "--policy", "nftables", status=2).err
+    unfit = run("plan", "--lab", "no-lab", "--cni", "cilium", "--policy", "nftables", status=2).err
     assert "nftables does not see the packets between pods with cni cilium" in unfit
     assert "policy engines with cni cilium: none" in unfit

@@ -28,8 +28,9 @@ with all addresses, so a rule with such a range has no match of addresses. A rul
 ports, so a policy with more ports has several rules.
 
 Packets between a node and its own pods are not forwarded, so no NetworkPolicy applies to them.
-Rules of tiers for egress do. Neighbour discovery of IPv6 between pods on a bridge always passes. A
-connection that a policy once allowed goes on when the policy changes.
+Rules of tiers for egress do; beside IPVS they also see packets to a cluster IP, before an endpoint
+is chosen. Neighbour discovery of IPv6 between pods on a bridge always passes. A connection that a
+policy once allowed goes on when the policy changes.
 
 Differences from Calico: the dispatch chains match the addresses of pods, as those of kube-router
 do, because pods may share a bridge, and netfilter sees only the bridge. Allowed and established
