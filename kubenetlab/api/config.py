@@ -352,6 +352,14 @@ class ClusterConfig(Resource, frozen=True):
         return tuple(names)
 
 
+def has_valid_ranges(networking: Networking) -> bool:
+    """Return True if the ranges of pods and Services can be read; other findings need them."""
+    try:
+        return bool(networking.pod_networks and networking.service_networks)
+    except ValueError:
+        return False
+
+
 def networks(text: str) -> tuple[Network, ...]:
     """Return the networks of a list such as `10.244.0.0/16,fd00:10:244::/56`.
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import msgspec
 from msgspec import structs
 
-from kubenetlab.api.config import ClusterConfig, Networking
+from kubenetlab.api.config import ClusterConfig, Networking, has_valid_ranges
 from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.lab import Decisions, NetworkFacts
 from kubenetlab.api.meta import Resource
@@ -81,7 +81,8 @@ def _mode_findings(
         mode, findings = modes.try_load(family, name, options)
         yield from findings
         if mode is not None:
-            yield from mode.config_findings(config)
+            if has_valid_ranges(config.networking):
+                yield from mode.config_findings(config)
             return
         invalid = {finding.path[2] for finding in findings if len(finding.path) > 2}
         valid = {key: value for key, value in options.items() if key not in invalid}

@@ -8,6 +8,7 @@ import pytest
 from kubenetlab.api.lab import Decisions
 from kubenetlab.datapath import manuals, modes, plan
 from kubenetlab.datapath.plan_cache import PlanCache
+from kubenetlab.errors import ManifestError
 from kubenetlab.hoststate.diff import diff
 from kubenetlab.hoststate.rules.rulesets import RuleObject
 from kubenetlab.hoststate.rules.transactions import steps
@@ -92,6 +93,14 @@ def test_names_fit_the_kernel(cni: str, proxy: str) -> None:
     links = [obj.name for obj in state.objects() if obj.key[0] == "Link"]  # type: ignore[attr-defined]
     assert all(0 < len(name) <= MAX_LINK_NAME for name in links)
     assert len({(obj.netns, obj.key) for obj in state.objects()}) == len(state)
+
+
+@pytest.mark.parametrize("cni", CNIS)
+def test_an_invalid_range_is_a_finding_beside_those_of_a_mode(cni: str) -> None:
+    """A mode that looks at the ranges of a Cluster document gets only valid ones."""
+    text = lab(cni, "none").replace("networking: {", "networking: {podSubnet: default, ")
+    with pytest.raises(ManifestError, match=r'networking.podSubnet: .*found "default"'):
+        store(text)
 
 
 @pytest.mark.parametrize("proxy", PROXY_MODES)

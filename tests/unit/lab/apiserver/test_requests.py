@@ -63,6 +63,7 @@ class ReadableAgent(DyingAgent):
         self.lab = "x"
         self.desired_state = SimpleNamespace(state_for=lambda cluster: HostState({}))
         self.known: dict[str, Any] = {}
+        self.observed: dict[str, Any] = {}
         self.failures: dict[str, str] = {}
         self.is_idle = True
         self.sandboxes = SimpleNamespace(pauses={}, pids={}, id=lambda netns: None)
