@@ -46,6 +46,8 @@ ROUTERS = (ROUTER, "fabric/router2")
 KUBE_PROXY_TABLE = "kube-proxy"
 MASQUERADE_TABLE = "ip-masq-agent"
 NETWORK_POLICY_TABLE = "network-policy"
+POLICY_LOG_GROUP = 100
+"""Group of nfnetlink_log for packets that network policies drop."""
 HOST_PORT_TABLE = "cni_hostport"
 LOAD_BALANCER_TABLE = "load-balancer"
 PORT_MAPPING_TABLE = "port-mappings"

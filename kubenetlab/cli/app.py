@@ -45,6 +45,7 @@ COMMANDS: Final[Mapping[str, CommandSource]] = {
     "ping": CommandSource("probing.ping", "ping", OBSERVE),
     "check": CommandSource("probing.check", "check", OBSERVE),
     "explain-policy": CommandSource("probing.explain_policy", "explain_policy", OBSERVE),
+    "policy": CommandSource("probing.policy_log", "app", OBSERVE),
     "logs": CommandSource("objects.logs", "logs", OBSERVE),
     "inspect": CommandSource("probing.inspect", "inspect", OBSERVE),
     "flows": CommandSource("probing.flows", "flows", OBSERVE),
@@ -154,7 +155,7 @@ class _Group(Group):
         while rest and (match := _LEADING_OPTION.fullmatch(rest[0])):
             count = 1 if match["value"] is not None else 2
             leading, rest = [*leading, *rest[:count]], rest[count:]
-        names = 2 if rest[:1] == ["rollout"] else 1
+        names = 2 if rest[:1] in (["rollout"], ["policy"]) else 1
         return super().parse_args(ctx, [*rest[:names], *leading, *rest[names:]] if rest else args)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:

@@ -55,7 +55,7 @@ _HAIRPIN: Final = "hairpin"
 """Set of the mode nftables with layout `fast`: pairs of a pod address with itself."""
 _LOOP_BACK: Final = "LOOP-BACK"
 """Set of the mode ipvs for the same purpose."""
-_IPTABLES_TABLES: Final = ("filter", "mangle", "nat", "raw", "security")
+IPTABLES_TABLES: Final = ("filter", "mangle", "nat", "raw", "security")
 _LB_CHAIN: Final = re.compile(r"\bgoto ((?:external-|nodeport-)?lb-\S+?),?$")
 
 
@@ -67,7 +67,7 @@ def extract(listings: Mapping[str, str], subject: ListedSubject) -> list[str]:
     lines: list[str] = []
     for backend, text in listings.items():
         # nft lists the rules of iptables, too, in its own syntax and without comments.
-        hidden = _IPTABLES_TABLES if "iptables" in listings and backend == "nftables" else ()
+        hidden = IPTABLES_TABLES if "iptables" in listings and backend == "nftables" else ()
         lines += (
             _nftables(text, subject, hidden)
             if backend == "nftables"

@@ -33,6 +33,7 @@ PROMISED = [
     "ping",
     "check",
     "explain-policy",
+    "policy",
     "exec",
     "shell",
     "port-forward",

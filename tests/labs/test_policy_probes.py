@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.labs.lab import Lab
+from tests.labs.lab import COMMAND, Lab, run
 from tests.unit.observe.policies.worlds import PODS, policy
 
 CLUSTER = """
@@ -128,3 +131,42 @@ def test_a_description_lists_the_pods_selected_and_the_peers(lab: Lab) -> None:
         "Enforced By:       nothing; the policy engine is none"
         in lab.run("describe", "networkpolicy/web").out
     )
+
+
+@pytest.mark.parametrize("engine", ["nftables", "iptables"])
+def test_dropped_packets_are_counted_and_shown_with_names(lab: Lab, engine: str) -> None:
+    """One listener at a time reads the packets of a node; the counters of rules need none."""
+    lab.up(CLUSTER.replace("dual", "ipv4") + PODS + POLICIES, "--policy", engine)
+    reason = "Egress isolated by default/quiet"
+    command = [*COMMAND, "policy", "log", "-w", "--lab", lab.name]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as watcher:
+        assert watcher.stdout is not None
+        assert watcher.stderr is not None
+        assert "waiting for dropped packets" in watcher.stderr.readline()
+        second = run("policy", "log", "--lab", lab.name, "-w", status=1).err
+        assert "only one process at a time" in second
+        lab.run("ping", "far", "default/client:8080")
+        line = watcher.stdout.readline()
+        watcher.send_signal(signal.SIGINT)
+    assert watcher.returncode == 130
+    assert re.search(
+        r" worker2  default/far \(10\.244\.2\.\d+:\d+\) → default/client \(10\.244\.1\.\d+:8080\) "
+        rf"TCP: {reason}$",
+        line.rstrip(),
+    ), line
+    counts = run("policy", "log", "--lab", lab.name, "-o", "json").json["counts"]
+    (count,) = [count for count in counts if count["reason"] == reason]
+    assert count["node"] == "worker2"
+    assert count["packets"] >= 1
+    assert reason in run("policy", "log", "--lab", lab.name, "--node", "worker2").out
+    assert (
+        run("policy", "log", "--lab", lab.name, "--node", "worker").out
+        == "no policy has dropped a packet\n"
+    )
+
+
+def test_a_lab_without_an_engine_has_no_log(lab: Lab) -> None:
+    lab.up(CLUSTER, "--policy", "none")
+    assert "it drops no packets" in run("policy", "log", "--lab", lab.name, status=2).err

@@ -113,4 +113,27 @@ PACKET_OUTPUTS: Final[JsonMapping] = {
             }
         ],
     },
+    "policy-log": {
+        "counts": [
+            {
+                "node": "text",
+                "reason": "text: policies that isolate the pod, or the rule that denies the packet",
+                "packets": "whole: packets dropped since the rule was made",
+            }
+        ],
+        "packets": [
+            {
+                "at_s": "number: seconds since 1970",
+                "node": "text: node that has dropped the packet",
+                "source": "text: namespace/name of a pod, node:NAME, ext:NAME, or the address",
+                "source_address": "text",
+                "source_port": "whole: 0 for a protocol without ports",
+                "destination": "text: as for source",
+                "destination_address": "text",
+                "destination_port": "whole",
+                "protocol": "text: TCP, UDP, SCTP, ICMP, or the number of another one",
+                "reason": "text: as for counts",
+            }
+        ],
+    },
 }

@@ -12,6 +12,8 @@ from kubenetlab.datapath.policy.rules import IsolatingPolicy, PolicyRule, PortNa
 
 ISOLATED: Final = "isolated by network policies"
 """Comment of the rules that drop packets."""
+_MAX_LOG_PREFIX: Final = 63
+"""Maximum length of the text of logged packets that iptables stores, in bytes."""
 _MAX_COMMENT: Final = 127
 """Maximum length of a comment that every rule backend stores, in bytes."""
 
@@ -20,6 +22,20 @@ def rule_comment(policy: IsolatingPolicy, entry: PolicyRule) -> str:
     """Return the comment of a rule: `default/web Ingress rule 0`; a long name is cut."""
     end = f" {policy.direction} rule {entry.index}"
     return f"{policy.title[: _MAX_COMMENT - len(end)]}{end}"
+
+
+def isolation_log_prefix(policies: Sequence[IsolatingPolicy]) -> str:
+    """Return the text of packets that the NetworkPolicies of a pod drop in one direction.
+
+    Example: `Ingress isolated by default/web, default/deny`; a long text is cut.
+    """
+    names = ", ".join(policy.name for policy in policies)
+    return log_prefix(f"{policies[0].direction} isolated by {names}")
+
+
+def log_prefix(text: str) -> str:
+    """Return the text of logged packets, cut to the length that every rule backend stores."""
+    return text if len(text) <= _MAX_LOG_PREFIX else f"{text[: _MAX_LOG_PREFIX - 3]}..."
 
 
 def addresses(pods: Sequence[PolicyPod], version: int) -> Iterator[str]:

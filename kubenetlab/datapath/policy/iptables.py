@@ -58,6 +58,8 @@ from kubenetlab.datapath.policy.common import (
     digest,
     group_digest,
     is_everything,
+    isolation_log_prefix,
+    log_prefix,
     named_port_keys,
     port_text,
     ports_by_protocol,
@@ -85,7 +87,7 @@ from kubenetlab.hoststate.rules.iptables import (
     comment,
 )
 from kubenetlab.hoststate.rules.rulesets import RuleObject, SubjectRules
-from kubenetlab.names import workload_id
+from kubenetlab.names import POLICY_LOG_GROUP, workload_id
 
 ACCEPTED: Final = "0x10000"
 """Mark of packets that a rule accepts."""
@@ -286,6 +288,7 @@ def _stage_rules(of_pod: Stages, itself: Sequence[str]) -> list[str]:
         for policy in of_pod.isolating:
             rules += (_jump(policy), _RETURN_IF_ACCEPTED)
         rules += (f"{match} {comment('a pod to itself')} -j RETURN" for match in itself)
+        rules.append(_log(isolation_log_prefix(of_pod.isolating)))
         rules.append(f"{comment(ISOLATED)} -j DROP")
     rules += _tier_rules(of_pod.baseline)
     return rules
@@ -300,6 +303,11 @@ def _tier_rules(policies: Sequence[IsolatingPolicy]) -> Iterator[str]:
         yield f"-j MARK --set-xmark 0x0/{PASSED}"
 
 
+def _log(prefix: str) -> str:
+    """Return the target that logs packets for the listeners of a node."""
+    return f'-j NFLOG --nflog-prefix "{prefix}" --nflog-group {POLICY_LOG_GROUP}'
+
+
 def _jump(policy: IsolatingPolicy) -> str:
     return f"{comment(policy.title)} -j {policy_chain(policy)}"
 
@@ -310,10 +318,12 @@ def policy_rules(table: FamilyTable, policy: IsolatingPolicy) -> Iterator[str]:
     for entry in policy.rules:
         note = comment(rule_comment(policy, entry))
         target, end = _ACTIONS[entry.action]
+        log = _log(log_prefix(rule_comment(policy, entry)))
         matches = [
-            f"{port}{note}{peers} -j {target}"
+            f"{port}{note}{peers} {action}"
             for peers in _peers(table, peer, entry)
             for port in _ports(table, entry)
+            for action in ((log, f"-j {target}") if entry.action == "Deny" else (f"-j {target}",))
         ]
         yield from matches
         if matches and end:

@@ -37,7 +37,6 @@ from typing import Final
 
 from msgspec import Struct
 
-from kubenetlab.api.policies.cluster_network_policy import Action
 from kubenetlab.api.policies.network_policy import Direction, NetworkPolicy
 from kubenetlab.api.policies.tiers import TIER_KINDS
 from kubenetlab.datapath.modes import ModeOptions, Needs, PodNetwork
@@ -47,6 +46,8 @@ from kubenetlab.datapath.policy.common import (
     digest,
     group_digest,
     is_everything,
+    isolation_log_prefix,
+    log_prefix,
     named_port_keys,
     port_text,
     ports_by_protocol,
@@ -75,6 +76,7 @@ from kubenetlab.hoststate.rules.nftables.statements import (
     AnyStatement,
     Counter,
     InSet,
+    Log,
     MapVerdict,
     Match,
     OneOf,
@@ -86,7 +88,7 @@ from kubenetlab.hoststate.rules.nftables.statements import (
     return_,
 )
 from kubenetlab.hoststate.rules.rulesets import RuleObject, SubjectRules
-from kubenetlab.names import NETWORK_POLICY_TABLE
+from kubenetlab.names import NETWORK_POLICY_TABLE, POLICY_LOG_GROUP
 
 TABLE: Final = NETWORK_POLICY_TABLE
 _PAIRS: Final = "own-addresses"
@@ -114,17 +116,12 @@ _SELECTORS: Final[Mapping[Direction, tuple[str, str]]] = {
     "Ingress": ("daddr", "saddr"),
 }
 """Direction → (part of the header with the pod to which policies apply, part with its peer)."""
-_ACTIONS: Final[Mapping[Action, tuple[AnyStatement, ...]]] = {
-    "Accept": (accept,),
-    "Deny": (Counter(), drop),
-    "Pass": (return_,),
-}
 
 
 class Mode(ModeOptions, frozen=True):
     """Options: none."""
 
-    needs = Needs(programs=("nft",), features=("nft vmap",))
+    needs = Needs(programs=("nft",), features=("nft vmap", "nft log"))
     enforced_kinds = (NetworkPolicy, *TIER_KINDS)
 
     def node(self, node: NodeView, network: PodNetwork) -> Iterator[Object]:
@@ -251,7 +248,8 @@ def _isolated_chain(table: FamilyTable, policies: Sequence[IsolatingPolicy]) -> 
     jumps = [rule(jump(policy_chain(policy))) for policy in policies]
     pair = (f"{table.family} saddr", f"{table.family} daddr")
     itself = rule(InSet(pair, _PAIRS), accept, comment="a pod to itself")
-    denied = rule(Counter(), drop, comment=ISOLATED)
+    log = Log(POLICY_LOG_GROUP, isolation_log_prefix(policies))
+    denied = rule(Counter(), log, drop, comment=ISOLATED)
     return table.chain(isolated_chain(policies), (*jumps, itself, denied))
 
 
@@ -308,7 +306,18 @@ def _rules(table: FamilyTable, policy: IsolatingPolicy) -> Iterator[Rule]:
         comment = rule_comment(policy, entry)
         for peer in _peers(table, policy.direction, entry):
             for port in _ports(table, entry):
-                yield rule(*peer, *port, *_ACTIONS[entry.action], comment=comment)
+                yield rule(*peer, *port, *_action(entry, comment), comment=comment)
+
+
+def _action(entry: PolicyRule, comment: str) -> tuple[AnyStatement, ...]:
+    """Return the statements for packets that match a rule. Those that are dropped are logged."""
+    match entry.action:
+        case "Accept":
+            return (accept,)
+        case "Deny":
+            return (Counter(), Log(POLICY_LOG_GROUP, log_prefix(comment)), drop)
+        case "Pass":
+            return (return_,)
 
 
 def _peers(

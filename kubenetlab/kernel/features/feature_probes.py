@@ -196,6 +196,12 @@ PROBES: Final = (
         _KERNEL_WITH.format(options="CONFIG_NF_TABLES"),
     ),
     FeatureProbe(
+        "nft log",
+        nft_probe("ip", *NFT_RULES["nft log"]),
+        "dropped packets, for `kubenetlab policy log`",
+        _KERNEL_WITH.format(options="CONFIG_NFT_LOG and CONFIG_NETFILTER_NETLINK_LOG"),
+    ),
+    FeatureProbe(
         "iptables",
         probe_iptables,
         "kube-proxy's mode and the policy engine of that name",

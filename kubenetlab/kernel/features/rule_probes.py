@@ -22,6 +22,10 @@ NFT_RULES: Final = {
         "add chain ip t c { type nat hook postrouting priority 100 ; }",
         'add rule ip t c fib daddr type != local masquerade fully-random comment "a rule"',
     ),
+    "nft log": (
+        "add chain ip t c { type filter hook forward priority 0 ; }",
+        'add rule ip t c counter log prefix "a policy" group 1 drop',
+    ),
     "nft numgen": (
         "add chain ip t s",
         "add rule ip t s numgen random mod 2 vmap { 0 : drop, 1 : accept }",
@@ -47,6 +51,7 @@ _IPTABLES_RULES: Final = (
     "COMMIT",
     "*filter",
     "-A FORWARD -m conntrack --ctstate NEW -j REJECT",
+    '-A FORWARD -j NFLOG --nflog-prefix "a policy" --nflog-group 1',
     "-A FORWARD -p tcp -m multiport --dports 80,8080:8090 -j MARK --set-xmark 0x10000/0x10000",
     "COMMIT",
 )

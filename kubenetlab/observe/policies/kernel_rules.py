@@ -12,7 +12,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from kubenetlab.observe.listing import blocks
+from kubenetlab.observe.listing import IPTABLES_TABLES, blocks
 from kubenetlab.observe.policies.model import DirectionVerdict, Party, RuleReference
 
 _DROP: Final = "isolated by network policies"
@@ -96,6 +96,8 @@ def _lines(listings: Mapping[str, str]) -> Iterator[_Line]:
     for backend, text in listings.items():
         if backend == "nftables":
             for table, head, body in blocks(text):
+                if "iptables" in listings and table.split()[-1] in IPTABLES_TABLES:
+                    continue  # rules of iptables in the syntax of nft, without comments
                 kind, _, chain = head.partition(" ")
                 version = {"ip": 4, "ip6": 6}.get(table.partition(" ")[0], 0)
                 yield from (_Line(table, chain, line, kind != "chain", version) for line in body)

@@ -1,0 +1,304 @@
+"""policy log: packets that network policies drop, with names instead of addresses."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+from msgspec import Struct, to_builtins
+
+from kubenetlab.cli.input.completion import candidates
+from kubenetlab.cli.input.options import Lab, Namespace, Output, OutputOption
+from kubenetlab.cli.input.short_options import Command, Group
+from kubenetlab.cli.policies import policy_engine
+from kubenetlab.cli.terminal.output_documents import print_document
+from kubenetlab.cli.terminal.printing import echo, hint, note, print_table
+from kubenetlab.cli.terminal.theme import BAD, paint
+from kubenetlab.errors import LabError
+from kubenetlab.lab.paths import LAB_API
+from kubenetlab.names import POLICY_LOG_GROUP, socket_address
+
+if TYPE_CHECKING:
+    from kubenetlab.kernel.netlink.packet_log import LoggedPacket, PacketLog
+    from kubenetlab.lab.client import Client
+    from kubenetlab.observe.inspection import InspectedNode, Inspection
+
+_COUNTED: Final = re.compile(
+    rf'counter packets (\d+) bytes \d+ .*?log prefix "([^"]*)" group {POLICY_LOG_GROUP}\b'
+)
+_CHECK_S: Final = 1.0
+"""Time between two checks that the lab still runs while there are no packets, in seconds."""
+_BATCH_S: Final = 0.05
+"""Time in which packets of several nodes are collected, to show them in the order of time."""
+
+
+class _Commands(Group):
+    """Commands about network policies."""
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    help="Show what network policies do with packets.",
+)
+
+
+class DropCount(Struct, frozen=True):
+    """Number of packets that one rule of a node has dropped."""
+
+    node: str
+    reason: str
+    packets: int
+
+
+class DroppedPacket(Struct, frozen=True):
+    """A packet that a policy has dropped."""
+
+    at_s: float
+    node: str
+    source: str
+    """Name of the pod, node or host; its address if the lab does not know it."""
+    source_address: str
+    source_port: int
+    destination: str
+    destination_address: str
+    destination_port: int
+    protocol: str
+    reason: str
+
+    def __str__(self) -> str:
+        clock = time.strftime("%H:%M:%S", time.localtime(self.at_s))
+        source = _end(self.source, self.source_address, self.source_port)
+        destination = _end(self.destination, self.destination_address, self.destination_port)
+        return (
+            f"{clock}.{int(self.at_s * 1000) % 1000:03} {self.node}  {source} → {destination} "
+            f"{self.protocol}: {self.reason}"
+        )
+
+
+@app.callback(invoke_without_command=False)
+def policy() -> None:
+    """Show what network policies do with packets.
+
+    Example: kubenetlab policy log -w
+    """
+
+
+@app.command("log", cls=Command)
+def policy_log(
+    watch: Annotated[
+        bool, typer.Option("-w", "--watch", help="Print dropped packets until you press Ctrl-C.")
+    ] = False,
+    node: Annotated[
+        str | None,
+        typer.Option(
+            "--node",
+            metavar="NODE",
+            help="Only packets that this node drops. Default: all nodes.",
+            autocompletion=candidates("nodes"),
+        ),
+    ] = None,
+    pod: Annotated[
+        str | None,
+        typer.Option(
+            "--pod",
+            metavar="POD",
+            help="With -w, only packets from or to this pod (\\[ns/]name).",
+            autocompletion=candidates("pods"),
+        ),
+    ] = None,
+    namespace: Namespace = None,
+    output: OutputOption = Output.table,
+    lab: Lab = None,
+) -> None:
+    """Show the packets that network policies drop.
+
+    Without -w, print how many packets each rule has dropped on each node.
+    With -w, print each packet as it is dropped: time, node, both ends by
+    their names, and the policies that isolate the pod or the rule that denies
+    the packet. A node logs for one process at a time.
+
+    Example: kubenetlab policy log -w --pod web
+    """
+    from kubenetlab.errors import UsageError
+    from kubenetlab.lab.client import select_lab
+
+    client = select_lab(lab)
+    inspected = client.inspect()
+    if (engine := policy_engine(inspected)) == "none":
+        raise UsageError(
+            f"the policy engine of lab {client.lab} is {engine}: it drops no packets; "
+            "see kubenetlab explain policyEngine"
+        )
+    nodes = _selected_nodes(inspected, node)
+    if not watch:
+        if pod is not None:
+            raise UsageError("--pod needs -w: rules are not counted for each pod")
+        _show_counts(client, nodes, output)
+        return
+    pods = _pod_name(inspected, pod, namespace) if pod is not None else None
+    with _readers(client, nodes) as readers:
+        _follow(client, inspected, readers, pods, output)
+
+
+def _show_counts(client: Client, nodes: Sequence[InspectedNode], output: Output) -> None:
+    counts = [
+        count
+        for node in nodes
+        for count in drop_counts(
+            node["name"],
+            client.get(f"{LAB_API}/detail", netns=node["sandbox"])["listings"].get("nftables", ""),
+        )
+    ]
+    if output.is_data:
+        print_document({"counts": to_builtins(counts), "packets": []}, output)
+        return
+    if not counts:
+        echo("no policy has dropped a packet")
+    else:
+        print_table(
+            ("NODE", "REASON", "PACKETS"),
+            [(count.node, count.reason, str(count.packets)) for count in counts],
+            numbers=("PACKETS",),
+        )
+    hint("kubenetlab policy log -w")
+
+
+def drop_counts(node: str, listing: str) -> list[DropCount]:
+    """Return the numbers of dropped packets in a listing of nftables, for each reason.
+
+    nft lists the rules of iptables, too.
+    """
+    packets: dict[str, int] = {}
+    for match in _COUNTED.finditer(listing):
+        packets[match[2]] = packets.get(match[2], 0) + int(match[1])
+    return [DropCount(node, reason, number) for reason, number in packets.items() if number]
+
+
+def _follow(
+    client: Client,
+    inspected: Inspection,
+    readers: Sequence[tuple[str, PacketLog]],
+    pod: str | None,
+    output: Output,
+) -> None:
+    """Print packets as they are dropped; return when the lab has ended."""
+    names = host_names(inspected)
+    poll = select.epoll()
+    for _, reader in readers:
+        poll.register(reader.fileno(), select.EPOLLIN)
+    note("waiting for dropped packets; press Ctrl-C to end")
+    while True:
+        if not poll.poll(_CHECK_S):
+            _ = client.init_pid  # raises LabError if the lab is no longer up
+            continue
+        time.sleep(_BATCH_S)
+        packets = [(name, packet) for name, reader in readers for packet in reader.read()]
+        if any(
+            address not in names
+            for _, packet in packets
+            for address in (packet.source, packet.destination)
+        ):
+            names = {**names, **host_names(client.inspect())}
+        dropped = [named_packet(node, packet, names) for node, packet in packets]
+        dropped = [each for each in dropped if pod in (None, each.source, each.destination)]
+        if output.is_data and dropped:
+            print_document({"counts": [], "packets": to_builtins(dropped)}, output)
+        elif not output.is_data:
+            for each in sorted(dropped, key=lambda packet: packet.at_s):
+                text = str(each)
+                start, end = text[: -len(each.reason)], text[-len(each.reason) :]
+                echo(start + paint(end, BAD))
+        sys.stdout.flush()
+
+
+def named_packet(node: str, packet: LoggedPacket, names: dict[str, str]) -> DroppedPacket:
+    """Return a packet with the names of its ends."""
+    return DroppedPacket(
+        round(packet.at_s, 3),
+        node,
+        names.get(packet.source, packet.source),
+        packet.source,
+        packet.source_port,
+        names.get(packet.destination, packet.destination),
+        packet.destination,
+        packet.destination_port,
+        packet.protocol,
+        packet.prefix,
+    )
+
+
+def host_names(inspected: Inspection) -> dict[str, str]:
+    """Return address → `namespace/name`, `svc:…`, `node:NAME` or `ext:NAME`."""
+    names = {
+        address: f"svc:{service['namespace']}/{service['name']}"
+        for service in inspected["services"]
+        for address in (*service["cluster_ips"], *service["load_balancer_ips"])
+    }
+    names |= {
+        address: f"{pod['namespace']}/{pod['name']}"
+        for pod in inspected["pods"]
+        for address in pod["addresses"]
+    }
+    for kind, hosts in (("node", inspected["nodes"]), ("ext", inspected["external"])):
+        names |= {
+            address: f"{kind}:{host['name']}" for host in hosts for address in host["addresses"]
+        }
+    return names
+
+
+def _end(name: str, address: str, port: int) -> str:
+    """Return one end of a packet: its name, and its address and port."""
+    shown = socket_address(address, port) if port else address
+    return shown if name == address else f"{name} ({shown})"
+
+
+def _selected_nodes(inspected: Inspection, name: str | None) -> list[InspectedNode]:
+    from kubenetlab.errors import UsageError, did_you_mean
+
+    nodes = [node for node in inspected["nodes"] if name in (None, node["name"])]
+    if not nodes:
+        names = [node["name"] for node in inspected["nodes"]]
+        guess = did_you_mean(name or "", names)
+        raise UsageError(f'--node: there is no node "{name}"{guess}; known: {", ".join(names)}')
+    return nodes
+
+
+def _pod_name(inspected: Inspection, name: str, namespace: str | None) -> str:
+    from kubenetlab.observe.targets.resolution import read, resolve
+
+    location = resolve(read(name, inspected, namespace), inspected)
+    return f"{location.namespace}/{location.name}"
+
+
+@contextmanager
+def _readers(
+    client: Client, nodes: Sequence[InspectedNode]
+) -> Iterator[list[tuple[str, PacketLog]]]:
+    """Yield a listener for each node that runs. Raises LabError."""
+    from kubenetlab.kernel.namespaces.enter import enter_lab
+    from kubenetlab.kernel.netlink.packet_log import PacketLog
+    from kubenetlab.kernel.syscalls import inside_network, open_namespace
+
+    running = [(node["name"], node["netns"]) for node in nodes if node["netns"] is not None]
+    if not running:
+        raise LabError(f"no node of lab {client.lab} runs")
+    enter_lab(client.open_init())
+    with ExitStack() as stack:
+        home = open_namespace("net")
+        stack.callback(os.close, home)
+        readers = []
+        for name, path in running:
+            with inside_network(os.open(path, os.O_RDONLY | os.O_CLOEXEC), home):
+                reader = PacketLog(POLICY_LOG_GROUP)
+            stack.callback(reader.close)
+            readers.append((name, reader))
+        yield readers
