@@ -236,7 +236,13 @@ class Drops:
 
     def read(self) -> int:
         text = self._loader.run("list ruleset")
-        return sum(map(int, re.findall(r"counter packets (\d+) bytes \d+ drop", text)))
+        return sum(map(int, _DROPPED.findall(text)))
+
+
+_DROPPED: Final = re.compile(
+    r'counter packets (\d+) bytes \d+ (?:log prefix "[^"]*" group \d+ )?drop'
+)
+"""Rules that drop packets, some of which log them before."""
 
 
 def run_ip(*commands: str) -> None:
