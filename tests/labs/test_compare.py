@@ -38,8 +38,10 @@ spec: {nodeName: control-plane, containers: [{name: main, image: agnhost, args: 
 """
 
 
-def compared_labs() -> list[str]:
-    return [name for name in lab_names() if name.startswith("compare-")]
+def compared_labs(pid: int | str = "") -> list[str]:
+    """Return the labs of all comparisons, or of the one that is made by a process."""
+    beginning = f"compare-{pid}-" if pid else "compare-"
+    return [name for name in lab_names() if name.startswith(beginning)]
 
 
 def test_a_tunnel_and_plain_routes_differ_as_measured() -> None:
@@ -124,15 +126,14 @@ def test_modes_that_cannot_be_on_a_fabric_are_rows_with_the_reason() -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_comparison_leaves_no_lab(number: signal.Signals) -> None:
     """The signal arrives while the lab of a mode is up."""
-    before = set(compared_labs())
     line = [sys.executable, "-m", "kubenetlab", "compare", "--cni", "bridge,flannel"]
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as command:
-        wait_for(lambda: set(compared_labs()) - before, "a lab")
+        wait_for(lambda: compared_labs(command.pid), "a lab")
         os.kill(command.pid, number)
         out, _ = command.communicate(timeout=patiently(30))
     assert command.returncode == 128 + number
     assert out == b""
-    wait_for(lambda: set(compared_labs()) <= before, "the end of the lab")
+    wait_for(lambda: not compared_labs(command.pid), "the end of the lab")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Final
@@ -178,7 +179,7 @@ def _measured(mode: str, manifests: Manifests) -> ComparedMode:
     from kubenetlab.observe.comparison.results import ComparedMode, count_programs
     from kubenetlab.observe.targets.locations import places
 
-    name = f"compare-{secrets.token_hex(3)}"
+    name = f"compare-{os.getpid()}-{secrets.token_hex(2)}"
     version = manifests.cluster_config.networking.versions[0]
     with temporary_lab(name, _as_text(entry.value for entry in manifests.all_entries)):
         client = Client(name, on_warning=lambda text: None)
