@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Sequence
@@ -144,20 +145,30 @@ def _end(control: socket.socket, process: subprocess.Popen[bytes]) -> None:
 def _server(*identity: int) -> _CommandServer:
     """Return the server for this process, which the first call starts.
 
+    The caller holds `_lock`: two threads would start two servers, and one would end with its socket
+    in use.
     identity: attributes of this process that the server inherits. A fork, and a process that has
         changed its user, get a server of their own.
     """
     return _CommandServer()
 
 
+_lock = threading.Lock()
+"""Held while the server is started or used, because threads share it."""
+os.register_at_fork(
+    before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
+)
+
+
 def _send(descriptors: Sequence[int], message: bytes = RUN) -> None:
     """Send a request to the server; start the server again if it has ended."""
     identity = (os.getpid(), *os.getresuid(), *os.getresgid())
-    try:
-        socket.send_fds(_server(*identity).socket, [message], descriptors)
-    except (BrokenPipeError, ConnectionError):
-        _server.cache_clear()
-        socket.send_fds(_server(*identity).socket, [message], descriptors)
+    with _lock:
+        try:
+            socket.send_fds(_server(*identity).socket, [message], descriptors)
+        except (BrokenPipeError, ConnectionError):
+            _server.cache_clear()
+            socket.send_fds(_server(*identity).socket, [message], descriptors)
 
 
 def remove_at_end(lab: str, *, is_gone: bool = False) -> None:

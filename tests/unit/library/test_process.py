@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ from kubenetlab.errors import (
 )
 from kubenetlab.lab.client import ApiError
 from kubenetlab.lab.store.store_file import UnstorableError
+from kubenetlab.library import process
 from kubenetlab.library.command import write_error
 from kubenetlab.library.process import Completed, read_error, run_command
 from kubenetlab.library.results import SCHEMA_VERSION, PingMatrix, PingResult, decode_result
@@ -103,6 +106,20 @@ def test_errors_of_a_command_are_raised() -> None:
     assert [(problem.file, problem.line) for problem in caught.value.problems] == [("<stdin>", 1)]
     with pytest.raises(UsageError, match="No such option: --colour"):
         run_command(["plan", "--colour"]).require(0)
+
+
+def test_threads_start_one_server() -> None:
+    """The first commands of a process may be those of several threads at the same time."""
+    process._server.cache_clear()
+    start = threading.Barrier(4)
+
+    def status(_: int) -> int:
+        start.wait()
+        return run_command(["--version"]).status
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(status, range(4))) == [0] * 4
+    assert process._server.cache_info().misses == 1
 
 
 def test_a_timeout_ends_a_command() -> None:
