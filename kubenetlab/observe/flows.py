@@ -144,12 +144,17 @@ class FlowNames:
             )
         }
 
-    def knows(self, event: FlowEvent) -> bool:
-        """Return True if identities and pods of an event are known, or will never be."""
-        return all(self._is_known(*end) or end in self._unknown for end in _ends(event))
+    def knows(self, event: FlowEvent, *, is_final: bool = True) -> bool:
+        """Return True if identities and pods of an event are known.
+
+        is_final: True if ends that keep_unknown() took count as known, too.
+        """
+        return all(
+            self._is_known(*end) or (is_final and end in self._unknown) for end in _ends(event)
+        )
 
     def keep_unknown(self, events: Iterable[FlowEvent]) -> None:
-        """Take the ends of these events that are not known as such: their pods are gone."""
+        """Take the ends of these events that are not known as such: their pods are gone or new."""
         ends = (end for event in events for end in _ends(event))
         self._unknown.update(end for end in ends if not self._is_known(*end))
 

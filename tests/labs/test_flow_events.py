@@ -106,13 +106,21 @@ def test_flows_are_watched_by_one_reader(lab: Lab, app: str) -> None:
             "ports: [{containerPort: 8080}]}]}\n"
         )
         wait_for(lambda: lab.pod("late")["ready"], "the new pod")
-        lab.ask(lab.pod("a"), ("TCP", lab.pod("late")["addresses"][0], 8080))
-        for line in watch.stdout:
-            if "default/a:" in line and f"→ {lab.pod('late')['addresses'][0]}" in line:
-                break  # an address without a name
-            if "default/a:" in line and "→ default/late:8080" in line:
-                break
-        assert re.search(rf"→ default/late:8080 \(\d+ app={app}\)", line)
+        late = lab.pod("late")["addresses"][0]
+
+        lines = iter(watch.stdout.readline, "")
+
+        def line_of_a_new_connection() -> str:
+            lab.ask(lab.pod("a"), ("TCP", late, 8080))
+            ends = (f"→ {late}:8080", "→ default/late:8080")
+            return next(
+                str(line)
+                for line in lines
+                if "default/a:" in line and any(end in line for end in ends)
+            )
+
+        name = rf"→ default/late:8080 \(\d+ app={app}\)"
+        wait_for(lambda: re.search(name, line_of_a_new_connection()), "the name of the new pod")
         watch.send_signal(signal.SIGINT)
         watch.stdout.read()
     assert watch.returncode == 130

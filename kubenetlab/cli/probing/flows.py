@@ -32,6 +32,11 @@ _CHECK_S: Final = 1.0
 """Time between two checks that the nodes still run while there are no events, in seconds."""
 _BATCH_S: Final = 0.1
 """Time in which events of several nodes are collected, to show them in the order of time."""
+_NAMES_S: Final = 0.2
+"""Time after which names are read again while there are ends without one, in seconds.
+
+A new pod sends and receives packets before the lab's state has its address.
+"""
 
 
 def flows(
@@ -114,6 +119,7 @@ class _Source:
         self._client = client
         self._readers = list(readers)
         self._names: FlowNames = FlowNames(inspected, table)
+        self._names_at = time.monotonic()
         self._poll = select.epoll()
         for reader in readers:
             self._poll.register(reader.fileno(), select.EPOLLIN)
@@ -126,8 +132,10 @@ class _Source:
         lost = {reader.node: count for reader in self._readers if (count := reader.take_lost())}
         if not events:
             return [], lost
-        if not all(self._names.knows(event) for _, event in events):
+        is_old = time.monotonic() - self._names_at > _NAMES_S
+        if not all(self._names.knows(event, is_final=not is_old) for _, event in events):
             self._names = FlowNames(self._client.inspect(), _identities(self._client))
+            self._names_at = time.monotonic()
             self._names.keep_unknown(event for _, event in events)
         translations = {
             connection: target
