@@ -85,11 +85,12 @@ def test_json_output_matches_its_schema(lab: Lab) -> None:
 
 
 def test_all_schemas_are_tested_and_can_be_printed() -> None:
-    """The commands above cover all of them, except `flows` (test_flow_events.py).
+    """The commands above cover all of them, except two with a test of their own.
 
+    They are `flows` (test_flow_events.py) and `policy-log` (test_policy_probes.py).
     `schema output/NAME` prints them; an unknown name leads to a suggestion.
     """
-    assert set(OUTPUTS) == {*COMMANDS, "plan", "flows"}
+    assert set(OUTPUTS) == {*COMMANDS, "plan", "flows", "policy-log"}
     for name in OUTPUTS:
         Draft202012Validator.check_schema(run("schema", f"output/{name}").json)
     assert "did you mean check?" in run("schema", "output/chek", status=2).err

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.labs.lab import COMMAND, Lab, run
+from tests.labs.test_output_schemas import assert_valid
 from tests.unit.observe.policies.worlds import PODS, policy
 
 CLUSTER = """
@@ -156,7 +157,9 @@ def test_dropped_packets_are_counted_and_shown_with_names(lab: Lab, engine: str)
         rf"TCP: {reason}$",
         line.rstrip(),
     ), line
-    counts = run("policy", "log", "--lab", lab.name, "-o", "json").json["counts"]
+    output = run("policy", "log", "--lab", lab.name, "-o", "json").json
+    assert_valid("policy-log", output)
+    counts = output["counts"]
     (count,) = [count for count in counts if count["reason"] == reason]
     assert count["node"] == "worker2"
     assert count["packets"] >= 1
