@@ -89,6 +89,7 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
         "policy_probes",
         "cluster_network_policies",
         "policy_assistant",
+        "cyclonus",
     ),
     "kubenetlab/cli/policies": ("policy_probes",),
     "kubenetlab/cli/probing/explain_policy": ("policy_probes",),

@@ -61,6 +61,15 @@ POLICY_ASSISTANT: Final = GoModule(
     },
 )
 """Evaluator of NetworkPolicies and AdminNetworkPolicies in the project that defines the latter."""
+CYCLONUS: Final = GoModule(
+    "cyclonus",
+    "github.com/mattfenwick/cyclonus",
+    "v0.5.6",
+    {"cyclonus": "cmd/cyclonus"},
+    # Its own command needs a cluster. The program that replaces it only evaluates policies.
+    replaced={"cmd/cyclonus/main.go": Path(__file__).with_name("cyclonus.go").read_text()},
+)
+"""Evaluator of NetworkPolicies in a project that tests CNI plugins."""
 ETCD: Final = DebianPackage("etcd-server", "usr/bin/etcd")
 
 MODULES: Final = {module.name: module for module in (FLANNEL, CNI_PLUGINS, MORE_CNI_PLUGINS)}
