@@ -48,6 +48,8 @@ MASQUERADE_TABLE = "ip-masq-agent"
 NETWORK_POLICY_TABLE = "network-policy"
 POLICY_LOG_GROUP = 100
 """Group of nfnetlink_log for packets that network policies drop."""
+POLICY_TRACE_GROUP = 101
+"""Group of nfnetlink_log for packets that match rules with the action Log."""
 HOST_PORT_TABLE = "cni_hostport"
 LOAD_BALANCER_TABLE = "load-balancer"
 PORT_MAPPING_TABLE = "port-mappings"

@@ -25,11 +25,11 @@ def rule_comment(policy: IsolatingPolicy, entry: PolicyRule) -> str:
 
 
 def isolation_log_prefix(policies: Sequence[IsolatingPolicy]) -> str:
-    """Return the text of packets that the NetworkPolicies of a pod drop in one direction.
+    """Return the text of packets that the policies of a stage drop because no rule matches.
 
     Example: `Ingress isolated by default/web, default/deny`; a long text is cut.
     """
-    names = ", ".join(policy.name for policy in policies)
+    names = ", ".join(policy.title for policy in policies if policy.isolates)
     return log_prefix(f"{policies[0].direction} isolated by {names}")
 
 

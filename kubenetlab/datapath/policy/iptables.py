@@ -10,10 +10,11 @@
     cali-fw-cali…  (one for each pod with policies for egress)
              →  clear the marks 0x10000 (accepted) and 0x20000 (passed)
              →  cali-po-… of each policy of the tier Admin, until one of them sets a mark
-             →  cali-po-… of each NetworkPolicy, likewise; to the pod itself: return; drop
-             →  cali-po-… of each policy of the tier Baseline, if no NetworkPolicy isolates the pod
+             →  cali-po-… of each policy of the default tier, such as NetworkPolicies, likewise;
+                if there is one: to the pod itself: return; drop what no rule has passed
+             →  cali-po-… of each policy of the tier Baseline, if connections can reach it
     cali-tw-cali…, cali-pi-…: likewise for ingress
-    cali-wh-cali…: the tiers alone, for packets of a pod to its own node
+    cali-wh-cali…: likewise, for packets of a pod to its own node, without NetworkPolicies
 
 The rules are in the table `filter` of iptables and of ip6tables. A packet of a pod passes the
 policies of the pod one after another until a rule sets the mark 0x10000, or drops the packet. If
@@ -46,9 +47,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from msgspec import Struct, structs
+from msgspec import Struct
 
-from kubenetlab.api.policies.cluster_network_policy import Action
 from kubenetlab.api.policies.network_policy import Direction, NetworkPolicy
 from kubenetlab.api.policies.tiers import TIER_KINDS
 from kubenetlab.datapath.modes import ModeOptions, Needs, PodNetwork
@@ -71,9 +71,9 @@ from kubenetlab.datapath.policy.rules import (
     PolicyRule,
     PortName,
     PortRange,
-    Stages,
-    stages,
+    RuleAction,
 )
+from kubenetlab.datapath.policy.stages import Stage, stages
 from kubenetlab.datapath.view import NodeView
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.rules.ipset import FAMILIES as SET_FAMILIES
@@ -87,22 +87,29 @@ from kubenetlab.hoststate.rules.iptables import (
     comment,
 )
 from kubenetlab.hoststate.rules.rulesets import RuleObject, SubjectRules
-from kubenetlab.names import POLICY_LOG_GROUP, workload_id
+from kubenetlab.names import POLICY_LOG_GROUP, POLICY_TRACE_GROUP, workload_id
 
 ACCEPTED: Final = "0x10000"
 """Mark of packets that a rule accepts."""
 PASSED: Final = "0x20000"
-"""Mark of packets that a rule of the tier Admin passes to the next stage."""
+"""Mark of packets that a rule passes to the next tier."""
 _BOTH: Final = "0x30000"
 MAX_MATCHED_PORTS: Final = 15
 """Maximum number of ports that `multiport` matches; a range counts as two."""
+_NOT_PASSED: Final = f"-m mark --mark 0x0/{PASSED} "
 _RETURN_IF_ACCEPTED: Final = f"-m mark --mark {ACCEPTED}/{ACCEPTED} -j RETURN"
-_ACTIONS: Final[Mapping[Action, tuple[str, str]]] = {
+_ACTIONS: Final[Mapping[RuleAction, tuple[str, str]]] = {
     "Accept": (f"MARK --set-xmark {ACCEPTED}/{ACCEPTED}", _RETURN_IF_ACCEPTED),
     "Pass": (f"MARK --set-xmark {PASSED}/{PASSED}", f"-m mark --mark {PASSED}/{PASSED} -j RETURN"),
     "Deny": ("DROP", ""),
+    "Log": ("", ""),
 }
 """Action → target of the rules that match, and the rule that ends the chain after them."""
+_LOG_GROUPS: Final[Mapping[RuleAction, int]] = {
+    "Deny": POLICY_LOG_GROUP,
+    "Log": POLICY_TRACE_GROUP,
+}
+"""Action of rules that log packets → group of listeners."""
 _NEIGHBOR_DISCOVERY: Final = (135, 136)
 """Types of ICMPv6 messages that pods on one bridge need to find each other."""
 _TO_HOST: Final = "cali-wl-to-host"
@@ -266,8 +273,8 @@ def isolation(
         itself = [f"{end.peer_option} {address}" for address in own]
         chains = [(end.dispatch, f"{end.pod}{workload}", _stage_rules(of_pod, itself))]
         if direction == "Egress":
-            tiers = structs.replace(of_pod, isolating=())
-            chains.append((_TO_HOST, f"{_TO_HOST_OF_POD}{workload}", _stage_rules(tiers, ())))
+            others = [stage for stage in of_pod if not stage.spares_own_node]
+            chains.append((_TO_HOST, f"{_TO_HOST_OF_POD}{workload}", _stage_rules(others, ())))
         for dispatch, chain, rules in chains:
             if not rules:
                 continue
@@ -278,34 +285,31 @@ def isolation(
                 )
 
 
-def _stage_rules(of_pod: Stages, itself: Sequence[str]) -> list[str]:
+def _stage_rules(of_pod: Sequence[Stage], itself: Sequence[str]) -> list[str]:
     """Return the rules of the stages of a pod in one direction, without the initial marks.
 
     itself: matches of packets from the pod to itself.
     """
-    rules = [*_tier_rules(of_pod.admin)]
-    if of_pod.isolating:
-        for policy in of_pod.isolating:
-            rules += (_jump(policy), _RETURN_IF_ACCEPTED)
-        rules += (f"{match} {comment('a pod to itself')} -j RETURN" for match in itself)
-        rules.append(_log(isolation_log_prefix(of_pod.isolating)))
-        rules.append(f"{comment(ISOLATED)} -j DROP")
-    rules += _tier_rules(of_pod.baseline)
+    rules: list[str] = []
+    for number, stage in enumerate(of_pod):
+        if number and of_pod[number - 1].passes:
+            rules.append(f"-j MARK --set-xmark 0x0/{PASSED}")
+        is_passed = False
+        for policy in stage.policies:
+            rules += (f"{_NOT_PASSED if is_passed else ''}{_jump(policy)}", _RETURN_IF_ACCEPTED)
+            is_passed |= policy.passes
+        if stage.isolates:
+            match = _NOT_PASSED if is_passed else ""
+            if stage.spares_own_node:
+                rules += (f"{match}{own} {comment('a pod to itself')} -j RETURN" for own in itself)
+            rules.append(f"{match}{_log(isolation_log_prefix(stage.policies))}")
+            rules.append(f"{match}{comment(ISOLATED)} -j DROP")
     return rules
 
 
-def _tier_rules(policies: Sequence[IsolatingPolicy]) -> Iterator[str]:
-    """Yield the rules that lead to the policies of a tier, in order, until one sets a mark."""
-    for policy in policies:
-        yield f"-m mark --mark 0x0/{PASSED} {_jump(policy)}"
-        yield _RETURN_IF_ACCEPTED
-    if policies:
-        yield f"-j MARK --set-xmark 0x0/{PASSED}"
-
-
-def _log(prefix: str) -> str:
+def _log(prefix: str, group: int = POLICY_LOG_GROUP) -> str:
     """Return the target that logs packets for the listeners of a node."""
-    return f'-j NFLOG --nflog-prefix "{prefix}" --nflog-group {POLICY_LOG_GROUP}'
+    return f'-j NFLOG --nflog-prefix "{prefix}" --nflog-group {group}'
 
 
 def _jump(policy: IsolatingPolicy) -> str:
@@ -318,12 +322,14 @@ def policy_rules(table: FamilyTable, policy: IsolatingPolicy) -> Iterator[str]:
     for entry in policy.rules:
         note = comment(rule_comment(policy, entry))
         target, end = _ACTIONS[entry.action]
-        log = _log(log_prefix(rule_comment(policy, entry)))
+        actions = [f"-j {target}"] if target else []
+        if (group := _LOG_GROUPS.get(entry.action)) is not None:
+            actions.insert(0, _log(log_prefix(rule_comment(policy, entry)), group))
         matches = [
             f"{port}{note}{peers} {action}"
             for peers in _peers(table, peer, entry)
             for port in _ports(table, entry)
-            for action in ((log, f"-j {target}") if entry.action == "Deny" else (f"-j {target}",))
+            for action in actions
         ]
         yield from matches
         if matches and end:

@@ -2,14 +2,14 @@
 
     egress (hook forward)         →  replies and established connections: accept
                                   →  map egress-admin: rules of the tier Admin for the source
-                                  →  map egress-pods: the chain of the source, if NetworkPolicies
-                                     isolate it
+                                  →  map egress-pods: the chain of the source, if policies of the
+                                     default tier isolate it
                                   →  map egress-baseline: rules of the tier Baseline
     ingress (hook forward, next)  →  likewise for the destination
-    input (hook input)            →  established, egress-admin and egress-baseline, as in egress
+    input (hook input)            →  as egress, with the map egress-to-node in place of egress-pods
     output-… (hook output)        →  packets of the node itself: accept; others: likewise
 
-    isolated-…  →  policy-… (one for each policy): a rule matches: accept
+    isolated-…  →  policy-… (one for each policy): a rule matches: accept, or drop
                 →  a pod to itself, by a Service: accept
                 →  drop
     admin-…     →  the rules of all policies of a tier that apply to a pod, in order: accept, drop,
@@ -54,7 +54,8 @@ from kubenetlab.datapath.policy.common import (
     rule_comment,
 )
 from kubenetlab.datapath.policy.members import PodGroup, PolicyPod
-from kubenetlab.datapath.policy.rules import IsolatingPolicy, PolicyRule, PortName, stages
+from kubenetlab.datapath.policy.rules import DEFAULT, IsolatingPolicy, PolicyRule, PortName
+from kubenetlab.datapath.policy.stages import Stage, after, at, before, stages
 from kubenetlab.datapath.view import NodeView
 from kubenetlab.hoststate.object import Object
 from kubenetlab.hoststate.rules.nftables import (
@@ -88,7 +89,7 @@ from kubenetlab.hoststate.rules.nftables.statements import (
     return_,
 )
 from kubenetlab.hoststate.rules.rulesets import RuleObject, SubjectRules
-from kubenetlab.names import NETWORK_POLICY_TABLE, POLICY_LOG_GROUP
+from kubenetlab.names import NETWORK_POLICY_TABLE, POLICY_LOG_GROUP, POLICY_TRACE_GROUP
 
 TABLE: Final = NETWORK_POLICY_TABLE
 _PAIRS: Final = "own-addresses"
@@ -100,13 +101,15 @@ _STAGES: Final[Mapping[str, str]] = {
     "baseline": "rules of the tier Baseline for the {} of pods",
 }
 """Last part of the names of maps → comment."""
+_TO_NODE: Final = "egress-to-node"
+"""Map of the pods whose connections to their own node are isolated."""
 _OF_EGRESS: Final = ("egress-admin", "egress-pods", "egress-baseline")
 _OF_INGRESS: Final = ("ingress-admin", "ingress-pods", "ingress-baseline")
 _BASE_CHAINS: Final[Mapping[str, tuple[Hook, Sequence[str]]]] = {
     "egress": (Hook("filter", "forward", 0), _OF_EGRESS),
     "ingress": (Hook("filter", "forward", 1), _OF_INGRESS),
     # Behind IPVS (98 and 99), which takes packets to addresses of Services away.
-    "input": (Hook("filter", "input", 110), ("egress-admin", "egress-baseline")),
+    "input": (Hook("filter", "input", 110), ("egress-admin", _TO_NODE, "egress-baseline")),
     "output-egress": (Hook("filter", "output", 0), _OF_EGRESS),
     "output-ingress": (Hook("filter", "output", 1), _OF_INGRESS),
 }
@@ -144,7 +147,7 @@ class Mode(ModeOptions, frozen=True):
         yield port_rules(FamilyTable.of(version), port, pods)
 
     def policy(self, version: int, policy: IsolatingPolicy) -> Iterator[SubjectRules[RuleObject]]:
-        if policy.tier is None:  # those of tiers are in the chains of their pods
+        if _has_chain(policy):
             yield policy_rules(FamilyTable.of(version), policy)
 
 
@@ -199,6 +202,8 @@ def base(table: FamilyTable) -> Iterator[NftObject]:
             address = f"{table.family} {_SELECTORS[direction][0]}"
             yield table.collection(name, verdicts, comment.format(direction.lower()))
             lookups[name] = rule(MapVerdict((address,), name))
+    yield table.collection(_TO_NODE, verdicts, "pods whose egress to their own node is isolated")
+    lookups[_TO_NODE] = rule(MapVerdict((f"{table.family} saddr",), _TO_NODE))
     own = rule(Match("fib saddr type", "local"), accept, comment="packets of the node itself")
     for chain, (hook, maps) in _BASE_CHAINS.items():
         first = (own, established) if hook.name == "output" else (established,)
@@ -212,27 +217,32 @@ def isolation_rules(
 
     policies: all policies that apply to it.
     """
-    chains: list[InTable] = []
+    chains: dict[str, Chain] = {}
     elements: list[InTable] = []
     own = tuple(addresses([pod], table.version))
     verdicts, pairs = table.type(value=VERDICT), table.type(_ADDRESS_TYPES[table.family])
+    spares_itself = False
     for direction in _DIRECTIONS:
-        in_stages = stages(policies, direction)
-        for stage, chain, verdict in (
-            ("admin", _tier_chain(table, in_stages.admin), jump),
-            ("pods", _isolated_chain(table, in_stages.isolating), goto),
-            ("baseline", _tier_chain(table, in_stages.baseline), jump),
+        of_pod = stages(policies, direction)
+        for slot, in_slot in (
+            (_map(direction, "admin"), before(DEFAULT, of_pod)),
+            (_map(direction, "pods"), default := at(DEFAULT, of_pod)),
+            (_map(direction, "baseline"), after(DEFAULT, of_pod)),
+            (_TO_NODE, () if direction == "Ingress" else default),
         ):
-            if chain is not None:
-                name = _map(direction, stage)
-                chains.append(chain)
-                elements += (
-                    table.element(name, verdicts, (address,), pod.full_name, verdict(chain.name))
-                    for address in own
-                )
-    if any(policy.tier is None for policy in policies):
+            if not in_slot or (slot == _TO_NODE and in_slot[0].spares_own_node):
+                continue
+            of_slot = _slot_chains(table, in_slot)
+            chains |= {chain.name: chain for chain in of_slot}
+            verdict = (goto if in_slot[-1].is_final else jump)(of_slot[0].name)
+            elements += (
+                table.element(slot, verdicts, (address,), pod.full_name, verdict) for address in own
+            )
+        spares_itself |= any(stage.spares_own_node for stage in default)
+    if spares_itself:
         elements += (table.element(_PAIRS, pairs, (address, address)) for address in own)
-    return TableRules("nftables", table.family, pod.full_name, tuple(elements), tuple(chains))
+    objects = tuple(elements), tuple(chains.values())
+    return TableRules("nftables", table.family, pod.full_name, *objects)
 
 
 def _map(direction: Direction, stage: str) -> str:
@@ -241,30 +251,41 @@ def _map(direction: Direction, stage: str) -> str:
 
 
 @lru_cache(1024)
-def _isolated_chain(table: FamilyTable, policies: Sequence[IsolatingPolicy]) -> Chain | None:
-    """Return the chain of the pods that some NetworkPolicies isolate; None without policies."""
-    if not policies:
-        return None
-    jumps = [rule(jump(policy_chain(policy))) for policy in policies]
-    pair = (f"{table.family} saddr", f"{table.family} daddr")
-    itself = rule(InSet(pair, _PAIRS), accept, comment="a pod to itself")
-    log = Log(POLICY_LOG_GROUP, isolation_log_prefix(policies))
-    denied = rule(Counter(), log, drop, comment=ISOLATED)
-    return table.chain(isolated_chain(policies), (*jumps, itself, denied))
+def _slot_chains(table: FamilyTable, in_slot: tuple[Stage, ...]) -> tuple[Chain, ...]:
+    """Return the chains of consecutive stages; the first leads to the others."""
+    chains = tuple(_stage_chain(table, stage) for stage in in_slot)
+    if len(chains) == 1:
+        return chains
+    name = f"tiers-{in_slot[0].policies[0].direction.lower()}-{digest(*(c.name for c in chains))}"
+    return table.chain(name, [rule(jump(chain.name)) for chain in chains]), *chains
 
 
-@lru_cache(1024)
-def _tier_chain(table: FamilyTable, policies: Sequence[IsolatingPolicy]) -> Chain | None:
-    """Return the chain with the rules of some policies of a tier; None without policies.
+def _stage_chain(table: FamilyTable, stage: Stage) -> Chain:
+    """Return the chain of the pods to which the policies of a stage apply.
 
-    Pass ends the tier, so all rules have to be in one chain. Its name changes with the rules.
+    Pass ends the stage, so the rules of policies with this action have to be in the chain itself.
+    A chain with rules of policies has a name that changes with them.
     """
-    if not policies:
-        return None
-    rules = [each for policy in policies for each in _rules(table, policy)]
-    stage = str(policies[0].tier).lower()
-    name = f"{stage}-{policies[0].direction.lower()}-{digest(*map(str, rules))}"
+    policies = stage.policies
+    rules: list[Rule] = []
+    for policy in policies:
+        rules += [rule(jump(policy_chain(policy)))] if _has_chain(policy) else _rules(table, policy)
+    if stage.spares_own_node:
+        pair = (f"{table.family} saddr", f"{table.family} daddr")
+        rules.append(rule(InSet(pair, _PAIRS), accept, comment="a pod to itself"))
+    if stage.isolates:
+        log = Log(POLICY_LOG_GROUP, isolation_log_prefix(policies))
+        rules.append(rule(Counter(), log, drop, comment=ISOLATED))
+    if all(map(_has_chain, policies)) and stage.isolates:
+        return table.chain(isolated_chain(policies), rules)
+    tier = "isolated" if stage.tier == DEFAULT else stage.tier.name.lower()
+    name = f"{tier}-{policies[0].direction.lower()}-{digest(*map(str, rules))}"
     return table.chain(name, rules)
+
+
+def _has_chain(policy: IsolatingPolicy) -> bool:
+    """Return True for a policy with a chain of its own, to which the chains of its pods jump."""
+    return policy.tier == DEFAULT and not policy.passes
 
 
 def group_rules(table: FamilyTable, group: PodGroup, pods: Sequence[PolicyPod]) -> TableRules:
@@ -295,7 +316,7 @@ def port_rules(table: FamilyTable, port: PortName, pods: Sequence[PolicyPod]) ->
 
 
 def policy_rules(table: FamilyTable, policy: IsolatingPolicy) -> TableRules:
-    """Return the chain of a NetworkPolicy in one direction."""
+    """Return the chain of a policy in one direction."""
     name = policy_chain(policy)
     return table.rules(name, (table.chain(name, [*_rules(table, policy)]),))
 
@@ -318,6 +339,8 @@ def _action(entry: PolicyRule, comment: str) -> tuple[AnyStatement, ...]:
             return (Counter(), Log(POLICY_LOG_GROUP, log_prefix(comment)), drop)
         case "Pass":
             return (return_,)
+        case "Log":
+            return (Log(POLICY_TRACE_GROUP, log_prefix(comment)),)
 
 
 def _peers(
@@ -362,14 +385,14 @@ def port_set(port: PortName) -> str:
 
 def policy_chain(policy: IsolatingPolicy) -> str:
     """Return the name of the chain of a policy in one direction."""
-    text = f"policy-{policy.direction.lower()}-{digest(policy.name)}-{policy.name}"
+    text = f"policy-{policy.direction.lower()}-{digest(policy.title)}-{policy.name}"
     return text[:MAX_CHAIN_NAME]
 
 
 def isolated_chain(policies: Sequence[IsolatingPolicy]) -> str:
     """Return the name of the chain of the pods that some policies isolate in one direction."""
     direction = policies[0].direction.lower()
-    return f"isolated-{direction}-{digest(*(policy.name for policy in policies))}"
+    return f"isolated-{direction}-{digest(*(policy.title for policy in policies))}"
 
 
 MAX_CHAIN_NAME: Final = 120

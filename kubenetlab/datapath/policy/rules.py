@@ -1,20 +1,20 @@
 """Rules of policies without selectors: groups of pods, ranges of addresses, and ports.
 
-The connections of a pod in one direction pass three stages: the policies of the tier Admin, the
-NetworkPolicies that isolate the pod, and the policies of the tier Baseline (`stages`).
+A connection of a pod passes, in each direction, the policies that apply to the pod. They are in
+tiers, which come one after another (`stages.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses
-from typing import TypeVar
+from typing import Final, Literal, TypeVar
 
 from msgspec import Struct
 
 from kubenetlab.api.containers import MAX_PORT, Protocol
-from kubenetlab.api.policies.cluster_network_policy import Action, Tier
+from kubenetlab.api.policies.cluster_network_policy import Action
 from kubenetlab.api.policies.network_policy import (
     Direction,
     IPBlock,
@@ -26,6 +26,11 @@ from kubenetlab.api.values import ip
 from kubenetlab.datapath.policy.members import PodGroup
 
 N = TypeVar("N", IPv4Network, IPv6Network)
+RuleAction = Action | Literal["Log"]
+"""Action of a rule. Log: the packet is logged, and the next rule follows."""
+
+NETWORK_POLICY_ORDER: Final = 1000.0
+"""Place of NetworkPolicies in their tier, as in Calico."""
 
 
 class PortRange(Struct, frozen=True, order=True):
@@ -62,7 +67,7 @@ class PolicyRule(Struct, frozen=True):
     """True if all ports and protocols are allowed, also those without ports."""
     ports: tuple[PortRange, ...]
     port_names: tuple[PortName, ...]
-    action: Action = "Accept"
+    action: RuleAction = "Accept"
     """Rules of NetworkPolicies always accept."""
 
     def ranges_of(self, version: int) -> tuple[str, ...]:
@@ -70,57 +75,52 @@ class PolicyRule(Struct, frozen=True):
         return tuple(cidr for cidr in self.ranges if ip.version_of(cidr) == version)
 
 
+class PolicyTier(Struct, frozen=True, order=True):
+    """Place of policies in the order of evaluation."""
+
+    order: float
+    """Tiers with lower numbers come first."""
+    name: str
+
+
+ADMIN: Final = PolicyTier(1_000, "Admin")
+DEFAULT: Final = PolicyTier(1_000_000, "default")
+"""Tier of NetworkPolicies, and of other policies that belong to no tier."""
+BASELINE: Final = PolicyTier(10_000_000, "Baseline")
+
+
 class IsolatingPolicy(Struct, frozen=True):
-    """One direction of a NetworkPolicy, which isolates pods, or of a policy of a tier."""
+    """One direction of a policy."""
 
     name: str
-    """`namespace/name`; the name alone in a tier."""
+    """`namespace/name`; the name alone if it belongs to no namespace."""
     direction: Direction
     subjects: PodGroup
     """Pods to which the policy applies."""
     rules: tuple[PolicyRule, ...]
-    """Rules; in a tier the first that matches decides."""
-    kind: str = "NetworkPolicy"
+    """Rules, in order. The first that matches decides in the tier, unless it only logs."""
+    kind: str = NetworkPolicy.kind
     """Kind of the object."""
-    tier: Tier | None = None
-    """Tier of the policy; None for a NetworkPolicy."""
-    priority: int = 0
+    tier: PolicyTier = DEFAULT
+    priority: float = NETWORK_POLICY_ORDER
     """Place in the order of the tier; the lowest comes first."""
+    isolates: bool = True
+    """True if connections of the subjects that no rule of the tier matches are denied."""
 
     @property
     def title(self) -> str:
         """Name for comments of rules, with the kind if it is not NetworkPolicy."""
-        return self.name if self.tier is None else f"{self.kind} {self.name}"
+        return self.name if self.spares_own_node else f"{self.kind} {self.name}"
 
+    @property
+    def spares_own_node(self) -> bool:
+        """True if connections of a pod to itself and to its own node are not isolated."""
+        return self.kind == NetworkPolicy.kind
 
-class Stages(Struct, frozen=True):
-    """Policies of one pod in one direction, by the stages in which they are evaluated."""
-
-    admin: tuple[IsolatingPolicy, ...]
-    """In order: Accept and Deny decide, Pass and no match lead to the next stage."""
-    isolating: tuple[IsolatingPolicy, ...]
-    """NetworkPolicies. If there are any, a connection that none of them allows is denied."""
-    baseline: tuple[IsolatingPolicy, ...]
-    """In order: Deny denies, anything else is allowed. Empty if NetworkPolicies isolate the pod."""
-
-
-def stages(policies: Iterable[IsolatingPolicy], direction: Direction) -> Stages:
-    """Return the stages of a pod to which some policies apply, given in any order."""
-    by_tier: dict[Tier | None, list[IsolatingPolicy]] = {}
-    for policy in policies:
-        if policy.direction == direction:
-            by_tier.setdefault(policy.tier, []).append(policy)
-    isolating = tuple(by_tier.get(None, ()))
-    return Stages(
-        _in_order(by_tier.get("Admin", ())),
-        isolating,
-        () if isolating else _in_order(by_tier.get("Baseline", ())),
-    )
-
-
-def _in_order(policies: Iterable[IsolatingPolicy]) -> tuple[IsolatingPolicy, ...]:
-    """Return policies of a tier in order; names decide between equal priorities."""
-    return tuple(sorted(policies, key=lambda policy: (policy.priority, policy.name, policy.kind)))
+    @property
+    def passes(self) -> bool:
+        """True if a rule leads to the next tier."""
+        return any(rule.action == "Pass" for rule in self.rules)
 
 
 def isolating(policy: NetworkPolicy) -> tuple[IsolatingPolicy, ...]:

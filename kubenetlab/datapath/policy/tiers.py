@@ -31,6 +31,8 @@ from kubenetlab.api.validate.syntax import port_name_fault
 from kubenetlab.api.values import ip
 from kubenetlab.datapath.policy.members import PodGroup
 from kubenetlab.datapath.policy.rules import (
+    ADMIN,
+    BASELINE,
     IsolatingPolicy,
     PolicyRule,
     PortName,
@@ -75,8 +77,9 @@ def in_tier(policy: TierKind, addressees: Addressees) -> tuple[IsolatingPolicy, 
             _group(resolved.spec.subject),
             tuple(_rules(resolved, direction, addressees)),
             resolved.kind,
-            resolved.spec.tier,
+            ADMIN if resolved.spec.tier == "Admin" else BASELINE,
             resolved.spec.priority,
+            isolates=False,
         )
         for direction in sorted(resolved.spec.directions, reverse=True)
     )

@@ -13,7 +13,8 @@ from kubenetlab.api.policies.tiers import TIER_KINDS
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.policy import nftables
-from kubenetlab.datapath.policy.rules import IsolatingPolicy, isolating, stages
+from kubenetlab.datapath.policy.rules import IsolatingPolicy, isolating
+from kubenetlab.datapath.policy.stages import stages
 from kubenetlab.datapath.policy.tiers import addressees, in_tier
 from kubenetlab.datapath.policy_rules import policy_rules
 from kubenetlab.hoststate.rules.nftables import Chain
@@ -51,22 +52,20 @@ class TierRules(Rules):
             [policy for policy in self._policies if self._selects(policy, subject)], direction
         )
 
-        def action(policies: Sequence[IsolatingPolicy]) -> str:
+        for stage in of_pod:
             actions = (
                 rule.action
-                for policy in policies
+                for policy in stage.policies
                 for rule in policy.rules
-                if self._matches(rule, peer, destination, traffic)
+                if rule.action != "Log" and self._matches(rule, peer, destination, traffic)
             )
-            return next(actions, "Pass")
-
-        if (decided := action(of_pod.admin)) != "Pass":
-            return decided == "Accept"
-        if of_pod.isolating:
-            return (not destination.pod and subject.node == destination.node) or (
-                action(of_pod.isolating) == "Accept"
-            )
-        return action(of_pod.baseline) != "Deny"
+            default = "Deny" if stage.isolates else "Pass"
+            is_own_node = not destination.pod and subject.node == destination.node
+            if stage.spares_own_node and is_own_node:
+                return True
+            if (decided := next(actions, default)) != "Pass":
+                return decided == "Accept"
+        return True
 
 
 @given(world=WORLDS)
