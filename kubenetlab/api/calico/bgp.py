@@ -217,7 +217,7 @@ class BGPPeer(Resource, frozen=True):
         spec = self.spec
         if spec.node:
             return spec.node == node
-        return not spec.node_selector or parse_selector(spec.node_selector)(labels)
+        return not spec.node_selector or parse_selector(spec.node_selector).matches(labels)
 
     @property
     def is_global(self) -> bool:
@@ -230,7 +230,9 @@ class BGPPeer(Resource, frozen=True):
 
     def selects_peer(self, labels: Labels) -> bool:
         """Return True if a node with these labels is at the other end."""
-        return bool(self.spec.peer_selector) and parse_selector(self.spec.peer_selector)(labels)
+        return bool(self.spec.peer_selector) and parse_selector(self.spec.peer_selector).matches(
+            labels
+        )
 
 
 def split_port(text: str) -> tuple[str, int]:

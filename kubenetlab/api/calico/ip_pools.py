@@ -93,12 +93,12 @@ class IPPool(Resource, frozen=True):
 
     def serves_node(self, labels: Labels) -> bool:
         """Return True if a node with these labels uses the pool."""
-        return parse_selector(self.spec.node_selector)(labels)
+        return parse_selector(self.spec.node_selector).matches(labels)
 
     def serves_namespace(self, labels: Labels) -> bool:
         """Return True if pods in a namespace with these labels use the pool."""
         selector = self.spec.namespace_selector
-        return not selector or parse_selector(selector)(labels)
+        return not selector or parse_selector(selector).matches(labels)
 
 
 def validate_ip_pool(pool: IPPool) -> Iterator[Finding]:
