@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from kubenetlab.observe.inspection import Inspection
     from kubenetlab.observe.matrix import Matrix
     from kubenetlab.observe.policies.objects import PolicyObjects
+    from kubenetlab.observe.policies.reasons import PlaceOf
     from kubenetlab.observe.policies.verdicts import PolicyVerdicts
 
 _MAX_REASONS: Final = 10
@@ -35,6 +36,41 @@ def policy_objects(client: Client) -> PolicyObjects:
     from kubenetlab.observe.policies.objects import read_policy_objects
 
     return read_policy_objects(client.get(f"{LAB_API}/policies"))
+
+
+class PolicyPlaces:
+    """Places of policies and their rules; callable as `observe.policies.reasons.PlaceOf`."""
+
+    def __init__(self, objects: PolicyObjects) -> None:
+        from kubenetlab.cli.input.places import Places
+
+        self._sources = objects.sources
+        self._places = Places()
+        self._texts: dict[tuple[str, str, tuple[str | int, ...]], str] = {}
+
+    def __call__(self, kind: str, policy: str, path: tuple[str | int, ...] = ()) -> str:
+        """Return file:line of a field of a policy; empty if the file is not known."""
+        key = (kind, policy, path)
+        if key not in self._texts:
+            self._texts[key] = self._find(*key)
+        return self._texts[key]
+
+    def _find(self, kind: str, policy: str, path: tuple[str | int, ...]) -> str:
+        source = self._sources.get((kind, policy))
+        if source is None:
+            return ""
+        namespace, _, name = policy.rpartition("/")
+        file, line = self._places.of(source.file, source.line, (kind, namespace, name), path)
+        return f"{file}:{line}"
+
+
+def policy_places(policies: PolicyVerdicts | None) -> PlaceOf:
+    """Return the function that returns places of policies; without policies it is never called."""
+    if policies is None:
+        from kubenetlab.observe.policies.reasons import no_place
+
+        return no_place
+    return PolicyPlaces(policies.objects)
 
 
 def policy_engine(inspected: Inspection) -> str:

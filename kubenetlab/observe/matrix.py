@@ -17,7 +17,7 @@ from kubenetlab.observe.expect import (
 )
 from kubenetlab.observe.pod_ports import PodPort, expect_port, pod_ports
 from kubenetlab.observe.policies.paths import Protocol
-from kubenetlab.observe.policies.reasons import denials, reasons
+from kubenetlab.observe.policies.reasons import PlaceOf, denials, no_place, reasons
 from kubenetlab.observe.policies.verdicts import PolicyVerdicts
 from kubenetlab.observe.prober import ProbeRequest, Result, run
 from kubenetlab.observe.targets.locations import Location, places
@@ -109,9 +109,13 @@ def matrix_places(seen: Inspection) -> list[Location]:
     ]
 
 
-def cell_reasons(policies: PolicyVerdicts | None, cell: Cell) -> list[str]:
+def cell_reasons(
+    policies: PolicyVerdicts | None, cell: Cell, place_of: PlaceOf = no_place
+) -> list[str]:
     """Return the policies that deny the connection of a cell, or the rules that allow it."""
-    return reasons(policies, cell.source, *_connection(cell)) if policies is not None else []
+    if policies is None:
+        return []
+    return reasons(policies, cell.source, *_connection(cell), place_of)
 
 
 def cell_denials(policies: PolicyVerdicts, cell: Cell) -> list[str]:

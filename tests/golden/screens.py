@@ -297,6 +297,20 @@ def _check() -> None:
             "fails",
             "expect.yaml:12",
         ),
+        RowVerdict(
+            "",
+            "default/client",
+            "svc:shop/web:80/TCP",
+            "allow",
+            "silence",
+            "fails",
+            "expect.yaml:13",
+            policies=(
+                "NetworkPolicy shop/deny (policies.yaml:3) isolates shop/web for ingress",
+                "NetworkPolicies default/out (policies.yaml:20) and default/quiet"
+                " (policies.yaml:31) isolate default/client for egress",
+            ),
+        ),
     ]
     show(CheckResult("demo", verdicts, [], 0.25))
 

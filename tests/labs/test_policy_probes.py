@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -51,10 +52,10 @@ def test_all_probes_are_as_the_evaluator_expects(
     assert [cell for cell in result["cells"] if not cell["ok"]] == []
     denied = cells["node:worker2", "default/web"]
     assert denied["expected"] == "nothing"
-    assert denied["policies"] == ["default/web isolates default/web for ingress"]
+    assert denied["policies"] == ["NetworkPolicy default/web isolates default/web for ingress"]
     allowed = cells["default/client", "svc:default/web:80/TCP"]
     assert (allowed["expected"], allowed["found"]) == ("answer", "answer")
-    assert allowed["policies"] == ["default/web rule 0 allows ingress"]
+    assert allowed["policies"] == ["NetworkPolicy default/web rule 0 allows ingress"]
     # The far pod reaches the other node, whose address the policy names in one family only.
     assert cells["default/far", "node:worker"]["expected"] == "any"
 
@@ -62,8 +63,8 @@ def test_all_probes_are_as_the_evaluator_expects(
 def test_a_probe_names_the_policy_that_denies_it(lab: Lab) -> None:
     """Ports of pods and node ports have no promise, but a denial is one."""
     lab.up(CLUSTER.replace("dual", "ipv4") + PODS + POLICIES)
-    quiet = "default/quiet isolates default/far for egress"
-    web = "default/web isolates default/web for ingress"
+    quiet = "NetworkPolicy default/quiet isolates default/far for egress"
+    web = "NetworkPolicy default/web isolates default/web for ingress"
     port = lab.run("ping", "far", "default/client:8080", "-o", "json").json
     assert (port["expected"], port["found"], port["policies"]) == ("nothing", "silence", [quiet])
     node_port = ("nodeport:worker2/default/open", "nodeport:worker/default/open")
@@ -173,3 +174,45 @@ def test_dropped_packets_are_counted_and_shown_with_names(lab: Lab, engine: str)
 def test_a_lab_without_an_engine_has_no_log(lab: Lab) -> None:
     lab.up(CLUSTER, "--policy", "none")
     assert "it drops no packets" in run("policy", "log", "--lab", lab.name, status=2).err
+
+
+def test_a_failed_row_names_the_policies_that_decided(lab: Lab, tmp_path: Path) -> None:
+    """With file and line, in every output format; a row that reads a reply does so, too."""
+    manifest, table = tmp_path / "lab.yaml", tmp_path / "expect.yaml"
+    manifest.write_text(CLUSTER.replace("dual", "ipv4") + PODS + POLICIES)
+    lab.run("up", "-f", str(manifest))
+    rows = (
+        "{from: far, to: default/client, port: 8080, expect: allow}",
+        "{from: client, to: 'svc:web', expect: deny}",
+        "{from: client, to: 'svc:web', expect: allow, source: 192.0.2.1}",
+        "{from: client, to: 'svc:web', expect: allow}",
+        "{from: client, to: default/far, expect: deny}",
+    )
+    table.write_text("".join(f"- {row}\n" for row in rows))
+    report = tmp_path / "junit.xml"
+    command = ("check", "-f", str(table), "--junit", str(report))
+    denied, allowed, seen, held, free = lab.run(*command, "-o", "json", status=1).json["checks"]
+    (quiet,) = denied["policies"]
+    lines = manifest.read_text().splitlines()
+    match = re.fullmatch(
+        rf"NetworkPolicy default/quiet \({re.escape(str(manifest))}:(\d+)\) "
+        "isolates default/far for egress",
+        quiet,
+    )
+    assert match is not None
+    assert any("name: quiet" in line for line in lines[int(match[1]) - 1 : int(match[1]) + 4])
+    (rule,) = allowed["policies"]
+    assert re.fullmatch(
+        rf"NetworkPolicy default/web rule 0 \({re.escape(str(manifest))}:\d+\) allows ingress", rule
+    )
+    assert seen["policies"] == held["policies"] == [rule]
+    assert free["policies"] == []
+    text = lab.run("check", "-f", str(table), status=1).out
+    assert text.count(f"\n    {rule}\n") == 2  # not below the row that holds
+    assert f"\n    {quiet}\n" in text
+    cases = ElementTree.parse(report).getroot().iter("testcase")
+    failures = [failure.text or "" for case in cases for failure in case.iter("failure")]
+    assert [failure.splitlines()[2:] for failure in failures[:4]] == [[quiet], [rule], [rule], []]
+    page = lab.run("check", "-f", str(table), "-o", "html", status=1).out
+    assert quiet in page
+    assert rule in page

@@ -121,7 +121,8 @@ def test_a_failure_explains_the_policy_and_the_state_of_the_lab(project: Path) -
     done = pytest_run(project, *OPTIONS)
     assert "2 failed, 1 passed" in done.stdout, done.stdout
     line = r"default/client → default/web-\S+:8080/TCP \(10\.244\.\S+\): no answer, "
-    line += r"Kubernetes promises no answer; default/deny isolates default/web-\S+ for ingress"
+    line += r"Kubernetes promises no answer; "
+    line += r"NetworkPolicy default/deny isolates default/web-\S+ for ingress"
     assert re.search(rf"^E +AssertionError: assert {line}", done.stdout, re.MULTILINE), done.stdout
     section = (
         rf"- kubenetlab -+\nlab \S+: manifests\nprobes of this test:\n  {line}\nfault 1: .*proxy"

@@ -6,7 +6,6 @@ inside functions, so that commands without diagnostics start without them.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +14,7 @@ import typer
 from msgspec import Struct
 
 from kubenetlab.api.json_types import JsonMapping, JsonObject
+from kubenetlab.cli.input.places import Places
 from kubenetlab.cli.terminal.printing import note
 from kubenetlab.cli.terminal.reports import print_advice, print_warning
 from kubenetlab.cli.terminal.theme import BAD, WARNING, paint
@@ -100,6 +100,7 @@ def to_problems(
         for entry in entries
         if entry.object is not None
     }
+    places = Places()
     result = []
     for item, diagnostic in zip(items, decode(items), strict=True):
         entry = entries_by_key.get((diagnostic.kind, diagnostic.namespace, diagnostic.name))
@@ -114,7 +115,7 @@ def to_problems(
             source = item["source"]
             key = (diagnostic.kind, diagnostic.namespace, diagnostic.name)
             file, line = (
-                place_of(source["file"], source["line"], key, diagnostic.path)
+                places.of(source["file"], source["line"], key, diagnostic.path)
                 if source is not None
                 else ("", 0)
             )
@@ -130,44 +131,6 @@ def to_problems(
                 )
             )
     return result
-
-
-def place_of(
-    file: str, line: int, key: tuple[str, str, str], path: tuple[str | int, ...]
-) -> tuple[str, int]:
-    """Return file and line of a field of an object.
-
-    file, line: place of the object's document when it was applied.
-    key: kind, namespace and name of the object.
-    The line is that of the object if the file is missing or not readable.
-    """
-    from kubenetlab.api.manifests.load import load_documents
-    from kubenetlab.api.text.documents import read_documents
-
-    shown = os.path.relpath(file) if file.startswith(os.getcwd() + os.sep) else file
-    if not os.path.isfile(file):
-        return shown, line
-    try:
-        with open(file, "rb") as stream:
-            documents, _ = read_documents(file, stream.read())
-        entries = load_documents(documents).entries
-    except ManifestError as error:
-        entries = error.valid
-    except OSError:
-        return shown, line
-    same = [entry for entry in entries if _key_of(entry) == key]
-    entry = next((entry for entry in same if entry.source.line == line), same[0] if same else None)
-    return shown, line if entry is None else entry.document.line_of(entry.path + path)
-
-
-def _key_of(entry: ManifestObject) -> tuple[str, str, str]:
-    """Return kind, namespace and name of the object of a manifest."""
-    from kubenetlab.api.kinds import qualified_kind
-
-    if entry.object is not None:
-        return entry.object.kind, entry.object.namespace, entry.object.name
-    meta = entry.value["metadata"]
-    return qualified_kind(entry.value), meta.get("namespace", ""), meta["name"]
 
 
 def print_diagnostics(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from kubenetlab.cli.labs.diagnostics import note_absent_pods
-from kubenetlab.cli.policies import enforced_policies
+from kubenetlab.cli.policies import enforced_policies, policy_places
 
 if TYPE_CHECKING:
     from kubenetlab.lab.client import Client
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from kubenetlab.observe.connections import Ends
     from kubenetlab.observe.inspection import Inspection
     from kubenetlab.observe.matrix import Cell, Matrix
+    from kubenetlab.observe.policies.paths import Protocol
+    from kubenetlab.observe.policies.reasons import PlaceOf
     from kubenetlab.observe.policies.verdicts import PolicyVerdicts
     from kubenetlab.observe.targets.locations import Location
     from kubenetlab.programs.dns.resolver import ResolverConfig
@@ -53,16 +55,27 @@ def check_tables(
     """Return the verdicts about the rows of tables. Each table is (file, table, places)."""
     from kubenetlab.kernel.namespaces.enter import enter_lab
     from kubenetlab.observe.checks.check import check as run_table
+    from kubenetlab.observe.policies.reasons import reasons
 
     inspected = client.inspect()
+    policies = enforced_policies(client, inspected)
+    place_of = policy_places(policies)
     networks = _Networks(client)
     for _, table, _ in tables:
         networks.learn(table, inspected)
     enter_lab(client.open_init())
+
+    def reasons_of(source: Location, address: str, port: int, protocol: Protocol) -> Sequence[str]:
+        if policies is None:
+            return ()
+        return reasons(policies, source, address, port, protocol, place_of)
+
     return [
         verdict
         for _, table, places in tables
-        for verdict in run_table(table, places, inspected, networks, deadline_s=deadline_s)
+        for verdict in run_table(
+            table, places, inspected, networks, reasons_of=reasons_of, deadline_s=deadline_s
+        )
     ]
 
 
@@ -128,7 +141,8 @@ def check_promise(client: Client, deadline_s: float) -> tuple[Matrix, list[RowVe
 
     matrix, inspected, policies = probe_everything(client, deadline_s)
     ends = Ends(inspected)
-    return matrix, [_verdict(cell, ends, policies) for cell in matrix.cells]
+    place_of = policy_places(policies)
+    return matrix, [_verdict(cell, ends, policies, place_of) for cell in matrix.cells]
 
 
 def probe_everything(
@@ -149,7 +163,9 @@ def probe_everything(
     return matrix, inspected, policies
 
 
-def _verdict(cell: Cell, ends: Ends, policies: PolicyVerdicts | None) -> RowVerdict:
+def _verdict(
+    cell: Cell, ends: Ends, policies: PolicyVerdicts | None, place_of: PlaceOf
+) -> RowVerdict:
     from kubenetlab.observe.checks.verdicts import RowVerdict
     from kubenetlab.observe.matrix import cell_reasons
 
@@ -164,5 +180,5 @@ def _verdict(cell: Cell, ends: Ends, policies: PolicyVerdicts | None) -> RowVerd
         round(cell.result.ms, 3),
         f"{ends.stable_name(cell.source)} → {ends.stable_destination(cell.destination)}",
         ends.of_cell(cell.source, cell.destination),
-        tuple(cell_reasons(policies, cell)),
+        tuple(cell_reasons(policies, cell, place_of)),
     )

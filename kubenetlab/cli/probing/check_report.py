@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from shlex import quote
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -122,12 +122,23 @@ def as_page(result: Result) -> str:
         )
         for item in result.assessed
     ]
-    remarks = _remarks(result.assessed)
+    remarks = _remarks(result)
     return render_page(result.lab, result.verdicts, notes, remarks, result.took_s)
 
 
-def _remarks(assessed: Sequence[AssessedDiagnostic]) -> dict[int, list[str]]:
-    return {index: [_remark(titles)] for index, titles in _unenforced_by_verdict(assessed).items()}
+def _remarks(result: Result) -> dict[int, list[str]]:
+    """Return the lines that reports show with a verdict, by index.
+
+    Failed checks have the network policies that decided; all have objects that are not enforced.
+    """
+    unenforced = _unenforced_by_verdict(result.assessed)
+    remarks = {}
+    for index, verdict in enumerate(result.verdicts):
+        lines = list(verdict.policies) if verdict.state == "fails" else []
+        lines += [_remark(unenforced[index])] if index in unenforced else []
+        if lines:
+            remarks[index] = lines
+    return remarks
 
 
 def as_data(result: Result) -> JsonObject:
@@ -151,8 +162,7 @@ def as_data(result: Result) -> JsonObject:
 def show(result: Result) -> None:
     """Print what does not hold, diagnostics, advice, and a summary."""
     _, verdicts, assessed, took_s = result
-    unenforced = _unenforced_by_verdict(assessed)
-    _print_failed(verdicts, unenforced)
+    _print_failed(result)
     names = [f"{verdict.source} → {verdict.target}" for verdict in verdicts]
     for item in assessed:
         if not item.is_accepted:
@@ -169,11 +179,9 @@ def show(result: Result) -> None:
     echo(f"{len(verdicts)} {noun} in {took_s:.2f} s: {', '.join(parts)}")
 
 
-def _print_failed(verdicts: Sequence[RowVerdict], unenforced: Mapping[int, list[str]]) -> None:
-    """Print the expectations that do not hold.
-
-    unenforced: titles of unenforced objects, by index of the verdict that they could change.
-    """
+def _print_failed(result: Result) -> None:
+    """Print the expectations that do not hold."""
+    remarks = _remarks(result)
     rows = [
         (
             f"{paint('✗', BAD)} {verdict.source}",
@@ -181,9 +189,9 @@ def _print_failed(verdicts: Sequence[RowVerdict], unenforced: Mapping[int, list[
             verdict.expected,
             paint(verdict.found, BAD),
             paint(verdict.place, PLACE),
-            paint(_remark(unenforced[index]), WARNING) if index in unenforced else "",
+            "\n".join(paint(line, WARNING) for line in remarks.get(index, ())),
         )
-        for index, verdict in enumerate(verdicts)
+        for index, verdict in enumerate(result.verdicts)
         if verdict.state == "fails"
     ]
     if rows:
@@ -193,11 +201,11 @@ def _print_failed(verdicts: Sequence[RowVerdict], unenforced: Mapping[int, list[
 
 
 def _sentence(row: Sequence[str]) -> str:
-    """Return a row of failed expectations as a line, and a second one for its remark."""
+    """Return a row of failed expectations as a line, and one below it for each remark."""
     source, target, expected, found, place, remark = row
     mark, _, source = source.partition(" ")
     line = f"{f'{place}  ' if place else ''}{source} → {target}: expected {expected}, found {found}"
-    return f"{mark} {line}" + (f"\n    {remark}" if remark else "")
+    return "\n    ".join((f"{mark} {line}", *remark.splitlines()))
 
 
 def write_junit(file: str, result: Result) -> None:
@@ -211,6 +219,6 @@ def write_junit(file: str, result: Result) -> None:
         if not diagnostic.is_advice
     ]
     try:
-        write(file, result.verdicts, notes, _remarks(result.assessed), result.took_s)
+        write(file, result.verdicts, notes, _remarks(result), result.took_s)
     except OSError as error:
         raise LabError(f"--junit {file}: cannot write this file: {error.strerror}") from None

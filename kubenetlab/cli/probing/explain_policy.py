@@ -11,7 +11,7 @@ import typer
 from kubenetlab.api.json_types import JsonObject
 from kubenetlab.cli.input.completion import candidates
 from kubenetlab.cli.input.options import Lab, Namespace, Output, OutputOption
-from kubenetlab.cli.policies import policy_engine, policy_objects
+from kubenetlab.cli.policies import PolicyPlaces, policy_engine, policy_objects
 from kubenetlab.cli.terminal.output_documents import print_document
 from kubenetlab.cli.terminal.printing import echo, hint
 from kubenetlab.cli.terminal.theme import BAD, GOOD, MUTED, PLACE, WARNING, paint
@@ -113,6 +113,7 @@ class PolicyReport:
         }
         self._source = source
         self._objects: PolicyObjects = policy_objects(client)
+        self._place_of = PolicyPlaces(self._objects)
         enforced = self._objects.only_enforced() if self._engine != "none" else self._objects
         if not enforced.policies:
             enforced = self._objects
@@ -278,7 +279,7 @@ class PolicyReport:
                 {
                     "kind": "NetworkPolicy",
                     "policy": name,
-                    "place": self._verdict_place("NetworkPolicy", name),
+                    "place": self._place_of("NetworkPolicy", name),
                     "enforced": "NetworkPolicy" in self._enforced,
                 }
                 for name in verdict.isolated_by
@@ -328,26 +329,13 @@ class PolicyReport:
         """Return a policy with the place of its document."""
         title = name if kind == "NetworkPolicy" else f"{kind} {name}"
         remark = "" if kind in self._enforced else paint(", not enforced", WARNING)
-        place = self._verdict_place(kind, name)
+        place = self._place_of(kind, name)
         return title + (f" ({paint(place, PLACE)}{remark})" if place or remark else "")
-
-    def _verdict_place(self, kind: str, name: str) -> str:
-        return self._place_of(kind, name, ())
 
     def _place(self, rule: RuleReference, verdict: DirectionVerdict) -> str:
         """Return the file and line of a rule."""
         path = ("spec", verdict.direction.lower(), rule.index)
         return self._place_of(rule.kind, rule.policy, path)
-
-    def _place_of(self, kind: str, name: str, path: tuple[str | int, ...]) -> str:
-        from kubenetlab.cli.labs.diagnostics import place_of
-
-        source = self._objects.sources.get((kind, name))
-        if source is None:
-            return ""
-        namespace, _, short = name.rpartition("/")
-        file, line = place_of(source.file, source.line, (kind, namespace, short), path)
-        return f"{file}:{line}"
 
     def _kernel_rules(self, verdict: DirectionVerdict, subject: Party) -> list[KernelRule]:
         """Return the rules on the subject's node; none for nodes and hosts."""

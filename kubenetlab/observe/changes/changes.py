@@ -208,14 +208,16 @@ def _denial(verdict: DirectionVerdict, end: str, version: _Version) -> Iterator[
     """Yield the policies that deny a direction at one end."""
     if verdict.decided_in == "NetworkPolicy":
         names = [f"{name}{version.place_of('NetworkPolicy', name)}" for name in verdict.isolated_by]
-        yield f"{' and '.join(names)} isolate{'s' if len(names) == 1 else ''} the {end}"
+        kind, verb = (
+            ("NetworkPolicy", "isolates") if len(names) == 1 else ("NetworkPolicies", "isolate")
+        )
+        yield f"{kind} {' and '.join(names)} {verb} the {end}"
     else:
         yield f"{_rule(verdict.decided_by[0], version)} denies it for the {end}"
 
 
 def _rule(rule: RuleReference, version: _Version) -> str:
-    kind = "" if rule.kind == "NetworkPolicy" else f"{rule.kind} "
-    return f"{kind}{rule.policy} rule {rule.index}{version.place_of(rule.kind, rule.policy)}"
+    return f"{rule.kind} {rule.policy} rule {rule.index}{version.place_of(rule.kind, rule.policy)}"
 
 
 # --- merging ---

@@ -22,6 +22,7 @@ from kubenetlab.observe.checks.row_destinations import (
 from kubenetlab.observe.checks.truth_table import EXPECTED_OUTCOMES, Row, TruthTable, with_target
 from kubenetlab.observe.checks.verdicts import RowProbe, RowVerdict, state_of, verdict_of
 from kubenetlab.observe.connections import Ends
+from kubenetlab.observe.policies.paths import Protocol
 from kubenetlab.observe.prober import ProbeRequest, run
 from kubenetlab.observe.targets.grammar import Target
 from kubenetlab.observe.targets.locations import Location
@@ -36,6 +37,8 @@ T = TypeVar("T")
 _MAX_EXCHANGES: Final = 100
 """Maximum number of concurrent look-ups of names, and of concurrent requests."""
 
+ReasonsOf = Callable[[Location, str, int, Protocol], Sequence[str]]
+"""Function that returns the effect of policies on a connection: source, address, port, protocol."""
 
 _Entry = RowVerdict | RowProbe | Coroutine[None, None, RowVerdict | RowProbe]
 """Verdict or probe of a row; a coroutine returns it after a look-up of a name."""
@@ -48,6 +51,7 @@ class _Check(Struct, frozen=True):
     seen: Inspection
     network_of: Callable[[Location], Network]
     ends: Ends
+    reasons_of: ReasonsOf
 
 
 def check(
@@ -56,6 +60,7 @@ def check(
     seen: Inspection,
     network_of: Callable[[Location], Network],
     *,
+    reasons_of: ReasonsOf = lambda *_: (),
     deadline_s: float = 1.0,
 ) -> list[RowVerdict]:
     """Return one verdict for every row, source and destination, in order.
@@ -63,7 +68,7 @@ def check(
     places: file:line of each row. seen: document of `inspect`.
     network_of: returns the network of a source, with its name resolution and its sockets.
     """
-    inputs = _Check(table, seen, network_of, Ends(seen))
+    inputs = _Check(table, seen, network_of, Ends(seen), reasons_of)
     entries: list[RowVerdict | RowProbe] = asyncio.run(
         _gathered(
             entry
@@ -192,6 +197,8 @@ def _probe_or_failure(
     )
 
     def probe(address: str) -> RowProbe:
+        protocol: Protocol = row.protocol if destination.port else "ICMP"
+        reasons = inputs.reasons_of(source, address, destination.port, protocol)
         return RowProbe(
             row,
             place,
@@ -202,6 +209,7 @@ def _probe_or_failure(
             address,
             destination.port,
             path,
+            tuple(reasons),
         )
 
     def failure(error: OSError) -> RowVerdict:

@@ -34,7 +34,7 @@ class RowVerdict(Struct, frozen=True):
     connection: Connection | None = None
     """Both ends as objects of the cluster; None if the row names an object that does not exist."""
     policies: tuple[str, ...] = ()
-    """Effect of network policies on the connection."""
+    """Network policies that deny the connection, or rules that allow it, with file and line."""
 
     @property
     def is_expected_to_fail(self) -> bool:
@@ -56,6 +56,8 @@ class RowProbe(Struct, frozen=True):
     """Destination port; 0 for a ping."""
     path: str = ""
     """Path of a GET; empty for a connection, a datagram or a ping."""
+    policies: tuple[str, ...] = ()
+    """Network policies that deny the connection, or rules that allow it."""
 
     @property
     def reads_reply(self) -> bool:
@@ -85,4 +87,5 @@ def verdict_of(
         round(ms, 3),
         probe.name,
         probe.connection,
+        probe.policies,
     )

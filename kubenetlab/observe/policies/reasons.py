@@ -1,8 +1,8 @@
-"""Reasons of verdicts in words, such as `default/deny-all isolates default/web for ingress`."""
+"""Reasons of verdicts, such as `NetworkPolicy default/deny isolates default/web for ingress`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from kubenetlab.observe.policies.model import DirectionVerdict, Party, RuleReference
 from kubenetlab.observe.policies.paths import Protocol
@@ -12,20 +12,33 @@ from kubenetlab.observe.targets.locations import Location
 MAX_POLICIES = 3
 """Number of policies that a reason names; the others are counted."""
 
+PlaceOf = Callable[[str, str, tuple[str | int, ...]], str]
+"""Function that returns file:line of a field of a policy, for the policy's kind, name and path."""
+
+
+def no_place(kind: str, policy: str, path: tuple[str | int, ...]) -> str:
+    """Return no place: reasons name policies without file and line."""
+    return ""
+
 
 def reasons(
-    policies: PolicyVerdicts, source: Location, address: str, port: int, protocol: Protocol
+    policies: PolicyVerdicts,
+    source: Location,
+    address: str,
+    port: int,
+    protocol: Protocol,
+    place_of: PlaceOf = no_place,
 ) -> list[str]:
     """Return the reasons of the decision for a connection.
 
     If it is denied everywhere or on some paths, these are the policies that deny it. If it is
     allowed, these are the rules that allow it. There are none without policies about it.
     """
-    denied = denials(policies, source, address, port, protocol)
+    denied = denials(policies, source, address, port, protocol, place_of)
     if denied:
         return denied
     return _texts(
-        permission(direction)
+        permission(direction, place_of)
         for verdict in _verdicts(policies, source, address, port, protocol)
         for direction in (verdict.egress, verdict.ingress)
         if direction.decided_by
@@ -33,11 +46,16 @@ def reasons(
 
 
 def denials(
-    policies: PolicyVerdicts, source: Location, address: str, port: int, protocol: Protocol
+    policies: PolicyVerdicts,
+    source: Location,
+    address: str,
+    port: int,
+    protocol: Protocol,
+    place_of: PlaceOf = no_place,
 ) -> list[str]:
     """Return the policies that deny a connection, everywhere or on some paths."""
     return _texts(
-        denial(direction, end)
+        denial(direction, end, place_of)
         for verdict in _verdicts(policies, source, address, port, protocol)
         for direction, end in (
             (verdict.egress, verdict.path.leaving.source),
@@ -47,28 +65,39 @@ def denials(
     )
 
 
-def denial(verdict: DirectionVerdict, end: Party) -> str:
+def denial(verdict: DirectionVerdict, end: Party, place_of: PlaceOf = no_place) -> str:
     """Return the reason why a direction is denied at one end."""
     direction = verdict.direction.lower()
     if verdict.decided_in == "NetworkPolicy":
-        verb = "isolates" if len(verdict.isolated_by) == 1 else "isolate"
-        return f"{joined(verdict.isolated_by)} {verb} {end.pod} for {direction}"
-    return f"{policy_of(verdict.decided_by[0])} denies {direction} of {end.pod}"
+        names = verdict.isolated_by
+        titled = joined(
+            f"{name}{_in_parentheses(place_of('NetworkPolicy', name, ()))}" for name in names
+        )
+        kind, verb = (
+            ("NetworkPolicy", "isolates") if len(names) == 1 else ("NetworkPolicies", "isolate")
+        )
+        return f"{kind} {titled} {verb} {end.pod} for {direction}"
+    rule = verdict.decided_by[0]
+    return f"{rule_title(rule, verdict, place_of)} denies {direction} of {end.pod}"
 
 
-def permission(verdict: DirectionVerdict) -> str:
+def permission(verdict: DirectionVerdict, place_of: PlaceOf = no_place) -> str:
     """Return the rule by which a direction is allowed."""
     rule, *others = verdict.decided_by
     more = f", and {len(others)} more" if others else ""
     verb = "allows" if rule.kind == "NetworkPolicy" else "accepts"
-    return f"{policy_of(rule)} {verb} {verdict.direction.lower()}{more}"
+    return f"{rule_title(rule, verdict, place_of)} {verb} {verdict.direction.lower()}{more}"
 
 
-def policy_of(rule: RuleReference) -> str:
-    """Return a rule in words: `default/web rule 0`, `AdminNetworkPolicy x rule 1 (name)`."""
-    kind = "" if rule.kind == "NetworkPolicy" else f"{rule.kind} "
-    name = f" ({rule.name})" if rule.name else ""
-    return f"{kind}{rule.policy} rule {rule.index}{name}"
+def rule_title(rule: RuleReference, verdict: DirectionVerdict, place_of: PlaceOf = no_place) -> str:
+    """Return a rule with its policy, such as `AdminNetworkPolicy x rule 1 (name, x.yaml:9)`."""
+    place = place_of(rule.kind, rule.policy, ("spec", verdict.direction.lower(), rule.index))
+    return f"{rule.kind} {rule.policy} rule {rule.index}{_in_parentheses(rule.name, place)}"
+
+
+def _in_parentheses(*details: str) -> str:
+    shown = ", ".join(filter(None, details))
+    return f" ({shown})" if shown else ""
 
 
 def _verdicts(

@@ -34,7 +34,7 @@ def test_a_result_explains_itself_in_one_line() -> None:
         "default/a → svc:default/b:80/TCP (10.96.0.7:80): "
         "answered in 0.5 ms, Kubernetes promises an answer"
     )
-    reason = "default/deny isolates default/b for ingress"
+    reason = "NetworkPolicy default/deny isolates default/b for ingress"
     denied = Reachability(structs.replace(SILENCE, expected="nothing", policies=(reason,)))
     assert repr(denied) == (
         "default/a → svc:default/b:80/TCP (10.96.0.7:80): "

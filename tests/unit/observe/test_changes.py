@@ -98,7 +98,7 @@ def test_a_new_policy_closes_connections_of_groups() -> None:
             ("all ports",),
             "allowed",
             "denied",
-            (f"shop/p (test.yaml:{line}) isolates the destination",),
+            (f"NetworkPolicy shop/p (test.yaml:{line}) isolates the destination",),
             15,
         )
     ]
@@ -113,7 +113,7 @@ def test_a_rule_opens_connections_again() -> None:
         ("8080/TCP",),
     )
     (reason,) = opened.reasons
-    assert reason.startswith("shop/p rule 0 (test.yaml:")
+    assert reason.startswith("NetworkPolicy shop/p rule 0 (test.yaml:")
 
 
 def test_the_last_policy_of_a_pod_opens_all_connections_when_it_is_removed() -> None:

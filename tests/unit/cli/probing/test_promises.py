@@ -10,6 +10,7 @@ from kubenetlab.observe.destinations import ResolvedDestination
 POD = ResolvedDestination("default/b", "10.244.2.2")
 PORT = ResolvedDestination("default/b", "10.244.2.2", 8080, "TCP")
 SERVICE = ResolvedDestination("svc:web:80", "10.96.0.5", 80, "TCP", service=("default", "web"))
+DENIAL = "NetworkPolicy default/deny isolates default/b for ingress"
 
 
 @pytest.mark.parametrize(
@@ -37,18 +38,14 @@ def test_a_lost_connection_to_a_port_does_not_deny_the_promise_for_the_pod(
 @pytest.mark.parametrize(
     ("expected", "is_fine", "text"),
     [
-        ("nothing", True, ", as promised: default/deny isolates default/b for ingress"),
-        ("nothing", False, ", promised: nothing: default/deny isolates default/b for ingress"),
-        (
-            None,
-            False,
-            " (Kubernetes promises nothing: default/deny isolates default/b for ingress)",
-        ),
+        ("nothing", True, f", as promised: {DENIAL}"),
+        ("nothing", False, f", promised: nothing: {DENIAL}"),
+        (None, False, f" (Kubernetes promises nothing: {DENIAL})"),
         ("answer", True, ""),
     ],
 )
 def test_a_denied_connection_names_the_policy(
     expected: str | None, is_fine: bool, text: str
 ) -> None:
-    reasons = ["default/deny isolates default/b for ingress"]
+    reasons = [DENIAL]
     assert describe_promise(PORT, expected, "", reasons, is_fine=is_fine) == text

@@ -131,16 +131,20 @@ def test_families_with_different_verdicts() -> None:
 @pytest.mark.parametrize(
     ("policies", "source", "expected"),
     [
-        ("deny web", "client", ["default/p isolates default/web for ingress"]),
-        ("from client", "client", ["default/p rule 0 allows ingress"]),
+        ("deny web", "client", ["NetworkPolicy default/p isolates default/web for ingress"]),
+        ("from client", "client", ["NetworkPolicy default/p rule 0 allows ingress"]),
         ("from client", "web", []),
-        ("no egress of client", "client", ["default/p isolates default/client for egress"]),
+        (
+            "no egress of client",
+            "client",
+            ["NetworkPolicy default/p isolates default/client for egress"],
+        ),
         (
             DENY + policy("{podSelector: {}}", "all") + NO_EGRESS.replace("name: p", "name: out"),
             "client",
             [
-                "default/out isolates default/client for egress",
-                "default/p and default/all isolate default/web for ingress",
+                "NetworkPolicy default/out isolates default/client for egress",
+                "NetworkPolicies default/p and default/all isolate default/web for ingress",
             ],
         ),
     ],
@@ -156,7 +160,7 @@ def test_reasons_name_the_policies(policies: str, source: str, expected: list[st
     [
         ("far", ["AdminNetworkPolicy ops rule 0 (no-far) denies ingress of default/web"]),
         ("client", ["AdminNetworkPolicy ops rule 1 accepts ingress"]),
-        ("ext:client", ["default/p isolates default/web for ingress"]),
+        ("ext:client", ["NetworkPolicy default/p isolates default/web for ingress"]),
     ],
 )
 def test_reasons_name_rules_of_tiers(source: str, expected: list[str]) -> None:
