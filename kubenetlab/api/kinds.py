@@ -44,6 +44,7 @@ from kubenetlab.api.plugins.allocations import (
     RingState,
 )
 from kubenetlab.api.plugins.cni_agents import StoppedAgent
+from kubenetlab.api.plugins.policy_snapshots import PolicySnapshot
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.policies.network_policy import NetworkPolicy
 from kubenetlab.api.policies.tiers import TIER_KINDS
@@ -64,6 +65,9 @@ _APPLICATION_KINDS: Final[tuple[type[Resource], ...]] = (
 
 POLICY_KINDS: Final[tuple[type[Resource], ...]] = (NetworkPolicy, *TIER_KINDS)
 """Kinds that allow and deny connections of pods, if the lab has a policy engine."""
+
+POLICY_PEER_KINDS: Final[tuple[type[Resource], ...]] = ()
+"""Kinds of other objects that policies select or read, beside pods, namespaces and nodes."""
 
 _CALICO_KINDS: Final[tuple[type[Resource], ...]] = (
     IPPool,
@@ -100,6 +104,7 @@ STORED: Final[tuple[type[Resource], ...]] = (
     NodeSettings,
     ProxySnapshot,
     StoppedAgent,
+    PolicySnapshot,
     AllocationState,
     HostLocalState,
     AddressBlock,

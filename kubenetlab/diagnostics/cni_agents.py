@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from msgspec import structs
 
 from kubenetlab.api.apps import DaemonSet
 from kubenetlab.api.calico.bgp import PLUGIN_NAMESPACE
 from kubenetlab.api.core import Node
 from kubenetlab.api.environment import Secret
 from kubenetlab.api.faults import Fault
+from kubenetlab.api.kinds import POLICY_KINDS
 from kubenetlab.api.lab import NetworkFacts, NodeReport
+from kubenetlab.api.meta import ObjectMeta, Resource
 from kubenetlab.api.plugins.cni_agents import CniAgent, StoppedAgent
+from kubenetlab.api.plugins.policy_snapshots import PolicySnapshot
 from kubenetlab.api.store import Cluster
+from kubenetlab.datapath.agents.policies import snapshot_objects
 from kubenetlab.diagnostics.model import (
     AGENT_STOPPED,
     PLUGINS_NOT_READY,
@@ -21,6 +28,9 @@ from kubenetlab.diagnostics.model import (
     pods_of_nodes,
 )
 from kubenetlab.diagnostics.templates import Templates
+
+_SHOWN: Final = 3
+"""Maximum number of changed policies that a message names."""
 
 
 def _stops(fault: Fault, node: str, agent: CniAgent) -> bool:
@@ -40,6 +50,8 @@ def _effect(cluster: Cluster, facts: NetworkFacts, state: StoppedAgent) -> str:
     if not state.has_run:
         return "it has no pod network, and is not Ready"
     effect = "it misses every change of the cluster"
+    if facts.agent is not None and facts.agent.enforces_policies:
+        effect += _effect_on_policies(cluster, state)
     if former := _former_options(facts, state):
         effect += f", and has the former options of the CNI mode: {', '.join(former)}"
     if _has_former_password(cluster, facts, state):
@@ -48,6 +60,32 @@ def _effect(cluster: Cluster, facts: NetworkFacts, state: StoppedAgent) -> str:
             f"{facts.credential_name}: other nodes drop its packets, and it drops theirs"
         )
     return effect
+
+
+def _effect_on_policies(cluster: Cluster, state: StoppedAgent) -> str:
+    """Return what the node lacks because its agent enforces network policies; empty without any."""
+    snapshot = cluster.get(PolicySnapshot, "", state.policies) if state.policies else None
+    before = _policies(() if snapshot is None else snapshot_objects(snapshot))
+    now = _policies(policy for kind in POLICY_KINDS for policy in cluster.all(kind))
+    if not before and not now:
+        return ""
+    changes = [
+        *(f"{name} is new" for name in now if name not in before),
+        *(f"{name} has changed" for name in now if name in before and now[name] != before[name]),
+        *(f"{name} was deleted" for name in before if name not in now),
+    ]
+    listed = f": {', '.join(changes[:_SHOWN])}" if changes else ""
+    more = f" and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
+    return f", also of network policies and of the pods that they select{listed}{more}"
+
+
+def _policies(objects: Iterable[Resource]) -> dict[str, Resource]:
+    """Return policies by kind and name, without the parts that the API server sets."""
+    return {
+        f"{policy.kind} {policy.full_name}": structs.replace(policy, metadata=ObjectMeta())
+        for policy in objects
+        if type(policy) in POLICY_KINDS
+    }
 
 
 def _former_options(facts: NetworkFacts, state: StoppedAgent) -> list[str]:

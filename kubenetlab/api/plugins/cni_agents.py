@@ -36,6 +36,8 @@ class CniAgent(Record, frozen=True):
     """True if the agent can announce addresses of Services by BGP."""
     routes_pods: bool = False
     """True if the agent adds the node's routes to its pods."""
+    enforces_policies: bool = False
+    """True if the agent, or a container of its pod, writes the rules of network policies."""
 
 
 class KnownNode(Record, frozen=True):
@@ -85,3 +87,5 @@ class StoppedAgent(Internal, frozen=True):
     """Services at that time, if the agent implements them or announces their addresses."""
     slices: tuple[EndpointSlice, ...] = ()
     """Their EndpointSlices."""
+    policies: str = ""
+    """Name of the PolicySnapshot of that time; empty if the agent enforced no policy."""

@@ -2,7 +2,8 @@
 
 It reads the DaemonSet's pods, faults, nodes, and the objects from which ranges of pod addresses
 follow. While a node has no pod of the DaemonSet, or a fault stops it, the node has a StoppedAgent:
-the plan then has what the agent last knew. Kubernetes has no counterpart.
+the plan then has what the agent last knew. Agents that enforce network policies also share a
+PolicySnapshot. Kubernetes has no counterpart.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from kubenetlab.api.faults import Fault
 from kubenetlab.api.lab import Decisions, NetworkFacts, NodeReport
 from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.plugins.cni_agents import CniAgent, KnownNode, StoppedAgent
+from kubenetlab.api.plugins.policy_snapshots import PolicySnapshot
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Change, Cluster, Kind, deletion
 from kubenetlab.controllers.cluster.faults import stopping_fault
+from kubenetlab.controllers.cluster.policy_snapshots import policy_snapshot
 from kubenetlab.controllers.nodes.ipam import ALLOCATORS, network
 
 WATCHES: Final[tuple[Kind, ...]] = (NetworkFacts, Node, Pod, Fault, StoppedAgent)
@@ -39,6 +42,10 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
     for state in stopped.values():
         if state.name not in missing:
             yield deletion(state)
+    used = {state.policies for state in stopped.values() if state.name in missing}
+    for snapshot in cluster.all(PolicySnapshot):
+        if snapshot.name not in used:
+            yield deletion(snapshot)
     started = [name for name in missing if ("", name) not in stopped]
     if not started:
         return
@@ -50,6 +57,10 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
     has_services = agent is not None and (
         agent.announces_services or not network(cluster).has_proxy
     )
+    enforces = agent is not None and agent.enforces_policies
+    policies = policy_snapshot(cluster) if enforces else None
+    if policies is not None:
+        yield policies
     for name in sorted(started):
         if cluster.get(NodeReport, "", name) is None:
             yield StoppedAgent(ObjectMeta(name=name), has_run=False)
@@ -68,6 +79,7 @@ def reconcile(cluster: Cluster, now: float) -> Iterator[Change]:
                 bgp_filters=tuple(cluster.all(BGPFilter)),
                 services=tuple(cluster.all(Service)) if has_services else (),
                 slices=tuple(cluster.all(EndpointSlice)) if has_services else (),
+                policies=policies.name if policies is not None else "",
             )
 
 

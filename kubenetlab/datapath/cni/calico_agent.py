@@ -23,6 +23,7 @@ AGENT: Final = CniAgent(
     title="calico/node",
     announces_services=True,
     routes_pods=True,
+    enforces_policies=True,
 )
 IMAGE: Final = "docker.io/calico/node:v3.30.0"
 POOL_NAMES: Final = {4: "default-ipv4-ippool", 6: "default-ipv6-ippool"}

@@ -20,6 +20,7 @@ AGENT: Final = CniAgent(
     container="cilium-agent",
     title="cilium-agent",
     knows_all_pods=True,
+    enforces_policies=True,
     attach_error="unable to connect to Cilium agent: failed to create cilium agent client after "
     '30.000000 seconds timeout: Get "http://localhost/v1/config": '
     "dial unix /var/run/cilium/cilium.sock: connect: no such file or directory. "

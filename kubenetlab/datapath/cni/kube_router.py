@@ -72,6 +72,7 @@ AGENT: Final = CniAgent(
     container="kube-router",
     title="kube-router",
     announces_services=True,
+    enforces_policies=True,
 )
 IMAGE: Final = "docker.io/cloudnativelabs/kube-router:v2.5.0"
 TABLE: Final = "kube-router"

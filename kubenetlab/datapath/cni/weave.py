@@ -80,6 +80,7 @@ AGENT: Final = CniAgent(
     labels={"name": "weave-net"},
     container="weave",
     title="weave",
+    enforces_policies=True,
     attach_error='unable to allocate IP address: Post "http://127.0.0.1:6784/ip/": '
     "dial tcp 127.0.0.1:6784: connect: connection refused",
 )

@@ -6,8 +6,14 @@ and new ones between existing pods work. The node misses every change from then 
 routes, tunnels or BGP sessions to new nodes, and other nodes that need its BGP session learn no
 routes to its new ranges. When the agent is back, it brings the node up to date at once.
 
+The agents of calico, weave, cilium and kube-router also enforce network policies. The node keeps
+their rules as they are: new and changed policies, labels, and addresses of pods do not count there,
+neither for the connections that they allow nor for those that they deny. With other plugins another
+component enforces policies, which does not stop.
+
 A new pod on the node depends on the plugin:
-    flannel, kube-router   it works: the CNI programs need no agent
+    flannel, kube-router   it works: the CNI programs need no agent; with kube-router no policy
+                           isolates it
     calico                 it gets an address, but its node has no route to it: it is never Ready
     weave, cilium          it stays in ContainerCreating: the CNI program calls the agent
 

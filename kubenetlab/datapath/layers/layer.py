@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from kubenetlab.api.pods import Pod
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.kubelet import environment
 from kubenetlab.datapath import cluster_modes, modes
+from kubenetlab.datapath.agents.policies import KnownPolicies, former_policies
 from kubenetlab.datapath.agents.views import AgentViews, agent_modes, agent_views
 from kubenetlab.datapath.modes import CNI, PodNetwork, PolicyEngine, ServiceProxy
 from kubenetlab.datapath.network.port_mappings import PublishedPort, published_ports
@@ -91,6 +92,16 @@ class PlanContext:
     def policy_rules(self) -> PolicyRules:
         """Rules of all network policies."""
         return policy_rules(self.cluster, self.cache, self.policy_engine, self.networking.versions)
+
+    def policies_of(self, node: NodeView) -> KnownPolicies:
+        """Return the policies that are enforced on a node: those of a stopped agent are older."""
+        return self._former_policies.get(
+            node.name, KnownPolicies(self.policy_engine, self.policy_rules)
+        )
+
+    @cached_property
+    def _former_policies(self) -> Mapping[str, KnownPolicies]:
+        return former_policies(self.cluster, self.cni.facts.agent, self.policy_engine, self.cache)
 
     @property
     def routed_by_agent(self) -> bool:

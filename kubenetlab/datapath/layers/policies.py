@@ -1,6 +1,7 @@
 """Layer `policies`: the rules of network policies on each node.
 
-Without policies nodes have no such rules.
+Without policies nodes have no such rules. A node whose agent of the CNI plugin is stopped has the
+rules of the policies that the agent knows, if the agent enforces policies.
 """
 
 from __future__ import annotations
@@ -16,13 +17,12 @@ from kubenetlab.hoststate.rules.rulesets import NodeRules
 
 
 def _inputs(context: PlanContext) -> Iterator[tuple[str, Inputs]]:
-    rules = context.policy_rules
-    if not rules.are_needed:
-        return
     for node in context.nodes:
-        network = context.cni.network(node)
-        own = rules.of_nodes.get(node.name, ())
-        yield node.name, (without_pods(node), rules.shared, own, context.policy_engine, network)
+        known = context.policies_of(node)
+        if known.rules.are_needed:
+            network = context.cni_of(node).network(node)
+            own = known.rules.of_nodes.get(node.name, ())
+            yield node.name, (without_pods(node), known.rules.shared, own, known.engine, network)
 
 
 def _objects(

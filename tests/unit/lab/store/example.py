@@ -9,10 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from kubenetlab.api.core import Taint
+from kubenetlab.api.json_types import JsonMapping
 from kubenetlab.api.lab import LabSecret, NodeSettings, Termination, Uplink
 from kubenetlab.api.meta import ObjectMeta
 from kubenetlab.api.plugins.allocations import AddressBlock, ClusterPoolState, RingState
 from kubenetlab.api.plugins.cni_agents import KnownNode, StoppedAgent
+from kubenetlab.api.plugins.policy_snapshots import PolicySnapshot
 from kubenetlab.api.store import Cluster
 from kubenetlab.controllers.support.termination import deletion_changes
 from kubenetlab.datapath import faults
@@ -173,9 +175,13 @@ def example() -> Cluster:
     node = cluster.node("worker")
     assert node is not None
     known = KnownNode(node, (("10.244.1.0/24",),), ({},))
-    stopped_agent = StoppedAgent(ObjectMeta("worker"), nodes=(known,), pods=("pod-uid",))
+    stopped_agent = StoppedAgent(
+        ObjectMeta("worker"), nodes=(known,), pods=("pod-uid",), policies="0123456789ab"
+    )
+    namespace: JsonMapping = {"metadata": {"name": "shop"}}
+    snapshot = PolicySnapshot(ObjectMeta("0123456789ab"), (("Namespace", namespace),))
     return cluster.with_changes(
-        [termination, block, ring, ranges, LabSecret(seed="5eed" * 16), stopped_agent]
+        [termination, block, ring, ranges, LabSecret(seed="5eed" * 16), stopped_agent, snapshot]
     )
 
 
