@@ -40,6 +40,28 @@ class PlanCache:
         self._known[key] = (inputs, value)
         return value
 
+    def same(self, key: Hashable, subject: str, value: T) -> T:
+        """Return the last equal value for `key` and `subject`, or else `value`."""
+        known = self._known.get((key, subject))
+        if known is not None and known[1] == value:
+            last: T = known[1]
+            return last
+        self._known[key, subject] = ((), value)
+        return value
+
+    def from_former(self, key: Hashable, build: Callable[[tuple[K, T] | None], T], inputs: K) -> T:
+        """Return `build((former inputs, former result))`, or the last result for equal inputs.
+
+        In the first call `build` gets None.
+        """
+        known: tuple[tuple[K], T] | None = self._known.get(key)  # type: ignore[assignment]
+        if known is not None and known[0] == (inputs,):
+            return known[1]
+        self.calls += 1
+        value = build((known[0][0], known[1]) if known is not None else None)
+        self._known[key] = ((inputs,), value)
+        return value
+
     def by_identity(self, key: Hashable, build: Callable[[], T], *inputs: object) -> T:
         """Return `build()`, or the last result for `key` if every input is the identical object.
 

@@ -233,30 +233,68 @@ def _isolated_pods(
     numbers: dict[PodGroup, list[int]] = {}
     for number, entry in enumerate(entries):
         numbers.setdefault(entry.subjects, []).append(number)
-    groups: dict[ObjectKey, tuple[PodGroup, ...]] = {}
-    for group in numbers:
-        for key in members(cache, cluster, pods, group):
-            groups[key] = (*groups.get(key, ()), group)
-    of_groups = {
-        several: tuple(
-            entries[number] for number in sorted(n for group in several for n in numbers[group])
-        )
-        for several in set(groups.values())
-    }
+    subjects = tuple(numbers)
+    groups = cache.follow(
+        "groups of isolated pods",
+        partial(_groups_of_pods, subjects),
+        *(members(cache, cluster, pods, group) for group in subjects),
+        given=subjects,
+    )
 
     def build(
-        former: _IsolatedPods | None, changes: ChangedEntries[ObjectKey, IsolatedPod]
+        former: _IsolatedPods | None,
+        changed_groups: ChangedEntries[ObjectKey, tuple[PodGroup, ...]],
+        changed_pods: ChangedEntries[ObjectKey, PolicyPod],
+        changed_policies: ChangedEntries[str, tuple[IsolatingPolicy, ...]],
     ) -> _IsolatedPods:
         known = _IsolatedPods() if former is None else former
-        return known.with_changes(
-            {
-                key: before if (before := known.get(key)) == now else now
-                for key, (_, now) in changes.items()
-            }
-        )
+        of_groups: dict[tuple[PodGroup, ...], tuple[IsolatingPolicy, ...]] = {}
+        changes: dict[ObjectKey, IsolatedPod | None] = {}
+        others = groups if changed_policies else changed_pods
+        for key in dict.fromkeys((*changed_groups, *others)):
+            if (several := groups.get(key)) is None:
+                changes[key] = None
+                continue
+            if several not in of_groups:
+                chosen = sorted(number for group in several for number in numbers[group])
+                of_groups[several] = tuple(entries[number] for number in chosen)
+            now = IsolatedPod(pods[key], of_groups[several])
+            changes[key] = before if (before := known.get(key)) == now else now
+        return known.with_changes(changes)
 
-    current = {key: IsolatedPod(pods[key], of_groups[each]) for key, each in groups.items()}
-    return cache.follow("isolated pods", build, VersionedMap(current))
+    policies = cache("isolating policies as one value", _as_one_value, entries)
+    return cache.follow("isolated pods", build, groups, pods, policies)
+
+
+def _as_one_value(
+    entries: tuple[IsolatingPolicy, ...],
+) -> VersionedMap[str, tuple[IsolatingPolicy, ...]]:
+    return VersionedMap({"": entries})
+
+
+def _groups_of_pods(
+    subjects: tuple[PodGroup, ...],
+    former: VersionedMap[ObjectKey, tuple[PodGroup, ...]] | None,
+    *news: ChangedEntries[ObjectKey, PolicyPod],
+) -> VersionedMap[ObjectKey, tuple[PodGroup, ...]]:
+    """Return the groups of each pod, in the order of `subjects`, which `news` has, too."""
+    known = VersionedMap[ObjectKey, tuple[PodGroup, ...]]() if former is None else former
+    joined: dict[ObjectKey, set[PodGroup]] = {}
+    for group, changes in zip(subjects, news, strict=True):
+        for key, (_, pod) in changes.items():
+            of_pod = joined.setdefault(key, set(known.get(key, ())))
+            if pod is not None:
+                of_pod.add(group)
+            else:
+                of_pod.discard(group)
+    order = {group: number for number, group in enumerate(subjects)} if joined else {}
+    updated = {key: tuple(sorted(groups, key=order.__getitem__)) for key, groups in joined.items()}
+    return known.with_changes(
+        {
+            key: (before if (before := known.get(key)) == groups else groups) or None
+            for key, groups in updated.items()
+        }
+    )
 
 
 def _by_node(

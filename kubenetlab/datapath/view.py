@@ -7,7 +7,7 @@ computed again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Final, Literal
 
@@ -26,6 +26,7 @@ from kubenetlab.api.lab import (
     NetworkFacts,
 )
 from kubenetlab.api.links import LinkSettings, link_settings
+from kubenetlab.api.object_map import ObjectKey
 from kubenetlab.api.plugins.host_local import host_local_options
 from kubenetlab.api.pods import Pod
 from kubenetlab.api.segments import router_address, segment_networks, segment_of
@@ -39,6 +40,7 @@ from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.pod_view import PodView, pod_view
 from kubenetlab.datapath.services.addresses import ServiceAddress, announced_addresses
 from kubenetlab.hoststate.secret import Secret
+from kubenetlab.versioned import ChangedEntries, VersionedMap
 
 DEFAULT_ROUTES: Final = {4: "0.0.0.0/0", 6: "::/0"}
 """IP version → destination of the default route."""
@@ -224,8 +226,9 @@ _NODE_VIEW_KINDS: Final[tuple[Kind, ...]] = (
 
 def node_views(cluster: Cluster, decisions: Decisions, cache: PlanCache) -> Sequence[NodeView]:
     """Return a view for each node, in order."""
+    decisions = same_decisions(decisions, cache)
     inputs = (decisions, *(cluster.by_key(kind) for kind in _NODE_VIEW_KINDS))
-    views = cache.by_identity("node views", lambda: _node_views(cluster, decisions), *inputs)
+    views = cache.by_identity("node views", lambda: _node_views(cluster, decisions, cache), *inputs)
     # Apart from the other inputs, because endpoints change often.
     services = announced_addresses(cluster, network(cluster).agent, cache)
     if not services:
@@ -238,7 +241,13 @@ def node_views(cluster: Cluster, decisions: Decisions, cache: PlanCache) -> Sequ
     )
 
 
-def _node_views(cluster: Cluster, decisions: Decisions) -> list[NodeView]:
+def same_decisions(decisions: Decisions, cache: PlanCache) -> Decisions:
+    """Return the decisions; the identical value while they are equal to the last ones."""
+    return cache.same("decisions", "", decisions)
+
+
+def _node_views(cluster: Cluster, decisions: Decisions, cache: PlanCache) -> list[NodeView]:
+    """Return the views; those of nodes for which nothing changed are the identical values."""
     config = cluster.config
     networking = config.networking
     facts = network(cluster)
@@ -251,12 +260,17 @@ def _node_views(cluster: Cluster, decisions: Decisions) -> list[NodeView]:
     peers = tuple(
         Peer(node.name, _families(cluster, facts, node), bgp_node(node, bgp)) for node in nodes
     )
-    return [
+    pods = _pod_views(cluster, cache, has_network=has_network)
+    views = (
         NodeView(
             name=node.name,
             families=me.families,
             peers=tuple(peer for peer in peers if peer is not me),
-            pods=tuple(_pod_views(cluster, node, has_network)),
+            pods=tuple(
+                view
+                for pod in cluster.pods_on(node.name)
+                if (view := pods.get(pod.key)) is not None
+            ),
             cluster_cidrs=tuple(str(cidr) for cidr in networking.pod_networks),
             service_cidrs=tuple(str(cidr) for cidr in networking.service_networks),
             node_cidrs=tuple(str(cidr) for cidr in config.node_networks),
@@ -275,7 +289,8 @@ def _node_views(cluster: Cluster, decisions: Decisions) -> list[NodeView]:
             password=password,
         )
         for node, me in zip(nodes, peers, strict=True)
-    ]
+    )
+    return [cache.same("node view", view.name, view) for view in views]
 
 
 def cni_password(cluster: Cluster, facts: NetworkFacts) -> Secret:
@@ -322,8 +337,29 @@ def without_pods_and_peers(node: NodeView) -> NodeView:
     return structs.replace(node, pods=(), peers=())
 
 
-def _pod_views(cluster: Cluster, node: Node, has_network: bool) -> Iterator[PodView]:
-    for pod in cluster.pods_on(node.name):
-        view = pod_view(pod, node, attachment_of(cluster, pod) if has_network else None)
-        if view is not None:
-            yield view
+def _pod_views(
+    cluster: Cluster, cache: PlanCache, *, has_network: bool
+) -> VersionedMap[ObjectKey, PodView]:
+    """Return the views of all pods that have or get a sandbox; only changed pods are compared."""
+    pods = cluster.by_key(Pod)
+
+    def build(
+        former: VersionedMap[ObjectKey, PodView] | None,
+        *changes_by_map: ChangedEntries[ObjectKey, object],
+    ) -> VersionedMap[ObjectKey, PodView]:
+        known = VersionedMap[ObjectKey, PodView]() if former is None else former
+        changes: dict[ObjectKey, PodView | None] = {}
+        for key in dict.fromkeys(key for news in changes_by_map for key in news):
+            pod = pods.get(key)
+            node = cluster.node(pod.spec.node_name) if pod is not None else None
+            current = None
+            if pod is not None and node is not None:
+                attachment = attachment_of(cluster, pod) if has_network else None
+                current = pod_view(pod, node, attachment)
+            previous = known.get(key)
+            changes[key] = previous if previous == current else current
+        return known.with_changes(changes)
+
+    nodes = cluster.by_key(Node)
+    given = has_network, tuple((node.name, node.addresses) for node in nodes.values())
+    return cache.follow("pod views", build, pods, cluster.by_key(Attachment), given=given)

@@ -229,6 +229,8 @@ def _without_deleted(observed: HostState, desired: HostState) -> HostState:
             continue
         for key, obj in contents.items():
             before = observed[netns].get(key)
+            if before is obj:
+                continue
             is_kept = before is not None and before.can_become(obj)
             if is_kept:
                 continue

@@ -13,10 +13,11 @@ from typing import Final, NamedTuple
 
 from kubenetlab import programs
 from kubenetlab.api.apps import ReplicaSet, ReplicationController, StatefulSet
+from kubenetlab.api.config import ClusterConfig
 from kubenetlab.api.core import Node
 from kubenetlab.api.lab import Decisions, NetworkFacts
 from kubenetlab.api.pods import Pod, is_of_job
-from kubenetlab.api.store import Cluster
+from kubenetlab.api.store import Cluster, Kind
 from kubenetlab.datapath.containers import setups_of
 from kubenetlab.datapath.decisions import are_dynamic
 from kubenetlab.kernel.features.limits import (
@@ -60,6 +61,17 @@ _KB_PER_POD: Final = 110
 """Memory of the agent for one pod, in KiB."""
 _KB_PER_PROCESS: Final = 3000
 """Memory of a process that is forked from init, such as CoreDNS, in KiB."""
+_SIZED_BY: Final[tuple[Kind, ...]] = (
+    ClusterConfig,
+    Decisions,
+    NetworkFacts,
+    Node,
+    Pod,
+    ReplicaSet,
+    ReplicationController,
+    StatefulSet,
+)
+"""Kinds from which `needs` is computed."""
 
 
 def node_agents_for(nodes: int) -> int:
@@ -82,6 +94,8 @@ def require_capacity(
 
     before: the store of the running lab, whose resources the new one reuses; None for a new lab.
     """
+    if before is not None and not _may_need_more(cluster, before):
+        return
     needed, current = list(needs(cluster)), list(needs(before)) if before is not None else []
     if before is not None and not any(
         need.amount > old.amount for need, old in zip(needed, current, strict=True)
@@ -89,6 +103,31 @@ def require_capacity(
         return
     size = f"{len(cluster.all(Node)):,} nodes and {_pods(cluster):,} pods"
     require_available(lab, size, needed, limits, current)
+
+
+def _may_need_more(cluster: Cluster, before: Cluster) -> bool:
+    """Return False if the changes of a store cannot change its needs, such as those of labels."""
+    changes = cluster.changes_since(before.cursor(_SIZED_BY))
+    return any(
+        not isinstance(old, Pod)
+        or not isinstance(new, Pod)
+        or _properties_of_size(old) != _properties_of_size(new)
+        for of_kind in changes.by_kind.values()
+        for old, new in of_kind
+    )
+
+
+def _properties_of_size(pod: Pod) -> tuple[object, ...]:
+    """Return the properties of a pod from which `needs` is computed."""
+    meta = pod.metadata
+    return (
+        pod.uid,
+        pod.spec,
+        meta.annotations,
+        meta.owner_references,
+        pod.is_finished,
+        pod.is_terminating,
+    )
 
 
 def check_growth(context: LabContext, cluster: Cluster, before: Cluster) -> None:

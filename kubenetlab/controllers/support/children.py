@@ -1,6 +1,7 @@
 """Operations that all workload controllers share: create, delete, find and adopt pods."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final
 
 from msgspec import structs
 
@@ -78,12 +79,25 @@ def delete_pod(
 
 def unowned_pods(cluster: Cluster, owner: Resource, selector: LabelSelector) -> list[Pod]:
     """Return the running pods without an owner that a workload's selector matches."""
-    pods = cluster.select(owner.namespace, selector)
-    return [
-        pod
-        for pod in pods
-        if not (pod.metadata.owner_references or pod.is_terminating or pod.is_finished)
-    ]
+    by_label = cluster.index(Pod, _unowned_by_label)
+    labels = selector.match_labels.items() or (_ANY_LABEL,)
+    pods = min((by_label.get((owner.namespace, *pair), ()) for pair in labels), key=len)
+    return [pod for pod in pods if selector.matches(pod.labels)]
+
+
+_ANY_LABEL: Final = ("", "")
+"""Label under which all pods of a namespace are found."""
+
+
+def _unowned_by_label(pods: Iterable[Pod]) -> Mapping[tuple[str, str, str], Sequence[Pod]]:
+    """Return running pods without an owner by (namespace, key of a label, value of the label)."""
+    result: dict[tuple[str, str, str], list[Pod]] = {}
+    for pod in pods:
+        if pod.metadata.owner_references or pod.is_terminating or pod.is_finished:
+            continue
+        for pair in (_ANY_LABEL, *pod.labels.items()):
+            result.setdefault((pod.namespace, *pair), []).append(pod)
+    return result
 
 
 def adopt_pod(pod: Pod, owner: Resource) -> Pod:

@@ -74,7 +74,7 @@ def reconcile(
             if batch_limit is not None and excess > batch_limit:
                 excess = batch_limit
                 yield Wake(now)
-            for pod in _ranked_for_removal(active)[:excess]:
+            for pod in _ranked_for_removal(active)[:excess] if excess else ():
                 yield from delete_pod(cluster, replica_set, pod, SOURCE, now)
         status = _status(replica_set, active)
         if status != replica_set.status:

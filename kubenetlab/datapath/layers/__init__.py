@@ -23,7 +23,7 @@ from kubenetlab.datapath.layers import (
     proxy,
     uplink,
 )
-from kubenetlab.datapath.layers.layer import Layer
+from kubenetlab.datapath.layers.layer import Layer, PodLayer
 
 LAYERS: Final[tuple[Layer, ...]] = (
     fabric.LAYER,
@@ -36,7 +36,8 @@ LAYERS: Final[tuple[Layer, ...]] = (
     host_ports.LAYER,
     proxy.LAYER,
     policies.LAYER,
-    pod.LAYER,
-    programs.LAYER,
 )
-"""Every layer. Objects of one namespace keep this order."""
+"""Every layer but those of pods. Objects of one namespace keep this order."""
+
+POD_LAYERS: Final[tuple[PodLayer, ...]] = (pod.LAYER, programs.LAYER)
+"""Layers of pods. Their objects come after those of all other layers."""

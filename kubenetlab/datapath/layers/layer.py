@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
-from typing import NamedTuple
+from functools import cached_property, partial
+from typing import Final, NamedTuple
 
+from kubenetlab.api.apps import (
+    DaemonSet,
+    Deployment,
+    ReplicaSet,
+    ReplicationController,
+    StatefulSet,
+)
+from kubenetlab.api.batch import Job
 from kubenetlab.api.config import Networking
-from kubenetlab.api.lab import Decisions
+from kubenetlab.api.core import Event
+from kubenetlab.api.discovery import Endpoints, EndpointSlice
+from kubenetlab.api.kinds import POLICY_KINDS, STORED
+from kubenetlab.api.lab import Decisions, JobTracking, NodeReport, PodRuntimeStatus
 from kubenetlab.api.pods import Pod
-from kubenetlab.api.store import Cluster
+from kubenetlab.api.store import Cluster, Kind
 from kubenetlab.controllers.kubelet import environment
 from kubenetlab.datapath import cluster_modes, modes
 from kubenetlab.datapath.agents.policies import KnownPolicies, former_policies
@@ -20,13 +31,38 @@ from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.pod_view import PodView
 from kubenetlab.datapath.policy_rules import PolicyRules, policy_rules
 from kubenetlab.datapath.proxy_views import ProxyView, ProxyViews, proxy_views
-from kubenetlab.datapath.view import NodeView, node_views
+from kubenetlab.datapath.startup import is_any_pod_starting
+from kubenetlab.datapath.view import NodeView, node_views, same_decisions
 from kubenetlab.hoststate.object import Object, Origin
 
 DesiredObjects = tuple[tuple[Object, ...], Origin]
 """Objects of one namespace that one layer wants for one subject, with their origin."""
 
 Inputs = tuple[object, ...]
+
+
+_NOT_OF_PODS: Final[frozenset[Kind]] = frozenset(
+    (
+        Deployment,
+        ReplicaSet,
+        ReplicationController,
+        StatefulSet,
+        DaemonSet,
+        Job,
+        JobTracking,
+        Endpoints,
+        EndpointSlice,
+        Event,
+        NodeReport,
+        Pod,
+        PodRuntimeStatus,
+        *POLICY_KINDS,
+    )
+)
+"""Kinds whose objects change with the states of pods, or concern only nodes.
+
+What system pods need of them is in the basis of a layer.
+"""
 
 
 class Layer(NamedTuple):
@@ -40,6 +76,51 @@ class Layer(NamedTuple):
     """
     objects: Callable[..., tuple[DesiredObjects, ...]]
     """Pure function of one subject's inputs."""
+
+    def plan(self, context: PlanContext) -> Iterator[DesiredObjects]:
+        """Yield the objects of all subjects; only those with changed inputs are computed."""
+        for subject, inputs in self.inputs(context):
+            yield from context.cache((self.name, subject), self.objects, *inputs)
+
+
+class PodLayer(NamedTuple):
+    """A layer whose subjects are the pods of each node.
+
+    While nothing has changed but pods of other nodes, the pods of a node are not looked at.
+    """
+
+    name: str
+    basis: Callable[[PlanContext, NodeView], Inputs]
+    """Function that returns the inputs that all pods of a node share.
+
+    They contain everything that depends on EndpointSlices or on reports of nodes.
+    """
+    inputs: Callable[..., Iterable[tuple[str, Inputs]]]
+    """Function of the context, a node and its basis that returns the inputs of `objects` by pod.
+
+    It may read the node's own pods, but not those of other nodes.
+    """
+    objects: Callable[..., tuple[DesiredObjects, ...]]
+    """Pure function of one pod's inputs."""
+
+    def plan(self, context: PlanContext, node: NodeView) -> tuple[DesiredObjects, ...]:
+        """Return the objects of a node's pods; only those with changed inputs are computed."""
+        own = context.cache.same(f"basis of {self.name}", node.name, self.basis(context, node))
+        return context.cache.by_identity(
+            (f"{self.name} of a node", node.name),
+            partial(self._of_node, context, node, own),
+            own,
+            *context.basis_of_pods(node),
+        )
+
+    def _of_node(
+        self, context: PlanContext, node: NodeView, basis: Inputs
+    ) -> tuple[DesiredObjects, ...]:
+        return tuple(
+            objects
+            for netns, inputs in self.inputs(context, node, *basis)
+            for objects in context.cache((self.name, netns), self.objects, *inputs)
+        )
 
 
 class NodeProxy(NamedTuple):
@@ -58,7 +139,7 @@ class PlanContext:
 
     def __init__(self, cluster: Cluster, decisions: Decisions, cache: PlanCache) -> None:
         self.cluster = cluster
-        self.decisions = decisions
+        self.decisions = decisions = same_decisions(decisions, cache)
         self.cache = cache
         self.networking: Networking = cluster.config.networking
         self._proxy_mode, _ = modes.proxy_mode(self.networking)
@@ -68,6 +149,10 @@ class PlanContext:
         self._agent_modes = agent_modes(cluster, decisions)
         self.proxy_views: ProxyViews = proxy_views(cluster, cache)
         self._proxies: dict[str, NodeProxy] = {}
+
+    def basis_of_pods(self, node: NodeView) -> tuple[object, ...]:
+        """Return everything from which the objects of a node's pods are computed, by identity."""
+        return basis_of_pods(self.cluster, node, self.decisions, self.cache)
 
     def cni_of(self, node: NodeView) -> CNI:
         """Return the CNI mode with the options that the agent of a node knows."""
@@ -132,6 +217,18 @@ class PlanContext:
     def pods_of(self, node: NodeView) -> Iterator[tuple[PodView, Pod]]:
         """Yield the attached pods of a node, with the environment of their containers resolved."""
         return pods_of(self.cluster, node, self.cache)
+
+
+def basis_of_pods(
+    cluster: Cluster, node: NodeView, decisions: Decisions, cache: PlanCache
+) -> tuple[object, ...]:
+    """Return everything from which something about a node's pods is computed, by identity.
+
+    These are the node's own pods, and the objects of kinds that may concern pods.
+    """
+    pods = cache.same("pods", node.name, tuple(cluster.pods_on(node.name)))
+    others = (cluster.by_key(kind) for kind in STORED if kind not in _NOT_OF_PODS)
+    return (node, decisions, is_any_pod_starting(cluster, cache), pods, *others)
 
 
 def pods_of(cluster: Cluster, node: NodeView, cache: PlanCache) -> Iterator[tuple[PodView, Pod]]:

@@ -9,8 +9,8 @@ from kubenetlab.datapath.agents.views import knows_pod
 from kubenetlab.datapath.layers.layer import (
     DesiredObjects,
     Inputs,
-    Layer,
     PlanContext,
+    PodLayer,
     by_namespace,
     mode_name,
 )
@@ -21,16 +21,28 @@ from kubenetlab.hoststate.object import Object, Origin
 from kubenetlab.hoststate.route import Route
 
 
-def _inputs(context: PlanContext) -> Iterator[tuple[str, Inputs]]:
-    routed_by_agent = context.routed_by_agent
-    for node in context.nodes:
-        proxy = context.proxy(node)
-        for view in node.pods:
-            successor = node.successor_of(view)
-            is_routed = not routed_by_agent or knows_pod(context.agent_views, node.name, view.uid)
-            cni = context.cni_of(node)
-            inputs = (node, view, successor, is_routed, cni, proxy.mode, proxy.component)
-            yield view.netns, inputs
+def _basis(context: PlanContext, node: NodeView) -> Inputs:
+    proxy = context.proxy(node)
+    known = context.agent_views.get(node.name, node) if context.routed_by_agent else node
+    return known, context.cni_of(node), proxy.mode, proxy.component
+
+
+def _inputs(
+    context: PlanContext,
+    node: NodeView,
+    known: NodeView | None,
+    cni: CNI,
+    proxy: ServiceProxy,
+    component: str,
+) -> Iterator[tuple[str, Inputs]]:
+    """Yield the inputs of the node's pods.
+
+    known: view of the agent that adds the node's routes to its pods.
+    """
+    for view in node.pods:
+        successor = node.successor_of(view)
+        is_routed = known is node or knows_pod({node.name: known}, node.name, view.uid)
+        yield view.netns, (node, view, successor, is_routed, cni, proxy, component)
 
 
 def _objects(
@@ -81,4 +93,4 @@ def _is_route(obj: Object, node: NodeView) -> bool:
     return isinstance(obj, Route) and obj.netns == node.netns
 
 
-LAYER = Layer("pod", _inputs, _objects)
+LAYER = PodLayer("pod", _basis, _inputs, _objects)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from kubenetlab.api.lab import Decisions
 from kubenetlab.api.pods import Pod, is_of_job
@@ -16,8 +16,8 @@ from kubenetlab.datapath.agents.health import agent_config, agent_plan
 from kubenetlab.datapath.layers.layer import (
     DesiredObjects,
     Inputs,
-    Layer,
     PlanContext,
+    PodLayer,
     by_namespace,
 )
 from kubenetlab.datapath.plan_cache import PlanCache
@@ -29,17 +29,29 @@ from kubenetlab.datapath.view import NodeView
 from kubenetlab.hoststate.object import Origin
 
 
-def _inputs(context: PlanContext) -> Iterator[tuple[str, Inputs]]:
+def _basis(context: PlanContext, node: NodeView) -> Inputs:
+    """Return what the lab tells the programs of system pods, by the pod's uid."""
+    configs: dict[str, ProgramConfig] = {}
+    for view in node.pods:
+        if view.is_host_network:
+            pod = context.cluster.get(Pod, view.namespace, view.name)
+            if pod is not None and (config := _config(context, node, pod)) is not None:
+                configs[pod.uid] = config
+    return (configs,)
+
+
+def _inputs(
+    context: PlanContext, node: NodeView, configs: Mapping[str, ProgramConfig]
+) -> Iterator[tuple[str, Inputs]]:
     cluster, cache = context.cluster, context.cache
     is_starting = is_any_pod_starting(cluster, cache)
-    for node in context.nodes:
-        for view, pod in context.pods_of(node):
-            netns, setups = view.netns, setups_of(cache, cluster, pod, view, context.decisions)
-            waits = is_starting and cache(("waits", netns), containers.asks_once, pod.spec, setups)
-            config = _config(context, node, pod) if pod.spec.host_network else None
-            termination = termination_of(cluster, pod) if pod.is_terminating else None
-            signalled = termination.signalled if termination is not None else ()
-            yield netns, (view, pod, setups, waits, config, signalled)
+    for view, pod in context.pods_of(node):
+        netns, setups = view.netns, setups_of(cache, cluster, pod, view, context.decisions)
+        waits = is_starting and cache(("waits", netns), containers.asks_once, pod.spec, setups)
+        config = configs.get(pod.uid)
+        termination = termination_of(cluster, pod) if pod.is_terminating else None
+        signalled = termination.signalled if termination is not None else ()
+        yield netns, (view, pod, setups, waits, config, signalled)
 
 
 def _config(context: PlanContext, node: NodeView, pod: Pod) -> ProgramConfig | None:
@@ -103,4 +115,4 @@ def setups_of(
     )
 
 
-LAYER = Layer("programs", _inputs, _objects)
+LAYER = PodLayer("programs", _basis, _inputs, _objects)

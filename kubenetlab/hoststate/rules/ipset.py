@@ -21,7 +21,14 @@ from msgspec import Struct
 from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.rules.listing import RuleContainer
 from kubenetlab.hoststate.rules.rules_diff import changed_members
-from kubenetlab.hoststate.rules.rulesets import DiffCache, NodeRules, OwnedName, RuleObject, members
+from kubenetlab.hoststate.rules.rulesets import (
+    DiffCache,
+    NodeRules,
+    OwnedName,
+    RuleObject,
+    members,
+    owned_names,
+)
 
 FAMILIES: Final[Mapping[int, str]] = {4: "inet", 6: "inet6"}
 """Family in a set's description, by IP version."""
@@ -204,9 +211,11 @@ def matches(expected: Contents, saved: str) -> bool:
 
 def names(objects: Iterable[IpsetRules]) -> tuple[OwnedName, ...]:
     """Return an empty family and the prefix of set names for each owner."""
-    return tuple(
-        dict.fromkeys(("", owner(obj.name)) for obj in members(objects) if isinstance(obj, Set))
-    )
+    return owned_names(objects, _names)
+
+
+def _names(objects: Iterable[RuleObject]) -> tuple[OwnedName, ...]:
+    return tuple(dict.fromkeys(("", owner(obj.name)) for obj in objects if isinstance(obj, Set)))
 
 
 def owner(name: str) -> str:

@@ -20,7 +20,14 @@ from msgspec import Struct
 from kubenetlab.hoststate.object import Key, Object
 from kubenetlab.hoststate.rules.listing import RuleContainer
 from kubenetlab.hoststate.rules.rules_diff import changed_members
-from kubenetlab.hoststate.rules.rulesets import DiffCache, NodeRules, OwnedName, RuleObject, members
+from kubenetlab.hoststate.rules.rulesets import (
+    DiffCache,
+    NodeRules,
+    OwnedName,
+    RuleObject,
+    members,
+    owned_names,
+)
 
 FAMILIES: Final[Mapping[int, str]] = {4: "ip", 6: "ip6"}
 """Family by IP version, with which the names of its programs begin."""
@@ -150,6 +157,8 @@ def update(
 ) -> str:
     """Return the input that replaces changed chains, deletes removed ones and updates jumps."""
     before, after = changed_members(old, new, cache)
+    if before == after:
+        return ""
     desired = _chains(new)
     removed_chains = sorted(
         {obj.chain_id for obj in before.values() if isinstance(obj, IptablesChain)} - desired
@@ -201,13 +210,12 @@ def replacement(objects: Sequence[Ruled], former: Iterable[OwnedName] = ()) -> s
 
 def names(objects: Iterable[Ruled]) -> tuple[OwnedName, ...]:
     """Return the family and the prefix of chain names for each owner."""
-    return tuple(
-        dict.fromkeys(
-            (obj.family, owner(obj.name))
-            for obj in members(objects)
-            if isinstance(obj, IptablesChain)
-        )
-    )
+    return owned_names(objects, _names)
+
+
+def _names(objects: Iterable[RuleObject]) -> tuple[OwnedName, ...]:
+    chains = (obj for obj in objects if isinstance(obj, IptablesChain))
+    return tuple(dict.fromkeys((chain.family, owner(chain.name)) for chain in chains))
 
 
 def failed_object(message: str, objects: Iterable[Ruled]) -> tuple[Object, Object] | None:

@@ -85,6 +85,18 @@ class SubjectRules(Struct, Generic[RuleT_co], frozen=True, dict=True):
     def shared_keys(self) -> frozenset[Key]:
         return frozenset(obj.key for obj in self.shared)
 
+    def owned_names(
+        self: SubjectRules[RuleT], names_of: Callable[[Iterable[RuleT]], tuple[OwnedName, ...]]
+    ) -> tuple[OwnedName, ...]:
+        """Return `names_of` all objects, which is called once.
+
+        names_of: function of the rule backend.
+        """
+        if "names" not in self.__dict__:
+            self.__dict__["names"] = names_of((*self.objects, *self.shared))
+        names: tuple[OwnedName, ...] = self.__dict__["names"]
+        return names
+
 
 class ChangedSubjects(NamedTuple, Generic[RuleT]):
     """Rules of the subjects in which two rule sets differ; changed ones as (old, new)."""
@@ -121,6 +133,19 @@ class RuleSet(Struct, Generic[RuleT_co], frozen=True, dict=True):
     @property
     def digest(self) -> bytes:
         return hashlib.sha256(str(self.total).encode()).digest()
+
+    def owned_names(
+        self: RuleSet[RuleT], names_of: Callable[[Iterable[RuleT]], tuple[OwnedName, ...]]
+    ) -> tuple[OwnedName, ...]:
+        """Return the names of all subjects; they are collected once.
+
+        names_of: function of the rule backend, which is called once for each subject.
+        """
+        if "names" not in self.__dict__:
+            of_subjects = (name for rules in self.rules for name in rules.owned_names(names_of))
+            self.__dict__["names"] = tuple(dict.fromkeys(of_subjects))
+        names: tuple[OwnedName, ...] = self.__dict__["names"]
+        return names
 
     def with_changes(
         self: RuleSet[RuleT], changes: Mapping[Subject, SubjectRules[RuleT] | None]
@@ -320,6 +345,24 @@ def members(objects: Iterable[Object]) -> Iterator[Object]:
             yield from obj.parts
         else:
             yield obj
+
+
+def owned_names(
+    objects: Iterable[RuleT | NodeRules[RuleT]],
+    names_of: Callable[[Iterable[RuleT]], tuple[OwnedName, ...]],
+) -> tuple[OwnedName, ...]:
+    """Return the names of objects of one backend, each once.
+
+    names_of: function of the rule backend for single objects.
+    """
+    names = (
+        name
+        for obj in objects
+        for name in (
+            obj.rules.owned_names(names_of) if isinstance(obj, NodeRules) else names_of((obj,))
+        )
+    )
+    return tuple(dict.fromkeys(names))
 
 
 def by_backend(objects: Iterable[RuleObject]) -> dict[str, list[RuleObject]]:

@@ -122,7 +122,7 @@ def test_a_changed_endpoint_recomputes_only_what_depends_on_it() -> None:
     calls = memo.calls
     changed = settled(cluster.with_changes([observed(web_pods(cluster)[7], ready=False)]))
     after = planned(changed, memo=memo)
-    views_of_nodes_and_services, is_a_pod_starting, counts_of_the_proxy = 2, 1, 1
+    views_of_nodes_pods_and_services, is_a_pod_starting, counts_of_the_proxy = 3, 1, 1
     (
         its_programs,
         rules_of_its_service,
@@ -131,8 +131,9 @@ def test_a_changed_endpoint_recomputes_only_what_depends_on_it() -> None:
         rules_of_nodes,
         contents_of_nodes,
     ) = 1, 1, 1, 1, 3, 3
+    pods_of_its_node, contents_of_its_node = 3, 1
     expected = (
-        views_of_nodes_and_services
+        views_of_nodes_pods_and_services
         + is_a_pod_starting
         + counts_of_the_proxy
         + its_programs
@@ -141,6 +142,8 @@ def test_a_changed_endpoint_recomputes_only_what_depends_on_it() -> None:
         + set_of_rules
         + rules_of_nodes
         + contents_of_nodes
+        + pods_of_its_node
+        + contents_of_its_node
     )
     assert memo.calls - calls == expected
     assert {netns for netns in after.namespaces if after[netns] is not before[netns]} == {

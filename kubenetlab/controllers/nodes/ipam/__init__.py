@@ -197,10 +197,10 @@ def is_attached(cluster: Cluster, pod: Pod) -> bool:
 
 def needs_attachment(cluster: Cluster, pod: Pod) -> bool:
     return (
-        not pod.spec.host_network
+        attachment_of(cluster, pod) is None
+        and not pod.spec.host_network
         and not pod.is_terminating
         and not pod.is_finished
-        and attachment_of(cluster, pod) is None
     )
 
 

@@ -260,3 +260,12 @@ def test_limits_are_read_from_proc_and_cgroups(tmp_path: Path, cgroups: dict[str
         if resource == MEMORY and setting.startswith("memory.")
     ]
     assert (memory.maximum, memory.used) == (512, 100)
+
+
+def test_labels_need_no_resources() -> None:
+    """A label changes nothing that is counted, even where the lab takes more than there is."""
+    full = [Limit(PROCESSES, 1, "kernel.pid_max", used=1)]
+    before = store(pod("a"))
+    require_capacity("l", applied(before, pod("a", meta=", labels: {role: friend}")), full, before)
+    with pytest.raises(RequirementError, match="processes"):
+        require_capacity("l", applied(before, pod("b")), full, before)
