@@ -2,56 +2,44 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from html import escape
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from kubenetlab import __version__
-from kubenetlab.errors import escape_control_characters
+from kubenetlab.observe.checks.html_matrix import matrix
+from kubenetlab.observe.checks.html_style import STYLE
+from kubenetlab.observe.checks.html_text import count, to_html
 from kubenetlab.observe.checks.verdicts import RowVerdict
 
-_STYLE: Final = """\
-:root { color-scheme: light dark; --good: #1a7f37; --bad: #cf222e; --warn: #9a6700; --mute: #656d76;
-  --line: #d0d7de; --bad-bg: #ffebe9; --page: #ffffff; --text: #1f2328; }
-@media (prefers-color-scheme: dark) { :root { --good: #3fb950; --bad: #f85149; --warn: #d29922;
-  --mute: #8d96a0; --line: #30363d; --bad-bg: #4d1418; --page: #0d1117; --text: #e6edf3; } }
-body { font: 14px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem;
-  background: var(--page); color: var(--text); }
-h1 { font-size: 1.4rem; margin: 0 0 .2rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
-summary { cursor: pointer; font-size: 1.1rem; font-weight: 600; margin: 2rem 0 .5rem; }
-p.summary { font-size: 1.1rem; margin: .2rem 0; } .mute { color: var(--mute); }
-.good { color: var(--good); } .bad { color: var(--bad); } .warn { color: var(--warn); }
-table { border-collapse: collapse; } td, th { text-align: left; padding: .2rem .8rem .2rem 0;
-  border-bottom: 1px solid var(--line); vertical-align: top; }
-td.source, td.target, td.place, code { font-family: ui-monospace, monospace; font-size: 12px;
-  overflow-wrap: anywhere; }
-.scroll { overflow-x: auto; }
-table.matrix td, table.matrix th { padding: 0 .25rem; border: 1px solid var(--line);
-  text-align: center; font-family: ui-monospace, monospace; font-size: 12px; }
-table.matrix th.row { text-align: right; white-space: nowrap; font-weight: normal;
-  position: sticky; left: 0; background: var(--page); }
-table.matrix th.column { vertical-align: bottom; font-weight: normal; }
-table.matrix th.column span { writing-mode: vertical-rl; transform: rotate(180deg);
-  white-space: nowrap; }
-table.matrix td.bad { background: var(--bad-bg); font-weight: bold; }
-"""
-_MAX_COLUMNS: Final = 200
-"""Maximum number of targets in the matrix; with more, it has only those that differ."""
+_MAX_DIFFERENCES: Final = 200
+"""Maximum number of rows in the list of differences."""
 _MAX_ROWS: Final = 5000
 """Maximum number of checks in the list of all checks."""
-_DENIALS: Final = ("deny", "reject", "drop", "refused", "nothing", "does not resolve")
-"""Expectations of no connection."""
+_MAX_NAMES: Final = 4
+"""Number of sources or targets of a difference that are visible; the others can be opened."""
 
 
 class PageNote(NamedTuple):
     """A diagnostic on the page."""
 
-    severity: str
-    """`error`, `accepted` or `advice`."""
+    severity: Literal["error", "accepted", "advice"]
     subject: str
     message: str
     place: str
     """file:line of the object; empty if unknown."""
+
+
+class _Difference(NamedTuple):
+    """Failed checks with the same expectation, place and remarks."""
+
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+    expected: str
+    found: Mapping[str, int]
+    """Result → number of checks."""
+    place: str
+    remarks: tuple[str, ...]
 
 
 def render_page(
@@ -67,124 +55,171 @@ def render_page(
     """
     failing = [index for index, verdict in enumerate(verdicts) if verdict.state == "fails"]
     errors = sum(note.severity == "error" for note in notes)
-    parts = [f'<span class="good">{len(verdicts) - len(failing)} hold</span>']
-    parts += [f'<span class="bad">{len(failing)} fail</span>'] if failing else []
-    parts += [f'<span class="bad">{errors} diagnostics</span>'] if errors else []
     is_fine = not failing and not errors
-    mark = '<span class="good">✓</span>' if is_fine else '<span class="bad">✗</span>'
+    headline = (
+        f"{len(failing)} of {count(len(verdicts), 'check')} fail{'s' if len(failing) == 1 else ''}"
+        if failing
+        else "The check holds"
+        if len(verdicts) == 1
+        else f"All {len(verdicts)} checks hold"
+    )
+    headline += f", {count(errors, 'diagnostic')}" if errors else ""
+    mark = "✓" if is_fine else "✗"
     lines = [
         "<!DOCTYPE html>",
         '<html lang="en">',
         '<head><meta charset="utf-8"/>',
         '<meta name="viewport" content="width=device-width, initial-scale=1"/>',
-        f"<title>{'✓' if is_fine else '✗'} kubenetlab check: {_text(lab)}</title>",
-        f"<style>\n{_STYLE}</style></head>",
+        f"<title>{mark} kubenetlab check: {to_html(lab)}</title>",
+        f"<style>\n{STYLE}</style></head>",
         "<body>",
-        f"<h1>{mark} kubenetlab check: {_text(lab)}</h1>",
-        f'<p class="summary">{len(verdicts)} checks: {", ".join(parts)}</p>',
-        f'<p class="mute">{took_s:.2f} s, kubenetlab {_text(__version__)}. '
-        "Every check is a packet from inside the network namespace of its source.</p>",
-    ]
-    if failing:
-        lines += ["<h2>Differences</h2>", *_table(verdicts, failing, remarks)]
-    lines += _matrix(verdicts)
-    if notes:
-        lines += ["<h2>Diagnostics</h2>", *_notes(notes)]
-    lines += [
-        f"<details><summary>All checks ({len(verdicts)})</summary>",
-        *_table(verdicts, range(min(len(verdicts), _MAX_ROWS)), remarks),
-        "</details>",
+        f'<header class="{"good" if is_fine else "bad"}">',
+        f"<h1>{mark} {headline}</h1>",
+        f'<p class="mute">Lab <b>{to_html(lab)}</b>, {took_s:.2f} s, '
+        f"kubenetlab {to_html(__version__)}. "
+        "Each check is a packet from inside the network namespace of its source.</p>",
+        *_bar(len(verdicts) - len(failing), len(failing)),
+        "</header>",
+        "<main>",
+        *_differences(verdicts, failing, remarks),
+        *(_notes([note for note in notes if note.severity == "error"], "Diagnostics")),
+        *matrix(verdicts),
+        *(_notes([note for note in notes if note.severity != "error"], "Advice")),
+        *_all_checks(verdicts, remarks),
+        "</main>",
         "</body></html>",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _table(
-    verdicts: Sequence[RowVerdict], indexes: Iterable[int], remarks: Mapping[int, Sequence[str]]
-) -> Iterator[str]:
-    """Yield a table with one line for each of some verdicts."""
-    yield '<div class="scroll"><table>'
-    head = ("", "Source", "Target", "Expected", "Found", "Time", "Place")
-    yield f"<tr>{''.join(f'<th>{title}</th>' for title in head)}</tr>"
-    for index in indexes:
-        verdict = verdicts[index]
-        is_fine = verdict.state == "holds"
-        style = "good" if is_fine else "bad"
-        found = _text(verdict.found)
-        for remark in remarks.get(index, ()):
-            found += f'<br/><span class="warn">{_text(remark)}</span>'
-        yield (
-            f'<tr><td class="{style}">{"✓" if is_fine else "✗"}</td>'
-            f'<td class="source">{_text(verdict.source)}</td>'
-            f'<td class="target">{_text(verdict.target)}</td>'
-            f"<td>{_text(verdict.expected)}</td>"
-            f'<td class="{style}">{found}</td>'
-            f'<td class="mute">{f"{verdict.ms:.2f} ms" if verdict.ms else ""}</td>'
-            f'<td class="place">{_text(verdict.place)}</td></tr>'
-        )
-    yield "</table></div>"
-
-
-def _matrix(verdicts: Sequence[RowVerdict]) -> Iterator[str]:
-    """Yield the matrix of sources and targets; nothing for a single check."""
-    cells: dict[tuple[str, str], RowVerdict] = {}
-    for verdict in verdicts:
-        key = (verdict.source, verdict.target)
-        if key not in cells or verdict.state == "fails":
-            cells[key] = verdict
-    columns = list(dict.fromkeys(target for _, target in cells))
-    title = "Matrix"
-    if len(columns) > _MAX_COLUMNS:
-        differing = {target for (_, target), verdict in cells.items() if verdict.state == "fails"}
-        columns = [target for target in columns if target in differing][:_MAX_COLUMNS]
-        title = "Matrix of differences"
-    if len(cells) < 2 or not columns:
+def _bar(holding: int, failing: int) -> Iterator[str]:
+    """Yield a bar with the shares of checks that hold and fail."""
+    total = holding + failing
+    if not total:
         return
-    yield f'<details open="open"><summary>{title}</summary>'
-    yield '<div class="scroll"><table class="matrix">'
-    names = "".join(f'<th class="column"><span>{_text(name)}</span></th>' for name in columns)
-    yield f'<tr><th class="row"></th>{names}</tr>'
-    for source in dict.fromkeys(source for source, _ in cells):
-        marks = "".join(_cell(cells.get((source, target))) for target in columns)
-        yield f'<tr><th class="row">{_text(source)}</th>{marks}</tr>'
-    yield "</table></div>"
-    yield (
-        '<p class="mute"><span class="good">●</span> connects, as expected \u00a0 · does not, as '
-        'expected \u00a0 <span class="bad">✗</span> does not, against the expectation \u00a0 '
-        '<span class="bad">!</span> connects, against the expectation</p></details>'
+    good, bad = (
+        f'<i{style} style="width: {100 * number / total:.3f}%"></i>' if number else ""
+        for number, style in ((holding, ""), (failing, ' class="bad"'))
+    )
+    label = f"{holding} hold, {failing} fail"
+    yield f'<div class="bar" role="img" aria-label="{label}" title="{label}">{good}{bad}</div>'
+
+
+# --- differences ---
+
+
+def _differences(
+    verdicts: Sequence[RowVerdict], failing: Sequence[int], remarks: Mapping[int, Sequence[str]]
+) -> Iterator[str]:
+    """Yield the list of the checks that fail, those with the same cause as one row."""
+    if not failing:
+        return
+    rows = _merged((verdicts[index], tuple(remarks.get(index, ()))) for index in failing)
+    shown = rows[:_MAX_DIFFERENCES]
+    has_places = any(row.place for row in shown)
+    yield f"<h2>Differences ({len(failing)})</h2>"
+    yield '<table class="list"><thead><tr>'
+    head = ("Source", "Target", "Expected", "Found", *(("Place",) if has_places else ()))
+    yield "".join(f'<th scope="col">{title}</th>' for title in head)
+    yield "</tr></thead><tbody>"
+    for row in shown:
+        found = ", ".join(
+            f"{to_html(text)}{f' ({number})' if len(row.found) > 1 else ''}"
+            for text, number in row.found.items()
+        )
+        reasons = "".join(f'<p class="warn">{to_html(line)}</p>' for line in row.remarks)
+        place = f'<td class="place">{to_html(row.place)}</td>' if has_places else ""
+        yield (
+            f'<tr><td class="name" title="from">{_names(row.sources)}</td>'
+            f'<td class="name" title="to">{_names(row.targets)}</td>'
+            f'<td title="expected">{to_html(row.expected)}</td>'
+            f'<td title="found"><span class="bad">{found}</span>{reasons}</td>{place}</tr>'
+        )
+    yield "</tbody></table>"
+    if len(rows) > len(shown):
+        yield f'<p class="mute">… and {count(len(rows) - len(shown), "row")} more.</p>'
+
+
+def _merged(failures: Iterable[tuple[RowVerdict, tuple[str, ...]]]) -> list[_Difference]:
+    """Return differences: first the targets of each source together, then equal sources."""
+    by_source: dict[tuple[object, ...], list[tuple[RowVerdict, tuple[str, ...]]]] = {}
+    for verdict, lines in failures:
+        key: tuple[object, ...] = (verdict.source, verdict.expected, verdict.place, lines)
+        by_source.setdefault(key, []).append((verdict, lines))
+    by_targets: dict[tuple[object, ...], _Difference] = {}
+    for own in by_source.values():
+        verdict, lines = own[0]
+        targets = tuple(dict.fromkeys(each.target for each, _ in own))
+        found = Counter(each.found for each, _ in own)
+        key = (targets, verdict.expected, verdict.place, lines)
+        if (other := by_targets.get(key)) is not None:
+            by_targets[key] = other._replace(
+                sources=(*other.sources, verdict.source), found=Counter(other.found) + found
+            )
+        else:
+            by_targets[key] = _Difference(
+                (verdict.source,), targets, verdict.expected, found, verdict.place, lines
+            )
+    return list(by_targets.values())
+
+
+def _names(names: Sequence[str]) -> str:
+    """Return names one below the other, of which many are folded."""
+    lines = [to_html(name) for name in names]
+    if len(lines) <= _MAX_NAMES + 1:
+        return "<br/>".join(lines)
+    rest = lines[_MAX_NAMES:]
+    return (
+        f"{'<br/>'.join(lines[:_MAX_NAMES])}"
+        f"<details><summary>and {len(rest)} more</summary>{'<br/>'.join(rest)}</details>"
     )
 
 
-def _cell(verdict: RowVerdict | None) -> str:
-    """Return the cell of the matrix for a verdict; an empty one for None."""
-    if verdict is None:
-        return "<td></td>"
-    is_denial = verdict.expected.partition(",")[0] in _DENIALS
-    if verdict.state == "fails":
-        mark, style = "!" if is_denial else "✗", "bad"
-    elif is_denial or verdict.found in ("refused", "unreachable", "silence"):
-        mark, style = "·", "mute"
-    else:
-        mark, style = "●", "good"
-    text = (
-        f"{verdict.source} → {verdict.target}: expected {verdict.expected}, found {verdict.found}"
-    )
-    return f'<td class="{style}" title="{_text(text)}">{mark}</td>'
+# --- other sections ---
 
 
-def _notes(notes: Sequence[PageNote]) -> Iterator[str]:
-    """Yield the table of diagnostics."""
+def _notes(notes: Sequence[PageNote], title: str) -> Iterator[str]:
+    """Yield a list of diagnostics; nothing without any."""
+    if not notes:
+        return
     styles = {"error": "bad", "accepted": "mute", "advice": "warn"}
-    yield '<div class="scroll"><table>'
+    yield f"<h2>{title} ({len(notes)})</h2>"
+    yield '<table class="list"><tbody>'
     for note in notes:
         yield (
-            f'<tr><td class="{styles[note.severity]}">{_text(note.severity)}</td>'
-            f"<td><b>{_text(note.subject)}</b><br/>{_text(note.message)}</td>"
-            f'<td class="place">{_text(note.place)}</td></tr>'
+            f'<tr><td class="{styles[note.severity]}">{to_html(note.severity)}</td>'
+            f"<td><b>{to_html(note.subject)}</b><p>{to_html(note.message)}</p></td>"
+            f'<td class="place">{to_html(note.place)}</td></tr>'
         )
-    yield "</table></div>"
+    yield "</tbody></table>"
 
 
-def _text(text: str) -> str:
-    """Return text for HTML; names and replies of programs may contain any character."""
-    return escape(escape_control_characters(text))
+def _all_checks(
+    verdicts: Sequence[RowVerdict], remarks: Mapping[int, Sequence[str]]
+) -> Iterator[str]:
+    """Yield the list of all checks, by source."""
+    shown = verdicts[:_MAX_ROWS]
+    title = str(len(shown)) if len(shown) == len(verdicts) else f"{len(shown)} of {len(verdicts)}"
+    yield f'<details><summary class="section">All checks ({title})</summary>'
+    yield '<table class="list all"><thead><tr>'
+    head = ("Target", "Expected", "Found", "Time", "Place")
+    yield "".join(f'<th scope="col">{name}</th>' for name in head)
+    yield "</tr></thead>"
+    by_source: dict[str, list[tuple[int, RowVerdict]]] = {}
+    for index, verdict in enumerate(shown):
+        by_source.setdefault(verdict.source, []).append((index, verdict))
+    for source, own in by_source.items():
+        yield (
+            f'<tbody><tr><th class="group" scope="rowgroup" colspan="5">{to_html(source)}</th></tr>'
+        )
+        for index, verdict in own:
+            mark, style = ("✓", "good") if verdict.state == "holds" else ("✗", "bad")
+            lines = "".join(f"<p>{to_html(line)}</p>" for line in remarks.get(index, ()))
+            yield (
+                f'<tr><td><span class="{style}">{mark}</span> {to_html(verdict.target)}</td>'
+                f"<td>{to_html(verdict.expected)}</td><td>{to_html(verdict.found)}{lines}</td>"
+                f"<td>{f'{verdict.ms:.2f} ms' if verdict.ms else ''}</td>"
+                f"<td>{to_html(verdict.place)}</td></tr>"
+            )
+        yield "</tbody>"
+    yield "</table></details>"

@@ -1,0 +1,17 @@
+"""Text of the page of a check."""
+
+from __future__ import annotations
+
+from html import escape
+
+from kubenetlab.errors import escape_control_characters
+
+
+def to_html(text: str) -> str:
+    """Return text for HTML; names and replies of programs may contain any character."""
+    return escape(escape_control_characters(text))
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun: `1 check`, `2 checks`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
