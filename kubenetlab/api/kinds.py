@@ -46,6 +46,7 @@ from kubenetlab.api.plugins.allocations import (
 from kubenetlab.api.plugins.cni_agents import StoppedAgent
 from kubenetlab.api.plugins.policy_snapshots import PolicySnapshot
 from kubenetlab.api.pods import Pod
+from kubenetlab.api.policies.cilium_rules import CILIUM_KINDS
 from kubenetlab.api.policies.network_policy import NetworkPolicy
 from kubenetlab.api.policies.tiers import TIER_KINDS
 
@@ -63,7 +64,7 @@ _APPLICATION_KINDS: Final[tuple[type[Resource], ...]] = (
 )
 """Kinds of the objects that run an application and make it reachable."""
 
-POLICY_KINDS: Final[tuple[type[Resource], ...]] = (NetworkPolicy, *TIER_KINDS)
+POLICY_KINDS: Final[tuple[type[Resource], ...]] = (NetworkPolicy, *TIER_KINDS, *CILIUM_KINDS)
 """Kinds that allow and deny connections of pods, if the lab has a policy engine."""
 
 POLICY_PEER_KINDS: Final[tuple[type[Resource], ...]] = ()

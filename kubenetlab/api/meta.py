@@ -41,6 +41,8 @@ _ACRONYMS = {
     "pid": "PID",
     "ipc": "IPC",
     "fqdn": "FQDN",
+    "fqdns": "FQDNs",
+    "tls": "TLS",
     "cni": "CNI",
     "api": "API",
     "dns": "DNS",

@@ -3,20 +3,20 @@
 The number follows from the labels, so that the same manifests always give the same numbers. If two
 sets of labels would get the same number, the later one in alphabetical order gets the next free
 one.
-Source: cilium/cilium pkg/labelsfilter/filter.go, pkg/k8s/labels.go, pkg/identity.
+Source: cilium/cilium pkg/identity.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
 
 from msgspec import Struct
 
 from kubenetlab.api.core import Namespace, Node
 from kubenetlab.api.lab import Attachment
 from kubenetlab.api.pods import Pod
+from kubenetlab.api.policies.cilium_labels import identity_labels, texts
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.pod_view import has_addresses
@@ -28,21 +28,6 @@ FIRST, LAST = 256, 65535
 _Key = tuple[str, str]
 Labels = tuple[str, ...]
 """Labels as `k8s:app=web`, in alphabetical order."""
-
-_IGNORED: Final = frozenset(
-    (
-        "apps.kubernetes.io/pod-index",
-        "batch.kubernetes.io/controller-uid",
-        "batch.kubernetes.io/job-completion-index",
-        "controller-revision-hash",
-        "controller-uid",
-        "job-completion-index",
-        "pod-template-generation",
-        "pod-template-hash",
-        "statefulset.kubernetes.io/pod-name",
-    )
-)
-"""Labels that differ between pods of one workload, or between its revisions."""
 
 
 class ClusterPod(Struct, frozen=True):
@@ -95,14 +80,7 @@ def _cluster_pod(
 
 def security_labels(pod: Pod, namespace_labels: Mapping[str, str]) -> Labels:
     """Return the labels that determine the identity of a pod."""
-    labels = {key: value for key, value in pod.labels.items() if key not in _IGNORED}
-    labels |= {
-        f"io.cilium.k8s.namespace.labels.{key}": value for key, value in namespace_labels.items()
-    }
-    labels["io.cilium.k8s.policy.cluster"] = "default"
-    labels["io.cilium.k8s.policy.serviceaccount"] = pod.spec.service_account_name or "default"
-    labels["io.kubernetes.pod.namespace"] = pod.namespace
-    return tuple(sorted(f"k8s:{key}={value}" for key, value in labels.items()))
+    return tuple(texts(identity_labels(pod, namespace_labels)))
 
 
 def identities(label_sets: Iterable[Labels]) -> dict[Labels, int]:

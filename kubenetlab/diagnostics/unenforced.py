@@ -11,10 +11,12 @@ from kubenetlab.api.kinds import PLUGIN_KINDS, POLICY_KINDS, qualified_kind, wri
 from kubenetlab.api.lab import Decisions, NetworkFacts
 from kubenetlab.api.manifests.unenforced import effect_of
 from kubenetlab.api.meta import LabelSelector, Resource
+from kubenetlab.api.policies.cilium_rules import CILIUM_KINDS
 from kubenetlab.api.policies.network_policy import NetworkPolicy
 from kubenetlab.api.policies.tiers import TIER_KINDS, TierKind, tier_policy
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath import cluster_modes, modes
+from kubenetlab.diagnostics.cilium_policies import cilium_scope
 from kubenetlab.diagnostics.model import NOT_ENFORCED, Diagnostic, Scope, subjects_of
 from kubenetlab.diagnostics.templates import Templates
 
@@ -105,6 +107,11 @@ def _scope(cluster: Cluster, document: JsonMapping, effect: str) -> Scope:
     for tier_kind in TIER_KINDS:
         if kind is tier_kind and (in_tier := cluster.get(tier_kind, "", name)) is not None:
             return _tier_scope(cluster, in_tier)
+    for cilium_kind in CILIUM_KINDS:
+        if kind is cilium_kind:
+            home = (namespace or "default") if cilium_kind.is_namespaced else ""
+            if (of_cilium := cluster.get(cilium_kind, home, name)) is not None:
+                return cilium_scope(cluster, of_cilium)
     if not namespace:
         return Scope(is_everything=True)
     pods = tuple(pod.full_name for pod in cluster.select(namespace, LabelSelector()))

@@ -33,9 +33,14 @@ from kubenetlab.api.policies.admin_network_policies import (
     AdminNetworkPolicy,
     BaselineAdminNetworkPolicy,
 )
+from kubenetlab.api.policies.cilium_network_policy import (
+    CiliumClusterwideNetworkPolicy,
+    CiliumNetworkPolicy,
+)
 from kubenetlab.api.policies.cluster_network_policy import ClusterNetworkPolicy
 from kubenetlab.api.policies.network_policy import NetworkPolicy
 from kubenetlab.api.text.decode import Finding
+from kubenetlab.api.validate.cilium_policies import validate_cilium_policy
 from kubenetlab.api.validate.cluster_policies import (
     validate_admin_network_policy,
     validate_baseline_admin_network_policy,
@@ -75,6 +80,8 @@ _VALIDATORS: Mapping[type[Resource], Callable[[Any], Iterator[Finding]]] = {
     ClusterNetworkPolicy: validate_cluster_network_policy,
     AdminNetworkPolicy: validate_admin_network_policy,
     BaselineAdminNetworkPolicy: validate_baseline_admin_network_policy,
+    CiliumNetworkPolicy: validate_cilium_policy,
+    CiliumClusterwideNetworkPolicy: validate_cilium_policy,
     IPPool: validate_ip_pool,
     BGPConfiguration: validate_bgp_configuration,
     BGPPeer: validate_bgp_peer,

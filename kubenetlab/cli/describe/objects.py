@@ -6,6 +6,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from kubenetlab.api.json_types import JsonMapping
+from kubenetlab.api.policies.cilium_rules import CILIUM_KINDS
 from kubenetlab.api.policies.tiers import TIER_KINDS
 from kubenetlab.cli.describe.cells import age, event_message, paint_event_type, painted_pod_status
 from kubenetlab.cli.describe.fields import (
@@ -16,7 +17,11 @@ from kubenetlab.cli.describe.fields import (
 )
 from kubenetlab.cli.describe.identities import print_identities
 from kubenetlab.cli.describe.jobs import describe_job
-from kubenetlab.cli.describe.policies import describe_network_policy, describe_tier_policy
+from kubenetlab.cli.describe.policies import (
+    describe_cilium_policy,
+    describe_network_policy,
+    describe_tier_policy,
+)
 from kubenetlab.cli.describe.services import describe_service
 from kubenetlab.cli.describe.workloads import WORKLOADS, describe_workload
 from kubenetlab.cli.terminal.printing import print_table
@@ -46,6 +51,7 @@ def describe_object(client: Client, document: JsonMapping) -> None:
         "NetworkPolicy": describe_network_policy,
         **dict.fromkeys(WORKLOADS, describe_workload),
         **{kind.kind: describe_tier_policy for kind in TIER_KINDS},
+        **{kind.kind: describe_cilium_policy for kind in CILIUM_KINDS},
     }
     parts.get(document["kind"], _other)(client, document)
     _events(client, document)

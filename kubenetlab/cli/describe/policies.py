@@ -85,6 +85,31 @@ def describe_tier_policy(client: Client, document: JsonMapping) -> None:
     print_data({**priority, **rules}, "yaml")
 
 
+def describe_cilium_policy(client: Client, document: JsonMapping) -> None:
+    """Print the part between the metadata and the events of a policy of Cilium."""
+    from kubenetlab.api.policies.cilium_rules import CILIUM_KINDS, specifications
+    from kubenetlab.cli.policies import policy_objects
+    from kubenetlab.observe.policies.peers import PolicyMembers, named
+
+    inspected = client.inspect()
+    print_field("Enforced By", _engine(client, document, inspected))
+    objects = policy_objects(client)
+    meta = document["metadata"]
+    key = document["kind"], meta.get("namespace", ""), meta["name"]
+    policies = (policy for kind in CILIUM_KINDS for policy in objects.cluster.all(kind))
+    policy = next((each for each in policies if (each.kind, *each.key) == key), None)
+    if policy is None:
+        return  # deleted in the meantime
+    members = PolicyMembers(objects.cluster, inspected)
+    for path, rule in specifications(policy):
+        title = "Spec" if len(path) == 1 else f"Specs[{path[1]}]"
+        given = document["spec"] if len(path) == 1 else document["specs"][path[1]]
+        print_heading(f"Selected Pods of {title}" if policy.specs else "Selected Pods")
+        _print_hosts(named(members.selected_by_cilium(policy, rule)), 1)
+        print_heading(title)
+        print_data(given, "yaml")
+
+
 def _engine(client: Client, document: JsonMapping, inspected: Inspection) -> str:
     """Return the engine that enforces a policy, or that none does, with the reason."""
     from kubenetlab.diagnostics import NOT_ENFORCED

@@ -1,6 +1,7 @@
 """Objects that decide about connections, as a lab's API sends them: policies, pods, namespaces.
 
-Pods have only the fields that policies read: labels, ports with names, and hostNetwork. The Cluster
+Pods have only the fields that policies read: labels, ports with names, service account, and
+hostNetwork. The Cluster
 document has the external hosts, whose names policies can have.
 """
 
@@ -123,7 +124,12 @@ def _pod(pod: Pod) -> Pod:
     )
     return Pod(
         _meta(pod),
-        PodSpec(containers, node_name=pod.spec.node_name, host_network=pod.spec.host_network),
+        PodSpec(
+            containers,
+            node_name=pod.spec.node_name,
+            host_network=pod.spec.host_network,
+            service_account_name=pod.spec.service_account_name,
+        ),
         PodStatus(pod.status.phase, pod_ips=pod.status.pod_ips),
     )
 

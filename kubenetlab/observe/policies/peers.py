@@ -10,6 +10,8 @@ from msgspec import Struct
 from kubenetlab.api.core import Namespace
 from kubenetlab.api.meta import LabelSelector
 from kubenetlab.api.pods import Pod
+from kubenetlab.api.policies.cilium_labels import identity_labels, is_subject
+from kubenetlab.api.policies.cilium_network_policy import CiliumPolicy, CiliumRule
 from kubenetlab.api.policies.network_policy import (
     IPBlock,
     NetworkPolicy,
@@ -62,6 +64,20 @@ class PolicyMembers:
             pod
             for pod in self._pods()
             if policy.spec.subject.matches(self._subjects.namespace_labels(pod), pod.labels)
+        ]
+
+    def selected_by_cilium(self, policy: CiliumPolicy, rule: CiliumRule) -> list[Pod]:
+        """Return the pods to which a specification of a policy of Cilium applies."""
+        if rule.endpoint_selector is None:
+            return []
+        return [
+            pod
+            for pod in self._pods()
+            if is_subject(
+                rule.endpoint_selector,
+                policy.namespace,
+                identity_labels(pod, self._subjects.namespace_labels(pod)),
+            )
         ]
 
     def pods_of(self, policy: NetworkPolicy, peer: NetworkPolicyPeer) -> list[Pod]:

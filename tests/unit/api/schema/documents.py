@@ -57,6 +57,35 @@ spec:
   ingress: [{action: Deny, from: [{namespaces: {}}], ports: [{portNumber: {port: 80}}]}]
   egress: [{action: Allow, to: [{networks: ['::/0']}]}]
 ---
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: some}
+spec:
+  endpointSelector: {matchLabels: {'k8s:app': web}}
+  description: web
+  enableDefaultDeny: {ingress: true, egress: false}
+  ingress:
+  - fromEndpoints: [{matchLabels: {'k8s:io.kubernetes.pod.namespace': shop}}]
+    toPorts:
+    - ports: [{port: '80', protocol: TCP}]
+      rules: {http: [{method: GET, path: /}]}
+    authentication: {mode: disabled}
+  - {fromCIDR: [10.0.0.0/8], toPorts: [{ports: [{port: http}, {port: '1', endPort: 9}]}]}
+  - {fromEntities: [world, remote-node], icmps: [{fields: [{type: EchoRequest, family: IPv6}]}]}
+  ingressDeny: [{fromEndpoints: [{matchLabels: {app: web}}], toPorts: [{ports: [{port: '81'}]}]}]
+  egress:
+  - {toFQDNs: [{matchName: api.example.com}, {matchPattern: '*.example.com'}]}
+  - {toCIDRSet: [{cidr: 10.0.0.0/8, except: [10.1.0.0/16]}]}
+  - toServices: [{k8sService: {serviceName: web}}, {k8sServiceSelector: {selector: {}}}]
+  egressDeny: [{toEntities: [all]}]
+---
+apiVersion: cilium.io/v2
+kind: CiliumClusterwideNetworkPolicy
+metadata: {name: some}
+specs:
+- {endpointSelector: {}, ingress: [{}], egress: [{toEndpoints: [{}]}]}
+- {nodeSelector: {}, ingress: [{fromEntities: [cluster]}]}
+---
 apiVersion: projectcalico.org/v3
 kind: IPPool
 metadata: {name: pool}

@@ -127,6 +127,22 @@ spec:
   subject: {namespaces: {}}
   ingress: [{action: Deny, from: [{namespaces: {}}], ports: [{portNumber: {port: 80}}]}]
 ---
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: web}
+spec:
+  endpointSelector: {matchLabels: {'k8s:app': web}}
+  ingress:
+  - fromEndpoints: [{matchLabels: {app: web}}]
+    toPorts: [{ports: [{port: '80', protocol: TCP}]}]
+  ingressDeny: [{fromEntities: [world]}]
+  egress: [{toFQDNs: [{matchPattern: '*.example.com'}]}]
+---
+apiVersion: cilium.io/v2
+kind: CiliumClusterwideNetworkPolicy
+metadata: {name: deny}
+specs: [{endpointSelector: {}, egressDeny: [{toCIDRSet: [{cidr: 10.0.0.0/8}]}]}]
+---
 apiVersion: projectcalico.org/v3
 kind: IPPool
 metadata: {name: pool}

@@ -1,0 +1,198 @@
+"""Diagnostics of Cilium's policies: fields that the lab does not enforce.
+
+The lab enforces rules about peers, ports and ICMP. It has no proxy for requests on layer 7, and it
+knows the addresses behind DNS names, whereas Cilium learns them from the answers that pass its DNS
+proxy. A policy of a kind that the policy engine does not know is reported as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kubenetlab.api.core import Namespace
+from kubenetlab.api.lab import Decisions
+from kubenetlab.api.pods import Pod
+from kubenetlab.api.policies.cilium_labels import identity_labels, is_subject
+from kubenetlab.api.policies.cilium_network_policy import (
+    CiliumEgressDenyRule,
+    CiliumEgressRule,
+    CiliumIngressRule,
+    CiliumPolicy,
+    CiliumPortRule,
+    CiliumRule,
+)
+from kubenetlab.api.policies.cilium_rules import (
+    CILIUM_KINDS,
+    AnyCiliumRule,
+    CiliumSection,
+    sections,
+    specifications,
+)
+from kubenetlab.api.store import Cluster
+from kubenetlab.api.text.documents import Path
+from kubenetlab.datapath import cluster_modes, modes
+from kubenetlab.diagnostics.model import NOT_ENFORCED, Diagnostic, Scope
+from kubenetlab.diagnostics.templates import Templates
+
+_CLUSTER = "not enforced by this lab, although in a cluster"
+
+
+def check_cilium_policies(cluster: Cluster, templates: Templates) -> Iterator[Diagnostic]:
+    """Yield a diagnostic for each field of Cilium's policies that is not enforced."""
+    decisions = cluster.get(Decisions, "", "decisions")
+    engine = modes.load(
+        "policy", *cluster_modes.policy_engine(cluster.config.networking, decisions)
+    )
+    policies = [
+        policy
+        for kind in CILIUM_KINDS
+        if kind in engine.enforced_kinds
+        for policy in cluster.all(kind)
+    ]
+    pods_with_dns_rules = {
+        pod
+        for policy in policies
+        for section in sections(policy)
+        if any(_has_dns_rules(rule) for rule in section.rules)
+        for pod in _subjects(cluster, policy, section.rule)
+    }
+    for policy in policies:
+        for path, rule in specifications(policy):
+            if rule.node_selector is not None:
+                message = f"{_CLUSTER} it decides about connections of nodes"
+                yield _diagnostic(policy, (*path, "nodeSelector"), message, Scope(True))
+        for section in sections(policy):
+            pods = _subjects(cluster, policy, section.rule)
+            scope = Scope(into=pods) if section.direction == "Ingress" else Scope(out_of=pods)
+            for path, effect in _unenforced(section):
+                yield _diagnostic(policy, path, f"{_CLUSTER} {effect}", scope)
+            for path, reason in _unknown_names(cluster, section):
+                message = f"not enforced by this lab, although a cluster allows it: {reason}"
+                yield _diagnostic(policy, path, message, scope)
+            unlearned = tuple(pod for pod in pods if pod not in pods_with_dns_rules)
+            if unlearned:
+                yield from _unlearned_names(policy, section, unlearned)
+
+
+def cilium_scope(cluster: Cluster, policy: CiliumPolicy) -> Scope:
+    """Return the connections of the pods to which a policy applies."""
+    into: dict[str, None] = {}
+    out_of: dict[str, None] = {}
+    for section in sections(policy):
+        pods = into if section.direction == "Ingress" else out_of
+        pods.update(dict.fromkeys(_subjects(cluster, policy, section.rule)))
+    has_nodes = any(rule.node_selector is not None for _, rule in specifications(policy))
+    return Scope(has_nodes, into=tuple(into), out_of=tuple(out_of))
+
+
+def _subjects(cluster: Cluster, policy: CiliumPolicy, rule: CiliumRule) -> tuple[str, ...]:
+    """Return `namespace/name` of the pods to which a specification of a policy applies."""
+    if rule.endpoint_selector is None:
+        return ()
+    labels = {namespace.name: namespace.labels for namespace in cluster.all(Namespace)}
+    return tuple(
+        pod.full_name
+        for pod in cluster.all(Pod)
+        if not pod.spec.host_network
+        and is_subject(
+            rule.endpoint_selector,
+            policy.namespace,
+            identity_labels(pod, labels.get(pod.namespace, {})),
+        )
+    )
+
+
+def _diagnostic(policy: CiliumPolicy, path: Path, message: str, scope: Scope) -> Diagnostic:
+    return Diagnostic(
+        NOT_ENFORCED, policy.kind, policy.namespace, policy.name, path, message, (), scope
+    )
+
+
+def _unenforced(section: CiliumSection) -> Iterator[tuple[Path, str]]:
+    """Yield (path, effect in a cluster) of each field of a section that is not enforced."""
+    for index, rule in enumerate(section.rules):
+        path: Path = (*section.path, index)
+        for field, value in _requirements(rule).items():
+            if value:
+                yield (*path, field), "peers must have these labels, too (until Cilium 1.18)"
+        for field, peers in rule.peer_fields.items():
+            if field.endswith("Groups") and peers:
+                yield (*path, field), "the addresses of the groups are peers"
+        yield from _cidr_groups(rule, path)
+        if isinstance(rule, CiliumIngressRule | CiliumEgressRule):
+            if rule.authentication is not None and rule.authentication.mode != "disabled":
+                yield (*path, "authentication"), "both ends must authenticate"
+            for number, entry in enumerate(rule.to_ports):
+                yield from _layer_7(entry, (*path, "toPorts", number))
+
+
+def _requirements(rule: AnyCiliumRule) -> dict[str, object]:
+    if isinstance(rule, CiliumEgressRule | CiliumEgressDenyRule):
+        return {"toRequires": rule.to_requires}
+    return {"fromRequires": rule.from_requires}
+
+
+def _cidr_groups(rule: AnyCiliumRule, path: Path) -> Iterator[tuple[Path, str]]:
+    if isinstance(rule, CiliumEgressRule | CiliumEgressDenyRule):
+        field, entries = "toCIDRSet", rule.to_cidr_set
+    else:
+        field, entries = "fromCIDRSet", rule.from_cidr_set
+    for index, entry in enumerate(entries or ()):
+        if not entry.cidr:
+            yield (*path, field, index), "the ranges of a CiliumCIDRGroup are peers"
+
+
+def _layer_7(entry: CiliumPortRule, path: Path) -> Iterator[tuple[Path, str]]:
+    """Yield the fields about requests. DNS rules that allow every name need no proxy here."""
+    rules = entry.rules
+    for protocol in rules.protocols if rules is not None else ():
+        if protocol != "dns" or (rules is not None and not rules.allows_all_names):
+            effect = f"a proxy refuses other {protocol.upper()} requests; the lab allows all"
+            yield (*path, "rules", protocol), effect
+    if entry.terminating_tls is not None:
+        yield (*path, "terminatingTLS"), "a proxy decrypts the connections"
+    if entry.originating_tls is not None:
+        yield (*path, "originatingTLS"), "a proxy encrypts the connections"
+    if entry.server_names:
+        yield (*path, "serverNames"), "only connections to these TLS servers are allowed"
+    if entry.listener is not None:
+        yield (*path, "listener"), "a listener of Envoy handles the connections"
+
+
+def _has_dns_rules(rule: AnyCiliumRule) -> bool:
+    return isinstance(rule, CiliumEgressRule) and any(
+        entry.rules is not None and entry.rules.dns for entry in rule.to_ports
+    )
+
+
+def _unknown_names(cluster: Cluster, section: CiliumSection) -> Iterator[tuple[Path, str]]:
+    """Yield (path, reason) of names with addresses that the lab does not know."""
+    inside = f".{cluster.config.networking.dns_domain}"
+    for index, rule in enumerate(section.rules):
+        if not isinstance(rule, CiliumEgressRule):
+            continue
+        for number, selector in enumerate(rule.to_fqdns or ()):
+            name = (selector.match_name or selector.match_pattern).lower().removesuffix(".")
+            path = (*section.path, index, "toFQDNs", number)
+            # Addresses of pods do not count as those of names, so names of Services never matter.
+            if cluster.config.uplink and not name.endswith(inside):
+                yield path, "only names of external hosts are resolved"
+
+
+def _unlearned_names(
+    policy: CiliumPolicy, section: CiliumSection, pods: tuple[str, ...]
+) -> Iterator[Diagnostic]:
+    """Yield a diagnostic for names of which Cilium would not learn the addresses."""
+    for index, rule in enumerate(section.rules):
+        if isinstance(rule, CiliumEgressRule) and rule.to_fqdns:
+            yield Diagnostic(
+                NOT_ENFORCED,
+                policy.kind,
+                policy.namespace,
+                policy.name,
+                (*section.path, index, "toFQDNs"),
+                f"{_CLUSTER} no address is learned for the names: no rule with rules.dns sends "
+                f"the DNS requests of {pods[0]} to Cilium's proxy",
+                ('add toPorts with port 53 and rules: {dns: [{matchPattern: "*"}]}',),
+                Scope(out_of=pods),
+            )
