@@ -225,8 +225,8 @@ class RowResult(Struct, frozen=True):
     """Expectation of the row."""
     outcome: str = field(name="found")
     """Observed result."""
-    state: Literal["holds", "fails"]
-    """Whether the expectation holds."""
+    state: Literal["holds", "fails", "untested"]
+    """Whether the expectation holds; `untested` if this kernel does not have the protocol."""
     place: str
     """file:line of the row."""
     ms: float
@@ -249,8 +249,8 @@ class CheckResult(Struct, frozen=True, kw_only=True):
 
     @property
     def failures(self) -> tuple[RowResult, ...]:
-        """Rows that do not hold."""
-        return tuple(row for row in self.rows if row.state == "fails")
+        """Rows that do not hold, also those that this kernel cannot test."""
+        return tuple(row for row in self.rows if row.state != "holds")
 
 
 Result = TypeVar("Result", PingResult, PingSeries, PingMatrix, CheckResult)

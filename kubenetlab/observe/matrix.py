@@ -82,6 +82,11 @@ class Matrix(Struct, frozen=True):
         return [cell for cell in self.cells if not cell.is_as_promised]
 
     @property
+    def untested(self) -> list[Cell]:
+        """Cells whose protocol this kernel does not have; they are faults, too."""
+        return [cell for cell in self.cells if cell.result.outcome == "not testable"]
+
+    @property
     def differences(self) -> Matrix:
         """The rows and columns with a cell that is not as promised."""
         rows = {cell.source.sandbox for cell in self.faults}

@@ -11,7 +11,10 @@ from typing import Final, Literal
 
 from kubenetlab.kernel.ping_sockets import Echo, echo_of
 
-Outcome = Literal["answer", "refused", "unreachable", "silence"]
+Outcome = Literal["answer", "refused", "unreachable", "silence", "not testable"]
+"""Result of a probe; `not testable` if this kernel does not have its protocol, SCTP."""
+NO_SCTP: Final = "SCTP is not available; run sudo modprobe sctp, or see kubenetlab doctor"
+"""Message for a probe that is not testable."""
 
 DNS_PORT = 53
 FIRST_PORT: Final = 32768

@@ -219,7 +219,7 @@ class _Run:
         except OSError as error:
             if error.errno != errno.EPROTONOSUPPORT:
                 raise
-            self._results[index] = Result("unreachable")  # this kernel has no SCTP
+            self._results[index] = Result("not testable")
             return
         is_stream = probe.protocol != "UDP"
         start = time.monotonic()

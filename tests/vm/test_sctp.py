@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -91,3 +92,36 @@ def test_ping_supports_sctp(lab: Lab) -> None:
         assert "associate: answered in" in lab.run("ping", "a", *words).out
     assert "associate: refused" in lab.run("ping", "a", "b", "--sctp", "8083", status=1).out
     assert lab.run("ping", "-o", "json").json["ok"]
+
+
+POLICY = """\
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: b}
+spec:
+  podSelector: {matchLabels: {app: b}}
+  ingress: [{from: [{podSelector: {matchLabels: {app: a}}}], ports: [{port: 8082, protocol: SCTP}]}]
+"""
+
+
+@pytest.mark.parametrize("engine", ["nftables", "iptables"])
+def test_a_check_tests_policies_with_sctp(engine: str, tmp_path: Path) -> None:
+    """In tables, in the promise, and in generated tables; a denial is silence."""
+    table = tmp_path / "expect.yaml"
+    table.write_text(
+        "- {from: a, to: b, port: 8082, protocol: SCTP, expect: allow}\n"
+        "- {from: a, to: 'svc:b', protocol: SCTP, expect: allow}\n"
+        "- {from: a, to: b, port: 8083, protocol: SCTP, expect: drop}\n"
+        "- {from: 'ext:client', to: 'nodeport:worker/default/b', protocol: SCTP, expect: drop}\n"
+        "- {from: b, to: a, port: 8082, protocol: SCTP, expect: allow}\n"
+    )
+    for lab in new_lab():
+        lab.up(MANIFEST + POLICY, "--policy", engine)
+        result = lab.run("check", str(table), "-o", "json").json
+        assert [row["state"] for row in result["checks"]] == ["holds"] * 5
+        assert lab.run("check", "-o", "json").json["ok"]
+        generated = tmp_path / "generated.yaml"
+        lab.run("check", "--generate", str(generated))
+        assert "protocol: SCTP" in generated.read_text()
+        lab.run("check", str(generated))

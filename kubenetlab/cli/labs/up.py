@@ -248,6 +248,8 @@ def _apply(client: Client, manifests: Manifests, strictness: Strictness) -> None
     for outcome in answer["outcomes"]:
         changes = f": {', '.join(outcome['changes'])}" if outcome["changes"] else ""
         echo(f"{outcome['title']} {paint(outcome['action'], colours[outcome['action']])}{changes}")
+    for reason in answer.get("notes", ()):
+        note(f"{paint('note:', WARNING)} {reason}")
 
 
 def _post(client: Client, manifests: Manifests, documents: JsonObject) -> JsonObject:

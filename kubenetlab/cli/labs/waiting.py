@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Final, NoReturn
 
@@ -30,6 +30,9 @@ ANSWER_TIMEOUT_S: Final = 1.0
 
 _SANDBOX_ID: Final = re.compile(r' for sandbox "[0-9a-f]{64}"')
 """Identifier of a sandbox in the kubelet's message about a CNI plugin."""
+
+_MAX_LINES: Final = 10
+"""Maximum number of lines of each kind of problem."""
 
 State = JsonObject
 """One line of the API's `settled` stream: pods and Jobs by state, failures, diagnostics."""
@@ -122,22 +125,41 @@ def _latest(name: str, last: State) -> State:
 def _print_problems(state: State, timeout_s: float) -> None:
     """Print failed operations, and pods and Jobs that are not ready, with the reasons."""
     waited = f"after {timeout_s:g} s still waiting for"
-    print_failures(state["failures"])
-    for reason, pods in _pods_by_reason(state["stuck"]).items():
-        note(f"{paint('not ready:', BAD)} {_first_names(pods)}: {reason}")
+    not_ready = paint("not ready:", BAD)
+    print_failures(state["failures"], _MAX_LINES)
+    by_reason = _pods_by_reason(state["stuck"])
+    _print_first(
+        (f"{not_ready} {_first_names(pods)}: {reason}" for reason, pods in by_reason.items()),
+        "reasons: kubenetlab get pods -A",
+    )
     if state["waiting"]:
-        note(f"{paint('not ready:', BAD)} {waited} {_first_names(state['waiting'])}")
-    for daemon in state.get("daemons", []):
-        until = f"{waited} " if daemon["state"] == "waiting" else ""
-        note(f"{paint('not ready:', BAD)} {until}daemon {daemon['daemon']}: {daemon['reason']}")
-    for job in _jobs(state, "failed"):
-        note(f"{paint('failed:', BAD)} Job {job['job']}: {job['reason']}")
-    for job in _jobs(state, "waiting"):
-        note(f"{paint('not complete:', BAD)} {waited} Job {job['job']}: {job['reason']}")
-    for job in _jobs(state, "suspended"):
-        note(f"suspended: Job {job['job']}: {job['reason']}")
+        note(f"{not_ready} {waited} {_first_names(state['waiting'])}")
+    _print_first(
+        (
+            f"{not_ready} {f'{waited} ' if daemon['state'] == 'waiting' else ''}"
+            f"daemon {daemon['daemon']}: {daemon['reason']}"
+            for daemon in state.get("daemons", [])
+        ),
+        "daemons: kubenetlab get pods -n kube-system",
+    )
+    for kind, title in (
+        ("failed", paint("failed:", BAD)),
+        ("waiting", f"{paint('not complete:', BAD)} {waited}"),
+        ("suspended", "suspended:"),
+    ):
+        lines = (f"{title} Job {job['job']}: {job['reason']}" for job in _jobs(state, kind))
+        _print_first(lines, "Jobs: kubenetlab get jobs -A")
     if state["unready"]:
         note(f"unready on purpose: {_first_names(state['unready'])}")
+
+
+def _print_first(lines: Iterable[str], others: str) -> None:
+    """Print the first lines of a list. `others`: noun for the others, and where to see them."""
+    shown = list(lines)
+    for line in shown[:_MAX_LINES]:
+        note(line)
+    if len(shown) > _MAX_LINES:
+        note(f"  … and {len(shown) - _MAX_LINES} more {others}")
 
 
 def _jobs(state: State, *states: str) -> list[dict[str, str]]:

@@ -200,14 +200,17 @@ def _generate(lab: str | None, file: str, deadline_s: float) -> None:
     from kubenetlab.errors import LabError
     from kubenetlab.lab.client import select_lab
     from kubenetlab.observe.checks.generated_table import generated_table
+    from kubenetlab.observe.probe_sockets import NO_SCTP
 
     if file != "-":
         refuse_unwritable("--generate", file)
     client = select_lab(lab)
     matrix, inspected, _ = probe_everything(client, deadline_s)
     text = generated_table(matrix.cells, inspected, client.lab)
-    if matrix.faults:
-        count = len(matrix.faults)
+    untested = len(matrix.untested)
+    if untested:
+        note(f"{untested} connections are not testable, and not in the table: {NO_SCTP}")
+    if count := len(matrix.faults) - untested:
         note(f"{count} connections are not as Kubernetes promises; the table has them as they are")
     if file == "-":
         typer.echo(text, nl=False)

@@ -166,7 +166,7 @@ def probe_everything(
 def _verdict(
     cell: Cell, ends: Ends, policies: PolicyVerdicts | None, place_of: PlaceOf
 ) -> RowVerdict:
-    from kubenetlab.observe.checks.verdicts import RowVerdict
+    from kubenetlab.observe.checks.verdicts import RowVerdict, state_of
     from kubenetlab.observe.matrix import cell_reasons
 
     return RowVerdict(
@@ -175,7 +175,7 @@ def _verdict(
         cell.destination.title,
         cell.expected,
         cell.result.outcome,
-        "holds" if cell.is_as_promised else "fails",
+        state_of(cell.is_as_promised, cell.result.outcome),
         "",
         round(cell.result.ms, 3),
         f"{ends.stable_name(cell.source)} → {ends.stable_destination(cell.destination)}",

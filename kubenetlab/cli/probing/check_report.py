@@ -28,8 +28,8 @@ class Result(NamedTuple):
 
     @property
     def failed(self) -> list[RowVerdict]:
-        """Verdicts that do not hold."""
-        return [verdict for verdict in self.verdicts if verdict.state == "fails"]
+        """Verdicts that do not hold, also those that this kernel cannot test."""
+        return [verdict for verdict in self.verdicts if verdict.state != "holds"]
 
     @property
     def is_fine(self) -> bool:
@@ -50,6 +50,8 @@ def refuse_unwritable(option: str, file: str) -> None:
 
 def next_command(result: Result) -> str:
     """Return the command that shows the reason of the first failure."""
+    if result.failed and all(verdict.state == "untested" for verdict in result.failed):
+        return "kubenetlab doctor"
     if result.failed:
         return _again(result.failed[0])
     return "kubenetlab ping" if result.is_fine else _how_to_accept(result.assessed)
@@ -70,7 +72,7 @@ def _how_to_accept(assessed: Sequence[AssessedDiagnostic]) -> str:
 def _again(verdict: RowVerdict) -> str:
     """Return the `ping` command that repeats the probe of a failed expectation."""
     target, _, protocol = verdict.target.rpartition("/")
-    if protocol not in ("TCP", "UDP"):
+    if protocol not in ("TCP", "UDP", "SCTP"):
         return f"kubenetlab ping {verdict.source} {quote(verdict.target)}"
     target, _, port = target.rpartition(":")
     return f"kubenetlab ping {verdict.source} {target} --{protocol.lower()} {port}"
@@ -104,7 +106,7 @@ def show_differences(matrix: Matrix) -> None:
     for line in matrix_lines(differences, width):
         echo(line)
     print_other_destinations(differences)
-    for line in legend_lines(width):
+    for line in legend_lines(width, has_untested=bool(matrix.untested)):
         echo(line)
     echo()
 
@@ -131,10 +133,13 @@ def _remarks(result: Result) -> dict[int, list[str]]:
 
     Failed checks have the network policies that decided; all have objects that are not enforced.
     """
+    from kubenetlab.observe.probe_sockets import NO_SCTP
+
     unenforced = _unenforced_by_verdict(result.assessed)
     remarks = {}
     for index, verdict in enumerate(result.verdicts):
         lines = list(verdict.policies) if verdict.state == "fails" else []
+        lines += [NO_SCTP] if verdict.state == "untested" else []
         lines += [_remark(unenforced[index])] if index in unenforced else []
         if lines:
             remarks[index] = lines
@@ -171,9 +176,12 @@ def show(result: Result) -> None:
     for item in assessed:
         if item.is_advice:
             echo(f"{paint('advice:', HEADING)} {item.problem}")
+    holding = sum(verdict.state == "holds" for verdict in verdicts)
     failing = sum(verdict.state == "fails" for verdict in verdicts)
-    parts = [paint(f"{len(verdicts) - failing} hold", GOOD)]
+    parts = [paint(f"{holding} hold", GOOD)]
+    untested = sum(verdict.state == "untested" for verdict in verdicts)
     parts += [paint(f"{failing} fail", BAD)] if failing else []
+    parts += [paint(f"{untested} not testable", WARNING)] if untested else []
     parts += [paint(part, BAD) for part in count_problems(assessed)]
     noun = "check" if len(verdicts) == 1 else "checks"
     echo(f"{len(verdicts)} {noun} in {took_s:.2f} s: {', '.join(parts)}")
@@ -192,7 +200,7 @@ def _print_failed(result: Result) -> None:
             "\n".join(paint(line, WARNING) for line in remarks.get(index, ())),
         )
         for index, verdict in enumerate(result.verdicts)
-        if verdict.state == "fails"
+        if verdict.state != "holds"
     ]
     if rows:
         print_table(

@@ -80,15 +80,20 @@ def print_other_destinations(matrix: Matrix) -> None:
     echo()
 
 
-def legend_lines(width: int | None = None) -> Iterator[str]:
-    """Yield the legend of the marks, wrapped at `width` columns; None sets no limit."""
-    entries = (
+def legend_lines(width: int | None = None, *, has_untested: bool = False) -> Iterator[str]:
+    """Yield the legend of the marks, wrapped at `width` columns; None sets no limit.
+
+    has_untested: also explain the mark of probes whose protocol the kernel does not have.
+    """
+    entries: tuple[tuple[str, str, str], ...] = (
         ("●", GOOD, "answers"),
         ("×", WARNING, "refuses"),
         ("·", MUTED, "no answer"),
         ("!", BAD, "answers, against the promise"),
         ("✗", BAD, "does not, against the promise"),
     )
+    if has_untested:
+        entries = (*entries, ("?", WARNING, "not testable: this kernel has no SCTP"))
     line, line_width = "", 0
     for mark, colour, meaning in entries:
         entry_width = len(mark) + 1 + len(meaning)
@@ -139,6 +144,8 @@ def _mark(cell: Cell | None) -> str:
     if cell is None:
         return paint("-", MUTED)
     outcome = cell.result.outcome
+    if outcome == "not testable":
+        return paint("?", WARNING)
     if not cell.is_as_promised:
         return paint("✗" if outcome != "answer" else "!", BAD)
     return paint(

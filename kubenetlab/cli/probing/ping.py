@@ -24,7 +24,7 @@ from kubenetlab.cli.probing.doubts import doubtful_objects
 from kubenetlab.cli.terminal import display
 from kubenetlab.cli.terminal.output_documents import print_document
 from kubenetlab.cli.terminal.printing import echo, hint, print_faults, print_table
-from kubenetlab.cli.terminal.theme import BAD, GOOD, MUTED, paint
+from kubenetlab.cli.terminal.theme import BAD, GOOD, MUTED, WARNING, paint
 
 if TYPE_CHECKING:
     from kubenetlab.cli.labs.diagnostics import AssessedDiagnostic
@@ -40,6 +40,7 @@ _VERBS = {
     "refused": "refuses",
     "unreachable": "unreachable",
     "silence": "no answer",
+    "not testable": "not testable",
 }
 """Text for each outcome of a probe."""
 _MAX_FAILURES = 20
@@ -252,7 +253,7 @@ def _show(matrix: Matrix) -> None:
     for line in matrix_lines(matrix, width):
         echo(line)
     print_other_destinations(matrix)
-    for line in legend_lines(width):
+    for line in legend_lines(width, has_untested=bool(matrix.untested)):
         echo(line)
 
 
@@ -322,11 +323,14 @@ def _summary(
         echo(f"  … and {len(matrix.faults) - _MAX_FAILURES} more")
     probes = sum(len(cell.results) for cell in matrix.cells)
     pings = sum(len(cell.results) for cell in matrix.cells if not hasattr(cell.destination, "port"))
-    verdict = (
-        paint("all as Kubernetes promises", GOOD)
-        if not matrix.faults
-        else paint(f"{len(matrix.faults)} not as Kubernetes promises", BAD)
-    )
+    untested = len(matrix.untested)
+    broken = len(matrix.faults) - untested
+    verdict = ", ".join(
+        (
+            *([paint(f"{broken} not as Kubernetes promises", BAD)] if broken else ()),
+            *([paint(f"{untested} not testable", WARNING)] if untested else ()),
+        )
+    ) or paint("all as Kubernetes promises", GOOD)
     names = [f"{cell.source.title} → {cell.destination.title}" for cell in matrix.cells]
     unaccepted = [item for item in assessed if not item.is_accepted]
     for item in unaccepted:
@@ -338,7 +342,8 @@ def _summary(
 def _hint(matrix: Matrix, assessed: Sequence[AssessedDiagnostic]) -> None:
     unaccepted = [item for item in assessed if not item.is_accepted]
     if matrix.faults:
-        hint("kubenetlab diff")
+        is_broken = len(matrix.faults) > len(matrix.untested)
+        hint("kubenetlab diff" if is_broken else "kubenetlab doctor")
     elif unaccepted and not unaccepted[0].is_unenforced:
         hint("kubenetlab get pods -A -o wide")
     elif unaccepted:

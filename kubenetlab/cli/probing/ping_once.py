@@ -36,6 +36,7 @@ from kubenetlab.observe.destinations import (
 )
 from kubenetlab.observe.expect import ServiceTarget, facts_of
 from kubenetlab.observe.matrix import EXPECTED_OUTCOMES
+from kubenetlab.observe.probe_sockets import NO_SCTP
 from kubenetlab.observe.prober import ProbeRequest, Result, run
 from kubenetlab.observe.request import HTTP_ERROR, ProbeSpecification
 from kubenetlab.observe.targets.grammar import Target, pod_title
@@ -54,6 +55,7 @@ _RESULTS = {
     "refused": "refused",
     "unreachable": "unreachable",
     "silence": "no answer",
+    "not testable": "not testable",
 }
 """Text for each outcome of a probe."""
 
@@ -73,9 +75,7 @@ def find_destination(
     if destination.choice:
         note(destination.choice)
     if destination.protocol == "SCTP" and not destination.unresolved and not has_sctp():
-        raise RequirementError(
-            "SCTP is not available; run sudo modprobe sctp, or see kubenetlab doctor"
-        )
+        raise RequirementError(NO_SCTP)
     return destination
 
 

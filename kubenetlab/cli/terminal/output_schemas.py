@@ -96,7 +96,7 @@ OUTPUTS: Final[JsonMapping] = {
             "text?: outcome that Kubernetes promises: answer, refused, nothing or any; "
             "null if it promises nothing"
         ),
-        "found": "text: answer, refused, unreachable, silence or unresolved",
+        "found": "text: answer, refused, unreachable, silence, not testable or unresolved",
         "ms": "number: milliseconds until the answer",
         "body": "text: body of an HTTP answer",
         "?http": {
@@ -171,7 +171,7 @@ OUTPUTS: Final[JsonMapping] = {
                 "target": "text",
                 "expected": "text",
                 "found": "text",
-                "state": "text: holds or fails",
+                "state": "text: holds, fails or untested",
                 "place": "text: file:line of the expectation",
                 "ms": "number",
                 "unenforced": ["text: as for ping"],

@@ -171,10 +171,15 @@ def _coloured(parts: Iterable[Span], screen: Display) -> str:
     )
 
 
-def print_failures(failures: Mapping[str, str]) -> None:
-    """Print the errors of the kernel, per network namespace."""
-    for netns, text in failures.items():
+def print_failures(failures: Mapping[str, str], maximum: int | None = None) -> None:
+    """Print the errors of the kernel, per network namespace.
+
+    maximum: number of errors that are printed; the others are counted. None prints all.
+    """
+    for netns, text in list(failures.items())[:maximum]:
         note(f"{paint('refused:', BAD)} {text if text.startswith(netns) else f'{netns}: {text}'}")
+    if maximum is not None and len(failures) > maximum:
+        note(f"  … and {len(failures) - maximum} more: kubenetlab diff")
 
 
 def print_faults(faults: Iterable[JsonMapping]) -> None:

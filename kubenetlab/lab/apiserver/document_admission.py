@@ -20,6 +20,7 @@ from kubenetlab.controllers.admission.admission import AdmissionRequest, Admissi
 from kubenetlab.datapath import cluster_modes
 from kubenetlab.datapath.checks.ipv6_mtu import ipv6_findings
 from kubenetlab.lab.bootstrap import with_networking
+from kubenetlab.lab.machine import decisions
 from kubenetlab.lab.requirements import pool_findings, used_features
 
 
@@ -126,6 +127,15 @@ def render_admission(admission: AdmissionResult) -> JsonObject:
         "findings": render_findings(admission.findings),
         "namespaces": list(admission.made_namespaces),
     }
+
+
+def new_decisions(before: Cluster, after: Cluster) -> list[str]:
+    """Return the reasons for decisions that the documents cause, for users.
+
+    With the first policy, another policy engine may replace the CNI mode's default one.
+    """
+    reason = decisions(after).policy_engine_reason
+    return [reason] if reason and reason != decisions(before).policy_engine_reason else []
 
 
 def refusing_diagnostics(before: Cluster, after: Cluster, body: DocumentsBody) -> list[JsonObject]:

@@ -1,6 +1,6 @@
 """The lab's own group of the API: apply, break, settled, inspect, enter, plan, diff.
 
-POST apply    {documents: […], sources: [{file, line}]} → outcomes, findings and diagnostics,
+POST apply    {documents: […], sources: [{file, line}]} → outcomes, findings, diagnostics, notes,
                                         or unmet requirements of the documents
 POST plan     {documents: […]}        → planned changes; with `script` the lab as a shell script
 POST delete   {keys: […]}             → removed documents of kinds that the lab does not model
@@ -51,6 +51,7 @@ from kubenetlab.lab.apiserver.daemon_listing import running_daemons, without_rou
 from kubenetlab.lab.apiserver.document_admission import (
     DocumentsBody,
     admit_documents,
+    new_decisions,
     refusing_diagnostics,
     render_admission,
     render_findings,
@@ -134,6 +135,7 @@ class LabApi:
             refusing := refusing_diagnostics(agent.cluster, admission.cluster, body)
         ):
             return json_response({**render_admission(admission), "diagnostics": refusing})
+        notes: list[str] = []
         if admission.cluster is not agent.cluster:
             try:
                 require_modes(admission.cluster.config, agent.cluster.config)
@@ -150,11 +152,12 @@ class LabApi:
                 agent.require_capacity(cluster, agent.cluster)
             except RequirementError as error:
                 return _failure(507, str(error))
+            notes = new_decisions(agent.cluster, cluster)
             if not body.dry_run:
                 agent.replace(cluster, states)
         if not body.dry_run:
             agent.wake(check=True)
-        return json_response({**render_admission(admission), "diagnostics": []})
+        return json_response({**render_admission(admission), "diagnostics": [], "notes": notes})
 
     async def _plan(self, request: Request) -> Answer:
         """Answer with the changes that applying some documents would make at once.

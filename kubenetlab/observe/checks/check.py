@@ -86,7 +86,8 @@ def check(
             verdicts.append(check_reply(table, entry, network_of, deadline_s))
         else:
             result = next(results)
-            state = state_of(result.outcome in EXPECTED_OUTCOMES[entry.row.expected])
+            holds = result.outcome in EXPECTED_OUTCOMES[entry.row.expected]
+            state = state_of(holds, result.outcome)
             verdicts.append(verdict_of(table, entry, result.outcome, state, result.ms))
     return asyncio.run(_gathered(verdicts))
 

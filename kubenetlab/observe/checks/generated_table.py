@@ -87,7 +87,7 @@ def generated_table(cells: Sequence[Cell], seen: Inspection, name: str) -> str:
         port, title, family = entry
         if cell.expected == "any" and isinstance(cell.destination, ServiceTarget):
             varying += 1
-        elif title != cell.source.title:
+        elif title != cell.source.title and cell.results[0][1].outcome != "not testable":
             # Not `reject`: hosts limit the rate of the ICMP errors by which they refuse.
             expected: Expected = "allow" if cell.results[0][1].outcome == "answer" else "deny"
             pairs = results.setdefault(port, {}).setdefault(family, {})

@@ -98,6 +98,8 @@ def mark_of(verdict: RowVerdict) -> Mark:
     match verdict.state:
         case "fails":
             return "open" if is_denial else "lost"
+        case "untested":
+            return "u"
         case "holds":
             is_closed = is_denial or verdict.found in ("refused", "unreachable", "silence")
             return "n" if is_closed else "y"

@@ -10,7 +10,7 @@ from kubenetlab import __version__
 from kubenetlab.observe.checks.html_matrix import matrix
 from kubenetlab.observe.checks.html_style import STYLE
 from kubenetlab.observe.checks.html_text import count, to_html
-from kubenetlab.observe.checks.verdicts import RowVerdict
+from kubenetlab.observe.checks.verdicts import RowVerdict, State
 
 _MAX_DIFFERENCES: Final = 200
 """Maximum number of rows in the list of differences."""
@@ -18,6 +18,13 @@ _MAX_ROWS: Final = 5000
 """Maximum number of checks in the list of all checks."""
 _MAX_NAMES: Final = 4
 """Number of sources or targets of a difference that are visible; the others can be opened."""
+
+_MARKS: Final[Mapping[State, tuple[str, str]]] = {
+    "holds": ("✓", "good"),
+    "fails": ("✗", "bad"),
+    "untested": ("?", "warn"),
+}
+"""State of a check → its mark and style."""
 
 
 class PageNote(NamedTuple):
@@ -53,17 +60,16 @@ def render_page(
 
     remarks: index of a verdict → lines that are shown with it. took_s: duration in seconds.
     """
-    failing = [index for index, verdict in enumerate(verdicts) if verdict.state == "fails"]
+    failing = sum(verdict.state == "fails" for verdict in verdicts)
+    untested = sum(verdict.state == "untested" for verdict in verdicts)
     errors = sum(note.severity == "error" for note in notes)
-    is_fine = not failing and not errors
-    headline = (
-        f"{len(failing)} of {count(len(verdicts), 'check')} fail{'s' if len(failing) == 1 else ''}"
-        if failing
-        else "The check holds"
-        if len(verdicts) == 1
-        else f"All {len(verdicts)} checks hold"
+    is_fine = not (failing or untested or errors)
+    headline = ", ".join(
+        (
+            _result(len(verdicts), failing, untested),
+            *((count(errors, "diagnostic"),) if errors else ()),
+        )
     )
-    headline += f", {count(errors, 'diagnostic')}" if errors else ""
     mark = "✓" if is_fine else "✗"
     lines = [
         "<!DOCTYPE html>",
@@ -78,10 +84,10 @@ def render_page(
         f'<p class="mute">Lab <b>{to_html(lab)}</b>, {took_s:.2f} s, '
         f"kubenetlab {to_html(__version__)}. "
         "Each check is a packet from inside the network namespace of its source.</p>",
-        *_bar(len(verdicts) - len(failing), len(failing)),
+        *_bar(len(verdicts) - failing - untested, failing, untested),
         "</header>",
         "<main>",
-        *_differences(verdicts, failing, remarks),
+        *_differences(verdicts, remarks),
         *(_notes([note for note in notes if note.severity == "error"], "Diagnostics")),
         *matrix(verdicts),
         *(_notes([note for note in notes if note.severity != "error"], "Advice")),
@@ -92,26 +98,37 @@ def render_page(
     return "\n".join(lines) + "\n"
 
 
-def _bar(holding: int, failing: int) -> Iterator[str]:
-    """Yield a bar with the shares of checks that hold and fail."""
-    total = holding + failing
+def _result(total: int, failing: int, untested: int) -> str:
+    """Return the result of all checks, such as `2 of 7 checks fail, 1 not testable`."""
+    if failing:
+        result = f"{failing} of {count(total, 'check')} fail{'s' if failing == 1 else ''}"
+        return f"{result}, {untested} not testable" if untested else result
+    if untested:
+        return f"{untested} of {count(total, 'check')} not testable"
+    return "The check holds" if total == 1 else f"All {total} checks hold"
+
+
+def _bar(holding: int, failing: int, untested: int) -> Iterator[str]:
+    """Yield a bar with the shares of checks that hold, fail, and are not testable."""
+    total = holding + failing + untested
     if not total:
         return
-    good, bad = (
-        f'<i{style} style="width: {100 * number / total:.3f}%"></i>' if number else ""
-        for number, style in ((holding, ""), (failing, ' class="bad"'))
+    parts = (
+        f'<i class="{style}" style="width: {100 * number / total:.3f}%"></i>' if number else ""
+        for number, style in ((holding, "good"), (failing, "bad"), (untested, "warn"))
     )
-    label = f"{holding} hold, {failing} fail"
-    yield f'<div class="bar" role="img" aria-label="{label}" title="{label}">{good}{bad}</div>'
+    label = f"{holding} hold, {failing} fail, {untested} not testable"
+    yield f'<div class="bar" role="img" aria-label="{label}">{"".join(parts)}</div>'
 
 
 # --- differences ---
 
 
 def _differences(
-    verdicts: Sequence[RowVerdict], failing: Sequence[int], remarks: Mapping[int, Sequence[str]]
+    verdicts: Sequence[RowVerdict], remarks: Mapping[int, Sequence[str]]
 ) -> Iterator[str]:
-    """Yield the list of the checks that fail, those with the same cause as one row."""
+    """Yield the list of the checks that do not hold, those with the same cause as one row."""
+    failing = [index for index, verdict in enumerate(verdicts) if verdict.state != "holds"]
     if not failing:
         return
     rows = _merged((verdicts[index], tuple(remarks.get(index, ()))) for index in failing)
@@ -213,7 +230,7 @@ def _all_checks(
             f'<tbody><tr><th class="group" scope="rowgroup" colspan="5">{to_html(source)}</th></tr>'
         )
         for index, verdict in own:
-            mark, style = ("✓", "good") if verdict.state == "holds" else ("✗", "bad")
+            mark, style = _MARKS[verdict.state]
             lines = "".join(f"<p>{to_html(line)}</p>" for line in remarks.get(index, ()))
             yield (
                 f'<tr><td><span class="{style}">{mark}</span> {to_html(verdict.target)}</td>'

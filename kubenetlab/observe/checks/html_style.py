@@ -25,7 +25,8 @@ p { margin: .3rem 0; }
 .good { color: var(--good); } .bad { color: var(--bad); } .warn { color: var(--warn); }
 .mute { color: var(--mute); }
 .bar { display: flex; height: 8px; margin-top: .8rem; border-radius: 4px; overflow: hidden; }
-.bar i { background: var(--good); } .bar i.bad { background: var(--bad); min-width: 4px; }
+.bar i { background: var(--good); min-width: 4px; } .bar .bad { background: var(--bad); }
+.bar .warn { background: var(--warn); }
 .hidden { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
 .scroll { overflow: auto; max-height: 90vh; border: 1px solid var(--line); border-radius: 6px; }
 .scroll:focus-visible, summary:focus-visible { outline: 2px solid var(--text); }

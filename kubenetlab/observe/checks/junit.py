@@ -47,6 +47,7 @@ def write(
         name="kubenetlab",
         tests=str(len(verdicts) + len(notes)),
         failures=str(failures),
+        errors=str(sum(verdict.state == "untested" for verdict in verdicts)),
         time=f"{took_s:.3f}",
     )
     name_counts: Counter[tuple[str, str]] = Counter()
@@ -60,10 +61,10 @@ def write(
             name_counts,
         )
         lines = remarks.get(index, ())
-        if verdict.state == "fails":
+        if verdict.state != "holds":
             failure = ElementTree.SubElement(
                 case,
-                "failure",
+                "failure" if verdict.state == "fails" else "error",
                 message=_text(f"expected {verdict.expected}, found {verdict.found}"),
             )
             failure.text = _text(verdict.place, f"{verdict.source} → {verdict.target}", *lines)

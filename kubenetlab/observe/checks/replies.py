@@ -52,6 +52,8 @@ async def check_reply(
 
 def _failed_reply(table: TruthTable, probe: RowProbe, error: OSError) -> RowVerdict:
     """Return the verdict for a failed exchange, which a GET without `source` may expect."""
+    if error.errno == errno.EPROTONOSUPPORT:  # this kernel has no SCTP
+        return verdict_of(table, probe, "not testable", "untested")
     if probe.row.source or not probe.path:
         return verdict_of(
             table, probe, os.strerror(error.errno) if error.errno else str(error), "fails"

@@ -11,7 +11,8 @@ from kubenetlab.observe.checks.truth_table import Row, TruthTable
 from kubenetlab.observe.targets.grammar import with_port
 from kubenetlab.observe.targets.locations import Location
 
-State = Literal["holds", "fails"]
+State = Literal["holds", "fails", "untested"]
+"""State of a check; `untested` if this kernel does not have its protocol. Only `holds` is fine."""
 
 
 class RowVerdict(Struct, frozen=True):
@@ -65,8 +66,10 @@ class RowProbe(Struct, frozen=True):
         return bool(self.row.source or self.path)
 
 
-def state_of(holds: bool) -> State:
-    """Return the state of a verdict."""
+def state_of(holds: bool, outcome: str = "") -> State:
+    """Return the state of a verdict. `outcome` is that of its probe, if it has one."""
+    if outcome == "not testable":
+        return "untested"
     return "holds" if holds else "fails"
 
 

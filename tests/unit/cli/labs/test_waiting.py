@@ -8,7 +8,12 @@ from typing import Any
 
 import pytest
 
-from kubenetlab.cli.labs.waiting import _next_after_failure, _pods_by_reason, wait
+from kubenetlab.cli.labs.waiting import (
+    _next_after_failure,
+    _pods_by_reason,
+    _print_problems,
+    wait,
+)
 from kubenetlab.errors import LabError
 from kubenetlab.lab import rundir
 from kubenetlab.lab.client import Client
@@ -77,3 +82,28 @@ def test_waiting_for_an_agent_without_reply_ends_at_the_timeout(
         wait("broken", 0.2, 0.0, lambda items: True)
     assert len(timeouts) > 1
     assert float(timeouts[-1]) == 0
+
+
+def test_lists_of_problems_are_bounded(capsys: pytest.CaptureFixture[str]) -> None:
+    """Many pods, each with a reason of its own, do not hide the other problems."""
+    state = {
+        "failures": {f"pod/default/{number}": "EBUSY" for number in range(25)},
+        "stuck": [{"pod": f"default/{n}", "reason": f"no node has {n}"} for n in range(30)],
+        "waiting": [f"default/w{n}" for n in range(40)],
+        "daemons": [{"daemon": f"d{n}", "state": "stopped", "reason": "exited"} for n in range(11)],
+        "jobs": [{"job": f"default/j{n}", "state": "failed", "reason": "x"} for n in range(12)],
+        "unready": [],
+    }
+    _print_problems(state, 60)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 4 * (10 + 1) + 1
+    assert [line for line in lines if "…" in line] == [
+        "  … and 15 more: kubenetlab diff",
+        "  … and 20 more reasons: kubenetlab get pods -A",
+        "  … and 1 more daemons: kubenetlab get pods -n kube-system",
+        "  … and 2 more Jobs: kubenetlab get jobs -A",
+    ]
+    assert lines[22] == (
+        "not ready: after 60 s still waiting for default/w0, default/w1, default/w2, default/w3, "
+        "default/w4 and 35 more"
+    )

@@ -19,6 +19,7 @@ from kubenetlab.api.store import Change, Cluster
 from kubenetlab.api.text.documents import read_documents
 from kubenetlab.controllers.states import ControllerStates
 from kubenetlab.errors import BugError
+from kubenetlab.lab import machine
 from kubenetlab.lab.agent.turns import run_synchronously
 from kubenetlab.lab.apiserver.server import ApiServer
 from kubenetlab.lab.apiserver.statuses import warnings_of
@@ -30,6 +31,7 @@ from kubenetlab.lab.transport.exchange import Exchange
 from kubenetlab.lab.transport.http import Stream, fetch, serve
 from kubenetlab.programs.support.http import Request, Response
 from tests.clusters import NOW, deployment, pod, report, running, settled, store
+from tests.unit.observe.policies.worlds import policy
 
 WEB = "/apis/apps/v1/namespaces/default/deployments/web"
 
@@ -219,3 +221,23 @@ def test_a_change_that_waits_is_a_bug() -> None:
     assert run_synchronously(change(None)) == "changed"
     with pytest.raises(BugError, match="waited"):
         run_synchronously(change(0))
+
+
+def test_a_replaced_policy_engine_is_reported_with_the_first_policy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reason is in the reply to the first policy, and in no later one."""
+    fault = {"iptables": "requires ipset (apt-get install ipset)"}
+    monkeypatch.setattr(machine, "_engine_fault", lambda name: fault.get(name, ""))
+    config = "apiVersion: kubenetlab.dev/v1alpha1\nkind: Cluster\nnetworking: {cni: calico}\n---\n"
+    agent = DyingAgent(store(config + pod("a")), tmp_path / "store.json")
+
+    def notes(name: str) -> list[str]:
+        text = policy("{podSelector: {}}", name)
+        documents, _ = read_documents("policy.yaml", text.encode())
+        body = {"documents": [document.value for document in documents]}
+        reply = ask(agent, "POST", "/apis/kubenetlab.dev/v1alpha1/apply", body)
+        return json.loads(reply.body)["notes"]  # type: ignore[no-any-return]
+
+    assert notes("first") == ["policy engine nftables: requires ipset (apt-get install ipset)"]
+    assert notes("second") == []

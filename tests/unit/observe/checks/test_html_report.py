@@ -66,6 +66,12 @@ def matrix(root: Element) -> Element | None:
             [PageNote("error", "Service a", "m", "f:1"), PageNote("advice", "x", "m", "")],
             "✗ All 2 checks hold, 1 diagnostic",
         ),
+        ([verdict(state="untested")], [], "✗ 1 of 1 check not testable"),
+        (
+            [verdict(state="untested"), verdict(state="fails"), verdict()],
+            [],
+            "✗ 1 of 3 checks fails, 1 not testable",
+        ),
         ([verdict()] * 2, [PageNote("accepted", "a", "m", "")], "✓ All 2 checks hold"),
     ],
 )
