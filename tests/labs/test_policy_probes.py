@@ -165,6 +165,13 @@ def test_dropped_packets_are_counted_and_shown_with_names(lab: Lab, engine: str)
     assert count["node"] == "worker2"
     assert count["packets"] >= 1
     assert reason in run("policy", "log", "--lab", lab.name, "--node", "worker2").out
+    for option, name, suggestion in (
+        ("--node", "workr", "did you mean worker?"),
+        ("--pod", "farr", "did you mean "),
+        ("--pod", "node:worker", "expected a pod"),
+    ):
+        refused = run("policy", "log", "--lab", lab.name, "-w", option, name, status=2)
+        assert suggestion in refused.err
     assert (
         run("policy", "log", "--lab", lab.name, "--node", "worker").out
         == "no policy has dropped a packet\n"

@@ -17,6 +17,7 @@ from kubenetlab.api.json_types import JsonObject
 from kubenetlab.cli.describe.identities import identities
 from kubenetlab.cli.input.completion import candidates
 from kubenetlab.cli.input.options import Lab, Namespace, Output, OutputOption
+from kubenetlab.cli.probing.packet_filters import running_nodes, selected_nodes, selected_pods
 from kubenetlab.cli.terminal.output_documents import print_document
 from kubenetlab.cli.terminal.printing import echo, hint, note
 from kubenetlab.cli.terminal.theme import BAD, paint
@@ -81,12 +82,9 @@ def flows(
     client = select_lab(lab)
     inspected = client.inspect()
     table = _identities(client)
-    nodes = _selected_nodes(inspected, node)
-    pods = _selected_pods(inspected, pod, namespace) if pod is not None else None
-    running = [each for each in nodes if each["netns"] is not None]
-    for each in nodes:
-        if each not in running:
-            note(f"{paint('not read:', BAD)} node {each['name']} does not run")
+    nodes = selected_nodes(inspected, node)
+    pods = selected_pods(inspected, pod, namespace)
+    running = running_nodes(nodes)
     with _readers(client, inspected, running) as readers:
         source = _Source(client, inspected, table, readers)
         is_alone = not watch
@@ -176,27 +174,6 @@ def _identities(client: Client) -> IdentityTable:
             "`kubenetlab exec node:NODE -- tcpdump`"
         )
     return table
-
-
-def _selected_pods(inspected: Inspection, name: str, namespace: str | None) -> frozenset[str]:
-    """Return a pod, or the pods of a workload, as `namespace/name`."""
-    from kubenetlab.cli.describe.kernel_objects import selected_pods
-    from kubenetlab.observe.targets.resolution import read, resolve
-
-    target = read(name, inspected, namespace)
-    _, pods = selected_pods(target, inspected, resolve(target, inspected))
-    return frozenset(f"{pod['namespace']}/{pod['name']}" for pod in pods)
-
-
-def _selected_nodes(inspected: Inspection, name: str | None) -> list[InspectedNode]:
-    from kubenetlab.errors import UsageError, did_you_mean
-
-    nodes = [node for node in inspected["nodes"] if name in (None, node["name"])]
-    if not nodes and name is not None:
-        names = [node["name"] for node in inspected["nodes"]]
-        guess = did_you_mean(name, names)
-        raise UsageError(f'--node: there is no node "{name}"{guess}; known: {", ".join(names)}')
-    return nodes
 
 
 @contextmanager

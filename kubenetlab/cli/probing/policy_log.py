@@ -18,6 +18,7 @@ from kubenetlab.cli.input.completion import candidates
 from kubenetlab.cli.input.options import Lab, Namespace, Output, OutputOption
 from kubenetlab.cli.input.short_options import Command, Group
 from kubenetlab.cli.policies import policy_engine
+from kubenetlab.cli.probing.packet_filters import running_nodes, selected_nodes, selected_pods
 from kubenetlab.cli.terminal.output_documents import print_document
 from kubenetlab.cli.terminal.printing import echo, hint, note, print_table
 from kubenetlab.cli.terminal.theme import BAD, paint
@@ -111,7 +112,10 @@ def policy_log(
         typer.Option(
             "--pod",
             metavar="POD",
-            help="With -w, only packets from or to this pod (\\[ns/]name).",
+            help=(
+                "With -w, only packets from or to this pod (\\[ns/]name), "
+                "or the pods of deploy:NAME."
+            ),
             autocompletion=candidates("pods"),
         ),
     ] = None,
@@ -138,15 +142,18 @@ def policy_log(
             f"the policy engine of lab {client.lab} is {engine}: it drops no packets; "
             "see kubenetlab explain policyEngine"
         )
-    nodes = _selected_nodes(inspected, node)
-    if not watch:
-        if pod is not None:
-            raise UsageError("--pod needs -w: rules are not counted for each pod")
-        _show_counts(client, nodes, output)
-        return
-    pods = _pod_name(inspected, pod, namespace) if pod is not None else None
-    with _readers(client, nodes) as readers:
-        _follow(client, inspected, readers, pods, output)
+    nodes = selected_nodes(inspected, node)
+    pods = selected_pods(inspected, pod, namespace)
+    if pods is not None and not watch:
+        raise UsageError("--pod needs -w: rules are not counted for each pod")
+    running = running_nodes(nodes)
+    if watch:
+        with _readers(client, running) as readers:
+            _follow(client, inspected, readers, pods, output)
+    else:
+        _show_counts(client, running, output)
+    if len(running) < len(nodes):
+        raise typer.Exit(1)
 
 
 def _show_counts(client: Client, nodes: Sequence[InspectedNode], output: Output) -> None:
@@ -187,7 +194,7 @@ def _follow(
     client: Client,
     inspected: Inspection,
     readers: Sequence[tuple[str, PacketLog]],
-    pod: str | None,
+    pods: frozenset[str] | None,
     output: Output,
 ) -> None:
     """Print packets as they are dropped; return when the lab has ended."""
@@ -209,7 +216,8 @@ def _follow(
         ):
             names = {**names, **host_names(client.inspect())}
         dropped = [named_packet(node, packet, names) for node, packet in packets]
-        dropped = [each for each in dropped if pod in (None, each.source, each.destination)]
+        if pods is not None:
+            dropped = [each for each in dropped if pods & {each.source, each.destination}]
         if output.is_data and dropped:
             print_document({"counts": [], "packets": to_builtins(dropped)}, output)
         elif not output.is_data:
@@ -261,24 +269,6 @@ def _end(name: str, address: str, port: int) -> str:
     return shown if name == address else f"{name} ({shown})"
 
 
-def _selected_nodes(inspected: Inspection, name: str | None) -> list[InspectedNode]:
-    from kubenetlab.errors import UsageError, did_you_mean
-
-    nodes = [node for node in inspected["nodes"] if name in (None, node["name"])]
-    if not nodes:
-        names = [node["name"] for node in inspected["nodes"]]
-        guess = did_you_mean(name or "", names)
-        raise UsageError(f'--node: there is no node "{name}"{guess}; known: {", ".join(names)}')
-    return nodes
-
-
-def _pod_name(inspected: Inspection, name: str, namespace: str | None) -> str:
-    from kubenetlab.observe.targets.resolution import read, resolve
-
-    location = resolve(read(name, inspected, namespace), inspected)
-    return f"{location.namespace}/{location.name}"
-
-
 @contextmanager
 def _readers(
     client: Client, nodes: Sequence[InspectedNode]
@@ -290,7 +280,7 @@ def _readers(
 
     running = [(node["name"], node["netns"]) for node in nodes if node["netns"] is not None]
     if not running:
-        raise LabError(f"no node of lab {client.lab} runs")
+        raise LabError(f"no selected node of lab {client.lab} runs")
     enter_lab(client.open_init())
     with ExitStack() as stack:
         home = open_namespace("net")
