@@ -12,6 +12,7 @@ import struct
 import time
 from collections.abc import Callable
 from ipaddress import ip_address
+from math import inf
 
 from msgspec import structs
 
@@ -78,7 +79,7 @@ class ProbeState:
         """Report a failure; of a readiness probe only the first result and from the threshold on.
 
         failures: number of failures in succession.
-        elapsed_s: time since the first attempt, in seconds.
+        elapsed_s: time since the first of them, in seconds.
         """
         is_failed = failures >= self.spec.failure_threshold
         if self.spec.kind != "readiness" or is_failed or self._last is None:
@@ -143,7 +144,8 @@ class PeriodicProbe(ProbeState):
         """
         spec, successes, failures, pause_s, is_first = self.spec, 0, 0, FIRST_RETRY_S, True
         await asyncio.sleep(spec.delay_s)
-        start = asyncio.get_running_loop().time()
+        now = asyncio.get_running_loop().time
+        start, failing_since = now(), now()
         while True:
             timeout_s = (
                 min(spec.timeout_s, FIRST_TIMEOUT_S)
@@ -158,16 +160,20 @@ class PeriodicProbe(ProbeState):
                 continue
             if fault is None:
                 successes, failures = successes + 1, 0
+                failing_since = inf
                 if successes >= spec.success_threshold:
                     self.succeed()
                     if spec.is_implied:
                         return
                     pause_s = spec.period_s
             else:
-                elapsed_s = asyncio.get_running_loop().time() - start
+                failing_since = min(failing_since, now())
+                elapsed_s = now() - failing_since
                 successes, failures = (
                     0,
-                    int(elapsed_s / spec.period_s) + 1 if spec.kind == "startup" else failures + 1,
+                    int((now() - start) / spec.period_s) + 1
+                    if spec.kind == "startup"
+                    else failures + 1,
                 )
                 self.fail(fault, failures, elapsed_s)
                 pause_s = (
