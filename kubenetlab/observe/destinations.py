@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Protocol
@@ -56,6 +57,8 @@ class ResolvedDestination(Struct, frozen=True):
     """Object chosen for a bare name, if that is not obvious; else empty."""
     unresolved: str = ""
     """Error of the name resolution."""
+    lookup_denials: tuple[str, ...] = ()
+    """Network policies that deny the query of an unresolved name."""
 
 
 async def find(
@@ -135,6 +138,8 @@ async def _address(
         if meant.service is not None:
             service = "/".join(meant.service)
             hint = f"; {source.title} does not use the cluster's DNS, use svc:{service}"
+        elif error.errno == errno.ETIMEDOUT:  # no name server has answered about the name
+            hint = ""
         else:
             hint = suggest_similar(target.name.partition(".")[0], seen, with_services=True)
         raise UsageError(f"{source.title}: {error.strerror or error}{hint}") from None

@@ -105,7 +105,7 @@ def test_an_explanation_shows_policies_places_and_the_rules_in_the_kernel(
     assert "default/web" in lead["rule"]
     assert "drop" in drop["rule"].lower()
     text = lab.run("explain-policy", "far", "default/client").out
-    assert f"isolated by default/quiet ({manifest}:" in text
+    assert f"isolated by NetworkPolicy default/quiet ({manifest}:" in text
     assert "no rule allows default/client (10.244.1." in text
     assert lab.run("explain-policy", "far", "nope", status=2).err
 
@@ -223,3 +223,30 @@ def test_a_failed_row_names_the_policies_that_decided(lab: Lab, tmp_path: Path) 
     page = lab.run("check", "-f", str(table), "-o", "html", status=1).out
     assert quiet in page
     assert rule in page
+
+
+def test_a_name_that_a_policy_keeps_from_resolving_names_the_policy(
+    lab: Lab, tmp_path: Path
+) -> None:
+    """An egress policy without a rule for DNS is a common mistake."""
+    manifest, table = tmp_path / "lab.yaml", tmp_path / "expect.yaml"
+    manifest.write_text(CLUSTER.replace("dual", "ipv4") + PODS + POLICIES)
+    lab.run("up", "-f", str(manifest))
+    table.write_text(
+        "- {from: far, to: 'http://web.default/hostname', expect: allow}\n"
+        "- {from: far, to: svc:web, resolves: true}\n"
+        "- {from: client, to: 'http://nowhere/hostname', expect: allow}\n"
+    )
+    request, name, unknown = lab.run("check", str(table), "-o", "json", status=1).json["checks"]
+    for row in (request, name):
+        assert "i/o timeout" in row["found"]
+        (reason,) = row["policies"]
+        assert re.fullmatch(
+            r"NetworkPolicy default/quiet \(.*:\d+\) isolates default/far for egress", reason
+        )
+    assert unknown["policies"] == []
+    reason = "; NetworkPolicy default/quiet isolates default/far for egress\n"
+    result = lab.run("ping", "far", "http://web.default", status=1)
+    assert reason in result.out
+    assert "next: kubenetlab explain-policy default/far svc:kube-system/kube-dns:53" in result.err
+    assert reason in lab.run("ping", "far", "http://nowhere", status=2).err

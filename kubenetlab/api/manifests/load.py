@@ -319,6 +319,8 @@ def _entry(
     if obj is not None:
         # A sample replaces a mistake in the repaired object: findings about it mean nothing.
         samples = [finding.path for finding in decoded.findings if not finding.is_unknown_field]
+        # An operator decides about the fields beside it.
+        samples += [path[:-1] for path in samples if path[-1:] == ("operator",)]
         problems += [
             entry.problem(finding, is_warning=finding.is_unknown_field and not strict)
             for finding in (*validate(obj), *(check(obj) if check else ()))

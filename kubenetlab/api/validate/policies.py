@@ -78,7 +78,8 @@ def _validate_block(block: IPBlock, path: Path) -> Iterator[Finding]:
             yield Finding((*path, "except", index), _not_a_range(text))
         elif whole is not None and (part == whole or not ip.is_part(part, whole)):
             yield Finding(
-                (*path, "except", index), f"must be a strict subset of `cidr` {block.cidr}"
+                (*path, "except", index),
+                f"must be a strict subset of `cidr` {block.cidr}, found {text}",
             )
 
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from kubenetlab.observe.connections import Ends
     from kubenetlab.observe.inspection import Inspection
     from kubenetlab.observe.matrix import Cell, Matrix
-    from kubenetlab.observe.policies.paths import Protocol
     from kubenetlab.observe.policies.reasons import PlaceOf
     from kubenetlab.observe.policies.verdicts import PolicyVerdicts
     from kubenetlab.observe.targets.locations import Location
@@ -55,7 +54,6 @@ def check_tables(
     """Return the verdicts about the rows of tables. Each table is (file, table, places)."""
     from kubenetlab.kernel.namespaces.enter import enter_lab
     from kubenetlab.observe.checks.check import check as run_table
-    from kubenetlab.observe.policies.reasons import reasons
 
     inspected = client.inspect()
     policies = enforced_policies(client, inspected)
@@ -64,17 +62,17 @@ def check_tables(
     for _, table, _ in tables:
         networks.learn(table, inspected)
     enter_lab(client.open_init())
-
-    def reasons_of(source: Location, address: str, port: int, protocol: Protocol) -> Sequence[str]:
-        if policies is None:
-            return ()
-        return reasons(policies, source, address, port, protocol, place_of)
-
     return [
         verdict
         for _, table, places in tables
         for verdict in run_table(
-            table, places, inspected, networks, reasons_of=reasons_of, deadline_s=deadline_s
+            table,
+            places,
+            inspected,
+            networks,
+            policies=policies,
+            place_of=place_of,
+            deadline_s=deadline_s,
         )
     ]
 

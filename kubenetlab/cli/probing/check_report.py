@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from kubenetlab.api.json_types import JsonObject
 from kubenetlab.cli.labs.diagnostics import abbreviate, count_problems, describe_effect
 from kubenetlab.cli.terminal.printing import echo, print_table
-from kubenetlab.cli.terminal.theme import BAD, GOOD, HEADING, PLACE, WARNING, paint
+from kubenetlab.cli.terminal.reports import print_advice
+from kubenetlab.cli.terminal.theme import BAD, GOOD, PLACE, WARNING, paint
 
 if TYPE_CHECKING:
     from kubenetlab.cli.labs.diagnostics import AssessedDiagnostic
@@ -175,7 +176,7 @@ def show(result: Result) -> None:
             echo(f"{paint('✗', BAD)} {text}")
     for item in assessed:
         if item.is_advice:
-            echo(f"{paint('advice:', HEADING)} {item.problem}")
+            print_advice(item.problem, is_result=True)
     holding = sum(verdict.state == "holds" for verdict in verdicts)
     failing = sum(verdict.state == "fails" for verdict in verdicts)
     parts = [paint(f"{holding} hold", GOOD)]

@@ -175,10 +175,7 @@ class PolicyReport:
                 reason = "kubenetlab describe says why"
             echo(paint(f"no policy is enforced: {reason}", WARNING))
             return
-        titles = ", ".join(
-            policy.full_name if policy.kind == "NetworkPolicy" else policy.title
-            for policy in self._unenforced
-        )
+        titles = ", ".join(policy.title for policy in self._unenforced)
         echo(paint(f"left out, because this lab does not enforce them: {titles}", WARNING))
 
     def _explain(self, destination: StatedDestination) -> list[EndpointExplanation]:
@@ -327,7 +324,7 @@ class PolicyReport:
 
     def _policy(self, kind: str, name: str) -> str:
         """Return a policy with the place of its document."""
-        title = name if kind == "NetworkPolicy" else f"{kind} {name}"
+        title = f"{kind} {name}"
         remark = "" if kind in self._enforced else paint(", not enforced", WARNING)
         place = self._place_of(kind, name)
         return title + (f" ({paint(place, PLACE)}{remark})" if place or remark else "")
@@ -352,7 +349,7 @@ class PolicyReport:
 
 
 def _rule_text(rule: RuleReference) -> str:
-    """Return a rule and its action: `rule 0 allows it`, `rule 1 (name) denies it`."""
+    """Return a rule and its action: `AdminNetworkPolicy x rule 1 (name) denies it`."""
     verb = "allows" if rule.kind == "NetworkPolicy" or rule.action == "Accept" else "denies"
     name = f" ({rule.name})" if rule.name else ""
-    return f"{rule.policy} rule {rule.index}{name} {verb} it"
+    return f"{rule.kind} {rule.policy} rule {rule.index}{name} {verb} it"

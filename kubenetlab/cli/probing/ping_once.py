@@ -9,6 +9,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
 from kubenetlab.api.core import Service
 from kubenetlab.cli.describe.services import explain_no_endpoints
 from kubenetlab.cli.input.options import Output
@@ -19,7 +21,7 @@ from kubenetlab.cli.terminal.output_documents import print_document
 from kubenetlab.cli.terminal.printing import echo, hint, note, print_faults
 from kubenetlab.cli.terminal.theme import BAD, GOOD, MUTED, paint
 from kubenetlab.diagnostics.model import Connection
-from kubenetlab.errors import RequirementError
+from kubenetlab.errors import RequirementError, UsageError
 from kubenetlab.kernel.features.detection import has_sctp
 from kubenetlab.kernel.namespaces.enter import enter_lab
 from kubenetlab.kernel.syscalls import open_namespace
@@ -36,6 +38,7 @@ from kubenetlab.observe.destinations import (
 )
 from kubenetlab.observe.expect import ServiceTarget, facts_of
 from kubenetlab.observe.matrix import EXPECTED_OUTCOMES
+from kubenetlab.observe.policies.reasons import lookup_denials
 from kubenetlab.observe.probe_sockets import NO_SCTP
 from kubenetlab.observe.prober import ProbeRequest, Result, run
 from kubenetlab.observe.request import HTTP_ERROR, ProbeSpecification
@@ -47,6 +50,7 @@ from kubenetlab.programs.dns.resolver import parse as parse_resolver
 
 if TYPE_CHECKING:
     from kubenetlab.observe.inspection import Inspection
+    from kubenetlab.observe.policies.verdicts import PolicyVerdicts
 
 VERBS = {"ICMP": "ping", "TCP": "connect", "UDP": "datagram", "SCTP": "associate"}
 """Word for a probe of each protocol."""
@@ -66,12 +70,21 @@ def find_destination(
     source: Location,
     target: Target,
     request: ProbeSpecification,
+    policies: PolicyVerdicts | None,
 ) -> ResolvedDestination:
     """Resolve the destination of a request, and print the object chosen for a bare name.
 
+    Policies that deny the query of a failed lookup are part of the error.
     Raises RequirementError for SCTP if the kernel does not support it.
     """
-    destination = asyncio.run(find(network, inspected, source, target, request))
+    try:
+        destination = asyncio.run(find(network, inspected, source, target, request))
+    except UsageError as error:
+        if denying := lookup_denials(policies, source, str(error)):
+            raise UsageError("; ".join((str(error), *denying))) from None
+        raise
+    if denying := lookup_denials(policies, source, destination.unresolved):
+        destination = structs.replace(destination, lookup_denials=tuple(denying))
     if destination.choice:
         note(destination.choice)
     if destination.protocol == "SCTP" and not destination.unresolved and not has_sctp():
@@ -101,7 +114,7 @@ def ping_once(
     doubtful = doubtful_objects(client)
     facts = facts_of(inspected, enforced_policies(client, inspected))
     network = source_network(client, source)
-    destination = find_destination(network, inspected, source, target, request)
+    destination = find_destination(network, inspected, source, target, request, facts.policies)
     if destination.unresolved:
         return print_not_resolved(source, destination, output)
     server, status, content = "", 0, ""
@@ -249,6 +262,7 @@ def print_not_resolved(source: Location, destination: ResolvedDestination, outpu
                 "found": "unresolved",
                 "ms": 0.0,
                 "body": destination.unresolved,
+                "policies": list(destination.lookup_denials),
                 "ok": False,
             },
             output,
@@ -256,9 +270,14 @@ def print_not_resolved(source: Location, destination: ResolvedDestination, outpu
         return False
     echo(
         f"{source.title} ({source.address}) → {destination.title}: "
-        f"{paint('not resolved', BAD)}: {destination.unresolved}"
+        f"{paint('not resolved', BAD)}: "
+        + "; ".join((destination.unresolved, *destination.lookup_denials))
     )
-    hint("kubenetlab get pods -n kube-system")
+    hint(
+        f"kubenetlab explain-policy {source.title} svc:kube-system/kube-dns:53/UDP"
+        if destination.lookup_denials
+        else "kubenetlab get pods -n kube-system"
+    )
     return False
 
 

@@ -117,7 +117,7 @@ def ping_series(
     doubtful = doubtful_objects(client)
     facts = facts_of(inspected, enforced_policies(client, inspected))
     network = source_network(client, source)
-    destination = find_destination(network, inspected, source, target, request)
+    destination = find_destination(network, inspected, source, target, request, facts.policies)
     if destination.unresolved:
         return print_not_resolved(source, destination, output)
     answers = run_series(

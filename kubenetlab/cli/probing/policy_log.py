@@ -140,7 +140,7 @@ def policy_log(
     if (engine := policy_engine(inspected)) == "none":
         raise UsageError(
             f"the policy engine of lab {client.lab} is {engine}: it drops no packets; "
-            "see kubenetlab explain policyEngine"
+            "kubenetlab up --policy nftables enforces policies"
         )
     nodes = selected_nodes(inspected, node)
     pods = selected_pods(inspected, pod, namespace)

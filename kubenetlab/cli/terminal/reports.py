@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kubenetlab.cli.terminal import display
-from kubenetlab.cli.terminal.printing import note
+from kubenetlab.cli.terminal.printing import echo, note
 from kubenetlab.cli.terminal.theme import BAD, HEADING, PLACE, WARNING, paint
 from kubenetlab.errors import ManifestError, Problem, escape_control_characters
 
@@ -34,18 +34,22 @@ def print_warning(problem: Problem) -> None:
     _print_with_label(problem, "warning:", WARNING)
 
 
-def print_advice(problem: Problem) -> None:
-    """Print advice, which needs no action, to standard error."""
-    _print_with_label(problem, "advice:", HEADING)
+def print_advice(problem: Problem, *, is_result: bool = False) -> None:
+    """Print advice, which needs no action, to standard error.
+
+    is_result: True prints it to standard output, as part of a command's result.
+    """
+    _print_with_label(problem, "advice:", HEADING, is_result=is_result)
 
 
-def _print_with_label(problem: Problem, label: str, style: str) -> None:
+def _print_with_label(problem: Problem, label: str, style: str, *, is_result: bool = False) -> None:
     (first, indent), *others = _lines(problem, is_marked=False)
-    is_drawn = display.standard_error().is_drawn  # a pipe gets the text of the problem as it is
-    shift = len(label) + 1 if is_drawn else 0
-    note(f"{paint(label, style)} {first}", None if indent is None else indent + shift)
+    write = echo if is_result else note
+    screen = display.standard_output() if is_result else display.standard_error()
+    shift = len(label) + 1 if screen.is_drawn else 0  # a pipe gets the problem as it is
+    write(f"{paint(label, style)} {first}", None if indent is None else indent + shift)
     for text, column in others:
-        note(" " * shift + text, None if column is None else column + shift)
+        write(" " * shift + text, None if column is None else column + shift)
 
 
 def _lines(problem: Problem, *, is_marked: bool = True) -> Iterator[tuple[str, int | None]]:

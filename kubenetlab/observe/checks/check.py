@@ -23,6 +23,8 @@ from kubenetlab.observe.checks.truth_table import EXPECTED_OUTCOMES, Row, TruthT
 from kubenetlab.observe.checks.verdicts import RowProbe, RowVerdict, state_of, verdict_of
 from kubenetlab.observe.connections import Ends
 from kubenetlab.observe.policies.paths import Protocol
+from kubenetlab.observe.policies.reasons import PlaceOf, lookup_denials, no_place, reasons
+from kubenetlab.observe.policies.verdicts import PolicyVerdicts
 from kubenetlab.observe.prober import ProbeRequest, run
 from kubenetlab.observe.targets.grammar import Target
 from kubenetlab.observe.targets.locations import Location
@@ -37,9 +39,6 @@ T = TypeVar("T")
 _MAX_EXCHANGES: Final = 100
 """Maximum number of concurrent look-ups of names, and of concurrent requests."""
 
-ReasonsOf = Callable[[Location, str, int, Protocol], Sequence[str]]
-"""Function that returns the effect of policies on a connection: source, address, port, protocol."""
-
 _Entry = RowVerdict | RowProbe | Coroutine[None, None, RowVerdict | RowProbe]
 """Verdict or probe of a row; a coroutine returns it after a look-up of a name."""
 
@@ -51,7 +50,8 @@ class _Check(Struct, frozen=True):
     seen: Inspection
     network_of: Callable[[Location], Network]
     ends: Ends
-    reasons_of: ReasonsOf
+    policies: PolicyVerdicts | None
+    place_of: PlaceOf
 
 
 def check(
@@ -60,15 +60,17 @@ def check(
     seen: Inspection,
     network_of: Callable[[Location], Network],
     *,
-    reasons_of: ReasonsOf = lambda *_: (),
+    policies: PolicyVerdicts | None = None,
+    place_of: PlaceOf = no_place,
     deadline_s: float = 1.0,
 ) -> list[RowVerdict]:
     """Return one verdict for every row, source and destination, in order.
 
     places: file:line of each row. seen: document of `inspect`.
     network_of: returns the network of a source, with its name resolution and its sockets.
+    policies: network policies that the lab enforces; None without any.
     """
-    inputs = _Check(table, seen, network_of, Ends(seen), reasons_of)
+    inputs = _Check(table, seen, network_of, Ends(seen), policies, place_of)
     entries: list[RowVerdict | RowProbe] = asyncio.run(
         _gathered(
             entry
@@ -199,7 +201,9 @@ def _probe_or_failure(
 
     def probe(address: str) -> RowProbe:
         protocol: Protocol = row.protocol if destination.port else "ICMP"
-        reasons = inputs.reasons_of(source, address, destination.port, protocol)
+        end = address, destination.port, protocol
+        policies = inputs.policies
+        deciding = reasons(policies, source, *end, inputs.place_of) if policies else ()
         return RowProbe(
             row,
             place,
@@ -210,7 +214,7 @@ def _probe_or_failure(
             address,
             destination.port,
             path,
-            tuple(reasons),
+            tuple(deciding),
         )
 
     def failure(error: OSError) -> RowVerdict:
@@ -224,6 +228,7 @@ def _probe_or_failure(
             place,
             name=name,
             connection=ends.of_row(source, meant, row.port),
+            policies=tuple(lookup_denials(inputs.policies, source, str(error), inputs.place_of)),
         )
 
     async def resolved() -> RowVerdict | RowProbe:
@@ -265,11 +270,13 @@ async def _check_name(
     )
     versions = {"IPv4": (4,), "IPv6": (6,), None: ()}[row.family]
     network = inputs.network_of(source)
+    denying: list[str] = []
     try:
         address = await network.resolve(name, versions)
         found, has_address = f"resolves to {address}", True
     except OSError as error:
         found, has_address = error.strerror or str(error), False
+        denying = lookup_denials(inputs.policies, source, found, inputs.place_of)
     connection = inputs.ends.of_row(
         source, Target("name", "", name) if target.kind == "word" else target.bare, None
     )
@@ -283,4 +290,5 @@ async def _check_name(
         place,
         name=f"{inputs.ends.stable_name(source)} → name/{name}",
         connection=connection,
+        policies=tuple(denying),
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
+from typing import Final
 
 from kubenetlab.observe.policies.model import DirectionVerdict, Party, RuleReference
 from kubenetlab.observe.policies.paths import Protocol
@@ -11,6 +13,10 @@ from kubenetlab.observe.targets.locations import Location
 
 MAX_POLICIES = 3
 """Number of policies that a reason names; the others are counted."""
+
+_DNS_PORT: Final = 53
+_UNANSWERED: Final = re.compile(r"\blookup \S+ on \[?([0-9A-Fa-f:.]+?)\]?:53: ")
+"""Beginning of the resolver's error about a name server that does not answer."""
 
 PlaceOf = Callable[[str, str, tuple[str | int, ...]], str]
 """Function that returns file:line of a field of a policy, for the policy's kind, name and path."""
@@ -63,6 +69,19 @@ def denials(
         )
         if not direction.is_allowed
     )
+
+
+def lookup_denials(
+    policies: PolicyVerdicts | None, source: Location, message: str, place_of: PlaceOf = no_place
+) -> list[str]:
+    """Return the policies that deny the query of a failed lookup to a name server.
+
+    message: the resolver's error, which names the server unless it has answered.
+    """
+    match = _UNANSWERED.search(message)
+    if policies is None or match is None:
+        return []
+    return denials(policies, source, match[1], _DNS_PORT, "UDP", place_of)
 
 
 def denial(verdict: DirectionVerdict, end: Party, place_of: PlaceOf = no_place) -> str:

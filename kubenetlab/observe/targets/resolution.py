@@ -274,6 +274,7 @@ def _one_of(target: Target, seen: Inspection, *, must_run: bool = True) -> Inspe
         raise UsageError(
             f"{kind.lower()} {target.namespace}/{target.name} has no pod"
             f"{' that runs' if must_run else ''}"
+            f"{'' if pods else suggest_similar(target.name, seen)}"
         )
     return next((pod for pod in candidates if pod["ready"]), candidates[0])
 

@@ -12,11 +12,14 @@ if TYPE_CHECKING:
 _NEAR_NAMES: Final = 5
 """Maximum number of targets that a message suggests."""
 
+_WORKLOADS: Final = tuple(f"{prefix}:" for prefix in PREFIX_OF.values())
+
 
 def suggest_similar(name: str, seen: Inspection, *, with_services: bool = False) -> str:
     """Return `; did you mean …?` with targets of the same or a similar name; empty without any.
 
-    Targets of the same name in other namespaces take precedence over similar names.
+    Targets of the same name in other namespaces take precedence over similar names, and these over
+    names that begin with this one, of which only workloads are suggested if they have any.
     """
     from difflib import get_close_matches  # only errors need it
 
@@ -25,6 +28,9 @@ def suggest_similar(name: str, seen: Inspection, *, with_services: bool = False)
     if not candidates:
         close = get_close_matches(name, dict.fromkeys(each for each, _ in named), _NEAR_NAMES)
         candidates = [target for similar in close for each, target in named if each == similar]
+    if not candidates and name:
+        longer = [target for each, target in named if each.startswith(f"{name}-")]
+        candidates = [target for target in longer if target.startswith(_WORKLOADS)] or longer
     return f"; did you mean {' or '.join(candidates[:_NEAR_NAMES])}?" if candidates else ""
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from kubenetlab.api.policies.network_policy import NetworkPolicy
 from kubenetlab.cli.describe.policy_cells import pod_selector
+from kubenetlab.errors import ManifestError
 from tests.clusters import loaded, store
 from tests.unit.api.test_validate import assert_rejected
 
@@ -40,7 +41,7 @@ NOTHING = "must specify a peer: podSelector, namespaceSelector or ipBlock"
         ),
         (
             "{ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8, except: [11.0.0.0/16]}}]}]}",
-            "ipBlock.except[0]: must be a strict subset of `cidr` 10.0.0.0/8",
+            "ipBlock.except[0]: must be a strict subset of `cidr` 10.0.0.0/8, found 11.0.0.0/16",
         ),
         (
             "{ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8, except: [10.0.0.0/8]}}]}]}",
@@ -72,6 +73,16 @@ NOTHING = "must specify a peer: podSelector, namespaceSelector or ipBlock"
 )
 def test_an_invalid_policy_is_rejected(spec: str, message: str) -> None:
     assert_rejected(HEAD + spec, message)
+
+
+@pytest.mark.parametrize("values", ["", ", values: [a]"])
+def test_an_unknown_operator_is_the_only_problem_of_its_requirement(values: str) -> None:
+    """The fields beside it may be right with the operator that was meant."""
+    text = f"{HEAD}{{podSelector: {{matchExpressions: [{{key: a, operator: IsIn{values}}}]}}}}"
+    with pytest.raises(ManifestError) as caught:
+        loaded(text)
+    (problem,) = caught.value.problems
+    assert problem.path == "spec.podSelector.matchExpressions[0].operator"
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,9 @@ def test_a_namespace_option_is_the_default_namespace() -> None:
         ("agent", "there is no pod default/agent; did you mean shop/agent?"),
         ("shop/cart", "shop/cart is not running; see: kubenetlab describe pod cart -n shop"),
         ("node:workr", "there is no node:workr; did you mean worker?; known: worker"),
+        ("we", "there is no pod default/we; did you mean deploy:default/web?"),
         ("deploy:shop", "deployment default/shop has no pod that runs"),
+        ("deploy:agent", "default/agent has no pod that runs; did you mean shop/agent?"),
         ("job:shop/once", "job shop/once has no pod that runs"),
         (
             "nod:worker",

@@ -13,7 +13,7 @@ from kubenetlab.api.pods import Pod
 from kubenetlab.observe.expect import expect
 from kubenetlab.observe.policies.evaluator import Evaluator
 from kubenetlab.observe.policies.model import Party, Verdict
-from kubenetlab.observe.policies.reasons import reasons
+from kubenetlab.observe.policies.reasons import lookup_denials, reasons
 from kubenetlab.observe.policies.verdicts import Decision
 from tests.clusters import DUAL
 from tests.policies import POLICIES, TRAFFIC, with_policies
@@ -153,6 +153,25 @@ def test_reasons_name_the_policies(policies: str, source: str, expected: list[st
     lab = world(policies)
     web = lab.services["svc:web"]
     assert reasons(lab.policies, lab.places[source], web.address, 80, "TCP") == expected
+
+
+@pytest.mark.parametrize(
+    ("policies", "message", "is_denied"),
+    [
+        (NO_EGRESS, "lookup web on 198.51.100.10:53: read udp 198.51.100.10:53: i/o timeout", True),
+        (NO_EGRESS, "default/client: lookup a.b on [2001:db8::1]:53: no route to host", True),
+        (NO_EGRESS, "lookup web: no such host", False),
+        (NO_EGRESS, "there is no pod default/web", False),
+        ("", "lookup web on 198.51.100.10:53: i/o timeout", False),
+    ],
+)
+def test_a_failed_lookup_names_the_policy_that_denies_the_query(
+    policies: str, message: str, is_denied: bool
+) -> None:
+    """Only if the name server did not answer: another answer about the name was not denied."""
+    lab = world(policies)
+    expected = ["NetworkPolicy default/p isolates default/client for egress"] if is_denied else []
+    assert lookup_denials(lab.policies, lab.places["client"], message) == expected
 
 
 @pytest.mark.parametrize(
