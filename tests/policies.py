@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import yaml
 from hypothesis import strategies as st
 from msgspec import structs
 
 import tests.examples  # noqa: F401
+from kubenetlab.api.kinds import POLICY_KINDS
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath import plan
 from kubenetlab.hoststate.rules.rulesets import RuleObject
@@ -155,6 +157,13 @@ CLUSTER = running(store(DUAL + PODS))
 """A lab with the pods and without policies."""
 
 
+@cache
+def cilium_cluster() -> Cluster:
+    """Return a lab with the same pods, at the same addresses, in the CNI mode cilium."""
+    cluster = DUAL.replace("networking: {", "networking: {cni: cilium, ")
+    return running(store(cluster + PODS))
+
+
 def with_policies(policies: Sequence[dict[str, object]]) -> Cluster:
     documents = [
         {
@@ -169,7 +178,12 @@ def with_policies(policies: Sequence[dict[str, object]]) -> Cluster:
 
 
 def node_rules(engine: str, cluster: Cluster) -> list[RuleObject]:
-    """Return the rules of a policy engine for the node `worker`, which has all pods."""
+    """Return the rules of a policy engine for the node `worker`, which has all pods.
+
+    Those of ebpf are rules of the CNI mode cilium, with all entries of its maps.
+    """
+    if engine == "ebpf":
+        return _cilium_rules(cluster)
     config = cluster.config
     networking = structs.replace(config.networking, policy_engine=engine)
     state = plan(cluster.with_changes([structs.replace(config, networking=networking)]), ONLINK)
@@ -179,4 +193,17 @@ def node_rules(engine: str, cluster: Cluster) -> list[RuleObject]:
         if isinstance(obj, RuleObject)
         and (origin := state.origin(obj)) is not None
         and origin.component == f"policy {engine}"
+    ]
+
+
+def _cilium_rules(cluster: Cluster) -> list[RuleObject]:
+    policies = [policy for kind in POLICY_KINDS for policy in cluster.all(kind)]
+    desired = plan(
+        cilium_cluster().with_changes(policies),
+        structs.replace(ONLINK, cni_mode="cilium", cni_options={}),
+    )
+    return [
+        obj
+        for obj in desired["node/worker"].values()
+        if isinstance(obj, RuleObject) and obj.backend == "cilium"
     ]

@@ -17,12 +17,19 @@
  * The VXLAN network identifier is the identity of the sender. In the stack the mark of the packet
  * is: 0x0f00, and the identity in the upper half. The mark 0x0e00 selects the routing table that
  * leads packets of tunnels to cilium_wg0, which encrypts them.
+ *
+ * With legacy routing, the stack may translate destinations, and masquerade senders. Then the mark
+ * has 0x1000 if policies for egress of the sender have to decide behind the stack, and 0x2000 if
+ * the upper half is that of an identity in cilium_cidr.
  */
-#include "cilium_connections.h"
+#include "cilium_policies.h"
 
 #define MARK_IDENTITY 0x0f00
 #define MARK_MASK 0x0fff
 #define MARK_ENCRYPT 0x0e00
+#define MARK_DECIDE 0x1000
+#define MARK_CIDR 0x2000
+#define MARK_ALL 0xffff3fff
 #define SOLICITATION 135
 #define ADVERTISEMENT 136
 #define ADVERTISEMENT_FLAGS 0xe0000000 /* router, solicited, override: RFC 4861 §4.4 */
@@ -50,7 +57,7 @@ static __always_inline int to_stack(struct __sk_buff *skb, const struct memory *
 				    struct connection *connection)
 {
 	trace(skb, memory, config, TO_STACK, connection);
-	skb->mark = (skb->mark & ~0xffff0fff) | MARK_IDENTITY | memory->source_identity << 16;
+	skb->mark = (skb->mark & ~MARK_ALL) | MARK_IDENTITY | memory->source_identity << 16 | (memory->is_undecided ? MARK_DECIDE : 0);
 	bpf_skb_change_type(skb, 0 /* PACKET_HOST: the MAC address may be that of another link */);
 	return CONTINUE;
 }
@@ -93,11 +100,13 @@ static __always_inline int to_pod(struct __sk_buff *skb, struct memory *memory, 
 		decrement_hop_limit(skb, is_ipv6, limit);
 	}
 	struct connection *connection = find_connection(memory, TO_ENDPOINT);
-	if (!connection) {
-		if (endpoint->flags & INGRESS_IS_POLICED && !is_allowed(memory, endpoint->id, memory->source_identity, TO_ENDPOINT))
+	if (memory->status != STATUS_REPLY) {
+		struct policed *policed = find_policed(endpoint->id, TO_ENDPOINT);
+		if (policed && !may_enter(memory, policed))
 			return drop(skb, memory, TO_POD, DROP_POLICY);
-		open_connection(memory, tunnel, is_routed ? 0 : BY_STACK);
 	}
+	if (!connection)
+		open_connection(memory, tunnel, is_routed ? 0 : BY_STACK);
 	trace(skb, memory, config, TO_POD, connection);
 	struct ethernet_addresses addresses;
 	__builtin_memcpy(addresses.destination, endpoint->mac, ETH_ALEN);
@@ -198,11 +207,15 @@ SEC("tc") int cil_from_container(struct __sk_buff *skb)
 		return drop(skb, memory_, FROM_POD, DROP_INVALID_SOURCE);
 	struct connection *connection = find_connection(memory_, FROM_ENDPOINT);
 	trace_received(skb, memory_, config_, FROM_POD);
-	if (!connection) {
-		if (source->flags & EGRESS_IS_POLICED && !is_allowed(memory_, source->id, memory_->destination_identity, FROM_ENDPOINT))
+	if (memory_->status != STATUS_REPLY) {
+		struct policed *policed = find_policed(source->id, FROM_ENDPOINT);
+		int is_for_node = memory_->destination_identity == IDENTITY_HOST;
+		if (policed && (is_for_node || !config_->is_legacy) && !may_leave(memory_, policed))
 			return drop(skb, memory_, FROM_POD, DROP_POLICY);
-		open_connection(memory_, 0, 0);
+		memory_->is_undecided = policed && config_->is_legacy;
 	}
+	if (!connection)
+		open_connection(memory_, 0, 0);
 	struct pod_endpoint *destination = bpf_map_lookup_elem(&cilium_lxc, &tuple->destination);
 	int is_reply = connection && memory_->status == STATUS_REPLY;
 	if (config_->is_legacy || (is_reply && connection->flags & BY_STACK))
@@ -253,13 +266,16 @@ SEC("tc") int cil_from_host(struct __sk_buff *skb)
 	const struct tuple *tuple = &memory_->packet.tuple;
 	if (is_of_link(&tuple->source) || is_of_link(&tuple->destination))
 		return CONTINUE;
-	int is_marked = (skb->mark & MARK_MASK) == MARK_IDENTITY;
-	memory_->source_identity = is_marked ? skb->mark >> 16 : identity_of(memory_, &tuple->source);
-	if (is_marked)
-		skb->mark &= ~0xffff0fff;
+	__u32 mark = (skb->mark & MARK_MASK) == MARK_IDENTITY ? skb->mark : 0;
+	memory_->source_identity = mark & MARK_CIDR ? IDENTITY_WORLD : mark ? mark >> 16 : identity_of(memory_, &tuple->source);
+	memory_->masqueraded_identity = mark & MARK_CIDR ? FIRST_CIDR_IDENTITY + (mark >> 16) : memory_->source_identity;
+	if (mark)
+		skb->mark &= ~MARK_ALL;
 	struct ipcache_info *peer = find_peer(memory_, &tuple->destination);
 	memory_->destination_identity = peer ? peer->identity : IDENTITY_WORLD;
 	trace_received(skb, memory_, config_, FROM_HOST);
+	if (mark & MARK_DECIDE && !may_leave_stack(memory_, mark >> 16))
+		return drop(skb, memory_, FROM_HOST, DROP_POLICY);
 	struct pod_endpoint *destination = bpf_map_lookup_elem(&cilium_lxc, &tuple->destination);
 	if (destination)
 		return to_pod(skb, memory_, config_, destination, 0, 0);
@@ -268,28 +284,42 @@ SEC("tc") int cil_from_host(struct __sk_buff *skb)
 	return drop(skb, memory_, FROM_HOST, DROP_NO_ENDPOINT);
 }
 
-/* Report the packets of the node's uplink. */
-static __always_inline int pass_network(struct __sk_buff *skb, int point)
+/* Report the packets of the node's uplink. Return 0 if it has none to report. */
+static __always_inline int pass_network(struct __sk_buff *skb, struct memory *memory, struct cilium_config *config, int point)
 {
-	struct memory *memory_ = memory();
-	struct cilium_config *config_ = config();
-	if (!memory_ || !config_ || config_->is_aggregating || !take_packet(skb, memory_))
-		return CONTINUE;
-	const struct tuple *tuple = &memory_->packet.tuple;
-	memory_->source_identity = identity_of(memory_, &tuple->source);
-	memory_->destination_identity = identity_of(memory_, &tuple->destination);
-	trace_received(skb, memory_, config_, point);
-	return CONTINUE;
+	if (!take_packet(skb, memory))
+		return 0;
+	const struct tuple *tuple = &memory->packet.tuple;
+	memory->source_identity = identity_of(memory, &tuple->source);
+	memory->destination_identity = identity_of(memory, &tuple->destination);
+	trace_received(skb, memory, config, point);
+	return 1;
 }
 
 SEC("tc") int cil_from_netdev(struct __sk_buff *skb)
 {
-	return pass_network(skb, FROM_NETWORK);
+	struct memory *memory_ = memory();
+	struct cilium_config *config_ = config();
+	if (!memory_ || !config_ || (config_->is_aggregating && !config_->is_legacy))
+		return CONTINUE;
+	if (!pass_network(skb, memory_, config_, FROM_NETWORK) || !config_->is_legacy)
+		return CONTINUE;
+	/* The stack may masquerade the sender. */
+	__u32 sender = policy_identity(memory_, &memory_->packet.tuple.source, memory_->source_identity);
+	skb->mark = (skb->mark & ~MARK_ALL) | MARK_IDENTITY | sender << 16 | (sender < FIRST_CIDR_IDENTITY ? 0 : MARK_CIDR);
+	return CONTINUE;
 }
 
 SEC("tc") int cil_to_netdev(struct __sk_buff *skb)
 {
-	return pass_network(skb, TO_NETWORK);
+	struct memory *memory_ = memory();
+	struct cilium_config *config_ = config();
+	int is_undecided = (skb->mark & MARK_MASK) == MARK_IDENTITY && skb->mark & MARK_DECIDE;
+	if (!memory_ || !config_ || (config_->is_aggregating && !is_undecided))
+		return CONTINUE;
+	if (pass_network(skb, memory_, config_, TO_NETWORK) && is_undecided && !may_leave_stack(memory_, skb->mark >> 16))
+		return drop(skb, memory_, TO_NETWORK, DROP_POLICY);
+	return CONTINUE;
 }
 
 char _license[] SEC("license") = "GPL";

@@ -1,4 +1,4 @@
-/* Working memory, flow events, connections and policies of the CNI mode cilium. */
+/* Working memory, flow events and connections of the CNI mode cilium. */
 #pragma once
 
 #include <linux/pkt_cls.h>
@@ -9,19 +9,28 @@
 #define OTHER_LIFETIME_NS (60 * SECOND)
 #define CLOSING_LIFETIME_NS (10 * SECOND)
 #define REPORT_INTERVAL_NS (5 * SECOND)
+#define ICMP_ANSWER 0
+#define ICMPV6_ANSWER 129
 #define TO_ENDPOINT COMING
 #define FROM_ENDPOINT GOING
 
 /* Working memory for one packet; too large for the stack. */
 struct memory {
 	struct packet packet;
+	struct packet quoted; /* packet that an ICMP error is about */
 	struct tuple key;
 	struct connection opened;
 	struct ipcache_key prefix;
 	struct fragmented fragmented;
+	struct policy_key policy;
 	__u32 source_identity;
 	__u32 destination_identity;
+	__u32 masqueraded_identity; /* of the sender for policies, if its address is that of the node */
 	__u32 status;
+	__u16 is_undecided; /* 1: policies for egress decide behind the stack */
+	__u32 rule;	 /* entry of cilium_rules that decided */
+	__u16 has_quote; /* 1: quoted is valid */
+	__be16 echo_id;	 /* identifier of an ICMP echo message */
 };
 
 struct {
@@ -48,13 +57,42 @@ static __always_inline int is_set(const struct address *address)
 	return (address->words[0] | address->words[1] | address->words[2] | address->words[3]) != 0;
 }
 
+static __always_inline int is_icmp(const struct packet *packet)
+{
+	return packet->tuple.protocol == (packet->is_ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP);
+}
+
+/* Parse an ICMP message: the packet that an error is about, or the identifier of an echo. */
+static __always_inline void take_message(struct __sk_buff *skb, struct memory *memory)
+{
+	struct packet *packet = &memory->packet, *quoted = &memory->quoted;
+	if (!is_icmp_error(packet)) {
+		bpf_skb_load_bytes(skb, packet->transport + offsetof(struct icmp_header, rest), &memory->echo_id, 2);
+		return;
+	}
+	__builtin_memset(quoted, 0, sizeof *quoted);
+	quoted->transport = take_ip_apart(skb, packet->transport + sizeof(struct icmp_header), packet->is_ipv6 != 0, quoted);
+	if (!quoted->transport || quoted->part == LATER)
+		return;
+	if (has_ports(&quoted->tuple) || quoted->tuple.protocol == IPPROTO_SCTP)
+		memory->has_quote = !load_ports(skb, quoted->transport, &quoted->tuple);
+}
+
 /* Parse a frame, and find the ports of later fragments. Return 0 if it has no valid IP packet. */
 static __always_inline int take_packet(struct __sk_buff *skb, struct memory *memory)
 {
 	struct packet *packet = &memory->packet;
 	memory->status = STATUS_UNKNOWN;
+	memory->rule = 0;
+	memory->has_quote = 0;
+	memory->echo_id = 0;
+	memory->is_undecided = 0;
 	if (!take_apart(skb, FROM_ENDPOINT, packet))
 		return 0;
+	if (packet->part != LATER && packet->tuple.protocol == IPPROTO_SCTP && load_ports(skb, packet->transport, &packet->tuple))
+		return 0;
+	if (packet->part != LATER && is_icmp(packet))
+		take_message(skb, memory);
 	if (packet->part == WHOLE)
 		return 1;
 	struct fragmented *key = &memory->fragmented;
@@ -113,6 +151,7 @@ static __always_inline void report(struct __sk_buff *skb, const struct memory *m
 	event->link = skb->ifindex;
 	event->length = skb->len;
 	event->tcp_flags = memory->packet.tcp_flags;
+	event->rule = memory->rule;
 	bpf_ringbuf_submit(event, 0);
 }
 
@@ -162,26 +201,52 @@ static __always_inline void touch(struct connection *connection, const struct pa
 }
 
 /* Return the connection of a packet from or to an endpoint, and set memory->status; 0 for a new
- * connection. An entry has the direction, seen from the endpoint, in which its first packet went. */
+ * connection. An entry has the direction, seen from the endpoint, in which its first packet went.
+ * An ICMP error about a connection belongs to it, as a reply. */
 static __always_inline struct connection *find_connection(struct memory *memory, __u8 stage)
 {
 	const struct packet *packet = &memory->packet;
 	const struct tuple *tuple = &packet->tuple;
 	struct tuple *key = &memory->key;
+	__u8 other = stage == TO_ENDPOINT ? FROM_ENDPOINT : TO_ENDPOINT;
+	struct connection *found;
+	memory->status = STATUS_REPLY;
+	if (memory->has_quote) {
+		*key = memory->quoted.tuple;
+		key->stage = other;
+		found = bpf_map_lookup_elem(&cilium_ct, key);
+		if (found)
+			return found;
+		key->source = memory->quoted.tuple.destination;
+		key->destination = memory->quoted.tuple.source;
+		key->source_port = memory->quoted.tuple.destination_port;
+		key->destination_port = memory->quoted.tuple.source_port;
+		key->stage = stage;
+		found = bpf_map_lookup_elem(&cilium_ct, key);
+		if (found)
+			return found;
+	}
+	__be16 source_port = tuple->source_port, destination_port = tuple->destination_port;
+	if (is_icmp(packet)) { /* one connection for each identifier, from the request to the reply */
+		int is_answer = packet->icmp_type == (packet->is_ipv6 ? ICMPV6_ANSWER : ICMP_ANSWER);
+		source_port = is_answer ? 0 : memory->echo_id;
+		destination_port = is_answer ? memory->echo_id : 0;
+	}
 	key->source = tuple->destination;
 	key->destination = tuple->source;
-	key->source_port = tuple->destination_port;
-	key->destination_port = tuple->source_port;
+	key->source_port = destination_port;
+	key->destination_port = source_port;
 	key->protocol = tuple->protocol;
-	key->stage = stage == TO_ENDPOINT ? FROM_ENDPOINT : TO_ENDPOINT;
+	key->stage = other;
 	key->zero = 0;
-	struct connection *found = bpf_map_lookup_elem(&cilium_ct, key);
-	memory->status = STATUS_REPLY;
+	found = bpf_map_lookup_elem(&cilium_ct, key);
 	if (found && !is_expired(found, packet)) {
 		touch(found, packet);
 		return found;
 	}
 	*key = *tuple;
+	key->source_port = source_port;
+	key->destination_port = destination_port;
 	key->stage = stage;
 	found = bpf_map_lookup_elem(&cilium_ct, key);
 	memory->status = STATUS_ESTABLISHED;
@@ -204,24 +269,4 @@ static __always_inline void open_connection(struct memory *memory, const struct 
 	opened->source_identity = memory->source_identity;
 	opened->flags = flags;
 	bpf_map_update_elem(&cilium_ct, &memory->key, opened, BPF_ANY);
-}
-
-/* Return true if an endpoint may exchange the packet with a peer of this identity. */
-static __always_inline int is_allowed(const struct memory *memory, __u32 endpoint, __u32 identity, __u8 direction)
-{
-	const struct tuple *tuple = &memory->packet.tuple;
-	struct policy_key key = {
-		.prefix_length = POLICY_PREFIX,
-		.endpoint = endpoint,
-		.identity = identity,
-		.direction = direction,
-		.protocol = tuple->protocol,
-		.port = tuple->destination_port,
-	};
-	struct policy_entry *own = bpf_map_lookup_elem(&cilium_policy, &key);
-	key.identity = 0;
-	struct policy_entry *any = bpf_map_lookup_elem(&cilium_policy, &key);
-	if ((own && own->is_denied) || (any && any->is_denied))
-		return 0;
-	return own || any;
 }

@@ -1,5 +1,6 @@
 /* Maps of the CNI mode cilium. The node agent writes cilium_config, cilium_lxc, cilium_ipcache,
- * cilium_policy and cilium_links; the programs write the others.
+ * cilium_links, and the maps of the policy engine ebpf: cilium_policy, cilium_policed, cilium_cidr
+ * and cilium_rules. The programs write the others.
  *
  * Names are those of Cilium, cut to the 15 characters of the kernel. One map serves both families.
  * kubenetlab/hoststate/rules/cilium_entries.py has the same layouts.
@@ -29,13 +30,11 @@ struct link_key {
 	__u32 kind;
 };
 
-enum endpoint_flag { INGRESS_IS_POLICED = 1, EGRESS_IS_POLICED = 2 };
-
 /* A pod of this node, by each of its addresses. */
 struct pod_endpoint {
 	__u32 id;
 	__u8 mac[ETH_ALEN];
-	__u16 flags;
+	__u16 zero;
 };
 
 struct ipcache_key {
@@ -49,21 +48,50 @@ struct ipcache_info {
 	struct address tunnel; /* node to which packets are tunnelled; zero: they are routed */
 };
 
-/* A rule of an endpoint. Identity 0 is every peer; a shorter prefix covers every port, or every
- * protocol and port. */
+/* An endpoint with policies in one direction, by its number. Beside a kube-proxy egress is decided
+ * after translation, where the identity stands for the endpoint. */
+struct policed_key {
+	__u32 subject; /* endpoint; identity with BY_IDENTITY */
+	__u32 kind;    /* enum stage: TO_ENDPOINT or FROM_ENDPOINT, and subject_flag */
+};
+
+enum subject_flag { BY_IDENTITY = 0x10 };
+
+struct policed {
+	__u32 policies; /* set of policies */
+	__u32 flags;
+};
+
+enum policed_flag { HAS_TIERS = 1 };
+
+/* Verdict of a set of policies about an identity. Identity 0 is every identity without entries of
+ * its own. A shorter prefix covers more ports, every port, or every protocol and port. */
 struct policy_key {
 	__u32 prefix_length;
-	__u32 endpoint;
+	__u32 policies;
 	__u32 identity;
-	__u8 direction; /* enum stage: TO_ENDPOINT or FROM_ENDPOINT */
+	__u8 scope; /* enum stage, and scope_flag */
 	__u8 protocol;
 	__be16 port;
 };
 
+enum scope_flag {
+	IS_IPV6 = 2,
+	IS_EXEMPT = 4, /* NetworkPolicies do not apply: a pod to itself, or to its node */
+};
+
+#define FIRST_CIDR_IDENTITY (1 << 24) /* smallest identity in cilium_cidr; 65536 follow */
 #define POLICY_PREFIX 96
 
 struct policy_entry {
 	__u32 is_denied;
+	__u32 rule; /* entry of cilium_rules; 0: no rule decides */
+};
+
+#define RULE_BYTES 128
+
+struct rule_text {
+	char text[RULE_BYTES];
 };
 
 enum connection_flag {
@@ -124,6 +152,7 @@ struct event {
 	__u32 link; /* index of the link whose program reports */
 	__u32 length;
 	__u32 tcp_flags;
+	__u32 rule; /* entry of cilium_rules that denied the packet; 0: none */
 };
 
 struct {
@@ -164,6 +193,41 @@ struct {
 	__type(key, struct policy_key);
 	__type(value, struct policy_entry);
 } cilium_policy SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct policed_key);
+	__type(value, struct policed);
+} cilium_policed SEC(".maps");
+
+/* Identities of addresses that policies distinguish by more than by labels. They take precedence
+ * over those of cilium_ipcache. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 131072);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct ipcache_key);
+	__type(value, __u32);
+} cilium_cidr SEC(".maps");
+
+/* Rules that allow or deny packets, as text. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, struct rule_text);
+} cilium_rules SEC(".maps");
+
+/* Number of packets that each rule has dropped. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, __u32);
+	__type(value, __u64);
+} cilium_drops SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

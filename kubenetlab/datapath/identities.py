@@ -96,6 +96,25 @@ def identities(label_sets: Iterable[Labels]) -> dict[Labels, int]:
     return numbers
 
 
+def numbers_by_labels(cluster: Cluster, cache: PlanCache) -> Mapping[Labels, int]:
+    """Return the number of each set of labels that a pod has."""
+    pods = cluster_pods(cluster, cache)
+    return cache.by_identity(
+        "identities", lambda: identities(pod.labels for pod in pods.values()), pods
+    )
+
+
+def numbers_of(cluster: Cluster, cache: PlanCache) -> Mapping[_Key, int]:
+    """Return the number of each pod with a link of its own, by namespace and name."""
+    pods, numbers = cluster_pods(cluster, cache), numbers_by_labels(cluster, cache)
+    return cache.by_identity(
+        "identities of pods",
+        lambda: {key: numbers[pod.labels] for key, pod in pods.items()},
+        pods,
+        numbers,
+    )
+
+
 def _number(labels: Sequence[str]) -> int:
     digest = hashlib.sha256("\n".join(labels).encode()).digest()
     return FIRST + int.from_bytes(digest[:8], "big") % (LAST - FIRST + 1)

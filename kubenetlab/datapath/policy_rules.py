@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 from msgspec import Struct
 
@@ -19,12 +19,14 @@ from kubenetlab.api.policies.tiers import TIER_KINDS
 from kubenetlab.api.store import Cluster
 from kubenetlab.datapath.modes import PolicyEngine
 from kubenetlab.datapath.plan_cache import PlanCache
+from kubenetlab.datapath.policy.identity_rules import IdentityEngine, identity_rules
 from kubenetlab.datapath.policy.members import PodGroup, Pods, PolicyPod, members, policy_pods
 from kubenetlab.datapath.policy.rules import IsolatingPolicy, PortName, isolating
 from kubenetlab.datapath.policy.tiers import addressees, in_tier
 from kubenetlab.hoststate.rules.rulesets import RuleObject, RuleSet, Subject, SubjectRules
 from kubenetlab.versioned import ChangedEntries, VersionedMap
 
+K = TypeVar("K")
 _Rules = tuple[SubjectRules[RuleObject], ...]
 _Policies = VersionedMap[tuple[str, str, str], tuple[IsolatingPolicy, ...]]
 """Directions of policies by (kind, namespace, name)."""
@@ -120,6 +122,12 @@ def _all(
 ) -> PolicyRules:
     entries = tuple(entry for directions in policies.values() for entry in directions)
     isolated = _isolated_pods(cluster, cache, entries, pods)
+    if isinstance(engine, IdentityEngine):
+        return _by_identity(
+            cache,
+            isolated,
+            *identity_rules(cluster, cache, engine, versions, entries, pods, isolated),
+        )
     shared = cache.follow(
         "sets of policies",
         _sets,
@@ -138,6 +146,26 @@ def _all(
         for node, on_node in cache.follow("isolated by node", _by_node, isolated).items()
     }
     return PolicyRules(True, tuple(shared.values()), of_nodes, isolated)
+
+
+def _by_identity(
+    cache: PlanCache,
+    isolated: _IsolatedPods,
+    shared: Mapping[str, SubjectRules[RuleObject]],
+    of_nodes: Mapping[str, Mapping[ObjectKey, SubjectRules[RuleObject]]],
+) -> PolicyRules:
+    """Return the rules of an engine that identifies peers."""
+
+    def sets(key: object, rules: Mapping[K, SubjectRules[RuleObject]]) -> RuleSets:
+        current = cache.each(("as rules", key), lambda each: (each,), VersionedMap(rules))
+        return tuple(cache.follow(key, _sets, current).values())
+
+    return PolicyRules(
+        True,
+        sets("sets of policies", shared),
+        {node: sets(("sets of isolated pods", node), rules) for node, rules in of_nodes.items()},
+        isolated,
+    )
 
 
 def _policy(

@@ -11,14 +11,16 @@ import subprocess
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from typing import Final
+from typing import Final, Protocol
 
 from kubenetlab.api.pods import Pod
+from kubenetlab.hoststate.rules.cilium import CiliumEndpoint, CiliumPrograms
 from kubenetlab.kernel import syscalls
+from kubenetlab.kernel.rules.backends import Loader
 from kubenetlab.kernel.rules.nftables import LibraryNft, ProgramNft
 from kubenetlab.observe.policies.evaluator import Party, Traffic
 from tests.patience import patiently
-from tests.policies import CLUSTER, NAMES, OUTSIDE
+from tests.policies import CLUSTER, NAMES, OUTSIDE, node_rules
 from tests.tier_policies import parties_of
 
 FIRST_PORT, LAST_PORT = 20000, 60000
@@ -62,27 +64,36 @@ class Network:
             ("", (OUTSIDE[4], OUTSIDE[6])),
         ]
         for number, (_, addresses) in enumerate(hosts):
-            self._add(number, addresses)
+            self.add(number, addresses)
         for index in (0, 1):
             self.parties.append(
                 tuple(Party(addresses[index], name, name) for name, addresses in hosts)
             )
 
-    def _add(self, number: int, addresses: Sequence[str]) -> None:
+    def _link(self, number: int, addresses: Sequence[str]) -> tuple[str, str, Sequence[str]]:
+        """Return the node's link to a host, the host's MAC address, and the addresses routed."""
+        return f"h{number}", f"02:00:00:00:01:{number + 1:02x}", addresses
+
+    def register_node(self, addresses: Iterable[str]) -> None:
+        """Add the addresses of the node itself."""
+        self._register(self.home, addresses)
+
+    def add(self, number: int, addresses: Sequence[str]) -> None:
+        """Add a host."""
+        link, mac, routed = self._link(number, addresses)
         syscalls.unshare(syscalls.CLONE_NEWNET)
         for path, value in (*LIKE_HOSTS, ("ipv6/conf/default/accept_dad", "0")):
             write_setting(path, value)
         inside = syscalls.open_namespace("net")
         syscalls.setns(self.home)
-        node_mac, mac = f"02:00:00:00:00:{number + 1:02x}", f"02:00:00:00:01:{number + 1:02x}"
-        link = f"h{number}"
+        node_mac = f"02:00:00:00:00:{number + 1:02x}"
         run_ip(
             f"link add {link} address {node_mac} type veth"
             f" peer name eth0 address {mac} netns /proc/{os.getpid()}/fd/{inside}",
             f"link set {link} up",
             *(
                 command
-                for address in addresses
+                for address in routed
                 for command in (
                     f"route add {address} dev {link}",
                     f"neighbor add {address} lladdr {mac} dev {link} nud permanent",
@@ -206,30 +217,68 @@ class Network:
                         yield source, destination, traffic
 
 
-class NetworkWithNodes(Network):
-    """A network in which the node of the pods and another one are hosts, too."""
+class CiliumNetwork(Network):
+    """A network with the links of the CNI mode cilium, whose programs forward between pods."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.parties = [tuple(parties_of(version)) for version in (4, 6)]
-        own, other = (
-            [
-                party.address
-                for parties in self.parties
-                for party in parties
-                if not party.pod and party.node == name
-            ]
-            for name in ("worker", "worker2")
+    def __init__(self, *, has_tunnel: bool = False) -> None:
+        self._endpoints = {
+            address: obj
+            for obj in node_rules("ebpf", CLUSTER)
+            if isinstance(obj, CiliumEndpoint)
+            for address in obj.addresses
+        }
+        programs = next(
+            obj for obj in node_rules("ebpf", CLUSTER) if isinstance(obj, CiliumPrograms)
         )
-        for path, value in LIKE_HOSTS:
-            write_setting(path, value)
-        self._add(len(self.parties[0]), other)
-        run_ip("link set lo up", *(f"address add {address} dev lo nodad" for address in own))
-        self._register(self.home, own)
+        super().__init__()
+        ipv4, ipv6 = programs.routers
+        run_ip(
+            f"link add cilium_host address {programs.mac} type veth peer name cilium_net",
+            "link set cilium_host up arp off",
+            "link set cilium_net up arp off",
+            f"address add {ipv4}/32 dev cilium_host",
+            f"address add {ipv6}/128 dev cilium_host nodad",
+            f"route add 10.244.1.0/24 via {ipv4} dev cilium_host",
+            "route add fd00:10:244:1::/64 dev cilium_host",
+            *(["link add cilium_vxlan type vxlan external dstport 8472"] if has_tunnel else ()),
+        )
+
+    def _link(self, number: int, addresses: Sequence[str]) -> tuple[str, str, Sequence[str]]:
+        endpoint = self._endpoints.get(addresses[0])
+        if endpoint is not None:
+            return endpoint.link, endpoint.mac, ()
+        _, mac, routed = super()._link(number, addresses)
+        return ("eth0" if addresses[0] == OUTSIDE[4] else f"h{number}"), mac, routed
 
 
-class Drops:
-    """Number of packets that the rules have dropped."""
+def add_nodes(network: Network) -> None:
+    """Make the node of the pods and another one hosts, too."""
+    network.parties = [tuple(parties_of(version)) for version in (4, 6)]
+    own, other = (
+        [
+            party.address
+            for parties in network.parties
+            for party in parties
+            if not party.pod and party.node == name
+        ]
+        for name in ("worker", "worker2")
+    )
+    for path, value in LIKE_HOSTS:
+        write_setting(path, value)
+    network.add(len(network.parties[0]), other)
+    run_ip("link set lo up", *(f"address replace {address} dev lo nodad" for address in own))
+    network.register_node(own)
+
+
+class Drops(Protocol):
+    """Counters of the packets that the rules have dropped."""
+
+    def read(self) -> int:
+        """Return the number of packets."""
+
+
+class NftDrops:
+    """Counters in rules of nftables or iptables."""
 
     def __init__(self, loader: LibraryNft | ProgramNft) -> None:
         self._loader = loader
@@ -239,10 +288,23 @@ class Drops:
         return sum(map(int, _DROPPED.findall(text)))
 
 
+class CiliumDrops:
+    """Counters of the programs of cilium."""
+
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+
+    def read(self) -> int:
+        return sum(map(int, _DROPPED_BY_PROGRAMS.findall(self._loader.text())))
+
+
 _DROPPED: Final = re.compile(
     r'counter packets (\d+) bytes \d+ (?:log prefix "[^"]*" group \d+ )?drop'
 )
 """Rules that drop packets, some of which log them before."""
+
+
+_DROPPED_BY_PROGRAMS: Final = re.compile(r"^cilium_drops (\d+) packets", re.MULTILINE)
 
 
 def run_ip(*commands: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kubenetlab.hoststate.rules.bpf_entries import packed_address
+from kubenetlab.hoststate.rules.bpf_entries import packed_prefix
 from kubenetlab.hoststate.rules.cilium import (
     PROGRAMS,
     CiliumEndpoint,
@@ -15,17 +15,29 @@ from kubenetlab.hoststate.rules.cilium import (
     IpcacheEntry,
 )
 from kubenetlab.hoststate.rules.cilium_entries import (
+    ANY_PREFIX,
+    CIDR_IDENTITY,
     CONFIG,
     DESCRIBERS,
+    DROPS,
+    EGRESS,
     ENDPOINT,
+    INGRESS,
     IPCACHE_INFO,
     IPCACHE_KEY,
     LINK_KEY,
     POD_LINK,
+    POLICED,
+    POLICED_KEY,
     POLICY_ENTRY,
     POLICY_KEY,
+    POLICY_PREFIX,
+    RULE,
+    RULE_TEXT,
     FlowEvent,
+    describe_drops,
     describe_entry,
+    rule_names,
 )
 from kubenetlab.kernel.processes.permissions import is_root
 from kubenetlab.kernel.rules.bpf import OBJECTS
@@ -40,8 +52,9 @@ CONTEXT = struct.pack("=10I", *bytes(9), LINK).ljust(192, b"\0")
 A, B, C = "10.244.1.2", "10.244.1.3", "10.244.2.2"
 NUMBERS = {A: 17, B: 18}
 IDENTITIES = {A: 300, B: 301, C: 302}
-INGRESS, EGRESS = 0, 1
-POLICED = {INGRESS: 1, EGRESS: 2}
+RULE_NUMBER = 42
+POLICIES = 7
+"""Number of the set of policies of every pod."""
 
 
 @pytest.fixture
@@ -71,28 +84,18 @@ def loaded() -> Iterator[LoadedPrograms]:
 
 def police(loaded: LoadedPrograms, address: str, direction: int) -> None:
     """Let only traffic pass that the policy map allows."""
-    key = packed_address(address)
-    value = loaded.value("cilium_lxc", key)
-    assert value is not None
-    number, mac, _ = ENDPOINT.unpack(value)
-    loaded.set("cilium_lxc", key, ENDPOINT.pack(number, mac, POLICED[direction]))
+    key = POLICED_KEY.pack(NUMBERS[address], direction)
+    loaded.set("cilium_policed", key, POLICED.pack(POLICIES, 0))
+    set_verdict(loaded, 0, direction, deny=True)
 
 
-def allow(
-    loaded: LoadedPrograms,
-    address: str,
-    peer: int,
-    direction: int,
-    port: int = 0,
-    *,
-    deny: bool = False,
+def set_verdict(
+    loaded: LoadedPrograms, peer: int, direction: int, port: int = 0, *, deny: bool = False
 ) -> None:
-    """Add a rule for TCP; port 0 covers every protocol and port."""
-    prefix, protocol = (96, 6) if port else (72, 0)
-    key = POLICY_KEY.pack(
-        prefix, NUMBERS[address], peer, direction, protocol, port.to_bytes(2, "big")
-    )
-    loaded.set("cilium_policy", key, POLICY_ENTRY.pack(deny))
+    """Add a verdict about TCP; port 0 covers every protocol and port."""
+    prefix, protocol = (POLICY_PREFIX, 6) if port else (ANY_PREFIX, 0)
+    key = POLICY_KEY.pack(prefix, POLICIES, peer, direction, protocol, port.to_bytes(2, "big"))
+    loaded.set("cilium_policy", key, POLICY_ENTRY.pack(deny, RULE_NUMBER if deny else 0))
 
 
 def sent(loaded: LoadedPrograms, source: str, destination: str, port: int = 80) -> int:
@@ -113,6 +116,10 @@ def test_layouts_are_those_of_the_programs(loaded: LoadedPrograms) -> None:
     assert sizes["cilium_config"] == (4, CONFIG.size)
     assert sizes["cilium_lxc"] == (16, ENDPOINT.size)
     assert sizes["cilium_ipcache"] == (IPCACHE_KEY.size, IPCACHE_INFO.size)
+    assert sizes["cilium_policed"] == (POLICED_KEY.size, POLICED.size)
+    assert sizes["cilium_cidr"] == (IPCACHE_KEY.size, CIDR_IDENTITY.size)
+    assert sizes["cilium_rules"] == (RULE.size, RULE_TEXT.size)
+    assert sizes["cilium_drops"] == (RULE.size, DROPS.size)
     assert sizes["cilium_policy"] == (POLICY_KEY.size, POLICY_ENTRY.size)
     assert sizes["cilium_links"] == (LINK_KEY.size, 4)
     assert set(DESCRIBERS) == set(PROGRAMS.maps)
@@ -142,24 +149,57 @@ def test_events_have_addresses_and_identities(loaded: LoadedPrograms) -> None:
 
 
 @pytest.mark.parametrize("direction", [INGRESS, EGRESS])
-def test_a_policed_endpoint_needs_a_rule(loaded: LoadedPrograms, direction: int) -> None:
-    """A rule is for one peer or for all, and for one port or for all; a denial has precedence."""
+def test_a_policed_endpoint_needs_a_verdict(loaded: LoadedPrograms, direction: int) -> None:
+    """Entries of the peer's identity come before those of all others, long prefixes first."""
     address, peer = (B, IDENTITIES[A]) if direction == INGRESS else (A, IDENTITIES[B])
     police(loaded, address, direction)
     assert sent(loaded, A, B, 1) == DROP
-    assert events(loaded)[-1].detail == "Policy denied"
-    allow(loaded, address, peer, direction, 2)
-    assert [sent(loaded, A, B, port) for port in (2, 3)] == [REDIRECT, DROP]
-    allow(loaded, address, 0, direction, 4)
-    assert sent(loaded, A, B, 4) == REDIRECT
-    allow(loaded, address, 999, direction)
+    event = events(loaded)[-1]
+    assert (event.detail, event.rule) == ("Policy denied", RULE_NUMBER)
+    set_verdict(loaded, 0, direction, 4)
+    assert [sent(loaded, A, B, port) for port in (4, 5)] == [REDIRECT, DROP]
+    set_verdict(loaded, 999, direction)
     assert sent(loaded, A, B, 5) == DROP
-    allow(loaded, address, peer, direction)
+    set_verdict(loaded, peer, direction)
     assert sent(loaded, A, B, 6) == REDIRECT
-    allow(loaded, address, peer, direction, 7, deny=True)
+    set_verdict(loaded, peer, direction, 7, deny=True)
     assert sent(loaded, A, B, 7) == DROP
-    allow(loaded, address, 0, direction, 8, deny=True)
-    assert sent(loaded, A, B, 8) == DROP
+
+
+def test_policies_that_are_not_loaded_deny(loaded: LoadedPrograms) -> None:
+    loaded.set("cilium_policed", POLICED_KEY.pack(NUMBERS[B], INGRESS), POLICED.pack(POLICIES, 0))
+    assert sent(loaded, A, B) == DROP
+
+
+def test_open_connections_are_decided_again(loaded: LoadedPrograms) -> None:
+    police(loaded, B, INGRESS)
+    set_verdict(loaded, IDENTITIES[A], INGRESS)
+    data = frame(tcp((A, 40000), (B, 80), flags=0x10))
+    assert sent(loaded, A, B) == REDIRECT
+    assert loaded.try_packet("cil_from_container", data, CONTEXT).verdict == REDIRECT
+    set_verdict(loaded, IDENTITIES[A], INGRESS, deny=True)
+    assert loaded.try_packet("cil_from_container", data, CONTEXT).verdict == DROP
+
+
+def test_a_range_has_an_identity_for_policies(loaded: LoadedPrograms) -> None:
+    """The longest range counts; 0 is the identity of cilium_ipcache."""
+    police(loaded, A, EGRESS)
+    set_verdict(loaded, 1000, EGRESS)
+    for cidr, number in (("10.244.0.0/16", 1000), (f"{B}/32", 0)):
+        key = IPCACHE_KEY.pack(*packed_prefix(cidr))
+        loaded.set("cilium_cidr", key, CIDR_IDENTITY.pack(number))
+    assert [sent(loaded, A, address) for address in (C, B)] == [CONTINUE, DROP]
+
+
+def test_dropped_packets_are_counted_for_known_rules(loaded: LoadedPrograms) -> None:
+    police(loaded, B, INGRESS)
+    assert sent(loaded, A, B) == DROP
+    loaded.set("cilium_rules", RULE.pack(RULE_NUMBER), RULE_TEXT.pack(b"default/b isolated"))
+    assert [sent(loaded, A, B), sent(loaded, A, B)] == [DROP, DROP]
+    names = rule_names(dict(loaded.entries("cilium_rules")))
+    assert [describe_drops(*entry, names) for entry in loaded.entries("cilium_drops")] == [
+        "2 packets dropped: default/b isolated"
+    ]
 
 
 def test_replies_of_a_policed_endpoint_need_no_rule(loaded: LoadedPrograms) -> None:
@@ -175,15 +215,20 @@ def test_replies_of_a_policed_endpoint_need_no_rule(loaded: LoadedPrograms) -> N
 
 def test_entries_are_readable(loaded: LoadedPrograms) -> None:
     police(loaded, A, EGRESS)
-    allow(loaded, A, 300, EGRESS, 80)
+    set_verdict(loaded, 300, EGRESS, 80)
+    loaded.set("cilium_rules", RULE.pack(RULE_NUMBER), RULE_TEXT.pack(b"default/a isolated"))
+    names = rule_names(dict(loaded.entries("cilium_rules")))
     lines = {
-        describe_entry(name, key, value)
+        describe_entry(name, key, value, names)
         for name in PROGRAMS.maps
         for key, value in loaded.entries(name)
     }
     assert {
         "cilium_config router 10.244.1.1, mac 0a:58:0a:f4:01:01, tunnels of 172.18.0.3",
         "cilium_ipcache 10.244.1.2/32: identity 300",
-        "cilium_lxc 10.244.1.2: endpoint 00000011 mac 0a:58:0a:f4:01:01 policy-egress",
-        "cilium_policy 00000011 egress identity 300 80/TCP: allowed",
+        "cilium_lxc 10.244.1.2: endpoint 00000011 mac 0a:58:0a:f4:01:01",
+        "cilium_policed 00000011 egress: policies 00000007",
+        "cilium_policy 00000007 IPv4 egress identity 300 80/TCP: allowed",
+        'cilium_policy 00000007 IPv4 egress every other identity: denied "default/a isolated"',
+        "cilium_rules 0000002a: default/a isolated",
     } <= lines

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
@@ -12,25 +13,37 @@ from hypothesis import strategies as st
 
 from kubenetlab.api.json_types import JsonObject
 from kubenetlab.hoststate.rules import nftables as nftables_rules
+from kubenetlab.hoststate.rules.bpf_listing import BpfListing
+from kubenetlab.hoststate.rules.bpf_objects import BpfObject
+from kubenetlab.hoststate.rules.cilium import differences
 from kubenetlab.hoststate.rules.nftables import NftObject
 from kubenetlab.hoststate.rules.rulesets import RuleObject, members
 from kubenetlab.hoststate.rules.transactions import steps
+from kubenetlab.kernel.processes.permissions import is_root
 from kubenetlab.kernel.rules import ipset, iptables
 from kubenetlab.kernel.rules.backends import open_loader
+from kubenetlab.kernel.rules.libbpf import LIBRARY, has_library
 from kubenetlab.observe.policies.evaluator import Evaluator, Traffic
 from tests.examples import examples
 from tests.kernel.comparing import lines
-from tests.kernel.pod_network import Drops, Network
+from tests.kernel.pod_network import CiliumDrops, CiliumNetwork, Drops, Network, NftDrops
 from tests.kernel.test_nft_messages import Side, load_both
 from tests.kernel.test_nftables import open_loader as open_nft
 from tests.policies import POLICIES, node_rules, with_policies
 
-BACKENDS = {"nftables": ("nftables",), "iptables": ("ipset", "iptables")}
+BACKENDS = {
+    "nftables": ("nftables",),
+    "iptables": ("ipset", "iptables"),
+    "ebpf": ("cilium",),
+}
 """Rule backends of each policy engine."""
 ENGINES = pytest.mark.parametrize("engine", BACKENDS)
+NETFILTER_ENGINES = pytest.mark.parametrize("engine", ["nftables", "iptables"])
 
 
 def require_programs(engine: str) -> None:
+    if engine == "ebpf" and not (has_library() and is_root()):
+        pytest.skip(f"the programs are loaded by {LIBRARY} (apt-get install libbpf1) as root")
     if engine == "iptables":
         for program, hint in (
             (ipset.PROGRAM, ipset.INSTALL_HINT),
@@ -60,9 +73,15 @@ def loaded_rules(engine: str) -> Iterator[tuple[Callable[[list[RuleObject]], Non
                 loaders[transaction.backend].run(transaction.text)
             loaded = desired
 
-        yield load, Drops(nft)
+        yield load, CiliumDrops(loaders["cilium"]) if engine == "ebpf" else NftDrops(nft)
         load([])
         assert [loader.text() for loader in loaders.values()] == [""] * len(loaders)
+
+
+def network_of(engine: str) -> Network:
+    """Return the pods on a node with the links that an engine needs."""
+    require_programs(engine)
+    return CiliumNetwork() if engine == "ebpf" else Network()
 
 
 @ENGINES
@@ -71,7 +90,7 @@ def test_connections_have_the_verdicts_of_the_evaluator(engine: str) -> None:
 
     Each example is one change on top of the previous one.
     """
-    network = Network()
+    network = network_of(engine)
     with loaded_rules(engine) as (load, dropped):
 
         @settings(max_examples=max(30, examples(100)), deadline=None)
@@ -87,7 +106,7 @@ def test_connections_have_the_verdicts_of_the_evaluator(engine: str) -> None:
         check()
 
 
-@ENGINES
+@NETFILTER_ENGINES
 def test_policies_apply_to_packets_that_ipvs_sends(engine: str) -> None:
     """They come from pods, and leave the node by OUTPUT. Packets of the node itself pass."""
     network = Network()
@@ -119,6 +138,8 @@ def test_policies_apply_to_packets_that_ipvs_sends(engine: str) -> None:
 def test_changes_and_replacements_load_the_same_rules(engine: str) -> None:
     """The rules are the desired ones after a change, and after a replacement of all rules."""
     require_programs(engine)
+    if engine == "ebpf":
+        CiliumNetwork(has_tunnel=True)
     with ExitStack() as stack:
         loaders = {
             name: stack.enter_context(closing(open_loader(name))) for name in BACKENDS[engine]
@@ -133,7 +154,12 @@ def test_changes_and_replacements_load_the_same_rules(engine: str) -> None:
             for anew in (False, True):
                 for transaction in steps(loaded, desired, {}, anew=anew):
                     loaders[transaction.backend].run(transaction.text)
-                assert lines(desired) == []
+                if engine == "ebpf":
+                    listed = cast("BpfListing", loaders["cilium"].listed(()))
+                    objects = [obj for obj in members(desired) if isinstance(obj, BpfObject)]
+                    assert not [*differences(objects, listed)]
+                else:
+                    assert lines(desired) == []
             loaded = desired
 
         check()

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 
 from kubenetlab.observe.policies.evaluator import Evaluator
 from tests.examples import examples
-from tests.kernel.pod_network import NetworkWithNodes
-from tests.kernel.test_policy_rules import ENGINES, loaded_rules
+from tests.kernel.pod_network import add_nodes
+from tests.kernel.test_policy_rules import ENGINES, loaded_rules, network_of
 from tests.policies import node_rules
 from tests.tier_policies import WORLDS, Document, with_tiers
 
@@ -19,7 +19,8 @@ from tests.tier_policies import WORLDS, Document, with_tiers
 @ENGINES
 def test_connections_have_the_verdicts_of_the_evaluator(engine: str) -> None:
     """Each example is one change on top of the previous one."""
-    network = NetworkWithNodes()
+    network = network_of(engine)
+    add_nodes(network)
     with loaded_rules(engine) as (load, dropped):
 
         @settings(max_examples=max(30, examples(100)), deadline=None)

@@ -37,6 +37,8 @@ OPTIONS = (
     *(("--cni", mode, "--policy", "nftables") for mode in MODES),
     *(("--cni", mode, "--policy", "iptables") for mode in SECOND_ENGINE),
     ("--cni", "calico", "--policy", "iptables", "--proxy", "iptables"),
+    ("--cni", "cilium"),
+    ("--cni", "cilium,routingMode=native"),
 )
 POLICY = """\
 apiVersion: networking.k8s.io/v1
@@ -153,6 +155,14 @@ def test_policies_hold_beside_every_proxy_mode(lab: Lab, proxy: str, engine: str
     assert_verdicts_of_services(lab)
 
 
+@pytest.mark.parametrize("mode", ["cilium", "cilium,routingMode=native"])
+@pytest.mark.parametrize("proxy", ["none", "nftables", "iptables"])
+def test_policies_of_cilium_hold_beside_every_proxy_mode(lab: Lab, mode: str, proxy: str) -> None:
+    """Beside a kube-proxy they see packets behind the stack; a pod reaches itself by a Service."""
+    lab.up(DUAL + CLIENTS + WEB_WITH_NODE_PORT + POLICY + EGRESS, "--cni", mode, "--proxy", proxy)
+    assert_verdicts_of_services(lab)
+
+
 def test_changes_take_effect_at_once(lab: Lab) -> None:
     """Labels of pods and namespaces, named ports, new pods, and deleted policies."""
     lab.up(CLIENTS + WEB + POLICY)
@@ -200,4 +210,6 @@ def test_engines_that_cannot_work_are_refused() -> None:
     assert 'networking.policyEngine: "nftable" is not known; did you mean nftables?' in unknown
     unfit = run("plan", "--lab", "no-lab", "--cni", "cilium", "--policy", "nftables", status=2).err
     assert "nftables does not see the packets between pods with cni cilium" in unfit
-    assert "policy engines with cni cilium: none" in unfit
+    assert "policy engines with cni cilium: ebpf, none" in unfit
+    elsewhere = run("plan", "--lab", "no-lab", "--policy", "ebpf", status=2).err
+    assert "ebpf does not see the packets between pods with cni bridge" in elsewhere

@@ -13,13 +13,13 @@ from outside, are routed to cilium_host, where another program (cil_from_host) s
 
 Every set of labels has a numeric identity from 256 on; 1 is the host, 2 the world, 6 a remote node.
 The VXLAN network identifier of a packet is the identity of its sender. The map cilium_ipcache holds
-the identity of every address, cilium_lxc the node's own pods, cilium_ct the connections,
-cilium_policy the rules of each endpoint, and the ring buffer cilium_events has an event for each
-verdict.
+the identity of every address, cilium_lxc the node's own pods, cilium_ct the connections, and the
+ring buffer cilium_events has an event for each verdict. The same programs enforce network policies
+(`kubenetlab explain ebpf`).
 
 Without `kubeProxyMode` there is no kube-proxy, and programs at the same links implement Services
 (as in the kube-proxy mode ebpf). With a kube-proxy, packets pass the stack of their nodes, where
-its rules are. NetworkPolicies are accepted and not enforced.
+its rules are.
 
 With `enableWireguard: true` the packets of tunnels are encrypted after they were encapsulated: the
 link is cilium_wg0, and each other node is a peer with its own address. All packets in tunnels have
@@ -148,7 +148,7 @@ class Mode(ModeOptions, frozen=True):
         plugin="cilium-cni", host_ifname=f"{POD_LINK_PREFIX}{{id}}", agent=cilium_agent.AGENT
     )
     masquerader = "cilium"
-    policy_engines = ("none",)
+    policy_engines = ("ebpf", "none")
     knows_all_pods = True
 
     routing_mode: Literal["tunnel", "native"] = "tunnel"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from kubenetlab.api.plugins.cni_agents import StoppedAgent
 from kubenetlab.api.pods import Pod
-from kubenetlab.datapath.identities import ClusterPod, Labels, cluster_pods, identities
+from kubenetlab.datapath.identities import ClusterPod, Labels, cluster_pods, numbers_by_labels
 from kubenetlab.datapath.layers.layer import (
     DesiredObjects,
     Inputs,
@@ -34,9 +34,7 @@ def _inputs(context: PlanContext) -> Iterator[tuple[str, Inputs]]:
         return
     cache = context.cache
     pods = cluster_pods(context.cluster, cache)
-    numbers = cache.by_identity(
-        "identities", lambda: identities(pod.labels for pod in pods.values()), pods
-    )
+    numbers = numbers_by_labels(context.cluster, cache)
     rules = cache.each("endpoint rules", _pod_rules, pods, context.cni, numbers)
     rule_set = cache.follow("endpoint rule set", _rule_set, rules)
     component = mode_name("cni", context.cni)
@@ -66,7 +64,7 @@ def _last_rule_set(
 
 
 def _pod_rules(
-    pod: ClusterPod, cni: CNI, numbers: dict[Labels, int]
+    pod: ClusterPod, cni: CNI, numbers: Mapping[Labels, int]
 ) -> SubjectRules[RuleObject] | None:
     return cni.cluster_pod(pod, numbers[pod.labels])
 

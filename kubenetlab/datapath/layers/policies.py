@@ -33,7 +33,8 @@ def _objects(
         *(NodeRules(node.netns, rules, "policies") for rules in shared),
         *(NodeRules(node.netns, rules, "isolated pods") for rules in own),
     )
-    return ((objects, Origin(mode_name("policy", engine), f"Node {node.name}")),)
+    origin = Origin(mode_name("policy", engine), f"Node {node.name}")
+    return ((objects, origin),) if objects else ()
 
 
 LAYER = Layer("policies", _inputs, _objects)

@@ -10,9 +10,12 @@ import hashlib
 import struct
 from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from types import MappingProxyType
 from typing import Final
 
 PROTOCOLS: Final[Mapping[str, int]] = {"TCP": 6, "UDP": 17}
+"""Protocols of Services."""
+PROTOCOL_NUMBERS: Final[Mapping[str, int]] = {**PROTOCOLS, "SCTP": 132}
 FRONT_KEY = struct.Struct("=16s2sBB")
 FRONT = struct.Struct("=8s8s8sIIII")
 SLOT = struct.Struct("=8sII")
@@ -24,7 +27,9 @@ IS_OUTSIDE, IS_LOCAL, IS_FENCED, IS_HIDING, IS_DIRECT = 1, 2, 4, 8, 16
 UNSPECIFIED: Final = {4: "0.0.0.0", 6: "::"}
 
 
-def describe_entry(name: str, key: bytes, value: bytes) -> str:
+def describe_entry(
+    name: str, key: bytes, value: bytes, names: Mapping[bytes, str] = MappingProxyType({})
+) -> str:
     """Return a map entry as one line of text."""
     match name:
         case "fronts":
@@ -117,4 +122,4 @@ def as_cidr(packed: bytes, length: int) -> str:
 
 def protocol_name(number: int) -> str:
     """Return the name of a protocol number, or the number."""
-    return next((name for name, known in PROTOCOLS.items() if known == number), str(number))
+    return next((name for name, known in PROTOCOL_NUMBERS.items() if known == number), str(number))

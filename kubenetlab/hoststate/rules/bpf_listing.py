@@ -27,6 +27,7 @@ from kubenetlab.hoststate.rules.bpf_entries import (
     as_cidr,
     protocol_name,
 )
+from kubenetlab.hoststate.rules.bpf_programs import ProgramSet
 from kubenetlab.hoststate.rules.listing import Difference, RuleContainer
 
 _TRUE: Final = b"\1"
@@ -93,6 +94,30 @@ def differences(
             title,
         ),
     )
+
+
+def listing_text(
+    programs: ProgramSet, listed: BpfListing, counters: Mapping[str, Mapping[bytes, bytes]]
+) -> str:
+    """Return a listing as text: links, entries of the maps that users see, and counters."""
+    maps = {
+        name: {bytes.fromhex(key): bytes.fromhex(value) for key, value in entries.items()}
+        for name, entries in listed["maps"].items()
+        if name in programs.shown_maps
+    }
+    names = programs.names_of(maps)
+    entries = [
+        programs.describe(name, key, value, names)
+        for name, entries in maps.items()
+        for key, value in entries.items()
+    ]
+    counted = [
+        f"{name} {programs.counters[name](key, value, names)}"
+        for name, entries in counters.items()
+        for key, value in entries.items()
+    ]
+    links = [f"link {link}: {', '.join(on_link)}" for link, on_link in listed["links"].items()]
+    return "\n".join((*links, *sorted(entries), *sorted(counted)))
 
 
 def _name_observed_lists(fronts: Mapping[bytes, bytes], ids: Ids) -> dict[bytes, str]:

@@ -13,7 +13,13 @@ from kubenetlab.hoststate.netlink.tc import PRIORITY
 from kubenetlab.hoststate.rules.bpf_objects import BpfObject
 from kubenetlab.hoststate.rules.bpf_programs import Place, ProgramSet
 from kubenetlab.hoststate.rules.bpf_updates import BpfBackend
-from kubenetlab.hoststate.rules.cilium_entries import DESCRIBERS, describe_entry
+from kubenetlab.hoststate.rules.cilium_entries import (
+    DESCRIBERS,
+    describe_drops,
+    describe_entry,
+    rule_id,
+    rule_names,
+)
 from kubenetlab.hoststate.rules.cilium_objects import (
     HOST,
     POD_LINK_PREFIX,
@@ -23,6 +29,7 @@ from kubenetlab.hoststate.rules.cilium_objects import (
     CiliumPrograms,
     IpcacheEntry,
 )
+from kubenetlab.hoststate.rules.cilium_policies import CiliumRule, number_of
 from kubenetlab.hoststate.rules.rulesets import OwnedName
 
 __all__ = (
@@ -64,6 +71,22 @@ def programs_on(link: str) -> tuple[str, ...]:
     return ("cil_from_netdev", "cil_to_netdev")
 
 
+_MAPS: Final = (
+    "cilium_config",
+    "cilium_lxc",
+    "cilium_ipcache",
+    "cilium_policy",
+    "cilium_policed",
+    "cilium_cidr",
+    "cilium_rules",
+)
+
+
+def _names_of(maps: Mapping[str, Mapping[bytes, bytes]]) -> Mapping[bytes, str]:
+    """Return the texts of rules, which entries of other maps refer to."""
+    return rule_names(maps.get("cilium_rules", {}))
+
+
 PROGRAMS: Final = ProgramSet(
     file="cilium.bpf.o",
     places={
@@ -74,20 +97,24 @@ PROGRAMS: Final = ProgramSet(
         "cil_to_netdev": Place("egress", _BEFORE_TRANSLATION),
     },
     programs_on=programs_on,
-    maps=("cilium_config", "cilium_lxc", "cilium_ipcache", "cilium_policy"),
-    shown_maps=("cilium_config", "cilium_lxc", "cilium_ipcache", "cilium_policy"),
+    maps=_MAPS,
+    shown_maps=_MAPS,
     describe=describe_entry,
+    names_of=_names_of,
+    counters={"cilium_drops": describe_drops},
 )
 """Programs that forward the packets of pods."""
 
 
 def _name_ids(objects: Iterable[BpfObject]) -> Mapping[bytes, str]:
-    """Return the names of pods by the packed numbers of their endpoints."""
-    return {
-        obj.number.to_bytes(4, "big"): obj.name
-        for obj in objects
-        if isinstance(obj, CiliumEndpoint)
-    }
+    """Return the names of pods by the packed numbers of their endpoints, and texts of rules."""
+    ids: dict[bytes, str] = {}
+    for obj in objects:
+        if isinstance(obj, CiliumEndpoint):
+            ids[obj.number.to_bytes(4, "big")] = obj.name
+        elif isinstance(obj, CiliumRule):
+            ids[rule_id(number_of(obj.text))] = obj.text
+    return ids
 
 
 _BACKEND: Final = BpfBackend(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final, NamedTuple, Self
 
 from kubenetlab.hoststate.rules.bpf_entries import as_address, as_cidr, protocol_name
@@ -18,19 +19,28 @@ node, legacy routing, aggregation of events, encryption of tunnels"""
 LINK_KEY: Final = struct.Struct("=II")
 """Endpoint, and kind of link"""
 POD_LINK, TUNNEL_LINK = 0, 1
-ENDPOINT: Final = struct.Struct("=I6sH")
-"""Endpoint, MAC address, flags"""
+ENDPOINT: Final = struct.Struct("=I6s2x")
+"""Endpoint, MAC address"""
 IPCACHE_KEY: Final = struct.Struct("=I16s")
 """Prefix length, address"""
 IPCACHE_INFO: Final = struct.Struct("=II16s")
 """Identity, zero, node to which packets are tunnelled"""
+POLICED_KEY: Final = struct.Struct("=II")
+"""Endpoint, or identity with BY_IDENTITY; direction and flag"""
+POLICED: Final = struct.Struct("=II")
+"""Set of policies, flags"""
 POLICY_KEY: Final = struct.Struct("=IIIBB2s")
-"""Prefix length, endpoint, identity, direction, protocol, port"""
-POLICY_ENTRY: Final = struct.Struct("=I")
-"""1 if the traffic is denied"""
-EVENT: Final = struct.Struct("=Q16s16s2s2sBBBBIIIIIxxxx")
+"""Prefix length, set of policies, identity, scope, protocol, port"""
+POLICY_ENTRY: Final = struct.Struct("=II")
+"""1 if the traffic is denied, rule"""
+CIDR_IDENTITY: Final = struct.Struct("=I")
+RULE: Final = struct.Struct("=I")
+RULE_TEXT: Final = struct.Struct("=128s")
+EVENT: Final = struct.Struct("=Q16s16s2s2sBBBBIIIIII")
 """struct event: time, source, destination, ports, protocol, type, point, detail, identities of
-source and destination, link, length, TCP flags"""
+source and destination, link, length, TCP flags, rule"""
+DROPS: Final = struct.Struct("=Q")
+"""Number of packets that a rule has dropped"""
 
 LOST: Final = struct.Struct("=Q")
 """Number of lost events"""
@@ -42,6 +52,10 @@ IS_SERVICE: Final = 1
 """Flag of a flow from a client to an endpoint of a Service."""
 
 DIRECTIONS: Final = ("ingress", "egress")
+INGRESS, EGRESS, IS_IPV6, IS_EXEMPT = 0, 1, 2, 4
+"""Scope of a policy entry: direction, IP version, and whether NetworkPolicies do not apply."""
+BY_IDENTITY: Final = 0x10
+HAS_TIERS: Final = 1
 DROP, TRACE = 1, 4
 POINTS: Final = (
     "from-endpoint",
@@ -101,6 +115,8 @@ class FlowEvent(NamedTuple):
     length: int
     """Length of the frame in bytes."""
     tcp_flags: int
+    rule: int = 0
+    """Number of the rule of a policy that denied the packet; 0: none."""
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
@@ -120,6 +136,7 @@ class FlowEvent(NamedTuple):
             link,
             length,
             tcp_flags,
+            rule,
         ) = EVENT.unpack_from(data)
         is_dropped = type_ == DROP
         return cls(
@@ -137,13 +154,19 @@ class FlowEvent(NamedTuple):
             link,
             length,
             tcp_flags,
+            rule,
         )
 
 
-def describe_entry(name: str, key: bytes, value: bytes) -> str:
-    """Return a map entry as one line of text."""
+def describe_entry(
+    name: str, key: bytes, value: bytes, ids: Mapping[bytes, str] = MappingProxyType({})
+) -> str:
+    """Return a map entry as one line of text.
+
+    ids: names of endpoints and texts of rules; see `rule_id`.
+    """
     try:
-        return f"{name} {DESCRIBERS[name](key, value, {})}"
+        return f"{name} {DESCRIBERS[name](key, value, ids)}"
     except (KeyError, ValueError, struct.error):
         return f"{name} {key.hex()} {value.hex()}"
 
@@ -155,10 +178,6 @@ def _describe_pod(key: bytes, value: bytes, ids: Mapping[bytes, str]) -> str:
 def _describe_range(key: bytes, value: bytes, ids: Mapping[bytes, str]) -> str:
     length, address = IPCACHE_KEY.unpack(key)
     return f"{as_cidr(address, length)}: {_describe_info(value)}"
-
-
-def _describe_policy(key: bytes, value: bytes, ids: Mapping[bytes, str]) -> str:
-    return f"{_describe_rule(key, ids)}: {_describe_verdict(value)}"
 
 
 def _describe_config(key: bytes, value: bytes, ids: Mapping[bytes, str]) -> str:
@@ -178,11 +197,8 @@ def _describe_config(key: bytes, value: bytes, ids: Mapping[bytes, str]) -> str:
 
 
 def _describe_endpoint(value: bytes, ids: Mapping[bytes, str]) -> str:
-    number, mac, flags = ENDPOINT.unpack(value)
-    enforced = "".join(
-        f" policy-{direction}" for bit, direction in enumerate(DIRECTIONS) if flags >> bit & 1
-    )
-    return f"endpoint {_endpoint_name(number, ids)} mac {mac.hex(':')}{enforced}"
+    number, mac = ENDPOINT.unpack(value)
+    return f"endpoint {_endpoint_name(number, ids)} mac {mac.hex(':')}"
 
 
 def _endpoint_name(number: int, ids: Mapping[bytes, str]) -> str:
@@ -197,19 +213,74 @@ def _describe_info(value: bytes) -> str:
     return f"identity {name}" + (f" tunnel {as_address(tunnel)}" if any(tunnel) else "")
 
 
-def _describe_rule(key: bytes, ids: Mapping[bytes, str]) -> str:
-    length, endpoint, identity, direction, protocol, port = POLICY_KEY.unpack(key)
-    peer = f"identity {identity}" if identity else "every identity"
-    number = int.from_bytes(port, "big")
-    service = f" {number}/{protocol_name(protocol)}" if length == POLICY_PREFIX else ""
-    return f"{_endpoint_name(endpoint, ids)} {DIRECTIONS[direction]} {peer}{service}"
+def _describe_policed(key: bytes, value: bytes, ids: Mapping[bytes, str]) -> str:
+    subject, kind = POLICED_KEY.unpack(key)
+    policies, flags = POLICED.unpack(value)
+    name = f"identity {subject}" if kind & BY_IDENTITY else _endpoint_name(subject, ids)
+    tiers = ", with tiers" if flags & HAS_TIERS else ""
+    return f"{name} {DIRECTIONS[kind & EGRESS]}: policies {policies:08x}{tiers}"
 
 
-def _describe_verdict(value: bytes) -> str:
-    (is_denied,) = POLICY_ENTRY.unpack(value)
-    return "denied" if is_denied else "allowed"
+def _describe_policy(key: bytes, value: bytes, ids: Mapping[bytes, str]) -> str:
+    length, policies, identity, scope, protocol, port = POLICY_KEY.unpack(key)
+    is_denied, rule = POLICY_ENTRY.unpack(value)
+    peer = f"identity {identity}" if identity else "every other identity"
+    version = "IPv6" if scope & IS_IPV6 else "IPv4"
+    exempt = " exempt" if scope & IS_EXEMPT else ""
+    verdict = "denied" if is_denied else "allowed"
+    text = ids.get(rule_id(rule), "")
+    reason = f' "{text}"' if text else f" rule {rule:08x}" if rule else ""
+    return (
+        f"{policies:08x} {version} {DIRECTIONS[scope & EGRESS]}{exempt} {peer}"
+        f"{_describe_ports(length, protocol, port)}: {verdict}{reason}"
+    )
 
 
+def _describe_ports(length: int, protocol: int, port: bytes) -> str:
+    """Return the ports that the prefix of a policy key covers."""
+    if length < ANY_PORT_PREFIX:
+        return ""
+    name, number = protocol_name(protocol), int.from_bytes(port, "big")
+    if length == ANY_PORT_PREFIX:
+        return f" {name}"
+    last = number + (1 << (POLICY_PREFIX - length)) - 1
+    return f" {number}/{name}" if last == number else f" {number}-{last}/{name}"
+
+
+def _describe_cidr(key: bytes, value: bytes, ids: Mapping[bytes, str]) -> str:
+    length, address = IPCACHE_KEY.unpack(key)
+    return f"{as_cidr(address, length)}: identity {CIDR_IDENTITY.unpack(value)[0]}"
+
+
+def _describe_rule(key: bytes, value: bytes, ids: Mapping[bytes, str]) -> str:
+    return f"{RULE.unpack(key)[0]:08x}: {rule_text(value)}"
+
+
+def describe_drops(key: bytes, value: bytes, ids: Mapping[bytes, str]) -> str:
+    """Return the number of packets that a rule has dropped, as text."""
+    number, packets = RULE.unpack(key)[0], DROPS.unpack(value)[0]
+    return f"{packets} packets dropped: {ids.get(rule_id(number)) or f'rule {number:08x}'}"
+
+
+def rule_id(number: int) -> bytes:
+    """Return the key of a rule in the names for `describe_entry`."""
+    return b"rule" + RULE.pack(number)
+
+
+def rule_text(value: bytes) -> str:
+    """Return the text of an entry of cilium_rules."""
+    return value.rstrip(b"\0").decode(errors="replace")
+
+
+def rule_names(rules: Mapping[bytes, bytes]) -> dict[bytes, str]:
+    """Return the names of rules for `describe_entry`, from the entries of cilium_rules."""
+    return {rule_id(RULE.unpack(key)[0]): rule_text(value) for key, value in rules.items()}
+
+
+ANY_PREFIX: Final = 72
+"""Prefix length of a policy key for every protocol and port."""
+ANY_PORT_PREFIX: Final = 80
+"""Prefix length of a policy key with a protocol, for every port."""
 POLICY_PREFIX: Final = 96
 """Prefix length of a policy key with protocol and port."""
 
@@ -218,5 +289,8 @@ DESCRIBERS: Final = {
     "cilium_lxc": _describe_pod,
     "cilium_ipcache": _describe_range,
     "cilium_policy": _describe_policy,
+    "cilium_policed": _describe_policed,
+    "cilium_cidr": _describe_cidr,
+    "cilium_rules": _describe_rule,
 }
 """Functions that return an entry as text, by map."""

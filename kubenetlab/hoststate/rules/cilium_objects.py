@@ -26,7 +26,7 @@ POD_LINK_PREFIX: Final = "lxc"
 """Prefix of the names of the pods' links on the node."""
 
 
-class _Cilium(BpfObject, frozen=True):
+class CiliumObject(BpfObject, frozen=True):
     """Base class of the objects of this backend."""
 
     @property
@@ -34,7 +34,7 @@ class _Cilium(BpfObject, frozen=True):
         return "cilium"
 
 
-class CiliumPrograms(_Cilium, frozen=True):
+class CiliumPrograms(CiliumObject, frozen=True):
     """The programs of a node with their settings, on the links that do not belong to pods."""
 
     is_base = True
@@ -84,7 +84,7 @@ class CiliumPrograms(_Cilium, frozen=True):
         return f"cilium programs on {', '.join(self.links)}: {routing}{encrypted}{legacy}{events}"
 
 
-class CiliumEndpoint(_Cilium, frozen=True):
+class CiliumEndpoint(CiliumObject, frozen=True):
     """A pod of the node: its addresses, and its link, to which a program is attached."""
 
     rank = 140
@@ -110,7 +110,7 @@ class CiliumEndpoint(_Cilium, frozen=True):
         return {self.link: ("cilium_links", LINK_KEY.pack(self.number, POD_LINK))}
 
     def entries(self) -> Iterator[tuple[Entry, bytes]]:
-        value = ENDPOINT.pack(self.number, bytes.fromhex(self.mac.replace(":", "")), 0)
+        value = ENDPOINT.pack(self.number, bytes.fromhex(self.mac.replace(":", "")))
         for address in self.addresses:
             yield ("cilium_lxc", packed_address(address)), value
 
@@ -119,7 +119,7 @@ class CiliumEndpoint(_Cilium, frozen=True):
         return f"cilium endpoint {self.name} on {self.link}: {addresses} mac {self.mac}"
 
 
-class IpcacheEntry(_Cilium, frozen=True, dict=True):
+class IpcacheEntry(CiliumObject, frozen=True, dict=True):
     """Identity of the addresses of a CIDR block, and the node that has them behind a tunnel.
 
     All nodes share the entries of pods, which are therefore encoded once.

@@ -168,15 +168,15 @@ class BpfLoader:
         return {"links": {link: names for link, names in programs.items() if names}, "maps": maps}
 
     def text(self) -> str:
-        listed = self.listed(())
-        lines = [f"link {link}: {', '.join(names)}" for link, names in listed["links"].items()]
-        maps = {name: listed["maps"].get(name, {}) for name in self._set.shown_maps}
-        lines += sorted(
-            self._set.describe(name, bytes.fromhex(key), bytes.fromhex(value))
-            for name, entries in maps.items()
-            for key, value in entries.items()
-        )
-        return "\n".join(lines)
+        from kubenetlab.hoststate.rules.bpf_listing import listing_text
+
+        loaded = self._loaded or self._find_attached()
+        counters = {
+            name: dict(loaded.entries(name))
+            for name in self._set.counters
+            if loaded is not None and name in loaded.maps
+        }
+        return listing_text(self._set, self.listed(()), counters)
 
     def fileno(self) -> int:
         return self._notifications.fileno()

@@ -1,0 +1,117 @@
+/* The policy engine ebpf: verdicts of policies about the packets of endpoints.
+ *
+ * An endpoint with policies in a direction has a set of policies (cilium_policed). The verdict about
+ * a peer is found in cilium_policy by this set and the identity of the peer, which follows from its
+ * address: from cilium_cidr, or else from cilium_ipcache. So a packet needs at most five lookups,
+ * whatever the number of policies and peers, and one if there are no policies.
+ *
+ * Every packet in the direction in which a connection was opened is decided, so a change applies to
+ * open connections, too. Replies always pass.
+ */
+#pragma once
+
+#include "cilium_connections.h"
+
+static __always_inline struct policed *find_policed(__u32 subject, __u32 kind)
+{
+	struct policed_key key = {.subject = subject, .kind = kind};
+	return bpf_map_lookup_elem(&cilium_policed, &key);
+}
+
+/* Return the identity of an address for policies; `known` is that of cilium_ipcache, which 0 in
+ * cilium_cidr refers to. */
+static __always_inline __u32 policy_identity(struct memory *memory, const struct address *address, __u32 known)
+{
+	memory->prefix.prefix_length = 128;
+	memory->prefix.address = *address;
+	__u32 *identity = bpf_map_lookup_elem(&cilium_cidr, &memory->prefix);
+	return identity && *identity ? *identity : known;
+}
+
+static __always_inline void count_drop(struct memory *memory)
+{
+	__u64 first = 1;
+	if (!bpf_map_lookup_elem(&cilium_rules, &memory->rule))
+		return;
+	__u64 *dropped = bpf_map_lookup_elem(&cilium_drops, &memory->rule);
+	if (dropped)
+		__sync_fetch_and_add(dropped, 1);
+	else
+		bpf_map_update_elem(&cilium_drops, &memory->rule, &first, BPF_ANY);
+}
+
+/* Return true if a set of policies lets the packet pass.
+ *
+ * identity: of the peer, for policies.
+ * direction: TO_ENDPOINT or FROM_ENDPOINT.
+ * is_exempt: true if NetworkPolicies do not apply, but policies of tiers do.
+ */
+static __always_inline int is_allowed(struct memory *memory, const struct policed *policed, __u32 identity, __u8 direction, int is_exempt)
+{
+	const struct tuple *tuple = &memory->packet.tuple;
+	struct policy_key *key = &memory->policy;
+	if (is_exempt && !(policed->flags & HAS_TIERS))
+		return 1;
+	key->prefix_length = POLICY_PREFIX;
+	key->policies = policed->policies;
+	key->identity = identity;
+	key->scope = direction | (memory->packet.is_ipv6 ? IS_IPV6 : 0) | (is_exempt ? IS_EXEMPT : 0);
+	key->protocol = tuple->protocol;
+	key->port = tuple->destination_port;
+	struct policy_entry *entry = bpf_map_lookup_elem(&cilium_policy, key);
+	if (!entry) {
+		key->identity = 0;
+		entry = bpf_map_lookup_elem(&cilium_policy, key);
+	}
+	if (!entry)
+		return 0; /* the policies are not loaded yet */
+	if (!entry->is_denied)
+		return 1;
+	memory->rule = entry->rule;
+	count_drop(memory);
+	return 0;
+}
+
+/* Return true if an endpoint may send the packet. */
+static __always_inline int may_leave(struct memory *memory, const struct policed *policed)
+{
+	const struct tuple *tuple = &memory->packet.tuple;
+	__u32 known = memory->destination_identity;
+	int is_exempt = known == IDENTITY_HOST || is_same(&tuple->source, &tuple->destination);
+	return is_allowed(memory, policed, policy_identity(memory, &tuple->destination, known), FROM_ENDPOINT, is_exempt);
+}
+
+/* Return true if the stack may send the packet of an endpoint on, after translation.
+ *
+ * sender: identity of the endpoint; its address may have been masqueraded.
+ */
+static __always_inline int may_leave_stack(struct memory *memory, __u32 sender)
+{
+	const struct tuple *tuple = &memory->packet.tuple;
+	__u32 known = memory->destination_identity;
+	struct policed *policed = find_policed(sender, FROM_ENDPOINT | BY_IDENTITY);
+	if (!policed)
+		return 1;
+	int is_masqueraded = identity_of(memory, &tuple->source) == IDENTITY_HOST;
+	int is_exempt = is_same(&tuple->source, &tuple->destination) || (is_masqueraded && known == sender);
+	return is_allowed(memory, policed, policy_identity(memory, &tuple->destination, known), FROM_ENDPOINT, is_exempt);
+}
+
+/* Return true if an endpoint may receive the packet.
+ *
+ * The address says who sends it, also if another node does. Only where this node has masqueraded
+ * the sender, the mark does.
+ */
+static __always_inline int may_enter(struct memory *memory, const struct policed *policed)
+{
+	const struct tuple *tuple = &memory->packet.tuple;
+	__u32 known = identity_of(memory, &tuple->source);
+	if (known == IDENTITY_HOST) {
+		if (memory->source_identity == IDENTITY_HOST)
+			return 1;
+		int is_itself = memory->source_identity == memory->destination_identity;
+		return is_allowed(memory, policed, memory->masqueraded_identity, TO_ENDPOINT, is_itself);
+	}
+	__u32 identity = policy_identity(memory, &tuple->source, known);
+	return is_allowed(memory, policed, identity, TO_ENDPOINT, is_same(&tuple->source, &tuple->destination));
+}

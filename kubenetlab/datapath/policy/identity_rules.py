@@ -1,0 +1,289 @@
+"""Rules of policy engines whose rules have identities of peers instead of selectors.
+
+All nodes share the identities of addresses. Each node has the verdicts of its own pods' policies.
+They are computed again only for the policies whose peers have other identities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import Protocol, TypeVar, runtime_checkable
+
+from msgspec import Struct
+
+from kubenetlab.api.lab import Attachment
+from kubenetlab.api.object_map import ObjectKey
+from kubenetlab.api.policies.network_policy import Direction
+from kubenetlab.api.store import Cluster
+from kubenetlab.datapath.identities import numbers_of
+from kubenetlab.datapath.plan_cache import PlanCache
+from kubenetlab.datapath.policy.members import NamedPort, PodGroup, Pods, PolicyPod, members
+from kubenetlab.datapath.policy.peers import (
+    PeerTable,
+    Ranges,
+    has_every_address,
+    peer_ranges,
+    peer_table,
+)
+from kubenetlab.datapath.policy.rules import IsolatingPolicy, PolicyRule, PortName
+from kubenetlab.datapath.policy.verdicts import Peer, PolicySet, PortVerdict, port_verdicts
+from kubenetlab.hoststate.rules.rulesets import RuleObject, SubjectRules
+
+T = TypeVar("T")
+Rules = SubjectRules[RuleObject]
+_DIRECTIONS: tuple[Direction, ...] = ("Egress", "Ingress")
+EVERY_OTHER = 0
+"""Identity that stands for all peers without verdicts of their own."""
+
+
+class PeerVerdicts(Struct, frozen=True):
+    """Verdicts of a set of policies about one peer."""
+
+    version: int
+    identity: int
+    is_exempt: bool
+    """True for packets to which NetworkPolicies do not apply: to the pod itself, or its node."""
+    ports: tuple[PortVerdict, ...]
+
+
+@runtime_checkable
+class IdentityEngine(Protocol):
+    """A policy engine whose rules have identities of peers instead of selectors."""
+
+    def peer(self, address: str, identity: int) -> Rules:
+        """Return the rules by which an address of a pod has an identity."""
+
+    def ranges(self, version: int, ranges: tuple[tuple[str, int], ...]) -> Rules:
+        """Return the rules by which all other addresses of ranges have an identity."""
+
+    def verdicts(
+        self, policies: PolicySet, verdicts: tuple[PeerVerdicts, ...]
+    ) -> tuple[RuleObject, ...]:
+        """Return the objects with the verdicts of some policies, which pods may share."""
+
+    def endpoint(
+        self, pod: PolicyPod, link: str, identity: int, sets: tuple[PolicySet, ...]
+    ) -> tuple[tuple[RuleObject, ...], tuple[RuleObject, ...]]:
+        """Return the objects that apply sets of policies to a pod, and those that pods may share.
+
+        link: its link on the node. identity: that of its labels.
+        """
+
+
+class Isolated(Protocol):
+    """A pod, and the policies that isolate it."""
+
+    @property
+    def pod(self) -> PolicyPod: ...
+
+    @property
+    def policies(self) -> tuple[IsolatingPolicy, ...]: ...
+
+
+class _Inputs(Struct, frozen=True):
+    """Identities that the rules of one set of policies refer to."""
+
+    by_group: Mapping[PodGroup, frozenset[int]]
+    by_ranges: Mapping[Ranges, frozenset[int]]
+    by_name: Mapping[PortName, frozenset[tuple[int, int]]]
+
+
+def identity_rules(
+    cluster: Cluster,
+    cache: PlanCache,
+    engine: IdentityEngine,
+    versions: tuple[int, ...],
+    entries: tuple[IsolatingPolicy, ...],
+    pods: Pods,
+    isolated: Mapping[ObjectKey, Isolated],
+) -> tuple[dict[str, Rules], dict[str, dict[ObjectKey, Rules]]]:
+    """Return the rules that all nodes have, by subject, and those of each node's pods."""
+    numbers = numbers_of(cluster, cache)
+    of_groups = {
+        group: members(cache, cluster, pods, group)
+        for group in dict.fromkeys(
+            group for entry in entries for rule in entry.rules for group in rule.groups
+        )
+    }
+    tables = {
+        version: peer_table(version, entries, pods, numbers, of_groups) for version in versions
+    }
+    return (
+        {
+            rules.subject: rules
+            for version, table in tables.items()
+            for rules in _shared(cache, engine, version, table)
+        },
+        _of_nodes(cluster, cache, engine, tables, numbers, isolated),
+    )
+
+
+def _shared(
+    cache: PlanCache, engine: IdentityEngine, version: int, table: PeerTable
+) -> Iterator[Rules]:
+    for address, identity in table.addresses.items():
+        yield cache(("peer", engine, address), engine.peer, address, identity)
+    if table.ranges:
+        yield cache(("peer ranges", engine, version), engine.ranges, version, table.ranges)
+
+
+def _of_nodes(
+    cluster: Cluster,
+    cache: PlanCache,
+    engine: IdentityEngine,
+    tables: Mapping[int, PeerTable],
+    numbers: Mapping[ObjectKey, int],
+    isolated: Mapping[ObjectKey, Isolated],
+) -> dict[str, dict[ObjectKey, Rules]]:
+    tables = {version: _interned(cache, version, table) for version, table in tables.items()}
+    attachments = cluster.by_key(Attachment)
+    sets: dict[tuple[int, tuple[NamedPort, ...], Direction], PolicySet | None] = {}
+    objects: dict[str, tuple[RuleObject, ...]] = {}
+    result: dict[str, dict[ObjectKey, Rules]] = {}
+    for key, each in isolated.items():
+        own: list[PolicySet] = []
+        for direction in _DIRECTIONS:
+            ports = each.pod.named_ports if direction == "Ingress" else ()
+            known = id(each.policies), ports, direction
+            if known not in sets:
+                sets[known] = _policy_set(direction, each.policies, ports)
+            if (policy_set := sets[known]) is not None:
+                own.append(policy_set)
+        for policy_set in own:
+            if policy_set.text not in objects:
+                inputs = tuple(_inputs(policy_set, tables).items())
+                objects[policy_set.text] = cache(
+                    ("verdicts", engine, policy_set.text),
+                    partial(_verdicts, engine, policy_set),
+                    inputs,
+                )
+        result.setdefault(each.pod.node, {})[key] = cache.by_identity(
+            ("endpoint", engine, key),
+            partial(
+                _endpoint,
+                engine,
+                each.pod,
+                attachments[key].host_ifname,
+                numbers[key],
+                tuple(own),
+                tuple(obj for policy_set in own for obj in objects[policy_set.text]),
+            ),
+            each,
+            attachments[key].host_ifname,
+            numbers[key],
+            *(objects[policy_set.text] for policy_set in own),
+            *([()] * (len(_DIRECTIONS) - len(own))),
+        )
+    return result
+
+
+def _endpoint(
+    engine: IdentityEngine,
+    pod: PolicyPod,
+    link: str,
+    number: int,
+    sets: tuple[PolicySet, ...],
+    shared: tuple[RuleObject, ...],
+) -> Rules:
+    objects, others = engine.endpoint(pod, link, number, sets)
+    unique = {obj.key: obj for obj in (*shared, *others)}
+    return SubjectRules(objects[0].backend, "", pod.full_name, objects, tuple(unique.values()))
+
+
+def _policy_set(
+    direction: Direction, policies: Iterable[IsolatingPolicy], ports: tuple[NamedPort, ...]
+) -> PolicySet | None:
+    """Return the policies of a pod in one direction; None without any."""
+    own = tuple(policy for policy in policies if policy.direction == direction)
+    names = {name for policy in own for rule in policy.rules for name in rule.port_names}
+    known = {(name.name, name.protocol) for name in names}
+    used = tuple(port for port in ports if port[:2] in known)
+    return PolicySet(direction, own, used) if own else None
+
+
+def _interned(cache: PlanCache, version: int, table: PeerTable) -> PeerTable:
+    """Return a table with the identical values as before, where they are equal."""
+
+    def same(kind: str, values: Mapping[T, frozenset[int]]) -> Mapping[T, frozenset[int]]:
+        return {key: cache((kind, version, key), _itself, now) for key, now in values.items()}
+
+    return PeerTable(
+        table.addresses,
+        table.ranges,
+        same("identities of group", table.by_group),
+        same("identities of ranges", table.by_ranges),
+        table.by_name,
+    )
+
+
+def _itself(value: T) -> T:
+    return value
+
+
+def _inputs(policies: PolicySet, tables: Mapping[int, PeerTable]) -> Mapping[int, _Inputs]:
+    groups = dict.fromkeys(group for rule in policies.rules for group in rule.groups)
+    is_egress = policies.direction == "Egress"
+    names = {name for rule in policies.rules for name in rule.port_names} if is_egress else set()
+    return {
+        version: _Inputs(
+            {group: table.by_group[group] for group in groups},
+            {
+                ranges: table.by_ranges[ranges]
+                for rule in policies.rules
+                if (ranges := peer_ranges(rule, version))
+            },
+            {name: table.by_name[name] for name in sorted(names)},
+        )
+        for version, table in tables.items()
+    }
+
+
+def _verdicts(
+    engine: IdentityEngine, policies: PolicySet, inputs: tuple[tuple[int, _Inputs], ...]
+) -> tuple[RuleObject, ...]:
+    found: list[PeerVerdicts] = []
+    for version, of_version in inputs:
+        peers = frozenset[int]().union(
+            *of_version.by_group.values(),
+            *of_version.by_ranges.values(),
+            ({identity for of_name in of_version.by_name.values() for identity, _ in of_name}),
+        )
+        for is_exempt in (False, True) if policies.has_tiers else (False,):
+            others = port_verdicts(
+                policies, _peer(policies, version, of_version, EVERY_OTHER), is_exempt=is_exempt
+            )
+            found.append(PeerVerdicts(version, EVERY_OTHER, is_exempt, others))
+            for identity in sorted(peers):
+                peer = _peer(policies, version, of_version, identity)
+                own = port_verdicts(policies, peer, is_exempt=is_exempt)
+                if own != others:
+                    found.append(PeerVerdicts(version, identity, is_exempt, own))
+    return engine.verdicts(policies, tuple(found))
+
+
+def _peer(policies: PolicySet, version: int, inputs: _Inputs, identity: int) -> Peer:
+    named: Callable[[PortName], Iterable[int]]
+    if policies.direction == "Egress":
+
+        def named(name: PortName) -> Iterable[int]:
+            return (port for number, port in inputs.by_name[name] if number == identity)
+
+    else:
+
+        def named(name: PortName) -> Iterable[int]:
+            return (
+                number
+                for own, protocol, number in policies.named_ports
+                if (own, protocol) == (name.name, name.protocol)
+            )
+
+    def matches(rule: PolicyRule) -> bool:
+        ranges = peer_ranges(rule, version)
+        return (
+            has_every_address(rule, version)
+            or any(identity in inputs.by_group[group] for group in rule.groups)
+            or bool(ranges and identity in inputs.by_ranges[ranges])
+        )
+
+    return Peer(matches, named)

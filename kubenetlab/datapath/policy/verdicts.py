@@ -1,0 +1,205 @@
+"""Verdicts of a set of policies about one peer, as prefixes of protocols and ports.
+
+All stages and rules are resolved here. The result is one table for each peer, in which the longest
+prefix that matches a packet has the verdict.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Final, NamedTuple
+
+from msgspec import Struct
+
+from kubenetlab.api.containers import MAX_PORT, Protocol
+from kubenetlab.api.policies.network_policy import Direction
+from kubenetlab.datapath.policy.common import (
+    digest,
+    isolation_log_prefix,
+    log_prefix,
+    rule_comment,
+)
+from kubenetlab.datapath.policy.members import NamedPort
+from kubenetlab.datapath.policy.rules import IsolatingPolicy, PolicyRule, PortName
+from kubenetlab.datapath.policy.stages import Stage, stages
+
+PROTOCOLS: Final[tuple[Protocol, ...]] = ("TCP", "UDP", "SCTP")
+PORT_BITS: Final = 16
+
+
+class PolicySet(Struct, frozen=True, dict=True):
+    """Policies of some pods in one direction."""
+
+    direction: Direction
+    policies: tuple[IsolatingPolicy, ...]
+    named_ports: tuple[NamedPort, ...] = ()
+    """Ports of the pods that rules for ingress refer to by name."""
+
+    @cached_property
+    def text(self) -> str:
+        """Text that is different for different policies."""
+        return f"{self.direction} {digest(repr((self.policies, self.named_ports)))}"
+
+    @cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        return stages(self.policies, self.direction)
+
+    @property
+    def has_tiers(self) -> bool:
+        """True if some policies apply to connections of a pod to itself and to its own node."""
+        return not all(stage.spares_own_node for stage in self.stages)
+
+    @property
+    def rules(self) -> Iterator[PolicyRule]:
+        return (rule for policy in self.policies for rule in policy.rules)
+
+
+class Verdict(NamedTuple):
+    """Decision about a packet."""
+
+    is_denied: bool
+    rule: str
+    """Rule that decides, or the policies that isolate the pod; empty if none does."""
+
+
+class PortVerdict(NamedTuple):
+    """Verdict about one prefix of ports."""
+
+    protocol: Protocol | None
+    """None for every protocol."""
+    port: int
+    prefix_length: int
+    """Number of bits of the port that have to match; 0 for every port."""
+    verdict: Verdict
+
+
+class Peer(NamedTuple):
+    """Functions that say which rules concern a peer."""
+
+    matches: Callable[[PolicyRule], bool]
+    """Return True if the peer is one of the rule's."""
+    ports_named: Callable[[PortName], Iterable[int]]
+    """Return the numbers of the destination's ports with a name."""
+
+
+_ALLOWED: Final = Verdict(is_denied=False, rule="")
+
+
+class _Rule(NamedTuple):
+    """A rule that concerns the peer."""
+
+    is_any_port: bool
+    ports: Mapping[Protocol, Sequence[tuple[int, int]]]
+    action: str
+    verdict: Verdict
+
+    def has(self, protocol: Protocol | None, port: int) -> bool:
+        if self.is_any_port:
+            return True
+        if protocol is None:
+            return False
+        return any(first <= port <= last for first, last in self.ports.get(protocol, ()))
+
+
+class _StageRules(NamedTuple):
+    """Rules of a stage that concern the peer."""
+
+    rules: tuple[_Rule, ...]
+    unmatched: Verdict | None
+    """Verdict about packets that no rule matches; None if the next stage follows."""
+
+
+def port_verdicts(policies: PolicySet, peer: Peer, *, is_exempt: bool) -> tuple[PortVerdict, ...]:
+    """Return the verdicts about a peer, the longest prefixes first. They cover every packet.
+
+    is_exempt: True for packets of a pod to itself or to its own node, which NetworkPolicies spare.
+    """
+    in_order = tuple(_stage_rules(stage, peer, is_exempt) for stage in policies.stages)
+
+    def decide(protocol: Protocol | None, port: int) -> Verdict:
+        for stage in in_order:
+            matching = (rule for rule in stage.rules if rule.has(protocol, port))
+            decision = next(matching, None)
+            if decision is None and stage.unmatched is not None:
+                return stage.unmatched
+            if decision is not None and decision.action != "Pass":
+                return decision.verdict
+        return _ALLOWED
+
+    others = decide(None, 0)
+    result = [PortVerdict(None, 0, 0, others)]
+    for protocol in PROTOCOLS:
+        ranges = (
+            limits
+            for stage in in_order
+            for rule in stage.rules
+            for limits in rule.ports.get(protocol, ())
+        )
+        starts = sorted({0, *(start for first, last in ranges for start in (first, last + 1))})
+        starts = [start for start in starts if start <= MAX_PORT]
+        sections = [
+            (first, following - 1, decide(protocol, first))
+            for first, following in zip(starts, (*starts[1:], MAX_PORT + 1), strict=True)
+        ]
+        result += _prefixes(protocol, sections, others)
+    return tuple(sorted(result, key=_length, reverse=True))
+
+
+def _length(entry: PortVerdict) -> int:
+    """Return the length of the whole prefix: the protocol comes before the port."""
+    return -1 if entry.protocol is None else entry.prefix_length
+
+
+def _stage_rules(stage: Stage, peer: Peer, is_exempt: bool) -> _StageRules:
+    if is_exempt and stage.spares_own_node:
+        return _StageRules((), _ALLOWED)
+    unmatched = None
+    if stage.isolates:
+        unmatched = Verdict(is_denied=True, rule=isolation_log_prefix(stage.policies))
+    return _StageRules(tuple(_rules(stage.policies, peer)), unmatched)
+
+
+def _rules(policies: Sequence[IsolatingPolicy], peer: Peer) -> Iterator[_Rule]:
+    """Yield the rules of a stage that decide about the peer, in order."""
+    for policy in policies:
+        for entry in policy.rules:
+            if entry.action == "Log" or not peer.matches(entry):
+                continue
+            ports: dict[Protocol, list[tuple[int, int]]] = {}
+            for port in entry.ports:
+                ports.setdefault(port.protocol, []).append((port.first, port.last))
+            for name in entry.port_names:
+                numbers = ((number, number) for number in peer.ports_named(name))
+                ports.setdefault(name.protocol, []).extend(numbers)
+            comment = rule_comment(policy, entry)
+            is_denied = entry.action == "Deny"
+            verdict = Verdict(is_denied, log_prefix(comment) if is_denied else comment)
+            yield _Rule(entry.is_any_port, ports, entry.action, verdict)
+
+
+def _prefixes(
+    protocol: Protocol, sections: Sequence[tuple[int, int, Verdict]], others: Verdict
+) -> Iterator[PortVerdict]:
+    """Yield the verdicts about a protocol, without those that a shorter prefix has."""
+    widths: Counter[Verdict] = Counter()
+    for first, last, verdict in sections:
+        widths[verdict] += last + 1 - first
+    usual = others if others in widths else max(widths, key=lambda verdict: widths[verdict])
+    if usual != others:
+        yield PortVerdict(protocol, 0, 0, usual)
+    for first, last, verdict in sections:
+        if verdict != usual:
+            for port, length in port_prefixes(first, last):
+                yield PortVerdict(protocol, port, length, verdict)
+
+
+def port_prefixes(first: int, last: int) -> Iterator[tuple[int, int]]:
+    """Yield a range of ports as prefixes: the first port, and the number of bits that match."""
+    while first <= last:
+        bits = (first & -first).bit_length() - 1 if first else PORT_BITS
+        while first + (1 << bits) - 1 > last:
+            bits -= 1
+        yield first, PORT_BITS - bits
+        first += 1 << bits

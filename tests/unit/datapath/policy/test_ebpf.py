@@ -1,0 +1,150 @@
+"""The policy engine ebpf: entries of maps have the verdicts of the evaluator."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kubenetlab.api.json_types import JsonObject
+from kubenetlab.api.store import Cluster
+from kubenetlab.datapath.policy.verdicts import PORT_BITS, port_prefixes
+from kubenetlab.hoststate.rules.bpf_objects import BpfObject
+from kubenetlab.hoststate.rules.cilium_entries import FIRST_LABEL_IDENTITY, POLICY_PREFIX
+from kubenetlab.hoststate.rules.cilium_policies import (
+    CiliumPeer,
+    CiliumPoliced,
+    CiliumPolicies,
+    CiliumRange,
+)
+from kubenetlab.hoststate.rules.rulesets import RuleObject, members
+from kubenetlab.hoststate.rules.transactions import steps
+from kubenetlab.observe.policies.evaluator import Evaluator
+from tests.examples import examples
+from tests.policies import POLICIES, TRAFFIC, node_rules, with_policies
+from tests.policy_maps import PolicyMaps
+from tests.tier_policies import WORLDS, Document, parties_of, with_tiers
+
+FIRST_OWN_IDENTITY = 1 << 24
+
+
+def objects(cluster: Cluster) -> list[RuleObject]:
+    return [*members(node_rules("ebpf", cluster))]
+
+
+def isolating(*ingress: JsonObject) -> Cluster:
+    """Return a cluster in which the pods of the namespace `default` accept only this."""
+    spec = {"podSelector": {}, "policyTypes": ["Ingress"], "ingress": [*ingress], "egress": []}
+    return with_policies([{"namespace": "default", "spec": spec}])
+
+
+def assert_same_verdicts(cluster: Cluster) -> None:
+    maps, evaluator = PolicyMaps(objects(cluster)), Evaluator(cluster)
+    for version in (4, 6):
+        parties = parties_of(version)
+        for source in parties:
+            for destination in parties:
+                for traffic in TRAFFIC if source != destination else ():
+                    verdict = evaluator.verdict(source, destination, traffic)
+                    found = maps.is_allowed(source.address, destination.address, traffic)
+                    assert found == verdict.is_allowed, (source, destination, traffic, verdict)
+
+
+@settings(max_examples=examples(20), deadline=None)
+@given(policies=st.lists(POLICIES, max_size=4))
+def test_entries_have_the_verdicts_of_the_evaluator(policies: list[JsonObject]) -> None:
+    assert_same_verdicts(with_policies(policies))
+
+
+@settings(max_examples=examples(20), deadline=None)
+@given(world=WORLDS)
+def test_entries_have_the_verdicts_of_tiers(world: tuple[list[Document], list[Document]]) -> None:
+    assert_same_verdicts(with_tiers(*world))
+
+
+@given(ends=st.tuples(st.integers(0, 65535), st.integers(0, 65535)).map(sorted))
+def test_prefixes_cover_a_range_of_ports(ends: list[int]) -> None:
+    """Each port of the range is in one prefix, and no other port is in any."""
+    first, last = ends
+    following = first
+    for port, length in port_prefixes(first, last):
+        assert port == following
+        assert port % (1 << (PORT_BITS - length)) == 0
+        following = port + (1 << (PORT_BITS - length))
+    assert following == last + 1
+
+
+def test_pods_with_the_same_policies_share_entries() -> None:
+    every = {
+        obj.name: obj.policies for obj in objects(isolating()) if isinstance(obj, CiliumPoliced)
+    }
+    assert every.keys() == {"default/web", "default/db"}
+    assert len(set(every.values())) == 1
+
+
+def test_identities_are_those_of_labels_where_labels_decide() -> None:
+    """A range, and pods in it, have identities of their own."""
+    peer: JsonObject = {"podSelector": {"matchLabels": {"app": "db"}}}
+    identities = {
+        obj.identity
+        for obj in objects(isolating({"from": [peer]}))
+        if isinstance(obj, CiliumPolicies)
+    }
+    assert all(FIRST_LABEL_IDENTITY <= each < FIRST_OWN_IDENTITY for each in identities - {0})
+    block: JsonObject = {"ipBlock": {"cidr": "10.244.1.2/31"}}
+    found = {
+        obj.cidr: obj.identity
+        for obj in objects(isolating({"from": [peer, block]}))
+        if isinstance(obj, CiliumPeer)
+    }
+    assert {"10.244.1.2/32", "10.244.1.3/32", "10.244.1.2/31"} == found.keys()
+    assert len(set(found.values())) == 3
+    assert all(each >= FIRST_OWN_IDENTITY for each in found.values())
+
+
+def test_named_ports_are_those_of_the_destination() -> None:
+    spec = {
+        "podSelector": {},
+        "policyTypes": ["Egress"],
+        "egress": [{"ports": [{"port": "http"}]}],
+        "ingress": [],
+    }
+    assert_same_verdicts(with_policies([{"namespace": "default", "spec": spec}]))
+
+
+def test_long_prefixes_are_set_first_and_deleted_last() -> None:
+    """A packet has the old or the new verdict while entries change."""
+    ports: JsonObject = {"ports": [{"port": 79, "endPort": 8080}]}
+    for obj in objects(isolating(ports)):
+        if isinstance(obj, CiliumPolicies):
+            lengths = [entry.prefix_length for entry in obj.ports]
+            assert lengths == sorted(lengths, reverse=True)
+            assert lengths[0] == POLICY_PREFIX
+
+
+def test_verdicts_come_before_identities_and_endpoints() -> None:
+    """No packet meets an identity, or policies of a pod, without verdicts."""
+    before, after = (
+        node_rules("ebpf", cluster)
+        for cluster in (
+            with_policies([]),
+            isolating({"from": [{"ipBlock": {"cidr": "198.51.100.0/24"}}]}),
+        )
+    )
+    assert any(isinstance(obj, CiliumRange) for obj in members(after))
+    (transaction,) = steps(before, after, {}, anew=False)
+    order = ("cilium_rules", "cilium_policy", "cilium_policed", "cilium_cidr")
+    positions = [transaction.text.index(f'["{name}"') for name in order]
+    assert positions == sorted(positions)
+    (removal,) = steps(after, before, {}, anew=False)
+    positions = [removal.text.index(f'["{name}"') for name in order]
+    assert positions == sorted(positions, reverse=True)
+
+
+def test_without_policies_there_are_no_entries() -> None:
+    maps = {
+        name
+        for obj in objects(with_policies([]))
+        if isinstance(obj, BpfObject)
+        for (name, _), _ in obj.entries()
+    }
+    assert maps == {"cilium_config", "cilium_lxc", "cilium_ipcache"}
