@@ -178,17 +178,25 @@ def replacement(objects: Sequence[IpsetRules], former: Iterable[OwnedName] = ())
 
 def members_after(before: Contents, restore: IpsetRestore) -> Contents:
     """Return the members of the lab's sets after `restore`, if they were `before`."""
-    sets = {name: set(items) for name, items in before.items()}
+    sets: dict[str, frozenset[str] | set[str]] = dict(before)
+
+    def changed(name: str) -> set[str]:
+        """Return a set that can be changed: copies of unchanged ones would take long."""
+        items = sets.get(name)
+        if not isinstance(items, set):
+            items = sets[name] = set(items or ())
+        return items
+
     for line in restore.text.splitlines():
         match [word for word in line.split() if word != "-exist"]:
             case ["create", name, *_]:
-                sets.setdefault(name, set())
+                sets.setdefault(name, frozenset())
             case ["add", name, item]:
-                sets.setdefault(name, set()).add(item)
+                changed(name).add(item)
             case ["del", name, item]:
-                sets.setdefault(name, set()).discard(item)
+                changed(name).discard(item)
             case ["flush", name]:
-                sets[name] = set()
+                sets[name] = frozenset()
             case ["swap", first, second]:
                 sets[first], sets[second] = sets[second], sets[first]
             case ["destroy", name]:

@@ -5,6 +5,7 @@ Source: netlink(7); net/netlink/af_netlink.c (6.12).
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -41,6 +42,28 @@ def request(connection: socket.socket, message: bytes) -> list[memoryview]:
                     raise OSError(number, os.strerror(number))
                 return bodies
             bodies.append(body)
+
+
+def read_errors(connection: socket.socket) -> int:
+    """Read the kernel's replies to requests without NLM_F_ACK; return the first errno, or 0.
+
+    The kernel reports every refused request, and success has no reply. ENOBUFS, when the socket's
+    buffer is full, counts as an error, too.
+
+    connection: a socket that does not block.
+    """
+    first_error = 0
+    while True:
+        try:
+            reply = connection.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            return first_error
+        except OSError as error:
+            first_error = first_error or error.errno or errno.EIO
+            continue
+        for type_, _, _, body in messages(reply):
+            if type_ == NLMSG_ERROR:
+                first_error = first_error or error_number(body)
 
 
 def error_number(body: memoryview) -> int:

@@ -1,11 +1,15 @@
-"""ipset backend, by the program `ipset`: `ipset restore` and `ipset save`.
+"""ipset backend: changes of members as netlink messages, all else by `ipset restore` and `save`.
 
-Source: ipset(8) 7.17.
+The program also runs changes that the kernel refuses, because it explains what is wrong: they can
+be repeated.
+
+Source: ipset(8) 7.17; net/netfilter/nfnetlink.c (6.12).
 """
 
 from __future__ import annotations
 
 import re
+import socket
 import time
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -17,7 +21,9 @@ from kubenetlab.hoststate.rules.ipset import (
     matches,
     members_after,
 )
+from kubenetlab.hoststate.rules.ipset_messages import created_types, member_messages
 from kubenetlab.hoststate.rules.rulesets import OwnedName
+from kubenetlab.kernel.netlink import sockets
 from kubenetlab.kernel.rules.backends import RulesError
 from kubenetlab.kernel.rules.programs import ProgramRunner, require_program
 
@@ -26,6 +32,8 @@ INSTALL_HINT: Final = "install it with: apt-get install ipset"
 CHECK_INTERVAL_S: Final = 10.0
 """Time between two checks for changes made by others, in seconds; each one starts a process."""
 
+BATCH_SIZE: Final = 256
+"""Number of requests sent at once: about 20 KB, of which the kernel returns those it refuses."""
 RELEASE_TIMEOUT_S: Final = 2.0
 """Time allowed for the kernel to free deleted rules."""
 RELEASE_INTERVAL_S: Final = 0.01
@@ -49,13 +57,19 @@ class Ipset:
 
     def __init__(self) -> None:
         self._programs = ProgramRunner()
+        self._requests = NetlinkRequests()
+        self._types: dict[str, str] = {}
+        """Type of each set that was created here, by its name."""
         self._desired: Contents = {}
         """Desired content of the lab's sets."""
         self._next_check_at = 0.0
 
     def run(self, text: str) -> str:
         restore = decode_restore(text)
-        self.restore(restore.text)
+        self._types.update(created_types(restore.text))
+        messages = member_messages(restore.text, self._types)
+        if messages is None or not self._requests.apply(messages):
+            self.restore(restore.text)
         if restore.anew:
             self._destroy(
                 name
@@ -103,12 +117,35 @@ class Ipset:
 
     def close(self) -> None:
         self._programs.close()
+        self._requests.close()
 
     def _run(self, arguments: list[str], text: str = "") -> str:
         result = self._programs.run([PROGRAM, *arguments], text)
         if result.returncode:
             raise RulesError(format_error(result.stderr, text))
         return result.stdout
+
+
+class NetlinkRequests:
+    """Requests to the netfilter subsystems, in the namespace in which this object was created."""
+
+    def __init__(self) -> None:
+        self._socket = sockets.open_socket(sockets.NETLINK_NETFILTER, socket.SOCK_NONBLOCK)
+
+    def apply(self, requests: Sequence[bytes]) -> bool:
+        """Send requests, which take effect one by one; return False if the kernel refuses any."""
+        sockets.read_errors(self._socket)  # discard late replies to former requests
+        for begin in range(0, len(requests), BATCH_SIZE):
+            try:
+                self._socket.send(b"".join(requests[begin : begin + BATCH_SIZE]))
+            except OSError:
+                return False
+            if sockets.read_errors(self._socket):
+                return False
+        return True
+
+    def close(self) -> None:
+        self._socket.close()
 
 
 def format_error(output: str, text: str) -> str:

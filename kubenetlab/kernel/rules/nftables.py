@@ -21,7 +21,7 @@ from functools import partial
 from typing import Final
 
 from kubenetlab.errors import RequirementError
-from kubenetlab.hoststate.netlink.wire import NLM_F_ACK, NLMSG_ERROR, attributes, message, messages
+from kubenetlab.hoststate.netlink.wire import NLM_F_ACK, attributes, message
 from kubenetlab.hoststate.rules.nftables.encoding import BEGIN, END
 from kubenetlab.hoststate.rules.nftables.transactions import (
     forget,
@@ -159,12 +159,12 @@ class NetlinkTransactions:
 
     def _send(self, part: bytes) -> int:
         """Send one part; return the errno of the refusal, or 0 if it is in force."""
-        self._read_errors()  # discard late replies to former transactions
+        sockets.read_errors(self._socket)  # discard late replies to former transactions
         try:
             self._socket.send(part)
         except OSError as error:
             return error.errno or errno.EIO
-        return self._read_errors()
+        return sockets.read_errors(self._socket)
 
     def _split(self, transaction: Sequence[bytes]) -> Iterator[bytes]:
         """Yield the transaction in parts that the kernel accepts; usually one.
@@ -195,25 +195,6 @@ class NetlinkTransactions:
                 continue
             capacity = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - _OVERHEAD
         return capacity
-
-    def _read_errors(self) -> int:
-        """Read the kernel's replies; return the first errno, or 0: success has no reply.
-
-        The kernel reports every rejected message. ENOBUFS, when the socket's buffer is full, counts
-        as an error, too.
-        """
-        first_error = 0
-        while True:
-            try:
-                reply = self._socket.recv(sockets.RECEIVE_BYTES)
-            except BlockingIOError:
-                return first_error
-            except OSError as error:
-                first_error = first_error or error.errno or errno.EIO
-                continue
-            for type_, _, _, body in messages(reply):
-                if type_ == NLMSG_ERROR:
-                    first_error = first_error or sockets.error_number(body)
 
     def close(self) -> None:
         self._socket.close()
