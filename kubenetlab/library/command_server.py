@@ -67,6 +67,7 @@ _MODULES: Final = (
     "kernel.namespaces.enter",
     "cli.probing.check",
     "observe.checks.check",
+    "observe.drop_logs",
     "observe.matrix",
     "cli.probing.ping_series",
     "cli.objects.get",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from kubenetlab.observe.drop_logs import logging_nodes
 from kubenetlab.observe.expect import (
     Destination,
     Expectation,
@@ -178,7 +179,11 @@ def probe_matrix(
         for (row, column), expectation in zip(pairs, expectations, strict=True)
     ]
     results = iter(
-        run([probe for probes_of_cell in probes for probe in probes_of_cell], deadline_s=deadline_s)
+        run(
+            [probe for probes_of_cell in probes for probe in probes_of_cell],
+            deadline_s=deadline_s,
+            nodes=logging_nodes(seen) if policies is not None else (),
+        )
     )
     cells = tuple(
         Cell(

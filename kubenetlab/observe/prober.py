@@ -4,7 +4,7 @@ Pings of a source share one ICMP socket per family; every connect has its own so
 source port. One epoll loop waits for all of them, so that the time to wait for probes without an
 answer passes once, however many they are. Errors that routers and kernels send back are read from
 the sockets. Thus only silence takes the whole deadline; a refusal or a missing route is known at
-once.
+once. So is a packet that a policy drops, from the log of the node.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
+from kubenetlab.kernel.netlink.packet_log import LoggedPacket
 from kubenetlab.kernel.ping_sockets import Echo, echo_of, sequence_number
 from kubenetlab.kernel.syscalls import inside_network, open_namespace
+from kubenetlab.observe.drop_logs import DropLogs
 from kubenetlab.observe.probe_sockets import (
     Outcome,
     begin,
@@ -73,12 +75,17 @@ class Result(Struct, frozen=True):
     """Time from sending to the answer, in milliseconds."""
 
 
-def run(probes: Sequence[ProbeRequest], *, deadline_s: float = 1.0) -> list[Result]:
+def run(
+    probes: Sequence[ProbeRequest], *, deadline_s: float = 1.0, nodes: Sequence[str] = ()
+) -> list[Result]:
     """Return the result of each probe, in order.
 
     A probe without an answer `deadline_s` after it was sent is `silence`. A probe without an
     expected answer is `silence` after `UNEXPECTED_ANSWER_S`, once all earlier probes with an
     expected one have ended: a server that is still busy with those may answer it later.
+
+    nodes: paths of the network namespaces of nodes. A probe whose packet a policy drops there is
+        `silence` at once.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -90,7 +97,7 @@ def run(probes: Sequence[ProbeRequest], *, deadline_s: float = 1.0) -> list[Resu
         }
     )
     capacity = max(1, min(MAX_OPEN, hard - pingers - _OTHER_FILES))
-    return _Run(probes, deadline_s, capacity).run()
+    return _Run(probes, deadline_s, capacity, nodes).run()
 
 
 class _Waiting:
@@ -120,7 +127,13 @@ class _Waiting:
 class _Run:
     """Probes that are sent together."""
 
-    def __init__(self, probes: Sequence[ProbeRequest], deadline_s: float, capacity: int) -> None:
+    def __init__(
+        self,
+        probes: Sequence[ProbeRequest],
+        deadline_s: float,
+        capacity: int,
+        nodes: Sequence[str],
+    ) -> None:
         self._probes = probes
         self._deadline_s = deadline_s
         self._capacity = capacity
@@ -138,6 +151,13 @@ class _Run:
         """File descriptor → (index of the probe, socket, start time)."""
         self._descriptors: dict[int, int] = {}
         """Index of a probe → file descriptor of its connect."""
+        self._drop_logs = DropLogs(nodes, self._own_netns)
+        for descriptor in self._drop_logs.descriptors:
+            self._poll.register(descriptor, select.EPOLLIN)
+        self._flows: dict[tuple[str, str, int], int] = {}
+        """(protocol, address, port) of a socket → index of its probe, if there are logs."""
+        self._identified: dict[int, list[int]] = {}
+        """Identifier of echo requests → file descriptors of the sockets that send it."""
 
     def run(self) -> list[Result]:
         try:
@@ -147,6 +167,7 @@ class _Run:
                 self._drain(wait_s)
         finally:
             self._poll.close()
+            self._drop_logs.close()
             os.close(self._own_netns)
             for open_socket_ in (
                 *self._pingers.values(),
@@ -233,6 +254,9 @@ class _Run:
         self._connects[fd] = (index, connection, start)
         self._descriptors[index] = fd
         self._wait_for(index, start)
+        if self._drop_logs.descriptors:
+            source, port, *_ = connection.getsockname()
+            self._flows[probe.protocol, source, port] = index
 
     def _send_pings(self) -> None:
         """Send all pings, ordered by destination so that no source sends a burst.
@@ -258,6 +282,8 @@ class _Run:
                 pinger.sendto(echo.request(number), (probe.address, 0))
             except OSError as error:
                 self._finish_ping(fd, number, outcome_of(error.errno or 0))
+            if number == 1 and self._drop_logs.descriptors:
+                self._identified.setdefault(pinger.getsockname()[1], []).append(fd)
             if sent % _SENT_PER_DRAIN == 0:
                 self._drain(0)
 
@@ -293,14 +319,39 @@ class _Run:
         if fd is not None:
             self._connects.pop(fd)[1].close()
 
+    def _end_dropped(self, packet: LoggedPacket) -> None:
+        """End the probe that has sent a packet which a policy has dropped."""
+        if packet.protocol == "ICMP":
+            self._end_dropped_ping(packet)
+            return
+        index = self._flows.get((packet.protocol, packet.source, packet.source_port))
+        if index is None or self._results[index] is not None:
+            return
+        probe = self._probes[index]
+        is_translated = (packet.destination, packet.destination_port) != (probe.address, probe.port)
+        # Packets of pods may have the address of their node, so only its own are certain.
+        if not (is_translated and probe.source.has_node_address):
+            self._end_without_answer(index)
+
+    def _end_dropped_ping(self, packet: LoggedPacket) -> None:
+        identifier, number = packet.echo
+        for fd in self._identified.get(identifier, ()):
+            if (pending := self._pings.get((fd, number))) is not None:
+                probe = self._probes[pending[0]]
+                if probe.address == packet.destination and packet.source in probe.source.addresses:
+                    self._finish_ping(fd, number, "silence")
+
     def _drain(self, wait_s: float) -> None:
         """Wait for answers, and read all; without any, end the probes whose time is over."""
         now = time.monotonic()
         events = self._poll.poll(wait_s)
         for fd, event in events:
-            if fd in self._echoes:
+            if fd in self._drop_logs.descriptors:
+                for packet in self._drop_logs.read(fd):
+                    self._end_dropped(packet)
+            elif fd in self._echoes:
                 self._receive(*self._echoes[fd], has_errors=bool(event & select.EPOLLERR))
-            else:
+            elif fd in self._connects:
                 self._finish_connect(fd, has_errors=bool(event & select.EPOLLERR))
         if not events:
             # Answers that arrive from now on may have been under way when `now` was read.

@@ -36,6 +36,7 @@ from kubenetlab.observe.destinations import (
     find,
     policy_reasons,
 )
+from kubenetlab.observe.drop_logs import logging_nodes
 from kubenetlab.observe.expect import ServiceTarget, facts_of
 from kubenetlab.observe.matrix import EXPECTED_OUTCOMES
 from kubenetlab.observe.policies.reasons import lookup_denials
@@ -112,7 +113,8 @@ def ping_once(
     service = service_of(target, inspected, source)
     empty_reason = explain_empty(client, inspected, service)
     doubtful = doubtful_objects(client)
-    facts = facts_of(inspected, enforced_policies(client, inspected))
+    policies = enforced_policies(client, inspected)
+    facts = facts_of(inspected, policies)
     network = source_network(client, source)
     destination = find_destination(network, inspected, source, target, request, facts.policies)
     if destination.unresolved:
@@ -124,7 +126,8 @@ def ping_once(
         )
     else:
         probe = ProbeRequest(source, destination.protocol, destination.address, destination.port)
-        (result,), body = run([probe], deadline_s=deadline_s), ""
+        nodes = logging_nodes(inspected) if policies is not None else ()
+        (result,), body = run([probe], deadline_s=deadline_s, nodes=nodes), ""
     expected = expected_outcome(source, destination, facts)
     reasons = policy_reasons(source, destination, facts)
     is_as_promised = (

@@ -36,6 +36,10 @@ _COUNTED: Final = re.compile(
 )
 _CHECK_S: Final = 1.0
 """Time between two checks that the lab still runs while there are no packets, in seconds."""
+_PROBES_S: Final = 2.0
+"""Time allowed for probes of other commands, which read the log of a node meanwhile, in seconds."""
+_RETRY_S: Final = 0.05
+"""Time between two attempts to open a log, in seconds."""
 _BATCH_S: Final = 0.05
 """Time in which packets of several nodes are collected, to show them in the order of time."""
 
@@ -275,8 +279,7 @@ def _readers(
 ) -> Iterator[list[tuple[str, PacketLog]]]:
     """Yield a listener for each node that runs. Raises LabError."""
     from kubenetlab.kernel.namespaces.enter import enter_lab
-    from kubenetlab.kernel.netlink.packet_log import PacketLog
-    from kubenetlab.kernel.syscalls import inside_network, open_namespace
+    from kubenetlab.kernel.syscalls import open_namespace
 
     running = [(node["name"], node["netns"]) for node in nodes if node["netns"] is not None]
     if not running:
@@ -287,8 +290,23 @@ def _readers(
         stack.callback(os.close, home)
         readers = []
         for name, path in running:
-            with inside_network(os.open(path, os.O_RDONLY | os.O_CLOEXEC), home):
-                reader = PacketLog(POLICY_LOG_GROUP)
+            reader = _open_log(path, home)
             stack.callback(reader.close)
             readers.append((name, reader))
         yield readers
+
+
+def _open_log(path: str, home: int) -> PacketLog:
+    """Open the log of a node; wait for probes that read it. Raises LabError."""
+    from kubenetlab.kernel.netlink.packet_log import PacketLog
+    from kubenetlab.kernel.syscalls import inside_network
+
+    deadline = time.monotonic() + _PROBES_S
+    while True:
+        try:
+            with inside_network(os.open(path, os.O_RDONLY | os.O_CLOEXEC), home):
+                return PacketLog(POLICY_LOG_GROUP)
+        except LabError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(_RETRY_S)

@@ -6,8 +6,6 @@ Source: include/uapi/linux/netfilter/ipset/ip_set.h, net/netfilter/ipset/ip_set_
 
 from __future__ import annotations
 
-import socket
-import struct
 from collections.abc import Callable, Iterable, Mapping
 from ipaddress import ip_address
 from typing import Final
@@ -17,7 +15,8 @@ from kubenetlab.hoststate.netlink.wire import attribute, message, nested, string
 _SUBSYSTEM: Final = 6 << 8
 """NFNL_SUBSYS_IPSET."""
 _COMMANDS: Final = {"add": _SUBSYSTEM | 9, "del": _SUBSYSTEM | 10}
-_HEADER: Final = struct.pack("=BBH", socket.AF_INET, 0, 0)
+_HEADER: Final = bytes((2, 0, 0, 0))
+"""AF_INET, which does not matter, and version 0."""
 _PROTOCOL: Final = attribute(1, b"\x06")
 """The oldest version that all kernels accept."""
 _SETNAME, _DATA = 2, 7

@@ -9,6 +9,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final
 
 from msgspec import Struct
@@ -28,6 +29,10 @@ _PACKET, _CONFIG = 4 << 8, 4 << 8 | 1
 _CFG_COMMAND, _CFG_MODE, _CFG_TIMEOUT, _CFG_THRESHOLD = 1, 2, 4, 5
 _BIND = 1
 _COPY_PACKET = 2
+_SO_RCVBUFFORCE = 33
+"""asm-generic/socket.h"""
+_BUFFER_BYTES: Final = 4 << 20
+"""Size of the socket's buffer: each packet takes about a kilobyte until it is read."""
 _HEADER_BYTES: Final = 128
 """Length of the copied part of a packet: addresses and ports, also behind options."""
 _NFULA_PAYLOAD, _NFULA_PREFIX = 9, 10
@@ -40,6 +45,8 @@ _PROTOCOLS: Final = {
     socket.IPPROTO_ICMPV6: "ICMP",
 }
 _WITH_PORTS: Final = ("TCP", "UDP", "SCTP")
+_ECHO_REQUESTS: Final = (b"\x08", b"\x80")
+"""Types of echo requests of ICMP and ICMPv6."""
 
 
 class LoggedPacket(Struct, frozen=True):
@@ -56,6 +63,8 @@ class LoggedPacket(Struct, frozen=True):
     """0 for protocols without ports, as `destination_port`."""
     destination: str
     destination_port: int
+    echo: tuple[int, int] = (0, 0)
+    """Identifier and sequence number of an ICMP echo request."""
 
 
 class PacketLog:
@@ -82,6 +91,8 @@ class PacketLog:
                 "only one process at a time can read those of a node"
             ) from None
         self._socket.setblocking(False)
+        with suppress(PermissionError):
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -125,6 +136,8 @@ def decode_packet(body: memoryview, at_s: float) -> LoggedPacket | None:
     protocol = _PROTOCOLS.get(number, str(number))
     ports = packet[start : start + 4] if protocol in _WITH_PORTS else b""
     source_port, destination_port = struct.unpack("!HH", ports) if len(ports) == 4 else (0, 0)
+    is_echo = protocol == "ICMP" and packet[start : start + 1] in _ECHO_REQUESTS
+    echo = packet[start + 4 : start + 8] if is_echo else b""
     return LoggedPacket(
         at_s,
         prefix,
@@ -133,4 +146,5 @@ def decode_packet(body: memoryview, at_s: float) -> LoggedPacket | None:
         source_port,
         socket.inet_ntop(family, destination),
         destination_port,
+        struct.unpack("!HH", echo) if len(echo) == 4 else (0, 0),
     )

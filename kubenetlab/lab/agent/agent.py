@@ -181,6 +181,7 @@ class Agent:
             await self._converge_or_retry()
         while True:
             await self._wait()
+            self.turns.reset()
             await self._converge_or_retry()
 
     def _serve(self, serve: Serve, name: str) -> None:

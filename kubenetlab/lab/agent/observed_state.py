@@ -206,7 +206,9 @@ class ObservedState:
             if netns in observed:
                 cached = self.contents.get(netns, {}).values()
                 reported = (obj for obj in cached if obj.applier not in KERNEL_APPLIERS)
-                self.contents[netns] = contents_of((*observed[netns].values(), *reported))
+                contents = contents_of((*observed[netns].values(), *reported))
+                # The desired objects themselves take no time to compare later.
+                self.contents[netns] = desired[netns] if contents == desired[netns] else contents
             else:
                 self.contents.pop(netns, None)
         # The kernel frees a process's namespaces before its pidfd reports the exit: that waits

@@ -24,7 +24,7 @@ class Turns:
         self._last = time.monotonic()
 
     def reset(self) -> None:
-        """Begin to measure; clients have just been served."""
+        """Begin to measure: clients have just been served, or the agent has waited."""
         self._last = time.monotonic()
 
     async def yield_to_clients(self) -> None:

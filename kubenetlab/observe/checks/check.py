@@ -22,6 +22,7 @@ from kubenetlab.observe.checks.row_destinations import (
 from kubenetlab.observe.checks.truth_table import EXPECTED_OUTCOMES, Row, TruthTable, with_target
 from kubenetlab.observe.checks.verdicts import RowProbe, RowVerdict, state_of, verdict_of
 from kubenetlab.observe.connections import Ends
+from kubenetlab.observe.drop_logs import logging_nodes
 from kubenetlab.observe.policies.paths import Protocol
 from kubenetlab.observe.policies.reasons import PlaceOf, lookup_denials, no_place, reasons
 from kubenetlab.observe.policies.verdicts import PolicyVerdicts
@@ -79,7 +80,8 @@ def check(
         )
     )
     plain = [entry for entry in entries if isinstance(entry, RowProbe) and not entry.reads_reply]
-    results = iter(run([_request(probe) for probe in plain], deadline_s=deadline_s))
+    nodes = logging_nodes(seen) if policies is not None else ()
+    results = iter(run([_request(probe) for probe in plain], deadline_s=deadline_s, nodes=nodes))
     verdicts: list[RowVerdict | Coroutine[None, None, RowVerdict]] = []
     for entry in entries:
         if isinstance(entry, RowVerdict):

@@ -40,6 +40,11 @@ class Location(Struct, frozen=True):
         )
 
     @property
+    def has_node_address(self) -> bool:
+        """True if its packets have an address that nodes also give to packets of others."""
+        return self.kind in ("node", "fabric") or self.is_host_network
+
+    @property
     def address(self) -> str:
         """Address of the primary family; empty for a pod that has none yet."""
         return self.addresses[0] if self.addresses else ""
