@@ -219,8 +219,10 @@ TOUCHES: Final[Mapping[str, tuple[str, ...]]] = {
         "api_page",
         "pytest_plugin",
         "testing_page",
+        "rendered_manifests",
     ),
     "docs/testing": ("testing_page",),
+    "kubenetlab/cli/input/kustomize": ("rendered_manifests",),
     "kubenetlab/lab/apiserver/restoration": ("library_changes",),
     "kubenetlab/lab/apiserver/checkpoints": ("library_changes",),
     "kubenetlab/kernel/": (
