@@ -180,6 +180,20 @@ def test_options_may_precede_the_command(lab: Lab) -> None:
     assert run("-n", status=2).err
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("up --name x", "--name; did you mean --lab?"),
+        ("up --config=kind.yaml", "--config; did you mean --filename?"),
+        ("get pods --context x", "--context; did you mean --lab?"),
+        ("schema --name x", "--name"),
+    ],
+)
+def test_options_of_kind_and_kubectl_name_the_option_to_use(words: str, message: str) -> None:
+    error = run(*words.split(), status=2).err.splitlines()[0]
+    assert error.startswith(f"error: No such option: {message}")
+
+
 def test_a_kept_object_belongs_to_one_namespace(lab: Lab) -> None:
     """Without a namespace, or with null, it belongs to `default`.
 

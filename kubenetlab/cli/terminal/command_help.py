@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from kubenetlab.cli.terminal.manual import painted, painted_code
 from kubenetlab.cli.terminal.printing import echo, hint, note, print_table
 from kubenetlab.cli.terminal.theme import BAD, CODE, HEADING, MUTED, paint, unpaint
+
+_COUNTERPARTS: Final = {"--name": "--lab", "--context": "--lab", "--config": "--filename"}
+"""Option of kind or kubectl → option with the same meaning."""
 
 
 def print_help(command: Any, context: Any) -> None:
@@ -76,7 +79,7 @@ def _heading(command: Any) -> str:
 
 def print_usage_error(error: Any) -> None:
     """Print an error of the command line, the usage of the command, and how to see its help."""
-    message = error.format_message()
+    message = _counterpart(error) or error.format_message()
     if not message:  # a group without a command has printed its help
         return
     note(f"{paint('error:', BAD)} {message}", len("error: "))
@@ -85,6 +88,16 @@ def print_usage_error(error: Any) -> None:
         usage = _usage(context.command, context)
         note(paint(f"usage: {usage}", MUTED), len("usage: "))
         hint(f"{context.command_path} --help")
+
+
+def _counterpart(error: Any) -> str:
+    """Return the message about an option of kind or kubectl that has another name here."""
+    option = getattr(error, "option_name", "")
+    own = _COUNTERPARTS.get(option, "")
+    if not own or error.ctx is None:
+        return ""
+    known = (name for param in error.ctx.command.get_params(error.ctx) for name in param.opts)
+    return f"No such option: {option}; did you mean {own}?" if own in known else ""
 
 
 def _usage(command: Any, context: Any) -> str:

@@ -106,29 +106,14 @@ def load(file: str) -> tuple[TruthTable, list[str]]:
             documents, problems = read_documents("<stdin>" if file == "-" else file, stream.read())
     except OSError as error:
         raise ManifestError([Problem(f"cannot be read: {error.strerror}", file=file)]) from None
-    if problems or len(documents) != 1:
-        raise ManifestError(
-            problems or [Problem(f"expected one document, found {len(documents)}", file=file)]
-        )
+    if problems:
+        raise ManifestError(problems)
+    for document in documents:
+        _refuse_manifest(document, file)
+    if len(documents) != 1:
+        raise ManifestError([Problem(f"expected one document, found {len(documents)}", file=file)])
     (document,) = documents
     is_list = isinstance(document.value, list)
-    if (
-        isinstance(document.value, dict)
-        and "kind" in document.value
-        and "probes" not in document.value
-    ):
-        hints = (
-            "a table lists probes, such as {from: client, to: svc:web, expect: allow}: docs/ci.md",
-            f"to make a lab of this file: kubenetlab up -f {file}",
-        )
-        line = document.line_of(("kind",))
-        raise ManifestError(
-            [
-                Problem(
-                    "this is a manifest, not a table of checks", file=file, line=line, hints=hints
-                )
-            ]
-        )
     if isinstance(document.value, dict):
         _require_version(document, document.value.get("version", VERSIONS[0]))
     decoded = decode({"probes": document.value} if is_list else document.value, TruthTable)
@@ -145,6 +130,18 @@ def load(file: str) -> tuple[TruthTable, list[str]]:
         for index in range(len(decoded.value.probes))
     ]
     return decoded.value, [f"{document.file}:{line}" for line in lines]
+
+
+def _refuse_manifest(document: Document, file: str) -> None:
+    """Raise ManifestError for an object of Kubernetes."""
+    value = document.value
+    if isinstance(value, dict) and "kind" in value and "probes" not in value:
+        hints = (
+            "a table lists probes, such as {from: client, to: svc:web, expect: allow}: docs/ci.md",
+            f"to make a lab of this file: kubenetlab up -f {file}",
+        )
+        message, line = "this is a manifest, not a table of checks", document.line_of(("kind",))
+        raise ManifestError([Problem(message, file=file, line=line, hints=hints)])
 
 
 def _require_version(document: Document, version: object) -> None:

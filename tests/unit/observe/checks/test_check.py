@@ -96,6 +96,8 @@ def test_only_the_version_of_a_table_with_an_unknown_one_is_reported(tmp_path: P
             "apiVersion: v1\nkind: Pod\nmetadata: {name: a}",
             "to make a lab of this file: kubenetlab up -f ",
         ),
+        ("kind: Pod\n---\nkind: Service", ":1  this is a manifest, not a table of checks"),
+        ("- {from: a, to: b, allowed: true}\n---\n[]", "expected one document, found 2"),
         ("name: shop", "probes: holds no probe"),
         (
             "name: shop\nversion: 2\nprobes: [{from: a, to: b, expects: deny}]",
