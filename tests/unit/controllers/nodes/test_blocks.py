@@ -186,7 +186,7 @@ def test_blocks_of_a_removed_node_are_given_back() -> None:
         ("{cidr: 10.0.0.0/27, blockSize: 26}", "prefix length from 27 to 32"),
         ("{cidr: 'fd00::/64', ipipMode: Always}", "only IPv4"),
         ("{cidr: 10.0.0.0/16, ipipMode: Always, vxlanMode: CrossSubnet}", "cannot be combined"),
-        ("{cidr: 10.0.0.0/16, nodeSelector: zone = 'a'}", "is not part of a selector"),
+        ("{cidr: 10.0.0.0/16, nodeSelector: zone = 'a'}", "expected an operator after the label"),
     ],
 )
 def test_invalid_pools_are_refused(spec: str, problem: str) -> None:

@@ -163,7 +163,7 @@ def test_a_password_is_not_in_messages() -> None:
         ("{}", "expected either peerIP or peerSelector"),
         ("{peerIP: 192.0.2.1, asNumber: 1, peerSelector: all()}", "expected either"),
         ("{peerSelector: all(), asNumber: 1}", "cannot be combined with peerSelector"),
-        ("{peerSelector: rack = 'a'}", "is not part of a selector"),
+        ("{peerSelector: rack = 'a'}", "expected an operator after the label"),
         (
             "{node: worker, nodeSelector: all(), peerSelector: all()}",
             "cannot be combined with node",
