@@ -243,7 +243,7 @@ class PolicyReport:
         if not verdict.decided_by:
             denied = " or ".join(self._names(peers))
             yield f"  {paint(f'no rule allows {denied}', BAD)}"
-        lines = self._kernel_rules(verdict, subject)
+        lines = self._kernel_rules(verdict, subject, peers)
         for line in lines[:_MAX_KERNEL_RULES]:
             yield f"  {paint(f'{line.node}: {line.chain}:', MUTED)} {line.rule}"
         if len(lines) > _MAX_KERNEL_RULES:
@@ -260,14 +260,16 @@ class PolicyReport:
                     "allowed": path.is_allowed,
                     "exemption": path.exemption,
                     "sources": [self._party_data(each) for each in path.sources],
-                    "egress": self._direction_data(path.egress, path.source),
-                    "ingress": self._direction_data(path.ingress, path.destination),
+                    "egress": self._direction_data(path.egress, path.source, (path.target,)),
+                    "ingress": self._direction_data(path.ingress, path.destination, path.sources),
                 }
                 for path in endpoint.paths
             ],
         }
 
-    def _direction_data(self, verdict: DirectionVerdict, subject: Party) -> JsonObject:
+    def _direction_data(
+        self, verdict: DirectionVerdict, subject: Party, peers: Sequence[Party]
+    ) -> JsonObject:
         return {
             "end": self._party_data(subject),
             "allowed": verdict.is_allowed,
@@ -295,7 +297,7 @@ class PolicyReport:
             ],
             "kernel": [
                 {"node": line.node, "chain": line.chain, "rule": line.rule}
-                for line in self._kernel_rules(verdict, subject)
+                for line in self._kernel_rules(verdict, subject, peers)
             ],
         }
 
@@ -334,7 +336,9 @@ class PolicyReport:
         path = ("spec", verdict.direction.lower(), rule.index)
         return self._place_of(rule.kind, rule.policy, path)
 
-    def _kernel_rules(self, verdict: DirectionVerdict, subject: Party) -> list[KernelRule]:
+    def _kernel_rules(
+        self, verdict: DirectionVerdict, subject: Party, peers: Sequence[Party]
+    ) -> list[KernelRule]:
         """Return the rules on the subject's node; none for nodes and hosts."""
         from kubenetlab.observe.policies.kernel_rules import kernel_rules
 
@@ -345,7 +349,7 @@ class PolicyReport:
         if subject.node not in self._listings:
             detail = self._client.get(f"{LAB_API}/detail", netns=sandbox)
             self._listings[subject.node] = detail["listings"]
-        return kernel_rules(self._listings[subject.node], subject.node, verdict, subject)
+        return kernel_rules(self._listings[subject.node], subject.node, verdict, subject, peers)
 
 
 def _rule_text(rule: RuleReference) -> str:

@@ -7,9 +7,10 @@ import re
 import select
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Annotated, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, Protocol
 
 import typer
 from msgspec import Struct, to_builtins
@@ -31,9 +32,16 @@ if TYPE_CHECKING:
     from kubenetlab.lab.client import Client
     from kubenetlab.observe.inspection import InspectedNode, Inspection
 
-_COUNTED: Final = re.compile(
-    rf'counter packets (\d+) bytes \d+ .*?log prefix "([^"]*)" group {POLICY_LOG_GROUP}\b'
-)
+_COUNTED: Final = {
+    "nftables": re.compile(
+        r'counter packets (?P<packets>\d+) bytes \d+ .*?log prefix "(?P<reason>[^"]*)" '
+        rf"group {POLICY_LOG_GROUP}\b"
+    ),
+    "cilium": re.compile(
+        r"^cilium_drops (?P<packets>\d+) packets dropped: (?P<reason>.*)$", re.MULTILINE
+    ),
+}
+"""Backend → lines of its listing with the number of packets that a rule has dropped."""
 _CHECK_S: Final = 1.0
 """Time between two checks that the lab still runs while there are no packets, in seconds."""
 _PROBES_S: Final = 2.0
@@ -54,6 +62,18 @@ app = typer.Typer(
     add_completion=False,
     help="Show what network policies do with packets.",
 )
+
+
+class DropReader(Protocol):
+    """Listener for the packets that the policies of a node drop."""
+
+    def read(self) -> Iterable[LoggedPacket]:
+        """Return the packets since the last call."""
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when there are packets."""
+
+    def close(self) -> None: ...
 
 
 class DropCount(Struct, frozen=True):
@@ -152,7 +172,7 @@ def policy_log(
         raise UsageError("--pod needs -w: rules are not counted for each pod")
     running = running_nodes(nodes)
     if watch:
-        with _readers(client, running) as readers:
+        with _readers(client, inspected, running) as readers:
             _follow(client, inspected, readers, pods, output)
     else:
         _show_counts(client, running, output)
@@ -165,8 +185,7 @@ def _show_counts(client: Client, nodes: Sequence[InspectedNode], output: Output)
         count
         for node in nodes
         for count in drop_counts(
-            node["name"],
-            client.get(f"{LAB_API}/detail", netns=node["sandbox"])["listings"].get("nftables", ""),
+            node["name"], client.get(f"{LAB_API}/detail", netns=node["sandbox"])["listings"]
         )
     ]
     if output.is_data:
@@ -183,21 +202,23 @@ def _show_counts(client: Client, nodes: Sequence[InspectedNode], output: Output)
     hint("kubenetlab policy log -w")
 
 
-def drop_counts(node: str, listing: str) -> list[DropCount]:
-    """Return the numbers of dropped packets in a listing of nftables, for each reason.
+def drop_counts(node: str, listings: Mapping[str, str]) -> list[DropCount]:
+    """Return the numbers of dropped packets for each reason.
 
-    nft lists the rules of iptables, too.
+    listings: backend → text. nft lists the rules of iptables, too.
     """
     packets: dict[str, int] = {}
-    for match in _COUNTED.finditer(listing):
-        packets[match[2]] = packets.get(match[2], 0) + int(match[1])
+    for backend, pattern in _COUNTED.items():
+        for match in pattern.finditer(listings.get(backend, "")):
+            reason = match["reason"]
+            packets[reason] = packets.get(reason, 0) + int(match["packets"])
     return [DropCount(node, reason, number) for reason, number in packets.items() if number]
 
 
 def _follow(
     client: Client,
     inspected: Inspection,
-    readers: Sequence[tuple[str, PacketLog]],
+    readers: Sequence[tuple[str, DropReader]],
     pods: frozenset[str] | None,
     output: Output,
 ) -> None:
@@ -275,22 +296,35 @@ def _end(name: str, address: str, port: int) -> str:
 
 @contextmanager
 def _readers(
-    client: Client, nodes: Sequence[InspectedNode]
-) -> Iterator[list[tuple[str, PacketLog]]]:
+    client: Client, inspected: Inspection, nodes: Sequence[InspectedNode]
+) -> Iterator[list[tuple[str, DropReader]]]:
     """Yield a listener for each node that runs. Raises LabError."""
+    from kubenetlab.errors import RequirementError
     from kubenetlab.kernel.namespaces.enter import enter_lab
+    from kubenetlab.kernel.rules.policy_drops import PolicyDropReader
     from kubenetlab.kernel.syscalls import open_namespace
 
     running = [(node["name"], node["netns"]) for node in nodes if node["netns"] is not None]
     if not running:
         raise LabError(f"no selected node of lab {client.lab} runs")
+    has_programs = policy_engine(inspected) == "ebpf"
+    if has_programs and os.geteuid() != 0:
+        raise RequirementError(
+            "policy log: only root may read the events of eBPF programs. "
+            "Run sudo kubenetlab policy log -w"
+        )
     enter_lab(client.open_init())
     with ExitStack() as stack:
         home = open_namespace("net")
         stack.callback(os.close, home)
-        readers = []
+        readers: list[tuple[str, DropReader]] = []
         for name, path in running:
-            reader = _open_log(path, home)
+            reader: DropReader
+            if has_programs:
+                lock = Path(inspected["run_directory"], f"flows-{name}.lock")
+                reader = PolicyDropReader.open(name, path, home, lock)
+            else:
+                reader = _open_log(path, home)
             stack.callback(reader.close)
             readers.append((name, reader))
         yield readers

@@ -15,12 +15,7 @@ from msgspec import Struct
 
 from kubenetlab.api.containers import MAX_PORT, Protocol
 from kubenetlab.api.policies.network_policy import Direction
-from kubenetlab.datapath.policy.common import (
-    digest,
-    isolation_log_prefix,
-    log_prefix,
-    rule_comment,
-)
+from kubenetlab.datapath.policy.common import digest, isolation_log_prefix, rule_comment
 from kubenetlab.datapath.policy.members import NamedPort
 from kubenetlab.datapath.policy.rules import IsolatingPolicy, PolicyRule, PortName
 from kubenetlab.datapath.policy.stages import Stage, stages
@@ -174,8 +169,7 @@ def _rules(policies: Sequence[IsolatingPolicy], peer: Peer) -> Iterator[_Rule]:
                 numbers = ((number, number) for number in peer.ports_named(name))
                 ports.setdefault(name.protocol, []).extend(numbers)
             comment = rule_comment(policy, entry)
-            is_denied = entry.action == "Deny"
-            verdict = Verdict(is_denied, log_prefix(comment) if is_denied else comment)
+            verdict = Verdict(entry.action == "Deny", comment)
             yield _Rule(entry.is_any_port, ports, entry.action, verdict)
 
 

@@ -69,10 +69,11 @@ POINTS: Final = (
 )
 """Names of the points in events, as in `cilium monitor`."""
 STATES: Final = ("new", "established", "reply", "unknown")
+POLICY_DENIED: Final = "Policy denied"
 REASONS: Final = (
     "",
     "Invalid source ip",
-    "Policy denied",
+    POLICY_DENIED,
     "No local endpoint",
     "No tunnel",
 )

@@ -126,6 +126,10 @@ class FlowReader:
             self._programs.set(_LOST_EVENTS, _FIRST, LOST.pack(0))
         return int(lost)
 
+    def entries(self, name: str) -> dict[bytes, bytes]:
+        """Return the entries of a map of the programs, by their keys."""
+        return dict(self._programs.entries(name)) if name in self._programs.maps else {}
+
     def translations(self) -> Iterator[tuple[Translation, tuple[str, int]]]:
         """Yield each connection to a Service, and the address and port to which it was opened."""
         if self._services is None or bpf.PROGRAMS.flow_map not in self._services.maps:

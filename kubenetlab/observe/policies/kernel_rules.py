@@ -13,6 +13,7 @@ from typing import Final
 from msgspec import Struct
 
 from kubenetlab.observe.listing import IPTABLES_TABLES, blocks
+from kubenetlab.observe.policies.map_entries import map_entries
 from kubenetlab.observe.policies.model import DirectionVerdict, Party, RuleReference
 
 _DROP: Final = "isolated by network policies"
@@ -43,13 +44,24 @@ class _Line(Struct, frozen=True):
 
 
 def kernel_rules(
-    listings: Mapping[str, str], node: str, verdict: DirectionVerdict, subject: Party
+    listings: Mapping[str, str],
+    node: str,
+    verdict: DirectionVerdict,
+    subject: Party,
+    peers: Sequence[Party] = (),
 ) -> list[KernelRule]:
     """Return the rules of a node that carry out the verdict about one end of a connection.
 
     listings: backend → text.
     subject: the end, a pod. There are no rules for ends about which no policy decides.
+    peers: addresses of the other end; only the engine ebpf has entries for each of them.
     """
+    if "cilium" in listings and (verdict.decided_by or not verdict.is_allowed):
+        rules = {_comment(rule, verdict) for rule in verdict.decided_by}
+        return [
+            KernelRule(node, f"map {entry.map}", entry.text)
+            for entry in map_entries(listings["cilium"], verdict, subject, peers, rules)
+        ]
     lines = [line for line in _lines(listings) if _is_of_family(line, subject.address)]
     if verdict.decided_by:
         comments = {f'"{_comment(rule, verdict)}"' for rule in verdict.decided_by}

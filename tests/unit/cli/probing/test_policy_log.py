@@ -36,9 +36,20 @@ table ip filter {
 
 def test_packets_are_counted_for_each_reason() -> None:
     """Both families, and the rules of iptables, which nft lists."""
-    assert drop_counts("worker", LISTING) == [
+    assert drop_counts("worker", {"nftables": LISTING}) == [
         DropCount("worker", "Ingress isolated by default/p", 7),
         DropCount("worker", "Egress isolated by a/b", 5),
+    ]
+
+
+def test_programs_count_the_packets_of_each_rule() -> None:
+    listing = (
+        'cilium_policy 00000007 IPv4 ingress identity 300: denied "x"\n'
+        "cilium_drops 3 packets dropped: Ingress isolated by default/p\n"
+        "link eth0: cil_from_netdev"
+    )
+    assert drop_counts("worker", {"cilium": listing, "nftables": ""}) == [
+        DropCount("worker", "Ingress isolated by default/p", 3)
     ]
 
 
