@@ -13,18 +13,19 @@ _MAX_COLUMNS: Final = 200
 """Maximum number of targets in the matrix; with more, it has only those that differ."""
 DENIALS: Final = ("deny", "reject", "drop", "refused", "nothing", "does not resolve")
 """Expectations of no connection."""
-_LAST: Final = ("kube-system", "nodes", "outside", "others")
+_LAST: Final = ("kube-system", "node ports", "nodes", "outside", "others")
 """Groups that follow the namespaces of users."""
-_PREFIXES: Final = {"node": "nodes", "ext": "outside"}
+_PREFIXES: Final = {"node": "nodes", "ext": "outside", "nodeport": "node ports"}
 """Prefix of a title → its group."""
 
-Mark = Literal["y", "n", "lost", "open", "u"]
+Mark = Literal["y", "n", "lost", "open", "other", "u"]
 KEYS: Final[Mapping[Mark, str]] = {
     "y": "connects, as expected",
     "n": "does not connect, as expected",
     "lost": "does not connect, but should",
     "open": "connects, but should not",
-    "u": "not tested",
+    "other": "another answer than expected",
+    "u": "not testable",
 }
 """Mark of a cell, which is its class in the style sheet → its meaning."""
 
@@ -97,7 +98,10 @@ def mark_of(verdict: RowVerdict) -> Mark:
     is_denial = verdict.expected.partition(",")[0] in DENIALS
     match verdict.state:
         case "fails":
-            return "open" if is_denial else "lost"
+            is_answered = verdict.found.partition(",")[0] == "answer"
+            if is_denial == is_answered:
+                return "open" if is_denial else "lost"
+            return "other"  # refused instead of dropped, or another client address
         case "untested":
             return "u"
         case "holds":

@@ -9,7 +9,7 @@ from typing import Final, Literal, NamedTuple
 from kubenetlab import __version__
 from kubenetlab.observe.checks.html_matrix import matrix
 from kubenetlab.observe.checks.html_style import STYLE
-from kubenetlab.observe.checks.html_text import count, to_html
+from kubenetlab.observe.checks.html_text import breakable, count, to_html
 from kubenetlab.observe.checks.verdicts import RowVerdict, State
 
 _MAX_DIFFERENCES: Final = 200
@@ -145,7 +145,7 @@ def _differences(
             for text, number in row.found.items()
         )
         reasons = "".join(f'<p class="warn">{to_html(line)}</p>' for line in row.remarks)
-        place = f'<td class="place">{to_html(row.place)}</td>' if has_places else ""
+        place = f'<td class="place">{breakable(row.place)}</td>' if has_places else ""
         yield (
             f'<tr><td class="name" title="from">{_names(row.sources)}</td>'
             f'<td class="name" title="to">{_names(row.targets)}</td>'
@@ -182,7 +182,7 @@ def _merged(failures: Iterable[tuple[RowVerdict, tuple[str, ...]]]) -> list[_Dif
 
 def _names(names: Sequence[str]) -> str:
     """Return names one below the other, of which many are folded."""
-    lines = [to_html(name) for name in names]
+    lines = [breakable(name) for name in names]
     if len(lines) <= _MAX_NAMES + 1:
         return "<br/>".join(lines)
     rest = lines[_MAX_NAMES:]

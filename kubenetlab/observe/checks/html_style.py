@@ -35,7 +35,7 @@ th { text-align: left; }
 .list { width: 100%; border: 1px solid var(--line); border-radius: 6px; }
 .list th, .list td { padding: .4rem .8rem; vertical-align: top; }
 .list thead th { background: var(--panel); border-radius: 6px 6px 0 0; }
-.list td { border-top: 1px solid var(--line); overflow-wrap: anywhere; }
+.list td { border-top: 1px solid var(--line); overflow-wrap: break-word; }
 .list th.group { border-top: 1px solid var(--line); background: var(--panel); }
 .list p { margin: 0; }
 .name, .place, th.group { font-family: ui-monospace, monospace; font-size: 13px; }
@@ -74,7 +74,9 @@ th { text-align: left; }
 .matrix .lost::before, .lost.key::before { content: "\\2717"; color: var(--bad);
   font-weight: bold; }
 .matrix .open::before, .open.key::before { content: "!"; color: var(--bad); font-weight: bold; }
-.matrix .lost, .matrix .open { background-color: var(--bad-panel); }
+.matrix .lost, .matrix .open, .matrix .other { background-color: var(--bad-panel); }
+.matrix .other::before, .other.key::before { content: "\\2260"; color: var(--bad);
+  font-weight: bold; }
 .matrix .u::before, .u.key::before { content: "?"; color: var(--warn); font-weight: bold; }
 .keys { display: flex; flex-wrap: wrap; gap: .2rem 1.5rem; margin: .6rem 0 0; padding: 0;
   list-style: none; color: var(--mute); }

@@ -12,6 +12,11 @@ def to_html(text: str) -> str:
     return escape(escape_control_characters(text))
 
 
+def breakable(text: str) -> str:
+    """Return a name for HTML that a narrow column may divide behind a slash or a colon."""
+    return to_html(text).replace("/", "/<wbr/>").replace(":", ":<wbr/>")
+
+
 def count(number: int, noun: str) -> str:
     """Return a number with its noun: `1 check`, `2 checks`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -44,10 +44,16 @@ def differences(root: Element) -> list[list[str]]:
     table = root.find("body/main/table")
     assert table is not None
     return [
-        ["|".join(text.strip() for text in cell.itertext()) for cell in row.iter("td")]
+        [text_of(cell) for cell in row.iter("td")]
         for row in table.iter("tr")
         if row.find("td") is not None
     ]
+
+
+def text_of(cell: Element) -> str:
+    """Return the lines of a cell, separated by `|`; names may be divided anywhere."""
+    whole = ElementTree.tostring(cell, encoding="unicode").replace("<wbr />", "")
+    return "|".join(filter(None, re.split(r"<[^>]+>", whole)))
 
 
 def matrix(root: Element) -> Element | None:
@@ -128,6 +134,9 @@ def test_the_matrix_has_words_for_readers_of_screens_and_groups_of_namespaces() 
             verdict("default/client", "shop/web-0", "allow", "silence", "fails"),
             verdict("ext:client", "http://web/x"),
             verdict("ext:client", "10.0.0.1:80/TCP", "any", "refused"),
+            verdict("ext:client", "shop/web-0", "drop", "refused", "fails"),
+            verdict("ext:client", "node:worker", "allow, from 10.0.0.9", "answer, saw x", "fails"),
+            verdict("ext:client", "nodeport:worker/shop/web", "deny", "not testable", "untested"),
         ]
     )
     table = matrix(root)
@@ -136,6 +145,7 @@ def test_the_matrix_has_words_for_readers_of_screens_and_groups_of_namespaces() 
     assert [(each.findtext("span"), each.get("scope")) for each in groups] == [
         ("shop", "colgroup"),
         ("kube-system", "colgroup"),
+        ("node ports", "colgroup"),
         ("nodes", "colgroup"),
         ("others", "colgroup"),
         ("default", "rowgroup"),
@@ -146,6 +156,7 @@ def test_the_matrix_has_words_for_readers_of_screens_and_groups_of_namespaces() 
         "svc:web:80/TCP",
         "web-0",
         "dns:53/UDP",
+        "worker/shop/web",
         "worker",
         "http://web/x",
         "10.0.0.1:80/TCP",
@@ -156,9 +167,10 @@ def test_the_matrix_has_words_for_readers_of_screens_and_groups_of_namespaces() 
         if (head := row.find("th")) is not None and head.get("class") == "row"
     ]
     lost, opened = "does not connect, but should", "connects, but should not"
+    other, untested = "another answer than expected", "not testable"
     assert rows == [
-        ("client", [opened, lost, "does not connect", "connects", None, None]),
-        ("client", [None, None, None, None, "connects", "does not connect"]),
+        ("client", [opened, lost, "does not connect", None, "connects", None, None]),
+        ("client", [None, other, None, untested, other, "connects", "does not connect"]),
     ]
 
 
