@@ -17,6 +17,7 @@ from kubenetlab.api.object_map import ObjectKey
 from kubenetlab.api.policies.network_policy import NetworkPolicy
 from kubenetlab.api.policies.tiers import TIER_KINDS
 from kubenetlab.api.store import Cluster
+from kubenetlab.datapath.identities import numbers_of
 from kubenetlab.datapath.modes import PolicyEngine
 from kubenetlab.datapath.plan_cache import PlanCache
 from kubenetlab.datapath.policy.identity_rules import IdentityEngine, identity_rules
@@ -55,6 +56,8 @@ class PolicyRules(Struct, frozen=True):
     """Node → rules that isolate its pods; nodes without isolated pods may be missing."""
     isolated: Mapping[ObjectKey, IsolatedPod]
     """Pods that at least one policy isolates, by namespace and name."""
+    identities: Mapping[ObjectKey, int] = {}
+    """Identities by which rules know pods; empty if rules have selectors."""
 
 
 NO_POLICIES: Final = PolicyRules(False, (), {}, {})
@@ -126,6 +129,7 @@ def _all(
         return _by_identity(
             cache,
             isolated,
+            numbers_of(cluster, cache),
             *identity_rules(cluster, cache, engine, versions, entries, pods, isolated),
         )
     shared = cache.follow(
@@ -151,6 +155,7 @@ def _all(
 def _by_identity(
     cache: PlanCache,
     isolated: _IsolatedPods,
+    identities: Mapping[ObjectKey, int],
     shared: Mapping[str, SubjectRules[RuleObject]],
     of_nodes: Mapping[str, Mapping[ObjectKey, SubjectRules[RuleObject]]],
 ) -> PolicyRules:
@@ -165,6 +170,7 @@ def _by_identity(
         sets("sets of policies", shared),
         {node: sets(("sets of isolated pods", node), rules) for node, rules in of_nodes.items()},
         isolated,
+        identities,
     )
 
 

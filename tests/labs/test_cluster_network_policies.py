@@ -16,7 +16,10 @@ MODES = (
     ("flannel", "iptables"),
     ("calico", "iptables"),
     ("weave", "nftables"),
+    ("cilium", "ebpf"),
+    ("cilium,routingMode=native", "ebpf"),
 )
+CNI_OF = {"nftables": "bridge", "iptables": "bridge", "ebpf": "cilium"}
 CLUSTER = """\
 apiVersion: kubenetlab.dev/v1alpha1
 kind: Cluster
@@ -67,10 +70,10 @@ def reached(lab: Lab, source: str, port: int = 8080) -> list[bool]:
     return [not each.error for each in lab.ask(lab.pod(name, namespace or "default"), *targets)]
 
 
-@pytest.mark.parametrize("engine", ["nftables", "iptables"])
+@pytest.mark.parametrize("engine", ["nftables", "iptables", "ebpf"])
 def test_tiers_decide_before_and_after_network_policies(lab: Lab, engine: str) -> None:
     """Each change takes effect without a restart, in both families."""
-    lab.up(CLUSTER + PODS + ISOLATED, "--policy", engine)
+    lab.up(CLUSTER + PODS + ISOLATED, "--policy", engine, "--cni", CNI_OF[engine])
     assert (reached(lab, "stranger"), reached(lab, "shop/friend")) == ([False] * 2, [True] * 2)
     default = "{namespaces: {matchLabels: {kubernetes.io/metadata.name: default}}}"
     lab.apply(policy("open", f"ingress: [{{action: Accept, from: [{default}]}}]"))
@@ -131,11 +134,11 @@ def test_the_matrix_has_the_verdicts_of_all_kinds(lab: Lab, cni: str, engine: st
     ]
 
 
-@pytest.mark.parametrize("engine", ["nftables", "iptables"])
+@pytest.mark.parametrize("engine", ["nftables", "iptables", "ebpf"])
 def test_only_tiers_deny_connections_to_the_own_node(lab: Lab, engine: str) -> None:
     """A NetworkPolicy without rules for egress denies all others."""
     isolated = ISOLATED.replace("ingress: [{from: [{podSelector: {}}]}]", "policyTypes: [Egress]")
-    lab.up(CLUSTER + PODS + isolated, "--policy", engine)
+    lab.up(CLUSTER + PODS + isolated, "--policy", engine, "--cni", CNI_OF[engine])
     node, friend = lab.pod("web", "shop")["node"], "shop/friend"
     to_node = ("ping", "shop/web", f"node:{node}", "-o", "json")
     to_friend = lab.run("ping", "shop/web", friend, "-o", "json", status=None).json

@@ -25,7 +25,12 @@ WEB = "".join(
     pod(name, meta=f", labels: {{app: web, on: {node}}}", spec=f", nodeName: {node}")
     for name, node in (("web1", "worker"), ("web2", "worker2"))
 )
-DAEMON_SETS = {"calico": "calico-node", "kube-router": "kube-router", "weave": "weave-net"}
+DAEMON_SETS = {
+    "calico": "calico-node",
+    "cilium": "cilium",
+    "kube-router": "kube-router",
+    "weave": "weave-net",
+}
 
 
 def reached(lab: Lab, source: str) -> dict[str, bool]:
@@ -64,6 +69,17 @@ def test_the_node_keeps_its_policies_until_the_agent_is_back(lab: Lab, cni: str)
     assert reached(lab, "friend") == outcome(False, False)
     assert reached(lab, "stranger") == outcome(True, True)
     assert lab.run("diff", status=None).status == 0
+
+
+def test_a_node_keeps_the_identities_that_its_policies_know(lab: Lab) -> None:
+    """A pod gets other labels, and so another identity, while the agent of cilium is stopped."""
+    require("cilium")
+    lab.up(FRIEND + STRANGER + WEB + POLICY, "--cni", "cilium")
+    lab.run("break", "cni-agent", "--node", "worker")
+    lab.apply(replaced(FRIEND, ("role: friend", "role: foe")), *SHORTLY, status=1)
+    assert reached(lab, "friend") == outcome(True, False)
+    lab.run("heal")
+    assert reached(lab, "friend") == outcome(False, False)
 
 
 def test_without_the_daemon_set_no_node_gets_a_new_policy(lab: Lab) -> None:

@@ -40,7 +40,10 @@ def _inputs(context: PlanContext) -> Iterator[tuple[str, Inputs]]:
     component = mode_name("cni", context.cni)
     for node in context.nodes:
         stopped = context.cluster.get(StoppedAgent, "", node.name)
-        known = rule_set if stopped is None else _last_rule_set(context, stopped, rules)
+        known = rule_set
+        if stopped is not None:
+            former = context.policies_of(node).rules.identities
+            known = _last_rule_set(context, stopped, rules, former)
         yield node.name, (node.netns, node.name, known, component)
 
 
@@ -48,18 +51,31 @@ def _last_rule_set(
     context: PlanContext,
     stopped: StoppedAgent,
     rules: VersionedMap[_Key, SubjectRules[RuleObject] | None],
+    former: Mapping[_Key, int],
 ) -> RuleSet[RuleObject]:
-    """Return the rules about the pods that a stopped agent knew and that still exist."""
+    """Return the rules about the pods that a stopped agent knew and that still exist.
+
+    former: identities of pods when the agent was stopped; missing pods have the present one.
+    """
+    all_pods = cluster_pods(context.cluster, context.cache)
     pods, uids = context.cluster.by_key(Pod), frozenset(stopped.pods)
 
     def build() -> RuleSet[RuleObject]:
-        known = [entry for key, entry in rules.items() if entry and pods[key].uid in uids]
+        known = [
+            entry
+            for key, current in rules.items()
+            if current is not None and pods[key].uid in uids
+            for entry in (
+                context.cni.cluster_pod(all_pods[key], former[key]) if key in former else current,
+            )
+            if entry is not None
+        ]
         changes: dict[Subject, SubjectRules[RuleObject] | None] = {e.key: e for e in known}
         backend = known[0].backend if known else ""
         return RuleSet[RuleObject](backend, VersionedMap()).with_changes(changes)
 
     return context.cache.by_identity(
-        ("last endpoint rules", stopped.name), build, rules, pods, stopped
+        ("last endpoint rules", stopped.name), build, rules, pods, stopped, former
     )
 
 
