@@ -100,11 +100,8 @@ static __always_inline int to_pod(struct __sk_buff *skb, struct memory *memory, 
 		decrement_hop_limit(skb, is_ipv6, limit);
 	}
 	struct connection *connection = find_connection(memory, TO_ENDPOINT);
-	if (memory->status != STATUS_REPLY) {
-		struct policed *policed = find_policed(endpoint->id, TO_ENDPOINT);
-		if (policed && !may_enter(memory, policed))
-			return drop(skb, memory, TO_POD, DROP_POLICY);
-	}
+	if (memory->status != STATUS_REPLY && !may_enter(endpoint->id))
+		return drop(skb, memory, TO_POD, DROP_POLICY);
 	if (!connection)
 		open_connection(memory, tunnel, is_routed ? 0 : BY_STACK);
 	trace(skb, memory, config, TO_POD, connection);
@@ -189,7 +186,7 @@ SEC("tc") int cil_from_container(struct __sk_buff *skb)
 {
 	struct memory *memory_ = memory();
 	struct cilium_config *config_ = config();
-	if (!memory_ || !config_ || !take_packet(skb, memory_))
+	if (!memory_ || !config_ || !take_packet(skb))
 		return CONTINUE;
 	const struct tuple *tuple = &memory_->packet.tuple;
 	if (memory_->packet.is_ipv6 && tuple->protocol == IPPROTO_ICMPV6 && memory_->packet.icmp_type == SOLICITATION)
@@ -207,13 +204,8 @@ SEC("tc") int cil_from_container(struct __sk_buff *skb)
 		return drop(skb, memory_, FROM_POD, DROP_INVALID_SOURCE);
 	struct connection *connection = find_connection(memory_, FROM_ENDPOINT);
 	trace_received(skb, memory_, config_, FROM_POD);
-	if (memory_->status != STATUS_REPLY) {
-		struct policed *policed = find_policed(source->id, FROM_ENDPOINT);
-		int is_for_node = memory_->destination_identity == IDENTITY_HOST;
-		if (policed && (is_for_node || !config_->is_legacy) && !may_leave(memory_, policed))
-			return drop(skb, memory_, FROM_POD, DROP_POLICY);
-		memory_->is_undecided = policed && config_->is_legacy;
-	}
+	if (memory_->status != STATUS_REPLY && !may_leave(source->id, config_->is_legacy))
+		return drop(skb, memory_, FROM_POD, DROP_POLICY);
 	if (!connection)
 		open_connection(memory_, 0, 0);
 	struct pod_endpoint *destination = bpf_map_lookup_elem(&cilium_lxc, &tuple->destination);
@@ -236,7 +228,7 @@ SEC("tc") int cil_from_overlay(struct __sk_buff *skb)
 	struct cilium_config *config_ = config();
 	if (!memory_ || !config_)
 		return CONTINUE;
-	if (!take_packet(skb, memory_))
+	if (!take_packet(skb))
 		return TC_ACT_SHOT;
 	const struct tuple *tuple = &memory_->packet.tuple;
 	struct bpf_tunnel_key key = {};
@@ -261,7 +253,7 @@ SEC("tc") int cil_from_host(struct __sk_buff *skb)
 {
 	struct memory *memory_ = memory();
 	struct cilium_config *config_ = config();
-	if (!memory_ || !config_ || !take_packet(skb, memory_))
+	if (!memory_ || !config_ || !take_packet(skb))
 		return CONTINUE;
 	const struct tuple *tuple = &memory_->packet.tuple;
 	if (is_of_link(&tuple->source) || is_of_link(&tuple->destination))
@@ -274,7 +266,7 @@ SEC("tc") int cil_from_host(struct __sk_buff *skb)
 	struct ipcache_info *peer = find_peer(memory_, &tuple->destination);
 	memory_->destination_identity = peer ? peer->identity : IDENTITY_WORLD;
 	trace_received(skb, memory_, config_, FROM_HOST);
-	if (mark & MARK_DECIDE && !may_leave_stack(memory_, mark >> 16))
+	if (mark & MARK_DECIDE && !may_leave_stack(mark >> 16))
 		return drop(skb, memory_, FROM_HOST, DROP_POLICY);
 	struct pod_endpoint *destination = bpf_map_lookup_elem(&cilium_lxc, &tuple->destination);
 	if (destination)
@@ -287,7 +279,7 @@ SEC("tc") int cil_from_host(struct __sk_buff *skb)
 /* Report the packets of the node's uplink. Return 0 if it has none to report. */
 static __always_inline int pass_network(struct __sk_buff *skb, struct memory *memory, struct cilium_config *config, int point)
 {
-	if (!take_packet(skb, memory))
+	if (!take_packet(skb))
 		return 0;
 	const struct tuple *tuple = &memory->packet.tuple;
 	memory->source_identity = identity_of(memory, &tuple->source);
@@ -317,7 +309,7 @@ SEC("tc") int cil_to_netdev(struct __sk_buff *skb)
 	int is_undecided = (skb->mark & MARK_MASK) == MARK_IDENTITY && skb->mark & MARK_DECIDE;
 	if (!memory_ || !config_ || (config_->is_aggregating && !is_undecided))
 		return CONTINUE;
-	if (pass_network(skb, memory_, config_, TO_NETWORK) && is_undecided && !may_leave_stack(memory_, skb->mark >> 16))
+	if (pass_network(skb, memory_, config_, TO_NETWORK) && is_undecided && !may_leave_stack(skb->mark >> 16))
 		return drop(skb, memory_, TO_NETWORK, DROP_POLICY);
 	return CONTINUE;
 }

@@ -18,6 +18,7 @@
 struct memory {
 	struct packet packet;
 	struct packet quoted; /* packet that an ICMP error is about */
+	struct tuple answer;  /* answer to that packet */
 	struct tuple key;
 	struct connection opened;
 	struct ipcache_key prefix;
@@ -29,7 +30,7 @@ struct memory {
 	__u32 status;
 	__u16 is_undecided; /* 1: policies for egress decide behind the stack */
 	__u32 rule;	 /* entry of cilium_rules that decided */
-	__u16 has_quote; /* 1: quoted is valid */
+	__u16 has_quote; /* 1: quoted and answer are valid */
 	__be16 echo_id;	 /* identifier of an ICMP echo message */
 };
 
@@ -62,40 +63,56 @@ static __always_inline int is_icmp(const struct packet *packet)
 	return packet->tuple.protocol == (packet->is_ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP);
 }
 
-/* Parse an ICMP message: the packet that an error is about, or the identifier of an echo. */
-static __always_inline void take_message(struct __sk_buff *skb, struct memory *memory)
+/* Parse an ICMP message: the packet that an error is about, or the identifier of an echo. It is a
+ * function of its own, which the kernel verifies once. */
+__noinline int take_message(struct __sk_buff *skb)
 {
-	struct packet *packet = &memory->packet, *quoted = &memory->quoted;
-	if (!is_icmp_error(packet)) {
-		bpf_skb_load_bytes(skb, packet->transport + offsetof(struct icmp_header, rest), &memory->echo_id, 2);
-		return;
-	}
+	struct memory *memory_ = memory();
+	if (!memory_)
+		return -1;
+	struct packet *packet = &memory_->packet, *quoted = &memory_->quoted;
+	if (!is_icmp_error(packet))
+		return bpf_skb_load_bytes(skb, packet->transport + offsetof(struct icmp_header, rest), &memory_->echo_id, 2);
 	__builtin_memset(quoted, 0, sizeof *quoted);
 	quoted->transport = take_ip_apart(skb, packet->transport + sizeof(struct icmp_header), packet->is_ipv6 != 0, quoted);
 	if (!quoted->transport || quoted->part == LATER)
-		return;
-	if (has_ports(&quoted->tuple) || quoted->tuple.protocol == IPPROTO_SCTP)
-		memory->has_quote = !load_ports(skb, quoted->transport, &quoted->tuple);
+		return -1;
+	if (!has_ports(&quoted->tuple) && quoted->tuple.protocol != IPPROTO_SCTP)
+		return -1;
+	if (load_ports(skb, quoted->transport, &quoted->tuple))
+		return -1;
+	struct tuple *answer = &memory_->answer;
+	answer->source = quoted->tuple.destination;
+	answer->destination = quoted->tuple.source;
+	answer->source_port = quoted->tuple.destination_port;
+	answer->destination_port = quoted->tuple.source_port;
+	answer->protocol = quoted->tuple.protocol;
+	answer->zero = 0;
+	memory_->has_quote = 1;
+	return 0;
 }
 
 /* Parse a frame, and find the ports of later fragments. Return 0 if it has no valid IP packet. */
-static __always_inline int take_packet(struct __sk_buff *skb, struct memory *memory)
+__noinline int take_packet(struct __sk_buff *skb)
 {
-	struct packet *packet = &memory->packet;
-	memory->status = STATUS_UNKNOWN;
-	memory->rule = 0;
-	memory->has_quote = 0;
-	memory->echo_id = 0;
-	memory->is_undecided = 0;
+	struct memory *memory_ = memory();
+	if (!memory_)
+		return 0;
+	struct packet *packet = &memory_->packet;
+	memory_->status = STATUS_UNKNOWN;
+	memory_->rule = 0;
+	memory_->has_quote = 0;
+	memory_->echo_id = 0;
+	memory_->is_undecided = 0;
 	if (!take_apart(skb, FROM_ENDPOINT, packet))
 		return 0;
 	if (packet->part != LATER && packet->tuple.protocol == IPPROTO_SCTP && load_ports(skb, packet->transport, &packet->tuple))
 		return 0;
 	if (packet->part != LATER && is_icmp(packet))
-		take_message(skb, memory);
+		take_message(skb);
 	if (packet->part == WHOLE)
 		return 1;
-	struct fragmented *key = &memory->fragmented;
+	struct fragmented *key = &memory_->fragmented;
 	key->source = packet->tuple.source;
 	key->destination = packet->tuple.destination;
 	key->id = packet->fragment_id;
@@ -126,17 +143,20 @@ static __always_inline __u32 identity_of(struct memory *memory, const struct add
 	return info ? info->identity : IDENTITY_WORLD;
 }
 
-static __always_inline void report(struct __sk_buff *skb, const struct memory *memory, int type, int point, int detail)
+__noinline int report(struct __sk_buff *skb, __u32 type, __u32 point, __u32 detail)
 {
+	struct memory *memory_ = memory();
+	if (!memory_)
+		return -1;
 	struct event *event = bpf_ringbuf_reserve(&cilium_events, sizeof *event, 0);
 	if (!event) { /* there is no reader, or it is too slow */
 		__u32 zero = 0;
 		__u64 *lost = bpf_map_lookup_elem(&cilium_lost, &zero);
 		if (lost)
 			__sync_fetch_and_add(lost, 1);
-		return;
+		return -1;
 	}
-	const struct tuple *tuple = &memory->packet.tuple;
+	const struct tuple *tuple = &memory_->packet.tuple;
 	event->at_ns = bpf_ktime_get_ns();
 	event->source = tuple->source;
 	event->destination = tuple->destination;
@@ -146,18 +166,19 @@ static __always_inline void report(struct __sk_buff *skb, const struct memory *m
 	event->type = type;
 	event->point = point;
 	event->detail = detail;
-	event->source_identity = memory->source_identity;
-	event->destination_identity = memory->destination_identity;
+	event->source_identity = memory_->source_identity;
+	event->destination_identity = memory_->destination_identity;
 	event->link = skb->ifindex;
 	event->length = skb->len;
-	event->tcp_flags = memory->packet.tcp_flags;
-	event->rule = memory->rule;
+	event->tcp_flags = memory_->packet.tcp_flags;
+	event->rule = memory_->rule;
 	bpf_ringbuf_submit(event, 0);
+	return 0;
 }
 
 static __always_inline int drop(struct __sk_buff *skb, const struct memory *memory, int point, int reason)
 {
-	report(skb, memory, EVENT_DROP, point, reason);
+	report(skb, EVENT_DROP, point, reason);
 	return TC_ACT_SHOT;
 }
 
@@ -165,7 +186,7 @@ static __always_inline int drop(struct __sk_buff *skb, const struct memory *memo
 static __always_inline void trace_received(struct __sk_buff *skb, const struct memory *memory, const struct cilium_config *config, int point)
 {
 	if (!config->is_aggregating)
-		report(skb, memory, EVENT_TRACE, point, memory->status);
+		report(skb, EVENT_TRACE, point, memory->status);
 }
 
 /* Report where a packet goes: every packet, or the first one of a connection, those that open and
@@ -182,7 +203,7 @@ static __always_inline void trace(struct __sk_buff *skb, const struct memory *me
 	if (connection && memory->status == STATUS_REPLY)
 		connection->flags |= IS_ANSWERED;
 	if (is_due || !config->is_aggregating)
-		report(skb, memory, EVENT_TRACE, point, memory->status);
+		report(skb, EVENT_TRACE, point, memory->status);
 }
 
 static __always_inline int is_expired(const struct connection *connection, const struct packet *packet)
@@ -206,28 +227,11 @@ static __always_inline void touch(struct connection *connection, const struct pa
 static __always_inline struct connection *find_connection(struct memory *memory, __u8 stage)
 {
 	const struct packet *packet = &memory->packet;
-	const struct tuple *tuple = &packet->tuple;
+	int is_related = memory->has_quote;
+	const struct tuple *tuple = is_related ? &memory->answer : &packet->tuple;
 	struct tuple *key = &memory->key;
-	__u8 other = stage == TO_ENDPOINT ? FROM_ENDPOINT : TO_ENDPOINT;
-	struct connection *found;
-	memory->status = STATUS_REPLY;
-	if (memory->has_quote) {
-		*key = memory->quoted.tuple;
-		key->stage = other;
-		found = bpf_map_lookup_elem(&cilium_ct, key);
-		if (found)
-			return found;
-		key->source = memory->quoted.tuple.destination;
-		key->destination = memory->quoted.tuple.source;
-		key->source_port = memory->quoted.tuple.destination_port;
-		key->destination_port = memory->quoted.tuple.source_port;
-		key->stage = stage;
-		found = bpf_map_lookup_elem(&cilium_ct, key);
-		if (found)
-			return found;
-	}
 	__be16 source_port = tuple->source_port, destination_port = tuple->destination_port;
-	if (is_icmp(packet)) { /* one connection for each identifier, from the request to the reply */
+	if (is_icmp(packet) && !is_related) { /* one connection for each identifier */
 		int is_answer = packet->icmp_type == (packet->is_ipv6 ? ICMPV6_ANSWER : ICMP_ANSWER);
 		source_port = is_answer ? 0 : memory->echo_id;
 		destination_port = is_answer ? memory->echo_id : 0;
@@ -237,9 +241,10 @@ static __always_inline struct connection *find_connection(struct memory *memory,
 	key->source_port = destination_port;
 	key->destination_port = source_port;
 	key->protocol = tuple->protocol;
-	key->stage = other;
+	key->stage = stage == TO_ENDPOINT ? FROM_ENDPOINT : TO_ENDPOINT;
 	key->zero = 0;
-	found = bpf_map_lookup_elem(&cilium_ct, key);
+	struct connection *found = bpf_map_lookup_elem(&cilium_ct, key);
+	memory->status = STATUS_REPLY;
 	if (found && !is_expired(found, packet)) {
 		touch(found, packet);
 		return found;
@@ -249,12 +254,16 @@ static __always_inline struct connection *find_connection(struct memory *memory,
 	key->destination_port = destination_port;
 	key->stage = stage;
 	found = bpf_map_lookup_elem(&cilium_ct, key);
-	memory->status = STATUS_ESTABLISHED;
+	memory->status = is_related ? STATUS_REPLY : STATUS_ESTABLISHED;
 	if (found && !is_expired(found, packet)) {
 		touch(found, packet);
 		return found;
 	}
 	memory->status = STATUS_NEW;
+	if (is_related) {
+		*key = packet->tuple;
+		key->stage = stage;
+	}
 	return 0;
 }
 

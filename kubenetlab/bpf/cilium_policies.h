@@ -40,22 +40,24 @@ static __always_inline void count_drop(struct memory *memory)
 		bpf_map_update_elem(&cilium_drops, &memory->rule, &first, BPF_ANY);
 }
 
-/* Return true if a set of policies lets the packet pass.
+/* Return 1 if a set of policies lets the packet pass. It is a function of its own, which the kernel
+ * verifies once.
  *
  * identity: of the peer, for policies.
  * direction: TO_ENDPOINT or FROM_ENDPOINT.
- * is_exempt: true if NetworkPolicies do not apply, but policies of tiers do.
+ * is_exempt: 1 if NetworkPolicies do not apply, but policies of tiers do.
  */
-static __always_inline int is_allowed(struct memory *memory, const struct policed *policed, __u32 identity, __u8 direction, int is_exempt)
+__noinline int is_allowed(__u32 policies, __u32 identity, __u32 direction, __u32 is_exempt)
 {
-	const struct tuple *tuple = &memory->packet.tuple;
-	struct policy_key *key = &memory->policy;
-	if (is_exempt && !(policed->flags & HAS_TIERS))
-		return 1;
+	struct memory *memory_ = memory();
+	if (!memory_)
+		return 0;
+	const struct tuple *tuple = &memory_->packet.tuple;
+	struct policy_key *key = &memory_->policy;
 	key->prefix_length = POLICY_PREFIX;
-	key->policies = policed->policies;
+	key->policies = policies;
 	key->identity = identity;
-	key->scope = direction | (memory->packet.is_ipv6 ? IS_IPV6 : 0) | (is_exempt ? IS_EXEMPT : 0);
+	key->scope = direction | (memory_->packet.is_ipv6 ? IS_IPV6 : 0) | (is_exempt ? IS_EXEMPT : 0);
 	key->protocol = tuple->protocol;
 	key->port = tuple->destination_port;
 	struct policy_entry *entry = bpf_map_lookup_elem(&cilium_policy, key);
@@ -67,51 +69,81 @@ static __always_inline int is_allowed(struct memory *memory, const struct police
 		return 0; /* the policies are not loaded yet */
 	if (!entry->is_denied)
 		return 1;
-	memory->rule = entry->rule;
-	count_drop(memory);
+	memory_->rule = entry->rule;
+	count_drop(memory_);
 	return 0;
 }
 
-/* Return true if an endpoint may send the packet. */
-static __always_inline int may_leave(struct memory *memory, const struct policed *policed)
+/* Return 1 if an endpoint may send the packet.
+ *
+ * is_legacy: 1 if the stack may translate the destination. Then policies decide behind it, and
+ * is_undecided is set, unless the destination is the node.
+ */
+__noinline int may_leave(__u32 endpoint, __u32 is_legacy)
 {
-	const struct tuple *tuple = &memory->packet.tuple;
-	__u32 known = memory->destination_identity;
+	struct policed *policed = find_policed(endpoint, FROM_ENDPOINT);
+	struct memory *memory_ = memory();
+	if (!policed)
+		return 1;
+	if (!memory_)
+		return 0;
+	const struct tuple *tuple = &memory_->packet.tuple;
+	__u32 known = memory_->destination_identity;
+	memory_->is_undecided = is_legacy;
+	if (is_legacy && known != IDENTITY_HOST)
+		return 1;
 	int is_exempt = known == IDENTITY_HOST || is_same(&tuple->source, &tuple->destination);
-	return is_allowed(memory, policed, policy_identity(memory, &tuple->destination, known), FROM_ENDPOINT, is_exempt);
+	if (is_exempt && !(policed->flags & HAS_TIERS))
+		return 1;
+	return is_allowed(policed->policies, policy_identity(memory_, &tuple->destination, known), FROM_ENDPOINT, is_exempt);
 }
 
-/* Return true if the stack may send the packet of an endpoint on, after translation.
+/* Return 1 if the stack may send the packet of an endpoint on, after translation.
  *
  * sender: identity of the endpoint; its address may have been masqueraded.
  */
-static __always_inline int may_leave_stack(struct memory *memory, __u32 sender)
+__noinline int may_leave_stack(__u32 sender)
 {
-	const struct tuple *tuple = &memory->packet.tuple;
-	__u32 known = memory->destination_identity;
+	struct memory *memory_ = memory();
+	if (!memory_)
+		return 0;
+	const struct tuple *tuple = &memory_->packet.tuple;
+	__u32 known = memory_->destination_identity;
 	struct policed *policed = find_policed(sender, FROM_ENDPOINT | BY_IDENTITY);
 	if (!policed)
 		return 1;
-	int is_masqueraded = identity_of(memory, &tuple->source) == IDENTITY_HOST;
+	int is_masqueraded = identity_of(memory_, &tuple->source) == IDENTITY_HOST;
 	int is_exempt = is_same(&tuple->source, &tuple->destination) || (is_masqueraded && known == sender);
-	return is_allowed(memory, policed, policy_identity(memory, &tuple->destination, known), FROM_ENDPOINT, is_exempt);
+	if (is_exempt && !(policed->flags & HAS_TIERS))
+		return 1;
+	return is_allowed(policed->policies, policy_identity(memory_, &tuple->destination, known), FROM_ENDPOINT, is_exempt);
 }
 
-/* Return true if an endpoint may receive the packet.
+/* Return 1 if an endpoint may receive the packet.
  *
  * The address says who sends it, also if another node does. Only where this node has masqueraded
  * the sender, the mark does.
  */
-static __always_inline int may_enter(struct memory *memory, const struct policed *policed)
+__noinline int may_enter(__u32 endpoint)
 {
-	const struct tuple *tuple = &memory->packet.tuple;
-	__u32 known = identity_of(memory, &tuple->source);
+	struct policed *policed = find_policed(endpoint, TO_ENDPOINT);
+	struct memory *memory_ = memory();
+	if (!policed)
+		return 1;
+	if (!memory_)
+		return 0;
+	const struct tuple *tuple = &memory_->packet.tuple;
+	__u32 known = identity_of(memory_, &tuple->source);
+	__u32 identity = memory_->masqueraded_identity;
+	int is_exempt = is_same(&tuple->source, &tuple->destination);
 	if (known == IDENTITY_HOST) {
-		if (memory->source_identity == IDENTITY_HOST)
+		if (memory_->source_identity == IDENTITY_HOST)
 			return 1;
-		int is_itself = memory->source_identity == memory->destination_identity;
-		return is_allowed(memory, policed, memory->masqueraded_identity, TO_ENDPOINT, is_itself);
+		is_exempt = memory_->source_identity == memory_->destination_identity;
+	} else {
+		identity = policy_identity(memory_, &tuple->source, known);
 	}
-	__u32 identity = policy_identity(memory, &tuple->source, known);
-	return is_allowed(memory, policed, identity, TO_ENDPOINT, is_same(&tuple->source, &tuple->destination));
+	if (is_exempt && !(policed->flags & HAS_TIERS))
+		return 1;
+	return is_allowed(policed->policies, identity, TO_ENDPOINT, is_exempt);
 }
