@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kubenetlab.hoststate.rules.iptables import parse
+from kubenetlab.hoststate.rules.iptables_save import parse
 from kubenetlab.kernel.syscalls import CLONE_NEWNET, setns
 
 _OF_IPTABLES = ("nat", "filter", "mangle")

@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from kubenetlab.hoststate.object import Key, Object
+from kubenetlab.hoststate.rules.iptables_save import parse, table_input, target
 from kubenetlab.hoststate.rules.listing import RuleContainer
 from kubenetlab.hoststate.rules.rules_diff import changed_members
 from kubenetlab.hoststate.rules.rulesets import (
@@ -32,7 +33,6 @@ from kubenetlab.hoststate.rules.rulesets import (
 FAMILIES: Final[Mapping[int, str]] = {4: "ip", 6: "ip6"}
 """Family by IP version, with which the names of its programs begin."""
 TABLES: Final = ("mangle", "nat", "filter")
-BUILT_IN: Final = frozenset(("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"))
 MAX_COMMENT = 255
 """Maximum length of an xt_comment without the terminating zero, in bytes."""
 
@@ -122,12 +122,12 @@ Ruled = IptablesObject | NodeRules[IptablesObject]
 
 
 class IptablesRestore(Struct, frozen=True):
-    """Input of one family's `iptables-restore --noflush`, and what to remove before and after."""
+    """Input of one family's `iptables-restore --noflush`, and what it replaces."""
 
     family: str
     text: str
     anew: tuple[str, ...] = ()
-    """Prefixes of chain names: such chains are removed before the input is loaded."""
+    """Prefixes of chain names: all such chains are replaced by those of the input."""
     is_last: bool = False
     """True if the lab has no chains left: empty tables are removed afterwards, with their hooks."""
 
@@ -247,7 +247,7 @@ def containers(
         for (table, chain), rules in parse(text).items():
             is_shared = not chain.startswith(prefixes)
             owned = (
-                [rule for rule in rules if _target(rule).startswith(prefixes)]
+                [rule for rule in rules if target(rule).startswith(prefixes)]
                 if is_shared
                 else rules
             )
@@ -261,58 +261,6 @@ def containers(
                     rules=tuple(owned),
                     is_shared=is_shared,
                 )
-
-
-def parse(saved: str) -> dict[tuple[str, str], list[str]]:
-    """Return the rules by (table, chain) in the output of `iptables-save`."""
-    chains: dict[tuple[str, str], list[str]] = {}
-    table = ""
-    for line in saved.splitlines():
-        if line.startswith("*"):
-            table = line[1:]
-        elif line.startswith(":"):
-            chains[table, line[1:].partition(" ")[0]] = []
-        elif line.startswith("-A "):
-            chain, _, rule = line[3:].partition(" ")
-            chains.setdefault((table, chain), []).append(rule)
-    return chains
-
-
-def removal_input(saved: str, prefixes: Sequence[str]) -> str:
-    """Return the input that removes chains with these prefixes, and the rules that jump to them.
-
-    saved: output of `iptables-save`.
-    """
-    tables: dict[str, tuple[list[str], list[str], list[str]]] = {}
-    for (table, chain), rules in parse(saved).items():
-        declarations, deletions, chain_deletions = tables.setdefault(table, ([], [], []))
-        if chain.startswith(tuple(prefixes)):
-            declarations.append(f":{chain} - [0:0]")
-            chain_deletions.append(f"-X {chain}")
-        else:
-            deletions += (
-                f"-D {chain} {rule}" for rule in rules if _target(rule).startswith(tuple(prefixes))
-            )
-    return "".join(
-        f"*{table}\n{_lines(*parts)}COMMIT\n" for table, parts in tables.items() if any(parts)
-    )
-
-
-def empty_tables(saved: str) -> list[str]:
-    """Return the tables of `iptables-save` that have no rules and no user-defined chains."""
-    in_use: dict[str, list[bool]] = {}
-    for (table, chain), rules in parse(saved).items():
-        in_use.setdefault(table, []).append(bool(rules) or chain not in BUILT_IN)
-    return [table for table, is_used in in_use.items() if not any(is_used)]
-
-
-def _lines(*parts: Iterable[str]) -> str:
-    return "".join(f"{line}\n" for part in parts for line in part)
-
-
-def _target(rule: str) -> str:
-    match = re.search(r"(?:^| )-[jg] (\S+)", rule)
-    return match[1] if match else ""
 
 
 def _chains(objects: Iterable[Ruled]) -> set[ChainId]:
@@ -379,4 +327,4 @@ def _table(
         ),
         *(f"-X {chain}" for chain in removed_names),
     ]
-    return f"*{table}\n{_lines(lines)}COMMIT\n" if lines else ""
+    return table_input(table, lines)

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from contextlib import closing
 from typing import Final
 
-from kubenetlab.hoststate.rules.iptables import TABLES, decode_restores, empty_tables, removal_input
+from kubenetlab.hoststate.rules.iptables import TABLES, decode_restores
+from kubenetlab.hoststate.rules.iptables_save import empty_tables, replacement_input
 from kubenetlab.hoststate.rules.rulesets import OwnedName
 from kubenetlab.kernel.rules import nftables
 from kubenetlab.kernel.rules.backends import RulesError
@@ -46,11 +47,10 @@ class Iptables:
 
     def run(self, text: str) -> str:
         for restore in decode_restores(text):
+            lines = restore.text
             if restore.anew:
-                self.restore(
-                    restore.family, removal_input(self._save(restore.family), restore.anew)
-                )
-            self.restore(restore.family, restore.text)
+                lines = replacement_input(self._save(restore.family), lines, restore.anew)
+            self.restore(restore.family, lines)
             if restore.is_last:
                 self._delete_idle_tables(restore.family)
         return ""

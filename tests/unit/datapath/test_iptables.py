@@ -15,12 +15,10 @@ from kubenetlab.hoststate.rules.iptables import (
     IptablesObject,
     Jump,
     decode_restores,
-    empty_tables,
     failed_object,
-    parse,
-    removal_input,
     update,
 )
+from kubenetlab.hoststate.rules.iptables_save import empty_tables, parse, replacement_input
 from kubenetlab.hoststate.rules.rulesets import NodeRules, RuleSet, SubjectRules
 from kubenetlab.versioned import VersionedMap
 
@@ -141,7 +139,7 @@ COMMIT
 
 
 def test_own_chains_are_found_by_their_prefix() -> None:
-    assert removal_input(SAVED, ["KUBE-"]).splitlines() == [
+    assert replacement_input(SAVED, "", ["KUBE-"]).splitlines() == [
         "*nat",
         ":KUBE-SERVICES - [0:0]",
         ":KUBE-OLD - [0:0]",
@@ -156,6 +154,28 @@ def test_own_chains_are_found_by_their_prefix() -> None:
         "-j THEIRS",
     ]
     assert empty_tables(SAVED) == ["filter"]
+
+
+def test_chains_and_jumps_are_replaced_in_one_transaction() -> None:
+    """A packet in between would pass no rule."""
+    text = (
+        "*nat\n:KUBE-SERVICES - [0:0]\n-A KUBE-SERVICES -j RETURN\n"
+        "-I PREROUTING -j KUBE-SERVICES\nCOMMIT\n*filter\n:KUBE-NEW - [0:0]\nCOMMIT\n"
+    )
+    assert replacement_input(SAVED, text, ["KUBE-"]).splitlines() == [
+        "*nat",
+        ":KUBE-SERVICES - [0:0]",
+        ":KUBE-OLD - [0:0]",
+        '-D PREROUTING -m comment --comment "a b" -j KUBE-SERVICES',
+        "-D THEIRS -g KUBE-OLD",
+        "-A KUBE-SERVICES -j RETURN",
+        "-I PREROUTING -j KUBE-SERVICES",
+        "-X KUBE-OLD",
+        "COMMIT",
+        "*filter",
+        ":KUBE-NEW - [0:0]",
+        "COMMIT",
+    ]
 
 
 def test_a_rejected_line_names_its_chain() -> None:
