@@ -113,7 +113,7 @@ class Changes(Struct, frozen=True):
 
         Some links and their addresses are removed after the rules have changed: until then the old
         rules need these addresses to be local to the node. Links of guarded namespaces are created
-        down, and set up with their routes after the rules are in force.
+        down, and set up with their routes after the rules are in force; so are those that are down.
 
         guarded: namespaces of pods that must not send or receive a packet without the rules.
         """
@@ -158,7 +158,7 @@ def _split(
 ) -> tuple[tuple[Operation, ...], tuple[Operation, ...]]:
     """Return the operations in a namespace before the rules, and those after them."""
     removed_late = _links_removed_late(entry)
-    closed = _closed_links(entry) if is_guarded and entry.is_new else {}
+    closed = _closed_links(entry) if is_guarded else {}
     if entry.is_removed or not (removed_late or closed):
         return entry.operations, ()
     before: list[Operation] = []
@@ -167,7 +167,9 @@ def _split(
         obj = operation.object
         if operation.verb == "remove":
             (after if {obj.key, obj.depends_on} & removed_late else before).append(operation)
-        elif (down := closed.get(obj.key)) is not None:
+        elif (down := closed.get(obj.key)) is not None and operation.before == down:
+            after.append(operation)
+        elif down is not None:
             before.append(structs.replace(operation, object=down))
             after.append(Operation("change", obj, down, operation.origin))
         elif obj.needs_open_link and obj.depends_on in closed:
@@ -188,10 +190,17 @@ def _links_removed_late(entry: NetnsChanges) -> set[Key | None]:
 
 
 def _closed_links(entry: NetnsChanges) -> dict[Key | None, Object]:
-    """Return the new links of a namespace that can be created down, as they are then."""
-    links = (operation.object for operation in entry.operations if operation.verb == "add")
-    closed = ((link.key, link.closed()) for link in links if isinstance(link, Link))
-    return {key: link for key, link in closed if link is not None}
+    """Return the links of a namespace to create down, and those that are down, as they are then.
+
+    The latter were created by an agent that died before the rules were in force.
+    """
+    return {
+        operation.object.key: down
+        for operation in entry.operations
+        if isinstance(operation.object, Link)
+        and (down := operation.object.closed()) is not None
+        and (operation.verb == "add" or operation.before == down)
+    }
 
 
 def diff(observed: HostState, desired: HostState) -> Changes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Final
@@ -37,6 +38,7 @@ from kubenetlab.lab.agent.error_report import (
     describe_refused_rules,
 )
 from kubenetlab.lab.agent.exit_watcher import ExitWatcher
+from kubenetlab.lab.agent.guarded_pods import guarded_pods, open_pods, without_waiting_packets
 from kubenetlab.lab.agent.kube_proxy_notifier import KubeProxyNotifier
 from kubenetlab.lab.agent.netns_links import NetnsLinks
 from kubenetlab.lab.agent.observed_state import ObservedState
@@ -109,14 +111,17 @@ class Builder:
     ) -> Refused:
         """Apply the changes that lead to `desired`; return what was refused."""
         self._kube_proxies.set_cluster(contexts.cluster)
-        application = _Application(self, changes, desired, contexts, probes, report_progress)
+        guarded = guarded_pods(changes, desired.guarded)
+        application = _Application(
+            self, changes, desired, guarded, contexts, probes, report_progress
+        )
         loop = asyncio.get_running_loop()
         report_progress(PhaseStarted("namespaces", len(changes.namespaces)))
 
         def on_made(netns: str) -> None:
             loop.call_soon_threadsafe(application.namespace_made, netns)
 
-        early, late = changes.split_around_rules(desired.guarded)
+        early, late = changes.split_around_rules(guarded)
         if any(map(_changes_kernel, early.namespaces)):
             report = await loop.run_in_executor(self._thread, self.kernel.apply, early, on_made)
             for failure in report.failures:
@@ -128,9 +133,13 @@ class Builder:
         report_progress(PhaseStarted("rules and programs"))
 
         async def apply_late() -> None:
-            report = await loop.run_in_executor(self._thread, self.kernel.apply, late)
-            for failure in report.failures:
-                application.refused.setdefault(failure.netns, []).append(str(failure))
+            opened, errors = open_pods(late, self.nodes_with_refused_rules)
+            for netns, error in errors.items():
+                application.refused.setdefault(netns, []).append(error)
+            for part in (without_waiting_packets(opened, desired), opened):
+                report = await loop.run_in_executor(self._thread, self.kernel.apply, part)
+                for failure in report.failures:
+                    application.refused.setdefault(failure.netns, []).append(str(failure))
 
         await application.finish(apply_late if late else None)
         await self._kube_proxies.deliver()
@@ -171,6 +180,7 @@ class _Application:
         builder: Builder,
         changes: Changes,
         desired: HostState,
+        guarded: AbstractSet[str],
         contexts: Contexts,
         probes: Probes,
         report_progress: ReportProgress,
@@ -193,7 +203,7 @@ class _Application:
         self._new_pods: dict[str, list[str]] = {}
         """Node's namespace → new pods whose links are plugged in there, and up."""
         for entry in self._entries.values():
-            if entry.is_new and entry.netns not in desired.guarded:
+            if entry.is_new and entry.netns not in guarded:
                 for peer in connected_namespaces(entry):
                     self._new_pods.setdefault(peer, []).append(entry.netns)
         self._without_rules = {

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from kubenetlab.hoststate.address import Address
-from kubenetlab.hoststate.diff import Changes, diff
+from kubenetlab.hoststate.diff import Changes, NetnsChanges, diff
 from kubenetlab.hoststate.links.bridge import Bridge
 from kubenetlab.hoststate.links.existing import LinkUp
 from kubenetlab.hoststate.links.veth import Port, Veth
@@ -191,5 +191,7 @@ def test_links_of_guarded_namespaces_are_set_up_after_the_rules() -> None:
     ]
     kernel = FakeKernel()
     kernel.apply(early).raise_failures()
+    again = diff(HostState(kernel.observe(desired.namespaces)), desired)
+    assert again.split_around_rules({"pod"}) == (Changes((NetnsChanges("pod", ()),)), late)
     kernel.apply(late).raise_failures()
     assert not diff(HostState(kernel.observe(desired.namespaces)), desired)
