@@ -124,10 +124,11 @@ def check(
     diagnostics, faults = client.diagnostics(), client.faults()
     started = time.monotonic()
     matrix: Matrix | None = None
+    is_data = output in (CheckOutput.json, CheckOutput.yaml)
     if tables:
-        verdicts = check_tables(client, tables, deadline)
+        verdicts = check_tables(client, tables, deadline, explains_all=is_data)
     else:
-        matrix, verdicts = check_promise(client, deadline)
+        matrix, verdicts = check_promise(client, deadline, explains_all=is_data)
     took_s = time.monotonic() - started
     expected_to_fail = frozenset(
         index for index, verdict in enumerate(verdicts) if tables and verdict.is_expected_to_fail

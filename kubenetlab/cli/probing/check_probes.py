@@ -50,8 +50,13 @@ def check_tables(
     client: Client,
     tables: Sequence[tuple[str, TruthTable, Sequence[str]]],
     deadline_s: float,
+    *,
+    explains_all: bool,
 ) -> list[RowVerdict]:
-    """Return the verdicts about the rows of tables. Each table is (file, table, places)."""
+    """Return the verdicts about the rows of tables. Each table is (file, table, places).
+
+    explains_all: also name the policies of rows that hold.
+    """
     from kubenetlab.kernel.namespaces.enter import enter_lab
     from kubenetlab.observe.checks.check import check as run_table
 
@@ -72,6 +77,7 @@ def check_tables(
             networks,
             policies=policies,
             place_of=place_of,
+            explains_all=explains_all,
             deadline_s=deadline_s,
         )
     ]
@@ -133,14 +139,24 @@ class _Networks:
         return open_namespace("net")
 
 
-def check_promise(client: Client, deadline_s: float) -> tuple[Matrix, list[RowVerdict]]:
-    """Probe what Kubernetes promises for every pair, and return the matrix with its verdicts."""
+def check_promise(
+    client: Client, deadline_s: float, *, explains_all: bool
+) -> tuple[Matrix, list[RowVerdict]]:
+    """Probe what Kubernetes promises for every pair, and return the matrix with its verdicts.
+
+    explains_all: also name the policies of results that are as promised.
+    """
     from kubenetlab.observe.connections import Ends
 
     matrix, inspected, policies = probe_everything(client, deadline_s)
     ends = Ends(inspected)
     place_of = policy_places(policies)
-    return matrix, [_verdict(cell, ends, policies, place_of) for cell in matrix.cells]
+    return matrix, [
+        _verdict(
+            cell, ends, policies if explains_all or not cell.is_as_promised else None, place_of
+        )
+        for cell in matrix.cells
+    ]
 
 
 def probe_everything(

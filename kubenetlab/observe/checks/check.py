@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from kubenetlab.errors import UsageError
 from kubenetlab.observe.checks.replies import check_reply
@@ -63,6 +63,7 @@ def check(
     *,
     policies: PolicyVerdicts | None = None,
     place_of: PlaceOf = no_place,
+    explains_all: bool = False,
     deadline_s: float = 1.0,
 ) -> list[RowVerdict]:
     """Return one verdict for every row, source and destination, in order.
@@ -70,6 +71,7 @@ def check(
     places: file:line of each row. seen: document of `inspect`.
     network_of: returns the network of a source, with its name resolution and its sockets.
     policies: network policies that the lab enforces; None without any.
+    explains_all: name the policies of rows that hold, too, which takes longer than their packets.
     """
     inputs = _Check(table, seen, network_of, Ends(seen), policies, place_of)
     entries: list[RowVerdict | RowProbe] = asyncio.run(
@@ -93,7 +95,23 @@ def check(
             holds = result.outcome in EXPECTED_OUTCOMES[entry.row.expected]
             state = state_of(holds, result.outcome)
             verdicts.append(verdict_of(table, entry, result.outcome, state, result.ms))
-    return asyncio.run(_gathered(verdicts))
+    return [
+        _with_policies(inputs, entry, verdict)
+        if explains_all or verdict.state == "fails"
+        else verdict
+        for entry, verdict in zip(entries, asyncio.run(_gathered(verdicts)), strict=True)
+    ]
+
+
+def _with_policies(inputs: _Check, entry: RowVerdict | RowProbe, verdict: RowVerdict) -> RowVerdict:
+    """Return the verdict of a probe with the policies that decide about its connection."""
+    if inputs.policies is None or isinstance(entry, RowVerdict):
+        return verdict
+    protocol: Protocol = entry.row.protocol if entry.port else "ICMP"
+    deciding = reasons(
+        inputs.policies, entry.source, entry.address, entry.port, protocol, inputs.place_of
+    )
+    return structs.replace(verdict, policies=tuple(deciding))
 
 
 async def _gathered(entries: Iterable[T | Coroutine[None, None, T]]) -> list[T]:
@@ -202,10 +220,6 @@ def _probe_or_failure(
     )
 
     def probe(address: str) -> RowProbe:
-        protocol: Protocol = row.protocol if destination.port else "ICMP"
-        end = address, destination.port, protocol
-        policies = inputs.policies
-        deciding = reasons(policies, source, *end, inputs.place_of) if policies else ()
         return RowProbe(
             row,
             place,
@@ -216,7 +230,6 @@ def _probe_or_failure(
             address,
             destination.port,
             path,
-            tuple(deciding),
         )
 
     def failure(error: OSError) -> RowVerdict:

@@ -57,8 +57,6 @@ class RowProbe(Struct, frozen=True):
     """Destination port; 0 for a ping."""
     path: str = ""
     """Path of a GET; empty for a connection, a datagram or a ping."""
-    policies: tuple[str, ...] = ()
-    """Network policies that deny the connection, or rules that allow it."""
 
     @property
     def reads_reply(self) -> bool:
@@ -90,5 +88,4 @@ def verdict_of(
         round(ms, 3),
         probe.name,
         probe.connection,
-        probe.policies,
     )
